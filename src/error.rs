@@ -1,0 +1,261 @@
+//! One error type for every layer: what went wrong, in which operation, where, and whether it may have happened.
+
+use std::borrow::Cow;
+use std::fmt;
+use std::io;
+
+/// The result of a fallible boson operation.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// The result of an operation that was given a buffer: the buffer always comes back.
+pub type BufResult<T, B> = (Result<T>, B);
+
+/// The class of an error: what a program branches on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// The operating system or a device reported the code in [`Error::code`].
+    Os,
+    /// An argument, address or option is outside what the operation accepts.
+    InvalidInput,
+    /// The named thing does not exist.
+    NotFound,
+    /// The named thing exists already, or is held by someone else.
+    InUse,
+    /// The peer or the resource went away.
+    Closed,
+    /// The deadline passed.
+    TimedOut,
+    /// The operation was cancelled.
+    Cancelled,
+    /// A stated limit (connections, bytes, entries) is reached.
+    LimitReached,
+    /// No space is left on the namespace. Nothing of the refused operation was applied.
+    NoSpace,
+    /// Stored or received bytes fail their checksum or break their format.
+    Corrupt,
+    /// A namespace holds data that boson did not write.
+    ForeignData,
+    /// A namespace was written by a newer or otherwise unsupported version of the format.
+    UnsupportedFormat,
+    /// This build, kernel or device cannot do it.
+    Unsupported,
+}
+
+/// Whether the failed operation may have taken effect.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Outcome {
+    /// It did not start: nothing changed.
+    #[default]
+    NotStarted,
+    /// It was cancelled before it took effect.
+    Cancelled,
+    /// It may have taken effect, wholly or in part.
+    Unknown,
+}
+
+/// An error with its original code, its operation, its place and its outcome.
+///
+/// One pointer wide, so that `Result<usize>` stays small on hot paths.
+pub struct Error(Box<Repr>);
+
+struct Repr {
+    kind: ErrorKind,
+    code: Option<i32>,
+    operation: &'static str,
+    place: Option<Cow<'static, str>>,
+    detail: Option<Cow<'static, str>>,
+    outcome: Outcome,
+    source: Option<Box<dyn std::error::Error + Send + Sync>>,
+}
+
+impl Error {
+    /// An error of `kind` in `operation` (a short name such as `"read"` or `"open namespace"`).
+    #[cold]
+    pub fn new(kind: ErrorKind, operation: &'static str) -> Self {
+        Self(Box::new(Repr {
+            kind,
+            code: None,
+            operation,
+            place: None,
+            detail: None,
+            outcome: Outcome::NotStarted,
+            source: None,
+        }))
+    }
+
+    /// An error that the operating system reported as the positive `errno` code `code`.
+    #[cold]
+    pub fn os(code: i32, operation: &'static str) -> Self {
+        let kind = match code {
+            libc::ENOENT | libc::ENODEV | libc::ENXIO => ErrorKind::NotFound,
+            libc::EEXIST | libc::EBUSY | libc::EADDRINUSE => ErrorKind::InUse,
+            libc::ECONNRESET | libc::EPIPE | libc::ENOTCONN | libc::ESHUTDOWN => ErrorKind::Closed,
+            libc::ETIMEDOUT => ErrorKind::TimedOut,
+            libc::ECANCELED => ErrorKind::Cancelled,
+            libc::ENOSPC | libc::EDQUOT => ErrorKind::NoSpace,
+            libc::EMFILE | libc::ENFILE => ErrorKind::LimitReached,
+            libc::EOPNOTSUPP | libc::ENOSYS => ErrorKind::Unsupported,
+            _ => ErrorKind::Os,
+        };
+        let mut error = Self::new(kind, operation);
+        error.0.code = Some(code);
+        error
+    }
+
+    /// The same error, with the place (an address, a path, an offset) it happened at.
+    #[must_use]
+    pub fn at(mut self, place: impl Into<Cow<'static, str>>) -> Self {
+        self.0.place = Some(place.into());
+        self
+    }
+
+    /// The same error, with a sentence that says what is wrong and what to do.
+    #[must_use]
+    pub fn because(mut self, detail: impl Into<Cow<'static, str>>) -> Self {
+        self.0.detail = Some(detail.into());
+        self
+    }
+
+    /// The same error, with whether the operation may have taken effect.
+    #[must_use]
+    pub fn outcome_is(mut self, outcome: Outcome) -> Self {
+        self.0.outcome = outcome;
+        self
+    }
+
+    /// The same error, with the error that caused it.
+    #[must_use]
+    pub fn caused_by(mut self, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
+        self.0.source = Some(source.into());
+        self
+    }
+
+    /// The class of the error.
+    pub fn kind(&self) -> ErrorKind {
+        self.0.kind
+    }
+
+    /// The operating system's or the device's own code.
+    pub fn code(&self) -> Option<i32> {
+        self.0.code
+    }
+
+    /// The operation that failed.
+    pub fn operation(&self) -> &'static str {
+        self.0.operation
+    }
+
+    /// Where it failed.
+    pub fn place(&self) -> Option<&str> {
+        self.0.place.as_deref()
+    }
+
+    /// Whether the operation may have taken effect.
+    pub fn outcome(&self) -> Outcome {
+        self.0.outcome
+    }
+}
+
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let repr = &*self.0;
+        f.write_str(repr.operation)?;
+        if let Some(place) = &repr.place {
+            write!(f, " {place}")?;
+        }
+        match (&repr.detail, repr.code) {
+            (Some(detail), _) => write!(f, ": {detail}")?,
+            (None, Some(code)) => write!(f, ": {}", io::Error::from_raw_os_error(code))?,
+            (None, None) => write!(f, ": {}", describe(repr.kind))?,
+        }
+        match repr.outcome {
+            Outcome::NotStarted => Ok(()),
+            Outcome::Cancelled => f.write_str(" (cancelled)"),
+            Outcome::Unknown => f.write_str(" (it may have taken effect)"),
+        }
+    }
+}
+
+fn describe(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Os => "the operating system refused",
+        ErrorKind::InvalidInput => "invalid input",
+        ErrorKind::NotFound => "not found",
+        ErrorKind::InUse => "already in use",
+        ErrorKind::Closed => "closed by the other side",
+        ErrorKind::TimedOut => "the deadline passed",
+        ErrorKind::Cancelled => "cancelled",
+        ErrorKind::LimitReached => "a limit is reached",
+        ErrorKind::NoSpace => "no space left",
+        ErrorKind::Corrupt => "corrupt data",
+        ErrorKind::ForeignData => "the namespace holds data that boson did not write",
+        ErrorKind::UnsupportedFormat => "unsupported format version",
+        ErrorKind::Unsupported => "not supported here",
+    }
+}
+
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let repr = &*self.0;
+        f.debug_struct("Error")
+            .field("kind", &repr.kind)
+            .field("code", &repr.code)
+            .field("operation", &repr.operation)
+            .field("place", &repr.place)
+            .field("detail", &repr.detail)
+            .field("outcome", &repr.outcome)
+            .field("source", &repr.source)
+            .finish()
+    }
+}
+
+impl std::error::Error for Error {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        self.0.source.as_deref().map(|source| source as _)
+    }
+}
+
+impl From<Error> for io::Error {
+    fn from(error: Error) -> Self {
+        let kind = match error.kind() {
+            ErrorKind::Os => {
+                error.code().map_or(io::ErrorKind::Other, |code| io::Error::from_raw_os_error(code).kind())
+            }
+            ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
+            ErrorKind::NotFound => io::ErrorKind::NotFound,
+            ErrorKind::InUse => io::ErrorKind::AddrInUse,
+            ErrorKind::Closed => io::ErrorKind::ConnectionReset,
+            ErrorKind::TimedOut => io::ErrorKind::TimedOut,
+            ErrorKind::Cancelled => io::ErrorKind::Interrupted,
+            ErrorKind::NoSpace => io::ErrorKind::StorageFull,
+            ErrorKind::Corrupt | ErrorKind::ForeignData | ErrorKind::UnsupportedFormat => {
+                io::ErrorKind::InvalidData
+            }
+            ErrorKind::Unsupported => io::ErrorKind::Unsupported,
+            ErrorKind::LimitReached => io::ErrorKind::Other,
+        };
+        io::Error::new(kind, error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn display_says_operation_place_reason_and_outcome() {
+        let error = Error::os(libc::EIO, "write").at("file:/x offset 4096").outcome_is(Outcome::Unknown);
+        assert_eq!(
+            error.to_string(),
+            "write file:/x offset 4096: Input/output error (os error 5) (it may have taken effect)"
+        );
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Os, Some(libc::EIO)));
+    }
+
+    #[test]
+    fn an_error_is_one_pointer_wide() {
+        assert_eq!(size_of::<Error>(), size_of::<usize>());
+        assert_eq!(size_of::<Result<()>>(), size_of::<usize>());
+    }
+}

@@ -1,0 +1,260 @@
+//! A core's arena: one mapping, in hugepages where there are some, cut into power-of-two blocks.
+
+use std::cell::RefCell;
+use std::fmt;
+use std::ptr::NonNull;
+use std::rc::Rc;
+
+use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
+use tracing::warn;
+
+use super::DmaBuf;
+use crate::error::{Error, ErrorKind, Result};
+
+/// What kind of pages back an arena.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PageKind {
+    /// 2 MiB pages from the kernel's pool (`vm.nr_hugepages`).
+    Huge2M,
+    /// Normal pages: no hugepages were free.
+    Normal,
+}
+
+/// How much of an arena is in use.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ArenaStats {
+    /// The size of the mapping, in bytes.
+    pub total_bytes: usize,
+    /// How many bytes buffers hold now, rounded up to their size classes.
+    pub used_bytes: usize,
+    /// How many buffers came from the heap because the arena had no block left.
+    pub heap_fallbacks: u64,
+    /// What backs the mapping.
+    pub pages: PageKind,
+}
+
+const HUGE_PAGE_BYTES: usize = 2 << 20;
+/// The smallest block: the alignment every buffer promises.
+const MIN_BLOCK_BYTES: usize = DmaBuf::ALIGN;
+/// Size classes double from 4 KiB to 2 MiB.
+const CLASSES: usize = 10;
+
+/// One core's memory for device I/O. Cheap to clone; not `Send`: buffers go back to the core they came from.
+#[derive(Clone)]
+pub struct Arena(ArenaHandle);
+
+#[derive(Clone)]
+pub(super) struct ArenaHandle(Rc<Shared>);
+
+struct Shared {
+    base: NonNull<u8>,
+    total_bytes: usize,
+    pages: PageKind,
+    state: RefCell<State>,
+}
+
+struct State {
+    /// The first byte that was never handed out.
+    fresh: usize,
+    /// Returned blocks by size class, as offsets.
+    free: [Vec<usize>; CLASSES],
+    used_bytes: usize,
+    heap_fallbacks: u64,
+}
+
+impl Arena {
+    /// Maps an arena of at least `bytes` bytes, rounded up to whole hugepages.
+    ///
+    /// Without free hugepages it takes normal pages and says so in the log once.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's code if neither kind of mapping can be had.
+    pub fn new(bytes: usize) -> Result<Self> {
+        let total_bytes = bytes
+            .max(1)
+            .checked_next_multiple_of(HUGE_PAGE_BYTES)
+            .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "map arena").because("the size overflows"))?;
+        let (base, pages) = match map(total_bytes, MapFlags::HUGETLB) {
+            Ok(base) => (base, PageKind::Huge2M),
+            Err(_) => {
+                let wanted = total_bytes / HUGE_PAGE_BYTES;
+                warn!(
+                    "no {wanted} free hugepages for an arena, using normal pages; for hugepages: \
+                     echo {wanted} > /proc/sys/vm/nr_hugepages"
+                );
+                let base = map(total_bytes, MapFlags::empty())
+                    .map_err(|errno| Error::os(errno.raw_os_error(), "map arena"))?;
+                (base, PageKind::Normal)
+            }
+        };
+        let state = State { fresh: 0, free: Default::default(), used_bytes: 0, heap_fallbacks: 0 };
+        Ok(Self(ArenaHandle(Rc::new(Shared { base, total_bytes, pages, state: RefCell::new(state) }))))
+    }
+
+    /// A buffer of `len` bytes, aligned to [`DmaBuf::ALIGN`]; its content is whatever its last user left, or zeros.
+    ///
+    /// Comes from the heap (and is counted) when the arena has no block of that size left.
+    pub fn alloc(&self, len: usize) -> DmaBuf {
+        match self.0.take(len) {
+            // SAFETY: `take` hands out a block of at least `len` bytes inside the mapping that is on no free list and
+            // in no other buffer; the mapping starts zeroed, so the bytes are initialised; the handle keeps it mapped.
+            Some((ptr, class)) => unsafe { DmaBuf::from_arena(ptr, len, self.0.clone(), class) },
+            None => DmaBuf::zeroed(len),
+        }
+    }
+
+    /// How much is in use.
+    pub fn stats(&self) -> ArenaStats {
+        let shared = &*self.0.0;
+        let state = shared.state.borrow();
+        ArenaStats {
+            total_bytes: shared.total_bytes,
+            used_bytes: state.used_bytes,
+            heap_fallbacks: state.heap_fallbacks,
+            pages: shared.pages,
+        }
+    }
+
+    /// The mapping's address and size in bytes, to register with a device.
+    pub fn region(&self) -> (*const u8, usize) {
+        (self.0.0.base.as_ptr().cast_const(), self.0.0.total_bytes)
+    }
+}
+
+impl fmt::Debug for Arena {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Arena").field(&self.stats()).finish()
+    }
+}
+
+fn map(bytes: usize, extra: MapFlags) -> rustix::io::Result<NonNull<u8>> {
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
+    let ptr = unsafe {
+        mmap_anonymous(
+            std::ptr::null_mut(),
+            bytes,
+            ProtFlags::READ | ProtFlags::WRITE,
+            MapFlags::PRIVATE | extra,
+        )
+    }?;
+    NonNull::new(ptr.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)
+}
+
+/// The size class that holds `len` bytes, if any does.
+fn class_of(len: usize) -> Option<usize> {
+    (0..CLASSES).find(|&class| len <= MIN_BLOCK_BYTES << class)
+}
+
+impl ArenaHandle {
+    fn take(&self, len: usize) -> Option<(NonNull<u8>, usize)> {
+        let mut state = self.0.state.borrow_mut();
+        let block = class_of(len).and_then(|class| Some((state.take_block(class, self.0.total_bytes)?, class)));
+        if block.is_none() {
+            state.heap_fallbacks += 1;
+        }
+        let (offset, class) = block?;
+        // SAFETY: `take_block` returns an offset with a whole block of the class inside the mapping.
+        Some((unsafe { self.0.base.add(offset) }, class))
+    }
+
+    pub(super) fn give_back(&self, ptr: NonNull<u8>, class: usize) {
+        let offset = self.offset_of(ptr);
+        let mut state = self.0.state.borrow_mut();
+        state.used_bytes -= MIN_BLOCK_BYTES << class;
+        state.free[class].push(offset);
+    }
+
+    pub(super) fn offset_of(&self, ptr: NonNull<u8>) -> usize {
+        ptr.as_ptr().addr() - self.0.base.as_ptr().addr()
+    }
+}
+
+impl State {
+    fn take_block(&mut self, class: usize, total_bytes: usize) -> Option<usize> {
+        let bytes = MIN_BLOCK_BYTES << class;
+        let offset = match self.free[class].pop() {
+            Some(offset) => offset,
+            None if self.fresh + bytes <= total_bytes => {
+                let offset = self.fresh;
+                self.fresh += bytes;
+                offset
+            }
+            None => self.split_larger(class)?,
+        };
+        self.used_bytes += bytes;
+        Some(offset)
+    }
+
+    /// Takes a larger free block, keeps its first part and puts the halves that remain on the free lists.
+    fn split_larger(&mut self, class: usize) -> Option<usize> {
+        let larger = (class + 1..CLASSES).find(|&larger| !self.free[larger].is_empty())?;
+        let offset = self.free[larger].pop()?;
+        for half in (class..larger).rev() {
+            self.free[half].push(offset + (MIN_BLOCK_BYTES << half));
+        }
+        Some(offset)
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        // SAFETY: `base` and `total_bytes` are the mapping made in `Arena::new`; every `DmaBuf` holds a handle, so none
+        // is left, and `Arena::region` says that devices must let go first.
+        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.total_bytes) };
+        debug_assert!(unmapped.is_ok(), "an arena's mapping can be unmapped");
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn buffers_do_not_overlap_and_come_back() {
+        let arena = Arena::new(HUGE_PAGE_BYTES).expect("map");
+        let mut bufs: Vec<DmaBuf> = (0..8).map(|i| arena.alloc(4096 << (i % 3))).collect();
+        for (i, buf) in bufs.iter_mut().enumerate() {
+            buf.fill(u8::try_from(i).expect("small"));
+        }
+        for (i, buf) in bufs.iter().enumerate() {
+            assert!(buf.iter().all(|&byte| usize::from(byte) == i), "buffer {i} was overwritten");
+        }
+        assert!(arena.stats().used_bytes > 0);
+        drop(bufs);
+        assert_eq!(arena.stats().used_bytes, 0);
+        assert_eq!(arena.stats().heap_fallbacks, 0);
+    }
+
+    #[test]
+    fn a_freed_large_block_is_split_for_small_ones() {
+        let arena = Arena::new(HUGE_PAGE_BYTES).expect("map");
+        drop(arena.alloc(HUGE_PAGE_BYTES));
+        let small: Vec<_> = (0..512).map(|_| arena.alloc(4096)).collect();
+        assert_eq!(arena.stats().heap_fallbacks, 0);
+        let mut offsets: Vec<_> = small.iter().map(|buf| buf.arena_offset()).collect();
+        offsets.sort_unstable();
+        offsets.dedup();
+        assert_eq!(offsets.len(), 512);
+    }
+
+    #[test]
+    fn an_exhausted_arena_falls_back_to_the_heap_and_counts_it() {
+        let arena = Arena::new(HUGE_PAGE_BYTES).expect("map");
+        let whole = arena.alloc(HUGE_PAGE_BYTES);
+        let buf = arena.alloc(4096);
+        assert_eq!(buf.arena_offset(), None);
+        assert_eq!(arena.stats().heap_fallbacks, 1);
+        drop(whole);
+    }
+
+    #[test]
+    fn the_mapping_outlives_the_arena_while_a_buffer_does() {
+        let buf = {
+            let arena = Arena::new(1).expect("map");
+            arena.alloc(100)
+        };
+        assert_eq!(buf.len(), 100);
+        assert_eq!(buf[99], 0);
+    }
+}

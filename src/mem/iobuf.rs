@@ -1,0 +1,243 @@
+//! The owned-buffer traits.
+
+use bytes::Bytes;
+
+use super::DmaBuf;
+
+/// A buffer that a device or the kernel may read from while an operation is in flight.
+///
+/// # Safety
+///
+/// `stable_ptr` must stay valid for reads of `bytes_init` bytes, at the same address, until the value is dropped
+/// or handed back, also while the value itself is moved: the bytes live outside the value (heap, mapping, static).
+pub unsafe trait IoBuf: Unpin + 'static {
+    /// The address of the first byte. It does not change when the value moves.
+    fn stable_ptr(&self) -> *const u8;
+
+    /// How many bytes from `stable_ptr` on are initialised.
+    fn bytes_init(&self) -> usize;
+
+    /// The initialised bytes.
+    fn as_slice(&self) -> &[u8] {
+        // SAFETY:
+        // - the trait's contract makes `stable_ptr` valid for reads of `bytes_init` initialised bytes
+        //   for as long as the value lives, and the borrow of `self` keeps it alive;
+        // - nobody writes to them while `self` is borrowed: a device only holds the buffer by value.
+        unsafe { std::slice::from_raw_parts(self.stable_ptr(), self.bytes_init()) }
+    }
+
+    /// A view of the bytes `range` of this buffer that is itself a buffer. Panics if `range` is not within
+    /// the buffer's initialised bytes.
+    fn slice(self, range: std::ops::Range<usize>) -> Slice<Self>
+    where
+        Self: Sized,
+    {
+        assert!(range.start <= range.end && range.end <= self.bytes_init(), "slice {range:?} out of bounds");
+        Slice { buf: self, start: range.start, end: range.end }
+    }
+}
+
+/// A buffer that a device or the kernel may write into while an operation is in flight.
+///
+/// # Safety
+///
+/// As for [`IoBuf`], and in addition `stable_mut_ptr` must stay valid for writes of `bytes_total` bytes, and
+/// `set_init(n)` with `n <= bytes_total` must make `bytes_init` return at least `n`.
+pub unsafe trait IoBufMut: IoBuf {
+    /// The address of the first byte.
+    fn stable_mut_ptr(&mut self) -> *mut u8;
+
+    /// How many bytes there is room for, counted from `stable_mut_ptr`.
+    fn bytes_total(&self) -> usize;
+
+    /// Records that the first `len` bytes were written.
+    ///
+    /// # Safety
+    ///
+    /// The first `len` bytes are initialised, and `len <= self.bytes_total()`.
+    unsafe fn set_init(&mut self, len: usize);
+
+    /// Copies as much of `bytes` as there is room for to the front of the buffer and returns how much that was.
+    fn fill_from(&mut self, bytes: &[u8]) -> usize {
+        let len = bytes.len().min(self.bytes_total());
+        // SAFETY:
+        // - the source is a live slice of at least `len` bytes;
+        // - the destination has room for `bytes_total >= len` bytes by the trait's contract;
+        // - they do not overlap: `self` is borrowed mutably, so `bytes` cannot point into it.
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.stable_mut_ptr(), len) };
+        // SAFETY: the copy above initialised the first `len` bytes, and `len <= bytes_total`.
+        unsafe { self.set_init(len) };
+        len
+    }
+}
+
+// SAFETY: a Vec's bytes live on the heap and move only when it reallocates, which needs `&mut`; `len` of them are
+// initialised.
+unsafe impl IoBuf for Vec<u8> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: a Vec's allocation has `capacity` writable bytes, and `set_init` sets its length.
+unsafe impl IoBufMut for Vec<u8> {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.capacity()
+    }
+
+    unsafe fn set_init(&mut self, len: usize) {
+        if len > self.len() {
+            // SAFETY: the caller promises that the first `len` bytes are initialised and within the capacity.
+            unsafe { self.set_len(len) };
+        }
+    }
+}
+
+// SAFETY: the boxed bytes live on the heap at one address for the box's whole life and are all initialised.
+unsafe impl IoBuf for Box<[u8]> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as above; every byte is initialised from the start, so `set_init` has nothing to record.
+unsafe impl IoBufMut for Box<[u8]> {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.len()
+    }
+
+    unsafe fn set_init(&mut self, _len: usize) {}
+}
+
+// SAFETY: static bytes live for ever at one address.
+unsafe impl IoBuf for &'static [u8] {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: the bytes of a `Bytes` live in shared memory outside the value that nobody writes while it is alive.
+unsafe impl IoBuf for Bytes {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: a DmaBuf's bytes live in its arena or on the heap at one address for its whole life; all of them are
+// initialised, because an arena's memory starts zeroed.
+unsafe impl IoBuf for DmaBuf {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: as above, and the DmaBuf is the only owner of its bytes, so writing through it is exclusive.
+unsafe impl IoBufMut for DmaBuf {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.as_mut_ptr()
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.len()
+    }
+
+    unsafe fn set_init(&mut self, _len: usize) {}
+}
+
+/// A part of a buffer, itself a buffer: what a partly done write continues with.
+#[derive(Debug)]
+pub struct Slice<B> {
+    buf: B,
+    start: usize,
+    end: usize,
+}
+
+impl<B> Slice<B> {
+    /// The whole buffer again.
+    pub fn into_inner(self) -> B {
+        self.buf
+    }
+}
+
+// SAFETY: the bytes are a part of `buf`'s (checked in `IoBuf::slice`), which is stable by its own contract.
+unsafe impl<B: IoBuf> IoBuf for Slice<B> {
+    fn stable_ptr(&self) -> *const u8 {
+        self.buf.as_slice()[self.start..self.end].as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.end - self.start
+    }
+}
+
+// SAFETY: the bytes are a part of `buf`'s initialised, writable bytes (`IoBuf::slice` checked it against
+// `bytes_init`), so `set_init` has nothing to record.
+unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        let start = self.start;
+        // SAFETY: `start <= end <= bytes_init <= bytes_total` of `buf`, so the result stays in its allocation.
+        unsafe { self.buf.stable_mut_ptr().add(start) }
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.end - self.start
+    }
+
+    unsafe fn set_init(&mut self, _len: usize) {}
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vec_is_filled_into_its_capacity() {
+        let mut buf = Vec::with_capacity(4);
+        let room = buf.capacity();
+        let long = vec![7u8; room + 10];
+        assert_eq!(buf.fill_from(&long), room);
+        assert_eq!(buf, vec![7u8; room]);
+    }
+
+    #[test]
+    fn a_slice_shows_and_fills_only_its_part() {
+        let mut part = vec![1u8, 2, 3, 4, 5].slice(1..4);
+        assert_eq!(part.as_slice(), [2, 3, 4]);
+        assert_eq!(part.fill_from(&[9, 9, 9, 9, 9]), 3);
+        assert_eq!(part.into_inner(), [1, 9, 9, 9, 5]);
+    }
+
+    #[test]
+    #[should_panic(expected = "out of bounds")]
+    fn a_slice_past_the_end_is_refused() {
+        let _ = vec![1u8, 2].slice(1..3);
+    }
+}

@@ -1,0 +1,12 @@
+//! Memory that devices read and write: owned-buffer traits, DMA buffers and the hugepage arena they come from.
+//!
+//! Everything that does I/O takes a buffer by value and gives it back with the result
+//! ([`BufResult`](crate::error::BufResult)), so that no device can write into memory its owner already freed.
+
+mod arena;
+mod dma;
+mod iobuf;
+
+pub use arena::{Arena, ArenaStats, PageKind};
+pub use dma::DmaBuf;
+pub use iobuf::{IoBuf, IoBufMut, Slice};

@@ -1,0 +1,96 @@
+//! Tells waiting tasks of one core that something they wait for may have changed.
+
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll, Waker};
+
+/// A condition that tasks of one core wait for.
+///
+/// A task checks its condition, and if it does not hold yet awaits [`Notify::notified`]. Nothing is stored for later
+/// waiters: on one core nothing runs between the check and the wait, so no notification can be missed.
+#[derive(Debug, Default)]
+pub struct Notify {
+    state: RefCell<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    next_id: u64,
+    /// In the order of arrival. A waiter that was told is removed; that is how it knows.
+    waiters: BTreeMap<u64, Waker>,
+}
+
+impl Notify {
+    /// A condition that nobody waits for.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Completes once one of the `notify_` calls reaches this waiter. Waits from the first poll on.
+    pub fn notified(&self) -> Notified<'_> {
+        Notified { notify: self, id: None }
+    }
+
+    /// Wakes every waiter.
+    pub fn notify_all(&self) {
+        let waiters = std::mem::take(&mut self.state.borrow_mut().waiters);
+        for waker in waiters.into_values() {
+            waker.wake();
+        }
+    }
+
+    /// Wakes the waiter that has waited longest; returns whether there was one.
+    pub fn notify_one(&self) -> bool {
+        let first = self.state.borrow_mut().waiters.pop_first();
+        match first {
+            Some((_, waker)) => {
+                waker.wake();
+                true
+            }
+            None => false,
+        }
+    }
+}
+
+/// The future of [`Notify::notified`].
+#[derive(Debug)]
+#[must_use = "futures do nothing unless awaited"]
+pub struct Notified<'a> {
+    notify: &'a Notify,
+    id: Option<u64>,
+}
+
+impl Future for Notified<'_> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let notify = self.notify;
+        let mut state = notify.state.borrow_mut();
+        match self.id {
+            None => {
+                let id = state.next_id;
+                state.next_id += 1;
+                state.waiters.insert(id, cx.waker().clone());
+                self.id = Some(id);
+                Poll::Pending
+            }
+            Some(id) => match state.waiters.get_mut(&id) {
+                Some(waker) => {
+                    waker.clone_from(cx.waker());
+                    Poll::Pending
+                }
+                None => Poll::Ready(()),
+            },
+        }
+    }
+}
+
+impl Drop for Notified<'_> {
+    fn drop(&mut self) {
+        if let Some(id) = self.id {
+            self.notify.state.borrow_mut().waiters.remove(&id);
+        }
+    }
+}

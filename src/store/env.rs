@@ -1,0 +1,18 @@
+//! What the store needs from the world besides a namespace: tasks and time.
+
+use std::future::Future;
+use std::time::Duration;
+
+use crate::rt::Instant;
+
+/// Tasks and time for a store. boson's runtime is one, the simulator another; all of a store's tasks run on one core.
+pub trait Env: Clone + 'static {
+    /// Monotonic time.
+    fn now(&self) -> Instant;
+
+    /// Completes after `duration`.
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
+
+    /// Runs `task` in the background on this core.
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
+}

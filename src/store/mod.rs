@@ -1,0 +1,3 @@
+//! The store.
+mod env;
+pub use env::Env;

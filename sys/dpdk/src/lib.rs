@@ -1,0 +1,1 @@
+//! Bindings to the parts of DPDK that boson uses.
