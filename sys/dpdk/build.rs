@@ -77,7 +77,9 @@ fn main() {
 fn find_library() -> pkg_config::Library {
     let library = match pkg_config::Config::new().cargo_metadata(false).probe("libdpdk") {
         Ok(library) => library,
-        Err(_) => fail(&format!("the feature \"dpdk\" needs DPDK's development files, found by pkg-config: {PACKAGES}")),
+        Err(_) => fail(&format!(
+            "the feature \"dpdk\" needs DPDK's development files, found by pkg-config: {PACKAGES}"
+        )),
     };
     let mut parts = library.version.split('.').map(|part| part.parse().unwrap_or(0));
     let version = (parts.next().unwrap_or(0), parts.next().unwrap_or(0));

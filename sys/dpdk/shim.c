@@ -77,21 +77,37 @@ int boson_dpdk_link_is_up(uint16_t port)
 	return link.link_status == RTE_ETH_LINK_UP;
 }
 
-int boson_dpdk_interface_mtu(unsigned int index)
+/* Asks the kernel about an interface; 0 or a negative errno value. */
+static int interface_request(unsigned int index, unsigned long code, struct ifreq *request)
 {
-	struct ifreq request;
 	int result;
 	int fd;
 
-	memset(&request, 0, sizeof(request));
-	if (if_indextoname(index, request.ifr_name) == NULL)
+	memset(request, 0, sizeof(*request));
+	if (if_indextoname(index, request->ifr_name) == NULL)
 		return -errno;
 	fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
 	if (fd < 0)
 		return -errno;
-	result = ioctl(fd, SIOCGIFMTU, &request) < 0 ? -errno : request.ifr_mtu;
+	result = ioctl(fd, code, request) < 0 ? -errno : 0;
 	close(fd);
 	return result;
+}
+
+int boson_dpdk_interface_mtu(unsigned int index)
+{
+	struct ifreq request;
+	int result = interface_request(index, SIOCGIFMTU, &request);
+
+	return result < 0 ? result : request.ifr_mtu;
+}
+
+int boson_dpdk_interface_is_running(unsigned int index)
+{
+	struct ifreq request;
+	int result = interface_request(index, SIOCGIFFLAGS, &request);
+
+	return result < 0 ? result : (request.ifr_flags & IFF_RUNNING) != 0;
 }
 
 static ssize_t log_write(void *cookie, const char *text, size_t length)

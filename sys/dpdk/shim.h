@@ -46,6 +46,9 @@ int boson_dpdk_link_is_up(uint16_t port);
 /* The MTU in bytes of the kernel's interface `index` in this thread's network namespace, or a negative errno value. */
 int boson_dpdk_interface_mtu(unsigned int index);
 
+/* Whether the kernel's interface `index` is up and has a carrier: 1, 0, or a negative errno value. */
+int boson_dpdk_interface_is_running(unsigned int index);
+
 /* Receives one line, not terminated, and its level (1 emergency ... 8 debug). */
 typedef void (*boson_dpdk_log_sink)(uint32_t level, const char *text, size_t length);
 

@@ -1,5 +1,8 @@
 //! The seam to a network card: a [`PacketDevice`] receives and transmits bursts of Ethernet frames.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+
 use crate::error::Result;
 use crate::rt::Park;
 
