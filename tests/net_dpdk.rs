@@ -21,7 +21,11 @@ fn eal_config() -> EalConfig {
 }
 
 fn eal() -> Eal {
-    Eal::init(&eal_config()).expect("DPDK starts without hugepages, rights or devices")
+    let affinity = || rustix::thread::sched_getaffinity(None).expect("a thread may read its own");
+    let before = affinity();
+    let eal = Eal::init(&eal_config()).expect("DPDK starts without hugepages, rights or devices");
+    assert_eq!(affinity(), before, "starting DPDK leaves its thread where it was");
+    eal
 }
 
 /// The smallest pool that the default queues allow, so that a leak shows soon.
@@ -212,11 +216,9 @@ fn opening_what_is_not_there_says_what_is() {
 #[test]
 fn the_environment_starts_once_with_one_configuration() {
     eal();
-    let affinity = rustix::thread::sched_getaffinity(None).expect("readable");
     assert!(Eal::init(&eal_config()).is_ok());
     let other = EalConfig { arguments: "-m 64".to_owned(), ..eal_config() };
     assert_eq!(Eal::init(&other).expect_err("it runs with other arguments").kind(), ErrorKind::InUse);
-    assert_eq!(rustix::thread::sched_getaffinity(None).expect("readable"), affinity);
     assert!(Eal::version().starts_with("DPDK "), "{}", Eal::version());
 }
 
@@ -327,6 +329,12 @@ impl Lab {
         Some(lab)
     }
 
+    /// The kernel's idea of the near end's Ethernet address.
+    fn mac(&self) -> String {
+        let address = fs::read_to_string(format!("/sys/class/net/{}/address", self.near)).expect("readable");
+        address.trim().to_owned()
+    }
+
     fn inside(&self, command: &[&str]) -> String {
         run_well(&[&["ip", "netns", "exec", &self.namespace], command].concat())
     }
@@ -411,9 +419,8 @@ fn the_kernel_pings_a_port_over_a_veth_pair() {
     let mut port = lab.open(&PortConfig::default());
     assert_eq!(port.driver(), "net_af_packet");
     assert_eq!(port.link_is_up(), Some(true));
-    let address = fs::read_to_string(format!("/sys/class/net/{}/address", lab.near)).expect("readable");
     let mac: Vec<_> = port.info().mac.iter().map(|byte| format!("{byte:02x}")).collect();
-    assert_eq!(mac.join(":"), address.trim());
+    assert_eq!(mac.join(":"), lab.mac());
 
     // The largest packet that is not fragmented, and a flood of at most 2,000.
     for arguments in
@@ -436,6 +443,7 @@ fn a_port_takes_the_address_it_is_given_and_the_interfaces_mtu() {
     let mac = [0x02, 0, 0, 0xb0, 0x50, 0x01];
     let mut port = lab.open(&PortConfig { mac: Some(mac), ..PortConfig::default() });
     assert_eq!(port.info().mac, mac);
+    assert_eq!(lab.mac(), "02:00:00:b0:50:01", "the device knows, so that its filter lets our frames in");
     assert_eq!(port.info().mtu, 1_280);
     let output =
         while_answering(&lab, &mut port, &["ping", "-q", "-c", "3", "-i", "0.05", "-w", "10", "10.77.1.1"]);

@@ -262,7 +262,7 @@ impl PacketDevice for DpdkPort {
     }
 
     /// No poll mode driver of a virtual device can wake a core, so: spin for some turns after the last frame, then nap,
-    /// at first for 50 µs, at last for 1 ms.
+    /// at first for 50 µs, at last for 2 ms.
     fn park(&mut self) -> Park {
         self.idle.park()
     }
