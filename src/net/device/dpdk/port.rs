@@ -12,6 +12,7 @@ use boson_dpdk_sys as sys;
 use super::devargs::Devargs;
 use super::eal::{Eal, strerror};
 use super::idle::Idle;
+use super::log;
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::device::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::rt::Park;
@@ -372,7 +373,7 @@ impl Port {
             let code = unsafe { sys::rte_dev_probe(text.as_ptr()) };
             find().ok_or(code)
         });
-        let id = found.map_err(|code| attach_error(code, devargs, reason))?;
+        let id = found.map_err(|code| attach_error(code, devargs, &reason))?;
         let mut port =
             Self { eal, id, device: ptr::null_mut(), devargs: devargs.text().to_owned(), _claim: claim };
         port.device = port.details()?.device;
@@ -386,9 +387,7 @@ impl Port {
             return Ok(code);
         }
         let reason = if reason.is_empty() { strerror(code) } else { reason };
-        Err(Error::os(code.saturating_neg(), "open DPDK port")
-            .at(self.devargs.clone())
-            .because(format!("{operation}: {reason}")))
+        Err(driver_error(code).at(self.devargs.clone()).because(format!("{operation}: {reason}")))
     }
 
     fn details(&self) -> Result<sys::rte_eth_dev_info> {
@@ -508,32 +507,44 @@ impl Drop for Port {
     }
 }
 
-fn attach_error(code: c_int, devargs: &Devargs, reason: String) -> Error {
-    const PERMISSION: &str = "Operation not permitted";
+/// The error for a driver's negative result. Many drivers return -1 for everything, which is then not `EPERM`.
+fn driver_error(code: c_int) -> Error {
+    if code == -1 {
+        Error::new(ErrorKind::InvalidInput, "open DPDK port")
+    } else {
+        Error::os(code.saturating_neg(), "open DPDK port")
+    }
+}
+
+/// The error for a device that could not be plugged in: `code` is the result of that, `reason` what was logged.
+fn attach_error(code: c_int, devargs: &Devargs, reason: &str) -> Error {
     let at = devargs.text().to_owned();
     if code == 0 {
         return Error::new(ErrorKind::InvalidInput, "open DPDK port")
             .at(at)
             .because("DPDK has the device, but it is not an Ethernet port of this name");
     }
-    if code == -libc::EPERM && reason.contains(PERMISSION) || code == -libc::EACCES {
-        return Error::os(code.saturating_neg(), "open DPDK port").at(at).because(format!(
-            "{reason}; run as root, or give the program the right with setcap cap_net_raw,cap_net_admin+ep"
+    // The EAL repeats that it failed; the driver said why.
+    let repetition = |line: &&str| {
+        line.starts_with("EAL: Driver cannot attach") || line.starts_with("EAL: Failed to attach")
+    };
+    let causes: Vec<&str> = reason.split(log::SEPARATOR).filter(|line| !repetition(line)).collect();
+    let reason = match (causes.is_empty(), reason.is_empty()) {
+        (false, _) => causes.join(log::SEPARATOR),
+        (true, false) => reason.to_owned(),
+        (true, true) => strerror(code),
+    };
+    if let Some(right) = devargs.missing_right() {
+        return Error::os(libc::EPERM, "open DPDK port").at(at).because(format!(
+            "{reason}; it takes the right {right}: run as root, or once: setcap {right}+ep PROGRAM"
         ));
     }
-    let reason = if reason.is_empty() { strerror(code) } else { reason };
     let advice = if devargs.is_pci() {
         "; the card must be bound to vfio-pci (dpdk-devbind.py --bind=vfio-pci) and listed in the configuration of the EAL"
     } else {
         ""
     };
-    // Drivers of virtual devices return -1, which is not EPERM, for everything.
-    let error = if code == -1 {
-        Error::new(ErrorKind::InvalidInput, "open DPDK port")
-    } else {
-        Error::os(code.saturating_neg(), "open DPDK port")
-    };
-    error.at(at).because(format!("{reason}{advice}"))
+    driver_error(code).at(at).because(format!("{reason}{advice}"))
 }
 
 /// The mbufs of one port.
