@@ -31,16 +31,21 @@ impl Handle {
         F::Output: Send + 'static,
     {
         let created_at = Location::caller();
-        let slot = Arc::new(Mutex::new(Slot::Waiting(None)));
-        let sender = Sender(Arc::clone(&slot));
+        let (sender, join) = oneshot();
         let message = Box::new(move || {
             let task = async move { sender.send(Ok(make().await)) };
             with_core(|core| drop(core.spawn(name, created_at, task)));
         });
         // A message that cannot be sent is dropped, and its `Sender` with it: the receiver sees `Cancelled`.
         self.inbox.send(message);
-        RemoteJoin { slot }
+        join
     }
+}
+
+/// Carries one value from any thread to any other; a dropped sender gives [`JoinError::Cancelled`].
+pub(super) fn oneshot<T>() -> (Sender<T>, RemoteJoin<T>) {
+    let slot = Arc::new(Mutex::new(Slot::Waiting(None)));
+    (Sender(Arc::clone(&slot)), RemoteJoin { slot })
 }
 
 #[derive(Debug)]
@@ -51,7 +56,8 @@ enum Slot<T> {
 }
 
 /// Puts a result into a slot once; without one, says on drop that there will be none.
-struct Sender<T>(Arc<Mutex<Slot<T>>>);
+#[derive(Debug)]
+pub(super) struct Sender<T>(Arc<Mutex<Slot<T>>>);
 
 impl<T> Sender<T> {
     fn send(self, result: Result<T, JoinError>) {
