@@ -36,16 +36,20 @@ fn wrong(path: &Path, reason: impl Into<String>) -> Error {
 
 /// The arguments that the file at `path` adds to those `given` on the command line.
 fn file_arguments(subcommand: &Command, given: &ArgMatches, path: &Path) -> Result<Vec<OsString>> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|error| Error::os(error.raw_os_error().unwrap_or(libc::EINVAL), "read configuration")
-            .at(path.display().to_string()))?;
-    let table: toml::Table = text.parse().map_err(|error: toml::de::Error| wrong(path, error.message().to_owned()))?;
+    let text = std::fs::read_to_string(path).map_err(|error| {
+        Error::os(error.raw_os_error().unwrap_or(libc::EINVAL), "read configuration")
+            .at(path.display().to_string())
+    })?;
+    let table: toml::Table =
+        text.parse().map_err(|error: toml::de::Error| wrong(path, error.message().to_owned()))?;
     let mut arguments = Vec::new();
     for (key, value) in table {
         let argument = subcommand
             .get_arguments()
             .find(|argument| argument.get_long() == Some(key.as_str()) && key != "config")
-            .ok_or_else(|| wrong(path, format!("`{key}` is no setting; see `boson {} --help`", subcommand.get_name())))?;
+            .ok_or_else(|| {
+                wrong(path, format!("`{key}` is no setting; see `boson {} --help`", subcommand.get_name()))
+            })?;
         if given.value_source(argument.get_id().as_str()) == Some(ValueSource::CommandLine) {
             continue;
         }
@@ -67,7 +71,9 @@ fn one_argument(key: &str, action: &ArgAction, value: toml::Value, path: &Path) 
         _ if is_switch => return Err(wrong(path, format!("`{key}` is either true or false"))),
         toml::Value::String(text) => text,
         toml::Value::Integer(number) => number.to_string(),
-        other => return Err(wrong(path, format!("`{key}` takes a string or a number, not {}", other.type_str()))),
+        other => {
+            return Err(wrong(path, format!("`{key}` takes a string or a number, not {}", other.type_str())));
+        }
     };
     Ok(Some(format!("--{key}={text}").into()))
 }

@@ -12,11 +12,7 @@ use crate::options::{CoreList, ServerOptions};
 
 /// Log lines go to standard error.
 pub(crate) fn log_to_stderr() {
-    tracing_subscriber::fmt()
-        .with_writer(std::io::stderr)
-        .with_target(false)
-        .with_ansi(false)
-        .init();
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
 }
 
 /// A seed from the kernel's generator: this and the clock are where randomness and time come into a server.

@@ -9,4 +9,5 @@ mod op;
 mod reactor;
 
 pub(crate) use op::{accept, connect, fallocate, fsync, read_at, recv, send, write_at};
+pub use reactor::probe_io_uring;
 pub(super) use reactor::{Doorbell, Reactor};

@@ -295,6 +295,15 @@ impl Reactor {
 
 const POLLIN: u32 = 1;
 
+/// Whether this kernel and this container let a process set up the io_uring that a core needs.
+///
+/// # Errors
+///
+/// Why not, and what to do: the error that [`Core::new`](crate::rt::Core::new) would give.
+pub fn probe_io_uring() -> Result<()> {
+    build_ring(8).map(drop)
+}
+
 /// What a failed `io_uring_enter` means: nothing for a time-out, a signal or a full completion queue.
 fn retry_later(error: &std::io::Error) -> Result<()> {
     match error.raw_os_error() {
