@@ -1,7 +1,10 @@
-//! Networks: packet devices, the userspace stack, and one set of socket types over it and over the kernel's sockets.
+//! Networks: packet devices, the userspace TCP/IP stack that stands on them, the addresses that name both, and one set of
+//! socket types over the stack and over the kernel's sockets.
 
+pub mod address;
 pub mod device;
 mod kernel;
+pub mod stack;
 mod tcp;
 
 pub use tcp::{Net, TcpListener, TcpStream};

@@ -1,5 +1,11 @@
 //! The seam to a network card: a [`PacketDevice`] receives and transmits bursts of Ethernet frames.
 
+mod fault;
+mod memory;
+
+pub use fault::{Fault, FaultConfig, FaultStats};
+pub use memory::MemoryDevice;
+
 use crate::error::Result;
 use crate::rt::Park;
 
