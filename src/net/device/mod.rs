@@ -1,5 +1,7 @@
 //! The seam to a network card: a [`PacketDevice`] receives and transmits bursts of Ethernet frames.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
 mod fault;
 mod memory;
 
