@@ -1,10 +1,15 @@
 //! TCP sockets: the same types over the kernel and over the userspace stack.
 
+use std::cell::RefCell;
 use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
 
+use super::device::PacketDevice;
 use super::kernel::{KernelListener, KernelStream};
+use super::stack::{Stack, StackConfig, StackListener, StackStream};
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut, Slice};
+use crate::rt;
 
 /// An open network, on one core: where listeners are bound and connections are made. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -13,12 +18,36 @@ pub struct Net(NetKind);
 #[derive(Clone, Debug)]
 enum NetKind {
     Kernel,
+    Stack(Stack),
 }
 
 impl Net {
     /// The kernel's network.
     pub fn kernel() -> Self {
         Self(NetKind::Kernel)
+    }
+
+    /// The userspace stack on `device`, polled by the current core from now on for as long as that core lives.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stack::new`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub fn on_device(device: Box<dyn PacketDevice>, config: StackConfig) -> Result<Self> {
+        let stack = Stack::new(device, config, rt::now())?;
+        rt::register_poller(Rc::new(RefCell::new(stack.poller()))).keep();
+        Ok(Self(NetKind::Stack(stack)))
+    }
+
+    /// The userspace stack, if this is one: for its counters.
+    pub fn stack(&self) -> Option<&Stack> {
+        match &self.0 {
+            NetKind::Kernel => None,
+            NetKind::Stack(stack) => Some(stack),
+        }
     }
 }
 
@@ -29,10 +58,11 @@ pub struct TcpListener(ListenerKind);
 #[derive(Debug)]
 enum ListenerKind {
     Kernel(KernelListener),
+    Stack(StackListener),
 }
 
 /// How many connections wait to be accepted before more are refused.
-const BACKLOG: i32 = 4096;
+const BACKLOG: u16 = 4096;
 
 impl TcpListener {
     /// Listens on `address` of `net`; port 0 takes a free port.
@@ -43,7 +73,7 @@ impl TcpListener {
     pub fn bind(net: &Net, address: SocketAddr) -> Result<Self> {
         match &net.0 {
             NetKind::Kernel => {
-                KernelListener::bind(address, BACKLOG, false).map(ListenerKind::Kernel).map(Self)
+                KernelListener::bind(address, BACKLOG.into(), false).map(ListenerKind::Kernel).map(Self)
             }
         }
     }
@@ -57,7 +87,7 @@ impl TcpListener {
     pub fn bind_shared(net: &Net, address: SocketAddr) -> Result<Self> {
         match &net.0 {
             NetKind::Kernel => {
-                KernelListener::bind(address, BACKLOG, true).map(ListenerKind::Kernel).map(Self)
+                KernelListener::bind(address, BACKLOG.into(), true).map(ListenerKind::Kernel).map(Self)
             }
         }
     }
@@ -73,6 +103,10 @@ impl TcpListener {
                 let (stream, peer) = listener.accept().await?;
                 Ok((TcpStream(StreamKind::Kernel(stream)), peer))
             }
+            ListenerKind::Stack(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((TcpStream(StreamKind::Stack(stream)), peer))
+            }
         }
     }
 
@@ -80,6 +114,7 @@ impl TcpListener {
     pub fn local_addr(&self) -> SocketAddr {
         match &self.0 {
             ListenerKind::Kernel(listener) => listener.local_addr(),
+            ListenerKind::Stack(listener) => listener.local_addr(),
         }
     }
 }
@@ -95,6 +130,7 @@ pub struct TcpStream(StreamKind);
 #[derive(Debug)]
 enum StreamKind {
     Kernel(KernelStream),
+    Stack(StackStream),
 }
 
 impl TcpStream {
@@ -106,6 +142,9 @@ impl TcpStream {
     pub async fn connect(net: &Net, address: SocketAddr) -> Result<Self> {
         match &net.0 {
             NetKind::Kernel => KernelStream::connect(address).await.map(StreamKind::Kernel).map(Self),
+            NetKind::Stack(stack) => {
+                StackStream::connect(stack, address).await.map(StreamKind::Stack).map(Self)
+            }
         }
     }
 
@@ -117,6 +156,7 @@ impl TcpStream {
     pub async fn read<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.read(buf).await,
+            StreamKind::Stack(stream) => stream.read(buf).await,
         }
     }
 
@@ -128,6 +168,7 @@ impl TcpStream {
     pub async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.write(buf).await,
+            StreamKind::Stack(stream) => stream.write(buf).await,
         }
     }
 
@@ -160,6 +201,7 @@ impl TcpStream {
     pub fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.try_read(buf),
+            StreamKind::Stack(stream) => stream.try_read(buf),
         }
     }
 
@@ -171,6 +213,7 @@ impl TcpStream {
     pub fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.try_write(bytes),
+            StreamKind::Stack(stream) => stream.try_write(bytes),
         }
     }
 
@@ -182,6 +225,7 @@ impl TcpStream {
     pub fn shutdown(&self, how: Shutdown) -> Result<()> {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.shutdown(how),
+            StreamKind::Stack(stream) => stream.shutdown(how),
         }
     }
 
@@ -189,6 +233,7 @@ impl TcpStream {
     pub fn abort(self) {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.abort(),
+            StreamKind::Stack(stream) => stream.abort(),
         }
     }
 
@@ -196,6 +241,7 @@ impl TcpStream {
     pub fn local_addr(&self) -> SocketAddr {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.local_addr(),
+            StreamKind::Stack(stream) => stream.local_addr(),
         }
     }
 
@@ -203,6 +249,7 @@ impl TcpStream {
     pub fn peer_addr(&self) -> SocketAddr {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.peer_addr(),
+            StreamKind::Stack(stream) => stream.peer_addr(),
         }
     }
 }

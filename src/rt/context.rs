@@ -78,6 +78,13 @@ pub struct PollerRegistration {
     id: u64,
 }
 
+impl PollerRegistration {
+    /// Keeps the poller registered for as long as its core lives.
+    pub fn keep(mut self) {
+        self.core = Weak::new();
+    }
+}
+
 impl Drop for PollerRegistration {
     fn drop(&mut self) {
         if let Some(core) = self.core.upgrade() {
