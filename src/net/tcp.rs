@@ -71,11 +71,7 @@ impl TcpListener {
     ///
     /// [`InUse`](ErrorKind::InUse) if something else listens there, otherwise the network's code.
     pub fn bind(net: &Net, address: SocketAddr) -> Result<Self> {
-        match &net.0 {
-            NetKind::Kernel => {
-                KernelListener::bind(address, BACKLOG.into(), false).map(ListenerKind::Kernel).map(Self)
-            }
-        }
+        Self::bind_as(net, address, false)
     }
 
     /// Like [`TcpListener::bind`], for an address that several cores of this process listen on; connections are spread over
@@ -85,11 +81,18 @@ impl TcpListener {
     ///
     /// As for `bind`.
     pub fn bind_shared(net: &Net, address: SocketAddr) -> Result<Self> {
-        match &net.0 {
-            NetKind::Kernel => {
-                KernelListener::bind(address, BACKLOG.into(), true).map(ListenerKind::Kernel).map(Self)
+        Self::bind_as(net, address, true)
+    }
+
+    fn bind_as(net: &Net, address: SocketAddr, shared: bool) -> Result<Self> {
+        let kind = match &net.0 {
+            NetKind::Kernel => ListenerKind::Kernel(KernelListener::bind(address, BACKLOG.into(), shared)?),
+            // A stack belongs to one core: there is nobody to share with.
+            NetKind::Stack(stack) => {
+                ListenerKind::Stack(StackListener::bind(stack, address, BACKLOG.into())?)
             }
-        }
+        };
+        Ok(Self(kind))
     }
 
     /// The next connection and the address it comes from. Dropping the future loses no connection.
