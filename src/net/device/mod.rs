@@ -2,6 +2,11 @@
 
 #[cfg(feature = "dpdk")]
 pub mod dpdk;
+mod fault;
+mod memory;
+
+pub use fault::{Fault, FaultConfig, FaultStats};
+pub use memory::MemoryDevice;
 
 use crate::error::Result;
 use crate::rt::Park;
