@@ -6,7 +6,7 @@ use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 
 use super::TcpStream;
-use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
+use crate::error::{BufResult, Error, ErrorKind, Outcome};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::{self, Handle};
 
