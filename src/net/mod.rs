@@ -4,7 +4,9 @@
 pub mod address;
 pub mod device;
 mod kernel;
+mod remote;
 pub mod stack;
 mod tcp;
 
+pub use remote::RemoteStream;
 pub use tcp::{Net, TcpListener, TcpStream};

@@ -94,8 +94,6 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// What it is armed for in the timers.
     pub(super) armed: Option<Instant>,
-    /// Since when the Ethernet address of the next hop is missing.
-    pub(super) unresolved_since: Option<Instant>,
     /// The station that the last segment came from, and when.
     pub(super) heard: Option<(Mac, Instant)>,
     pub(super) last_segment: Option<SentSegment>,
@@ -133,7 +131,6 @@ impl Connection {
             reading_ended: false,
             dirty: false,
             armed: None,
-            unresolved_since: None,
             heard: None,
             last_segment: None,
             silent: false,

@@ -105,7 +105,6 @@ impl Engine {
         let answer = self.neighbors.resolve(connection.next_hop, id, connection.heard, now);
         let to = match answer {
             Answer::Known(to, question) => {
-                connection.unresolved_since = None;
                 if let Some(question) = question {
                     resolution::ask(&mut self.outbox, &self.identity, question);
                     self.outbox.drain(device);
@@ -170,22 +169,23 @@ impl Engine {
         self.timers.arm(id.index, &mut connection.armed, deadline.max(soonest));
     }
 
-    /// Leaves `id` to be woken by the neighbor cache, or to fail when it has waited for the user timeout.
+    /// Leaves `id` to be woken by the neighbor cache, or to fail when its peer has been silent for the user timeout.
     fn wait_for_neighbor(&mut self, id: ConnectionId, overdue: bool) {
         let Some(connection) = self.connections.get_mut(id) else { return };
-        let since = *connection.unresolved_since.get_or_insert(self.now);
-        let patience = if connection.state() == State::SynReceived {
+        let state = connection.state();
+        let patience = if state == State::SynReceived {
             self.config.handshake_timeout
         } else {
             self.config.user_timeout
         };
-        let deadline = since + patience;
-        if overdue || self.now >= deadline || connection.state() == State::Closed {
+        // A peer that was never heard of is being connected to; that ends with the neighbor cache's last question.
+        let deadline = connection.heard.map(|(_, when)| when + patience);
+        if overdue || state == State::Closed || deadline.is_some_and(|deadline| self.now >= deadline) {
             connection.end.get_or_insert(End::TimedOut);
             connection.silent = true;
             self.stats.timed_out += 1;
             self.settle(id);
-        } else {
+        } else if let Some(deadline) = deadline {
             self.timers.arm(id.index, &mut connection.armed, deadline);
         }
     }
