@@ -58,7 +58,6 @@ fn main() {
             // Only pointers to them cross the border; their layout stays C's business.
             .opaque_type("rte_mbuf|rte_mempool|rte_device|rte_eth_rxconf|rte_eth_txconf|_IO_FILE")
             .derive_default(true)
-            .layout_tests(false)
             .generate_comments(false)
             .generate()
     };
