@@ -52,6 +52,7 @@ pub mod error;
 pub mod mem;
 pub mod net;
 pub mod rt;
+pub mod sim;
 pub mod store;
 
 pub use error::{BufResult, Error, ErrorKind, Outcome, Result};
