@@ -4,6 +4,7 @@ pub mod block;
 pub mod error;
 pub mod mem;
 pub mod net;
+pub mod redis;
 pub mod rt;
 pub mod store;
 
