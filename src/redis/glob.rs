@@ -33,6 +33,12 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|&byte| byte == b'*')
 }
 
+/// What every text that matches `pattern` begins with: the bytes before the first that is not literal.
+pub fn literal_prefix(pattern: &[u8]) -> &[u8] {
+    let special = pattern.iter().position(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'));
+    &pattern[..special.unwrap_or(pattern.len())]
+}
+
 /// How many bytes of `pattern` match `byte`: `None` if its first element does not, or if there is none.
 fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
     match *pattern {

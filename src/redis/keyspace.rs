@@ -1,0 +1,448 @@
+//! Databases of keys with values and expiry times, as trees of a store.
+//!
+//! The database `n` is the tree named `n`. A value is stored as
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | flags: bit 0 is set if there is an expiry time; the others are zero |
+//! | 8, if bit 0 is set | the expiry time: milliseconds since the Unix epoch, little endian |
+//! | the rest | the value |
+//!
+//! so that expiry times survive a restart without more ado. A key whose time has come is absent from every access, and is
+//! deleted by the first one that meets it, or by the [active expiry](super::expiry).
+
+mod standin;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::ops::{Bound, ControlFlow};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use standin::{Db, Tree, Txn};
+pub use standin::Commit;
+
+use crate::block::Namespace;
+use crate::store::Env;
+use crate::{Error, ErrorKind, Result};
+
+/// How many databases there are.
+pub const DATABASES: usize = 16;
+
+/// Set in the flags of a value that has an expiry time.
+const HAS_EXPIRY: u8 = 1;
+/// How large a buffer for composing values is kept, in bytes.
+const KEPT_SCRATCH_BYTES: usize = 64 * 1024;
+/// How many keys a scan visits before it lets other tasks run.
+const KEYS_PER_TURN: usize = 256;
+/// How often a random key may turn out to be expired before RANDOMKEY gives up.
+const RANDOM_TRIES: usize = 100;
+
+/// A point in wall-clock time: milliseconds since the Unix epoch.
+pub type UnixMs = i64;
+
+/// A key's value and when it expires, if ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The value.
+    pub value: &'a [u8],
+    /// When the key ceases to exist.
+    pub expires_at: Option<UnixMs>,
+}
+
+impl<'a> Entry<'a> {
+    /// The entry in its stored form.
+    fn decode(stored: &'a [u8]) -> Option<Self> {
+        match *stored {
+            [0, ref value @ ..] => Some(Self { value, expires_at: None }),
+            [HAS_EXPIRY, ref rest @ ..] => {
+                let (expiry, value) = rest.split_first_chunk()?;
+                Some(Self { value, expires_at: Some(UnixMs::from_le_bytes(*expiry)) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is still there at `now`.
+    pub fn is_live(&self, now: UnixMs) -> bool {
+        self.expires_at.is_none_or(|expires_at| now < expires_at)
+    }
+}
+
+fn push_header(stored: &mut Vec<u8>, expires_at: Option<UnixMs>) {
+    match expires_at {
+        None => stored.push(0),
+        Some(expires_at) => {
+            stored.push(HAS_EXPIRY);
+            stored.extend_from_slice(&expires_at.to_le_bytes());
+        }
+    }
+}
+
+fn corrupt(key: &[u8]) -> Error {
+    Error::new(ErrorKind::Corrupt, "read key")
+        .at(key.escape_ascii().to_string())
+        .because("the stored value has an unknown form")
+}
+
+/// Counts of what happened to keys since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyspaceStats {
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Keys deleted because their time had come.
+    pub expired: u64,
+}
+
+/// What is known about a database's keys with expiry times.
+#[derive(Debug)]
+pub(super) struct Volatile {
+    /// There may be some. False only if a complete pass over the database found none and none was written since.
+    pub(super) possible: Cell<bool>,
+    /// How many the last complete pass found.
+    pub(super) counted: Cell<u64>,
+}
+
+/// The databases.
+pub struct Keyspace<E: Env, N: Namespace> {
+    db: Db<E, N>,
+    trees: [Tree<E, N>; DATABASES],
+    volatile: [Volatile; DATABASES],
+    stats: Cell<KeyspaceStats>,
+    /// Where values get their stored form. Never borrowed across an await.
+    scratch: RefCell<Vec<u8>>,
+}
+
+impl<E: Env, N: Namespace> Keyspace<E, N> {
+    /// The databases of `db`.
+    pub fn new(db: Db<E, N>) -> Self {
+        Self {
+            trees: std::array::from_fn(|index| db.tree(&index.to_string())),
+            db,
+            volatile: std::array::from_fn(|_| Volatile { possible: Cell::new(true), counted: Cell::new(0) }),
+            stats: Cell::default(),
+            scratch: RefCell::default(),
+        }
+    }
+
+    /// What happened to keys since the start.
+    pub fn stats(&self) -> KeyspaceStats {
+        self.stats.get()
+    }
+
+    /// Sets the counts back to zero.
+    pub fn reset_stats(&self) {
+        self.stats.set(KeyspaceStats::default());
+    }
+
+    fn count(&self, change: impl FnOnce(&mut KeyspaceStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    pub(super) fn volatile(&self, database: usize) -> &Volatile {
+        &self.volatile[database]
+    }
+
+    /// Gives `read` what `key` holds at `now`, without a copy, and returns what it returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt) if the value is in no form that this module writes.
+    pub async fn read<R>(
+        &self,
+        database: usize,
+        key: &[u8],
+        now: UnixMs,
+        read: impl FnOnce(Option<Entry<'_>>) -> R,
+    ) -> Result<R> {
+        let mut expired = false;
+        let result = self.trees[database]
+            .get_with(key, |stored| {
+                let entry = match stored {
+                    None => None,
+                    Some(stored) => Some(Entry::decode(stored).ok_or_else(|| corrupt(key))?),
+                };
+                let live = entry.filter(|entry| entry.is_live(now));
+                expired = live.is_none() && entry.is_some();
+                self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
+                Ok(read(live))
+            })
+            .await?;
+        if expired {
+            self.delete_expired(database, &[key], now).await?;
+        }
+        result
+    }
+
+    /// Gives `read` what each of `keys` holds, all at the same time.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Keyspace::read`].
+    pub async fn read_all<'k>(
+        &self,
+        database: usize,
+        keys: impl Iterator<Item = &'k [u8]> + Clone,
+        now: UnixMs,
+        mut read: impl FnMut(Option<Entry<'_>>),
+    ) -> Result<()> {
+        let keys: Vec<&[u8]> = keys.collect();
+        let mut expired = false;
+        let all = |update: &mut Update<'_, '_, E, N>| {
+            for key in &keys {
+                let live = update.get(key);
+                self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
+                let absent = live.is_none();
+                read(live);
+                expired |= absent && update.is_expired(key);
+            }
+        };
+        self.update(database, &keys, now, all).await?;
+        if expired {
+            self.delete_expired(database, &keys, now).await?;
+        }
+        Ok(())
+    }
+
+    /// Runs `change` once, atomically, on what `keys` hold at `now`. `change` may access only those keys.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; nothing was changed then.
+    pub async fn update<R>(
+        &self,
+        database: usize,
+        keys: &[&[u8]],
+        now: UnixMs,
+        change: impl FnOnce(&mut Update<'_, '_, E, N>) -> R,
+    ) -> Result<(R, Commit)> {
+        let tree = &self.trees[database];
+        let run = |txn: &mut Txn<'_>| {
+            let scratch = &mut *self.scratch.borrow_mut();
+            let mut update =
+                Update { txn, tree, scratch, now, expired: 0, volatile: false, corrupt: None };
+            let result = change(&mut update);
+            let (expired, volatile, corrupt) = (update.expired, update.volatile, update.corrupt);
+            scratch.shrink_to(KEPT_SCRATCH_BYTES);
+            self.count(|stats| stats.expired += expired);
+            if volatile {
+                self.volatile[database].possible.set(true);
+            }
+            corrupt.map_or(Ok(result), Err)
+        };
+        let (result, commit) = match *keys {
+            [key] => self.db.transact(&[(tree, key)], run).await?,
+            [first, second] => self.db.transact(&[(tree, first), (tree, second)], run).await?,
+            _ => {
+                let keys: Vec<_> = keys.iter().map(|&key| (tree, key)).collect();
+                self.db.transact(&keys, run).await?
+            }
+        };
+        Ok((result?, commit))
+    }
+
+    /// Sets `key` whatever it holds.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; nothing was changed then.
+    pub async fn put(
+        &self,
+        database: usize,
+        key: &[u8],
+        value: &[u8],
+        expires_at: Option<UnixMs>,
+    ) -> Result<Commit> {
+        let ((), commit) =
+            self.update(database, &[key], UnixMs::MIN, |update| update.put(key, value, expires_at)).await?;
+        Ok(commit)
+    }
+
+    /// Deletes those of `keys` that are there and whose time has come; returns how many.
+    pub(super) async fn delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) -> Result<usize> {
+        // Nobody waits for this to become durable: after a crash the keys are expired all the same.
+        let (deleted, _) = self
+            .update(database, keys, now, |update| keys.iter().filter(|key| update.delete_if_expired(key)).count())
+            .await?;
+        Ok(deleted)
+    }
+
+    /// Gives `visit` the keys of a database from `from` on in order, with what they hold, those included whose time has
+    /// come, until it breaks or there are no more. Returns whether it broke.
+    ///
+    /// Keys may be written and deleted meanwhile; a key that is there all the time is visited once.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt).
+    pub async fn scan(
+        &self,
+        database: usize,
+        from: Bound<&[u8]>,
+        mut visit: impl FnMut(&[u8], Entry<'_>) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        let mut cursor = self.trees[database].range(from);
+        let mut visited = 0usize;
+        while let Some((key, stored)) = cursor.next().await? {
+            let entry = Entry::decode(&stored).ok_or_else(|| corrupt(&key))?;
+            if visit(&key, entry).is_break() {
+                return Ok(true);
+            }
+            visited += 1;
+            if visited.is_multiple_of(KEYS_PER_TURN) {
+                yield_now().await;
+            }
+        }
+        Ok(false)
+    }
+
+    /// How many keys a database has, those included whose time has come but which nobody met since.
+    pub fn len(&self, database: usize) -> u64 {
+        self.trees[database].len()
+    }
+
+    /// Deletes all keys of a database.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn clear(&self, database: usize) -> Result<Commit> {
+        self.trees[database].clear().await
+    }
+
+    /// A key of a database, chosen by numbers from `random`; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn random_key(
+        &self,
+        database: usize,
+        now: UnixMs,
+        mut random: impl FnMut() -> u64,
+    ) -> Result<Option<Vec<u8>>> {
+        for _ in 0..RANDOM_TRIES {
+            let Some(key) = self.trees[database].random(random()).await? else { break };
+            if self.read(database, &key, now, |entry| entry.is_some()).await? {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until `commit` and everything before it is durable, as far as the store was told to make it.
+    ///
+    /// # Errors
+    ///
+    /// The store could not write it. Whether it survives a restart is unknown.
+    pub async fn wait_durable(&self, commit: Commit) -> Result<()> {
+        self.db.wait_durable(commit).await
+    }
+}
+
+impl<E: Env, N: Namespace> std::fmt::Debug for Keyspace<E, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keyspace").field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+/// An atomic change to some keys of a database.
+pub struct Update<'a, 't, E: Env, N: Namespace> {
+    txn: &'a mut Txn<'t>,
+    tree: &'a Tree<E, N>,
+    scratch: &'a mut Vec<u8>,
+    now: UnixMs,
+    expired: u64,
+    volatile: bool,
+    corrupt: Option<Error>,
+}
+
+impl<E: Env, N: Namespace> Update<'_, '_, E, N> {
+    /// What `key` holds.
+    pub fn get(&mut self, key: &[u8]) -> Option<Entry<'_>> {
+        let stored = self.txn.get(self.tree, key)?;
+        match Entry::decode(stored) {
+            None => {
+                self.corrupt = Some(corrupt(key));
+                None
+            }
+            Some(entry) => Some(entry).filter(|entry| entry.is_live(self.now)),
+        }
+    }
+
+    /// Sets `key` to `value`, until `expires_at`.
+    pub fn put(&mut self, key: &[u8], value: &[u8], expires_at: Option<UnixMs>) {
+        self.compose(key, expires_at, |stored, _| stored.extend_from_slice(value));
+    }
+
+    /// Sets `key` to what `write` appends to its buffer, given the present value; until `expires_at`.
+    pub fn compose(
+        &mut self,
+        key: &[u8],
+        expires_at: Option<UnixMs>,
+        write: impl FnOnce(&mut Vec<u8>, Option<&[u8]>),
+    ) {
+        let present = self.txn.get(self.tree, key).and_then(Entry::decode);
+        let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
+        self.scratch.clear();
+        push_header(self.scratch, expires_at);
+        write(self.scratch, present);
+        self.volatile |= expires_at.is_some();
+        self.txn.put(self.tree, key, self.scratch);
+    }
+
+    /// Changes when `key` expires, if it is there.
+    pub fn set_expiry(&mut self, key: &[u8], expires_at: Option<UnixMs>) {
+        self.compose(key, expires_at, |stored, present| stored.extend_from_slice(present.unwrap_or_default()));
+    }
+
+    /// Deletes `key`; returns whether it was there.
+    pub fn delete(&mut self, key: &[u8]) -> bool {
+        let live = self.get(key).is_some();
+        let deleted = self.txn.delete(self.tree, key);
+        self.expired += u64::from(deleted && !live);
+        live
+    }
+
+    /// Whether `key` is there and its time has come.
+    fn is_expired(&self, key: &[u8]) -> bool {
+        let entry = self.txn.get(self.tree, key).and_then(Entry::decode);
+        entry.is_some_and(|entry| !entry.is_live(self.now))
+    }
+
+    /// Deletes `key` if it is there and its time has come; returns whether so.
+    fn delete_if_expired(&mut self, key: &[u8]) -> bool {
+        let expired = self.is_expired(key);
+        if expired {
+            self.txn.delete(self.tree, key);
+            self.expired += 1;
+        }
+        expired
+    }
+}
+
+impl<E: Env, N: Namespace> std::fmt::Debug for Update<'_, '_, E, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Update").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// Lets other tasks run before it completes.
+fn yield_now() -> impl Future<Output = ()> {
+    struct Yield(bool);
+    impl Future for Yield {
+        type Output = ();
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+    Yield(false)
+}
