@@ -149,7 +149,8 @@ fn class_of(len: usize) -> Option<usize> {
 impl ArenaHandle {
     fn take(&self, len: usize) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.0.state.borrow_mut();
-        let block = class_of(len).and_then(|class| Some((state.take_block(class, self.0.total_bytes)?, class)));
+        let block =
+            class_of(len).and_then(|class| Some((state.take_block(class, self.0.total_bytes)?, class)));
         if block.is_none() {
             state.heap_fallbacks += 1;
         }

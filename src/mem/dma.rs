@@ -32,7 +32,8 @@ impl DmaBuf {
     ///
     /// If `len` exceeds `isize::MAX` once rounded up to the alignment.
     pub fn zeroed(len: usize) -> Self {
-        let layout = Layout::from_size_align(len.max(1), Self::ALIGN).expect("a buffer fits the address space");
+        let layout =
+            Layout::from_size_align(len.max(1), Self::ALIGN).expect("a buffer fits the address space");
         // SAFETY: `layout` has a size of at least one byte.
         let ptr = unsafe { alloc_zeroed(layout) };
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };

@@ -71,7 +71,10 @@ pub struct MonotonicClock {
 
 impl MonotonicClock {
     /// A clock whose origin is now.
-    #[expect(clippy::new_without_default, reason = "reading the machine's clock should be visible at the call")]
+    #[expect(
+        clippy::new_without_default,
+        reason = "reading the machine's clock should be visible at the call"
+    )]
     pub fn new() -> Self {
         Self { origin: std::time::Instant::now() }
     }

@@ -1,5 +1,13 @@
 //! The seam to a network card: a [`PacketDevice`] receives and transmits bursts of Ethernet frames.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+mod fault;
+mod memory;
+
+pub use fault::{Fault, FaultConfig, FaultStats};
+pub use memory::MemoryDevice;
+
 use crate::error::Result;
 use crate::rt::Park;
 

@@ -1,0 +1,192 @@
+//! Timers, and what connections have to send.
+
+use std::time::Duration;
+
+use smoltcp::iface::PollResult;
+use smoltcp::socket::tcp::State;
+
+use super::super::connection::{End, Owner};
+use super::super::connections::ConnectionId;
+use super::super::neighbor::{Answer, Question};
+use super::super::resolution;
+use super::{Engine, from_wire_time, wire_time};
+use crate::net::device::PacketDevice;
+use crate::rt::Instant;
+
+/// How many frames one connection may send before the others get their turn.
+const BURST: usize = 16;
+/// When a connection that wanted to be looked at at once, but had nothing to send, is looked at again.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+
+impl Engine {
+    /// Starts a turn at time `now`.
+    pub(in super::super) fn begin(&mut self, now: Instant) {
+        self.now = self.now.max(now);
+    }
+
+    /// Puts connections whose time has come on the list of those to look at, at most `budget`, and repeats questions to neighbors.
+    pub(in super::super) fn run_timers(&mut self, budget: usize) -> usize {
+        let mut fired = 0;
+        while fired < budget
+            && let Some(index) = self.timers.pop_due(self.now)
+        {
+            fired += 1;
+            if let Some(id) = self.connections.at(index) {
+                if let Some(connection) = self.connections.get_mut(id) {
+                    connection.armed = None;
+                }
+                self.mark_dirty(id);
+            }
+        }
+        if self.neighbors.next_deadline().is_some_and(|deadline| deadline <= self.now) {
+            let due = self.neighbors.expire(self.now);
+            for question in due.questions {
+                self.ask(question);
+            }
+            for id in due.unreachable {
+                self.unreachable(id);
+            }
+        }
+        self.time_wait.expire(self.now);
+        fired
+    }
+
+    fn ask(&mut self, question: Question) {
+        resolution::ask(&mut self.outbox, &self.identity, question);
+    }
+
+    /// The next hop of `id` does not answer: a new connection fails at once; an old one keeps trying until its timeout.
+    fn unreachable(&mut self, id: ConnectionId) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        if connection.state() == State::SynSent {
+            connection.end = Some(End::Unreachable);
+            connection.silent = true;
+            self.settle(id);
+        } else {
+            self.mark_dirty(id);
+        }
+    }
+
+    /// Sends what waits for room in the device; returns how many frames.
+    pub(in super::super) fn drain(&mut self, device: &mut dyn PacketDevice) -> usize {
+        self.outbox.drain(device)
+    }
+
+    /// Lets connections send, at most about `budget` frames; returns how many.
+    pub(in super::super) fn egress(&mut self, device: &mut dyn PacketDevice, budget: usize) -> usize {
+        let mut sent = 0;
+        // Each connection on the list now gets one turn, so that one with much to send cannot hold up the rest.
+        for _ in 0..self.dirty.len() {
+            if sent >= budget || self.outbox.is_waiting() {
+                break;
+            }
+            let Some(id) = self.dirty.pop_front() else { break };
+            sent += self.serve(id, device, BURST.min(budget - sent));
+            // A question to a neighbor is staged; it must not count as a full device.
+            self.outbox.drain(device);
+        }
+        self.stats.frames_sent += u64::try_from(sent).unwrap_or(u64::MAX);
+        sent
+    }
+
+    fn serve(&mut self, id: ConnectionId, device: &mut dyn PacketDevice, limit: usize) -> usize {
+        let now = self.now;
+        let Some(connection) = self.connections.get_mut(id) else { return 0 };
+        connection.dirty = false;
+        let overdue = matches!(connection.owner, Owner::Orphan { until } if now >= until);
+        if overdue && !connection.is_over() {
+            connection.end = Some(End::TimedOut);
+            connection.socket().abort();
+        }
+        if connection.is_over() {
+            self.settle(id);
+            return 0;
+        }
+        let answer = self.neighbors.resolve(connection.next_hop, id, connection.heard, now);
+        let to = match answer {
+            Answer::Known(to, question) => {
+                connection.unresolved_since = None;
+                if let Some(question) = question {
+                    resolution::ask(&mut self.outbox, &self.identity, question);
+                    self.outbox.drain(device);
+                }
+                to
+            }
+            Answer::Unknown(question) => {
+                self.wait_for_neighbor(id, overdue);
+                if let Some(question) = question {
+                    self.ask(question);
+                }
+                return 0;
+            }
+        };
+        let before = connection.state();
+        let mut sent = 0;
+        let mut exhausted = false;
+        while sent < limit {
+            let mut port = self.outbox.sending(device, to);
+            let result = self.interface.poll_egress(wire_time(now), &mut port, &mut connection.sockets);
+            if result == PollResult::None {
+                exhausted = !self.outbox.is_waiting();
+                break;
+            }
+            sent += 1;
+            connection.last_segment = self.outbox.last_segment.take();
+        }
+        let after = connection.state();
+        if before != State::Closed && after == State::Closed && before != State::TimeWait {
+            connection.end.get_or_insert(End::TimedOut);
+            self.stats.timed_out += 1;
+        }
+        if after == State::TimeWait && exhausted {
+            connection.silent = true;
+        }
+        if overdue {
+            connection.silent = true;
+        }
+        if exhausted {
+            self.rearm(id, sent);
+        } else {
+            self.mark_dirty(id);
+        }
+        self.settle(id);
+        sent
+    }
+
+    /// Arms `id` for the time smoltcp wants to look at it again, having just sent `sent` frames.
+    fn rearm(&mut self, id: ConnectionId, sent: usize) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let linger = match connection.owner {
+            Owner::Orphan { until } => Some(until),
+            _ => None,
+        };
+        let wanted = if connection.silent {
+            None
+        } else {
+            self.interface.poll_at(wire_time(self.now), &connection.sockets).map(from_wire_time)
+        };
+        let Some(deadline) = [linger, wanted].into_iter().flatten().min() else { return };
+        let soonest = if sent == 0 { self.now + LOOK_AGAIN } else { self.now };
+        self.timers.arm(id.index, &mut connection.armed, deadline.max(soonest));
+    }
+
+    /// Leaves `id` to be woken by the neighbor cache, or to fail when it has waited for the user timeout.
+    fn wait_for_neighbor(&mut self, id: ConnectionId, overdue: bool) {
+        let Some(connection) = self.connections.get_mut(id) else { return };
+        let since = *connection.unresolved_since.get_or_insert(self.now);
+        let patience = if connection.state() == State::SynReceived {
+            self.config.handshake_timeout
+        } else {
+            self.config.user_timeout
+        };
+        let deadline = since + patience;
+        if overdue || self.now >= deadline || connection.state() == State::Closed {
+            connection.end.get_or_insert(End::TimedOut);
+            connection.silent = true;
+            self.stats.timed_out += 1;
+            self.settle(id);
+        } else {
+            self.timers.arm(id.index, &mut connection.armed, deadline);
+        }
+    }
+}
