@@ -34,8 +34,10 @@ pub(super) enum Next {
     GoOn,
     /// It ends when the replies are sent.
     Close,
-    /// CLIENT REPLY: from here on, replies are sent.
+    /// CLIENT REPLY: from here on, replies are sent, this one included.
     RepliesOn,
+    /// RESET: from here on, replies are sent; this one too, unless it was to be skipped.
+    Reset,
     /// CLIENT REPLY: from here on, no replies are sent.
     RepliesOff,
     /// CLIENT REPLY: the next command's reply is not sent.

@@ -236,13 +236,18 @@ impl<E: Env, N: Namespace> Session<E, N> {
     fn follow(&mut self, next: Next, start: usize) {
         let was = self.reply_mode;
         self.reply_mode = match (next, was) {
-            (Next::RepliesOn, _) => ReplyMode::On,
+            (Next::RepliesOn | Next::Reset, _) => ReplyMode::On,
             (Next::RepliesOff, _) | (_, ReplyMode::Off) => ReplyMode::Off,
             (Next::SkipReply, _) => ReplyMode::Skip,
             (Next::GoOn | Next::Close, _) => ReplyMode::On,
         };
-        // What switches replies on is itself replied to; what is skipped is the command after SKIP.
-        if was != ReplyMode::On && next != Next::RepliesOn {
+        // What is skipped is the command after SKIP; what switches replies on is itself replied to.
+        let is_sent = match was {
+            ReplyMode::On => true,
+            ReplyMode::Off => matches!(next, Next::RepliesOn | Next::Reset),
+            ReplyMode::Skip => next == Next::RepliesOn,
+        };
+        if !is_sent {
             self.replies.truncate(start);
         }
         self.closing |= next == Next::Close;

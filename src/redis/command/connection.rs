@@ -1,6 +1,7 @@
 //! Commands on the connection itself.
 
 use super::super::client::Client;
+use super::super::keyspace::DATABASES;
 use super::super::number::parse_i64;
 use super::super::reply::Protocol;
 use super::super::request::Request;
@@ -100,10 +101,10 @@ pub(super) fn hello<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: 
 
 pub(super) fn select<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let index = integer(&request[1])?;
-    let database = usize::try_from(index).ok().filter(|&index| index < super::super::keyspace::DATABASES);
-    // Redis takes an `int` here, and says so of what is beyond one.
+    let database = usize::try_from(index).ok().filter(|&index| index < DATABASES);
+    // Redis takes a C `int` here, and says so of what is beyond one.
     if i32::try_from(index).is_err() {
-        return Err(Failure::NOT_AN_INTEGER);
+        return Err(Failure::text("ERR value is out of range, value must between -2147483648 and 2147483647"));
     }
     ctx.client.database.set(database.ok_or(Failure::text("ERR DB index is out of range"))?);
     ctx.replies.ok();
@@ -124,7 +125,7 @@ pub(super) fn reset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcom
     client.name.borrow_mut().clear();
     ctx.replies.set_protocol(Protocol::Resp2);
     ctx.replies.simple("RESET");
-    ctx.next = Next::RepliesOn;
+    ctx.next = Next::Reset;
     Ok(())
 }
 

@@ -112,8 +112,9 @@ pub(super) async fn report<E: Env, N: Namespace>(
         None => -2,
         Some(Entry { expires_at: None, .. }) => -1,
         Some(Entry { expires_at: Some(expires_at), .. }) => {
-            let ms = if base == Base::Now { (expires_at - now).max(0) } else { expires_at };
-            if unit == Unit::Seconds { ms.saturating_add(500) / 1000 } else { ms }
+            let ms = if base == Base::Now { expires_at.saturating_sub(now).max(0) } else { expires_at };
+            // Rounded to the nearest second.
+            if unit == Unit::Seconds { ms / 1000 + i64::from(ms % 1000 >= 500) } else { ms }
         }
     };
     let time = ctx.server.keyspace.read(ctx.database(), &request[1], now, time).await?;

@@ -186,9 +186,10 @@ fn last_key<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, cursor: u64) -> Resul
     ))
 }
 
-/// Parses a cursor as C's `strtoul` does, without blanks in front: a negative number wraps around.
+/// Parses a cursor as C's `strtoul` does, without blanks in front: a negative number wraps around, no text at all is 0.
 fn parse_cursor(text: &[u8]) -> Option<u64> {
     match text {
+        [] => Some(0),
         [b'-', digits @ ..] => parse_digits(digits).map(u64::wrapping_neg),
         [b'+', digits @ ..] | digits => parse_digits(digits),
     }

@@ -1,4 +1,5 @@
 //! A stand-in for the store.
+#![allow(missing_docs, missing_debug_implementations, clippy::all, clippy::unwrap_used, clippy::cast_possible_truncation)]
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::marker::PhantomData;

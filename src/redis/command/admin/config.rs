@@ -57,15 +57,21 @@ pub(in super::super) fn config_get<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
 ) -> Outcome {
-    let patterns: Vec<Vec<u8>> = request.iter_from(2).map(<[u8]>::to_ascii_lowercase).collect();
-    let found: Vec<&str> = PARAMETERS
-        .iter()
-        .map(|(name, _)| *name)
-        .filter(|name| patterns.iter().any(|pattern| glob::matches(pattern, name.as_bytes())))
-        .collect();
+    // A parameter that is named is shown under the name the client gave it, one that a pattern matches under its own.
+    let mut found: Vec<(&[u8], &str)> = Vec::new();
+    for asked in request.iter_from(2) {
+        let is_pattern = asked.iter().any(|byte| matches!(byte, b'[' | b'*' | b'?'));
+        let lower = asked.to_ascii_lowercase();
+        for (name, _) in PARAMETERS.iter().filter(|(name, _)| glob::matches(&lower, name.as_bytes())) {
+            let shown = if is_pattern { name.as_bytes() } else { asked };
+            if !found.iter().any(|(before, _)| *before == shown) {
+                found.push((shown, name));
+            }
+        }
+    }
     ctx.replies.map(found.len());
-    for name in found {
-        ctx.replies.bulk(name.as_bytes());
+    for (shown, name) in found {
+        ctx.replies.bulk(shown);
         ctx.replies.bulk(&value(ctx.server, name));
     }
     Ok(())
