@@ -49,8 +49,8 @@ pub(super) struct Context<'a, E: Env, N: Namespace> {
     pub(super) server: &'a Server<E, N>,
     pub(super) client: &'a Rc<Client>,
     pub(super) replies: &'a mut Replies,
-    /// The newest change that must be durable before the replies are sent.
-    pub(super) commit: &'a mut Option<Commit>,
+    /// The changes that must be durable before the reply is sent.
+    pub(super) commit: Commit,
     /// The time at which the command runs.
     pub(super) now: UnixMs,
     pub(super) next: Next,
@@ -59,6 +59,10 @@ pub(super) struct Context<'a, E: Env, N: Namespace> {
 impl<E: Env, N: Namespace> Context<'_, E, N> {
     fn database(&self) -> usize {
         self.client.database.get()
+    }
+
+    fn commit(&mut self, commit: Commit) {
+        self.commit = self.commit.and(commit);
     }
 }
 

@@ -14,13 +14,13 @@
 #[allow(missing_docs)]
 pub mod standin;
 
-use std::cell::{Cell, RefCell};
+use std::cell::Cell;
 use std::future::Future;
 use std::ops::{Bound, ControlFlow};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use standin::{Db, Tree, Txn};
+use standin::{Db, Tree, Txn, WriteOptions};
 pub use standin::Commit;
 
 use crate::block::Namespace;
@@ -70,17 +70,32 @@ impl<'a> Entry<'a> {
     }
 }
 
-fn push_header(stored: &mut Vec<u8>, expires_at: Option<UnixMs>) {
-    match expires_at {
-        None => stored.push(0),
-        Some(expires_at) => {
-            stored.push(HAS_EXPIRY);
-            stored.extend_from_slice(&expires_at.to_le_bytes());
-        }
+/// What stands in front of a stored value.
+struct Header {
+    bytes: [u8; 9],
+    len: usize,
+}
+
+impl Header {
+    fn new(expires_at: Option<UnixMs>) -> Self {
+        let mut bytes = [0; 9];
+        let len = match expires_at {
+            None => 1,
+            Some(expires_at) => {
+                bytes[0] = HAS_EXPIRY;
+                bytes[1..].copy_from_slice(&expires_at.to_le_bytes());
+                9
+            }
+        };
+        Self { bytes, len }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
     }
 }
 
-fn corrupt(key: &[u8]) -> Error {
+fn corrupt_value(key: &[u8]) -> Error {
     Error::new(ErrorKind::Corrupt, "read key")
         .at(key.escape_ascii().to_string())
         .because("the stored value has an unknown form")
@@ -112,8 +127,8 @@ pub struct Keyspace<E: Env, N: Namespace> {
     trees: [Tree<E, N>; DATABASES],
     volatile: [Volatile; DATABASES],
     stats: Cell<KeyspaceStats>,
-    /// Where values get their stored form. Never borrowed across an await.
-    scratch: RefCell<Vec<u8>>,
+    /// Where values get their stored form; taken out meanwhile.
+    scratch: Cell<Vec<u8>>,
 }
 
 impl<E: Env, N: Namespace> Keyspace<E, N> {
@@ -124,7 +139,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             db,
             volatile: std::array::from_fn(|_| Volatile { possible: Cell::new(true), counted: Cell::new(0) }),
             stats: Cell::default(),
-            scratch: RefCell::default(),
+            scratch: Cell::default(),
         }
     }
 
@@ -165,7 +180,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             .get_with(key, |stored| {
                 let entry = match stored {
                     None => None,
-                    Some(stored) => Some(Entry::decode(stored).ok_or_else(|| corrupt(key))?),
+                    Some(stored) => Some(Entry::decode(stored).ok_or_else(|| corrupt_value(key))?),
                 };
                 let live = entry.filter(|entry| entry.is_live(now));
                 expired = live.is_none() && entry.is_some();
@@ -193,13 +208,13 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     ) -> Result<()> {
         let keys: Vec<&[u8]> = keys.collect();
         let mut expired = false;
-        let all = |update: &mut Update<'_, '_, E, N>| {
-            for key in &keys {
-                let live = update.get(key);
+        let all = |update: &mut Update<'_, '_>| {
+            for index in 0..keys.len() {
+                let live = update.get(index);
                 self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
                 let absent = live.is_none();
                 read(live);
-                expired |= absent && update.is_expired(key);
+                expired |= absent && update.is_expired(index);
             }
         };
         self.update(database, &keys, now, all).await?;
@@ -209,38 +224,40 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(())
     }
 
-    /// Runs `change` once, atomically, on what `keys` hold at `now`. `change` may access only those keys.
+    /// Runs `change` once, atomically, on what `keys` hold at `now`.
     ///
     /// # Errors
     ///
-    /// Those of the store; nothing was changed then.
+    /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt); nothing was changed then.
     pub async fn update<R>(
         &self,
         database: usize,
         keys: &[&[u8]],
         now: UnixMs,
-        change: impl FnOnce(&mut Update<'_, '_, E, N>) -> R,
+        change: impl FnOnce(&mut Update<'_, '_>) -> R,
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
         let run = |txn: &mut Txn<'_>| {
-            let scratch = &mut *self.scratch.borrow_mut();
-            let mut update =
-                Update { txn, tree, scratch, now, expired: 0, volatile: false, corrupt: None };
+            let scratch = self.scratch.take();
+            let mut update = Update { txn, scratch, now, expired: 0, volatile: false, corrupt: None };
             let result = change(&mut update);
-            let (expired, volatile, corrupt) = (update.expired, update.volatile, update.corrupt);
-            scratch.shrink_to(KEPT_SCRATCH_BYTES);
-            self.count(|stats| stats.expired += expired);
-            if volatile {
-                self.volatile[database].possible.set(true);
+            let Update { txn, scratch, expired, volatile, corrupt, .. } = update;
+            self.keep_scratch(scratch);
+            if let Some(index) = corrupt {
+                txn.discard();
+                return Err(corrupt_value(keys[index]));
             }
-            corrupt.map_or(Ok(result), Err)
+            self.count(|stats| stats.expired += expired);
+            self.note_volatile(database, volatile);
+            Ok(result)
         };
+        let options = WriteOptions::default();
         let (result, commit) = match *keys {
-            [key] => self.db.transact(&[(tree, key)], run).await?,
-            [first, second] => self.db.transact(&[(tree, first), (tree, second)], run).await?,
+            [key] => self.db.transact(&[(tree, key)], options, run).await?,
+            [first, second] => self.db.transact(&[(tree, first), (tree, second)], options, run).await?,
             _ => {
                 let keys: Vec<_> = keys.iter().map(|&key| (tree, key)).collect();
-                self.db.transact(&keys, run).await?
+                self.db.transact(&keys, options, run).await?
             }
         };
         Ok((result?, commit))
@@ -258,16 +275,30 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         value: &[u8],
         expires_at: Option<UnixMs>,
     ) -> Result<Commit> {
-        let ((), commit) =
-            self.update(database, &[key], UnixMs::MIN, |update| update.put(key, value, expires_at)).await?;
+        let put = |update: &mut Update<'_, '_>| update.put(0, value, expires_at);
+        let ((), commit) = self.update(database, &[key], UnixMs::MIN, put).await?;
         Ok(commit)
+    }
+
+    fn note_volatile(&self, database: usize, volatile: bool) {
+        if volatile {
+            self.volatile[database].possible.set(true);
+        }
+    }
+
+    fn keep_scratch(&self, mut scratch: Vec<u8>) {
+        scratch.clear();
+        scratch.shrink_to(KEPT_SCRATCH_BYTES);
+        self.scratch.set(scratch);
     }
 
     /// Deletes those of `keys` that are there and whose time has come; returns how many.
     pub(super) async fn delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) -> Result<usize> {
         // Nobody waits for this to become durable: after a crash the keys are expired all the same.
         let (deleted, _) = self
-            .update(database, keys, now, |update| keys.iter().filter(|key| update.delete_if_expired(key)).count())
+            .update(database, keys, now, |update| {
+                (0..keys.len()).filter(|&index| update.delete_if_expired(index)).count()
+            })
             .await?;
         Ok(deleted)
     }
@@ -289,7 +320,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         let mut cursor = self.trees[database].range(from);
         let mut visited = 0usize;
         while let Some((key, stored)) = cursor.next().await? {
-            let entry = Entry::decode(&stored).ok_or_else(|| corrupt(&key))?;
+            let entry = Entry::decode(&stored).ok_or_else(|| corrupt_value(&key))?;
             if visit(&key, entry).is_break() {
                 return Ok(true);
             }
@@ -341,7 +372,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     ///
     /// The store could not write it. Whether it survives a restart is unknown.
     pub async fn wait_durable(&self, commit: Commit) -> Result<()> {
-        self.db.wait_durable(commit).await
+        self.db.wait(commit).await
     }
 }
 
@@ -351,82 +382,81 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Keyspace<E, N> {
     }
 }
 
-/// An atomic change to some keys of a database.
-pub struct Update<'a, 't, E: Env, N: Namespace> {
+/// An atomic change to some keys of a database, each called by its index among them.
+pub struct Update<'a, 't> {
     txn: &'a mut Txn<'t>,
-    tree: &'a Tree<E, N>,
-    scratch: &'a mut Vec<u8>,
+    scratch: Vec<u8>,
     now: UnixMs,
     expired: u64,
     volatile: bool,
-    corrupt: Option<Error>,
+    /// A key whose value could not be understood.
+    corrupt: Option<usize>,
 }
 
-impl<E: Env, N: Namespace> Update<'_, '_, E, N> {
-    /// What `key` holds.
-    pub fn get(&mut self, key: &[u8]) -> Option<Entry<'_>> {
-        let stored = self.txn.get(self.tree, key)?;
-        match Entry::decode(stored) {
-            None => {
-                self.corrupt = Some(corrupt(key));
-                None
-            }
-            Some(entry) => Some(entry).filter(|entry| entry.is_live(self.now)),
+impl Update<'_, '_> {
+    /// What a key holds.
+    pub fn get(&mut self, index: usize) -> Option<Entry<'_>> {
+        let entry = Entry::decode(self.txn.get(index)?);
+        if entry.is_none() {
+            self.corrupt = Some(index);
         }
+        entry.filter(|entry| entry.is_live(self.now))
     }
 
-    /// Sets `key` to `value`, until `expires_at`.
-    pub fn put(&mut self, key: &[u8], value: &[u8], expires_at: Option<UnixMs>) {
-        self.compose(key, expires_at, |stored, _| stored.extend_from_slice(value));
+    /// Sets a key to `value`, until `expires_at`.
+    pub fn put(&mut self, index: usize, value: &[u8], expires_at: Option<UnixMs>) {
+        self.volatile |= expires_at.is_some();
+        self.txn.put_parts(index, &[Header::new(expires_at).as_bytes(), value]);
     }
 
-    /// Sets `key` to what `write` appends to its buffer, given the present value; until `expires_at`.
+    /// Sets a key to what `write` appends to its buffer, given the present value; until `expires_at`.
     pub fn compose(
         &mut self,
-        key: &[u8],
+        index: usize,
         expires_at: Option<UnixMs>,
         write: impl FnOnce(&mut Vec<u8>, Option<&[u8]>),
     ) {
-        let present = self.txn.get(self.tree, key).and_then(Entry::decode);
+        let present = self.txn.get(index).and_then(Entry::decode);
         let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
         self.scratch.clear();
-        push_header(self.scratch, expires_at);
-        write(self.scratch, present);
+        write(&mut self.scratch, present);
         self.volatile |= expires_at.is_some();
-        self.txn.put(self.tree, key, self.scratch);
+        self.txn.put_parts(index, &[Header::new(expires_at).as_bytes(), &self.scratch]);
     }
 
-    /// Changes when `key` expires, if it is there.
-    pub fn set_expiry(&mut self, key: &[u8], expires_at: Option<UnixMs>) {
-        self.compose(key, expires_at, |stored, present| stored.extend_from_slice(present.unwrap_or_default()));
+    /// Changes when a key expires, if it is there.
+    pub fn set_expiry(&mut self, index: usize, expires_at: Option<UnixMs>) {
+        if self.get(index).is_some() {
+            self.compose(index, expires_at, |value, present| value.extend_from_slice(present.unwrap_or_default()));
+        }
     }
 
-    /// Deletes `key`; returns whether it was there.
-    pub fn delete(&mut self, key: &[u8]) -> bool {
-        let live = self.get(key).is_some();
-        let deleted = self.txn.delete(self.tree, key);
+    /// Deletes a key; returns whether it was there.
+    pub fn delete(&mut self, index: usize) -> bool {
+        let live = self.get(index).is_some();
+        let deleted = self.txn.delete(index);
         self.expired += u64::from(deleted && !live);
         live
     }
 
-    /// Whether `key` is there and its time has come.
-    fn is_expired(&self, key: &[u8]) -> bool {
-        let entry = self.txn.get(self.tree, key).and_then(Entry::decode);
+    /// Whether a key is there and its time has come.
+    fn is_expired(&self, index: usize) -> bool {
+        let entry = self.txn.get(index).and_then(Entry::decode);
         entry.is_some_and(|entry| !entry.is_live(self.now))
     }
 
-    /// Deletes `key` if it is there and its time has come; returns whether so.
-    fn delete_if_expired(&mut self, key: &[u8]) -> bool {
-        let expired = self.is_expired(key);
+    /// Deletes a key if it is there and its time has come; returns whether so.
+    fn delete_if_expired(&mut self, index: usize) -> bool {
+        let expired = self.is_expired(index);
         if expired {
-            self.txn.delete(self.tree, key);
+            self.txn.delete(index);
             self.expired += 1;
         }
         expired
     }
 }
 
-impl<E: Env, N: Namespace> std::fmt::Debug for Update<'_, '_, E, N> {
+impl std::fmt::Debug for Update<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Update").field("now", &self.now).finish_non_exhaustive()
     }

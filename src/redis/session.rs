@@ -90,8 +90,8 @@ pub struct Session<E: Env, N: Namespace> {
     reply_mode: ReplyMode,
     closing: bool,
     dropped: Option<DropReason>,
-    /// The newest change that is not known to be durable.
-    commit: Option<Commit>,
+    /// The changes that are not known to be durable.
+    commit: Commit,
     /// Where the replies are that promise a change.
     promises: Vec<Range<usize>>,
 }
@@ -114,7 +114,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
             reply_mode: ReplyMode::On,
             closing: false,
             dropped: None,
-            commit: None,
+            commit: Commit::default(),
             promises: Vec::new(),
         })
     }
@@ -191,6 +191,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
             self.dropped = Some(DropReason::Killed);
         } else if self.replies.len() > self.server.limits.get().output_bytes {
             self.dropped = Some(DropReason::TooMuchOutput);
+            self.count_dropped();
         }
         match self.dropped {
             Some(reason) => Verdict::Drop(reason),
@@ -209,20 +210,19 @@ impl<E: Env, N: Namespace> Session<E, N> {
                 return;
             }
             let start = self.replies.len();
-            let mut commit = None;
             let mut ctx = Context {
                 server: &*self.server,
                 client: &self.client,
                 replies: &mut self.replies,
-                commit: &mut commit,
+                commit: Commit::default(),
                 now: self.server.unix_ms(),
                 next: Next::GoOn,
             };
             command::execute(&mut ctx, request).await;
-            let next = ctx.next;
+            let (next, commit) = (ctx.next, ctx.commit);
             self.follow(next, start);
-            if commit.is_some() {
-                self.commit = commit;
+            if commit != Commit::default() {
+                self.commit = self.commit.and(commit);
                 if self.replies.len() > start {
                     self.promises.push(start..self.replies.len());
                 }
@@ -271,9 +271,8 @@ impl<E: Env, N: Namespace> Session<E, N> {
 
     /// Waits until what the commands changed is durable. If that fails, their replies become errors.
     async fn settle(&mut self) {
-        if let Some(commit) = self.commit.take()
-            && let Err(error) = self.server.keyspace.wait_durable(commit).await
-        {
+        let commit = std::mem::take(&mut self.commit);
+        if let Err(error) = self.server.keyspace.wait_durable(commit).await {
             let text = command::describe_store_error(&error);
             for promise in self.promises.iter().rev() {
                 self.replies.replace_by_error(promise.clone(), &text);
@@ -292,6 +291,10 @@ impl<E: Env, N: Namespace> Session<E, N> {
     /// Takes the replies to send them.
     pub fn take_replies(&mut self) -> Vec<u8> {
         self.replies.take()
+    }
+
+    pub(super) fn count_dropped(&self) {
+        add(&self.server.stats.dropped_clients, 1);
     }
 
     /// Gives back the buffer of [`Session::take_replies`] when its bytes are sent.

@@ -36,7 +36,8 @@ pub(super) async fn flushdb<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> Outcome {
     check_flush_options(request)?;
-    *ctx.commit = Some(ctx.server.keyspace.clear(ctx.database()).await?);
+    let commit = ctx.server.keyspace.clear(ctx.database()).await?;
+    ctx.commit(commit);
     ctx.replies.ok();
     Ok(())
 }
@@ -47,7 +48,8 @@ pub(super) async fn flushall<E: Env, N: Namespace>(
 ) -> Outcome {
     check_flush_options(request)?;
     for database in 0..DATABASES {
-        *ctx.commit = Some(ctx.server.keyspace.clear(database).await?);
+        let commit = ctx.server.keyspace.clear(database).await?;
+    ctx.commit(commit);
     }
     ctx.replies.ok();
     Ok(())

@@ -82,20 +82,20 @@ pub(super) async fn expire<E: Env, N: Namespace>(
         .and_then(|amount| amount.checked_add(origin))
         .ok_or_else(|| invalid_expire_time(name))?;
     let key = &request[1];
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let Some(entry) = update.get(key) else { return false };
+    let change = |update: &mut Update<'_, '_>| {
+        let Some(entry) = update.get(0) else { return false };
         if !conditions.allow(entry.expires_at, expires_at) {
             return false;
         }
         if expires_at <= now {
-            update.delete(key);
+            update.delete(0);
         } else {
-            update.set_expiry(key, Some(expires_at));
+            update.set_expiry(0, Some(expires_at));
         }
         true
     };
     let (changed, commit) = ctx.server.keyspace.update(ctx.database(), &[key], now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     ctx.replies.integer(i64::from(changed));
     Ok(())
 }
@@ -127,15 +127,15 @@ pub(super) async fn persist<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> Outcome {
     let key = &request[1];
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let volatile = update.get(key).is_some_and(|entry| entry.expires_at.is_some());
+    let change = |update: &mut Update<'_, '_>| {
+        let volatile = update.get(0).is_some_and(|entry| entry.expires_at.is_some());
         if volatile {
-            update.set_expiry(key, None);
+            update.set_expiry(0, None);
         }
         volatile
     };
     let (changed, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     ctx.replies.integer(i64::from(changed));
     Ok(())
 }

@@ -19,14 +19,14 @@ pub(super) async fn delete<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, re
     let (database, now) = (ctx.database(), ctx.now);
     let keyspace = &ctx.server.keyspace;
     let delete_all =
-        |update: &mut Update<'_, '_, E, N>| request.iter_from(1).filter(|key| update.delete(key)).count();
+        |update: &mut Update<'_, '_>| (1..request.len()).filter(|index| update.delete(index - 1)).count();
     let (deleted, commit) = if request.len() == 2 {
         keyspace.update(database, &[&request[1]], now, delete_all).await?
     } else {
         let keys: Vec<&[u8]> = request.iter_from(1).collect();
         keyspace.update(database, &keys, now, delete_all).await?
     };
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     ctx.replies.count(deleted);
     Ok(())
 }
@@ -57,24 +57,21 @@ pub(super) async fn rename<E: Env, N: Namespace>(
     only_if_absent: bool,
 ) -> Outcome {
     let (from, to) = (&request[1], &request[2]);
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let Some(entry) = update.get(from) else { return Err(Failure::text("ERR no such key")) };
+    let change = |update: &mut Update<'_, '_>| {
+        let Some(entry) = update.get(0) else { return Err(Failure::text("ERR no such key")) };
         if from == to {
             return Ok(false);
         }
         let (value, expires_at) = (entry.value.to_vec(), entry.expires_at);
-        if only_if_absent && update.get(to).is_some() {
+        if only_if_absent && update.get(1).is_some() {
             return Ok(false);
         }
-        update.delete(from);
-        update.put(to, &value, expires_at);
+        update.delete(0);
+        update.put(1, &value, expires_at);
         Ok(true)
     };
-    let keys = [from, to];
-    // A store need not accept a key twice.
-    let keys = if from == to { &keys[..1] } else { &keys };
-    let (renamed, commit) = ctx.server.keyspace.update(ctx.database(), keys, ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    let (renamed, commit) = ctx.server.keyspace.update(ctx.database(), &[from, to], ctx.now, change).await?;
+    ctx.commit(commit);
     let renamed = renamed?;
     if only_if_absent {
         ctx.replies.integer(i64::from(renamed));

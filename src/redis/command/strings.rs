@@ -107,12 +107,13 @@ async fn store<E: Env, N: Namespace>(
     let keyspace = &ctx.server.keyspace;
     let unconditional = options.condition == Condition::Always && !options.get && options.expiry != Expiry::Keep;
     if unconditional {
-        *ctx.commit = Some(keyspace.put(database, key, value, expires_at).await?);
+        let commit = keyspace.put(database, key, value, expires_at).await?;
         replies.ok();
+        ctx.commit(commit);
         return Ok(());
     }
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let present = update.get(key);
+    let change = |update: &mut Update<'_, '_>| {
+        let present = update.get(0);
         let (found, kept) = (present.is_some(), present.and_then(|entry| entry.expires_at));
         if options.get {
             bulk_or_null(replies, present);
@@ -123,7 +124,7 @@ async fn store<E: Env, N: Namespace>(
             Condition::IfPresent => found,
         };
         if sets {
-            update.put(key, value, if options.expiry == Expiry::Keep { kept } else { expires_at });
+            update.put(0, value, if options.expiry == Expiry::Keep { kept } else { expires_at });
         }
         match reply {
             _ if options.get => {}
@@ -133,7 +134,7 @@ async fn store<E: Env, N: Namespace>(
         }
     };
     let ((), commit) = keyspace.update(database, &[key], ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     Ok(())
 }
 
@@ -162,12 +163,12 @@ pub(super) async fn getdel<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, re
     let key = &request[1];
     let database = ctx.database();
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        bulk_or_null(replies, update.get(key));
-        update.delete(key);
+    let change = |update: &mut Update<'_, '_>| {
+        bulk_or_null(replies, update.get(0));
+        update.delete(0);
     };
     let ((), commit) = ctx.server.keyspace.update(database, &[key], ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     Ok(())
 }
 
@@ -179,8 +180,8 @@ pub(super) async fn getex<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, req
     let key = &request[1];
     let (database, now) = (ctx.database(), ctx.now);
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let Some(entry) = update.get(key) else {
+    let change = |update: &mut Update<'_, '_>| {
+        let Some(entry) = update.get(0) else {
             replies.null();
             return Ok(());
         };
@@ -190,16 +191,16 @@ pub(super) async fn getex<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, req
         replies.bulk(entry.value);
         match expires_at {
             Some(expires_at) if expires_at <= now => {
-                update.delete(key);
+                update.delete(0);
             }
-            Some(_) => update.set_expiry(key, expires_at),
-            None if had_expiry => update.set_expiry(key, None),
+            Some(_) => update.set_expiry(0, expires_at),
+            None if had_expiry => update.set_expiry(0, None),
             None => {}
         }
         Ok(())
     };
     let (outcome, commit) = ctx.server.keyspace.update(database, &[key], now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     outcome
 }
 
@@ -226,17 +227,17 @@ async fn set_all<E: Env, N: Namespace>(
         return Err(Failure::quoting("ERR wrong number of arguments for '", name.as_bytes(), "' command"));
     }
     let keys: Vec<&[u8]> = request.iter_from(1).step_by(2).collect();
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        if only_if_absent && keys.iter().any(|key| update.get(key).is_some()) {
+    let change = |update: &mut Update<'_, '_>| {
+        if only_if_absent && (0..keys.len()).any(|index| update.get(index).is_some()) {
             return false;
         }
-        for (key, value) in keys.iter().zip(request.iter_from(2).step_by(2)) {
-            update.put(key, value, None);
+        for (index, value) in request.iter_from(2).step_by(2).enumerate() {
+            update.put(index, value, None);
         }
         true
     };
     let (set, commit) = ctx.server.keyspace.update(ctx.database(), &keys, ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     Ok(set)
 }
 
@@ -255,17 +256,17 @@ pub(super) async fn increment<E: Env, N: Namespace>(
     key: &[u8],
     amount: i64,
 ) -> Outcome {
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let present = update.get(key);
+    let change = |update: &mut Update<'_, '_>| {
+        let present = update.get(0);
         let value = present.map_or(Some(0), |entry| parse_i64(entry.value)).ok_or(Failure::NOT_AN_INTEGER)?;
         let expires_at = present.and_then(|entry| entry.expires_at);
         let sum =
             value.checked_add(amount).ok_or(Failure::text("ERR increment or decrement would overflow"))?;
-        update.compose(key, expires_at, |stored, _| push_i64(stored, sum));
+        update.compose(0, expires_at, |text, _| push_i64(text, sum));
         Ok::<_, Failure>(sum)
     };
     let (sum, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     ctx.replies.integer(sum?);
     Ok(())
 }
@@ -277,8 +278,8 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
     let key = &request[1];
     let database = ctx.database();
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let present = update.get(key);
+    let change = |update: &mut Update<'_, '_>| {
+        let present = update.get(0);
         let value = present.map_or(Some(Extended::ZERO), |entry| Extended::parse(entry.value));
         let expires_at = present.and_then(|entry| entry.expires_at);
         let (Some(value), Some(amount)) = (value, Extended::parse(&request[2])) else {
@@ -287,36 +288,35 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
         let sum = value
             .checked_add(amount)
             .ok_or(Failure::text("ERR increment would produce NaN or Infinity"))?;
-        update.compose(key, expires_at, |stored, _| {
-            let start = stored.len();
-            sum.push_decimal(stored);
-            replies.bulk(&stored[start..]);
+        update.compose(0, expires_at, |text, _| {
+            sum.push_decimal(text);
+            replies.bulk(text);
         });
         Ok(())
     };
     let (outcome, commit) = ctx.server.keyspace.update(database, &[key], ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     outcome
 }
 
 pub(super) async fn append<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let (key, tail) = (&request[1], &request[2]);
     let max_len = ctx.server.limits.get().bulk_bytes;
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let present = update.get(key);
+    let change = |update: &mut Update<'_, '_>| {
+        let present = update.get(0);
         let expires_at = present.and_then(|entry| entry.expires_at);
         let len = present.map_or(0, |entry| entry.value.len()).saturating_add(tail.len());
         if present.is_some() && len > max_len {
             return Err(Failure::TOO_LONG);
         }
-        update.compose(key, expires_at, |stored, present| {
-            stored.extend_from_slice(present.unwrap_or_default());
-            stored.extend_from_slice(tail);
+        update.compose(0, expires_at, |joined, present| {
+            joined.extend_from_slice(present.unwrap_or_default());
+            joined.extend_from_slice(tail);
         });
         Ok(len)
     };
     let (len, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     ctx.replies.count(len?);
     Ok(())
 }
@@ -331,20 +331,19 @@ pub(super) async fn setrange<E: Env, N: Namespace>(
         return strlen(ctx, request).await;
     }
     let end = check_len(ctx, offset.checked_add(part.len()))?;
-    let change = |update: &mut Update<'_, '_, E, N>| {
-        let present = update.get(key);
+    let change = |update: &mut Update<'_, '_>| {
+        let present = update.get(0);
         let expires_at = present.and_then(|entry| entry.expires_at);
         let len = present.map_or(0, |entry| entry.value.len()).max(end);
-        update.compose(key, expires_at, |stored, present| {
-            let start = stored.len();
-            stored.extend_from_slice(present.unwrap_or_default());
-            stored.resize(start + len, 0);
-            stored[start + offset..start + end].copy_from_slice(part);
+        update.compose(0, expires_at, |composed, present| {
+            composed.extend_from_slice(present.unwrap_or_default());
+            composed.resize(len, 0);
+            composed[offset..end].copy_from_slice(part);
         });
         len
     };
     let (len, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
-    *ctx.commit = Some(commit);
+    ctx.commit(commit);
     ctx.replies.count(len);
     Ok(())
 }

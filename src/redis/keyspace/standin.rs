@@ -21,9 +21,17 @@ pub struct Tree<E, N> {
     db: Db<E, N>,
     name: String,
 }
-pub struct Txn<'a>(&'a mut BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>);
-#[derive(Clone, Copy, Debug)]
-pub struct Commit;
+type Trees = BTreeMap<String, BTreeMap<Vec<u8>, Vec<u8>>>;
+pub struct Txn<'a>(&'a mut Trees, Vec<(String, Vec<u8>)>, Vec<Option<Option<Vec<u8>>>>);
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Commit(u64);
+impl Commit {
+    pub fn and(self, other: Self) -> Self {
+        Self(self.0.max(other.0))
+    }
+}
+#[derive(Default)]
+pub struct WriteOptions;
 
 impl<E, N> Db<E, N> {
     pub fn new() -> Self {
@@ -35,24 +43,57 @@ impl<E, N> Db<E, N> {
     }
     pub async fn transact<R>(
         &self,
-        _keys: &[(&Tree<E, N>, &[u8])],
+        keys: &[(&Tree<E, N>, &[u8])],
+        _options: WriteOptions,
         f: impl FnOnce(&mut Txn<'_>) -> R,
     ) -> Result<(R, Commit)> {
-        Ok((f(&mut Txn(&mut self.trees.borrow_mut())), Commit))
+        let keys: Vec<_> = keys.iter().map(|(tree, key)| (tree.name.clone(), key.to_vec())).collect();
+        let len = keys.len();
+        let mut trees = self.trees.borrow_mut();
+        let mut txn = Txn(&mut trees, keys, vec![None; len]);
+        let result = f(&mut txn);
+        let mut commit = Commit(0);
+        for ((tree, key), write) in txn.1.into_iter().zip(txn.2) {
+            let tree = txn.0.entry(tree).or_default();
+            match write {
+                None => continue,
+                Some(None) => drop(tree.remove(&key)),
+                Some(Some(value)) => drop(tree.insert(key, value)),
+            }
+            commit = Commit(1);
+        }
+        Ok((result, commit))
     }
-    pub async fn wait_durable(&self, _commit: Commit) -> Result<()> {
+    pub async fn wait(&self, _commit: Commit) -> Result<()> {
         Ok(())
     }
 }
 impl Txn<'_> {
-    pub fn get<E, N>(&self, tree: &Tree<E, N>, key: &[u8]) -> Option<&[u8]> {
-        self.0.get(&tree.name).and_then(|tree| tree.get(key)).map(Vec::as_slice)
+    fn canonical(&self, index: usize) -> usize {
+        self.1.iter().position(|key| *key == self.1[index]).unwrap()
     }
-    pub fn put<E, N>(&mut self, tree: &Tree<E, N>, key: &[u8], value: &[u8]) {
-        self.0.entry(tree.name.clone()).or_default().insert(key.to_vec(), value.to_vec());
+    pub fn get(&self, index: usize) -> Option<&[u8]> {
+        let index = self.canonical(index);
+        match &self.2[index] {
+            Some(write) => write.as_deref(),
+            None => self.0.get(&self.1[index].0)?.get(&self.1[index].1).map(Vec::as_slice),
+        }
     }
-    pub fn delete<E, N>(&mut self, tree: &Tree<E, N>, key: &[u8]) -> bool {
-        self.0.get_mut(&tree.name).is_some_and(|tree| tree.remove(key).is_some())
+    pub fn put_parts(&mut self, index: usize, parts: &[&[u8]]) {
+        let index = self.canonical(index);
+        self.2[index] = Some(Some(parts.concat()));
+    }
+    pub fn put(&mut self, index: usize, value: &[u8]) {
+        self.put_parts(index, &[value]);
+    }
+    pub fn delete(&mut self, index: usize) -> bool {
+        let there = self.get(index).is_some();
+        let index = self.canonical(index);
+        self.2[index] = Some(None);
+        there
+    }
+    pub fn discard(&mut self) {
+        self.2.fill(None);
     }
 }
 impl<E, N> Tree<E, N> {
@@ -65,7 +106,7 @@ impl<E, N> Tree<E, N> {
     }
     pub async fn clear(&self) -> Result<Commit> {
         self.db.trees.borrow_mut().get_mut(&self.name).unwrap().clear();
-        Ok(Commit)
+        Ok(Commit(1))
     }
     pub async fn random(&self, seed: u64) -> Result<Option<Vec<u8>>> {
         let trees = self.db.trees.borrow();
