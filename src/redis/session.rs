@@ -162,7 +162,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
         let mut more = false;
         while !self.closing && self.dropped.is_none() {
             if self.replies.len() >= OUTPUT_MARK_BYTES {
-                more = true;
+                more = !self.input.unread().is_empty();
                 break;
             }
             let limits = self.server.limits.get();
@@ -316,3 +316,6 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Session<E, N> {
         f.debug_struct("Session").field("client", &self.client).field("closing", &self.closing).finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

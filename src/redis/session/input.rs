@@ -157,7 +157,8 @@ mod tests {
         let mut input = Input::new();
         input.want(100_000);
         while input.unread().len() < 100_000 {
-            receive(&mut input, &vec![0; 100_000 - input.unread().len()]);
+            let missing = 100_000 - input.unread().len();
+            receive(&mut input, &vec![0; missing]);
         }
         assert!(input.capacity() < 140_000, "{}", input.capacity());
     }
