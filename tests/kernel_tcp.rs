@@ -308,3 +308,38 @@ fn a_plain_client_is_served() {
     });
     assert_eq!(&client.join().expect("no panic"), b"hello");
 }
+
+#[test]
+fn a_stream_is_used_from_another_core() {
+    use boson::net::RemoteStream;
+    use boson::rt::CoreThread;
+
+    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [10; 32]);
+    let other = CoreThread::start("other".to_owned(), config).expect("starts");
+    run(async {
+        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
+        let address = listener.local_addr();
+        let remote = other.handle().spawn("connect", move || async move {
+            RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+        });
+        let (server, _) = listener.accept().await.expect("accept");
+        let remote = remote.await.expect("no panic");
+        assert_eq!(remote.local_addr(), server.peer_addr());
+        for round in 0..100u8 {
+            let (result, sent) = remote.write(vec![round; 100]).await;
+            assert_eq!((result.expect("write"), sent.len()), (100, 100));
+            let (result, got) = server.read(Vec::with_capacity(100)).await;
+            assert_eq!((result.expect("read"), got), (100, vec![round; 100]));
+            server.write_all(vec![round; 10]).await.0.expect("write");
+            let (result, got) = remote.read(Vec::with_capacity(100)).await;
+            assert_eq!((result.expect("read"), got), (10, vec![round; 10]));
+        }
+        remote.shutdown(Shutdown::Write);
+        assert_eq!(server.read(Vec::with_capacity(8)).await.0.expect("half closed"), 0);
+        server.write_all(&b"bye"[..]).await.0.expect("the other half is open");
+        assert_eq!(remote.read(Vec::with_capacity(8)).await.1, b"bye");
+        drop(other);
+        let (result, _) = remote.read(Vec::with_capacity(8)).await;
+        assert_eq!(result.expect_err("its core is gone").kind(), ErrorKind::Closed);
+    });
+}

@@ -4,6 +4,7 @@ mod config;
 mod doctor;
 mod echo;
 mod listen;
+mod metrics;
 mod options;
 mod start;
 

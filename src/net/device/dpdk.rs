@@ -31,11 +31,14 @@
 //! The kernel's own stack still sees every frame that arrives at `v0`. Give `v0` no address, and turn off IPv6 on it
 //! (`sysctl net.ipv6.conf.v0.disable_ipv6=1`), so that only boson answers.
 
+mod attach;
 mod devargs;
 mod eal;
 mod idle;
 mod log;
+mod pool;
 mod port;
 
 pub use eal::{EAL_MEMORY_MIB, Eal, EalConfig};
-pub use port::{DpdkPort, MAX_MBUFS, PortConfig};
+pub use pool::MAX_MBUFS;
+pub use port::{DpdkPort, PortConfig};

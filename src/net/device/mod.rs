@@ -4,9 +4,11 @@
 pub mod dpdk;
 mod fault;
 mod memory;
+mod tap;
 
 pub use fault::{Fault, FaultConfig, FaultStats};
 pub use memory::MemoryDevice;
+pub use tap::{TapConfig, TapDevice};
 
 use crate::error::Result;
 use crate::rt::Park;

@@ -45,7 +45,7 @@ const MAX_BUFFER_BYTES: usize = 1 << 30;
 const UNSCALED_WINDOW: usize = 65_535;
 
 impl StackConfig {
-    /// The defaults: 65,536 connections, 64 KiB buffers, keepalive after 60 s, user timeout 150 s, handshake and linger 30 s.
+    /// The defaults: 65,536 connections, 64 KiB buffers, keepalive after 30 s, user timeout 180 s, handshake and linger 30 s.
     pub fn new(addresses: Vec<IpCidr>, seed: [u8; 32]) -> Self {
         Self {
             addresses,
@@ -55,8 +55,8 @@ impl StackConfig {
             receive_buffer_bytes: UNSCALED_WINDOW,
             send_buffer_bytes: 65_536,
             ack_delay: Duration::from_millis(5),
-            keepalive: Duration::from_secs(60),
-            user_timeout: Duration::from_secs(150),
+            keepalive: Duration::from_secs(30),
+            user_timeout: Duration::from_secs(180),
             handshake_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(30),
         }
@@ -86,7 +86,7 @@ impl StackConfig {
             let count = self.addresses.len();
             return refuse(format!("it needs 1 to {MAX_ADDRESSES} addresses and was given {count}"));
         }
-        if let Some(own) = self.addresses.iter().find(|own| !is_host_address(own)) {
+        if let Some(own) = self.addresses.iter().find(|own| !own.is_host()) {
             return refuse(format!("{own} is not the address of one host on a network"));
         }
         let own_addresses = || self.addresses.iter().map(IpCidr::address);
@@ -119,14 +119,4 @@ impl StackConfig {
         }
         Ok(())
     }
-}
-
-fn is_host_address(own: &IpCidr) -> bool {
-    let is_unicast = match own.address() {
-        IpAddr::V4(v4) => {
-            !v4.is_unspecified() && !v4.is_broadcast() && !v4.is_multicast() && !v4.is_loopback()
-        }
-        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_loopback(),
-    };
-    is_unicast && own.broadcast() != Some(own.address())
 }

@@ -94,11 +94,11 @@ pub(super) struct Connection {
     pub(super) dirty: bool,
     /// What it is armed for in the timers.
     pub(super) armed: Option<Instant>,
-    /// Since when the Ethernet address of the next hop is missing.
-    pub(super) unresolved_since: Option<Instant>,
     /// The station that the last segment came from, and when.
     pub(super) heard: Option<(Mac, Instant)>,
     pub(super) last_segment: Option<SentSegment>,
+    /// How many bare acknowledgements were sent since anything was received, read or written.
+    pub(super) bare_streak: u32,
     /// Whether it has nothing left to send, ever. smoltcp must not run its timers any more: in TIME-WAIT they would throw
     /// away received bytes that nobody read yet.
     pub(super) silent: bool,
@@ -133,9 +133,9 @@ impl Connection {
             reading_ended: false,
             dirty: false,
             armed: None,
-            unresolved_since: None,
             heard: None,
             last_segment: None,
+            bare_streak: 0,
             silent: false,
         }
     }

@@ -8,6 +8,20 @@ use crate::error::{Error, ErrorKind, Result};
 /// `RTE_DEV_NAME_MAX_LEN`, of which one byte is the terminator.
 const MAX_NAME_BYTES: usize = 63;
 
+/// What a driver of the kernel's interfaces may not be without (capabilities(7)).
+struct Right {
+    driver: &'static str,
+    name: &'static str,
+    bit: u32,
+}
+
+const RIGHTS: [Right; 4] = [
+    Right { driver: "net_af_packet", name: "cap_net_raw", bit: 13 },
+    Right { driver: "eth_af_packet", name: "cap_net_raw", bit: 13 },
+    Right { driver: "net_af_xdp", name: "cap_net_admin", bit: 12 },
+    Right { driver: "net_tap", name: "cap_net_admin", bit: 12 },
+];
+
 /// A device in DPDK's notation: a name, and after a comma the driver's arguments.
 #[derive(Debug)]
 pub(super) struct Devargs {
@@ -92,6 +106,14 @@ impl Devargs {
         Ok(())
     }
 
+    /// The capability that the driver needs and the calling thread lacks, if it is known to.
+    pub(super) fn missing_right(&self) -> Option<&'static str> {
+        let needed = RIGHTS.iter().find(|right| self.name.starts_with(right.driver))?;
+        let status = fs::read_to_string("/proc/thread-self/status").ok()?;
+        let effective = effective_capabilities(&status)?;
+        (effective & (1 << needed.bit) == 0).then_some(needed.name)
+    }
+
     /// The interface of the kernel that the device stands on; it must exist before.
     fn kernel_interface(&self) -> Option<&str> {
         let drivers = ["net_af_packet", "eth_af_packet", "net_af_xdp"];
@@ -115,6 +137,12 @@ fn pci_address(name: &str) -> Option<String> {
         && is_hex(bus, 2)
         && is_hex(domain, 4);
     is_address.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
+}
+
+/// The line `CapEff` of `/proc/PID/status`.
+fn effective_capabilities(status: &str) -> Option<u64> {
+    let digits = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    u64::from_str_radix(digits.trim(), 16).ok()
 }
 
 /// The interfaces in `/proc/net/dev`: two lines of headings, then `NAME: counters`.
@@ -201,6 +229,14 @@ mod tests {
         let error = Devargs::parse("ffff:ff:1f.7").expect("valid").check_presence().expect_err("refused");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         assert!(error.to_string().contains("no such PCI device"), "{error}");
+    }
+
+    #[test]
+    fn capabilities_are_read_from_the_threads_status() {
+        let status = "Name:\tboson\nCapPrm:\t0\nCapEff:\t0000000000002000\nCapBnd:\t000001ffffffffff\n";
+        assert_eq!(effective_capabilities(status), Some(1 << 13));
+        assert_eq!(effective_capabilities("Name:\tboson\n"), None);
+        assert_eq!(Devargs::parse("net_ring0").expect("valid").missing_right(), None);
     }
 
     #[test]

@@ -13,6 +13,9 @@ const INFO: u32 = 7;
 /// What [`capture`] keeps at most; the first error of a call is the one that says why.
 const MAX_REASON_BYTES: usize = 1_024;
 
+/// Between the errors of one call.
+pub(super) const SEPARATOR: &str = "; ";
+
 /// The errors logged during the running [`capture`]; `None` outside of one.
 static REASON: Mutex<Option<String>> = Mutex::new(None);
 
@@ -28,7 +31,7 @@ pub(super) fn redirect() {
     debug_assert_eq!(result, 0, "rte_openlog_stream only stores the stream");
 }
 
-/// Runs `call` and returns, beside its result, the errors that DPDK logged meanwhile, joined by "; ". The caller holds the lock of the EAL's
+/// Runs `call` and returns, beside its result, the errors that DPDK logged meanwhile, joined by [`SEPARATOR`]. The caller holds the lock of the EAL's
 /// control plane, so that no other call's errors are among them.
 pub(super) fn capture<T>(call: impl FnOnce() -> T) -> (T, String) {
     let swap = |new| std::mem::replace(&mut *REASON.lock().unwrap_or_else(PoisonError::into_inner), new);
@@ -57,7 +60,7 @@ fn keep_or_log(level: u32, line: &str) {
         if let Some(reason) = reason.as_mut() {
             if reason.len() + line.len() <= MAX_REASON_BYTES {
                 if !reason.is_empty() {
-                    reason.push_str("; ");
+                    reason.push_str(SEPARATOR);
                 }
                 reason.push_str(line);
             }
