@@ -53,6 +53,7 @@ pub mod mem;
 pub mod net;
 pub mod redis;
 pub mod rt;
+pub mod sim;
 pub mod store;
 
 pub use error::{BufResult, Error, ErrorKind, Outcome, Result};
