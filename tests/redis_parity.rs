@@ -48,7 +48,8 @@ fn compare(redis: &mut Redis, boson: &mut Boson, marked: &str) -> Result<(), Str
 
 /// Whether both are integers, and not further apart than the time that may have passed between them.
 fn close(expected: &[u8], actual: &[u8]) -> bool {
-    let number = |reply: &[u8]| std::str::from_utf8(reply).ok()?.trim().strip_prefix(':')?.parse::<i64>().ok();
+    let number =
+        |reply: &[u8]| std::str::from_utf8(reply).ok()?.trim().strip_prefix(':')?.parse::<i64>().ok();
     match (number(expected), number(actual)) {
         (Some(a), Some(b)) => a == b || (a >= 0 && b >= 0 && a.abs_diff(b) <= 1 + a.unsigned_abs() / 20),
         _ => false,
@@ -60,7 +61,8 @@ fn run_script(resp3: bool) {
     let mut boson = Boson::new();
     let mut problems = Vec::new();
     let hello: &[&str] = if resp3 { &["^hello 3"] } else { &[] };
-    let lines = SCRIPT.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("# ") && *line != "#");
+    let lines =
+        SCRIPT.lines().filter(|line| !line.trim().is_empty() && !line.starts_with("# ") && *line != "#");
     for line in hello.iter().copied().chain(lines) {
         problems.extend(compare(&mut redis, &mut boson, line).err());
     }
@@ -92,7 +94,8 @@ fn random_commands_reply_as_redis_does() {
                 panic!("BOSON_SEED={seed}: {problem}");
             }
         }
-        compare(&mut redis, &mut boson, "%keys *").unwrap_or_else(|problem| panic!("BOSON_SEED={seed}: {problem}"));
+        compare(&mut redis, &mut boson, "%keys *")
+            .unwrap_or_else(|problem| panic!("BOSON_SEED={seed}: {problem}"));
     }
 }
 
@@ -196,7 +199,17 @@ fn scans_find_what_redis_finds() {
         let request = format!("set {}:{index} v\r\n", ["user", "item", "us"][index % 3]).into_bytes();
         assert_eq!(redis.call(&request), boson.call(&request));
     }
-    for options in ["", "count 1", "count 7", "count 1000", "match user:*", "match *1 count 3", "match u?er:1* count 5", "match x* count 2", "type hash count 9"] {
+    for options in [
+        "",
+        "count 1",
+        "count 7",
+        "count 1000",
+        "match user:*",
+        "match *1 count 3",
+        "match u?er:1* count 5",
+        "match x* count 2",
+        "type hash count 9",
+    ] {
         let mut expected = redis.scan(options);
         expected.sort();
         expected.dedup();
@@ -218,6 +231,7 @@ fn patterns_match_what_redis_matches() {
     let seed = std::env::var("BOSON_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
     for pattern in random::patterns(seed).take(5_000) {
         let command = format!("%keys \"{}\"", pattern.replace('\\', "\\\\"));
-        compare(&mut redis, &mut boson, &command).unwrap_or_else(|problem| panic!("BOSON_SEED={seed}: {problem}"));
+        compare(&mut redis, &mut boson, &command)
+            .unwrap_or_else(|problem| panic!("BOSON_SEED={seed}: {problem}"));
     }
 }

@@ -86,7 +86,8 @@ impl Client {
 
     /// The line of CLIENT LIST and CLIENT INFO, without its end.
     pub(super) fn describe(&self, now: Instant) -> Vec<u8> {
-        let mut line = format!("id={} addr={} laddr={} fd=-1 name=", self.id, self.peer, self.local).into_bytes();
+        let mut line =
+            format!("id={} addr={} laddr={} fd=-1 name=", self.id, self.peer, self.local).into_bytes();
         line.extend_from_slice(&self.name.borrow());
         let buffered = self.input_capacity_bytes.get() + self.output_bytes.get();
         let mut rest = String::new();

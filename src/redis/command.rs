@@ -17,13 +17,13 @@ use std::rc::Rc;
 
 use self::table::{Command, Id};
 use super::client::Client;
-use super::keyspace::{Commit, UnixMs};
+use super::keyspace::UnixMs;
 use super::number::parse_i64;
 use super::reply::Replies;
 use super::request::Request;
 use super::server::{Server, add};
 use crate::block::Namespace;
-use crate::store::Env;
+use crate::store::{Commit, Env};
 use crate::{Error, ErrorKind};
 
 /// What becomes of a connection after a command.
@@ -300,9 +300,7 @@ async fn run_rare<E: Env, N: Namespace>(
         Id::Ttl => expiration::report(ctx, request, Unit::Seconds, Base::Now).await,
         Id::Pttl => expiration::report(ctx, request, Unit::Milliseconds, Base::Now).await,
         Id::ExpireTime => expiration::report(ctx, request, Unit::Seconds, Base::Epoch).await,
-        Id::PExpireTime => {
-            expiration::report(ctx, request, Unit::Milliseconds, Base::Epoch).await
-        }
+        Id::PExpireTime => expiration::report(ctx, request, Unit::Milliseconds, Base::Epoch).await,
         Id::Persist => expiration::persist(ctx, request).await,
         Id::Type => keys::key_type(ctx, request).await,
         Id::Keys => keys::keys(ctx, request).await,

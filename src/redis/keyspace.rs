@@ -11,20 +11,14 @@
 //! so that expiry times survive a restart without more ado. A key whose time has come is absent from every access, and is
 //! deleted by the first one that meets it, or by the [active expiry](super::expiry).
 
-#[allow(missing_docs)]
-pub mod standin;
-
 use std::cell::Cell;
 use std::future::Future;
 use std::ops::{Bound, ControlFlow};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-use standin::{Db, Tree, Txn, WriteOptions};
-pub use standin::Commit;
-
 use crate::block::Namespace;
-use crate::store::Env;
+use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
 use crate::{Error, ErrorKind, Result};
 
 /// How many databases there are.
@@ -124,7 +118,7 @@ pub(super) struct Volatile {
 /// The databases.
 pub struct Keyspace<E: Env, N: Namespace> {
     db: Db<E, N>,
-    trees: [Tree<E, N>; DATABASES],
+    trees: Vec<Tree<E, N>>,
     volatile: [Volatile; DATABASES],
     stats: Cell<KeyspaceStats>,
     /// Where values get their stored form; taken out meanwhile.
@@ -133,14 +127,27 @@ pub struct Keyspace<E: Env, N: Namespace> {
 
 impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// The databases of `db`.
-    pub fn new(db: Db<E, N>) -> Self {
-        Self {
-            trees: std::array::from_fn(|index| db.tree(&index.to_string())),
+    ///
+    /// # Errors
+    ///
+    /// [`LimitReached`](ErrorKind::LimitReached) if the store has too many other trees.
+    pub fn new(db: Db<E, N>) -> Result<Self> {
+        let mut trees = Vec::with_capacity(DATABASES);
+        for index in 0..DATABASES {
+            trees.push(db.tree(&index.to_string())?);
+        }
+        Ok(Self {
+            trees,
             db,
             volatile: std::array::from_fn(|_| Volatile { possible: Cell::new(true), counted: Cell::new(0) }),
             stats: Cell::default(),
             scratch: Cell::default(),
-        }
+        })
+    }
+
+    /// The store.
+    pub fn db(&self) -> &Db<E, N> {
+        &self.db
     }
 
     /// What happened to keys since the start.
@@ -163,7 +170,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         &self.volatile[database]
     }
 
-    /// Gives `read` what `key` holds at `now`, without a copy, and returns what it returns.
+    /// Calls `read` once with what `key` holds at `now`, without a copy, and returns what it returns.
     ///
     /// # Errors
     ///
@@ -173,25 +180,23 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         database: usize,
         key: &[u8],
         now: UnixMs,
-        read: impl FnOnce(Option<Entry<'_>>) -> R,
+        mut read: impl FnMut(Option<Entry<'_>>) -> R,
     ) -> Result<R> {
-        let mut expired = false;
-        let result = self.trees[database]
-            .get_with(key, |stored| {
-                let entry = match stored {
-                    None => None,
-                    Some(stored) => Some(Entry::decode(stored).ok_or_else(|| corrupt_value(key))?),
-                };
-                let live = entry.filter(|entry| entry.is_live(now));
-                expired = live.is_none() && entry.is_some();
-                self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
-                Ok(read(live))
-            })
-            .await?;
-        if expired {
+        let found = self.trees[database].get_with(key, |stored| match Entry::decode(stored) {
+            None => Err(corrupt_value(key)),
+            Some(entry) if entry.is_live(now) => Ok(Some(read(Some(entry)))),
+            Some(_) => Ok(None),
+        });
+        let found = found.await?.transpose()?;
+        if let Some(Some(result)) = found {
+            self.count(|stats| stats.hits += 1);
+            return Ok(result);
+        }
+        self.count(|stats| stats.misses += 1);
+        if found.is_some() {
             self.delete_expired(database, &[key], now).await?;
         }
-        result
+        Ok(read(None))
     }
 
     /// Gives `read` what each of `keys` holds, all at the same time.
@@ -208,7 +213,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     ) -> Result<()> {
         let keys: Vec<&[u8]> = keys.collect();
         let mut expired = false;
-        let all = |update: &mut Update<'_, '_>| {
+        let all = |update: &mut Update<'_>| {
             for index in 0..keys.len() {
                 let live = update.get(index);
                 self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
@@ -217,7 +222,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 expired |= absent && update.is_expired(index);
             }
         };
-        self.update(database, &keys, now, all).await?;
+        // It writes nothing, so there is nothing to wait for.
+        let ((), _) = self.update(database, &keys, now, all).await?;
         if expired {
             self.delete_expired(database, &keys, now).await?;
         }
@@ -234,10 +240,11 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         database: usize,
         keys: &[&[u8]],
         now: UnixMs,
-        change: impl FnOnce(&mut Update<'_, '_>) -> R,
+        change: impl FnOnce(&mut Update<'_>) -> R,
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
-        let run = |txn: &mut Txn<'_>| {
+        let mut writes_volatile = false;
+        let run = |txn: &mut Txn| {
             let scratch = self.scratch.take();
             let mut update = Update { txn, scratch, now, expired: 0, volatile: false, corrupt: None };
             let result = change(&mut update);
@@ -248,18 +255,20 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 return Err(corrupt_value(keys[index]));
             }
             self.count(|stats| stats.expired += expired);
-            self.note_volatile(database, volatile);
+            writes_volatile = volatile;
             Ok(result)
         };
         let options = WriteOptions::default();
         let (result, commit) = match *keys {
-            [key] => self.db.transact(&[(tree, key)], options, run).await?,
-            [first, second] => self.db.transact(&[(tree, first), (tree, second)], options, run).await?,
+            [key] => self.db.apply(&[(tree, key)], options, run).await?,
+            [first, second] => self.db.apply(&[(tree, first), (tree, second)], options, run).await?,
             _ => {
                 let keys: Vec<_> = keys.iter().map(|&key| (tree, key)).collect();
-                self.db.transact(&keys, options, run).await?
+                self.db.apply(&keys, options, run).await?
             }
         };
+        // Only now, so that no pass of active expiry can have ended in between.
+        self.note_volatile(database, writes_volatile);
         Ok((result?, commit))
     }
 
@@ -275,9 +284,13 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         value: &[u8],
         expires_at: Option<UnixMs>,
     ) -> Result<Commit> {
-        let put = |update: &mut Update<'_, '_>| update.put(0, value, expires_at);
-        let ((), commit) = self.update(database, &[key], UnixMs::MIN, put).await?;
-        Ok(commit)
+        let mut stored = self.scratch.take();
+        stored.extend_from_slice(Header::new(expires_at).as_bytes());
+        stored.extend_from_slice(value);
+        let result = self.trees[database].apply_put(key, &stored, WriteOptions::default()).await;
+        self.keep_scratch(stored);
+        self.note_volatile(database, expires_at.is_some());
+        result
     }
 
     fn note_volatile(&self, database: usize, volatile: bool) {
@@ -317,7 +330,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         from: Bound<&[u8]>,
         mut visit: impl FnMut(&[u8], Entry<'_>) -> ControlFlow<()>,
     ) -> Result<bool> {
-        let mut cursor = self.trees[database].range(from);
+        let mut cursor = self.trees[database].range((from, Bound::Unbounded));
         let mut visited = 0usize;
         while let Some((key, stored)) = cursor.next().await? {
             let entry = Entry::decode(&stored).ok_or_else(|| corrupt_value(&key))?;
@@ -343,7 +356,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     ///
     /// Those of the store.
     pub async fn clear(&self, database: usize) -> Result<Commit> {
-        self.trees[database].clear().await
+        self.trees[database].apply_clear(WriteOptions::default()).await
     }
 
     /// A key of a database, chosen by numbers from `random`; `None` if there is none.
@@ -358,7 +371,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         mut random: impl FnMut() -> u64,
     ) -> Result<Option<Vec<u8>>> {
         for _ in 0..RANDOM_TRIES {
-            let Some(key) = self.trees[database].random(random()).await? else { break };
+            let Some(key) = self.trees[database].random(&mut random).await? else { break };
             if self.read(database, &key, now, |entry| entry.is_some()).await? {
                 return Ok(Some(key));
             }
@@ -383,8 +396,8 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Keyspace<E, N> {
 }
 
 /// An atomic change to some keys of a database, each called by its index among them.
-pub struct Update<'a, 't> {
-    txn: &'a mut Txn<'t>,
+pub struct Update<'a> {
+    txn: &'a mut Txn,
     scratch: Vec<u8>,
     now: UnixMs,
     expired: u64,
@@ -393,7 +406,7 @@ pub struct Update<'a, 't> {
     corrupt: Option<usize>,
 }
 
-impl Update<'_, '_> {
+impl Update<'_> {
     /// What a key holds.
     pub fn get(&mut self, index: usize) -> Option<Entry<'_>> {
         let entry = Entry::decode(self.txn.get(index)?);
@@ -427,7 +440,9 @@ impl Update<'_, '_> {
     /// Changes when a key expires, if it is there.
     pub fn set_expiry(&mut self, index: usize, expires_at: Option<UnixMs>) {
         if self.get(index).is_some() {
-            self.compose(index, expires_at, |value, present| value.extend_from_slice(present.unwrap_or_default()));
+            self.compose(index, expires_at, |value, present| {
+                value.extend_from_slice(present.unwrap_or_default())
+            });
         }
     }
 
@@ -456,7 +471,7 @@ impl Update<'_, '_> {
     }
 }
 
-impl std::fmt::Debug for Update<'_, '_> {
+impl std::fmt::Debug for Update<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Update").field("now", &self.now).finish_non_exhaustive()
     }

@@ -253,16 +253,20 @@ mod tests {
         use resp3::types::BorrowedFrame as Three;
 
         let attributes = None;
-        let expected =
-            encoded(Two::SimpleString(b"OK"), Three::SimpleString { data: b"OK", attributes: attributes.clone() });
+        let expected = encoded(
+            Two::SimpleString(b"OK"),
+            Three::SimpleString { data: b"OK", attributes: attributes.clone() },
+        );
         assert_eq!(both(Replies::ok), expected);
         for data in [0, 7, -7, 1_234_567, i64::MAX, i64::MIN] {
-            let expected = encoded(Two::Integer(data), Three::Number { data, attributes: attributes.clone() });
+            let expected =
+                encoded(Two::Integer(data), Three::Number { data, attributes: attributes.clone() });
             assert_eq!(both(|replies| replies.integer(data)), expected);
         }
         for len in [0, 1, 9, 10, 99, 100, 70_000] {
             let data = &*vec![b'x'; len];
-            let expected = encoded(Two::BulkString(data), Three::BlobString { data, attributes: attributes.clone() });
+            let expected =
+                encoded(Two::BulkString(data), Three::BlobString { data, attributes: attributes.clone() });
             assert_eq!(both(|replies| replies.bulk(data)), expected);
             let number = u64::try_from(len).expect("small");
             let data = number.to_string();
@@ -279,7 +283,8 @@ mod tests {
         for len in [0, 1, 12] {
             let two = vec![Two::Integer(1); len];
             let three = vec![Three::Number { data: 1, attributes: None }; len];
-            let expected = encoded(Two::Array(&two), Three::Array { data: &three, attributes: attributes.clone() });
+            let expected =
+                encoded(Two::Array(&two), Three::Array { data: &three, attributes: attributes.clone() });
             let array = |replies: &mut Replies| {
                 replies.array(len);
                 (0..len).for_each(|_| replies.integer(1));
@@ -305,7 +310,10 @@ mod tests {
 
     #[test]
     fn an_error_never_contains_a_line_end_or_needs_utf8() {
-        assert_eq!(written(Protocol::Resp2, |replies| replies.error(b"ERR a\r\nb\xff")), b"-ERR a  b\xff\r\n");
+        assert_eq!(
+            written(Protocol::Resp2, |replies| replies.error(b"ERR a\r\nb\xff")),
+            b"-ERR a  b\xff\r\n"
+        );
     }
 
     #[test]

@@ -165,8 +165,7 @@ impl Parser {
                     let Some(end) = self.find_line_end(input, ProtocolError::TooBigMultibulkCount)? else {
                         return Ok(Progress::Incomplete { wanted_bytes: input.len() + 1 });
                     };
-                    let count =
-                        parse_i64(&input[1..end]).ok_or(ProtocolError::InvalidMultibulkLength)?;
+                    let count = parse_i64(&input[1..end]).ok_or(ProtocolError::InvalidMultibulkLength)?;
                     // A negative count is an empty request, as zero is.
                     let count = usize::try_from(count).unwrap_or(0);
                     if count > MAX_ARGUMENTS {
@@ -215,7 +214,8 @@ impl Parser {
 
     /// The request that [`Parser::parse`] found complete in `input`.
     pub fn request<'a>(&'a self, input: &'a [u8]) -> Request<'a> {
-        let bytes = if matches!(self.state, State::Complete { inline: true }) { &self.unquoted } else { input };
+        let bytes =
+            if matches!(self.state, State::Complete { inline: true }) { &self.unquoted } else { input };
         Request { bytes, arguments: &self.arguments }
     }
 

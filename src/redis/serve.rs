@@ -95,7 +95,11 @@ enum End {
 pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, stream: TcpStream) {
     let (peer, local) = (stream.peer_addr().to_string(), stream.local_addr().to_string());
     let Some(mut session) = Session::new(&server, peer, local) else {
-        tracing::warn!("client {} refused: {} clients are connected", stream.peer_addr(), server.client_count());
+        tracing::warn!(
+            "client {} refused: {} clients are connected",
+            stream.peer_addr(),
+            server.client_count()
+        );
         // A new connection's send buffer has room for one line.
         let _ = stream.try_write(TOO_MANY_CLIENTS);
         return;

@@ -74,7 +74,14 @@ pub struct Config {
 impl Default for Config {
     /// The default limits, no password, port 6380, and a seed of zeros.
     fn default() -> Self {
-        Self { limits: Limits::default(), password: None, port: 6380, seed: [0; 32], process_id: 0, appendfsync: "everysec" }
+        Self {
+            limits: Limits::default(),
+            password: None,
+            port: 6380,
+            seed: [0; 32],
+            process_id: 0,
+            appendfsync: "everysec",
+        }
     }
 }
 
@@ -103,8 +110,15 @@ pub(super) fn add(counter: &Cell<u64>, amount: usize) {
 
 impl Stats {
     pub(super) fn reset(&self) {
-        let Self { connections, rejected_connections, commands, errors, input_bytes, output_bytes, dropped_clients } =
-            self;
+        let Self {
+            connections,
+            rejected_connections,
+            commands,
+            errors,
+            input_bytes,
+            output_bytes,
+            dropped_clients,
+        } = self;
         for counter in
             [connections, rejected_connections, commands, errors, input_bytes, output_bytes, dropped_clients]
         {
@@ -264,6 +278,9 @@ impl<E: Env, N: Namespace> Server<E, N> {
 
 impl<E: Env, N: Namespace> std::fmt::Debug for Server<E, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Server").field("stats", &self.stats).field("limits", &self.limits).finish_non_exhaustive()
+        f.debug_struct("Server")
+            .field("stats", &self.stats)
+            .field("limits", &self.limits)
+            .finish_non_exhaustive()
     }
 }

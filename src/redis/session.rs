@@ -11,13 +11,12 @@ use std::rc::Rc;
 use self::input::Input;
 use super::client::Client;
 use super::command::{self, Context, Next};
-use super::keyspace::Commit;
 use super::reply::Replies;
 use super::request::{self, Parser, Progress, ProtocolError};
 use super::server::{Server, add};
 use crate::block::Namespace;
 use crate::mem::{IoBuf, Slice};
-use crate::store::Env;
+use crate::store::{Commit, Env};
 
 /// Replies beyond this many bytes are sent before more commands run.
 pub const OUTPUT_MARK_BYTES: usize = 1 << 20;
@@ -99,11 +98,7 @@ pub struct Session<E: Env, N: Namespace> {
 impl<E: Env, N: Namespace> Session<E, N> {
     /// A connection from the address `peer` to the address `local` (as text, for CLIENT LIST). `None` if there are too many:
     /// send [`TOO_MANY_CLIENTS`] and close.
-    pub fn new(
-        server: &Rc<Server<E, N>>,
-        peer: impl Into<String>,
-        local: impl Into<String>,
-    ) -> Option<Self> {
+    pub fn new(server: &Rc<Server<E, N>>, peer: impl Into<String>, local: impl Into<String>) -> Option<Self> {
         let client = server.admit(peer.into(), local.into())?;
         Some(Self {
             server: server.clone(),
@@ -313,7 +308,10 @@ impl<E: Env, N: Namespace> Drop for Session<E, N> {
 
 impl<E: Env, N: Namespace> std::fmt::Debug for Session<E, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Session").field("client", &self.client).field("closing", &self.closing).finish_non_exhaustive()
+        f.debug_struct("Session")
+            .field("client", &self.client)
+            .field("closing", &self.closing)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,5 +1,6 @@
-//! A server without sockets, for the tests of this module.
+//! A server without sockets on a simulated disk, for the tests of this module.
 
+use std::cell::RefCell;
 use std::future::Future;
 use std::pin::pin;
 use std::rc::Rc;
@@ -8,14 +9,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::keyspace::{Keyspace, standin};
+use super::keyspace::Keyspace;
 use super::{Config, Server, Session, Verdict};
-use crate::mem::DmaBuf;
 use crate::rt::{Clock, Instant};
-use crate::{BufResult, Result};
+use crate::sim::{Disk, DiskOptions, Executor, SimEnv};
+use crate::store::{Db, Options};
 
-/// Time that passes only when a test says so.
-#[derive(Debug)]
+/// Wall-clock time that passes only when a test says so.
+#[derive(Debug, Default)]
 pub(super) struct TestClock(AtomicU64);
 
 impl Clock for TestClock {
@@ -28,15 +29,20 @@ impl Clock for TestClock {
     }
 }
 
-/// A server and its clock.
+/// A server, its disk and its clock.
 pub(super) struct World {
-    pub(super) server: Rc<Server<TestEnv, TestNamespace>>,
+    pub(super) server: Rc<Server<SimEnv, Disk>>,
+    pub(super) disk: Disk,
+    executor: Rc<RefCell<Executor>>,
     clock: Arc<TestClock>,
+    config: Config,
+    options: Options,
 }
 
 /// A client of a [`World`].
 pub(super) struct TestClient {
-    pub(super) session: Session<TestEnv, TestNamespace>,
+    pub(super) session: Session<SimEnv, Disk>,
+    executor: Rc<RefCell<Executor>>,
 }
 
 impl World {
@@ -45,9 +51,28 @@ impl World {
     }
 
     pub(super) fn with(config: Config) -> Self {
-        let clock = Arc::new(TestClock(AtomicU64::new(0)));
-        let server = Server::new(TestEnv, Keyspace::new(standin::Db::new()), clock.clone(), config);
-        Self { server, clock }
+        let mut options = Options::new([7; 16]);
+        options.log_bytes = 1 << 20;
+        Self::on_disk(config, options, 64 << 20)
+    }
+
+    pub(super) fn on_disk(config: Config, options: Options, disk_bytes: u64) -> Self {
+        let executor = Executor::new(1);
+        let disk = Disk::new(executor.env(), DiskOptions::new(disk_bytes), 2);
+        let clock = Arc::new(TestClock::default());
+        let server = open(&executor, &disk, &clock, &config, &options);
+        Self { server, disk, executor: Rc::new(RefCell::new(executor)), clock, config, options }
+    }
+
+    /// The process is killed and starts anew on the same disk.
+    pub(super) fn restart(self) -> Self {
+        let Self { server, disk, clock, config, options, .. } = self;
+        drop(server);
+        disk.kill();
+        let executor = Executor::new(3);
+        let disk = disk.attach(executor.env());
+        let server = open(&executor, &disk, &clock, &config, &options);
+        Self { server, disk, executor: Rc::new(RefCell::new(executor)), clock, config, options }
     }
 
     /// Lets time pass.
@@ -60,19 +85,32 @@ impl World {
     }
 
     pub(super) fn try_connect(&self) -> Option<TestClient> {
-        Session::new(&self.server, "192.0.2.1:5000", "192.0.2.2:6380").map(|session| TestClient { session })
+        let session = Session::new(&self.server, "192.0.2.1:5000", "192.0.2.2:6380")?;
+        Some(TestClient { session, executor: self.executor.clone() })
     }
 
     pub(super) fn run<F: Future>(&self, future: F) -> F::Output {
-        block_on(future)
+        run(&self.executor.borrow(), future)
     }
+}
+
+fn open(
+    executor: &Executor,
+    disk: &Disk,
+    clock: &Arc<TestClock>,
+    config: &Config,
+    options: &Options,
+) -> Rc<Server<SimEnv, Disk>> {
+    let db = run(executor, Db::open(executor.env(), disk.clone(), options.clone())).expect("the store opens");
+    let keyspace = Keyspace::new(db).expect("room for the databases");
+    Server::new(executor.env(), keyspace, clock.clone(), config.clone())
 }
 
 impl TestClient {
     /// Sends `bytes`, runs them and returns the replies and what is to be done.
     pub(super) fn send(&mut self, bytes: &[u8]) -> (Vec<u8>, Verdict) {
         self.session.feed(bytes);
-        let verdict = block_on(self.session.run());
+        let verdict = run(&self.executor.borrow(), self.session.run());
         let replies = self.session.take_replies();
         self.session.sent(replies.clone());
         (replies, verdict)
@@ -86,48 +124,13 @@ impl TestClient {
     }
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+/// Runs `future` together with the store's tasks, on simulated time.
+fn run<F: Future>(executor: &Executor, future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return output;
         }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(super) struct TestEnv;
-impl crate::store::Env for TestEnv {
-    fn now(&self) -> Instant {
-        Instant::ORIGIN
-    }
-    fn sleep(&self, _: Duration) -> impl Future<Output = ()> {
-        std::future::pending()
-    }
-    fn spawn(&self, _: &'static str, _: impl Future<Output = ()> + 'static) {}
-}
-#[derive(Clone, Debug)]
-pub(super) struct TestNamespace;
-impl crate::block::Namespace for TestNamespace {
-    fn info(&self) -> &crate::block::NamespaceInfo {
-        unreachable!()
-    }
-    fn size_bytes(&self) -> u64 {
-        0
-    }
-    async fn read(&self, _: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
-        (Ok(()), buf)
-    }
-    async fn write(&self, _: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
-        (Ok(()), buf)
-    }
-    async fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-    async fn trim(&self, _: u64, _: u64) -> Result<()> {
-        Ok(())
-    }
-    async fn grow(&self, _: u64) -> Result<()> {
-        Ok(())
+        executor.step(Instant::FAR_FUTURE);
     }
 }

@@ -10,9 +10,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use boson::redis::keyspace::{Keyspace, standin};
+use boson::block::MemoryNamespace;
+use boson::redis::keyspace::Keyspace;
 use boson::redis::{Config, Server, Session, Verdict};
-use boson::rt::MonotonicClock;
+use boson::rt::{Instant, MonotonicClock};
+use boson::sim::{Executor, SimEnv};
+use boson::store::{Db, Options};
 
 /// How long redis-server may take to answer.
 const TIMEOUT: Duration = Duration::from_secs(20);
@@ -45,7 +48,9 @@ impl Redis {
             Err(error) => {
                 let required = std::env::var_os("BOSON_REQUIRE_REDIS").is_some();
                 assert!(!required, "redis-server cannot be started: {error}");
-                eprintln!("SKIPPED: redis-server cannot be started ({error}); install it to compare replies with it");
+                eprintln!(
+                    "SKIPPED: redis-server cannot be started ({error}); install it to compare replies with it"
+                );
                 return None;
             }
         };
@@ -106,7 +111,8 @@ fn connect(socket: &PathBuf) -> UnixStream {
 
 /// boson's server with one connection, without a socket.
 pub(crate) struct Boson {
-    session: Session<TestEnv, TestNamespace>,
+    session: Session<SimEnv, MemoryNamespace>,
+    executor: Executor,
 }
 
 impl Boson {
@@ -119,16 +125,21 @@ impl Boson {
     }
 
     fn with_config(config: Config) -> Self {
-        let keyspace = Keyspace::new(standin::Db::new());
-        let server = Server::new(TestEnv, keyspace, Arc::new(MonotonicClock::new()), config);
+        let executor = Executor::new(1);
+        let namespace = MemoryNamespace::new("mem:4G", 4 << 30, 4096).expect("memory");
+        let options = Options { log_bytes: 1 << 30, ..Options::new([1; 16]) };
+        let db = run(&executor, Db::open(executor.env(), namespace, options)).expect("a fresh store");
+        let keyspace = Keyspace::new(db).expect("room for the databases");
+        // The time that keys expire by is the one that redis-server sees, too.
+        let server = Server::new(executor.env(), keyspace, Arc::new(MonotonicClock::new()), config);
         let session = Session::new(&server, "127.0.0.1:1", "127.0.0.1:6380").expect("room for a client");
-        Self { session }
+        Self { session, executor }
     }
 
     /// Sends `request` and returns the reply.
     pub(crate) fn call(&mut self, request: &[u8]) -> Vec<u8> {
         self.session.feed(request);
-        block_on(self.session.run());
+        run(&self.executor, self.session.run());
         self.session.take_replies()
     }
 
@@ -137,7 +148,7 @@ impl Boson {
         self.session.feed(bytes);
         let mut received = Vec::new();
         loop {
-            let verdict = block_on(self.session.run());
+            let verdict = run(&self.executor, self.session.run());
             if matches!(verdict, Verdict::Drop(_)) {
                 // What is already sent has arrived; Redis drops the connection without the rest, too.
                 return received;
@@ -215,50 +226,13 @@ pub(crate) fn kind(reply: &[u8]) -> Option<u8> {
     reply.first().copied()
 }
 
-fn block_on<F: Future>(future: F) -> F::Output {
+/// Runs `future` together with the store's tasks.
+fn run<F: Future>(executor: &Executor, future: F) -> F::Output {
     let mut future = pin!(future);
     loop {
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
             return output;
         }
-    }
-}
-
-#[derive(Clone, Debug)]
-pub(crate) struct TestEnv;
-impl boson::store::Env for TestEnv {
-    fn now(&self) -> boson::rt::Instant {
-        boson::rt::Instant::ORIGIN
-    }
-    fn sleep(&self, _: Duration) -> impl Future<Output = ()> {
-        std::future::pending()
-    }
-    fn spawn(&self, _: &'static str, _: impl Future<Output = ()> + 'static) {}
-}
-#[derive(Clone, Debug)]
-pub(crate) struct TestNamespace;
-use boson::mem::DmaBuf;
-use boson::{BufResult, Result};
-impl boson::block::Namespace for TestNamespace {
-    fn info(&self) -> &boson::block::NamespaceInfo {
-        unreachable!()
-    }
-    fn size_bytes(&self) -> u64 {
-        0
-    }
-    async fn read(&self, _: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
-        (Ok(()), buf)
-    }
-    async fn write(&self, _: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
-        (Ok(()), buf)
-    }
-    async fn flush(&self) -> Result<()> {
-        Ok(())
-    }
-    async fn trim(&self, _: u64, _: u64) -> Result<()> {
-        Ok(())
-    }
-    async fn grow(&self, _: u64) -> Result<()> {
-        Ok(())
+        executor.step(Instant::FAR_FUTURE);
     }
 }

@@ -6,11 +6,37 @@ use rand::{Rng, SeedableRng};
 
 const KEYS: [&str; 6] = ["a", "b", "c", "user:1", "user:2", "\"\""];
 const VALUES: [&str; 16] = [
-    "v", "\"\"", "0", "1", "-1", "42", "9223372036854775807", "-9223372036854775808", "3.25", "1e3", "0.1", "-0",
-    "\"a b\"", "\"\\x00\\xff\"", "abc", "12345678901234567890",
+    "v",
+    "\"\"",
+    "0",
+    "1",
+    "-1",
+    "42",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "3.25",
+    "1e3",
+    "0.1",
+    "-0",
+    "\"a b\"",
+    "\"\\x00\\xff\"",
+    "abc",
+    "12345678901234567890",
 ];
 const NUMBERS: [&str; 14] = [
-    "0", "1", "-1", "2", "-3", "7", "100", "1000", "9223372036854775807", "-9223372036854775808", "abc", "1.5", "\"\"",
+    "0",
+    "1",
+    "-1",
+    "2",
+    "-3",
+    "7",
+    "100",
+    "1000",
+    "9223372036854775807",
+    "-9223372036854775808",
+    "abc",
+    "1.5",
+    "\"\"",
     "99999999999999999999",
 ];
 /// Times that are far from now, so that no reply depends on when exactly a command runs.
@@ -96,7 +122,9 @@ impl Commands {
                 self.one(&NUMBERS),
                 self.one(&NUMBERS)
             ),
-            22 => format!("setrange {key} {} {}", self.one(&["0", "1", "5", "20", "-1", "abc"]), self.value()),
+            22 => {
+                format!("setrange {key} {} {}", self.one(&["0", "1", "5", "20", "-1", "abc"]), self.value())
+            }
             23..=24 => {
                 let command = self.one(&["expire", "pexpire", "expireat", "pexpireat"]);
                 let time = self.one(&TIMES);

@@ -49,7 +49,7 @@ pub(super) async fn flushall<E: Env, N: Namespace>(
     check_flush_options(request)?;
     for database in 0..DATABASES {
         let commit = ctx.server.keyspace.clear(database).await?;
-    ctx.commit(commit);
+        ctx.commit(commit);
     }
     ctx.replies.ok();
     Ok(())

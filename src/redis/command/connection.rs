@@ -10,7 +10,8 @@ use super::{Context, Failure, Next, Outcome, integer};
 use crate::block::Namespace;
 use crate::store::Env;
 
-const WRONG_PASSWORD: Failure = Failure::text("WRONGPASS invalid username-password pair or user is disabled.");
+const WRONG_PASSWORD: Failure =
+    Failure::text("WRONGPASS invalid username-password pair or user is disabled.");
 const BAD_NAME: Failure =
     Failure::text("ERR Client names cannot contain spaces, newlines or special characters.");
 
@@ -104,7 +105,9 @@ pub(super) fn select<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request:
     let database = usize::try_from(index).ok().filter(|&index| index < DATABASES);
     // Redis takes a C `int` here, and says so of what is beyond one.
     if i32::try_from(index).is_err() {
-        return Err(Failure::text("ERR value is out of range, value must between -2147483648 and 2147483647"));
+        return Err(Failure::text(
+            "ERR value is out of range, value must between -2147483648 and 2147483647",
+        ));
     }
     ctx.client.database.set(database.ok_or(Failure::text("ERR DB index is out of range"))?);
     ctx.replies.ok();

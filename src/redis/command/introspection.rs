@@ -76,7 +76,9 @@ pub(super) fn list<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
         5 if request[2].eq_ignore_ascii_case(b"filterby") => {
             let (filter, value) = (&request[3], request[4].to_ascii_lowercase());
             if filter.eq_ignore_ascii_case(b"pattern") {
-                all_with_subcommands().filter(|command| glob::matches(&value, command.full_name.as_bytes())).collect()
+                all_with_subcommands()
+                    .filter(|command| glob::matches(&value, command.full_name.as_bytes()))
+                    .collect()
             } else if filter.eq_ignore_ascii_case(b"aclcat") {
                 let is_in = |command: &&Command| {
                     command.category_names().any(|category| category.as_bytes()[1..] == *value)

@@ -15,11 +15,14 @@ use crate::store::Env;
 const SCAN_COUNT: usize = 10;
 
 /// DEL and UNLINK.
-pub(super) async fn delete<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn delete<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let (database, now) = (ctx.database(), ctx.now);
     let keyspace = &ctx.server.keyspace;
     let delete_all =
-        |update: &mut Update<'_, '_>| (1..request.len()).filter(|index| update.delete(index - 1)).count();
+        |update: &mut Update<'_>| (1..request.len()).filter(|index| update.delete(index - 1)).count();
     let (deleted, commit) = if request.len() == 2 {
         keyspace.update(database, &[&request[1]], now, delete_all).await?
     } else {
@@ -32,7 +35,10 @@ pub(super) async fn delete<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, re
 }
 
 /// EXISTS and TOUCH: a key that is named twice counts twice.
-pub(super) async fn exists<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn exists<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let mut found = 0;
     let count = |entry: Option<Entry<'_>>| found += usize::from(entry.is_some());
     ctx.server.keyspace.read_all(ctx.database(), request.iter_from(1), ctx.now, count).await?;
@@ -57,7 +63,7 @@ pub(super) async fn rename<E: Env, N: Namespace>(
     only_if_absent: bool,
 ) -> Outcome {
     let (from, to) = (&request[1], &request[2]);
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         let Some(entry) = update.get(0) else { return Err(Failure::text("ERR no such key")) };
         if from == to {
             return Ok(false);

@@ -29,7 +29,10 @@ pub(super) async fn get<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, reque
     Ok(keyspace.read(database, &request[1], ctx.now, |entry| bulk_or_null(replies, entry)).await?)
 }
 
-pub(super) async fn strlen<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn strlen<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let keyspace = &ctx.server.keyspace;
     let len = |entry: Option<Entry<'_>>| entry.map_or(0, |entry| entry.value.len());
     let len = keyspace.read(ctx.database(), &request[1], ctx.now, len).await?;
@@ -105,14 +108,15 @@ async fn store<E: Env, N: Namespace>(
     let database = ctx.database();
     let replies = &mut *ctx.replies;
     let keyspace = &ctx.server.keyspace;
-    let unconditional = options.condition == Condition::Always && !options.get && options.expiry != Expiry::Keep;
+    let unconditional =
+        options.condition == Condition::Always && !options.get && options.expiry != Expiry::Keep;
     if unconditional {
         let commit = keyspace.put(database, key, value, expires_at).await?;
         replies.ok();
         ctx.commit(commit);
         return Ok(());
     }
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         let present = update.get(0);
         let (found, kept) = (present.is_some(), present.and_then(|entry| entry.expires_at));
         if options.get {
@@ -138,7 +142,10 @@ async fn store<E: Env, N: Namespace>(
     Ok(())
 }
 
-pub(super) async fn setnx<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn setnx<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let options = Options { condition: Condition::IfAbsent, ..Options::default() };
     store(ctx, &request[1], &request[2], options, None, Reply::OneOrZero).await
 }
@@ -154,16 +161,22 @@ pub(super) async fn setex<E: Env, N: Namespace>(
     store(ctx, &request[1], &request[3], Options::default(), expires_at, Reply::OkOrNull).await
 }
 
-pub(super) async fn getset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn getset<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let options = Options { get: true, ..Options::default() };
     store(ctx, &request[1], &request[2], options, None, Reply::OkOrNull).await
 }
 
-pub(super) async fn getdel<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn getdel<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let key = &request[1];
     let database = ctx.database();
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         bulk_or_null(replies, update.get(0));
         update.delete(0);
     };
@@ -172,7 +185,10 @@ pub(super) async fn getdel<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, re
     Ok(())
 }
 
-pub(super) async fn getex<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn getex<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let options = Options::of_getex(request)?;
     if options.expiry == Expiry::Unsaid {
         return get(ctx, request).await;
@@ -180,7 +196,7 @@ pub(super) async fn getex<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, req
     let key = &request[1];
     let (database, now) = (ctx.database(), ctx.now);
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         let Some(entry) = update.get(0) else {
             replies.null();
             return Ok(());
@@ -210,7 +226,10 @@ pub(super) async fn mset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     Ok(())
 }
 
-pub(super) async fn msetnx<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn msetnx<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let set = set_all(ctx, request, "msetnx", true).await?;
     ctx.replies.integer(i64::from(set));
     Ok(())
@@ -227,7 +246,7 @@ async fn set_all<E: Env, N: Namespace>(
         return Err(Failure::quoting("ERR wrong number of arguments for '", name.as_bytes(), "' command"));
     }
     let keys: Vec<&[u8]> = request.iter_from(1).step_by(2).collect();
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         if only_if_absent && (0..keys.len()).any(|index| update.get(index).is_some()) {
             return false;
         }
@@ -256,7 +275,7 @@ pub(super) async fn increment<E: Env, N: Namespace>(
     key: &[u8],
     amount: i64,
 ) -> Outcome {
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         let present = update.get(0);
         let value = present.map_or(Some(0), |entry| parse_i64(entry.value)).ok_or(Failure::NOT_AN_INTEGER)?;
         let expires_at = present.and_then(|entry| entry.expires_at);
@@ -278,16 +297,15 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
     let key = &request[1];
     let database = ctx.database();
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         let present = update.get(0);
         let value = present.map_or(Some(Extended::ZERO), |entry| Extended::parse(entry.value));
         let expires_at = present.and_then(|entry| entry.expires_at);
         let (Some(value), Some(amount)) = (value, Extended::parse(&request[2])) else {
             return Err(Failure::NOT_A_FLOAT);
         };
-        let sum = value
-            .checked_add(amount)
-            .ok_or(Failure::text("ERR increment would produce NaN or Infinity"))?;
+        let sum =
+            value.checked_add(amount).ok_or(Failure::text("ERR increment would produce NaN or Infinity"))?;
         update.compose(0, expires_at, |text, _| {
             sum.push_decimal(text);
             replies.bulk(text);
@@ -299,10 +317,13 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
     outcome
 }
 
-pub(super) async fn append<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn append<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
     let (key, tail) = (&request[1], &request[2]);
     let max_len = ctx.server.limits.get().bulk_bytes;
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         let present = update.get(0);
         let expires_at = present.and_then(|entry| entry.expires_at);
         let len = present.map_or(0, |entry| entry.value.len()).saturating_add(tail.len());
@@ -326,12 +347,13 @@ pub(super) async fn setrange<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> Outcome {
     let (key, part) = (&request[1], &request[3]);
-    let offset = usize::try_from(integer(&request[2])?).map_err(|_| Failure::text("ERR offset is out of range"))?;
+    let offset =
+        usize::try_from(integer(&request[2])?).map_err(|_| Failure::text("ERR offset is out of range"))?;
     if part.is_empty() {
         return strlen(ctx, request).await;
     }
     let end = check_len(ctx, offset.checked_add(part.len()))?;
-    let change = |update: &mut Update<'_, '_>| {
+    let change = |update: &mut Update<'_>| {
         let present = update.get(0);
         let expires_at = present.and_then(|entry| entry.expires_at);
         let len = present.map_or(0, |entry| entry.value.len()).max(end);

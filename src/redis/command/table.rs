@@ -108,7 +108,16 @@ pub const ALLOW_BUSY: u16 = 1 << 10;
 
 /// The names of the flags, in the order of their bits.
 const FLAG_NAMES: [&str; 11] = [
-    "write", "readonly", "denyoom", "admin", "noscript", "loading", "stale", "fast", "no_auth", "no_multi",
+    "write",
+    "readonly",
+    "denyoom",
+    "admin",
+    "noscript",
+    "loading",
+    "stale",
+    "fast",
+    "no_auth",
+    "no_multi",
     "allow_busy",
 ];
 
@@ -277,25 +286,40 @@ pub(super) fn command(id: Id) -> &'static Command {
 }
 
 static CLIENT_SUBCOMMANDS: [Command; 10] = [
-    Command::new("client|getname", Id::ClientGetName, 2, NOSCRIPT | LOADING | STALE).in_categories(CONNECTION),
+    Command::new("client|getname", Id::ClientGetName, 2, NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
     Command::new("client|help", Id::ClientHelp, 2, LOADING | STALE).in_categories(CONNECTION),
     Command::new("client|id", Id::ClientId, 2, NOSCRIPT | LOADING | STALE).in_categories(CONNECTION),
-    Command::new("client|info", Id::ClientInfo, 2, NOSCRIPT | LOADING | STALE).in_categories(CONNECTION).with_tips(&["nondeterministic_output"]),
-    Command::new("client|kill", Id::ClientKill, -3, ADMIN | NOSCRIPT | LOADING | STALE).in_categories(CONNECTION),
-    Command::new("client|list", Id::ClientList, -2, ADMIN | NOSCRIPT | LOADING | STALE).in_categories(CONNECTION).with_tips(&["nondeterministic_output"]),
-    Command::new("client|no-evict", Id::ClientNoEvict, 3, ADMIN | NOSCRIPT | LOADING | STALE).in_categories(CONNECTION),
+    Command::new("client|info", Id::ClientInfo, 2, NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION)
+        .with_tips(&["nondeterministic_output"]),
+    Command::new("client|kill", Id::ClientKill, -3, ADMIN | NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
+    Command::new("client|list", Id::ClientList, -2, ADMIN | NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION)
+        .with_tips(&["nondeterministic_output"]),
+    Command::new("client|no-evict", Id::ClientNoEvict, 3, ADMIN | NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
     Command::new("client|reply", Id::ClientReply, 3, NOSCRIPT | LOADING | STALE).in_categories(CONNECTION),
-    Command::new("client|setinfo", Id::ClientSetInfo, 4, NOSCRIPT | LOADING | STALE).in_categories(CONNECTION),
-    Command::new("client|setname", Id::ClientSetName, 3, NOSCRIPT | LOADING | STALE).in_categories(CONNECTION),
+    Command::new("client|setinfo", Id::ClientSetInfo, 4, NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
+    Command::new("client|setname", Id::ClientSetName, 3, NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
 ];
 
 static COMMAND_SUBCOMMANDS: [Command; 6] = [
     Command::new("command|count", Id::CommandCount, 2, LOADING | STALE).in_categories(CONNECTION),
-    Command::new("command|docs", Id::CommandDocs, -2, LOADING | STALE).in_categories(CONNECTION).with_tips(&["nondeterministic_output_order"]),
+    Command::new("command|docs", Id::CommandDocs, -2, LOADING | STALE)
+        .in_categories(CONNECTION)
+        .with_tips(&["nondeterministic_output_order"]),
     Command::new("command|getkeys", Id::CommandGetKeys, -4, LOADING | STALE).in_categories(CONNECTION),
     Command::new("command|help", Id::CommandHelp, 2, LOADING | STALE).in_categories(CONNECTION),
-    Command::new("command|info", Id::CommandInfo, -2, LOADING | STALE).in_categories(CONNECTION).with_tips(&["nondeterministic_output_order"]),
-    Command::new("command|list", Id::CommandList, -2, LOADING | STALE).in_categories(CONNECTION).with_tips(&["nondeterministic_output_order"]),
+    Command::new("command|info", Id::CommandInfo, -2, LOADING | STALE)
+        .in_categories(CONNECTION)
+        .with_tips(&["nondeterministic_output_order"]),
+    Command::new("command|list", Id::CommandList, -2, LOADING | STALE)
+        .in_categories(CONNECTION)
+        .with_tips(&["nondeterministic_output_order"]),
 ];
 
 static CONFIG_SUBCOMMANDS: [Command; 5] = [
@@ -303,53 +327,101 @@ static CONFIG_SUBCOMMANDS: [Command; 5] = [
     Command::new("config|help", Id::ConfigHelp, 2, LOADING | STALE),
     Command::new("config|resetstat", Id::ConfigResetStat, 2, ADMIN | NOSCRIPT | LOADING | STALE),
     Command::new("config|rewrite", Id::ConfigRewrite, 2, ADMIN | NOSCRIPT | LOADING | STALE),
-    Command::new("config|set", Id::ConfigSet, -4, ADMIN | NOSCRIPT | LOADING | STALE).with_tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]),
+    Command::new("config|set", Id::ConfigSet, -4, ADMIN | NOSCRIPT | LOADING | STALE)
+        .with_tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]),
 ];
 
 static COMMANDS: [Command; 56] = [
     Command::new("append", Id::Append, 3, WRITE | DENYOOM | FAST).in_categories(STRING).with_keys(1, 1, 1),
-    Command::new("auth", Id::Auth, -2, NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY).in_categories(CONNECTION),
+    Command::new("auth", Id::Auth, -2, NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY)
+        .in_categories(CONNECTION),
     Command::new("client", Id::Client, -2, 0).with_subcommands(&CLIENT_SUBCOMMANDS),
-    Command::new("command", Id::Command, -1, LOADING | STALE).in_categories(CONNECTION).with_tips(&["nondeterministic_output_order"]).with_subcommands(&COMMAND_SUBCOMMANDS),
+    Command::new("command", Id::Command, -1, LOADING | STALE)
+        .in_categories(CONNECTION)
+        .with_tips(&["nondeterministic_output_order"])
+        .with_subcommands(&COMMAND_SUBCOMMANDS),
     Command::new("config", Id::Config, -2, 0).with_subcommands(&CONFIG_SUBCOMMANDS),
-    Command::new("dbsize", Id::DbSize, 1, READONLY | FAST).in_categories(KEYSPACE).with_tips(&["request_policy:all_shards", "response_policy:agg_sum"]),
+    Command::new("dbsize", Id::DbSize, 1, READONLY | FAST)
+        .in_categories(KEYSPACE)
+        .with_tips(&["request_policy:all_shards", "response_policy:agg_sum"]),
     Command::new("decr", Id::Decr, 2, WRITE | DENYOOM | FAST).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("decrby", Id::DecrBy, 3, WRITE | DENYOOM | FAST).in_categories(STRING).with_keys(1, 1, 1),
-    Command::new("del", Id::Del, -2, WRITE).in_categories(KEYSPACE).with_keys(1, -1, 1).with_tips(&["request_policy:multi_shard", "response_policy:agg_sum"]),
+    Command::new("del", Id::Del, -2, WRITE)
+        .in_categories(KEYSPACE)
+        .with_keys(1, -1, 1)
+        .with_tips(&["request_policy:multi_shard", "response_policy:agg_sum"]),
     Command::new("echo", Id::Echo, 2, LOADING | STALE | FAST).in_categories(CONNECTION),
-    Command::new("exists", Id::Exists, -2, READONLY | FAST).in_categories(KEYSPACE).with_keys(1, -1, 1).with_tips(&["request_policy:multi_shard", "response_policy:agg_sum"]),
+    Command::new("exists", Id::Exists, -2, READONLY | FAST)
+        .in_categories(KEYSPACE)
+        .with_keys(1, -1, 1)
+        .with_tips(&["request_policy:multi_shard", "response_policy:agg_sum"]),
     Command::new("expire", Id::Expire, -3, WRITE | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1),
     Command::new("expireat", Id::ExpireAt, -3, WRITE | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1),
     Command::new("expiretime", Id::ExpireTime, 2, READONLY | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1),
-    Command::new("flushall", Id::FlushAll, -1, WRITE).in_categories(KEYSPACE | DANGEROUS).with_tips(&["request_policy:all_shards", "response_policy:all_succeeded"]),
-    Command::new("flushdb", Id::FlushDb, -1, WRITE).in_categories(KEYSPACE | DANGEROUS).with_tips(&["request_policy:all_shards", "response_policy:all_succeeded"]),
+    Command::new("flushall", Id::FlushAll, -1, WRITE)
+        .in_categories(KEYSPACE | DANGEROUS)
+        .with_tips(&["request_policy:all_shards", "response_policy:all_succeeded"]),
+    Command::new("flushdb", Id::FlushDb, -1, WRITE)
+        .in_categories(KEYSPACE | DANGEROUS)
+        .with_tips(&["request_policy:all_shards", "response_policy:all_succeeded"]),
     Command::new("get", Id::Get, 2, READONLY | FAST).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("getdel", Id::GetDel, 2, WRITE | FAST).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("getex", Id::GetEx, -2, WRITE | FAST).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("getrange", Id::GetRange, 4, READONLY).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("getset", Id::GetSet, 3, WRITE | DENYOOM | FAST).in_categories(STRING).with_keys(1, 1, 1),
-    Command::new("hello", Id::Hello, -1, NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY).in_categories(CONNECTION),
+    Command::new("hello", Id::Hello, -1, NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY)
+        .in_categories(CONNECTION),
     Command::new("incr", Id::Incr, 2, WRITE | DENYOOM | FAST).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("incrby", Id::IncrBy, 3, WRITE | DENYOOM | FAST).in_categories(STRING).with_keys(1, 1, 1),
-    Command::new("incrbyfloat", Id::IncrByFloat, 3, WRITE | DENYOOM | FAST).in_categories(STRING).with_keys(1, 1, 1),
-    Command::new("info", Id::Info, -1, LOADING | STALE).in_categories(DANGEROUS).with_tips(&["nondeterministic_output", "request_policy:all_shards", "response_policy:special"]),
-    Command::new("keys", Id::Keys, 2, READONLY).in_categories(KEYSPACE | DANGEROUS).with_tips(&["request_policy:all_shards", "nondeterministic_output_order"]),
-    Command::new("mget", Id::Mget, -2, READONLY | FAST).in_categories(STRING).with_keys(1, -1, 1).with_tips(&["request_policy:multi_shard"]),
-    Command::new("mset", Id::Mset, -3, WRITE | DENYOOM).in_categories(STRING).with_keys(1, -1, 2).with_tips(&["request_policy:multi_shard", "response_policy:all_succeeded"]),
-    Command::new("msetnx", Id::MsetNx, -3, WRITE | DENYOOM).in_categories(STRING).with_keys(1, -1, 2).with_tips(&["request_policy:multi_shard", "response_policy:agg_min"]),
+    Command::new("incrbyfloat", Id::IncrByFloat, 3, WRITE | DENYOOM | FAST)
+        .in_categories(STRING)
+        .with_keys(1, 1, 1),
+    Command::new("info", Id::Info, -1, LOADING | STALE).in_categories(DANGEROUS).with_tips(&[
+        "nondeterministic_output",
+        "request_policy:all_shards",
+        "response_policy:special",
+    ]),
+    Command::new("keys", Id::Keys, 2, READONLY)
+        .in_categories(KEYSPACE | DANGEROUS)
+        .with_tips(&["request_policy:all_shards", "nondeterministic_output_order"]),
+    Command::new("mget", Id::Mget, -2, READONLY | FAST)
+        .in_categories(STRING)
+        .with_keys(1, -1, 1)
+        .with_tips(&["request_policy:multi_shard"]),
+    Command::new("mset", Id::Mset, -3, WRITE | DENYOOM)
+        .in_categories(STRING)
+        .with_keys(1, -1, 2)
+        .with_tips(&["request_policy:multi_shard", "response_policy:all_succeeded"]),
+    Command::new("msetnx", Id::MsetNx, -3, WRITE | DENYOOM)
+        .in_categories(STRING)
+        .with_keys(1, -1, 2)
+        .with_tips(&["request_policy:multi_shard", "response_policy:agg_min"]),
     Command::new("persist", Id::Persist, 2, WRITE | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1),
     Command::new("pexpire", Id::PExpire, -3, WRITE | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1),
     Command::new("pexpireat", Id::PExpireAt, -3, WRITE | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1),
-    Command::new("pexpiretime", Id::PExpireTime, 2, READONLY | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1),
-    Command::new("ping", Id::Ping, -1, FAST).in_categories(CONNECTION).with_tips(&["request_policy:all_shards", "response_policy:all_succeeded"]),
+    Command::new("pexpiretime", Id::PExpireTime, 2, READONLY | FAST)
+        .in_categories(KEYSPACE)
+        .with_keys(1, 1, 1),
+    Command::new("ping", Id::Ping, -1, FAST)
+        .in_categories(CONNECTION)
+        .with_tips(&["request_policy:all_shards", "response_policy:all_succeeded"]),
     Command::new("psetex", Id::PsetEx, 4, WRITE | DENYOOM).in_categories(STRING).with_keys(1, 1, 1),
-    Command::new("pttl", Id::Pttl, 2, READONLY | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1).with_tips(&["nondeterministic_output"]),
-    Command::new("quit", Id::Quit, -1, NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY).in_categories(CONNECTION),
-    Command::new("randomkey", Id::RandomKey, 1, READONLY).in_categories(KEYSPACE).with_tips(&["request_policy:all_shards", "nondeterministic_output"]),
+    Command::new("pttl", Id::Pttl, 2, READONLY | FAST)
+        .in_categories(KEYSPACE)
+        .with_keys(1, 1, 1)
+        .with_tips(&["nondeterministic_output"]),
+    Command::new("quit", Id::Quit, -1, NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY)
+        .in_categories(CONNECTION),
+    Command::new("randomkey", Id::RandomKey, 1, READONLY)
+        .in_categories(KEYSPACE)
+        .with_tips(&["request_policy:all_shards", "nondeterministic_output"]),
     Command::new("rename", Id::Rename, 3, WRITE).in_categories(KEYSPACE).with_keys(1, 2, 1),
     Command::new("renamenx", Id::RenameNx, 3, WRITE | FAST).in_categories(KEYSPACE).with_keys(1, 2, 1),
-    Command::new("reset", Id::Reset, 1, NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY).in_categories(CONNECTION),
-    Command::new("scan", Id::Scan, -2, READONLY).in_categories(KEYSPACE).with_tips(&["nondeterministic_output", "request_policy:special"]),
+    Command::new("reset", Id::Reset, 1, NOSCRIPT | LOADING | STALE | FAST | NO_AUTH | ALLOW_BUSY)
+        .in_categories(CONNECTION),
+    Command::new("scan", Id::Scan, -2, READONLY)
+        .in_categories(KEYSPACE)
+        .with_tips(&["nondeterministic_output", "request_policy:special"]),
     Command::new("select", Id::Select, 2, LOADING | STALE | FAST).in_categories(CONNECTION),
     Command::new("set", Id::Set, -3, WRITE | DENYOOM).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("setex", Id::SetEx, 4, WRITE | DENYOOM).in_categories(STRING).with_keys(1, 1, 1),
@@ -359,10 +431,19 @@ static COMMANDS: [Command; 56] = [
     Command::new("strlen", Id::StrLen, 2, READONLY | FAST).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("substr", Id::SubStr, 4, READONLY).in_categories(STRING).with_keys(1, 1, 1),
     Command::new("time", Id::Time, 1, LOADING | STALE | FAST).with_tips(&["nondeterministic_output"]),
-    Command::new("touch", Id::Touch, -2, READONLY | FAST).in_categories(KEYSPACE).with_keys(1, -1, 1).with_tips(&["request_policy:multi_shard", "response_policy:agg_sum"]),
-    Command::new("ttl", Id::Ttl, 2, READONLY | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1).with_tips(&["nondeterministic_output"]),
+    Command::new("touch", Id::Touch, -2, READONLY | FAST)
+        .in_categories(KEYSPACE)
+        .with_keys(1, -1, 1)
+        .with_tips(&["request_policy:multi_shard", "response_policy:agg_sum"]),
+    Command::new("ttl", Id::Ttl, 2, READONLY | FAST)
+        .in_categories(KEYSPACE)
+        .with_keys(1, 1, 1)
+        .with_tips(&["nondeterministic_output"]),
     Command::new("type", Id::Type, 2, READONLY | FAST).in_categories(KEYSPACE).with_keys(1, 1, 1),
-    Command::new("unlink", Id::Unlink, -2, WRITE | FAST).in_categories(KEYSPACE).with_keys(1, -1, 1).with_tips(&["request_policy:multi_shard", "response_policy:agg_sum"]),
+    Command::new("unlink", Id::Unlink, -2, WRITE | FAST)
+        .in_categories(KEYSPACE)
+        .with_keys(1, -1, 1)
+        .with_tips(&["request_policy:multi_shard", "response_policy:agg_sum"]),
 ];
 
 #[cfg(test)]
@@ -375,7 +456,10 @@ mod tests {
             assert!(table.is_sorted_by(|a, b| a.name < b.name));
             for command in table {
                 assert!(command.name.len() <= MAX_NAME_BYTES);
-                assert!(std::ptr::eq(find_in(table, command.name.as_bytes()).expect("finds itself"), command));
+                assert!(std::ptr::eq(
+                    find_in(table, command.name.as_bytes()).expect("finds itself"),
+                    command
+                ));
             }
         }
     }
@@ -390,7 +474,9 @@ mod tests {
 
     #[test]
     fn keys_are_where_the_table_says() {
-        let keys = |name: &str, arguments| find(name.as_bytes()).expect(name).key_indexes(arguments).collect::<Vec<_>>();
+        let keys = |name: &str, arguments| {
+            find(name.as_bytes()).expect(name).key_indexes(arguments).collect::<Vec<_>>()
+        };
         assert_eq!(keys("get", 2), [1]);
         assert_eq!(keys("mget", 4), [1, 2, 3]);
         assert_eq!(keys("mset", 5), [1, 3]);

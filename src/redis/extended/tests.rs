@@ -44,14 +44,49 @@ fn the_largest_number_prints_all_its_digits() {
 fn only_whole_numbers_are_parsed() {
     let digits = "1".repeat(MAX_TEXT_BYTES + 1);
     for text in [
-        "", " 1", "1 ", "+", "-", ".", "e5", "1e", "1e+", "1x", "0x", "0x1p", "nan", "NaN", "1e4933", "1e-4960", "--1",
-        "1e99999999999999999999", "1e-99999999999999999999", "1.2.3", "1\0", "infinit", &digits,
+        "",
+        " 1",
+        "1 ",
+        "+",
+        "-",
+        ".",
+        "e5",
+        "1e",
+        "1e+",
+        "1x",
+        "0x",
+        "0x1p",
+        "nan",
+        "NaN",
+        "1e4933",
+        "1e-4960",
+        "--1",
+        "1e99999999999999999999",
+        "1e-99999999999999999999",
+        "1.2.3",
+        "1\0",
+        "infinit",
+        &digits,
     ] {
         assert_eq!(Extended::parse(text.as_bytes()), None, "{text:?}");
     }
     for text in [
-        "1", "+1", "-1", ".5", "5.", "1e5", "1E-5", "1e+5", "0x1F", "0X.8p1", "inf", "-INF", "Infinity", "0e99999999999999999999",
-        "1e-4940", &digits[..100],
+        "1",
+        "+1",
+        "-1",
+        ".5",
+        "5.",
+        "1e5",
+        "1E-5",
+        "1e+5",
+        "0x1F",
+        "0X.8p1",
+        "inf",
+        "-INF",
+        "Infinity",
+        "0e99999999999999999999",
+        "1e-4940",
+        &digits[..100],
     ] {
         assert!(Extended::parse(text.as_bytes()).is_some(), "{text:?}");
     }

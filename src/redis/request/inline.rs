@@ -6,11 +6,7 @@ use super::{ProtocolError, Span};
 ///
 /// Blanks separate words. Inside double quotes, `\n \r \t \b \a`, `\xHH` and `\` with any other byte are escapes; inside
 /// single quotes only `\'` is. A closing quote must end its word.
-pub(super) fn split(
-    line: &[u8],
-    unquoted: &mut Vec<u8>,
-    words: &mut Vec<Span>,
-) -> Result<(), ProtocolError> {
+pub(super) fn split(line: &[u8], unquoted: &mut Vec<u8>, words: &mut Vec<Span>) -> Result<(), ProtocolError> {
     let mut rest = skip_blanks(line);
     while !rest.is_empty() {
         let start = unquoted.len();
@@ -41,7 +37,9 @@ fn double_quoted<'a>(mut rest: &'a [u8], unquoted: &mut Vec<u8>) -> Result<&'a [
         let (byte, tail) = match *rest {
             [] => return Err(ProtocolError::UnbalancedQuotes),
             [b'"', ref tail @ ..] => return behind_quote(tail),
-            [b'\\', b'x', high, low, ref tail @ ..] if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() => {
+            [b'\\', b'x', high, low, ref tail @ ..]
+                if high.is_ascii_hexdigit() && low.is_ascii_hexdigit() =>
+            {
                 (hex_value(high) * 16 + hex_value(low), tail)
             }
             [b'\\', escaped, ref tail @ ..] => (unescape(escaped), tail),

@@ -56,7 +56,10 @@ fn words(line: &str) -> Result<Vec<Vec<u8>>, ProtocolError> {
 fn arrays_and_inline_commands_mix() {
     let seen = parse_all(b"*2\r\n$3\r\nGET\r\n$1\r\nk\r\nPING\r\n*1\r\n$0\r\n\r\nECHO x\n*3\r\n$3\r\nSET");
     let expected: [&[&[u8]]; 4] = [&[b"GET", b"k"], &[b"PING"], &[b""], &[b"ECHO", b"x"]];
-    assert_eq!(seen.requests, expected.map(|request| request.iter().map(|word| word.to_vec()).collect::<Vec<_>>()));
+    assert_eq!(
+        seen.requests,
+        expected.map(|request| request.iter().map(|word| word.to_vec()).collect::<Vec<_>>())
+    );
     assert_eq!((seen.error, seen.unparsed_bytes), (None, 11));
 }
 
@@ -191,7 +194,8 @@ fn stream() -> impl Strategy<Value = Vec<u8>> {
     let array = prop::collection::vec(argument, 0..6).prop_map(|arguments| encode(&arguments));
     let inline = "[a-z\"'\\\\ \\t]{0,12}\r?\n".prop_map(String::into_bytes);
     let garbage = "[*$0-9\r\na-]{0,6}".prop_map(String::into_bytes);
-    prop::collection::vec(prop_oneof![4 => array, 2 => inline, 1 => garbage], 0..8).prop_map(|parts| parts.concat())
+    prop::collection::vec(prop_oneof![4 => array, 2 => inline, 1 => garbage], 0..8)
+        .prop_map(|parts| parts.concat())
 }
 
 /// The request as the codec crate encodes it for a client.

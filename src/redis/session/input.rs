@@ -124,7 +124,12 @@ mod tests {
         let mut expected = Vec::new();
         let mut sent = 0u32;
         for round in 0..2_000usize {
-            let bytes: Vec<u8> = (0..round % 700).map(|_| { sent += 1; sent.to_le_bytes()[0] }).collect();
+            let bytes: Vec<u8> = (0..round % 700)
+                .map(|_| {
+                    sent += 1;
+                    sent.to_le_bytes()[0]
+                })
+                .collect();
             if round % 2 == 0 {
                 input.push(&bytes);
                 expected.extend_from_slice(&bytes);

@@ -27,16 +27,23 @@ fn a_pipeline_is_replied_to_in_order_however_it_is_split() {
     let mut commands = String::new();
     let mut expected = String::new();
     for index in 0..300 {
-        commands += &format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{index}\r\nGET k\r\nINCR n\r\nnosuch\r\n", index.to_string().len());
+        commands += &format!(
+            "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{index}\r\nGET k\r\nINCR n\r\nnosuch\r\n",
+            index.to_string().len()
+        );
         expected += &format!("+OK\r\n${}\r\n{index}\r\n:{}\r\n", index.to_string().len(), index + 1);
         expected += "-ERR unknown command 'nosuch', with args beginning with: \r\n";
     }
     let (replies, verdict) = World::new().connect().send(commands.as_bytes());
-    assert_eq!((String::from_utf8_lossy(&replies).into_owned(), verdict), (expected.clone(), Verdict::Receive));
+    assert_eq!(
+        (String::from_utf8_lossy(&replies).into_owned(), verdict),
+        (expected.clone(), Verdict::Receive)
+    );
 
     for len in [1, 7, 64, 1000] {
         let mut client = World::new().connect();
-        let replies: Vec<u8> = commands.as_bytes().chunks(len).flat_map(|chunk| client.send(chunk).0).collect();
+        let replies: Vec<u8> =
+            commands.as_bytes().chunks(len).flat_map(|chunk| client.send(chunk).0).collect();
         assert_eq!(String::from_utf8_lossy(&replies), expected, "in pieces of {len} bytes");
     }
 }
@@ -141,7 +148,10 @@ fn client_list_shows_every_client() {
     other.call("select 7");
     world.advance_ms(5_000);
     let list = one.call("client list");
-    assert!(list.contains("id=1 addr=192.0.2.1:5000 laddr=192.0.2.2:6380 fd=-1 name=first age=5 idle=0 "), "{list}");
+    assert!(
+        list.contains("id=1 addr=192.0.2.1:5000 laddr=192.0.2.2:6380 fd=-1 name=first age=5 idle=0 "),
+        "{list}"
+    );
     assert!(list.contains("id=2 ") && list.contains(" name= age=5 idle=5 flags=N db=7 "), "{list}");
     assert_eq!(one.call("client list id 2").lines().count(), 3, "length, line, end");
 }
@@ -154,7 +164,10 @@ fn a_password_set_later_holds_for_new_clients() {
     assert_eq!(early.call("ping"), "+PONG\r\n");
     let mut late = world.connect();
     assert_eq!(late.call("ping"), "-NOAUTH Authentication required.\r\n");
-    assert_eq!(late.call("auth secreT"), "-WRONGPASS invalid username-password pair or user is disabled.\r\n");
+    assert_eq!(
+        late.call("auth secreT"),
+        "-WRONGPASS invalid username-password pair or user is disabled.\r\n"
+    );
     assert_eq!(late.call("auth secret"), "+OK\r\n");
     assert_eq!(late.call("ping"), "+PONG\r\n");
 }
@@ -208,7 +221,9 @@ fn an_expired_key_is_absent_from_every_command() {
 
 #[test]
 fn what_replaces_an_expired_key_does_not_expire() {
-    for command in ["set k v keepttl", "append k v", "incr k", "incrbyfloat k 1", "setrange k 0 v", "rename other k"] {
+    for command in
+        ["set k v keepttl", "append k v", "incr k", "incrbyfloat k 1", "setrange k 0 v", "rename other k"]
+    {
         let world = World::new();
         let mut client = world.connect();
         client.call("set other o");
@@ -250,7 +265,8 @@ fn active_expiry_deletes_what_nobody_asks_for() {
         let visited = world.run(world.server.expire_step(100)).expect("no error");
         assert!(visited <= 100, "{visited}");
     }
-    let sizes: usize = (0..3usize).map(|database| usize::try_from(world.server.keyspace.len(database)).expect("few")).sum();
+    let sizes: usize =
+        (0..3usize).map(|database| usize::try_from(world.server.keyspace.len(database)).expect("few")).sum();
     assert_eq!(sizes, 101);
     world.run(world.server.expire_step(10_000)).expect("no error");
     let info = client.call("info keyspace");
@@ -275,7 +291,11 @@ fn active_expiry_rests_while_no_key_can_expire() {
 }
 
 /// Scans to the end, with `meanwhile` between the calls.
-fn scan(client: &mut TestClient, options: &str, mut meanwhile: impl FnMut(&mut TestClient, usize)) -> Vec<String> {
+fn scan(
+    client: &mut TestClient,
+    options: &str,
+    mut meanwhile: impl FnMut(&mut TestClient, usize),
+) -> Vec<String> {
     let mut found = Vec::new();
     let mut cursor = "0".to_owned();
     for round in 0.. {
@@ -364,9 +384,41 @@ fn a_connection_keeps_no_large_buffers() {
 fn command() -> impl Strategy<Value = Vec<u8>> {
     let word = prop_oneof![
         prop::sample::select(vec![
-            "get", "set", "getex", "mget", "mset", "incrbyfloat", "setrange", "getrange", "expire", "pexpireat", "scan",
-            "keys", "client", "command", "config", "hello", "info", "ex", "px", "nx", "match", "count", "list", "getkeys",
-            "kill", "reply", "skip", "a", "b", "0", "-1", "9223372036854775807", "1e4000", "*", "[",
+            "get",
+            "set",
+            "getex",
+            "mget",
+            "mset",
+            "incrbyfloat",
+            "setrange",
+            "getrange",
+            "expire",
+            "pexpireat",
+            "scan",
+            "keys",
+            "client",
+            "command",
+            "config",
+            "hello",
+            "info",
+            "ex",
+            "px",
+            "nx",
+            "match",
+            "count",
+            "list",
+            "getkeys",
+            "kill",
+            "reply",
+            "skip",
+            "a",
+            "b",
+            "0",
+            "-1",
+            "9223372036854775807",
+            "1e4000",
+            "*",
+            "[",
         ])
         .prop_map(|word| word.as_bytes().to_vec()),
         prop::collection::vec(any::<u8>(), 0..8),

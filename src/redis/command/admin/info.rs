@@ -20,9 +20,8 @@ pub(in super::super) fn info<E: Env, N: Namespace>(
         || request.iter_from(1).any(|name| {
             ["all", "default", "everything"].iter().any(|all| name.eq_ignore_ascii_case(all.as_bytes()))
         });
-    let wanted = |section: &str| {
-        all || request.iter_from(1).any(|name| name.eq_ignore_ascii_case(section.as_bytes()))
-    };
+    let wanted =
+        |section: &str| all || request.iter_from(1).any(|name| name.eq_ignore_ascii_case(section.as_bytes()));
     let mut text = String::new();
     for section in SECTIONS.into_iter().filter(|section| wanted(section)) {
         if !text.is_empty() {
