@@ -51,6 +51,7 @@ pub mod block;
 pub mod error;
 pub mod mem;
 pub mod net;
+pub mod redis;
 pub mod rt;
 pub mod sim;
 pub mod store;
