@@ -4,9 +4,11 @@
 pub mod address;
 pub mod device;
 mod kernel;
+mod open;
 mod remote;
 pub mod stack;
 mod tcp;
 
+pub use open::NetConfig;
 pub use remote::RemoteStream;
 pub use tcp::{Net, TcpListener, TcpStream};

@@ -7,7 +7,6 @@ use std::rc::Rc;
 
 use super::TcpStream;
 use crate::error::{BufResult, Error, ErrorKind, Outcome};
-use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::{self, Handle};
 
 thread_local! {
@@ -23,8 +22,7 @@ struct Lent {
 
 /// A [`TcpStream`] of another core. Each operation is a message to that core and one back.
 ///
-/// Buffers go there and come back, so they must be `Send`. Unlike a `TcpStream`'s, a read that is dropped may lose what it
-/// was about to return. Dropping this closes the connection.
+/// Unlike a `TcpStream`'s own, a read that is dropped may lose what it was about to return. Dropping this closes the connection.
 #[derive(Debug)]
 pub struct RemoteStream {
     home: Handle,
@@ -55,7 +53,7 @@ impl RemoteStream {
     ///
     /// As there, and [`Closed`](ErrorKind::Closed) if the owning core is gone; the buffer is then lost with it and a new,
     /// empty one comes back.
-    pub async fn read<B: IoBufMut + Default + Send>(&self, buf: B) -> BufResult<usize, B> {
+    pub async fn read(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
         let id = self.id;
         let read = self.home.spawn("remote read", move || async move {
             match find(id) {
@@ -63,7 +61,7 @@ impl RemoteStream {
                 None => (Err(gone("read")), buf),
             }
         });
-        read.await.unwrap_or_else(|_| (Err(gone("read")), B::default()))
+        read.await.unwrap_or_else(|_| (Err(gone("read")), Vec::new()))
     }
 
     /// As [`TcpStream::write`].
@@ -71,7 +69,7 @@ impl RemoteStream {
     /// # Errors
     ///
     /// As there, and [`Closed`](ErrorKind::Closed) if the owning core is gone, as in [`RemoteStream::read`].
-    pub async fn write<B: IoBuf + Default + Send>(&self, buf: B) -> BufResult<usize, B> {
+    pub async fn write(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
         let id = self.id;
         let write = self.home.spawn("remote write", move || async move {
             match find(id) {
@@ -79,7 +77,7 @@ impl RemoteStream {
                 None => (Err(gone("write")), buf),
             }
         });
-        write.await.unwrap_or_else(|_| (Err(gone("write").outcome_is(Outcome::Unknown)), B::default()))
+        write.await.unwrap_or_else(|_| (Err(gone("write").outcome_is(Outcome::Unknown)), Vec::new()))
     }
 
     /// As [`TcpStream::shutdown`], but asynchronously and without a result.
@@ -88,6 +86,18 @@ impl RemoteStream {
         drop(self.home.spawn("remote shutdown", move || async move {
             // A connection that is gone is shut down.
             find(id).map(|stream| stream.shutdown(how))
+        }));
+    }
+
+    /// As [`TcpStream::abort`], but asynchronously.
+    pub fn abort(&self) {
+        let id = self.id;
+        drop(self.home.spawn("remote abort", move || async move {
+            let lent = LENT.with_borrow_mut(|lent| lent.streams.remove(&id));
+            // A read or a write that is under way keeps the stream: then closing is all that can be done.
+            if let Some(stream) = lent.and_then(Rc::into_inner) {
+                stream.abort();
+            }
         }));
     }
 

@@ -6,6 +6,7 @@ use std::rc::Rc;
 
 use super::device::PacketDevice;
 use super::kernel::{KernelListener, KernelStream};
+use super::remote::RemoteStream;
 use super::stack::{Stack, StackConfig, StackListener, StackStream};
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut, Slice};
@@ -134,7 +135,12 @@ pub struct TcpStream(StreamKind);
 enum StreamKind {
     Kernel(KernelStream),
     Stack(StackStream),
+    /// Of another core.
+    Remote(RemoteStream),
 }
+
+/// How much one operation on a stream of another core carries, in bytes.
+const REMOTE_TRANSFER_BYTES: usize = 256 << 10;
 
 impl TcpStream {
     /// Connects to `address` over `net`.
@@ -160,6 +166,12 @@ impl TcpStream {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.read(buf).await,
             StreamKind::Stack(stream) => stream.read(buf).await,
+            StreamKind::Remote(stream) => {
+                let mut buf = buf;
+                let room = buf.bytes_total().min(REMOTE_TRANSFER_BYTES);
+                let (result, bytes) = stream.read(Vec::with_capacity(room)).await;
+                (result.map(|len| buf.fill_from(&bytes[..len.min(room)])), buf)
+            }
         }
     }
 
@@ -172,6 +184,11 @@ impl TcpStream {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.write(buf).await,
             StreamKind::Stack(stream) => stream.write(buf).await,
+            StreamKind::Remote(stream) => {
+                let bytes = buf.as_slice();
+                let part = bytes[..bytes.len().min(REMOTE_TRANSFER_BYTES)].to_vec();
+                (stream.write(part).await.0, buf)
+            }
         }
     }
 
@@ -196,7 +213,7 @@ impl TcpStream {
         (Ok(()), buf)
     }
 
-    /// Reads what is there now; `None` if nothing is.
+    /// Reads what is there now; `None` if nothing is, and always for a stream of another core.
     ///
     /// # Errors
     ///
@@ -205,10 +222,12 @@ impl TcpStream {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.try_read(buf),
             StreamKind::Stack(stream) => stream.try_read(buf),
+            // Nothing is on this core without asking the other.
+            StreamKind::Remote(_) => Ok(None),
         }
     }
 
-    /// Writes what there is room for now; `None` if there is none.
+    /// Writes what there is room for now; `None` if there is none, and always for a stream of another core.
     ///
     /// # Errors
     ///
@@ -217,6 +236,7 @@ impl TcpStream {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.try_write(bytes),
             StreamKind::Stack(stream) => stream.try_write(bytes),
+            StreamKind::Remote(_) => Ok(None),
         }
     }
 
@@ -229,6 +249,10 @@ impl TcpStream {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.shutdown(how),
             StreamKind::Stack(stream) => stream.shutdown(how),
+            StreamKind::Remote(stream) => {
+                stream.shutdown(how);
+                Ok(())
+            }
         }
     }
 
@@ -237,6 +261,7 @@ impl TcpStream {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.abort(),
             StreamKind::Stack(stream) => stream.abort(),
+            StreamKind::Remote(stream) => stream.abort(),
         }
     }
 
@@ -245,6 +270,7 @@ impl TcpStream {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.local_addr(),
             StreamKind::Stack(stream) => stream.local_addr(),
+            StreamKind::Remote(stream) => stream.local_addr(),
         }
     }
 
@@ -253,6 +279,14 @@ impl TcpStream {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.peer_addr(),
             StreamKind::Stack(stream) => stream.peer_addr(),
+            StreamKind::Remote(stream) => stream.peer_addr(),
         }
+    }
+}
+
+impl From<RemoteStream> for TcpStream {
+    /// A stream of another core behind the same type. Every operation copies its bytes once more.
+    fn from(stream: RemoteStream) -> Self {
+        Self(StreamKind::Remote(stream))
     }
 }

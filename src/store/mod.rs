@@ -1,3 +1,51 @@
-//! The store.
+//! The store: named, ordered trees of byte strings on a [`Namespace`](crate::block::Namespace).
+//!
+//! A [`Db`] belongs to one core. [`Tree`]s give get, put, delete and ranges; [`Db::transact`] changes several keys at once.
+//! Every write says how durable it is to be ([`Durability`]); whatever a crash takes away, what is left is a prefix of the history
+//! of writes. `docs/disk-format.md` is the format; the parts, from the outside in:
+//!
+//! - `db`, `tree`, `cursor`, `txn`: the interface.
+//! - `write`, `shared`, `state`: how a write is admitted, applied and logged in one step, and how pages get into memory and out.
+//! - `page`, `tree_state`: the B+tree, copy-on-write.
+//! - `log`, `commit`: records, batches, group commit.
+//! - `checkpoint`, `recover`, `verify`: what is on the namespace, and back.
+//! - `superblock`, `catalog`, `space`, `object`, `disk`, `codec`: the format's parts.
+
+mod catalog;
+mod checkpoint;
+mod codec;
+mod commit;
+mod cursor;
+mod db;
+mod disk;
 mod env;
-pub use env::Env;
+mod log;
+mod object;
+mod options;
+mod page;
+mod recover;
+mod shared;
+mod space;
+mod state;
+mod stats;
+mod superblock;
+mod tree;
+mod tree_state;
+mod txn;
+mod verify;
+mod write;
+
+pub use cursor::Cursor;
+pub use db::Db;
+pub use env::{Env, RtEnv};
+#[doc(hidden)]
+pub use options::Sabotage;
+pub use options::{
+    Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_LOG_BYTES,
+    MIN_NAMESPACE_BYTES, Options, WriteOptions,
+};
+pub use stats::Stats;
+pub use tree::Tree;
+pub use txn::Txn;
+pub use verify::VerifyReport;
+pub use write::Commit;

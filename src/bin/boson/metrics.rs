@@ -38,7 +38,8 @@ pub(crate) fn render(metrics: &[Metric]) -> String {
             Kind::Gauge => "gauge",
         };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "# HELP boson_{name} {help}\n# TYPE boson_{name} {kind}\nboson_{name} {value}");
+        let _ =
+            writeln!(text, "# HELP boson_{name} {help}\n# TYPE boson_{name} {kind}\nboson_{name} {value}");
     }
     text
 }
@@ -107,8 +108,7 @@ mod tests {
 
     #[test]
     fn the_exposition_names_kind_and_help() {
-        let metric =
-            Metric { name: "commands_total", help: "Commands run.", kind: Kind::Counter, value: 7 };
+        let metric = Metric { name: "commands_total", help: "Commands run.", kind: Kind::Counter, value: 7 };
         assert_eq!(
             render(&[metric]),
             "# HELP boson_commands_total Commands run.\n# TYPE boson_commands_total counter\nboson_commands_total 7\n"

@@ -1,9 +1,11 @@
 //! Flags that several commands share.
 
+use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::str::FromStr;
 
+use boson::net::address::NetAddress;
 use clap::Args;
 
 /// Where and how a server listens.
@@ -15,7 +17,7 @@ pub(crate) struct ServerOptions {
     /// The network: `kernel:`, `tap:NAME?ip=10.9.0.1/24&host=10.9.0.2/24` or
     /// `dpdk:DEVARGS?ip=10.9.0.1/24&gw=10.9.0.2`.
     #[arg(long, value_name = "URL", default_value = "kernel:")]
-    pub(crate) net: String,
+    pub(crate) net: Spelled<NetAddress>,
     /// Run on these CPUs, one core each, such as `0` or `0,2-3`. Without it one core that is not pinned.
     #[arg(long, value_name = "LIST")]
     pub(crate) cores: Option<CoreList>,
@@ -34,6 +36,27 @@ impl ServerOptions {
     /// Where to listen: what was given, or else `default`.
     pub(crate) fn listen_or(&self, default: SocketAddr) -> Vec<SocketAddr> {
         if self.listen.is_empty() { vec![default] } else { self.listen.clone() }
+    }
+}
+
+/// A parsed argument that is shown the way it was written.
+#[derive(Clone, Debug)]
+pub(crate) struct Spelled<T> {
+    text: String,
+    pub(crate) value: T,
+}
+
+impl<T: FromStr> FromStr for Spelled<T> {
+    type Err = T::Err;
+
+    fn from_str(text: &str) -> Result<Self, T::Err> {
+        Ok(Self { text: text.to_owned(), value: text.parse()? })
+    }
+}
+
+impl<T> fmt::Display for Spelled<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
     }
 }
 

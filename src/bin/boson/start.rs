@@ -3,7 +3,8 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use boson::net::{Net, TcpListener};
+use boson::net::address::NetAddress;
+use boson::net::{Net, NetConfig, TcpListener};
 use boson::rt::{CoreConfig, JoinError, MonotonicClock};
 use boson::{Error, ErrorKind, Result};
 use rustix::rand::{GetRandomFlags, getrandom};
@@ -49,10 +50,18 @@ pub(crate) fn describe_cores(cores: Option<&CoreList>) -> String {
 
 /// Opens the network that the options name, on the current core.
 pub(crate) fn open_net(options: &ServerOptions) -> Result<Net> {
-    match options.net.as_str() {
-        "kernel:" => Ok(Net::kernel()),
-        other => Err(Error::new(ErrorKind::Unsupported, "open network").at(other.to_owned())),
+    let cores = options.cores.as_ref().map_or(1, |list| list.0.len());
+    if options.net.value != NetAddress::Kernel && cores > 1 {
+        return Err(Error::new(ErrorKind::Unsupported, "open network")
+            .because("the userspace stack of this version runs on one core: give --cores one CPU"));
     }
+    let config = NetConfig {
+        seed: random_seed()?,
+        // Room for connections that are refused with a reply, and for those that are ending.
+        max_connections: options.max_connections.saturating_add(1024),
+        eal_arguments: options.eal.clone().unwrap_or_default(),
+    };
+    Net::open(&options.net.value, &config)
 }
 
 /// Listens on `address`, in a way that lets further cores listen there too if there are any.

@@ -86,7 +86,7 @@ impl StackConfig {
             let count = self.addresses.len();
             return refuse(format!("it needs 1 to {MAX_ADDRESSES} addresses and was given {count}"));
         }
-        if let Some(own) = self.addresses.iter().find(|own| !is_host_address(own)) {
+        if let Some(own) = self.addresses.iter().find(|own| !own.is_host()) {
             return refuse(format!("{own} is not the address of one host on a network"));
         }
         let own_addresses = || self.addresses.iter().map(IpCidr::address);
@@ -119,14 +119,4 @@ impl StackConfig {
         }
         Ok(())
     }
-}
-
-fn is_host_address(own: &IpCidr) -> bool {
-    let is_unicast = match own.address() {
-        IpAddr::V4(v4) => {
-            !v4.is_unspecified() && !v4.is_broadcast() && !v4.is_multicast() && !v4.is_loopback()
-        }
-        IpAddr::V6(v6) => !v6.is_unspecified() && !v6.is_multicast() && !v6.is_loopback(),
-    };
-    is_unicast && own.broadcast() != Some(own.address())
 }

@@ -97,6 +97,8 @@ pub(super) struct Connection {
     /// The station that the last segment came from, and when.
     pub(super) heard: Option<(Mac, Instant)>,
     pub(super) last_segment: Option<SentSegment>,
+    /// How many bare acknowledgements were sent since anything was received, read or written.
+    pub(super) bare_streak: u32,
     /// Whether it has nothing left to send, ever. smoltcp must not run its timers any more: in TIME-WAIT they would throw
     /// away received bytes that nobody read yet.
     pub(super) silent: bool,
@@ -133,6 +135,7 @@ impl Connection {
             armed: None,
             heard: None,
             last_segment: None,
+            bare_streak: 0,
             silent: false,
         }
     }

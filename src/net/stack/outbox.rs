@@ -40,6 +40,8 @@ pub(super) struct SentSegment {
     pub(super) next_seq: TcpSeqNumber,
     /// What it acknowledged: RCV.NXT.
     pub(super) ack: TcpSeqNumber,
+    /// Whether it took no sequence numbers: a bare acknowledgement.
+    pub(super) is_bare: bool,
 }
 
 impl Outbox {
@@ -117,7 +119,9 @@ fn observe(packet: &[u8]) -> Option<(SentSegment, bool)> {
         _ => return None,
     };
     let tcp = TcpPacket::new_checked(payload).ok()?;
-    Some((SentSegment { next_seq: tcp.seq_number() + tcp.segment_len(), ack: tcp.ack_number() }, tcp.rst()))
+    let len = tcp.segment_len();
+    let segment = SentSegment { next_seq: tcp.seq_number() + len, ack: tcp.ack_number(), is_bare: len == 0 };
+    Some((segment, tcp.rst()))
 }
 
 fn write_header(frame: &mut [u8], to: Mac, from: Mac, ethertype: u16) {

@@ -28,6 +28,19 @@ pub struct EalConfig {
     pub arguments: String,
 }
 
+impl EalConfig {
+    /// What a process that opens the one device `devargs` needs.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] if `devargs` is not a device in DPDK's notation.
+    pub fn for_device(devargs: &str, arguments: &str) -> Result<Self> {
+        let is_pci = Devargs::parse(devargs)?.is_pci();
+        let pci_devices = if is_pci { vec![devargs.to_owned()] } else { Vec::new() };
+        Ok(Self { pci_devices, arguments: arguments.to_owned() })
+    }
+}
+
 /// The proof that DPDK runs in this process. It runs until the process ends.
 #[derive(Clone, Copy, Debug)]
 pub struct Eal {

@@ -131,6 +131,13 @@ impl Engine {
             }
             sent += 1;
             connection.last_segment = self.outbox.last_segment.take();
+            if connection.last_segment.is_some_and(|segment| segment.is_bare) {
+                // What can be sent goes with an acknowledgement, so after a bare one there is nothing more.
+                connection.bare_streak = connection.bare_streak.saturating_add(1);
+                exhausted = !self.outbox.is_waiting();
+                break;
+            }
+            connection.bare_streak = 0;
         }
         let after = connection.state();
         if before != State::Closed && after == State::Closed && before != State::TimeWait {
@@ -165,7 +172,7 @@ impl Engine {
             self.interface.poll_at(wire_time(self.now), &connection.sockets).map(from_wire_time)
         };
         let Some(deadline) = [linger, wanted].into_iter().flatten().min() else { return };
-        let soonest = if sent == 0 { self.now + LOOK_AGAIN } else { self.now };
+        let soonest = self.now + hold_off(sent, connection.bare_streak);
         self.timers.arm(id.index, &mut connection.armed, deadline.max(soonest));
     }
 
@@ -188,5 +195,17 @@ impl Engine {
         } else if let Some(deadline) = deadline {
             self.timers.arm(id.index, &mut connection.armed, deadline);
         }
+    }
+}
+
+/// How long a connection that just sent `sent` frames must at least wait before it is looked at again on its own account.
+///
+/// smoltcp can want to send the same bare acknowledgement for ever: a peer that acknowledges a FIN with a closed window leaves the
+/// zero-window timer running in a state that never stops it. So bare acknowledgements that nothing called for come ever slower.
+fn hold_off(sent: usize, bare_streak: u32) -> Duration {
+    match bare_streak {
+        0 | 1 if sent > 0 => Duration::ZERO,
+        0 | 1 => LOOK_AGAIN,
+        streak => LOOK_AGAIN * (1 << streak.min(10)),
     }
 }

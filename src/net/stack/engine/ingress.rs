@@ -76,6 +76,7 @@ impl Engine {
     fn deliver(&mut self, id: ConnectionId, segment: &Segment<'_>) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.heard = Some((segment.source_mac, self.now));
+        connection.bare_streak = 0;
         let before = connection.state();
         let mut port = self.outbox.answering(segment.packet, segment.source_mac);
         self.interface.poll_ingress_single(wire_time(self.now), &mut port, &mut connection.sockets);

@@ -176,6 +176,7 @@ impl Engine {
         let connection = self.connections.get_mut(id).ok_or_else(|| gone("read"))?;
         let result = connection.read(take);
         if matches!(result, Ok(Some(1..))) {
+            connection.bare_streak = 0;
             // The window grew: the peer may have to be told.
             self.mark_dirty(id);
         }
@@ -186,6 +187,7 @@ impl Engine {
         let connection = self.connections.get_mut(id).ok_or_else(|| gone("write"))?;
         let result = connection.write(bytes);
         if matches!(result, Ok(Some(1..))) {
+            connection.bare_streak = 0;
             self.mark_dirty(id);
         }
         result

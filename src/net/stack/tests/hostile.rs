@@ -254,3 +254,34 @@ fn each_kind_of_garbage_has_its_counter() {
     }
     assert_eq!(bench.stack.stats().connections, 0);
 }
+
+/// A peer can leave smoltcp's zero-window timer running with nothing to probe for; it then wants to send without end.
+#[test]
+fn a_window_closed_over_the_last_data_does_not_start_a_storm() {
+    for waits_for_time_wait in [false, true] {
+        let mut bench = Bench::acquainted();
+        let listener = StackListener::bind(&bench.stack, listen_address(), 64).expect("free");
+        let (seq, first) = bench.handshake(5000);
+        let stream = accept(&listener).expect("a connection");
+        assert_eq!(stream.try_write(&[1; 2000]).expect("it stands"), Some(2000));
+        assert_eq!(bench.turn().len(), 1);
+        stream.shutdown(std::net::Shutdown::Write).expect("it stands");
+        let ack = |bytes: i32, window, fin| {
+            let ack = Some(first.wrapping_add(bytes));
+            Seg { port: 5000, seq, ack, fin, window: Some(window), ..Seg::default() }
+        };
+        let rest = bench.exchange(&ack(0, 60_000, false));
+        assert!(rest.iter().any(|segment| segment.fin), "{rest:?}");
+        bench.exchange(&ack(1999, 0, false));
+        bench.exchange(&ack(2001, 0, false));
+        if waits_for_time_wait {
+            bench.exchange(&ack(2001, 0, true));
+        }
+        let mut frames = 0;
+        for _ in 0..600 {
+            bench.wait(Duration::from_millis(100));
+            frames += bench.turn().len();
+        }
+        assert!(frames < 80, "{frames} frames in a minute");
+    }
+}

@@ -1,0 +1,98 @@
+//! How a store is opened and how a write becomes durable.
+
+use std::time::Duration;
+
+/// The longest key, in bytes.
+pub const MAX_KEY_BYTES: usize = 4096;
+/// The longest value, in bytes.
+pub const MAX_VALUE_BYTES: usize = 512 << 20;
+/// The longest name of a tree, in bytes.
+pub const MAX_TREE_NAME_BYTES: usize = 255;
+/// The most trees in a store.
+pub const MAX_TREES: usize = 1024;
+/// The smallest namespace that holds a store, in bytes.
+pub const MIN_NAMESPACE_BYTES: u64 = 8 << 20;
+/// The smallest log ring, in bytes.
+pub const MIN_LOG_BYTES: u64 = 512 << 10;
+
+/// Values up to this size lie in the leaf.
+pub(super) const MAX_INLINE_BYTES: usize = 2048;
+/// Values up to this size are carried by the log; larger ones go to their place first.
+pub(super) const MAX_LOGGED_VALUE_BYTES: usize = 128 << 10;
+
+/// When a write is acknowledged, and so what a crash can take away. Whatever it takes, the state is a prefix of
+/// the history of writes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Durability {
+    /// At once. It reaches the namespace within 100 ms (and then survives the process), but is never flushed for its own sake.
+    None,
+    /// At once. It is durable after this time: the commit starts after half of it, and needs less than the other half
+    /// on any device that keeps up.
+    Interval(Duration),
+    /// Once it is durable. Writers that wait at the same time share a flush.
+    Sync,
+}
+
+/// How one write is done.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct WriteOptions {
+    /// Instead of the store's own durability.
+    pub durability: Option<Durability>,
+}
+
+impl WriteOptions {
+    /// The write is durable when it is acknowledged.
+    pub const SYNC: Self = Self { durability: Some(Durability::Sync) };
+    /// The write is acknowledged at once and never flushed for its own sake.
+    pub const NONE: Self = Self { durability: Some(Durability::None) };
+}
+
+/// How a store is opened.
+#[derive(Clone, Debug)]
+pub struct Options {
+    /// Make a new store even if the namespace holds foreign data or another store: what it held is lost.
+    pub format: bool,
+    /// The durability of writes that do not say.
+    pub durability: Durability,
+    /// The length of the log ring of a new store, in bytes; rounded up to 64 KiB, at least [`MIN_LOG_BYTES`], at most a
+    /// quarter of the namespace's (maximal) size. It bounds the time that recovery takes and a transaction's size.
+    pub log_bytes: u64,
+    /// How many bytes of leaves and values are kept in memory. Changed pages stay until a checkpoint has written them,
+    /// also beyond this. Inner pages are always kept.
+    pub cache_bytes: usize,
+    /// The identity of a new store: draw it at random. It keeps what an earlier store left on the namespace apart.
+    pub identity: [u8; 16],
+    /// Breaks a promise on purpose, so that tests can prove that they would notice.
+    #[doc(hidden)]
+    pub sabotage: Sabotage,
+}
+
+impl Options {
+    /// Interval durability of one second, a log of 64 MiB, a cache of 256 MiB, no formatting over data.
+    pub fn new(identity: [u8; 16]) -> Self {
+        Self {
+            format: false,
+            durability: Durability::Interval(Duration::from_secs(1)),
+            log_bytes: 64 << 20,
+            cache_bytes: 256 << 20,
+            identity,
+            sabotage: Sabotage::None,
+        }
+    }
+}
+
+/// A defect that a test asks for.
+#[doc(hidden)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Sabotage {
+    #[default]
+    None,
+    /// Flushes are not sent to the namespace.
+    SkipFlush,
+    /// Writes are acknowledged as durable before they are written.
+    AckBeforeWrite,
+    /// Units are reused before the checkpoint that frees them is durable.
+    FreeEarly,
+    /// Recovery takes batches after a hole in the log.
+    IgnoreChain,
+}

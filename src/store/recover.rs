@@ -1,0 +1,337 @@
+//! Opening: formatting a fresh namespace, or loading a checkpoint and replaying the log after it (disk format, section 8).
+
+use super::catalog;
+use super::checkpoint;
+use super::codec::{checksum, to_usize};
+use super::disk::Disk;
+use super::env::Env;
+use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, parse_payload};
+use super::object::Stored;
+use super::options::{MAX_INLINE_BYTES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
+use super::page::{Blob, Garbage, NewValue, Slot};
+use super::shared::Shared;
+use super::space::Space;
+use super::state::{Lookup, State};
+use super::superblock::{self, COPY_ROOM_BYTES, Found, LOG_OFFSET, Superblock};
+use super::tree_state::{Seek, TreeState};
+use crate::block::Namespace;
+use crate::error::{Error, ErrorKind, Result};
+
+/// How much of the log is read at once.
+const WINDOW_BYTES: usize = 1 << 20;
+
+/// Opens the store on `namespace`, or makes one.
+pub(super) async fn open<E: Env, N: Namespace>(
+    env: E,
+    namespace: N,
+    options: Options,
+) -> Result<Shared<E, N>> {
+    let mut disk = Disk::new(namespace, options.sabotage);
+    if disk.namespace.size_bytes() < MIN_NAMESPACE_BYTES
+        && disk.namespace.info().max_size_bytes >= MIN_NAMESPACE_BYTES
+    {
+        disk.namespace.grow(MIN_NAMESPACE_BYTES).await?;
+    }
+    superblock::check_size(&disk)?;
+    match superblock::find(&disk).await {
+        Ok(Found::Store(superblock, copies)) if !options.format => {
+            disk.unit = superblock.unit;
+            load(env, disk, options, &superblock, copies).await
+        }
+        Err(error) if !options.format || !may_overwrite(error.kind()) => Err(error),
+        _ => format(env, disk, options).await,
+    }
+}
+
+fn may_overwrite(kind: ErrorKind) -> bool {
+    matches!(kind, ErrorKind::ForeignData | ErrorKind::UnsupportedFormat | ErrorKind::Corrupt)
+}
+
+async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -> Result<Shared<E, N>> {
+    let info = disk.namespace.info();
+    let most = (info.max_size_bytes.max(disk.namespace.size_bytes()) / 4).max(MIN_LOG_BYTES);
+    let len = options.log_bytes.clamp(MIN_LOG_BYTES, most) / COPY_ROOM_BYTES * COPY_ROOM_BYTES;
+    let block = info.block_size_bytes;
+    let needed = (LOG_OFFSET + 2 * len).max(MIN_NAMESPACE_BYTES);
+    if disk.namespace.size_bytes() < needed {
+        disk.namespace.grow(needed).await?;
+    }
+    superblock::wipe(&disk).await?;
+    let ring = Ring { offset: LOG_OFFSET, len, block, identity: options.identity };
+    let start = LogPoint { position: 0, sequence: 1, chain: checksum(&options.identity), next_lsn: 1 };
+    let log = Log::new(ring, 1, start, start);
+    let cache_bytes = options.cache_bytes;
+    let state = State::new(Space::new(disk.units()), log, disk.unit, cache_bytes);
+    let shared = Shared::new(env, disk, options, state, [0; 4]);
+    {
+        let mut state = shared.state.borrow_mut();
+        let nothing = super::object::ObjectRef::default();
+        let superblock = checkpoint::describe(&shared, &state, start, nothing, nothing, false);
+        superblock.fixed_extents().for_each(|extent| state.space.set(extent));
+    }
+    checkpoint::take(&shared, false).await?;
+    Ok(shared)
+}
+
+async fn load<E: Env, N: Namespace>(
+    env: E,
+    disk: Disk<N>,
+    options: Options,
+    superblock: &Superblock,
+    copies: [u64; 4],
+) -> Result<Shared<E, N>> {
+    check_geometry(&disk, superblock)?;
+    let (content, stored_catalog) = disk.read_object(superblock.catalog).await?;
+    let (entries, next_id) = catalog::decode(&content)
+        .ok_or_else(|| disk.corrupt(superblock.catalog.address, "the catalog does not parse"))?;
+    let (content, stored_map) = disk.read_object(superblock.map).await?;
+    let space = Space::from_bytes(&content, disk.units()).ok_or_else(|| {
+        disk.corrupt(superblock.map.address, "the allocation map is larger than the namespace")
+    })?;
+    let start = superblock.log_start;
+    let log = Log::new(superblock.ring(), superblock.epoch + 1, start, start);
+    let mut state = State::new(space, log, disk.unit, options.cache_bytes);
+    state.meta = vec![stored_catalog, stored_map];
+    state.checkpoint.lsn = start.next_lsn - 1;
+    state.trees.resize_with(next_id as usize, || None);
+    for entry in entries {
+        let root = (!entry.root.is_nothing()).then_some(Slot::OnDisk(entry.root));
+        state.place_tree(entry.id, TreeState { name: entry.name, root, len: entry.len, created: true });
+    }
+    let shared = Shared::new(env, disk, options, state, copies);
+    let end = replay(&shared, superblock).await?;
+    // What was read may sit in a volatile cache if only the process had died.
+    shared.disk.flush().await?;
+    let superblock = {
+        let mut state = shared.state.borrow_mut();
+        state.log = Log::new(superblock.ring(), superblock.epoch + 1, start, end);
+        checkpoint::describe(&shared, &state, start, superblock.catalog, superblock.map, false)
+    };
+    let mut copies = shared.copies.get();
+    superblock::write(&shared.disk, &superblock, &mut copies).await?;
+    shared.copies.set(copies);
+    Ok(shared)
+}
+
+fn check_geometry<N: Namespace>(disk: &Disk<N>, superblock: &Superblock) -> Result<()> {
+    let problem =
+        |kind, what: String| Err(Error::new(kind, "open store").at(disk.name().to_owned()).because(what));
+    let block = disk.namespace.info().block_size_bytes;
+    if block > superblock.block {
+        return problem(
+            ErrorKind::InvalidInput,
+            format!(
+                "the store was made for blocks of {} bytes, the namespace now has blocks of {block}",
+                superblock.block
+            ),
+        );
+    }
+    if disk.units() < superblock.units {
+        return problem(
+            ErrorKind::Corrupt,
+            format!(
+                "the namespace was cut to {} bytes, the store needs {}",
+                disk.namespace.size_bytes(),
+                superblock.units * u64::from(superblock.unit)
+            ),
+        );
+    }
+    Ok(())
+}
+
+/// Reads the ring through a window.
+struct RingReader<'a, N> {
+    disk: &'a Disk<N>,
+    ring: Ring,
+    /// The ring offset of the window.
+    start: u64,
+    window: Vec<u8>,
+}
+
+impl<'a, N: Namespace> RingReader<'a, N> {
+    fn new(disk: &'a Disk<N>, ring: Ring) -> Self {
+        Self { disk, ring, start: 0, window: Vec::new() }
+    }
+
+    /// The `len` bytes at `position`, which may wrap.
+    async fn read(&mut self, position: u64, len: usize) -> Result<Vec<u8>> {
+        let mut out = Vec::with_capacity(len);
+        while out.len() < len {
+            let at = (position + out.len() as u64) % self.ring.len;
+            if at < self.start || at >= self.start + self.window.len() as u64 {
+                let room = to_usize(self.ring.len - at).min(WINDOW_BYTES);
+                let aligned = at / u64::from(self.ring.block) * u64::from(self.ring.block);
+                self.window = self.disk.read(self.ring.offset + aligned, room.next_multiple_of(512)).await?;
+                self.start = aligned;
+            }
+            let from = to_usize(at - self.start);
+            let part = &self.window[from..self.window.len().min(from + len - out.len())];
+            out.extend_from_slice(part);
+        }
+        Ok(out)
+    }
+
+    /// The batch at `point`, if it is valid: its header, payload, and the point after it.
+    async fn batch(&mut self, point: LogPoint) -> Result<Option<(BatchHeader, Vec<u8>, LogPoint)>> {
+        let front = self.read(point.position, HEADER_BYTES).await?;
+        let Some((header, chain)) = BatchHeader::decode(&front) else { return Ok(None) };
+        let expected = header.identity == self.ring.identity
+            && header.position == point.position
+            && header.sequence == point.sequence
+            && header.chain == point.chain
+            && header.first_lsn == point.next_lsn;
+        let block = u64::from(self.ring.block);
+        let len = (HEADER_BYTES as u64 + u64::from(header.payload_len)).next_multiple_of(block);
+        if !expected || len > self.ring.len {
+            return Ok(None);
+        }
+        let mut bytes = self.read(point.position, HEADER_BYTES + header.payload_len as usize).await?;
+        let payload = bytes.split_off(HEADER_BYTES);
+        if checksum(&payload) != header.payload_checksum {
+            return Ok(None);
+        }
+        let next = LogPoint {
+            position: point.position + len,
+            sequence: point.sequence + 1,
+            chain,
+            next_lsn: point.next_lsn + u64::from(header.records),
+        };
+        Ok(Some((header, payload, next)))
+    }
+
+    /// Whether any batch after `point` says that the one at `point` was durable.
+    async fn was_durable(&mut self, point: LogPoint) -> Result<bool> {
+        let mut position = point.position;
+        while position < point.position + self.ring.len {
+            let front = self.read(position, HEADER_BYTES).await?;
+            if let Some((header, _)) = BatchHeader::decode(&front)
+                && header.identity == self.ring.identity
+                && header.position == position
+                && header.durable_sequence >= point.sequence
+            {
+                return Ok(true);
+            }
+            position += u64::from(self.ring.block);
+        }
+        Ok(false)
+    }
+
+    /// The next block after `point` where any batch of this store starts: what a broken recovery would go on with.
+    async fn skip_hole(&mut self, point: LogPoint) -> Result<Option<LogPoint>> {
+        let mut position = point.position;
+        while position < point.position + self.ring.len {
+            let front = self.read(position, HEADER_BYTES).await?;
+            if let Some((header, _)) = BatchHeader::decode(&front)
+                && header.identity == self.ring.identity
+                && header.position == position
+                && header.sequence > point.sequence
+            {
+                let (sequence, chain, next_lsn) = (header.sequence, header.chain, header.first_lsn);
+                return Ok(Some(LogPoint { position, sequence, chain, next_lsn }));
+            }
+            position += u64::from(self.ring.block);
+        }
+        Ok(None)
+    }
+}
+
+/// Applies every record after the checkpoint; returns the point where the log goes on.
+async fn replay<E: Env, N: Namespace>(shared: &Shared<E, N>, superblock: &Superblock) -> Result<LogPoint> {
+    let mut reader = RingReader::new(&shared.disk, superblock.ring());
+    let mut point = superblock.log_start;
+    loop {
+        let Some((_, payload, next)) = reader.batch(point).await? else {
+            if shared.options.sabotage == Sabotage::IgnoreChain
+                && let Some(after_hole) = reader.skip_hole(point).await?
+            {
+                point = after_hole;
+                continue;
+            }
+            let offset = superblock.log_offset + point.position % superblock.log_len;
+            if reader.was_durable(point).await? {
+                return Err(shared.disk.corrupt(
+                    offset,
+                    "a log batch that was durable is damaged; writes from there on would be lost, so nothing was changed",
+                ));
+            }
+            return Ok(point);
+        };
+        let offset = superblock.log_offset + point.position % superblock.log_len;
+        let records = parse_payload(&payload)
+            .ok_or_else(|| shared.disk.corrupt(offset, "a log batch that does not parse"))?;
+        for operation in records.into_iter().flatten() {
+            apply(shared, operation, offset).await?;
+        }
+        point = next;
+    }
+}
+
+async fn apply<E: Env, N: Namespace>(
+    shared: &Shared<E, N>,
+    operation: Operation<'_>,
+    offset: u64,
+) -> Result<()> {
+    let (Operation::Put { tree, .. }
+    | Operation::PutExternal { tree, .. }
+    | Operation::Delete { tree, .. }
+    | Operation::CreateTree { tree, .. }
+    | Operation::ClearTree { tree }) = operation;
+    let exists = shared.state.borrow().trees.get(tree as usize).is_some_and(Option::is_some);
+    let creates = matches!(operation, Operation::CreateTree { .. });
+    if exists == creates || tree as usize > super::options::MAX_TREES * 64 {
+        return Err(shared.disk.corrupt(offset, "a log record for a tree that cannot be"));
+    }
+    match operation {
+        Operation::CreateTree { tree, name } => {
+            let mut state = shared.state.borrow_mut();
+            state.place_tree(tree, TreeState { created: true, ..TreeState::new(name.to_owned()) });
+        }
+        Operation::Put { tree, key, value } => {
+            shared.leaf(tree, Seek::Key(key)).await?;
+            let mut state = shared.state.borrow_mut();
+            let value = if value.len() > MAX_INLINE_BYTES {
+                NewValue::Overflow(Blob::new(value.into(), &mut state.ledger))
+            } else {
+                NewValue::Inline(value)
+            };
+            put(&mut state, tree, key, &value);
+        }
+        Operation::PutExternal { tree, key, reference } => {
+            let extents = shared.disk.object_extents(reference).await?;
+            shared.leaf(tree, Seek::Key(key)).await?;
+            let mut state = shared.state.borrow_mut();
+            let size = state.space.units();
+            if extents.iter().any(|extent| extent.end() > size) {
+                return Err(shared.disk.corrupt(offset, "a log record for a value outside the namespace"));
+            }
+            for &extent in &extents {
+                state.space.set(extent);
+                state.external_extents.push(extent);
+            }
+            let scattered = reference.is_scattered().then(|| extents.into());
+            let blob = Blob::stored_at(Stored { reference, scattered }, None, &mut state.ledger);
+            put(&mut state, tree, key, &NewValue::Overflow(blob));
+        }
+        Operation::Delete { tree, key } => {
+            shared.leaf(tree, Seek::Key(key)).await?;
+            let mut state = shared.state.borrow_mut();
+            if matches!(state.lookup(tree, key), Lookup::Found(..)) {
+                let (tree, ledger) = state.tree_and_ledger(tree);
+                tree.delete(key, ledger);
+            }
+        }
+        Operation::ClearTree { tree } => {
+            let mut state = shared.state.borrow_mut();
+            let (tree, ledger) = state.tree_and_ledger(tree);
+            tree.len = 0;
+            ledger.garbage.extend(tree.root.take().map(Garbage::Tree));
+        }
+    }
+    Ok(())
+}
+
+fn put(state: &mut State, tree: u32, key: &[u8], value: &NewValue<'_>) {
+    let (tree, ledger) = state.tree_and_ledger(tree);
+    let done = tree.put(key, value, ledger);
+    debug_assert!(done.is_ok(), "the leaf was just loaded");
+}

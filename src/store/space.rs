@@ -1,0 +1,245 @@
+//! Which units of the namespace are in use: a bitmap, searched next-fit.
+
+/// A run of units.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) struct Extent {
+    /// The first unit, counted from the start of the namespace.
+    pub(super) start: u64,
+    /// How many.
+    pub(super) units: u32,
+}
+
+impl Extent {
+    pub(super) fn end(&self) -> u64 {
+        self.start + u64::from(self.units)
+    }
+}
+
+const WORD: u64 = 64;
+/// Words per group: the free units of a group are counted, so that a search skips full groups.
+const GROUP_WORDS: u64 = 64;
+
+/// The allocation map in memory.
+pub(super) struct Space {
+    /// 1 is in use; the bits past `units` are set.
+    words: Vec<u64>,
+    group_free: Vec<u32>,
+    units: u64,
+    free: u64,
+    cursor: u64,
+}
+
+impl Space {
+    /// A map of `units` free units.
+    pub(super) fn new(units: u64) -> Self {
+        let mut space = Self { words: Vec::new(), group_free: Vec::new(), units: 0, free: 0, cursor: 0 };
+        space.grow(units);
+        space
+    }
+
+    /// The map that `bytes` (disk format, section 5) describes, for a namespace of `units`. `None` if it says more than that.
+    pub(super) fn from_bytes(bytes: &[u8], units: u64) -> Option<Self> {
+        let mut space = Self::new(units);
+        for (index, &byte) in bytes.iter().enumerate() {
+            for bit in (0..8).filter(|bit| byte & (1 << bit) != 0) {
+                let unit = index as u64 * 8 + bit;
+                if unit >= units {
+                    return None;
+                }
+                space.set(Extent { start: unit, units: 1 });
+            }
+        }
+        Some(space)
+    }
+
+    /// The map as it is stored, without the extents in `except`.
+    pub(super) fn to_bytes<'a>(&self, len: usize, except: impl Iterator<Item = &'a Extent>) -> Vec<u8> {
+        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        bytes.truncate(len);
+        for extent in except {
+            for unit in extent.start..extent.end() {
+                if let Some(byte) = bytes.get_mut(super::codec::to_usize(unit / 8)) {
+                    *byte &= !(1 << (unit % 8));
+                }
+            }
+        }
+        if self.units < len as u64 * 8 {
+            for unit in self.units..len as u64 * 8 {
+                bytes[super::codec::to_usize(unit / 8)] &= !(1 << (unit % 8));
+            }
+        }
+        bytes
+    }
+
+    /// How many bytes [`Space::to_bytes`] needs to cover every unit in use.
+    pub(super) fn used_bytes(&self) -> usize {
+        let last = (0..self.units.div_ceil(WORD)).rev().find(|&word| self.used_in_word(word) != 0);
+        last.map_or(0, |word| super::codec::to_usize(word + 1) * 8)
+    }
+
+    /// The bits of a word that are in use and within the namespace.
+    fn used_in_word(&self, word: u64) -> u64 {
+        let bits = self.words[super::codec::to_usize(word)];
+        let inside = self.units - word * WORD;
+        if inside >= WORD { bits } else { bits & ((1 << inside) - 1) }
+    }
+
+    pub(super) fn units(&self) -> u64 {
+        self.units
+    }
+
+    pub(super) fn free_units(&self) -> u64 {
+        self.free
+    }
+
+    /// Makes the namespace `units` units large; does nothing if it is that large already.
+    pub(super) fn grow(&mut self, units: u64) {
+        if units <= self.units {
+            return;
+        }
+        let groups = super::codec::to_usize(units.div_ceil(WORD * GROUP_WORDS));
+        self.words.resize(groups * super::codec::to_usize(GROUP_WORDS), u64::MAX);
+        self.group_free.resize(groups, 0);
+        let (start, added) = (self.units, units - self.units);
+        self.units = units;
+        self.change(start, added, false);
+    }
+
+    /// Takes `count` consecutive units.
+    pub(super) fn allocate(&mut self, count: u32) -> Option<Extent> {
+        if count == 0 || u64::from(count) > self.free {
+            return None;
+        }
+        let (cursor, units, wanted) = (self.cursor, self.units, u64::from(count));
+        let found = self
+            .find(cursor, units, wanted)
+            .or_else(|| self.find(0, units.min(cursor.saturating_add(wanted)), wanted))?;
+        let extent = Extent { start: found, units: count };
+        self.change(extent.start, wanted, true);
+        self.cursor = extent.end();
+        Some(extent)
+    }
+
+    /// Starts the next search at the front again, which keeps the map, and a growing namespace, short.
+    pub(super) fn rewind(&mut self) {
+        self.cursor = 0;
+    }
+
+    /// Marks an extent in use, whatever it was.
+    pub(super) fn set(&mut self, extent: Extent) {
+        for unit in extent.start..extent.end() {
+            if !self.is_used(unit) {
+                self.change(unit, 1, true);
+            }
+        }
+    }
+
+    /// Whether a unit is in use; a unit outside is.
+    pub(super) fn is_used(&self, unit: u64) -> bool {
+        unit >= self.units || self.words[super::codec::to_usize(unit / WORD)] & (1 << (unit % WORD)) != 0
+    }
+
+    /// Gives an extent back.
+    pub(super) fn release(&mut self, extent: Extent) {
+        for unit in extent.start..extent.end() {
+            assert!(self.is_used(unit), "unit {unit} is released twice");
+        }
+        self.change(extent.start, u64::from(extent.units), false);
+    }
+
+    fn find(&self, from: u64, to: u64, count: u64) -> Option<u64> {
+        let mut unit = from;
+        let mut run = 0;
+        while unit < to {
+            if unit.is_multiple_of(WORD * GROUP_WORDS)
+                && self.group_free[super::codec::to_usize(unit / (WORD * GROUP_WORDS))] == 0
+            {
+                run = 0;
+                unit += WORD * GROUP_WORDS;
+                continue;
+            }
+            let offset = unit % WORD;
+            let bits = self.words[super::codec::to_usize(unit / WORD)] >> offset;
+            let zeros = u64::from(bits.trailing_zeros()).min(WORD - offset);
+            run += zeros;
+            if run >= count {
+                let start = unit + zeros - run;
+                return (start + count <= to).then_some(start);
+            }
+            unit += zeros;
+            if zeros < WORD - offset {
+                run = 0;
+                unit += u64::from((bits >> zeros).trailing_ones());
+            }
+        }
+        None
+    }
+
+    /// Sets or clears `count` bits from `start`, all of which are the other way round.
+    fn change(&mut self, start: u64, count: u64, used: bool) {
+        let mut unit = start;
+        let end = start + count;
+        while unit < end {
+            let offset = unit % WORD;
+            let in_word = (WORD - offset).min(end - unit);
+            let ones = if in_word == WORD { u64::MAX } else { (1 << in_word) - 1 };
+            let mask = ones << offset;
+            let word = &mut self.words[super::codec::to_usize(unit / WORD)];
+            let group = &mut self.group_free[super::codec::to_usize(unit / (WORD * GROUP_WORDS))];
+            let delta = mask.count_ones();
+            if used {
+                *word |= mask;
+                *group -= delta;
+            } else {
+                *word &= !mask;
+                *group += delta;
+            }
+            unit += in_word;
+        }
+        if used {
+            self.free -= count;
+        } else {
+            self.free += count;
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn runs_are_found_across_words_and_given_back() {
+        let mut space = Space::new(200);
+        let first = space.allocate(60).expect("room");
+        let second = space.allocate(100).expect("room");
+        assert_eq!((first.start, second.start), (0, 60));
+        assert_eq!(space.allocate(41), None);
+        space.release(first);
+        assert_eq!(space.free_units(), 100);
+        assert_eq!(space.allocate(61), None, "60 and 40 are apart");
+        assert_eq!(space.allocate(60), Some(first));
+    }
+
+    #[test]
+    fn the_stored_form_reads_back_without_what_was_left_out() {
+        let mut space = Space::new(10_000);
+        let kept = space.allocate(700).expect("room");
+        let left_out = space.allocate(9).expect("room");
+        let bytes = space.to_bytes(space.used_bytes(), [left_out].iter());
+        let again = Space::from_bytes(&bytes, 10_000).expect("valid");
+        assert_eq!(again.free_units(), 9_300);
+        assert!((kept.start..kept.end()).all(|unit| again.is_used(unit)));
+        assert!(Space::from_bytes(&bytes, 600).is_none(), "more than the namespace has");
+    }
+
+    #[test]
+    fn full_groups_are_skipped_and_growth_adds_room() {
+        let mut space = Space::new(5_000);
+        while space.allocate(1).is_some() {}
+        assert_eq!(space.free_units(), 0);
+        space.grow(5_100);
+        assert_eq!(space.allocate(100).map(|extent| extent.start), Some(5_000));
+        assert_eq!(space.allocate(1), None);
+    }
+}

@@ -1,0 +1,345 @@
+//! The state of an open store, without its I/O: trees, space, log, accounts.
+
+use std::collections::{HashMap, VecDeque};
+use std::rc::Rc;
+
+use super::codec::to_usize;
+use super::log::Log;
+use super::object::{Stored, object_cost};
+use super::options::{MAX_TREE_NAME_BYTES, MAX_TREES};
+use super::page::{Ledger, Slot};
+use super::space::{Extent, Space};
+use super::tree_state::{Seek, TreeState};
+use crate::error::{Error, ErrorKind, Outcome, Result};
+
+/// Units that only deletes may use, besides a share of the namespace.
+const RESERVE_UNITS: u64 = 64;
+/// A share of the namespace that only deletes may use.
+const RESERVE_SHARE: u64 = 64;
+/// Changed pages below this never call for a checkpoint.
+const MIN_DIRTY_LIMIT_BYTES: usize = 4 << 20;
+/// Values on their way to their place beyond this make writers wait.
+const MAX_EXTERNAL_QUEUE_BYTES: usize = 64 << 20;
+
+/// Why the store takes no more writes.
+#[derive(Clone)]
+pub(super) struct Failure {
+    kind: ErrorKind,
+    code: Option<i32>,
+    text: String,
+}
+
+impl Failure {
+    pub(super) fn of(error: &Error) -> Self {
+        Self { kind: error.kind(), code: error.code(), text: error.to_string() }
+    }
+
+    /// The error that a write, or one that waits for its durability, gets.
+    pub(super) fn error(&self, operation: &'static str, outcome: Outcome) -> Error {
+        let error = match self.code {
+            Some(code) => Error::os(code, operation),
+            None => Error::new(self.kind, operation),
+        };
+        let text =
+            format!("the store failed and takes no more writes until it is opened again: {}", self.text);
+        error.because(text).outcome_is(outcome)
+    }
+}
+
+/// A large value on its way to its place.
+pub(super) struct External {
+    pub(super) sequence: u64,
+    pub(super) bytes: Rc<[u8]>,
+    pub(super) content: Vec<(Extent, std::ops::Range<usize>)>,
+    pub(super) index: Vec<(Extent, Vec<u8>)>,
+}
+
+/// Where checkpoints stand.
+#[derive(Default)]
+pub(super) struct CheckpointState {
+    pub(super) requested: bool,
+    /// While greater than zero no checkpoint starts.
+    pub(super) paused: u32,
+    pub(super) running: bool,
+    pub(super) started: u64,
+    pub(super) completed: u64,
+    /// Units that the running checkpoint may still take.
+    pub(super) units: u64,
+    /// The LSN up to which the last one goes.
+    pub(super) lsn: u64,
+}
+
+/// What was counted since the store was opened.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Counters {
+    pub(super) user_bytes: u64,
+    pub(super) log_bytes: u64,
+    pub(super) log_batches: u64,
+    pub(super) flushes: u64,
+    pub(super) checkpoint_bytes: u64,
+    pub(super) page_loads: u64,
+    pub(super) evictions: u64,
+}
+
+pub(super) struct State {
+    /// By id; ids that no tree has are gaps.
+    pub(super) trees: Vec<Option<TreeState>>,
+    pub(super) by_name: HashMap<String, u32>,
+    pub(super) ledger: Ledger,
+    pub(super) space: Space,
+    pub(super) log: Log,
+    pub(super) failed: Option<Failure>,
+    /// No writes any more: closed, or the last handle is gone.
+    pub(super) closing: bool,
+    pub(super) closed: bool,
+    /// One transaction waits for space with its writes decided: no other may write.
+    pub(super) exclusive: bool,
+    pub(super) checkpoint: CheckpointState,
+    /// Where the catalog and the map of the last checkpoint are.
+    pub(super) meta: Vec<Stored>,
+    /// Extents of values written ahead of the log since the last snapshot.
+    pub(super) external_extents: Vec<Extent>,
+    pub(super) externals: VecDeque<External>,
+    pub(super) external_queue_bytes: usize,
+    pub(super) externals_written: u64,
+    pub(super) cache_bytes: usize,
+    /// Where eviction continues.
+    hand: (usize, Vec<u8>),
+    pub(super) counters: Counters,
+}
+
+/// Whether a write may go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Admission {
+    Go,
+    /// Until the log or a checkpoint has moved on.
+    Wait,
+    /// There is no room for it now.
+    Short,
+}
+
+impl State {
+    pub(super) fn new(space: Space, log: Log, unit: u32, cache_bytes: usize) -> Self {
+        Self {
+            trees: Vec::new(),
+            by_name: HashMap::new(),
+            ledger: Ledger::new(unit),
+            space,
+            log,
+            failed: None,
+            closing: false,
+            closed: false,
+            exclusive: false,
+            checkpoint: CheckpointState::default(),
+            meta: Vec::new(),
+            external_extents: Vec::new(),
+            externals: VecDeque::new(),
+            external_queue_bytes: 0,
+            externals_written: 0,
+            cache_bytes,
+            hand: (0, Vec::new()),
+            counters: Counters::default(),
+        }
+    }
+
+    pub(super) fn tree(&self, id: u32) -> &TreeState {
+        self.trees[id as usize].as_ref().expect("a handle's tree exists")
+    }
+
+    /// The parts that a change of a tree touches.
+    pub(super) fn tree_and_ledger(&mut self, id: u32) -> (&mut TreeState, &mut Ledger) {
+        (self.trees[id as usize].as_mut().expect("a handle's tree exists"), &mut self.ledger)
+    }
+
+    /// Adds a tree under the next id.
+    ///
+    /// # Errors
+    ///
+    /// The name is too long, or there are too many trees.
+    pub(super) fn add_tree(&mut self, name: &str) -> Result<u32> {
+        if name.len() > MAX_TREE_NAME_BYTES {
+            return Err(Error::new(ErrorKind::InvalidInput, "open tree").because(format!(
+                "the name has {} bytes, at most {MAX_TREE_NAME_BYTES} are allowed",
+                name.len()
+            )));
+        }
+        if self.by_name.len() >= MAX_TREES {
+            return Err(Error::new(ErrorKind::LimitReached, "open tree")
+                .because(format!("the store has {MAX_TREES} trees already")));
+        }
+        let id = super::codec::to_u32(self.trees.len());
+        self.place_tree(id, TreeState::new(name.to_owned()));
+        Ok(id)
+    }
+
+    /// Puts a tree at its id.
+    pub(super) fn place_tree(&mut self, id: u32, tree: TreeState) {
+        if self.trees.len() <= id as usize {
+            self.trees.resize_with(id as usize + 1, || None);
+        }
+        self.by_name.insert(tree.name.clone(), id);
+        self.trees[id as usize] = Some(tree);
+    }
+
+    /// Whether a write may go on that takes up to `units`, from the reserve too if `deleting`.
+    pub(super) fn admit(&mut self, units: u64, deleting: bool) -> Result<Admission> {
+        if let Some(failure) = &self.failed {
+            return Err(failure.error("write to store", Outcome::NotStarted));
+        }
+        if self.closing {
+            return Err(Error::new(ErrorKind::Closed, "write to store").because("the store was closed"));
+        }
+        if self.exclusive || self.log.is_congested() || self.external_queue_bytes > MAX_EXTERNAL_QUEUE_BYTES {
+            return Ok(Admission::Wait);
+        }
+        let dirty = self.dirty_bytes();
+        let limit = self.dirty_limit_bytes();
+        if dirty > limit || self.log.is_half_full() {
+            self.checkpoint.requested = true;
+            if dirty > 2 * limit {
+                return Ok(Admission::Wait);
+            }
+        }
+        Ok(self.room_for(units, deleting))
+    }
+
+    /// Whether writers should wait for the log or a checkpoint.
+    pub(super) fn is_pressed(&mut self) -> bool {
+        if self.failed.is_some() || self.closed {
+            return false;
+        }
+        let changed_too_much = self.dirty_bytes() > 2 * self.dirty_limit_bytes();
+        self.checkpoint.requested |= changed_too_much;
+        changed_too_much || self.log.is_congested() || self.external_queue_bytes > MAX_EXTERNAL_QUEUE_BYTES
+    }
+
+    /// Whether there is room for `units` more.
+    pub(super) fn room_for(&self, units: u64, deleting: bool) -> Admission {
+        let reserve = if deleting { 0 } else { RESERVE_UNITS + self.space.units() / RESERVE_SHARE };
+        let promised = self.ledger.dirty_units + self.checkpoint.units + self.overhead_units();
+        if self.space.free_units() >= promised + reserve + units { Admission::Go } else { Admission::Short }
+    }
+
+    fn dirty_bytes(&self) -> usize {
+        to_usize(self.ledger.dirty_units) * self.ledger.unit as usize
+    }
+
+    fn dirty_limit_bytes(&self) -> usize {
+        (self.cache_bytes / 4).max(MIN_DIRTY_LIMIT_BYTES)
+    }
+
+    /// The units that a change of one key in `tree` takes at most, besides its value.
+    pub(super) fn path_units(&self, tree: u32) -> u64 {
+        // Two halves of a leaf, and per level two halves of an inner page, each with an index page.
+        14 + 12 * self.tree(tree).height()
+    }
+
+    /// The units that every checkpoint takes for the catalog and the map.
+    pub(super) fn overhead_units(&self) -> u64 {
+        let map = to_usize(self.space.units() / 8) + 1024;
+        let catalog = 8 + self.trees.len() * (MAX_TREE_NAME_BYTES + 48);
+        object_cost(map, self.ledger.unit) + object_cost(catalog, self.ledger.unit)
+    }
+
+    /// Whether a checkpoint would change anything.
+    pub(super) fn checkpoint_helps(&self) -> bool {
+        self.checkpoint.running
+            || self.ledger.dirty_units > 0
+            || !self.ledger.released.is_empty()
+            || !self.ledger.garbage.is_empty()
+    }
+
+    /// Lets go of some clean, unused leaves and values if more is in memory than the cache may hold.
+    pub(super) fn evict(&mut self) {
+        const LEAVES_PER_CALL: usize = 16;
+        if self.ledger.resident_bytes <= self.cache_bytes || self.trees.is_empty() {
+            return;
+        }
+        let (tree_index, key) = &mut self.hand;
+        *tree_index %= self.trees.len();
+        let next = match &self.trees[*tree_index] {
+            Some(tree) => evict_from(tree, key, LEAVES_PER_CALL, &mut self.ledger, &mut self.counters),
+            None => None,
+        };
+        match next {
+            Some(next) => *key = next,
+            None => {
+                *tree_index += 1;
+                key.clear();
+            }
+        }
+    }
+}
+
+/// Looks at up to `count` leaves under one inner page from `hand` on; returns where to continue, if not at the end.
+fn evict_from(
+    tree: &TreeState,
+    hand: &[u8],
+    count: usize,
+    ledger: &mut Ledger,
+    counters: &mut Counters,
+) -> Option<Vec<u8>> {
+    let Some(Slot::Resident(root)) = &tree.root else { return None };
+    let mut page = Rc::clone(root);
+    let mut upper: Option<Vec<u8>> = None;
+    loop {
+        let next = {
+            let inner = page.as_inner()?;
+            let index = inner.child_for(hand);
+            if inner.level == 1 {
+                let end = inner.count().min(index + count);
+                for child in index..end {
+                    evict_slot(&mut inner.child(child).borrow_mut(), ledger, counters);
+                }
+                return if end < inner.count() { Some(inner.separator(end - 1).to_vec()) } else { upper };
+            }
+            if index + 1 < inner.count() {
+                upper = Some(inner.separator(index).to_vec());
+            }
+            match &*inner.child(index).borrow() {
+                Slot::Resident(child) => Rc::clone(child),
+                Slot::OnDisk(_) => return upper,
+            }
+        };
+        page = next;
+    }
+}
+
+fn evict_slot(slot: &mut Slot, ledger: &mut Ledger, counters: &mut Counters) {
+    let Slot::Resident(page) = slot else { return };
+    let Some(leaf) = page.as_leaf() else { return };
+    let unused = !page.touched.replace(false);
+    match page.reference() {
+        Some(reference) if unused && Rc::strong_count(page) == 1 => {
+            leaf.blobs().iter().for_each(|blob| blob.evicted(ledger));
+            page.evicted(ledger);
+            *slot = Slot::OnDisk(reference);
+            counters.evictions += 1;
+        }
+        _ => leaf.blobs().iter().for_each(|blob| blob.evict(ledger)),
+    }
+}
+
+/// What a lookup in memory found.
+pub(super) enum Lookup {
+    Absent,
+    /// The leaf and the index in it.
+    Found(Rc<super::page::Page>, usize),
+    Missing(super::tree_state::Missing),
+}
+
+impl State {
+    /// Looks `key` up among the pages in memory.
+    pub(super) fn lookup(&self, tree: u32, key: &[u8]) -> Lookup {
+        match self.tree(tree).descend(Seek::Key(key)) {
+            super::tree_state::Descent::Empty => Lookup::Absent,
+            super::tree_state::Descent::Missing(missing) => Lookup::Missing(missing),
+            super::tree_state::Descent::Leaf(page) => {
+                match page.as_leaf().expect("a descent ends at a leaf").search(key) {
+                    Ok(index) => Lookup::Found(page, index),
+                    Err(_) => Lookup::Absent,
+                }
+            }
+        }
+    }
+}

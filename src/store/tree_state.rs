@@ -1,0 +1,336 @@
+//! One B+tree in memory: descending, changing, installing what was loaded, and letting go of what is not used.
+
+use std::rc::Rc;
+
+use super::object::{ObjectRef, Stored};
+use super::page::{Body, Inner, Leaf, Ledger, MERGE_BELOW_BYTES, NewValue, Page, Slot, Split};
+
+/// A named tree.
+pub(super) struct TreeState {
+    pub(super) name: String,
+    pub(super) root: Option<Slot>,
+    /// How many keys it holds.
+    pub(super) len: u64,
+    /// Whether a log record or a checkpoint has created it.
+    pub(super) created: bool,
+}
+
+/// Where a descent goes.
+#[derive(Clone, Copy, Debug)]
+pub(super) enum Seek<'a> {
+    /// The leaf that holds the key.
+    Key(&'a [u8]),
+    /// The last leaf that can hold keys below the key.
+    Before(&'a [u8]),
+    /// The last leaf.
+    Last,
+}
+
+impl Seek<'_> {
+    fn child(self, inner: &Inner) -> usize {
+        match self {
+            Seek::Key(key) => inner.child_for(key),
+            Seek::Before(key) => inner.child_before(key),
+            Seek::Last => inner.count() - 1,
+        }
+    }
+}
+
+/// What a descent found.
+pub(super) enum Descent {
+    Empty,
+    Leaf(Rc<Page>),
+    Missing(Missing),
+}
+
+/// A page that has to be loaded first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Missing {
+    pub(super) reference: ObjectRef,
+    /// The level its parent says it has, 0 for a leaf; unknown for a root.
+    pub(super) level: Option<u8>,
+}
+
+impl TreeState {
+    pub(super) fn new(name: String) -> Self {
+        Self { name, root: None, len: 0, created: false }
+    }
+
+    /// The leaf that `seek` leads to.
+    pub(super) fn descend(&self, seek: Seek<'_>) -> Descent {
+        let mut page = match &self.root {
+            None => return Descent::Empty,
+            Some(Slot::OnDisk(reference)) => {
+                return Descent::Missing(Missing { reference: *reference, level: None });
+            }
+            Some(Slot::Resident(page)) => Rc::clone(page),
+        };
+        loop {
+            let Some(inner) = page.as_inner() else {
+                page.touched.set(true);
+                return Descent::Leaf(page);
+            };
+            let next = match &*inner.child(seek.child(inner)).borrow() {
+                Slot::OnDisk(reference) => {
+                    return Descent::Missing(Missing { reference: *reference, level: Some(inner.level - 1) });
+                }
+                Slot::Resident(child) => Rc::clone(child),
+            };
+            page = next;
+        }
+    }
+
+    /// The separators around the leaf that `seek` leads to (its keys are from the first up to, not including, the second),
+    /// as far as pages are in memory.
+    pub(super) fn bounds(&self, seek: Seek<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
+        let (mut lower, mut upper) = (None, None);
+        let mut page = match &self.root {
+            Some(Slot::Resident(page)) => Rc::clone(page),
+            _ => return (None, None),
+        };
+        loop {
+            let next = {
+                let Some(inner) = page.as_inner() else { break };
+                let index = seek.child(inner);
+                if index > 0 {
+                    lower = Some(inner.separator(index - 1).to_vec());
+                }
+                if index + 1 < inner.count() {
+                    upper = Some(inner.separator(index).to_vec());
+                }
+                let Slot::Resident(child) = &*inner.child(index).borrow() else { break };
+                Rc::clone(child)
+            };
+            page = next;
+        }
+        (lower, upper)
+    }
+
+    /// A key that leads to a leaf chosen by `random`, roughly evenly. What is missing on the way is reported.
+    pub(super) fn random_seek(&self, random: &mut impl FnMut() -> u64) -> Result<Vec<u8>, Missing> {
+        let mut lower = Vec::new();
+        let mut page = match &self.root {
+            None => return Ok(lower),
+            Some(Slot::OnDisk(reference)) => return Err(Missing { reference: *reference, level: None }),
+            Some(Slot::Resident(page)) => Rc::clone(page),
+        };
+        loop {
+            let next = {
+                let Some(inner) = page.as_inner() else { return Ok(lower) };
+                let index = super::codec::to_usize(random() % inner.count() as u64);
+                if index > 0 {
+                    lower = inner.separator(index - 1).to_vec();
+                }
+                match &*inner.child(index).borrow() {
+                    // A missing leaf is found, and loaded, by its lower bound.
+                    Slot::OnDisk(_) => return Ok(lower),
+                    Slot::Resident(child) => Rc::clone(child),
+                }
+            };
+            page = next;
+        }
+    }
+
+    /// Puts a loaded page where `seek` finds its reference; drops it if the tree has moved on.
+    pub(super) fn install(&mut self, seek: Seek<'_>, body: Body, stored: Stored, ledger: &mut Ledger) {
+        let reference = stored.reference;
+        let load = |ledger: &mut Ledger| Slot::Resident(Rc::new(Page::loaded(body, stored, ledger)));
+        let mut page = match &mut self.root {
+            None => return,
+            Some(root @ Slot::OnDisk(_)) => {
+                if root.reference() == Some(reference) {
+                    *root = load(ledger);
+                }
+                return;
+            }
+            Some(Slot::Resident(page)) => Rc::clone(page),
+        };
+        loop {
+            let next = {
+                let Some(inner) = page.as_inner() else { return };
+                let mut slot = inner.child(seek.child(inner)).borrow_mut();
+                match &*slot {
+                    Slot::OnDisk(missing) => {
+                        if *missing == reference {
+                            *slot = load(ledger);
+                        }
+                        return;
+                    }
+                    Slot::Resident(child) => Rc::clone(child),
+                }
+            };
+            page = next;
+        }
+    }
+
+    /// How many levels the tree has, as far as can be told without loading.
+    pub(super) fn height(&self) -> u64 {
+        match &self.root {
+            Some(Slot::Resident(page)) => page.as_inner().map_or(1, |inner| u64::from(inner.level) + 1),
+            Some(Slot::OnDisk(_)) => 4,
+            None => 1,
+        }
+    }
+
+    /// Inserts or replaces; returns whether the key was there. If a page on the way is missing, nothing has changed
+    /// but that pages on the way count as changed.
+    pub(super) fn put(
+        &mut self,
+        key: &[u8],
+        value: &NewValue<'_>,
+        ledger: &mut Ledger,
+    ) -> Result<bool, Missing> {
+        let root =
+            self.root.get_or_insert_with(|| Slot::Resident(Rc::new(Page::new(Body::Leaf(Leaf::new())))));
+        let page = match root {
+            Slot::OnDisk(reference) => return Err(Missing { reference: *reference, level: None }),
+            Slot::Resident(page) => page,
+        };
+        let (replaced, split) = put_in(page, key, value, ledger)?;
+        if let Some(split) = split {
+            let left = Rc::clone(page);
+            let new_root = Page::new(Body::Inner(Inner::root(left, split)));
+            new_root.settle(ledger);
+            *root = Slot::Resident(Rc::new(new_root));
+        }
+        self.len += u64::from(!replaced);
+        Ok(replaced)
+    }
+
+    /// Removes a key that is there and whose leaf is in memory.
+    pub(super) fn delete(&mut self, key: &[u8], ledger: &mut Ledger) {
+        let Some(Slot::Resident(page)) = &mut self.root else {
+            unreachable!("the leaf of a key to delete is in memory")
+        };
+        delete_in(page, key, ledger);
+        self.len -= 1;
+        self.lower_root(ledger);
+    }
+
+    /// Drops an empty root, and inner roots with one child.
+    fn lower_root(&mut self, ledger: &mut Ledger) {
+        while let Some(Slot::Resident(page)) = &self.root {
+            let page = Rc::clone(page);
+            let only = match &page.body {
+                Body::Leaf(leaf) if leaf.count() == 0 => None,
+                Body::Inner(inner) if inner.count() == 0 => None,
+                Body::Inner(inner) if inner.count() == 1 => Some(inner.child(0).borrow().clone()),
+                _ => return,
+            };
+            page.retire(ledger);
+            self.root = only;
+        }
+    }
+}
+
+fn put_in(
+    page: &mut Rc<Page>,
+    key: &[u8],
+    value: &NewValue<'_>,
+    ledger: &mut Ledger,
+) -> Result<(bool, Option<Split>), Missing> {
+    let page = Page::own(page, ledger);
+    let (replaced, split) = match &mut page.body {
+        Body::Leaf(leaf) => {
+            let (replaced, right) = leaf.put(key, value, ledger);
+            let split = right.map(|right| (leaf.separator(&right), Body::Leaf(right)));
+            (replaced, split)
+        }
+        Body::Inner(inner) => {
+            let (index, level) = (inner.child_for(key), inner.level - 1);
+            let child = match inner.child_mut(index) {
+                Slot::Resident(child) => child,
+                Slot::OnDisk(reference) => {
+                    let missing = Missing { reference: *reference, level: Some(level) };
+                    page.settle(ledger);
+                    return Err(missing);
+                }
+            };
+            let result = put_in(child, key, value, ledger);
+            let (replaced, split) = match result {
+                Ok(done) => done,
+                Err(missing) => {
+                    page.settle(ledger);
+                    return Err(missing);
+                }
+            };
+            let split = split.and_then(|split| inner.add(index, split));
+            (replaced, split.map(|(separator, right)| (separator, Body::Inner(right))))
+        }
+    };
+    page.settle(ledger);
+    let split = split.map(|(separator, body)| {
+        let right = Page::new(body);
+        right.settle(ledger);
+        Split { separator, right: Rc::new(right) }
+    });
+    Ok((replaced, split))
+}
+
+fn delete_in(page: &mut Rc<Page>, key: &[u8], ledger: &mut Ledger) {
+    let page = Page::own(page, ledger);
+    match &mut page.body {
+        Body::Leaf(leaf) => {
+            if let Ok(index) = leaf.search(key) {
+                leaf.remove(index, ledger);
+            }
+        }
+        Body::Inner(inner) => {
+            let index = inner.child_for(key);
+            let Slot::Resident(child) = inner.child_mut(index) else {
+                unreachable!("the leaf of a key to delete is in memory")
+            };
+            delete_in(child, key, ledger);
+            tidy_child(inner, index, ledger);
+        }
+    }
+    page.settle(ledger);
+}
+
+/// Drops a child that became empty and merges one that became small with a neighbour in memory.
+fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) {
+    let (empty, small) = match &*inner.child(index).borrow() {
+        Slot::OnDisk(_) => return,
+        Slot::Resident(page) => match &page.body {
+            Body::Leaf(leaf) => (leaf.count() == 0, leaf.used_bytes() < MERGE_BELOW_BYTES),
+            Body::Inner(inner) => (inner.count() == 0, inner.encoded_bytes() < MERGE_BELOW_BYTES),
+        },
+    };
+    if empty {
+        if let Slot::Resident(page) = inner.remove(index) {
+            page.retire(ledger);
+        }
+    } else if small {
+        let merged = index > 0 && merge(inner, index - 1, ledger);
+        if !merged && index + 1 < inner.count() {
+            merge(inner, index, ledger);
+        }
+    }
+}
+
+/// Merges child `index` and the next one if both are in memory and fit in one page.
+fn merge(inner: &mut Inner, index: usize, ledger: &mut Ledger) -> bool {
+    let fits = match (&*inner.child(index).borrow(), &*inner.child(index + 1).borrow()) {
+        (Slot::Resident(left), Slot::Resident(right)) => match (&left.body, &right.body) {
+            (Body::Leaf(left), Body::Leaf(right)) => left.can_absorb(right),
+            (Body::Inner(left), Body::Inner(right)) => left.can_absorb(right, inner.separator(index)),
+            _ => false,
+        },
+        _ => false,
+    };
+    if !fits {
+        return false;
+    }
+    let separator = inner.separator(index).to_vec();
+    let Slot::Resident(right) = inner.remove(index + 1) else { return false };
+    let Slot::Resident(left) = inner.child_mut(index) else { return false };
+    let left = Page::own(left, ledger);
+    match (&mut left.body, &right.body) {
+        (Body::Leaf(left), Body::Leaf(right)) => left.absorb(right),
+        (Body::Inner(left), Body::Inner(right)) => left.absorb(&separator, right),
+        _ => unreachable!("neighbours have one level"),
+    }
+    left.settle(ledger);
+    right.retire(ledger);
+    true
+}

@@ -1,0 +1,372 @@
+//! The way of a write: admitted, applied to the trees, appended to the log, in one step that nothing can interrupt; then
+//! it waits for its durability.
+
+use std::rc::Rc;
+
+use super::codec::to_usize;
+use super::env::Env;
+use super::log::Operation;
+use super::object::{ObjectRef, Placement, object_cost};
+use super::options::{
+    Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, WriteOptions,
+};
+use super::page::{Blob, Garbage, NewValue};
+use super::shared::Shared;
+use super::state::{Admission, External, Lookup, State};
+use super::tree_state::Missing;
+use crate::block::Namespace;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+
+/// The smallest step by which a namespace grows.
+const GROW_STEP_BYTES: u64 = 16 << 20;
+
+/// A write that was applied: what to wait for before it is acknowledged.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[must_use = "a write under `Sync` is acknowledged only after `Db::wait`"]
+pub struct Commit {
+    /// The log sequence number of the write; 0 if nothing was written.
+    pub lsn: u64,
+    /// Whether its durability has to be waited for.
+    pub wait: bool,
+}
+
+impl Commit {
+    /// One commit that stands for both: waiting for it waits for both.
+    pub fn and(self, other: Self) -> Self {
+        let waited = |commit: Self| if commit.wait { commit.lsn } else { 0 };
+        let wait = self.wait || other.wait;
+        Self { lsn: if wait { waited(self).max(waited(other)) } else { self.lsn.max(other.lsn) }, wait }
+    }
+}
+
+/// What has to happen before a write can be tried again.
+pub(super) enum Obstacle {
+    Wait,
+    Short,
+    Missing(Missing),
+}
+
+/// A value as it is applied and logged.
+pub(super) enum Prepared<'a> {
+    Inline(&'a [u8]),
+    Logged(&'a [u8], Rc<Blob>),
+    External(Rc<Blob>, ObjectRef),
+}
+
+/// Checks the stated limits.
+pub(super) fn check_limits(key: &[u8], value: Option<&[u8]>) -> Result<()> {
+    let refuse = |what: &str, len: usize, max: usize| {
+        Err(Error::new(ErrorKind::InvalidInput, "write to store")
+            .because(format!("the {what} has {len} bytes, at most {max} are allowed")))
+    };
+    if key.len() > MAX_KEY_BYTES {
+        return refuse("key", key.len(), MAX_KEY_BYTES);
+    }
+    match value {
+        Some(value) if value.len() > MAX_VALUE_BYTES => refuse("value", value.len(), MAX_VALUE_BYTES),
+        _ => Ok(()),
+    }
+}
+
+/// The units that a value takes besides its leaf.
+pub(super) fn value_units(len: usize, unit: u32) -> u64 {
+    if len > MAX_INLINE_BYTES { object_cost(len, unit) } else { 0 }
+}
+
+impl State {
+    /// Makes a value ready to be put. `None` if a large one finds no units, with nothing taken.
+    pub(super) fn prepare<'a>(&mut self, value: &'a [u8], externalise: bool) -> Option<Prepared<'a>> {
+        if value.len() <= MAX_INLINE_BYTES {
+            return Some(Prepared::Inline(value));
+        }
+        let bytes: Rc<[u8]> = value.into();
+        if !externalise && value.len() <= MAX_LOGGED_VALUE_BYTES {
+            return Some(Prepared::Logged(value, Blob::new(bytes, &mut self.ledger)));
+        }
+        let placement = Placement::allocate(&mut self.space, value.len(), self.ledger.unit)?;
+        self.external_extents.extend(placement.extents());
+        let plan = placement.plan(value, 0);
+        let reference = plan.stored.reference;
+        let blob = Blob::stored_at(plan.stored, Some(Rc::clone(&bytes)), &mut self.ledger);
+        let sequence = self.log.count_external();
+        self.external_queue_bytes += value.len();
+        self.externals.push_back(External { sequence, bytes, content: plan.content, index: plan.index });
+        Some(Prepared::External(blob, reference))
+    }
+
+    /// Takes back a value that was prepared and will not be put.
+    pub(super) fn abandon(&mut self, prepared: &Prepared<'_>) {
+        if let Prepared::Logged(_, blob) | Prepared::External(blob, _) = prepared {
+            blob.retire(&mut self.ledger);
+        }
+    }
+
+    /// Puts a prepared value into a tree; returns whether the key was there.
+    pub(super) fn put(&mut self, tree: u32, key: &[u8], value: &Prepared<'_>) -> Result<bool, Missing> {
+        let new = match value {
+            Prepared::Inline(bytes) => NewValue::Inline(bytes),
+            Prepared::Logged(_, blob) | Prepared::External(blob, _) => NewValue::Overflow(Rc::clone(blob)),
+        };
+        let (tree, ledger) = self.tree_and_ledger(tree);
+        tree.put(key, &new, ledger)
+    }
+}
+
+impl<'a> Prepared<'a> {
+    /// The operation that logs putting this at `key`.
+    pub(super) fn operation(&self, tree: u32, key: &'a [u8]) -> Operation<'a> {
+        match *self {
+            Prepared::Inline(value) | Prepared::Logged(value, _) => Operation::Put { tree, key, value },
+            Prepared::External(_, reference) => Operation::PutExternal { tree, key, reference },
+        }
+    }
+}
+
+impl<E: Env, N: Namespace> Shared<E, N> {
+    /// Appends one record for changes that were just applied.
+    pub(super) fn log<'a>(
+        &self,
+        state: &mut State,
+        operations: impl Iterator<Item = Operation<'a>>,
+        options: WriteOptions,
+    ) -> Commit {
+        let durability = options.durability.unwrap_or(self.options.durability);
+        let before = state.log.used_bytes();
+        let (lsn, wake) = state.log.append(operations, durability, || self.env.now());
+        state.counters.user_bytes += state.log.used_bytes() - before;
+        if wake {
+            self.log_wake.notify_all();
+        }
+        if state.checkpoint.requested {
+            self.checkpoint_wake.notify_all();
+        }
+        state.evict();
+        Commit { lsn, wait: durability == Durability::Sync }
+    }
+
+    /// Puts one key.
+    pub(super) async fn put(
+        &self,
+        tree: u32,
+        key: &[u8],
+        value: &[u8],
+        options: WriteOptions,
+    ) -> Result<Commit> {
+        check_limits(key, Some(value))?;
+        let mut patience = Patience::default();
+        loop {
+            let obstacle = match self.try_put(tree, key, value, options)? {
+                Ok(commit) => return Ok(commit),
+                Err(obstacle) => obstacle,
+            };
+            self.overcome(tree, key, obstacle, &mut patience).await?;
+        }
+    }
+
+    fn try_put(
+        &self,
+        tree: u32,
+        key: &[u8],
+        value: &[u8],
+        options: WriteOptions,
+    ) -> Result<Result<Commit, Obstacle>> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let units = state.path_units(tree) + value_units(value.len(), state.ledger.unit);
+        match state.admit(units, false)? {
+            Admission::Go => {}
+            Admission::Wait => return Ok(Err(Obstacle::Wait)),
+            Admission::Short => return Ok(Err(Obstacle::Short)),
+        }
+        // An overflow value is made only once nothing can be in its way.
+        if value.len() > MAX_INLINE_BYTES
+            && let Lookup::Missing(missing) = state.lookup(tree, key)
+        {
+            return Ok(Err(Obstacle::Missing(missing)));
+        }
+        let large = value.len() > state.log.max_record_bytes() / 4;
+        let Some(prepared) = state.prepare(value, large) else { return Ok(Err(Obstacle::Short)) };
+        if let Err(missing) = state.put(tree, key, &prepared) {
+            return Ok(Err(Obstacle::Missing(missing)));
+        }
+        if matches!(prepared, Prepared::External(..)) {
+            self.external_wake.notify_all();
+        }
+        let name = state.mark_created(tree);
+        let create = name.as_deref().map(|name| Operation::CreateTree { tree, name });
+        let operations = create.into_iter().chain([prepared.operation(tree, key)]);
+        Ok(Ok(self.log(state, operations, options)))
+    }
+
+    /// Deletes one key; returns whether it was there.
+    pub(super) async fn delete(
+        &self,
+        tree: u32,
+        key: &[u8],
+        options: WriteOptions,
+    ) -> Result<(bool, Commit)> {
+        check_limits(key, None)?;
+        let mut patience = Patience::default();
+        loop {
+            let obstacle = match self.try_delete(tree, key, options)? {
+                Ok(done) => return Ok(done),
+                Err(obstacle) => obstacle,
+            };
+            self.overcome(tree, key, obstacle, &mut patience).await?;
+        }
+    }
+
+    fn try_delete(
+        &self,
+        tree: u32,
+        key: &[u8],
+        options: WriteOptions,
+    ) -> Result<Result<(bool, Commit), Obstacle>> {
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        match state.lookup(tree, key) {
+            Lookup::Absent => return Ok(Ok((false, Commit::default()))),
+            Lookup::Missing(missing) => return Ok(Err(Obstacle::Missing(missing))),
+            Lookup::Found(..) => {}
+        }
+        match state.admit(state.path_units(tree), true)? {
+            Admission::Go => {}
+            Admission::Wait => return Ok(Err(Obstacle::Wait)),
+            Admission::Short => return Ok(Err(Obstacle::Short)),
+        }
+        let (changed, ledger) = state.tree_and_ledger(tree);
+        changed.delete(key, ledger);
+        let commit = self.log(state, [Operation::Delete { tree, key }].into_iter(), options);
+        Ok(Ok((true, commit)))
+    }
+
+    /// Removes every key of a tree.
+    pub(super) async fn clear(&self, tree: u32, options: WriteOptions) -> Result<Commit> {
+        let mut patience = Patience::default();
+        loop {
+            let obstacle = {
+                let mut guard = self.state.borrow_mut();
+                let state = &mut *guard;
+                match state.admit(0, true)? {
+                    Admission::Go => {
+                        let (cleared, ledger) = state.tree_and_ledger(tree);
+                        let Some(root) = cleared.root.take() else { return Ok(Commit::default()) };
+                        cleared.len = 0;
+                        ledger.garbage.push(Garbage::Tree(root));
+                        state.checkpoint.requested = true;
+                        return Ok(self.log(state, [Operation::ClearTree { tree }].into_iter(), options));
+                    }
+                    Admission::Wait => Obstacle::Wait,
+                    Admission::Short => Obstacle::Short,
+                }
+            };
+            self.overcome(tree, &[], obstacle, &mut patience).await?;
+        }
+    }
+
+    /// Does what a write needs before it can be tried again.
+    pub(super) async fn overcome(
+        &self,
+        tree: u32,
+        key: &[u8],
+        obstacle: Obstacle,
+        patience: &mut Patience,
+    ) -> Result<()> {
+        match obstacle {
+            Obstacle::Missing(missing) => {
+                self.load(tree, super::tree_state::Seek::Key(key), missing).await?;
+            }
+            Obstacle::Wait => {
+                if self.state.borrow().checkpoint.requested {
+                    self.checkpoint_wake.notify_all();
+                }
+                self.log_wake.notify_all();
+                self.progress.notified().await;
+            }
+            Obstacle::Short => self.make_room(patience).await?,
+        }
+        Ok(())
+    }
+
+    /// Makes room: the namespace grows, or a checkpoint gives back what it can.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::NoSpace`] if neither helps any more.
+    pub(super) async fn make_room(&self, patience: &mut Patience) -> Result<()> {
+        let no_space = || {
+            Error::new(ErrorKind::NoSpace, "write to store").at(self.disk.name().to_owned()).because(
+                "the namespace is full; nothing of this write was applied, delete keys or enlarge the namespace",
+            )
+        };
+        let size = self.disk.namespace.size_bytes();
+        let max = self.disk.namespace.info().max_size_bytes;
+        if size < max && !patience.growth_failed {
+            let step = (size / 8).max(GROW_STEP_BYTES).next_multiple_of(u64::from(self.disk.unit));
+            match self.disk.namespace.grow((size + step).min(max)).await {
+                Ok(()) => {
+                    self.state.borrow_mut().space.grow(self.disk.units());
+                    return Ok(());
+                }
+                Err(error) if error.kind() == ErrorKind::NoSpace => patience.growth_failed = true,
+                Err(error) => return Err(error),
+            }
+        }
+        if patience.checkpoints >= 2 || !self.state.borrow().checkpoint_helps() {
+            return Err(no_space());
+        }
+        patience.checkpoints += 1;
+        self.wait_checkpoint().await
+    }
+
+    /// Waits until a commit is as durable as it asked for.
+    pub(super) async fn wait(&self, commit: Commit) -> Result<()> {
+        if commit.wait { self.wait_durable(commit.lsn).await } else { Ok(()) }
+    }
+
+    /// Waits until everything up to `lsn` is durable, asking for it.
+    pub(super) async fn wait_durable(&self, lsn: u64) -> Result<()> {
+        loop {
+            {
+                let mut state = self.state.borrow_mut();
+                if state.log.durable_lsn >= lsn {
+                    return Ok(());
+                }
+                if let Some(failure) = &state.failed {
+                    return Err(failure.error("commit", Outcome::Unknown));
+                }
+                if state.closed {
+                    return Err(Error::new(ErrorKind::Closed, "commit").because("the store was closed"));
+                }
+                state.log.demand(lsn);
+            }
+            self.log_wake.notify_all();
+            self.progress.notified().await;
+        }
+    }
+}
+
+/// What a write has tried already to get room.
+#[derive(Default)]
+pub(super) struct Patience {
+    checkpoints: u32,
+    growth_failed: bool,
+}
+
+impl State {
+    /// Marks a tree as created; returns its name if a record has to say so first.
+    pub(super) fn mark_created(&mut self, tree: u32) -> Option<String> {
+        let (tree, _) = self.tree_and_ledger(tree);
+        (!std::mem::replace(&mut tree.created, true)).then(|| tree.name.clone())
+    }
+
+    /// The bytes that are free, as statistics say it.
+    pub(super) fn free_bytes(&self) -> u64 {
+        self.space.free_units() * u64::from(self.ledger.unit)
+    }
+
+    /// The bytes that changed pages will take at the next checkpoint.
+    pub(super) fn changed_bytes(&self) -> usize {
+        to_usize(self.ledger.dirty_units) * self.ledger.unit as usize
+    }
+}
