@@ -53,7 +53,8 @@ impl History {
 
     fn contents(&self, lsn: u64) -> Contents {
         let mut contents = Contents::new();
-        for change in self.entries.iter().take(usize::try_from(lsn).expect("small")).flat_map(|e| &e.changes) {
+        for change in self.entries.iter().take(usize::try_from(lsn).expect("small")).flat_map(|e| &e.changes)
+        {
             match change.clone() {
                 Change::Put(tree, key, value) => drop(contents.insert((tree, key), value)),
                 Change::Delete(tree, key) => drop(contents.remove(&(tree, key))),
@@ -193,7 +194,8 @@ async fn check(
             return Err(format!("record {} was acknowledged, {lsn} are left", history.acknowledged));
         }
         for (index, entry) in history.entries.iter().enumerate().skip(usize::try_from(lsn).expect("small")) {
-            if entry.durability == Durability::Interval(INTERVAL) && entry.applied_at + INTERVAL < crashed_at {
+            if entry.durability == Durability::Interval(INTERVAL) && entry.applied_at + INTERVAL < crashed_at
+            {
                 return Err(format!("record {index}, {:?} old, is lost", crashed_at - entry.applied_at));
             }
         }
@@ -240,9 +242,14 @@ fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Resul
         env.spawn("machine", {
             let env = env.clone();
             async move {
-                let db = Db::open(env.clone(), machine, options(sabotage)).await.expect("the last round checked it");
+                let db = Db::open(env.clone(), machine, options(sabotage))
+                    .await
+                    .expect("the last round checked it");
                 for (seed, durability) in seeds.into_iter().zip(durabilities) {
-                    env.spawn("client", client(env.clone(), db.clone(), Rc::clone(&opened), seed, durability));
+                    env.spawn(
+                        "client",
+                        client(env.clone(), db.clone(), Rc::clone(&opened), seed, durability),
+                    );
                 }
             }
         });

@@ -16,23 +16,47 @@ type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 /// What a test does to a store and its model. Keys and values are short descriptions of longer ones.
 #[derive(Clone, Debug)]
 enum Operation {
-    Put { key: u16, value_len: u32, fill: u8 },
-    Delete { key: u16 },
+    Put {
+        key: u16,
+        value_len: u32,
+        fill: u8,
+    },
+    Delete {
+        key: u16,
+    },
     /// Deletes a run of keys, so that pages empty and merge.
-    DeleteRun { from: u16, count: u16 },
-    Get { key: u16 },
-    Range { from: u16, to: u16, descending: bool },
+    DeleteRun {
+        from: u16,
+        count: u16,
+    },
+    Get {
+        key: u16,
+    },
+    Range {
+        from: u16,
+        to: u16,
+        descending: bool,
+    },
     /// Swaps the values of two keys, and deletes a third.
-    Transact { a: u16, b: u16, delete: u16 },
-    Random { seed: u64 },
+    Transact {
+        a: u16,
+        b: u16,
+        delete: u16,
+    },
+    Random {
+        seed: u64,
+    },
     Clear,
     Checkpoint,
-    Reopen { cleanly: bool },
+    Reopen {
+        cleanly: bool,
+    },
 }
 
 fn operations() -> impl Strategy<Value = Vec<Operation>> {
     let key = || 0..600u16;
-    let value_len = prop_oneof![8 => 0..100u32, 3 => 500..2049u32, 2 => 2049..40_000u32, 1 => 131_000..140_000u32];
+    let value_len =
+        prop_oneof![8 => 0..100u32, 3 => 500..2049u32, 2 => 2049..40_000u32, 1 => 131_000..140_000u32];
     let operation = prop_oneof![
         40 => (key(), value_len, any::<u8>()).prop_map(|(key, value_len, fill)| Operation::Put { key, value_len, fill }),
         10 => key().prop_map(|key| Operation::Delete { key }),

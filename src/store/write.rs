@@ -172,7 +172,8 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     ) -> Result<Result<Commit, Obstacle>> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let units = state.path_units(tree) + value_units(value.len(), state.ledger.unit);
+        let units = state.change_units(tree, 1, key.len() + value.len().min(MAX_INLINE_BYTES))
+            + value_units(value.len(), state.ledger.unit);
         match state.admit(units, false)? {
             Admission::Go => {}
             Admission::Wait => return Ok(Err(Obstacle::Wait)),
@@ -229,7 +230,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             Lookup::Missing(missing) => return Ok(Err(Obstacle::Missing(missing))),
             Lookup::Found(..) => {}
         }
-        match state.admit(state.path_units(tree), true)? {
+        match state.admit(state.change_units(tree, 1, 0), true)? {
             Admission::Go => {}
             Admission::Wait => return Ok(Err(Obstacle::Wait)),
             Admission::Short => return Ok(Err(Obstacle::Short)),
