@@ -131,20 +131,18 @@ fn a_newer_format_is_refused() {
 
 #[test]
 fn any_three_superblock_copies_may_be_lost_but_not_all() {
-    for survivor in 0..COPIES.len() {
+    for survivor in COPIES {
         run(SIZE, async move |env, disk| {
             closed_store(&env, &disk).await;
-            for (index, copy) in COPIES.into_iter().enumerate() {
-                if index != survivor {
-                    disk.flip_bit(copy + 100, 3);
-                }
+            for copy in COPIES.into_iter().filter(|copy| *copy != survivor) {
+                disk.flip_bit(copy + 100, 3);
             }
             let (db, tree) = open(&env, &disk).await;
             assert_eq!(tree.len(), 2001);
             tree.put(b"k", b"v").await.expect("puts");
             db.close().await.expect("closes");
             // Opening and closing repaired the others.
-            disk.flip_bit(COPIES[survivor] + 100, 3);
+            disk.flip_bit(survivor + 100, 3);
             let (_db, tree) = open(&env, &disk).await;
             assert_eq!(tree.len(), 2002);
         });
