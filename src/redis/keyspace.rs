@@ -446,12 +446,12 @@ impl Update<'_> {
         }
     }
 
-    /// Deletes a key; returns whether it was there.
+    /// Deletes a key; returns whether it was there. Works also if its value cannot be understood.
     pub fn delete(&mut self, index: usize) -> bool {
-        let live = self.get(index).is_some();
+        let expired = self.is_expired(index);
         let deleted = self.txn.delete(index);
-        self.expired += u64::from(deleted && !live);
-        live
+        self.expired += u64::from(deleted && expired);
+        deleted && !expired
     }
 
     /// Whether a key is there and its time has come.
