@@ -5,7 +5,7 @@ use std::process::Command;
 use std::sync::Arc;
 
 use boson::ErrorKind;
-use boson::block::{Namespace, UringNamespace};
+use boson::block::{AnyNamespace, MemoryNamespace, Namespace, NamespaceAddress, UringNamespace};
 use boson::mem::DmaBuf;
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
 
@@ -214,5 +214,26 @@ fn a_block_device_conforms_and_is_exclusive() {
         assert_eq!(error.kind(), ErrorKind::InUse);
         let error = UringNamespace::open_file(&device.path, None).expect_err("not a file");
         assert!(error.to_string().contains("blk:"), "{error}");
+    });
+}
+
+#[test]
+fn memory_conforms() {
+    run(async {
+        for block_size in [512, 4096] {
+            conforms(MemoryNamespace::new("mem:test", 2 << 20, block_size).expect("a size")).await;
+        }
+    });
+}
+
+#[test]
+fn the_namespace_of_an_address_conforms() {
+    let directory = Directory::new("any");
+    run(async {
+        let file = format!("file:{}?size=2M", directory.file("data").display());
+        for address in ["mem:2M", &file] {
+            let address: NamespaceAddress = address.parse().expect("valid");
+            conforms(AnyNamespace::open(&address).expect("opens")).await;
+        }
     });
 }

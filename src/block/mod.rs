@@ -1,6 +1,7 @@
 //! Block devices: a [`Namespace`] is an array of blocks that one core reads, writes and flushes.
 
 mod address;
+mod any;
 mod memory;
 mod uring;
 
@@ -10,6 +11,7 @@ use crate::error::{BufResult, Result};
 use crate::mem::DmaBuf;
 
 pub use address::{NamespaceAddress, parse_size};
+pub use any::AnyNamespace;
 pub use memory::MemoryNamespace;
 pub use uring::UringNamespace;
 
