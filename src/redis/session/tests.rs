@@ -1,8 +1,10 @@
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::super::testing::{TestClient, World};
+use self::world::{TestClient, World};
 use super::super::{Config, Limits};
 use super::*;
 use crate::sim::Fault;
@@ -477,7 +479,8 @@ fn a_write_that_does_not_become_durable_is_not_acknowledged() {
     let mut client = world.connect();
     assert_eq!(client.call("set a before"), "+OK\r\n");
     world.disk.inject(Some(Fault::FlushAfter(0)));
-    let (replies, verdict) = client.send(b"get a\r\nset a after\r\nping\r\nincr n\r\nsetnx a x\r\nget nosuch\r\n");
+    let (replies, verdict) =
+        client.send(b"get a\r\nset a after\r\nping\r\nincr n\r\nsetnx a x\r\nget nosuch\r\n");
     let replies = String::from_utf8(replies).expect("text");
     let lines: Vec<&str> = replies.split("\r\n").collect();
     assert_eq!(verdict, Verdict::Receive);
@@ -538,7 +541,9 @@ fn a_value_in_an_unknown_form_is_an_error_and_can_be_replaced() {
         let tree = world.server.keyspace.db().tree("0").expect("a tree");
         world.run(tree.put(b"k", stored)).expect("stored");
         client.call("set l v");
-        for command in ["get k", "incr k", "mget l k", "rename k l", "append k x", "expire k 10", "set k v keepttl"] {
+        for command in
+            ["get k", "incr k", "mget l k", "rename k l", "append k x", "expire k 10", "set k v keepttl"]
+        {
             let reply = client.call(command);
             assert!(reply.starts_with("-ERR ") && reply.contains("unknown form"), "{command}: {reply}");
         }
