@@ -150,7 +150,7 @@ async fn serve(
 }
 
 async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
-    let namespace = AnyNamespace::open(&options.store.value)?;
+    let namespace = AnyNamespace::open(&options.store.value).await?;
     let mut identity = [0; 16];
     rt::fill_random(&mut identity);
     let mut store = Options::new(identity);
