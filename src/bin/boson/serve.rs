@@ -185,8 +185,7 @@ async fn with_progress<F: Future>(opening: F, size_bytes: u64) -> F::Output {
 fn defect_named(name: &str) -> Result<boson::store::Sabotage> {
     use boson::store::Sabotage;
     match name {
-        "ack-before-write" => Ok(Sabotage::AckBeforeWrite),
-        "skip-flush" => Ok(Sabotage::SkipFlush),
+        "ack-at-once" => Ok(Sabotage::AckAtOnce),
         _ => Err(Error::new(ErrorKind::InvalidInput, "sabotage").at(name.to_owned())),
     }
 }
