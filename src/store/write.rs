@@ -17,8 +17,8 @@ use super::tree_state::{Missing, Seek};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
-/// The smallest step by which a namespace grows.
-const GROW_STEP_BYTES: u64 = 16 << 20;
+/// The smallest and the largest step by which a namespace grows.
+const GROW_STEP_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 30;
 
 /// A write that was applied: what to wait for before it is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -364,8 +364,10 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         let size = self.disk.namespace.size_bytes();
         let max = self.disk.namespace.info().max_size_bytes;
         if size < max && !patience.growth_failed {
-            let step = (size / 8).max(GROW_STEP_BYTES).next_multiple_of(u64::from(self.disk.unit));
-            match self.disk.namespace.grow((size + step).min(max)).await {
+            let step = (size / 8)
+                .clamp(*GROW_STEP_BYTES.start(), *GROW_STEP_BYTES.end())
+                .next_multiple_of(u64::from(self.disk.unit));
+            match self.disk.namespace.grow(size.saturating_add(step).min(max)).await {
                 Ok(()) => {
                     self.state.borrow_mut().space.grow(self.disk.units());
                     return Ok(());
