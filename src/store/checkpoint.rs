@@ -12,12 +12,15 @@ use super::log::LogPoint;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Placement, Stored};
 use super::options::Sabotage;
 use super::page::{Blob, Body, Garbage, Ledger, Page, Slot};
-use super::shared::Shared;
+use super::shared::{Shared, yield_now};
 use super::space::Extent;
 use super::state::State;
 use super::superblock::{self, Superblock};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
+
+/// A tree that is freed lets other tasks run after this many pages.
+const PAGES_PER_TURN: usize = 256;
 
 /// Takes checkpoints when they are asked for, until the store is closed or failed.
 pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
@@ -216,7 +219,12 @@ async fn resolve_garbage<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<
 async fn free_tree<E: Env, N: Namespace>(shared: &Shared<E, N>, root: Slot) -> Result<()> {
     let mut stack = vec![(root, None)];
     let mut result = Ok(());
+    let mut freed = 0;
     while let Some((slot, level)) = stack.pop() {
+        freed += 1;
+        if freed % PAGES_PER_TURN == 0 {
+            yield_now().await;
+        }
         match slot {
             Slot::Resident(page) => {
                 let mut state = shared.state.borrow_mut();

@@ -178,3 +178,16 @@ pub(super) async fn either(a: impl Future<Output = ()>, b: impl Future<Output = 
     })
     .await;
 }
+
+/// Lets every other ready task run once.
+pub(super) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
+}
