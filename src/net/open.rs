@@ -70,11 +70,9 @@ fn open_dpdk(address: &super::address::DpdkAddress, config: &NetConfig) -> Resul
     if address.queues != 1 {
         return refuse("this version drives one queue: leave out queues=");
     }
-    if address.station.mtu.is_some() {
-        return refuse("mtu= is not set on DPDK ports yet: set it on the device and leave it out here");
-    }
     let eal = Eal::init(&EalConfig::for_device(&address.device, &config.eal_arguments)?)?;
-    let port = PortConfig { mac: address.station.mac, ..PortConfig::default() };
+    let mtu = address.station.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
+    let port = PortConfig { mac: address.station.mac, mtu, ..PortConfig::default() };
     Ok(Box::new(DpdkPort::open(eal, &address.device, &port)?))
 }
 

@@ -68,6 +68,7 @@ async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -
         let nothing = super::object::ObjectRef::default();
         let superblock = checkpoint::describe(&shared, &state, start, nothing, nothing, false);
         superblock.fixed_extents().for_each(|extent| state.space.set(extent));
+        state.fixed_units = superblock.fixed_units();
     }
     checkpoint::take(&shared, false).await?;
     Ok(shared)
@@ -93,6 +94,7 @@ async fn load<E: Env, N: Namespace>(
     let mut state = State::new(space, log, disk.unit, options.cache_bytes);
     state.meta = vec![stored_catalog, stored_map];
     state.checkpoint.lsn = start.next_lsn - 1;
+    state.fixed_units = superblock.fixed_units();
     state.trees.resize_with(next_id as usize, || None);
     for entry in entries {
         let root = (!entry.root.is_nothing()).then_some(Slot::OnDisk(entry.root));

@@ -55,17 +55,17 @@ impl Space {
     /// The map as it is stored, without the extents in `except`.
     pub(super) fn to_bytes<'a>(&self, len: usize, except: impl Iterator<Item = &'a Extent>) -> Vec<u8> {
         let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bytes.truncate(len);
+        // The bits past the end of the namespace are set in memory, and zero on disk.
+        bytes.truncate(super::codec::to_usize(self.units.div_ceil(8)));
+        if let Some(last) = bytes.last_mut().filter(|_| !self.units.is_multiple_of(8)) {
+            *last &= (1 << (self.units % 8)) - 1;
+        }
+        bytes.resize(len, 0);
         for extent in except {
             for unit in extent.start..extent.end() {
                 if let Some(byte) = bytes.get_mut(super::codec::to_usize(unit / 8)) {
                     *byte &= !(1 << (unit % 8));
                 }
-            }
-        }
-        if self.units < len as u64 * 8 {
-            for unit in self.units..len as u64 * 8 {
-                bytes[super::codec::to_usize(unit / 8)] &= !(1 << (unit % 8));
             }
         }
         bytes
@@ -230,6 +230,9 @@ mod tests {
         let again = Space::from_bytes(&bytes, 10_000).expect("valid");
         assert_eq!(again.free_units(), 9_300);
         assert!((kept.start..kept.end()).all(|unit| again.is_used(unit)));
+        let small = Space::new(100);
+        let bytes_of_small = small.to_bytes(64, [].iter());
+        assert_eq!(bytes_of_small, [0; 64], "what is past the end is not in use");
         assert!(Space::from_bytes(&bytes, 600).is_none(), "more than the namespace has");
     }
 

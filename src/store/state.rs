@@ -88,6 +88,8 @@ pub(super) struct State {
     pub(super) ledger: Ledger,
     pub(super) space: Space,
     pub(super) log: Log,
+    /// The units of the superblocks and the log ring.
+    pub(super) fixed_units: u64,
     pub(super) failed: Option<Failure>,
     /// No writes any more: closed, or the last handle is gone.
     pub(super) closing: bool,
@@ -126,6 +128,7 @@ impl State {
             ledger: Ledger::new(unit),
             space,
             log,
+            fixed_units: 0,
             failed: None,
             closing: false,
             closed: false,
@@ -228,10 +231,21 @@ impl State {
         (self.cache_bytes / 4).max(MIN_DIRTY_LIMIT_BYTES)
     }
 
-    /// The units that a change of one key in `tree` takes at most, besides its value.
-    pub(super) fn path_units(&self, tree: u32) -> u64 {
-        // Two halves of a leaf, and per level two halves of an inner page, each with an index page.
-        14 + 12 * self.tree(tree).height()
+    /// The units that changing `keys` keys, with `bytes` bytes of new entries, takes at most besides large values.
+    ///
+    /// Every leaf touched, and every page above it, may have to be written, and may be split once because it was full; beyond that
+    /// pages split as bytes are added.
+    pub(super) fn change_units(&self, tree: u32, keys: usize, bytes: usize) -> u64 {
+        /// The largest page, with an index page.
+        const PAGE_UNITS: u64 = 5;
+        let touched = (keys as u64).min(self.object_units() + 1);
+        let above = self.tree(tree).height() - 1;
+        PAGE_UNITS * (2 * touched * (1 + above) + bytes as u64 / 2048 + 1)
+    }
+
+    /// The units that pages and values take, or will.
+    fn object_units(&self) -> u64 {
+        self.space.units() - self.space.free_units() + self.ledger.dirty_units - self.fixed_units
     }
 
     /// The units that every checkpoint takes for the catalog and the map.

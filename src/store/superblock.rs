@@ -129,11 +129,19 @@ impl Superblock {
         COPIES
             .into_iter()
             .map(|offset| (offset, COPY_ROOM_BYTES))
-            .chain([(self.log_offset, self.log_len)])
+            // Until a format is complete the front stays zero, so that an interrupted one can be begun again.
+            .chain([(COPY_ROOM_BYTES, FRESH_BYTES as u64 - COPY_ROOM_BYTES), (self.log_offset, self.log_len)])
             .map(move |(offset, len)| Extent {
                 start: offset / u64::from(unit),
                 units: u32::try_from(len / u64::from(unit)).unwrap_or(u32::MAX),
             })
+    }
+}
+
+impl Superblock {
+    /// How many units [`Superblock::fixed_extents`] take.
+    pub(super) fn fixed_units(&self) -> u64 {
+        self.fixed_extents().map(|extent| u64::from(extent.units)).sum()
     }
 }
 

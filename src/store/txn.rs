@@ -135,11 +135,22 @@ impl Writes {
     /// The units that they take at most, and whether they only delete.
     fn cost(&self, keys: &[(u32, &[u8])], state: &State) -> (u64, bool) {
         let (mut units, mut deleting) = (0, true);
+        // Per tree: keys, and bytes of entries. A transaction touches few trees.
+        let mut trees: Vec<(u32, usize, usize)> = Vec::new();
         for (index, value) in self.iter() {
-            units += state.path_units(keys[index].0);
-            deleting &= value.is_none();
-            units += value.map_or(0, |value| value_units(value.len(), state.ledger.unit));
+            let (tree, key) = keys[index];
+            let at = trees.iter().position(|entry| entry.0 == tree).unwrap_or_else(|| {
+                trees.push((tree, 0, 0));
+                trees.len() - 1
+            });
+            trees[at].1 += 1;
+            if let Some(value) = value {
+                deleting = false;
+                trees[at].2 += key.len() + value.len().min(MAX_INLINE_BYTES);
+                units += value_units(value.len(), state.ledger.unit);
+            }
         }
+        units += trees.iter().map(|&(tree, keys, bytes)| state.change_units(tree, keys, bytes)).sum::<u64>();
         (units, deleting)
     }
 }

@@ -8,12 +8,13 @@ use super::env::Env;
 use super::log::Operation;
 use super::object::{ObjectRef, Placement, object_cost};
 use super::options::{
-    Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, WriteOptions,
+    Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, Sabotage,
+    WriteOptions,
 };
-use super::page::{Blob, Garbage, NewValue};
+use super::page::{Blob, Garbage, MERGE_BELOW_BYTES, NewValue};
 use super::shared::Shared;
 use super::state::{Admission, External, Lookup, State};
-use super::tree_state::Missing;
+use super::tree_state::{Missing, Seek};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
@@ -172,7 +173,8 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     ) -> Result<Result<Commit, Obstacle>> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let units = state.path_units(tree) + value_units(value.len(), state.ledger.unit);
+        let units = state.change_units(tree, 1, key.len() + value.len().min(MAX_INLINE_BYTES))
+            + value_units(value.len(), state.ledger.unit);
         match state.admit(units, false)? {
             Admission::Go => {}
             Admission::Wait => return Ok(Err(Obstacle::Wait)),
@@ -206,6 +208,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         options: WriteOptions,
     ) -> Result<(bool, Commit)> {
         check_limits(key, None)?;
+        self.load_neighbour(tree, key).await;
         let mut patience = Patience::default();
         loop {
             let obstacle = match self.try_delete(tree, key, options)? {
@@ -214,6 +217,26 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             };
             self.overcome(tree, key, obstacle, &mut patience).await?;
         }
+    }
+
+    /// If the leaf of `key` is nearly empty, loads the one after it (or before, at the end), so that the two can merge. If that
+    /// fails they stay apart.
+    async fn load_neighbour(&self, tree: u32, key: &[u8]) {
+        let (below, above) = {
+            let state = self.state.borrow();
+            match state.lookup(tree, key) {
+                Lookup::Found(page, _) if page.used_bytes() < MERGE_BELOW_BYTES => {
+                    state.tree(tree).bounds(Seek::Key(key))
+                }
+                _ => return,
+            }
+        };
+        let seek = match (&below, &above) {
+            (_, Some(above)) => Seek::Key(above),
+            (Some(below), None) => Seek::Before(below),
+            (None, None) => return,
+        };
+        drop(self.leaf(tree, seek).await);
     }
 
     fn try_delete(
@@ -229,7 +252,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             Lookup::Missing(missing) => return Ok(Err(Obstacle::Missing(missing))),
             Lookup::Found(..) => {}
         }
-        match state.admit(state.path_units(tree), true)? {
+        match state.admit(state.change_units(tree, 1, 0), true)? {
             Admission::Go => {}
             Admission::Wait => return Ok(Err(Obstacle::Wait)),
             Admission::Short => return Ok(Err(Obstacle::Short)),
@@ -274,7 +297,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     ) -> Result<()> {
         match obstacle {
             Obstacle::Missing(missing) => {
-                self.load(tree, super::tree_state::Seek::Key(key), missing).await?;
+                self.load(tree, Seek::Key(key), missing).await?;
             }
             Obstacle::Wait => {
                 if self.state.borrow().checkpoint.requested {
@@ -341,6 +364,9 @@ impl<E: Env, N: Namespace> Shared<E, N> {
                 state.log.demand(lsn);
             }
             self.log_wake.notify_all();
+            if self.options.sabotage == Sabotage::AckAtOnce {
+                return Ok(());
+            }
             self.progress.notified().await;
         }
     }

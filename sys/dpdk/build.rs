@@ -23,7 +23,7 @@ const FUNCTIONS: &str = "rte_version|rte_strerror|rte_eal_init|rte_openlog_strea
     |rte_eth_dev_get_port_by_name|rte_eth_dev_info_get|rte_eth_dev_socket_id|rte_eth_dev_configure\
     |rte_eth_dev_adjust_nb_rx_tx_desc|rte_eth_rx_queue_setup|rte_eth_tx_queue_setup\
     |rte_eth_dev_start|rte_eth_dev_stop|rte_eth_dev_close\
-    |rte_eth_dev_get_mtu|rte_eth_macaddr_get|rte_eth_dev_default_mac_addr_set|rte_eth_promiscuous_enable\
+    |rte_eth_dev_get_mtu|rte_eth_dev_set_mtu|rte_eth_macaddr_get|rte_eth_dev_default_mac_addr_set|rte_eth_promiscuous_enable\
     |rte_eth_stats_get|boson_dpdk_.*";
 
 fn main() {
@@ -58,7 +58,6 @@ fn main() {
             // Only pointers to them cross the border; their layout stays C's business.
             .opaque_type("rte_mbuf|rte_mempool|rte_device|rte_eth_rxconf|rte_eth_txconf|_IO_FILE")
             .derive_default(true)
-            .layout_tests(false)
             .generate_comments(false)
             .generate()
     };

@@ -81,6 +81,12 @@ impl Lab {
         address.trim().to_owned()
     }
 
+    /// The kernel's MTU of the near end, in bytes.
+    pub(super) fn mtu(&self) -> usize {
+        let mtu = fs::read_to_string(format!("/sys/class/net/{}/mtu", self.near)).expect("readable");
+        mtu.trim().parse().expect("a number")
+    }
+
     pub(super) fn inside(&self, command: &[&str]) -> String {
         run_well(&[&["ip", "netns", "exec", &self.namespace], command].concat())
     }

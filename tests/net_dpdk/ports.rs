@@ -80,6 +80,17 @@ fn a_frame_of_a_wrong_length_is_refused() {
 }
 
 #[test]
+fn an_mtu_can_be_lowered_but_not_raised_beyond_the_device() {
+    let with_mtu = |mtu| DpdkPort::open(eal(), "net_ring_mtu", &PortConfig { mtu: Some(mtu), ..small() });
+    let mut port = with_mtu(600).expect("less than the device's");
+    assert_eq!(port.info().mtu, 600);
+    assert!(!port.transmit(615, &mut |_| panic!("longer than the MTU allows")));
+    drop(port);
+    let error = with_mtu(60_000).expect_err("more than the device's");
+    assert!(error.to_string().contains("set the MTU"), "{error}");
+}
+
+#[test]
 fn a_panic_in_the_stack_costs_no_buffer() {
     let mut port = open("net_ring_panic");
     for _ in 0..5_000 {

@@ -108,6 +108,14 @@ fn a_port_takes_the_address_it_is_given_and_the_interfaces_mtu() {
 }
 
 #[test]
+fn an_mtu_is_set_on_the_device_too() {
+    let Some(lab) = Lab::new(7) else { return };
+    let port = lab.open(&PortConfig { mtu: Some(1_400), ..PortConfig::default() });
+    assert_eq!(port.info().mtu, 1_400);
+    assert_eq!(lab.mtu(), 1_400);
+}
+
+#[test]
 fn frames_into_a_link_that_is_down_are_lost_without_harm() {
     let Some(lab) = Lab::new(3) else { return };
     let mut port = lab.open(&small());

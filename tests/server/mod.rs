@@ -12,16 +12,16 @@ use std::time::{Duration, Instant};
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// A directory of one test, removed when it ends.
-pub struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    pub fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("boson-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a temporary directory");
         Self(path)
     }
 
-    pub fn path(&self) -> &Path {
+    pub(crate) fn path(&self) -> &Path {
         &self.0
     }
 }
@@ -33,7 +33,7 @@ impl Drop for Directory {
 }
 
 /// A running `boson serve`; killed when dropped.
-pub struct Server {
+pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
     start_line: String,
@@ -41,7 +41,7 @@ pub struct Server {
 
 impl Server {
     /// Starts `boson serve --listen 127.0.0.1:0` with `arguments` in `directory`, and waits for its start-up line.
-    pub fn start(directory: &Path, arguments: &[&str]) -> Self {
+    pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Self {
         match Self::try_start(directory, arguments) {
             Ok(server) => server,
             Err(failure) => panic!("the server did not start: {failure}"),
@@ -49,7 +49,7 @@ impl Server {
     }
 
     /// The same, or what the server wrote to standard error before it ended.
-    pub fn try_start(directory: &Path, arguments: &[&str]) -> Result<Self, String> {
+    pub(crate) fn try_start(directory: &Path, arguments: &[&str]) -> Result<Self, String> {
         let mut child = Command::new(env!("CARGO_BIN_EXE_boson"))
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
@@ -77,30 +77,30 @@ impl Server {
         Ok(Self { child, address, start_line })
     }
 
-    pub fn address(&self) -> SocketAddr {
+    pub(crate) fn address(&self) -> SocketAddr {
         self.address
     }
 
-    pub fn start_line(&self) -> &str {
+    pub(crate) fn start_line(&self) -> &str {
         &self.start_line
     }
 
-    pub fn id(&self) -> u32 {
+    pub(crate) fn id(&self) -> u32 {
         self.child.id()
     }
 
-    pub fn client(&self) -> Client {
+    pub(crate) fn client(&self) -> Client {
         Client::connect(self.address).expect("the server listens")
     }
 
     /// SIGKILL, at once.
-    pub fn kill(mut self) {
+    pub(crate) fn kill(mut self) {
         self.child.kill().expect("it runs");
         self.child.wait().expect("it ends");
     }
 
     /// SIGTERM, and how it ended.
-    pub fn terminate(mut self) -> ExitStatus {
+    pub(crate) fn terminate(mut self) -> ExitStatus {
         let id = i32::try_from(self.child.id()).expect("process ids are positive");
         let process = rustix::process::Pid::from_raw(id).expect("process ids are positive");
         rustix::process::kill_process(process, rustix::process::Signal::TERM).expect("it runs");
@@ -108,7 +108,7 @@ impl Server {
     }
 
     /// How it ended by itself.
-    pub fn wait(&mut self) -> ExitStatus {
+    pub(crate) fn wait(&mut self) -> ExitStatus {
         let started = Instant::now();
         loop {
             if let Some(status) = self.child.try_wait().expect("a child") {
@@ -129,7 +129,7 @@ impl Drop for Server {
 
 /// A reply in RESP2.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Reply {
+pub(crate) enum Reply {
     Status(String),
     Error(String),
     Integer(i64),
@@ -139,22 +139,22 @@ pub enum Reply {
 }
 
 impl Reply {
-    pub fn ok() -> Self {
+    pub(crate) fn ok() -> Self {
         Self::Status("OK".to_owned())
     }
 
-    pub fn bulk(text: &str) -> Self {
+    pub(crate) fn bulk(text: &str) -> Self {
         Self::Bulk(text.as_bytes().to_vec())
     }
 }
 
 /// A blocking connection.
-pub struct Client {
+pub(crate) struct Client {
     reader: BufReader<TcpStream>,
 }
 
 impl Client {
-    pub fn connect(address: SocketAddr) -> io::Result<Self> {
+    pub(crate) fn connect(address: SocketAddr) -> io::Result<Self> {
         let stream = TcpStream::connect(address)?;
         stream.set_nodelay(true)?;
         stream.set_read_timeout(Some(PATIENCE))?;
@@ -162,24 +162,24 @@ impl Client {
     }
 
     /// The socket below, for raw bytes.
-    pub fn stream(&mut self) -> &mut TcpStream {
+    pub(crate) fn stream(&mut self) -> &mut TcpStream {
         self.reader.get_mut()
     }
 
     /// Sends one command and waits for its reply.
-    pub fn call(&mut self, arguments: &[&[u8]]) -> io::Result<Reply> {
+    pub(crate) fn call(&mut self, arguments: &[&[u8]]) -> io::Result<Reply> {
         self.send(arguments)?;
         self.receive()
     }
 
     /// `call` of a line of words without quoting.
-    pub fn run(&mut self, line: &str) -> Reply {
+    pub(crate) fn run(&mut self, line: &str) -> Reply {
         let words: Vec<&[u8]> = line.split(' ').map(str::as_bytes).collect();
         self.call(&words).expect("the server replies")
     }
 
     /// Sends one command.
-    pub fn send(&mut self, arguments: &[&[u8]]) -> io::Result<()> {
+    pub(crate) fn send(&mut self, arguments: &[&[u8]]) -> io::Result<()> {
         let mut request = format!("*{}\r\n", arguments.len()).into_bytes();
         for argument in arguments {
             request.extend_from_slice(format!("${}\r\n", argument.len()).as_bytes());
@@ -190,7 +190,7 @@ impl Client {
     }
 
     /// Waits for one reply.
-    pub fn receive(&mut self) -> io::Result<Reply> {
+    pub(crate) fn receive(&mut self) -> io::Result<Reply> {
         let mut line = String::new();
         if self.reader.read_line(&mut line)? == 0 || !line.ends_with("\r\n") {
             return Err(io::ErrorKind::UnexpectedEof.into());

@@ -6,6 +6,7 @@ mod echo;
 mod listen;
 mod metrics;
 mod options;
+mod serve;
 mod start;
 
 use std::process::ExitCode;
@@ -22,6 +23,8 @@ struct Cli {
 
 #[derive(Debug, Subcommand)]
 enum Command {
+    /// Serve keys and values by the Redis protocol.
+    Serve(serve::ServeOptions),
     /// Answer every connection with what it sends.
     Echo(echo::EchoOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
@@ -44,6 +47,7 @@ fn run() -> boson::Result<()> {
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
     start::log_to_stderr();
     match cli.command {
+        Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
         Command::Doctor(options) => doctor::run(&options),
     }

@@ -108,6 +108,14 @@ impl Page {
         }
     }
 
+    /// How much of that is used: what decides about merging.
+    pub(super) fn used_bytes(&self) -> usize {
+        match &self.body {
+            Body::Leaf(leaf) => leaf.used_bytes(),
+            Body::Inner(inner) => inner.encoded_bytes(),
+        }
+    }
+
     /// Brings the ledger up to date with a page that was just changed.
     pub(super) fn settle(&self, ledger: &mut Ledger) {
         self.reservation.set(ledger, object_cost(self.encoded_bytes(), ledger.unit));

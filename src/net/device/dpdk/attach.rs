@@ -57,7 +57,7 @@ impl Device {
         eal.register_thread();
         let details = port.details()?;
         let (rx_descriptors, tx_descriptors) = port.configure(config)?;
-        let mtu = port.mtu(details.if_index)?;
+        let mtu = port.use_mtu(config.mtu, details.if_index)?;
         let pool = Pool::create(&port, config, mtu, rx_descriptors, tx_descriptors)?;
         // SAFETY: DPDK sets the driver's name of every port that it describes to a string that ends with NUL, in the
         // driver's own memory.
@@ -204,8 +204,23 @@ impl Port {
         Ok((rx, tx))
     }
 
-    /// The MTU in bytes: the port's, or that of the kernel's interface behind it if that is less, which the drivers of
-    /// virtual devices do not look at.
+    /// Gives the port the MTU `wanted`, in bytes, and returns the one it has. A device that cannot change it may have a larger one:
+    /// then only our own frames keep to it.
+    fn use_mtu(&self, wanted: Option<u16>, interface: u32) -> Result<usize> {
+        let Some(wanted) = wanted else { return self.mtu(interface) };
+        let set = self.call("set the MTU", |id| {
+            // SAFETY: the function takes any number; the port is not started.
+            unsafe { sys::rte_eth_dev_set_mtu(id, wanted) }
+        });
+        let (wanted, is) = (usize::from(wanted), self.mtu(interface)?);
+        match set {
+            Err(error) if wanted > is => Err(error),
+            _ => Ok(is.min(wanted)),
+        }
+    }
+
+    /// The port's MTU in bytes, or that of the kernel's interface behind it if that is less, which the drivers of virtual devices do
+    /// not look at.
     fn mtu(&self, interface: u32) -> Result<usize> {
         let mut mtu = 0;
         self.call("read the MTU", |id| {

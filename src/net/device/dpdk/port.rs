@@ -25,6 +25,8 @@ pub(super) const ETHERNET_HEADER_BYTES: usize = 14;
 pub struct PortConfig {
     /// The Ethernet address to use instead of the device's own.
     pub mac: Option<[u8; 6]>,
+    /// The MTU to use instead of the device's own, in bytes.
+    pub mtu: Option<u16>,
     /// Receive descriptors; the nearest number that the device accepts is used.
     pub rx_descriptors: u16,
     /// Transmit descriptors; the nearest number that the device accepts is used.
@@ -36,7 +38,7 @@ pub struct PortConfig {
 impl Default for PortConfig {
     fn default() -> Self {
         // A pool of 2^n - 1 uses its ring best (rte_pktmbuf_pool_create).
-        Self { mac: None, rx_descriptors: 1_024, tx_descriptors: 1_024, mbufs: 8_191 }
+        Self { mac: None, mtu: None, rx_descriptors: 1_024, tx_descriptors: 1_024, mbufs: 8_191 }
     }
 }
 
