@@ -98,6 +98,7 @@ impl Input {
                 self.resize((self.start + self.wanted).clamp(len + len / 2, len * 2));
             }
         }
+        assert!(self.end < self.bytes.len(), "there is always room to receive into");
     }
 
     fn resize(&mut self, len: usize) {
