@@ -214,7 +214,7 @@ fn no_acknowledged_write_is_lost_to_sigkill() {
 #[cfg(debug_assertions)]
 fn a_server_that_acknowledges_too_early_is_found_out() {
     let directory = Directory::new("crash-canary");
-    let arguments = [&SYNC[..], &["--sabotage", "ack-before-write"]].concat();
+    let arguments = [&SYNC[..], &["--sabotage", "ack-at-once"]].concat();
     let result = kill_repeatedly(directory.path(), 20, 1, &arguments);
     let what =
         result.expect_err("20 rounds of SIGKILL did not notice writes acknowledged before they were written");

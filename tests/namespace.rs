@@ -103,7 +103,8 @@ async fn conforms<N: Namespace>(namespace: N) {
 fn a_file_of_fixed_size_conforms() {
     let directory = Directory::new("fixed");
     run(async {
-        let namespace = UringNamespace::open_file(&directory.file("data"), Some(2 << 20)).expect("open");
+        let namespace =
+            UringNamespace::open_file(&directory.file("data"), Some(2 << 20)).await.expect("open");
         assert_eq!(namespace.size_bytes(), 2 << 20);
         conforms(namespace.clone()).await;
         let full = namespace.grow(3 << 20).await.expect_err("its size is fixed");
@@ -116,7 +117,7 @@ fn a_growing_file_conforms_and_keeps_its_size() {
     let directory = Directory::new("growing");
     let path = directory.file("data");
     run(async {
-        let namespace = UringNamespace::open_file(&path, None).expect("open");
+        let namespace = UringNamespace::open_file(&path, None).await.expect("open");
         assert_eq!(namespace.size_bytes(), 0);
         namespace.grow(1 << 20).await.expect("grow");
         let (result, zeros) = namespace.read(1 << 19, DmaBuf::zeroed(4096)).await;
@@ -125,7 +126,7 @@ fn a_growing_file_conforms_and_keeps_its_size() {
         conforms(namespace).await;
     });
     run(async {
-        let again = UringNamespace::open_file(&path, None).expect("open again");
+        let again = UringNamespace::open_file(&path, None).await.expect("open again");
         assert_eq!(again.size_bytes(), 1 << 20);
     });
 }
@@ -135,12 +136,12 @@ fn an_open_file_is_locked() {
     let directory = Directory::new("locked");
     let path = directory.file("data");
     run(async {
-        let first = UringNamespace::open_file(&path, Some(1 << 20)).expect("open");
-        let error = UringNamespace::open_file(&path, None).expect_err("locked");
+        let first = UringNamespace::open_file(&path, Some(1 << 20)).await.expect("open");
+        let error = UringNamespace::open_file(&path, None).await.expect_err("locked");
         assert_eq!(error.kind(), ErrorKind::InUse);
         assert!(error.to_string().contains("another process"), "{error}");
         drop(first);
-        UringNamespace::open_file(&path, None).expect("free again");
+        UringNamespace::open_file(&path, None).await.expect("free again");
     });
 }
 
@@ -151,17 +152,17 @@ fn what_is_not_a_file_or_a_device_is_refused_with_a_sentence() {
     std::fs::write(&small, vec![1; 3 << 20]).expect("write");
     run(async {
         for (error, part) in [
-            (UringNamespace::open_file(&directory.0, None).expect_err("a directory"), "directory"),
+            (UringNamespace::open_file(&directory.0, None).await.expect_err("a directory"), "directory"),
             (
-                UringNamespace::open_file(&directory.file("no/such"), None).expect_err("absent"),
+                UringNamespace::open_file(&directory.file("no/such"), None).await.expect_err("absent"),
                 "No such file",
             ),
             (
-                UringNamespace::open_file(Path::new("/dev/null"), None).expect_err("a device"),
+                UringNamespace::open_file(Path::new("/dev/null"), None).await.expect_err("a device"),
                 "not a regular file",
             ),
-            (UringNamespace::open_file(&small, Some(1 << 20)).expect_err("larger"), "leave out size="),
-            (UringNamespace::open_block_device(&small).expect_err("a file"), "not a block device"),
+            (UringNamespace::open_file(&small, Some(1 << 20)).await.expect_err("larger"), "leave out size="),
+            (UringNamespace::open_block_device(&small).await.expect_err("a file"), "not a block device"),
         ] {
             assert!(error.to_string().contains(part), "{error}");
         }
@@ -206,13 +207,13 @@ impl Drop for LoopDevice {
 fn a_block_device_conforms_and_is_exclusive() {
     let Some(device) = LoopDevice::new(2 << 20) else { return };
     run(async {
-        let namespace = UringNamespace::open_block_device(&device.path).expect("open");
+        let namespace = UringNamespace::open_block_device(&device.path).await.expect("open");
         assert_eq!(namespace.size_bytes(), 2 << 20);
         assert!(namespace.info().direct);
         conforms(namespace.clone()).await;
-        let error = UringNamespace::open_block_device(&device.path).expect_err("in use");
+        let error = UringNamespace::open_block_device(&device.path).await.expect_err("in use");
         assert_eq!(error.kind(), ErrorKind::InUse);
-        let error = UringNamespace::open_file(&device.path, None).expect_err("not a file");
+        let error = UringNamespace::open_file(&device.path, None).await.expect_err("not a file");
         assert!(error.to_string().contains("blk:"), "{error}");
     });
 }
@@ -233,7 +234,7 @@ fn the_namespace_of_an_address_conforms() {
         let file = format!("file:{}?size=2M", directory.file("data").display());
         for address in ["mem:2M", &file] {
             let address: NamespaceAddress = address.parse().expect("valid");
-            conforms(AnyNamespace::open(&address).expect("opens")).await;
+            conforms(AnyNamespace::open(&address).await.expect("opens")).await;
         }
     });
 }

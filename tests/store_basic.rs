@@ -2,10 +2,13 @@
 
 use std::future::Future;
 
+use std::rc::Rc;
+use std::time::Duration;
+
 use boson::ErrorKind;
 use boson::block::MemoryNamespace;
-use boson::sim::{Executor, SimEnv};
-use boson::store::{Db, Options};
+use boson::sim::{Disk, DiskOptions, Executor, SimEnv};
+use boson::store::{Commit, Db, Durability, Env, Options, WriteOptions};
 
 type TestDb = Db<SimEnv, MemoryNamespace>;
 
@@ -50,4 +53,273 @@ fn what_is_put_is_got_and_survives_closing() {
         assert_eq!(tree.len(), 2);
         assert!(db.verify().await.expect("runs").is_clean());
     });
+}
+
+#[test]
+fn a_transaction_sees_its_own_writes_and_applies_all_or_nothing() {
+    run(async |env| {
+        let namespace = namespace(32 << 20);
+        let db = open(&env, &namespace).await;
+        let (a, b) = (db.tree("a").expect("valid"), db.tree("b").expect("valid"));
+        a.put(b"one", b"1").await.expect("puts");
+        let keys = [(&a, &b"one"[..]), (&b, &b"two"[..]), (&a, &b"one"[..]), (&b, &b"none"[..])];
+        let result = db
+            .transact(&keys, WriteOptions::SYNC, |txn| {
+                assert_eq!((txn.len(), txn.get(0), txn.get(1)), (4, Some(&b"1"[..]), None));
+                assert!(txn.contains(0) && !txn.contains(1));
+                txn.put_parts(1, &[b"left", b"-", b"right"]);
+                assert_eq!(txn.get(1), Some(&b"left-right"[..]));
+                // The same key declared twice is one key.
+                txn.put(2, b"2");
+                assert_eq!(txn.get(0), Some(&b"2"[..]));
+                assert!(txn.delete(0) && !txn.delete(2) && !txn.contains(2));
+                assert!(!txn.delete(3));
+                "result"
+            })
+            .await
+            .expect("applies");
+        assert_eq!(result, "result");
+        assert_eq!(a.get(b"one").await.expect("reads"), None);
+        assert_eq!(b.get(b"two").await.expect("reads").as_deref(), Some(&b"left-right"[..]));
+        assert_eq!((a.len(), b.len(), db.last_lsn()), (0, 1, 2));
+
+        // Nothing to write: the log is not touched.
+        let (value, commit) = db
+            .apply(&keys, WriteOptions::SYNC, |txn| {
+                txn.put(0, b"x");
+                txn.discard();
+                txn.delete(3);
+                txn.get(1).map(<[u8]>::len)
+            })
+            .await
+            .expect("applies");
+        assert_eq!((value, commit, db.last_lsn()), (Some(10), Commit::default(), 2));
+    });
+}
+
+#[test]
+fn durability_is_what_was_asked_for() {
+    let executor = Executor::new(3);
+    let env = executor.env();
+    let disk = Disk::new(env.clone(), DiskOptions::new(16 << 20), 3);
+    executor.block_on(async move {
+        let db = Db::open(env.clone(), disk.clone(), options()).await.expect("opens");
+        let tree = db.tree("t").expect("valid");
+        tree.put_with(b"k", b"1", WriteOptions::SYNC).await.expect("puts");
+        assert_eq!(db.durable_lsn(), 1);
+        let interval = WriteOptions { durability: Some(Durability::Interval(Duration::from_millis(100))) };
+        tree.put_with(b"k", b"2", interval).await.expect("puts");
+        assert_eq!(db.durable_lsn(), 1, "acknowledged at once");
+        env.sleep(Duration::from_millis(40)).await;
+        assert_eq!(db.durable_lsn(), 1, "gathered with what comes until the interval is half over");
+        env.sleep(Duration::from_millis(20)).await;
+        assert_eq!(db.durable_lsn(), 2);
+        tree.put_with(b"k", b"3", WriteOptions::NONE).await.expect("puts");
+        let batches = db.stats().log_batches;
+        env.sleep(Duration::from_secs(60)).await;
+        assert_eq!((db.durable_lsn(), db.stats().log_batches), (2, batches + 1), "written, not flushed");
+        db.flush().await.expect("works");
+        assert_eq!(db.durable_lsn(), 3);
+        let (_, commit) = db
+            .apply(&[(&tree, &b"k"[..])], WriteOptions::SYNC, |txn| txn.put(0, b"4"))
+            .await
+            .expect("applies");
+        assert_eq!((commit, db.durable_lsn()), (Commit { lsn: 4, wait: true }, 3));
+        db.wait(commit.and(Commit::default())).await.expect("works");
+        assert_eq!(db.durable_lsn(), 4);
+
+        // An idle store does nothing.
+        let operations = disk.operations();
+        env.sleep(Duration::from_secs(3600)).await;
+        assert_eq!(disk.operations(), operations);
+    });
+}
+
+#[test]
+fn concurrent_commits_share_flushes() {
+    let executor = Executor::new(4);
+    let env = executor.env();
+    let disk = Disk::new(env.clone(), DiskOptions::new(16 << 20), 4);
+    let db = {
+        let (env, disk) = (env.clone(), disk.clone());
+        executor.block_on(async move { Db::open(env, disk, options()).await.expect("opens") })
+    };
+    for client in 0..50u32 {
+        let tree = db.tree("t").expect("valid");
+        env.spawn("client", async move {
+            for round in 0..20u32 {
+                let key = [client.to_be_bytes(), round.to_be_bytes()].concat();
+                tree.put_with(&key, b"v", WriteOptions::SYNC).await.expect("puts");
+            }
+        });
+    }
+    executor.run_for(Duration::from_secs(10));
+    let stats = db.stats();
+    assert_eq!((stats.keys, stats.durable_lsn), (1000, 1000));
+    assert!(stats.flushes < 60, "{} flushes for 1000 writes of 50 clients", stats.flushes);
+}
+
+#[test]
+fn transactions_of_many_tasks_lose_no_update_and_readers_see_whole_ones() {
+    const ACCOUNTS: u32 = 12_000;
+    let executor = Executor::new(6);
+    let env = executor.env();
+    let disk = Disk::new(env.clone(), DiskOptions::new(32 << 20), 6);
+    let db = {
+        let (env, disk) = (env.clone(), disk.clone());
+        let options = Options { cache_bytes: 16 << 10, ..options() };
+        executor.block_on(async move { Db::open(env, disk, options).await.expect("opens") })
+    };
+    let key = |account: u64| format!("account {:08}", account % u64::from(ACCOUNTS)).into_bytes();
+    let number = |bytes: Option<&[u8]>| -> i64 {
+        bytes.map_or(0, |bytes| i64::from_le_bytes(bytes.try_into().expect("eight bytes")))
+    };
+    let tree = db.tree("accounts").expect("valid");
+    let filler = tree.clone();
+    executor.block_on(async move {
+        for account in 0..u64::from(ACCOUNTS) {
+            filler.put_with(&key(account), &100i64.to_le_bytes(), WriteOptions::NONE).await.expect("puts");
+        }
+        filler.db().checkpoint().await.expect("works");
+    });
+    let transfers = Rc::new(std::cell::Cell::new(0));
+    for _ in 0..8 {
+        let (env_of_task, tree, transfers) = (env.clone(), tree.clone(), Rc::clone(&transfers));
+        env.spawn("transfers", async move {
+            for _ in 0..200 {
+                let (from, to) = (key(env_of_task.random()), key(env_of_task.random()));
+                let keys = [(&tree, from.as_slice()), (&tree, to.as_slice())];
+                let move_one = tree.db().transact(&keys, WriteOptions::NONE, |txn| {
+                    let less = number(txn.get(0)) - 1;
+                    txn.put(0, &less.to_le_bytes());
+                    let more = number(txn.get(1)) + 1;
+                    txn.put(1, &more.to_le_bytes());
+                });
+                move_one.await.expect("applies");
+                env_of_task.sleep(Duration::from_micros(env_of_task.random() % 1000)).await;
+                transfers.set(transfers.get() + 1);
+            }
+        });
+    }
+    for descending in [false, true] {
+        let tree = tree.clone();
+        env.spawn("scans", async move {
+            for _ in 0..3 {
+                let mut cursor = if descending { tree.range_descending(..) } else { tree.range(..) };
+                let mut count = 0;
+                while cursor.next_key().await.expect("reads").is_some() {
+                    count += 1;
+                }
+                assert_eq!(count, ACCOUNTS, "a key that stays is seen exactly once");
+            }
+        });
+    }
+    let (checkpoints, env_of_task) = (db.clone(), env.clone());
+    env.spawn("checkpoints", async move {
+        for _ in 0..50 {
+            checkpoints.checkpoint().await.expect("works");
+            env_of_task.sleep(Duration::from_millis(1)).await;
+        }
+    });
+    executor.run_for(Duration::from_secs(100));
+    assert_eq!(transfers.get(), 1600);
+    assert!(db.stats().evictions > 100, "{:?}", db.stats());
+    executor.block_on(async move {
+        let mut sum = 0;
+        let mut cursor = tree.range(..);
+        while let Some((_, value)) = cursor.next().await.expect("reads") {
+            sum += number(Some(&value));
+        }
+        assert_eq!(sum, 100 * i64::from(ACCOUNTS));
+        assert!(db.verify().await.expect("runs").is_clean());
+        db.close().await.expect("closes");
+    });
+}
+
+#[test]
+fn ranges_are_bounded_as_asked_in_both_directions() {
+    run(async |env| {
+        let db = open(&env, &namespace(32 << 20)).await;
+        let tree = db.tree("t").expect("valid");
+        assert_eq!(tree.range(..).next().await.expect("reads"), None);
+        assert_eq!(tree.random(|| 7).await.expect("reads"), None);
+        for number in 0..5000u32 {
+            tree.put(&number.to_be_bytes(), b"v").await.expect("puts");
+        }
+        let (from, to) = (1000u32.to_be_bytes(), 4000u32.to_be_bytes());
+        let mut cursor = tree.range(&from[..]..=&to[..]);
+        assert_eq!(cursor.next_key().await.expect("reads").as_deref(), Some(&from[..]));
+        let mut last = None;
+        let mut count = 1;
+        while let Some((key, _)) = cursor.next().await.expect("reads") {
+            last = Some(key);
+            count += 1;
+        }
+        assert_eq!((last.as_deref(), count), (Some(&to[..]), 3001));
+        let mut cursor = tree.range_descending(..&to[..]);
+        let expected = 3999u32.to_be_bytes();
+        assert_eq!(cursor.next_key().await.expect("reads").as_deref(), Some(&expected[..]));
+        // A cursor goes on while the tree changes, and sees what is ahead of it.
+        let mut cursor = tree.range(&from[..]..);
+        cursor.next_key().await.expect("reads");
+        tree.clear(WriteOptions::SYNC).await.expect("clears");
+        tree.put(b"\xff", b"v").await.expect("puts");
+        let mut rest = Vec::new();
+        while let Some(key) = cursor.next_key().await.expect("reads") {
+            rest.push(key);
+        }
+        assert_eq!(rest.last().map(Vec::as_slice), Some(&b"\xff"[..]));
+        assert!(rest.len() < 1000, "the leaf that was read, then the new key");
+        assert_eq!(tree.len(), 1);
+        assert_eq!(tree.random(|| 7).await.expect("reads").as_deref(), Some(&b"\xff"[..]));
+    });
+}
+
+#[test]
+fn dropping_the_last_handle_commits_what_was_written() {
+    run(async |env| {
+        let namespace = namespace(32 << 20);
+        let db = open(&env, &namespace).await;
+        let tree = db.tree("t").expect("valid");
+        drop(db);
+        tree.put_with(b"k", b"v", WriteOptions::NONE).await.expect("the tree keeps the store open");
+        drop(tree);
+        env.sleep(Duration::from_millis(1)).await;
+        let db = open(&env, &namespace).await;
+        assert_eq!(db.tree("t").expect("valid").len(), 1);
+    });
+}
+
+#[test]
+fn values_of_every_size_come_back_on_blocks_of_every_size() {
+    for block in [512, 65536] {
+        run(async move |env| {
+            let namespace = MemoryNamespace::new("mem:test", 192 << 20, block).expect("valid");
+            let db = open(&env, &namespace).await;
+            let tree = db.tree("t").expect("valid");
+            let sizes =
+                [0usize, 1, 2048, 2049, 4096, 65536, (128 << 10) + 1, 1 << 20, (1 << 20) + 1, 40 << 20];
+            let value = |size: usize| -> Vec<u8> { (0..size).map(|at| at.to_le_bytes()[at % 3]).collect() };
+            for size in sizes {
+                tree.put(&size.to_be_bytes(), &value(size)).await.expect("puts");
+            }
+            // Once from memory, once from a checkpoint.
+            for clean in [false, true] {
+                let db = if clean { open(&env, &namespace).await } else { db.clone() };
+                let tree = db.tree("t").expect("valid");
+                for size in sizes {
+                    let found = tree.get(&size.to_be_bytes()).await.expect("reads").expect("is there");
+                    assert!(found == value(size), "{size} bytes in blocks of {block}");
+                }
+                assert!(db.verify().await.expect("runs").is_clean());
+                db.close().await.expect("closes");
+            }
+            let db = open(&env, &namespace).await;
+            let tree = db.tree("t").expect("valid");
+            let free = db.stats().free_bytes;
+            assert!(tree.delete(&(40usize << 20).to_be_bytes()).await.expect("deletes"));
+            db.checkpoint().await.expect("works");
+            assert!(db.stats().free_bytes >= free + (40 << 20) - (1 << 20));
+        });
+    }
 }

@@ -22,15 +22,17 @@ impl AnyNamespace {
     /// # Errors
     ///
     /// As for [`MemoryNamespace::new`], [`UringNamespace::open_file`] and [`UringNamespace::open_block_device`].
-    pub fn open(address: &NamespaceAddress) -> Result<Self> {
+    pub async fn open(address: &NamespaceAddress) -> Result<Self> {
         match address {
             NamespaceAddress::Memory { size_bytes } => {
                 MemoryNamespace::new(address.to_string(), *size_bytes, MEMORY_BLOCK_BYTES).map(Self::Memory)
             }
             NamespaceAddress::File { path, size_bytes } => {
-                UringNamespace::open_file(path, *size_bytes).map(Self::Uring)
+                UringNamespace::open_file(path, *size_bytes).await.map(Self::Uring)
             }
-            NamespaceAddress::Block { path } => UringNamespace::open_block_device(path).map(Self::Uring),
+            NamespaceAddress::Block { path } => {
+                UringNamespace::open_block_device(path).await.map(Self::Uring)
+            }
         }
     }
 }

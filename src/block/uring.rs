@@ -7,6 +7,7 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
@@ -15,7 +16,7 @@ use tracing::warn;
 use super::{Namespace, NamespaceInfo};
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{DmaBuf, IoBuf, Slice};
-use crate::rt::uring;
+use crate::rt::{self, uring};
 
 /// The block size of a file: what every file system's direct I/O accepts.
 const FILE_BLOCK_BYTES: u32 = 4096;
@@ -45,7 +46,7 @@ impl UringNamespace {
     ///
     /// [`InUse`](ErrorKind::InUse) if another process has it open, [`InvalidInput`](ErrorKind::InvalidInput) if it is not a
     /// regular file or larger than `size_bytes`, [`NoSpace`](ErrorKind::NoSpace), or the kernel's code.
-    pub fn open_file(path: &Path, size_bytes: Option<u64>) -> Result<Self> {
+    pub async fn open_file(path: &Path, size_bytes: Option<u64>) -> Result<Self> {
         let name = format!("file:{}", path.display());
         let (file, direct) =
             open(path, true, OFlags::empty()).map_err(|error| os_error(&error, "open", &name))?;
@@ -59,7 +60,7 @@ impl UringNamespace {
             return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(what));
         }
         let file = OwnedFd::from(file);
-        lock(&file, &name)?;
+        lock(&file, &name).await?;
         if !direct {
             warn!(
                 "{name}: this file system has no direct I/O; reads and writes go through the page cache \
@@ -106,7 +107,7 @@ impl UringNamespace {
     ///
     /// [`InUse`](ErrorKind::InUse) if it is mounted or another process has it open,
     /// [`InvalidInput`](ErrorKind::InvalidInput) if it is not a block device, or the kernel's code.
-    pub fn open_block_device(path: &Path) -> Result<Self> {
+    pub async fn open_block_device(path: &Path) -> Result<Self> {
         let name = format!("blk:{}", path.display());
         let metadata = std::fs::metadata(path).map_err(|error| os_error(&error, "open", &name))?;
         if !metadata.file_type().is_block_device() {
@@ -115,10 +116,12 @@ impl UringNamespace {
                 .because("it is not a block device: for a file write file: instead of blk:"));
         }
         // O_EXCL without O_CREAT: the kernel refuses a device that is mounted or held by another exclusive user.
-        let (file, direct) =
-            open(path, false, OFlags::EXCL).map_err(|error| os_error(&error, "open", &name))?;
+        let in_use = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+        let (file, direct) = patiently(in_use, || open(path, false, OFlags::EXCL))
+            .await
+            .map_err(|error| os_error(&error, "open", &name))?;
         let file = OwnedFd::from(file);
-        lock(&file, &name)?;
+        lock(&file, &name).await?;
         let failed = |errno: Errno| Error::os(errno.raw_os_error(), "open").at(name.clone());
         let block_size_bytes = rustix::fs::ioctl_blksszget(&file).map_err(failed)?;
         let size_bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
@@ -286,13 +289,35 @@ fn open(path: &Path, create: bool, flags: OFlags) -> io::Result<(std::fs::File, 
     }
 }
 
-fn lock(file: &OwnedFd, name: &str) -> Result<()> {
-    rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive).map_err(|errno| match errno {
+async fn lock(file: &OwnedFd, name: &str) -> Result<()> {
+    let locked = patiently(
+        |errno: &Errno| *errno == Errno::WOULDBLOCK,
+        || rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive),
+    );
+    locked.await.map_err(|errno| match errno {
         Errno::WOULDBLOCK => Error::new(ErrorKind::InUse, "open")
             .at(name.to_owned())
             .because("another process has it open: stop that one first, or use another namespace"),
         errno => Error::os(errno.raw_os_error(), "lock").at(name.to_owned()),
     })
+}
+
+/// How long to wait for a namespace that is in use. The kernel tears down the io_uring of a killed process, and with it the
+/// process's hold on its files, only some time after the process is gone; a supervisor may have restarted it by then.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
+const IN_USE_RETRY: Duration = Duration::from_millis(5);
+
+async fn patiently<T, E>(
+    in_use: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let give_up = rt::now() + IN_USE_PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if in_use(&error) && rt::now() < give_up => rt::sleep(IN_USE_RETRY).await,
+            result => return result,
+        }
+    }
 }
 
 fn extend(file: &OwnedFd, from: u64, to: u64) -> Result<(), Errno> {

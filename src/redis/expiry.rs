@@ -10,17 +10,28 @@ use crate::store::Env;
 
 /// How many expired keys are deleted in one transaction.
 const KEYS_PER_TRANSACTION: usize = 64;
+/// How long a pass that met an error is not repeated, in milliseconds.
+const RETRY_MS: UnixMs = 10_000;
 
 /// Where the passes over the databases are.
 ///
-/// A pass visits the keys of one database in order; it covers a database only if keys with expiry times may be there.
-#[derive(Debug, Default)]
+/// A pass visits the keys of one database in order. It finds out when the next key expires, and there is no other pass until
+/// then: keys that live long, or for ever, cost nothing.
+#[derive(Debug)]
 pub struct ExpiryCycle {
     database: usize,
     /// The key after which the pass goes on; `None` between two passes.
     after: Option<Vec<u8>>,
     /// Keys with expiry times that this pass has found and left.
     volatile_keys: u64,
+    /// When the first of them expires.
+    earliest: UnixMs,
+}
+
+impl Default for ExpiryCycle {
+    fn default() -> Self {
+        Self { database: 0, after: None, volatile_keys: 0, earliest: UnixMs::MAX }
+    }
 }
 
 impl ExpiryCycle {
@@ -44,7 +55,7 @@ impl ExpiryCycle {
         let mut visited = 0;
         let mut databases_done = 0;
         while visited < budget && databases_done < DATABASES {
-            if self.after.is_some() || keyspace.volatile(self.database).possible.get() {
+            if self.after.is_some() || keyspace.volatile(self.database).earliest.get() <= now {
                 visited += self.visit(keyspace, now, budget - visited).await?;
             }
             if self.after.is_none() {
@@ -65,9 +76,9 @@ impl ExpiryCycle {
         let volatile = keyspace.volatile(self.database);
         let after = self.after.take();
         if after.is_none() {
-            // Whoever writes a key with an expiry time from here on sets it again.
-            volatile.possible.set(false);
-            self.volatile_keys = 0;
+            // Whoever writes a key with an expiry time from here on takes note of it; the pass finds the others.
+            volatile.earliest.set(UnixMs::MAX);
+            (self.volatile_keys, self.earliest) = (0, UnixMs::MAX);
         }
         let mut visited = 0;
         let mut expired: Vec<Vec<u8>> = Vec::new();
@@ -78,7 +89,10 @@ impl ExpiryCycle {
                 visited += 1;
                 match entry.expires_at {
                     Some(expires_at) if expires_at <= now => expired.push(key.to_vec()),
-                    Some(_) => self.volatile_keys += 1,
+                    Some(expires_at) => {
+                        self.volatile_keys += 1;
+                        self.earliest = self.earliest.min(expires_at);
+                    }
                     None => {}
                 }
                 if visited < budget && expired.len() < KEYS_PER_TRANSACTION {
@@ -89,18 +103,17 @@ impl ExpiryCycle {
             })
             .await;
         // What cannot be read is left to whoever asks for it; this pass ends, and another one comes.
-        let more = scanned.inspect_err(|_| volatile.possible.set(true))?;
+        let more = scanned.inspect_err(|_| volatile.note(now.saturating_add(RETRY_MS)))?;
         if more {
             self.after = Some(last_key);
         } else {
             volatile.counted.set(self.volatile_keys);
-            if self.volatile_keys > 0 {
-                volatile.possible.set(true);
-            }
+            volatile.note(self.earliest);
         }
         if !expired.is_empty() {
             let keys: Vec<&[u8]> = expired.iter().map(Vec::as_slice).collect();
-            keyspace.delete_expired(self.database, &keys, now).await?;
+            let deleted = keyspace.delete_expired(self.database, &keys, now).await;
+            deleted.inspect_err(|_| volatile.note(now.saturating_add(RETRY_MS)))?;
         }
         Ok(visited)
     }

@@ -109,10 +109,17 @@ pub struct KeyspaceStats {
 /// What is known about a database's keys with expiry times.
 #[derive(Debug)]
 pub(super) struct Volatile {
-    /// There may be some. False only if a complete pass over the database found none and none was written since.
-    pub(super) possible: Cell<bool>,
-    /// How many the last complete pass found.
+    /// No key expires before this time.
+    pub(super) earliest: Cell<UnixMs>,
+    /// How many such keys the last complete pass of active expiry found and left.
     pub(super) counted: Cell<u64>,
+}
+
+impl Volatile {
+    /// Takes note of a key that expires at `expires_at`.
+    pub(super) fn note(&self, expires_at: UnixMs) {
+        self.earliest.set(self.earliest.get().min(expires_at));
+    }
 }
 
 /// The databases.
@@ -139,7 +146,10 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(Self {
             trees,
             db,
-            volatile: std::array::from_fn(|_| Volatile { possible: Cell::new(true), counted: Cell::new(0) }),
+            volatile: std::array::from_fn(|_| Volatile {
+                earliest: Cell::new(UnixMs::MIN),
+                counted: Cell::new(0),
+            }),
             stats: Cell::default(),
             scratch: Cell::default(),
         })
@@ -207,10 +217,15 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     pub async fn read_all<'k>(
         &self,
         database: usize,
-        keys: impl Iterator<Item = &'k [u8]> + Clone,
+        mut keys: impl ExactSizeIterator<Item = &'k [u8]>,
         now: UnixMs,
         mut read: impl FnMut(Option<Entry<'_>>),
     ) -> Result<()> {
+        if keys.len() == 1
+            && let Some(key) = keys.next()
+        {
+            return self.read(database, key, now, read).await;
+        }
         let keys: Vec<&[u8]> = keys.collect();
         let mut expired = false;
         let all = |update: &mut Update<'_>| {
@@ -243,19 +258,19 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         change: impl FnOnce(&mut Update<'_>) -> R,
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
-        let mut writes_volatile = false;
+        let mut earliest = UnixMs::MAX;
         let run = |txn: &mut Txn| {
             let scratch = self.scratch.take();
-            let mut update = Update { txn, scratch, now, expired: 0, volatile: false, corrupt: None };
+            let mut update = Update { txn, scratch, now, expired: 0, earliest: UnixMs::MAX, corrupt: None };
             let result = change(&mut update);
-            let Update { txn, scratch, expired, volatile, corrupt, .. } = update;
+            let Update { txn, scratch, expired, corrupt, .. } = update;
+            earliest = update.earliest;
             self.keep_scratch(scratch);
             if let Some(index) = corrupt {
                 txn.discard();
                 return Err(corrupt_value(keys[index]));
             }
             self.count(|stats| stats.expired += expired);
-            writes_volatile = volatile;
             Ok(result)
         };
         let options = WriteOptions::default();
@@ -268,7 +283,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             }
         };
         // Only now, so that no pass of active expiry can have ended in between.
-        self.note_volatile(database, writes_volatile);
+        self.volatile[database].note(earliest);
         Ok((result?, commit))
     }
 
@@ -289,14 +304,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         stored.extend_from_slice(value);
         let result = self.trees[database].apply_put(key, &stored, WriteOptions::default()).await;
         self.keep_scratch(stored);
-        self.note_volatile(database, expires_at.is_some());
+        self.volatile[database].note(expires_at.unwrap_or(UnixMs::MAX));
         result
-    }
-
-    fn note_volatile(&self, database: usize, volatile: bool) {
-        if volatile {
-            self.volatile[database].possible.set(true);
-        }
     }
 
     fn keep_scratch(&self, mut scratch: Vec<u8>) {
@@ -401,7 +410,8 @@ pub struct Update<'a> {
     scratch: Vec<u8>,
     now: UnixMs,
     expired: u64,
-    volatile: bool,
+    /// When the first of the keys that were written expires.
+    earliest: UnixMs,
     /// A key whose value could not be understood.
     corrupt: Option<usize>,
 }
@@ -418,7 +428,7 @@ impl Update<'_> {
 
     /// Sets a key to `value`, until `expires_at`.
     pub fn put(&mut self, index: usize, value: &[u8], expires_at: Option<UnixMs>) {
-        self.volatile |= expires_at.is_some();
+        self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         self.txn.put_parts(index, &[Header::new(expires_at).as_bytes(), value]);
     }
 
@@ -433,7 +443,7 @@ impl Update<'_> {
         let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
         self.scratch.clear();
         write(&mut self.scratch, present);
-        self.volatile |= expires_at.is_some();
+        self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         self.txn.put_parts(index, &[Header::new(expires_at).as_bytes(), &self.scratch]);
     }
 
@@ -446,12 +456,12 @@ impl Update<'_> {
         }
     }
 
-    /// Deletes a key; returns whether it was there.
+    /// Deletes a key; returns whether it was there. Works also if its value cannot be understood.
     pub fn delete(&mut self, index: usize) -> bool {
-        let live = self.get(index).is_some();
+        let expired = self.is_expired(index);
         let deleted = self.txn.delete(index);
-        self.expired += u64::from(deleted && !live);
-        live
+        self.expired += u64::from(deleted && expired);
+        deleted && !expired
     }
 
     /// Whether a key is there and its time has come.

@@ -24,6 +24,3 @@ pub mod session;
 pub use serve::{expire_keys, serve, serve_connection};
 pub use server::{Config, Limits, REDIS_VERSION, Server, Stats};
 pub use session::{DropReason, Session, Verdict};
-
-#[cfg(test)]
-mod testing;

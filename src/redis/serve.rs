@@ -23,9 +23,10 @@ const EXPIRY_PAUSE: Duration = Duration::from_millis(10);
 const EXPIRY_BUDGET: usize = 1_000;
 /// How long to wait before accepting again when there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// How long a closed connection's input is discarded, so that no reset overtakes the last reply.
+/// How long a connection that ends gets to take its last replies, and how long its input is discarded then, so that no reset
+/// overtakes them.
 const LINGER: Duration = Duration::from_secs(1);
-/// How much of it is discarded, in bytes.
+/// How much input is discarded, in bytes.
 const LINGER_BYTES: usize = 1 << 20;
 /// How long connections get to end when the server does.
 const DRAIN: Duration = Duration::from_secs(5);
@@ -57,6 +58,8 @@ async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpL
                 let task = serve_connection(server.clone(), stream);
                 server.env.spawn("redis connection", task);
             }
+            // The connection was gone before it was accepted.
+            Err(error) if error.kind() == ErrorKind::Closed => {}
             Err(error) if error.kind() == ErrorKind::LimitReached => {
                 tracing::warn!("{error}: waiting for connections to end");
                 server.env.sleep(ACCEPT_PAUSE).await;
@@ -111,7 +114,10 @@ pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, st
         End::Close => linger(&server.env, stream).await,
         End::Drop(reason) => {
             tracing::info!("client {} dropped: {reason}", stream.peer_addr());
-            stream.abort();
+            // What waits to be sent to a client that does not behave is thrown away.
+            if !matches!(reason, DropReason::Killed | DropReason::Idle) {
+                stream.abort();
+            }
         }
     }
 }
@@ -155,7 +161,7 @@ async fn receive<E: Env, N: Namespace>(
     buffer: Slice<Vec<u8>>,
 ) -> Result<Received, DropReason> {
     let limit = session.server().limits.get().idle.map(|idle| (idle, DropReason::Idle));
-    interruptible(session, limit, stream.read(buffer)).await
+    interruptible(session, limit, Duration::ZERO, stream.read(buffer)).await
 }
 
 /// Sends the replies that wait. A client that takes none of them for too long is dropped; while it takes them slowly, no more
@@ -169,7 +175,7 @@ async fn send_replies<E: Env, N: Namespace>(
     while sent < len {
         let limit = Some((session.server().limits.get().write, DropReason::SlowReader));
         let write = stream.write(replies.slice(sent..len));
-        let (result, part) = interruptible(session, limit, write).await.map_err(|reason| {
+        let (result, part) = interruptible(session, limit, LINGER, write).await.map_err(|reason| {
             if reason == DropReason::SlowReader {
                 session.count_dropped();
             }
@@ -185,24 +191,31 @@ async fn send_replies<E: Env, N: Namespace>(
     Ok(())
 }
 
-/// Runs `operation`, unless the client is killed first or the time of `limit` passes. The timer is set only if the
-/// operation has to wait at all.
+/// Runs `operation`, unless the time of `limit` passes, or the client is killed and then `grace` passes. A timer is set only
+/// if the operation has to wait at all.
 async fn interruptible<E: Env, N: Namespace, F: Future>(
     session: &Session<E, N>,
-    limit: Option<(Duration, DropReason)>,
+    mut limit: Option<(Duration, DropReason)>,
+    grace: Duration,
     operation: F,
 ) -> Result<F::Output, DropReason> {
     let env = &session.server().env;
     let mut operation = pin!(operation);
     let mut timer = pin!(None);
+    let mut killed = false;
     poll_fn(|cx| {
-        if session.client().poll_killed(cx.waker()) {
-            return Poll::Ready(Err(DropReason::Killed));
-        }
         if let Poll::Ready(output) = operation.as_mut().poll(cx) {
             return Poll::Ready(Ok(output));
         }
+        if !killed && session.client().poll_killed(cx.waker()) {
+            killed = true;
+            limit = Some((grace, DropReason::Killed));
+            timer.set(None);
+        }
         let Some((duration, reason)) = limit else { return Poll::Pending };
+        if duration.is_zero() {
+            return Poll::Ready(Err(reason));
+        }
         if timer.is_none() {
             timer.set(Some(env.sleep(duration)));
         }
@@ -246,3 +259,6 @@ async fn until<F: Future>(limit: impl Future<Output = ()>, future: F) -> Option<
     })
     .await
 }
+
+#[cfg(test)]
+mod tests;

@@ -155,6 +155,9 @@ impl<E: Env, N: Namespace> Session<E, N> {
     /// until what they changed is durable.
     pub async fn run(&mut self) -> Verdict {
         let mut more = false;
+        if self.client.is_killed() && !self.closing {
+            self.dropped = Some(DropReason::Killed);
+        }
         while !self.closing && self.dropped.is_none() {
             if self.replies.len() >= OUTPUT_MARK_BYTES {
                 more = !self.input.unread().is_empty();
@@ -182,15 +185,14 @@ impl<E: Env, N: Namespace> Session<E, N> {
     fn verdict(&mut self, more: bool) -> Verdict {
         self.client.input_bytes.set(self.input.unread().len());
         self.client.output_bytes.set(self.replies.len());
-        if self.client.is_killed() {
-            self.dropped = Some(DropReason::Killed);
-        } else if self.replies.len() > self.server.limits.get().output_bytes {
+        if self.replies.len() > self.server.limits.get().output_bytes {
             self.dropped = Some(DropReason::TooMuchOutput);
             self.count_dropped();
         }
         match self.dropped {
             Some(reason) => Verdict::Drop(reason),
-            None if self.closing => Verdict::Close,
+            // A client that was killed meanwhile gets the replies to what has been run.
+            None if self.closing || self.client.is_killed() => Verdict::Close,
             None if more => Verdict::RunAgain,
             None => Verdict::Receive,
         }

@@ -178,11 +178,17 @@ impl Disk {
     /// What a read of `len` bytes at `offset` would see now.
     pub fn peek(&self, offset: u64, len: usize) -> Vec<u8> {
         let state = self.state.borrow();
-        let byte = |index: usize| {
-            let (sector, at) = locate(offset + index as u64);
-            state.sector(sector)[at]
-        };
-        (0..len).map(byte).collect()
+        let (first, skip) = locate(offset);
+        let mut bytes = Vec::with_capacity(skip + len + SECTOR_BYTES);
+        for sector in first.. {
+            if bytes.len() >= skip + len {
+                break;
+            }
+            bytes.extend_from_slice(&state.sector(sector));
+        }
+        bytes.drain(..skip);
+        bytes.truncate(len);
+        bytes
     }
 
     /// How many reads, writes and flushes were completed.

@@ -68,6 +68,7 @@ async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -
         let nothing = super::object::ObjectRef::default();
         let superblock = checkpoint::describe(&shared, &state, start, nothing, nothing, false);
         superblock.fixed_extents().for_each(|extent| state.space.set(extent));
+        state.fixed_units = superblock.fixed_units();
     }
     checkpoint::take(&shared, false).await?;
     Ok(shared)
@@ -93,6 +94,7 @@ async fn load<E: Env, N: Namespace>(
     let mut state = State::new(space, log, disk.unit, options.cache_bytes);
     state.meta = vec![stored_catalog, stored_map];
     state.checkpoint.lsn = start.next_lsn - 1;
+    state.fixed_units = superblock.fixed_units();
     state.trees.resize_with(next_id as usize, || None);
     for entry in entries {
         let root = (!entry.root.is_nothing()).then_some(Slot::OnDisk(entry.root));
@@ -159,10 +161,10 @@ impl<'a, N: Namespace> RingReader<'a, N> {
         while out.len() < len {
             let at = (position + out.len() as u64) % self.ring.len;
             if at < self.start || at >= self.start + self.window.len() as u64 {
-                let room = to_usize(self.ring.len - at).min(WINDOW_BYTES);
-                let aligned = at / u64::from(self.ring.block) * u64::from(self.ring.block);
-                self.window = self.disk.read(self.ring.offset + aligned, room.next_multiple_of(512)).await?;
-                self.start = aligned;
+                // Windows end at blocks, so this one starts at a block, too.
+                self.start = at;
+                let len = to_usize(self.ring.len - at).min(WINDOW_BYTES);
+                self.window = self.disk.read(self.ring.offset + at, len).await?;
             }
             let from = to_usize(at - self.start);
             let part = &self.window[from..self.window.len().min(from + len - out.len())];

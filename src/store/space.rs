@@ -54,18 +54,20 @@ impl Space {
 
     /// The map as it is stored, without the extents in `except`.
     pub(super) fn to_bytes<'a>(&self, len: usize, except: impl Iterator<Item = &'a Extent>) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
-        bytes.truncate(len);
+        let mut bytes: Vec<u8> =
+            self.words.iter().take(len.div_ceil(8)).flat_map(|word| word.to_le_bytes()).collect();
+        // The bits past the end of the namespace are set in memory, and zero on disk.
+        let end = super::codec::to_usize(self.units / 8);
+        if bytes.len() > end {
+            bytes.truncate(end + 1);
+            bytes[end] &= (1 << (self.units % 8)) - 1;
+        }
+        bytes.resize(len, 0);
         for extent in except {
             for unit in extent.start..extent.end() {
                 if let Some(byte) = bytes.get_mut(super::codec::to_usize(unit / 8)) {
                     *byte &= !(1 << (unit % 8));
                 }
-            }
-        }
-        if self.units < len as u64 * 8 {
-            for unit in self.units..len as u64 * 8 {
-                bytes[super::codec::to_usize(unit / 8)] &= !(1 << (unit % 8));
             }
         }
         bytes
@@ -139,12 +141,21 @@ impl Space {
         unit >= self.units || self.words[super::codec::to_usize(unit / WORD)] & (1 << (unit % WORD)) != 0
     }
 
-    /// Gives an extent back.
-    pub(super) fn release(&mut self, extent: Extent) {
-        for unit in extent.start..extent.end() {
-            assert!(self.is_used(unit), "unit {unit} is released twice");
+    /// Gives an extent back. Returns false, and changes nothing, if any of it is free already.
+    #[must_use]
+    pub(super) fn release(&mut self, extent: Extent) -> bool {
+        let used = extent.end() <= self.units && (extent.start..extent.end()).all(|unit| self.is_used(unit));
+        if used {
+            self.change(extent.start, u64::from(extent.units), false);
         }
-        self.change(extent.start, u64::from(extent.units), false);
+        used
+    }
+
+    /// Gives extents back that were just taken.
+    pub(super) fn undo(&mut self, extents: impl Iterator<Item = Extent>) {
+        for extent in extents {
+            assert!(self.release(extent), "it was just taken");
+        }
     }
 
     fn find(&self, from: u64, to: u64, count: u64) -> Option<u64> {
@@ -215,7 +226,8 @@ mod tests {
         let second = space.allocate(100).expect("room");
         assert_eq!((first.start, second.start), (0, 60));
         assert_eq!(space.allocate(41), None);
-        space.release(first);
+        assert!(space.release(first));
+        assert!(!space.release(first), "it is free already");
         assert_eq!(space.free_units(), 100);
         assert_eq!(space.allocate(61), None, "60 and 40 are apart");
         assert_eq!(space.allocate(60), Some(first));
@@ -230,6 +242,9 @@ mod tests {
         let again = Space::from_bytes(&bytes, 10_000).expect("valid");
         assert_eq!(again.free_units(), 9_300);
         assert!((kept.start..kept.end()).all(|unit| again.is_used(unit)));
+        let small = Space::new(100);
+        let bytes_of_small = small.to_bytes(64, [].iter());
+        assert_eq!(bytes_of_small, [0; 64], "what is past the end is not in use");
         assert!(Space::from_bytes(&bytes, 600).is_none(), "more than the namespace has");
     }
 

@@ -14,8 +14,9 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// Units that only deletes may use, besides a share of the namespace.
 const RESERVE_UNITS: u64 = 64;
-/// A share of the namespace that only deletes may use.
+/// A share of the namespace that only deletes may use, and the most that this comes to.
 const RESERVE_SHARE: u64 = 64;
+const MAX_RESERVE_SHARE_UNITS: u64 = 4096;
 /// Changed pages below this never call for a checkpoint.
 const MIN_DIRTY_LIMIT_BYTES: usize = 4 << 20;
 /// Values on their way to their place beyond this make writers wait.
@@ -88,6 +89,8 @@ pub(super) struct State {
     pub(super) ledger: Ledger,
     pub(super) space: Space,
     pub(super) log: Log,
+    /// The units of the superblocks and the log ring.
+    pub(super) fixed_units: u64,
     pub(super) failed: Option<Failure>,
     /// No writes any more: closed, or the last handle is gone.
     pub(super) closing: bool,
@@ -126,6 +129,7 @@ impl State {
             ledger: Ledger::new(unit),
             space,
             log,
+            fixed_units: 0,
             failed: None,
             closing: false,
             closed: false,
@@ -215,7 +219,8 @@ impl State {
 
     /// Whether there is room for `units` more.
     pub(super) fn room_for(&self, units: u64, deleting: bool) -> Admission {
-        let reserve = if deleting { 0 } else { RESERVE_UNITS + self.space.units() / RESERVE_SHARE };
+        let share = (self.space.units() / RESERVE_SHARE).min(MAX_RESERVE_SHARE_UNITS);
+        let reserve = if deleting { 0 } else { RESERVE_UNITS + share };
         let promised = self.ledger.dirty_units + self.checkpoint.units + self.overhead_units();
         if self.space.free_units() >= promised + reserve + units { Admission::Go } else { Admission::Short }
     }
@@ -228,10 +233,21 @@ impl State {
         (self.cache_bytes / 4).max(MIN_DIRTY_LIMIT_BYTES)
     }
 
-    /// The units that a change of one key in `tree` takes at most, besides its value.
-    pub(super) fn path_units(&self, tree: u32) -> u64 {
-        // Two halves of a leaf, and per level two halves of an inner page, each with an index page.
-        14 + 12 * self.tree(tree).height()
+    /// The units that changing `keys` keys, with `bytes` bytes of new entries, takes at most besides large values.
+    ///
+    /// Every leaf touched, and every page above it, may have to be written, and may be split once because it was full; beyond that
+    /// pages split as bytes are added.
+    pub(super) fn change_units(&self, tree: u32, keys: usize, bytes: usize) -> u64 {
+        /// The largest page, with an index page.
+        const PAGE_UNITS: u64 = 5;
+        let touched = (keys as u64).min(self.object_units() + 1);
+        let above = self.tree(tree).height() - 1;
+        PAGE_UNITS * (2 * touched * (1 + above) + bytes as u64 / 2048 + 1)
+    }
+
+    /// The units that pages and values take, or will.
+    fn object_units(&self) -> u64 {
+        self.space.units() - self.space.free_units() + self.ledger.dirty_units - self.fixed_units
     }
 
     /// The units that every checkpoint takes for the catalog and the map.

@@ -39,6 +39,8 @@ pub struct Stats {
     pub last_lsn: u64,
     /// The log sequence number up to which everything is durable.
     pub durable_lsn: u64,
+    /// The log sequence number up to which the last checkpoint goes: recovery replays what comes after it.
+    pub checkpoint_lsn: u64,
 }
 
 impl Stats {
@@ -61,6 +63,7 @@ impl Stats {
             evictions: state.counters.evictions,
             last_lsn: state.log.last_lsn(),
             durable_lsn: state.log.durable_lsn,
+            checkpoint_lsn: state.checkpoint.lsn,
         }
     }
 }

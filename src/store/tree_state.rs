@@ -291,10 +291,13 @@ fn delete_in(page: &mut Rc<Page>, key: &[u8], ledger: &mut Ledger) {
 fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) {
     let (empty, small) = match &*inner.child(index).borrow() {
         Slot::OnDisk(_) => return,
-        Slot::Resident(page) => match &page.body {
-            Body::Leaf(leaf) => (leaf.count() == 0, leaf.used_bytes() < MERGE_BELOW_BYTES),
-            Body::Inner(inner) => (inner.count() == 0, inner.encoded_bytes() < MERGE_BELOW_BYTES),
-        },
+        Slot::Resident(page) => {
+            let empty = match &page.body {
+                Body::Leaf(leaf) => leaf.count() == 0,
+                Body::Inner(inner) => inner.count() == 0,
+            };
+            (empty, page.used_bytes() < MERGE_BELOW_BYTES)
+        }
     };
     if empty {
         if let Slot::Resident(page) = inner.remove(index) {

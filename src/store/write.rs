@@ -8,17 +8,18 @@ use super::env::Env;
 use super::log::Operation;
 use super::object::{ObjectRef, Placement, object_cost};
 use super::options::{
-    Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, WriteOptions,
+    Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, Sabotage,
+    WriteOptions,
 };
-use super::page::{Blob, Garbage, NewValue};
+use super::page::{Blob, Garbage, MERGE_BELOW_BYTES, NewValue};
 use super::shared::Shared;
 use super::state::{Admission, External, Lookup, State};
-use super::tree_state::Missing;
+use super::tree_state::{Missing, Seek};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
-/// The smallest step by which a namespace grows.
-const GROW_STEP_BYTES: u64 = 16 << 20;
+/// The smallest and the largest step by which a namespace grows.
+const GROW_STEP_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 30;
 
 /// A write that was applied: what to wait for before it is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -172,7 +173,8 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     ) -> Result<Result<Commit, Obstacle>> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
-        let units = state.path_units(tree) + value_units(value.len(), state.ledger.unit);
+        let units = state.change_units(tree, 1, key.len() + value.len().min(MAX_INLINE_BYTES))
+            + value_units(value.len(), state.ledger.unit);
         match state.admit(units, false)? {
             Admission::Go => {}
             Admission::Wait => return Ok(Err(Obstacle::Wait)),
@@ -185,17 +187,60 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             return Ok(Err(Obstacle::Missing(missing)));
         }
         let large = value.len() > state.log.max_record_bytes() / 4;
-        let Some(prepared) = state.prepare(value, large) else { return Ok(Err(Obstacle::Short)) };
-        if let Err(missing) = state.put(tree, key, &prepared) {
-            return Ok(Err(Obstacle::Missing(missing)));
+        if value.len() <= MAX_INLINE_BYTES {
+            // One descent finds what is missing, or puts.
+            if let Err(missing) = state.put(tree, key, &Prepared::Inline(value)) {
+                return Ok(Err(Obstacle::Missing(missing)));
+            }
+            return Ok(Ok(self.log_put(state, tree, key, &Prepared::Inline(value), options)));
         }
-        if matches!(prepared, Prepared::External(..)) {
+        Ok(self.put_now(state, tree, key, value, large, options).ok_or(Obstacle::Short))
+    }
+
+    /// Puts a key whose leaf is in memory. `None`, with nothing changed, if a large value finds no units.
+    pub(super) fn put_now(
+        &self,
+        state: &mut State,
+        tree: u32,
+        key: &[u8],
+        value: &[u8],
+        externalise: bool,
+        options: WriteOptions,
+    ) -> Option<Commit> {
+        let prepared = state.prepare(value, externalise)?;
+        let done = state.put(tree, key, &prepared);
+        assert!(done.is_ok(), "the key's leaf is in memory");
+        Some(self.log_put(state, tree, key, &prepared, options))
+    }
+
+    fn log_put(
+        &self,
+        state: &mut State,
+        tree: u32,
+        key: &[u8],
+        value: &Prepared<'_>,
+        options: WriteOptions,
+    ) -> Commit {
+        if matches!(value, Prepared::External(..)) {
             self.external_wake.notify_all();
         }
         let name = state.mark_created(tree);
         let create = name.as_deref().map(|name| Operation::CreateTree { tree, name });
-        let operations = create.into_iter().chain([prepared.operation(tree, key)]);
-        Ok(Ok(self.log(state, operations, options)))
+        let operations = create.into_iter().chain([value.operation(tree, key)]);
+        self.log(state, operations, options)
+    }
+
+    /// Deletes a key that is there and whose leaf is in memory.
+    pub(super) fn delete_now(
+        &self,
+        state: &mut State,
+        tree: u32,
+        key: &[u8],
+        options: WriteOptions,
+    ) -> Commit {
+        let (changed, ledger) = state.tree_and_ledger(tree);
+        changed.delete(key, ledger);
+        self.log(state, [Operation::Delete { tree, key }].into_iter(), options)
     }
 
     /// Deletes one key; returns whether it was there.
@@ -206,6 +251,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         options: WriteOptions,
     ) -> Result<(bool, Commit)> {
         check_limits(key, None)?;
+        self.load_neighbour(tree, key).await;
         let mut patience = Patience::default();
         loop {
             let obstacle = match self.try_delete(tree, key, options)? {
@@ -214,6 +260,26 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             };
             self.overcome(tree, key, obstacle, &mut patience).await?;
         }
+    }
+
+    /// If the leaf of `key` is nearly empty, loads the one after it (or before, at the end), so that the two can merge. If that
+    /// fails they stay apart.
+    async fn load_neighbour(&self, tree: u32, key: &[u8]) {
+        let (below, above) = {
+            let state = self.state.borrow();
+            match state.lookup(tree, key) {
+                Lookup::Found(page, _) if page.used_bytes() < MERGE_BELOW_BYTES => {
+                    state.tree(tree).bounds(Seek::Key(key))
+                }
+                _ => return,
+            }
+        };
+        let seek = match (&below, &above) {
+            (_, Some(above)) => Seek::Key(above),
+            (Some(below), None) => Seek::Before(below),
+            (None, None) => return,
+        };
+        drop(self.leaf(tree, seek).await);
     }
 
     fn try_delete(
@@ -229,15 +295,12 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             Lookup::Missing(missing) => return Ok(Err(Obstacle::Missing(missing))),
             Lookup::Found(..) => {}
         }
-        match state.admit(state.path_units(tree), true)? {
+        match state.admit(state.change_units(tree, 1, 0), true)? {
             Admission::Go => {}
             Admission::Wait => return Ok(Err(Obstacle::Wait)),
             Admission::Short => return Ok(Err(Obstacle::Short)),
         }
-        let (changed, ledger) = state.tree_and_ledger(tree);
-        changed.delete(key, ledger);
-        let commit = self.log(state, [Operation::Delete { tree, key }].into_iter(), options);
-        Ok(Ok((true, commit)))
+        Ok(Ok((true, self.delete_now(state, tree, key, options))))
     }
 
     /// Removes every key of a tree.
@@ -274,7 +337,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     ) -> Result<()> {
         match obstacle {
             Obstacle::Missing(missing) => {
-                self.load(tree, super::tree_state::Seek::Key(key), missing).await?;
+                self.load(tree, Seek::Key(key), missing).await?;
             }
             Obstacle::Wait => {
                 if self.state.borrow().checkpoint.requested {
@@ -302,8 +365,10 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         let size = self.disk.namespace.size_bytes();
         let max = self.disk.namespace.info().max_size_bytes;
         if size < max && !patience.growth_failed {
-            let step = (size / 8).max(GROW_STEP_BYTES).next_multiple_of(u64::from(self.disk.unit));
-            match self.disk.namespace.grow((size + step).min(max)).await {
+            let step = (size / 8)
+                .clamp(*GROW_STEP_BYTES.start(), *GROW_STEP_BYTES.end())
+                .next_multiple_of(u64::from(self.disk.unit));
+            match self.disk.namespace.grow(size.saturating_add(step).min(max)).await {
                 Ok(()) => {
                     self.state.borrow_mut().space.grow(self.disk.units());
                     return Ok(());
@@ -341,6 +406,9 @@ impl<E: Env, N: Namespace> Shared<E, N> {
                 state.log.demand(lsn);
             }
             self.log_wake.notify_all();
+            if self.options.sabotage == Sabotage::AckAtOnce {
+                return Ok(());
+            }
             self.progress.notified().await;
         }
     }

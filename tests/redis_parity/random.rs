@@ -69,6 +69,24 @@ impl Commands {
         self.one(&VALUES).to_owned()
     }
 
+    /// A number with up to 24 digits, in some notation.
+    fn float(&mut self) -> String {
+        let digits: String = (0..self.random.random_range(1..25))
+            .map(|_| self.random.random_range(0..10).to_string())
+            .collect();
+        let sign = self.one(&["", "-", "+"]);
+        match self.random.random_range(0..4) {
+            0 => format!("{sign}{digits}"),
+            1 => format!("{sign}{}.{digits}", self.random.random_range(0..100_000)),
+            2 => format!("{sign}{digits}e{}", self.random.random_range(-45..25)),
+            _ => format!(
+                "{sign}0x{}.{digits}p{}",
+                self.random.random_range(0..100),
+                self.random.random_range(-70..70)
+            ),
+        }
+    }
+
     fn options(&mut self, of: &[&str]) -> String {
         let mut options = String::new();
         while self.random.random_bool(0.4) {
@@ -113,7 +131,8 @@ impl Commands {
             13 => format!("{}{}", self.one(&["del", "unlink", "exists", "touch"]), self.keys()),
             14 => format!("{} {key}", self.one(&["incr", "decr"])),
             15 => format!("{} {key} {}", self.one(&["incrby", "decrby"]), self.one(&NUMBERS)),
-            16..=18 => format!("incrbyfloat {key} {}", self.value()),
+            16 => format!("incrbyfloat {key} {}", self.value()),
+            17..=18 => format!("incrbyfloat {key} {}", self.float()),
             19 => format!("append {key} {}", self.value()),
             20 => format!("strlen {key}"),
             21 => format!(

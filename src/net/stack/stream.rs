@@ -88,13 +88,23 @@ impl StackStream {
         if buf.is_empty() {
             return Ok(Some(0));
         }
-        self.stack.with(|engine| {
-            engine.read(self.id, |bytes| {
-                let len = bytes.len().min(buf.len());
-                buf[..len].copy_from_slice(&bytes[..len]);
-                len
+        let copy = |buf: &mut [u8]| {
+            self.stack.with(|engine| {
+                engine.read(self.id, |bytes| {
+                    let len = bytes.len().min(buf.len());
+                    buf[..len].copy_from_slice(&bytes[..len]);
+                    len
+                })
             })
-        })
+        };
+        match copy(buf)? {
+            // The receive buffer is a ring: the rest may be at its start.
+            Some(first @ 1..) if first < buf.len() => {
+                let second = copy(&mut buf[first..]).ok().flatten().unwrap_or(0);
+                Ok(Some(first + second))
+            }
+            result => Ok(result),
+        }
     }
 
     /// Queues as many bytes of `bytes` as there is room for; `None` if there is none.

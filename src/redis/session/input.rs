@@ -98,6 +98,7 @@ impl Input {
                 self.resize((self.start + self.wanted).clamp(len + len / 2, len * 2));
             }
         }
+        assert!(self.end < self.bytes.len(), "there is always room to receive into");
     }
 
     fn resize(&mut self, len: usize) {
@@ -152,7 +153,7 @@ mod tests {
         assert!(receive(&mut input, &[0; 100]) == 100);
         assert_eq!(input.capacity(), INITIAL_BYTES);
         while input.unread().len() < 1 << 20 {
-            receive(&mut input, &[0; 1 << 16]);
+            receive(&mut input, &vec![0; 1 << 16]);
             assert!(input.capacity() <= 2 * input.unread().len().max(INITIAL_BYTES), "{}", input.capacity());
         }
     }
@@ -171,7 +172,7 @@ mod tests {
     #[test]
     fn a_large_buffer_is_released_when_its_request_is_done() {
         let mut input = Input::new();
-        input.push(&[0; 1 << 20]);
+        input.push(&vec![0; 1 << 20]);
         input.consume(1 << 20);
         let space = input.take_space();
         input.give_back(space.into_inner(), 0);

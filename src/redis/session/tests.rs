@@ -1,10 +1,14 @@
+mod world;
+
 use std::collections::{BTreeMap, BTreeSet};
 
 use proptest::prelude::*;
 
-use super::super::testing::{TestClient, World};
+use self::world::{TestClient, World};
 use super::super::{Config, Limits};
 use super::*;
+use crate::sim::Fault;
+use crate::store::{Durability, Options};
 
 fn world_with(limits: Limits) -> World {
     World::with(Config { limits, ..Config::default() })
@@ -282,12 +286,17 @@ fn active_expiry_rests_while_no_key_can_expire() {
     assert_eq!(step(), 3, "a first look, since a key may have been there before the start");
     assert_eq!(step(), 0);
     client.call("expire a 10");
+    client.call("expire b 20");
+    world.advance_ms(9_999);
+    assert_eq!(step(), 0, "nothing expires before its time");
+    world.advance_ms(1);
     assert_eq!(step(), 3);
-    assert_eq!(step(), 3, "a key is left that will expire");
-    world.advance_ms(10_000);
-    assert_eq!(step(), 3);
-    assert_eq!(step(), 0);
     assert_eq!(client.call("dbsize"), ":2\r\n");
+    assert_eq!(step(), 0);
+    world.advance_ms(10_000);
+    assert_eq!(step(), 2);
+    assert_eq!(client.call("dbsize"), ":1\r\n");
+    assert_eq!(step(), 0);
 }
 
 /// Scans to the end, with `meanwhile` between the calls.
@@ -298,17 +307,17 @@ fn scan(
 ) -> Vec<String> {
     let mut found = Vec::new();
     let mut cursor = "0".to_owned();
-    for round in 0.. {
+    for round in 0..10_000 {
         let reply = client.call(&format!("scan {cursor} {options}"));
         let mut strings = strings(&reply).into_iter();
         cursor = strings.next().expect("a cursor");
         found.extend(strings);
         if cursor == "0" {
-            break;
+            return found;
         }
         meanwhile(client, round);
     }
-    found
+    panic!("the scan does not end")
 }
 
 #[test]
@@ -442,5 +451,110 @@ proptest! {
             client.send(command);
         }
         client.send(&garbage);
+    }
+}
+
+fn options(durability: Durability) -> Options {
+    Options { log_bytes: 1 << 20, durability, ..Options::new([7; 16]) }
+}
+
+#[test]
+fn values_and_expiry_times_survive_a_restart() {
+    let world = World::on_disk(Config::default(), options(Durability::Sync), 64 << 20);
+    let mut client = world.connect();
+    client.call("mset a 1 b 2");
+    client.call("expire b 100");
+    client.call("select 9");
+    client.call("set c 3 px 1000");
+    drop(client);
+    world.advance_ms(1_000);
+    let world = world.restart();
+    let mut client = world.connect();
+    assert_eq!(client.call("mget a b"), "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
+    assert_eq!((client.call("ttl a"), client.call("ttl b")), (":-1\r\n".into(), ":99\r\n".into()));
+    client.call("select 9");
+    assert_eq!(client.call("dbsize"), ":1\r\n");
+    assert_eq!(world.run(world.server.expire_step(1_000)).expect("no error"), 3);
+    assert_eq!(client.call("dbsize"), ":0\r\n", "the first pass after a start looks at every key");
+}
+
+#[test]
+fn a_write_that_does_not_become_durable_is_not_acknowledged() {
+    let world = World::on_disk(Config::default(), options(Durability::Sync), 64 << 20);
+    let mut client = world.connect();
+    assert_eq!(client.call("set a before"), "+OK\r\n");
+    world.disk.inject(Some(Fault::FlushAfter(0)));
+    let (replies, verdict) =
+        client.send(b"get a\r\nset a after\r\nping\r\nincr n\r\nsetnx a x\r\nget nosuch\r\n");
+    let replies = String::from_utf8(replies).expect("text");
+    let lines: Vec<&str> = replies.split("\r\n").collect();
+    assert_eq!(verdict, Verdict::Receive);
+    assert_eq!(lines[..2], ["$6", "before"]);
+    assert!(lines[2].starts_with("-MISCONF ") && lines[2].contains("Input/output error"), "{}", lines[2]);
+    assert_eq!(lines[3], "+PONG");
+    assert!(lines[4].starts_with("-MISCONF "), "{}", lines[4]);
+    assert_eq!(lines[5..], [":0", "$-1", ""], "what wrote nothing is not affected");
+    let refused = client.call("set b v");
+    assert!(refused.starts_with("-MISCONF "), "{refused}");
+    assert_eq!(client.call("get nosuch"), "$-1\r\n", "reads go on");
+}
+
+#[test]
+fn a_full_store_refuses_writes_until_there_is_room() {
+    let world = World::on_disk(Config::default(), options(Durability::Sync), 8 << 20);
+    let mut client = world.connect();
+    let value = "v".repeat(20_000);
+    let mut stored = 0;
+    let refusal = loop {
+        let reply = client.call(&format!("set k{stored} {value}"));
+        if reply != "+OK\r\n" {
+            break reply;
+        }
+        stored += 1;
+        assert!(stored < 1_000, "8 MiB do not hold 20 MB");
+    };
+    assert!(refusal.starts_with("-OOM "), "{refusal}");
+    assert!(stored > 50, "{stored}");
+    assert_eq!(client.call("get k0").len(), value.len() + "$20000\r\n\r\n".len());
+    assert_eq!(client.call(&format!("exists k{stored}")), ":0\r\n");
+    for index in 0..stored / 2 {
+        assert_eq!(client.call(&format!("del k{index}")), ":1\r\n");
+    }
+    assert_eq!(client.call(&format!("set again {value}")), "+OK\r\n");
+}
+
+#[test]
+fn what_the_store_cannot_hold_is_an_error() {
+    let world = World::new();
+    let mut client = world.connect();
+    let key = "k".repeat(4_097);
+    for command in ["set", "getset", "append", "setnx", "incrby"] {
+        let reply = client.call(&format!("{command} {key} 5"));
+        assert!(reply.starts_with("-ERR ") && reply.contains("4096"), "{command}: {reply}");
+    }
+    let reply = client.call(&format!("mset a 1 {key} 2"));
+    assert!(reply.starts_with("-ERR "), "{reply}");
+    assert_eq!(client.call("exists a"), ":0\r\n", "all or nothing");
+    assert_eq!(client.call(&format!("get {key}")), "$-1\r\n");
+}
+
+#[test]
+fn a_value_in_an_unknown_form_is_an_error_and_can_be_replaced() {
+    let world = World::new();
+    let mut client = world.connect();
+    for stored in [&b""[..], b"\x02v", b"\x01short"] {
+        let tree = world.server.keyspace.db().tree("0").expect("a tree");
+        world.run(tree.put(b"k", stored)).expect("stored");
+        client.call("set l v");
+        for command in
+            ["get k", "incr k", "mget l k", "rename k l", "append k x", "expire k 10", "set k v keepttl"]
+        {
+            let reply = client.call(command);
+            assert!(reply.starts_with("-ERR ") && reply.contains("unknown form"), "{command}: {reply}");
+        }
+        assert_eq!(client.call("get l"), "$1\r\nv\r\n");
+        assert_eq!(client.call("set k v"), "+OK\r\n");
+        world.run(tree.put(b"k", stored)).expect("stored");
+        assert_eq!(client.call("del k"), ":1\r\n");
     }
 }

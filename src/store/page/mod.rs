@@ -7,6 +7,8 @@
 mod inner;
 mod leaf;
 mod ledger;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -104,6 +106,14 @@ impl Page {
     pub(super) fn encoded_bytes(&self) -> usize {
         match &self.body {
             Body::Leaf(leaf) => leaf.compact_bytes(),
+            Body::Inner(inner) => inner.encoded_bytes(),
+        }
+    }
+
+    /// How much of that is used: what decides about merging.
+    pub(super) fn used_bytes(&self) -> usize {
+        match &self.body {
+            Body::Leaf(leaf) => leaf.used_bytes(),
             Body::Inner(inner) => inner.encoded_bytes(),
         }
     }

@@ -1,4 +1,4 @@
-//! A server without sockets on a simulated disk, for the tests of this module.
+//! A server without sockets on a simulated disk, for the tests of sessions.
 
 use std::cell::RefCell;
 use std::future::Future;
@@ -9,8 +9,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::keyspace::Keyspace;
-use super::{Config, Server, Session, Verdict};
+use crate::redis::keyspace::Keyspace;
+use crate::redis::{Config, Server, Session, Verdict};
 use crate::rt::{Clock, Instant};
 use crate::sim::{Disk, DiskOptions, Executor, SimEnv};
 use crate::store::{Db, Options};
