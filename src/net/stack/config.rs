@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::frame::is_unicast;
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::address::IpCidr;
+use crate::net::address::{IpCidr, Station};
 use crate::net::device::DeviceInfo;
 
 /// Addresses, limits and timeouts of a stack.
@@ -61,6 +61,11 @@ impl StackConfig {
             handshake_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(30),
         }
+    }
+
+    /// The defaults, with the addresses and gateways of `station`.
+    pub fn for_station(station: &Station, seed: [u8; 32]) -> Self {
+        Self { gateways: station.gateways.clone(), ..Self::new(station.addresses.clone(), seed) }
     }
 
     /// The size of the receive buffer in use.

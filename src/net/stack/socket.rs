@@ -206,16 +206,13 @@ mod tests {
                 [receive, send]
             })
             .collect();
-        for (index, buffer) in (0u64..).zip(&mut buffers) {
-            let mark = u8::try_from(index % 251).expect("below 251");
-            assert!(buffer.iter().all(|&byte| byte == 0), "fresh memory is zeroed");
-            buffer.fill(mark);
+        let marked = |index: usize, len| vec![u8::try_from(index % 251).expect("below 251"); len];
+        for (index, buffer) in buffers.iter_mut().enumerate() {
+            assert!(**buffer == vec![0; buffer.len()], "fresh memory is zeroed");
+            buffer.copy_from_slice(&marked(index, buffer.len()));
         }
-        for (index, buffer) in (0u64..).zip(&buffers) {
-            assert!(
-                buffer.iter().all(|&byte| u64::from(byte) == index % 251),
-                "buffer {index} was overwritten"
-            );
+        for (index, buffer) in buffers.iter().enumerate() {
+            assert!(**buffer == marked(index, buffer.len()), "buffer {index} was overwritten");
         }
         drop(buffers);
         pieces.clear();

@@ -113,6 +113,9 @@ impl Engine {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.is_down {
+            return None;
+        }
         if self.has_work() {
             return Some(self.now);
         }
