@@ -23,6 +23,19 @@ fn the_addresses_of_the_documentation_parse() {
 }
 
 #[test]
+fn an_address_becomes_the_configuration_of_its_device_and_stack() {
+    use crate::net::device::TapConfig;
+    use crate::net::stack::StackConfig;
+    let text = "tap:t0?ip=10.9.0.1/24&gw=10.9.0.254&host=10.9.0.2/24";
+    let NetAddress::Tap(address) = text.parse().expect("valid") else { panic!("{text}") };
+    let config = TapConfig::from(&address);
+    assert_eq!((config.name.as_str(), config.mtu, config.mac), ("t0", 1500, None));
+    assert_eq!(config.host, address.host);
+    let config = StackConfig::for_station(&address.station, [1; 32]);
+    assert_eq!((config.addresses, config.gateways), (address.station.addresses, address.station.gateways));
+}
+
+#[test]
 fn device_arguments_may_hold_colons_commas_and_equals_signs() {
     for device in ["0000:03:00.0", "net_af_packet0,iface=v0", "net_tap0,iface=t0,mac=fixed"] {
         let text = format!("dpdk:{device}?ip=10.9.0.1/24&queues=4");

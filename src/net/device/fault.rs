@@ -177,3 +177,75 @@ impl<D> fmt::Debug for Fault<D> {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::net::device::MemoryDevice;
+
+    struct Stopped(Instant);
+
+    impl Clock for Stopped {
+        fn now(&self) -> Instant {
+            self.0
+        }
+
+        fn unix_time(&self) -> Duration {
+            Duration::ZERO
+        }
+    }
+
+    /// Sends 2000 numbered frames through `config` and returns those that arrive after `wait`, with the counters.
+    fn run(config: FaultConfig, seed: u64, wait: Duration) -> (Vec<Vec<u8>>, FaultStats) {
+        let (mut sender, receiver) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 4096);
+        let mut early = Fault::new(receiver, config, seed, Arc::new(Stopped(Instant::ORIGIN)));
+        for number in 0u32..2000 {
+            assert!(sender.transmit(20, &mut |frame| frame[..4].copy_from_slice(&number.to_be_bytes())));
+        }
+        let mut frames = Vec::new();
+        let mut sink = |frame: &mut [u8]| frames.push(frame.to_vec());
+        early.receive(usize::MAX, &mut sink).expect("memory");
+        early.clock = Arc::new(Stopped(Instant::ORIGIN + wait));
+        early.receive(usize::MAX, &mut sink).expect("memory");
+        let faults = early.faults();
+        (frames, faults)
+    }
+
+    fn is_about(count: u64, chance: f64) -> bool {
+        (chance * 1000.0..chance * 3000.0).contains(&f64::from(u32::try_from(count).expect("small")))
+    }
+
+    #[test]
+    fn faults_come_as_often_as_configured_and_are_counted() {
+        let config = FaultConfig { loss: 0.1, duplicate: 0.1, corrupt: 0.1, ..FaultConfig::default() };
+        let (frames, faults) = run(config, 1, Duration::ZERO);
+        let FaultStats { lost, duplicated, corrupted, .. } = faults;
+        assert!(is_about(lost, 0.1) && is_about(duplicated, 0.1) && is_about(corrupted, 0.1), "{faults:?}");
+        assert_eq!(frames.len() as u64, 2000 - lost + duplicated);
+    }
+
+    #[test]
+    fn the_same_seed_gives_the_same_faults_and_another_gives_others() {
+        let config = FaultConfig {
+            loss: 0.1,
+            corrupt: 0.1,
+            reorder: 0.2,
+            jitter: Duration::from_millis(1),
+            ..FaultConfig::default()
+        };
+        let late = Duration::from_secs(1);
+        assert_eq!(run(config, 1, late), run(config, 1, late));
+        assert_ne!(run(config, 1, late).0, run(config, 2, late).0);
+    }
+
+    #[test]
+    fn delayed_frames_arrive_when_they_are_due_and_late_ones_are_overtaken() {
+        let delay = FaultConfig { delay: Duration::from_millis(5), ..FaultConfig::default() };
+        assert_eq!(run(delay, 1, Duration::from_millis(4)).0.len(), 0);
+        let (in_order, _) = run(delay, 1, Duration::from_millis(5));
+        assert!(in_order.len() == 2000 && in_order.is_sorted());
+        let jitter = FaultConfig { reorder: 0.5, jitter: Duration::from_millis(1), ..delay };
+        let (frames, faults) = run(jitter, 1, Duration::from_millis(6));
+        assert!(frames.len() == 2000 && !frames.is_sorted() && faults.delayed > 500);
+    }
+}

@@ -93,3 +93,36 @@ impl PacketDevice for MemoryDevice {
         self.stats
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn pair(capacity: usize) -> (MemoryDevice, MemoryDevice) {
+        MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, capacity)
+    }
+
+    #[test]
+    fn frames_arrive_in_order_at_the_other_end_only() {
+        let (mut a, mut b) = pair(8);
+        for byte in 0..3 {
+            assert!(a.transmit(20, &mut |frame| frame.fill(byte)));
+        }
+        assert_eq!((a.park(), b.park()), (Park::Idle, Park::Spin));
+        let mut seen = Vec::new();
+        assert_eq!(b.receive(2, &mut |frame| seen.push(frame.to_vec())).expect("memory"), 2);
+        assert_eq!(b.receive(2, &mut |frame| seen.push(frame.to_vec())).expect("memory"), 1);
+        assert_eq!(seen, [vec![0; 20], vec![1; 20], vec![2; 20]]);
+        assert_eq!(a.receive(9, &mut |_| panic!("nothing was sent this way")).expect("memory"), 0);
+        assert_eq!((a.stats().tx_bytes, b.stats().rx_bytes), (60, 60));
+    }
+
+    #[test]
+    fn a_full_wire_takes_nothing_and_does_not_ask_for_it() {
+        let (mut a, mut b) = pair(1);
+        assert!(a.transmit(20, &mut |_| {}));
+        assert!(!a.transmit(20, &mut |_| panic!("the frame has no place")));
+        b.receive(1, &mut |_| {}).expect("memory");
+        assert!(a.transmit(20, &mut |_| {}));
+    }
+}

@@ -15,7 +15,7 @@ use rustix::net::{AddressFamily, SocketType, socket};
 
 use super::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::address::IpCidr;
+use crate::net::address::{IpCidr, TapAddress};
 use crate::rt::Park;
 
 const ETHERNET_HEADER_LEN: usize = 14;
@@ -35,6 +35,21 @@ pub struct TapConfig {
     pub mac: Option<[u8; 6]>,
     /// The largest IP packet, in bytes, from 576 to 65,521.
     pub mtu: usize,
+}
+
+/// The MTU of an Ethernet without jumbo frames, in bytes.
+const DEFAULT_MTU: usize = 1500;
+
+impl From<&TapAddress> for TapConfig {
+    /// What a `tap:` address asks for; without `mtu=`, an MTU of 1500 bytes.
+    fn from(address: &TapAddress) -> Self {
+        Self {
+            name: address.interface.clone(),
+            host: address.host.clone(),
+            mac: address.station.mac,
+            mtu: address.station.mtu.unwrap_or(DEFAULT_MTU),
+        }
+    }
 }
 
 /// A TAP interface, opened.

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use super::frame::is_unicast;
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::address::IpCidr;
+use crate::net::address::{IpCidr, Station};
 use crate::net::device::DeviceInfo;
 
 /// Addresses, limits and timeouts of a stack.
@@ -20,7 +20,8 @@ pub struct StackConfig {
     /// How many connections may exist, in any state but TIME-WAIT; as many tuples again may be in TIME-WAIT. At least 1.
     pub max_connections: usize,
     /// The size of each connection's receive buffer, in bytes: what its window can be. At least 4096 and at most 1 GiB; above 65,535
-    /// it is rounded down to 65,535 times a power of two. Memory is taken as it is used.
+    /// it is rounded down to 65,535 times a power of two. A page of it is in RAM once it was
+    /// used, until the connection ends.
     pub receive_buffer_bytes: usize,
     /// The size of each connection's send buffer, in bytes: how much can be under way. At least 4096 and at most 1 GiB.
     pub send_buffer_bytes: usize,
@@ -60,6 +61,11 @@ impl StackConfig {
             handshake_timeout: Duration::from_secs(30),
             linger: Duration::from_secs(30),
         }
+    }
+
+    /// The defaults, with the addresses and gateways of `station`.
+    pub fn for_station(station: &Station, seed: [u8; 32]) -> Self {
+        Self { gateways: station.gateways.clone(), ..Self::new(station.addresses.clone(), seed) }
     }
 
     /// The size of the receive buffer in use.

@@ -1,16 +1,16 @@
-//! One TCP connection: a smoltcp socket alone in its set, and what the stack knows about it.
+//! One TCP connection: a smoltcp socket, and what the stack knows about it.
 
 use std::net::{IpAddr, SocketAddr};
 use std::task::{Context, Waker};
 
-use smoltcp::iface::{SocketHandle, SocketSet};
-use smoltcp::socket::tcp::{CongestionControl, RecvError, Socket, SocketBuffer, State};
+use smoltcp::socket::tcp::{CongestionControl, RecvError, State};
 use smoltcp::time::Duration as WireDuration;
 
 use super::StackConfig;
 use super::flow::Flow;
 use super::frame::Mac;
 use super::outbox::SentSegment;
+use super::socket::{BufferPool, PooledSocket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Instant;
 
@@ -83,8 +83,7 @@ pub(super) struct Connection {
     pub(super) flow: Flow,
     pub(super) next_hop: IpAddr,
     pub(super) owner: Owner,
-    pub(super) sockets: SocketSet<'static>,
-    handle: SocketHandle,
+    pub(super) socket: PooledSocket,
     pub(super) readers: Waiters,
     pub(super) writers: Waiters,
     pub(super) end: Option<End>,
@@ -109,24 +108,26 @@ fn wire_duration(duration: std::time::Duration) -> WireDuration {
 }
 
 impl Connection {
-    /// A closed connection with the buffers and options of `config`.
-    pub(super) fn new(config: &StackConfig, flow: Flow, next_hop: IpAddr, owner: Owner) -> Self {
-        let mut socket = Socket::new(
-            SocketBuffer::new(vec![0; config.receive_window()]),
-            SocketBuffer::new(vec![0; config.send_buffer_bytes]),
-        );
-        socket.set_congestion_control(CongestionControl::Cubic);
-        socket.set_ack_delay(Some(wire_duration(config.ack_delay)));
-        socket.set_keep_alive(Some(wire_duration(config.keepalive)));
-        socket.set_timeout(Some(wire_duration(config.handshake_timeout)));
-        let mut sockets = SocketSet::new(Vec::with_capacity(1));
-        let handle = sockets.add(socket);
-        Self {
+    /// A closed connection with the options of `config`, in memory from `pool`.
+    pub(super) fn new(
+        config: &StackConfig,
+        pool: &BufferPool,
+        flow: Flow,
+        next_hop: IpAddr,
+        owner: Owner,
+    ) -> Result<Self> {
+        let mut socket = PooledSocket::new(pool)?;
+        socket.with(|socket| {
+            socket.set_congestion_control(CongestionControl::Cubic);
+            socket.set_ack_delay(Some(wire_duration(config.ack_delay)));
+            socket.set_keep_alive(Some(wire_duration(config.keepalive)));
+            socket.set_timeout(Some(wire_duration(config.handshake_timeout)));
+        });
+        Ok(Self {
             flow,
             next_hop,
             owner,
-            sockets,
-            handle,
+            socket,
             readers: Waiters::default(),
             writers: Waiters::default(),
             end: None,
@@ -137,40 +138,44 @@ impl Connection {
             last_segment: None,
             bare_streak: 0,
             silent: false,
-        }
-    }
-
-    pub(super) fn socket(&mut self) -> &mut Socket<'static> {
-        self.sockets.get_mut(self.handle)
+        })
     }
 
     pub(super) fn state(&self) -> State {
-        self.sockets.get::<Socket<'static>>(self.handle).state()
+        self.socket.get().state()
     }
 
     /// The handshake is complete: from now on silence is judged by the user timeout.
     pub(super) fn established(&mut self, config: &StackConfig) {
-        self.socket().set_timeout(Some(wire_duration(config.user_timeout)));
+        self.socket.with(|socket| socket.set_timeout(Some(wire_duration(config.user_timeout))));
+    }
+
+    /// Sends FIN once everything written was sent.
+    pub(super) fn close(&mut self) {
+        self.socket.with(|socket| socket.close());
+    }
+
+    /// Sends RST.
+    pub(super) fn abort(&mut self) {
+        self.socket.with(|socket| socket.abort());
     }
 
     /// Whether nothing will be sent on it any more.
     pub(super) fn is_over(&self) -> bool {
-        let socket = self.sockets.get::<Socket<'static>>(self.handle);
+        let socket = self.socket.get();
         self.silent || (socket.state() == State::Closed && socket.remote_endpoint().is_none())
     }
 
     /// Whether a read would not have to wait.
-    pub(super) fn is_readable(&mut self) -> bool {
-        let over = self.end.is_some() || self.reading_ended;
-        let socket = self.socket();
-        over || socket.can_recv() || !socket.may_recv()
+    pub(super) fn is_readable(&self) -> bool {
+        let socket = self.socket.get();
+        self.end.is_some() || self.reading_ended || socket.can_recv() || !socket.may_recv()
     }
 
     /// Whether a write would not have to wait.
-    pub(super) fn is_writable(&mut self) -> bool {
-        let over = self.end.is_some();
-        let socket = self.socket();
-        over || socket.can_send() || !socket.may_send()
+    pub(super) fn is_writable(&self) -> bool {
+        let socket = self.socket.get();
+        self.end.is_some() || socket.can_send() || !socket.may_send()
     }
 
     /// The handshake's outcome, once there is one.
@@ -178,10 +183,7 @@ impl Connection {
         if let Some(end) = self.end {
             return Some(Err(end.error("connect", self.flow.remote)));
         }
-        match self.state() {
-            State::SynSent | State::SynReceived => None,
-            _ => Some(Ok(())),
-        }
+        (!is_handshaking(self.state())).then_some(Ok(()))
     }
 
     /// Hands received bytes to `take`, which returns how many of them it took; `None` if there are none yet, `Some(0)` at the end of
@@ -191,24 +193,24 @@ impl Connection {
             return Ok(Some(0));
         }
         let (end, peer) = (self.end, self.flow.remote);
-        let socket = self.socket();
-        if socket.can_recv() {
-            return Ok(socket
-                .recv(|bytes| {
+        self.socket.with(|socket| {
+            if socket.can_recv() {
+                let taking = |bytes: &mut [u8]| {
                     let taken = take(bytes);
                     (taken, taken)
-                })
-                .ok());
-        }
-        match end {
-            Some(end) => Err(end.error("read", peer)),
-            None if socket.may_recv() => Ok(None),
-            None => match socket.recv(|_| (0, ())) {
-                Err(RecvError::Finished) => Ok(Some(0)),
-                _ if matches!(socket.state(), State::SynSent | State::SynReceived) => Ok(None),
-                _ => Err(End::Reset.error("read", peer)),
-            },
-        }
+                };
+                return Ok(socket.recv(taking).ok());
+            }
+            match end {
+                Some(end) => Err(end.error("read", peer)),
+                None if socket.may_recv() => Ok(None),
+                None => match socket.recv(|_| (0, ())) {
+                    Err(RecvError::Finished) => Ok(Some(0)),
+                    _ if is_handshaking(socket.state()) => Ok(None),
+                    _ => Err(End::Reset.error("read", peer)),
+                },
+            }
+        })
     }
 
     /// Takes as many of `bytes` as there is room for; `None` if there is none.
@@ -217,14 +219,13 @@ impl Connection {
         if let Some(end) = end {
             return Err(end.error("write", peer));
         }
-        let socket = self.socket();
-        if !socket.may_send() {
-            if matches!(socket.state(), State::SynSent | State::SynReceived) {
+        if !self.socket.get().may_send() {
+            if is_handshaking(self.state()) {
                 return Ok(None);
             }
             return Err(Error::os(libc::EPIPE, "write").at(peer.to_string()));
         }
-        match socket.send_slice(bytes) {
+        match self.socket.with(|socket| socket.send_slice(bytes)) {
             Ok(0) if !bytes.is_empty() => Ok(None),
             Ok(written) => Ok(Some(written)),
             Err(_) => Err(Error::new(ErrorKind::Closed, "write").at(peer.to_string())),
@@ -233,14 +234,15 @@ impl Connection {
 
     /// Throws away what was received and returns how many bytes that were.
     pub(super) fn discard_received(&mut self) -> usize {
-        let socket = self.socket();
         let mut discarded = 0;
-        while let Ok(taken) = socket.recv(|bytes| (bytes.len(), bytes.len())) {
-            if taken == 0 {
-                break;
-            }
+        let mut discard = || self.socket.with(|socket| socket.recv(|bytes| (bytes.len(), bytes.len())));
+        while let Ok(taken @ 1..) = discard() {
             discarded += taken;
         }
         discarded
     }
+}
+
+fn is_handshaking(state: State) -> bool {
+    matches!(state, State::SynSent | State::SynReceived)
 }

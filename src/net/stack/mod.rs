@@ -26,6 +26,7 @@ mod listener;
 mod neighbor;
 mod outbox;
 mod resolution;
+mod socket;
 mod stats;
 mod stream;
 mod tcp_answer;

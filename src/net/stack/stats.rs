@@ -13,7 +13,7 @@ pub struct StackStats {
     pub opened: u64,
     /// SYNs dropped because their listener's backlog was full.
     pub syns_dropped_backlog: u64,
-    /// SYNs dropped because the stack has as many connections as it may.
+    /// SYNs dropped because the stack has as many connections as it may, or no memory for more.
     pub syns_dropped_limit: u64,
     /// SYNs dropped because there is no route back to their sender.
     pub syns_dropped_unroutable: u64,

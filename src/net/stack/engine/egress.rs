@@ -96,7 +96,7 @@ impl Engine {
         let overdue = matches!(connection.owner, Owner::Orphan { until } if now >= until);
         if overdue && !connection.is_over() {
             connection.end = Some(End::TimedOut);
-            connection.socket().abort();
+            connection.abort();
         }
         if connection.is_over() {
             self.settle(id);
@@ -124,7 +124,8 @@ impl Engine {
         let mut exhausted = false;
         while sent < limit {
             let mut port = self.outbox.sending(device, to);
-            let result = self.interface.poll_egress(wire_time(now), &mut port, &mut connection.sockets);
+            let result =
+                connection.socket.with_set(|set| self.interface.poll_egress(wire_time(now), &mut port, set));
             if result == PollResult::None {
                 exhausted = !self.outbox.is_waiting();
                 break;
@@ -169,7 +170,8 @@ impl Engine {
         let wanted = if connection.silent {
             None
         } else {
-            self.interface.poll_at(wire_time(self.now), &connection.sockets).map(from_wire_time)
+            let poll_at = connection.socket.with_set(|set| self.interface.poll_at(wire_time(self.now), set));
+            poll_at.map(from_wire_time)
         };
         let Some(deadline) = [linger, wanted].into_iter().flatten().min() else { return };
         let soonest = self.now + hold_off(sent, connection.bare_streak);

@@ -79,7 +79,8 @@ impl Engine {
         connection.bare_streak = 0;
         let before = connection.state();
         let mut port = self.outbox.answering(segment.packet, segment.source_mac);
-        self.interface.poll_ingress_single(wire_time(self.now), &mut port, &mut connection.sockets);
+        let interface = &mut self.interface;
+        connection.socket.with_set(|set| interface.poll_ingress_single(wire_time(self.now), &mut port, set));
         let after = connection.state();
         // smoltcp takes a reset handshake back to LISTEN; here a listener is not a socket, so it is over.
         let ended = before != after && matches!(after, State::Closed | State::Listen);
@@ -94,7 +95,7 @@ impl Engine {
         if discards && connection.discard_received() > 0 && after == State::FinWait2 {
             // Everything written has arrived and nobody will read: tell the peer to stop (RFC 9293 section 3.6.1).
             if matches!(connection.owner, Owner::Orphan { .. }) {
-                connection.socket().abort();
+                connection.abort();
             }
         }
         self.mark_dirty(id);
@@ -134,12 +135,16 @@ impl Engine {
             return;
         };
         let owner = Owner::Handshake { listener: key };
-        let mut connection = Connection::new(&self.config, segment.flow, next_hop, owner);
+        let Ok(mut connection) = Connection::new(&self.config, &self.buffers, segment.flow, next_hop, owner)
+        else {
+            self.stats.syns_dropped_limit += 1;
+            return;
+        };
         connection.heard = Some((segment.source_mac, self.now));
         let local = segment.flow.local;
         let endpoint = IpListenEndpoint { addr: Some(local.ip().into()), port: local.port() };
-        let listens = connection.socket().listen(endpoint).is_ok();
-        self.process_with_fresh_numbers(&mut connection.sockets, segment);
+        let listens = connection.socket.with(|socket| socket.listen(endpoint)).is_ok();
+        connection.socket.with_set(|set| self.process_with_fresh_numbers(set, segment));
         if !listens || connection.state() != State::SynReceived {
             self.stats.frames_malformed += 1;
             return;
@@ -154,7 +159,7 @@ impl Engine {
 
     /// Shows `segment` to `sockets` through an interface made for it: smoltcp draws initial sequence numbers from a generator in the
     /// interface whose state a few of its numbers betray, so every connection gets a generator of its own.
-    fn process_with_fresh_numbers(&mut self, sockets: &mut SocketSet<'static>, segment: &Segment<'_>) {
+    fn process_with_fresh_numbers(&mut self, sockets: &mut SocketSet<'_>, segment: &Segment<'_>) {
         let seed = self.secrets.initial_sequence_seed(&segment.flow, self.now);
         let mut interface = new_interface(&self.identity, &mut self.outbox, seed, self.now);
         let mut port = self.outbox.answering(segment.packet, segment.source_mac);

@@ -22,6 +22,7 @@ use super::flow::{Secret, Secrets};
 use super::frame::Identity;
 use super::neighbor::Neighbors;
 use super::outbox::Outbox;
+use super::socket::BufferPool;
 use super::stats::StackStats;
 use super::time_wait::TimeWait;
 use super::timers::Timers;
@@ -47,6 +48,7 @@ pub(super) struct Engine {
     outbox: Outbox,
     /// The set that frames without a connection are shown to: it stays empty.
     nobody: SocketSet<'static>,
+    buffers: BufferPool,
     connections: Connections,
     listeners: HashMap<SocketAddr, Listener, Secret>,
     neighbors: Neighbors,
@@ -75,6 +77,7 @@ impl Engine {
         let mut outbox = Outbox::new(device.mac, capabilities(device));
         let interface = new_interface(&identity, &mut outbox, 0, now);
         Ok(Self {
+            buffers: BufferPool::new(config.receive_window(), config.send_buffer_bytes),
             connections: Connections::new(secrets.tables, config.max_connections),
             listeners: HashMap::with_hasher(secrets.tables),
             neighbors: Neighbors::new(secrets.tables),
@@ -110,6 +113,9 @@ impl Engine {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
+        if self.is_down {
+            return None;
+        }
         if self.has_work() {
             return Some(self.now);
         }

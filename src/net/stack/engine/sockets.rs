@@ -125,12 +125,12 @@ impl Engine {
         });
         let port = port.ok_or_else(|| Error::os(libc::EADDRNOTAVAIL, "connect").at(remote.to_string()))?;
         let flow = Flow { local: SocketAddr::new(source, port), remote };
-        let mut connection = Connection::new(&self.config, flow, next_hop, Owner::Stream);
+        let mut connection = Connection::new(&self.config, &self.buffers, flow, next_hop, Owner::Stream)?;
         let seed = self.secrets.initial_sequence_seed(&flow, now);
         let mut interface = new_interface(&self.identity, &mut self.outbox, seed, now);
         connection
-            .socket()
-            .connect(interface.context(), remote, flow.local)
+            .socket
+            .with(|socket| socket.connect(interface.context(), remote, flow.local))
             .map_err(|_| invalid("connect", remote, "it is not an address to connect to"))?;
         let id = self.connections.insert(connection).ok_or_else(unreachable)?;
         self.stats.opened += 1;
@@ -221,7 +221,7 @@ impl Engine {
             connection.discard_received();
         }
         if matches!(how, Shutdown::Write | Shutdown::Both) {
-            connection.socket().close();
+            connection.close();
         }
         self.mark_dirty(id);
         self.settle(id);
@@ -230,7 +230,7 @@ impl Engine {
 
     pub(in super::super) fn set_nodelay(&mut self, id: ConnectionId, nodelay: bool) -> Result<()> {
         let connection = self.connections.get_mut(id).ok_or_else(|| gone("set nodelay"))?;
-        connection.socket().set_nagle_enabled(!nodelay);
+        connection.socket.with(|socket| socket.set_nagle_enabled(!nodelay));
         self.mark_dirty(id);
         Ok(())
     }
@@ -240,7 +240,7 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(id) else { return };
         if connection.end.is_none() && !connection.is_over() {
             connection.end = Some(End::Aborted);
-            connection.socket().abort();
+            connection.abort();
             self.mark_dirty(id);
             self.settle(id);
         }
@@ -252,7 +252,7 @@ impl Engine {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let previous = std::mem::replace(&mut connection.owner, Owner::Orphan { until });
         connection.discard_received();
-        connection.socket().close();
+        connection.close();
         if let Owner::Handshake { listener } = previous
             && let Some(listener) = self.listeners.get_mut(&listener)
         {

@@ -7,9 +7,9 @@ use super::conformance::{CLEAN, build, read_exact, write_all};
 use crate::error::ErrorKind;
 use crate::mem::IoBuf;
 use crate::net::address::IpCidr;
-use crate::net::device::MemoryDevice;
+use crate::net::device::{DeviceInfo, DeviceStats, MemoryDevice, PacketDevice};
 use crate::net::stack::{Stack, StackConfig, StackListener, StackStream};
-use crate::rt::Instant;
+use crate::rt::{Instant, Park};
 
 #[test]
 fn a_full_backlog_drops_syns_until_somebody_accepts() {
@@ -253,4 +253,86 @@ fn the_receive_window_fits_what_smoltcp_accepts() {
         config.receive_buffer_bytes = asked;
         assert_eq!(config.receive_window(), got);
     }
+}
+
+/// A queue of two frames is full most of the time. Nothing is lost for it: one lost frame alone would cost a second.
+#[test]
+fn a_full_transmit_queue_loses_nothing() {
+    let mut world = super::world::World::default();
+    let (a, b) = MemoryDevice::pair([super::world::CLIENT_MAC, super::world::SERVER_MAC], 1500, 2);
+    let own = |host: u8| vec![IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix")];
+    let client = world.add(Box::new(a), StackConfig::new(own(1), [1; 32]));
+    let server = world.add(Box::new(b), StackConfig::new(own(2), [2; 32]));
+    let address = SocketAddr::from(([10, 0, 0, 2], 7));
+    let listener = StackListener::bind(&server, address, 8).expect("free");
+    let handle = world.handle.clone();
+    let started = handle.now();
+    world.run(async move {
+        let near = StackStream::connect(&client, address).await.expect("connected");
+        let (far, _) = listener.accept().await.expect("accept");
+        handle.spawn(async move {
+            write_all(&far, vec![5; 1 << 20]).await;
+        });
+        assert!(read_exact(&near, 1 << 20).await == vec![5; 1 << 20]);
+    });
+    let elapsed = world.handle.now() - started;
+    assert!(elapsed < Duration::from_millis(900), "{elapsed:?}");
+}
+
+/// A device that works for a while.
+struct Failing {
+    device: MemoryDevice,
+    receives_left: usize,
+}
+
+impl PacketDevice for Failing {
+    fn info(&self) -> &DeviceInfo {
+        self.device.info()
+    }
+
+    fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&mut [u8])) -> crate::Result<usize> {
+        if self.receives_left == 0 {
+            return Err(crate::Error::os(libc::ENODEV, "receive"));
+        }
+        self.receives_left -= 1;
+        self.device.receive(budget, sink)
+    }
+
+    fn transmit(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+        self.device.transmit(len, fill)
+    }
+
+    fn flush(&mut self) {
+        self.device.flush();
+    }
+
+    fn park(&mut self) -> Park {
+        self.device.park()
+    }
+
+    fn stats(&self) -> DeviceStats {
+        self.device.stats()
+    }
+}
+
+#[test]
+fn a_failed_device_ends_everything_that_waits_on_it() {
+    let mut world = super::world::World::default();
+    let (a, b) = MemoryDevice::pair([super::world::CLIENT_MAC, super::world::SERVER_MAC], 1500, 64);
+    let own = |host: u8| vec![IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix")];
+    let client = world.add(Box::new(a), StackConfig::new(own(1), [1; 32]));
+    let failing = Failing { device: b, receives_left: 200 };
+    let server = world.add(Box::new(failing), StackConfig::new(own(2), [2; 32]));
+    let address = SocketAddr::from(([10, 0, 0, 2], 7));
+    let listener = StackListener::bind(&server, address, 8).expect("free");
+    world.run(async move {
+        let _near = StackStream::connect(&client, address).await.expect("connected");
+        let (far, _) = listener.accept().await.expect("accept");
+        let (read, _) = far.read(vec![0; 1]).await;
+        assert_eq!(read.expect_err("the device failed").code(), Some(libc::ENETDOWN));
+        assert_eq!(listener.accept().await.expect_err("it failed").code(), Some(libc::ENETDOWN));
+        let peer = SocketAddr::from(([10, 0, 0, 1], 7));
+        let error = StackStream::connect(&server, peer).await.expect_err("it failed");
+        assert_eq!(error.code(), Some(libc::ENETDOWN));
+    });
 }
