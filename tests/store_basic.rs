@@ -161,10 +161,20 @@ fn concurrent_commits_share_flushes() {
 
 #[test]
 fn transactions_of_many_tasks_lose_no_update_and_readers_see_whole_ones() {
+    transfer_between_accounts(DiskOptions::new(32 << 20));
+}
+
+#[test]
+fn a_read_so_slow_that_its_units_are_reused_meanwhile_is_read_again() {
+    let read_latency = Duration::from_millis(60);
+    transfer_between_accounts(DiskOptions { read_latency, ..DiskOptions::new(32 << 20) });
+}
+
+fn transfer_between_accounts(disk_options: DiskOptions) {
     const ACCOUNTS: u32 = 12_000;
     let executor = Executor::new(6);
     let env = executor.env();
-    let disk = Disk::new(env.clone(), DiskOptions::new(32 << 20), 6);
+    let disk = Disk::new(env.clone(), disk_options, 6);
     let db = {
         let (env, disk) = (env.clone(), disk.clone());
         let options = Options { cache_bytes: 16 << 10, ..options() };
@@ -216,7 +226,7 @@ fn transactions_of_many_tasks_lose_no_update_and_readers_see_whole_ones() {
     }
     let (checkpoints, env_of_task) = (db.clone(), env.clone());
     env.spawn("checkpoints", async move {
-        for _ in 0..50 {
+        for _ in 0..500 {
             checkpoints.checkpoint().await.expect("works");
             env_of_task.sleep(Duration::from_millis(1)).await;
         }

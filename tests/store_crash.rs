@@ -399,3 +399,27 @@ fn a_store_that_reuses_units_too_early_is_noticed() {
 fn a_recovery_that_skips_a_hole_is_noticed() {
     println!("{:?}", noticed(Sabotage::IgnoreChain).expect("a hole in the history must be noticed"));
 }
+
+#[test]
+fn a_checkpoint_waits_for_values_that_are_on_their_way() {
+    let executor = Executor::new(1);
+    let env = executor.env();
+    let disk = Disk::new(env.clone(), DiskOptions::new(64 << 20), 1);
+    let value: Vec<u8> = (0..8_000_000u32).map(|at| at.to_le_bytes()[at as usize % 3]).collect();
+    let (machine, written) = (disk.clone(), value.clone());
+    executor.block_on(async move {
+        let db = Db::open(env, machine, options(Sabotage::None)).await.expect("opens");
+        let tree = db.tree("t").expect("valid");
+        tree.put_with(b"large", &written, WriteOptions::NONE).await.expect("puts");
+        db.checkpoint().await.expect("works");
+    });
+    executor.crash();
+    disk.power_loss();
+    let executor = Executor::new(2);
+    let (env, machine) = (executor.env(), disk.attach(executor.env()));
+    executor.block_on(async move {
+        let db = Db::open(env, machine, options(Sabotage::None)).await.expect("opens");
+        let found = db.tree("t").expect("valid").get(b"large").await.expect("reads");
+        assert!(found == Some(value), "the checkpoint made it durable");
+    });
+}

@@ -49,7 +49,10 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
         state.evict();
         drop(state);
         match result {
-            Ok(()) => shared.progress.notify_all(),
+            Ok(()) => {
+                shared.progress.notify_all();
+                shared.durable.notify_all();
+            }
             Err(error) => shared.fail(&error),
         }
     }

@@ -77,9 +77,9 @@ async fn write_batch<E: Env, N: Namespace>(shared: &Shared<E, N>, mut batch: Bat
         let mut state = shared.state.borrow_mut();
         state.log.flushed((batch.last_lsn, 0));
         drop(state);
-        shared.progress.notify_all();
+        shared.durable.notify_all();
     }
-    let bytes = std::mem::replace(&mut batch.bytes, DmaBuf::zeroed(0));
+    let bytes = batch.bytes.take().expect("a batch is written once");
     let len = bytes.len();
     let [first, second] = shared.state.borrow().log.pieces(batch.position, len);
     if second.1 == 0 {
@@ -107,7 +107,7 @@ async fn flush<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
     state.log.flushed(point);
     state.counters.flushes += 1;
     drop(state);
-    shared.progress.notify_all();
+    shared.durable.notify_all();
     Ok(())
 }
 

@@ -149,7 +149,7 @@ impl<E: Env, N: Namespace> Db<E, N> {
     /// As for [`Db::wait`].
     pub async fn flush(&self) -> Result<()> {
         let lsn = self.shared.state.borrow().log.last_lsn();
-        self.shared.wait_durable(lsn).await
+        self.shared.make_durable(lsn).await
     }
 
     /// The log sequence number of the newest write.
@@ -230,7 +230,7 @@ fn abandon<E: Env, N: Namespace>(shared: &Rc<Shared<E, N>>) {
     drop(state);
     let last = Rc::clone(shared);
     shared.env.spawn("store close", async move {
-        if let Err(error) = last.wait_durable(lsn).await {
+        if let Err(error) = last.make_durable(lsn).await {
             tracing::error!("the last writes to store {} were lost: {error}", last.disk.name());
         }
         last.state.borrow_mut().closed = true;

@@ -28,8 +28,10 @@ pub(super) struct Shared<E, N> {
     pub(super) checkpoint_wake: Notify,
     /// Wakes the task that writes large values.
     pub(super) external_wake: Notify,
-    /// Told when LSNs became durable, a checkpoint ended, room was made, or the store failed.
+    /// Told when the log or a checkpoint has moved on, or the store failed.
     pub(super) progress: Notify,
+    /// Told when more of the log is durable, or the store failed.
+    pub(super) durable: Notify,
     /// The sequence numbers of the superblock copies, and the newest.
     pub(super) copies: Cell<[u64; 4]>,
     pub(super) tasks: Cell<u32>,
@@ -48,6 +50,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             checkpoint_wake: Notify::new(),
             external_wake: Notify::new(),
             progress: Notify::new(),
+            durable: Notify::new(),
             copies: Cell::new(copies),
             tasks: Cell::new(0),
             scratch: Cell::default(),
@@ -70,6 +73,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         self.checkpoint_wake.notify_all();
         self.external_wake.notify_all();
         self.progress.notify_all();
+        self.durable.notify_all();
     }
 
     /// The error of the failure, if there was one.

@@ -384,16 +384,22 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         self.wait_checkpoint().await
     }
 
-    /// Waits until a commit is as durable as it asked for.
+    /// Waits until a commit is as durable as it asked for. The log knows already that it has to be.
     pub(super) async fn wait(&self, commit: Commit) -> Result<()> {
-        if commit.wait { self.wait_durable(commit.lsn).await } else { Ok(()) }
+        if commit.wait { self.until_durable(commit.lsn).await } else { Ok(()) }
     }
 
-    /// Waits until everything up to `lsn` is durable, asking for it.
-    pub(super) async fn wait_durable(&self, lsn: u64) -> Result<()> {
+    /// Asks for everything up to `lsn` to become durable, and waits for it.
+    pub(super) async fn make_durable(&self, lsn: u64) -> Result<()> {
+        self.state.borrow_mut().log.demand(lsn);
+        self.log_wake.notify_all();
+        self.until_durable(lsn).await
+    }
+
+    async fn until_durable(&self, lsn: u64) -> Result<()> {
         loop {
             {
-                let mut state = self.state.borrow_mut();
+                let state = self.state.borrow();
                 if state.log.durable_lsn >= lsn {
                     return Ok(());
                 }
@@ -403,13 +409,11 @@ impl<E: Env, N: Namespace> Shared<E, N> {
                 if state.closed {
                     return Err(Error::new(ErrorKind::Closed, "commit").because("the store was closed"));
                 }
-                state.log.demand(lsn);
             }
-            self.log_wake.notify_all();
             if self.options.sabotage == Sabotage::AckAtOnce {
                 return Ok(());
             }
-            self.progress.notified().await;
+            self.durable.notified().await;
         }
     }
 }

@@ -86,13 +86,15 @@ pub(in crate::store) struct Batch {
     pub(in crate::store) externals: u64,
     /// Whether it refers to any of them itself.
     pub(in crate::store) has_new_externals: bool,
-    pub(in crate::store) bytes: DmaBuf,
+    pub(in crate::store) len: u64,
+    /// What to write; taken when it is written.
+    pub(in crate::store) bytes: Option<DmaBuf>,
 }
 
 impl Batch {
     /// The position after it.
     pub(in crate::store) fn end(&self) -> u64 {
-        self.position + self.bytes.len() as u64
+        self.position + self.len
     }
 }
 

@@ -228,7 +228,8 @@ impl Log {
             flush_by: self.buffer_flush_by.take(),
             externals: self.externals,
             has_new_externals: std::mem::take(&mut self.buffer_has_externals),
-            bytes,
+            len: bytes.len() as u64,
+            bytes: Some(bytes),
         };
         self.next = LogPoint {
             position: batch.end(),
@@ -250,11 +251,8 @@ impl Log {
     pub(super) fn step(&mut self, now: Instant) -> Step {
         let due = |by: Option<Instant>| by.is_some_and(|by| by <= now);
         // A flush that is due comes before more writes, or a stream of them could put it off for ever.
-        if due(self.written_flush_by) {
-            if self.written_lsn > self.durable_lsn {
-                return Step::Flush;
-            }
-            self.written_flush_by = None;
+        if due(self.written_flush_by) && self.written_lsn > self.durable_lsn {
+            return Step::Flush;
         }
         if let Some(batch) = self.queue.pop_front() {
             return Step::Write(batch);
@@ -263,6 +261,9 @@ impl Log {
             && (due(self.write_by) || due(self.buffer_flush_by) || self.is_large(self.buffer.len()))
         {
             return Step::Write(self.form());
+        }
+        if due(self.written_flush_by) {
+            self.written_flush_by = None;
         }
         match earliest(earliest(self.write_by, self.buffer_flush_by), self.written_flush_by) {
             Some(by) => Step::WaitUntil(by),
