@@ -488,7 +488,7 @@ impl std::fmt::Debug for Update<'_> {
 }
 
 /// Lets other tasks run before it completes.
-fn yield_now() -> impl Future<Output = ()> {
+pub(super) fn yield_now() -> impl Future<Output = ()> {
     struct Yield(bool);
     impl Future for Yield {
         type Output = ();

@@ -161,6 +161,38 @@ fn client_list_shows_every_client() {
 }
 
 #[test]
+fn every_command_of_the_table_replies() {
+    for command in command::table::all() {
+        let subcommands = command.subcommands.iter().map(|sub| format!("{} {}", command.name, sub.name));
+        for name in std::iter::once(command.name.to_owned()).chain(subcommands) {
+            if ["client reply", "shutdown"].contains(&name.as_str()) {
+                continue;
+            }
+            for arguments in ["", " 1", " 1 2", " 1 2 3"] {
+                let reply = World::new().connect().send(format!("{name}{arguments}\r\n").as_bytes()).0;
+                assert!(
+                    !reply.is_empty() && !reply.starts_with(b"-ERR unknown command"),
+                    "{name}{arguments}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_pipeline_lets_others_run() {
+    let mut client = World::new().connect();
+    client.session.feed(&b"ping\r\n".repeat(10_000));
+    let mut turns = 0;
+    let mut run = std::pin::pin!(client.session.run());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    while run.as_mut().poll(&mut context).is_pending() {
+        turns += 1;
+    }
+    assert!(turns >= 10_000 / COMMANDS_PER_TURN, "{turns}");
+}
+
+#[test]
 fn a_password_set_later_holds_for_new_clients() {
     let world = World::new();
     let mut early = world.connect();
