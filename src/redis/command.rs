@@ -1,6 +1,6 @@
 //! Commands: what they are called, what they take, and what they do.
 //!
-//! [`execute`] looks a request up in the [table](table), checks what the table says about it, and runs it. A command writes
+//! A request is looked up in the [`table`], checked against what the table says, and run. A command writes
 //! its reply as it goes; if it fails, what it wrote is replaced by the error.
 
 mod admin;

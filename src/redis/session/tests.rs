@@ -91,6 +91,16 @@ fn a_client_whose_replies_are_too_large_is_dropped() {
 }
 
 #[test]
+fn one_request_cannot_make_more_replies_than_the_limit() {
+    let world = world_with(Limits { output_bytes: 10_000, ..Limits::default() });
+    let mut client = world.connect();
+    client.call(&format!("set k {}", "v".repeat(4_000)));
+    let (replies, verdict) = client.send(format!("mget{}\r\n", " k".repeat(1_000)).as_bytes());
+    assert_eq!(verdict, Verdict::Drop(DropReason::TooMuchOutput));
+    assert!(replies.len() < 15_000, "{}", replies.len());
+}
+
+#[test]
 fn a_client_whose_request_is_too_large_is_dropped() {
     let world = world_with(Limits { input_bytes: 10_000, ..Limits::default() });
     let mut client = world.connect();
