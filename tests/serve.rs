@@ -323,9 +323,8 @@ fn an_idle_server_sleeps() {
 #[test]
 fn metrics_are_scraped() {
     let directory = Directory::new("metrics");
-    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("bind").local_addr().expect("bound").port();
-    let address = format!("127.0.0.1:{port}");
-    let server = Server::start(directory.path(), &["--store", "mem:64M", "--metrics", &address]);
+    let server = Server::start(directory.path(), &["--store", "mem:64M", "--metrics", "127.0.0.1:0"]);
+    let address = server.start_line().trim().rsplit("metrics on ").next().expect("named").to_owned();
     server.client().run("SET k v");
     let mut stream = TcpStream::connect(&address).expect("connect");
     stream.write_all(b"GET /metrics HTTP/1.1\r\nHost: x\r\n\r\n").expect("sent");

@@ -289,3 +289,37 @@ fn dropping_the_last_handle_commits_what_was_written() {
         assert_eq!(db.tree("t").expect("valid").len(), 1);
     });
 }
+
+#[test]
+fn values_of_every_size_come_back_on_blocks_of_every_size() {
+    for block in [512, 65536] {
+        run(async move |env| {
+            let namespace = MemoryNamespace::new("mem:test", 192 << 20, block).expect("valid");
+            let db = open(&env, &namespace).await;
+            let tree = db.tree("t").expect("valid");
+            let sizes =
+                [0usize, 1, 2048, 2049, 4096, 65536, (128 << 10) + 1, 1 << 20, (1 << 20) + 1, 40 << 20];
+            let value = |size: usize| -> Vec<u8> { (0..size).map(|at| at.to_le_bytes()[at % 3]).collect() };
+            for size in sizes {
+                tree.put(&size.to_be_bytes(), &value(size)).await.expect("puts");
+            }
+            // Once from memory, once from a checkpoint.
+            for clean in [false, true] {
+                let db = if clean { open(&env, &namespace).await } else { db.clone() };
+                let tree = db.tree("t").expect("valid");
+                for size in sizes {
+                    let found = tree.get(&size.to_be_bytes()).await.expect("reads").expect("is there");
+                    assert!(found == value(size), "{size} bytes in blocks of {block}");
+                }
+                assert!(db.verify().await.expect("runs").is_clean());
+                db.close().await.expect("closes");
+            }
+            let db = open(&env, &namespace).await;
+            let tree = db.tree("t").expect("valid");
+            let free = db.stats().free_bytes;
+            assert!(tree.delete(&(40usize << 20).to_be_bytes()).await.expect("deletes"));
+            db.checkpoint().await.expect("works");
+            assert!(db.stats().free_bytes >= free + (40 << 20) - (1 << 20));
+        });
+    }
+}

@@ -1,19 +1,21 @@
 //! Crashes: a store under load on a simulated disk, cut at any point, opened again, compared with its history.
 //!
-//! A seed decides everything. A failure prints it; `BOSON_SEED=n cargo test --test store_crash` runs that seed alone.
+//! A seed decides everything. A failure prints it; `BOSON_SEED=n cargo test --test store_crash` runs that seed alone,
+//! `BOSON_SEEDS=n` as many.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
+use boson::ErrorKind;
 use boson::rt::Instant;
 use boson::sim::{Disk, DiskOptions, Executor, SimEnv};
 use boson::store::{Db, Durability, Env, Options, Sabotage, Tree, WriteOptions};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-const SEEDS: u64 = 300;
+const SEEDS: u64 = 200;
 /// A sabotaged store must be noticed within so many seeds.
 const SABOTAGE_SEEDS: u64 = 60;
 const ROUNDS: u32 = 3;
@@ -35,6 +37,8 @@ struct Entry {
     changes: Vec<Change>,
     durability: Durability,
     applied_at: Instant,
+    /// The store has said so. Before that a transaction may still wait for space.
+    applied: bool,
 }
 
 /// Entry `n` has LSN `n + 1`.
@@ -43,11 +47,13 @@ struct History {
     entries: Vec<Entry>,
     /// The newest LSN that was acknowledged under `Sync`.
     acknowledged: u64,
+    /// How many writes found no space.
+    refused: u64,
 }
 
 impl History {
-    fn push(&mut self, env: &SimEnv, durability: Durability, changes: Vec<Change>) -> u64 {
-        self.entries.push(Entry { changes, durability, applied_at: env.now() });
+    fn push(&mut self, env: &SimEnv, durability: Durability, changes: Vec<Change>, applied: bool) -> u64 {
+        self.entries.push(Entry { changes, durability, applied_at: env.now(), applied });
         self.entries.len() as u64
     }
 
@@ -74,6 +80,8 @@ struct Coverage {
     replayed: u64,
     /// Rounds that had a checkpoint with records.
     checkpointed: u64,
+    /// Writes that found no space.
+    refused: u64,
 }
 
 fn options(sabotage: Sabotage) -> Options {
@@ -87,23 +95,31 @@ fn random_key(random: &mut StdRng) -> Vec<u8> {
     key
 }
 
-fn random_value(random: &mut StdRng) -> Vec<u8> {
+fn random_value(random: &mut StdRng, crowded: bool) -> Vec<u8> {
     let len = match random.random_range(0..100) {
-        0 => random.random_range(130_000..200_000),
+        0 => random.random_range(130_000..if crowded { 600_000 } else { 200_000 }),
         1..=8 => random.random_range(2_000..20_000),
+        9..=40 if crowded => random.random_range(10_000..100_000),
         _ => random.random_range(0..200),
     };
     vec![random.random(); len]
 }
 
 /// One client: writes until the power fails.
-async fn client(env: SimEnv, db: SimDb, history: Rc<RefCell<History>>, seed: u64, durability: Durability) {
+async fn client(
+    env: SimEnv,
+    db: SimDb,
+    history: Rc<RefCell<History>>,
+    seed: u64,
+    durability: Durability,
+    crowded: bool,
+) {
     let mut random = StdRng::seed_from_u64(seed);
     let options = WriteOptions { durability: Some(durability) };
     let trees: Vec<Tree<SimEnv, Disk>> = TREES.map(|name| db.tree(name).expect("valid")).into();
     loop {
         let tree = random.random_range(0..TREES.len());
-        let (key, value) = (random_key(&mut random), random_value(&mut random));
+        let (key, value) = (random_key(&mut random), random_value(&mut random, crowded));
         let commit = match random.random_range(0..200) {
             0 => db.checkpoint().await.map(|()| None),
             1 => {
@@ -111,7 +127,7 @@ async fn client(env: SimEnv, db: SimDb, history: Rc<RefCell<History>>, seed: u64
                 let commit = trees[tree].apply_clear(options).await.expect("clears");
                 (commit.lsn > 0).then(|| {
                     assert!(!was_empty);
-                    let lsn = history.borrow_mut().push(&env, durability, vec![Change::Clear(tree)]);
+                    let lsn = history.borrow_mut().push(&env, durability, vec![Change::Clear(tree)], true);
                     assert_eq!(lsn, commit.lsn);
                 });
                 Ok(Some(commit))
@@ -119,7 +135,8 @@ async fn client(env: SimEnv, db: SimDb, history: Rc<RefCell<History>>, seed: u64
             2..=40 => {
                 let (deleted, commit) = trees[tree].apply_delete(&key, options).await.expect("deletes");
                 if deleted {
-                    let lsn = history.borrow_mut().push(&env, durability, vec![Change::Delete(tree, key)]);
+                    let lsn =
+                        history.borrow_mut().push(&env, durability, vec![Change::Delete(tree, key)], true);
                     assert_eq!(lsn, commit.lsn);
                 }
                 Ok(Some(commit))
@@ -127,6 +144,7 @@ async fn client(env: SimEnv, db: SimDb, history: Rc<RefCell<History>>, seed: u64
             41..=80 => {
                 let other = random_key(&mut random);
                 let keys = [(&trees[0], key.as_slice()), (&trees[1], key.as_slice()), (&trees[tree], &other)];
+                let pushed = Cell::new(0);
                 let applied = db.apply(&keys, options, |txn| {
                     txn.put(0, &value);
                     txn.put(1, &value);
@@ -137,20 +155,48 @@ async fn client(env: SimEnv, db: SimDb, history: Rc<RefCell<History>>, seed: u64
                     if txn.delete(2) {
                         changes.push(Change::Delete(tree, other.clone()));
                     }
-                    history.borrow_mut().push(&env, durability, changes)
+                    pushed.set(history.borrow_mut().push(&env, durability, changes, false));
+                    pushed.get()
                 });
-                let (lsn, commit) = applied.await.expect("applies");
-                assert_eq!(lsn, commit.lsn);
-                Ok(Some(commit))
+                let applied = applied.await;
+                let mut history = history.borrow_mut();
+                match applied {
+                    Ok((lsn, commit)) => {
+                        assert_eq!(lsn, commit.lsn);
+                        let entry = usize::try_from(lsn - 1).expect("small");
+                        history.entries[entry].applied = true;
+                        Ok(Some(commit))
+                    }
+                    Err(error) => {
+                        // Nothing of it was applied, and while it waited nothing else was.
+                        assert_eq!(pushed.get(), history.entries.len() as u64);
+                        history.entries.pop();
+                        Err(error)
+                    }
+                }
             }
             _ => {
-                let commit = trees[tree].apply_put(&key, &value, options).await.expect("puts");
-                let lsn = history.borrow_mut().push(&env, durability, vec![Change::Put(tree, key, value)]);
-                assert_eq!(lsn, commit.lsn);
-                Ok(Some(commit))
+                let put = trees[tree].apply_put(&key, &value, options).await;
+                if let Ok(commit) = put {
+                    let lsn = history.borrow_mut().push(
+                        &env,
+                        durability,
+                        vec![Change::Put(tree, key, value)],
+                        true,
+                    );
+                    assert_eq!(lsn, commit.lsn);
+                }
+                put.map(Some)
             }
         };
-        if let Some(commit) = commit.expect("no fault is injected") {
+        let commit = match commit {
+            Err(error) if error.kind() == ErrorKind::NoSpace => {
+                history.borrow_mut().refused += 1;
+                continue;
+            }
+            commit => commit.expect("no fault is injected"),
+        };
+        if let Some(commit) = commit {
             db.wait(commit).await.expect("no fault is injected");
             if commit.wait {
                 let mut history = history.borrow_mut();
@@ -194,7 +240,9 @@ async fn check(
             return Err(format!("record {} was acknowledged, {lsn} are left", history.acknowledged));
         }
         for (index, entry) in history.entries.iter().enumerate().skip(usize::try_from(lsn).expect("small")) {
-            if entry.durability == Durability::Interval(INTERVAL) && entry.applied_at + INTERVAL < crashed_at
+            if entry.applied
+                && entry.durability == Durability::Interval(INTERVAL)
+                && entry.applied_at + INTERVAL < crashed_at
             {
                 return Err(format!("record {index}, {:?} old, is lost", crashed_at - entry.applied_at));
             }
@@ -214,6 +262,7 @@ async fn check(
     coverage.records += lsn;
     coverage.lost += history.entries.len() as u64 - lsn;
     coverage.replayed += replayed;
+    coverage.refused += std::mem::take(&mut history.refused);
     coverage.checkpointed += u64::from(replayed < lsn);
     history.entries.truncate(usize::try_from(lsn).expect("small"));
     // Closing made all of it durable.
@@ -225,9 +274,11 @@ async fn check(
 fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Result<(), String> {
     let mut random = StdRng::seed_from_u64(seed);
     let executor = Executor::new(seed);
+    // One in four disks is so small that it is full most of the time.
+    let crowded = random.random_ratio(1, 4);
     let options_of_disk = DiskOptions {
         block_size_bytes: if random.random() { 512 } else { 4096 },
-        max_size_bytes: 64 << 20,
+        max_size_bytes: if crowded { 9 << 20 } else { 64 << 20 },
         ..DiskOptions::new(0)
     };
     let disk = Disk::new(executor.env(), options_of_disk, seed);
@@ -248,7 +299,7 @@ fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Resul
                 for (seed, durability) in seeds.into_iter().zip(durabilities) {
                     env.spawn(
                         "client",
-                        client(env.clone(), db.clone(), Rc::clone(&opened), seed, durability),
+                        client(env.clone(), db.clone(), Rc::clone(&opened), seed, durability, crowded),
                     );
                 }
             }
@@ -299,9 +350,11 @@ fn crash_disk(disk: &Disk, random: &mut StdRng) {
 
 #[test]
 fn a_crash_leaves_a_prefix_with_every_acknowledged_write() {
-    let chosen = std::env::var("BOSON_SEED").ok().map(|seed| seed.parse().expect("a number"));
+    let number = |name: &str| std::env::var(name).ok().map(|text| text.parse::<u64>().expect("a number"));
+    let chosen = number("BOSON_SEED");
+    let seeds = number("BOSON_SEEDS").unwrap_or(SEEDS);
     let coverage = Rc::default();
-    for seed in chosen.map_or(0..SEEDS, |seed: u64| seed..seed + 1) {
+    for seed in chosen.map_or(0..seeds, |seed| seed..seed + 1) {
         if let Err(what) = run(seed, Sabotage::None, &coverage) {
             panic!("{what}; replay with BOSON_SEED={seed}");
         }
@@ -311,6 +364,7 @@ fn a_crash_leaves_a_prefix_with_every_acknowledged_write() {
     if chosen.is_none() {
         assert!(coverage.records > 10_000 && coverage.replayed > 1_000, "{coverage:?}");
         assert!(coverage.lost > 1_000 && coverage.checkpointed > SEEDS / 2, "{coverage:?}");
+        assert!(coverage.refused > 100, "{coverage:?}");
     }
 }
 

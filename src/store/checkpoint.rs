@@ -12,12 +12,15 @@ use super::log::LogPoint;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Placement, Stored};
 use super::options::Sabotage;
 use super::page::{Blob, Body, Garbage, Ledger, Page, Slot};
-use super::shared::Shared;
+use super::shared::{Shared, yield_now};
 use super::space::Extent;
 use super::state::State;
 use super::superblock::{self, Superblock};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
+
+/// A tree that is freed lets other tasks run after this many pages.
+const PAGES_PER_TURN: usize = 256;
 
 /// Takes checkpoints when they are asked for, until the store is closed or failed.
 pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
@@ -76,8 +79,7 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &Shared<E, N>, clean: boo
         snapshot(&mut state)
     };
     if shared.options.sabotage == Sabotage::FreeEarly {
-        let mut state = shared.state.borrow_mut();
-        snapshot.freeing.iter().for_each(|&extent| state.space.release(extent));
+        free(shared, &snapshot.freeing)?;
     }
     while shared.state.borrow().externals_written < snapshot.externals {
         shared.check_failed("checkpoint", crate::error::Outcome::NotStarted)?;
@@ -107,13 +109,25 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &Shared<E, N>, clean: boo
     let mut copies = shared.copies.get();
     superblock::write(&shared.disk, &superblock, &mut copies).await?;
     shared.copies.set(copies);
-    let mut state = shared.state.borrow_mut();
     if shared.options.sabotage != Sabotage::FreeEarly {
-        snapshot.freeing.iter().for_each(|&extent| state.space.release(extent));
+        free(shared, &snapshot.freeing)?;
     }
+    let mut state = shared.state.borrow_mut();
     state.checkpoint.units = 0;
     state.checkpoint.lsn = snapshot.log_start.next_lsn - 1;
     state.log.checkpointed(snapshot.log_start);
+    Ok(())
+}
+
+/// Gives units back that no checkpoint refers to any more.
+fn free<E: Env, N: Namespace>(shared: &Shared<E, N>, extents: &[Extent]) -> Result<()> {
+    let mut state = shared.state.borrow_mut();
+    for &extent in extents {
+        if !state.space.release(extent) {
+            let offset = extent.start.saturating_mul(u64::from(shared.disk.unit));
+            return Err(shared.disk.corrupt(offset, "units that were in use are free in the allocation map"));
+        }
+    }
     Ok(())
 }
 
@@ -205,7 +219,12 @@ async fn resolve_garbage<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<
 async fn free_tree<E: Env, N: Namespace>(shared: &Shared<E, N>, root: Slot) -> Result<()> {
     let mut stack = vec![(root, None)];
     let mut result = Ok(());
+    let mut freed = 0;
     while let Some((slot, level)) = stack.pop() {
+        freed += 1;
+        if freed % PAGES_PER_TURN == 0 {
+            yield_now().await;
+        }
         match slot {
             Slot::Resident(page) => {
                 let mut state = shared.state.borrow_mut();
@@ -358,7 +377,7 @@ impl<'a, E: Env, N: Namespace> PageWriter<'a, E, N> {
                     let except = freeing.iter().chain(&state.external_extents);
                     break (placement, state.space.to_bytes(len, except));
                 }
-                placement.extents().for_each(|extent| state.space.release(extent));
+                state.space.undo(placement.extents());
             }
         };
         self.write_placed(placement, &content, 0).await

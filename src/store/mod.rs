@@ -2,7 +2,37 @@
 //!
 //! A [`Db`] belongs to one core. [`Tree`]s give get, put, delete and ranges; [`Db::transact`] changes several keys at once.
 //! Every write says how durable it is to be ([`Durability`]); whatever a crash takes away, what is left is a prefix of the history
-//! of writes. `docs/disk-format.md` is the format; the parts, from the outside in:
+//! of writes. Reads see writes as soon as they are applied, also before they are durable.
+//!
+//! ```
+//! use boson::block::MemoryNamespace;
+//! use boson::sim::Executor;
+//! use boson::store::{Db, Options, WriteOptions};
+//!
+//! let executor = Executor::new(1);
+//! let env = executor.env();
+//! executor.block_on(async move {
+//!     let namespace = MemoryNamespace::new("mem:64M", 64 << 20, 4096)?;
+//!     let identity = [7; 16]; // draw it at random
+//!     let db = Db::open(env, namespace, Options::new(identity)).await?;
+//!     let fruit = db.tree("fruit")?;
+//!     fruit.put(b"apple", b"5").await?;
+//!     // Several keys at once, durable before it returns.
+//!     let keys = [(&fruit, &b"apple"[..]), (&fruit, &b"pear"[..])];
+//!     let moved = db.transact(&keys, WriteOptions::SYNC, |txn| {
+//!         let apples = txn.get(0).map(<[u8]>::to_vec);
+//!         txn.put(1, b"5");
+//!         txn.delete(0);
+//!         apples
+//!     });
+//!     assert_eq!(moved.await?.as_deref(), Some(&b"5"[..]));
+//!     assert_eq!(fruit.range(..).next().await?, Some((b"pear".to_vec(), b"5".to_vec())));
+//!     db.close().await
+//! })?;
+//! # Ok::<(), boson::Error>(())
+//! ```
+//!
+//! `docs/disk-format.md` is the format; the parts, from the outside in:
 //!
 //! - `db`, `tree`, `cursor`, `txn`: the interface.
 //! - `write`, `shared`, `state`: how a write is admitted, applied and logged in one step, and how pages get into memory and out.

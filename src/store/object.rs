@@ -133,7 +133,7 @@ impl Placement {
                 }
                 None if run > 1 => run = run.div_ceil(2),
                 None => {
-                    content.iter().for_each(|&extent| space.release(extent));
+                    space.undo(content.iter().copied());
                     return None;
                 }
             }
@@ -144,7 +144,7 @@ impl Placement {
                 match space.allocate(1) {
                     Some(extent) => index.push(extent),
                     None => {
-                        content.iter().chain(&index).for_each(|&extent| space.release(extent));
+                        space.undo(content.iter().chain(&index).copied());
                         return None;
                     }
                 }

@@ -161,10 +161,10 @@ impl<'a, N: Namespace> RingReader<'a, N> {
         while out.len() < len {
             let at = (position + out.len() as u64) % self.ring.len;
             if at < self.start || at >= self.start + self.window.len() as u64 {
-                let room = to_usize(self.ring.len - at).min(WINDOW_BYTES);
-                let aligned = at / u64::from(self.ring.block) * u64::from(self.ring.block);
-                self.window = self.disk.read(self.ring.offset + aligned, room.next_multiple_of(512)).await?;
-                self.start = aligned;
+                // Windows end at blocks, so this one starts at a block, too.
+                self.start = at;
+                let len = to_usize(self.ring.len - at).min(WINDOW_BYTES);
+                self.window = self.disk.read(self.ring.offset + at, len).await?;
             }
             let from = to_usize(at - self.start);
             let part = &self.window[from..self.window.len().min(from + len - out.len())];

@@ -12,6 +12,7 @@ use super::options::Options;
 use super::page::{Blob, Body, Page};
 use super::state::{Failure, State};
 use super::tree_state::{Descent, Missing, Seek};
+use super::txn::Scratch;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::sync::Notify;
@@ -32,6 +33,8 @@ pub(super) struct Shared<E, N> {
     /// The sequence numbers of the superblock copies, and the newest.
     pub(super) copies: Cell<[u64; 4]>,
     pub(super) tasks: Cell<u32>,
+    /// Buffers for the next transaction.
+    pub(super) scratch: Cell<Scratch>,
 }
 
 impl<E: Env, N: Namespace> Shared<E, N> {
@@ -47,6 +50,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             progress: Notify::new(),
             copies: Cell::new(copies),
             tasks: Cell::new(0),
+            scratch: Cell::default(),
         }
     }
 
@@ -171,6 +175,19 @@ pub(super) async fn either(a: impl Future<Output = ()>, b: impl Future<Output = 
         } else {
             Poll::Pending
         }
+    })
+    .await;
+}
+
+/// Lets every other ready task run once.
+pub(super) async fn yield_now() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
     })
     .await;
 }

@@ -54,11 +54,13 @@ impl Space {
 
     /// The map as it is stored, without the extents in `except`.
     pub(super) fn to_bytes<'a>(&self, len: usize, except: impl Iterator<Item = &'a Extent>) -> Vec<u8> {
-        let mut bytes: Vec<u8> = self.words.iter().flat_map(|word| word.to_le_bytes()).collect();
+        let mut bytes: Vec<u8> =
+            self.words.iter().take(len.div_ceil(8)).flat_map(|word| word.to_le_bytes()).collect();
         // The bits past the end of the namespace are set in memory, and zero on disk.
-        bytes.truncate(super::codec::to_usize(self.units.div_ceil(8)));
-        if let Some(last) = bytes.last_mut().filter(|_| !self.units.is_multiple_of(8)) {
-            *last &= (1 << (self.units % 8)) - 1;
+        let end = super::codec::to_usize(self.units / 8);
+        if bytes.len() > end {
+            bytes.truncate(end + 1);
+            bytes[end] &= (1 << (self.units % 8)) - 1;
         }
         bytes.resize(len, 0);
         for extent in except {
@@ -139,12 +141,21 @@ impl Space {
         unit >= self.units || self.words[super::codec::to_usize(unit / WORD)] & (1 << (unit % WORD)) != 0
     }
 
-    /// Gives an extent back.
-    pub(super) fn release(&mut self, extent: Extent) {
-        for unit in extent.start..extent.end() {
-            assert!(self.is_used(unit), "unit {unit} is released twice");
+    /// Gives an extent back. Returns false, and changes nothing, if any of it is free already.
+    #[must_use]
+    pub(super) fn release(&mut self, extent: Extent) -> bool {
+        let used = extent.end() <= self.units && (extent.start..extent.end()).all(|unit| self.is_used(unit));
+        if used {
+            self.change(extent.start, u64::from(extent.units), false);
         }
-        self.change(extent.start, u64::from(extent.units), false);
+        used
+    }
+
+    /// Gives extents back that were just taken.
+    pub(super) fn undo(&mut self, extents: impl Iterator<Item = Extent>) {
+        for extent in extents {
+            assert!(self.release(extent), "it was just taken");
+        }
     }
 
     fn find(&self, from: u64, to: u64, count: u64) -> Option<u64> {
@@ -215,7 +226,8 @@ mod tests {
         let second = space.allocate(100).expect("room");
         assert_eq!((first.start, second.start), (0, 60));
         assert_eq!(space.allocate(41), None);
-        space.release(first);
+        assert!(space.release(first));
+        assert!(!space.release(first), "it is free already");
         assert_eq!(space.free_units(), 100);
         assert_eq!(space.allocate(61), None, "60 and 40 are apart");
         assert_eq!(space.allocate(60), Some(first));

@@ -14,8 +14,9 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// Units that only deletes may use, besides a share of the namespace.
 const RESERVE_UNITS: u64 = 64;
-/// A share of the namespace that only deletes may use.
+/// A share of the namespace that only deletes may use, and the most that this comes to.
 const RESERVE_SHARE: u64 = 64;
+const MAX_RESERVE_SHARE_UNITS: u64 = 4096;
 /// Changed pages below this never call for a checkpoint.
 const MIN_DIRTY_LIMIT_BYTES: usize = 4 << 20;
 /// Values on their way to their place beyond this make writers wait.
@@ -218,7 +219,8 @@ impl State {
 
     /// Whether there is room for `units` more.
     pub(super) fn room_for(&self, units: u64, deleting: bool) -> Admission {
-        let reserve = if deleting { 0 } else { RESERVE_UNITS + self.space.units() / RESERVE_SHARE };
+        let share = (self.space.units() / RESERVE_SHARE).min(MAX_RESERVE_SHARE_UNITS);
+        let reserve = if deleting { 0 } else { RESERVE_UNITS + share };
         let promised = self.ledger.dirty_units + self.checkpoint.units + self.overhead_units();
         if self.space.free_units() >= promised + reserve + units { Admission::Go } else { Admission::Short }
     }

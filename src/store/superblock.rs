@@ -20,6 +20,8 @@ pub(super) const COPIES: [u64; 4] = [0, 1 << 20, 2 << 20, 3 << 20];
 pub(super) const COPY_ROOM_BYTES: u64 = 64 << 10;
 /// Where the log ring starts.
 pub(super) const LOG_OFFSET: u64 = 4 << 20;
+/// No position, sequence number, epoch or LSN comes near this.
+const MAX_COUNT: u64 = 1 << 62;
 /// A fresh store needs this many zeros at the front.
 const FRESH_BYTES: usize = 128 << 10;
 
@@ -113,8 +115,11 @@ impl Superblock {
             && self.log_len.is_multiple_of(COPY_ROOM_BYTES)
             && self.log_offset == LOG_OFFSET
             && log_end.zip(size).is_some_and(|(log_end, size)| log_end <= size)
-            && self.log_start.sequence > 0
-            && self.log_start.next_lsn > 0
+            && (1..MAX_COUNT).contains(&self.log_start.sequence)
+            && (1..MAX_COUNT).contains(&self.log_start.next_lsn)
+            && self.log_start.position < MAX_COUNT
+            && self.sequence < MAX_COUNT
+            && self.epoch < MAX_COUNT
             && self.log_start.position.is_multiple_of(u64::from(self.block))
     }
 
@@ -192,7 +197,6 @@ pub(super) enum Found {
 /// device's code.
 pub(super) async fn find<N: Namespace>(disk: &Disk<N>) -> Result<Found> {
     let block = disk.namespace.info().block_size_bytes as usize;
-    let front = disk.read(0, FRESH_BYTES).await?;
     let mut sequences = [0; 4];
     let mut best: Option<Box<Superblock>> = None;
     let (mut newer, mut damaged, mut blank, mut failed) = (None, 0, 0, None);
@@ -233,6 +237,7 @@ pub(super) async fn find<N: Namespace>(disk: &Disk<N>) -> Result<Found> {
             .at(disk.name().to_owned())
             .because("it holds a boson store, but every superblock copy is damaged"));
     }
+    let front = disk.read(0, FRESH_BYTES).await?;
     if blank == COPIES.len() && front.iter().all(|&byte| byte == 0) {
         return Ok(Found::Fresh);
     }

@@ -30,6 +30,19 @@ pub struct Txn {
     staged: Vec<u8>,
 }
 
+/// The buffers of a transaction that ended, for the next one: a transaction in steady state allocates nothing.
+#[derive(Default)]
+pub(super) struct Scratch {
+    bases: Vec<Base>,
+    writes: Vec<Write>,
+    list: Vec<(usize, Option<Range<usize>>)>,
+    staged: Vec<u8>,
+}
+
+/// Larger buffers are not kept.
+const MAX_KEPT_BYTES: usize = 64 << 10;
+const MAX_KEPT_KEYS: usize = 256;
+
 /// What the store holds at a key.
 enum Base {
     Absent,
@@ -108,32 +121,42 @@ impl Txn {
 
     /// The writes that change something. Lets go of the pages that were read: a page that something else refers to
     /// would have to be copied.
-    fn finish(self) -> Writes {
-        let bases = self.bases;
-        let changes = self.writes.into_iter().zip(&bases).enumerate();
-        let list = changes.filter_map(|(index, (write, base))| match write {
+    fn finish(mut self, mut list: Vec<(usize, Option<Range<usize>>)>) -> Writes {
+        let changes = self.writes.drain(..).zip(&self.bases).enumerate();
+        list.extend(changes.filter_map(|(index, (write, base))| match write {
             Write::Put(range) => Some((index, Some(range))),
             Write::Delete if !matches!(base, Base::Absent) => Some((index, None)),
             Write::Delete | Write::None => None,
-        });
-        Writes { list: list.collect(), staged: self.staged }
+        }));
+        self.bases.clear();
+        Writes { scratch: Scratch { bases: self.bases, writes: self.writes, list, staged: self.staged } }
     }
 }
 
-/// What a transaction decided to write.
+/// What a transaction decided to write: in `list` the index of each key, and where in `staged` its new value is; `None` deletes.
 struct Writes {
-    /// The index of the key, and where in `staged` its new value is; `None` deletes.
-    list: Vec<(usize, Option<Range<usize>>)>,
-    staged: Vec<u8>,
+    scratch: Scratch,
 }
 
 impl Writes {
     fn iter(&self) -> impl Iterator<Item = (usize, Option<&[u8]>)> + '_ {
-        self.list.iter().map(|(index, range)| (*index, range.clone().map(|range| &self.staged[range])))
+        let Scratch { list, staged, .. } = &self.scratch;
+        list.iter().map(|(index, range)| (*index, range.clone().map(|range| &staged[range])))
+    }
+
+    /// The only write, if there is just one.
+    fn only(&self) -> Option<(usize, Option<&[u8]>)> {
+        self.iter().next().filter(|_| self.scratch.list.len() == 1)
     }
 
     /// The units that they take at most, and whether they only delete.
     fn cost(&self, keys: &[(u32, &[u8])], state: &State) -> (u64, bool) {
+        if let Some((index, value)) = self.only() {
+            let (tree, key) = keys[index];
+            let bytes = value.map_or(0, |value| key.len() + value.len().min(MAX_INLINE_BYTES));
+            let large = value.map_or(0, |value| value_units(value.len(), state.ledger.unit));
+            return (state.change_units(tree, 1, bytes) + large, value.is_none());
+        }
         let (mut units, mut deleting) = (0, true);
         // Per tree: keys, and bytes of entries. A transaction touches few trees.
         let mut trees: Vec<(u32, usize, usize)> = Vec::new();
@@ -187,7 +210,7 @@ fn find_aliases(keys: &[(u32, &[u8])]) -> Vec<usize> {
 
 /// What a pass over the declared keys found.
 enum Pass {
-    Ready(Vec<Base>),
+    Ready,
     Blocked(usize, Obstacle),
     /// A large value has to be loaded.
     Blob(usize, Rc<super::page::Blob>),
@@ -210,25 +233,48 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     ) -> Result<(R, Commit)> {
         let aliases = find_aliases(keys);
         let mut pins = Pins::default();
-        let bases = self.resolve(keys, &mut pins).await?;
-        let mut txn = Txn { writes: vec![Write::None; bases.len()], bases, aliases, staged: Vec::new() };
+        let Scratch { mut bases, mut writes, list, staged } = self.scratch.take();
+        self.resolve(keys, &mut bases, &mut pins).await?;
+        writes.resize(keys.len(), Write::None);
+        let mut txn = Txn { writes, bases, aliases, staged };
         let result = run(&mut txn);
         // From here to the log nothing else runs, unless space is short: then no other write is let in.
-        let writes = txn.finish();
+        let writes = txn.finish(list);
         drop(pins);
-        if writes.list.is_empty() {
-            return Ok((result, Commit::default()));
+        let commit = self.apply_all(keys, &writes, options).await;
+        self.keep(writes.scratch);
+        Ok((result, commit?))
+    }
+
+    /// Applies what a transaction decided on.
+    async fn apply_all(
+        &self,
+        keys: &[(u32, &[u8])],
+        writes: &Writes,
+        options: WriteOptions,
+    ) -> Result<Commit> {
+        if writes.scratch.list.is_empty() {
+            return Ok(Commit::default());
         }
         for (index, value) in writes.iter() {
             check_limits(keys[index].1, value)?;
         }
-        let externalise = self.record_policy(keys, &writes)?;
-        let commit = match self.try_apply(keys, &writes, externalise, options)? {
+        let externalise = self.record_policy(keys, writes)?;
+        let commit = match self.try_apply(keys, writes, externalise, options)? {
             Some(commit) => commit,
-            None => self.apply_exclusively(keys, &writes, externalise, options).await?,
+            None => self.apply_exclusively(keys, writes, externalise, options).await?,
         };
         self.relieve().await;
-        Ok((result, commit))
+        Ok(commit)
+    }
+
+    /// Keeps the buffers for the next transaction.
+    fn keep(&self, mut scratch: Scratch) {
+        if scratch.staged.capacity() <= MAX_KEPT_BYTES && scratch.bases.capacity() <= MAX_KEPT_KEYS {
+            scratch.list.clear();
+            scratch.staged.clear();
+            self.scratch.set(scratch);
+        }
     }
 
     /// Waits while the log or the changed pages are beyond their bounds.
@@ -240,15 +286,18 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     }
 
     /// Loads every key's page and value; ends in the step in which all are in memory and writes are admitted.
-    async fn resolve(&self, keys: &[(u32, &[u8])], pins: &mut Pins) -> Result<Vec<Base>> {
+    async fn resolve(&self, keys: &[(u32, &[u8])], bases: &mut Vec<Base>, pins: &mut Pins) -> Result<()> {
         let mut patience = Patience::default();
         let mut failed = None;
-        for &(tree, key) in keys {
-            pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
+        if keys.len() > 1 {
+            for &(tree, key) in keys {
+                pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
+            }
         }
         loop {
-            match self.pass(keys)? {
-                Pass::Ready(bases) => return Ok(bases),
+            bases.clear();
+            match self.pass(keys, bases) {
+                Pass::Ready => return Ok(()),
                 Pass::Blocked(index, obstacle) => {
                     let (tree, key) = keys[index];
                     self.overcome(tree, key, obstacle, &mut patience).await?;
@@ -266,16 +315,15 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         }
     }
 
-    fn pass(&self, keys: &[(u32, &[u8])]) -> Result<Pass> {
+    fn pass(&self, keys: &[(u32, &[u8])], bases: &mut Vec<Base>) -> Pass {
         let state = self.state.borrow();
         if state.exclusive {
-            return Ok(Pass::Blocked(0, Obstacle::Wait));
+            return Pass::Blocked(0, Obstacle::Wait);
         }
-        let mut bases = Vec::with_capacity(keys.len());
         for (index, &(tree, key)) in keys.iter().enumerate() {
             bases.push(match state.lookup(tree, key) {
                 Lookup::Absent => Base::Absent,
-                Lookup::Missing(missing) => return Ok(Pass::Blocked(index, Obstacle::Missing(missing))),
+                Lookup::Missing(missing) => return Pass::Blocked(index, Obstacle::Missing(missing)),
                 Lookup::Found(page, at) => {
                     let blob = match page.as_leaf().map(|leaf| leaf.value(at)) {
                         Some(LeafValue::Overflow(blob)) => Some(Rc::clone(blob)),
@@ -285,13 +333,13 @@ impl<E: Env, N: Namespace> Shared<E, N> {
                         None => Base::Leaf(page, at),
                         Some(blob) => match blob.bytes.borrow().as_ref() {
                             Some(bytes) => Base::Bytes(Rc::clone(bytes)),
-                            None => return Ok(Pass::Blob(index, Rc::clone(&blob))),
+                            None => return Pass::Blob(index, Rc::clone(&blob)),
                         },
                     }
                 }
             });
         }
-        Ok(Pass::Ready(bases))
+        Pass::Ready
     }
 
     /// Whether large values have to go ahead of the log so that the record fits.
@@ -347,7 +395,14 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         externalise: bool,
         options: WriteOptions,
     ) -> Option<Commit> {
-        let mut puts = Vec::with_capacity(writes.list.len());
+        if let Some((index, value)) = writes.only() {
+            let (tree, key) = keys[index];
+            return match value {
+                Some(value) => self.put_now(state, tree, key, value, externalise, options),
+                None => Some(self.delete_now(state, tree, key, options)),
+            };
+        }
+        let mut puts = Vec::with_capacity(writes.scratch.list.len());
         let mut deletes = Vec::new();
         for (index, value) in writes.iter() {
             match value.map(|value| state.prepare(value, externalise)) {

@@ -18,8 +18,8 @@ use super::tree_state::{Missing, Seek};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
-/// The smallest step by which a namespace grows.
-const GROW_STEP_BYTES: u64 = 16 << 20;
+/// The smallest and the largest step by which a namespace grows.
+const GROW_STEP_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 30;
 
 /// A write that was applied: what to wait for before it is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -187,17 +187,60 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             return Ok(Err(Obstacle::Missing(missing)));
         }
         let large = value.len() > state.log.max_record_bytes() / 4;
-        let Some(prepared) = state.prepare(value, large) else { return Ok(Err(Obstacle::Short)) };
-        if let Err(missing) = state.put(tree, key, &prepared) {
-            return Ok(Err(Obstacle::Missing(missing)));
+        if value.len() <= MAX_INLINE_BYTES {
+            // One descent finds what is missing, or puts.
+            if let Err(missing) = state.put(tree, key, &Prepared::Inline(value)) {
+                return Ok(Err(Obstacle::Missing(missing)));
+            }
+            return Ok(Ok(self.log_put(state, tree, key, &Prepared::Inline(value), options)));
         }
-        if matches!(prepared, Prepared::External(..)) {
+        Ok(self.put_now(state, tree, key, value, large, options).ok_or(Obstacle::Short))
+    }
+
+    /// Puts a key whose leaf is in memory. `None`, with nothing changed, if a large value finds no units.
+    pub(super) fn put_now(
+        &self,
+        state: &mut State,
+        tree: u32,
+        key: &[u8],
+        value: &[u8],
+        externalise: bool,
+        options: WriteOptions,
+    ) -> Option<Commit> {
+        let prepared = state.prepare(value, externalise)?;
+        let done = state.put(tree, key, &prepared);
+        assert!(done.is_ok(), "the key's leaf is in memory");
+        Some(self.log_put(state, tree, key, &prepared, options))
+    }
+
+    fn log_put(
+        &self,
+        state: &mut State,
+        tree: u32,
+        key: &[u8],
+        value: &Prepared<'_>,
+        options: WriteOptions,
+    ) -> Commit {
+        if matches!(value, Prepared::External(..)) {
             self.external_wake.notify_all();
         }
         let name = state.mark_created(tree);
         let create = name.as_deref().map(|name| Operation::CreateTree { tree, name });
-        let operations = create.into_iter().chain([prepared.operation(tree, key)]);
-        Ok(Ok(self.log(state, operations, options)))
+        let operations = create.into_iter().chain([value.operation(tree, key)]);
+        self.log(state, operations, options)
+    }
+
+    /// Deletes a key that is there and whose leaf is in memory.
+    pub(super) fn delete_now(
+        &self,
+        state: &mut State,
+        tree: u32,
+        key: &[u8],
+        options: WriteOptions,
+    ) -> Commit {
+        let (changed, ledger) = state.tree_and_ledger(tree);
+        changed.delete(key, ledger);
+        self.log(state, [Operation::Delete { tree, key }].into_iter(), options)
     }
 
     /// Deletes one key; returns whether it was there.
@@ -257,10 +300,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             Admission::Wait => return Ok(Err(Obstacle::Wait)),
             Admission::Short => return Ok(Err(Obstacle::Short)),
         }
-        let (changed, ledger) = state.tree_and_ledger(tree);
-        changed.delete(key, ledger);
-        let commit = self.log(state, [Operation::Delete { tree, key }].into_iter(), options);
-        Ok(Ok((true, commit)))
+        Ok(Ok((true, self.delete_now(state, tree, key, options))))
     }
 
     /// Removes every key of a tree.
@@ -325,8 +365,10 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         let size = self.disk.namespace.size_bytes();
         let max = self.disk.namespace.info().max_size_bytes;
         if size < max && !patience.growth_failed {
-            let step = (size / 8).max(GROW_STEP_BYTES).next_multiple_of(u64::from(self.disk.unit));
-            match self.disk.namespace.grow((size + step).min(max)).await {
+            let step = (size / 8)
+                .clamp(*GROW_STEP_BYTES.start(), *GROW_STEP_BYTES.end())
+                .next_multiple_of(u64::from(self.disk.unit));
+            match self.disk.namespace.grow(size.saturating_add(step).min(max)).await {
                 Ok(()) => {
                     self.state.borrow_mut().space.grow(self.disk.units());
                     return Ok(());

@@ -129,12 +129,14 @@ async fn serve(
         accept_on(&core, &addresses, &server).await?;
         cores.push(core);
     }
+    let mut scraped_on = None;
     if let Some(address) = options.metrics {
         let listener = TcpListener::bind(&Net::kernel(), address)?;
+        scraped_on = Some(listener.local_addr());
         let (server, db, net) = (Rc::clone(&server), db.clone(), net.clone());
         drop(rt::spawn("metrics", metrics::serve(listener, move || collect(&server, &db, &net))));
     }
-    println!("{}", start_line(options, &addresses));
+    println!("{}", start_line(options, &addresses, scraped_on));
 
     let asked_to_end = wait_for_the_end(signals, &server).await;
     server.request_shutdown();
@@ -276,9 +278,10 @@ async fn wait_for_the_end(signals: &Signals, server: &Rc<RedisServer>) -> Result
     .await
 }
 
-fn start_line(options: &ServeOptions, addresses: &[SocketAddr]) -> String {
+fn start_line(options: &ServeOptions, addresses: &[SocketAddr], scraped_on: Option<SocketAddr>) -> String {
+    let metrics = scraped_on.map_or_else(String::new, |address| format!(" | metrics on {address}"));
     format!(
-        "boson {}: listening on {} | network {} | store {} | durability {} | cores {}",
+        "boson {}: listening on {} | network {} | store {} | durability {} | cores {}{metrics}",
         env!("CARGO_PKG_VERSION"),
         start::join(addresses),
         options.server.net,

@@ -7,6 +7,8 @@
 mod inner;
 mod leaf;
 mod ledger;
+#[cfg(test)]
+mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
