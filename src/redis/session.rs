@@ -1,7 +1,8 @@
 //! One connection without its socket: requests in, replies out.
 //!
 //! The commands of a pipeline run one after the other, in the order they came, and so come their replies. What they
-//! changed becomes durable together: [`Session::run`] waits once, at the end, before any of the replies may be sent.
+//! changed becomes durable together: [`Session::run`] waits once, at the end, before any of the replies may be sent. Other
+//! connections see a change as soon as it is made, so a read may show what a power failure can still take away.
 
 mod input;
 

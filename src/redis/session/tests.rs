@@ -525,6 +525,7 @@ fn a_write_that_does_not_become_durable_is_not_acknowledged() {
     let world = World::on_disk(Config::default(), options(Durability::Sync), 64 << 20);
     let mut client = world.connect();
     assert_eq!(client.call("set a before"), "+OK\r\n");
+    client.call("set volatile v px 10000");
     world.disk.inject(Some(Fault::FlushAfter(0)));
     let (replies, verdict) =
         client.send(b"get a\r\nset a after\r\nping\r\nincr n\r\nsetnx a x\r\nget nosuch\r\n");
@@ -539,6 +540,9 @@ fn a_write_that_does_not_become_durable_is_not_acknowledged() {
     let refused = client.call("set b v");
     assert!(refused.starts_with("-MISCONF "), "{refused}");
     assert_eq!(client.call("get nosuch"), "$-1\r\n", "reads go on");
+    world.advance_ms(10_000);
+    assert_eq!(client.call("get volatile"), "$-1\r\n", "also of a key that is expired and cannot be deleted");
+    assert_eq!(client.call("mget volatile nosuch"), "*2\r\n$-1\r\n$-1\r\n");
 }
 
 #[test]
