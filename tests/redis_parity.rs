@@ -13,7 +13,8 @@
 //! | a request has at most 1,048,576 arguments, Redis 7.0 allows 2,147,483,647 | everything has a limit |
 //! | a NUL byte in a line of the protocol is like any other byte | Redis stops reading the line there and waits for ever |
 //! | SCAN cursors are remembered by the server, and an unknown one is an error | keys are in order, not in a hash table |
-//! | keys are at most 4,096 bytes long | the store's limit |
+//! | keys are at most 4,096 bytes long, and a command that writes many keys must fit a quarter of the store's log | the store's limits |
+//! | EXISTS, DEL and their like cost a read of the value if it is not in memory | keys and values lie on a device |
 
 #[path = "redis_parity/peer.rs"]
 mod peer;

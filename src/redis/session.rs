@@ -1,7 +1,8 @@
 //! One connection without its socket: requests in, replies out.
 //!
 //! The commands of a pipeline run one after the other, in the order they came, and so come their replies. What they
-//! changed becomes durable together: [`Session::run`] waits once, at the end, before any of the replies may be sent.
+//! changed becomes durable together: [`Session::run`] waits once, at the end, before any of the replies may be sent. Other
+//! connections see a change as soon as it is made, so a read may show what a power failure can still take away.
 
 mod input;
 
@@ -11,6 +12,7 @@ use std::rc::Rc;
 use self::input::Input;
 use super::client::Client;
 use super::command::{self, Context, Next};
+use super::keyspace::yield_now;
 use super::reply::Replies;
 use super::request::{self, Parser, Progress, ProtocolError};
 use super::server::{Server, add};
@@ -20,6 +22,9 @@ use crate::store::{Commit, Env};
 
 /// Replies beyond this many bytes are sent before more commands run.
 pub const OUTPUT_MARK_BYTES: usize = 1 << 20;
+
+/// How many commands of one connection run before other tasks get a turn.
+const COMMANDS_PER_TURN: usize = 512;
 
 /// How large a buffer a connection keeps from one batch of requests to the next, in bytes.
 pub const KEPT_BUFFER_BYTES: usize = 16 * 1024;
@@ -155,6 +160,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
     /// until what they changed is durable.
     pub async fn run(&mut self) -> Verdict {
         let mut more = false;
+        let mut commands = 0usize;
         if self.client.is_killed() && !self.closing {
             self.dropped = Some(DropReason::Killed);
         }
@@ -167,7 +173,13 @@ impl<E: Env, N: Namespace> Session<E, N> {
             let auth_required = self.server.needs_password() && !self.client.authenticated.get();
             let accepted = request::Limits { bulk_bytes: limits.bulk_bytes, auth_required };
             match self.parser.parse(self.input.unread(), &accepted) {
-                Ok(Progress::Complete) => self.execute().await,
+                Ok(Progress::Complete) => {
+                    self.execute().await;
+                    commands += 1;
+                    if commands.is_multiple_of(COMMANDS_PER_TURN) {
+                        yield_now().await;
+                    }
+                }
                 Ok(Progress::Incomplete { wanted_bytes }) => {
                     self.input.want(wanted_bytes);
                     if self.input.unread().len() > limits.input_bytes {

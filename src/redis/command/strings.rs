@@ -72,14 +72,17 @@ fn absolute_range(start: i64, end: i64, len: usize) -> std::ops::Range<usize> {
 
 pub(super) async fn mget<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let database = ctx.database();
+    let max_bytes = ctx.server.limits.get().output_bytes;
     let replies = &mut *ctx.replies;
     replies.array(request.len() - 1);
+    let write = |entry: Option<Entry<'_>>| {
+        // One request can ask for more than there is memory. Past the limit the client is dropped anyway.
+        if replies.len() <= max_bytes {
+            bulk_or_null(replies, entry);
+        }
+    };
     // All keys are read at one time, so that no reply mixes what was there before and after somebody's MSET.
-    ctx.server
-        .keyspace
-        .read_all(database, request.iter_from(1), ctx.now, |entry| bulk_or_null(replies, entry))
-        .await?;
-    Ok(())
+    Ok(ctx.server.keyspace.read_all(database, request.iter_from(1), ctx.now, write).await?)
 }
 
 pub(super) async fn set<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {

@@ -8,6 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::block::MemoryNamespace;
 use crate::net::Net;
+use crate::redis::client::Client;
 use crate::redis::keyspace::Keyspace;
 use crate::redis::{Config, Limits};
 use crate::rt::{self, Core, CoreConfig, MonotonicClock};
@@ -82,6 +83,27 @@ fn line(stream: &StdStream) -> String {
     let mut line = String::new();
     BufReader::with_capacity(1, stream).read_line(&mut line).expect("a line");
     line
+}
+
+/// Ten thousand idle connections are to cost no more than some 60 MB, the socket's own memory aside.
+#[test]
+fn an_idle_connection_is_small() {
+    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
+    let bytes = core.block_on(async {
+        let net = Net::kernel();
+        let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let namespace = MemoryNamespace::new("mem:", 64 << 20, 4096).expect("memory");
+        let db = Db::open(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
+        let keyspace = Keyspace::new(db).expect("room for the databases");
+        let server = Server::new(RtEnv, keyspace, Arc::new(MonotonicClock::new()), Config::default());
+        let stream = TcpStream::connect(&net, listener.local_addr()).await.expect("it listens");
+        let mut session = Session::new(&server, "peer", "local").expect("room for a client");
+        let buffer = session.take_buffer().into_inner().capacity();
+        size_of_val(&serve_connection(server, stream)) + buffer + size_of::<Client>()
+    });
+    let bytes = bytes.expect("the core runs");
+    println!("{bytes} bytes");
+    assert!(bytes <= 6 * 1024, "{bytes} bytes");
 }
 
 #[test]

@@ -91,6 +91,16 @@ fn a_client_whose_replies_are_too_large_is_dropped() {
 }
 
 #[test]
+fn one_request_cannot_make_more_replies_than_the_limit() {
+    let world = world_with(Limits { output_bytes: 10_000, ..Limits::default() });
+    let mut client = world.connect();
+    client.call(&format!("set k {}", "v".repeat(4_000)));
+    let (replies, verdict) = client.send(format!("mget{}\r\n", " k".repeat(1_000)).as_bytes());
+    assert_eq!(verdict, Verdict::Drop(DropReason::TooMuchOutput));
+    assert!(replies.len() < 15_000, "{}", replies.len());
+}
+
+#[test]
 fn a_client_whose_request_is_too_large_is_dropped() {
     let world = world_with(Limits { input_bytes: 10_000, ..Limits::default() });
     let mut client = world.connect();
@@ -158,6 +168,38 @@ fn client_list_shows_every_client() {
     );
     assert!(list.contains("id=2 ") && list.contains(" name= age=5 idle=5 flags=N db=7 "), "{list}");
     assert_eq!(one.call("client list id 2").lines().count(), 3, "length, line, end");
+}
+
+#[test]
+fn every_command_of_the_table_replies() {
+    for command in command::table::all() {
+        let subcommands = command.subcommands.iter().map(|sub| format!("{} {}", command.name, sub.name));
+        for name in std::iter::once(command.name.to_owned()).chain(subcommands) {
+            if ["client reply", "shutdown"].contains(&name.as_str()) {
+                continue;
+            }
+            for arguments in ["", " 1", " 1 2", " 1 2 3"] {
+                let reply = World::new().connect().send(format!("{name}{arguments}\r\n").as_bytes()).0;
+                assert!(
+                    !reply.is_empty() && !reply.starts_with(b"-ERR unknown command"),
+                    "{name}{arguments}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_pipeline_lets_others_run() {
+    let mut client = World::new().connect();
+    client.session.feed(&b"ping\r\n".repeat(10_000));
+    let mut turns = 0;
+    let mut run = std::pin::pin!(client.session.run());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    while run.as_mut().poll(&mut context).is_pending() {
+        turns += 1;
+    }
+    assert!(turns >= 10_000 / COMMANDS_PER_TURN, "{turns}");
 }
 
 #[test]
@@ -483,6 +525,7 @@ fn a_write_that_does_not_become_durable_is_not_acknowledged() {
     let world = World::on_disk(Config::default(), options(Durability::Sync), 64 << 20);
     let mut client = world.connect();
     assert_eq!(client.call("set a before"), "+OK\r\n");
+    client.call("set volatile v px 10000");
     world.disk.inject(Some(Fault::FlushAfter(0)));
     let (replies, verdict) =
         client.send(b"get a\r\nset a after\r\nping\r\nincr n\r\nsetnx a x\r\nget nosuch\r\n");
@@ -497,6 +540,9 @@ fn a_write_that_does_not_become_durable_is_not_acknowledged() {
     let refused = client.call("set b v");
     assert!(refused.starts_with("-MISCONF "), "{refused}");
     assert_eq!(client.call("get nosuch"), "$-1\r\n", "reads go on");
+    world.advance_ms(10_000);
+    assert_eq!(client.call("get volatile"), "$-1\r\n", "also of a key that is expired and cannot be deleted");
+    assert_eq!(client.call("mget volatile nosuch"), "*2\r\n$-1\r\n$-1\r\n");
 }
 
 #[test]

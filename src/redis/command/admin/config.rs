@@ -1,6 +1,7 @@
 //! CONFIG.
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use super::super::super::glob;
@@ -59,12 +60,13 @@ pub(in super::super) fn config_get<E: Env, N: Namespace>(
 ) -> Outcome {
     // A parameter that is named is shown under the name the client gave it, one that a pattern matches under its own.
     let mut found: Vec<(&[u8], &str)> = Vec::new();
+    let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
     for asked in request.iter_from(2) {
         let is_pattern = asked.iter().any(|byte| matches!(byte, b'[' | b'*' | b'?'));
         let lower = asked.to_ascii_lowercase();
         for (name, _) in PARAMETERS.iter().filter(|(name, _)| glob::matches(&lower, name.as_bytes())) {
             let shown = if is_pattern { name.as_bytes() } else { asked };
-            if !found.iter().any(|(before, _)| *before == shown) {
+            if seen.insert(shown) {
                 found.push((shown, name));
             }
         }

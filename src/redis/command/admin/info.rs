@@ -84,7 +84,7 @@ fn write_server<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) 
     )
 }
 
-/// The memory of the connections' buffers: that of the store is in its own statistics.
+/// The memory of the store's pages and of the connections' buffers: what grows with use.
 fn write_memory<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
     let buffers: usize = server
         .clients
@@ -92,9 +92,12 @@ fn write_memory<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) 
         .values()
         .map(|client| client.input_capacity_bytes.get() + client.output_bytes.get())
         .sum();
+    let pages = server.keyspace.db().stats().resident_bytes;
     write!(
         text,
-        "used_memory:{buffers}\r\nmem_clients_normal:{buffers}\r\nmaxmemory:0\r\nmaxmemory_policy:noeviction\r\n"
+        "used_memory:{}\r\nused_memory_dataset:{pages}\r\nmem_clients_normal:{buffers}\r\nmaxmemory:0\r\n\
+         maxmemory_policy:noeviction\r\n",
+        buffers + pages,
     )
 }
 
