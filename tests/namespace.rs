@@ -1,5 +1,7 @@
 //! One conformance suite over every kind of namespace, and what is particular to files and block devices.
 
+mod not_run;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
@@ -190,7 +192,7 @@ impl LoopDevice {
                 Some(Self { path, _directory: directory })
             }
             other => {
-                eprintln!("NOT RUN: no loop device can be made here (needs root and losetup): {other:?}");
+                not_run::not_run(&format!("a block device: no loop device can be made here: {other:?}"));
                 None
             }
         }

@@ -1,6 +1,8 @@
 //! The userspace stack on a TAP interface, with the kernel's own TCP and ping at the other end.
 //!
-//! It needs the privilege to make network interfaces; without it, it says so and passes, unless `BOSON_REQUIRE_TAP` is set.
+//! It needs the privilege to make network interfaces; without it, it says so and passes, except in CI.
+
+mod not_run;
 
 use std::future::Future;
 use std::io::{Read, Write};
@@ -40,11 +42,7 @@ fn open(name: &str) -> Option<TapDevice> {
     match TapDevice::open(&config) {
         Ok(device) => Some(device),
         Err(error) => {
-            assert!(
-                std::env::var_os("BOSON_REQUIRE_TAP").is_none(),
-                "BOSON_REQUIRE_TAP is set, but: {error}"
-            );
-            eprintln!("NOT TESTED: the stack on a TAP interface: {error}");
+            not_run::not_run(&format!("the stack on a TAP interface: {error}"));
             None
         }
     }

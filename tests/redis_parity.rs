@@ -16,6 +16,7 @@
 //! | keys are at most 4,096 bytes long, and a command that writes many keys must fit a quarter of the store's log | the store's limits |
 //! | EXISTS, DEL and their like cost a read of the value if it is not in memory | keys and values lie on a device |
 
+mod not_run;
 #[path = "redis_parity/peer.rs"]
 mod peer;
 #[path = "redis_parity/random.rs"]

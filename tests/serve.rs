@@ -1,5 +1,6 @@
 //! `boson serve` as a user meets it: stores, restarts, limits, bad clients, bad namespaces.
 
+mod not_run;
 mod server;
 
 use std::fs;
@@ -53,7 +54,7 @@ fn a_block_device_serves_and_is_not_overwritten_without_format() {
     fs::File::create(&image).expect("an image").set_len(64 << 20).expect("sparse");
     let output = Command::new("losetup").args(["--find", "--show"]).arg(&image).output();
     let Some(output) = output.ok().filter(|output| output.status.success()) else {
-        eprintln!("NOT RUN: no loop device can be made here (needs root and losetup)");
+        not_run::not_run("serve on a block device: no loop device can be made here (needs root and losetup)");
         return;
     };
     let device = String::from_utf8(output.stdout).expect("a path").trim().to_owned();
@@ -287,7 +288,7 @@ fn a_full_store_refuses_writes_and_recovers() {
 fn several_cores_serve_one_store() {
     let directory = Directory::new("cores");
     if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
-        eprintln!("NOT RUN: one CPU only");
+        not_run::not_run("serve on several cores: there is one CPU only");
         return;
     }
     let server = Server::start(directory.path(), &["--store", "mem:64M", "--cores", "0,1"]);

@@ -7,6 +7,8 @@
 #![cfg(feature = "dpdk")]
 
 mod lab;
+#[path = "../not_run/mod.rs"]
+mod not_run;
 mod ports;
 mod tcp;
 mod veth;
