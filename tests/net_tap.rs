@@ -1,6 +1,7 @@
 //! The userspace stack on a TAP interface, with the kernel's own TCP and ping at the other end.
 //!
-//! It needs the privilege to make network interfaces; without it, it says so and passes, unless `BOSON_REQUIRE_TAP` is set.
+//! It needs the privilege to make network interfaces; without it, it says so and passes, unless `BOSON_REQUIRE_TAP`
+//! is set.
 
 use std::future::Future;
 use std::io::{Read, Write};
