@@ -1,5 +1,6 @@
 //! Counts allocations: what a connection needs for a command in steady state.
 
+mod not_run;
 #[path = "redis_parity/peer.rs"]
 #[expect(dead_code, reason = "redis-server is not needed here")]
 mod peer;

@@ -7,8 +7,8 @@
 //! | `dpdk:DEVARGS?ip=…&gw=…&mac=…&mtu=…&queues=N` | the userspace stack on a DPDK port |
 //! | `mem:` | an in-process network |
 //!
-//! `ip=`, `gw=` and `host=` may be given several times, for both versions of IP. Whatever is wrong with an address is said in
-//! one sentence that names the part and what to write instead.
+//! `ip=`, `gw=` and `host=` may be given several times, for both versions of IP. Whatever is wrong with an address is
+//! said in one sentence that names the part and what to write instead.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -85,8 +85,8 @@ impl FromStr for NetAddress {
 
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse, [`Unsupported`](ErrorKind::Unsupported) for what does but is not
-    /// built in: `xdp:` and `ip=dhcp`.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse, [`Unsupported`](ErrorKind::Unsupported) for
+    /// what does but is not built in: `xdp:` and `ip=dhcp`.
     fn from_str(text: &str) -> Result<Self> {
         parse(text).map_err(|error| error.at(text.to_owned()))
     }

@@ -1,7 +1,7 @@
 //! A TAP interface: the kernel at the other end of a wire that needs no hardware.
 //!
-//! What the userspace stack sends, the kernel receives on the interface, and the reverse; local programs, network namespaces and (with
-//! routing) other hosts can talk to the stack through it. One system call per frame.
+//! What the userspace stack sends, the kernel receives on the interface, and the reverse; local programs, network
+//! namespaces and (with routing) other hosts can talk to the stack through it. One system call per frame.
 
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
@@ -69,8 +69,8 @@ impl TapDevice {
     ///
     /// # Errors
     ///
-    /// [`Os`](ErrorKind::Os) with `EPERM` without the privilege (`CAP_NET_ADMIN`), [`NotFound`](ErrorKind::NotFound) without
-    /// `/dev/net/tun`, [`InUse`](ErrorKind::InUse) if another process has the interface,
+    /// [`Os`](ErrorKind::Os) with `EPERM` without the privilege (`CAP_NET_ADMIN`), [`NotFound`](ErrorKind::NotFound)
+    /// without `/dev/net/tun`, [`InUse`](ErrorKind::InUse) if another process has the interface,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a name or an MTU that no interface can have.
     pub fn open(config: &TapConfig) -> Result<Self> {
         let place = || format!("tap:{}", config.name);
@@ -269,8 +269,8 @@ impl Request {
     /// Performs the request on `fd`, or gives the `errno` code.
     fn call(&mut self, fd: c_int, request: libc::Ioctl) -> Result<(), i32> {
         let argument: *mut libc::ifreq = &mut self.0;
-        // SAFETY: every request this module passes (TUNSETIFF and SIOC[GS]IF*) reads and writes one `ifreq` at the pointer, which
-        // is a live, exclusively borrowed one; no field in it that is set points anywhere.
+        // SAFETY: every request this module passes (TUNSETIFF and SIOC[GS]IF*) reads and writes one `ifreq` at the
+        // pointer, which is a live, exclusively borrowed one; no field in it that is set points anywhere.
         let result = unsafe { libc::ioctl(fd, request, argument) };
         if result == 0 { Ok(()) } else { Err(last_code()) }
     }
@@ -306,7 +306,8 @@ impl Control {
     fn mac(&self) -> Result<[u8; 6]> {
         let mut request = Request::new(&self.name);
         self.call(&mut request, libc::SIOCGIFHWADDR, "asking for its Ethernet address")?;
-        // SAFETY: a successful SIOCGIFHWADDR fills in this member of the union; all its bytes were initialised before, too.
+        // SAFETY: a successful SIOCGIFHWADDR fills in this member of the union; all its bytes were initialised
+        // before, too.
         let address = unsafe { request.0.ifr_ifru.ifru_hwaddr };
         let mut mac = [0; 6];
         for (byte, &raw) in mac.iter_mut().zip(&address.sa_data) {
@@ -324,7 +325,8 @@ impl Control {
     fn bring_up(&self) -> Result<()> {
         let mut request = Request::new(&self.name);
         self.call(&mut request, libc::SIOCGIFFLAGS, "asking for its flags")?;
-        // SAFETY: a successful SIOCGIFFLAGS fills in this member of the union; all its bytes were initialised before, too.
+        // SAFETY: a successful SIOCGIFFLAGS fills in this member of the union; all its bytes were initialised before,
+        // too.
         let flags = unsafe { request.0.ifr_ifru.ifru_flags };
         request.set_flags(flags | UP_FLAGS);
         self.call(&mut request, libc::SIOCSIFFLAGS, "bringing it up")
@@ -347,8 +349,8 @@ impl Control {
     }
 
     fn add_ipv6(&self, address: [u8; 16], prefix_len: u8, what: &str) -> Result<()> {
-        // Nobody else is on this wire, so the kernel need not look for duplicates, which would keep the address unusable for a
-        // second. Best effort: without it, the address only takes longer.
+        // Nobody else is on this wire, so the kernel need not look for duplicates, which would keep the address
+        // unusable for a second. Best effort: without it, the address only takes longer.
         let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", self.name), "0");
         let socket = socket(AddressFamily::INET6, SocketType::DGRAM, None)
             .map_err(|errno| self.refused(errno.raw_os_error(), what))?;

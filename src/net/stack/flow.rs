@@ -70,9 +70,10 @@ impl Secrets {
 
     /// The seed of the generator that draws a new connection's initial sequence number.
     ///
-    /// RFC 6528 wants numbers that cannot be guessed and that grow per 4-tuple. These are a keyed hash of the 4-tuple,
-    /// the time and a counter: they cannot be guessed, but do not grow, because smoltcp draws the number itself. What growth is
-    /// for (a reused 4-tuple in TIME-WAIT) is answered on our side by the table of such tuples.
+    /// RFC 6528 wants numbers that cannot be guessed and that grow per 4-tuple. These are a keyed hash of the
+    /// 4-tuple, the time and a counter: they cannot be guessed, but do not grow, because smoltcp draws the number
+    /// itself. What growth is for (a reused 4-tuple in TIME-WAIT) is answered on our side by the table of such
+    /// tuples.
     pub(super) fn initial_sequence_seed(&mut self, flow: &Flow, now: Instant) -> u64 {
         self.drawn = self.drawn.wrapping_add(1);
         let salt = now.as_nanos() ^ self.drawn.rotate_left(40);

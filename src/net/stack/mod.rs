@@ -2,17 +2,18 @@
 //!
 //! The TCP state machine is smoltcp's. Around it stands what smoltcp leaves to its user:
 //!
-//! - **Lookup.** Every connection has a socket set of its own, found by a keyed hash of its 4-tuple; a frame touches the
-//!   connection it belongs to and no other. What a connection costs does not depend on how many there are.
+//! - **Lookup.** Every connection has a socket set of its own, found by a keyed hash of its 4-tuple; a frame touches
+//!   the connection it belongs to and no other. What a connection costs does not depend on how many there are.
 //! - **Listening.** A SYN to a listening port makes a connection, bounded by the listener's backlog and by
 //!   [`StackConfig::max_connections`]; a SYN past either is dropped and counted, and the peer tries again.
-//! - **Ethernet.** ARP and neighbor discovery belong to this module, so that a packet to a neighbor not yet known waits for the
-//!   answer and not for a timer.
+//! - **Ethernet.** ARP and neighbor discovery belong to this module, so that a packet to a neighbor not yet known
+//!   waits for the answer and not for a timer.
 //! - **TIME-WAIT** holds a tuple and two numbers for 30 s, not a socket.
 //! - **Numbers.** Initial sequence numbers and ports come from keyed hashes (RFC 6528, RFC 6056).
 //!
-//! It is not a router, does not reassemble fragments, does not act on ICMP errors (a path with a smaller MTU than the device's needs
-//! [`DeviceInfo::mtu`](crate::net::device::DeviceInfo::mtu) set to it), and does not check its addresses for duplicates.
+//! It is not a router, does not reassemble fragments, does not act on ICMP errors (a path with a smaller MTU than the
+//! device's needs [`DeviceInfo::mtu`](crate::net::device::DeviceInfo::mtu) set to it), and does not check its
+//! addresses for duplicates.
 //!
 //! Time comes in through [`Poller::poll`], randomness through [`StackConfig::seed`]. Nothing here reads a clock.
 
@@ -71,7 +72,8 @@ impl Stack {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `config` contradicts itself or the device: see the fields of [`StackConfig`].
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `config` contradicts itself or the device: see the fields
+    /// of [`StackConfig`].
     pub fn new(device: Box<dyn PacketDevice>, config: StackConfig, now: Instant) -> Result<Self> {
         let engine = Engine::new(config, device.info(), now)?;
         Ok(Self(Rc::new(RefCell::new(Core { device, engine, device_failed: false }))))

@@ -1,8 +1,9 @@
-//! Which Ethernet address an on-link IP address has: the cache behind ARP (RFC 826) and neighbor discovery (RFC 4861).
+//! Which Ethernet address an on-link IP address has: the cache behind ARP (RFC 826) and neighbor discovery (RFC
+//! 4861).
 //!
-//! smoltcp's own cache is a linear list that silences all discovery for a second after each question, and it would be scanned for every
-//! packet. This one is hashed, keeps the connections that wait for an answer so that they continue at once, and goes on using an
-//! entry while it asks again, so that an active connection never pauses.
+//! smoltcp's own cache is a linear list that silences all discovery for a second after each question, and it would be
+//! scanned for every packet. This one is hashed, keeps the connections that wait for an answer so that they continue
+//! at once, and goes on using an entry while it asks again, so that an active connection never pauses.
 
 use std::collections::HashMap;
 use std::net::IpAddr;
@@ -66,8 +67,9 @@ impl Neighbors {
         Self { entries: HashMap::with_hasher(secret), unanswered: Vec::new() }
     }
 
-    /// Where to send for `address`. `heard` is when `waiter` last got a frame from its peer and from which station: it confirms
-    /// the entry. If nothing is known, `waiter` is handed back by [`Neighbors::learn`] or [`Neighbors::expire`].
+    /// Where to send for `address`. `heard` is when `waiter` last got a frame from its peer and from which station:
+    /// it confirms the entry. If nothing is known, `waiter` is handed back by [`Neighbors::learn`] or
+    /// [`Neighbors::expire`].
     pub(super) fn resolve(
         &mut self,
         address: IpAddr,

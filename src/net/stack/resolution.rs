@@ -21,7 +21,8 @@ pub(super) struct Told {
     pub(super) solicited: bool,
 }
 
-/// Neighbor discovery is believed only from the same link: nothing a router forwarded has this hop limit (RFC 4861 section 7.1).
+/// Neighbor discovery is believed only from the same link: nothing a router forwarded has this hop limit (RFC 4861
+/// section 7.1).
 const ND_HOP_LIMIT: u8 = 255;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 

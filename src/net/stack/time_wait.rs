@@ -9,12 +9,13 @@ use super::flow::{Flow, Secret};
 use super::outbox::SentSegment;
 use crate::rt::Instant;
 
-/// How long a tuple is kept: twice a maximum segment lifetime of 15 s. (RFC 9293 suggests two minutes for that lifetime; no
-/// network in use holds a packet so long, and common systems wait 30 to 60 s in all.)
+/// How long a tuple is kept: twice a maximum segment lifetime of 15 s. (RFC 9293 suggests two minutes for that
+/// lifetime; no network in use holds a packet so long, and common systems wait 30 to 60 s in all.)
 pub(super) const DURATION: Duration = Duration::from_secs(30);
 
-/// Finished connections. An entry answers a repeated FIN with an ACK and gives way to a new connection of the same tuple whose
-/// sequence numbers lie behind the old ones; it holds no buffers. The oldest entry makes room when the table is full.
+/// Finished connections. An entry answers a repeated FIN with an ACK and gives way to a new connection of the same
+/// tuple whose sequence numbers lie behind the old ones; it holds no buffers. The oldest entry makes room when the
+/// table is full.
 pub(super) struct TimeWait {
     entries: HashMap<Flow, Entry, Secret>,
     /// By expiry: every entry waits equally long.

@@ -24,7 +24,8 @@ impl Engine {
         self.now = self.now.max(now);
     }
 
-    /// Puts connections whose time has come on the list of those to look at, at most `budget`, and repeats questions to neighbors.
+    /// Puts connections whose time has come on the list of those to look at, at most `budget`, and repeats questions
+    /// to neighbors.
     pub(in super::super) fn run_timers(&mut self, budget: usize) -> usize {
         let mut fired = 0;
         while fired < budget
@@ -200,10 +201,12 @@ impl Engine {
     }
 }
 
-/// How long a connection that just sent `sent` frames must at least wait before it is looked at again on its own account.
+/// How long a connection that just sent `sent` frames must at least wait before it is looked at again on its own
+/// account.
 ///
-/// smoltcp can want to send the same bare acknowledgement for ever: a peer that acknowledges a FIN with a closed window leaves the
-/// zero-window timer running in a state that never stops it. So bare acknowledgements that nothing called for come ever slower.
+/// smoltcp can want to send the same bare acknowledgement for ever: a peer that acknowledges a FIN with a closed
+/// window leaves the zero-window timer running in a state that never stops it. So bare acknowledgements that nothing
+/// called for come ever slower.
 fn hold_off(sent: usize, bare_streak: u32) -> Duration {
     match bare_streak {
         0 | 1 if sent > 0 => Duration::ZERO,

@@ -48,7 +48,8 @@ impl Engine {
         }
     }
 
-    /// Shows a packet to the interface without any socket: it answers pings, and segments without a connection with RST.
+    /// Shows a packet to the interface without any socket: it answers pings, and segments without a connection with
+    /// RST.
     fn show_nobody(&mut self, packet: &[u8], source_mac: Mac) {
         let mut port = self.outbox.answering(packet, source_mac);
         self.interface.poll_ingress_single(wire_time(self.now), &mut port, &mut self.nobody);
@@ -157,8 +158,9 @@ impl Engine {
         }
     }
 
-    /// Shows `segment` to `sockets` through an interface made for it: smoltcp draws initial sequence numbers from a generator in the
-    /// interface whose state a few of its numbers betray, so every connection gets a generator of its own.
+    /// Shows `segment` to `sockets` through an interface made for it: smoltcp draws initial sequence numbers from a
+    /// generator in the interface whose state a few of its numbers betray, so every connection gets a generator of
+    /// its own.
     fn process_with_fresh_numbers(&mut self, sockets: &mut SocketSet<'_>, segment: &Segment<'_>) {
         let seed = self.secrets.initial_sequence_seed(&segment.flow, self.now);
         let mut interface = new_interface(&self.identity, &mut self.outbox, seed, self.now);
@@ -166,7 +168,8 @@ impl Engine {
         interface.poll_ingress_single(wire_time(self.now), &mut port, sockets);
     }
 
-    /// Follows up on a change of a connection's state: moves it along its listener, wakes tasks, removes it when it is done.
+    /// Follows up on a change of a connection's state: moves it along its listener, wakes tasks, removes it when it
+    /// is done.
     pub(super) fn settle(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let state = connection.state();

@@ -122,7 +122,8 @@ impl Engine {
         [self.timers.next_deadline(), self.neighbors.next_deadline()].into_iter().flatten().min()
     }
 
-    /// The station a packet to `destination` goes to first: itself if it is on a network of ours, or else a gateway of its family.
+    /// The station a packet to `destination` goes to first: itself if it is on a network of ours, or else a gateway
+    /// of its family.
     fn next_hop(&self, destination: IpAddr) -> Option<IpAddr> {
         if self.config.addresses.iter().any(|own| own.contains(destination)) {
             return Some(destination);

@@ -21,7 +21,8 @@ fn invalid(operation: &'static str, address: SocketAddr, reason: &'static str) -
     Error::new(ErrorKind::InvalidInput, operation).at(address.to_string()).because(reason)
 }
 
-/// The error of an operation on a connection that the stack has already forgotten: it was aborted through another handle.
+/// The error of an operation on a connection that the stack has already forgotten: it was aborted through another
+/// handle.
 fn gone(operation: &'static str) -> Error {
     Error::os(libc::ECONNABORTED, operation)
 }

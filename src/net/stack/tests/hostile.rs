@@ -255,6 +255,31 @@ fn each_kind_of_garbage_has_its_counter() {
     assert_eq!(bench.stack.stats().connections, 0);
 }
 
+/// smoltcp believes at first that it offered its window scaled, and takes data that far ahead; the buffer must hold it.
+#[test]
+fn data_far_ahead_of_a_fresh_connection_does_no_harm() {
+    for receive_buffer_bytes in [65_535, 65_536, 100_000, 1 << 20] {
+        let mut bench = Bench::with(|config| config.receive_buffer_bytes = receive_buffer_bytes);
+        let listener = StackListener::bind(&bench.stack, listen_address(), 64).expect("free");
+        let (seq, ack) = bench.handshake(5000);
+        let stream = accept(&listener).expect("a connection");
+        for offset in [65_000, 65_530, 65_536, 99_000, 131_000, 1_000_000] {
+            let ahead = Seg {
+                port: 5000,
+                seq: seq + offset,
+                ack: Some(ack),
+                payload: vec![9; 1000],
+                ..Seg::default()
+            };
+            bench.exchange(&ahead);
+        }
+        let first = Seg { port: 5000, seq, ack: Some(ack), payload: b"first".to_vec(), ..Seg::default() };
+        bench.exchange(&first);
+        assert_eq!(stream.try_read(&mut [0; 100]).expect("it stands"), Some(5));
+        assert_alive(&mut bench, &listener);
+    }
+}
+
 /// A peer can leave smoltcp's zero-window timer running with nothing to probe for; it then wants to send without end.
 #[test]
 fn a_window_closed_over_the_last_data_does_not_start_a_storm() {

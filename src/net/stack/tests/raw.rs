@@ -30,9 +30,14 @@ pub(super) struct Bench {
 
 impl Bench {
     pub(super) fn new() -> Self {
+        Self::with_config(|_| {})
+    }
+
+    fn with_config(change: impl FnOnce(&mut StackConfig)) -> Self {
         let (device, peer) = MemoryDevice::pair([STACK_MAC, PEER_MAC], 1500, 1024);
         let own = IpCidr::new(STACK_IP.into(), 24).expect("a prefix");
-        let config = StackConfig::new(vec![own], [9; 32]);
+        let mut config = StackConfig::new(vec![own], [9; 32]);
+        change(&mut config);
         let stack = Stack::new(Box::new(device), config, Instant::ORIGIN).expect("a stack");
         let poller = stack.poller();
         Self { stack, poller, peer, now: Instant::ORIGIN }
@@ -40,7 +45,12 @@ impl Bench {
 
     /// One in which the stack already knows where the peer is.
     pub(super) fn acquainted() -> Self {
-        let mut bench = Self::new();
+        Self::with(|_| {})
+    }
+
+    /// The same, with another configuration.
+    pub(super) fn with(change: impl FnOnce(&mut StackConfig)) -> Self {
+        let mut bench = Self::with_config(change);
         bench.send(&arp(ArpOperation::Request));
         assert_eq!(bench.turn().len(), 1, "an answer to the ARP request");
         bench
@@ -137,7 +147,7 @@ impl Seg {
             seq_number: TcpSeqNumber(self.seq),
             ack_number: self.ack.map(TcpSeqNumber),
             window_len: self.window.unwrap_or(60_000),
-            window_scale: None,
+            window_scale: self.syn.then_some(0),
             max_seg_size: self.syn.then_some(1460),
             sack_permitted: self.syn,
             sack_ranges: [None; 3],
