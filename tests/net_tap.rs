@@ -1,13 +1,8 @@
 //! The userspace stack on a TAP interface, with the kernel's own TCP and ping at the other end.
 //!
-<<<<<<< HEAD
 //! It needs the privilege to make network interfaces; without it, it says so and passes, except in CI.
 
 mod not_run;
-=======
-//! It needs the privilege to make network interfaces; without it, it says so and passes, unless `BOSON_REQUIRE_TAP`
-//! is set.
->>>>>>> net
 
 use std::future::Future;
 use std::io::{Read, Write};

@@ -18,9 +18,6 @@ pub struct NetConfig {
     pub eal_arguments: String,
 }
 
-/// The MTU of a TAP interface whose address names none, in bytes: Ethernet's.
-const DEFAULT_MTU: usize = 1500;
-
 impl Net {
     /// Opens the network that `address` names, for the current core.
     ///
@@ -41,18 +38,12 @@ impl Net {
                     .because("a network inside this process has no outside; write kernel:, tap: or dpdk:"));
             }
             NetAddress::Tap(tap) => {
-                let device = TapDevice::open(&TapConfig {
-                    name: tap.interface.clone(),
-                    host: tap.host.clone(),
-                    mac: tap.station.mac,
-                    mtu: tap.station.mtu.unwrap_or(DEFAULT_MTU),
-                })?;
+                let device = TapDevice::open(&TapConfig::from(tap))?;
                 (Box::new(device), &tap.station)
             }
             NetAddress::Dpdk(dpdk) => (open_dpdk(dpdk, config)?, &dpdk.station),
         };
-        let mut stack = StackConfig::new(station.addresses.clone(), config.seed);
-        stack.gateways.clone_from(&station.gateways);
+        let mut stack = StackConfig::for_station(station, config.seed);
         stack.max_connections = config.max_connections;
         Self::on_device(device, stack)
     }
