@@ -1,9 +1,57 @@
-//! boson: kernel-bypass I/O.
+//! boson: a kernel-bypass I/O framework.
+//!
+//! One scheduler per core polls everything that core owns: a userspace TCP stack on a packet device, an io_uring, timers, and
+//! messages from other cores. The same application code runs over the kernel's sockets and files on a laptop and over a NIC
+//! and a raw device on a storage node; an address chooses.
+//!
+//! In the reader's order:
+//!
+//! - [`error`]: one error for all layers, with its code, operation, place and outcome.
+//! - [`mem`]: buffers that devices read and write. I/O takes a buffer by value and gives it back.
+//! - [`rt`]: cores, tasks, timers, pollers.
+//! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types.
+//! - [`block`]: namespaces: memory, files, block devices.
+//! - [`store`]: a B-tree with a log on a namespace.
+//! - [`redis`]: the protocol and commands of `boson serve`.
+//! - [`sim`]: a seeded clock, scheduler and disk, for tests that replay.
+//!
+//! # Example
+//!
+//! A server and its client on one core, without any hardware:
+//!
+//! ```
+//! use std::net::SocketAddr;
+//! use std::sync::Arc;
+//!
+//! use boson::net::{Net, TcpListener, TcpStream};
+//! use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+//!
+//! # fn main() -> boson::Result<()> {
+//! let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+//! let reply = core.block_on(async {
+//!     let net = Net::kernel();
+//!     let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0)))?;
+//!     let client = TcpStream::connect(&net, listener.local_addr()).await?;
+//!     let (server, _) = listener.accept().await?;
+//!     rt::spawn("echo", async move {
+//!         let (read, bytes) = server.read(Vec::with_capacity(64)).await;
+//!         read?;
+//!         server.write_all(bytes).await.0
+//!     });
+//!     client.write_all(&b"hello"[..]).await.0?;
+//!     let (read, reply) = client.read(Vec::with_capacity(64)).await;
+//!     read.map(|_| reply)
+//! })??;
+//! assert_eq!(reply, b"hello");
+//! # Ok(())
+//! # }
+//! ```
 
 pub mod block;
 pub mod error;
 pub mod mem;
 pub mod net;
+pub mod redis;
 pub mod rt;
 pub mod sim;
 pub mod store;

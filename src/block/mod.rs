@@ -1,13 +1,19 @@
 //! Block devices: a [`Namespace`] is an array of blocks that one core reads, writes and flushes.
 
+mod address;
+mod any;
 mod memory;
+mod uring;
 
 use std::future::Future;
 
 use crate::error::{BufResult, Result};
 use crate::mem::DmaBuf;
 
+pub use address::{NamespaceAddress, parse_size};
+pub use any::AnyNamespace;
 pub use memory::MemoryNamespace;
+pub use uring::UringNamespace;
 
 /// What a namespace can do and how it wants to be used. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

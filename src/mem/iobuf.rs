@@ -173,7 +173,7 @@ unsafe impl IoBufMut for DmaBuf {
 }
 
 /// A part of a buffer, itself a buffer: what a partly done write continues with.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct Slice<B> {
     buf: B,
     start: usize,

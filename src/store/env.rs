@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::time::Duration;
 
-use crate::rt::Instant;
+use crate::rt::{self, Instant};
 
 /// Tasks and time for a store. boson's runtime is one, the simulator another; all of a store's tasks run on one core.
 pub trait Env: Clone + 'static {
@@ -15,4 +15,23 @@ pub trait Env: Clone + 'static {
 
     /// Runs `task` in the background on this core.
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
+}
+
+/// The boson core that the store runs on. Every use panics outside a core.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct RtEnv;
+
+impl Env for RtEnv {
+    fn now(&self) -> Instant {
+        rt::now()
+    }
+
+    fn sleep(&self, duration: Duration) -> impl Future<Output = ()> {
+        rt::sleep(duration)
+    }
+
+    fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        // Dropping the handle detaches the task.
+        drop(rt::spawn(name, task));
+    }
 }

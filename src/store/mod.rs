@@ -67,7 +67,7 @@ mod write;
 
 pub use cursor::Cursor;
 pub use db::Db;
-pub use env::Env;
+pub use env::{Env, RtEnv};
 #[doc(hidden)]
 pub use options::Sabotage;
 pub use options::{

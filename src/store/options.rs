@@ -89,8 +89,10 @@ pub enum Sabotage {
     None,
     /// Flushes are not sent to the namespace.
     SkipFlush,
-    /// Writes are acknowledged as durable before they are written.
+    /// Writes are acknowledged as durable when their batch is about to be written.
     AckBeforeWrite,
+    /// Writes are acknowledged as durable when they are applied, long before their batch is made.
+    AckAtOnce,
     /// Units are reused before the checkpoint that frees them is durable.
     FreeEarly,
     /// Recovery takes batches after a hole in the log.

@@ -1,2 +1,54 @@
-//! The command line.
-fn main() {}
+//! The command line of boson.
+
+mod config;
+mod doctor;
+mod echo;
+mod listen;
+mod metrics;
+mod options;
+mod serve;
+mod start;
+
+use std::process::ExitCode;
+
+use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+
+/// A kernel-bypass I/O framework: servers and tools.
+#[derive(Debug, Parser)]
+#[command(version, max_term_width = 100)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve keys and values by the Redis protocol.
+    Serve(serve::ServeOptions),
+    /// Answer every connection with what it sends.
+    Echo(echo::EchoOptions),
+    /// Say which backends can be used here, and what to do about those that cannot.
+    Doctor(doctor::DoctorOptions),
+}
+
+fn main() -> ExitCode {
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("boson: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run() -> boson::Result<()> {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    let matches = config::merge(&Cli::command(), arguments)?;
+    let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
+    start::log_to_stderr();
+    match cli.command {
+        Command::Serve(options) => serve::run(&options),
+        Command::Echo(options) => echo::run(&options),
+        Command::Doctor(options) => doctor::run(&options),
+    }
+}

@@ -1,5 +1,15 @@
 //! The seam to a network card: a [`PacketDevice`] receives and transmits bursts of Ethernet frames.
 
+#[cfg(feature = "dpdk")]
+pub mod dpdk;
+mod fault;
+mod memory;
+mod tap;
+
+pub use fault::{Fault, FaultConfig, FaultStats};
+pub use memory::MemoryDevice;
+pub use tap::{TapConfig, TapDevice};
+
 use crate::error::Result;
 use crate::rt::Park;
 

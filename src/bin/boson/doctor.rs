@@ -1,0 +1,266 @@
+//! `boson doctor`: which backends can be used here, and the one command that helps where one cannot.
+
+use std::fs::{self, OpenOptions};
+use std::io::Write;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::Path;
+
+use boson::rt;
+use clap::Args;
+
+#[derive(Args, Debug)]
+pub(crate) struct DoctorOptions {
+    /// Print one JSON object per line instead of a table.
+    #[arg(long)]
+    json: bool,
+}
+
+/// What was found about one backend.
+struct Finding {
+    backend: &'static str,
+    state: State,
+    /// What is there, or what is missing.
+    detail: String,
+    /// The one command (or place to look) that helps.
+    help: Option<String>,
+}
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum State {
+    Usable,
+    /// Works, but slower or with less than it could.
+    Degraded,
+    Unusable,
+}
+
+impl State {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Usable => "yes",
+            Self::Degraded => "degraded",
+            Self::Unusable => "no",
+        }
+    }
+}
+
+impl Finding {
+    fn usable(backend: &'static str, detail: impl Into<String>) -> Self {
+        Self { backend, state: State::Usable, detail: detail.into(), help: None }
+    }
+
+    fn degraded(backend: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { backend, state: State::Degraded, detail: detail.into(), help: Some(help.into()) }
+    }
+
+    fn unusable(backend: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
+        Self { backend, state: State::Unusable, detail: detail.into(), help: Some(help.into()) }
+    }
+}
+
+pub(crate) fn run(options: &DoctorOptions) -> boson::Result<()> {
+    let findings = [
+        io_uring(),
+        hugepages(),
+        kernel_net(),
+        tap(),
+        not_built("xdp:", "the userspace stack on AF_XDP"),
+        dpdk(),
+        Finding::usable("mem:", "a namespace in memory needs nothing"),
+        file(),
+        block_devices(),
+        not_built("ng:", "NVMe passthrough"),
+        not_built("spdk:", "SPDK"),
+        not_built("nvme:", "boson's own NVMe driver"),
+    ];
+    let text = if options.json { as_json(&findings) } else { as_table(&findings) };
+    // A reader that went away (`| head`) is no error.
+    let _ = std::io::stdout().write_all(text.as_bytes());
+    Ok(())
+}
+
+fn as_table(findings: &[Finding]) -> String {
+    let mut text = format!("{:<10} {:<9} {}\n", "backend", "usable", "why, and what helps");
+    for finding in findings {
+        text += &format!("{:<10} {:<9} {}\n", finding.backend, finding.state.name(), finding.detail);
+        if let Some(help) = &finding.help {
+            text += &format!("{:<20} -> {help}\n", "");
+        }
+    }
+    text
+}
+
+fn as_json(findings: &[Finding]) -> String {
+    findings
+        .iter()
+        .map(|finding| {
+            let object = serde_json::json!({
+                "backend": finding.backend,
+                "usable": finding.state.name(),
+                "detail": finding.detail,
+                "help": finding.help,
+            });
+            format!("{object}\n")
+        })
+        .collect()
+}
+
+fn not_built(backend: &'static str, what: &str) -> Finding {
+    let instead = if backend == "xdp:" { "use dpdk:net_af_xdp0,iface=…" } else { "use blk:/dev/NAME" };
+    Finding::unusable(backend, format!("{what} is not in this version"), instead)
+}
+
+fn io_uring() -> Finding {
+    match rt::probe_io_uring() {
+        Ok(()) => Finding::usable("io_uring", format!("Linux {}", kernel_release())),
+        Err(error) => {
+            Finding::unusable("io_uring", error.to_string(), "sysctl -w kernel.io_uring_disabled=0")
+        }
+    }
+}
+
+fn kernel_release() -> String {
+    read_trimmed("/proc/sys/kernel/osrelease").unwrap_or_else(|| "of unknown release".to_owned())
+}
+
+fn kernel_net() -> Finding {
+    match rt::probe_io_uring() {
+        Ok(()) => Finding::usable("kernel:", "the kernel's sockets through io_uring"),
+        Err(_) => Finding::unusable("kernel:", "it needs io_uring", "sysctl -w kernel.io_uring_disabled=0"),
+    }
+}
+
+fn hugepages() -> Finding {
+    let free: u64 = read_trimmed("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
+        .and_then(|text| text.parse().ok())
+        .unwrap_or(0);
+    if free > 0 {
+        Finding::usable("hugepages", format!("{free} of 2 MiB are free"))
+    } else {
+        Finding::degraded(
+            "hugepages",
+            "none of 2 MiB is free; normal pages are used instead",
+            "echo 512 > /proc/sys/vm/nr_hugepages",
+        )
+    }
+}
+
+fn tap() -> Finding {
+    let node = Path::new("/dev/net/tun");
+    if !node.exists() {
+        return Finding::unusable("tap:", "/dev/net/tun is absent", "modprobe tun");
+    }
+    if !has_capability(CAP_NET_ADMIN) {
+        return Finding::unusable(
+            "tap:",
+            "CAP_NET_ADMIN is missing",
+            "run as root, or: setcap cap_net_admin+ep $(command -v boson)",
+        );
+    }
+    match OpenOptions::new().read(true).write(true).open(node) {
+        Ok(_) => Finding::usable("tap:", "/dev/net/tun opens"),
+        Err(error) => Finding::unusable("tap:", format!("/dev/net/tun: {error}"), "ls -l /dev/net/tun"),
+    }
+}
+
+#[cfg(feature = "dpdk")]
+fn dpdk() -> Finding {
+    let version = boson::net::device::dpdk::Eal::version();
+    if !has_capability(CAP_NET_RAW) {
+        return Finding::unusable("dpdk:", format!("{version}; CAP_NET_RAW is missing"), "run as root");
+    }
+    let vfio = Path::new("/dev/vfio/vfio").exists();
+    let cards =
+        if vfio { "cards through VFIO and virtual devices" } else { "virtual devices only: VFIO is absent" };
+    Finding::usable("dpdk:", format!("{version}; {cards}"))
+}
+
+#[cfg(not(feature = "dpdk"))]
+fn dpdk() -> Finding {
+    Finding::unusable(
+        "dpdk:",
+        "not built in",
+        "apt-get install libdpdk-dev libclang-dev pkg-config && cargo build --release --features dpdk",
+    )
+}
+
+fn file() -> Finding {
+    let probe =
+        std::env::current_dir().unwrap_or_default().join(format!(".boson-doctor-{}", std::process::id()));
+    let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
+    let open = |flags: i32| OpenOptions::new().write(true).create_new(true).custom_flags(flags).open(&probe);
+    let finding = match open(direct) {
+        Ok(_) => Finding::usable("file:", "direct I/O works in this directory"),
+        Err(_) => match open(0) {
+            Ok(_) => Finding::degraded(
+                "file:",
+                "this directory's file system has no direct I/O; the page cache is used",
+                "put the file on ext4, xfs or btrfs: --store file:/PATH",
+            ),
+            Err(error) => {
+                Finding::unusable("file:", format!("this directory: {error}"), "cd to a writable directory")
+            }
+        },
+    };
+    let _ = fs::remove_file(&probe);
+    finding
+}
+
+fn block_devices() -> Finding {
+    let names: Vec<String> = fs::read_dir("/sys/block")
+        .map(|entries| {
+            entries.flatten().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect()
+        })
+        .unwrap_or_default();
+    let sized =
+        |name: &&String| read_trimmed(format!("/sys/block/{name}/size")).is_some_and(|size| size != "0");
+    let present: Vec<&String> = names.iter().filter(sized).collect();
+    let (mut openable, mut refused) = (Vec::new(), None);
+    for name in present {
+        match OpenOptions::new().read(true).open(format!("/dev/{name}")) {
+            Ok(_) => openable.push(name.as_str()),
+            Err(error) => refused = Some(format!("/dev/{name}: {error}")),
+        }
+    }
+    match refused {
+        _ if !openable.is_empty() => Finding::usable("blk:", format!("devices: {}", openable.join(" "))),
+        Some(why) => Finding::unusable("blk:", why, "run as root or join the group `disk`"),
+        None => Finding::unusable("blk:", "no block device has a size", "losetup --find --show FILE"),
+    }
+}
+
+const CAP_NET_ADMIN: u32 = 12;
+#[cfg(feature = "dpdk")]
+const CAP_NET_RAW: u32 = 13;
+
+fn has_capability(number: u32) -> bool {
+    fs::read_to_string("/proc/self/status")
+        .ok()
+        .and_then(|status| {
+            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+            u64::from_str_radix(line.trim(), 16).ok()
+        })
+        .is_some_and(|effective| effective >> number & 1 == 1)
+}
+
+fn read_trimmed(path: impl AsRef<Path>) -> Option<String> {
+    fs::read_to_string(path).ok().map(|text| text.trim().to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn both_forms_name_every_backend_and_its_help() {
+        let findings = [Finding::usable("a:", "works"), Finding::unusable("b:", "says \"no\"", "run this")];
+        let table = as_table(&findings);
+        assert!(table.contains("a:         yes       works"), "{table}");
+        assert!(table.contains("-> run this"), "{table}");
+        let json = as_json(&findings);
+        assert_eq!(json.lines().count(), 2);
+        let second: serde_json::Value =
+            serde_json::from_str(json.lines().nth(1).expect("two lines")).expect("valid");
+        assert_eq!(second["detail"], "says \"no\"");
+        assert_eq!(second["help"], "run this");
+    }
+}

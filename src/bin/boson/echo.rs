@@ -1,0 +1,86 @@
+//! `boson echo`: answers every connection with what it sends.
+
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use boson::net::{Net, TcpListener, TcpStream};
+use boson::rt::{self, Core, CoreThread, Signals};
+use boson::{Error, Result};
+use clap::Args;
+
+use crate::listen::{ConnectionLimit, accept_each};
+use crate::options::ServerOptions;
+use crate::start;
+
+/// How much one connection reads at once.
+const BUFFER_BYTES: usize = 16 << 10;
+
+#[derive(Args, Debug)]
+pub(crate) struct EchoOptions {
+    #[command(flatten)]
+    server: ServerOptions,
+}
+
+pub(crate) fn run(options: &EchoOptions) -> Result<()> {
+    let signals = Signals::new()?;
+    let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 7000)));
+    let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
+    let Some(first) = configs.next() else { return Ok(()) };
+    let core = Core::new(&first)?;
+    let limit = ConnectionLimit::new(options.server.max_connections);
+    core.block_on(async {
+        let net = start::open_net(&options.server)?;
+        let mut addresses = Vec::new();
+        for address in listen {
+            let listener = start::bind(&net, address, &options.server)?;
+            addresses.push(listener.local_addr());
+            drop(rt::spawn("accept", accept_each(listener, limit.clone(), echo)));
+        }
+        let mut others = Vec::new();
+        for (number, config) in configs.enumerate() {
+            let other = CoreThread::start(format!("boson-{}", number + 1), config)?;
+            listen_on(&other, &addresses, &limit).await?;
+            others.push(other);
+        }
+        println!(
+            "boson echo {}: listening on {} | network {} | cores {}",
+            env!("CARGO_PKG_VERSION"),
+            start::join(&addresses),
+            options.server.net,
+            start::describe_cores(options.server.cores.as_ref()),
+        );
+        signals.next().await.map(drop)
+    })?
+}
+
+/// Has another core listen on the same addresses of the kernel.
+async fn listen_on(core: &CoreThread, addresses: &[SocketAddr], limit: &Arc<ConnectionLimit>) -> Result<()> {
+    for &address in addresses {
+        let limit = Arc::clone(limit);
+        let bound = core.handle().spawn("listen", move || async move {
+            let listener = TcpListener::bind_shared(&Net::kernel(), address)?;
+            drop(rt::spawn("accept", accept_each(listener, limit, echo)));
+            Ok::<_, Error>(())
+        });
+        bound.await.map_err(|error| start::core_ended(&error))??;
+    }
+    Ok(())
+}
+
+async fn echo(stream: Rc<TcpStream>, _peer: SocketAddr) {
+    let mut buf = Vec::with_capacity(BUFFER_BYTES);
+    loop {
+        buf.clear();
+        let (read, filled) = stream.read(buf).await;
+        // The end of the stream, or a connection that is gone: either way there is nobody to answer.
+        if !matches!(read, Ok(1..)) {
+            return;
+        }
+        let (written, back) = stream.write_all(filled).await;
+        if written.is_err() {
+            return;
+        }
+        buf = back;
+    }
+}

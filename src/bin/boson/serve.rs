@@ -1,0 +1,337 @@
+//! `boson serve`: a key-value node that speaks the Redis protocol.
+
+use std::cell::RefCell;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::str::FromStr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
+use boson::net::{Net, RemoteStream, TcpListener};
+use boson::redis::keyspace::Keyspace;
+use boson::redis::{self, Config, Limits, Server};
+use boson::rt::{self, Core, CoreConfig, CoreThread, Handle, Signals};
+use boson::store::{Db, Durability, Options, RtEnv};
+use boson::{Error, ErrorKind, Result};
+use clap::Args;
+use tracing::{error, info, warn};
+
+use crate::metrics::{self, Kind, Metric};
+use crate::options::{ServerOptions, Spelled};
+use crate::start;
+
+type ServeDb = Db<RtEnv, AnyNamespace>;
+type RedisServer = Server<RtEnv, AnyNamespace>;
+
+#[derive(Args, Debug)]
+pub(crate) struct ServeOptions {
+    #[command(flatten)]
+    server: ServerOptions,
+    /// The namespace of the store: `file:PATH`, `file:PATH?size=64G`, `blk:/dev/NAME` or `mem:SIZE`.
+    #[arg(long, value_name = "URL", default_value = "file:boson.data")]
+    store: Spelled<NamespaceAddress>,
+    /// When a write is acknowledged: `none`, `interval:MS` (what is older than that survives a crash) or `sync`.
+    #[arg(long, value_name = "WHEN", default_value = "interval:1000")]
+    durability: Spelled<DurabilityArgument>,
+    /// Clients must give the password in the first line of this file.
+    #[arg(long, value_name = "FILE")]
+    password_file: Option<PathBuf>,
+    /// Answer `GET /metrics` here, in Prometheus's text format, over the kernel's network.
+    #[arg(long, value_name = "ADDR:PORT")]
+    metrics: Option<SocketAddr>,
+    /// Make a new store even if the namespace holds something else. What it held is lost.
+    #[arg(long)]
+    format: bool,
+    /// Break a promise on purpose, to see that the tests notice.
+    #[cfg(debug_assertions)]
+    #[arg(long, hide = true, value_name = "DEFECT")]
+    sabotage: Option<String>,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct DurabilityArgument(Durability);
+
+impl FromStr for DurabilityArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        let durability = match text.split_once(':') {
+            None if text == "none" => Durability::None,
+            None if text == "sync" => Durability::Sync,
+            Some(("interval", millis)) => match millis.parse() {
+                Ok(millis @ 1..=3_600_000) => Durability::Interval(Duration::from_millis(millis)),
+                _ => return Err(format!("`{millis}` is no number of milliseconds from 1 to 3600000")),
+            },
+            _ => return Err("write none, interval:MS (such as interval:1000) or sync".to_owned()),
+        };
+        Ok(Self(durability))
+    }
+}
+
+pub(crate) fn run(options: &ServeOptions) -> Result<()> {
+    // Before any thread starts: they inherit the blocked signals.
+    let signals = Signals::new()?;
+    let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
+    let Some(first) = configs.next() else { return Ok(()) };
+    let password = options.password_file.as_deref().map(read_password).transpose()?;
+    let core = Core::new(&first)?;
+    core.block_on(serve(options, &signals, &first, configs.collect(), password))?
+}
+
+fn read_password(path: &Path) -> Result<Vec<u8>> {
+    let failed = |reason: String| {
+        Err(Error::new(ErrorKind::InvalidInput, "read password")
+            .at(path.display().to_string())
+            .because(reason))
+    };
+    let mut text = match std::fs::read(path) {
+        Ok(text) => text,
+        Err(error) => return failed(error.to_string()),
+    };
+    let end = text.iter().position(|&byte| byte == b'\n' || byte == b'\r').unwrap_or(text.len());
+    text.truncate(end);
+    if text.is_empty() {
+        failed("its first line is empty: write the password there".to_owned())
+    } else {
+        Ok(text)
+    }
+}
+
+async fn serve(
+    options: &ServeOptions,
+    signals: &Signals,
+    first: &CoreConfig,
+    further: Vec<CoreConfig>,
+    password: Option<Vec<u8>>,
+) -> Result<()> {
+    let net = start::open_net(&options.server)?;
+    let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 6380)));
+    // Listening comes before opening the store: a second server must not wait for recovery to learn that it is one.
+    let listeners = listen
+        .into_iter()
+        .map(|address| start::bind(&net, address, &options.server))
+        .collect::<Result<Vec<_>>>()?;
+    let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect();
+
+    let db = open_store(options).await?;
+    let server = make_server(options, first, db.clone(), &addresses, password)?;
+    drop(rt::spawn("expire keys", redis::expire_keys(Rc::clone(&server))));
+    let mut accepting = Vec::new();
+    for listener in listeners {
+        let server = Rc::clone(&server);
+        accepting.push(rt::spawn("accept", async move { redis::serve(&server, &listener).await }));
+    }
+    let mut cores = Vec::new();
+    for (number, config) in further.into_iter().enumerate() {
+        let core = CoreThread::start(format!("boson-{}", number + 1), config)?;
+        accept_on(&core, &addresses, &server).await?;
+        cores.push(core);
+    }
+    let mut scraped_on = None;
+    if let Some(address) = options.metrics {
+        let listener = TcpListener::bind(&Net::kernel(), address)?;
+        scraped_on = Some(listener.local_addr());
+        let (server, db, net) = (Rc::clone(&server), db.clone(), net.clone());
+        drop(rt::spawn("metrics", metrics::serve(listener, move || collect(&server, &db, &net))));
+    }
+    println!("{}", start_line(options, &addresses, scraped_on));
+
+    let asked_to_end = wait_for_the_end(signals, &server).await;
+    server.request_shutdown();
+    for task in accepting {
+        if let Ok(Err(error)) = task.await {
+            warn!("accepting connections ended: {error}");
+        }
+    }
+    drop(cores);
+    info!("closing the store");
+    db.close().await?;
+    asked_to_end
+}
+
+async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
+    let namespace = AnyNamespace::open(&options.store.value).await?;
+    let mut identity = [0; 16];
+    rt::fill_random(&mut identity);
+    let mut store = Options::new(identity);
+    store.format = options.format;
+    store.durability = options.durability.value.0;
+    #[cfg(debug_assertions)]
+    if let Some(defect) = &options.sabotage {
+        store.sabotage = defect_named(defect)?;
+    }
+    let size_bytes = namespace.size_bytes();
+    let opening = Db::open(RtEnv, namespace, store);
+    let db = with_progress(opening, size_bytes).await?;
+    Ok(db)
+}
+
+/// Says now and then that a store is still being opened.
+async fn with_progress<F: Future>(opening: F, size_bytes: u64) -> F::Output {
+    let started = rt::now();
+    let reporter = rt::spawn("progress", async move {
+        loop {
+            rt::sleep(Duration::from_secs(2)).await;
+            let waited = (rt::now() - started).as_secs();
+            info!("opening the store ({} MiB), {waited} s so far: replaying its log", size_bytes >> 20);
+        }
+    });
+    let opened = opening.await;
+    reporter.cancel();
+    opened
+}
+
+#[cfg(debug_assertions)]
+fn defect_named(name: &str) -> Result<boson::store::Sabotage> {
+    use boson::store::Sabotage;
+    match name {
+        "ack-at-once" => Ok(Sabotage::AckAtOnce),
+        _ => Err(Error::new(ErrorKind::InvalidInput, "sabotage").at(name.to_owned())),
+    }
+}
+
+fn make_server(
+    options: &ServeOptions,
+    first: &CoreConfig,
+    db: ServeDb,
+    addresses: &[SocketAddr],
+    password: Option<Vec<u8>>,
+) -> Result<Rc<RedisServer>> {
+    let mut seed = [0; 32];
+    rt::fill_random(&mut seed);
+    let limits = Limits { max_clients: options.server.max_connections, ..Limits::default() };
+    let config = Config {
+        limits,
+        password,
+        port: addresses.first().map_or(0, SocketAddr::port),
+        seed,
+        process_id: std::process::id(),
+        appendfsync: match options.durability.value.0 {
+            Durability::Sync => "always",
+            Durability::Interval(_) => "everysec",
+            Durability::None => "no",
+        },
+    };
+    Ok(Server::new(RtEnv, Keyspace::new(db)?, Arc::clone(&first.clock), config))
+}
+
+thread_local! {
+    /// The first core's server, for connections that other cores accepted.
+    static SERVER: RefCell<Option<Rc<RedisServer>>> = const { RefCell::new(None) };
+}
+
+/// Has another core accept connections on the same addresses of the kernel. It reads and writes their sockets; commands run
+/// on this core, which owns the store.
+async fn accept_on(core: &CoreThread, addresses: &[SocketAddr], server: &Rc<RedisServer>) -> Result<()> {
+    SERVER.with_borrow_mut(|slot| *slot = Some(Rc::clone(server)));
+    for &address in addresses {
+        let first = rt::handle();
+        let bound = core.handle().spawn("listen", move || async move {
+            let listener = TcpListener::bind_shared(&Net::kernel(), address)?;
+            drop(rt::spawn("accept", accept_for(listener, first)));
+            Ok::<_, Error>(())
+        });
+        bound.await.map_err(|error| start::core_ended(&error))??;
+    }
+    Ok(())
+}
+
+async fn accept_for(listener: TcpListener, first: Handle) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let remote = RemoteStream::lend(stream);
+                drop(first.spawn("connection of another core", move || async move {
+                    let server = SERVER.with_borrow(Clone::clone);
+                    if let Some(server) = server {
+                        redis::serve_connection(server, remote.into()).await;
+                    }
+                }));
+            }
+            Err(error) => {
+                warn!("accepting on {} failed, trying again: {error}", listener.local_addr());
+                rt::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    }
+}
+
+/// Waits for SIGTERM, SIGINT or SHUTDOWN.
+async fn wait_for_the_end(signals: &Signals, server: &Rc<RedisServer>) -> Result<()> {
+    let mut signal = std::pin::pin!(signals.next());
+    let mut shutdown = std::pin::pin!(server.shutdown_requested());
+    std::future::poll_fn(|cx| {
+        if let std::task::Poll::Ready(signal) = signal.as_mut().poll(cx) {
+            match &signal {
+                Ok(signal) => info!("{signal:?}: ending"),
+                Err(error) => error!("{error}: ending"),
+            }
+            return std::task::Poll::Ready(signal.map(drop));
+        }
+        shutdown.as_mut().poll(cx).map(|()| {
+            info!("SHUTDOWN: ending");
+            Ok(())
+        })
+    })
+    .await
+}
+
+fn start_line(options: &ServeOptions, addresses: &[SocketAddr], scraped_on: Option<SocketAddr>) -> String {
+    let metrics = scraped_on.map_or_else(String::new, |address| format!(" | metrics on {address}"));
+    format!(
+        "boson {}: listening on {} | network {} | store {} | durability {} | cores {}{metrics}",
+        env!("CARGO_PKG_VERSION"),
+        start::join(addresses),
+        options.server.net,
+        options.store,
+        options.durability,
+        start::describe_cores(options.server.cores.as_ref()),
+    )
+}
+
+fn collect(server: &RedisServer, db: &ServeDb, net: &Net) -> Vec<Metric> {
+    let counter = |name, help, value| Metric { name, help, kind: Kind::Counter, value };
+    let gauge = |name, help, value| Metric { name, help, kind: Kind::Gauge, value };
+    let (redis, store, core) = (server.stats(), db.stats(), rt::stats());
+    let mut metrics = vec![
+        counter("commands_total", "Redis commands run.", redis.commands.get()),
+        counter("command_errors_total", "Error replies.", redis.errors.get()),
+        counter("connections_total", "Connections accepted.", redis.connections.get()),
+        counter(
+            "connections_rejected_total",
+            "Connections over the limit.",
+            redis.rejected_connections.get(),
+        ),
+        gauge("connections", "Connections open.", server.client_count() as u64),
+        counter("received_bytes_total", "Bytes received from clients.", redis.input_bytes.get()),
+        counter("sent_bytes_total", "Bytes sent to clients.", redis.output_bytes.get()),
+        gauge("store_size_bytes", "Size of the namespace.", store.size_bytes),
+        gauge("store_free_bytes", "Bytes of the namespace that hold nothing.", store.free_bytes),
+        gauge("store_log_used_bytes", "Bytes of the log since the checkpoint.", store.log_used_bytes),
+        gauge("store_resident_bytes", "Bytes of pages in memory.", store.resident_bytes as u64),
+        counter("store_user_bytes_total", "Bytes of keys and values written.", store.user_bytes),
+        counter("store_log_bytes_total", "Bytes written to the log.", store.log_bytes),
+        counter("store_checkpoint_bytes_total", "Bytes written by checkpoints.", store.checkpoint_bytes),
+        counter("store_checkpoints_total", "Checkpoints.", store.checkpoints),
+        counter("store_flushes_total", "Flushes of the namespace.", store.flushes),
+        counter("store_page_loads_total", "Pages read from the namespace.", store.page_loads),
+        counter("core_polls_total", "Task polls on the first core.", core.polls),
+        counter("core_parks_total", "Times the first core slept in the kernel.", core.parks),
+        counter("core_ring_enters_total", "System calls on the first core's io_uring.", core.ring_enters),
+        gauge("core_tasks", "Tasks on the first core.", core.tasks as u64),
+    ];
+    if let Some(stack) = net.stack() {
+        let (stack, device) = (stack.stats(), stack.device_stats());
+        metrics.extend([
+            gauge("stack_connections", "Connections of the userspace stack.", stack.connections as u64),
+            counter("stack_syns_dropped_total", "SYNs over the backlog.", stack.syns_dropped_backlog),
+            counter("device_rx_frames_total", "Frames received.", device.rx_frames),
+            counter("device_tx_frames_total", "Frames sent.", device.tx_frames),
+            counter("device_tx_dropped_total", "Frames the device had no room for.", device.tx_dropped),
+            counter("device_rx_errors_total", "Frames the device lost.", device.rx_errors),
+        ]);
+    }
+    metrics
+}

@@ -1,0 +1,84 @@
+//! What every server does first: logging, cores, the network.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use boson::net::address::NetAddress;
+use boson::net::{Net, NetConfig, TcpListener};
+use boson::rt::{CoreConfig, JoinError, MonotonicClock};
+use boson::{Error, ErrorKind, Result};
+use rustix::rand::{GetRandomFlags, getrandom};
+
+use crate::options::{CoreList, ServerOptions};
+
+/// Log lines go to standard error.
+pub(crate) fn log_to_stderr() {
+    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
+}
+
+/// A seed from the kernel's generator: this and the clock are where randomness and time come into a server.
+pub(crate) fn random_seed() -> Result<[u8; 32]> {
+    let mut seed = [0; 32];
+    let filled = getrandom(&mut seed, GetRandomFlags::empty())
+        .map_err(|errno| Error::os(errno.raw_os_error(), "read random bytes"))?;
+    // Up to 256 bytes come whole or not at all (getrandom(2)).
+    assert_eq!(filled, seed.len());
+    Ok(seed)
+}
+
+/// One configuration per core of `cores`, on one clock; without a list one core that is not pinned.
+pub(crate) fn core_configs(cores: Option<&CoreList>) -> Result<Vec<CoreConfig>> {
+    let clock = Arc::new(MonotonicClock::new());
+    let cpus: Vec<Option<usize>> =
+        cores.map_or_else(|| vec![None], |list| list.0.iter().copied().map(Some).collect());
+    cpus.into_iter()
+        .map(|cpu| {
+            let mut config = CoreConfig::new(Arc::clone(&clock) as _, random_seed()?);
+            config.cpu = cpu;
+            Ok(config)
+        })
+        .collect()
+}
+
+/// The cores as a start-up line names them.
+pub(crate) fn describe_cores(cores: Option<&CoreList>) -> String {
+    match cores {
+        None => "1 (not pinned)".to_owned(),
+        Some(list) => list.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
+    }
+}
+
+/// Opens the network that the options name, on the current core.
+pub(crate) fn open_net(options: &ServerOptions) -> Result<Net> {
+    let cores = options.cores.as_ref().map_or(1, |list| list.0.len());
+    if options.net.value != NetAddress::Kernel && cores > 1 {
+        return Err(Error::new(ErrorKind::Unsupported, "open network")
+            .because("the userspace stack of this version runs on one core: give --cores one CPU"));
+    }
+    let config = NetConfig {
+        seed: random_seed()?,
+        // Room for connections that are refused with a reply, and for those that are ending.
+        max_connections: options.max_connections.saturating_add(1024),
+        eal_arguments: options.eal.clone().unwrap_or_default(),
+    };
+    Net::open(&options.net.value, &config)
+}
+
+/// Listens on `address`, in a way that lets further cores listen there too if there are any.
+pub(crate) fn bind(net: &Net, address: SocketAddr, options: &ServerOptions) -> Result<TcpListener> {
+    if options.cores.as_ref().is_some_and(|list| list.0.len() > 1) {
+        TcpListener::bind_shared(net, address)
+    } else {
+        TcpListener::bind(net, address)
+    }
+}
+
+/// Addresses as a start-up line names them.
+pub(crate) fn join(addresses: &[SocketAddr]) -> String {
+    addresses.iter().map(ToString::to_string).collect::<Vec<_>>().join(", ")
+}
+
+/// A core's thread ended or panicked while it was needed.
+pub(crate) fn core_ended(error: &JoinError) -> Error {
+    Error::new(ErrorKind::Cancelled, "use another core").because(error.to_string())
+}

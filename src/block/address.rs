@@ -1,0 +1,155 @@
+//! Addresses of namespaces, as the command line and configurations give them.
+
+use std::fmt;
+use std::path::PathBuf;
+use std::str::FromStr;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE` or `blk:/dev/NAME`.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum NamespaceAddress {
+    /// Memory of this process, of this many bytes; gone when it ends.
+    Memory {
+        /// The size in bytes.
+        size_bytes: u64,
+    },
+    /// A file. Grows as needed without a size.
+    File {
+        /// Where it is; made if it does not exist.
+        path: PathBuf,
+        /// Its fixed size in bytes.
+        size_bytes: Option<u64>,
+    },
+    /// A block device.
+    Block {
+        /// The device's node.
+        path: PathBuf,
+    },
+}
+
+fn invalid(address: &str, detail: impl Into<String>) -> Error {
+    Error::new(ErrorKind::InvalidInput, "parse namespace address")
+        .at(format!("`{address}`"))
+        .because(detail.into())
+}
+
+impl FromStr for NamespaceAddress {
+    type Err = Error;
+
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and [`Unsupported`](ErrorKind::Unsupported) for a
+    /// backend that this build does not have, each with one sentence that says what to write instead.
+    fn from_str(address: &str) -> Result<Self> {
+        let Some((scheme, rest)) = address.split_once(':') else {
+            return Err(invalid(address, "write mem:SIZE, file:PATH or blk:/dev/NAME"));
+        };
+        match scheme {
+            "mem" => {
+                let size_bytes = parse_size(rest)
+                    .ok_or_else(|| invalid(address, "after mem: comes a size such as 64M or 2G"))?;
+                Ok(Self::Memory { size_bytes })
+            }
+            "file" => parse_file(address, rest),
+            "blk" if rest.starts_with('/') => Ok(Self::Block { path: rest.into() }),
+            "blk" => {
+                Err(invalid(address, "after blk: comes the path of a block device such as /dev/nvme0n1"))
+            }
+            "ng" | "spdk" | "nvme" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
+                .at(format!("`{address}`"))
+                .because(format!(
+                    "{scheme}: is not built into this version; use blk:/dev/NAME for a raw device"
+                ))),
+            _ => Err(invalid(
+                address,
+                format!("`{scheme}:` is no backend; write mem:SIZE, file:PATH or blk:/dev/NAME"),
+            )),
+        }
+    }
+}
+
+fn parse_file(address: &str, rest: &str) -> Result<NamespaceAddress> {
+    let (path, query) = rest.split_once('?').map_or((rest, None), |(path, query)| (path, Some(query)));
+    if path.is_empty() {
+        return Err(invalid(address, "after file: comes a path"));
+    }
+    let mut size_bytes = None;
+    for option in query.into_iter().flat_map(|query| query.split('&')) {
+        match option.split_once('=') {
+            Some(("size", size)) => {
+                let size = parse_size(size).ok_or_else(|| {
+                    invalid(address, format!("`{size}` is no size; write one such as 64M or 2G"))
+                })?;
+                size_bytes = Some(size);
+            }
+            _ => return Err(invalid(address, format!("`{option}` is no option; file: knows size=SIZE"))),
+        }
+    }
+    Ok(NamespaceAddress::File { path: path.into(), size_bytes })
+}
+
+/// Parses a number of bytes with an optional binary suffix: `4096`, `64K`, `16M`, `2G`, `1T`, also with `B` or `iB` after it.
+pub fn parse_size(text: &str) -> Option<u64> {
+    let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
+    let (number, suffix) = text.split_at(digits);
+    let shift = match suffix.trim_end_matches("iB").trim_end_matches('B') {
+        "" => 0,
+        "K" | "k" => 10,
+        "M" | "m" => 20,
+        "G" | "g" => 30,
+        "T" | "t" => 40,
+        _ => return None,
+    };
+    number.parse::<u64>().ok()?.checked_mul(1 << shift)
+}
+
+impl fmt::Display for NamespaceAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Memory { size_bytes } => write!(f, "mem:{size_bytes}"),
+            Self::File { path, size_bytes: None } => write!(f, "file:{}", path.display()),
+            Self::File { path, size_bytes: Some(size) } => write!(f, "file:{}?size={size}", path.display()),
+            Self::Block { path } => write!(f, "blk:{}", path.display()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_parse_and_display() {
+        for (text, shown) in [
+            ("mem:64M", "mem:67108864"),
+            ("file:boson.data", "file:boson.data"),
+            ("file:/a/b:c?size=2G", "file:/a/b:c?size=2147483648"),
+            ("blk:/dev/loop0", "blk:/dev/loop0"),
+        ] {
+            let address: NamespaceAddress = text.parse().expect(text);
+            assert_eq!(address.to_string(), shown);
+            assert_eq!(shown.parse::<NamespaceAddress>().expect(shown), address);
+        }
+    }
+
+    #[test]
+    fn bad_addresses_say_what_to_write() {
+        for (text, part) in [
+            ("boson.data", "file:PATH"),
+            ("mem:", "a size such as"),
+            ("mem:12X", "a size such as"),
+            ("mem:99999999999T", "a size such as"),
+            ("file:", "comes a path"),
+            ("file:x?size=big", "`big` is no size"),
+            ("file:x?direct=1", "`direct=1` is no option"),
+            ("blk:sda", "the path of a block device"),
+            ("spdk:pcie/0000:04:00.0/1", "not built into this version"),
+            ("disk:/dev/sda", "is no backend"),
+        ] {
+            let error = text.parse::<NamespaceAddress>().expect_err(text).to_string();
+            assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+}

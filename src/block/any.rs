@@ -1,0 +1,89 @@
+//! Whichever kind of namespace an address names.
+
+use super::{MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo, UringNamespace};
+use crate::error::{BufResult, Result};
+use crate::mem::DmaBuf;
+
+/// The block size of memory, in bytes: that of most devices.
+const MEMORY_BLOCK_BYTES: u32 = 4096;
+
+/// A namespace of a kind that was chosen at run time.
+#[derive(Clone, Debug)]
+pub enum AnyNamespace {
+    /// `mem:`
+    Memory(MemoryNamespace),
+    /// `file:` and `blk:`
+    Uring(UringNamespace),
+}
+
+impl AnyNamespace {
+    /// Opens what `address` names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MemoryNamespace::new`], [`UringNamespace::open_file`] and [`UringNamespace::open_block_device`].
+    pub async fn open(address: &NamespaceAddress) -> Result<Self> {
+        match address {
+            NamespaceAddress::Memory { size_bytes } => {
+                MemoryNamespace::new(address.to_string(), *size_bytes, MEMORY_BLOCK_BYTES).map(Self::Memory)
+            }
+            NamespaceAddress::File { path, size_bytes } => {
+                UringNamespace::open_file(path, *size_bytes).await.map(Self::Uring)
+            }
+            NamespaceAddress::Block { path } => {
+                UringNamespace::open_block_device(path).await.map(Self::Uring)
+            }
+        }
+    }
+}
+
+impl Namespace for AnyNamespace {
+    fn info(&self) -> &NamespaceInfo {
+        match self {
+            Self::Memory(memory) => memory.info(),
+            Self::Uring(uring) => uring.info(),
+        }
+    }
+
+    fn size_bytes(&self) -> u64 {
+        match self {
+            Self::Memory(memory) => memory.size_bytes(),
+            Self::Uring(uring) => uring.size_bytes(),
+        }
+    }
+
+    async fn read(&self, offset: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
+        match self {
+            Self::Memory(memory) => memory.read(offset, buf).await,
+            Self::Uring(uring) => uring.read(offset, buf).await,
+        }
+    }
+
+    async fn write(&self, offset: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
+        match self {
+            Self::Memory(memory) => memory.write(offset, buf).await,
+            Self::Uring(uring) => uring.write(offset, buf).await,
+        }
+    }
+
+    async fn flush(&self) -> Result<()> {
+        match self {
+            Self::Memory(memory) => memory.flush().await,
+            Self::Uring(uring) => uring.flush().await,
+        }
+    }
+
+    async fn trim(&self, offset: u64, len: u64) -> Result<()> {
+        match self {
+            Self::Memory(memory) => memory.trim(offset, len).await,
+            Self::Uring(uring) => uring.trim(offset, len).await,
+        }
+    }
+
+    async fn grow(&self, size_bytes: u64) -> Result<()> {
+        match self {
+            Self::Memory(memory) => memory.grow(size_bytes).await,
+            Self::Uring(uring) => uring.grow(size_bytes).await,
+        }
+    }
+}

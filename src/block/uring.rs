@@ -1,0 +1,340 @@
+//! Files and block devices as namespaces, with direct I/O through the core's io_uring.
+
+use std::cell::Cell;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::path::Path;
+use std::rc::Rc;
+use std::time::Duration;
+
+use rustix::fs::{FlockOperation, OFlags};
+use rustix::io::Errno;
+use tracing::warn;
+
+use super::{Namespace, NamespaceInfo};
+use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
+use crate::mem::{DmaBuf, IoBuf, Slice};
+use crate::rt::{self, uring};
+
+/// The block size of a file: what every file system's direct I/O accepts.
+const FILE_BLOCK_BYTES: u32 = 4096;
+/// The largest single transfer: well under the kernel's own limit of 2 GiB.
+const MAX_TRANSFER_BYTES: u32 = 16 << 20;
+/// How far a file without a size may grow: the smallest limit of the usual file systems (ext4 with 4 KiB blocks).
+const MAX_FILE_BYTES: u64 = 16 << 40;
+
+/// A file or a block device, locked against other processes for as long as it is open.
+#[derive(Clone, Debug)]
+pub struct UringNamespace(Rc<Shared>);
+
+#[derive(Debug)]
+struct Shared {
+    file: Rc<OwnedFd>,
+    info: NamespaceInfo,
+    size_bytes: Cell<u64>,
+}
+
+impl UringNamespace {
+    /// Opens, or makes, the file at `path`. With `size_bytes` (rounded up to 4 KiB) it has that size for good; without, it
+    /// grows as needed.
+    ///
+    /// Uses direct I/O where the file system has it; otherwise says in the log that writes go through the page cache.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`](ErrorKind::InUse) if another process has it open, [`InvalidInput`](ErrorKind::InvalidInput) if it is not a
+    /// regular file or larger than `size_bytes`, [`NoSpace`](ErrorKind::NoSpace), or the kernel's code.
+    pub async fn open_file(path: &Path, size_bytes: Option<u64>) -> Result<Self> {
+        let name = format!("file:{}", path.display());
+        let (file, direct) =
+            open(path, true, OFlags::empty()).map_err(|error| os_error(&error, "open", &name))?;
+        let metadata = file.metadata().map_err(|error| os_error(&error, "open", &name))?;
+        if !metadata.is_file() {
+            let what = if metadata.file_type().is_block_device() {
+                "it is a block device: write blk: instead of file:"
+            } else {
+                "it is not a regular file"
+            };
+            return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(what));
+        }
+        let file = OwnedFd::from(file);
+        lock(&file, &name).await?;
+        if !direct {
+            warn!(
+                "{name}: this file system has no direct I/O; reads and writes go through the page cache \
+                 (durability is the same, caching is double)"
+            );
+        }
+        let block = u64::from(FILE_BLOCK_BYTES);
+        // A file whose last block is torn (a crash while it grew) counts up to its last whole block.
+        let mut size = metadata.len() / block * block;
+        let max_size_bytes = match size_bytes {
+            Some(wanted) => {
+                let wanted = wanted.checked_next_multiple_of(block).unwrap_or(u64::MAX / block * block);
+                if size > wanted {
+                    return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(format!(
+                        "the file has {size} bytes, more than size={wanted} says: leave out size= or raise it"
+                    )));
+                }
+                if size < wanted {
+                    extend(&file, size, wanted)
+                        .map_err(|errno| Error::os(errno.raw_os_error(), "extend").at(name.clone()))?;
+                    size = wanted;
+                }
+                wanted
+            }
+            None => MAX_FILE_BYTES,
+        };
+        let info = NamespaceInfo {
+            name,
+            size_bytes: size,
+            max_size_bytes,
+            block_size_bytes: FILE_BLOCK_BYTES,
+            max_transfer_bytes: MAX_TRANSFER_BYTES,
+            atomic_write_bytes: 0,
+            volatile_cache: true,
+            trim: true,
+            direct,
+        };
+        Ok(Self(Rc::new(Shared { file: Rc::new(file), info, size_bytes: Cell::new(size) })))
+    }
+
+    /// Opens the block device at `path`, exclusively.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`](ErrorKind::InUse) if it is mounted or another process has it open,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if it is not a block device, or the kernel's code.
+    pub async fn open_block_device(path: &Path) -> Result<Self> {
+        let name = format!("blk:{}", path.display());
+        let metadata = std::fs::metadata(path).map_err(|error| os_error(&error, "open", &name))?;
+        if !metadata.file_type().is_block_device() {
+            return Err(Error::new(ErrorKind::InvalidInput, "open")
+                .at(name)
+                .because("it is not a block device: for a file write file: instead of blk:"));
+        }
+        // O_EXCL without O_CREAT: the kernel refuses a device that is mounted or held by another exclusive user.
+        let in_use = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
+        let (file, direct) = patiently(in_use, || open(path, false, OFlags::EXCL))
+            .await
+            .map_err(|error| os_error(&error, "open", &name))?;
+        let file = OwnedFd::from(file);
+        lock(&file, &name).await?;
+        let failed = |errno: Errno| Error::os(errno.raw_os_error(), "open").at(name.clone());
+        let block_size_bytes = rustix::fs::ioctl_blksszget(&file).map_err(failed)?;
+        let size_bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
+        let info = NamespaceInfo {
+            name,
+            size_bytes,
+            max_size_bytes: size_bytes,
+            block_size_bytes,
+            max_transfer_bytes: MAX_TRANSFER_BYTES,
+            // The kernel promises nothing about power failure for a device of unknown make.
+            atomic_write_bytes: 0,
+            volatile_cache: true,
+            trim: true,
+            direct,
+        };
+        Ok(Self(Rc::new(Shared { file: Rc::new(file), info, size_bytes: Cell::new(size_bytes) })))
+    }
+
+    fn check(&self, operation: &'static str, offset: u64, len: u64) -> Result<()> {
+        let shared = &*self.0;
+        let block = u64::from(shared.info.block_size_bytes);
+        let size = shared.size_bytes.get();
+        let wrong = if !offset.is_multiple_of(block) || !len.is_multiple_of(block) {
+            format!("{len} bytes are not whole blocks of {block} bytes")
+        } else if offset.checked_add(len).is_none_or(|end| end > size) {
+            format!("{len} bytes reach past the end at {size}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidInput, operation).at(shared.place(offset)).because(wrong))
+    }
+}
+
+impl Shared {
+    fn place(&self, offset: u64) -> String {
+        format!("{} offset {offset}", self.info.name)
+    }
+
+    fn failed(&self, error: &io::Error, operation: &'static str, offset: u64) -> Error {
+        os_error(error, operation, &self.place(offset))
+    }
+}
+
+impl Namespace for UringNamespace {
+    fn info(&self) -> &NamespaceInfo {
+        &self.0.info
+    }
+
+    fn size_bytes(&self) -> u64 {
+        self.0.size_bytes.get()
+    }
+
+    async fn read(&self, offset: u64, mut buf: DmaBuf) -> BufResult<(), DmaBuf> {
+        if let Err(error) = self.check("read", offset, buf.len() as u64) {
+            return (Err(error), buf);
+        }
+        let len = buf.len();
+        let mut done = 0;
+        while done < len {
+            let at = offset + done as u64;
+            let (result, part) = uring::read_at(&self.0.file, at, buf.slice(done..len)).await;
+            buf = Slice::into_inner(part);
+            match result {
+                Ok(0) => {
+                    let error = Error::new(ErrorKind::Corrupt, "read")
+                        .at(self.0.place(at))
+                        .because("the file ends here: it was shortened while it was open");
+                    return (Err(error), buf);
+                }
+                Ok(read) => done += read as usize,
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => return (Err(self.0.failed(&error, "read", at)), buf),
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    async fn write(&self, offset: u64, mut buf: DmaBuf) -> BufResult<(), DmaBuf> {
+        if let Err(error) = self.check("write", offset, buf.len() as u64) {
+            return (Err(error), buf);
+        }
+        let len = buf.len();
+        let mut done = 0;
+        while done < len {
+            let at = offset + done as u64;
+            let (result, part) = uring::write_at(&self.0.file, at, buf.slice(done..len)).await;
+            buf = Slice::into_inner(part);
+            match result {
+                Ok(0) => {
+                    let error =
+                        Error::os(libc::ENOSPC, "write").at(self.0.place(at)).outcome_is(Outcome::Unknown);
+                    return (Err(error), buf);
+                }
+                Ok(written) => done += written as usize,
+                Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+                Err(error) => {
+                    return (Err(self.0.failed(&error, "write", at).outcome_is(Outcome::Unknown)), buf);
+                }
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    async fn flush(&self) -> Result<()> {
+        uring::fsync(&self.0.file)
+            .await
+            .map_err(|error| os_error(&error, "flush", &self.0.info.name).outcome_is(Outcome::Unknown))
+    }
+
+    async fn trim(&self, offset: u64, len: u64) -> Result<()> {
+        self.check("trim", offset, len)?;
+        let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
+        match uring::fallocate(&self.0.file, mode, offset, len).await {
+            Ok(()) => Ok(()),
+            // A hint that the device or the file system does not take.
+            Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV)) => Ok(()),
+            Err(error) => Err(self.0.failed(&error, "trim", offset)),
+        }
+    }
+
+    async fn grow(&self, size_bytes: u64) -> Result<()> {
+        let shared = &*self.0;
+        let from = shared.size_bytes.get();
+        let block = u64::from(shared.info.block_size_bytes);
+        let to = size_bytes.checked_next_multiple_of(block).unwrap_or(u64::MAX);
+        if to <= from {
+            return Ok(());
+        }
+        if to > shared.info.max_size_bytes {
+            return Err(Error::new(ErrorKind::NoSpace, "grow")
+                .at(shared.info.name.clone())
+                .because(format!("it cannot grow beyond {} bytes", shared.info.max_size_bytes)));
+        }
+        match uring::fallocate(&shared.file, 0, from, to - from).await {
+            Ok(()) => {}
+            // A file system that cannot reserve space: a sparse end will do.
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
+                rustix::fs::ftruncate(&shared.file, to)
+                    .map_err(|errno| Error::os(errno.raw_os_error(), "grow").at(shared.info.name.clone()))?;
+            }
+            Err(error) => return Err(os_error(&error, "grow", &shared.info.name)),
+        }
+        shared.size_bytes.set(shared.size_bytes.get().max(to));
+        Ok(())
+    }
+}
+
+/// Opens for reading and writing, with direct I/O if it can be had; says whether it could.
+fn open(path: &Path, create: bool, flags: OFlags) -> io::Result<(std::fs::File, bool)> {
+    let flags = flags | OFlags::CLOEXEC;
+    let with = |flags: OFlags| {
+        let flags = flags.bits().cast_signed();
+        OpenOptions::new()
+            .read(true)
+            .write(true)
+            .create(create)
+            .truncate(false)
+            .custom_flags(flags)
+            .open(path)
+    };
+    match with(flags | OFlags::DIRECT) {
+        Ok(file) => Ok((file, true)),
+        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((with(flags)?, false)),
+        Err(error) => Err(error),
+    }
+}
+
+async fn lock(file: &OwnedFd, name: &str) -> Result<()> {
+    let locked = patiently(
+        |errno: &Errno| *errno == Errno::WOULDBLOCK,
+        || rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive),
+    );
+    locked.await.map_err(|errno| match errno {
+        Errno::WOULDBLOCK => Error::new(ErrorKind::InUse, "open")
+            .at(name.to_owned())
+            .because("another process has it open: stop that one first, or use another namespace"),
+        errno => Error::os(errno.raw_os_error(), "lock").at(name.to_owned()),
+    })
+}
+
+/// How long to wait for a namespace that is in use. The kernel tears down the io_uring of a killed process, and with it the
+/// process's hold on its files, only some time after the process is gone; a supervisor may have restarted it by then.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
+const IN_USE_RETRY: Duration = Duration::from_millis(5);
+
+async fn patiently<T, E>(
+    in_use: impl Fn(&E) -> bool,
+    mut attempt: impl FnMut() -> Result<T, E>,
+) -> Result<T, E> {
+    let give_up = rt::now() + IN_USE_PATIENCE;
+    loop {
+        match attempt() {
+            Err(error) if in_use(&error) && rt::now() < give_up => rt::sleep(IN_USE_RETRY).await,
+            result => return result,
+        }
+    }
+}
+
+fn extend(file: &OwnedFd, from: u64, to: u64) -> Result<(), Errno> {
+    match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), from, to - from) {
+        Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(file, to),
+        result => result,
+    }
+}
+
+fn os_error(error: &io::Error, operation: &'static str, place: &str) -> Error {
+    let code = error.raw_os_error().unwrap_or(libc::EIO);
+    let described = Error::os(code, operation).at(place.to_owned());
+    match code {
+        libc::EACCES | libc::EPERM => {
+            described.because("permission denied: run as a user who may read and write it")
+        }
+        libc::EBUSY => described.because("it is mounted or in use: unmount it or stop its user first"),
+        _ => described,
+    }
+}

@@ -1,0 +1,252 @@
+//! The kernel's TCP sockets through io_uring.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
+use std::net::{Shutdown, SocketAddr};
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
+
+use crate::error::{BufResult, Error, Outcome, Result};
+use crate::mem::{IoBuf, IoBufMut};
+use crate::rt::sync::Notify;
+use crate::rt::uring;
+
+/// A listening socket.
+#[derive(Debug)]
+pub(super) struct KernelListener {
+    socket: Rc<OwnedFd>,
+    local: SocketAddr,
+    /// Connections that were accepted for a future that was dropped.
+    stash: Rc<RefCell<VecDeque<OwnedFd>>>,
+}
+
+impl KernelListener {
+    /// Binds with `SO_REUSEADDR`, and with `SO_REUSEPORT` if `shared` so that each core can have a listener of its own.
+    pub(super) fn bind(address: SocketAddr, backlog: i32, shared: bool) -> Result<Self> {
+        let failed = |operation: &'static str| {
+            move |errno: Errno| Error::os(errno.raw_os_error(), operation).at(address.to_string())
+        };
+        let socket = new_socket(&address).map_err(failed("open a socket for"))?;
+        sockopt::set_socket_reuseaddr(&socket, true).map_err(failed("listen on"))?;
+        if shared {
+            sockopt::set_socket_reuseport(&socket, true).map_err(failed("listen on"))?;
+        }
+        rustix::net::bind(&socket, &address).map_err(failed("listen on"))?;
+        rustix::net::listen(&socket, backlog).map_err(failed("listen on"))?;
+        let local = local_address(&socket)?;
+        Ok(Self { socket: Rc::new(socket), local, stash: Rc::default() })
+    }
+
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(super) async fn accept(&self) -> Result<(KernelStream, SocketAddr)> {
+        let stashed = self.stash.borrow_mut().pop_front();
+        let socket = match stashed {
+            Some(socket) => socket,
+            None => {
+                let stash = Rc::clone(&self.stash);
+                let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
+                uring::accept(&self.socket, keep).await.map_err(|error| from_io(&error, "accept"))?
+            }
+        };
+        let peer = peer_address(&socket)?;
+        let stream = KernelStream::from_connected(socket, self.local, peer)?;
+        Ok((stream, peer))
+    }
+}
+
+/// A connected socket.
+#[derive(Debug)]
+pub(super) struct KernelStream {
+    socket: Rc<OwnedFd>,
+    local: SocketAddr,
+    peer: SocketAddr,
+    inbound: Rc<Inbound>,
+}
+
+/// What was received for reads that were dropped before they could take it.
+#[derive(Debug, Default)]
+struct Inbound {
+    unread: RefCell<Unread>,
+    /// Dropped reads whose outcome is not known yet. The next read waits for them, to keep the bytes in order.
+    pending: Cell<usize>,
+    settled: Notify,
+}
+
+#[derive(Debug, Default)]
+struct Unread {
+    bytes: VecDeque<u8>,
+    /// The end of the stream or an error comes after `bytes`.
+    end: Option<Option<i32>>,
+}
+
+impl Inbound {
+    fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
+        let mut unread = self.unread.borrow_mut();
+        match result {
+            // Of a buffer that held something before, only the first `len` bytes are new.
+            Ok(0) => unread.end = Some(None),
+            Ok(len) => unread.bytes.extend(&bytes[..len as usize]),
+            Err(error) => match error.raw_os_error() {
+                Some(libc::ECANCELED | libc::EINTR) => {}
+                code => unread.end = Some(Some(code.unwrap_or(libc::EIO))),
+            },
+        }
+        drop(unread);
+        self.pending.set(self.pending.get() - 1);
+        self.settled.notify_all();
+    }
+
+    /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
+    fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
+        let mut unread = self.unread.borrow_mut();
+        if !unread.bytes.is_empty() {
+            let (front, _) = unread.bytes.as_slices();
+            let len = fill(front);
+            unread.bytes.drain(..len);
+            return Some(Ok(len));
+        }
+        unread.end.map(|end| end.map_or(Ok(0), |code| Err(Error::os(code, "read"))))
+    }
+}
+
+/// Counts a read that is in flight as pending when its future is dropped.
+struct ReadGuard<'a>(Option<&'a Inbound>);
+
+impl Drop for ReadGuard<'_> {
+    fn drop(&mut self) {
+        if let Some(inbound) = self.0 {
+            inbound.pending.set(inbound.pending.get() + 1);
+        }
+    }
+}
+
+impl KernelStream {
+    fn from_connected(socket: OwnedFd, local: SocketAddr, peer: SocketAddr) -> Result<Self> {
+        sockopt::set_tcp_nodelay(&socket, true)
+            .map_err(|errno| Error::os(errno.raw_os_error(), "set TCP_NODELAY").at(peer.to_string()))?;
+        Ok(Self { socket: Rc::new(socket), local, peer, inbound: Rc::default() })
+    }
+
+    pub(super) async fn connect(address: SocketAddr) -> Result<Self> {
+        let failed = |code: i32| Error::os(code, "connect to").at(address.to_string());
+        let socket = Rc::new(new_socket(&address).map_err(|errno| failed(errno.raw_os_error()))?);
+        uring::connect(&socket, &address)
+            .await
+            .map_err(|error| failed(error.raw_os_error().unwrap_or(libc::EIO)))?;
+        let socket = Rc::into_inner(socket).expect("the finished connect gave its reference back");
+        let local = local_address(&socket)?;
+        Self::from_connected(socket, local, address)
+    }
+
+    pub(super) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(super) fn peer_addr(&self) -> SocketAddr {
+        self.peer
+    }
+
+    pub(super) async fn read<B: IoBufMut>(&self, mut buf: B) -> BufResult<usize, B> {
+        while self.inbound.pending.get() > 0 {
+            self.inbound.settled.notified().await;
+        }
+        if let Some(result) = self.inbound.take(|bytes| buf.fill_from(bytes)) {
+            return (result, buf);
+        }
+        let inbound = Rc::clone(&self.inbound);
+        let keep = move |result: io::Result<u32>, buf: B| inbound.keep(result, buf.as_slice());
+        let mut operation = uring::recv(&self.socket, buf, keep);
+        // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
+        let mut guard = ReadGuard(None);
+        let (result, buf) = std::future::poll_fn(|cx| {
+            let polled = std::pin::Pin::new(&mut operation).poll(cx);
+            guard.0 = polled.is_pending().then_some(&self.inbound);
+            polled
+        })
+        .await;
+        (result.map(|len| len as usize).map_err(|error| from_io(&error, "read")), buf)
+    }
+
+    pub(super) async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
+        let (result, buf) = uring::send(&self.socket, buf).await;
+        let result = result
+            .map(|len| len as usize)
+            .map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown));
+        (result, buf)
+    }
+
+    /// Reads what is there without waiting.
+    pub(super) fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+        if self.inbound.pending.get() > 0 {
+            return Ok(None);
+        }
+        let stashed = self.inbound.take(|bytes| {
+            let len = bytes.len().min(buf.len());
+            buf[..len].copy_from_slice(&bytes[..len]);
+            len
+        });
+        if let Some(result) = stashed {
+            return result.map(Some);
+        }
+        match rustix::net::recv(&self.socket, buf, RecvFlags::DONTWAIT) {
+            Ok((len, _)) => Ok(Some(len)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(Error::os(errno.raw_os_error(), "read")),
+        }
+    }
+
+    /// Writes what there is room for without waiting.
+    pub(super) fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
+        match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
+            Ok(len) => Ok(Some(len)),
+            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+            Err(errno) => Err(Error::os(errno.raw_os_error(), "write").outcome_is(Outcome::Unknown)),
+        }
+    }
+
+    pub(super) fn shutdown(&self, how: Shutdown) -> Result<()> {
+        let how = match how {
+            Shutdown::Read => rustix::net::Shutdown::Read,
+            Shutdown::Write => rustix::net::Shutdown::Write,
+            Shutdown::Both => rustix::net::Shutdown::Both,
+        };
+        rustix::net::shutdown(&self.socket, how)
+            .map_err(|errno| Error::os(errno.raw_os_error(), "shut down").at(self.peer.to_string()))
+    }
+
+    /// Makes the close that follows a reset: what was not sent yet is thrown away.
+    pub(super) fn abort(&self) {
+        // If it fails the close is a graceful one, which also ends the connection.
+        let _ = sockopt::set_socket_linger(&self.socket, Some(std::time::Duration::ZERO));
+        let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
+    }
+}
+
+fn new_socket(address: &SocketAddr) -> Result<OwnedFd, Errno> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
+}
+
+fn local_address(socket: &OwnedFd) -> Result<SocketAddr> {
+    let address = rustix::net::getsockname(socket)
+        .map_err(|errno| Error::os(errno.raw_os_error(), "read the local address"))?;
+    SocketAddr::try_from(address).map_err(|errno| Error::os(errno.raw_os_error(), "read the local address"))
+}
+
+fn peer_address(socket: &OwnedFd) -> Result<SocketAddr> {
+    let missing = |errno: Errno| Error::os(errno.raw_os_error(), "read the peer's address");
+    let address =
+        rustix::net::getpeername(socket).map_err(missing)?.ok_or_else(|| missing(Errno::NOTCONN))?;
+    SocketAddr::try_from(address).map_err(missing)
+}
+
+fn from_io(error: &io::Error, operation: &'static str) -> Error {
+    Error::os(error.raw_os_error().unwrap_or(libc::EIO), operation)
+}

@@ -1,0 +1,190 @@
+//! The userspace TCP/IP stack: connections of one core over one queue pair of a [`PacketDevice`].
+//!
+//! The TCP state machine is smoltcp's. Around it stands what smoltcp leaves to its user:
+//!
+//! - **Lookup.** Every connection has a socket set of its own, found by a keyed hash of its 4-tuple; a frame touches the
+//!   connection it belongs to and no other. What a connection costs does not depend on how many there are.
+//! - **Listening.** A SYN to a listening port makes a connection, bounded by the listener's backlog and by
+//!   [`StackConfig::max_connections`]; a SYN past either is dropped and counted, and the peer tries again.
+//! - **Ethernet.** ARP and neighbor discovery belong to this module, so that a packet to a neighbor not yet known waits for the
+//!   answer and not for a timer.
+//! - **TIME-WAIT** holds a tuple and two numbers for 30 s, not a socket.
+//! - **Numbers.** Initial sequence numbers and ports come from keyed hashes (RFC 6528, RFC 6056).
+//!
+//! It is not a router, does not reassemble fragments, does not act on ICMP errors (a path with a smaller MTU than the device's needs
+//! [`DeviceInfo::mtu`](crate::net::device::DeviceInfo::mtu) set to it), and does not check its addresses for duplicates.
+//!
+//! Time comes in through [`Poller::poll`], randomness through [`StackConfig::seed`]. Nothing here reads a clock.
+
+mod config;
+mod connection;
+mod connections;
+mod engine;
+mod flow;
+mod frame;
+mod listener;
+mod neighbor;
+mod outbox;
+mod resolution;
+mod socket;
+mod stats;
+mod stream;
+mod tcp_answer;
+mod time_wait;
+mod timers;
+
+#[cfg(test)]
+mod tests;
+
+use std::cell::RefCell;
+use std::fmt;
+use std::rc::Rc;
+use std::task::Waker;
+
+use tracing::error;
+
+pub use config::StackConfig;
+pub use listener::StackListener;
+pub use stats::StackStats;
+pub use stream::StackStream;
+
+use self::engine::Engine;
+use super::device::{DeviceInfo, DeviceStats, PacketDevice};
+use crate::error::Result;
+use crate::rt::{Instant, Park, Poller};
+
+/// A handle to a stack; cheap to clone. Not `Send`: a stack belongs to one core.
+///
+/// Nothing moves unless its [`Stack::poller`] is polled.
+#[derive(Clone)]
+pub struct Stack(Rc<RefCell<Core>>);
+
+struct Core {
+    device: Box<dyn PacketDevice>,
+    engine: Engine,
+    /// Whether the device reported that it will not work again.
+    device_failed: bool,
+}
+
+impl Stack {
+    /// A stack on `device`. `now` is the current time of the clock whose readings the poller will be given.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `config` contradicts itself or the device: see the fields of [`StackConfig`].
+    pub fn new(device: Box<dyn PacketDevice>, config: StackConfig, now: Instant) -> Result<Self> {
+        let engine = Engine::new(config, device.info(), now)?;
+        Ok(Self(Rc::new(RefCell::new(Core { device, engine, device_failed: false }))))
+    }
+
+    /// What moves the stack: a core must poll it. Make one.
+    pub fn poller(&self) -> StackPoller {
+        StackPoller { stack: self.clone(), wakes: Vec::new() }
+    }
+
+    /// Counters and current sizes.
+    pub fn stats(&self) -> StackStats {
+        self.0.borrow().engine.stats()
+    }
+
+    /// The device's counters.
+    pub fn device_stats(&self) -> DeviceStats {
+        self.0.borrow().device.stats()
+    }
+
+    /// The device's description.
+    pub fn device_info(&self) -> DeviceInfo {
+        self.0.borrow().device.info().clone()
+    }
+
+    /// Calls `f` with the engine, then wakes whom `f` made ready, when the engine is no longer borrowed.
+    fn with<R>(&self, f: impl FnOnce(&mut Engine) -> R) -> R {
+        let (result, wakes) = {
+            let mut core = self.0.borrow_mut();
+            let result = f(&mut core.engine);
+            (result, std::mem::take(&mut core.engine.wakes))
+        };
+        for waker in wakes {
+            waker.wake();
+        }
+        result
+    }
+}
+
+impl fmt::Debug for Stack {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Stack").finish_non_exhaustive()
+    }
+}
+
+/// Moves a [`Stack`]: receives a burst, runs timers, lets connections send.
+pub struct StackPoller {
+    stack: Stack,
+    /// Kept between polls so that waking allocates nothing.
+    wakes: Vec<Waker>,
+}
+
+impl fmt::Debug for StackPoller {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StackPoller").finish_non_exhaustive()
+    }
+}
+
+impl Poller for StackPoller {
+    fn name(&self) -> &'static str {
+        "tcp stack"
+    }
+
+    fn poll(&mut self, now: Instant, budget: usize) -> usize {
+        let handled = {
+            let mut core = self.stack.0.borrow_mut();
+            let handled = core.turn(now, budget);
+            std::mem::swap(&mut core.engine.wakes, &mut self.wakes);
+            handled
+        };
+        for waker in self.wakes.drain(..) {
+            waker.wake();
+        }
+        handled
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        self.stack.0.borrow().engine.next_deadline()
+    }
+
+    fn park(&mut self) -> Park {
+        let mut core = self.stack.0.borrow_mut();
+        if core.device_failed {
+            Park::Idle
+        } else if core.engine.has_work() {
+            Park::Spin
+        } else {
+            core.device.park()
+        }
+    }
+}
+
+impl Core {
+    fn turn(&mut self, now: Instant, budget: usize) -> usize {
+        let Self { device, engine, device_failed } = self;
+        engine.begin(now);
+        if *device_failed {
+            return 0;
+        }
+        let mut handled = engine.drain(&mut **device);
+        match device.receive(budget, &mut |frame| engine.ingress(frame)) {
+            Ok(received) => handled += received,
+            Err(cause) => {
+                error!("the network device failed, every connection on it ends: {cause}");
+                *device_failed = true;
+                engine.device_failed();
+                return 0;
+            }
+        }
+        handled += engine.run_timers(budget);
+        handled += engine.drain(&mut **device);
+        handled += engine.egress(&mut **device, budget);
+        device.flush();
+        handled.min(budget)
+    }
+}

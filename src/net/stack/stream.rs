@@ -1,0 +1,178 @@
+//! Connections, as their users see them.
+
+use std::fmt;
+use std::future::poll_fn;
+use std::net::{Shutdown, SocketAddr};
+use std::task::{Context, Poll};
+
+use super::Stack;
+use super::connections::ConnectionId;
+use super::engine::Direction;
+use super::flow::Flow;
+use crate::error::{BufResult, Result};
+use crate::mem::{IoBuf, IoBufMut};
+
+/// A TCP connection of a [`Stack`].
+///
+/// One task may read while another writes. Reading and writing wait for readiness and then copy, so a dropped future neither loses
+/// received bytes nor leaves a write half done.
+///
+/// Dropping it closes gracefully: what was written is still delivered, then FIN, for at most
+/// [`StackConfig::linger`](super::StackConfig::linger). What the peer sends meanwhile is thrown away, and answered with RST once
+/// everything written has arrived.
+///
+/// Errors: `ECONNRESET` ([`Closed`](crate::ErrorKind::Closed)) once the peer reset the connection and everything received before that was read,
+/// `ETIMEDOUT` ([`TimedOut`](crate::ErrorKind::TimedOut)) if it fell silent, `ECONNABORTED` after [`StackStream::abort`], `ENETDOWN` if the
+/// device failed.
+pub struct StackStream {
+    stack: Stack,
+    id: ConnectionId,
+    flow: Flow,
+}
+
+impl StackStream {
+    pub(super) fn new(stack: Stack, id: ConnectionId, flow: Flow) -> Self {
+        Self { stack, id, flow }
+    }
+
+    /// Opens a connection to `peer`. Dropping the future gives it up.
+    ///
+    /// # Errors
+    ///
+    /// `ECONNREFUSED` if nobody listens there, [`TimedOut`](crate::ErrorKind::TimedOut) without an answer, `EHOSTUNREACH` if the next hop does not
+    /// answer ARP or neighbor discovery, `ENETUNREACH` without a route, [`LimitReached`](crate::ErrorKind::LimitReached) if the stack has as many
+    /// connections as it may.
+    pub async fn connect(stack: &Stack, peer: SocketAddr) -> Result<Self> {
+        let (id, flow) = stack.with(|engine| engine.connect(peer))?;
+        let stream = Self::new(stack.clone(), id, flow);
+        poll_fn(|context| stack.with(|engine| engine.poll_connected(id, context))).await?;
+        Ok(stream)
+    }
+
+    /// Reads at least one byte to the front of `buf`, at most as many as it has room for, and returns how many; 0 at the end of
+    /// the stream, or if `buf` has no room.
+    pub async fn read<B: IoBufMut>(&self, mut buf: B) -> BufResult<usize, B> {
+        if buf.bytes_total() == 0 {
+            return (Ok(0), buf);
+        }
+        loop {
+            match self.stack.with(|engine| engine.read(self.id, |bytes| buf.fill_from(bytes))) {
+                Ok(Some(read)) => return (Ok(read), buf),
+                Ok(None) => poll_fn(|context| self.poll_read_ready(context)).await,
+                Err(error) => return (Err(error), buf),
+            }
+        }
+    }
+
+    /// Queues the bytes of `buf`, or as many from its front as there is room for but at least one, and returns how many.
+    ///
+    /// # Errors
+    ///
+    /// Besides those of the type: `EPIPE` after a shutdown of the writing half.
+    pub async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
+        loop {
+            match self.try_write(buf.as_slice()) {
+                Ok(Some(written)) => return (Ok(written), buf),
+                Ok(None) => poll_fn(|context| self.poll_write_ready(context)).await,
+                Err(error) => return (Err(error), buf),
+            }
+        }
+    }
+
+    /// Reads into `buf` what has arrived; `None` if nothing has, `Some(0)` at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// As for the type.
+    pub fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+        if buf.is_empty() {
+            return Ok(Some(0));
+        }
+        let copy = |buf: &mut [u8]| {
+            self.stack.with(|engine| {
+                engine.read(self.id, |bytes| {
+                    let len = bytes.len().min(buf.len());
+                    buf[..len].copy_from_slice(&bytes[..len]);
+                    len
+                })
+            })
+        };
+        match copy(buf)? {
+            // The receive buffer is a ring: the rest may be at its start.
+            Some(first @ 1..) if first < buf.len() => {
+                let second = copy(&mut buf[first..]).ok().flatten().unwrap_or(0);
+                Ok(Some(first + second))
+            }
+            result => Ok(result),
+        }
+    }
+
+    /// Queues as many bytes of `bytes` as there is room for; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`StackStream::write`].
+    pub fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
+        self.stack.with(|engine| engine.write(self.id, bytes))
+    }
+
+    /// Ready when a read would not wait: there are bytes, the end of the stream, or an error.
+    pub fn poll_read_ready(&self, context: &Context<'_>) -> Poll<()> {
+        self.stack.with(|engine| engine.poll_ready(self.id, Direction::Read, context))
+    }
+
+    /// Ready when a write would not wait: there is room, or an error.
+    pub fn poll_write_ready(&self, context: &Context<'_>) -> Poll<()> {
+        self.stack.with(|engine| engine.poll_ready(self.id, Direction::Write, context))
+    }
+
+    /// Ends one direction or both. After `Write` the peer reads what was written and then the end of the stream. After `Read` what arrives
+    /// is thrown away and reads return 0.
+    ///
+    /// # Errors
+    ///
+    /// As for the type.
+    pub fn shutdown(&self, how: Shutdown) -> Result<()> {
+        self.stack.with(|engine| engine.shutdown(self.id, how))
+    }
+
+    /// Whether small writes go out at once (true) or are gathered while earlier ones are under way (false: Nagle's algorithm, RFC 896, the
+    /// default).
+    ///
+    /// # Errors
+    ///
+    /// `ECONNABORTED` if the connection is gone.
+    pub fn set_nodelay(&self, nodelay: bool) -> Result<()> {
+        self.stack.with(|engine| engine.set_nodelay(self.id, nodelay))
+    }
+
+    /// The peer's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        self.flow.remote
+    }
+
+    /// This end's address.
+    pub fn local_addr(&self) -> SocketAddr {
+        self.flow.local
+    }
+
+    /// Resets the connection: the peer gets RST, what was not delivered is lost, reads and writes fail from now on.
+    pub fn abort(&self) {
+        self.stack.with(|engine| engine.abort(self.id));
+    }
+}
+
+impl Drop for StackStream {
+    fn drop(&mut self) {
+        self.stack.with(|engine| engine.release(self.id));
+    }
+}
+
+impl fmt::Debug for StackStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("StackStream")
+            .field("local", &self.flow.local)
+            .field("peer", &self.flow.remote)
+            .finish_non_exhaustive()
+    }
+}

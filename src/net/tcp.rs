@@ -1,0 +1,292 @@
+//! TCP sockets: the same types over the kernel and over the userspace stack.
+
+use std::cell::RefCell;
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+
+use super::device::PacketDevice;
+use super::kernel::{KernelListener, KernelStream};
+use super::remote::RemoteStream;
+use super::stack::{Stack, StackConfig, StackListener, StackStream};
+use crate::error::{BufResult, Error, ErrorKind, Result};
+use crate::mem::{IoBuf, IoBufMut, Slice};
+use crate::rt;
+
+/// An open network, on one core: where listeners are bound and connections are made. Cheap to clone.
+#[derive(Clone, Debug)]
+pub struct Net(NetKind);
+
+#[derive(Clone, Debug)]
+enum NetKind {
+    Kernel,
+    Stack(Stack),
+}
+
+impl Net {
+    /// The kernel's network.
+    pub fn kernel() -> Self {
+        Self(NetKind::Kernel)
+    }
+
+    /// The userspace stack on `device`, polled by the current core from now on for as long as that core lives.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Stack::new`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub fn on_device(device: Box<dyn PacketDevice>, config: StackConfig) -> Result<Self> {
+        let stack = Stack::new(device, config, rt::now())?;
+        rt::register_poller(Rc::new(RefCell::new(stack.poller()))).keep();
+        Ok(Self(NetKind::Stack(stack)))
+    }
+
+    /// The userspace stack, if this is one: for its counters.
+    pub fn stack(&self) -> Option<&Stack> {
+        match &self.0 {
+            NetKind::Kernel => None,
+            NetKind::Stack(stack) => Some(stack),
+        }
+    }
+}
+
+/// A listening TCP socket.
+#[derive(Debug)]
+pub struct TcpListener(ListenerKind);
+
+#[derive(Debug)]
+enum ListenerKind {
+    Kernel(KernelListener),
+    Stack(StackListener),
+}
+
+/// How many connections wait to be accepted before more are refused.
+const BACKLOG: u16 = 4096;
+
+impl TcpListener {
+    /// Listens on `address` of `net`; port 0 takes a free port.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`](ErrorKind::InUse) if something else listens there, otherwise the network's code.
+    pub fn bind(net: &Net, address: SocketAddr) -> Result<Self> {
+        Self::bind_as(net, address, false)
+    }
+
+    /// Like [`TcpListener::bind`], for an address that several cores of this process listen on; connections are spread over
+    /// them.
+    ///
+    /// # Errors
+    ///
+    /// As for `bind`.
+    pub fn bind_shared(net: &Net, address: SocketAddr) -> Result<Self> {
+        Self::bind_as(net, address, true)
+    }
+
+    fn bind_as(net: &Net, address: SocketAddr, shared: bool) -> Result<Self> {
+        let kind = match &net.0 {
+            NetKind::Kernel => ListenerKind::Kernel(KernelListener::bind(address, BACKLOG.into(), shared)?),
+            // A stack belongs to one core: there is nobody to share with.
+            NetKind::Stack(stack) => {
+                ListenerKind::Stack(StackListener::bind(stack, address, BACKLOG.into())?)
+            }
+        };
+        Ok(Self(kind))
+    }
+
+    /// The next connection and the address it comes from. Dropping the future loses no connection.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitReached`](ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
+    pub async fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
+        match &self.0 {
+            ListenerKind::Kernel(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((TcpStream(StreamKind::Kernel(stream)), peer))
+            }
+            ListenerKind::Stack(listener) => {
+                let (stream, peer) = listener.accept().await?;
+                Ok((TcpStream(StreamKind::Stack(stream)), peer))
+            }
+        }
+    }
+
+    /// The address it listens on, with the port that was taken.
+    pub fn local_addr(&self) -> SocketAddr {
+        match &self.0 {
+            ListenerKind::Kernel(listener) => listener.local_addr(),
+            ListenerKind::Stack(listener) => listener.local_addr(),
+        }
+    }
+}
+
+/// A TCP connection.
+///
+/// Reads and writes take their buffer by value and give it back. One task may read while another writes. A dropped read
+/// loses no data: the next one gets it. Small segments are sent at once (`TCP_NODELAY`). Dropping the stream closes it;
+/// what was written is still delivered.
+#[derive(Debug)]
+pub struct TcpStream(StreamKind);
+
+#[derive(Debug)]
+enum StreamKind {
+    Kernel(KernelStream),
+    Stack(StackStream),
+    /// Of another core.
+    Remote(RemoteStream),
+}
+
+/// How much one operation on a stream of another core carries, in bytes.
+const REMOTE_TRANSFER_BYTES: usize = 256 << 10;
+
+impl TcpStream {
+    /// Connects to `address` over `net`.
+    ///
+    /// # Errors
+    ///
+    /// The network's code, such as `ECONNREFUSED`, with the address.
+    pub async fn connect(net: &Net, address: SocketAddr) -> Result<Self> {
+        match &net.0 {
+            NetKind::Kernel => KernelStream::connect(address).await.map(StreamKind::Kernel).map(Self),
+            NetKind::Stack(stack) => {
+                StackStream::connect(stack, address).await.map(StreamKind::Stack).map(Self)
+            }
+        }
+    }
+
+    /// Reads at least one byte into the front of `buf` and returns how many; 0 at the end of the stream.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) after a reset by the peer.
+    pub async fn read<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.read(buf).await,
+            StreamKind::Stack(stream) => stream.read(buf).await,
+            StreamKind::Remote(stream) => {
+                let mut buf = buf;
+                let room = buf.bytes_total().min(REMOTE_TRANSFER_BYTES);
+                let (result, bytes) = stream.read(Vec::with_capacity(room)).await;
+                (result.map(|len| buf.fill_from(&bytes[..len.min(room)])), buf)
+            }
+        }
+    }
+
+    /// Writes at least one byte from the front of `buf` and returns how many.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) if the peer closed or reset the connection.
+    pub async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.write(buf).await,
+            StreamKind::Stack(stream) => stream.write(buf).await,
+            StreamKind::Remote(stream) => {
+                let bytes = buf.as_slice();
+                let part = bytes[..bytes.len().min(REMOTE_TRANSFER_BYTES)].to_vec();
+                (stream.write(part).await.0, buf)
+            }
+        }
+    }
+
+    /// Writes all of `buf`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpStream::write`]; a part may have been written.
+    pub async fn write_all<B: IoBuf>(&self, buf: B) -> BufResult<(), B> {
+        let len = buf.bytes_init();
+        let mut done = 0;
+        let mut buf = buf;
+        while done < len {
+            let (result, part) = self.write(buf.slice(done..len)).await;
+            buf = Slice::into_inner(part);
+            match result {
+                Ok(0) => return (Err(Error::new(ErrorKind::Closed, "write")), buf),
+                Ok(written) => done += written,
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    /// Reads what is there now; `None` if nothing is, and always for a stream of another core.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpStream::read`].
+    pub fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.try_read(buf),
+            StreamKind::Stack(stream) => stream.try_read(buf),
+            // Nothing is on this core without asking the other.
+            StreamKind::Remote(_) => Ok(None),
+        }
+    }
+
+    /// Writes what there is room for now; `None` if there is none, and always for a stream of another core.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpStream::write`].
+    pub fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.try_write(bytes),
+            StreamKind::Stack(stream) => stream.try_write(bytes),
+            StreamKind::Remote(_) => Ok(None),
+        }
+    }
+
+    /// Closes one direction: `Write` sends the end of the stream after what was written, `Read` discards what comes.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) if the connection is gone.
+    pub fn shutdown(&self, how: Shutdown) -> Result<()> {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.shutdown(how),
+            StreamKind::Stack(stream) => stream.shutdown(how),
+            StreamKind::Remote(stream) => {
+                stream.shutdown(how);
+                Ok(())
+            }
+        }
+    }
+
+    /// Ends the connection by a reset: what was not delivered yet is thrown away.
+    pub fn abort(self) {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.abort(),
+            StreamKind::Stack(stream) => stream.abort(),
+            StreamKind::Remote(stream) => stream.abort(),
+        }
+    }
+
+    /// This end's address.
+    pub fn local_addr(&self) -> SocketAddr {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.local_addr(),
+            StreamKind::Stack(stream) => stream.local_addr(),
+            StreamKind::Remote(stream) => stream.local_addr(),
+        }
+    }
+
+    /// The other end's address.
+    pub fn peer_addr(&self) -> SocketAddr {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.peer_addr(),
+            StreamKind::Stack(stream) => stream.peer_addr(),
+            StreamKind::Remote(stream) => stream.peer_addr(),
+        }
+    }
+}
+
+impl From<RemoteStream> for TcpStream {
+    /// A stream of another core behind the same type. Every operation copies its bytes once more.
+    fn from(stream: RemoteStream) -> Self {
+        Self(StreamKind::Remote(stream))
+    }
+}

@@ -1,0 +1,118 @@
+//! What the server knows of each client.
+
+use std::cell::{Cell, RefCell};
+use std::fmt::Write;
+use std::task::Waker;
+
+use super::reply::Protocol;
+use crate::rt::Instant;
+
+/// A connected client, as other clients see it (CLIENT LIST) and reach it (CLIENT KILL).
+#[derive(Debug)]
+pub struct Client {
+    /// Unique as long as the server runs; grows.
+    pub id: u64,
+    /// Its address, as text.
+    pub peer: String,
+    /// The address it connected to, as text.
+    pub local: String,
+    /// When it connected.
+    pub connected_at: Instant,
+    pub(super) name: RefCell<Vec<u8>>,
+    pub(super) library: RefCell<Vec<u8>>,
+    pub(super) library_version: RefCell<Vec<u8>>,
+    pub(super) database: Cell<usize>,
+    pub(super) protocol: Cell<Protocol>,
+    pub(super) authenticated: Cell<bool>,
+    pub(super) no_evict: Cell<bool>,
+    pub(super) last_active: Cell<Instant>,
+    pub(super) last_command: Cell<&'static str>,
+    pub(super) input_bytes: Cell<usize>,
+    pub(super) input_capacity_bytes: Cell<usize>,
+    pub(super) output_bytes: Cell<usize>,
+    killed: Cell<bool>,
+    /// Wakes the connection when it is to end while it waits for the client.
+    waker: RefCell<Option<Waker>>,
+}
+
+impl Client {
+    pub(super) fn new(id: u64, peer: String, local: String, now: Instant, authenticated: bool) -> Self {
+        Self {
+            id,
+            peer,
+            local,
+            connected_at: now,
+            name: RefCell::default(),
+            library: RefCell::default(),
+            library_version: RefCell::default(),
+            database: Cell::new(0),
+            protocol: Cell::default(),
+            authenticated: Cell::new(authenticated),
+            no_evict: Cell::new(false),
+            last_active: Cell::new(now),
+            last_command: Cell::new("NULL"),
+            input_bytes: Cell::new(0),
+            input_capacity_bytes: Cell::new(0),
+            output_bytes: Cell::new(0),
+            killed: Cell::new(false),
+            waker: RefCell::new(None),
+        }
+    }
+
+    /// Ends the connection as soon as it next waits.
+    pub fn kill(&self) {
+        self.killed.set(true);
+        if let Some(waker) = self.waker.borrow_mut().take() {
+            waker.wake();
+        }
+    }
+
+    /// Whether the connection is to end; if not, `waker` is woken when that changes.
+    pub(super) fn poll_killed(&self, waker: &Waker) -> bool {
+        if self.killed.get() {
+            return true;
+        }
+        let mut stored = self.waker.borrow_mut();
+        if !stored.as_ref().is_some_and(|stored| stored.will_wake(waker)) {
+            *stored = Some(waker.clone());
+        }
+        false
+    }
+
+    /// Whether the connection is to end.
+    pub fn is_killed(&self) -> bool {
+        self.killed.get()
+    }
+
+    /// The line of CLIENT LIST and CLIENT INFO, without its end.
+    pub(super) fn describe(&self, now: Instant) -> Vec<u8> {
+        let mut line =
+            format!("id={} addr={} laddr={} fd=-1 name=", self.id, self.peer, self.local).into_bytes();
+        line.extend_from_slice(&self.name.borrow());
+        let buffered = self.input_capacity_bytes.get() + self.output_bytes.get();
+        let mut rest = String::new();
+        // Writing to a String cannot fail.
+        let _ = write!(
+            rest,
+            " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 qbuf={} qbuf-free={} argv-mem=0 multi-mem=0 \
+             rbs=0 rbp=0 obl={} oll=0 omem=0 tot-mem={buffered} events=r cmd={} user=default redir=-1 resp={}",
+            now.saturating_since(self.connected_at).as_secs(),
+            now.saturating_since(self.last_active.get()).as_secs(),
+            if self.no_evict.get() { 'e' } else { 'N' },
+            self.database.get(),
+            self.input_bytes.get(),
+            self.input_capacity_bytes.get().saturating_sub(self.input_bytes.get()),
+            self.output_bytes.get(),
+            self.last_command.get(),
+            self.protocol.get().version(),
+        );
+        line.extend_from_slice(rest.as_bytes());
+        for (name, value) in [(" lib-name=", &self.library), (" lib-ver=", &self.library_version)] {
+            if !value.borrow().is_empty() {
+                line.extend_from_slice(name.as_bytes());
+                line.extend_from_slice(&value.borrow());
+            }
+        }
+        line
+    }
+}

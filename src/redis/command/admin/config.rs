@@ -1,0 +1,180 @@
+//! CONFIG.
+
+use std::borrow::Cow;
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use super::super::super::glob;
+use super::super::super::number::{parse_digits, parse_i64};
+use super::super::super::request::Request;
+use super::super::super::server::{Limits, Server};
+use super::super::{Context, Failure, Outcome};
+use crate::block::Namespace;
+use crate::store::Env;
+
+/// The parameters there are, in the order of their names, and whether CONFIG SET can change them.
+const PARAMETERS: [(&str, bool); 14] = [
+    ("appendfsync", false),
+    ("appendonly", false),
+    ("client-query-buffer-limit", true),
+    ("databases", false),
+    ("hz", false),
+    ("io-threads", false),
+    ("maxclients", true),
+    ("maxmemory", false),
+    ("maxmemory-policy", false),
+    ("port", false),
+    ("proto-max-bulk-len", true),
+    ("requirepass", true),
+    ("save", false),
+    ("timeout", true),
+];
+
+/// The least `proto-max-bulk-len` and `client-query-buffer-limit`, in bytes.
+const MIN_BYTES: usize = 1 << 20;
+
+fn value<E: Env, N: Namespace>(server: &Server<E, N>, name: &str) -> Vec<u8> {
+    let limits = server.limits.get();
+    match name {
+        // The log of the store is what an append-only file is to Redis.
+        "appendonly" => b"yes".to_vec(),
+        "appendfsync" => server.appendfsync.as_bytes().to_vec(),
+        "client-query-buffer-limit" => limits.input_bytes.to_string().into_bytes(),
+        "databases" => super::DATABASES.to_string().into_bytes(),
+        "hz" => b"10".to_vec(),
+        "io-threads" => b"1".to_vec(),
+        "maxclients" => limits.max_clients.to_string().into_bytes(),
+        "maxmemory" => b"0".to_vec(),
+        "maxmemory-policy" => b"noeviction".to_vec(),
+        "port" => server.port.to_string().into_bytes(),
+        "proto-max-bulk-len" => limits.bulk_bytes.to_string().into_bytes(),
+        "requirepass" => server.password.borrow().clone().unwrap_or_default(),
+        "timeout" => limits.idle.unwrap_or_default().as_secs().to_string().into_bytes(),
+        _ => Vec::new(),
+    }
+}
+
+pub(in super::super) fn config_get<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    // A parameter that is named is shown under the name the client gave it, one that a pattern matches under its own.
+    let mut found: Vec<(&[u8], &str)> = Vec::new();
+    let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
+    for asked in request.iter_from(2) {
+        let is_pattern = asked.iter().any(|byte| matches!(byte, b'[' | b'*' | b'?'));
+        let lower = asked.to_ascii_lowercase();
+        for (name, _) in PARAMETERS.iter().filter(|(name, _)| glob::matches(&lower, name.as_bytes())) {
+            let shown = if is_pattern { name.as_bytes() } else { asked };
+            if seen.insert(shown) {
+                found.push((shown, name));
+            }
+        }
+    }
+    ctx.replies.map(found.len());
+    for (shown, name) in found {
+        ctx.replies.bulk(shown);
+        ctx.replies.bulk(&value(ctx.server, name));
+    }
+    Ok(())
+}
+
+/// Settings as CONFIG SET changes them: all or, if one is refused, none.
+struct Settings {
+    limits: Limits,
+    password: Option<Vec<u8>>,
+}
+
+impl Settings {
+    fn set(&mut self, name: &str, value: &[u8]) -> Result<(), &'static str> {
+        match name {
+            "client-query-buffer-limit" => self.limits.input_bytes = parse_bytes(value)?,
+            "proto-max-bulk-len" => self.limits.bulk_bytes = parse_bytes(value)?,
+            "maxclients" => self.limits.max_clients = parse_count(value)?.max(1),
+            "timeout" => {
+                let seconds = u64::try_from(parse_count(value)?).unwrap_or(u64::MAX);
+                self.limits.idle = Some(Duration::from_secs(seconds)).filter(|idle| !idle.is_zero());
+            }
+            "requirepass" => self.password = Some(value.to_vec()).filter(|password| !password.is_empty()),
+            _ => return Err("can't set immutable config"),
+        }
+        Ok(())
+    }
+}
+
+fn parse_count(text: &[u8]) -> Result<usize, &'static str> {
+    let value = parse_i64(text).ok_or("argument couldn't be parsed into an integer")?;
+    i32::try_from(value)
+        .ok()
+        .and_then(|value| usize::try_from(value).ok())
+        .ok_or("argument must be between 0 and 2147483647 inclusive")
+}
+
+/// Parses a size with an optional unit: `k` and `kb` for 1000 and 1024 bytes, and so on.
+fn parse_bytes(text: &[u8]) -> Result<usize, &'static str> {
+    const REFUSED: &str = "argument must be a memory value";
+    let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
+    let (number, unit) = text.split_at(digits);
+    let scale: u64 = match unit.to_ascii_lowercase().as_slice() {
+        b"" | b"b" => 1,
+        b"k" => 1000,
+        b"kb" => 1 << 10,
+        b"m" => 1_000_000,
+        b"mb" => 1 << 20,
+        b"g" => 1_000_000_000,
+        b"gb" => 1 << 30,
+        _ => return Err(REFUSED),
+    };
+    let bytes = parse_digits(number).and_then(|number| number.checked_mul(scale)).ok_or(REFUSED)?;
+    let bytes = usize::try_from(bytes).map_err(|_| REFUSED)?;
+    if bytes < MIN_BYTES { Err("argument must be at least 1048576 bytes") } else { Ok(bytes) }
+}
+
+pub(in super::super) fn config_set<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    if !request.len().is_multiple_of(2) {
+        return Err(Failure::SYNTAX);
+    }
+    let refuse = |name: &[u8], reason: &str| {
+        let name = String::from_utf8_lossy(name);
+        let text = format!("ERR CONFIG SET failed (possibly related to argument '{name}') - {reason}");
+        Failure::Reply(Cow::Owned(text.into_bytes()))
+    };
+    let names: Vec<&[u8]> = request.iter_from(2).step_by(2).collect();
+    let find = |name: &[u8]| PARAMETERS.iter().find(|(known, _)| name.eq_ignore_ascii_case(known.as_bytes()));
+    for name in &names {
+        if find(name).is_none() {
+            let before = "ERR Unknown option or number of arguments for CONFIG SET - '";
+            return Err(Failure::quoting(before, name, "'"));
+        }
+    }
+    let mut settings =
+        Settings { limits: ctx.server.limits.get(), password: ctx.server.password.borrow().clone() };
+    for (index, name) in names.iter().enumerate() {
+        let Some((known, changeable)) = find(name) else { continue };
+        if !changeable {
+            return Err(refuse(name, "can't set immutable config"));
+        }
+        if names[..index].iter().any(|earlier| earlier.eq_ignore_ascii_case(name)) {
+            return Err(refuse(name, "duplicate parameter"));
+        }
+        settings.set(known, &request[3 + index * 2]).map_err(|reason| refuse(known.as_bytes(), reason))?;
+    }
+    ctx.server.limits.set(settings.limits);
+    *ctx.server.password.borrow_mut() = settings.password;
+    ctx.replies.ok();
+    Ok(())
+}
+
+pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    ctx.server.stats.reset();
+    ctx.server.keyspace.reset_stats();
+    ctx.replies.ok();
+    Ok(())
+}
+
+pub(in super::super) fn config_rewrite() -> Outcome {
+    Err(Failure::text("ERR The server is running without a config file"))
+}

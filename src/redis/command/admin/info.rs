@@ -1,0 +1,135 @@
+//! INFO.
+
+use std::fmt::Write;
+
+use super::super::super::keyspace::DATABASES;
+use super::super::super::request::Request;
+use super::super::super::server::{REDIS_VERSION, Server};
+use super::super::{Context, Outcome};
+use crate::block::Namespace;
+use crate::store::Env;
+
+const SECTIONS: [&str; 8] =
+    ["server", "clients", "memory", "persistence", "stats", "replication", "cluster", "keyspace"];
+
+pub(in super::super) fn info<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let all = request.len() == 1
+        || request.iter_from(1).any(|name| {
+            ["all", "default", "everything"].iter().any(|all| name.eq_ignore_ascii_case(all.as_bytes()))
+        });
+    let wanted =
+        |section: &str| all || request.iter_from(1).any(|name| name.eq_ignore_ascii_case(section.as_bytes()));
+    let mut text = String::new();
+    for section in SECTIONS.into_iter().filter(|section| wanted(section)) {
+        if !text.is_empty() {
+            text.push_str("\r\n");
+        }
+        // Writing to a String cannot fail.
+        let _ = write_section(&mut text, ctx.server, section);
+    }
+    ctx.replies.verbatim(text.as_bytes());
+    Ok(())
+}
+
+fn write_section<E: Env, N: Namespace>(
+    text: &mut String,
+    server: &Server<E, N>,
+    section: &str,
+) -> std::fmt::Result {
+    let (first, rest) = section.split_at(1);
+    write!(text, "# {}{rest}\r\n", first.to_ascii_uppercase())?;
+    match section {
+        "server" => write_server(text, server),
+        "clients" => write!(
+            text,
+            "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:0\r\n",
+            server.client_count(),
+            server.limits.get().max_clients,
+        ),
+        "memory" => write_memory(text, server),
+        "persistence" => text.write_str(
+            "loading:0\r\nrdb_changes_since_last_save:0\r\nrdb_bgsave_in_progress:0\r\nrdb_last_bgsave_status:ok\r\n\
+             aof_enabled:1\r\naof_rewrite_in_progress:0\r\naof_last_write_status:ok\r\n",
+        ),
+        "stats" => write_stats(text, server),
+        "replication" => write!(
+            text,
+            "role:master\r\nconnected_slaves:0\r\nmaster_replid:{}\r\nmaster_repl_offset:0\r\n",
+            server.run_id,
+        ),
+        "cluster" => text.write_str("cluster_enabled:0\r\n"),
+        _ => write_keyspace(text, server),
+    }
+}
+
+fn write_server<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
+    let uptime = server.now().saturating_since(server.started_at).as_secs();
+    write!(
+        text,
+        "redis_version:{REDIS_VERSION}\r\nboson_version:{}\r\nredis_mode:standalone\r\nos:{} {}\r\narch_bits:{}\r\n\
+         process_id:{}\r\nrun_id:{}\r\ntcp_port:{}\r\nserver_time_usec:{}\r\nuptime_in_seconds:{uptime}\r\n\
+         uptime_in_days:{}\r\nhz:10\r\nconfigured_hz:10\r\n",
+        env!("CARGO_PKG_VERSION"),
+        std::env::consts::OS,
+        std::env::consts::ARCH,
+        usize::BITS,
+        server.process_id,
+        server.run_id,
+        server.port,
+        server.unix_time().as_micros(),
+        uptime / 86_400,
+    )
+}
+
+/// The memory of the store's pages and of the connections' buffers: what grows with use.
+fn write_memory<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
+    let buffers: usize = server
+        .clients
+        .borrow()
+        .values()
+        .map(|client| client.input_capacity_bytes.get() + client.output_bytes.get())
+        .sum();
+    let pages = server.keyspace.db().stats().resident_bytes;
+    write!(
+        text,
+        "used_memory:{}\r\nused_memory_dataset:{pages}\r\nmem_clients_normal:{buffers}\r\nmaxmemory:0\r\n\
+         maxmemory_policy:noeviction\r\n",
+        buffers + pages,
+    )
+}
+
+fn write_stats<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
+    let keys = server.keyspace.stats();
+    let stats = &server.stats;
+    for (name, value) in [
+        ("total_connections_received", stats.connections.get()),
+        ("total_commands_processed", stats.commands.get()),
+        ("total_net_input_bytes", stats.input_bytes.get()),
+        ("total_net_output_bytes", stats.output_bytes.get()),
+        ("rejected_connections", stats.rejected_connections.get()),
+        ("client_output_buffer_limit_disconnections", stats.dropped_clients.get()),
+        ("expired_keys", keys.expired),
+        ("evicted_keys", 0),
+        ("keyspace_hits", keys.hits),
+        ("keyspace_misses", keys.misses),
+        ("total_error_replies", stats.errors.get()),
+    ] {
+        write!(text, "{name}:{value}\r\n")?;
+    }
+    Ok(())
+}
+
+/// One line per database that holds keys. `expires` is what the last complete pass of active expiry found.
+fn write_keyspace<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
+    for database in 0..DATABASES {
+        let keys = server.keyspace.len(database);
+        if keys > 0 {
+            let volatile = server.keyspace.volatile(database).counted.get();
+            write!(text, "db{database}:keys={keys},expires={volatile},avg_ttl=0\r\n")?;
+        }
+    }
+    Ok(())
+}

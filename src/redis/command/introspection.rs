@@ -1,0 +1,180 @@
+//! Commands about commands.
+//!
+//! COMMAND INFO tells names, arities, flags, the places of keys, categories and tips as Redis does; it leaves out the key
+//! specifications and subcommands of Redis 7, and COMMAND DOCS documents nothing: clients take both as optional.
+
+use super::super::glob;
+use super::super::reply::Replies;
+use super::super::request::Request;
+use super::table::{self, Command, Id};
+use super::{Context, Failure, Outcome, find};
+use crate::block::Namespace;
+use crate::store::Env;
+
+fn names(replies: &mut Replies, names: impl Iterator<Item = &'static str> + Clone) {
+    replies.set(names.clone().count());
+    names.for_each(|name| replies.simple(name));
+}
+
+fn describe(replies: &mut Replies, command: &Command) {
+    replies.array(10);
+    replies.bulk(command.full_name.as_bytes());
+    replies.integer(command.arity.into());
+    names(replies, command.flag_names());
+    for place in [command.keys.first, command.keys.last, command.keys.step] {
+        replies.integer(place.into());
+    }
+    names(replies, command.category_names());
+    replies.set(command.tips.len());
+    command.tips.iter().for_each(|tip| replies.bulk(tip.as_bytes()));
+    replies.set(0);
+    replies.set(0);
+}
+
+/// COMMAND alone.
+pub(super) fn command<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    ctx.replies.array(table::all().len());
+    table::all().iter().for_each(|command| describe(ctx.replies, command));
+    Ok(())
+}
+
+pub(super) fn count<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    ctx.replies.count(table::all().len());
+    Ok(())
+}
+
+/// The command that COMMAND INFO calls `name` or `name|subcommand`.
+fn find_by_full_name(name: &[u8]) -> Option<&'static Command> {
+    match name.iter().position(|&byte| byte == b'|') {
+        None => table::find(name),
+        Some(bar) => table::find_in(table::find(&name[..bar])?.subcommands, &name[bar + 1..]),
+    }
+}
+
+pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+    if request.len() == 2 {
+        return command(ctx);
+    }
+    ctx.replies.array(request.len() - 2);
+    for name in request.iter_from(2) {
+        match find_by_full_name(name) {
+            Some(command) => describe(ctx.replies, command),
+            None => ctx.replies.null(),
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn docs<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    ctx.replies.map(0);
+    Ok(())
+}
+
+pub(super) fn list<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+    let listed: Vec<&Command> = match request.len() {
+        2 => all_with_subcommands().collect(),
+        5 if request[2].eq_ignore_ascii_case(b"filterby") => {
+            let (filter, value) = (&request[3], request[4].to_ascii_lowercase());
+            if filter.eq_ignore_ascii_case(b"pattern") {
+                all_with_subcommands()
+                    .filter(|command| glob::matches(&value, command.full_name.as_bytes()))
+                    .collect()
+            } else if filter.eq_ignore_ascii_case(b"aclcat") {
+                let is_in = |command: &&Command| {
+                    command.category_names().any(|category| category.as_bytes()[1..] == *value)
+                };
+                all_with_subcommands().filter(is_in).collect()
+            } else if filter.eq_ignore_ascii_case(b"module") {
+                Vec::new()
+            } else {
+                return Err(Failure::SYNTAX);
+            }
+        }
+        _ => return Err(Failure::SYNTAX),
+    };
+    ctx.replies.array(listed.len());
+    listed.iter().for_each(|command| ctx.replies.bulk(command.full_name.as_bytes()));
+    Ok(())
+}
+
+fn all_with_subcommands() -> impl Iterator<Item = &'static Command> {
+    table::all().iter().flat_map(|command| std::iter::once(command).chain(command.subcommands))
+}
+
+pub(super) fn getkeys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+    let named = request.tail(2);
+    let command = find(named).map_err(|_| Failure::text("ERR Invalid command specified"))?;
+    if command.keys.first == 0 {
+        return Err(Failure::text("ERR The command has no key arguments"));
+    }
+    if !command.accepts(named.len()) {
+        return Err(Failure::text("ERR Invalid number of arguments specified for command"));
+    }
+    let keys = command.key_indexes(named.len());
+    ctx.replies.array(command.key_indexes(named.len()).count());
+    for key in keys.filter_map(|index| named.get(index)) {
+        ctx.replies.bulk(key);
+    }
+    Ok(())
+}
+
+/// CLIENT HELP, COMMAND HELP and CONFIG HELP.
+pub(super) fn help<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, id: Id) -> Outcome {
+    let (name, lines): (&str, &[&str]) = match id {
+        Id::ClientHelp => (
+            "CLIENT",
+            &[
+                "GETNAME",
+                "    The name of this connection.",
+                "ID",
+                "    The number of this connection.",
+                "INFO",
+                "    What the server knows of this connection.",
+                "KILL <ip:port> | <option> <value> [<option> <value> ...]",
+                "    End connections. Options: ID, ADDR, LADDR, TYPE, USER, SKIPME (yes|no).",
+                "LIST [TYPE <type> | ID <id> [<id> ...]]",
+                "    What the server knows of connections.",
+                "NO-EVICT (ON|OFF)",
+                "    Accepted; connections are never dropped for their memory.",
+                "REPLY (ON|OFF|SKIP)",
+                "    Whether replies are sent.",
+                "SETINFO (LIB-NAME|LIB-VER) <value>",
+                "    Which library the client uses.",
+                "SETNAME <name>",
+                "    Name this connection.",
+            ],
+        ),
+        Id::CommandHelp => (
+            "COMMAND",
+            &[
+                "(no subcommand)",
+                "    Details about all commands.",
+                "COUNT",
+                "    How many commands there are.",
+                "DOCS [<command> ...]",
+                "    Nothing: see the documentation of Redis.",
+                "GETKEYS <full-command>",
+                "    The keys among a command's arguments.",
+                "INFO [<command> ...]",
+                "    Details about some commands, or all.",
+                "LIST [FILTERBY (PATTERN <pattern> | ACLCAT <category> | MODULE <name>)]",
+                "    The names of commands.",
+            ],
+        ),
+        _ => (
+            "CONFIG",
+            &[
+                "GET <pattern> [<pattern> ...]",
+                "    The settings whose names match.",
+                "SET <name> <value> [<name> <value> ...]",
+                "    Change settings until the server restarts.",
+                "RESETSTAT",
+                "    Set the counts that INFO shows back to zero.",
+            ],
+        ),
+    };
+    ctx.replies.array(lines.len() + 3);
+    ctx.replies.simple(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    lines.iter().chain(&["HELP", "    Prints this help."]).for_each(|line| ctx.replies.simple(line));
+    Ok(())
+}

@@ -1,0 +1,147 @@
+//! The options of SET and GETEX.
+
+use super::super::keyspace::UnixMs;
+use super::super::number::parse_i64;
+use super::super::request::Request;
+use super::Failure;
+
+/// The unit of a time that a client gives or gets.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Unit {
+    Seconds,
+    Milliseconds,
+}
+
+/// What a command does about the expiry time.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Expiry<'a> {
+    /// Nothing was said: SET removes it, GETEX keeps it.
+    #[default]
+    Unsaid,
+    Keep,
+    Persist,
+    After(&'a [u8], Unit),
+    At(&'a [u8], Unit),
+}
+
+impl Expiry<'_> {
+    /// The time that was given; `None` if none was.
+    ///
+    /// # Errors
+    ///
+    /// It is no integer, or not positive, or too far away; `command` is named then.
+    pub(super) fn resolve(self, now: UnixMs, command: &str) -> Result<Option<UnixMs>, Failure> {
+        let (amount, unit, base) = match self {
+            Self::After(amount, unit) => (amount, unit, now),
+            Self::At(amount, unit) => (amount, unit, 0),
+            Self::Unsaid | Self::Keep | Self::Persist => return Ok(None),
+        };
+        let amount = parse_i64(amount).ok_or(Failure::NOT_AN_INTEGER)?;
+        let scale = if unit == Unit::Seconds { 1000 } else { 1 };
+        let expires_at = amount.checked_mul(scale).and_then(|amount| amount.checked_add(base));
+        match expires_at {
+            Some(expires_at) if amount > 0 && expires_at > 0 => Ok(Some(expires_at)),
+            _ => Err(invalid_expire_time(command)),
+        }
+    }
+}
+
+pub(super) fn invalid_expire_time(command: &str) -> Failure {
+    Failure::quoting("ERR invalid expire time in '", command.as_bytes(), "' command")
+}
+
+/// When SET sets.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Condition {
+    #[default]
+    Always,
+    IfAbsent,
+    IfPresent,
+}
+
+/// What SET and GETEX take behind their fixed arguments.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Options<'a> {
+    pub(super) expiry: Expiry<'a>,
+    pub(super) condition: Condition,
+    /// Reply with the previous value.
+    pub(super) get: bool,
+}
+
+impl<'a> Options<'a> {
+    /// The options of SET: the arguments from the fourth on.
+    pub(super) fn of_set(request: Request<'a>) -> Result<Self, Failure> {
+        let mut options = Self::default();
+        let mut arguments = request.iter_from(3);
+        while let Some(option) = arguments.next() {
+            let condition = |other: Condition, this: Condition, options: &mut Self| {
+                let allowed = options.condition != other;
+                options.condition = this;
+                allowed
+            };
+            let known = if option.eq_ignore_ascii_case(b"nx") {
+                condition(Condition::IfPresent, Condition::IfAbsent, &mut options)
+            } else if option.eq_ignore_ascii_case(b"xx") {
+                condition(Condition::IfAbsent, Condition::IfPresent, &mut options)
+            } else if option.eq_ignore_ascii_case(b"get") {
+                options.get = true;
+                true
+            } else if option.eq_ignore_ascii_case(b"keepttl") {
+                options.expect_expiry(Expiry::Keep)
+            } else {
+                options.time(option, &mut arguments)
+            };
+            if !known {
+                return Err(Failure::SYNTAX);
+            }
+        }
+        Ok(options)
+    }
+
+    /// The options of GETEX: the arguments from the third on.
+    pub(super) fn of_getex(request: Request<'a>) -> Result<Self, Failure> {
+        let mut options = Self::default();
+        let mut arguments = request.iter_from(2);
+        while let Some(option) = arguments.next() {
+            let known = if option.eq_ignore_ascii_case(b"persist") {
+                options.expect_expiry(Expiry::Persist)
+            } else {
+                options.time(option, &mut arguments)
+            };
+            if !known {
+                return Err(Failure::SYNTAX);
+            }
+        }
+        Ok(options)
+    }
+
+    /// Takes `option` if it is one that gives a time, which is then the next of `arguments`.
+    fn time(&mut self, option: &[u8], arguments: &mut impl Iterator<Item = &'a [u8]>) -> bool {
+        let is = |name: &str| option.eq_ignore_ascii_case(name.as_bytes());
+        let (absolute, unit) = if is("ex") {
+            (false, Unit::Seconds)
+        } else if is("px") {
+            (false, Unit::Milliseconds)
+        } else if is("exat") {
+            (true, Unit::Seconds)
+        } else if is("pxat") {
+            (true, Unit::Milliseconds)
+        } else {
+            return false;
+        };
+        arguments.next().is_some_and(|amount| {
+            self.expect_expiry(if absolute { Expiry::At(amount, unit) } else { Expiry::After(amount, unit) })
+        })
+    }
+
+    /// Whether `expiry` may be said: nothing else was, or the same option with another time. The last one counts.
+    fn expect_expiry(&mut self, expiry: Expiry<'a>) -> bool {
+        let allowed = match (self.expiry, expiry) {
+            (Expiry::Unsaid, _) => true,
+            (Expiry::After(_, a), Expiry::After(_, b)) | (Expiry::At(_, a), Expiry::At(_, b)) => a == b,
+            (before, now) => before == now,
+        };
+        self.expiry = expiry;
+        allowed
+    }
+}

@@ -1,0 +1,374 @@
+//! Commands on strings.
+
+use super::super::extended::Extended;
+use super::super::keyspace::{Entry, Update};
+use super::super::number::{parse_i64, push_i64};
+use super::super::reply::Replies;
+use super::super::request::Request;
+use super::options::{Condition, Expiry, Options, Unit};
+use super::{Context, Failure, Outcome, integer};
+use crate::block::Namespace;
+use crate::store::Env;
+
+/// How long a value may be, in bytes.
+fn check_len<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, len: Option<usize>) -> Result<usize, Failure> {
+    len.filter(|&len| len <= ctx.server.limits.get().bulk_bytes).ok_or(Failure::TOO_LONG)
+}
+
+fn bulk_or_null(replies: &mut Replies, entry: Option<Entry<'_>>) {
+    match entry {
+        Some(entry) => replies.bulk(entry.value),
+        None => replies.null(),
+    }
+}
+
+pub(super) async fn get<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+    let database = ctx.database();
+    let replies = &mut *ctx.replies;
+    let keyspace = &ctx.server.keyspace;
+    Ok(keyspace.read(database, &request[1], ctx.now, |entry| bulk_or_null(replies, entry)).await?)
+}
+
+pub(super) async fn strlen<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let keyspace = &ctx.server.keyspace;
+    let len = |entry: Option<Entry<'_>>| entry.map_or(0, |entry| entry.value.len());
+    let len = keyspace.read(ctx.database(), &request[1], ctx.now, len).await?;
+    ctx.replies.count(len);
+    Ok(())
+}
+
+/// GETRANGE and its old name SUBSTR.
+pub(super) async fn getrange<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let (start, end) = (integer(&request[2])?, integer(&request[3])?);
+    let database = ctx.database();
+    let replies = &mut *ctx.replies;
+    let keyspace = &ctx.server.keyspace;
+    let part = |entry: Option<Entry<'_>>| {
+        let value = entry.map_or(&[][..], |entry| entry.value);
+        replies.bulk(&value[absolute_range(start, end, value.len())]);
+    };
+    Ok(keyspace.read(database, &request[1], ctx.now, part).await?)
+}
+
+/// The bytes from index `start` to index `end`, both included, of `len` bytes; negative indexes count from the end.
+fn absolute_range(start: i64, end: i64, len: usize) -> std::ops::Range<usize> {
+    // Two negative indexes in the wrong order give nothing, even where cutting them off at 0 would make them equal.
+    if start < 0 && end < 0 && start > end {
+        return 0..0;
+    }
+    let absolute = |index: i64| match usize::try_from(index) {
+        Ok(index) => index,
+        Err(_) => len.saturating_sub(usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX)),
+    };
+    let (start, end) = (absolute(start), absolute(end).saturating_add(1).min(len));
+    if start < end { start..end } else { 0..0 }
+}
+
+pub(super) async fn mget<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+    let database = ctx.database();
+    let max_bytes = ctx.server.limits.get().output_bytes;
+    let replies = &mut *ctx.replies;
+    replies.array(request.len() - 1);
+    let write = |entry: Option<Entry<'_>>| {
+        // One request can ask for more than there is memory. Past the limit the client is dropped anyway.
+        if replies.len() <= max_bytes {
+            bulk_or_null(replies, entry);
+        }
+    };
+    // All keys are read at one time, so that no reply mixes what was there before and after somebody's MSET.
+    Ok(ctx.server.keyspace.read_all(database, request.iter_from(1), ctx.now, write).await?)
+}
+
+pub(super) async fn set<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+    let options = Options::of_set(request)?;
+    let expires_at = options.expiry.resolve(ctx.now, "set")?;
+    store(ctx, &request[1], &request[2], options, expires_at, Reply::OkOrNull).await
+}
+
+/// How a command says whether it set.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Reply {
+    OkOrNull,
+    OneOrZero,
+}
+
+/// SET, SETNX, SETEX, PSETEX and GETSET.
+async fn store<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    key: &[u8],
+    value: &[u8],
+    options: Options<'_>,
+    expires_at: Option<i64>,
+    reply: Reply,
+) -> Outcome {
+    check_len(ctx, Some(value.len()))?;
+    let database = ctx.database();
+    let replies = &mut *ctx.replies;
+    let keyspace = &ctx.server.keyspace;
+    let unconditional =
+        options.condition == Condition::Always && !options.get && options.expiry != Expiry::Keep;
+    if unconditional {
+        let commit = keyspace.put(database, key, value, expires_at).await?;
+        replies.ok();
+        ctx.commit(commit);
+        return Ok(());
+    }
+    let change = |update: &mut Update<'_>| {
+        let present = update.get(0);
+        let (found, kept) = (present.is_some(), present.and_then(|entry| entry.expires_at));
+        if options.get {
+            bulk_or_null(replies, present);
+        }
+        let sets = match options.condition {
+            Condition::Always => true,
+            Condition::IfAbsent => !found,
+            Condition::IfPresent => found,
+        };
+        if sets {
+            update.put(0, value, if options.expiry == Expiry::Keep { kept } else { expires_at });
+        }
+        match reply {
+            _ if options.get => {}
+            Reply::OkOrNull if sets => replies.ok(),
+            Reply::OkOrNull => replies.null(),
+            Reply::OneOrZero => replies.integer(i64::from(sets)),
+        }
+    };
+    let ((), commit) = keyspace.update(database, &[key], ctx.now, change).await?;
+    ctx.commit(commit);
+    Ok(())
+}
+
+pub(super) async fn setnx<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let options = Options { condition: Condition::IfAbsent, ..Options::default() };
+    store(ctx, &request[1], &request[2], options, None, Reply::OneOrZero).await
+}
+
+/// SETEX and PSETEX.
+pub(super) async fn setex<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+    unit: Unit,
+) -> Outcome {
+    let name = if unit == Unit::Seconds { "setex" } else { "psetex" };
+    let expires_at = Expiry::After(&request[2], unit).resolve(ctx.now, name)?;
+    store(ctx, &request[1], &request[3], Options::default(), expires_at, Reply::OkOrNull).await
+}
+
+pub(super) async fn getset<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let options = Options { get: true, ..Options::default() };
+    store(ctx, &request[1], &request[2], options, None, Reply::OkOrNull).await
+}
+
+pub(super) async fn getdel<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let key = &request[1];
+    let database = ctx.database();
+    let replies = &mut *ctx.replies;
+    let change = |update: &mut Update<'_>| {
+        bulk_or_null(replies, update.get(0));
+        update.delete(0);
+    };
+    let ((), commit) = ctx.server.keyspace.update(database, &[key], ctx.now, change).await?;
+    ctx.commit(commit);
+    Ok(())
+}
+
+pub(super) async fn getex<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let options = Options::of_getex(request)?;
+    if options.expiry == Expiry::Unsaid {
+        return get(ctx, request).await;
+    }
+    let key = &request[1];
+    let (database, now) = (ctx.database(), ctx.now);
+    let replies = &mut *ctx.replies;
+    let change = |update: &mut Update<'_>| {
+        let Some(entry) = update.get(0) else {
+            replies.null();
+            return Ok(());
+        };
+        // Only now: a missing key has no reply to a wrong time but null.
+        let expires_at = options.expiry.resolve(now, "getex")?;
+        let had_expiry = entry.expires_at.is_some();
+        replies.bulk(entry.value);
+        match expires_at {
+            Some(expires_at) if expires_at <= now => {
+                update.delete(0);
+            }
+            Some(_) => update.set_expiry(0, expires_at),
+            None if had_expiry => update.set_expiry(0, None),
+            None => {}
+        }
+        Ok(())
+    };
+    let (outcome, commit) = ctx.server.keyspace.update(database, &[key], now, change).await?;
+    ctx.commit(commit);
+    outcome
+}
+
+pub(super) async fn mset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+    set_all(ctx, request, "mset", false).await?;
+    ctx.replies.ok();
+    Ok(())
+}
+
+pub(super) async fn msetnx<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let set = set_all(ctx, request, "msetnx", true).await?;
+    ctx.replies.integer(i64::from(set));
+    Ok(())
+}
+
+/// Sets all keys at once, unless `only_if_absent` and one of them is there. Returns whether it did.
+async fn set_all<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+    name: &str,
+    only_if_absent: bool,
+) -> Result<bool, Failure> {
+    if request.len().is_multiple_of(2) {
+        return Err(Failure::quoting("ERR wrong number of arguments for '", name.as_bytes(), "' command"));
+    }
+    let keys: Vec<&[u8]> = request.iter_from(1).step_by(2).collect();
+    let change = |update: &mut Update<'_>| {
+        if only_if_absent && (0..keys.len()).any(|index| update.get(index).is_some()) {
+            return false;
+        }
+        for (index, value) in request.iter_from(2).step_by(2).enumerate() {
+            update.put(index, value, None);
+        }
+        true
+    };
+    let (set, commit) = ctx.server.keyspace.update(ctx.database(), &keys, ctx.now, change).await?;
+    ctx.commit(commit);
+    Ok(set)
+}
+
+/// DECRBY: the one number that has no negative is refused.
+pub(super) async fn decrement_by<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let amount = integer(&request[2])?.checked_neg().ok_or(Failure::text("ERR decrement would overflow"))?;
+    increment(ctx, &request[1], amount).await
+}
+
+/// INCR, DECR, INCRBY and DECRBY.
+pub(super) async fn increment<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    key: &[u8],
+    amount: i64,
+) -> Outcome {
+    let change = |update: &mut Update<'_>| {
+        let present = update.get(0);
+        let value = present.map_or(Some(0), |entry| parse_i64(entry.value)).ok_or(Failure::NOT_AN_INTEGER)?;
+        let expires_at = present.and_then(|entry| entry.expires_at);
+        let sum =
+            value.checked_add(amount).ok_or(Failure::text("ERR increment or decrement would overflow"))?;
+        update.compose(0, expires_at, |text, _| push_i64(text, sum));
+        Ok::<_, Failure>(sum)
+    };
+    let (sum, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
+    ctx.commit(commit);
+    ctx.replies.integer(sum?);
+    Ok(())
+}
+
+pub(super) async fn increment_by_float<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let key = &request[1];
+    let database = ctx.database();
+    let replies = &mut *ctx.replies;
+    let change = |update: &mut Update<'_>| {
+        let present = update.get(0);
+        let value = present.map_or(Some(Extended::ZERO), |entry| Extended::parse(entry.value));
+        let expires_at = present.and_then(|entry| entry.expires_at);
+        let (Some(value), Some(amount)) = (value, Extended::parse(&request[2])) else {
+            return Err(Failure::NOT_A_FLOAT);
+        };
+        let sum =
+            value.checked_add(amount).ok_or(Failure::text("ERR increment would produce NaN or Infinity"))?;
+        update.compose(0, expires_at, |text, _| {
+            sum.push_decimal(text);
+            replies.bulk(text);
+        });
+        Ok(())
+    };
+    let (outcome, commit) = ctx.server.keyspace.update(database, &[key], ctx.now, change).await?;
+    ctx.commit(commit);
+    outcome
+}
+
+pub(super) async fn append<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let (key, tail) = (&request[1], &request[2]);
+    let max_len = ctx.server.limits.get().bulk_bytes;
+    let change = |update: &mut Update<'_>| {
+        let present = update.get(0);
+        let expires_at = present.and_then(|entry| entry.expires_at);
+        let len = present.map_or(0, |entry| entry.value.len()).saturating_add(tail.len());
+        if present.is_some() && len > max_len {
+            return Err(Failure::TOO_LONG);
+        }
+        update.compose(0, expires_at, |joined, present| {
+            joined.extend_from_slice(present.unwrap_or_default());
+            joined.extend_from_slice(tail);
+        });
+        Ok(len)
+    };
+    let (len, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
+    ctx.commit(commit);
+    ctx.replies.count(len?);
+    Ok(())
+}
+
+pub(super) async fn setrange<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> Outcome {
+    let (key, part) = (&request[1], &request[3]);
+    let offset =
+        usize::try_from(integer(&request[2])?).map_err(|_| Failure::text("ERR offset is out of range"))?;
+    if part.is_empty() {
+        return strlen(ctx, request).await;
+    }
+    let end = check_len(ctx, offset.checked_add(part.len()))?;
+    let change = |update: &mut Update<'_>| {
+        let present = update.get(0);
+        let expires_at = present.and_then(|entry| entry.expires_at);
+        let len = present.map_or(0, |entry| entry.value.len()).max(end);
+        update.compose(0, expires_at, |composed, present| {
+            composed.extend_from_slice(present.unwrap_or_default());
+            composed.resize(len, 0);
+            composed[offset..end].copy_from_slice(part);
+        });
+        len
+    };
+    let (len, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
+    ctx.commit(commit);
+    ctx.replies.count(len);
+    Ok(())
+}

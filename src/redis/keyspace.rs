@@ -1,0 +1,511 @@
+//! Databases of keys with values and expiry times, as trees of a store.
+//!
+//! The database `n` is the tree named `n`. A value is stored as
+//!
+//! | bytes | what |
+//! |---|---|
+//! | 1 | flags: bit 0 is set if there is an expiry time; the others are zero |
+//! | 8, if bit 0 is set | the expiry time: milliseconds since the Unix epoch, little endian |
+//! | the rest | the value |
+//!
+//! so that expiry times survive a restart without more ado. A key whose time has come is absent from every access, and is
+//! deleted by the first one that meets it, or by the [active expiry](super::expiry).
+
+use std::cell::Cell;
+use std::future::Future;
+use std::ops::{Bound, ControlFlow};
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use crate::block::Namespace;
+use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
+use crate::{Error, ErrorKind, Result};
+
+/// How many databases there are.
+pub const DATABASES: usize = 16;
+
+/// Set in the flags of a value that has an expiry time.
+const HAS_EXPIRY: u8 = 1;
+/// How large a buffer for composing values is kept, in bytes.
+const KEPT_SCRATCH_BYTES: usize = 64 * 1024;
+/// How many keys a scan visits before it lets other tasks run.
+const KEYS_PER_TURN: usize = 256;
+/// How often a random key may turn out to be expired before RANDOMKEY gives up.
+const RANDOM_TRIES: usize = 100;
+
+/// A point in wall-clock time: milliseconds since the Unix epoch.
+pub type UnixMs = i64;
+
+/// A key's value and when it expires, if ever.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Entry<'a> {
+    /// The value.
+    pub value: &'a [u8],
+    /// When the key ceases to exist.
+    pub expires_at: Option<UnixMs>,
+}
+
+impl<'a> Entry<'a> {
+    /// The entry in its stored form.
+    fn decode(stored: &'a [u8]) -> Option<Self> {
+        match *stored {
+            [0, ref value @ ..] => Some(Self { value, expires_at: None }),
+            [HAS_EXPIRY, ref rest @ ..] => {
+                let (expiry, value) = rest.split_first_chunk()?;
+                Some(Self { value, expires_at: Some(UnixMs::from_le_bytes(*expiry)) })
+            }
+            _ => None,
+        }
+    }
+
+    /// Whether it is still there at `now`.
+    pub fn is_live(&self, now: UnixMs) -> bool {
+        self.expires_at.is_none_or(|expires_at| now < expires_at)
+    }
+}
+
+/// What stands in front of a stored value.
+struct Header {
+    bytes: [u8; 9],
+    len: usize,
+}
+
+impl Header {
+    fn new(expires_at: Option<UnixMs>) -> Self {
+        let mut bytes = [0; 9];
+        let len = match expires_at {
+            None => 1,
+            Some(expires_at) => {
+                bytes[0] = HAS_EXPIRY;
+                bytes[1..].copy_from_slice(&expires_at.to_le_bytes());
+                9
+            }
+        };
+        Self { bytes, len }
+    }
+
+    fn as_bytes(&self) -> &[u8] {
+        &self.bytes[..self.len]
+    }
+}
+
+fn corrupt_value(key: &[u8]) -> Error {
+    Error::new(ErrorKind::Corrupt, "read key")
+        .at(key.escape_ascii().to_string())
+        .because("the stored value has an unknown form")
+}
+
+/// Counts of what happened to keys since the start.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct KeyspaceStats {
+    /// Reads that found their key.
+    pub hits: u64,
+    /// Reads that did not.
+    pub misses: u64,
+    /// Keys deleted because their time had come.
+    pub expired: u64,
+}
+
+/// What is known about a database's keys with expiry times.
+#[derive(Debug)]
+pub(super) struct Volatile {
+    /// No key expires before this time.
+    pub(super) earliest: Cell<UnixMs>,
+    /// How many such keys the last complete pass of active expiry found and left.
+    pub(super) counted: Cell<u64>,
+}
+
+impl Volatile {
+    /// Takes note of a key that expires at `expires_at`.
+    pub(super) fn note(&self, expires_at: UnixMs) {
+        self.earliest.set(self.earliest.get().min(expires_at));
+    }
+}
+
+/// The databases.
+pub struct Keyspace<E: Env, N: Namespace> {
+    db: Db<E, N>,
+    trees: Vec<Tree<E, N>>,
+    volatile: [Volatile; DATABASES],
+    stats: Cell<KeyspaceStats>,
+    /// Where values get their stored form; taken out meanwhile.
+    scratch: Cell<Vec<u8>>,
+}
+
+impl<E: Env, N: Namespace> Keyspace<E, N> {
+    /// The databases of `db`.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitReached`](ErrorKind::LimitReached) if the store has too many other trees.
+    pub fn new(db: Db<E, N>) -> Result<Self> {
+        let mut trees = Vec::with_capacity(DATABASES);
+        for index in 0..DATABASES {
+            trees.push(db.tree(&index.to_string())?);
+        }
+        Ok(Self {
+            trees,
+            db,
+            volatile: std::array::from_fn(|_| Volatile {
+                earliest: Cell::new(UnixMs::MIN),
+                counted: Cell::new(0),
+            }),
+            stats: Cell::default(),
+            scratch: Cell::default(),
+        })
+    }
+
+    /// The store.
+    pub fn db(&self) -> &Db<E, N> {
+        &self.db
+    }
+
+    /// What happened to keys since the start.
+    pub fn stats(&self) -> KeyspaceStats {
+        self.stats.get()
+    }
+
+    /// Sets the counts back to zero.
+    pub fn reset_stats(&self) {
+        self.stats.set(KeyspaceStats::default());
+    }
+
+    fn count(&self, change: impl FnOnce(&mut KeyspaceStats)) {
+        let mut stats = self.stats.get();
+        change(&mut stats);
+        self.stats.set(stats);
+    }
+
+    pub(super) fn volatile(&self, database: usize) -> &Volatile {
+        &self.volatile[database]
+    }
+
+    /// Calls `read` once with what `key` holds at `now`, without a copy, and returns what it returns.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt) if the value is in no form that this module writes.
+    pub async fn read<R>(
+        &self,
+        database: usize,
+        key: &[u8],
+        now: UnixMs,
+        mut read: impl FnMut(Option<Entry<'_>>) -> R,
+    ) -> Result<R> {
+        let found = self.trees[database].get_with(key, |stored| match Entry::decode(stored) {
+            None => Err(corrupt_value(key)),
+            Some(entry) if entry.is_live(now) => Ok(Some(read(Some(entry)))),
+            Some(_) => Ok(None),
+        });
+        let found = found.await?.transpose()?;
+        if let Some(Some(result)) = found {
+            self.count(|stats| stats.hits += 1);
+            return Ok(result);
+        }
+        self.count(|stats| stats.misses += 1);
+        if found.is_some() {
+            self.try_delete_expired(database, &[key], now).await;
+        }
+        Ok(read(None))
+    }
+
+    /// Gives `read` what each of `keys` holds, all at the same time.
+    ///
+    /// # Errors
+    ///
+    /// Those of [`Keyspace::read`].
+    pub async fn read_all<'k>(
+        &self,
+        database: usize,
+        mut keys: impl ExactSizeIterator<Item = &'k [u8]>,
+        now: UnixMs,
+        mut read: impl FnMut(Option<Entry<'_>>),
+    ) -> Result<()> {
+        if keys.len() == 1
+            && let Some(key) = keys.next()
+        {
+            return self.read(database, key, now, read).await;
+        }
+        let keys: Vec<&[u8]> = keys.collect();
+        let mut expired = false;
+        let all = |update: &mut Update<'_>| {
+            for index in 0..keys.len() {
+                let live = update.get(index);
+                self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
+                let absent = live.is_none();
+                read(live);
+                expired |= absent && update.is_expired(index);
+            }
+        };
+        // It writes nothing, so there is nothing to wait for.
+        let ((), _) = self.update(database, &keys, now, all).await?;
+        if expired {
+            self.try_delete_expired(database, &keys, now).await;
+        }
+        Ok(())
+    }
+
+    /// Runs `change` once, atomically, on what `keys` hold at `now`.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt); nothing was changed then.
+    pub async fn update<R>(
+        &self,
+        database: usize,
+        keys: &[&[u8]],
+        now: UnixMs,
+        change: impl FnOnce(&mut Update<'_>) -> R,
+    ) -> Result<(R, Commit)> {
+        let tree = &self.trees[database];
+        let mut earliest = UnixMs::MAX;
+        let run = |txn: &mut Txn| {
+            let scratch = self.scratch.take();
+            let mut update = Update { txn, scratch, now, expired: 0, earliest: UnixMs::MAX, corrupt: None };
+            let result = change(&mut update);
+            let Update { txn, scratch, expired, corrupt, .. } = update;
+            earliest = update.earliest;
+            self.keep_scratch(scratch);
+            if let Some(index) = corrupt {
+                txn.discard();
+                return Err(corrupt_value(keys[index]));
+            }
+            self.count(|stats| stats.expired += expired);
+            Ok(result)
+        };
+        let options = WriteOptions::default();
+        let (result, commit) = match *keys {
+            [key] => self.db.apply(&[(tree, key)], options, run).await?,
+            [first, second] => self.db.apply(&[(tree, first), (tree, second)], options, run).await?,
+            _ => {
+                let keys: Vec<_> = keys.iter().map(|&key| (tree, key)).collect();
+                self.db.apply(&keys, options, run).await?
+            }
+        };
+        // Only now, so that no pass of active expiry can have ended in between.
+        self.volatile[database].note(earliest);
+        Ok((result?, commit))
+    }
+
+    /// Sets `key` whatever it holds.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store; nothing was changed then.
+    pub async fn put(
+        &self,
+        database: usize,
+        key: &[u8],
+        value: &[u8],
+        expires_at: Option<UnixMs>,
+    ) -> Result<Commit> {
+        let mut stored = self.scratch.take();
+        stored.extend_from_slice(Header::new(expires_at).as_bytes());
+        stored.extend_from_slice(value);
+        let result = self.trees[database].apply_put(key, &stored, WriteOptions::default()).await;
+        self.keep_scratch(stored);
+        self.volatile[database].note(expires_at.unwrap_or(UnixMs::MAX));
+        result
+    }
+
+    fn keep_scratch(&self, mut scratch: Vec<u8>) {
+        scratch.clear();
+        scratch.shrink_to(KEPT_SCRATCH_BYTES);
+        self.scratch.set(scratch);
+    }
+
+    /// Deletes those of `keys` that are there and whose time has come; returns how many.
+    pub(super) async fn delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) -> Result<usize> {
+        // Nobody waits for this to become durable: after a crash the keys are expired all the same.
+        let (deleted, _) = self
+            .update(database, keys, now, |update| {
+                (0..keys.len()).filter(|&index| update.delete_if_expired(index)).count()
+            })
+            .await?;
+        Ok(deleted)
+    }
+
+    /// Deletes expired keys that a read met. The read succeeds whether or not the store takes writes.
+    async fn try_delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) {
+        if let Err(error) = self.delete_expired(database, keys, now).await {
+            tracing::debug!("an expired key stays for now: {error}");
+        }
+    }
+
+    /// Gives `visit` the keys of a database from `from` on in order, with what they hold, those included whose time has
+    /// come, until it breaks or there are no more. Returns whether it broke.
+    ///
+    /// Keys may be written and deleted meanwhile; a key that is there all the time is visited once.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt).
+    pub async fn scan(
+        &self,
+        database: usize,
+        from: Bound<&[u8]>,
+        mut visit: impl FnMut(&[u8], Entry<'_>) -> ControlFlow<()>,
+    ) -> Result<bool> {
+        let mut cursor = self.trees[database].range((from, Bound::Unbounded));
+        let mut visited = 0usize;
+        while let Some((key, stored)) = cursor.next().await? {
+            let entry = Entry::decode(&stored).ok_or_else(|| corrupt_value(&key))?;
+            if visit(&key, entry).is_break() {
+                return Ok(true);
+            }
+            visited += 1;
+            if visited.is_multiple_of(KEYS_PER_TURN) {
+                yield_now().await;
+            }
+        }
+        Ok(false)
+    }
+
+    /// How many keys a database has, those included whose time has come but which nobody met since.
+    pub fn len(&self, database: usize) -> u64 {
+        self.trees[database].len()
+    }
+
+    /// Deletes all keys of a database.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn clear(&self, database: usize) -> Result<Commit> {
+        self.trees[database].apply_clear(WriteOptions::default()).await
+    }
+
+    /// A key of a database, chosen by numbers from `random`; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn random_key(
+        &self,
+        database: usize,
+        now: UnixMs,
+        mut random: impl FnMut() -> u64,
+    ) -> Result<Option<Vec<u8>>> {
+        for _ in 0..RANDOM_TRIES {
+            let Some(key) = self.trees[database].random(&mut random).await? else { break };
+            if self.read(database, &key, now, |entry| entry.is_some()).await? {
+                return Ok(Some(key));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Waits until `commit` and everything before it is durable, as far as the store was told to make it.
+    ///
+    /// # Errors
+    ///
+    /// The store could not write it. Whether it survives a restart is unknown.
+    pub async fn wait_durable(&self, commit: Commit) -> Result<()> {
+        self.db.wait(commit).await
+    }
+}
+
+impl<E: Env, N: Namespace> std::fmt::Debug for Keyspace<E, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Keyspace").field("stats", &self.stats).finish_non_exhaustive()
+    }
+}
+
+/// An atomic change to some keys of a database, each called by its index among them.
+pub struct Update<'a> {
+    txn: &'a mut Txn,
+    scratch: Vec<u8>,
+    now: UnixMs,
+    expired: u64,
+    /// When the first of the keys that were written expires.
+    earliest: UnixMs,
+    /// A key whose value could not be understood.
+    corrupt: Option<usize>,
+}
+
+impl Update<'_> {
+    /// What a key holds.
+    pub fn get(&mut self, index: usize) -> Option<Entry<'_>> {
+        let entry = Entry::decode(self.txn.get(index)?);
+        if entry.is_none() {
+            self.corrupt = Some(index);
+        }
+        entry.filter(|entry| entry.is_live(self.now))
+    }
+
+    /// Sets a key to `value`, until `expires_at`.
+    pub fn put(&mut self, index: usize, value: &[u8], expires_at: Option<UnixMs>) {
+        self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
+        self.txn.put_parts(index, &[Header::new(expires_at).as_bytes(), value]);
+    }
+
+    /// Sets a key to what `write` appends to its buffer, given the present value; until `expires_at`.
+    pub fn compose(
+        &mut self,
+        index: usize,
+        expires_at: Option<UnixMs>,
+        write: impl FnOnce(&mut Vec<u8>, Option<&[u8]>),
+    ) {
+        let present = self.txn.get(index).and_then(Entry::decode);
+        let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
+        self.scratch.clear();
+        write(&mut self.scratch, present);
+        self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
+        self.txn.put_parts(index, &[Header::new(expires_at).as_bytes(), &self.scratch]);
+    }
+
+    /// Changes when a key expires, if it is there.
+    pub fn set_expiry(&mut self, index: usize, expires_at: Option<UnixMs>) {
+        if self.get(index).is_some() {
+            self.compose(index, expires_at, |value, present| {
+                value.extend_from_slice(present.unwrap_or_default())
+            });
+        }
+    }
+
+    /// Deletes a key; returns whether it was there. Works also if its value cannot be understood.
+    pub fn delete(&mut self, index: usize) -> bool {
+        let expired = self.is_expired(index);
+        let deleted = self.txn.delete(index);
+        self.expired += u64::from(deleted && expired);
+        deleted && !expired
+    }
+
+    /// Whether a key is there and its time has come.
+    fn is_expired(&self, index: usize) -> bool {
+        let entry = self.txn.get(index).and_then(Entry::decode);
+        entry.is_some_and(|entry| !entry.is_live(self.now))
+    }
+
+    /// Deletes a key if it is there and its time has come; returns whether so.
+    fn delete_if_expired(&mut self, index: usize) -> bool {
+        let expired = self.is_expired(index);
+        if expired {
+            self.txn.delete(index);
+            self.expired += 1;
+        }
+        expired
+    }
+}
+
+impl std::fmt::Debug for Update<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Update").field("now", &self.now).finish_non_exhaustive()
+    }
+}
+
+/// Lets other tasks run before it completes.
+pub(super) fn yield_now() -> impl Future<Output = ()> {
+    struct Yield(bool);
+    impl Future for Yield {
+        type Output = ();
+        fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+            if std::mem::replace(&mut self.0, true) {
+                return Poll::Ready(());
+            }
+            cx.waker().wake_by_ref();
+            Poll::Pending
+        }
+    }
+    Yield(false)
+}

@@ -1,0 +1,264 @@
+//! Sessions on sockets.
+
+use std::future::{Future, poll_fn};
+use std::net::Shutdown;
+use std::pin::pin;
+use std::rc::Rc;
+use std::task::Poll;
+use std::time::Duration;
+
+use super::server::Server;
+use super::session::{DropReason, Session, TOO_MANY_CLIENTS, Verdict};
+use crate::block::Namespace;
+use crate::mem::{IoBuf, Slice};
+use crate::net::{TcpListener, TcpStream};
+use crate::store::Env;
+use crate::{ErrorKind, Result};
+
+/// How often active expiry looks for keys whose time has come.
+const EXPIRY_PERIOD: Duration = Duration::from_millis(100);
+/// The pause between its steps while there are more keys to visit.
+const EXPIRY_PAUSE: Duration = Duration::from_millis(10);
+/// How many keys it visits in a step.
+const EXPIRY_BUDGET: usize = 1_000;
+/// How long to wait before accepting again when there are no descriptors left.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// How long a connection that ends gets to take its last replies, and how long its input is discarded then, so that no reset
+/// overtakes them.
+const LINGER: Duration = Duration::from_secs(1);
+/// How much input is discarded, in bytes.
+const LINGER_BYTES: usize = 1 << 20;
+/// How long connections get to end when the server does.
+const DRAIN: Duration = Duration::from_secs(5);
+/// How often it is looked whether they have.
+const DRAIN_PERIOD: Duration = Duration::from_millis(10);
+
+/// Accepts connections and serves each in a task of its own until a client sends SHUTDOWN or
+/// [`Server::request_shutdown`] is called; then ends the connections and returns.
+///
+/// # Errors
+///
+/// Those of accepting; being out of descriptors is waited out.
+pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) -> Result<()> {
+    let result = until(server.shutdown_requested(), accept(server, listener)).await;
+    server.kill_all();
+    for _ in 0..DRAIN.as_millis() / DRAIN_PERIOD.as_millis() {
+        if server.client_count() == 0 {
+            break;
+        }
+        server.env.sleep(DRAIN_PERIOD).await;
+    }
+    result.unwrap_or(Ok(()))
+}
+
+async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) -> Result<()> {
+    loop {
+        match listener.accept().await {
+            Ok((stream, _)) => {
+                let task = serve_connection(server.clone(), stream);
+                server.env.spawn("redis connection", task);
+            }
+            // The connection was gone before it was accepted.
+            Err(error) if error.kind() == ErrorKind::Closed => {}
+            Err(error) if error.kind() == ErrorKind::LimitReached => {
+                tracing::warn!("{error}: waiting for connections to end");
+                server.env.sleep(ACCEPT_PAUSE).await;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// Deletes keys whose time has come, for as long as the server runs: one task per server. Costs next to nothing while no
+/// key has an expiry time.
+pub async fn expire_keys<E: Env, N: Namespace>(server: Rc<Server<E, N>>) {
+    while !server.shutdown_is_requested() {
+        let visited = match server.expire_step(EXPIRY_BUDGET).await {
+            Ok(visited) => visited,
+            Err(error) => {
+                tracing::warn!("active expiry: {error}");
+                0
+            }
+        };
+        server.env.sleep(if visited < EXPIRY_BUDGET { EXPIRY_PERIOD } else { EXPIRY_PAUSE }).await;
+    }
+}
+
+/// How a connection ended.
+enum End {
+    /// The client went away, or the network failed.
+    Gone,
+    /// The replies are sent: close politely.
+    Close,
+    /// Close at once.
+    Drop(DropReason),
+}
+
+/// Serves one connection until its end.
+pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, stream: TcpStream) {
+    let (peer, local) = (stream.peer_addr().to_string(), stream.local_addr().to_string());
+    let Some(mut session) = Session::new(&server, peer, local) else {
+        tracing::warn!(
+            "client {} refused: {} clients are connected",
+            stream.peer_addr(),
+            server.client_count()
+        );
+        // A new connection's send buffer has room for one line.
+        let _ = stream.try_write(TOO_MANY_CLIENTS);
+        return;
+    };
+    let end = converse(&mut session, &stream).await;
+    drop(session);
+    match end {
+        End::Gone => {}
+        End::Close => linger(&server.env, stream).await,
+        End::Drop(reason) => {
+            tracing::info!("client {} dropped: {reason}", stream.peer_addr());
+            // What waits to be sent to a client that does not behave is thrown away.
+            if !matches!(reason, DropReason::Killed | DropReason::Idle) {
+                stream.abort();
+            }
+        }
+    }
+}
+
+async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, stream: &TcpStream) -> End {
+    loop {
+        let buffer = session.take_buffer();
+        let received = receive(session, stream, buffer).await;
+        let (result, buffer) = match received {
+            Ok(received) => received,
+            Err(reason) => return End::Drop(reason),
+        };
+        match result {
+            // Whatever came before the end of the stream has been run and replied to.
+            Ok(0) => return End::Close,
+            Ok(len) => session.received(buffer, len),
+            Err(_) => return End::Gone,
+        }
+        loop {
+            let verdict = session.run().await;
+            if let Verdict::Drop(reason) = verdict {
+                return End::Drop(reason);
+            }
+            if let Err(end) = send_replies(session, stream).await {
+                return end;
+            }
+            match verdict {
+                Verdict::RunAgain => {}
+                Verdict::Receive => break,
+                Verdict::Close | Verdict::Drop(_) => return End::Close,
+            }
+        }
+    }
+}
+
+type Received = (Result<usize>, Slice<Vec<u8>>);
+
+async fn receive<E: Env, N: Namespace>(
+    session: &Session<E, N>,
+    stream: &TcpStream,
+    buffer: Slice<Vec<u8>>,
+) -> Result<Received, DropReason> {
+    let limit = session.server().limits.get().idle.map(|idle| (idle, DropReason::Idle));
+    interruptible(session, limit, Duration::ZERO, stream.read(buffer)).await
+}
+
+/// Sends the replies that wait. A client that takes none of them for too long is dropped; while it takes them slowly, no more
+/// of its commands are run.
+async fn send_replies<E: Env, N: Namespace>(
+    session: &mut Session<E, N>,
+    stream: &TcpStream,
+) -> Result<(), End> {
+    let mut replies = session.take_replies();
+    let (len, mut sent) = (replies.len(), 0);
+    while sent < len {
+        let limit = Some((session.server().limits.get().write, DropReason::SlowReader));
+        let write = stream.write(replies.slice(sent..len));
+        let (result, part) = interruptible(session, limit, LINGER, write).await.map_err(|reason| {
+            if reason == DropReason::SlowReader {
+                session.count_dropped();
+            }
+            End::Drop(reason)
+        })?;
+        replies = part.into_inner();
+        match result {
+            Ok(written) if written > 0 => sent += written,
+            _ => return Err(End::Gone),
+        }
+    }
+    session.sent(replies);
+    Ok(())
+}
+
+/// Runs `operation`, unless the time of `limit` passes, or the client is killed and then `grace` passes. A timer is set only
+/// if the operation has to wait at all.
+async fn interruptible<E: Env, N: Namespace, F: Future>(
+    session: &Session<E, N>,
+    mut limit: Option<(Duration, DropReason)>,
+    grace: Duration,
+    operation: F,
+) -> Result<F::Output, DropReason> {
+    let env = &session.server().env;
+    let mut operation = pin!(operation);
+    let mut timer = pin!(None);
+    let mut killed = false;
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = operation.as_mut().poll(cx) {
+            return Poll::Ready(Ok(output));
+        }
+        if !killed && session.client().poll_killed(cx.waker()) {
+            killed = true;
+            limit = Some((grace, DropReason::Killed));
+            timer.set(None);
+        }
+        let Some((duration, reason)) = limit else { return Poll::Pending };
+        if duration.is_zero() {
+            return Poll::Ready(Err(reason));
+        }
+        if timer.is_none() {
+            timer.set(Some(env.sleep(duration)));
+        }
+        match timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Err(reason)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
+
+/// Closes the connection after what was sent. What still comes is discarded for a while: closing a socket with unread input
+/// resets the connection, and the reset may overtake the last reply.
+async fn linger<E: Env>(env: &E, stream: TcpStream) {
+    if stream.shutdown(Shutdown::Write).is_err() {
+        return;
+    }
+    let discard = async {
+        let mut buffer = vec![0; 4096];
+        let mut discarded = 0;
+        while discarded < LINGER_BYTES {
+            let (result, returned) = stream.read(buffer).await;
+            buffer = returned;
+            match result {
+                Ok(len) if len > 0 => discarded += len,
+                _ => break,
+            }
+        }
+    };
+    until(env.sleep(LINGER), discard).await;
+}
+
+/// The output of `future`; `None` if `limit` completes first.
+async fn until<F: Future>(limit: impl Future<Output = ()>, future: F) -> Option<F::Output> {
+    let (mut limit, mut future) = (pin!(limit), pin!(future));
+    poll_fn(|cx| {
+        if let Poll::Ready(output) = future.as_mut().poll(cx) {
+            return Poll::Ready(Some(output));
+        }
+        limit.as_mut().poll(cx).map(|()| None)
+    })
+    .await
+}
+
+#[cfg(test)]
+mod tests;

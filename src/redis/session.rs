@@ -1,0 +1,333 @@
+//! One connection without its socket: requests in, replies out.
+//!
+//! The commands of a pipeline run one after the other, in the order they came, and so come their replies. What they
+//! changed becomes durable together: [`Session::run`] waits once, at the end, before any of the replies may be sent. Other
+//! connections see a change as soon as it is made, so a read may show what a power failure can still take away.
+
+mod input;
+
+use std::ops::Range;
+use std::rc::Rc;
+
+use self::input::Input;
+use super::client::Client;
+use super::command::{self, Context, Next};
+use super::keyspace::yield_now;
+use super::reply::Replies;
+use super::request::{self, Parser, Progress, ProtocolError};
+use super::server::{Server, add};
+use crate::block::Namespace;
+use crate::mem::{IoBuf, Slice};
+use crate::store::{Commit, Env};
+
+/// Replies beyond this many bytes are sent before more commands run.
+pub const OUTPUT_MARK_BYTES: usize = 1 << 20;
+
+/// How many commands of one connection run before other tasks get a turn.
+const COMMANDS_PER_TURN: usize = 512;
+
+/// How large a buffer a connection keeps from one batch of requests to the next, in bytes.
+pub const KEPT_BUFFER_BYTES: usize = 16 * 1024;
+
+/// The reply to a connection that is one too many.
+pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
+
+/// What is to be done with a connection.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Send the replies, then receive more.
+    Receive,
+    /// Send the replies, then run again: there is more to do.
+    RunAgain,
+    /// Send the replies, then close.
+    Close,
+    /// Close at once.
+    Drop(DropReason),
+}
+
+/// Why a connection is closed without sending its replies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum DropReason {
+    /// Another client or the end of the program asked for it.
+    Killed,
+    /// Its incomplete request is larger than [`Limits::input_bytes`](super::Limits::input_bytes).
+    TooMuchInput,
+    /// Its replies are larger than [`Limits::output_bytes`](super::Limits::output_bytes).
+    TooMuchOutput,
+    /// It took none of its replies for [`Limits::write`](super::Limits::write).
+    SlowReader,
+    /// It sent nothing for [`Limits::idle`](super::Limits::idle).
+    Idle,
+    /// It speaks HTTP: a web page may have been made to send it.
+    Http,
+}
+
+impl std::fmt::Display for DropReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Killed => "killed",
+            Self::TooMuchInput => "its request is larger than the query buffer limit",
+            Self::TooMuchOutput => "its replies are larger than the output buffer limit",
+            Self::SlowReader => "it does not take its replies",
+            Self::Idle => "it was idle for too long",
+            Self::Http => "it speaks HTTP, which may be an attack by cross-protocol scripting",
+        })
+    }
+}
+
+/// Whether replies are sent (CLIENT REPLY).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum ReplyMode {
+    On,
+    Off,
+    /// Not the next one.
+    Skip,
+}
+
+/// One connection.
+pub struct Session<E: Env, N: Namespace> {
+    server: Rc<Server<E, N>>,
+    client: Rc<Client>,
+    input: Input,
+    parser: Parser,
+    replies: Replies,
+    reply_mode: ReplyMode,
+    closing: bool,
+    dropped: Option<DropReason>,
+    /// The changes that are not known to be durable.
+    commit: Commit,
+    /// Where the replies are that promise a change.
+    promises: Vec<Range<usize>>,
+}
+
+impl<E: Env, N: Namespace> Session<E, N> {
+    /// A connection from the address `peer` to the address `local` (as text, for CLIENT LIST). `None` if there are too many:
+    /// send [`TOO_MANY_CLIENTS`] and close.
+    pub fn new(server: &Rc<Server<E, N>>, peer: impl Into<String>, local: impl Into<String>) -> Option<Self> {
+        let client = server.admit(peer.into(), local.into())?;
+        Some(Self {
+            server: server.clone(),
+            client,
+            input: Input::new(),
+            parser: Parser::new(),
+            replies: Replies::new(),
+            reply_mode: ReplyMode::On,
+            closing: false,
+            dropped: None,
+            commit: Commit::default(),
+            promises: Vec::new(),
+        })
+    }
+
+    /// The server it is connected to.
+    pub fn server(&self) -> &Rc<Server<E, N>> {
+        &self.server
+    }
+
+    /// What the server knows of this client.
+    pub fn client(&self) -> &Rc<Client> {
+        &self.client
+    }
+
+    /// Takes the buffer to receive into: to be given back by [`Session::received`]. It grows as requests arrive, never for
+    /// what they announce.
+    pub fn take_buffer(&mut self) -> Slice<Vec<u8>> {
+        let buffer = self.input.take_space();
+        self.client.input_capacity_bytes.set(self.input.capacity());
+        buffer
+    }
+
+    /// Gives back the buffer of [`Session::take_buffer`] with `len` bytes received at its start.
+    pub fn received(&mut self, buffer: Slice<Vec<u8>>, len: usize) {
+        debug_assert!(len <= buffer.bytes_init(), "more received than there was room for");
+        self.input.give_back(buffer.into_inner(), len);
+        self.count_received(len);
+    }
+
+    /// Receives a copy of `bytes`.
+    pub fn feed(&mut self, bytes: &[u8]) {
+        self.input.push(bytes);
+        self.count_received(bytes.len());
+    }
+
+    fn count_received(&self, len: usize) {
+        add(&self.server.stats.input_bytes, len);
+        self.client.input_bytes.set(self.input.unread().len());
+        self.client.last_active.set(self.server.now());
+    }
+
+    /// Runs the commands that have arrived, until one is incomplete or the replies pass [`OUTPUT_MARK_BYTES`], and waits
+    /// until what they changed is durable.
+    pub async fn run(&mut self) -> Verdict {
+        let mut more = false;
+        let mut commands = 0usize;
+        if self.client.is_killed() && !self.closing {
+            self.dropped = Some(DropReason::Killed);
+        }
+        while !self.closing && self.dropped.is_none() {
+            if self.replies.len() >= OUTPUT_MARK_BYTES {
+                more = !self.input.unread().is_empty();
+                break;
+            }
+            let limits = self.server.limits.get();
+            let auth_required = self.server.needs_password() && !self.client.authenticated.get();
+            let accepted = request::Limits { bulk_bytes: limits.bulk_bytes, auth_required };
+            match self.parser.parse(self.input.unread(), &accepted) {
+                Ok(Progress::Complete) => {
+                    self.execute().await;
+                    commands += 1;
+                    if commands.is_multiple_of(COMMANDS_PER_TURN) {
+                        yield_now().await;
+                    }
+                }
+                Ok(Progress::Incomplete { wanted_bytes }) => {
+                    self.input.want(wanted_bytes);
+                    if self.input.unread().len() > limits.input_bytes {
+                        self.dropped = Some(DropReason::TooMuchInput);
+                    }
+                    break;
+                }
+                Err(error) => self.reject(error),
+            }
+        }
+        self.settle().await;
+        self.verdict(more)
+    }
+
+    fn verdict(&mut self, more: bool) -> Verdict {
+        self.client.input_bytes.set(self.input.unread().len());
+        self.client.output_bytes.set(self.replies.len());
+        if self.replies.len() > self.server.limits.get().output_bytes {
+            self.dropped = Some(DropReason::TooMuchOutput);
+            self.count_dropped();
+        }
+        match self.dropped {
+            Some(reason) => Verdict::Drop(reason),
+            // A client that was killed meanwhile gets the replies to what has been run.
+            None if self.closing || self.client.is_killed() => Verdict::Close,
+            None if more => Verdict::RunAgain,
+            None => Verdict::Receive,
+        }
+    }
+
+    /// Runs the request that the parser found complete.
+    async fn execute(&mut self) {
+        let request = self.parser.request(self.input.unread());
+        if let Some(name) = request.get(0) {
+            if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
+                self.dropped = Some(DropReason::Http);
+                return;
+            }
+            let start = self.replies.len();
+            let mut ctx = Context {
+                server: &*self.server,
+                client: &self.client,
+                replies: &mut self.replies,
+                commit: Commit::default(),
+                now: self.server.unix_ms(),
+                next: Next::GoOn,
+            };
+            command::execute(&mut ctx, request).await;
+            let (next, commit) = (ctx.next, ctx.commit);
+            self.follow(next, start);
+            if commit != Commit::default() {
+                self.commit = self.commit.and(commit);
+                if self.replies.len() > start {
+                    self.promises.push(start..self.replies.len());
+                }
+            }
+        }
+        self.input.consume(self.parser.consumed());
+        self.parser.reset();
+    }
+
+    /// Does what the command whose reply begins at `start` asked for.
+    fn follow(&mut self, next: Next, start: usize) {
+        let was = self.reply_mode;
+        self.reply_mode = match (next, was) {
+            (Next::RepliesOn | Next::Reset, _) => ReplyMode::On,
+            (Next::RepliesOff, _) | (_, ReplyMode::Off) => ReplyMode::Off,
+            (Next::SkipReply, _) => ReplyMode::Skip,
+            (Next::GoOn | Next::Close, _) => ReplyMode::On,
+        };
+        // What is skipped is the command after SKIP; what switches replies on is itself replied to.
+        let is_sent = match was {
+            ReplyMode::On => true,
+            ReplyMode::Off => matches!(next, Next::RepliesOn | Next::Reset),
+            ReplyMode::Skip => next == Next::RepliesOn,
+        };
+        if !is_sent {
+            self.replies.truncate(start);
+        }
+        self.closing |= next == Next::Close;
+    }
+
+    fn reject(&mut self, error: ProtocolError) {
+        tracing::debug!(client = self.client.id, peer = self.client.peer, "{error}");
+        if self.reply_mode == ReplyMode::On {
+            match error {
+                // Redis quotes the byte as it is, which need not be text.
+                ProtocolError::ExpectedDollar(byte) => {
+                    let text = [&b"ERR Protocol error: expected '$', got '"[..], &[byte], b"'"].concat();
+                    self.replies.error(&text);
+                }
+                error => self.replies.error(format!("ERR {error}").as_bytes()),
+            }
+        }
+        add(&self.server.stats.errors, 1);
+        self.closing = true;
+    }
+
+    /// Waits until what the commands changed is durable. If that fails, their replies become errors.
+    async fn settle(&mut self) {
+        let commit = std::mem::take(&mut self.commit);
+        if let Err(error) = self.server.keyspace.wait_durable(commit).await {
+            let text = command::describe_store_error(&error);
+            for promise in self.promises.iter().rev() {
+                self.replies.replace_by_error(promise.clone(), &text);
+            }
+            add(&self.server.stats.errors, self.promises.len());
+        }
+        self.promises.clear();
+        self.promises.shrink_to(KEPT_BUFFER_BYTES / size_of::<Range<usize>>());
+    }
+
+    /// The replies that wait to be sent.
+    pub fn replies(&self) -> &[u8] {
+        self.replies.as_bytes()
+    }
+
+    /// Takes the replies to send them.
+    pub fn take_replies(&mut self) -> Vec<u8> {
+        self.replies.take()
+    }
+
+    pub(super) fn count_dropped(&self) {
+        add(&self.server.stats.dropped_clients, 1);
+    }
+
+    /// Gives back the buffer of [`Session::take_replies`] when its bytes are sent.
+    pub fn sent(&mut self, buffer: Vec<u8>) {
+        add(&self.server.stats.output_bytes, buffer.len());
+        self.client.output_bytes.set(0);
+        self.replies.give_back(buffer, KEPT_BUFFER_BYTES);
+    }
+}
+
+impl<E: Env, N: Namespace> Drop for Session<E, N> {
+    fn drop(&mut self) {
+        self.server.forget(&self.client);
+    }
+}
+
+impl<E: Env, N: Namespace> std::fmt::Debug for Session<E, N> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Session")
+            .field("client", &self.client)
+            .field("closing", &self.closing)
+            .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,606 @@
+mod world;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use proptest::prelude::*;
+
+use self::world::{TestClient, World};
+use super::super::{Config, Limits};
+use super::*;
+use crate::sim::Fault;
+use crate::store::{Durability, Options};
+
+fn world_with(limits: Limits) -> World {
+    World::with(Config { limits, ..Config::default() })
+}
+
+/// The bulk strings of a reply, in order.
+fn strings(reply: &str) -> Vec<String> {
+    let mut lines = reply.split("\r\n");
+    let mut strings = Vec::new();
+    while let Some(line) = lines.next() {
+        if line.starts_with('$') {
+            strings.push(lines.next().expect("a string behind its length").to_owned());
+        }
+    }
+    strings
+}
+
+#[test]
+fn a_pipeline_is_replied_to_in_order_however_it_is_split() {
+    let mut commands = String::new();
+    let mut expected = String::new();
+    for index in 0..300 {
+        commands += &format!(
+            "*3\r\n$3\r\nSET\r\n$1\r\nk\r\n${}\r\n{index}\r\nGET k\r\nINCR n\r\nnosuch\r\n",
+            index.to_string().len()
+        );
+        expected += &format!("+OK\r\n${}\r\n{index}\r\n:{}\r\n", index.to_string().len(), index + 1);
+        expected += "-ERR unknown command 'nosuch', with args beginning with: \r\n";
+    }
+    let (replies, verdict) = World::new().connect().send(commands.as_bytes());
+    assert_eq!(
+        (String::from_utf8_lossy(&replies).into_owned(), verdict),
+        (expected.clone(), Verdict::Receive)
+    );
+
+    for len in [1, 7, 64, 1000] {
+        let mut client = World::new().connect();
+        let replies: Vec<u8> =
+            commands.as_bytes().chunks(len).flat_map(|chunk| client.send(chunk).0).collect();
+        assert_eq!(String::from_utf8_lossy(&replies), expected, "in pieces of {len} bytes");
+    }
+}
+
+#[test]
+fn replies_are_sent_before_more_commands_run() {
+    let mut client = World::new().connect();
+    let value = "v".repeat(300_000);
+    client.call(&format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$300000\r\n{value}").replace("\r\n\r\n", "\r\n"));
+    client.session.feed("GET k\r\n".repeat(20).as_bytes());
+    let world = World::new();
+    let mut received = 0;
+    let mut rounds = 0;
+    loop {
+        let verdict = world.run(client.session.run());
+        let replies = client.session.take_replies();
+        assert!(replies.len() < OUTPUT_MARK_BYTES + 300_100, "{}", replies.len());
+        received += replies.len();
+        rounds += 1;
+        client.session.sent(replies);
+        if verdict != Verdict::RunAgain {
+            assert_eq!(verdict, Verdict::Receive);
+            break;
+        }
+    }
+    assert_eq!(received, 20 * ("$300000\r\n".len() + 300_002));
+    assert_eq!(rounds, 5);
+}
+
+#[test]
+fn a_client_whose_replies_are_too_large_is_dropped() {
+    let world = world_with(Limits { output_bytes: 10_000, ..Limits::default() });
+    let mut client = world.connect();
+    for index in 0..2_000 {
+        client.call(&format!("set key:{index} v"));
+    }
+    assert_eq!(client.send(b"keys *\r\n").1, Verdict::Drop(DropReason::TooMuchOutput));
+    assert_eq!(world.server.stats().dropped_clients.get(), 1);
+    let mut other = world.connect();
+    assert_eq!(other.call("get key:7"), "$1\r\nv\r\n");
+}
+
+#[test]
+fn one_request_cannot_make_more_replies_than_the_limit() {
+    let world = world_with(Limits { output_bytes: 10_000, ..Limits::default() });
+    let mut client = world.connect();
+    client.call(&format!("set k {}", "v".repeat(4_000)));
+    let (replies, verdict) = client.send(format!("mget{}\r\n", " k".repeat(1_000)).as_bytes());
+    assert_eq!(verdict, Verdict::Drop(DropReason::TooMuchOutput));
+    assert!(replies.len() < 15_000, "{}", replies.len());
+}
+
+#[test]
+fn a_client_whose_request_is_too_large_is_dropped() {
+    let world = world_with(Limits { input_bytes: 10_000, ..Limits::default() });
+    let mut client = world.connect();
+    assert_eq!(client.send(b"*2\r\n$4\r\nECHO\r\n$9000\r\n").1, Verdict::Receive);
+    assert_eq!(client.send(&[b'x'; 9_002]).1, Verdict::Receive);
+    assert_eq!(client.send(b"*3\r\n$4\r\nECHO\r\n$9000\r\n").1, Verdict::Receive);
+    assert_eq!(client.send(&[b'x'; 9_002]).1, Verdict::Receive);
+    assert_eq!(client.send(b"$9000\r\n").1, Verdict::Receive);
+    assert_eq!(client.send(&[b'x'; 9_000]).1, Verdict::Drop(DropReason::TooMuchInput));
+}
+
+#[test]
+fn the_connection_ends_after_a_protocol_error() {
+    let mut client = World::new().connect();
+    let (replies, verdict) = client.send(b"PING\r\n*1\r\n!\r\nPING\r\n");
+    assert_eq!(replies, b"+PONG\r\n-ERR Protocol error: expected '$', got '!'\r\n");
+    assert_eq!(verdict, Verdict::Close);
+    assert_eq!(client.send(b"PING\r\n"), (Vec::new(), Verdict::Close));
+}
+
+#[test]
+fn a_client_that_speaks_http_is_dropped() {
+    let mut client = World::new().connect();
+    let (replies, verdict) = client.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nSET k v\r\n");
+    assert_eq!((replies, verdict), (Vec::new(), Verdict::Drop(DropReason::Http)));
+}
+
+#[test]
+fn clients_beyond_the_limit_are_refused_until_one_leaves() {
+    let world = world_with(Limits { max_clients: 2, ..Limits::default() });
+    let (first, _second) = (world.connect(), world.connect());
+    assert!(world.try_connect().is_none());
+    assert_eq!(world.server.stats().rejected_connections.get(), 1);
+    drop(first);
+    assert!(world.try_connect().is_some());
+}
+
+#[test]
+fn a_client_is_ended_by_another_or_by_itself() {
+    let world = World::new();
+    let (mut one, mut other) = (world.connect(), world.connect());
+    assert_eq!(one.call(&format!("client kill id {}", other.session.client().id)), ":1\r\n");
+    assert_eq!(other.send(b"PING\r\n").1, Verdict::Drop(DropReason::Killed));
+    assert_eq!(one.send(b"client kill 192.0.2.1:5000\r\n"), (b"+OK\r\n".to_vec(), Verdict::Close));
+}
+
+#[test]
+fn shutdown_is_requested_without_a_reply() {
+    let world = World::new();
+    assert_eq!(world.connect().send(b"shutdown nosave\r\n"), (Vec::new(), Verdict::Close));
+    assert!(world.server.shutdown_is_requested());
+}
+
+#[test]
+fn client_list_shows_every_client() {
+    let world = World::new();
+    let (mut one, mut other) = (world.connect(), world.connect());
+    one.call("client setname first");
+    other.call("select 7");
+    world.advance_ms(5_000);
+    let list = one.call("client list");
+    assert!(
+        list.contains("id=1 addr=192.0.2.1:5000 laddr=192.0.2.2:6380 fd=-1 name=first age=5 idle=0 "),
+        "{list}"
+    );
+    assert!(list.contains("id=2 ") && list.contains(" name= age=5 idle=5 flags=N db=7 "), "{list}");
+    assert_eq!(one.call("client list id 2").lines().count(), 3, "length, line, end");
+}
+
+#[test]
+fn every_command_of_the_table_replies() {
+    for command in command::table::all() {
+        let subcommands = command.subcommands.iter().map(|sub| format!("{} {}", command.name, sub.name));
+        for name in std::iter::once(command.name.to_owned()).chain(subcommands) {
+            if ["client reply", "shutdown"].contains(&name.as_str()) {
+                continue;
+            }
+            for arguments in ["", " 1", " 1 2", " 1 2 3"] {
+                let reply = World::new().connect().send(format!("{name}{arguments}\r\n").as_bytes()).0;
+                assert!(
+                    !reply.is_empty() && !reply.starts_with(b"-ERR unknown command"),
+                    "{name}{arguments}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn a_long_pipeline_lets_others_run() {
+    let mut client = World::new().connect();
+    client.session.feed(&b"ping\r\n".repeat(10_000));
+    let mut turns = 0;
+    let mut run = std::pin::pin!(client.session.run());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    while run.as_mut().poll(&mut context).is_pending() {
+        turns += 1;
+    }
+    assert!(turns >= 10_000 / COMMANDS_PER_TURN, "{turns}");
+}
+
+#[test]
+fn a_password_set_later_holds_for_new_clients() {
+    let world = World::new();
+    let mut early = world.connect();
+    early.call("config set requirepass secret");
+    assert_eq!(early.call("ping"), "+PONG\r\n");
+    let mut late = world.connect();
+    assert_eq!(late.call("ping"), "-NOAUTH Authentication required.\r\n");
+    assert_eq!(
+        late.call("auth secreT"),
+        "-WRONGPASS invalid username-password pair or user is disabled.\r\n"
+    );
+    assert_eq!(late.call("auth secret"), "+OK\r\n");
+    assert_eq!(late.call("ping"), "+PONG\r\n");
+}
+
+#[test]
+fn an_expired_key_is_absent_from_every_command() {
+    for (command, expected) in [
+        ("get k", "$-1\r\n"),
+        ("mget k other", "*2\r\n$-1\r\n$1\r\no\r\n"),
+        ("exists k", ":0\r\n"),
+        ("strlen k", ":0\r\n"),
+        ("getrange k 0 -1", "$0\r\n\r\n"),
+        ("ttl k", ":-2\r\n"),
+        ("pttl k", ":-2\r\n"),
+        ("expiretime k", ":-2\r\n"),
+        ("type k", "+none\r\n"),
+        ("touch k", ":0\r\n"),
+        ("del k", ":0\r\n"),
+        ("unlink k k", ":0\r\n"),
+        ("persist k", ":0\r\n"),
+        ("expire k 100", ":0\r\n"),
+        ("getdel k", "$-1\r\n"),
+        ("getex k ex 10", "$-1\r\n"),
+        ("getex k", "$-1\r\n"),
+        ("getset k new", "$-1\r\n"),
+        ("set k new get", "$-1\r\n"),
+        ("set k new xx", "$-1\r\n"),
+        ("set k new nx", "+OK\r\n"),
+        ("setnx k new", ":1\r\n"),
+        ("msetnx k new l new", ":1\r\n"),
+        ("incr k", ":1\r\n"),
+        ("incrbyfloat k 0.5", "$3\r\n0.5\r\n"),
+        ("append k x", ":1\r\n"),
+        ("setrange k 1 x", ":2\r\n"),
+        ("rename k l", "-ERR no such key\r\n"),
+        ("renamenx other k", ":1\r\n"),
+        ("keys *", "*1\r\n$5\r\nother\r\n"),
+        ("scan 0", "*2\r\n$1\r\n0\r\n*1\r\n$5\r\nother\r\n"),
+    ] {
+        let world = World::new();
+        let mut client = world.connect();
+        client.call("set other o");
+        client.call("set k 5 px 1000");
+        world.advance_ms(999);
+        assert_eq!(client.call("get k"), "$1\r\n5\r\n", "a moment before");
+        assert_eq!(client.call("pttl k"), ":1\r\n");
+        world.advance_ms(1);
+        assert_eq!(client.call(command), expected, "{command}");
+    }
+}
+
+#[test]
+fn what_replaces_an_expired_key_does_not_expire() {
+    for command in
+        ["set k v keepttl", "append k v", "incr k", "incrbyfloat k 1", "setrange k 0 v", "rename other k"]
+    {
+        let world = World::new();
+        let mut client = world.connect();
+        client.call("set other o");
+        client.call("set k 5 px 1000");
+        world.advance_ms(1_000);
+        client.call(command);
+        assert_eq!(client.call("ttl k"), ":-1\r\n", "{command}");
+    }
+}
+
+#[test]
+fn reading_an_expired_key_deletes_it() {
+    let world = World::new();
+    let mut client = world.connect();
+    client.call("mset a 1 b 2 c 3");
+    client.call("expire a 1");
+    client.call("expire b 1");
+    world.advance_ms(1_000);
+    assert_eq!(client.call("dbsize"), ":3\r\n");
+    client.call("get a");
+    assert_eq!(client.call("dbsize"), ":2\r\n");
+    client.call("mget b c");
+    assert_eq!(client.call("dbsize"), ":1\r\n");
+    assert_eq!(world.server.keyspace.stats().expired, 2);
+}
+
+#[test]
+fn active_expiry_deletes_what_nobody_asks_for() {
+    let world = World::new();
+    let mut client = world.connect();
+    for index in 0..1_000 {
+        let database = index % 3;
+        client.call(&format!("select {database}"));
+        client.call(&format!("set k{index} v px {}", if index < 900 { 1_000 } else { 100_000 }));
+    }
+    client.call("set permanent v");
+    world.advance_ms(1_000);
+    for _ in 0..30 {
+        let visited = world.run(world.server.expire_step(100)).expect("no error");
+        assert!(visited <= 100, "{visited}");
+    }
+    let sizes: usize =
+        (0..3usize).map(|database| usize::try_from(world.server.keyspace.len(database)).expect("few")).sum();
+    assert_eq!(sizes, 101);
+    world.run(world.server.expire_step(10_000)).expect("no error");
+    let info = client.call("info keyspace");
+    assert!(info.contains("db0:keys=35,expires=34,") || info.contains("db0:keys=34,expires=34,"), "{info}");
+}
+
+#[test]
+fn active_expiry_rests_while_no_key_can_expire() {
+    let world = World::new();
+    let mut client = world.connect();
+    client.call("mset a 1 b 2 c 3");
+    let step = || world.run(world.server.expire_step(1_000)).expect("no error");
+    assert_eq!(step(), 3, "a first look, since a key may have been there before the start");
+    assert_eq!(step(), 0);
+    client.call("expire a 10");
+    client.call("expire b 20");
+    world.advance_ms(9_999);
+    assert_eq!(step(), 0, "nothing expires before its time");
+    world.advance_ms(1);
+    assert_eq!(step(), 3);
+    assert_eq!(client.call("dbsize"), ":2\r\n");
+    assert_eq!(step(), 0);
+    world.advance_ms(10_000);
+    assert_eq!(step(), 2);
+    assert_eq!(client.call("dbsize"), ":1\r\n");
+    assert_eq!(step(), 0);
+}
+
+/// Scans to the end, with `meanwhile` between the calls.
+fn scan(
+    client: &mut TestClient,
+    options: &str,
+    mut meanwhile: impl FnMut(&mut TestClient, usize),
+) -> Vec<String> {
+    let mut found = Vec::new();
+    let mut cursor = "0".to_owned();
+    for round in 0..10_000 {
+        let reply = client.call(&format!("scan {cursor} {options}"));
+        let mut strings = strings(&reply).into_iter();
+        cursor = strings.next().expect("a cursor");
+        found.extend(strings);
+        if cursor == "0" {
+            return found;
+        }
+        meanwhile(client, round);
+    }
+    panic!("the scan does not end")
+}
+
+#[test]
+fn a_scan_finds_whatever_is_there_all_the_time() {
+    let world = World::new();
+    let mut client = world.connect();
+    let stable: BTreeSet<String> = (0..400).map(|index| format!("k{:03}", index * 2)).collect();
+    for key in &stable {
+        client.call(&format!("set {key} v"));
+    }
+    for count in [1, 3, 10, 50] {
+        let found = scan(&mut client, &format!("count {count}"), |client, round| {
+            // Keys come and go, before and behind the cursor, and the one it stands on too.
+            let at = (round * 37) % 800;
+            client.call(&format!("set k{:03} v", at | 1));
+            client.call(&format!("del k{:03}", (at * 7 % 800) | 1));
+        });
+        let mut times = BTreeMap::new();
+        found.iter().for_each(|key| *times.entry(key).or_insert(0) += 1);
+        for key in &stable {
+            assert_eq!(times.get(key), Some(&1), "{key} with count {count}");
+        }
+    }
+}
+
+#[test]
+fn an_unknown_cursor_is_an_error() {
+    let mut client = World::new().connect();
+    let reply = client.call("scan 12345");
+    assert!(reply.starts_with("-ERR unknown cursor"), "{reply}");
+}
+
+#[test]
+fn info_counts_what_happened() {
+    let world = World::new();
+    let mut client = world.connect();
+    for command in ["set a 1 ex 10", "get a", "get nosuch", "nosuch", "get"] {
+        client.call(command);
+    }
+    world.advance_ms(65_000);
+    client.call("get a");
+    let info = client.call("info");
+    for line in [
+        "redis_version:7.0.15",
+        concat!("boson_version:", env!("CARGO_PKG_VERSION")),
+        "uptime_in_seconds:65",
+        "connected_clients:1",
+        "keyspace_hits:1",
+        "keyspace_misses:2",
+        "expired_keys:1",
+        "total_commands_processed:5",
+        "total_error_replies:2",
+    ] {
+        assert!(info.contains(&format!("\r\n{line}\r\n")), "{line} in {info}");
+    }
+    client.call("config resetstat");
+    assert!(client.call("info stats").contains("\r\nexpired_keys:0\r\n"));
+}
+
+#[test]
+fn a_connection_keeps_no_large_buffers() {
+    let mut client = World::new().connect();
+    let value = vec![b'v'; 1 << 20];
+    let request = [&b"*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$1048576\r\n"[..], &value, b"\r\nGET k\r\n"].concat();
+    client.send(&request);
+    let buffer = client.session.take_buffer();
+    client.session.received(buffer, 0);
+    assert!(client.session.input.capacity() <= KEPT_BUFFER_BYTES);
+    let replies = client.session.take_replies();
+    assert!(replies.capacity() <= KEPT_BUFFER_BYTES, "{}", replies.capacity());
+}
+
+fn command() -> impl Strategy<Value = Vec<u8>> {
+    let word = prop_oneof![
+        prop::sample::select(vec![
+            "get",
+            "set",
+            "getex",
+            "mget",
+            "mset",
+            "incrbyfloat",
+            "setrange",
+            "getrange",
+            "expire",
+            "pexpireat",
+            "scan",
+            "keys",
+            "client",
+            "command",
+            "config",
+            "hello",
+            "info",
+            "ex",
+            "px",
+            "nx",
+            "match",
+            "count",
+            "list",
+            "getkeys",
+            "kill",
+            "reply",
+            "skip",
+            "a",
+            "b",
+            "0",
+            "-1",
+            "9223372036854775807",
+            "1e4000",
+            "*",
+            "[",
+        ])
+        .prop_map(|word| word.as_bytes().to_vec()),
+        prop::collection::vec(any::<u8>(), 0..8),
+    ];
+    prop::collection::vec(word, 0..6).prop_map(|words| {
+        let mut bytes = format!("*{}\r\n", words.len()).into_bytes();
+        for word in words {
+            bytes.extend(format!("${}\r\n", word.len()).into_bytes());
+            bytes.extend(word);
+            bytes.extend(b"\r\n");
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_request_panics(commands in prop::collection::vec(command(), 0..20), garbage in prop::collection::vec(any::<u8>(), 0..30)) {
+        let mut client = World::new().connect();
+        for command in &commands {
+            client.send(command);
+        }
+        client.send(&garbage);
+    }
+}
+
+fn options(durability: Durability) -> Options {
+    Options { log_bytes: 1 << 20, durability, ..Options::new([7; 16]) }
+}
+
+#[test]
+fn values_and_expiry_times_survive_a_restart() {
+    let world = World::on_disk(Config::default(), options(Durability::Sync), 64 << 20);
+    let mut client = world.connect();
+    client.call("mset a 1 b 2");
+    client.call("expire b 100");
+    client.call("select 9");
+    client.call("set c 3 px 1000");
+    drop(client);
+    world.advance_ms(1_000);
+    let world = world.restart();
+    let mut client = world.connect();
+    assert_eq!(client.call("mget a b"), "*2\r\n$1\r\n1\r\n$1\r\n2\r\n");
+    assert_eq!((client.call("ttl a"), client.call("ttl b")), (":-1\r\n".into(), ":99\r\n".into()));
+    client.call("select 9");
+    assert_eq!(client.call("dbsize"), ":1\r\n");
+    assert_eq!(world.run(world.server.expire_step(1_000)).expect("no error"), 3);
+    assert_eq!(client.call("dbsize"), ":0\r\n", "the first pass after a start looks at every key");
+}
+
+#[test]
+fn a_write_that_does_not_become_durable_is_not_acknowledged() {
+    let world = World::on_disk(Config::default(), options(Durability::Sync), 64 << 20);
+    let mut client = world.connect();
+    assert_eq!(client.call("set a before"), "+OK\r\n");
+    client.call("set volatile v px 10000");
+    world.disk.inject(Some(Fault::FlushAfter(0)));
+    let (replies, verdict) =
+        client.send(b"get a\r\nset a after\r\nping\r\nincr n\r\nsetnx a x\r\nget nosuch\r\n");
+    let replies = String::from_utf8(replies).expect("text");
+    let lines: Vec<&str> = replies.split("\r\n").collect();
+    assert_eq!(verdict, Verdict::Receive);
+    assert_eq!(lines[..2], ["$6", "before"]);
+    assert!(lines[2].starts_with("-MISCONF ") && lines[2].contains("Input/output error"), "{}", lines[2]);
+    assert_eq!(lines[3], "+PONG");
+    assert!(lines[4].starts_with("-MISCONF "), "{}", lines[4]);
+    assert_eq!(lines[5..], [":0", "$-1", ""], "what wrote nothing is not affected");
+    let refused = client.call("set b v");
+    assert!(refused.starts_with("-MISCONF "), "{refused}");
+    assert_eq!(client.call("get nosuch"), "$-1\r\n", "reads go on");
+    world.advance_ms(10_000);
+    assert_eq!(client.call("get volatile"), "$-1\r\n", "also of a key that is expired and cannot be deleted");
+    assert_eq!(client.call("mget volatile nosuch"), "*2\r\n$-1\r\n$-1\r\n");
+}
+
+#[test]
+fn a_full_store_refuses_writes_until_there_is_room() {
+    let world = World::on_disk(Config::default(), options(Durability::Sync), 8 << 20);
+    let mut client = world.connect();
+    let value = "v".repeat(20_000);
+    let mut stored = 0;
+    let refusal = loop {
+        let reply = client.call(&format!("set k{stored} {value}"));
+        if reply != "+OK\r\n" {
+            break reply;
+        }
+        stored += 1;
+        assert!(stored < 1_000, "8 MiB do not hold 20 MB");
+    };
+    assert!(refusal.starts_with("-OOM "), "{refusal}");
+    assert!(stored > 50, "{stored}");
+    assert_eq!(client.call("get k0").len(), value.len() + "$20000\r\n\r\n".len());
+    assert_eq!(client.call(&format!("exists k{stored}")), ":0\r\n");
+    for index in 0..stored / 2 {
+        assert_eq!(client.call(&format!("del k{index}")), ":1\r\n");
+    }
+    assert_eq!(client.call(&format!("set again {value}")), "+OK\r\n");
+}
+
+#[test]
+fn what_the_store_cannot_hold_is_an_error() {
+    let world = World::new();
+    let mut client = world.connect();
+    let key = "k".repeat(4_097);
+    for command in ["set", "getset", "append", "setnx", "incrby"] {
+        let reply = client.call(&format!("{command} {key} 5"));
+        assert!(reply.starts_with("-ERR ") && reply.contains("4096"), "{command}: {reply}");
+    }
+    let reply = client.call(&format!("mset a 1 {key} 2"));
+    assert!(reply.starts_with("-ERR "), "{reply}");
+    assert_eq!(client.call("exists a"), ":0\r\n", "all or nothing");
+    assert_eq!(client.call(&format!("get {key}")), "$-1\r\n");
+}
+
+#[test]
+fn a_value_in_an_unknown_form_is_an_error_and_can_be_replaced() {
+    let world = World::new();
+    let mut client = world.connect();
+    for stored in [&b""[..], b"\x02v", b"\x01short"] {
+        let tree = world.server.keyspace.db().tree("0").expect("a tree");
+        world.run(tree.put(b"k", stored)).expect("stored");
+        client.call("set l v");
+        for command in
+            ["get k", "incr k", "mget l k", "rename k l", "append k x", "expire k 10", "set k v keepttl"]
+        {
+            let reply = client.call(command);
+            assert!(reply.starts_with("-ERR ") && reply.contains("unknown form"), "{command}: {reply}");
+        }
+        assert_eq!(client.call("get l"), "$1\r\nv\r\n");
+        assert_eq!(client.call("set k v"), "+OK\r\n");
+        world.run(tree.put(b"k", stored)).expect("stored");
+        assert_eq!(client.call("del k"), ":1\r\n");
+    }
+}

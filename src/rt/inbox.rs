@@ -1,0 +1,372 @@
+//! How other threads reach a core: a lock-free list of tasks to wake or release, and a queue of messages.
+//!
+//! # References from other threads
+//!
+//! A task counts its references without atomics, because nearly all of them come and go on its own core. A waker that
+//! reached another thread must not touch that count, so it works on the task's [`Node`] instead, one atomic word:
+//!
+//! - bits 2 and up: how many references other threads added minus how many they dropped, not yet told to the owner;
+//! - `WOKEN`: somebody called `wake`;
+//! - `LISTED`: the node is on the inbox's list, or the thread that set this bit is about to put it there.
+//!
+//! Adding a reference only adds to the word. Dropping or waking changes the word and sets `LISTED` in **one** atomic
+//! operation; whoever changed `LISTED` from 0 to 1 then pushes the node. The owner frees a task only when its own count
+//! plus the word's count is zero **and** `LISTED` is clear. So between that one atomic operation and the end of the push the
+//! node cannot go away, and a thread that found `LISTED` already set does not touch the node again.
+//!
+//! The owner takes the whole list, and for each node takes the whole word (clearing `LISTED`), adds its count to the local
+//! one, schedules the task if `WOKEN`, and frees it if nothing is left.
+//!
+//! # Sleeping
+//!
+//! A sender pushes and then, if `parked` is set, clears it and writes the eventfd. The core sets `parked` and then looks at
+//! the list once more before it sleeps. Both sides put a sequentially consistent fence between their two steps, so at least
+//! one of them sees the other's.
+//!
+//! # After the core
+//!
+//! When a core ends it closes its inbox. Wakers may outlive it; from then on whoever pushes also takes the list, under a
+//! mutex, and does the owner's part of freeing.
+
+use std::fmt;
+use std::ptr::{self, NonNull};
+
+#[cfg(loom)]
+use loom::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence},
+};
+#[cfg(not(loom))]
+use std::sync::{
+    Mutex,
+    atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence},
+};
+
+const LISTED: u64 = 1;
+const WOKEN: u64 = 2;
+const ONE_REFERENCE: u64 = 4;
+
+/// The part of a task that other threads may touch. The first field of the task's header.
+pub(super) struct Node {
+    word: AtomicU64,
+    next: AtomicPtr<Node>,
+}
+
+/// What other threads did to a task since its owner last looked.
+pub(super) struct Changes {
+    /// References added minus references dropped.
+    pub(super) references: i64,
+    /// Somebody woke the task.
+    pub(super) woken: bool,
+}
+
+impl Node {
+    pub(super) fn new() -> Self {
+        Self { word: AtomicU64::new(0), next: AtomicPtr::new(ptr::null_mut()) }
+    }
+
+    /// Adds a reference from a thread that is not the owner and holds one already.
+    pub(super) fn add_reference(&self) {
+        // Relaxed, as in `Arc::clone`: the caller's own reference keeps the task alive meanwhile.
+        self.word.fetch_add(ONE_REFERENCE, Ordering::Relaxed);
+    }
+
+    /// Whether the owner may free the task, given that it holds `local` references itself.
+    pub(super) fn is_unreferenced(&self, local: i64) -> bool {
+        let word = self.word.load(Ordering::Acquire);
+        word & LISTED == 0 && local + count(word) == 0
+    }
+
+    fn take_changes(&self) -> Changes {
+        let word = self.word.swap(0, Ordering::AcqRel);
+        Changes { references: count(word), woken: word & WOKEN != 0 }
+    }
+}
+
+/// The reference count in `word`; negative when other threads dropped more than they added.
+fn count(word: u64) -> i64 {
+    word.cast_signed() >> 2
+}
+
+/// A message to a core: runs on it.
+pub(super) type Message = Box<dyn FnOnce() + Send>;
+
+/// A core's inbox; shared with every waker and handle.
+pub(super) struct Inbox {
+    head: AtomicPtr<Node>,
+    messages: Mutex<Vec<Message>>,
+    has_messages: AtomicBool,
+    parked: AtomicBool,
+    closed: AtomicBool,
+    /// Held by the thread that does the owner's part after `closed`.
+    afterlife: Mutex<()>,
+    wake_core: Box<dyn Fn() + Send + Sync>,
+    /// Applies the changes of one task after the core is gone; the mutex `afterlife` is held.
+    bury: fn(NonNull<Node>, Changes),
+}
+
+impl Inbox {
+    /// An inbox that calls `wake_core` when a parked core must wake, and `bury` for every task that changes after the core
+    /// is gone.
+    pub(super) fn new(wake_core: Box<dyn Fn() + Send + Sync>, bury: fn(NonNull<Node>, Changes)) -> Self {
+        Self {
+            head: AtomicPtr::new(ptr::null_mut()),
+            messages: Mutex::new(Vec::new()),
+            has_messages: AtomicBool::new(false),
+            parked: AtomicBool::new(false),
+            closed: AtomicBool::new(false),
+            afterlife: Mutex::new(()),
+            wake_core,
+            bury,
+        }
+    }
+
+    /// Wakes a task from another thread.
+    ///
+    /// # Safety
+    ///
+    /// `node` belongs to a task of this inbox's core, and the caller holds a reference to it for the whole call.
+    pub(super) unsafe fn wake(&self, node: NonNull<Node>) {
+        // SAFETY: the caller's reference keeps the node alive.
+        let before = unsafe { node.as_ref() }.word.fetch_or(WOKEN | LISTED, Ordering::AcqRel);
+        if before & LISTED == 0 {
+            // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until it took it off the list.
+            unsafe { self.push(node) };
+        }
+    }
+
+    /// Drops a reference from another thread, and wakes the task first if `wake`.
+    ///
+    /// # Safety
+    ///
+    /// `node` belongs to a task of this inbox's core; the caller held a reference to it and gives it up.
+    pub(super) unsafe fn release(&self, node: NonNull<Node>, wake: bool) {
+        let flags = if wake { WOKEN | LISTED } else { LISTED };
+        let change = |word: u64| Some(word.wrapping_sub(ONE_REFERENCE) | flags);
+        // SAFETY: the caller's reference keeps the node alive until this one atomic operation gives it up.
+        let before = unsafe { node.as_ref() }.word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, change);
+        let (Ok(before) | Err(before)) = before;
+        if before & LISTED == 0 {
+            // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until it took it off the list.
+            unsafe { self.push(node) };
+        }
+    }
+
+    /// # Safety
+    ///
+    /// The caller changed `node`'s `LISTED` from 0 to 1 and nobody pushed it since.
+    unsafe fn push(&self, node: NonNull<Node>) {
+        let mut head = self.head.load(Ordering::Relaxed);
+        loop {
+            // SAFETY: the node is not freed while LISTED is set, which lasts until the owner took it off the list.
+            unsafe { node.as_ref() }.next.store(head, Ordering::Relaxed);
+            match self.head.compare_exchange_weak(head, node.as_ptr(), Ordering::Release, Ordering::Relaxed) {
+                Ok(_) => break,
+                Err(now) => head = now,
+            }
+        }
+        self.after_push();
+    }
+
+    /// Sends a message. It is dropped, unsent, if the core is gone: then the result is false.
+    pub(super) fn send(&self, message: Message) -> bool {
+        {
+            let mut messages = self.messages.lock().expect("no code panics while it holds the inbox's lock");
+            if self.closed.load(Ordering::SeqCst) {
+                return false;
+            }
+            messages.push(message);
+            self.has_messages.store(true, Ordering::Release);
+        }
+        self.after_push();
+        true
+    }
+
+    fn after_push(&self) {
+        fence(Ordering::SeqCst);
+        if self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::Relaxed) {
+            (self.wake_core)();
+        }
+        if self.closed.load(Ordering::SeqCst) {
+            let _guard = self.afterlife.lock().expect("burying a task does not panic");
+            self.take_tasks(self.bury);
+        }
+    }
+
+    /// Takes every listed task and hands it with its changes to `apply`, oldest first. Only for the owner, or under
+    /// `afterlife` once closed.
+    fn take_tasks(&self, mut apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+        let mut list = self.head.swap(ptr::null_mut(), Ordering::Acquire);
+        let mut oldest: *mut Node = ptr::null_mut();
+        // The list is newest first: reverse it in place.
+        while let Some(node) = NonNull::new(list) {
+            // SAFETY: a node on the list has LISTED set, so it is alive; the list was taken whole, so it is ours alone.
+            let next = unsafe { node.as_ref() }.next.swap(oldest, Ordering::Relaxed);
+            oldest = node.as_ptr();
+            list = next;
+        }
+        let mut taken = 0;
+        while let Some(node) = NonNull::new(oldest) {
+            // SAFETY: still LISTED, so alive. `next` is read before the word is taken: afterwards the node may be listed anew.
+            oldest = unsafe { node.as_ref() }.next.load(Ordering::Relaxed);
+            // SAFETY: as above; taking the changes clears LISTED, and only `apply` may free the task after that.
+            let changes = unsafe { node.as_ref() }.take_changes();
+            apply(node, changes);
+            taken += 1;
+        }
+        taken
+    }
+
+    /// The owner's turn: hands every listed task to `apply` and every message to `run`; returns how many there were.
+    pub(super) fn drain(&self, apply: impl FnMut(NonNull<Node>, Changes), run: impl FnMut(Message)) -> usize {
+        let mut handled = 0;
+        if !self.head.load(Ordering::Relaxed).is_null() {
+            handled += self.take_tasks(apply);
+        }
+        if self.has_messages.load(Ordering::Relaxed) {
+            let messages = {
+                let mut messages =
+                    self.messages.lock().expect("no code panics while it holds the inbox's lock");
+                self.has_messages.store(false, Ordering::Relaxed);
+                std::mem::take(&mut *messages)
+            };
+            handled += messages.len();
+            messages.into_iter().for_each(run);
+        }
+        handled
+    }
+
+    /// Announces that the core is about to sleep; false if something arrived and it must not.
+    pub(super) fn park(&self) -> bool {
+        self.parked.store(true, Ordering::Relaxed);
+        fence(Ordering::SeqCst);
+        let empty = self.head.load(Ordering::Relaxed).is_null() && !self.has_messages.load(Ordering::Relaxed);
+        if !empty {
+            self.parked.store(false, Ordering::Relaxed);
+        }
+        empty
+    }
+
+    /// The core is awake again, whatever woke it.
+    pub(super) fn unpark(&self) {
+        self.parked.store(false, Ordering::Relaxed);
+    }
+
+    /// The core ends. The owner must not touch any of its tasks afterwards.
+    pub(super) fn close(&self) {
+        let unsent = {
+            let mut messages = self.messages.lock().expect("no code panics while it holds the inbox's lock");
+            self.closed.store(true, Ordering::SeqCst);
+            std::mem::take(&mut *messages)
+        };
+        drop(unsent);
+        // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list taken here.
+        fence(Ordering::SeqCst);
+        let _guard = self.afterlife.lock().expect("burying a task does not panic");
+        self.take_tasks(self.bury);
+    }
+}
+
+impl fmt::Debug for Inbox {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Inbox").finish_non_exhaustive()
+    }
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use loom::sync::Arc;
+    use loom::sync::atomic::AtomicUsize;
+    use loom::thread;
+
+    use super::*;
+
+    /// What the model knows of its one task: the owner's count lives beside the node, as in the header.
+    struct Model {
+        inbox: Inbox,
+        node: Box<Node>,
+        wakeups: AtomicUsize,
+    }
+
+    // SAFETY: `node` is only handed out as a pointer under the inbox's own protocol, which is what is being tested.
+    unsafe impl Sync for Model {}
+
+    fn model(wakeups_of_core: Arc<AtomicUsize>) -> Arc<Model> {
+        let wake_core = Box::new(move || {
+            wakeups_of_core.fetch_add(1, Ordering::SeqCst);
+        });
+        Arc::new(Model {
+            inbox: Inbox::new(wake_core, |_, _| unreachable!("the core lives through the model")),
+            node: Box::new(Node::new()),
+            wakeups: AtomicUsize::new(0),
+        })
+    }
+
+    /// Two threads each clone, wake and drop a waker while the owner drains: the count ends at zero exactly once both are
+    /// done, and a wake is seen.
+    #[test]
+    fn references_from_other_threads_add_up() {
+        loom::model(|| {
+            let core = Arc::new(AtomicUsize::new(0));
+            let model = model(core);
+            let mut local = 2i64;
+            let threads: Vec<_> = (0..2)
+                .map(|which| {
+                    let model = Arc::clone(&model);
+                    thread::spawn(move || {
+                        let node = NonNull::from(&*model.node);
+                        if which == 0 {
+                            model.node.add_reference();
+                            // SAFETY: this thread holds the reference it was given and the one it just added.
+                            unsafe { model.inbox.release(node, true) };
+                        }
+                        // SAFETY: this thread gives up the reference it was given.
+                        unsafe { model.inbox.release(node, false) };
+                    })
+                })
+                .collect();
+            let mut woken = false;
+            let mut drain = |local: &mut i64| {
+                model.inbox.drain(
+                    |_, changes| {
+                        *local += changes.references;
+                        woken |= changes.woken;
+                    },
+                    |_| (),
+                )
+            };
+            drain(&mut local);
+            for thread in threads {
+                thread.join().expect("no panic");
+            }
+            drain(&mut local);
+            assert_eq!(local, 0);
+            assert!(woken);
+            assert!(model.node.is_unreferenced(local));
+        });
+    }
+
+    /// A core that parks while another thread wakes a task either sees the task before it sleeps or is woken.
+    #[test]
+    fn a_wake_is_never_lost_to_a_parking_core() {
+        loom::model(|| {
+            let core = Arc::new(AtomicUsize::new(0));
+            let model = model(Arc::clone(&core));
+            let waker = {
+                let model = Arc::clone(&model);
+                thread::spawn(move || {
+                    // SAFETY: the model holds the task alive.
+                    unsafe { model.inbox.wake(NonNull::from(&*model.node)) };
+                    model.wakeups.fetch_add(1, Ordering::SeqCst);
+                })
+            };
+            let sleeps = model.inbox.park();
+            waker.join().expect("no panic");
+            let seen = model.inbox.drain(|_, changes| assert!(changes.woken), |_| ());
+            assert_eq!(seen, 1);
+            if sleeps {
+                assert_eq!(core.load(Ordering::SeqCst), 1, "the core went to sleep and nobody woke it");
+            }
+        });
+    }
+}

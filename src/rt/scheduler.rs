@@ -1,0 +1,533 @@
+//! The loop of one core: run ready tasks for a budget, poll every poller for a budget, fire timers, drain the inbox; when
+//! nothing happened for a while, sleep in the kernel.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::future::Future;
+use std::panic::Location;
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Wake, Waker};
+use std::time::Duration;
+
+use rand::rngs::StdRng;
+use rand::{RngCore, SeedableRng};
+use rustix::thread::CpuSet;
+
+use super::handle::Handle;
+use super::inbox::Inbox;
+use super::task::{JoinHandle, TaskRef, apply_changes, bury};
+use super::timer::{TimerKey, Wheel};
+use super::uring::{Doorbell, Reactor};
+use super::{Clock, Instant, Park, Poller};
+use crate::error::{Error, ErrorKind, Result};
+use crate::mem::Arena;
+
+/// Tasks run per turn before the pollers get theirs.
+const TASKS_PER_TURN: usize = 128;
+/// Tasks run between two looks at the clock.
+const TASKS_PER_CLOCK_READING: usize = 16;
+/// A turn's tasks stop after this long even if the budget is not used up, so that a completed I/O waits no longer.
+const TASK_TIME_PER_TURN: Duration = Duration::from_micros(50);
+/// Events that one poller may handle per turn.
+const EVENTS_PER_POLL: usize = 64;
+/// Timers fired per turn.
+const TIMERS_PER_TURN: usize = 256;
+
+/// How a core is set up. [`CoreConfig::new`] gives the defaults.
+#[derive(Clone)]
+pub struct CoreConfig {
+    /// The CPU to pin the core's thread to; `None` leaves it to the kernel.
+    pub cpu: Option<usize>,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from: the seed of the core's generator (ChaCha12).
+    pub seed: [u8; 32],
+    /// The size of the io_uring's submission queue, in entries; a power of two.
+    pub ring_entries: u32,
+    /// How long a core keeps polling after the last event before it sleeps in the kernel.
+    pub spin: Duration,
+    /// The size of the core's arena, in bytes. Pages are touched only with use.
+    pub arena_bytes: usize,
+}
+
+impl CoreConfig {
+    /// Not pinned, 256 ring entries, 10 µs of spinning, a 16 MiB arena.
+    pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
+        Self {
+            cpu: None,
+            clock,
+            seed,
+            ring_entries: 256,
+            spin: Duration::from_micros(10),
+            arena_bytes: 16 << 20,
+        }
+    }
+}
+
+impl std::fmt::Debug for CoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The seed makes sequence numbers and ports unguessable: it does not belong in a log.
+        f.debug_struct("CoreConfig")
+            .field("cpu", &self.cpu)
+            .field("ring_entries", &self.ring_entries)
+            .field("spin", &self.spin)
+            .field("arena_bytes", &self.arena_bytes)
+            .finish_non_exhaustive()
+    }
+}
+
+/// What a core counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CoreStats {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Task polls.
+    pub polls: u64,
+    /// Tasks that live now.
+    pub tasks: usize,
+    /// Times the core slept in the kernel.
+    pub parks: u64,
+    /// System calls made on the io_uring.
+    pub ring_enters: u64,
+}
+
+/// One core: a scheduler with its tasks, timers, pollers and io_uring, on the thread that made it.
+pub struct Core {
+    shared: Rc<Shared>,
+}
+
+type SharedPoller = Rc<RefCell<dyn Poller>>;
+
+pub(super) struct Shared {
+    clock: Arc<dyn Clock>,
+    inbox: Arc<Inbox>,
+    reactor: Rc<Reactor>,
+    queue: RefCell<VecDeque<TaskRef>>,
+    cancelled: RefCell<Vec<TaskRef>>,
+    registry: RefCell<Registry>,
+    timers: RefCell<Wheel<Waker>>,
+    pollers: RefCell<Vec<(u64, SharedPoller)>>,
+    next_poller_id: Cell<u64>,
+    rng: RefCell<StdRng>,
+    arena: Arena,
+    spin: Duration,
+    turns: Cell<u64>,
+    polls: Cell<u64>,
+    parks: Cell<u64>,
+}
+
+#[derive(Default)]
+struct Registry {
+    tasks: Vec<Option<TaskRef>>,
+    free: Vec<usize>,
+}
+
+thread_local! {
+    static CURRENT: RefCell<Option<Rc<Shared>>> = const { RefCell::new(None) };
+    static CURRENT_INBOX: Cell<*const Inbox> = const { Cell::new(std::ptr::null()) };
+}
+
+/// The inbox of the core that the calling thread is inside of; null outside.
+pub(super) fn current_inbox() -> *const Inbox {
+    CURRENT_INBOX.try_with(Cell::get).unwrap_or(std::ptr::null())
+}
+
+/// Runs `f` with the core that the calling thread is inside of.
+#[track_caller]
+pub(super) fn with_core<R>(f: impl FnOnce(&Rc<Shared>) -> R) -> R {
+    CURRENT.with_borrow(|current| {
+        f(current.as_ref().expect("called outside a boson core: call it from inside `Core::block_on`"))
+    })
+}
+
+/// Puts a woken task of the current core on its run queue.
+pub(super) fn enqueue(task: TaskRef) {
+    if task.mark_queued() {
+        with_core(|core| core.queue.borrow_mut().push_back(task));
+    }
+}
+
+/// Ends a task of the current core when the loop next gets to it.
+pub(super) fn cancel(task: TaskRef) {
+    with_core(|core| core.cancelled.borrow_mut().push(task));
+}
+
+impl Core {
+    /// A core on the calling thread, pinned if the configuration says so.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a CPU that does not exist or is not allowed here, the kernel's code if
+    /// there is no memory, and [`Unsupported`](ErrorKind::Unsupported) where io_uring is forbidden.
+    pub fn new(config: &CoreConfig) -> Result<Self> {
+        if let Some(cpu) = config.cpu {
+            pin_thread(cpu)?;
+        }
+        let doorbell = Arc::new(Doorbell::new()?);
+        let reactor = Reactor::new(config.ring_entries, &doorbell)?;
+        let ring_doorbell = Box::new(move || doorbell.ring());
+        let shared = Shared {
+            clock: Arc::clone(&config.clock),
+            inbox: Arc::new(Inbox::new(ring_doorbell, bury)),
+            reactor: Rc::new(reactor),
+            queue: RefCell::default(),
+            cancelled: RefCell::default(),
+            registry: RefCell::default(),
+            timers: RefCell::new(Wheel::new(config.clock.now())),
+            pollers: RefCell::default(),
+            next_poller_id: Cell::new(0),
+            rng: RefCell::new(StdRng::from_seed(config.seed)),
+            arena: Arena::new(config.arena_bytes)?,
+            spin: config.spin,
+            turns: Cell::new(0),
+            polls: Cell::new(0),
+            parks: Cell::new(0),
+        };
+        Ok(Self { shared: Rc::new(shared) })
+    }
+
+    /// Runs `future` and every task on this core until `future` is done. Other tasks then stay where they are, and go on in
+    /// the next `block_on`.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core; otherwise a failure of the io_uring.
+    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
+        let _inside = Inside::enter(&self.shared)?;
+        let woken = Arc::new(RootWaker::new(Arc::clone(&self.shared.inbox)));
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut future = pin!(future);
+        let mut idle_since: Option<Instant> = None;
+        loop {
+            let mut worked = 0;
+            if woken.take() {
+                worked += 1;
+                if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
+                    return Ok(output);
+                }
+            }
+            worked += self.shared.turn()?;
+            if worked > 0 {
+                idle_since = None;
+                continue;
+            }
+            let now = self.shared.clock.now();
+            let since = *idle_since.get_or_insert(now);
+            if now - since >= self.shared.spin {
+                self.shared.park(now, &woken)?;
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// A handle that other threads can send work through.
+    pub fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.shared.inbox))
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> CoreStats {
+        self.shared.stats()
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Core {
+    /// Ends every task by dropping its future, then waits for the I/O that they left in flight.
+    fn drop(&mut self) {
+        if let Ok(_inside) = Inside::enter(&self.shared) {
+            self.shared.end_tasks();
+            self.shared.reactor.shut_down();
+            // A completion may have woken nothing: every task has ended. But an orphan's buffer may hold wakers.
+            self.shared.queue.borrow_mut().clear();
+            self.shared.pollers.borrow_mut().clear();
+        }
+        self.shared.inbox.close();
+    }
+}
+
+/// While it lives, the thread is inside the core.
+struct Inside;
+
+impl Inside {
+    fn enter(shared: &Rc<Shared>) -> Result<Self> {
+        CURRENT.with_borrow_mut(|current| {
+            if current.is_some() {
+                return Err(Error::new(ErrorKind::InvalidInput, "block_on").because(
+                    "this thread is inside a boson core already: spawn a task or await the future instead",
+                ));
+            }
+            *current = Some(Rc::clone(shared));
+            CURRENT_INBOX.set(Arc::as_ptr(&shared.inbox));
+            Ok(Self)
+        })
+    }
+}
+
+impl Drop for Inside {
+    fn drop(&mut self) {
+        CURRENT_INBOX.set(std::ptr::null());
+        let shared = CURRENT.take();
+        drop(shared);
+    }
+}
+
+/// The waker of `block_on`'s own future; works from every thread.
+struct RootWaker {
+    woken: std::sync::atomic::AtomicBool,
+    inbox: Arc<Inbox>,
+}
+
+impl RootWaker {
+    fn new(inbox: Arc<Inbox>) -> Self {
+        Self { woken: std::sync::atomic::AtomicBool::new(true), inbox }
+    }
+
+    fn take(&self) -> bool {
+        self.is_set() && self.woken.swap(false, std::sync::atomic::Ordering::AcqRel)
+    }
+
+    fn is_set(&self) -> bool {
+        self.woken.load(std::sync::atomic::Ordering::Relaxed)
+    }
+}
+
+impl Wake for RootWaker {
+    fn wake(self: Arc<Self>) {
+        self.wake_by_ref();
+    }
+
+    fn wake_by_ref(self: &Arc<Self>) {
+        let was_set = self.woken.swap(true, std::sync::atomic::Ordering::AcqRel);
+        if !was_set && current_inbox() != Arc::as_ptr(&self.inbox) {
+            // An empty message: the core wakes and looks at the flag.
+            self.inbox.send(Box::new(|| ()));
+        }
+    }
+}
+
+impl Shared {
+    /// One turn of the loop; returns how much was done.
+    fn turn(&self) -> Result<usize> {
+        self.turns.set(self.turns.get() + 1);
+        let started = self.clock.now();
+        let mut worked = self.run_tasks(started);
+        worked += self.reactor.poll()?;
+        let now = if worked > 0 { self.clock.now() } else { started };
+        worked += self.poll_pollers(now);
+        worked += self.timers.borrow_mut().expire(now, TIMERS_PER_TURN, Waker::wake);
+        worked += self.inbox.drain(
+            |node, changes| {
+                if let Some(task) = apply_changes(node, &changes)
+                    && task.mark_queued()
+                {
+                    self.queue.borrow_mut().push_back(task);
+                }
+            },
+            |message| message(),
+        );
+        Ok(worked)
+    }
+
+    fn run_tasks(&self, started: Instant) -> usize {
+        self.end_cancelled();
+        let budget = self.queue.borrow().len().min(TASKS_PER_TURN);
+        let mut ran = 0;
+        while ran < budget {
+            let Some(task) = self.queue.borrow_mut().pop_front() else { break };
+            if task.run() {
+                self.forget(&task);
+            }
+            ran += 1;
+            if ran % TASKS_PER_CLOCK_READING == 0 && self.clock.now() - started > TASK_TIME_PER_TURN {
+                break;
+            }
+        }
+        self.polls.set(self.polls.get() + ran as u64);
+        ran
+    }
+
+    fn end_cancelled(&self) {
+        while let Some(task) = { self.cancelled.borrow_mut().pop() } {
+            if task.cancel() {
+                self.forget(&task);
+            }
+        }
+    }
+
+    fn poll_pollers(&self, now: Instant) -> usize {
+        let mut worked = 0;
+        let mut at = 0;
+        // By index and with a borrow per step: a poller may be added or removed by what another one completes.
+        while let Some(poller) = { self.pollers.borrow().get(at).map(|(_, poller)| Rc::clone(poller)) } {
+            worked += poller.borrow_mut().poll(now, EVENTS_PER_POLL);
+            at += 1;
+        }
+        worked
+    }
+
+    /// Sleeps in the kernel until something may have happened.
+    fn park(&self, now: Instant, root: &RootWaker) -> Result<()> {
+        let mut until = self.timers.borrow().next_deadline();
+        let mut earlier = |deadline: Option<Instant>| {
+            until = match (until, deadline) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        };
+        for (_, poller) in self.pollers.borrow().iter() {
+            let mut poller = poller.borrow_mut();
+            earlier(poller.next_deadline());
+            match poller.park() {
+                Park::Idle => {}
+                Park::Wake(descriptor) => self.reactor.wake_when_readable(descriptor)?,
+                Park::Nap(longest) => earlier(Some(now + longest)),
+                Park::Spin => return Ok(()),
+            }
+        }
+        if until.is_some_and(|until| until <= now) {
+            return Ok(());
+        }
+        if self.inbox.park() && !root.is_set() {
+            self.parks.set(self.parks.get() + 1);
+            self.reactor.wait(until.map(|until| until - now))?;
+        }
+        self.inbox.unpark();
+        Ok(())
+    }
+
+    pub(super) fn spawn<F: Future + 'static>(
+        &self,
+        name: &'static str,
+        created_at: &'static Location<'static>,
+        future: F,
+    ) -> JoinHandle<F::Output> {
+        let (task, handle) = TaskRef::new(Arc::clone(&self.inbox), name, created_at, future);
+        let mut registry = self.registry.borrow_mut();
+        let index = registry.free.pop().unwrap_or_else(|| {
+            registry.tasks.push(None);
+            registry.tasks.len() - 1
+        });
+        task.set_registry_index(index);
+        registry.tasks[index] = Some(task.clone());
+        if task.mark_queued() {
+            self.queue.borrow_mut().push_back(task);
+        }
+        handle
+    }
+
+    /// Takes an ended task out of the registry.
+    fn forget(&self, task: &TaskRef) {
+        let mut registry = self.registry.borrow_mut();
+        let index = task.registry_index();
+        let registered = registry.tasks[index].take();
+        registry.free.push(index);
+        // Dropping may free the task and run a destructor that spawns: not under the borrow.
+        drop(registry);
+        drop(registered);
+    }
+
+    fn end_tasks(&self) {
+        // A destructor may spawn or wake: go on until nothing is left.
+        loop {
+            let task = self.registry.borrow_mut().tasks.iter_mut().find_map(Option::take);
+            let Some(task) = task else { break };
+            task.cancel();
+        }
+        self.cancelled.borrow_mut().clear();
+        let queued = self.queue.take();
+        drop(queued);
+        let timers = self.timers.take();
+        drop(timers);
+    }
+
+    pub(super) fn stats(&self) -> CoreStats {
+        let registry = self.registry.borrow();
+        CoreStats {
+            turns: self.turns.get(),
+            polls: self.polls.get(),
+            tasks: registry.tasks.len() - registry.free.len(),
+            parks: self.parks.get(),
+            ring_enters: self.reactor.enters(),
+        }
+    }
+
+    pub(super) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(super) fn reactor(&self) -> &Rc<Reactor> {
+        &self.reactor
+    }
+
+    pub(super) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(super) fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.inbox))
+    }
+
+    pub(super) fn fill_random(&self, bytes: &mut [u8]) {
+        self.rng.borrow_mut().fill_bytes(bytes);
+    }
+
+    pub(super) fn timers(&self) -> &RefCell<Wheel<Waker>> {
+        &self.timers
+    }
+
+    pub(super) fn add_poller(&self, poller: SharedPoller) -> u64 {
+        let id = self.next_poller_id.get();
+        self.next_poller_id.set(id + 1);
+        self.pollers.borrow_mut().push((id, poller));
+        id
+    }
+
+    pub(super) fn remove_poller(&self, id: u64) {
+        let mut pollers = self.pollers.borrow_mut();
+        if let Some(at) = pollers.iter().position(|(other, _)| *other == id) {
+            let removed = pollers.remove(at);
+            drop(pollers);
+            drop(removed);
+        }
+    }
+
+    /// The names and creation places of all tasks.
+    pub(super) fn tasks(&self) -> Vec<(&'static str, &'static Location<'static>)> {
+        self.registry.borrow().tasks.iter().flatten().map(|task| (task.name(), task.created_at())).collect()
+    }
+
+    pub(super) fn remove_timer(&self, key: TimerKey) {
+        let waker = self.timers.borrow_mut().remove(key);
+        drop(waker);
+    }
+}
+
+fn pin_thread(cpu: usize) -> Result<()> {
+    let invalid = |detail: String| {
+        Error::new(ErrorKind::InvalidInput, "pin core").at(format!("CPU {cpu}")).because(detail)
+    };
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(invalid(format!("CPU numbers end at {}", CpuSet::MAX_CPU - 1)));
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).map_err(|errno| {
+        if errno == rustix::io::Errno::INVAL {
+            let allowed = rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count());
+            invalid(format!(
+                "no such CPU, or not allowed for this process (it may use {allowed}); see `nproc`"
+            ))
+        } else {
+            Error::os(errno.raw_os_error(), "pin core").at(format!("CPU {cpu}"))
+        }
+    })
+}

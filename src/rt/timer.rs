@@ -1,0 +1,361 @@
+//! A hierarchical timing wheel (Varghese and Lauck, SOSP 1987): insert and cancel in constant time.
+//!
+//! Seven levels of 64 slots. A slot of level 0 is one tick of 2¹⁴ ns (16.4 µs), a slot of level *n* is 64 slots of
+//! level *n − 1*. An entry sits on the level where its tick first differs from the wheel's current tick, so it moves down
+//! at most once per level before it fires. A bitmap per level finds the next occupied slot without a scan.
+
+use super::Instant;
+
+const TICK_SHIFT: u32 = 14;
+const SLOT_BITS: u32 = 6;
+const SLOTS: usize = 1 << SLOT_BITS;
+const LEVELS: usize = 7;
+/// Deadlines further away than the wheel spans wait on the last level and are inserted again. It spans 62 of the last level's 64
+/// slots of 2³⁶ ticks (807 days): with 64 an entry could come around to the current slot and seem due at once, for ever.
+const MAX_TICKS: u64 = 62 << (SLOT_BITS * 6);
+const NIL: u32 = u32::MAX;
+
+/// Names an entry of a [`Wheel`] until it fires or is removed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TimerKey {
+    index: u32,
+    generation: u32,
+}
+
+/// Deadlines with a value each. Fires never early, and late by less than one tick (16.4 µs) plus the caller's delay.
+#[derive(Debug)]
+pub struct Wheel<T> {
+    current_tick: u64,
+    occupied: [u64; LEVELS],
+    heads: [[u32; SLOTS]; LEVELS],
+    entries: Vec<Entry<T>>,
+    free: u32,
+    len: usize,
+}
+
+#[derive(Debug)]
+struct Entry<T> {
+    /// `None` while the entry is on the free list.
+    value: Option<T>,
+    deadline_tick: u64,
+    generation: u32,
+    level: u8,
+    slot: u8,
+    previous: u32,
+    next: u32,
+}
+
+impl<T> Default for Wheel<T> {
+    fn default() -> Self {
+        Self::new(Instant::ORIGIN)
+    }
+}
+
+impl<T> Wheel<T> {
+    /// An empty wheel whose current time is `now`.
+    pub fn new(now: Instant) -> Self {
+        Self {
+            current_tick: now.as_nanos() >> TICK_SHIFT,
+            occupied: [0; LEVELS],
+            heads: [[NIL; SLOTS]; LEVELS],
+            entries: Vec::new(),
+            free: NIL,
+            len: 0,
+        }
+    }
+
+    /// How many entries wait.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether no entry waits.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// Adds `value`, to be handed out by the first [`Wheel::expire`] at or after `deadline`. A deadline in the past fires at
+    /// the next one.
+    ///
+    /// # Panics
+    ///
+    /// If 2³² − 1 entries wait already.
+    pub fn insert(&mut self, deadline: Instant, value: T) -> TimerKey {
+        // Rounded up: an entry must not fire before its deadline.
+        let deadline_tick = deadline.as_nanos().div_ceil(1 << TICK_SHIFT);
+        let index = if self.free == NIL {
+            let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 timers");
+            assert!(index != NIL, "fewer than 2^32 - 1 timers");
+            self.entries.push(Entry {
+                value: Some(value),
+                deadline_tick,
+                generation: 0,
+                level: 0,
+                slot: 0,
+                previous: NIL,
+                next: NIL,
+            });
+            index
+        } else {
+            let index = self.free;
+            let entry = self.entry_mut(index);
+            entry.value = Some(value);
+            entry.deadline_tick = deadline_tick;
+            self.free = std::mem::replace(&mut self.entry_mut(index).next, NIL);
+            index
+        };
+        self.link(index);
+        self.len += 1;
+        TimerKey { index, generation: self.entry(index).generation }
+    }
+
+    /// Takes an entry out before it fires; `None` if it has fired.
+    pub fn remove(&mut self, key: TimerKey) -> Option<T> {
+        self.get_mut(key)?;
+        self.unlink(key.index);
+        self.release(key.index)
+    }
+
+    /// The value of an entry that has not fired.
+    pub fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
+        let entry = self.entries.get_mut(key.index as usize)?;
+        if entry.generation == key.generation { entry.value.as_mut() } else { None }
+    }
+
+    /// A time by which `expire` should be called: at or before the earliest deadline. `None` if no entry waits.
+    ///
+    /// For an entry far away this may be early (when its slot moves to a finer level); calling `expire` then is cheap.
+    pub fn next_deadline(&self) -> Option<Instant> {
+        self.next_slot().map(|(_, _, tick)| Instant::from_nanos(tick << TICK_SHIFT))
+    }
+
+    /// Hands the values whose deadline is at or before `now` to `fire`, at most `budget` of them, and returns how many
+    /// that were.
+    pub fn expire(&mut self, now: Instant, budget: usize, mut fire: impl FnMut(T)) -> usize {
+        let now_tick = now.as_nanos() >> TICK_SHIFT;
+        let mut fired = 0;
+        while let Some((level, slot, tick)) = self.next_slot() {
+            if tick > now_tick {
+                break;
+            }
+            self.current_tick = self.current_tick.max(tick);
+            if level > 0 {
+                self.cascade(level, slot);
+                continue;
+            }
+            while self.heads[0][slot] != NIL {
+                if fired == budget {
+                    return fired;
+                }
+                let index = self.heads[0][slot];
+                self.unlink(index);
+                if let Some(value) = self.release(index) {
+                    fired += 1;
+                    fire(value);
+                }
+            }
+        }
+        self.current_tick = self.current_tick.max(now_tick);
+        fired
+    }
+
+    /// Moves the entries of a coarse slot whose time has come to finer levels.
+    fn cascade(&mut self, level: usize, slot: usize) {
+        let mut index = std::mem::replace(&mut self.heads[level][slot], NIL);
+        self.occupied[level] &= !(1 << slot);
+        while index != NIL {
+            let next = self.entry(index).next;
+            self.link(index);
+            index = next;
+        }
+    }
+
+    /// The occupied slot that is due first, and the tick at which it is.
+    fn next_slot(&self) -> Option<(usize, usize, u64)> {
+        (0..LEVELS).find_map(|level| {
+            if self.occupied[level] == 0 {
+                return None;
+            }
+            let shift = SLOT_BITS * u32::try_from(level).expect("a level is small");
+            let current_slot = (self.current_tick >> shift) & (SLOTS as u64 - 1);
+            // Every occupied slot of a level is at or after the current one within the same turn of the level, except on
+            // the last level, where far deadlines wrap around.
+            let rotated = self.occupied[level].rotate_right(u32::try_from(current_slot).expect("below 64"));
+            let distance = u64::from(rotated.trailing_zeros());
+            let tick = if distance == 0 && level == 0 {
+                self.current_tick
+            } else {
+                (((self.current_tick >> shift) + distance) << shift).max(self.current_tick)
+            };
+            let slot = usize::try_from((current_slot + distance) % SLOTS as u64).expect("below 64");
+            Some((level, slot, tick))
+        })
+    }
+
+    fn link(&mut self, index: u32) {
+        let tick = self
+            .entry(index)
+            .deadline_tick
+            .clamp(self.current_tick, self.current_tick.saturating_add(MAX_TICKS));
+        let differing_bits = u64::BITS - ((tick ^ self.current_tick) | (SLOTS as u64 - 1)).leading_zeros();
+        let level = usize::try_from((differing_bits - 1) / SLOT_BITS).expect("below 64").min(LEVELS - 1);
+        let shift = SLOT_BITS * u32::try_from(level).expect("a level is small");
+        let slot = usize::try_from((tick >> shift) & (SLOTS as u64 - 1)).expect("below 64");
+        let head = std::mem::replace(&mut self.heads[level][slot], index);
+        if head != NIL {
+            self.entry_mut(head).previous = index;
+        }
+        let entry = self.entry_mut(index);
+        entry.level = u8::try_from(level).expect("below 7");
+        entry.slot = u8::try_from(slot).expect("below 64");
+        entry.previous = NIL;
+        entry.next = head;
+        self.occupied[level] |= 1 << slot;
+    }
+
+    fn unlink(&mut self, index: u32) {
+        let entry = self.entry(index);
+        let (level, slot) = (usize::from(entry.level), usize::from(entry.slot));
+        let (previous, next) = (entry.previous, entry.next);
+        if previous == NIL {
+            self.heads[level][slot] = next;
+            if next == NIL {
+                self.occupied[level] &= !(1 << slot);
+            }
+        } else {
+            self.entry_mut(previous).next = next;
+        }
+        if next != NIL {
+            self.entry_mut(next).previous = previous;
+        }
+    }
+
+    fn release(&mut self, index: u32) -> Option<T> {
+        let free = std::mem::replace(&mut self.free, index);
+        let entry = self.entry_mut(index);
+        entry.generation = entry.generation.wrapping_add(1);
+        entry.next = free;
+        let value = entry.value.take();
+        self.len -= 1;
+        value
+    }
+
+    fn entry(&self, index: u32) -> &Entry<T> {
+        &self.entries[index as usize]
+    }
+
+    fn entry_mut(&mut self, index: u32) -> &mut Entry<T> {
+        &mut self.entries[index as usize]
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const TICK: Duration = Duration::from_nanos(1 << TICK_SHIFT);
+
+    #[derive(Clone, Debug)]
+    enum Operation {
+        Insert(u64),
+        Remove(usize),
+        Advance(u64),
+    }
+
+    fn operation() -> impl Strategy<Value = Operation> {
+        // Sums of 200 of them stay below the point where `Instant` saturates.
+        let waits = prop_oneof![0..1_000_000u64, 0..1_000_000_000u64, 0..1u64 << 45, 0..1u64 << 62];
+        let steps = prop_oneof![0..1_000_000u64, 0..1_000_000_000u64, 0..1u64 << 45, 0..1u64 << 54];
+        prop_oneof![
+            3 => waits.prop_map(Operation::Insert),
+            1 => any::<usize>().prop_map(Operation::Remove),
+            3 => steps.prop_map(Operation::Advance),
+        ]
+    }
+
+    proptest! {
+        /// Against a plain list: nothing fires early, everything fires in time, removed entries never fire, and
+        /// `next_deadline` is never late.
+        #[test]
+        fn behaves_like_a_sorted_list(start in 0..1u64 << 60, operations in prop::collection::vec(operation(), 1..200)) {
+            let mut now = Instant::from_nanos(start);
+            let mut wheel = Wheel::new(now);
+            let mut model: Vec<(TimerKey, Instant, usize)> = Vec::new();
+            for (id, operation) in operations.into_iter().enumerate() {
+                match operation {
+                    Operation::Insert(nanos) => {
+                        let deadline = now + Duration::from_nanos(nanos);
+                        model.push((wheel.insert(deadline, id), deadline, id));
+                    }
+                    Operation::Remove(which) if !model.is_empty() => {
+                        let (key, _, id) = model.swap_remove(which % model.len());
+                        prop_assert_eq!(wheel.remove(key), Some(id));
+                        prop_assert_eq!(wheel.remove(key), None);
+                    }
+                    Operation::Remove(_) => {}
+                    Operation::Advance(nanos) => {
+                        now = now + Duration::from_nanos(nanos);
+                        let mut fired = Vec::new();
+                        wheel.expire(now, usize::MAX, |id| fired.push(id));
+                        for id in fired {
+                            let at = model.iter().position(|entry| entry.2 == id).expect("fired once, not removed");
+                            prop_assert!(model[at].1 <= now, "fired early");
+                            model.swap_remove(at);
+                        }
+                        for (_, deadline, _) in &model {
+                            prop_assert!(*deadline + TICK > now, "late by a tick or more");
+                        }
+                    }
+                }
+                prop_assert_eq!(wheel.len(), model.len());
+                let earliest = model.iter().map(|entry| entry.1).min();
+                prop_assert_eq!(wheel.next_deadline().is_some(), earliest.is_some());
+                if let (Some(next), Some(earliest)) = (wheel.next_deadline(), earliest) {
+                    prop_assert!(next < earliest.max(now) + TICK);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn following_next_deadline_reaches_a_far_entry_in_a_few_steps() {
+        let mut wheel = Wheel::new(Instant::ORIGIN);
+        let deadline = Instant::ORIGIN + Duration::from_secs(3600 * 24 * 10_000);
+        wheel.insert(deadline, ());
+        let mut steps = 0;
+        while let Some(next) = wheel.next_deadline() {
+            wheel.expire(next, 1, |()| ());
+            steps += 1;
+            assert!(steps < 64, "the wheel walks towards a far deadline slot by slot");
+        }
+    }
+
+    #[test]
+    fn a_deadline_beyond_the_span_is_not_due_whatever_the_time_is() {
+        for start in [0, 1, (1 << 50) - 1, (1 << 56) - 1, (1 << 56) + (1 << 50) - 1, 1 << 61] {
+            let mut wheel = Wheel::new(Instant::from_nanos(start));
+            wheel.insert(Instant::FAR_FUTURE, ());
+            let now = Instant::from_nanos(start + 100_000);
+            assert_eq!(wheel.expire(now, 1, |()| ()), 0);
+            assert!(wheel.next_deadline().expect("it waits") > now);
+        }
+    }
+
+    #[test]
+    fn a_budget_leaves_the_rest_for_the_next_call() {
+        let mut wheel = Wheel::new(Instant::ORIGIN);
+        for id in 0..10 {
+            wheel.insert(Instant::from_nanos(5), id);
+        }
+        let later = Instant::ORIGIN + TICK;
+        let mut fired = 0;
+        assert_eq!(wheel.expire(later, 4, |_| fired += 1), 4);
+        assert!(wheel.next_deadline().expect("six wait") <= later);
+        assert_eq!(wheel.expire(later, 100, |_| fired += 1), 6);
+        assert_eq!(fired, 10);
+    }
+}

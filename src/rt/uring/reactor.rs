@@ -1,0 +1,414 @@
+//! The ring, its slots, and sleeping in it.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::collections::HashSet;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::sync::Arc;
+use std::task::Waker;
+use std::time::Duration;
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+use rustix::event::{EventfdFlags, eventfd};
+use tracing::warn;
+
+use crate::error::{Error, ErrorKind, Result};
+
+/// `user_data` of operations whose completion means nothing: cancellations.
+const IGNORED: u64 = u64::MAX;
+/// `user_data` of the poll on the doorbell.
+const DOORBELL: u64 = u64::MAX - 1;
+/// Set in the `user_data` of a poll that wakes a parked core; the descriptor is in the low half.
+const READABLE: u64 = 1 << 63;
+/// How long a core that ends waits for I/O that cannot be cancelled.
+const SHUT_DOWN_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Wakes a core that sleeps in its ring; rung by other threads.
+pub(in crate::rt) struct Doorbell(OwnedFd);
+
+impl Doorbell {
+    pub(in crate::rt) fn new() -> Result<Self> {
+        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
+            .map(Self)
+            .map_err(|errno| Error::os(errno.raw_os_error(), "create the core's eventfd"))
+    }
+
+    pub(in crate::rt) fn ring(&self) {
+        // It can only fail when the counter is at its maximum, and then the core is being woken anyway.
+        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
+    }
+
+    fn silence(&self) {
+        // Nothing to read means that another completion silenced it.
+        let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
+    }
+}
+
+/// One core's io_uring.
+pub(in crate::rt) struct Reactor {
+    inner: RefCell<Inner>,
+    enters: Cell<u64>,
+}
+
+struct Inner {
+    ring: IoUring,
+    slots: Vec<Slot>,
+    free: Vec<u32>,
+    in_flight: usize,
+    doorbell: Arc<Doorbell>,
+    doorbell_armed: bool,
+    /// Descriptors with a poll in flight that wakes a parked core.
+    watched: HashSet<RawFd>,
+    /// Reused by `poll`: what to do with no borrow held.
+    completed: Vec<Completed>,
+}
+
+struct Slot {
+    generation: u32,
+    state: State,
+}
+
+enum State {
+    Free,
+    InFlight(Waker),
+    Done(i32),
+    Orphaned(Box<dyn Orphan>),
+}
+
+/// The value of an operation whose future was dropped.
+pub(super) trait Orphan: Any {
+    fn completed(self: Box<Self>, result: i32);
+}
+
+enum Completed {
+    Wake(Waker),
+    Orphan(Box<dyn Orphan>, i32),
+}
+
+/// Names an operation in flight.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct SlotKey {
+    index: u32,
+    generation: u32,
+}
+
+impl SlotKey {
+    fn user_data(self) -> u64 {
+        // The generation's top bit is masked off to keep clear of `READABLE`.
+        u64::from(self.generation & 0x7fff_ffff) << 32 | u64::from(self.index)
+    }
+}
+
+impl Reactor {
+    pub(in crate::rt) fn new(entries: u32, doorbell: &Arc<Doorbell>) -> Result<Self> {
+        let ring = build_ring(entries)?;
+        let inner = Inner {
+            ring,
+            slots: Vec::new(),
+            free: Vec::new(),
+            in_flight: 0,
+            doorbell: Arc::clone(doorbell),
+            doorbell_armed: false,
+            watched: HashSet::new(),
+            completed: Vec::new(),
+        };
+        Ok(Self { inner: RefCell::new(inner), enters: Cell::new(0) })
+    }
+
+    /// System calls made so far.
+    pub(in crate::rt) fn enters(&self) -> u64 {
+        self.enters.get()
+    }
+
+    /// Queues an operation; it reaches the kernel with the next `poll` or `wait`, or at once if the queue is full.
+    ///
+    /// # Safety
+    ///
+    /// Whatever memory `entry` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
+    pub(super) unsafe fn start(&self, entry: squeue::Entry, waker: Waker) -> SlotKey {
+        let mut inner = self.inner.borrow_mut();
+        let key = inner.take_slot(waker);
+        self.push(&mut inner, entry.user_data(key.user_data()));
+        key
+    }
+
+    /// The result of an operation if it is done, which frees its slot; otherwise keeps `waker` for when it is.
+    pub(super) fn finish(&self, key: SlotKey, waker: &Waker) -> Option<i32> {
+        let mut inner = self.inner.borrow_mut();
+        match inner.state(key) {
+            State::Done(result) => {
+                let result = *result;
+                inner.release(key);
+                Some(result)
+            }
+            State::InFlight(current) => {
+                current.clone_from(waker);
+                None
+            }
+            State::Free | State::Orphaned(_) => {
+                unreachable!("an operation is finished once, by its only future")
+            }
+        }
+    }
+
+    /// Gives an operation's value to its slot, because nobody waits any more; asks the kernel to cancel it.
+    pub(super) fn orphan(&self, key: SlotKey, orphan: Box<dyn Orphan>) {
+        let mut inner = self.inner.borrow_mut();
+        if inner.slots.is_empty() {
+            // `shut_down` gave up on this operation: the kernel may still use its memory.
+            std::mem::forget(orphan);
+            return;
+        }
+        let previous = match inner.state(key) {
+            State::Done(result) => {
+                let result = *result;
+                inner.release(key);
+                drop(inner);
+                orphan.completed(result);
+                return;
+            }
+            state => std::mem::replace(state, State::Orphaned(orphan)),
+        };
+        let cancel = opcode::AsyncCancel::new(key.user_data()).build().user_data(IGNORED);
+        self.push(&mut inner, cancel);
+        drop(inner);
+        // The waker's destructor may free a task, and with it other operations: not under the borrow.
+        drop(previous);
+    }
+
+    fn push(&self, inner: &mut Inner, entry: squeue::Entry) {
+        loop {
+            // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the reactor's own entries
+            // (cancel, poll) point to none.
+            if unsafe { inner.ring.submission().push(&entry) }.is_ok() {
+                return;
+            }
+            // The queue is full: hand it to the kernel. If the kernel wants completions taken first, take them.
+            if let Err(error) = self.submit(inner) {
+                warn!("io_uring submission failed and is tried again: {error}");
+            }
+            inner.reap();
+        }
+    }
+
+    fn submit(&self, inner: &Inner) -> Result<()> {
+        self.enters.set(self.enters.get() + 1);
+        match inner.ring.submitter().submit() {
+            Ok(_) => Ok(()),
+            Err(error) => retry_later(&error),
+        }
+    }
+
+    /// Hands queued operations to the kernel and wakes whoever's operation is done; returns how many were.
+    pub(in crate::rt) fn poll(&self) -> Result<usize> {
+        let mut inner = self.inner.borrow_mut();
+        let needs_kernel = {
+            let queue = inner.ring.submission();
+            !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+        };
+        if needs_kernel {
+            // Also runs the kernel's deferred work if the ring's flags say that there is some.
+            self.submit(&inner)?;
+        }
+        Ok(self.deliver(inner))
+    }
+
+    /// Takes completions and tells their owners, with no borrow held; returns how many.
+    fn deliver(&self, mut inner: std::cell::RefMut<'_, Inner>) -> usize {
+        let reaped = inner.reap();
+        if inner.completed.is_empty() {
+            return reaped;
+        }
+        let mut completed = std::mem::take(&mut inner.completed);
+        drop(inner);
+        for completed in completed.drain(..) {
+            match completed {
+                Completed::Wake(waker) => waker.wake(),
+                Completed::Orphan(orphan, result) => orphan.completed(result),
+            }
+        }
+        // Keeps the allocation, unless an orphan's destructor used the reactor meanwhile and left something.
+        let mut inner = self.inner.borrow_mut();
+        completed.append(&mut inner.completed);
+        inner.completed = completed;
+        reaped
+    }
+
+    /// Wakes a core that sleeps in `wait` when `descriptor` is readable, once.
+    pub(in crate::rt) fn wake_when_readable(&self, descriptor: RawFd) -> Result<()> {
+        let Ok(number) = u32::try_from(descriptor) else {
+            return Err(Error::new(ErrorKind::InvalidInput, "watch descriptor").because("it is negative"));
+        };
+        let mut inner = self.inner.borrow_mut();
+        if inner.watched.insert(descriptor) {
+            let poll = opcode::PollAdd::new(types::Fd(descriptor), POLLIN).build();
+            self.push(&mut inner, poll.user_data(READABLE | u64::from(number)));
+        }
+        Ok(())
+    }
+
+    /// Sleeps until a completion, the doorbell, or `longest` has passed.
+    pub(in crate::rt) fn wait(&self, longest: Option<Duration>) -> Result<()> {
+        let mut inner = self.inner.borrow_mut();
+        if !inner.doorbell_armed {
+            inner.doorbell_armed = true;
+            let poll = opcode::PollAdd::new(types::Fd(inner.doorbell.0.as_raw_fd()), POLLIN).build();
+            self.push(&mut inner, poll.user_data(DOORBELL));
+        }
+        self.enters.set(self.enters.get() + 1);
+        let timespec = longest.map(types::Timespec::from);
+        let mut args = types::SubmitArgs::new();
+        if let Some(timespec) = &timespec {
+            args = args.timespec(timespec);
+        }
+        if let Err(error) = inner.ring.submitter().submit_with_args(1, &args) {
+            retry_later(&error)?;
+        }
+        self.deliver(inner);
+        Ok(())
+    }
+
+    /// Cancels everything and waits until the kernel has let go of every buffer.
+    pub(in crate::rt) fn shut_down(&self) {
+        let started = std::time::Instant::now();
+        while self.inner.borrow().in_flight > 0 {
+            {
+                let mut inner = self.inner.borrow_mut();
+                let cancel_all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
+                self.push(&mut inner, cancel_all.user_data(IGNORED));
+            }
+            if let Err(error) = self.wait(Some(Duration::from_millis(10))) {
+                warn!("waiting for I/O in flight failed: {error}");
+                break;
+            }
+            if started.elapsed() > SHUT_DOWN_PATIENCE {
+                break;
+            }
+        }
+        let mut inner = self.inner.borrow_mut();
+        if inner.in_flight > 0 {
+            warn!("{} operations did not finish; their memory is not freed", inner.in_flight);
+            std::mem::forget(std::mem::take(&mut inner.slots));
+        }
+    }
+}
+
+const POLLIN: u32 = 1;
+
+/// Whether this kernel and this container let a process set up the io_uring that a core needs.
+///
+/// # Errors
+///
+/// Why not, and what to do: the error that [`Core::new`](crate::rt::Core::new) would give.
+pub fn probe_io_uring() -> Result<()> {
+    build_ring(8).map(drop)
+}
+
+/// What a failed `io_uring_enter` means: nothing for a time-out, a signal or a full completion queue.
+fn retry_later(error: &std::io::Error) -> Result<()> {
+    match error.raw_os_error() {
+        Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
+        code => Err(Error::os(code.unwrap_or(libc::EIO), "io_uring_enter")),
+    }
+}
+
+fn build_ring(entries: u32) -> Result<IoUring> {
+    // Deferred task work (6.1) completes operations only when this thread asks; older kernels get the plain ring.
+    let modern = IoUring::builder()
+        .setup_single_issuer()
+        .setup_defer_taskrun()
+        .setup_taskrun_flag()
+        .setup_submit_all()
+        .build(entries);
+    let ring = modern.or_else(|_| IoUring::builder().build(entries)).map_err(|error| {
+        let code = error.raw_os_error().unwrap_or(libc::EIO);
+        match code {
+            libc::EPERM | libc::ENOSYS | libc::EACCES => Error::os(code, "set up io_uring").because(
+                "io_uring is forbidden or absent here; needed is Linux 5.15 or newer with \
+                 `sysctl kernel.io_uring_disabled=0`, and in a container a seccomp profile that allows it",
+            ),
+            libc::EINVAL => Error::os(code, "set up io_uring")
+                .because(format!("{entries} entries are not accepted: give a power of two up to 32768")),
+            libc::ENOMEM => Error::os(code, "set up io_uring")
+                .because("not enough locked memory: raise `ulimit -l` or lower the ring size"),
+            _ => Error::os(code, "set up io_uring"),
+        }
+    })?;
+    if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
+        return Err(Error::new(ErrorKind::Unsupported, "set up io_uring")
+            .because("this kernel's io_uring is too old: Linux 5.15 or newer is needed"));
+    }
+    Ok(ring)
+}
+
+impl Inner {
+    fn take_slot(&mut self, waker: Waker) -> SlotKey {
+        self.in_flight += 1;
+        let index = self.free.pop().unwrap_or_else(|| {
+            self.slots.push(Slot { generation: 0, state: State::Free });
+            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations in flight")
+        });
+        let slot = &mut self.slots[index as usize];
+        slot.state = State::InFlight(waker);
+        SlotKey { index, generation: slot.generation }
+    }
+
+    fn state(&mut self, key: SlotKey) -> &mut State {
+        let slot = &mut self.slots[key.index as usize];
+        debug_assert_eq!(slot.generation, key.generation, "a slot is named only while it is taken");
+        &mut slot.state
+    }
+
+    fn release(&mut self, key: SlotKey) {
+        let slot = &mut self.slots[key.index as usize];
+        slot.state = State::Free;
+        slot.generation = slot.generation.wrapping_add(1);
+        self.free.push(key.index);
+    }
+
+    /// Moves completions from the ring to their slots and to `completed`.
+    fn reap(&mut self) -> usize {
+        let mut reaped = 0;
+        loop {
+            let Some(entry) = self.ring.completion().next() else { return reaped };
+            reaped += self.complete(&entry);
+        }
+    }
+
+    /// Returns 1 for something that somebody waited for.
+    fn complete(&mut self, entry: &cqueue::Entry) -> usize {
+        match entry.user_data() {
+            IGNORED => return 0,
+            DOORBELL => {
+                self.doorbell_armed = false;
+                self.doorbell.silence();
+                return 0;
+            }
+            data if data & READABLE != 0 => {
+                let descriptor = RawFd::try_from(data & u64::from(u32::MAX)).unwrap_or(-1);
+                self.watched.remove(&descriptor);
+                return 1;
+            }
+            _ => {}
+        }
+        let index = u32::try_from(entry.user_data() & u64::from(u32::MAX)).expect("masked to 32 bits");
+        let slot = &mut self.slots[index as usize];
+        self.in_flight -= 1;
+        match std::mem::replace(&mut slot.state, State::Done(entry.result())) {
+            State::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
+            State::Orphaned(orphan) => {
+                let generation = slot.generation;
+                self.release(SlotKey { index, generation });
+                self.completed.push(Completed::Orphan(orphan, entry.result()));
+            }
+            State::Free | State::Done(_) => unreachable!("the kernel completes an operation once"),
+        }
+        1
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        debug_assert!(self.in_flight == 0 || self.slots.is_empty(), "`shut_down` comes before the ring goes");
+    }
+}
