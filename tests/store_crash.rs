@@ -1,7 +1,7 @@
 //! Crashes: a store under load on a simulated disk, cut at any point, opened again, compared with its history.
 //!
-//! A seed decides everything. A failure prints it; `BOSON_SEED=n cargo test --test store_crash` runs that seed alone,
-//! `BOSON_SEEDS=n` as many.
+//! A seed decides everything. A failure prints it; `BOSON_SEED=n cargo test --test store_crash` runs that
+//! seed alone, `BOSON_SEEDS=n` as many.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -269,7 +269,8 @@ async fn check(
     Ok(())
 }
 
-/// One life of a machine: load, crash, perhaps a crash while it recovers, recovery, comparison; a few times on one disk.
+/// One life of a machine: load, crash, perhaps a crash while it recovers, recovery, comparison; a few times
+/// on one disk.
 fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Result<(), String> {
     let mut random = StdRng::seed_from_u64(seed);
     let executor = Executor::new(seed);
