@@ -29,8 +29,8 @@ impl MemoryNamespace {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the block size is not a power of two from 512 to 65536, or the size not a
-    /// multiple of it.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the block size is not a power of two from 512 to 65536,
+    /// or the size not a multiple of it.
     pub fn new(name: impl Into<String>, size_bytes: u64, block_size_bytes: u32) -> Result<Self> {
         Self::growable(name, size_bytes, size_bytes, block_size_bytes)
     }

@@ -129,8 +129,9 @@ impl Disk {
         state.fault = None;
     }
 
-    /// The power fails: of what was not flushed, each sector keeps any content it had since, or the one before. Half of the
-    /// time it is all or nothing for everything, which is likelier than chance to show a missing flush.
+    /// The power fails: of what was not flushed, each sector keeps any content it had since, or the one
+    /// before. Half of the time it is all or nothing for everything, which is likelier than chance to show a
+    /// missing flush.
     pub fn power_loss(&self) {
         self.kill();
         let mut state = self.state.borrow_mut();

@@ -140,7 +140,8 @@ impl Executor {
         self.env.inner.clock.0.fetch_max(end.as_nanos(), Ordering::Relaxed);
     }
 
-    /// Polls one ready task, or lets time jump to the next timer not after `end`. Returns whether there was either.
+    /// Polls one ready task, or lets time jump to the next timer not after `end`. Returns whether there was
+    /// either.
     pub fn step(&self, end: Instant) -> bool {
         let inner = &self.env.inner;
         let next = inner.ready.take(&mut inner.random.borrow_mut());

@@ -1,7 +1,8 @@
 //! Checkpoints: what changed since the last one goes to free units, then the superblocks point to it.
 //!
-//! The snapshot is the roots. While it is written, the live trees copy what they change, so the snapshot stays as it
-//! was when it was taken. See the disk format, section 7, for the order and why a crash at any point is harmless.
+//! The snapshot is the roots. While it is written, the live trees copy what they change, so the snapshot
+//! stays as it was when it was taken. See the disk format, section 7, for the order and why a crash at any
+//! point is harmless.
 
 use std::rc::Rc;
 
@@ -195,7 +196,8 @@ fn snapshot(state: &mut State) -> Snapshot {
     }
 }
 
-/// Finds the units of detached trees and unread indexes. What cannot be read stays in use: it is lost, but nothing else is.
+/// Finds the units of detached trees and unread indexes. What cannot be read stays in use: it is lost, but
+/// nothing else is.
 async fn resolve_garbage<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
     loop {
         let garbage = shared.state.borrow_mut().ledger.garbage.pop();

@@ -1,4 +1,5 @@
-//! The tasks that write: the committer writes the log, the value writer puts large values in their place ahead of it.
+//! The tasks that write: the committer writes the log, the value writer puts large values in their place
+//! ahead of it.
 
 use std::rc::Rc;
 

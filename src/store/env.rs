@@ -5,7 +5,8 @@ use std::time::Duration;
 
 use crate::rt::{self, Instant};
 
-/// Tasks and time for a store. boson's runtime is one, the simulator another; all of a store's tasks run on one core.
+/// Tasks and time for a store. boson's runtime is one, the simulator another; all of a store's tasks run on
+/// one core.
 pub trait Env: Clone + 'static {
     /// Monotonic time.
     fn now(&self) -> Instant;

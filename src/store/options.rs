@@ -24,10 +24,11 @@ pub(super) const MAX_LOGGED_VALUE_BYTES: usize = 128 << 10;
 /// the history of writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// At once. It reaches the namespace within 100 ms (and then survives the process), but is never flushed for its own sake.
+    /// At once. It reaches the namespace within 100 ms (and then survives the process), but is never flushed
+    /// for its own sake.
     None,
-    /// At once. It is durable after this time: the commit starts after half of it, and needs less than the other half
-    /// on any device that keeps up.
+    /// At once. It is durable after this time: the commit starts after half of it, and needs less than the
+    /// other half on any device that keeps up.
     Interval(Duration),
     /// Once it is durable. Writers that wait at the same time share a flush.
     Sync,
@@ -54,13 +55,15 @@ pub struct Options {
     pub format: bool,
     /// The durability of writes that do not say.
     pub durability: Durability,
-    /// The length of the log ring of a new store, in bytes; rounded up to 64 KiB, at least [`MIN_LOG_BYTES`], at most a
-    /// quarter of the namespace's (maximal) size. It bounds the time that recovery takes and a transaction's size.
+    /// The length of the log ring of a new store, in bytes; rounded up to 64 KiB, at least [`MIN_LOG_BYTES`],
+    /// at most a quarter of the namespace's (maximal) size. It bounds the time that recovery takes and a
+    /// transaction's size.
     pub log_bytes: u64,
-    /// How many bytes of leaves and values are kept in memory. Changed pages stay until a checkpoint has written them,
-    /// also beyond this. Inner pages are always kept.
+    /// How many bytes of leaves and values are kept in memory. Changed pages stay until a checkpoint has
+    /// written them, also beyond this. Inner pages are always kept.
     pub cache_bytes: usize,
-    /// The identity of a new store: draw it at random. It keeps what an earlier store left on the namespace apart.
+    /// The identity of a new store: draw it at random. It keeps what an earlier store left on the namespace
+    /// apart.
     pub identity: [u8; 16],
     /// Breaks a promise on purpose, so that tests can prove that they would notice.
     #[doc(hidden)]

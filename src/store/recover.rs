@@ -1,4 +1,5 @@
-//! Opening: formatting a fresh namespace, or loading a checkpoint and replaying the log after it (disk format, section 8).
+//! Opening: formatting a fresh namespace, or loading a checkpoint and replaying the log after it (disk
+//! format, section 8).
 
 use super::catalog;
 use super::checkpoint;
@@ -218,7 +219,8 @@ impl<'a, N: Namespace> RingReader<'a, N> {
         Ok(false)
     }
 
-    /// The next block after `point` where any batch of this store starts: what a broken recovery would go on with.
+    /// The next block after `point` where any batch of this store starts: what a broken recovery would go on
+    /// with.
     async fn skip_hole(&mut self, point: LogPoint) -> Result<Option<LogPoint>> {
         let mut position = point.position;
         while position < point.position + self.ring.len {

@@ -57,7 +57,8 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         }
     }
 
-    /// Records that an I/O that writes depend on failed: no write is taken any more, those that wait get the error.
+    /// Records that an I/O that writes depend on failed: no write is taken any more, those that wait get the
+    /// error.
     pub(super) fn fail(&self, error: &Error) {
         let mut state = self.state.borrow_mut();
         if state.failed.is_none() {

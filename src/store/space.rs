@@ -37,7 +37,8 @@ impl Space {
         space
     }
 
-    /// The map that `bytes` (disk format, section 5) describes, for a namespace of `units`. `None` if it says more than that.
+    /// The map that `bytes` (disk format, section 5) describes, for a namespace of `units`. `None` if it says
+    /// more than that.
     pub(super) fn from_bytes(bytes: &[u8], units: u64) -> Option<Self> {
         let mut space = Self::new(units);
         for (index, &byte) in bytes.iter().enumerate() {

@@ -233,10 +233,11 @@ impl State {
         (self.cache_bytes / 4).max(MIN_DIRTY_LIMIT_BYTES)
     }
 
-    /// The units that changing `keys` keys, with `bytes` bytes of new entries, takes at most besides large values.
+    /// The units that changing `keys` keys, with `bytes` bytes of new entries, takes at most besides large
+    /// values.
     ///
-    /// Every leaf touched, and every page above it, may have to be written, and may be split once because it was full; beyond that
-    /// pages split as bytes are added.
+    /// Every leaf touched, and every page above it, may have to be written, and may be split once because it
+    /// was full; beyond that pages split as bytes are added.
     pub(super) fn change_units(&self, tree: u32, keys: usize, bytes: usize) -> u64 {
         /// The largest page, with an index page.
         const PAGE_UNITS: u64 = 5;
@@ -287,7 +288,8 @@ impl State {
     }
 }
 
-/// Looks at up to `count` leaves under one inner page from `hand` on; returns where to continue, if not at the end.
+/// Looks at up to `count` leaves under one inner page from `hand` on; returns where to continue, if not at
+/// the end.
 fn evict_from(
     tree: &TreeState,
     hand: &[u8],

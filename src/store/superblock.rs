@@ -193,8 +193,8 @@ pub(super) enum Found {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::ForeignData`], [`ErrorKind::UnsupportedFormat`], [`ErrorKind::Corrupt`] if every copy is damaged, or the
-/// device's code.
+/// [`ErrorKind::ForeignData`], [`ErrorKind::UnsupportedFormat`], [`ErrorKind::Corrupt`] if every copy is
+/// damaged, or the device's code.
 pub(super) async fn find<N: Namespace>(disk: &Disk<N>) -> Result<Found> {
     let block = disk.namespace.info().block_size_bytes as usize;
     let mut sequences = [0; 4];
@@ -284,8 +284,8 @@ pub(super) async fn wipe<N: Namespace>(disk: &Disk<N>) -> Result<()> {
     disk.write(LOG_OFFSET, DmaBuf::zeroed(room)).await
 }
 
-/// Writes all copies, the oldest two first, each pair followed by a flush. After an error the store must be given up:
-/// either superblock may be the newest.
+/// Writes all copies, the oldest two first, each pair followed by a flush. After an error the store must be
+/// given up: either superblock may be the newest.
 pub(super) async fn write<N: Namespace>(
     disk: &Disk<N>,
     superblock: &Superblock,

@@ -61,8 +61,8 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) with the address if what is stored is damaged, or the device's code. Other
-    /// keys keep working.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) with the address if what is stored is damaged, or the device's
+    /// code. Other keys keep working.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.get_with(key, <[u8]>::to_vec).await
     }
@@ -91,7 +91,8 @@ impl<E: Env, N: Namespace> Tree<E, N> {
             };
             match shared.blob(&blob).await {
                 Ok(bytes) => return Ok(Some(read(&bytes))),
-                // The value may have been replaced, and its units reused, while it was read: only the second time counts.
+                // The value may have been replaced, and its units reused, while it was read: only the second
+                // time counts.
                 Err(error) if failed.replace(blob.id) == Some(blob.id) => return Err(error),
                 Err(_) => {}
             }

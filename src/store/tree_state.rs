@@ -80,8 +80,8 @@ impl TreeState {
         }
     }
 
-    /// The separators around the leaf that `seek` leads to (its keys are from the first up to, not including, the second),
-    /// as far as pages are in memory.
+    /// The separators around the leaf that `seek` leads to (its keys are from the first up to, not including,
+    /// the second), as far as pages are in memory.
     pub(super) fn bounds(&self, seek: Seek<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let (mut lower, mut upper) = (None, None);
         let mut page = match &self.root {
@@ -172,8 +172,8 @@ impl TreeState {
         }
     }
 
-    /// Inserts or replaces; returns whether the key was there. If a page on the way is missing, nothing has changed
-    /// but that pages on the way count as changed.
+    /// Inserts or replaces; returns whether the key was there. If a page on the way is missing, nothing has
+    /// changed but that pages on the way count as changed.
     pub(super) fn put(
         &mut self,
         key: &[u8],

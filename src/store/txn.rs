@@ -119,8 +119,8 @@ impl Txn {
         if self.aliases.is_empty() { index } else { self.aliases[index] }
     }
 
-    /// The writes that change something. Lets go of the pages that were read: a page that something else refers to
-    /// would have to be copied.
+    /// The writes that change something. Lets go of the pages that were read: a page that something else
+    /// refers to would have to be copied.
     fn finish(mut self, mut list: Vec<(usize, Option<Range<usize>>)>) -> Writes {
         let changes = self.writes.drain(..).zip(&self.bases).enumerate();
         list.extend(changes.filter_map(|(index, (write, base))| match write {
@@ -133,7 +133,8 @@ impl Txn {
     }
 }
 
-/// What a transaction decided to write: in `list` the index of each key, and where in `staged` its new value is; `None` deletes.
+/// What a transaction decided to write: in `list` the index of each key, and where in `staged` its new value
+/// is; `None` deletes.
 struct Writes {
     scratch: Scratch,
 }
@@ -305,7 +306,8 @@ impl<E: Env, N: Namespace> Shared<E, N> {
                 }
                 Pass::Blob(index, blob) => match self.blob(&blob).await {
                     Ok(bytes) => pins.values.push(bytes),
-                    // The value may have been replaced, and its units reused, meanwhile: only the second time counts.
+                    // The value may have been replaced, and its units reused, meanwhile: only the second time
+                    // counts.
                     Err(error) if failed.replace((index, blob.id)) == Some((index, blob.id)) => {
                         return Err(error);
                     }

@@ -1,5 +1,5 @@
-//! The way of a write: admitted, applied to the trees, appended to the log, in one step that nothing can interrupt; then
-//! it waits for its durability.
+//! The way of a write: admitted, applied to the trees, appended to the log, in one step that nothing can
+//! interrupt; then it waits for its durability.
 
 use std::rc::Rc;
 
@@ -262,8 +262,8 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         }
     }
 
-    /// If the leaf of `key` is nearly empty, loads the one after it (or before, at the end), so that the two can merge. If that
-    /// fails they stay apart.
+    /// If the leaf of `key` is nearly empty, loads the one after it (or before, at the end), so that the two
+    /// can merge. If that fails they stay apart.
     async fn load_neighbour(&self, tree: u32, key: &[u8]) {
         let (below, above) = {
             let state = self.state.borrow();

@@ -98,7 +98,8 @@ impl Batch {
     }
 }
 
-/// The header and payload of a batch, padded to whole blocks; `buffer` is the payload behind [`HEADER_BYTES`] of room.
+/// The header and payload of a batch, padded to whole blocks; `buffer` is the payload behind [`HEADER_BYTES`]
+/// of room.
 pub(super) fn assemble(buffer: &[u8], mut header: BatchHeader, block: usize) -> (DmaBuf, u64) {
     let payload = &buffer[HEADER_BYTES..];
     header.payload_len = to_u32(payload.len());

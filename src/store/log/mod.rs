@@ -1,7 +1,9 @@
-//! The log: records are buffered, gathered into batches (group commit) and written to a ring, one batch in flight.
+//! The log: records are buffered, gathered into batches (group commit) and written to a ring, one batch in
+//! flight.
 //!
-//! This is the state of the log without its I/O; [`commit`](super::commit) writes what this says. Three points move forward
-//! over the LSNs: *appended* (applied in memory), *written* (in a batch that the namespace has), *durable* (flushed).
+//! This is the state of the log without its I/O; [`commit`](super::commit) writes what this says. Three
+//! points move forward over the LSNs: *appended* (applied in memory), *written* (in a batch that the
+//! namespace has), *durable* (flushed).
 
 mod batch;
 mod record;
@@ -16,8 +18,8 @@ use super::codec::{to_u32, to_usize};
 use super::options::Durability;
 use crate::rt::Instant;
 
-/// Writers wait while more than this, or an eighth of the ring, is buffered. From a quarter of that on the buffer is
-/// written without waiting for its deadline.
+/// Writers wait while more than this, or an eighth of the ring, is buffered. From a quarter of that on the
+/// buffer is written without waiting for its deadline.
 const MAX_BUFFER_BYTES: usize = 1 << 20;
 /// Writes without durability are handed to the namespace after this time at most.
 const UNSYNCED_DELAY: Duration = Duration::from_millis(100);

@@ -133,7 +133,8 @@ impl Inner {
         (separator, right)
     }
 
-    /// Takes child `index` out; the range of its keys goes to its left neighbour, or to the right one if it was the first.
+    /// Takes child `index` out; the range of its keys goes to its left neighbour, or to the right one if it
+    /// was the first.
     pub(in crate::store) fn remove(&mut self, index: usize) -> Slot {
         if !self.ends.is_empty() {
             self.remove_separator(index.saturating_sub(1));

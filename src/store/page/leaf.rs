@@ -15,7 +15,8 @@ const OVERFLOW: u16 = 1 << 15;
 /// No leaf is larger: twice the target for the largest entries, and some.
 const MAX_BYTES: usize = 20 << 10;
 
-/// A leaf page (disk format, section 4). In memory an overflow entry's value starts with its blob's id instead of a reference.
+/// A leaf page (disk format, section 4). In memory an overflow entry's value starts with its blob's id
+/// instead of a reference.
 #[derive(Clone)]
 pub(in crate::store) struct Leaf {
     image: Vec<u8>,
@@ -255,7 +256,8 @@ impl Leaf {
         right
     }
 
-    /// Where to cut for an insertion at `index`. Appending keeps the left half full, since keys often come in order.
+    /// Where to cut for an insertion at `index`. Appending keeps the left half full, since keys often come in
+    /// order.
     fn split_point(&self, index: usize) -> usize {
         let count = self.count();
         if index == count || count == 1 {
