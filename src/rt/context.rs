@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::handle::Handle;
-use super::scheduler::{CoreStats, Shared, with_core};
+use super::scheduler::{CoreStats, Shared, current_inbox, with_core};
 use super::task::JoinHandle;
 use super::timer::TimerKey;
 use super::{Instant, Poller};
@@ -21,6 +21,11 @@ use crate::mem::Arena;
 pub fn spawn<F: Future + 'static>(name: &'static str, future: F) -> JoinHandle<F::Output> {
     let created_at = Location::caller();
     with_core(|core| core.spawn(name, created_at, future))
+}
+
+/// Whether the calling thread is inside a core, so that the functions of this module can be called.
+pub fn is_in_core() -> bool {
+    !current_inbox().is_null()
 }
 
 /// Monotonic time by the core's clock.

@@ -18,8 +18,8 @@ mod timer;
 pub(crate) mod uring;
 
 pub use context::{
-    PollerRegistration, Sleep, arena, fill_random, handle, now, register_poller, sleep, sleep_until, spawn,
-    stats, tasks, timeout, unix_time, yield_now,
+    PollerRegistration, Sleep, arena, fill_random, handle, is_in_core, now, register_poller, sleep,
+    sleep_until, spawn, stats, tasks, timeout, unix_time, yield_now,
 };
 pub use handle::{Handle, RemoteJoin};
 pub use poller::{Park, Poller};

@@ -18,7 +18,8 @@ pub trait Env: Clone + 'static {
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
 }
 
-/// The boson core that the store runs on. Every use panics outside a core.
+/// The boson core that the store runs on. Using a store outside its core panics; dropping it there does not, but what was not
+/// durable yet may be lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RtEnv;
 
@@ -32,6 +33,11 @@ impl Env for RtEnv {
     }
 
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
+        if !rt::is_in_core() {
+            // The last handle of a store was dropped outside: there is nobody left to run its closing.
+            tracing::warn!("`{name}` is not run: the store was dropped outside its core; close it inside");
+            return;
+        }
         // Dropping the handle detaches the task.
         drop(rt::spawn(name, task));
     }

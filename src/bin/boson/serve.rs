@@ -146,6 +146,7 @@ async fn serve(
         }
     }
     drop(cores);
+    SERVER.take();
     info!("closing the store");
     db.close().await?;
     asked_to_end
