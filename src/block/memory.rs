@@ -73,14 +73,7 @@ impl MemoryNamespace {
     }
 
     fn check(&self, operation: &'static str, offset: u64, len: u64) -> Result<()> {
-        let block = u64::from(self.0.info.block_size_bytes);
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.0.size_bytes.get());
-        if inside && offset.is_multiple_of(block) && len.is_multiple_of(block) {
-            return Ok(());
-        }
-        Err(Error::new(ErrorKind::InvalidInput, operation)
-            .at(format!("{} offset {offset} length {len}", self.0.info.name))
-            .because("the range is outside the namespace or not aligned to its blocks"))
+        self.0.info.check_range(operation, offset, len, self.0.size_bytes.get())
     }
 
     /// Calls `each` with the number of a chunk, the range within it, and the range within the buffer.

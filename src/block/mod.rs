@@ -7,7 +7,7 @@ mod uring;
 
 use std::future::Future;
 
-use crate::error::{BufResult, Result};
+use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 
 pub use address::{NamespaceAddress, parse_size};
@@ -37,6 +37,29 @@ pub struct NamespaceInfo {
     pub trim: bool,
     /// Whether reads and writes bypass the kernel's page cache.
     pub direct: bool,
+}
+
+impl NamespaceInfo {
+    /// Refuses a range that is not whole blocks within a namespace of `size_bytes` bytes.
+    pub(crate) fn check_range(
+        &self,
+        operation: &'static str,
+        offset: u64,
+        len: u64,
+        size_bytes: u64,
+    ) -> Result<()> {
+        let block = u64::from(self.block_size_bytes);
+        let wrong = if !offset.is_multiple_of(block) || !len.is_multiple_of(block) {
+            format!("{len} bytes there are not whole blocks of {block} bytes")
+        } else if offset.checked_add(len).is_none_or(|end| end > size_bytes) {
+            format!("{len} bytes from there reach past the end at {size_bytes}")
+        } else {
+            return Ok(());
+        };
+        Err(Error::new(ErrorKind::InvalidInput, operation)
+            .at(format!("{} offset {offset}", self.name))
+            .because(wrong))
+    }
 }
 
 /// An array of blocks: a raw NVMe namespace, a block device, a file or memory.

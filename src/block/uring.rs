@@ -141,17 +141,7 @@ impl UringNamespace {
     }
 
     fn check(&self, operation: &'static str, offset: u64, len: u64) -> Result<()> {
-        let shared = &*self.0;
-        let block = u64::from(shared.info.block_size_bytes);
-        let size = shared.size_bytes.get();
-        let wrong = if !offset.is_multiple_of(block) || !len.is_multiple_of(block) {
-            format!("{len} bytes are not whole blocks of {block} bytes")
-        } else if offset.checked_add(len).is_none_or(|end| end > size) {
-            format!("{len} bytes reach past the end at {size}")
-        } else {
-            return Ok(());
-        };
-        Err(Error::new(ErrorKind::InvalidInput, operation).at(shared.place(offset)).because(wrong))
+        self.0.info.check_range(operation, offset, len, self.0.size_bytes.get())
     }
 }
 

@@ -204,14 +204,13 @@ impl Disk {
     }
 
     fn check(&self, operation: &'static str, offset: u64, len: u64) -> Result<()> {
-        let block = u64::from(self.info.block_size_bytes);
-        let aligned = offset.is_multiple_of(block) && len.is_multiple_of(block);
-        let inside = offset.checked_add(len).is_some_and(|end| end <= self.state.borrow().size_bytes);
-        if aligned && inside && len <= u64::from(MAX_TRANSFER_BYTES) {
-            return Ok(());
+        self.info.check_range(operation, offset, len, self.state.borrow().size_bytes)?;
+        if len > u64::from(MAX_TRANSFER_BYTES) {
+            return Err(Error::new(ErrorKind::InvalidInput, operation)
+                .at(format!("sim:disk offset {offset}"))
+                .because(format!("{len} bytes are more than one transfer takes")));
         }
-        Err(Error::new(ErrorKind::InvalidInput, operation)
-            .at(format!("sim:disk offset {offset} length {len}")))
+        Ok(())
     }
 }
 

@@ -1,7 +1,6 @@
 //! `boson echo`: answers every connection with what it sends.
 
 use std::net::SocketAddr;
-use std::rc::Rc;
 use std::sync::Arc;
 
 use boson::net::{Net, TcpListener, TcpStream};
@@ -35,7 +34,7 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
         for address in listen {
             let listener = start::bind(&net, address, &options.server)?;
             addresses.push(listener.local_addr());
-            drop(rt::spawn("accept", accept_each(listener, limit.clone(), echo)));
+            accept(listener, Arc::clone(&limit));
         }
         let mut others = Vec::new();
         for (number, config) in configs.enumerate() {
@@ -60,7 +59,7 @@ async fn listen_on(core: &CoreThread, addresses: &[SocketAddr], limit: &Arc<Conn
         let limit = Arc::clone(limit);
         let bound = core.handle().spawn("listen", move || async move {
             let listener = TcpListener::bind_shared(&Net::kernel(), address)?;
-            drop(rt::spawn("accept", accept_each(listener, limit, echo)));
+            accept(listener, limit);
             Ok::<_, Error>(())
         });
         bound.await.map_err(|error| start::core_ended(&error))??;
@@ -68,7 +67,19 @@ async fn listen_on(core: &CoreThread, addresses: &[SocketAddr], limit: &Arc<Conn
     Ok(())
 }
 
-async fn echo(stream: Rc<TcpStream>, _peer: SocketAddr) {
+fn accept(listener: TcpListener, limit: Arc<ConnectionLimit>) {
+    let accepting = accept_each(listener, move |stream, peer| {
+        if let Some(place) = limit.take(peer) {
+            drop(rt::spawn("connection", async move {
+                echo(stream).await;
+                drop(place);
+            }));
+        }
+    });
+    drop(rt::spawn("accept", accepting));
+}
+
+async fn echo(stream: TcpStream) {
     let mut buf = Vec::with_capacity(BUFFER_BYTES);
     loop {
         buf.clear();

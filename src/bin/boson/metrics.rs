@@ -11,6 +11,8 @@ use boson::net::{TcpListener, TcpStream};
 use boson::rt;
 use tracing::warn;
 
+use crate::listen::{ConnectionLimit, accept_each};
+
 const MAX_REQUEST_BYTES: usize = 8 << 10;
 const MAX_CONNECTIONS: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -50,28 +52,19 @@ where
     C: Fn() -> Vec<Metric> + 'static,
 {
     let collect = Rc::new(collect);
-    let open = Rc::new(());
-    loop {
-        let (stream, peer) = match listener.accept().await {
-            Ok(accepted) => accepted,
-            Err(error) => {
-                warn!("accepting a scrape failed, trying again: {error}");
-                rt::sleep(Duration::from_millis(100)).await;
-                continue;
-            }
-        };
-        if Rc::strong_count(&open) > MAX_CONNECTIONS {
-            continue;
-        }
-        let (collect, open) = (Rc::clone(&collect), Rc::clone(&open));
+    let limit = ConnectionLimit::new(MAX_CONNECTIONS);
+    accept_each(listener, |stream, peer| {
+        let Some(place) = limit.take(peer) else { return };
+        let collect = Rc::clone(&collect);
         drop(rt::spawn("metrics", async move {
             let answered = rt::timeout(PATIENCE, answer(stream, || render(&collect()))).await;
             if let Err(error) = answered.and_then(|answered| answered) {
                 warn!("a scrape from {peer} failed: {error}");
             }
-            drop(open);
+            drop(place);
         }));
-    }
+    })
+    .await;
 }
 
 async fn answer(stream: TcpStream, body: impl FnOnce() -> String) -> Result<()> {

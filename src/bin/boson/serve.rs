@@ -18,6 +18,7 @@ use boson::{Error, ErrorKind, Result};
 use clap::Args;
 use tracing::{error, info, warn};
 
+use crate::listen::accept_each;
 use crate::metrics::{self, Kind, Metric};
 use crate::options::{ServerOptions, Spelled};
 use crate::start;
@@ -239,24 +240,18 @@ async fn accept_on(core: &CoreThread, addresses: &[SocketAddr], server: &Rc<Redi
     Ok(())
 }
 
+/// Accepts on this core for the server of the first.
 async fn accept_for(listener: TcpListener, first: Handle) {
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                let remote = RemoteStream::lend(stream);
-                drop(first.spawn("connection of another core", move || async move {
-                    let server = SERVER.with_borrow(Clone::clone);
-                    if let Some(server) = server {
-                        redis::serve_connection(server, remote.into()).await;
-                    }
-                }));
+    accept_each(listener, |stream, _| {
+        let remote = RemoteStream::lend(stream);
+        drop(first.spawn("connection of another core", move || async move {
+            let server = SERVER.with_borrow(Clone::clone);
+            if let Some(server) = server {
+                redis::serve_connection(server, remote.into()).await;
             }
-            Err(error) => {
-                warn!("accepting on {} failed, trying again: {error}", listener.local_addr());
-                rt::sleep(Duration::from_millis(100)).await;
-            }
-        }
-    }
+        }));
+    })
+    .await;
 }
 
 /// Waits for SIGTERM, SIGINT or SHUTDOWN.
