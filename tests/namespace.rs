@@ -240,3 +240,81 @@ fn the_namespace_of_an_address_conforms() {
         }
     });
 }
+
+/// Writes are dropped while in flight, and memory of the same size is taken and overwritten at once: if a dropped write's
+/// buffer were freed before the device is done with it, the device would write the new bytes.
+#[test]
+fn a_dropped_write_writes_its_own_bytes_or_nothing() {
+    let directory = Directory::new("dropped");
+    run(async {
+        let namespace =
+            UringNamespace::open_file(&directory.file("data"), Some(8 << 20)).await.expect("open");
+        let block = 64 << 10;
+        let mut old_ones = 0;
+        for round in 0..200u64 {
+            let offset = round % 100 * block as u64;
+            namespace.write(offset, pattern(block, 1)).await.0.expect("write");
+            {
+                let mut write = std::pin::pin!(namespace.write(offset, pattern(block, 2)));
+                let pending =
+                    std::future::poll_fn(|cx| std::task::Poll::Ready(write.as_mut().poll(cx).is_pending()));
+                assert!(pending.await, "a write takes at least one turn");
+                for _ in 0..round % 3 {
+                    rt::yield_now().await;
+                }
+            }
+            let mut reused: Vec<DmaBuf> = (0..8).map(|_| DmaBuf::zeroed(block)).collect();
+            for buf in &mut reused {
+                buf.fill(0xee);
+            }
+            // The dropped write was cancelled or goes on by itself; a flush and a read come after it or before it.
+            namespace.flush().await.expect("flush");
+            let (result, read) = namespace.read(offset, DmaBuf::zeroed(block)).await;
+            result.expect("read");
+            let (old, new) = (pattern(block, 1), pattern(block, 2));
+            assert!(
+                read.chunks(4096)
+                    .zip(old.chunks(4096))
+                    .zip(new.chunks(4096))
+                    .all(|((r, o), n)| r == o || r == n),
+                "round {round}: bytes that nobody wrote"
+            );
+            old_ones += u32::from(*read == *old);
+        }
+        println!("{old_ones} of 200 dropped writes left the old bytes");
+    });
+}
+
+#[test]
+fn a_dropped_read_touches_no_memory_that_was_given_back() {
+    let directory = Directory::new("dropped-read");
+    run(async {
+        let namespace =
+            UringNamespace::open_file(&directory.file("data"), Some(8 << 20)).await.expect("open");
+        let block = 64 << 10;
+        for offset in (0..128).map(|i| i * block as u64) {
+            namespace.write(offset, pattern(block, 3)).await.0.expect("write");
+        }
+        for round in 0..500u64 {
+            {
+                let mut read =
+                    std::pin::pin!(namespace.read(round % 128 * block as u64, DmaBuf::zeroed(block)));
+                let pending =
+                    std::future::poll_fn(|cx| std::task::Poll::Ready(read.as_mut().poll(cx).is_pending()));
+                assert!(pending.await, "a read takes at least one turn");
+            }
+            let mut reused: Vec<DmaBuf> = (0..8).map(|_| DmaBuf::zeroed(block)).collect();
+            for buf in &mut reused {
+                buf.fill(0xee);
+            }
+            for _ in 0..round % 4 {
+                rt::yield_now().await;
+            }
+            rt::sleep(std::time::Duration::from_micros(round % 300)).await;
+            assert!(
+                reused.iter().flat_map(|buf| buf.iter()).all(|&byte| byte == 0xee),
+                "round {round}: freed too early"
+            );
+        }
+    });
+}

@@ -6,6 +6,7 @@ use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
 use std::rc::Rc;
+use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
@@ -14,6 +15,11 @@ use crate::error::{BufResult, Error, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::sync::Notify;
 use crate::rt::uring;
+
+/// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
+const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
+/// How many times it is asked before the connection ends with `ETIMEDOUT`.
+const KEEPALIVE_PROBES: u32 = 5;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -129,8 +135,16 @@ impl Drop for ReadGuard<'_> {
 
 impl KernelStream {
     fn from_connected(socket: OwnedFd, local: SocketAddr, peer: SocketAddr) -> Result<Self> {
-        sockopt::set_tcp_nodelay(&socket, true)
-            .map_err(|errno| Error::os(errno.raw_os_error(), "set TCP_NODELAY").at(peer.to_string()))?;
+        let set = || {
+            sockopt::set_tcp_nodelay(&socket, true)?;
+            // A peer that vanished is noticed, as on the userspace stack.
+            sockopt::set_socket_keepalive(&socket, true)?;
+            sockopt::set_tcp_keepidle(&socket, KEEPALIVE_AFTER)?;
+            sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_AFTER)?;
+            sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)
+        };
+        set()
+            .map_err(|errno| Error::os(errno.raw_os_error(), "set up the socket of").at(peer.to_string()))?;
         Ok(Self { socket: Rc::new(socket), local, peer, inbound: Rc::default() })
     }
 
@@ -224,7 +238,7 @@ impl KernelStream {
     /// Makes the close that follows a reset: what was not sent yet is thrown away.
     pub(super) fn abort(&self) {
         // If it fails the close is a graceful one, which also ends the connection.
-        let _ = sockopt::set_socket_linger(&self.socket, Some(std::time::Duration::ZERO));
+        let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
     }
 }
