@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boson::mem::{IoBuf, IoBufMut};
-use boson::net::{Net, TcpListener, TcpStream};
+use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
 use boson::{ErrorKind, Result};
 
@@ -311,7 +311,6 @@ fn a_plain_client_is_served() {
 
 #[test]
 fn a_stream_is_used_from_another_core() {
-    use boson::net::RemoteStream;
     use boson::rt::CoreThread;
 
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [10; 32]);
@@ -341,5 +340,80 @@ fn a_stream_is_used_from_another_core() {
         drop(other);
         let (result, _) = remote.read(Vec::with_capacity(8)).await;
         assert_eq!(result.expect_err("its core is gone").kind(), ErrorKind::Closed);
+    });
+}
+
+#[test]
+fn connections_that_were_reset_before_they_were_accepted_are_passed_over() {
+    run(async {
+        let net = Net::kernel();
+        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        for _ in 0..20 {
+            let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+            client.abort();
+        }
+        let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+        let (_, peer) = listener.accept().await.expect("the one that is still there");
+        assert_eq!(peer, client.local_addr());
+    });
+}
+
+#[test]
+fn an_accepted_connection_knows_its_own_address() {
+    run(async {
+        let net = Net::kernel();
+        let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let listener = TcpListener::bind(&net, anywhere).expect("bind");
+        let target = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().port()));
+        let client = TcpStream::connect(&net, target).await.expect("connect");
+        let (server, _) = listener.accept().await.expect("accept");
+        assert_eq!(server.local_addr(), client.peer_addr());
+    });
+}
+
+#[test]
+fn a_read_without_room_is_no_end_of_the_stream() {
+    run(async {
+        let (client, server) = pair().await;
+        client.write_all(&b"x"[..]).await.0.expect("write");
+        rt::sleep(Duration::from_millis(5)).await;
+        assert!(polled_at_most(server.read(Vec::new()), 1).await.is_none_or(|(read, _)| read.is_ok()));
+        rt::sleep(Duration::from_millis(5)).await;
+        let (read, buf) = server.read(Vec::with_capacity(8)).await;
+        assert_eq!((read.expect("read"), &buf[..]), (1, &b"x"[..]));
+    });
+}
+
+/// A stream of another core and its plain other end, with a read of the former under way that was given up.
+async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind(loopback()).expect("bind");
+    let address = listener.local_addr().expect("bound");
+    let lent = owner.handle().spawn("connect", move || async move {
+        RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+    });
+    let stream = TcpStream::from(lent.await.expect("the core lives"));
+    let (peer, _) = listener.accept().expect("connected");
+    peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+    let read = rt::timeout(Duration::from_millis(20), stream.read(Vec::with_capacity(8))).await;
+    assert!(read.is_err(), "nobody sends");
+    (stream, peer)
+}
+
+#[test]
+fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
+    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
+    let owner = rt::CoreThread::start("owner".to_owned(), config).expect("a thread");
+    run(async {
+        let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
+        stream.write_all(&b"last words"[..]).await.0.expect("write");
+        drop(stream);
+        let mut heard = Vec::new();
+        peer.read_to_end(&mut heard).expect("closed");
+        assert_eq!(heard, b"last words");
+
+        let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
+        stream.abort();
+        let error = peer.read_to_end(&mut heard).expect_err("reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
     });
 }

@@ -54,6 +54,11 @@ async fn conforms<N: Namespace>(namespace: N) {
     assert!(size >= 1 << 20 && size.is_multiple_of(block as u64), "size {size}");
     assert!(info.max_transfer_bytes as usize >= block && info.max_size_bytes >= size);
 
+    // Nothing is done to no bytes.
+    namespace.trim(0, 0).await.expect("trim nothing");
+    namespace.write(0, DmaBuf::zeroed(0)).await.0.expect("write nothing");
+    namespace.read(size, DmaBuf::zeroed(0)).await.0.expect("read nothing");
+
     // What was written is read, from any place, in any sizes of whole blocks.
     let len = 16 * block;
     for offset in [0, block as u64, size - len as u64] {
@@ -317,4 +322,20 @@ fn a_dropped_read_touches_no_memory_that_was_given_back() {
             );
         }
     });
+}
+
+#[test]
+fn a_file_counts_as_long_as_its_last_user_left_it() {
+    let directory = Directory::new("last-user");
+    let path = directory.file("grown");
+    let last_user = std::fs::File::create(&path).expect("created");
+    rustix::fs::flock(&last_user, rustix::fs::FlockOperation::LockExclusive).expect("free");
+    let thread = std::thread::spawn(move || {
+        // It grows the file while the next one waits for the lock.
+        std::thread::sleep(std::time::Duration::from_millis(100));
+        last_user.set_len(8 << 20).expect("room");
+    });
+    let size = run(async { UringNamespace::open_file(&path, None).await.expect("free soon").size_bytes() });
+    thread.join().expect("no panic");
+    assert_eq!(size, 8 << 20);
 }

@@ -9,6 +9,7 @@ use std::net::{Shutdown, TcpStream};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use server::{Client, Directory, Reply, Server};
 
 #[test]
@@ -333,4 +334,69 @@ fn metrics_are_scraped() {
     stream.read_to_string(&mut page).expect("closed after the answer");
     assert!(page.starts_with("HTTP/1.1 200 OK\r\n"), "{page}");
     assert!(page.contains("\nboson_commands_total 1\n"), "{page}");
+}
+
+#[test]
+fn two_servers_of_several_cores_do_not_share_an_address() {
+    let directory = Directory::new("twice");
+    if std::thread::available_parallelism().map_or(1, usize::from) < 2 {
+        eprintln!("NOT RUN: one CPU only");
+        return;
+    }
+    let server = Server::start(directory.path(), &["--store", "mem:64M", "--cores", "0,1"]);
+    let taken = server.address().to_string();
+    let second = ["--store", "mem:64M", "--cores", "0,1", "--listen", &taken];
+    let refusal = Server::try_start(directory.path(), &second).err().expect("refused");
+    assert!(refusal.contains(&taken), "{refusal}");
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn a_server_takes_as_many_descriptors_as_it_may_have() {
+    let directory = Directory::new("descriptors");
+    // Inherited by the server.
+    let own = getrlimit(Resource::Nofile);
+    let few = Rlimit { current: Some(256), maximum: own.maximum };
+    setrlimit(Resource::Nofile, few).expect("fewer are always allowed");
+    let server = Server::start(directory.path(), &["--store", "mem:64M"]);
+    setrlimit(Resource::Nofile, own).expect("what it was");
+    let limits = fs::read_to_string(format!("/proc/{}/limits", server.id())).expect("it runs");
+    let line = limits.lines().find(|line| line.starts_with("Max open files")).expect("a limit");
+    let numbers: Vec<&str> = line.split_whitespace().skip(3).take(2).collect();
+    assert_eq!(numbers[0], numbers[1], "{line}");
+    assert!(server.terminate().success());
+}
+
+#[test]
+fn doctor_knows_a_file_system_without_direct_io() {
+    let directory = Directory::new("ramfs");
+    // A file system mounted for this one process, and entered after that.
+    let script = "mount -t ramfs none \"$1\" && cd \"$1\" && exec \"$0\" doctor";
+    let doctor = Command::new("unshare")
+        .args(["--mount", "sh", "-c", script])
+        .arg(env!("CARGO_BIN_EXE_boson"))
+        .arg(directory.path())
+        .output();
+    let Some(output) = doctor.ok().filter(|output| output.status.success()) else {
+        eprintln!("NOT RUN: nothing can be mounted here (needs root and unshare)");
+        return;
+    };
+    let text = String::from_utf8(output.stdout).expect("text");
+    let line = text.lines().find(|line| line.starts_with("file:")).expect("named");
+    assert!(line.contains("degraded"), "{line}");
+}
+
+#[test]
+fn a_server_waits_for_the_address_of_one_that_is_ending() {
+    let directory = Directory::new("ending");
+    let other = std::net::TcpListener::bind("127.0.0.1:0").expect("bind");
+    let address = other.local_addr().expect("bound").to_string();
+    let ending = std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_millis(300));
+        drop(other);
+    });
+    let server = Server::start(directory.path(), &["--store", "mem:64M", "--listen", &address]);
+    ending.join().expect("no panic");
+    assert!(server.start_line().contains(&address), "{}", server.start_line());
+    assert!(server.terminate().success());
 }

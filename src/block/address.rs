@@ -94,12 +94,12 @@ fn parse_file(address: &str, rest: &str) -> Result<NamespaceAddress> {
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, suffix) = text.split_at(digits);
-    let shift = match suffix.trim_end_matches("iB").trim_end_matches('B') {
-        "" => 0,
-        "K" | "k" => 10,
-        "M" | "m" => 20,
-        "G" | "g" => 30,
-        "T" | "t" => 40,
+    let shift = match suffix {
+        "" | "B" => 0,
+        "K" | "k" | "KB" | "kB" | "KiB" | "kiB" => 10,
+        "M" | "m" | "MB" | "mB" | "MiB" | "miB" => 20,
+        "G" | "g" | "GB" | "gB" | "GiB" | "giB" => 30,
+        "T" | "t" | "TB" | "tB" | "TiB" | "tiB" => 40,
         _ => return None,
     };
     number.parse::<u64>().ok()?.checked_mul(1 << shift)
@@ -140,6 +140,9 @@ mod tests {
             ("boson.data", "file:PATH"),
             ("mem:", "a size such as"),
             ("mem:12X", "a size such as"),
+            ("mem:1iB", "a size such as"),
+            ("mem:1KBB", "a size such as"),
+            ("mem:1KiBiB", "a size such as"),
             ("mem:99999999999T", "a size such as"),
             ("file:", "comes a path"),
             ("file:x?size=big", "`big` is no size"),

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 use std::fs::OpenOptions;
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 use std::rc::Rc;
@@ -59,7 +59,6 @@ impl UringNamespace {
             };
             return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(what));
         }
-        let file = OwnedFd::from(file);
         lock(&file, &name).await?;
         if !direct {
             warn!(
@@ -68,6 +67,9 @@ impl UringNamespace {
             );
         }
         let block = u64::from(FILE_BLOCK_BYTES);
+        // Asked again: while the lock was waited for, whoever held it may have let the file grow.
+        let metadata = file.metadata().map_err(|error| os_error(&error, "open", &name))?;
+        let file = OwnedFd::from(file);
         // A file whose last block is torn (a crash while it grew) counts up to its last whole block.
         let mut size = metadata.len() / block * block;
         let max_size_bytes = match size_bytes {
@@ -223,6 +225,10 @@ impl Namespace for UringNamespace {
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
         self.check("trim", offset, len)?;
+        if len == 0 {
+            // The kernel calls an empty range invalid.
+            return Ok(());
+        }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
         match uring::fallocate(&self.0.file, mode, offset, len).await {
             Ok(()) => Ok(()),
@@ -249,7 +255,8 @@ impl Namespace for UringNamespace {
             Ok(()) => {}
             // A file system that cannot reserve space: a sparse end will do.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
-                rustix::fs::ftruncate(&shared.file, to)
+                // Another call may have grown it further meanwhile: never back.
+                rustix::fs::ftruncate(&shared.file, to.max(shared.size_bytes.get()))
                     .map_err(|errno| Error::os(errno.raw_os_error(), "grow").at(shared.info.name.clone()))?;
             }
             Err(error) => return Err(os_error(&error, "grow", &shared.info.name)),
@@ -279,7 +286,7 @@ fn open(path: &Path, create: bool, flags: OFlags) -> io::Result<(std::fs::File, 
     }
 }
 
-async fn lock(file: &OwnedFd, name: &str) -> Result<()> {
+async fn lock(file: &impl AsFd, name: &str) -> Result<()> {
     let locked = patiently(
         |errno: &Errno| *errno == Errno::WOULDBLOCK,
         || rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive),

@@ -11,7 +11,7 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 
-use crate::error::{BufResult, Error, Outcome, Result};
+use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::sync::Notify;
 use crate::rt::uring;
@@ -52,18 +52,32 @@ impl KernelListener {
     }
 
     pub(super) async fn accept(&self) -> Result<(KernelStream, SocketAddr)> {
-        let stashed = self.stash.borrow_mut().pop_front();
-        let socket = match stashed {
-            Some(socket) => socket,
-            None => {
-                let stash = Rc::clone(&self.stash);
-                let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
-                uring::accept(&self.socket, keep).await.map_err(|error| from_io(&error, "accept"))?
+        loop {
+            let stashed = self.stash.borrow_mut().pop_front();
+            let accepted = match stashed {
+                Some(socket) => Ok(socket),
+                None => {
+                    let stash = Rc::clone(&self.stash);
+                    let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
+                    uring::accept(&self.socket, keep).await.map_err(|error| from_io(&error, "accept"))
+                }
+            };
+            match accepted.and_then(|socket| self.greet(socket)) {
+                Err(error)
+                    if error.kind() == ErrorKind::Closed || error.code() == Some(libc::ECONNABORTED) =>
+                {
+                    // It was reset while it waited to be accepted: nobody need hear of it.
+                }
+                result => return result,
             }
-        };
+        }
+    }
+
+    fn greet(&self, socket: OwnedFd) -> Result<(KernelStream, SocketAddr)> {
         let peer = peer_address(&socket)?;
-        let stream = KernelStream::from_connected(socket, self.local, peer)?;
-        Ok((stream, peer))
+        // A listener on every address does not say which one this connection came to.
+        let local = if self.local.ip().is_unspecified() { local_address(&socket)? } else { self.local };
+        Ok((KernelStream::from_connected(socket, local, peer)?, peer))
     }
 }
 
@@ -168,6 +182,10 @@ impl KernelStream {
     }
 
     pub(super) async fn read<B: IoBufMut>(&self, mut buf: B) -> BufResult<usize, B> {
+        if buf.bytes_total() == 0 {
+            // The kernel's answer, 0, would look like the end of the stream if this future were dropped.
+            return (Ok(0), buf);
+        }
         while self.inbound.pending.get() > 0 {
             self.inbound.settled.notified().await;
         }

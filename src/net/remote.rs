@@ -93,10 +93,8 @@ impl RemoteStream {
     pub fn abort(&self) {
         let id = self.id;
         drop(self.home.spawn("remote abort", move || async move {
-            let lent = LENT.with_borrow_mut(|lent| lent.streams.remove(&id));
-            // A read or a write that is under way keeps the stream: then closing is all that can be done.
-            if let Some(stream) = lent.and_then(Rc::into_inner) {
-                stream.abort();
+            if let Some(stream) = LENT.with_borrow_mut(|lent| lent.streams.remove(&id)) {
+                stream.abort_shared();
             }
         }));
     }
@@ -117,7 +115,12 @@ impl Drop for RemoteStream {
         let id = self.id;
         drop(self.home.spawn("remote close", move || async move {
             let stream = LENT.with_borrow_mut(|lent| lent.streams.remove(&id));
-            drop(stream);
+            // A read or a write that was given up goes on here and keeps the stream: it must end, or the connection would stay
+            // open for as long as the peer likes.
+            if let Some(stream) = stream.filter(|stream| Rc::strong_count(stream) > 1) {
+                // A connection that is gone is shut down.
+                let _ = stream.shutdown(Shutdown::Both);
+            }
         }));
     }
 }

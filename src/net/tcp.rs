@@ -258,6 +258,11 @@ impl TcpStream {
 
     /// Ends the connection by a reset: what was not delivered yet is thrown away.
     pub fn abort(self) {
+        self.abort_shared();
+    }
+
+    /// As [`TcpStream::abort`], of a stream that others may be using: their operations end.
+    pub(super) fn abort_shared(&self) {
         match &self.0 {
             StreamKind::Kernel(stream) => stream.abort(),
             StreamKind::Stack(stream) => stream.abort(),

@@ -144,29 +144,39 @@ impl Future for Sleep {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        with_core(|core| {
-            let now = core.clock().now();
-            let deadline = match self.state {
-                SleepState::For(duration) => now + duration,
-                SleepState::Until(deadline) | SleepState::Waiting { deadline, .. } => deadline,
-                SleepState::Done => return Poll::Ready(()),
-            };
-            if deadline <= now {
-                self.disarm();
-                return Poll::Ready(());
-            }
+        let now = now();
+        let deadline = match self.state {
+            SleepState::For(duration) => now + duration,
+            SleepState::Until(deadline) | SleepState::Waiting { deadline, .. } => deadline,
+            SleepState::Done => return Poll::Ready(()),
+        };
+        if deadline <= now {
+            self.disarm();
+            return Poll::Ready(());
+        }
+        let waker = cx.waker().clone();
+        // The old waker is dropped with no borrow held: its destructor may be foreign code.
+        let old = with_core(|core| {
             let mut timers = core.timers().borrow_mut();
             if let SleepState::Waiting { key, .. } = self.state
-                && let Some(waker) = timers.get_mut(key)
+                && std::ptr::eq(self.core.as_ptr(), Rc::as_ptr(core))
+                && let Some(current) = timers.get_mut(key)
             {
-                waker.clone_from(cx.waker());
-            } else {
-                let key = timers.insert(deadline, cx.waker().clone());
-                self.state = SleepState::Waiting { key, deadline };
-                self.core = Rc::downgrade(core);
+                return Some(std::mem::replace(current, waker));
             }
-            Poll::Pending
-        })
+            let key = timers.insert(deadline, waker);
+            let before = std::mem::replace(&mut self.state, SleepState::Waiting { key, deadline });
+            let core_before = std::mem::replace(&mut self.core, Rc::downgrade(core));
+            match before {
+                // It waited on another core of this thread.
+                SleepState::Waiting { key, .. } if !std::ptr::eq(core_before.as_ptr(), Rc::as_ptr(core)) => {
+                    core_before.upgrade().and_then(|core| core.timers().borrow_mut().remove(key))
+                }
+                _ => None,
+            }
+        });
+        drop(old);
+        Poll::Pending
     }
 }
 

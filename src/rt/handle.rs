@@ -98,10 +98,14 @@ impl<T> Future for RemoteJoin<T> {
     ///
     /// If polled again after it gave the result.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let waker = cx.waker().clone();
         let mut slot = self.slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match &mut *slot {
-            Slot::Waiting(waker) => {
-                *waker = Some(cx.waker().clone());
+            Slot::Waiting(current) => {
+                let old = current.replace(waker);
+                drop(slot);
+                // Its destructor may be foreign code: not under the lock.
+                drop(old);
                 Poll::Pending
             }
             Slot::Done(_) => match std::mem::replace(&mut *slot, Slot::Taken) {

@@ -4,6 +4,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::future::Future;
+use std::mem::ManuallyDrop;
 use std::panic::Location;
 use std::pin::pin;
 use std::rc::Rc;
@@ -105,9 +106,10 @@ pub(super) struct Shared {
     inbox: Arc<Inbox>,
     reactor: Rc<Reactor>,
     queue: RefCell<VecDeque<TaskRef>>,
-    cancelled: RefCell<Vec<TaskRef>>,
     registry: RefCell<Registry>,
     timers: RefCell<Wheel<Waker>>,
+    /// Reused by `fire_timers`.
+    fired: RefCell<Vec<Waker>>,
     pollers: RefCell<Vec<(u64, SharedPoller)>>,
     next_poller_id: Cell<u64>,
     rng: RefCell<StdRng>,
@@ -125,7 +127,8 @@ struct Registry {
 }
 
 thread_local! {
-    static CURRENT: RefCell<Option<Rc<Shared>>> = const { RefCell::new(None) };
+    /// `ManuallyDrop`: without a destructor it can be used while the thread's other locals are destroyed. [`Inside`] empties it.
+    static CURRENT: RefCell<ManuallyDrop<Option<Rc<Shared>>>> = const { RefCell::new(ManuallyDrop::new(None)) };
     static CURRENT_INBOX: Cell<*const Inbox> = const { Cell::new(std::ptr::null()) };
 }
 
@@ -134,7 +137,8 @@ pub(super) fn current_inbox() -> *const Inbox {
     CURRENT_INBOX.try_with(Cell::get).unwrap_or(std::ptr::null())
 }
 
-/// Runs `f` with the core that the calling thread is inside of.
+/// Runs `f` with the core that the calling thread is inside of. `f` runs no code of the user's but the clock: neither wakers nor
+/// destructors, which may enter or end another core.
 #[track_caller]
 pub(super) fn with_core<R>(f: impl FnOnce(&Rc<Shared>) -> R) -> R {
     CURRENT.with_borrow(|current| {
@@ -147,11 +151,6 @@ pub(super) fn enqueue(task: TaskRef) {
     if task.mark_queued() {
         with_core(|core| core.queue.borrow_mut().push_back(task));
     }
-}
-
-/// Ends a task of the current core when the loop next gets to it.
-pub(super) fn cancel(task: TaskRef) {
-    with_core(|core| core.cancelled.borrow_mut().push(task));
 }
 
 impl Core {
@@ -173,9 +172,9 @@ impl Core {
             inbox: Arc::new(Inbox::new(ring_doorbell, bury)),
             reactor: Rc::new(reactor),
             queue: RefCell::default(),
-            cancelled: RefCell::default(),
             registry: RefCell::default(),
             timers: RefCell::new(Wheel::new(config.clock.now())),
+            fired: RefCell::default(),
             pollers: RefCell::default(),
             next_poller_id: Cell::new(0),
             rng: RefCell::new(StdRng::from_seed(config.seed)),
@@ -241,43 +240,52 @@ impl std::fmt::Debug for Core {
 }
 
 impl Drop for Core {
-    /// Ends every task by dropping its future, then waits for the I/O that they left in flight.
+    /// Ends every task by dropping its future, then waits for the I/O that they left in flight. The thread may be inside another
+    /// core meanwhile.
     fn drop(&mut self) {
-        if let Ok(_inside) = Inside::enter(&self.shared) {
-            self.shared.end_tasks();
-            self.shared.reactor.shut_down();
-            // A completion may have woken nothing: every task has ended. But an orphan's buffer may hold wakers.
-            self.shared.queue.borrow_mut().clear();
-            self.shared.pollers.borrow_mut().clear();
-        }
+        let inside = Inside::replace(&self.shared);
+        self.shared.end_tasks();
+        self.shared.reactor.shut_down();
+        // An orphan's or a poller's destructor may have spawned.
+        drop(self.shared.pollers.take());
+        self.shared.end_tasks();
+        drop(inside);
         self.shared.inbox.close();
     }
 }
 
-/// While it lives, the thread is inside the core.
-struct Inside;
+/// While it lives, the thread is inside a core.
+struct Inside {
+    /// The core that it was inside of before.
+    outer: Option<Rc<Shared>>,
+}
 
 impl Inside {
     fn enter(shared: &Rc<Shared>) -> Result<Self> {
-        CURRENT.with_borrow_mut(|current| {
-            if current.is_some() {
-                return Err(Error::new(ErrorKind::InvalidInput, "block_on").because(
-                    "this thread is inside a boson core already: spawn a task or await the future instead",
-                ));
-            }
-            *current = Some(Rc::clone(shared));
-            CURRENT_INBOX.set(Arc::as_ptr(&shared.inbox));
-            Ok(Self)
-        })
+        if CURRENT.with_borrow(|current| current.is_some()) {
+            return Err(Error::new(ErrorKind::InvalidInput, "block_on").because(
+                "this thread is inside a boson core already: spawn a task or await the future instead",
+            ));
+        }
+        Ok(Self::replace(shared))
+    }
+
+    fn replace(shared: &Rc<Shared>) -> Self {
+        Self { outer: set_current(Some(Rc::clone(shared))) }
     }
 }
 
 impl Drop for Inside {
     fn drop(&mut self) {
-        CURRENT_INBOX.set(std::ptr::null());
-        let shared = CURRENT.take();
-        drop(shared);
+        // The core itself is alive: its owner is what this guard was made by.
+        drop(set_current(self.outer.take()));
     }
+}
+
+/// Makes `core` the one that the thread is inside of, and returns the one before.
+fn set_current(core: Option<Rc<Shared>>) -> Option<Rc<Shared>> {
+    CURRENT_INBOX.set(core.as_ref().map_or(std::ptr::null(), |core| Arc::as_ptr(&core.inbox)));
+    ManuallyDrop::into_inner(CURRENT.replace(ManuallyDrop::new(core)))
 }
 
 /// The waker of `block_on`'s own future; works from every thread.
@@ -323,7 +331,7 @@ impl Shared {
         worked += self.reactor.poll()?;
         let now = if worked > 0 { self.clock.now() } else { started };
         worked += self.poll_pollers(now);
-        worked += self.timers.borrow_mut().expire(now, TIMERS_PER_TURN, Waker::wake);
+        worked += self.fire_timers(now);
         worked += self.inbox.drain(
             |node, changes| {
                 if let Some(task) = apply_changes(node, &changes)
@@ -338,7 +346,6 @@ impl Shared {
     }
 
     fn run_tasks(&self, started: Instant) -> usize {
-        self.end_cancelled();
         let budget = self.queue.borrow().len().min(TASKS_PER_TURN);
         let mut ran = 0;
         while ran < budget {
@@ -355,14 +362,6 @@ impl Shared {
         ran
     }
 
-    fn end_cancelled(&self) {
-        while let Some(task) = { self.cancelled.borrow_mut().pop() } {
-            if task.cancel() {
-                self.forget(&task);
-            }
-        }
-    }
-
     fn poll_pollers(&self, now: Instant) -> usize {
         let mut worked = 0;
         let mut at = 0;
@@ -374,6 +373,16 @@ impl Shared {
         worked
     }
 
+    fn fire_timers(&self, now: Instant) -> usize {
+        // Wakers may be anybody's and may come back for the timers: not under the borrow.
+        let mut fired = self.fired.take();
+        let count = self.timers.borrow_mut().expire(now, TIMERS_PER_TURN, |waker| fired.push(waker));
+        fired.drain(..).for_each(Waker::wake);
+        // Keeps the allocation.
+        self.fired.replace(fired);
+        count
+    }
+
     /// Sleeps in the kernel until something may have happened.
     fn park(&self, now: Instant, root: &RootWaker) -> Result<()> {
         let mut until = self.timers.borrow().next_deadline();
@@ -383,7 +392,10 @@ impl Shared {
                 (a, b) => a.or(b),
             };
         };
-        for (_, poller) in self.pollers.borrow().iter() {
+        let mut at = 0;
+        // As in `poll_pollers`.
+        while let Some(poller) = { self.pollers.borrow().get(at).map(|(_, poller)| Rc::clone(poller)) } {
+            at += 1;
             let mut poller = poller.borrow_mut();
             earlier(poller.next_deadline());
             match poller.park() {
@@ -396,7 +408,9 @@ impl Shared {
         if until.is_some_and(|until| until <= now) {
             return Ok(());
         }
-        if self.inbox.park() && !root.is_set() {
+        // A poller may have woken tasks of this core when it was asked.
+        let woken = root.is_set() || !self.queue.borrow().is_empty();
+        if !woken && self.inbox.park() && !root.is_set() {
             self.parks.set(self.parks.get() + 1);
             self.reactor.wait(until.map(|until| until - now))?;
         }
@@ -435,14 +449,17 @@ impl Shared {
         drop(registered);
     }
 
+    /// Ends every task, also those that destructors spawn meanwhile.
     fn end_tasks(&self) {
-        // A destructor may spawn or wake: go on until nothing is left.
         loop {
-            let task = self.registry.borrow_mut().tasks.iter_mut().find_map(Option::take);
-            let Some(task) = task else { break };
-            task.cancel();
+            let registry = self.registry.take();
+            if registry.tasks.is_empty() {
+                break;
+            }
+            for task in registry.tasks.into_iter().flatten() {
+                task.cancel();
+            }
         }
-        self.cancelled.borrow_mut().clear();
         let queued = self.queue.take();
         drop(queued);
         let timers = self.timers.take();
@@ -496,6 +513,8 @@ impl Shared {
         if let Some(at) = pollers.iter().position(|(other, _)| *other == id) {
             let removed = pollers.remove(at);
             drop(pollers);
+            // It may be about to close the descriptor it was watched by.
+            self.reactor.unwatch_all();
             drop(removed);
         }
     }

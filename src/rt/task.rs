@@ -3,6 +3,10 @@
 //! A task belongs to one core and is polled, cancelled and completed only there. References are counted without atomics on
 //! that core, and through the [`Node`] (see [`inbox`](super::inbox)) everywhere else. A reference is held by the core's
 //! registry until the task ends, by the run queue while the task is on it, by the join handle, and by every waker.
+//!
+//! The last reference may be a waker's on another thread, after the core is gone. So the future and its result, which need not
+//! be `Send`, never wait for that: the future is dropped when the task ends, and a result that nobody takes with the join
+//! handle or, if that went first, with the end of the task. What is left to free then runs no code but boson's own.
 
 use std::any::Any;
 use std::cell::{Cell, UnsafeCell};
@@ -28,6 +32,10 @@ pub(super) struct Header {
     references: Cell<i64>,
     queued: Cell<bool>,
     ended: Cell<bool>,
+    /// The join handle asked for the end of the task.
+    cancelled: Cell<bool>,
+    /// The join handle is gone: nobody will take the result.
+    detached: Cell<bool>,
     /// Where the registry keeps the task.
     pub(super) registry_index: Cell<usize>,
     joiner: UnsafeCell<Option<Waker>>,
@@ -40,6 +48,8 @@ struct VTable {
     poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> bool,
     /// Drops the future, leaving `result`.
     cancel: unsafe fn(NonNull<Header>),
+    /// Drops the result, if it was not taken.
+    discard: unsafe fn(NonNull<Header>),
     /// Frees the task.
     free: unsafe fn(NonNull<Header>),
 }
@@ -100,10 +110,17 @@ impl TaskRef {
             header: Header {
                 node: Node::new(),
                 inbox,
-                vtable: &VTable { poll: poll::<F>, cancel: cancel::<F>, free: free::<F> },
+                vtable: &VTable {
+                    poll: poll::<F>,
+                    cancel: cancel::<F>,
+                    discard: discard::<F>,
+                    free: free::<F>,
+                },
                 references: Cell::new(2),
                 queued: Cell::new(false),
                 ended: Cell::new(false),
+                cancelled: Cell::new(false),
+                detached: Cell::new(false),
                 registry_index: Cell::new(usize::MAX),
                 joiner: UnsafeCell::new(None),
                 name,
@@ -143,12 +160,15 @@ impl TaskRef {
         !header.ended.get() && !header.queued.replace(true)
     }
 
-    /// Polls the future once; true if the task ended with this poll.
+    /// Polls the future once, or drops it if the task was cancelled; true if that ended the task.
     pub(super) fn run(&self) -> bool {
         let header = self.header();
         header.queued.set(false);
         if header.ended.get() {
             return false;
+        }
+        if header.cancelled.get() {
+            return self.cancel();
         }
         // A waker without a reference of its own: `self` outlives it.
         // SAFETY: the vtable's functions expect a `Header` of a live task; `ManuallyDrop` keeps the waker from dropping a
@@ -186,6 +206,10 @@ impl TaskRef {
         if let Some(joiner) = joiner {
             joiner.wake();
         }
+        if header.detached.get() {
+            // SAFETY: the task is live, on its own core and has ended, and its join handle is gone.
+            unsafe { (header.vtable.discard)(self.0) };
+        }
     }
 }
 
@@ -222,7 +246,7 @@ pub(super) fn apply_changes(node: NonNull<Node>, changes: &Changes) -> Option<Ta
     changes.woken.then_some(task)
 }
 
-/// The owner's part after the core is gone: only counting and freeing; the result, if any, goes with the task.
+/// The owner's part after the core is gone: only counting and freeing. The future and its result are gone already.
 pub(super) fn bury(node: NonNull<Node>, changes: Changes) {
     drop(apply_changes(node, &changes));
 }
@@ -263,11 +287,22 @@ unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, 
     }));
     let result = match dropped {
         Ok(()) => result,
-        Err(payload) => Err(JoinError::Panicked(payload)),
+        Err(payload) => {
+            drop_quietly(result);
+            Err(JoinError::Panicked(payload))
+        }
     };
     // SAFETY: as above. The old stage is `Taken` (an assignment that unwinds while dropping still writes the new value), so
     // nothing of the future is dropped twice.
     unsafe { *stage = Stage::Result(result) };
+}
+
+/// Drops what came from foreign code. A panic of its destructor was reported by the panic hook and ends here.
+fn drop_quietly<T>(value: T) {
+    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
+        // The payload's destructor is foreign code too, and may panic in turn.
+        std::mem::forget(payload);
+    }
 }
 
 /// Takes the result out of an ended task.
@@ -283,9 +318,19 @@ unsafe fn take<F: Future>(task: NonNull<Header>) -> Option<Result<F::Output, Joi
 
 unsafe fn free<F: Future>(task: NonNull<Header>) {
     // SAFETY: the task came from `Box::leak` of a `TaskCell<F>` in `TaskRef::new`, and the caller says no reference is left.
-    let task = unsafe { Box::from_raw(task.cast::<TaskCell<F>>().as_ptr()) };
-    // The result's destructor is foreign code and may panic: the one place to catch that is here.
-    drop(catch_unwind(AssertUnwindSafe(|| drop(task))));
+    let mut task = unsafe { Box::from_raw(task.cast::<TaskCell<F>>().as_ptr()) };
+    debug_assert!(
+        matches!(task.stage.get_mut(), Stage::Taken),
+        "nothing foreign is left in a task that is freed"
+    );
+    drop(task);
+}
+
+/// Drops the result of an ended task.
+unsafe fn discard<F: Future>(task: NonNull<Header>) {
+    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`; the caller says the task is live and has
+    // ended, and that nobody else takes its result.
+    drop_quietly(unsafe { take::<F>(task) });
 }
 
 static WAKER: RawWakerVTable = RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
@@ -375,9 +420,9 @@ impl<T> JoinHandle<T> {
     /// Ends the task at its current suspension point: its future is dropped, and this handle gives
     /// [`JoinError::Cancelled`]. Takes effect when the core next turns to the task; does nothing if it has ended.
     pub fn cancel(&self) {
-        if !self.is_finished() && is_local(self.header()) {
-            let borrowed = ManuallyDrop::new(TaskRef(self.header));
-            scheduler::cancel(TaskRef::clone(&borrowed));
+        if !self.is_finished() && !self.header().cancelled.replace(true) {
+            // SAFETY: the handle's counted reference lasts for the call.
+            unsafe { waker_wake_by_ref(self.header.as_ptr().cast_const().cast()) };
         }
     }
 }
@@ -391,9 +436,10 @@ impl<T> Future for JoinHandle<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let header = self.header();
         if !header.ended.get() {
-            // SAFETY: the joiner is touched only on the task's core, and the handle is `!Send`; the old waker is moved out
+            let waker = cx.waker().clone();
+            // SAFETY: the joiner is touched only on the task's core, and the handle is `!Send`; the new waker was cloned and the old waker is moved out
             // before it is dropped, so its destructor runs outside the borrow.
-            let old = unsafe { &mut *header.joiner.get() }.replace(cx.waker().clone());
+            let old = unsafe { &mut *header.joiner.get() }.replace(waker);
             drop(old);
             return Poll::Pending;
         }
@@ -405,6 +451,13 @@ impl<T> Future for JoinHandle<T> {
 
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
+        let header = self.header();
+        header.detached.set(true);
+        if header.ended.get() {
+            // SAFETY: the task is live by the handle's reference and has ended; the handle is `!Send`, so this is the thread
+            // of its core, and nobody else takes the result.
+            unsafe { (header.vtable.discard)(self.header) };
+        }
         // SAFETY: the handle owns a counted reference, which it gives up here.
         unsafe { give_up(self.header.as_ptr().cast_const().cast(), false) };
     }

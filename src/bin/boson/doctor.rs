@@ -187,7 +187,11 @@ fn file() -> Finding {
     let probe =
         std::env::current_dir().unwrap_or_default().join(format!(".boson-doctor-{}", std::process::id()));
     let direct = rustix::fs::OFlags::DIRECT.bits().cast_signed();
-    let open = |flags: i32| OpenOptions::new().write(true).create_new(true).custom_flags(flags).open(&probe);
+    let open = |flags: i32| {
+        // An open that is refused for direct I/O has made the file by then.
+        let _ = fs::remove_file(&probe);
+        OpenOptions::new().write(true).create_new(true).custom_flags(flags).open(&probe)
+    };
     let finding = match open(direct) {
         Ok(_) => Finding::usable("file:", "direct I/O works in this directory"),
         Err(_) => match open(0) {

@@ -23,6 +23,7 @@ pub(crate) struct EchoOptions {
 
 pub(crate) fn run(options: &EchoOptions) -> Result<()> {
     let signals = Signals::new()?;
+    start::raise_descriptor_limit();
     let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 7000)));
     let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
     let Some(first) = configs.next() else { return Ok(()) };
@@ -32,7 +33,7 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
         let net = start::open_net(&options.server)?;
         let mut addresses = Vec::new();
         for address in listen {
-            let listener = start::bind(&net, address, &options.server)?;
+            let listener = start::bind(&net, address, &options.server).await?;
             addresses.push(listener.local_addr());
             accept(listener, Arc::clone(&limit));
         }

@@ -74,6 +74,7 @@ impl FromStr for DurabilityArgument {
 pub(crate) fn run(options: &ServeOptions) -> Result<()> {
     // Before any thread starts: they inherit the blocked signals.
     let signals = Signals::new()?;
+    start::raise_descriptor_limit();
     let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
     let Some(first) = configs.next() else { return Ok(()) };
     let password = options.password_file.as_deref().map(read_password).transpose()?;
@@ -110,10 +111,10 @@ async fn serve(
     let net = start::open_net(&options.server)?;
     let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 6380)));
     // Listening comes before opening the store: a second server must not wait for recovery to learn that it is one.
-    let listeners = listen
-        .into_iter()
-        .map(|address| start::bind(&net, address, &options.server))
-        .collect::<Result<Vec<_>>>()?;
+    let mut listeners = Vec::new();
+    for address in listen {
+        listeners.push(start::bind(&net, address, &options.server).await?);
+    }
     let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect();
 
     let db = open_store(options).await?;

@@ -2,12 +2,15 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use boson::net::address::NetAddress;
 use boson::net::{Net, NetConfig, TcpListener};
-use boson::rt::{CoreConfig, JoinError, MonotonicClock};
+use boson::rt::{self, CoreConfig, JoinError, MonotonicClock};
 use boson::{Error, ErrorKind, Result};
+use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
+use tracing::warn;
 
 use crate::options::{CoreList, ServerOptions};
 
@@ -64,12 +67,38 @@ pub(crate) fn open_net(options: &ServerOptions) -> Result<Net> {
     Net::open(&options.net.value, &config)
 }
 
+/// How long to wait for an address that is in use. The kernel closes the sockets of a killed process only some time after it is
+/// gone, when it has torn down its io_uring; a supervisor may have restarted it by then.
+const IN_USE_PATIENCE: Duration = Duration::from_secs(1);
+const IN_USE_RETRY: Duration = Duration::from_millis(5);
+
 /// Listens on `address`, in a way that lets further cores listen there too if there are any.
-pub(crate) fn bind(net: &Net, address: SocketAddr, options: &ServerOptions) -> Result<TcpListener> {
-    if options.cores.as_ref().is_some_and(|list| list.0.len() > 1) {
-        TcpListener::bind_shared(net, address)
-    } else {
-        TcpListener::bind(net, address)
+pub(crate) async fn bind(net: &Net, address: SocketAddr, options: &ServerOptions) -> Result<TcpListener> {
+    let give_up = rt::now() + IN_USE_PATIENCE;
+    let alone = loop {
+        match TcpListener::bind(net, address) {
+            Err(error) if error.kind() == ErrorKind::InUse && rt::now() < give_up => {
+                rt::sleep(IN_USE_RETRY).await;
+            }
+            result => break result?,
+        }
+    };
+    if options.cores.as_ref().is_none_or(|list| list.0.len() == 1) {
+        return Ok(alone);
+    }
+    // Bound alone first: the kernel would let another process that shares its address in the same way have it too, and give
+    // each of them a part of the connections.
+    let address = alone.local_addr();
+    drop(alone);
+    TcpListener::bind_shared(net, address)
+}
+
+/// Lets the process have as many descriptors as it may: the usual limit of 1024 is fewer than the connections it should hold.
+pub(crate) fn raise_descriptor_limit() {
+    let mut limit = getrlimit(Resource::Nofile);
+    limit.current = limit.maximum;
+    if let Err(errno) = setrlimit(Resource::Nofile, limit) {
+        warn!("the limit of open files stays as it is: {errno}");
     }
 }
 

@@ -66,31 +66,33 @@ impl Future for Notified<'_> {
     type Output = ();
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        // Cloned before, and dropped after, the borrow: wakers may be foreign code.
+        let waker = cx.waker().clone();
         let notify = self.notify;
         let mut state = notify.state.borrow_mut();
-        match self.id {
+        let (polled, old) = match self.id {
             None => {
                 let id = state.next_id;
                 state.next_id += 1;
-                state.waiters.insert(id, cx.waker().clone());
                 self.id = Some(id);
-                Poll::Pending
+                (Poll::Pending, state.waiters.insert(id, waker))
             }
             Some(id) => match state.waiters.get_mut(&id) {
-                Some(waker) => {
-                    waker.clone_from(cx.waker());
-                    Poll::Pending
-                }
-                None => Poll::Ready(()),
+                Some(current) => (Poll::Pending, Some(std::mem::replace(current, waker))),
+                None => (Poll::Ready(()), Some(waker)),
             },
-        }
+        };
+        drop(state);
+        drop(old);
+        polled
     }
 }
 
 impl Drop for Notified<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            self.notify.state.borrow_mut().waiters.remove(&id);
+            let waker = self.notify.state.borrow_mut().waiters.remove(&id);
+            drop(waker);
         }
     }
 }

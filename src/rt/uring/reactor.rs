@@ -2,7 +2,6 @@
 
 use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::collections::HashSet;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::task::Waker;
@@ -18,10 +17,13 @@ use crate::error::{Error, ErrorKind, Result};
 const IGNORED: u64 = u64::MAX;
 /// `user_data` of the poll on the doorbell.
 const DOORBELL: u64 = u64::MAX - 1;
-/// Set in the `user_data` of a poll that wakes a parked core; the descriptor is in the low half.
+/// Set in the `user_data` of a poll that wakes a parked core; which poll it is is in the other bits.
 const READABLE: u64 = 1 << 63;
-/// How long a core that ends waits for I/O that cannot be cancelled.
-const SHUT_DOWN_PATIENCE: Duration = Duration::from_secs(10);
+/// A core that ends waits for this many rounds of this length (10 s) in which no I/O in flight finishes.
+const SHUT_DOWN_ROUNDS: usize = 1000;
+const SHUT_DOWN_ROUND: Duration = Duration::from_millis(10);
+/// Rounds from one cancellation of everything to the next.
+const ROUNDS_PER_CANCEL: usize = 16;
 
 /// Wakes a core that sleeps in its ring; rung by other threads.
 pub(in crate::rt) struct Doorbell(OwnedFd);
@@ -57,8 +59,10 @@ struct Inner {
     in_flight: usize,
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
-    /// Descriptors with a poll in flight that wakes a parked core.
-    watched: HashSet<RawFd>,
+    /// Descriptors with a poll in flight that wakes a parked core, and the poll's number: a closed descriptor's number may be
+    /// another's already.
+    watched: Vec<(RawFd, u64)>,
+    next_watch: u64,
     /// Reused by `poll`: what to do with no borrow held.
     completed: Vec<Completed>,
 }
@@ -109,7 +113,8 @@ impl Reactor {
             in_flight: 0,
             doorbell: Arc::clone(doorbell),
             doorbell_armed: false,
-            watched: HashSet::new(),
+            watched: Vec::new(),
+            next_watch: 0,
             completed: Vec::new(),
         };
         Ok(Self { inner: RefCell::new(inner), enters: Cell::new(0) })
@@ -139,16 +144,22 @@ impl Reactor {
             State::Done(result) => {
                 let result = *result;
                 inner.release(key);
-                Some(result)
+                return Some(result);
             }
-            State::InFlight(current) => {
-                current.clone_from(waker);
-                None
-            }
+            State::InFlight(current) if current.will_wake(waker) => return None,
+            State::InFlight(_) => {}
             State::Free | State::Orphaned(_) => {
                 unreachable!("an operation is finished once, by its only future")
             }
         }
+        drop(inner);
+        // Cloning and dropping wakers may be foreign code, which may drop other operations: not under the borrow.
+        let mut kept = waker.clone();
+        if let State::InFlight(current) = self.inner.borrow_mut().state(key) {
+            std::mem::swap(current, &mut kept);
+        }
+        drop(kept);
+        None
     }
 
     /// Gives an operation's value to its slot, because nobody waits any more; asks the kernel to cancel it.
@@ -236,15 +247,28 @@ impl Reactor {
 
     /// Wakes a core that sleeps in `wait` when `descriptor` is readable, once.
     pub(in crate::rt) fn wake_when_readable(&self, descriptor: RawFd) -> Result<()> {
-        let Ok(number) = u32::try_from(descriptor) else {
+        if descriptor < 0 {
             return Err(Error::new(ErrorKind::InvalidInput, "watch descriptor").because("it is negative"));
-        };
+        }
         let mut inner = self.inner.borrow_mut();
-        if inner.watched.insert(descriptor) {
+        if !inner.watched.iter().any(|(watched, _)| *watched == descriptor) {
+            let watch = inner.next_watch;
+            // Far from `IGNORED` and `DOORBELL` for as long as anybody lives.
+            inner.next_watch += 1;
+            inner.watched.push((descriptor, watch));
             let poll = opcode::PollAdd::new(types::Fd(descriptor), POLLIN).build();
-            self.push(&mut inner, poll.user_data(READABLE | u64::from(number)));
+            self.push(&mut inner, poll.user_data(READABLE | watch));
         }
         Ok(())
+    }
+
+    /// Forgets which descriptors are watched, because one of them may be closed: the next `wake_when_readable` starts anew.
+    pub(in crate::rt) fn unwatch_all(&self) {
+        let mut inner = self.inner.borrow_mut();
+        for (_, watch) in std::mem::take(&mut inner.watched) {
+            let cancel = opcode::AsyncCancel::new(READABLE | watch).build();
+            self.push(&mut inner, cancel.user_data(IGNORED));
+        }
     }
 
     /// Sleeps until a completion, the doorbell, or `longest` has passed.
@@ -254,6 +278,11 @@ impl Reactor {
             inner.doorbell_armed = true;
             let poll = opcode::PollAdd::new(types::Fd(inner.doorbell.0.as_raw_fd()), POLLIN).build();
             self.push(&mut inner, poll.user_data(DOORBELL));
+        }
+        if !inner.completed.is_empty() {
+            // Making room in the queue took completions whose owners were not told yet: no time to sleep.
+            self.deliver(inner);
+            return Ok(());
         }
         self.enters.set(self.enters.get() + 1);
         let timespec = longest.map(types::Timespec::from);
@@ -270,20 +299,22 @@ impl Reactor {
 
     /// Cancels everything and waits until the kernel has let go of every buffer.
     pub(in crate::rt) fn shut_down(&self) {
-        let started = std::time::Instant::now();
-        while self.inner.borrow().in_flight > 0 {
-            {
+        // Counted in rounds: a core's clock may stand still, and the machine's is not this layer's to read.
+        let mut rounds = 0;
+        let mut left = self.inner.borrow().in_flight;
+        while left > 0 && rounds < SHUT_DOWN_ROUNDS {
+            // Not every time: the cancellation's own completion ends the wait at once.
+            if rounds % ROUNDS_PER_CANCEL == 0 {
                 let mut inner = self.inner.borrow_mut();
                 let cancel_all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
                 self.push(&mut inner, cancel_all.user_data(IGNORED));
             }
-            if let Err(error) = self.wait(Some(Duration::from_millis(10))) {
+            if let Err(error) = self.wait(Some(SHUT_DOWN_ROUND)) {
                 warn!("waiting for I/O in flight failed: {error}");
                 break;
             }
-            if started.elapsed() > SHUT_DOWN_PATIENCE {
-                break;
-            }
+            let before = std::mem::replace(&mut left, self.inner.borrow().in_flight);
+            rounds += usize::from(left >= before);
         }
         let mut inner = self.inner.borrow_mut();
         if inner.in_flight > 0 {
@@ -385,9 +416,10 @@ impl Inner {
                 return 0;
             }
             data if data & READABLE != 0 => {
-                let descriptor = RawFd::try_from(data & u64::from(u32::MAX)).unwrap_or(-1);
-                self.watched.remove(&descriptor);
-                return 1;
+                let before = self.watched.len();
+                self.watched.retain(|(_, watch)| READABLE | watch != data);
+                // One that was cancelled means nothing.
+                return before - self.watched.len();
             }
             _ => {}
         }
