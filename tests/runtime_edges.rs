@@ -635,3 +635,34 @@ fn a_core_thread_may_be_dropped_on_its_own_core() {
         assert!(run(dropped).is_ok(), "the task panicked");
     });
 }
+
+#[test]
+fn a_flood_of_messages_leaves_timers_their_turn() {
+    within_patience(|| {
+        let core = core();
+        let handle = core.handle();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flood = thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(handle.spawn("drop in the flood", || async {}));
+                }
+            }
+        });
+        let longest = core
+            .block_on(async {
+                let mut longest = Duration::ZERO;
+                for _ in 0..100 {
+                    let started = rt::now();
+                    rt::sleep(Duration::from_millis(1)).await;
+                    longest = longest.max(rt::now() - started);
+                }
+                longest
+            })
+            .expect("runs");
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        flood.join().expect("no panic");
+        assert!(longest < Duration::from_millis(500), "a timer of 1 ms took {longest:?}");
+    });
+}
