@@ -600,3 +600,69 @@ fn ending_a_core_takes_time_in_proportion_to_its_tasks() {
     drop(core);
     assert!(started.elapsed() < Duration::from_secs(3), "took {:?}", started.elapsed());
 }
+
+#[test]
+fn a_notification_of_a_waiter_that_is_dropped_goes_to_the_next() {
+    run(async {
+        let notify = Rc::new(rt::sync::Notify::new());
+        let mut first = Box::pin(notify.notified());
+        let mut second = Box::pin(notify.notified());
+        let mut third = Box::pin(notify.notified());
+        let mut cx = Context::from_waker(Waker::noop());
+        for waiter in [&mut first, &mut second, &mut third] {
+            assert!(waiter.as_mut().poll(&mut cx).is_pending());
+        }
+        assert!(notify.notify_one());
+        drop(first);
+        assert!(second.as_mut().poll(&mut cx).is_ready());
+        drop(second);
+        assert!(third.as_mut().poll(&mut cx).is_pending(), "it was passed on once too often");
+        // Everybody was told: there is nothing to pass on.
+        notify.notify_all();
+        let mut fourth = Box::pin(notify.notified());
+        assert!(fourth.as_mut().poll(&mut cx).is_pending(), "it waits only from here on");
+        drop(third);
+        assert!(fourth.as_mut().poll(&mut cx).is_pending());
+    });
+}
+
+#[test]
+fn a_core_thread_may_be_dropped_on_its_own_core() {
+    within_patience(|| {
+        let thread = rt::CoreThread::start("itself".to_owned(), config()).expect("a thread");
+        let handle = thread.handle().clone();
+        let dropped = handle.spawn("drops its own core", move || async move { drop(thread) });
+        assert!(run(dropped).is_ok(), "the task panicked");
+    });
+}
+
+#[test]
+fn a_flood_of_messages_leaves_timers_their_turn() {
+    within_patience(|| {
+        let core = core();
+        let handle = core.handle();
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flood = thread::spawn({
+            let stop = Arc::clone(&stop);
+            move || {
+                while !stop.load(std::sync::atomic::Ordering::Relaxed) {
+                    drop(handle.spawn("drop in the flood", || async {}));
+                }
+            }
+        });
+        let longest = core
+            .block_on(async {
+                let mut longest = Duration::ZERO;
+                for _ in 0..100 {
+                    let started = rt::now();
+                    rt::sleep(Duration::from_millis(1)).await;
+                    longest = longest.max(rt::now() - started);
+                }
+                longest
+            })
+            .expect("runs");
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        flood.join().expect("no panic");
+        assert!(longest < Duration::from_millis(500), "a timer of 1 ms took {longest:?}");
+    });
+}

@@ -51,6 +51,11 @@ fn without_tests(text: &str) -> &str {
     text.split("\n#[cfg(test)]\nmod tests {").next().unwrap_or(text)
 }
 
+/// The identifier that `text` starts with.
+fn first_name(text: &str) -> &str {
+    text.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default()
+}
+
 fn is_test_file(path: &str) -> bool {
     path.ends_with("/tests.rs") || path.contains("/tests/")
 }
@@ -79,8 +84,12 @@ fn layers_point_down() {
             if line.trim_start().starts_with("//") {
                 continue;
             }
-            for used in line.split("crate::").skip(1) {
-                let used = used.split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+            let used = line.split("crate::").skip(1).flat_map(|used| match used.strip_prefix('{') {
+                // `use crate::{a, b::C}`
+                Some(group) => group.split(", ").map(first_name).collect(),
+                None => vec![first_name(used)],
+            });
+            for used in used {
                 if let Some(used_rank) = rank(used)
                     && used != own
                     && used_rank >= own_rank
@@ -114,6 +123,39 @@ fn unsafe_code_is_only_where_the_inventory_says() {
         });
         if uses_unsafe && !allowed.iter().any(|name| path.starts_with(name.as_str())) {
             problems.push(format!("{path}: unsafe code, but docs/unsafe.md does not name it"));
+        }
+    }
+    report(&problems);
+}
+
+#[test]
+fn time_and_randomness_come_in_from_outside() {
+    let sources_of_them = [
+        "Instant::now()",
+        "SystemTime::now()",
+        "UNIX_EPOCH.elapsed()",
+        "clock_gettime",
+        "thread::sleep",
+        "getrandom",
+        "thread_rng",
+        "rand::rng()",
+        "rand::random",
+        "OsRng",
+        "from_os_rng",
+        "from_entropy",
+        "RandomState",
+    ];
+    let mut problems = Vec::new();
+    for source in sources(&["src"]).iter().filter(|source| !is_test_file(&source.path)) {
+        // The command line is the outside, and this is the clock that it gives to the rest.
+        if source.path.starts_with("src/bin/") || source.path == "src/rt/time.rs" {
+            continue;
+        }
+        for (number, line) in without_tests(&source.text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            if let Some(found) = sources_of_them.iter().find(|name| code.contains(**name)) {
+                problems.push(format!("{}:{}: {found}", source.path, number + 1));
+            }
         }
     }
     report(&problems);

@@ -75,7 +75,7 @@ impl Arena {
             .max(1)
             .checked_next_multiple_of(HUGE_PAGE_BYTES)
             .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "map arena").because("the size overflows"))?;
-        let (base, pages) = match map(total_bytes, MapFlags::HUGETLB) {
+        let (base, pages) = match map(total_bytes, MapFlags::HUGETLB | MapFlags::HUGE_2MB) {
             Ok(base) => (base, PageKind::Huge2M),
             Err(_) => {
                 let wanted = total_bytes / HUGE_PAGE_BYTES;

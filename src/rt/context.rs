@@ -154,6 +154,15 @@ impl Future for Sleep {
             self.disarm();
             return Poll::Ready(());
         }
+        let unchanged = |core: &Rc<Shared>| match self.state {
+            SleepState::Waiting { key, .. } if std::ptr::eq(self.core.as_ptr(), Rc::as_ptr(core)) => {
+                core.timers().borrow_mut().get_mut(key).is_some_and(|current| current.will_wake(cx.waker()))
+            }
+            _ => false,
+        };
+        if with_core(unchanged) {
+            return Poll::Pending;
+        }
         let waker = cx.waker().clone();
         // The old waker is dropped with no borrow held: its destructor may be foreign code.
         let old = with_core(|core| {

@@ -28,6 +28,7 @@
 //! When a core ends it closes its inbox. Wakers may outlive it; from then on whoever pushes also takes the list, under a
 //! mutex, and does the owner's part of freeing.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::ptr::{self, NonNull};
 
@@ -94,7 +95,7 @@ pub(super) type Message = Box<dyn FnOnce() + Send>;
 /// A core's inbox; shared with every waker and handle.
 pub(super) struct Inbox {
     head: AtomicPtr<Node>,
-    messages: Mutex<Vec<Message>>,
+    messages: Mutex<VecDeque<Message>>,
     has_messages: AtomicBool,
     parked: AtomicBool,
     closed: AtomicBool,
@@ -111,7 +112,7 @@ impl Inbox {
     pub(super) fn new(wake_core: Box<dyn Fn() + Send + Sync>, bury: fn(NonNull<Node>, Changes)) -> Self {
         Self {
             head: AtomicPtr::new(ptr::null_mut()),
-            messages: Mutex::new(Vec::new()),
+            messages: Mutex::new(VecDeque::new()),
             has_messages: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
@@ -175,7 +176,7 @@ impl Inbox {
             if self.closed.load(Ordering::SeqCst) {
                 return false;
             }
-            messages.push(message);
+            messages.push_back(message);
             self.has_messages.store(true, Ordering::Release);
         }
         self.after_push();
@@ -217,23 +218,19 @@ impl Inbox {
         taken
     }
 
-    /// The owner's turn: hands every listed task to `apply` and every message to `run`; returns how many there were.
-    pub(super) fn drain(&self, apply: impl FnMut(NonNull<Node>, Changes), run: impl FnMut(Message)) -> usize {
-        let mut handled = 0;
-        if !self.head.load(Ordering::Relaxed).is_null() {
-            handled += self.take_tasks(apply);
-        }
+    /// The owner's turn: hands every listed task to `apply`; returns how many there were.
+    pub(super) fn drain(&self, apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+        if self.head.load(Ordering::Relaxed).is_null() { 0 } else { self.take_tasks(apply) }
+    }
+
+    /// Moves all messages to `taken`, which is empty. The owner keeps them from then on.
+    pub(super) fn take_messages(&self, taken: &mut VecDeque<Message>) {
+        debug_assert!(taken.is_empty(), "messages are handled in their order");
         if self.has_messages.load(Ordering::Relaxed) {
-            let messages = {
-                let mut messages =
-                    self.messages.lock().expect("no code panics while it holds the inbox's lock");
-                self.has_messages.store(false, Ordering::Relaxed);
-                std::mem::take(&mut *messages)
-            };
-            handled += messages.len();
-            messages.into_iter().for_each(run);
+            let mut messages = self.messages.lock().expect("no code panics while it holds the inbox's lock");
+            self.has_messages.store(false, Ordering::Relaxed);
+            std::mem::swap(&mut *messages, taken);
         }
-        handled
     }
 
     /// Announces that the core is about to sleep; false if something arrived and it must not.
@@ -327,13 +324,10 @@ mod loom_tests {
                 .collect();
             let mut woken = false;
             let mut drain = |local: &mut i64| {
-                model.inbox.drain(
-                    |_, changes| {
-                        *local += changes.references;
-                        woken |= changes.woken;
-                    },
-                    |_| (),
-                )
+                model.inbox.drain(|_, changes| {
+                    *local += changes.references;
+                    woken |= changes.woken;
+                })
             };
             drain(&mut local);
             for thread in threads {
@@ -362,7 +356,7 @@ mod loom_tests {
             };
             let sleeps = model.inbox.park();
             waker.join().expect("no panic");
-            let seen = model.inbox.drain(|_, changes| assert!(changes.woken), |_| ());
+            let seen = model.inbox.drain(|_, changes| assert!(changes.woken));
             assert_eq!(seen, 1);
             if sleeps {
                 assert_eq!(core.load(Ordering::SeqCst), 1, "the core went to sleep and nobody woke it");

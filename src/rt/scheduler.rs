@@ -17,7 +17,7 @@ use rand::{RngCore, SeedableRng};
 use rustix::thread::CpuSet;
 
 use super::handle::Handle;
-use super::inbox::Inbox;
+use super::inbox::{Inbox, Message};
 use super::task::{JoinHandle, TaskRef, apply_changes, bury};
 use super::timer::{TimerKey, Wheel};
 use super::uring::{Doorbell, Reactor};
@@ -106,6 +106,8 @@ pub(super) struct Shared {
     inbox: Arc<Inbox>,
     reactor: Rc<Reactor>,
     queue: RefCell<VecDeque<TaskRef>>,
+    /// Taken from the inbox and not run yet.
+    messages: RefCell<VecDeque<Message>>,
     registry: RefCell<Registry>,
     timers: RefCell<Wheel<Waker>>,
     /// Reused by `fire_timers`.
@@ -172,6 +174,7 @@ impl Core {
             inbox: Arc::new(Inbox::new(ring_doorbell, bury)),
             reactor: Rc::new(reactor),
             queue: RefCell::default(),
+            messages: RefCell::default(),
             registry: RefCell::default(),
             timers: RefCell::new(Wheel::new(config.clock.now())),
             fired: RefCell::default(),
@@ -244,6 +247,7 @@ impl Drop for Core {
     /// core meanwhile.
     fn drop(&mut self) {
         let inside = Inside::replace(&self.shared);
+        drop(self.shared.messages.take());
         self.shared.end_tasks();
         self.shared.reactor.shut_down();
         // An orphan's or a poller's destructor may have spawned.
@@ -332,17 +336,31 @@ impl Shared {
         let now = if worked > 0 { self.clock.now() } else { started };
         worked += self.poll_pollers(now);
         worked += self.fire_timers(now);
-        worked += self.inbox.drain(
-            |node, changes| {
-                if let Some(task) = apply_changes(node, &changes)
-                    && task.mark_queued()
-                {
-                    self.queue.borrow_mut().push_back(task);
-                }
-            },
-            |message| message(),
-        );
+        worked += self.inbox.drain(|node, changes| {
+            if let Some(task) = apply_changes(node, &changes)
+                && task.mark_queued()
+            {
+                self.queue.borrow_mut().push_back(task);
+            }
+        });
+        worked += self.run_messages();
         Ok(worked)
+    }
+
+    /// Runs messages. They make tasks: no more of them than a turn has room to run, or those that are there already would wait
+    /// longer with every turn.
+    fn run_messages(&self) -> usize {
+        if self.messages.borrow().is_empty() {
+            self.inbox.take_messages(&mut self.messages.borrow_mut());
+        }
+        let room = TASKS_PER_TURN.saturating_sub(self.queue.borrow().len()).max(TASKS_PER_CLOCK_READING);
+        let mut ran = 0;
+        while ran < room {
+            let Some(message) = self.messages.borrow_mut().pop_front() else { break };
+            message();
+            ran += 1;
+        }
+        ran
     }
 
     fn run_tasks(&self, started: Instant) -> usize {

@@ -54,10 +54,12 @@ impl CoreThread {
 }
 
 impl Drop for CoreThread {
-    /// Ends the core's tasks and waits for its thread.
+    /// Ends the core's tasks and waits for its thread, unless that is the calling one.
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) =
+            self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
+        {
             // A panic was reported by the panic hook when it happened.
             let _ = thread.join();
         }

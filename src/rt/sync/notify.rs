@@ -1,7 +1,7 @@
 //! Tells waiting tasks of one core that something they wait for may have changed.
 
 use std::cell::RefCell;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::future::Future;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
@@ -20,6 +20,8 @@ struct State {
     next_id: u64,
     /// In the order of arrival. A waiter that was told is removed; that is how it knows.
     waiters: BTreeMap<u64, Waker>,
+    /// Those that `notify_one` told and that were not polled since. One that is dropped instead passes it on.
+    told_alone: BTreeSet<u64>,
 }
 
 impl Notify {
@@ -41,9 +43,15 @@ impl Notify {
         }
     }
 
-    /// Wakes the waiter that has waited longest; returns whether there was one.
+    /// Wakes the waiter that has waited longest; returns whether there was one. If that one is dropped before it could see it,
+    /// the next one is told.
     pub fn notify_one(&self) -> bool {
-        let first = self.state.borrow_mut().waiters.pop_first();
+        let mut state = self.state.borrow_mut();
+        let first = state.waiters.pop_first();
+        if let Some((id, _)) = &first {
+            state.told_alone.insert(*id);
+        }
+        drop(state);
         match first {
             Some((_, waker)) => {
                 waker.wake();
@@ -79,7 +87,10 @@ impl Future for Notified<'_> {
             }
             Some(id) => match state.waiters.get_mut(&id) {
                 Some(current) => (Poll::Pending, Some(std::mem::replace(current, waker))),
-                None => (Poll::Ready(()), Some(waker)),
+                None => {
+                    state.told_alone.remove(&id);
+                    (Poll::Ready(()), Some(waker))
+                }
             },
         };
         drop(state);
@@ -91,8 +102,14 @@ impl Future for Notified<'_> {
 impl Drop for Notified<'_> {
     fn drop(&mut self) {
         if let Some(id) = self.id {
-            let waker = self.notify.state.borrow_mut().waiters.remove(&id);
+            let mut state = self.notify.state.borrow_mut();
+            let waker = state.waiters.remove(&id);
+            let told_alone = state.told_alone.remove(&id);
+            drop(state);
             drop(waker);
+            if told_alone {
+                self.notify.notify_one();
+            }
         }
     }
 }

@@ -164,7 +164,12 @@ impl Reactor {
 
     /// Gives an operation's value to its slot, because nobody waits any more; asks the kernel to cancel it.
     pub(super) fn orphan(&self, key: SlotKey, orphan: Box<dyn Orphan>) {
-        let mut inner = self.inner.borrow_mut();
+        let Ok(mut inner) = self.inner.try_borrow_mut() else {
+            // Only a subscriber to the log could come here while the reactor is at work. The kernel may use the memory: a panic,
+            // which would free it, is not an answer.
+            std::mem::forget(orphan);
+            return;
+        };
         if inner.slots.is_empty() {
             // `shut_down` gave up on this operation: the kernel may still use its memory.
             std::mem::forget(orphan);
