@@ -44,6 +44,9 @@ impl Engine {
         let Some(told) = told else { return };
         let waiters = self.neighbors.learn(told.address, told.mac, told.solicited, self.now);
         for id in waiters {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.waits_for_neighbor = false;
+            }
             self.mark_dirty(id);
         }
     }
