@@ -105,7 +105,9 @@ impl Stack {
         let (result, wakes) = {
             let mut core = self.0.borrow_mut();
             let result = f(&mut core.engine);
-            (result, std::mem::take(&mut core.engine.wakes))
+            let wakes = &mut core.engine.wakes;
+            // Most calls wake nobody; the list then keeps its memory for the next poll.
+            (result, if wakes.is_empty() { Vec::new() } else { std::mem::take(wakes) })
         };
         for waker in wakes {
             waker.wake();
