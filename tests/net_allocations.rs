@@ -64,6 +64,9 @@ impl Wake for Flag {
     }
 }
 
+/// A task, whether it is to be polled, and what says so.
+type Task<'a> = (Pin<&'a mut dyn Future<Output = ()>>, Arc<Flag>, Waker);
+
 const WARM_UP: usize = 500;
 const ROUNDS: usize = 2000;
 
@@ -128,11 +131,10 @@ fn measure(bytes: usize, pause: Duration) -> f64 {
         }
     });
 
-    let mut tasks: [(Pin<&mut dyn Future<Output = ()>>, Arc<Flag>, Waker); 2] =
-        [asking.as_mut() as _, answering.as_mut() as _].map(|task| {
-            let flag = Arc::new(Flag(AtomicBool::new(true)));
-            (task, Arc::clone(&flag), Waker::from(flag))
-        });
+    let mut tasks: [Task<'_>; 2] = [asking.as_mut() as _, answering.as_mut() as _].map(|task| {
+        let flag = Arc::new(Flag(AtomicBool::new(true)));
+        (task, Arc::clone(&flag), Waker::from(flag))
+    });
     let mut now = Instant::ORIGIN;
     let mut run_until = |goal: usize| {
         while rounds.get() < goal {
