@@ -32,7 +32,17 @@ fn cidr(address: &str) -> IpCidr {
     IpCidr::new(address, if address.is_ipv4() { 24 } else { 64 }).expect("a prefix")
 }
 
+/// Gives the calling thread, and those it starts, a network of their own, so that no other test's interface of the same
+/// name or address is in the way.
+fn leave_the_network() {
+    // SAFETY: the call takes no pointer; what it changes is this thread's network namespace.
+    if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {
+        eprintln!("in the network of the machine: {}", std::io::Error::last_os_error());
+    }
+}
+
 fn open(name: &str) -> Option<TapDevice> {
+    leave_the_network();
     let config = TapConfig {
         name: name.to_owned(),
         host: vec![cidr(HOST_IPV4), cidr(HOST_IPV6)],
@@ -155,7 +165,7 @@ fn the_kernel_talks_to_the_stack() {
                     let text = String::from_utf8_lossy(&output.stdout).into_owned();
                     assert!(text.contains(" 0% packet loss"), "ping {ip}: {text}");
                 }
-                Err(error) => eprintln!("NOT TESTED: ping: {error}"),
+                Err(error) => not_run::not_run(&format!("pinging the stack: {error}")),
             }
         });
         block_on_thread(&clock, &stack, pinging);
@@ -224,4 +234,62 @@ fn an_interface_in_use_is_refused_with_advice() {
     assert_eq!(error.kind(), boson::ErrorKind::InUse);
     assert!(error.to_string().contains("in use by another process"), "{error}");
     assert_ne!(device.info().mac, [0; 6]);
+}
+
+fn ip(arguments: &str) -> String {
+    let output = Command::new("ip").args(arguments.split(' ')).output().expect("iproute2");
+    assert!(output.status.success(), "ip {arguments}: {}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).into_owned()
+}
+
+#[test]
+fn the_kernels_end_gets_every_address_and_keeps_those_it_has() {
+    let Some(device) = open("bosontest2") else { return };
+    drop(device);
+    ip("tuntap add dev bosontest2 mode tap");
+    ip("address add 10.213.78.9/24 dev bosontest2");
+    let host: Vec<IpCidr> = ["10.213.77.2", "10.213.79.2", "fd77:b050::2", "fd77:b051::2"].map(cidr).to_vec();
+    let config = TapConfig { name: "bosontest2".to_owned(), host: host.clone(), mac: None, mtu: 1400 };
+    for _ in 0..2 {
+        let _device = TapDevice::open(&config).expect("the first was dropped");
+        let has = ip("address show dev bosontest2");
+        assert!(has.contains("mtu 1400"), "{has}");
+        for own in host.iter().map(ToString::to_string).chain(["10.213.78.9/24".to_owned()]) {
+            assert!(has.contains(&format!(" {own} ")), "{own} is missing: {has}");
+        }
+    }
+    // In case the network is the machine's.
+    ip("link delete dev bosontest2");
+}
+
+#[test]
+fn an_interface_made_for_an_unprivileged_user_needs_no_privilege() {
+    use rustix::thread::{CapabilitySet, capabilities, set_capabilities};
+
+    let Some(device) = open("bosontest3") else { return };
+    drop(device);
+    // The owner is this user, who is root, but is about to lose the right.
+    ip("tuntap add dev bosontest3 mode tap user root");
+    let mut rights = capabilities(None).expect("this thread's capabilities");
+    rights.effective.remove(CapabilitySet::NET_ADMIN);
+    let weaken = || set_capabilities(None, rights).expect("fewer capabilities");
+    let config =
+        TapConfig { name: "bosontest3".to_owned(), host: vec![cidr(HOST_IPV4)], mac: None, mtu: 1500 };
+    let refused = std::thread::scope(|scope| {
+        scope
+            .spawn(|| {
+                weaken();
+                TapDevice::open(&config).map(drop).expect_err("it has no address and is not up")
+            })
+            .join()
+            .expect("no panic")
+    });
+    let advice = "sudo ip address add 10.213.77.2/24 dev bosontest3";
+    assert!(refused.to_string().contains(advice), "{refused}");
+    ip("address add 10.213.77.2/24 dev bosontest3");
+    ip("link set dev bosontest3 up");
+    weaken();
+    TapDevice::open(&config).expect("nothing is left to set up");
+    // In case the network is the machine's.
+    ip("link delete dev bosontest3");
 }

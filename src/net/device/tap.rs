@@ -6,12 +6,12 @@
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::net::IpAddr;
+use std::net::{IpAddr, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::OpenOptionsExt;
 use std::time::Duration;
 
-use rustix::net::{AddressFamily, SocketType, socket};
+use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, send, socket};
 
 use super::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::{Error, ErrorKind, Result};
@@ -221,7 +221,7 @@ fn explain(code: i32, name: &str) -> Error {
     match code {
         libc::EPERM => error.because(format!(
             "making a TAP interface needs CAP_NET_ADMIN; run as root, or once: \
-             sudo ip tuntap add dev {name} mode tap user $USER"
+             sudo ip tuntap add dev {name} mode tap user $USER && sudo ip link set dev {name} up"
         )),
         libc::EBUSY => {
             error.because(format!("the interface {name} is in use by another process; choose another name"))
@@ -299,8 +299,15 @@ impl Control {
 
     fn refused(&self, code: i32, what: &str) -> Error {
         let message = io::Error::from_raw_os_error(code);
-        let hint = if code == libc::EPERM { "; it needs CAP_NET_ADMIN: run as root" } else { "" };
-        Error::os(code, "set up").at(format!("tap:{}", self.name)).because(format!("{what}: {message}{hint}"))
+        Error::os(code, "set up").at(format!("tap:{}", self.name)).because(format!("{what}: {message}"))
+    }
+
+    /// `error` with the advice to run `command` once, if a privilege is missing.
+    fn advise(error: Error, command: &str) -> Error {
+        if error.code() != Some(libc::EPERM) {
+            return error;
+        }
+        error.because(format!("it needs CAP_NET_ADMIN: run as root, or once: sudo {command}"))
     }
 
     fn mac(&self) -> Result<[u8; 6]> {
@@ -316,73 +323,93 @@ impl Control {
         Ok(mac)
     }
 
+    /// Sets the MTU, unless it is right: an interface that was made for us needs no privilege then.
     fn set_mtu(&self, mtu: usize) -> Result<()> {
+        let wanted = c_int::try_from(mtu).expect("check() bounds the MTU");
         let mut request = Request::new(&self.name);
-        request.0.ifr_ifru.ifru_mtu = c_int::try_from(mtu).expect("check() bounds the MTU");
+        self.call(&mut request, libc::SIOCGIFMTU, "asking for its MTU")?;
+        // SAFETY: a successful SIOCGIFMTU fills in this member of the union; all its bytes were initialised before, too.
+        if unsafe { request.0.ifr_ifru.ifru_mtu } == wanted {
+            return Ok(());
+        }
+        request.0.ifr_ifru.ifru_mtu = wanted;
         self.call(&mut request, libc::SIOCSIFMTU, &format!("setting its MTU to {mtu}"))
+            .map_err(|error| Self::advise(error, &format!("ip link set dev {} mtu {mtu}", self.name)))
     }
 
+    /// Brings the interface up, unless it is.
     fn bring_up(&self) -> Result<()> {
         let mut request = Request::new(&self.name);
         self.call(&mut request, libc::SIOCGIFFLAGS, "asking for its flags")?;
         // SAFETY: a successful SIOCGIFFLAGS fills in this member of the union; all its bytes were initialised before,
         // too.
         let flags = unsafe { request.0.ifr_ifru.ifru_flags };
+        if flags & IS_UP != 0 {
+            return Ok(());
+        }
         request.set_flags(flags | UP_FLAGS);
         self.call(&mut request, libc::SIOCSIFFLAGS, "bringing it up")
+            .map_err(|error| Self::advise(error, &format!("ip link set dev {} up", self.name)))
     }
 
+    /// Gives the kernel's end one more address, unless it has it.
     fn add_address(&self, own: IpCidr) -> Result<()> {
         let what = format!("giving its kernel end the address {own}");
-        match own.address() {
-            IpAddr::V4(address) => {
-                let mut request = Request::new(&self.name);
-                request.0.ifr_ifru.ifru_addr = ipv4_sockaddr(address.octets());
-                self.call(&mut request, libc::SIOCSIFADDR, &what)?;
-                let mask = u32::MAX.checked_shl(32 - u32::from(own.prefix_len())).unwrap_or(0);
-                let mut request = Request::new(&self.name);
-                request.0.ifr_ifru.ifru_netmask = ipv4_sockaddr(mask.to_be_bytes());
-                self.call(&mut request, libc::SIOCSIFNETMASK, &what)
-            }
-            IpAddr::V6(address) => self.add_ipv6(address.octets(), own.prefix_len(), &what),
-        }
-    }
-
-    fn add_ipv6(&self, address: [u8; 16], prefix_len: u8, what: &str) -> Result<()> {
-        // Nobody else is on this wire, so the kernel need not look for duplicates, which would keep the address
-        // unusable for a second. Best effort: without it, the address only takes longer.
-        let _ = std::fs::write(format!("/proc/sys/net/ipv6/conf/{}/accept_dad", self.name), "0");
-        let socket = socket(AddressFamily::INET6, SocketType::DGRAM, None)
-            .map_err(|errno| self.refused(errno.raw_os_error(), what))?;
-        let index = rustix::net::netdevice::name_to_index(&socket, &self.name)
-            .map_err(|errno| self.refused(errno.raw_os_error(), what))?;
-        let request = libc::in6_ifreq {
-            ifr6_addr: libc::in6_addr { s6_addr: address },
-            ifr6_prefixlen: u32::from(prefix_len),
-            ifr6_ifindex: c_int::try_from(index).map_err(|_| self.refused(libc::ENODEV, what))?,
-        };
-        let argument: *const libc::in6_ifreq = &request;
-        // SAFETY: on an IPv6 socket SIOCSIFADDR reads one `in6_ifreq` at the pointer, which is a live one.
-        let result = unsafe { libc::ioctl(socket.as_raw_fd(), libc::SIOCSIFADDR, argument) };
-        match if result == 0 { 0 } else { last_code() } {
+        let refused = |errno: rustix::io::Errno| self.refused(errno.raw_os_error(), &what);
+        let index = rustix::net::netdevice::name_to_index(&self.socket, &self.name).map_err(refused)?;
+        // Without a protocol it is NETLINK_ROUTE.
+        let kernel = socket(AddressFamily::NETLINK, SocketType::RAW, None).map_err(refused)?;
+        send(&kernel, &new_address(index, own), SendFlags::empty()).map_err(refused)?;
+        // A header, the negative code, and the header of the request.
+        let mut answer = [0; 256];
+        let (len, _) = recv(&kernel, &mut answer, RecvFlags::empty()).map_err(refused)?;
+        let code = answer[..len].get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
+        match code.map_or(libc::EPROTO, i32::saturating_neg) {
             0 | libc::EEXIST => Ok(()),
-            code => Err(self.refused(code, what)),
+            // Whoever made the interface for us gave it the address, too.
+            libc::EPERM if UdpSocket::bind((own.address(), 0)).is_ok() => Ok(()),
+            code => Err(Self::advise(
+                self.refused(code, &what),
+                &format!("ip address add {own} dev {}", self.name),
+            )),
         }
     }
+}
+
+/// The message that asks the kernel (rtnetlink(7)) for one more address `own` on the interface of that index. The older
+/// SIOCSIFADDR replaces the IPv4 address that is there.
+fn new_address(index: u32, own: IpCidr) -> Vec<u8> {
+    const FLAGS: c_int = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
+    // Nobody else is on this wire, so the kernel need not look for duplicates, which would keep an IPv6 address unusable
+    // for a second.
+    const NO_DUPLICATES: u8 = 2;
+    let (family, octets) = match own.address() {
+        IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),
+        IpAddr::V6(address) => (libc::AF_INET6, address.octets().to_vec()),
+    };
+    let small = |number: c_int| u16::try_from(number).expect("the kernel's constants here are small");
+    let mut body = vec![small(family).to_le_bytes()[0], own.prefix_len(), NO_DUPLICATES, 0];
+    body.extend(index.to_ne_bytes());
+    for attribute in [libc::IFA_LOCAL, libc::IFA_ADDRESS] {
+        let len = u16::try_from(4 + octets.len()).expect("at most 20");
+        body.extend(len.to_ne_bytes());
+        body.extend(attribute.to_ne_bytes());
+        body.extend(&octets);
+    }
+    let len = u32::try_from(16 + body.len()).expect("at most 64");
+    let mut message = len.to_ne_bytes().to_vec();
+    message.extend(libc::RTM_NEWADDR.to_ne_bytes());
+    message.extend(small(FLAGS).to_ne_bytes());
+    // A running number and the sender, both of which the kernel fills in or ignores.
+    message.extend([0; 8]);
+    message.extend(body);
+    message
 }
 
 #[expect(clippy::cast_possible_truncation, reason = "both flags lie in the low 15 bits")]
 const UP_FLAGS: i16 = (libc::IFF_UP | libc::IFF_RUNNING) as i16;
-
-/// `octets` as the kernel wants an IPv4 address in a generic socket address: two bytes of port, then the address.
-fn ipv4_sockaddr(octets: [u8; 4]) -> libc::sockaddr {
-    let mut data = [0; 14];
-    for (slot, octet) in data[2..6].iter_mut().zip(octets) {
-        *slot = libc::c_char::from_ne_bytes([octet]);
-    }
-    let family = libc::sa_family_t::try_from(libc::AF_INET).expect("AF_INET is 2");
-    libc::sockaddr { sa_family: family, sa_data: data }
-}
+#[expect(clippy::cast_possible_truncation, reason = "it is the lowest bit")]
+const IS_UP: i16 = libc::IFF_UP as i16;
 
 #[cfg(test)]
 mod tests {

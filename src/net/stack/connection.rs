@@ -91,6 +91,8 @@ pub(super) struct Connection {
     pub(super) reading_ended: bool,
     /// Whether it is on the list of connections that may have something to send.
     pub(super) dirty: bool,
+    /// Whether the neighbor cache is going to hand it back.
+    pub(super) waits_for_neighbor: bool,
     /// What it is armed for in the timers.
     pub(super) armed: Option<Instant>,
     /// The station that the last segment came from, and when.
@@ -133,6 +135,7 @@ impl Connection {
             end: None,
             reading_ended: false,
             dirty: false,
+            waits_for_neighbor: false,
             armed: None,
             heard: None,
             last_segment: None,

@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 
-use super::connection::Connection;
+use super::connection::{Connection, Owner};
 use super::flow::{Flow, Secret};
 
 /// Names a connection for as long as it exists; a later connection in the same slot has another generation.
@@ -65,6 +65,11 @@ impl Connections {
     pub(super) fn get(&self, id: ConnectionId) -> Option<&Connection> {
         let slot = self.slots.get(id.index as usize)?;
         if slot.generation == id.generation { slot.connection.as_ref() } else { None }
+    }
+
+    /// Whether `id` exists and is in its handshake for a listener.
+    pub(super) fn is_handshake(&self, id: ConnectionId) -> bool {
+        self.get(id).is_some_and(|connection| matches!(connection.owner, Owner::Handshake { .. }))
     }
 
     pub(super) fn get_mut(&mut self, id: ConnectionId) -> Option<&mut Connection> {

@@ -18,7 +18,7 @@ pub struct StackListener {
 impl StackListener {
     /// Listens on `address`: one of the stack's own, or the unspecified address of a family for all of that family.
     /// Port 0 chooses a free port. At most `backlog` connections (at least 1) may wait, counting handshakes under
-    /// way; a SYN past that is dropped.
+    /// way; a SYN past that is dropped, unless a handshake has waited for a second and can be given up for it.
     ///
     /// # Errors
     ///

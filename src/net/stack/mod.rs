@@ -5,7 +5,8 @@
 //! - **Lookup.** Every connection has a socket set of its own, found by a keyed hash of its 4-tuple; a frame touches
 //!   the connection it belongs to and no other. What a connection costs does not depend on how many there are.
 //! - **Listening.** A SYN to a listening port makes a connection, bounded by the listener's backlog and by
-//!   [`StackConfig::max_connections`]; a SYN past either is dropped and counted, and the peer tries again.
+//!   [`StackConfig::max_connections`]; a SYN past either takes the place of a handshake that got no answer for a second,
+//!   or is dropped and counted, and the peer tries again.
 //! - **Ethernet.** ARP and neighbor discovery belong to this module, so that a packet to a neighbor not yet known
 //!   waits for the answer and not for a timer.
 //! - **TIME-WAIT** holds a tuple and two numbers for 30 s, not a socket.
@@ -104,7 +105,9 @@ impl Stack {
         let (result, wakes) = {
             let mut core = self.0.borrow_mut();
             let result = f(&mut core.engine);
-            (result, std::mem::take(&mut core.engine.wakes))
+            let wakes = &mut core.engine.wakes;
+            // Most calls wake nobody; the list then keeps its memory for the next poll.
+            (result, if wakes.is_empty() { Vec::new() } else { std::mem::take(wakes) })
         };
         for waker in wakes {
             waker.wake();

@@ -5,7 +5,7 @@
 //! scanned for every packet. This one is hashed, keeps the connections that wait for an answer so that they continue
 //! at once, and goes on using an entry while it asks again, so that an active connection never pauses.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -20,7 +20,7 @@ const REACHABLE: Duration = Duration::from_secs(30);
 const RETRANSMIT: Duration = Duration::from_secs(1);
 /// How often to ask before giving up (RFC 4861 MAX_MULTICAST_SOLICIT).
 const MAX_QUESTIONS: u8 = 3;
-/// How many addresses the cache holds.
+/// How many addresses with an answer the cache holds. Those without one are at most as many as there are connections.
 const CAPACITY: usize = 1024;
 
 struct Entry {
@@ -30,6 +30,13 @@ struct Entry {
     questions: u8,
     ask_again: Instant,
     waiters: Vec<ConnectionId>,
+}
+
+impl Entry {
+    /// Whether it has no answer, and is to be asked for again at `when`.
+    fn waits_until(&self, when: Instant) -> bool {
+        self.mac.is_none() && self.ask_again == when
+    }
 }
 
 /// A question to put on the wire: who has `address`? Sent to `station` alone if one is believed to.
@@ -50,8 +57,11 @@ pub(super) enum Answer {
 
 pub(super) struct Neighbors {
     entries: HashMap<IpAddr, Entry, Secret>,
-    /// Addresses without an answer yet. Short: an address stays at most `MAX_QUESTIONS` seconds.
-    unanswered: Vec<IpAddr>,
+    /// How many entries have no answer yet. Each stays at most `MAX_QUESTIONS` seconds.
+    unanswered: usize,
+    /// When to ask again for which address, in the order of time, for every question gets the same time. An entry that
+    /// was answered meanwhile is skipped when its turn comes.
+    to_ask: VecDeque<(Instant, IpAddr)>,
 }
 
 /// What became due in [`Neighbors::expire`].
@@ -64,35 +74,31 @@ pub(super) struct Due {
 
 impl Neighbors {
     pub(super) fn new(secret: Secret) -> Self {
-        Self { entries: HashMap::with_hasher(secret), unanswered: Vec::new() }
+        Self { entries: HashMap::with_hasher(secret), unanswered: 0, to_ask: VecDeque::new() }
     }
 
     /// Where to send for `address`. `heard` is when `waiter` last got a frame from its peer and from which station:
     /// it confirms the entry. If nothing is known, `waiter` is handed back by [`Neighbors::learn`] or
-    /// [`Neighbors::expire`].
+    /// [`Neighbors::expire`]; `None` waits already.
     pub(super) fn resolve(
         &mut self,
         address: IpAddr,
-        waiter: ConnectionId,
+        waiter: Option<ConnectionId>,
         heard: Option<(Mac, Instant)>,
         now: Instant,
     ) -> Answer {
         if !self.entries.contains_key(&address) {
-            self.make_room(now);
-            self.unanswered.push(address);
-            let entry = Entry {
-                mac: None,
-                confirmed: now,
-                questions: 1,
-                ask_again: now + RETRANSMIT,
-                waiters: vec![waiter],
-            };
+            let ask_again = now + RETRANSMIT;
+            self.unanswered += 1;
+            self.to_ask.push_back((ask_again, address));
+            let waiters = waiter.into_iter().collect();
+            let entry = Entry { mac: None, confirmed: now, questions: 1, ask_again, waiters };
             self.entries.insert(address, entry);
             return Answer::Unknown(Some(Question { address, station: None }));
         }
         let Some(entry) = self.entries.get_mut(&address) else { return Answer::Unknown(None) };
         let Some(mac) = entry.mac else {
-            entry.waiters.push(waiter);
+            entry.waiters.extend(waiter);
             return Answer::Unknown(None);
         };
         if let Some((from, when)) = heard
@@ -126,13 +132,18 @@ impl Neighbors {
         now: Instant,
     ) -> Vec<ConnectionId> {
         if let Some(entry) = self.entries.get_mut(&address) {
-            entry.mac = Some(mac);
+            let is_answer = entry.mac.replace(mac).is_none();
             entry.confirmed = now;
             entry.questions = 0;
-            self.unanswered.retain(|&waiting| waiting != address);
-            return std::mem::take(&mut entry.waiters);
+            let waiters = std::mem::take(&mut entry.waiters);
+            if is_answer {
+                self.unanswered -= 1;
+                self.skip_answered();
+                self.make_room(now);
+            }
+            return waiters;
         }
-        if !solicited && self.entries.len() < CAPACITY {
+        if !solicited && self.answered() < CAPACITY {
             let entry =
                 Entry { mac: Some(mac), confirmed: now, questions: 0, ask_again: now, waiters: Vec::new() };
             self.entries.insert(address, entry);
@@ -140,36 +151,54 @@ impl Neighbors {
         Vec::new()
     }
 
-    /// When [`Neighbors::expire`] has something to do next.
+    /// When [`Neighbors::expire`] has something to do next, or earlier.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        self.unanswered.iter().filter_map(|address| Some(self.entries.get(address)?.ask_again)).min()
+        self.to_ask.front().map(|&(when, _)| when)
     }
 
     /// Repeats questions that got no answer and gives up on those asked often enough.
     pub(super) fn expire(&mut self, now: Instant) -> Due {
         let mut due = Due::default();
-        let entries = &mut self.entries;
-        self.unanswered.retain(|&address| {
-            let Some(entry) = entries.get_mut(&address) else { return false };
-            if now < entry.ask_again {
-                return true;
-            }
+        while let Some(&(when, address)) = self.to_ask.front()
+            && when <= now
+        {
+            self.to_ask.pop_front();
+            let Some(entry) = self.entries.get_mut(&address).filter(|entry| entry.waits_until(when)) else {
+                continue;
+            };
             if entry.questions == MAX_QUESTIONS {
                 due.unreachable.append(&mut entry.waiters);
-                entries.remove(&address);
-                return false;
+                self.entries.remove(&address);
+                self.unanswered -= 1;
+                continue;
             }
             entry.questions += 1;
             entry.ask_again = now + RETRANSMIT;
+            self.to_ask.push_back((entry.ask_again, address));
             due.questions.push(Question { address, station: None });
-            true
-        });
+        }
+        self.skip_answered();
         due
     }
 
-    /// Makes room for one more entry: the one that has been silent longest goes. Only a full cache pays for the search.
+    fn answered(&self) -> usize {
+        self.entries.len() - self.unanswered
+    }
+
+    /// Drops what need not be asked any more from the front of `to_ask`.
+    fn skip_answered(&mut self) {
+        while let Some((when, address)) = self.to_ask.front()
+            && !self.entries.get(address).is_some_and(|entry| entry.waits_until(*when))
+        {
+            self.to_ask.pop_front();
+        }
+    }
+
+    /// After one more answer: if they are too many, the one that has been silent longest goes. Only a full cache pays for
+    /// the search. Entries without an answer do not count: a flood of packets from made-up addresses must not push
+    /// out the neighbors that exist.
     fn make_room(&mut self, now: Instant) {
-        if self.entries.len() < CAPACITY {
+        if self.answered() <= CAPACITY {
             return;
         }
         let longest_silent = self
@@ -203,7 +232,8 @@ mod tests {
         Instant::ORIGIN + Duration::from_millis(millis)
     }
 
-    const WAITER: ConnectionId = ConnectionId { index: 5, generation: 1 };
+    const ID: ConnectionId = ConnectionId { index: 5, generation: 1 };
+    const WAITER: Option<ConnectionId> = Some(ID);
 
     #[test]
     fn one_unresolved_neighbor_does_not_silence_another() {
@@ -218,7 +248,7 @@ mod tests {
     fn an_answer_hands_back_who_waited() {
         let mut table = neighbors();
         table.resolve(address(1), WAITER, None, at(0));
-        assert_eq!(table.learn(address(1), PEER, true, at(3)), vec![WAITER]);
+        assert_eq!(table.learn(address(1), PEER, true, at(3)), vec![ID]);
         assert_eq!(table.resolve(address(1), WAITER, None, at(4)), Answer::Known(PEER, None));
         assert_eq!(table.next_deadline(), None);
     }
@@ -234,7 +264,7 @@ mod tests {
             questions += due.questions.len();
             unreachable.extend(due.unreachable);
         }
-        assert_eq!((questions, unreachable), (3, vec![WAITER]));
+        assert_eq!((questions, unreachable), (3, vec![ID]));
     }
 
     #[test]
@@ -273,8 +303,25 @@ mod tests {
             table.learn(IpAddr::from((0x0a00_0000 + host).to_be_bytes()), PEER, false, at(0));
         }
         assert_eq!(table.entries.len(), CAPACITY);
-        table.resolve(address(250), WAITER, None, at(1));
-        table.resolve(IpAddr::from([192, 168, 0, 1]), WAITER, None, at(1));
+        table.resolve([192, 168, 0, 1].into(), WAITER, None, at(1));
+        table.learn([192, 168, 0, 1].into(), PEER, true, at(2));
         assert_eq!(table.entries.len(), CAPACITY);
+        assert_eq!(table.resolve([192, 168, 0, 1].into(), WAITER, None, at(3)), Answer::Known(PEER, None));
+    }
+
+    #[test]
+    fn addresses_that_nobody_has_do_not_push_out_neighbors_and_are_forgotten() {
+        let mut table = neighbors();
+        table.learn(address(1), PEER, false, at(0));
+        let made_up = |host: u32| IpAddr::from((0x0a01_0000 + host).to_be_bytes());
+        for host in 0..4 * u32::try_from(CAPACITY).expect("small") {
+            table.resolve(made_up(host), WAITER, None, at(u64::from(host) / 10));
+            assert_eq!(table.resolve(address(1), WAITER, None, at(500)), Answer::Known(PEER, None), "{host}");
+        }
+        let mut unreachable = 0;
+        while let Some(deadline) = table.next_deadline() {
+            unreachable += table.expire(deadline).unreachable.len();
+        }
+        assert_eq!((unreachable, table.entries.len(), table.unanswered), (4 * CAPACITY, 1, 0));
     }
 }

@@ -11,6 +11,9 @@ pub struct StackStats {
     pub accepted: u64,
     /// Connections opened from here, whether they succeeded or not.
     pub opened: u64,
+    /// Handshakes for listeners that were given up after a second without an answer, because there was no room for
+    /// another.
+    pub handshakes_given_up: u64,
     /// SYNs dropped because their listener's backlog was full.
     pub syns_dropped_backlog: u64,
     /// SYNs dropped because the stack has as many connections as it may, or no memory for more.

@@ -59,6 +59,7 @@ impl Engine {
     /// The next hop of `id` does not answer: a new connection fails at once; an old one keeps trying until its timeout.
     fn unreachable(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
+        connection.waits_for_neighbor = false;
         if connection.state() == State::SynSent {
             connection.end = Some(End::Unreachable);
             connection.silent = true;
@@ -103,7 +104,8 @@ impl Engine {
             self.settle(id);
             return 0;
         }
-        let answer = self.neighbors.resolve(connection.next_hop, id, connection.heard, now);
+        let waiter = (!connection.waits_for_neighbor).then_some(id);
+        let answer = self.neighbors.resolve(connection.next_hop, waiter, connection.heard, now);
         let to = match answer {
             Answer::Known(to, question) => {
                 if let Some(question) = question {
@@ -113,6 +115,7 @@ impl Engine {
                 to
             }
             Answer::Unknown(question) => {
+                connection.waits_for_neighbor = true;
                 self.wait_for_neighbor(id, overdue);
                 if let Some(question) = question {
                     self.ask(question);

@@ -4,6 +4,7 @@ use smoltcp::iface::SocketSet;
 use smoltcp::socket::tcp::State;
 use smoltcp::wire::IpListenEndpoint;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::time::Duration;
 
 use super::super::connection::{Connection, End, Owner};
 use super::super::connections::ConnectionId;
@@ -11,7 +12,10 @@ use super::super::frame::{Drop, Mac, Received, Segment};
 use super::super::outbox::{ETHERTYPE_IPV4, ETHERTYPE_IPV6, SentSegment};
 use super::super::resolution::{self, Icmpv6, Told};
 use super::super::tcp_answer;
-use super::{Engine, new_interface, wire_time};
+use super::{Engine, Listener, new_interface, wire_time};
+
+/// How long a handshake has for itself when others wait for its place: more than any round trip.
+const PATIENCE: Duration = Duration::from_secs(1);
 
 impl Engine {
     /// Takes one frame from the device.
@@ -44,6 +48,9 @@ impl Engine {
         let Some(told) = told else { return };
         let waiters = self.neighbors.learn(told.address, told.mac, told.solicited, self.now);
         for id in waiters {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.waits_for_neighbor = false;
+            }
             self.mark_dirty(id);
         }
     }
@@ -122,8 +129,13 @@ impl Engine {
 
     /// A SYN to a listening port.
     fn open_passively(&mut self, key: SocketAddr, segment: &Segment<'_>) {
-        let Some(listener) = self.listeners.get_mut(&key) else { return };
-        if listener.half_open + listener.queue.len() >= listener.backlog {
+        let Some(listener) = self.listeners.get(&key) else { return };
+        let is_full = |listener: &Listener| listener.half_open + listener.queue.len() >= listener.backlog;
+        if (is_full(listener) || self.connections.is_full()) && self.give_up_handshake(key) {
+            self.stats.handshakes_given_up += 1;
+        }
+        let Some(listener) = self.listeners.get(&key) else { return };
+        if is_full(listener) {
             self.stats.syns_dropped_backlog += 1;
             return;
         }
@@ -151,11 +163,34 @@ impl Engine {
             return;
         }
         if let Some(id) = self.connections.insert(connection) {
+            let connections = &self.connections;
             if let Some(listener) = self.listeners.get_mut(&key) {
                 listener.half_open += 1;
+                if listener.handshakes.len() >= 2 * listener.backlog {
+                    listener.handshakes.retain(|&(_, id)| connections.is_handshake(id));
+                }
+                listener.handshakes.push_back((self.now, id));
             }
             self.mark_dirty(id);
         }
+    }
+
+    /// Gives up the listener's oldest handshake if it has waited for `PATIENCE`; whether it did. A flood of SYNs from
+    /// made-up addresses would else keep everybody out for as long as a handshake may take.
+    fn give_up_handshake(&mut self, key: SocketAddr) -> bool {
+        let Some(listener) = self.listeners.get_mut(&key) else { return false };
+        while let Some(&(since, id)) = listener.handshakes.front() {
+            let waits = self.connections.is_handshake(id);
+            if waits && self.now.saturating_since(since) < PATIENCE {
+                return false;
+            }
+            listener.handshakes.pop_front();
+            if waits {
+                self.remove(id);
+                return true;
+            }
+        }
+        false
     }
 
     /// Shows `segment` to `sockets` through an interface made for it: smoltcp draws initial sequence numbers from a

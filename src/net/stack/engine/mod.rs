@@ -35,6 +35,8 @@ pub(super) struct Listener {
     backlog: usize,
     /// Connections whose handshake is under way.
     half_open: usize,
+    /// When those began, oldest first; and some that are no handshakes any more.
+    handshakes: VecDeque<(Instant, ConnectionId)>,
     /// Connections to accept, in the order their handshakes completed.
     queue: VecDeque<ConnectionId>,
     acceptors: Waiters,

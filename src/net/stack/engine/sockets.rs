@@ -50,8 +50,13 @@ impl Engine {
         if self.listeners.contains_key(&address) {
             return Err(Error::os(libc::EADDRINUSE, "listen").at(address.to_string()));
         }
-        let listener =
-            Listener { backlog, half_open: 0, queue: VecDeque::new(), acceptors: Waiters::default() };
+        let listener = Listener {
+            backlog,
+            half_open: 0,
+            handshakes: VecDeque::new(),
+            queue: VecDeque::new(),
+            acceptors: Waiters::default(),
+        };
         self.listeners.insert(address, listener);
         Ok(address)
     }

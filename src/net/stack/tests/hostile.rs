@@ -310,3 +310,32 @@ fn a_window_closed_over_the_last_data_does_not_start_a_storm() {
         assert!(frames < 80, "{frames} frames in a minute");
     }
 }
+
+/// Handshakes that are never completed hold the places of a backlog for a second each, not for the half minute that a
+/// handshake may take.
+#[test]
+fn a_slow_flood_of_syns_does_not_keep_others_out() {
+    let mut bench = Bench::acquainted();
+    let listener = StackListener::bind(&bench.stack, listen_address(), 16).expect("free");
+    let syn = |port| Seg { port, seq: 1, syn: true, ..Seg::default() };
+    for port in 1..=16 {
+        bench.exchange(&syn(port));
+    }
+    assert!(bench.exchange(&syn(100)).is_empty(), "handshakes that just began keep their places");
+    for port in 200..500 {
+        bench.wait(Duration::from_millis(100));
+        bench.exchange(&syn(port));
+        assert!(bench.stack.stats().connections <= 16);
+    }
+    bench.wait(Duration::from_millis(100));
+    bench.turn();
+    bench.handshake(5000);
+    assert_eq!(accept(&listener).expect("it got through").peer_addr().port(), 5000);
+    let stats = bench.stack.stats();
+    assert!(stats.handshakes_given_up > 100 && stats.syns_dropped_backlog < 200, "{stats:?}");
+    bench.wait(Duration::from_secs(60));
+    bench.turn();
+    bench.wait(Duration::from_secs(60));
+    bench.turn();
+    assert_alive(&mut bench, &listener);
+}
