@@ -110,7 +110,7 @@ async fn load<E: Env, N: Namespace>(
         checkpoint::describe(&shared, &state, start, superblock.catalog, superblock.map, false)
     };
     let mut copies = shared.copies.get();
-    superblock::write(&shared.disk, &superblock, &mut copies).await?;
+    superblock::write(&shared.disk, &superblock, &mut copies, || shared.disk.flush()).await?;
     shared.copies.set(copies);
     Ok(shared)
 }
