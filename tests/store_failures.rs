@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use boson::sim::{Disk, DiskOptions, Executor, Fault, SimEnv};
-use boson::store::{Db, Durability, Env, Options, Tree};
+use boson::store::{Db, Durability, Env, Options, Tree, WriteOptions};
 
 type SimDb = Db<SimEnv, Disk>;
 type SimTree = Tree<SimEnv, Disk>;
@@ -78,4 +78,74 @@ fn a_flush_that_fails_once_takes_nothing_that_was_acknowledged_before_or_after()
             assert!(report.is_clean(), "flush {flushes}: {report:?}");
         });
     }
+}
+
+#[test]
+fn large_values_in_a_tree_of_one_leaf_leave_the_cache() {
+    const CACHE_BYTES: usize = 8 << 20;
+    run(1, 128 << 20, async |env, disk| {
+        let options = Options { cache_bytes: CACHE_BYTES, ..options() };
+        let (db, tree) = open(&env, &disk, options).await;
+        for number in 0..40 {
+            tree.put(&key(0, number), &vec![1; 1 << 20]).await.expect("puts");
+        }
+        for number in 0..40 {
+            assert_eq!(tree.get_with(&key(0, number), <[u8]>::len).await.expect("reads"), Some(1 << 20));
+        }
+        let resident_bytes = db.stats().resident_bytes;
+        assert!(resident_bytes <= CACHE_BYTES + (2 << 20), "{resident_bytes} bytes are in memory");
+    });
+}
+
+#[test]
+fn a_burst_of_large_values_does_not_outrun_eviction_among_many_leaves() {
+    const CACHE_BYTES: usize = 16 << 20;
+    run(2, 256 << 20, async |env, disk| {
+        let options = Options { cache_bytes: CACHE_BYTES, durability: Durability::None, ..options() };
+        let (db, tree) = open(&env, &disk, options).await;
+        for number in 0..15_000 {
+            tree.put(&key(0, number), &[1; 1000]).await.expect("puts");
+        }
+        db.checkpoint().await.expect("works");
+        let mut most_bytes = 0;
+        for number in 0..100 {
+            // Waiting for each keeps the values that are on their way, which eviction cannot take, few.
+            tree.put_with(&key(1, number), &vec![1; 1 << 20], WriteOptions::SYNC).await.expect("puts");
+            most_bytes = most_bytes.max(db.stats().resident_bytes);
+        }
+        assert!(most_bytes <= 2 * CACHE_BYTES, "{most_bytes} bytes were in memory");
+    });
+}
+
+#[test]
+fn a_value_that_is_read_while_its_leaf_is_evicted_is_not_counted_for_ever() {
+    run(3, 128 << 20, async |env, disk| {
+        let options = Options { cache_bytes: 64 << 10, ..options() };
+        let (db, tree) = open(&env, &disk, options).await;
+        for number in 0..400 {
+            tree.put_with(&key(0, number), &vec![1; 5000], WriteOptions::NONE).await.expect("puts");
+            tree.put_with(&key(1, number), &[1; 1000], WriteOptions::NONE).await.expect("puts");
+        }
+        db.checkpoint().await.expect("works");
+        let running = Rc::new(Cell::new(32));
+        for reader in 0..32 {
+            let (tree, running) = (tree.clone(), Rc::clone(&running));
+            env.spawn("reader", async move {
+                for step in 0..200 {
+                    let number = (reader * 7919 + step * 104_729) % 400;
+                    tree.get(&key(step % 2, number)).await.expect("reads");
+                }
+                running.set(running.get() - 1);
+            });
+        }
+        while running.get() > 0 {
+            env.sleep(Duration::from_millis(1)).await;
+        }
+        // Nobody reads at the same time any more: the cache shrinks to its size.
+        for number in 0..400 {
+            tree.get(&key(1, number)).await.expect("reads");
+        }
+        let resident_bytes = db.stats().resident_bytes;
+        assert!(resident_bytes <= 256 << 10, "{resident_bytes} bytes are counted");
+    });
 }
