@@ -149,3 +149,56 @@ fn a_value_that_is_read_while_its_leaf_is_evicted_is_not_counted_for_ever() {
         assert!(resident_bytes <= 256 << 10, "{resident_bytes} bytes are counted");
     });
 }
+
+#[test]
+fn an_interval_is_kept_while_later_writes_wait_for_room_in_the_log() {
+    let executor = Executor::new(4);
+    let slow = DiskOptions { read_latency: Duration::from_millis(50), ..DiskOptions::new(64 << 20) };
+    let disk = Disk::new(executor.env(), slow, 4);
+    let env = executor.env();
+    executor.block_on(async move {
+        let (db, tree) = open(&env, &disk, options()).await;
+        for number in 0..3000 {
+            tree.put_with(&key(0, number), &[1; 1000], WriteOptions::NONE).await.expect("puts");
+        }
+        // No checkpoint makes room in the log meanwhile.
+        let (verified, verifying) = (Rc::new(Cell::new(false)), db.clone());
+        let done = Rc::clone(&verified);
+        env.spawn("verify", async move {
+            assert!(verifying.verify().await.expect("runs").is_clean());
+            done.set(true);
+        });
+        env.sleep(Duration::from_millis(500)).await;
+        let interval = WriteOptions { durability: Some(Durability::Interval(Duration::from_secs(1))) };
+        tree.put_with(b"promised", b"", interval).await.expect("puts");
+        let promised = db.last_lsn();
+        let flooded = tree.clone();
+        env.spawn("flood", async move {
+            for number in 0..1000 {
+                flooded.put_with(&key(1, number), &[1; 1000], WriteOptions::NONE).await.expect("puts");
+            }
+        });
+        env.sleep(Duration::from_secs(1)).await;
+        assert!(!verified.get(), "the log has to stay full");
+        let stats = db.stats();
+        assert!(stats.log_used_bytes > stats.log_size_bytes * 3 / 4, "{stats:?}");
+        assert!(stats.durable_lsn >= promised, "{} < {promised}", stats.durable_lsn);
+    });
+}
+
+#[test]
+fn trees_that_are_opened_and_never_written_use_up_no_ids() {
+    run(5, 16 << 20, async |env, disk| {
+        for round in 0..70 {
+            let (db, tree) = open(&env, &disk, options()).await;
+            for number in 0..950 {
+                db.tree(&format!("{round} {number}")).expect("valid");
+            }
+            db.tree(&format!("written {round}")).expect("valid").put(b"k", b"v").await.expect("puts");
+            drop((db, tree));
+            env.sleep(Duration::from_millis(50)).await;
+        }
+        let (db, _) = open(&env, &disk, options()).await;
+        assert_eq!(db.tree_names().len(), 70);
+    });
+}

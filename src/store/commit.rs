@@ -1,6 +1,7 @@
 //! The tasks that write: the committer writes the log, the value writer puts large values in their place ahead of it.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::env::Env;
 use super::log::{Batch, Step};
@@ -46,7 +47,7 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
 
 async fn write_batch<E: Env, N: Namespace>(shared: &Shared<E, N>, mut batch: Batch) -> Result<()> {
     loop {
-        let wait = {
+        let (wait, flush_by) = {
             let mut state = shared.state.borrow_mut();
             if state.failed.is_some() {
                 return Ok(());
@@ -62,13 +63,18 @@ async fn write_batch<E: Env, N: Namespace>(shared: &Shared<E, N>, mut batch: Bat
             if full {
                 state.checkpoint.requested = true;
             }
-            full || externals_missing
+            (full || externals_missing, state.log.flush_by())
         };
         if !wait {
             break;
         }
         shared.checkpoint_wake.notify_all();
-        shared.progress.notified().await;
+        // What was written before keeps its promise however long this batch has to wait.
+        match flush_by.map(|by| by.saturating_since(shared.env.now())) {
+            Some(Duration::ZERO) => flush(shared).await?,
+            Some(delay) => either(shared.env.sleep(delay), shared.progress.notified()).await,
+            None => shared.progress.notified().await,
+        }
     }
     if batch.has_new_externals {
         flush_healthy(shared).await?;
