@@ -280,7 +280,7 @@ async fn apply<E: Env, N: Namespace>(
     | Operation::ClearTree { tree }) = operation;
     let exists = shared.state.borrow().trees.get(tree as usize).is_some_and(Option::is_some);
     let creates = matches!(operation, Operation::CreateTree { .. });
-    if exists == creates || tree as usize > super::options::MAX_TREES * 64 {
+    if exists == creates || tree as usize >= catalog::MAX_TREE_IDS {
         return Err(shared.disk.corrupt(offset, "a log record for a tree that cannot be"));
     }
     match operation {

@@ -171,7 +171,9 @@ impl State {
             return Err(Error::new(ErrorKind::LimitReached, "open tree")
                 .because(format!("the store has {MAX_TREES} trees already")));
         }
-        let id = super::codec::to_u32(self.trees.len());
+        // Ids of trees that were opened and never written to are free again after the store was reopened.
+        let free = self.trees.iter().position(Option::is_none);
+        let id = super::codec::to_u32(free.unwrap_or(self.trees.len()));
         self.place_tree(id, TreeState::new(name.to_owned()));
         Ok(id)
     }
