@@ -69,6 +69,10 @@ impl UringNamespace {
         let block = u64::from(FILE_BLOCK_BYTES);
         // Asked again: while the lock was waited for, whoever held it may have let the file grow.
         let metadata = file.metadata().map_err(|error| os_error(&error, "open", &name))?;
+        if metadata.len() == 0 {
+            // A new file's name must survive a power failure as its blocks will.
+            sync_directory(path).map_err(|error| os_error(&error, "make", &name))?;
+        }
         let file = OwnedFd::from(file);
         // A file whose last block is torn (a crash while it grew) counts up to its last whole block.
         let mut size = metadata.len() / block * block;
@@ -284,6 +288,11 @@ fn open(path: &Path, create: bool, flags: OFlags) -> io::Result<(std::fs::File, 
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((with(flags)?, false)),
         Err(error) => Err(error),
     }
+}
+
+fn sync_directory(path: &Path) -> io::Result<()> {
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    std::fs::File::open(parent)?.sync_all()
 }
 
 async fn lock(file: &impl AsFd, name: &str) -> Result<()> {

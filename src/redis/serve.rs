@@ -34,13 +34,10 @@ const DRAIN: Duration = Duration::from_secs(5);
 const DRAIN_PERIOD: Duration = Duration::from_millis(10);
 
 /// Accepts connections and serves each in a task of its own until a client sends SHUTDOWN or
-/// [`Server::request_shutdown`] is called; then ends the connections and returns.
-///
-/// # Errors
-///
-/// Those of accepting; being out of descriptors is waited out.
-pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) -> Result<()> {
-    let result = until(server.shutdown_requested(), accept(server, listener)).await;
+/// [`Server::request_shutdown`] is called; then ends the connections and returns. When accepting fails, for want of
+/// descriptors or memory say, it says so in the log and tries again.
+pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) {
+    until(server.shutdown_requested(), accept(server, listener)).await;
     server.kill_all();
     for _ in 0..DRAIN.as_millis() / DRAIN_PERIOD.as_millis() {
         if server.client_count() == 0 {
@@ -48,10 +45,9 @@ pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &T
         }
         server.env.sleep(DRAIN_PERIOD).await;
     }
-    result.unwrap_or(Ok(()))
 }
 
-async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) -> Result<()> {
+async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) {
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -60,11 +56,10 @@ async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpL
             }
             // The connection was gone before it was accepted.
             Err(error) if error.kind() == ErrorKind::Closed => {}
-            Err(error) if error.kind() == ErrorKind::LimitReached => {
-                tracing::warn!("{error}: waiting for connections to end");
+            Err(error) => {
+                tracing::warn!("accepting on {} failed, trying again: {error}", listener.local_addr());
                 server.env.sleep(ACCEPT_PAUSE).await;
             }
-            Err(error) => return Err(error),
         }
     }
 }

@@ -58,6 +58,9 @@ pub enum Fault {
     WriteAfter(u64),
     /// The flush after this many more flushes fails with `EIO`, and all after it.
     FlushAfter(u64),
+    /// The flush after this many more flushes fails with `EIO` and loses what was not durable, as a page cache does; those
+    /// after it work.
+    FlushLoses(u64),
 }
 
 /// A simulated disk. Clones share it; it outlives the executors that use it, as a disk outlives processes.
@@ -244,6 +247,15 @@ impl State {
             Some(Fault::FlushAfter(left)) if !is_write => {
                 let fails = *left == 0;
                 *left = left.saturating_sub(1);
+                fails
+            }
+            Some(Fault::FlushLoses(left)) if !is_write => {
+                let fails = *left == 0;
+                *left = left.saturating_sub(1);
+                if fails {
+                    self.fault = None;
+                    self.cache.clear();
+                }
                 fails
             }
             _ => false,

@@ -4,6 +4,9 @@ use super::codec::{Reader, to_u16, to_u32};
 use super::object::ObjectRef;
 use super::options::{MAX_TREE_NAME_BYTES, MAX_TREES};
 
+/// No tree has an id from this on: ids are reused, so they stay near the number of trees.
+pub(super) const MAX_TREE_IDS: usize = MAX_TREES * 64;
+
 /// A tree as the catalog lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct CatalogEntry {
@@ -32,7 +35,7 @@ pub(super) fn encode(entries: &[CatalogEntry], next_id: u32) -> Vec<u8> {
 pub(super) fn decode(content: &[u8]) -> Option<(Vec<CatalogEntry>, u32)> {
     let mut reader = Reader::new(content);
     let (count, next_id) = (reader.u32()? as usize, reader.u32()?);
-    if count > MAX_TREES {
+    if count > MAX_TREES || next_id as usize > MAX_TREE_IDS {
         return None;
     }
     let mut entries = Vec::with_capacity(count);
@@ -63,5 +66,10 @@ mod tests {
         assert_eq!(decode(&content), Some((entries.clone(), 5)));
         assert!((0..content.len()).all(|cut| decode(&content[..cut]).is_none()));
         assert_eq!(decode(&encode(&entries, 4)), None, "an id that was never given out");
+        assert_eq!(
+            decode(&encode(&entries, u32::MAX)),
+            None,
+            "room for so many trees would not fit in memory"
+        );
     }
 }

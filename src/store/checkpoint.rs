@@ -7,6 +7,7 @@
 use std::rc::Rc;
 
 use super::catalog::{self, CatalogEntry};
+use super::commit::flush_healthy;
 use super::disk::RunWriter;
 use super::env::Env;
 use super::log::LogPoint;
@@ -103,7 +104,7 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &Shared<E, N>, clean: boo
     let map = writer.write_map(&snapshot.freeing).await?;
     writer.run.flush(&shared.disk).await?;
     let written = writer.run.total_bytes;
-    shared.disk.flush().await?;
+    flush_healthy(shared).await?;
     let superblock = {
         let mut state = shared.state.borrow_mut();
         state.meta = vec![catalog.clone(), map.clone()];
@@ -111,7 +112,7 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &Shared<E, N>, clean: boo
         describe(shared, &state, snapshot.log_start, catalog.reference, map.reference, clean)
     };
     let mut copies = shared.copies.get();
-    superblock::write(&shared.disk, &superblock, &mut copies).await?;
+    superblock::write(&shared.disk, &superblock, &mut copies, || flush_healthy(shared)).await?;
     shared.copies.set(copies);
     if shared.options.sabotage != Sabotage::FreeEarly {
         free(shared, &snapshot.freeing)?;

@@ -2,6 +2,7 @@
 //! ahead of it.
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::env::Env;
 use super::log::{Batch, Step};
@@ -9,7 +10,7 @@ use super::options::Sabotage;
 use super::shared::{Shared, either};
 use super::state::External;
 use crate::block::Namespace;
-use crate::error::Result;
+use crate::error::{Outcome, Result};
 use crate::mem::DmaBuf;
 use crate::rt::Instant;
 
@@ -47,7 +48,7 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
 
 async fn write_batch<E: Env, N: Namespace>(shared: &Shared<E, N>, mut batch: Batch) -> Result<()> {
     loop {
-        let wait = {
+        let (wait, flush_by) = {
             let mut state = shared.state.borrow_mut();
             if state.failed.is_some() {
                 return Ok(());
@@ -63,16 +64,21 @@ async fn write_batch<E: Env, N: Namespace>(shared: &Shared<E, N>, mut batch: Bat
             if full {
                 state.checkpoint.requested = true;
             }
-            full || externals_missing
+            (full || externals_missing, state.log.flush_by())
         };
         if !wait {
             break;
         }
         shared.checkpoint_wake.notify_all();
-        shared.progress.notified().await;
+        // What was written before keeps its promise however long this batch has to wait.
+        match flush_by.map(|by| by.saturating_since(shared.env.now())) {
+            Some(Duration::ZERO) => flush(shared).await?,
+            Some(delay) => either(shared.env.sleep(delay), shared.progress.notified()).await,
+            None => shared.progress.notified().await,
+        }
     }
     if batch.has_new_externals {
-        shared.disk.flush().await?;
+        flush_healthy(shared).await?;
     }
     if shared.options.sabotage == Sabotage::AckBeforeWrite {
         let mut state = shared.state.borrow_mut();
@@ -101,9 +107,16 @@ async fn write_batch<E: Env, N: Namespace>(shared: &Shared<E, N>, mut batch: Bat
     Ok(())
 }
 
+/// Flushes. If another flush, or a write, failed meanwhile, this one proves nothing: the device may have dropped what it could
+/// not keep, and said so only once.
+pub(super) async fn flush_healthy<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
+    shared.disk.flush().await?;
+    shared.check_failed("flush", Outcome::Unknown)
+}
+
 async fn flush<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
     let point = shared.state.borrow_mut().log.flush_point();
-    shared.disk.flush().await?;
+    flush_healthy(shared).await?;
     let mut state = shared.state.borrow_mut();
     state.log.flushed(point);
     state.counters.flushes += 1;

@@ -93,12 +93,14 @@ impl<N: Namespace> Disk<N> {
             return Ok((content, Stored::from_ref(reference)));
         }
         let (fragments, extents) = self.read_index(reference).await?;
+        // Nothing is allocated for a length before the fragments confirm it.
+        let sum: u64 = fragments.iter().map(|fragment| u64::from(fragment.len)).sum();
+        if sum != u64::from(reference.len) || sum > self.namespace.size_bytes() {
+            return Err(self.corrupt(reference.address, "fragments that do not add up"));
+        }
         let mut content = Vec::with_capacity(reference.len as usize);
         for fragment in fragments {
             content.extend_from_slice(&self.read_plain(fragment).await?);
-        }
-        if content.len() != reference.len as usize {
-            return Err(self.corrupt(reference.address, "fragments that do not add up"));
         }
         Ok((content, Stored { reference, scattered: Some(extents) }))
     }

@@ -111,7 +111,7 @@ async fn load<E: Env, N: Namespace>(
         checkpoint::describe(&shared, &state, start, superblock.catalog, superblock.map, false)
     };
     let mut copies = shared.copies.get();
-    superblock::write(&shared.disk, &superblock, &mut copies).await?;
+    superblock::write(&shared.disk, &superblock, &mut copies, || shared.disk.flush()).await?;
     shared.copies.set(copies);
     Ok(shared)
 }
@@ -282,7 +282,7 @@ async fn apply<E: Env, N: Namespace>(
     | Operation::ClearTree { tree }) = operation;
     let exists = shared.state.borrow().trees.get(tree as usize).is_some_and(Option::is_some);
     let creates = matches!(operation, Operation::CreateTree { .. });
-    if exists == creates || tree as usize > super::options::MAX_TREES * 64 {
+    if exists == creates || tree as usize >= catalog::MAX_TREE_IDS {
         return Err(shared.disk.corrupt(offset, "a log record for a tree that cannot be"));
     }
     match operation {

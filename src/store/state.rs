@@ -171,7 +171,9 @@ impl State {
             return Err(Error::new(ErrorKind::LimitReached, "open tree")
                 .because(format!("the store has {MAX_TREES} trees already")));
         }
-        let id = super::codec::to_u32(self.trees.len());
+        // Ids of trees that were opened and never written to are free again after the store was reopened.
+        let free = self.trees.iter().position(Option::is_none);
+        let id = super::codec::to_u32(free.unwrap_or(self.trees.len()));
         self.place_tree(id, TreeState::new(name.to_owned()));
         Ok(id)
     }
@@ -266,16 +268,29 @@ impl State {
             || !self.ledger.garbage.is_empty()
     }
 
-    /// Lets go of some clean, unused leaves and values if more is in memory than the cache may hold.
+    /// Lets go of some clean, unused leaves and values if more is in memory than the cache may hold: the more the further it is
+    /// beyond, since one large value can be worth many leaves.
     pub(super) fn evict(&mut self) {
-        const LEAVES_PER_CALL: usize = 16;
-        if self.ledger.resident_bytes <= self.cache_bytes || self.trees.is_empty() {
+        const MAX_STEPS: usize = 64;
+        if self.trees.is_empty() {
             return;
         }
+        let excess = self.ledger.resident_bytes.saturating_sub(self.cache_bytes);
+        let steps = (excess / (self.cache_bytes / MAX_STEPS).max(1)).min(MAX_STEPS) + 1;
+        for _ in 0..steps {
+            if self.ledger.resident_bytes <= self.cache_bytes {
+                break;
+            }
+            self.evict_step();
+        }
+    }
+
+    fn evict_step(&mut self) {
+        const LEAVES_PER_STEP: usize = 16;
         let (tree_index, key) = &mut self.hand;
         *tree_index %= self.trees.len();
         let next = match &self.trees[*tree_index] {
-            Some(tree) => evict_from(tree, key, LEAVES_PER_CALL, &mut self.ledger, &mut self.counters),
+            Some(tree) => evict_from(tree, key, LEAVES_PER_STEP, &mut self.ledger, &mut self.counters),
             None => None,
         };
         match next {
@@ -302,7 +317,11 @@ fn evict_from(
     let mut upper: Option<Vec<u8>> = None;
     loop {
         let next = {
-            let inner = page.as_inner()?;
+            let Some(inner) = page.as_inner() else {
+                // A root that is a leaf stays, but its values may be large.
+                page.as_leaf()?.blobs().iter().for_each(|blob| blob.evict(ledger));
+                return None;
+            };
             let index = inner.child_for(hand);
             if inner.level == 1 {
                 let end = inner.count().min(index + count);

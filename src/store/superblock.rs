@@ -284,12 +284,13 @@ pub(super) async fn wipe<N: Namespace>(disk: &Disk<N>) -> Result<()> {
     disk.write(LOG_OFFSET, DmaBuf::zeroed(room)).await
 }
 
-/// Writes all copies, the oldest two first, each pair followed by a flush. After an error the store must be
-/// given up: either superblock may be the newest.
+/// Writes all copies, the oldest two first, each pair followed by `flush`. After an error the store must be given up:
+/// either superblock may be the newest.
 pub(super) async fn write<N: Namespace>(
     disk: &Disk<N>,
     superblock: &Superblock,
     sequences: &mut [u64; 4],
+    flush: impl AsyncFn() -> Result<()>,
 ) -> Result<()> {
     let encoded = superblock.encode();
     let block = (superblock.block as usize).max(BYTES);
@@ -301,7 +302,7 @@ pub(super) async fn write<N: Namespace>(
             buf[..BYTES].copy_from_slice(&encoded);
             disk.write(COPIES[index], buf).await?;
         }
-        disk.flush().await?;
+        flush().await?;
         pair.iter().for_each(|&index| sequences[index] = superblock.sequence);
     }
     Ok(())

@@ -143,8 +143,8 @@ async fn serve(
     let asked_to_end = wait_for_the_end(signals, &server).await;
     server.request_shutdown();
     for task in accepting {
-        if let Ok(Err(error)) = task.await {
-            warn!("accepting connections ended: {error}");
+        if let Err(error) = task.await {
+            error!("accepting connections: {error}");
         }
     }
     drop(cores);

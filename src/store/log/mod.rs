@@ -273,6 +273,11 @@ impl Log {
         }
     }
 
+    /// When what was written has to be flushed; `None` if nobody waits for that.
+    pub(super) fn flush_by(&self) -> Option<Instant> {
+        self.written_flush_by.filter(|_| self.written_lsn > self.durable_lsn)
+    }
+
     /// Whether `batch` is not needed any more, since a checkpoint holds what it says.
     pub(super) fn is_obsolete(&self, batch: &Batch) -> bool {
         batch.end() <= self.tail.position

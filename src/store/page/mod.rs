@@ -193,6 +193,8 @@ pub(super) struct Blob {
     /// Where it lies; `None` until a checkpoint has written it (or was given its place ahead of the log).
     pub(super) stored: RefCell<Option<Stored>>,
     pub(super) superseded: Cell<bool>,
+    /// Its leaf was evicted: nothing counts, or evicts, what a reader loads after that.
+    detached: Cell<bool>,
     pub(super) touched: Cell<bool>,
     pub(super) reservation: Reservation,
 }
@@ -222,6 +224,7 @@ impl Blob {
             bytes: RefCell::new(None),
             stored: RefCell::new(stored),
             superseded: Cell::new(false),
+            detached: Cell::new(false),
             touched: Cell::new(true),
             reservation: Reservation::default(),
         }
@@ -247,7 +250,7 @@ impl Blob {
     /// Keeps bytes that were just read.
     pub(super) fn cache(&self, bytes: Rc<[u8]>, ledger: &mut Ledger) {
         self.touched.set(true);
-        if self.bytes.borrow().is_none() && !self.superseded.get() {
+        if self.bytes.borrow().is_none() && !self.superseded.get() && !self.detached.get() {
             ledger.resident_bytes += self.len;
             *self.bytes.borrow_mut() = Some(bytes);
         }
@@ -259,12 +262,17 @@ impl Blob {
         let unused = !self.touched.replace(false);
         let alone = self.bytes.borrow().as_ref().is_some_and(|bytes| Rc::strong_count(bytes) == 1);
         if unused && alone && self.stored.borrow().is_some() {
-            self.evicted(ledger);
+            self.drop_bytes(ledger);
         }
     }
 
     /// Records that the cache let go of its leaf.
     pub(super) fn evicted(&self, ledger: &mut Ledger) {
+        self.detached.set(true);
+        self.drop_bytes(ledger);
+    }
+
+    fn drop_bytes(&self, ledger: &mut Ledger) {
         self.uncount(ledger);
         self.bytes.take();
     }

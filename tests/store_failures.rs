@@ -1,0 +1,204 @@
+//! Devices that fail once, and memory and time while much is going on.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::time::Duration;
+
+use boson::sim::{Disk, DiskOptions, Executor, Fault, SimEnv};
+use boson::store::{Db, Durability, Env, Options, Tree, WriteOptions};
+
+type SimDb = Db<SimEnv, Disk>;
+type SimTree = Tree<SimEnv, Disk>;
+
+fn run<F: Future<Output = ()> + 'static>(seed: u64, disk_bytes: u64, test: impl FnOnce(SimEnv, Disk) -> F) {
+    let executor = Executor::new(seed);
+    let disk = Disk::new(executor.env(), DiskOptions::new(disk_bytes), seed);
+    executor.block_on(test(executor.env(), disk));
+}
+
+fn options() -> Options {
+    Options { log_bytes: 512 << 10, durability: Durability::Sync, ..Options::new([9; 16]) }
+}
+
+async fn open(env: &SimEnv, disk: &Disk, options: Options) -> (SimDb, SimTree) {
+    let db = Db::open(env.clone(), disk.clone(), options).await.expect("opens");
+    let tree = db.tree("t").expect("valid");
+    (db, tree)
+}
+
+fn key(writer: u32, number: u32) -> Vec<u8> {
+    format!("{writer}:{number:06}").into_bytes()
+}
+
+/// Puts until the store fails; notes what was acknowledged.
+async fn write_until_failure(tree: SimTree, writer: u32, acknowledged: Rc<RefCell<Vec<Vec<u8>>>>) {
+    for number in 0.. {
+        let key = key(writer, number % 500);
+        if tree.put(&key, &vec![7; 1500]).await.is_err() {
+            return;
+        }
+        acknowledged.borrow_mut().push(key);
+    }
+}
+
+#[test]
+fn a_flush_that_fails_once_takes_nothing_that_was_acknowledged_before_or_after() {
+    const WRITERS: u32 = 3;
+    for flushes in 0..40 {
+        run(flushes, 64 << 20, async move |env, disk| {
+            let (db, tree) = open(&env, &disk, options()).await;
+            let running = Rc::new(Cell::new(WRITERS + 1));
+            let acknowledged = Rc::new(RefCell::new(Vec::new()));
+            disk.inject(Some(Fault::FlushLoses(flushes)));
+            for writer in 0..WRITERS {
+                let (tree, running) = (tree.clone(), Rc::clone(&running));
+                let acknowledged = Rc::clone(&acknowledged);
+                env.spawn("writer", async move {
+                    write_until_failure(tree, writer, acknowledged).await;
+                    running.set(running.get() - 1);
+                });
+            }
+            let (checkpointer, left) = (db.clone(), Rc::clone(&running));
+            env.spawn("checkpoints", async move {
+                while checkpointer.checkpoint().await.is_ok() {}
+                left.set(left.get() - 1);
+            });
+            while running.get() > 0 {
+                env.sleep(Duration::from_millis(1)).await;
+            }
+            assert!(db.close().await.is_err());
+            disk.power_loss();
+            let (db, tree) = open(&env, &disk, options()).await;
+            for key in acknowledged.borrow().iter() {
+                let found = tree.get(key).await.expect("reads").is_some();
+                assert!(found, "{} was acknowledged, flush {flushes} failed", key.escape_ascii());
+            }
+            let report = db.verify().await.expect("runs");
+            assert!(report.is_clean(), "flush {flushes}: {report:?}");
+        });
+    }
+}
+
+#[test]
+fn large_values_in_a_tree_of_one_leaf_leave_the_cache() {
+    const CACHE_BYTES: usize = 8 << 20;
+    run(1, 128 << 20, async |env, disk| {
+        let options = Options { cache_bytes: CACHE_BYTES, ..options() };
+        let (db, tree) = open(&env, &disk, options).await;
+        for number in 0..40 {
+            tree.put(&key(0, number), &vec![1; 1 << 20]).await.expect("puts");
+        }
+        for number in 0..40 {
+            assert_eq!(tree.get_with(&key(0, number), <[u8]>::len).await.expect("reads"), Some(1 << 20));
+        }
+        let resident_bytes = db.stats().resident_bytes;
+        assert!(resident_bytes <= CACHE_BYTES + (2 << 20), "{resident_bytes} bytes are in memory");
+    });
+}
+
+#[test]
+fn a_burst_of_large_values_does_not_outrun_eviction_among_many_leaves() {
+    const CACHE_BYTES: usize = 16 << 20;
+    run(2, 256 << 20, async |env, disk| {
+        let options = Options { cache_bytes: CACHE_BYTES, durability: Durability::None, ..options() };
+        let (db, tree) = open(&env, &disk, options).await;
+        for number in 0..15_000 {
+            tree.put(&key(0, number), &[1; 1000]).await.expect("puts");
+        }
+        db.checkpoint().await.expect("works");
+        let mut most_bytes = 0;
+        for number in 0..100 {
+            // Waiting for each keeps the values that are on their way, which eviction cannot take, few.
+            tree.put_with(&key(1, number), &vec![1; 1 << 20], WriteOptions::SYNC).await.expect("puts");
+            most_bytes = most_bytes.max(db.stats().resident_bytes);
+        }
+        assert!(most_bytes <= 2 * CACHE_BYTES, "{most_bytes} bytes were in memory");
+    });
+}
+
+#[test]
+fn a_value_that_is_read_while_its_leaf_is_evicted_is_not_counted_for_ever() {
+    run(3, 128 << 20, async |env, disk| {
+        let options = Options { cache_bytes: 64 << 10, ..options() };
+        let (db, tree) = open(&env, &disk, options).await;
+        for number in 0..400 {
+            tree.put_with(&key(0, number), &vec![1; 5000], WriteOptions::NONE).await.expect("puts");
+            tree.put_with(&key(1, number), &[1; 1000], WriteOptions::NONE).await.expect("puts");
+        }
+        db.checkpoint().await.expect("works");
+        let running = Rc::new(Cell::new(32));
+        for reader in 0..32 {
+            let (tree, running) = (tree.clone(), Rc::clone(&running));
+            env.spawn("reader", async move {
+                for step in 0..200 {
+                    let number = (reader * 7919 + step * 104_729) % 400;
+                    tree.get(&key(step % 2, number)).await.expect("reads");
+                }
+                running.set(running.get() - 1);
+            });
+        }
+        while running.get() > 0 {
+            env.sleep(Duration::from_millis(1)).await;
+        }
+        // Nobody reads at the same time any more: the cache shrinks to its size.
+        for number in 0..400 {
+            tree.get(&key(1, number)).await.expect("reads");
+        }
+        let resident_bytes = db.stats().resident_bytes;
+        assert!(resident_bytes <= 256 << 10, "{resident_bytes} bytes are counted");
+    });
+}
+
+#[test]
+fn an_interval_is_kept_while_later_writes_wait_for_room_in_the_log() {
+    let executor = Executor::new(4);
+    let slow = DiskOptions { read_latency: Duration::from_millis(50), ..DiskOptions::new(64 << 20) };
+    let disk = Disk::new(executor.env(), slow, 4);
+    let env = executor.env();
+    executor.block_on(async move {
+        let (db, tree) = open(&env, &disk, options()).await;
+        for number in 0..3000 {
+            tree.put_with(&key(0, number), &[1; 1000], WriteOptions::NONE).await.expect("puts");
+        }
+        // No checkpoint makes room in the log meanwhile.
+        let (verified, verifying) = (Rc::new(Cell::new(false)), db.clone());
+        let done = Rc::clone(&verified);
+        env.spawn("verify", async move {
+            assert!(verifying.verify().await.expect("runs").is_clean());
+            done.set(true);
+        });
+        env.sleep(Duration::from_millis(500)).await;
+        let interval = WriteOptions { durability: Some(Durability::Interval(Duration::from_secs(1))) };
+        tree.put_with(b"promised", b"", interval).await.expect("puts");
+        let promised = db.last_lsn();
+        let flooded = tree.clone();
+        env.spawn("flood", async move {
+            for number in 0..1000 {
+                flooded.put_with(&key(1, number), &[1; 1000], WriteOptions::NONE).await.expect("puts");
+            }
+        });
+        env.sleep(Duration::from_secs(1)).await;
+        assert!(!verified.get(), "the log has to stay full");
+        let stats = db.stats();
+        assert!(stats.log_used_bytes > stats.log_size_bytes * 3 / 4, "{stats:?}");
+        assert!(stats.durable_lsn >= promised, "{} < {promised}", stats.durable_lsn);
+    });
+}
+
+#[test]
+fn trees_that_are_opened_and_never_written_use_up_no_ids() {
+    run(5, 16 << 20, async |env, disk| {
+        for round in 0..70 {
+            let (db, tree) = open(&env, &disk, options()).await;
+            for number in 0..950 {
+                db.tree(&format!("{round} {number}")).expect("valid");
+            }
+            db.tree(&format!("written {round}")).expect("valid").put(b"k", b"v").await.expect("puts");
+            drop((db, tree));
+            env.sleep(Duration::from_millis(50)).await;
+        }
+        let (db, _) = open(&env, &disk, options()).await;
+        assert_eq!(db.tree_names().len(), 70);
+    });
+}
