@@ -61,6 +61,9 @@ use crate::rt::{Instant, Park, Poller};
 #[derive(Clone)]
 pub struct Stack(Rc<RefCell<Core>>);
 
+/// How many frames go between two flushes of the device in the last turn.
+const LAST_BUDGET: usize = 64;
+
 struct Core {
     device: Box<dyn PacketDevice>,
     engine: Engine,
@@ -123,6 +126,10 @@ impl fmt::Debug for Stack {
 }
 
 /// Moves a [`Stack`]: receives a burst, runs timers, lets connections send.
+///
+/// When it is dropped, with its core, nobody moves the stack any more. So then every connection is closed, and what was
+/// written is sent as far as the windows and the device's queue go, once: peers see the end of the stream and need not
+/// find out by silence. To be sure that all arrives, shut the streams down and read to their ends before.
 pub struct StackPoller {
     stack: Stack,
     /// Kept between polls so that waking allocates nothing.
@@ -169,7 +176,34 @@ impl Poller for StackPoller {
     }
 }
 
+impl Drop for StackPoller {
+    fn drop(&mut self) {
+        // It is borrowed if its own device panicked.
+        let Ok(mut core) = self.stack.0.try_borrow_mut() else { return };
+        core.end();
+        let wakes = std::mem::take(&mut core.engine.wakes);
+        drop(core);
+        // A waker may be the last to hold its task, and the task a stream.
+        drop(wakes);
+    }
+}
+
 impl Core {
+    /// The last turn.
+    fn end(&mut self) {
+        let Self { device, engine, device_failed } = self;
+        if *device_failed {
+            return;
+        }
+        engine.close_all();
+        engine.drain(&mut **device);
+        let mut sent = 1;
+        while sent > 0 {
+            sent = engine.egress(&mut **device, LAST_BUDGET);
+            device.flush();
+        }
+    }
+
     fn turn(&mut self, now: Instant, budget: usize) -> usize {
         let Self { device, engine, device_failed } = self;
         engine.begin(now);

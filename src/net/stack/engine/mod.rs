@@ -149,6 +149,17 @@ impl Engine {
         }
     }
 
+    /// Closes every connection as if its stream were dropped.
+    pub(super) fn close_all(&mut self) {
+        let all: Vec<_> = self.connections.ids().collect();
+        for id in all {
+            if let Some(connection) = self.connections.get_mut(id) {
+                connection.close();
+            }
+            self.mark_dirty(id);
+        }
+    }
+
     fn mark_dirty(&mut self, id: ConnectionId) {
         if let Some(connection) = self.connections.get_mut(id)
             && !connection.dirty

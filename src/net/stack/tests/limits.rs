@@ -288,6 +288,30 @@ fn a_full_transmit_queue_loses_nothing() {
     assert_eq!(server.stats().answers_dropped, 0);
 }
 
+#[test]
+fn the_end_of_a_core_delivers_what_was_written_and_says_goodbye() {
+    let (mut world, net) = build(CLEAN, |_| {});
+    let at = net.clone();
+    let (open, dropped, _listener) = world.run(async move {
+        let (client, server, listener) = at.pair().await;
+        let other = at.connect().await;
+        let accepted = listener.accept().await.expect("a connection").0;
+        ((client, server), (other, accepted), listener)
+    });
+    for server in [&open.1, &dropped.1] {
+        assert_eq!(server.try_write(&[5; 1000]).expect("it stands"), Some(1000));
+    }
+    drop(dropped.1);
+    world.end(1);
+    world.run(async move {
+        for client in [&open.0, &dropped.0] {
+            assert!(read_exact(client, 1000).await == vec![5; 1000]);
+            let (end, _) = client.read(vec![0; 1]).await;
+            assert_eq!(end.expect("the end of the stream"), 0);
+        }
+    });
+}
+
 /// A device that works for a while.
 struct Failing {
     device: MemoryDevice,

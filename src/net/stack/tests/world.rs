@@ -117,6 +117,12 @@ impl World {
 
     /// Stops polling a stack for good: its host vanished.
     pub(super) fn vanish(&mut self, index: usize) {
+        // Dropping it would say goodbye.
+        std::mem::forget(self.pollers.remove(index));
+    }
+
+    /// Ends the core of a stack.
+    pub(super) fn end(&mut self, index: usize) {
         self.pollers.remove(index);
     }
 
