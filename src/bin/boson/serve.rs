@@ -16,7 +16,7 @@ use boson::rt::{self, Core, CoreConfig, CoreThread, Handle, Signals};
 use boson::store::{Db, Durability, Options, RtEnv};
 use boson::{Error, ErrorKind, Result};
 use clap::Args;
-use tracing::{error, info, warn};
+use tracing::{error, info};
 
 use crate::listen::accept_each;
 use crate::metrics::{self, Kind, Metric};
