@@ -4,6 +4,7 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::codec::checksum;
 use super::env::Env;
 use super::log::Operation;
 use super::options::{MAX_INLINE_BYTES, WriteOptions};
@@ -199,8 +200,19 @@ impl std::fmt::Debug for Txn {
 
 /// The index of the first equal key for each key, or nothing if all differ.
 fn find_aliases(keys: &[(u32, &[u8])]) -> Vec<usize> {
+    /// So few are compared by a checksum each with each, which is cheaper than a hash map; it needs no hash that nobody
+    /// can foresee, since the work is bounded.
+    const FEW: usize = 32;
     if keys.len() < 2 {
         return Vec::new();
+    }
+    if keys.len() <= FEW {
+        let mut sums = [0; FEW];
+        sums.iter_mut().zip(keys).for_each(|(sum, (_, key))| *sum = checksum(key));
+        let sums = &sums[..keys.len()];
+        if !(1..sums.len()).any(|index| sums[..index].contains(&sums[index])) {
+            return Vec::new();
+        }
     }
     let mut first = HashMap::with_capacity(keys.len());
     let aliases: Vec<usize> =
@@ -289,11 +301,6 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     async fn resolve(&self, keys: &[(u32, &[u8])], bases: &mut Vec<Base>, pins: &mut Pins) -> Result<()> {
         let mut patience = Patience::default();
         let mut failed = None;
-        if keys.len() > 1 {
-            for &(tree, key) in keys {
-                pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
-            }
-        }
         loop {
             bases.clear();
             match self.pass(keys, bases) {
@@ -301,7 +308,11 @@ impl<E: Env, N: Namespace> Shared<E, N> {
                 Pass::Blocked(index, obstacle) => {
                     let (tree, key) = keys[index];
                     self.overcome(tree, key, obstacle, &mut patience).await?;
-                    pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
+                    // The others, too, or what loads one would let go of another, and every missing one would cost a pass.
+                    let others = if pins.pages.is_empty() { keys } else { &[] };
+                    for &(tree, key) in others.iter().chain([&keys[index]]) {
+                        pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
+                    }
                 }
                 Pass::Blob(index, blob) => match self.blob(&blob).await {
                     Ok(bytes) => pins.values.push(bytes),
