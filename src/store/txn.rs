@@ -301,6 +301,16 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     async fn resolve(&self, keys: &[(u32, &[u8])], bases: &mut Vec<Base>, pins: &mut Pins) -> Result<()> {
         let mut patience = Patience::default();
         let mut failed = None;
+        if keys.len() > 1 {
+            // Mostly all of them are in memory.
+            if matches!(self.pass(keys, bases), Pass::Ready) {
+                return Ok(());
+            }
+            bases.clear();
+            for &(tree, key) in keys {
+                pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
+            }
+        }
         loop {
             bases.clear();
             match self.pass(keys, bases) {
@@ -308,11 +318,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
                 Pass::Blocked(index, obstacle) => {
                     let (tree, key) = keys[index];
                     self.overcome(tree, key, obstacle, &mut patience).await?;
-                    // The others, too, or what loads one would let go of another, and every missing one would cost a pass.
-                    let others = if pins.pages.is_empty() { keys } else { &[] };
-                    for &(tree, key) in others.iter().chain([&keys[index]]) {
-                        pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
-                    }
+                    pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
                 }
                 Pass::Blob(index, blob) => match self.blob(&blob).await {
                     Ok(bytes) => pins.values.push(bytes),
