@@ -70,7 +70,7 @@ fn a_flush_that_fails_once_takes_nothing_that_was_acknowledged_before_or_after()
             assert!(db.close().await.is_err());
             disk.power_loss();
             let (db, tree) = open(&env, &disk, options()).await;
-            for key in acknowledged.borrow().iter() {
+            for key in &acknowledged.take() {
                 let found = tree.get(key).await.expect("reads").is_some();
                 assert!(found, "{} was acknowledged, flush {flushes} failed", key.escape_ascii());
             }

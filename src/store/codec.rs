@@ -1,5 +1,7 @@
 //! Little-endian reading and writing of on-disk structures. Reading is total: what does not fit is `None`.
 
+use std::cmp::Ordering;
+
 use xxhash_rust::xxh3::xxh3_64;
 
 /// The checksum of everything on disk.
@@ -64,6 +66,21 @@ pub(super) fn put_u16_at(bytes: &mut [u8], offset: usize, value: u16) {
     bytes[offset..offset + 2].copy_from_slice(&value.to_le_bytes());
 }
 
+/// `a.cmp(b)`, for keys: what decides is mostly among the first bytes, and a call of `memcmp` costs more than comparing those.
+#[inline]
+pub(super) fn compare(a: &[u8], b: &[u8]) -> Ordering {
+    if let (Some((a_head, a_rest)), Some((b_head, b_rest))) =
+        (a.split_first_chunk::<16>(), b.split_first_chunk::<16>())
+    {
+        let (a_head, b_head) = (u128::from_be_bytes(*a_head), u128::from_be_bytes(*b_head));
+        if a_head != b_head || (a_rest.is_empty() && b_rest.is_empty()) {
+            return a_head.cmp(&b_head);
+        }
+        return a_rest.cmp(b_rest);
+    }
+    a.cmp(b)
+}
+
 /// A size or offset that is known to fit the address space.
 pub(super) fn to_usize(value: u64) -> usize {
     usize::try_from(value).expect("a size in memory fits the address space")
@@ -77,4 +94,28 @@ pub(super) fn to_u32(value: usize) -> u32 {
 /// A length that a stated limit keeps below 64 KiB.
 pub(super) fn to_u16(value: usize) -> u16 {
     u16::try_from(value).expect("a stated limit keeps this length below 64 KiB")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_compare_as_byte_strings_do() {
+        let mut keys = vec![Vec::new()];
+        for len in [1, 3, 7, 8, 9, 12, 15, 16, 17, 24, 63, 64, 65, 80] {
+            for place in [0, 1, 6, 7, 8, 11, 14, 15, 16, 62, 63, 64, 79] {
+                for byte in [0, 1, 0x7f, 0x80, 0xff] {
+                    let mut key = vec![0x80; len];
+                    key[place.min(len - 1)] = byte;
+                    keys.push(key);
+                }
+            }
+        }
+        for a in &keys {
+            for b in &keys {
+                assert_eq!(compare(a, b), a.cmp(b), "{a:?} {b:?}");
+            }
+        }
+    }
 }

@@ -272,11 +272,14 @@ impl State {
     /// beyond, since one large value can be worth many leaves.
     pub(super) fn evict(&mut self) {
         const MAX_STEPS: usize = 64;
+        const MIN_STEP_BYTES: usize = 128 << 10;
         if self.trees.is_empty() {
             return;
         }
-        let excess = self.ledger.resident_bytes.saturating_sub(self.cache_bytes);
-        let steps = (excess / (self.cache_bytes / MAX_STEPS).max(1)).min(MAX_STEPS) + 1;
+        // What was changed has to stay, so looking for more would be in vain.
+        let changed = self.dirty_bytes() + to_usize(self.checkpoint.units) * self.ledger.unit as usize;
+        let excess = self.ledger.resident_bytes.saturating_sub(self.cache_bytes + changed);
+        let steps = (excess / (self.cache_bytes / MAX_STEPS).max(MIN_STEP_BYTES)).min(MAX_STEPS) + 1;
         for _ in 0..steps {
             if self.ledger.resident_bytes <= self.cache_bytes {
                 break;

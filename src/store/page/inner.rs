@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::rc::Rc;
 
 use super::{MERGED_MAX_BYTES, PAGE_TARGET_BYTES, Page, Split};
-use crate::store::codec::{Reader, to_u16, to_u32};
+use crate::store::codec::{Reader, compare, to_u16, to_u32};
 use crate::store::object::{ObjectRef, REF_BYTES};
 
 pub(super) const KIND: u8 = 2;
@@ -71,12 +71,12 @@ impl Inner {
 
     /// The child that holds `key`.
     pub(in crate::store) fn child_for(&self, key: &[u8]) -> usize {
-        self.partition(|separator| separator <= key)
+        self.partition(|separator| compare(separator, key).is_le())
     }
 
     /// The last child that can hold keys below `key`.
     pub(in crate::store) fn child_before(&self, key: &[u8]) -> usize {
-        self.partition(|separator| separator < key)
+        self.partition(|separator| compare(separator, key).is_lt())
     }
 
     fn partition(&self, mut before: impl FnMut(&[u8]) -> bool) -> usize {

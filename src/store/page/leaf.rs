@@ -3,7 +3,7 @@
 use std::rc::Rc;
 
 use super::{Blob, Ledger, MERGED_MAX_BYTES, PAGE_STEP_BYTES, PAGE_TARGET_BYTES};
-use crate::store::codec::{Reader, put_u16_at, to_u16, u16_at};
+use crate::store::codec::{Reader, compare, put_u16_at, to_u16, u16_at};
 use crate::store::object::{ObjectRef, REF_BYTES, Stored};
 
 pub(super) const KIND: u8 = 1;
@@ -124,7 +124,7 @@ impl Leaf {
         let (mut low, mut high) = (0, self.count());
         while low < high {
             let middle = low.midpoint(high);
-            match self.key(middle).cmp(key) {
+            match compare(self.key(middle), key) {
                 std::cmp::Ordering::Less => low = middle + 1,
                 std::cmp::Ordering::Greater => high = middle,
                 std::cmp::Ordering::Equal => return Ok(middle),
