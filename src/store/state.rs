@@ -280,15 +280,18 @@ impl State {
         let changed = self.dirty_bytes() + to_usize(self.checkpoint.units) * self.ledger.unit as usize;
         let excess = self.ledger.resident_bytes.saturating_sub(self.cache_bytes + changed);
         let steps = (excess / (self.cache_bytes / MAX_STEPS).max(MIN_STEP_BYTES)).min(MAX_STEPS) + 1;
+        let mut trees_finished = 0;
         for _ in 0..steps {
-            if self.ledger.resident_bytes <= self.cache_bytes {
+            // At most once round: a leaf's second chance lasts until the next call, so that what was just loaded is used.
+            if self.ledger.resident_bytes <= self.cache_bytes || trees_finished == self.trees.len() {
                 break;
             }
-            self.evict_step();
+            trees_finished += usize::from(self.evict_step());
         }
     }
 
-    fn evict_step(&mut self) {
+    /// Moves the hand on; says whether it came to the end of a tree.
+    fn evict_step(&mut self) -> bool {
         const LEAVES_PER_STEP: usize = 16;
         let (tree_index, key) = &mut self.hand;
         *tree_index %= self.trees.len();
@@ -297,10 +300,14 @@ impl State {
             None => None,
         };
         match next {
-            Some(next) => *key = next,
+            Some(next) => {
+                *key = next;
+                false
+            }
             None => {
                 *tree_index += 1;
                 key.clear();
+                true
             }
         }
     }
