@@ -333,3 +333,36 @@ fn values_of_every_size_come_back_on_blocks_of_every_size() {
         });
     }
 }
+
+/// More transactions at once than the log's ring holds, each as large as one may be: they become batches that fit.
+#[test]
+fn large_transactions_at_once_do_not_outgrow_the_log() {
+    let executor = Executor::new(8);
+    let env = executor.env();
+    let disk = Disk::new(env.clone(), DiskOptions::new(64 << 20), 8);
+    executor.block_on(async move {
+        let db = Db::open(env.clone(), disk.clone(), options()).await.expect("opens");
+        db.tree("t").expect("valid").put(b"first", b"").await.expect("writes");
+        let finished = Rc::new(std::cell::Cell::new(0));
+        for task in 0..32u8 {
+            let (db, finished) = (db.clone(), Rc::clone(&finished));
+            env.spawn("client", async move {
+                // 120 values of 2,000 bytes: nearly a quarter of the log of 1 MiB.
+                let tree = db.tree("t").expect("valid");
+                let keys: Vec<Vec<u8>> = (0..120u8).map(|key| vec![task, key]).collect();
+                let declared: Vec<_> = keys.iter().map(|key| (&tree, key.as_slice())).collect();
+                let put_all = |txn: &mut boson::store::Txn| {
+                    (0..txn.len()).for_each(|index| txn.put(index, &[task; 2_000]));
+                };
+                db.transact(&declared, WriteOptions::SYNC, put_all).await.expect("there is room");
+                finished.set(finished.get() + 1);
+            });
+        }
+        env.sleep(Duration::from_secs(60)).await;
+        assert_eq!(finished.get(), 32, "transactions wait for ever");
+        db.close().await.expect("closes");
+        let db = Db::open(env.clone(), disk, options()).await.expect("opens");
+        assert_eq!(db.tree("t").expect("valid").len(), 1 + 32 * 120);
+        assert!(db.verify().await.expect("runs").is_clean());
+    });
+}

@@ -142,6 +142,12 @@ impl Log {
         durability: Durability,
         now: impl FnOnce() -> Instant,
     ) -> (u64, bool) {
+        // Many writers may each add a large record before they wait. A batch must fit the ring with room to spare, so a buffer
+        // that is full already becomes a batch of its own.
+        let sealed = self.buffer.len() > self.max_buffer_bytes();
+        if sealed {
+            self.seal();
+        }
         let start = self.buffer.len();
         self.buffer.extend_from_slice(&[0; RECORD_HEADER_BYTES]);
         operations.for_each(|operation| operation.encode(&mut self.buffer));
@@ -149,7 +155,7 @@ impl Log {
         self.buffer[start..start + RECORD_HEADER_BYTES].copy_from_slice(&len.to_le_bytes());
         self.buffered_records += 1;
         let woken = self.demand_buffered(durability, now);
-        (self.last_lsn(), woken || (!self.is_large(start) && self.is_large(self.buffer.len())))
+        (self.last_lsn(), sealed || woken || (!self.is_large(start) && self.is_large(self.buffer.len())))
     }
 
     /// Sets the deadlines for a record that was just appended. Returns whether they became earlier.
