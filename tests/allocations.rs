@@ -1,11 +1,10 @@
 //! How often the heap is asked in the steady state of `boson serve`: per GET and per SET, counted by the allocator.
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
+
 use std::io::{Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use boson::block::MemoryNamespace;
 use boson::net::{Net, TcpListener};
@@ -13,49 +12,6 @@ use boson::redis::keyspace::Keyspace;
 use boson::redis::{self, Config, Server};
 use boson::rt::{Core, CoreConfig, MonotonicClock};
 use boson::store::{Db, Durability, Options, RtEnv};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-thread_local! {
-    static WATCHED: Cell<bool> = const { Cell::new(false) };
-}
-
-fn count() {
-    if WATCHED.try_with(Cell::get).unwrap_or(false) {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-    }
-}
-
-// SAFETY: every method passes its arguments on to the system's allocator unchanged and returns what that returns.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 const REQUESTS: u64 = 20_000;
 const KEYS: u64 = 1000;
@@ -72,9 +28,9 @@ fn measure(stream: &mut TcpStream, count: u64, make: impl Fn(u64) -> String) -> 
         }
     };
     run(0, 2 * KEYS);
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = counting::watched_allocations();
     run(2 * KEYS, 2 * KEYS + count);
-    let after = ALLOCATIONS.load(Ordering::Relaxed);
+    let after = counting::watched_allocations();
     // Counts this small are exact in an f64.
     f64::from(u32::try_from(after - before).expect("few")) / f64::from(u32::try_from(count).expect("few"))
 }
@@ -104,9 +60,9 @@ fn steady_state_asks_the_heap_rarely() {
             let listener =
                 TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
             sender.send(listener.local_addr()).expect("the test waits");
-            WATCHED.set(true);
+            counting::watch(true);
             redis::serve(&server, &listener).await;
-            WATCHED.set(false);
+            counting::watch(false);
         })
         .expect("the ring works");
     });

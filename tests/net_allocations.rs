@@ -1,7 +1,8 @@
 //! How often the heap is asked per request and reply on a connection between two stacks: never, once everything has
 //! its size.
 
-use std::alloc::{GlobalAlloc, Layout, System};
+mod counting;
+
 use std::cell::Cell;
 use std::future::Future;
 use std::net::SocketAddr;
@@ -15,46 +16,6 @@ use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::{Stack, StackConfig, StackListener, StackStream};
 use boson::rt::{Instant, Poller};
-
-struct Counting;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    // A thread that ends has no counter any more.
-    let _ = ALLOCATIONS.try_with(|allocations| allocations.set(allocations.get() + 1));
-}
-
-// SAFETY: every method passes its arguments on to the system's allocator unchanged and returns what that returns.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn alloc_zeroed(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.alloc_zeroed(layout) }
-    }
-
-    unsafe fn realloc(&self, ptr: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.realloc(ptr, layout, new_size) }
-    }
-
-    unsafe fn dealloc(&self, ptr: *mut u8, layout: Layout) {
-        // SAFETY: the caller's obligations are the system allocator's.
-        unsafe { System.dealloc(ptr, layout) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: Counting = Counting;
 
 struct Flag(AtomicBool);
 
@@ -155,10 +116,10 @@ fn measure(bytes: usize, pause: Duration) -> f64 {
         }
     };
     run_until(WARM_UP);
-    let before = ALLOCATIONS.get();
+    let before = counting::allocations();
     run_until(WARM_UP + ROUNDS);
     // Counts this small are exact in an f64.
-    f64::from(u32::try_from(ALLOCATIONS.get() - before).expect("few"))
+    f64::from(u32::try_from(counting::allocations() - before).expect("few"))
         / f64::from(u32::try_from(ROUNDS).expect("few"))
 }
 

@@ -5,53 +5,18 @@ mod not_run;
 #[expect(dead_code, reason = "redis-server is not needed here")]
 mod peer;
 
-use std::alloc::{GlobalAlloc, Layout, System};
-use std::cell::Cell;
+mod counting;
 
 use peer::Boson;
-
-struct CountingAllocator;
-
-thread_local! {
-    static ALLOCATIONS: Cell<u64> = const { Cell::new(0) };
-}
-
-fn count() {
-    ALLOCATIONS.set(ALLOCATIONS.get() + 1);
-}
-
-// SAFETY: every call is passed on to the system's allocator unchanged, so its contract is kept by that one. Counting neither
-// allocates nor unwinds: the counter is a constant-initialised cell without a destructor.
-unsafe impl GlobalAlloc for CountingAllocator {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        count();
-        // SAFETY: the caller's promise about `layout` is passed on.
-        unsafe { System.alloc(layout) }
-    }
-
-    unsafe fn dealloc(&self, pointer: *mut u8, layout: Layout) {
-        // SAFETY: `pointer` came from `alloc` or `realloc` here, so from the system's allocator with this layout.
-        unsafe { System.dealloc(pointer, layout) }
-    }
-
-    unsafe fn realloc(&self, pointer: *mut u8, layout: Layout, new_size: usize) -> *mut u8 {
-        count();
-        // SAFETY: as for `dealloc`; the caller's promise about `new_size` is passed on.
-        unsafe { System.realloc(pointer, layout, new_size) }
-    }
-}
-
-#[global_allocator]
-static ALLOCATOR: CountingAllocator = CountingAllocator;
 
 /// Allocations for each of `rounds` calls of `request`, once it has been called often.
 fn allocations_per_call(boson: &mut Boson, request: &str) -> f64 {
     const ROUNDS: u32 = 2_000;
     (0..200).for_each(|_| boson.discard(request.as_bytes()));
-    let before = ALLOCATIONS.get();
+    let before = counting::allocations();
     (0..ROUNDS).for_each(|_| boson.discard(request.as_bytes()));
     // 2^53 allocations are not reached here.
-    (ALLOCATIONS.get() - before) as f64 / f64::from(ROUNDS)
+    (counting::allocations() - before) as f64 / f64::from(ROUNDS)
 }
 
 #[test]
