@@ -10,3 +10,6 @@ mod reactor;
 mod registrations;
 
 pub(super) use reactor::{Flight, Reactor};
+
+#[cfg(test)]
+mod tests;

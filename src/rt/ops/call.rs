@@ -17,9 +17,9 @@ pub(crate) enum Call {
     Connect { address: *const libc::sockaddr, len: libc::socklen_t },
     /// `read(2)` from where a stream is.
     Read { buf: *mut u8, len: u32 },
-    /// `pread(2)`.
+    /// `preadv2(2)`: the offset -1 is where a stream is, as for an io_uring.
     ReadAt { buf: *mut u8, len: u32, offset: u64 },
-    /// `pwrite(2)`.
+    /// `pwritev2(2)`, likewise.
     WriteAt { buf: *const u8, len: u32, offset: u64 },
     /// `fdatasync(2)`.
     Datasync,
@@ -150,12 +150,14 @@ impl Call {
                 unsafe { libc::read(descriptor, buf.cast(), len as usize) }
             }
             Self::ReadAt { buf, len, offset } => {
-                // SAFETY: `buf` is valid for writes of `len` bytes, by the caller's promise.
-                unsafe { libc::pread64(descriptor, buf.cast(), len as usize, at(offset)) }
+                let part = libc::iovec { iov_base: buf.cast(), iov_len: len as usize };
+                // SAFETY: the one part is valid for writes of `len` bytes, by the caller's promise.
+                unsafe { libc::preadv2(descriptor, &raw const part, 1, at(offset), 0) }
             }
             Self::WriteAt { buf, len, offset } => {
-                // SAFETY: `buf` is valid for reads of `len` bytes, by the caller's promise.
-                unsafe { libc::pwrite64(descriptor, buf.cast(), len as usize, at(offset)) }
+                let part = libc::iovec { iov_base: buf.cast_mut().cast(), iov_len: len as usize };
+                // SAFETY: the one part is valid for reads of `len` bytes, by the caller's promise; it is not written to.
+                unsafe { libc::pwritev2(descriptor, &raw const part, 1, at(offset), 0) }
             }
             // SAFETY: the call has no pointers.
             Self::Datasync => unsafe { libc::fdatasync(descriptor) as isize },
