@@ -1,5 +1,8 @@
 //! Cores where the kernel refuses io_uring: what they take instead, what they say, and that it holds under misuse.
 
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
 
@@ -69,4 +72,50 @@ fn a_mistake_in_the_configuration_is_no_reason_for_epoll() {
     let error = Core::new(&config).expect_err("too many entries");
     assert_eq!(error.code(), Some(libc::EINVAL));
     assert_ne!(error.kind(), ErrorKind::Unsupported);
+}
+
+/// The command line, without io_uring: a process inherits the filter of the thread that starts it.
+fn boson(arguments: &[&str]) -> Child {
+    let arguments: Vec<String> = arguments.iter().map(|argument| (*argument).to_owned()).collect();
+    refused(libc::EPERM, move || {
+        Command::new(env!("CARGO_BIN_EXE_boson"))
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the binary runs")
+    })
+}
+
+#[test]
+fn doctor_calls_it_degraded() {
+    let output = boson(&["doctor"]).wait_with_output().expect("runs");
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout).expect("text");
+    for backend in ["io_uring", "kernel:"] {
+        let line = text.lines().find(|line| line.starts_with(backend)).expect("named");
+        assert!(line.contains("degraded") && line.contains("epoll"), "{line}");
+    }
+}
+
+#[test]
+fn a_server_serves_and_says_once_why_it_uses_epoll() {
+    // Two cores, where there are two CPUs.
+    let cores = if thread::available_parallelism().is_ok_and(|cpus| cpus.get() > 1) { "0,1" } else { "0" };
+    let mut server = boson(&["serve", "--store", "mem:64M", "--cores", cores, "--listen", "127.0.0.1:0"]);
+    let mut start_line = String::new();
+    let mut stdout = BufReader::new(server.stdout.take().expect("piped"));
+    stdout.read_line(&mut start_line).expect("a line");
+    let address = start_line.split("listening on ").nth(1).and_then(|rest| rest.split([' ', ',']).next());
+    let address: SocketAddr = address.and_then(|address| address.parse().ok()).expect("an address");
+    let mut client = TcpStream::connect(address).expect("it listens");
+    client.write_all(b"SET a b\r\nGET a\r\nSHUTDOWN\r\n").expect("sent");
+    let mut replies = String::new();
+    client.read_to_string(&mut replies).expect("replies");
+    assert_eq!(replies, "+OK\r\n$1\r\nb\r\n");
+    let output = server.wait_with_output().expect("it ends");
+    let log = String::from_utf8(output.stderr).expect("text");
+    assert!(output.status.success(), "{log}");
+    let said: Vec<_> = log.lines().filter(|line| line.contains("epoll")).collect();
+    assert!(said.len() == 1 && said[0].contains("WARN") && said[0].contains("seccomp"), "{log}");
 }

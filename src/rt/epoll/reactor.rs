@@ -293,8 +293,10 @@ impl Reactor {
     pub(in crate::rt) fn poll(&self, now: Instant) -> Result<usize> {
         let settled = self.settle();
         self.attempts.set(0);
-        let idle = self.inner.borrow().registrations.waiting() == 0;
-        if idle || now.saturating_since(self.polled_at.get()) < POLL_INTERVAL {
+        let since_last = now.saturating_since(self.polled_at.get());
+        // A clock that stands still is no reason never to ask.
+        let too_soon = !since_last.is_zero() && since_last < POLL_INTERVAL;
+        if too_soon || self.inner.borrow().registrations.waiting() == 0 {
             return Ok(settled);
         }
         self.polled_at.set(now);

@@ -435,3 +435,35 @@ fn what_cannot_be_waited_for_is_an_error() {
         assert_eq!(result.expect_err("not a stream").raw_os_error(), Some(libc::EPERM));
     });
 }
+
+struct StandsStill;
+
+impl rt::Clock for StandsStill {
+    fn now(&self) -> rt::Instant {
+        rt::Instant::from_nanos(1_000_000)
+    }
+
+    fn unix_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+#[test]
+fn events_come_though_the_clock_stands_still() {
+    let (socket, peer) = pair(SocketType::STREAM);
+    let (done, wait) = std::sync::mpsc::channel();
+    std::thread::spawn(move || {
+        let mut config = CoreConfig::new(Arc::new(StandsStill), [7; 32]);
+        config.reactor = ReactorChoice::Epoll;
+        let socket = Rc::new(socket);
+        for _ in 0..2 {
+            let bytes = Core::new(&config).expect("a core").block_on(recv(&socket, 8)).expect("runs");
+            done.send(bytes).expect("the test waits");
+        }
+    });
+    for _ in 0..2 {
+        std::thread::sleep(Duration::from_millis(5));
+        send(&peer, b"x");
+        assert_eq!(wait.recv_timeout(PATIENCE).expect("it hangs"), b"x");
+    }
+}
