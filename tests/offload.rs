@@ -200,8 +200,9 @@ fn room_that_somebody_did_not_take_goes_to_the_next_in_line() {
         for future in &mut queued {
             assert!(future.as_mut().poll(&mut cx).is_pending());
         }
-        // Ten wait for room and will not take it when they are woken.
-        let mut idle: Vec<_> = (0..10).map(|_| Box::pin(offload("does not come back", || ()))).collect();
+        // As many as will ever be room wait for it and do not take it when they are woken.
+        let mut idle: Vec<_> =
+            (0..QUEUE_LIMIT).map(|_| Box::pin(offload("does not come back", || ()))).collect();
         for future in &mut idle {
             assert!(future.as_mut().poll(&mut cx).is_pending());
         }

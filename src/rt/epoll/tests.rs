@@ -310,7 +310,8 @@ unsafe impl IoBufMut for Watched {
 
 /// A "file" of which a read takes as long as somebody likes.
 fn slow_file() -> Rc<OwnedFd> {
-    Rc::new(eventfd(0, EventfdFlags::CLOEXEC).expect("a descriptor"))
+    // As a semaphore: each write ends one read.
+    Rc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE).expect("a descriptor"))
 }
 
 /// Reads a slow file on a thread: `ops::read` would wait for it to be ready.
@@ -407,6 +408,8 @@ fn file_operations_in_any_number_wait_for_room_and_their_dropped_ones_do_not_los
         for operation in operations.iter_mut().step_by(2) {
             *operation = None;
         }
+        rt::sleep(Duration::from_millis(5)).await;
+        assert_eq!(alive.get(), 750, "nobody has begun them: they are not to be done any more");
         let tasks: Vec<_> =
             operations.into_iter().flatten().map(|operation| rt::spawn("reads", operation)).collect();
         for _ in 0..16 {
