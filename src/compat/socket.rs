@@ -4,7 +4,7 @@ use std::future::Future;
 use std::net::Shutdown;
 
 use crate::error::{BufResult, Result};
-use crate::net::TcpStream;
+use crate::net::{TcpStream, UnixStream};
 
 /// A connected stream that an adapter can stand on.
 ///
@@ -39,6 +39,28 @@ pub trait Socket: 'static {
 }
 
 impl Socket for TcpStream {
+    fn read(&self, buf: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> {
+        self.read(buf)
+    }
+
+    fn write_all(&self, buf: Vec<u8>) -> impl Future<Output = BufResult<(), Vec<u8>>> {
+        self.write_all(buf)
+    }
+
+    fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+        self.try_read(buf)
+    }
+
+    fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
+        self.try_write(bytes)
+    }
+
+    fn shutdown(&self, how: Shutdown) -> Result<()> {
+        self.shutdown(how)
+    }
+}
+
+impl Socket for UnixStream {
     fn read(&self, buf: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>> {
         self.read(buf)
     }
