@@ -49,6 +49,7 @@
 //! ```
 
 pub mod block;
+#[cfg(any(feature = "futures", feature = "hyper", feature = "tokio"))]
 pub mod compat;
 pub mod error;
 pub mod mem;

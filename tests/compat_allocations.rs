@@ -79,7 +79,7 @@ fn writes_that_wait_for_room_allocate_nothing() {
         let sizes = BufferSizes { read: 4096, write: 8192 };
         rt::spawn("writer", async move {
             let mut near = FuturesIo::with_buffers(near, sizes);
-            let bytes = [7; 30_000];
+            let bytes = vec![7; 30_000];
             while near.write_all(&bytes).await.is_ok() {}
         });
         let mut far = FuturesIo::with_buffers(far, sizes);

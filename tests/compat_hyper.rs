@@ -127,7 +127,7 @@ async fn connections_are_kept_and_end_with_the_server(served: Served) {
     for _ in 0..100 {
         assert_eq!(client.request("GET", "/", b"").await, (200, b"Hello from boson!\n".to_vec()));
     }
-    assert_eq!(client.request("POST", "/length", &[b'x'; 1 << 20]).await, (200, b"1048576".to_vec()));
+    assert_eq!(client.request("POST", "/length", &vec![b'x'; 1 << 20]).await, (200, b"1048576".to_vec()));
     assert_eq!(client.request("GET", "/nowhere", b"").await.0, 404);
     // Requests that arrive together are answered in their order.
     for ms in [30, 1] {

@@ -50,7 +50,7 @@ trait Io: Sized + 'static {
 
     async fn read_to_end(&mut self) -> io::Result<Vec<u8>> {
         let mut all = Vec::new();
-        let mut buf = [0; 40_000];
+        let mut buf = vec![0; 40_000];
         loop {
             match self.read(&mut buf).await? {
                 0 => return Ok(all),

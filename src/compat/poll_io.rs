@@ -6,7 +6,7 @@ use std::future::{Future, poll_fn};
 use std::io::IoSlice;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::outbound::Outbound;
 use super::socket::Socket;
@@ -70,18 +70,20 @@ impl<S: Socket> PollIo<S> {
                 None => self.inbound.may_have_more = false,
             }
         }
-        let received = ready!(self.inbound.poll_fill(cx))?;
+        let received = std::task::ready!(self.inbound.poll_fill(cx))?;
         let len = received.len().min(buf.len());
         buf[..len].copy_from_slice(&received[..len]);
         self.inbound.consume(len);
         Poll::Ready(Ok(len))
     }
 
-    /// Has received bytes there, or none at the end of the stream; [`PollIo::consume`] says how many were taken.
+    /// Has received bytes ready, or none at the end of the stream; [`PollIo::consume`] says how many were taken.
+    #[cfg(any(feature = "futures", feature = "hyper"))]
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<&[u8]>> {
         self.inbound.poll_fill(cx)
     }
 
+    #[cfg(any(feature = "futures", feature = "hyper"))]
     pub(super) fn consume(&mut self, len: usize) {
         self.inbound.consume(len);
     }
