@@ -289,7 +289,11 @@ async fn reads_that_are_given_up_lose_nothing<I: Io, W: Wire>() {
     let mut given_up = 0;
     while received.len() < expected.len() {
         match rt::timeout(Duration::from_micros(20), far.read(&mut buf)).await {
-            Ok(read) => received.extend_from_slice(&buf[..read.expect("read")]),
+            Ok(read) => {
+                let read = read.expect("read");
+                assert_ne!(read, 0, "the stream ended early");
+                received.extend_from_slice(&buf[..read]);
+            }
             Err(_) => given_up += 1,
         }
     }
@@ -331,6 +335,7 @@ async fn buffered_bytes_leave_by_themselves<I: Io, W: Wire>() {
     let mut buf = vec![0; 100_000];
     while received.len() < accepted {
         let read = far.read(&mut buf).await.expect("read");
+        assert_ne!(read, 0, "the stream ended early");
         received.extend_from_slice(&buf[..read]);
     }
     assert!(received == sent[..accepted], "bytes were lost or reordered");
