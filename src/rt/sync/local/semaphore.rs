@@ -66,6 +66,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// If the semaphore is closed, or is closed while this waits.
+    #[inline]
     pub fn acquire(&self) -> Acquire<'_> {
         self.acquire_many(1)
     }
@@ -76,6 +77,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// If the semaphore is closed, or is closed while this waits.
+    #[inline]
     pub fn acquire_many(&self, count: usize) -> Acquire<'_> {
         Acquire { semaphore: self, count, waiter: Waiter::new(&self.waiters, Request::Wants(count)) }
     }
@@ -116,6 +118,7 @@ impl Semaphore {
     /// # Errors
     ///
     /// If there are fewer, if others wait, or if the semaphore is closed.
+    #[inline]
     pub fn try_acquire_many(&self, count: usize) -> Result<SemaphorePermit<'_>, TryAcquireError> {
         self.try_take(count)?;
         Ok(SemaphorePermit { semaphore: self, count })
@@ -132,6 +135,7 @@ impl Semaphore {
     }
 
     /// Adds `count` permits; those that wait get them first. The number of permits stops growing at `usize::MAX`.
+    #[inline]
     pub fn add_permits(&self, count: usize) {
         self.permits.set(self.permits.get().saturating_add(count));
         self.grant();
@@ -155,6 +159,7 @@ impl Semaphore {
         self.closed.get()
     }
 
+    #[inline]
     fn try_take(&self, count: usize) -> Result<(), TryAcquireError> {
         if self.closed.get() {
             return Err(TryAcquireError::Closed);
@@ -169,6 +174,7 @@ impl Semaphore {
     }
 
     /// Grants those at the head of the queue what they wait for, as far as it goes.
+    #[inline]
     fn grant(&self) {
         // Each round leaves everything consistent before it wakes: the waker may come back here.
         while let Some(Request::Wants(count)) = self.waiters.front() {

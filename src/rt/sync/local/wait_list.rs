@@ -149,11 +149,13 @@ impl<T: Copy> WaitList<T> {
     }
 
     /// Whether nobody waits.
+    #[inline]
     pub(super) fn is_empty(&self) -> bool {
         self.waiting.first.get().is_none()
     }
 
     /// The word of the waiter that has waited longest.
+    #[inline]
     pub(super) fn front(&self) -> Option<T> {
         self.waiting.first().map(|node| node.word.get())
     }
@@ -189,6 +191,7 @@ impl<T: Copy> WaitList<T> {
 
 impl<'a, T: Copy> Waiter<'a, T> {
     /// A waiter that does not wait yet and shows `word` when it does.
+    #[inline]
     pub(super) const fn new(list: &'a WaitList<T>, word: T) -> Self {
         let node = Node {
             previous: Cell::new(None),
@@ -201,6 +204,7 @@ impl<'a, T: Copy> Waiter<'a, T> {
     }
 
     /// Whether it does not wait: it has not begun to, or has seen that it was told.
+    #[inline]
     pub(super) fn is_idle(&self) -> bool {
         self.node.place.get() == Place::Idle
     }
@@ -259,6 +263,7 @@ impl<'a, T: Copy> Waiter<'a, T> {
     }
 
     /// Ends the wait, and says how far it had come.
+    #[inline]
     pub(super) fn leave(&self) -> Left<T> {
         let place = self.node.place.replace(Place::Idle);
         let left = match place {
