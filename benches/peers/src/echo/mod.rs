@@ -8,8 +8,8 @@ use std::net::SocketAddr;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
-use crate::machine;
 use crate::report::{Better, Row, print};
+use crate::{machine, photon};
 pub use servers::serve;
 
 const SERVER_CPU: usize = 0;
@@ -55,10 +55,11 @@ struct Server {
 
 impl Server {
     fn start(name: &str) -> Self {
-        let command = match (name, std::env::var_os("PHOTON_PEER")) {
-            ("photon", Some(path)) => {
+        let command = match (name, photon::program()) {
+            ("photon-uring" | "photon-epoll", Some(path)) => {
+                let engine = name.strip_prefix("photon-").expect("matched above");
                 let mut command = Command::new(path);
-                command.args(["echo", &SERVER_CPU.to_string(), &SERVER_SECONDS.to_string()]);
+                command.args(["echo", engine, &SERVER_CPU.to_string()]);
                 command
             }
             _ => {
@@ -117,8 +118,8 @@ pub fn compare_echo(rounds: usize, time: Duration) {
     }
     machine::pin(CLIENT_CPU);
     let mut names: Vec<&str> = servers::NAMES.to_vec();
-    if std::env::var_os("PHOTON_PEER").is_some() {
-        names.push("photon");
+    if photon::program().is_some() {
+        names.extend(["photon-uring", "photon-epoll"]);
     }
     for (what, pattern) in PATTERNS {
         let mut results: Vec<Vec<Measured>> = names.iter().map(|_| Vec::new()).collect();
