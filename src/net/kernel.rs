@@ -162,6 +162,12 @@ impl KernelStream {
         Ok(Self { socket: Rc::new(socket), local, peer, inbound: Rc::default() })
     }
 
+    /// A connected socket of a family that has other addresses: its addresses here mean nothing.
+    pub(super) fn without_addresses(socket: OwnedFd) -> Self {
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { socket: Rc::new(socket), local: none, peer: none, inbound: Rc::default() }
+    }
+
     pub(super) async fn connect(address: SocketAddr) -> Result<Self> {
         let failed = |code: i32| Error::os(code, "connect to").at(address.to_string());
         let socket = Rc::new(new_socket(&address).map_err(|errno| failed(errno.raw_os_error()))?);
