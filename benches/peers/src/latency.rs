@@ -19,17 +19,25 @@ const MESSAGE_BYTES: usize = 8;
 const PAUSE: Duration = Duration::from_micros(100);
 const RUNTIME_CPU: usize = 0;
 const SENDER_CPU: usize = 1;
+/// How many times the other task yields between two looks at the clock.
+const YIELDS_PER_LOOK: usize = 64;
+/// How long after a round's end I/O that was not served counts as starved.
+const STARVED: Duration = Duration::from_secs(1);
 /// A round's samples are held in memory up to here.
 const SAMPLES_MAX: usize = 10_000_000;
 
-/// Runs `measured` beside a task that yields until it is done.
-async fn beside_a_yielding_task<R: Runtime, T>(measured: impl Future<Output = T>) -> T {
+/// Runs `measured` beside a task that yields until it is done, or for [`STARVED`] beyond `time`: a runtime that looks after I/O only
+/// when it has nothing else to do would never end.
+async fn beside_a_yielding_task<R: Runtime, T>(time: Duration, measured: impl Future<Output = T>) -> T {
     let stop = Rc::new(Cell::new(false));
     let yielding = R::spawn({
         let stop = Rc::clone(&stop);
         async move {
-            while !stop.get() {
-                R::yield_now().await;
+            let start = Instant::now();
+            while !stop.get() && start.elapsed() < time + STARVED {
+                for _ in 0..YIELDS_PER_LOOK {
+                    R::yield_now().await;
+                }
             }
         }
     });
@@ -76,11 +84,14 @@ fn boson_reads(path: &Path, time: Duration) -> Vec<u64> {
         let size = 16 * READ_BYTES as u64;
         let file = UringNamespace::open_file(&path, Some(size)).await.expect("the file opens");
         let mut buf = Some(boson::rt::arena().alloc(READ_BYTES));
-        beside_a_yielding_task::<Boson, _>(time_reads(time, async || {
-            let (result, back) = file.read(0, buf.take().expect("it came back")).await;
-            result.expect("read");
-            buf = Some(back);
-        }))
+        beside_a_yielding_task::<Boson, _>(
+            time,
+            time_reads(time, async || {
+                let (result, back) = file.read(0, buf.take().expect("it came back")).await;
+                result.expect("read");
+                buf = Some(back);
+            }),
+        )
         .await
     })
 }
@@ -91,11 +102,14 @@ fn tokio_reads(path: &Path, time: Duration) -> Vec<u64> {
     Tokio::run(async move {
         let mut file = tokio::fs::File::open(path).await.expect("the file opens");
         let mut buf = vec![0; READ_BYTES];
-        beside_a_yielding_task::<Tokio, _>(time_reads(time, async || {
-            // tokio has no positioned read; a seek on its file is a trip to a thread as well.
-            file.rewind().await.expect("seek");
-            file.read_exact(&mut buf).await.expect("read");
-        }))
+        beside_a_yielding_task::<Tokio, _>(
+            time,
+            time_reads(time, async || {
+                // tokio has no positioned read; a seek on its file is a trip to a thread as well.
+                file.rewind().await.expect("seek");
+                file.read_exact(&mut buf).await.expect("read");
+            }),
+        )
         .await
     })
 }
@@ -105,11 +119,14 @@ fn monoio_reads(path: &Path, time: Duration) -> Vec<u64> {
     Monoio::run(async move {
         let file = monoio::fs::File::open(path).await.expect("the file opens");
         let mut buf = Some(Vec::with_capacity(READ_BYTES));
-        beside_a_yielding_task::<Monoio, _>(time_reads(time, async || {
-            let (result, back) = file.read_exact_at(buf.take().expect("it came back"), 0).await;
-            result.expect("read");
-            buf = Some(back);
-        }))
+        beside_a_yielding_task::<Monoio, _>(
+            time,
+            time_reads(time, async || {
+                let (result, back) = file.read_exact_at(buf.take().expect("it came back"), 0).await;
+                result.expect("read");
+                buf = Some(back);
+            }),
+        )
         .await
     })
 }
@@ -118,10 +135,13 @@ fn glommio_reads(path: &Path, time: Duration) -> Vec<u64> {
     let path = path.to_owned();
     Glommio::run(async move {
         let file = glommio::io::BufferedFile::open(path).await.expect("the file opens");
-        let samples = beside_a_yielding_task::<Glommio, _>(time_reads(time, async || {
-            let read = file.read_at(0, READ_BYTES).await.expect("read");
-            assert_eq!(read.len(), READ_BYTES, "the whole block");
-        }))
+        let samples = beside_a_yielding_task::<Glommio, _>(
+            time,
+            time_reads(time, async || {
+                let read = file.read_at(0, READ_BYTES).await.expect("read");
+                assert_eq!(read.len(), READ_BYTES, "the whole block");
+            }),
+        )
         .await;
         file.close().await.expect("close");
         samples
@@ -134,11 +154,14 @@ fn compio_reads(path: &Path, time: Duration) -> Vec<u64> {
     Compio::run(async move {
         let file = compio::fs::File::open(path).await.expect("the file opens");
         let mut buf = Some(Vec::with_capacity(READ_BYTES));
-        beside_a_yielding_task::<Compio, _>(time_reads(time, async || {
-            let (result, back) = file.read_exact_at(buf.take().expect("it came back"), 0).await.into();
-            result.expect("read");
-            buf = Some(back);
-        }))
+        beside_a_yielding_task::<Compio, _>(
+            time,
+            time_reads(time, async || {
+                let (result, back) = file.read_exact_at(buf.take().expect("it came back"), 0).await.into();
+                result.expect("read");
+                buf = Some(back);
+            }),
+        )
         .await
     })
 }
@@ -218,14 +241,17 @@ fn boson_messages(time: Duration) -> Vec<u64> {
         let sender = Sender::start(listener.local_addr(), time);
         let (stream, _) = listener.accept().await.expect("accept");
         let mut buf = Some(Vec::with_capacity(MESSAGE_BYTES));
-        beside_a_yielding_task::<Boson, _>(time_messages(&sender, async || {
-            let mut empty = buf.take().expect("it came back");
-            empty.clear();
-            let (result, back): (_, Vec<u8>) = stream.read(empty).await;
-            let message = back.as_slice().try_into().ok().filter(|_| result.expect("read") > 0);
-            buf = Some(back);
-            message
-        }))
+        beside_a_yielding_task::<Boson, _>(
+            time,
+            time_messages(&sender, async || {
+                let mut empty = buf.take().expect("it came back");
+                empty.clear();
+                let (result, back): (_, Vec<u8>) = stream.read(empty).await;
+                let message = back.as_slice().try_into().ok().filter(|_| result.expect("read") > 0);
+                buf = Some(back);
+                message
+            }),
+        )
         .await
     })
 }
@@ -236,10 +262,13 @@ fn tokio_messages(time: Duration) -> Vec<u64> {
         let listener = tokio::net::TcpListener::bind(loopback()).await.expect("bind");
         let sender = Sender::start(listener.local_addr().expect("bound"), time);
         let (mut stream, _) = listener.accept().await.expect("accept");
-        beside_a_yielding_task::<Tokio, _>(time_messages(&sender, async || {
-            let mut message = [0; MESSAGE_BYTES];
-            stream.read_exact(&mut message).await.ok().map(|_| message)
-        }))
+        beside_a_yielding_task::<Tokio, _>(
+            time,
+            time_messages(&sender, async || {
+                let mut message = [0; MESSAGE_BYTES];
+                stream.read_exact(&mut message).await.ok().map(|_| message)
+            }),
+        )
         .await
     })
 }
@@ -250,10 +279,13 @@ fn monoio_messages(time: Duration) -> Vec<u64> {
         let listener = monoio::net::TcpListener::bind(loopback()).expect("bind");
         let sender = Sender::start(listener.local_addr().expect("bound"), time);
         let (mut stream, _) = listener.accept().await.expect("accept");
-        beside_a_yielding_task::<Monoio, _>(time_messages(&sender, async || {
-            let (result, message) = stream.read_exact(Box::new([0; MESSAGE_BYTES])).await;
-            result.ok().map(|_| *message)
-        }))
+        beside_a_yielding_task::<Monoio, _>(
+            time,
+            time_messages(&sender, async || {
+                let (result, message) = stream.read_exact(Box::new([0; MESSAGE_BYTES])).await;
+                result.ok().map(|_| *message)
+            }),
+        )
         .await
     })
 }
@@ -264,10 +296,13 @@ fn glommio_messages(time: Duration) -> Vec<u64> {
         let listener = glommio::net::TcpListener::bind(loopback()).expect("bind");
         let sender = Sender::start(listener.local_addr().expect("bound"), time);
         let mut stream = listener.accept().await.expect("accept");
-        beside_a_yielding_task::<Glommio, _>(time_messages(&sender, async || {
-            let mut message = [0; MESSAGE_BYTES];
-            stream.read_exact(&mut message).await.ok().map(|()| message)
-        }))
+        beside_a_yielding_task::<Glommio, _>(
+            time,
+            time_messages(&sender, async || {
+                let mut message = [0; MESSAGE_BYTES];
+                stream.read_exact(&mut message).await.ok().map(|()| message)
+            }),
+        )
         .await
     })
 }
@@ -278,10 +313,13 @@ fn compio_messages(time: Duration) -> Vec<u64> {
         let listener = compio::net::TcpListener::bind(loopback()).await.expect("bind");
         let sender = Sender::start(listener.local_addr().expect("bound"), time);
         let (mut stream, _) = listener.accept().await.expect("accept");
-        beside_a_yielding_task::<Compio, _>(time_messages(&sender, async || {
-            let (result, message) = stream.read_exact([0; MESSAGE_BYTES]).await.into();
-            result.ok().map(|()| message)
-        }))
+        beside_a_yielding_task::<Compio, _>(
+            time,
+            time_messages(&sender, async || {
+                let (result, message) = stream.read_exact([0; MESSAGE_BYTES]).await.into();
+                result.ok().map(|()| message)
+            }),
+        )
         .await
     })
 }
@@ -302,7 +340,7 @@ fn from_photon(what: &str, time: Duration) -> [f64; 3] {
 type Measure<'a> = Box<dyn Fn() -> [f64; 3] + 'a>;
 
 /// One table, rounds interleaved; every column is the median of the rounds.
-fn compare(what: &str, rounds: usize, peers: &[(&str, Measure)]) {
+fn compare(what: &str, rounds: usize, starved: Duration, peers: &[(&str, Measure)]) {
     let mut results: Vec<Vec<[f64; 3]>> = vec![Vec::new(); peers.len()];
     for _ in 0..rounds {
         for ((_, measure), results) in peers.iter().zip(&mut results) {
@@ -317,7 +355,12 @@ fn compare(what: &str, rounds: usize, peers: &[(&str, Measure)]) {
             values.sort_by(f64::total_cmp);
             values[values.len() / 2]
         };
-        println!("| {name} | {:.1} | {:.1} | {:.1} |", column(0), column(1), column(2));
+        let shown = |i: usize| {
+            let micros = column(i);
+            // One that waited until the other task had ended.
+            if micros >= starved.as_micros() as f64 { "starved".to_owned() } else { format!("{micros:.1}") }
+        };
+        println!("| {name} | {} | {} | {} |", shown(0), shown(1), shown(2));
     }
 }
 
@@ -356,6 +399,6 @@ pub fn compare_latencies(rounds: usize, time: Duration) {
         reads.push(("photon", Box::new(move || from_photon("read", time))));
         messages.push(("photon", Box::new(move || from_photon("socket", time))));
     }
-    compare("4 KiB read of a file in RAM", rounds, &reads);
-    compare("8 B message from another thread over TCP", rounds, &messages);
+    compare("4 KiB read of a file in RAM", rounds, time, &reads);
+    compare("8 B message from another thread over TCP", rounds, time, &messages);
 }

@@ -11,7 +11,7 @@ use crate::runtimes::{Boson, Compio, Glommio, Monoio, Runtime, Tokio};
 const COUNTS: [usize; 4] = [1_000_000, 100_000, 30_000, 10_000];
 const SLEEP: Duration = Duration::from_secs(3600);
 /// A measurement that is still running after this long ends itself.
-const CHILD_SECONDS: u32 = 120;
+const CHILD_SECONDS: u32 = 30;
 
 const NAMES: [&str; 6] = ["boson", "tokio", "monoio", "glommio", "compio", "may (stackful)"];
 

@@ -147,6 +147,9 @@ macro_rules! shared {
     ($how:ident, $count:expr) => {
         (
             vec![
+                entry("tokio on boson", || {
+                    mutex!($how, Boson, $count, Arc::new(tokio::sync::Mutex::new(0)), |it| it.lock().await)
+                }),
                 entry("tokio", || {
                     mutex!($how, Tokio, $count, Arc::new(tokio::sync::Mutex::new(0)), |it| it.lock().await)
                 }),
@@ -158,6 +161,12 @@ macro_rules! shared {
                 }),
             ],
             vec![
+                entry("tokio on boson", || {
+                    semaphore!($how, Boson, $count, Arc::new(tokio::sync::Semaphore::new(0)), |it| it
+                        .acquire()
+                        .await
+                        .expect("open"))
+                }),
                 entry("tokio", || {
                     semaphore!($how, Tokio, $count, Arc::new(tokio::sync::Semaphore::new(0)), |it| it
                         .acquire()
@@ -176,6 +185,9 @@ macro_rules! shared {
                 }),
             ],
             vec![
+                entry("tokio on boson", || {
+                    channel!($how, Boson, $count, tokio::sync::mpsc::channel::<usize>(1), send, recv)
+                }),
                 entry("tokio", || {
                     channel!($how, Tokio, $count, tokio::sync::mpsc::channel::<usize>(1), send, recv)
                 }),
@@ -191,13 +203,7 @@ macro_rules! shared {
 }
 
 pub fn compare_sync(rounds: usize) {
-    let (mut mutexes, mut semaphores, mut channels) = shared!(both, SAME_CORE);
-    mutexes.insert(
-        1,
-        entry("tokio's on boson", || {
-            mutex!(both, Boson, SAME_CORE, Arc::new(tokio::sync::Mutex::new(0)), |it| it.lock().await)
-        }),
-    );
+    let (mutexes, semaphores, channels) = shared!(both, SAME_CORE);
     let rows = [
         ("mutex held across a yield, two tasks of one core", "ns per turn of both", mutexes),
         ("semaphore ping-pong, one core", "ns per round trip", semaphores),
