@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::sync::Notify;
+use crate::rt::sync::local::Notify;
 use crate::rt::uring;
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
