@@ -23,6 +23,8 @@ const SENDER_CPU: usize = 1;
 const YIELDS_PER_LOOK: usize = 64;
 /// How long after a round's end I/O that was not served counts as starved.
 const STARVED: Duration = Duration::from_secs(1);
+/// With fewer samples than this in a round a percentile means nothing: the I/O was starved.
+const SAMPLES_MIN: usize = 10;
 /// A round's samples are held in memory up to here.
 const SAMPLES_MAX: usize = 10_000_000;
 
@@ -327,6 +329,10 @@ fn compio_messages(time: Duration) -> Vec<u64> {
 /// p50, p99 and p99.9 in microseconds.
 fn percentiles(mut samples: Vec<u64>) -> [f64; 3] {
     assert!(!samples.is_empty(), "something was measured");
+    // One that was starved has few samples; they say nothing about a percentile.
+    if samples.len() < SAMPLES_MIN {
+        return [f64::INFINITY; 3];
+    }
     samples.sort_unstable();
     let last = samples.len() - 1;
     [500, 990, 999].map(|permille| samples[last * permille / 1000] as f64 / 1e3)

@@ -1,9 +1,12 @@
 //! Row 4: mutex, semaphore and channel between two tasks, of one core and of two.
 
 use std::future::Future;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
+
+use boson::rt::sync::{self as boson_sync, local};
 
 use crate::machine;
 use crate::report::{Better, compare, entry};
@@ -142,13 +145,13 @@ macro_rules! channel {
     }};
 }
 
-/// The shared primitives' entries of one row: the same for one core and for two, but for the count.
-macro_rules! shared {
-    ($how:ident, $count:expr) => {
+/// The entries of the three rows: for one core with boson's local primitives, for two with those that work from any thread.
+macro_rules! entries {
+    ($how:ident, $count:expr, $pointer:ident, $boson:ident) => {
         (
             vec![
-                entry("tokio on boson", || {
-                    mutex!($how, Boson, $count, Arc::new(tokio::sync::Mutex::new(0)), |it| it.lock().await)
+                entry("boson", || {
+                    mutex!($how, Boson, $count, $pointer::new($boson::Mutex::new(0)), |it| it.lock().await)
                 }),
                 entry("tokio", || {
                     mutex!($how, Tokio, $count, Arc::new(tokio::sync::Mutex::new(0)), |it| it.lock().await)
@@ -161,8 +164,8 @@ macro_rules! shared {
                 }),
             ],
             vec![
-                entry("tokio on boson", || {
-                    semaphore!($how, Boson, $count, Arc::new(tokio::sync::Semaphore::new(0)), |it| it
+                entry("boson", || {
+                    semaphore!($how, Boson, $count, $pointer::new($boson::Semaphore::new(0)), |it| it
                         .acquire()
                         .await
                         .expect("open"))
@@ -185,8 +188,8 @@ macro_rules! shared {
                 }),
             ],
             vec![
-                entry("tokio on boson", || {
-                    channel!($how, Boson, $count, tokio::sync::mpsc::channel::<usize>(1), send, recv)
+                entry("boson", || {
+                    channel!($how, Boson, $count, $boson::mpsc::channel::<usize>(1), send, recv)
                 }),
                 entry("tokio", || {
                     channel!($how, Tokio, $count, tokio::sync::mpsc::channel::<usize>(1), send, recv)
@@ -203,7 +206,7 @@ macro_rules! shared {
 }
 
 pub fn compare_sync(rounds: usize) {
-    let (mutexes, semaphores, channels) = shared!(both, SAME_CORE);
+    let (mutexes, semaphores, channels) = entries!(both, SAME_CORE, Rc, local);
     let rows = [
         ("mutex held across a yield, two tasks of one core", "ns per turn of both", mutexes),
         ("semaphore ping-pong, one core", "ns per round trip", semaphores),
@@ -216,7 +219,7 @@ pub fn compare_sync(rounds: usize) {
         println!("\nacross cores needs two CPUs; this process may use one");
         return;
     }
-    let (mutexes, semaphores, channels) = shared!(across, ACROSS);
+    let (mutexes, semaphores, channels) = entries!(across, ACROSS, Arc, boson_sync);
     let rows = [
         ("mutex, two cores", "ns per turn of both", mutexes),
         ("semaphore ping-pong, two cores", "ns per round trip", semaphores),
