@@ -1,5 +1,7 @@
 //! Operations over epoll at the places where edges and descriptor numbers deceive.
 
+#![expect(clippy::async_yields_async, reason = "a future that outlives `block_on` is what is tested")]
+
 use std::cell::Cell;
 use std::future::Future;
 use std::io::IoSlice;
