@@ -60,7 +60,7 @@ enum Slot<T> {
 pub(super) struct Sender<T>(Arc<Mutex<Slot<T>>>);
 
 impl<T> Sender<T> {
-    fn send(self, result: Result<T, JoinError>) {
+    pub(super) fn send(self, result: Result<T, JoinError>) {
         self.put(result);
     }
 

@@ -1,13 +1,18 @@
 //! The runtime: one polling scheduler per core.
 //!
-//! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices ([`Poller`]) and its io_uring, and fires
+//! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices ([`Poller`]) and its io_uring (or epoll), and fires
 //! timers. A task never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act
 //! on it; a [`Handle`] reaches it from other threads.
 
 mod context;
+mod doorbell;
+mod epoll;
 mod handle;
 mod inbox;
+mod offload;
+pub(crate) mod ops;
 mod poller;
+mod reactor;
 mod scheduler;
 mod signal;
 pub mod sync;
@@ -15,14 +20,16 @@ mod task;
 mod thread;
 mod time;
 mod timer;
-pub(crate) mod uring;
+mod uring;
 
 pub use context::{
     PollerRegistration, Sleep, arena, fill_random, handle, is_in_core, now, register_poller, sleep,
     sleep_until, spawn, stats, tasks, timeout, unix_time, yield_now,
 };
 pub use handle::{Handle, RemoteJoin};
+pub use offload::{Offload, offload};
 pub use poller::{Park, Poller};
+pub use reactor::{ReactorChoice, ReactorKind};
 pub use scheduler::{Core, CoreConfig, CoreStats};
 pub use signal::{Signal, Signals};
 pub use task::{JoinError, JoinHandle};

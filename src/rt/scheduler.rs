@@ -16,11 +16,13 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 use rustix::thread::CpuSet;
 
+use super::doorbell::Doorbell;
 use super::handle::Handle;
 use super::inbox::{Inbox, Message};
+use super::offload::Pool;
+use super::reactor::{Reactor, ReactorChoice, ReactorKind};
 use super::task::{JoinHandle, TaskRef, apply_changes, bury};
 use super::timer::{TimerKey, Wheel};
-use super::uring::{Doorbell, Reactor};
 use super::{Clock, Instant, Park, Poller};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::Arena;
@@ -45,8 +47,12 @@ pub struct CoreConfig {
     pub clock: Arc<dyn Clock>,
     /// Where randomness comes from: the seed of the core's generator (ChaCha12).
     pub seed: [u8; 32],
+    /// What to do I/O through.
+    pub reactor: ReactorChoice,
     /// The size of the io_uring's submission queue, in entries; a power of two.
     pub ring_entries: u32,
+    /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files; at least 1.
+    pub offload_threads: usize,
     /// How long a core keeps polling after the last event before it sleeps in the kernel.
     pub spin: Duration,
     /// The size of the core's arena, in bytes. Pages are touched only with use.
@@ -54,13 +60,15 @@ pub struct CoreConfig {
 }
 
 impl CoreConfig {
-    /// Not pinned, 256 ring entries, 10 µs of spinning, a 16 MiB arena.
+    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, 10 µs of spinning, a 16 MiB arena.
     pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
         Self {
             cpu: None,
             clock,
             seed,
+            reactor: ReactorChoice::Auto,
             ring_entries: 256,
+            offload_threads: 16,
             spin: Duration::from_micros(10),
             arena_bytes: 16 << 20,
         }
@@ -72,7 +80,9 @@ impl std::fmt::Debug for CoreConfig {
         // The seed makes sequence numbers and ports unguessable: it does not belong in a log.
         f.debug_struct("CoreConfig")
             .field("cpu", &self.cpu)
+            .field("reactor", &self.reactor)
             .field("ring_entries", &self.ring_entries)
+            .field("offload_threads", &self.offload_threads)
             .field("spin", &self.spin)
             .field("arena_bytes", &self.arena_bytes)
             .finish_non_exhaustive()
@@ -90,7 +100,9 @@ pub struct CoreStats {
     pub tasks: usize,
     /// Times the core slept in the kernel.
     pub parks: u64,
-    /// System calls made on the io_uring.
+    /// What I/O goes through.
+    pub reactor: ReactorKind,
+    /// System calls made to submit I/O or to ask and wait for events: on the io_uring, or `epoll_wait` and `ppoll`.
     pub ring_enters: u64,
 }
 
@@ -104,7 +116,8 @@ type SharedPoller = Rc<RefCell<dyn Poller>>;
 pub(super) struct Shared {
     clock: Arc<dyn Clock>,
     inbox: Arc<Inbox>,
-    reactor: Rc<Reactor>,
+    reactor: Reactor,
+    pool: Arc<Pool>,
     queue: RefCell<VecDeque<TaskRef>>,
     /// Taken from the inbox and not run yet.
     messages: RefCell<VecDeque<Message>>,
@@ -161,18 +174,22 @@ impl Core {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a CPU that does not exist or is not allowed here, the kernel's code if
-    /// there is no memory, and [`Unsupported`](ErrorKind::Unsupported) where io_uring is forbidden.
+    /// there is no memory or no descriptor left, and those of io_uring if the configuration insists on it where it is forbidden.
     pub fn new(config: &CoreConfig) -> Result<Self> {
+        // Before it is pinned: the pool's threads are to run elsewhere.
+        let cpus = rustix::thread::sched_getaffinity(None).ok();
         if let Some(cpu) = config.cpu {
             pin_thread(cpu)?;
         }
         let doorbell = Arc::new(Doorbell::new()?);
-        let reactor = Reactor::new(config.ring_entries, &doorbell)?;
+        let pool = Arc::new(Pool::new(config.offload_threads, cpus));
+        let reactor = Reactor::new(config.reactor, config.ring_entries, &doorbell, &pool)?;
         let ring_doorbell = Box::new(move || doorbell.ring());
         let shared = Shared {
             clock: Arc::clone(&config.clock),
             inbox: Arc::new(Inbox::new(ring_doorbell, bury)),
-            reactor: Rc::new(reactor),
+            reactor,
+            pool,
             queue: RefCell::default(),
             messages: RefCell::default(),
             registry: RefCell::default(),
@@ -195,7 +212,7 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core; otherwise a failure of the io_uring.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core; otherwise a failure of the io_uring or of epoll.
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
         let _inside = Inside::enter(&self.shared)?;
         let woken = Arc::new(RootWaker::new(Arc::clone(&self.shared.inbox)));
@@ -254,6 +271,7 @@ impl Drop for Core {
         drop(self.shared.pollers.take());
         self.shared.end_tasks();
         drop(inside);
+        self.shared.pool.close();
         self.shared.inbox.close();
     }
 }
@@ -332,7 +350,7 @@ impl Shared {
         self.turns.set(self.turns.get() + 1);
         let started = self.clock.now();
         let mut worked = self.run_tasks(started);
-        worked += self.reactor.poll()?;
+        worked += self.reactor.poll(started)?;
         let now = if worked > 0 { self.clock.now() } else { started };
         worked += self.poll_pollers(now);
         worked += self.fire_timers(now);
@@ -491,6 +509,7 @@ impl Shared {
             polls: self.polls.get(),
             tasks: registry.tasks.len() - registry.free.len(),
             parks: self.parks.get(),
+            reactor: self.reactor.kind(),
             ring_enters: self.reactor.enters(),
         }
     }
@@ -499,8 +518,12 @@ impl Shared {
         &*self.clock
     }
 
-    pub(super) fn reactor(&self) -> &Rc<Reactor> {
+    pub(super) fn reactor(&self) -> &Reactor {
         &self.reactor
+    }
+
+    pub(super) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     pub(super) fn arena(&self) -> &Arena {
