@@ -29,11 +29,13 @@ mod thread;
 mod time;
 mod timer;
 pub(crate) mod uring;
+mod watchdog;
 
 pub use config::{CoreConfig, Idle};
 pub use context::{
     PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
-    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, unix_time, waiting_for, yield_now,
+    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, unix_time, waiting_for,
+    yield_now,
 };
 pub use core::Core;
 pub use handle::{Handle, RemoteJoin};
@@ -50,3 +52,4 @@ pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};
 pub use timer::{TimerKey, Wheel};
 pub use uring::probe_io_uring;
+pub use watchdog::{Stall, Watchdog};

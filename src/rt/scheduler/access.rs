@@ -9,7 +9,6 @@ use rand::RngCore;
 
 use super::{Header, Shared};
 use crate::mem::Arena;
-use crate::rt::beat::Beat;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::Inbox;
 use crate::rt::pollers::SharedPoller;
@@ -105,10 +104,6 @@ impl Shared {
         &self.queues
     }
 
-    pub(in crate::rt) fn beat(&self) -> &Arc<Beat> {
-        &self.beat
-    }
-
     #[inline]
     pub(in crate::rt) fn inbox_ptr(&self) -> *const Inbox {
         Arc::as_ptr(&self.inbox)
@@ -127,7 +122,7 @@ impl Shared {
     }
 
     pub(in crate::rt) fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.inbox))
+        Handle::new(Arc::clone(&self.inbox), Arc::clone(&self.beat))
     }
 
     pub(in crate::rt) fn fill_random(&self, bytes: &mut [u8]) {
