@@ -5,25 +5,30 @@
 //! on it; a [`Handle`] reaches it from other threads.
 
 mod beat;
+mod cancel;
 mod config;
 mod context;
 mod core;
 mod current;
+mod deadline;
 mod fork;
 mod handle;
 mod histogram;
 mod idle;
 mod inbox;
+mod interval;
 mod poller;
 mod pollers;
 mod run_queue;
 mod scheduler;
+mod shutdown;
 mod signal;
 mod sleep;
 mod stats;
 pub mod sync;
 mod task;
 mod task_dump;
+mod task_group;
 mod task_local;
 mod thread;
 mod time;
@@ -31,6 +36,7 @@ mod timer;
 pub(crate) mod uring;
 mod watchdog;
 
+pub use cancel::{CancelToken, Cancelled};
 pub use config::{CoreConfig, Idle};
 pub use context::{
     PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
@@ -38,15 +44,19 @@ pub use context::{
     yield_now,
 };
 pub use core::Core;
+pub use deadline::{Deadline, timeout, timeout_at};
 pub use handle::{Handle, RemoteJoin};
 pub use histogram::Histogram;
+pub use interval::{Interval, MissedTick, interval};
 pub use poller::{Park, Poller};
 pub use run_queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue, TaskQueueStats};
+pub use shutdown::{Shutdown, ShutdownReport};
 pub use signal::{Signal, Signals};
-pub use sleep::{Sleep, sleep, sleep_until, timeout};
+pub use sleep::{Sleep, sleep, sleep_until};
 pub use stats::{CoreLatencies, CoreStats};
 pub use task::{AbortOnDrop, JoinError, JoinHandle};
 pub use task_dump::{TaskInfo, TaskState};
+pub use task_group::TaskGroup;
 pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};

@@ -66,6 +66,8 @@ pub(super) struct Shared {
     pollers: Pollers,
     /// Taken from the inbox and not run yet.
     messages: RefCell<VecDeque<Message>>,
+    /// Woken when the last task has ended.
+    drained: Cell<Option<Waker>>,
     /// Reused by `fire_timers`.
     fired: RefCell<Vec<Waker>>,
     clock: Arc<dyn Clock>,
@@ -119,6 +121,7 @@ impl Shared {
             reactor: Rc::new(reactor),
             pollers: Pollers::default(),
             messages: RefCell::default(),
+            drained: Cell::default(),
             fired: RefCell::default(),
             clock: Arc::clone(&config.clock),
             sites: SiteCache::new(),
@@ -261,6 +264,11 @@ impl Shared {
             stats::add(&self.counters.ended, 1);
             stats::add(&self.counters.panicked, usize::from(polled == Polled::Panicked));
             self.queues.release(queue);
+        }
+        if self.registry.len() == 0
+            && let Some(drained) = self.drained.take()
+        {
+            drained.wake();
         }
     }
 
@@ -412,6 +420,7 @@ impl Shared {
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
         drop(self.messages.take());
+        drop(self.drained.take());
         self.end_tasks();
         self.reactor.shut_down();
         // An orphan's or a poller's destructor may have spawned.

@@ -10,7 +10,6 @@ use super::Instant;
 use super::context::{now, waiting_for};
 use super::scheduler::{Shared, in_core};
 use super::timer::TimerKey;
-use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// Completes `duration` from its first poll on; late by a timer tick (16.4 µs) at most when the core is idle.
 pub fn sleep(duration: Duration) -> Sleep {
@@ -116,25 +115,4 @@ impl std::fmt::Debug for Sleep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Sleep").finish_non_exhaustive()
     }
-}
-
-/// Gives `future` `duration` to complete. When the time is up the future is dropped, which cancels its I/O.
-///
-/// # Errors
-///
-/// [`TimedOut`](ErrorKind::TimedOut) with outcome [`Unknown`](Outcome::Unknown): what the future was doing may have taken
-/// effect.
-pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output> {
-    let mut future = std::pin::pin!(future);
-    let mut sleep = std::pin::pin!(sleep(duration));
-    std::future::poll_fn(|cx| {
-        if let Poll::Ready(output) = future.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
-        }
-        sleep
-            .as_mut()
-            .poll(cx)
-            .map(|()| Err(Error::new(ErrorKind::TimedOut, "timeout").outcome_is(Outcome::Unknown)))
-    })
-    .await
 }

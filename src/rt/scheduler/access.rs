@@ -1,9 +1,11 @@
 //! What the rest of the runtime asks of a core.
 
 use std::cell::RefCell;
+use std::future::Future;
+use std::panic::Location;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use rand::RngCore;
 
@@ -72,6 +74,26 @@ impl Shared {
             });
         });
         tasks
+    }
+
+    /// The name and creation place of every task but that of `block_on`, the newest first.
+    pub(in crate::rt) fn task_sites(&self) -> Vec<(&'static str, &'static Location<'static>)> {
+        let mut sites = Vec::with_capacity(self.registry.len());
+        self.registry.for_each(|task| sites.push((task.site().name, task.site().created_at)));
+        sites
+    }
+
+    /// Completes when there is no task but that of `block_on`, for which it is.
+    pub(in crate::rt) fn drained(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
+        let core = Rc::clone(self);
+        std::future::poll_fn(move |cx| {
+            if core.registry.len() == 0 {
+                return Poll::Ready(());
+            }
+            let old = core.drained.replace(Some(cx.waker().clone()));
+            drop(old);
+            Poll::Pending
+        })
     }
 
     /// Runs `f` with the header of the task that is being polled, if one is.
