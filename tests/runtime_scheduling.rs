@@ -301,7 +301,9 @@ fn a_task_that_blocks_its_core_is_reported_by_name() {
         })
         .expect("the ring works");
     });
-    let warnings = warnings.0.lock().expect("no panic");
+    let mut warnings = warnings.0.lock().expect("no panic");
+    // Not those about the machine.
+    warnings.retain(|warning| warning.contains("kept its core"));
     let [warning] = &warnings[..] else { panic!("one stall, but {warnings:?}") };
     assert!(warning.contains("task=\"blocks\""), "{warning}");
     assert!(warning.contains("runtime_scheduling.rs"), "{warning}");
