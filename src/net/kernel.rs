@@ -1,6 +1,6 @@
 //! The kernel's TCP sockets through io_uring.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::sync::Notify;
-use crate::rt::uring;
+use crate::rt::uring::{self, Chunk, Feed};
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -28,6 +28,8 @@ pub(super) struct KernelListener {
     local: SocketAddr,
     /// Connections that were accepted for a future that was dropped.
     stash: Rc<RefCell<VecDeque<OwnedFd>>>,
+    /// One request that accepts all connections, once it is known whether the core's ring has such; see [`KernelStream::feed`].
+    feed: OnceCell<Option<Rc<Feed<OwnedFd>>>>,
 }
 
 impl KernelListener {
@@ -44,7 +46,7 @@ impl KernelListener {
         rustix::net::bind(&socket, &address).map_err(failed("listen on"))?;
         rustix::net::listen(&socket, backlog).map_err(failed("listen on"))?;
         let local = local_address(&socket)?;
-        Ok(Self { socket: Rc::new(socket), local, stash: Rc::default() })
+        Ok(Self { socket: Rc::new(socket), local, stash: Rc::default(), feed: OnceCell::new() })
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -54,9 +56,11 @@ impl KernelListener {
     pub(super) async fn accept(&self) -> Result<(KernelStream, SocketAddr)> {
         loop {
             let stashed = self.stash.borrow_mut().pop_front();
-            let accepted = match stashed {
-                Some(socket) => Ok(socket),
-                None => {
+            let feed = self.feed.get_or_init(|| Feed::new(&self.socket));
+            let accepted = match (stashed, feed) {
+                (Some(socket), _) => Ok(socket),
+                (None, Some(feed)) => next_of(feed).await,
+                (None, None) => {
                     let stash = Rc::clone(&self.stash);
                     let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
                     uring::accept(&self.socket, keep).await.map_err(|error| from_io(&error, "accept"))
@@ -81,6 +85,26 @@ impl KernelListener {
     }
 }
 
+impl Drop for KernelListener {
+    fn drop(&mut self) {
+        if let Some(Some(feed)) = self.feed.get() {
+            feed.stop();
+        }
+    }
+}
+
+async fn next_of(feed: &Rc<Feed<OwnedFd>>) -> Result<OwnedFd> {
+    loop {
+        if let Some(socket) = feed.pop() {
+            return Ok(socket);
+        }
+        if let Some(code) = feed.take_error() {
+            return Err(Error::os(code, "accept"));
+        }
+        feed.arrival().await;
+    }
+}
+
 /// A connected socket.
 #[derive(Debug)]
 pub(super) struct KernelStream {
@@ -88,6 +112,11 @@ pub(super) struct KernelStream {
     local: SocketAddr,
     peer: SocketAddr,
     inbound: Rc<Inbound>,
+    /// One request that receives for as long as the stream is read in small pieces, if the core's ring has such. While it is
+    /// with the kernel nothing else receives, so that the bytes stay in order.
+    feed: OnceCell<Option<Rc<Feed<Chunk>>>>,
+    /// Sends that the ring still has. While there are any nothing else sends.
+    sending: Rc<Cell<usize>>,
 }
 
 /// What was received for reads that were dropped before they could take it.
@@ -159,7 +188,14 @@ impl KernelStream {
         };
         set()
             .map_err(|errno| Error::os(errno.raw_os_error(), "set up the socket of").at(peer.to_string()))?;
-        Ok(Self { socket: Rc::new(socket), local, peer, inbound: Rc::default() })
+        Ok(Self {
+            socket: Rc::new(socket),
+            local,
+            peer,
+            inbound: Rc::default(),
+            feed: OnceCell::new(),
+            sending: Rc::default(),
+        })
     }
 
     pub(super) async fn connect(address: SocketAddr) -> Result<Self> {
@@ -186,11 +222,21 @@ impl KernelStream {
             // The kernel's answer, 0, would look like the end of the stream if this future were dropped.
             return (Ok(0), buf);
         }
-        while self.inbound.pending.get() > 0 {
-            self.inbound.settled.notified().await;
-        }
-        if let Some(result) = self.inbound.take(|bytes| buf.fill_from(bytes)) {
-            return (result, buf);
+        loop {
+            while self.inbound.pending.get() > 0 {
+                self.inbound.settled.notified().await;
+            }
+            if let Some(result) = self.inbound.take(|bytes| buf.fill_from(bytes)) {
+                return (result, buf);
+            }
+            let Some(feed) = self.feed.get_or_init(|| Feed::new(&self.socket)) else { break };
+            if let Some(result) = take_from(feed, &mut buf) {
+                return (result, buf);
+            }
+            if !feed.is_armed() && feed.take_starved() {
+                break;
+            }
+            feed.arrival().await;
         }
         let inbound = Rc::clone(&self.inbound);
         let keep = move |result: io::Result<u32>, buf: B| inbound.keep(result, buf.as_slice());
@@ -207,7 +253,14 @@ impl KernelStream {
     }
 
     pub(super) async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        let (result, buf) = uring::send(&self.socket, buf).await;
+        if self.sending.get() == 0 && uring::may_call_directly() {
+            match self.try_write(buf.as_slice()) {
+                Ok(None) => {}
+                Ok(Some(len)) => return (Ok(len), buf),
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        let (result, buf) = uring::send(&self.socket, buf, InFlight::new(&self.sending)).await;
         let result = result
             .map(|len| len as usize)
             .map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown));
@@ -226,6 +279,22 @@ impl KernelStream {
         });
         if let Some(result) = stashed {
             return result.map(Some);
+        }
+        if let Some(Some(feed)) = self.feed.get() {
+            if let Some(len) = feed.take_bytes(|taken, bytes| {
+                let len = bytes.len().min(buf.len() - taken);
+                buf[taken..taken + len].copy_from_slice(&bytes[..len]);
+                len
+            }) {
+                return Ok(Some(len));
+            }
+            match feed.end() {
+                Some(0) => return Ok(Some(0)),
+                Some(code) => return Err(Error::os(code, "read")),
+                // What comes next comes there.
+                None if feed.is_armed() => return Ok(None),
+                None => {}
+            }
         }
         match rustix::net::recv(&self.socket, buf, RecvFlags::DONTWAIT) {
             Ok((len, _)) => Ok(Some(len)),
@@ -258,6 +327,42 @@ impl KernelStream {
         // If it fails the close is a graceful one, which also ends the connection.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
+    }
+}
+
+/// Counts an operation for as long as the kernel has it.
+struct InFlight(Rc<Cell<usize>>);
+
+impl InFlight {
+    fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Drop for KernelStream {
+    fn drop(&mut self) {
+        // Its request holds the socket open.
+        if let Some(Some(feed)) = self.feed.get() {
+            feed.stop();
+        }
+    }
+}
+
+/// What a read gets without asking the kernel.
+fn take_from<B: IoBufMut>(feed: &Feed<Chunk>, buf: &mut B) -> Option<Result<usize>> {
+    let taken = feed.take_bytes(|taken, bytes| buf.fill_from_at(taken, bytes));
+    match (taken, feed.end()) {
+        (Some(len), _) => Some(Ok(len)),
+        (None, Some(0)) => Some(Ok(0)),
+        (None, Some(code)) => Some(Err(Error::os(code, "read"))),
+        (None, None) => None,
     }
 }
 

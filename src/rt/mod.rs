@@ -29,4 +29,4 @@ pub use task::{JoinError, JoinHandle};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};
 pub use timer::{TimerKey, Wheel};
-pub use uring::probe_io_uring;
+pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};

@@ -20,7 +20,7 @@ use super::handle::Handle;
 use super::inbox::{Inbox, Message};
 use super::task::{JoinHandle, TaskRef, apply_changes, bury};
 use super::timer::{TimerKey, Wheel};
-use super::uring::{Doorbell, Reactor};
+use super::uring::{Doorbell, Reactor, RingFeatures};
 use super::{Clock, Instant, Park, Poller};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::Arena;
@@ -47,6 +47,8 @@ pub struct CoreConfig {
     pub seed: [u8; 32],
     /// The size of the io_uring's submission queue, in entries; a power of two.
     pub ring_entries: u32,
+    /// Which of the kernel's io_uring features the core may use if they are there.
+    pub ring_features: RingFeatures,
     /// How long a core keeps polling after the last event before it sleeps in the kernel.
     pub spin: Duration,
     /// The size of the core's arena, in bytes. Pages are touched only with use.
@@ -61,6 +63,7 @@ impl CoreConfig {
             clock,
             seed,
             ring_entries: 256,
+            ring_features: RingFeatures::all(),
             spin: Duration::from_micros(10),
             arena_bytes: 16 << 20,
         }
@@ -73,6 +76,7 @@ impl std::fmt::Debug for CoreConfig {
         f.debug_struct("CoreConfig")
             .field("cpu", &self.cpu)
             .field("ring_entries", &self.ring_entries)
+            .field("ring_features", &self.ring_features)
             .field("spin", &self.spin)
             .field("arena_bytes", &self.arena_bytes)
             .finish_non_exhaustive()
@@ -167,7 +171,7 @@ impl Core {
             pin_thread(cpu)?;
         }
         let doorbell = Arc::new(Doorbell::new()?);
-        let reactor = Reactor::new(config.ring_entries, &doorbell)?;
+        let reactor = Reactor::new(config.ring_entries, config.ring_features, &doorbell)?;
         let ring_doorbell = Box::new(move || doorbell.ring());
         let shared = Shared {
             clock: Arc::clone(&config.clock),

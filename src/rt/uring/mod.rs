@@ -5,9 +5,22 @@
 //! only the completion frees it: the kernel never works on freed memory, and what it read is handed to
 //! [`Operation::orphaned`] instead of being lost.
 
+mod buffer_ring;
+mod multishot;
 mod op;
+mod probe;
 mod reactor;
 
+pub(crate) use buffer_ring::Chunk;
+pub(crate) use multishot::Feed;
 pub(crate) use op::{accept, connect, fallocate, fsync, read_at, recv, send, write_at};
-pub use reactor::probe_io_uring;
+pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 pub(super) use reactor::{Doorbell, Reactor};
+
+use crate::rt::scheduler::with_core;
+
+/// Whether the calling task may make a system call that does not wait, instead of an operation on the ring. False once it, and
+/// the tasks before it, made many since the core last turned to its ring: then waiting for the ring is what lets others run.
+pub(crate) fn may_call_directly() -> bool {
+    with_core(|core| core.reactor().take_direct_call())
+}

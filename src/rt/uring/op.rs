@@ -149,23 +149,29 @@ where
     }
 }
 
-/// Sends from `buf` on a socket; possibly only a part. Never raises SIGPIPE.
-pub(crate) fn send<B: IoBuf>(socket: &Rc<OwnedFd>, buf: B) -> Op<Send<B>> {
+/// Sends from `buf` on a socket; possibly only a part. Never raises SIGPIPE. `guard` is dropped when the kernel is done, also if
+/// nobody waits for it any more.
+pub(crate) fn send<B, G>(socket: &Rc<OwnedFd>, buf: B, guard: G) -> Op<Send<B, G>>
+where
+    B: IoBuf,
+    G: Unpin + 'static,
+{
     let entry =
         opcode::Send::new(types::Fd(socket.as_raw_fd()), buf.stable_ptr(), clamp_len(buf.bytes_init()))
             .flags(libc::MSG_NOSIGNAL)
             .build();
     // SAFETY: the entry points to `bytes_init` readable bytes of `buf`, which `Send` owns and which stay in place by
     // `IoBuf`'s contract; the descriptor stays open because `Send` holds it.
-    unsafe { Op::new(Send { _socket: Rc::clone(socket), buf }, entry) }
+    unsafe { Op::new(Send { _socket: Rc::clone(socket), buf, _guard: guard }, entry) }
 }
 
-pub(crate) struct Send<B> {
+pub(crate) struct Send<B, G> {
     _socket: Rc<OwnedFd>,
     buf: B,
+    _guard: G,
 }
 
-impl<B: IoBuf> Operation for Send<B> {
+impl<B: IoBuf, G: Unpin + 'static> Operation for Send<B, G> {
     type Output = (io::Result<u32>, B);
 
     fn complete(self, result: io::Result<u32>) -> Self::Output {

@@ -3,6 +3,7 @@
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -11,6 +12,9 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 use tracing::warn;
 
+use super::buffer_ring::{BufferRing, Chunk};
+use super::multishot::{Event, Multishot};
+use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use crate::error::{Error, ErrorKind, Result};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
@@ -50,7 +54,15 @@ impl Doorbell {
 pub(in crate::rt) struct Reactor {
     inner: RefCell<Inner>,
     enters: Cell<u64>,
+    features: RingFeatures,
+    /// After the ring, which may have it until then.
+    buffers: RefCell<Option<BufferRing>>,
+    /// System calls that tasks may still make by themselves before the core turns to its ring.
+    direct_calls_left: Cell<u32>,
 }
+
+/// A task that finds its peer always ready goes on without waiting; after so many system calls it waits for its turn.
+const DIRECT_CALLS_PER_TURN: u32 = 64;
 
 struct Inner {
     ring: IoUring,
@@ -65,6 +77,8 @@ struct Inner {
     next_watch: u64,
     /// Reused by `poll`: what to do with no borrow held.
     completed: Vec<Completed>,
+    /// Requests with many completions whose queues are full.
+    overfed: Vec<SlotKey>,
 }
 
 struct Slot {
@@ -77,6 +91,7 @@ enum State {
     InFlight(Waker),
     Done(i32),
     Orphaned(Box<dyn Orphan>),
+    Multishot(Rc<dyn Multishot>),
 }
 
 /// The value of an operation whose future was dropped.
@@ -84,13 +99,15 @@ pub(super) trait Orphan: Any {
     fn completed(self: Box<Self>, result: i32);
 }
 
-enum Completed {
+pub(super) enum Completed {
     Wake(Waker),
     Orphan(Box<dyn Orphan>, i32),
+    /// The request is over; dropping it may close its descriptor.
+    Ended(Rc<dyn Multishot>),
 }
 
 /// Names an operation in flight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SlotKey {
     index: u32,
     generation: u32,
@@ -104,8 +121,8 @@ impl SlotKey {
 }
 
 impl Reactor {
-    pub(in crate::rt) fn new(entries: u32, doorbell: &Arc<Doorbell>) -> Result<Self> {
-        let ring = build_ring(entries)?;
+    pub(in crate::rt) fn new(entries: u32, allowed: RingFeatures, doorbell: &Arc<Doorbell>) -> Result<Self> {
+        let ProbedRing { ring, features, buffers } = ProbedRing::new(entries, allowed)?;
         let inner = Inner {
             ring,
             slots: Vec::new(),
@@ -116,8 +133,40 @@ impl Reactor {
             watched: Vec::new(),
             next_watch: 0,
             completed: Vec::new(),
+            overfed: Vec::new(),
         };
-        Ok(Self { inner: RefCell::new(inner), enters: Cell::new(0) })
+        Ok(Self {
+            inner: RefCell::new(inner),
+            enters: Cell::new(0),
+            features,
+            buffers: RefCell::new(buffers),
+            direct_calls_left: Cell::new(DIRECT_CALLS_PER_TURN),
+        })
+    }
+
+    /// Whether the ring has `feature` and may use it.
+    pub(super) fn has(&self, feature: RingFeature) -> bool {
+        self.features.contains(feature)
+    }
+
+    /// Whether a task may make a system call of its own now instead of using the ring; counts it.
+    pub(super) fn take_direct_call(&self) -> bool {
+        let left = self.direct_calls_left.get();
+        self.direct_calls_left.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    /// Shows what a chunk holds. `read` does not use the reactor.
+    pub(super) fn with_chunk<R>(&self, chunk: &Chunk, read: impl FnOnce(&[u8]) -> R) -> R {
+        let buffers = self.buffers.borrow();
+        read(buffers.as_ref().map_or(&[], |buffers| buffers.bytes(chunk)))
+    }
+
+    /// Lends a chunk's buffer to the kernel again.
+    pub(super) fn recycle(&self, chunk: Chunk) {
+        if let Some(buffers) = &mut *self.buffers.borrow_mut() {
+            buffers.recycle(chunk);
+        }
     }
 
     /// System calls made so far.
@@ -132,9 +181,34 @@ impl Reactor {
     /// Whatever memory `entry` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
     pub(super) unsafe fn start(&self, entry: squeue::Entry, waker: Waker) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
-        let key = inner.take_slot(waker);
+        let key = inner.take_slot(State::InFlight(waker));
         self.push(&mut inner, entry.user_data(key.user_data()));
         key
+    }
+
+    /// Like `start`, for a request that completes many times; `target` is kept until the last time.
+    ///
+    /// # Safety
+    ///
+    /// As for `start`: until `target` is dropped.
+    pub(super) unsafe fn start_multishot(&self, entry: squeue::Entry, target: Rc<dyn Multishot>) -> SlotKey {
+        let mut inner = self.inner.borrow_mut();
+        let key = inner.take_slot(State::Multishot(target));
+        self.push(&mut inner, entry.user_data(key.user_data()));
+        key
+    }
+
+    /// Asks the kernel to cancel an operation.
+    pub(super) fn cancel(&self, key: SlotKey) {
+        // Only a subscriber to the log could come here while the reactor is at work; then the operation goes on.
+        if let Ok(mut inner) = self.inner.try_borrow_mut() {
+            self.push_cancel(&mut inner, key);
+        }
+    }
+
+    fn push_cancel(&self, inner: &mut Inner, key: SlotKey) {
+        let cancel = opcode::AsyncCancel::new(key.user_data()).build();
+        self.push(inner, cancel.user_data(IGNORED));
     }
 
     /// The result of an operation if it is done, which frees its slot; otherwise keeps `waker` for when it is.
@@ -148,7 +222,7 @@ impl Reactor {
             }
             State::InFlight(current) if current.will_wake(waker) => return None,
             State::InFlight(_) => {}
-            State::Free | State::Orphaned(_) => {
+            State::Free | State::Orphaned(_) | State::Multishot(_) => {
                 unreachable!("an operation is finished once, by its only future")
             }
         }
@@ -185,8 +259,7 @@ impl Reactor {
             }
             state => std::mem::replace(state, State::Orphaned(orphan)),
         };
-        let cancel = opcode::AsyncCancel::new(key.user_data()).build().user_data(IGNORED);
-        self.push(&mut inner, cancel);
+        self.push_cancel(&mut inner, key);
         drop(inner);
         // The waker's destructor may free a task, and with it other operations: not under the borrow.
         drop(previous);
@@ -203,7 +276,17 @@ impl Reactor {
             if let Err(error) = self.submit(inner) {
                 warn!("io_uring submission failed and is tried again: {error}");
             }
-            inner.reap();
+            self.reap(inner);
+        }
+    }
+
+    /// Moves completions from the ring to their slots and to `completed`.
+    fn reap(&self, inner: &mut Inner) -> usize {
+        let mut reaped = 0;
+        let mut buffers = self.buffers.borrow_mut();
+        loop {
+            let Some(entry) = inner.ring.completion().next() else { return reaped };
+            reaped += inner.complete(&entry, buffers.as_mut());
         }
     }
 
@@ -217,6 +300,7 @@ impl Reactor {
 
     /// Hands queued operations to the kernel and wakes whoever's operation is done; returns how many were.
     pub(in crate::rt) fn poll(&self) -> Result<usize> {
+        self.direct_calls_left.set(DIRECT_CALLS_PER_TURN);
         let mut inner = self.inner.borrow_mut();
         let needs_kernel = {
             let queue = inner.ring.submission();
@@ -231,7 +315,10 @@ impl Reactor {
 
     /// Takes completions and tells their owners, with no borrow held; returns how many.
     fn deliver(&self, mut inner: std::cell::RefMut<'_, Inner>) -> usize {
-        let reaped = inner.reap();
+        let reaped = self.reap(&mut inner);
+        while let Some(key) = inner.overfed.pop() {
+            self.push_cancel(&mut inner, key);
+        }
         if inner.completed.is_empty() {
             return reaped;
         }
@@ -241,6 +328,7 @@ impl Reactor {
             match completed {
                 Completed::Wake(waker) => waker.wake(),
                 Completed::Orphan(orphan, result) => orphan.completed(result),
+                Completed::Ended(request) => drop(request),
             }
         }
         // Keeps the allocation, unless an orphan's destructor used the reactor meanwhile and left something.
@@ -331,15 +419,6 @@ impl Reactor {
 
 const POLLIN: u32 = 1;
 
-/// Whether this kernel and this container let a process set up the io_uring that a core needs.
-///
-/// # Errors
-///
-/// Why not, and what to do: the error that [`Core::new`](crate::rt::Core::new) would give.
-pub fn probe_io_uring() -> Result<()> {
-    build_ring(8).map(drop)
-}
-
 /// What a failed `io_uring_enter` means: nothing for a time-out, a signal or a full completion queue.
 fn retry_later(error: &std::io::Error) -> Result<()> {
     match error.raw_os_error() {
@@ -348,44 +427,15 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
     }
 }
 
-fn build_ring(entries: u32) -> Result<IoUring> {
-    // Deferred task work (6.1) completes operations only when this thread asks; older kernels get the plain ring.
-    let modern = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .build(entries);
-    let ring = modern.or_else(|_| IoUring::builder().build(entries)).map_err(|error| {
-        let code = error.raw_os_error().unwrap_or(libc::EIO);
-        match code {
-            libc::EPERM | libc::ENOSYS | libc::EACCES => Error::os(code, "set up io_uring").because(
-                "io_uring is forbidden or absent here; needed is Linux 5.15 or newer with \
-                 `sysctl kernel.io_uring_disabled=0`, and in a container a seccomp profile that allows it",
-            ),
-            libc::EINVAL => Error::os(code, "set up io_uring")
-                .because(format!("{entries} entries are not accepted: give a power of two up to 32768")),
-            libc::ENOMEM => Error::os(code, "set up io_uring")
-                .because("not enough locked memory: raise `ulimit -l` or lower the ring size"),
-            _ => Error::os(code, "set up io_uring"),
-        }
-    })?;
-    if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
-        return Err(Error::new(ErrorKind::Unsupported, "set up io_uring")
-            .because("this kernel's io_uring is too old: Linux 5.15 or newer is needed"));
-    }
-    Ok(ring)
-}
-
 impl Inner {
-    fn take_slot(&mut self, waker: Waker) -> SlotKey {
+    fn take_slot(&mut self, state: State) -> SlotKey {
         self.in_flight += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, state: State::Free });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations in flight")
         });
         let slot = &mut self.slots[index as usize];
-        slot.state = State::InFlight(waker);
+        slot.state = state;
         SlotKey { index, generation: slot.generation }
     }
 
@@ -402,17 +452,8 @@ impl Inner {
         self.free.push(key.index);
     }
 
-    /// Moves completions from the ring to their slots and to `completed`.
-    fn reap(&mut self) -> usize {
-        let mut reaped = 0;
-        loop {
-            let Some(entry) = self.ring.completion().next() else { return reaped };
-            reaped += self.complete(&entry);
-        }
-    }
-
     /// Returns 1 for something that somebody waited for.
-    fn complete(&mut self, entry: &cqueue::Entry) -> usize {
+    fn complete(&mut self, entry: &cqueue::Entry, buffers: Option<&mut BufferRing>) -> usize {
         match entry.user_data() {
             IGNORED => return 0,
             DOORBELL => {
@@ -430,6 +471,12 @@ impl Inner {
         }
         let index = u32::try_from(entry.user_data() & u64::from(u32::MAX)).expect("masked to 32 bits");
         let slot = &mut self.slots[index as usize];
+        if let State::Multishot(target) = &slot.state {
+            let target = Rc::clone(target);
+            let key = SlotKey { index, generation: slot.generation };
+            self.fed(key, target, entry, buffers);
+            return 1;
+        }
         self.in_flight -= 1;
         match std::mem::replace(&mut slot.state, State::Done(entry.result())) {
             State::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
@@ -438,9 +485,47 @@ impl Inner {
                 self.release(SlotKey { index, generation });
                 self.completed.push(Completed::Orphan(orphan, entry.result()));
             }
-            State::Free | State::Done(_) => unreachable!("the kernel completes an operation once"),
+            State::Free | State::Done(_) | State::Multishot(_) => {
+                unreachable!("the kernel completes an operation once")
+            }
         }
         1
+    }
+
+    /// One of the many completions of a request.
+    fn fed(
+        &mut self,
+        key: SlotKey,
+        target: Rc<dyn Multishot>,
+        entry: &cqueue::Entry,
+        mut buffers: Option<&mut BufferRing>,
+    ) {
+        let more = cqueue::more(entry.flags());
+        if let Some(buffers) = &mut buffers
+            && entry.result() == -libc::ENOBUFS
+        {
+            buffers.grow();
+        }
+        let len = u32::try_from(entry.result()).unwrap_or(0);
+        let chunk = cqueue::buffer_select(entry.flags())
+            .and_then(|buffer| buffers.as_ref().and_then(|buffers| buffers.filled(buffer, len)));
+        let chunk = match (chunk, &mut buffers) {
+            (Some(chunk), Some(buffers)) if chunk.len() == 0 => {
+                // Some kernels take a buffer to say that the stream ended.
+                buffers.recycle(chunk);
+                None
+            }
+            (chunk, _) => chunk,
+        };
+        let event = Event { result: entry.result(), chunk, more };
+        if target.event(event, &mut self.completed) {
+            self.overfed.push(key);
+        }
+        if !more {
+            self.in_flight -= 1;
+            self.release(key);
+            self.completed.push(Completed::Ended(target));
+        }
     }
 }
 
