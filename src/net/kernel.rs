@@ -14,7 +14,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::sync::Notify;
-use crate::rt::uring::{self, Chunk, Feed};
+use crate::rt::uring::{self, BUFFER_BYTES, Chunk, Feed};
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -115,6 +115,8 @@ pub(super) struct KernelStream {
     /// One request that receives for as long as the stream is read in small pieces, if the core's ring has such. While it is
     /// with the kernel nothing else receives, so that the bytes stay in order.
     feed: OnceCell<Option<Rc<Feed<Chunk>>>>,
+    /// Much arrives at once, and reads bring large buffers: they are received into directly.
+    bulk: Cell<bool>,
     /// Sends that the ring still has. While there are any nothing else sends.
     sending: Rc<Cell<usize>>,
 }
@@ -194,6 +196,7 @@ impl KernelStream {
             peer,
             inbound: Rc::default(),
             feed: OnceCell::new(),
+            bulk: Cell::new(false),
             sending: Rc::default(),
         })
     }
@@ -231,9 +234,13 @@ impl KernelStream {
             }
             let Some(feed) = self.feed.get_or_init(|| Feed::new(&self.socket)) else { break };
             if let Some(result) = take_from(feed, &mut buf) {
+                if matches!(result, Ok(len) if self.is_bulk(len, &buf)) {
+                    self.bulk.set(true);
+                    feed.stop();
+                }
                 return (result, buf);
             }
-            if !feed.is_armed() && feed.take_starved() {
+            if !feed.is_armed() && (feed.take_starved() || self.bulk.get()) {
                 break;
             }
             feed.arrival().await;
@@ -249,7 +256,15 @@ impl KernelStream {
             polled
         })
         .await;
+        if let Ok(len) = result {
+            self.bulk.set(self.is_bulk(len as usize, &buf));
+        }
         (result.map(|len| len as usize).map_err(|error| from_io(&error, "read")), buf)
+    }
+
+    /// Whether a read that got `len` bytes into `buf` would have done better without the core's small buffers.
+    fn is_bulk<B: IoBufMut>(&self, len: usize, buf: &B) -> bool {
+        len >= BUFFER_BYTES && buf.bytes_total() >= 2 * BUFFER_BYTES
     }
 
     pub(super) async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {

@@ -14,9 +14,9 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 /// The group that the buffers have in the ring of their core.
 pub(super) const BUFFER_GROUP: u16 = 0;
 /// The size of one buffer, in bytes.
-pub(super) const BUFFER_BYTES: usize = 16 << 10;
+pub(crate) const BUFFER_BYTES: usize = 4096;
 /// How many buffers a core has at most: with their size, 4 MiB. A power of two.
-const MAX_BUFFERS: u16 = 256;
+const MAX_BUFFERS: u16 = 1024;
 /// How many are lent at first, and how many more each time that they were too few.
 const BUFFERS_PER_STEP: u16 = 64;
 

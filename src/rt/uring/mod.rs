@@ -11,7 +11,7 @@ mod op;
 mod probe;
 mod reactor;
 
-pub(crate) use buffer_ring::Chunk;
+pub(crate) use buffer_ring::{BUFFER_BYTES, Chunk};
 pub(crate) use multishot::Feed;
 pub(crate) use op::{accept, connect, fallocate, fsync, read_at, recv, send, write_at};
 pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};

@@ -61,8 +61,9 @@ pub(in crate::rt) struct Reactor {
     direct_calls_left: Cell<u32>,
 }
 
-/// A task that finds its peer always ready goes on without waiting; after so many system calls it waits for its turn.
-const DIRECT_CALLS_PER_TURN: u32 = 64;
+/// In a turn that brought no more completions than this, tasks may make as many system calls of their own: with little to do an
+/// answer is soonest on its way by itself. With more to do the ring takes many operations in one system call.
+const FEW_COMPLETIONS: u32 = 4;
 
 struct Inner {
     ring: IoUring,
@@ -140,7 +141,7 @@ impl Reactor {
             enters: Cell::new(0),
             features,
             buffers: RefCell::new(buffers),
-            direct_calls_left: Cell::new(DIRECT_CALLS_PER_TURN),
+            direct_calls_left: Cell::new(FEW_COMPLETIONS),
         })
     }
 
@@ -300,7 +301,6 @@ impl Reactor {
 
     /// Hands queued operations to the kernel and wakes whoever's operation is done; returns how many were.
     pub(in crate::rt) fn poll(&self) -> Result<usize> {
-        self.direct_calls_left.set(DIRECT_CALLS_PER_TURN);
         let mut inner = self.inner.borrow_mut();
         let needs_kernel = {
             let queue = inner.ring.submission();
@@ -316,6 +316,8 @@ impl Reactor {
     /// Takes completions and tells their owners, with no borrow held; returns how many.
     fn deliver(&self, mut inner: std::cell::RefMut<'_, Inner>) -> usize {
         let reaped = self.reap(&mut inner);
+        let few = reaped <= FEW_COMPLETIONS as usize;
+        self.direct_calls_left.set(if few { FEW_COMPLETIONS } else { 0 });
         while let Some(key) = inner.overfed.pop() {
             self.push_cancel(&mut inner, key);
         }
