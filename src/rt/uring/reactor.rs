@@ -392,6 +392,24 @@ impl Reactor {
         Ok(())
     }
 
+    fn cancel_all(&self) {
+        let mut inner = self.inner.borrow_mut();
+        if self.has(RingFeature::CancelAny) {
+            let cancel_all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
+            self.push(&mut inner, cancel_all.user_data(IGNORED));
+            return;
+        }
+        for index in 0..inner.slots.len() {
+            let slot = &inner.slots[index];
+            let in_flight =
+                matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_));
+            if in_flight && let Ok(index) = u32::try_from(index) {
+                let key = SlotKey { index, generation: slot.generation };
+                self.push_cancel(&mut inner, key);
+            }
+        }
+    }
+
     /// Cancels everything and waits until the kernel has let go of every buffer.
     pub(in crate::rt) fn shut_down(&self) {
         // Counted in rounds: a core's clock may stand still, and the machine's is not this layer's to read.
@@ -400,9 +418,7 @@ impl Reactor {
         while left > 0 && rounds < SHUT_DOWN_ROUNDS {
             // Not every time: the cancellation's own completion ends the wait at once.
             if rounds % ROUNDS_PER_CANCEL == 0 {
-                let mut inner = self.inner.borrow_mut();
-                let cancel_all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
-                self.push(&mut inner, cancel_all.user_data(IGNORED));
+                self.cancel_all();
             }
             if let Err(error) = self.wait(Some(SHUT_DOWN_ROUND)) {
                 warn!("waiting for I/O in flight failed: {error}");
