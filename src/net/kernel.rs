@@ -27,9 +27,27 @@ pub(super) struct KernelListener {
     socket: Rc<OwnedFd>,
     local: SocketAddr,
     /// Connections that were accepted for a future that was dropped.
-    stash: Rc<RefCell<VecDeque<OwnedFd>>>,
+    stash: Rc<Stash>,
     /// One request that accepts all connections, once it is known whether the core's ring has such; see [`KernelStream::feed`].
     feed: OnceCell<Option<Rc<Feed<OwnedFd>>>>,
+}
+
+/// What became of accepts whose futures were dropped.
+#[derive(Debug, Default)]
+struct Stash {
+    sockets: RefCell<VecDeque<OwnedFd>>,
+    /// Dropped accepts whose outcome is not known yet. The next accept waits for them: the connection it would wait for may be
+    /// theirs.
+    pending: Cell<usize>,
+    settled: Notify,
+}
+
+impl Stash {
+    fn keep(&self, accepted: io::Result<OwnedFd>) {
+        self.sockets.borrow_mut().extend(accepted.ok());
+        self.pending.set(self.pending.get() - 1);
+        self.settled.notify_all();
+    }
 }
 
 impl KernelListener {
@@ -55,16 +73,10 @@ impl KernelListener {
 
     pub(super) async fn accept(&self) -> Result<(KernelStream, SocketAddr)> {
         loop {
-            let stashed = self.stash.borrow_mut().pop_front();
             let feed = self.feed.get_or_init(|| Feed::new(&self.socket));
-            let accepted = match (stashed, feed) {
-                (Some(socket), _) => Ok(socket),
-                (None, Some(feed)) => next_of(feed).await,
-                (None, None) => {
-                    let stash = Rc::clone(&self.stash);
-                    let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
-                    uring::accept(&self.socket, keep).await.map_err(|error| from_io(&error, "accept"))
-                }
+            let accepted = match feed {
+                Some(feed) => next_of(feed).await,
+                None => self.accept_once().await,
             };
             match accepted.and_then(|socket| self.greet(socket)) {
                 Err(error)
@@ -75,6 +87,29 @@ impl KernelListener {
                 result => return result,
             }
         }
+    }
+
+    /// Accepts by a request of its own.
+    async fn accept_once(&self) -> Result<OwnedFd> {
+        while self.stash.pending.get() > 0 {
+            self.stash.settled.notified().await;
+        }
+        let stashed = self.stash.sockets.borrow_mut().pop_front();
+        if let Some(socket) = stashed {
+            return Ok(socket);
+        }
+        let stash = Rc::clone(&self.stash);
+        let mut operation =
+            uring::accept(&self.socket, move |accepted: io::Result<OwnedFd>| stash.keep(accepted));
+        // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
+        let mut guard = PendingGuard(None);
+        std::future::poll_fn(|cx| {
+            let polled = std::pin::Pin::new(&mut operation).poll(cx);
+            guard.0 = polled.is_pending().then_some(&self.stash.pending);
+            polled
+        })
+        .await
+        .map_err(|error| from_io(&error, "accept"))
     }
 
     fn greet(&self, socket: OwnedFd) -> Result<(KernelStream, SocketAddr)> {
@@ -167,13 +202,13 @@ impl Inbound {
     }
 }
 
-/// Counts a read that is in flight as pending when its future is dropped.
-struct ReadGuard<'a>(Option<&'a Inbound>);
+/// Counts an operation that is in flight as pending when its future is dropped.
+struct PendingGuard<'a>(Option<&'a Cell<usize>>);
 
-impl Drop for ReadGuard<'_> {
+impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
-        if let Some(inbound) = self.0 {
-            inbound.pending.set(inbound.pending.get() + 1);
+        if let Some(pending) = self.0 {
+            pending.set(pending.get() + 1);
         }
     }
 }
@@ -249,10 +284,10 @@ impl KernelStream {
         let keep = move |result: io::Result<u32>, buf: B| inbound.keep(result, buf.as_slice());
         let mut operation = uring::recv(&self.socket, buf, keep);
         // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
-        let mut guard = ReadGuard(None);
+        let mut guard = PendingGuard(None);
         let (result, buf) = std::future::poll_fn(|cx| {
             let polled = std::pin::Pin::new(&mut operation).poll(cx);
-            guard.0 = polled.is_pending().then_some(&self.inbound);
+            guard.0 = polled.is_pending().then_some(&self.inbound.pending);
             polled
         })
         .await;
