@@ -3,7 +3,7 @@
 use std::fmt;
 use std::os::fd::AsRawFd;
 
-use io_uring::{Builder, IoUring, Probe, opcode, squeue, types};
+use io_uring::{Builder, IoUring, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::buffer_ring::BufferRing;
@@ -25,26 +25,17 @@ pub enum RingFeature {
     BufferRings,
     /// `IORING_RECV_MULTISHOT`. Used only together with [`BufferRings`](Self::BufferRings).
     MultishotReceive,
-    /// `IORING_OP_SEND_ZC`.
-    ZeroCopySend,
-    /// `IORING_REGISTER_BUFFERS` of the core's arena.
-    RegisteredBuffers,
-    /// `IORING_SETUP_IOPOLL`.
-    PolledIo,
 }
 
 impl RingFeature {
     /// Every feature, oldest first within what it belongs to.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 6] = [
         Self::DeferredTaskWork,
         Self::NoSubmissionArray,
         Self::CancelAny,
         Self::MultishotAccept,
         Self::BufferRings,
         Self::MultishotReceive,
-        Self::ZeroCopySend,
-        Self::RegisteredBuffers,
-        Self::PolledIo,
     ];
 
     /// The name in configurations and reports.
@@ -56,9 +47,6 @@ impl RingFeature {
             Self::MultishotAccept => "multishot-accept",
             Self::BufferRings => "buffer-rings",
             Self::MultishotReceive => "multishot-receive",
-            Self::ZeroCopySend => "zero-copy-send",
-            Self::RegisteredBuffers => "registered-buffers",
-            Self::PolledIo => "polled-io",
         }
     }
 
@@ -73,9 +61,6 @@ impl RingFeature {
             Self::MultishotReceive => {
                 "one request receives for as long as a connection lives; else one per read"
             }
-            Self::ZeroCopySend => "large sends are not copied; else they are",
-            Self::RegisteredBuffers => "arena memory is mapped for I/O once; else at each read and write",
-            Self::PolledIo => "direct I/O without interrupts, where the device has poll queues; else with",
         }
     }
 
@@ -85,8 +70,7 @@ impl RingFeature {
             Self::DeferredTaskWork => "6.1",
             Self::NoSubmissionArray => "6.6",
             Self::CancelAny | Self::MultishotAccept | Self::BufferRings => "5.19",
-            Self::MultishotReceive | Self::ZeroCopySend => "6.0",
-            Self::RegisteredBuffers | Self::PolledIo => "5.1",
+            Self::MultishotReceive => "6.0",
         }
     }
 
@@ -110,9 +94,9 @@ impl RingFeatures {
         Self(u32::MAX)
     }
 
-    /// What Linux 5.15, the oldest supported release, has.
+    /// What Linux 5.15, the oldest supported release, has: none of them.
     pub const fn linux_5_15() -> Self {
-        Self::none().with(RingFeature::RegisteredBuffers).with(RingFeature::PolledIo)
+        Self::none()
     }
 
     /// The set with `feature` added.
@@ -182,13 +166,6 @@ impl ProbedRing {
     pub(super) fn new(entries: u32, allowed: RingFeatures) -> Result<Self> {
         let (mut ring, mut features) = build_ring(entries, allowed)?;
         let allow = |feature| allowed.contains(feature);
-        let mut opcodes = Probe::new();
-        // A probe that fails leaves every opcode unsupported.
-        let _ = ring.submitter().register_probe(&mut opcodes);
-        features = features.with_if(
-            RingFeature::ZeroCopySend,
-            allow(RingFeature::ZeroCopySend) && opcodes.is_supported(opcode::SendZc::CODE),
-        );
         let buffers = allow(RingFeature::BufferRings).then(|| BufferRing::new(&ring).ok()).flatten();
         features = features.with_if(RingFeature::BufferRings, buffers.is_some());
         let answers = ask(&mut ring)?;
@@ -202,16 +179,9 @@ impl ProbedRing {
                 RingFeature::MultishotReceive,
                 // Before 5.19 the kernel took no notice of the flag; such a kernel has no buffer rings.
                 allow(RingFeature::MultishotReceive) && answers.multishot_receive && buffers.is_some(),
-            )
-            .with_if(RingFeature::RegisteredBuffers, allow(RingFeature::RegisteredBuffers))
-            .with_if(RingFeature::PolledIo, allow(RingFeature::PolledIo) && has_polled_ring());
+            );
         Ok(Self { ring, features, buffers })
     }
-}
-
-fn has_polled_ring() -> bool {
-    let mut builder: Builder = IoUring::builder();
-    builder.setup_iopoll().build(1).is_ok()
 }
 
 /// Sets up a ring with the newest flags that the kernel takes.
