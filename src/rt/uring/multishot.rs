@@ -108,6 +108,9 @@ struct State<T> {
     next_waiter: u64,
 }
 
+/// Every connection has one.
+const _: () = assert!(size_of::<Feed<Chunk>>() <= 160);
+
 impl<T: Item> Feed<T> {
     /// A feed from `socket`, if the core's ring has what it takes. Nothing is asked of the kernel before somebody waits.
     pub(crate) fn new(socket: &Rc<OwnedFd>) -> Option<Rc<Self>> {
