@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::sync::Notify;
+use crate::rt::sync::local::Notify;
 use crate::rt::uring::{self, BUFFER_BYTES, Chunk, Feed};
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
@@ -225,7 +225,17 @@ impl KernelStream {
         };
         set()
             .map_err(|errno| Error::os(errno.raw_os_error(), "set up the socket of").at(peer.to_string()))?;
-        Ok(Self {
+        Ok(Self::new(socket, local, peer))
+    }
+
+    /// A connected socket of a family that has other addresses: its addresses here mean nothing.
+    pub(super) fn without_addresses(socket: OwnedFd) -> Self {
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self::new(socket, none, none)
+    }
+
+    fn new(socket: OwnedFd, local: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
             socket: Rc::new(socket),
             local,
             peer,
@@ -233,7 +243,7 @@ impl KernelStream {
             feed: OnceCell::new(),
             bulk: Cell::new(false),
             sending: Rc::default(),
-        })
+        }
     }
 
     pub(super) async fn connect(address: SocketAddr) -> Result<Self> {
@@ -303,7 +313,7 @@ impl KernelStream {
     }
 
     pub(super) async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        if self.sending.get() == 0 && uring::may_call_directly() {
+        if uring::may_call_directly() {
             match self.try_write(buf.as_slice()) {
                 Ok(None) => {}
                 Ok(Some(len)) => return (Ok(len), buf),
@@ -355,6 +365,10 @@ impl KernelStream {
 
     /// Writes what there is room for without waiting.
     pub(super) fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
+        if self.sending.get() > 0 {
+            // It would overtake them.
+            return Ok(None);
+        }
         match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(len) => Ok(Some(len)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
