@@ -9,6 +9,7 @@
 //! - [`error`]: one error for all layers, with its code, operation, place and outcome.
 //! - [`mem`]: buffers that devices read and write. I/O takes a buffer by value and gives it back.
 //! - [`rt`]: cores, tasks, timers, pollers.
+//! - [`thread`]: stackful coroutines with the surface of `std::thread`; [`wait`] lets them await any future.
 //! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types.
 //! - [`block`]: namespaces: memory, files, block devices.
 //! - [`store`]: a B-tree with a log on a namespace.
@@ -55,5 +56,7 @@ pub mod redis;
 pub mod rt;
 pub mod sim;
 pub mod store;
+pub mod thread;
 
 pub use error::{BufResult, Error, ErrorKind, Outcome, Result};
+pub use rt::wait;

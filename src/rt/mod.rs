@@ -5,6 +5,7 @@
 //! on it; a [`Handle`] reaches it from other threads.
 
 mod context;
+pub(crate) mod coroutine;
 mod handle;
 mod inbox;
 mod poller;
@@ -21,6 +22,7 @@ pub use context::{
     PollerRegistration, Sleep, arena, fill_random, handle, is_in_core, now, register_poller, sleep,
     sleep_until, spawn, stats, tasks, timeout, unix_time, yield_now,
 };
+pub use coroutine::wait;
 pub use handle::{Handle, RemoteJoin};
 pub use poller::{Park, Poller};
 pub use scheduler::{Core, CoreConfig, CoreStats};

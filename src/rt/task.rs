@@ -427,6 +427,9 @@ impl<T> JoinHandle<T> {
     }
 }
 
+/// The result is behind a pointer.
+impl<T> Unpin for JoinHandle<T> {}
+
 impl<T> Future for JoinHandle<T> {
     type Output = Result<T, JoinError>;
 
