@@ -265,8 +265,8 @@ fn recurse(depth: u32) -> u32 {
 fn a_larger_stack_has_room_for_deep_recursion() {
     run(|| {
         let deep =
-            thread::Builder::new().stack_size(32 << 20).spawn(|| recurse(10_000)).expect("there is room");
-        assert_eq!(deep.join().expect("no panic"), 10_000);
+            thread::Builder::new().stack_size(32 << 20).spawn(|| recurse(5_000)).expect("there is room");
+        assert_eq!(deep.join().expect("no panic"), 5_000);
     });
 }
 

@@ -107,12 +107,11 @@ impl Future for ChildTask {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
-        let polled = match &mut *self.child.coroutine.borrow_mut() {
+        match &mut *self.child.coroutine.borrow_mut() {
             Some(coroutine) => Pin::new(coroutine).poll(cx),
             // Its scope ended it.
             None => Poll::Ready(()),
-        };
-        polled
+        }
     }
 }
 
