@@ -11,6 +11,7 @@
 //! - [`rt`]: cores, tasks, timers, pollers.
 //! - [`thread`]: stackful coroutines with the surface of `std::thread`; [`wait`] lets them await any future.
 //! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types.
+//! - [`blocking`]: sockets and locks for coroutines, with the surface of `std`.
 //! - [`block`]: namespaces: memory, files, block devices.
 //! - [`store`]: a B-tree with a log on a namespace.
 //! - [`redis`]: the protocol and commands of `boson serve`.
@@ -49,6 +50,7 @@
 //! ```
 
 pub mod block;
+pub mod blocking;
 pub mod error;
 pub mod mem;
 pub mod net;
