@@ -1,5 +1,7 @@
 //! Channels with the surface of [`std::sync::mpsc`], for coroutines and threads alike.
 
+use std::cell::Cell;
+use std::marker::PhantomData;
 use std::time::Duration;
 
 use tokio::sync::mpsc;
@@ -11,13 +13,13 @@ pub use std::sync::mpsc::{RecvError, RecvTimeoutError, SendError, TryRecvError, 
 /// A channel without a bound: its queue grows with what is not received yet.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
     let (sender, receiver) = mpsc::unbounded_channel();
-    (Sender(sender), Receiver(Queue::Unbounded(receiver)))
+    (Sender(sender), Receiver::new(Queue::Unbounded(receiver)))
 }
 
 /// A channel that holds `bound` messages, at least one; a sender waits while it is full.
 pub fn sync_channel<T>(bound: usize) -> (SyncSender<T>, Receiver<T>) {
     let (sender, receiver) = mpsc::channel(bound.clamp(1, tokio::sync::Semaphore::MAX_PERMITS));
-    (SyncSender(sender), Receiver(Queue::Bounded(receiver)))
+    (SyncSender(sender), Receiver::new(Queue::Bounded(receiver)))
 }
 
 /// Sends without waiting.
@@ -85,9 +87,13 @@ impl<T> SyncSender<T> {
     }
 }
 
-/// Receives what was sent. Unlike `std`'s it is received through `&mut self`.
+/// Receives what was sent. Coroutines of one core may share it; they take turns.
 #[derive(Debug)]
-pub struct Receiver<T>(Queue<T>);
+pub struct Receiver<T> {
+    queue: tokio::sync::Mutex<Queue<T>>,
+    /// Not `Sync`, as in `std`.
+    not_sync: PhantomData<Cell<()>>,
+}
 
 #[derive(Debug)]
 enum Queue<T> {
@@ -96,6 +102,10 @@ enum Queue<T> {
 }
 
 impl<T> Receiver<T> {
+    fn new(queue: Queue<T>) -> Self {
+        Self { queue: tokio::sync::Mutex::new(queue), not_sync: PhantomData }
+    }
+
     /// Waits for the next message.
     ///
     /// # Errors
@@ -106,7 +116,7 @@ impl<T> Receiver<T> {
     ///
     /// In an async task, if it has to wait.
     #[track_caller]
-    pub fn recv(&mut self) -> Result<T, RecvError> {
+    pub fn recv(&self) -> Result<T, RecvError> {
         match self.try_recv() {
             Ok(message) => Ok(message),
             Err(TryRecvError::Disconnected) => Err(RecvError),
@@ -114,8 +124,8 @@ impl<T> Receiver<T> {
         }
     }
 
-    async fn next(&mut self) -> Option<T> {
-        match &mut self.0 {
+    async fn next(&self) -> Option<T> {
+        match &mut *self.queue.lock().await {
             Queue::Unbounded(queue) => queue.recv().await,
             Queue::Bounded(queue) => queue.recv().await,
         }
@@ -126,8 +136,10 @@ impl<T> Receiver<T> {
     /// # Errors
     ///
     /// If there is none, and if there will be none.
-    pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
-        let received = match &mut self.0 {
+    pub fn try_recv(&self) -> Result<T, TryRecvError> {
+        // Somebody else waits for the next message.
+        let mut queue = self.queue.try_lock().map_err(|_| TryRecvError::Empty)?;
+        let received = match &mut *queue {
             Queue::Unbounded(queue) => queue.try_recv(),
             Queue::Bounded(queue) => queue.try_recv(),
         };
@@ -147,7 +159,7 @@ impl<T> Receiver<T> {
     ///
     /// In an async task, if it has to wait, and outside a core.
     #[track_caller]
-    pub fn recv_timeout(&mut self, timeout: Duration) -> Result<T, RecvTimeoutError> {
+    pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         match self.try_recv() {
             Ok(message) => return Ok(message),
             Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
@@ -161,14 +173,14 @@ impl<T> Receiver<T> {
     }
 
     /// The messages as they come, until every sender is gone.
-    pub fn iter(&mut self) -> Iter<'_, T> {
+    pub fn iter(&self) -> Iter<'_, T> {
         Iter(self)
     }
 }
 
 /// The messages of a [`Receiver`].
 #[derive(Debug)]
-pub struct Iter<'a, T>(&'a mut Receiver<T>);
+pub struct Iter<'a, T>(&'a Receiver<T>);
 
 impl<T> Iterator for Iter<'_, T> {
     type Item = T;
@@ -178,7 +190,7 @@ impl<T> Iterator for Iter<'_, T> {
     }
 }
 
-impl<'a, T> IntoIterator for &'a mut Receiver<T> {
+impl<'a, T> IntoIterator for &'a Receiver<T> {
     type Item = T;
     type IntoIter = Iter<'a, T>;
 
