@@ -154,7 +154,7 @@ fn cancelling_unwinds_the_stack_where_it_waits() {
         });
         thread::yield_now();
         handle.cancel();
-        let payload = handle.join().map(|()| ()).expect_err("it was cancelled");
+        let payload = handle.join().expect_err("it was cancelled");
         assert!(matches!(payload.downcast_ref(), Some(JoinError::Cancelled)));
         assert_eq!(dropped.get(), 2);
         assert!(!std::thread::panicking());
@@ -201,7 +201,7 @@ fn a_cancelled_coroutine_that_catches_the_unwinding_is_unwound_again() {
         });
         thread::yield_now();
         handle.cancel();
-        let payload = handle.join().map(|()| ()).expect_err("it was cancelled and panicked");
+        let payload = handle.join().expect_err("it was cancelled and panicked");
         assert_eq!(message(&*payload), "after all");
         assert_eq!(caught.get(), 3);
         assert_eq!(thread::spawn(|| 1).join().expect("the core runs on"), 1);
@@ -250,7 +250,7 @@ fn a_destructor_that_a_panic_runs_may_wait() {
             let _waits = waits;
             panic!("with something to clean up");
         });
-        assert!(handle.join().map(|()| ()).is_err());
+        assert!(handle.join().is_err());
         assert!(waited.get());
     });
 }
@@ -445,7 +445,7 @@ fn a_scope_reports_panics_after_everything_ended() {
         assert_eq!(message(&*panicked.expect_err("it panicked")), "the scope itself");
         assert_eq!(ended.get(), 2);
         thread::scope(|scope| {
-            let joined = scope.spawn(|| panic!("joined")).join().map(|()| ());
+            let joined = scope.spawn(|| panic!("joined")).join();
             assert_eq!(message(&*joined.expect_err("it panicked")), "joined");
         });
     });
