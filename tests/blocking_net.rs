@@ -158,7 +158,8 @@ fn a_buffered_writer_of_a_cancelled_coroutine_fails_to_flush_and_no_more() {
         let handle = thread::spawn(move || {
             let mut fill = client.try_clone().expect("a handle");
             fill.set_write_timeout(Some(Duration::from_millis(2))).expect("not zero");
-            while fill.write_all(&[0; 1 << 16]).is_ok() {}
+            let block = vec![0; 1 << 16];
+            while fill.write_all(&block).is_ok() {}
             let mut writer = BufWriter::new(client);
             writer.write_all(b"cannot be sent").expect("it is only buffered");
             thread::park();
