@@ -9,6 +9,7 @@ mod cancel;
 mod config;
 mod context;
 mod core;
+pub(crate) mod coroutine;
 mod current;
 mod deadline;
 mod doorbell;
@@ -49,6 +50,7 @@ pub use context::{
     yield_now,
 };
 pub use core::Core;
+pub use coroutine::wait;
 pub use deadline::{Deadline, timeout, timeout_at};
 pub use handle::{Handle, RemoteJoin};
 pub use histogram::Histogram;
