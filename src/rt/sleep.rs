@@ -1,0 +1,118 @@
+//! Futures that wait for a time.
+
+use std::future::Future;
+use std::pin::Pin;
+use std::rc::{Rc, Weak};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use super::Instant;
+use super::context::{now, waiting_for};
+use super::scheduler::{Shared, in_core};
+use super::timer::TimerKey;
+
+/// Completes `duration` from its first poll on; late by a timer tick (16.4 µs) at most when the core is idle.
+pub fn sleep(duration: Duration) -> Sleep {
+    Sleep { core: Weak::new(), state: SleepState::For(duration) }
+}
+
+/// Completes at `deadline`, at its first poll if that has passed.
+pub fn sleep_until(deadline: Instant) -> Sleep {
+    Sleep { core: Weak::new(), state: SleepState::Until(deadline) }
+}
+
+/// The future of [`sleep`] and [`sleep_until`].
+#[must_use = "futures do nothing unless awaited"]
+pub struct Sleep {
+    core: Weak<Shared>,
+    state: SleepState,
+}
+
+enum SleepState {
+    For(Duration),
+    Until(Instant),
+    Waiting { key: TimerKey, deadline: Instant },
+    Done,
+}
+
+impl Future for Sleep {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        if let SleepState::Waiting { key, deadline } = self.state {
+            if self.is_here() {
+                return self.poll_again(key, cx);
+            }
+            // It waited on another core of this thread, whose time may be another.
+            self.disarm();
+            self.state = SleepState::Until(deadline);
+        }
+        let now = now();
+        let deadline = match self.state {
+            SleepState::For(duration) => now + duration,
+            SleepState::Until(deadline) => deadline,
+            SleepState::Waiting { .. } | SleepState::Done => return Poll::Ready(()),
+        };
+        if deadline <= now {
+            self.state = SleepState::Done;
+            return Poll::Ready(());
+        }
+        waiting_for("a timer");
+        let waker = cx.waker().clone();
+        in_core("rt::sleep", |core| {
+            let key = core.timers().borrow_mut().insert(deadline, waker);
+            self.state = SleepState::Waiting { key, deadline };
+            self.core = Rc::downgrade(core);
+        });
+        Poll::Pending
+    }
+}
+
+impl Sleep {
+    /// Whether it waits on the core that it is polled on.
+    fn is_here(&self) -> bool {
+        in_core("rt::sleep", |core| std::ptr::eq(self.core.as_ptr(), Rc::as_ptr(core)))
+    }
+
+    /// It waits here. The clock is not asked: the wheel forgets an entry when it fires, never early.
+    fn poll_again(&mut self, key: TimerKey, cx: &Context<'_>) -> Poll<()> {
+        let will_wake = |waker: &mut Waker| waker.will_wake(cx.waker());
+        match in_core("rt::sleep", |core| core.timers().borrow_mut().get_mut(key).map(will_wake)) {
+            None => {
+                self.state = SleepState::Done;
+                return Poll::Ready(());
+            }
+            Some(true) => {}
+            Some(false) => {
+                let waker = cx.waker().clone();
+                // The old waker is dropped with no borrow held: its destructor may be foreign code.
+                let old = in_core("rt::sleep", |core| {
+                    core.timers().borrow_mut().get_mut(key).map(|current| std::mem::replace(current, waker))
+                });
+                drop(old);
+            }
+        }
+        waiting_for("a timer");
+        Poll::Pending
+    }
+
+    fn disarm(&mut self) {
+        if let SleepState::Waiting { key, .. } = std::mem::replace(&mut self.state, SleepState::Done)
+            && let Some(core) = self.core.upgrade()
+        {
+            core.remove_timer(key);
+        }
+    }
+}
+
+impl Drop for Sleep {
+    fn drop(&mut self) {
+        self.disarm();
+    }
+}
+
+impl std::fmt::Debug for Sleep {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Sleep").finish_non_exhaustive()
+    }
+}
