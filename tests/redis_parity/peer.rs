@@ -234,11 +234,5 @@ pub(crate) fn kind(reply: &[u8]) -> Option<u8> {
 
 /// Runs `future` together with the store's tasks.
 fn run<F: Future>(executor: &Executor, future: F) -> F::Output {
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return output;
-        }
-        executor.step(Instant::FAR_FUTURE);
-    }
+    executor.block_on(future)
 }

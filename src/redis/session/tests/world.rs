@@ -126,11 +126,5 @@ impl TestClient {
 
 /// Runs `future` together with the store's tasks, on simulated time.
 fn run<F: Future>(executor: &Executor, future: F) -> F::Output {
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return output;
-        }
-        executor.step(Instant::FAR_FUTURE);
-    }
+    executor.block_on(future)
 }
