@@ -15,7 +15,7 @@ use super::stuck::{CoreDump, Stuck, StuckKind};
 use crate::error::Result;
 use crate::rt::defect::Defect;
 use crate::rt::{
-    self, Clock, CoreConfig, CoreStats, Handle, Instant, JoinError, JoinHandle, Simulation, Stage,
+    self, Clock, CoreConfig, CoreStats, Handle, Instant, JoinError, JoinHandle, Simulation,
     SteppedCore, TaskInfo,
 };
 

@@ -20,7 +20,7 @@ use crate::rt::current::Inside;
 use crate::rt::fork::Process;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::{Inbox, Simulation};
-use crate::rt::reactor::Reactor;
+use crate::rt::uring::{Doorbell, Reactor};
 use crate::rt::stats::{self, CoreStats};
 use crate::rt::task::{JoinError, JoinHandle, bury};
 use crate::rt::task_dump::TaskInfo;
@@ -92,7 +92,7 @@ impl SteppedCore {
         let inbox = Arc::new(Inbox::new(config.messages, ring, bury).simulated(simulation));
         let arena = Arena::new(config.arena_bytes)?;
         Ok(Self {
-            shared: Rc::new(Shared::new(config, inbox, Reactor::Simulated, arena)),
+            shared: Rc::new(Shared::new(config, inbox, Reactor::new(8, &Arc::new(Doorbell::new()?))?, arena)),
             stage: Cell::new(Stage::Tasks),
             worked: Cell::new(false),
             polls_left: Cell::new(1),
@@ -150,7 +150,7 @@ impl SteppedCore {
         let next = match self.stage.get() {
             Stage::Tasks => self.poll_task(now, choose),
             Stage::Devices => {
-                let completions = core.reactor.poll(now)?;
+                let completions = core.reactor.poll()?;
                 let events = if self.looks(choose) { core.pollers.poll(now) } else { 0 };
                 stats::add(&counters.completions, completions);
                 stats::add(&counters.poller_events, events);
