@@ -28,14 +28,15 @@ use super::beat::{Beat, Phase};
 use super::current;
 use super::fork::Process;
 use super::inbox::{Inbox, Message};
+use super::offload::Pool;
 use super::pollers::Pollers;
+use super::reactor::Reactor;
 use super::run_queue::{DEFAULT_QUEUE, RunQueues};
 use super::stats::{self, Counters};
 use super::task::{
     self, Header, JoinError, JoinHandle, NewTask, Polled, Registry, Site, SiteCache, TaskRef, apply_changes,
 };
 use super::timer::Wheel;
-use super::uring::Reactor;
 use super::{Clock, CoreConfig, Idle, Instant};
 use crate::error::Result;
 use crate::mem::Arena;
@@ -63,7 +64,8 @@ pub(super) struct Shared {
     registry: Registry,
     process: Process,
     timers: RefCell<Wheel<Waker>>,
-    reactor: Rc<Reactor>,
+    reactor: Reactor,
+    pool: Arc<Pool>,
     pollers: Pollers,
     /// Taken from the inbox and not run yet.
     messages: RefCell<VecDeque<Message>>,
@@ -74,6 +76,8 @@ pub(super) struct Shared {
     clock: Arc<dyn Clock>,
     sites: SiteCache,
     counters: Counters,
+    /// Until when `counters` know what the time went to.
+    accounted: Cell<Instant>,
     /// The number of polls at which the task that was last on the queue has run, and since when it is followed.
     followed: Cell<(u64, Instant)>,
     stall_after: Duration,
@@ -108,7 +112,13 @@ fn outside(caller: &'static str) -> ! {
 }
 
 impl Shared {
-    pub(super) fn new(config: &CoreConfig, inbox: Arc<Inbox>, reactor: Reactor, arena: Arena) -> Self {
+    pub(super) fn new(
+        config: &CoreConfig,
+        inbox: Arc<Inbox>,
+        reactor: Reactor,
+        pool: Arc<Pool>,
+        arena: Arena,
+    ) -> Self {
         let now = config.clock.now();
         Self {
             inbox,
@@ -119,7 +129,8 @@ impl Shared {
             registry: Registry::default(),
             process: Process::current(),
             timers: RefCell::new(Wheel::new(now)),
-            reactor: Rc::new(reactor),
+            reactor,
+            pool,
             pollers: Pollers::default(),
             messages: RefCell::default(),
             drained: Cell::default(),
@@ -127,6 +138,7 @@ impl Shared {
             clock: Arc::clone(&config.clock),
             sites: SiteCache::new(),
             counters: Counters::default(),
+            accounted: Cell::new(now),
             followed: Cell::new((u64::MAX, now)),
             stall_after: config.stall_after,
             idle: config.idle,
@@ -160,13 +172,13 @@ impl Shared {
             return Ok(true);
         }
         self.beat.enter(Phase::Devices);
-        let completions = self.reactor.poll()?;
+        let completions = self.reactor.poll(self.now.get())?;
         let events = self.pollers.poll(self.now.get());
         let timers = self.fire_timers();
         let woken = self.drain_inbox();
         let messages = self.run_messages();
         let worked = ran + completions + events + timers + woken + messages > 0;
-        self.account(started, worked);
+        self.account(worked);
         if completions + events + timers + woken + messages > 0 {
             stats::add(&self.counters.completions, completions);
             stats::add(&self.counters.poller_events, events);
@@ -177,9 +189,10 @@ impl Shared {
         Ok(worked)
     }
 
-    /// Counts the time of a turn, up to the last reading of the clock.
-    fn account(&self, started: Instant, worked: bool) {
-        let took = self.now.get() - started;
+    /// Counts the time since the turn before, up to the last reading of the clock.
+    fn account(&self, worked: bool) {
+        let now = self.now.get();
+        let took = now - self.accounted.replace(now);
         if worked {
             stats::add_time(&self.counters.busy, took);
             self.counters.latencies.borrow_mut().turn.record(stats::nanos(took));
@@ -222,11 +235,11 @@ impl Shared {
             }
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, ran == 1);
+            (last_reading, ran_at_reading) = (now, ran);
             if ran >= POLLS_PER_TURN || now >= until {
                 break;
             }
             read_at = next_reading(ran, now - started, until - now);
-            (last_reading, ran_at_reading) = (now, ran);
         }
         if ran > ran_at_reading {
             let now = self.read_clock();
@@ -365,7 +378,9 @@ impl Shared {
             self.beat.enter(Phase::Parked);
             let waited = self.reactor.wait(until.map(|until| until - now));
             self.beat.enter(Phase::Devices);
-            stats::add_time(&self.counters.asleep, self.read_clock() - now);
+            let woke = self.read_clock();
+            stats::add_time(&self.counters.asleep, woke - now);
+            self.accounted.set(woke);
             waited?;
         }
         self.inbox.unpark();
@@ -448,6 +463,7 @@ impl Shared {
 
     /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
     pub(super) fn close(&self) {
+        self.pool.close();
         self.inbox.close();
     }
 

@@ -79,7 +79,8 @@ impl WorldOptions {
 ///
 /// - The kernel: sockets, files and signals fail with [`Unsupported`](crate::ErrorKind::Unsupported), and so does a
 ///   [`Poller`](rt::Poller) that waits for a descriptor. A simulated disk is [`Disk`](super::Disk).
-/// - Threads: a [`CoreThread`](rt::CoreThread) and other threads work as ever, at the machine's time, which no seed decides. A world
+/// - Threads: what is given to [`rt::offload`](rt::offload()) runs in this thread, as a step, while cores go on. A
+///   [`CoreThread`](rt::CoreThread) and other threads work as ever, at the machine's time, which no seed decides. A world
 ///   that waits for one is stuck.
 /// - Memory: cores step in a sequentially consistent order. Where loads and stores of a lock-free algorithm may be seen in
 ///   another, its own test with loom shows it. A poll of a task is one step: what a task does between two awaits is not interleaved.
@@ -338,15 +339,22 @@ impl Inner {
     /// Has a core take a step. If none can, lets time jump to the next deadline, unless that is after `end`.
     fn step(self: &Rc<Self>, end: Instant) -> std::result::Result<Stepped, Stuck> {
         let now = self.clock.now();
-        if let Some(entry) = self.pick(|core| core.idle_until(now).is_err()) {
+        let is_busy = |core: &SteppedCore| core.idle_until(now).is_err();
+        let (busy, jobs) = (self.count(is_busy), self.count(SteppedCore::has_job));
+        if busy + jobs > 0 {
             if self.still.get() >= self.options.most_steps {
                 return Err(self.stuck(StuckKind::Livelock, None));
             }
             let _stepping = self.enter();
-            return match self.take_step(&entry) {
-                Ok(()) => Ok(Stepped::Did),
-                Err(error) => Err(self.stuck(StuckKind::Failed(error), None)),
-            };
+            let chosen = self.choose(busy + jobs);
+            if let Some(entry) = self.nth(chosen, is_busy) {
+                let stepped = self.take_step(&entry);
+                return stepped.map(|()| Stepped::Did).map_err(|error| self.stuck(StuckKind::Failed(error), None));
+            }
+            if let Some(entry) = self.nth(chosen - busy, SteppedCore::has_job) {
+                self.do_job(&entry);
+            }
+            return Ok(Stepped::Did);
         }
         let (mut next, mut missed) = (None::<Instant>, false);
         for entry in self.cores.borrow().iter() {
@@ -368,30 +376,39 @@ impl Inner {
         }
     }
 
-    /// One of the cores that are `ready`, by seed.
-    fn pick(&self, ready: impl Fn(&SteppedCore) -> bool) -> Option<Rc<Entry>> {
-        let cores = self.cores.borrow();
-        let mut candidates = cores.iter().filter(|entry| ready(&entry.core));
-        let count = candidates.clone().count();
-        if count <= 1 {
-            return candidates.next().cloned();
-        }
-        candidates.nth(self.choose(count)).cloned()
+    fn count(&self, which: impl Fn(&SteppedCore) -> bool) -> usize {
+        self.cores.borrow().iter().filter(|entry| which(&entry.core)).count()
+    }
+
+    fn nth(&self, at: usize, which: impl Fn(&SteppedCore) -> bool) -> Option<Rc<Entry>> {
+        self.cores.borrow().iter().filter(|entry| which(&entry.core)).nth(at).cloned()
     }
 
     fn choose(&self, count: usize) -> usize {
-        self.random.borrow_mut().random_range(0..count)
+        if count > 1 { self.random.borrow_mut().random_range(0..count) } else { 0 }
     }
 
     fn take_step(&self, entry: &Entry) -> Result<()> {
+        self.begin_step(entry, entry.core.stage() as u64);
+        entry.core.step(&|count| self.noted_choice(count))
+    }
+
+    /// A thread of the core's blocking pool does a job.
+    fn do_job(&self, entry: &Entry) {
+        self.begin_step(entry, u64::MAX);
+        entry.core.do_job(&|count| self.noted_choice(count));
+    }
+
+    fn begin_step(&self, entry: &Entry, what: u64) {
         self.steps.set(self.steps.get() + 1);
         self.still.set(self.still.get() + 1);
-        self.note([entry.number, entry.core.stage() as u64, self.clock.now().as_nanos()]);
-        entry.core.step(&|count| {
-            let choice = self.choose(count);
-            self.note([choice as u64, 0, 0]);
-            choice
-        })
+        self.note([entry.number, what, self.clock.now().as_nanos()]);
+    }
+
+    fn noted_choice(&self, count: usize) -> usize {
+        let choice = self.choose(count);
+        self.note([choice as u64, 0, 0]);
+        choice
     }
 
     /// FNV-1a, a word at a time.
@@ -410,10 +427,12 @@ impl Inner {
         }
         for _ in 0..MOST_NESTED {
             let now = self.clock.now();
-            if self.choose(2) == 0 {
+            let can_step = |core: &SteppedCore| core.can_step_alone(now);
+            let count = self.count(can_step);
+            if count == 0 || self.choose(2) == 0 {
                 break;
             }
-            let Some(entry) = self.pick(|core| core.can_step_alone(now)) else { break };
+            let Some(entry) = self.nth(self.choose(count), can_step) else { break };
             // The steps that are taken here cannot fail: no poller is asked.
             drop(self.take_step(&entry));
         }

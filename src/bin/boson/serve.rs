@@ -316,7 +316,11 @@ fn collect(server: &RedisServer, db: &ServeDb, net: &Net) -> Vec<Metric> {
         counter("store_page_loads_total", "Pages read from the namespace.", store.page_loads),
         counter("core_polls_total", "Task polls on the first core.", core.polls),
         counter("core_parks_total", "Times the first core slept in the kernel.", core.parks),
-        counter("core_ring_enters_total", "System calls on the first core's io_uring.", core.ring_enters),
+        counter(
+            "core_ring_enters_total",
+            "System calls with which the first core submits I/O and waits for it.",
+            core.ring_enters,
+        ),
         gauge("core_tasks", "Tasks on the first core.", core.tasks as u64),
     ];
     if let Some(stack) = net.stack() {

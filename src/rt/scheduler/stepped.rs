@@ -16,11 +16,12 @@ use std::time::Duration;
 use super::Shared;
 use crate::error::Result;
 use crate::mem::Arena;
-use crate::rt::current::Inside;
+use crate::rt::current::{Inside, Outside};
 use crate::rt::fork::Process;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::{Inbox, Simulation};
-use crate::rt::uring::{Doorbell, Reactor};
+use crate::rt::offload::Pool;
+use crate::rt::reactor::Reactor;
 use crate::rt::stats::{self, CoreStats};
 use crate::rt::task::{JoinError, JoinHandle, bury};
 use crate::rt::task_dump::TaskInfo;
@@ -90,9 +91,10 @@ impl SteppedCore {
         let doorbell = Arc::clone(&rung);
         let ring = Box::new(move || doorbell.store(true, Ordering::Relaxed));
         let inbox = Arc::new(Inbox::new(config.messages, ring, bury).simulated(simulation));
+        let pool = Arc::new(Pool::without_threads());
         let arena = Arena::new(config.arena_bytes)?;
         Ok(Self {
-            shared: Rc::new(Shared::new(config, inbox, Reactor::new(8, &Arc::new(Doorbell::new()?))?, arena)),
+            shared: Rc::new(Shared::new(config, inbox, Reactor::Simulated, pool, arena)),
             stage: Cell::new(Stage::Tasks),
             worked: Cell::new(false),
             polls_left: Cell::new(1),
@@ -136,6 +138,17 @@ impl SteppedCore {
             && !self.shared.inbox.is_empty()
     }
 
+    /// Whether a job of its blocking pool waits for a thread.
+    pub(crate) fn has_job(&self) -> bool {
+        self.shared.pool.has_work()
+    }
+
+    /// Does a job of its blocking pool, as a thread of that would.
+    pub(crate) fn do_job(&self, choose: Choose<'_>) {
+        let _outside = Outside::enter();
+        self.shared.pool.work_once(choose);
+    }
+
     /// Takes one step. It [can](Self::can_step).
     ///
     /// # Errors
@@ -150,7 +163,7 @@ impl SteppedCore {
         let next = match self.stage.get() {
             Stage::Tasks => self.poll_task(now, choose),
             Stage::Devices => {
-                let completions = core.reactor.poll()?;
+                let completions = core.reactor.poll(now)?;
                 let events = if self.looks(choose) { core.pollers.poll(now) } else { 0 };
                 stats::add(&counters.completions, completions);
                 stats::add(&counters.poller_events, events);
@@ -188,6 +201,7 @@ impl SteppedCore {
                 Stage::Asleep
             }
             Stage::Announce | Stage::LookAgain | Stage::Asleep => {
+                stats::add_time(&counters.asleep, now - core.accounted.replace(now));
                 self.rung.store(false, Ordering::Relaxed);
                 core.inbox.unpark();
                 self.new_turn(choose)?
@@ -289,10 +303,16 @@ impl SteppedCore {
 
     /// Ends it for good, as the end of a [`Core`](crate::rt::Core) does.
     pub(crate) fn end(&self) {
-        if !self.has_ended.replace(true) {
-            self.crash();
-            self.shared.close();
+        if self.has_ended.replace(true) {
+            return;
         }
+        if self.shared.is_forked() {
+            // Its tasks are the parent's.
+            std::mem::forget(Rc::clone(&self.shared));
+            return;
+        }
+        self.crash();
+        self.shared.close();
     }
 
     pub(crate) fn handle(&self) -> Handle {
