@@ -12,7 +12,8 @@ pub struct Stuck {
     pub(super) seed: u64,
     pub(super) steps: u64,
     pub(super) now: Instant,
-    pub(super) root: Option<String>,
+    /// The core that a `block_on` is on, and what that waits for.
+    pub(super) root: Option<(String, Option<&'static str>)>,
     pub(super) cores: Vec<CoreDump>,
 }
 
@@ -57,13 +58,20 @@ impl Stuck {
 impl fmt::Display for Stuck {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match &self.kind {
-            StuckKind::Deadlock => f.write_str("deadlock: every task waits for something that will never happen")?,
-            StuckKind::LostWake => f.write_str("lost wake: a core sleeps and does not see what is in its inbox")?,
+            StuckKind::Deadlock => {
+                f.write_str("deadlock: every task waits for something that will never happen")?
+            }
+            StuckKind::LostWake => {
+                f.write_str("lost wake: a core sleeps and does not see what is in its inbox")?
+            }
             StuckKind::Livelock => f.write_str("livelock: tasks run and time does not move")?,
             StuckKind::Failed(error) => write!(f, "a core failed: {error}")?,
         }
-        if let Some(root) = &self.root {
-            write!(f, "\n  {root}")?;
+        if let Some((core, waits_for)) = &self.root {
+            write!(f, "\n  block_on of core {core:?} waits")?;
+            if let Some(what) = waits_for {
+                write!(f, " for {what}")?;
+            }
         }
         for core in &self.cores {
             write!(f, "\n  core {:?}, {:?}", core.name, core.stage)?;
@@ -72,7 +80,13 @@ impl fmt::Display for Stuck {
             }
         }
         let nanos = self.now.as_nanos();
-        write!(f, "\n  after {} steps, at {}.{:09} s", self.steps, nanos / 1_000_000_000, nanos % 1_000_000_000)?;
+        write!(
+            f,
+            "\n  after {} steps, at {}.{:09} s",
+            self.steps,
+            nanos / 1_000_000_000,
+            nanos % 1_000_000_000
+        )?;
         write!(f, "\n  seed {}", self.seed)
     }
 }

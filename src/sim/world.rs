@@ -15,8 +15,8 @@ use super::stuck::{CoreDump, Stuck, StuckKind};
 use crate::error::Result;
 use crate::rt::defect::Defect;
 use crate::rt::{
-    self, Clock, CoreConfig, CoreStats, Handle, Instant, JoinError, JoinHandle, Simulation,
-    SteppedCore, TaskInfo,
+    self, Clock, CoreConfig, CoreStats, Handle, Instant, JoinError, JoinHandle, Simulation, SteppedCore,
+    TaskInfo,
 };
 
 /// Cores of a world at most.
@@ -265,11 +265,12 @@ impl VirtualCore {
     pub fn try_block_on<F: Future>(&self, future: F) -> std::result::Result<F::Output, Stuck> {
         assert!(!rt::is_in_core(), "this thread is inside a core already: spawn a task or await the future");
         let created_at = Location::caller();
-        let step = |waits_for: Option<&'static str>| match self.world.step(Instant::FAR_FUTURE)? {
-            Stepped::Did => Ok(()),
-            Stepped::Nothing => {
-                let root = format!("block_on on {:?} waits for {}", self.name(), waits_for.unwrap_or("?"));
-                Err(self.world.stuck(StuckKind::Deadlock, Some(root)))
+        let step = |waits_for: Option<&'static str>| {
+            let root = || Some((self.name().to_owned(), waits_for));
+            match self.world.step(Instant::FAR_FUTURE) {
+                Ok(Stepped::Did) => Ok(()),
+                Ok(Stepped::Nothing) => Err(Stuck { root: root(), ..self.world.stuck(StuckKind::Deadlock) }),
+                Err(stuck) => Err(Stuck { root: root(), ..stuck }),
             }
         };
         match self.core.core.block_on(created_at, future, step)? {
@@ -343,13 +344,13 @@ impl Inner {
         let (busy, jobs) = (self.count(is_busy), self.count(SteppedCore::has_job));
         if busy + jobs > 0 {
             if self.still.get() >= self.options.most_steps {
-                return Err(self.stuck(StuckKind::Livelock, None));
+                return Err(self.stuck(StuckKind::Livelock));
             }
             let _stepping = self.enter();
             let chosen = self.choose(busy + jobs);
             if let Some(entry) = self.nth(chosen, is_busy) {
                 let stepped = self.take_step(&entry);
-                return stepped.map(|()| Stepped::Did).map_err(|error| self.stuck(StuckKind::Failed(error), None));
+                return stepped.map(|()| Stepped::Did).map_err(|error| self.stuck(StuckKind::Failed(error)));
             }
             if let Some(entry) = self.nth(chosen - busy, SteppedCore::has_job) {
                 self.do_job(&entry);
@@ -364,7 +365,7 @@ impl Inner {
             missed |= entry.core.missed_a_wake();
         }
         if missed {
-            return Err(self.stuck(StuckKind::LostWake, None));
+            return Err(self.stuck(StuckKind::LostWake));
         }
         match next {
             Some(next) if next <= end => {
@@ -444,14 +445,21 @@ impl Inner {
         Entered(STEPPING.replace(Rc::downgrade(self)))
     }
 
-    fn stuck(&self, kind: StuckKind, root: Option<String>) -> Stuck {
+    fn stuck(&self, kind: StuckKind) -> Stuck {
         let dump = |entry: &Rc<Entry>| CoreDump {
             name: entry.name.clone(),
             stage: entry.core.stage(),
             tasks: entry.core.tasks(),
         };
         let cores = self.cores.borrow().iter().map(dump).collect();
-        Stuck { kind, seed: self.options.seed, steps: self.steps.get(), now: self.clock.now(), root, cores }
+        Stuck {
+            kind,
+            seed: self.options.seed,
+            steps: self.steps.get(),
+            now: self.clock.now(),
+            root: None,
+            cores,
+        }
     }
 }
 

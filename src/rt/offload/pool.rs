@@ -105,7 +105,9 @@ impl Pool {
     pub(in crate::rt) fn work_once(&self, choose: impl FnOnce(usize) -> usize) {
         let mut state = self.lock();
         let len = state.queue.len();
-        let Some((_, job)) = (len > 0).then(|| choose(len)).and_then(|at| state.queue.remove(at)) else { return };
+        let Some((_, job)) = (len > 0).then(|| choose(len)).and_then(|at| state.queue.remove(at)) else {
+            return;
+        };
         let next = state.grant();
         drop(state);
         do_job(job, next);

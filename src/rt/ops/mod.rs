@@ -73,8 +73,14 @@ pub(crate) struct Op<O: Operation> {
 
 enum State {
     Unstarted,
-    InRing { key: uring::SlotKey, reactor: Rc<uring::Reactor> },
-    OnEpoll { flight: epoll::Flight, reactor: Rc<epoll::Reactor> },
+    InRing {
+        key: uring::SlotKey,
+        reactor: Rc<uring::Reactor>,
+    },
+    OnEpoll {
+        flight: epoll::Flight,
+        reactor: Rc<epoll::Reactor>,
+    },
     /// The core is a simulated one.
     Refused,
     Done,

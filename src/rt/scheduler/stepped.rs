@@ -113,7 +113,8 @@ impl SteppedCore {
 
     /// Whether it can take a step at `now`: it is awake or would wake, and is not taking one already.
     pub(crate) fn can_step(&self, now: Instant) -> bool {
-        let wakes = || self.rung.load(Ordering::Relaxed) || self.until.get().is_some_and(|until| until <= now);
+        let wakes =
+            || self.rung.load(Ordering::Relaxed) || self.until.get().is_some_and(|until| until <= now);
         !self.is_stepping.get() && !self.has_ended.get() && (self.stage.get() != Stage::Asleep || wakes())
     }
 
