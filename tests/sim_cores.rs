@@ -5,12 +5,13 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use boson::ErrorKind;
 use boson::net::{Net, TcpListener};
 use boson::rt::sync::{Mutex, local, mpsc, oneshot};
-use boson::rt::{self, CancelToken, Handle, Instant, JoinError, ReactorKind};
+use boson::rt::{self, CancelToken, Handle, Instant, JoinError, Park, Poller, ReactorKind};
 use boson::sim::{Defect, Stuck, StuckKind, World, WorldOptions};
 
 /// A timer of an idle core is late by less than a tick.
@@ -342,6 +343,133 @@ fn a_world_ends_with_wakers_of_one_core_on_the_other() {
         assert_eq!(woken.load(Ordering::Relaxed), 10, "seed {seed}");
         assert_eq!(world.now(), Instant::from_nanos(10_500_000));
     }
+}
+
+#[test]
+fn a_world_that_its_own_task_drops_ends_after_it() {
+    struct Last(Rc<Cell<bool>>);
+    impl Drop for Last {
+        fn drop(&mut self) {
+            self.0.set(true);
+        }
+    }
+    let ended = Rc::new(Cell::new(false));
+    let world = World::new(0);
+    let core = world.core("a");
+    let last = Last(Rc::clone(&ended));
+    core.block_on(async {
+        drop(rt::spawn("last", async move {
+            let _last = last;
+            std::future::pending::<()>().await;
+        }));
+        drop(world);
+        rt::sleep(Duration::from_secs(1)).await;
+        assert!(!ended.get());
+    });
+    assert!(ended.get());
+    // And one that a task holds that is dropped with its core.
+    let world = World::new(0);
+    let core = world.core("a");
+    drop(core.spawn("holds the world", async move {
+        std::future::pending::<()>().await;
+        drop(world);
+    }));
+    core.crash();
+    assert!(core.spawn("late", async {}).is_none());
+}
+
+/// A device with an event each millisecond, for as long as somebody waits.
+struct Device {
+    next: Instant,
+    events: u32,
+    waker: Option<Waker>,
+    park: Park,
+}
+
+impl Poller for Device {
+    fn name(&self) -> &'static str {
+        "device"
+    }
+
+    fn poll(&mut self, now: Instant, _budget: usize) -> usize {
+        if now < self.next {
+            return 0;
+        }
+        self.next = self.next + Duration::from_millis(1);
+        self.events += 1;
+        if let Some(waker) = self.waker.take() {
+            waker.wake();
+        }
+        1
+    }
+
+    fn next_deadline(&self) -> Option<Instant> {
+        (self.park == Park::Idle).then_some(self.next)
+    }
+
+    fn park(&mut self) -> Park {
+        self.park
+    }
+}
+
+#[test]
+fn pollers_are_polled_however_they_park() {
+    for (seed, park) in (0..).zip([Park::Idle, Park::Nap(Duration::from_micros(100)), Park::Spin].repeat(10))
+    {
+        let world = World::new(seed);
+        let core = world.core("a");
+        let device = Device { next: Instant::from_nanos(1_000_000), events: 0, waker: None, park };
+        let device = Rc::new(RefCell::new(device));
+        let five_events = async {
+            let registration = rt::register_poller(device.clone());
+            std::future::poll_fn(|cx| {
+                let mut device = device.borrow_mut();
+                device.waker = Some(cx.waker().clone());
+                if device.events < 5 { Poll::Pending } else { Poll::Ready(()) }
+            })
+            .await;
+            drop(registration);
+        };
+        core.try_block_on(five_events).unwrap_or_else(|stuck| panic!("{park:?}: {stuck}"));
+        let late = world.now() - Instant::from_nanos(5_000_000);
+        assert!(
+            world.now() >= Instant::from_nanos(5_000_000) && late <= Duration::from_micros(100),
+            "{park:?}"
+        );
+    }
+}
+
+#[test]
+fn a_poller_that_waits_for_a_descriptor_fails_its_core() {
+    let world = World::new(0);
+    let device = Device { next: Instant::FAR_FUTURE, events: 0, waker: None, park: Park::Wake(0) };
+    let stuck = world
+        .core("a")
+        .try_block_on(async {
+            rt::register_poller(Rc::new(RefCell::new(device))).keep();
+            std::future::pending::<()>().await;
+        })
+        .expect_err("a descriptor is the kernel's");
+    assert!(
+        matches!(stuck.kind(), StuckKind::Failed(error) if error.kind() == ErrorKind::Unsupported),
+        "{stuck}"
+    );
+}
+
+#[test]
+fn randomness_comes_from_the_seed() {
+    let draw = |seed| {
+        let world = World::new(seed);
+        let draw = || async {
+            let mut bytes = [0; 16];
+            rt::fill_random(&mut bytes);
+            bytes
+        };
+        (world.core("a").block_on(draw()), world.core("b").block_on(draw()), world.random())
+    };
+    assert_eq!(draw(1), draw(1));
+    assert_ne!(draw(1), draw(2));
+    assert_ne!(draw(1).0, draw(1).1);
 }
 
 #[test]

@@ -114,6 +114,10 @@ struct Inner {
     /// Steps since time moved.
     still: Cell<u64>,
     is_nested: Cell<bool>,
+    /// How many calls that run the world or end its tasks there are on the stack.
+    running: Cell<usize>,
+    /// It ends when none is left.
+    is_over: Cell<bool>,
 }
 
 thread_local! {
@@ -139,6 +143,8 @@ impl World {
             steps: Cell::new(0),
             still: Cell::new(0),
             is_nested: Cell::new(false),
+            running: Cell::new(0),
+            is_over: Cell::new(false),
         };
         Self { inner: Rc::new(inner) }
     }
@@ -197,13 +203,12 @@ impl World {
 }
 
 impl Drop for World {
-    /// Ends every core, the first one first, also if a [`VirtualCore`] is left.
+    /// Ends every core, the first one first, also if a [`VirtualCore`] is left. If a task of its own drops it, that waits for the
+    /// end of the `block_on` that runs the world.
     fn drop(&mut self) {
-        let _stepping = self.inner.enter();
-        let cores = self.inner.cores.take();
-        for entry in &cores {
-            entry.core.end();
-        }
+        let running = self.inner.run();
+        self.inner.is_over.set(true);
+        drop(running);
     }
 }
 
@@ -243,7 +248,8 @@ impl VirtualCore {
     ///
     /// # Panics
     ///
-    /// As the future does; with the report of [`Stuck`] if it never will be done; and when called from inside a core.
+    /// As the future does; with the report of [`Stuck`] if it never will be done; when called from inside a core; and if the world is
+    /// gone.
     #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         match self.try_block_on(future) {
@@ -260,10 +266,12 @@ impl VirtualCore {
     ///
     /// # Panics
     ///
-    /// As the future does, and when called from inside a core.
+    /// As the future does, when called from inside a core, and if the world is gone.
     #[track_caller]
     pub fn try_block_on<F: Future>(&self, future: F) -> std::result::Result<F::Output, Stuck> {
         assert!(!rt::is_in_core(), "this thread is inside a core already: spawn a task or await the future");
+        assert!(!self.world.is_over.get(), "the world of this core is gone");
+        let _running = self.world.run();
         let created_at = Location::caller();
         let step = |waits_for: Option<&'static str>| {
             let root = || Some((self.name().to_owned(), waits_for));
@@ -288,6 +296,7 @@ impl VirtualCore {
     /// When called from inside a core.
     pub fn crash(&self) {
         assert!(!rt::is_in_core(), "a core is crashed from outside");
+        let _running = self.world.run();
         self.core.core.crash();
     }
 
@@ -331,6 +340,7 @@ impl Inner {
     /// Takes steps until nothing is left to do up to `end`, where the clock then is.
     fn run_until(self: &Rc<Self>, end: Instant) -> std::result::Result<(), Stuck> {
         assert!(!rt::is_in_core(), "time passes outside of cores");
+        let _running = self.run();
         while let Stepped::Did = self.step(end)? {}
         self.clock.move_to(end);
         self.still.set(0);
@@ -440,6 +450,12 @@ impl Inner {
         self.is_nested.set(false);
     }
 
+    /// While the result lives, the world does not end.
+    fn run(self: &Rc<Self>) -> Running {
+        self.running.set(self.running.get() + 1);
+        Running(Rc::clone(self))
+    }
+
     /// While the result lives, the wakers that are called on this thread can be preempted.
     fn enter(self: &Rc<Self>) -> Entered {
         Entered(STEPPING.replace(Rc::downgrade(self)))
@@ -460,6 +476,22 @@ impl Inner {
             root: None,
             cores,
         }
+    }
+}
+
+/// The world is being run. With the last of these a world that is over ends.
+struct Running(Rc<Inner>);
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        let world = &self.0;
+        if world.running.get() == 1 && world.is_over.get() {
+            let cores = world.cores.take();
+            for entry in &cores {
+                entry.core.end();
+            }
+        }
+        world.running.set(world.running.get() - 1);
     }
 }
 
