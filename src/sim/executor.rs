@@ -63,7 +63,7 @@ impl Executor {
     ///
     /// # Panics
     ///
-    /// When called from inside a core.
+    /// While it runs.
     pub fn crash(&self) {
         self.core.crash();
     }

@@ -7,6 +7,7 @@
 
 mod clock;
 mod disk;
+mod driver;
 mod executor;
 mod stuck;
 mod world;

@@ -1,28 +1,18 @@
 //! Virtual cores on one thread: their steps in a seeded order, on virtual time.
 
-use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::panic::Location;
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
-use rand::{Rng, SeedableRng};
-
-use super::clock::VirtualClock;
-use super::stuck::{CoreDump, Stuck, StuckKind};
-use crate::error::Result;
+use super::driver::{Driver, Entry, Stepped};
+use super::stuck::{Stuck, StuckKind};
 use crate::rt::defect::Defect;
-use crate::rt::{
-    self, Clock, CoreConfig, CoreStats, Handle, Instant, JoinError, JoinHandle, Simulation, SteppedCore,
-    TaskInfo,
-};
+use crate::rt::{self, Clock, CoreStats, Handle, Instant, JoinError, JoinHandle, TaskInfo};
 
 /// Cores of a world at most.
 pub const MAX_CORES: usize = 64;
-/// Steps that are taken at most in the middle of another core's.
-const MOST_NESTED: usize = 16;
 
 /// How a [`World`] is set up. [`WorldOptions::new`] gives the defaults.
 #[derive(Clone, Debug)]
@@ -77,6 +67,7 @@ impl WorldOptions {
 ///
 /// # What is not simulated
 ///
+/// - A deadlock beside a device that cannot wake its core is not found: while a poller spins or naps, time goes on.
 /// - The kernel: sockets, files and signals fail with [`Unsupported`](crate::ErrorKind::Unsupported), and so does a
 ///   [`Poller`](rt::Poller) that waits for a descriptor. A simulated disk is [`Disk`](super::Disk).
 /// - Threads: what is given to [`rt::offload`](rt::offload()) runs in this thread, as a step, while cores go on. A
@@ -88,41 +79,14 @@ impl WorldOptions {
 ///   futures' `select!` unless they are `biased`.
 #[derive(Debug)]
 pub struct World {
-    inner: Rc<Inner>,
+    driver: Rc<Driver>,
 }
 
 /// A core of a [`World`]. Cheap to clone.
 #[derive(Clone)]
 pub struct VirtualCore {
-    world: Rc<Inner>,
+    driver: Rc<Driver>,
     core: Rc<Entry>,
-}
-
-struct Entry {
-    name: String,
-    number: u64,
-    core: SteppedCore,
-}
-
-struct Inner {
-    options: WorldOptions,
-    clock: VirtualClock,
-    random: RefCell<StdRng>,
-    cores: RefCell<Vec<Rc<Entry>>>,
-    trace: Cell<u64>,
-    steps: Cell<u64>,
-    /// Steps since time moved.
-    still: Cell<u64>,
-    is_nested: Cell<bool>,
-    /// How many calls that run the world or end its tasks there are on the stack.
-    running: Cell<usize>,
-    /// It ends when none is left.
-    is_over: Cell<bool>,
-}
-
-thread_local! {
-    /// The world that takes a step on this thread.
-    static STEPPING: RefCell<Weak<Inner>> = const { RefCell::new(Weak::new()) };
 }
 
 impl World {
@@ -133,20 +97,7 @@ impl World {
 
     /// A world with other options.
     pub fn with(options: WorldOptions) -> Self {
-        let random = RefCell::new(StdRng::seed_from_u64(options.seed));
-        let inner = Inner {
-            options,
-            clock: VirtualClock::default(),
-            random,
-            cores: RefCell::default(),
-            trace: Cell::new(0),
-            steps: Cell::new(0),
-            still: Cell::new(0),
-            is_nested: Cell::new(false),
-            running: Cell::new(0),
-            is_over: Cell::new(false),
-        };
-        Self { inner: Rc::new(inner) }
+        Self { driver: Rc::new(Driver::new(options)) }
     }
 
     /// Adds a core. The name is for reports.
@@ -155,37 +106,37 @@ impl World {
     ///
     /// With [`MAX_CORES`] already, or if the kernel gives no memory for the core's arena (2 MiB, touched with use).
     pub fn core(&self, name: &str) -> VirtualCore {
-        self.inner.add(name)
+        VirtualCore { driver: Rc::clone(&self.driver), core: self.driver.add(name) }
     }
 
     /// The time.
     pub fn now(&self) -> Instant {
-        self.inner.clock.now()
+        self.driver.clock.now()
     }
 
     /// The clock, for what takes one.
     pub fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(self.inner.clock.clone())
+        Arc::new(self.driver.clock.clone())
     }
 
     /// The seed that every choice follows from.
     pub fn seed(&self) -> u64 {
-        self.inner.options.seed
+        self.driver.options.seed
     }
 
     /// A number from the world's seed.
     pub fn random(&self) -> u64 {
-        self.inner.random.borrow_mut().random()
+        self.driver.random()
     }
 
     /// A hash of every step so far: which core took it, what it was, and when. Two runs of one build from one seed have the same.
     pub fn trace(&self) -> u64 {
-        self.inner.trace.get()
+        self.driver.trace()
     }
 
     /// Steps so far.
     pub fn steps(&self) -> u64 {
-        self.inner.steps.get()
+        self.driver.steps()
     }
 
     /// Lets `duration` pass with everything that happens in it; the clock ends there.
@@ -196,7 +147,7 @@ impl World {
     /// That every task waits for something that will never happen is no error here.
     pub fn run_for(&self, duration: Duration) {
         let end = self.now() + duration;
-        if let Err(stuck) = self.inner.run_until(end) {
+        if let Err(stuck) = self.driver.run_until(end) {
             panic!("{stuck}");
         }
     }
@@ -206,9 +157,7 @@ impl Drop for World {
     /// Ends every core, the first one first, also if a [`VirtualCore`] is left. If a task of its own drops it, that waits for the
     /// end of the `block_on` that runs the world.
     fn drop(&mut self) {
-        let running = self.inner.run();
-        self.inner.is_over.set(true);
-        drop(running);
+        self.driver.end();
     }
 }
 
@@ -220,17 +169,17 @@ impl VirtualCore {
 
     /// The time of its world.
     pub fn now(&self) -> Instant {
-        self.world.clock.now()
+        self.driver.clock.now()
     }
 
     /// The clock of its world, for what takes one.
     pub fn clock(&self) -> Arc<dyn Clock> {
-        Arc::new(self.world.clock.clone())
+        Arc::new(self.driver.clock.clone())
     }
 
     /// A number from the seed of its world.
     pub fn random(&self) -> u64 {
-        self.world.random.borrow_mut().random()
+        self.driver.random()
     }
 
     /// Reaches it from the other cores.
@@ -270,14 +219,14 @@ impl VirtualCore {
     #[track_caller]
     pub fn try_block_on<F: Future>(&self, future: F) -> std::result::Result<F::Output, Stuck> {
         assert!(!rt::is_in_core(), "this thread is inside a core already: spawn a task or await the future");
-        assert!(!self.world.is_over.get(), "the world of this core is gone");
-        let _running = self.world.run();
+        assert!(!self.driver.is_over(), "the world of this core is gone");
+        let _running = self.driver.run();
         let created_at = Location::caller();
         let step = |waits_for: Option<&'static str>| {
             let root = || Some((self.name().to_owned(), waits_for));
-            match self.world.step(Instant::FAR_FUTURE) {
+            match self.driver.step(Instant::FAR_FUTURE) {
                 Ok(Stepped::Did) => Ok(()),
-                Ok(Stepped::Nothing) => Err(Stuck { root: root(), ..self.world.stuck(StuckKind::Deadlock) }),
+                Ok(Stepped::Nothing) => Err(Stuck { root: root(), ..self.driver.stuck(StuckKind::Deadlock) }),
                 Err(stuck) => Err(Stuck { root: root(), ..stuck }),
             }
         };
@@ -293,10 +242,10 @@ impl VirtualCore {
     ///
     /// # Panics
     ///
-    /// When called from inside a core.
+    /// While its world runs.
     pub fn crash(&self) {
-        assert!(!rt::is_in_core(), "a core is crashed from outside");
-        let _running = self.world.run();
+        assert!(!self.driver.is_running(), "a core is crashed while its world stands still");
+        let _running = self.driver.run();
         self.core.core.crash();
     }
 
@@ -311,219 +260,8 @@ impl VirtualCore {
     }
 }
 
-/// What came of an attempt to take a step.
-enum Stepped {
-    /// A core took a step, or time moved.
-    Did,
-    /// Nothing will happen any more until the time that was asked for.
-    Nothing,
-}
-
-impl Inner {
-    fn add(self: &Rc<Self>, name: &str) -> VirtualCore {
-        let number = self.cores.borrow().len();
-        assert!(number < MAX_CORES, "a world has {MAX_CORES} cores at most");
-        let mut config = CoreConfig::new(Arc::new(self.clock.clone()), self.random.borrow_mut().random());
-        config.arena_bytes = 2 << 20;
-        // Time stands still in a poll.
-        config.stall_after = Duration::MAX;
-        let simulation = Simulation { between: between_steps, defect: self.options.defect };
-        let core = match SteppedCore::new(&config, simulation) {
-            Ok(core) => core,
-            Err(error) => panic!("no memory for a core: {error}"),
-        };
-        let core = Rc::new(Entry { name: name.to_owned(), number: number as u64, core });
-        self.cores.borrow_mut().push(Rc::clone(&core));
-        VirtualCore { world: Rc::clone(self), core }
-    }
-
-    /// Takes steps until nothing is left to do up to `end`, where the clock then is.
-    fn run_until(self: &Rc<Self>, end: Instant) -> std::result::Result<(), Stuck> {
-        assert!(!rt::is_in_core(), "time passes outside of cores");
-        let _running = self.run();
-        while let Stepped::Did = self.step(end)? {}
-        self.clock.move_to(end);
-        self.still.set(0);
-        Ok(())
-    }
-
-    /// Has a core take a step. If none can, lets time jump to the next deadline, unless that is after `end`.
-    fn step(self: &Rc<Self>, end: Instant) -> std::result::Result<Stepped, Stuck> {
-        let now = self.clock.now();
-        let is_busy = |core: &SteppedCore| core.idle_until(now).is_err();
-        let (busy, jobs) = (self.count(is_busy), self.count(SteppedCore::has_job));
-        if busy + jobs > 0 {
-            if self.still.get() >= self.options.most_steps {
-                return Err(self.stuck(StuckKind::Livelock));
-            }
-            let _stepping = self.enter();
-            let chosen = self.choose(busy + jobs);
-            if let Some(entry) = self.nth(chosen, is_busy) {
-                let stepped = self.take_step(&entry);
-                return stepped.map(|()| Stepped::Did).map_err(|error| self.stuck(StuckKind::Failed(error)));
-            }
-            if let Some(entry) = self.nth(chosen - busy, SteppedCore::has_job) {
-                self.do_job(&entry);
-            }
-            return Ok(Stepped::Did);
-        }
-        let (mut next, mut missed) = (None::<Instant>, false);
-        for entry in self.cores.borrow().iter() {
-            if let Ok(Some(until)) = entry.core.idle_until(now) {
-                next = Some(next.map_or(until, |next| next.min(until)));
-            }
-            missed |= entry.core.missed_a_wake();
-        }
-        if missed {
-            return Err(self.stuck(StuckKind::LostWake));
-        }
-        match next {
-            Some(next) if next <= end => {
-                self.clock.move_to(next);
-                self.still.set(0);
-                Ok(Stepped::Did)
-            }
-            _ => Ok(Stepped::Nothing),
-        }
-    }
-
-    fn count(&self, which: impl Fn(&SteppedCore) -> bool) -> usize {
-        self.cores.borrow().iter().filter(|entry| which(&entry.core)).count()
-    }
-
-    fn nth(&self, at: usize, which: impl Fn(&SteppedCore) -> bool) -> Option<Rc<Entry>> {
-        self.cores.borrow().iter().filter(|entry| which(&entry.core)).nth(at).cloned()
-    }
-
-    fn choose(&self, count: usize) -> usize {
-        if count > 1 { self.random.borrow_mut().random_range(0..count) } else { 0 }
-    }
-
-    fn take_step(&self, entry: &Entry) -> Result<()> {
-        self.begin_step(entry, entry.core.stage() as u64);
-        entry.core.step(&|count| self.noted_choice(count))
-    }
-
-    /// A thread of the core's blocking pool does a job.
-    fn do_job(&self, entry: &Entry) {
-        self.begin_step(entry, u64::MAX);
-        entry.core.do_job(&|count| self.noted_choice(count));
-    }
-
-    fn begin_step(&self, entry: &Entry, what: u64) {
-        self.steps.set(self.steps.get() + 1);
-        self.still.set(self.still.get() + 1);
-        self.note([entry.number, what, self.clock.now().as_nanos()]);
-    }
-
-    fn noted_choice(&self, count: usize) -> usize {
-        let choice = self.choose(count);
-        self.note([choice as u64, 0, 0]);
-        choice
-    }
-
-    /// FNV-1a, a word at a time.
-    fn note(&self, words: [u64; 3]) {
-        let mut hash = self.trace.get();
-        for word in words {
-            hash = (hash ^ word).wrapping_mul(0x0100_0000_01b3).rotate_left(29);
-        }
-        self.trace.set(hash);
-    }
-
-    /// A core is between two steps of waking another: others may take steps of that protocol here.
-    fn interleave(&self) {
-        if self.is_nested.replace(true) {
-            return;
-        }
-        for _ in 0..MOST_NESTED {
-            let now = self.clock.now();
-            let can_step = |core: &SteppedCore| core.can_step_alone(now);
-            let count = self.count(can_step);
-            if count == 0 || self.choose(2) == 0 {
-                break;
-            }
-            let Some(entry) = self.nth(self.choose(count), can_step) else { break };
-            // The steps that are taken here cannot fail: no poller is asked.
-            drop(self.take_step(&entry));
-        }
-        self.is_nested.set(false);
-    }
-
-    /// While the result lives, the world does not end.
-    fn run(self: &Rc<Self>) -> Running {
-        self.running.set(self.running.get() + 1);
-        Running(Rc::clone(self))
-    }
-
-    /// While the result lives, the wakers that are called on this thread can be preempted.
-    fn enter(self: &Rc<Self>) -> Entered {
-        Entered(STEPPING.replace(Rc::downgrade(self)))
-    }
-
-    fn stuck(&self, kind: StuckKind) -> Stuck {
-        let dump = |entry: &Rc<Entry>| CoreDump {
-            name: entry.name.clone(),
-            stage: entry.core.stage(),
-            tasks: entry.core.tasks(),
-        };
-        let cores = self.cores.borrow().iter().map(dump).collect();
-        Stuck {
-            kind,
-            seed: self.options.seed,
-            steps: self.steps.get(),
-            now: self.clock.now(),
-            root: None,
-            cores,
-        }
-    }
-}
-
-/// The world is being run. With the last of these a world that is over ends.
-struct Running(Rc<Inner>);
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let world = &self.0;
-        if world.running.get() == 1 && world.is_over.get() {
-            let cores = world.cores.take();
-            for entry in &cores {
-                entry.core.end();
-            }
-        }
-        world.running.set(world.running.get() - 1);
-    }
-}
-
-struct Entered(Weak<Inner>);
-
-impl Drop for Entered {
-    fn drop(&mut self) {
-        STEPPING.replace(std::mem::take(&mut self.0));
-    }
-}
-
-/// Called by wakers in the middle; on threads of no world too.
-fn between_steps() {
-    // Not while the thread's locals are destroyed.
-    let world = STEPPING.try_with(|stepping| stepping.borrow().upgrade());
-    if let Ok(Some(world)) = world {
-        world.interleave();
-    }
-}
-
 impl std::fmt::Debug for VirtualCore {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("VirtualCore").field("name", &self.name()).finish_non_exhaustive()
-    }
-}
-
-impl std::fmt::Debug for Inner {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("World")
-            .field("seed", &self.options.seed)
-            .field("now", &self.clock.now())
-            .field("steps", &self.steps.get())
-            .finish_non_exhaustive()
     }
 }
