@@ -16,7 +16,7 @@
 //! - [`store`]: a B-tree with a log on a namespace.
 //! - [`compat`]: the traits of `futures`, tokio and hyper on boson's sockets.
 //! - [`redis`]: the protocol and commands of `boson serve`.
-//! - [`sim`]: a seeded clock, scheduler and disk, for tests that replay.
+//! - [`sim`]: cores on virtual time in a seeded order, and a disk, for tests that replay.
 //!
 //! # Example
 //!

@@ -9,6 +9,7 @@
 //! 1st, 8th and 64th poll and at the end, and sooner if the polls so far say that the time would be up before.
 
 mod access;
+pub(crate) mod stepped;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -174,13 +175,7 @@ impl Shared {
         let completions = self.reactor.poll(self.now.get())?;
         let events = self.pollers.poll(self.now.get());
         let timers = self.fire_timers();
-        let woken = self.inbox.drain(|node, changes| {
-            if let Some(task) = apply_changes(node, &changes)
-                && let Some(ready) = task.mark_queued()
-            {
-                self.enqueue(ready);
-            }
-        });
+        let woken = self.drain_inbox();
         let messages = self.run_messages();
         let worked = ran + completions + events + timers + woken + messages > 0;
         self.account(worked);
@@ -338,6 +333,17 @@ impl Shared {
         self.followed.set((polls + self.queues.len() as u64, now));
     }
 
+    /// Takes what other threads did to tasks; returns to how many.
+    fn drain_inbox(&self) -> usize {
+        self.inbox.drain(|node, changes| {
+            if let Some(task) = apply_changes(node, &changes)
+                && let Some(ready) = task.mark_queued()
+            {
+                self.enqueue(ready);
+            }
+        })
+    }
+
     /// Runs messages. They make tasks: no more of them than a turn has room to run, or those that are there already would wait
     /// longer with every turn.
     fn run_messages(&self) -> usize {
@@ -370,12 +376,8 @@ impl Shared {
 
     /// Sleeps in the kernel until something may have happened.
     pub(super) fn park(&self, now: Instant) -> Result<()> {
-        let mut until = self.timers.borrow().next_deadline();
-        if !self.pollers.park(now, &self.reactor, &mut until)? || until.is_some_and(|until| until <= now) {
-            return Ok(());
-        }
-        // A poller may have woken tasks of this core when it was asked.
-        if self.queues.is_empty() && self.inbox.park() {
+        let Some(until) = self.may_park(now)? else { return Ok(()) };
+        if self.announce_park() && self.inbox.look_again() {
             stats::add(&self.counters.parks, 1);
             self.beat.enter(Phase::Parked);
             let waited = self.reactor.wait(until.map(|until| until - now));
@@ -387,6 +389,22 @@ impl Shared {
         }
         self.inbox.unpark();
         Ok(())
+    }
+
+    /// Asks timers and pollers whether the core may sleep at `now`, and until when; `None` if it must go on polling.
+    fn may_park(&self, now: Instant) -> Result<Option<Option<Instant>>> {
+        let mut until = self.timers.borrow().next_deadline();
+        let may = self.pollers.park(now, &self.reactor, &mut until)?;
+        Ok((may && until.is_none_or(|until| until > now)).then_some(until))
+    }
+
+    /// Announces to other threads that the core is about to sleep, unless a poller woke tasks of this core when it was asked.
+    fn announce_park(&self) -> bool {
+        let idle = self.queues.is_empty();
+        if idle {
+            self.inbox.announce();
+        }
+        idle
     }
 
     /// Puts a task that was just marked as queued on its run queue.
@@ -491,6 +509,11 @@ pub(super) struct Root<'a, T> {
 }
 
 impl<T> Root<'_, T> {
+    /// What it waits for, as far as it says.
+    pub(super) fn waits_for(&self) -> Option<&'static str> {
+        self.handle.waits_for()
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.handle.is_finished()
     }

@@ -73,8 +73,16 @@ pub(crate) struct Op<O: Operation> {
 
 enum State {
     Unstarted,
-    InRing { key: uring::SlotKey, reactor: Rc<uring::Reactor> },
-    OnEpoll { flight: epoll::Flight, reactor: Rc<epoll::Reactor> },
+    InRing {
+        key: uring::SlotKey,
+        reactor: Rc<uring::Reactor>,
+    },
+    OnEpoll {
+        flight: epoll::Flight,
+        reactor: Rc<epoll::Reactor>,
+    },
+    /// The core is a simulated one.
+    Refused,
     Done,
 }
 
@@ -94,6 +102,7 @@ impl<O: Operation> Op<O> {
                 State::InRing { key, reactor }
             }
             Reactor::Epoll(reactor) => State::OnEpoll { flight: epoll::Flight::default(), reactor },
+            Reactor::Simulated => State::Refused,
         };
     }
 }
@@ -118,6 +127,7 @@ impl<O: Operation> Future for Op<O> {
                 // flight has a result, and which `drop` gives to `abandon` if it has none.
                 unsafe { reactor.poll_call(flight, operation.descriptor(), call, cx) }
             }
+            State::Refused => Some(-libc::EOPNOTSUPP),
             State::Unstarted => unreachable!("it was started above"),
             State::Done => panic!("an operation is not polled again after it is done"),
         };
@@ -141,7 +151,7 @@ impl<O: Operation> Drop for Op<O> {
                 reactor.forget(flight);
                 operation.orphaned(from_kernel(-libc::ECANCELED));
             }
-            State::Unstarted | State::Done => {}
+            State::Unstarted | State::Refused | State::Done => {}
         }
     }
 }

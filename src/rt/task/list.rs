@@ -43,6 +43,29 @@ impl ReadyList {
         self.len.set(self.len.get() + 1);
     }
 
+    /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
+    pub(in crate::rt) fn take(&self, before: usize) -> Option<NonNull<Header>> {
+        let mut previous = self.head.get()?;
+        if before == 0 || self.len.get() == 1 {
+            return self.pop();
+        }
+        for _ in 1..before.min(self.len.get() - 1) {
+            // SAFETY: a task on the list is alive (see the type).
+            previous = unsafe { previous.as_ref() }.next_ready.get()?;
+        }
+        // SAFETY: as above.
+        let previous_ref = unsafe { previous.as_ref() };
+        let task = previous_ref.next_ready.get()?;
+        // SAFETY: as above.
+        let next = unsafe { task.as_ref() }.next_ready.take();
+        previous_ref.next_ready.set(next);
+        if next.is_none() {
+            self.tail.set(Some(previous));
+        }
+        self.len.set(self.len.get() - 1);
+        Some(task)
+    }
+
     /// Takes the first task. It is still marked as queued: the caller runs it or gives it up.
     #[inline]
     pub(in crate::rt) fn pop(&self) -> Option<NonNull<Header>> {
