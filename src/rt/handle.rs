@@ -1,13 +1,15 @@
 //! Reaching a core from other threads.
 
+use std::any::Any;
 use std::future::Future;
-use std::panic::Location;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind};
 use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
-use super::inbox::Inbox;
-use super::scheduler::with_core;
+use super::inbox::{Inbox, Message, Unsent};
+use super::run_queue::DEFAULT_QUEUE;
+use super::scheduler::in_core;
 use super::task::JoinError;
 
 /// Sends work to a core from any thread. Cheap to clone.
@@ -23,6 +25,9 @@ impl Handle {
 
     /// Makes a future on the core with `make` and runs it there as a task named `name`. The result is a future that any
     /// executor on any thread can await; dropping it lets the task run on.
+    ///
+    /// Never waits. If the core has as many messages waiting as it may
+    /// ([`CoreConfig::messages`](super::CoreConfig::messages)), the task is not started and the result is [`JoinError::Full`].
     #[track_caller]
     pub fn spawn<M, F>(&self, name: &'static str, make: M) -> RemoteJoin<F::Output>
     where
@@ -32,14 +37,58 @@ impl Handle {
     {
         let created_at = Location::caller();
         let (sender, join) = oneshot();
+        let slot = Arc::clone(&sender.0);
         let message = Box::new(move || {
-            let task = async move { sender.send(Ok(make().await)) };
-            with_core(|core| drop(core.spawn(name, created_at, task)));
+            let task = async move { sender.send(catch_panic(async move { make().await }).await) };
+            in_core("Handle::spawn", |core| drop(core.spawn(DEFAULT_QUEUE, name, created_at, task)));
         });
-        // A message that cannot be sent is dropped, and its `Sender` with it: the receiver sees `Cancelled`.
-        self.inbox.send(message);
+        self.send(message, &slot);
         join
     }
+
+    /// Runs `call` on the core, between tasks, and gives what it returns. It must not block. Otherwise as [`Handle::spawn`].
+    pub fn run<C, T>(&self, call: C) -> RemoteJoin<T>
+    where
+        C: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let (sender, join) = oneshot();
+        let slot = Arc::clone(&sender.0);
+        let message = Box::new(move || {
+            let result = catch_unwind(AssertUnwindSafe(call));
+            sender.send(result.map_err(|payload| panicked(payload)));
+        });
+        self.send(message, &slot);
+        join
+    }
+
+    /// A message that cannot be sent is dropped, and its `Sender` with it, which says `Cancelled`; unless it is said before why.
+    fn send<T>(&self, message: Message, slot: &Mutex<Slot<T>>) {
+        match self.inbox.send(message) {
+            Ok(()) => {}
+            Err(Unsent::Closed(message)) => drop(message),
+            Err(Unsent::Full(message)) => {
+                put(slot, Err(JoinError::Full));
+                drop(message);
+            }
+        }
+    }
+}
+
+/// Turns a panic of `future` into an error.
+async fn catch_panic<F: Future>(future: F) -> Result<F::Output, JoinError> {
+    let mut future = std::pin::pin!(future);
+    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+        Ok(polled) => polled.map(Ok),
+        Err(payload) => Poll::Ready(Err(panicked(payload))),
+    })
+    .await
+}
+
+/// Counts the panic, which ends no task as the loop sees it.
+fn panicked(payload: Box<dyn Any + Send>) -> JoinError {
+    in_core("Handle::spawn", |core| core.count_panic());
+    JoinError::Panicked(payload)
 }
 
 /// Carries one value from any thread to any other; a dropped sender gives [`JoinError::Cancelled`].
@@ -61,30 +110,32 @@ pub(super) struct Sender<T>(Arc<Mutex<Slot<T>>>);
 
 impl<T> Sender<T> {
     fn send(self, result: Result<T, JoinError>) {
-        self.put(result);
+        put(&self.0, result);
     }
+}
 
-    fn put(&self, result: Result<T, JoinError>) {
-        let before = {
-            let mut slot = self.0.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-            if !matches!(*slot, Slot::Waiting(_)) {
-                return;
-            }
-            std::mem::replace(&mut *slot, Slot::Done(result))
-        };
-        if let Slot::Waiting(Some(waker)) = before {
-            waker.wake();
+/// Puts a result into a slot that has none yet.
+fn put<T>(slot: &Mutex<Slot<T>>, result: Result<T, JoinError>) {
+    let before = {
+        let mut slot = slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        if !matches!(*slot, Slot::Waiting(_)) {
+            return;
         }
+        std::mem::replace(&mut *slot, Slot::Done(result))
+    };
+    if let Slot::Waiting(Some(waker)) = before {
+        waker.wake();
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        self.put(Err(JoinError::Cancelled));
+        put(&self.0, Err(JoinError::Cancelled));
     }
 }
 
-/// The result of a task on another core. A task that panics or whose core ends gives [`JoinError::Cancelled`].
+/// The result of a task on another core: what [`JoinHandle`](super::JoinHandle) gives, for any thread. If the core ends first, it
+/// is [`JoinError::Cancelled`].
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited; drop it to let the task run detached"]
 pub struct RemoteJoin<T> {

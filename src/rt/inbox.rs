@@ -92,13 +92,25 @@ fn count(word: u64) -> i64 {
 /// A message to a core: runs on it.
 pub(super) type Message = Box<dyn FnOnce() + Send>;
 
+/// A message that was not sent, and why.
+pub(super) enum Unsent {
+    /// The core is gone.
+    Closed(Message),
+    /// Too many wait already.
+    Full(Message),
+}
+
 /// A core's inbox; shared with every waker and handle.
 pub(super) struct Inbox {
     head: AtomicPtr<Node>,
     messages: Mutex<VecDeque<Message>>,
+    /// More messages than this do not wait.
+    most_messages: usize,
     has_messages: AtomicBool,
     parked: AtomicBool,
     closed: AtomicBool,
+    /// Tasks of the core that are not freed. Written by the owner alone; not loom's, because no other thread looks at it.
+    tasks: std::sync::atomic::AtomicUsize,
     /// Held by the thread that does the owner's part after `closed`.
     afterlife: Mutex<()>,
     wake_core: Box<dyn Fn() + Send + Sync>,
@@ -107,19 +119,35 @@ pub(super) struct Inbox {
 }
 
 impl Inbox {
-    /// An inbox that calls `wake_core` when a parked core must wake, and `bury` for every task that changes after the core
+    /// An inbox that holds `most_messages`, calls `wake_core` when a parked core must wake, and `bury` for every task that changes after the core
     /// is gone.
-    pub(super) fn new(wake_core: Box<dyn Fn() + Send + Sync>, bury: fn(NonNull<Node>, Changes)) -> Self {
+    pub(super) fn new(
+        most_messages: usize,
+        wake_core: Box<dyn Fn() + Send + Sync>,
+        bury: fn(NonNull<Node>, Changes),
+    ) -> Self {
         Self {
             head: AtomicPtr::new(ptr::null_mut()),
             messages: Mutex::new(VecDeque::new()),
+            most_messages,
             has_messages: AtomicBool::new(false),
             parked: AtomicBool::new(false),
             closed: AtomicBool::new(false),
+            tasks: std::sync::atomic::AtomicUsize::new(0),
             afterlife: Mutex::new(()),
             wake_core,
             bury,
         }
+    }
+
+    /// The owner made a task. Until it is freed it counts on this inbox.
+    pub(super) fn task_made(&self) {
+        self.tasks.store(self.tasks.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+    }
+
+    /// The owner freed a task.
+    pub(super) fn task_freed(&self) {
+        self.tasks.store(self.tasks.load(Ordering::Relaxed) - 1, Ordering::Relaxed);
     }
 
     /// Wakes a task from another thread.
@@ -169,18 +197,21 @@ impl Inbox {
         self.after_push();
     }
 
-    /// Sends a message. It is dropped, unsent, if the core is gone: then the result is false.
-    pub(super) fn send(&self, message: Message) -> bool {
+    /// Sends a message, or gives it back.
+    pub(super) fn send(&self, message: Message) -> Result<(), Unsent> {
         {
             let mut messages = self.messages.lock().expect("no code panics while it holds the inbox's lock");
             if self.closed.load(Ordering::SeqCst) {
-                return false;
+                return Err(Unsent::Closed(message));
+            }
+            if messages.len() >= self.most_messages {
+                return Err(Unsent::Full(message));
             }
             messages.push_back(message);
             self.has_messages.store(true, Ordering::Release);
         }
         self.after_push();
-        true
+        Ok(())
     }
 
     fn after_push(&self) {
@@ -223,14 +254,16 @@ impl Inbox {
         if self.head.load(Ordering::Relaxed).is_null() { 0 } else { self.take_tasks(apply) }
     }
 
-    /// Moves all messages to `taken`, which is empty. The owner keeps them from then on.
-    pub(super) fn take_messages(&self, taken: &mut VecDeque<Message>) {
+    /// Moves all messages to `taken`, which is empty; whether there were any. The owner keeps them from then on.
+    pub(super) fn take_messages(&self, taken: &mut VecDeque<Message>) -> bool {
         debug_assert!(taken.is_empty(), "messages are handled in their order");
-        if self.has_messages.load(Ordering::Relaxed) {
-            let mut messages = self.messages.lock().expect("no code panics while it holds the inbox's lock");
-            self.has_messages.store(false, Ordering::Relaxed);
-            std::mem::swap(&mut *messages, taken);
+        if !self.has_messages.load(Ordering::Relaxed) {
+            return false;
         }
+        let mut messages = self.messages.lock().expect("no code panics while it holds the inbox's lock");
+        self.has_messages.store(false, Ordering::Relaxed);
+        std::mem::swap(&mut *messages, taken);
+        true
     }
 
     /// Announces that the core is about to sleep; false if something arrived and it must not.
@@ -249,8 +282,13 @@ impl Inbox {
         self.parked.store(false, Ordering::Relaxed);
     }
 
-    /// The core ends. The owner must not touch any of its tasks afterwards.
-    pub(super) fn close(&self) {
+    /// The core ends. The owner must not touch any of its tasks afterwards. While it lived it kept the inbox for its tasks; those
+    /// that are left keep it themselves from here on.
+    pub(super) fn close(self: &std::sync::Arc<Self>) {
+        for _ in 0..self.tasks.swap(0, Ordering::Relaxed) {
+            // Given back when the task is buried.
+            std::mem::forget(std::sync::Arc::clone(self));
+        }
         let unsent = {
             let mut messages = self.messages.lock().expect("no code panics while it holds the inbox's lock");
             self.closed.store(true, Ordering::SeqCst);
@@ -293,7 +331,7 @@ mod loom_tests {
             wakeups_of_core.fetch_add(1, Ordering::SeqCst);
         });
         Arc::new(Model {
-            inbox: Inbox::new(wake_core, |_, _| unreachable!("the core lives through the model")),
+            inbox: Inbox::new(1, wake_core, |_, _| unreachable!("the core lives through the model")),
             node: Box::new(Node::new()),
             wakeups: AtomicUsize::new(0),
         })

@@ -4,28 +4,48 @@
 //! timers. A task never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act
 //! on it; a [`Handle`] reaches it from other threads.
 
+mod beat;
+mod config;
 mod context;
+mod core;
+mod current;
+mod fork;
 mod handle;
+mod histogram;
+mod idle;
 mod inbox;
 mod poller;
+mod pollers;
+mod run_queue;
 mod scheduler;
 mod signal;
+mod sleep;
+mod stats;
 pub mod sync;
 mod task;
+mod task_dump;
+mod task_local;
 mod thread;
 mod time;
 mod timer;
 pub(crate) mod uring;
 
+pub use config::{CoreConfig, Idle};
 pub use context::{
-    PollerRegistration, Sleep, arena, fill_random, handle, is_in_core, now, register_poller, sleep,
-    sleep_until, spawn, stats, tasks, timeout, unix_time, yield_now,
+    PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
+    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, unix_time, waiting_for, yield_now,
 };
+pub use core::Core;
 pub use handle::{Handle, RemoteJoin};
+pub use histogram::Histogram;
 pub use poller::{Park, Poller};
-pub use scheduler::{Core, CoreConfig, CoreStats};
+pub use run_queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue, TaskQueueStats};
 pub use signal::{Signal, Signals};
-pub use task::{JoinError, JoinHandle};
+pub use sleep::{Sleep, sleep, sleep_until, timeout};
+pub use stats::{CoreLatencies, CoreStats};
+pub use task::{AbortOnDrop, JoinError, JoinHandle};
+pub use task_dump::{TaskInfo, TaskState};
+pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};
 pub use timer::{TimerKey, Wheel};

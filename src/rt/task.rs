@@ -1,223 +1,234 @@
 //! A task: a future on the heap with its reference count, its waker and the slot for its result.
 //!
 //! A task belongs to one core and is polled, cancelled and completed only there. References are counted without atomics on
-//! that core, and through the [`Node`] (see [`inbox`](super::inbox)) everywhere else. A reference is held by the core's
-//! registry until the task ends, by the run queue while the task is on it, by the join handle, and by every waker.
+//! that core, and through the [`Node`] (see [`inbox`](super::inbox)) everywhere else. A reference is held by the core (until
+//! the task has ended and is on no run queue), by the join handle, and by every waker. The run queue needs none of its own,
+//! so that to yield counts nothing.
 //!
 //! The last reference may be a waker's on another thread, after the core is gone. So the future and its result, which need not
 //! be `Send`, never wait for that: the future is dropped when the task ends, and a result that nobody takes with the join
 //! handle or, if that went first, with the end of the task. What is left to free then runs no code but boson's own.
 
-use std::any::Any;
-use std::cell::{Cell, UnsafeCell};
-use std::future::Future;
-use std::marker::PhantomData;
-use std::mem::ManuallyDrop;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::pin::Pin;
-use std::ptr::NonNull;
-use std::sync::Arc;
-use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
+mod join;
+mod list;
+mod site;
+mod stage;
+mod waker;
 
+use std::cell::{Cell, UnsafeCell};
+use std::mem::ManuallyDrop;
+use std::ptr::NonNull;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, RawWaker, Waker};
+
+use super::Instant;
+use super::beat::Beat;
 use super::inbox::{Changes, Inbox, Node};
-use super::scheduler;
+use super::task_local::Locals;
+
+pub use join::{AbortOnDrop, JoinError, JoinHandle};
+pub(super) use list::{ReadyList, Registry};
+use list::Links;
+pub(super) use site::{Site, SiteCache};
+use stage::{TaskCell, VTable};
+
+/// On a run queue.
+const QUEUED: u8 = 1;
+/// The future is gone.
+const ENDED: u8 = 1 << 1;
+/// The join handle asked for the end of the task.
+const CANCELLED: u8 = 1 << 2;
+/// The join handle is gone: nobody will take the result.
+const DETACHED: u8 = 1 << 3;
+/// The future of a `block_on`: not in the registry.
+const ROOT: u8 = 1 << 4;
 
 /// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
 /// one is a pointer to the other.
 #[repr(C)]
 pub(super) struct Header {
     node: Node,
-    inbox: Arc<Inbox>,
+    /// Kept alive by the core while it lives, and then by a count of this task's own; see [`Inbox::close`].
+    inbox: *const Inbox,
     vtable: &'static VTable,
+    next_ready: Cell<Option<NonNull<Header>>>,
     references: Cell<i64>,
-    queued: Cell<bool>,
-    ended: Cell<bool>,
-    /// The join handle asked for the end of the task.
-    cancelled: Cell<bool>,
-    /// The join handle is gone: nobody will take the result.
-    detached: Cell<bool>,
-    /// Where the registry keeps the task.
-    pub(super) registry_index: Cell<usize>,
+    flags: Cell<u8>,
+    /// Which of the core's task queues it belongs to.
+    queue: u8,
+    polls: Cell<u32>,
+    /// When it was last polled, or spawned if it never was; as the core's clock was last read.
+    since: Cell<Instant>,
+    waits_for: Cell<Option<&'static str>>,
+    site: &'static Site,
+    id: u64,
     joiner: UnsafeCell<Option<Waker>>,
-    name: &'static str,
-    created_at: &'static Location<'static>,
+    links: Links,
+    locals: Cell<Option<Rc<Locals>>>,
 }
 
-struct VTable {
-    /// Polls the future once; true if the task ended.
-    poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> bool,
-    /// Drops the future, leaving `result`.
-    cancel: unsafe fn(NonNull<Header>),
-    /// Drops the result, if it was not taken.
-    discard: unsafe fn(NonNull<Header>),
-    /// Frees the task.
-    free: unsafe fn(NonNull<Header>),
+/// What a new task is made of besides its future.
+pub(super) struct NewTask<'a> {
+    pub(super) inbox: &'a Arc<Inbox>,
+    pub(super) site: &'static Site,
+    pub(super) id: u64,
+    pub(super) queue: u8,
+    pub(super) now: Instant,
 }
 
-#[repr(C)]
-struct TaskCell<F: Future> {
-    header: Header,
-    stage: UnsafeCell<Stage<F>>,
+/// What became of a task that was ready.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Polled {
+    /// It goes on later.
+    Pending,
+    /// It has ended just now.
+    Ended,
+    /// It has ended just now, with a panic.
+    Panicked,
+    /// It had ended before its turn came.
+    Gone,
 }
 
-enum Stage<F: Future> {
-    Future(F),
-    Result(Result<F::Output, JoinError>),
-    Taken,
-}
+impl Header {
+    fn has(&self, flag: u8) -> bool {
+        self.flags.get() & flag != 0
+    }
 
-/// Why a task has no result.
-#[derive(Debug)]
-pub enum JoinError {
-    /// It panicked; this is what it panicked with.
-    Panicked(Box<dyn Any + Send>),
-    /// It was cancelled, or its core ended.
-    Cancelled,
-}
+    fn set(&self, flag: u8) {
+        self.flags.set(self.flags.get() | flag);
+    }
 
-impl std::fmt::Display for JoinError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Panicked(payload) => {
-                let message = payload
-                    .downcast_ref::<&str>()
-                    .copied()
-                    .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-                write!(f, "the task panicked: {}", message.unwrap_or("(no message)"))
-            }
-            Self::Cancelled => f.write_str("the task was cancelled"),
-        }
+    pub(super) fn site(&self) -> &'static Site {
+        self.site
+    }
+
+    pub(super) fn id(&self) -> u64 {
+        self.id
+    }
+
+    pub(super) fn queue(&self) -> u8 {
+        self.queue
+    }
+
+    pub(super) fn polls(&self) -> u32 {
+        self.polls.get()
+    }
+
+    pub(super) fn since(&self) -> Instant {
+        self.since.get()
+    }
+
+    pub(super) fn is_queued(&self) -> bool {
+        self.has(QUEUED)
+    }
+
+    pub(super) fn waits_for(&self) -> Option<&'static str> {
+        self.waits_for.get()
+    }
+
+    /// Notes what the task waits for, until its next poll.
+    pub(super) fn set_waits_for(&self, what: &'static str) {
+        self.waits_for.set(Some(what));
+    }
+
+    /// The task-local values, made when first asked for.
+    pub(super) fn locals(&self) -> Rc<Locals> {
+        let locals = self.locals.take().unwrap_or_default();
+        self.locals.set(Some(Rc::clone(&locals)));
+        locals
     }
 }
-
-impl std::error::Error for JoinError {}
 
 /// An owned reference to a task, on its own core.
 pub(super) struct TaskRef(NonNull<Header>);
 
 impl TaskRef {
-    /// A new task of the core with this inbox, not yet queued, and the handle to its result.
-    pub(super) fn new<F>(
-        inbox: Arc<Inbox>,
-        name: &'static str,
-        created_at: &'static Location<'static>,
-        future: F,
-    ) -> (Self, JoinHandle<F::Output>)
+    /// A new task, not yet queued: the core's own reference to it, and the handle to its result.
+    pub(super) fn new<F>(new: &NewTask<'_>, future: F) -> (Self, JoinHandle<F::Output>)
     where
         F: Future + 'static,
     {
-        let task = Box::new(TaskCell {
-            header: Header {
-                node: Node::new(),
-                inbox,
-                vtable: &VTable {
-                    poll: poll::<F>,
-                    cancel: cancel::<F>,
-                    discard: discard::<F>,
-                    free: free::<F>,
-                },
-                references: Cell::new(2),
-                queued: Cell::new(false),
-                ended: Cell::new(false),
-                cancelled: Cell::new(false),
-                detached: Cell::new(false),
-                registry_index: Cell::new(usize::MAX),
-                joiner: UnsafeCell::new(None),
-                name,
-                created_at,
-            },
-            stage: UnsafeCell::new(Stage::Future(future)),
-        });
-        let header = NonNull::from(Box::leak(task)).cast::<Header>();
-        let handle = JoinHandle { header, take: take::<F>, result: PhantomData };
-        (Self(header), handle)
+        // SAFETY: a `'static` future may be dropped at any time.
+        unsafe { Self::new_unbounded(new, future, 0) }
     }
 
-    fn header(&self) -> &Header {
+    /// The task of a `block_on`: not in the registry.
+    ///
+    /// # Safety
+    ///
+    /// The caller sees to it that the task has ended and its result was taken or dropped before the lifetime of `F` is over.
+    pub(super) unsafe fn new_root<F: Future>(new: &NewTask<'_>, future: F) -> (Self, JoinHandle<F::Output>) {
+        // SAFETY: the caller's promise is the same.
+        unsafe { Self::new_unbounded(new, future, ROOT) }
+    }
+
+    /// # Safety
+    ///
+    /// The task ends, and its result is taken or dropped, before the lifetime of `F` is over.
+    unsafe fn new_unbounded<F: Future>(
+        new: &NewTask<'_>,
+        future: F,
+        flags: u8,
+    ) -> (Self, JoinHandle<F::Output>) {
+        new.inbox.task_made();
+        let header = Header {
+            node: Node::new(),
+            inbox: Arc::as_ptr(new.inbox),
+            vtable: TaskCell::<F>::VTABLE,
+            next_ready: Cell::new(None),
+            references: Cell::new(2),
+            flags: Cell::new(flags),
+            queue: new.queue,
+            polls: Cell::new(0),
+            since: Cell::new(new.now),
+            waits_for: Cell::new(None),
+            site: new.site,
+            id: new.id,
+            joiner: UnsafeCell::new(None),
+            links: Links::default(),
+            locals: Cell::new(None),
+        };
+        let header = TaskCell::allocate(header, future);
+        (Self(header), JoinHandle::new(header, stage::take::<F>))
+    }
+
+    /// Another reference to a task.
+    ///
+    /// # Safety
+    ///
+    /// The task is alive, and this is the thread of its core.
+    unsafe fn borrow(task: NonNull<Header>) -> Self {
+        // SAFETY: alive by the caller's word.
+        let references = unsafe { &task.as_ref().references };
+        references.set(references.get() + 1);
+        Self(task)
+    }
+
+    pub(super) fn header(&self) -> &Header {
         // SAFETY: this reference is counted, so the task is not freed while `self` lives.
         unsafe { self.0.as_ref() }
     }
 
-    pub(super) fn registry_index(&self) -> usize {
-        self.header().registry_index.get()
+    pub(super) fn has_ended(&self) -> bool {
+        self.header().has(ENDED)
     }
 
-    pub(super) fn set_registry_index(&self, index: usize) {
-        self.header().registry_index.set(index);
+    /// Marks the task as queued and gives what a [`ReadyList`] takes; `None` if it is queued already or has ended.
+    #[inline]
+    pub(super) fn mark_queued(&self) -> Option<NonNull<Header>> {
+        mark_queued(self.0)
     }
 
-    pub(super) fn name(&self) -> &'static str {
-        self.header().name
-    }
-
-    pub(super) fn created_at(&self) -> &'static Location<'static> {
-        self.header().created_at
-    }
-
-    /// Marks the task as queued; false if it is queued already or has ended.
-    pub(super) fn mark_queued(&self) -> bool {
-        let header = self.header();
-        !header.ended.get() && !header.queued.replace(true)
-    }
-
-    /// Polls the future once, or drops it if the task was cancelled; true if that ended the task.
-    pub(super) fn run(&self) -> bool {
-        let header = self.header();
-        header.queued.set(false);
-        if header.ended.get() {
-            return false;
+    /// Drops the future if the task has not ended. It is not being polled: a core's loop or its end calls this.
+    pub(super) fn cancel(&self, registry: &Registry) {
+        if !self.has_ended() {
+            // SAFETY: the task is alive, on its own core and not ended; the caller (the core, between polls) is not inside its
+            // poll.
+            unsafe { (self.header().vtable.cancel)(self.0) };
+            // SAFETY: as above, and its future is gone.
+            unsafe { end(self.0, registry) };
         }
-        if header.cancelled.get() {
-            return self.cancel();
-        }
-        // A waker without a reference of its own: `self` outlives it.
-        // SAFETY: the vtable's functions expect a `Header` of a live task; `ManuallyDrop` keeps the waker from dropping a
-        // reference that it never took, and clones made from it take their own.
-        let waker = unsafe { Waker::from_raw(RawWaker::new(self.0.as_ptr().cast(), &WAKER)) };
-        let waker = ManuallyDrop::new(waker);
-        // SAFETY: the task is live, on its own core, not ended (so the stage holds the future), and not being polled: a
-        // core runs one task at a time and the caller is the core's loop.
-        let ended = unsafe { (header.vtable.poll)(self.0, &mut Context::from_waker(&waker)) };
-        if ended {
-            self.end();
-        }
-        ended
-    }
-
-    /// Drops the future if the task has not ended; true if that ended it.
-    pub(super) fn cancel(&self) -> bool {
-        let header = self.header();
-        if header.ended.get() {
-            return false;
-        }
-        // SAFETY: the task is live, on its own core and not ended; the caller (the core, between polls) is not inside its
-        // poll.
-        unsafe { (header.vtable.cancel)(self.0) };
-        self.end();
-        true
-    }
-
-    fn end(&self) {
-        let header = self.header();
-        header.ended.set(true);
-        // SAFETY: `joiner` is touched only on the task's core, here and in `JoinHandle::poll`, neither of which calls into
-        // foreign code while it holds the borrow: `take` moves the waker out first.
-        let joiner = unsafe { &mut *header.joiner.get() }.take();
-        if let Some(joiner) = joiner {
-            joiner.wake();
-        }
-        if header.detached.get() {
-            // SAFETY: the task is live, on its own core and has ended, and its join handle is gone.
-            unsafe { (header.vtable.discard)(self.0) };
-        }
-    }
-}
-
-impl Clone for TaskRef {
-    fn clone(&self) -> Self {
-        let references = &self.header().references;
-        references.set(references.get() + 1);
-        Self(self.0)
     }
 }
 
@@ -227,249 +238,126 @@ impl Drop for TaskRef {
         let left = header.references.get() - 1;
         header.references.set(left);
         if header.node.is_unreferenced(left) {
+            // SAFETY: a `TaskRef` exists only while the core does, which keeps its inbox alive.
+            let inbox = unsafe { &*header.inbox };
             // SAFETY: no reference is left, here or elsewhere, and no other thread is about to list the node.
             unsafe { (header.vtable.free)(self.0) };
+            inbox.task_freed();
         }
+    }
+}
+
+/// Marks a task that is alive, on its own core, as queued; `None` if it is queued already or has ended.
+#[inline]
+fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
+    // SAFETY: alive by the reference that each caller holds.
+    let flags = unsafe { &task.as_ref().flags };
+    if flags.get() & (QUEUED | ENDED) != 0 {
+        return None;
+    }
+    flags.set(flags.get() | QUEUED);
+    Some(task)
+}
+
+/// Polls a task that was taken from a run queue once, or drops its future if it was cancelled.
+///
+/// # Safety
+///
+/// `task` was just popped from a [`ReadyList`] of the core whose thread this is and whose registry `registry` is, and no task is
+/// being polled.
+#[inline]
+pub(super) unsafe fn run(task: NonNull<Header>, now: Instant, registry: &Registry, beat: &Beat) -> Polled {
+    // SAFETY: marked as queued, so the core's own reference keeps it alive.
+    let header = unsafe { task.as_ref() };
+    let flags = header.flags.get() & !QUEUED;
+    header.flags.set(flags);
+    if flags & (ENDED | CANCELLED) != 0 {
+        // SAFETY: the core's own reference to a task that was queued is there still, and is taken over here.
+        let task = ManuallyDrop::new(TaskRef(task));
+        if flags & ENDED != 0 {
+            drop(ManuallyDrop::into_inner(task));
+            return Polled::Gone;
+        }
+        task.cancel(registry);
+        return Polled::Ended;
+    }
+    beat.poll(header.site);
+    header.polls.set(header.polls.get().wrapping_add(1));
+    header.since.set(now);
+    header.waits_for.set(None);
+    // A waker without a reference of its own: the core's outlives it.
+    // SAFETY: the waker's functions expect a `Header` of a live task; `ManuallyDrop` keeps the waker from dropping a
+    // reference that it never took, and clones made from it take their own.
+    let waker = unsafe { Waker::from_raw(RawWaker::new(task.as_ptr().cast(), &waker::VTABLE)) };
+    let waker = ManuallyDrop::new(waker);
+    // SAFETY: the task is live, on its own core, not ended (so the stage holds the future), and not being polled by the
+    // caller's word.
+    let polled = unsafe { (header.vtable.poll)(task, &mut Context::from_waker(&waker)) };
+    if polled != Polled::Pending {
+        // SAFETY: the task is live, on its own core, and its future is gone.
+        unsafe { end(task, registry) };
+    }
+    polled
+}
+
+/// The end of a task whose future is gone: tells the joiner, and gives up the core's own reference.
+///
+/// # Safety
+///
+/// The task is alive, on its own core whose registry this is, and did not end before.
+unsafe fn end(task: NonNull<Header>, registry: &Registry) {
+    // SAFETY: alive by the caller's word.
+    let header = unsafe { task.as_ref() };
+    header.set(ENDED);
+    if !header.has(ROOT) {
+        // SAFETY: every other task is in its core's registry from its spawn to its end.
+        unsafe { registry.remove(task) };
+    }
+    // SAFETY: `joiner` is touched only on the task's core, here and in `JoinHandle::poll`, neither of which calls into
+    // foreign code while it holds the borrow: `take` moves the waker out first.
+    let joiner = unsafe { &mut *header.joiner.get() }.take();
+    if let Some(joiner) = joiner {
+        joiner.wake();
+    }
+    if let Some(locals) = header.locals.take() {
+        stage::drop_quietly(locals);
+    }
+    if header.has(DETACHED) {
+        // SAFETY: the task is live, on its own core and has ended, and its join handle is gone.
+        unsafe { (header.vtable.discard)(task) };
+    }
+    if !header.has(QUEUED) {
+        // The core's own reference. That of a queued one goes when it is popped.
+        drop(TaskRef(task));
     }
 }
 
 /// Applies what other threads did to a task and hands the core a reference to it if it was woken. Called by the core for
 /// each task on its inbox's list.
 pub(super) fn apply_changes(node: NonNull<Node>, changes: &Changes) -> Option<TaskRef> {
-    let header = node.cast::<Header>();
+    let task = node.cast::<Header>();
     // SAFETY: every node on a list is the first field of a task's `repr(C)` header, and the task is not freed before this
     // call has applied its changes: freeing needs the count that is settled here.
-    let references = unsafe { &header.as_ref().references };
+    let references = unsafe { &task.as_ref().references };
     // One more for the reference made here, which frees the task on drop if it was the last.
     references.set(references.get() + changes.references + 1);
-    let task = TaskRef(header);
+    let task = TaskRef(task);
     changes.woken.then_some(task)
 }
 
 /// The owner's part after the core is gone: only counting and freeing. The future and its result are gone already.
 pub(super) fn bury(node: NonNull<Node>, changes: Changes) {
-    drop(apply_changes(node, &changes));
-}
-
-unsafe fn poll<F: Future>(task: NonNull<Header>, cx: &mut Context<'_>) -> bool {
-    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`, and the caller says the task is live.
-    let stage = unsafe { task.cast::<TaskCell<F>>().as_ref() }.stage.get();
-    // SAFETY: the caller says that the task is on its core and not being polled, so nothing else borrows the stage.
-    let Stage::Future(future) = (unsafe { &mut *stage }) else { return false };
-    // SAFETY: the future lives in the task's box until it is dropped in place there; it never moves.
-    let future = unsafe { Pin::new_unchecked(future) };
-    let result = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
-        Ok(Poll::Pending) => return false,
-        Ok(Poll::Ready(output)) => Ok(output),
-        Err(payload) => Err(JoinError::Panicked(payload)),
-    };
-    // SAFETY: as above; `future`'s borrow has ended.
-    unsafe { set_result(stage, result) };
-    true
-}
-
-unsafe fn cancel<F: Future>(task: NonNull<Header>) {
-    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`, and the caller says the task is live.
-    let stage = unsafe { task.cast::<TaskCell<F>>().as_ref() }.stage.get();
-    // SAFETY: the caller says that the task is on its core and not being polled, so nothing else borrows the stage.
-    unsafe { set_result(stage, Err(JoinError::Cancelled)) };
-}
-
-/// Drops the future in place and stores the result. A panic of the future's destructor becomes the result.
-///
-/// # Safety
-///
-/// `stage` is valid and nothing else borrows it.
-unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, JoinError>) {
-    let dropped = catch_unwind(AssertUnwindSafe(|| {
-        // SAFETY: valid and unborrowed by the caller's word; the assignment drops the old stage in place.
-        unsafe { *stage = Stage::Taken };
-    }));
-    let result = match dropped {
-        Ok(()) => result,
-        Err(payload) => {
-            drop_quietly(result);
-            Err(JoinError::Panicked(payload))
-        }
-    };
-    // SAFETY: as above. The old stage is `Taken` (an assignment that unwinds while dropping still writes the new value), so
-    // nothing of the future is dropped twice.
-    unsafe { *stage = Stage::Result(result) };
-}
-
-/// Drops what came from foreign code. A panic of its destructor was reported by the panic hook and ends here.
-fn drop_quietly<T>(value: T) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        // The payload's destructor is foreign code too, and may panic in turn.
-        std::mem::forget(payload);
-    }
-}
-
-/// Takes the result out of an ended task.
-unsafe fn take<F: Future>(task: NonNull<Header>) -> Option<Result<F::Output, JoinError>> {
-    // SAFETY: a `JoinHandle<F::Output>` made for a `TaskCell<F>` calls this with its counted reference.
-    let stage = unsafe { task.cast::<TaskCell<F>>().as_ref() }.stage.get();
-    // SAFETY: the task has ended, so nobody polls or cancels it, and the one join handle is `!Send` and borrowed mutably.
-    match std::mem::replace(unsafe { &mut *stage }, Stage::Taken) {
-        Stage::Result(result) => Some(result),
-        Stage::Future(_) | Stage::Taken => None,
-    }
-}
-
-unsafe fn free<F: Future>(task: NonNull<Header>) {
-    // SAFETY: the task came from `Box::leak` of a `TaskCell<F>` in `TaskRef::new`, and the caller says no reference is left.
-    let mut task = unsafe { Box::from_raw(task.cast::<TaskCell<F>>().as_ptr()) };
-    debug_assert!(
-        matches!(task.stage.get_mut(), Stage::Taken),
-        "nothing foreign is left in a task that is freed"
-    );
-    drop(task);
-}
-
-/// Drops the result of an ended task.
-unsafe fn discard<F: Future>(task: NonNull<Header>) {
-    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`; the caller says the task is live and has
-    // ended, and that nobody else takes its result.
-    drop_quietly(unsafe { take::<F>(task) });
-}
-
-static WAKER: RawWakerVTable = RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
-
-/// Whether the calling thread is inside the core that owns `header`.
-fn is_local(header: &Header) -> bool {
-    scheduler::current_inbox() == Arc::as_ptr(&header.inbox)
-}
-
-unsafe fn waker_clone(task: *const ()) -> RawWaker {
-    // SAFETY: a waker's data is a `Header` that its reference (or the poll it was made for) keeps alive.
-    let header = unsafe { &*task.cast::<Header>() };
-    if is_local(header) {
-        header.references.set(header.references.get() + 1);
-    } else {
-        header.node.add_reference();
-    }
-    RawWaker::new(task, &WAKER)
-}
-
-unsafe fn waker_wake(task: *const ()) {
-    // SAFETY: this waker owns a counted reference, which it gives up here.
-    unsafe { give_up(task, true) };
-}
-
-unsafe fn waker_drop(task: *const ()) {
-    // SAFETY: this waker owns a counted reference, which it gives up here.
-    unsafe { give_up(task, false) };
-}
-
-/// Gives up one counted reference from whatever thread this is, waking the task first if `wake`.
-///
-/// # Safety
-///
-/// `task` is the `Header` of a task of which the caller owns a counted reference.
-unsafe fn give_up(task: *const (), wake: bool) {
-    let task = NonNull::new(task.cast_mut()).expect("a waker's data is never null").cast::<Header>();
-    // SAFETY: the caller's reference keeps the header alive until it is given up below.
+    let task = node.cast::<Header>();
+    // SAFETY: as in `apply_changes`.
     let header = unsafe { task.as_ref() };
-    if is_local(header) {
-        // The waker's reference becomes the `TaskRef`'s.
-        let task = TaskRef(task);
-        if wake {
-            scheduler::enqueue(task);
-        }
-    } else {
-        // The task may be freed, and with it its reference to the inbox, before `release` returns.
-        let inbox = Arc::clone(&header.inbox);
-        // SAFETY: the node is the task's own, in its own core's inbox, and the caller's reference is given up.
-        unsafe { inbox.release(task.cast(), wake) };
-    }
-}
-
-unsafe fn waker_wake_by_ref(task: *const ()) {
-    let task = NonNull::new(task.cast_mut()).expect("a waker's data is never null").cast::<Header>();
-    // SAFETY: the borrowed waker keeps the header alive.
-    let header = unsafe { task.as_ref() };
-    if is_local(header) {
-        let borrowed = ManuallyDrop::new(TaskRef(task));
-        if !header.queued.get() && !header.ended.get() {
-            scheduler::enqueue(TaskRef::clone(&borrowed));
-        }
-    } else {
-        // SAFETY: the node is the task's own, in its own core's inbox; the borrowed waker's reference lasts for the call.
-        unsafe { header.inbox.wake(task.cast()) };
-    }
-}
-
-/// The result of a task, as a future on the same core. Dropping it lets the task run on, detached.
-pub struct JoinHandle<T> {
-    header: NonNull<Header>,
-    take: unsafe fn(NonNull<Header>) -> Option<Result<T, JoinError>>,
-    result: PhantomData<T>,
-}
-
-impl<T> JoinHandle<T> {
-    fn header(&self) -> &Header {
-        // SAFETY: the handle owns a counted reference.
-        unsafe { self.header.as_ref() }
-    }
-
-    /// Whether the task has ended.
-    pub fn is_finished(&self) -> bool {
-        self.header().ended.get()
-    }
-
-    /// Ends the task at its current suspension point: its future is dropped, and this handle gives
-    /// [`JoinError::Cancelled`]. Takes effect when the core next turns to the task; does nothing if it has ended.
-    pub fn cancel(&self) {
-        if !self.is_finished() && !self.header().cancelled.replace(true) {
-            // SAFETY: the handle's counted reference lasts for the call.
-            unsafe { waker_wake_by_ref(self.header.as_ptr().cast_const().cast()) };
-        }
-    }
-}
-
-impl<T> Future for JoinHandle<T> {
-    type Output = Result<T, JoinError>;
-
-    /// # Panics
-    ///
-    /// If polled again after it gave the result.
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let header = self.header();
-        if !header.ended.get() {
-            let waker = cx.waker().clone();
-            // SAFETY: the joiner is touched only on the task's core, and the handle is `!Send`; the new waker was cloned and the old waker is moved out
-            // before it is dropped, so its destructor runs outside the borrow.
-            let old = unsafe { &mut *header.joiner.get() }.replace(waker);
-            drop(old);
-            return Poll::Pending;
-        }
-        // SAFETY: `take` was made for this very task in `TaskRef::new`, and the task has ended.
-        let result = unsafe { (self.take)(self.header) };
-        Poll::Ready(result.expect("a join handle is not polled again after it gave the result"))
-    }
-}
-
-impl<T> Drop for JoinHandle<T> {
-    fn drop(&mut self) {
-        let header = self.header();
-        header.detached.set(true);
-        if header.ended.get() {
-            // SAFETY: the task is live by the handle's reference and has ended; the handle is `!Send`, so this is the thread
-            // of its core, and nobody else takes the result.
-            unsafe { (header.vtable.discard)(self.header) };
-        }
-        // SAFETY: the handle owns a counted reference, which it gives up here.
-        unsafe { give_up(self.header.as_ptr().cast_const().cast(), false) };
-    }
-}
-
-impl<T> std::fmt::Debug for JoinHandle<T> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let header = self.header();
-        f.debug_struct("JoinHandle")
-            .field("name", &header.name)
-            .field("created_at", &header.created_at)
-            .field("finished", &header.ended.get())
-            .finish()
+    let left = header.references.get() + changes.references;
+    header.references.set(left);
+    if header.node.is_unreferenced(left) {
+        let inbox = header.inbox;
+        // SAFETY: no reference is left, here or elsewhere, and no other thread is about to list the node.
+        unsafe { (header.vtable.free)(task) };
+        // SAFETY: when it closed, the inbox took a count for each task that was left, this one among them; whoever called holds
+        // another count while it works on the inbox.
+        unsafe { Arc::decrement_strong_count(inbox) };
     }
 }

@@ -3,7 +3,7 @@
 use std::thread;
 
 use super::handle::{Handle, Sender, oneshot};
-use super::scheduler::{Core, CoreConfig};
+use super::{Core, CoreConfig};
 use crate::error::{Error, Result};
 
 /// A core that runs on its own thread and does what its [`Handle`] is given, until this is dropped.

@@ -26,6 +26,8 @@ pub struct TimerKey {
 #[derive(Debug)]
 pub struct Wheel<T> {
     current_tick: u64,
+    /// No entry is due before this tick.
+    due_tick: u64,
     occupied: [u64; LEVELS],
     heads: [[u32; SLOTS]; LEVELS],
     entries: Vec<Entry<T>>,
@@ -56,6 +58,7 @@ impl<T> Wheel<T> {
     pub fn new(now: Instant) -> Self {
         Self {
             current_tick: now.as_nanos() >> TICK_SHIFT,
+            due_tick: u64::MAX,
             occupied: [0; LEVELS],
             heads: [[NIL; SLOTS]; LEVELS],
             entries: Vec::new(),
@@ -129,9 +132,20 @@ impl<T> Wheel<T> {
         self.next_slot().map(|(_, _, tick)| Instant::from_nanos(tick << TICK_SHIFT))
     }
 
+    /// Whether `expire` may have something to do at `now`. Costs a comparison.
+    pub fn is_due(&self, now: Instant) -> bool {
+        now.as_nanos() >> TICK_SHIFT >= self.due_tick
+    }
+
     /// Hands the values whose deadline is at or before `now` to `fire`, at most `budget` of them, and returns how many
     /// that were.
-    pub fn expire(&mut self, now: Instant, budget: usize, mut fire: impl FnMut(T)) -> usize {
+    pub fn expire(&mut self, now: Instant, budget: usize, fire: impl FnMut(T)) -> usize {
+        let fired = self.expire_slots(now, budget, fire);
+        self.due_tick = self.next_slot().map_or(u64::MAX, |(_, _, tick)| tick);
+        fired
+    }
+
+    fn expire_slots(&mut self, now: Instant, budget: usize, mut fire: impl FnMut(T)) -> usize {
         let now_tick = now.as_nanos() >> TICK_SHIFT;
         let mut fired = 0;
         while let Some((level, slot, tick)) = self.next_slot() {
@@ -211,6 +225,8 @@ impl<T> Wheel<T> {
         entry.previous = NIL;
         entry.next = head;
         self.occupied[level] |= 1 << slot;
+        // When the slot comes, which may be before the entry's own tick.
+        self.due_tick = self.due_tick.min((tick >> shift) << shift);
     }
 
     fn unlink(&mut self, index: u32) {
@@ -316,6 +332,7 @@ mod tests {
                 prop_assert_eq!(wheel.next_deadline().is_some(), earliest.is_some());
                 if let (Some(next), Some(earliest)) = (wheel.next_deadline(), earliest) {
                     prop_assert!(next < earliest.max(now) + TICK);
+                    prop_assert!(wheel.is_due(earliest.max(now) + TICK), "due, and does not say so");
                 }
             }
         }

@@ -1,0 +1,72 @@
+//! How a core is set up.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::Clock;
+
+/// How a core is set up. [`CoreConfig::new`] gives the defaults.
+#[derive(Clone)]
+pub struct CoreConfig {
+    /// The CPU to pin the core's thread to; `None` leaves it to the kernel.
+    pub cpu: Option<usize>,
+    /// Where time comes from.
+    pub clock: Arc<dyn Clock>,
+    /// Where randomness comes from: the seed of the core's generator (ChaCha12).
+    pub seed: [u8; 32],
+    /// The size of the io_uring's submission queue, in entries; a power of two.
+    pub ring_entries: u32,
+    /// What the core does when it has nothing to do.
+    pub idle: Idle,
+    /// The size of the core's arena, in bytes. Pages are touched only with use.
+    pub arena_bytes: usize,
+    /// A poll of a task that takes longer is a stall: it is logged with the task's name, and counted.
+    pub stall_after: Duration,
+    /// How many messages from other threads (see [`Handle`](super::Handle)) wait at most.
+    pub messages: usize,
+}
+
+/// What a core does when it has nothing to do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Idle {
+    /// Keeps polling, for the shortest latency; takes all of its CPU.
+    Poll,
+    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. Where spinning has not paid lately, the core
+    /// spins for less, down to a 64th.
+    Adaptive {
+        /// The longest spin.
+        spin: Duration,
+    },
+    /// Sleeps in the kernel at once.
+    Sleep,
+}
+
+impl CoreConfig {
+    /// Not pinned, 256 ring entries, at most 10 µs of spinning, a 16 MiB arena, stalls from 10 ms on, 65,536 messages.
+    pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
+        Self {
+            cpu: None,
+            clock,
+            seed,
+            ring_entries: 256,
+            idle: Idle::Adaptive { spin: Duration::from_micros(10) },
+            arena_bytes: 16 << 20,
+            stall_after: Duration::from_millis(10),
+            messages: 1 << 16,
+        }
+    }
+}
+
+impl std::fmt::Debug for CoreConfig {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        // The seed makes sequence numbers and ports unguessable: it does not belong in a log.
+        f.debug_struct("CoreConfig")
+            .field("cpu", &self.cpu)
+            .field("ring_entries", &self.ring_entries)
+            .field("idle", &self.idle)
+            .field("arena_bytes", &self.arena_bytes)
+            .field("stall_after", &self.stall_after)
+            .field("messages", &self.messages)
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,144 @@
+//! A core as its owner sees it: made, run, ended.
+
+use std::future::Future;
+use std::panic::Location;
+use std::rc::Rc;
+use std::sync::Arc;
+
+use rustix::thread::CpuSet;
+
+use super::current::{self, Inside};
+use super::fork::Process;
+use super::handle::Handle;
+use super::idle::Idler;
+use super::inbox::Inbox;
+use super::scheduler::Shared;
+use super::stats::{CoreLatencies, CoreStats};
+use super::task::{JoinError, bury};
+use super::uring::{Doorbell, Reactor};
+use super::CoreConfig;
+use crate::error::{Error, ErrorKind, Result};
+use crate::mem::Arena;
+
+/// One core: a scheduler with its tasks, timers, pollers and io_uring, on the thread that made it.
+pub struct Core {
+    shared: Rc<Shared>,
+}
+
+impl Core {
+    /// A core on the calling thread, pinned if the configuration says so.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a CPU that does not exist or is not allowed here, the kernel's code if
+    /// there is no memory, and [`Unsupported`](ErrorKind::Unsupported) where io_uring is forbidden.
+    pub fn new(config: &CoreConfig) -> Result<Self> {
+        if let Some(cpu) = config.cpu {
+            pin_thread(cpu)?;
+        }
+        let doorbell = Arc::new(Doorbell::new()?);
+        let reactor = Reactor::new(config.ring_entries, &doorbell)?;
+        let inbox = Arc::new(Inbox::new(config.messages, Box::new(move || doorbell.ring()), bury));
+        let arena = Arena::new(config.arena_bytes)?;
+        Ok(Self { shared: Rc::new(Shared::new(config, inbox, reactor, arena)) })
+    }
+
+    /// Runs `future` and every task on this core until `future` is done. Other tasks then stay where they are, and go on in
+    /// the next `block_on`. A panic of `future` goes on in the caller.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core, or in a child process of the one that made the
+    /// core; otherwise a failure of the io_uring.
+    #[track_caller]
+    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
+        let created_at = Location::caller();
+        if current::is_inside() {
+            return Err(Error::new(ErrorKind::InvalidInput, "block_on").because(
+                "this thread is inside a boson core already: spawn a task or await the future instead",
+            ));
+        }
+        if self.shared.is_forked() {
+            return Err(Process::error("block_on"));
+        }
+        let _inside = Inside::enter(&self.shared);
+        let mut root = self.shared.start_root(created_at, future);
+        let mut idler = Idler::new(self.shared.idle());
+        loop {
+            let worked = self.shared.turn(|| root.has_ended())?;
+            if let Some(result) = root.take() {
+                return match result {
+                    Ok(output) => Ok(output),
+                    Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload),
+                    Err(_) => Err(Error::new(ErrorKind::Cancelled, "block_on")),
+                };
+            }
+            let now = self.shared.last_reading();
+            if worked {
+                idler.worked(now);
+            } else if idler.should_park(now) {
+                idler.park(now);
+                self.shared.park(now)?;
+            } else {
+                std::hint::spin_loop();
+            }
+        }
+    }
+
+    /// A handle that other threads can send work through.
+    pub fn handle(&self) -> Handle {
+        self.shared.handle()
+    }
+
+    /// Counters.
+    pub fn stats(&self) -> CoreStats {
+        self.shared.stats()
+    }
+
+    /// How long things took.
+    pub fn latencies(&self) -> CoreLatencies {
+        self.shared.latencies()
+    }
+}
+
+impl std::fmt::Debug for Core {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Core").field("stats", &self.stats()).finish_non_exhaustive()
+    }
+}
+
+impl Drop for Core {
+    /// Ends every task by dropping its future, then waits for the I/O that they left in flight. The thread may be inside another
+    /// core meanwhile. In a child process nothing is ended: the tasks and the ring are the parent's, and their copies are leaked.
+    fn drop(&mut self) {
+        if self.shared.is_forked() {
+            std::mem::forget(Rc::clone(&self.shared));
+            return;
+        }
+        let inside = Inside::enter(&self.shared);
+        self.shared.end();
+        drop(inside);
+        self.shared.close();
+    }
+}
+
+fn pin_thread(cpu: usize) -> Result<()> {
+    let invalid = |detail: String| {
+        Error::new(ErrorKind::InvalidInput, "pin core").at(format!("CPU {cpu}")).because(detail)
+    };
+    if cpu >= CpuSet::MAX_CPU {
+        return Err(invalid(format!("CPU numbers end at {}", CpuSet::MAX_CPU - 1)));
+    }
+    let mut set = CpuSet::new();
+    set.set(cpu);
+    rustix::thread::sched_setaffinity(None, &set).map_err(|errno| {
+        if errno == rustix::io::Errno::INVAL {
+            let allowed = rustix::thread::sched_getaffinity(None).map_or(0, |set| set.count());
+            invalid(format!(
+                "no such CPU, or not allowed for this process (it may use {allowed}); see `nproc`"
+            ))
+        } else {
+            Error::os(errno.raw_os_error(), "pin core").at(format!("CPU {cpu}"))
+        }
+    })
+}

@@ -1,0 +1,172 @@
+//! Distributions of times, in a fixed space.
+
+use std::fmt;
+
+/// Each power of two is cut into this many buckets, so that a value is known to 1 part in 32.
+const SUB_BITS: u32 = 5;
+const SUB: usize = 1 << SUB_BITS;
+/// Values from 2⁴⁰ (18 minutes in nanoseconds) on share the last bucket.
+const MAX_BITS: u32 = 40;
+const BUCKETS: usize = (MAX_BITS - SUB_BITS + 1) as usize * SUB;
+
+/// Counts values by size, with a relative error of at most 1/32 (log-linear buckets, as in HdrHistogram by Gil Tene). 9 KiB,
+/// allocated once.
+#[derive(Clone)]
+pub struct Histogram {
+    buckets: Box<[u64]>,
+    count: u64,
+    sum: u64,
+    max: u64,
+}
+
+impl Default for Histogram {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Histogram {
+    /// Without any value.
+    pub fn new() -> Self {
+        Self { buckets: vec![0; BUCKETS].into_boxed_slice(), count: 0, sum: 0, max: 0 }
+    }
+
+    /// Counts `value`.
+    #[inline]
+    pub fn record(&mut self, value: u64) {
+        self.buckets[bucket_of(value)] += 1;
+        self.count += 1;
+        self.sum = self.sum.saturating_add(value);
+        self.max = self.max.max(value);
+    }
+
+    /// Adds what `other` counted.
+    pub fn merge(&mut self, other: &Self) {
+        for (own, other) in self.buckets.iter_mut().zip(&other.buckets) {
+            *own += other;
+        }
+        self.count += other.count;
+        self.sum = self.sum.saturating_add(other.sum);
+        self.max = self.max.max(other.max);
+    }
+
+    /// How many values were counted.
+    pub fn count(&self) -> u64 {
+        self.count
+    }
+
+    /// The sum of all values; it stays at `u64::MAX` once there.
+    pub fn sum(&self) -> u64 {
+        self.sum
+    }
+
+    /// The largest value; 0 without any.
+    pub fn max(&self) -> u64 {
+        self.max
+    }
+
+    /// The value that the part `quantile` (0 to 1) of all values does not exceed, rounded up by 1/32 at most; 0 without any.
+    pub fn quantile(&self, quantile: f64) -> u64 {
+        // Counts this large are rounded, which moves the rank by less than one part in 2⁵³.
+        #[expect(
+            clippy::cast_possible_truncation,
+            clippy::cast_sign_loss,
+            clippy::cast_precision_loss,
+            reason = "clamped to 0..=1 of a count"
+        )]
+        let rank = ((self.count as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
+        let mut seen = 0;
+        for (at, bucket) in self.buckets.iter().enumerate() {
+            seen += bucket;
+            if seen >= rank {
+                return top_of(at).min(self.max);
+            }
+        }
+        self.max
+    }
+
+    /// The buckets that hold values: the largest value that each stands for, and how many it holds; smallest first.
+    pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
+        let filled = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
+        filled.map(|(at, count)| (top_of(at), *count))
+    }
+}
+
+impl fmt::Debug for Histogram {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Histogram")
+            .field("count", &self.count)
+            .field("p50", &self.quantile(0.5))
+            .field("p99", &self.quantile(0.99))
+            .field("max", &self.max)
+            .finish()
+    }
+}
+
+fn bucket_of(value: u64) -> usize {
+    let bits = u64::BITS - value.leading_zeros();
+    if bits <= SUB_BITS {
+        return usize::try_from(value).unwrap_or(0);
+    }
+    if bits > MAX_BITS {
+        return BUCKETS - 1;
+    }
+    let shift = bits - SUB_BITS - 1;
+    // `value >> shift` has 6 bits, the first of them set: 32 buckets for each number of bits.
+    let sub = usize::try_from(value >> shift).unwrap_or(0) - SUB;
+    (shift as usize + 1) * SUB + sub
+}
+
+/// The largest value of a bucket.
+fn top_of(bucket: usize) -> u64 {
+    if bucket < SUB {
+        return bucket as u64;
+    }
+    if bucket == BUCKETS - 1 {
+        return u64::MAX;
+    }
+    let shift = bucket / SUB - 1;
+    (((bucket % SUB + SUB + 1) as u64) << shift).wrapping_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        /// Against a sorted list: a quantile is never below the value that has the rank, and above it by 1/32 at most.
+        #[test]
+        fn quantiles_are_those_of_the_sorted_values(
+            mut values in prop::collection::vec(prop_oneof![0..100u64, 0..1u64 << 20, 0..1u64 << 39], 1..200),
+            per_mille in 0..=1000u32,
+            cut in any::<prop::sample::Index>(),
+        ) {
+            let (mut whole, mut rest) = (Histogram::new(), Histogram::new());
+            let cut = cut.index(values.len());
+            values[..cut].iter().for_each(|value| whole.record(*value));
+            values[cut..].iter().for_each(|value| rest.record(*value));
+            whole.merge(&rest);
+            values.sort_unstable();
+            let rank = (values.len() * per_mille as usize).div_ceil(1000).max(1);
+            let exact = values[rank - 1];
+            let found = whole.quantile(f64::from(per_mille) / 1000.0);
+            prop_assert!(found >= exact, "{found} for {exact}");
+            prop_assert!(found - exact <= exact / 32, "{found} for {exact}");
+            prop_assert_eq!(whole.count(), values.len() as u64);
+            prop_assert_eq!(whole.max(), *values.last().expect("one at least"));
+            prop_assert_eq!(whole.sum(), values.iter().sum::<u64>());
+        }
+    }
+
+    #[test]
+    fn values_without_a_bucket_of_their_own_are_counted_too() {
+        let mut histogram = Histogram::new();
+        assert_eq!(histogram.quantile(0.5), 0);
+        histogram.record(u64::MAX);
+        histogram.record(u64::MAX);
+        assert_eq!(histogram.quantile(0.5), u64::MAX);
+        assert_eq!(histogram.sum(), u64::MAX);
+    }
+}

@@ -1,0 +1,91 @@
+//! The pollers of a core.
+
+use std::cell::{Cell, RefCell};
+use std::rc::Rc;
+
+use super::uring::Reactor;
+use super::{Instant, Park, Poller};
+use crate::error::Result;
+
+/// Events that a poller may handle per turn unless its registration says otherwise.
+const EVENTS_PER_POLL: usize = 64;
+
+pub(super) type SharedPoller = Rc<RefCell<dyn Poller>>;
+
+#[derive(Clone)]
+struct Entry {
+    id: u64,
+    budget: usize,
+    poller: SharedPoller,
+}
+
+#[derive(Default)]
+pub(super) struct Pollers {
+    entries: RefCell<Vec<Entry>>,
+    next_id: Cell<u64>,
+}
+
+impl Pollers {
+    pub(super) fn add(&self, poller: SharedPoller, budget: Option<usize>) -> u64 {
+        let id = self.next_id.get();
+        self.next_id.set(id + 1);
+        let budget = budget.unwrap_or(EVENTS_PER_POLL).max(1);
+        self.entries.borrow_mut().push(Entry { id, budget, poller });
+        id
+    }
+
+    pub(super) fn remove(&self, id: u64, reactor: &Reactor) {
+        let mut entries = self.entries.borrow_mut();
+        if let Some(at) = entries.iter().position(|entry| entry.id == id) {
+            let removed = entries.remove(at);
+            drop(entries);
+            // It may be about to close the descriptor it was watched by.
+            reactor.unwatch_all();
+            drop(removed);
+        }
+    }
+
+    pub(super) fn clear(&self) {
+        let entries = self.entries.take();
+        drop(entries);
+    }
+
+    /// By index and with a borrow per step: a poller may be added or removed by what another one completes.
+    fn get(&self, at: usize) -> Option<Entry> {
+        self.entries.borrow().get(at).cloned()
+    }
+
+    /// Gives each its budget of events; returns how many they handled.
+    pub(super) fn poll(&self, now: Instant) -> usize {
+        let mut worked = 0;
+        let mut at = 0;
+        while let Some(entry) = self.get(at) {
+            worked += entry.poller.borrow_mut().poll(now, entry.budget);
+            at += 1;
+        }
+        worked
+    }
+
+    /// Asks each what the core may do; false if it must go on polling. `until` becomes the earliest deadline.
+    pub(super) fn park(&self, now: Instant, reactor: &Reactor, until: &mut Option<Instant>) -> Result<bool> {
+        let mut earlier = |deadline: Option<Instant>| {
+            *until = match (*until, deadline) {
+                (Some(a), Some(b)) => Some(a.min(b)),
+                (a, b) => a.or(b),
+            };
+        };
+        let mut at = 0;
+        while let Some(entry) = self.get(at) {
+            at += 1;
+            let mut poller = entry.poller.borrow_mut();
+            earlier(poller.next_deadline());
+            match poller.park() {
+                Park::Idle => {}
+                Park::Wake(descriptor) => reactor.wake_when_readable(descriptor)?,
+                Park::Nap(longest) => earlier(Some(now + longest)),
+                Park::Spin => return Ok(false),
+            }
+        }
+        Ok(true)
+    }
+}

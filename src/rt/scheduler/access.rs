@@ -1,0 +1,159 @@
+//! What the rest of the runtime asks of a core.
+
+use std::cell::RefCell;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Waker;
+
+use rand::RngCore;
+
+use super::{Header, Shared};
+use crate::mem::Arena;
+use crate::rt::beat::Beat;
+use crate::rt::handle::Handle;
+use crate::rt::inbox::Inbox;
+use crate::rt::pollers::SharedPoller;
+use crate::rt::run_queue::RunQueues;
+use crate::rt::stats::{CoreLatencies, CoreStats};
+use crate::rt::task_dump::{TaskInfo, TaskState};
+use crate::rt::task_local::Locals;
+use crate::rt::timer::{TimerKey, Wheel};
+use crate::rt::uring::Reactor;
+use crate::rt::{Clock, Idle};
+
+impl Shared {
+    pub(in crate::rt) fn stats(&self) -> CoreStats {
+        let counters = &self.counters;
+        CoreStats {
+            turns: self.beat.turns(),
+            polls: self.beat.polls(),
+            tasks: self.registry.len(),
+            spawned: counters.spawned.get(),
+            ended: counters.ended.get(),
+            panicked: counters.panicked.get(),
+            parks: counters.parks.get(),
+            remote_wakes: counters.remote_wakes.get(),
+            messages: counters.messages.get(),
+            ring_enters: self.reactor.enters(),
+            completions: counters.completions.get(),
+            poller_events: counters.poller_events.get(),
+            timers_fired: counters.timers_fired.get(),
+            stalls: counters.stalls.get(),
+            busy: counters.busy.get(),
+            spinning: counters.spinning.get(),
+            asleep: counters.asleep.get(),
+        }
+    }
+
+    pub(in crate::rt) fn latencies(&self) -> CoreLatencies {
+        self.counters.latencies.borrow().clone()
+    }
+
+    /// What is known of every task but that of `block_on`, the newest first.
+    pub(in crate::rt) fn tasks(&self) -> Vec<TaskInfo> {
+        let now = self.clock.now();
+        let running = self.running.get().map(|task| task.as_ptr().cast_const());
+        let mut tasks = Vec::with_capacity(self.registry.len());
+        self.registry.for_each(|task| {
+            let state = if running.is_some_and(|running| std::ptr::eq(running, task)) {
+                TaskState::Running
+            } else if task.is_queued() {
+                TaskState::Ready
+            } else {
+                TaskState::Waiting
+            };
+            tasks.push(TaskInfo {
+                id: task.id(),
+                name: task.site().name,
+                created_at: task.site().created_at,
+                state,
+                waits_for: task.waits_for().filter(|_| state == TaskState::Waiting),
+                since: now - task.since(),
+                polls: task.polls(),
+            });
+        });
+        tasks
+    }
+
+    /// Runs `f` with the header of the task that is being polled, if one is.
+    #[inline]
+    pub(in crate::rt) fn with_running<R>(&self, f: impl FnOnce(Option<&Header>) -> R) -> R {
+        // SAFETY: set while the task is being polled, when its core's own reference keeps it alive.
+        f(self.running.get().map(|task| unsafe { task.as_ref() }))
+    }
+
+    /// The task-local values of the task that is being polled. Code of the core's that is in none (a waker, a poller, a
+    /// destructor at the end) gets values of its own, which go at once.
+    pub(in crate::rt) fn locals(&self) -> Rc<Locals> {
+        self.with_running(|task| task.map(Header::locals)).unwrap_or_default()
+    }
+
+    /// A task panicked in a way that the loop does not see.
+    pub(in crate::rt) fn count_panic(&self) {
+        self.counters.panicked.set(self.counters.panicked.get() + 1);
+    }
+
+    pub(in crate::rt) fn is_forked(&self) -> bool {
+        self.process.is_left()
+    }
+
+    pub(in crate::rt) fn idle(&self) -> Idle {
+        self.idle
+    }
+
+    pub(in crate::rt) fn queues(&self) -> &RunQueues {
+        &self.queues
+    }
+
+    pub(in crate::rt) fn beat(&self) -> &Arc<Beat> {
+        &self.beat
+    }
+
+    #[inline]
+    pub(in crate::rt) fn inbox_ptr(&self) -> *const Inbox {
+        Arc::as_ptr(&self.inbox)
+    }
+
+    pub(in crate::rt) fn clock(&self) -> &dyn Clock {
+        &*self.clock
+    }
+
+    pub(in crate::rt) fn reactor(&self) -> &Rc<Reactor> {
+        &self.reactor
+    }
+
+    pub(in crate::rt) fn arena(&self) -> &Arena {
+        &self.arena
+    }
+
+    pub(in crate::rt) fn handle(&self) -> Handle {
+        Handle::new(Arc::clone(&self.inbox))
+    }
+
+    pub(in crate::rt) fn fill_random(&self, bytes: &mut [u8]) {
+        self.rng.borrow_mut().fill_bytes(bytes);
+    }
+
+    pub(in crate::rt) fn timers(&self) -> &RefCell<Wheel<Waker>> {
+        &self.timers
+    }
+
+    pub(in crate::rt) fn add_poller(&self, poller: SharedPoller, budget: Option<usize>) -> u64 {
+        self.pollers.add(poller, budget)
+    }
+
+    pub(in crate::rt) fn remove_poller(&self, id: u64) {
+        self.pollers.remove(id, &self.reactor);
+    }
+
+    pub(in crate::rt) fn remove_timer(&self, key: TimerKey) {
+        let waker = self.timers.borrow_mut().remove(key);
+        drop(waker);
+    }
+}
+
+impl Drop for Shared {
+    fn drop(&mut self) {
+        crate::rt::current::forget(self);
+    }
+}

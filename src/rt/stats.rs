@@ -1,0 +1,97 @@
+//! What a core counts.
+
+use std::cell::{Cell, RefCell};
+use std::time::Duration;
+
+use super::Histogram;
+
+/// What a core counted since it was made.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct CoreStats {
+    /// Turns of the loop.
+    pub turns: u64,
+    /// Task polls.
+    pub polls: u64,
+    /// Tasks that live now.
+    pub tasks: usize,
+    /// Tasks that were spawned.
+    pub spawned: u64,
+    /// Tasks that ended, in whatever way.
+    pub ended: u64,
+    /// Tasks that ended with a panic.
+    pub panicked: u64,
+    /// Times the core slept in the kernel.
+    pub parks: u64,
+    /// Tasks that other threads woke, or let go of.
+    pub remote_wakes: u64,
+    /// Messages from other threads that were run.
+    pub messages: u64,
+    /// System calls made on the io_uring.
+    pub ring_enters: u64,
+    /// Operations of the io_uring that completed.
+    pub completions: u64,
+    /// Events that pollers handled.
+    pub poller_events: u64,
+    /// Timers that fired.
+    pub timers_fired: u64,
+    /// Polls of a task that took longer than [`CoreConfig::stall_after`](super::CoreConfig::stall_after).
+    pub stalls: u64,
+    /// Time in turns that did something.
+    pub busy: Duration,
+    /// Time in turns that found nothing to do.
+    pub spinning: Duration,
+    /// Time asleep in the kernel.
+    pub asleep: Duration,
+}
+
+/// How long things took on a core, in nanoseconds.
+#[derive(Clone, Debug, Default)]
+#[non_exhaustive]
+pub struct CoreLatencies {
+    /// A poll of a task: the first of each turn.
+    pub poll: Histogram,
+    /// From the time a task is woken to its poll: one task at a time is followed, and rounded up to whole turns.
+    pub queue_wait: Histogram,
+    /// A turn that did something.
+    pub turn: Histogram,
+}
+
+/// The counters as the loop keeps them.
+#[derive(Default)]
+pub(super) struct Counters {
+    pub(super) spawned: Cell<u64>,
+    pub(super) ended: Cell<u64>,
+    pub(super) panicked: Cell<u64>,
+    pub(super) parks: Cell<u64>,
+    pub(super) remote_wakes: Cell<u64>,
+    pub(super) messages: Cell<u64>,
+    pub(super) completions: Cell<u64>,
+    pub(super) poller_events: Cell<u64>,
+    pub(super) timers_fired: Cell<u64>,
+    pub(super) stalls: Cell<u64>,
+    pub(super) busy: Cell<Duration>,
+    pub(super) spinning: Cell<Duration>,
+    pub(super) asleep: Cell<Duration>,
+    pub(super) latencies: RefCell<CoreLatencies>,
+}
+
+/// `time` in nanoseconds.
+pub(super) fn nanos(time: Duration) -> u64 {
+    u64::try_from(time.as_nanos()).unwrap_or(u64::MAX)
+}
+
+/// `time` in milliseconds.
+pub(super) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// Adds to a counter.
+pub(super) fn add(counter: &Cell<u64>, count: usize) {
+    counter.set(counter.get() + count as u64);
+}
+
+/// Adds to a time.
+pub(super) fn add_time(counter: &Cell<Duration>, time: Duration) {
+    counter.set(counter.get().saturating_add(time));
+}

@@ -1,0 +1,199 @@
+//! The result of a task, as a future.
+
+use std::any::Any;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::pin::Pin;
+use std::ptr::NonNull;
+use std::task::{Context, Poll};
+
+use super::{CANCELLED, DETACHED, ENDED, Header, Registry, TaskRef, waker};
+
+/// Why a task has no result.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum JoinError {
+    /// It panicked; this is what it panicked with.
+    Panicked(Box<dyn Any + Send>),
+    /// It was cancelled, or its core ended.
+    Cancelled,
+    /// It was not started: the core has no room for more messages.
+    Full,
+}
+
+impl std::fmt::Display for JoinError {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Panicked(payload) => {
+                let message = payload
+                    .downcast_ref::<&str>()
+                    .copied()
+                    .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
+                write!(f, "the task panicked: {}", message.unwrap_or("(no message)"))
+            }
+            Self::Cancelled => f.write_str("the task was cancelled"),
+            Self::Full => f.write_str("the task was not started: its core has no room for more messages"),
+        }
+    }
+}
+
+impl std::error::Error for JoinError {}
+
+type Take<T> = unsafe fn(NonNull<Header>) -> Option<Result<T, JoinError>>;
+
+/// The result of a task, as a future on the same core. Dropping it lets the task run on, detached.
+pub struct JoinHandle<T> {
+    header: NonNull<Header>,
+    take: Take<T>,
+    result: PhantomData<T>,
+}
+
+impl<T> JoinHandle<T> {
+    /// The handle of a new task, which counted a reference for it. `take` is that of the task's type.
+    pub(super) fn new(header: NonNull<Header>, take: Take<T>) -> Self {
+        Self { header, take, result: PhantomData }
+    }
+
+    fn header(&self) -> &Header {
+        // SAFETY: the handle owns a counted reference.
+        unsafe { self.header.as_ref() }
+    }
+
+    /// Whether the task has ended.
+    pub fn is_finished(&self) -> bool {
+        self.header().has(ENDED)
+    }
+
+    /// The number of the task, unique on its core.
+    pub fn id(&self) -> u64 {
+        self.header().id
+    }
+
+    /// The name that the task was given.
+    pub fn name(&self) -> &'static str {
+        self.header().site.name
+    }
+
+    /// Where the task was spawned.
+    pub fn created_at(&self) -> &'static Location<'static> {
+        self.header().site.created_at
+    }
+
+    /// Ends the task at its current suspension point: its future is dropped, and this handle gives
+    /// [`JoinError::Cancelled`]. Takes effect when the core next turns to the task; does nothing if it has ended.
+    pub fn cancel(&self) {
+        let header = self.header();
+        if !header.has(ENDED | CANCELLED) {
+            header.set(CANCELLED);
+            // SAFETY: the handle's counted reference lasts for the call.
+            unsafe { waker::waker_wake_by_ref(self.header.as_ptr().cast_const().cast()) };
+        }
+    }
+
+    /// Lets the task run on without anybody to take its result. The same as dropping the handle, but says so.
+    pub fn detach(self) {
+        drop(self);
+    }
+
+    /// A handle that cancels the task when it is dropped.
+    pub fn abort_on_drop(self) -> AbortOnDrop<T> {
+        AbortOnDrop(self)
+    }
+
+    /// Drops the future of a task that has not ended.
+    ///
+    /// # Safety
+    ///
+    /// This is the thread of the task's core, which lives, whose registry this is, and which is not polling the task.
+    pub(in crate::rt) unsafe fn end_now(&self, registry: &Registry) {
+        // SAFETY: the handle's own reference keeps the task alive, and the caller says that this is its core's thread.
+        unsafe { TaskRef::borrow(self.header) }.cancel(registry);
+    }
+
+    /// Takes the result of a task that has ended, once.
+    pub(in crate::rt) fn take(&mut self) -> Option<Result<T, JoinError>> {
+        if !self.is_finished() {
+            return None;
+        }
+        // SAFETY: `take` was made for this very task in `TaskRef::new_unbounded`, and the task has ended.
+        unsafe { (self.take)(self.header) }
+    }
+}
+
+/// It holds no `T`, only knows where one is.
+impl<T> Unpin for JoinHandle<T> {}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T, JoinError>;
+
+    /// # Panics
+    ///
+    /// If polled again after it gave the result.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        let header = self.header();
+        if !header.has(ENDED) {
+            let waker = cx.waker().clone();
+            // SAFETY: the joiner is touched only on the task's core, and the handle is `!Send`; the new waker was cloned and the old waker is moved out
+            // before it is dropped, so its destructor runs outside the borrow.
+            let old = unsafe { &mut *header.joiner.get() }.replace(waker);
+            drop(old);
+            crate::rt::waiting_for("the end of a task");
+            return Poll::Pending;
+        }
+        Poll::Ready(self.take().expect("a join handle is not polled again after it gave the result"))
+    }
+}
+
+impl<T> Drop for JoinHandle<T> {
+    fn drop(&mut self) {
+        let header = self.header();
+        header.set(DETACHED);
+        if header.has(ENDED) {
+            // SAFETY: the task is live by the handle's reference and has ended; the handle is `!Send`, so this is the thread
+            // of its core, and nobody else takes the result.
+            unsafe { (header.vtable.discard)(self.header) };
+        }
+        // SAFETY: the handle owns a counted reference, which it gives up here.
+        unsafe { waker::give_up(self.header.as_ptr().cast_const().cast(), false) };
+    }
+}
+
+impl<T> std::fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("JoinHandle")
+            .field("id", &self.id())
+            .field("name", &self.name())
+            .field("created_at", &self.created_at())
+            .field("finished", &self.is_finished())
+            .finish()
+    }
+}
+
+/// The result of a task, as a future. Dropping it cancels the task. Made by [`JoinHandle::abort_on_drop`].
+#[derive(Debug)]
+#[must_use = "dropping it cancels the task"]
+pub struct AbortOnDrop<T>(JoinHandle<T>);
+
+impl<T> AbortOnDrop<T> {
+    /// The handle inside.
+    pub fn handle(&self) -> &JoinHandle<T> {
+        &self.0
+    }
+}
+
+impl<T> Future for AbortOnDrop<T> {
+    type Output = Result<T, JoinError>;
+
+    /// # Panics
+    ///
+    /// If polled again after it gave the result.
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx)
+    }
+}
+
+impl<T> Drop for AbortOnDrop<T> {
+    fn drop(&mut self) {
+        self.0.cancel();
+    }
+}

@@ -1,0 +1,123 @@
+//! Intrusive lists of tasks: the ready ones of a queue, and all of a core.
+
+use std::cell::Cell;
+use std::ptr::NonNull;
+
+use super::{Header, TaskRef};
+
+/// Links of a task in the registry of its core.
+#[derive(Default)]
+pub(super) struct Links {
+    previous: Cell<Option<NonNull<Header>>>,
+    next: Cell<Option<NonNull<Header>>>,
+}
+
+/// Tasks that are ready to run, in the order in which they were woken.
+///
+/// A task on it is marked as queued, is on it once, and is kept alive by its core's own reference, which is not given up
+/// while the mark is set.
+#[derive(Default)]
+pub(in crate::rt) struct ReadyList {
+    head: Cell<Option<NonNull<Header>>>,
+    tail: Cell<Option<NonNull<Header>>>,
+    len: Cell<usize>,
+}
+
+impl ReadyList {
+    pub(in crate::rt) fn len(&self) -> usize {
+        self.len.get()
+    }
+
+    pub(in crate::rt) fn is_empty(&self) -> bool {
+        self.head.get().is_none()
+    }
+
+    /// Appends a task that was just marked as queued.
+    #[inline]
+    pub(in crate::rt) fn push(&self, task: NonNull<Header>) {
+        match self.tail.replace(Some(task)) {
+            // SAFETY: a task on the list is alive (see the type).
+            Some(tail) => unsafe { tail.as_ref() }.next_ready.set(Some(task)),
+            None => self.head.set(Some(task)),
+        }
+        self.len.set(self.len.get() + 1);
+    }
+
+    /// Takes the first task. It is still marked as queued: the caller runs it or gives it up.
+    #[inline]
+    pub(in crate::rt) fn pop(&self) -> Option<NonNull<Header>> {
+        let task = self.head.get()?;
+        // SAFETY: a task on the list is alive (see the type).
+        let next = unsafe { task.as_ref() }.next_ready.take();
+        self.head.set(next);
+        if next.is_none() {
+            self.tail.set(None);
+        }
+        self.len.set(self.len.get() - 1);
+        Some(task)
+    }
+}
+
+/// Every task of a core that has not ended. Holds the core's own reference to each.
+#[derive(Default)]
+pub(in crate::rt) struct Registry {
+    head: Cell<Option<NonNull<Header>>>,
+    len: Cell<usize>,
+}
+
+impl Registry {
+    pub(in crate::rt) fn len(&self) -> usize {
+        self.len.get()
+    }
+
+    /// Takes over the core's reference to a task.
+    pub(in crate::rt) fn insert(&self, task: TaskRef) {
+        let new = std::mem::ManuallyDrop::new(task).0;
+        let head = self.head.replace(Some(new));
+        if let Some(head) = head {
+            // SAFETY: a task in the registry is alive by the reference that the registry holds.
+            unsafe { head.as_ref() }.links.previous.set(Some(new));
+        }
+        // SAFETY: the reference was just handed over.
+        unsafe { new.as_ref() }.links.next.set(head);
+        self.len.set(self.len.get() + 1);
+    }
+
+    /// Takes a task out. The core's reference to it is the caller's from here on.
+    ///
+    /// # Safety
+    ///
+    /// The task is in this registry.
+    pub(super) unsafe fn remove(&self, task: NonNull<Header>) {
+        // SAFETY: a task in the registry is alive by the reference that the registry holds.
+        let links = &unsafe { task.as_ref() }.links;
+        let (previous, next) = (links.previous.take(), links.next.take());
+        match previous {
+            // SAFETY: its neighbours are in the registry, so alive.
+            Some(previous) => unsafe { previous.as_ref() }.links.next.set(next),
+            None => self.head.set(next),
+        }
+        if let Some(next) = next {
+            // SAFETY: as above.
+            unsafe { next.as_ref() }.links.previous.set(previous);
+        }
+        self.len.set(self.len.get() - 1);
+    }
+
+    /// The task that was spawned last, and is still in it.
+    pub(in crate::rt) fn newest(&self) -> Option<TaskRef> {
+        // SAFETY: a task in the registry is alive, and on its own core.
+        self.head.get().map(|task| unsafe { TaskRef::borrow(task) })
+    }
+
+    /// All tasks, the newest first. `visit` spawns and ends none.
+    pub(in crate::rt) fn for_each(&self, mut visit: impl FnMut(&Header)) {
+        let mut at = self.head.get();
+        while let Some(task) = at {
+            // SAFETY: a task in the registry is alive by the reference that the registry holds.
+            let header = unsafe { task.as_ref() };
+            visit(header);
+            at = header.links.next.get();
+        }
+    }
+}

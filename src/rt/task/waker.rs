@@ -1,0 +1,89 @@
+//! The waker of a task: without atomics on its own core, through the inbox from everywhere else.
+
+use std::ptr::NonNull;
+use std::sync::Arc;
+use std::task::{RawWaker, RawWakerVTable};
+
+use super::{ENDED, Header, QUEUED, TaskRef, mark_queued};
+use crate::rt::current;
+use crate::rt::scheduler::Shared;
+
+pub(super) static VTABLE: RawWakerVTable =
+    RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
+
+/// Runs `f` with the core that owns `header` if the calling thread is inside of it.
+#[inline]
+fn with_own_core<R>(header: &Header, f: impl FnOnce(Option<&Shared>) -> R) -> R {
+    current::with(|core| f(core.map(|core| &**core).filter(|core| core.inbox_ptr() == header.inbox)))
+}
+
+unsafe fn waker_clone(task: *const ()) -> RawWaker {
+    // SAFETY: a waker's data is a `Header` that its reference (or the poll it was made for) keeps alive.
+    let header = unsafe { &*task.cast::<Header>() };
+    if with_own_core(header, |core| core.is_some()) {
+        header.references.set(header.references.get() + 1);
+    } else {
+        header.node.add_reference();
+    }
+    RawWaker::new(task, &VTABLE)
+}
+
+unsafe fn waker_wake(task: *const ()) {
+    // SAFETY: this waker owns a counted reference, which it gives up here.
+    unsafe { give_up(task, true) };
+}
+
+unsafe fn waker_drop(task: *const ()) {
+    // SAFETY: this waker owns a counted reference, which it gives up here.
+    unsafe { give_up(task, false) };
+}
+
+/// Gives up one counted reference from whatever thread this is, waking the task first if `wake`.
+///
+/// # Safety
+///
+/// `task` is the `Header` of a task of which the caller owns a counted reference.
+pub(super) unsafe fn give_up(task: *const (), wake: bool) {
+    let task = NonNull::new(task.cast_mut()).expect("a waker's data is never null").cast::<Header>();
+    // SAFETY: the caller's reference keeps the header alive until it is given up below.
+    let header = unsafe { task.as_ref() };
+    let is_own = with_own_core(header, |core| {
+        if wake && let Some(core) = core && let Some(ready) = mark_queued(task) {
+            core.enqueue(ready);
+        }
+        core.is_some()
+    });
+    if is_own {
+        drop(TaskRef(task));
+    } else {
+        // SAFETY: a live task's inbox is alive (see `Header::inbox`), and was made as an `Arc`.
+        unsafe { Arc::increment_strong_count(header.inbox) };
+        // SAFETY: the count was just taken. The task may be freed, and with it its own count, before `release` returns.
+        let inbox = unsafe { Arc::from_raw(header.inbox) };
+        // SAFETY: the node is the task's own, in its own core's inbox, and the caller's reference is given up.
+        unsafe { inbox.release(task.cast(), wake) };
+    }
+}
+
+/// Wakes a task by a reference that lasts for the call.
+pub(super) unsafe fn waker_wake_by_ref(task: *const ()) {
+    let task = NonNull::new(task.cast_mut()).expect("a waker's data is never null").cast::<Header>();
+    // SAFETY: the borrowed waker keeps the header alive.
+    let header = unsafe { task.as_ref() };
+    let is_own = with_own_core(header, |core| {
+        if let Some(core) = core {
+            let flags = header.flags.get();
+            if flags & (QUEUED | ENDED) == 0 {
+                header.flags.set(flags | QUEUED);
+                core.enqueue(task);
+            }
+        }
+        core.is_some()
+    });
+    if !is_own {
+        // SAFETY: a live task's inbox is alive (see `Header::inbox`); the borrowed waker's reference lasts for the call.
+        let inbox = unsafe { &*header.inbox };
+        // SAFETY: the node is the task's own, in its own core's inbox; the borrowed waker's reference lasts for the call.
+        unsafe { inbox.wake(task.cast()) };
+    }
+}

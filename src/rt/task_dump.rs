@@ -1,0 +1,50 @@
+//! What is known of a task from outside.
+
+use std::fmt;
+use std::panic::Location;
+use std::time::Duration;
+
+/// What is known of a task. Given by [`tasks`](super::tasks).
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct TaskInfo {
+    /// Its number, unique on its core.
+    pub id: u64,
+    /// The name that it was given.
+    pub name: &'static str,
+    /// Where it was spawned.
+    pub created_at: &'static Location<'static>,
+    /// What it is doing.
+    pub state: TaskState,
+    /// What it waits for, as the future that it waits for says; `None` if that does not say.
+    pub waits_for: Option<&'static str>,
+    /// How long ago it was last polled, or spawned if it never was; to a turn of the core (about 10 µs).
+    pub since: Duration,
+    /// How often it was polled, modulo 2³².
+    pub polls: u32,
+}
+
+/// What a task is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum TaskState {
+    /// It is being polled: it is the task that asks.
+    Running,
+    /// It was woken, and waits for its turn.
+    Ready,
+    /// It waits for something.
+    Waiting,
+}
+
+impl fmt::Display for TaskInfo {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:?} ", self.id, self.name)?;
+        match (self.state, self.waits_for) {
+            (TaskState::Running, _) => f.write_str("runs")?,
+            (TaskState::Ready, _) => f.write_str("is ready")?,
+            (TaskState::Waiting, Some(what)) => write!(f, "waits for {what}")?,
+            (TaskState::Waiting, None) => f.write_str("waits")?,
+        }
+        write!(f, " since {:?}, {} polls, spawned at {}", self.since, self.polls, self.created_at)
+    }
+}

@@ -1,0 +1,131 @@
+//! Values that belong to a task: a thread-local's counterpart.
+
+use std::any::Any;
+use std::cell::RefCell;
+use std::fmt;
+use std::marker::PhantomData;
+use std::rc::Rc;
+
+use super::scheduler::in_core;
+
+/// The values of one task. Dropped, on the task's core, when it ends.
+#[derive(Default)]
+pub(super) struct Locals(RefCell<Vec<(usize, Rc<dyn Any>)>>);
+
+impl Locals {
+    fn get(&self, key: usize) -> Option<Rc<dyn Any>> {
+        self.0.borrow().iter().find(|(other, _)| *other == key).map(|(_, value)| Rc::clone(value))
+    }
+
+    fn replace(&self, key: usize, value: Option<Rc<dyn Any>>) -> Option<Rc<dyn Any>> {
+        let mut values = self.0.borrow_mut();
+        let at = values.iter().position(|(other, _)| *other == key);
+        match (at, value) {
+            (Some(at), Some(value)) => Some(std::mem::replace(&mut values[at].1, value)),
+            (Some(at), None) => Some(values.swap_remove(at).1),
+            (None, Some(value)) => {
+                values.push((key, value));
+                None
+            }
+            (None, None) => None,
+        }
+    }
+}
+
+/// Declares values of which every task has its own.
+///
+/// ```
+/// # use std::sync::Arc;
+/// # use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+/// boson::rt::task_local! {
+///     /// The request that a task works on.
+///     pub static REQUEST: u64;
+/// }
+/// # fn main() -> boson::Result<()> {
+/// # let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+/// core.block_on(async {
+///     REQUEST.set(7);
+///     assert_eq!(REQUEST.get(), Some(7));
+///     // Not inherited: a new task starts without a value.
+///     assert_eq!(rt::spawn("other", async { REQUEST.get() }).await.expect("no panic"), None);
+/// })
+/// # }
+/// ```
+#[macro_export]
+#[doc(hidden)]
+macro_rules! __boson_task_local {
+    ($($(#[$attribute:meta])* $visibility:vis static $name:ident: $type:ty;)*) => {
+        $($(#[$attribute])* $visibility static $name: $crate::rt::TaskLocal<$type> =
+            $crate::rt::TaskLocal::new();)*
+    };
+}
+
+#[doc(inline)]
+pub use crate::__boson_task_local as task_local;
+
+/// A value of which every task has its own. Declared with [`task_local!`](task_local).
+///
+/// It belongs to the task, whatever that polls: futures in a `join!`, or a coroutine. A new task starts without one (nothing is
+/// inherited), and the future given to [`Core::block_on`](super::Core::block_on) is a task too. Values are dropped with the end
+/// of their task.
+///
+/// Every method panics outside a core.
+pub struct TaskLocal<T: 'static> {
+    /// A static that is not empty has an address of its own: that is its key.
+    _address: u8,
+    value: PhantomData<fn() -> T>,
+}
+
+impl<T: 'static> TaskLocal<T> {
+    /// For [`task_local!`](task_local).
+    #[doc(hidden)]
+    #[expect(clippy::new_without_default, reason = "only a static has a lasting address")]
+    pub const fn new() -> Self {
+        Self { _address: 0, value: PhantomData }
+    }
+
+    fn key(&'static self) -> usize {
+        std::ptr::from_ref(self).addr()
+    }
+
+    /// Runs `f` with the task's value, if it has one.
+    #[track_caller]
+    pub fn with<R>(&'static self, f: impl FnOnce(Option<&T>) -> R) -> R {
+        let value = locals().get(self.key());
+        f(value.as_deref().and_then(<dyn Any>::downcast_ref))
+    }
+
+    /// A copy of the task's value, if it has one.
+    #[track_caller]
+    pub fn get(&'static self) -> Option<T>
+    where
+        T: Clone,
+    {
+        self.with(|value| value.cloned())
+    }
+
+    /// Gives the task a value, in the place of the one before.
+    #[track_caller]
+    pub fn set(&'static self, value: T) {
+        // The old value's destructor is foreign code: it runs with no borrow held.
+        drop(locals().replace(self.key(), Some(Rc::new(value))));
+    }
+
+    /// Takes the value away from the task.
+    #[track_caller]
+    pub fn clear(&'static self) {
+        drop(locals().replace(self.key(), None));
+    }
+}
+
+impl<T: 'static> fmt::Debug for TaskLocal<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("TaskLocal").finish_non_exhaustive()
+    }
+}
+
+/// The values of the task that is being polled.
+#[track_caller]
+fn locals() -> Rc<Locals> {
+    in_core("rt::TaskLocal", |core| core.locals())
+}
