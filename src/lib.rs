@@ -9,6 +9,7 @@
 //! - [`error`]: one error for all layers, with its code, operation, place and outcome.
 //! - [`mem`]: buffers that devices read and write. I/O takes a buffer by value and gives it back.
 //! - [`rt`]: cores, tasks, timers, pollers.
+//! - [`inspect`]: what a running process does, for `boson top`.
 //! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types.
 //! - [`block`]: namespaces: memory, files, block devices.
 //! - [`store`]: a B-tree with a log on a namespace.
@@ -49,6 +50,7 @@
 
 pub mod block;
 pub mod error;
+pub mod inspect;
 pub mod mem;
 pub mod net;
 pub mod redis;

@@ -14,7 +14,7 @@ use super::run_queue::{DEFAULT_QUEUE, TaskQueue, TaskQueueStats};
 use super::scheduler::{Shared, in_core};
 use super::stats::{CoreLatencies, CoreStats};
 use super::task::JoinHandle;
-use super::task_dump::TaskInfo;
+use super::task_dump::{TaskInfo, TaskRange};
 use super::{Instant, Poller};
 use crate::mem::Arena;
 
@@ -111,10 +111,17 @@ pub fn waiting_for(what: &'static str) {
     });
 }
 
-/// What is known of every task on this core.
+/// What is known of every task on this core, the newest first.
 #[track_caller]
 pub fn tasks() -> Vec<TaskInfo> {
-    in_core("rt::tasks", |core| core.tasks())
+    in_core("rt::tasks", |core| core.tasks(TaskRange::ALL))
+}
+
+/// What is known of some tasks on this core: a piece of [`tasks`], for cores with very many. Takes time for each task that it has
+/// to pass by.
+#[track_caller]
+pub fn tasks_in(range: TaskRange) -> Vec<TaskInfo> {
+    in_core("rt::tasks_in", |core| core.tasks(range))
 }
 
 /// Has the core poll `poller` on every turn, until the registration is dropped.

@@ -7,6 +7,7 @@ use std::sync::Arc;
 
 use rustix::thread::CpuSet;
 
+use super::CoreConfig;
 use super::current::{self, Inside};
 use super::fork::Process;
 use super::handle::Handle;
@@ -16,7 +17,6 @@ use super::scheduler::Shared;
 use super::stats::{CoreLatencies, CoreStats};
 use super::task::{JoinError, bury};
 use super::uring::{Doorbell, Reactor};
-use super::CoreConfig;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::Arena;
 

@@ -33,7 +33,8 @@ pub(crate) mod uring;
 pub use config::{CoreConfig, Idle};
 pub use context::{
     PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
-    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, unix_time, waiting_for, yield_now,
+    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, tasks_in, unix_time,
+    waiting_for, yield_now,
 };
 pub use core::Core;
 pub use handle::{Handle, RemoteJoin};
@@ -44,7 +45,7 @@ pub use signal::{Signal, Signals};
 pub use sleep::{Sleep, sleep, sleep_until, timeout};
 pub use stats::{CoreLatencies, CoreStats};
 pub use task::{AbortOnDrop, JoinError, JoinHandle};
-pub use task_dump::{TaskInfo, TaskState};
+pub use task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};

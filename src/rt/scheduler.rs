@@ -20,8 +20,8 @@ use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
-use rand::rngs::StdRng;
 use rand::SeedableRng;
+use rand::rngs::StdRng;
 
 use super::beat::{Beat, Phase};
 use super::current;
@@ -30,7 +30,9 @@ use super::inbox::{Inbox, Message};
 use super::pollers::Pollers;
 use super::run_queue::{DEFAULT_QUEUE, RunQueues};
 use super::stats::{self, Counters};
-use super::task::{self, Header, JoinError, JoinHandle, NewTask, Polled, Registry, Site, SiteCache, TaskRef, apply_changes};
+use super::task::{
+    self, Header, JoinError, JoinHandle, NewTask, Polled, Registry, Site, SiteCache, TaskRef, apply_changes,
+};
 use super::timer::Wheel;
 use super::uring::Reactor;
 use super::{Clock, CoreConfig, Idle, Instant};
@@ -401,12 +403,7 @@ impl Shared {
         Root { core: self, handle }
     }
 
-    fn new_task(
-        &self,
-        queue: u8,
-        name: &'static str,
-        created_at: &'static Location<'static>,
-    ) -> NewTask<'_> {
+    fn new_task(&self, queue: u8, name: &'static str, created_at: &'static Location<'static>) -> NewTask<'_> {
         let id = self.counters.spawned.get() + 1;
         self.counters.spawned.set(id);
         NewTask { inbox: &self.inbox, site: self.sites.get(name, created_at), id, queue, now: self.now.get() }

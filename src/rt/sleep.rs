@@ -6,10 +6,10 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
+use super::Instant;
 use super::context::{now, waiting_for};
 use super::scheduler::{Shared, in_core};
 use super::timer::TimerKey;
-use super::Instant;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// Completes `duration` from its first poll on; late by a timer tick (16.4 µs) at most when the core is idle.

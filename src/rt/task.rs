@@ -28,8 +28,8 @@ use super::inbox::{Changes, Inbox, Node};
 use super::task_local::Locals;
 
 pub use join::{AbortOnDrop, JoinError, JoinHandle};
-pub(super) use list::{ReadyList, Registry};
 use list::Links;
+pub(super) use list::{ReadyList, Registry};
 pub(super) use site::{Site, SiteCache};
 use stage::{TaskCell, VTable};
 

@@ -1,6 +1,7 @@
 //! What the rest of the runtime asks of a core.
 
 use std::cell::RefCell;
+use std::ops::ControlFlow;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
@@ -15,7 +16,7 @@ use crate::rt::inbox::Inbox;
 use crate::rt::pollers::SharedPoller;
 use crate::rt::run_queue::RunQueues;
 use crate::rt::stats::{CoreLatencies, CoreStats};
-use crate::rt::task_dump::{TaskInfo, TaskState};
+use crate::rt::task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 use crate::rt::task_local::Locals;
 use crate::rt::timer::{TimerKey, Wheel};
 use crate::rt::uring::Reactor;
@@ -49,12 +50,19 @@ impl Shared {
         self.counters.latencies.borrow().clone()
     }
 
-    /// What is known of every task but that of `block_on`, the newest first.
-    pub(in crate::rt) fn tasks(&self) -> Vec<TaskInfo> {
+    /// What is known of the tasks in `range`. That of `block_on` is none of them.
+    pub(in crate::rt) fn tasks(&self, range: TaskRange) -> Vec<TaskInfo> {
         let now = self.clock.now();
         let running = self.running.get().map(|task| task.as_ptr().cast_const());
-        let mut tasks = Vec::with_capacity(self.registry.len());
-        self.registry.for_each(|task| {
+        let mut tasks = Vec::with_capacity(range.limit.min(self.registry.len()));
+        let newest_first = range.order == TaskOrder::NewestFirst;
+        self.registry.for_each(newest_first, |task| {
+            if tasks.len() == range.limit {
+                return ControlFlow::Break(());
+            }
+            if !range.contains(task.id()) {
+                return ControlFlow::Continue(());
+            }
             let state = if running.is_some_and(|running| std::ptr::eq(running, task)) {
                 TaskState::Running
             } else if task.is_queued() {
@@ -71,6 +79,7 @@ impl Shared {
                 since: now - task.since(),
                 polls: task.polls(),
             });
+            ControlFlow::Continue(())
         });
         tasks
     }

@@ -125,4 +125,3 @@ unsafe fn discard<F: Future>(task: NonNull<Header>) {
     // ended, and that nobody else takes its result.
     drop_quietly(unsafe { take::<F>(task) });
 }
-

@@ -48,7 +48,10 @@ pub(super) unsafe fn give_up(task: *const (), wake: bool) {
     // SAFETY: the caller's reference keeps the header alive until it is given up below.
     let header = unsafe { task.as_ref() };
     let is_own = with_own_core(header, |core| {
-        if wake && let Some(core) = core && let Some(ready) = mark_queued(task) {
+        if wake
+            && let Some(core) = core
+            && let Some(ready) = mark_queued(task)
+        {
             core.enqueue(ready);
         }
         core.is_some()
