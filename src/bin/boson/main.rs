@@ -3,11 +3,13 @@
 mod config;
 mod doctor;
 mod echo;
+mod inspect;
 mod listen;
 mod metrics;
 mod options;
 mod serve;
 mod start;
+mod top;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ enum Command {
     Echo(echo::EchoOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
+    /// Show what the cores and tasks of a running process do.
+    Top(top::TopOptions),
 }
 
 fn main() -> ExitCode {
@@ -50,5 +54,6 @@ fn run() -> boson::Result<()> {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Top(options) => top::run(&options),
     }
 }

@@ -18,6 +18,7 @@ use boson::{Error, ErrorKind, Result};
 use clap::Args;
 use tracing::{error, info};
 
+use crate::inspect;
 use crate::listen::accept_each;
 use crate::metrics::{self, Kind, Metric};
 use crate::options::{ServerOptions, Spelled};
@@ -131,6 +132,9 @@ async fn serve(
         accept_on(&core, &addresses, &server).await?;
         cores.push(core);
     }
+    let handles =
+        std::iter::once(rt::handle()).chain(cores.iter().map(|core| core.handle().clone())).collect();
+    let _inspector = inspect::start(options.server.inspect.as_deref(), "serve", handles)?;
     let mut scraped_on = None;
     if let Some(address) = options.metrics {
         let listener = TcpListener::bind(&Net::kernel(), address)?;
