@@ -1,6 +1,7 @@
 //! The command line of boson.
 
 mod config;
+mod core_metrics;
 mod doctor;
 mod echo;
 mod inspect;

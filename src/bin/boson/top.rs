@@ -54,7 +54,7 @@ pub(crate) fn run(options: &TopOptions) -> Result<()> {
     let second = Sample::take(&client)?;
     let mut view = View::between(Some(&first), &second);
     view.sort(Order::Since, false);
-    view.tasks.truncate(options.tasks);
+    view.truncate(options.tasks);
     let text = if options.json { json::print(&view) } else { cells::print(&view) };
     // A reader that went away (`| head`) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());

@@ -6,9 +6,10 @@ use boson::rt::TaskState;
 
 use super::view::{CoreRow, Quantiles, TaskRow, View};
 
+/// The most telling ones first: a narrow screen shows no more of them than it has room for.
 pub(crate) const CORE_HEAD: [&str; 13] = [
-    "core", "cpu", "busy", "spin", "sleep", "polls/s", "parks/s", "enters/s", "compl/s", "msgs/s", "tasks",
-    "stalls", "panics",
+    "core", "cpu", "busy", "spin", "sleep", "polls/s", "tasks", "stalls", "panics", "compl/s", "enters/s",
+    "parks/s", "msgs/s",
 ];
 pub(crate) const LATENCY_HEAD: [&str; 10] =
     ["core", "poll50", "poll99", "max", "wait50", "wait99", "max", "turn50", "turn99", "max"];
@@ -30,13 +31,13 @@ pub(crate) fn core(row: &CoreRow) -> [String; 13] {
         percent(row.spinning),
         percent(row.asleep),
         count(row.polls),
-        count(row.parks),
-        count(row.ring_enters),
-        count(row.completions),
-        count(row.messages),
         whole(row.tasks),
         whole(row.stalls),
         whole(row.panicked),
+        count(row.completions),
+        count(row.ring_enters),
+        count(row.parks),
+        count(row.messages),
     ]
 }
 
@@ -80,8 +81,8 @@ pub(crate) fn title(view: &View) -> String {
 
 /// How many tasks are shown, in one line.
 pub(crate) fn task_title(view: &View) -> String {
-    let (shown, all) = (view.tasks.len() as u64, view.task_count());
-    if shown < all { format!("{shown} of {all} tasks") } else { format!("{shown} tasks") }
+    let shown = view.tasks.len();
+    if view.is_cut { format!("{shown} of {} tasks", view.task_count()) } else { format!("{shown} tasks") }
 }
 
 /// A part of 1 as a percentage.

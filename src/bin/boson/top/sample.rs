@@ -13,13 +13,15 @@ pub(crate) struct Sample {
     pub(crate) snapshot: Snapshot,
     /// At most [`MAX_TASKS_FROM_AN_END`] of the oldest and of the newest of each core.
     pub(crate) tasks: Vec<TaskRecord>,
+    /// There are tasks between those.
+    pub(crate) is_cut: bool,
 }
 
 impl Sample {
     /// Asks. Blocks until the process has answered, or for some seconds.
     pub(crate) fn take(client: &Client) -> Result<Self> {
         let snapshot = client.snapshot()?;
-        let mut tasks = Vec::new();
+        let (mut tasks, mut is_cut) = (Vec::new(), false);
         for core in &snapshot.cores {
             let mut of_core = Vec::new();
             if core.is_silent {
@@ -27,11 +29,11 @@ impl Sample {
             }
             if !take_from(client, core.core, TaskOrder::OldestFirst, None, &mut of_core)? {
                 let newest_seen = of_core.last().map(|task: &TaskRecord| task.id);
-                take_from(client, core.core, TaskOrder::NewestFirst, newest_seen, &mut of_core)?;
+                is_cut |= !take_from(client, core.core, TaskOrder::NewestFirst, newest_seen, &mut of_core)?;
             }
             tasks.append(&mut of_core);
         }
-        Ok(Self { snapshot, tasks })
+        Ok(Self { snapshot, tasks, is_cut })
     }
 }
 

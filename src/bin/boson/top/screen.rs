@@ -14,7 +14,7 @@ use super::view::{CoreRow, Order, TaskRow, View};
 
 /// How much of the height the tables of cores take at most, one of so many parts each.
 const CORES_SHARE: u16 = 4;
-const CORE_WIDTHS: [u16; 13] = [4, 3, 5, 5, 5, 7, 7, 8, 7, 6, 6, 6, 6];
+const CORE_WIDTHS: [u16; 13] = [4, 3, 5, 5, 5, 7, 6, 6, 6, 7, 8, 7, 6];
 const LATENCY_WIDTHS: [u16; 10] = [4, 7, 7, 7, 7, 7, 7, 7, 7, 7];
 /// Below this width there is no room for where tasks were made.
 const WIDE: u16 = 100;
@@ -142,13 +142,13 @@ impl Screen {
         if self.is_paused {
             spans.push(Span::styled("  PAUSED", Color::Yellow));
         }
-        if let Some(failure) = &self.failure {
-            spans.push(Span::styled(format!("  {failure}"), Color::Red));
-        }
         Paragraph::new(Line::from(spans))
     }
 
     fn foot(&self) -> Paragraph<'_> {
+        if let Some(failure) = &self.failure {
+            return Paragraph::new(failure.as_str()).style(Color::Red);
+        }
         let core = self.core.map_or_else(|| "all".to_owned(), |core| core.to_string());
         let reversed = if self.is_reversed { ", reversed" } else { "" };
         Paragraph::new(format!(
@@ -172,7 +172,7 @@ impl Screen {
         let mut widths = [4, 7, 7, 7, 7, 7].map(Constraint::Length).to_vec();
         widths.extend([Constraint::Fill(3), Constraint::Fill(2)]);
         if is_wide {
-            widths.push(Constraint::Fill(4));
+            widths.push(Constraint::Fill(5));
         }
         let sorted_by = match self.order {
             Order::Number => 1,
@@ -204,12 +204,17 @@ fn draw_cores(
     cores: &[CoreRow],
     cells: impl Fn(&CoreRow) -> Vec<String>,
 ) {
+    let room = |columns: usize| {
+        // A space stands between two columns.
+        widths.iter().take(columns).map(|width| width + 1).sum::<u16>() <= area.width + 1
+    };
+    let columns = (1..=widths.len()).rev().find(|columns| room(*columns)).unwrap_or(1);
     let rows = cores.iter().map(|core| {
         let style = if core.is_silent { Style::from(Color::Red) } else { Style::new() };
-        Row::new(cells(core).into_iter().map(|text| cell(text, true))).style(style)
+        Row::new(cells(core).into_iter().take(columns).map(|text| cell(text, true))).style(style)
     });
-    let head = head.iter().map(|name| cell((*name).to_owned(), true));
-    let widths = widths.iter().map(|width| Constraint::Length(*width));
+    let head = head.iter().take(columns).map(|name| cell((*name).to_owned(), true));
+    let widths = widths.iter().take(columns).map(|width| Constraint::Length(*width));
     frame.render_widget(Table::new(rows, widths).header(Row::new(head).style(Modifier::BOLD)), area);
 }
 

@@ -19,6 +19,8 @@ pub(crate) struct View {
     pub(crate) window: Duration,
     pub(crate) cores: Vec<CoreRow>,
     pub(crate) tasks: Vec<TaskRow>,
+    /// There are further tasks.
+    pub(crate) is_cut: bool,
 }
 
 /// What is shown of a core.
@@ -148,6 +150,7 @@ impl View {
             window: windows.values().copied().max().unwrap_or_default(),
             cores,
             tasks: now.tasks.iter().map(task_row).collect(),
+            is_cut: now.is_cut,
         }
     }
 
@@ -159,7 +162,13 @@ impl View {
         });
     }
 
-    /// How many tasks the process has; not all of them may be known.
+    /// Leaves out all tasks after the first `most`.
+    pub(crate) fn truncate(&mut self, most: usize) {
+        self.is_cut |= self.tasks.len() > most;
+        self.tasks.truncate(most);
+    }
+
+    /// How many tasks the process has by its counters.
     pub(crate) fn task_count(&self) -> u64 {
         self.cores.iter().map(|core| core.tasks).sum()
     }

@@ -46,6 +46,7 @@ fn view() -> View {
             task(0, 2, "connection", 9_000),
             task(1, 3, "expire keys", 200),
         ],
+        is_cut: false,
     }
 }
 
@@ -128,7 +129,9 @@ fn keys_do_what_the_foot_says() {
     assert_eq!(names(&mut screen).len(), 0);
 
     screen.fail("nobody listens there".to_owned());
-    assert!(drawn(&mut screen, 120, 24)[0].contains("nobody listens there"));
+    assert!(drawn(&mut screen, 120, 24)[23].contains("nobody listens there"));
+    screen.show(view());
+    assert!(drawn(&mut screen, 120, 24)[23].contains("q quit"), "it is there again");
     assert_eq!(press(&mut screen, KeyCode::Char('x')), After::Stay);
     assert_eq!(press(&mut screen, KeyCode::Char('q')), After::Quit);
     assert_eq!(screen.press(KeyEvent::new(KeyCode::Char('c'), KeyModifiers::CONTROL)), After::Quit);
@@ -164,5 +167,9 @@ fn every_size_of_terminal_is_drawn() {
         assert_eq!(lines.len(), usize::from(if width == 0 { 0 } else { height }), "{width}×{height}");
     }
     let narrow = drawn(&mut screen, 80, 24);
+    assert!(
+        narrow[1].starts_with("core cpu  busy") && narrow[1].trim_end().ends_with("parks/s"),
+        "{narrow:#?}"
+    );
     assert!(narrow[9].contains("connection") && !narrow[8].contains("created at"), "{narrow:#?}");
 }
