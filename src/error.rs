@@ -218,22 +218,21 @@ impl std::error::Error for Error {
 
 impl From<Error> for io::Error {
     fn from(error: Error) -> Self {
+        let by_code = error.code().map(|code| io::Error::from_raw_os_error(code).kind());
         let kind = match error.kind() {
-            ErrorKind::Os => {
-                error.code().map_or(io::ErrorKind::Other, |code| io::Error::from_raw_os_error(code).kind())
-            }
+            ErrorKind::Os => by_code.unwrap_or(io::ErrorKind::Other),
+            ErrorKind::Closed => by_code.unwrap_or(io::ErrorKind::ConnectionReset),
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::InUse => io::ErrorKind::AddrInUse,
-            ErrorKind::Closed => io::ErrorKind::ConnectionReset,
             ErrorKind::TimedOut => io::ErrorKind::TimedOut,
-            ErrorKind::Cancelled => io::ErrorKind::Interrupted,
             ErrorKind::NoSpace => io::ErrorKind::StorageFull,
             ErrorKind::Corrupt | ErrorKind::ForeignData | ErrorKind::UnsupportedFormat => {
                 io::ErrorKind::InvalidData
             }
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
-            ErrorKind::LimitReached => io::ErrorKind::Other,
+            // Not `Interrupted`: readers and writers take that for a request to try again.
+            ErrorKind::Cancelled | ErrorKind::LimitReached => io::ErrorKind::Other,
         };
         io::Error::new(kind, error)
     }

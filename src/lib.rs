@@ -13,6 +13,7 @@
 //! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types.
 //! - [`block`]: namespaces: memory, files, block devices.
 //! - [`store`]: a B-tree with a log on a namespace.
+//! - [`compat`]: the traits of `futures`, tokio and hyper on boson's sockets.
 //! - [`redis`]: the protocol and commands of `boson serve`.
 //! - [`sim`]: a seeded clock, scheduler and disk, for tests that replay.
 //!
@@ -49,6 +50,8 @@
 //! ```
 
 pub mod block;
+#[cfg(any(feature = "futures", feature = "hyper", feature = "tokio"))]
+pub mod compat;
 pub mod error;
 pub mod inspect;
 pub mod mem;

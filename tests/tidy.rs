@@ -11,6 +11,7 @@ const LAYERS: [(&str, u32); 11] = [
     ("inspect", 3),
     ("net", 3),
     ("block", 3),
+    ("compat", 4),
     ("store", 4),
     ("redis", 5),
     ("sim", 6),

@@ -13,7 +13,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::sync::Notify;
+use crate::rt::sync::local::Notify;
 use crate::rt::uring;
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
@@ -160,6 +160,12 @@ impl KernelStream {
         set()
             .map_err(|errno| Error::os(errno.raw_os_error(), "set up the socket of").at(peer.to_string()))?;
         Ok(Self { socket: Rc::new(socket), local, peer, inbound: Rc::default() })
+    }
+
+    /// A connected socket of a family that has other addresses: its addresses here mean nothing.
+    pub(super) fn without_addresses(socket: OwnedFd) -> Self {
+        let none = SocketAddr::from(([0, 0, 0, 0], 0));
+        Self { socket: Rc::new(socket), local: none, peer: none, inbound: Rc::default() }
     }
 
     pub(super) async fn connect(address: SocketAddr) -> Result<Self> {

@@ -15,7 +15,7 @@ use super::expiry::CycleSlot;
 use super::keyspace::{Keyspace, UnixMs};
 use crate::Result;
 use crate::block::Namespace;
-use crate::rt::sync::Notify;
+use crate::rt::sync::local::Notify;
 use crate::rt::{Clock, Instant};
 use crate::store::Env;
 

@@ -1,5 +1,63 @@
-//! Synchronisation between the tasks of one core. None of it is `Send` and none of it costs an atomic.
+//! Synchronisation between tasks: in [`local`] for those of one core, and here for any threads.
+//!
+//! What is here works from every core, every foreign thread and every runtime, and is `Send` and `Sync`. What is in [`local`] costs
+//! neither an atomic nor an allocation per wait; take it wherever a task's partners are on its own core, which is where a task stays.
+//!
+//! | | waits for | order |
+//! |---|---|---|
+//! | [`Mutex`], [`RwLock`], [`Semaphore`] | a lock or permits | first come, first served; no overtaking |
+//! | [`Condvar`], [`Notify`] | a change | told in the order of arrival |
+//! | [`Barrier`], [`WaitGroup`], [`OnceCell`] | others to come, or to be done | all at once; [`OnceCell`]: first come, first served |
+//! | [`oneshot`], [`mpsc`] | a value, or room | values in the order of sending; senders first come, first served |
+//! | [`broadcast`], [`watch`] | every value, or the newest | all at once |
+//!
+//! The primitives are tokio's, whose `sync` feature does not depend on its runtime, which are fair, and whose lock-free parts its own
+//! loom models check. [`Condvar`] and [`WaitGroup`], which tokio lacks, are built upon them. The names, methods and errors of [`local`]
+//! follow them, so that code moves between the two by changing an import; the differences:
+//!
+//! - [`Notify`] here stores one notification for who comes later (`notify_one`), as another thread may come between a check and the wait;
+//!   `notify_waiters` is what is `notify_all` there.
+//! - Values of [`local::broadcast`] and [`local::watch`] come as `Rc` where a reference or a lock guard comes here.
+//!
+//! # Deadlines
+//!
+//! Everything that waits is a future that may be dropped at any time: it leaves its queue, and what had been granted to it goes to
+//! the next one. So [`rt::timeout`](crate::rt::timeout) gives any of them a deadline. The errors become a [`boson::Error`](crate::Error)
+//! with `?`:
+//!
+//! ```
+//! use std::sync::Arc;
+//! use std::time::Duration;
+//! use boson::rt::{self, sync::{Mutex, mpsc}};
+//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
+//! core.block_on(async {
+//!     let mutex = Arc::new(Mutex::new(0));
+//!     let (sender, mut receiver) = mpsc::channel(1);
+//!     let other = Arc::clone(&mutex);
+//!     let thread = std::thread::spawn(move || {
+//!         *other.blocking_lock() += 1;
+//!         sender.blocking_send("counted")
+//!     });
+//!     assert_eq!(rt::timeout(Duration::from_secs(1), receiver.recv()).await?, Some("counted"));
+//!     assert_eq!(*rt::timeout(Duration::from_secs(1), mutex.lock()).await?, 1);
+//!     thread.join().expect("no panic")?;
+//!     Ok::<(), boson::Error>(())
+//! })??;
+//! # Ok::<(), boson::Error>(())
+//! ```
+//!
+//! The `blocking_` methods are for threads without a runtime. They block the thread: inside a task they would stop its whole core.
 
-mod notify;
+mod condvar;
+mod error;
+pub mod local;
+mod wait_group;
 
-pub use notify::{Notified, Notify};
+pub use condvar::Condvar;
+pub use error::{AcquireError, SendError, SetError, TryAcquireError, TryLockError, TrySendError};
+pub use tokio::sync::{
+    Barrier, BarrierWaitResult, MappedMutexGuard, Mutex, MutexGuard, Notify, OnceCell, OwnedMutexGuard,
+    OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard,
+    RwLockWriteGuard, Semaphore, SemaphorePermit, broadcast, mpsc, oneshot, watch,
+};
+pub use wait_group::{WaitGroup, WaitToken};

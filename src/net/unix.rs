@@ -1,0 +1,377 @@
+//! Unix stream sockets: connections between processes of one machine, on the kernel only.
+
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::io;
+use std::net::Shutdown;
+use std::os::fd::OwnedFd;
+use std::os::linux::net::SocketAddrExt;
+use std::os::unix::ffi::OsStrExt;
+use std::os::unix::net::{SocketAddr as StdAddr, UnixStream as StdStream};
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::str::FromStr;
+use std::time::Duration;
+
+use rustix::fs::{FileType, Stat};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+use super::kernel::KernelStream;
+use crate::error::{BufResult, Error, ErrorKind, Result};
+use crate::mem::{IoBuf, IoBufMut, Slice};
+use crate::rt::{self, uring};
+
+/// How many connections wait to be accepted before further ones have to wait.
+const BACKLOG: i32 = 4096;
+/// How long until a listener whose backlog is full is tried again, at first and at most.
+const RETRY_AFTER: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
+
+/// The name of a Unix socket: a path in the file system, an abstract name (`unix(7)`), or none.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+pub struct UnixAddr(AddrKind);
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+enum AddrKind {
+    Path(PathBuf),
+    Abstract(Box<[u8]>),
+    Unnamed,
+}
+
+/// What `sockaddr_un` has room for, without the zero byte at the end of a path or the start of an abstract name.
+const MAX_NAME_BYTES: usize = 107;
+
+impl UnixAddr {
+    /// The name `path` in the file system.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path that is empty, longer than 107 bytes or contains a zero byte.
+    pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
+        let path = path.as_ref();
+        let bytes = path.as_os_str().as_bytes();
+        if bytes.is_empty() || bytes.len() > MAX_NAME_BYTES || bytes.contains(&0) {
+            return Err(Error::new(ErrorKind::InvalidInput, "name a Unix socket")
+                .at(path.display().to_string())
+                .because("the path of a socket has 1 to 107 bytes, none of them zero"));
+        }
+        Ok(Self(AddrKind::Path(path.to_owned())))
+    }
+
+    /// The abstract name `name`: it is in no file system and goes away with its listener. Any process of the same network
+    /// namespace may connect to it.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a name that is empty or longer than 107 bytes.
+    pub fn from_abstract_name(name: impl AsRef<[u8]>) -> Result<Self> {
+        let name = name.as_ref();
+        if name.is_empty() || name.len() > MAX_NAME_BYTES {
+            return Err(Error::new(ErrorKind::InvalidInput, "name a Unix socket")
+                .at(format!("@{}", name.escape_ascii()))
+                .because("an abstract name has 1 to 107 bytes"));
+        }
+        Ok(Self(AddrKind::Abstract(name.into())))
+    }
+
+    /// The path, if it is one.
+    pub fn as_path(&self) -> Option<&Path> {
+        if let AddrKind::Path(path) = &self.0 { Some(path) } else { None }
+    }
+
+    /// The abstract name, if it is one.
+    pub fn as_abstract_name(&self) -> Option<&[u8]> {
+        if let AddrKind::Abstract(name) = &self.0 { Some(name) } else { None }
+    }
+
+    /// Whether the socket has no name, as that of a client usually has none.
+    pub fn is_unnamed(&self) -> bool {
+        self.0 == AddrKind::Unnamed
+    }
+
+    /// From what the kernel says of a socket; a name that cannot be read is none.
+    fn from_kernel(address: io::Result<StdAddr>) -> Self {
+        let kind = address.ok().and_then(|address| match address.as_pathname() {
+            Some(path) => Some(AddrKind::Path(path.to_owned())),
+            None => address.as_abstract_name().map(|name| AddrKind::Abstract(name.into())),
+        });
+        Self(kind.unwrap_or(AddrKind::Unnamed))
+    }
+
+    fn encode(&self) -> Result<SocketAddrUnix, Errno> {
+        match &self.0 {
+            AddrKind::Path(path) => SocketAddrUnix::new(path),
+            AddrKind::Abstract(name) => SocketAddrUnix::new_abstract_name(name),
+            AddrKind::Unnamed => Err(Errno::INVAL),
+        }
+    }
+}
+
+impl FromStr for UnixAddr {
+    type Err = Error;
+
+    /// A path, or an abstract name after an `@`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`UnixAddr::from_path`] and [`UnixAddr::from_abstract_name`].
+    fn from_str(text: &str) -> Result<Self> {
+        match text.strip_prefix('@') {
+            Some(name) => Self::from_abstract_name(name),
+            None => Self::from_path(text),
+        }
+    }
+}
+
+impl fmt::Display for UnixAddr {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.0 {
+            AddrKind::Path(path) => path.display().fmt(f),
+            AddrKind::Abstract(name) => write!(f, "@{}", name.escape_ascii()),
+            AddrKind::Unnamed => f.write_str("(unnamed)"),
+        }
+    }
+}
+
+/// A listening Unix socket. Dropping it removes its name from the file system.
+#[derive(Debug)]
+pub struct UnixListener {
+    socket: Rc<OwnedFd>,
+    local: UnixAddr,
+    name: Option<Name>,
+    /// Connections that were accepted for a future that was dropped.
+    stash: Rc<RefCell<VecDeque<OwnedFd>>>,
+}
+
+/// A name in the file system that this process made.
+#[derive(Debug)]
+struct Name {
+    path: PathBuf,
+    inode: (u64, u64),
+}
+
+impl UnixListener {
+    /// Listens on `address`. Who may connect to a path is said by the permissions of its directory, and of the path itself: it is made
+    /// with mode `0777` less the process's umask.
+    ///
+    /// A path that a process left behind when it was killed is taken over: one that is a socket on which nobody listens.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`](ErrorKind::InUse) if somebody listens there or the path is something else, otherwise the kernel's code.
+    pub fn bind(address: &UnixAddr) -> Result<Self> {
+        let failed = |errno: Errno| Error::os(errno.raw_os_error(), "listen on").at(address.to_string());
+        let socket = new_socket().map_err(failed)?;
+        let encoded = address.encode().map_err(failed)?;
+        let bound = match (rustix::net::bind(&socket, &encoded), address.as_path()) {
+            (Err(Errno::ADDRINUSE), Some(path)) if is_abandoned(&encoded, path) => {
+                rustix::fs::unlink(path).map_err(failed)?;
+                rustix::net::bind(&socket, &encoded)
+            }
+            (bound, _) => bound,
+        };
+        bound.map_err(failed)?;
+        let name = address.as_path().and_then(|path| {
+            let inode = inode(&rustix::fs::lstat(path).ok()?);
+            Some(Name { path: path.to_owned(), inode })
+        });
+        // From here on a failure removes the name again.
+        let listener = Self { socket: Rc::new(socket), local: address.clone(), name, stash: Rc::default() };
+        rustix::net::listen(&listener.socket, BACKLOG).map_err(failed)?;
+        Ok(listener)
+    }
+
+    /// The next connection. Dropping the future loses no connection.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitReached`](ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
+    pub async fn accept(&self) -> Result<UnixStream> {
+        let stashed = self.stash.borrow_mut().pop_front();
+        let socket = match stashed {
+            Some(socket) => socket,
+            None => {
+                let stash = Rc::clone(&self.stash);
+                let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
+                uring::accept(&self.socket, keep).await.map_err(|error| {
+                    Error::os(error.raw_os_error().unwrap_or(libc::EIO), "accept").at(self.local.to_string())
+                })?
+            }
+        };
+        Ok(UnixStream::from_connected(socket))
+    }
+
+    /// What it listens on.
+    pub fn local_addr(&self) -> &UnixAddr {
+        &self.local
+    }
+}
+
+impl Drop for UnixListener {
+    fn drop(&mut self) {
+        if let Some(name) = &self.name
+            && rustix::fs::lstat(&name.path).is_ok_and(|stat| inode(&stat) == name.inode)
+        {
+            // A name that cannot be removed is taken over by the next listener.
+            let _ = rustix::fs::unlink(&name.path);
+        }
+    }
+}
+
+/// A Unix stream connection. It behaves as a [`TcpStream`](super::TcpStream) does, whose functions these are.
+#[derive(Debug)]
+pub struct UnixStream {
+    stream: KernelStream,
+    local: UnixAddr,
+    peer: UnixAddr,
+}
+
+impl UnixStream {
+    fn from_connected(socket: OwnedFd) -> Self {
+        let socket = StdStream::from(socket);
+        Self {
+            local: UnixAddr::from_kernel(socket.local_addr()),
+            peer: UnixAddr::from_kernel(socket.peer_addr()),
+            stream: KernelStream::without_addresses(socket.into()),
+        }
+    }
+
+    /// Connects to the listener at `address`. While that has more connections waiting than it takes, so does this.
+    ///
+    /// # Errors
+    ///
+    /// [`NotFound`](ErrorKind::NotFound) if there is no such path, `ECONNREFUSED` if nobody listens, otherwise the kernel's code.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core, if it has to wait.
+    pub async fn connect(address: &UnixAddr) -> Result<Self> {
+        let failed = |errno: Errno| Error::os(errno.raw_os_error(), "connect to").at(address.to_string());
+        let encoded = address.encode().map_err(failed)?;
+        let socket = new_socket().map_err(failed)?;
+        // A Unix socket connects at once or not at all; one that may block would block the core for as long as the backlog is full.
+        rustix::io::ioctl_fionbio(&socket, true).map_err(failed)?;
+        let mut wait = RETRY_AFTER.0;
+        loop {
+            match rustix::net::connect(&socket, &encoded) {
+                Ok(()) => break,
+                Err(Errno::AGAIN) => rt::sleep(wait).await,
+                Err(Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno)),
+            }
+            wait = (wait * 2).min(RETRY_AFTER.1);
+        }
+        // io_uring does not wait for a socket that does not block.
+        rustix::io::ioctl_fionbio(&socket, false).map_err(failed)?;
+        Ok(Self::from_connected(socket))
+    }
+
+    /// Two sockets that are connected with each other.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's code when the process has no descriptors left.
+    pub fn pair() -> Result<(Self, Self)> {
+        let (a, b) =
+            rustix::net::socketpair(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+                .map_err(|errno| Error::os(errno.raw_os_error(), "make a pair of sockets"))?;
+        Ok((Self::from_connected(a), Self::from_connected(b)))
+    }
+
+    /// As [`TcpStream::read`](super::TcpStream::read).
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) if the peer closed while bytes were on their way to it.
+    pub async fn read<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
+        self.stream.read(buf).await
+    }
+
+    /// As [`TcpStream::write`](super::TcpStream::write).
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) if the peer closed.
+    pub async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
+        self.stream.write(buf).await
+    }
+
+    /// Writes all of `buf`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`UnixStream::write`]; a part may have been written.
+    pub async fn write_all<B: IoBuf>(&self, mut buf: B) -> BufResult<(), B> {
+        let len = buf.bytes_init();
+        let mut done = 0;
+        while done < len {
+            let (result, part) = self.write(buf.slice(done..len)).await;
+            buf = Slice::into_inner(part);
+            match result {
+                Ok(0) => return (Err(Error::new(ErrorKind::Closed, "write")), buf),
+                Ok(written) => done += written,
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        (Ok(()), buf)
+    }
+
+    /// Reads what is there now; `None` if nothing is.
+    ///
+    /// # Errors
+    ///
+    /// As for [`UnixStream::read`].
+    pub fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
+        self.stream.try_read(buf)
+    }
+
+    /// Writes what there is room for now; `None` if there is none.
+    ///
+    /// # Errors
+    ///
+    /// As for [`UnixStream::write`].
+    pub fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
+        self.stream.try_write(bytes)
+    }
+
+    /// Closes one direction or both, as [`TcpStream::shutdown`](super::TcpStream::shutdown).
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) if the connection is gone.
+    pub fn shutdown(&self, how: Shutdown) -> Result<()> {
+        self.stream.shutdown(how).map_err(|error| error.at(self.peer.to_string()))
+    }
+
+    /// This end's name.
+    pub fn local_addr(&self) -> &UnixAddr {
+        &self.local
+    }
+
+    /// The other end's name.
+    pub fn peer_addr(&self) -> &UnixAddr {
+        &self.peer
+    }
+}
+
+fn new_socket() -> Result<OwnedFd, Errno> {
+    rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
+}
+
+fn inode(stat: &Stat) -> (u64, u64) {
+    (stat.st_dev, stat.st_ino)
+}
+
+/// Whether `path` is a socket on which nobody listens.
+fn is_abandoned(address: &SocketAddrUnix, path: &Path) -> bool {
+    // Connecting to a file that is no socket is refused too.
+    let is_socket =
+        rustix::fs::lstat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
+    let refuses = || {
+        let socket = new_socket()?;
+        rustix::io::ioctl_fionbio(&socket, true)?;
+        rustix::net::connect(&socket, address)
+    };
+    is_socket && refuses() == Err(Errno::CONNREFUSED)
+}

@@ -1,0 +1,57 @@
+//! Synchronisation between the tasks of one core: no atomics, no allocation per wait, none of it `Send`.
+//!
+//! Everything that waits is a future. Its place in the queue is that of its first poll; who waits is served first come, first served. A
+//! future that is dropped leaves the queue, and what had been granted to it goes to the next one. So
+//! [`rt::timeout`](crate::rt::timeout) gives any of them a deadline, and there is no second method for it:
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use std::time::Duration;
+//! use boson::rt::{self, sync::local::Mutex};
+//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
+//! # core.block_on(async {
+//! let mutex = Mutex::new(());
+//! let guard = rt::timeout(Duration::from_millis(10), mutex.lock()).await?;
+//! let error = rt::timeout(Duration::from_millis(1), mutex.lock()).await.unwrap_err();
+//! assert_eq!(error.kind(), boson::ErrorKind::TimedOut);
+//! // The wait that timed out left nothing behind.
+//! drop(guard);
+//! assert!(mutex.try_lock().is_ok());
+//! # Ok::<(), boson::Error>(())
+//! # })??;
+//! # Ok::<(), boson::Error>(())
+//! ```
+//!
+//! Nothing here needs a core: the futures run on any single-threaded executor. Names and shapes follow the cross-core primitives in
+//! [`rt::sync`](crate::rt::sync), and every error here becomes a [`boson::Error`](crate::Error) with `?`.
+//!
+//! Wakers may do anything when they are cloned, woken or dropped, also call back into the primitive that holds them. If one panics
+//! while several tasks are woken, those behind it are told but not woken.
+
+mod barrier;
+pub mod broadcast;
+mod condvar;
+mod error;
+pub mod mpsc;
+mod mutex;
+mod notify;
+mod once_cell;
+pub mod oneshot;
+mod rwlock;
+mod semaphore;
+mod wait_group;
+mod wait_list;
+mod waker_slot;
+pub mod watch;
+
+pub use barrier::{Barrier, BarrierWait, BarrierWaitResult};
+pub use condvar::Condvar;
+pub use error::{
+    AcquireError, RecvError, SendError, TryAcquireError, TryLockError, TryRecvError, TrySendError,
+};
+pub use mutex::{Lock, Mutex, MutexGuard};
+pub use notify::{Notified, Notify};
+pub use once_cell::OnceCell;
+pub use rwlock::{Read, RwLock, RwLockReadGuard, RwLockWriteGuard, Write};
+pub use semaphore::{Acquire, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+pub use wait_group::{WaitGroup, WaitGroupWait, WaitToken};
