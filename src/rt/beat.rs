@@ -23,7 +23,9 @@ pub(super) enum Phase {
 }
 
 /// Written by the core alone, with plain stores; read by anybody.
+#[derive(Debug)]
 pub(super) struct Beat {
+    core: String,
     phase: AtomicU8,
     turns: AtomicU64,
     polls: AtomicU64,
@@ -32,13 +34,20 @@ pub(super) struct Beat {
 }
 
 impl Beat {
+    /// Of a core on the calling thread.
     pub(super) fn new() -> Self {
         Self {
+            core: std::thread::current().name().unwrap_or("(unnamed)").to_owned(),
             phase: AtomicU8::new(Phase::Outside as u8),
             turns: AtomicU64::new(0),
             polls: AtomicU64::new(0),
             sites: [const { AtomicPtr::new(ptr::null_mut()) }; REMEMBERED],
         }
+    }
+
+    /// The name of the thread that made the core.
+    pub(super) fn core(&self) -> &str {
+        &self.core
     }
 
     #[inline]

@@ -4,16 +4,19 @@ use std::future::Future;
 use std::panic::Location;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::time::Duration;
 
 use rustix::thread::CpuSet;
 
 use super::CoreConfig;
 use super::current::{self, Inside};
+use super::deadline::timeout;
 use super::fork::Process;
 use super::handle::Handle;
 use super::idle::Idler;
 use super::inbox::Inbox;
 use super::scheduler::Shared;
+use super::shutdown::{Shutdown, ShutdownReport};
 use super::stats::{CoreLatencies, CoreStats};
 use super::task::{JoinError, bury};
 use super::uring::{Doorbell, Reactor};
@@ -83,6 +86,30 @@ impl Core {
                 std::hint::spin_loop();
             }
         }
+    }
+
+    /// Ends the core: every task, and then all I/O in flight, whose buffers are freed. Tasks get `within` to end if they are to be
+    /// drained; the I/O that they leave gets 10 s after that, and what a device does not give back then is leaked, with a warning.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Core::block_on`]; a core that gets one is dropped.
+    #[track_caller]
+    pub fn shutdown(self, how: Shutdown, within: Duration) -> Result<ShutdownReport> {
+        let ended = self.shared.stats().ended;
+        let mut in_time = Ok(());
+        if how == Shutdown::Drain {
+            let drained = self.shared.drained();
+            // At its deadline the report says what is left.
+            in_time = self.block_on(async move { drop(timeout(within, drained).await) });
+        }
+        let report = ShutdownReport {
+            // The task of `block_on` is not one of them.
+            finished: (self.shared.stats().ended - ended).saturating_sub(1),
+            cancelled: self.shared.task_sites(),
+        };
+        drop(self);
+        in_time.map(|()| report)
     }
 
     /// A handle that other threads can send work through.

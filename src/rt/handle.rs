@@ -7,6 +7,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
+use super::beat::Beat;
 use super::inbox::{Inbox, Message, Unsent};
 use super::run_queue::DEFAULT_QUEUE;
 use super::scheduler::in_core;
@@ -16,11 +17,16 @@ use super::task::JoinError;
 #[derive(Clone, Debug)]
 pub struct Handle {
     inbox: Arc<Inbox>,
+    beat: Arc<Beat>,
 }
 
 impl Handle {
-    pub(super) fn new(inbox: Arc<Inbox>) -> Self {
-        Self { inbox }
+    pub(super) fn new(inbox: Arc<Inbox>, beat: Arc<Beat>) -> Self {
+        Self { inbox, beat }
+    }
+
+    pub(super) fn beat(&self) -> &Arc<Beat> {
+        &self.beat
     }
 
     /// Makes a future on the core with `make` and runs it there as a task named `name`. The result is a future that any
@@ -56,7 +62,7 @@ impl Handle {
         let slot = Arc::clone(&sender.0);
         let message = Box::new(move || {
             let result = catch_unwind(AssertUnwindSafe(call));
-            sender.send(result.map_err(|payload| panicked(payload)));
+            sender.send(result.map_err(panicked));
         });
         self.send(message, &slot);
         join

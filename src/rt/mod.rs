@@ -5,31 +5,38 @@
 //! on it; a [`Handle`] reaches it from other threads.
 
 mod beat;
+mod cancel;
 mod config;
 mod context;
 mod core;
 mod current;
+mod deadline;
 mod fork;
 mod handle;
 mod histogram;
 mod idle;
 mod inbox;
+mod interval;
 mod poller;
 mod pollers;
 mod run_queue;
 mod scheduler;
+mod shutdown;
 mod signal;
 mod sleep;
 mod stats;
 pub mod sync;
 mod task;
 mod task_dump;
+mod task_group;
 mod task_local;
 mod thread;
 mod time;
 mod timer;
 pub(crate) mod uring;
+mod watchdog;
 
+pub use cancel::{CancelToken, Cancelled};
 pub use config::{CoreConfig, Idle};
 pub use context::{
     PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
@@ -37,17 +44,22 @@ pub use context::{
     waiting_for, yield_now,
 };
 pub use core::Core;
+pub use deadline::{Deadline, timeout, timeout_at};
 pub use handle::{Handle, RemoteJoin};
 pub use histogram::Histogram;
+pub use interval::{Interval, MissedTick, interval};
 pub use poller::{Park, Poller};
 pub use run_queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue, TaskQueueStats};
+pub use shutdown::{Shutdown, ShutdownReport};
 pub use signal::{Signal, Signals};
-pub use sleep::{Sleep, sleep, sleep_until, timeout};
+pub use sleep::{Sleep, sleep, sleep_until};
 pub use stats::{CoreLatencies, CoreStats};
 pub use task::{AbortOnDrop, JoinError, JoinHandle};
 pub use task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
+pub use task_group::TaskGroup;
 pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};
 pub use timer::{TimerKey, Wheel};
 pub use uring::probe_io_uring;
+pub use watchdog::{Stall, Watchdog};

@@ -66,11 +66,15 @@ pub(super) struct Shared {
     pollers: Pollers,
     /// Taken from the inbox and not run yet.
     messages: RefCell<VecDeque<Message>>,
+    /// Woken when the last task has ended.
+    drained: Cell<Option<Waker>>,
     /// Reused by `fire_timers`.
     fired: RefCell<Vec<Waker>>,
     clock: Arc<dyn Clock>,
     sites: SiteCache,
     counters: Counters,
+    /// Until when `counters` know what the time went to.
+    accounted: Cell<Instant>,
     /// The number of polls at which the task that was last on the queue has run, and since when it is followed.
     followed: Cell<(u64, Instant)>,
     stall_after: Duration,
@@ -119,10 +123,12 @@ impl Shared {
             reactor: Rc::new(reactor),
             pollers: Pollers::default(),
             messages: RefCell::default(),
+            drained: Cell::default(),
             fired: RefCell::default(),
             clock: Arc::clone(&config.clock),
             sites: SiteCache::new(),
             counters: Counters::default(),
+            accounted: Cell::new(now),
             followed: Cell::new((u64::MAX, now)),
             stall_after: config.stall_after,
             idle: config.idle,
@@ -168,7 +174,7 @@ impl Shared {
         });
         let messages = self.run_messages();
         let worked = ran + completions + events + timers + woken + messages > 0;
-        self.account(started, worked);
+        self.account(worked);
         if completions + events + timers + woken + messages > 0 {
             stats::add(&self.counters.completions, completions);
             stats::add(&self.counters.poller_events, events);
@@ -179,9 +185,10 @@ impl Shared {
         Ok(worked)
     }
 
-    /// Counts the time of a turn, up to the last reading of the clock.
-    fn account(&self, started: Instant, worked: bool) {
-        let took = self.now.get() - started;
+    /// Counts the time since the turn before, up to the last reading of the clock.
+    fn account(&self, worked: bool) {
+        let now = self.now.get();
+        let took = now - self.accounted.replace(now);
         if worked {
             stats::add_time(&self.counters.busy, took);
             self.counters.latencies.borrow_mut().turn.record(stats::nanos(took));
@@ -224,11 +231,11 @@ impl Shared {
             }
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, ran == 1);
+            (last_reading, ran_at_reading) = (now, ran);
             if ran >= POLLS_PER_TURN || now >= until {
                 break;
             }
             read_at = next_reading(ran, now - started, until - now);
-            (last_reading, ran_at_reading) = (now, ran);
         }
         if ran > ran_at_reading {
             let now = self.read_clock();
@@ -261,6 +268,11 @@ impl Shared {
             stats::add(&self.counters.ended, 1);
             stats::add(&self.counters.panicked, usize::from(polled == Polled::Panicked));
             self.queues.release(queue);
+        }
+        if self.registry.len() == 0
+            && let Some(drained) = self.drained.take()
+        {
+            drained.wake();
         }
     }
 
@@ -355,7 +367,9 @@ impl Shared {
             self.beat.enter(Phase::Parked);
             let waited = self.reactor.wait(until.map(|until| until - now));
             self.beat.enter(Phase::Devices);
-            stats::add_time(&self.counters.asleep, self.read_clock() - now);
+            let woke = self.read_clock();
+            stats::add_time(&self.counters.asleep, woke - now);
+            self.accounted.set(woke);
             waited?;
         }
         self.inbox.unpark();
@@ -412,6 +426,7 @@ impl Shared {
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
         drop(self.messages.take());
+        drop(self.drained.take());
         self.end_tasks();
         self.reactor.shut_down();
         // An orphan's or a poller's destructor may have spawned.

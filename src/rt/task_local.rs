@@ -79,7 +79,6 @@ pub struct TaskLocal<T: 'static> {
 impl<T: 'static> TaskLocal<T> {
     /// For [`task_local!`](task_local).
     #[doc(hidden)]
-    #[expect(clippy::new_without_default, reason = "only a static has a lasting address")]
     pub const fn new() -> Self {
         Self { _address: 0, value: PhantomData }
     }

@@ -66,7 +66,8 @@ pub trait Clock: Send + Sync {
 /// The machine's clocks (`CLOCK_MONOTONIC`, `CLOCK_REALTIME`).
 #[derive(Debug)]
 pub struct MonotonicClock {
-    origin: std::time::Instant,
+    /// Nanoseconds of `CLOCK_MONOTONIC`.
+    origin: u64,
 }
 
 impl MonotonicClock {
@@ -76,13 +77,21 @@ impl MonotonicClock {
         reason = "reading the machine's clock should be visible at the call"
     )]
     pub fn new() -> Self {
-        Self { origin: std::time::Instant::now() }
+        Self { origin: monotonic_nanos() }
     }
+}
+
+/// Not `std`'s `Instant`, whose difference is calculated in 128 bits: this is read every few polls.
+#[inline]
+fn monotonic_nanos() -> u64 {
+    let time = rustix::time::clock_gettime(rustix::time::ClockId::Monotonic);
+    // Time since the machine started: positive, and 64 bits of nanoseconds last for 584 years.
+    time.tv_sec.cast_unsigned().wrapping_mul(1_000_000_000).wrapping_add(time.tv_nsec.cast_unsigned())
 }
 
 impl Clock for MonotonicClock {
     fn now(&self) -> Instant {
-        Instant::ORIGIN + self.origin.elapsed()
+        Instant::from_nanos(monotonic_nanos().saturating_sub(self.origin))
     }
 
     fn unix_time(&self) -> Duration {

@@ -1,16 +1,17 @@
 //! What the rest of the runtime asks of a core.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::ops::ControlFlow;
+use std::panic::Location;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::task::Waker;
+use std::task::{Poll, Waker};
 
 use rand::RngCore;
 
 use super::{Header, Shared};
 use crate::mem::Arena;
-use crate::rt::beat::Beat;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::Inbox;
 use crate::rt::pollers::SharedPoller;
@@ -84,6 +85,29 @@ impl Shared {
         tasks
     }
 
+    /// The name and creation place of every task but that of `block_on`, the newest first.
+    pub(in crate::rt) fn task_sites(&self) -> Vec<(&'static str, &'static Location<'static>)> {
+        let mut sites = Vec::with_capacity(self.registry.len());
+        self.registry.for_each(true, |task| {
+            sites.push((task.site().name, task.site().created_at));
+            ControlFlow::Continue(())
+        });
+        sites
+    }
+
+    /// Completes when there is no task but that of `block_on`, for which it is.
+    pub(in crate::rt) fn drained(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
+        let core = Rc::clone(self);
+        std::future::poll_fn(move |cx| {
+            if core.registry.len() == 0 {
+                return Poll::Ready(());
+            }
+            let old = core.drained.replace(Some(cx.waker().clone()));
+            drop(old);
+            Poll::Pending
+        })
+    }
+
     /// Runs `f` with the header of the task that is being polled, if one is.
     #[inline]
     pub(in crate::rt) fn with_running<R>(&self, f: impl FnOnce(Option<&Header>) -> R) -> R {
@@ -114,10 +138,6 @@ impl Shared {
         &self.queues
     }
 
-    pub(in crate::rt) fn beat(&self) -> &Arc<Beat> {
-        &self.beat
-    }
-
     #[inline]
     pub(in crate::rt) fn inbox_ptr(&self) -> *const Inbox {
         Arc::as_ptr(&self.inbox)
@@ -136,7 +156,7 @@ impl Shared {
     }
 
     pub(in crate::rt) fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.inbox))
+        Handle::new(Arc::clone(&self.inbox), Arc::clone(&self.beat))
     }
 
     pub(in crate::rt) fn fill_random(&self, bytes: &mut [u8]) {

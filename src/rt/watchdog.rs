@@ -1,0 +1,123 @@
+//! Reports a core that is stuck while it is stuck; the core itself can say so only afterwards.
+
+use std::panic::Location;
+use std::sync::Arc;
+use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
+use std::thread;
+use std::time::Duration;
+
+use super::Handle;
+use super::beat::{Beat, Phase};
+use crate::error::{Error, Result};
+
+/// Looks at a core in each span of time after which it is stuck.
+const LOOKS: u32 = 4;
+
+/// A core that is stuck now.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub struct Stall {
+    /// The name of the core's thread.
+    pub core: String,
+    /// The name and creation place of the task that it is in; `None` if it is in a poller, a waker or a message.
+    pub task: Option<(&'static str, &'static Location<'static>)>,
+    /// For how long already, at least.
+    pub lasts: Duration,
+}
+
+/// A thread that watches cores, until this is dropped. One is enough for a process.
+#[derive(Debug)]
+pub struct Watchdog {
+    stop: Option<SyncSender<()>>,
+    thread: Option<thread::JoinHandle<()>>,
+}
+
+impl Watchdog {
+    /// Logs a warning when one of the cores behind `handles` has not gone on for `after`, once for each time.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's code if there is no room for a thread.
+    pub fn start(handles: &[Handle], after: Duration) -> Result<Self> {
+        Self::start_with(handles, after, |stall| {
+            let (task, created_at) = match stall.task {
+                Some((name, place)) => (name, place.to_string()),
+                None => ("(none)", String::new()),
+            };
+            let lasts_ms = stall.lasts.as_millis();
+            tracing::warn!(core = stall.core, task, created_at, lasts_ms, "a core is stuck");
+        })
+    }
+
+    /// The same, but tells `report`, on the watchdog's thread.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Watchdog::start`].
+    pub fn start_with(
+        handles: &[Handle],
+        after: Duration,
+        report: impl Fn(&Stall) + Send + 'static,
+    ) -> Result<Self> {
+        let mut watched: Vec<Watched> = handles.iter().map(|handle| Watched::new(handle.beat())).collect();
+        let every = (after / LOOKS).max(Duration::from_millis(1));
+        let (stop, stopped) = sync_channel::<()>(0);
+        let run = move || {
+            while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
+                for core in &mut watched {
+                    if let Some(stall) = core.look(every) {
+                        report(&stall);
+                    }
+                }
+            }
+        };
+        let thread = thread::Builder::new().name("watchdog".to_owned()).spawn(run).map_err(|error| {
+            Error::os(error.raw_os_error().unwrap_or(libc::EAGAIN), "start the watchdog's thread")
+        })?;
+        Ok(Self { stop: Some(stop), thread: Some(thread) })
+    }
+}
+
+impl Drop for Watchdog {
+    fn drop(&mut self) {
+        drop(self.stop.take());
+        if let Some(thread) = self.thread.take() {
+            // A panic of `report` was printed when it happened.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// A core, and what the last look at it saw.
+struct Watched {
+    beat: Arc<Beat>,
+    seen: (u64, u64),
+    /// Looks since then that saw the same.
+    same: u32,
+}
+
+impl Watched {
+    fn new(beat: &Arc<Beat>) -> Self {
+        Self { beat: Arc::clone(beat), seen: (0, 0), same: 0 }
+    }
+
+    fn look(&mut self, every: Duration) -> Option<Stall> {
+        let seen = (self.beat.turns(), self.beat.polls());
+        let phase = self.beat.phase();
+        if seen != self.seen || !matches!(phase, Phase::Tasks | Phase::Devices) {
+            self.seen = seen;
+            self.same = 0;
+            return None;
+        }
+        self.same = self.same.saturating_add(1);
+        if self.same != LOOKS {
+            return None;
+        }
+        let site = if phase == Phase::Tasks { self.beat.site(seen.1.wrapping_sub(1)) } else { None };
+        Some(Stall {
+            core: self.beat.core().to_owned(),
+            task: site.map(|site| (site.name, site.created_at)),
+            lasts: every * self.same,
+        })
+    }
+}

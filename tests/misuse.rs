@@ -1,0 +1,179 @@
+//! What must not be done, and what happens if it is.
+
+use std::future::Future;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boson::ErrorKind;
+use boson::rt::{self, Core, CoreConfig, JoinError, MonotonicClock};
+
+fn config() -> CoreConfig {
+    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+}
+
+fn core() -> Core {
+    Core::new(&config()).expect("io_uring is usable")
+}
+
+fn message_of_panic(call: impl FnOnce() + std::panic::UnwindSafe) -> String {
+    let payload = std::panic::catch_unwind(call).expect_err("it is not allowed here");
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).expect("a message")
+}
+
+#[test]
+fn outside_a_core_a_call_panics_with_its_name_and_what_to_do() {
+    for (name, message) in [
+        ("rt::spawn", message_of_panic(|| drop(rt::spawn("nowhere", async {})))),
+        ("rt::now", message_of_panic(|| drop(rt::now()))),
+        ("rt::stats", message_of_panic(|| drop(rt::stats()))),
+        (
+            "rt::Deadline",
+            message_of_panic(|| drop(rt::Deadline::within(Duration::ZERO))).replace("now", "Deadline"),
+        ),
+    ] {
+        assert!(message.contains(name), "{message}");
+        assert!(message.contains("outside a boson core: call it from inside `Core::block_on`"), "{message}");
+    }
+    assert!(!rt::is_in_core());
+    rt::waiting_for("nothing");
+}
+
+#[test]
+fn block_on_inside_a_core_is_an_error() {
+    let (outer, inner) = (core(), core());
+    let error = outer.block_on(async { inner.block_on(async {}) }).expect("runs").expect_err("nested");
+    assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    assert!(error.to_string().contains("inside a boson core already"), "{error}");
+}
+
+/// Runs `child` in a forked process; whether it said that all is well.
+fn in_fork(child: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child only runs `child` and leaves with `_exit`. Other threads of the test may hold locks of the allocator at
+    // the fork; glibc's own handlers make that one usable in the child.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "no process");
+    if pid == 0 {
+        let well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(i32::from(!well)) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made; `status` is room for its status.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    waited == pid && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+}
+
+#[test]
+fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
+    let mut core = Some(core());
+    let parents = core.as_ref().expect("just made");
+    parents.block_on(rt::sleep(Duration::from_millis(1))).expect("the ring works");
+    rt_task_in_flight(parents);
+    let handle = parents.handle();
+    let well = in_fork(|| {
+        let core = core.take().expect("copied");
+        let refused = core.block_on(async {}).is_err_and(|error| error.to_string().contains("forked"));
+        // Nothing of the parent's is cancelled.
+        drop(core);
+        // A core of its own works.
+        let own = Core::new(&config()).and_then(|own| own.block_on(async { 3 }));
+        refused && own.is_ok_and(|three| three == 3)
+    });
+    assert!(well, "the child");
+    // In the middle of a task: it ends there with a panic, and the core with an error.
+    let core = core.expect("the child took its copy");
+    core.block_on(async {
+        let well = in_fork(|| message_of_panic(|| drop(rt::spawn("child", async {}))).contains("forked"));
+        assert!(well, "the child inside a task");
+        rt::sleep(Duration::from_millis(1)).await;
+    })
+    .expect("the parent goes on");
+    drop(handle);
+}
+
+/// Leaves a task that sleeps on the core.
+fn rt_task_in_flight(core: &Core) {
+    core.block_on(async { rt::spawn("sleeps", rt::sleep(Duration::from_secs(60))).detach() }).expect("runs");
+}
+
+#[test]
+fn signals_during_waits_are_not_noticed() {
+    extern "C" fn ignore(_: i32) {}
+    let handler: extern "C" fn(i32) = ignore;
+    // SAFETY: the handler does nothing, and SIGALRM is nobody else's in this process. Without SA_RESTART (`signal` in glibc
+    // sets it, but the waits of a ring are never restarted) every wait is interrupted.
+    unsafe { libc::signal(libc::SIGALRM, handler as libc::sighandler_t) };
+    let every = libc::timeval { tv_sec: 0, tv_usec: 500 };
+    let storm = libc::itimerval { it_interval: every, it_value: every };
+    // SAFETY: `storm` is a valid setting; the old one is not asked for.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const storm, std::ptr::null_mut()) };
+    let started = Instant::now();
+    core()
+        .block_on(async {
+            for _ in 0..20 {
+                rt::sleep(Duration::from_millis(10)).await;
+            }
+        })
+        .expect("no wait fails");
+    assert!(started.elapsed() >= Duration::from_millis(200));
+    let calm = libc::itimerval {
+        it_interval: libc::timeval { tv_sec: 0, tv_usec: 0 },
+        it_value: libc::timeval { tv_sec: 0, tv_usec: 0 },
+    };
+    // SAFETY: as above; this ends the storm.
+    unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const calm, std::ptr::null_mut()) };
+}
+
+#[test]
+fn a_core_takes_no_more_messages_than_its_limit() {
+    let mut config = config();
+    config.messages = 4;
+    let core = Core::new(&config).expect("io_uring is usable");
+    let handle = core.handle();
+    let mut sent: Vec<_> = (0..5).map(|i| handle.spawn("message", move || async move { i })).collect();
+    let refused = sent.pop().expect("five");
+    core.block_on(async {
+        for (i, result) in sent.into_iter().enumerate() {
+            assert_eq!(result.await.expect("there was room"), i);
+        }
+        assert!(matches!(refused.await, Err(JoinError::Full)));
+        assert_eq!(rt::handle().run(|| 5).await.expect("there is room again"), 5);
+    })
+    .expect("the ring works");
+}
+
+/// Polls a future on a thread that is no core's.
+fn block_on_thread<F: Future>(future: F) -> F::Output {
+    struct Unpark(std::thread::Thread);
+    impl std::task::Wake for Unpark {
+        fn wake(self: Arc<Self>) {
+            self.0.unpark();
+        }
+    }
+    let waker = std::task::Waker::from(Arc::new(Unpark(std::thread::current())));
+    let mut future = std::pin::pin!(future);
+    loop {
+        if let std::task::Poll::Ready(output) =
+            future.as_mut().poll(&mut std::task::Context::from_waker(&waker))
+        {
+            return output;
+        }
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_panic_on_another_core_is_the_joiners_error_and_the_core_goes_on() {
+    let thread = rt::CoreThread::start("remote".to_owned(), config()).expect("a thread");
+    let handle = thread.handle();
+    let error = block_on_thread(handle.spawn("panics", || async { panic!("on {}", "purpose") }));
+    let Err(JoinError::Panicked(payload)) = error else { panic!("{error:?}") };
+    assert_eq!(payload.downcast_ref::<String>().map(String::as_str), Some("on purpose"));
+    let error =
+        block_on_thread(handle.spawn("panics early", || -> std::future::Ready<()> { panic!("early") }));
+    assert!(matches!(error, Err(JoinError::Panicked(_))));
+    let error = block_on_thread(handle.run(|| -> u32 { panic!("in a call") }));
+    assert!(matches!(error, Err(JoinError::Panicked(_))));
+    assert_eq!(block_on_thread(handle.run(|| rt::stats().panicked)).expect("it goes on"), 3);
+}

@@ -1,0 +1,385 @@
+//! Who runs when: budgets, shares, latency classes, stalls, idling, and what is counted.
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::rc::Rc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant as StdInstant};
+
+use boson::ErrorKind;
+use boson::rt::{
+    self, Clock, Core, CoreConfig, Idle, Instant, LatencyClass, MAX_TASK_QUEUES, MonotonicClock, Park,
+    Poller, Shares, TaskQueue, Watchdog,
+};
+
+fn config() -> CoreConfig {
+    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    Core::new(&config()).expect("io_uring is usable").block_on(future).expect("the ring works")
+}
+
+/// A clock that moves only when a task says how long it worked, so that shares can be counted exactly.
+#[derive(Default)]
+struct WorkClock(AtomicU64);
+
+impl WorkClock {
+    fn work(&self, time: Duration) {
+        self.0.fetch_add(u64::try_from(time.as_nanos()).expect("short"), Ordering::Relaxed);
+    }
+}
+
+impl Clock for WorkClock {
+    fn now(&self) -> Instant {
+        Instant::from_nanos(self.0.load(Ordering::Relaxed))
+    }
+    fn unix_time(&self) -> Duration {
+        Duration::ZERO
+    }
+}
+
+const WORK: Duration = Duration::from_micros(4);
+
+/// A task that works for ever, `WORK` at a time.
+fn works(clock: &Arc<WorkClock>, done: &Rc<Cell<u64>>) -> impl Future<Output = ()> + use<> {
+    let (clock, done) = (Arc::clone(clock), Rc::clone(done));
+    async move {
+        loop {
+            clock.work(WORK);
+            done.set(done.get() + 1);
+            rt::yield_now().await;
+        }
+    }
+}
+
+fn run_on_work_clock<F: Future>(make: impl FnOnce(Arc<WorkClock>) -> F) -> F::Output {
+    let clock = Arc::new(WorkClock::default());
+    let core = Core::new(&CoreConfig::new(clock.clone(), [7; 32])).expect("io_uring is usable");
+    core.block_on(make(clock)).expect("the ring works")
+}
+
+#[test]
+fn queues_that_compete_get_time_by_their_shares() {
+    run_on_work_clock(|clock| async move {
+        let counts: Vec<_> = [100u16, 300, 600]
+            .into_iter()
+            .map(|shares| {
+                let queue =
+                    TaskQueue::new("test", Shares::new(shares), LatencyClass::NotImportant).expect("room");
+                let done = Rc::new(Cell::new(0));
+                // More tasks do not get more.
+                for _ in 0..700 / shares {
+                    rt::spawn_in(&queue, "works", works(&clock, &done)).detach();
+                }
+                (shares, done)
+            })
+            .collect();
+        let smallest = Rc::clone(&counts[0].1);
+        let watch = TaskQueue::new("watch", Shares::new(1000), LatencyClass::NotImportant).expect("room");
+        rt::spawn_in(&watch, "watch", async move {
+            while smallest.get() < 1000 {
+                clock.work(WORK);
+                rt::yield_now().await;
+            }
+        })
+        .await
+        .expect("no panic");
+        for (shares, done) in &counts {
+            let expected = u64::from(*shares) * 10;
+            assert!(done.get().abs_diff(expected) < expected / 10, "{shares} shares ran {}", done.get());
+        }
+        let stats = rt::task_queues();
+        assert_eq!(stats.len(), 5);
+        let measured =
+            stats.iter().find(|queue| queue.shares == Shares::new(600)).expect("it exists").runtime;
+        assert!(measured >= WORK * 5000, "{measured:?}");
+    });
+}
+
+#[test]
+fn a_queue_that_slept_saves_nothing_up() {
+    run_on_work_clock(|clock| async move {
+        let queue = TaskQueue::new("sleeper", Shares::DEFAULT, LatencyClass::NotImportant).expect("room");
+        let busy = Rc::new(Cell::new(0));
+        rt::spawn("works", works(&clock, &busy)).detach();
+        while busy.get() < 1000 {
+            rt::yield_now().await;
+        }
+        let late = Rc::new(Cell::new(0));
+        rt::spawn_in(&queue, "works", works(&clock, &late)).detach();
+        let before = busy.get();
+        while late.get() < 1000 {
+            rt::yield_now().await;
+        }
+        let meanwhile = busy.get() - before;
+        assert!(meanwhile.abs_diff(1000) < 100, "the other queue ran {meanwhile} times meanwhile");
+    });
+}
+
+#[test]
+fn a_queue_whose_latency_matters_does_not_wait_for_its_share() {
+    let longest_wait = |latency| {
+        run_on_work_clock(|clock| async move {
+            let urgent = TaskQueue::new("urgent", Shares::new(1), latency).expect("room");
+            let done = Rc::new(Cell::new(0));
+            for _ in 0..20 {
+                rt::spawn("works", works(&clock, &done)).detach();
+            }
+            // A poll is a long time for one share: it would wait for thousands of the others'.
+            rt::spawn_in(&urgent, "often ready", async move {
+                let mut longest = Duration::ZERO;
+                for _ in 0..50 {
+                    clock.work(WORK);
+                    let ready = clock.now();
+                    rt::yield_now().await;
+                    longest = longest.max(clock.now() - ready);
+                }
+                longest
+            })
+            .await
+            .expect("no panic")
+        })
+    };
+    let limit = Duration::from_micros(40);
+    let longest = longest_wait(LatencyClass::Matters(limit));
+    assert!(longest <= limit + Duration::from_micros(20), "it waited for {longest:?}");
+    let control = longest_wait(LatencyClass::NotImportant);
+    assert!(control > limit * 5, "it waited for {control:?} only, without its class");
+}
+
+#[test]
+fn task_queues_have_a_limit_and_go_with_their_last_task() {
+    run(async {
+        let make = || TaskQueue::new("test", Shares::DEFAULT, LatencyClass::NotImportant);
+        let mut queues: Vec<_> = (1..MAX_TASK_QUEUES).map(|_| make().expect("room")).collect();
+        assert_eq!(make().expect_err("the default queue counts").kind(), ErrorKind::LimitReached);
+        let task = rt::spawn_in(&queues[0], "keeps its queue", rt::sleep(Duration::from_millis(5)));
+        queues.remove(0);
+        assert!(make().is_err(), "the queue of a task went before it");
+        task.await.expect("no panic");
+        queues.push(make().expect("room again"));
+        queues.clear();
+        assert_eq!(rt::task_queues().len(), 1);
+    });
+}
+
+struct Feeds {
+    budgets: Rc<RefCell<Vec<usize>>>,
+}
+
+impl Poller for Feeds {
+    fn name(&self) -> &'static str {
+        "feeds"
+    }
+    fn poll(&mut self, _now: Instant, budget: usize) -> usize {
+        self.budgets.borrow_mut().push(budget);
+        budget
+    }
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn park(&mut self) -> Park {
+        Park::Idle
+    }
+}
+
+#[test]
+fn a_pollers_budget_is_its_registrations() {
+    run(async {
+        let budgets = Rc::new(RefCell::new(Vec::new()));
+        let feeds = |budgets| Rc::new(RefCell::new(Feeds { budgets: Rc::clone(budgets) }));
+        let small = rt::register_poller_with_budget(feeds(&budgets), 3);
+        rt::sleep(Duration::from_millis(1)).await;
+        drop(small);
+        assert!(!budgets.borrow().is_empty() && budgets.borrow().iter().all(|budget| *budget == 3));
+        budgets.borrow_mut().clear();
+        let usual = rt::register_poller(feeds(&budgets));
+        rt::sleep(Duration::from_millis(1)).await;
+        drop(usual);
+        assert!(!budgets.borrow().is_empty() && budgets.borrow().iter().all(|budget| *budget == 64));
+    });
+}
+
+#[test]
+fn devices_are_polled_often_however_long_the_polls_of_tasks_are() {
+    struct Notes(Rc<RefCell<Vec<Instant>>>);
+    impl Poller for Notes {
+        fn name(&self) -> &'static str {
+            "notes"
+        }
+        fn poll(&mut self, now: Instant, _budget: usize) -> usize {
+            self.0.borrow_mut().push(now);
+            0
+        }
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+        fn park(&mut self) -> Park {
+            Park::Spin
+        }
+    }
+    for nanos in [10u64, 500, 3000, 9000] {
+        run_on_work_clock(|clock| async move {
+            let work = Duration::from_nanos(nanos);
+            let polled = Rc::new(RefCell::new(Vec::new()));
+            rt::register_poller(Rc::new(RefCell::new(Notes(Rc::clone(&polled))))).keep();
+            for _ in 0..200 {
+                let clock = Arc::clone(&clock);
+                rt::spawn("works", async move {
+                    loop {
+                        clock.work(work);
+                        rt::yield_now().await;
+                    }
+                })
+                .detach();
+            }
+            for _ in 0..100 {
+                rt::yield_now().await;
+            }
+            let polled = polled.borrow();
+            let longest = polled.windows(2).map(|pair| pair[1] - pair[0]).max().expect("polled twice");
+            assert!(longest < Duration::from_micros(20), "polls of {work:?}: {longest:?} between two looks");
+        });
+    }
+}
+
+/// Collects the warnings of the thread that it is the default of.
+#[derive(Clone, Default)]
+struct Warnings(Arc<Mutex<Vec<String>>>);
+
+impl tracing::Subscriber for Warnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, event: &tracing::Event<'_>) {
+        struct Text(String);
+        impl tracing::field::Visit for Text {
+            fn record_debug(&mut self, field: &tracing::field::Field, value: &dyn std::fmt::Debug) {
+                self.0 += &format!("{}={value:?} ", field.name());
+            }
+        }
+        let mut text = Text(String::new());
+        event.record(&mut text);
+        self.0.lock().expect("no panic").push(text.0);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_task_that_blocks_its_core_is_reported_by_name() {
+    let warnings = Warnings::default();
+    tracing::subscriber::with_default(warnings.clone(), || {
+        let mut config = config();
+        config.stall_after = Duration::from_millis(200);
+        let core = Core::new(&config).expect("io_uring is usable");
+        core.block_on(async {
+            rt::spawn("innocent", async {
+                for _ in 0..10 {
+                    rt::sleep(Duration::from_millis(1)).await;
+                }
+            })
+            .detach();
+            rt::sleep(Duration::from_millis(5)).await;
+            assert_eq!(rt::stats().stalls, 0);
+            rt::spawn("blocks", async {
+                rt::sleep(Duration::from_millis(5)).await;
+                std::thread::sleep(Duration::from_millis(250));
+            })
+            .await
+            .expect("no panic");
+            rt::yield_now().await;
+            rt::sleep(Duration::from_millis(1)).await;
+            assert_eq!(rt::stats().stalls, 1);
+        })
+        .expect("the ring works");
+    });
+    let warnings = warnings.0.lock().expect("no panic");
+    let [warning] = &warnings[..] else { panic!("one stall, but {warnings:?}") };
+    assert!(warning.contains("task=\"blocks\""), "{warning}");
+    assert!(warning.contains("runtime_scheduling.rs"), "{warning}");
+    assert!(!warning.contains("innocent"), "{warning}");
+}
+
+#[test]
+fn a_watchdog_says_which_task_a_core_is_stuck_in_while_it_is() {
+    let core = Core::new(&config()).expect("io_uring is usable");
+    let stalls = Arc::new(Mutex::new(Vec::new()));
+    let watchdog = Watchdog::start_with(&[core.handle()], Duration::from_millis(100), {
+        let stalls = Arc::clone(&stalls);
+        move |stall| stalls.lock().expect("no panic").push(stall.clone())
+    })
+    .expect("a thread");
+    core.block_on(async {
+        let seen = Arc::clone(&stalls);
+        rt::spawn("blocks", async move {
+            let started = StdInstant::now();
+            // Until it is reported: the report comes while it is stuck.
+            while seen.lock().expect("no panic").is_empty() {
+                std::thread::sleep(Duration::from_millis(5));
+                assert!(started.elapsed() < Duration::from_secs(10), "nobody noticed");
+            }
+        })
+        .await
+        .expect("no panic");
+        let noticed = stalls.lock().expect("no panic").len();
+        // A core that sleeps is not stuck.
+        rt::sleep(Duration::from_millis(400)).await;
+        assert_eq!(stalls.lock().expect("no panic").len(), noticed);
+    })
+    .expect("the ring works");
+    drop(watchdog);
+    let stalls = stalls.lock().expect("no panic");
+    let (name, place) = stalls[0].task.expect("it was in a task");
+    assert_eq!(name, "blocks");
+    assert!(place.file().ends_with("runtime_scheduling.rs"));
+    assert!(stalls[0].lasts >= Duration::from_millis(100));
+}
+
+#[test]
+fn the_idle_setting_goes_from_always_poll_to_always_sleep() {
+    let after_a_moment = |idle| {
+        let mut config = config();
+        config.idle = idle;
+        let core = Core::new(&config).expect("io_uring is usable");
+        core.block_on(rt::sleep(Duration::from_millis(50))).expect("the ring works");
+        core.stats()
+    };
+    let polls = after_a_moment(Idle::Poll);
+    assert_eq!(polls.parks, 0);
+    assert!(polls.spinning > Duration::from_millis(20), "{polls:?}");
+    let sleeps = after_a_moment(Idle::Sleep);
+    assert!(sleeps.parks > 0 && sleeps.turns < 100, "{sleeps:?}");
+    assert!(sleeps.asleep > Duration::from_millis(40), "{sleeps:?}");
+    let adapts = after_a_moment(Idle::Adaptive { spin: Duration::from_millis(5) });
+    assert!(adapts.parks > 0 && adapts.turns > sleeps.turns, "{adapts:?}");
+}
+
+#[test]
+fn what_a_core_does_is_counted() {
+    run(async {
+        let before = rt::stats();
+        for _ in 0..10 {
+            rt::spawn("sleeps", rt::sleep(Duration::from_millis(1))).await.expect("no panic");
+        }
+        assert!(rt::spawn("panics", async { panic!("on purpose") }).await.is_err());
+        let after = rt::stats();
+        assert_eq!(after.spawned - before.spawned, 11);
+        assert_eq!(after.ended - before.ended, 11);
+        assert_eq!(after.panicked - before.panicked, 1);
+        assert!(after.timers_fired - before.timers_fired >= 10);
+        assert!(after.polls - before.polls >= 22);
+        assert!(after.turns > before.turns);
+        let latencies = rt::latencies();
+        assert!(latencies.poll.count() >= 10 && latencies.turn.count() >= 10);
+        assert!(latencies.queue_wait.count() >= 10, "{latencies:?}");
+        assert!(latencies.turn.max() >= latencies.poll.quantile(0.5));
+    });
+}
