@@ -15,14 +15,14 @@ use super::scheduler::{Shared, in_core};
 use super::stats::{CoreLatencies, CoreStats};
 use super::task::JoinHandle;
 use super::task_dump::{TaskInfo, TaskRange};
-use super::{Instant, Poller};
+use super::{Instant, Poller, task_span};
 use crate::mem::Arena;
 
 /// Starts a task on this core. `name` says what it is in statistics and messages. Dropping the handle detaches it.
 #[track_caller]
 pub fn spawn<F: Future + 'static>(name: &'static str, future: F) -> JoinHandle<F::Output> {
     let created_at = Location::caller();
-    in_core("rt::spawn", |core| core.spawn(DEFAULT_QUEUE, name, created_at, future))
+    task_span::spawn("rt::spawn", |_| DEFAULT_QUEUE, name, created_at, future)
 }
 
 /// Starts a task on `queue`, which says how much of the core it gets. Otherwise as [`spawn`].
@@ -37,10 +37,10 @@ pub fn spawn_in<F: Future + 'static>(
     future: F,
 ) -> JoinHandle<F::Output> {
     let created_at = Location::caller();
-    in_core("rt::spawn_in", |core| {
-        let number = queue.number_on(core).expect("a task queue is used on the core that it was made on");
-        core.spawn(number, name, created_at, future)
-    })
+    let number = |core: &Rc<Shared>| {
+        queue.number_on(core).expect("a task queue is used on the core that it was made on")
+    };
+    task_span::spawn("rt::spawn_in", number, name, created_at, future)
 }
 
 /// Whether the calling thread is inside a core, so that the functions of this module can be called.

@@ -12,6 +12,7 @@ use super::inbox::{Inbox, Message, Unsent};
 use super::run_queue::DEFAULT_QUEUE;
 use super::scheduler::in_core;
 use super::task::JoinError;
+use super::task_span;
 
 /// Sends work to a core from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -46,7 +47,7 @@ impl Handle {
         let slot = Arc::clone(&sender.0);
         let message = Box::new(move || {
             let task = async move { sender.send(catch_panic(async move { make().await }).await) };
-            in_core("Handle::spawn", |core| drop(core.spawn(DEFAULT_QUEUE, name, created_at, task)));
+            drop(task_span::spawn("Handle::spawn", |_| DEFAULT_QUEUE, name, created_at, task));
         });
         self.send(message, &slot);
         join

@@ -30,6 +30,7 @@ mod task;
 mod task_dump;
 mod task_group;
 mod task_local;
+mod task_span;
 mod thread;
 mod time;
 mod timer;

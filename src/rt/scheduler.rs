@@ -241,6 +241,7 @@ impl Shared {
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, false);
         }
+        self.follow_up();
         if compete && self.now.get() > slice_started {
             self.queues.charge(queue, self.now.get() - slice_started, self.now.get());
         }
@@ -312,17 +313,21 @@ impl Shared {
         }
     }
 
-    /// Follows the last task on the queue, to know how long woken tasks wait.
+    /// Follows the last task on the queue, unless one is followed already, to know how long woken tasks wait.
     fn follow(&self, now: Instant) {
-        let (target, since) = self.followed.get();
-        let polls = self.beat.polls();
-        if target != u64::MAX {
-            if polls < target {
-                return;
-            }
-            self.counters.latencies.borrow_mut().queue_wait.record(stats::nanos(now - since));
+        if self.followed.get().0 == u64::MAX {
+            self.followed.set((self.beat.polls() + self.queues.len() as u64, now));
         }
-        self.followed.set((polls + self.queues.len() as u64, now));
+    }
+
+    /// After the tasks of a turn: the one that is followed may have been among them.
+    fn follow_up(&self) {
+        let (target, since) = self.followed.get();
+        // A cancelled task takes its turn without a poll: with nothing queued, it has had it.
+        if self.beat.polls() >= target || target != u64::MAX && self.queues.is_empty() {
+            self.counters.latencies.borrow_mut().queue_wait.record(stats::nanos(self.now.get() - since));
+            self.followed.set((u64::MAX, since));
+        }
     }
 
     /// Runs messages. They make tasks: no more of them than a turn has room to run, or those that are there already would wait
@@ -361,6 +366,8 @@ impl Shared {
         if !self.pollers.park(now, &self.reactor, &mut until)? || until.is_some_and(|until| until <= now) {
             return Ok(());
         }
+        // The subscriber is foreign code and may wake tasks of this core: before the queues are looked at.
+        tracing::trace!(target: "boson::rt", at_most_us = until.map(|until| stats::micros(until - now)), "sleeping");
         // A poller may have woken tasks of this core when it was asked.
         if self.queues.is_empty() && self.inbox.park() {
             stats::add(&self.counters.parks, 1);
@@ -371,6 +378,7 @@ impl Shared {
             stats::add_time(&self.counters.asleep, woke - now);
             self.accounted.set(woke);
             waited?;
+            tracing::trace!(target: "boson::rt", asleep_us = stats::micros(woke - now), "awake");
         }
         self.inbox.unpark();
         Ok(())
