@@ -188,6 +188,9 @@ fn a_stuck_core_is_silent_and_hides_no_other() {
         assert_eq!(silent(&client), [true, false]);
     }
     assert!(started.elapsed() < Duration::from_millis(2500), "{:?}", started.elapsed());
+    let report = &client.snapshot().expect("an answer").cores[0];
+    let (name, place) = report.stuck_in.clone().expect("it says in which task");
+    assert!(name == "never returns" && place.starts_with(file!()), "{name} {place}");
     assert!(client.tasks(0, TaskRange::ALL).expect("an answer").is_silent);
     release.store(true, Ordering::Relaxed);
     assert_eq!(eventually(|| silent(&client), |silent| !silent[0]), [false, false]);

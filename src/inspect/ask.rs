@@ -1,5 +1,6 @@
 //! Asking cores from a thread that may wait, but not for ever.
 
+use std::panic::Location;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Sender, channel};
@@ -45,6 +46,11 @@ impl Cores {
 
     pub(super) fn len(&self) -> usize {
         self.0.len()
+    }
+
+    /// What a core that does not answer is in: a task's name and creation place.
+    pub(super) fn polling(&self, core: usize) -> Option<(&'static str, &'static Location<'static>)> {
+        self.0.get(core)?.handle.polling()
     }
 
     /// Runs `question` on each core of `cores`; `None` for those that are gone, overloaded or stuck.

@@ -54,6 +54,8 @@ pub struct CoreReport {
     pub core: usize,
     /// The core did not answer in time, and the rest of this is empty: one of its tasks does not return, or it has ended.
     pub is_silent: bool,
+    /// The task that a silent core was in: its name and where it was spawned.
+    pub stuck_in: Option<(String, String)>,
     /// When it answered, by the process's clock.
     pub now: Instant,
     /// The CPU that it ran on.
@@ -122,6 +124,10 @@ impl Client {
             let mut report = CoreReport {
                 core,
                 is_silent: line.kind() == "silent",
+                stuck_in: line
+                    .field("task")
+                    .zip(line.field("created_at"))
+                    .map(|(name, place)| (name.into_owned(), place.into_owned())),
                 now: Instant::from_nanos(line.number("now_ns").unwrap_or(0)),
                 cpu: line.number("cpu").and_then(|cpu| usize::try_from(cpu).ok()).unwrap_or(0),
                 stats: CoreStats::default(),

@@ -36,7 +36,7 @@
 //! > boson-inspect/1 stats
 //! < boson-inspect/1 ok pid=4711 program=boson%20serve release=0.1.0
 //! < core core=0 now_ns=81273645 cpu=1 turns=512 polls=1044 …
-//! < silent core=1
+//! < silent core=1 task=greedy created_at=src/main.rs:12:9
 //! < end
 //! ```
 //!
@@ -46,7 +46,8 @@
 //! | `histograms` | `histogram` for each core and each of `poll`, `queue_wait` and `turn`: `sum`, `max` and `buckets` as `largest:count,…`, in nanoseconds |
 //! | `tasks core=C order=oldest after=I limit=N` | `task` for at most N tasks of a core, those with the lowest numbers above I; `order=newest` gives the highest below I. Without `after` from the first on. A task's number is higher than those of the tasks before it. |
 //!
-//! A core that does not answer in time, because one of its tasks does not return, is a `silent` line in place of the others. A
+//! A core that does not answer in time, because one of its tasks does not return, is a `silent` line in place of the others, with
+//! the name of that task in `task` and its `created_at`. A
 //! request that is not understood gets `boson-inspect/1 error reason=…`. An answer that does not end with `end` was cut off.
 
 mod ask;

@@ -163,7 +163,7 @@ impl Answering {
             .ask(0..self.cores.len(), || (rt::now().as_nanos(), rustix::thread::sched_getcpu(), rt::stats()));
         for (core, answer) in answers.into_iter().enumerate() {
             let Some((now_ns, cpu, stats)) = answer else {
-                silent(text, core);
+                self.silent(text, core);
                 continue;
             };
             let values: Vec<u64> = COUNTERS.iter().map(|counter| counter.get(&stats)).collect();
@@ -179,7 +179,7 @@ impl Answering {
         let answers = self.cores.ask(0..self.cores.len(), rt::latencies);
         for (core, answer) in answers.into_iter().enumerate() {
             let Some(latencies) = answer else {
-                silent(text, core);
+                self.silent(text, core);
                 continue;
             };
             let named =
@@ -197,6 +197,15 @@ impl Answering {
         }
     }
 
+    fn silent(&self, text: &mut String, core: usize) {
+        let polling = self.cores.polling(core);
+        let mut fields: Vec<(&str, &dyn Display)> = vec![("core", &core)];
+        if let Some((name, created_at)) = &polling {
+            fields.extend([("task", name as &dyn Display), ("created_at", created_at)]);
+        }
+        write_line(text, "silent", &fields);
+    }
+
     fn tasks(&self, request: Line<'_>, text: &mut String) -> Result<(), &'static str> {
         let core = request.number("core").and_then(|core| usize::try_from(core).ok());
         let core = core.filter(|core| *core < self.cores.len()).ok_or("there is no such core")?;
@@ -211,7 +220,7 @@ impl Answering {
         let answers = self.cores.ask(core..core + 1, move || rt::tasks_in(range));
         match answers.into_iter().flatten().next() {
             Some(tasks) => tasks.iter().for_each(|task| write_task(text, core, task)),
-            None => silent(text, core),
+            None => self.silent(text, core),
         }
         Ok(())
     }
@@ -246,10 +255,6 @@ fn buckets(histogram: &Histogram) -> String {
         let _ = write!(text, "{comma}{largest}:{count}");
     }
     text
-}
-
-fn silent(text: &mut String, core: usize) {
-    write_line(text, "silent", &[("core", &core)]);
 }
 
 fn refusal(why: &str) -> String {

@@ -30,6 +30,12 @@ impl Handle {
         &self.beat
     }
 
+    /// The name and creation place of the task that the core polls at this moment, as far as another thread can tell. Meant for a
+    /// core that does not answer: one that runs is somewhere else by the time this returns.
+    pub fn polling(&self) -> Option<(&'static str, &'static Location<'static>)> {
+        self.beat.polling().map(|site| (site.name, site.created_at))
+    }
+
     /// Makes a future on the core with `make` and runs it there as a task named `name`. The result is a future that any
     /// executor on any thread can await; dropping it lets the task run on.
     ///

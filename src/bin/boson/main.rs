@@ -15,11 +15,16 @@ mod top;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::filter::Targets;
 
 /// A kernel-bypass I/O framework: servers and tools.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
+    /// What to log to standard error: a level, and others for parts of the program. `info,boson::task=debug` puts its task's name
+    /// on each line, `boson::rt=trace` tells when a core sleeps.
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info")]
+    log: Targets,
     #[command(subcommand)]
     command: Command,
 }
@@ -50,7 +55,7 @@ fn run() -> boson::Result<()> {
     let arguments: Vec<_> = std::env::args_os().collect();
     let matches = config::merge(&Cli::command(), arguments)?;
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    start::log_to_stderr();
+    start::log_to_stderr(cli.log);
     match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),

@@ -79,6 +79,16 @@ pub(crate) fn title(view: &View) -> String {
     format!("{} (process {}, boson {}), over {}", view.program, view.process, view.release, time(view.window))
 }
 
+/// What each stuck core is in.
+pub(crate) fn stuck(view: &View) -> Vec<String> {
+    let silent = view.cores.iter().filter(|core| core.is_silent);
+    let line = |core: &CoreRow| match &core.stuck_in {
+        Some((name, place)) => format!("core {} is stuck in the task {name} of {place}", core.core),
+        None => format!("core {} does not answer", core.core),
+    };
+    silent.map(line).collect()
+}
+
 /// How many tasks are shown, in one line.
 pub(crate) fn task_title(view: &View) -> String {
     let shown = view.tasks.len();
@@ -148,6 +158,9 @@ pub(crate) fn print(view: &View) -> String {
     let mut text = format!("{}\n\n", title(view));
     let cores: Vec<Vec<String>> = view.cores.iter().map(|row| core(row).into()).collect();
     table(&mut text, &CORE_HEAD, CORE_HEAD.len(), &cores);
+    for line in stuck(view) {
+        text += &format!("{line}\n");
+    }
     text.push('\n');
     let latencies: Vec<Vec<String>> = view.cores.iter().map(|row| latency(row).into()).collect();
     table(&mut text, &LATENCY_HEAD, LATENCY_HEAD.len(), &latencies);

@@ -12,6 +12,7 @@ pub(crate) fn print(view: &View) -> String {
         json!({
             "core": core.core,
             "silent": core.is_silent,
+            "stuck_in": core.stuck_in,
             "cpu": core.cpu,
             "busy": core.busy,
             "spinning": core.spinning,

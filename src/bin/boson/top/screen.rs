@@ -139,6 +139,10 @@ impl Screen {
 
     fn title(&self) -> Paragraph<'_> {
         let mut spans = vec![Span::styled(cells::title(&self.view), Modifier::BOLD)];
+        let stuck = cells::stuck(&self.view);
+        if !stuck.is_empty() {
+            spans.push(Span::styled(format!("  {}", stuck.join(", ")), Color::Red));
+        }
         if self.is_paused {
             spans.push(Span::styled("  PAUSED", Color::Yellow));
         }

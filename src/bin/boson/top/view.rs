@@ -29,6 +29,8 @@ pub(crate) struct CoreRow {
     pub(crate) core: usize,
     pub(crate) cpu: usize,
     pub(crate) is_silent: bool,
+    /// The task that a silent core is in, and where it was spawned.
+    pub(crate) stuck_in: Option<(String, String)>,
     /// Parts of the time, 0 to 1.
     pub(crate) busy: f64,
     pub(crate) spinning: f64,
@@ -213,6 +215,7 @@ impl CoreRow {
             core: new.core,
             cpu: new.cpu,
             is_silent: new.is_silent,
+            stuck_in: new.stuck_in.as_ref().map(|(name, place)| (printable(name), printable(place))),
             busy: part(stats.busy, old_stats.busy),
             spinning: part(stats.spinning, old_stats.spinning),
             asleep: part(stats.asleep, old_stats.asleep),

@@ -35,12 +35,14 @@ fn view() -> View {
         },
         ..CoreRow::default()
     };
+    let stuck_in = Some(("greedy".to_owned(), "src/a.rs:1:2".to_owned()));
+    let stuck = CoreRow { core: 1, is_silent: true, stuck_in, ..CoreRow::default() };
     View {
         program: "boson serve".to_owned(),
         process: 4711,
         release: "0.1.0".to_owned(),
         window: Duration::from_secs(1),
-        cores: vec![core, CoreRow { core: 1, is_silent: true, ..CoreRow::default() }],
+        cores: vec![core, stuck],
         tasks: vec![
             task(0, 1, "accept", 10),
             task(0, 2, "connection", 9_000),
@@ -82,7 +84,8 @@ fn everything_has_its_place() {
     let lines = drawn(&mut screen(), 120, 24);
     assert!(lines[0].starts_with("boson serve (process 4711, boson 0.1.0), over 1.00s"), "{lines:#?}");
     for (line, parts) in [
-        (1, &["core", "busy", "polls/s", "stalls"][..]),
+        (0, &["core 1 is stuck in the task greedy of src/a.rs:1:2"][..]),
+        (1, &["core", "busy", "polls/s", "stalls"]),
         (2, &["   0   3   42%  8.0%   50%    123k"]),
         (3, &["   1     stuck"]),
         (4, &["poll50", "wait99", "turn50"]),
