@@ -111,6 +111,31 @@ pub fn waiting_for(what: &'static str) {
     });
 }
 
+/// Notes what the task waits for if `poll` is pending.
+#[inline]
+pub(super) fn noted<T>(what: &'static str, poll: Poll<T>) -> Poll<T> {
+    if poll.is_pending() {
+        waiting_for(what);
+    }
+    poll
+}
+
+/// Notes that the task waits for a timer, unless it noted something else: a time-out says less than what it is for.
+#[inline]
+pub(super) fn waiting_for_a_timer() {
+    current::with(|core| {
+        if let Some(core) = core {
+            core.with_running(|task| {
+                if let Some(task) = task
+                    && task.waits_for().is_none()
+                {
+                    task.set_waits_for("a timer");
+                }
+            });
+        }
+    });
+}
+
 /// What is known of every task on this core, the newest first.
 #[track_caller]
 pub fn tasks() -> Vec<TaskInfo> {

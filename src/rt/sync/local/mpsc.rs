@@ -33,6 +33,7 @@ use std::task::{Context, Poll};
 use super::semaphore::Semaphore;
 use super::waker_slot::WakerSlot;
 use super::{SendError, TryAcquireError, TryRecvError, TrySendError};
+use crate::rt::context::noted;
 
 /// A channel that holds `capacity` values, and at least one; more senders wait.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
@@ -291,7 +292,7 @@ impl<T> Receiver<T> {
                 Err(_) => {}
             }
         }
-        Poll::Pending
+        noted("a message of a channel", Poll::Pending)
     }
 
     /// The next value, if it is there.

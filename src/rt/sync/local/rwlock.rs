@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::TryLockError;
 use super::semaphore::{Acquire, Semaphore, SemaphorePermit};
+use crate::rt::context::noted;
 
 /// How many may read at once; a writer takes as many permits.
 const MAX_READERS: usize = u32::MAX as usize;
@@ -136,7 +137,7 @@ impl<'a, T: ?Sized> Future for Read<'a, T> {
                 Poll::Ready(RwLockReadGuard { value: this.lock.value.borrow(), permit })
             }
             // The lock never closes its semaphore.
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) | Poll::Pending => noted("a lock to read", Poll::Pending),
         }
     }
 }
@@ -153,7 +154,7 @@ impl<'a, T: ?Sized> Future for Write<'a, T> {
                 Poll::Ready(RwLockWriteGuard { value, lock: this.lock, permit })
             }
             // The lock never closes its semaphore.
-            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(_)) | Poll::Pending => noted("a lock to write", Poll::Pending),
         }
     }
 }

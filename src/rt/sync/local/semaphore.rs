@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::wait_list::{Left, WaitList, Waiter};
 use super::{AcquireError, TryAcquireError};
+use crate::rt::context::noted;
 
 /// A number of permits that tasks of one core take and give back.
 ///
@@ -240,11 +241,11 @@ impl<'a> Future for Acquire<'a> {
                 Err(TryAcquireError::Closed) => Poll::Ready(Err(AcquireError)),
                 Err(TryAcquireError::NoPermits) => {
                     waiter.wait(Request::Wants(count), waker);
-                    Poll::Pending
+                    noted("a semaphore", Poll::Pending)
                 }
             };
         }
-        waiter.poll_told(cx).map(|told| match told {
+        noted("a semaphore", waiter.poll_told(cx)).map(|told| match told {
             Request::Granted if semaphore.is_closed() => {
                 semaphore.add_permits(count);
                 Err(AcquireError)
