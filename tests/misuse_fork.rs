@@ -1,0 +1,72 @@
+//! A process that forks while it has a core. Alone in its file: other tests' threads would hold locks at the fork.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+
+fn config() -> CoreConfig {
+    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+}
+
+fn core() -> Core {
+    Core::new(&config()).expect("io_uring is usable")
+}
+
+fn message_of_panic(call: impl FnOnce() + std::panic::UnwindSafe) -> String {
+    let payload = std::panic::catch_unwind(call).expect_err("it is not allowed here");
+    let text = payload.downcast_ref::<String>().cloned();
+    text.or_else(|| payload.downcast_ref::<&str>().map(|text| (*text).to_owned())).expect("a message")
+}
+
+/// Runs `child` in a forked process; whether it said that all is well.
+fn in_fork(child: impl FnOnce() -> bool) -> bool {
+    // SAFETY: the child only runs `child` and leaves with `_exit`. Other threads of the test may hold locks of the allocator at
+    // the fork; glibc's own handlers make that one usable in the child.
+    let pid = unsafe { libc::fork() };
+    assert!(pid >= 0, "no process");
+    if pid == 0 {
+        // SAFETY: asks for a signal that ends the child should it hang.
+        unsafe { libc::alarm(10) };
+        let well = std::panic::catch_unwind(std::panic::AssertUnwindSafe(child)).unwrap_or(false);
+        // SAFETY: ends the process at once.
+        unsafe { libc::_exit(i32::from(!well)) };
+    }
+    let mut status = 0;
+    // SAFETY: waits for the child that was just made; `status` is room for its status.
+    let waited = unsafe { libc::waitpid(pid, &raw mut status, 0) };
+    waited == pid && libc::WIFEXITED(status) && libc::WEXITSTATUS(status) == 0
+}
+
+#[test]
+fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
+    let mut core = Some(core());
+    let parents = core.as_ref().expect("just made");
+    parents.block_on(rt::sleep(Duration::from_millis(1))).expect("the ring works");
+    rt_task_in_flight(parents);
+    let handle = parents.handle();
+    let well = in_fork(|| {
+        let core = core.take().expect("copied");
+        let refused = core.block_on(async {}).is_err_and(|error| error.to_string().contains("forked"));
+        // Nothing of the parent's is cancelled.
+        drop(core);
+        // A core of its own works.
+        let own = Core::new(&config()).and_then(|own| own.block_on(async { 3 }));
+        refused && own.is_ok_and(|three| three == 3)
+    });
+    assert!(well, "the child");
+    // In the middle of a task: it ends there with a panic, and the core with an error.
+    let core = core.expect("the child took its copy");
+    core.block_on(async {
+        let well = in_fork(|| message_of_panic(|| drop(rt::spawn("child", async {}))).contains("forked"));
+        assert!(well, "the child inside a task");
+        rt::sleep(Duration::from_millis(1)).await;
+    })
+    .expect("the parent goes on");
+    drop(handle);
+}
+
+/// Leaves a task that sleeps on the core.
+fn rt_task_in_flight(core: &Core) {
+    core.block_on(async { rt::spawn("sleeps", rt::sleep(Duration::from_secs(60))).detach() }).expect("runs");
+}
