@@ -71,7 +71,8 @@ async fn some_tasks() {
     let first = rt::spawn("first", steps(["f1", "f2", "f3"]));
     let second = rt::spawn("second", steps(["s1", "s2", "s3"]));
     info!("between");
-    (first.await.expect("it ends"), second.await.expect("it ends"));
+    first.await.expect("it ends");
+    second.await.expect("it ends");
     let ends = rt::spawn("cancelled", async {
         let _ends = LogsItsEnd;
         std::future::pending::<()>().await;
