@@ -94,6 +94,46 @@ fn a_dump_tells_what_each_task_waits_for_and_since_when() {
 }
 
 #[test]
+fn every_way_to_wait_has_a_name() {
+    use boson::rt::sync::local;
+    let (core, path) = (core(), SocketPath::new());
+    let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
+    run_on(&core, || {
+        // Kept for as long as the task that waits, which is until the core ends.
+        drop(rt::spawn("mutex", async {
+            let mutex = local::Mutex::new(());
+            let _held = mutex.lock().await;
+            drop(rt::timeout(Duration::from_secs(3600), mutex.lock()).await);
+        }));
+        drop(rt::spawn("semaphore", async { drop(local::Semaphore::new(0).acquire().await) }));
+        drop(rt::spawn("notify", async { local::Notify::new().notified().await }));
+        drop(rt::spawn("channel", async {
+            let (_sender, mut receiver) = local::mpsc::channel::<()>(1);
+            receiver.recv().await
+        }));
+        drop(rt::spawn("join", async { drop(rt::spawn("joined", std::future::pending::<()>()).await) }));
+        drop(rt::spawn("interval", async {
+            let mut interval = rt::interval(Duration::from_secs(3600));
+            interval.tick().await;
+            interval.tick().await;
+        }));
+    });
+    let client = Client::new(&path.0);
+    let tasks = eventually(|| all_tasks(&client), |tasks| tasks.iter().all(|task| task.polls > 0));
+    for (name, what) in [
+        ("mutex", "a mutex"),
+        ("semaphore", "a semaphore"),
+        ("notify", "a notification"),
+        ("channel", "a message of a channel"),
+        ("join", "the end of a task"),
+        ("interval", "a timer"),
+    ] {
+        let task = tasks.iter().find(|task| task.name == name).expect(name);
+        assert_eq!(task.waits_for.as_deref(), Some(what), "{task:?}");
+    }
+}
+
+#[test]
 fn a_snapshot_counts_what_happened_in_between() {
     let (core, path) = (core(), SocketPath::new());
     let _inspector =
