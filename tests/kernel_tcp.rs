@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use boson::mem::{IoBuf, IoBufMut};
 use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorKind};
 use boson::{ErrorKind, Result};
 
 fn run_with<F: Future>(ring_entries: u32, future: F) -> F::Output {
@@ -205,7 +205,9 @@ fn a_buffer_lives_until_the_kernel_is_done_with_it() {
         let alive = Rc::new(Cell::new(1));
         let buf = Watched { bytes: Vec::with_capacity(64), alive: Rc::clone(&alive) };
         assert!(polled_at_most(server.read(buf), 1).await.is_none());
-        assert_eq!(alive.get(), 1, "the buffer was freed while the kernel may still write into it");
+        // On epoll nothing is with the kernel before there is something to read.
+        let with_kernel = usize::from(rt::stats().reactor == ReactorKind::IoUring);
+        assert_eq!(alive.get(), with_kernel, "the buffer was freed while the kernel may still write into it");
         client.write_all(&b"late"[..]).await.0.expect("write");
         let (result, bytes) = server.read(Vec::with_capacity(64)).await;
         assert_eq!((result.expect("read"), bytes.as_slice()), (4, &b"late"[..]));

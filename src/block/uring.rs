@@ -16,7 +16,7 @@ use tracing::warn;
 use super::{Namespace, NamespaceInfo};
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{DmaBuf, IoBuf, Slice};
-use crate::rt::{self, uring};
+use crate::rt::{self, ops};
 
 /// The block size of a file: what every file system's direct I/O accepts.
 const FILE_BLOCK_BYTES: u32 = 4096;
@@ -178,7 +178,7 @@ impl Namespace for UringNamespace {
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
-            let (result, part) = uring::read_at(&self.0.file, at, buf.slice(done..len)).await;
+            let (result, part) = ops::read_at(&self.0.file, at, buf.slice(done..len)).await;
             buf = Slice::into_inner(part);
             match result {
                 Ok(0) => {
@@ -203,7 +203,7 @@ impl Namespace for UringNamespace {
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
-            let (result, part) = uring::write_at(&self.0.file, at, buf.slice(done..len)).await;
+            let (result, part) = ops::write_at(&self.0.file, at, buf.slice(done..len)).await;
             buf = Slice::into_inner(part);
             match result {
                 Ok(0) => {
@@ -222,7 +222,7 @@ impl Namespace for UringNamespace {
     }
 
     async fn flush(&self) -> Result<()> {
-        uring::fsync(&self.0.file)
+        ops::fsync(&self.0.file)
             .await
             .map_err(|error| os_error(&error, "flush", &self.0.info.name).outcome_is(Outcome::Unknown))
     }
@@ -234,7 +234,7 @@ impl Namespace for UringNamespace {
             return Ok(());
         }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        match uring::fallocate(&self.0.file, mode, offset, len).await {
+        match ops::fallocate(&self.0.file, mode, offset, len).await {
             Ok(()) => Ok(()),
             // A hint that the device or the file system does not take.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV)) => Ok(()),
@@ -255,7 +255,7 @@ impl Namespace for UringNamespace {
                 .at(shared.info.name.clone())
                 .because(format!("it cannot grow beyond {} bytes", shared.info.max_size_bytes)));
         }
-        match uring::fallocate(&shared.file, 0, from, to - from).await {
+        match ops::fallocate(&shared.file, 0, from, to - from).await {
             Ok(()) => {}
             // A file system that cannot reserve space: a sparse end will do.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {

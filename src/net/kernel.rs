@@ -13,8 +13,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
+use crate::rt::ops;
 use crate::rt::sync::local::Notify;
-use crate::rt::uring;
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -59,7 +59,7 @@ impl KernelListener {
                 None => {
                     let stash = Rc::clone(&self.stash);
                     let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
-                    uring::accept(&self.socket, keep).await.map_err(|error| from_io(&error, "accept"))
+                    ops::accept(&self.socket, keep).await.map_err(|error| from_io(&error, "accept"))
                 }
             };
             match accepted.and_then(|socket| self.greet(socket)) {
@@ -171,7 +171,7 @@ impl KernelStream {
     pub(super) async fn connect(address: SocketAddr) -> Result<Self> {
         let failed = |code: i32| Error::os(code, "connect to").at(address.to_string());
         let socket = Rc::new(new_socket(&address).map_err(|errno| failed(errno.raw_os_error()))?);
-        uring::connect(&socket, &address)
+        ops::connect(&socket, &address)
             .await
             .map_err(|error| failed(error.raw_os_error().unwrap_or(libc::EIO)))?;
         let socket = Rc::into_inner(socket).expect("the finished connect gave its reference back");
@@ -200,7 +200,7 @@ impl KernelStream {
         }
         let inbound = Rc::clone(&self.inbound);
         let keep = move |result: io::Result<u32>, buf: B| inbound.keep(result, buf.as_slice());
-        let mut operation = uring::recv(&self.socket, buf, keep);
+        let mut operation = ops::recv(&self.socket, buf, keep);
         // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
         let mut guard = ReadGuard(None);
         let (result, buf) = std::future::poll_fn(|cx| {
@@ -213,7 +213,7 @@ impl KernelStream {
     }
 
     pub(super) async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        let (result, buf) = uring::send(&self.socket, buf).await;
+        let (result, buf) = ops::send(&self.socket, buf).await;
         let result = result
             .map(|len| len as usize)
             .map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown));

@@ -21,7 +21,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::kernel::KernelStream;
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut, Slice};
-use crate::rt::{self, uring};
+use crate::rt::{self, ops};
 
 /// How many connections wait to be accepted before further ones have to wait.
 const BACKLOG: i32 = 4096;
@@ -194,7 +194,7 @@ impl UnixListener {
             None => {
                 let stash = Rc::clone(&self.stash);
                 let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
-                uring::accept(&self.socket, keep).await.map_err(|error| {
+                ops::accept(&self.socket, keep).await.map_err(|error| {
                     Error::os(error.raw_os_error().unwrap_or(libc::EIO), "accept").at(self.local.to_string())
                 })?
             }

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::Clock;
+use super::{Clock, ReactorChoice};
 
 /// How a core is set up. [`CoreConfig::new`] gives the defaults.
 #[derive(Clone)]
@@ -14,8 +14,12 @@ pub struct CoreConfig {
     pub clock: Arc<dyn Clock>,
     /// Where randomness comes from: the seed of the core's generator (ChaCha12).
     pub seed: [u8; 32],
+    /// What to do I/O through.
+    pub reactor: ReactorChoice,
     /// The size of the io_uring's submission queue, in entries; a power of two.
     pub ring_entries: u32,
+    /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files; at least 1.
+    pub offload_threads: usize,
     /// What the core does when it has nothing to do.
     pub idle: Idle,
     /// The size of the core's arena, in bytes. Pages are touched only with use.
@@ -42,13 +46,15 @@ pub enum Idle {
 }
 
 impl CoreConfig {
-    /// Not pinned, 256 ring entries, at most 10 µs of spinning, a 16 MiB arena, stalls from 10 ms on, 65,536 messages.
+    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most 10 µs of spinning, a 16 MiB arena, stalls from 10 ms on, 65,536 messages.
     pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
         Self {
             cpu: None,
             clock,
             seed,
+            reactor: ReactorChoice::Auto,
             ring_entries: 256,
+            offload_threads: 16,
             idle: Idle::Adaptive { spin: Duration::from_micros(10) },
             arena_bytes: 16 << 20,
             stall_after: Duration::from_millis(10),
@@ -62,7 +68,9 @@ impl std::fmt::Debug for CoreConfig {
         // The seed makes sequence numbers and ports unguessable: it does not belong in a log.
         f.debug_struct("CoreConfig")
             .field("cpu", &self.cpu)
+            .field("reactor", &self.reactor)
             .field("ring_entries", &self.ring_entries)
+            .field("offload_threads", &self.offload_threads)
             .field("idle", &self.idle)
             .field("arena_bytes", &self.arena_bytes)
             .field("stall_after", &self.stall_after)

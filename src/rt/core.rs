@@ -11,15 +11,17 @@ use rustix::thread::CpuSet;
 use super::CoreConfig;
 use super::current::{self, Inside};
 use super::deadline::timeout;
+use super::doorbell::Doorbell;
 use super::fork::Process;
 use super::handle::Handle;
 use super::idle::Idler;
 use super::inbox::Inbox;
+use super::offload::Pool;
+use super::reactor::Reactor;
 use super::scheduler::Shared;
 use super::shutdown::{Shutdown, ShutdownReport};
 use super::stats::{CoreLatencies, CoreStats};
 use super::task::{JoinError, bury};
-use super::uring::{Doorbell, Reactor};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::Arena;
 
@@ -34,16 +36,19 @@ impl Core {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a CPU that does not exist or is not allowed here, the kernel's code if
-    /// there is no memory, and [`Unsupported`](ErrorKind::Unsupported) where io_uring is forbidden.
+    /// there is no memory or no descriptor left, and those of io_uring if the configuration insists on it where it is forbidden.
     pub fn new(config: &CoreConfig) -> Result<Self> {
+        // Before it is pinned: the pool's threads are to run elsewhere.
+        let cpus = rustix::thread::sched_getaffinity(None).ok();
         if let Some(cpu) = config.cpu {
             pin_thread(cpu)?;
         }
         let doorbell = Arc::new(Doorbell::new()?);
-        let reactor = Reactor::new(config.ring_entries, &doorbell)?;
+        let pool = Arc::new(Pool::new(config.offload_threads, cpus));
+        let reactor = Reactor::new(config.reactor, config.ring_entries, &doorbell, &pool)?;
         let inbox = Arc::new(Inbox::new(config.messages, Box::new(move || doorbell.ring()), bury));
         let arena = Arena::new(config.arena_bytes)?;
-        Ok(Self { shared: Rc::new(Shared::new(config, inbox, reactor, arena)) })
+        Ok(Self { shared: Rc::new(Shared::new(config, inbox, reactor, pool, arena)) })
     }
 
     /// Runs `future` and every task on this core until `future` is done. Other tasks then stay where they are, and go on in
@@ -52,7 +57,7 @@ impl Core {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core, or in a child process of the one that made the
-    /// core; otherwise a failure of the io_uring.
+    /// core; otherwise a failure of the io_uring or of epoll.
     #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
         let created_at = Location::caller();

@@ -122,7 +122,7 @@ enum Slot<T> {
 pub(super) struct Sender<T>(Arc<Mutex<Slot<T>>>);
 
 impl<T> Sender<T> {
-    fn send(self, result: Result<T, JoinError>) {
+    pub(super) fn send(self, result: Result<T, JoinError>) {
         put(&self.0, result);
     }
 }

@@ -1,6 +1,6 @@
 //! The runtime: one polling scheduler per core.
 //!
-//! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices ([`Poller`]) and its io_uring, and fires
+//! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices ([`Poller`]) and its io_uring (or epoll), and fires
 //! timers. A task never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act
 //! on it; a [`Handle`] reaches it from other threads.
 
@@ -11,14 +11,19 @@ mod context;
 mod core;
 mod current;
 mod deadline;
+mod doorbell;
+mod epoll;
 mod fork;
 mod handle;
 mod histogram;
 mod idle;
 mod inbox;
 mod interval;
+mod offload;
+pub(crate) mod ops;
 mod poller;
 mod pollers;
+mod reactor;
 mod run_queue;
 mod scheduler;
 mod shutdown;
@@ -34,7 +39,7 @@ mod task_span;
 mod thread;
 mod time;
 mod timer;
-pub(crate) mod uring;
+mod uring;
 mod watchdog;
 
 pub use cancel::{CancelToken, Cancelled};
@@ -49,7 +54,9 @@ pub use deadline::{Deadline, timeout, timeout_at};
 pub use handle::{Handle, RemoteJoin};
 pub use histogram::Histogram;
 pub use interval::{Interval, MissedTick, interval};
+pub use offload::{Offload, offload};
 pub use poller::{Park, Poller};
+pub use reactor::{ReactorChoice, ReactorKind};
 pub use run_queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue, TaskQueueStats};
 pub use shutdown::{Shutdown, ShutdownReport};
 pub use signal::{Signal, Signals};

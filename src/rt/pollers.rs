@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-use super::uring::Reactor;
+use super::reactor::Reactor;
 use super::{Instant, Park, Poller};
 use crate::error::Result;
 

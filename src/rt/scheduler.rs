@@ -27,14 +27,15 @@ use super::beat::{Beat, Phase};
 use super::current;
 use super::fork::Process;
 use super::inbox::{Inbox, Message};
+use super::offload::Pool;
 use super::pollers::Pollers;
+use super::reactor::Reactor;
 use super::run_queue::{DEFAULT_QUEUE, RunQueues};
 use super::stats::{self, Counters};
 use super::task::{
     self, Header, JoinError, JoinHandle, NewTask, Polled, Registry, Site, SiteCache, TaskRef, apply_changes,
 };
 use super::timer::Wheel;
-use super::uring::Reactor;
 use super::{Clock, CoreConfig, Idle, Instant};
 use crate::error::Result;
 use crate::mem::Arena;
@@ -62,7 +63,8 @@ pub(super) struct Shared {
     registry: Registry,
     process: Process,
     timers: RefCell<Wheel<Waker>>,
-    reactor: Rc<Reactor>,
+    reactor: Reactor,
+    pool: Arc<Pool>,
     pollers: Pollers,
     /// Taken from the inbox and not run yet.
     messages: RefCell<VecDeque<Message>>,
@@ -109,7 +111,13 @@ fn outside(caller: &'static str) -> ! {
 }
 
 impl Shared {
-    pub(super) fn new(config: &CoreConfig, inbox: Arc<Inbox>, reactor: Reactor, arena: Arena) -> Self {
+    pub(super) fn new(
+        config: &CoreConfig,
+        inbox: Arc<Inbox>,
+        reactor: Reactor,
+        pool: Arc<Pool>,
+        arena: Arena,
+    ) -> Self {
         let now = config.clock.now();
         Self {
             inbox,
@@ -120,7 +128,8 @@ impl Shared {
             registry: Registry::default(),
             process: Process::current(),
             timers: RefCell::new(Wheel::new(now)),
-            reactor: Rc::new(reactor),
+            reactor,
+            pool,
             pollers: Pollers::default(),
             messages: RefCell::default(),
             drained: Cell::default(),
@@ -162,7 +171,7 @@ impl Shared {
             return Ok(true);
         }
         self.beat.enter(Phase::Devices);
-        let completions = self.reactor.poll()?;
+        let completions = self.reactor.poll(self.now.get())?;
         let events = self.pollers.poll(self.now.get());
         let timers = self.fire_timers();
         let woken = self.inbox.drain(|node, changes| {
@@ -444,6 +453,7 @@ impl Shared {
 
     /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
     pub(super) fn close(&self) {
+        self.pool.close();
         self.inbox.close();
     }
 

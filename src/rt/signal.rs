@@ -4,7 +4,7 @@ use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::rc::Rc;
 
-use super::uring;
+use super::ops;
 use crate::error::{Error, Result};
 
 /// A signal that asks a program to end.
@@ -61,9 +61,8 @@ impl Signals {
     ///
     /// The kernel's code if the descriptor fails.
     pub async fn next(&self) -> Result<Signal> {
-        // The offset -1 reads from where a stream is.
         let buf = Vec::with_capacity(size_of::<libc::signalfd_siginfo>());
-        let (result, info) = uring::read_at(&self.descriptor, u64::MAX, buf).await;
+        let (result, info) = ops::read(&self.descriptor, buf).await;
         result.map_err(|error| Error::os(error.raw_os_error().unwrap_or(libc::EIO), "read a signal"))?;
         // `ssi_signo` is the first field (signalfd(2)).
         let number = info.first_chunk::<4>().map_or(0, |bytes| u32::from_ne_bytes(*bytes));

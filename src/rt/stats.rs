@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::time::Duration;
 
-use super::Histogram;
+use super::{Histogram, ReactorKind};
 
 /// What a core counted since it was made.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -27,9 +27,11 @@ pub struct CoreStats {
     pub remote_wakes: u64,
     /// Messages from other threads that were run.
     pub messages: u64,
-    /// System calls made on the io_uring.
+    /// What I/O goes through.
+    pub reactor: ReactorKind,
+    /// System calls made to submit I/O or to ask and wait for events: on the io_uring, or `epoll_wait` and `ppoll`.
     pub ring_enters: u64,
-    /// Operations of the io_uring that completed.
+    /// Operations of the io_uring that completed, or descriptors that epoll found ready.
     pub completions: u64,
     /// Events that pollers handled.
     pub poller_events: u64,

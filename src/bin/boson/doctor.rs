@@ -113,7 +113,8 @@ fn io_uring() -> Finding {
     match rt::probe_io_uring() {
         Ok(()) => Finding::usable("io_uring", format!("Linux {}", kernel_release())),
         Err(error) => {
-            Finding::unusable("io_uring", error.to_string(), "sysctl -w kernel.io_uring_disabled=0")
+            let detail = format!("{error}; epoll and threads are used instead, with more system calls");
+            Finding::degraded("io_uring", detail, "sysctl -w kernel.io_uring_disabled=0")
         }
     }
 }
@@ -125,7 +126,11 @@ fn kernel_release() -> String {
 fn kernel_net() -> Finding {
     match rt::probe_io_uring() {
         Ok(()) => Finding::usable("kernel:", "the kernel's sockets through io_uring"),
-        Err(_) => Finding::unusable("kernel:", "it needs io_uring", "sysctl -w kernel.io_uring_disabled=0"),
+        Err(_) => Finding::degraded(
+            "kernel:",
+            "the kernel's sockets through epoll",
+            "sysctl -w kernel.io_uring_disabled=0",
+        ),
     }
 }
 

@@ -14,13 +14,14 @@ use super::{Header, Shared};
 use crate::mem::Arena;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::Inbox;
+use crate::rt::offload::Pool;
 use crate::rt::pollers::SharedPoller;
+use crate::rt::reactor::Reactor;
 use crate::rt::run_queue::RunQueues;
 use crate::rt::stats::{CoreLatencies, CoreStats};
 use crate::rt::task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 use crate::rt::task_local::Locals;
 use crate::rt::timer::{TimerKey, Wheel};
-use crate::rt::uring::Reactor;
 use crate::rt::{Clock, Idle};
 
 impl Shared {
@@ -36,6 +37,7 @@ impl Shared {
             parks: counters.parks.get(),
             remote_wakes: counters.remote_wakes.get(),
             messages: counters.messages.get(),
+            reactor: self.reactor.kind(),
             ring_enters: self.reactor.enters(),
             completions: counters.completions.get(),
             poller_events: counters.poller_events.get(),
@@ -147,8 +149,12 @@ impl Shared {
         &*self.clock
     }
 
-    pub(in crate::rt) fn reactor(&self) -> &Rc<Reactor> {
+    pub(in crate::rt) fn reactor(&self) -> &Reactor {
         &self.reactor
+    }
+
+    pub(in crate::rt) fn pool(&self) -> &Arc<Pool> {
+        &self.pool
     }
 
     pub(in crate::rt) fn arena(&self) -> &Arena {

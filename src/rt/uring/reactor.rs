@@ -1,17 +1,17 @@
 //! The ring, its slots, and sleeping in it.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
-use rustix::event::{EventfdFlags, eventfd};
 use tracing::warn;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::doorbell::Doorbell;
+use crate::rt::ops::Orphan;
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -24,27 +24,6 @@ const SHUT_DOWN_ROUNDS: usize = 1000;
 const SHUT_DOWN_ROUND: Duration = Duration::from_millis(10);
 /// Rounds from one cancellation of everything to the next.
 const ROUNDS_PER_CANCEL: usize = 16;
-
-/// Wakes a core that sleeps in its ring; rung by other threads.
-pub(in crate::rt) struct Doorbell(OwnedFd);
-
-impl Doorbell {
-    pub(in crate::rt) fn new() -> Result<Self> {
-        eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)
-            .map(Self)
-            .map_err(|errno| Error::os(errno.raw_os_error(), "create the core's eventfd"))
-    }
-
-    pub(in crate::rt) fn ring(&self) {
-        // It can only fail when the counter is at its maximum, and then the core is being woken anyway.
-        let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
-    }
-
-    fn silence(&self) {
-        // Nothing to read means that another completion silenced it.
-        let _ = rustix::io::read(&self.0, &mut [0u8; 8]);
-    }
-}
 
 /// One core's io_uring.
 pub(in crate::rt) struct Reactor {
@@ -79,11 +58,6 @@ enum State {
     Orphaned(Box<dyn Orphan>),
 }
 
-/// The value of an operation whose future was dropped.
-pub(super) trait Orphan: Any {
-    fn completed(self: Box<Self>, result: i32);
-}
-
 enum Completed {
     Wake(Waker),
     Orphan(Box<dyn Orphan>, i32),
@@ -91,7 +65,7 @@ enum Completed {
 
 /// Names an operation in flight.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct SlotKey {
+pub(in crate::rt) struct SlotKey {
     index: u32,
     generation: u32,
 }
@@ -130,7 +104,7 @@ impl Reactor {
     /// # Safety
     ///
     /// Whatever memory `entry` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
-    pub(super) unsafe fn start(&self, entry: squeue::Entry, waker: Waker) -> SlotKey {
+    pub(in crate::rt) unsafe fn start(&self, entry: squeue::Entry, waker: Waker) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
         let key = inner.take_slot(waker);
         self.push(&mut inner, entry.user_data(key.user_data()));
@@ -138,7 +112,7 @@ impl Reactor {
     }
 
     /// The result of an operation if it is done, which frees its slot; otherwise keeps `waker` for when it is.
-    pub(super) fn finish(&self, key: SlotKey, waker: &Waker) -> Option<i32> {
+    pub(in crate::rt) fn finish(&self, key: SlotKey, waker: &Waker) -> Option<i32> {
         let mut inner = self.inner.borrow_mut();
         match inner.state(key) {
             State::Done(result) => {
@@ -163,7 +137,7 @@ impl Reactor {
     }
 
     /// Gives an operation's value to its slot, because nobody waits any more; asks the kernel to cancel it.
-    pub(super) fn orphan(&self, key: SlotKey, orphan: Box<dyn Orphan>) {
+    pub(in crate::rt) fn orphan(&self, key: SlotKey, orphan: Box<dyn Orphan>) {
         let Ok(mut inner) = self.inner.try_borrow_mut() else {
             // Only a subscriber to the log could come here while the reactor is at work. The kernel may use the memory: a panic,
             // which would free it, is not an answer.
@@ -281,7 +255,7 @@ impl Reactor {
         let mut inner = self.inner.borrow_mut();
         if !inner.doorbell_armed {
             inner.doorbell_armed = true;
-            let poll = opcode::PollAdd::new(types::Fd(inner.doorbell.0.as_raw_fd()), POLLIN).build();
+            let poll = opcode::PollAdd::new(types::Fd(inner.doorbell.as_fd().as_raw_fd()), POLLIN).build();
             self.push(&mut inner, poll.user_data(DOORBELL));
         }
         if !inner.completed.is_empty() {

@@ -1,0 +1,170 @@
+//! What an operation asks of the kernel, and the two ways to ask it.
+
+use std::os::fd::RawFd;
+
+use io_uring::{opcode, squeue, types};
+
+/// A system call on a descriptor. Its pointers are only as good as the operation that made it.
+#[derive(Clone, Copy, Debug)]
+pub(crate) enum Call {
+    /// `recv(2)` without flags.
+    Recv { buf: *mut u8, len: u32 },
+    /// `send(2)` that never raises SIGPIPE.
+    Send { buf: *const u8, len: u32 },
+    /// `accept4(2)` that does not ask for the address.
+    Accept,
+    /// `connect(2)`.
+    Connect { address: *const libc::sockaddr, len: libc::socklen_t },
+    /// `read(2)` from where a stream is.
+    Read { buf: *mut u8, len: u32 },
+    /// `preadv2(2)`: the offset -1 is where a stream is, as for an io_uring.
+    ReadAt { buf: *mut u8, len: u32, offset: u64 },
+    /// `pwritev2(2)`, likewise.
+    WriteAt { buf: *const u8, len: u32, offset: u64 },
+    /// `fdatasync(2)`.
+    Datasync,
+    /// `fallocate(2)`.
+    Allocate { mode: i32, offset: u64, len: u64 },
+}
+
+/// What a descriptor can be ready for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::rt) enum Direction {
+    /// Bytes, a connection or the end can be taken.
+    Read,
+    /// There is room, or a connection is made.
+    Write,
+}
+
+/// How a call is made where there is no io_uring.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::rt) enum Way {
+    /// Try, and wait for readiness when it would block.
+    WhenReady(Direction),
+    /// There is no readiness to wait for: on a thread that may block.
+    OnThread,
+}
+
+impl Call {
+    /// The call as an io_uring entry.
+    pub(in crate::rt) fn entry(self, descriptor: RawFd) -> squeue::Entry {
+        let fd = types::Fd(descriptor);
+        match self {
+            Self::Recv { buf, len } => opcode::Recv::new(fd, buf, len).build(),
+            Self::Send { buf, len } => opcode::Send::new(fd, buf, len).flags(libc::MSG_NOSIGNAL).build(),
+            Self::Accept => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
+                .flags(libc::SOCK_CLOEXEC)
+                .build(),
+            Self::Connect { address, len } => opcode::Connect::new(fd, address, len).build(),
+            // The offset -1 reads from where a stream is.
+            Self::Read { buf, len } => opcode::Read::new(fd, buf, len).offset(u64::MAX).build(),
+            Self::ReadAt { buf, len, offset } => opcode::Read::new(fd, buf, len).offset(offset).build(),
+            Self::WriteAt { buf, len, offset } => opcode::Write::new(fd, buf, len).offset(offset).build(),
+            Self::Datasync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
+            Self::Allocate { mode, offset, len } => {
+                opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build()
+            }
+        }
+    }
+
+    pub(in crate::rt) fn way(self) -> Way {
+        match self {
+            Self::Recv { .. } | Self::Accept | Self::Read { .. } => Way::WhenReady(Direction::Read),
+            Self::Send { .. } | Self::Connect { .. } => Way::WhenReady(Direction::Write),
+            Self::ReadAt { .. } | Self::WriteAt { .. } | Self::Datasync | Self::Allocate { .. } => {
+                Way::OnThread
+            }
+        }
+    }
+
+    /// Whether the call would block on a descriptor without `O_NONBLOCK`: it has no flag of its own to say so.
+    pub(in crate::rt) fn needs_nonblocking_descriptor(self) -> bool {
+        matches!(self, Self::Accept | Self::Connect { .. } | Self::Read { .. })
+    }
+
+    /// Whether `errno` says that the call must wait for readiness.
+    pub(in crate::rt) fn would_block(self, errno: i32) -> bool {
+        match self {
+            // `EAGAIN` would be final: no port is left, or a Unix listener's backlog is full.
+            Self::Connect { .. } => matches!(errno, libc::EINPROGRESS | libc::EALREADY),
+            _ => errno == libc::EAGAIN,
+        }
+    }
+
+    /// Whether a `result` of this call says that the descriptor has no more, if it is a TCP socket.
+    pub(in crate::rt) fn drained(self, result: i32) -> bool {
+        match self {
+            Self::Recv { len, .. } => u32::try_from(result).is_ok_and(|got| got > 0 && got < len),
+            _ => false,
+        }
+    }
+
+    /// Makes the system call on this thread and returns what an io_uring would: a count or a descriptor, or a negated errno.
+    /// Calls that wait for readiness do not block, given a descriptor that `needs_nonblocking_descriptor` was heeded for.
+    ///
+    /// # Safety
+    ///
+    /// The call's pointers are valid for what the kernel does with them, and nobody else uses the memory meanwhile.
+    pub(in crate::rt) unsafe fn perform(self, descriptor: RawFd) -> i32 {
+        loop {
+            // SAFETY: the caller's promise is passed on.
+            let result = unsafe { self.perform_once(descriptor) };
+            if result >= 0 {
+                // A call transfers less than 2 GiB, and descriptors are ints.
+                return i32::try_from(result).unwrap_or(i32::MAX);
+            }
+            let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
+            if errno != libc::EINTR {
+                return -errno;
+            }
+        }
+    }
+
+    /// # Safety
+    ///
+    /// As for `perform`.
+    unsafe fn perform_once(self, descriptor: RawFd) -> isize {
+        // Beyond `i64::MAX` an offset becomes negative, and the kernel says `EINVAL`.
+        let at = u64::cast_signed;
+        match self {
+            Self::Recv { buf, len } => {
+                // SAFETY: `buf` is valid for writes of `len` bytes, by the caller's promise.
+                unsafe { libc::recv(descriptor, buf.cast(), len as usize, libc::MSG_DONTWAIT) }
+            }
+            Self::Send { buf, len } => {
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                // SAFETY: `buf` is valid for reads of `len` bytes, by the caller's promise.
+                unsafe { libc::send(descriptor, buf.cast(), len as usize, flags) }
+            }
+            Self::Accept => {
+                let (address, len) = (std::ptr::null_mut(), std::ptr::null_mut());
+                // SAFETY: null pointers ask for no address.
+                unsafe { libc::accept4(descriptor, address, len, libc::SOCK_CLOEXEC) as isize }
+            }
+            Self::Connect { address, len } => {
+                // SAFETY: `address` points to an address of `len` bytes, by the caller's promise.
+                unsafe { libc::connect(descriptor, address, len) as isize }
+            }
+            Self::Read { buf, len } => {
+                // SAFETY: `buf` is valid for writes of `len` bytes, by the caller's promise.
+                unsafe { libc::read(descriptor, buf.cast(), len as usize) }
+            }
+            Self::ReadAt { buf, len, offset } => {
+                let part = libc::iovec { iov_base: buf.cast(), iov_len: len as usize };
+                // SAFETY: the one part is valid for writes of `len` bytes, by the caller's promise.
+                unsafe { libc::preadv2(descriptor, &raw const part, 1, at(offset), 0) }
+            }
+            Self::WriteAt { buf, len, offset } => {
+                let part = libc::iovec { iov_base: buf.cast_mut().cast(), iov_len: len as usize };
+                // SAFETY: the one part is valid for reads of `len` bytes, by the caller's promise; it is not written to.
+                unsafe { libc::pwritev2(descriptor, &raw const part, 1, at(offset), 0) }
+            }
+            // SAFETY: the call has no pointers.
+            Self::Datasync => unsafe { libc::fdatasync(descriptor) as isize },
+            Self::Allocate { mode, offset, len } => {
+                // SAFETY: the call has no pointers.
+                unsafe { libc::fallocate64(descriptor, mode, at(offset), at(len)) as isize }
+            }
+        }
+    }
+}

@@ -1,0 +1,164 @@
+//! Operations on files, devices and other descriptors that are read.
+
+use std::io;
+use std::os::fd::OwnedFd;
+use std::rc::Rc;
+
+use super::{Call, Op, Operation, clamp_len, received};
+use crate::mem::{IoBuf, IoBufMut};
+
+/// Reads from where a stream (a signalfd, an eventfd, a pipe) is into `buf`; waits until there is something to read. On a
+/// core without io_uring the descriptor becomes non-blocking. Dropping the future may lose what was read at the same moment.
+pub(crate) fn read<B: IoBufMut>(stream: &Rc<OwnedFd>, buf: B) -> Op<Read<B>> {
+    Op::new(Read { stream: Rc::clone(stream), buf })
+}
+
+pub(crate) struct Read<B> {
+    stream: Rc<OwnedFd>,
+    buf: B,
+}
+
+// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns and which stay in place by
+// `IoBufMut`'s contract.
+unsafe impl<B: IoBufMut> Operation for Read<B> {
+    type Output = (io::Result<u32>, B);
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.stream
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Read { len: clamp_len(self.buf.bytes_total()), buf: self.buf.stable_mut_ptr() }
+    }
+
+    fn complete(mut self, result: io::Result<u32>) -> Self::Output {
+        received(&mut self.buf, &result);
+        (result, self.buf)
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+/// Reads at `offset` (bytes) of a file or device into `buf`; possibly only a part.
+pub(crate) fn read_at<B: IoBufMut>(file: &Rc<OwnedFd>, offset: u64, buf: B) -> Op<ReadAt<B>> {
+    Op::new(ReadAt { file: Rc::clone(file), offset, buf })
+}
+
+pub(crate) struct ReadAt<B> {
+    file: Rc<OwnedFd>,
+    offset: u64,
+    buf: B,
+}
+
+// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns and which stay in place by
+// `IoBufMut`'s contract.
+unsafe impl<B: IoBufMut> Operation for ReadAt<B> {
+    type Output = (io::Result<u32>, B);
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.file
+    }
+
+    fn call(&mut self) -> Call {
+        let len = clamp_len(self.buf.bytes_total());
+        Call::ReadAt { buf: self.buf.stable_mut_ptr(), len, offset: self.offset }
+    }
+
+    fn complete(mut self, result: io::Result<u32>) -> Self::Output {
+        received(&mut self.buf, &result);
+        (result, self.buf)
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+/// Writes `buf` at `offset` (bytes) of a file or device; possibly only a part.
+pub(crate) fn write_at<B: IoBuf>(file: &Rc<OwnedFd>, offset: u64, buf: B) -> Op<WriteAt<B>> {
+    Op::new(WriteAt { file: Rc::clone(file), offset, buf })
+}
+
+pub(crate) struct WriteAt<B> {
+    file: Rc<OwnedFd>,
+    offset: u64,
+    buf: B,
+}
+
+// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns and which stay in place by
+// `IoBuf`'s contract.
+unsafe impl<B: IoBuf> Operation for WriteAt<B> {
+    type Output = (io::Result<u32>, B);
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.file
+    }
+
+    fn call(&mut self) -> Call {
+        let len = clamp_len(self.buf.bytes_init());
+        Call::WriteAt { buf: self.buf.stable_ptr(), len, offset: self.offset }
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        (result, self.buf)
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+/// Makes a file's data (and the metadata needed to read it) durable: `fdatasync`.
+pub(crate) fn fsync(file: &Rc<OwnedFd>) -> Op<Fsync> {
+    Op::new(Fsync { file: Rc::clone(file) })
+}
+
+pub(crate) struct Fsync {
+    file: Rc<OwnedFd>,
+}
+
+// SAFETY: the call has no pointers.
+unsafe impl Operation for Fsync {
+    type Output = io::Result<()>;
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.file
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Datasync
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        result.map(|_| ())
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+/// `fallocate` with `mode` over `len` bytes from `offset`.
+pub(crate) fn fallocate(file: &Rc<OwnedFd>, mode: i32, offset: u64, len: u64) -> Op<Fallocate> {
+    Op::new(Fallocate { file: Rc::clone(file), mode, offset, len })
+}
+
+pub(crate) struct Fallocate {
+    file: Rc<OwnedFd>,
+    mode: i32,
+    offset: u64,
+    len: u64,
+}
+
+// SAFETY: the call has no pointers.
+unsafe impl Operation for Fallocate {
+    type Output = io::Result<()>;
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.file
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Allocate { mode: self.mode, offset: self.offset, len: self.len }
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        result.map(|_| ())
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}

@@ -1,0 +1,194 @@
+//! Operations on sockets.
+
+use std::io;
+use std::mem::MaybeUninit;
+use std::net::SocketAddr;
+use std::os::fd::{FromRawFd, OwnedFd};
+use std::rc::Rc;
+
+use super::{Call, Op, Operation, clamp_len, received};
+use crate::mem::{IoBuf, IoBufMut};
+
+/// Receives from a socket into `buf`; 0 bytes is the end of the stream. What arrived after the future was dropped goes to
+/// `orphan` with the buffer.
+pub(crate) fn recv<B, F>(socket: &Rc<OwnedFd>, buf: B, orphan: F) -> Op<Recv<B, F>>
+where
+    B: IoBufMut,
+    F: FnOnce(io::Result<u32>, B) + Unpin + 'static,
+{
+    Op::new(Recv { socket: Rc::clone(socket), buf, orphan })
+}
+
+pub(crate) struct Recv<B, F> {
+    socket: Rc<OwnedFd>,
+    buf: B,
+    orphan: F,
+}
+
+// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns and which stay in place by
+// `IoBufMut`'s contract.
+unsafe impl<B, F> Operation for Recv<B, F>
+where
+    B: IoBufMut,
+    F: FnOnce(io::Result<u32>, B) + Unpin + 'static,
+{
+    type Output = (io::Result<u32>, B);
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.socket
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Recv { len: clamp_len(self.buf.bytes_total()), buf: self.buf.stable_mut_ptr() }
+    }
+
+    fn complete(mut self, result: io::Result<u32>) -> Self::Output {
+        received(&mut self.buf, &result);
+        (result, self.buf)
+    }
+
+    fn orphaned(mut self, result: io::Result<u32>) {
+        received(&mut self.buf, &result);
+        (self.orphan)(result, self.buf);
+    }
+}
+
+/// Sends from `buf` on a socket; possibly only a part. Never raises SIGPIPE.
+pub(crate) fn send<B: IoBuf>(socket: &Rc<OwnedFd>, buf: B) -> Op<Send<B>> {
+    Op::new(Send { socket: Rc::clone(socket), buf })
+}
+
+pub(crate) struct Send<B> {
+    socket: Rc<OwnedFd>,
+    buf: B,
+}
+
+// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns and which stay in place by
+// `IoBuf`'s contract.
+unsafe impl<B: IoBuf> Operation for Send<B> {
+    type Output = (io::Result<u32>, B);
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.socket
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Send { buf: self.buf.stable_ptr(), len: clamp_len(self.buf.bytes_init()) }
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        (result, self.buf)
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+/// Accepts a connection. One that was accepted after the future was dropped goes to `orphan`.
+pub(crate) fn accept<F>(socket: &Rc<OwnedFd>, orphan: F) -> Op<Accept<F>>
+where
+    F: FnOnce(io::Result<OwnedFd>) + Unpin + 'static,
+{
+    Op::new(Accept { socket: Rc::clone(socket), orphan })
+}
+
+pub(crate) struct Accept<F> {
+    socket: Rc<OwnedFd>,
+    orphan: F,
+}
+
+fn accepted(result: io::Result<u32>) -> io::Result<OwnedFd> {
+    let descriptor = i32::try_from(result?).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
+    // SAFETY: the kernel completed this accept with a descriptor that is new and that nobody else knows of.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+// SAFETY: the call has no pointers.
+unsafe impl<F> Operation for Accept<F>
+where
+    F: FnOnce(io::Result<OwnedFd>) + Unpin + 'static,
+{
+    type Output = io::Result<OwnedFd>;
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.socket
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Accept
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        accepted(result)
+    }
+
+    fn orphaned(self, result: io::Result<u32>) {
+        (self.orphan)(accepted(result));
+    }
+}
+
+/// Connects a socket.
+pub(crate) fn connect(socket: &Rc<OwnedFd>, address: &SocketAddr) -> Op<Connect> {
+    let (address, len) = encode_address(address);
+    Op::new(Connect { socket: Rc::clone(socket), address, len })
+}
+
+pub(crate) struct Connect {
+    socket: Rc<OwnedFd>,
+    address: Box<libc::sockaddr_storage>,
+    len: libc::socklen_t,
+}
+
+// SAFETY: the call points to the boxed address, which the value owns and which does not move with it.
+unsafe impl Operation for Connect {
+    type Output = io::Result<()>;
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.socket
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Connect { address: std::ptr::from_ref(&*self.address).cast(), len: self.len }
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        result.map(|_| ())
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+fn encode_address(address: &SocketAddr) -> (Box<libc::sockaddr_storage>, libc::socklen_t) {
+    // SAFETY: `sockaddr_storage` is plain bytes; all zeros is a valid value (an unspecified family).
+    let mut storage = Box::new(unsafe { MaybeUninit::<libc::sockaddr_storage>::zeroed().assume_init() });
+    let target = std::ptr::from_mut(&mut *storage);
+    let len = match address {
+        SocketAddr::V4(v4) => {
+            let encoded = libc::sockaddr_in {
+                sin_family: family(libc::AF_INET),
+                sin_port: v4.port().to_be(),
+                sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
+                sin_zero: [0; 8],
+            };
+            // SAFETY: `sockaddr_storage` is larger than, and at least as aligned as, every address type.
+            unsafe { target.cast::<libc::sockaddr_in>().write(encoded) };
+            size_of::<libc::sockaddr_in>()
+        }
+        SocketAddr::V6(v6) => {
+            let encoded = libc::sockaddr_in6 {
+                sin6_family: family(libc::AF_INET6),
+                sin6_port: v6.port().to_be(),
+                sin6_flowinfo: v6.flowinfo(),
+                sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
+                sin6_scope_id: v6.scope_id(),
+            };
+            // SAFETY: `sockaddr_storage` is larger than, and at least as aligned as, every address type.
+            unsafe { target.cast::<libc::sockaddr_in6>().write(encoded) };
+            size_of::<libc::sockaddr_in6>()
+        }
+    };
+    (storage, libc::socklen_t::try_from(len).expect("an address has a few bytes"))
+}
+
+fn family(family: i32) -> libc::sa_family_t {
+    libc::sa_family_t::try_from(family).expect("address families are small")
+}

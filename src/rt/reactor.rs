@@ -1,0 +1,145 @@
+//! Which of the kernel's interfaces a core does its I/O through.
+
+use std::os::fd::RawFd;
+use std::rc::Rc;
+use std::sync::{Arc, Once};
+use std::time::Duration;
+
+use tracing::warn;
+
+use super::doorbell::Doorbell;
+use super::offload::Pool;
+use super::{Instant, epoll, uring};
+use crate::error::{Error, ErrorKind, Result};
+
+/// What a core is asked to do its I/O through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReactorChoice {
+    /// io_uring; epoll where it is forbidden, absent, too old, or where it gets no memory. The first core of a process that
+    /// takes epoll says so in the log, with the reason.
+    #[default]
+    Auto,
+    /// io_uring or nothing.
+    IoUring,
+    /// epoll, also where io_uring is allowed.
+    Epoll,
+}
+
+/// What a core does its I/O through.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReactorKind {
+    /// io_uring.
+    #[default]
+    IoUring,
+    /// epoll for sockets, the core's blocking pool for files.
+    Epoll,
+}
+
+impl ReactorKind {
+    /// `io_uring` or `epoll`.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::IoUring => "io_uring",
+            Self::Epoll => "epoll",
+        }
+    }
+}
+
+/// A core's reactor.
+#[derive(Clone)]
+pub(super) enum Reactor {
+    Uring(Rc<uring::Reactor>),
+    Epoll(Rc<epoll::Reactor>),
+}
+
+impl Reactor {
+    pub(super) fn new(
+        choice: ReactorChoice,
+        ring_entries: u32,
+        doorbell: &Arc<Doorbell>,
+        pool: &Arc<Pool>,
+    ) -> Result<Self> {
+        let reason = match choice {
+            ReactorChoice::Epoll => None,
+            ReactorChoice::IoUring | ReactorChoice::Auto => {
+                match uring::Reactor::new(ring_entries, doorbell) {
+                    Ok(ring) => return Ok(Self::Uring(Rc::new(ring))),
+                    Err(error) if choice == ReactorChoice::Auto && is_refusal(&error) => Some(error),
+                    Err(error) => return Err(error),
+                }
+            }
+        };
+        let reactor = epoll::Reactor::new(doorbell, pool)?;
+        if let Some(reason) = reason {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                warn!("I/O goes through epoll, which costs more system calls, because: {reason}");
+            });
+        }
+        Ok(Self::Epoll(Rc::new(reactor)))
+    }
+
+    pub(super) fn kind(&self) -> ReactorKind {
+        match self {
+            Self::Uring(_) => ReactorKind::IoUring,
+            Self::Epoll(_) => ReactorKind::Epoll,
+        }
+    }
+
+    /// System calls made so far to submit or wait.
+    pub(super) fn enters(&self) -> u64 {
+        match self {
+            Self::Uring(ring) => ring.enters(),
+            Self::Epoll(epoll) => epoll.enters(),
+        }
+    }
+
+    /// Hands queued operations to the kernel and wakes whoever's operation is done or can go on; returns how many that were.
+    pub(super) fn poll(&self, now: Instant) -> Result<usize> {
+        match self {
+            Self::Uring(ring) => ring.poll(),
+            Self::Epoll(epoll) => epoll.poll(now),
+        }
+    }
+
+    /// Sleeps until there is something for `poll`, the doorbell rings, a watched descriptor is readable, or `longest` has
+    /// passed.
+    pub(super) fn wait(&self, longest: Option<Duration>) -> Result<()> {
+        match self {
+            Self::Uring(ring) => ring.wait(longest),
+            Self::Epoll(epoll) => epoll.wait(longest),
+        }
+    }
+
+    /// Wakes a core that sleeps in `wait` when `descriptor` is readable, once.
+    pub(super) fn wake_when_readable(&self, descriptor: RawFd) -> Result<()> {
+        match self {
+            Self::Uring(ring) => ring.wake_when_readable(descriptor),
+            Self::Epoll(epoll) => epoll.wake_when_readable(descriptor),
+        }
+    }
+
+    /// Forgets which descriptors are watched, because one of them may be closed: the next `wake_when_readable` starts anew.
+    pub(super) fn unwatch_all(&self) {
+        match self {
+            Self::Uring(ring) => ring.unwatch_all(),
+            Self::Epoll(epoll) => epoll.unwatch_all(),
+        }
+    }
+
+    /// Cancels everything and waits until nobody uses an operation's memory any more.
+    pub(super) fn shut_down(&self) {
+        match self {
+            Self::Uring(ring) => ring.shut_down(),
+            Self::Epoll(epoll) => epoll.shut_down(),
+        }
+    }
+}
+
+/// Whether io_uring cannot be had here, which no other configuration of the ring would change. `ENOMEM` is among them: before
+/// Linux 5.12 rings count as locked memory, of which containers give 64 KiB, and a machine that is really out of memory refuses
+/// epoll as well.
+fn is_refusal(error: &Error) -> bool {
+    let codes = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::ENOMEM];
+    error.kind() == ErrorKind::Unsupported || error.code().is_some_and(|code| codes.contains(&code))
+}

@@ -1,0 +1,32 @@
+//! A seccomp filter (seccomp(2), Linux 3.17) that forbids io_uring and allows everything else.
+
+use std::collections::BTreeMap;
+
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
+
+/// Makes `io_uring_setup`, `io_uring_enter` and `io_uring_register` fail with `errno`, in the calling thread and all threads and
+/// programs that it starts from now on. There is no way back. Programs that gain privileges when they are started (setuid) do not
+/// gain them any more.
+///
+/// # Errors
+///
+/// In words, if the kernel does not take the filter.
+///
+/// # Panics
+///
+/// If `errno` is not a positive number below 4096.
+pub fn forbid_io_uring(errno: i32) -> Result<(), String> {
+    assert!((1..4096).contains(&errno), "{errno} is not an errno");
+    let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
+    // No conditions on the arguments.
+    let rules: BTreeMap<_, _> = calls.into_iter().map(|call| (call, vec![])).collect();
+    let architecture = std::env::consts::ARCH
+        .try_into()
+        .map_err(|error| format!("no filter for this architecture: {error}"))?;
+    let refuse = SeccompAction::Errno(errno.unsigned_abs());
+    let filter = SeccompFilter::new(rules, SeccompAction::Allow, refuse, architecture)
+        .map_err(|error| format!("the filter is refused: {error}"))?;
+    let program: BpfProgram =
+        filter.try_into().map_err(|error| format!("the filter does not compile: {error}"))?;
+    seccompiler::apply_filter(&program).map_err(|error| format!("the kernel refuses the filter: {error}"))
+}
