@@ -60,6 +60,10 @@ fn a_server_is_found_and_shown() {
     let expire = tasks.iter().find(|task| task["name"] == "expire keys").expect("it runs");
     assert_eq!((&expire["state"], &expire["waits_for"]), (&"waiting".into(), &"a timer".into()));
     assert!(expire["created_at"].as_str().is_some_and(|place| place.starts_with("src/bin/boson/serve.rs:")));
+    for (name, what) in [("accept", "a connection to accept"), ("redis connection", "bytes to receive")] {
+        let task = tasks.iter().find(|task| task["name"] == name).expect(name);
+        assert_eq!(task["waits_for"], what, "{task}");
+    }
     assert!(expire["polls"].as_u64().is_some_and(|polls| polls > 0));
 
     let socket = socket_of(&directory, &server);

@@ -96,19 +96,21 @@ pub fn task_queues() -> Vec<TaskQueueStats> {
     in_core("rt::task_queues", |core| core.queues().stats())
 }
 
+/// What a timer notes. Anything else takes its place: a time-out says less than what it is for.
+const TIMER: &str = "a timer";
+
 /// Notes what the task that is being polled waits for, for [`tasks`]. A future that returns `Pending` calls it, unless it is made
-/// of others that do. The note lasts until the task's next poll. Does nothing outside a task.
+/// of others that do. The first of several in one poll counts, though not if it is a timer. The note lasts until the task's next
+/// poll. Does nothing outside a task.
 #[inline]
 pub fn waiting_for(what: &'static str) {
-    current::with(|core| {
-        if let Some(core) = core {
-            core.with_running(|task| {
-                if let Some(task) = task {
-                    task.set_waits_for(what);
-                }
-            });
-        }
-    });
+    note(|before| before.is_none_or(|before| before == TIMER).then_some(what));
+}
+
+/// Notes that the task waits for a timer.
+#[inline]
+pub(super) fn waiting_for_a_timer() {
+    note(|before| before.is_none().then_some(TIMER));
 }
 
 /// Notes what the task waits for if `poll` is pending.
@@ -120,16 +122,25 @@ pub(super) fn noted<T>(what: &'static str, poll: Poll<T>) -> Poll<T> {
     poll
 }
 
-/// Notes that the task waits for a timer, unless it noted something else: a time-out says less than what it is for.
+/// The same for a future around one that noted `inner`.
 #[inline]
-pub(super) fn waiting_for_a_timer() {
+pub(super) fn noted_over<T>(inner: &'static str, what: &'static str, poll: Poll<T>) -> Poll<T> {
+    if poll.is_pending() {
+        note(|before| (before == Some(inner)).then_some(what));
+    }
+    poll
+}
+
+/// Replaces the note of the task that is being polled if `choose` says by what.
+#[inline]
+fn note(choose: impl FnOnce(Option<&'static str>) -> Option<&'static str>) {
     current::with(|core| {
         if let Some(core) = core {
             core.with_running(|task| {
                 if let Some(task) = task
-                    && task.waits_for().is_none()
+                    && let Some(what) = choose(task.waits_for())
                 {
-                    task.set_waits_for("a timer");
+                    task.set_waits_for(what);
                 }
             });
         }

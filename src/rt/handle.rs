@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::beat::Beat;
+use super::context::noted;
 use super::inbox::{Inbox, Message, Unsent};
 use super::run_queue::DEFAULT_QUEUE;
 use super::scheduler::in_core;
@@ -170,7 +171,7 @@ impl<T> Future for RemoteJoin<T> {
                 drop(slot);
                 // Its destructor may be foreign code: not under the lock.
                 drop(old);
-                Poll::Pending
+                noted("another core or thread", Poll::Pending)
             }
             Slot::Done(_) => match std::mem::replace(&mut *slot, Slot::Taken) {
                 Slot::Done(result) => Poll::Ready(result),

@@ -11,7 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::TryLockError;
 use super::semaphore::{Acquire, Semaphore, SemaphorePermit};
-use crate::rt::context::noted;
+use crate::rt::context::noted_over;
 
 /// A value that one task of a core at a time works on, also across awaits. (Without an await in between, a `RefCell` does.)
 ///
@@ -112,7 +112,7 @@ impl<'a, T: ?Sized> Future for Lock<'a, T> {
         match this.acquire.poll(cx) {
             Poll::Ready(Ok(permit)) => Poll::Ready(this.mutex.guard(permit)),
             // A mutex never closes its semaphore.
-            Poll::Ready(Err(_)) | Poll::Pending => noted("a mutex", Poll::Pending),
+            Poll::Ready(Err(_)) | Poll::Pending => noted_over("a semaphore", "a mutex", Poll::Pending),
         }
     }
 }
