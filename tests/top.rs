@@ -1,12 +1,16 @@
-//! `boson top` against running servers: what it prints, how it finds them, what it says when there is none.
+//! `boson top` against running servers: what it prints, how it finds them, what it says when there is none, and how it leaves
+//! a terminal.
 
+mod not_run;
 mod server;
 
 use std::fs;
+use std::io::{BufRead, BufReader};
+use std::net::TcpStream;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 
 use serde_json::Value;
 use server::{Directory, Reply, Server};
@@ -71,6 +75,72 @@ fn a_server_is_found_and_shown() {
     assert!(!socket.exists(), "a server that ends removes its socket");
     let output = top(directory.path(), &["--once"]);
     assert!(!output.status.success() && said(&output).contains("none answers there"), "{}", said(&output));
+}
+
+/// Runs a shell command on a terminal of its own, and returns what that showed; `None` where there is no script(1).
+fn on_a_terminal(command: &str) -> Option<String> {
+    let mut child = Command::new("script")
+        .args(["--quiet", "--return", "--command", command, "/dev/null"])
+        .env("TERM", "xterm")
+        .stdin(Stdio::piped())
+        .stdout(Stdio::piped())
+        .spawn()
+        .ok()?;
+    // Its input stays open until it has ended: an end of input would be typed into the terminal.
+    let input = child.stdin.take();
+    let output = child.wait_with_output().expect("it runs");
+    drop(input);
+    Some(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+#[test]
+fn a_terminal_is_left_as_it_was_also_by_a_signal() {
+    let directory = Directory::new("top-terminal");
+    let server = serve(&directory, &[]);
+    let socket = socket_of(&directory, &server);
+    let (boson, socket) = (env!("CARGO_BIN_EXE_boson"), socket.display());
+    for signal in ["TERM", "HUP", "INT"] {
+        let command = format!(
+            "stty rows 30 cols 110; timeout --foreground -s {signal} 1 {boson} top --interval 100 {socket}; stty -a"
+        );
+        let Some(shown) = on_a_terminal(&command) else {
+            not_run::not_run("boson top on a terminal: there is no script(1)");
+            return;
+        };
+        let (screen, after) =
+            shown.split_once("\x1b[?1049l").unwrap_or_else(|| panic!("{signal}: {shown:?}"));
+        assert!(screen.contains("\x1b[?1049h"), "{signal}: it takes a screen of its own: {shown:?}");
+        for part in ["boson serve", "polls/s", "expire", "q quit"] {
+            assert!(screen.contains(part), "{signal}: {part}: {screen:?}");
+        }
+        assert!(shown.contains("\x1b[?25h"), "{signal}: the cursor is back");
+        let modes: Vec<&str> = after.split_whitespace().collect();
+        for mode in ["icanon", "echo", "isig", "opost"] {
+            assert!(modes.contains(&mode), "{signal}: {mode}: {after:?}");
+        }
+    }
+}
+
+#[test]
+fn log_lines_name_their_tasks_where_asked() {
+    let mut child = Command::new(env!("CARGO_BIN_EXE_boson"))
+        .args(["echo", "--listen", "127.0.0.1:0", "--max-connections", "0", "--inspect", "none"])
+        .args(["--log", "info,boson::task=debug"])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("the binary runs");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped")).read_line(&mut line).expect("a line");
+    let address =
+        line.split("listening on ").nth(1).and_then(|rest| rest.split(' ').next()).expect("an address");
+    drop(TcpStream::connect(address).expect("it listens"));
+    let said = BufReader::new(child.stderr.take().expect("piped"));
+    let refusal = said.lines().map_while(Result::ok).find(|line| line.contains("refused"));
+    let _ = child.kill();
+    let _ = child.wait();
+    let refusal = refusal.expect("there is no room for a connection");
+    assert!(refusal.contains("task{name=\"accept\" created_at=src/bin/boson/echo.rs:"), "{refusal}");
 }
 
 #[test]
