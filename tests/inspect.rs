@@ -169,6 +169,22 @@ fn a_snapshot_counts_what_happened_in_between() {
     assert!(values.iter().filter(|value| **value > 0).count() > 8, "{values:?}");
 }
 
+/// The time in which there was nothing to wait for is no part of the wait.
+#[test]
+fn the_wait_for_a_turn_ends_with_the_turn() {
+    let core = core();
+    run_on(&core, || {
+        drop(rt::spawn("now and then", async {
+            for _ in 0..10 {
+                rt::sleep(Duration::from_millis(20)).await;
+            }
+        }));
+    });
+    let waits = || run_on(&core, || rt::latencies().queue_wait);
+    let waits = eventually(waits, |waits| waits.count() >= 10);
+    assert!(waits.count() >= 10 && waits.quantile(0.5) < 10_000_000, "{waits:?}");
+}
+
 #[test]
 fn many_tasks_come_in_pieces_from_either_end() {
     const TASKS: usize = 2500;
@@ -204,6 +220,15 @@ fn many_tasks_come_in_pieces_from_either_end() {
     assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
 }
 
+/// Lets a stuck core go on when a test ends, also by a failure: its thread is waited for.
+struct Release(Arc<AtomicBool>);
+
+impl Drop for Release {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+    }
+}
+
 #[test]
 fn a_stuck_core_is_silent_and_hides_no_other() {
     let (stuck, free, path) = (core(), core(), SocketPath::new());
@@ -211,6 +236,7 @@ fn a_stuck_core_is_silent_and_hides_no_other() {
     let _inspector = Inspector::start(&path.0, "half stuck", handles).expect("it starts");
     let client = Client::new(&path.0);
     let release = Arc::new(AtomicBool::new(false));
+    let _release_at_the_end = Release(Arc::clone(&release));
     let released = Arc::clone(&release);
     drop(stuck.handle().spawn("never returns", move || async move {
         while !released.load(Ordering::Relaxed) {
