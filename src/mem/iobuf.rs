@@ -59,14 +59,28 @@ pub unsafe trait IoBufMut: IoBuf {
 
     /// Copies as much of `bytes` as there is room for to the front of the buffer and returns how much that was.
     fn fill_from(&mut self, bytes: &[u8]) -> usize {
-        let len = bytes.len().min(self.bytes_total());
+        self.fill_from_at(0, bytes)
+    }
+
+    /// Copies as much of `bytes` as there is room for after the first `at` bytes, which are initialised, and returns how much
+    /// that was.
+    ///
+    /// # Panics
+    ///
+    /// If fewer than `at` bytes are initialised.
+    fn fill_from_at(&mut self, at: usize, bytes: &[u8]) -> usize {
+        assert!(at <= self.bytes_init(), "the first {at} bytes are not initialised");
+        let len = bytes.len().min(self.bytes_total() - at);
+        // SAFETY: `at <= bytes_init <= bytes_total`, so the result is in the buffer or one past its end.
+        let target = unsafe { self.stable_mut_ptr().add(at) };
         // SAFETY:
         // - the source is a live slice of at least `len` bytes;
-        // - the destination has room for `bytes_total >= len` bytes by the trait's contract;
+        // - the destination has room for `bytes_total - at >= len` bytes by the trait's contract;
         // - they do not overlap: `self` is borrowed mutably, so `bytes` cannot point into it.
-        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), self.stable_mut_ptr(), len) };
-        // SAFETY: the copy above initialised the first `len` bytes, and `len <= bytes_total`.
-        unsafe { self.set_init(len) };
+        unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, len) };
+        // SAFETY: the first `at` bytes were initialised, and the copy above initialised the `len` after them;
+        // `at + len <= bytes_total`.
+        unsafe { self.set_init(at + len) };
         len
     }
 }

@@ -1,6 +1,6 @@
 //! The kernel's TCP sockets through io_uring.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -11,10 +11,12 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 
+use super::accept::{Acceptor, PendingGuard};
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::ops;
 use crate::rt::sync::local::Notify;
+use crate::rt::uring::{self, BUFFER_BYTES, Chunk, Feed};
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
@@ -24,10 +26,8 @@ const KEEPALIVE_PROBES: u32 = 5;
 /// A listening socket.
 #[derive(Debug)]
 pub(super) struct KernelListener {
-    socket: Rc<OwnedFd>,
+    acceptor: Acceptor,
     local: SocketAddr,
-    /// Connections that were accepted for a future that was dropped.
-    stash: Rc<RefCell<VecDeque<OwnedFd>>>,
 }
 
 impl KernelListener {
@@ -44,7 +44,7 @@ impl KernelListener {
         rustix::net::bind(&socket, &address).map_err(failed("listen on"))?;
         rustix::net::listen(&socket, backlog).map_err(failed("listen on"))?;
         let local = local_address(&socket)?;
-        Ok(Self { socket: Rc::new(socket), local, stash: Rc::default() })
+        Ok(Self { acceptor: Acceptor::new(socket), local })
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -53,15 +53,7 @@ impl KernelListener {
 
     pub(super) async fn accept(&self) -> Result<(KernelStream, SocketAddr)> {
         loop {
-            let stashed = self.stash.borrow_mut().pop_front();
-            let accepted = match stashed {
-                Some(socket) => Ok(socket),
-                None => {
-                    let stash = Rc::clone(&self.stash);
-                    let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
-                    ops::accept(&self.socket, keep).await.map_err(|error| from_io(&error, "accept"))
-                }
-            };
+            let accepted = self.acceptor.accept().await.map_err(|error| from_io(&error, "accept"));
             match accepted.and_then(|socket| self.greet(socket)) {
                 Err(error)
                     if error.kind() == ErrorKind::Closed || error.code() == Some(libc::ECONNABORTED) =>
@@ -88,6 +80,13 @@ pub(super) struct KernelStream {
     local: SocketAddr,
     peer: SocketAddr,
     inbound: Rc<Inbound>,
+    /// One request that receives for as long as the stream is read in small pieces, if the core's ring has such. While it is
+    /// with the kernel nothing else receives, so that the bytes stay in order.
+    feed: OnceCell<Option<Rc<Feed<Chunk>>>>,
+    /// Much arrives at once, and reads bring large buffers: they are received into directly.
+    bulk: Cell<bool>,
+    /// Sends that the ring still has. While there are any nothing else sends.
+    sending: Rc<Cell<usize>>,
 }
 
 /// What was received for reads that were dropped before they could take it.
@@ -136,17 +135,6 @@ impl Inbound {
     }
 }
 
-/// Counts a read that is in flight as pending when its future is dropped.
-struct ReadGuard<'a>(Option<&'a Inbound>);
-
-impl Drop for ReadGuard<'_> {
-    fn drop(&mut self) {
-        if let Some(inbound) = self.0 {
-            inbound.pending.set(inbound.pending.get() + 1);
-        }
-    }
-}
-
 impl KernelStream {
     fn from_connected(socket: OwnedFd, local: SocketAddr, peer: SocketAddr) -> Result<Self> {
         let set = || {
@@ -159,13 +147,25 @@ impl KernelStream {
         };
         set()
             .map_err(|errno| Error::os(errno.raw_os_error(), "set up the socket of").at(peer.to_string()))?;
-        Ok(Self { socket: Rc::new(socket), local, peer, inbound: Rc::default() })
+        Ok(Self::new(socket, local, peer))
     }
 
     /// A connected socket of a family that has other addresses: its addresses here mean nothing.
     pub(super) fn without_addresses(socket: OwnedFd) -> Self {
         let none = SocketAddr::from(([0, 0, 0, 0], 0));
-        Self { socket: Rc::new(socket), local: none, peer: none, inbound: Rc::default() }
+        Self::new(socket, none, none)
+    }
+
+    fn new(socket: OwnedFd, local: SocketAddr, peer: SocketAddr) -> Self {
+        Self {
+            socket: Rc::new(socket),
+            local,
+            peer,
+            inbound: Rc::default(),
+            feed: OnceCell::new(),
+            bulk: Cell::new(false),
+            sending: Rc::default(),
+        }
     }
 
     pub(super) async fn connect(address: SocketAddr) -> Result<Self> {
@@ -192,28 +192,57 @@ impl KernelStream {
             // The kernel's answer, 0, would look like the end of the stream if this future were dropped.
             return (Ok(0), buf);
         }
-        while self.inbound.pending.get() > 0 {
-            self.inbound.settled.notified().await;
-        }
-        if let Some(result) = self.inbound.take(|bytes| buf.fill_from(bytes)) {
-            return (result, buf);
+        loop {
+            while self.inbound.pending.get() > 0 {
+                self.inbound.settled.notified().await;
+            }
+            if let Some(result) = self.inbound.take(|bytes| buf.fill_from(bytes)) {
+                return (result, buf);
+            }
+            let Some(feed) = self.feed.get_or_init(|| Feed::new(&self.socket)) else { break };
+            if let Some(result) = take_from(feed, &mut buf) {
+                if matches!(result, Ok(len) if self.is_bulk(len, &buf)) {
+                    self.bulk.set(true);
+                    feed.stop();
+                }
+                return (result, buf);
+            }
+            if !feed.is_armed() && (feed.take_starved() || self.bulk.get()) {
+                break;
+            }
+            feed.arrival().await;
         }
         let inbound = Rc::clone(&self.inbound);
         let keep = move |result: io::Result<u32>, buf: B| inbound.keep(result, buf.as_slice());
         let mut operation = ops::recv(&self.socket, buf, keep);
         // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
-        let mut guard = ReadGuard(None);
+        let mut guard = PendingGuard(None);
         let (result, buf) = std::future::poll_fn(|cx| {
             let polled = std::pin::Pin::new(&mut operation).poll(cx);
-            guard.0 = polled.is_pending().then_some(&self.inbound);
+            guard.0 = polled.is_pending().then_some(&self.inbound.pending);
             polled
         })
         .await;
+        if let Ok(len) = result {
+            self.bulk.set(self.is_bulk(len as usize, &buf));
+        }
         (result.map(|len| len as usize).map_err(|error| from_io(&error, "read")), buf)
     }
 
+    /// Whether a read that got `len` bytes into `buf` would have done better without the core's small buffers.
+    fn is_bulk<B: IoBufMut>(&self, len: usize, buf: &B) -> bool {
+        len >= BUFFER_BYTES && buf.bytes_total() >= 2 * BUFFER_BYTES
+    }
+
     pub(super) async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        let (result, buf) = ops::send(&self.socket, buf).await;
+        if uring::may_call_directly() {
+            match self.try_write(buf.as_slice()) {
+                Ok(None) => {}
+                Ok(Some(len)) => return (Ok(len), buf),
+                Err(error) => return (Err(error), buf),
+            }
+        }
+        let (result, buf) = ops::send(&self.socket, buf, InFlight::new(&self.sending)).await;
         let result = result
             .map(|len| len as usize)
             .map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown));
@@ -233,6 +262,22 @@ impl KernelStream {
         if let Some(result) = stashed {
             return result.map(Some);
         }
+        if let Some(Some(feed)) = self.feed.get() {
+            if let Some(len) = feed.take_bytes(|taken, bytes| {
+                let len = bytes.len().min(buf.len() - taken);
+                buf[taken..taken + len].copy_from_slice(&bytes[..len]);
+                len
+            }) {
+                return Ok(Some(len));
+            }
+            match feed.end() {
+                Some(0) => return Ok(Some(0)),
+                Some(code) => return Err(Error::os(code, "read")),
+                // What comes next comes there.
+                None if feed.is_armed() => return Ok(None),
+                None => {}
+            }
+        }
         match rustix::net::recv(&self.socket, buf, RecvFlags::DONTWAIT) {
             Ok((len, _)) => Ok(Some(len)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
@@ -242,6 +287,10 @@ impl KernelStream {
 
     /// Writes what there is room for without waiting.
     pub(super) fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
+        if self.sending.get() > 0 {
+            // It would overtake them.
+            return Ok(None);
+        }
         match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
             Ok(len) => Ok(Some(len)),
             Err(Errno::AGAIN | Errno::INTR) => Ok(None),
@@ -264,6 +313,42 @@ impl KernelStream {
         // If it fails the close is a graceful one, which also ends the connection.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
+    }
+}
+
+/// Counts an operation for as long as the kernel has it.
+struct InFlight(Rc<Cell<usize>>);
+
+impl InFlight {
+    fn new(count: &Rc<Cell<usize>>) -> Self {
+        count.set(count.get() + 1);
+        Self(Rc::clone(count))
+    }
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.0.set(self.0.get() - 1);
+    }
+}
+
+impl Drop for KernelStream {
+    fn drop(&mut self) {
+        // Its request holds the socket open.
+        if let Some(Some(feed)) = self.feed.get() {
+            feed.stop();
+        }
+    }
+}
+
+/// What a read gets without asking the kernel.
+fn take_from<B: IoBufMut>(feed: &Feed<Chunk>, buf: &mut B) -> Option<Result<usize>> {
+    let taken = feed.take_bytes(|taken, bytes| buf.fill_from_at(taken, bytes));
+    match (taken, feed.end()) {
+        (Some(len), _) => Some(Ok(len)),
+        (None, Some(0)) => Some(Ok(0)),
+        (None, Some(code)) => Some(Err(Error::os(code, "read"))),
+        (None, None) => None,
     }
 }
 

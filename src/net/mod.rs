@@ -1,6 +1,7 @@
 //! Networks: packet devices, the userspace TCP/IP stack that stands on them, the addresses that name both, and one set of
 //! socket types over the stack and over the kernel's sockets.
 
+mod accept;
 pub mod address;
 pub mod device;
 mod kernel;

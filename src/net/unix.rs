@@ -1,7 +1,5 @@
 //! Unix stream sockets: connections between processes of one machine, on the kernel only.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
 use std::fmt;
 use std::io;
 use std::net::Shutdown;
@@ -10,7 +8,6 @@ use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr as StdAddr, UnixStream as StdStream};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::str::FromStr;
 use std::time::Duration;
 
@@ -18,10 +15,11 @@ use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
+use super::accept::Acceptor;
 use super::kernel::KernelStream;
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut, Slice};
-use crate::rt::{self, ops};
+use crate::rt;
 
 /// How many connections wait to be accepted before further ones have to wait.
 const BACKLOG: i32 = 4096;
@@ -137,11 +135,9 @@ impl fmt::Display for UnixAddr {
 /// A listening Unix socket. Dropping it removes its name from the file system.
 #[derive(Debug)]
 pub struct UnixListener {
-    socket: Rc<OwnedFd>,
+    acceptor: Acceptor,
     local: UnixAddr,
     name: Option<Name>,
-    /// Connections that were accepted for a future that was dropped.
-    stash: Rc<RefCell<VecDeque<OwnedFd>>>,
 }
 
 /// A name in the file system that this process made.
@@ -177,8 +173,8 @@ impl UnixListener {
             Some(Name { path: path.to_owned(), inode })
         });
         // From here on a failure removes the name again.
-        let listener = Self { socket: Rc::new(socket), local: address.clone(), name, stash: Rc::default() };
-        rustix::net::listen(&listener.socket, BACKLOG).map_err(failed)?;
+        let listener = Self { acceptor: Acceptor::new(socket), local: address.clone(), name };
+        rustix::net::listen(listener.acceptor.socket(), BACKLOG).map_err(failed)?;
         Ok(listener)
     }
 
@@ -188,17 +184,9 @@ impl UnixListener {
     ///
     /// [`LimitReached`](ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
     pub async fn accept(&self) -> Result<UnixStream> {
-        let stashed = self.stash.borrow_mut().pop_front();
-        let socket = match stashed {
-            Some(socket) => socket,
-            None => {
-                let stash = Rc::clone(&self.stash);
-                let keep = move |accepted: io::Result<OwnedFd>| stash.borrow_mut().extend(accepted.ok());
-                ops::accept(&self.socket, keep).await.map_err(|error| {
-                    Error::os(error.raw_os_error().unwrap_or(libc::EIO), "accept").at(self.local.to_string())
-                })?
-            }
-        };
+        let socket = self.acceptor.accept().await.map_err(|error| {
+            Error::os(error.raw_os_error().unwrap_or(libc::EIO), "accept").at(self.local.to_string())
+        })?;
         Ok(UnixStream::from_connected(socket))
     }
 

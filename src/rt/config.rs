@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::{Clock, ReactorChoice};
+use super::{Clock, ReactorChoice, RingFeatures};
 
 /// How a core is set up. [`CoreConfig::new`] gives the defaults.
 #[derive(Clone)]
@@ -18,6 +18,8 @@ pub struct CoreConfig {
     pub reactor: ReactorChoice,
     /// The size of the io_uring's submission queue, in entries; a power of two.
     pub ring_entries: u32,
+    /// Which of the kernel's io_uring features the core may use if they are there.
+    pub ring_features: RingFeatures,
     /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files; at least 1.
     pub offload_threads: usize,
     /// What the core does when it has nothing to do.
@@ -54,6 +56,7 @@ impl CoreConfig {
             seed,
             reactor: ReactorChoice::Auto,
             ring_entries: 256,
+            ring_features: RingFeatures::all(),
             offload_threads: 16,
             idle: Idle::Adaptive { spin: Duration::from_micros(10) },
             arena_bytes: 16 << 20,
@@ -70,6 +73,7 @@ impl std::fmt::Debug for CoreConfig {
             .field("cpu", &self.cpu)
             .field("reactor", &self.reactor)
             .field("ring_entries", &self.ring_entries)
+            .field("ring_features", &self.ring_features)
             .field("offload_threads", &self.offload_threads)
             .field("idle", &self.idle)
             .field("arena_bytes", &self.arena_bytes)

@@ -45,7 +45,8 @@ impl Core {
         }
         let doorbell = Arc::new(Doorbell::new()?);
         let pool = Arc::new(Pool::new(config.offload_threads, cpus));
-        let reactor = Reactor::new(config.reactor, config.ring_entries, &doorbell, &pool)?;
+        let reactor =
+            Reactor::new(config.reactor, config.ring_entries, config.ring_features, &doorbell, &pool)?;
         let inbox = Arc::new(Inbox::new(config.messages, Box::new(move || doorbell.ring()), bury));
         let arena = Arena::new(config.arena_bytes)?;
         Ok(Self { shared: Rc::new(Shared::new(config, inbox, reactor, pool, arena)) })

@@ -39,7 +39,7 @@ mod task_span;
 mod thread;
 mod time;
 mod timer;
-mod uring;
+pub(crate) mod uring;
 mod watchdog;
 
 pub use cancel::{CancelToken, Cancelled};
@@ -69,5 +69,5 @@ pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};
 pub use timer::{TimerKey, Wheel};
-pub use uring::probe_io_uring;
+pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 pub use watchdog::{Stall, Watchdog};

@@ -9,7 +9,7 @@ use tracing::warn;
 
 use super::doorbell::Doorbell;
 use super::offload::Pool;
-use super::{Instant, epoll, uring};
+use super::{Instant, RingFeatures, epoll, uring};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What a core is asked to do its I/O through.
@@ -56,13 +56,14 @@ impl Reactor {
     pub(super) fn new(
         choice: ReactorChoice,
         ring_entries: u32,
+        ring_features: RingFeatures,
         doorbell: &Arc<Doorbell>,
         pool: &Arc<Pool>,
     ) -> Result<Self> {
         let reason = match choice {
             ReactorChoice::Epoll => None,
             ReactorChoice::IoUring | ReactorChoice::Auto => {
-                match uring::Reactor::new(ring_entries, doorbell) {
+                match uring::Reactor::new(ring_entries, ring_features, doorbell) {
                     Ok(ring) => return Ok(Self::Uring(Rc::new(ring))),
                     Err(error) if choice == ReactorChoice::Auto && is_refusal(&error) => Some(error),
                     Err(error) => return Err(error),
@@ -83,6 +84,14 @@ impl Reactor {
         match self {
             Self::Uring(_) => ReactorKind::IoUring,
             Self::Epoll(_) => ReactorKind::Epoll,
+        }
+    }
+
+    /// The io_uring, if it is one.
+    pub(super) fn ring(&self) -> Option<&Rc<uring::Reactor>> {
+        match self {
+            Self::Uring(ring) => Some(ring),
+            Self::Epoll(_) => None,
         }
     }
 

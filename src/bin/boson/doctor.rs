@@ -5,7 +5,7 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use boson::rt;
+use boson::rt::{self, RingFeature};
 use clap::Args;
 
 #[derive(Args, Debug)]
@@ -58,8 +58,9 @@ impl Finding {
 }
 
 pub(crate) fn run(options: &DoctorOptions) -> boson::Result<()> {
-    let findings = [
-        io_uring(),
+    let mut findings = vec![io_uring()];
+    findings.extend(ring_features());
+    findings.extend([
         hugepages(),
         kernel_net(),
         tap(),
@@ -71,7 +72,7 @@ pub(crate) fn run(options: &DoctorOptions) -> boson::Result<()> {
         not_built("ng:", "NVMe passthrough"),
         not_built("spdk:", "SPDK"),
         not_built("nvme:", "boson's own NVMe driver"),
-    ];
+    ]);
     let text = if options.json { as_json(&findings) } else { as_table(&findings) };
     // A reader that went away (`| head`) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -117,6 +118,20 @@ fn io_uring() -> Finding {
             Finding::degraded("io_uring", detail, "sysctl -w kernel.io_uring_disabled=0")
         }
     }
+}
+
+/// One finding for each feature of the io_uring; none where there is no io_uring at all.
+fn ring_features() -> Vec<Finding> {
+    let Ok(features) = rt::probe_ring_features() else { return Vec::new() };
+    let finding = |feature: RingFeature| {
+        let detail = format!("{}: {}", feature.name(), feature.used_for());
+        if features.contains(feature) {
+            Finding::usable("  io_uring", detail)
+        } else {
+            Finding::degraded("  io_uring", detail, format!("Linux {} or newer", feature.since()))
+        }
+    };
+    RingFeature::ALL.into_iter().map(finding).collect()
 }
 
 fn kernel_release() -> String {

@@ -120,14 +120,14 @@ fn both_directions_and_several_waiters_are_woken() {
         // Fill it up.
         let mut sent = 0;
         loop {
-            let mut operation = ops::send(&socket, vec![1; 16 << 10]);
+            let mut operation = ops::send(&socket, vec![1; 16 << 10], ());
             if !poll_once(&mut operation) {
                 break;
             }
             sent += 1;
         }
         assert!(sent > 0);
-        let writer = rt::spawn("sends", ops::send(&socket, vec![2u8; 10]));
+        let writer = rt::spawn("sends", ops::send(&socket, vec![2u8; 10], ()));
         let readers = [receiving(&socket).await, receiving(&socket).await];
         assert!(!writer.is_finished());
         // One byte wakes both readers, and one of them waits on.

@@ -53,19 +53,25 @@ where
     }
 }
 
-/// Sends from `buf` on a socket; possibly only a part. Never raises SIGPIPE.
-pub(crate) fn send<B: IoBuf>(socket: &Rc<OwnedFd>, buf: B) -> Op<Send<B>> {
-    Op::new(Send { socket: Rc::clone(socket), buf })
+/// Sends from `buf` on a socket; possibly only a part. Never raises SIGPIPE. `guard` is dropped when the kernel is done, also if
+/// nobody waits for it any more.
+pub(crate) fn send<B, G>(socket: &Rc<OwnedFd>, buf: B, guard: G) -> Op<Send<B, G>>
+where
+    B: IoBuf,
+    G: Unpin + 'static,
+{
+    Op::new(Send { socket: Rc::clone(socket), buf, _guard: guard })
 }
 
-pub(crate) struct Send<B> {
+pub(crate) struct Send<B, G> {
     socket: Rc<OwnedFd>,
     buf: B,
+    _guard: G,
 }
 
 // SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns and which stay in place by
 // `IoBuf`'s contract.
-unsafe impl<B: IoBuf> Operation for Send<B> {
+unsafe impl<B: IoBuf, G: Unpin + 'static> Operation for Send<B, G> {
     type Output = (io::Result<u32>, B);
 
     fn descriptor(&self) -> &Rc<OwnedFd> {

@@ -5,7 +5,21 @@
 //! cancel, and only the completion frees it: the kernel never works on freed memory, and what it read is handed to
 //! [`Operation::orphaned`](super::ops::Operation::orphaned) instead of being lost.
 
+mod buffer_ring;
+mod multishot;
+mod probe;
 mod reactor;
 
-pub use reactor::probe_io_uring;
+pub(crate) use buffer_ring::{BUFFER_BYTES, Chunk};
+pub(crate) use multishot::Feed;
+pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 pub(super) use reactor::{Reactor, SlotKey};
+
+use crate::rt::scheduler::with_core;
+
+/// Whether the calling task may make a system call that does not wait, instead of an operation on the ring. False once it, and
+/// the tasks before it, made many since the core last turned to its ring: then waiting for the ring is what lets others run. Never
+/// without a ring: there an operation starts with just such a call.
+pub(crate) fn may_call_directly() -> bool {
+    with_core(|core| core.reactor().ring().is_some_and(|ring| ring.take_direct_call()))
+}

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
 use std::time::Duration;
@@ -9,6 +10,9 @@ use std::time::Duration;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use tracing::warn;
 
+use super::buffer_ring::{BufferRing, Chunk};
+use super::multishot::{Event, Multishot};
+use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
 use crate::rt::ops::Orphan;
@@ -29,7 +33,16 @@ const ROUNDS_PER_CANCEL: usize = 16;
 pub(in crate::rt) struct Reactor {
     inner: RefCell<Inner>,
     enters: Cell<u64>,
+    features: RingFeatures,
+    /// After the ring, which may have it until then.
+    buffers: RefCell<Option<BufferRing>>,
+    /// System calls that tasks may still make by themselves before the core turns to its ring.
+    direct_calls_left: Cell<u32>,
 }
+
+/// In a turn that brought no more completions than this, tasks may make as many system calls of their own: with little to do an
+/// answer is soonest on its way by itself. With more to do the ring takes many operations in one system call.
+const FEW_COMPLETIONS: u32 = 4;
 
 struct Inner {
     ring: IoUring,
@@ -44,6 +57,8 @@ struct Inner {
     next_watch: u64,
     /// Reused by `poll`: what to do with no borrow held.
     completed: Vec<Completed>,
+    /// Requests with many completions whose queues are full.
+    overfed: Vec<SlotKey>,
 }
 
 struct Slot {
@@ -56,15 +71,18 @@ enum State {
     InFlight(Waker),
     Done(i32),
     Orphaned(Box<dyn Orphan>),
+    Multishot(Rc<dyn Multishot>),
 }
 
-enum Completed {
+pub(super) enum Completed {
     Wake(Waker),
     Orphan(Box<dyn Orphan>, i32),
+    /// The request is over; dropping it may close its descriptor.
+    Ended(Rc<dyn Multishot>),
 }
 
 /// Names an operation in flight.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::rt) struct SlotKey {
     index: u32,
     generation: u32,
@@ -78,8 +96,8 @@ impl SlotKey {
 }
 
 impl Reactor {
-    pub(in crate::rt) fn new(entries: u32, doorbell: &Arc<Doorbell>) -> Result<Self> {
-        let ring = build_ring(entries)?;
+    pub(in crate::rt) fn new(entries: u32, allowed: RingFeatures, doorbell: &Arc<Doorbell>) -> Result<Self> {
+        let ProbedRing { ring, features, buffers } = ProbedRing::new(entries, allowed)?;
         let inner = Inner {
             ring,
             slots: Vec::new(),
@@ -90,8 +108,40 @@ impl Reactor {
             watched: Vec::new(),
             next_watch: 0,
             completed: Vec::new(),
+            overfed: Vec::new(),
         };
-        Ok(Self { inner: RefCell::new(inner), enters: Cell::new(0) })
+        Ok(Self {
+            inner: RefCell::new(inner),
+            enters: Cell::new(0),
+            features,
+            buffers: RefCell::new(buffers),
+            direct_calls_left: Cell::new(FEW_COMPLETIONS),
+        })
+    }
+
+    /// Whether the ring has `feature` and may use it.
+    pub(super) fn has(&self, feature: RingFeature) -> bool {
+        self.features.contains(feature)
+    }
+
+    /// Whether a task may make a system call of its own now instead of using the ring; counts it.
+    pub(super) fn take_direct_call(&self) -> bool {
+        let left = self.direct_calls_left.get();
+        self.direct_calls_left.set(left.saturating_sub(1));
+        left > 0
+    }
+
+    /// Shows what a chunk holds. `read` does not use the reactor.
+    pub(super) fn with_chunk<R>(&self, chunk: &Chunk, read: impl FnOnce(&[u8]) -> R) -> R {
+        let buffers = self.buffers.borrow();
+        read(buffers.as_ref().map_or(&[], |buffers| buffers.bytes(chunk)))
+    }
+
+    /// Lends a chunk's buffer to the kernel again.
+    pub(super) fn recycle(&self, chunk: Chunk) {
+        if let Some(buffers) = &mut *self.buffers.borrow_mut() {
+            buffers.recycle(chunk);
+        }
     }
 
     /// System calls made so far.
@@ -106,9 +156,34 @@ impl Reactor {
     /// Whatever memory `entry` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
     pub(in crate::rt) unsafe fn start(&self, entry: squeue::Entry, waker: Waker) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
-        let key = inner.take_slot(waker);
+        let key = inner.take_slot(State::InFlight(waker));
         self.push(&mut inner, entry.user_data(key.user_data()));
         key
+    }
+
+    /// Like `start`, for a request that completes many times; `target` is kept until the last time.
+    ///
+    /// # Safety
+    ///
+    /// As for `start`: until `target` is dropped.
+    pub(super) unsafe fn start_multishot(&self, entry: squeue::Entry, target: Rc<dyn Multishot>) -> SlotKey {
+        let mut inner = self.inner.borrow_mut();
+        let key = inner.take_slot(State::Multishot(target));
+        self.push(&mut inner, entry.user_data(key.user_data()));
+        key
+    }
+
+    /// Asks the kernel to cancel an operation.
+    pub(super) fn cancel(&self, key: SlotKey) {
+        // Only a subscriber to the log could come here while the reactor is at work; then the operation goes on.
+        if let Ok(mut inner) = self.inner.try_borrow_mut() {
+            self.push_cancel(&mut inner, key);
+        }
+    }
+
+    fn push_cancel(&self, inner: &mut Inner, key: SlotKey) {
+        let cancel = opcode::AsyncCancel::new(key.user_data()).build();
+        self.push(inner, cancel.user_data(IGNORED));
     }
 
     /// The result of an operation if it is done, which frees its slot; otherwise keeps `waker` for when it is.
@@ -122,7 +197,7 @@ impl Reactor {
             }
             State::InFlight(current) if current.will_wake(waker) => return None,
             State::InFlight(_) => {}
-            State::Free | State::Orphaned(_) => {
+            State::Free | State::Orphaned(_) | State::Multishot(_) => {
                 unreachable!("an operation is finished once, by its only future")
             }
         }
@@ -159,8 +234,7 @@ impl Reactor {
             }
             state => std::mem::replace(state, State::Orphaned(orphan)),
         };
-        let cancel = opcode::AsyncCancel::new(key.user_data()).build().user_data(IGNORED);
-        self.push(&mut inner, cancel);
+        self.push_cancel(&mut inner, key);
         drop(inner);
         // The waker's destructor may free a task, and with it other operations: not under the borrow.
         drop(previous);
@@ -177,7 +251,17 @@ impl Reactor {
             if let Err(error) = self.submit(inner) {
                 warn!("io_uring submission failed and is tried again: {error}");
             }
-            inner.reap();
+            self.reap(inner);
+        }
+    }
+
+    /// Moves completions from the ring to their slots and to `completed`.
+    fn reap(&self, inner: &mut Inner) -> usize {
+        let mut reaped = 0;
+        let mut buffers = self.buffers.borrow_mut();
+        loop {
+            let Some(entry) = inner.ring.completion().next() else { return reaped };
+            reaped += inner.complete(&entry, buffers.as_mut());
         }
     }
 
@@ -205,7 +289,12 @@ impl Reactor {
 
     /// Takes completions and tells their owners, with no borrow held; returns how many.
     fn deliver(&self, mut inner: std::cell::RefMut<'_, Inner>) -> usize {
-        let reaped = inner.reap();
+        let reaped = self.reap(&mut inner);
+        let few = reaped <= FEW_COMPLETIONS as usize;
+        self.direct_calls_left.set(if few { FEW_COMPLETIONS } else { 0 });
+        while let Some(key) = inner.overfed.pop() {
+            self.push_cancel(&mut inner, key);
+        }
         if inner.completed.is_empty() {
             return reaped;
         }
@@ -215,6 +304,7 @@ impl Reactor {
             match completed {
                 Completed::Wake(waker) => waker.wake(),
                 Completed::Orphan(orphan, result) => orphan.completed(result),
+                Completed::Ended(request) => drop(request),
             }
         }
         // Keeps the allocation, unless an orphan's destructor used the reactor meanwhile and left something.
@@ -276,6 +366,24 @@ impl Reactor {
         Ok(())
     }
 
+    fn cancel_all(&self) {
+        let mut inner = self.inner.borrow_mut();
+        if self.has(RingFeature::CancelAny) {
+            let cancel_all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
+            self.push(&mut inner, cancel_all.user_data(IGNORED));
+            return;
+        }
+        for index in 0..inner.slots.len() {
+            let slot = &inner.slots[index];
+            let in_flight =
+                matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_));
+            if in_flight && let Ok(index) = u32::try_from(index) {
+                let key = SlotKey { index, generation: slot.generation };
+                self.push_cancel(&mut inner, key);
+            }
+        }
+    }
+
     /// Cancels everything and waits until the kernel has let go of every buffer.
     pub(in crate::rt) fn shut_down(&self) {
         // Counted in rounds: a core's clock may stand still, and the machine's is not this layer's to read.
@@ -284,9 +392,7 @@ impl Reactor {
         while left > 0 && rounds < SHUT_DOWN_ROUNDS {
             // Not every time: the cancellation's own completion ends the wait at once.
             if rounds % ROUNDS_PER_CANCEL == 0 {
-                let mut inner = self.inner.borrow_mut();
-                let cancel_all = opcode::AsyncCancel2::new(types::CancelBuilder::any()).build();
-                self.push(&mut inner, cancel_all.user_data(IGNORED));
+                self.cancel_all();
             }
             if let Err(error) = self.wait(Some(SHUT_DOWN_ROUND)) {
                 warn!("waiting for I/O in flight failed: {error}");
@@ -305,15 +411,6 @@ impl Reactor {
 
 const POLLIN: u32 = 1;
 
-/// Whether this kernel and this container let a process set up the io_uring that a core needs.
-///
-/// # Errors
-///
-/// Why not, and what to do: the error that [`Core::new`](crate::rt::Core::new) would give.
-pub fn probe_io_uring() -> Result<()> {
-    build_ring(8).map(drop)
-}
-
 /// What a failed `io_uring_enter` means: nothing for a time-out, a signal or a full completion queue.
 fn retry_later(error: &std::io::Error) -> Result<()> {
     match error.raw_os_error() {
@@ -322,44 +419,15 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
     }
 }
 
-fn build_ring(entries: u32) -> Result<IoUring> {
-    // Deferred task work (6.1) completes operations only when this thread asks; older kernels get the plain ring.
-    let modern = IoUring::builder()
-        .setup_single_issuer()
-        .setup_defer_taskrun()
-        .setup_taskrun_flag()
-        .setup_submit_all()
-        .build(entries);
-    let ring = modern.or_else(|_| IoUring::builder().build(entries)).map_err(|error| {
-        let code = error.raw_os_error().unwrap_or(libc::EIO);
-        match code {
-            libc::EPERM | libc::ENOSYS | libc::EACCES => Error::os(code, "set up io_uring").because(
-                "io_uring is forbidden or absent here; needed is Linux 5.15 or newer with \
-                 `sysctl kernel.io_uring_disabled=0`, and in a container a seccomp profile that allows it",
-            ),
-            libc::EINVAL => Error::os(code, "set up io_uring")
-                .because(format!("{entries} entries are not accepted: give a power of two up to 32768")),
-            libc::ENOMEM => Error::os(code, "set up io_uring")
-                .because("not enough locked memory: raise `ulimit -l` or lower the ring size"),
-            _ => Error::os(code, "set up io_uring"),
-        }
-    })?;
-    if !ring.params().is_feature_ext_arg() || !ring.params().is_feature_nodrop() {
-        return Err(Error::new(ErrorKind::Unsupported, "set up io_uring")
-            .because("this kernel's io_uring is too old: Linux 5.15 or newer is needed"));
-    }
-    Ok(ring)
-}
-
 impl Inner {
-    fn take_slot(&mut self, waker: Waker) -> SlotKey {
+    fn take_slot(&mut self, state: State) -> SlotKey {
         self.in_flight += 1;
         let index = self.free.pop().unwrap_or_else(|| {
             self.slots.push(Slot { generation: 0, state: State::Free });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations in flight")
         });
         let slot = &mut self.slots[index as usize];
-        slot.state = State::InFlight(waker);
+        slot.state = state;
         SlotKey { index, generation: slot.generation }
     }
 
@@ -376,17 +444,8 @@ impl Inner {
         self.free.push(key.index);
     }
 
-    /// Moves completions from the ring to their slots and to `completed`.
-    fn reap(&mut self) -> usize {
-        let mut reaped = 0;
-        loop {
-            let Some(entry) = self.ring.completion().next() else { return reaped };
-            reaped += self.complete(&entry);
-        }
-    }
-
     /// Returns 1 for something that somebody waited for.
-    fn complete(&mut self, entry: &cqueue::Entry) -> usize {
+    fn complete(&mut self, entry: &cqueue::Entry, buffers: Option<&mut BufferRing>) -> usize {
         match entry.user_data() {
             IGNORED => return 0,
             DOORBELL => {
@@ -404,6 +463,12 @@ impl Inner {
         }
         let index = u32::try_from(entry.user_data() & u64::from(u32::MAX)).expect("masked to 32 bits");
         let slot = &mut self.slots[index as usize];
+        if let State::Multishot(target) = &slot.state {
+            let target = Rc::clone(target);
+            let key = SlotKey { index, generation: slot.generation };
+            self.fed(key, target, entry, buffers);
+            return 1;
+        }
         self.in_flight -= 1;
         match std::mem::replace(&mut slot.state, State::Done(entry.result())) {
             State::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
@@ -412,9 +477,47 @@ impl Inner {
                 self.release(SlotKey { index, generation });
                 self.completed.push(Completed::Orphan(orphan, entry.result()));
             }
-            State::Free | State::Done(_) => unreachable!("the kernel completes an operation once"),
+            State::Free | State::Done(_) | State::Multishot(_) => {
+                unreachable!("the kernel completes an operation once")
+            }
         }
         1
+    }
+
+    /// One of the many completions of a request.
+    fn fed(
+        &mut self,
+        key: SlotKey,
+        target: Rc<dyn Multishot>,
+        entry: &cqueue::Entry,
+        mut buffers: Option<&mut BufferRing>,
+    ) {
+        let more = cqueue::more(entry.flags());
+        if let Some(buffers) = &mut buffers
+            && entry.result() == -libc::ENOBUFS
+        {
+            buffers.grow();
+        }
+        let len = u32::try_from(entry.result()).unwrap_or(0);
+        let chunk = cqueue::buffer_select(entry.flags())
+            .and_then(|buffer| buffers.as_ref().and_then(|buffers| buffers.filled(buffer, len)));
+        let chunk = match (chunk, &mut buffers) {
+            (Some(chunk), Some(buffers)) if chunk.len() == 0 => {
+                // Some kernels take a buffer to say that the stream ended.
+                buffers.recycle(chunk);
+                None
+            }
+            (chunk, _) => chunk,
+        };
+        let event = Event { result: entry.result(), chunk, more };
+        if target.event(event, &mut self.completed) {
+            self.overfed.push(key);
+        }
+        if !more {
+            self.in_flight -= 1;
+            self.release(key);
+            self.completed.push(Completed::Ended(target));
+        }
     }
 }
 

@@ -1,0 +1,311 @@
+//! Operations with many completions: one request that receives, or accepts, until it is told to stop.
+//!
+//! What arrives waits in a queue until a task takes it, so a future that is dropped loses nothing. The queue is bounded: when its
+//! reader is slow the request is cancelled, the rest stays in the kernel (which slows the peer down), and the next wait asks anew.
+
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::fmt;
+use std::future::Future;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use io_uring::{opcode, squeue, types};
+
+use super::buffer_ring::{BUFFER_GROUP, Chunk};
+use super::probe::RingFeature;
+use super::reactor::{Completed, Reactor, SlotKey};
+use crate::rt::scheduler::with_core;
+
+/// A completion of a request with many.
+pub(super) struct Event {
+    /// As the kernel gave it.
+    pub(super) result: i32,
+    /// What it wrote, if it took a buffer.
+    pub(super) chunk: Option<Chunk>,
+    /// Whether more completions will come.
+    pub(super) more: bool,
+}
+
+/// What a request with many completions feeds.
+pub(super) trait Multishot {
+    /// Takes one completion and says whether to cancel the request. Who is to be told goes to `completed`.
+    ///
+    /// Runs inside the reactor: it neither calls the reactor nor runs foreign code.
+    fn event(&self, event: Event, completed: &mut Vec<Completed>) -> bool;
+}
+
+/// What arrives, and how it is asked for.
+pub(crate) trait Item: Sized + 'static {
+    /// Without it in the ring there is no such feed.
+    const FEATURE: RingFeature;
+    /// With so many in the queue the kernel is asked to stop. Those under way still come.
+    const MAX_QUEUED: usize;
+    /// An entry that points to no memory.
+    fn request(socket: &OwnedFd) -> squeue::Entry;
+    /// What came with a result that is no error; `None` for the end.
+    fn arrived(result: i32, chunk: Option<Chunk>) -> Option<Self>;
+    /// The buffer to lend to the kernel again if nobody takes the item.
+    fn into_chunk(self) -> Option<Chunk>;
+}
+
+impl Item for Chunk {
+    const FEATURE: RingFeature = RingFeature::MultishotReceive;
+    const MAX_QUEUED: usize = 32;
+
+    fn request(socket: &OwnedFd) -> squeue::Entry {
+        opcode::RecvMulti::new(types::Fd(socket.as_raw_fd()), BUFFER_GROUP).build()
+    }
+
+    fn arrived(_result: i32, chunk: Option<Chunk>) -> Option<Self> {
+        chunk
+    }
+
+    fn into_chunk(self) -> Option<Chunk> {
+        Some(self)
+    }
+}
+
+impl Item for OwnedFd {
+    const FEATURE: RingFeature = RingFeature::MultishotAccept;
+    const MAX_QUEUED: usize = 64;
+
+    fn request(socket: &OwnedFd) -> squeue::Entry {
+        opcode::AcceptMulti::new(types::Fd(socket.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build()
+    }
+
+    fn arrived(result: i32, _chunk: Option<Chunk>) -> Option<Self> {
+        // SAFETY: the kernel completed an accept with a descriptor that is new and that nobody else knows of; results below zero
+        // do not come here.
+        (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) })
+    }
+
+    fn into_chunk(self) -> Option<Chunk> {
+        None
+    }
+}
+
+/// What one socket's request with many completions brought and nobody took yet.
+pub(crate) struct Feed<T: Item> {
+    socket: Rc<OwnedFd>,
+    state: RefCell<State<T>>,
+    starved: Cell<bool>,
+}
+
+struct State<T> {
+    items: VecDeque<T>,
+    /// Comes after the items: the end (0) or an errno.
+    end: Option<i32>,
+    /// The request that is with the kernel.
+    armed: Option<SlotKey>,
+    /// The reactor that was asked last; the items are of its ring.
+    reactor: Option<Rc<Reactor>>,
+    /// The request was told to stop.
+    stopping: bool,
+    waiters: Vec<(u64, Waker)>,
+    next_waiter: u64,
+}
+
+/// Every connection has one.
+const _: () = assert!(size_of::<Feed<Chunk>>() <= 160);
+
+impl<T: Item> Feed<T> {
+    /// A feed from `socket`, if the core's ring has what it takes. Nothing is asked of the kernel before somebody waits.
+    pub(crate) fn new(socket: &Rc<OwnedFd>) -> Option<Rc<Self>> {
+        with_core(|core| core.reactor().ring().is_some_and(|ring| ring.has(T::FEATURE))).then(|| {
+            let state = State {
+                items: VecDeque::new(),
+                end: None,
+                armed: None,
+                reactor: None,
+                stopping: false,
+                waiters: Vec::new(),
+                next_waiter: 0,
+            };
+            Rc::new(Self { socket: Rc::clone(socket), state: RefCell::new(state), starved: Cell::new(false) })
+        })
+    }
+
+    /// Completes when there is something to take, or when waiting is of no use because the kernel has no buffer
+    /// ([`Feed::take_starved`]).
+    pub(crate) fn arrival(self: &Rc<Self>) -> Arrival<'_, T> {
+        Arrival { feed: self, waiter: None }
+    }
+
+    /// Whether the kernel had no buffer left since this was last asked: the caller brings its own for once.
+    pub(crate) fn take_starved(&self) -> bool {
+        self.starved.take()
+    }
+
+    /// Whether a request is with the kernel, so that what comes next comes here.
+    pub(crate) fn is_armed(&self) -> bool {
+        self.state.borrow().armed.is_some()
+    }
+
+    /// The error or end after the last item, for good.
+    pub(crate) fn end(&self) -> Option<i32> {
+        let state = self.state.borrow();
+        state.end.filter(|_| state.items.is_empty())
+    }
+
+    /// The error after the last item, once.
+    pub(crate) fn take_error(&self) -> Option<i32> {
+        let mut state = self.state.borrow_mut();
+        if state.items.is_empty() { state.end.take() } else { None }
+    }
+
+    /// The oldest item.
+    pub(crate) fn pop(&self) -> Option<T> {
+        self.state.borrow_mut().items.pop_front()
+    }
+
+    /// Asks the kernel to stop, because the socket is to be closed or what arrives is wanted elsewhere.
+    pub(crate) fn stop(&self) {
+        let mut state = self.state.borrow_mut();
+        let armed = state.armed.filter(|_| !std::mem::replace(&mut state.stopping, true));
+        if let (Some(key), Some(reactor)) = (armed, state.reactor.clone()) {
+            drop(state);
+            reactor.cancel(key);
+        }
+    }
+
+    fn start(self: &Rc<Self>) {
+        let Some(reactor) = with_core(|core| core.reactor().ring().map(Rc::clone)) else {
+            // The socket was brought to another core of this thread, one without a ring.
+            self.state.borrow_mut().end = Some(libc::EOPNOTSUPP);
+            return;
+        };
+        let target: Rc<dyn Multishot> = Rc::clone(self) as Rc<dyn Multishot>;
+        // SAFETY: the entry points to no memory, by the word of `Item::request`; what is received goes to the reactor's buffer
+        // ring, which lives as long as the ring. The descriptor stays open because the feed, which the slot holds, holds it.
+        let key = unsafe { reactor.start_multishot(T::request(&self.socket), target) };
+        let mut state = self.state.borrow_mut();
+        state.armed = Some(key);
+        state.stopping = false;
+        let before = state.reactor.replace(reactor);
+        drop(state);
+        drop(before);
+    }
+}
+
+impl Feed<Chunk> {
+    /// Hands the received bytes to `fill`, which says how many it took; `None` if there are none. Takes from several chunks while
+    /// `fill` takes all that it is given.
+    pub(crate) fn take_bytes(&self, mut fill: impl FnMut(usize, &[u8]) -> usize) -> Option<usize> {
+        let mut state = self.state.borrow_mut();
+        let state = &mut *state;
+        let reactor = state.reactor.as_ref()?;
+        let mut taken = 0;
+        while let Some(chunk) = state.items.front_mut() {
+            let len = reactor.with_chunk(chunk, |bytes| fill(taken, bytes));
+            taken += len;
+            chunk.advance(len);
+            if chunk.len() > 0 {
+                break;
+            }
+            if let Some(chunk) = state.items.pop_front() {
+                reactor.recycle(chunk);
+            }
+        }
+        (taken > 0).then_some(taken)
+    }
+}
+
+impl<T: Item> Multishot for Feed<T> {
+    fn event(&self, event: Event, completed: &mut Vec<Completed>) -> bool {
+        let mut state = self.state.borrow_mut();
+        if event.result >= 0 {
+            match T::arrived(event.result, event.chunk) {
+                Some(item) => state.items.push_back(item),
+                None => state.end = Some(0),
+            }
+        } else {
+            match -event.result {
+                libc::ECANCELED | libc::EINTR | libc::EAGAIN => {}
+                libc::ENOBUFS => self.starved.set(true),
+                code => state.end = Some(code),
+            }
+        }
+        if !event.more {
+            state.armed = None;
+        }
+        completed.extend(state.waiters.drain(..).map(|(_, waker)| Completed::Wake(waker)));
+        event.more && state.items.len() >= T::MAX_QUEUED && !std::mem::replace(&mut state.stopping, true)
+    }
+}
+
+impl<T: Item> Drop for Feed<T> {
+    fn drop(&mut self) {
+        let state = self.state.get_mut();
+        if let Some(reactor) = state.reactor.take() {
+            state.items.drain(..).filter_map(T::into_chunk).for_each(|chunk| reactor.recycle(chunk));
+        }
+    }
+}
+
+impl<T: Item> fmt::Debug for Feed<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let state = self.state.borrow();
+        f.debug_struct("Feed")
+            .field("queued", &state.items.len())
+            .field("armed", &state.armed.is_some())
+            .finish_non_exhaustive()
+    }
+}
+
+/// The future of [`Feed::arrival`].
+#[must_use = "futures do nothing unless awaited"]
+pub(crate) struct Arrival<'a, T: Item> {
+    feed: &'a Rc<Feed<T>>,
+    waiter: Option<u64>,
+}
+
+impl<T: Item> Future for Arrival<'_, T> {
+    type Output = ();
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        let feed = self.feed;
+        let state = feed.state.borrow();
+        if !state.items.is_empty() || state.end.is_some() || (feed.starved.get() && state.armed.is_none()) {
+            return Poll::Ready(());
+        }
+        let is_own = |(id, waker): &(u64, Waker)| Some(*id) == self.waiter && waker.will_wake(cx.waker());
+        let registered = state.waiters.iter().any(is_own);
+        let armed = state.armed.is_some();
+        drop(state);
+        if !registered {
+            // Cloning and dropping wakers may be foreign code: not under the borrow.
+            let waker = cx.waker().clone();
+            let old = self.take_waker();
+            let mut state = feed.state.borrow_mut();
+            state.next_waiter += 1;
+            let id = state.next_waiter;
+            state.waiters.push((id, waker));
+            drop(state);
+            drop(old);
+            self.waiter = Some(id);
+        }
+        if !armed {
+            feed.start();
+        }
+        if feed.state.borrow().end.is_some() { Poll::Ready(()) } else { Poll::Pending }
+    }
+}
+
+impl<T: Item> Arrival<'_, T> {
+    fn take_waker(&self) -> Option<Waker> {
+        let id = self.waiter?;
+        let mut state = self.feed.state.borrow_mut();
+        let at = state.waiters.iter().position(|(other, _)| *other == id)?;
+        Some(state.waiters.swap_remove(at).1)
+    }
+}
+
+impl<T: Item> Drop for Arrival<'_, T> {
+    fn drop(&mut self) {
+        let waker = self.take_waker();
+        drop(waker);
+    }
+}

@@ -1,0 +1,284 @@
+//! What this kernel's io_uring can do, found out by asking it, and how much of that a core may use.
+
+use std::fmt;
+use std::os::fd::AsRawFd;
+
+use io_uring::{Builder, IoUring, opcode, squeue, types};
+use rustix::event::{EventfdFlags, eventfd};
+
+use super::buffer_ring::BufferRing;
+use crate::error::{Error, ErrorKind, Result};
+
+/// Something that newer kernels' io_uring has and that a core uses where it is there. Without it there is a fallback.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum RingFeature {
+    /// `IORING_SETUP_SINGLE_ISSUER` with `IORING_SETUP_DEFER_TASKRUN`.
+    DeferredTaskWork,
+    /// `IORING_SETUP_NO_SQARRAY`.
+    NoSubmissionArray,
+    /// `IORING_ASYNC_CANCEL_ANY`.
+    CancelAny,
+    /// `IORING_ACCEPT_MULTISHOT`.
+    MultishotAccept,
+    /// `IORING_REGISTER_PBUF_RING`.
+    BufferRings,
+    /// `IORING_RECV_MULTISHOT`. Used only together with [`BufferRings`](Self::BufferRings).
+    MultishotReceive,
+}
+
+impl RingFeature {
+    /// Every feature, oldest first within what it belongs to.
+    pub const ALL: [Self; 6] = [
+        Self::DeferredTaskWork,
+        Self::NoSubmissionArray,
+        Self::CancelAny,
+        Self::MultishotAccept,
+        Self::BufferRings,
+        Self::MultishotReceive,
+    ];
+
+    /// The name in configurations and reports.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::DeferredTaskWork => "deferred-task-work",
+            Self::NoSubmissionArray => "no-submission-array",
+            Self::CancelAny => "cancel-any",
+            Self::MultishotAccept => "multishot-accept",
+            Self::BufferRings => "buffer-rings",
+            Self::MultishotReceive => "multishot-receive",
+        }
+    }
+
+    /// What a core uses it for, and what it does without.
+    pub const fn used_for(self) -> &'static str {
+        match self {
+            Self::DeferredTaskWork => "completions arrive only when the core asks; else they interrupt it",
+            Self::NoSubmissionArray => "one cache line less per submission",
+            Self::CancelAny => "one request ends all I/O of a core; else one per operation",
+            Self::MultishotAccept => "one request accepts many connections; else one each",
+            Self::BufferRings => "idle connections hold no receive buffer; else one each",
+            Self::MultishotReceive => {
+                "one request receives for as long as a connection lives; else one per read"
+            }
+        }
+    }
+
+    /// The first Linux release that has it.
+    pub const fn since(self) -> &'static str {
+        match self {
+            Self::DeferredTaskWork => "6.1",
+            Self::NoSubmissionArray => "6.6",
+            Self::CancelAny | Self::MultishotAccept | Self::BufferRings => "5.19",
+            Self::MultishotReceive => "6.0",
+        }
+    }
+
+    const fn bit(self) -> u32 {
+        1 << self as u32
+    }
+}
+
+/// A set of [`RingFeature`]s: those that are there, or those that a core may use if they are there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub struct RingFeatures(u32);
+
+impl RingFeatures {
+    /// None.
+    pub const fn none() -> Self {
+        Self(0)
+    }
+
+    /// All, also those of later versions.
+    pub const fn all() -> Self {
+        Self(u32::MAX)
+    }
+
+    /// What Linux 5.15, the oldest supported release, has: none of them.
+    pub const fn linux_5_15() -> Self {
+        Self::none()
+    }
+
+    /// The set with `feature` added.
+    #[must_use]
+    pub const fn with(self, feature: RingFeature) -> Self {
+        Self(self.0 | feature.bit())
+    }
+
+    /// The set with `feature` taken away.
+    #[must_use]
+    pub const fn without(self, feature: RingFeature) -> Self {
+        Self(self.0 & !feature.bit())
+    }
+
+    /// Whether `feature` is in the set.
+    pub const fn contains(self, feature: RingFeature) -> bool {
+        self.0 & feature.bit() != 0
+    }
+
+    fn with_if(self, feature: RingFeature, present: bool) -> Self {
+        if present { self.with(feature) } else { self }
+    }
+}
+
+impl Default for RingFeatures {
+    fn default() -> Self {
+        Self::all()
+    }
+}
+
+impl fmt::Debug for RingFeatures {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = RingFeature::ALL.into_iter().filter(|feature| self.contains(*feature));
+        f.debug_set().entries(names.map(RingFeature::name)).finish()
+    }
+}
+
+/// Whether this kernel and this container let a process set up the io_uring that a core needs.
+///
+/// # Errors
+///
+/// Why not, and what to do: the error that [`Core::new`](crate::rt::Core::new) would give.
+pub fn probe_io_uring() -> Result<()> {
+    probe_ring_features().map(drop)
+}
+
+/// Which features the io_uring of this kernel has, as far as this process may use them. Every core asks the same when it is
+/// made.
+///
+/// # Errors
+///
+/// As for [`probe_io_uring`].
+pub fn probe_ring_features() -> Result<RingFeatures> {
+    ProbedRing::new(8, RingFeatures::all()).map(|probed| probed.features)
+}
+
+/// A new ring and what it can do.
+pub(super) struct ProbedRing {
+    pub(super) ring: IoUring,
+    pub(super) features: RingFeatures,
+    /// Of the core, if the kernel has buffer rings.
+    pub(super) buffers: Option<BufferRing>,
+}
+
+impl ProbedRing {
+    /// Sets up a ring with those of the `allowed` features that the kernel has.
+    pub(super) fn new(entries: u32, allowed: RingFeatures) -> Result<Self> {
+        let (mut ring, mut features) = build_ring(entries, allowed)?;
+        let allow = |feature| allowed.contains(feature);
+        let buffers = allow(RingFeature::BufferRings).then(|| BufferRing::new(&ring).ok()).flatten();
+        features = features.with_if(RingFeature::BufferRings, buffers.is_some());
+        let answers = ask(&mut ring)?;
+        features = features
+            .with_if(RingFeature::CancelAny, allow(RingFeature::CancelAny) && answers.cancel_any)
+            .with_if(
+                RingFeature::MultishotAccept,
+                allow(RingFeature::MultishotAccept) && answers.multishot_accept,
+            )
+            .with_if(
+                RingFeature::MultishotReceive,
+                // Before 5.19 the kernel took no notice of the flag; such a kernel has no buffer rings.
+                allow(RingFeature::MultishotReceive) && answers.multishot_receive && buffers.is_some(),
+            );
+        Ok(Self { ring, features, buffers })
+    }
+}
+
+/// Sets up a ring with the newest flags that the kernel takes.
+fn build_ring(entries: u32, allowed: RingFeatures) -> Result<(IoUring, RingFeatures)> {
+    let deferred = RingFeatures::none().with(RingFeature::DeferredTaskWork);
+    let newest = deferred.with(RingFeature::NoSubmissionArray);
+    let mut refused = libc::EIO;
+    for wanted in [newest, deferred, RingFeatures::none()] {
+        let flags = RingFeatures(wanted.0 & allowed.0);
+        match build_with(entries, flags) {
+            Ok(ring) if ring.params().is_feature_ext_arg() && ring.params().is_feature_nodrop() => {
+                return Ok((ring, flags));
+            }
+            Ok(_) => {
+                return Err(Error::new(ErrorKind::Unsupported, "set up io_uring")
+                    .because("this kernel's io_uring is too old: Linux 5.15 or newer is needed"));
+            }
+            Err(error) => refused = error.raw_os_error().unwrap_or(libc::EIO),
+        }
+    }
+    Err(refusal(refused, entries))
+}
+
+fn build_with(entries: u32, flags: RingFeatures) -> std::io::Result<IoUring> {
+    let mut builder: Builder = IoUring::builder();
+    if flags.contains(RingFeature::DeferredTaskWork) {
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
+    }
+    if flags.contains(RingFeature::NoSubmissionArray) {
+        builder.setup_no_sqarray();
+    }
+    builder.build(entries)
+}
+
+fn refusal(code: i32, entries: u32) -> Error {
+    match code {
+        libc::EPERM | libc::ENOSYS | libc::EACCES => Error::os(code, "set up io_uring").because(
+            "io_uring is forbidden or absent here; needed is Linux 5.15 or newer with \
+             `sysctl kernel.io_uring_disabled=0`, and in a container a seccomp profile that allows it",
+        ),
+        libc::EINVAL => Error::os(code, "set up io_uring")
+            .because(format!("{entries} entries are not accepted: give a power of two up to 32768")),
+        libc::ENOMEM => Error::os(code, "set up io_uring")
+            .because("not enough locked memory: raise `ulimit -l` or lower the ring size"),
+        _ => Error::os(code, "set up io_uring"),
+    }
+}
+
+/// What is not an opcode or a setup flag of its own shows only when it is tried.
+#[derive(Default)]
+struct Answers {
+    cancel_any: bool,
+    multishot_accept: bool,
+    multishot_receive: bool,
+}
+
+/// Tries each flag on something that can only fail: a kernel that knows the flag complains about the descriptor, one that does
+/// not complains about the flag (`EINVAL`).
+fn ask(ring: &mut IoUring) -> Result<Answers> {
+    let no_socket = eventfd(0, EventfdFlags::CLOEXEC)
+        .map_err(|errno| Error::os(errno.raw_os_error(), "probe io_uring"))?;
+    let fd = types::Fd(no_socket.as_raw_fd());
+    let questions: [squeue::Entry; 3] = [
+        opcode::AsyncCancel2::new(types::CancelBuilder::any()).build(),
+        opcode::AcceptMulti::new(fd).build(),
+        opcode::RecvMulti::new(fd, 0).build(),
+    ];
+    let mut answers = Answers::default();
+    // One at a time: the first would cancel the others, and a ring may have one entry only.
+    for (number, question) in questions.into_iter().enumerate() {
+        // SAFETY: none of the three entries points to memory; the descriptor is open until this function returns, and each
+        // operation has completed by then or fails with the ring.
+        if unsafe { ring.submission().push(&question) }.is_err() {
+            break;
+        }
+        let understood = answer(ring)? != -libc::EINVAL;
+        match number {
+            0 => answers.cancel_any = understood,
+            1 => answers.multishot_accept = understood,
+            _ => answers.multishot_receive = understood,
+        }
+    }
+    Ok(answers)
+}
+
+/// Waits for the one completion that comes.
+fn answer(ring: &mut IoUring) -> Result<i32> {
+    loop {
+        match ring.submit_and_wait(1) {
+            Ok(_) => {}
+            Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
+            Err(error) => {
+                return Err(Error::os(error.raw_os_error().unwrap_or(libc::EIO), "probe io_uring"));
+            }
+        }
+        if let Some(entry) = ring.completion().next() {
+            return Ok(entry.result());
+        }
+    }
+}

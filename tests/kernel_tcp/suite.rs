@@ -1,0 +1,539 @@
+//! Kernel sockets: the promises about dropped futures, half-close, resets and full queues.
+
+use std::cell::Cell;
+use std::io::{Read, Write};
+use std::net::{Shutdown, SocketAddr};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use boson::mem::{IoBuf, IoBufMut};
+use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorKind, RingFeature, RingFeatures};
+use boson::{ErrorKind, Result};
+
+fn run_on<F: Future>(ring_entries: u32, features: RingFeatures, future: F) -> F::Output {
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
+    config.ring_entries = ring_entries;
+    config.ring_features = features;
+    Core::new(&config).expect("io_uring is usable").block_on(future).expect("the ring works")
+}
+
+fn run_with<F: Future>(ring_entries: u32, future: F) -> F::Output {
+    run_on(ring_entries, super::features(), future)
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    run_with(64, future)
+}
+
+/// Where every read gives the kernel its own buffer.
+fn run_with_own_buffers<F: Future>(future: F) -> F::Output {
+    run_on(64, super::features().without(RingFeature::MultishotReceive), future)
+}
+
+fn loopback() -> SocketAddr {
+    SocketAddr::from(([127, 0, 0, 1], 0))
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let net = Net::kernel();
+    let listener = TcpListener::bind(&net, loopback()).expect("bind");
+    let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+    let (server, peer) = listener.accept().await.expect("accept");
+    assert_eq!(peer, client.local_addr());
+    (client, server)
+}
+
+async fn read_to_end(stream: &TcpStream) -> Result<Vec<u8>> {
+    let mut all = Vec::new();
+    let mut buf = Vec::with_capacity(4096);
+    loop {
+        buf.clear();
+        let (result, back) = stream.read(buf).await;
+        buf = back;
+        if result? == 0 {
+            return Ok(all);
+        }
+        all.extend_from_slice(&buf);
+    }
+}
+
+#[test]
+fn bytes_and_half_closes_go_both_ways() {
+    run(async {
+        let (client, server) = pair().await;
+        let sent: Vec<u8> = (0..3_000_000u32).map(|i| u8::try_from(i % 251).expect("small")).collect();
+        let expected = sent.clone();
+        let writer = rt::spawn("writer", async move {
+            client.write_all(sent).await.0.expect("write");
+            client.shutdown(Shutdown::Write).expect("half close");
+            read_to_end(&client).await.expect("the other half is open")
+        });
+        assert_eq!(read_to_end(&server).await.expect("read"), expected);
+        server.write_all(&b"bye"[..]).await.0.expect("write after the peer's half close");
+        drop(server);
+        assert_eq!(writer.await.expect("no panic"), b"bye");
+    });
+}
+
+/// Reads are dropped after every number of polls and after every short time, while the other side sends: the bytes that
+/// arrive are the bytes that were sent.
+#[test]
+fn dropped_reads_lose_no_byte() {
+    run(async {
+        let (client, server) = pair().await;
+        let sent: Vec<u8> = (0..400_000u32)
+            .map(|i| u8::try_from(i.wrapping_mul(2_654_435_761) >> 24).expect("a byte"))
+            .collect();
+        let expected = sent.clone();
+        let writer = rt::spawn("writer", async move {
+            for (at, chunk) in sent.chunks(997).enumerate() {
+                client.write_all(chunk.to_vec()).await.0.expect("write");
+                if at % 3 == 0 {
+                    rt::sleep(Duration::from_micros(50)).await;
+                }
+            }
+        });
+        let mut got = Vec::new();
+        let mut dropped = 0;
+        let mut attempt = 0u64;
+        while got.len() < expected.len() {
+            attempt += 1;
+            let read = server.read(Vec::with_capacity(500));
+            let limited: Option<_> = if attempt.is_multiple_of(2) {
+                polled_at_most(read, attempt / 2 % 4).await
+            } else {
+                rt::timeout(Duration::from_micros(attempt % 7 * 20), read).await.ok()
+            };
+            match limited {
+                Some((result, buf)) => {
+                    assert_ne!(result.expect("read"), 0, "the stream ended early");
+                    got.extend_from_slice(&buf);
+                }
+                None => dropped += 1,
+            }
+        }
+        writer.await.expect("no panic");
+        assert!(got == expected, "bytes were lost or reordered");
+        assert!(dropped > 100, "only {dropped} reads were dropped: the test shows nothing");
+    });
+}
+
+/// Drops `future` once it was polled `polls` times without being done.
+async fn polled_at_most<F: Future>(future: F, polls: u64) -> Option<F::Output> {
+    let mut future = std::pin::pin!(future);
+    let mut count = 0;
+    std::future::poll_fn(|cx| {
+        if count == polls {
+            return std::task::Poll::Ready(None);
+        }
+        count += 1;
+        let polled = future.as_mut().poll(cx);
+        if polled.is_pending() {
+            cx.waker().wake_by_ref();
+        }
+        polled.map(Some)
+    })
+    .await
+}
+
+#[test]
+fn dropped_accepts_lose_no_connection() {
+    run(async {
+        let net = Net::kernel();
+        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        let address = listener.local_addr();
+        let mut accepted = 0;
+        let mut clients = Vec::new();
+        for round in 0..100 {
+            let waiting = polled_at_most(listener.accept(), 1).await;
+            assert!(waiting.is_none(), "nobody connects yet");
+            let mut client = std::net::TcpStream::connect(address).expect("connect");
+            let late = polled_at_most(listener.accept(), round % 3).await;
+            let (stream, _) = match late {
+                Some(connection) => connection.expect("accept"),
+                None => listener.accept().await.expect("accept"),
+            };
+            accepted += 1;
+            client.write_all(&[7]).expect("write");
+            let (result, buf) = stream.read(Vec::with_capacity(8)).await;
+            assert_eq!(
+                (result.expect("read"), buf),
+                (1, vec![7]),
+                "another connection than the one that was made"
+            );
+            clients.push(client);
+        }
+        assert_eq!(accepted, 100);
+    });
+}
+
+/// A buffer that says when it is freed.
+struct Watched {
+    bytes: Vec<u8>,
+    alive: Rc<Cell<usize>>,
+}
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        self.alive.set(self.alive.get() - 1);
+    }
+}
+
+// SAFETY: all is the inner Vec's, which keeps the contract.
+unsafe impl IoBuf for Watched {
+    fn stable_ptr(&self) -> *const u8 {
+        self.bytes.stable_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.bytes.bytes_init()
+    }
+}
+
+// SAFETY: all is the inner Vec's, which keeps the contract.
+unsafe impl IoBufMut for Watched {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.bytes.stable_mut_ptr()
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.bytes.bytes_total()
+    }
+
+    unsafe fn set_init(&mut self, len: usize) {
+        // SAFETY: the caller's promise is the inner Vec's precondition.
+        unsafe { self.bytes.set_init(len) };
+    }
+}
+
+#[test]
+fn a_buffer_lives_until_the_kernel_is_done_with_it() {
+    run_with_own_buffers(async {
+        let (client, server) = pair().await;
+        let alive = Rc::new(Cell::new(1));
+        let buf = Watched { bytes: Vec::with_capacity(64), alive: Rc::clone(&alive) };
+        assert!(polled_at_most(server.read(buf), 1).await.is_none());
+        // On epoll nothing is with the kernel before there is something to read.
+        let with_kernel = usize::from(rt::stats().reactor == ReactorKind::IoUring);
+        assert_eq!(alive.get(), with_kernel, "the buffer was freed while the kernel may still write into it");
+        client.write_all(&b"late"[..]).await.0.expect("write");
+        let (result, bytes) = server.read(Vec::with_capacity(64)).await;
+        assert_eq!((result.expect("read"), bytes.as_slice()), (4, &b"late"[..]));
+        assert_eq!(alive.get(), 0, "the buffer was never freed");
+    });
+}
+
+#[test]
+fn io_in_flight_ends_with_the_core() {
+    let alive = Rc::new(Cell::new(0));
+    run_with_own_buffers(async {
+        let (client, server) = pair().await;
+        for stream in [client, server] {
+            alive.set(alive.get() + 1);
+            let buf = Watched { bytes: Vec::with_capacity(64), alive: Rc::clone(&alive) };
+            drop(rt::spawn("reads for ever", async move { stream.read(buf).await.0.map(drop) }));
+        }
+        rt::sleep(Duration::from_millis(2)).await;
+        assert_eq!(alive.get(), 2);
+    });
+    assert_eq!(alive.get(), 0);
+}
+
+#[test]
+fn more_operations_than_the_ring_has_entries() {
+    run_with(2, async {
+        let mut tasks = Vec::new();
+        for _ in 0..50 {
+            let (client, server) = pair().await;
+            tasks.push(rt::spawn("server", async move {
+                let (result, buf) = server.read(Vec::with_capacity(8)).await;
+                result.expect("read");
+                server.write_all(buf).await.0.expect("write");
+            }));
+            tasks.push(rt::spawn("client", async move {
+                client.write_all(&b"ping"[..]).await.0.expect("write");
+                let (result, buf) = client.read(Vec::with_capacity(8)).await;
+                assert_eq!((result.expect("read"), buf.as_slice()), (4, &b"ping"[..]));
+            }));
+        }
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+    });
+}
+
+#[test]
+fn refusals_and_resets_are_errors_with_their_code() {
+    run(async {
+        let net = Net::kernel();
+        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        let address = listener.local_addr();
+        let taken = TcpListener::bind(&net, address).expect_err("taken");
+        assert_eq!(taken.kind(), ErrorKind::InUse);
+        assert!(taken.to_string().contains(&address.to_string()), "{taken}");
+        drop(listener);
+        let refused = TcpStream::connect(&net, address).await.expect_err("nobody listens");
+        assert_eq!(refused.code(), Some(libc::ECONNREFUSED));
+
+        let (client, server) = pair().await;
+        client.abort();
+        let (result, _) = server.read(Vec::with_capacity(8)).await;
+        assert_eq!(result.expect_err("reset").kind(), ErrorKind::Closed);
+    });
+}
+
+#[test]
+fn try_read_and_try_write_do_not_wait() {
+    run(async {
+        let (client, server) = pair().await;
+        let mut buf = [0u8; 8];
+        assert_eq!(server.try_read(&mut buf).expect("open"), None);
+        assert_eq!(client.try_write(b"abc").expect("open"), Some(3));
+        rt::sleep(Duration::from_millis(5)).await;
+        assert_eq!(server.try_read(&mut buf).expect("open"), Some(3));
+        drop(client);
+        rt::sleep(Duration::from_millis(5)).await;
+        assert_eq!(server.try_read(&mut buf).expect("open"), Some(0));
+    });
+}
+
+#[test]
+fn a_plain_client_is_served() {
+    let (sender, address) = std::sync::mpsc::channel();
+    let client = std::thread::spawn(move || {
+        let address: SocketAddr = address.recv().expect("the server starts");
+        let mut stream = std::net::TcpStream::connect(address).expect("connect");
+        stream.write_all(b"hello").expect("write");
+        let mut buf = [0u8; 5];
+        stream.read_exact(&mut buf).expect("read");
+        buf
+    });
+    run(async {
+        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
+        sender.send(listener.local_addr()).expect("the client waits");
+        let (stream, _) = listener.accept().await.expect("accept");
+        let (result, buf) = stream.read(Vec::with_capacity(16)).await;
+        result.expect("read");
+        stream.write_all(buf).await.0.expect("write");
+    });
+    assert_eq!(&client.join().expect("no panic"), b"hello");
+}
+
+#[test]
+fn a_stream_is_used_from_another_core() {
+    use boson::rt::CoreThread;
+
+    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [10; 32]);
+    let other = CoreThread::start("other".to_owned(), config).expect("starts");
+    run(async {
+        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
+        let address = listener.local_addr();
+        let remote = other.handle().spawn("connect", move || async move {
+            RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+        });
+        let (server, _) = listener.accept().await.expect("accept");
+        let remote = remote.await.expect("no panic");
+        assert_eq!(remote.local_addr(), server.peer_addr());
+        for round in 0..100u8 {
+            let (result, sent) = remote.write(vec![round; 100]).await;
+            assert_eq!((result.expect("write"), sent.len()), (100, 100));
+            let (result, got) = server.read(Vec::with_capacity(100)).await;
+            assert_eq!((result.expect("read"), got), (100, vec![round; 100]));
+            server.write_all(vec![round; 10]).await.0.expect("write");
+            let (result, got) = remote.read(Vec::with_capacity(100)).await;
+            assert_eq!((result.expect("read"), got), (10, vec![round; 10]));
+        }
+        remote.shutdown(Shutdown::Write);
+        assert_eq!(server.read(Vec::with_capacity(8)).await.0.expect("half closed"), 0);
+        server.write_all(&b"bye"[..]).await.0.expect("the other half is open");
+        assert_eq!(remote.read(Vec::with_capacity(8)).await.1, b"bye");
+        drop(other);
+        let (result, _) = remote.read(Vec::with_capacity(8)).await;
+        assert_eq!(result.expect_err("its core is gone").kind(), ErrorKind::Closed);
+    });
+}
+
+#[test]
+fn connections_that_were_reset_before_they_were_accepted_are_passed_over() {
+    run(async {
+        let net = Net::kernel();
+        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        for _ in 0..20 {
+            let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+            client.abort();
+        }
+        let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+        let (_, peer) = listener.accept().await.expect("the one that is still there");
+        assert_eq!(peer, client.local_addr());
+    });
+}
+
+#[test]
+fn an_accepted_connection_knows_its_own_address() {
+    run(async {
+        let net = Net::kernel();
+        let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
+        let listener = TcpListener::bind(&net, anywhere).expect("bind");
+        let target = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().port()));
+        let client = TcpStream::connect(&net, target).await.expect("connect");
+        let (server, _) = listener.accept().await.expect("accept");
+        assert_eq!(server.local_addr(), client.peer_addr());
+    });
+}
+
+#[test]
+fn a_read_without_room_is_no_end_of_the_stream() {
+    run(async {
+        let (client, server) = pair().await;
+        client.write_all(&b"x"[..]).await.0.expect("write");
+        rt::sleep(Duration::from_millis(5)).await;
+        assert!(polled_at_most(server.read(Vec::new()), 1).await.is_none_or(|(read, _)| read.is_ok()));
+        rt::sleep(Duration::from_millis(5)).await;
+        let (read, buf) = server.read(Vec::with_capacity(8)).await;
+        assert_eq!((read.expect("read"), &buf[..]), (1, &b"x"[..]));
+    });
+}
+
+/// A stream of another core and its plain other end, with a read of the former under way that was given up.
+async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, std::net::TcpStream) {
+    let listener = std::net::TcpListener::bind(loopback()).expect("bind");
+    let address = listener.local_addr().expect("bound");
+    let lent = owner.handle().spawn("connect", move || async move {
+        RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+    });
+    let stream = TcpStream::from(lent.await.expect("the core lives"));
+    let (peer, _) = listener.accept().expect("connected");
+    peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+    let read = rt::timeout(Duration::from_millis(20), stream.read(Vec::with_capacity(8))).await;
+    assert!(read.is_err(), "nobody sends");
+    (stream, peer)
+}
+
+#[test]
+fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
+    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
+    let owner = rt::CoreThread::start("owner".to_owned(), config).expect("a thread");
+    run(async {
+        let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
+        stream.write_all(&b"last words"[..]).await.0.expect("write");
+        drop(stream);
+        let mut heard = Vec::new();
+        peer.read_to_end(&mut heard).expect("closed");
+        assert_eq!(heard, b"last words");
+
+        let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
+        stream.abort();
+        let error = peer.read_to_end(&mut heard).expect_err("reset");
+        assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+/// What the core's receive buffers cannot hold stays in the kernel, and nothing is lost or waits for ever.
+#[test]
+fn slow_readers_neither_lose_bytes_nor_stop_others() {
+    const STREAMS: usize = 48;
+    const BYTES: usize = 300_000;
+    run(async {
+        let mut slow = Vec::new();
+        for _ in 0..STREAMS {
+            let (client, server) = pair().await;
+            client.write_all(&b"!"[..]).await.0.expect("write");
+            // The first read is what may leave a request with the kernel.
+            let (first, buf) = server.read(Vec::with_capacity(1)).await;
+            assert_eq!((first.expect("read"), buf), (1, vec![b'!']));
+            let writer = rt::spawn("writer", async move {
+                let bytes: Vec<u8> = (0..BYTES).map(|at| u8::try_from(at % 251).expect("small")).collect();
+                // Small pieces take many buffers.
+                for piece in bytes.chunks(100) {
+                    client.write_all(piece.to_vec()).await.0.expect("write");
+                }
+            });
+            slow.push((server, writer));
+        }
+        rt::sleep(Duration::from_millis(50)).await;
+        let (client, server) = pair().await;
+        for round in 0..100u8 {
+            client.write_all(vec![round; 10]).await.0.expect("write");
+            let read = rt::timeout(Duration::from_secs(5), server.read(Vec::with_capacity(10))).await;
+            let (result, buf) = read.expect("others' buffers do not hold it up");
+            assert_eq!((result.expect("read"), buf), (10, vec![round; 10]));
+        }
+        for (server, writer) in slow {
+            let all = read_to_end(&server).await.expect("read");
+            assert_eq!(all.len(), BYTES);
+            assert!(all.iter().enumerate().all(|(at, byte)| usize::from(*byte) == at % 251), "out of order");
+            writer.await.expect("no panic");
+        }
+    });
+}
+
+/// Reads change between small and large buffers, and between waiting and not waiting: the bytes stay in order.
+#[test]
+fn every_kind_of_read_gets_the_next_bytes() {
+    run(async {
+        let (client, server) = pair().await;
+        let sent: Vec<u8> = (0..3_000_000u32).map(|i| u8::try_from(i % 253).expect("small")).collect();
+        let expected = sent.clone();
+        let writer = rt::spawn("writer", async move {
+            for (at, piece) in sent.chunks(9973).enumerate() {
+                client.write_all(piece.to_vec()).await.0.expect("write");
+                if at % 5 == 0 {
+                    rt::sleep(Duration::from_micros(30)).await;
+                }
+            }
+        });
+        let mut got = Vec::new();
+        let mut without_waiting = 0;
+        for round in 0.. {
+            let mut here = [0; 700];
+            match server.try_read(&mut here).expect("read") {
+                Some(0) => break,
+                Some(len) => {
+                    without_waiting += 1;
+                    got.extend_from_slice(&here[..len]);
+                }
+                None => {}
+            }
+            let room = [10, 4096, 100_000, 512, 20_000][round % 5];
+            let (result, buf) = server.read(Vec::with_capacity(room)).await;
+            if result.expect("read") == 0 {
+                break;
+            }
+            got.extend_from_slice(&buf);
+        }
+        writer.await.expect("no panic");
+        assert!(got == expected, "bytes were lost or reordered");
+        assert!(without_waiting > 10, "only {without_waiting} reads found something: the test shows nothing");
+    });
+}
+
+#[test]
+fn a_closed_stream_is_closed_though_the_kernel_still_receives_for_it() {
+    run(async {
+        let (client, server) = pair().await;
+        assert!(polled_at_most(server.read(Vec::with_capacity(8)), 2).await.is_none());
+        server.write_all(&b"bye"[..]).await.0.expect("write");
+        drop(server);
+        let heard = rt::timeout(Duration::from_secs(5), read_to_end(&client)).await;
+        assert_eq!(heard.expect("it is closed").expect("in order"), b"bye");
+    });
+}
+
+#[test]
+fn a_listener_can_be_bound_again_though_the_kernel_still_accepted_for_it() {
+    run(async {
+        let net = Net::kernel();
+        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        let address = listener.local_addr();
+        assert!(polled_at_most(listener.accept(), 2).await.is_none());
+        drop(listener);
+        let patience = rt::now() + Duration::from_secs(5);
+        while let Err(error) = TcpListener::bind(&net, address) {
+            assert_eq!(error.kind(), ErrorKind::InUse);
+            assert!(rt::now() < patience, "the port is never free again");
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+    });
+}

@@ -1,0 +1,10 @@
+//! Connections are accepted by one request, and each read is one.
+
+use boson::rt::{RingFeature, RingFeatures};
+
+fn features() -> RingFeatures {
+    RingFeatures::all().without(RingFeature::MultishotReceive).without(RingFeature::CancelAny)
+}
+
+#[path = "../kernel_tcp/suite.rs"]
+mod suite;
