@@ -97,14 +97,14 @@ pub fn task_queues() -> Vec<TaskQueueStats> {
 }
 
 /// What a timer notes. Anything else takes its place: a time-out says less than what it is for.
-const TIMER: &str = "a timer";
+static TIMER: &str = "a timer";
 
 /// Notes what the task that is being polled waits for, for [`tasks`]. A future that returns `Pending` calls it, unless it is made
 /// of others that do. The first of several in one poll counts, though not if it is a timer. The note lasts until the task's next
 /// poll. Does nothing outside a task.
 #[inline]
 pub fn waiting_for(what: &'static str) {
-    note(|before| before.is_none_or(|before| before == TIMER).then_some(what));
+    note(|before| before.is_none_or(|before| std::ptr::eq(before, TIMER)).then_some(what));
 }
 
 /// Notes that the task waits for a timer.

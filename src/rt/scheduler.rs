@@ -330,6 +330,7 @@ impl Shared {
     }
 
     /// After the tasks of a turn: the one that is followed may have been among them.
+    #[inline(never)]
     fn follow_up(&self) {
         let (target, since) = self.followed.get();
         // A cancelled task takes its turn without a poll: with nothing queued, it has had it.

@@ -37,7 +37,7 @@ use crate::rt::context::noted;
 
 /// A channel that holds `capacity` values, and at least one; more senders wait.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let channel = Rc::new(Channel::new(Some(Semaphore::new(capacity.max(1)))));
+    let channel = Rc::new(Channel::new(Some(Semaphore::inside_of("room in a channel", capacity.max(1)))));
     (Sender { channel: Rc::clone(&channel) }, Receiver { channel })
 }
 

@@ -11,7 +11,6 @@ use pin_project_lite::pin_project;
 
 use super::TryLockError;
 use super::semaphore::{Acquire, Semaphore, SemaphorePermit};
-use crate::rt::context::noted_over;
 
 /// A value that one task of a core at a time works on, also across awaits. (Without an await in between, a `RefCell` does.)
 ///
@@ -44,7 +43,7 @@ pub struct Mutex<T: ?Sized> {
 impl<T> Mutex<T> {
     /// A mutex that nobody holds.
     pub const fn new(value: T) -> Self {
-        Self { semaphore: Semaphore::new(1), value: RefCell::new(value) }
+        Self { semaphore: Semaphore::inside_of("a mutex", 1), value: RefCell::new(value) }
     }
 
     /// The value.
@@ -112,7 +111,7 @@ impl<'a, T: ?Sized> Future for Lock<'a, T> {
         match this.acquire.poll(cx) {
             Poll::Ready(Ok(permit)) => Poll::Ready(this.mutex.guard(permit)),
             // A mutex never closes its semaphore.
-            Poll::Ready(Err(_)) | Poll::Pending => noted_over("a semaphore", "a mutex", Poll::Pending),
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
     }
 }

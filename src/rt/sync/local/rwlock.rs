@@ -11,7 +11,6 @@ use pin_project_lite::pin_project;
 
 use super::TryLockError;
 use super::semaphore::{Acquire, Semaphore, SemaphorePermit};
-use crate::rt::context::noted_over;
 
 /// How many may read at once; a writer takes as many permits.
 const MAX_READERS: usize = u32::MAX as usize;
@@ -44,7 +43,7 @@ pub struct RwLock<T: ?Sized> {
 impl<T> RwLock<T> {
     /// A lock that nobody holds.
     pub const fn new(value: T) -> Self {
-        Self { semaphore: Semaphore::new(MAX_READERS), value: RefCell::new(value) }
+        Self { semaphore: Semaphore::inside_of("a read-write lock", MAX_READERS), value: RefCell::new(value) }
     }
 
     /// The value.
@@ -137,7 +136,7 @@ impl<'a, T: ?Sized> Future for Read<'a, T> {
                 Poll::Ready(RwLockReadGuard { value: this.lock.value.borrow(), permit })
             }
             // The lock never closes its semaphore.
-            Poll::Ready(Err(_)) | Poll::Pending => noted_over("a semaphore", "a lock to read", Poll::Pending),
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
     }
 }
@@ -154,9 +153,7 @@ impl<'a, T: ?Sized> Future for Write<'a, T> {
                 Poll::Ready(RwLockWriteGuard { value, lock: this.lock, permit })
             }
             // The lock never closes its semaphore.
-            Poll::Ready(Err(_)) | Poll::Pending => {
-                noted_over("a semaphore", "a lock to write", Poll::Pending)
-            }
+            Poll::Ready(Err(_)) | Poll::Pending => Poll::Pending,
         }
     }
 }
