@@ -327,6 +327,7 @@ impl Shared {
     }
 
     /// Follows the last task on the queue, unless one is followed already, to know how long woken tasks wait.
+    #[inline(never)]
     fn follow(&self, now: Instant) {
         if self.followed.get().0 == u64::MAX {
             self.followed.set((self.beat.polls() + self.queues.len() as u64, now));
@@ -381,7 +382,7 @@ impl Shared {
             return Ok(());
         }
         // The subscriber is foreign code and may wake tasks of this core: before the queues are looked at.
-        tracing::trace!(target: "boson::rt", at_most_us = until.map(|until| stats::micros(until - now)), "sleeping");
+        trace_sleep(until.map(|until| until - now));
         // A poller may have woken tasks of this core when it was asked.
         if self.queues.is_empty() && self.inbox.park() {
             stats::add(&self.counters.parks, 1);
@@ -391,8 +392,10 @@ impl Shared {
             let woke = self.read_clock();
             stats::add_time(&self.counters.asleep, woke - now);
             self.accounted.set(woke);
+            self.inbox.unpark();
             waited?;
-            tracing::trace!(target: "boson::rt", asleep_us = stats::micros(woke - now), "awake");
+            trace_wake(woke - now);
+            return Ok(());
         }
         self.inbox.unpark();
         Ok(())
@@ -477,6 +480,16 @@ impl Shared {
         let timers = self.timers.take();
         drop(timers);
     }
+}
+
+#[inline(never)]
+fn trace_sleep(at_most: Option<Duration>) {
+    tracing::trace!(target: "boson::rt", at_most_us = at_most.map(stats::micros), "sleeping");
+}
+
+#[inline(never)]
+fn trace_wake(asleep: Duration) {
+    tracing::trace!(target: "boson::rt", asleep_us = stats::micros(asleep), "awake");
 }
 
 /// The number of polls in this turn at which the clock is read next: `ran` took `elapsed`, and `left` is left.
