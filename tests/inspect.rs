@@ -134,6 +134,30 @@ fn every_way_to_wait_has_a_name() {
 }
 
 #[test]
+fn a_coroutine_has_its_name_its_place_and_its_stack() {
+    let (core, path) = (core(), SocketPath::new());
+    let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
+    let line = line!() + 2;
+    run_on(&core, || {
+        let sleeper =
+            boson::thread::Builder::new().name("dreamer".to_owned()).stack_size(64 << 10).spawn(|| {
+                boson::thread::sleep(Duration::from_secs(3600));
+            });
+        drop(sleeper.expect("there is room"));
+        drop(boson::thread::spawn(boson::thread::park));
+    });
+    let client = Client::new(&path.0);
+    let tasks = eventually(|| all_tasks(&client), |tasks| tasks.iter().all(|task| task.polls > 0));
+    let sleeper = tasks.iter().find(|task| task.name == "dreamer").expect("it has its name");
+    assert!(sleeper.created_at.starts_with(&format!("{}:{line}:", file!())), "{sleeper:?}");
+    assert_eq!(sleeper.waits_for.as_deref(), Some("a timer"));
+    assert!(sleeper.stack_bytes.is_some_and(|bytes| (48 << 10..=64 << 10).contains(&bytes)), "{sleeper:?}");
+    let parked = tasks.iter().find(|task| task.name == "coroutine").expect("one without a name");
+    assert_eq!(parked.waits_for.as_deref(), Some("an unpark"));
+    assert!(parked.stack_bytes.is_some());
+}
+
+#[test]
 fn a_snapshot_counts_what_happened_in_between() {
     let (core, path) = (core(), SocketPath::new());
     let _inspector =

@@ -86,6 +86,8 @@ pub struct TaskRecord {
     pub since: Duration,
     /// How often it was polled, modulo 2³².
     pub polls: u32,
+    /// The room on its stack in bytes, if it is a coroutine.
+    pub stack_bytes: Option<u64>,
 }
 
 /// A piece of the tasks of a core.
@@ -285,6 +287,7 @@ fn read_task(line: Line<'_>) -> Option<TaskRecord> {
         },
         waits_for: line.field("waits_for").map(std::borrow::Cow::into_owned),
         since: Duration::from_nanos(line.number("since_ns")?),
+        stack_bytes: line.number("stack_bytes"),
         polls: u32::try_from(line.number("polls")?).unwrap_or(u32::MAX),
     })
 }

@@ -243,6 +243,9 @@ fn write_task(text: &mut String, core: usize, task: &TaskInfo) {
         fields.push(("waits_for", what));
     }
     let since_ns = task.since.as_nanos();
+    if let Some(bytes) = &task.stack_bytes {
+        fields.push(("stack_bytes", bytes));
+    }
     fields.extend([("since_ns", &since_ns as &dyn Display), ("polls", &task.polls)]);
     write_line(text, "task", &fields);
 }

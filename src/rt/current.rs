@@ -28,6 +28,12 @@ pub(super) fn with<R>(f: impl FnOnce(Option<&Rc<Shared>>) -> R) -> R {
     f(Some(&core))
 }
 
+/// The core that the calling thread is inside of, to compare with; null outside.
+#[inline]
+pub(super) fn core() -> *const Shared {
+    CURRENT.get()
+}
+
 /// Whether the calling thread is inside of a core.
 #[inline]
 pub(super) fn is_inside() -> bool {

@@ -9,6 +9,7 @@ mod cancel;
 mod config;
 mod context;
 mod core;
+pub(crate) mod coroutine;
 mod current;
 mod deadline;
 mod doorbell;
@@ -44,12 +45,14 @@ mod watchdog;
 
 pub use cancel::{CancelToken, Cancelled};
 pub use config::{CoreConfig, Idle};
+pub(crate) use context::spawn_at;
 pub use context::{
     PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
     register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, tasks_in, unix_time,
     waiting_for, yield_now,
 };
 pub use core::Core;
+pub use coroutine::wait;
 pub use deadline::{Deadline, timeout, timeout_at};
 pub use handle::{Handle, RemoteJoin};
 pub use histogram::Histogram;

@@ -22,6 +22,8 @@ pub struct TaskInfo {
     pub since: Duration,
     /// How often it was polled, modulo 2³².
     pub polls: u32,
+    /// The room on its stack in bytes, to 4 KiB, if it has one: that of a coroutine that has started.
+    pub stack_bytes: Option<usize>,
 }
 
 /// What a task is doing.

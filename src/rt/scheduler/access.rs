@@ -81,6 +81,7 @@ impl Shared {
                 waits_for: task.waits_for().filter(|_| state == TaskState::Waiting),
                 since: now - task.since(),
                 polls: task.polls(),
+                stack_bytes: task.stack_bytes(),
             });
             ControlFlow::Continue(())
         });

@@ -60,7 +60,10 @@ pub(crate) fn task(row: &TaskRow) -> [String; 9] {
         time(row.since),
         whole(u64::from(row.polls)),
         count(row.polls_rate),
-        row.name.clone(),
+        match row.stack_bytes {
+            Some(bytes) => format!("{} ({} KiB stack)", row.name, bytes >> 10),
+            None => row.name.clone(),
+        },
         row.waits_for.clone().unwrap_or_else(|| "-".to_owned()),
         row.created_at.clone(),
     ]

@@ -38,6 +38,7 @@ pub(crate) fn print(view: &View) -> String {
             "created_at": task.created_at,
             "state": cells::state(task.state),
             "waits_for": task.waits_for,
+            "stack_bytes": task.stack_bytes,
             "since_ns": nanos(task.since),
             "polls": task.polls,
             "polls_per_s": task.polls_rate,

@@ -68,6 +68,8 @@ pub(crate) struct TaskRow {
     pub(crate) created_at: String,
     pub(crate) state: TaskState,
     pub(crate) waits_for: Option<String>,
+    /// The room on its stack in bytes, if it has one of its own.
+    pub(crate) stack_bytes: Option<u64>,
     pub(crate) since: Duration,
     pub(crate) polls: u32,
     /// Per second.
@@ -141,6 +143,7 @@ impl View {
                 state: task.state,
                 waits_for: task.waits_for.as_deref().map(printable),
                 since: task.since,
+                stack_bytes: task.stack_bytes,
                 polls: task.polls,
                 polls_rate: rate(u64::from(task.polls.wrapping_sub(old)), window),
             }
