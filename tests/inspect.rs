@@ -137,12 +137,10 @@ fn every_way_to_wait_has_a_name() {
 fn a_coroutine_has_its_name_its_place_and_its_stack() {
     let (core, path) = (core(), SocketPath::new());
     let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
-    let line = line!() + 2;
+    let line = line!() + 3;
     run_on(&core, || {
-        let sleeper =
-            boson::thread::Builder::new().name("dreamer".to_owned()).stack_size(64 << 10).spawn(|| {
-                boson::thread::sleep(Duration::from_secs(3600));
-            });
+        let dreamer = boson::thread::Builder::new().name("dreamer".to_owned()).stack_size(64 << 10);
+        let sleeper = dreamer.spawn(|| boson::thread::sleep(Duration::from_secs(3600)));
         drop(sleeper.expect("there is room"));
         drop(boson::thread::spawn(boson::thread::park));
     });
