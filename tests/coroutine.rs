@@ -165,22 +165,19 @@ fn cancelling_unwinds_the_stack_where_it_waits() {
 fn coroutines_end_with_their_core_started_or_not() {
     let dropped = Rc::new(Cell::new(0));
     let core = core();
-    thread::run(&core, {
-        let dropped = Rc::clone(&dropped);
-        move || {
-            let (started, unstarted) = (Notes(Rc::clone(&dropped)), Notes(dropped));
-            drop(thread::spawn(move || {
-                let _started = started;
-                thread::park();
-            }));
-            thread::yield_now();
-            drop(thread::spawn(move || {
-                let _unstarted = unstarted;
-            }));
-        }
+    let (started, unstarted) = (Notes(Rc::clone(&dropped)), Notes(Rc::clone(&dropped)));
+    core.block_on(async {
+        drop(thread::spawn(move || {
+            let _started = started;
+            thread::park();
+        }));
+        rt::yield_now().await;
+        // The core does not turn to this one any more.
+        drop(thread::spawn(move || {
+            let _unstarted = unstarted;
+        }));
     })
-    .expect("the ring works")
-    .expect("no panic");
+    .expect("the ring works");
     assert_eq!(dropped.get(), 0);
     drop(core);
     assert_eq!(dropped.get(), 2);
