@@ -124,7 +124,8 @@ static TIMER: &str = "a timer";
 /// Notes what the task that is being polled waits for, for [`tasks`]. A future that returns `Pending` calls it, unless it is made
 /// of others that do. The first of several in one poll counts, though not if it is a timer. The note lasts until the task's next
 /// poll. Does nothing outside a task.
-#[inline]
+// Not inlined, so that the polls that call it are.
+#[inline(never)]
 pub fn waiting_for(what: &'static str) {
     note(|before| before.is_none_or(|before| std::ptr::eq(before, TIMER)).then_some(what));
 }
