@@ -245,6 +245,7 @@ impl Shared {
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, false);
         }
+        self.follow_up();
         if compete && self.now.get() > slice_started {
             self.queues.charge(queue, self.now.get() - slice_started, self.now.get());
         }
@@ -320,17 +321,24 @@ impl Shared {
         }
     }
 
-    /// Follows the last task on the queue, to know how long woken tasks wait.
+    /// Follows the last task on the queue, unless one is followed already, to know how long woken tasks wait.
+    // Once per turn: inlined, it would cost the loop over tasks its registers.
+    #[inline(never)]
     fn follow(&self, now: Instant) {
-        let (target, since) = self.followed.get();
-        let polls = self.beat.polls();
-        if target != u64::MAX {
-            if polls < target {
-                return;
-            }
-            self.counters.latencies.borrow_mut().queue_wait.record(stats::nanos(now - since));
+        if self.followed.get().0 == u64::MAX {
+            self.followed.set((self.beat.polls() + self.queues.len() as u64, now));
         }
-        self.followed.set((polls + self.queues.len() as u64, now));
+    }
+
+    /// After the tasks of a turn: the one that is followed may have been among them.
+    #[inline(never)]
+    fn follow_up(&self) {
+        let (target, since) = self.followed.get();
+        // A cancelled task takes its turn without a poll: with nothing queued, it has had it.
+        if self.beat.polls() >= target || target != u64::MAX && self.queues.is_empty() {
+            self.counters.latencies.borrow_mut().queue_wait.record(stats::nanos(self.now.get() - since));
+            self.followed.set((u64::MAX, since));
+        }
     }
 
     /// Takes what other threads did to tasks; returns to how many.
@@ -377,6 +385,8 @@ impl Shared {
     /// Sleeps in the kernel until something may have happened.
     pub(super) fn park(&self, now: Instant) -> Result<()> {
         let Some(until) = self.may_park(now)? else { return Ok(()) };
+        // The subscriber is foreign code and may wake tasks of this core: before the queues are looked at.
+        trace_sleep(until.map(|until| until - now));
         if self.announce_park() && self.inbox.look_again() {
             stats::add(&self.counters.parks, 1);
             self.beat.enter(Phase::Parked);
@@ -385,7 +395,10 @@ impl Shared {
             let woke = self.read_clock();
             stats::add_time(&self.counters.asleep, woke - now);
             self.accounted.set(woke);
+            self.inbox.unpark();
             waited?;
+            trace_wake(woke - now);
+            return Ok(());
         }
         self.inbox.unpark();
         Ok(())
@@ -486,6 +499,16 @@ impl Shared {
         let timers = self.timers.take();
         drop(timers);
     }
+}
+
+#[inline(never)]
+fn trace_sleep(at_most: Option<Duration>) {
+    tracing::trace!(target: "boson::rt", at_most_us = at_most.map(stats::micros), "sleeping");
+}
+
+#[inline(never)]
+fn trace_wake(asleep: Duration) {
+    tracing::trace!(target: "boson::rt", asleep_us = stats::micros(asleep), "awake");
 }
 
 /// The number of polls in this turn at which the clock is read next: `ran` took `elapsed`, and `left` is left.

@@ -141,6 +141,9 @@ impl<T> Future for Coroutine<T> {
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let this = self.get_mut();
         this.control.waker.set(cx.waker());
+        if this.control.yielder.get().is_null() {
+            super::context::has_a_stack(this.control.stack_bytes);
+        }
         let running = Running::enter(&this.control);
         let result = this.stack.resume(());
         drop(running);

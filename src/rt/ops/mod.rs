@@ -22,6 +22,7 @@ pub(crate) use file::{fallocate, fsync, read, read_at, write_at};
 pub(crate) use socket::{accept, connect, recv, send};
 
 use crate::mem::IoBufMut;
+use crate::rt::context::waiting_for;
 use crate::rt::reactor::Reactor;
 use crate::rt::scheduler::with_core;
 use crate::rt::{epoll, uring};
@@ -95,7 +96,9 @@ impl<O: Operation> Op<O> {
         let operation = self.operation.as_mut().expect("an operation that has not started has its value");
         self.state = match with_core(|core| core.reactor().clone()) {
             Reactor::Uring(reactor) => {
-                let entry = operation.call().entry(operation.descriptor().as_raw_fd());
+                let call = operation.call();
+                waiting_for(call.waits_for());
+                let entry = call.entry(operation.descriptor().as_raw_fd());
                 // SAFETY: the entry's memory lives as long as `operation` by the trait's contract. `operation` is kept in this
                 // future until the slot is done, and `drop` gives it to the slot if it is not.
                 let key = unsafe { reactor.start(entry, cx.waker().clone()) };
@@ -131,7 +134,11 @@ impl<O: Operation> Future for Op<O> {
             State::Unstarted => unreachable!("it was started above"),
             State::Done => panic!("an operation is not polled again after it is done"),
         };
-        let Some(result) = result else { return Poll::Pending };
+        let Some(result) = result else {
+            let operation = this.operation.as_mut().expect("an operation in flight has its value");
+            waiting_for(operation.call().waits_for());
+            return Poll::Pending;
+        };
         this.state = State::Done;
         let operation = this.operation.take().expect("an operation in flight has its value");
         Poll::Ready(operation.complete(from_kernel(result)))

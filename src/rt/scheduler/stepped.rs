@@ -24,7 +24,7 @@ use crate::rt::offload::Pool;
 use crate::rt::reactor::Reactor;
 use crate::rt::stats::{self, CoreStats};
 use crate::rt::task::{JoinError, JoinHandle, bury};
-use crate::rt::task_dump::TaskInfo;
+use crate::rt::task_dump::{TaskInfo, TaskRange};
 use crate::rt::{CoreConfig, Instant};
 
 /// A turn polls 2 to the power of a number below this many tasks.
@@ -325,7 +325,7 @@ impl SteppedCore {
     }
 
     pub(crate) fn tasks(&self) -> Vec<TaskInfo> {
-        self.shared.tasks()
+        self.shared.tasks(TaskRange::ALL)
     }
 }
 
