@@ -185,6 +185,26 @@ fn coroutines_end_with_their_core_started_or_not() {
 }
 
 #[test]
+fn what_a_coroutine_captured_is_dropped_once_although_a_destructor_panics() {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("in a destructor");
+        }
+    }
+
+    let dropped = Rc::new(Cell::new(0));
+    let (before, after) = (Notes(Rc::clone(&dropped)), Notes(Rc::clone(&dropped)));
+    let panics = Panics;
+    run(move || {
+        let handle = thread::spawn(move || drop((before, panics, after)));
+        handle.cancel();
+        assert!(handle.join().is_err());
+    });
+    assert_eq!(dropped.get(), 2);
+}
+
+#[test]
 fn a_cancelled_coroutine_that_catches_the_unwinding_is_unwound_again() {
     run(|| {
         let caught = Rc::new(Cell::new(0));

@@ -157,22 +157,28 @@ impl<T> Future for Coroutine<T> {
 impl<T> Drop for Coroutine<T> {
     /// # Panics
     ///
-    /// With what the function panics with after it caught the unwinding.
+    /// With what the function panics with after it caught the unwinding, or a destructor of what it captured.
     fn drop(&mut self) {
         if self.stack.done() {
             return;
         }
-        if !self.stack.started() {
+        let unwound = if self.stack.started() {
+            self.control.unwinds.set(1);
+            self.control.waker.set(std::ptr::null());
+            let _running = Running::enter(&self.control);
+            // Not left to the field's own destructor, which aborts when a panic comes out.
+            catch_unwind(AssertUnwindSafe(|| self.stack.force_unwind()))
+        } else {
             // The function's captures are dropped here, as those of any closure: not on its stack.
-            self.stack.force_unwind();
-            return;
-        }
-        self.control.unwinds.set(1);
-        self.control.waker.set(std::ptr::null());
-        let running = Running::enter(&self.control);
-        // Not left to the field's own destructor, which aborts when a panic comes out.
-        let unwound = catch_unwind(AssertUnwindSafe(|| self.stack.force_unwind()));
-        drop(running);
+            let dropped = catch_unwind(AssertUnwindSafe(|| self.stack.force_unwind()));
+            if dropped.is_err() {
+                // corosensei would drop them again.
+                // SAFETY: nothing is on a stack that was never switched to but the function, and that was dropped: a destructor
+                // that panics does not keep the other captures from being dropped.
+                unsafe { self.stack.force_reset() };
+            }
+            dropped
+        };
         if let Err(payload) = unwound {
             if std::thread::panicking() {
                 // Reported by the hook already; a second panic would end the process.
