@@ -359,6 +359,20 @@ fn spawning_outside_a_core_is_refused_with_what_to_do() {
 }
 
 #[test]
+fn a_coroutine_takes_and_returns_values_of_any_size() {
+    let core = core();
+    let doubled = core.block_on(async {
+        let mut captured = [21_u8; 4 << 10];
+        let double = move || {
+            captured.iter_mut().for_each(|byte| *byte *= 2);
+            captured
+        };
+        thread::spawn(double).await
+    });
+    assert_eq!(doubled.expect("the ring works").expect("no panic"), [42; 4 << 10]);
+}
+
+#[test]
 fn a_stack_too_large_is_an_error_and_nothing_starts() {
     run(|| {
         let dropped = Rc::new(Cell::new(0));

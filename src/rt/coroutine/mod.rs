@@ -45,6 +45,9 @@ use stack::PooledStack;
 /// How often a cancelled coroutine may catch the unwinding and wait again.
 const MAX_UNWINDS: u32 = 1000;
 
+/// What a function may capture to be put on its stack as it is, in bytes; a larger one is boxed. corosensei panics above 1,024.
+const MAX_CAPTURED_BYTES: usize = 512;
+
 /// A function that runs on a stack of its own, as a future.
 pub(crate) struct Coroutine<T: 'static> {
     stack: corosensei::Coroutine<(), (), T, PooledStack>,
@@ -111,6 +114,10 @@ impl<T> Coroutine<T> {
         created_at: &'static Location<'static>,
         f: impl FnOnce() -> T + 'static,
     ) -> Result<Self> {
+        if size_of_val(&f) > MAX_CAPTURED_BYTES {
+            let f: Box<dyn FnOnce() -> T> = Box::new(f);
+            return Self::new(stack_bytes, identity, created_at, f);
+        }
         let stack = PooledStack::take(stack_bytes)?;
         let control = Control {
             yielder: Cell::new(std::ptr::null()),
