@@ -139,6 +139,13 @@ impl RunQueues {
         task
     }
 
+    /// Takes the first task of a queue if it is such a one.
+    #[inline]
+    pub(super) fn pop_if(&self, queue: u8, is_such: impl FnOnce(&Header) -> bool) -> Option<NonNull<Header>> {
+        let first = self.slots[usize::from(queue)].ready.first()?;
+        if is_such(first) { self.pop(queue) } else { None }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ready.get() == 0
     }

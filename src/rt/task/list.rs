@@ -43,6 +43,13 @@ impl ReadyList {
         self.len.set(self.len.get() + 1);
     }
 
+    /// The first task.
+    #[inline]
+    pub(in crate::rt) fn first(&self) -> Option<&Header> {
+        // SAFETY: a task on the list is alive (see the type), for as long as it is on it. The callers look at it and let go.
+        self.head.get().map(|task| unsafe { task.as_ref() })
+    }
+
     /// Takes the first task. It is still marked as queued: the caller runs it or gives it up.
     #[inline]
     pub(in crate::rt) fn pop(&self) -> Option<NonNull<Header>> {
