@@ -163,6 +163,27 @@ fn a_coroutine_that_is_cancelled_by_one_on_its_own_stack_unwinds() {
 }
 
 #[test]
+fn a_scope_that_is_cancelled_ends_children_that_yield() {
+    for yields in 0..40 {
+        run(move || {
+            let endless = || loop {
+                thread::yield_now();
+            };
+            let victim = thread::spawn(move || {
+                thread::scope(|scope| {
+                    drop((scope.spawn(endless), scope.spawn(endless)));
+                    endless();
+                });
+            });
+            (0..yields).for_each(|_| thread::yield_now());
+            victim.cancel();
+            let payload = victim.join().expect_err("it was cancelled");
+            assert!(matches!(payload.downcast_ref(), Some(JoinError::Cancelled)));
+        });
+    }
+}
+
+#[test]
 fn coroutines_that_yield_without_end_do_not_keep_a_timer_waiting() {
     run(|| {
         let stop = Rc::new(Cell::new(false));
