@@ -4,10 +4,11 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layers from the bottom up; a module may use those of lower rank, and itself.
-const LAYERS: [(&str, u32); 13] = [
+const LAYERS: [(&str, u32); 14] = [
     ("error", 0),
     ("mem", 1),
     ("rt", 2),
+    ("inspect", 3),
     ("net", 3),
     ("block", 3),
     ("thread", 3),

@@ -65,6 +65,22 @@ impl Drop for Inside {
     }
 }
 
+/// While it lives, the thread is inside no core, as another thread would be. For a simulation.
+pub(super) struct Outside(*const Shared);
+
+impl Outside {
+    /// Leaves the core that the thread is inside of. Its [`Inside`] is further up on the stack, and keeps it alive.
+    pub(super) fn enter() -> Self {
+        Self(CURRENT.replace(ptr::null()))
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
+    }
+}
+
 /// A core's `Shared` is about to be freed.
 pub(super) fn forget(core: *const Shared) {
     if ptr::eq(CURRENT.get(), core) {

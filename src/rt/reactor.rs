@@ -33,14 +33,17 @@ pub enum ReactorKind {
     IoUring,
     /// epoll for sockets, the core's blocking pool for files.
     Epoll,
+    /// Nothing: a core of a simulation ([`sim::World`](crate::sim::World)) does no I/O with the kernel.
+    Simulated,
 }
 
 impl ReactorKind {
-    /// `io_uring` or `epoll`.
+    /// `io_uring`, `epoll` or `simulated`.
     pub fn name(self) -> &'static str {
         match self {
             Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
+            Self::Simulated => "simulated",
         }
     }
 }
@@ -50,6 +53,8 @@ impl ReactorKind {
 pub(super) enum Reactor {
     Uring(Rc<uring::Reactor>),
     Epoll(Rc<epoll::Reactor>),
+    /// No kernel: operations fail with `EOPNOTSUPP`.
+    Simulated,
 }
 
 impl Reactor {
@@ -84,6 +89,7 @@ impl Reactor {
         match self {
             Self::Uring(_) => ReactorKind::IoUring,
             Self::Epoll(_) => ReactorKind::Epoll,
+            Self::Simulated => ReactorKind::Simulated,
         }
     }
 
@@ -91,7 +97,7 @@ impl Reactor {
     pub(super) fn ring(&self) -> Option<&Rc<uring::Reactor>> {
         match self {
             Self::Uring(ring) => Some(ring),
-            Self::Epoll(_) => None,
+            Self::Epoll(_) | Self::Simulated => None,
         }
     }
 
@@ -100,6 +106,7 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.enters(),
             Self::Epoll(epoll) => epoll.enters(),
+            Self::Simulated => 0,
         }
     }
 
@@ -108,6 +115,7 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.poll(),
             Self::Epoll(epoll) => epoll.poll(now),
+            Self::Simulated => Ok(0),
         }
     }
 
@@ -117,6 +125,8 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.wait(longest),
             Self::Epoll(epoll) => epoll.wait(longest),
+            // Whoever drives the core lets it sleep.
+            Self::Simulated => Ok(()),
         }
     }
 
@@ -125,6 +135,8 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.wake_when_readable(descriptor),
             Self::Epoll(epoll) => epoll.wake_when_readable(descriptor),
+            Self::Simulated => Err(Error::new(ErrorKind::Unsupported, "watch a descriptor")
+                .because("a simulated core does not sleep in the kernel")),
         }
     }
 
@@ -133,6 +145,7 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.unwatch_all(),
             Self::Epoll(epoll) => epoll.unwatch_all(),
+            Self::Simulated => {}
         }
     }
 
@@ -141,6 +154,7 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.shut_down(),
             Self::Epoll(epoll) => epoll.shut_down(),
+            Self::Simulated => {}
         }
     }
 }

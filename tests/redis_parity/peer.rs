@@ -3,18 +3,16 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::not_run::not_run;
 use boson::block::MemoryNamespace;
 use boson::redis::keyspace::Keyspace;
 use boson::redis::{Config, Server, Session, Verdict};
-use boson::rt::{Instant, MonotonicClock};
+use boson::rt::MonotonicClock;
 use boson::sim::{Executor, SimEnv};
 use boson::store::{Db, Options};
 
@@ -140,13 +138,18 @@ impl Boson {
         self.session.take_replies()
     }
 
-    /// Sends `request` and throws the reply away, as a connection does once it is sent.
+    /// Sends `request` so many times and throws the replies away, as a connection does once they are sent.
     #[allow(dead_code, reason = "not every test that shares this file uses it")]
-    pub(crate) fn discard(&mut self, request: &[u8]) {
-        self.session.feed(request);
-        run(&self.executor, self.session.run());
-        let replies = self.session.take_replies();
-        self.session.sent(replies);
+    pub(crate) fn discard(&mut self, request: &[u8], times: usize) {
+        let session = &mut self.session;
+        run(&self.executor, async {
+            for _ in 0..times {
+                session.feed(request);
+                session.run().await;
+                let replies = session.take_replies();
+                session.sent(replies);
+            }
+        });
     }
 
     /// Sends `bytes` and returns what comes until the connection ends or more bytes are awaited.
@@ -234,11 +237,5 @@ pub(crate) fn kind(reply: &[u8]) -> Option<u8> {
 
 /// Runs `future` together with the store's tasks.
 fn run<F: Future>(executor: &Executor, future: F) -> F::Output {
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return output;
-        }
-        executor.step(Instant::FAR_FUTURE);
-    }
+    executor.block_on(future)
 }

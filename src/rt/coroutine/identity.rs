@@ -5,6 +5,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, Waker};
 
+use crate::rt::context::noted;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Shared by the coroutine and the handles to it on every thread.
@@ -73,6 +75,6 @@ impl Future for Park<'_> {
         };
         // Its destructor may be foreign code: not under the lock.
         drop(old);
-        polled
+        noted("an unpark", polled)
     }
 }

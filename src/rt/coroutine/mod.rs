@@ -142,7 +142,6 @@ impl<T> Coroutine<T> {
             with_running(|control| {
                 control.expect("set by the poll that switched here").yielder.set(yielder);
             });
-            with_core(|core| core.set_running_is_coroutine(true));
             f()
         });
         Ok(Self { stack, ended: None, control })
@@ -169,12 +168,21 @@ impl<T> Future for Coroutine<T> {
             }
         }
         this.control.waker.set(cx.waker());
+        if this.control.yielder.get().is_null() {
+            super::context::has_a_stack(this.control.stack_bytes);
+        }
         let running = Running::enter(&this.control);
         if running.outer.is_null() {
+            let is_first = this.control.yielder.get().is_null();
             let result = this.stack.resume(());
             drop(running);
             return match result {
-                CoroutineResult::Yield(()) => Poll::Pending,
+                CoroutineResult::Yield(()) => {
+                    if is_first {
+                        with_core(|core| core.set_running_is_coroutine(true));
+                    }
+                    Poll::Pending
+                }
                 CoroutineResult::Return(output) => Poll::Ready(output),
             };
         }

@@ -10,7 +10,7 @@
 //!
 //! - Only coroutines are polled there, whose poll does nothing but to switch to their stack. One that ends there says so
 //!   in its next poll, which is the loop's: wakers and destructors run there.
-//! - A task that was cancelled is left to the loop.
+//! - A task that was cancelled is left to the loop, and so is one in a span: a subscriber is others' code.
 //! - A coroutine that is polled there switches back when it yields: there are never more than two stacks on one another.
 //! - It counts: no more polls are made than the loop itself would make before it looks at the clock.
 
@@ -30,7 +30,9 @@ impl Shared {
         }
         // Zero also where a coroutine is polled from another one's stack.
         let allowance = self.allowance.replace(0);
-        if allowance == 0 || !has_room {
+        // SAFETY: the running task is alive.
+        let may_run = has_room && task::is_coroutine(unsafe { own.as_ref() });
+        if allowance == 0 || !may_run {
             self.allowance.set(allowance);
             return false;
         }
