@@ -9,6 +9,7 @@ use tracing::warn;
 
 use super::doorbell::Doorbell;
 use super::offload::Pool;
+use super::shutdown::Patience;
 use super::{Instant, RingFeatures, epoll, uring};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -136,11 +137,11 @@ impl Reactor {
         }
     }
 
-    /// Cancels everything and waits until nobody uses an operation's memory any more.
-    pub(super) fn shut_down(&self) {
+    /// Cancels everything and waits until nobody uses an operation's memory any more, or `patience` is over.
+    pub(super) fn shut_down(&self, patience: Patience<'_>) {
         match self {
-            Self::Uring(ring) => ring.shut_down(),
-            Self::Epoll(epoll) => epoll.shut_down(),
+            Self::Uring(ring) => ring.shut_down(patience),
+            Self::Epoll(epoll) => epoll.shut_down(patience),
         }
     }
 }

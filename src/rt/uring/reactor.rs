@@ -1,6 +1,7 @@
 //! The ring, its slots, and sleeping in it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -16,6 +17,7 @@ use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
 use crate::rt::ops::Orphan;
+use crate::rt::shutdown::{Patience, ROUND};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -23,9 +25,8 @@ const IGNORED: u64 = u64::MAX;
 const DOORBELL: u64 = u64::MAX - 1;
 /// Set in the `user_data` of a poll that wakes a parked core; which poll it is is in the other bits.
 const READABLE: u64 = 1 << 63;
-/// A core that ends waits for this many rounds of this length (10 s) in which no I/O in flight finishes.
-const SHUT_DOWN_ROUNDS: usize = 1000;
-const SHUT_DOWN_ROUND: Duration = Duration::from_millis(10);
+/// How soon the kernel is asked again when it took no more submissions.
+const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 /// Rounds from one cancellation of everything to the next.
 const ROUNDS_PER_CANCEL: usize = 16;
 
@@ -48,6 +49,9 @@ struct Inner {
     ring: IoUring,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Entries that found the submission queue full, oldest first: one for each operation in flight and one for its
+    /// cancellation at most.
+    backlog: VecDeque<squeue::Entry>,
     in_flight: usize,
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
@@ -102,6 +106,7 @@ impl Reactor {
             ring,
             slots: Vec::new(),
             free: Vec::new(),
+            backlog: VecDeque::new(),
             in_flight: 0,
             doorbell: Arc::clone(doorbell),
             doorbell_armed: false,
@@ -240,18 +245,29 @@ impl Reactor {
         drop(previous);
     }
 
+    /// Queues an entry behind those that came before it.
     fn push(&self, inner: &mut Inner, entry: squeue::Entry) {
-        loop {
-            // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the reactor's own entries
-            // (cancel, poll) point to none.
-            if unsafe { inner.ring.submission().push(&entry) }.is_ok() {
+        if inner.backlog.is_empty() && inner.push_entry(&entry) {
+            return;
+        }
+        inner.backlog.push_back(entry);
+        self.submit_backlog(inner);
+    }
+
+    /// Moves entries that found the queue full into it, as far as the kernel takes it from there. What is left waits for the next
+    /// turn: the core goes on meanwhile, and completions that the kernel may want taken first are told to their owners.
+    fn submit_backlog(&self, inner: &mut Inner) {
+        while let Some(entry) = inner.backlog.pop_front() {
+            if inner.push_entry(&entry) {
+                continue;
+            }
+            // A failure comes again with the next `poll`, which returns it.
+            let _ = self.submit(inner);
+            if !inner.push_entry(&entry) {
+                inner.backlog.push_front(entry);
+                self.reap(inner);
                 return;
             }
-            // The queue is full: hand it to the kernel. If the kernel wants completions taken first, take them.
-            if let Err(error) = self.submit(inner) {
-                warn!("io_uring submission failed and is tried again: {error}");
-            }
-            self.reap(inner);
         }
     }
 
@@ -276,6 +292,7 @@ impl Reactor {
     /// Hands queued operations to the kernel and wakes whoever's operation is done; returns how many were.
     pub(in crate::rt) fn poll(&self) -> Result<usize> {
         let mut inner = self.inner.borrow_mut();
+        self.submit_backlog(&mut inner);
         let needs_kernel = {
             let queue = inner.ring.submission();
             !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
@@ -353,6 +370,12 @@ impl Reactor {
             self.deliver(inner);
             return Ok(());
         }
+        self.submit_backlog(&mut inner);
+        let longest = if inner.backlog.is_empty() {
+            longest
+        } else {
+            Some(longest.map_or(BACKLOG_RETRY, |longest| longest.min(BACKLOG_RETRY)))
+        };
         self.enters.set(self.enters.get() + 1);
         let timespec = longest.map(types::Timespec::from);
         let mut args = types::SubmitArgs::new();
@@ -384,22 +407,21 @@ impl Reactor {
         }
     }
 
-    /// Cancels everything and waits until the kernel has let go of every buffer.
-    pub(in crate::rt) fn shut_down(&self) {
-        // Counted in rounds: a core's clock may stand still, and the machine's is not this layer's to read.
+    /// Cancels everything and waits until the kernel has let go of every buffer, or `patience` is over.
+    pub(in crate::rt) fn shut_down(&self, mut patience: Patience<'_>) {
         let mut rounds = 0;
         let mut left = self.inner.borrow().in_flight;
-        while left > 0 && rounds < SHUT_DOWN_ROUNDS {
+        while left > 0 && !patience.is_over() {
             // Not every time: the cancellation's own completion ends the wait at once.
             if rounds % ROUNDS_PER_CANCEL == 0 {
                 self.cancel_all();
             }
-            if let Err(error) = self.wait(Some(SHUT_DOWN_ROUND)) {
+            if let Err(error) = self.wait(Some(ROUND)) {
                 warn!("waiting for I/O in flight failed: {error}");
                 break;
             }
-            let before = std::mem::replace(&mut left, self.inner.borrow().in_flight);
-            rounds += usize::from(left >= before);
+            rounds += 1;
+            left = self.inner.borrow().in_flight;
         }
         let mut inner = self.inner.borrow_mut();
         if inner.in_flight > 0 {
@@ -420,6 +442,13 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
 }
 
 impl Inner {
+    /// Whether there was room for the entry.
+    fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the reactor's own entries (cancel,
+        // poll) point to none.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
     fn take_slot(&mut self, state: State) -> SlotKey {
         self.in_flight += 1;
         let index = self.free.pop().unwrap_or_else(|| {
