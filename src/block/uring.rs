@@ -16,6 +16,7 @@ use tracing::warn;
 use super::{Namespace, NamespaceInfo};
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{DmaBuf, IoBuf, Slice};
+use crate::rt::uring::FixedFile;
 use crate::rt::{self, ops};
 
 /// The block size of a file: what every file system's direct I/O accepts.
@@ -31,6 +32,8 @@ pub struct UringNamespace(Rc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// Before the file, which it holds too.
+    _fixed: Option<FixedFile>,
     file: Rc<OwnedFd>,
     info: NamespaceInfo,
     size_bytes: Cell<u64>,
@@ -104,7 +107,7 @@ impl UringNamespace {
             trim: true,
             direct,
         };
-        Ok(Self(Rc::new(Shared { file: Rc::new(file), info, size_bytes: Cell::new(size) })))
+        Ok(Self::new(file, info, size))
     }
 
     /// Opens the block device at `path`, exclusively.
@@ -143,7 +146,13 @@ impl UringNamespace {
             trim: true,
             direct,
         };
-        Ok(Self(Rc::new(Shared { file: Rc::new(file), info, size_bytes: Cell::new(size_bytes) })))
+        Ok(Self::new(file, info, size_bytes))
+    }
+
+    fn new(file: OwnedFd, info: NamespaceInfo, size_bytes: u64) -> Self {
+        let file = Rc::new(file);
+        let fixed = FixedFile::register(&file);
+        Self(Rc::new(Shared { _fixed: fixed, file, info, size_bytes: Cell::new(size_bytes) }))
     }
 
     fn check(&self, operation: &'static str, offset: u64, len: u64) -> Result<()> {

@@ -49,6 +49,7 @@ impl Core {
             Reactor::new(config.reactor, config.ring_entries, config.ring_features, &doorbell, &pool)?;
         let inbox = Arc::new(Inbox::new(config.messages, Box::new(move || doorbell.ring()), bury));
         let arena = Arena::new(config.arena_bytes)?;
+        reactor.register(config.register_arena, &arena);
         Ok(Self { shared: Rc::new(Shared::new(config, inbox, reactor, pool, arena)) })
     }
 

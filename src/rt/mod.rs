@@ -42,7 +42,7 @@ pub(crate) mod uring;
 mod watchdog;
 
 pub use cancel::{CancelToken, Cancelled};
-pub use config::{CoreConfig, Idle};
+pub use config::{CoreConfig, Idle, RegisterArena};
 pub use context::{
     PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
     register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, unix_time, waiting_for,

@@ -10,8 +10,9 @@ use tracing::warn;
 use super::doorbell::Doorbell;
 use super::offload::Pool;
 use super::shutdown::Patience;
-use super::{Instant, RingFeatures, epoll, uring};
+use super::{Instant, RegisterArena, RingFeatures, epoll, uring};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mem::{Arena, PageKind};
 
 /// What a core is asked to do its I/O through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -93,6 +94,26 @@ impl Reactor {
         match self {
             Self::Uring(ring) => Some(ring),
             Self::Epoll(_) => None,
+        }
+    }
+
+    /// Registers the core's arena if it is to be.
+    pub(super) fn register(&self, wanted: RegisterArena, arena: &Arena) {
+        let wanted = match wanted {
+            RegisterArena::Never => false,
+            RegisterArena::IfHuge => arena.stats().pages == PageKind::Huge2M,
+            RegisterArena::Always => true,
+        };
+        let Some(ring) = self.ring().filter(|ring| wanted && ring.may_register_buffers()) else { return };
+        if let Err(error) = ring.register_arena(arena) {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                warn!(
+                    "memory is pinned for each read and write, because the arena of {} bytes cannot be registered: {error}; \
+                     raise `ulimit -l`",
+                    arena.stats().total_bytes
+                );
+            });
         }
     }
 

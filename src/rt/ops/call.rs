@@ -46,8 +46,18 @@ pub(in crate::rt) enum Way {
 }
 
 impl Call {
-    /// The call as an io_uring entry.
-    pub(in crate::rt) fn entry(self, descriptor: RawFd) -> squeue::Entry {
+    /// The address and length of what a call on a file moves; no address for a call that moves nothing, `None` for other calls.
+    pub(in crate::rt) fn file_memory(self) -> Option<(usize, usize)> {
+        match self {
+            Self::ReadAt { buf, len, .. } => Some((buf.addr(), len as usize)),
+            Self::WriteAt { buf, len, .. } => Some((buf.addr(), len as usize)),
+            Self::Datasync | Self::Allocate { .. } => Some((0, 0)),
+            _ => None,
+        }
+    }
+
+    /// The call as an io_uring entry; `buffer` is the registered buffer that the memory of a call on a file lies in.
+    pub(in crate::rt) fn entry(self, descriptor: RawFd, buffer: Option<u16>) -> squeue::Entry {
         let fd = types::Fd(descriptor);
         match self {
             Self::Recv { buf, len } => opcode::Recv::new(fd, buf, len).build(),
@@ -58,8 +68,14 @@ impl Call {
             Self::Connect { address, len } => opcode::Connect::new(fd, address, len).build(),
             // The offset -1 reads from where a stream is.
             Self::Read { buf, len } => opcode::Read::new(fd, buf, len).offset(u64::MAX).build(),
-            Self::ReadAt { buf, len, offset } => opcode::Read::new(fd, buf, len).offset(offset).build(),
-            Self::WriteAt { buf, len, offset } => opcode::Write::new(fd, buf, len).offset(offset).build(),
+            Self::ReadAt { buf, len, offset } => match buffer {
+                Some(index) => opcode::ReadFixed::new(fd, buf, len, index).offset(offset).build(),
+                None => opcode::Read::new(fd, buf, len).offset(offset).build(),
+            },
+            Self::WriteAt { buf, len, offset } => match buffer {
+                Some(index) => opcode::WriteFixed::new(fd, buf, len, index).offset(offset).build(),
+                None => opcode::Write::new(fd, buf, len).offset(offset).build(),
+            },
             Self::Datasync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
             Self::Allocate { mode, offset, len } => {
                 opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build()

@@ -87,7 +87,7 @@ impl<O: Operation> Op<O> {
         let operation = self.operation.as_mut().expect("an operation that has not started has its value");
         self.state = match with_core(|core| core.reactor().clone()) {
             Reactor::Uring(reactor) => {
-                let entry = operation.call().entry(operation.descriptor().as_raw_fd());
+                let entry = reactor.entry(operation.call(), operation.descriptor().as_raw_fd());
                 // SAFETY: the entry's memory lives as long as `operation` by the trait's contract. `operation` is kept in this
                 // future until the slot is done, and `drop` gives it to the slot if it is not.
                 let key = unsafe { reactor.start(entry, cx.waker().clone()) };

@@ -13,6 +13,10 @@ use crate::error::{Error, ErrorKind, Result};
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RingFeature {
+    /// `IORING_REGISTER_BUFFERS`: the core's arena, as far as [`CoreConfig::register_arena`](crate::rt::CoreConfig) says.
+    RegisteredBuffers,
+    /// `IORING_REGISTER_FILES`: the files and devices of namespaces.
+    RegisteredFiles,
     /// `IORING_SETUP_SINGLE_ISSUER` with `IORING_SETUP_DEFER_TASKRUN`.
     DeferredTaskWork,
     /// `IORING_SETUP_NO_SQARRAY`.
@@ -29,7 +33,9 @@ pub enum RingFeature {
 
 impl RingFeature {
     /// Every feature, oldest first within what it belongs to.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 8] = [
+        Self::RegisteredBuffers,
+        Self::RegisteredFiles,
         Self::DeferredTaskWork,
         Self::NoSubmissionArray,
         Self::CancelAny,
@@ -41,6 +47,8 @@ impl RingFeature {
     /// The name in configurations and reports.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::RegisteredBuffers => "registered-buffers",
+            Self::RegisteredFiles => "registered-files",
             Self::DeferredTaskWork => "deferred-task-work",
             Self::NoSubmissionArray => "no-submission-array",
             Self::CancelAny => "cancel-any",
@@ -53,6 +61,8 @@ impl RingFeature {
     /// What a core uses it for, and what it does without.
     pub const fn used_for(self) -> &'static str {
         match self {
+            Self::RegisteredBuffers => "memory of hugepage arenas is pinned once; else per read and write",
+            Self::RegisteredFiles => "namespaces are looked up once; else per operation",
             Self::DeferredTaskWork => "completions arrive only when the core asks; else they interrupt it",
             Self::NoSubmissionArray => "one cache line less per submission",
             Self::CancelAny => "one request ends all I/O of a core; else one per operation",
@@ -67,6 +77,8 @@ impl RingFeature {
     /// The first Linux release that has it.
     pub const fn since(self) -> &'static str {
         match self {
+            Self::RegisteredBuffers => "5.1",
+            Self::RegisteredFiles => "5.5",
             Self::DeferredTaskWork => "6.1",
             Self::NoSubmissionArray => "6.6",
             Self::CancelAny | Self::MultishotAccept | Self::BufferRings => "5.19",
@@ -94,9 +106,9 @@ impl RingFeatures {
         Self(u32::MAX)
     }
 
-    /// What Linux 5.15, the oldest supported release, has: none of them.
+    /// What Linux 5.15, the oldest supported release, has.
     pub const fn linux_5_15() -> Self {
-        Self::none()
+        Self::none().with(RingFeature::RegisteredBuffers).with(RingFeature::RegisteredFiles)
     }
 
     /// The set with `feature` added.
@@ -169,6 +181,12 @@ impl ProbedRing {
         let buffers = allow(RingFeature::BufferRings).then(|| BufferRing::new(&ring).ok()).flatten();
         features = features.with_if(RingFeature::BufferRings, buffers.is_some());
         let answers = ask(&mut ring)?;
+        for (feature, registers) in [
+            (RingFeature::RegisteredBuffers, registers_buffers as fn(&IoUring) -> bool),
+            (RingFeature::RegisteredFiles, registers_files),
+        ] {
+            features = features.with_if(feature, allow(feature) && registers(&ring));
+        }
         features = features
             .with_if(RingFeature::CancelAny, allow(RingFeature::CancelAny) && answers.cancel_any)
             .with_if(
@@ -228,6 +246,19 @@ fn refusal(code: i32, entries: u32) -> Error {
             .because("not enough locked memory: raise `ulimit -l` or lower the ring size"),
         _ => Error::os(code, "set up io_uring"),
     }
+}
+
+fn registers_buffers(ring: &IoUring) -> bool {
+    let mut byte = Box::new(0u8);
+    let piece = libc::iovec { iov_base: std::ptr::from_mut(&mut *byte).cast(), iov_len: 1 };
+    // SAFETY: the byte outlives the registration, which ends here; no operation uses it meanwhile.
+    let registered = unsafe { ring.submitter().register_buffers(&[piece]) };
+    registered.and_then(|()| ring.submitter().unregister_buffers()).is_ok()
+}
+
+fn registers_files(ring: &IoUring) -> bool {
+    // A table with one empty place.
+    ring.submitter().register_files(&[-1]).and_then(|()| ring.submitter().unregister_files()).is_ok()
 }
 
 /// What is not an opcode or a setup flag of its own shows only when it is tried.

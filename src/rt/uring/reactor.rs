@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -14,6 +15,7 @@ use tracing::warn;
 use super::buffer_ring::{BufferRing, Chunk};
 use super::multishot::{Event, Multishot};
 use super::probe::{ProbedRing, RingFeature, RingFeatures};
+use super::registered::{RegisteredArena, RegisteredFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
 use crate::rt::ops::Orphan;
@@ -37,6 +39,9 @@ pub(in crate::rt) struct Reactor {
     features: RingFeatures,
     /// After the ring, which may have it until then.
     buffers: RefCell<Option<BufferRing>>,
+    /// After the ring likewise.
+    pub(super) arena: RefCell<Option<RegisteredArena>>,
+    pub(super) files: RefCell<RegisteredFiles>,
     /// System calls that tasks may still make by themselves before the core turns to its ring.
     direct_calls_left: Cell<u32>,
 }
@@ -120,6 +125,8 @@ impl Reactor {
             enters: Cell::new(0),
             features,
             buffers: RefCell::new(buffers),
+            arena: RefCell::default(),
+            files: RefCell::default(),
             direct_calls_left: Cell::new(FEW_COMPLETIONS),
         })
     }
@@ -127,6 +134,13 @@ impl Reactor {
     /// Whether the ring has `feature` and may use it.
     pub(super) fn has(&self, feature: RingFeature) -> bool {
         self.features.contains(feature)
+    }
+
+    /// Registers something with the ring. `register` runs no foreign code.
+    pub(super) fn with_ring<R>(&self, register: impl FnOnce(&IoUring) -> io::Result<R>) -> io::Result<R> {
+        // Only a subscriber to the log could come here while the reactor is at work.
+        let inner = self.inner.try_borrow().map_err(io::Error::other)?;
+        register(&inner.ring)
     }
 
     /// Whether a task may make a system call of its own now instead of using the ring; counts it.
