@@ -11,6 +11,9 @@ pub(crate) enum Call {
     Recv { buf: *mut u8, len: u32 },
     /// `send(2)` that never raises SIGPIPE.
     Send { buf: *const u8, len: u32 },
+    /// `send(2)` likewise, from memory that is in use until the peer has acknowledged it: `IORING_OP_SEND_ZC`. The result has
+    /// [`COPIED`] set if the kernel copied it after all.
+    SendZeroCopy { buf: *const u8, len: u32 },
     /// `accept4(2)` that does not ask for the address.
     Accept,
     /// `connect(2)`.
@@ -26,6 +29,13 @@ pub(crate) enum Call {
     /// `fallocate(2)`.
     Allocate { mode: i32, offset: u64, len: u64 },
 }
+
+/// In the result of [`Call::SendZeroCopy`]: the kernel copied the bytes. The others are how many it sent.
+pub(in crate::rt) const COPIED: i32 = 1 << 30;
+/// The most that one [`Call::SendZeroCopy`] sends, so that the count keeps clear of [`COPIED`].
+pub(super) const MAX_ZERO_COPY_BYTES: u32 = (1 << 30) - 4096;
+/// `IORING_SEND_ZC_REPORT_USAGE`: say whether it was copied.
+pub(in crate::rt) const REPORT_USAGE: u16 = 1 << 3;
 
 /// What a descriptor can be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -62,6 +72,9 @@ impl Call {
         match self {
             Self::Recv { buf, len } => opcode::Recv::new(fd, buf, len).build(),
             Self::Send { buf, len } => opcode::Send::new(fd, buf, len).flags(libc::MSG_NOSIGNAL).build(),
+            Self::SendZeroCopy { buf, len } => {
+                opcode::SendZc::new(fd, buf, len).flags(libc::MSG_NOSIGNAL).zc_flags(REPORT_USAGE).build()
+            }
             Self::Accept => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
@@ -86,7 +99,9 @@ impl Call {
     pub(in crate::rt) fn way(self) -> Way {
         match self {
             Self::Recv { .. } | Self::Accept | Self::Read { .. } => Way::WhenReady(Direction::Read),
-            Self::Send { .. } | Self::Connect { .. } => Way::WhenReady(Direction::Write),
+            Self::Send { .. } | Self::SendZeroCopy { .. } | Self::Connect { .. } => {
+                Way::WhenReady(Direction::Write)
+            }
             Self::ReadAt { .. } | Self::WriteAt { .. } | Self::Datasync | Self::Allocate { .. } => {
                 Way::OnThread
             }
@@ -147,7 +162,7 @@ impl Call {
                 // SAFETY: `buf` is valid for writes of `len` bytes, by the caller's promise.
                 unsafe { libc::recv(descriptor, buf.cast(), len as usize, libc::MSG_DONTWAIT) }
             }
-            Self::Send { buf, len } => {
+            Self::Send { buf, len } | Self::SendZeroCopy { buf, len } => {
                 let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
                 // SAFETY: `buf` is valid for reads of `len` bytes, by the caller's promise.
                 unsafe { libc::send(descriptor, buf.cast(), len as usize, flags) }

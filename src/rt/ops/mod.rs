@@ -17,9 +17,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 pub(crate) use call::Call;
-pub(in crate::rt) use call::{Direction, Way};
+pub(in crate::rt) use call::{COPIED, Direction, REPORT_USAGE, Way};
 pub(crate) use file::{fallocate, fsync, read, read_at, write_at};
-pub(crate) use socket::{accept, connect, recv, send};
+pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 
 use crate::mem::IoBufMut;
 use crate::rt::reactor::Reactor;

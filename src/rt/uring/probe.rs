@@ -3,11 +3,12 @@
 use std::fmt;
 use std::os::fd::AsRawFd;
 
-use io_uring::{Builder, IoUring, opcode, squeue, types};
+use io_uring::{Builder, IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::buffer_ring::BufferRing;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::ops::REPORT_USAGE;
 
 /// Something that newer kernels' io_uring has and that a core uses where it is there. Without it there is a fallback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,13 +28,15 @@ pub enum RingFeature {
     MultishotAccept,
     /// `IORING_REGISTER_PBUF_RING`.
     BufferRings,
+    /// `IORING_OP_SEND_ZC` with `IORING_SEND_ZC_REPORT_USAGE`.
+    SendZeroCopy,
     /// `IORING_RECV_MULTISHOT`. Used only together with [`BufferRings`](Self::BufferRings).
     MultishotReceive,
 }
 
 impl RingFeature {
     /// Every feature, oldest first within what it belongs to.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 9] = [
         Self::RegisteredBuffers,
         Self::RegisteredFiles,
         Self::DeferredTaskWork,
@@ -42,6 +45,7 @@ impl RingFeature {
         Self::MultishotAccept,
         Self::BufferRings,
         Self::MultishotReceive,
+        Self::SendZeroCopy,
     ];
 
     /// The name in configurations and reports.
@@ -54,6 +58,7 @@ impl RingFeature {
             Self::CancelAny => "cancel-any",
             Self::MultishotAccept => "multishot-accept",
             Self::BufferRings => "buffer-rings",
+            Self::SendZeroCopy => "send-zero-copy",
             Self::MultishotReceive => "multishot-receive",
         }
     }
@@ -67,6 +72,7 @@ impl RingFeature {
             Self::NoSubmissionArray => "one cache line less per submission",
             Self::CancelAny => "one request ends all I/O of a core; else one per operation",
             Self::MultishotAccept => "one request accepts many connections; else one each",
+            Self::SendZeroCopy => "large sends are not copied where the program asks for that; else they are",
             Self::BufferRings => "idle connections hold no receive buffer; else one each",
             Self::MultishotReceive => {
                 "one request receives for as long as a connection lives; else one per read"
@@ -83,6 +89,7 @@ impl RingFeature {
             Self::NoSubmissionArray => "6.6",
             Self::CancelAny | Self::MultishotAccept | Self::BufferRings => "5.19",
             Self::MultishotReceive => "6.0",
+            Self::SendZeroCopy => "6.2",
         }
     }
 
@@ -197,7 +204,8 @@ impl ProbedRing {
                 RingFeature::MultishotReceive,
                 // Before 5.19 the kernel took no notice of the flag; such a kernel has no buffer rings.
                 allow(RingFeature::MultishotReceive) && answers.multishot_receive && buffers.is_some(),
-            );
+            )
+            .with_if(RingFeature::SendZeroCopy, allow(RingFeature::SendZeroCopy) && answers.send_zero_copy);
         Ok(Self { ring, features, buffers })
     }
 }
@@ -267,6 +275,7 @@ struct Answers {
     cancel_any: bool,
     multishot_accept: bool,
     multishot_receive: bool,
+    send_zero_copy: bool,
 }
 
 /// Tries each flag on something that can only fail: a kernel that knows the flag complains about the descriptor, one that does
@@ -275,15 +284,16 @@ fn ask(ring: &mut IoUring) -> Result<Answers> {
     let no_socket = eventfd(0, EventfdFlags::CLOEXEC)
         .map_err(|errno| Error::os(errno.raw_os_error(), "probe io_uring"))?;
     let fd = types::Fd(no_socket.as_raw_fd());
-    let questions: [squeue::Entry; 3] = [
+    let questions: [squeue::Entry; 4] = [
         opcode::AsyncCancel2::new(types::CancelBuilder::any()).build(),
         opcode::AcceptMulti::new(fd).build(),
         opcode::RecvMulti::new(fd, 0).build(),
+        opcode::SendZc::new(fd, std::ptr::null(), 0).zc_flags(REPORT_USAGE).build(),
     ];
     let mut answers = Answers::default();
     // One at a time: the first would cancel the others, and a ring may have one entry only.
     for (number, question) in questions.into_iter().enumerate() {
-        // SAFETY: none of the three entries points to memory; the descriptor is open until this function returns, and each
+        // SAFETY: none of the four entries points to memory; the descriptor is open until this function returns, and each
         // operation has completed by then or fails with the ring.
         if unsafe { ring.submission().push(&question) }.is_err() {
             break;
@@ -292,14 +302,16 @@ fn ask(ring: &mut IoUring) -> Result<Answers> {
         match number {
             0 => answers.cancel_any = understood,
             1 => answers.multishot_accept = understood,
-            _ => answers.multishot_receive = understood,
+            2 => answers.multishot_receive = understood,
+            _ => answers.send_zero_copy = understood,
         }
     }
     Ok(answers)
 }
 
-/// Waits for the one completion that comes.
+/// Waits for the completion that comes, and for the notification after it if there is one.
 fn answer(ring: &mut IoUring) -> Result<i32> {
+    let mut first = None;
     loop {
         match ring.submit_and_wait(1) {
             Ok(_) => {}
@@ -309,7 +321,10 @@ fn answer(ring: &mut IoUring) -> Result<i32> {
             }
         }
         if let Some(entry) = ring.completion().next() {
-            return Ok(entry.result());
+            let result = *first.get_or_insert(entry.result());
+            if !cqueue::more(entry.flags()) {
+                return Ok(result);
+            }
         }
     }
 }

@@ -18,7 +18,7 @@ use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use super::registered::{RegisteredArena, RegisteredFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
-use crate::rt::ops::Orphan;
+use crate::rt::ops::{COPIED, Orphan};
 use crate::rt::shutdown::{Patience, ROUND};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
@@ -72,6 +72,8 @@ struct Inner {
 
 struct Slot {
     generation: u32,
+    /// The result of an operation of which the kernel still has the memory: a notification will follow.
+    sent: i32,
     state: State,
 }
 
@@ -455,6 +457,12 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
     }
 }
 
+/// The result of a send without copying, of what it `sent` and the kernel's notification.
+fn notified(sent: i32, notification: i32) -> i32 {
+    // IORING_NOTIF_USAGE_ZC_COPIED is the top bit.
+    if sent >= 0 && notification < 0 { sent | COPIED } else { sent }
+}
+
 impl Inner {
     /// Whether there was room for the entry.
     fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
@@ -466,7 +474,7 @@ impl Inner {
     fn take_slot(&mut self, state: State) -> SlotKey {
         self.in_flight += 1;
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, state: State::Free });
+            self.slots.push(Slot { generation: 0, sent: 0, state: State::Free });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations in flight")
         });
         let slot = &mut self.slots[index as usize];
@@ -512,13 +520,19 @@ impl Inner {
             self.fed(key, target, entry, buffers);
             return 1;
         }
+        if cqueue::more(entry.flags()) {
+            slot.sent = entry.result();
+            return 0;
+        }
+        let result =
+            if cqueue::notif(entry.flags()) { notified(slot.sent, entry.result()) } else { entry.result() };
         self.in_flight -= 1;
-        match std::mem::replace(&mut slot.state, State::Done(entry.result())) {
+        match std::mem::replace(&mut slot.state, State::Done(result)) {
             State::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
             State::Orphaned(orphan) => {
                 let generation = slot.generation;
                 self.release(SlotKey { index, generation });
-                self.completed.push(Completed::Orphan(orphan, entry.result()));
+                self.completed.push(Completed::Orphan(orphan, result));
             }
             State::Free | State::Done(_) | State::Multishot(_) => {
                 unreachable!("the kernel completes an operation once")
