@@ -9,12 +9,15 @@
 //! - [`error`]: one error for all layers, with its code, operation, place and outcome.
 //! - [`mem`]: buffers that devices read and write. I/O takes a buffer by value and gives it back.
 //! - [`rt`]: cores, tasks, timers, pollers.
+//! - [`inspect`]: what a running process does, for `boson top`.
+//! - [`thread`]: stackful coroutines with the surface of `std::thread`; [`wait`] lets them await any future.
 //! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types.
+//! - [`blocking`]: sockets and locks for coroutines, with the surface of `std`.
 //! - [`block`]: namespaces: memory, files, block devices.
 //! - [`store`]: a B-tree with a log on a namespace.
 //! - [`compat`]: the traits of `futures`, tokio and hyper on boson's sockets.
 //! - [`redis`]: the protocol and commands of `boson serve`.
-//! - [`sim`]: a seeded clock, scheduler and disk, for tests that replay.
+//! - [`sim`]: cores on virtual time in a seeded order, and a disk, for tests that replay.
 //!
 //! # Example
 //!
@@ -49,14 +52,18 @@
 //! ```
 
 pub mod block;
+pub mod blocking;
 #[cfg(any(feature = "futures", feature = "hyper", feature = "tokio"))]
 pub mod compat;
 pub mod error;
+pub mod inspect;
 pub mod mem;
 pub mod net;
 pub mod redis;
 pub mod rt;
 pub mod sim;
 pub mod store;
+pub mod thread;
 
 pub use error::{BufResult, Error, ErrorKind, Outcome, Result};
+pub use rt::wait;

@@ -4,12 +4,15 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layers from the bottom up; a module may use those of lower rank, and itself.
-const LAYERS: [(&str, u32); 11] = [
+const LAYERS: [(&str, u32); 14] = [
     ("error", 0),
     ("mem", 1),
     ("rt", 2),
+    ("inspect", 3),
     ("net", 3),
     ("block", 3),
+    ("thread", 3),
+    ("blocking", 4),
     ("compat", 4),
     ("store", 4),
     ("redis", 5),

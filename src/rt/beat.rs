@@ -82,6 +82,11 @@ impl Beat {
         self.polls.store(number + 1, Ordering::Release);
     }
 
+    /// Where the task comes from that is being polled, if one is.
+    pub(super) fn polling(&self) -> Option<&'static Site> {
+        if self.phase() == Phase::Tasks { self.site(self.polls().wrapping_sub(1)) } else { None }
+    }
+
     /// How many polls began.
     pub(super) fn polls(&self) -> u64 {
         self.polls.load(Ordering::Acquire)

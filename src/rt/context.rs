@@ -14,15 +14,15 @@ use super::run_queue::{DEFAULT_QUEUE, TaskQueue, TaskQueueStats};
 use super::scheduler::{Shared, in_core};
 use super::stats::{CoreLatencies, CoreStats};
 use super::task::JoinHandle;
-use super::task_dump::TaskInfo;
-use super::{Instant, Poller};
+use super::task_dump::{TaskInfo, TaskRange};
+use super::{Instant, Poller, task_span};
 use crate::mem::Arena;
 
 /// Starts a task on this core. `name` says what it is in statistics and messages. Dropping the handle detaches it.
 #[track_caller]
 pub fn spawn<F: Future + 'static>(name: &'static str, future: F) -> JoinHandle<F::Output> {
     let created_at = Location::caller();
-    in_core("rt::spawn", |core| core.spawn(DEFAULT_QUEUE, name, created_at, future))
+    task_span::spawn("rt::spawn", |_| DEFAULT_QUEUE, name, created_at, future)
 }
 
 /// Starts a task on `queue`, which says how much of the core it gets. Otherwise as [`spawn`].
@@ -37,10 +37,32 @@ pub fn spawn_in<F: Future + 'static>(
     future: F,
 ) -> JoinHandle<F::Output> {
     let created_at = Location::caller();
-    in_core("rt::spawn_in", |core| {
-        let number = queue.number_on(core).expect("a task queue is used on the core that it was made on");
-        core.spawn(number, name, created_at, future)
-    })
+    let number = |core: &Rc<Shared>| {
+        queue.number_on(core).expect("a task queue is used on the core that it was made on")
+    };
+    task_span::spawn("rt::spawn_in", number, name, created_at, future)
+}
+
+/// As [`spawn`], for a caller elsewhere.
+pub(crate) fn spawn_at<F: Future + 'static>(
+    name: &'static str,
+    created_at: &'static Location<'static>,
+    future: F,
+) -> JoinHandle<F::Output> {
+    task_span::spawn("rt::spawn", |_| DEFAULT_QUEUE, name, created_at, future)
+}
+
+/// Notes that the task that is being polled has a stack of its own, with room for `bytes`.
+pub(super) fn has_a_stack(bytes: usize) {
+    current::with(|core| {
+        if let Some(core) = core {
+            core.with_running(|task| {
+                if let Some(task) = task {
+                    task.set_stack_bytes(bytes);
+                }
+            });
+        }
+    });
 }
 
 /// Whether the calling thread is inside a core, so that the functions of this module can be called.
@@ -96,14 +118,51 @@ pub fn task_queues() -> Vec<TaskQueueStats> {
     in_core("rt::task_queues", |core| core.queues().stats())
 }
 
+/// What a timer notes. Anything else takes its place: a time-out says less than what it is for.
+static TIMER: &str = "a timer";
+
 /// Notes what the task that is being polled waits for, for [`tasks`]. A future that returns `Pending` calls it, unless it is made
-/// of others that do. The note lasts until the task's next poll. Does nothing outside a task.
-#[inline]
+/// of others that do. The first of several in one poll counts, though not if it is a timer. The note lasts until the task's next
+/// poll. Does nothing outside a task.
+// Not inlined, so that the polls that call it are.
+#[inline(never)]
 pub fn waiting_for(what: &'static str) {
+    note(|before| before.is_none_or(|before| std::ptr::eq(before, TIMER)).then_some(what));
+}
+
+/// Notes that the task waits for a timer.
+#[inline]
+pub(super) fn waiting_for_a_timer() {
+    note(|before| before.is_none().then_some(TIMER));
+}
+
+/// Notes what the task waits for if `poll` is pending.
+#[inline]
+pub(super) fn noted<T>(what: &'static str, poll: Poll<T>) -> Poll<T> {
+    if poll.is_pending() {
+        waiting_for(what);
+    }
+    poll
+}
+
+/// The same for a future around one that noted `inner`.
+#[inline]
+pub(super) fn noted_over<T>(inner: &'static str, what: &'static str, poll: Poll<T>) -> Poll<T> {
+    if poll.is_pending() {
+        note(|before| (before == Some(inner)).then_some(what));
+    }
+    poll
+}
+
+/// Replaces the note of the task that is being polled if `choose` says by what.
+#[inline]
+fn note(choose: impl FnOnce(Option<&'static str>) -> Option<&'static str>) {
     current::with(|core| {
         if let Some(core) = core {
             core.with_running(|task| {
-                if let Some(task) = task {
+                if let Some(task) = task
+                    && let Some(what) = choose(task.waits_for())
+                {
                     task.set_waits_for(what);
                 }
             });
@@ -111,10 +170,17 @@ pub fn waiting_for(what: &'static str) {
     });
 }
 
-/// What is known of every task on this core.
+/// What is known of every task on this core, the newest first.
 #[track_caller]
 pub fn tasks() -> Vec<TaskInfo> {
-    in_core("rt::tasks", |core| core.tasks())
+    in_core("rt::tasks", |core| core.tasks(TaskRange::ALL))
+}
+
+/// What is known of some tasks on this core: a piece of [`tasks`], for cores with very many. Takes time for each task that it has
+/// to pass by.
+#[track_caller]
+pub fn tasks_in(range: TaskRange) -> Vec<TaskInfo> {
+    in_core("rt::tasks_in", |core| core.tasks(range))
 }
 
 /// Has the core poll `poller` on every turn, until the registration is dropped.

@@ -28,6 +28,12 @@ pub(super) fn with<R>(f: impl FnOnce(Option<&Rc<Shared>>) -> R) -> R {
     f(Some(&core))
 }
 
+/// The core that the calling thread is inside of, to compare with; null outside.
+#[inline]
+pub(super) fn core() -> *const Shared {
+    CURRENT.get()
+}
+
 /// Whether the calling thread is inside of a core.
 #[inline]
 pub(super) fn is_inside() -> bool {
@@ -56,6 +62,22 @@ impl Drop for Inside {
         if ptr::eq(CURRENT.get(), Rc::as_ptr(&self.core)) {
             CURRENT.set(self.outer.as_ref().map_or(ptr::null(), Rc::as_ptr));
         }
+    }
+}
+
+/// While it lives, the thread is inside no core, as another thread would be. For a simulation.
+pub(super) struct Outside(*const Shared);
+
+impl Outside {
+    /// Leaves the core that the thread is inside of. Its [`Inside`] is further up on the stack, and keeps it alive.
+    pub(super) fn enter() -> Self {
+        Self(CURRENT.replace(ptr::null()))
+    }
+}
+
+impl Drop for Outside {
+    fn drop(&mut self) {
+        CURRENT.set(self.0);
     }
 }
 

@@ -8,10 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 
 use super::beat::Beat;
+use super::context::noted;
 use super::inbox::{Inbox, Message, Unsent};
 use super::run_queue::DEFAULT_QUEUE;
 use super::scheduler::in_core;
 use super::task::JoinError;
+use super::task_span;
 
 /// Sends work to a core from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -27,6 +29,12 @@ impl Handle {
 
     pub(super) fn beat(&self) -> &Arc<Beat> {
         &self.beat
+    }
+
+    /// The name and creation place of the task that the core polls at this moment, as far as another thread can tell. Meant for a
+    /// core that does not answer: one that runs is somewhere else by the time this returns.
+    pub fn polling(&self) -> Option<(&'static str, &'static Location<'static>)> {
+        self.beat.polling().map(|site| (site.name, site.created_at))
     }
 
     /// Makes a future on the core with `make` and runs it there as a task named `name`. The result is a future that any
@@ -46,7 +54,7 @@ impl Handle {
         let slot = Arc::clone(&sender.0);
         let message = Box::new(move || {
             let task = async move { sender.send(catch_panic(async move { make().await }).await) };
-            in_core("Handle::spawn", |core| drop(core.spawn(DEFAULT_QUEUE, name, created_at, task)));
+            drop(task_span::spawn("Handle::spawn", |_| DEFAULT_QUEUE, name, created_at, task));
         });
         self.send(message, &slot);
         join
@@ -163,7 +171,7 @@ impl<T> Future for RemoteJoin<T> {
                 drop(slot);
                 // Its destructor may be foreign code: not under the lock.
                 drop(old);
-                Poll::Pending
+                noted("another core or thread", Poll::Pending)
             }
             Slot::Done(_) => match std::mem::replace(&mut *slot, Slot::Taken) {
                 Slot::Done(result) => Poll::Ready(result),

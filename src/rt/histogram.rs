@@ -50,6 +50,31 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
+    /// What was counted since `earlier`, an older state of the same histogram. The maximum is known to 1/32 only, because that of
+    /// the whole may be older.
+    #[must_use]
+    pub fn since(&self, earlier: &Self) -> Self {
+        let mut newer = self.clone();
+        for (own, earlier) in newer.buckets.iter_mut().zip(&earlier.buckets) {
+            *own = own.saturating_sub(*earlier);
+        }
+        newer.count = newer.buckets.iter().sum();
+        newer.sum = self.sum.saturating_sub(earlier.sum);
+        newer.max = newer.buckets().last().map_or(0, |(top, _)| top.min(self.max));
+        newer
+    }
+
+    /// The histogram of which [`buckets`](Self::buckets), [`sum`](Self::sum) and [`max`](Self::max) are known.
+    pub(crate) fn restored(buckets: impl Iterator<Item = (u64, u64)>, sum: u64, max: u64) -> Self {
+        let mut histogram = Self { sum, max, ..Self::new() };
+        for (top, count) in buckets {
+            let bucket = &mut histogram.buckets[bucket_of(top)];
+            *bucket = bucket.saturating_add(count);
+            histogram.count = histogram.count.saturating_add(count);
+        }
+        histogram
+    }
+
     /// How many values were counted.
     pub fn count(&self) -> u64 {
         self.count
@@ -154,6 +179,12 @@ mod tests {
             let found = whole.quantile(f64::from(per_mille) / 1000.0);
             prop_assert!(found >= exact, "{found} for {exact}");
             prop_assert!(found - exact <= exact / 32, "{found} for {exact}");
+            let newer = whole.since(&rest);
+            prop_assert_eq!(newer.count(), cut as u64);
+            prop_assert_eq!(newer.sum(), whole.sum() - rest.sum());
+            let restored = Histogram::restored(whole.buckets(), whole.sum(), whole.max());
+            prop_assert!(restored.buckets().eq(whole.buckets()));
+            prop_assert_eq!(restored.count(), whole.count());
             prop_assert_eq!(whole.count(), values.len() as u64);
             prop_assert_eq!(whole.max(), *values.last().expect("one at least"));
             prop_assert_eq!(whole.sum(), values.iter().sum::<u64>());

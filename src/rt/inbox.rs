@@ -23,6 +23,12 @@
 //! the list once more before it sleeps. Both sides put a sequentially consistent fence between their two steps, so at least
 //! one of them sees the other's.
 //!
+//! # In a simulation
+//!
+//! On one thread nothing happens between two steps of a sender, so the simulation of cores is called there
+//! ([`Simulation::between`]) and lets other cores take steps of this protocol. The core's own steps it takes one by one.
+//! [`Defect`] breaks the protocol on purpose, to show that the simulation notices.
+//!
 //! # After the core
 //!
 //! When a core ends it closes its inbox. Wakers may outlive it; from then on whoever pushes also takes the list, under a
@@ -42,6 +48,8 @@ use std::sync::{
     Mutex,
     atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence},
 };
+
+use super::defect::Defect;
 
 const LISTED: u64 = 1;
 const WOKEN: u64 = 2;
@@ -100,6 +108,14 @@ pub(super) enum Unsent {
     Full(Message),
 }
 
+/// What a simulation of cores asks of an inbox.
+#[derive(Clone, Copy)]
+pub(crate) struct Simulation {
+    /// Called between two steps of a sender. The caller may hold any lock of the user's.
+    pub(crate) between: fn(),
+    pub(crate) defect: Option<Defect>,
+}
+
 /// A core's inbox; shared with every waker and handle.
 pub(super) struct Inbox {
     head: AtomicPtr<Node>,
@@ -116,6 +132,7 @@ pub(super) struct Inbox {
     wake_core: Box<dyn Fn() + Send + Sync>,
     /// Applies the changes of one task after the core is gone; the mutex `afterlife` is held.
     bury: fn(NonNull<Node>, Changes),
+    simulation: Option<Simulation>,
 }
 
 impl Inbox {
@@ -137,6 +154,25 @@ impl Inbox {
             afterlife: Mutex::new(()),
             wake_core,
             bury,
+            simulation: None,
+        }
+    }
+
+    /// The same in a simulation.
+    pub(super) fn simulated(mut self, simulation: Simulation) -> Self {
+        self.simulation = Some(simulation);
+        self
+    }
+
+    /// Whether the protocol is to be broken in this way. Never in a build without debug assertions.
+    fn has(&self, defect: Defect) -> bool {
+        cfg!(debug_assertions) && self.simulation.is_some_and(|simulation| simulation.defect == Some(defect))
+    }
+
+    /// Between two steps of a sender, which may be preempted here.
+    fn between_steps(&self) {
+        if let Some(simulation) = self.simulation {
+            (simulation.between)();
         }
     }
 
@@ -156,9 +192,10 @@ impl Inbox {
     ///
     /// `node` belongs to a task of this inbox's core, and the caller holds a reference to it for the whole call.
     pub(super) unsafe fn wake(&self, node: NonNull<Node>) {
+        let flags = self.flags_of_wake();
         // SAFETY: the caller's reference keeps the node alive.
-        let before = unsafe { node.as_ref() }.word.fetch_or(WOKEN | LISTED, Ordering::AcqRel);
-        if before & LISTED == 0 {
+        let before = unsafe { node.as_ref() }.word.fetch_or(flags, Ordering::AcqRel);
+        if !before & flags & LISTED != 0 {
             // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until it took it off the list.
             unsafe { self.push(node) };
         }
@@ -170,21 +207,28 @@ impl Inbox {
     ///
     /// `node` belongs to a task of this inbox's core; the caller held a reference to it and gives it up.
     pub(super) unsafe fn release(&self, node: NonNull<Node>, wake: bool) {
-        let flags = if wake { WOKEN | LISTED } else { LISTED };
+        let flags = if wake { self.flags_of_wake() } else { LISTED };
         let change = |word: u64| Some(word.wrapping_sub(ONE_REFERENCE) | flags);
         // SAFETY: the caller's reference keeps the node alive until this one atomic operation gives it up.
         let before = unsafe { node.as_ref() }.word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, change);
         let (Ok(before) | Err(before)) = before;
-        if before & LISTED == 0 {
+        if !before & flags & LISTED != 0 {
             // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until it took it off the list.
             unsafe { self.push(node) };
         }
+    }
+
+    /// What a wake sets in a task's word.
+    fn flags_of_wake(&self) -> u64 {
+        let is_awake = || !self.parked.load(Ordering::Relaxed);
+        if self.has(Defect::WakeUnlisted) && is_awake() { WOKEN } else { WOKEN | LISTED }
     }
 
     /// # Safety
     ///
     /// The caller changed `node`'s `LISTED` from 0 to 1 and nobody pushed it since.
     unsafe fn push(&self, node: NonNull<Node>) {
+        let early = self.look_early();
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
             // SAFETY: the node is not freed while LISTED is set, which lasts until the owner took it off the list.
@@ -194,11 +238,12 @@ impl Inbox {
                 Err(now) => head = now,
             }
         }
-        self.after_push();
+        self.after_push(early);
     }
 
     /// Sends a message, or gives it back.
     pub(super) fn send(&self, message: Message) -> Result<(), Unsent> {
+        let early = self.look_early();
         {
             let mut messages = self.messages.lock().expect("no code panics while it holds the inbox's lock");
             if self.closed.load(Ordering::SeqCst) {
@@ -210,13 +255,25 @@ impl Inbox {
             messages.push_back(message);
             self.has_messages.store(true, Ordering::Release);
         }
-        self.after_push();
+        self.after_push(early);
         Ok(())
     }
 
-    fn after_push(&self) {
+    /// Whether the core is parked, asked before the push; only as a defect.
+    fn look_early(&self) -> Option<bool> {
+        if !self.has(Defect::LookBeforeListing) {
+            return None;
+        }
+        let parked = self.parked.load(Ordering::Relaxed);
+        self.between_steps();
+        Some(parked)
+    }
+
+    fn after_push(&self, early: Option<bool>) {
         fence(Ordering::SeqCst);
-        if self.parked.load(Ordering::Relaxed) && self.parked.swap(false, Ordering::Relaxed) {
+        self.between_steps();
+        let parked = early.unwrap_or_else(|| self.parked.load(Ordering::Relaxed));
+        if parked && self.parked.swap(false, Ordering::Relaxed) {
             (self.wake_core)();
         }
         if self.closed.load(Ordering::SeqCst) {
@@ -266,15 +323,24 @@ impl Inbox {
         true
     }
 
-    /// Announces that the core is about to sleep; false if something arrived and it must not.
-    pub(super) fn park(&self) -> bool {
+    /// Announces that the core is about to sleep. It then looks again.
+    pub(super) fn announce(&self) {
         self.parked.store(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
-        let empty = self.head.load(Ordering::Relaxed).is_null() && !self.has_messages.load(Ordering::Relaxed);
+    }
+
+    /// After `announce`: whether the core may sleep. False if something arrived; it is not announced any more then.
+    pub(super) fn look_again(&self) -> bool {
+        let empty = self.is_empty() || self.has(Defect::SleepWithoutLook);
         if !empty {
             self.parked.store(false, Ordering::Relaxed);
         }
         empty
+    }
+
+    /// Whether there is nothing for the core, as far as it can see.
+    pub(super) fn is_empty(&self) -> bool {
+        self.head.load(Ordering::Relaxed).is_null() && !self.has_messages.load(Ordering::Relaxed)
     }
 
     /// The core is awake again, whatever woke it.
@@ -392,7 +458,8 @@ mod loom_tests {
                     model.wakeups.fetch_add(1, Ordering::SeqCst);
                 })
             };
-            let sleeps = model.inbox.park();
+            model.inbox.announce();
+            let sleeps = model.inbox.look_again();
             waker.join().expect("no panic");
             let seen = model.inbox.drain(|_, changes| assert!(changes.woken));
             assert_eq!(seen, 1);

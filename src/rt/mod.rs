@@ -9,8 +9,10 @@ mod cancel;
 mod config;
 mod context;
 mod core;
+pub(crate) mod coroutine;
 mod current;
 mod deadline;
+pub(crate) mod defect;
 mod doorbell;
 mod epoll;
 mod fork;
@@ -35,6 +37,7 @@ mod task;
 mod task_dump;
 mod task_group;
 mod task_local;
+mod task_span;
 mod thread;
 mod time;
 mod timer;
@@ -43,26 +46,30 @@ mod watchdog;
 
 pub use cancel::{CancelToken, Cancelled};
 pub use config::{CoreConfig, Idle, RegisterArena};
+pub(crate) use context::spawn_at;
 pub use context::{
     PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
-    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, unix_time, waiting_for,
-    yield_now,
+    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, tasks_in, unix_time,
+    waiting_for, yield_now,
 };
 pub use core::Core;
+pub use coroutine::wait;
 pub use deadline::{Deadline, timeout, timeout_at};
 pub use handle::{Handle, RemoteJoin};
 pub use histogram::Histogram;
+pub(crate) use inbox::Simulation;
 pub use interval::{Interval, MissedTick, interval};
 pub use offload::{Offload, offload};
 pub use poller::{Park, Poller};
 pub use reactor::{ReactorChoice, ReactorKind};
 pub use run_queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue, TaskQueueStats};
+pub(crate) use scheduler::stepped::{Stage, SteppedCore};
 pub use shutdown::{Shutdown, ShutdownReport};
 pub use signal::{Signal, Signals};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use stats::{CoreLatencies, CoreStats};
 pub use task::{AbortOnDrop, JoinError, JoinHandle};
-pub use task_dump::{TaskInfo, TaskState};
+pub use task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 pub use task_group::TaskGroup;
 pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;

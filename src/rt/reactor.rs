@@ -35,14 +35,17 @@ pub enum ReactorKind {
     IoUring,
     /// epoll for sockets, the core's blocking pool for files.
     Epoll,
+    /// Nothing: a core of a simulation ([`sim::World`](crate::sim::World)) does no I/O with the kernel.
+    Simulated,
 }
 
 impl ReactorKind {
-    /// `io_uring` or `epoll`.
+    /// `io_uring`, `epoll` or `simulated`.
     pub fn name(self) -> &'static str {
         match self {
             Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
+            Self::Simulated => "simulated",
         }
     }
 }
@@ -52,6 +55,8 @@ impl ReactorKind {
 pub(super) enum Reactor {
     Uring(Rc<uring::Reactor>),
     Epoll(Rc<epoll::Reactor>),
+    /// No kernel: operations fail with `EOPNOTSUPP`.
+    Simulated,
 }
 
 impl Reactor {
@@ -86,6 +91,7 @@ impl Reactor {
         match self {
             Self::Uring(_) => ReactorKind::IoUring,
             Self::Epoll(_) => ReactorKind::Epoll,
+            Self::Simulated => ReactorKind::Simulated,
         }
     }
 
@@ -93,7 +99,7 @@ impl Reactor {
     pub(super) fn ring(&self) -> Option<&Rc<uring::Reactor>> {
         match self {
             Self::Uring(ring) => Some(ring),
-            Self::Epoll(_) => None,
+            Self::Epoll(_) | Self::Simulated => None,
         }
     }
 
@@ -122,6 +128,7 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.enters(),
             Self::Epoll(epoll) => epoll.enters(),
+            Self::Simulated => 0,
         }
     }
 
@@ -130,6 +137,7 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.poll(),
             Self::Epoll(epoll) => epoll.poll(now),
+            Self::Simulated => Ok(0),
         }
     }
 
@@ -139,6 +147,8 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.wait(longest),
             Self::Epoll(epoll) => epoll.wait(longest),
+            // Whoever drives the core lets it sleep.
+            Self::Simulated => Ok(()),
         }
     }
 
@@ -147,6 +157,8 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.wake_when_readable(descriptor),
             Self::Epoll(epoll) => epoll.wake_when_readable(descriptor),
+            Self::Simulated => Err(Error::new(ErrorKind::Unsupported, "watch a descriptor")
+                .because("a simulated core does not sleep in the kernel")),
         }
     }
 
@@ -155,6 +167,7 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.unwatch_all(),
             Self::Epoll(epoll) => epoll.unwatch_all(),
+            Self::Simulated => {}
         }
     }
 
@@ -163,6 +176,7 @@ impl Reactor {
         match self {
             Self::Uring(ring) => ring.shut_down(patience),
             Self::Epoll(epoll) => epoll.shut_down(patience),
+            Self::Simulated => {}
         }
     }
 }

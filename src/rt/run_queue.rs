@@ -139,6 +139,16 @@ impl RunQueues {
         task
     }
 
+    /// Takes the task of a queue after `choose` (of how many there are) others.
+    pub(super) fn take(&self, queue: u8, choose: impl FnOnce(usize) -> usize) -> Option<NonNull<Header>> {
+        let slot = &self.slots[usize::from(queue)];
+        let task = slot.ready.take(choose(slot.ready.len()));
+        if slot.ready.is_empty() {
+            self.ready.set(self.ready.get() & !(1 << queue));
+        }
+        task
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         self.ready.get() == 0
     }

@@ -9,6 +9,7 @@
 //! 1st, 8th and 64th poll and at the end, and sooner if the polls so far say that the time would be up before.
 
 mod access;
+pub(crate) mod stepped;
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -178,13 +179,7 @@ impl Shared {
         let completions = self.reactor.poll(self.now.get())?;
         let events = self.pollers.poll(self.now.get());
         let timers = self.fire_timers();
-        let woken = self.inbox.drain(|node, changes| {
-            if let Some(task) = apply_changes(node, &changes)
-                && let Some(ready) = task.mark_queued()
-            {
-                self.enqueue(ready);
-            }
-        });
+        let woken = self.drain_inbox();
         let messages = self.run_messages();
         let worked = ran + completions + events + timers + woken + messages > 0;
         self.account(worked);
@@ -254,6 +249,7 @@ impl Shared {
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, false);
         }
+        self.follow_up();
         if compete && self.now.get() > slice_started {
             self.queues.charge(queue, self.now.get() - slice_started, self.now.get());
         }
@@ -303,6 +299,10 @@ impl Shared {
     #[cold]
     fn report_stall(&self, took: Duration, polls: usize) {
         stats::add(&self.counters.stalls, 1);
+        if !tracing::enabled!(tracing::Level::WARN) {
+            // Also a core that the kernel did not run for a while comes here: its steady state allocates nothing.
+            return;
+        }
         let last = self.beat.polls();
         let first = last - (polls as u64).min(last);
         let mut suspects: Vec<&Site> = (first..last).filter_map(|number| self.beat.site(number)).collect();
@@ -325,17 +325,35 @@ impl Shared {
         }
     }
 
-    /// Follows the last task on the queue, to know how long woken tasks wait.
+    /// Follows the last task on the queue, unless one is followed already, to know how long woken tasks wait.
+    // Once per turn: inlined, it would cost the loop over tasks its registers.
+    #[inline(never)]
     fn follow(&self, now: Instant) {
-        let (target, since) = self.followed.get();
-        let polls = self.beat.polls();
-        if target != u64::MAX {
-            if polls < target {
-                return;
-            }
-            self.counters.latencies.borrow_mut().queue_wait.record(stats::nanos(now - since));
+        if self.followed.get().0 == u64::MAX {
+            self.followed.set((self.beat.polls() + self.queues.len() as u64, now));
         }
-        self.followed.set((polls + self.queues.len() as u64, now));
+    }
+
+    /// After the tasks of a turn: the one that is followed may have been among them.
+    #[inline(never)]
+    fn follow_up(&self) {
+        let (target, since) = self.followed.get();
+        // A cancelled task takes its turn without a poll: with nothing queued, it has had it.
+        if self.beat.polls() >= target || target != u64::MAX && self.queues.is_empty() {
+            self.counters.latencies.borrow_mut().queue_wait.record(stats::nanos(self.now.get() - since));
+            self.followed.set((u64::MAX, since));
+        }
+    }
+
+    /// Takes what other threads did to tasks; returns to how many.
+    fn drain_inbox(&self) -> usize {
+        self.inbox.drain(|node, changes| {
+            if let Some(task) = apply_changes(node, &changes)
+                && let Some(ready) = task.mark_queued()
+            {
+                self.enqueue(ready);
+            }
+        })
     }
 
     /// Runs messages. They make tasks: no more of them than a turn has room to run, or those that are there already would wait
@@ -370,12 +388,10 @@ impl Shared {
 
     /// Sleeps in the kernel until something may have happened.
     pub(super) fn park(&self, now: Instant) -> Result<()> {
-        let mut until = self.timers.borrow().next_deadline();
-        if !self.pollers.park(now, &self.reactor, &mut until)? || until.is_some_and(|until| until <= now) {
-            return Ok(());
-        }
-        // A poller may have woken tasks of this core when it was asked.
-        if self.queues.is_empty() && self.inbox.park() {
+        let Some(until) = self.may_park(now)? else { return Ok(()) };
+        // The subscriber is foreign code and may wake tasks of this core: before the queues are looked at.
+        trace_sleep(until.map(|until| until - now));
+        if self.announce_park() && self.inbox.look_again() {
             stats::add(&self.counters.parks, 1);
             self.beat.enter(Phase::Parked);
             let waited = self.reactor.wait(until.map(|until| until - now));
@@ -383,10 +399,29 @@ impl Shared {
             let woke = self.read_clock();
             stats::add_time(&self.counters.asleep, woke - now);
             self.accounted.set(woke);
+            self.inbox.unpark();
             waited?;
+            trace_wake(woke - now);
+            return Ok(());
         }
         self.inbox.unpark();
         Ok(())
+    }
+
+    /// Asks timers and pollers whether the core may sleep at `now`, and until when; `None` if it must go on polling.
+    fn may_park(&self, now: Instant) -> Result<Option<Option<Instant>>> {
+        let mut until = self.timers.borrow().next_deadline();
+        let may = self.pollers.park(now, &self.reactor, &mut until)?;
+        Ok((may && until.is_none_or(|until| until > now)).then_some(until))
+    }
+
+    /// Announces to other threads that the core is about to sleep, unless a poller woke tasks of this core when it was asked.
+    fn announce_park(&self) -> bool {
+        let idle = self.queues.is_empty();
+        if idle {
+            self.inbox.announce();
+        }
+        idle
     }
 
     /// Puts a task that was just marked as queued on its run queue.
@@ -475,6 +510,16 @@ impl Shared {
     }
 }
 
+#[inline(never)]
+fn trace_sleep(at_most: Option<Duration>) {
+    tracing::trace!(target: "boson::rt", at_most_us = at_most.map(stats::micros), "sleeping");
+}
+
+#[inline(never)]
+fn trace_wake(asleep: Duration) {
+    tracing::trace!(target: "boson::rt", asleep_us = stats::micros(asleep), "awake");
+}
+
 /// The number of polls in this turn at which the clock is read next: `ran` took `elapsed`, and `left` is left.
 #[inline]
 fn next_reading(ran: usize, elapsed: Duration, left: Duration) -> usize {
@@ -496,6 +541,11 @@ pub(super) struct Root<'a, T> {
 }
 
 impl<T> Root<'_, T> {
+    /// What it waits for, as far as it says.
+    pub(super) fn waits_for(&self) -> Option<&'static str> {
+        self.handle.waits_for()
+    }
+
     pub(super) fn has_ended(&self) -> bool {
         self.handle.is_finished()
     }

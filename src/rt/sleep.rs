@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::Instant;
-use super::context::{now, waiting_for};
+use super::context::{now, waiting_for_a_timer};
 use super::scheduler::{Shared, in_core};
 use super::timer::TimerKey;
 
@@ -57,7 +57,7 @@ impl Future for Sleep {
             self.state = SleepState::Done;
             return Poll::Ready(());
         }
-        waiting_for("a timer");
+        waiting_for_a_timer();
         let waker = cx.waker().clone();
         in_core("rt::sleep", |core| {
             let key = core.timers().borrow_mut().insert(deadline, waker);
@@ -92,7 +92,7 @@ impl Sleep {
                 drop(old);
             }
         }
-        waiting_for("a timer");
+        waiting_for_a_timer();
         Poll::Pending
     }
 

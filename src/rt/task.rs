@@ -33,6 +33,8 @@ pub(super) use list::{ReadyList, Registry};
 pub(super) use site::{Site, SiteCache};
 use stage::{TaskCell, VTable};
 
+const STACK_PAGE_BYTES: usize = 4 << 10;
+
 /// On a run queue.
 const QUEUED: u8 = 1;
 /// The future is gone.
@@ -57,6 +59,8 @@ pub(super) struct Header {
     flags: Cell<u8>,
     /// Which of the core's task queues it belongs to.
     queue: u8,
+    /// The room on its stack, in pages of 4 KiB; 0 for a task without a stack of its own.
+    stack_pages: Cell<u16>,
     polls: Cell<u32>,
     /// When it was last polled, or spawned if it never was; as the core's clock was last read.
     since: Cell<Instant>,
@@ -113,6 +117,17 @@ impl Header {
 
     pub(super) fn polls(&self) -> u32 {
         self.polls.get()
+    }
+
+    /// The room on the task's stack in bytes, if it has one of its own; rounded down to 4 KiB, and at most 256 MiB.
+    pub(super) fn stack_bytes(&self) -> Option<usize> {
+        let pages = usize::from(self.stack_pages.get());
+        (pages > 0).then_some(pages * STACK_PAGE_BYTES)
+    }
+
+    /// Notes that the task has a stack of its own.
+    pub(super) fn set_stack_bytes(&self, bytes: usize) {
+        self.stack_pages.set(u16::try_from(bytes / STACK_PAGE_BYTES).unwrap_or(u16::MAX));
     }
 
     pub(super) fn since(&self) -> Instant {
@@ -180,6 +195,7 @@ impl TaskRef {
             references: Cell::new(2),
             flags: Cell::new(flags),
             queue: new.queue,
+            stack_pages: Cell::new(0),
             polls: Cell::new(0),
             since: Cell::new(new.now),
             waits_for: Cell::new(None),

@@ -22,6 +22,8 @@ pub struct TaskInfo {
     pub since: Duration,
     /// How often it was polled, modulo 2³².
     pub polls: u32,
+    /// The room on its stack in bytes, to 4 KiB, if it has one: that of a coroutine that has started.
+    pub stack_bytes: Option<usize>,
 }
 
 /// What a task is doing.
@@ -34,6 +36,38 @@ pub enum TaskState {
     Ready,
     /// It waits for something.
     Waiting,
+}
+
+/// Which of a core's tasks [`tasks_in`](super::tasks_in) is to tell of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct TaskRange {
+    /// Where to begin, and which way to go.
+    pub order: TaskOrder,
+    /// Leaves out the task with this number and those that come before it in this order: the last one of the piece before.
+    pub after: Option<u64>,
+    /// At most so many.
+    pub limit: usize,
+}
+
+/// An order of tasks.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum TaskOrder {
+    /// From the one that was spawned first: rising numbers.
+    OldestFirst,
+    /// From the one that was spawned last: falling numbers.
+    NewestFirst,
+}
+
+impl TaskRange {
+    /// Every task, the newest first.
+    pub const ALL: Self = Self { order: TaskOrder::NewestFirst, after: None, limit: usize::MAX };
+
+    pub(super) fn contains(&self, id: u64) -> bool {
+        self.after.is_none_or(|after| match self.order {
+            TaskOrder::OldestFirst => id > after,
+            TaskOrder::NewestFirst => id < after,
+        })
+    }
 }
 
 impl fmt::Display for TaskInfo {

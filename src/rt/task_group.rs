@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::context::waiting_for;
 use super::run_queue::DEFAULT_QUEUE;
-use super::scheduler::in_core;
+use super::task_span;
 use super::{JoinError, JoinHandle};
 
 /// Tasks of one core whose results come in the order in which they end. Dropping it cancels those that still run.
@@ -69,8 +69,7 @@ impl<T: 'static> TaskGroup<T> {
             let _tells = tells;
             future.await
         };
-        let handle =
-            in_core("rt::TaskGroup::spawn", |core| core.spawn(DEFAULT_QUEUE, name, created_at, task));
+        let handle = task_span::spawn("rt::TaskGroup::spawn", |_| DEFAULT_QUEUE, name, created_at, task);
         id.set(handle.id());
         self.running.insert(handle.id(), handle);
     }

@@ -113,10 +113,9 @@ impl Watched {
         if self.same != LOOKS {
             return None;
         }
-        let site = if phase == Phase::Tasks { self.beat.site(seen.1.wrapping_sub(1)) } else { None };
         Some(Stall {
             core: self.beat.core().to_owned(),
-            task: site.map(|site| (site.name, site.created_at)),
+            task: self.beat.polling().map(|site| (site.name, site.created_at)),
             lasts: every * self.same,
         })
     }

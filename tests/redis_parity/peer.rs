@@ -3,18 +3,16 @@
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
-use std::pin::pin;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::not_run::not_run;
 use boson::block::MemoryNamespace;
 use boson::redis::keyspace::Keyspace;
 use boson::redis::{Config, Server, Session, Verdict};
-use boson::rt::{Instant, MonotonicClock};
+use boson::rt::MonotonicClock;
 use boson::sim::{Executor, SimEnv};
 use boson::store::{Db, Options};
 
@@ -234,11 +232,5 @@ pub(crate) fn kind(reply: &[u8]) -> Option<u8> {
 
 /// Runs `future` together with the store's tasks.
 fn run<F: Future>(executor: &Executor, future: F) -> F::Output {
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return output;
-        }
-        executor.step(Instant::FAR_FUTURE);
-    }
+    executor.block_on(future)
 }

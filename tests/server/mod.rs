@@ -54,6 +54,8 @@ impl Server {
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .current_dir(directory)
+            // Its socket for `boson top` is the test's own too.
+            .env("XDG_RUNTIME_DIR", directory)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(Stdio::piped())

@@ -8,6 +8,7 @@ use boson::rt::{self, Core, CoreThread, Signals};
 use boson::{Error, Result};
 use clap::Args;
 
+use crate::inspect;
 use crate::listen::{ConnectionLimit, accept_each};
 use crate::options::ServerOptions;
 use crate::start;
@@ -43,6 +44,8 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
             listen_on(&other, &addresses, &limit).await?;
             others.push(other);
         }
+        let handles = std::iter::once(rt::handle()).chain(others.iter().map(|core| core.handle().clone()));
+        let _inspector = inspect::start(options.server.inspect.as_deref(), "echo", handles.collect())?;
         println!(
             "boson echo {}: listening on {} | network {} | cores {}",
             env!("CARGO_PKG_VERSION"),

@@ -1,22 +1,30 @@
 //! The command line of boson.
 
 mod config;
+mod core_metrics;
 mod doctor;
 mod echo;
+mod inspect;
 mod listen;
 mod metrics;
 mod options;
 mod serve;
 mod start;
+mod top;
 
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
+use tracing_subscriber::filter::Targets;
 
 /// A kernel-bypass I/O framework: servers and tools.
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
+    /// What to log to standard error: a level, and others for parts of the program. `info,boson::task=debug` puts its task's name
+    /// on each line, `boson::rt=trace` tells when a core sleeps.
+    #[arg(long, global = true, value_name = "FILTER", default_value = "info")]
+    log: Targets,
     #[command(subcommand)]
     command: Command,
 }
@@ -29,6 +37,8 @@ enum Command {
     Echo(echo::EchoOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
+    /// Show what the cores and tasks of a running process do.
+    Top(top::TopOptions),
 }
 
 fn main() -> ExitCode {
@@ -45,10 +55,11 @@ fn run() -> boson::Result<()> {
     let arguments: Vec<_> = std::env::args_os().collect();
     let matches = config::merge(&Cli::command(), arguments)?;
     let cli = Cli::from_arg_matches(&matches).unwrap_or_else(|error| error.exit());
-    start::log_to_stderr();
+    start::log_to_stderr(cli.log);
     match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Top(options) => top::run(&options),
     }
 }

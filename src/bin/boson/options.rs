@@ -24,6 +24,10 @@ pub(crate) struct ServerOptions {
     /// Refuse more connections than this.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) max_connections: usize,
+    /// Answer `boson top` on this Unix socket; `none` for not at all. Without it on one in $XDG_RUNTIME_DIR/boson (or /run/boson for
+    /// root), where `boson top` looks.
+    #[arg(long, value_name = "PATH")]
+    pub(crate) inspect: Option<PathBuf>,
     /// Arguments for DPDK's environment, such as `-m 256 --no-huge`.
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     pub(crate) eal: Option<String>,

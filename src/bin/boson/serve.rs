@@ -18,8 +18,10 @@ use boson::{Error, ErrorKind, Result};
 use clap::Args;
 use tracing::{error, info};
 
+use crate::core_metrics;
+use crate::inspect;
 use crate::listen::accept_each;
-use crate::metrics::{self, Kind, Metric};
+use crate::metrics::{self, Metric};
 use crate::options::{ServerOptions, Spelled};
 use crate::start;
 
@@ -131,12 +133,20 @@ async fn serve(
         accept_on(&core, &addresses, &server).await?;
         cores.push(core);
     }
+    let handles: Vec<Handle> =
+        std::iter::once(rt::handle()).chain(cores.iter().map(|core| core.handle().clone())).collect();
+    let _inspector = inspect::start(options.server.inspect.as_deref(), "serve", handles.clone())?;
     let mut scraped_on = None;
     if let Some(address) = options.metrics {
         let listener = TcpListener::bind(&Net::kernel(), address)?;
         scraped_on = Some(listener.local_addr());
         let (server, db, net) = (Rc::clone(&server), db.clone(), net.clone());
-        drop(rt::spawn("metrics", metrics::serve(listener, move || collect(&server, &db, &net))));
+        let collect = async move || {
+            let mut metrics = collect(&server, &db, &net);
+            metrics.extend(core_metrics::collect(&handles).await);
+            metrics
+        };
+        drop(rt::spawn("metrics", metrics::serve(listener, collect)));
     }
     println!("{}", start_line(options, &addresses, scraped_on));
 
@@ -289,9 +299,8 @@ fn start_line(options: &ServeOptions, addresses: &[SocketAddr], scraped_on: Opti
 }
 
 fn collect(server: &RedisServer, db: &ServeDb, net: &Net) -> Vec<Metric> {
-    let counter = |name, help, value| Metric { name, help, kind: Kind::Counter, value };
-    let gauge = |name, help, value| Metric { name, help, kind: Kind::Gauge, value };
-    let (redis, store, core) = (server.stats(), db.stats(), rt::stats());
+    let (counter, gauge) = (Metric::counter, Metric::gauge);
+    let (redis, store) = (server.stats(), db.stats());
     let mut metrics = vec![
         counter("commands_total", "Redis commands run.", redis.commands.get()),
         counter("command_errors_total", "Error replies.", redis.errors.get()),
@@ -314,14 +323,6 @@ fn collect(server: &RedisServer, db: &ServeDb, net: &Net) -> Vec<Metric> {
         counter("store_checkpoints_total", "Checkpoints.", store.checkpoints),
         counter("store_flushes_total", "Flushes of the namespace.", store.flushes),
         counter("store_page_loads_total", "Pages read from the namespace.", store.page_loads),
-        counter("core_polls_total", "Task polls on the first core.", core.polls),
-        counter("core_parks_total", "Times the first core slept in the kernel.", core.parks),
-        counter(
-            "core_ring_enters_total",
-            "System calls with which the first core submits I/O and waits for it.",
-            core.ring_enters,
-        ),
-        gauge("core_tasks", "Tasks on the first core.", core.tasks as u64),
     ];
     if let Some(stack) = net.stack() {
         let (stack, device) = (stack.stats(), stack.device_stats());

@@ -11,12 +11,17 @@ use boson::{Error, ErrorKind, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::warn;
+use tracing_subscriber::filter::Targets;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::options::{CoreList, ServerOptions};
 
-/// Log lines go to standard error.
-pub(crate) fn log_to_stderr() {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).with_target(false).with_ansi(false).init();
+/// Log lines that pass `filter` go to standard error.
+pub(crate) fn log_to_stderr(filter: Targets) {
+    let lines =
+        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
+    tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
 /// A seed from the kernel's generator: this and the clock are where randomness and time come into a server.

@@ -481,7 +481,7 @@ mod tests {
         assert_eq!(keys("mget", 4), [1, 2, 3]);
         assert_eq!(keys("mset", 5), [1, 3]);
         assert_eq!(keys("rename", 3), [1, 2]);
-        assert_eq!(keys("ping", 2), []);
-        assert_eq!(keys("get", 1), []);
+        assert!(keys("ping", 2).is_empty());
+        assert!(keys("get", 1).is_empty());
     }
 }

@@ -17,6 +17,7 @@ use std::task::{Context, Poll};
 
 pub(super) use pool::{Job, JobId, Place, Pool, Refused};
 
+use super::context::{noted, noted_over};
 use super::handle::{RemoteJoin, oneshot};
 use super::scheduler::with_core;
 use super::task::JoinError;
@@ -76,13 +77,13 @@ impl<T> Future for Offload<T> {
                 Ok(_) => this.waiting = None,
                 Err(Refused::Full(job)) => {
                     this.job = Some(job);
-                    return Poll::Pending;
+                    return noted("a thread for blocking calls", Poll::Pending);
                 }
                 // Dropping the job tells `join`.
                 Err(Refused::NoThread(job, _)) => drop(job),
             }
         }
-        Pin::new(&mut this.join).poll(cx)
+        noted_over("another core or thread", "a blocking call", Pin::new(&mut this.join).poll(cx))
     }
 }
 

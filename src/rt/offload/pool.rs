@@ -91,6 +91,28 @@ impl Pool {
         Self { state: Mutex::default(), work: Condvar::new(), max_threads: max_threads.max(1), cpus }
     }
 
+    /// A pool whose jobs somebody else does, one by one, with [`Pool::work_once`]: a simulation.
+    pub(in crate::rt) fn without_threads() -> Self {
+        Self { state: Mutex::default(), work: Condvar::new(), max_threads: 0, cpus: None }
+    }
+
+    /// Whether a job waits for a thread.
+    pub(in crate::rt) fn has_work(&self) -> bool {
+        !self.lock().queue.is_empty()
+    }
+
+    /// Does the job that was submitted after `choose` (of how many there are) others, on the calling thread.
+    pub(in crate::rt) fn work_once(&self, choose: impl FnOnce(usize) -> usize) {
+        let mut state = self.lock();
+        let len = state.queue.len();
+        let Some((_, job)) = (len > 0).then(|| choose(len)).and_then(|at| state.queue.remove(at)) else {
+            return;
+        };
+        let next = state.grant();
+        drop(state);
+        do_job(job, next);
+    }
+
     fn lock(&self) -> MutexGuard<'_, State> {
         // Nothing panics while it holds the lock: jobs, wakers and their destructors run without it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
@@ -211,11 +233,7 @@ impl Pool {
                     named = job.name;
                     thread::name_this_thread(named);
                 }
-                // The panic hook has reported it. A closure of `offload` catches its own; what is left are destructors and wakers.
-                let _ = catch_unwind(AssertUnwindSafe(|| {
-                    next.into_iter().for_each(Waker::wake);
-                }));
-                let _ = catch_unwind(AssertUnwindSafe(job.run));
+                do_job(job, next);
                 state = self.lock();
                 continue;
             }
@@ -233,6 +251,15 @@ impl Pool {
         }
         state.threads -= 1;
     }
+}
+
+/// Does a job, and tells `next` that there is room in the queue.
+fn do_job(job: Job, next: Option<Waker>) {
+    // The panic hook has reported it. A closure of `offload` catches its own; what is left are destructors and wakers.
+    let _ = catch_unwind(AssertUnwindSafe(|| {
+        next.into_iter().for_each(Waker::wake);
+    }));
+    let _ = catch_unwind(AssertUnwindSafe(job.run));
 }
 
 fn take(queue: &mut VecDeque<(JobId, Job)>, id: JobId) -> Option<Job> {

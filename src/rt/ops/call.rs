@@ -96,6 +96,22 @@ impl Call {
         }
     }
 
+    /// What a task that awaits it waits for.
+    pub(in crate::rt) fn waits_for(self) -> &'static str {
+        match self {
+            Self::Recv { .. } => "bytes to receive",
+            Self::Send { .. } => "room to send",
+            Self::SendZeroCopy { .. } => "a peer to acknowledge what is sent from where it is",
+            Self::Accept => "a connection to accept",
+            Self::Connect { .. } => "a connection to be made",
+            Self::Read { .. } => "a read",
+            Self::ReadAt { .. } => "a read of a file",
+            Self::WriteAt { .. } => "a write to a file",
+            Self::Datasync => "a flush of a file",
+            Self::Allocate { .. } => "an allocation in a file",
+        }
+    }
+
     pub(in crate::rt) fn way(self) -> Way {
         match self {
             Self::Recv { .. } | Self::Accept | Self::Read { .. } => Way::WhenReady(Direction::Read),

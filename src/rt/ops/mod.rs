@@ -22,6 +22,7 @@ pub(crate) use file::{fallocate, fsync, read, read_at, write_at};
 pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 
 use crate::mem::IoBufMut;
+use crate::rt::context::waiting_for;
 use crate::rt::reactor::Reactor;
 use crate::rt::scheduler::with_core;
 use crate::rt::{epoll, uring};
@@ -73,8 +74,16 @@ pub(crate) struct Op<O: Operation> {
 
 enum State {
     Unstarted,
-    InRing { key: uring::SlotKey, reactor: Rc<uring::Reactor> },
-    OnEpoll { flight: epoll::Flight, reactor: Rc<epoll::Reactor> },
+    InRing {
+        key: uring::SlotKey,
+        reactor: Rc<uring::Reactor>,
+    },
+    OnEpoll {
+        flight: epoll::Flight,
+        reactor: Rc<epoll::Reactor>,
+    },
+    /// The core is a simulated one.
+    Refused,
     Done,
 }
 
@@ -87,13 +96,16 @@ impl<O: Operation> Op<O> {
         let operation = self.operation.as_mut().expect("an operation that has not started has its value");
         self.state = match with_core(|core| core.reactor().clone()) {
             Reactor::Uring(reactor) => {
-                let entry = reactor.entry(operation.call(), operation.descriptor().as_raw_fd());
+                let call = operation.call();
+                waiting_for(call.waits_for());
+                let entry = reactor.entry(call, operation.descriptor().as_raw_fd());
                 // SAFETY: the entry's memory lives as long as `operation` by the trait's contract. `operation` is kept in this
                 // future until the slot is done, and `drop` gives it to the slot if it is not.
                 let key = unsafe { reactor.start(entry, cx.waker().clone()) };
                 State::InRing { key, reactor }
             }
             Reactor::Epoll(reactor) => State::OnEpoll { flight: epoll::Flight::default(), reactor },
+            Reactor::Simulated => State::Refused,
         };
     }
 }
@@ -118,10 +130,15 @@ impl<O: Operation> Future for Op<O> {
                 // flight has a result, and which `drop` gives to `abandon` if it has none.
                 unsafe { reactor.poll_call(flight, operation.descriptor(), call, cx) }
             }
+            State::Refused => Some(-libc::EOPNOTSUPP),
             State::Unstarted => unreachable!("it was started above"),
             State::Done => panic!("an operation is not polled again after it is done"),
         };
-        let Some(result) = result else { return Poll::Pending };
+        let Some(result) = result else {
+            let operation = this.operation.as_mut().expect("an operation in flight has its value");
+            waiting_for(operation.call().waits_for());
+            return Poll::Pending;
+        };
         this.state = State::Done;
         let operation = this.operation.take().expect("an operation in flight has its value");
         Poll::Ready(operation.complete(from_kernel(result)))
@@ -141,7 +158,7 @@ impl<O: Operation> Drop for Op<O> {
                 reactor.forget(flight);
                 operation.orphaned(from_kernel(-libc::ECANCELED));
             }
-            State::Unstarted | State::Done => {}
+            State::Unstarted | State::Refused | State::Done => {}
         }
     }
 }

@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::future::Future;
+use std::ops::ControlFlow;
 use std::panic::Location;
 use std::rc::Rc;
 use std::sync::Arc;
@@ -18,7 +19,7 @@ use crate::rt::pollers::SharedPoller;
 use crate::rt::reactor::Reactor;
 use crate::rt::run_queue::RunQueues;
 use crate::rt::stats::{CoreLatencies, CoreStats};
-use crate::rt::task_dump::{TaskInfo, TaskState};
+use crate::rt::task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 use crate::rt::task_local::Locals;
 use crate::rt::timer::{TimerKey, Wheel};
 use crate::rt::{Clock, Idle};
@@ -52,12 +53,19 @@ impl Shared {
         self.counters.latencies.borrow().clone()
     }
 
-    /// What is known of every task but that of `block_on`, the newest first.
-    pub(in crate::rt) fn tasks(&self) -> Vec<TaskInfo> {
+    /// What is known of the tasks in `range`. That of `block_on` is none of them.
+    pub(in crate::rt) fn tasks(&self, range: TaskRange) -> Vec<TaskInfo> {
         let now = self.clock.now();
         let running = self.running.get().map(|task| task.as_ptr().cast_const());
-        let mut tasks = Vec::with_capacity(self.registry.len());
-        self.registry.for_each(|task| {
+        let mut tasks = Vec::with_capacity(range.limit.min(self.registry.len()));
+        let newest_first = range.order == TaskOrder::NewestFirst;
+        self.registry.for_each(newest_first, |task| {
+            if tasks.len() == range.limit {
+                return ControlFlow::Break(());
+            }
+            if !range.contains(task.id()) {
+                return ControlFlow::Continue(());
+            }
             let state = if running.is_some_and(|running| std::ptr::eq(running, task)) {
                 TaskState::Running
             } else if task.is_queued() {
@@ -73,7 +81,9 @@ impl Shared {
                 waits_for: task.waits_for().filter(|_| state == TaskState::Waiting),
                 since: now - task.since(),
                 polls: task.polls(),
+                stack_bytes: task.stack_bytes(),
             });
+            ControlFlow::Continue(())
         });
         tasks
     }
@@ -81,7 +91,10 @@ impl Shared {
     /// The name and creation place of every task but that of `block_on`, the newest first.
     pub(in crate::rt) fn task_sites(&self) -> Vec<(&'static str, &'static Location<'static>)> {
         let mut sites = Vec::with_capacity(self.registry.len());
-        self.registry.for_each(|task| sites.push((task.site().name, task.site().created_at)));
+        self.registry.for_each(true, |task| {
+            sites.push((task.site().name, task.site().created_at));
+            ControlFlow::Continue(())
+        });
         sites
     }
 

@@ -100,6 +100,11 @@ impl<T> JoinHandle<T> {
         AbortOnDrop(self)
     }
 
+    /// What the task waits for, as far as it says.
+    pub(in crate::rt) fn waits_for(&self) -> Option<&'static str> {
+        self.header().waits_for()
+    }
+
     /// Drops the future of a task that has not ended.
     ///
     /// # Safety

@@ -1,6 +1,7 @@
 //! Intrusive lists of tasks: the ready ones of a queue, and all of a core.
 
 use std::cell::Cell;
+use std::ops::ControlFlow;
 use std::ptr::NonNull;
 
 use super::{Header, TaskRef};
@@ -43,6 +44,29 @@ impl ReadyList {
         self.len.set(self.len.get() + 1);
     }
 
+    /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
+    pub(in crate::rt) fn take(&self, before: usize) -> Option<NonNull<Header>> {
+        let mut previous = self.head.get()?;
+        if before == 0 || self.len.get() == 1 {
+            return self.pop();
+        }
+        for _ in 1..before.min(self.len.get() - 1) {
+            // SAFETY: a task on the list is alive (see the type).
+            previous = unsafe { previous.as_ref() }.next_ready.get()?;
+        }
+        // SAFETY: as above.
+        let previous_ref = unsafe { previous.as_ref() };
+        let task = previous_ref.next_ready.get()?;
+        // SAFETY: as above.
+        let next = unsafe { task.as_ref() }.next_ready.take();
+        previous_ref.next_ready.set(next);
+        if next.is_none() {
+            self.tail.set(Some(previous));
+        }
+        self.len.set(self.len.get() - 1);
+        Some(task)
+    }
+
     /// Takes the first task. It is still marked as queued: the caller runs it or gives it up.
     #[inline]
     pub(in crate::rt) fn pop(&self) -> Option<NonNull<Header>> {
@@ -61,7 +85,10 @@ impl ReadyList {
 /// Every task of a core that has not ended. Holds the core's own reference to each.
 #[derive(Default)]
 pub(in crate::rt) struct Registry {
+    /// The newest.
     head: Cell<Option<NonNull<Header>>>,
+    /// The oldest.
+    tail: Cell<Option<NonNull<Header>>>,
     len: Cell<usize>,
 }
 
@@ -77,6 +104,8 @@ impl Registry {
         if let Some(head) = head {
             // SAFETY: a task in the registry is alive by the reference that the registry holds.
             unsafe { head.as_ref() }.links.previous.set(Some(new));
+        } else {
+            self.tail.set(Some(new));
         }
         // SAFETY: the reference was just handed over.
         unsafe { new.as_ref() }.links.next.set(head);
@@ -100,6 +129,8 @@ impl Registry {
         if let Some(next) = next {
             // SAFETY: as above.
             unsafe { next.as_ref() }.links.previous.set(previous);
+        } else {
+            self.tail.set(previous);
         }
         self.len.set(self.len.get() - 1);
     }
@@ -110,14 +141,20 @@ impl Registry {
         self.head.get().map(|task| unsafe { TaskRef::borrow(task) })
     }
 
-    /// All tasks, the newest first. `visit` spawns and ends none.
-    pub(in crate::rt) fn for_each(&self, mut visit: impl FnMut(&Header)) {
-        let mut at = self.head.get();
+    /// Visits tasks from the newest or from the oldest on, until `visit` breaks. It spawns and ends none.
+    pub(in crate::rt) fn for_each(
+        &self,
+        newest_first: bool,
+        mut visit: impl FnMut(&Header) -> ControlFlow<()>,
+    ) {
+        let mut at = if newest_first { self.head.get() } else { self.tail.get() };
         while let Some(task) = at {
             // SAFETY: a task in the registry is alive by the reference that the registry holds.
             let header = unsafe { task.as_ref() };
-            visit(header);
-            at = header.links.next.get();
+            if visit(header).is_break() {
+                break;
+            }
+            at = if newest_first { header.links.next.get() } else { header.links.previous.get() };
         }
     }
 }

@@ -17,6 +17,7 @@ use io_uring::{opcode, squeue, types};
 use super::buffer_ring::{BUFFER_GROUP, Chunk};
 use super::probe::RingFeature;
 use super::reactor::{Completed, Reactor, SlotKey};
+use crate::rt::context::noted;
 use crate::rt::scheduler::with_core;
 
 /// A completion of a request with many.
@@ -43,6 +44,8 @@ pub(crate) trait Item: Sized + 'static {
     const FEATURE: RingFeature;
     /// With so many in the queue the kernel is asked to stop. Those under way still come.
     const MAX_QUEUED: usize;
+    /// What a task that awaits one waits for.
+    const WAITS_FOR: &'static str;
     /// An entry that points to no memory.
     fn request(socket: &OwnedFd) -> squeue::Entry;
     /// What came with a result that is no error; `None` for the end.
@@ -54,6 +57,7 @@ pub(crate) trait Item: Sized + 'static {
 impl Item for Chunk {
     const FEATURE: RingFeature = RingFeature::MultishotReceive;
     const MAX_QUEUED: usize = 32;
+    const WAITS_FOR: &'static str = "bytes to receive";
 
     fn request(socket: &OwnedFd) -> squeue::Entry {
         opcode::RecvMulti::new(types::Fd(socket.as_raw_fd()), BUFFER_GROUP).build()
@@ -71,6 +75,7 @@ impl Item for Chunk {
 impl Item for OwnedFd {
     const FEATURE: RingFeature = RingFeature::MultishotAccept;
     const MAX_QUEUED: usize = 64;
+    const WAITS_FOR: &'static str = "a connection to accept";
 
     fn request(socket: &OwnedFd) -> squeue::Entry {
         opcode::AcceptMulti::new(types::Fd(socket.as_raw_fd())).flags(libc::SOCK_CLOEXEC).build()
@@ -290,7 +295,7 @@ impl<T: Item> Future for Arrival<'_, T> {
         if !armed {
             feed.start();
         }
-        if feed.state.borrow().end.is_some() { Poll::Ready(()) } else { Poll::Pending }
+        if feed.state.borrow().end.is_some() { Poll::Ready(()) } else { noted(T::WAITS_FOR, Poll::Pending) }
     }
 }
 

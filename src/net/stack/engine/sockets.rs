@@ -9,6 +9,7 @@ use super::super::connections::ConnectionId;
 use super::super::flow::Flow;
 use super::{Engine, Listener, new_interface};
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::waiting_for;
 
 /// Which half of a connection a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +96,7 @@ impl Engine {
             }
         }
         listener.acceptors.register(context);
+        waiting_for("a connection to accept");
         Poll::Pending
     }
 
@@ -169,6 +171,7 @@ impl Engine {
             Some(Err(error)) => Poll::Ready(Err(error)),
             None => {
                 connection.writers.register(context);
+                waiting_for("a connection to be made");
                 Poll::Pending
             }
         }
@@ -214,6 +217,10 @@ impl Engine {
             return Poll::Ready(());
         }
         waiters.register(context);
+        waiting_for(match direction {
+            Direction::Read => "bytes to receive",
+            Direction::Write => "room to send",
+        });
         Poll::Pending
     }
 

@@ -2,11 +2,9 @@
 
 use std::cell::RefCell;
 use std::future::Future;
-use std::pin::pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use crate::redis::keyspace::Keyspace;
@@ -126,11 +124,5 @@ impl TestClient {
 
 /// Runs `future` together with the store's tasks, on simulated time.
 fn run<F: Future>(executor: &Executor, future: F) -> F::Output {
-    let mut future = pin!(future);
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
-            return output;
-        }
-        executor.step(Instant::FAR_FUTURE);
-    }
+    executor.block_on(future)
 }

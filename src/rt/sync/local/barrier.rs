@@ -8,6 +8,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use super::notify::{Notified, Notify};
+use crate::rt::context::noted_over;
 
 /// Lets tasks of one core go on together, once a given number of them have come. It can be used again and again.
 ///
@@ -100,7 +101,7 @@ impl Future for BarrierWait<'_> {
             *this.meeting = None;
             return Poll::Ready(BarrierWaitResult { is_leader: false });
         }
-        Poll::Pending
+        noted_over("a notification", "a barrier", Poll::Pending)
     }
 }
 

@@ -33,10 +33,11 @@ use std::task::{Context, Poll};
 use super::semaphore::Semaphore;
 use super::waker_slot::WakerSlot;
 use super::{SendError, TryAcquireError, TryRecvError, TrySendError};
+use crate::rt::context::noted;
 
 /// A channel that holds `capacity` values, and at least one; more senders wait.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let channel = Rc::new(Channel::new(Some(Semaphore::new(capacity.max(1)))));
+    let channel = Rc::new(Channel::new(Some(Semaphore::inside_of("room in a channel", capacity.max(1)))));
     (Sender { channel: Rc::clone(&channel) }, Receiver { channel })
 }
 
@@ -291,7 +292,7 @@ impl<T> Receiver<T> {
                 Err(_) => {}
             }
         }
-        Poll::Pending
+        noted("a message of a channel", Poll::Pending)
     }
 
     /// The next value, if it is there.

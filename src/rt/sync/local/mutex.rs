@@ -43,7 +43,7 @@ pub struct Mutex<T: ?Sized> {
 impl<T> Mutex<T> {
     /// A mutex that nobody holds.
     pub const fn new(value: T) -> Self {
-        Self { semaphore: Semaphore::new(1), value: RefCell::new(value) }
+        Self { semaphore: Semaphore::inside_of("a mutex", 1), value: RefCell::new(value) }
     }
 
     /// The value.

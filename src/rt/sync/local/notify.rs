@@ -7,6 +7,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use super::wait_list::{Left, WaitList, Waiter};
+use crate::rt::context::noted;
 
 /// A condition that tasks of one core wait for.
 ///
@@ -117,9 +118,9 @@ impl Notified<'_> {
         let waiter = self.project().waiter.into_ref();
         if waiter.is_idle() {
             waiter.wait(Told::No, cx.waker().clone());
-            return Poll::Pending;
+            return noted("a notification", Poll::Pending);
         }
-        waiter.poll_told(cx).map(|told| told == Told::Alone)
+        noted("a notification", waiter.poll_told(cx)).map(|told| told == Told::Alone)
     }
 }
 

@@ -35,7 +35,7 @@ pub struct OnceCell<T> {
 impl<T> OnceCell<T> {
     /// A cell without a value.
     pub const fn new() -> Self {
-        Self { value: StdOnceCell::new(), right: Semaphore::new(1) }
+        Self { value: StdOnceCell::new(), right: Semaphore::inside_of("a value that is being made", 1) }
     }
 
     /// The value, if there is one.

@@ -27,6 +27,7 @@ use std::task::{Context, Poll};
 
 use super::waker_slot::WakerSlot;
 use super::{RecvError, TryRecvError};
+use crate::rt::context::noted;
 
 /// A channel for one value.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
@@ -131,7 +132,7 @@ impl<T> Receiver<T> {
                 Err(_) => {}
             }
         }
-        Poll::Pending
+        noted("the message of a oneshot", Poll::Pending)
     }
 }
 

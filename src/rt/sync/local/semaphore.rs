@@ -11,6 +11,7 @@ use pin_project_lite::pin_project;
 
 use super::wait_list::{Left, WaitList, Waiter};
 use super::{AcquireError, TryAcquireError};
+use crate::rt::context::noted;
 
 /// A number of permits that tasks of one core take and give back.
 ///
@@ -40,6 +41,8 @@ pub struct Semaphore {
     permits: Cell<usize>,
     closed: Cell<bool>,
     waiters: WaitList<Request>,
+    /// What those wait for.
+    what: &'static str,
 }
 
 /// What a waiting [`Acquire`] shows, and what it finds.
@@ -53,7 +56,12 @@ enum Request {
 impl Semaphore {
     /// A semaphore with `permits` permits.
     pub const fn new(permits: usize) -> Self {
-        Self { permits: Cell::new(permits), closed: Cell::new(false), waiters: WaitList::new() }
+        Self::inside_of("a semaphore", permits)
+    }
+
+    /// The semaphore of another primitive: `what` a task is said to wait for.
+    pub(super) const fn inside_of(what: &'static str, permits: usize) -> Self {
+        Self { permits: Cell::new(permits), closed: Cell::new(false), waiters: WaitList::new(), what }
     }
 
     /// How many permits nobody holds.
@@ -240,11 +248,11 @@ impl<'a> Future for Acquire<'a> {
                 Err(TryAcquireError::Closed) => Poll::Ready(Err(AcquireError)),
                 Err(TryAcquireError::NoPermits) => {
                     waiter.wait(Request::Wants(count), waker);
-                    Poll::Pending
+                    noted(semaphore.what, Poll::Pending)
                 }
             };
         }
-        waiter.poll_told(cx).map(|told| match told {
+        noted(semaphore.what, waiter.poll_told(cx)).map(|told| match told {
             Request::Granted if semaphore.is_closed() => {
                 semaphore.add_permits(count);
                 Err(AcquireError)

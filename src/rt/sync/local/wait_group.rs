@@ -9,6 +9,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use super::notify::{Notified, Notify};
+use crate::rt::context::noted_over;
 
 /// Counts pieces of work of one core, each of which holds a [`WaitToken`], and waits until there are none.
 ///
@@ -114,8 +115,12 @@ impl Future for WaitGroupWait<'_> {
             *this.waits = true;
             let first = this.notified.poll(cx);
             // The last token may have gone while the waker was cloned.
-            return if this.state.count.get() == 0 { Poll::Ready(()) } else { first };
+            return if this.state.count.get() == 0 {
+                Poll::Ready(())
+            } else {
+                noted_over("a notification", "a wait group", first)
+            };
         }
-        this.notified.poll(cx)
+        noted_over("a notification", "a wait group", this.notified.poll(cx))
     }
 }

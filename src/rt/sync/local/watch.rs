@@ -28,6 +28,7 @@ use std::task::Poll;
 
 use super::notify::Notify;
 use super::{RecvError, SendError};
+use crate::rt::context::noted_over;
 
 /// A watched value that is `initial`, which receivers count as seen.
 pub fn channel<T>(initial: T) -> (Sender<T>, Receiver<T>) {
@@ -134,7 +135,7 @@ impl<T> Receiver<T> {
             if is_over() || changed.as_mut().poll(cx).is_ready() || is_over() {
                 Poll::Ready(())
             } else {
-                Poll::Pending
+                noted_over("a notification", "a change of a watched value", Poll::Pending)
             }
         })
         .await;

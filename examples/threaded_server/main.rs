@@ -1,0 +1,48 @@
+//! A threaded server on threads or on coroutines: `cargo run --release --example threaded_server [--threads] [ADDRESS]`, then
+//! `nc 127.0.0.1 7001`.
+//!
+//! `server.rs` is compiled twice, with other imports: once over `std`, once over boson.
+
+use std::sync::Arc;
+
+use boson::rt::{Core, CoreConfig, MonotonicClock};
+
+#[path = "."]
+mod on_threads {
+    use std::{net, sync, thread};
+
+    pub(crate) mod server;
+}
+
+#[path = "."]
+mod on_coroutines {
+    use boson::blocking::{net, sync};
+    use boson::thread;
+
+    #[expect(clippy::duplicate_mod, reason = "the same program over other imports is what this shows")]
+    pub(crate) mod server;
+}
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let (mut address, mut threads) = ("127.0.0.1:7001".to_owned(), false);
+    for argument in std::env::args().skip(1) {
+        match argument.as_str() {
+            "--threads" => threads = true,
+            _ => address = argument,
+        }
+    }
+    if threads {
+        let listener = std::net::TcpListener::bind(&address)?;
+        println!("a thread for each connection on {}", listener.local_addr()?);
+        on_threads::server::serve(&listener)?;
+    } else {
+        let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+        let served = boson::thread::run(&core, move || -> std::io::Result<()> {
+            let listener = boson::blocking::net::TcpListener::bind(&address)?;
+            println!("a coroutine for each connection on {}", listener.local_addr()?);
+            on_coroutines::server::serve(&listener)
+        })?;
+        served.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
+    }
+    Ok(())
+}

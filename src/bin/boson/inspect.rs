@@ -1,0 +1,111 @@
+//! Where servers answer `boson top`, and where that looks for them.
+
+use std::fs::{self, DirBuilder};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt};
+use std::os::unix::net::UnixStream;
+use std::path::{Path, PathBuf};
+
+use boson::inspect::Inspector;
+use boson::rt::Handle;
+use boson::{Error, ErrorKind, Result};
+use rustix::process::{Pid, getuid, test_kill_process};
+use tracing::warn;
+
+/// How many names in the runtime directory are looked at.
+const MAX_NAMES: usize = 4096;
+/// What `--inspect` says to have no inspector.
+const NONE: &str = "none";
+
+/// Starts the inspector of a server named `command`: at the `asked` path; without one in the runtime directory, where a failure is
+/// no more than a warning.
+pub(crate) fn start(asked: Option<&Path>, command: &str, cores: Vec<Handle>) -> Result<Option<Inspector>> {
+    let program = format!("boson {command}");
+    if let Some(path) = asked {
+        return if path.as_os_str() == NONE {
+            Ok(None)
+        } else {
+            Inspector::start(path, program, cores).map(Some)
+        };
+    }
+    let started = own_directory().and_then(|directory| {
+        remove_abandoned(&directory);
+        let name = format!("{command}-{}.sock", std::process::id());
+        Inspector::start(directory.join(name), program, cores)
+    });
+    Ok(started.inspect_err(|error| warn!("`boson top` will not find this process: {error}")).ok())
+}
+
+/// The one process that answers in the runtime directory.
+pub(crate) fn find() -> Result<PathBuf> {
+    let directory = directory();
+    let mut found: Vec<PathBuf> =
+        sockets(&directory).into_iter().filter(|path| UnixStream::connect(path).is_ok()).collect();
+    found.sort();
+    let refused =
+        |kind, why| Error::new(kind, "find a boson process").at(directory.display().to_string()).because(why);
+    match (found.pop(), found.as_slice()) {
+        (Some(path), []) => Ok(path),
+        (None, _) => Err(refused(
+            ErrorKind::NotFound,
+            "none answers there: start one, or name the socket of its --inspect".to_owned(),
+        )),
+        (Some(path), others) => {
+            let names = others.iter().chain([&path]).map(|path| format!("\n  boson top {}", path.display()));
+            Err(refused(
+                ErrorKind::InvalidInput,
+                format!("several answer there, choose one:{}", names.collect::<String>()),
+            ))
+        }
+    }
+}
+
+/// `$XDG_RUNTIME_DIR/boson`, or `/run/boson` for root, or else a directory of the user's among the temporary ones.
+fn directory() -> PathBuf {
+    let user = getuid();
+    match std::env::var_os("XDG_RUNTIME_DIR") {
+        Some(path) if !path.is_empty() => PathBuf::from(path).join("boson"),
+        _ if user.is_root() => PathBuf::from("/run/boson"),
+        _ => std::env::temp_dir().join(format!("boson-{}", user.as_raw())),
+    }
+}
+
+/// The runtime directory, made if it is absent, and nobody else's.
+fn own_directory() -> Result<PathBuf> {
+    let path = directory();
+    let failed = |error: &std::io::Error| {
+        Error::os(error.raw_os_error().unwrap_or(libc::EIO), "use the directory")
+            .at(path.display().to_string())
+    };
+    match DirBuilder::new().mode(0o700).create(&path) {
+        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&error)),
+        _ => {}
+    }
+    // Not through a link: anybody may make one among the temporary files.
+    let found = fs::symlink_metadata(&path).map_err(|error| failed(&error))?;
+    if !found.is_dir() || found.uid() != getuid().as_raw() || found.mode() & 0o022 != 0 {
+        return Err(Error::new(ErrorKind::InvalidInput, "use the directory")
+            .at(path.display().to_string())
+            .because("others could write to it, or it is no directory"));
+    }
+    Ok(path)
+}
+
+fn sockets(directory: &Path) -> Vec<PathBuf> {
+    let Ok(entries) = fs::read_dir(directory) else { return Vec::new() };
+    let paths = entries.take(MAX_NAMES).flatten().map(|entry| entry.path());
+    paths.filter(|path| path.extension().is_some_and(|extension| extension == "sock")).collect()
+}
+
+/// Removes the sockets of processes that were killed.
+fn remove_abandoned(directory: &Path) {
+    for path in sockets(directory) {
+        let id = path.file_stem().and_then(|stem| stem.to_str()?.rsplit_once('-')?.1.parse().ok());
+        let is_gone = id
+            .and_then(Pid::from_raw)
+            .is_some_and(|id| test_kill_process(id) == Err(rustix::io::Errno::SRCH));
+        if is_gone && UnixStream::connect(&path).is_err() {
+            // Another process may have been faster.
+            let _ = fs::remove_file(&path);
+        }
+    }
+}

@@ -1,0 +1,62 @@
+//! Looking inside a running process: what its cores count, how long things take, and what every task waits for.
+//!
+//! A program starts an [`Inspector`], which answers on a Unix socket; `boson top`, or any program through a [`Client`], asks.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use boson::inspect::{Client, Inspector};
+//! use boson::rt::{CoreConfig, CoreThread, MonotonicClock};
+//!
+//! # fn main() -> boson::Result<()> {
+//! # let path = std::env::temp_dir().join(format!("boson-doc-{}.sock", std::process::id()));
+//! let core = CoreThread::start(
+//!     "worker".to_owned(),
+//!     CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]),
+//! )?;
+//! let _inspector = Inspector::start(&path, "my program", vec![core.handle().clone()])?;
+//!
+//! // In any process of the same user:
+//! let snapshot = Client::new(&path).snapshot()?;
+//! assert_eq!(snapshot.process.program, "my program");
+//! assert_eq!(snapshot.cores.len(), 1);
+//! # Ok(())
+//! # }
+//! ```
+//!
+//! The inspector has a thread of its own, which sleeps until somebody asks: it answers also when every core is stuck, and then
+//! says so. What it asks a core takes some microseconds of that core's time.
+//!
+//! # Protocol
+//!
+//! One request per connection, one line; an answer of lines. A line is a kind and fields `name=value`, separated by single
+//! spaces. In values every byte but the graphic ones of ASCII, and `%` itself, is written `%XX`. Fields and kinds that are not
+//! known are to be skipped, so that both may be added without a new version.
+//!
+//! ```text
+//! > boson-inspect/1 stats
+//! < boson-inspect/1 ok pid=4711 program=boson%20serve release=0.1.0
+//! < core core=0 now_ns=81273645 cpu=1 turns=512 polls=1044 …
+//! < silent core=1 task=greedy created_at=src/main.rs:12:9
+//! < end
+//! ```
+//!
+//! | request | lines of the answer |
+//! |---|---|
+//! | `stats` | `core` for each core with its counters: the fields of [`CoreStats`](crate::rt::CoreStats), times in nanoseconds |
+//! | `histograms` | `histogram` for each core and each of `poll`, `queue_wait` and `turn`: `sum`, `max` and `buckets` as `largest:count,…`, in nanoseconds |
+//! | `tasks core=C order=oldest after=I limit=N` | `task` for at most N tasks of a core, those with the lowest numbers above I; `order=newest` gives the highest below I. Without `after` from the first on. A task's number is higher than those of the tasks before it. |
+//!
+//! A core that does not answer in time, because one of its tasks does not return, is a `silent` line in place of the others, with
+//! the name of that task in `task` and its `created_at`. A
+//! request that is not understood gets `boson-inspect/1 error reason=…`. An answer that does not end with `end` was cut off.
+
+mod ask;
+mod bind;
+mod client;
+mod counters;
+mod server;
+mod wire;
+
+pub use client::{Client, CoreReport, Process, Snapshot, TaskPage, TaskRecord};
+pub use counters::{COUNTERS, Counter, CounterKind};
+pub use server::{Inspector, MAX_TASKS_PER_ANSWER};

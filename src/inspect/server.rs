@@ -1,0 +1,268 @@
+//! The answering side: a thread with a Unix socket.
+
+use std::fmt::{Display, Write as _};
+use std::io::{self, Read, Write as _};
+use std::net::Shutdown;
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use super::ask::Cores;
+use super::bind::{self, Name};
+use super::counters::COUNTERS;
+use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
+use crate::error::{Error, Result};
+use crate::rt::{self, Handle, Histogram, TaskInfo, TaskOrder, TaskRange, TaskState};
+
+/// The most tasks that one answer tells of.
+pub const MAX_TASKS_PER_ANSWER: usize = 1000;
+/// The longest request, in bytes.
+const MAX_REQUEST_BYTES: usize = 256;
+/// In how many pieces a request may come.
+const MAX_REQUEST_PIECES: usize = 8;
+/// How long one read or write may wait for the asking side.
+const PATIENCE: Duration = Duration::from_millis(500);
+/// How long to wait before accepting again when the process has no descriptor left.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Answers questions about this process on a Unix socket, until it is dropped. See [the module](super) for the protocol.
+///
+/// Askers are answered one after the other; at most 16 wait. A request has at most 256 bytes and comes at once; whoever is slow
+/// to send it or to take the answer is dropped.
+#[derive(Debug)]
+pub struct Inspector {
+    name: Name,
+    /// Shares its socket with the thread.
+    listener: UnixListener,
+    ending: Arc<AtomicBool>,
+}
+
+/// What the thread has.
+struct Answering {
+    cores: Cores,
+    program: String,
+    ending: Arc<AtomicBool>,
+}
+
+impl Inspector {
+    /// Starts to answer for `cores` at `path`, for processes of the same user. `program` is what the asking side shows this process
+    /// as. A core's number is its index in `cores`.
+    ///
+    /// Start it after [`Signals`](rt::Signals), as every thread.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`](crate::ErrorKind::InUse) if another process listens at `path` or it is no socket;
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path over 107 bytes; otherwise the kernel's code: its directory is
+    /// absent or not writable, no descriptor or no thread is left.
+    pub fn start(path: impl AsRef<Path>, program: impl Into<String>, cores: Vec<Handle>) -> Result<Self> {
+        let (listener, name) = bind::listen(path.as_ref())?;
+        let failed =
+            |error: io::Error| Error::os(error.raw_os_error().unwrap_or(libc::EAGAIN), "start an inspector");
+        let ending = Arc::new(AtomicBool::new(false));
+        let shared = listener.try_clone().map_err(failed)?;
+        let answering =
+            Answering { cores: Cores::new(cores), program: program.into(), ending: Arc::clone(&ending) };
+        thread::Builder::new()
+            .name("boson-inspect".to_owned())
+            .spawn(move || answering.serve(&shared))
+            .map_err(failed)?;
+        Ok(Self { name, listener, ending })
+    }
+
+    /// Where it listens.
+    pub fn path(&self) -> &Path {
+        self.name.path()
+    }
+}
+
+impl Drop for Inspector {
+    /// Removes the socket. The thread ends soon after; it is not waited for, because it may wait for this core.
+    fn drop(&mut self) {
+        self.ending.store(true, Ordering::Release);
+        // A listening socket that is shut down lets go of who waits in accept(2).
+        let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
+    }
+}
+
+impl Answering {
+    fn serve(&self, listener: &UnixListener) {
+        while !self.ending.load(Ordering::Acquire) {
+            match listener.accept() {
+                // An asker that went away or does not keep to the rules is not worth a log line.
+                Ok((stream, _)) => drop(self.answer(stream)),
+                Err(_) if self.ending.load(Ordering::Acquire) => break,
+                Err(error) => {
+                    tracing::warn!("inspection: accepting failed, trying again: {error}");
+                    thread::park_timeout(RETRY_AFTER);
+                }
+            }
+        }
+    }
+
+    fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
+        let mut request = [0; MAX_REQUEST_BYTES];
+        let mut len = 0;
+        for _ in 0..MAX_REQUEST_PIECES {
+            let read = stream.read(&mut request[len..])?;
+            len += read;
+            if read == 0 || request[..len].contains(&b'\n') {
+                break;
+            }
+        }
+        let answer = match request[..len].split(|&byte| byte == b'\n').next() {
+            Some(line) if line.len() < len => self.reply(&String::from_utf8_lossy(line)),
+            _ => refusal("a request is one line of at most 256 bytes"),
+        };
+        stream.write_all(answer.as_bytes())?;
+        stream.shutdown(Shutdown::Both)
+    }
+
+    fn reply(&self, request: &str) -> String {
+        let mut words = request.splitn(2, ' ');
+        match words.next().and_then(|word| word.strip_prefix(MAGIC)) {
+            None => return refusal(&format!("a request starts with {}", greeting())),
+            Some(version) if version.parse() != Ok(VERSION) => {
+                return refusal(&format!("this process speaks version {VERSION}"));
+            }
+            Some(_) => {}
+        }
+        let line = Line::new(words.next().unwrap_or_default());
+        let mut text = String::new();
+        write_line(
+            &mut text,
+            &format!("{} ok", greeting()),
+            &[
+                ("pid", &std::process::id()),
+                ("program", &self.program),
+                ("release", &env!("CARGO_PKG_VERSION")),
+            ],
+        );
+        match line.kind() {
+            "stats" => self.stats(&mut text),
+            "histograms" => self.histograms(&mut text),
+            "tasks" => {
+                if let Err(why) = self.tasks(line, &mut text) {
+                    return refusal(why);
+                }
+            }
+            _ => return refusal("there are stats, histograms and tasks"),
+        }
+        text.push_str("end\n");
+        text
+    }
+
+    fn stats(&self, text: &mut String) {
+        let answers = self
+            .cores
+            .ask(0..self.cores.len(), || (rt::now().as_nanos(), rustix::thread::sched_getcpu(), rt::stats()));
+        for (core, answer) in answers.into_iter().enumerate() {
+            let Some((now_ns, cpu, stats)) = answer else {
+                self.silent(text, core);
+                continue;
+            };
+            let values: Vec<u64> = COUNTERS.iter().map(|counter| counter.get(&stats)).collect();
+            let mut fields: Vec<(&str, &dyn Display)> =
+                vec![("core", &core), ("now_ns", &now_ns), ("cpu", &cpu)];
+            let named = COUNTERS.iter().zip(&values);
+            fields.extend(named.map(|(counter, value)| (counter.name, value as &dyn Display)));
+            write_line(text, "core", &fields);
+        }
+    }
+
+    fn histograms(&self, text: &mut String) {
+        let answers = self.cores.ask(0..self.cores.len(), rt::latencies);
+        for (core, answer) in answers.into_iter().enumerate() {
+            let Some(latencies) = answer else {
+                self.silent(text, core);
+                continue;
+            };
+            let named =
+                [("poll", latencies.poll), ("queue_wait", latencies.queue_wait), ("turn", latencies.turn)];
+            for (name, histogram) in named {
+                let fields: [(&str, &dyn Display); 5] = [
+                    ("core", &core),
+                    ("name", &name),
+                    ("sum", &histogram.sum()),
+                    ("max", &histogram.max()),
+                    ("buckets", &buckets(&histogram)),
+                ];
+                write_line(text, "histogram", &fields);
+            }
+        }
+    }
+
+    fn silent(&self, text: &mut String, core: usize) {
+        let polling = self.cores.polling(core);
+        let mut fields: Vec<(&str, &dyn Display)> = vec![("core", &core)];
+        if let Some((name, created_at)) = &polling {
+            fields.extend([("task", name as &dyn Display), ("created_at", created_at)]);
+        }
+        write_line(text, "silent", &fields);
+    }
+
+    fn tasks(&self, request: Line<'_>, text: &mut String) -> Result<(), &'static str> {
+        let core = request.number("core").and_then(|core| usize::try_from(core).ok());
+        let core = core.filter(|core| *core < self.cores.len()).ok_or("there is no such core")?;
+        let order = match request.field("order").as_deref() {
+            Some("oldest") | None => TaskOrder::OldestFirst,
+            Some("newest") => TaskOrder::NewestFirst,
+            Some(_) => return Err("order is oldest or newest"),
+        };
+        let limit = request.number("limit").unwrap_or(u64::MAX);
+        let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_TASKS_PER_ANSWER);
+        let range = TaskRange { order, after: request.number("after"), limit };
+        let answers = self.cores.ask(core..core + 1, move || rt::tasks_in(range));
+        match answers.into_iter().flatten().next() {
+            Some(tasks) => tasks.iter().for_each(|task| write_task(text, core, task)),
+            None => self.silent(text, core),
+        }
+        Ok(())
+    }
+}
+
+fn write_task(text: &mut String, core: usize, task: &TaskInfo) {
+    let state = match task.state {
+        TaskState::Running => "running",
+        TaskState::Ready => "ready",
+        TaskState::Waiting => "waiting",
+    };
+    let mut fields: Vec<(&str, &dyn Display)> = vec![
+        ("core", &core),
+        ("id", &task.id),
+        ("name", &task.name),
+        ("created_at", &task.created_at),
+        ("state", &state),
+    ];
+    if let Some(what) = &task.waits_for {
+        fields.push(("waits_for", what));
+    }
+    let since_ns = task.since.as_nanos();
+    if let Some(bytes) = &task.stack_bytes {
+        fields.push(("stack_bytes", bytes));
+    }
+    fields.extend([("since_ns", &since_ns as &dyn Display), ("polls", &task.polls)]);
+    write_line(text, "task", &fields);
+}
+
+fn buckets(histogram: &Histogram) -> String {
+    let mut text = String::new();
+    for (largest, count) in histogram.buckets() {
+        let comma = if text.is_empty() { "" } else { "," };
+        // Writing to a String cannot fail.
+        let _ = write!(text, "{comma}{largest}:{count}");
+    }
+    text
+}
+
+fn refusal(why: &str) -> String {
+    let mut text = String::new();
+    write_line(&mut text, &format!("{} error", greeting()), &[("reason", &why)]);
+    text.push_str("end\n");
+    text
+}

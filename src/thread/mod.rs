@@ -1,0 +1,376 @@
+//! Stackful coroutines with the surface of [`std::thread`], so that threaded code ports by changing its imports.
+//!
+//! A coroutine is a task of the core that it was spawned on, with a stack of its own. [`spawn`] starts one from inside a core (from another
+//! coroutine or from an async task); [`run`] turns a function into the first coroutine of a core. What blocks here ([`sleep`],
+//! [`park`], [`JoinHandle::join`], [`boson::wait`](crate::wait), everything in [`boson::blocking`](crate::blocking)) lets the other tasks of
+//! the core run.
+//!
+//! # Different from `std::thread`
+//!
+//! - Coroutines of one core take turns: one that computes without ever waiting holds up the others. [`yield_now`] helps.
+//! - What is spawned stays on the core, so it need not be `Send`; a [`JoinHandle`] is not `Send` either.
+//! - A coroutine ends when its core ends: its stack unwinds where it waits. The same happens to one whose core is told to drop it.
+//! - The default stack has [`DEFAULT_STACK_BYTES`] (256 KiB; `std`'s has 2 MiB). It costs memory only where it was touched.
+//! - A panic goes to whoever joins and leaves the core running, as there; `std::thread::panicking` is true for every task of the core while a
+//!   coroutine waits inside a destructor that a panic runs.
+//! - Thread-locals are the core's, not the coroutine's.
+//!
+//! Outside a coroutine, on a plain thread, [`current`], [`park`], [`sleep`] and [`yield_now`] are `std`'s.
+
+mod scope;
+
+use std::any::Any;
+use std::collections::BTreeSet;
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::panic::Location;
+use std::pin::Pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+pub use scope::{Scope, ScopedJoinHandle, scope};
+
+use crate::error::{Error, ErrorKind};
+use crate::rt::coroutine::{self, Coroutine, Identity};
+use crate::rt::{self, Core, JoinError};
+
+pub use crate::rt::coroutine::{StackStats, stack_stats, trim_stacks};
+pub use std::thread::{AccessError, LocalKey, Result, available_parallelism, panicking};
+
+/// Room on the stack of a coroutine that asks for no other, in bytes. Lazily touched, so the choice costs address space: enough for
+/// formatting, TLS handshakes and moderate recursion; small enough for a million in 256 GiB of the 128 TiB there are.
+pub const DEFAULT_STACK_BYTES: usize = 256 << 10;
+
+/// Starts a coroutine on this core.
+///
+/// # Panics
+///
+/// Outside a core, and if there is no room for its stack; [`Builder::spawn`] returns errors instead.
+#[track_caller]
+pub fn spawn<F, T>(f: F) -> JoinHandle<T>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    match Builder::new().spawn_at(Location::caller(), f) {
+        Ok(handle) => handle,
+        Err(error) => panic!("failed to spawn a coroutine: {error}"),
+    }
+}
+
+/// Runs `f` as a coroutine of `core` until it ends; other tasks of the core run meanwhile. This is how a threaded `main` starts.
+///
+/// # Errors
+///
+/// As for [`Core::block_on`] and [`Builder::spawn`]. The inner result is an `Err` with the payload if `f` panicked.
+#[track_caller]
+pub fn run<F, T>(core: &Core, f: F) -> crate::Result<Result<T>>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    let created_at = Location::caller();
+    core.block_on(async move {
+        match Builder::new().name("main".to_owned()).spawn_at(created_at, f) {
+            Ok(handle) => Ok(handle.await),
+            Err(error) => Err(error),
+        }
+    })?
+}
+
+/// A coroutine that is about to be started: its name and its stack.
+#[derive(Debug, Default)]
+#[must_use = "it starts with `spawn`"]
+pub struct Builder {
+    name: Option<String>,
+    stack_size: Option<usize>,
+}
+
+impl Builder {
+    /// No name, and a stack of [`DEFAULT_STACK_BYTES`].
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Names the coroutine, for messages about it.
+    pub fn name(mut self, name: String) -> Self {
+        self.name = Some(name);
+        self
+    }
+
+    /// The room on its stack in bytes, rounded up to a power of two; at least 16 KiB, at most 1 GiB.
+    pub fn stack_size(mut self, size: usize) -> Self {
+        self.stack_size = Some(size);
+        self
+    }
+
+    /// Starts the coroutine on this core.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) outside a core; [`InvalidInput`](io::ErrorKind::InvalidInput) for a stack above 1 GiB;
+    /// what the kernel said if there is no address space, memory or mapping left for a stack.
+    #[track_caller]
+    pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        Ok(self.spawn_at(Location::caller(), f)?)
+    }
+
+    fn spawn_at<F, T>(self, created_at: &'static Location<'static>, f: F) -> crate::Result<JoinHandle<T>>
+    where
+        F: FnOnce() -> T + 'static,
+        T: 'static,
+    {
+        let (identity, coroutine) = self.coroutine(created_at, f)?;
+        let name = identity.name().map_or("coroutine", task_name);
+        let thread = Thread(Kind::Coroutine(identity));
+        Ok(JoinHandle { task: rt::spawn_at(name, created_at, coroutine), thread })
+    }
+
+    fn coroutine<T: 'static>(
+        self,
+        created_at: &'static Location<'static>,
+        f: impl FnOnce() -> T + 'static,
+    ) -> crate::Result<(Arc<Identity>, Coroutine<T>)> {
+        if !rt::is_in_core() {
+            return Err(Error::new(ErrorKind::Unsupported, "spawn a coroutine").because(
+                "this thread is not inside a boson core: start with `boson::thread::run(&core, || …)`, or use \
+                 `std::thread::spawn` for a thread of the system",
+            ));
+        }
+        let identity = Identity::new(self.name);
+        let stack_bytes = self.stack_size.unwrap_or(DEFAULT_STACK_BYTES);
+        let coroutine = Coroutine::new(stack_bytes, Arc::clone(&identity), created_at, f)?;
+        Ok((identity, coroutine))
+    }
+}
+
+/// The names that tasks of coroutines have.
+static TASK_NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
+/// How many there are at most. They are kept for ever.
+const MAX_TASK_NAMES: usize = 1024;
+
+/// `name` for the task of a coroutine: in the dump of tasks, a task's name is static. A coroutine whose name is one too many is
+/// called "coroutine" there.
+fn task_name(name: &str) -> &'static str {
+    let mut names = TASK_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
+    if let Some(known) = names.get(name) {
+        return known;
+    }
+    if names.len() == MAX_TASK_NAMES {
+        return "coroutine";
+    }
+    let kept: &'static str = Box::leak(name.into());
+    names.insert(kept);
+    kept
+}
+
+/// The result of a coroutine. A coroutine waits for it with [`join`](Self::join), an async task with `.await`. Dropping it lets the
+/// coroutine run on, detached.
+pub struct JoinHandle<T> {
+    task: rt::JoinHandle<T>,
+    thread: Thread,
+}
+
+impl<T> JoinHandle<T> {
+    /// Waits for the coroutine to end. `Err` has what it panicked with, or a [`JoinError::Cancelled`] if it was cancelled.
+    ///
+    /// # Panics
+    ///
+    /// If the coroutine has not ended, and this is called in an async task (where `.await` is the way) or outside the core.
+    #[track_caller]
+    pub fn join(mut self) -> Result<T> {
+        if !self.task.is_finished() {
+            assert!(
+                rt::is_in_core(),
+                "join would wait for ever: the coroutine's core does not run on this thread now"
+            );
+            return coroutine::wait_unless_cancelled(self)
+                .unwrap_or_else(|| Err(Box::new(JoinError::Cancelled)));
+        }
+        match Pin::new(&mut self).poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(result) => result,
+            Poll::Pending => Err(Box::new(JoinError::Cancelled)),
+        }
+    }
+
+    /// Whether the coroutine has ended.
+    pub fn is_finished(&self) -> bool {
+        self.task.is_finished()
+    }
+
+    /// The coroutine, to unpark it.
+    pub fn thread(&self) -> &Thread {
+        &self.thread
+    }
+
+    /// Ends the coroutine where it waits: its stack unwinds, and `join` gives an `Err` with [`JoinError::Cancelled`]. Takes effect when the
+    /// core next turns to it; does nothing if it has ended.
+    pub fn cancel(&self) {
+        self.task.cancel();
+    }
+}
+
+impl<T> Future for JoinHandle<T> {
+    type Output = Result<T>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
+        Pin::new(&mut self.task).poll(cx).map_err(|error| match error {
+            JoinError::Panicked(payload) => payload,
+            reason => Box::new(reason) as Box<dyn Any + Send>,
+        })
+    }
+}
+
+impl<T> fmt::Debug for JoinHandle<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("JoinHandle").field("thread", &self.thread).finish_non_exhaustive()
+    }
+}
+
+/// A coroutine, or a thread of the system. Handles may be sent to every thread.
+#[derive(Clone)]
+pub struct Thread(Kind);
+
+#[derive(Clone)]
+enum Kind {
+    Coroutine(Arc<Identity>),
+    System(std::thread::Thread),
+}
+
+/// A number that no other coroutine or thread of this process has or had.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct ThreadId(IdKind);
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+enum IdKind {
+    Coroutine(u64),
+    System(std::thread::ThreadId),
+}
+
+impl Thread {
+    /// Ends its [`park`]: the one that is going on, or the next.
+    pub fn unpark(&self) {
+        match &self.0 {
+            Kind::Coroutine(identity) => identity.unpark(),
+            Kind::System(thread) => thread.unpark(),
+        }
+    }
+
+    /// Its number.
+    pub fn id(&self) -> ThreadId {
+        ThreadId(match &self.0 {
+            Kind::Coroutine(identity) => IdKind::Coroutine(identity.id()),
+            Kind::System(thread) => IdKind::System(thread.id()),
+        })
+    }
+
+    /// The name that it was given.
+    pub fn name(&self) -> Option<&str> {
+        match &self.0 {
+            Kind::Coroutine(identity) => identity.name(),
+            Kind::System(thread) => thread.name(),
+        }
+    }
+}
+
+impl fmt::Debug for Thread {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Thread").field("id", &self.id()).field("name", &self.name()).finish()
+    }
+}
+
+/// The coroutine that the caller is in; outside one, the thread.
+pub fn current() -> Thread {
+    Thread(match coroutine::current_identity() {
+        Some(identity) => Kind::Coroutine(identity),
+        None => Kind::System(std::thread::current()),
+    })
+}
+
+/// Waits until [`Thread::unpark`] was called since the last `park` returned. In a destructor of a coroutine that is being cancelled
+/// it returns at once.
+///
+/// # Panics
+///
+/// In an async task.
+#[track_caller]
+pub fn park() {
+    match coroutine::current_identity() {
+        Some(identity) => drop(coroutine::wait_unless_cancelled(identity.park())),
+        None => {
+            refuse_in_core("park");
+            std::thread::park();
+        }
+    }
+}
+
+/// As [`park`], for `duration` at most.
+///
+/// # Panics
+///
+/// In an async task.
+#[track_caller]
+pub fn park_timeout(duration: Duration) {
+    match coroutine::current_identity() {
+        Some(identity) => {
+            drop(coroutine::wait_unless_cancelled(rt::timeout(duration, identity.park())));
+        }
+        None => {
+            refuse_in_core("park_timeout");
+            std::thread::park_timeout(duration);
+        }
+    }
+}
+
+/// Waits for `duration`; other tasks of the core run meanwhile. In a destructor of a coroutine that is being cancelled it returns at once.
+///
+/// # Panics
+///
+/// In an async task, which has [`rt::sleep`].
+#[track_caller]
+pub fn sleep(duration: Duration) {
+    if coroutine::current_identity().is_some() {
+        let _ = coroutine::wait_unless_cancelled(rt::sleep(duration));
+        return;
+    }
+    refuse_in_core("sleep");
+    let nanoseconds = i64::from(duration.subsec_nanos());
+    let mut left = rustix::thread::Timespec {
+        tv_sec: i64::try_from(duration.as_secs()).unwrap_or(i64::MAX),
+        tv_nsec: nanoseconds,
+    };
+    while let rustix::thread::NanosleepRelativeResult::Interrupted(rest) = rustix::thread::nanosleep(&left) {
+        left = rest;
+    }
+}
+
+/// Lets every other ready task and every poller of the core have a turn; on a plain thread, other threads.
+///
+/// # Panics
+///
+/// In an async task, which has [`rt::yield_now`].
+#[track_caller]
+pub fn yield_now() {
+    if !coroutine::yield_now() && coroutine::current_identity().is_none() {
+        refuse_in_core("yield_now");
+        std::thread::yield_now();
+    }
+}
+
+#[track_caller]
+fn refuse_in_core(function: &str) {
+    assert!(
+        !rt::is_in_core(),
+        "boson::thread::{function} would block this core: call it from a coroutine, or use the function of `boson::rt` with `.await`"
+    );
+}
+
+/// Keeps what must stay on one core from being sent.
+type NotSend = PhantomData<*mut ()>;

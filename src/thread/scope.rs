@@ -1,0 +1,294 @@
+//! Coroutines that borrow from the one that spawns them, as [`std::thread::scope`] has it for threads.
+//!
+//! What they borrow lives in the caller of [`scope`], which must not go on, nor unwind, before they have all ended. It waits for
+//! them when the function returns or panics. If it is cancelled it cannot wait: then it ends them on the spot,
+//! by dropping their coroutines, which unwinds their stacks. That is possible because they are all on this core, so none of them runs now.
+
+use std::any::Any;
+use std::cell::{Cell, RefCell};
+use std::fmt;
+use std::future::Future;
+use std::io;
+use std::marker::PhantomData;
+use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll, Waker};
+
+use super::{Builder, Kind, NotSend, Thread};
+use crate::rt;
+use crate::rt::coroutine::{self, Coroutine};
+
+/// Where scoped coroutines are spawned.
+pub struct Scope<'scope, 'env: 'scope> {
+    children: Rc<Children>,
+    /// Invariant, as in `std`.
+    scope: PhantomData<&'scope mut &'scope ()>,
+    env: PhantomData<&'env mut &'env ()>,
+}
+
+#[derive(Default)]
+struct Children {
+    running: RefCell<Vec<Rc<Child>>>,
+    /// One panicked whose handle was not joined.
+    a_panic_was_dropped: Cell<bool>,
+    waiter: RefCell<Option<Waker>>,
+}
+
+/// A scoped coroutine, in reach of its scope and of the task that polls it.
+struct Child {
+    /// `None` after it ended. Borrowed while it runs.
+    coroutine: RefCell<Option<Coroutine<()>>>,
+}
+
+impl Child {
+    /// Drops the coroutine, which unwinds it if it is suspended.
+    fn end(&self) {
+        let Ok(mut coroutine) = self.coroutine.try_borrow_mut() else {
+            // Its frames borrow from a scope that is about to go.
+            eprintln!("boson: a scope is dropped by one of its own coroutines");
+            std::process::abort();
+        };
+        let coroutine = coroutine.take();
+        // Reported by the panic hook when it happened.
+        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(coroutine))) {
+            std::mem::forget(payload);
+        }
+    }
+}
+
+/// What a scoped coroutine leaves for its handle.
+struct Packet<T> {
+    result: Cell<Option<super::Result<T>>>,
+    waiter: RefCell<Option<Waker>>,
+    ended: Cell<bool>,
+    children: Rc<Children>,
+}
+
+impl<T> Drop for Packet<T> {
+    fn drop(&mut self) {
+        if let Some(Err(_)) = self.result.get_mut() {
+            self.children.a_panic_was_dropped.set(true);
+        }
+    }
+}
+
+fn wake(waiter: &RefCell<Option<Waker>>) {
+    let waker = waiter.borrow_mut().take();
+    if let Some(waker) = waker {
+        waker.wake();
+    }
+}
+
+/// Waits until `done`, with its waker in `waiter`. False if the caller is being cancelled and cannot wait.
+#[track_caller]
+fn wait_until(waiter: &RefCell<Option<Waker>>, done: impl Fn() -> bool) -> bool {
+    if done() {
+        return true;
+    }
+    let waiting = std::future::poll_fn(|cx| {
+        if done() {
+            return Poll::Ready(());
+        }
+        let old = waiter.replace(Some(cx.waker().clone()));
+        drop(old);
+        Poll::Pending
+    });
+    coroutine::wait_unless_cancelled(waiting).is_some()
+}
+
+/// Polls a scoped coroutine as a task.
+struct ChildTask {
+    child: Rc<Child>,
+    children: Rc<Children>,
+}
+
+impl Future for ChildTask {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        match &mut *self.child.coroutine.borrow_mut() {
+            Some(coroutine) => Pin::new(coroutine).poll(cx),
+            // Its scope ended it.
+            None => Poll::Ready(()),
+        }
+    }
+}
+
+impl Drop for ChildTask {
+    /// At its end, and when the core drops it.
+    fn drop(&mut self) {
+        self.child.end();
+        self.children.running.borrow_mut().retain(|child| !Rc::ptr_eq(child, &self.child));
+        wake(&self.children.waiter);
+    }
+}
+
+/// Ends what still runs when the scope's caller unwinds because it is cancelled.
+struct EndAll<'a>(&'a Children);
+
+impl Drop for EndAll<'_> {
+    fn drop(&mut self) {
+        loop {
+            let child = self.0.running.borrow_mut().pop();
+            let Some(child) = child else { break };
+            child.end();
+        }
+    }
+}
+
+/// Runs `f`, which may spawn coroutines that borrow from the caller, and waits for all of them.
+///
+/// # Panics
+///
+/// With what `f` panics with, and if a coroutine panicked that was not joined.
+#[track_caller]
+pub fn scope<'env, F, T>(f: F) -> T
+where
+    F: for<'scope> FnOnce(&'scope Scope<'scope, 'env>) -> T,
+{
+    let children = Rc::<Children>::default();
+    let scope = Scope { children: Rc::clone(&children), scope: PhantomData, env: PhantomData };
+    // Before `f`, so that it is dropped after whatever `f` does, also when this unwinds out of the wait below.
+    let end_all = EndAll(&children);
+    let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
+    wait_until(&children.waiter, || children.running.borrow().is_empty());
+    drop(end_all);
+    match result {
+        Err(payload) => resume_unwind(payload),
+        Ok(_) if children.a_panic_was_dropped.get() => panic!("a scoped coroutine panicked"),
+        Ok(output) => output,
+    }
+}
+
+impl<'scope> Scope<'scope, '_> {
+    /// Starts a coroutine that may borrow what outlives the scope.
+    ///
+    /// # Panics
+    ///
+    /// Outside a coroutine, and if there is no room for its stack.
+    #[track_caller]
+    pub fn spawn<F, T>(&'scope self, f: F) -> ScopedJoinHandle<'scope, T>
+    where
+        F: FnOnce() -> T + 'scope,
+        T: 'scope,
+    {
+        match self.spawn_at(Builder::new(), Location::caller(), f) {
+            Ok(handle) => handle,
+            Err(error) => panic!("failed to spawn a coroutine: {error}"),
+        }
+    }
+
+    fn spawn_at<F, T>(
+        &'scope self,
+        builder: Builder,
+        created_at: &'static Location<'static>,
+        f: F,
+    ) -> crate::Result<ScopedJoinHandle<'scope, T>>
+    where
+        F: FnOnce() -> T + 'scope,
+        T: 'scope,
+    {
+        assert!(
+            coroutine::current_identity().is_some(),
+            "a scope waits for its coroutines when it ends, so it must be in a coroutine itself: `boson::thread::spawn`"
+        );
+        let packet = Rc::new(Packet {
+            result: Cell::new(None),
+            waiter: RefCell::default(),
+            ended: Cell::new(false),
+            children: Rc::clone(&self.children),
+        });
+        let left_here = Rc::clone(&packet);
+        let body = move || {
+            // Also a cancellation ends here: the stack is empty above this frame.
+            let result = catch_unwind(AssertUnwindSafe(f));
+            left_here.result.set(Some(result));
+            left_here.ended.set(true);
+            wake(&left_here.waiter);
+        };
+        let body: Box<dyn FnOnce() + 'scope> = Box::new(body);
+        // SAFETY: only the lifetime changes. `body` and all that it leaves on its stack are gone before `'scope` ends: `scope` does not
+        // return before every child has ended, and does not unwind before `EndAll` has dropped the coroutines that are left. A coroutine whose memory
+        // is leaked instead of dropped cannot occur: the child's `Rc` in `running` lets `EndAll` reach it in any case.
+        let body =
+            unsafe { std::mem::transmute::<Box<dyn FnOnce() + 'scope>, Box<dyn FnOnce() + 'static>>(body) };
+        let (identity, coroutine) = builder.coroutine(created_at, body)?;
+        let child = Rc::new(Child { coroutine: RefCell::new(Some(coroutine)) });
+        self.children.running.borrow_mut().push(Rc::clone(&child));
+        let task = ChildTask { child, children: Rc::clone(&self.children) };
+        drop(rt::spawn("coroutine", task));
+        Ok(ScopedJoinHandle {
+            packet,
+            thread: Thread(Kind::Coroutine(identity)),
+            scope: PhantomData,
+            not_send: PhantomData,
+        })
+    }
+}
+
+impl Builder {
+    /// Starts a scoped coroutine with this name and stack.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Builder::spawn`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a coroutine.
+    #[track_caller]
+    pub fn spawn_scoped<'scope, F, T>(
+        self,
+        scope: &'scope Scope<'scope, '_>,
+        f: F,
+    ) -> io::Result<ScopedJoinHandle<'scope, T>>
+    where
+        F: FnOnce() -> T + 'scope,
+        T: 'scope,
+    {
+        Ok(scope.spawn_at(self, Location::caller(), f)?)
+    }
+}
+
+/// The result of a scoped coroutine.
+pub struct ScopedJoinHandle<'scope, T> {
+    packet: Rc<Packet<T>>,
+    thread: Thread,
+    scope: PhantomData<&'scope ()>,
+    not_send: NotSend,
+}
+
+impl<T> ScopedJoinHandle<'_, T> {
+    /// Waits for the coroutine to end. `Err` has what it panicked with.
+    #[track_caller]
+    pub fn join(self) -> super::Result<T> {
+        let packet = &self.packet;
+        wait_until(&packet.waiter, || packet.ended.get());
+        packet.result.take().unwrap_or_else(|| Err(Box::new(rt::JoinError::Cancelled) as Box<dyn Any + Send>))
+    }
+
+    /// Whether the coroutine has ended.
+    pub fn is_finished(&self) -> bool {
+        self.packet.ended.get()
+    }
+
+    /// The coroutine, to unpark it.
+    pub fn thread(&self) -> &Thread {
+        &self.thread
+    }
+}
+
+impl fmt::Debug for Scope<'_, '_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Scope")
+            .field("running", &self.children.running.borrow().len())
+            .finish_non_exhaustive()
+    }
+}
+
+impl<T> fmt::Debug for ScopedJoinHandle<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ScopedJoinHandle").field("thread", &self.thread).finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,189 @@
+//! `boson::blocking::sync`: locks and channels between coroutines of one core, of several, and plain threads.
+
+use std::cell::Cell;
+use std::rc::Rc;
+use std::time::Duration;
+
+use boson::blocking::sync::mpsc::{self, RecvTimeoutError, TryRecvError, TrySendError};
+use boson::blocking::sync::{Arc, Barrier, Condvar, Mutex, RwLock, TryLockError};
+use boson::rt::{Core, CoreConfig, MonotonicClock};
+use boson::thread;
+
+fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
+    let core =
+        Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable");
+    match thread::run(&core, f).expect("the ring works") {
+        Ok(output) => output,
+        Err(payload) => std::panic::resume_unwind(payload),
+    }
+}
+
+/// Runs `f` on two cores, as several coroutines each, and on two plain threads, all at once.
+fn everywhere(f: impl Fn() + Send + Clone + 'static) {
+    let mut threads = Vec::new();
+    for _ in 0..2 {
+        let f = f.clone();
+        threads.push(std::thread::spawn(move || {
+            run(move || {
+                let handles: Vec<_> = (0..5).map(|_| thread::spawn(f.clone())).collect();
+                handles.into_iter().for_each(|handle| handle.join().expect("no panic"));
+            });
+        }));
+    }
+    threads.extend((0..2).map(|_| std::thread::spawn(f.clone())));
+    threads.into_iter().for_each(|thread| thread.join().expect("no panic"));
+}
+
+const EVERYWHERE: usize = 12;
+
+#[test]
+fn a_mutex_excludes_across_waits_cores_and_threads() {
+    let total = Arc::new(Mutex::new(0_u32));
+    let shared = Arc::clone(&total);
+    everywhere(move || {
+        for _ in 0..200 {
+            let mut total = shared.lock().expect("not poisoned");
+            let before = *total;
+            // Held while others run.
+            thread::yield_now();
+            *total = before + 1;
+        }
+    });
+    assert_eq!(*total.lock().expect("not poisoned"), 200 * u32::try_from(EVERYWHERE).expect("a few"));
+}
+
+#[test]
+fn a_panic_with_the_guard_poisons() {
+    run(|| {
+        let mutex = Arc::new(Mutex::new(1));
+        let poisoner = Arc::clone(&mutex);
+        let panicked = thread::spawn(move || {
+            let _guard = poisoner.lock().expect("not poisoned");
+            panic!("with the guard");
+        });
+        assert!(panicked.join().is_err());
+        assert!(mutex.is_poisoned());
+        assert_eq!(*mutex.lock().expect_err("poisoned").into_inner(), 1);
+        assert!(matches!(mutex.try_lock(), Err(TryLockError::Poisoned(_))));
+        mutex.clear_poison();
+        let guard = mutex.lock().expect("no longer");
+        assert!(matches!(mutex.try_lock(), Err(TryLockError::WouldBlock)));
+        drop(guard);
+        assert_eq!(Arc::into_inner(mutex).expect("the last").into_inner().expect("not poisoned"), 1);
+    });
+}
+
+#[test]
+fn a_cancelled_waiter_leaves_its_place() {
+    run(|| {
+        let mutex = Arc::new(Mutex::new(()));
+        let guard = mutex.lock().expect("not poisoned");
+        let waiters: Vec<_> = (0..3)
+            .map(|_| {
+                let mutex = Arc::clone(&mutex);
+                thread::spawn(move || drop(mutex.lock().expect("not poisoned")))
+            })
+            .collect();
+        thread::yield_now();
+        waiters[0].cancel();
+        drop(guard);
+        let ended: Vec<bool> = waiters.into_iter().map(|waiter| waiter.join().is_ok()).collect();
+        assert_eq!(ended, [false, true, true]);
+        assert!(mutex.try_lock().is_ok());
+    });
+}
+
+#[test]
+fn readers_share_and_writers_do_not() {
+    run(|| {
+        let lock = Arc::new(RwLock::new(1));
+        let one = lock.read().expect("not poisoned");
+        let two = lock.read().expect("not poisoned");
+        assert!(lock.try_write().is_err());
+        let other = Arc::clone(&lock);
+        let writer = thread::spawn(move || *other.write().expect("not poisoned") += 1);
+        thread::yield_now();
+        assert!(!writer.is_finished() && lock.try_read().is_err(), "a writer waits: it is next");
+        drop((one, two));
+        writer.join().expect("no panic");
+        assert_eq!(*lock.read().expect("not poisoned"), 2);
+    });
+}
+
+#[test]
+fn a_condition_is_waited_for() {
+    let shared = Arc::new((Mutex::new(0), Condvar::new()));
+    let counted = Arc::clone(&shared);
+    everywhere(move || {
+        let (count, changed) = &*counted;
+        *count.lock().expect("not poisoned") += 1;
+        changed.notify_all();
+        let all = changed.wait_while(count.lock().expect("not poisoned"), |count| *count < EVERYWHERE);
+        assert_eq!(*all.expect("not poisoned"), EVERYWHERE);
+    });
+    run(move || {
+        let (count, changed) = &*shared;
+        let guard = count.lock().expect("not poisoned");
+        let (guard, result) = changed.wait_timeout(guard, Duration::from_millis(2)).expect("not poisoned");
+        assert!(result.timed_out() && *guard == EVERYWHERE);
+    });
+}
+
+#[test]
+fn a_barrier_lets_all_go_at_once_and_has_one_leader() {
+    let barrier = Arc::new(Barrier::new(EVERYWHERE));
+    let leaders = Arc::new(Mutex::new(0));
+    let count = Arc::clone(&leaders);
+    everywhere(move || {
+        if barrier.wait().is_leader() {
+            *count.lock().expect("not poisoned") += 1;
+        }
+    });
+    assert_eq!(*leaders.lock().expect("not poisoned"), 1);
+}
+
+#[test]
+fn channels_carry_everything_between_everyone() {
+    let (sender, receiver) = mpsc::channel();
+    let (bounded, from_bounded) = mpsc::sync_channel(2);
+    let reader = std::thread::spawn(move || {
+        run(move || {
+            let bounded = thread::spawn(move || from_bounded.iter().count());
+            let sum: u32 = receiver.iter().sum();
+            (sum, bounded.join().expect("no panic"))
+        })
+    });
+    everywhere(move || {
+        for number in 0..100 {
+            sender.send(number).expect("it is received");
+            bounded.send(number).expect("it is received");
+        }
+    });
+    let everywhere = u32::try_from(EVERYWHERE).expect("a few");
+    assert_eq!(reader.join().expect("no panic"), (4950 * everywhere, 100 * EVERYWHERE));
+}
+
+#[test]
+fn channels_end_fill_up_and_time_out() {
+    run(|| {
+        let (sender, receiver) = mpsc::sync_channel(1);
+        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(receiver.recv_timeout(Duration::from_millis(2)), Err(RecvTimeoutError::Timeout));
+        sender.send(1).expect("there is room");
+        assert_eq!(sender.try_send(2), Err(TrySendError::Full(2)));
+        let sent = Rc::new(Cell::new(false));
+        let flag = Rc::clone(&sent);
+        let blocked = thread::spawn(move || {
+            sender.send(3).expect("it is received");
+            flag.set(true);
+        });
+        thread::yield_now();
+        assert!(!sent.get());
+        assert_eq!((receiver.recv(), receiver.recv()), (Ok(1), Ok(3)));
+        blocked.join().expect("no panic");
+        assert!(receiver.recv().is_err() && receiver.try_recv() == Err(TryRecvError::Disconnected));
+        let (sender, receiver) = mpsc::channel();
+        drop(receiver);
+        assert_eq!(sender.send(4).expect_err("nobody receives").0, 4);
+    });
+}

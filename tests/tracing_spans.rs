@@ -1,0 +1,155 @@
+//! Log lines carry the task that wrote them, where somebody asks for it.
+
+use std::io;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, TaskGroup, TaskQueue};
+use tracing::level_filters::LevelFilter;
+use tracing::{Level, info};
+use tracing_subscriber::fmt::MakeWriter;
+
+/// What was logged.
+#[derive(Clone, Default)]
+struct Log(Arc<Mutex<Vec<u8>>>);
+
+impl io::Write for Log {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        self.0.lock().expect("no panic").extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+impl<'a> MakeWriter<'a> for Log {
+    type Writer = Self;
+
+    fn make_writer(&'a self) -> Self {
+        self.clone()
+    }
+}
+
+/// Runs `future` on a core, and returns the lines that were logged at `level` or above.
+fn logged(level: Level, future: impl Future<Output = ()>) -> Vec<String> {
+    let log = Log::default();
+    let subscriber = tracing_subscriber::fmt()
+        .with_writer(log.clone())
+        .with_max_level(LevelFilter::from(level))
+        .with_ansi(false)
+        .without_time()
+        .finish();
+    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
+    tracing::subscriber::with_default(subscriber, || core.block_on(future).expect("it runs"));
+    let text = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("UTF-8");
+    text.lines().map(str::to_owned).collect()
+}
+
+/// The line that contains `text`.
+fn line<'a>(lines: &'a [String], text: &str) -> &'a str {
+    lines.iter().find(|line| line.contains(text)).unwrap_or_else(|| panic!("no {text:?} in {lines:#?}"))
+}
+
+struct LogsItsEnd;
+
+impl Drop for LogsItsEnd {
+    fn drop(&mut self) {
+        info!("dropped");
+    }
+}
+
+async fn some_tasks() {
+    let steps = |marks: [&'static str; 3]| async move {
+        for mark in marks {
+            info!("{mark}");
+            rt::yield_now().await;
+        }
+    };
+    let first = rt::spawn("first", steps(["f1", "f2", "f3"]));
+    let second = rt::spawn("second", steps(["s1", "s2", "s3"]));
+    info!("between");
+    first.await.expect("it ends");
+    second.await.expect("it ends");
+    let ends = rt::spawn("cancelled", async {
+        let _ends = LogsItsEnd;
+        std::future::pending::<()>().await;
+    });
+    rt::yield_now().await;
+    ends.cancel();
+    assert!(ends.await.is_err());
+}
+
+#[test]
+fn a_line_names_its_task_across_polls() {
+    let lines = logged(Level::DEBUG, some_tasks());
+    for (name, marks) in [("first", ["f1", "f2", "f3"]), ("second", ["s1", "s2", "s3"])] {
+        for mark in marks {
+            let line = line(&lines, mark);
+            assert!(
+                line.contains(&format!("task{{name=\"{name}\" created_at=tests/tracing_spans.rs:")),
+                "{line}"
+            );
+            assert_eq!(line.matches("task{").count(), 1, "{line}");
+        }
+    }
+    assert!(line(&lines, "f1").contains("id=2}"), "the first after block_on: {lines:#?}");
+    assert!(!line(&lines, "between").contains("task{"), "block_on has no span");
+    assert!(line(&lines, "dropped").contains("task{name=\"cancelled\""), "a destructor is the task's too");
+}
+
+#[test]
+fn every_way_to_spawn_is_covered() {
+    let lines = logged(Level::DEBUG, async {
+        let queue = TaskQueue::new("queue", rt::Shares::default(), rt::LatencyClass::NotImportant);
+        let queue = queue.expect("there is room");
+        rt::spawn_in(&queue, "queued", async { info!("one") }).await.expect("it ends");
+        let joined = rt::handle().spawn("sent", || async { info!("two") });
+        joined.await.expect("it ends");
+        let mut group = TaskGroup::new();
+        group.spawn("grouped", async { info!("three") });
+        group.join_next().await.expect("one").expect("it ends");
+    });
+    for (mark, name) in [("one", "queued"), ("two", "sent"), ("three", "grouped")] {
+        assert!(line(&lines, mark).contains(&format!("task{{name=\"{name}\"")), "{lines:#?}");
+    }
+}
+
+#[test]
+fn who_does_not_ask_gets_none() {
+    let lines = logged(Level::INFO, some_tasks());
+    assert_eq!(lines.iter().filter(|line| line.contains("INFO tracing_spans:")).count(), 8, "{lines:#?}");
+    assert!(lines.iter().all(|line| !line.contains("task{")), "{lines:#?}");
+}
+
+#[test]
+fn sleeping_is_traced() {
+    let lines = logged(Level::TRACE, rt::sleep(Duration::from_millis(5)));
+    let sleeping = line(&lines, "sleeping");
+    assert!(sleeping.contains("boson::rt") && sleeping.contains("at_most_us="), "{sleeping}");
+    assert!(line(&lines, "awake").contains("asleep_us="), "{lines:#?}");
+    let quiet = logged(Level::DEBUG, rt::sleep(Duration::from_millis(5)));
+    assert!(!quiet.iter().any(|line| line.contains("sleeping") || line.contains("awake")), "{quiet:#?}");
+}
+
+/// A subscriber is foreign code, which may use the runtime.
+#[test]
+fn a_subscriber_may_spawn() {
+    struct Spawns(Rc<std::cell::Cell<u32>>);
+    impl Drop for Spawns {
+        fn drop(&mut self) {
+            let runs = Rc::clone(&self.0);
+            drop(rt::spawn("from a destructor in a span", async move { runs.set(runs.get() + 1) }));
+        }
+    }
+    let runs = Rc::new(std::cell::Cell::new(0));
+    let seen = Rc::clone(&runs);
+    logged(Level::TRACE, async move {
+        let spawns = Spawns(Rc::clone(&seen));
+        rt::spawn("outer", async move { drop(spawns) }).await.expect("it ends");
+        rt::yield_now().await;
+    });
+    assert_eq!(runs.get(), 1);
+}
