@@ -66,6 +66,11 @@ impl Call {
         }
     }
 
+    /// Whether a ring that polls its devices takes it.
+    pub(in crate::rt) fn can_be_polled(self) -> bool {
+        matches!(self, Self::ReadAt { .. } | Self::WriteAt { .. })
+    }
+
     /// The call as an io_uring entry; `buffer` is the registered buffer that the memory of a call on a file lies in.
     pub(in crate::rt) fn entry(self, descriptor: RawFd, buffer: Option<u16>) -> squeue::Entry {
         let fd = types::Fd(descriptor);

@@ -98,10 +98,10 @@ impl<O: Operation> Op<O> {
             Reactor::Uring(reactor) => {
                 let call = operation.call();
                 waiting_for(call.waits_for());
-                let entry = reactor.entry(call, operation.descriptor().as_raw_fd());
-                // SAFETY: the entry's memory lives as long as `operation` by the trait's contract. `operation` is kept in this
+                let descriptor = operation.descriptor().as_raw_fd();
+                // SAFETY: the call's memory lives as long as `operation` by the trait's contract. `operation` is kept in this
                 // future until the slot is done, and `drop` gives it to the slot if it is not.
-                let key = unsafe { reactor.start(entry, cx.waker().clone()) };
+                let key = unsafe { reactor.start(call, descriptor, cx.waker().clone()) };
                 State::InRing { key, reactor }
             }
             Reactor::Epoll(reactor) => State::OnEpoll { flight: epoll::Flight::default(), reactor },

@@ -7,12 +7,14 @@
 
 mod buffer_ring;
 mod multishot;
+mod polled;
 mod probe;
 mod reactor;
 mod registered;
 
 pub(crate) use buffer_ring::{BUFFER_BYTES, Chunk};
 pub(crate) use multishot::Feed;
+pub(crate) use polled::PolledDevice;
 pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 pub(super) use reactor::{Reactor, SlotKey};
 pub(crate) use registered::FixedFile;

@@ -7,6 +7,7 @@ use io_uring::{Builder, IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::buffer_ring::BufferRing;
+use super::polled;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::ops::REPORT_USAGE;
 
@@ -18,6 +19,8 @@ pub enum RingFeature {
     RegisteredBuffers,
     /// `IORING_REGISTER_FILES`: the files and devices of namespaces.
     RegisteredFiles,
+    /// `IORING_SETUP_IOPOLL`: a second ring for block devices whose driver has poll queues.
+    PolledDevices,
     /// `IORING_SETUP_SINGLE_ISSUER` with `IORING_SETUP_DEFER_TASKRUN`.
     DeferredTaskWork,
     /// `IORING_SETUP_NO_SQARRAY`.
@@ -36,9 +39,10 @@ pub enum RingFeature {
 
 impl RingFeature {
     /// Every feature, oldest first within what it belongs to.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::RegisteredBuffers,
         Self::RegisteredFiles,
+        Self::PolledDevices,
         Self::DeferredTaskWork,
         Self::NoSubmissionArray,
         Self::CancelAny,
@@ -53,6 +57,7 @@ impl RingFeature {
         match self {
             Self::RegisteredBuffers => "registered-buffers",
             Self::RegisteredFiles => "registered-files",
+            Self::PolledDevices => "polled-devices",
             Self::DeferredTaskWork => "deferred-task-work",
             Self::NoSubmissionArray => "no-submission-array",
             Self::CancelAny => "cancel-any",
@@ -68,6 +73,9 @@ impl RingFeature {
         match self {
             Self::RegisteredBuffers => "memory of hugepage arenas is pinned once; else per read and write",
             Self::RegisteredFiles => "namespaces are looked up once; else per operation",
+            Self::PolledDevices => {
+                "block devices with poll queues (`nvme.poll_queues=1`) are polled; else they interrupt"
+            }
             Self::DeferredTaskWork => "completions arrive only when the core asks; else they interrupt it",
             Self::NoSubmissionArray => "one cache line less per submission",
             Self::CancelAny => "one request ends all I/O of a core; else one per operation",
@@ -83,7 +91,7 @@ impl RingFeature {
     /// The first Linux release that has it.
     pub const fn since(self) -> &'static str {
         match self {
-            Self::RegisteredBuffers => "5.1",
+            Self::RegisteredBuffers | Self::PolledDevices => "5.1",
             Self::RegisteredFiles => "5.5",
             Self::DeferredTaskWork => "6.1",
             Self::NoSubmissionArray => "6.6",
@@ -115,7 +123,10 @@ impl RingFeatures {
 
     /// What Linux 5.15, the oldest supported release, has.
     pub const fn linux_5_15() -> Self {
-        Self::none().with(RingFeature::RegisteredBuffers).with(RingFeature::RegisteredFiles)
+        Self::none()
+            .with(RingFeature::RegisteredBuffers)
+            .with(RingFeature::RegisteredFiles)
+            .with(RingFeature::PolledDevices)
     }
 
     /// The set with `feature` added.
@@ -169,7 +180,9 @@ pub fn probe_io_uring() -> Result<()> {
 ///
 /// As for [`probe_io_uring`].
 pub fn probe_ring_features() -> Result<RingFeatures> {
-    ProbedRing::new(8, RingFeatures::all()).map(|probed| probed.features)
+    let features = ProbedRing::new(8, RingFeatures::all())?.features;
+    let polled = RingFeature::PolledDevices;
+    Ok(if polled::is_available() { features } else { features.without(polled) })
 }
 
 /// A new ring and what it can do.
@@ -191,6 +204,8 @@ impl ProbedRing {
         for (feature, registers) in [
             (RingFeature::RegisteredBuffers, registers_buffers as fn(&IoUring) -> bool),
             (RingFeature::RegisteredFiles, registers_files),
+            // A ring of its own, which is made for the first device that can be polled.
+            (RingFeature::PolledDevices, |_| true),
         ] {
             features = features.with_if(feature, allow(feature) && registers(&ring));
         }

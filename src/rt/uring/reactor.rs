@@ -14,11 +14,12 @@ use tracing::warn;
 
 use super::buffer_ring::{BufferRing, Chunk};
 use super::multishot::{Event, Multishot};
+use super::polled::PolledRing;
 use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use super::registered::{RegisteredArena, RegisteredFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
-use crate::rt::ops::{COPIED, Orphan};
+use crate::rt::ops::{COPIED, Call, Orphan};
 use crate::rt::shutdown::{Patience, ROUND};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
@@ -52,6 +53,7 @@ const FEW_COMPLETIONS: u32 = 4;
 
 struct Inner {
     ring: IoUring,
+    polled: Option<PolledRing>,
     slots: Vec<Slot>,
     free: Vec<u32>,
     /// Entries that found the submission queue full, oldest first: one for each operation in flight and one for its
@@ -111,6 +113,7 @@ impl Reactor {
         let ProbedRing { ring, features, buffers } = ProbedRing::new(entries, allowed)?;
         let inner = Inner {
             ring,
+            polled: None,
             slots: Vec::new(),
             free: Vec::new(),
             backlog: VecDeque::new(),
@@ -136,6 +139,15 @@ impl Reactor {
     /// Whether the ring has `feature` and may use it.
     pub(super) fn has(&self, feature: RingFeature) -> bool {
         self.features.contains(feature)
+    }
+
+    /// Changes the ring of polled devices. `change` runs no foreign code.
+    pub(super) fn with_polled<R>(
+        &self,
+        change: impl FnOnce(&mut Option<PolledRing>) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut inner = self.inner.try_borrow_mut().map_err(io::Error::other)?;
+        change(&mut inner.polled)
     }
 
     /// Registers something with the ring. `register` runs no foreign code.
@@ -174,10 +186,21 @@ impl Reactor {
     ///
     /// # Safety
     ///
-    /// Whatever memory `entry` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
-    pub(in crate::rt) unsafe fn start(&self, entry: squeue::Entry, waker: Waker) -> SlotKey {
+    /// Whatever memory `call` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
+    pub(in crate::rt) unsafe fn start(&self, call: Call, descriptor: RawFd, waker: Waker) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
         let key = inner.take_slot(State::InFlight(waker));
+        if let Some(polled) = &mut inner.polled
+            && call.can_be_polled()
+            && polled.serves(descriptor)
+        {
+            let entry = call.entry(descriptor, None).user_data(key.user_data());
+            // SAFETY: the caller promises that the memory outlives the operation.
+            if unsafe { polled.push(&entry) } {
+                return key;
+            }
+        }
+        let entry = self.entry(call, descriptor);
         self.push(&mut inner, entry.user_data(key.user_data()));
         key
     }
@@ -287,10 +310,26 @@ impl Reactor {
         }
     }
 
-    /// Moves completions from the ring to their slots and to `completed`.
+    /// Asks the polled devices for completions; says whether they have operations under way.
+    fn poll_devices(&self, inner: &mut Inner) -> Result<bool> {
+        let Some(polled) = &mut inner.polled else { return Ok(false) };
+        match polled.poll() {
+            Ok(false) => Ok(false),
+            Ok(true) => {
+                self.enters.set(self.enters.get() + 1);
+                Ok(true)
+            }
+            Err(error) => retry_later(&error).map(|()| true),
+        }
+    }
+
+    /// Moves completions from the rings to their slots and to `completed`.
     fn reap(&self, inner: &mut Inner) -> usize {
         let mut reaped = 0;
         let mut buffers = self.buffers.borrow_mut();
+        while let Some(entry) = inner.polled.as_mut().and_then(PolledRing::next) {
+            reaped += inner.complete(&entry, None);
+        }
         loop {
             let Some(entry) = inner.ring.completion().next() else { return reaped };
             reaped += inner.complete(&entry, buffers.as_mut());
@@ -309,6 +348,7 @@ impl Reactor {
     pub(in crate::rt) fn poll(&self) -> Result<usize> {
         let mut inner = self.inner.borrow_mut();
         self.submit_backlog(&mut inner);
+        self.poll_devices(&mut inner)?;
         let needs_kernel = {
             let queue = inner.ring.submission();
             !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
@@ -380,6 +420,11 @@ impl Reactor {
             inner.doorbell_armed = true;
             let poll = opcode::PollAdd::new(types::Fd(inner.doorbell.as_fd().as_raw_fd()), POLLIN).build();
             self.push(&mut inner, poll.user_data(DOORBELL));
+        }
+        if self.poll_devices(&mut inner)? {
+            // Nothing would end the sleep when a device is done.
+            self.deliver(inner);
+            return Ok(());
         }
         if !inner.completed.is_empty() {
             // Making room in the queue took completions whose owners were not told yet: no time to sleep.
