@@ -50,12 +50,12 @@ fn one_command_over_and_over() {
         let mut request = "*3\r\n$3\r\nSET\r\n".to_owned();
         bulk(&mut request, &format!("key:{:012}", index * 7919 % KEYS));
         bulk(&mut request, "123");
-        boson.discard(request.as_bytes());
+        boson.discard(request.as_bytes(), 1);
     }
     let mut random = 1;
     let pipelines: Vec<String> =
         (0..PIPELINES).map(|_| (0..PIPELINE).map(|_| request(&command, &mut random)).collect()).collect();
     for pipeline in pipelines.iter().cycle().take(usize::try_from(rounds / PIPELINE).expect("a count")) {
-        boson.discard(pipeline.as_bytes());
+        boson.discard(pipeline.as_bytes(), 1);
     }
 }

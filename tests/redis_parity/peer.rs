@@ -138,13 +138,18 @@ impl Boson {
         self.session.take_replies()
     }
 
-    /// Sends `request` and throws the reply away, as a connection does once it is sent.
+    /// Sends `request` so many times and throws the replies away, as a connection does once they are sent.
     #[allow(dead_code, reason = "not every test that shares this file uses it")]
-    pub(crate) fn discard(&mut self, request: &[u8]) {
-        self.session.feed(request);
-        run(&self.executor, self.session.run());
-        let replies = self.session.take_replies();
-        self.session.sent(replies);
+    pub(crate) fn discard(&mut self, request: &[u8], times: usize) {
+        let session = &mut self.session;
+        run(&self.executor, async {
+            for _ in 0..times {
+                session.feed(request);
+                session.run().await;
+                let replies = session.take_replies();
+                session.sent(replies);
+            }
+        });
     }
 
     /// Sends `bytes` and returns what comes until the connection ends or more bytes are awaited.
