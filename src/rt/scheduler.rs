@@ -33,6 +33,7 @@ use super::offload::Pool;
 use super::pollers::Pollers;
 use super::reactor::Reactor;
 use super::run_queue::{DEFAULT_QUEUE, RunQueues};
+use super::shutdown::Patience;
 use super::stats::{self, Counters};
 use super::task::{
     self, Header, JoinError, JoinHandle, NewTask, Polled, Registry, Site, SiteCache, TaskRef, apply_changes,
@@ -77,6 +78,8 @@ pub(super) struct Shared {
     /// Reused by `fire_timers`.
     fired: RefCell<Vec<Waker>>,
     clock: Arc<dyn Clock>,
+    /// When the I/O in flight of a core that ends is to have ended, if somebody said.
+    io_deadline: Cell<Option<Instant>>,
     sites: SiteCache,
     counters: Counters,
     /// Until when `counters` know what the time went to.
@@ -140,6 +143,7 @@ impl Shared {
             drained: Cell::default(),
             fired: RefCell::default(),
             clock: Arc::clone(&config.clock),
+            io_deadline: Cell::new(None),
             sites: SiteCache::new(),
             counters: Counters::default(),
             accounted: Cell::new(now),
@@ -152,7 +156,7 @@ impl Shared {
     }
 
     /// Reads the clock.
-    fn read_clock(&self) -> Instant {
+    pub(super) fn read_clock(&self) -> Instant {
         let now = self.clock.now();
         self.now.set(now);
         now
@@ -474,12 +478,17 @@ impl Shared {
         NewTask { inbox: &self.inbox, site: self.sites.get(name, created_at), id, queue, now: self.now.get() }
     }
 
+    /// When the I/O in flight is to have ended after the tasks did.
+    pub(super) fn set_io_deadline(&self, deadline: Instant) {
+        self.io_deadline.set(Some(deadline));
+    }
+
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
         drop(self.messages.take());
         drop(self.drained.take());
         self.end_tasks();
-        self.reactor.shut_down();
+        self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()));
         // An orphan's or a poller's destructor may have spawned.
         self.pollers.clear();
         self.end_tasks();
