@@ -9,6 +9,7 @@
 //! 1st, 8th and 64th poll and at the end, and sooner if the polls so far say that the time would be up before.
 
 mod access;
+mod direct;
 pub(crate) mod stepped;
 
 use std::cell::{Cell, RefCell};
@@ -61,6 +62,8 @@ pub(super) struct Shared {
     now: Cell<Instant>,
     /// The task that is being polled.
     running: Cell<Option<NonNull<Header>>>,
+    /// Polls that a coroutine may make from its own stack before the loop looks at the clock; see [`direct`].
+    allowance: Cell<usize>,
     beat: Arc<Beat>,
     registry: Registry,
     process: Process,
@@ -128,6 +131,7 @@ impl Shared {
             queues: RunQueues::new(),
             now: Cell::new(now),
             running: Cell::new(None),
+            allowance: Cell::new(0),
             beat: Arc::new(Beat::new()),
             registry: Registry::default(),
             process: Process::current(),
@@ -229,11 +233,13 @@ impl Shared {
                 }
                 continue;
             };
-            if self.run_task(task, queue) && is_done() {
-                ran += 1;
+            let allowance = read_at - ran - 1;
+            self.allowance.set(allowance);
+            let ended = self.run_task(task, queue);
+            ran += 1 + allowance - self.allowance.get();
+            if ended && is_done() {
                 break;
             }
-            ran += 1;
             if ran < read_at {
                 continue;
             }
@@ -245,6 +251,7 @@ impl Shared {
             }
             read_at = next_reading(ran, now - started, until - now);
         }
+        self.allowance.set(0);
         if ran > ran_at_reading {
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, false);
@@ -560,6 +567,7 @@ impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
         // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
         self.core.running.set(None);
+        self.core.allowance.set(0);
         self.core.beat.enter(Phase::Outside);
         // SAFETY: this is the core's thread, and its loop, which alone polls tasks, has been left.
         unsafe { self.handle.end_now(&self.core.registry) };
