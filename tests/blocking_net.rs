@@ -75,6 +75,29 @@ fn bytes_arrive_in_order_whatever_the_sizes() {
 }
 
 #[test]
+fn a_short_read_that_waits_after_a_long_one_loses_nothing() {
+    run(|| {
+        let (mut client, mut server) = pair();
+        let reader = thread::spawn(move || {
+            let mut long = vec![0; 64 << 10];
+            assert_eq!(server.read(&mut long).expect("connected"), 4);
+            let mut short = [0; 3];
+            assert_eq!(server.read(&mut short).expect("connected"), 3);
+            let mut rest = Vec::new();
+            server.read_to_end(&mut rest).expect("connected");
+            [&short[..], &rest].concat()
+        });
+        // Each time after the other end waits.
+        thread::sleep(Duration::from_millis(5));
+        client.write_all(b"long").expect("connected");
+        thread::sleep(Duration::from_millis(5));
+        client.write_all(b"0123456789").expect("connected");
+        drop(client);
+        assert_eq!(reader.join().expect("no panic"), b"0123456789");
+    });
+}
+
+#[test]
 fn a_read_times_out_and_loses_nothing() {
     run(|| {
         let (mut client, mut server) = pair();

@@ -185,6 +185,26 @@ fn coroutines_end_with_their_core_started_or_not() {
 }
 
 #[test]
+fn what_a_coroutine_captured_is_dropped_once_although_a_destructor_panics() {
+    struct Panics;
+    impl Drop for Panics {
+        fn drop(&mut self) {
+            panic!("in a destructor");
+        }
+    }
+
+    let dropped = Rc::new(Cell::new(0));
+    let (before, after) = (Notes(Rc::clone(&dropped)), Notes(Rc::clone(&dropped)));
+    let panics = Panics;
+    run(move || {
+        let handle = thread::spawn(move || drop((before, panics, after)));
+        handle.cancel();
+        assert!(handle.join().is_err());
+    });
+    assert_eq!(dropped.get(), 2);
+}
+
+#[test]
 fn a_cancelled_coroutine_that_catches_the_unwinding_is_unwound_again() {
     run(|| {
         let caught = Rc::new(Cell::new(0));
@@ -336,6 +356,20 @@ fn spawning_outside_a_core_is_refused_with_what_to_do() {
     assert_eq!(error.kind(), std::io::ErrorKind::Unsupported);
     let payload = catch_unwind(|| drop(thread::spawn(|| ()))).expect_err("there is no core");
     assert!(message(&*payload).contains("boson::thread::run"), "{}", message(&*payload));
+}
+
+#[test]
+fn a_coroutine_takes_and_returns_values_of_any_size() {
+    let core = core();
+    let doubled = core.block_on(async {
+        let mut captured = [21_u8; 4 << 10];
+        let double = move || {
+            captured.iter_mut().for_each(|byte| *byte *= 2);
+            captured
+        };
+        thread::spawn(double).await
+    });
+    assert_eq!(doubled.expect("the ring works").expect("no panic"), [42; 4 << 10]);
 }
 
 #[test]

@@ -593,3 +593,20 @@ fn waiting_asks_the_heap_for_nothing() {
         assert_eq!(*mutex.lock().await, 1400);
     });
 }
+
+#[test]
+fn what_a_permit_sends_to_nobody_is_dropped_at_once() {
+    run(async {
+        let (sender, receiver) = mpsc::channel(1);
+        let permit = sender.reserve().await.expect("there is a receiver");
+        drop(receiver);
+        let (answer, answered) = oneshot::channel::<()>();
+        permit.send(answer);
+        // While the channel has a sender.
+        assert_eq!(
+            rt::timeout(Duration::from_secs(1), answered).await.expect("in time"),
+            Err(RecvError::Closed)
+        );
+        drop(sender);
+    });
+}

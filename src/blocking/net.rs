@@ -23,6 +23,7 @@ pub use std::net::{
 };
 
 use crate::error::{Error, ErrorKind};
+use crate::mem::IoBuf;
 use crate::net::{self, Net};
 use crate::rt;
 use crate::rt::coroutine::wait_unless_cancelled;
@@ -348,20 +349,21 @@ impl Shared {
         if let Some(len) = self.stream.try_read(buf).map_err(into_io)? {
             return Ok(len);
         }
+        let wanted = buf.len().min(TRANSFER_BYTES);
         let mut bytes = self.inbound.take();
-        bytes.clear();
-        // The capacity is what is asked for.
-        bytes.reserve_exact(buf.len().min(TRANSFER_BYTES));
+        if bytes.len() < wanted {
+            bytes.reserve_exact(wanted - bytes.len());
+            bytes.resize(wanted, 0);
+        }
         let reading = async {
-            let (result, bytes) = self.stream.read(bytes).await;
-            result.map(|len| (len, bytes))
+            // Of the whole buffer, which may have been made for a larger read, more would come than `buf` takes.
+            let (result, bytes) = self.stream.read(bytes.slice(0..wanted)).await;
+            result.map(|len| (len, bytes.into_inner()))
         };
         let (len, bytes) = wait_at_most(self.read_timeout.get(), reading)?;
-        // More than `buf` takes comes if the buffer was made for a larger one.
-        let taken = len.min(buf.len());
-        buf[..taken].copy_from_slice(&bytes[..taken]);
+        buf[..len].copy_from_slice(&bytes[..len]);
         self.inbound.replace(bytes);
-        Ok(taken)
+        Ok(len)
     }
 
     #[track_caller]

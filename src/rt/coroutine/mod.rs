@@ -45,6 +45,9 @@ use stack::PooledStack;
 /// How often a cancelled coroutine may catch the unwinding and wait again.
 const MAX_UNWINDS: u32 = 1000;
 
+/// What a function may capture to be put on its stack as it is, in bytes; a larger one is boxed. corosensei panics above 1,024.
+const MAX_CAPTURED_BYTES: usize = 512;
+
 /// What must be left of a stack for its coroutine to poll others from there: enough for the path to their stacks and for the
 /// unwinder, which carries a panic of theirs across.
 const ROOM_BYTES: usize = 16 << 10;
@@ -127,6 +130,10 @@ impl<T> Coroutine<T> {
         created_at: &'static Location<'static>,
         f: impl FnOnce() -> T + 'static,
     ) -> Result<Self> {
+        if size_of_val(&f) > MAX_CAPTURED_BYTES {
+            let f: Box<dyn FnOnce() -> T> = Box::new(f);
+            return Self::new(stack_bytes, identity, created_at, f);
+        }
         let stack = PooledStack::take(stack_bytes)?;
         let control = Control {
             yielder: Cell::new(std::ptr::null()),
@@ -203,22 +210,28 @@ impl<T> Future for Coroutine<T> {
 impl<T> Drop for Coroutine<T> {
     /// # Panics
     ///
-    /// With what the function panics with after it caught the unwinding.
+    /// With what the function panics with after it caught the unwinding, or a destructor of what it captured.
     fn drop(&mut self) {
         if self.stack.done() {
             return;
         }
-        if !self.stack.started() {
+        let unwound = if self.stack.started() {
+            self.control.unwinds.set(1);
+            self.control.waker.set(std::ptr::null());
+            let _running = Running::enter(&self.control);
+            // Not left to the field's own destructor, which aborts when a panic comes out.
+            catch_unwind(AssertUnwindSafe(|| self.stack.force_unwind()))
+        } else {
             // The function's captures are dropped here, as those of any closure: not on its stack.
-            self.stack.force_unwind();
-            return;
-        }
-        self.control.unwinds.set(1);
-        self.control.waker.set(std::ptr::null());
-        let running = Running::enter(&self.control);
-        // Not left to the field's own destructor, which aborts when a panic comes out.
-        let unwound = catch_unwind(AssertUnwindSafe(|| self.stack.force_unwind()));
-        drop(running);
+            let dropped = catch_unwind(AssertUnwindSafe(|| self.stack.force_unwind()));
+            if dropped.is_err() {
+                // corosensei would drop them again.
+                // SAFETY: nothing is on a stack that was never switched to but the function, and that was dropped: a destructor
+                // that panics does not keep the other captures from being dropped.
+                unsafe { self.stack.force_reset() };
+            }
+            dropped
+        };
         if let Err(payload) = unwound {
             if std::thread::panicking() {
                 // Reported by the hook already; a second panic would end the process.

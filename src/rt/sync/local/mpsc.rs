@@ -60,6 +60,7 @@ struct Channel<T> {
     reserved: Cell<usize>,
     /// The receiver takes only what was sent before.
     closed: Cell<bool>,
+    receiver_gone: Cell<bool>,
     receiver: WakerSlot,
 }
 
@@ -71,6 +72,7 @@ impl<T> Channel<T> {
             senders: Cell::new(1),
             reserved: Cell::new(0),
             closed: Cell::new(false),
+            receiver_gone: Cell::new(false),
             receiver: WakerSlot::default(),
         }
     }
@@ -212,8 +214,10 @@ pub struct Permit<'a, T> {
 impl<T> Permit<'_, T> {
     /// Sends `value`. If the receiver was closed meanwhile, it still gets it; if it is gone, `value` is dropped.
     pub fn send(mut self, value: T) {
-        self.used = true;
-        self.channel.push(value);
+        if !self.channel.receiver_gone.get() {
+            self.used = true;
+            self.channel.push(value);
+        }
     }
 }
 
@@ -322,6 +326,7 @@ impl<T> Receiver<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
+        self.channel.receiver_gone.set(true);
         self.channel.close();
         self.channel.receiver.clear();
         let values = self.channel.queue.take();
