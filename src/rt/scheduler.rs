@@ -277,7 +277,7 @@ impl Shared {
         if self.registry.len() == 0
             && let Some(drained) = self.drained.take()
         {
-            drained.wake();
+            task::quietly(|| drained.wake());
         }
     }
 
@@ -376,7 +376,7 @@ impl Shared {
         // Wakers may be anybody's and may come back for the timers: not under the borrow.
         let mut fired = self.fired.take();
         let count = self.timers.borrow_mut().expire(now, TIMERS_PER_TURN, |waker| fired.push(waker));
-        fired.drain(..).for_each(Waker::wake);
+        fired.drain(..).for_each(|waker| task::quietly(|| waker.wake()));
         // Keeps the allocation.
         self.fired.replace(fired);
         count
@@ -469,12 +469,13 @@ impl Shared {
 
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
-        drop(self.messages.take());
-        drop(self.drained.take());
+        // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
+        task::drop_quietly(self.messages.take());
+        task::drop_quietly(self.drained.take());
         self.end_tasks();
-        self.reactor.shut_down();
+        task::quietly(|| self.reactor.shut_down());
         // An orphan's or a poller's destructor may have spawned.
-        self.pollers.clear();
+        task::quietly(|| self.pollers.clear());
         self.end_tasks();
     }
 
@@ -496,8 +497,7 @@ impl Shared {
                 unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
             }
         }
-        let timers = self.timers.take();
-        drop(timers);
+        task::drop_quietly(self.timers.take());
     }
 }
 

@@ -32,6 +32,7 @@ use list::Links;
 pub(super) use list::{ReadyList, Registry};
 pub(super) use site::{Site, SiteCache};
 use stage::{TaskCell, VTable};
+pub(super) use stage::{drop_quietly, quietly};
 
 const STACK_PAGE_BYTES: usize = 4 << 10;
 
@@ -333,7 +334,7 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
     // foreign code while it holds the borrow: `take` moves the waker out first.
     let joiner = unsafe { &mut *header.joiner.get() }.take();
     if let Some(joiner) = joiner {
-        joiner.wake();
+        stage::quietly(|| joiner.wake());
     }
     if let Some(locals) = header.locals.take() {
         stage::drop_quietly(locals);
