@@ -148,8 +148,12 @@ impl Header {
         self.waits_for.set(Some(what));
     }
 
-    /// The task-local values, made when first asked for.
+    /// The task-local values, made when first asked for. What the end of the task runs gets values of its own, which go at once:
+    /// nobody would drop those of the task any more before it is freed, perhaps on another thread.
     pub(super) fn locals(&self) -> Rc<Locals> {
+        if self.has(ENDED) {
+            return Rc::default();
+        }
         let locals = self.locals.take().unwrap_or_default();
         self.locals.set(Some(Rc::clone(&locals)));
         locals
