@@ -79,9 +79,12 @@ impl Watchdog {
 }
 
 impl Drop for Watchdog {
+    /// Waits for a report that is being made, unless that is what drops it.
     fn drop(&mut self) {
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) =
+            self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
+        {
             // A panic of `report` was printed when it happened.
             let _ = thread.join();
         }
