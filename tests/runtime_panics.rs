@@ -156,3 +156,32 @@ fn a_waker_that_panics_costs_no_other_timer_its_wake() {
     };
     core.block_on(rt::timeout(PATIENCE, all)).expect("the ring works").expect("every timer fires");
 }
+
+#[test]
+fn a_core_ends_whole_though_the_waker_of_its_io_panics() {
+    use boson::net::{Net, TcpListener, TcpStream};
+    let (core, dropped, waker) = core_with_a_waiting_task();
+    let reads = core
+        .block_on(async {
+            let net = Net::kernel();
+            let listener = TcpListener::bind(&net, "127.0.0.1:0".parse().expect("valid")).expect("free port");
+            let mut reads = Vec::new();
+            for _ in 0..3 {
+                let client = TcpStream::connect(&net, listener.local_addr()).await.expect("listening");
+                let (server, _) = listener.accept().await.expect("connected");
+                reads.push(Box::pin(async move {
+                    let _client = client;
+                    drop(server.read(Vec::with_capacity(16)).await);
+                }));
+            }
+            for read in &mut reads {
+                assert!(read.as_mut().poll(&mut Context::from_waker(&panicking_waker())).is_pending());
+            }
+            rt::sleep(MOMENT).await;
+            reads
+        })
+        .expect("the ring works");
+    ends_whole(core, &dropped, waker);
+    // The kernel is done with every one of them: the ring, which goes with the last, checks that.
+    drop(reads);
+}
