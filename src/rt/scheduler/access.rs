@@ -169,7 +169,7 @@ impl Shared {
     }
 
     pub(in crate::rt) fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.inbox), Arc::clone(&self.beat))
+        Handle::new(Arc::clone(&self.inbox), Arc::clone(&self.beat), self.process)
     }
 
     pub(in crate::rt) fn fill_random(&self, bytes: &mut [u8]) {
