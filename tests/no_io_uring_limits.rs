@@ -1,4 +1,4 @@
-//! A core on epoll when descriptors run out and when signals keep coming. One at a time: both concern the whole process.
+//! A core on epoll when descriptors run out, and a core on either reactor when signals keep coming. One at a time: both concern the whole process.
 
 use std::io::{Read, Write};
 use std::mem::MaybeUninit;
@@ -18,14 +18,22 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
-fn core() -> boson::Result<Core> {
+fn core_on(reactor: ReactorChoice) -> boson::Result<Core> {
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.reactor = ReactorChoice::Epoll;
+    config.reactor = reactor;
     Core::new(&config)
 }
 
+fn core() -> boson::Result<Core> {
+    core_on(ReactorChoice::Epoll)
+}
+
 fn run<F: Future>(future: F) -> F::Output {
-    core()
+    run_on(ReactorChoice::Epoll, future)
+}
+
+fn run_on<F: Future>(reactor: ReactorChoice, future: F) -> F::Output {
+    core_on(reactor)
         .expect("a core")
         .block_on(async { rt::timeout(PATIENCE, future).await.expect("it hangs") })
         .expect("runs")
@@ -111,12 +119,22 @@ impl Drop for Alarms {
 }
 
 #[test]
-fn signals_disturb_neither_sleeping_nor_sockets_nor_files() {
+fn signals_disturb_neither_sleeping_nor_sockets_nor_files_on_epoll() {
+    signals_disturb_neither_sleeping_nor_sockets_nor_files(ReactorChoice::Epoll);
+}
+
+/// Where io_uring is forbidden this is epoll once more.
+#[test]
+fn signals_disturb_neither_sleeping_nor_sockets_nor_files_by_default() {
+    signals_disturb_neither_sleeping_nor_sockets_nor_files(ReactorChoice::Auto);
+}
+
+fn signals_disturb_neither_sleeping_nor_sockets_nor_files(reactor: ReactorChoice) {
     let _alone = ONE_AT_A_TIME.lock().unwrap_or_else(PoisonError::into_inner);
     let path = std::env::temp_dir().join(format!("boson-signals-{}", std::process::id()));
     let file = path.clone();
     let _alarms = Alarms::every(Duration::from_micros(150));
-    run(async move {
+    run_on(reactor, async move {
         let namespace = UringNamespace::open_file(&file, Some(1 << 20)).await.expect("open");
         let listener = listener();
         let address = listener.local_addr();

@@ -8,11 +8,11 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use boson::ErrorKind;
 use boson::net::{Net, TcpListener};
 use boson::rt::sync::{Mutex, local, mpsc, oneshot};
 use boson::rt::{self, CancelToken, Handle, Instant, JoinError, Park, Poller, ReactorKind};
 use boson::sim::{Defect, Stuck, StuckKind, World, WorldOptions};
+use boson::{ErrorKind, blocking};
 
 /// A timer of an idle core is late by less than a tick.
 const TICK: Duration = Duration::from_nanos(1 << 14);
@@ -197,6 +197,33 @@ fn both_kinds_of_synchronisation_work() {
         sends.await.expect("no panic");
         adds.await.expect("no panic");
         assert_eq!(*shared.lock().await, 20);
+    });
+}
+
+/// Coroutines with locks of their core, and one that waits for work on another core.
+#[test]
+fn coroutines_run_in_a_world() {
+    in_worlds(|there| async move {
+        let started = rt::now();
+        let total = Rc::new(blocking::sync::Mutex::new(0));
+        let adders: Vec<_> = (1..=3)
+            .map(|number| {
+                let (total, there) = (Rc::clone(&total), there.clone());
+                boson::thread::spawn(move || {
+                    boson::thread::sleep(Duration::from_secs(number));
+                    let mut total = total.lock().expect("nobody panics");
+                    let before = *total;
+                    let more = boson::wait(there.spawn("doubles", move || async move { 2 * number }));
+                    *total = before + more.expect("no panic");
+                })
+            })
+            .collect();
+        for adder in adders {
+            adder.await.expect("no panic");
+        }
+        assert_eq!(*total.lock().expect("nobody panics"), 12);
+        let took = rt::now() - started;
+        assert!(took >= Duration::from_secs(3) && took < Duration::from_secs(3) + TICK, "{took:?}");
     });
 }
 

@@ -11,11 +11,12 @@ use std::time::Duration;
 
 use rustix::fs::{FlockOperation, OFlags};
 use rustix::io::Errno;
-use tracing::warn;
+use tracing::{debug, warn};
 
 use super::{Namespace, NamespaceInfo};
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{DmaBuf, IoBuf, Slice};
+use crate::rt::uring::{FixedFile, PolledDevice};
 use crate::rt::{self, ops};
 
 /// The block size of a file: what every file system's direct I/O accepts.
@@ -31,6 +32,9 @@ pub struct UringNamespace(Rc<Shared>);
 
 #[derive(Debug)]
 struct Shared {
+    /// Before the file, which it holds too.
+    _fixed: Option<FixedFile>,
+    _polled: Option<PolledDevice>,
     file: Rc<OwnedFd>,
     info: NamespaceInfo,
     size_bytes: Cell<u64>,
@@ -104,7 +108,7 @@ impl UringNamespace {
             trim: true,
             direct,
         };
-        Ok(Self(Rc::new(Shared { file: Rc::new(file), info, size_bytes: Cell::new(size) })))
+        Ok(Self::new(Rc::new(file), info, size, None))
     }
 
     /// Opens the block device at `path`, exclusively.
@@ -143,7 +147,20 @@ impl UringNamespace {
             trim: true,
             direct,
         };
-        Ok(Self(Rc::new(Shared { file: Rc::new(file), info, size_bytes: Cell::new(size_bytes) })))
+        let file = Rc::new(file);
+        let polled = if direct && size_bytes > 0 { poll(&file, &info) } else { None };
+        Ok(Self::new(file, info, size_bytes, polled))
+    }
+
+    fn new(file: Rc<OwnedFd>, info: NamespaceInfo, size_bytes: u64, polled: Option<PolledDevice>) -> Self {
+        let fixed = FixedFile::register(&file);
+        Self(Rc::new(Shared {
+            _fixed: fixed,
+            _polled: polled,
+            file,
+            info,
+            size_bytes: Cell::new(size_bytes),
+        }))
     }
 
     fn check(&self, operation: &'static str, offset: u64, len: u64) -> Result<()> {
@@ -288,6 +305,14 @@ fn open(path: &Path, create: bool, flags: OFlags) -> io::Result<(std::fs::File, 
         Err(error) if error.raw_os_error() == Some(libc::EINVAL) => Ok((with(flags)?, false)),
         Err(error) => Err(error),
     }
+}
+
+/// Polls a device whose driver has poll queues.
+fn poll(device: &Rc<OwnedFd>, info: &NamespaceInfo) -> Option<PolledDevice> {
+    PolledDevice::new(device, info.block_size_bytes)
+        .inspect(|_| debug!("{}: polled, its reads and writes need no interrupts", info.name))
+        .inspect_err(|error| debug!("{}: not polled, its reads and writes interrupt: {error}", info.name))
+        .ok()
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

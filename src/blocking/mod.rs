@@ -39,5 +39,6 @@
 //!
 //! What is called in a destructor of a coroutine that is being cancelled, and is not ready, fails with an error that says so.
 
+pub mod fs;
 pub mod net;
 pub mod sync;

@@ -14,14 +14,18 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::accept::{Acceptor, PendingGuard};
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::ops;
 use crate::rt::sync::local::Notify;
 use crate::rt::uring::{self, BUFFER_BYTES, Chunk, Feed};
+use crate::rt::{RingFeature, ops};
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 /// How many times it is asked before the connection ends with `ETIMEDOUT`.
 const KEEPALIVE_PROBES: u32 = 5;
+
+/// Writes of less are copied: below about this size locking the memory costs more than copying it (Linux,
+/// `Documentation/networking/msg_zerocopy.rst`, says 10 KB).
+const MIN_ZERO_COPY_BYTES: usize = 16 << 10;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -87,6 +91,8 @@ pub(super) struct KernelStream {
     bulk: Cell<bool>,
     /// Sends that the ring still has. While there are any nothing else sends.
     sending: Rc<Cell<usize>>,
+    /// The kernel copies what it is asked to send without copying: the device cannot do otherwise.
+    copies: Cell<bool>,
 }
 
 /// What was received for reads that were dropped before they could take it.
@@ -165,6 +171,7 @@ impl KernelStream {
             feed: OnceCell::new(),
             bulk: Cell::new(false),
             sending: Rc::default(),
+            copies: Cell::new(false),
         }
     }
 
@@ -247,6 +254,26 @@ impl KernelStream {
             .map(|len| len as usize)
             .map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown));
         (result, buf)
+    }
+
+    /// Writes from where the bytes are, if the ring can and the kernel did so far.
+    pub(super) async fn write_zero_copy<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
+        let in_vain = self.copies.get() || buf.bytes_init() < MIN_ZERO_COPY_BYTES;
+        if in_vain || !uring::has(RingFeature::SendZeroCopy) {
+            return self.write(buf).await;
+        }
+        match ops::send_zero_copy(&self.socket, buf, InFlight::new(&self.sending)).await {
+            (Ok((len, copied)), buf) => {
+                self.copies.set(copied);
+                (Ok(len as usize), buf)
+            }
+            // The socket's family has none, or there is no memory that may be locked.
+            (Err(error), buf) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENOMEM)) => {
+                self.copies.set(true);
+                self.write(buf).await
+            }
+            (Err(error), buf) => (Err(from_io(&error, "write").outcome_is(Outcome::Unknown)), buf),
+        }
     }
 
     /// Reads what is there without waiting.

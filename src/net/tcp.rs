@@ -192,6 +192,22 @@ impl TcpStream {
         }
     }
 
+    /// Like [`TcpStream::write`], but lets the kernel send 16 KiB and more from where they are (`IORING_OP_SEND_ZC`, Linux 6.2).
+    ///
+    /// It completes when the kernel needs `buf` no more, usually when the peer has acknowledged it: it saves the CPU the copy, and
+    /// takes a round trip. For throughput have several in flight, each with its own buffer. Where the kernel cannot (an older one, a
+    /// device that has to copy, such as loopback) and on other networks this is an ordinary write.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpStream::write`].
+    pub async fn write_zero_copy<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
+        match &self.0 {
+            StreamKind::Kernel(stream) => stream.write_zero_copy(buf).await,
+            StreamKind::Stack(_) | StreamKind::Remote(_) => self.write(buf).await,
+        }
+    }
+
     /// Writes all of `buf`.
     ///
     /// # Errors

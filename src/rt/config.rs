@@ -26,6 +26,8 @@ pub struct CoreConfig {
     pub idle: Idle,
     /// The size of the core's arena, in bytes. Pages are touched only with use.
     pub arena_bytes: usize,
+    /// Whether the arena is registered with the io_uring.
+    pub register_arena: RegisterArena,
     /// A poll of a task that takes longer is a stall: it is logged with the task's name, and counted.
     pub stall_after: Duration,
     /// How many messages from other threads (see [`Handle`](super::Handle)) wait at most until the core takes them; it takes all at
@@ -48,8 +50,23 @@ pub enum Idle {
     Sleep,
 }
 
+/// Whether a core's arena is registered with its io_uring, which saves pinning memory for each read and write of a namespace, and
+/// makes all of the arena resident and locked (`RLIMIT_MEMLOCK`). Where the kernel refuses, the core does without and says so in the
+/// log once.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RegisterArena {
+    /// Never.
+    Never,
+    /// If it consists of hugepages, which are set aside and locked in any case.
+    #[default]
+    IfHuge,
+    /// Always: all of the arena's memory is used from the start.
+    Always,
+}
+
 impl CoreConfig {
-    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most 10 µs of spinning, a 16 MiB arena, stalls from 10 ms on, 65,536 messages.
+    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most 10 µs of spinning, a 16 MiB arena that is registered if it has hugepages,
+    /// stalls from 10 ms on, 65,536 messages.
     pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
         Self {
             cpu: None,
@@ -61,6 +78,7 @@ impl CoreConfig {
             offload_threads: 16,
             idle: Idle::Adaptive { spin: Duration::from_micros(10) },
             arena_bytes: 16 << 20,
+            register_arena: RegisterArena::default(),
             stall_after: Duration::from_millis(10),
             messages: 1 << 16,
         }
@@ -78,6 +96,7 @@ impl std::fmt::Debug for CoreConfig {
             .field("offload_threads", &self.offload_threads)
             .field("idle", &self.idle)
             .field("arena_bytes", &self.arena_bytes)
+            .field("register_arena", &self.register_arena)
             .field("stall_after", &self.stall_after)
             .field("messages", &self.messages)
             .finish_non_exhaustive()

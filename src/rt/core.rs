@@ -49,6 +49,7 @@ impl Core {
             Reactor::new(config.reactor, config.ring_entries, config.ring_features, &doorbell, &pool)?;
         let inbox = Arc::new(Inbox::new(config.messages, Box::new(move || doorbell.ring()), bury));
         let arena = Arena::new(config.arena_bytes)?;
+        reactor.register(config.register_arena, &arena);
         Ok(Self { shared: Rc::new(Shared::new(config, inbox, reactor, pool, arena)) })
     }
 
@@ -95,7 +96,8 @@ impl Core {
     }
 
     /// Ends the core: every task, and then all I/O in flight, whose buffers are freed. Tasks get `within` to end if they are to be
-    /// drained; the I/O that they leave gets 10 s after that, and what a device does not give back then is leaked, with a warning.
+    /// drained; the I/O that they leave gets what remains of it, and 100 ms at least. What a device does not give back then is leaked,
+    /// with a warning. (A core that is dropped without this call gives its I/O 10 s.)
     ///
     /// # Errors
     ///
@@ -105,6 +107,7 @@ impl Core {
         if self.shared.is_forked() {
             return Err(Process::error("shut down a core"));
         }
+        self.shared.set_io_deadline(self.shared.read_clock() + within);
         let ended = self.shared.stats().ended;
         let mut in_time = Ok(());
         if how == Shutdown::Drain {

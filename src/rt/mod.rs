@@ -45,7 +45,7 @@ pub(crate) mod uring;
 mod watchdog;
 
 pub use cancel::{CancelToken, Cancelled};
-pub use config::{CoreConfig, Idle};
+pub use config::{CoreConfig, Idle, RegisterArena};
 pub(crate) use context::spawn_at;
 pub use context::{
     PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,

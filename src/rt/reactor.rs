@@ -9,8 +9,10 @@ use tracing::warn;
 
 use super::doorbell::Doorbell;
 use super::offload::Pool;
-use super::{Instant, RingFeatures, epoll, uring};
+use super::shutdown::Patience;
+use super::{Instant, RegisterArena, RingFeatures, epoll, uring};
 use crate::error::{Error, ErrorKind, Result};
+use crate::mem::{Arena, PageKind};
 
 /// What a core is asked to do its I/O through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -101,6 +103,26 @@ impl Reactor {
         }
     }
 
+    /// Registers the core's arena if it is to be.
+    pub(super) fn register(&self, wanted: RegisterArena, arena: &Arena) {
+        let wanted = match wanted {
+            RegisterArena::Never => false,
+            RegisterArena::IfHuge => arena.stats().pages == PageKind::Huge2M,
+            RegisterArena::Always => true,
+        };
+        let Some(ring) = self.ring().filter(|ring| wanted && ring.may_register_buffers()) else { return };
+        if let Err(error) = ring.register_arena(arena) {
+            static SAID: Once = Once::new();
+            SAID.call_once(|| {
+                warn!(
+                    "memory is pinned for each read and write, because the arena of {} bytes cannot be registered: {error}; \
+                     raise `ulimit -l`",
+                    arena.stats().total_bytes
+                );
+            });
+        }
+    }
+
     /// System calls made so far to submit or wait.
     pub(super) fn enters(&self) -> u64 {
         match self {
@@ -149,11 +171,11 @@ impl Reactor {
         }
     }
 
-    /// Cancels everything and waits until nobody uses an operation's memory any more.
-    pub(super) fn shut_down(&self) {
+    /// Cancels everything and waits until nobody uses an operation's memory any more, or `patience` is over.
+    pub(super) fn shut_down(&self, patience: Patience<'_>) {
         match self {
-            Self::Uring(ring) => ring.shut_down(),
-            Self::Epoll(epoll) => epoll.shut_down(),
+            Self::Uring(ring) => ring.shut_down(patience),
+            Self::Epoll(epoll) => epoll.shut_down(patience),
             Self::Simulated => {}
         }
     }

@@ -139,6 +139,13 @@ impl RunQueues {
         task
     }
 
+    /// Takes the first task of a queue if it is such a one.
+    #[inline]
+    pub(super) fn pop_if(&self, queue: u8, is_such: impl FnOnce(&Header) -> bool) -> Option<NonNull<Header>> {
+        let first = self.slots[usize::from(queue)].ready.first()?;
+        if is_such(first) { self.pop(queue) } else { None }
+    }
+
     /// Takes the task of a queue after `choose` (of how many there are) others.
     pub(super) fn take(&self, queue: u8, choose: impl FnOnce(usize) -> usize) -> Option<NonNull<Header>> {
         let slot = &self.slots[usize::from(queue)];

@@ -9,6 +9,7 @@
 //! 1st, 8th and 64th poll and at the end, and sooner if the polls so far say that the time would be up before.
 
 mod access;
+mod direct;
 pub(crate) mod stepped;
 
 use std::cell::{Cell, RefCell};
@@ -32,6 +33,7 @@ use super::offload::Pool;
 use super::pollers::Pollers;
 use super::reactor::Reactor;
 use super::run_queue::{DEFAULT_QUEUE, RunQueues};
+use super::shutdown::Patience;
 use super::stats::{self, Counters};
 use super::task::{
     self, Header, JoinError, JoinHandle, NewTask, Polled, Registry, Site, SiteCache, TaskRef, apply_changes,
@@ -62,6 +64,8 @@ pub(super) struct Shared {
     now: Cell<Instant>,
     /// The task that is being polled.
     running: Cell<Option<NonNull<Header>>>,
+    /// Polls that a coroutine may make from its own stack before the loop looks at the clock; see [`direct`].
+    allowance: Cell<usize>,
     beat: Arc<Beat>,
     registry: Registry,
     process: Process,
@@ -76,6 +80,8 @@ pub(super) struct Shared {
     /// Reused by `fire_timers`.
     fired: RefCell<Vec<Waker>>,
     clock: Arc<dyn Clock>,
+    /// When the I/O in flight of a core that ends is to have ended, if somebody said.
+    io_deadline: Cell<Option<Instant>>,
     sites: SiteCache,
     counters: Counters,
     /// Until when `counters` know what the time went to.
@@ -127,6 +133,7 @@ impl Shared {
             queues: RunQueues::new(),
             now: Cell::new(now),
             running: Cell::new(None),
+            allowance: Cell::new(0),
             beat: Arc::new(Beat::new()),
             registry: Registry::default(),
             process: Process::current(),
@@ -138,6 +145,7 @@ impl Shared {
             drained: Cell::default(),
             fired: RefCell::default(),
             clock: Arc::clone(&config.clock),
+            io_deadline: Cell::new(None),
             sites: SiteCache::new(),
             counters: Counters::default(),
             accounted: Cell::new(now),
@@ -150,7 +158,7 @@ impl Shared {
     }
 
     /// Reads the clock.
-    fn read_clock(&self) -> Instant {
+    pub(super) fn read_clock(&self) -> Instant {
         let now = self.clock.now();
         self.now.set(now);
         now
@@ -228,11 +236,13 @@ impl Shared {
                 }
                 continue;
             };
-            if self.run_task(task, queue) && is_done() {
-                ran += 1;
+            let allowance = read_at - ran - 1;
+            self.allowance.set(allowance);
+            let ended = self.run_task(task, queue);
+            ran += 1 + allowance - self.allowance.get();
+            if ended && is_done() {
                 break;
             }
-            ran += 1;
             if ran < read_at {
                 continue;
             }
@@ -244,6 +254,7 @@ impl Shared {
             }
             read_at = next_reading(ran, now - started, until - now);
         }
+        self.allowance.set(0);
         if ran > ran_at_reading {
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, false);
@@ -479,6 +490,11 @@ impl Shared {
         NewTask { inbox: &self.inbox, site: self.sites.get(name, created_at), id, queue, now: self.now.get() }
     }
 
+    /// When the I/O in flight is to have ended after the tasks did.
+    pub(super) fn set_io_deadline(&self, deadline: Instant) {
+        self.io_deadline.set(Some(deadline));
+    }
+
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
         // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
@@ -486,7 +502,8 @@ impl Shared {
         task::drop_quietly(self.drained.take());
         self.end_tasks();
         // Each panic is that of an operation that is done; the ones after it may be with the kernel still.
-        if !(0..SHUT_DOWN_PANICS).any(|_| task::quietly(|| self.reactor.shut_down())) {
+        let shut_down = || self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()));
+        if !(0..SHUT_DOWN_PANICS).any(|_| task::quietly(shut_down)) {
             std::mem::forget(self.reactor.clone());
         }
         // An orphan's or a poller's destructor may have spawned.
@@ -566,6 +583,7 @@ impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
         // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
         self.core.running.set(None);
+        self.core.allowance.set(0);
         self.core.beat.enter(Phase::Outside);
         // SAFETY: this is the core's thread, and its loop, which alone polls tasks, has been left.
         unsafe { self.handle.end_now(&self.core.registry) };

@@ -46,6 +46,8 @@ const CANCELLED: u8 = 1 << 2;
 const DETACHED: u8 = 1 << 3;
 /// The future of a `block_on`: not in the registry.
 const ROOT: u8 = 1 << 4;
+/// Its polls do nothing but to switch to a coroutine's stack, and end no task.
+const COROUTINE: u8 = 1 << 5;
 
 /// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
 /// one is a pointer to the other.
@@ -102,6 +104,14 @@ impl Header {
 
     fn set(&self, flag: u8) {
         self.flags.set(self.flags.get() | flag);
+    }
+
+    pub(super) fn set_coroutine(&self, is_coroutine: bool) {
+        self.flags.set(if is_coroutine {
+            self.flags.get() | COROUTINE
+        } else {
+            self.flags.get() & !COROUTINE
+        });
     }
 
     pub(super) fn site(&self) -> &'static Site {
@@ -270,7 +280,7 @@ impl Drop for TaskRef {
 
 /// Marks a task that is alive, on its own core, as queued; `None` if it is queued already or has ended.
 #[inline]
-fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
+pub(super) fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
     // SAFETY: alive by the reference that each caller holds.
     let flags = unsafe { &task.as_ref().flags };
     if flags.get() & (QUEUED | ENDED) != 0 {
@@ -280,32 +290,44 @@ fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
     Some(task)
 }
 
+/// Whether the next poll of a task does nothing but to switch to a coroutine's stack.
+#[inline]
+pub(super) fn is_coroutine(header: &Header) -> bool {
+    header.flags.get() & (COROUTINE | ENDED | CANCELLED) == COROUTINE
+}
+
+/// A poll of a task begins that was taken from a run queue.
+#[inline]
+pub(super) fn begin(header: &Header, now: Instant, beat: &Beat) {
+    header.flags.set(header.flags.get() & !QUEUED);
+    beat.poll(header.site);
+    header.polls.set(header.polls.get().wrapping_add(1));
+    header.since.set(now);
+    header.waits_for.set(None);
+}
+
 /// Polls a task that was taken from a run queue once, or drops its future if it was cancelled.
 ///
 /// # Safety
 ///
-/// `task` was just popped from a [`ReadyList`] of the core whose thread this is and whose registry `registry` is, and no task is
-/// being polled.
+/// `task` was just popped from a [`ReadyList`] of the core whose thread this is and whose registry `registry` is. No task is
+/// being polled, or only a coroutine that is not this task and yields, if this one [is a coroutine](is_coroutine) too.
 #[inline]
 pub(super) unsafe fn run(task: NonNull<Header>, now: Instant, registry: &Registry, beat: &Beat) -> Polled {
     // SAFETY: marked as queued, so the core's own reference keeps it alive.
     let header = unsafe { task.as_ref() };
-    let flags = header.flags.get() & !QUEUED;
-    header.flags.set(flags);
-    if flags & (ENDED | CANCELLED) != 0 {
+    if header.flags.get() & (ENDED | CANCELLED) != 0 {
+        header.flags.set(header.flags.get() & !QUEUED);
         // SAFETY: the core's own reference to a task that was queued is there still, and is taken over here.
         let task = ManuallyDrop::new(TaskRef(task));
-        if flags & ENDED != 0 {
+        if task.has_ended() {
             drop(ManuallyDrop::into_inner(task));
             return Polled::Gone;
         }
         task.cancel(registry);
         return Polled::Ended;
     }
-    beat.poll(header.site);
-    header.polls.set(header.polls.get().wrapping_add(1));
-    header.since.set(now);
-    header.waits_for.set(None);
+    begin(header, now, beat);
     // A waker without a reference of its own: the core's outlives it.
     // SAFETY: the waker's functions expect a `Header` of a live task; `ManuallyDrop` keeps the waker from dropping a
     // reference that it never took, and clones made from it take their own.

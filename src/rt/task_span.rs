@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span, debug_span, field};
 
-use super::scheduler::{Shared, in_core};
+use super::scheduler::{Shared, in_core, with_core};
 use super::task::JoinHandle;
 
 /// Spawns a task on the current core, for its function `caller`. `queue` chooses the task queue.
@@ -61,7 +61,12 @@ impl<T> Future for Traced<T> {
         let Self { span, future } = &mut *self;
         let _entered = span.enter();
         match future {
-            Some(future) => future.as_mut().poll(cx),
+            Some(future) => {
+                let polled = future.as_mut().poll(cx);
+                // Also of a coroutine: entering a span is more than a switch of stacks.
+                with_core(|core| core.set_running_is_coroutine(false));
+                polled
+            }
             None => Poll::Pending,
         }
     }

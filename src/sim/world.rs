@@ -35,7 +35,7 @@ impl WorldOptions {
 /// Any number of virtual cores in one thread, on virtual time, whose steps a seed puts in order.
 ///
 /// The cores are the runtime's own: the same scheduler, timers and wakers and the same protocol between cores run as on a
-/// machine, without a kernel, without threads, and without waiting. Whatever uses [`rt`] alone runs in it: tasks, timers,
+/// machine, without a kernel, without threads, and without waiting. Whatever uses [`rt`] alone runs in it: tasks, coroutines, timers,
 /// synchronisation, work sent to other cores by their [`Handle`]s. What a machine's timing decides, the seed decides here: which core goes
 /// on, at every step of its loop and of the protocol by which cores wake each other; which ready task is polled next; how many are before
 /// the devices and the inbox are looked at. Where no core has anything to do, time jumps to the next deadline. Where there is none

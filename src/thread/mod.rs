@@ -356,9 +356,19 @@ pub fn sleep(duration: Duration) {
 /// # Panics
 ///
 /// In an async task, which has [`rt::yield_now`].
+#[inline]
 #[track_caller]
 pub fn yield_now() {
-    if !coroutine::yield_now() && coroutine::current_identity().is_none() {
+    if !coroutine::yield_now() {
+        yield_outside();
+    }
+}
+
+#[cold]
+#[track_caller]
+fn yield_outside() {
+    // A coroutine that is being cancelled does not yield.
+    if coroutine::current_identity().is_none() {
         refuse_in_core("yield_now");
         std::thread::yield_now();
     }

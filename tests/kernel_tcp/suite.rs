@@ -537,3 +537,82 @@ fn a_listener_can_be_bound_again_though_the_kernel_still_accepted_for_it() {
         }
     });
 }
+
+/// A buffer that says when it is freed, and overwrites itself then, which nobody may see.
+struct Poisoned {
+    bytes: Vec<u8>,
+    freed: Rc<Cell<usize>>,
+}
+
+// SAFETY: the bytes are those of a vector that is never touched before the drop.
+unsafe impl IoBuf for Poisoned {
+    fn stable_ptr(&self) -> *const u8 {
+        self.bytes.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.bytes.len()
+    }
+}
+
+impl Drop for Poisoned {
+    fn drop(&mut self) {
+        self.bytes.fill(0xdd);
+        self.freed.set(self.freed.get() + 1);
+    }
+}
+
+/// Sends without copying, of which every third is dropped while it is in flight: what arrives is what was sent.
+#[test]
+fn bytes_that_are_not_copied_arrive_as_they_were() {
+    const LEN: usize = 64 << 10;
+    run(async {
+        let freed = Rc::new(Cell::new(0));
+        let mut made = 0;
+        for round in 0..20 {
+            // The kernel copies on loopback, which turns it off for the connection: a new one each time.
+            let (client, server) = pair().await;
+            let reader = rt::spawn("reader", async move { read_to_end(&server).await.expect("read") });
+            let mut expected = 0;
+            for part in 0..3u8 {
+                let buf = Poisoned { bytes: vec![part + 1; LEN], freed: Rc::clone(&freed) };
+                made += 1;
+                if round % 3 == 0 && part == 0 {
+                    drop(polled_at_most(client.write_zero_copy(buf), 1).await);
+                    continue;
+                }
+                let (len, buf) = client.write_zero_copy(buf).await;
+                let len = len.expect("written");
+                assert!((1..=LEN).contains(&len) && buf.bytes[0] == part + 1);
+                expected += len;
+            }
+            client.shutdown(Shutdown::Write).expect("half close");
+            let got = reader.await.expect("no panic");
+            assert!(got.iter().all(|byte| (1..=3).contains(byte)), "freed memory was sent");
+            assert!(got.is_sorted(), "overtaken");
+            let whole = got.iter().filter(|byte| **byte != 1 || round % 3 != 0).count();
+            assert_eq!(whole, expected);
+        }
+        assert_eq!(freed.get(), made, "every buffer is given back");
+    });
+}
+
+#[test]
+fn a_small_write_that_is_not_to_be_copied_is_a_write() {
+    run(async {
+        let (client, server) = pair().await;
+        assert_eq!(client.write_zero_copy(&b"small"[..]).await.0.expect("written"), 5);
+        let (len, bytes) = server.read(Vec::with_capacity(16)).await;
+        assert_eq!((len.expect("read"), bytes.as_slice()), (5, &b"small"[..]));
+        drop(server);
+        let (mut last, mut buf) = (Ok(0), vec![0u8; 32 << 10]);
+        for _ in 0..100 {
+            (last, buf) = client.write_zero_copy(buf).await;
+            if last.is_err() {
+                break;
+            }
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+        assert_eq!(last.expect_err("the peer is gone").kind(), ErrorKind::Closed);
+    });
+}

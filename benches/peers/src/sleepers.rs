@@ -5,7 +5,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::machine;
-use crate::runtimes::{Boson, Compio, Glommio, Monoio, Runtime, Tokio};
+use crate::runtimes::{Boson, Compio, Glommio, Monoio, Runtime, Tokio, boson_config};
 
 /// How many are tried, until one number works.
 const COUNTS: [usize; 4] = [1_000_000, 100_000, 30_000, 10_000];
@@ -13,7 +13,8 @@ const SLEEP: Duration = Duration::from_secs(3600);
 /// A measurement that is still running after this long ends itself.
 const CHILD_SECONDS: u32 = 30;
 
-const NAMES: [&str; 6] = ["boson", "tokio", "monoio", "glommio", "compio", "may (stackful)"];
+const NAMES: [&str; 7] =
+    ["boson", "tokio", "monoio", "glommio", "compio", "boson (stackful)", "may (stackful)"];
 
 /// Resident bytes per task that sleeps.
 fn asleep<R: Runtime>(count: usize) -> f64 {
@@ -33,6 +34,21 @@ fn asleep<R: Runtime>(count: usize) -> f64 {
 
 fn grown(before: usize, count: usize) -> f64 {
     (machine::resident_bytes() - before) as f64 / count as f64
+}
+
+/// Resident bytes per coroutine that sleeps, its stack included.
+fn boson_stackful_asleep(count: usize) -> f64 {
+    let core = boson::rt::Core::new(&boson_config()).expect("a core starts");
+    let measured = boson::thread::run(&core, move || {
+        boson::thread::spawn(|| boson::thread::sleep(Duration::from_millis(1))).join().expect("no panic");
+        let before = machine::resident_bytes();
+        for _ in 0..count {
+            drop(boson::thread::spawn(|| boson::thread::sleep(SLEEP)));
+        }
+        boson::thread::sleep(Duration::from_millis(500));
+        report(grown(before, count))
+    });
+    measured.expect("the core runs").expect("no panic")
 }
 
 fn may_asleep(count: usize) -> f64 {
@@ -56,9 +72,15 @@ pub fn child(name: &str, count: &str) {
         "monoio" => asleep::<Monoio>(count),
         "glommio" => asleep::<Glommio>(count),
         "compio" => asleep::<Compio>(count),
+        "boson (stackful)" => boson_stackful_asleep(count),
         "may (stackful)" => may_asleep(count),
         _ => panic!("there is no measurement of `{name}`"),
     };
+    report(bytes)
+}
+
+/// Ends the process with everything still asleep: to end a million tasks in order would take longer than the measurement.
+fn report(bytes: f64) -> ! {
     println!("{bytes}");
     std::process::exit(0);
 }

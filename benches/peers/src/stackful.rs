@@ -7,6 +7,8 @@ use corosensei::{Coroutine, CoroutineResult};
 
 use crate::photon;
 use crate::report::{Better, Entry, compare, entry};
+use crate::runtimes::{Tokio, boson_config};
+use crate::tasks;
 
 const YIELDS: usize = 2_000_000;
 const SPAWNS: usize = 200_000;
@@ -55,6 +57,48 @@ fn corosensei_spawns() -> f64 {
         stack = coroutine.into_stack();
     }
     nanos_each(start, SPAWNS)
+}
+
+/// Everything is spawned and joined from a coroutine of one core, with the default stack.
+fn on_boson<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
+    let core = boson::rt::Core::new(&boson_config()).expect("a core starts");
+    boson::thread::run(&core, f).expect("the core runs").expect("no panic")
+}
+
+fn boson_yields(coroutines: usize) -> f64 {
+    on_boson(move || {
+        let each = YIELDS / coroutines;
+        let start = Instant::now();
+        let joins: Vec<_> = (0..coroutines)
+            .map(|_| {
+                boson::thread::spawn(move || {
+                    for _ in 0..each {
+                        boson::thread::yield_now();
+                    }
+                })
+            })
+            .collect();
+        for join in joins {
+            join.join().expect("no panic");
+        }
+        nanos_each(start, each * coroutines)
+    })
+}
+
+fn boson_spawns(batch: usize) -> f64 {
+    on_boson(move || {
+        let mut joins = Vec::with_capacity(batch);
+        let start = Instant::now();
+        for _ in 0..SPAWNS / batch {
+            for i in 0..batch {
+                joins.push(boson::thread::spawn(move || i));
+            }
+            for join in joins.drain(..) {
+                std::hint::black_box(join.join().expect("no panic"));
+            }
+        }
+        nanos_each(start, SPAWNS)
+    })
 }
 
 fn may_spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> may::coroutine::JoinHandle<T> {
@@ -107,6 +151,7 @@ fn may_spawns(batch: usize) -> f64 {
 pub fn compare_yields(rounds: usize) {
     for coroutines in [2, 1000] {
         let mut entries: Vec<Entry> = vec![
+            entry("boson", move || boson_yields(coroutines)),
             entry("corosensei, no scheduler", move || corosensei_yields(coroutines)),
             entry("may", move || may_yields(coroutines)),
         ];
@@ -119,11 +164,12 @@ pub fn compare_yields(rounds: usize) {
 
 pub fn compare_spawns(rounds: usize) {
     for batch in [1, 1000] {
-        let mut entries: Vec<Entry> = Vec::new();
+        let mut entries: Vec<Entry> = vec![entry("boson, pooled", move || boson_spawns(batch))];
         if batch == 1 {
             entries.push(entry("corosensei, no scheduler, one stack reused", corosensei_spawns));
         }
         entries.push(entry("may, pooled", move || may_spawns(batch)));
+        entries.push(entry("tokio LocalRuntime, async", move || tasks::spawns::<Tokio>(batch)));
         if photon::program().is_some() {
             entries.push(entry("photon, pooled", move || photon::run(&["spawn", &batch.to_string()])[0]));
         }

@@ -29,7 +29,7 @@ fn yields<R: Runtime>(tasks: usize) -> f64 {
 }
 
 /// Nanoseconds per task, of which `batch` are spawned at once and then joined.
-fn spawns<R: Runtime>(batch: usize) -> f64 {
+pub fn spawns<R: Runtime>(batch: usize) -> f64 {
     R::run(async move {
         let mut joins = Vec::with_capacity(batch);
         let start = Instant::now();
@@ -64,7 +64,7 @@ pub fn compare_yields(rounds: usize) {
     }
 }
 
-/// `may`'s coroutines are measured in the same table as stackful tasks.
+/// Coroutines, boson's and `may`'s, are in a table of their own.
 pub fn compare_spawns(rounds: usize) {
     for batch in [1, 1000] {
         let entries: Vec<Entry> = vec![

@@ -38,16 +38,22 @@ pub(crate) use identity::Identity;
 pub use stack::StackStats;
 
 use super::current;
-use super::scheduler::Shared;
+use super::scheduler::{Shared, with_core};
 use crate::error::Result;
 use stack::PooledStack;
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.
 const MAX_UNWINDS: u32 = 1000;
 
+/// What must be left of a stack for its coroutine to poll others from there: enough for the path to their stacks and for the
+/// unwinder, which carries a panic of theirs across.
+const ROOM_BYTES: usize = 16 << 10;
+
 /// A function that runs on a stack of its own, as a future.
 pub(crate) struct Coroutine<T: 'static> {
     stack: corosensei::Coroutine<(), (), T, PooledStack>,
+    /// What it ended with, if that was on another coroutine's stack.
+    ended: Option<std::thread::Result<T>>,
     control: Control,
 }
 
@@ -73,11 +79,21 @@ thread_local! {
 }
 
 /// Calls `f` with the coroutine on whose stack the caller is.
+#[inline]
 fn with_running<R>(f: impl FnOnce(Option<&Control>) -> R) -> R {
     let control = RUNNING.try_with(Cell::get).unwrap_or(std::ptr::null());
     // SAFETY: `RUNNING` is set only while `Running` borrows the control, and that is at least as long as the code runs that can
     // read it: code on that coroutine's stack, or a destructor or handler called from there.
     f(unsafe { control.as_ref() })
+}
+
+impl Control {
+    /// Whether there is room on the stack that the caller is on, which is this coroutine's, to poll others from there.
+    #[inline]
+    fn has_room(&self) -> bool {
+        let here = 0u8;
+        std::ptr::from_ref(&here).addr().saturating_sub(self.guard.end) >= ROOM_BYTES
+    }
 }
 
 /// While it lives, the thread is on a coroutine's stack.
@@ -128,9 +144,12 @@ impl<T> Coroutine<T> {
             });
             f()
         });
-        Ok(Self { stack, control })
+        Ok(Self { stack, ended: None, control })
     }
 }
+
+/// What it ended with is moved like any other value.
+impl<T> Unpin for Coroutine<T> {}
 
 impl<T> Future for Coroutine<T> {
     type Output = T;
@@ -138,19 +157,46 @@ impl<T> Future for Coroutine<T> {
     /// # Panics
     ///
     /// With what the function panics with, and if polled again after it ended.
+    #[inline]
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
         let this = self.get_mut();
+        if this.stack.done() {
+            match this.ended.take() {
+                Some(Ok(output)) => return Poll::Ready(output),
+                Some(Err(payload)) => resume_unwind(payload),
+                None => {}
+            }
+        }
         this.control.waker.set(cx.waker());
         if this.control.yielder.get().is_null() {
             super::context::has_a_stack(this.control.stack_bytes);
         }
         let running = Running::enter(&this.control);
-        let result = this.stack.resume(());
-        drop(running);
-        match result {
-            CoroutineResult::Yield(()) => Poll::Pending,
-            CoroutineResult::Return(output) => Poll::Ready(output),
+        if running.outer.is_null() {
+            let is_first = this.control.yielder.get().is_null();
+            let result = this.stack.resume(());
+            drop(running);
+            return match result {
+                CoroutineResult::Yield(()) => {
+                    if is_first {
+                        with_core(|core| core.set_running_is_coroutine(true));
+                    }
+                    Poll::Pending
+                }
+                CoroutineResult::Return(output) => Poll::Ready(output),
+            };
         }
+        let result = catch_unwind(AssertUnwindSafe(|| this.stack.resume(())));
+        drop(running);
+        this.ended = Some(match result {
+            Ok(CoroutineResult::Yield(())) => return Poll::Pending,
+            Ok(CoroutineResult::Return(output)) => Ok(output),
+            Err(payload) => Err(payload),
+        });
+        // The end of a task runs code of others, for which there is room on the thread's own stack only.
+        with_core(|core| core.set_running_is_coroutine(false));
+        cx.waker().wake_by_ref();
+        Poll::Pending
     }
 }
 
@@ -231,12 +277,34 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
 }
 
 /// Has every other ready task and every poller take a turn; false outside a coroutine.
+///
+/// This and what it calls are inlined into the caller: a switch of stacks inside further functions leaves the processor's stack of
+/// return addresses out of step, and each return above and below is then mispredicted, which costs several times the switch.
+#[inline]
+#[track_caller]
 pub(crate) fn yield_now() -> bool {
-    let waker = with_running(|control| control.map_or(std::ptr::null(), |control| control.waker.get()));
-    // SAFETY: as in `wait_unless_cancelled`.
-    let Some(waker) = (unsafe { waker.as_ref() }) else { return false };
-    waker.wake_by_ref();
+    let control = RUNNING.get();
+    // SAFETY: as in `with_running`; not used after the switch, when the control may have moved.
+    let Some(control) = (unsafe { control.as_ref() }) else { return false };
+    if control.waker.get().is_null() {
+        return false;
+    }
+    assert_own_core(control);
+    // SAFETY: the core polls this coroutine, so it is alive, and nothing below ends it.
+    let core = unsafe { &*control.core.get() };
+    if core.yield_running(control.has_room()) {
+        return true;
+    }
     suspend()
+}
+
+#[inline]
+#[track_caller]
+fn assert_own_core(control: &Control) {
+    assert!(
+        std::ptr::eq(control.core.get(), current::core()),
+        "a coroutine cannot wait while the tasks of another core are dropped inside it"
+    );
 }
 
 /// Switches to whoever polls the coroutine, until it is polled again. False if it cannot, because it is being cancelled and is in a
@@ -246,24 +314,28 @@ pub(crate) fn yield_now() -> bool {
 fn suspend() -> bool {
     let yielder = with_running(|control| {
         let control = control.expect("called on a coroutine's stack");
-        assert!(
-            std::ptr::eq(control.core.get(), current::core()),
-            "a coroutine cannot wait while the tasks of another core are dropped inside it"
-        );
-        if control.unwinds.get() > 0 {
-            if std::thread::panicking() {
-                return std::ptr::null();
-            }
-            control.unwinds.set(control.unwinds.get() + 1);
-            if control.unwinds.get() > MAX_UNWINDS {
-                abort("a cancelled coroutine caught the unwinding and waited again, over and over");
-            }
+        assert_own_core(control);
+        if control.unwinds.get() > 0 && !may_unwind_again(control) {
+            return std::ptr::null();
         }
         control.yielder.get()
     });
     // SAFETY: the yielder lies on the stack of the coroutine that runs, below this frame, and lives as long as its function.
     let Some(yielder) = (unsafe { yielder.as_ref() }) else { return false };
     yielder.suspend(());
+    true
+}
+
+/// Of a coroutine that is being cancelled and waits: whether it is unwound (once more), as it is unless it is in a destructor.
+#[cold]
+fn may_unwind_again(control: &Control) -> bool {
+    if std::thread::panicking() {
+        return false;
+    }
+    control.unwinds.set(control.unwinds.get() + 1);
+    if control.unwinds.get() > MAX_UNWINDS {
+        abort("a cancelled coroutine caught the unwinding and waited again, over and over");
+    }
     true
 }
 

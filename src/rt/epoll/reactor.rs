@@ -18,6 +18,7 @@ use crate::rt::Instant;
 use crate::rt::doorbell::Doorbell;
 use crate::rt::offload::{Place, Pool, Refused};
 use crate::rt::ops::{Call, Direction, Orphan, Way};
+use crate::rt::shutdown::{Patience, ROUND};
 
 /// The event of the doorbell: no descriptor has this number.
 const DOORBELL: u64 = u64::MAX;
@@ -27,9 +28,6 @@ const EVENTS: usize = 256;
 const POLL_INTERVAL: Duration = Duration::from_micros(4);
 /// Calls on sockets that may succeed at once between two polls. Whoever comes after that yields to the other tasks first.
 const ATTEMPTS_PER_POLL: u32 = 64;
-/// A core that ends waits for this many rounds of this length (10 s) in which no call in flight finishes.
-const SHUT_DOWN_ROUNDS: usize = 1000;
-const SHUT_DOWN_ROUND: Duration = Duration::from_millis(10);
 
 /// One core's epoll instance.
 pub(in crate::rt) struct Reactor {
@@ -419,20 +417,17 @@ impl Reactor {
     }
 
     /// Waits until the pool's threads have let go of every buffer.
-    pub(in crate::rt) fn shut_down(&self) {
+    pub(in crate::rt) fn shut_down(&self, mut patience: Patience<'_>) {
         // Calls that nobody has begun: dropping the job returns the call.
         let jobs = self.inner.borrow().calls.jobs();
         jobs.into_iter().for_each(|job| drop(self.pool.take_back(job)));
-        // Counted in rounds: a core's clock may stand still, and the machine's is not this layer's to read.
-        let mut rounds = 0;
         let mut left = self.inner.borrow().calls.in_flight();
-        while left > 0 && rounds < SHUT_DOWN_ROUNDS {
-            if let Err(error) = self.wait(Some(SHUT_DOWN_ROUND)) {
+        while left > 0 && !patience.is_over() {
+            if let Err(error) = self.wait(Some(ROUND)) {
                 warn!("waiting for I/O in flight failed: {error}");
                 break;
             }
-            let before = std::mem::replace(&mut left, self.inner.borrow().calls.in_flight());
-            rounds += usize::from(left >= before);
+            left = self.inner.borrow().calls.in_flight();
         }
         if left > 0 {
             warn!("{left} blocking calls did not finish; their memory is not freed");

@@ -11,6 +11,9 @@ pub(crate) enum Call {
     Recv { buf: *mut u8, len: u32 },
     /// `send(2)` that never raises SIGPIPE.
     Send { buf: *const u8, len: u32 },
+    /// `send(2)` likewise, from memory that is in use until the peer has acknowledged it: `IORING_OP_SEND_ZC`. The result has
+    /// [`COPIED`] set if the kernel copied it after all.
+    SendZeroCopy { buf: *const u8, len: u32 },
     /// `accept4(2)` that does not ask for the address.
     Accept,
     /// `connect(2)`.
@@ -26,6 +29,13 @@ pub(crate) enum Call {
     /// `fallocate(2)`.
     Allocate { mode: i32, offset: u64, len: u64 },
 }
+
+/// In the result of [`Call::SendZeroCopy`]: the kernel copied the bytes. The others are how many it sent.
+pub(in crate::rt) const COPIED: i32 = 1 << 30;
+/// The most that one [`Call::SendZeroCopy`] sends, so that the count keeps clear of [`COPIED`].
+pub(super) const MAX_ZERO_COPY_BYTES: u32 = (1 << 30) - 4096;
+/// `IORING_SEND_ZC_REPORT_USAGE`: say whether it was copied.
+pub(in crate::rt) const REPORT_USAGE: u16 = 1 << 3;
 
 /// What a descriptor can be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,20 +56,44 @@ pub(in crate::rt) enum Way {
 }
 
 impl Call {
-    /// The call as an io_uring entry.
-    pub(in crate::rt) fn entry(self, descriptor: RawFd) -> squeue::Entry {
+    /// The address and length of what a call on a file moves; no address for a call that moves nothing, `None` for other calls.
+    pub(in crate::rt) fn file_memory(self) -> Option<(usize, usize)> {
+        match self {
+            Self::ReadAt { buf, len, .. } => Some((buf.addr(), len as usize)),
+            Self::WriteAt { buf, len, .. } => Some((buf.addr(), len as usize)),
+            Self::Datasync | Self::Allocate { .. } => Some((0, 0)),
+            _ => None,
+        }
+    }
+
+    /// Whether a ring that polls its devices takes it.
+    pub(in crate::rt) fn can_be_polled(self) -> bool {
+        matches!(self, Self::ReadAt { .. } | Self::WriteAt { .. })
+    }
+
+    /// The call as an io_uring entry; `buffer` is the registered buffer that the memory of a call on a file lies in.
+    pub(in crate::rt) fn entry(self, descriptor: RawFd, buffer: Option<u16>) -> squeue::Entry {
         let fd = types::Fd(descriptor);
         match self {
             Self::Recv { buf, len } => opcode::Recv::new(fd, buf, len).build(),
             Self::Send { buf, len } => opcode::Send::new(fd, buf, len).flags(libc::MSG_NOSIGNAL).build(),
+            Self::SendZeroCopy { buf, len } => {
+                opcode::SendZc::new(fd, buf, len).flags(libc::MSG_NOSIGNAL).zc_flags(REPORT_USAGE).build()
+            }
             Self::Accept => opcode::Accept::new(fd, std::ptr::null_mut(), std::ptr::null_mut())
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
             Self::Connect { address, len } => opcode::Connect::new(fd, address, len).build(),
             // The offset -1 reads from where a stream is.
             Self::Read { buf, len } => opcode::Read::new(fd, buf, len).offset(u64::MAX).build(),
-            Self::ReadAt { buf, len, offset } => opcode::Read::new(fd, buf, len).offset(offset).build(),
-            Self::WriteAt { buf, len, offset } => opcode::Write::new(fd, buf, len).offset(offset).build(),
+            Self::ReadAt { buf, len, offset } => match buffer {
+                Some(index) => opcode::ReadFixed::new(fd, buf, len, index).offset(offset).build(),
+                None => opcode::Read::new(fd, buf, len).offset(offset).build(),
+            },
+            Self::WriteAt { buf, len, offset } => match buffer {
+                Some(index) => opcode::WriteFixed::new(fd, buf, len, index).offset(offset).build(),
+                None => opcode::Write::new(fd, buf, len).offset(offset).build(),
+            },
             Self::Datasync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
             Self::Allocate { mode, offset, len } => {
                 opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build()
@@ -72,6 +106,7 @@ impl Call {
         match self {
             Self::Recv { .. } => "bytes to receive",
             Self::Send { .. } => "room to send",
+            Self::SendZeroCopy { .. } => "a peer to acknowledge what is sent from where it is",
             Self::Accept => "a connection to accept",
             Self::Connect { .. } => "a connection to be made",
             Self::Read { .. } => "a read",
@@ -85,7 +120,9 @@ impl Call {
     pub(in crate::rt) fn way(self) -> Way {
         match self {
             Self::Recv { .. } | Self::Accept | Self::Read { .. } => Way::WhenReady(Direction::Read),
-            Self::Send { .. } | Self::Connect { .. } => Way::WhenReady(Direction::Write),
+            Self::Send { .. } | Self::SendZeroCopy { .. } | Self::Connect { .. } => {
+                Way::WhenReady(Direction::Write)
+            }
             Self::ReadAt { .. } | Self::WriteAt { .. } | Self::Datasync | Self::Allocate { .. } => {
                 Way::OnThread
             }
@@ -146,7 +183,7 @@ impl Call {
                 // SAFETY: `buf` is valid for writes of `len` bytes, by the caller's promise.
                 unsafe { libc::recv(descriptor, buf.cast(), len as usize, libc::MSG_DONTWAIT) }
             }
-            Self::Send { buf, len } => {
+            Self::Send { buf, len } | Self::SendZeroCopy { buf, len } => {
                 let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
                 // SAFETY: `buf` is valid for reads of `len` bytes, by the caller's promise.
                 unsafe { libc::send(descriptor, buf.cast(), len as usize, flags) }

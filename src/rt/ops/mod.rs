@@ -17,9 +17,9 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 pub(crate) use call::Call;
-pub(in crate::rt) use call::{Direction, Way};
+pub(in crate::rt) use call::{COPIED, Direction, REPORT_USAGE, Way};
 pub(crate) use file::{fallocate, fsync, read, read_at, write_at};
-pub(crate) use socket::{accept, connect, recv, send};
+pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 
 use crate::mem::IoBufMut;
 use crate::rt::context::waiting_for;
@@ -98,10 +98,10 @@ impl<O: Operation> Op<O> {
             Reactor::Uring(reactor) => {
                 let call = operation.call();
                 waiting_for(call.waits_for());
-                let entry = call.entry(operation.descriptor().as_raw_fd());
-                // SAFETY: the entry's memory lives as long as `operation` by the trait's contract. `operation` is kept in this
+                let descriptor = operation.descriptor().as_raw_fd();
+                // SAFETY: the call's memory lives as long as `operation` by the trait's contract. `operation` is kept in this
                 // future until the slot is done, and `drop` gives it to the slot if it is not.
-                let key = unsafe { reactor.start(entry, cx.waker().clone()) };
+                let key = unsafe { reactor.start(call, descriptor, cx.waker().clone()) };
                 State::InRing { key, reactor }
             }
             Reactor::Epoll(reactor) => State::OnEpoll { flight: epoll::Flight::default(), reactor },

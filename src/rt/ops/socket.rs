@@ -6,7 +6,8 @@ use std::net::SocketAddr;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::rc::Rc;
 
-use super::{Call, Op, Operation, clamp_len, received};
+use super::call::MAX_ZERO_COPY_BYTES;
+use super::{COPIED, Call, Op, Operation, clamp_len, received};
 use crate::mem::{IoBuf, IoBufMut};
 
 /// Receives from a socket into `buf`; 0 bytes is the end of the stream. What arrived after the future was dropped goes to
@@ -84,6 +85,44 @@ unsafe impl<B: IoBuf, G: Unpin + 'static> Operation for Send<B, G> {
 
     fn complete(self, result: io::Result<u32>) -> Self::Output {
         (result, self.buf)
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+/// Like [`send`], but the kernel reads `buf` until the peer has acknowledged what was sent; says besides the count whether the
+/// kernel copied the bytes instead.
+pub(crate) fn send_zero_copy<B, G>(socket: &Rc<OwnedFd>, buf: B, guard: G) -> Op<SendZeroCopy<B, G>>
+where
+    B: IoBuf,
+    G: Unpin + 'static,
+{
+    Op::new(SendZeroCopy { socket: Rc::clone(socket), buf, _guard: guard })
+}
+
+pub(crate) struct SendZeroCopy<B, G> {
+    socket: Rc<OwnedFd>,
+    buf: B,
+    _guard: G,
+}
+
+// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns and which stay in place by
+// `IoBuf`'s contract. The reactor calls the operation complete only when the kernel's notification says that it is done with them.
+unsafe impl<B: IoBuf, G: Unpin + 'static> Operation for SendZeroCopy<B, G> {
+    type Output = (io::Result<(u32, bool)>, B);
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.socket
+    }
+
+    fn call(&mut self) -> Call {
+        let len = clamp_len(self.buf.bytes_init()).min(MAX_ZERO_COPY_BYTES);
+        Call::SendZeroCopy { buf: self.buf.stable_ptr(), len }
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        let copied = COPIED.cast_unsigned();
+        (result.map(|result| (result & !copied, result & copied != 0)), self.buf)
     }
 
     fn orphaned(self, _result: io::Result<u32>) {}

@@ -44,6 +44,13 @@ impl ReadyList {
         self.len.set(self.len.get() + 1);
     }
 
+    /// The first task.
+    #[inline]
+    pub(in crate::rt) fn first(&self) -> Option<&Header> {
+        // SAFETY: a task on the list is alive (see the type), for as long as it is on it. The callers look at it and let go.
+        self.head.get().map(|task| unsafe { task.as_ref() })
+    }
+
     /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
     pub(in crate::rt) fn take(&self, before: usize) -> Option<NonNull<Header>> {
         let mut previous = self.head.get()?;

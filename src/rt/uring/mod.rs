@@ -7,15 +7,24 @@
 
 mod buffer_ring;
 mod multishot;
+mod polled;
 mod probe;
 mod reactor;
+mod registered;
 
 pub(crate) use buffer_ring::{BUFFER_BYTES, Chunk};
 pub(crate) use multishot::Feed;
+pub(crate) use polled::PolledDevice;
 pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 pub(super) use reactor::{Reactor, SlotKey};
+pub(crate) use registered::FixedFile;
 
 use crate::rt::scheduler::with_core;
+
+/// Whether the current core has a ring with `feature`.
+pub(crate) fn has(feature: RingFeature) -> bool {
+    with_core(|core| core.reactor().ring().is_some_and(|ring| ring.has(feature)))
+}
 
 /// Whether the calling task may make a system call that does not wait, instead of an operation on the ring. False once it, and
 /// the tasks before it, made many since the core last turned to its ring: then waiting for the ring is what lets others run. Never

@@ -3,16 +3,24 @@
 use std::fmt;
 use std::os::fd::AsRawFd;
 
-use io_uring::{Builder, IoUring, opcode, squeue, types};
+use io_uring::{Builder, IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
 
 use super::buffer_ring::BufferRing;
+use super::polled;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::ops::REPORT_USAGE;
 
 /// Something that newer kernels' io_uring has and that a core uses where it is there. Without it there is a fallback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RingFeature {
+    /// `IORING_REGISTER_BUFFERS`: the core's arena, as far as [`CoreConfig::register_arena`](crate::rt::CoreConfig) says.
+    RegisteredBuffers,
+    /// `IORING_REGISTER_FILES`: the files and devices of namespaces.
+    RegisteredFiles,
+    /// `IORING_SETUP_IOPOLL`: a second ring for block devices whose driver has poll queues.
+    PolledDevices,
     /// `IORING_SETUP_SINGLE_ISSUER` with `IORING_SETUP_DEFER_TASKRUN`.
     DeferredTaskWork,
     /// `IORING_SETUP_NO_SQARRAY`.
@@ -23,29 +31,39 @@ pub enum RingFeature {
     MultishotAccept,
     /// `IORING_REGISTER_PBUF_RING`.
     BufferRings,
+    /// `IORING_OP_SEND_ZC` with `IORING_SEND_ZC_REPORT_USAGE`.
+    SendZeroCopy,
     /// `IORING_RECV_MULTISHOT`. Used only together with [`BufferRings`](Self::BufferRings).
     MultishotReceive,
 }
 
 impl RingFeature {
     /// Every feature, oldest first within what it belongs to.
-    pub const ALL: [Self; 6] = [
+    pub const ALL: [Self; 10] = [
+        Self::RegisteredBuffers,
+        Self::RegisteredFiles,
+        Self::PolledDevices,
         Self::DeferredTaskWork,
         Self::NoSubmissionArray,
         Self::CancelAny,
         Self::MultishotAccept,
         Self::BufferRings,
         Self::MultishotReceive,
+        Self::SendZeroCopy,
     ];
 
     /// The name in configurations and reports.
     pub const fn name(self) -> &'static str {
         match self {
+            Self::RegisteredBuffers => "registered-buffers",
+            Self::RegisteredFiles => "registered-files",
+            Self::PolledDevices => "polled-devices",
             Self::DeferredTaskWork => "deferred-task-work",
             Self::NoSubmissionArray => "no-submission-array",
             Self::CancelAny => "cancel-any",
             Self::MultishotAccept => "multishot-accept",
             Self::BufferRings => "buffer-rings",
+            Self::SendZeroCopy => "send-zero-copy",
             Self::MultishotReceive => "multishot-receive",
         }
     }
@@ -53,10 +71,16 @@ impl RingFeature {
     /// What a core uses it for, and what it does without.
     pub const fn used_for(self) -> &'static str {
         match self {
+            Self::RegisteredBuffers => "memory of hugepage arenas is pinned once; else per read and write",
+            Self::RegisteredFiles => "namespaces are looked up once; else per operation",
+            Self::PolledDevices => {
+                "block devices with poll queues (`nvme.poll_queues=1`) are polled; else they interrupt"
+            }
             Self::DeferredTaskWork => "completions arrive only when the core asks; else they interrupt it",
             Self::NoSubmissionArray => "one cache line less per submission",
             Self::CancelAny => "one request ends all I/O of a core; else one per operation",
             Self::MultishotAccept => "one request accepts many connections; else one each",
+            Self::SendZeroCopy => "large sends are not copied where the program asks for that; else they are",
             Self::BufferRings => "idle connections hold no receive buffer; else one each",
             Self::MultishotReceive => {
                 "one request receives for as long as a connection lives; else one per read"
@@ -67,10 +91,13 @@ impl RingFeature {
     /// The first Linux release that has it.
     pub const fn since(self) -> &'static str {
         match self {
+            Self::RegisteredBuffers | Self::PolledDevices => "5.1",
+            Self::RegisteredFiles => "5.5",
             Self::DeferredTaskWork => "6.1",
             Self::NoSubmissionArray => "6.6",
             Self::CancelAny | Self::MultishotAccept | Self::BufferRings => "5.19",
             Self::MultishotReceive => "6.0",
+            Self::SendZeroCopy => "6.2",
         }
     }
 
@@ -94,9 +121,12 @@ impl RingFeatures {
         Self(u32::MAX)
     }
 
-    /// What Linux 5.15, the oldest supported release, has: none of them.
+    /// What Linux 5.15, the oldest supported release, has.
     pub const fn linux_5_15() -> Self {
         Self::none()
+            .with(RingFeature::RegisteredBuffers)
+            .with(RingFeature::RegisteredFiles)
+            .with(RingFeature::PolledDevices)
     }
 
     /// The set with `feature` added.
@@ -150,7 +180,9 @@ pub fn probe_io_uring() -> Result<()> {
 ///
 /// As for [`probe_io_uring`].
 pub fn probe_ring_features() -> Result<RingFeatures> {
-    ProbedRing::new(8, RingFeatures::all()).map(|probed| probed.features)
+    let features = ProbedRing::new(8, RingFeatures::all())?.features;
+    let polled = RingFeature::PolledDevices;
+    Ok(if polled::is_available() { features } else { features.without(polled) })
 }
 
 /// A new ring and what it can do.
@@ -169,6 +201,14 @@ impl ProbedRing {
         let buffers = allow(RingFeature::BufferRings).then(|| BufferRing::new(&ring).ok()).flatten();
         features = features.with_if(RingFeature::BufferRings, buffers.is_some());
         let answers = ask(&mut ring)?;
+        for (feature, registers) in [
+            (RingFeature::RegisteredBuffers, registers_buffers as fn(&IoUring) -> bool),
+            (RingFeature::RegisteredFiles, registers_files),
+            // A ring of its own, which is made for the first device that can be polled.
+            (RingFeature::PolledDevices, |_| true),
+        ] {
+            features = features.with_if(feature, allow(feature) && registers(&ring));
+        }
         features = features
             .with_if(RingFeature::CancelAny, allow(RingFeature::CancelAny) && answers.cancel_any)
             .with_if(
@@ -179,7 +219,8 @@ impl ProbedRing {
                 RingFeature::MultishotReceive,
                 // Before 5.19 the kernel took no notice of the flag; such a kernel has no buffer rings.
                 allow(RingFeature::MultishotReceive) && answers.multishot_receive && buffers.is_some(),
-            );
+            )
+            .with_if(RingFeature::SendZeroCopy, allow(RingFeature::SendZeroCopy) && answers.send_zero_copy);
         Ok(Self { ring, features, buffers })
     }
 }
@@ -230,12 +271,26 @@ fn refusal(code: i32, entries: u32) -> Error {
     }
 }
 
+fn registers_buffers(ring: &IoUring) -> bool {
+    let mut byte = Box::new(0u8);
+    let piece = libc::iovec { iov_base: std::ptr::from_mut(&mut *byte).cast(), iov_len: 1 };
+    // SAFETY: the byte outlives the registration, which ends here; no operation uses it meanwhile.
+    let registered = unsafe { ring.submitter().register_buffers(&[piece]) };
+    registered.and_then(|()| ring.submitter().unregister_buffers()).is_ok()
+}
+
+fn registers_files(ring: &IoUring) -> bool {
+    // A table with one empty place.
+    ring.submitter().register_files(&[-1]).and_then(|()| ring.submitter().unregister_files()).is_ok()
+}
+
 /// What is not an opcode or a setup flag of its own shows only when it is tried.
 #[derive(Default)]
 struct Answers {
     cancel_any: bool,
     multishot_accept: bool,
     multishot_receive: bool,
+    send_zero_copy: bool,
 }
 
 /// Tries each flag on something that can only fail: a kernel that knows the flag complains about the descriptor, one that does
@@ -244,15 +299,16 @@ fn ask(ring: &mut IoUring) -> Result<Answers> {
     let no_socket = eventfd(0, EventfdFlags::CLOEXEC)
         .map_err(|errno| Error::os(errno.raw_os_error(), "probe io_uring"))?;
     let fd = types::Fd(no_socket.as_raw_fd());
-    let questions: [squeue::Entry; 3] = [
+    let questions: [squeue::Entry; 4] = [
         opcode::AsyncCancel2::new(types::CancelBuilder::any()).build(),
         opcode::AcceptMulti::new(fd).build(),
         opcode::RecvMulti::new(fd, 0).build(),
+        opcode::SendZc::new(fd, std::ptr::null(), 0).zc_flags(REPORT_USAGE).build(),
     ];
     let mut answers = Answers::default();
     // One at a time: the first would cancel the others, and a ring may have one entry only.
     for (number, question) in questions.into_iter().enumerate() {
-        // SAFETY: none of the three entries points to memory; the descriptor is open until this function returns, and each
+        // SAFETY: none of the four entries points to memory; the descriptor is open until this function returns, and each
         // operation has completed by then or fails with the ring.
         if unsafe { ring.submission().push(&question) }.is_err() {
             break;
@@ -261,14 +317,16 @@ fn ask(ring: &mut IoUring) -> Result<Answers> {
         match number {
             0 => answers.cancel_any = understood,
             1 => answers.multishot_accept = understood,
-            _ => answers.multishot_receive = understood,
+            2 => answers.multishot_receive = understood,
+            _ => answers.send_zero_copy = understood,
         }
     }
     Ok(answers)
 }
 
-/// Waits for the one completion that comes.
+/// Waits for the completion that comes, and for the notification after it if there is one.
 fn answer(ring: &mut IoUring) -> Result<i32> {
+    let mut first = None;
     loop {
         match ring.submit_and_wait(1) {
             Ok(_) => {}
@@ -278,7 +336,10 @@ fn answer(ring: &mut IoUring) -> Result<i32> {
             }
         }
         if let Some(entry) = ring.completion().next() {
-            return Ok(entry.result());
+            let result = *first.get_or_insert(entry.result());
+            if !cqueue::more(entry.flags()) {
+                return Ok(result);
+            }
         }
     }
 }

@@ -1,6 +1,8 @@
 //! The ring, its slots, and sleeping in it.
 
 use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -12,10 +14,13 @@ use tracing::warn;
 
 use super::buffer_ring::{BufferRing, Chunk};
 use super::multishot::{Event, Multishot};
+use super::polled::PolledRing;
 use super::probe::{ProbedRing, RingFeature, RingFeatures};
+use super::registered::{RegisteredArena, RegisteredFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
-use crate::rt::ops::Orphan;
+use crate::rt::ops::{COPIED, Call, Orphan};
+use crate::rt::shutdown::{Patience, ROUND};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -23,9 +28,8 @@ const IGNORED: u64 = u64::MAX;
 const DOORBELL: u64 = u64::MAX - 1;
 /// Set in the `user_data` of a poll that wakes a parked core; which poll it is is in the other bits.
 const READABLE: u64 = 1 << 63;
-/// A core that ends waits for this many rounds of this length (10 s) in which no I/O in flight finishes.
-const SHUT_DOWN_ROUNDS: usize = 1000;
-const SHUT_DOWN_ROUND: Duration = Duration::from_millis(10);
+/// How soon the kernel is asked again when it took no more submissions.
+const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 /// Rounds from one cancellation of everything to the next.
 const ROUNDS_PER_CANCEL: usize = 16;
 
@@ -36,6 +40,9 @@ pub(in crate::rt) struct Reactor {
     features: RingFeatures,
     /// After the ring, which may have it until then.
     buffers: RefCell<Option<BufferRing>>,
+    /// After the ring likewise.
+    pub(super) arena: RefCell<Option<RegisteredArena>>,
+    pub(super) files: RefCell<RegisteredFiles>,
     /// System calls that tasks may still make by themselves before the core turns to its ring.
     direct_calls_left: Cell<u32>,
 }
@@ -46,8 +53,12 @@ const FEW_COMPLETIONS: u32 = 4;
 
 struct Inner {
     ring: IoUring,
+    polled: Option<PolledRing>,
     slots: Vec<Slot>,
     free: Vec<u32>,
+    /// Entries that found the submission queue full, oldest first: one for each operation in flight and one for its
+    /// cancellation at most.
+    backlog: VecDeque<squeue::Entry>,
     in_flight: usize,
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
@@ -63,6 +74,8 @@ struct Inner {
 
 struct Slot {
     generation: u32,
+    /// The result of an operation of which the kernel still has the memory: a notification will follow.
+    sent: i32,
     state: State,
 }
 
@@ -100,8 +113,10 @@ impl Reactor {
         let ProbedRing { ring, features, buffers } = ProbedRing::new(entries, allowed)?;
         let inner = Inner {
             ring,
+            polled: None,
             slots: Vec::new(),
             free: Vec::new(),
+            backlog: VecDeque::new(),
             in_flight: 0,
             doorbell: Arc::clone(doorbell),
             doorbell_armed: false,
@@ -115,6 +130,8 @@ impl Reactor {
             enters: Cell::new(0),
             features,
             buffers: RefCell::new(buffers),
+            arena: RefCell::default(),
+            files: RefCell::default(),
             direct_calls_left: Cell::new(FEW_COMPLETIONS),
         })
     }
@@ -122,6 +139,22 @@ impl Reactor {
     /// Whether the ring has `feature` and may use it.
     pub(super) fn has(&self, feature: RingFeature) -> bool {
         self.features.contains(feature)
+    }
+
+    /// Changes the ring of polled devices. `change` runs no foreign code.
+    pub(super) fn with_polled<R>(
+        &self,
+        change: impl FnOnce(&mut Option<PolledRing>) -> io::Result<R>,
+    ) -> io::Result<R> {
+        let mut inner = self.inner.try_borrow_mut().map_err(io::Error::other)?;
+        change(&mut inner.polled)
+    }
+
+    /// Registers something with the ring. `register` runs no foreign code.
+    pub(super) fn with_ring<R>(&self, register: impl FnOnce(&IoUring) -> io::Result<R>) -> io::Result<R> {
+        // Only a subscriber to the log could come here while the reactor is at work.
+        let inner = self.inner.try_borrow().map_err(io::Error::other)?;
+        register(&inner.ring)
     }
 
     /// Whether a task may make a system call of its own now instead of using the ring; counts it.
@@ -153,10 +186,21 @@ impl Reactor {
     ///
     /// # Safety
     ///
-    /// Whatever memory `entry` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
-    pub(in crate::rt) unsafe fn start(&self, entry: squeue::Entry, waker: Waker) -> SlotKey {
+    /// Whatever memory `call` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
+    pub(in crate::rt) unsafe fn start(&self, call: Call, descriptor: RawFd, waker: Waker) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
         let key = inner.take_slot(State::InFlight(waker));
+        if let Some(polled) = &mut inner.polled
+            && call.can_be_polled()
+            && polled.serves(descriptor)
+        {
+            let entry = call.entry(descriptor, None).user_data(key.user_data());
+            // SAFETY: the caller promises that the memory outlives the operation.
+            if unsafe { polled.push(&entry) } {
+                return key;
+            }
+        }
+        let entry = self.entry(call, descriptor);
         self.push(&mut inner, entry.user_data(key.user_data()));
         key
     }
@@ -240,25 +284,52 @@ impl Reactor {
         drop(previous);
     }
 
+    /// Queues an entry behind those that came before it.
     fn push(&self, inner: &mut Inner, entry: squeue::Entry) {
-        loop {
-            // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the reactor's own entries
-            // (cancel, poll) point to none.
-            if unsafe { inner.ring.submission().push(&entry) }.is_ok() {
+        if inner.backlog.is_empty() && inner.push_entry(&entry) {
+            return;
+        }
+        inner.backlog.push_back(entry);
+        self.submit_backlog(inner);
+    }
+
+    /// Moves entries that found the queue full into it, as far as the kernel takes it from there. What is left waits for the next
+    /// turn: the core goes on meanwhile, and completions that the kernel may want taken first are told to their owners.
+    fn submit_backlog(&self, inner: &mut Inner) {
+        while let Some(entry) = inner.backlog.pop_front() {
+            if inner.push_entry(&entry) {
+                continue;
+            }
+            // A failure comes again with the next `poll`, which returns it.
+            let _ = self.submit(inner);
+            if !inner.push_entry(&entry) {
+                inner.backlog.push_front(entry);
+                self.reap(inner);
                 return;
             }
-            // The queue is full: hand it to the kernel. If the kernel wants completions taken first, take them.
-            if let Err(error) = self.submit(inner) {
-                warn!("io_uring submission failed and is tried again: {error}");
-            }
-            self.reap(inner);
         }
     }
 
-    /// Moves completions from the ring to their slots and to `completed`.
+    /// Asks the polled devices for completions; says whether they have operations under way.
+    fn poll_devices(&self, inner: &mut Inner) -> Result<bool> {
+        let Some(polled) = &mut inner.polled else { return Ok(false) };
+        match polled.poll() {
+            Ok(false) => Ok(false),
+            Ok(true) => {
+                self.enters.set(self.enters.get() + 1);
+                Ok(true)
+            }
+            Err(error) => retry_later(&error).map(|()| true),
+        }
+    }
+
+    /// Moves completions from the rings to their slots and to `completed`.
     fn reap(&self, inner: &mut Inner) -> usize {
         let mut reaped = 0;
         let mut buffers = self.buffers.borrow_mut();
+        while let Some(entry) = inner.polled.as_mut().and_then(PolledRing::next) {
+            reaped += inner.complete(&entry, None);
+        }
         loop {
             let Some(entry) = inner.ring.completion().next() else { return reaped };
             reaped += inner.complete(&entry, buffers.as_mut());
@@ -276,6 +347,8 @@ impl Reactor {
     /// Hands queued operations to the kernel and wakes whoever's operation is done; returns how many were.
     pub(in crate::rt) fn poll(&self) -> Result<usize> {
         let mut inner = self.inner.borrow_mut();
+        self.submit_backlog(&mut inner);
+        self.poll_devices(&mut inner)?;
         let needs_kernel = {
             let queue = inner.ring.submission();
             !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
@@ -348,11 +421,22 @@ impl Reactor {
             let poll = opcode::PollAdd::new(types::Fd(inner.doorbell.as_fd().as_raw_fd()), POLLIN).build();
             self.push(&mut inner, poll.user_data(DOORBELL));
         }
+        if self.poll_devices(&mut inner)? {
+            // Nothing would end the sleep when a device is done.
+            self.deliver(inner);
+            return Ok(());
+        }
         if !inner.completed.is_empty() {
             // Making room in the queue took completions whose owners were not told yet: no time to sleep.
             self.deliver(inner);
             return Ok(());
         }
+        self.submit_backlog(&mut inner);
+        let longest = if inner.backlog.is_empty() {
+            longest
+        } else {
+            Some(longest.map_or(BACKLOG_RETRY, |longest| longest.min(BACKLOG_RETRY)))
+        };
         self.enters.set(self.enters.get() + 1);
         let timespec = longest.map(types::Timespec::from);
         let mut args = types::SubmitArgs::new();
@@ -384,22 +468,21 @@ impl Reactor {
         }
     }
 
-    /// Cancels everything and waits until the kernel has let go of every buffer.
-    pub(in crate::rt) fn shut_down(&self) {
-        // Counted in rounds: a core's clock may stand still, and the machine's is not this layer's to read.
+    /// Cancels everything and waits until the kernel has let go of every buffer, or `patience` is over.
+    pub(in crate::rt) fn shut_down(&self, mut patience: Patience<'_>) {
         let mut rounds = 0;
         let mut left = self.inner.borrow().in_flight;
-        while left > 0 && rounds < SHUT_DOWN_ROUNDS {
+        while left > 0 && !patience.is_over() {
             // Not every time: the cancellation's own completion ends the wait at once.
             if rounds % ROUNDS_PER_CANCEL == 0 {
                 self.cancel_all();
             }
-            if let Err(error) = self.wait(Some(SHUT_DOWN_ROUND)) {
+            if let Err(error) = self.wait(Some(ROUND)) {
                 warn!("waiting for I/O in flight failed: {error}");
                 break;
             }
-            let before = std::mem::replace(&mut left, self.inner.borrow().in_flight);
-            rounds += usize::from(left >= before);
+            rounds += 1;
+            left = self.inner.borrow().in_flight;
         }
         let mut inner = self.inner.borrow_mut();
         if inner.in_flight > 0 {
@@ -419,11 +502,24 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
     }
 }
 
+/// The result of a send without copying, of what it `sent` and the kernel's notification.
+fn notified(sent: i32, notification: i32) -> i32 {
+    // IORING_NOTIF_USAGE_ZC_COPIED is the top bit.
+    if sent >= 0 && notification < 0 { sent | COPIED } else { sent }
+}
+
 impl Inner {
+    /// Whether there was room for the entry.
+    fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
+        // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the reactor's own entries (cancel,
+        // poll) point to none.
+        unsafe { self.ring.submission().push(entry) }.is_ok()
+    }
+
     fn take_slot(&mut self, state: State) -> SlotKey {
         self.in_flight += 1;
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, state: State::Free });
+            self.slots.push(Slot { generation: 0, sent: 0, state: State::Free });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations in flight")
         });
         let slot = &mut self.slots[index as usize];
@@ -469,13 +565,19 @@ impl Inner {
             self.fed(key, target, entry, buffers);
             return 1;
         }
+        if cqueue::more(entry.flags()) {
+            slot.sent = entry.result();
+            return 0;
+        }
+        let result =
+            if cqueue::notif(entry.flags()) { notified(slot.sent, entry.result()) } else { entry.result() };
         self.in_flight -= 1;
-        match std::mem::replace(&mut slot.state, State::Done(entry.result())) {
+        match std::mem::replace(&mut slot.state, State::Done(result)) {
             State::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
             State::Orphaned(orphan) => {
                 let generation = slot.generation;
                 self.release(SlotKey { index, generation });
-                self.completed.push(Completed::Orphan(orphan, entry.result()));
+                self.completed.push(Completed::Orphan(orphan, result));
             }
             State::Free | State::Done(_) | State::Multishot(_) => {
                 unreachable!("the kernel completes an operation once")

@@ -16,10 +16,26 @@ use seccompiler::{BpfProgram, SeccompAction, SeccompFilter};
 ///
 /// If `errno` is not a positive number below 4096.
 pub fn forbid_io_uring(errno: i32) -> Result<(), String> {
+    forbid(&[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register], errno)
+}
+
+/// The same for `io_uring_register` alone: a ring can be had, but nothing can be registered with it.
+///
+/// # Errors
+///
+/// As for [`forbid_io_uring`].
+///
+/// # Panics
+///
+/// As for [`forbid_io_uring`].
+pub fn forbid_registration(errno: i32) -> Result<(), String> {
+    forbid(&[libc::SYS_io_uring_register], errno)
+}
+
+fn forbid(calls: &[libc::c_long], errno: i32) -> Result<(), String> {
     assert!((1..4096).contains(&errno), "{errno} is not an errno");
-    let calls = [libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register];
     // No conditions on the arguments.
-    let rules: BTreeMap<_, _> = calls.into_iter().map(|call| (call, vec![])).collect();
+    let rules: BTreeMap<_, _> = calls.iter().map(|call| (*call, vec![])).collect();
     let architecture = std::env::consts::ARCH
         .try_into()
         .map_err(|error| format!("no filter for this architecture: {error}"))?;

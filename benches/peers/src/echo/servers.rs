@@ -2,20 +2,23 @@
 
 use std::net::SocketAddr;
 
+use boson::rt::{CoreConfig, Idle};
+
 use super::{BUFFER_BYTES, SERVER_CPU, SERVER_SECONDS};
 use crate::machine;
 use crate::runtimes::boson_config;
 
 /// The servers that [`serve`] knows, boson first.
-pub const NAMES: [&str; 7] =
-    ["boson", "tokio", "monoio", "monoio-epoll", "glommio", "glommio-spin", "compio"];
+pub const NAMES: [&str; 8] =
+    ["boson", "boson-poll", "tokio", "monoio", "monoio-epoll", "glommio", "glommio-spin", "compio"];
 
 /// Runs the server `name` on its CPU until the process is killed; its address goes to the standard output.
 pub fn serve(name: &str) {
     machine::bound_lifetime(SERVER_SECONDS);
     machine::pin(SERVER_CPU);
     match name {
-        "boson" => boson(),
+        "boson" => boson(boson_config()),
+        "boson-poll" => boson(CoreConfig { idle: Idle::Poll, ..boson_config() }),
         "tokio" => tokio(),
         "monoio" => {
             let builder = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(4096);
@@ -36,7 +39,7 @@ fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn boson() {
+fn boson(mut config: CoreConfig) {
     use boson::net::{Net, TcpListener, TcpStream};
     async fn echo(stream: TcpStream) -> boson::Result<()> {
         let mut buf = Vec::with_capacity(BUFFER_BYTES);
@@ -51,7 +54,6 @@ fn boson() {
             buf = back;
         }
     }
-    let mut config = boson_config();
     config.ring_entries = 4096;
     let core = boson::rt::Core::new(&config).expect("io_uring is usable");
     let served: boson::Result<()> = core

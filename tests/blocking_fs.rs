@@ -1,0 +1,223 @@
+//! `boson::blocking::fs` beside `std::fs`, over both reactors and on a plain thread.
+
+use std::cell::Cell;
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::path::{Path, PathBuf};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use boson::blocking::fs::{self, File, OpenOptions, TRANSFER_BYTES};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
+use boson::thread;
+
+/// A directory that goes with this value.
+struct Temporary(PathBuf);
+
+impl Temporary {
+    fn new(test: &str) -> Self {
+        let path = std::env::temp_dir().join(format!("boson-blocking-fs-{test}-{}", std::process::id()));
+        std::fs::create_dir_all(&path).expect("room for a directory");
+        Self(path)
+    }
+}
+
+impl Drop for Temporary {
+    fn drop(&mut self) {
+        drop(std::fs::remove_dir_all(&self.0));
+    }
+}
+
+fn core(reactor: ReactorChoice) -> Core {
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
+    config.reactor = reactor;
+    Core::new(&config).expect("a core")
+}
+
+/// Runs `test` in a coroutine over the best reactor and over epoll, and on a plain thread, each in an empty directory.
+fn everywhere(name: &str, test: fn(&Path)) {
+    for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
+        let directory = Temporary::new(&format!("{name}-{reactor:?}"));
+        let path = directory.0.clone();
+        if let Err(payload) = thread::run(&core(reactor), move || test(&path)).expect("the core runs") {
+            std::panic::resume_unwind(payload);
+        }
+    }
+    test(&Temporary::new(&format!("{name}-thread")).0);
+}
+
+/// Bytes that differ from their neighbours.
+fn pattern(len: usize) -> Vec<u8> {
+    (0..len).map(|at| u8::try_from(at * 7 % 251).expect("below 251")).collect()
+}
+
+#[test]
+fn what_is_written_is_what_std_reads_and_the_reverse() {
+    everywhere("whole", |directory| {
+        let path = directory.join("file");
+        for len in [0, 1, 4096, TRANSFER_BYTES - 1, TRANSFER_BYTES, 3 * TRANSFER_BYTES + 17] {
+            let bytes = pattern(len);
+            fs::write(&path, &bytes).expect("there is room");
+            assert!(std::fs::read(&path).expect("just written") == bytes, "{len} bytes written");
+            assert!(fs::read(&path).expect("just written") == bytes, "{len} bytes read");
+        }
+        std::fs::write(&path, "größer").expect("there is room");
+        assert_eq!(fs::read_to_string(&path).expect("it is text"), "größer");
+        std::fs::write(&path, [0xff]).expect("there is room");
+        assert_eq!(fs::read_to_string(&path).expect_err("it is no text").kind(), ErrorKind::InvalidData);
+    });
+}
+
+#[test]
+fn a_file_reads_writes_and_seeks_where_std_would() {
+    everywhere("cursor", |directory| {
+        let path = directory.join("file");
+        let mut file = OpenOptions::new().read(true).write(true).create_new(true).open(&path).expect("new");
+        file.write_all(b"0123456789").expect("there is room");
+        assert_eq!(file.stream_position().expect("a file"), 10);
+        assert_eq!(file.seek(SeekFrom::Start(2)).expect("within"), 2);
+        let mut some = [0; 3];
+        file.read_exact(&mut some).expect("there are as many");
+        assert_eq!(&some, b"234");
+        // At offsets: the place stays.
+        file.write_all_at(b"XY", 8).expect("there is room");
+        file.read_exact_at(&mut some, 7).expect("there are as many");
+        assert_eq!(&some, b"7XY");
+        let short = file.read_exact_at(&mut some, 9).expect_err("one is left");
+        assert_eq!(short.kind(), ErrorKind::UnexpectedEof);
+        // Handles to the same open file share the place.
+        let mut other = file.try_clone().expect("a handle");
+        assert_eq!(other.seek(SeekFrom::Current(1)).expect("within"), 6);
+        let mut rest = Vec::new();
+        (&file).read_to_end(&mut rest).expect("a file");
+        assert_eq!(rest, b"67XY");
+        assert_eq!(file.read(&mut some).expect("a file"), 0, "the end");
+        file.seek(SeekFrom::End(-1)).expect("within");
+        file.write_all(b"end").expect("there is room");
+        assert_eq!(std::fs::read(&path).expect("a file"), b"01234567Xend");
+        file.set_len(4).expect("there is room");
+        file.sync_data().expect("a file");
+        file.sync_all().expect("a file");
+        assert_eq!(file.metadata().expect("a file").len(), 4);
+        assert!(file.seek(SeekFrom::Current(-100)).is_err());
+        assert!(file.read_at(&mut some, u64::MAX).is_err(), "no offset is mistaken for the file's place");
+        drop(file);
+
+        let mut log = File::options().append(true).open(&path).expect("it is there");
+        std::fs::write(&path, "longer than before").expect("there is room");
+        log.write_all(b"!").expect("there is room");
+        assert_eq!(std::fs::read_to_string(&path).expect("text"), "longer than before!");
+    });
+}
+
+#[test]
+fn directories_and_names_are_as_std_has_them() {
+    everywhere("names", |directory| {
+        let at = |name: &str| directory.join(name);
+        fs::create_dir(at("a")).expect("new");
+        fs::create_dir_all(at("b/c/d")).expect("new");
+        fs::write(at("a/file"), "text").expect("there is room");
+        assert_eq!(fs::copy(at("a/file"), at("b/copy")).expect("there is room"), 4);
+        fs::rename(at("b/copy"), at("b/renamed")).expect("it is there");
+        fs::hard_link(at("b/renamed"), at("b/second")).expect("the same file system");
+        std::os::unix::fs::symlink(at("a/file"), at("link")).expect("new");
+        assert_eq!(fs::read_link(at("link")).expect("a link"), at("a/file"));
+        assert_eq!(
+            fs::canonicalize(at("link")).expect("it leads somewhere"),
+            std::fs::canonicalize(at("a/file")).expect("it is there")
+        );
+        assert!(fs::metadata(at("link")).expect("it leads somewhere").is_file());
+        assert!(fs::symlink_metadata(at("link")).expect("a link").is_symlink());
+        assert!(
+            fs::exists(at("b/renamed")).expect("a directory") && !fs::exists(at("b/copy")).expect("likewise")
+        );
+        fs::set_permissions(at("a/file"), fs::Permissions::from_mode(0o600)).expect("ours");
+        let mode = std::fs::metadata(at("a/file")).expect("it is there").permissions().mode();
+        assert_eq!(mode & 0o777, 0o600);
+        // More than are fetched at once.
+        for number in 0..300 {
+            std::fs::write(at("b/c").join(number.to_string()), "").expect("there is room");
+        }
+        let name = |entry: std::io::Result<fs::DirEntry>| {
+            let entry = entry.expect("a directory");
+            let kind = entry.file_type().expect("it is there");
+            assert_eq!(kind.is_dir(), entry.metadata().expect("it is there").is_dir());
+            assert_eq!(entry.path().file_name(), Some(&*entry.file_name()));
+            (entry.file_name(), kind.is_dir())
+        };
+        let mut ours: Vec<_> = fs::read_dir(at("b/c")).expect("a directory").map(name).collect();
+        let mut theirs: Vec<_> = std::fs::read_dir(at("b/c"))
+            .expect("a directory")
+            .map(|entry| entry.expect("a directory"))
+            .map(|entry| (entry.file_name(), entry.file_type().expect("it is there").is_dir()))
+            .collect();
+        ours.sort();
+        theirs.sort();
+        assert_eq!(ours.len(), 301);
+        assert_eq!(ours, theirs);
+        fs::remove_file(at("b/second")).expect("it is there");
+        fs::remove_dir(at("a")).expect_err("it is not empty");
+        fs::remove_dir_all(at("b")).expect("it is there");
+        assert!(!at("b").exists());
+    });
+}
+
+#[test]
+fn errors_are_those_of_std() {
+    everywhere("errors", |directory| {
+        let missing = directory.join("missing/file");
+        let code = |error: std::io::Error| error.raw_os_error().expect("the system's");
+        assert_eq!(code(File::open(&missing).expect_err("missing")), libc::ENOENT);
+        assert_eq!(code(fs::read(&missing).expect_err("missing")), libc::ENOENT);
+        assert_eq!(code(fs::write(directory, "").expect_err("a directory")), libc::EISDIR);
+        assert_eq!(code(fs::read(directory).expect_err("a directory")), libc::EISDIR);
+        assert_eq!(code(fs::create_dir(directory).expect_err("it is there")), libc::EEXIST);
+        assert_eq!(code(fs::read_dir(&missing).expect_err("missing")), libc::ENOENT);
+        let path = directory.join("file");
+        File::create_new(&path).expect("new");
+        assert_eq!(code(File::create_new(&path).expect_err("it is there")), libc::EEXIST);
+        let mut read_only = File::open(&path).expect("it is there");
+        assert_eq!(code(read_only.write(b"x").expect_err("not opened to write")), libc::EBADF);
+        let full = OpenOptions::new().write(true).open("/dev/full").expect("a device");
+        assert_eq!(code((&full).write(b"x").expect_err("it is always full")), libc::ENOSPC);
+    });
+}
+
+#[test]
+fn other_tasks_run_while_a_coroutine_waits_for_a_file() {
+    let fifo = Temporary::new("waits");
+    let path = fifo.0.join("fifo");
+    rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("new");
+    let ticks = thread::run(&core(ReactorChoice::Auto), move || {
+        let ticks = Rc::new(Cell::new(0));
+        let count = Rc::clone(&ticks);
+        drop(rt::spawn("ticks", async move {
+            loop {
+                rt::sleep(Duration::from_millis(1)).await;
+                count.set(count.get() + 1);
+            }
+        }));
+        let writer = path.clone();
+        let writer = std::thread::spawn(move || {
+            std::thread::sleep(Duration::from_millis(50));
+            std::fs::write(writer, "late").expect("somebody reads");
+        });
+        // Opening a FIFO blocks until it has a writer.
+        assert_eq!(fs::read_to_string(path).expect("text"), "late");
+        writer.join().expect("no panic");
+        ticks.get()
+    });
+    assert!(ticks.expect("the core runs").expect("no panic") > 2);
+}
+
+#[test]
+fn in_an_async_task_it_is_refused() {
+    let refused = core(ReactorChoice::Auto)
+        .block_on(async {
+            std::panic::catch_unwind(|| fs::exists("/")).expect_err("it would block the core")
+        })
+        .expect("the core runs");
+    let message = refused.downcast_ref::<&str>().expect("a message");
+    assert!(message.contains("`boson::thread::spawn`"), "{message}");
+}

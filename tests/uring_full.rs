@@ -1,0 +1,124 @@
+//! A ring whose queues are full, and a kernel that takes no more from it: the core goes on, and ends when it was told to.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use boson::net::{Net, TcpListener, TcpStream};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorKind, RingFeature, RingFeatures, Shutdown};
+
+/// The kernel's completion queue has twice as many.
+const RING_ENTRIES: u32 = 1;
+const CONNECTIONS: usize = 100;
+const PATIENCE: Duration = Duration::from_secs(20);
+
+fn core(features: RingFeatures) -> Core {
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [5; 32]);
+    config.ring_entries = RING_ENTRIES;
+    config.ring_features = features;
+    Core::new(&config).expect("a core")
+}
+
+/// Streams of this core, each with its peer.
+async fn connections() -> Vec<(TcpStream, std::net::TcpStream)> {
+    let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+    let mut pairs = Vec::new();
+    for _ in 0..CONNECTIONS {
+        let client = std::net::TcpStream::connect(listener.local_addr()).expect("the backlog has room");
+        pairs.push((listener.accept().await.expect("accept").0, client));
+    }
+    pairs
+}
+
+/// Whether a ring of this process has completions that found no room in their queue.
+fn has_overflown() -> bool {
+    std::fs::read_dir("/proc/self/fdinfo").expect("procfs").flatten().any(|descriptor| {
+        let text = std::fs::read_to_string(descriptor.path()).unwrap_or_default();
+        text.split_once("CqOverflowList:").is_some_and(|(_, list)| list.contains("user_data"))
+    })
+}
+
+/// All reads wait in the kernel, and complete while the core is busy: many more completions than their queue holds.
+fn completions_overflow(features: RingFeatures) {
+    let core = core(features);
+    let result = core.block_on(rt::timeout(PATIENCE, async {
+        let mut readers = Vec::new();
+        let mut clients = Vec::new();
+        for (number, (stream, client)) in connections().await.into_iter().enumerate() {
+            clients.push(client);
+            readers.push(rt::spawn("reader", async move {
+                for round in 0..3u8 {
+                    let (len, bytes) = stream.read(Vec::with_capacity(64)).await;
+                    assert_eq!(len.expect("read"), 2);
+                    assert_eq!(bytes, [round, u8::try_from(number).expect("small")]);
+                }
+            }));
+        }
+        let deferred = features.contains(RingFeature::DeferredTaskWork);
+        for round in 0..3u8 {
+            rt::sleep(Duration::from_millis(20)).await;
+            for (number, client) in clients.iter_mut().enumerate() {
+                client.write_all(&[round, u8::try_from(number).expect("small")]).expect("sent");
+            }
+            if !deferred && rt::stats().reactor == ReactorKind::IoUring {
+                assert!(has_overflown(), "the completion queue was large enough: the test shows nothing");
+            }
+        }
+        for reader in readers {
+            reader.await.expect("every read got its bytes");
+        }
+    }));
+    result.expect("the ring works").expect("no completion was lost");
+}
+
+#[test]
+fn no_completion_is_lost_when_their_queue_overflows() {
+    completions_overflow(RingFeatures::all());
+}
+
+#[test]
+fn no_completion_is_lost_when_their_queue_overflows_without_deferred_task_work() {
+    completions_overflow(RingFeatures::all().without(RingFeature::DeferredTaskWork));
+}
+
+#[test]
+fn no_completion_is_lost_when_their_queue_overflows_on_an_old_kernel() {
+    completions_overflow(RingFeatures::linux_5_15());
+}
+
+/// From some point on the kernel refuses every submission, as it does when it has no memory: timers go on, and the core ends in
+/// time, with operations that never got into the queue.
+#[test]
+fn a_kernel_that_takes_no_submissions_stops_neither_the_core_nor_its_end() {
+    for errno in [libc::EBUSY, libc::EAGAIN, libc::EINTR] {
+        // The filter is for ever, so a thread of its own.
+        let outcome = std::thread::spawn(move || {
+            let core = core(RingFeatures::all());
+            let kept = core.block_on(async {
+                let pairs = connections().await;
+                without_io_uring::forbid_io_uring(errno).expect("a filter");
+                let mut clients = Vec::new();
+                for (stream, client) in pairs {
+                    clients.push(client);
+                    rt::spawn("reader", async move {
+                        let (len, _) = stream.read(Vec::with_capacity(64)).await;
+                        drop(len);
+                    })
+                    .detach();
+                }
+                for _ in 0..10 {
+                    rt::sleep(Duration::from_millis(1)).await;
+                }
+                clients
+            });
+            let started = Instant::now();
+            let report = core.shutdown(Shutdown::Cancel, Duration::ZERO);
+            drop(kept);
+            (report.map(|report| report.cancelled.len()), started.elapsed())
+        });
+        let (cancelled, took) = outcome.join().expect("no panic");
+        assert_eq!(cancelled.expect("the ring was there"), CONNECTIONS);
+        assert!(took < Duration::from_secs(5), "the end took {took:?}, of which 0.1 s is for I/O in flight");
+    }
+}
