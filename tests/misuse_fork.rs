@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::rt::{self, Core, CoreConfig, CoreThread, JoinError, MonotonicClock, Shutdown, Watchdog};
 
 fn config() -> CoreConfig {
     CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
@@ -45,6 +45,9 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
     parents.block_on(rt::sleep(Duration::from_millis(1))).expect("the ring works");
     rt_task_in_flight(parents);
     let handle = parents.handle();
+    let thread = CoreThread::start("parents".to_owned(), config()).expect("a thread");
+    let watchdog = Watchdog::start(std::slice::from_ref(&handle), Duration::from_secs(10)).expect("a thread");
+    let (mut thread, mut watchdog) = (Some(thread), Some(watchdog));
     let well = in_fork(|| {
         let core = core.take().expect("copied");
         let refused = core.block_on(async {}).is_err_and(|error| error.to_string().contains("forked"));
@@ -55,6 +58,21 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
         refused && own.is_ok_and(|three| three == 3)
     });
     assert!(well, "the child");
+    let well = in_fork(|| {
+        let thread = thread.take().expect("copied");
+        let own = Core::new(&config()).expect("io_uring is usable");
+        // It says so, and nobody waits for what will not come.
+        let sent = rt::timeout(Duration::from_secs(5), thread.handle().run(|| 1));
+        let refused = own.block_on(sent).is_ok_and(|sent| matches!(sent, Ok(Err(JoinError::Cancelled))));
+        // Its threads are not in this process.
+        drop(thread);
+        drop(watchdog.take());
+        refused
+    });
+    assert!(well, "the child with its parent's threads");
+    let well = in_fork(|| core.take().expect("copied").shutdown(Shutdown::Cancel, Duration::ZERO).is_err());
+    assert!(well, "the child that shuts its parent's core down");
+    drop((thread, watchdog));
     // In the middle of a task: it ends there with a panic, and the core with an error.
     let core = core.expect("the child took its copy");
     core.block_on(async {

@@ -666,3 +666,34 @@ fn a_flood_of_messages_leaves_timers_their_turn() {
         assert!(longest < Duration::from_millis(500), "a timer of 1 ms took {longest:?}");
     });
 }
+
+#[test]
+fn what_a_task_locals_destructor_puts_into_another_is_dropped_on_the_core_too() {
+    struct SetsAnother(Option<NotesThread>);
+    impl Drop for SetsAnother {
+        fn drop(&mut self) {
+            LATE.set(self.0.take().expect("dropped once"));
+        }
+    }
+    rt::task_local! {
+        static EARLY: SetsAnother;
+        static LATE: NotesThread;
+    }
+    let noted = Arc::new(std::sync::Mutex::new(None));
+    let waker = Rc::new(RefCell::new(None));
+    let core = core();
+    core.block_on(async {
+        let (late, task) = (NotesThread(Arc::clone(&noted)), give_waker_away(Rc::clone(&waker), ()));
+        let task = async move {
+            EARLY.set(SetsAnother(Some(late)));
+            task.await;
+        };
+        rt::spawn("local", task).await.expect("no panic");
+    })
+    .expect("runs");
+    drop(core);
+    let waker = waker.take().expect("it was polled");
+    thread::spawn(move || drop(waker)).join().expect("no panic");
+    let dropped_on = noted.lock().expect("no panic").expect("it was dropped");
+    assert_eq!(dropped_on, thread::current().id(), "a local need not be `Send`");
+}

@@ -376,3 +376,25 @@ fn cancelling_a_core_drops_its_tasks_at_once() {
     assert_eq!((report.finished, report.cancelled.len()), (0, 1));
     assert!(dropped.get());
 }
+
+#[test]
+fn draining_runs_what_other_threads_sent_before() {
+    let core = core();
+    let handle = core.handle();
+    let (spawned, called) = (handle.spawn("ends", || rt::sleep(MOMENT)), handle.run(|| 7));
+    let started = std::time::Instant::now();
+    let report = core.shutdown(Shutdown::Drain, PATIENCE).expect("the ring works");
+    assert_eq!((report.finished, report.cancelled.len()), (1, 0));
+    assert!(started.elapsed() < PATIENCE / 2, "it waited although nothing was left");
+    let (spawned, called) = run(async { (spawned.await, called.await) });
+    spawned.expect("it was there before the shutdown");
+    assert_eq!(called.expect("it was there before the shutdown"), 7);
+
+    // A message that makes no task.
+    let core = self::core();
+    let called = core.handle().run(|| 7);
+    let started = std::time::Instant::now();
+    core.shutdown(Shutdown::Drain, PATIENCE).expect("the ring works");
+    assert!(started.elapsed() < PATIENCE / 2, "it waited although nothing was left");
+    assert_eq!(run(called).expect("it was there before the shutdown"), 7);
+}

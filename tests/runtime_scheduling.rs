@@ -320,3 +320,37 @@ fn what_a_core_does_is_counted() {
         assert!(latencies.turn.max() >= latencies.poll.quantile(0.5));
     });
 }
+
+#[test]
+fn a_watchdog_may_end_in_its_own_report() {
+    let core = Core::new(&config()).expect("io_uring is usable");
+    let slot = Arc::new(Mutex::new(None));
+    let (sender, ended) = std::sync::mpsc::channel();
+    let watchdog = Watchdog::start_with(&[core.handle()], Duration::from_millis(20), {
+        let slot = Arc::clone(&slot);
+        move |_| {
+            let watchdog: Option<Watchdog> = slot.lock().expect("no panic").take();
+            let dropped = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(watchdog)));
+            sender.send(dropped.is_ok()).expect("the test waits");
+        }
+    })
+    .expect("a thread");
+    *slot.lock().expect("no panic") = Some(watchdog);
+    core.block_on(async { std::thread::sleep(Duration::from_millis(200)) }).expect("the ring works");
+    assert!(ended.recv_timeout(Duration::from_secs(10)).expect("it is reported"), "it joins itself");
+}
+
+#[test]
+fn time_outside_of_block_on_is_not_the_cores() {
+    let core = Core::new(&config()).expect("io_uring is usable");
+    core.block_on(rt::yield_now()).expect("the ring works");
+    std::thread::sleep(Duration::from_millis(300));
+    core.block_on(async {
+        // A whole turn, which is counted.
+        rt::sleep(Duration::from_millis(1)).await;
+    })
+    .expect("the ring works");
+    let stats = core.stats();
+    assert!(stats.busy + stats.spinning < Duration::from_millis(200), "{stats:?}");
+    assert!(core.latencies().turn.max() < 200_000_000, "{:?}", core.latencies().turn);
+}

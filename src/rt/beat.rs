@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use super::task::Site;
 
-/// Polls that are remembered. A power of two, and more than a turn runs.
+/// Polls that are remembered. A power of two, and as many as a turn runs.
 const REMEMBERED: usize = 128;
 
 /// What a core is doing.

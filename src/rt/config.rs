@@ -30,7 +30,8 @@ pub struct CoreConfig {
     pub register_arena: RegisterArena,
     /// A poll of a task that takes longer is a stall: it is logged with the task's name, and counted.
     pub stall_after: Duration,
-    /// How many messages from other threads (see [`Handle`](super::Handle)) wait at most.
+    /// How many messages from other threads (see [`Handle`](super::Handle)) wait at most until the core takes them; it takes all at
+    /// once and runs them over its next turns, so that as many again may not have run yet.
     pub messages: usize,
 }
 

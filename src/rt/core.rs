@@ -104,6 +104,9 @@ impl Core {
     /// As for [`Core::block_on`]; a core that gets one is dropped.
     #[track_caller]
     pub fn shutdown(self, how: Shutdown, within: Duration) -> Result<ShutdownReport> {
+        if self.shared.is_forked() {
+            return Err(Process::error("shut down a core"));
+        }
         self.shared.set_io_deadline(self.shared.read_clock() + within);
         let ended = self.shared.stats().ended;
         let mut in_time = Ok(());

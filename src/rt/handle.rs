@@ -9,6 +9,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::beat::Beat;
 use super::context::noted;
+use super::fork::Process;
 use super::inbox::{Inbox, Message, Unsent};
 use super::run_queue::DEFAULT_QUEUE;
 use super::scheduler::in_core;
@@ -20,11 +21,13 @@ use super::task_span;
 pub struct Handle {
     inbox: Arc<Inbox>,
     beat: Arc<Beat>,
+    process: Process,
 }
 
 impl Handle {
-    pub(super) fn new(inbox: Arc<Inbox>, beat: Arc<Beat>) -> Self {
-        Self { inbox, beat }
+    /// To the core of `process`.
+    pub(super) fn new(inbox: Arc<Inbox>, beat: Arc<Beat>, process: Process) -> Self {
+        Self { inbox, beat, process }
     }
 
     pub(super) fn beat(&self) -> &Arc<Beat> {
@@ -41,7 +44,8 @@ impl Handle {
     /// executor on any thread can await; dropping it lets the task run on.
     ///
     /// Never waits. If the core has as many messages waiting as it may
-    /// ([`CoreConfig::messages`](super::CoreConfig::messages)), the task is not started and the result is [`JoinError::Full`].
+    /// ([`CoreConfig::messages`](super::CoreConfig::messages)), the task is not started and the result is [`JoinError::Full`]. In a
+    /// child process of the core's it is [`JoinError::Cancelled`]: the core is not there.
     #[track_caller]
     pub fn spawn<M, F>(&self, name: &'static str, make: M) -> RemoteJoin<F::Output>
     where
@@ -78,6 +82,10 @@ impl Handle {
 
     /// A message that cannot be sent is dropped, and its `Sender` with it, which says `Cancelled`; unless it is said before why.
     fn send<T>(&self, message: Message, slot: &Mutex<Slot<T>>) {
+        if self.process.is_left() {
+            // Not the inbox: somebody may have held its lock when the process was forked.
+            return drop(message);
+        }
         match self.inbox.send(message) {
             Ok(()) => {}
             Err(Unsent::Closed(message)) => drop(message),

@@ -43,9 +43,9 @@ impl Histogram {
     /// Adds what `other` counted.
     pub fn merge(&mut self, other: &Self) {
         for (own, other) in self.buckets.iter_mut().zip(&other.buckets) {
-            *own += other;
+            *own = own.saturating_add(*other);
         }
-        self.count += other.count;
+        self.count = self.count.saturating_add(other.count);
         self.sum = self.sum.saturating_add(other.sum);
         self.max = self.max.max(other.max);
     }
@@ -58,7 +58,7 @@ impl Histogram {
         for (own, earlier) in newer.buckets.iter_mut().zip(&earlier.buckets) {
             *own = own.saturating_sub(*earlier);
         }
-        newer.count = newer.buckets.iter().sum();
+        newer.count = newer.buckets.iter().fold(0u64, |sum, count| sum.saturating_add(*count));
         newer.sum = self.sum.saturating_sub(earlier.sum);
         newer.max = newer.buckets().last().map_or(0, |(top, _)| top.min(self.max));
         newer
@@ -100,9 +100,10 @@ impl Histogram {
             reason = "clamped to 0..=1 of a count"
         )]
         let rank = ((self.count as f64 * quantile.clamp(0.0, 1.0)).ceil() as u64).max(1);
-        let mut seen = 0;
+        let mut seen = 0u64;
         for (at, bucket) in self.buckets.iter().enumerate() {
-            seen += bucket;
+            // Counts that another process told (see `restored`) may be anything.
+            seen = seen.saturating_add(*bucket);
             if seen >= rank {
                 return top_of(at).min(self.max);
             }
@@ -199,5 +200,15 @@ mod tests {
         histogram.record(u64::MAX);
         assert_eq!(histogram.quantile(0.5), u64::MAX);
         assert_eq!(histogram.sum(), u64::MAX);
+    }
+
+    #[test]
+    fn counts_that_another_process_made_up_saturate() {
+        let wild = || Histogram::restored([(1, u64::MAX / 2 + 1), (40, u64::MAX / 2 + 1)].into_iter(), 0, 40);
+        let mut histogram = wild();
+        assert_eq!(histogram.quantile(1.0), 40);
+        assert_eq!(histogram.since(&Histogram::new()).count(), u64::MAX);
+        histogram.merge(&wild());
+        assert_eq!(histogram.count(), u64::MAX);
     }
 }

@@ -360,7 +360,7 @@ impl Inbox {
             self.closed.store(true, Ordering::SeqCst);
             std::mem::take(&mut *messages)
         };
-        drop(unsent);
+        super::task::drop_quietly(unsent);
         // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list taken here.
         fence(Ordering::SeqCst);
         let _guard = self.afterlife.lock().expect("burying a task does not panic");

@@ -51,6 +51,8 @@ const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 const CLOCK_GROWTH: usize = 8;
 /// Messages run per turn, even when the run queue is full.
 const MIN_MESSAGES_PER_TURN: usize = 16;
+/// Panics of wakers and destructors after which the I/O in flight at the end of a core is leaked.
+const SHUT_DOWN_PANICS: usize = 1000;
 /// Timers fired per turn.
 const TIMERS_PER_TURN: usize = 256;
 
@@ -176,6 +178,7 @@ impl Shared {
         let started = self.read_clock();
         let ran = self.run_tasks(started, &is_done);
         if is_done() {
+            self.account(true);
             self.beat.enter(Phase::Outside);
             return Ok(true);
         }
@@ -285,10 +288,16 @@ impl Shared {
             stats::add(&self.counters.panicked, usize::from(polled == Polled::Panicked));
             self.queues.release(queue);
         }
+        self.tell_drained();
+    }
+
+    /// Tells who waits for the last task and the last message, if those are gone.
+    fn tell_drained(&self) {
         if self.registry.len() == 0
             && let Some(drained) = self.drained.take()
         {
-            drained.wake();
+            // It looks for messages itself.
+            task::quietly(|| drained.wake());
         }
     }
 
@@ -376,6 +385,7 @@ impl Shared {
             message();
             ran += 1;
         }
+        self.tell_drained();
         ran
     }
 
@@ -387,7 +397,7 @@ impl Shared {
         // Wakers may be anybody's and may come back for the timers: not under the borrow.
         let mut fired = self.fired.take();
         let count = self.timers.borrow_mut().expire(now, TIMERS_PER_TURN, |waker| fired.push(waker));
-        fired.drain(..).for_each(Waker::wake);
+        fired.drain(..).for_each(|waker| _ = task::quietly(|| waker.wake()));
         // Keeps the allocation.
         self.fired.replace(fired);
         count
@@ -461,6 +471,8 @@ impl Shared {
         created_at: &'static Location<'static>,
         future: F,
     ) -> Root<'_, F::Output> {
+        // What the thread did outside of the core is none of its time.
+        self.accounted.set(self.read_clock());
         let new = self.new_task(DEFAULT_QUEUE, "block_on", created_at);
         // SAFETY: `Root` ends the task and drops its result when it goes. It is on the stack of `block_on`, as the future was.
         let (task, handle) = unsafe { TaskRef::new_root(&new, future) };
@@ -485,12 +497,17 @@ impl Shared {
 
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
-        drop(self.messages.take());
-        drop(self.drained.take());
+        // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
+        task::drop_quietly(self.messages.take());
+        task::drop_quietly(self.drained.take());
         self.end_tasks();
-        self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()));
+        // Each panic is that of an operation that is done; the ones after it may be with the kernel still.
+        let shut_down = || self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()));
+        if !(0..SHUT_DOWN_PANICS).any(|_| task::quietly(shut_down)) {
+            std::mem::forget(self.reactor.clone());
+        }
         // An orphan's or a poller's destructor may have spawned.
-        self.pollers.clear();
+        task::quietly(|| self.pollers.clear());
         self.end_tasks();
     }
 
@@ -512,8 +529,7 @@ impl Shared {
                 unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
             }
         }
-        let timers = self.timers.take();
-        drop(timers);
+        task::drop_quietly(self.timers.take());
     }
 }
 

@@ -8,7 +8,7 @@ use super::{Clock, Instant};
 /// How a core ends. See [`Core::shutdown`](super::Core::shutdown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Shutdown {
-    /// Tasks run until they end, as long as there is time. Those that are left are cancelled.
+    /// Tasks and what other threads sent run until they end, as long as there is time. Tasks that are left are cancelled.
     Drain,
     /// Tasks are cancelled at once: their futures are dropped.
     Cancel,

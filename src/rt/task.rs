@@ -32,6 +32,7 @@ use list::Links;
 pub(super) use list::{ReadyList, Registry};
 pub(super) use site::{Site, SiteCache};
 use stage::{TaskCell, VTable};
+pub(super) use stage::{drop_quietly, quietly};
 
 const STACK_PAGE_BYTES: usize = 4 << 10;
 
@@ -157,8 +158,12 @@ impl Header {
         self.waits_for.set(Some(what));
     }
 
-    /// The task-local values, made when first asked for.
+    /// The task-local values, made when first asked for. What the end of the task runs gets values of its own, which go at once:
+    /// nobody would drop those of the task any more before it is freed, perhaps on another thread.
     pub(super) fn locals(&self) -> Rc<Locals> {
+        if self.has(ENDED) {
+            return Rc::default();
+        }
         let locals = self.locals.take().unwrap_or_default();
         self.locals.set(Some(Rc::clone(&locals)));
         locals
@@ -355,7 +360,7 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
     // foreign code while it holds the borrow: `take` moves the waker out first.
     let joiner = unsafe { &mut *header.joiner.get() }.take();
     if let Some(joiner) = joiner {
-        joiner.wake();
+        stage::quietly(|| joiner.wake());
     }
     if let Some(locals) = header.locals.take() {
         stage::drop_quietly(locals);

@@ -2,6 +2,7 @@
 
 use std::thread;
 
+use super::fork::Process;
 use super::handle::{Handle, Sender, oneshot};
 use super::{Core, CoreConfig};
 use crate::error::{Error, Result};
@@ -13,6 +14,7 @@ pub struct CoreThread {
     /// Dropped to end the core's main future.
     stop: Option<Sender<()>>,
     thread: Option<thread::JoinHandle<()>>,
+    process: Process,
 }
 
 impl CoreThread {
@@ -41,7 +43,9 @@ impl CoreThread {
         };
         let thread = thread::Builder::new().name(name).spawn(run).map_err(|error| failed(&error))?;
         match started.recv() {
-            Ok(Ok(handle)) => Ok(Self { handle, stop: Some(stop), thread: Some(thread) }),
+            Ok(Ok(handle)) => {
+                Ok(Self { handle, stop: Some(stop), thread: Some(thread), process: Process::current() })
+            }
             Ok(Err(error)) => Err(error),
             Err(_) => Err(Error::os(libc::EAGAIN, "start a core's thread")),
         }
@@ -54,8 +58,13 @@ impl CoreThread {
 }
 
 impl Drop for CoreThread {
-    /// Ends the core's tasks and waits for its thread, unless that is the calling one.
+    /// Ends the core's tasks and waits for its thread, unless that is the calling one, or another process's.
     fn drop(&mut self) {
+        if self.process.is_left() {
+            // The thread is not in this process, and may have held any lock when that was forked.
+            std::mem::forget((self.stop.take(), self.thread.take()));
+            return;
+        }
         drop(self.stop.take());
         if let Some(thread) =
             self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use super::Handle;
 use super::beat::{Beat, Phase};
+use super::fork::Process;
 use crate::error::{Error, Result};
 
 /// Looks at a core in each span of time after which it is stuck.
@@ -30,6 +31,7 @@ pub struct Stall {
 pub struct Watchdog {
     stop: Option<SyncSender<()>>,
     thread: Option<thread::JoinHandle<()>>,
+    process: Process,
 }
 
 impl Watchdog {
@@ -74,14 +76,22 @@ impl Watchdog {
         let thread = thread::Builder::new().name("watchdog".to_owned()).spawn(run).map_err(|error| {
             Error::os(error.raw_os_error().unwrap_or(libc::EAGAIN), "start the watchdog's thread")
         })?;
-        Ok(Self { stop: Some(stop), thread: Some(thread) })
+        Ok(Self { stop: Some(stop), thread: Some(thread), process: Process::current() })
     }
 }
 
 impl Drop for Watchdog {
+    /// Waits for a report that is being made, unless that is what drops it.
     fn drop(&mut self) {
+        if self.process.is_left() {
+            // The thread is not in this process, and may have held any lock when that was forked.
+            std::mem::forget((self.stop.take(), self.thread.take()));
+            return;
+        }
         drop(self.stop.take());
-        if let Some(thread) = self.thread.take() {
+        if let Some(thread) =
+            self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
+        {
             // A panic of `report` was printed when it happened.
             let _ = thread.join();
         }

@@ -98,17 +98,23 @@ impl Shared {
         sites
     }
 
-    /// Completes when there is no task but that of `block_on`, for which it is.
+    /// Completes when there is no task but that of `block_on`, for which it is, and no message.
     pub(in crate::rt) fn drained(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
         let core = Rc::clone(self);
         std::future::poll_fn(move |cx| {
-            if core.registry.len() == 0 {
+            if core.is_drained() {
                 return Poll::Ready(());
             }
-            let old = core.drained.replace(Some(cx.waker().clone()));
+            let waker = cx.waker().clone();
+            let old = core.drained.replace(Some(waker));
             drop(old);
             Poll::Pending
         })
+    }
+
+    /// Whether there is no task but that of `block_on`, and no message.
+    pub(super) fn is_drained(&self) -> bool {
+        self.registry.len() == 0 && self.messages.borrow().is_empty() && self.inbox.is_empty()
     }
 
     /// Runs `f` with the header of the task that is being polled, if one is.
@@ -163,7 +169,7 @@ impl Shared {
     }
 
     pub(in crate::rt) fn handle(&self) -> Handle {
-        Handle::new(Arc::clone(&self.inbox), Arc::clone(&self.beat))
+        Handle::new(Arc::clone(&self.inbox), Arc::clone(&self.beat), self.process)
     }
 
     pub(in crate::rt) fn fill_random(&self, bytes: &mut [u8]) {

@@ -137,7 +137,12 @@ impl<T> Future for JoinHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let header = self.header();
         if !header.has(ENDED) {
+            // Foreign code, which may end the core: the task is asked again.
             let waker = cx.waker().clone();
+            if header.has(ENDED) {
+                drop(waker);
+                return self.poll(cx);
+            }
             // SAFETY: the joiner is touched only on the task's core, and the handle is `!Send`; the new waker was cloned and the old waker is moved out
             // before it is dropped, so its destructor runs outside the borrow.
             let old = unsafe { &mut *header.joiner.get() }.replace(waker);

@@ -90,12 +90,19 @@ unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, 
     panicked
 }
 
-/// Drops what came from foreign code. A panic of its destructor was reported by the panic hook and ends here.
-pub(super) fn drop_quietly<T>(value: T) {
-    if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(value))) {
-        // The payload's destructor is foreign code too, and may panic in turn.
-        std::mem::forget(payload);
-    }
+/// Runs foreign code that nobody waits for: a destructor, a waker. Its panic was reported by the panic hook and ends here, or it would
+/// keep the core from what comes after. Says whether there was none.
+pub(in crate::rt) fn quietly(call: impl FnOnce()) -> bool {
+    let result = catch_unwind(AssertUnwindSafe(call));
+    let is_well = result.is_ok();
+    // A payload's destructor is foreign code too, and may panic in turn.
+    std::mem::forget(result);
+    is_well
+}
+
+/// Drops what came from foreign code.
+pub(in crate::rt) fn drop_quietly<T>(value: T) {
+    quietly(|| drop(value));
 }
 
 /// Takes the result out of an ended task.

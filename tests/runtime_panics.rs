@@ -1,0 +1,187 @@
+//! Wakers, pollers and destructors that panic where the core itself calls them: what they break is theirs alone.
+
+mod hooked_waker;
+
+use std::cell::{Cell, RefCell};
+use std::future::Future;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::{Context, Poll, Waker};
+use std::time::Duration;
+
+use boson::rt::{self, Core, CoreConfig, Instant, JoinError, MonotonicClock, Park, Poller};
+use hooked_waker::Hook;
+
+const MOMENT: Duration = Duration::from_millis(2);
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn core() -> Core {
+    Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable")
+}
+
+struct SetOnDrop(Rc<Cell<bool>>);
+
+impl Drop for SetOnDrop {
+    fn drop(&mut self) {
+        self.0.set(true);
+    }
+}
+
+/// A waker that panics when it is woken.
+fn panicking_waker() -> Waker {
+    let hook = Hook::new();
+    *hook.on_wake.borrow_mut() = Some(Box::new(|| panic!("a waker panics on purpose")));
+    hook.waker()
+}
+
+/// Whether the core behind `handle` takes no messages any more, and says so.
+fn is_closed(handle: &rt::Handle) -> bool {
+    let mut join = pin!(handle.run(|| ()));
+    let polled = join.as_mut().poll(&mut Context::from_waker(Waker::noop()));
+    matches!(polled, Poll::Ready(Err(JoinError::Cancelled)))
+}
+
+/// Hands out the waker of the task that awaits it, for ever.
+async fn show_waker(slot: Rc<RefCell<Option<Waker>>>) {
+    std::future::poll_fn(|cx| {
+        *slot.borrow_mut() = Some(cx.waker().clone());
+        Poll::Pending
+    })
+    .await
+}
+
+/// A core with a task that a waker elsewhere outlives, and what tells whether its future was dropped.
+fn core_with_a_waiting_task() -> (Core, Rc<Cell<bool>>, Waker) {
+    let core = core();
+    let (dropped, waker) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(None)));
+    let guard = SetOnDrop(Rc::clone(&dropped));
+    core.block_on(async {
+        let shown = show_waker(Rc::clone(&waker));
+        rt::spawn("waits", async move {
+            let _guard = guard;
+            shown.await;
+        })
+        .detach();
+        rt::yield_now().await;
+    })
+    .expect("the ring works");
+    let waker = waker.take().expect("it was polled");
+    (core, dropped, waker)
+}
+
+/// Ends the core: whole, whatever panics meanwhile. The waker must find what it points to.
+fn ends_whole(core: Core, dropped: &Cell<bool>, waker: Waker) {
+    let handle = core.handle();
+    let ended = catch_unwind(AssertUnwindSafe(|| drop(core)));
+    assert!(dropped.get(), "a task was left over");
+    assert!(is_closed(&handle), "the inbox was left open");
+    assert!(ended.is_ok(), "a foreign panic came out of the core's destructor");
+    drop(handle);
+    std::thread::spawn(move || waker.wake()).join().expect("no panic");
+}
+
+#[test]
+fn a_core_ends_whole_though_a_joiners_waker_panics() {
+    let (core, dropped, waker) = core_with_a_waiting_task();
+    let spawned = core.block_on(async { Some(rt::spawn("joined", std::future::pending::<()>())) });
+    let mut joined = spawned.expect("the ring works").expect("just put there");
+    let joiner = panicking_waker();
+    assert!(Pin::new(&mut joined).poll(&mut Context::from_waker(&joiner)).is_pending());
+    ends_whole(core, &dropped, waker);
+    assert!(joined.is_finished());
+}
+
+#[test]
+fn a_core_ends_whole_though_a_pollers_destructor_panics() {
+    struct PanicsOnDrop;
+    impl Poller for PanicsOnDrop {
+        fn name(&self) -> &'static str {
+            "panics on drop"
+        }
+        fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
+            0
+        }
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+        fn park(&mut self) -> Park {
+            Park::Idle
+        }
+    }
+    impl Drop for PanicsOnDrop {
+        fn drop(&mut self) {
+            panic!("a poller's destructor panics on purpose");
+        }
+    }
+    let (core, dropped, waker) = core_with_a_waiting_task();
+    core.block_on(async { rt::register_poller(Rc::new(RefCell::new(PanicsOnDrop))).keep() }).expect("runs");
+    ends_whole(core, &dropped, waker);
+}
+
+#[test]
+fn a_core_ends_whole_though_a_messages_destructor_panics() {
+    struct PanicsOnDrop;
+    impl Drop for PanicsOnDrop {
+        fn drop(&mut self) {
+            panic!("what a message holds panics on purpose");
+        }
+    }
+    let (core, dropped, waker) = core_with_a_waiting_task();
+    let held = PanicsOnDrop;
+    drop(core.handle().run(move || drop(held)));
+    ends_whole(core, &dropped, waker);
+}
+
+#[test]
+fn a_waker_that_panics_costs_no_other_timer_its_wake() {
+    let core = core();
+    let mut broken = Box::pin(rt::sleep(MOMENT));
+    let waker = panicking_waker();
+    let woken = core
+        .block_on(async {
+            assert!(broken.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            let healthy: Vec<_> = (0..10).map(|_| rt::spawn("sleeps", rt::sleep(MOMENT))).collect();
+            rt::yield_now().await;
+            // All of them are due at once.
+            std::thread::sleep(2 * MOMENT);
+            healthy
+        })
+        .expect("the ring works");
+    let all = async {
+        for task in woken {
+            task.await.expect("no panic");
+        }
+    };
+    core.block_on(rt::timeout(PATIENCE, all)).expect("the ring works").expect("every timer fires");
+}
+
+#[test]
+fn a_core_ends_whole_though_the_waker_of_its_io_panics() {
+    use boson::net::{Net, TcpListener, TcpStream};
+    let (core, dropped, waker) = core_with_a_waiting_task();
+    let reads = core
+        .block_on(async {
+            let net = Net::kernel();
+            let listener = TcpListener::bind(&net, "127.0.0.1:0".parse().expect("valid")).expect("free port");
+            let mut reads = Vec::new();
+            for _ in 0..3 {
+                let client = TcpStream::connect(&net, listener.local_addr()).await.expect("listening");
+                let (server, _) = listener.accept().await.expect("connected");
+                reads.push(Box::pin(async move {
+                    let _client = client;
+                    drop(server.read(Vec::with_capacity(16)).await);
+                }));
+            }
+            for read in &mut reads {
+                assert!(read.as_mut().poll(&mut Context::from_waker(&panicking_waker())).is_pending());
+            }
+            rt::sleep(MOMENT).await;
+            reads
+        })
+        .expect("the ring works");
+    ends_whole(core, &dropped, waker);
+    // The kernel is done with every one of them: the ring, which goes with the last, checks that.
+    drop(reads);
+}
