@@ -33,14 +33,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 fn main() -> boson::Result<()> {
     let (mut listen, mut net) = ("127.0.0.1:3000".to_owned(), "kernel:".to_owned());
     let mut arguments = std::env::args().skip(1);
-    while let (Some(name), Some(value)) = (arguments.next(), arguments.next()) {
-        match &*name {
-            "--listen" => listen = value,
-            "--net" => net = value,
-            _ => panic!("usage: axum [--listen ADDR:PORT] [--net ADDRESS]"),
+    while let Some(name) = arguments.next() {
+        match (&*name, arguments.next()) {
+            ("--listen", Some(value)) => listen = value,
+            ("--net", Some(value)) => net = value,
+            _ => usage(),
         }
     }
-    let listen: SocketAddr = listen.parse().expect("--listen takes an address and a port");
+    let listen: SocketAddr = listen.parse().unwrap_or_else(|_| usage());
     let net: NetAddress = net.parse()?;
 
     let signals = Signals::new()?;
@@ -54,6 +54,12 @@ fn main() -> boson::Result<()> {
         // A signal that cannot be read stops the server too.
         serve(listener, app(), async { drop(signals.next().await) }).await
     })?
+}
+
+#[allow(dead_code, reason = "as main")]
+fn usage() -> ! {
+    eprintln!("usage: axum [--listen ADDR:PORT] [--net ADDRESS]");
+    std::process::exit(2)
 }
 
 /// An ordinary axum application.

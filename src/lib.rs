@@ -67,3 +67,8 @@ pub mod thread;
 
 pub use error::{BufResult, Error, ErrorKind, Outcome, Result};
 pub use rt::wait;
+
+// The programs in the README are compiled and run as its reader would.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

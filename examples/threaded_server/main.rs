@@ -1,4 +1,4 @@
-//! A threaded server on threads or on coroutines: `cargo run --release --example threaded_server [--threads] [ADDRESS]`, then
+//! A threaded server on threads or on coroutines: `cargo run --release --example threaded_server -- [--threads] [ADDRESS]`, then
 //! `nc 127.0.0.1 7001`.
 //!
 //! `server.rs` is compiled twice, with other imports: once over `std`, once over boson.
@@ -28,6 +28,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--threads" => threads = true,
+            option if option.starts_with('-') => {
+                eprintln!("usage: threaded_server [--threads] [ADDRESS]");
+                std::process::exit(2)
+            }
             _ => address = argument,
         }
     }

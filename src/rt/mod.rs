@@ -2,7 +2,25 @@
 //!
 //! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices ([`Poller`]) and its io_uring (or epoll), and fires
 //! timers. A task never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act
-//! on it; a [`Handle`] reaches it from other threads.
+//! on it, and outside one they panic ([`is_in_core`] tells); a [`Handle`] reaches it from other threads.
+//!
+//! [`Core::new`] with a [`CoreConfig`], [`Core::block_on`], [`spawn`] and [`sleep`] are all that a first program needs: see the
+//! [example](crate#example). Coroutines are tasks too: [`thread`](crate::thread) starts them, and [`wait`] lets them await.
+//!
+//! | for | there is |
+//! |---|---|
+//! | **Cores** | [`Core`] on this thread, [`CoreThread`] on its own; [`CoreConfig`] with [`Idle`], [`ReactorChoice`], [`RingFeatures`] and [`RegisterArena`]; [`Shutdown`] and its [`ShutdownReport`] |
+//! | **Tasks** | [`spawn`], [`JoinHandle`], [`AbortOnDrop`], [`JoinError`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
+//! | **Time** | [`now`], [`sleep`], [`sleep_until`], [`interval`], [`timeout`], [`timeout_at`], [`Deadline`]; [`Clock`], where it comes from |
+//! | **Stopping** | [`CancelToken`]; [`Signals`]: SIGTERM and SIGINT as events |
+//! | **Between tasks** | [`sync`] across threads, [`sync::local`] within a core |
+//! | **Between threads** | [`handle`] and [`Handle::spawn`], [`RemoteJoin`]; [`offload`] for calls that block |
+//! | **Who runs when** | [`spawn_in`] a [`TaskQueue`] with [`Shares`] and a [`LatencyClass`]; [`task_queues`] |
+//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`]; [`waiting_for`] in futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
+//! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`arena`] |
+//! | **The machine** | [`probe_io_uring`], [`probe_ring_features`]; [`unix_time`], [`fill_random`] |
+//!
+//! A panic in a task is its joiner's [`JoinError::Panicked`] and leaves the core running.
 
 mod beat;
 mod cancel;
