@@ -157,6 +157,17 @@ impl Reactor {
         register(&inner.ring)
     }
 
+    /// Hands everything that is queued to the kernel; whether it took all of it.
+    pub(super) fn hand_over(&self) -> bool {
+        let Ok(mut inner) = self.inner.try_borrow_mut() else { return false };
+        self.submit_backlog(&mut inner);
+        if !inner.ring.submission().is_empty() {
+            // A failure comes again with the next `poll`, which returns it.
+            let _ = self.submit(&inner);
+        }
+        inner.backlog.is_empty() && inner.ring.submission().is_empty()
+    }
+
     /// Whether a task may make a system call of its own now instead of using the ring; counts it.
     pub(super) fn take_direct_call(&self) -> bool {
         let left = self.direct_calls_left.get();
