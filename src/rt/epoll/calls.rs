@@ -163,6 +163,15 @@ impl Calls {
     }
 }
 
+impl Drop for Calls {
+    fn drop(&mut self) {
+        if self.in_flight > 0 {
+            // A panic of somebody's waker got in the way of the reactor's end: a thread may still use a call's memory.
+            self.leak();
+        }
+    }
+}
+
 /// What became of a call that nobody waits for.
 pub(super) enum Orphaning {
     Nothing,

@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -311,12 +312,13 @@ impl Reactor {
         drop(inner);
         self.returned.take(&mut results);
         let settled = results.len();
-        for (key, result) in results.drain(..) {
+        let told = for_each_despite_panics(results.drain(..), |(key, result)| {
             let told = self.inner.borrow_mut().calls.complete(key, result);
             told.into_iter().for_each(Told::tell);
-        }
+        });
         // Keeps the allocation.
         self.inner.borrow_mut().results = results;
+        told.unwrap_or_else(|payload| resume_unwind(payload));
         settled
     }
 
@@ -348,9 +350,10 @@ impl Reactor {
         let mut woken = std::mem::take(woken);
         drop(inner);
         let count = woken.len();
-        woken.drain(..).for_each(Waker::wake);
+        let told = for_each_despite_panics(woken.drain(..), Waker::wake);
         // Keeps the allocation.
         self.inner.borrow_mut().woken = woken;
+        told.unwrap_or_else(|payload| resume_unwind(payload));
         Ok(count)
     }
 
@@ -434,4 +437,22 @@ impl Reactor {
             self.inner.borrow_mut().calls.leak();
         }
     }
+}
+
+/// Tells everybody, also those who come after somebody whose waker panics; returns the first panic.
+fn for_each_despite_panics<T>(
+    all: impl Iterator<Item = T>,
+    mut tell: impl FnMut(T),
+) -> std::thread::Result<()> {
+    let mut outcome = Ok(());
+    for one in all {
+        let told = catch_unwind(AssertUnwindSafe(|| tell(one)));
+        if outcome.is_ok() {
+            outcome = told;
+        } else if let Err(payload) = told {
+            // The payload's destructor is foreign code too, and may panic in turn.
+            std::mem::forget(payload);
+        }
+    }
+    outcome
 }

@@ -12,6 +12,7 @@ mod socket;
 use std::future::Future;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -61,7 +62,12 @@ struct Orphaned<O>(O);
 
 impl<O: Operation> Orphan for Orphaned<O> {
     fn completed(self: Box<Self>, result: i32) {
-        self.0.orphaned(from_kernel(result));
+        let orphaned = catch_unwind(AssertUnwindSafe(|| self.0.orphaned(from_kernel(result))));
+        if let Err(payload) = orphaned {
+            // A destructor's; the panic hook has reported it, and there is nobody whose error it could be. The payload's own
+            // destructor may panic in turn.
+            std::mem::forget(payload);
+        }
     }
 }
 

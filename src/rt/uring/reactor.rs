@@ -157,6 +157,17 @@ impl Reactor {
         register(&inner.ring)
     }
 
+    /// Hands everything that is queued to the kernel; whether it took all of it.
+    pub(super) fn hand_over(&self) -> bool {
+        let Ok(mut inner) = self.inner.try_borrow_mut() else { return false };
+        self.submit_backlog(&mut inner);
+        if !inner.ring.submission().is_empty() {
+            // A failure comes again with the next `poll`, which returns it.
+            let _ = self.submit(&inner);
+        }
+        inner.backlog.is_empty() && inner.ring.submission().is_empty()
+    }
+
     /// Whether a task may make a system call of its own now instead of using the ring; counts it.
     pub(super) fn take_direct_call(&self) -> bool {
         let left = self.direct_calls_left.get();
@@ -371,19 +382,17 @@ impl Reactor {
         if inner.completed.is_empty() {
             return reaped;
         }
-        let mut completed = std::mem::take(&mut inner.completed);
+        let mut untold = std::mem::take(&mut inner.completed);
         drop(inner);
-        for completed in completed.drain(..) {
+        untold.reverse();
+        let mut untold = Untold { reactor: self, completed: untold };
+        while let Some(completed) = untold.completed.pop() {
             match completed {
                 Completed::Wake(waker) => waker.wake(),
                 Completed::Orphan(orphan, result) => orphan.completed(result),
                 Completed::Ended(request) => drop(request),
             }
         }
-        // Keeps the allocation, unless an orphan's destructor used the reactor meanwhile and left something.
-        let mut inner = self.inner.borrow_mut();
-        completed.append(&mut inner.completed);
-        inner.completed = completed;
         reaped
     }
 
@@ -489,6 +498,22 @@ impl Reactor {
             warn!("{} operations did not finish; their memory is not freed", inner.in_flight);
             std::mem::forget(std::mem::take(&mut inner.slots));
         }
+    }
+}
+
+/// Completions whose owners are being told, the next one last. If one of them panics, the others hear of theirs with the next `poll`.
+struct Untold<'a> {
+    reactor: &'a Reactor,
+    completed: Vec<Completed>,
+}
+
+impl Drop for Untold<'_> {
+    fn drop(&mut self) {
+        let mut inner = self.reactor.inner.borrow_mut();
+        // Keeps the allocation, and what an orphan's destructor left that used the reactor meanwhile.
+        self.completed.reverse();
+        self.completed.append(&mut inner.completed);
+        inner.completed = std::mem::take(&mut self.completed);
     }
 }
 
@@ -625,6 +650,9 @@ impl Inner {
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        debug_assert!(self.in_flight == 0 || self.slots.is_empty(), "`shut_down` comes before the ring goes");
+        if self.in_flight > 0 {
+            // A panic of somebody's waker got in the way of `shut_down`: the kernel may still use the operations' memory.
+            std::mem::forget(std::mem::take(&mut self.slots));
+        }
     }
 }

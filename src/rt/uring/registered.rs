@@ -141,6 +141,12 @@ impl FixedFile {
 impl Drop for FixedFile {
     fn drop(&mut self) {
         let Some(reactor) = self.reactor.upgrade() else { return };
+        // The kernel looks a place up when it takes the entry that names it. Of operations that were given up some may be queued
+        // still: they would go to the file that has the place next.
+        if !reactor.hand_over() {
+            // The place stays taken and its file open.
+            return;
+        }
         let file = reactor.with_ring(|ring| Ok(reactor.files.borrow_mut().remove(ring, self.index)));
         // Closing it may be the last use of the descriptor: not under the borrow.
         drop(file);

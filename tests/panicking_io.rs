@@ -1,0 +1,161 @@
+//! Destructors and wakers that panic when the core is told that I/O is done: it is nobody else's loss.
+
+use std::net::SocketAddr;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context, Wake, Waker};
+use std::time::Duration;
+
+use boson::mem::{IoBuf, IoBufMut};
+use boson::net::{Net, TcpListener, TcpStream};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice, RingFeature, RingFeatures};
+
+/// Every read gives the kernel its own buffer.
+fn core(reactor: ReactorChoice) -> Core {
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
+    config.reactor = reactor;
+    config.ring_features = RingFeatures::all().without(RingFeature::MultishotReceive);
+    Core::new(&config).expect("a core")
+}
+
+async fn pair() -> (TcpStream, TcpStream) {
+    let net = Net::kernel();
+    let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+    let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+    (client, listener.accept().await.expect("accept").0)
+}
+
+/// A buffer whose destructor panics.
+struct Explosive(Vec<u8>);
+
+impl Drop for Explosive {
+    fn drop(&mut self) {
+        assert!(std::thread::panicking(), "a destructor of the test panics");
+    }
+}
+
+// SAFETY: all is the inner Vec's, which keeps the contract.
+unsafe impl IoBuf for Explosive {
+    fn stable_ptr(&self) -> *const u8 {
+        self.0.stable_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.0.bytes_init()
+    }
+}
+
+// SAFETY: all is the inner Vec's, which keeps the contract.
+unsafe impl IoBufMut for Explosive {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        self.0.stable_mut_ptr()
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.0.bytes_total()
+    }
+
+    unsafe fn set_init(&mut self, len: usize) {
+        // SAFETY: the caller's promise is the inner Vec's precondition.
+        unsafe { self.0.set_init(len) };
+    }
+}
+
+struct Panics;
+
+impl Wake for Panics {
+    fn wake(self: Arc<Self>) {
+        panic!("a waker of the test panics");
+    }
+}
+
+fn poll_once<F: Future>(future: Pin<&mut F>, waker: &Waker) {
+    assert!(future.poll(&mut Context::from_waker(waker)).is_pending(), "nothing has arrived");
+}
+
+#[test]
+fn a_buffer_that_panics_when_the_kernel_gives_it_back_is_nobodys_error() {
+    let core = core(ReactorChoice::Auto);
+    core.block_on(async {
+        let (client, server) = pair().await;
+        // On epoll the buffer goes with the future, whose owner hears of it.
+        let _ = catch_unwind(AssertUnwindSafe(|| {
+            let mut read = Box::pin(server.read(Explosive(Vec::with_capacity(64))));
+            poll_once(read.as_mut(), Waker::noop());
+        }));
+        rt::sleep(Duration::from_millis(10)).await;
+        client.write_all(&b"more"[..]).await.0.expect("write");
+        assert_eq!(server.read(Vec::with_capacity(64)).await.1, b"more");
+    })
+    .expect("the core works");
+}
+
+#[test]
+fn a_core_ends_its_other_io_though_a_buffer_panics() {
+    let core = core(ReactorChoice::Auto);
+    core.block_on(async {
+        for number in 0..20 {
+            let (client, server) = pair().await;
+            drop(rt::spawn("reader", async move {
+                let _client = client;
+                if number % 2 == 0 {
+                    drop(server.read(Explosive(Vec::with_capacity(64))).await);
+                } else {
+                    drop(server.read(Vec::with_capacity(64)).await);
+                }
+            }));
+        }
+        rt::sleep(Duration::from_millis(10)).await;
+    })
+    .expect("the core works");
+    drop(core);
+}
+
+fn others_are_woken_though_a_waker_panics(reactor: ReactorChoice) {
+    let core = core(reactor);
+    let mut readers = Vec::new();
+    let run = catch_unwind(AssertUnwindSafe(|| {
+        core.block_on(async {
+            let mut clients = Vec::new();
+            let (client, server) = pair().await;
+            clients.push(client);
+            for _ in 0..4 {
+                let (client, server) = pair().await;
+                clients.push(client);
+                readers.push(rt::spawn("reader", async move { server.read(Vec::with_capacity(8)).await.1 }));
+            }
+            let mut read = pin!(server.read(Vec::with_capacity(8)));
+            poll_once(read.as_mut(), &Waker::from(Arc::new(Panics)));
+            rt::sleep(Duration::from_millis(10)).await;
+            for client in &clients {
+                // Tasks and their turns come after all have arrived.
+                poll_once_for_its_effect(client);
+            }
+            std::future::pending::<()>().await;
+        })
+    }));
+    assert!(run.is_err(), "the waker's panic is that of whoever runs the core");
+    core.block_on(rt::timeout(Duration::from_secs(5), async {
+        for reader in readers {
+            assert_eq!(reader.await.expect("no panic"), b"hello");
+        }
+    }))
+    .expect("the core works")
+    .expect("a task was not woken");
+}
+
+/// Writes at once: there is room.
+fn poll_once_for_its_effect(client: &TcpStream) {
+    assert_eq!(client.try_write(b"hello").expect("open"), Some(5));
+}
+
+#[test]
+fn others_are_woken_by_io_uring_though_a_waker_panics() {
+    others_are_woken_though_a_waker_panics(ReactorChoice::Auto);
+}
+
+#[test]
+fn others_are_woken_by_epoll_though_a_waker_panics() {
+    others_are_woken_though_a_waker_panics(ReactorChoice::Epoll);
+}
