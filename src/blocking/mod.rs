@@ -8,7 +8,7 @@
 //! # use boson::rt::{Core, CoreConfig, MonotonicClock};
 //! # use std::io::{Read, Write};
 //!
-//! # fn main() -> boson::Result<()> {
+//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
 //! # let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
 //! let served = thread::run(&core, || -> std::io::Result<u32> {
 //!     let listener = TcpListener::bind("127.0.0.1:0")?;
