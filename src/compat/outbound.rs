@@ -6,12 +6,13 @@ use std::io::IoSlice;
 use std::net::Shutdown;
 use std::pin::pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
 use super::socket::Socket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
+use crate::rt::sync::local::WakerSlot;
 
 /// How long what was written before an adapter was dropped is still being delivered. After that the connection closes without it.
 pub const LINGER: Duration = Duration::from_secs(60);
@@ -42,27 +43,6 @@ struct Shared {
     writer: WakerSlot,
     /// Whoever waits for room or for an empty buffer.
     caller: WakerSlot,
-}
-
-/// One task to wake. Wakers are foreign code: they are cloned, woken and dropped while nothing is borrowed.
-#[derive(Default)]
-struct WakerSlot(Cell<Option<Waker>>);
-
-impl WakerSlot {
-    fn set(&self, waker: &Waker) {
-        let current = self.0.take();
-        let new = match current {
-            Some(current) if current.will_wake(waker) => current,
-            _ => waker.clone(),
-        };
-        drop(self.0.replace(Some(new)));
-    }
-
-    fn wake(&self) {
-        if let Some(waker) = self.0.take() {
-            waker.wake();
-        }
-    }
 }
 
 impl Shared {
@@ -101,7 +81,7 @@ impl<S: Socket> Outbound<S> {
         }
         let room = self.capacity - self.shared.waiting.borrow().len();
         if room == 0 {
-            self.shared.caller.set(cx.waker());
+            self.shared.caller.register(cx);
             return Poll::Pending;
         }
         let len = room.min(bytes.len());
@@ -144,7 +124,7 @@ impl<S: Socket> Outbound<S> {
         self.shared.waiting.replace(waiting);
         written?;
         if taken == 0 {
-            self.shared.caller.set(cx.waker());
+            self.shared.caller.register(cx);
             return Poll::Pending;
         }
         if !is_empty {
@@ -158,7 +138,7 @@ impl<S: Socket> Outbound<S> {
         if self.shared.is_idle() {
             return Poll::Ready(Ok(()));
         }
-        self.shared.caller.set(cx.waker());
+        self.shared.caller.register(cx);
         Poll::Pending
     }
 
@@ -205,7 +185,7 @@ async fn write_out<S: Socket>(socket: Rc<S>, shared: Rc<Shared>) {
     let mut drain = pin!(drain(&*socket, &shared));
     let mut linger = None;
     poll_fn(|cx| {
-        shared.writer.set(cx.waker());
+        shared.writer.register(cx);
         if drain.as_mut().poll(cx).is_ready() {
             return Poll::Ready(());
         }

@@ -55,3 +55,5 @@ pub use once_cell::OnceCell;
 pub use rwlock::{Read, RwLock, RwLockReadGuard, RwLockWriteGuard, Write};
 pub use semaphore::{Acquire, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
 pub use wait_group::{WaitGroup, WaitGroupWait, WaitToken};
+#[cfg(any(feature = "futures", feature = "hyper", feature = "tokio"))]
+pub(crate) use waker_slot::WakerSlot;

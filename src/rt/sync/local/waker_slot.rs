@@ -1,4 +1,4 @@
-//! The waker of the one task that can wait at the end of a channel that has one owner.
+//! The waker of the one task that can wait for something, such as the end of a channel that has one owner.
 
 use std::cell::Cell;
 use std::fmt;
@@ -6,12 +6,12 @@ use std::task::{Context, Waker};
 
 /// At most one waker. Nothing is borrowed while a waker is cloned, woken or dropped.
 #[derive(Default)]
-pub(super) struct WakerSlot(Cell<Option<Waker>>);
+pub(crate) struct WakerSlot(Cell<Option<Waker>>);
 
 impl WakerSlot {
     /// Sees to it that the next [`WakerSlot::wake`] wakes the task of `cx`. That may run foreign code: look at what is waited for
     /// again after it.
-    pub(super) fn register(&self, cx: &Context<'_>) {
+    pub(crate) fn register(&self, cx: &Context<'_>) {
         let current = self.0.take();
         let unchanged = current.as_ref().is_some_and(|current| current.will_wake(cx.waker()));
         self.0.set(current);
@@ -23,7 +23,7 @@ impl WakerSlot {
 
     /// Wakes the task, if one waits.
     #[inline]
-    pub(super) fn wake(&self) {
+    pub(crate) fn wake(&self) {
         if let Some(waker) = self.0.take() {
             waker.wake();
         }
