@@ -186,6 +186,10 @@ impl KernelStream {
         Self::from_connected(socket, local, address)
     }
 
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
     pub(super) fn local_addr(&self) -> SocketAddr {
         self.local
     }

@@ -9,9 +9,9 @@ mod open;
 mod remote;
 pub mod stack;
 mod tcp;
-mod unix;
+pub(crate) mod unix;
 
 pub use open::NetConfig;
 pub use remote::RemoteStream;
 pub use tcp::{Net, TcpListener, TcpStream};
-pub use unix::{UnixAddr, UnixListener, UnixStream};
+pub use unix::{PeerCredentials, UnixAddr, UnixListener, UnixStream};
