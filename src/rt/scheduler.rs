@@ -498,7 +498,7 @@ impl Shared {
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
         // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
-        task::drop_quietly(self.messages.take());
+        self.messages.take().into_iter().for_each(task::drop_quietly);
         task::drop_quietly(self.drained.take());
         self.end_tasks();
         // Each panic is that of an operation that is done; the ones after it may be with the kernel still.
@@ -529,7 +529,8 @@ impl Shared {
                 unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
             }
         }
-        task::drop_quietly(self.timers.take());
+        let timers = self.timers.borrow_mut().clear();
+        timers.into_iter().for_each(task::drop_quietly);
     }
 }
 

@@ -119,6 +119,20 @@ impl<T> Wheel<T> {
         self.release(key.index)
     }
 
+    /// Takes every entry out before it fires, in no order. Their keys name nothing from then on, as if they had been removed.
+    pub fn clear(&mut self) -> Vec<T> {
+        let mut values = Vec::with_capacity(self.len);
+        for index in 0..self.entries.len() {
+            let index = u32::try_from(index).expect("fewer than 2^32 timers");
+            if self.entry(index).value.is_some() {
+                self.unlink(index);
+                values.extend(self.release(index));
+            }
+        }
+        self.due_tick = u64::MAX;
+        values
+    }
+
     /// The value of an entry that has not fired.
     pub fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index as usize)?;
@@ -280,6 +294,7 @@ mod tests {
         Insert(u64),
         Remove(usize),
         Advance(u64),
+        Clear,
     }
 
     fn operation() -> impl Strategy<Value = Operation> {
@@ -290,6 +305,7 @@ mod tests {
             3 => waits.prop_map(Operation::Insert),
             1 => any::<usize>().prop_map(Operation::Remove),
             3 => steps.prop_map(Operation::Advance),
+            1 => (0..8u8).prop_map(|dice| if dice == 0 { Operation::Clear } else { Operation::Advance(0) }),
         ]
     }
 
@@ -301,6 +317,7 @@ mod tests {
             let mut now = Instant::from_nanos(start);
             let mut wheel = Wheel::new(now);
             let mut model: Vec<(TimerKey, Instant, usize)> = Vec::new();
+            let mut cleared: Vec<TimerKey> = Vec::new();
             for (id, operation) in operations.into_iter().enumerate() {
                 match operation {
                     Operation::Insert(nanos) => {
@@ -313,6 +330,10 @@ mod tests {
                         prop_assert_eq!(wheel.remove(key), None);
                     }
                     Operation::Remove(_) => {}
+                    Operation::Clear => {
+                        prop_assert_eq!(wheel.clear().len(), model.len());
+                        cleared.extend(model.drain(..).map(|(key, ..)| key));
+                    }
                     Operation::Advance(nanos) => {
                         now = now + Duration::from_nanos(nanos);
                         let mut fired = Vec::new();
@@ -327,6 +348,7 @@ mod tests {
                         }
                     }
                 }
+                prop_assert!(cleared.iter().all(|key| wheel.get_mut(*key).is_none()), "a stale key names an entry");
                 prop_assert_eq!(wheel.len(), model.len());
                 let earliest = model.iter().map(|entry| entry.1).min();
                 prop_assert_eq!(wheel.next_deadline().is_some(), earliest.is_some());
