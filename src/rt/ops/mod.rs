@@ -8,6 +8,8 @@
 mod call;
 mod file;
 mod socket;
+#[cfg(test)]
+pub(in crate::rt) mod tests;
 
 use std::future::Future;
 use std::io;
