@@ -53,6 +53,8 @@ const CLOCK_GROWTH: usize = 8;
 const MIN_MESSAGES_PER_TURN: usize = 16;
 /// Panics of wakers and destructors after which the I/O in flight at the end of a core is leaked.
 const SHUT_DOWN_PANICS: usize = 1000;
+/// So many turns in a row may end before devices, timers and the inbox had theirs.
+const MOST_SKIPPED: u32 = 32;
 /// Timers fired per turn.
 const TIMERS_PER_TURN: usize = 256;
 
@@ -67,6 +69,9 @@ pub(super) struct Shared {
     /// Polls that a coroutine may make from its own stack before the loop looks at the clock; see [`direct`].
     allowance: Cell<usize>,
     beat: Arc<Beat>,
+    /// Turns since devices, timers and the inbox had theirs, and when that was.
+    skipped: Cell<u32>,
+    looked_around_at: Cell<Instant>,
     registry: Registry,
     process: Process,
     timers: RefCell<Wheel<Waker>>,
@@ -135,6 +140,8 @@ impl Shared {
             running: Cell::new(None),
             allowance: Cell::new(0),
             beat: Arc::new(Beat::new()),
+            skipped: Cell::new(0),
+            looked_around_at: Cell::new(now),
             registry: Registry::default(),
             process: Process::current(),
             timers: RefCell::new(Wheel::new(now)),
@@ -169,28 +176,45 @@ impl Shared {
         self.now.get()
     }
 
-    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task has ended.
+    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task has ended. What comes after the
+    /// tasks is not skipped so for long: a turn that finds it skipped begins with it.
     pub(super) fn turn(&self, is_done: impl Fn() -> bool) -> Result<bool> {
         if self.process.is_left() {
             return Err(Process::error("turn of a core"));
         }
         self.beat.turn();
-        let started = self.read_clock();
+        let mut started = self.read_clock();
+        let skipped = self.skipped.get();
+        if skipped > 0
+            && (skipped >= MOST_SKIPPED || started - self.looked_around_at.get() >= TASK_TIME_PER_TURN)
+        {
+            self.look_around()?;
+            started = self.read_clock();
+        }
         let ran = self.run_tasks(started, &is_done);
         if is_done() {
+            self.skipped.set(self.skipped.get() + 1);
             self.account(true);
             self.beat.enter(Phase::Outside);
             return Ok(true);
         }
+        let worked = self.look_around()? || ran > 0;
+        self.account(worked);
+        Ok(worked)
+    }
+
+    /// Gives devices, timers and the inbox their turn; whether there was anything.
+    fn look_around(&self) -> Result<bool> {
+        self.skipped.set(0);
+        self.looked_around_at.set(self.now.get());
         self.beat.enter(Phase::Devices);
         let completions = self.reactor.poll(self.now.get())?;
         let events = self.pollers.poll(self.now.get());
         let timers = self.fire_timers();
         let woken = self.drain_inbox();
         let messages = self.run_messages();
-        let worked = ran + completions + events + timers + woken + messages > 0;
-        self.account(worked);
-        if completions + events + timers + woken + messages > 0 {
+        let worked = completions + events + timers + woken + messages > 0;
+        if worked {
             stats::add(&self.counters.completions, completions);
             stats::add(&self.counters.poller_events, events);
             stats::add(&self.counters.timers_fired, timers);
