@@ -207,7 +207,7 @@ impl Shared {
         Ok(worked)
     }
 
-    /// Gives devices, timers and the inbox their turn; whether there was anything.
+    /// Gives devices, timers and the inbox their turn; whether there was anything, or is.
     fn look_around(&self) -> Result<bool> {
         self.skipped.set(0);
         self.looked_around_at.set(self.now.get());
@@ -225,7 +225,8 @@ impl Shared {
             stats::add(&self.counters.remote_wakes, woken);
             stats::add(&self.counters.messages, messages);
         }
-        Ok(worked)
+        // Timers that are due may have been moved towards their turn without any being fired yet.
+        Ok(worked || self.timers.borrow().is_due(self.now.get()))
     }
 
     /// Counts the time since the turn before, up to the last reading of the clock.
