@@ -422,6 +422,11 @@ impl Reactor {
         }
     }
 
+    /// Whether a device has operations that only asking it completes.
+    pub(in crate::rt) fn must_be_polled(&self) -> bool {
+        self.inner.borrow().polled.as_ref().is_some_and(PolledRing::is_busy)
+    }
+
     /// Sleeps until a completion, the doorbell, or `longest` has passed.
     pub(in crate::rt) fn wait(&self, longest: Option<Duration>) -> Result<()> {
         let mut inner = self.inner.borrow_mut();
