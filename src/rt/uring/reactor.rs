@@ -501,7 +501,14 @@ impl Reactor {
         let mut inner = self.inner.borrow_mut();
         if inner.in_flight > 0 {
             warn!("{} operations did not finish; their memory is not freed", inner.in_flight);
-            std::mem::forget(std::mem::take(&mut inner.slots));
+            let slots = std::mem::take(&mut inner.slots);
+            drop(inner);
+            for slot in slots {
+                match slot.state {
+                    State::Orphaned(orphan) => orphan.given_up(),
+                    state => std::mem::forget(state),
+                }
+            }
         }
     }
 }
