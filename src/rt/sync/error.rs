@@ -1,7 +1,8 @@
 //! What the cross-core primitives refuse, as errors of this crate.
 
+pub use super::local::TryLockError;
 pub use tokio::sync::{
-    AcquireError, SetError, TryAcquireError, TryLockError,
+    AcquireError, SetError, TryAcquireError, TryLockError as RwTryLockError,
     mpsc::error::{SendError, TrySendError},
 };
 use tokio::sync::{broadcast, oneshot, watch};
@@ -24,8 +25,8 @@ impl From<TryAcquireError> for Error {
     }
 }
 
-impl From<TryLockError> for Error {
-    fn from(error: TryLockError) -> Self {
+impl From<RwTryLockError> for Error {
+    fn from(error: RwTryLockError) -> Self {
         Self::new(ErrorKind::InUse, "lock").because(error.to_string())
     }
 }

@@ -48,16 +48,36 @@
 //!
 //! The `blocking_` methods are for threads without a runtime. They block the thread: inside a task they would stop its whole core.
 
+/// Functions that are `const`, but in loom's models: its types cannot be made at compile time.
+macro_rules! const_unless_loom {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty)?) -> $result:ty $body:block) => {
+        #[cfg(not(loom))]
+        $(#[$attribute])*
+        $visibility const fn $name($($argument: $type)?) -> $result $body
+
+        #[cfg(loom)]
+        $(#[$attribute])*
+        $visibility fn $name($($argument: $type)?) -> $result $body
+    };
+}
+pub(crate) use const_unless_loom;
+
 mod condvar;
 mod error;
 pub mod local;
+mod mutex;
+mod raw_mutex;
 mod wait_group;
+mod wait_queue;
 
 pub use condvar::Condvar;
-pub use error::{AcquireError, SendError, SetError, TryAcquireError, TryLockError, TrySendError};
+pub use error::{
+    AcquireError, RwTryLockError, SendError, SetError, TryAcquireError, TryLockError, TrySendError,
+};
+pub use mutex::{Lock, MappedMutexGuard, Mutex, MutexGuard, OwnedMutexGuard};
 pub use tokio::sync::{
-    Barrier, BarrierWaitResult, MappedMutexGuard, Mutex, MutexGuard, Notify, OnceCell, OwnedMutexGuard,
-    OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard,
-    RwLockWriteGuard, Semaphore, SemaphorePermit, broadcast, mpsc, oneshot, watch,
+    Barrier, BarrierWaitResult, Notify, OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard,
+    OwnedSemaphorePermit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit, broadcast,
+    mpsc, oneshot, watch,
 };
 pub use wait_group::{WaitGroup, WaitToken};
