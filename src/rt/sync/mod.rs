@@ -65,6 +65,8 @@ pub(crate) use const_unless_loom;
 mod condvar;
 mod error;
 pub mod local;
+#[cfg(all(test, loom))]
+mod loom_tests;
 mod mutex;
 mod raw_mutex;
 mod wait_group;

@@ -44,7 +44,7 @@ const LOCKED: u32 = 1;
 const QUEUED: u32 = 2;
 
 /// How often a waiter is told to look, and finds that somebody else was quicker, before it is given the lock.
-const MOST_LOST: u32 = 4;
+pub(super) const MOST_LOST: u32 = 4;
 
 /// A lock between any threads.
 #[derive(Debug)]
