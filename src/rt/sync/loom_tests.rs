@@ -64,7 +64,7 @@ fn model(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
 /// Two threads take the lock twice each: it excludes, orders what they did, and wakes whoever waits.
 #[test]
 fn a_mutex_excludes_and_wakes() {
-    model(3, || {
+    model(5, || {
         let mutex = number();
         let theirs = Arc::clone(&mutex);
         let work = |mutex: &Number| {
@@ -83,7 +83,7 @@ fn a_mutex_excludes_and_wakes() {
 /// Three threads, so that one waits while another one was told: it is not forgotten.
 #[test]
 fn who_waits_behind_another_is_woken_too() {
-    model(2, || {
+    model(3, || {
         let mutex = number();
         let others: Vec<_> = (0..2)
             .map(|_| {
@@ -102,7 +102,7 @@ fn who_waits_behind_another_is_woken_too() {
 /// A waiter is dropped while the lock is given up: what it was told goes to the one behind it.
 #[test]
 fn a_dropped_waiter_takes_no_wake_up_with_it() {
-    model(3, || {
+    model(5, || {
         let mutex = number();
         let theirs = Arc::clone(&mutex);
         let guard = block_on(mutex.lock());
@@ -128,7 +128,7 @@ fn a_dropped_waiter_takes_no_wake_up_with_it() {
 /// A waiter that lost often enough is given the lock by whoever gives it up.
 #[test]
 fn a_waiter_that_insists_is_given_the_lock() {
-    model(2, || {
+    model(3, || {
         let mutex = number();
         let theirs = Arc::clone(&mutex);
         let mut waits = Box::pin(mutex.lock());
@@ -154,7 +154,7 @@ fn a_waiter_that_insists_is_given_the_lock() {
 /// The notifier changes the value under the lock: the waiter sees it before it waits, or is told.
 #[test]
 fn a_condition_variable_loses_no_notification() {
-    model(3, || {
+    model(5, || {
         let shared = Arc::new((Mutex::new(UnsafeCell::new(0)), Condvar::new()));
         let theirs = Arc::clone(&shared);
         let notifier = thread::spawn(move || {
@@ -177,7 +177,7 @@ fn a_condition_variable_loses_no_notification() {
 /// A wait that is dropped while it is notified: the one behind it is told, or nobody was.
 #[test]
 fn a_dropped_wait_passes_its_notification_on() {
-    model(2, || {
+    model(3, || {
         let shared = Arc::new((number(), Condvar::new()));
         let wait = |shared: Arc<(Arc<Number>, Condvar)>| async move {
             let guard = shared.0.lock().await;
