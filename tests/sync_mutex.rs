@@ -166,7 +166,8 @@ fn a_waker_that_panics_when_it_is_cloned_loses_no_wake_up() {
     drop(guard);
     let guard = mutex.try_lock().expect("not looked yet");
     hook.on_clone.replace(Some(Box::new(|| panic!("cloned"))));
-    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hook.poll(&mut first).is_ready()));
+    let panicked =
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| hook.poll(&mut first).is_ready()));
     assert!(panicked.is_err());
     drop(guard);
     drop(first);

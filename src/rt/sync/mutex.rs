@@ -305,10 +305,7 @@ unsafe impl<T: ?Sized + Sync> Sync for MappedMutexGuard<'_, T> {}
 
 impl<'a, T: ?Sized> MappedMutexGuard<'a, T> {
     /// A guard of the part of the value that `part` returns.
-    pub fn map<U: ?Sized>(
-        mut guard: Self,
-        part: impl FnOnce(&mut T) -> &mut U,
-    ) -> MappedMutexGuard<'a, U> {
+    pub fn map<U: ?Sized>(mut guard: Self, part: impl FnOnce(&mut T) -> &mut U) -> MappedMutexGuard<'a, U> {
         let value = NonNull::from(part(&mut guard));
         MappedMutexGuard { value, _held: guard._held, _value: PhantomData }
     }

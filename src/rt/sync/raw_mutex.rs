@@ -202,4 +202,3 @@ impl Acquire<'_> {
         if this.mutex.acquire_or_wait(waiter, at, waker) { Poll::Ready(()) } else { Poll::Pending }
     }
 }
-
