@@ -18,9 +18,10 @@ use crate::rt::wait;
 
 /// A value that one task at a time works on, on whatever thread, also across awaits.
 ///
-/// Whoever finds the lock free takes it, though others may wait: a lock that is given up and taken again on one core costs a tenth of
-/// one that goes to another. Those that wait are told to look first come, first served, and one that was overtaken four times, each time
-/// after it had been told, is given the lock: nobody starves, and nobody is overtaken while its core does not even look.
+/// Whoever finds the lock free takes it, though others may wait: a lock that is given up and taken again on one core costs much
+/// less than one that goes to another. Those that wait are told to look first come, first served, and one that was overtaken four times, each time
+/// after it had been told, is given the lock: nobody starves. As long as a task that was told or given the lock does not run, because its core is busy, those that wait
+/// behind it wait too.
 ///
 /// A wait allocates nothing. It may be dropped at any time (by [`rt::timeout`](crate::rt::timeout), say): the others keep their places, and
 /// what it was told or given goes to the next one.

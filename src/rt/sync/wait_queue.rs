@@ -74,8 +74,7 @@ pub(super) struct Waiter<'a> {
 // SAFETY: the node's cells are used under the queue's lock while it is linked, whichever thread does so, and otherwise by whoever owns the
 // waiter; the waker in it may be sent.
 unsafe impl Send for Waiter<'_> {}
-// SAFETY: through a shared and not pinned reference only `place` is reachable, which is atomic. The methods that touch cells take the waiter
-// pinned, which its one owner has, or the queue's lock.
+// SAFETY: the methods that take a shared reference touch the cells under the queue's lock only; `place` is atomic.
 unsafe impl Sync for Waiter<'_> {}
 
 struct Node {
@@ -233,11 +232,15 @@ impl Locked<'_> {
         waker
     }
 
-    /// Begins to wait, with `waker` to be woken. The waiter is idle, and the queue is its own.
+    /// `waiter` begins to wait, with `waker` to be woken.
+    ///
+    /// # Panics
+    ///
+    /// If it waits already, or waits elsewhere, which the two futures that call this rule out.
     pub(super) fn push(&mut self, waiter: Pin<&Waiter<'_>>, at: At, waker: Waker) {
         let node = &waiter.get_ref().node;
-        debug_assert!(std::ptr::eq(self.queue, waiter.queue), "a waiter waits in its own queue");
-        debug_assert_eq!(node.place.load(Ordering::Relaxed), IDLE, "a waiter waits once at a time");
+        assert!(std::ptr::eq(self.queue, waiter.queue), "a waiter waits in its own queue");
+        assert!(waiter.is_idle(), "a waiter waits once at a time");
         let link = Some(NonNull::from(node));
         self.list.begun += 1;
         node.number.set(self.list.begun);
@@ -317,8 +320,12 @@ impl<'a> Waiter<'a> {
     }
 
     /// It takes notice of what it was told, and may wait again.
+    ///
+    /// # Panics
+    ///
+    /// If it was told nothing: it would be linked and not know it.
     pub(super) fn take_notice(&self) {
-        debug_assert!(self.told().is_some(), "it was told something");
+        assert!(self.told().is_some(), "it was told something");
         self.node.place.store(IDLE, Ordering::Relaxed);
     }
 
