@@ -146,6 +146,12 @@ impl RunQueues {
         if is_such(first) { self.pop(queue) } else { None }
     }
 
+    /// The tasks of a queue, for exchanges that leave as many on it as before.
+    #[inline]
+    pub(super) fn list(&self, queue: u8) -> &ReadyList {
+        &self.slots[usize::from(queue)].ready
+    }
+
     /// Takes the task of a queue after `choose` (of how many there are) others.
     pub(super) fn take(&self, queue: u8, choose: impl FnOnce(usize) -> usize) -> Option<NonNull<Header>> {
         let slot = &self.slots[usize::from(queue)];

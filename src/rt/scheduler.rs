@@ -274,11 +274,19 @@ impl Shared {
         // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
         let polled = unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
         self.running.set(None);
-        if polled == Polled::Pending {
-            return false;
+        match polled {
+            Polled::Pending => false,
+            Polled::Yielded => {
+                if let Some(ready) = task::mark_queued(task) {
+                    self.enqueue(ready);
+                }
+                false
+            }
+            _ => {
+                self.ended(polled, queue);
+                true
+            }
         }
-        self.ended(polled, queue);
-        true
     }
 
     #[inline(never)]

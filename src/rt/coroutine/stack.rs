@@ -135,8 +135,9 @@ impl Slot {
     }
 
     /// Where the stack begins: below the highest address, by the slot's colour.
-    fn base(&self) -> usize {
-        self.end() - self.index % COLORS * COLOR_BYTES
+    fn base(&self) -> StackPointer {
+        let base = self.end() - self.index % COLORS * COLOR_BYTES;
+        NonZeroUsize::new(base).expect("a stack is not at address zero")
     }
 
     /// Gives the memory back, but for `kept` bytes at the top.
@@ -150,7 +151,11 @@ impl Slot {
 }
 
 /// A stack of a coroutine. Dropping it gives it back to the pool of the calling thread.
-pub(super) struct PooledStack(Slot);
+pub(super) struct PooledStack {
+    /// Asked for with each switch.
+    base: StackPointer,
+    slot: Slot,
+}
 
 impl PooledStack {
     /// From the calling thread's pool, with room for at least `bytes`.
@@ -160,24 +165,25 @@ impl PooledStack {
     /// [`InvalidInput`](ErrorKind::InvalidInput) above [`MAX_STACK_BYTES`], the kernel's code if there is no room,
     /// [`LimitReached`](ErrorKind::LimitReached) if there is no mapping left for a guard.
     pub(super) fn take(bytes: usize) -> Result<Self> {
-        POOL.with_borrow_mut(|pool| pool.take(bytes)).map(Self)
+        let slot = POOL.with_borrow_mut(|pool| pool.take(bytes))?;
+        Ok(Self { base: slot.base(), slot })
     }
 
     /// The addresses of the guard: a fault there is an overflow.
     pub(super) fn guard(&self) -> std::ops::Range<usize> {
-        let start = self.0.slab.guard(self.0.index).addr();
+        let start = self.slot.slab.guard(self.slot.index).addr();
         start..start + PAGE_BYTES
     }
 
     /// Room on it, in bytes.
     pub(super) fn len(&self) -> usize {
-        self.0.slab.stack_bytes
+        self.slot.slab.stack_bytes
     }
 }
 
 impl Drop for PooledStack {
     fn drop(&mut self) {
-        let slot = Slot { slab: Rc::clone(&self.0.slab), index: self.0.index };
+        let slot = Slot { slab: Rc::clone(&self.slot.slab), index: self.slot.index };
         // Without a pool any more, the slab goes with its last stack.
         let _ = POOL.try_with(|pool| pool.borrow_mut().put(slot));
     }
@@ -188,7 +194,7 @@ impl Drop for PooledStack {
 // a multiple of 64.
 unsafe impl Stack for PooledStack {
     fn base(&self) -> StackPointer {
-        NonZeroUsize::new(self.0.base()).expect("a stack is not at address zero")
+        self.base
     }
 
     fn limit(&self) -> StackPointer {

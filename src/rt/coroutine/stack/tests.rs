@@ -50,7 +50,7 @@ fn stacks_do_not_overlap_and_the_last_one_back_is_the_next_one_out() {
                 (
                     slot.slab.guard(slot.index).addr(),
                     slot.slab.guard(slot.index).addr() + PAGE_BYTES,
-                    slot.base(),
+                    slot.base().get(),
                 )
             })
             .collect();
