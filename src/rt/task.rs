@@ -369,6 +369,19 @@ pub(super) unsafe fn resume(header: &Header) -> Left {
     left
 }
 
+/// The same with no coroutine below.
+///
+/// # Safety
+///
+/// As for [`resume`], but for the `Outer`.
+// Not inlined: the loop over async tasks needs its registers.
+#[inline(never)]
+unsafe fn resume_in_loop(header: &Header) -> Left {
+    let _outer = Outer::new();
+    // SAFETY: the caller's word, and the task's future is not dropped here.
+    unsafe { resume(header) }
+}
+
 /// Polls a task that was taken from a run queue once, or drops its future if it was cancelled.
 ///
 /// # Safety
@@ -392,11 +405,8 @@ pub(super) unsafe fn run(task: NonNull<Header>, now: Instant, registry: &Registr
     }
     begin(header, now, beat);
     if header.has(COROUTINE) {
-        let outer = Outer::new();
-        // SAFETY: the core's loop polls this task, and none else, and counts it as running. `outer` is dropped next.
-        let left = unsafe { resume(header) };
-        drop(outer);
-        match left {
+        // SAFETY: the core's loop polls this task, and none else, and counts it as running.
+        match unsafe { resume_in_loop(header) } {
             Left::Suspended(Suspended::Waits) => return Polled::Pending,
             Left::Suspended(Suspended::Yields) => return Polled::Yielded,
             // Its future gives the result.
