@@ -637,6 +637,35 @@ fn child_runs_out_of_address_space() {
 }
 
 #[test]
+fn what_address_space_there_is_becomes_stacks() {
+    let output = in_child("child_fills_its_address_space", Some(&format!("-v {ADDRESS_SPACE_KIB}")));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+}
+
+const ADDRESS_SPACE_KIB: usize = 2_000_000;
+
+#[test]
+#[ignore = "needs a limit on its process; run by another test"]
+fn child_fills_its_address_space() {
+    const STACK_KIB: usize = 16 << 10;
+    run(|| {
+        let builder = || thread::Builder::new().stack_size(STACK_KIB << 10);
+        let handles: Vec<_> = std::iter::from_fn(|| builder().spawn(thread::park).ok()).collect();
+        let status = std::fs::read_to_string("/proc/self/status").expect("there is a /proc");
+        let used = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("its size is there");
+        let used: usize = used.trim().trim_end_matches(" kB").parse().expect("a number");
+        // Less than a stack and its guard, and what little else was mapped and unmapped meanwhile.
+        let left = ADDRESS_SPACE_KIB - used;
+        assert!(left < STACK_KIB + 1024, "{left} KiB are left over by {} stacks", handles.len());
+        for handle in handles {
+            handle.thread().unpark();
+            handle.join().expect("no panic");
+        }
+    });
+}
+
+#[test]
 fn a_wait_that_cannot_return_ends_the_process_with_a_message() {
     let output = in_child("child_waits_in_a_destructor", None);
     let stderr = String::from_utf8_lossy(&output.stderr);
