@@ -310,6 +310,34 @@ fn a_wait_in_a_nested_poll_suspends_the_whole_coroutine() {
 }
 
 #[test]
+fn a_wake_that_comes_while_a_poll_is_suspended_is_not_lost() {
+    run(|| {
+        for inner in [thread::yield_now, || thread::sleep(Duration::from_millis(2))] {
+            let waker = Rc::new(RefCell::new(None::<std::task::Waker>));
+            let is_ready = Rc::new(Cell::new(false));
+            let (slot, ready) = (Rc::clone(&waker), Rc::clone(&is_ready));
+            let waits = thread::spawn(move || {
+                boson::wait(std::future::poll_fn(|cx| {
+                    if ready.get() {
+                        return Poll::Ready(());
+                    }
+                    slot.replace(Some(cx.waker().clone()));
+                    inner();
+                    Poll::Pending
+                }));
+            });
+            while waker.borrow().is_none() {
+                thread::yield_now();
+            }
+            is_ready.set(true);
+            waker.take().expect("it is there").wake();
+            let joined = boson::wait(rt::timeout(Duration::from_secs(10), waits));
+            joined.expect("it was woken").expect("no panic");
+        }
+    });
+}
+
+#[test]
 fn waiting_in_an_async_task_is_refused_with_what_to_do() {
     let blocking: [(&str, fn()); 5] = [
         (".await", || boson::wait(std::future::pending())),

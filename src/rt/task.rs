@@ -24,7 +24,7 @@ use std::task::{Context, RawWaker, Waker};
 
 use super::Instant;
 use super::beat::Beat;
-use super::coroutine::{Control, Left, Outer, Suspended};
+use super::coroutine::{Control, Left};
 use super::inbox::{Changes, Inbox, Node};
 use super::task_local::Locals;
 
@@ -47,8 +47,8 @@ const CANCELLED: u8 = 1 << 2;
 const DETACHED: u8 = 1 << 3;
 /// The future of a `block_on`: not in the registry.
 const ROOT: u8 = 1 << 4;
-/// Its polls do nothing but to resume a coroutine: `Header::coroutine` is set.
-const COROUTINE: u8 = 1 << 5;
+/// Its polls do more than to resume a coroutine: `Header::coroutine` is not set.
+const FUTURE: u8 = 1 << 5;
 
 /// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
 /// one is a pointer to the other.
@@ -94,8 +94,6 @@ pub(super) struct NewTask<'a> {
 pub(super) enum Polled {
     /// It goes on later.
     Pending,
-    /// It goes on when its turn comes again, and is to be put on its run queue.
-    Yielded,
     /// It has ended just now.
     Ended,
     /// It has ended just now, with a panic.
@@ -116,8 +114,13 @@ impl Header {
     /// Notes that each poll does nothing but to resume a coroutine, which clears this when it is dropped; or that this is not so.
     pub(super) fn set_coroutine(&self, coroutine: Option<&Control>) {
         self.coroutine.set(coroutine.map(NonNull::from));
-        let others = self.flags.get() & !COROUTINE;
-        self.flags.set(if coroutine.is_some() { others | COROUTINE } else { others });
+        let others = self.flags.get() & !FUTURE;
+        self.flags.set(if coroutine.is_some() { others } else { others | FUTURE });
+    }
+
+    /// The coroutine that each poll resumes, if that is all that a poll does; otherwise null.
+    pub(super) fn coroutine(&self) -> *const Control {
+        self.coroutine.get().map_or(std::ptr::null(), |control| control.as_ptr().cast_const())
     }
 
     pub(super) fn site(&self) -> &'static Site {
@@ -211,7 +214,7 @@ impl TaskRef {
         let header = Header {
             node: Node::new(),
             next_ready: Cell::new(None),
-            flags: Cell::new(flags),
+            flags: Cell::new(flags | FUTURE),
             queue: new.queue,
             stack_pages: Cell::new(0),
             polls: Cell::new(0),
@@ -313,14 +316,14 @@ pub(super) fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
 /// Whether the next poll of a task does nothing but to resume a coroutine.
 #[inline]
 pub(super) fn is_coroutine(header: &Header) -> bool {
-    header.flags.get() & (COROUTINE | ENDED | CANCELLED) == COROUTINE
+    header.flags.get() & (FUTURE | ENDED | CANCELLED) == 0
 }
 
 /// Marks a task as queued that is such a one and is not queued.
 #[inline]
 pub(super) fn mark_queued_coroutine(header: &Header) -> bool {
     let flags = header.flags.get();
-    if flags & (COROUTINE | ENDED | CANCELLED | QUEUED) != COROUTINE {
+    if flags & (FUTURE | ENDED | CANCELLED | QUEUED) != 0 {
         return false;
     }
     header.flags.set(flags | QUEUED);
@@ -369,19 +372,6 @@ pub(super) unsafe fn resume(header: &Header) -> Left {
     left
 }
 
-/// The same with no coroutine below.
-///
-/// # Safety
-///
-/// As for [`resume`], but for the `Outer`.
-// Not inlined: the loop over async tasks needs its registers.
-#[inline(never)]
-unsafe fn resume_in_loop(header: &Header) -> Left {
-    let _outer = Outer::new();
-    // SAFETY: the caller's word, and the task's future is not dropped here.
-    unsafe { resume(header) }
-}
-
 /// Polls a task that was taken from a run queue once, or drops its future if it was cancelled.
 ///
 /// # Safety
@@ -404,15 +394,20 @@ pub(super) unsafe fn run(task: NonNull<Header>, now: Instant, registry: &Registr
         return Polled::Ended;
     }
     begin(header, now, beat);
-    if header.has(COROUTINE) {
-        // SAFETY: the core's loop polls this task, and none else, and counts it as running.
-        match unsafe { resume_in_loop(header) } {
-            Left::Suspended(Suspended::Waits) => return Polled::Pending,
-            Left::Suspended(Suspended::Yields) => return Polled::Yielded,
-            // Its future gives the result.
-            Left::Ended => {}
-        }
-    }
+    // SAFETY: it has not ended, and the rest is the caller's word.
+    unsafe { poll(task, registry) }
+}
+
+/// Polls a task whose poll [began](begin).
+///
+/// # Safety
+///
+/// The task has not ended, and the core, whose thread this is and whose registry `registry` is, counts it as running. No task is being
+/// polled.
+#[inline]
+pub(super) unsafe fn poll(task: NonNull<Header>, registry: &Registry) -> Polled {
+    // SAFETY: a task that has not ended is in its core's registry, or the root.
+    let header = unsafe { task.as_ref() };
     // SAFETY: the core's own reference to a task that has not ended outlives its poll.
     let waker = unsafe { borrowed_waker(task) };
     // SAFETY: the task is live, on its own core, not ended (so the stage holds the future), and not being polled by the

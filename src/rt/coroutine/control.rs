@@ -149,6 +149,11 @@ impl Control {
         }
     }
 
+    /// The number of its turn.
+    pub(super) fn turn(&self) -> u32 {
+        self.task.get().map_or(0, |task| task.header().polls())
+    }
+
     /// Calls `f` with a waker of its task; one that does nothing while it is cancelled.
     #[inline]
     pub(super) fn with_waker<R>(&self, f: impl FnOnce(&Waker) -> R) -> R {

@@ -76,14 +76,17 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
         return Some(block_thread(future));
     }
     loop {
-        let polled = with_running(|control| {
+        let (polled, was_suspended) = with_running(|control| {
             let control = control.expect("called on a coroutine's stack");
-            control.with_waker(|waker| future.as_mut().poll(&mut Context::from_waker(waker)))
+            let turn = control.turn();
+            let polled = control.with_waker(|waker| future.as_mut().poll(&mut Context::from_waker(waker)));
+            (polled, control.turn() != turn)
         });
         if let Poll::Ready(output) = polled {
             return Some(output);
         }
-        if !wait_turn() {
+        // If the coroutine was suspended inside of `poll`, what woke it may have been meant for this future.
+        if !was_suspended && !wait_turn() {
             return None;
         }
     }

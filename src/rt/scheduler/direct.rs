@@ -14,18 +14,16 @@
 //! - A coroutine that runs there switches back when it yields: there are never more than two stacks on one another.
 //! - It counts: no more polls are made than the loop itself would make before it looks at the clock.
 
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 
-use super::{Header, Shared};
+use super::{Header, Polled, Shared};
 use crate::rt::coroutine::{Control, Left, Outer, Suspended};
-use crate::rt::task;
+use crate::rt::task::{self, ReadyList};
 
-/// While it lives, others run on a coroutine's stack, and none of them lets others run on its own.
+/// While it lives, others run on the stack of the coroutine that is `own`, and none of them lets others run on its own.
 struct Below<'a> {
     core: &'a Shared,
     own: NonNull<Header>,
-    /// Polls that may still be made.
-    left: usize,
     _outer: Outer,
 }
 
@@ -33,22 +31,52 @@ impl Drop for Below<'_> {
     #[inline]
     fn drop(&mut self) {
         self.core.running.set(Some(self.own));
-        self.core.allowance.set(self.left);
     }
 }
 
 impl Shared {
+    /// Resumes the coroutine that is all of a task, and lets it run others from its stack.
+    ///
+    /// # Safety
+    ///
+    /// `task` was just taken from a run queue of this core, counts as running, and [is a coroutine](task::is_coroutine). No task is being
+    /// polled.
+    // Not inlined: the loop over async tasks needs its registers.
+    #[inline(never)]
+    pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {
+        // SAFETY: alive by the core's own reference, as it has not ended.
+        let header = unsafe { task.as_ref() };
+        task::begin(header, self.now.get(), &self.beat);
+        self.lender.set(header.coroutine());
+        let outer = Outer::new();
+        // SAFETY: it is the running task, its poll has begun, and it does not run yet, as no task does. `outer` is dropped next.
+        let left = unsafe { task::resume(header) };
+        drop(outer);
+        self.lender.set(ptr::null());
+        match left {
+            Left::Suspended(Suspended::Waits) => Polled::Pending,
+            Left::Suspended(Suspended::Yields) => {
+                if let Some(ready) = task::mark_queued(task) {
+                    self.enqueue(ready);
+                }
+                Polled::Pending
+            }
+            // Its future gives the result.
+            // SAFETY: the task, whose future is polled nowhere, has not ended, and counts as running.
+            Left::Ended => unsafe { task::poll(task, &self.registry) },
+        }
+    }
+
     /// The running task, which is this coroutine on whose stack the caller is, yields. `None` if its turn has come again; otherwise it
-    /// must switch to the loop, which is told this.
+    /// must switch to whoever resumed it, who is told this.
     #[inline]
     pub(in crate::rt) fn yield_running(&self, control: &Control) -> Option<Suspended> {
-        // Zero also where a coroutine runs on another one's stack.
-        let allowance = self.allowance.get();
-        if allowance == 0 { Some(Suspended::Yields) } else { self.run_coroutines(control, allowance) }
+        // A coroutine that runs on another one's stack is not the lender.
+        if ptr::eq(self.lender.get(), control) { self.run_others(control) } else { Some(Suspended::Yields) }
     }
 
     #[inline(never)]
-    fn run_coroutines(&self, control: &Control, allowance: usize) -> Option<Suspended> {
+    fn run_others(&self, control: &Control) -> Option<Suspended> {
         let own = self.running.get()?;
         // SAFETY: the running task is alive.
         let own_header = unsafe { own.as_ref() };
@@ -57,38 +85,50 @@ impl Shared {
         }
         let queue = own_header.queue();
         let ready = self.queues.list(queue);
-        let mut below = Below { core: self, own, left: allowance, _outer: Outer::new() };
-        self.allowance.set(0);
-        let mut yielded = Some(own);
-        while below.left > 0 {
-            let next = match yielded {
-                Some(task) => ready.exchange_if(task, task::is_coroutine),
-                None => self.queues.pop_if(queue, task::is_coroutine),
-            };
-            let Some(next) = next else { break };
-            below.left -= 1;
+        let below = Below { core: self, own, _outer: Outer::new() };
+        let mut next = self.next_after(ready, own);
+        while let Some(task) = next {
             // SAFETY: it was just taken from a run queue, so its core's own reference keeps it alive.
-            let header = unsafe { next.as_ref() };
+            let header = unsafe { task.as_ref() };
             task::begin(header, self.now.get(), &self.beat);
-            if next == own {
+            if task == own {
                 return None;
             }
-            self.running.set(Some(next));
+            self.running.set(Some(task));
             // SAFETY: it is the running task now, its poll has begun, and this is the thread of its core, which `own` found itself
             // inside of. It does not run: of this core's coroutines only `own` does, which this is not, and others that
             // run below `own` are of other cores. It is neither cancelled nor ended, and nothing ends here, so its future stays
             // until `below` is dropped.
-            yielded = match unsafe { task::resume(header) } {
-                Left::Suspended(Suspended::Waits) => None,
-                // One that ended gives its result in its next poll, which is the loop's.
-                Left::Suspended(Suspended::Yields) | Left::Ended => task::mark_queued(next),
+            let left = unsafe { task::resume(header) };
+            // One that ended gives its result in its next poll, which is the loop's.
+            let yielded = if left == Left::Suspended(Suspended::Waits) { None } else { task::mark_queued(task) };
+            next = match yielded {
+                Some(task) => self.next_after(ready, task),
+                None => self.next_of(queue),
             };
         }
-        if let Some(task) = yielded {
-            self.enqueue(task);
-        }
+        drop(below);
         // It is on its queue.
         Some(Suspended::Waits)
+    }
+
+    /// Puts a task that was just marked as queued at the end of its queue and takes the first one, if the loop would run it before it
+    /// looks at the clock, and it is a coroutine.
+    #[inline]
+    fn next_after(&self, ready: &ReadyList, task: NonNull<Header>) -> Option<NonNull<Header>> {
+        if self.beat.polls() < self.until.get()
+            && let Some(next) = ready.exchange_if(task, task::is_coroutine)
+        {
+            return Some(next);
+        }
+        self.enqueue(task);
+        None
+    }
+
+    /// The same without a task to put at the end.
+    #[cold]
+    fn next_of(&self, queue: u8) -> Option<NonNull<Header>> {
+        if self.beat.polls() < self.until.get() { self.queues.pop_if(queue, task::is_coroutine) } else { None }
     }
 
     /// Says whether the running task's polls do nothing but to resume a coroutine.
