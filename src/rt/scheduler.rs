@@ -46,7 +46,7 @@ use crate::error::Result;
 use crate::mem::Arena;
 
 /// Polls of tasks per turn before the pollers get theirs.
-const POLLS_PER_TURN: u64 = 128;
+const POLLS_PER_TURN: u64 = 256;
 /// A turn's tasks stop after this long even if the budget is not used up, so that a completed I/O waits no longer.
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 /// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
@@ -145,7 +145,7 @@ impl Shared {
             queues: RunQueues::new(),
             now: Cell::new(now),
             running: Cell::new(None),
-            lender: Cell::new(std::ptr::null()),
+            lender: Cell::new(direct::NOBODY),
             until: Cell::new(0),
             beat: Arc::new(Beat::new()),
             skipped: Cell::new(0),
@@ -666,7 +666,7 @@ impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
         // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
         self.core.running.set(None);
-        self.core.lender.set(std::ptr::null());
+        self.core.lender.set(direct::NOBODY);
         self.core.until.set(0);
         self.core.beat.enter(Phase::Outside);
         // SAFETY: this is the core's thread, and its loop, which alone polls tasks, has been left.
