@@ -30,12 +30,26 @@ pub enum Pattern {
     Stream { connections: usize, window_bytes: usize },
 }
 
-const PATTERNS: [(&str, Pattern); 4] = [
-    ("ping-pong, 1 connection", Pattern::PingPong { connections: 1 }),
-    ("ping-pong, 100 connections", Pattern::PingPong { connections: 100 }),
-    ("ping-pong, 1,000 connections", Pattern::PingPong { connections: 1000 }),
-    ("streaming, 4 connections", Pattern::Stream { connections: 4, window_bytes: 64 << 10 }),
+/// Name for [`Choice`], title, and what the client does.
+const LOADS: [(&str, &str, Pattern); 4] = [
+    ("ping-1", "ping-pong, 1 connection", Pattern::PingPong { connections: 1 }),
+    ("ping-100", "ping-pong, 100 connections", Pattern::PingPong { connections: 100 }),
+    ("ping-1000", "ping-pong, 1,000 connections", Pattern::PingPong { connections: 1000 }),
+    ("stream-4", "streaming, 4 connections", Pattern::Stream { connections: 4, window_bytes: 64 << 10 }),
 ];
+
+/// What is compared; empty for everything.
+#[derive(Default)]
+pub struct Choice {
+    pub servers: Vec<String>,
+    pub loads: Vec<String>,
+}
+
+impl Choice {
+    fn has(chosen: &[String], name: &str) -> bool {
+        chosen.is_empty() || chosen.iter().any(|chosen| chosen == name)
+    }
+}
 
 /// What one round measured.
 struct Measured {
@@ -111,7 +125,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Runs every pattern against every server, rounds interleaved.
-pub fn compare_echo(rounds: usize, time: Duration) {
+pub fn compare_echo(rounds: usize, time: Duration, choice: &Choice) {
     if machine::cpus() < 2 {
         println!("\necho needs two CPUs, one for the client; this process may use one");
         return;
@@ -121,7 +135,12 @@ pub fn compare_echo(rounds: usize, time: Duration) {
     if photon::program().is_some() {
         names.extend(["photon-uring", "photon-epoll"]);
     }
-    for (what, pattern) in PATTERNS {
+    names.retain(|name| Choice::has(&choice.servers, name));
+    if names.is_empty() {
+        println!("\nthere are none of the servers {:?}", choice.servers);
+        return;
+    }
+    for (_, what, pattern) in LOADS.into_iter().filter(|(name, ..)| Choice::has(&choice.loads, name)) {
         let mut results: Vec<Vec<Measured>> = names.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
             for (name, results) in names.iter().zip(&mut results) {
