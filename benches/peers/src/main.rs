@@ -73,6 +73,9 @@ fn parse<T: std::str::FromStr>(text: &str) -> T {
 }
 
 fn usage(problem: &str) -> ! {
-    eprintln!("{problem}\nusage: peers [--rounds N] [--seconds S] [--servers A,B] [--loads A,B] [{}]...", ROWS.join(" | "));
+    eprintln!(
+        "{problem}\nusage: peers [--rounds N] [--seconds S] [--servers A,B] [--loads A,B] [{}]...",
+        ROWS.join(" | ")
+    );
     std::process::exit(2);
 }

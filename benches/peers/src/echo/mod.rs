@@ -57,8 +57,8 @@ struct Measured {
     rate: f64,
     /// CPU time of the server per message, in microseconds.
     server_us: f64,
-    /// The share of the round that the client and the server used their CPU.
-    client_busy: f64,
+    /// The share of the round that the client had to wait for the server, and that the server used its CPU.
+    client_waited: f64,
     server_busy: f64,
 }
 
@@ -106,15 +106,15 @@ fn measure(name: &str, pattern: Pattern, time: Duration) -> Measured {
     let pid = server.process.id();
     let mut client = client::Client::connect(server.address, pattern);
     client.run(time / 5);
-    let (server_before, client_before) = (machine::process_cpu_time(pid), machine::thread_cpu_time());
+    let (server_before, waited_before) = (machine::process_cpu_time(pid), client.waited());
     let (messages, elapsed) = client.run(time);
     let server_used = (machine::process_cpu_time(pid) - server_before).as_secs_f64();
-    let client_used = (machine::thread_cpu_time() - client_before).as_secs_f64();
+    let waited = (client.waited() - waited_before).as_secs_f64();
     let elapsed = elapsed.as_secs_f64();
     Measured {
         rate: messages as f64 / elapsed,
         server_us: server_used * 1e6 / messages as f64,
-        client_busy: client_used / elapsed,
+        client_waited: waited / elapsed,
         server_busy: server_used / elapsed,
     }
 }
@@ -155,10 +155,10 @@ pub fn compare_echo(rounds: usize, time: Duration, choice: &Choice) {
 fn row(name: &str, results: &[Measured]) -> Row {
     let of = |value: fn(&Measured) -> f64| median(results.iter().map(value).collect());
     let note = format!(
-        "server {:.2} µs CPU per request, busy {:.0} %; client busy {:.0} %",
+        "server {:.2} µs CPU per request, busy {:.0} %; client waited {:.0} %",
         of(|round| round.server_us),
         100.0 * of(|round| round.server_busy),
-        100.0 * of(|round| round.client_busy)
+        100.0 * of(|round| round.client_waited)
     );
     Row::new(name, Better::Higher, results.iter().map(|round| round.rate).collect(), note)
 }
