@@ -56,7 +56,7 @@ pub(crate) trait Item: Sized + 'static {
 
 impl Item for Chunk {
     const FEATURE: RingFeature = RingFeature::MultishotReceive;
-    const MAX_QUEUED: usize = 32;
+    const MAX_QUEUED: usize = 16;
     const WAITS_FOR: &'static str = "bytes to receive";
 
     fn request(socket: &OwnedFd) -> squeue::Entry {
