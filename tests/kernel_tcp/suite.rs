@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use boson::mem::{IoBuf, IoBufMut};
 use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorKind, RingFeature, RingFeatures};
+use boson::rt::{self, Core, CoreConfig, Idle, MonotonicClock, ReactorKind, RingFeature, RingFeatures};
 use boson::{ErrorKind, Result};
 
 fn run_on<F: Future>(ring_entries: u32, features: RingFeatures, future: F) -> F::Output {
@@ -319,6 +319,49 @@ fn a_plain_client_is_served() {
         stream.write_all(buf).await.0.expect("write");
     });
     assert_eq!(&client.join().expect("no panic"), b"hello");
+}
+
+/// The buffers that a core's connections share have 16 KiB, and each that is filled is a completion.
+#[test]
+fn much_that_comes_at_once_is_received_into_the_readers_buffer() {
+    const TOTAL_BYTES: usize = 32 << 20;
+    let (sender, address) = std::sync::mpsc::channel();
+    let client = std::thread::spawn(move || {
+        let address: SocketAddr = address.recv().expect("the server starts");
+        let mut stream = std::net::TcpStream::connect(address).expect("connect");
+        let piece: Vec<u8> = (0..1 << 20).map(|at: usize| (at % 251) as u8).collect();
+        for _ in 0..TOTAL_BYTES / piece.len() {
+            stream.write_all(&piece).expect("write");
+        }
+    });
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
+    config.ring_features = super::features();
+    // A core that sleeps does not count what wakes it.
+    config.idle = Idle::Poll;
+    let core = Core::new(&config).expect("a core");
+    core.block_on(async {
+        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
+        sender.send(listener.local_addr()).expect("the client waits");
+        let (stream, _) = listener.accept().await.expect("accept");
+        let before = rt::stats();
+        let (mut received, mut buf) = (0, Vec::with_capacity(256 << 10));
+        while received < TOTAL_BYTES {
+            buf.clear();
+            let (result, back) = stream.read(buf).await;
+            buf = back;
+            let len = result.expect("read");
+            assert_ne!(len, 0, "the stream ended after {received} bytes");
+            let expected = |at: usize| ((at % (1 << 20)) % 251) as u8;
+            assert!(buf.iter().enumerate().all(|(at, byte)| *byte == expected(received + at)));
+            received += len;
+        }
+        if before.reactor == ReactorKind::IoUring {
+            let completions = usize::try_from(rt::stats().completions - before.completions).expect("few");
+            assert!(completions < TOTAL_BYTES / (16 << 10) / 2, "{completions} completions");
+        }
+    })
+    .expect("the ring works");
+    client.join().expect("no panic");
 }
 
 #[test]
