@@ -844,11 +844,8 @@ fn a_core_may_end_with_wakes_that_it_has_taken_in_part() {
         while wakers.borrow().len() < TASKS {
             rt::yield_now().await;
         }
-        let (first, second) = {
-            let mut first = wakers.take();
-            let second = first.clone();
-            (first.drain(..).collect::<Vec<_>>(), second)
-        };
+        let first = wakers.take();
+        let second = first.clone();
         thread::spawn(move || first.into_iter().for_each(Waker::wake)).join().expect("no panic");
         let before = rt::stats().remote_wakes;
         while rt::stats().remote_wakes == before {
