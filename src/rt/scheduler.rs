@@ -60,6 +60,8 @@ const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;
 /// So many turns in a row may end before devices, timers and the inbox had theirs.
 const MOST_SKIPPED: u32 = 32;
+/// Tasks per turn of which it is taken note that other threads woke or released them.
+const WAKES_PER_TURN: usize = 256;
 /// Timers fired per turn.
 const TIMERS_PER_TURN: usize = 256;
 
@@ -229,8 +231,8 @@ impl Shared {
             stats::add(&self.counters.remote_wakes, woken);
             stats::add(&self.counters.messages, messages);
         }
-        // Timers that are due may have been moved towards their turn without any being fired yet.
-        Ok(worked || self.timers.borrow().is_due(self.now.get()))
+        // Timers that are due, and tasks that were woken, may have been moved towards their turn without any being told yet.
+        Ok(worked || self.inbox.has_taken() || self.timers.borrow().is_due(self.now.get()))
     }
 
     /// Counts the time since the turn before, up to the last reading of the clock.
@@ -407,7 +409,7 @@ impl Shared {
 
     /// Takes what other threads did to tasks; returns to how many.
     fn drain_inbox(&self) -> usize {
-        self.inbox.drain(|node, changes| {
+        self.inbox.drain(WAKES_PER_TURN, |node, changes| {
             if let Some(task) = apply_changes(node, &changes)
                 && let Some(ready) = task.mark_queued()
             {
