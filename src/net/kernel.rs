@@ -97,11 +97,11 @@ pub(super) struct KernelStream {
 
 /// What was received for reads that were dropped before they could take it.
 #[derive(Debug, Default)]
-struct Inbound {
+pub(super) struct Inbound {
     unread: RefCell<Unread>,
     /// Dropped reads whose outcome is not known yet. The next read waits for them, to keep the bytes in order.
-    pending: Cell<usize>,
-    settled: Notify,
+    pub(super) pending: Cell<usize>,
+    pub(super) settled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -112,7 +112,7 @@ struct Unread {
 }
 
 impl Inbound {
-    fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
+    pub(super) fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
         let mut unread = self.unread.borrow_mut();
         match result {
             // Of a buffer that held something before, only the first `len` bytes are new.
@@ -129,7 +129,7 @@ impl Inbound {
     }
 
     /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
-    fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
+    pub(super) fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
         let mut unread = self.unread.borrow_mut();
         if !unread.bytes.is_empty() {
             let (front, _) = unread.bytes.as_slices();
@@ -184,6 +184,10 @@ impl KernelStream {
         let socket = Rc::into_inner(socket).expect("the finished connect gave its reference back");
         let local = local_address(&socket)?;
         Self::from_connected(socket, local, address)
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -384,7 +388,7 @@ fn new_socket(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
 }
 
-fn local_address(socket: &OwnedFd) -> Result<SocketAddr> {
+pub(super) fn local_address(socket: &OwnedFd) -> Result<SocketAddr> {
     let address = rustix::net::getsockname(socket)
         .map_err(|errno| Error::os(errno.raw_os_error(), "read the local address"))?;
     SocketAddr::try_from(address).map_err(|errno| Error::os(errno.raw_os_error(), "read the local address"))
@@ -397,6 +401,6 @@ fn peer_address(socket: &OwnedFd) -> Result<SocketAddr> {
     SocketAddr::try_from(address).map_err(missing)
 }
 
-fn from_io(error: &io::Error, operation: &'static str) -> Error {
+pub(super) fn from_io(error: &io::Error, operation: &'static str) -> Error {
     Error::os(error.raw_os_error().unwrap_or(libc::EIO), operation)
 }

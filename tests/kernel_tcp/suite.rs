@@ -430,6 +430,49 @@ fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
     });
 }
 
+/// Closing needs no room in the owner's inbox.
+#[test]
+fn dropping_a_stream_of_another_core_closes_it_though_that_core_takes_no_messages() {
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
+    config.messages = 1;
+    let owner = rt::CoreThread::start("owner".to_owned(), config).expect("a thread");
+    run(async {
+        let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
+        let (go_on, wait) = std::sync::mpsc::channel::<()>();
+        let (started, is_started) = std::sync::mpsc::channel();
+        let stuck = owner.handle().run(move || {
+            started.send(()).expect("the test waits");
+            wait.recv()
+        });
+        is_started.recv().expect("it starts");
+        let waiting = owner.handle().run(|| {});
+        let error = stream.read(Vec::with_capacity(8)).await.0.expect_err("the inbox is full");
+        assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}");
+        drop(stream);
+        go_on.send(()).expect("it waits");
+        stuck.await.expect("no panic").expect("told");
+        waiting.await.expect("no panic");
+        assert_eq!(peer.read(&mut [0; 8]).expect("closed"), 0);
+    });
+}
+
+#[test]
+fn a_lent_stream_closes_when_its_core_ends() {
+    let core =
+        Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32])).expect("io_uring is usable");
+    let listener = std::net::TcpListener::bind(loopback()).expect("bind");
+    let address = listener.local_addr().expect("bound");
+    let lent = core.block_on(async {
+        RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+    });
+    let (mut peer, _) = listener.accept().expect("connected");
+    peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
+    // Its thread lives on, and so does whoever borrows the stream.
+    drop(core);
+    assert_eq!(peer.read(&mut [0; 8]).expect("closed"), 0);
+    drop(lent);
+}
+
 /// What the core's receive buffers cannot hold stays in the kernel, and nothing is lost or waits for ever.
 #[test]
 fn slow_readers_neither_lose_bytes_nor_stop_others() {
