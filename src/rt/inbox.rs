@@ -360,7 +360,7 @@ impl Inbox {
             self.closed.store(true, Ordering::SeqCst);
             std::mem::take(&mut *messages)
         };
-        super::task::drop_quietly(unsent);
+        unsent.into_iter().for_each(super::task::drop_quietly);
         // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list taken here.
         fence(Ordering::SeqCst);
         let _guard = self.afterlife.lock().expect("burying a task does not panic");

@@ -10,6 +10,8 @@ mod datagram;
 mod file;
 mod pipe;
 mod socket;
+#[cfg(test)]
+pub(in crate::rt) mod tests;
 
 use std::future::Future;
 use std::io;
