@@ -456,6 +456,9 @@ impl Shared {
 
     /// Asks timers and pollers whether the core may sleep at `now`, and until when; `None` if it must go on polling.
     fn may_park(&self, now: Instant) -> Result<Option<Option<Instant>>> {
+        if self.reactor.must_be_polled() {
+            return Ok(None);
+        }
         let mut until = self.timers.borrow().next_deadline();
         let may = self.pollers.park(now, &self.reactor, &mut until)?;
         Ok((may && until.is_none_or(|until| until > now)).then_some(until))

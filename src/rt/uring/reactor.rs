@@ -434,6 +434,11 @@ impl Reactor {
         }
     }
 
+    /// Whether a device has operations that only asking it completes.
+    pub(in crate::rt) fn must_be_polled(&self) -> bool {
+        self.inner.borrow().polled.as_ref().is_some_and(PolledRing::is_busy)
+    }
+
     /// Sleeps until a completion, the doorbell, or `longest` has passed.
     pub(in crate::rt) fn wait(&self, longest: Option<Duration>) -> Result<()> {
         let mut inner = self.inner.borrow_mut();
@@ -507,7 +512,9 @@ impl Reactor {
         }
         if left > 0 {
             warn!("{left} operations did not finish; their memory is not freed");
-            self.inner.borrow_mut().give_up();
+            // Outside the borrow: what they do not leak is dropped.
+            let orphans = self.inner.borrow_mut().give_up();
+            orphans.into_iter().for_each(Orphan::given_up);
         }
     }
 }
@@ -576,13 +583,19 @@ impl Inner {
         self.free.push(key.index);
     }
 
-    /// Leaks what the operations in flight work on.
-    fn give_up(&mut self) {
+    /// Leaks what the operations in flight work on; those whose future is gone are returned, and know themselves what to leak.
+    fn give_up(&mut self) -> Vec<Box<dyn Orphan>> {
+        let mut orphans = Vec::new();
         for slot in &mut self.slots {
-            if matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_)) {
-                std::mem::forget(std::mem::replace(&mut slot.state, State::GivenUp));
+            if !matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_)) {
+                continue;
+            }
+            match std::mem::replace(&mut slot.state, State::GivenUp) {
+                State::Orphaned(orphan) => orphans.push(orphan),
+                state => std::mem::forget(state),
             }
         }
+        orphans
     }
 
     /// Returns 1 for something that somebody waited for.
