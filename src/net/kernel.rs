@@ -343,6 +343,8 @@ impl KernelStream {
     pub(super) fn abort(&self) {
         // If it fails the close is a graceful one, which also ends the connection.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+        // The reset need not wait for operations that hold the socket open, of which one may wait for this peer.
+        let _ = rustix::net::connect_unspec(&self.socket);
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
     }
 }

@@ -360,7 +360,7 @@ impl Inbox {
             self.closed.store(true, Ordering::SeqCst);
             std::mem::take(&mut *messages)
         };
-        super::task::drop_quietly(unsent);
+        unsent.into_iter().for_each(super::task::drop_quietly);
         // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list taken here.
         fence(Ordering::SeqCst);
         let _guard = self.afterlife.lock().expect("burying a task does not panic");
@@ -375,97 +375,4 @@ impl fmt::Debug for Inbox {
 }
 
 #[cfg(all(test, loom))]
-mod loom_tests {
-    use loom::sync::Arc;
-    use loom::sync::atomic::AtomicUsize;
-    use loom::thread;
-
-    use super::*;
-
-    /// What the model knows of its one task: the owner's count lives beside the node, as in the header.
-    struct Model {
-        inbox: Inbox,
-        node: Box<Node>,
-        wakeups: AtomicUsize,
-    }
-
-    // SAFETY: `node` is only handed out as a pointer under the inbox's own protocol, which is what is being tested.
-    unsafe impl Sync for Model {}
-
-    fn model(wakeups_of_core: Arc<AtomicUsize>) -> Arc<Model> {
-        let wake_core = Box::new(move || {
-            wakeups_of_core.fetch_add(1, Ordering::SeqCst);
-        });
-        Arc::new(Model {
-            inbox: Inbox::new(1, wake_core, |_, _| unreachable!("the core lives through the model")),
-            node: Box::new(Node::new()),
-            wakeups: AtomicUsize::new(0),
-        })
-    }
-
-    /// Two threads each clone, wake and drop a waker while the owner drains: the count ends at zero exactly once both are
-    /// done, and a wake is seen.
-    #[test]
-    fn references_from_other_threads_add_up() {
-        loom::model(|| {
-            let core = Arc::new(AtomicUsize::new(0));
-            let model = model(core);
-            let mut local = 2i64;
-            let threads: Vec<_> = (0..2)
-                .map(|which| {
-                    let model = Arc::clone(&model);
-                    thread::spawn(move || {
-                        let node = NonNull::from(&*model.node);
-                        if which == 0 {
-                            model.node.add_reference();
-                            // SAFETY: this thread holds the reference it was given and the one it just added.
-                            unsafe { model.inbox.release(node, true) };
-                        }
-                        // SAFETY: this thread gives up the reference it was given.
-                        unsafe { model.inbox.release(node, false) };
-                    })
-                })
-                .collect();
-            let mut woken = false;
-            let mut drain = |local: &mut i64| {
-                model.inbox.drain(|_, changes| {
-                    *local += changes.references;
-                    woken |= changes.woken;
-                })
-            };
-            drain(&mut local);
-            for thread in threads {
-                thread.join().expect("no panic");
-            }
-            drain(&mut local);
-            assert_eq!(local, 0);
-            assert!(woken);
-            assert!(model.node.is_unreferenced(local));
-        });
-    }
-
-    /// A core that parks while another thread wakes a task either sees the task before it sleeps or is woken.
-    #[test]
-    fn a_wake_is_never_lost_to_a_parking_core() {
-        loom::model(|| {
-            let core = Arc::new(AtomicUsize::new(0));
-            let model = model(Arc::clone(&core));
-            let waker = {
-                let model = Arc::clone(&model);
-                thread::spawn(move || {
-                    // SAFETY: the model holds the task alive.
-                    unsafe { model.inbox.wake(NonNull::from(&*model.node)) };
-                    model.wakeups.fetch_add(1, Ordering::SeqCst);
-                })
-            };
-            model.inbox.announce();
-            let sleeps = model.inbox.look_again();
-            waker.join().expect("no panic");
-            let seen = model.inbox.drain(|_, changes| assert!(changes.woken));
-            assert_eq!(seen, 1);
-            if sleeps {
-                assert_eq!(core.load(Ordering::SeqCst), 1, "the core went to sleep and nobody woke it");
-            }
-        });
-    }
-}
+mod loom_tests;

@@ -24,6 +24,7 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tracing::warn;
 
 use super::beat::{Beat, Phase};
 use super::current;
@@ -53,6 +54,11 @@ const CLOCK_GROWTH: usize = 8;
 const MIN_MESSAGES_PER_TURN: usize = 16;
 /// Panics of wakers and destructors after which the I/O in flight at the end of a core is leaked.
 const SHUT_DOWN_PANICS: usize = 1000;
+/// Tasks and timers that destructors may start while a core ends: so many, and so many more for each task and timer that it had.
+const STARTED_AT_THE_END: usize = 1000;
+const STARTED_AT_THE_END_EACH: usize = 9;
+/// So many turns in a row may end before devices, timers and the inbox had theirs.
+const MOST_SKIPPED: u32 = 32;
 /// Timers fired per turn.
 const TIMERS_PER_TURN: usize = 256;
 
@@ -67,6 +73,9 @@ pub(super) struct Shared {
     /// Polls that a coroutine may make from its own stack before the loop looks at the clock; see [`direct`].
     allowance: Cell<usize>,
     beat: Arc<Beat>,
+    /// Turns since devices, timers and the inbox had theirs, and when that was.
+    skipped: Cell<u32>,
+    looked_around_at: Cell<Instant>,
     registry: Registry,
     process: Process,
     timers: RefCell<Wheel<Waker>>,
@@ -135,6 +144,8 @@ impl Shared {
             running: Cell::new(None),
             allowance: Cell::new(0),
             beat: Arc::new(Beat::new()),
+            skipped: Cell::new(0),
+            looked_around_at: Cell::new(now),
             registry: Registry::default(),
             process: Process::current(),
             timers: RefCell::new(Wheel::new(now)),
@@ -169,35 +180,53 @@ impl Shared {
         self.now.get()
     }
 
-    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task has ended.
+    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task has ended. What comes after the
+    /// tasks is not skipped so for long: a turn that finds it skipped begins with it.
     pub(super) fn turn(&self, is_done: impl Fn() -> bool) -> Result<bool> {
         if self.process.is_left() {
             return Err(Process::error("turn of a core"));
         }
         self.beat.turn();
-        let started = self.read_clock();
+        let mut started = self.read_clock();
+        let skipped = self.skipped.get();
+        if skipped > 0
+            && (skipped >= MOST_SKIPPED || started - self.looked_around_at.get() >= TASK_TIME_PER_TURN)
+        {
+            self.look_around()?;
+            started = self.read_clock();
+        }
         let ran = self.run_tasks(started, &is_done);
         if is_done() {
+            self.skipped.set(self.skipped.get() + 1);
             self.account(true);
             self.beat.enter(Phase::Outside);
             return Ok(true);
         }
+        let worked = self.look_around()? || ran > 0;
+        self.account(worked);
+        Ok(worked)
+    }
+
+    /// Gives devices, timers and the inbox their turn; whether there was anything, or is.
+    fn look_around(&self) -> Result<bool> {
+        self.skipped.set(0);
+        self.looked_around_at.set(self.now.get());
         self.beat.enter(Phase::Devices);
         let completions = self.reactor.poll(self.now.get())?;
         let events = self.pollers.poll(self.now.get());
         let timers = self.fire_timers();
         let woken = self.drain_inbox();
         let messages = self.run_messages();
-        let worked = ran + completions + events + timers + woken + messages > 0;
-        self.account(worked);
-        if completions + events + timers + woken + messages > 0 {
+        let worked = completions + events + timers + woken + messages > 0;
+        if worked {
             stats::add(&self.counters.completions, completions);
             stats::add(&self.counters.poller_events, events);
             stats::add(&self.counters.timers_fired, timers);
             stats::add(&self.counters.remote_wakes, woken);
             stats::add(&self.counters.messages, messages);
         }
-        Ok(worked)
+        // Timers that are due may have been moved towards their turn without any being fired yet.
+        Ok(worked || self.timers.borrow().is_due(self.now.get()))
     }
 
     /// Counts the time since the turn before, up to the last reading of the clock.
@@ -427,6 +456,9 @@ impl Shared {
 
     /// Asks timers and pollers whether the core may sleep at `now`, and until when; `None` if it must go on polling.
     fn may_park(&self, now: Instant) -> Result<Option<Option<Instant>>> {
+        if self.reactor.must_be_polled() {
+            return Ok(None);
+        }
         let mut until = self.timers.borrow().next_deadline();
         let may = self.pollers.park(now, &self.reactor, &mut until)?;
         Ok((may && until.is_none_or(|until| until > now)).then_some(until))
@@ -497,10 +529,11 @@ impl Shared {
 
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
+        let mut most = self.most_at_the_end();
         // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
-        task::drop_quietly(self.messages.take());
+        self.messages.take().into_iter().for_each(task::drop_quietly);
         task::drop_quietly(self.drained.take());
-        self.end_tasks();
+        self.end_tasks(&mut most);
         // Each panic is that of an operation that is done; the ones after it may be with the kernel still.
         let shut_down = || self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()));
         if !(0..SHUT_DOWN_PANICS).any(|_| task::quietly(shut_down)) {
@@ -508,7 +541,7 @@ impl Shared {
         }
         // An orphan's or a poller's destructor may have spawned.
         task::quietly(|| self.pollers.clear());
-        self.end_tasks();
+        self.end_tasks(&mut most);
     }
 
     /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
@@ -517,19 +550,53 @@ impl Shared {
         self.inbox.close();
     }
 
-    /// Ends every task, also those that destructors spawn meanwhile.
-    fn end_tasks(&self) {
-        while let Some(task) = self.registry.newest() {
-            task.cancel(&self.registry);
-            self.ended(Polled::Ended, task.header().queue());
+    /// What destructors may start while the core ends.
+    fn most_at_the_end(&self) -> Option<usize> {
+        let there = self.registry.len() + self.timers.borrow().len();
+        Some(STARTED_AT_THE_END + (1 + STARTED_AT_THE_END_EACH) * there)
+    }
+
+    /// Ends every task and timer, also those that destructors start meanwhile: `most` of all together. If there seems to be no end of them
+    /// the last are leaked, and `most` is `None`.
+    fn end_tasks(&self, most: &mut Option<usize>) {
+        loop {
+            let Some(left) = *most else { return };
+            let tasks = self.registry.len();
+            if tasks > 0 {
+                *most = left.checked_sub(tasks);
+                if most.is_none() {
+                    return warn!("destructors spawn tasks without end: {tasks} are leaked");
+                }
+                // Apart from those that are spawned meanwhile, or it would never come to the older ones.
+                let ending = self.registry.take_all();
+                while let Some(task) = ending.newest() {
+                    task.cancel(&ending);
+                    self.ended(Polled::Ended, task.header().queue());
+                }
+                continue;
+            }
+            self.drop_ready();
+            let timers = self.timers.borrow_mut().clear();
+            if timers.is_empty() {
+                return;
+            }
+            *most = left.checked_sub(timers.len());
+            if most.is_none() {
+                warn!("destructors start timers without end: {} are leaked", timers.len());
+                return std::mem::forget(timers);
+            }
+            timers.into_iter().for_each(task::drop_quietly);
         }
+    }
+
+    /// Gives up what is on the run queues: tasks that have ended.
+    fn drop_ready(&self) {
         while let Some(queue) = self.queues.choose(self.now.get()) {
             while let Some(task) = self.queues.pop(queue) {
-                // SAFETY: as in `run_task`. Each of them has ended: only its reference goes.
+                // SAFETY: as in `run_task`; it has ended, so it is not polled.
                 unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
             }
         }
-        task::drop_quietly(self.timers.take());
     }
 }
 

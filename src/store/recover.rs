@@ -10,7 +10,7 @@ use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, pars
 use super::object::Stored;
 use super::options::{MAX_INLINE_BYTES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
 use super::page::{Blob, Garbage, NewValue, Slot};
-use super::shared::Shared;
+use super::shared::{Pace, Shared};
 use super::space::Space;
 use super::state::{Lookup, State};
 use super::superblock::{self, COPY_ROOM_BYTES, Found, LOG_OFFSET, Superblock};
@@ -149,35 +149,47 @@ struct RingReader<'a, N> {
     /// The ring offset of the window.
     start: u64,
     window: Vec<u8>,
+    pace: Pace,
 }
 
 impl<'a, N: Namespace> RingReader<'a, N> {
     fn new(disk: &'a Disk<N>, ring: Ring) -> Self {
-        Self { disk, ring, start: 0, window: Vec::new() }
+        Self { disk, ring, start: 0, window: Vec::new(), pace: Pace::default() }
+    }
+
+    /// What the window holds of the ring from `position` on: a byte at least, and a whole block where a block starts.
+    async fn window(&mut self, position: u64) -> Result<&[u8]> {
+        let at = position % self.ring.len;
+        if at < self.start || at >= self.start + self.window.len() as u64 {
+            // Windows end at blocks, so this one starts at a block, too.
+            self.start = at;
+            let len = to_usize(self.ring.len - at).min(WINDOW_BYTES);
+            self.window = self.disk.read(self.ring.offset + at, len).await?;
+        }
+        Ok(&self.window[to_usize(at - self.start)..])
+    }
+
+    /// The header at `position`, where a block starts, and its checksum.
+    async fn header(&mut self, position: u64) -> Result<Option<(BatchHeader, u64)>> {
+        // There is one to look at in every block of the ring.
+        self.pace.step().await;
+        Ok(BatchHeader::decode(self.window(position).await?))
     }
 
     /// The `len` bytes at `position`, which may wrap.
     async fn read(&mut self, position: u64, len: usize) -> Result<Vec<u8>> {
         let mut out = Vec::with_capacity(len);
         while out.len() < len {
-            let at = (position + out.len() as u64) % self.ring.len;
-            if at < self.start || at >= self.start + self.window.len() as u64 {
-                // Windows end at blocks, so this one starts at a block, too.
-                self.start = at;
-                let len = to_usize(self.ring.len - at).min(WINDOW_BYTES);
-                self.window = self.disk.read(self.ring.offset + at, len).await?;
-            }
-            let from = to_usize(at - self.start);
-            let part = &self.window[from..self.window.len().min(from + len - out.len())];
-            out.extend_from_slice(part);
+            let left = len - out.len();
+            let window = self.window(position + out.len() as u64).await?;
+            out.extend_from_slice(&window[..left.min(window.len())]);
         }
         Ok(out)
     }
 
     /// The batch at `point`, if it is valid: its header, payload, and the point after it.
     async fn batch(&mut self, point: LogPoint) -> Result<Option<(BatchHeader, Vec<u8>, LogPoint)>> {
-        let front = self.read(point.position, HEADER_BYTES).await?;
-        let Some((header, chain)) = BatchHeader::decode(&front) else { return Ok(None) };
+        let Some((header, chain)) = self.header(point.position).await? else { return Ok(None) };
         let expected = header.identity == self.ring.identity
             && header.position == point.position
             && header.sequence == point.sequence
@@ -211,8 +223,7 @@ impl<'a, N: Namespace> RingReader<'a, N> {
     ) -> Result<Option<(u64, BatchHeader)>> {
         let mut position = point.position;
         while position < point.position + self.ring.len {
-            let front = self.read(position, HEADER_BYTES).await?;
-            if let Some((header, _)) = BatchHeader::decode(&front)
+            if let Some((header, _)) = self.header(position).await?
                 && header.identity == self.ring.identity
                 && header.position == position
                 && wanted(&header)
@@ -266,6 +277,7 @@ async fn replay<E: Env, N: Namespace>(shared: &Shared<E, N>, superblock: &Superb
         let records = parse_payload(&payload)
             .ok_or_else(|| shared.disk.corrupt(offset, "a log batch that does not parse"))?;
         for operation in records.into_iter().flatten() {
+            reader.pace.step().await;
             apply(shared, operation, offset).await?;
         }
         point = next;

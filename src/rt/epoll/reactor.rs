@@ -251,6 +251,7 @@ impl Reactor {
             std::mem::swap(current, &mut kept);
         }
         drop(kept);
+        // Nothing came back meanwhile: only the core's loop takes results.
         None
     }
 

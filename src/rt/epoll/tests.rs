@@ -12,22 +12,15 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
     socketpair,
 };
 
-#[path = "../../../tests/watched_buffer/mod.rs"]
-mod watched_buffer;
-
-use watched_buffer::Watched;
-
-use crate::mem::{IoBuf, IoBufMut};
+use crate::mem::IoBuf;
+use crate::rt::ops::tests::{Watched, finish_read, read_slowly, slow_file};
 use crate::rt::{self, Core, CoreConfig, JoinHandle, MonotonicClock, ReactorChoice, ReactorKind, ops};
 
-/// The offset that asks for no seeking.
-const WHERE_IT_IS: u64 = u64::MAX;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn core() -> Core {
@@ -266,24 +259,6 @@ fn whoever_finds_data_every_time_leaves_the_others_their_turn() {
         drop(full);
         filling.join().expect("no panic");
     });
-}
-
-/// A "file" of which a read takes as long as somebody likes.
-fn slow_file() -> Rc<OwnedFd> {
-    // As a semaphore: each write ends one read.
-    Rc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE).expect("a descriptor"))
-}
-
-/// Reads a slow file on a thread: `ops::read` would wait for it to be ready.
-fn read_slowly<B: IoBufMut>(
-    file: &Rc<OwnedFd>,
-    buf: B,
-) -> impl Future<Output = (std::io::Result<u32>, B)> + Unpin + use<B> {
-    ops::read_at(file, WHERE_IT_IS, buf)
-}
-
-fn finish_read(file: &OwnedFd) {
-    rustix::io::write(file, &1u64.to_ne_bytes()).expect("room");
 }
 
 #[test]

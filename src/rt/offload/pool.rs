@@ -1,7 +1,6 @@
 //! The queue of a pool and its threads.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use rustix::thread::CpuSet;
 use tracing::warn;
 
 use super::thread;
+use crate::rt::task::quietly;
 
 /// Jobs that wait for a thread. Whoever comes when there are so many waits for room.
 const QUEUE_LIMIT: usize = 1024;
@@ -214,7 +214,7 @@ impl Pool {
         state.granted += waiting.len();
         drop(state);
         self.work.notify_all();
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        waiting.into_iter().for_each(|(_, waker)| _ = quietly(|| waker.wake()));
     }
 
     /// What a thread does.
@@ -255,11 +255,9 @@ impl Pool {
 
 /// Does a job, and tells `next` that there is room in the queue.
 fn do_job(job: Job, next: Option<Waker>) {
-    // The panic hook has reported it. A closure of `offload` catches its own; what is left are destructors and wakers.
-    let _ = catch_unwind(AssertUnwindSafe(|| {
-        next.into_iter().for_each(Waker::wake);
-    }));
-    let _ = catch_unwind(AssertUnwindSafe(job.run));
+    quietly(|| next.into_iter().for_each(Waker::wake));
+    // A closure of `offload` catches its own panic; what is left are destructors and wakers.
+    quietly(job.run);
 }
 
 fn take(queue: &mut VecDeque<(JobId, Job)>, id: JobId) -> Option<Job> {

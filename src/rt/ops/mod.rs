@@ -10,6 +10,8 @@ mod datagram;
 mod file;
 mod pipe;
 mod socket;
+#[cfg(test)]
+pub(in crate::rt) mod tests;
 
 use std::future::Future;
 use std::io;
@@ -54,12 +56,23 @@ pub(crate) unsafe trait Operation: Unpin + 'static {
 
     /// The same after the future was dropped.
     fn orphaned(self, result: io::Result<u32>);
+
+    /// The core ends and the kernel may never be done with it: whatever memory it has is leaked.
+    fn given_up(self)
+    where
+        Self: Sized,
+    {
+        std::mem::forget(self);
+    }
 }
 
 /// The value of an operation whose future was dropped.
 pub(in crate::rt) trait Orphan {
     /// The kernel is done with it: `result` is a count or descriptor, or a negated errno.
     fn completed(self: Box<Self>, result: i32);
+
+    /// The core ends and the kernel may never be done with it.
+    fn given_up(self: Box<Self>);
 }
 
 struct Orphaned<O>(O);
@@ -72,6 +85,10 @@ impl<O: Operation> Orphan for Orphaned<O> {
             // destructor may panic in turn.
             std::mem::forget(payload);
         }
+    }
+
+    fn given_up(self: Box<Self>) {
+        self.0.given_up();
     }
 }
 

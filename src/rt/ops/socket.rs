@@ -126,6 +126,11 @@ unsafe impl<B: IoBuf, G: Unpin + 'static> Operation for SendZeroCopy<B, G> {
     }
 
     fn orphaned(self, _result: io::Result<u32>) {}
+
+    /// What the kernel waits for is the peer, with the socket or without: the connection may end.
+    fn given_up(self) {
+        std::mem::forget(self.buf);
+    }
 }
 
 /// Accepts a connection. One that was accepted after the future was dropped goes to `orphan`.

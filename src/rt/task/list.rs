@@ -104,6 +104,12 @@ impl Registry {
         self.len.get()
     }
 
+    /// Moves all tasks to a registry of their own.
+    pub(in crate::rt) fn take_all(&self) -> Self {
+        let (head, tail) = (Cell::new(self.head.take()), Cell::new(self.tail.take()));
+        Self { head, tail, len: Cell::new(self.len.take()) }
+    }
+
     /// Takes over the core's reference to a task.
     pub(in crate::rt) fn insert(&self, task: TaskRef) {
         let new = std::mem::ManuallyDrop::new(task).0;
