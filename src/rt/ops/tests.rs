@@ -2,7 +2,7 @@
 
 #![expect(clippy::async_yields_async, reason = "a future that outlives `block_on` is what is tested")]
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
