@@ -27,6 +27,7 @@ use rand::rngs::StdRng;
 use tracing::warn;
 
 use super::beat::{Beat, Phase};
+use super::coroutine::Control;
 use super::current;
 use super::fork::Process;
 use super::inbox::{Inbox, Message};
@@ -45,11 +46,11 @@ use crate::error::Result;
 use crate::mem::Arena;
 
 /// Polls of tasks per turn before the pollers get theirs.
-const POLLS_PER_TURN: usize = 128;
+const POLLS_PER_TURN: u64 = 128;
 /// A turn's tasks stop after this long even if the budget is not used up, so that a completed I/O waits no longer.
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 /// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
-const CLOCK_GROWTH: usize = 8;
+const CLOCK_GROWTH: u64 = 8;
 /// Messages run per turn, even when the run queue is full.
 const MIN_MESSAGES_PER_TURN: usize = 16;
 /// Panics of wakers and destructors after which the I/O in flight at the end of a core is leaked.
@@ -70,8 +71,10 @@ pub(super) struct Shared {
     now: Cell<Instant>,
     /// The task that is being polled.
     running: Cell<Option<NonNull<Header>>>,
-    /// Polls that a coroutine may make from its own stack before the loop looks at the clock; see [`direct`].
-    allowance: Cell<usize>,
+    /// The coroutine that the loop resumed, which may run others from its own stack; see [`direct`].
+    lender: Cell<*const Control>,
+    /// The number of the poll before which the loop looks at the clock.
+    until: Cell<u64>,
     beat: Arc<Beat>,
     /// Turns since devices, timers and the inbox had theirs, and when that was.
     skipped: Cell<u32>,
@@ -142,7 +145,8 @@ impl Shared {
             queues: RunQueues::new(),
             now: Cell::new(now),
             running: Cell::new(None),
-            allowance: Cell::new(0),
+            lender: Cell::new(std::ptr::null()),
+            until: Cell::new(0),
             beat: Arc::new(Beat::new()),
             skipped: Cell::new(0),
             looked_around_at: Cell::new(now),
@@ -242,7 +246,7 @@ impl Shared {
     }
 
     /// Runs ready tasks for a budget; returns how many polls that were.
-    fn run_tasks(&self, started: Instant, is_done: &impl Fn() -> bool) -> usize {
+    fn run_tasks(&self, started: Instant, is_done: &impl Fn() -> bool) -> u64 {
         let Some(mut queue) = self.queues.choose(started) else { return 0 };
         self.beat.enter(Phase::Tasks);
         self.follow(started);
@@ -250,6 +254,8 @@ impl Shared {
         let until = started + TASK_TIME_PER_TURN.min(self.queues.slice());
         let (mut slice_started, mut last_reading) = (started, started);
         let (mut ran, mut ran_at_reading, mut read_at) = (0, 0, 1);
+        let mut polls = self.beat.polls();
+        self.until.set(polls + read_at);
         loop {
             let Some(task) = self.queues.pop(queue) else {
                 // With one queue, the turn has nothing left to run.
@@ -265,10 +271,11 @@ impl Shared {
                 }
                 continue;
             };
-            let allowance = read_at - ran - 1;
-            self.allowance.set(allowance);
             let ended = self.run_task(task, queue);
-            ran += 1 + allowance - self.allowance.get();
+            // A cancelled task takes its turn without a poll; in that of a coroutine others are polled.
+            let polled = self.beat.polls() - polls;
+            polls += polled;
+            ran += polled.max(1);
             if ended && is_done() {
                 break;
             }
@@ -282,8 +289,9 @@ impl Shared {
                 break;
             }
             read_at = next_reading(ran, now - started, until - now);
+            self.until.set(polls + read_at - ran);
         }
-        self.allowance.set(0);
+        self.until.set(0);
         if ran > ran_at_reading {
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, false);
@@ -296,12 +304,19 @@ impl Shared {
     }
 
     /// Polls one task; whether it ended.
-    #[inline]
+    // A fifth of an async task's yield, if it is a call.
+    #[inline(always)]
     fn run_task(&self, task: NonNull<Header>, queue: u8) -> bool {
         self.running.set(Some(task));
-        // SAFETY: the task was just popped from a run queue of this core, whose registry this is; the loop polls one task at a
-        // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
-        let polled = unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
+        // SAFETY: the task was just popped from a run queue of this core, so its core's own reference keeps it alive.
+        let polled = if task::is_coroutine(unsafe { task.as_ref() }) {
+            // SAFETY: as below.
+            unsafe { self.run_coroutine(task) }
+        } else {
+            // SAFETY: the task was just popped from a run queue of this core, whose registry this is; the loop polls one task at a
+            // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
+            unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) }
+        };
         self.running.set(None);
         if polled == Polled::Pending {
             return false;
@@ -331,7 +346,7 @@ impl Shared {
     }
 
     /// So many polls took so long.
-    fn measured(&self, took: Duration, polls: usize, is_first: bool) {
+    fn measured(&self, took: Duration, polls: u64, is_first: bool) {
         if is_first {
             self.counters.latencies.borrow_mut().poll.record(stats::nanos(took));
         }
@@ -342,14 +357,14 @@ impl Shared {
 
     /// A task took too long. Which one is known if the clock was read before and after it; otherwise it is among a few.
     #[cold]
-    fn report_stall(&self, took: Duration, polls: usize) {
+    fn report_stall(&self, took: Duration, polls: u64) {
         stats::add(&self.counters.stalls, 1);
         if !tracing::enabled!(tracing::Level::WARN) {
             // Also a core that the kernel did not run for a while comes here: its steady state allocates nothing.
             return;
         }
         let last = self.beat.polls();
-        let first = last - (polls as u64).min(last);
+        let first = last - polls.min(last);
         let mut suspects: Vec<&Site> = (first..last).filter_map(|number| self.beat.site(number)).collect();
         suspects.dedup_by(|a, b| std::ptr::eq(*a, *b));
         if let [only] = suspects[..] {
@@ -407,7 +422,8 @@ impl Shared {
         if self.messages.borrow().is_empty() && !self.inbox.take_messages(&mut self.messages.borrow_mut()) {
             return 0;
         }
-        let room = POLLS_PER_TURN.saturating_sub(self.queues.len()).max(MIN_MESSAGES_PER_TURN);
+        let room = usize::try_from(POLLS_PER_TURN).unwrap_or(usize::MAX);
+        let room = room.saturating_sub(self.queues.len()).max(MIN_MESSAGES_PER_TURN);
         let mut ran = 0;
         while ran < room {
             let Some(message) = self.messages.borrow_mut().pop_front() else { break };
@@ -612,14 +628,14 @@ fn trace_wake(asleep: Duration) {
 
 /// The number of polls in this turn at which the clock is read next: `ran` took `elapsed`, and `left` is left.
 #[inline]
-fn next_reading(ran: usize, elapsed: Duration, left: Duration) -> usize {
+fn next_reading(ran: u64, elapsed: Duration, left: Duration) -> u64 {
     let (elapsed, left) = (stats::nanos(elapsed), stats::nanos(left));
     let most = ran * (CLOCK_GROWTH - 1);
     // Most of the time small polls: `most` of them fit, and no division is needed.
-    let fits = if elapsed.saturating_mul(CLOCK_GROWTH as u64 - 1) <= left {
+    let fits = if elapsed.saturating_mul(CLOCK_GROWTH - 1) <= left {
         most
     } else {
-        usize::try_from(left * ran as u64 / elapsed.max(1)).unwrap_or(most).clamp(1, most)
+        (left.saturating_mul(ran) / elapsed.max(1)).clamp(1, most)
     };
     (ran + fits).min(POLLS_PER_TURN)
 }
@@ -650,7 +666,8 @@ impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
         // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
         self.core.running.set(None);
-        self.core.allowance.set(0);
+        self.core.lender.set(std::ptr::null());
+        self.core.until.set(0);
         self.core.beat.enter(Phase::Outside);
         // SAFETY: this is the core's thread, and its loop, which alone polls tasks, has been left.
         unsafe { self.handle.end_now(&self.core.registry) };

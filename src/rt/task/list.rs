@@ -51,6 +51,37 @@ impl ReadyList {
         self.head.get().map(|task| unsafe { task.as_ref() })
     }
 
+    /// Appends a task that was just marked as queued and takes the first one, which is the same if there is no other. `None` if the
+    /// first one is no such task: then nothing is changed.
+    #[inline]
+    pub(in crate::rt) fn exchange_if(
+        &self,
+        task: NonNull<Header>,
+        is_such: impl FnOnce(&Header) -> bool,
+    ) -> Option<NonNull<Header>> {
+        let first = self.head.get().unwrap_or(task);
+        // SAFETY: a task on the list, or about to be on it, is alive (see the type).
+        let header = unsafe { first.as_ref() };
+        if !is_such(header) {
+            return None;
+        }
+        match self.tail.get() {
+            None => {}
+            // Of two that take turns: nothing is read that was just written.
+            Some(tail) if tail == first => {
+                self.head.set(Some(task));
+                self.tail.set(Some(task));
+            }
+            Some(tail) => {
+                // SAFETY: a task on the list is alive (see the type).
+                unsafe { tail.as_ref() }.next_ready.set(Some(task));
+                self.tail.set(Some(task));
+                self.head.set(header.next_ready.take());
+            }
+        }
+        Some(first)
+    }
+
     /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
     pub(in crate::rt) fn take(&self, before: usize) -> Option<NonNull<Header>> {
         let mut previous = self.head.get()?;

@@ -289,7 +289,8 @@ impl Reactor {
         };
         let previous = match inner.state(key) {
             State::GivenUp => {
-                std::mem::forget(orphan);
+                drop(inner);
+                orphan.given_up();
                 return;
             }
             State::Done(result) => {
