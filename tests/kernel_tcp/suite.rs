@@ -11,6 +11,10 @@ use boson::mem::{IoBuf, IoBufMut};
 use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
 use boson::rt::{self, Core, CoreConfig, Idle, MonotonicClock, ReactorKind, RingFeature, RingFeatures};
 use boson::{ErrorKind, Result};
+use watched_buffer::Watched;
+
+#[path = "../watched_buffer/mod.rs"]
+mod watched_buffer;
 
 fn run_on<F: Future>(ring_entries: u32, features: RingFeatures, future: F) -> F::Output {
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
@@ -169,51 +173,12 @@ fn dropped_accepts_lose_no_connection() {
     });
 }
 
-/// A buffer that says when it is freed.
-struct Watched {
-    bytes: Vec<u8>,
-    alive: Rc<Cell<usize>>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.alive.set(self.alive.get() - 1);
-    }
-}
-
-// SAFETY: all is the inner Vec's, which keeps the contract.
-unsafe impl IoBuf for Watched {
-    fn stable_ptr(&self) -> *const u8 {
-        self.bytes.stable_ptr()
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.bytes.bytes_init()
-    }
-}
-
-// SAFETY: all is the inner Vec's, which keeps the contract.
-unsafe impl IoBufMut for Watched {
-    fn stable_mut_ptr(&mut self) -> *mut u8 {
-        self.bytes.stable_mut_ptr()
-    }
-
-    fn bytes_total(&self) -> usize {
-        self.bytes.bytes_total()
-    }
-
-    unsafe fn set_init(&mut self, len: usize) {
-        // SAFETY: the caller's promise is the inner Vec's precondition.
-        unsafe { self.bytes.set_init(len) };
-    }
-}
-
 #[test]
 fn a_buffer_lives_until_the_kernel_is_done_with_it() {
     run_with_own_buffers(async {
         let (client, server) = pair().await;
-        let alive = Rc::new(Cell::new(1));
-        let buf = Watched { bytes: Vec::with_capacity(64), alive: Rc::clone(&alive) };
+        let alive = Rc::new(Cell::new(0));
+        let buf = Watched::new(64, &alive);
         assert!(polled_at_most(server.read(buf), 1).await.is_none());
         // On epoll nothing is with the kernel before there is something to read.
         let with_kernel = usize::from(rt::stats().reactor == ReactorKind::IoUring);
@@ -231,8 +196,7 @@ fn io_in_flight_ends_with_the_core() {
     run_with_own_buffers(async {
         let (client, server) = pair().await;
         for stream in [client, server] {
-            alive.set(alive.get() + 1);
-            let buf = Watched { bytes: Vec::with_capacity(64), alive: Rc::clone(&alive) };
+            let buf = Watched::new(64, &alive);
             drop(rt::spawn("reads for ever", async move { stream.read(buf).await.0.map(drop) }));
         }
         rt::sleep(Duration::from_millis(2)).await;
