@@ -96,16 +96,16 @@ pub(super) struct KernelStream {
 /// What a connection shares with its operations in flight. What every read and write looks at comes first, on one cache line.
 #[derive(Debug, Default)]
 #[repr(C)]
-struct Flow {
+pub(super) struct Flow {
     /// Dropped reads whose outcome is not known yet. The next read waits for them, to keep the bytes in order.
-    pending: Cell<usize>,
+    pub(super) pending: Cell<usize>,
     /// Sends that the ring still has. While there are any nothing else sends.
     sending: Cell<usize>,
     /// A read was dropped at some time: `unread` may have something.
     dropped_reads: Cell<bool>,
     /// What was received for reads that were dropped before they could take it.
     unread: RefCell<Unread>,
-    settled: Notify,
+    pub(super) settled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -116,7 +116,7 @@ struct Unread {
 }
 
 impl Flow {
-    fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
+    pub(super) fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
         self.dropped_reads.set(true);
         let mut unread = self.unread.borrow_mut();
         match result {
@@ -134,7 +134,7 @@ impl Flow {
     }
 
     /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
-    fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
+    pub(super) fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
         if !self.dropped_reads.get() {
             return None;
         }
@@ -191,6 +191,10 @@ impl KernelStream {
         let socket = Rc::into_inner(socket).expect("the finished connect gave its reference back");
         let local = local_address(&socket)?;
         Self::from_connected(socket, local, address)
+    }
+
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
     }
 
     pub(super) fn local_addr(&self) -> SocketAddr {
@@ -346,6 +350,8 @@ impl KernelStream {
     pub(super) fn abort(&self) {
         // If it fails the close is a graceful one, which also ends the connection.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
+        // The reset need not wait for operations that hold the socket open, of which one may wait for this peer.
+        let _ = rustix::net::connect_unspec(&self.socket);
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
     }
 }
@@ -391,7 +397,7 @@ fn new_socket(address: &SocketAddr) -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(family, SocketType::STREAM, SocketFlags::CLOEXEC, Some(ipproto::TCP))
 }
 
-fn local_address(socket: &OwnedFd) -> Result<SocketAddr> {
+pub(super) fn local_address(socket: &OwnedFd) -> Result<SocketAddr> {
     let address = rustix::net::getsockname(socket)
         .map_err(|errno| Error::os(errno.raw_os_error(), "read the local address"))?;
     SocketAddr::try_from(address).map_err(|errno| Error::os(errno.raw_os_error(), "read the local address"))
@@ -404,6 +410,6 @@ fn peer_address(socket: &OwnedFd) -> Result<SocketAddr> {
     SocketAddr::try_from(address).map_err(missing)
 }
 
-fn from_io(error: &io::Error, operation: &'static str) -> Error {
+pub(super) fn from_io(error: &io::Error, operation: &'static str) -> Error {
     Error::os(error.raw_os_error().unwrap_or(libc::EIO), operation)
 }

@@ -6,7 +6,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use super::task::Site;
 
 /// Polls that are remembered. A power of two, and as many as a turn runs.
-const REMEMBERED: usize = 128;
+const REMEMBERED: usize = 256;
 
 /// What a core is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

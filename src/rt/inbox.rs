@@ -15,7 +15,8 @@
 //! node cannot go away, and a thread that found `LISTED` already set does not touch the node again.
 //!
 //! The owner takes the whole list, and for each node takes the whole word (clearing `LISTED`), adds its count to the local
-//! one, schedules the task if `WOKEN`, and frees it if nothing is left.
+//! one, schedules the task if `WOKEN`, and frees it if nothing is left. The list may be long, so it does that over several turns, and
+//! so it reverses the list before, which is newest first. What it has taken stays `LISTED` until its node's turn comes.
 //!
 //! # Sleeping
 //!
@@ -119,6 +120,10 @@ pub(crate) struct Simulation {
 /// A core's inbox; shared with every waker and handle.
 pub(super) struct Inbox {
     head: AtomicPtr<Node>,
+    /// What the owner has taken off the list and not handed on yet: the part that is in the list's order, and the part that is in that of
+    /// the wakes. For the owner alone, so they are not loom's.
+    newest_first: std::sync::atomic::AtomicPtr<Node>,
+    oldest_first: std::sync::atomic::AtomicPtr<Node>,
     messages: Mutex<VecDeque<Message>>,
     /// More messages than this do not wait.
     most_messages: usize,
@@ -145,6 +150,8 @@ impl Inbox {
     ) -> Self {
         Self {
             head: AtomicPtr::new(ptr::null_mut()),
+            newest_first: std::sync::atomic::AtomicPtr::default(),
+            oldest_first: std::sync::atomic::AtomicPtr::default(),
             messages: Mutex::new(VecDeque::new()),
             most_messages,
             has_messages: AtomicBool::new(false),
@@ -278,24 +285,30 @@ impl Inbox {
         }
         if self.closed.load(Ordering::SeqCst) {
             let _guard = self.afterlife.lock().expect("burying a task does not panic");
-            self.take_tasks(self.bury);
+            self.take_tasks(usize::MAX, self.bury);
         }
     }
 
-    /// Takes every listed task and hands it with its changes to `apply`, oldest first. Only for the owner, or under
-    /// `afterlife` once closed.
-    fn take_tasks(&self, mut apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
-        let mut list = self.head.swap(ptr::null_mut(), Ordering::Acquire);
-        let mut oldest: *mut Node = ptr::null_mut();
-        // The list is newest first: reverse it in place.
-        while let Some(node) = NonNull::new(list) {
+    /// Takes listed tasks and hands them with their changes to `apply`, oldest first: at most `budget` of them. It returns how many, and that
+    /// may be none while [`Inbox::has_taken`]. Only for the owner, or under `afterlife` once closed.
+    fn take_tasks(&self, budget: usize, mut apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+        let (newest_before, oldest_before) =
+            (self.newest_first.load(Ordering::Relaxed), self.oldest_first.load(Ordering::Relaxed));
+        let (mut newest, mut oldest) = (newest_before, oldest_before);
+        if newest.is_null() && oldest.is_null() {
+            newest = self.head.swap(ptr::null_mut(), Ordering::Acquire);
+        }
+        for _ in 0..budget {
+            let Some(node) = NonNull::new(newest) else { break };
             // SAFETY: a node on the list has LISTED set, so it is alive; the list was taken whole, so it is ours alone.
-            let next = unsafe { node.as_ref() }.next.swap(oldest, Ordering::Relaxed);
+            newest = unsafe { node.as_ref() }.next.swap(oldest, Ordering::Relaxed);
             oldest = node.as_ptr();
-            list = next;
         }
         let mut taken = 0;
-        while let Some(node) = NonNull::new(oldest) {
+        while newest.is_null()
+            && taken < budget
+            && let Some(node) = NonNull::new(oldest)
+        {
             // SAFETY: still LISTED, so alive. `next` is read before the word is taken: afterwards the node may be listed anew.
             oldest = unsafe { node.as_ref() }.next.load(Ordering::Relaxed);
             // SAFETY: as above; taking the changes clears LISTED, and only `apply` may free the task after that.
@@ -303,12 +316,24 @@ impl Inbox {
             apply(node, changes);
             taken += 1;
         }
+        // Mostly all of it was taken, and the line that other threads write is not written to.
+        if newest != newest_before || oldest != oldest_before {
+            self.newest_first.store(newest, Ordering::Relaxed);
+            self.oldest_first.store(oldest, Ordering::Relaxed);
+        }
         taken
     }
 
-    /// The owner's turn: hands every listed task to `apply`; returns how many there were.
-    pub(super) fn drain(&self, apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
-        if self.head.load(Ordering::Relaxed).is_null() { 0 } else { self.take_tasks(apply) }
+    /// Whether the owner took tasks off the list that it has not handed on yet. Only for the owner.
+    pub(super) fn has_taken(&self) -> bool {
+        !self.newest_first.load(Ordering::Relaxed).is_null()
+            || !self.oldest_first.load(Ordering::Relaxed).is_null()
+    }
+
+    /// The owner's turn: hands listed tasks to `apply`, at most `budget` of them; returns how many.
+    pub(super) fn drain(&self, budget: usize, apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+        let is_empty = self.head.load(Ordering::Relaxed).is_null() && !self.has_taken();
+        if is_empty { 0 } else { self.take_tasks(budget, apply) }
     }
 
     /// Moves all messages to `taken`, which is empty; whether there were any. The owner keeps them from then on.
@@ -340,7 +365,9 @@ impl Inbox {
 
     /// Whether there is nothing for the core, as far as it can see.
     pub(super) fn is_empty(&self) -> bool {
-        self.head.load(Ordering::Relaxed).is_null() && !self.has_messages.load(Ordering::Relaxed)
+        self.head.load(Ordering::Relaxed).is_null()
+            && !self.has_messages.load(Ordering::Relaxed)
+            && !self.has_taken()
     }
 
     /// The core is awake again, whatever woke it.
@@ -360,11 +387,14 @@ impl Inbox {
             self.closed.store(true, Ordering::SeqCst);
             std::mem::take(&mut *messages)
         };
-        super::task::drop_quietly(unsent);
+        unsent.into_iter().for_each(super::task::drop_quietly);
         // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list taken here.
         fence(Ordering::SeqCst);
         let _guard = self.afterlife.lock().expect("burying a task does not panic");
-        self.take_tasks(self.bury);
+        if self.has_taken() {
+            self.take_tasks(usize::MAX, self.bury);
+        }
+        self.take_tasks(usize::MAX, self.bury);
     }
 }
 
@@ -375,97 +405,4 @@ impl fmt::Debug for Inbox {
 }
 
 #[cfg(all(test, loom))]
-mod loom_tests {
-    use loom::sync::Arc;
-    use loom::sync::atomic::AtomicUsize;
-    use loom::thread;
-
-    use super::*;
-
-    /// What the model knows of its one task: the owner's count lives beside the node, as in the header.
-    struct Model {
-        inbox: Inbox,
-        node: Box<Node>,
-        wakeups: AtomicUsize,
-    }
-
-    // SAFETY: `node` is only handed out as a pointer under the inbox's own protocol, which is what is being tested.
-    unsafe impl Sync for Model {}
-
-    fn model(wakeups_of_core: Arc<AtomicUsize>) -> Arc<Model> {
-        let wake_core = Box::new(move || {
-            wakeups_of_core.fetch_add(1, Ordering::SeqCst);
-        });
-        Arc::new(Model {
-            inbox: Inbox::new(1, wake_core, |_, _| unreachable!("the core lives through the model")),
-            node: Box::new(Node::new()),
-            wakeups: AtomicUsize::new(0),
-        })
-    }
-
-    /// Two threads each clone, wake and drop a waker while the owner drains: the count ends at zero exactly once both are
-    /// done, and a wake is seen.
-    #[test]
-    fn references_from_other_threads_add_up() {
-        loom::model(|| {
-            let core = Arc::new(AtomicUsize::new(0));
-            let model = model(core);
-            let mut local = 2i64;
-            let threads: Vec<_> = (0..2)
-                .map(|which| {
-                    let model = Arc::clone(&model);
-                    thread::spawn(move || {
-                        let node = NonNull::from(&*model.node);
-                        if which == 0 {
-                            model.node.add_reference();
-                            // SAFETY: this thread holds the reference it was given and the one it just added.
-                            unsafe { model.inbox.release(node, true) };
-                        }
-                        // SAFETY: this thread gives up the reference it was given.
-                        unsafe { model.inbox.release(node, false) };
-                    })
-                })
-                .collect();
-            let mut woken = false;
-            let mut drain = |local: &mut i64| {
-                model.inbox.drain(|_, changes| {
-                    *local += changes.references;
-                    woken |= changes.woken;
-                })
-            };
-            drain(&mut local);
-            for thread in threads {
-                thread.join().expect("no panic");
-            }
-            drain(&mut local);
-            assert_eq!(local, 0);
-            assert!(woken);
-            assert!(model.node.is_unreferenced(local));
-        });
-    }
-
-    /// A core that parks while another thread wakes a task either sees the task before it sleeps or is woken.
-    #[test]
-    fn a_wake_is_never_lost_to_a_parking_core() {
-        loom::model(|| {
-            let core = Arc::new(AtomicUsize::new(0));
-            let model = model(Arc::clone(&core));
-            let waker = {
-                let model = Arc::clone(&model);
-                thread::spawn(move || {
-                    // SAFETY: the model holds the task alive.
-                    unsafe { model.inbox.wake(NonNull::from(&*model.node)) };
-                    model.wakeups.fetch_add(1, Ordering::SeqCst);
-                })
-            };
-            model.inbox.announce();
-            let sleeps = model.inbox.look_again();
-            waker.join().expect("no panic");
-            let seen = model.inbox.drain(|_, changes| assert!(changes.woken));
-            assert_eq!(seen, 1);
-            if sleeps {
-                assert_eq!(core.load(Ordering::SeqCst), 1, "the core went to sleep and nobody woke it");
-            }
-        });
-    }
-}
+mod loom_tests;

@@ -141,6 +141,11 @@ impl Reactor {
         }
     }
 
+    /// Whether something is under way that ends no sleep in `wait`.
+    pub(super) fn must_be_polled(&self) -> bool {
+        self.ring().is_some_and(|ring| ring.must_be_polled())
+    }
+
     /// Sleeps until there is something for `poll`, the doorbell rings, a watched descriptor is readable, or `longest` has
     /// passed.
     pub(super) fn wait(&self, longest: Option<Duration>) -> Result<()> {

@@ -6,8 +6,12 @@
 //! the kernel is done, also when the future is dropped.
 
 mod call;
+mod datagram;
 mod file;
+mod pipe;
 mod socket;
+#[cfg(test)]
+pub(in crate::rt) mod tests;
 
 use std::future::Future;
 use std::io;
@@ -19,7 +23,9 @@ use std::task::{Context, Poll};
 
 pub(crate) use call::Call;
 pub(in crate::rt) use call::{COPIED, Direction, REPORT_USAGE, Way};
-pub(crate) use file::{fallocate, fsync, read, read_at, write_at};
+pub(crate) use datagram::{Envelope, Received, receive_from, send_to};
+pub(crate) use file::{fallocate, fsync, read_at, write_at};
+pub(crate) use pipe::{read, read_stream, write_stream};
 pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 
 use crate::mem::IoBufMut;
@@ -50,12 +56,23 @@ pub(crate) unsafe trait Operation: Unpin + 'static {
 
     /// The same after the future was dropped.
     fn orphaned(self, result: io::Result<u32>);
+
+    /// The core ends and the kernel may never be done with it: whatever memory it has is leaked.
+    fn given_up(self)
+    where
+        Self: Sized,
+    {
+        std::mem::forget(self);
+    }
 }
 
 /// The value of an operation whose future was dropped.
 pub(in crate::rt) trait Orphan {
     /// The kernel is done with it: `result` is a count or descriptor, or a negated errno.
     fn completed(self: Box<Self>, result: i32);
+
+    /// The core ends and the kernel may never be done with it.
+    fn given_up(self: Box<Self>);
 }
 
 struct Orphaned<O>(O);
@@ -68,6 +85,10 @@ impl<O: Operation> Orphan for Orphaned<O> {
             // destructor may panic in turn.
             std::mem::forget(payload);
         }
+    }
+
+    fn given_up(self: Box<Self>) {
+        self.0.given_up();
     }
 }
 

@@ -49,9 +49,14 @@ impl PolledRing {
         pushed
     }
 
+    /// Whether anything is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight > 0
+    }
+
     /// Submits what is queued and asks the devices, if anything is under way; says whether it is.
     pub(super) fn poll(&mut self) -> io::Result<bool> {
-        if self.in_flight == 0 {
+        if !self.is_busy() {
             return Ok(false);
         }
         // On a ring of this kind the call polls, also with nothing to submit.

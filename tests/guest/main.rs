@@ -1,0 +1,36 @@
+//! What takes a device that a build machine rarely has: `scripts/guest` runs these tests in a virtual machine that has it. Elsewhere
+//! they are ignored.
+
+mod polled;
+mod zero_copy;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use boson::rt::{self, Core, CoreConfig, Idle, MonotonicClock, ReactorChoice, RingFeatures};
+
+/// How long a test may take on an emulated processor.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// What `scripts/guest` calls a device of the machine.
+fn device(variable: &str) -> String {
+    std::env::var(variable).unwrap_or_else(|_| panic!("scripts/guest sets {variable}"))
+}
+
+/// A core that sleeps as soon as it may.
+fn core(features: RingFeatures) -> Core {
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [13; 32]);
+    config.reactor = ReactorChoice::IoUring;
+    config.ring_features = features;
+    config.idle = Idle::Sleep;
+    Core::new(&config).expect("io_uring is usable")
+}
+
+fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
+    let done = core(features).block_on(rt::timeout(PATIENCE, future));
+    done.expect("the ring works").expect("it hangs")
+}
+
+fn run<F: Future>(future: F) -> F::Output {
+    run_with(RingFeatures::all(), future)
+}
