@@ -39,7 +39,7 @@ pub fn serve(name: &str) {
             builder.build().expect("monoio starts").block_on(monoio());
         }
         "glommio" => glommio(std::time::Duration::ZERO),
-        "glommio-spin" => glommio(std::time::Duration::from_micros(10)),
+        "glommio-spin" => glommio(std::time::Duration::from_micros(50)),
         "compio" => compio::runtime::Runtime::new().expect("compio starts").block_on(compio()),
         _ => panic!("there is no server `{name}`"),
     }
