@@ -70,9 +70,8 @@ impl PipeReader {
             return (result, buf);
         }
         let flow = Rc::clone(&self.flow);
-        let mut operation = ops::read_stream(&self.descriptor, buf, move |result, buf: B| {
-            flow.keep(result, buf.as_slice())
-        });
+        let mut operation =
+            ops::read_stream(&self.descriptor, buf, move |result, buf: B| flow.keep(result, buf.as_slice()));
         // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
         let mut guard = PendingGuard(None);
         let (result, buf) = std::future::poll_fn(|cx| {

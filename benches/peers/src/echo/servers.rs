@@ -9,10 +9,9 @@ use crate::machine;
 use crate::runtimes::boson_config;
 
 /// The servers that [`serve`] knows, boson first.
-pub const NAMES: [&str; 10] = [
+pub const NAMES: [&str; 9] = [
     "boson",
     "boson-poll",
-    "boson-plain",
     "boson-epoll",
     "tokio",
     "monoio",
@@ -29,10 +28,6 @@ pub fn serve(name: &str) {
     match name {
         "boson" => boson(boson_config()),
         "boson-poll" => boson(CoreConfig { idle: Idle::Poll, ..boson_config() }),
-        "boson-plain" => boson(CoreConfig {
-            ring_features: boson::rt::RingFeatures::all().without(boson::rt::RingFeature::MultishotReceive),
-            ..boson_config()
-        }),
         "boson-epoll" => boson(CoreConfig { reactor: boson::rt::ReactorChoice::Epoll, ..boson_config() }),
         "tokio" => tokio(),
         "monoio" => {
@@ -44,7 +39,7 @@ pub fn serve(name: &str) {
             builder.build().expect("monoio starts").block_on(monoio());
         }
         "glommio" => glommio(std::time::Duration::ZERO),
-        "glommio-spin" => glommio(std::time::Duration::from_micros(10)),
+        "glommio-spin" => glommio(std::time::Duration::from_micros(50)),
         "compio" => compio::runtime::Runtime::new().expect("compio starts").block_on(compio()),
         _ => panic!("there is no server `{name}`"),
     }
