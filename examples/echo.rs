@@ -2,25 +2,40 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use boson::net::{Net, TcpListener, TcpStream};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
 
+/// How long to wait before accepting again when the process has no descriptor left: one comes back when a connection ends.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+#[allow(dead_code, reason = "tests/example_servers.rs includes this file for its server")]
 fn main() -> boson::Result<()> {
     // Time and randomness come in from outside; a real server draws its seed from the kernel.
     let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
     core.block_on(async {
         let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 7000)))?;
         println!("listening on {}", listener.local_addr());
-        loop {
-            let (stream, peer) = listener.accept().await?;
-            rt::spawn("echo", async move {
+        serve(listener).await;
+        Ok(())
+    })?
+}
+
+pub(crate) async fn serve(listener: TcpListener) {
+    loop {
+        match listener.accept().await {
+            Ok((stream, peer)) => drop(rt::spawn("echo", async move {
                 if let Err(error) = echo(&stream).await {
                     eprintln!("{peer}: {error}");
                 }
-            });
+            })),
+            Err(error) => {
+                eprintln!("accepting failed, trying again: {error}");
+                rt::sleep(RETRY_AFTER).await;
+            }
         }
-    })?
+    }
 }
 
 async fn echo(stream: &TcpStream) -> boson::Result<()> {

@@ -59,6 +59,9 @@ pub enum Outcome {
 /// One pointer wide, so that `Result<usize>` stays small on hot paths.
 pub struct Error(Box<Repr>);
 
+/// How many causes of an error are printed.
+const MAX_CAUSES: usize = 16;
+
 struct Repr {
     kind: ErrorKind,
     code: Option<i32>,
@@ -196,17 +199,30 @@ fn describe(kind: ErrorKind) -> &'static str {
 }
 
 impl fmt::Debug for Error {
+    /// What a person reads when `main` returns the error or somebody unwraps it: the sentence and those of its causes. `{:#?}` gives
+    /// the fields.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let repr = &*self.0;
-        f.debug_struct("Error")
-            .field("kind", &repr.kind)
-            .field("code", &repr.code)
-            .field("operation", &repr.operation)
-            .field("place", &repr.place)
-            .field("detail", &repr.detail)
-            .field("outcome", &repr.outcome)
-            .field("source", &repr.source)
-            .finish()
+        if f.alternate() {
+            return f
+                .debug_struct("Error")
+                .field("kind", &repr.kind)
+                .field("code", &repr.code)
+                .field("operation", &repr.operation)
+                .field("place", &repr.place)
+                .field("detail", &repr.detail)
+                .field("outcome", &repr.outcome)
+                .field("source", &repr.source)
+                .finish();
+        }
+        fmt::Display::fmt(self, f)?;
+        let mut cause = std::error::Error::source(self);
+        for _ in 0..MAX_CAUSES {
+            let Some(error) = cause else { break };
+            write!(f, "\n  because: {error}")?;
+            cause = error.source();
+        }
+        Ok(())
     }
 }
 
@@ -250,6 +266,18 @@ mod tests {
             "write file:/x offset 4096: Input/output error (os error 5) (it may have taken effect)"
         );
         assert_eq!((error.kind(), error.code()), (ErrorKind::Os, Some(libc::EIO)));
+    }
+
+    /// What `main` prints that returns it.
+    #[test]
+    fn debug_is_a_sentence_with_its_causes() {
+        let cause = Error::os(libc::EADDRINUSE, "listen on").at("127.0.0.1:7000");
+        let error = Error::new(ErrorKind::InUse, "start").caused_by(cause);
+        assert_eq!(
+            format!("{error:?}"),
+            "start: already in use\n  because: listen on 127.0.0.1:7000: Address already in use (os error 98)"
+        );
+        assert!(format!("{error:#?}").contains("kind: InUse"), "{error:#?}");
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, BufWriter, ErrorKind, Read, Write};
 use std::rc::Rc;
 use std::time::{Duration, Instant};
 
-use boson::blocking::net::{Shutdown, TcpListener, TcpStream};
+use boson::blocking::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
 use boson::rt::{Core, CoreConfig, MonotonicClock};
 use boson::thread;
 
@@ -212,6 +212,44 @@ fn blocking_in_an_async_task_is_refused() {
     let message =
         payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
     assert!(message.expect("a message").contains(".await"), "{message:?}");
+}
+
+#[test]
+fn datagrams_go_as_in_std() {
+    run(|| {
+        let (near, far) = (
+            UdpSocket::bind("127.0.0.1:0").expect("a free port"),
+            UdpSocket::bind("127.0.0.1:0").expect("a free port"),
+        );
+        let (here, there) = (near.local_addr().expect("bound"), far.local_addr().expect("bound"));
+        let answering = thread::spawn(move || {
+            let mut buf = [0; 64];
+            for _ in 0..100 {
+                // The first waits, others may be there already.
+                let (len, from) = far.recv_from(&mut buf).expect("receive");
+                far.send_to(&buf[..len], from).expect("send");
+            }
+            far
+        });
+        near.connect(there).expect("connect");
+        assert_eq!(near.peer_addr().expect("connected"), there);
+        let mut buf = [0; 64];
+        for round in 0..100u8 {
+            assert_eq!(
+                near.send(&vec![round; usize::from(round % 60)]).expect("send"),
+                usize::from(round % 60)
+            );
+            let len = near.recv(&mut buf).expect("receive");
+            assert_eq!(buf[..len], vec![round; usize::from(round % 60)]);
+        }
+        let far = answering.join().expect("no panic");
+        assert_eq!(far.peer_addr().expect_err("not connected").kind(), io::ErrorKind::NotConnected);
+        far.set_read_timeout(Some(Duration::from_millis(5))).expect("not zero");
+        assert_eq!(far.recv(&mut buf).expect_err("nothing comes").kind(), io::ErrorKind::WouldBlock);
+        near.send(b"late").expect("send");
+        assert_eq!(far.recv_from(&mut buf[..2]).expect("its time is not up"), (2, here));
+        assert!(far.send_to(b"x", &[][..]).is_err());
+    });
 }
 
 fn ask(stream: &mut BufReader<TcpStream>, request: &str) -> io::Result<String> {

@@ -130,6 +130,39 @@ fn a_condition_is_waited_for() {
 }
 
 #[test]
+fn a_notification_for_nobody_is_lost() {
+    run(|| {
+        let (mutex, changed) = (Mutex::new(()), Condvar::new());
+        changed.notify_one();
+        changed.notify_all();
+        let guard = mutex.lock().expect("not poisoned");
+        let waited = changed.wait_timeout(guard, Duration::from_millis(2)).expect("not poisoned");
+        assert!(waited.1.timed_out(), "as with std, it is not kept for who comes later");
+    });
+}
+
+#[test]
+fn a_notification_for_a_coroutine_that_is_cancelled_goes_to_the_next() {
+    run(|| {
+        let shared = Arc::new((Mutex::new(()), Condvar::new()));
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let shared = Arc::clone(&shared);
+                thread::spawn(move || {
+                    let (mutex, changed) = &*shared;
+                    drop(changed.wait(mutex.lock().expect("not poisoned")));
+                })
+            })
+            .collect();
+        thread::yield_now();
+        shared.1.notify_one();
+        waiters[0].cancel();
+        let ended: Vec<bool> = waiters.into_iter().map(|waiter| waiter.join().is_ok()).collect();
+        assert_eq!(ended, [false, true]);
+    });
+}
+
+#[test]
 fn a_barrier_lets_all_go_at_once_and_has_one_leader() {
     let barrier = Arc::new(Barrier::new(EVERYWHERE));
     let leaders = Arc::new(Mutex::new(0));

@@ -310,6 +310,34 @@ fn a_wait_in_a_nested_poll_suspends_the_whole_coroutine() {
 }
 
 #[test]
+fn a_wake_that_comes_while_a_poll_is_suspended_is_not_lost() {
+    run(|| {
+        for inner in [thread::yield_now, || thread::sleep(Duration::from_millis(2))] {
+            let waker = Rc::new(RefCell::new(None::<std::task::Waker>));
+            let is_ready = Rc::new(Cell::new(false));
+            let (slot, ready) = (Rc::clone(&waker), Rc::clone(&is_ready));
+            let waits = thread::spawn(move || {
+                boson::wait(std::future::poll_fn(|cx| {
+                    if ready.get() {
+                        return Poll::Ready(());
+                    }
+                    slot.replace(Some(cx.waker().clone()));
+                    inner();
+                    Poll::Pending
+                }));
+            });
+            while waker.borrow().is_none() {
+                thread::yield_now();
+            }
+            is_ready.set(true);
+            waker.take().expect("it is there").wake();
+            let joined = boson::wait(rt::timeout(Duration::from_secs(10), waits));
+            joined.expect("it was woken").expect("no panic");
+        }
+    });
+}
+
+#[test]
 fn waiting_in_an_async_task_is_refused_with_what_to_do() {
     let blocking: [(&str, fn()); 5] = [
         (".await", || boson::wait(std::future::pending())),
@@ -633,6 +661,35 @@ fn child_runs_out_of_address_space() {
             handle.join().expect("no panic");
         });
         assert!(thread::spawn(|| true).join().expect("there is room again"));
+    });
+}
+
+#[test]
+fn what_address_space_there_is_becomes_stacks() {
+    let output = in_child("child_fills_its_address_space", Some(&format!("-v {ADDRESS_SPACE_KIB}")));
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{stderr}");
+}
+
+const ADDRESS_SPACE_KIB: usize = 2_000_000;
+
+#[test]
+#[ignore = "needs a limit on its process; run by another test"]
+fn child_fills_its_address_space() {
+    const STACK_KIB: usize = 16 << 10;
+    run(|| {
+        let builder = || thread::Builder::new().stack_size(STACK_KIB << 10);
+        let handles: Vec<_> = std::iter::from_fn(|| builder().spawn(thread::park).ok()).collect();
+        let status = std::fs::read_to_string("/proc/self/status").expect("there is a /proc");
+        let used = status.lines().find_map(|line| line.strip_prefix("VmSize:")).expect("its size is there");
+        let used: usize = used.trim().trim_end_matches(" kB").parse().expect("a number");
+        // Less than a stack and its guard, and what little else was mapped and unmapped meanwhile.
+        let left = ADDRESS_SPACE_KIB - used;
+        assert!(left < STACK_KIB + 1024, "{left} KiB are left over by {} stacks", handles.len());
+        for handle in handles {
+            handle.thread().unpark();
+            handle.join().expect("no panic");
+        }
     });
 }
 

@@ -1,5 +1,7 @@
 //! What must not be done, and what happens if it is.
 
+mod not_run;
+
 use std::future::Future;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -73,6 +75,22 @@ fn signals_during_waits_are_not_noticed() {
     };
     // SAFETY: as above; this ends the storm.
     unsafe { libc::setitimer(libc::ITIMER_REAL, &raw const calm, std::ptr::null_mut()) };
+}
+
+#[test]
+fn a_core_that_cannot_be_made_leaves_its_thread_on_the_cpus_that_it_had() {
+    let cpus = || rustix::thread::sched_getaffinity(None).expect("a thread may ask for its own");
+    let before = cpus();
+    let first = (0..rustix::thread::CpuSet::MAX_CPU).find(|cpu| before.is_set(*cpu));
+    if before.count() < 2 {
+        return not_run::not_run("with one CPU, being pinned to it cannot be seen");
+    }
+    let pinned = CoreConfig { cpu: first, ..config() };
+    let wrong = CoreConfig { arena_bytes: usize::MAX / 2, ..pinned.clone() };
+    Core::new(&wrong).expect_err("no machine has so much memory");
+    assert_eq!(cpus(), before);
+    drop(Core::new(&pinned).expect("io_uring is usable"));
+    assert_eq!(cpus().count(), 1, "a core that was made is pinned");
 }
 
 #[test]

@@ -70,6 +70,7 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
         refused
     });
     assert!(well, "the child with its parent's threads");
+    what_waits_at_the_fork_says_cancelled(parents_thread(&thread));
     let well = in_fork(|| core.take().expect("copied").shutdown(Shutdown::Cancel, Duration::ZERO).is_err());
     assert!(well, "the child that shuts its parent's core down");
     drop((thread, watchdog));
@@ -87,4 +88,31 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
 /// Leaves a task that sleeps on the core.
 fn rt_task_in_flight(core: &Core) {
     core.block_on(async { rt::spawn("sleeps", rt::sleep(Duration::from_secs(60))).detach() }).expect("runs");
+}
+
+fn parents_thread(thread: &Option<CoreThread>) -> &CoreThread {
+    thread.as_ref().expect("the child took its copy")
+}
+
+/// Results of the parent's threads that come after the fork come to the parent alone; what was there before is the child's too.
+fn what_waits_at_the_fork_says_cancelled(thread: &CoreThread) {
+    let mut pending = Box::pin(thread.handle().spawn("for ever", std::future::pending::<()>));
+    let mut done = Box::pin(thread.handle().run(|| 7));
+    let own = core();
+    own.block_on(async {
+        let soon = rt::timeout(Duration::from_millis(1), &mut pending).await;
+        assert!(soon.is_err(), "it waits");
+        // The message behind it was run before this one.
+        thread.handle().run(|| ()).await.expect("runs");
+    })
+    .expect("the ring works");
+    let well = in_fork(|| {
+        let own = core();
+        own.block_on(rt::timeout(Duration::from_secs(5), async {
+            matches!((&mut pending).await, Err(JoinError::Cancelled))
+                && (&mut done).await.is_ok_and(|it| it == 7)
+        }))
+        .is_ok_and(|answered| answered.is_ok_and(|well| well))
+    });
+    assert!(well, "the child that awaits its parent's result");
 }

@@ -176,6 +176,95 @@ fn a_name_goes_away_with_its_listener_and_only_its_own() {
     });
 }
 
+/// A name that a killed process left behind, and many that want it at once: one gets it, and is the one that answers there.
+#[test]
+fn an_abandoned_name_is_taken_by_one() {
+    const TAKERS: usize = 4;
+    let directory = Directory::new("race");
+    for round in 0..300 {
+        let path = directory.socket();
+        drop(StdListener::bind(&path).expect("bind"));
+        let together = Arc::new(std::sync::Barrier::new(TAKERS));
+        let takers: Vec<_> = (0..TAKERS)
+            .map(|_| {
+                let (address, together) = (directory.address(), Arc::clone(&together));
+                std::thread::spawn(move || {
+                    together.wait();
+                    let taken = UnixListener::bind(&address).map_err(|error| error.kind());
+                    // Whoever was slow must not find it abandoned again.
+                    together.wait();
+                    let answers = StdStream::connect(address.as_path().expect("a path")).is_ok();
+                    together.wait();
+                    (taken.map(drop), answers)
+                })
+            })
+            .collect();
+        let outcomes: Vec<_> = takers.into_iter().map(|taker| taker.join().expect("no panic")).collect();
+        let winners = outcomes.iter().filter(|(taken, _)| taken.is_ok()).count();
+        assert_eq!(winners, 1, "round {round}: {outcomes:?}");
+        assert!(outcomes.iter().all(|(taken, _)| matches!(taken, Ok(()) | Err(ErrorKind::InUse))));
+        assert!(outcomes.iter().all(|(_, answers)| *answers), "round {round}: nobody answers: {outcomes:?}");
+        let left: Vec<_> = std::fs::read_dir(&directory.0).expect("readable").collect();
+        assert!(left.is_empty(), "round {round}: {left:?} is left");
+    }
+}
+
+#[test]
+fn what_is_in_the_way_of_the_lock_is_left_alone() {
+    let directory = Directory::new("lock");
+    let lock = directory.0.join("socket.lock");
+    std::fs::write(&lock, b"precious").expect("written");
+    let error = UnixListener::bind(&directory.address()).expect_err("a file");
+    assert_eq!(error.kind(), ErrorKind::InUse);
+    assert!(error.to_string().contains("socket.lock is in the way"), "{error}");
+    assert_eq!(std::fs::read(&lock).expect("still there"), b"precious");
+
+    // Nor is it followed elsewhere.
+    std::fs::remove_file(&lock).expect("removed");
+    std::os::unix::fs::symlink(directory.0.join("elsewhere"), &lock).expect("a link");
+    assert_eq!(UnixListener::bind(&directory.address()).expect_err("a link").kind(), ErrorKind::InUse);
+    assert!(!directory.0.join("elsewhere").exists());
+
+    // One that a killed process left behind is nobody's.
+    std::fs::remove_file(&lock).expect("removed");
+    std::fs::write(&lock, b"").expect("written");
+    drop(UnixListener::bind(&directory.address()).expect("bind"));
+    assert!(!lock.exists());
+}
+
+#[test]
+#[ignore = "the child of the next one"]
+fn a_child_that_connects() {
+    let path = std::env::var_os("BOSON_TEST_SOCKET").expect("the next one sets it");
+    let mut stream = StdStream::connect(path).expect("connect");
+    assert_eq!(stream.read(&mut [0; 1]).expect("the other end closes"), 0);
+}
+
+#[test]
+fn the_kernel_says_who_the_peer_is() {
+    let directory = Directory::new("credentials");
+    let mine = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
+    let path = directory.socket();
+    run(async {
+        let listener = UnixListener::bind(&directory.address()).expect("bind");
+        // Another process, which says its number.
+        let mut child = std::process::Command::new(std::env::current_exe().expect("there is one"))
+            .args(["--exact", "--ignored", "--test-threads=1", "a_child_that_connects"])
+            .env("BOSON_TEST_SOCKET", &path)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("it runs");
+        let server = listener.accept().await.expect("accept");
+        let peer = server.peer_credentials().expect("it has some");
+        assert_eq!((peer.process, peer.user, peer.group), (Some(child.id()), mine.0, mine.1));
+        drop(server);
+        assert!(child.wait().expect("it ends").success());
+        let client = UnixStream::connect(&directory.address()).await.expect("connect");
+        let listening = client.peer_credentials().expect("it has some");
+        assert_eq!(listening.process, Some(std::process::id()));
+    });
+}
+
 #[test]
 fn abstract_names_are_in_no_file_system() {
     run(async {

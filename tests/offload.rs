@@ -107,6 +107,36 @@ fn a_panic_is_the_awaiters_error() {
     });
 }
 
+/// Panics when it is dropped, with a payload that does so too.
+struct Bomb(u32);
+
+impl Drop for Bomb {
+    fn drop(&mut self) {
+        if self.0 > 0 && !thread::panicking() {
+            std::panic::panic_any(Self(self.0 - 1));
+        }
+    }
+}
+
+#[test]
+fn a_thread_survives_results_and_panics_that_panic_when_they_are_dropped() {
+    run(1, async {
+        let gate = Gate::default();
+        let occupied = occupy(1, &gate).await;
+        let mut result = Box::pin(offload("a result", || Bomb(3)));
+        let mut panic = Box::pin(offload("a panic", || -> u32 { std::panic::panic_any(Bomb(3)) }));
+        assert!(poll_once(&mut result.as_mut()).is_pending());
+        assert!(poll_once(&mut panic.as_mut()).is_pending());
+        // Nobody takes what they give: the thread drops it.
+        drop((result, panic));
+        gate.open();
+        for job in occupied {
+            job.await.expect("no panic");
+        }
+        assert_eq!(offload("good", || 5).await.expect("the only thread goes on"), 5);
+    });
+}
+
 struct CountsDrops(Arc<AtomicUsize>);
 
 impl Drop for CountsDrops {

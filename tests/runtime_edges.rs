@@ -2,6 +2,8 @@
 
 #![expect(clippy::async_yields_async, reason = "handles that outlive `block_on` are what is tested")]
 
+mod hooked_waker;
+
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -314,6 +316,99 @@ fn what_destructors_spawn_while_the_core_ends_is_dropped_too() {
     .expect("runs");
     drop(core);
     assert!(of_task.get() && of_poller.get());
+}
+
+/// Spawns `children` tasks that hold one of these too, whenever it is dropped.
+struct Immortal {
+    children: usize,
+    drops: Rc<Cell<usize>>,
+}
+
+impl Drop for Immortal {
+    fn drop(&mut self) {
+        self.drops.set(self.drops.get() + 1);
+        for _ in 0..self.children {
+            let child = Self { children: self.children, drops: Rc::clone(&self.drops) };
+            let task = async move {
+                let _child = child;
+                std::future::pending::<()>().await;
+            };
+            rt::spawn("immortal", task).detach();
+        }
+    }
+}
+
+/// A core with so many such tasks, and others before and after them; how many of each kind were dropped when it has ended.
+fn end_with_immortals(immortals: usize, children: usize) -> (usize, usize) {
+    const MORTALS: usize = 10;
+    let core = core();
+    let (drops, mortals) = (Rc::new(Cell::new(0)), Rc::new(Cell::new(0)));
+    core.block_on(async {
+        let mortal = |number: usize| {
+            let mortals = Rc::clone(&mortals);
+            rt::spawn("mortal", async move {
+                let _guard = Immortal { children: 0, drops: mortals };
+                rt::sleep(Duration::from_secs(60 + number as u64)).await;
+            })
+            .detach();
+        };
+        (0..MORTALS).for_each(mortal);
+        for _ in 0..immortals {
+            let immortal = Immortal { children, drops: Rc::clone(&drops) };
+            rt::spawn("immortal", async move {
+                let _immortal = immortal;
+                std::future::pending::<()>().await;
+            })
+            .detach();
+        }
+        (0..MORTALS).for_each(mortal);
+        rt::yield_now().await;
+    })
+    .expect("runs");
+    drop(core);
+    assert_eq!(mortals.get(), 2 * MORTALS, "a task that could end did not");
+    (drops.get(), rt_tasks_at_most(immortals + 4 * MORTALS))
+}
+
+/// What destructors may spawn while a core ends, as documented.
+fn rt_tasks_at_most(tasks_and_timers: usize) -> usize {
+    1000 + 10 * tasks_and_timers
+}
+
+#[test]
+fn a_core_ends_though_destructors_spawn_without_end() {
+    within_patience(|| {
+        for (immortals, children) in [(1, 1), (3, 2), (2, 100)] {
+            let (drops, at_most) = end_with_immortals(immortals, children);
+            assert!(drops >= immortals && drops <= at_most, "{drops} drops, {immortals} immortals");
+        }
+    });
+}
+
+/// A waker whose destructor starts a timer with such a waker.
+#[test]
+fn a_core_ends_though_destructors_start_timers_without_end() {
+    use hooked_waker::Hook;
+    fn start_timer(drops: &Rc<Cell<usize>>) {
+        let hook = Hook::new();
+        let waker = hook.waker();
+        let mut sleep = Box::pin(rt::sleep(Duration::from_secs(60)));
+        assert!(sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        // The wheel's is left.
+        std::mem::forget((sleep, waker));
+        let drops = Rc::clone(drops);
+        *hook.on_drop.borrow_mut() = Some(Box::new(move || {
+            drops.set(drops.get() + 1);
+            start_timer(&drops);
+        }));
+    }
+    within_patience(|| {
+        let core = core();
+        let drops = Rc::new(Cell::new(0));
+        core.block_on(async { start_timer(&drops) }).expect("runs");
+        drop(core);
+        assert!(drops.get() > 0 && drops.get() <= rt_tasks_at_most(1), "{} drops", drops.get());
+    });
 }
 
 /// Holds another poller's registration, and drops it with itself or when it is asked to park.
@@ -665,6 +760,116 @@ fn a_flood_of_messages_leaves_timers_their_turn() {
         flood.join().expect("no panic");
         assert!(longest < Duration::from_millis(500), "a timer of 1 ms took {longest:?}");
     });
+}
+
+/// Looks at how many tasks were woken by other threads from one turn to the next.
+struct WatchesWakes {
+    before: u64,
+    most: Rc<Cell<u64>>,
+}
+
+impl Poller for WatchesWakes {
+    fn name(&self) -> &'static str {
+        "watches wakes"
+    }
+    fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
+        let wakes = rt::stats().remote_wakes;
+        self.most.set(self.most.get().max(wakes - self.before));
+        self.before = wakes;
+        0
+    }
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn park(&mut self) -> Park {
+        Park::Idle
+    }
+}
+
+#[test]
+fn a_flood_of_wakes_leaves_devices_their_turn_and_keeps_its_order() {
+    const TASKS: usize = 20_000;
+    /// As many as timers.
+    const PER_TURN: u64 = 256;
+    let order = run(async {
+        let wakers = Rc::new(RefCell::new(Vec::new()));
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let waits = |number: usize| {
+            let (wakers, order) = (Rc::clone(&wakers), Rc::clone(&order));
+            rt::spawn("waits", async move {
+                let mut waited = false;
+                std::future::poll_fn(|cx| {
+                    if std::mem::replace(&mut waited, true) {
+                        return Poll::Ready(());
+                    }
+                    wakers.borrow_mut().push(cx.waker().clone());
+                    Poll::Pending
+                })
+                .await;
+                order.borrow_mut().push(number);
+            })
+        };
+        let tasks: Vec<_> = (0..TASKS).map(waits).collect();
+        while wakers.borrow().len() < TASKS {
+            rt::yield_now().await;
+        }
+        let most = Rc::new(Cell::new(0));
+        let watches = WatchesWakes { before: rt::stats().remote_wakes, most: Rc::clone(&most) };
+        rt::register_poller(Rc::new(RefCell::new(watches))).keep();
+        // The core takes none of them meanwhile.
+        let woken = wakers.take();
+        let thread = thread::spawn(move || woken.into_iter().rev().for_each(Waker::wake));
+        thread.join().expect("no panic");
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        assert!((1..=PER_TURN).contains(&most.get()), "{} wakes in a turn", most.get());
+        order.take()
+    });
+    assert!(
+        order.iter().rev().copied().eq(0..TASKS),
+        "they did not run in the order in which they were woken"
+    );
+}
+
+#[test]
+fn a_core_may_end_with_wakes_that_it_has_taken_in_part() {
+    const TASKS: usize = 10_000;
+    let wakers = Rc::new(RefCell::new(Vec::new()));
+    let core = core();
+    core.block_on(async {
+        for _ in 0..TASKS {
+            rt::spawn("waits", give_waker_away_for_ever(Rc::clone(&wakers))).detach();
+        }
+        while wakers.borrow().len() < TASKS {
+            rt::yield_now().await;
+        }
+        let first = wakers.take();
+        let second = first.clone();
+        thread::spawn(move || first.into_iter().for_each(Waker::wake)).join().expect("no panic");
+        let before = rt::stats().remote_wakes;
+        while rt::stats().remote_wakes == before {
+            rt::yield_now().await;
+        }
+        assert!(rt::stats().remote_wakes - before < TASKS as u64, "all were taken at once");
+        wakers.replace(second);
+    })
+    .expect("runs");
+    let outlive = wakers.take();
+    drop(core);
+    thread::spawn(move || drop(outlive)).join().expect("no panic");
+}
+
+/// Waits for ever, and gives its waker away at its first poll.
+async fn give_waker_away_for_ever(wakers: Rc<RefCell<Vec<Waker>>>) {
+    let mut given = false;
+    std::future::poll_fn(|cx| {
+        if !std::mem::replace(&mut given, true) {
+            wakers.borrow_mut().push(cx.waker().clone());
+        }
+        Poll::<()>::Pending
+    })
+    .await;
 }
 
 #[test]

@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, Instant, JoinError, MonotonicClock, Park, Poller};
+use boson::rt::{self, CancelToken, Core, CoreConfig, Instant, JoinError, MonotonicClock, Park, Poller};
 use hooked_waker::Hook;
 
 const MOMENT: Duration = Duration::from_millis(2);
@@ -33,6 +33,13 @@ impl Drop for SetOnDrop {
 fn panicking_waker() -> Waker {
     let hook = Hook::new();
     *hook.on_wake.borrow_mut() = Some(Box::new(|| panic!("a waker panics on purpose")));
+    hook.waker()
+}
+
+/// A waker that panics when one of its clones is dropped, once.
+fn waker_that_panics_when_it_is_dropped() -> Waker {
+    let hook = Hook::new();
+    *hook.on_drop.borrow_mut() = Some(Box::new(|| panic!("a waker's destructor panics on purpose")));
     hook.waker()
 }
 
@@ -121,7 +128,7 @@ fn a_core_ends_whole_though_a_pollers_destructor_panics() {
 }
 
 #[test]
-fn a_core_ends_whole_though_a_messages_destructor_panics() {
+fn a_core_ends_whole_though_the_destructors_of_messages_and_timers_panic() {
     struct PanicsOnDrop;
     impl Drop for PanicsOnDrop {
         fn drop(&mut self) {
@@ -129,9 +136,40 @@ fn a_core_ends_whole_though_a_messages_destructor_panics() {
         }
     }
     let (core, dropped, waker) = core_with_a_waiting_task();
-    let held = PanicsOnDrop;
-    drop(core.handle().run(move || drop(held)));
+    // Two of each: a second panic while the first one unwinds would end the process.
+    for _ in 0..2 {
+        let held = PanicsOnDrop;
+        drop(core.handle().run(move || drop(held)));
+    }
+    let mut sleeps: Vec<_> = (0..2).map(|_| Box::pin(rt::sleep(PATIENCE))).collect();
+    core.block_on(async {
+        for sleep in &mut sleeps {
+            let waker = waker_that_panics_when_it_is_dropped();
+            assert!(sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+            std::mem::forget(waker);
+        }
+    })
+    .expect("the ring works");
     ends_whole(core, &dropped, waker);
+    drop(sleeps);
+}
+
+#[test]
+fn a_waker_that_panics_costs_no_other_waiter_of_a_token_its_wake() {
+    let token = CancelToken::new();
+    let child = token.child();
+    let healthy: Vec<&Hook> = (0..3).map(|_| Hook::new()).collect();
+    let mut broken = Box::pin(token.cancelled());
+    assert!(broken.as_mut().poll(&mut Context::from_waker(&panicking_waker())).is_pending());
+    let mut waits: Vec<_> =
+        [&token, &child, &child].into_iter().map(|token| Box::pin(token.cancelled())).collect();
+    for (wait, hook) in waits.iter_mut().zip(&healthy) {
+        assert!(hook.poll(wait).is_pending());
+    }
+    let cancelled = catch_unwind(AssertUnwindSafe(|| token.cancel()));
+    assert!(child.is_cancelled(), "the cancellation stopped half way");
+    assert!(healthy.iter().all(|hook| hook.take_wakes() == 1), "somebody was not woken");
+    assert!(cancelled.is_ok(), "a foreign panic came out of `cancel`");
 }
 
 #[test]

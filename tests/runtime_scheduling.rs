@@ -5,6 +5,7 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
+use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant as StdInstant};
 
 use boson::ErrorKind;
@@ -295,7 +296,7 @@ fn the_idle_setting_goes_from_always_poll_to_always_sleep() {
     let sleeps = after_a_moment(Idle::Sleep);
     assert!(sleeps.parks > 0 && sleeps.turns < 100, "{sleeps:?}");
     assert!(sleeps.asleep > Duration::from_millis(40), "{sleeps:?}");
-    let adapts = after_a_moment(Idle::Adaptive { spin: Duration::from_millis(5) });
+    let adapts = after_a_moment(Idle::Adaptive { spin: Duration::from_micros(500) });
     assert!(adapts.parks > 0 && adapts.turns > sleeps.turns, "{adapts:?}");
 }
 
@@ -353,4 +354,63 @@ fn time_outside_of_block_on_is_not_the_cores() {
     let stats = core.stats();
     assert!(stats.busy + stats.spinning < Duration::from_millis(200), "{stats:?}");
     assert!(core.latencies().turn.max() < 200_000_000, "{:?}", core.latencies().turn);
+}
+
+struct CountsPolls(Rc<Cell<u32>>);
+
+impl Poller for CountsPolls {
+    fn name(&self) -> &'static str {
+        "counts polls"
+    }
+    fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
+        self.0.set(self.0.get() + 1);
+        0
+    }
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn park(&mut self) -> Park {
+        Park::Idle
+    }
+}
+
+/// A core that polls a poller, and how often.
+fn core_with_a_poller(config: &CoreConfig) -> (Core, Rc<Cell<u32>>) {
+    let core = Core::new(config).expect("a core");
+    let polls = Rc::new(Cell::new(0));
+    let poller = CountsPolls(Rc::clone(&polls));
+    core.block_on(async { rt::register_poller(Rc::new(RefCell::new(poller))).keep() }).expect("runs");
+    (core, polls)
+}
+
+/// Each `block_on` is over with its first poll: devices, timers and other threads get their turn in between all the same.
+#[test]
+fn block_ons_that_end_at_once_leave_devices_timers_and_messages_their_turn() {
+    let (core, polls) = core_with_a_poller(&config());
+    let sleeper = core.block_on(async { Some(rt::spawn("sleeps", rt::sleep(Duration::from_millis(2)))) });
+    let sleeper = sleeper.expect("runs").expect("just put there");
+    let mut message = std::pin::pin!(core.handle().run(|| 3));
+    let mut cx = Context::from_waker(Waker::noop());
+    let deadline = StdInstant::now() + Duration::from_secs(10);
+    let mut sent = None;
+    while !sleeper.is_finished() || sent.is_none() || polls.get() == 0 {
+        core.block_on(async {}).expect("runs");
+        if sent.is_none()
+            && let Poll::Ready(answer) = message.as_mut().poll(&mut cx)
+        {
+            sent = Some(answer.expect("it ran"));
+        }
+        assert!(StdInstant::now() < deadline, "somebody starves");
+    }
+    assert_eq!(sent, Some(3));
+}
+
+/// The same while the clock stands still.
+#[test]
+fn block_ons_are_counted_where_no_time_passes() {
+    let (core, polls) = core_with_a_poller(&CoreConfig { clock: Arc::new(WorkClock::default()), ..config() });
+    for _ in 0..1000 {
+        core.block_on(async {}).expect("runs");
+    }
+    assert!((10..100).contains(&polls.get()), "{} polls", polls.get());
 }

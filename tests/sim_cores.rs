@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
+use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -506,4 +507,41 @@ fn a_world_is_not_run_from_inside() {
     let core = world.core("a");
     let inner = core.clone();
     core.block_on(async move { inner.block_on(async {}) });
+}
+
+/// Whether a future, polled once, waits.
+async fn waits<F: Future>(future: &mut Pin<Box<F>>) -> bool {
+    std::future::poll_fn(|cx| Poll::Ready(future.as_mut().poll(cx).is_pending())).await
+}
+
+#[test]
+fn timers_of_before_a_crash_keep_their_time_and_leave_later_ones_theirs() {
+    const SHORT: Duration = Duration::from_secs(1);
+    const LONG: Duration = Duration::from_secs(3);
+    for seed in 0..20 {
+        let world = World::new(seed);
+        let core = world.core("a");
+        let (mut kept, mut dropped) = (Box::pin(rt::sleep(SHORT)), Box::pin(rt::sleep(SHORT)));
+        let started = core.block_on(async {
+            assert!(waits(&mut kept).await && waits(&mut dropped).await);
+            rt::now()
+        });
+        core.crash();
+        let ended = core.try_block_on(async {
+            let mut later = [Box::pin(rt::sleep(LONG)), Box::pin(rt::sleep(LONG))];
+            for sleep in &mut later {
+                assert!(waits(sleep).await);
+            }
+            drop(dropped);
+            kept.await;
+            let short = rt::now() - started;
+            for sleep in later {
+                sleep.await;
+            }
+            (short, rt::now() - started)
+        });
+        let (short, long) = ended.unwrap_or_else(|stuck| panic!("a timer was lost: {stuck}"));
+        assert!((SHORT..LONG).contains(&short), "the old timer ended after {short:?}");
+        assert!(long >= LONG, "a new timer ended after {long:?}");
+    }
 }

@@ -1,10 +1,13 @@
 //! A store on boson's own runtime: files, several `block_on`, and being dropped anywhere.
 
+use std::cell::Cell;
+use std::collections::BTreeSet;
+use std::rc::Rc;
 use std::sync::Arc;
 
-use boson::block::{AnyNamespace, NamespaceAddress};
-use boson::rt::{Core, CoreConfig, MonotonicClock};
-use boson::store::{Db, Durability, Options, RtEnv};
+use boson::block::{AnyNamespace, MemoryNamespace, NamespaceAddress};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::store::{Db, Durability, Options, RtEnv, WriteOptions};
 
 fn core() -> Core {
     Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [5; 32])).expect("io_uring is usable")
@@ -58,4 +61,61 @@ fn what_was_synced_is_in_the_file_whatever_became_of_the_process() {
         drop(db);
     }
     std::fs::remove_file(path).expect("it is there");
+}
+
+#[test]
+fn opening_a_store_leaves_other_tasks_their_turn() {
+    const RECORDS: u32 = 10_000;
+    // No read of it waits for anything.
+    let namespace = MemoryNamespace::new("mem:test", 64 << 20, 4096).expect("valid");
+    let open = || Db::open(RtEnv, namespace.clone(), Options::new([6; 16]));
+    {
+        let core = core();
+        core.block_on(async {
+            let db = open().await.expect("opens");
+            let tree = db.tree("t").expect("a name");
+            for number in 0..RECORDS {
+                tree.put(&number.to_be_bytes(), b"v").await.expect("room");
+            }
+            tree.put_with(b"last", b"v", WriteOptions::SYNC).await.expect("room");
+        })
+        .expect("the ring works");
+        // Not closed: all of it is in the log.
+        drop(core);
+    }
+    let turns = Rc::new(Cell::new(0));
+    let others = {
+        let turns = Rc::clone(&turns);
+        async move {
+            loop {
+                turns.set(turns.get() + 1);
+                rt::yield_now().await;
+            }
+        }
+    };
+    let core = core();
+    let len = core.block_on(async {
+        rt::spawn("other", others).detach();
+        let db = open().await.expect("opens");
+        db.tree("t").expect("a name").len()
+    });
+    assert_eq!(len.expect("the ring works"), u64::from(RECORDS) + 1);
+    assert!(turns.get() > RECORDS / 100, "{} turns while {RECORDS} records were applied", turns.get());
+}
+
+#[test]
+fn each_task_of_a_store_says_where_it_comes_from() {
+    let core = core();
+    core.block_on(async {
+        let _db = open("mem:16M", Durability::None).await;
+        let tasks = rt::tasks();
+        let places: BTreeSet<_> = tasks
+            .iter()
+            .filter(|task| task.name.starts_with("store "))
+            .map(|task| (task.created_at.file(), task.created_at.line()))
+            .collect();
+        assert_eq!(places.len(), 3, "{tasks:?}");
+        assert!(places.iter().all(|(file, _)| file.ends_with("store/db.rs")), "{places:?}");
+    })
+    .expect("the ring works");
 }

@@ -8,7 +8,7 @@ const LAYERS: [(&str, u32); 14] = [
     ("error", 0),
     ("mem", 1),
     ("rt", 2),
-    ("inspect", 3),
+    ("inspect", 4),
     ("net", 3),
     ("block", 3),
     ("thread", 3),

@@ -77,6 +77,40 @@ fn a_server_is_found_and_shown() {
     assert!(!output.status.success() && said(&output).contains("none answers there"), "{}", said(&output));
 }
 
+/// Anybody may make a directory or a link of that name among the temporary files, and show what they like.
+#[test]
+fn a_directory_of_somebody_else_is_not_looked_into() {
+    let directory = Directory::new("top-foreign");
+    let server = serve(&directory, &[]);
+    let look = |runtime_directory: &Path| {
+        let output = top(runtime_directory, &["--once", "--interval", "50"]);
+        (output.status.success(), said(&output))
+    };
+    assert!(look(directory.path()).0);
+
+    let linked = Directory::new("top-linked");
+    std::os::unix::fs::symlink(directory.path().join("boson"), linked.path().join("boson")).expect("a link");
+    let (shown, text) = look(linked.path());
+    assert!(!shown && text.contains("it is no directory"), "{text}");
+
+    let own = directory.path().join("boson");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o770)).expect("ours");
+    let (shown, text) = look(directory.path());
+    assert!(!shown && text.contains("others can write to it: chmod go-w"), "{text}");
+    fs::set_permissions(&own, fs::Permissions::from_mode(0o700)).expect("ours");
+
+    if rustix::process::geteuid().is_root() {
+        std::os::unix::fs::chown(&own, Some(65534), None).expect("root may");
+        let (shown, text) = look(directory.path());
+        assert!(!shown && text.contains("it belongs to user 65534"), "{text}");
+        std::os::unix::fs::chown(&own, Some(0), None).expect("root may");
+    } else {
+        not_run::not_run("boson top in another user's directory: only root can make one");
+    }
+    assert!(look(directory.path()).0);
+    drop(server);
+}
+
 /// Runs a shell command on a terminal of its own, and returns what that showed; `None` where there is no script(1).
 fn on_a_terminal(command: &str) -> Option<String> {
     let mut child = Command::new("script")

@@ -6,6 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use boson::rt::{self, Core, CoreConfig, MonotonicClock, TaskGroup, TaskQueue};
+use boson::thread;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, info};
 use tracing_subscriber::fmt::MakeWriter;
@@ -152,4 +153,51 @@ fn a_subscriber_may_spawn() {
         rt::yield_now().await;
     });
     assert_eq!(runs.get(), 1);
+}
+
+#[test]
+fn a_coroutine_keeps_its_span_when_it_yields_waits_panics_and_is_cancelled() {
+    let lines = logged(Level::DEBUG, async {
+        let named = |name: &str| thread::Builder::new().name(name.to_owned());
+        let yields = |name: &'static str| {
+            let spawned = named(name).spawn(move || {
+                for turn in 0..300 {
+                    info!("{name} {turn}");
+                    thread::yield_now();
+                }
+                boson::wait(rt::sleep(Duration::from_millis(1)));
+                info!("{name} slept");
+                name.len()
+            });
+            spawned.expect("there is room")
+        };
+        let (first, second) = (yields("first"), yields("second"));
+        let panics = named("third").spawn(|| {
+            thread::yield_now();
+            std::panic::resume_unwind(Box::new("on purpose"));
+        });
+        let cancelled = named("fourth").spawn(|| {
+            let _logs_its_end = LogsItsEnd;
+            thread::park();
+        });
+        let cancelled = cancelled.expect("there is room");
+        assert_eq!(first.await.expect("no panic") + second.await.expect("no panic"), 11);
+        let payload = panics.expect("there is room").await.expect_err("it panicked");
+        assert_eq!(payload.downcast_ref(), Some(&"on purpose"));
+        cancelled.cancel();
+        assert!(cancelled.await.is_err());
+    });
+    for name in ["first", "second"] {
+        for text in (0..300).map(|turn| format!("{name} {turn}")).chain([format!("{name} slept")]) {
+            let line = lines.iter().find(|line| line.ends_with(&text)).expect("it was logged");
+            assert!(line.contains(&format!("task{{name=\"{name}\"")), "{line}");
+        }
+    }
+    // They take turns as without spans.
+    let turns: Vec<&String> =
+        lines.iter().filter(|line| line.contains(" 299") || line.contains(" 298")).collect();
+    for (line, end) in turns.iter().zip(["first 298", "second 298", "first 299", "second 299"]) {
+        assert!(line.ends_with(end), "{turns:?}");
+    }
+    assert!(line(&lines, "dropped").contains("task{name=\"fourth\""));
 }

@@ -1,14 +1,18 @@
 //! A ring whose queues are full, and a kernel that takes no more from it: the core goes on, and ends when it was told to.
 
+mod hooked_waker;
+
 use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use boson::net::{Net, TcpListener, TcpStream};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorKind, RingFeature, RingFeatures, Shutdown};
+use hooked_waker::Hook;
 
 /// The kernel's completion queue has twice as many.
 const RING_ENTRIES: u32 = 1;
@@ -91,6 +95,43 @@ fn no_completion_is_lost_when_their_queue_overflows_without_deferred_task_work()
 #[test]
 fn no_completion_is_lost_when_their_queue_overflows_on_an_old_kernel() {
     completions_overflow(RingFeatures::linux_5_15());
+}
+
+/// A waker whose clone fills the queue while the kernel takes nothing from it, so that completions are taken to make room. That of the
+/// read that is being polled is among them.
+#[test]
+fn a_read_that_is_done_while_its_waker_is_cloned_is_not_forgotten() {
+    let polled = std::thread::spawn(|| {
+        let core = core(RingFeatures::linux_5_15());
+        let polled = core.block_on(async {
+            if rt::stats().reactor != ReactorKind::IoUring {
+                return Poll::Ready(vec![b'x']);
+            }
+            let (streams, mut clients): (Vec<_>, Vec<_>) = connections().await.into_iter().unzip();
+            let read = |stream: TcpStream| {
+                Box::pin(async move {
+                    let (len, bytes) = stream.read(Vec::with_capacity(64)).await;
+                    len.expect("read");
+                    bytes
+                })
+            };
+            let mut reads: Vec<_> = streams.into_iter().map(read).collect();
+            for read in &mut reads {
+                assert!(Hook::new().poll(read).is_pending());
+            }
+            rt::sleep(Duration::from_millis(5)).await;
+            clients[0].write_all(b"x").expect("sent");
+            without_io_uring::forbid_io_uring(libc::EBUSY).expect("a filter");
+            let mut first = reads.remove(0);
+            let after = Hook::new();
+            *after.on_clone.borrow_mut() = Some(Box::new(move || drop(reads)));
+            after.poll(&mut first)
+        });
+        core.shutdown(Shutdown::Cancel, Duration::ZERO).expect("the ring was there");
+        polled.expect("the ring works")
+    });
+    let polled = polled.join().expect("no panic");
+    assert_eq!(polled, Poll::Ready(vec![b'x']), "it is done, and nobody will say so");
 }
 
 /// From some point on the kernel refuses every submission, as it does when it has no memory: timers go on, and the core ends in

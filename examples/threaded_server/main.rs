@@ -3,6 +3,8 @@
 //!
 //! `server.rs` is compiled twice, with other imports: once over `std`, once over boson.
 
+use std::error::Error;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use boson::rt::{Core, CoreConfig, MonotonicClock};
@@ -23,30 +25,42 @@ mod on_coroutines {
     pub(crate) mod server;
 }
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> ExitCode {
     let (mut address, mut threads) = ("127.0.0.1:7001".to_owned(), false);
     for argument in std::env::args().skip(1) {
         match argument.as_str() {
             "--threads" => threads = true,
             option if option.starts_with('-') => {
                 eprintln!("usage: threaded_server [--threads] [ADDRESS]");
-                std::process::exit(2)
+                return ExitCode::from(2);
             }
             _ => address = argument,
         }
     }
-    if threads {
-        let listener = std::net::TcpListener::bind(&address)?;
-        println!("a thread for each connection on {}", listener.local_addr()?);
-        on_threads::server::serve(&listener)?;
-    } else {
-        let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
-        let served = boson::thread::run(&core, move || -> std::io::Result<()> {
-            let listener = boson::blocking::net::TcpListener::bind(&address)?;
-            println!("a coroutine for each connection on {}", listener.local_addr()?);
-            on_coroutines::server::serve(&listener)
-        })?;
-        served.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?;
+    let served = if threads { on_threads(&address) } else { on_coroutines(address.clone()) };
+    match served {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("threaded_server: {address}: {error}");
+            ExitCode::FAILURE
+        }
     }
+}
+
+fn on_threads(address: &str) -> Result<(), Box<dyn Error>> {
+    let listener = std::net::TcpListener::bind(address)?;
+    println!("a thread for each connection on {}", listener.local_addr()?);
+    on_threads::server::serve(&listener);
     Ok(())
+}
+
+fn on_coroutines(address: String) -> Result<(), Box<dyn Error>> {
+    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+    let served = boson::thread::run(&core, move || -> std::io::Result<()> {
+        let listener = boson::blocking::net::TcpListener::bind(&address)?;
+        println!("a coroutine for each connection on {}", listener.local_addr()?);
+        on_coroutines::server::serve(&listener);
+        Ok(())
+    })?;
+    Ok(served.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?)
 }

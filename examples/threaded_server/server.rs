@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::io::{self, BufRead, BufReader, Write};
+use std::time::Duration;
 
 use super::net::{TcpListener, TcpStream};
 use super::sync::atomic::{AtomicU64, Ordering};
@@ -17,20 +18,33 @@ struct Table {
     connections: AtomicU64,
 }
 
-/// Serves until accepting fails.
-pub(crate) fn serve(listener: &TcpListener) -> io::Result<()> {
+/// How long to wait before accepting again when the process has no descriptor left: one comes back when a connection ends.
+const RETRY_AFTER: Duration = Duration::from_millis(100);
+
+/// Serves for ever: what goes wrong with one connection, or before it is one, is no reason to leave the others.
+pub(crate) fn serve(listener: &TcpListener) {
     let table = Arc::new(Table::default());
     for stream in listener.incoming() {
-        let stream = stream?;
+        let stream = match stream {
+            Ok(stream) => stream,
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => continue,
+            Err(error) => {
+                eprintln!("accepting failed, trying again: {error}");
+                thread::sleep(RETRY_AFTER);
+                continue;
+            }
+        };
         let table = Arc::clone(&table);
         let number = table.connections.fetch_add(1, Ordering::Relaxed);
-        thread::Builder::new().name(format!("connection {number}")).spawn(move || {
+        let started = thread::Builder::new().name(format!("connection {number}")).spawn(move || {
             if let Err(error) = talk(&stream, &table) {
                 eprintln!("{:?}: {error}", thread::current().name());
             }
-        })?;
+        });
+        if let Err(error) = started {
+            eprintln!("connection {number} is closed: {error}");
+        }
     }
-    Ok(())
 }
 
 fn talk(stream: &TcpStream, table: &Table) -> io::Result<()> {

@@ -1,7 +1,7 @@
-//! TCP with the surface of [`std::net`], for coroutines.
+//! TCP and UDP with the surface of [`std::net`], for coroutines.
 //!
-//! The sockets are those of [`boson::net`](crate::net): [`TcpListener::bind`] and [`TcpStream::connect`] use the kernel's network,
-//! [`TcpListener::bind_on`] and [`TcpStream::connect_on`] any other. They belong to their core and are not `Send`.
+//! The sockets are those of [`boson::net`](crate::net): [`TcpListener::bind`], [`TcpStream::connect`] and [`UdpSocket::bind`] use the
+//! kernel's network, [`TcpListener::bind_on`] and [`TcpStream::connect_on`] any other. They belong to their core and are not `Send`.
 //!
 //! # Different from `std::net`
 //!
@@ -10,6 +10,8 @@
 //! - A write whose time is up may still take effect.
 //! - A read or write that need not wait lets other tasks run only now and then (every 16th), so that it stays fast and no connection
 //!   can hold up the core.
+
+mod udp;
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -21,6 +23,8 @@ pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
     ToSocketAddrs,
 };
+
+pub use udp::UdpSocket;
 
 use crate::error::{Error, ErrorKind};
 use crate::mem::IoBuf;

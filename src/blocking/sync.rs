@@ -1,10 +1,11 @@
 //! Locks and channels with the surface of [`std::sync`], for coroutines and threads alike.
 //!
 //! A coroutine that waits lets the other tasks of its core run; a plain thread is blocked. One lock may be shared by coroutines of
-//! several cores and by threads. They are fair: who waits first is next. Poisoning is `std`'s: a lock whose guard is dropped by a panic
-//! (or by cancelling) is poisoned.
+//! several cores and by threads. Nobody starves: a [`Mutex`] may be taken by who comes at the right moment, but who was overtaken a few times
+//! is next, and an [`RwLock`] goes first come, first served. Poisoning is `std`'s: a lock whose guard is dropped by a panic (or by cancelling)
+//! is poisoned.
 //!
-//! They stand on the primitives of the `tokio` crate, of which the `sync` feature needs no runtime.
+//! They stand on the primitives of [`rt::sync`].
 //!
 //! # Different from `std::sync`
 //!
@@ -16,7 +17,8 @@ pub mod mpsc;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
-use crate::rt::wait;
+use crate::rt::sync::const_unless_loom;
+use crate::rt::{self, wait};
 
 pub use std::sync::{
     Arc, LazyLock, LockResult, Once, OnceLock, PoisonError, TryLockError, TryLockResult, Weak, atomic,
@@ -31,10 +33,23 @@ impl Poison {
         if self.0.load(Ordering::Relaxed) { Err(PoisonError::new(guard)) } else { Ok(guard) }
     }
 
-    /// Called with the lock held.
-    fn guard_dropped(&self, was_panicking: bool) {
-        if !was_panicking && std::thread::panicking() {
-            self.0.store(true, Ordering::Relaxed);
+    /// The caller has just taken the lock.
+    fn watch(&self) -> Watch<'_> {
+        Watch { poison: self, was_panicking: std::thread::panicking() }
+    }
+}
+
+/// Notices when a guard is dropped by a panic. Dropped with the lock held.
+#[derive(Debug)]
+struct Watch<'a> {
+    poison: &'a Poison,
+    was_panicking: bool,
+}
+
+impl Drop for Watch<'_> {
+    fn drop(&mut self) {
+        if !self.was_panicking && std::thread::panicking() {
+            self.poison.0.store(true, Ordering::Relaxed);
         }
     }
 }
@@ -43,22 +58,24 @@ impl Poison {
 #[derive(Debug, Default)]
 pub struct Mutex<T: ?Sized> {
     poison: Poison,
-    lock: tokio::sync::Mutex<T>,
+    lock: rt::sync::Mutex<T>,
 }
 
 /// Holds a [`Mutex`] until it is dropped.
 #[derive(Debug)]
 #[must_use = "if unused the Mutex will immediately unlock"]
 pub struct MutexGuard<'a, T: ?Sized> {
-    mutex: &'a Mutex<T>,
-    was_panicking: bool,
-    guard: tokio::sync::MutexGuard<'a, T>,
+    // Dropped in this order.
+    watch: Watch<'a>,
+    guard: rt::sync::MutexGuard<'a, T>,
 }
 
 impl<T> Mutex<T> {
-    /// An unlocked mutex.
-    pub const fn new(value: T) -> Self {
-        Self { poison: Poison(AtomicBool::new(false)), lock: tokio::sync::Mutex::const_new(value) }
+    const_unless_loom! {
+        /// An unlocked mutex.
+        pub fn new(value: T) -> Self {
+            Self { poison: Poison(AtomicBool::new(false)), lock: rt::sync::Mutex::new(value) }
+        }
     }
 
     /// The value.
@@ -73,8 +90,8 @@ impl<T> Mutex<T> {
 }
 
 impl<T: ?Sized> Mutex<T> {
-    fn guard<'a>(&'a self, guard: tokio::sync::MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
-        self.poison.check(MutexGuard { mutex: self, was_panicking: std::thread::panicking(), guard })
+    fn guard<'a>(&'a self, guard: rt::sync::MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+        MutexGuard::new(&self.poison, guard)
     }
 
     /// Waits for the mutex.
@@ -88,10 +105,7 @@ impl<T: ?Sized> Mutex<T> {
     /// In an async task, if it has to wait.
     #[track_caller]
     pub fn lock(&self) -> LockResult<MutexGuard<'_, T>> {
-        match self.lock.try_lock() {
-            Ok(guard) => self.guard(guard),
-            Err(_) => self.guard(wait(self.lock.lock())),
-        }
+        self.guard(self.lock.blocking_lock())
     }
 
     /// Takes the mutex if it is free.
@@ -144,9 +158,14 @@ impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
     }
 }
 
-impl<T: ?Sized> Drop for MutexGuard<'_, T> {
-    fn drop(&mut self) {
-        self.mutex.poison.guard_dropped(self.was_panicking);
+impl<'a, T: ?Sized> MutexGuard<'a, T> {
+    fn new(poison: &'a Poison, guard: rt::sync::MutexGuard<'a, T>) -> LockResult<Self> {
+        poison.check(Self { watch: poison.watch(), guard })
+    }
+
+    /// For a wait without the lock: a panic there is not one with the lock.
+    fn unwatched(self) -> (&'a Poison, rt::sync::MutexGuard<'a, T>) {
+        (self.watch.poison, self.guard)
     }
 }
 
@@ -166,8 +185,8 @@ pub struct RwLockReadGuard<'a, T: ?Sized>(tokio::sync::RwLockReadGuard<'a, T>);
 #[derive(Debug)]
 #[must_use = "if unused the RwLock will immediately unlock"]
 pub struct RwLockWriteGuard<'a, T: ?Sized> {
-    poison: &'a Poison,
-    was_panicking: bool,
+    // Dropped in this order.
+    _watch: Watch<'a>,
     guard: tokio::sync::RwLockWriteGuard<'a, T>,
 }
 
@@ -193,8 +212,7 @@ impl<T: ?Sized> RwLock<T> {
         &'a self,
         guard: tokio::sync::RwLockWriteGuard<'a, T>,
     ) -> LockResult<RwLockWriteGuard<'a, T>> {
-        let was_panicking = std::thread::panicking();
-        self.poison.check(RwLockWriteGuard { poison: &self.poison, was_panicking, guard })
+        self.poison.check(RwLockWriteGuard { _watch: self.poison.watch(), guard })
     }
 
     /// Waits until nobody writes.
@@ -279,15 +297,10 @@ impl<T: ?Sized> DerefMut for RwLockWriteGuard<'_, T> {
     }
 }
 
-impl<T: ?Sized> Drop for RwLockWriteGuard<'_, T> {
-    fn drop(&mut self) {
-        self.poison.guard_dropped(self.was_panicking);
-    }
-}
-
-/// Waits for something that a [`Mutex`] guards to change. As with `std`'s, a wait may return without a notification.
+/// Waits for something that a [`Mutex`] guards to change. As with `std`'s, a notification for nobody is lost, and what was waited for may be
+/// gone when the wait returns.
 #[derive(Debug, Default)]
-pub struct Condvar(tokio::sync::Notify);
+pub struct Condvar(rt::sync::Condvar);
 
 /// Whether a wait ended because its time was up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -301,9 +314,11 @@ impl WaitTimeoutResult {
 }
 
 impl Condvar {
-    /// With nobody waiting.
-    pub const fn new() -> Self {
-        Self(tokio::sync::Notify::const_new())
+    const_unless_loom! {
+        /// With nobody waiting.
+        pub fn new() -> Self {
+            Self(rt::sync::Condvar::new())
+        }
     }
 
     /// Gives the mutex up, waits for a notification, and takes the mutex again.
@@ -317,13 +332,8 @@ impl Condvar {
     /// In an async task.
     #[track_caller]
     pub fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
-        let mutex = guard.mutex;
-        let mut notified = std::pin::pin!(self.0.notified());
-        // Before the mutex is free: a notification from now on counts.
-        notified.as_mut().enable();
-        drop(guard);
-        wait(notified);
-        mutex.lock()
+        let (poison, guard) = guard.unwatched();
+        MutexGuard::new(poison, wait(self.0.wait(guard)))
     }
 
     /// As [`wait`](Self::wait), again and again while `condition` holds.
@@ -362,12 +372,11 @@ impl Condvar {
         guard: MutexGuard<'a, T>,
         duration: std::time::Duration,
     ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        let mutex = guard.mutex;
-        let mut notified = std::pin::pin!(self.0.notified());
-        notified.as_mut().enable();
-        drop(guard);
-        let timed_out = WaitTimeoutResult(wait(crate::rt::timeout(duration, notified)).is_err());
-        match mutex.lock() {
+        let (poison, guard) = guard.unwatched();
+        let mutex = rt::sync::MutexGuard::mutex(&guard);
+        let waited = wait(rt::timeout(duration, self.0.wait(guard)));
+        let timed_out = WaitTimeoutResult(waited.is_err());
+        match MutexGuard::new(poison, waited.unwrap_or_else(|_| mutex.blocking_lock())) {
             Ok(guard) => Ok((guard, timed_out)),
             Err(poisoned) => Err(PoisonError::new((poisoned.into_inner(), timed_out))),
         }
@@ -380,7 +389,7 @@ impl Condvar {
 
     /// Ends every wait.
     pub fn notify_all(&self) {
-        self.0.notify_waiters();
+        self.0.notify_all();
     }
 }
 

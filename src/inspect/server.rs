@@ -11,10 +11,11 @@ use std::thread;
 use std::time::Duration;
 
 use super::ask::Cores;
-use super::bind::{self, Name};
+use super::bind;
 use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
 use crate::error::{Error, Result};
+use crate::net::unix::Name;
 use crate::rt::{self, Handle, Histogram, TaskInfo, TaskOrder, TaskRange, TaskState};
 
 /// The most tasks that one answer tells of.
@@ -83,6 +84,8 @@ impl Drop for Inspector {
     /// Removes the socket. The thread ends soon after; it is not waited for, because it may wait for this core.
     fn drop(&mut self) {
         self.ending.store(true, Ordering::Release);
+        // While it listens, so that it is still this one's.
+        self.name.remove();
         // A listening socket that is shut down lets go of who waits in accept(2).
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
     }

@@ -1,17 +1,22 @@
 //! Networks: packet devices, the userspace TCP/IP stack that stands on them, the addresses that name both, and one set of
-//! socket types over the stack and over the kernel's sockets.
+//! socket types over the stack and over the kernel's sockets. Beside them what connects processes of one machine: Unix sockets and
+//! pipes.
 
 mod accept;
 pub mod address;
 pub mod device;
 mod kernel;
 mod open;
+mod pipe;
 mod remote;
 pub mod stack;
 mod tcp;
-mod unix;
+mod udp;
+pub(crate) mod unix;
 
 pub use open::NetConfig;
+pub use pipe::{PipeReader, PipeWriter, pipe};
 pub use remote::RemoteStream;
 pub use tcp::{Net, TcpListener, TcpStream};
-pub use unix::{UnixAddr, UnixListener, UnixStream};
+pub use udp::UdpSocket;
+pub use unix::{PeerCredentials, UnixAddr, UnixListener, UnixStream};

@@ -1,13 +1,20 @@
 //! Connections that are used on another core than the one that owns their socket.
+//!
+//! Reads and writes are messages to the owning core, which takes only so many ([`CoreConfig::messages`](crate::rt::CoreConfig::messages));
+//! more fail. Closing must not: the peer would wait for ever. So every lent stream has a task on its core that waits for the
+//! [`Ending`], and waking a task needs no message. That task owns the stream, so when the core ends the connection does, too.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::TcpStream;
 use crate::error::{BufResult, Error, ErrorKind, Outcome};
-use crate::rt::{self, Handle};
+use crate::rt::sync::Notify;
+use crate::rt::{self, Handle, JoinError};
 
 thread_local! {
     /// The streams of this core that other cores use.
@@ -20,13 +27,35 @@ struct Lent {
     streams: HashMap<u64, Rc<TcpStream>>,
 }
 
+/// What the borrower wants done with the stream, in the order of their weight.
+const SHUT_READ: u8 = 1;
+const SHUT_WRITE: u8 = 2;
+const CLOSE: u8 = 4;
+const ABORT: u8 = 8;
+
+/// How the borrower tells the owning core that it is done, in part or wholly. Never full.
+#[derive(Debug, Default)]
+struct Ending {
+    wanted: AtomicU8,
+    told: Notify,
+}
+
+impl Ending {
+    fn want(&self, what: u8) {
+        self.wanted.fetch_or(what, Ordering::Release);
+        self.told.notify_one();
+    }
+}
+
 /// A [`TcpStream`] of another core. Each operation is a message to that core and one back.
 ///
-/// Unlike a `TcpStream`'s own, a read that is dropped may lose what it was about to return. Dropping this closes the connection.
+/// Unlike a `TcpStream`'s own, a read that is dropped may lose what it was about to return. Dropping this closes the connection, and
+/// so does the end of the core that owns it.
 #[derive(Debug)]
 pub struct RemoteStream {
     home: Handle,
     id: u64,
+    ending: Arc<Ending>,
     local: SocketAddr,
     peer: SocketAddr,
 }
@@ -39,20 +68,24 @@ impl RemoteStream {
     /// Outside a core.
     pub fn lend(stream: TcpStream) -> Self {
         let (local, peer) = (stream.local_addr(), stream.peer_addr());
+        let home = rt::handle();
+        let stream = Rc::new(stream);
         let id = LENT.with_borrow_mut(|lent| {
             lent.next_id += 1;
-            lent.streams.insert(lent.next_id, Rc::new(stream));
+            lent.streams.insert(lent.next_id, Rc::clone(&stream));
             lent.next_id
         });
-        Self { home: rt::handle(), id, local, peer }
+        let ending = Arc::<Ending>::default();
+        drop(rt::spawn("lent connection", hold(Loan { id, stream, is_aborted: false }, Arc::clone(&ending))));
+        Self { home, id, ending, local, peer }
     }
 
     /// As [`TcpStream::read`].
     ///
     /// # Errors
     ///
-    /// As there, and [`Closed`](ErrorKind::Closed) if the owning core is gone; the buffer is then lost with it and a new,
-    /// empty one comes back.
+    /// As there; [`Closed`](ErrorKind::Closed) if the owning core is gone, [`LimitReached`](ErrorKind::LimitReached) if it has too
+    /// many messages waiting. The buffer is then lost, and a new, empty one comes back.
     pub async fn read(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
         let id = self.id;
         let read = self.home.spawn("remote read", move || async move {
@@ -61,14 +94,14 @@ impl RemoteStream {
                 None => (Err(gone("read")), buf),
             }
         });
-        read.await.unwrap_or_else(|_| (Err(gone("read")), Vec::new()))
+        read.await.unwrap_or_else(|error| (Err(unsent("read", &error)), Vec::new()))
     }
 
     /// As [`TcpStream::write`].
     ///
     /// # Errors
     ///
-    /// As there, and [`Closed`](ErrorKind::Closed) if the owning core is gone, as in [`RemoteStream::read`].
+    /// As there, and as in [`RemoteStream::read`].
     pub async fn write(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
         let id = self.id;
         let write = self.home.spawn("remote write", move || async move {
@@ -77,26 +110,27 @@ impl RemoteStream {
                 None => (Err(gone("write")), buf),
             }
         });
-        write.await.unwrap_or_else(|_| (Err(gone("write").outcome_is(Outcome::Unknown)), Vec::new()))
+        write.await.unwrap_or_else(|error| {
+            let error = unsent("write", &error);
+            // Whoever had no room for the message has not begun; whoever ended may have.
+            let has_begun = error.kind() == ErrorKind::Closed;
+            let outcome = if has_begun { Outcome::Unknown } else { Outcome::NotStarted };
+            (Err(error.outcome_is(outcome)), Vec::new())
+        })
     }
 
     /// As [`TcpStream::shutdown`], but asynchronously and without a result.
     pub fn shutdown(&self, how: Shutdown) {
-        let id = self.id;
-        drop(self.home.spawn("remote shutdown", move || async move {
-            // A connection that is gone is shut down.
-            find(id).map(|stream| stream.shutdown(how))
-        }));
+        self.ending.want(match how {
+            Shutdown::Read => SHUT_READ,
+            Shutdown::Write => SHUT_WRITE,
+            Shutdown::Both => SHUT_READ | SHUT_WRITE,
+        });
     }
 
     /// As [`TcpStream::abort`], but asynchronously.
     pub fn abort(&self) {
-        let id = self.id;
-        drop(self.home.spawn("remote abort", move || async move {
-            if let Some(stream) = LENT.with_borrow_mut(|lent| lent.streams.remove(&id)) {
-                stream.abort_shared();
-            }
-        }));
+        self.ending.want(ABORT);
     }
 
     /// As [`TcpStream::local_addr`].
@@ -112,16 +146,51 @@ impl RemoteStream {
 
 impl Drop for RemoteStream {
     fn drop(&mut self) {
-        let id = self.id;
-        drop(self.home.spawn("remote close", move || async move {
-            let stream = LENT.with_borrow_mut(|lent| lent.streams.remove(&id));
-            // A read or a write that was given up goes on here and keeps the stream: it must end, or the connection would stay
-            // open for as long as the peer likes.
-            if let Some(stream) = stream.filter(|stream| Rc::strong_count(stream) > 1) {
-                // A connection that is gone is shut down.
-                let _ = stream.shutdown(Shutdown::Both);
-            }
-        }));
+        self.ending.want(CLOSE);
+    }
+}
+
+/// A stream for as long as it is lent.
+struct Loan {
+    id: u64,
+    stream: Rc<TcpStream>,
+    is_aborted: bool,
+}
+
+impl Drop for Loan {
+    fn drop(&mut self) {
+        // Without the table, which goes when its thread ends, there is nothing to take it from.
+        let _ = LENT.try_with(|lent| lent.borrow_mut().streams.remove(&self.id));
+        // A read or a write that was given up goes on and keeps the stream: it must end, or the connection would stay open for as
+        // long as the peer likes.
+        if Rc::strong_count(&self.stream) > 1 && !self.is_aborted {
+            // A connection that is gone is shut down.
+            let _ = self.stream.shutdown(Shutdown::Both);
+        }
+    }
+}
+
+/// Does what the borrower wants until there is nothing left to want.
+async fn hold(mut loan: Loan, ending: Arc<Ending>) {
+    loop {
+        let wanted = ending.wanted.swap(0, Ordering::Acquire);
+        let how = match wanted & (SHUT_READ | SHUT_WRITE) {
+            0 => None,
+            SHUT_READ => Some(Shutdown::Read),
+            SHUT_WRITE => Some(Shutdown::Write),
+            _ => Some(Shutdown::Both),
+        };
+        if wanted & ABORT != 0 {
+            loan.stream.abort_shared();
+            loan.is_aborted = true;
+        } else if let Some(how) = how {
+            // As above.
+            let _ = loan.stream.shutdown(how);
+        }
+        if wanted & (CLOSE | ABORT) != 0 {
+            return;
+        }
+        ending.told.notified().await;
     }
 }
 
@@ -131,4 +200,13 @@ fn find(id: u64) -> Option<Rc<TcpStream>> {
 
 fn gone(operation: &'static str) -> Error {
     Error::new(ErrorKind::Closed, operation).because("the core that owns the connection has ended")
+}
+
+/// What an operation comes to whose message brought no answer.
+fn unsent(operation: &'static str, error: &JoinError) -> Error {
+    match error {
+        JoinError::Full => Error::new(ErrorKind::LimitReached, operation)
+            .because("the core that owns the connection has too many messages waiting"),
+        _ => gone(operation),
+    }
 }

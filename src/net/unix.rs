@@ -1,5 +1,8 @@
 //! Unix stream sockets: connections between processes of one machine, on the kernel only.
 
+mod credentials;
+mod name;
+
 use std::fmt;
 use std::io;
 use std::net::Shutdown;
@@ -11,9 +14,11 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 use std::time::Duration;
 
-use rustix::fs::{FileType, Stat};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
+
+pub use credentials::PeerCredentials;
+pub(crate) use name::Name;
 
 use super::accept::Acceptor;
 use super::kernel::KernelStream;
@@ -135,47 +140,35 @@ impl fmt::Display for UnixAddr {
 /// A listening Unix socket. Dropping it removes its name from the file system.
 #[derive(Debug)]
 pub struct UnixListener {
+    /// Dropped before the socket.
+    _name: Option<Name>,
     acceptor: Acceptor,
     local: UnixAddr,
-    name: Option<Name>,
-}
-
-/// A name in the file system that this process made.
-#[derive(Debug)]
-struct Name {
-    path: PathBuf,
-    inode: (u64, u64),
 }
 
 impl UnixListener {
     /// Listens on `address`. Who may connect to a path is said by the permissions of its directory, and of the path itself: it is made
     /// with mode `0777` less the process's umask.
     ///
-    /// A path that a process left behind when it was killed is taken over: one that is a socket on which nobody listens.
+    /// A path that a process left behind when it was killed is taken over: one that is a socket on which nobody listens. Of several
+    /// that want it at once one gets it. For that each holds a lock meanwhile, a file named like the socket with `.lock` at its end.
     ///
     /// # Errors
     ///
-    /// [`InUse`](ErrorKind::InUse) if somebody listens there or the path is something else, otherwise the kernel's code.
+    /// [`InUse`](ErrorKind::InUse) if somebody listens there or is about to, or the path is something else, otherwise the kernel's code.
     pub fn bind(address: &UnixAddr) -> Result<Self> {
-        let failed = |errno: Errno| Error::os(errno.raw_os_error(), "listen on").at(address.to_string());
+        const OPERATION: &str = "listen on";
+        let failed = |errno: Errno| Error::os(errno.raw_os_error(), OPERATION).at(address.to_string());
         let socket = new_socket().map_err(failed)?;
-        let encoded = address.encode().map_err(failed)?;
-        let bound = match (rustix::net::bind(&socket, &encoded), address.as_path()) {
-            (Err(Errno::ADDRINUSE), Some(path)) if is_abandoned(&encoded, path) => {
-                rustix::fs::unlink(path).map_err(failed)?;
-                rustix::net::bind(&socket, &encoded)
+        let name = match address.as_path() {
+            Some(path) => Some(Name::take(&socket, path, BACKLOG, OPERATION)?),
+            None => {
+                rustix::net::bind(&socket, &address.encode().map_err(failed)?).map_err(failed)?;
+                rustix::net::listen(&socket, BACKLOG).map_err(failed)?;
+                None
             }
-            (bound, _) => bound,
         };
-        bound.map_err(failed)?;
-        let name = address.as_path().and_then(|path| {
-            let inode = inode(&rustix::fs::lstat(path).ok()?);
-            Some(Name { path: path.to_owned(), inode })
-        });
-        // From here on a failure removes the name again.
-        let listener = Self { acceptor: Acceptor::new(socket), local: address.clone(), name };
-        rustix::net::listen(listener.acceptor.socket(), BACKLOG).map_err(failed)?;
-        Ok(listener)
+        Ok(Self { _name: name, acceptor: Acceptor::new(socket), local: address.clone() })
     }
 
     /// The next connection. Dropping the future loses no connection.
@@ -193,17 +186,6 @@ impl UnixListener {
     /// What it listens on.
     pub fn local_addr(&self) -> &UnixAddr {
         &self.local
-    }
-}
-
-impl Drop for UnixListener {
-    fn drop(&mut self) {
-        if let Some(name) = &self.name
-            && rustix::fs::lstat(&name.path).is_ok_and(|stat| inode(&stat) == name.inode)
-        {
-            // A name that cannot be removed is taken over by the next listener.
-            let _ = rustix::fs::unlink(&name.path);
-        }
     }
 }
 
@@ -341,25 +323,17 @@ impl UnixStream {
     pub fn peer_addr(&self) -> &UnixAddr {
         &self.peer
     }
+
+    /// Whose process made the other end, by the kernel's word: what a server looks at before it trusts a client.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's code, which should not happen.
+    pub fn peer_credentials(&self) -> Result<PeerCredentials> {
+        PeerCredentials::of(self.stream.socket()).map_err(|error| error.at(self.peer.to_string()))
+    }
 }
 
 fn new_socket() -> Result<OwnedFd, Errno> {
     rustix::net::socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::CLOEXEC, None)
-}
-
-fn inode(stat: &Stat) -> (u64, u64) {
-    (stat.st_dev, stat.st_ino)
-}
-
-/// Whether `path` is a socket on which nobody listens.
-fn is_abandoned(address: &SocketAddrUnix, path: &Path) -> bool {
-    // Connecting to a file that is no socket is refused too.
-    let is_socket =
-        rustix::fs::lstat(path).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == FileType::Socket);
-    let refuses = || {
-        let socket = new_socket()?;
-        rustix::io::ioctl_fionbio(&socket, true)?;
-        rustix::net::connect(&socket, address)
-    };
-    is_socket && refuses() == Err(Errno::CONNREFUSED)
 }

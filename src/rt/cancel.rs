@@ -9,6 +9,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
 use super::context::waiting_for;
+use super::task::quietly;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// Asks whoever holds a clone to stop.
@@ -79,7 +80,8 @@ impl CancelToken {
         Self(child)
     }
 
-    /// Cancels this token and all below it. Wakes their waiters before it returns.
+    /// Cancels this token and all below it. Wakes their waiters before it returns; a waker that panics costs no other its wake,
+    /// and its panic ends here.
     pub fn cancel(&self) {
         // Not recursive: a tree may be deep.
         let mut pending = vec![Arc::clone(&self.0)];
@@ -91,7 +93,7 @@ impl CancelToken {
                 (std::mem::take(&mut state.waiters), std::mem::take(&mut state.children))
             };
             pending.extend(children.into_values().filter_map(|child| child.upgrade()));
-            waiters.into_values().for_each(Waker::wake);
+            waiters.into_values().for_each(|waker| _ = quietly(|| waker.wake()));
         }
     }
 

@@ -52,19 +52,6 @@ pub(crate) fn spawn_at<F: Future + 'static>(
     task_span::spawn("rt::spawn", |_| DEFAULT_QUEUE, name, created_at, future)
 }
 
-/// Notes that the task that is being polled has a stack of its own, with room for `bytes`.
-pub(super) fn has_a_stack(bytes: usize) {
-    current::with(|core| {
-        if let Some(core) = core {
-            core.with_running(|task| {
-                if let Some(task) = task {
-                    task.set_stack_bytes(bytes);
-                }
-            });
-        }
-    });
-}
-
 /// Whether the calling thread is inside a core, so that the functions of this module can be called.
 pub fn is_in_core() -> bool {
     current::is_inside()

@@ -31,7 +31,8 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core on the calling thread, pinned if the configuration says so.
+    /// A core on the calling thread, which is pinned if the configuration says so, and stays pinned when the core is gone. A thread that
+    /// gets no core stays on the CPUs that it had.
     ///
     /// # Errors
     ///
@@ -40,9 +41,7 @@ impl Core {
     pub fn new(config: &CoreConfig) -> Result<Self> {
         // Before it is pinned: the pool's threads are to run elsewhere.
         let cpus = rustix::thread::sched_getaffinity(None).ok();
-        if let Some(cpu) = config.cpu {
-            pin_thread(cpu)?;
-        }
+        let pinned = config.cpu.map(|cpu| Pinned::new(cpu, cpus)).transpose()?;
         let doorbell = Arc::new(Doorbell::new()?);
         let pool = Arc::new(Pool::new(config.offload_threads, cpus));
         let reactor =
@@ -50,6 +49,8 @@ impl Core {
         let inbox = Arc::new(Inbox::new(config.messages, Box::new(move || doorbell.ring()), bury));
         let arena = Arena::new(config.arena_bytes)?;
         reactor.register(config.register_arena, &arena);
+        // For good.
+        std::mem::forget(pinned);
         Ok(Self { shared: Rc::new(Shared::new(config, inbox, reactor, pool, arena)) })
     }
 
@@ -87,7 +88,7 @@ impl Core {
             if worked {
                 idler.worked(now);
             } else if idler.should_park(now) {
-                idler.park(now);
+                idler.park();
                 self.shared.park(now)?;
             } else {
                 std::hint::spin_loop();
@@ -147,8 +148,9 @@ impl std::fmt::Debug for Core {
 }
 
 impl Drop for Core {
-    /// Ends every task by dropping its future, then waits for the I/O that they left in flight. The thread may be inside another
-    /// core meanwhile. In a child process nothing is ended: the tasks and the ring are the parent's, and their copies are leaked.
+    /// Ends every task by dropping its future, then waits for the I/O that they left in flight. Tasks that destructors spawn meanwhile are
+    /// ended too, up to 1,000 and nine for each task and timer that there was: those beyond that are leaked, with a warning, and their join handles
+    /// wait for ever. The thread may be inside another core meanwhile. In a child process nothing is ended: the tasks and the ring are the parent's, and their copies are leaked.
     fn drop(&mut self) {
         if self.shared.is_forked() {
             std::mem::forget(Rc::clone(&self.shared));
@@ -158,6 +160,27 @@ impl Drop for Core {
         self.shared.end();
         drop(inside);
         self.shared.close();
+    }
+}
+
+/// The calling thread is pinned, until this is dropped.
+struct Pinned {
+    /// Where it may run otherwise, if the kernel said so.
+    before: Option<CpuSet>,
+}
+
+impl Pinned {
+    fn new(cpu: usize, before: Option<CpuSet>) -> Result<Self> {
+        pin_thread(cpu).map(|()| Self { before })
+    }
+}
+
+impl Drop for Pinned {
+    fn drop(&mut self) {
+        if let Some(before) = &self.before {
+            // They were allowed a moment ago. If they are not any more, there is nobody to tell but who hears of the failure already.
+            let _ = rustix::thread::sched_setaffinity(None, before);
+        }
     }
 }
 

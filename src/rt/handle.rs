@@ -116,7 +116,7 @@ fn panicked(payload: Box<dyn Any + Send>) -> JoinError {
 /// Carries one value from any thread to any other; a dropped sender gives [`JoinError::Cancelled`].
 pub(super) fn oneshot<T>() -> (Sender<T>, RemoteJoin<T>) {
     let slot = Arc::new(Mutex::new(Slot::Waiting(None)));
-    (Sender(Arc::clone(&slot)), RemoteJoin { slot })
+    (Sender(Arc::clone(&slot)), RemoteJoin { slot, process: Process::current() })
 }
 
 #[derive(Debug)]
@@ -157,12 +157,35 @@ impl<T> Drop for Sender<T> {
 }
 
 /// The result of a task on another core: what [`JoinHandle`](super::JoinHandle) gives, for any thread. If the core ends first, it
-/// is [`JoinError::Cancelled`].
+/// is [`JoinError::Cancelled`]; so it is in a child process that was forked while the task was running.
 #[derive(Debug)]
 #[must_use = "futures do nothing unless awaited; drop it to let the task run detached"]
 pub struct RemoteJoin<T> {
     slot: Arc<Mutex<Slot<T>>>,
+    /// Where the task runs.
+    process: Process,
 }
+
+impl<T> RemoteJoin<T> {
+    /// In a child process: the result if it had come before the fork.
+    #[cold]
+    fn left_behind(&self) -> Result<T, JoinError> {
+        // A thread of the parent's may have held the lock at the fork, and does not give it back here.
+        let taken = self.slot.try_lock().ok().map(|mut slot| std::mem::replace(&mut *slot, Slot::Taken));
+        match taken {
+            Some(Slot::Done(result)) => result,
+            Some(waiting @ Slot::Waiting(_)) => {
+                // The waker may be that of a task of the parent's core, and would ring there.
+                std::mem::forget(waiting);
+                Err(JoinError::Cancelled)
+            }
+            None => Err(JoinError::Cancelled),
+            Some(Slot::Taken) => panic!("{POLLED_AGAIN}"),
+        }
+    }
+}
+
+const POLLED_AGAIN: &str = "a join handle is not polled again after it gave the result";
 
 impl<T> Future for RemoteJoin<T> {
     type Output = Result<T, JoinError>;
@@ -171,6 +194,9 @@ impl<T> Future for RemoteJoin<T> {
     ///
     /// If polled again after it gave the result.
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        if self.process.is_left() {
+            return Poll::Ready(self.left_behind());
+        }
         let waker = cx.waker().clone();
         let mut slot = self.slot.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
         match &mut *slot {
@@ -185,7 +211,7 @@ impl<T> Future for RemoteJoin<T> {
                 Slot::Done(result) => Poll::Ready(result),
                 Slot::Waiting(_) | Slot::Taken => unreachable!("matched above"),
             },
-            Slot::Taken => panic!("a join handle is not polled again after it gave the result"),
+            Slot::Taken => panic!("{POLLED_AGAIN}"),
         }
     }
 }

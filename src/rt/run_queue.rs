@@ -60,6 +60,8 @@ pub enum LatencyClass {
 pub(super) const DEFAULT_QUEUE: u8 = 0;
 
 /// One queue. A slot without a name is free.
+// Of a size by which an index is multiplied with a shift.
+#[repr(align(128))]
 struct Slot {
     ready: ReadyList,
     name: Cell<Option<&'static str>>,
@@ -91,8 +93,8 @@ impl Slot {
 
 /// The run queues of a core.
 pub(super) struct RunQueues {
-    /// Always [`MAX_TASK_QUEUES`] of them: a queue's number is an index.
-    slots: Box<[Slot]>,
+    /// A queue's number is an index.
+    slots: [Slot; MAX_TASK_QUEUES],
     /// A bit for each queue with ready tasks.
     ready: Cell<u64>,
     /// Queues that are not free.
@@ -106,7 +108,7 @@ pub(super) struct RunQueues {
 impl RunQueues {
     pub(super) fn new() -> Self {
         Self {
-            slots: (0..MAX_TASK_QUEUES).map(|at| Slot::new((at == 0).then_some("default"))).collect(),
+            slots: std::array::from_fn(|at| Slot::new((at == 0).then_some("default"))),
             ready: Cell::new(0),
             used: Cell::new(1),
             virtual_now: Cell::new(0),
@@ -144,6 +146,12 @@ impl RunQueues {
     pub(super) fn pop_if(&self, queue: u8, is_such: impl FnOnce(&Header) -> bool) -> Option<NonNull<Header>> {
         let first = self.slots[usize::from(queue)].ready.first()?;
         if is_such(first) { self.pop(queue) } else { None }
+    }
+
+    /// The tasks of a queue, for exchanges that leave as many on it as before.
+    #[inline]
+    pub(super) fn list(&self, queue: u8) -> &ReadyList {
+        &self.slots[usize::from(queue)].ready
     }
 
     /// Takes the task of a queue after `choose` (of how many there are) others.

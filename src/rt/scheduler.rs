@@ -24,8 +24,10 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
+use tracing::warn;
 
 use super::beat::{Beat, Phase};
+use super::coroutine::Control;
 use super::current;
 use super::fork::Process;
 use super::inbox::{Inbox, Message};
@@ -44,15 +46,22 @@ use crate::error::Result;
 use crate::mem::Arena;
 
 /// Polls of tasks per turn before the pollers get theirs.
-const POLLS_PER_TURN: usize = 128;
+const POLLS_PER_TURN: u64 = 256;
 /// A turn's tasks stop after this long even if the budget is not used up, so that a completed I/O waits no longer.
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 /// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
-const CLOCK_GROWTH: usize = 8;
+const CLOCK_GROWTH: u64 = 8;
 /// Messages run per turn, even when the run queue is full.
 const MIN_MESSAGES_PER_TURN: usize = 16;
 /// Panics of wakers and destructors after which the I/O in flight at the end of a core is leaked.
 const SHUT_DOWN_PANICS: usize = 1000;
+/// Tasks and timers that destructors may start while a core ends: so many, and so many more for each task and timer that it had.
+const STARTED_AT_THE_END: usize = 1000;
+const STARTED_AT_THE_END_EACH: usize = 9;
+/// So many turns in a row may end before devices, timers and the inbox had theirs.
+const MOST_SKIPPED: u32 = 32;
+/// Tasks per turn of which it is taken note that other threads woke or released them.
+const WAKES_PER_TURN: usize = 256;
 /// Timers fired per turn.
 const TIMERS_PER_TURN: usize = 256;
 
@@ -64,9 +73,14 @@ pub(super) struct Shared {
     now: Cell<Instant>,
     /// The task that is being polled.
     running: Cell<Option<NonNull<Header>>>,
-    /// Polls that a coroutine may make from its own stack before the loop looks at the clock; see [`direct`].
-    allowance: Cell<usize>,
+    /// The coroutine that the loop resumed, which may run others from its own stack; see [`direct`].
+    lender: Cell<*const Control>,
+    /// The number of the poll before which the loop looks at the clock.
+    until: Cell<u64>,
     beat: Arc<Beat>,
+    /// Turns since devices, timers and the inbox had theirs, and when that was.
+    skipped: Cell<u32>,
+    looked_around_at: Cell<Instant>,
     registry: Registry,
     process: Process,
     timers: RefCell<Wheel<Waker>>,
@@ -133,8 +147,11 @@ impl Shared {
             queues: RunQueues::new(),
             now: Cell::new(now),
             running: Cell::new(None),
-            allowance: Cell::new(0),
+            lender: Cell::new(direct::NOBODY),
+            until: Cell::new(0),
             beat: Arc::new(Beat::new()),
+            skipped: Cell::new(0),
+            looked_around_at: Cell::new(now),
             registry: Registry::default(),
             process: Process::current(),
             timers: RefCell::new(Wheel::new(now)),
@@ -169,35 +186,53 @@ impl Shared {
         self.now.get()
     }
 
-    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task has ended.
+    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task has ended. What comes after the
+    /// tasks is not skipped so for long: a turn that finds it skipped begins with it.
     pub(super) fn turn(&self, is_done: impl Fn() -> bool) -> Result<bool> {
         if self.process.is_left() {
             return Err(Process::error("turn of a core"));
         }
         self.beat.turn();
-        let started = self.read_clock();
+        let mut started = self.read_clock();
+        let skipped = self.skipped.get();
+        if skipped > 0
+            && (skipped >= MOST_SKIPPED || started - self.looked_around_at.get() >= TASK_TIME_PER_TURN)
+        {
+            self.look_around()?;
+            started = self.read_clock();
+        }
         let ran = self.run_tasks(started, &is_done);
         if is_done() {
+            self.skipped.set(self.skipped.get() + 1);
             self.account(true);
             self.beat.enter(Phase::Outside);
             return Ok(true);
         }
+        let worked = self.look_around()? || ran > 0;
+        self.account(worked);
+        Ok(worked)
+    }
+
+    /// Gives devices, timers and the inbox their turn; whether there was anything, or is.
+    fn look_around(&self) -> Result<bool> {
+        self.skipped.set(0);
+        self.looked_around_at.set(self.now.get());
         self.beat.enter(Phase::Devices);
         let completions = self.reactor.poll(self.now.get())?;
         let events = self.pollers.poll(self.now.get());
         let timers = self.fire_timers();
         let woken = self.drain_inbox();
         let messages = self.run_messages();
-        let worked = ran + completions + events + timers + woken + messages > 0;
-        self.account(worked);
-        if completions + events + timers + woken + messages > 0 {
+        let worked = completions + events + timers + woken + messages > 0;
+        if worked {
             stats::add(&self.counters.completions, completions);
             stats::add(&self.counters.poller_events, events);
             stats::add(&self.counters.timers_fired, timers);
             stats::add(&self.counters.remote_wakes, woken);
             stats::add(&self.counters.messages, messages);
         }
-        Ok(worked)
+        // Timers that are due, and tasks that were woken, may have been moved towards their turn without any being told yet.
+        Ok(worked || self.inbox.has_taken() || self.timers.borrow().is_due(self.now.get()))
     }
 
     /// Counts the time since the turn before, up to the last reading of the clock.
@@ -213,7 +248,7 @@ impl Shared {
     }
 
     /// Runs ready tasks for a budget; returns how many polls that were.
-    fn run_tasks(&self, started: Instant, is_done: &impl Fn() -> bool) -> usize {
+    fn run_tasks(&self, started: Instant, is_done: &impl Fn() -> bool) -> u64 {
         let Some(mut queue) = self.queues.choose(started) else { return 0 };
         self.beat.enter(Phase::Tasks);
         self.follow(started);
@@ -221,6 +256,8 @@ impl Shared {
         let until = started + TASK_TIME_PER_TURN.min(self.queues.slice());
         let (mut slice_started, mut last_reading) = (started, started);
         let (mut ran, mut ran_at_reading, mut read_at) = (0, 0, 1);
+        let mut polls = self.beat.polls();
+        self.until.set(polls + read_at);
         loop {
             let Some(task) = self.queues.pop(queue) else {
                 // With one queue, the turn has nothing left to run.
@@ -236,10 +273,11 @@ impl Shared {
                 }
                 continue;
             };
-            let allowance = read_at - ran - 1;
-            self.allowance.set(allowance);
             let ended = self.run_task(task, queue);
-            ran += 1 + allowance - self.allowance.get();
+            // A cancelled task takes its turn without a poll; in that of a coroutine others are polled.
+            let polled = self.beat.polls() - polls;
+            polls += polled;
+            ran += polled.max(1);
             if ended && is_done() {
                 break;
             }
@@ -253,8 +291,9 @@ impl Shared {
                 break;
             }
             read_at = next_reading(ran, now - started, until - now);
+            self.until.set(polls + read_at - ran);
         }
-        self.allowance.set(0);
+        self.until.set(0);
         if ran > ran_at_reading {
             let now = self.read_clock();
             self.measured(now - last_reading, ran - ran_at_reading, false);
@@ -267,12 +306,19 @@ impl Shared {
     }
 
     /// Polls one task; whether it ended.
-    #[inline]
+    // A fifth of an async task's yield, if it is a call.
+    #[inline(always)]
     fn run_task(&self, task: NonNull<Header>, queue: u8) -> bool {
         self.running.set(Some(task));
-        // SAFETY: the task was just popped from a run queue of this core, whose registry this is; the loop polls one task at a
-        // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
-        let polled = unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
+        // SAFETY: the task was just popped from a run queue of this core, so its core's own reference keeps it alive.
+        let polled = if task::is_coroutine(unsafe { task.as_ref() }) {
+            // SAFETY: as below.
+            unsafe { self.run_coroutine(task) }
+        } else {
+            // SAFETY: the task was just popped from a run queue of this core, whose registry this is; the loop polls one task at a
+            // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
+            unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) }
+        };
         self.running.set(None);
         if polled == Polled::Pending {
             return false;
@@ -302,7 +348,7 @@ impl Shared {
     }
 
     /// So many polls took so long.
-    fn measured(&self, took: Duration, polls: usize, is_first: bool) {
+    fn measured(&self, took: Duration, polls: u64, is_first: bool) {
         if is_first {
             self.counters.latencies.borrow_mut().poll.record(stats::nanos(took));
         }
@@ -313,14 +359,14 @@ impl Shared {
 
     /// A task took too long. Which one is known if the clock was read before and after it; otherwise it is among a few.
     #[cold]
-    fn report_stall(&self, took: Duration, polls: usize) {
+    fn report_stall(&self, took: Duration, polls: u64) {
         stats::add(&self.counters.stalls, 1);
         if !tracing::enabled!(tracing::Level::WARN) {
             // Also a core that the kernel did not run for a while comes here: its steady state allocates nothing.
             return;
         }
         let last = self.beat.polls();
-        let first = last - (polls as u64).min(last);
+        let first = last - polls.min(last);
         let mut suspects: Vec<&Site> = (first..last).filter_map(|number| self.beat.site(number)).collect();
         suspects.dedup_by(|a, b| std::ptr::eq(*a, *b));
         if let [only] = suspects[..] {
@@ -363,7 +409,7 @@ impl Shared {
 
     /// Takes what other threads did to tasks; returns to how many.
     fn drain_inbox(&self) -> usize {
-        self.inbox.drain(|node, changes| {
+        self.inbox.drain(WAKES_PER_TURN, |node, changes| {
             if let Some(task) = apply_changes(node, &changes)
                 && let Some(ready) = task.mark_queued()
             {
@@ -378,7 +424,8 @@ impl Shared {
         if self.messages.borrow().is_empty() && !self.inbox.take_messages(&mut self.messages.borrow_mut()) {
             return 0;
         }
-        let room = POLLS_PER_TURN.saturating_sub(self.queues.len()).max(MIN_MESSAGES_PER_TURN);
+        let room = usize::try_from(POLLS_PER_TURN).unwrap_or(usize::MAX);
+        let room = room.saturating_sub(self.queues.len()).max(MIN_MESSAGES_PER_TURN);
         let mut ran = 0;
         while ran < room {
             let Some(message) = self.messages.borrow_mut().pop_front() else { break };
@@ -500,10 +547,11 @@ impl Shared {
 
     /// Ends every task and all I/O.
     pub(super) fn end(&self) {
+        let mut most = self.most_at_the_end();
         // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
-        task::drop_quietly(self.messages.take());
+        self.messages.take().into_iter().for_each(task::drop_quietly);
         task::drop_quietly(self.drained.take());
-        self.end_tasks();
+        self.end_tasks(&mut most);
         // Each panic is that of an operation that is done; the ones after it may be with the kernel still.
         let shut_down = || self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()));
         if !(0..SHUT_DOWN_PANICS).any(|_| task::quietly(shut_down)) {
@@ -511,7 +559,7 @@ impl Shared {
         }
         // An orphan's or a poller's destructor may have spawned.
         task::quietly(|| self.pollers.clear());
-        self.end_tasks();
+        self.end_tasks(&mut most);
     }
 
     /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
@@ -520,19 +568,53 @@ impl Shared {
         self.inbox.close();
     }
 
-    /// Ends every task, also those that destructors spawn meanwhile.
-    fn end_tasks(&self) {
-        while let Some(task) = self.registry.newest() {
-            task.cancel(&self.registry);
-            self.ended(Polled::Ended, task.header().queue());
+    /// What destructors may start while the core ends.
+    fn most_at_the_end(&self) -> Option<usize> {
+        let there = self.registry.len() + self.timers.borrow().len();
+        Some(STARTED_AT_THE_END + (1 + STARTED_AT_THE_END_EACH) * there)
+    }
+
+    /// Ends every task and timer, also those that destructors start meanwhile: `most` of all together. If there seems to be no end of them
+    /// the last are leaked, and `most` is `None`.
+    fn end_tasks(&self, most: &mut Option<usize>) {
+        loop {
+            let Some(left) = *most else { return };
+            let tasks = self.registry.len();
+            if tasks > 0 {
+                *most = left.checked_sub(tasks);
+                if most.is_none() {
+                    return warn!("destructors spawn tasks without end: {tasks} are leaked");
+                }
+                // Apart from those that are spawned meanwhile, or it would never come to the older ones.
+                let ending = self.registry.take_all();
+                while let Some(task) = ending.newest() {
+                    task.cancel(&ending);
+                    self.ended(Polled::Ended, task.header().queue());
+                }
+                continue;
+            }
+            self.drop_ready();
+            let timers = self.timers.borrow_mut().clear();
+            if timers.is_empty() {
+                return;
+            }
+            *most = left.checked_sub(timers.len());
+            if most.is_none() {
+                warn!("destructors start timers without end: {} are leaked", timers.len());
+                return std::mem::forget(timers);
+            }
+            timers.into_iter().for_each(task::drop_quietly);
         }
+    }
+
+    /// Gives up what is on the run queues: tasks that have ended.
+    fn drop_ready(&self) {
         while let Some(queue) = self.queues.choose(self.now.get()) {
             while let Some(task) = self.queues.pop(queue) {
-                // SAFETY: as in `run_task`. Each of them has ended: only its reference goes.
+                // SAFETY: as in `run_task`; it has ended, so it is not polled.
                 unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
             }
         }
-        task::drop_quietly(self.timers.take());
     }
 }
 
@@ -548,14 +630,14 @@ fn trace_wake(asleep: Duration) {
 
 /// The number of polls in this turn at which the clock is read next: `ran` took `elapsed`, and `left` is left.
 #[inline]
-fn next_reading(ran: usize, elapsed: Duration, left: Duration) -> usize {
+fn next_reading(ran: u64, elapsed: Duration, left: Duration) -> u64 {
     let (elapsed, left) = (stats::nanos(elapsed), stats::nanos(left));
     let most = ran * (CLOCK_GROWTH - 1);
     // Most of the time small polls: `most` of them fit, and no division is needed.
-    let fits = if elapsed.saturating_mul(CLOCK_GROWTH as u64 - 1) <= left {
+    let fits = if elapsed.saturating_mul(CLOCK_GROWTH - 1) <= left {
         most
     } else {
-        usize::try_from(left * ran as u64 / elapsed.max(1)).unwrap_or(most).clamp(1, most)
+        (left.saturating_mul(ran) / elapsed.max(1)).clamp(1, most)
     };
     (ran + fits).min(POLLS_PER_TURN)
 }
@@ -586,7 +668,8 @@ impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
         // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
         self.core.running.set(None);
-        self.core.allowance.set(0);
+        self.core.lender.set(direct::NOBODY);
+        self.core.until.set(0);
         self.core.beat.enter(Phase::Outside);
         // SAFETY: this is the core's thread, and its loop, which alone polls tasks, has been left.
         unsafe { self.handle.end_now(&self.core.registry) };

@@ -41,7 +41,7 @@ impl Future for Sleep {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         if let SleepState::Waiting { key, deadline } = self.state {
             if self.is_here() {
-                return self.poll_again(key, cx);
+                return self.poll_again(key, deadline, cx);
             }
             // It waited on another core of this thread, whose time may be another.
             self.disarm();
@@ -75,9 +75,14 @@ impl Sleep {
     }
 
     /// It waits here. The clock is not asked: the wheel forgets an entry when it fires, never early.
-    fn poll_again(&mut self, key: TimerKey, cx: &Context<'_>) -> Poll<()> {
+    fn poll_again(&mut self, key: TimerKey, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let will_wake = |waker: &mut Waker| waker.will_wake(cx.waker());
         match in_core("rt::sleep", |core| core.timers().borrow_mut().get_mut(key).map(will_wake)) {
+            None if in_core("rt::sleep", |core| core.last_reading()) < deadline => {
+                // It did not fire: the core crashed, in a simulation, and forgot its timers.
+                self.state = SleepState::Until(deadline);
+                return Pin::new(self).poll(cx);
+            }
             None => {
                 self.state = SleepState::Done;
                 return Poll::Ready(());

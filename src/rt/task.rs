@@ -24,6 +24,7 @@ use std::task::{Context, RawWaker, Waker};
 
 use super::Instant;
 use super::beat::Beat;
+use super::coroutine::{Control, Left};
 use super::inbox::{Changes, Inbox, Node};
 use super::task_local::Locals;
 
@@ -46,19 +47,17 @@ const CANCELLED: u8 = 1 << 2;
 const DETACHED: u8 = 1 << 3;
 /// The future of a `block_on`: not in the registry.
 const ROOT: u8 = 1 << 4;
-/// Its polls do nothing but to switch to a coroutine's stack, and end no task.
-const COROUTINE: u8 = 1 << 5;
+/// Its polls do more than to resume a coroutine: `Header::coroutine` is not set.
+const FUTURE: u8 = 1 << 5;
 
 /// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
 /// one is a pointer to the other.
+///
+/// What a poll needs is together, in few cache lines.
 #[repr(C)]
 pub(super) struct Header {
     node: Node,
-    /// Kept alive by the core while it lives, and then by a count of this task's own; see [`Inbox::close`].
-    inbox: *const Inbox,
-    vtable: &'static VTable,
     next_ready: Cell<Option<NonNull<Header>>>,
-    references: Cell<i64>,
     flags: Cell<u8>,
     /// Which of the core's task queues it belongs to.
     queue: u8,
@@ -69,6 +68,12 @@ pub(super) struct Header {
     since: Cell<Instant>,
     waits_for: Cell<Option<&'static str>>,
     site: &'static Site,
+    /// The coroutine that each poll resumes, if that is all that a poll does.
+    coroutine: Cell<Option<NonNull<Control>>>,
+    vtable: &'static VTable,
+    references: Cell<i64>,
+    /// Kept alive by the core while it lives, and then by a count of this task's own; see [`Inbox::close`].
+    inbox: *const Inbox,
     id: u64,
     joiner: UnsafeCell<Option<Waker>>,
     links: Links,
@@ -106,12 +111,16 @@ impl Header {
         self.flags.set(self.flags.get() | flag);
     }
 
-    pub(super) fn set_coroutine(&self, is_coroutine: bool) {
-        self.flags.set(if is_coroutine {
-            self.flags.get() | COROUTINE
-        } else {
-            self.flags.get() & !COROUTINE
-        });
+    /// Notes that each poll does nothing but to resume a coroutine, which clears this when it is dropped; or that this is not so.
+    pub(super) fn set_coroutine(&self, coroutine: Option<&Control>) {
+        self.coroutine.set(coroutine.map(NonNull::from));
+        let others = self.flags.get() & !FUTURE;
+        self.flags.set(if coroutine.is_some() { others } else { others | FUTURE });
+    }
+
+    /// The coroutine that each poll resumes, if that is all that a poll does; otherwise null.
+    pub(super) fn coroutine(&self) -> *const Control {
+        self.coroutine.get().map_or(std::ptr::null(), |control| control.as_ptr().cast_const())
     }
 
     pub(super) fn site(&self) -> &'static Site {
@@ -204,17 +213,18 @@ impl TaskRef {
         new.inbox.task_made();
         let header = Header {
             node: Node::new(),
-            inbox: Arc::as_ptr(new.inbox),
-            vtable: TaskCell::<F>::VTABLE,
             next_ready: Cell::new(None),
-            references: Cell::new(2),
-            flags: Cell::new(flags),
+            flags: Cell::new(flags | FUTURE),
             queue: new.queue,
             stack_pages: Cell::new(0),
             polls: Cell::new(0),
             since: Cell::new(new.now),
             waits_for: Cell::new(None),
             site: new.site,
+            coroutine: Cell::new(None),
+            vtable: TaskCell::<F>::VTABLE,
+            references: Cell::new(2),
+            inbox: Arc::as_ptr(new.inbox),
             id: new.id,
             joiner: UnsafeCell::new(None),
             links: Links::default(),
@@ -229,7 +239,7 @@ impl TaskRef {
     /// # Safety
     ///
     /// The task is alive, and this is the thread of its core.
-    unsafe fn borrow(task: NonNull<Header>) -> Self {
+    pub(super) unsafe fn borrow(task: NonNull<Header>) -> Self {
         // SAFETY: alive by the caller's word.
         let references = unsafe { &task.as_ref().references };
         references.set(references.get() + 1);
@@ -243,6 +253,19 @@ impl TaskRef {
 
     pub(super) fn has_ended(&self) -> bool {
         self.header().has(ENDED)
+    }
+
+    /// Calls `f` with a waker of the task.
+    #[inline]
+    pub(super) fn with_waker<R>(&self, f: impl FnOnce(&Waker) -> R) -> R {
+        // SAFETY: this reference keeps the task alive for the call.
+        let waker = unsafe { borrowed_waker(self.0) };
+        f(&waker)
+    }
+
+    /// What the wakers of the task point to.
+    pub(super) fn as_waker_data(&self) -> *const () {
+        self.0.as_ptr().cast_const().cast()
     }
 
     /// Marks the task as queued and gives what a [`ReadyList`] takes; `None` if it is queued already or has ended.
@@ -290,10 +313,21 @@ pub(super) fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
     Some(task)
 }
 
-/// Whether the next poll of a task does nothing but to switch to a coroutine's stack.
+/// Whether the next poll of a task does nothing but to resume a coroutine.
 #[inline]
 pub(super) fn is_coroutine(header: &Header) -> bool {
-    header.flags.get() & (COROUTINE | ENDED | CANCELLED) == COROUTINE
+    header.flags.get() & (FUTURE | ENDED | CANCELLED) == 0
+}
+
+/// Marks a task as queued that is such a one and is not queued.
+#[inline]
+pub(super) fn mark_queued_coroutine(header: &Header) -> bool {
+    let flags = header.flags.get();
+    if flags & (FUTURE | ENDED | CANCELLED | QUEUED) != 0 {
+        return false;
+    }
+    header.flags.set(flags | QUEUED);
+    true
 }
 
 /// A poll of a task begins that was taken from a run queue.
@@ -306,12 +340,44 @@ pub(super) fn begin(header: &Header, now: Instant, beat: &Beat) {
     header.waits_for.set(None);
 }
 
+/// A waker without a reference of its own; clones made from it take theirs.
+///
+/// # Safety
+///
+/// The task is alive for as long as the waker is used.
+#[inline]
+unsafe fn borrowed_waker(task: NonNull<Header>) -> ManuallyDrop<Waker> {
+    // SAFETY: the waker's functions expect a `Header` of a live task, which it is by the caller's word; `ManuallyDrop` keeps the waker
+    // from dropping a reference that it never took.
+    ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(task.as_ptr().cast(), &waker::VTABLE)) })
+}
+
+/// Resumes the coroutine of a task whose poll [does nothing else](is_coroutine).
+///
+/// # Safety
+///
+/// `header` is that of the core's running task, whose poll [began](begin), on the thread of the core, which is inside of it; the
+/// coroutine does not run yet, and an [`Outer`](super::coroutine::Outer) exists that is dropped before the task's future is.
+#[inline]
+pub(super) unsafe fn resume(header: &Header) -> Left {
+    let Some(control) = header.coroutine.get() else { return Left::Ended };
+    // SAFETY: a coroutine is pinned from its first poll on, and clears the pointer to it when it is dropped.
+    let control = unsafe { control.as_ref() };
+    // SAFETY: it was suspended before it was noted in the header, and when it ends the note is removed, here. The rest is the
+    // caller's word.
+    let left = unsafe { control.resume() };
+    if left == Left::Ended {
+        header.set_coroutine(None);
+    }
+    left
+}
+
 /// Polls a task that was taken from a run queue once, or drops its future if it was cancelled.
 ///
 /// # Safety
 ///
-/// `task` was just popped from a [`ReadyList`] of the core whose thread this is and whose registry `registry` is. No task is
-/// being polled, or only a coroutine that is not this task and yields, if this one [is a coroutine](is_coroutine) too.
+/// `task` was just popped from a [`ReadyList`] of the core whose thread this is, which counts it as running and whose registry
+/// `registry` is. No task is being polled.
 #[inline]
 pub(super) unsafe fn run(task: NonNull<Header>, now: Instant, registry: &Registry, beat: &Beat) -> Polled {
     // SAFETY: marked as queued, so the core's own reference keeps it alive.
@@ -328,11 +394,22 @@ pub(super) unsafe fn run(task: NonNull<Header>, now: Instant, registry: &Registr
         return Polled::Ended;
     }
     begin(header, now, beat);
-    // A waker without a reference of its own: the core's outlives it.
-    // SAFETY: the waker's functions expect a `Header` of a live task; `ManuallyDrop` keeps the waker from dropping a
-    // reference that it never took, and clones made from it take their own.
-    let waker = unsafe { Waker::from_raw(RawWaker::new(task.as_ptr().cast(), &waker::VTABLE)) };
-    let waker = ManuallyDrop::new(waker);
+    // SAFETY: it has not ended, and the rest is the caller's word.
+    unsafe { poll(task, registry) }
+}
+
+/// Polls a task whose poll [began](begin).
+///
+/// # Safety
+///
+/// The task has not ended, and the core, whose thread this is and whose registry `registry` is, counts it as running. No task is being
+/// polled.
+#[inline]
+pub(super) unsafe fn poll(task: NonNull<Header>, registry: &Registry) -> Polled {
+    // SAFETY: a task that has not ended is in its core's registry, or the root.
+    let header = unsafe { task.as_ref() };
+    // SAFETY: the core's own reference to a task that has not ended outlives its poll.
+    let waker = unsafe { borrowed_waker(task) };
     // SAFETY: the task is live, on its own core, not ended (so the stage holds the future), and not being polled by the
     // caller's word.
     let polled = unsafe { (header.vtable.poll)(task, &mut Context::from_waker(&waker)) };

@@ -64,7 +64,7 @@ impl<T> Future for Traced<T> {
             Some(future) => {
                 let polled = future.as_mut().poll(cx);
                 // Also of a coroutine: entering a span is more than a switch of stacks.
-                with_core(|core| core.set_running_is_coroutine(false));
+                with_core(|core| core.set_running_coroutine(None));
                 polled
             }
             None => Poll::Pending,

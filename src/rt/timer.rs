@@ -3,6 +3,9 @@
 //! Seven levels of 64 slots. A slot of level 0 is one tick of 2¹⁴ ns (16.4 µs), a slot of level *n* is 64 slots of
 //! level *n − 1*. An entry sits on the level where its tick first differs from the wheel's current tick, so it moves down
 //! at most once per level before it fires. A bitmap per level finds the next occupied slot without a scan.
+//!
+//! A slot may hold any number of entries, so moving them to finer levels has a budget too. Until all of a slot's are there nothing fires:
+//! those that are left may be the earliest.
 
 use super::Instant;
 
@@ -14,6 +17,8 @@ const LEVELS: usize = 7;
 /// slots of 2³⁶ ticks (807 days): with 64 an entry could come around to the current slot and seem due at once, for ever.
 const MAX_TICKS: u64 = 62 << (SLOT_BITS * 6);
 const NIL: u32 = u32::MAX;
+/// Entries are moved to a finer level so many times as cheaply as one is fired.
+const MOVES_PER_FIRE: usize = 4;
 
 /// Names an entry of a [`Wheel`] until it fires or is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +35,8 @@ pub struct Wheel<T> {
     due_tick: u64,
     occupied: [u64; LEVELS],
     heads: [[u32; SLOTS]; LEVELS],
+    /// The level and number of the slot whose entries are being moved to finer levels.
+    cascading: Option<(usize, usize)>,
     entries: Vec<Entry<T>>,
     free: u32,
     len: usize,
@@ -61,6 +68,7 @@ impl<T> Wheel<T> {
             due_tick: u64::MAX,
             occupied: [0; LEVELS],
             heads: [[NIL; SLOTS]; LEVELS],
+            cascading: None,
             entries: Vec::new(),
             free: NIL,
             len: 0,
@@ -119,6 +127,21 @@ impl<T> Wheel<T> {
         self.release(key.index)
     }
 
+    /// Takes every entry out before it fires, in no order. Their keys name nothing from then on, as if they had been removed.
+    pub fn clear(&mut self) -> Vec<T> {
+        let mut values = Vec::with_capacity(self.len);
+        for index in 0..self.entries.len() {
+            let index = u32::try_from(index).expect("fewer than 2^32 timers");
+            if self.entry(index).value.is_some() {
+                self.unlink(index);
+                values.extend(self.release(index));
+            }
+        }
+        self.cascading = None;
+        self.due_tick = u64::MAX;
+        values
+    }
+
     /// The value of an entry that has not fired.
     pub fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index as usize)?;
@@ -138,7 +161,8 @@ impl<T> Wheel<T> {
     }
 
     /// Hands the values whose deadline is at or before `now` to `fire`, at most `budget` of them, and returns how many
-    /// that were.
+    /// that were. It also moves entries within the wheel, at most four times `budget`: there may be more to do even if it was fewer.
+    /// [`Wheel::is_due`] says so.
     pub fn expire(&mut self, now: Instant, budget: usize, fire: impl FnMut(T)) -> usize {
         let fired = self.expire_slots(now, budget, fire);
         self.due_tick = self.next_slot().map_or(u64::MAX, |(_, _, tick)| tick);
@@ -148,13 +172,19 @@ impl<T> Wheel<T> {
     fn expire_slots(&mut self, now: Instant, budget: usize, mut fire: impl FnMut(T)) -> usize {
         let now_tick = now.as_nanos() >> TICK_SHIFT;
         let mut fired = 0;
+        let mut moves = budget.saturating_mul(MOVES_PER_FIRE);
+        // What was left of it may have been removed.
+        self.cascading = self.cascading.filter(|(level, slot)| self.heads[*level][*slot] != NIL);
         while let Some((level, slot, tick)) = self.next_slot() {
             if tick > now_tick {
                 break;
             }
             self.current_tick = self.current_tick.max(tick);
             if level > 0 {
-                self.cascade(level, slot);
+                self.cascade(level, slot, &mut moves);
+                if self.cascading.is_some() {
+                    return fired;
+                }
                 continue;
             }
             while self.heads[0][slot] != NIL {
@@ -173,19 +203,33 @@ impl<T> Wheel<T> {
         fired
     }
 
-    /// Moves the entries of a coarse slot whose time has come to finer levels.
-    fn cascade(&mut self, level: usize, slot: usize) {
-        let mut index = std::mem::replace(&mut self.heads[level][slot], NIL);
-        self.occupied[level] &= !(1 << slot);
-        while index != NIL {
+    /// Moves the entries of a coarse slot whose time has come to finer levels, as far as there are `moves` left.
+    fn cascade(&mut self, level: usize, slot: usize, moves: &mut usize) {
+        let mut index = self.heads[level][slot];
+        while index != NIL && *moves > 0 {
             let next = self.entry(index).next;
+            // Never back into this slot: the current tick lies in it, so what it held differs from that on finer levels only.
             self.link(index);
             index = next;
+            *moves -= 1;
+        }
+        self.heads[level][slot] = index;
+        if index == NIL {
+            self.occupied[level] &= !(1 << slot);
+            self.cascading = None;
+        } else {
+            self.entry_mut(index).previous = NIL;
+            self.cascading = Some((level, slot));
         }
     }
 
     /// The occupied slot that is due first, and the tick at which it is.
     fn next_slot(&self) -> Option<(usize, usize, u64)> {
+        if let Some((level, slot)) = self.cascading
+            && self.heads[level][slot] != NIL
+        {
+            return Some((level, slot, self.current_tick));
+        }
         (0..LEVELS).find_map(|level| {
             if self.occupied[level] == 0 {
                 return None;
@@ -266,113 +310,4 @@ impl<T> Wheel<T> {
 }
 
 #[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-
-    use super::*;
-
-    const TICK: Duration = Duration::from_nanos(1 << TICK_SHIFT);
-
-    #[derive(Clone, Debug)]
-    enum Operation {
-        Insert(u64),
-        Remove(usize),
-        Advance(u64),
-    }
-
-    fn operation() -> impl Strategy<Value = Operation> {
-        // Sums of 200 of them stay below the point where `Instant` saturates.
-        let waits = prop_oneof![0..1_000_000u64, 0..1_000_000_000u64, 0..1u64 << 45, 0..1u64 << 62];
-        let steps = prop_oneof![0..1_000_000u64, 0..1_000_000_000u64, 0..1u64 << 45, 0..1u64 << 54];
-        prop_oneof![
-            3 => waits.prop_map(Operation::Insert),
-            1 => any::<usize>().prop_map(Operation::Remove),
-            3 => steps.prop_map(Operation::Advance),
-        ]
-    }
-
-    proptest! {
-        /// Against a plain list: nothing fires early, everything fires in time, removed entries never fire, and
-        /// `next_deadline` is never late.
-        #[test]
-        fn behaves_like_a_sorted_list(start in 0..1u64 << 60, operations in prop::collection::vec(operation(), 1..200)) {
-            let mut now = Instant::from_nanos(start);
-            let mut wheel = Wheel::new(now);
-            let mut model: Vec<(TimerKey, Instant, usize)> = Vec::new();
-            for (id, operation) in operations.into_iter().enumerate() {
-                match operation {
-                    Operation::Insert(nanos) => {
-                        let deadline = now + Duration::from_nanos(nanos);
-                        model.push((wheel.insert(deadline, id), deadline, id));
-                    }
-                    Operation::Remove(which) if !model.is_empty() => {
-                        let (key, _, id) = model.swap_remove(which % model.len());
-                        prop_assert_eq!(wheel.remove(key), Some(id));
-                        prop_assert_eq!(wheel.remove(key), None);
-                    }
-                    Operation::Remove(_) => {}
-                    Operation::Advance(nanos) => {
-                        now = now + Duration::from_nanos(nanos);
-                        let mut fired = Vec::new();
-                        wheel.expire(now, usize::MAX, |id| fired.push(id));
-                        for id in fired {
-                            let at = model.iter().position(|entry| entry.2 == id).expect("fired once, not removed");
-                            prop_assert!(model[at].1 <= now, "fired early");
-                            model.swap_remove(at);
-                        }
-                        for (_, deadline, _) in &model {
-                            prop_assert!(*deadline + TICK > now, "late by a tick or more");
-                        }
-                    }
-                }
-                prop_assert_eq!(wheel.len(), model.len());
-                let earliest = model.iter().map(|entry| entry.1).min();
-                prop_assert_eq!(wheel.next_deadline().is_some(), earliest.is_some());
-                if let (Some(next), Some(earliest)) = (wheel.next_deadline(), earliest) {
-                    prop_assert!(next < earliest.max(now) + TICK);
-                    prop_assert!(wheel.is_due(earliest.max(now) + TICK), "due, and does not say so");
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn following_next_deadline_reaches_a_far_entry_in_a_few_steps() {
-        let mut wheel = Wheel::new(Instant::ORIGIN);
-        let deadline = Instant::ORIGIN + Duration::from_secs(3600 * 24 * 10_000);
-        wheel.insert(deadline, ());
-        let mut steps = 0;
-        while let Some(next) = wheel.next_deadline() {
-            wheel.expire(next, 1, |()| ());
-            steps += 1;
-            assert!(steps < 64, "the wheel walks towards a far deadline slot by slot");
-        }
-    }
-
-    #[test]
-    fn a_deadline_beyond_the_span_is_not_due_whatever_the_time_is() {
-        for start in [0, 1, (1 << 50) - 1, (1 << 56) - 1, (1 << 56) + (1 << 50) - 1, 1 << 61] {
-            let mut wheel = Wheel::new(Instant::from_nanos(start));
-            wheel.insert(Instant::FAR_FUTURE, ());
-            let now = Instant::from_nanos(start + 100_000);
-            assert_eq!(wheel.expire(now, 1, |()| ()), 0);
-            assert!(wheel.next_deadline().expect("it waits") > now);
-        }
-    }
-
-    #[test]
-    fn a_budget_leaves_the_rest_for_the_next_call() {
-        let mut wheel = Wheel::new(Instant::ORIGIN);
-        for id in 0..10 {
-            wheel.insert(Instant::from_nanos(5), id);
-        }
-        let later = Instant::ORIGIN + TICK;
-        let mut fired = 0;
-        assert_eq!(wheel.expire(later, 4, |_| fired += 1), 4);
-        assert!(wheel.next_deadline().expect("six wait") <= later);
-        assert_eq!(wheel.expire(later, 100, |_| fired += 1), 6);
-        assert_eq!(fired, 10);
-    }
-}
+mod tests;

@@ -14,7 +14,8 @@ pub trait Env: Clone + 'static {
     /// Completes after `duration`.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
 
-    /// Runs `task` in the background on this core.
+    /// Runs `task` in the background on this core. The caller is where the task comes from.
+    #[track_caller]
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
 }
 
@@ -32,6 +33,7 @@ impl Env for RtEnv {
         rt::sleep(duration)
     }
 
+    #[track_caller]
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         if !rt::is_in_core() {
             // The last handle of a store was dropped outside: there is nobody left to run its closing.

@@ -10,7 +10,7 @@ use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, pars
 use super::object::Stored;
 use super::options::{MAX_INLINE_BYTES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
 use super::page::{Blob, Garbage, NewValue, Slot};
-use super::shared::Shared;
+use super::shared::{Pace, Shared};
 use super::space::Space;
 use super::state::{Lookup, State};
 use super::superblock::{self, COPY_ROOM_BYTES, Found, LOG_OFFSET, Superblock};
@@ -149,35 +149,47 @@ struct RingReader<'a, N> {
     /// The ring offset of the window.
     start: u64,
     window: Vec<u8>,
+    pace: Pace,
 }
 
 impl<'a, N: Namespace> RingReader<'a, N> {
     fn new(disk: &'a Disk<N>, ring: Ring) -> Self {
-        Self { disk, ring, start: 0, window: Vec::new() }
+        Self { disk, ring, start: 0, window: Vec::new(), pace: Pace::default() }
+    }
+
+    /// What the window holds of the ring from `position` on: a byte at least, and a whole block where a block starts.
+    async fn window(&mut self, position: u64) -> Result<&[u8]> {
+        let at = position % self.ring.len;
+        if at < self.start || at >= self.start + self.window.len() as u64 {
+            // Windows end at blocks, so this one starts at a block, too.
+            self.start = at;
+            let len = to_usize(self.ring.len - at).min(WINDOW_BYTES);
+            self.window = self.disk.read(self.ring.offset + at, len).await?;
+        }
+        Ok(&self.window[to_usize(at - self.start)..])
+    }
+
+    /// The header at `position`, where a block starts, and its checksum.
+    async fn header(&mut self, position: u64) -> Result<Option<(BatchHeader, u64)>> {
+        // There is one to look at in every block of the ring.
+        self.pace.step().await;
+        Ok(BatchHeader::decode(self.window(position).await?))
     }
 
     /// The `len` bytes at `position`, which may wrap.
     async fn read(&mut self, position: u64, len: usize) -> Result<Vec<u8>> {
         let mut out = Vec::with_capacity(len);
         while out.len() < len {
-            let at = (position + out.len() as u64) % self.ring.len;
-            if at < self.start || at >= self.start + self.window.len() as u64 {
-                // Windows end at blocks, so this one starts at a block, too.
-                self.start = at;
-                let len = to_usize(self.ring.len - at).min(WINDOW_BYTES);
-                self.window = self.disk.read(self.ring.offset + at, len).await?;
-            }
-            let from = to_usize(at - self.start);
-            let part = &self.window[from..self.window.len().min(from + len - out.len())];
-            out.extend_from_slice(part);
+            let left = len - out.len();
+            let window = self.window(position + out.len() as u64).await?;
+            out.extend_from_slice(&window[..left.min(window.len())]);
         }
         Ok(out)
     }
 
     /// The batch at `point`, if it is valid: its header, payload, and the point after it.
     async fn batch(&mut self, point: LogPoint) -> Result<Option<(BatchHeader, Vec<u8>, LogPoint)>> {
-        let front = self.read(point.position, HEADER_BYTES).await?;
-        let Some((header, chain)) = BatchHeader::decode(&front) else { return Ok(None) };
+        let Some((header, chain)) = self.header(point.position).await? else { return Ok(None) };
         let expected = header.identity == self.ring.identity
             && header.position == point.position
             && header.sequence == point.sequence
@@ -202,40 +214,41 @@ impl<'a, N: Namespace> RingReader<'a, N> {
         Ok(Some((header, payload, next)))
     }
 
-    /// Whether any batch after `point` says that the one at `point` was durable.
-    async fn was_durable(&mut self, point: LogPoint) -> Result<bool> {
+    /// The first block at or after `point` where a batch of this store starts that is `wanted`: its position and its header. What the
+    /// batch holds is not looked at.
+    async fn find_batch(
+        &mut self,
+        point: LogPoint,
+        wanted: impl Fn(&BatchHeader) -> bool,
+    ) -> Result<Option<(u64, BatchHeader)>> {
         let mut position = point.position;
         while position < point.position + self.ring.len {
-            let front = self.read(position, HEADER_BYTES).await?;
-            if let Some((header, _)) = BatchHeader::decode(&front)
+            if let Some((header, _)) = self.header(position).await?
                 && header.identity == self.ring.identity
                 && header.position == position
-                && header.durable_sequence >= point.sequence
+                && wanted(&header)
             {
-                return Ok(true);
+                return Ok(Some((position, header)));
             }
             position += u64::from(self.ring.block);
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// Whether any batch after `point` says that the one at `point` was durable.
+    async fn was_durable(&mut self, point: LogPoint) -> Result<bool> {
+        let found = self.find_batch(point, |header| header.durable_sequence >= point.sequence).await?;
+        Ok(found.is_some())
     }
 
     /// The next block after `point` where any batch of this store starts: what a broken recovery would go on
     /// with.
     async fn skip_hole(&mut self, point: LogPoint) -> Result<Option<LogPoint>> {
-        let mut position = point.position;
-        while position < point.position + self.ring.len {
-            let front = self.read(position, HEADER_BYTES).await?;
-            if let Some((header, _)) = BatchHeader::decode(&front)
-                && header.identity == self.ring.identity
-                && header.position == position
-                && header.sequence > point.sequence
-            {
-                let (sequence, chain, next_lsn) = (header.sequence, header.chain, header.first_lsn);
-                return Ok(Some(LogPoint { position, sequence, chain, next_lsn }));
-            }
-            position += u64::from(self.ring.block);
-        }
-        Ok(None)
+        let found = self.find_batch(point, |header| header.sequence > point.sequence).await?;
+        Ok(found.map(|(position, header)| {
+            let (sequence, chain, next_lsn) = (header.sequence, header.chain, header.first_lsn);
+            LogPoint { position, sequence, chain, next_lsn }
+        }))
     }
 }
 
@@ -264,6 +277,7 @@ async fn replay<E: Env, N: Namespace>(shared: &Shared<E, N>, superblock: &Superb
         let records = parse_payload(&payload)
             .ok_or_else(|| shared.disk.corrupt(offset, "a log batch that does not parse"))?;
         for operation in records.into_iter().flatten() {
+            reader.pace.step().await;
             apply(shared, operation, offset).await?;
         }
         point = next;

@@ -17,17 +17,17 @@
 //!
 //! Outside a coroutine, on a plain thread, [`current`], [`park`], [`sleep`] and [`yield_now`] are `std`'s.
 
+mod name;
 mod scope;
 
 use std::any::Any;
-use std::collections::BTreeSet;
 use std::fmt;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::pin::Pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -128,7 +128,7 @@ impl Builder {
         T: 'static,
     {
         let (identity, coroutine) = self.coroutine(created_at, f)?;
-        let name = identity.name().map_or("coroutine", task_name);
+        let name = identity.name().map_or(name::UNNAMED, name::task_name);
         let thread = Thread(Kind::Coroutine(identity));
         Ok(JoinHandle { task: rt::spawn_at(name, created_at, coroutine), thread })
     }
@@ -149,26 +149,6 @@ impl Builder {
         let coroutine = Coroutine::new(stack_bytes, Arc::clone(&identity), created_at, f)?;
         Ok((identity, coroutine))
     }
-}
-
-/// The names that tasks of coroutines have.
-static TASK_NAMES: Mutex<BTreeSet<&'static str>> = Mutex::new(BTreeSet::new());
-/// How many there are at most. They are kept for ever.
-const MAX_TASK_NAMES: usize = 1024;
-
-/// `name` for the task of a coroutine: in the dump of tasks, a task's name is static. A coroutine whose name is one too many is
-/// called "coroutine" there.
-fn task_name(name: &str) -> &'static str {
-    let mut names = TASK_NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-    if let Some(known) = names.get(name) {
-        return known;
-    }
-    if names.len() == MAX_TASK_NAMES {
-        return "coroutine";
-    }
-    let kept: &'static str = Box::leak(name.into());
-    names.insert(kept);
-    kept
 }
 
 /// The result of a coroutine. A coroutine waits for it with [`join`](Self::join), an async task with `.await`. Dropping it lets the

@@ -38,7 +38,7 @@ struct Children {
 /// A scoped coroutine, in reach of its scope and of the task that polls it.
 struct Child {
     /// `None` after it ended. Borrowed while it runs.
-    coroutine: RefCell<Option<Coroutine<()>>>,
+    coroutine: RefCell<Option<Pin<Box<Coroutine<()>>>>>,
 }
 
 impl Child {
@@ -108,7 +108,7 @@ impl Future for ChildTask {
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
         match &mut *self.child.coroutine.borrow_mut() {
-            Some(coroutine) => Pin::new(coroutine).poll(cx),
+            Some(coroutine) => coroutine.as_mut().poll(cx),
             // Its scope ended it.
             None => Poll::Ready(()),
         }
@@ -214,7 +214,7 @@ impl<'scope> Scope<'scope, '_> {
         let body =
             unsafe { std::mem::transmute::<Box<dyn FnOnce() + 'scope>, Box<dyn FnOnce() + 'static>>(body) };
         let (identity, coroutine) = builder.coroutine(created_at, body)?;
-        let child = Rc::new(Child { coroutine: RefCell::new(Some(coroutine)) });
+        let child = Rc::new(Child { coroutine: RefCell::new(Some(Box::pin(coroutine))) });
         self.children.running.borrow_mut().push(Rc::clone(&child));
         let task = ChildTask { child, children: Rc::clone(&self.children) };
         drop(rt::spawn("coroutine", task));

@@ -3,7 +3,7 @@
 //   photon-peer yield N          nanoseconds per thread_yield of N threads
 //   photon-peer spawn N          nanoseconds per thread created and joined, N at a time
 //   photon-peer read SECONDS     latencies of 4 KiB reads beside a thread that yields: p50 p99 p99.9 in microseconds
-//   photon-peer socket SECONDS   the same for messages that another OS thread sends over a TCP connection
+//   photon-peer pipe SECONDS     the same for messages that another OS thread sends through a pipe
 //   photon-peer echo ENGINE CPU   an echo server; ENGINE is uring or epoll; prints its address
 //
 // It ends itself after two minutes. Photon is set up as its own benchmarks do: pooled stacks, no logging, the io_uring event engine unless said otherwise.
@@ -14,12 +14,10 @@
 #include <photon/photon.h>
 #include <photon/thread/thread11.h>
 
-#include <arpa/inet.h>
 #include <fcntl.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <sched.h>
-#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -128,26 +126,9 @@ static void reads(uint64_t seconds) {
     report(samples);
 }
 
-// A connected pair of TCP sockets over the loopback interface.
-static void tcp_pair(int fds[2]) {
-    int listener = socket(AF_INET, SOCK_STREAM, 0);
-    sockaddr_in address{};
-    address.sin_family = AF_INET;
-    address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
-    socklen_t len = sizeof(address);
-    fds[0] = socket(AF_INET, SOCK_STREAM, 0);
-    if (bind(listener, (sockaddr*)&address, len) || listen(listener, 1) ||
-        getsockname(listener, (sockaddr*)&address, &len) || connect(fds[0], (sockaddr*)&address, len) ||
-        (fds[1] = accept(listener, nullptr, nullptr)) < 0)
-        perror("TCP pair"), exit(1);
-    close(listener);
-    int one = 1;
-    for (int i : {0, 1}) setsockopt(fds[i], IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
-}
-
 static void messages(uint64_t seconds) {
     int fds[2];
-    tcp_pair(fds);
+    if (pipe(fds)) perror("pipe"), exit(1);
     // The next message leaves some time after the last was received: they never queue up.
     std::atomic<bool> received{true};
     std::thread sender([fd = fds[1], seconds, &received] {
@@ -158,12 +139,12 @@ static void messages(uint64_t seconds) {
             uint64_t sent_at = now_ns();
             if (write(fd, &sent_at, sizeof(sent_at)) != ssize_t(sizeof(sent_at))) return;
         }
-        shutdown(fd, SHUT_WR);
+        close(fd);
     });
     auto yielding = start_yielding();
     std::vector<uint64_t> samples;
     uint64_t sent_at;
-    while (photon::iouring_recv(fds[0], &sent_at, sizeof(sent_at)) == ssize_t(sizeof(sent_at))) {
+    while (photon::iouring_pread(fds[0], &sent_at, sizeof(sent_at), -1) == ssize_t(sizeof(sent_at))) {
         samples.push_back(now_ns() - sent_at);
         received = true;
     }
@@ -206,12 +187,12 @@ int main(int argc, char** argv) {
         spawns(strtoull(argv[2], nullptr, 10));
     else if (what == "read")
         reads(strtoull(argv[2], nullptr, 10));
-    else if (what == "socket")
+    else if (what == "pipe")
         messages(strtoull(argv[2], nullptr, 10));
     else if (what == "echo")
         echo(!epoll);
     else
-        fprintf(stderr, "usage: photon-peer yield|spawn|read|socket N, or echo uring|epoll CPU\n"), exit(2);
+        fprintf(stderr, "usage: photon-peer yield|spawn|read|pipe N, or echo uring|epoll CPU\n"), exit(2);
     fflush(stdout);
     _exit(0);
 }

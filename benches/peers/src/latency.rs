@@ -1,8 +1,8 @@
 //! Row 6: how long I/O takes while another task of the same core does nothing but yield.
 
 use std::cell::Cell;
-use std::io::Write;
-use std::net::{SocketAddr, TcpStream};
+use std::io::{PipeWriter, Write};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
@@ -176,10 +176,8 @@ struct Sender {
 }
 
 impl Sender {
-    /// Connects to `address`, where the measured runtime listens.
-    fn start(address: SocketAddr, time: Duration) -> Self {
-        let mut out = TcpStream::connect(address).expect("connect");
-        out.set_nodelay(true).expect("nodelay");
+    /// Writes to `out`, the other end of which the measured runtime reads.
+    fn start(mut out: PipeWriter, time: Duration) -> Self {
         let received = Arc::new(AtomicBool::new(true));
         let base = Instant::now();
         let told = Arc::clone(&received);
@@ -232,23 +230,19 @@ async fn time_messages(
     samples
 }
 
-fn loopback() -> SocketAddr {
-    SocketAddr::from(([127, 0, 0, 1], 0))
-}
-
 fn boson_messages(time: Duration) -> Vec<u64> {
-    use boson::net::{Net, TcpListener};
+    use boson::net::PipeReader;
     Boson::run(async move {
-        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
-        let sender = Sender::start(listener.local_addr(), time);
-        let (stream, _) = listener.accept().await.expect("accept");
+        let (reader, out) = std::io::pipe().expect("a pipe");
+        let reader = PipeReader::from_descriptor(reader).expect("it is one");
+        let sender = Sender::start(out, time);
         let mut buf = Some(Vec::with_capacity(MESSAGE_BYTES));
         beside_a_yielding_task::<Boson, _>(
             time,
             time_messages(&sender, async || {
                 let mut empty = buf.take().expect("it came back");
                 empty.clear();
-                let (result, back): (_, Vec<u8>) = stream.read(empty).await;
+                let (result, back): (_, Vec<u8>) = reader.read(empty).await;
                 let message = back.as_slice().try_into().ok().filter(|_| result.expect("read") > 0);
                 buf = Some(back);
                 message
@@ -260,65 +254,72 @@ fn boson_messages(time: Duration) -> Vec<u64> {
 
 fn tokio_messages(time: Duration) -> Vec<u64> {
     use tokio::io::AsyncReadExt;
+    use tokio::net::unix::pipe::Receiver;
     Tokio::run(async move {
-        let listener = tokio::net::TcpListener::bind(loopback()).await.expect("bind");
-        let sender = Sender::start(listener.local_addr().expect("bound"), time);
-        let (mut stream, _) = listener.accept().await.expect("accept");
+        let (reader, out) = std::io::pipe().expect("a pipe");
+        let mut reader = Receiver::from_owned_fd(reader.into()).expect("it is one");
+        let sender = Sender::start(out, time);
         beside_a_yielding_task::<Tokio, _>(
             time,
             time_messages(&sender, async || {
                 let mut message = [0; MESSAGE_BYTES];
-                stream.read_exact(&mut message).await.ok().map(|_| message)
+                reader.read_exact(&mut message).await.ok().map(|_| message)
             }),
         )
         .await
     })
 }
 
+/// monoio's pipes cannot be read; its files read them, since the kernel passes over the position.
 fn monoio_messages(time: Duration) -> Vec<u64> {
-    use monoio::io::AsyncReadRentExt;
     Monoio::run(async move {
-        let listener = monoio::net::TcpListener::bind(loopback()).expect("bind");
-        let sender = Sender::start(listener.local_addr().expect("bound"), time);
-        let (mut stream, _) = listener.accept().await.expect("accept");
+        let (reader, out) = std::io::pipe().expect("a pipe");
+        let reader = std::fs::File::from(OwnedFd::from(reader));
+        let reader = monoio::fs::File::from_std(reader).expect("a descriptor");
+        let sender = Sender::start(out, time);
         beside_a_yielding_task::<Monoio, _>(
             time,
             time_messages(&sender, async || {
-                let (result, message) = stream.read_exact(Box::new([0; MESSAGE_BYTES])).await;
-                result.ok().map(|_| *message)
+                let (result, message) = reader.read_exact_at(Box::new([0; MESSAGE_BYTES]), 0).await;
+                result.ok().map(|()| *message)
             }),
         )
         .await
     })
 }
 
+/// glommio has no pipes; its buffered files read them, since the kernel passes over the position.
 fn glommio_messages(time: Duration) -> Vec<u64> {
-    use futures_util::AsyncReadExt;
     Glommio::run(async move {
-        let listener = glommio::net::TcpListener::bind(loopback()).expect("bind");
-        let sender = Sender::start(listener.local_addr().expect("bound"), time);
-        let mut stream = listener.accept().await.expect("accept");
-        beside_a_yielding_task::<Glommio, _>(
+        let (reader, out) = std::io::pipe().expect("a pipe");
+        let path = format!("/proc/self/fd/{}", reader.as_raw_fd());
+        let file = glommio::io::BufferedFile::open(path).await.expect("a pipe opens like a file");
+        drop(reader);
+        let sender = Sender::start(out, time);
+        let samples = beside_a_yielding_task::<Glommio, _>(
             time,
             time_messages(&sender, async || {
-                let mut message = [0; MESSAGE_BYTES];
-                stream.read_exact(&mut message).await.ok().map(|()| message)
+                let message = file.read_at(0, MESSAGE_BYTES).await.expect("read");
+                message[..].try_into().ok()
             }),
         )
-        .await
+        .await;
+        file.close().await.expect("close");
+        samples
     })
 }
 
 fn compio_messages(time: Duration) -> Vec<u64> {
     use compio::io::AsyncReadExt;
     Compio::run(async move {
-        let listener = compio::net::TcpListener::bind(loopback()).await.expect("bind");
-        let sender = Sender::start(listener.local_addr().expect("bound"), time);
-        let (mut stream, _) = listener.accept().await.expect("accept");
+        let (mut reader, out) = compio::fs::pipe::anonymous().await.expect("a pipe");
+        let owned = out.as_fd().try_clone_to_owned().expect("a descriptor");
+        out.close().await.expect("close");
+        let sender = Sender::start(PipeWriter::from(owned), time);
         beside_a_yielding_task::<Compio, _>(
             time,
             time_messages(&sender, async || {
-                let (result, message) = stream.read_exact([0; MESSAGE_BYTES]).await.into();
+                let (result, message) = reader.read_exact([0; MESSAGE_BYTES]).await.into();
                 result.ok().map(|()| message)
             }),
         )
@@ -397,14 +398,14 @@ pub fn compare_latencies(rounds: usize, time: Duration) {
     let mut messages: Vec<(&str, Measure)> = vec![
         ("boson", Box::new(move || pinned(Box::new(move || boson_messages(time))))),
         ("tokio", Box::new(move || pinned(Box::new(move || tokio_messages(time))))),
-        ("monoio", Box::new(move || pinned(Box::new(move || monoio_messages(time))))),
-        ("glommio", Box::new(move || pinned(Box::new(move || glommio_messages(time))))),
+        ("monoio (as a file)", Box::new(move || pinned(Box::new(move || monoio_messages(time))))),
+        ("glommio (as a file)", Box::new(move || pinned(Box::new(move || glommio_messages(time))))),
         ("compio", Box::new(move || pinned(Box::new(move || compio_messages(time))))),
     ];
     if photon::program().is_some() {
         reads.push(("photon", Box::new(move || from_photon("read", time))));
-        messages.push(("photon", Box::new(move || from_photon("socket", time))));
+        messages.push(("photon", Box::new(move || from_photon("pipe", time))));
     }
     compare("4 KiB read of a file in RAM", rounds, time, &reads);
-    compare("8 B message from another thread over TCP", rounds, time, &messages);
+    compare("8 B message from another thread through a pipe", rounds, time, &messages);
 }

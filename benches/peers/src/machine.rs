@@ -46,6 +46,7 @@ pub fn bound_lifetime(seconds: u32) {
 }
 
 /// CPU time that the calling thread has used.
+#[allow(dead_code)]
 pub fn thread_cpu_time() -> Duration {
     clock(libc::CLOCK_THREAD_CPUTIME_ID)
 }

@@ -1,13 +1,14 @@
 //! Where servers answer `boson top`, and where that looks for them.
 
 use std::fs::{self, DirBuilder};
+use std::io::{self, ErrorKind};
 use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
 use boson::inspect::Inspector;
 use boson::rt::Handle;
-use boson::{Error, ErrorKind, Result};
+use boson::{Error, Result};
 use rustix::process::{Pid, getuid, test_kill_process};
 use tracing::warn;
 
@@ -38,6 +39,7 @@ pub(crate) fn start(asked: Option<&Path>, command: &str, cores: Vec<Handle>) -> 
 /// The one process that answers in the runtime directory.
 pub(crate) fn find() -> Result<PathBuf> {
     let directory = directory();
+    check(&directory)?;
     let mut found: Vec<PathBuf> =
         sockets(&directory).into_iter().filter(|path| UnixStream::connect(path).is_ok()).collect();
     found.sort();
@@ -46,13 +48,13 @@ pub(crate) fn find() -> Result<PathBuf> {
     match (found.pop(), found.as_slice()) {
         (Some(path), []) => Ok(path),
         (None, _) => Err(refused(
-            ErrorKind::NotFound,
+            boson::ErrorKind::NotFound,
             "none answers there: start one, or name the socket of its --inspect".to_owned(),
         )),
         (Some(path), others) => {
             let names = others.iter().chain([&path]).map(|path| format!("\n  boson top {}", path.display()));
             Err(refused(
-                ErrorKind::InvalidInput,
+                boson::ErrorKind::InvalidInput,
                 format!("several answer there, choose one:{}", names.collect::<String>()),
             ))
         }
@@ -69,25 +71,41 @@ fn directory() -> PathBuf {
     }
 }
 
-/// The runtime directory, made if it is absent, and nobody else's.
+/// The runtime directory, made if it is absent.
 fn own_directory() -> Result<PathBuf> {
     let path = directory();
-    let failed = |error: &std::io::Error| {
-        Error::os(error.raw_os_error().unwrap_or(libc::EIO), "use the directory")
-            .at(path.display().to_string())
-    };
     match DirBuilder::new().mode(0o700).create(&path) {
-        Err(error) if error.kind() != std::io::ErrorKind::AlreadyExists => return Err(failed(&error)),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(unusable(&path, &error)),
         _ => {}
     }
-    // Not through a link: anybody may make one among the temporary files.
-    let found = fs::symlink_metadata(&path).map_err(|error| failed(&error))?;
-    if !found.is_dir() || found.uid() != getuid().as_raw() || found.mode() & 0o022 != 0 {
-        return Err(Error::new(ErrorKind::InvalidInput, "use the directory")
-            .at(path.display().to_string())
-            .because("others could write to it, or it is no directory"));
-    }
+    check(&path)?;
     Ok(path)
+}
+
+/// Refuses a runtime directory in which others can make and remove names: a server there could be anybody's. One that is absent is
+/// empty.
+fn check(path: &Path) -> Result<()> {
+    // Not through a link: anybody may make one among the temporary files.
+    let found = match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        found => found.map_err(|error| unusable(path, &error))?,
+    };
+    let problem = if !found.is_dir() {
+        "it is no directory".to_owned()
+    } else if found.uid() != getuid().as_raw() {
+        format!("it belongs to user {}, who may not be trusted", found.uid())
+    } else if found.mode() & 0o022 != 0 {
+        "others can write to it: chmod go-w".to_owned()
+    } else {
+        return Ok(());
+    };
+    Err(Error::new(boson::ErrorKind::InvalidInput, "use the directory")
+        .at(path.display().to_string())
+        .because(problem))
+}
+
+fn unusable(path: &Path, error: &io::Error) -> Error {
+    Error::os(error.raw_os_error().unwrap_or(libc::EIO), "use the directory").at(path.display().to_string())
 }
 
 fn sockets(directory: &Path) -> Vec<PathBuf> {

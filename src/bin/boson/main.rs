@@ -45,7 +45,7 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("boson: {error}");
+            eprintln!("boson: {error:?}");
             ExitCode::FAILURE
         }
     }

@@ -20,228 +20,27 @@
 //! switch stays right. Its content is shared with every other task of the core, as it is for async code;
 //! in particular `std::thread::panicking` is true for all of them while one is suspended in a destructor that a panic runs.
 
+mod control;
+mod future;
 mod identity;
 mod overflow;
 mod stack;
 
-use std::cell::Cell;
 use std::future::Future;
-use std::ops::Range;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
 use std::task::{Context, Poll, Wake, Waker};
 
-use corosensei::{CoroutineResult, Yielder};
-
+pub(super) use control::{Control, Left, Outer, Suspended};
+pub(crate) use future::Coroutine;
 pub(crate) use identity::Identity;
 pub use stack::StackStats;
 
 use super::current;
-use super::scheduler::{Shared, with_core};
-use crate::error::Result;
-use stack::PooledStack;
+use control::{running, with_running};
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.
 const MAX_UNWINDS: u32 = 1000;
-
-/// What a function may capture to be put on its stack as it is, in bytes; a larger one is boxed. corosensei panics above 1,024.
-const MAX_CAPTURED_BYTES: usize = 512;
-
-/// What must be left of a stack for its coroutine to poll others from there: enough for the path to their stacks and for the
-/// unwinder, which carries a panic of theirs across.
-const ROOM_BYTES: usize = 16 << 10;
-
-/// A function that runs on a stack of its own, as a future.
-pub(crate) struct Coroutine<T: 'static> {
-    stack: corosensei::Coroutine<(), (), T, PooledStack>,
-    /// What it ended with, if that was on another coroutine's stack.
-    ended: Option<std::thread::Result<T>>,
-    control: Control,
-}
-
-/// What the code on a coroutine's stack finds of the coroutine, through [`RUNNING`].
-struct Control {
-    /// On the coroutine's stack; null before the first poll.
-    yielder: Cell<*const Yielder<(), ()>>,
-    /// The task's, valid for the poll that is going on; null while the stack is unwound by the destructor.
-    waker: Cell<*const Waker>,
-    /// The core that polls, to compare with.
-    core: Cell<*const Shared>,
-    /// How often the destructor unwound the stack; zero while the coroutine is alive.
-    unwinds: Cell<u32>,
-    guard: Range<usize>,
-    stack_bytes: usize,
-    created_at: &'static Location<'static>,
-    identity: Arc<Identity>,
-}
-
-thread_local! {
-    /// The coroutine on whose stack this thread is; null on its own stack. Without a destructor, so that a signal handler may read it.
-    static RUNNING: Cell<*const Control> = const { Cell::new(std::ptr::null()) };
-}
-
-/// Calls `f` with the coroutine on whose stack the caller is.
-#[inline]
-fn with_running<R>(f: impl FnOnce(Option<&Control>) -> R) -> R {
-    let control = RUNNING.try_with(Cell::get).unwrap_or(std::ptr::null());
-    // SAFETY: `RUNNING` is set only while `Running` borrows the control, and that is at least as long as the code runs that can
-    // read it: code on that coroutine's stack, or a destructor or handler called from there.
-    f(unsafe { control.as_ref() })
-}
-
-impl Control {
-    /// Whether there is room on the stack that the caller is on, which is this coroutine's, to poll others from there.
-    #[inline]
-    fn has_room(&self) -> bool {
-        let here = 0u8;
-        std::ptr::from_ref(&here).addr().saturating_sub(self.guard.end) >= ROOM_BYTES
-    }
-}
-
-/// While it lives, the thread is on a coroutine's stack.
-struct Running<'a> {
-    outer: *const Control,
-    _control: &'a Control,
-}
-
-impl<'a> Running<'a> {
-    fn enter(control: &'a Control) -> Self {
-        control.core.set(current::core());
-        Self { outer: RUNNING.replace(control), _control: control }
-    }
-}
-
-impl Drop for Running<'_> {
-    fn drop(&mut self) {
-        RUNNING.set(self.outer);
-    }
-}
-
-impl<T> Coroutine<T> {
-    /// Puts `f` on a stack with room for `stack_bytes`. It starts when the future is first polled.
-    ///
-    /// # Errors
-    ///
-    /// As for a stack from the pool: no room, or too large.
-    pub(crate) fn new(
-        stack_bytes: usize,
-        identity: Arc<Identity>,
-        created_at: &'static Location<'static>,
-        f: impl FnOnce() -> T + 'static,
-    ) -> Result<Self> {
-        if size_of_val(&f) > MAX_CAPTURED_BYTES {
-            let f: Box<dyn FnOnce() -> T> = Box::new(f);
-            return Self::new(stack_bytes, identity, created_at, f);
-        }
-        let stack = PooledStack::take(stack_bytes)?;
-        let control = Control {
-            yielder: Cell::new(std::ptr::null()),
-            waker: Cell::new(std::ptr::null()),
-            core: Cell::new(std::ptr::null()),
-            unwinds: Cell::new(0),
-            guard: stack.guard(),
-            stack_bytes: stack.len(),
-            created_at,
-            identity,
-        };
-        let stack = corosensei::Coroutine::with_stack(stack, move |yielder, ()| {
-            with_running(|control| {
-                control.expect("set by the poll that switched here").yielder.set(yielder);
-            });
-            f()
-        });
-        Ok(Self { stack, ended: None, control })
-    }
-}
-
-/// What it ended with is moved like any other value.
-impl<T> Unpin for Coroutine<T> {}
-
-impl<T> Future for Coroutine<T> {
-    type Output = T;
-
-    /// # Panics
-    ///
-    /// With what the function panics with, and if polled again after it ended.
-    #[inline]
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
-        let this = self.get_mut();
-        if this.stack.done() {
-            match this.ended.take() {
-                Some(Ok(output)) => return Poll::Ready(output),
-                Some(Err(payload)) => resume_unwind(payload),
-                None => {}
-            }
-        }
-        this.control.waker.set(cx.waker());
-        if this.control.yielder.get().is_null() {
-            super::context::has_a_stack(this.control.stack_bytes);
-        }
-        let running = Running::enter(&this.control);
-        if running.outer.is_null() {
-            let is_first = this.control.yielder.get().is_null();
-            let result = this.stack.resume(());
-            drop(running);
-            return match result {
-                CoroutineResult::Yield(()) => {
-                    if is_first {
-                        with_core(|core| core.set_running_is_coroutine(true));
-                    }
-                    Poll::Pending
-                }
-                CoroutineResult::Return(output) => Poll::Ready(output),
-            };
-        }
-        let result = catch_unwind(AssertUnwindSafe(|| this.stack.resume(())));
-        drop(running);
-        this.ended = Some(match result {
-            Ok(CoroutineResult::Yield(())) => return Poll::Pending,
-            Ok(CoroutineResult::Return(output)) => Ok(output),
-            Err(payload) => Err(payload),
-        });
-        // The end of a task runs code of others, for which there is room on the thread's own stack only.
-        with_core(|core| core.set_running_is_coroutine(false));
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    }
-}
-
-impl<T> Drop for Coroutine<T> {
-    /// # Panics
-    ///
-    /// With what the function panics with after it caught the unwinding, or a destructor of what it captured.
-    fn drop(&mut self) {
-        if self.stack.done() {
-            return;
-        }
-        let unwound = if self.stack.started() {
-            self.control.unwinds.set(1);
-            self.control.waker.set(std::ptr::null());
-            let _running = Running::enter(&self.control);
-            // Not left to the field's own destructor, which aborts when a panic comes out.
-            catch_unwind(AssertUnwindSafe(|| self.stack.force_unwind()))
-        } else {
-            // The function's captures are dropped here, as those of any closure: not on its stack.
-            let dropped = catch_unwind(AssertUnwindSafe(|| self.stack.force_unwind()));
-            if dropped.is_err() {
-                // corosensei would drop them again.
-                // SAFETY: nothing is on a stack that was never switched to but the function, and that was dropped: a destructor
-                // that panics does not keep the other captures from being dropped.
-                unsafe { self.stack.force_reset() };
-            }
-            dropped
-        };
-        if let Err(payload) = unwound {
-            if std::thread::panicking() {
-                // Reported by the hook already; a second panic would end the process.
-                std::mem::forget(payload);
-            } else {
-                resume_unwind(payload);
-            }
-        }
-    }
-}
 
 /// Waits for `future`, wherever the caller is:
 ///
@@ -267,7 +66,7 @@ pub fn wait<F: Future>(future: F) -> F::Output {
 #[track_caller]
 pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
-    if RUNNING.with(Cell::get).is_null() {
+    if running().is_null() {
         assert!(
             !super::is_in_core(),
             "boson::wait would block this core: use `.await` in async code, or call it from a coroutine \
@@ -276,14 +75,17 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
         return Some(block_thread(future));
     }
     loop {
-        // Read anew after each switch: the future that holds the control may have moved.
-        let waker = with_running(|control| control.map_or(std::ptr::null(), |control| control.waker.get()));
-        // SAFETY: the waker was set from the context of the poll that is going on, which outlives what it runs.
-        let waker = unsafe { waker.as_ref() }.unwrap_or(Waker::noop());
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(waker)) {
+        let (polled, was_suspended) = with_running(|control| {
+            let control = control.expect("called on a coroutine's stack");
+            let turn = control.turn();
+            let polled = control.with_waker(|waker| future.as_mut().poll(&mut Context::from_waker(waker)));
+            (polled, control.turn() != turn)
+        });
+        if let Poll::Ready(output) = polled {
             return Some(output);
         }
-        if !suspend() {
+        // If the coroutine was suspended inside of `poll`, what woke it may have been meant for this future.
+        if !was_suspended && !wait_turn() {
             return None;
         }
     }
@@ -296,21 +98,28 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
 #[inline]
 #[track_caller]
 pub(crate) fn yield_now() -> bool {
-    let control = RUNNING.get();
-    // SAFETY: as in `with_running`; not used after the switch, when the control may have moved.
-    let Some(control) = (unsafe { control.as_ref() }) else { return false };
-    if control.waker.get().is_null() {
-        return false;
+    let control = running();
+    // SAFETY: the core that the thread is inside of is alive, and runs nothing here that would end it.
+    let core = unsafe { current::core().as_ref() };
+    // SAFETY: as in `with_running`; null is no lender.
+    let suspended = match (core, unsafe { control.as_ref() }) {
+        // It is its core's, which has resumed it: it is not being unwound.
+        (Some(core), Some(control)) if core.is_lender(control) => core.run_others(control),
+        (_, None) => return false,
+        (_, Some(control)) if control.unwinds.get() > 0 => return false,
+        (_, Some(control)) => {
+            assert_own_core(control);
+            Some(Suspended::Yields)
+        }
+    };
+    if let Some(suspended) = suspended {
+        // SAFETY: as above.
+        suspend(unsafe { &*control }, suspended);
     }
-    assert_own_core(control);
-    // SAFETY: the core polls this coroutine, so it is alive, and nothing below ends it.
-    let core = unsafe { &*control.core.get() };
-    if core.yield_running(control.has_room()) {
-        return true;
-    }
-    suspend()
+    true
 }
 
+/// A coroutine waits for its own core.
 #[inline]
 #[track_caller]
 fn assert_own_core(control: &Control) {
@@ -320,23 +129,28 @@ fn assert_own_core(control: &Control) {
     );
 }
 
-/// Switches to whoever polls the coroutine, until it is polled again. False if it cannot, because it is being cancelled and is in a
+/// Switches to whoever resumed the coroutine, until it is resumed again. Unwinds if it is cancelled meanwhile.
+#[inline]
+fn suspend(control: &Control, suspended: Suspended) {
+    // SAFETY: the yielder lies on the stack of the coroutine that runs, below this frame, and lives as long as its function.
+    let yielder = unsafe { &*control.yielder.get() };
+    yielder.suspend(suspended);
+}
+
+/// Suspends the coroutine on whose stack this is until its task is woken. False if it cannot, because it is being cancelled and is in a
 /// destructor. Unwinds if it is cancelled meanwhile, or was before.
 #[inline]
 #[track_caller]
-fn suspend() -> bool {
-    let yielder = with_running(|control| {
+fn wait_turn() -> bool {
+    with_running(|control| {
         let control = control.expect("called on a coroutine's stack");
         assert_own_core(control);
         if control.unwinds.get() > 0 && !may_unwind_again(control) {
-            return std::ptr::null();
+            return false;
         }
-        control.yielder.get()
-    });
-    // SAFETY: the yielder lies on the stack of the coroutine that runs, below this frame, and lives as long as its function.
-    let Some(yielder) = (unsafe { yielder.as_ref() }) else { return false };
-    yielder.suspend(());
-    true
+        suspend(control, Suspended::Waits);
+        true
+    })
 }
 
 /// Of a coroutine that is being cancelled and waits: whether it is unwound (once more), as it is unless it is in a destructor.

@@ -11,7 +11,7 @@ use std::sync::OnceLock;
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::with_running;
+use super::control::with_running;
 use crate::error::{Error, Result};
 
 /// Room for the handler, above what the kernel needs to save the registers, in bytes.

@@ -27,6 +27,9 @@ enum State {
     InFlight(Option<JobId>, Waker),
     Done(i32),
     Orphaned(Option<JobId>, Box<dyn Orphan>),
+    /// The reactor gave up on the call, of which a thread may use the memory for as long as it likes: the slot is nobody else's any
+    /// more, and what it held is leaked.
+    GivenUp,
 }
 
 /// Names a call in flight.
@@ -105,11 +108,7 @@ impl Calls {
 
     /// Gives a call's value to its slot, because nobody waits any more.
     pub(super) fn orphan(&mut self, key: CallKey, orphan: Box<dyn Orphan>) -> Orphaning {
-        let Some(slot) = self.slot(key) else {
-            // The reactor has given up on the call: a thread may still use its memory.
-            std::mem::forget(orphan);
-            return Orphaning::Nothing;
-        };
+        let slot = self.slot(key).expect("a slot is named only while it is taken");
         match std::mem::replace(&mut slot.state, State::Free) {
             State::InFlight(job, waker) => {
                 slot.state = State::Orphaned(job, orphan);
@@ -119,6 +118,11 @@ impl Calls {
                 self.release(key);
                 Orphaning::Done(Told::Orphan(orphan, result))
             }
+            State::GivenUp => {
+                slot.state = State::GivenUp;
+                std::mem::forget(orphan);
+                Orphaning::Nothing
+            }
             State::Free | State::Orphaned(..) => unreachable!("a call is orphaned once, by its only future"),
         }
     }
@@ -127,7 +131,7 @@ impl Calls {
     pub(super) fn jobs(&self) -> Vec<JobId> {
         let job = |slot: &Slot| match &slot.state {
             State::InFlight(job, _) | State::Orphaned(job, _) => *job,
-            State::Free | State::Done(_) => None,
+            State::Free | State::Done(_) | State::GivenUp => None,
         };
         self.slots.iter().filter_map(job).collect()
     }
@@ -135,14 +139,14 @@ impl Calls {
     /// A call came back with `result`.
     pub(super) fn complete(&mut self, key: CallKey, result: i32) -> Option<Told> {
         // One whose slot was given up means nothing.
-        let slot = self.slot(key)?;
+        let slot = self.slot(key).filter(|slot| !matches!(slot.state, State::GivenUp))?;
         let told = match std::mem::replace(&mut slot.state, State::Done(result)) {
             State::InFlight(_, waker) => Told::Waiter(waker),
             State::Orphaned(_, orphan) => {
                 self.release(key);
                 Told::Orphan(orphan, result)
             }
-            State::Free | State::Done(_) => unreachable!("a call comes back once"),
+            State::Free | State::Done(_) | State::GivenUp => unreachable!("a call comes back once"),
         };
         self.in_flight -= 1;
         Some(told)
@@ -157,8 +161,11 @@ impl Calls {
 
     /// Leaks what the calls in flight work on, because their threads do not come back.
     pub(super) fn leak(&mut self) {
-        std::mem::forget(std::mem::take(&mut self.slots));
-        self.free.clear();
+        for slot in &mut self.slots {
+            if matches!(slot.state, State::InFlight(..) | State::Orphaned(..)) {
+                std::mem::forget(std::mem::replace(&mut slot.state, State::GivenUp));
+            }
+        }
         self.in_flight = 0;
     }
 }

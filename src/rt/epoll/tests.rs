@@ -2,7 +2,6 @@
 
 #![expect(clippy::async_yields_async, reason = "a future that outlives `block_on` is what is tested")]
 
-use std::cell::Cell;
 use std::future::Future;
 use std::io::IoSlice;
 use std::mem::MaybeUninit;
@@ -13,17 +12,15 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use rustix::event::{EventfdFlags, eventfd};
 use rustix::net::{
     AddressFamily, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, SocketFlags, SocketType, sendmsg,
     socketpair,
 };
 
-use crate::mem::{IoBuf, IoBufMut};
+use crate::mem::IoBuf;
+use crate::rt::ops::tests::{Watched, finish_read, read_slowly, slow_file};
 use crate::rt::{self, Core, CoreConfig, JoinHandle, MonotonicClock, ReactorChoice, ReactorKind, ops};
 
-/// The offset that asks for no seeking.
-const WHERE_IT_IS: u64 = u64::MAX;
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn core() -> Core {
@@ -264,76 +261,12 @@ fn whoever_finds_data_every_time_leaves_the_others_their_turn() {
     });
 }
 
-/// A buffer that says when it is freed.
-struct Watched {
-    bytes: Vec<u8>,
-    alive: Rc<Cell<usize>>,
-}
-
-impl Watched {
-    fn new(alive: &Rc<Cell<usize>>) -> Self {
-        alive.set(alive.get() + 1);
-        Self { bytes: Vec::with_capacity(8), alive: Rc::clone(alive) }
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.alive.set(self.alive.get() - 1);
-    }
-}
-
-// SAFETY: all is the inner Vec's, which keeps the contract.
-unsafe impl IoBuf for Watched {
-    fn stable_ptr(&self) -> *const u8 {
-        self.bytes.stable_ptr()
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.bytes.bytes_init()
-    }
-}
-
-// SAFETY: all is the inner Vec's, which keeps the contract.
-unsafe impl IoBufMut for Watched {
-    fn stable_mut_ptr(&mut self) -> *mut u8 {
-        self.bytes.stable_mut_ptr()
-    }
-
-    fn bytes_total(&self) -> usize {
-        self.bytes.bytes_total()
-    }
-
-    unsafe fn set_init(&mut self, len: usize) {
-        // SAFETY: the caller's promise is the inner Vec's precondition.
-        unsafe { self.bytes.set_init(len) };
-    }
-}
-
-/// A "file" of which a read takes as long as somebody likes.
-fn slow_file() -> Rc<OwnedFd> {
-    // As a semaphore: each write ends one read.
-    Rc::new(eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::SEMAPHORE).expect("a descriptor"))
-}
-
-/// Reads a slow file on a thread: `ops::read` would wait for it to be ready.
-fn read_slowly<B: IoBufMut>(
-    file: &Rc<OwnedFd>,
-    buf: B,
-) -> impl Future<Output = (std::io::Result<u32>, B)> + Unpin + use<B> {
-    ops::read_at(file, WHERE_IT_IS, buf)
-}
-
-fn finish_read(file: &OwnedFd) {
-    rustix::io::write(file, &1u64.to_ne_bytes()).expect("room");
-}
-
 #[test]
 fn a_buffer_of_a_dropped_read_lives_until_its_thread_is_done_with_it() {
     run(async {
         let file = slow_file();
         let alive = Rc::default();
-        let mut operation = read_slowly(&file, Watched::new(&alive));
+        let mut operation = read_slowly(&file, Watched::new(8, &alive));
         assert!(!poll_once(&mut operation));
         // Until a thread has taken it.
         rt::sleep(Duration::from_millis(20)).await;
@@ -362,10 +295,10 @@ fn a_core_that_ends_waits_for_the_threads_that_have_its_buffers() {
     let mut outside = core
         .block_on(async {
             for _ in 0..40 {
-                let operation = read_slowly(&file, Watched::new(&alive));
+                let operation = read_slowly(&file, Watched::new(8, &alive));
                 drop(rt::spawn("reads", async move { drop(operation.await) }));
             }
-            let mut outside = read_slowly(&file, Watched::new(&alive));
+            let mut outside = read_slowly(&file, Watched::new(8, &alive));
             assert!(!poll_once(&mut outside));
             rt::sleep(Duration::from_millis(20)).await;
             outside
@@ -402,7 +335,7 @@ fn file_operations_in_any_number_wait_for_room_and_their_dropped_ones_do_not_los
         rt::sleep(Duration::from_millis(20)).await;
         let alive = Rc::default();
         let mut operations: Vec<_> =
-            (0..1500).map(|at| Some(ops::read_at(&file, at, Watched::new(&alive)))).collect();
+            (0..1500).map(|at| Some(ops::read_at(&file, at, Watched::new(8, &alive)))).collect();
         for operation in operations.iter_mut().flatten() {
             assert!(!poll_once(operation));
         }

@@ -1,7 +1,6 @@
 //! The queue of a pool and its threads.
 
 use std::collections::VecDeque;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 use std::time::Duration;
@@ -10,6 +9,7 @@ use rustix::thread::CpuSet;
 use tracing::warn;
 
 use super::thread;
+use crate::rt::task::quietly;
 
 /// Jobs that wait for a thread. Whoever comes when there are so many waits for room.
 const QUEUE_LIMIT: usize = 1024;
@@ -69,6 +69,11 @@ impl State {
         self.next_id
     }
 
+    /// The waker of somebody who waits for room.
+    fn waker_of(&mut self, number: u64) -> Option<&mut Waker> {
+        self.waiting.iter_mut().find(|(other, _)| *other == number).map(|(_, waker)| waker)
+    }
+
     fn has_room(&self) -> bool {
         self.queue.len() + self.granted < QUEUE_LIMIT
     }
@@ -118,6 +123,27 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether `place` is in the line still, with `waker` from now on. If not, its turn to submit has come.
+    pub(in crate::rt) fn is_in_line(&self, place: &Place, waker: &Waker) -> bool {
+        let Some(number) = place.0 else { return false };
+        match self.lock().waker_of(number) {
+            None => return false,
+            Some(current) if current.will_wake(waker) => return true,
+            Some(_) => {}
+        }
+        // Cloned before the lock is taken again, and dropped after: wakers are foreign code.
+        let mut kept = waker.clone();
+        let mut state = self.lock();
+        let current = state.waker_of(number);
+        let is_in_line = current.is_some();
+        if let Some(current) = current {
+            std::mem::swap(current, &mut kept);
+        }
+        drop(state);
+        drop(kept);
+        is_in_line
+    }
+
     /// Queues `job`. `place` is the submitter's own: new for its first try, and the same again after [`Refused::Full`].
     pub(in crate::rt) fn submit(
         self: &Arc<Self>,
@@ -134,7 +160,7 @@ impl Pool {
         }
         match place.0 {
             Some(number) => {
-                if let Some((_, current)) = state.waiting.iter_mut().find(|(other, _)| *other == number) {
+                if let Some(current) = state.waker_of(number) {
                     kept = kept.map(|waker| std::mem::replace(current, waker));
                     drop(state);
                     drop(kept);
@@ -214,7 +240,7 @@ impl Pool {
         state.granted += waiting.len();
         drop(state);
         self.work.notify_all();
-        waiting.into_iter().for_each(|(_, waker)| waker.wake());
+        waiting.into_iter().for_each(|(_, waker)| _ = quietly(|| waker.wake()));
     }
 
     /// What a thread does.
@@ -255,11 +281,9 @@ impl Pool {
 
 /// Does a job, and tells `next` that there is room in the queue.
 fn do_job(job: Job, next: Option<Waker>) {
-    // The panic hook has reported it. A closure of `offload` catches its own; what is left are destructors and wakers.
-    let _ = catch_unwind(AssertUnwindSafe(|| {
-        next.into_iter().for_each(Waker::wake);
-    }));
-    let _ = catch_unwind(AssertUnwindSafe(job.run));
+    quietly(|| next.into_iter().for_each(Waker::wake));
+    // A closure of `offload` catches its own panic; what is left are destructors and wakers.
+    quietly(job.run);
 }
 
 fn take(queue: &mut VecDeque<(JobId, Job)>, id: JobId) -> Option<Job> {

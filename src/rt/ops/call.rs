@@ -18,8 +18,14 @@ pub(crate) enum Call {
     Accept,
     /// `connect(2)`.
     Connect { address: *const libc::sockaddr, len: libc::socklen_t },
+    /// `recvmsg(2)` without flags.
+    ReceiveMessage { header: *mut libc::msghdr },
+    /// `sendmsg(2)` that never raises SIGPIPE.
+    SendMessage { header: *const libc::msghdr },
     /// `read(2)` from where a stream is.
     Read { buf: *mut u8, len: u32 },
+    /// `write(2)` to where a stream is.
+    Write { buf: *const u8, len: u32 },
     /// `preadv2(2)`: the offset -1 is where a stream is, as for an io_uring.
     ReadAt { buf: *mut u8, len: u32, offset: u64 },
     /// `pwritev2(2)`, likewise.
@@ -36,6 +42,9 @@ pub(in crate::rt) const COPIED: i32 = 1 << 30;
 pub(super) const MAX_ZERO_COPY_BYTES: u32 = (1 << 30) - 4096;
 /// `IORING_SEND_ZC_REPORT_USAGE`: say whether it was copied.
 pub(in crate::rt) const REPORT_USAGE: u16 = 1 << 3;
+
+/// `MSG_NOSIGNAL` as an io_uring entry takes it.
+const NO_SIGNAL: u32 = libc::MSG_NOSIGNAL.cast_unsigned();
 
 /// What a descriptor can be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,8 +93,11 @@ impl Call {
                 .flags(libc::SOCK_CLOEXEC)
                 .build(),
             Self::Connect { address, len } => opcode::Connect::new(fd, address, len).build(),
-            // The offset -1 reads from where a stream is.
+            Self::ReceiveMessage { header } => opcode::RecvMsg::new(fd, header).build(),
+            Self::SendMessage { header } => opcode::SendMsg::new(fd, header).flags(NO_SIGNAL).build(),
+            // The offset -1 is where a stream is.
             Self::Read { buf, len } => opcode::Read::new(fd, buf, len).offset(u64::MAX).build(),
+            Self::Write { buf, len } => opcode::Write::new(fd, buf, len).offset(u64::MAX).build(),
             Self::ReadAt { buf, len, offset } => match buffer {
                 Some(index) => opcode::ReadFixed::new(fd, buf, len, index).offset(offset).build(),
                 None => opcode::Read::new(fd, buf, len).offset(offset).build(),
@@ -109,7 +121,10 @@ impl Call {
             Self::SendZeroCopy { .. } => "a peer to acknowledge what is sent from where it is",
             Self::Accept => "a connection to accept",
             Self::Connect { .. } => "a connection to be made",
+            Self::ReceiveMessage { .. } => "a datagram to receive",
+            Self::SendMessage { .. } => "room to send a datagram",
             Self::Read { .. } => "a read",
+            Self::Write { .. } => "room to write",
             Self::ReadAt { .. } => "a read of a file",
             Self::WriteAt { .. } => "a write to a file",
             Self::Datasync => "a flush of a file",
@@ -119,10 +134,14 @@ impl Call {
 
     pub(in crate::rt) fn way(self) -> Way {
         match self {
-            Self::Recv { .. } | Self::Accept | Self::Read { .. } => Way::WhenReady(Direction::Read),
-            Self::Send { .. } | Self::SendZeroCopy { .. } | Self::Connect { .. } => {
-                Way::WhenReady(Direction::Write)
+            Self::Recv { .. } | Self::Accept | Self::ReceiveMessage { .. } | Self::Read { .. } => {
+                Way::WhenReady(Direction::Read)
             }
+            Self::Send { .. }
+            | Self::SendZeroCopy { .. }
+            | Self::Connect { .. }
+            | Self::SendMessage { .. }
+            | Self::Write { .. } => Way::WhenReady(Direction::Write),
             Self::ReadAt { .. } | Self::WriteAt { .. } | Self::Datasync | Self::Allocate { .. } => {
                 Way::OnThread
             }
@@ -131,7 +150,7 @@ impl Call {
 
     /// Whether the call would block on a descriptor without `O_NONBLOCK`: it has no flag of its own to say so.
     pub(in crate::rt) fn needs_nonblocking_descriptor(self) -> bool {
-        matches!(self, Self::Accept | Self::Connect { .. } | Self::Read { .. })
+        matches!(self, Self::Accept | Self::Connect { .. } | Self::Read { .. } | Self::Write { .. })
     }
 
     /// Whether `errno` says that the call must wait for readiness.
@@ -197,9 +216,22 @@ impl Call {
                 // SAFETY: `address` points to an address of `len` bytes, by the caller's promise.
                 unsafe { libc::connect(descriptor, address, len) as isize }
             }
+            Self::ReceiveMessage { header } => {
+                // SAFETY: `header` and all that it points to are valid for writes, by the caller's promise.
+                unsafe { libc::recvmsg(descriptor, header, libc::MSG_DONTWAIT) }
+            }
+            Self::SendMessage { header } => {
+                let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
+                // SAFETY: `header` and all that it points to are valid for reads, by the caller's promise.
+                unsafe { libc::sendmsg(descriptor, header, flags) }
+            }
             Self::Read { buf, len } => {
                 // SAFETY: `buf` is valid for writes of `len` bytes, by the caller's promise.
                 unsafe { libc::read(descriptor, buf.cast(), len as usize) }
+            }
+            Self::Write { buf, len } => {
+                // SAFETY: `buf` is valid for reads of `len` bytes, by the caller's promise.
+                unsafe { libc::write(descriptor, buf.cast(), len as usize) }
             }
             Self::ReadAt { buf, len, offset } => {
                 let part = libc::iovec { iov_base: buf.cast(), iov_len: len as usize };

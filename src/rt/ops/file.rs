@@ -1,4 +1,4 @@
-//! Operations on files, devices and other descriptors that are read.
+//! Operations on files and devices.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -6,38 +6,6 @@ use std::rc::Rc;
 
 use super::{Call, Op, Operation, clamp_len, received};
 use crate::mem::{IoBuf, IoBufMut};
-
-/// Reads from where a stream (a signalfd, an eventfd, a pipe) is into `buf`; waits until there is something to read. On a
-/// core without io_uring the descriptor becomes non-blocking. Dropping the future may lose what was read at the same moment.
-pub(crate) fn read<B: IoBufMut>(stream: &Rc<OwnedFd>, buf: B) -> Op<Read<B>> {
-    Op::new(Read { stream: Rc::clone(stream), buf })
-}
-
-pub(crate) struct Read<B> {
-    stream: Rc<OwnedFd>,
-    buf: B,
-}
-
-// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns and which stay in place by
-// `IoBufMut`'s contract.
-unsafe impl<B: IoBufMut> Operation for Read<B> {
-    type Output = (io::Result<u32>, B);
-
-    fn descriptor(&self) -> &Rc<OwnedFd> {
-        &self.stream
-    }
-
-    fn call(&mut self) -> Call {
-        Call::Read { len: clamp_len(self.buf.bytes_total()), buf: self.buf.stable_mut_ptr() }
-    }
-
-    fn complete(mut self, result: io::Result<u32>) -> Self::Output {
-        received(&mut self.buf, &result);
-        (result, self.buf)
-    }
-
-    fn orphaned(self, _result: io::Result<u32>) {}
-}
 
 /// Reads at `offset` (bytes) of a file or device into `buf`; possibly only a part.
 pub(crate) fn read_at<B: IoBufMut>(file: &Rc<OwnedFd>, offset: u64, buf: B) -> Op<ReadAt<B>> {

@@ -6,8 +6,12 @@
 //! the kernel is done, also when the future is dropped.
 
 mod call;
+mod datagram;
 mod file;
+mod pipe;
 mod socket;
+#[cfg(test)]
+pub(in crate::rt) mod tests;
 
 use std::future::Future;
 use std::io;
@@ -19,7 +23,9 @@ use std::task::{Context, Poll};
 
 pub(crate) use call::Call;
 pub(in crate::rt) use call::{COPIED, Direction, REPORT_USAGE, Way};
-pub(crate) use file::{fallocate, fsync, read, read_at, write_at};
+pub(crate) use datagram::{Envelope, Received, receive_from, send_to};
+pub(crate) use file::{fallocate, fsync, read_at, write_at};
+pub(crate) use pipe::{read, read_stream, write_stream};
 pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 
 use crate::mem::IoBufMut;

@@ -210,7 +210,13 @@ unsafe impl Operation for Connect {
 fn encode_address(address: &SocketAddr) -> (Box<libc::sockaddr_storage>, libc::socklen_t) {
     // SAFETY: `sockaddr_storage` is plain bytes; all zeros is a valid value (an unspecified family).
     let mut storage = Box::new(unsafe { MaybeUninit::<libc::sockaddr_storage>::zeroed().assume_init() });
-    let target = std::ptr::from_mut(&mut *storage);
+    let len = write_address(address, &mut storage);
+    (storage, len)
+}
+
+/// Writes `address` as the kernel takes it, and returns its length.
+pub(super) fn write_address(address: &SocketAddr, storage: &mut libc::sockaddr_storage) -> libc::socklen_t {
+    let target = std::ptr::from_mut(storage);
     let len = match address {
         SocketAddr::V4(v4) => {
             let encoded = libc::sockaddr_in {
@@ -236,7 +242,7 @@ fn encode_address(address: &SocketAddr) -> (Box<libc::sockaddr_storage>, libc::s
             size_of::<libc::sockaddr_in6>()
         }
     };
-    (storage, libc::socklen_t::try_from(len).expect("an address has a few bytes"))
+    libc::socklen_t::try_from(len).expect("an address has a few bytes")
 }
 
 fn family(family: i32) -> libc::sa_family_t {

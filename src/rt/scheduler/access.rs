@@ -19,6 +19,7 @@ use crate::rt::pollers::SharedPoller;
 use crate::rt::reactor::Reactor;
 use crate::rt::run_queue::RunQueues;
 use crate::rt::stats::{CoreLatencies, CoreStats};
+use crate::rt::task::TaskRef;
 use crate::rt::task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 use crate::rt::task_local::Locals;
 use crate::rt::timer::{TimerKey, Wheel};
@@ -122,6 +123,12 @@ impl Shared {
     pub(in crate::rt) fn with_running<R>(&self, f: impl FnOnce(Option<&Header>) -> R) -> R {
         // SAFETY: set while the task is being polled, when its core's own reference keeps it alive.
         f(self.running.get().map(|task| unsafe { task.as_ref() }))
+    }
+
+    /// The task that is being polled.
+    pub(in crate::rt) fn running_task(&self) -> Option<TaskRef> {
+        // SAFETY: as in `with_running`; tasks are polled on their core's thread.
+        self.running.get().map(|task| unsafe { TaskRef::borrow(task) })
     }
 
     /// The task-local values of the task that is being polled. Code of the core's that is in none (a waker, a poller, a

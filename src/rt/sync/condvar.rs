@@ -1,45 +1,43 @@
 //! A condition variable between any threads.
 
-use std::pin::pin;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::future::Future;
+use std::pin::{Pin, pin};
+use std::task::{Context, Poll, ready};
 
-use tokio::sync::{Mutex, MutexGuard, Notify};
+use pin_project_lite::pin_project;
+
+use super::mutex::{Mutex, MutexGuard};
+use super::wait_queue::{At, Told, WaitQueue, Waiter};
+use crate::rt::context::noted;
 
 /// Tasks of any threads wait here, without the lock, for a change of what a [`Mutex`] holds.
 ///
 /// Change the value under the lock, and notify before or after giving it up: no waiter misses it. Those that wait are told in the order
-/// in which they came. A wait may end without a notification, and another task may take the lock first and undo the change:
-/// check the condition again, or use [`Condvar::wait_while`].
+/// in which they came. Another task may take the lock first and undo the change: check the condition again, or use
+/// [`Condvar::wait_while`].
 ///
 /// A wait that is dropped (by a timeout, say) does not hold the lock; take it anew. If it had been told by
 /// [`Condvar::notify_one`], another one is told in its stead.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Condvar {
-    notify: Notify,
-    /// How many wait, so that a notification for nobody is not stored. Exact for those who hold the lock.
-    waiters: AtomicUsize,
+    queue: WaitQueue,
 }
 
 impl Condvar {
-    /// A condition variable that nobody waits on.
-    pub fn new() -> Self {
-        Self::default()
+    const_unless_loom! {
+        /// A condition variable that nobody waits on.
+        pub fn new() -> Self {
+            Self { queue: WaitQueue::new() }
+        }
     }
 
     /// Gives up the lock, waits to be told, and takes the lock again. It begins to wait, and gives up the lock, with its first poll.
     pub async fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         let mutex: &'a Mutex<T> = MutexGuard::mutex(&guard);
-        let mut told = PassOn { condvar: self, owed: false };
-        {
-            let _waiting = Waiting::new(self);
-            let mut notified = pin!(self.notify.notified());
-            notified.as_mut().enable();
-            drop(guard);
-            notified.await;
-            told.owed = true;
-        }
+        let mut notified = pin!(Notified::new(self, guard));
+        notified.as_mut().await;
         let guard = mutex.lock().await;
-        told.owed = false;
+        notified.made_use();
         guard
     }
 
@@ -55,47 +53,72 @@ impl Condvar {
         guard
     }
 
-    /// Tells one task that waits.
-    pub fn notify_one(&self) {
-        // Relaxed: who changed the value under the lock after a waiter gave it up sees that waiter counted, through the lock.
-        if self.waiters.load(Ordering::Relaxed) > 0 {
-            self.notify.notify_one();
-        }
+    /// Tells one task that waits; returns whether there was one.
+    pub fn notify_one(&self) -> bool {
+        // Who changed the value under the lock after a waiter gave it up knows of that waiter, through the lock.
+        self.queue.tell_one()
     }
 
-    /// Tells everybody who waits.
+    /// Tells everybody who waits. If a waker panics, those behind it are not told.
     pub fn notify_all(&self) {
-        self.notify.notify_waiters();
+        self.queue.tell_all();
     }
 }
 
-/// One waiter more, while this lives.
-struct Waiting<'a>(&'a Condvar);
-
-impl<'a> Waiting<'a> {
-    fn new(condvar: &'a Condvar) -> Self {
-        condvar.waiters.fetch_add(1, Ordering::Relaxed);
-        Self(condvar)
+impl Default for Condvar {
+    fn default() -> Self {
+        Self::new()
     }
 }
 
-impl Drop for Waiting<'_> {
-    fn drop(&mut self) {
-        self.0.waiters.fetch_sub(1, Ordering::Relaxed);
+pin_project! {
+    /// Gives up the lock, and waits to be told. What it was told alone it owes to the next one until it has been made use of.
+    struct Notified<'a, 'm, T: ?Sized> {
+        condvar: &'a Condvar,
+        #[pin]
+        waiter: Waiter<'a>,
+        // The lock, until it begins to wait.
+        guard: Option<MutexGuard<'m, T>>,
     }
-}
 
-/// Tells another one, when a wait that was told ends before it has the lock. It may have been told with all: then this is one of
-/// the wake-ups without need.
-struct PassOn<'a> {
-    condvar: &'a Condvar,
-    owed: bool,
-}
-
-impl Drop for PassOn<'_> {
-    fn drop(&mut self) {
-        if self.owed {
-            self.condvar.notify_one();
+    impl<T: ?Sized> PinnedDrop for Notified<'_, '_, T> {
+        fn drop(this: Pin<&mut Self>) {
+            if this.waiter.leave() == Some(Told::Alone) {
+                this.condvar.notify_one();
+            }
         }
+    }
+}
+
+impl<'a, 'm, T: ?Sized> Notified<'a, 'm, T> {
+    fn new(condvar: &'a Condvar, guard: MutexGuard<'m, T>) -> Self {
+        Self { condvar, waiter: Waiter::new(&condvar.queue), guard: Some(guard) }
+    }
+
+    /// It was told, and whoever waits has looked.
+    fn made_use(self: Pin<&mut Self>) {
+        self.waiter.take_notice();
+    }
+
+    fn poll_told(self: Pin<&mut Self>, cx: &Context<'_>) -> Poll<()> {
+        let this = self.project();
+        let waiter = this.waiter.into_ref();
+        if let Some(guard) = this.guard.take() {
+            let waker = cx.waker().clone();
+            this.condvar.queue.lock().push(waiter, At::Back, waker);
+            // Now that it waits: whoever gets the lock may notify it at once.
+            drop(guard);
+            return Poll::Pending;
+        }
+        ready!(waiter.poll_told(cx));
+        Poll::Ready(())
+    }
+}
+
+impl<T: ?Sized> Future for Notified<'_, '_, T> {
+    type Output = ();
+
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {
+        noted("a condition variable", self.poll_told(cx))
     }
 }

@@ -5,16 +5,19 @@
 //!
 //! | | waits for | order |
 //! |---|---|---|
-//! | [`Mutex`], [`RwLock`], [`Semaphore`] | a lock or permits | first come, first served; no overtaking |
+//! | [`Mutex`] | a lock | who finds it free takes it; first come, first served among those that wait, and nobody is overtaken for ever |
+//! | [`RwLock`], [`Semaphore`] | a lock or permits | first come, first served; no overtaking |
 //! | [`Condvar`], [`Notify`] | a change | told in the order of arrival |
 //! | [`Barrier`], [`WaitGroup`], [`OnceCell`] | others to come, or to be done | all at once; [`OnceCell`]: first come, first served |
 //! | [`oneshot`], [`mpsc`] | a value, or room | values in the order of sending; senders first come, first served |
 //! | [`broadcast`], [`watch`] | every value, or the newest | all at once |
 //!
-//! The primitives are tokio's, whose `sync` feature does not depend on its runtime, which are fair, and whose lock-free parts its own
-//! loom models check. [`Condvar`] and [`WaitGroup`], which tokio lacks, are built upon them. The names, methods and errors of [`local`]
+//! Most of them are tokio's, whose `sync` feature does not depend on its runtime, which are fair, and whose lock-free parts its own
+//! loom models check. [`WaitGroup`], which tokio lacks, is built upon them. [`Mutex`] and [`Condvar`] are our own, with loom models: a lock that is
+//! handed to the next one each time makes every turn wait until another core has been woken. The names, methods and errors of [`local`]
 //! follow them, so that code moves between the two by changing an import; the differences:
 //!
+//! - [`local::Mutex`] is handed to the task that has waited longest: on one core that one need not be woken first.
 //! - [`Notify`] here stores one notification for who comes later (`notify_one`), as another thread may come between a check and the wait;
 //!   `notify_waiters` is what is `notify_all` there.
 //! - Values of [`local::broadcast`] and [`local::watch`] come as `Rc` where a reference or a lock guard comes here.
@@ -46,18 +49,41 @@
 //! # Ok::<(), boson::Error>(())
 //! ```
 //!
-//! The `blocking_` methods are for threads without a runtime. They block the thread: inside a task they would stop its whole core.
+//! The `blocking_` methods are for threads without a runtime. They block the thread: inside a task they would stop its whole core. Those of
+//! [`Mutex`] are for coroutines too, and panic in async tasks.
+
+/// Functions that are `const`, but in loom's models: its types cannot be made at compile time.
+macro_rules! const_unless_loom {
+    ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty)?) -> $result:ty $body:block) => {
+        #[cfg(not(loom))]
+        $(#[$attribute])*
+        $visibility const fn $name($($argument: $type)?) -> $result $body
+
+        #[cfg(loom)]
+        $(#[$attribute])*
+        $visibility fn $name($($argument: $type)?) -> $result $body
+    };
+}
+pub(crate) use const_unless_loom;
 
 mod condvar;
 mod error;
 pub mod local;
+#[cfg(all(test, loom))]
+mod loom_tests;
+mod mutex;
+mod raw_mutex;
 mod wait_group;
+mod wait_queue;
 
 pub use condvar::Condvar;
-pub use error::{AcquireError, SendError, SetError, TryAcquireError, TryLockError, TrySendError};
+pub use error::{
+    AcquireError, RwTryLockError, SendError, SetError, TryAcquireError, TryLockError, TrySendError,
+};
+pub use mutex::{Lock, MappedMutexGuard, Mutex, MutexGuard, OwnedMutexGuard};
 pub use tokio::sync::{
-    Barrier, BarrierWaitResult, MappedMutexGuard, Mutex, MutexGuard, Notify, OnceCell, OwnedMutexGuard,
-    OwnedRwLockReadGuard, OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockReadGuard,
-    RwLockWriteGuard, Semaphore, SemaphorePermit, broadcast, mpsc, oneshot, watch,
+    Barrier, BarrierWaitResult, Notify, OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard,
+    OwnedSemaphorePermit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit, broadcast,
+    mpsc, oneshot, watch,
 };
 pub use wait_group::{WaitGroup, WaitToken};

@@ -51,6 +51,35 @@ impl ReadyList {
         self.head.get().map(|task| unsafe { task.as_ref() })
     }
 
+    /// Appends a task that was just marked as queued and takes the first one, which is the same if there is no other. `None` if the
+    /// first one is no such task: then nothing is changed.
+    #[inline]
+    pub(in crate::rt) fn exchange_if(
+        &self,
+        task: NonNull<Header>,
+        is_such: impl FnOnce(&Header) -> bool,
+    ) -> Option<NonNull<Header>> {
+        let Some(first) = self.head.get() else {
+            // SAFETY: a task that is about to be on the list is alive (see the type).
+            return is_such(unsafe { task.as_ref() }).then_some(task);
+        };
+        // SAFETY: a task on the list is alive (see the type).
+        let header = unsafe { first.as_ref() };
+        if !is_such(header) {
+            return None;
+        }
+        let tail = self.tail.replace(Some(task));
+        // Of two that take turns, nothing is read that was just written.
+        if tail == Some(first) {
+            self.head.set(Some(task));
+        } else if let Some(tail) = tail {
+            // SAFETY: a task on the list is alive (see the type).
+            unsafe { tail.as_ref() }.next_ready.set(Some(task));
+            self.head.set(header.next_ready.take());
+        }
+        Some(first)
+    }
+
     /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
     pub(in crate::rt) fn take(&self, before: usize) -> Option<NonNull<Header>> {
         let mut previous = self.head.get()?;
@@ -102,6 +131,12 @@ pub(in crate::rt) struct Registry {
 impl Registry {
     pub(in crate::rt) fn len(&self) -> usize {
         self.len.get()
+    }
+
+    /// Moves all tasks to a registry of their own.
+    pub(in crate::rt) fn take_all(&self) -> Self {
+        let (head, tail) = (Cell::new(self.head.take()), Cell::new(self.tail.take()));
+        Self { head, tail, len: Cell::new(self.len.take()) }
     }
 
     /// Takes over the core's reference to a task.

@@ -100,7 +100,7 @@ pub(in crate::rt) fn quietly(call: impl FnOnce()) -> bool {
     is_well
 }
 
-/// Drops what came from foreign code.
+/// Drops what came from foreign code: one thing at a time, because a second panic while the first one unwinds ends the process.
 pub(in crate::rt) fn drop_quietly<T>(value: T) {
     quietly(|| drop(value));
 }

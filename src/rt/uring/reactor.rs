@@ -85,6 +85,9 @@ enum State {
     Done(i32),
     Orphaned(Box<dyn Orphan>),
     Multishot(Rc<dyn Multishot>),
+    /// `shut_down` gave up on the operation. The kernel may use its memory for as long as it likes: the slot is nobody else's any more,
+    /// and what it held is leaked.
+    GivenUp,
 }
 
 pub(super) enum Completed {
@@ -252,6 +255,7 @@ impl Reactor {
             }
             State::InFlight(current) if current.will_wake(waker) => return None,
             State::InFlight(_) => {}
+            State::GivenUp => return None,
             State::Free | State::Orphaned(_) | State::Multishot(_) => {
                 unreachable!("an operation is finished once, by its only future")
             }
@@ -259,11 +263,20 @@ impl Reactor {
         drop(inner);
         // Cloning and dropping wakers may be foreign code, which may drop other operations: not under the borrow.
         let mut kept = waker.clone();
-        if let State::InFlight(current) = self.inner.borrow_mut().state(key) {
-            std::mem::swap(current, &mut kept);
+        let mut inner = self.inner.borrow_mut();
+        let mut result = None;
+        match inner.state(key) {
+            State::InFlight(current) => std::mem::swap(current, &mut kept),
+            // That foreign code filled the queue, and completions were taken to make room: the other waker is told, not this one.
+            State::Done(done) => {
+                result = Some(*done);
+                inner.release(key);
+            }
+            State::GivenUp | State::Free | State::Orphaned(_) | State::Multishot(_) => {}
         }
+        drop(inner);
         drop(kept);
-        None
+        result
     }
 
     /// Gives an operation's value to its slot, because nobody waits any more; asks the kernel to cancel it.
@@ -274,12 +287,12 @@ impl Reactor {
             std::mem::forget(orphan);
             return;
         };
-        if inner.slots.is_empty() {
-            // `shut_down` gave up on this operation: the kernel may still use its memory.
-            std::mem::forget(orphan);
-            return;
-        }
         let previous = match inner.state(key) {
+            State::GivenUp => {
+                drop(inner);
+                orphan.given_up();
+                return;
+            }
             State::Done(result) => {
                 let result = *result;
                 inner.release(key);
@@ -498,17 +511,11 @@ impl Reactor {
             rounds += 1;
             left = self.inner.borrow().in_flight;
         }
-        let mut inner = self.inner.borrow_mut();
-        if inner.in_flight > 0 {
-            warn!("{} operations did not finish; their memory is not freed", inner.in_flight);
-            let slots = std::mem::take(&mut inner.slots);
-            drop(inner);
-            for slot in slots {
-                match slot.state {
-                    State::Orphaned(orphan) => orphan.given_up(),
-                    state => std::mem::forget(state),
-                }
-            }
+        if left > 0 {
+            warn!("{left} operations did not finish; their memory is not freed");
+            // Outside the borrow: what they do not leak is dropped.
+            let orphans = self.inner.borrow_mut().give_up();
+            orphans.into_iter().for_each(Orphan::given_up);
         }
     }
 }
@@ -577,6 +584,21 @@ impl Inner {
         self.free.push(key.index);
     }
 
+    /// Leaks what the operations in flight work on; those whose future is gone are returned, and know themselves what to leak.
+    fn give_up(&mut self) -> Vec<Box<dyn Orphan>> {
+        let mut orphans = Vec::new();
+        for slot in &mut self.slots {
+            if !matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_)) {
+                continue;
+            }
+            match std::mem::replace(&mut slot.state, State::GivenUp) {
+                State::Orphaned(orphan) => orphans.push(orphan),
+                state => std::mem::forget(state),
+            }
+        }
+        orphans
+    }
+
     /// Returns 1 for something that somebody waited for.
     fn complete(&mut self, entry: &cqueue::Entry, buffers: Option<&mut BufferRing>) -> usize {
         match entry.user_data() {
@@ -609,6 +631,9 @@ impl Inner {
         let result =
             if cqueue::notif(entry.flags()) { notified(slot.sent, entry.result()) } else { entry.result() };
         self.in_flight -= 1;
+        if matches!(slot.state, State::GivenUp) {
+            return 0;
+        }
         match std::mem::replace(&mut slot.state, State::Done(result)) {
             State::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
             State::Orphaned(orphan) => {
@@ -616,7 +641,7 @@ impl Inner {
                 self.release(SlotKey { index, generation });
                 self.completed.push(Completed::Orphan(orphan, result));
             }
-            State::Free | State::Done(_) | State::Multishot(_) => {
+            State::Free | State::Done(_) | State::Multishot(_) | State::GivenUp => {
                 unreachable!("the kernel completes an operation once")
             }
         }
@@ -663,8 +688,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.in_flight > 0 {
-            // A panic of somebody's waker got in the way of `shut_down`: the kernel may still use the operations' memory.
-            std::mem::forget(std::mem::take(&mut self.slots));
+            // `shut_down` gave up, or a panic of somebody's waker got in its way: the kernel may still use the operations' memory.
+            self.give_up();
         }
     }
 }

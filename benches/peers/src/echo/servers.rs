@@ -9,8 +9,18 @@ use crate::machine;
 use crate::runtimes::boson_config;
 
 /// The servers that [`serve`] knows, boson first.
-pub const NAMES: [&str; 8] =
-    ["boson", "boson-poll", "tokio", "monoio", "monoio-epoll", "glommio", "glommio-spin", "compio"];
+pub const NAMES: [&str; 10] = [
+    "boson",
+    "boson-poll",
+    "boson-plain",
+    "boson-epoll",
+    "tokio",
+    "monoio",
+    "monoio-epoll",
+    "glommio",
+    "glommio-spin",
+    "compio",
+];
 
 /// Runs the server `name` on its CPU until the process is killed; its address goes to the standard output.
 pub fn serve(name: &str) {
@@ -19,6 +29,11 @@ pub fn serve(name: &str) {
     match name {
         "boson" => boson(boson_config()),
         "boson-poll" => boson(CoreConfig { idle: Idle::Poll, ..boson_config() }),
+        "boson-plain" => boson(CoreConfig {
+            ring_features: boson::rt::RingFeatures::all().without(boson::rt::RingFeature::MultishotReceive),
+            ..boson_config()
+        }),
+        "boson-epoll" => boson(CoreConfig { reactor: boson::rt::ReactorChoice::Epoll, ..boson_config() }),
         "tokio" => tokio(),
         "monoio" => {
             let builder = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(4096);

@@ -1,4 +1,8 @@
+use super::pool::{FIRST_SLAB_STACKS, KEPT_BYTES, PAUSE, WARM, WHILE};
+use super::slab::{COLOR_BYTES, COLORS, PROTECTED, Slab, max_protected};
 use super::*;
+use crate::error::ErrorKind;
+use std::sync::atomic::Ordering;
 
 /// Held by tests that count guards that are mappings: the count is the process's.
 static PROTECTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
@@ -50,7 +54,7 @@ fn stacks_do_not_overlap_and_the_last_one_back_is_the_next_one_out() {
                 (
                     slot.slab.guard(slot.index).addr(),
                     slot.slab.guard(slot.index).addr() + PAGE_BYTES,
-                    slot.base(),
+                    slot.base().get(),
                 )
             })
             .collect();
@@ -68,17 +72,72 @@ fn stacks_do_not_overlap_and_the_last_one_back_is_the_next_one_out() {
     }
 }
 
+/// Takes this many stacks of 64 KiB and gives them back.
+fn use_at_once(pool: &mut Pool, count: usize, use_it: impl Fn(&Slot)) {
+    let slots: Vec<Slot> = (0..count).map(|_| pool.take(64 << 10).expect("there is room")).collect();
+    slots.iter().for_each(use_it);
+    slots.into_iter().for_each(|slot| pool.put(slot));
+}
+
 #[test]
-fn a_stack_that_comes_back_while_many_are_free_keeps_little_memory() {
+fn stacks_that_are_used_again_keep_their_memory_however_many() {
+    const STACKS: usize = 3 * WARM;
     let mut pool = Pool::new(Guards::Install);
-    let slots: Vec<Slot> = (0..WARM + 1).map(|_| pool.take(64 << 10).expect("there is room")).collect();
-    for slot in slots {
-        touch(&slot);
-        pool.put(slot);
+    use_at_once(&mut pool, STACKS, touch);
+    for _ in 0..3 * WHILE / STACKS {
+        use_at_once(&mut pool, STACKS, |_| ());
     }
     let free = &pool.classes[2].free;
-    assert_eq!(resident_pages(&free[0]), 16, "the first ones stay warm");
-    assert_eq!(resident_pages(&free[WARM]), KEPT_BYTES / PAGE_BYTES);
+    assert_eq!(free.len(), STACKS);
+    assert!(free.iter().all(|slot| resident_pages(slot) == 16), "no page was given back");
+}
+
+#[test]
+fn stacks_that_were_not_used_for_a_while_keep_little_memory() {
+    const STACKS: usize = WARM + 100;
+    let mut pool = Pool::new(Guards::Install);
+    use_at_once(&mut pool, STACKS, touch);
+    // In the first while, all of them were in use once; and then it takes a few uses of others for each.
+    for _ in 0..2 * WHILE + 100 * PAUSE {
+        use_at_once(&mut pool, 1, |_| ());
+    }
+    let free = &pool.classes[2].free;
+    let kept: Vec<usize> = free.iter().map(resident_pages).collect();
+    assert_eq!(kept[..100], [KEPT_BYTES / PAGE_BYTES; 100]);
+    assert_eq!(kept[100..], [16; WARM], "as many stay warm");
+    // They are used again, and warm again.
+    use_at_once(&mut pool, STACKS, touch);
+    use_at_once(&mut pool, 1, |_| ());
+    assert!(pool.classes[2].free.iter().all(|slot| resident_pages(slot) == 16));
+}
+
+#[test]
+fn a_subscriber_that_is_told_of_a_failure_may_use_the_pool() {
+    struct UsesThePool(std::sync::atomic::AtomicUsize);
+    impl tracing::Subscriber for UsesThePool {
+        fn enabled(&self, _: &tracing::Metadata<'_>) -> bool {
+            true
+        }
+        fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+            tracing::span::Id::from_u64(1)
+        }
+        fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+        fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+        fn event(&self, _: &tracing::Event<'_>) {
+            drop(PooledStack::take(16 << 10).expect("there is room"));
+            self.0.fetch_add(stats().free, Ordering::Relaxed);
+        }
+        fn enter(&self, _: &tracing::span::Id) {}
+        fn exit(&self, _: &tracing::span::Id) {}
+    }
+    let _keeps_its_slab = PooledStack::take(16 << 10).expect("there is room");
+    // Not a multiple of the page size: `munmap` refuses it.
+    let start = std::ptr::NonNull::new(std::ptr::without_provenance_mut(1)).expect("it is not null");
+    let slab = Slab { start, stacks: 1, stack_bytes: 16 << 10, protected: std::cell::Cell::new(0) };
+    POOL.with_borrow_mut(|pool| pool.classes[0].free.push(Slot { slab: Rc::new(slab), index: 0 }));
+    let told = std::sync::Arc::new(UsesThePool(0.into()));
+    tracing::subscriber::with_default(std::sync::Arc::clone(&told), trim);
+    assert_eq!(told.0.load(Ordering::Relaxed), 1, "it was told once, and its stack came back");
 }
 
 #[test]
@@ -90,14 +149,14 @@ fn trimming_gives_back_memory_and_whole_slabs() {
     others.iter().for_each(touch);
     let reserved = pool.stats().reserved_bytes;
     others.into_iter().for_each(|slot| pool.put(slot));
-    pool.trim();
+    drop(pool.trim());
     // The first slab has a stack in use, the second has none.
     let slab = FIRST_SLAB_STACKS * ((16 << 10) + PAGE_BYTES);
     assert_eq!((reserved, pool.stats().reserved_bytes), (3 * slab, slab));
     assert_eq!(pool.stats().free, FIRST_SLAB_STACKS - 1);
     assert!(pool.classes[0].free.iter().all(|slot| resident_pages(slot) == 0));
     pool.put(kept);
-    pool.trim();
+    drop(pool.trim());
     assert_eq!(pool.stats(), StackStats::default());
 }
 

@@ -2,8 +2,6 @@
 
 use std::fmt;
 
-use crate::error::{Error, ErrorKind};
-
 /// The semaphore is closed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct AcquireError;
@@ -131,63 +129,3 @@ impl<T> std::error::Error for SendError<T> {}
 impl<T> std::error::Error for TrySendError<T> {}
 impl std::error::Error for RecvError {}
 impl std::error::Error for TryRecvError {}
-
-impl From<AcquireError> for Error {
-    fn from(error: AcquireError) -> Self {
-        Self::new(ErrorKind::Closed, "acquire").because(error.to_string())
-    }
-}
-
-impl From<TryAcquireError> for Error {
-    fn from(error: TryAcquireError) -> Self {
-        let kind = match error {
-            TryAcquireError::Closed => ErrorKind::Closed,
-            TryAcquireError::NoPermits => ErrorKind::LimitReached,
-        };
-        Self::new(kind, "acquire").because(error.to_string())
-    }
-}
-
-impl From<TryLockError> for Error {
-    fn from(error: TryLockError) -> Self {
-        Self::new(ErrorKind::InUse, "lock").because(error.to_string())
-    }
-}
-
-impl<T> From<SendError<T>> for Error {
-    fn from(error: SendError<T>) -> Self {
-        Self::new(ErrorKind::Closed, "send").because(error.to_string())
-    }
-}
-
-impl<T> From<TrySendError<T>> for Error {
-    fn from(error: TrySendError<T>) -> Self {
-        let kind = match error {
-            TrySendError::Closed(_) => ErrorKind::Closed,
-            TrySendError::Full(_) => ErrorKind::LimitReached,
-        };
-        Self::new(kind, "send").because(error.to_string())
-    }
-}
-
-impl From<RecvError> for Error {
-    fn from(error: RecvError) -> Self {
-        let kind = match error {
-            RecvError::Closed => ErrorKind::Closed,
-            RecvError::Lagged(_) => ErrorKind::LimitReached,
-        };
-        Self::new(kind, "receive").because(error.to_string())
-    }
-}
-
-impl From<TryRecvError> for Error {
-    fn from(error: TryRecvError) -> Self {
-        let kind = match error {
-            TryRecvError::Disconnected => ErrorKind::Closed,
-            // Nothing within no time at all.
-            TryRecvError::Empty => ErrorKind::TimedOut,
-            TryRecvError::Lagged(_) => ErrorKind::LimitReached,
-        };
-        Self::new(kind, "receive").because(error.to_string())
-    }
-}

@@ -1,0 +1,165 @@
+//! What the code on a coroutine's stack and the core that runs it have in common, and the switch between them.
+
+use std::cell::{Cell, OnceCell, UnsafeCell};
+use std::ops::Range;
+use std::panic::Location;
+use std::ptr;
+use std::sync::Arc;
+use std::task::Waker;
+
+use corosensei::{CoroutineResult, Yielder};
+
+use super::Identity;
+use super::stack::PooledStack;
+use crate::rt::scheduler::Shared;
+use crate::rt::task::TaskRef;
+
+/// What must be left of a stack for its coroutine to run others from there: enough for the path to their stacks.
+pub(super) const ROOM_BYTES: usize = 16 << 10;
+
+/// Why a coroutine switches back to whoever resumed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::rt) enum Suspended {
+    /// It waits to be woken, or is on its run queue already.
+    Waits,
+    /// It is to be put at the end of its run queue.
+    Yields,
+}
+
+/// How a coroutine's turn ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::rt) enum Left {
+    /// It is suspended.
+    Suspended(Suspended),
+    /// Its function has returned or panicked. There is nothing on its stack any more.
+    Ended,
+}
+
+pub(super) type Stack = corosensei::Coroutine<(), Suspended, (), PooledStack>;
+
+/// What does not depend on the type of a coroutine's result. Pinned with the coroutine that it is a part of: the task's header and
+/// [`RUNNING`] point to it.
+pub(in crate::rt) struct Control {
+    /// Borrowed while the coroutine is resumed.
+    pub(super) stack: UnsafeCell<Stack>,
+    /// On the coroutine's stack; null before the first turn.
+    pub(super) yielder: Cell<*const Yielder<(), Suspended>>,
+    /// The core that it belongs to, to compare with; null before the first turn.
+    pub(super) core: Cell<*const Shared>,
+    /// Its task, from the first turn on.
+    pub(super) task: OnceCell<TaskRef>,
+    /// How often the destructor unwound the stack; zero while the coroutine is alive.
+    pub(super) unwinds: Cell<u32>,
+    /// Its function is over, and its stack is empty.
+    pub(super) ended: Cell<bool>,
+    /// Where the function's result goes, of a type that the function knows; set before the first turn.
+    pub(super) outcome: Cell<*mut ()>,
+    /// Above this address there is room for others below a frame.
+    pub(super) room_above: usize,
+    pub(super) guard: Range<usize>,
+    pub(super) stack_bytes: usize,
+    pub(super) created_at: &'static Location<'static>,
+    pub(super) identity: Arc<Identity>,
+}
+
+thread_local! {
+    /// The coroutine on whose stack this thread is; null on its own stack. Without a destructor, so that a signal handler may read it.
+    static RUNNING: Cell<*const Control> = const { Cell::new(ptr::null()) };
+}
+
+/// The coroutine on whose stack the caller is; null on the thread's own stack.
+#[inline]
+pub(super) fn running() -> *const Control {
+    RUNNING.get()
+}
+
+/// Calls `f` with the coroutine on whose stack the caller is.
+#[inline]
+pub(super) fn with_running<R>(f: impl FnOnce(Option<&Control>) -> R) -> R {
+    let control = RUNNING.try_with(Cell::get).unwrap_or(ptr::null());
+    // SAFETY: `RUNNING` is set only while that coroutine runs or is unwound, when it is neither dropped nor moved, and that is at
+    // least as long as the code runs that can read it: code on that coroutine's stack, or a destructor or handler called from there.
+    f(unsafe { control.as_ref() })
+}
+
+/// While it lives, other coroutines may run than the one that did before, which is the one that runs again then.
+pub(in crate::rt) struct Outer(*const Control);
+
+impl Outer {
+    #[inline]
+    pub(in crate::rt) fn new() -> Self {
+        Self(RUNNING.get())
+    }
+}
+
+impl Drop for Outer {
+    #[inline]
+    fn drop(&mut self) {
+        RUNNING.set(self.0);
+    }
+}
+
+impl Control {
+    /// Whether there is room on the stack that the caller is on, which is this coroutine's, to run others from there.
+    #[inline]
+    pub(in crate::rt) fn has_room(&self) -> bool {
+        let here = 0u8;
+        ptr::from_ref(&here).addr() >= self.room_above
+    }
+
+    /// Notes that the code that runs from here on is on this coroutine's stack.
+    ///
+    /// # Safety
+    ///
+    /// The control stays where it is, and an [`Outer`] that exists already is dropped before the control is.
+    #[inline]
+    pub(super) unsafe fn enter(&self) {
+        RUNNING.set(self);
+    }
+
+    /// Switches to its stack until it switches back. A panic of its function is not one here: it is the outcome.
+    ///
+    /// # Safety
+    ///
+    /// - It is pinned, and has not [ended](Self::ended).
+    /// - It is suspended, or was never resumed: it neither runs nor has others run on its stack.
+    /// - The thread is inside its core, which counts it as the running task, and an [`Outer`] exists that is dropped before it is.
+    #[inline]
+    pub(in crate::rt) unsafe fn resume(&self) -> Left {
+        // SAFETY: pinned, and the `Outer` goes before it does, by the caller's word.
+        unsafe { self.enter() };
+        // SAFETY: only who resumes or drops it uses the stack. It is not being resumed, by the caller's word, and not dropped while
+        // it is (see `Coroutine::drop`).
+        let stack = unsafe { &mut *self.stack.get() };
+        match stack.resume(()) {
+            CoroutineResult::Yield(suspended) => Left::Suspended(suspended),
+            CoroutineResult::Return(()) => {
+                self.ended.set(true);
+                Left::Ended
+            }
+        }
+    }
+
+    /// Puts the coroutine, which yielded, at the end of its run queue.
+    pub(in crate::rt) fn requeue(&self) {
+        if let Some(task) = self.task.get()
+            && let Some(ready) = task.mark_queued()
+        {
+            crate::rt::scheduler::with_core(|core| core.enqueue(ready));
+        }
+    }
+
+    /// The number of its turn.
+    pub(super) fn turn(&self) -> u32 {
+        self.task.get().map_or(0, |task| task.header().polls())
+    }
+
+    /// Calls `f` with a waker of its task; one that does nothing while it is cancelled.
+    #[inline]
+    pub(super) fn with_waker<R>(&self, f: impl FnOnce(&Waker) -> R) -> R {
+        match self.task.get() {
+            Some(task) if self.unwinds.get() == 0 => task.with_waker(f),
+            _ => f(Waker::noop()),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! Pipes, over both reactors: what is written is read in its order, also by whoever comes after a dropped read, to the end.
+
+mod counting;
+
+use std::io::{Read, Write};
+use std::os::fd::OwnedFd;
+use std::process::{Command, Stdio};
+use std::sync::Arc;
+use std::time::Duration;
+
+use boson::ErrorKind;
+use boson::net::{PipeReader, PipeWriter, pipe};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
+
+/// Runs the program on io_uring (on epoll where that is forbidden), and on epoll.
+fn run<F: Future<Output = ()>>(program: impl Fn() -> F) {
+    for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
+        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
+        config.reactor = reactor;
+        let core = Core::new(&config).expect("a core");
+        let limit = Duration::from_secs(60);
+        core.block_on(async { rt::timeout(limit, program()).await.expect("nothing hangs") })
+            .expect("the core works");
+    }
+}
+
+fn pattern(len: u32) -> Vec<u8> {
+    (0..len).map(|i| (i.wrapping_mul(2_654_435_761) >> 24) as u8).collect()
+}
+
+async fn read_to_end(reader: &PipeReader) -> Vec<u8> {
+    let mut all = Vec::new();
+    let mut buf = Vec::with_capacity(4096);
+    loop {
+        buf.clear();
+        let (result, back) = reader.read(buf).await;
+        buf = back;
+        if result.expect("read") == 0 {
+            return all;
+        }
+        all.extend_from_slice(&buf);
+    }
+}
+
+#[test]
+fn bytes_arrive_in_order_and_then_the_end() {
+    run(async || {
+        let (reader, writer) = pipe().expect("descriptors");
+        // Far more than a pipe holds: the writer has to wait for room.
+        let sent = pattern(3_000_000);
+        let expected = sent.clone();
+        let writing = rt::spawn("writer", async move { writer.write_all(sent).await.0 });
+        assert!(read_to_end(&reader).await == expected, "bytes were lost or reordered");
+        writing.await.expect("no panic").expect("write");
+        assert_eq!(reader.read(Vec::with_capacity(8)).await.0.expect("still the end"), 0);
+        assert_eq!(reader.read(Vec::new()).await.0.expect("no room is no end"), 0);
+    });
+}
+
+#[test]
+fn writing_to_nobody_is_an_error_and_no_signal() {
+    run(async || {
+        let (reader, writer) = pipe().expect("descriptors");
+        let waiting = rt::spawn("writer", async move { writer.write_all(vec![0; 1 << 20]).await.0 });
+        rt::sleep(Duration::from_millis(5)).await;
+        drop(reader);
+        let error = waiting.await.expect("no panic").expect_err("nobody reads");
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Closed, Some(libc::EPIPE)));
+    });
+}
+
+#[test]
+fn dropped_reads_lose_no_byte() {
+    run(async || {
+        let (reader, writer) = pipe().expect("descriptors");
+        let sent = pattern(200_000);
+        let expected = sent.clone();
+        let writing = rt::spawn("writer", async move {
+            for (at, piece) in sent.chunks(499).enumerate() {
+                writer.write_all(piece.to_vec()).await.0.expect("write");
+                if at % 3 == 0 {
+                    rt::sleep(Duration::from_micros(50)).await;
+                }
+            }
+        });
+        let (mut received, mut dropped, mut attempt) = (Vec::new(), 0, 0);
+        while received.len() < expected.len() {
+            attempt += 1;
+            let read = reader.read(Vec::with_capacity(300));
+            match rt::timeout(Duration::from_micros(attempt % 7 * 15), read).await {
+                Ok((result, bytes)) => {
+                    assert_ne!(result.expect("read"), 0, "the end came early");
+                    received.extend_from_slice(&bytes);
+                }
+                Err(_) => dropped += 1,
+            }
+        }
+        assert!(received == expected, "bytes were lost or reordered");
+        assert!(dropped > 50, "only {dropped} reads were dropped: the test shows nothing");
+        writing.await.expect("no panic");
+        assert_eq!(read_to_end(&reader).await, b"");
+    });
+}
+
+#[test]
+fn other_threads_and_processes_are_at_the_other_end() {
+    run(async || {
+        let (theirs, ours) = std::io::pipe().expect("descriptors");
+        let writer = PipeWriter::from_descriptor(ours).expect("a pipe");
+        let thread = std::thread::spawn(move || {
+            let mut all = Vec::new();
+            let mut theirs = theirs;
+            theirs.read_to_end(&mut all).expect("read");
+            all
+        });
+        writer.write_all(pattern(300_000)).await.0.expect("write");
+        drop(writer);
+        assert!(thread.join().expect("no panic") == pattern(300_000));
+
+        let mut child =
+            Command::new("cat").stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().expect("cat runs");
+        let input = PipeWriter::from_descriptor(child.stdin.take().expect("piped")).expect("a pipe");
+        let output = PipeReader::from_descriptor(child.stdout.take().expect("piped")).expect("a pipe");
+        let writing = rt::spawn("writer", async move { input.write_all(pattern(500_000)).await.0 });
+        assert!(read_to_end(&output).await == pattern(500_000));
+        writing.await.expect("no panic").expect("write");
+        child.wait().expect("it ends");
+    });
+}
+
+#[test]
+fn a_descriptor_may_have_been_non_blocking_and_must_be_a_pipes() {
+    run(async || {
+        let (theirs, mut ours) = std::io::pipe().expect("descriptors");
+        rustix::io::ioctl_fionbio(&theirs, true).expect("a descriptor");
+        let reader = PipeReader::from_descriptor(theirs).expect("a pipe");
+        let reading = rt::spawn("reader", async move { reader.read(Vec::with_capacity(8)).await });
+        rt::sleep(Duration::from_millis(5)).await;
+        ours.write_all(b"late").expect("there is room");
+        assert_eq!(reading.await.expect("no panic").1, b"late");
+
+        let file: OwnedFd = std::fs::File::open("/dev/null").expect("it is everywhere").into();
+        let error = PipeReader::from_descriptor(file).expect_err("no pipe");
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+    });
+}
+
+#[test]
+fn steady_state_allocates_nothing() {
+    run(async || {
+        let (reader, writer) = pipe().expect("descriptors");
+        let (mut out, mut buf) = (vec![7; 100], Vec::with_capacity(100));
+        let mut before = 0;
+        for round in 0..1100 {
+            if round == 100 {
+                before = counting::allocations();
+            }
+            let (written, back) = writer.write(out).await;
+            assert_eq!(written.expect("write"), 100);
+            out = back;
+            buf.clear();
+            let (read, back) = reader.read(buf).await;
+            assert_eq!(read.expect("read"), 100);
+            buf = back;
+        }
+        assert_eq!(counting::allocations() - before, 0);
+        // The control.
+        let before = counting::allocations();
+        drop(std::hint::black_box(vec![0; 100]));
+        assert_eq!(counting::allocations() - before, 1, "the counter does not count");
+    });
+}

@@ -1,0 +1,223 @@
+//! UDP on the kernel, over both reactors: what arrives, what a dropped receive keeps, what comes back, and that nothing allocates.
+
+mod counting;
+
+use std::net::{SocketAddr, UdpSocket as StdSocket};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use boson::ErrorKind;
+use boson::net::{Net, UdpSocket};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
+
+/// Runs the program on io_uring (on epoll where that is forbidden), and on epoll.
+fn run<F: Future<Output = ()>>(program: impl Fn() -> F) {
+    for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
+        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
+        config.reactor = reactor;
+        let core = Core::new(&config).expect("a core");
+        let limit = Duration::from_secs(60);
+        core.block_on(async { rt::timeout(limit, program()).await.expect("nothing hangs") })
+            .expect("the core works");
+    }
+}
+
+fn socket() -> UdpSocket {
+    UdpSocket::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port")
+}
+
+#[test]
+fn datagrams_arrive_whole_with_their_senders() {
+    run(async || {
+        let (near, far) = (socket(), socket());
+        assert_ne!(near.local_addr().port(), 0);
+        for len in [0, 1, 1472, 60_000] {
+            let sent: Vec<u8> = (0..len).map(|i| u8::try_from(i % 251).expect("small")).collect();
+            let (result, sent) = near.send_to(sent, far.local_addr()).await;
+            assert_eq!(result.expect("send"), len);
+            let (result, got) = far.recv_from(Vec::with_capacity(65_536)).await;
+            assert_eq!(result.expect("receive"), (len, near.local_addr()));
+            assert_eq!(got, sent);
+        }
+        // What a buffer has no room for is lost, and the next datagram begins with its own first byte.
+        for bytes in [&b"too long"[..], b"next"] {
+            near.send_to(bytes, far.local_addr()).await.0.expect("send");
+        }
+        let (result, got) = far.recv_from(Vec::with_capacity(3)).await;
+        assert_eq!((result.expect("receive").0, &got[..]), (3, &b"too"[..]));
+        assert_eq!(far.recv_from(Vec::with_capacity(16)).await.1, b"next");
+        let (result, _) = near.send_to(vec![0; 65_508], far.local_addr()).await;
+        let error = result.expect_err("more than a datagram holds");
+        assert_eq!(error.code(), Some(libc::EMSGSIZE));
+        assert!(error.to_string().contains(&far.local_addr().to_string()), "{error}");
+    });
+}
+
+#[test]
+fn other_programs_and_ipv6_are_at_the_other_end() {
+    run(async || {
+        let Ok(near) = UdpSocket::bind(&Net::kernel(), "[::1]:0".parse().expect("an address")) else {
+            // A machine without IPv6.
+            return;
+        };
+        let far = StdSocket::bind("[::1]:0").expect("there is IPv6");
+        far.set_read_timeout(Some(Duration::from_secs(5))).expect("not zero");
+        near.send_to(&b"ping"[..], far.local_addr().expect("bound")).await.0.expect("send");
+        let mut buf = [0; 8];
+        let (len, from) = far.recv_from(&mut buf).expect("it arrives");
+        assert_eq!((&buf[..len], from), (&b"ping"[..], near.local_addr()));
+        far.send_to(b"pong", from).expect("send");
+        let (result, got) = near.recv_from(Vec::with_capacity(8)).await;
+        assert_eq!((result.expect("receive").1, &got[..]), (far.local_addr().expect("bound"), &b"pong"[..]));
+    });
+}
+
+#[test]
+fn a_connected_socket_hears_its_peer_only_and_of_its_end() {
+    run(async || {
+        let (near, far, stranger) = (socket(), socket(), socket());
+        let (result, _) = near.send(&b"x"[..]).await;
+        assert_eq!(result.expect_err("to nobody").code(), Some(libc::EDESTADDRREQ));
+        assert_eq!(near.peer_addr(), None);
+        near.connect(far.local_addr()).expect("connect");
+        assert_eq!(near.peer_addr(), Some(far.local_addr()));
+        stranger.send_to(&b"spam"[..], near.local_addr()).await.0.expect("send");
+        far.send_to(&b"hello"[..], near.local_addr()).await.0.expect("send");
+        let (result, got) = near.recv(Vec::with_capacity(16)).await;
+        assert_eq!((result.expect("receive"), &got[..]), (5, &b"hello"[..]));
+        assert_eq!(near.send(&b"answer"[..]).await.0.expect("send"), 6);
+        assert_eq!(far.recv(Vec::with_capacity(16)).await.1, b"answer");
+
+        drop(far);
+        rt::sleep(Duration::from_millis(5)).await;
+        near.send(&b"anybody?"[..]).await.0.expect("it leaves");
+        let (result, _) = near.recv(Vec::with_capacity(16)).await;
+        assert_eq!(result.expect_err("nobody").code(), Some(libc::ECONNREFUSED));
+        let waited = rt::timeout(Duration::from_millis(10), near.recv(Vec::with_capacity(16))).await;
+        assert_eq!(waited.expect_err("it is said once").kind(), ErrorKind::TimedOut);
+    });
+}
+
+/// Receives are dropped after every number of polls and after every short time, while the other side sends as much as there is
+/// room for: every datagram is received once.
+#[test]
+fn dropped_receives_lose_no_datagram() {
+    run(async || {
+        let (near, far) = (Rc::new(socket()), socket());
+        let to = far.local_addr();
+        let sender = Rc::clone(&near);
+        let writer = rt::spawn("writer", async move {
+            for number in 0..3000u32 {
+                sender.send_to(number.to_ne_bytes().to_vec(), to).await.0.expect("send");
+                if number % 3 == 0 {
+                    rt::sleep(Duration::from_micros(60)).await;
+                }
+            }
+        });
+        let (mut got, mut dropped, mut attempt) = (Vec::new(), 0, 0u32);
+        while got.len() < 3000 {
+            attempt += 1;
+            let mut receive = std::pin::pin!(far.recv_from(Vec::with_capacity(16)));
+            let received = if attempt.is_multiple_of(2) {
+                let mut left = attempt / 2 % 3;
+                std::future::poll_fn(|cx| match receive.as_mut().poll(cx) {
+                    std::task::Poll::Ready(received) => std::task::Poll::Ready(Some(received)),
+                    std::task::Poll::Pending if left == 0 => std::task::Poll::Ready(None),
+                    std::task::Poll::Pending => {
+                        left -= 1;
+                        std::task::Poll::Pending
+                    }
+                })
+                .await
+            } else {
+                rt::timeout(Duration::from_micros(u64::from(attempt % 7) * 20), receive).await.ok()
+            };
+            match received {
+                Some((result, bytes)) => {
+                    assert_eq!(result.expect("receive"), (4, near.local_addr()));
+                    got.push(u32::from_ne_bytes(bytes.try_into().expect("four bytes")));
+                }
+                None => dropped += 1,
+            }
+        }
+        writer.await.expect("no panic");
+        got.sort_unstable();
+        assert!(got.into_iter().eq(0..3000), "a datagram was lost or came twice");
+        assert!(dropped > 100, "only {dropped} receives were dropped: the test shows nothing");
+    });
+}
+
+#[test]
+fn what_needs_no_waiting_does_not_wait() {
+    run(async || {
+        let (near, far) = (socket(), socket());
+        let mut buf = [0; 16];
+        assert_eq!(far.try_recv_from(&mut buf).expect("nothing is wrong"), None);
+        assert_eq!(near.try_send_to(b"now", far.local_addr()).expect("there is room"), Some(3));
+        assert_eq!(far.try_recv_from(&mut buf).expect("receive"), Some((3, near.local_addr())));
+        assert_eq!(&buf[..3], b"now");
+    });
+}
+
+#[test]
+fn an_address_in_use_is_an_error_unless_it_is_shared() {
+    run(async || {
+        let net = Net::kernel();
+        let first = socket();
+        let error = UdpSocket::bind(&net, first.local_addr()).expect_err("it is taken");
+        assert_eq!(error.kind(), ErrorKind::InUse);
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let shared = UdpSocket::bind_shared(&net, any).expect("a free port");
+        UdpSocket::bind_shared(&net, shared.local_addr()).expect("it is shared");
+    });
+}
+
+#[test]
+fn a_core_that_ends_frees_what_is_being_received() {
+    for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
+        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
+        config.reactor = reactor;
+        let core = Core::new(&config).expect("a core");
+        let alive = Rc::new(());
+        let held = Rc::clone(&alive);
+        core.block_on(async {
+            let near = socket();
+            drop(rt::spawn("receive", async move {
+                let _held = held;
+                near.recv_from(Vec::with_capacity(2048)).await
+            }));
+            rt::sleep(Duration::from_millis(1)).await;
+        })
+        .expect("the core works");
+        drop(core);
+        assert_eq!(Rc::strong_count(&alive), 1);
+    }
+}
+
+#[test]
+fn steady_state_allocates_nothing() {
+    run(async || {
+        let (near, far) = (socket(), socket());
+        let to = far.local_addr();
+        let (mut out, mut buf) = (vec![7; 100], Vec::with_capacity(2048));
+        let mut before = 0;
+        for round in 0..1100 {
+            if round == 100 {
+                before = counting::allocations();
+            }
+            let (sent, back) = near.send_to(out, to).await;
+            assert_eq!(sent.expect("send"), 100);
+            out = back;
+            buf.clear();
+            let (received, back) = far.recv_from(buf).await;
+            assert_eq!(received.expect("receive").0, 100);
+            buf = back;
+        }
+        assert_eq!(counting::allocations() - before, 0);
+        // The control.
+        let before = counting::allocations();
+        drop(std::hint::black_box(vec![0; 100]));
+        assert_eq!(counting::allocations() - before, 1, "the counter does not count");
+    });
+}
