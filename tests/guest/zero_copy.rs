@@ -76,6 +76,8 @@ impl Peer {
             let (mut stream, _) = listener.accept().expect("accept");
             let mut all = Vec::new();
             may_read.recv().expect("the test lets it read");
+            // Or what waits comes a few packets at a time.
+            rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 1 << 20).expect("a socket");
             let ended = stream.read_to_end(&mut all);
             tell.send(ended.map(|_| all)).expect("the test waits");
         });

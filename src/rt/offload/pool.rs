@@ -69,6 +69,11 @@ impl State {
         self.next_id
     }
 
+    /// The waker of somebody who waits for room.
+    fn waker_of(&mut self, number: u64) -> Option<&mut Waker> {
+        self.waiting.iter_mut().find(|(other, _)| *other == number).map(|(_, waker)| waker)
+    }
+
     fn has_room(&self) -> bool {
         self.queue.len() + self.granted < QUEUE_LIMIT
     }
@@ -118,6 +123,27 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether `place` is in the line still, with `waker` from now on. If not, its turn to submit has come.
+    pub(in crate::rt) fn is_in_line(&self, place: &Place, waker: &Waker) -> bool {
+        let Some(number) = place.0 else { return false };
+        match self.lock().waker_of(number) {
+            None => return false,
+            Some(current) if current.will_wake(waker) => return true,
+            Some(_) => {}
+        }
+        // Cloned before the lock is taken again, and dropped after: wakers are foreign code.
+        let mut kept = waker.clone();
+        let mut state = self.lock();
+        let current = state.waker_of(number);
+        let is_in_line = current.is_some();
+        if let Some(current) = current {
+            std::mem::swap(current, &mut kept);
+        }
+        drop(state);
+        drop(kept);
+        is_in_line
+    }
+
     /// Queues `job`. `place` is the submitter's own: new for its first try, and the same again after [`Refused::Full`].
     pub(in crate::rt) fn submit(
         self: &Arc<Self>,
@@ -134,7 +160,7 @@ impl Pool {
         }
         match place.0 {
             Some(number) => {
-                if let Some((_, current)) = state.waiting.iter_mut().find(|(other, _)| *other == number) {
+                if let Some(current) = state.waker_of(number) {
                     kept = kept.map(|waker| std::mem::replace(current, waker));
                     drop(state);
                     drop(kept);

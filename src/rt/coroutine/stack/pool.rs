@@ -63,7 +63,7 @@ impl Class {
         self.used -= 1;
         self.free.push(slot);
         self.returned += 1;
-        if self.returned % PAUSE == 0 {
+        if self.returned.is_multiple_of(PAUSE) {
             self.cool();
         }
     }
@@ -93,12 +93,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) const fn new(guards: Guards) -> Self {
-        Self {
-            classes: [Class::EMPTY; CLASSES],
-            guards,
-            reserved_bytes: 0,
-            signal_stack: None,
-        }
+        Self { classes: [Class::EMPTY; CLASSES], guards, reserved_bytes: 0, signal_stack: None }
     }
 
     fn class_of(bytes: usize) -> Result<usize> {
