@@ -32,7 +32,9 @@ use std::task::{Context, Poll};
 
 use super::semaphore::Semaphore;
 use super::waker_slot::WakerSlot;
-use super::{SendError, TryAcquireError, TryRecvError, TrySendError};
+use super::TryAcquireError;
+pub use super::error::mpsc as error;
+use error::{SendError, TryRecvError, TrySendError};
 use crate::rt::context::noted;
 
 /// A channel that holds `capacity` values, and at least one; more senders wait.

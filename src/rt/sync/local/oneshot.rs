@@ -26,7 +26,8 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::waker_slot::WakerSlot;
-use super::{RecvError, TryRecvError};
+pub use super::error::oneshot as error;
+use error::{RecvError, TryRecvError};
 use crate::rt::context::noted;
 
 /// A channel for one value.
@@ -81,7 +82,7 @@ impl<T> Sender<T> {
             if !self.shared.closed.get() {
                 self.shared.sender.register(cx);
             }
-            if self.shared.closed.get() { Poll::Ready(()) } else { Poll::Pending }
+            if self.shared.closed.get() { Poll::Ready(()) } else { noted("the end of a oneshot", Poll::Pending) }
         })
         .await;
     }
@@ -111,7 +112,7 @@ impl<T> Receiver<T> {
         match self.shared.value.take() {
             Some(value) => Ok(value),
             None if self.shared.sender_gone.get() || self.shared.closed.get() => {
-                Err(TryRecvError::Disconnected)
+                Err(TryRecvError::Closed)
             }
             None => Err(TryRecvError::Empty),
         }
@@ -127,7 +128,7 @@ impl<T> Receiver<T> {
         for may_register in [true, false] {
             match self.try_recv() {
                 Ok(value) => return Poll::Ready(Ok(value)),
-                Err(TryRecvError::Disconnected) => return Poll::Ready(Err(RecvError::Closed)),
+                Err(TryRecvError::Closed) => return Poll::Ready(Err(RecvError)),
                 Err(_) if may_register => self.shared.receiver.register(cx),
                 Err(_) => {}
             }
