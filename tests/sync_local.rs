@@ -14,8 +14,7 @@ use std::time::Duration;
 use boson::ErrorKind;
 use boson::rt::sync::local::{
     Barrier, Condvar, MappedMutexGuard, Mutex, MutexGuard, Notify, OnceCell, RwLock, RwLockReadGuard,
-    Semaphore, SetError, TryAcquireError, TrySendError, WaitGroup, broadcast, mpsc,
-    oneshot, watch,
+    Semaphore, SetError, TryAcquireError, TrySendError, WaitGroup, broadcast, mpsc, oneshot, watch,
 };
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
 use hooked_waker::Hook;
@@ -262,7 +261,10 @@ fn a_oneshot_says_when_the_other_end_is_gone() {
     let hook = Hook::new();
     assert!(hook.poll(&mut receiver).is_pending());
     drop(sender);
-    assert_eq!((hook.take_wakes(), hook.poll(&mut receiver)), (1, Poll::Ready(Err(oneshot::error::RecvError))));
+    assert_eq!(
+        (hook.take_wakes(), hook.poll(&mut receiver)),
+        (1, Poll::Ready(Err(oneshot::error::RecvError)))
+    );
 
     let (mut sender, mut receiver) = oneshot::channel();
     let mut closed = Box::pin(sender.closed());
@@ -421,7 +423,8 @@ fn wakers_may_call_back_into_a_semaphore() {
                 let (second, ran) = (Rc::clone(&second), Rc::clone(&ran));
                 Box::new(move || {
                     ran.set(true);
-                    let taken: Option<Pin<Box<boson::rt::sync::local::SemaphoreAcquire<'static>>>> = second.take();
+                    let taken: Option<Pin<Box<boson::rt::sync::local::SemaphoreAcquire<'static>>>> =
+                        second.take();
                     let Some(mut taken) = taken else { return };
                     semaphore.add_permits(1);
                     if poll_instead {

@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 
-use boson::rt::sync::local::{
-    Barrier, BarrierWaitResult, Mutex, Notify, RwLock, Semaphore, broadcast, mpsc,
-};
+use boson::rt::sync::local::{Barrier, BarrierWaitResult, Mutex, Notify, RwLock, Semaphore, broadcast, mpsc};
 use hooked_waker::Hook;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -43,7 +41,9 @@ impl Lockable for Semaphore {
         seed % 4
     }
     fn acquire(&self, weight: usize) -> Pending<'_, Guard<'_>> {
-        Box::pin(async move { Box::new(self.acquire_many(permits(weight)).await.expect("never closed")) as Guard<'_> })
+        Box::pin(async move {
+            Box::new(self.acquire_many(permits(weight)).await.expect("never closed")) as Guard<'_>
+        })
     }
     fn try_acquire(&self, weight: usize) -> Option<Guard<'_>> {
         self.try_acquire_many(permits(weight)).ok().map(|guard| Box::new(guard) as Guard<'_>)

@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use boson::rt::sync::{Condvar, MutexLock, MappedMutexGuard, Mutex, MutexGuard, OwnedMutexGuard};
+use boson::rt::sync::{Condvar, MappedMutexGuard, Mutex, MutexGuard, MutexLock, OwnedMutexGuard};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
 use hooked_waker::Hook;
 use proptest::prelude::*;

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use boson::rt::sync::{
-    Barrier, Condvar, Mutex, MutexGuard, Notify, OnceCell, RwLock, Semaphore, WaitGroup, broadcast, local, mpsc,
-    oneshot, watch,
+    Barrier, Condvar, Mutex, MutexGuard, Notify, OnceCell, RwLock, Semaphore, WaitGroup, broadcast, local,
+    mpsc, oneshot, watch,
 };
 use boson::rt::{self, Core, CoreConfig, CoreThread, MonotonicClock};
 use boson::{ErrorKind, Result};
@@ -223,7 +223,10 @@ fn a_wait_for_work_ends_though_new_work_begins_at_once() {
         rt::yield_now().await;
         drop(token);
         let _more = group.token();
-        rt::timeout(Duration::from_secs(5), waiter).await.expect("the last token was dropped").expect("no panic");
+        rt::timeout(Duration::from_secs(5), waiter)
+            .await
+            .expect("the last token was dropped")
+            .expect("no panic");
         times_out(group.wait()).await;
     });
 }

@@ -41,4 +41,5 @@
 
 pub mod fs;
 pub mod net;
+pub mod os;
 pub mod sync;

@@ -1,15 +1,15 @@
 //! Open files.
 
 use std::cell::RefCell;
-use std::fs::{Metadata, Permissions};
+use std::fs::{FileTimes, Metadata, Permissions, TryLockError};
 use std::future::Future;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::{Duration, SystemTime};
 
-use super::{cancelled, run};
+use super::{OpenOptions, cancelled, run};
 use crate::mem::IoBuf;
 use crate::rt::coroutine::wait_unless_cancelled;
 use crate::rt::{self, ops};
@@ -18,8 +18,12 @@ use crate::rt::{self, ops};
 pub const TRANSFER_BYTES: usize = 256 << 10;
 /// What a file keeps of its buffer between operations, in bytes.
 const KEPT_BYTES: usize = 64 << 10;
+/// How long until a lock that was not free is tried again, at first and at most.
+const LOCK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// As an offset: where the file is.
 const CURRENT: u64 = u64::MAX;
+
+type TryLock = fn(&std::fs::File) -> Result<(), TryLockError>;
 
 /// An open file.
 #[derive(Debug)]
@@ -122,6 +126,122 @@ impl File {
         self.run("set_permissions", move |file| file.set_permissions(permissions))
     }
 
+    /// Changes the file's times.
+    ///
+    /// # Errors
+    ///
+    /// As for [`std::fs::File::set_times`].
+    #[track_caller]
+    pub fn set_times(&self, times: FileTimes) -> io::Result<()> {
+        self.run("set_times", move |file| file.set_times(times))
+    }
+
+    /// Changes the time of the file's last modification.
+    ///
+    /// # Errors
+    ///
+    /// As for [`std::fs::File::set_modified`].
+    #[track_caller]
+    pub fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.set_times(FileTimes::new().set_modified(time))
+    }
+
+    /// Waits for the file's advisory lock (flock(2)), for this open file alone. It is given up by [`unlock`](Self::unlock), and when the
+    /// last handle to this open file is dropped.
+    ///
+    /// A coroutine asks again and again, after 1 to 50 ms: were the call that blocks given to a thread, those that wait for locks could hold all
+    /// threads of the core, and whoever has the lock could need one to go on. So the order of arrival does not count.
+    ///
+    /// # Errors
+    ///
+    /// As for [`std::fs::File::lock`].
+    #[track_caller]
+    pub fn lock(&self) -> io::Result<()> {
+        self.wait_for_lock(std::fs::File::lock, std::fs::File::try_lock)
+    }
+
+    /// As [`lock`](Self::lock), together with others that want it shared.
+    ///
+    /// # Errors
+    ///
+    /// As for [`std::fs::File::lock_shared`].
+    #[track_caller]
+    pub fn lock_shared(&self) -> io::Result<()> {
+        self.wait_for_lock(std::fs::File::lock_shared, std::fs::File::try_lock_shared)
+    }
+
+    /// Takes the lock if that is possible now.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](TryLockError::WouldBlock) if it is not, and as for [`std::fs::File::try_lock`].
+    #[track_caller]
+    pub fn try_lock(&self) -> Result<(), TryLockError> {
+        self.try_lock_with(std::fs::File::try_lock)
+    }
+
+    /// Takes the lock, shared with others, if that is possible now.
+    ///
+    /// # Errors
+    ///
+    /// [`WouldBlock`](TryLockError::WouldBlock) if it is not, and as for [`std::fs::File::try_lock_shared`].
+    #[track_caller]
+    pub fn try_lock_shared(&self) -> Result<(), TryLockError> {
+        self.try_lock_with(std::fs::File::try_lock_shared)
+    }
+
+    /// Gives the lock up.
+    ///
+    /// # Errors
+    ///
+    /// As for [`std::fs::File::unlock`].
+    #[track_caller]
+    pub fn unlock(&self) -> io::Result<()> {
+        self.run("unlock", std::fs::File::unlock)
+    }
+
+    #[track_caller]
+    fn try_lock_with(&self, try_lock: TryLock) -> Result<(), TryLockError> {
+        let locked = self.run("try_lock", move |file| match try_lock(file) {
+            Ok(()) => Ok(true),
+            Err(TryLockError::WouldBlock) => Ok(false),
+            Err(TryLockError::Error(error)) => Err(error),
+        });
+        match locked {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(TryLockError::WouldBlock),
+            Err(error) => Err(TryLockError::Error(error)),
+        }
+    }
+
+    #[track_caller]
+    fn wait_for_lock(&self, lock: fn(&std::fs::File) -> io::Result<()>, try_lock: TryLock) -> io::Result<()> {
+        if !rt::is_in_core() {
+            return self.run("lock", lock);
+        }
+        let (mut pause, longest) = LOCK_PAUSES;
+        loop {
+            match self.try_lock_with(try_lock) {
+                Ok(()) => return Ok(()),
+                Err(TryLockError::Error(error)) => return Err(error),
+                Err(TryLockError::WouldBlock) => {
+                    wait(rt::waits_for("the lock of a file", rt::sleep(pause)))?;
+                    pause = longest.min(pause * 2);
+                }
+            }
+        }
+    }
+
+    /// The file for `std`, and a second descriptor of it if there are other handles to it.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` if there are, and the process has no descriptor left.
+    pub fn into_std(self) -> io::Result<std::fs::File> {
+        let file = Rc::try_unwrap(self.file).or_else(|shared| shared.try_clone())?;
+        Ok(file.into())
+    }
+
     /// Another handle to the same open file: both move on when one of them reads, writes or seeks.
     ///
     /// # Errors
@@ -195,14 +315,20 @@ impl File {
 
     #[track_caller]
     fn read_from(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_into(&mut [IoSliceMut::new(buf)], offset)
+    }
+
+    #[track_caller]
+    fn read_into(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         if !rt::is_in_core() {
             let read = match offset {
-                CURRENT => rustix::io::read(&self.file, buf),
-                _ => rustix::io::pread(&self.file, buf, offset),
+                CURRENT => rustix::io::readv(&self.file, bufs),
+                _ => rustix::io::preadv(&self.file, bufs, offset),
             };
             return Ok(read?);
         }
-        let len = buf.len().min(TRANSFER_BYTES);
+        let wanted = bufs.iter().fold(0_usize, |sum, buf| sum.saturating_add(buf.len()));
+        let len = wanted.min(TRANSFER_BYTES);
         let mut own = self.buffer.take();
         if own.len() < len {
             own.resize(len, 0);
@@ -210,8 +336,12 @@ impl File {
         let (result, own) = wait(ops::read_at(&self.file, offset, own.slice(0..len)))?;
         let own = own.into_inner();
         if let Ok(read) = result {
-            let read = read as usize;
-            buf[..read].copy_from_slice(&own[..read]);
+            let mut bytes = &own[..read as usize];
+            for buf in bufs {
+                let (these, rest) = bytes.split_at(bytes.len().min(buf.len()));
+                buf[..these.len()].copy_from_slice(these);
+                bytes = rest;
+            }
         }
         self.keep(own);
         Ok(result? as usize)
@@ -219,16 +349,23 @@ impl File {
 
     #[track_caller]
     fn write_to(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.write_of(&[IoSlice::new(buf)], offset)
+    }
+
+    #[track_caller]
+    fn write_of(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         if !rt::is_in_core() {
             let written = match offset {
-                CURRENT => rustix::io::write(&self.file, buf),
-                _ => rustix::io::pwrite(&self.file, buf, offset),
+                CURRENT => rustix::io::writev(&self.file, bufs),
+                _ => rustix::io::pwritev(&self.file, bufs, offset),
             };
             return Ok(written?);
         }
         let mut own = self.buffer.take();
         own.clear();
-        own.extend_from_slice(&buf[..buf.len().min(TRANSFER_BYTES)]);
+        for buf in bufs {
+            own.extend_from_slice(&buf[..buf.len().min(TRANSFER_BYTES - own.len())]);
+        }
         let (result, own) = wait(ops::write_at(&self.file, offset, own))?;
         self.keep(own);
         Ok(result? as usize)
@@ -272,6 +409,11 @@ impl Read for &File {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.read_from(buf, CURRENT)
     }
+
+    #[track_caller]
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.read_into(bufs, CURRENT)
+    }
 }
 
 impl Write for &File {
@@ -282,6 +424,11 @@ impl Write for &File {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    #[track_caller]
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write_of(bufs, CURRENT)
     }
 }
 
@@ -302,6 +449,11 @@ impl Read for File {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         (&*self).read(buf)
     }
+
+    #[track_caller]
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*self).read_vectored(bufs)
+    }
 }
 
 impl Write for File {
@@ -313,6 +465,11 @@ impl Write for File {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    #[track_caller]
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(bufs)
+    }
 }
 
 impl Seek for File {
@@ -323,7 +480,13 @@ impl Seek for File {
 
 impl From<std::fs::File> for File {
     fn from(file: std::fs::File) -> Self {
-        Self { file: Rc::new(OwnedFd::from(file)), buffer: RefCell::default() }
+        Self::from(OwnedFd::from(file))
+    }
+}
+
+impl From<OwnedFd> for File {
+    fn from(file: OwnedFd) -> Self {
+        Self { file: Rc::new(file), buffer: RefCell::default() }
     }
 }
 
@@ -336,85 +499,5 @@ impl AsFd for File {
 impl AsRawFd for File {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
-    }
-}
-
-/// The ways to open a file; as [`std::fs::OpenOptions`], with what `std` has in its extension for Unix.
-#[derive(Clone, Debug)]
-pub struct OpenOptions(std::fs::OpenOptions);
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl OpenOptions {
-    /// Everything off.
-    pub fn new() -> Self {
-        Self(std::fs::OpenOptions::new())
-    }
-
-    /// To read.
-    pub fn read(&mut self, read: bool) -> &mut Self {
-        self.0.read(read);
-        self
-    }
-
-    /// To write.
-    pub fn write(&mut self, write: bool) -> &mut Self {
-        self.0.write(write);
-        self
-    }
-
-    /// To write at the end, wherever that is then.
-    pub fn append(&mut self, append: bool) -> &mut Self {
-        self.0.append(append);
-        self
-    }
-
-    /// Empties the file.
-    pub fn truncate(&mut self, truncate: bool) -> &mut Self {
-        self.0.truncate(truncate);
-        self
-    }
-
-    /// Creates the file if there is none.
-    pub fn create(&mut self, create: bool) -> &mut Self {
-        self.0.create(create);
-        self
-    }
-
-    /// Creates the file; fails if there is one.
-    pub fn create_new(&mut self, create_new: bool) -> &mut Self {
-        self.0.create_new(create_new);
-        self
-    }
-
-    /// The mode bits of a file that is created, less the umask.
-    pub fn mode(&mut self, mode: u32) -> &mut Self {
-        self.0.mode(mode);
-        self
-    }
-
-    /// Further flags of open(2).
-    pub fn custom_flags(&mut self, flags: i32) -> &mut Self {
-        self.0.custom_flags(flags);
-        self
-    }
-
-    /// Opens the file at `path`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`std::fs::OpenOptions::open`].
-    ///
-    /// # Panics
-    ///
-    /// In an async task.
-    #[track_caller]
-    pub fn open<P: AsRef<Path>>(&self, path: P) -> io::Result<File> {
-        let (options, path) = (self.0.clone(), path.as_ref().to_owned());
-        run("open", move || options.open(path)).map(File::from)
     }
 }

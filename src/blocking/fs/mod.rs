@@ -6,7 +6,9 @@
 //!
 //! # Different from `std::fs`
 //!
-//! - A [`File`] belongs to its thread and is not `Send`.
+//! - A [`File`] belongs to its thread and is not `Send`. It becomes `std`'s by [`File::into_std`], which can fail.
+//! - Those that wait for [`File::lock`] try again now and then.
+//! - What `std` has in traits for Unix ([`FileExt`](std::os::unix::fs::FileExt) and others) are methods here.
 //! - One read or write carries [`TRANSFER_BYTES`] at most.
 //! - What was begun when a coroutine is cancelled may still take effect.
 //! - [`File::metadata`] and its like open a second descriptor of the file for a moment. When that one closes, the record locks
@@ -14,14 +16,16 @@
 
 mod dir;
 mod file;
+mod options;
 
 use std::io::{self, Read, Write};
 use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 pub use dir::{DirEntry, ReadDir, read_dir};
-pub use file::{File, OpenOptions, TRANSFER_BYTES};
-pub use std::fs::{FileType, Metadata, Permissions};
+pub use file::{File, TRANSFER_BYTES};
+pub use options::{DirBuilder, OpenOptions};
+pub use std::fs::{FileTimes, FileType, Metadata, Permissions, TryLockError};
 
 use crate::rt::coroutine::wait_unless_cancelled;
 use crate::rt::{self, JoinError};
@@ -32,7 +36,7 @@ fn cancelled() -> io::Error {
 
 /// Runs `work` where it may block: on a thread of the core's, or here if this thread has no core.
 #[track_caller]
-fn run<T: Send + 'static>(
+pub(super) fn run<T: Send + 'static>(
     name: &'static str,
     work: impl FnOnce() -> io::Result<T> + Send + 'static,
 ) -> io::Result<T> {

@@ -30,8 +30,8 @@ use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
 
-use super::notify::Notify;
 pub use super::error::broadcast as error;
+use super::notify::Notify;
 use error::{RecvError, SendError, TryRecvError};
 
 /// A channel that keeps the last `capacity` values, and at least one.

@@ -46,9 +46,7 @@ pub mod watch;
 
 pub use barrier::{Barrier, BarrierWait, BarrierWaitResult};
 pub use condvar::Condvar;
-pub use error::{
-    AcquireError, SendError, SetError, TryAcquireError, TryLockError, TrySendError,
-};
+pub use error::{AcquireError, SendError, SetError, TryAcquireError, TryLockError, TrySendError};
 pub use mutex::{MappedMutexGuard, Mutex, MutexGuard, MutexLock};
 pub use notify::{Notified, Notify};
 pub use once_cell::OnceCell;

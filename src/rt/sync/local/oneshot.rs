@@ -25,10 +25,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
-use super::waker_slot::WakerSlot;
 pub use super::error::oneshot as error;
-use error::{RecvError, TryRecvError};
+use super::waker_slot::WakerSlot;
 use crate::rt::context::noted;
+use error::{RecvError, TryRecvError};
 
 /// A channel for one value.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
@@ -82,7 +82,11 @@ impl<T> Sender<T> {
             if !self.shared.closed.get() {
                 self.shared.sender.register(cx);
             }
-            if self.shared.closed.get() { Poll::Ready(()) } else { noted("the end of a oneshot", Poll::Pending) }
+            if self.shared.closed.get() {
+                Poll::Ready(())
+            } else {
+                noted("the end of a oneshot", Poll::Pending)
+            }
         })
         .await;
     }
@@ -111,9 +115,7 @@ impl<T> Receiver<T> {
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         match self.shared.value.take() {
             Some(value) => Ok(value),
-            None if self.shared.sender_gone.get() || self.shared.closed.get() => {
-                Err(TryRecvError::Closed)
-            }
+            None if self.shared.sender_gone.get() || self.shared.closed.get() => Err(TryRecvError::Closed),
             None => Err(TryRecvError::Empty),
         }
     }

@@ -43,7 +43,10 @@ pub struct RwLock<T: ?Sized> {
 impl<T> RwLock<T> {
     /// A lock that nobody holds.
     pub const fn new(value: T) -> Self {
-        Self { semaphore: Semaphore::inside_of("a read-write lock", MAX_READERS as usize), value: RefCell::new(value) }
+        Self {
+            semaphore: Semaphore::inside_of("a read-write lock", MAX_READERS as usize),
+            value: RefCell::new(value),
+        }
     }
 
     /// The value.

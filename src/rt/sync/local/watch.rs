@@ -26,10 +26,10 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
-use super::notify::Notify;
 pub use super::error::watch as error;
-use error::{RecvError, SendError};
+use super::notify::Notify;
 use crate::rt::context::noted_over;
+use error::{RecvError, SendError};
 
 /// As the version that a receiver has seen: none.
 const UNSEEN: u64 = u64::MAX;

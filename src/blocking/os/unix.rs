@@ -1,0 +1,3 @@
+//! What systems of the Unix family have, as in [`std::os::unix`].
+
+pub mod fs;
