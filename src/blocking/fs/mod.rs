@@ -19,7 +19,6 @@ mod file;
 mod options;
 
 use std::io::{self, Read, Write};
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 pub use dir::{DirEntry, ReadDir, read_dir};
@@ -27,29 +26,7 @@ pub use file::{File, TRANSFER_BYTES};
 pub use options::{DirBuilder, OpenOptions};
 pub use std::fs::{FileTimes, FileType, Metadata, Permissions, TryLockError};
 
-use crate::rt::coroutine::wait_unless_cancelled;
-use crate::rt::{self, JoinError};
-
-fn cancelled() -> io::Error {
-    io::Error::other("the coroutine is being cancelled")
-}
-
-/// Runs `work` where it may block: on a thread of the core's, or here if this thread has no core.
-#[track_caller]
-pub(super) fn run<T: Send + 'static>(
-    name: &'static str,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    if !rt::is_in_core() {
-        return work();
-    }
-    match wait_unless_cancelled(rt::offload(name, work)) {
-        Some(Ok(result)) => result,
-        Some(Err(JoinError::Panicked(payload))) => resume_unwind(payload),
-        Some(Err(_)) => Err(io::Error::other(format!("{name}: the core has no thread for blocking work"))),
-        None => Err(cancelled()),
-    }
-}
+use super::offloaded::{cancelled, run};
 
 /// Defines functions that are `std::fs`'s of the same name, each on a path.
 macro_rules! on_a_path {

@@ -4,7 +4,7 @@ use std::io;
 use std::os::fd::AsFd;
 use std::path::Path;
 
-use crate::blocking::fs::run;
+use crate::blocking::offloaded::run;
 
 /// Makes `link` a symbolic link to `original`.
 ///
