@@ -10,7 +10,7 @@
 //! # Deadlines
 //!
 //! What has a timed wait in `std` has one here: by the core's clock, or on a thread without a core by the machine's. To bound any other
-//! wait, use the primitive of [`rt::sync`](crate::rt::sync): its waits are futures, for `wait` and [`rt::timeout`](crate::rt::timeout), which
+//! wait, use the primitive of [`rt::sync`]: its waits are futures, for `wait` and [`rt::timeout`], which
 //! needs a core.
 //!
 //! ```

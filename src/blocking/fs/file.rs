@@ -1,13 +1,13 @@
 //! Open files.
 
 use std::cell::RefCell;
-use std::fs::{FileTimes, Metadata, Permissions, TryLockError};
+use std::fs::{FileTimes, Metadata, Permissions};
 use std::future::Future;
 use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
 use std::path::Path;
 use std::rc::Rc;
-use std::time::{Duration, SystemTime};
+use std::time::SystemTime;
 
 use super::{OpenOptions, cancelled, run};
 use crate::mem::IoBuf;
@@ -18,12 +18,8 @@ use crate::rt::{self, ops};
 pub const TRANSFER_BYTES: usize = 256 << 10;
 /// What a file keeps of its buffer between operations, in bytes.
 const KEPT_BYTES: usize = 64 << 10;
-/// How long until a lock that was not free is tried again, at first and at most.
-const LOCK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::from_millis(50));
 /// As an offset: where the file is.
 const CURRENT: u64 = u64::MAX;
-
-type TryLock = fn(&std::fs::File) -> Result<(), TryLockError>;
 
 /// An open file.
 #[derive(Debug)]
@@ -144,92 +140,6 @@ impl File {
     #[track_caller]
     pub fn set_modified(&self, time: SystemTime) -> io::Result<()> {
         self.set_times(FileTimes::new().set_modified(time))
-    }
-
-    /// Waits for the file's advisory lock (flock(2)), for this open file alone. It is given up by [`unlock`](Self::unlock), and when the
-    /// last handle to this open file is dropped.
-    ///
-    /// A coroutine asks again and again, after 1 to 50 ms: were the call that blocks given to a thread, those that wait for locks could hold all
-    /// threads of the core, and whoever has the lock could need one to go on. So the order of arrival does not count.
-    ///
-    /// # Errors
-    ///
-    /// As for [`std::fs::File::lock`].
-    #[track_caller]
-    pub fn lock(&self) -> io::Result<()> {
-        self.wait_for_lock(std::fs::File::lock, std::fs::File::try_lock)
-    }
-
-    /// As [`lock`](Self::lock), together with others that want it shared.
-    ///
-    /// # Errors
-    ///
-    /// As for [`std::fs::File::lock_shared`].
-    #[track_caller]
-    pub fn lock_shared(&self) -> io::Result<()> {
-        self.wait_for_lock(std::fs::File::lock_shared, std::fs::File::try_lock_shared)
-    }
-
-    /// Takes the lock if that is possible now.
-    ///
-    /// # Errors
-    ///
-    /// [`WouldBlock`](TryLockError::WouldBlock) if it is not, and as for [`std::fs::File::try_lock`].
-    #[track_caller]
-    pub fn try_lock(&self) -> Result<(), TryLockError> {
-        self.try_lock_with(std::fs::File::try_lock)
-    }
-
-    /// Takes the lock, shared with others, if that is possible now.
-    ///
-    /// # Errors
-    ///
-    /// [`WouldBlock`](TryLockError::WouldBlock) if it is not, and as for [`std::fs::File::try_lock_shared`].
-    #[track_caller]
-    pub fn try_lock_shared(&self) -> Result<(), TryLockError> {
-        self.try_lock_with(std::fs::File::try_lock_shared)
-    }
-
-    /// Gives the lock up.
-    ///
-    /// # Errors
-    ///
-    /// As for [`std::fs::File::unlock`].
-    #[track_caller]
-    pub fn unlock(&self) -> io::Result<()> {
-        self.run("unlock", std::fs::File::unlock)
-    }
-
-    #[track_caller]
-    fn try_lock_with(&self, try_lock: TryLock) -> Result<(), TryLockError> {
-        let locked = self.run("try_lock", move |file| match try_lock(file) {
-            Ok(()) => Ok(true),
-            Err(TryLockError::WouldBlock) => Ok(false),
-            Err(TryLockError::Error(error)) => Err(error),
-        });
-        match locked {
-            Ok(true) => Ok(()),
-            Ok(false) => Err(TryLockError::WouldBlock),
-            Err(error) => Err(TryLockError::Error(error)),
-        }
-    }
-
-    #[track_caller]
-    fn wait_for_lock(&self, lock: fn(&std::fs::File) -> io::Result<()>, try_lock: TryLock) -> io::Result<()> {
-        if !rt::is_in_core() {
-            return self.run("lock", lock);
-        }
-        let (mut pause, longest) = LOCK_PAUSES;
-        loop {
-            match self.try_lock_with(try_lock) {
-                Ok(()) => return Ok(()),
-                Err(TryLockError::Error(error)) => return Err(error),
-                Err(TryLockError::WouldBlock) => {
-                    wait(rt::waits_for("the lock of a file", rt::sleep(pause)))?;
-                    pause = longest.min(pause * 2);
-                }
-            }
-        }
     }
 
     /// The file for `std`, and a second descriptor of it if there are other handles to it.
@@ -381,7 +291,7 @@ impl File {
 
     /// Runs `work` with a descriptor of its own, which it may keep beyond the life of this file.
     #[track_caller]
-    fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl FnOnce(&std::fs::File) -> io::Result<T> + Send + 'static,
@@ -400,7 +310,7 @@ fn check_offset(offset: u64) -> io::Result<u64> {
 }
 
 #[track_caller]
-fn wait<F: Future>(operation: F) -> io::Result<F::Output> {
+pub(super) fn wait<F: Future>(operation: F) -> io::Result<F::Output> {
     wait_unless_cancelled(operation).ok_or_else(cancelled)
 }
 

@@ -1,7 +1,7 @@
 //! Files and directories with the surface of [`std::fs`], for coroutines.
 //!
 //! What a file holds is read and written through the core's io_uring (or, without one, on its threads for blocking work). Everything
-//! else, from opening to renaming, has no asynchronous call and runs on those threads ([`rt::offload`]). On a plain thread all of it
+//! else, from opening to renaming, has no asynchronous call and runs on those threads ([`rt::offload`](crate::rt::offload)). On a plain thread all of it
 //! is `std`'s.
 //!
 //! # Different from `std::fs`
@@ -16,6 +16,7 @@
 
 mod dir;
 mod file;
+mod lock;
 mod options;
 
 use std::io::{self, Read, Write};

@@ -7,7 +7,7 @@ use crate::rt::coroutine::wait_at_most;
 use crate::rt::sync::const_unless_loom;
 use crate::rt::{self, wait};
 
-/// Waits for something that a [`Mutex`] guards to change. As with `std`'s, a notification for nobody is lost, and what was waited for may be
+/// Waits for something that a [`Mutex`](super::Mutex) guards to change. As with `std`'s, a notification for nobody is lost, and what was waited for may be
 /// gone when the wait returns.
 #[derive(Debug, Default)]
 pub struct Condvar(rt::sync::Condvar);

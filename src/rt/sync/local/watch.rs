@@ -158,7 +158,7 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// [`RecvError`](error::RecvError) if the last value was seen and the sender is gone.
+    /// [`RecvError`] if the last value was seen and the sender is gone.
     pub async fn changed(&mut self) -> Result<(), RecvError> {
         let (shared, seen) = (&*self.shared, self.seen);
         let mut changed = pin!(shared.changed.notified());
@@ -183,7 +183,7 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// [`RecvError`](error::RecvError) if it does not hold for the last one and the sender is gone.
+    /// [`RecvError`] if it does not hold for the last one and the sender is gone.
     pub async fn wait_for(&mut self, mut condition: impl FnMut(&T) -> bool) -> Result<Rc<T>, RecvError> {
         loop {
             let value = self.borrow_and_update();
