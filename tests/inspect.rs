@@ -35,7 +35,7 @@ fn config() -> CoreConfig {
 }
 
 fn core() -> CoreThread {
-    CoreThread::start("inspected".to_owned(), config()).expect("a core")
+    CoreThread::start("inspected", &config()).expect("a core")
 }
 
 /// Runs `f` on the core and waits for it.

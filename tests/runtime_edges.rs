@@ -724,7 +724,7 @@ fn a_notification_of_a_waiter_that_is_dropped_goes_to_the_next() {
 #[test]
 fn a_core_thread_may_be_dropped_on_its_own_core() {
     within_patience(|| {
-        let thread = rt::CoreThread::start("itself".to_owned(), config()).expect("a thread");
+        let thread = rt::CoreThread::start("itself", &config()).expect("a thread");
         let handle = thread.handle().clone();
         let dropped = handle.spawn("drops its own core", move || async move { drop(thread) });
         assert!(run(dropped).is_ok(), "the task panicked");

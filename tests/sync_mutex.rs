@@ -231,7 +231,7 @@ fn nobody_starves() {
     let mutex = Arc::new(Mutex::new(0u64));
     let (enough, greedy) = (Arc::new(AtomicBool::new(false)), Arc::clone(&mutex));
     let until = Arc::clone(&enough);
-    let other = CoreThread::start("greedy".to_owned(), config()).expect("a core");
+    let other = CoreThread::start("greedy", &config()).expect("a core");
     let core = Core::new(&config()).expect("a core");
     core.block_on(async {
         let greedy = other.handle().spawn("greedy", move || async move {

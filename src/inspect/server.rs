@@ -34,6 +34,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Askers are answered one after the other; at most 16 wait. A request has at most 256 bytes and comes at once; whoever is slow
 /// to send it or to take the answer is dropped.
 #[derive(Debug)]
+#[must_use = "dropping it ends the inspector"]
 pub struct Inspector {
     name: Name,
     /// Shares its socket with the thread.
