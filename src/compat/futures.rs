@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
-use super::poll_io::{BufferSizes, PollIo};
+use super::poll_io::PollIo;
 use super::socket::Socket;
 
 /// A socket with [`futures_io::AsyncRead`], [`futures_io::AsyncBufRead`] and [`futures_io::AsyncWrite`], which the `futures` crate's
@@ -16,26 +16,7 @@ use super::socket::Socket;
 #[derive(Debug)]
 pub struct FuturesIo<S>(PollIo<S>);
 
-impl<S: Socket> FuturesIo<S> {
-    /// With the default buffers.
-    pub fn new(socket: S) -> Self {
-        Self::with_buffers(socket, BufferSizes::default())
-    }
-
-    /// With buffers of the given sizes.
-    ///
-    /// # Panics
-    ///
-    /// If a size is 0.
-    pub fn with_buffers(socket: S, sizes: BufferSizes) -> Self {
-        Self(PollIo::new(socket, sizes))
-    }
-
-    /// The socket, for its addresses and options. Reading from it or writing to it takes bytes out of their order.
-    pub fn get_ref(&self) -> &S {
-        self.0.socket()
-    }
-}
+super::adapter!(FuturesIo);
 
 impl<S: Socket> AsyncRead for FuturesIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

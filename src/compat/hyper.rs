@@ -9,7 +9,7 @@ use std::time::{Duration, Instant as StdInstant};
 use hyper::rt::{Executor, Read, ReadBufCursor, Sleep, Timer, Write};
 use send_wrapper::SendWrapper;
 
-use super::poll_io::{BufferSizes, PollIo};
+use super::poll_io::PollIo;
 use super::socket::Socket;
 use crate::rt::{self, Instant};
 
@@ -19,26 +19,7 @@ use crate::rt::{self, Instant};
 #[derive(Debug)]
 pub struct HyperIo<S>(PollIo<S>);
 
-impl<S: Socket> HyperIo<S> {
-    /// With the default buffers.
-    pub fn new(socket: S) -> Self {
-        Self::with_buffers(socket, BufferSizes::default())
-    }
-
-    /// With buffers of the given sizes.
-    ///
-    /// # Panics
-    ///
-    /// If a size is 0.
-    pub fn with_buffers(socket: S, sizes: BufferSizes) -> Self {
-        Self(PollIo::new(socket, sizes))
-    }
-
-    /// The socket, for its addresses and options. Reading from it or writing to it takes bytes out of their order.
-    pub fn get_ref(&self) -> &S {
-        self.0.socket()
-    }
-}
+super::adapter!(HyperIo);
 
 impl<S: Socket> Read for HyperIo<S> {
     fn poll_read(

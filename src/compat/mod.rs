@@ -25,6 +25,33 @@ mod outbound;
 mod poll_io;
 mod socket;
 
+/// What every adapter has besides the traits it is for.
+macro_rules! adapter {
+    ($adapter:ident) => {
+        impl<S: $crate::compat::Socket> $adapter<S> {
+            /// With the default buffers.
+            pub fn new(socket: S) -> Self {
+                Self::with_buffers(socket, $crate::compat::BufferSizes::default())
+            }
+
+            /// With buffers of the given sizes.
+            ///
+            /// # Panics
+            ///
+            /// If a size is 0.
+            pub fn with_buffers(socket: S, sizes: $crate::compat::BufferSizes) -> Self {
+                Self($crate::compat::poll_io::PollIo::new(socket, sizes))
+            }
+
+            /// The socket, for its addresses and options. Reading from it or writing to it takes bytes out of their order.
+            pub fn get_ref(&self) -> &S {
+                self.0.socket()
+            }
+        }
+    };
+}
+use adapter;
+
 #[cfg(feature = "futures")]
 mod futures;
 #[cfg(feature = "hyper")]

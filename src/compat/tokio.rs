@@ -6,7 +6,7 @@ use std::task::{Context, Poll, ready};
 
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use super::poll_io::{BufferSizes, PollIo};
+use super::poll_io::PollIo;
 use super::socket::Socket;
 
 /// A socket with [`tokio::io::AsyncRead`] and [`tokio::io::AsyncWrite`]. No tokio runtime is needed.
@@ -15,26 +15,7 @@ use super::socket::Socket;
 #[derive(Debug)]
 pub struct TokioIo<S>(PollIo<S>);
 
-impl<S: Socket> TokioIo<S> {
-    /// With the default buffers.
-    pub fn new(socket: S) -> Self {
-        Self::with_buffers(socket, BufferSizes::default())
-    }
-
-    /// With buffers of the given sizes.
-    ///
-    /// # Panics
-    ///
-    /// If a size is 0.
-    pub fn with_buffers(socket: S, sizes: BufferSizes) -> Self {
-        Self(PollIo::new(socket, sizes))
-    }
-
-    /// The socket, for its addresses and options. Reading from it or writing to it takes bytes out of their order.
-    pub fn get_ref(&self) -> &S {
-        self.0.socket()
-    }
-}
+super::adapter!(TokioIo);
 
 impl<S: Socket> AsyncRead for TokioIo<S> {
     fn poll_read(

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-pub(super) use pool::{Job, JobId, Place, Pool, Refused};
+pub(super) use pool::{Job, JobId, Place, Pool, Refused, Work};
 
 use super::context::{noted, noted_over};
 use super::handle::{RemoteJoin, oneshot};
@@ -51,7 +51,7 @@ where
         let result = catch_unwind(AssertUnwindSafe(work));
         sender.send(result.map_err(|payload| JoinError::Panicked(PanicPayload::new(payload))));
     });
-    Offload { join, job: Some(Job { name, run }), waiting: None }
+    Offload { join, job: Some(Job { name, work: Work::Closure(run) }), waiting: None }
 }
 
 /// The future of [`offload`].
