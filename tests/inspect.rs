@@ -153,6 +153,9 @@ fn a_coroutine_has_its_name_its_place_and_its_stack() {
     let parked = tasks.iter().find(|task| task.name == "coroutine").expect("one without a name");
     assert_eq!(parked.waits_for.as_deref(), Some("an unpark"));
     assert!(parked.stack_bytes.is_some());
+    assert!(parked.is_coroutine && !parked.is_block_on && parked.queue == "default", "{parked:?}");
+    let roots: Vec<_> = tasks.iter().filter(|task| task.is_block_on).collect();
+    assert!(matches!(roots[..], [root] if root.name == "block_on" && !root.is_coroutine), "{tasks:?}");
 }
 
 #[test]

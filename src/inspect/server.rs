@@ -236,12 +236,19 @@ fn write_task(text: &mut String, core: usize, task: &TaskInfo) {
         TaskState::Ready => "ready",
         TaskState::Waiting => "waiting",
     };
+    let kind = match (task.is_block_on, task.is_coroutine) {
+        (true, _) => "block_on",
+        (false, true) => "coroutine",
+        (false, false) => "async",
+    };
     let mut fields: Vec<(&str, &dyn Display)> = vec![
         ("core", &core),
         ("id", &task.id),
         ("name", &task.name),
         ("created_at", &task.created_at),
         ("state", &state),
+        ("kind", &kind),
+        ("queue", &task.queue),
     ];
     if let Some(what) = &task.waits_for {
         fields.push(("waits_for", what));

@@ -325,7 +325,7 @@ pub struct TaskQueueStats {
 /// core.block_on(async {
 ///     // A tenth of what the default queue has, whenever that has something to do.
 ///     let background = TaskQueue::new("compaction", Shares::new(10), LatencyClass::NotImportant)?;
-///     rt::spawn_in(&background, "compact", async { /* … */ }).await.expect("no panic");
+///     rt::spawn_in(&background, "compact", async { /* … */ }).await?;
 ///     Ok(())
 /// })?
 /// # }
