@@ -35,7 +35,7 @@ fn config() -> CoreConfig {
 }
 
 fn core() -> CoreThread {
-    CoreThread::start("inspected".to_owned(), config()).expect("a core")
+    CoreThread::start("inspected", &config()).expect("a core")
 }
 
 /// Runs `f` on the core and waits for it.
@@ -153,6 +153,9 @@ fn a_coroutine_has_its_name_its_place_and_its_stack() {
     let parked = tasks.iter().find(|task| task.name == "coroutine").expect("one without a name");
     assert_eq!(parked.waits_for.as_deref(), Some("an unpark"));
     assert!(parked.stack_bytes.is_some());
+    assert!(parked.is_coroutine && !parked.is_block_on && parked.queue == "default", "{parked:?}");
+    let roots: Vec<_> = tasks.iter().filter(|task| task.is_block_on).collect();
+    assert!(matches!(roots[..], [root] if root.name == "block_on" && !root.is_coroutine), "{tasks:?}");
 }
 
 #[test]
@@ -231,7 +234,8 @@ fn many_tasks_come_in_pieces_from_either_end() {
             }
             after = page.last().map(|task| task.id);
         }
-        assert_eq!((seen.len(), pieces), (TASKS, 3), "{order:?}");
+        // And that of `block_on`.
+        assert_eq!((seen.len(), pieces), (TASKS + 1, 3), "{order:?}");
         let sorted = match order {
             TaskOrder::OldestFirst => seen.is_sorted_by(|a, b| a < b),
             TaskOrder::NewestFirst => seen.is_sorted_by(|a, b| a > b),

@@ -9,10 +9,7 @@
 //!
 //! # fn main() -> boson::Result<()> {
 //! # let path = std::env::temp_dir().join(format!("boson-doc-{}.sock", std::process::id()));
-//! let core = CoreThread::start(
-//!     "worker".to_owned(),
-//!     CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]),
-//! )?;
+//! let core = CoreThread::start("worker", &CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
 //! let _inspector = Inspector::start(&path, "my program", vec![core.handle().clone()])?;
 //!
 //! // In any process of the same user:

@@ -18,6 +18,7 @@ pub enum Signal {
 
 /// Takes `SIGINT` and `SIGTERM` of this process from their default action, so that a task can await them.
 #[derive(Debug)]
+#[must_use = "signals that nobody takes from it are lost"]
 pub struct Signals {
     descriptor: Rc<OwnedFd>,
 }
