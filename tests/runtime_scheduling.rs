@@ -408,7 +408,7 @@ fn block_ons_that_end_at_once_leave_devices_timers_and_messages_their_turn() {
 /// The same while the clock stands still.
 #[test]
 fn block_ons_are_counted_where_no_time_passes() {
-    let (core, polls) = core_with_a_poller(&CoreConfig { clock: Arc::new(WorkClock::default()), ..config() });
+    let (core, polls) = core_with_a_poller(&CoreConfig::new(Arc::new(WorkClock::default()), [7; 32]));
     for _ in 0..1000 {
         core.block_on(async {}).expect("runs");
     }

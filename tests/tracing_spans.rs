@@ -194,7 +194,8 @@ fn a_coroutine_keeps_its_span_when_it_yields_waits_panics_and_is_cancelled() {
         }
     }
     // They take turns as without spans.
-    let turns: Vec<&String> = lines.iter().filter(|line| line.contains(" 299") || line.contains(" 298")).collect();
+    let turns: Vec<&String> =
+        lines.iter().filter(|line| line.contains(" 299") || line.contains(" 298")).collect();
     for (line, end) in turns.iter().zip(["first 298", "second 298", "first 299", "second 299"]) {
         assert!(line.ends_with(end), "{turns:?}");
     }

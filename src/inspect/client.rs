@@ -11,7 +11,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rt::{CoreLatencies, CoreStats, Histogram, Instant, TaskOrder, TaskRange, TaskState};
+use crate::rt::{
+    CoreLatencies, CoreStats, Histogram, Instant, ReactorKind, RingFeature, RingFeatures, TaskOrder,
+    TaskRange, TaskState,
+};
 
 /// How long to wait for a piece of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,6 +65,8 @@ pub struct CoreReport {
     pub cpu: usize,
     /// Its counters.
     pub stats: CoreStats,
+    /// The features that its io_uring has, as far as this version knows them; none without an io_uring.
+    pub ring_features: RingFeatures,
     /// How long things took.
     pub latencies: CoreLatencies,
 }
@@ -133,8 +138,15 @@ impl Client {
                 now: Instant::from_nanos(line.number("now_ns").unwrap_or(0)),
                 cpu: line.number("cpu").and_then(|cpu| usize::try_from(cpu).ok()).unwrap_or(0),
                 stats: CoreStats::default(),
+                ring_features: RingFeatures::none(),
                 latencies: CoreLatencies::default(),
             };
+            if let Some(name) = line.field("reactor") {
+                report.stats.reactor = ReactorKind::named(&name);
+            }
+            if let Some(names) = line.field("ring_features") {
+                report.ring_features = names.split(',').filter_map(RingFeature::named).collect();
+            }
             for (name, value) in line.fields() {
                 if let Some(counter) = COUNTERS.iter().find(|counter| counter.name == name) {
                     counter.set(&mut report.stats, value.parse().unwrap_or(0));

@@ -35,14 +35,14 @@
 //! ```text
 //! > boson-inspect/1 stats
 //! < boson-inspect/1 ok pid=4711 program=boson%20serve release=0.1.0
-//! < core core=0 now_ns=81273645 cpu=1 turns=512 polls=1044 …
+//! < core core=0 now_ns=81273645 cpu=1 reactor=epoll ring_features= turns=512 polls=1044 …
 //! < silent core=1 task=greedy created_at=src/main.rs:12:9
 //! < end
 //! ```
 //!
 //! | request | lines of the answer |
 //! |---|---|
-//! | `stats` | `core` for each core with its counters: the fields of [`CoreStats`](crate::rt::CoreStats), times in nanoseconds |
+//! | `stats` | `core` for each core with its counters: the fields of [`CoreStats`](crate::rt::CoreStats), times in nanoseconds, `reactor` by its [name](crate::rt::ReactorKind::name); in `ring_features` the names of those that its io_uring has, with commas between |
 //! | `histograms` | `histogram` for each core and each of `poll`, `queue_wait` and `turn`: `sum`, `max` and `buckets` as `largest:count,…`, in nanoseconds |
 //! | `tasks core=C order=oldest after=I limit=N` | `task` for at most N tasks of a core, those with the lowest numbers above I; `order=newest` gives the highest below I. Without `after` from the first on. A task's number is higher than those of the tasks before it. |
 //!

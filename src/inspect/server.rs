@@ -16,7 +16,7 @@ use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
 use crate::error::{Error, Result};
 use crate::net::unix::Name;
-use crate::rt::{self, Handle, Histogram, TaskInfo, TaskOrder, TaskRange, TaskState};
+use crate::rt::{self, Handle, Histogram, RingFeature, TaskInfo, TaskOrder, TaskRange, TaskState};
 
 /// The most tasks that one answer tells of.
 pub const MAX_TASKS_PER_ANSWER: usize = 1000;
@@ -161,17 +161,24 @@ impl Answering {
     }
 
     fn stats(&self, text: &mut String) {
-        let answers = self
-            .cores
-            .ask(0..self.cores.len(), || (rt::now().as_nanos(), rustix::thread::sched_getcpu(), rt::stats()));
+        let answers = self.cores.ask(0..self.cores.len(), || {
+            (rt::now().as_nanos(), rustix::thread::sched_getcpu(), rt::ring_features(), rt::stats())
+        });
         for (core, answer) in answers.into_iter().enumerate() {
-            let Some((now_ns, cpu, stats)) = answer else {
+            let Some((now_ns, cpu, ring_features, stats)) = answer else {
                 self.silent(text, core);
                 continue;
             };
             let values: Vec<u64> = COUNTERS.iter().map(|counter| counter.get(&stats)).collect();
-            let mut fields: Vec<(&str, &dyn Display)> =
-                vec![("core", &core), ("now_ns", &now_ns), ("cpu", &cpu)];
+            let ring_features = ring_features.iter().map(RingFeature::name).collect::<Vec<_>>().join(",");
+            let reactor = stats.reactor.name();
+            let mut fields: Vec<(&str, &dyn Display)> = vec![
+                ("core", &core),
+                ("now_ns", &now_ns),
+                ("cpu", &cpu),
+                ("reactor", &reactor),
+                ("ring_features", &ring_features),
+            ];
             let named = COUNTERS.iter().zip(&values);
             fields.extend(named.map(|(counter, value)| (counter.name, value as &dyn Display)));
             write_line(text, "core", &fields);

@@ -4,7 +4,7 @@
 //! timers. A task never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act
 //! on it, and outside one they panic ([`is_in_core`] tells); a [`Handle`] reaches it from other threads.
 //!
-//! [`Core::new`] with a [`CoreConfig`], [`Core::block_on`], [`spawn`] and [`sleep`] are all that a first program needs: see the
+//! [`Core::new`] with a [`CoreConfig::from_machine`], [`Core::block_on`], [`spawn`] and [`sleep`] are all that a first program needs: see the
 //! [example](crate#example). Coroutines are tasks too: [`thread`](crate::thread) starts them, and [`wait`] lets them await.
 //!
 //! | for | there is |
@@ -18,7 +18,7 @@
 //! | **Who runs when** | [`spawn_in`] a [`TaskQueue`] with [`Shares`] and a [`LatencyClass`]; [`task_queues`] |
 //! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`]; [`waiting_for`] in futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
 //! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`arena`] |
-//! | **The machine** | [`probe_io_uring`], [`probe_ring_features`]; [`unix_time`], [`fill_random`] |
+//! | **The machine** | [`probe_io_uring`], [`probe_ring_features`], and what a core got of them: [`ring_features`]; [`unix_time`], [`fill_random`], [`machine_seed`] |
 //!
 //! A panic in a task is its joiner's [`JoinError::Panicked`] and leaves the core running.
 
@@ -39,6 +39,7 @@ mod histogram;
 mod idle;
 mod inbox;
 mod interval;
+mod machine;
 mod offload;
 pub(crate) mod ops;
 mod poller;
@@ -62,7 +63,7 @@ mod timer;
 pub(crate) mod uring;
 mod watchdog;
 
-pub use cancel::{CancelToken, Cancelled};
+pub use cancel::{CancelToken, Cancelled, DropGuard};
 pub use config::{CoreConfig, Idle, RegisterArena};
 pub(crate) use context::spawn_at;
 pub use context::{
@@ -76,7 +77,8 @@ pub use deadline::{Deadline, timeout, timeout_at};
 pub use handle::{Handle, RemoteJoin};
 pub use histogram::Histogram;
 pub(crate) use inbox::Simulation;
-pub use interval::{Interval, MissedTick, interval};
+pub use interval::{Interval, MissedTick, interval, interval_at};
+pub use machine::machine_seed;
 pub use offload::{Offload, offload};
 pub use poller::{Park, Poller};
 pub use reactor::{ReactorChoice, ReactorKind};
@@ -92,6 +94,5 @@ pub use task_group::TaskGroup;
 pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};
-pub use timer::{TimerKey, Wheel};
-pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
+pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features, ring_features};
 pub use watchdog::{Stall, Watchdog};

@@ -28,6 +28,7 @@ pub trait Poller {
 
 /// How a core may idle for the sake of one poller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Park {
     /// Nothing is outstanding: sleep as long as you like.
     Idle,

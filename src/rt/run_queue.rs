@@ -48,6 +48,7 @@ impl Default for Shares {
 
 /// How soon a ready task of a queue must run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LatencyClass {
     /// A queue that has ready tasks runs after this long at the latest, whatever its shares, as soon as the task that runs
     /// yields. The core looks at the time at least this often between tasks.

@@ -97,7 +97,8 @@ fn on_stack<T: 'static>(stack: PooledStack, f: impl FnOnce() -> T + 'static) -> 
         let result = catch_unwind(AssertUnwindSafe(f));
         if let Err(payload) = result {
             // The unwinding of a cancelled coroutine ends with `corosensei`, which began it.
-            let is_cancelled = with_running(|control| control.is_some_and(|control| control.unwinds.get() > 0));
+            let is_cancelled =
+                with_running(|control| control.is_some_and(|control| control.unwinds.get() > 0));
             if is_cancelled {
                 resume_unwind(payload);
             }

@@ -101,7 +101,8 @@ impl Shared {
             // until `below` is dropped.
             let left = unsafe { task::resume(header) };
             // One that ended gives its result in its next poll, which is the loop's.
-            let yielded = if left == Left::Suspended(Suspended::Waits) { None } else { task::mark_queued(task) };
+            let yielded =
+                if left == Left::Suspended(Suspended::Waits) { None } else { task::mark_queued(task) };
             next = match yielded {
                 Some(task) => self.next_after(ready, task),
                 None => self.next_of(queue),
@@ -128,7 +129,11 @@ impl Shared {
     /// The same without a task to put at the end.
     #[cold]
     fn next_of(&self, queue: u8) -> Option<NonNull<Header>> {
-        if self.beat.polls() < self.until.get() { self.queues.pop_if(queue, task::is_coroutine) } else { None }
+        if self.beat.polls() < self.until.get() {
+            self.queues.pop_if(queue, task::is_coroutine)
+        } else {
+            None
+        }
     }
 
     /// Says whether the running task's polls do nothing but to resume a coroutine.

@@ -93,12 +93,7 @@ pub(super) struct Pool {
 
 impl Pool {
     pub(super) const fn new(guards: Guards) -> Self {
-        Self {
-            classes: [Class::EMPTY; CLASSES],
-            guards,
-            reserved_bytes: 0,
-            signal_stack: None,
-        }
+        Self { classes: [Class::EMPTY; CLASSES], guards, reserved_bytes: 0, signal_stack: None }
     }
 
     fn class_of(bytes: usize) -> Result<usize> {

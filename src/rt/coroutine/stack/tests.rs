@@ -133,8 +133,7 @@ fn a_subscriber_that_is_told_of_a_failure_may_use_the_pool() {
     let _keeps_its_slab = PooledStack::take(16 << 10).expect("there is room");
     // Not a multiple of the page size: `munmap` refuses it.
     let start = std::ptr::NonNull::new(std::ptr::without_provenance_mut(1)).expect("it is not null");
-    let slab =
-        Slab { start, stacks: 1, stack_bytes: 16 << 10, protected: std::cell::Cell::new(0) };
+    let slab = Slab { start, stacks: 1, stack_bytes: 16 << 10, protected: std::cell::Cell::new(0) };
     POOL.with_borrow_mut(|pool| pool.classes[0].free.push(Slot { slab: Rc::new(slab), index: 0 }));
     let told = std::sync::Arc::new(UsesThePool(0.into()));
     tracing::subscriber::with_default(std::sync::Arc::clone(&told), trim);
