@@ -69,6 +69,22 @@ pub struct CoreReport {
     pub ring_features: RingFeatures,
     /// How long things took.
     pub latencies: CoreLatencies,
+    /// What its pollers did, in the order in which they are polled.
+    pub pollers: Vec<PollerReport>,
+}
+
+/// What a poller of another process did: [`PollerStats`](crate::rt::PollerStats).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PollerReport {
+    /// Its name.
+    pub name: String,
+    /// How many events it may handle per turn of its core.
+    pub budget: u64,
+    /// How many it handled.
+    pub events: u64,
+    /// How many times it handled as many as it may.
+    pub exhausted: u64,
 }
 
 /// What is known of a task of another process: [`TaskInfo`](crate::rt::TaskInfo) with its core.
@@ -127,7 +143,18 @@ impl Client {
         let text = self.ask("stats")?;
         let mut cores = Vec::new();
         for line in text.lines().map(Line::new) {
-            let (Some(core), "core" | "silent") = (core_number(line), line.kind()) else { continue };
+            let Some(core) = core_number(line) else { continue };
+            match line.kind() {
+                "core" | "silent" => {}
+                "poller" => {
+                    let of = cores.iter_mut().find(|other: &&mut CoreReport| other.core == core);
+                    if let (Some(report), Some(poller)) = (of, read_poller(line)) {
+                        report.pollers.push(poller);
+                    }
+                    continue;
+                }
+                _ => continue,
+            }
             let mut report = CoreReport {
                 core,
                 is_silent: line.kind() == "silent",
@@ -140,6 +167,7 @@ impl Client {
                 stats: CoreStats::default(),
                 ring_features: RingFeatures::none(),
                 latencies: CoreLatencies::default(),
+                pollers: Vec::new(),
             };
             if let Some(name) = line.field("reactor") {
                 report.stats.reactor = ReactorKind::named(&name);
@@ -284,6 +312,15 @@ fn read_histogram(line: Line<'_>) -> Histogram {
         Some((largest.parse().ok()?, count.parse().ok()?))
     });
     Histogram::restored(buckets, line.number("sum").unwrap_or(0), line.number("max").unwrap_or(0))
+}
+
+fn read_poller(line: Line<'_>) -> Option<PollerReport> {
+    Some(PollerReport {
+        name: line.field("name")?.into_owned(),
+        budget: line.number("budget")?,
+        events: line.number("events")?,
+        exhausted: line.number("exhausted")?,
+    })
 }
 
 fn read_task(line: Line<'_>) -> Option<TaskRecord> {

@@ -162,10 +162,16 @@ impl Answering {
 
     fn stats(&self, text: &mut String) {
         let answers = self.cores.ask(0..self.cores.len(), || {
-            (rt::now().as_nanos(), rustix::thread::sched_getcpu(), rt::ring_features(), rt::stats())
+            (
+                rt::now().as_nanos(),
+                rustix::thread::sched_getcpu(),
+                rt::ring_features(),
+                rt::stats(),
+                rt::pollers(),
+            )
         });
         for (core, answer) in answers.into_iter().enumerate() {
-            let Some((now_ns, cpu, ring_features, stats)) = answer else {
+            let Some((now_ns, cpu, ring_features, stats, pollers)) = answer else {
                 self.silent(text, core);
                 continue;
             };
@@ -182,6 +188,16 @@ impl Answering {
             let named = COUNTERS.iter().zip(&values);
             fields.extend(named.map(|(counter, value)| (counter.name, value as &dyn Display)));
             write_line(text, "core", &fields);
+            for poller in pollers {
+                let fields: [(&str, &dyn Display); 5] = [
+                    ("core", &core),
+                    ("name", &poller.name),
+                    ("budget", &poller.budget),
+                    ("events", &poller.events),
+                    ("exhausted", &poller.exhausted),
+                ];
+                write_line(text, "poller", &fields);
+            }
         }
     }
 

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::current;
 use super::handle::Handle;
+use super::pollers::PollerStats;
 use super::run_queue::{DEFAULT_QUEUE, TaskQueue, TaskQueueStats};
 use super::scheduler::{Shared, in_core};
 use super::stats::{CoreLatencies, CoreStats};
@@ -103,6 +104,16 @@ pub fn latencies() -> CoreLatencies {
 #[track_caller]
 pub fn task_queues() -> Vec<TaskQueueStats> {
     in_core("rt::task_queues", |core| core.queues().stats())
+}
+
+/// What this core's pollers did, in the order in which they are polled.
+///
+/// # Panics
+///
+/// Outside a core.
+#[track_caller]
+pub fn pollers() -> Vec<PollerStats> {
+    in_core("rt::pollers", |core| core.poller_stats())
 }
 
 /// What a timer notes. Anything else takes its place: a time-out says less than what it is for.

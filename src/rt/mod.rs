@@ -17,7 +17,7 @@
 //! | **Between threads** | [`handle`] and [`Handle::spawn`], [`RemoteJoin`]; [`offload`] for calls that block |
 //! | **Who runs when** | [`spawn_in`] a [`TaskQueue`] with [`Shares`] and a [`LatencyClass`]; [`task_queues`] |
 //! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`]; [`waiting_for`] in futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
-//! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`arena`] |
+//! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`pollers`]; [`arena`] |
 //! | **The machine** | [`probe_io_uring`], [`probe_ring_features`], and what a core got of them: [`ring_features`]; [`unix_time`], [`fill_random`], [`machine_seed`] |
 //!
 //! A panic in a task is its joiner's [`JoinError::Panicked`] and leaves the core running.
@@ -67,9 +67,9 @@ pub use cancel::{CancelToken, Cancelled, DropGuard};
 pub use config::{CoreConfig, Idle, RegisterArena};
 pub(crate) use context::spawn_at;
 pub use context::{
-    PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
-    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, tasks_in, unix_time,
-    waiting_for, yield_now,
+    PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, pollers,
+    register_poller, register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, tasks_in,
+    unix_time, waiting_for, yield_now,
 };
 pub use core::Core;
 pub use coroutine::wait;
@@ -81,6 +81,7 @@ pub use interval::{Interval, MissedTick, interval, interval_at};
 pub use machine::machine_seed;
 pub use offload::{Offload, offload};
 pub use poller::{Park, Poller};
+pub use pollers::PollerStats;
 pub use reactor::{ReactorChoice, ReactorKind};
 pub use run_queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue, TaskQueueStats};
 pub(crate) use scheduler::stepped::{Stage, SteppedCore};

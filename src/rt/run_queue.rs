@@ -360,6 +360,14 @@ impl TaskQueue {
         }
     }
 
+    /// Gives it another latency class from now on.
+    pub fn set_latency(&self, latency: LatencyClass) {
+        if let Some(core) = self.0.core.upgrade() {
+            core.queues().slots[usize::from(self.0.queue)].latency.set(latency);
+            core.queues().measure_slice();
+        }
+    }
+
     /// Its number, if it belongs to `core`.
     pub(super) fn number_on(&self, core: &Rc<Shared>) -> Option<u8> {
         std::ptr::eq(self.0.core.as_ptr(), Rc::as_ptr(core)).then_some(self.0.queue)
