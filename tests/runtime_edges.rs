@@ -762,6 +762,116 @@ fn a_flood_of_messages_leaves_timers_their_turn() {
     });
 }
 
+/// Looks at how many tasks were woken by other threads from one turn to the next.
+struct WatchesWakes {
+    before: u64,
+    most: Rc<Cell<u64>>,
+}
+
+impl Poller for WatchesWakes {
+    fn name(&self) -> &'static str {
+        "watches wakes"
+    }
+    fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
+        let wakes = rt::stats().remote_wakes;
+        self.most.set(self.most.get().max(wakes - self.before));
+        self.before = wakes;
+        0
+    }
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn park(&mut self) -> Park {
+        Park::Idle
+    }
+}
+
+#[test]
+fn a_flood_of_wakes_leaves_devices_their_turn_and_keeps_its_order() {
+    const TASKS: usize = 20_000;
+    /// As many as timers.
+    const PER_TURN: u64 = 256;
+    let order = run(async {
+        let wakers = Rc::new(RefCell::new(Vec::new()));
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let waits = |number: usize| {
+            let (wakers, order) = (Rc::clone(&wakers), Rc::clone(&order));
+            rt::spawn("waits", async move {
+                let mut waited = false;
+                std::future::poll_fn(|cx| {
+                    if std::mem::replace(&mut waited, true) {
+                        return Poll::Ready(());
+                    }
+                    wakers.borrow_mut().push(cx.waker().clone());
+                    Poll::Pending
+                })
+                .await;
+                order.borrow_mut().push(number);
+            })
+        };
+        let tasks: Vec<_> = (0..TASKS).map(waits).collect();
+        while wakers.borrow().len() < TASKS {
+            rt::yield_now().await;
+        }
+        let most = Rc::new(Cell::new(0));
+        let watches = WatchesWakes { before: rt::stats().remote_wakes, most: Rc::clone(&most) };
+        rt::register_poller(Rc::new(RefCell::new(watches))).keep();
+        // The core takes none of them meanwhile.
+        let woken = wakers.take();
+        let thread = thread::spawn(move || woken.into_iter().rev().for_each(Waker::wake));
+        thread.join().expect("no panic");
+        for task in tasks {
+            task.await.expect("no panic");
+        }
+        assert!((1..=PER_TURN).contains(&most.get()), "{} wakes in a turn", most.get());
+        order.take()
+    });
+    assert!(
+        order.iter().rev().copied().eq(0..TASKS),
+        "they did not run in the order in which they were woken"
+    );
+}
+
+#[test]
+fn a_core_may_end_with_wakes_that_it_has_taken_in_part() {
+    const TASKS: usize = 10_000;
+    let wakers = Rc::new(RefCell::new(Vec::new()));
+    let core = core();
+    core.block_on(async {
+        for _ in 0..TASKS {
+            rt::spawn("waits", give_waker_away_for_ever(Rc::clone(&wakers))).detach();
+        }
+        while wakers.borrow().len() < TASKS {
+            rt::yield_now().await;
+        }
+        let first = wakers.take();
+        let second = first.clone();
+        thread::spawn(move || first.into_iter().for_each(Waker::wake)).join().expect("no panic");
+        let before = rt::stats().remote_wakes;
+        while rt::stats().remote_wakes == before {
+            rt::yield_now().await;
+        }
+        assert!(rt::stats().remote_wakes - before < TASKS as u64, "all were taken at once");
+        wakers.replace(second);
+    })
+    .expect("runs");
+    let outlive = wakers.take();
+    drop(core);
+    thread::spawn(move || drop(outlive)).join().expect("no panic");
+}
+
+/// Waits for ever, and gives its waker away at its first poll.
+async fn give_waker_away_for_ever(wakers: Rc<RefCell<Vec<Waker>>>) {
+    let mut given = false;
+    std::future::poll_fn(|cx| {
+        if !std::mem::replace(&mut given, true) {
+            wakers.borrow_mut().push(cx.waker().clone());
+        }
+        Poll::<()>::Pending
+    })
+    .await;
+}
+
 #[test]
 fn what_a_task_locals_destructor_puts_into_another_is_dropped_on_the_core_too() {
     struct SetsAnother(Option<NotesThread>);

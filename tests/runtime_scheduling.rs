@@ -296,7 +296,7 @@ fn the_idle_setting_goes_from_always_poll_to_always_sleep() {
     let sleeps = after_a_moment(Idle::Sleep);
     assert!(sleeps.parks > 0 && sleeps.turns < 100, "{sleeps:?}");
     assert!(sleeps.asleep > Duration::from_millis(40), "{sleeps:?}");
-    let adapts = after_a_moment(Idle::Adaptive { spin: Duration::from_millis(5) });
+    let adapts = after_a_moment(Idle::Adaptive { spin: Duration::from_micros(500) });
     assert!(adapts.parks > 0 && adapts.turns > sleeps.turns, "{adapts:?}");
 }
 

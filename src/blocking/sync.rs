@@ -5,7 +5,7 @@
 //! is next, and an [`RwLock`] goes first come, first served. Poisoning is `std`'s: a lock whose guard is dropped by a panic (or by cancelling)
 //! is poisoned.
 //!
-//! They stand on the primitives of [`rt::sync`](crate::rt::sync).
+//! They stand on the primitives of [`rt::sync`].
 //!
 //! # Different from `std::sync`
 //!

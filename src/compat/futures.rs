@@ -6,9 +6,8 @@ use std::task::{Context, Poll};
 
 use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
 
-use super::poll_io::{BufferSizes, PollIo};
+use super::poll_io::PollIo;
 use super::socket::Socket;
-use crate::error::Result;
 
 /// A socket with [`futures_io::AsyncRead`], [`futures_io::AsyncBufRead`] and [`futures_io::AsyncWrite`], which the `futures` crate's
 /// extension traits build on. `close` is a shutdown of the writing half.
@@ -17,43 +16,7 @@ use crate::error::Result;
 #[derive(Debug)]
 pub struct FuturesIo<S>(PollIo<S>);
 
-impl<S: Socket> FuturesIo<S> {
-    /// With the default buffers.
-    pub fn new(socket: S) -> Self {
-        Self::with_buffers(socket, BufferSizes::default())
-    }
-
-    /// With buffers of the given sizes.
-    ///
-    /// # Panics
-    ///
-    /// If a size is 0.
-    pub fn with_buffers(socket: S, sizes: BufferSizes) -> Self {
-        Self(PollIo::new(socket, sizes))
-    }
-
-    /// The socket, for its addresses and options. Reading from it or writing to it takes bytes out of their order.
-    pub fn get_ref(&self) -> &S {
-        self.0.socket()
-    }
-
-    /// The socket again, when everything that was written has been given to it, and the bytes that were received and not read yet:
-    /// what a protocol that takes over the connection (`Upgrade` in HTTP) begins with.
-    ///
-    /// A read that was begun and given up is cancelled. The socket keeps what that would have brought; only one that belongs to
-    /// another core ([`RemoteStream`](crate::net::RemoteStream)) may lose it.
-    ///
-    /// # Errors
-    ///
-    /// As for a flush; the connection is closed then. So it is when the future is dropped before it completes.
-    ///
-    /// # Panics
-    ///
-    /// When polled outside a core.
-    pub async fn into_inner(self) -> Result<(S, Vec<u8>)> {
-        self.0.into_inner().await
-    }
-}
+super::adapter!(FuturesIo);
 
 impl<S: Socket> AsyncRead for FuturesIo<S> {
     fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>> {

@@ -25,6 +25,50 @@ mod outbound;
 mod poll_io;
 mod socket;
 
+/// What every adapter has besides the traits it is for.
+macro_rules! adapter {
+    ($adapter:ident) => {
+        impl<S: $crate::compat::Socket> $adapter<S> {
+            /// With the default buffers.
+            pub fn new(socket: S) -> Self {
+                Self::with_buffers(socket, $crate::compat::BufferSizes::default())
+            }
+
+            /// With buffers of the given sizes.
+            ///
+            /// # Panics
+            ///
+            /// If a size is 0.
+            pub fn with_buffers(socket: S, sizes: $crate::compat::BufferSizes) -> Self {
+                Self($crate::compat::poll_io::PollIo::new(socket, sizes))
+            }
+
+            /// The socket, for its addresses and options. Reading from it or writing to it takes bytes out of their order.
+            pub fn get_ref(&self) -> &S {
+                self.0.socket()
+            }
+
+            /// The socket again, when everything that was written has been given to it, and the bytes that were received and not read
+            /// yet: what a protocol that takes over the connection (`Upgrade` in HTTP) begins with.
+            ///
+            /// A read that was begun and given up is cancelled. The socket keeps what that would have brought; only one that belongs
+            /// to another core ([`RemoteStream`](crate::net::RemoteStream)) may lose it.
+            ///
+            /// # Errors
+            ///
+            /// As for a flush; the connection is closed then. So it is when the future is dropped before it completes.
+            ///
+            /// # Panics
+            ///
+            /// When polled outside a core.
+            pub async fn into_inner(self) -> $crate::error::Result<(S, Vec<u8>)> {
+                self.0.into_inner().await
+            }
+        }
+    };
+}
+use adapter;
+
 #[cfg(feature = "futures")]
 mod futures;
 #[cfg(feature = "hyper")]

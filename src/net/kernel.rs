@@ -83,24 +83,28 @@ pub(super) struct KernelStream {
     socket: Rc<OwnedFd>,
     local: SocketAddr,
     peer: SocketAddr,
-    inbound: Rc<Inbound>,
+    flow: Rc<Flow>,
     /// One request that receives for as long as the stream is read in small pieces, if the core's ring has such. While it is
     /// with the kernel nothing else receives, so that the bytes stay in order.
     feed: OnceCell<Option<Rc<Feed<Chunk>>>>,
     /// Much arrives at once, and reads bring large buffers: they are received into directly.
     bulk: Cell<bool>,
-    /// Sends that the ring still has. While there are any nothing else sends.
-    sending: Rc<Cell<usize>>,
     /// The kernel copies what it is asked to send without copying: the device cannot do otherwise.
     copies: Cell<bool>,
 }
 
-/// What was received for reads that were dropped before they could take it.
+/// What a connection shares with its operations in flight. What every read and write looks at comes first, on one cache line.
 #[derive(Debug, Default)]
-pub(super) struct Inbound {
-    unread: RefCell<Unread>,
+#[repr(C)]
+pub(super) struct Flow {
     /// Dropped reads whose outcome is not known yet. The next read waits for them, to keep the bytes in order.
     pub(super) pending: Cell<usize>,
+    /// Sends that the ring still has. While there are any nothing else sends.
+    sending: Cell<usize>,
+    /// A read was dropped at some time: `unread` may have something.
+    dropped_reads: Cell<bool>,
+    /// What was received for reads that were dropped before they could take it.
+    unread: RefCell<Unread>,
     pub(super) settled: Notify,
 }
 
@@ -111,8 +115,9 @@ struct Unread {
     end: Option<Option<i32>>,
 }
 
-impl Inbound {
+impl Flow {
     pub(super) fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
+        self.dropped_reads.set(true);
         let mut unread = self.unread.borrow_mut();
         match result {
             // Of a buffer that held something before, only the first `len` bytes are new.
@@ -130,6 +135,9 @@ impl Inbound {
 
     /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
     pub(super) fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
+        if !self.dropped_reads.get() {
+            return None;
+        }
         let mut unread = self.unread.borrow_mut();
         if !unread.bytes.is_empty() {
             let (front, _) = unread.bytes.as_slices();
@@ -167,10 +175,9 @@ impl KernelStream {
             socket: Rc::new(socket),
             local,
             peer,
-            inbound: Rc::default(),
+            flow: Rc::default(),
             feed: OnceCell::new(),
             bulk: Cell::new(false),
-            sending: Rc::default(),
             copies: Cell::new(false),
         }
     }
@@ -204,10 +211,10 @@ impl KernelStream {
             return (Ok(0), buf);
         }
         loop {
-            while self.inbound.pending.get() > 0 {
-                self.inbound.settled.notified().await;
+            while self.flow.pending.get() > 0 {
+                self.flow.settled.notified().await;
             }
-            if let Some(result) = self.inbound.take(|bytes| buf.fill_from(bytes)) {
+            if let Some(result) = self.flow.take(|bytes| buf.fill_from(bytes)) {
                 return (result, buf);
             }
             let Some(feed) = self.feed.get_or_init(|| Feed::new(&self.socket)) else { break };
@@ -223,14 +230,14 @@ impl KernelStream {
             }
             feed.arrival().await;
         }
-        let inbound = Rc::clone(&self.inbound);
-        let keep = move |result: io::Result<u32>, buf: B| inbound.keep(result, buf.as_slice());
+        let flow = Rc::clone(&self.flow);
+        let keep = move |result: io::Result<u32>, buf: B| flow.keep(result, buf.as_slice());
         let mut operation = ops::recv(&self.socket, buf, keep);
         // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
         let mut guard = PendingGuard(None);
         let (result, buf) = std::future::poll_fn(|cx| {
             let polled = std::pin::Pin::new(&mut operation).poll(cx);
-            guard.0 = polled.is_pending().then_some(&self.inbound.pending);
+            guard.0 = polled.is_pending().then_some(&self.flow.pending);
             polled
         })
         .await;
@@ -253,7 +260,7 @@ impl KernelStream {
                 Err(error) => return (Err(error), buf),
             }
         }
-        let (result, buf) = ops::send(&self.socket, buf, InFlight::new(&self.sending)).await;
+        let (result, buf) = ops::send(&self.socket, buf, InFlight::new(&self.flow)).await;
         let result = result
             .map(|len| len as usize)
             .map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown));
@@ -266,7 +273,7 @@ impl KernelStream {
         if in_vain || !uring::has(RingFeature::SendZeroCopy) {
             return self.write(buf).await;
         }
-        match ops::send_zero_copy(&self.socket, buf, InFlight::new(&self.sending)).await {
+        match ops::send_zero_copy(&self.socket, buf, InFlight::new(&self.flow)).await {
             (Ok((len, copied)), buf) => {
                 self.copies.set(copied);
                 (Ok(len as usize), buf)
@@ -282,10 +289,10 @@ impl KernelStream {
 
     /// Reads what is there without waiting.
     pub(super) fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
-        if self.inbound.pending.get() > 0 {
+        if self.flow.pending.get() > 0 {
             return Ok(None);
         }
-        let stashed = self.inbound.take(|bytes| {
+        let stashed = self.flow.take(|bytes| {
             let len = bytes.len().min(buf.len());
             buf[..len].copy_from_slice(&bytes[..len]);
             len
@@ -318,7 +325,7 @@ impl KernelStream {
 
     /// Writes what there is room for without waiting.
     pub(super) fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
-        if self.sending.get() > 0 {
+        if self.flow.sending.get() > 0 {
             // It would overtake them.
             return Ok(None);
         }
@@ -349,19 +356,19 @@ impl KernelStream {
     }
 }
 
-/// Counts an operation for as long as the kernel has it.
-struct InFlight(Rc<Cell<usize>>);
+/// Counts a send for as long as the kernel has it.
+struct InFlight(Rc<Flow>);
 
 impl InFlight {
-    fn new(count: &Rc<Cell<usize>>) -> Self {
-        count.set(count.get() + 1);
-        Self(Rc::clone(count))
+    fn new(flow: &Rc<Flow>) -> Self {
+        flow.sending.set(flow.sending.get() + 1);
+        Self(Rc::clone(flow))
     }
 }
 
 impl Drop for InFlight {
     fn drop(&mut self) {
-        self.0.set(self.0.get() - 1);
+        self.0.sending.set(self.0.sending.get() - 1);
     }
 }
 

@@ -9,7 +9,7 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 use super::accept::PendingGuard;
-use super::kernel::{Inbound, from_io};
+use super::kernel::{Flow, from_io};
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut, Slice};
 use crate::rt::ops;
@@ -32,12 +32,12 @@ pub fn pipe() -> Result<(PipeReader, PipeWriter)> {
 #[derive(Debug)]
 pub struct PipeReader {
     descriptor: Rc<OwnedFd>,
-    inbound: Rc<Inbound>,
+    flow: Rc<Flow>,
 }
 
 impl PipeReader {
     fn new(descriptor: OwnedFd) -> Self {
-        Self { descriptor: Rc::new(descriptor), inbound: Rc::default() }
+        Self { descriptor: Rc::new(descriptor), flow: Rc::default() }
     }
 
     /// The end that is read of a pipe or a named pipe that somebody else made: [`std::io::PipeReader`], the
@@ -63,21 +63,20 @@ impl PipeReader {
             // The kernel's answer, 0, would look like the end if this future were dropped.
             return (Ok(0), buf);
         }
-        while self.inbound.pending.get() > 0 {
-            self.inbound.settled.notified().await;
+        while self.flow.pending.get() > 0 {
+            self.flow.settled.notified().await;
         }
-        if let Some(result) = self.inbound.take(|bytes| buf.fill_from(bytes)) {
+        if let Some(result) = self.flow.take(|bytes| buf.fill_from(bytes)) {
             return (result, buf);
         }
-        let inbound = Rc::clone(&self.inbound);
-        let mut operation = ops::read_stream(&self.descriptor, buf, move |result, buf: B| {
-            inbound.keep(result, buf.as_slice())
-        });
+        let flow = Rc::clone(&self.flow);
+        let mut operation =
+            ops::read_stream(&self.descriptor, buf, move |result, buf: B| flow.keep(result, buf.as_slice()));
         // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
         let mut guard = PendingGuard(None);
         let (result, buf) = std::future::poll_fn(|cx| {
             let polled = Pin::new(&mut operation).poll(cx);
-            guard.0 = polled.is_pending().then_some(&self.inbound.pending);
+            guard.0 = polled.is_pending().then_some(&self.flow.pending);
             polled
         })
         .await;

@@ -17,7 +17,7 @@ use std::rc::Rc;
 
 use self::table::{Command, Id};
 use super::client::Client;
-use super::keyspace::UnixMs;
+use super::keyspace::{UnixMs, Update};
 use super::number::parse_i64;
 use super::reply::Replies;
 use super::request::Request;
@@ -63,6 +63,17 @@ impl<E: Env, N: Namespace> Context<'_, E, N> {
 
     fn commit(&mut self, commit: Commit) {
         self.commit = self.commit.and(commit);
+    }
+
+    /// Runs `change` once, atomically, on what `keys` of the client's database hold; the reply then waits for its commit.
+    async fn update<R>(
+        &mut self,
+        keys: &[&[u8]],
+        change: impl FnOnce(&mut Update<'_>) -> R,
+    ) -> Result<R, Failure> {
+        let (result, commit) = self.server.keyspace.update(self.database(), keys, self.now, change).await?;
+        self.commit(commit);
+        Ok(result)
     }
 }
 

@@ -1,12 +1,16 @@
 //! What a core shows of itself to a watchdog on another thread, and to its own stall detector.
 
 use std::ptr;
+
+#[cfg(loom)]
+use loom::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
+#[cfg(not(loom))]
 use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use super::task::Site;
 
-/// Polls that are remembered. A power of two, and as many as a turn runs.
-const REMEMBERED: usize = 128;
+/// Polls that are remembered. A power of two, and as many as a turn runs; in a model few enough to come round.
+const REMEMBERED: usize = if cfg!(loom) { 2 } else { 256 };
 
 /// What a core is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -41,7 +45,7 @@ impl Beat {
             phase: AtomicU8::new(Phase::Outside as u8),
             turns: AtomicU64::new(0),
             polls: AtomicU64::new(0),
-            sites: [const { AtomicPtr::new(ptr::null_mut()) }; REMEMBERED],
+            sites: std::array::from_fn(|_| AtomicPtr::new(ptr::null_mut())),
         }
     }
 
@@ -102,4 +106,44 @@ impl Beat {
 
 fn slot(number: u64) -> usize {
     usize::try_from(number % REMEMBERED as u64).unwrap_or(0)
+}
+
+#[cfg(all(test, loom))]
+mod loom_tests {
+    use std::panic::Location;
+
+    use loom::sync::Arc;
+    use loom::thread;
+
+    use super::*;
+
+    static SITES: [Site; 3] = [site("first"), site("second"), site("third")];
+
+    const fn site(name: &'static str) -> Site {
+        Site { name, created_at: Location::caller() }
+    }
+
+    /// Whoever reads how many polls began finds where the last of them comes from: that one, or a later one at its place.
+    #[test]
+    fn a_poll_that_was_counted_has_a_site() {
+        loom::model(|| {
+            let beat = Arc::new(Beat::new());
+            let watchdog = {
+                let beat = Arc::clone(&beat);
+                thread::spawn(move || {
+                    let began = beat.polls();
+                    let Some(last) = began.checked_sub(1) else { return };
+                    let found = beat.site(last).expect("it was written before it was counted");
+                    let at = usize::try_from(last).expect("three at most");
+                    let may_be = SITES.iter().skip(at).step_by(REMEMBERED);
+                    assert!(may_be.into_iter().any(|site| ptr::eq(site, found)), "{} at {at}", found.name);
+                })
+            };
+            beat.enter(Phase::Tasks);
+            for site in &SITES {
+                beat.poll(site);
+            }
+            watchdog.join().expect("no panic");
+        });
+    }
 }

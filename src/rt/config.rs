@@ -55,8 +55,9 @@ pub struct CoreConfig {
 pub enum Idle {
     /// Keeps polling, for the shortest latency; takes all of its CPU.
     Poll,
-    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. Where spinning has not paid lately, the core
-    /// spins for less, down to a 64th.
+    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. Where four spins, one after the other, saw
+    /// nothing come, the core spins for a 64th only, until it was woken in less than `spin` several times in a row: it uses CPU
+    /// time where that makes answers faster. A core whose work comes every `spin` or more often does not sleep.
     Adaptive {
         /// The longest spin.
         spin: Duration,
@@ -101,7 +102,7 @@ impl CoreConfig {
     /// With time and randomness that the caller brings: those of a simulation or of a test that is to repeat, or a server's own. The seed
     /// makes sequence numbers, ports and hash keys unguessable: whoever faces a network takes [`machine_seed`] or the like.
     ///
-    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most 10 µs of spinning, a 16 MiB arena that is registered if it has hugepages,
+    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most 50 µs of spinning, a 16 MiB arena that is registered if it has hugepages,
     /// stalls from 10 ms on, 65,536 messages.
     pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
         Self {
@@ -112,7 +113,7 @@ impl CoreConfig {
             ring_entries: 256,
             ring_features: RingFeatures::all(),
             offload_threads: 16,
-            idle: Idle::Adaptive { spin: Duration::from_micros(10) },
+            idle: Idle::Adaptive { spin: Duration::from_micros(50) },
             arena_bytes: 16 << 20,
             register_arena: RegisterArena::default(),
             stall_after: Duration::from_millis(10),

@@ -1,22 +1,36 @@
 //! When a core that has nothing to do goes from polling to sleeping in the kernel.
+//!
+//! To sleep and be woken takes longer than most answers from a neighbour are away: an interrupt between processors, and on a
+//! virtual machine a way through the hypervisor. So a core spins first. To spin where nothing comes is waste, and worse where the
+//! one that would send something needs this very processor. So spinning has to pay: after some spins in vain, one after the other, the
+//! core sleeps (nearly) at once, until so many idle times in a row were short that spinning would have caught their end. If the spins in
+//! vain go on all the same, spinning was what made those times longer, and twice as many are asked for the next time.
 
 use std::time::Duration;
 
 use super::{Idle, Instant};
 
-/// Spins that did not pay, one after the other, until the next ones are shorter.
+/// Spins that did not pay, one after the other, until the core stops to spin.
 const VAIN_SPINS: u32 = 4;
-/// The shortest spin is this part of the longest.
+/// A core that does not spin still does for this part of the longest spin: one more look costs little.
 const SHORTEST: u32 = 64;
+/// Short idle times, one after the other, until a core spins again: at least and at most.
+const FEWEST_SHORT_TIMES: u32 = 2;
+const MOST_SHORT_TIMES: u32 = 1024;
 
 /// Decides between spinning and sleeping, by what paid lately.
 #[derive(Debug)]
 pub(super) struct Idler {
     longest: Duration,
-    spin: Duration,
+    spins: bool,
     since: Option<Instant>,
-    parked_at: Option<Instant>,
+    parked: bool,
+    /// Spins in vain, one after the other.
     vain: u32,
+    /// Short idle times without spinning, one after the other.
+    short: u32,
+    /// So many of them make the core spin.
+    short_needed: u32,
 }
 
 impl Idler {
@@ -26,21 +40,49 @@ impl Idler {
             Idle::Adaptive { spin } => spin,
             Idle::Sleep => Duration::ZERO,
         };
-        Self { longest, spin: longest, since: None, parked_at: None, vain: 0 }
+        Self {
+            longest,
+            spins: true,
+            since: None,
+            parked: false,
+            vain: 0,
+            short: 0,
+            short_needed: FEWEST_SHORT_TIMES,
+        }
     }
 
     /// There was something to do at `now`.
     #[inline]
     pub(super) fn worked(&mut self, now: Instant) {
-        if self.since.take().is_some() {
-            if let Some(parked_at) = self.parked_at.take() {
-                // A longer spin would have caught what ended so short a sleep.
-                if now - parked_at < self.longest {
-                    self.spin = self.longest;
-                    self.vain = 0;
-                }
-            } else {
+        if let Some(since) = self.since.take() {
+            let parked = std::mem::take(&mut self.parked);
+            self.learn(now - since < self.longest, parked);
+        }
+    }
+
+    /// An idle time ended, which was or was not `short` enough for a spin.
+    fn learn(&mut self, short: bool, parked: bool) {
+        match (self.spins, short) {
+            (true, true) if parked => {}
+            (true, true) => {
                 self.vain = 0;
+                self.short_needed = FEWEST_SHORT_TIMES;
+            }
+            (true, false) => {
+                self.vain += 1;
+                if self.vain >= VAIN_SPINS {
+                    self.spins = false;
+                    self.short = 0;
+                }
+            }
+            (false, false) => self.short = 0,
+            (false, true) => {
+                self.short += 1;
+                if self.short >= self.short_needed {
+                    self.spins = true;
+                    self.vain = 0;
+                    self.short_needed = (self.short_needed * 2).min(MOST_SHORT_TIMES);
+                }
             }
         }
     }
@@ -51,18 +93,12 @@ impl Idler {
         if self.longest == Duration::MAX {
             return false;
         }
-        now - since >= self.spin
+        now - since >= if self.spins { self.longest } else { self.longest / SHORTEST }
     }
 
-    /// The core goes to sleep at `now`.
-    pub(super) fn park(&mut self, now: Instant) {
-        if self.parked_at.replace(now).is_none() {
-            self.vain += 1;
-            if self.vain >= VAIN_SPINS {
-                self.vain = 0;
-                self.spin = (self.spin / 2).max(self.longest / SHORTEST);
-            }
-        }
+    /// The core goes to sleep.
+    pub(super) fn park(&mut self) {
+        self.parked = true;
     }
 }
 
@@ -81,7 +117,7 @@ mod tests {
         let mut parked = None;
         for at in from..to {
             if parked.is_none() && idler.should_park(after(at)) {
-                idler.park(after(at));
+                idler.park();
                 parked = Some(at);
             }
         }
@@ -89,17 +125,61 @@ mod tests {
         parked.unwrap_or(to) - from
     }
 
-    #[test]
-    fn spins_shrink_while_they_are_vain_and_grow_when_they_would_have_paid() {
+    /// Makes a core that gave up spinning.
+    fn disappointed() -> Idler {
         let mut idler = Idler::new(Idle::Adaptive { spin: SPIN });
-        assert_eq!(idle_time(&mut idler, 0, 10_000), 64);
-        for round in 1..100 {
-            idle_time(&mut idler, round * 10_000, round * 10_000 + 9_000);
+        for round in 0..4 {
+            assert_eq!(idle_time(&mut idler, round * 10_000, round * 10_000 + 9_000), 64);
         }
-        assert_eq!(idle_time(&mut idler, 1_000_000, 1_010_000), 1);
-        // Something came 30 µs after it slept.
-        assert_eq!(idle_time(&mut idler, 2_000_000, 2_000_031), 1);
-        assert_eq!(idle_time(&mut idler, 3_000_000, 3_010_000), 64);
+        assert_eq!(idle_time(&mut idler, 100_000, 109_000), 1);
+        idler
+    }
+
+    #[test]
+    fn spinning_ends_when_it_is_vain_and_begins_when_it_would_have_paid() {
+        let mut idler = disappointed();
+        // Something came 30 µs after it slept, twice.
+        assert_eq!(idle_time(&mut idler, 200_000, 200_031), 1);
+        assert_eq!(idle_time(&mut idler, 300_000, 300_031), 1);
+        assert_eq!(idle_time(&mut idler, 400_000, 400_031), 31);
+        assert_eq!(idle_time(&mut idler, 500_000, 510_000), 64);
+    }
+
+    #[test]
+    fn spins_that_pay_once_in_four_times_go_on() {
+        let mut idler = Idler::new(Idle::Adaptive { spin: SPIN });
+        for round in 0..100 {
+            let (from, len) = (round * 10_000, if round % 4 == 3 { 20 } else { 9_000 });
+            assert_eq!(idle_time(&mut idler, from, from + len), len.min(64));
+        }
+    }
+
+    #[test]
+    fn short_times_must_follow_one_another() {
+        let mut idler = disappointed();
+        for round in 0..100 {
+            let from = 200_000 + round * 20_000;
+            assert_eq!(idle_time(&mut idler, from, from + 30), 1);
+            assert_eq!(idle_time(&mut idler, from + 10_000, from + 19_000), 1);
+        }
+    }
+
+    /// The one that answers needs the processor that the core spins on: the answer comes 20 µs after the core sleeps, however late.
+    #[test]
+    fn a_core_that_is_in_the_way_of_what_it_waits_for_all_but_stops_spinning() {
+        let mut idler = Idler::new(Idle::Adaptive { spin: SPIN });
+        let (mut from, mut spun) = (0, 0);
+        for _ in 0..10_000 {
+            let mut at = from;
+            while !idler.should_park(after(at)) {
+                at += 1;
+            }
+            idler.park();
+            idler.worked(after(at + 20));
+            spun += at - from;
+            from = at + 30;
+        }
+        assert!(spun < 10_000 * 2, "it spun for {spun} µs in 10,000 idle times");
     }
 
     #[test]

@@ -15,7 +15,8 @@
 //! node cannot go away, and a thread that found `LISTED` already set does not touch the node again.
 //!
 //! The owner takes the whole list, and for each node takes the whole word (clearing `LISTED`), adds its count to the local
-//! one, schedules the task if `WOKEN`, and frees it if nothing is left.
+//! one, schedules the task if `WOKEN`, and frees it if nothing is left. The list may be long, so it does that over several turns, and
+//! so it reverses the list before, which is newest first. What it has taken stays `LISTED` until its node's turn comes.
 //!
 //! # Sleeping
 //!
@@ -119,6 +120,10 @@ pub(crate) struct Simulation {
 /// A core's inbox; shared with every waker and handle.
 pub(super) struct Inbox {
     head: AtomicPtr<Node>,
+    /// What the owner has taken off the list and not handed on yet: the part that is in the list's order, and the part that is in that of
+    /// the wakes. For the owner alone, so they are not loom's.
+    newest_first: std::sync::atomic::AtomicPtr<Node>,
+    oldest_first: std::sync::atomic::AtomicPtr<Node>,
     messages: Mutex<VecDeque<Message>>,
     /// More messages than this do not wait.
     most_messages: usize,
@@ -145,6 +150,8 @@ impl Inbox {
     ) -> Self {
         Self {
             head: AtomicPtr::new(ptr::null_mut()),
+            newest_first: std::sync::atomic::AtomicPtr::default(),
+            oldest_first: std::sync::atomic::AtomicPtr::default(),
             messages: Mutex::new(VecDeque::new()),
             most_messages,
             has_messages: AtomicBool::new(false),
@@ -278,24 +285,30 @@ impl Inbox {
         }
         if self.closed.load(Ordering::SeqCst) {
             let _guard = self.afterlife.lock().expect("burying a task does not panic");
-            self.take_tasks(self.bury);
+            self.take_tasks(usize::MAX, self.bury);
         }
     }
 
-    /// Takes every listed task and hands it with its changes to `apply`, oldest first. Only for the owner, or under
-    /// `afterlife` once closed.
-    fn take_tasks(&self, mut apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
-        let mut list = self.head.swap(ptr::null_mut(), Ordering::Acquire);
-        let mut oldest: *mut Node = ptr::null_mut();
-        // The list is newest first: reverse it in place.
-        while let Some(node) = NonNull::new(list) {
+    /// Takes listed tasks and hands them with their changes to `apply`, oldest first: at most `budget` of them. It returns how many, and that
+    /// may be none while [`Inbox::has_taken`]. Only for the owner, or under `afterlife` once closed.
+    fn take_tasks(&self, budget: usize, mut apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+        let (newest_before, oldest_before) =
+            (self.newest_first.load(Ordering::Relaxed), self.oldest_first.load(Ordering::Relaxed));
+        let (mut newest, mut oldest) = (newest_before, oldest_before);
+        if newest.is_null() && oldest.is_null() {
+            newest = self.head.swap(ptr::null_mut(), Ordering::Acquire);
+        }
+        for _ in 0..budget {
+            let Some(node) = NonNull::new(newest) else { break };
             // SAFETY: a node on the list has LISTED set, so it is alive; the list was taken whole, so it is ours alone.
-            let next = unsafe { node.as_ref() }.next.swap(oldest, Ordering::Relaxed);
+            newest = unsafe { node.as_ref() }.next.swap(oldest, Ordering::Relaxed);
             oldest = node.as_ptr();
-            list = next;
         }
         let mut taken = 0;
-        while let Some(node) = NonNull::new(oldest) {
+        while newest.is_null()
+            && taken < budget
+            && let Some(node) = NonNull::new(oldest)
+        {
             // SAFETY: still LISTED, so alive. `next` is read before the word is taken: afterwards the node may be listed anew.
             oldest = unsafe { node.as_ref() }.next.load(Ordering::Relaxed);
             // SAFETY: as above; taking the changes clears LISTED, and only `apply` may free the task after that.
@@ -303,12 +316,24 @@ impl Inbox {
             apply(node, changes);
             taken += 1;
         }
+        // Mostly all of it was taken, and the line that other threads write is not written to.
+        if newest != newest_before || oldest != oldest_before {
+            self.newest_first.store(newest, Ordering::Relaxed);
+            self.oldest_first.store(oldest, Ordering::Relaxed);
+        }
         taken
     }
 
-    /// The owner's turn: hands every listed task to `apply`; returns how many there were.
-    pub(super) fn drain(&self, apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
-        if self.head.load(Ordering::Relaxed).is_null() { 0 } else { self.take_tasks(apply) }
+    /// Whether the owner took tasks off the list that it has not handed on yet. Only for the owner.
+    pub(super) fn has_taken(&self) -> bool {
+        !self.newest_first.load(Ordering::Relaxed).is_null()
+            || !self.oldest_first.load(Ordering::Relaxed).is_null()
+    }
+
+    /// The owner's turn: hands listed tasks to `apply`, at most `budget` of them; returns how many.
+    pub(super) fn drain(&self, budget: usize, apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+        let is_empty = self.head.load(Ordering::Relaxed).is_null() && !self.has_taken();
+        if is_empty { 0 } else { self.take_tasks(budget, apply) }
     }
 
     /// Moves all messages to `taken`, which is empty; whether there were any. The owner keeps them from then on.
@@ -340,7 +365,9 @@ impl Inbox {
 
     /// Whether there is nothing for the core, as far as it can see.
     pub(super) fn is_empty(&self) -> bool {
-        self.head.load(Ordering::Relaxed).is_null() && !self.has_messages.load(Ordering::Relaxed)
+        self.head.load(Ordering::Relaxed).is_null()
+            && !self.has_messages.load(Ordering::Relaxed)
+            && !self.has_taken()
     }
 
     /// The core is awake again, whatever woke it.
@@ -364,7 +391,10 @@ impl Inbox {
         // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list taken here.
         fence(Ordering::SeqCst);
         let _guard = self.afterlife.lock().expect("burying a task does not panic");
-        self.take_tasks(self.bury);
+        if self.has_taken() {
+            self.take_tasks(usize::MAX, self.bury);
+        }
+        self.take_tasks(usize::MAX, self.bury);
     }
 }
 

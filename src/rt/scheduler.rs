@@ -46,7 +46,7 @@ use crate::error::Result;
 use crate::mem::Arena;
 
 /// Polls of tasks per turn before the pollers get theirs.
-const POLLS_PER_TURN: u64 = 128;
+const POLLS_PER_TURN: u64 = 256;
 /// A turn's tasks stop after this long even if the budget is not used up, so that a completed I/O waits no longer.
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 /// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
@@ -60,6 +60,8 @@ const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;
 /// So many turns in a row may end before devices, timers and the inbox had theirs.
 const MOST_SKIPPED: u32 = 32;
+/// Tasks per turn of which it is taken note that other threads woke or released them.
+const WAKES_PER_TURN: usize = 256;
 /// Timers fired per turn.
 const TIMERS_PER_TURN: usize = 256;
 
@@ -145,7 +147,7 @@ impl Shared {
             queues: RunQueues::new(),
             now: Cell::new(now),
             running: Cell::new(None),
-            lender: Cell::new(std::ptr::null()),
+            lender: Cell::new(direct::NOBODY),
             until: Cell::new(0),
             beat: Arc::new(Beat::new()),
             skipped: Cell::new(0),
@@ -229,8 +231,8 @@ impl Shared {
             stats::add(&self.counters.remote_wakes, woken);
             stats::add(&self.counters.messages, messages);
         }
-        // Timers that are due may have been moved towards their turn without any being fired yet.
-        Ok(worked || self.timers.borrow().is_due(self.now.get()))
+        // Timers that are due, and tasks that were woken, may have been moved towards their turn without any being told yet.
+        Ok(worked || self.inbox.has_taken() || self.timers.borrow().is_due(self.now.get()))
     }
 
     /// Counts the time since the turn before, up to the last reading of the clock.
@@ -407,7 +409,7 @@ impl Shared {
 
     /// Takes what other threads did to tasks; returns to how many.
     fn drain_inbox(&self) -> usize {
-        self.inbox.drain(|node, changes| {
+        self.inbox.drain(WAKES_PER_TURN, |node, changes| {
             if let Some(task) = apply_changes(node, &changes)
                 && let Some(ready) = task.mark_queued()
             {
@@ -666,7 +668,7 @@ impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
         // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
         self.core.running.set(None);
-        self.core.lender.set(std::ptr::null());
+        self.core.lender.set(direct::NOBODY);
         self.core.until.set(0);
         self.core.beat.enter(Phase::Outside);
         // SAFETY: this is the core's thread, and its loop, which alone polls tasks, has been left.

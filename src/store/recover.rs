@@ -214,38 +214,41 @@ impl<'a, N: Namespace> RingReader<'a, N> {
         Ok(Some((header, payload, next)))
     }
 
-    /// Whether any batch after `point` says that the one at `point` was durable.
-    async fn was_durable(&mut self, point: LogPoint) -> Result<bool> {
+    /// The first block at or after `point` where a batch of this store starts that is `wanted`: its position and its header. What the
+    /// batch holds is not looked at.
+    async fn find_batch(
+        &mut self,
+        point: LogPoint,
+        wanted: impl Fn(&BatchHeader) -> bool,
+    ) -> Result<Option<(u64, BatchHeader)>> {
         let mut position = point.position;
         while position < point.position + self.ring.len {
             if let Some((header, _)) = self.header(position).await?
                 && header.identity == self.ring.identity
                 && header.position == position
-                && header.durable_sequence >= point.sequence
+                && wanted(&header)
             {
-                return Ok(true);
+                return Ok(Some((position, header)));
             }
             position += u64::from(self.ring.block);
         }
-        Ok(false)
+        Ok(None)
+    }
+
+    /// Whether any batch after `point` says that the one at `point` was durable.
+    async fn was_durable(&mut self, point: LogPoint) -> Result<bool> {
+        let found = self.find_batch(point, |header| header.durable_sequence >= point.sequence).await?;
+        Ok(found.is_some())
     }
 
     /// The next block after `point` where any batch of this store starts: what a broken recovery would go on
     /// with.
     async fn skip_hole(&mut self, point: LogPoint) -> Result<Option<LogPoint>> {
-        let mut position = point.position;
-        while position < point.position + self.ring.len {
-            if let Some((header, _)) = self.header(position).await?
-                && header.identity == self.ring.identity
-                && header.position == position
-                && header.sequence > point.sequence
-            {
-                let (sequence, chain, next_lsn) = (header.sequence, header.chain, header.first_lsn);
-                return Ok(Some(LogPoint { position, sequence, chain, next_lsn }));
-            }
-            position += u64::from(self.ring.block);
-        }
-        Ok(None)
+        let found = self.find_batch(point, |header| header.sequence > point.sequence).await?;
+        Ok(found.map(|(position, header)| {
+            let (sequence, chain, next_lsn) = (header.sequence, header.chain, header.first_lsn);
+            LogPoint { position, sequence, chain, next_lsn }
+        }))
     }
 }
 

@@ -10,7 +10,7 @@ use std::time::Duration;
 use boson::rt::{self, Core, CoreConfig, Idle, MonotonicClock, ReactorChoice, RingFeatures};
 
 /// How long a test may take on an emulated processor.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// What `scripts/guest` calls a device of the machine.
 fn device(variable: &str) -> String {

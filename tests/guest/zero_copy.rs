@@ -76,6 +76,8 @@ impl Peer {
             let (mut stream, _) = listener.accept().expect("accept");
             let mut all = Vec::new();
             may_read.recv().expect("the test lets it read");
+            // Or what waits comes a few packets at a time.
+            rustix::net::sockopt::set_socket_recv_buffer_size(&stream, 1 << 20).expect("a socket");
             let ended = stream.read_to_end(&mut all);
             tell.send(ended.map(|_| all)).expect("the test waits");
         });
@@ -182,9 +184,14 @@ fn a_dropped_send_that_waits_for_room_sends_nothing() {
     run(async {
         let stream = peer.connect().await;
         let filler = vec![2; 64 << 10];
-        let mut sent = 0;
-        while let Some(len) = stream.try_write(&filler).expect("open") {
-            sent += len;
+        let (mut sent, mut before) = (0, None);
+        // What the peer's kernel takes without being read makes room again, for a while.
+        while before != Some(sent) {
+            before = Some(sent);
+            while let Some(len) = stream.try_write(&filler).expect("open") {
+                sent += len;
+            }
+            rt::sleep(PAUSE).await;
         }
         {
             let mut write = pin!(stream.write_zero_copy(Poisoned::new(1, &freed)));

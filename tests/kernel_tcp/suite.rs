@@ -9,8 +9,12 @@ use std::time::Duration;
 
 use boson::mem::{IoBuf, IoBufMut};
 use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorKind, RingFeature, RingFeatures};
+use boson::rt::{self, Core, CoreConfig, Idle, MonotonicClock, ReactorKind, RingFeature, RingFeatures};
 use boson::{ErrorKind, Result};
+use watched_buffer::Watched;
+
+#[path = "../watched_buffer/mod.rs"]
+mod watched_buffer;
 
 fn run_on<F: Future>(ring_entries: u32, features: RingFeatures, future: F) -> F::Output {
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
@@ -169,51 +173,12 @@ fn dropped_accepts_lose_no_connection() {
     });
 }
 
-/// A buffer that says when it is freed.
-struct Watched {
-    bytes: Vec<u8>,
-    alive: Rc<Cell<usize>>,
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.alive.set(self.alive.get() - 1);
-    }
-}
-
-// SAFETY: all is the inner Vec's, which keeps the contract.
-unsafe impl IoBuf for Watched {
-    fn stable_ptr(&self) -> *const u8 {
-        self.bytes.stable_ptr()
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.bytes.bytes_init()
-    }
-}
-
-// SAFETY: all is the inner Vec's, which keeps the contract.
-unsafe impl IoBufMut for Watched {
-    fn stable_mut_ptr(&mut self) -> *mut u8 {
-        self.bytes.stable_mut_ptr()
-    }
-
-    fn bytes_total(&self) -> usize {
-        self.bytes.bytes_total()
-    }
-
-    unsafe fn set_init(&mut self, len: usize) {
-        // SAFETY: the caller's promise is the inner Vec's precondition.
-        unsafe { self.bytes.set_init(len) };
-    }
-}
-
 #[test]
 fn a_buffer_lives_until_the_kernel_is_done_with_it() {
     run_with_own_buffers(async {
         let (client, server) = pair().await;
-        let alive = Rc::new(Cell::new(1));
-        let buf = Watched { bytes: Vec::with_capacity(64), alive: Rc::clone(&alive) };
+        let alive = Rc::new(Cell::new(0));
+        let buf = Watched::new(64, &alive);
         assert!(polled_at_most(server.read(buf), 1).await.is_none());
         // On epoll nothing is with the kernel before there is something to read.
         let with_kernel = usize::from(rt::stats().reactor == ReactorKind::IoUring);
@@ -231,8 +196,7 @@ fn io_in_flight_ends_with_the_core() {
     run_with_own_buffers(async {
         let (client, server) = pair().await;
         for stream in [client, server] {
-            alive.set(alive.get() + 1);
-            let buf = Watched { bytes: Vec::with_capacity(64), alive: Rc::clone(&alive) };
+            let buf = Watched::new(64, &alive);
             drop(rt::spawn("reads for ever", async move { stream.read(buf).await.0.map(drop) }));
         }
         rt::sleep(Duration::from_millis(2)).await;
@@ -319,6 +283,53 @@ fn a_plain_client_is_served() {
         stream.write_all(buf).await.0.expect("write");
     });
     assert_eq!(&client.join().expect("no panic"), b"hello");
+}
+
+/// What a sender of much puts at `at`.
+fn byte_at(at: usize) -> u8 {
+    u8::try_from(at % 251).expect("below 251")
+}
+
+/// The buffers that a core's connections share have 16 KiB, and each that is filled is a completion.
+#[test]
+fn much_that_comes_at_once_is_received_into_the_readers_buffer() {
+    const TOTAL_BYTES: usize = 32 << 20;
+    let (sender, address) = std::sync::mpsc::channel();
+    let client = std::thread::spawn(move || {
+        let address: SocketAddr = address.recv().expect("the server starts");
+        let mut stream = std::net::TcpStream::connect(address).expect("connect");
+        let piece: Vec<u8> = (0..1 << 20).map(byte_at).collect();
+        for _ in 0..TOTAL_BYTES / piece.len() {
+            stream.write_all(&piece).expect("write");
+        }
+    });
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
+    config.ring_features = super::features();
+    // A core that sleeps does not count what wakes it.
+    config.idle = Idle::Poll;
+    let core = Core::new(&config).expect("a core");
+    core.block_on(async {
+        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
+        sender.send(listener.local_addr()).expect("the client waits");
+        let (stream, _) = listener.accept().await.expect("accept");
+        let before = rt::stats();
+        let (mut received, mut buf) = (0, Vec::with_capacity(256 << 10));
+        while received < TOTAL_BYTES {
+            buf.clear();
+            let (result, back) = stream.read(buf).await;
+            buf = back;
+            let len = result.expect("read");
+            assert_ne!(len, 0, "the stream ended after {received} bytes");
+            assert!(buf.iter().enumerate().all(|(at, byte)| *byte == byte_at((received + at) % (1 << 20))));
+            received += len;
+        }
+        if before.reactor == ReactorKind::IoUring {
+            let completions = usize::try_from(rt::stats().completions - before.completions).expect("few");
+            assert!(completions < TOTAL_BYTES / (16 << 10) / 2, "{completions} completions");
+        }
+    })
+    .expect("the ring works");
+    client.join().expect("no panic");
 }
 
 #[test]

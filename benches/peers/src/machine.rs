@@ -45,11 +45,6 @@ pub fn bound_lifetime(seconds: u32) {
     unsafe { libc::prctl(libc::PR_SET_PDEATHSIG, libc::SIGKILL) };
 }
 
-/// CPU time that the calling thread has used.
-pub fn thread_cpu_time() -> Duration {
-    clock(libc::CLOCK_THREAD_CPUTIME_ID)
-}
-
 /// CPU time that process `pid` has used, all its threads together.
 pub fn process_cpu_time(pid: u32) -> Duration {
     let mut id: libc::clockid_t = 0;

@@ -1,4 +1,5 @@
-//! boson beside its peers, in one run: `peers [--rounds N] [--seconds S] [ROW]…`, rows as in [`ROWS`].
+//! boson beside its peers, in one run: `peers [--rounds N] [--seconds S] [ROW]…`, rows as in [`ROWS`]. `--servers A,B` and
+//! `--loads A,B` choose from what the row `echo` compares.
 
 mod echo;
 mod latency;
@@ -21,6 +22,7 @@ fn main() {
     let mut arguments = std::env::args().skip(1);
     let (mut rounds, mut seconds) = (5usize, 3.0f64);
     let mut rows = Vec::new();
+    let mut echo = echo::Choice::default();
     let value = |argument: Option<String>, name: &str| {
         argument.unwrap_or_else(|| usage(&format!("{name} takes a value")))
     };
@@ -36,6 +38,8 @@ fn main() {
             }
             "--rounds" => rounds = parse(&value(arguments.next(), "--rounds")),
             "--seconds" => seconds = parse(&value(arguments.next(), "--seconds")),
+            "--servers" => echo.servers = list(&value(arguments.next(), "--servers")),
+            "--loads" => echo.loads = list(&value(arguments.next(), "--loads")),
             row if ROWS.contains(&row) => rows.push(row.to_owned()),
             other => usage(&format!("`{other}` is no row")),
         }
@@ -55,9 +59,13 @@ fn main() {
             "latency" => latency::compare_latencies(rounds.min(3), Duration::from_secs_f64(seconds)),
             "memory" => sleepers::compare_memory(),
             "timers" => timers::compare_timers(rounds.min(3)),
-            _ => echo::compare_echo(rounds, Duration::from_secs_f64(seconds)),
+            _ => echo::compare_echo(rounds, Duration::from_secs_f64(seconds), &echo),
         }
     }
+}
+
+fn list(text: &str) -> Vec<String> {
+    text.split(',').map(str::to_owned).collect()
 }
 
 fn parse<T: std::str::FromStr>(text: &str) -> T {
@@ -65,6 +73,9 @@ fn parse<T: std::str::FromStr>(text: &str) -> T {
 }
 
 fn usage(problem: &str) -> ! {
-    eprintln!("{problem}\nusage: peers [--rounds N] [--seconds S] [{}]...", ROWS.join(" | "));
+    eprintln!(
+        "{problem}\nusage: peers [--rounds N] [--seconds S] [--servers A,B] [--loads A,B] [{}]...",
+        ROWS.join(" | ")
+    );
     std::process::exit(2);
 }

@@ -94,8 +94,7 @@ pub(super) async fn expire<E: Env, N: Namespace>(
         }
         true
     };
-    let (changed, commit) = ctx.server.keyspace.update(ctx.database(), &[key], now, change).await?;
-    ctx.commit(commit);
+    let changed = ctx.update(&[key], change).await?;
     ctx.replies.integer(i64::from(changed));
     Ok(())
 }
@@ -134,8 +133,7 @@ pub(super) async fn persist<E: Env, N: Namespace>(
         }
         volatile
     };
-    let (changed, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
-    ctx.commit(commit);
+    let changed = ctx.update(&[key], change).await?;
     ctx.replies.integer(i64::from(changed));
     Ok(())
 }

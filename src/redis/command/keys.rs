@@ -76,9 +76,7 @@ pub(super) async fn rename<E: Env, N: Namespace>(
         update.put(1, &value, expires_at);
         Ok(true)
     };
-    let (renamed, commit) = ctx.server.keyspace.update(ctx.database(), &[from, to], ctx.now, change).await?;
-    ctx.commit(commit);
-    let renamed = renamed?;
+    let renamed = ctx.update(&[from, to], change).await??;
     if only_if_absent {
         ctx.replies.integer(i64::from(renamed));
     } else {

@@ -258,9 +258,7 @@ async fn set_all<E: Env, N: Namespace>(
         }
         true
     };
-    let (set, commit) = ctx.server.keyspace.update(ctx.database(), &keys, ctx.now, change).await?;
-    ctx.commit(commit);
-    Ok(set)
+    ctx.update(&keys, change).await
 }
 
 /// DECRBY: the one number that has no negative is refused.
@@ -287,9 +285,8 @@ pub(super) async fn increment<E: Env, N: Namespace>(
         update.compose(0, expires_at, |text, _| push_i64(text, sum));
         Ok::<_, Failure>(sum)
     };
-    let (sum, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
-    ctx.commit(commit);
-    ctx.replies.integer(sum?);
+    let sum = ctx.update(&[key], change).await??;
+    ctx.replies.integer(sum);
     Ok(())
 }
 
@@ -339,9 +336,8 @@ pub(super) async fn append<E: Env, N: Namespace>(
         });
         Ok(len)
     };
-    let (len, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
-    ctx.commit(commit);
-    ctx.replies.count(len?);
+    let len = ctx.update(&[key], change).await??;
+    ctx.replies.count(len);
     Ok(())
 }
 
@@ -367,8 +363,7 @@ pub(super) async fn setrange<E: Env, N: Namespace>(
         });
         len
     };
-    let (len, commit) = ctx.server.keyspace.update(ctx.database(), &[key], ctx.now, change).await?;
-    ctx.commit(commit);
+    let len = ctx.update(&[key], change).await?;
     ctx.replies.count(len);
     Ok(())
 }

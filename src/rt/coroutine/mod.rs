@@ -37,7 +37,6 @@ pub(crate) use identity::Identity;
 pub use stack::StackStats;
 
 use super::current;
-use super::scheduler::Shared;
 use control::{running, with_running};
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.
@@ -99,31 +98,35 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
 #[inline]
 #[track_caller]
 pub(crate) fn yield_now() -> bool {
-    // SAFETY: as in `with_running`; it is the coroutine on whose stack this is.
-    let Some(control) = (unsafe { running().as_ref() }) else { return false };
-    if control.unwinds.get() > 0 {
-        return false;
-    }
-    let core = own_core(control);
-    // SAFETY: the core polls this coroutine's task, so it is alive.
-    let suspended = unsafe { &*core }.yield_running(control);
+    let control = running();
+    // SAFETY: the core that the thread is inside of is alive, and runs nothing here that would end it.
+    let core = unsafe { current::core().as_ref() };
+    // SAFETY: as in `with_running`; null is no lender.
+    let suspended = match (core, unsafe { control.as_ref() }) {
+        // It is its core's, which has resumed it: it is not being unwound.
+        (Some(core), Some(control)) if core.is_lender(control) => core.run_others(control),
+        (_, None) => return false,
+        (_, Some(control)) if control.unwinds.get() > 0 => return false,
+        (_, Some(control)) => {
+            assert_own_core(control);
+            Some(Suspended::Yields)
+        }
+    };
     if let Some(suspended) = suspended {
-        suspend(control, suspended);
+        // SAFETY: as above.
+        suspend(unsafe { &*control }, suspended);
     }
     true
 }
 
-/// The core of the coroutine on whose stack the caller is.
-// By the thread-local: the processor need not wait for the coroutine's own data.
+/// A coroutine waits for its own core.
 #[inline]
 #[track_caller]
-fn own_core(control: &Control) -> *const Shared {
-    let core = current::core();
+fn assert_own_core(control: &Control) {
     assert!(
-        std::ptr::eq(control.core.get(), core),
+        std::ptr::eq(control.core.get(), current::core()),
         "a coroutine cannot wait while the tasks of another core are dropped inside it"
     );
-    core
 }
 
 /// Switches to whoever resumed the coroutine, until it is resumed again. Unwinds if it is cancelled meanwhile.
@@ -141,7 +144,7 @@ fn suspend(control: &Control, suspended: Suspended) {
 fn wait_turn() -> bool {
     with_running(|control| {
         let control = control.expect("called on a coroutine's stack");
-        own_core(control);
+        assert_own_core(control);
         if control.unwinds.get() > 0 && !may_unwind_again(control) {
             return false;
         }

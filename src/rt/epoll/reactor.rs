@@ -201,6 +201,11 @@ impl Reactor {
         if let Flight::Called(key) = flight {
             return self.take_result(*key, cx.waker());
         }
+        if let Flight::InLine(place) = flight
+            && self.pool.is_in_line(place, cx.waker())
+        {
+            return None;
+        }
         let mut place = match std::mem::take(flight) {
             Flight::InLine(place) => place,
             _ => Place::default(),

@@ -266,7 +266,7 @@ fn a_buffer_of_a_dropped_read_lives_until_its_thread_is_done_with_it() {
     run(async {
         let file = slow_file();
         let alive = Rc::default();
-        let mut operation = read_slowly(&file, Watched::new(&alive));
+        let mut operation = read_slowly(&file, Watched::new(8, &alive));
         assert!(!poll_once(&mut operation));
         // Until a thread has taken it.
         rt::sleep(Duration::from_millis(20)).await;
@@ -295,10 +295,10 @@ fn a_core_that_ends_waits_for_the_threads_that_have_its_buffers() {
     let mut outside = core
         .block_on(async {
             for _ in 0..40 {
-                let operation = read_slowly(&file, Watched::new(&alive));
+                let operation = read_slowly(&file, Watched::new(8, &alive));
                 drop(rt::spawn("reads", async move { drop(operation.await) }));
             }
-            let mut outside = read_slowly(&file, Watched::new(&alive));
+            let mut outside = read_slowly(&file, Watched::new(8, &alive));
             assert!(!poll_once(&mut outside));
             rt::sleep(Duration::from_millis(20)).await;
             outside
@@ -335,7 +335,7 @@ fn file_operations_in_any_number_wait_for_room_and_their_dropped_ones_do_not_los
         rt::sleep(Duration::from_millis(20)).await;
         let alive = Rc::default();
         let mut operations: Vec<_> =
-            (0..1500).map(|at| Some(ops::read_at(&file, at, Watched::new(&alive)))).collect();
+            (0..1500).map(|at| Some(ops::read_at(&file, at, Watched::new(8, &alive)))).collect();
         for operation in operations.iter_mut().flatten() {
             assert!(!poll_once(operation));
         }

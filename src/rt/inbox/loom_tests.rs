@@ -53,7 +53,7 @@ fn references_from_other_threads_add_up() {
             .collect();
         let mut woken = false;
         let mut drain = |local: &mut i64| {
-            model.inbox.drain(|_, changes| {
+            model.inbox.drain(1, |_, changes| {
                 *local += changes.references;
                 woken |= changes.woken;
             })
@@ -86,7 +86,7 @@ fn a_wake_is_never_lost_to_a_parking_core() {
         model.inbox.announce();
         let sleeps = model.inbox.look_again();
         waker.join().expect("no panic");
-        let seen = model.inbox.drain(|_, changes| assert!(changes.woken));
+        let seen = model.inbox.drain(1, |_, changes| assert!(changes.woken));
         assert_eq!(seen, 1);
         if sleeps {
             assert_eq!(core.load(Ordering::SeqCst), 1, "the core went to sleep and nobody woke it");
@@ -199,7 +199,7 @@ fn a_task_is_buried_once_when_its_core_ends_meanwhile() {
 #[test]
 fn a_task_that_is_drained_before_its_core_ends_is_buried_once() {
     core_ends(2, |inbox, task| {
-        inbox.drain(|_, changes| {
+        inbox.drain(1, |_, changes| {
             task.local.with_mut(|local| {
                 // SAFETY: only the core has it while the core lives.
                 unsafe { *local += changes.references };
@@ -214,6 +214,14 @@ fn a_task_that_is_drained_before_its_core_ends_is_buried_once() {
             inbox.task_freed();
             task.free();
         }
+    });
+}
+
+/// The same with a core that has taken tasks off the list and not handed them on when it ends.
+#[test]
+fn a_task_that_is_taken_before_its_core_ends_is_buried_once() {
+    core_ends(2, |inbox, _| {
+        inbox.drain(0, |_, _| unreachable!("there is no budget for it"));
     });
 }
 

@@ -15,7 +15,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-pub(super) use pool::{Job, JobId, Place, Pool, Refused};
+pub(super) use pool::{Job, JobId, Place, Pool, Refused, Work};
 
 use super::context::{noted, noted_over};
 use super::handle::{RemoteJoin, oneshot};
@@ -49,7 +49,7 @@ where
     let run = Box::new(move || {
         sender.send(catch_unwind(AssertUnwindSafe(work)).map_err(JoinError::Panicked));
     });
-    Offload { join, job: Some(Job { name, run }), waiting: None }
+    Offload { join, job: Some(Job { name, work: Work::Closure(run) }), waiting: None }
 }
 
 /// The future of [`offload`].

@@ -9,6 +9,7 @@ use rustix::thread::CpuSet;
 use tracing::warn;
 
 use super::thread;
+use crate::rt::epoll::CallJob;
 use crate::rt::task::quietly;
 
 /// Jobs that wait for a thread. Whoever comes when there are so many waits for room.
@@ -20,7 +21,23 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(in crate::rt) struct Job {
     /// What the thread is called while it runs the job.
     pub(in crate::rt) name: &'static str,
-    pub(in crate::rt) run: Box<dyn FnOnce() + Send>,
+    pub(in crate::rt) work: Work,
+}
+
+/// What there is to do.
+pub(in crate::rt) enum Work {
+    Closure(Box<dyn FnOnce() + Send>),
+    /// A system call of the reactor, which allocates nothing.
+    Call(CallJob),
+}
+
+impl Work {
+    fn run(self) {
+        match self {
+            Self::Closure(run) => run(),
+            Self::Call(call) => call.run(),
+        }
+    }
 }
 
 /// Names a queued job.
@@ -67,6 +84,11 @@ impl State {
     fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
+    }
+
+    /// The waker of somebody who waits for room.
+    fn waker_of(&mut self, number: u64) -> Option<&mut Waker> {
+        self.waiting.iter_mut().find(|(other, _)| *other == number).map(|(_, waker)| waker)
     }
 
     fn has_room(&self) -> bool {
@@ -118,6 +140,27 @@ impl Pool {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// Whether `place` is in the line still, with `waker` from now on. If not, its turn to submit has come.
+    pub(in crate::rt) fn is_in_line(&self, place: &Place, waker: &Waker) -> bool {
+        let Some(number) = place.0 else { return false };
+        match self.lock().waker_of(number) {
+            None => return false,
+            Some(current) if current.will_wake(waker) => return true,
+            Some(_) => {}
+        }
+        // Cloned before the lock is taken again, and dropped after: wakers are foreign code.
+        let mut kept = waker.clone();
+        let mut state = self.lock();
+        let current = state.waker_of(number);
+        let is_in_line = current.is_some();
+        if let Some(current) = current {
+            std::mem::swap(current, &mut kept);
+        }
+        drop(state);
+        drop(kept);
+        is_in_line
+    }
+
     /// Queues `job`. `place` is the submitter's own: new for its first try, and the same again after [`Refused::Full`].
     pub(in crate::rt) fn submit(
         self: &Arc<Self>,
@@ -134,7 +177,7 @@ impl Pool {
         }
         match place.0 {
             Some(number) => {
-                if let Some((_, current)) = state.waiting.iter_mut().find(|(other, _)| *other == number) {
+                if let Some(current) = state.waker_of(number) {
                     kept = kept.map(|waker| std::mem::replace(current, waker));
                     drop(state);
                     drop(kept);
@@ -257,7 +300,7 @@ impl Pool {
 fn do_job(job: Job, next: Option<Waker>) {
     quietly(|| next.into_iter().for_each(Waker::wake));
     // A closure of `offload` catches its own panic; what is left are destructors and wakers.
-    quietly(job.run);
+    quietly(|| job.work.run());
 }
 
 fn take(queue: &mut VecDeque<(JobId, Job)>, id: JobId) -> Option<Job> {

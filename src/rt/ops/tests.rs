@@ -2,7 +2,7 @@
 
 #![expect(clippy::async_yields_async, reason = "a future that outlives `block_on` is what is tested")]
 
-use std::cell::{Cell, RefCell};
+use std::cell::RefCell;
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
@@ -14,57 +14,16 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
+#[path = "../../../tests/watched_buffer/mod.rs"]
+mod watched_buffer;
+
+pub(in crate::rt) use watched_buffer::Watched;
+
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::{self, Clock, Core, CoreConfig, Instant, Park, Poller, ReactorChoice, ops};
 
 /// The offset that asks for no seeking.
 const WHERE_IT_IS: u64 = u64::MAX;
-
-/// A buffer that says when it is freed.
-pub(in crate::rt) struct Watched {
-    bytes: Vec<u8>,
-    alive: Rc<Cell<usize>>,
-}
-
-impl Watched {
-    pub(in crate::rt) fn new(alive: &Rc<Cell<usize>>) -> Self {
-        alive.set(alive.get() + 1);
-        Self { bytes: Vec::with_capacity(8), alive: Rc::clone(alive) }
-    }
-}
-
-impl Drop for Watched {
-    fn drop(&mut self) {
-        self.alive.set(self.alive.get() - 1);
-    }
-}
-
-// SAFETY: all is the inner Vec's, which keeps the contract.
-unsafe impl IoBuf for Watched {
-    fn stable_ptr(&self) -> *const u8 {
-        self.bytes.stable_ptr()
-    }
-
-    fn bytes_init(&self) -> usize {
-        self.bytes.bytes_init()
-    }
-}
-
-// SAFETY: all is the inner Vec's, which keeps the contract.
-unsafe impl IoBufMut for Watched {
-    fn stable_mut_ptr(&mut self) -> *mut u8 {
-        self.bytes.stable_mut_ptr()
-    }
-
-    fn bytes_total(&self) -> usize {
-        self.bytes.bytes_total()
-    }
-
-    unsafe fn set_init(&mut self, len: usize) {
-        // SAFETY: the caller's promise is the inner Vec's precondition.
-        unsafe { self.bytes.set_init(len) };
-    }
-}
 
 /// A "file" of which a read takes as long as somebody likes.
 pub(in crate::rt) fn slow_file() -> Rc<OwnedFd> {
@@ -144,12 +103,12 @@ fn a_core_gives_up(reactor: ReactorChoice) {
     let begun = Rc::default();
     let late = ReadsAtTheEnd {
         file: Rc::clone(&other),
-        buffer: Some(Watched::new(&alive_at_the_end)),
+        buffer: Some(Watched::new(8, &alive_at_the_end)),
         begun: Rc::clone(&begun),
     };
     let mut given_up = core
         .block_on(async {
-            let mut given_up: Read = Box::pin(read_slowly(&file, Watched::new(&alive)));
+            let mut given_up: Read = Box::pin(read_slowly(&file, Watched::new(8, &alive)));
             assert!(!poll_once(&mut given_up));
             // Places of operations that are done are free again.
             for _ in 0..2 {

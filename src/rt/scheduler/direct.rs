@@ -20,6 +20,9 @@ use super::{Header, Polled, Shared};
 use crate::rt::coroutine::{Control, Left, Outer, Suspended};
 use crate::rt::task::{self, ReadyList};
 
+/// No coroutine, and not null: no thread is on its stack.
+pub(super) const NOBODY: *const Control = ptr::dangling();
+
 /// While it lives, others run on the stack of the coroutine that is `own`, and none of them lets others run on its own.
 struct Below<'a> {
     core: &'a Shared,
@@ -52,7 +55,7 @@ impl Shared {
         // SAFETY: it is the running task, its poll has begun, and it does not run yet, as no task does. `outer` is dropped next.
         let left = unsafe { task::resume(header) };
         drop(outer);
-        self.lender.set(ptr::null());
+        self.lender.set(NOBODY);
         match left {
             Left::Suspended(Suspended::Waits) => Polled::Pending,
             Left::Suspended(Suspended::Yields) => {
@@ -67,24 +70,24 @@ impl Shared {
         }
     }
 
-    /// The running task, which is this coroutine on whose stack the caller is, yields. `None` if its turn has come again; otherwise it
-    /// must switch to whoever resumed it, who is told this.
+    /// Whether `control` is of the coroutine that the loop resumed last and that runs now, and not null.
     #[inline]
-    pub(in crate::rt) fn yield_running(&self, control: &Control) -> Option<Suspended> {
-        // A coroutine that runs on another one's stack is not the lender.
-        if ptr::eq(self.lender.get(), control) { self.run_others(control) } else { Some(Suspended::Yields) }
+    pub(in crate::rt) fn is_lender(&self, control: *const Control) -> bool {
+        ptr::eq(self.lender.get(), control)
     }
 
-    #[inline(never)]
-    fn run_others(&self, control: &Control) -> Option<Suspended> {
+    /// The running task, which is this coroutine on whose stack the caller is, and [the lender](Self::is_lender), yields. `None` if
+    /// its turn has come again; otherwise it must switch to the loop, which is told this.
+    // A yield between two coroutines is mostly this: a call would be a tenth of it.
+    #[inline(always)]
+    pub(in crate::rt) fn run_others(&self, control: &Control) -> Option<Suspended> {
         let own = self.running.get()?;
         // SAFETY: the running task is alive.
         let own_header = unsafe { own.as_ref() };
         if !control.has_room() || !task::mark_queued_coroutine(own_header) {
             return Some(Suspended::Yields);
         }
-        let queue = own_header.queue();
-        let ready = self.queues.list(queue);
+        let ready = self.queues.list(own_header.queue());
         let below = Below { core: self, own, _outer: Outer::new() };
         let mut next = self.next_after(ready, own);
         while let Some(task) = next {
@@ -105,7 +108,7 @@ impl Shared {
                 if left == Left::Suspended(Suspended::Waits) { None } else { task::mark_queued(task) };
             next = match yielded {
                 Some(task) => self.next_after(ready, task),
-                None => self.next_of(queue),
+                None => self.next_like(own_header),
             };
         }
         drop(below);
@@ -126,14 +129,13 @@ impl Shared {
         None
     }
 
-    /// The same without a task to put at the end.
+    /// The same from the queue of `own`, without a task to put at its end.
     #[cold]
-    fn next_of(&self, queue: u8) -> Option<NonNull<Header>> {
-        if self.beat.polls() < self.until.get() {
-            self.queues.pop_if(queue, task::is_coroutine)
-        } else {
-            None
+    fn next_like(&self, own: &Header) -> Option<NonNull<Header>> {
+        if self.beat.polls() >= self.until.get() {
+            return None;
         }
+        self.queues.pop_if(own.queue(), task::is_coroutine)
     }
 
     /// Says whether the running task's polls do nothing but to resume a coroutine.

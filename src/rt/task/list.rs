@@ -59,25 +59,23 @@ impl ReadyList {
         task: NonNull<Header>,
         is_such: impl FnOnce(&Header) -> bool,
     ) -> Option<NonNull<Header>> {
-        let first = self.head.get().unwrap_or(task);
-        // SAFETY: a task on the list, or about to be on it, is alive (see the type).
+        let Some(first) = self.head.get() else {
+            // SAFETY: a task that is about to be on the list is alive (see the type).
+            return is_such(unsafe { task.as_ref() }).then_some(task);
+        };
+        // SAFETY: a task on the list is alive (see the type).
         let header = unsafe { first.as_ref() };
         if !is_such(header) {
             return None;
         }
-        match self.tail.get() {
-            None => {}
-            // Of two that take turns: nothing is read that was just written.
-            Some(tail) if tail == first => {
-                self.head.set(Some(task));
-                self.tail.set(Some(task));
-            }
-            Some(tail) => {
-                // SAFETY: a task on the list is alive (see the type).
-                unsafe { tail.as_ref() }.next_ready.set(Some(task));
-                self.tail.set(Some(task));
-                self.head.set(header.next_ready.take());
-            }
+        let tail = self.tail.replace(Some(task));
+        // Of two that take turns, nothing is read that was just written.
+        if tail == Some(first) {
+            self.head.set(Some(task));
+        } else if let Some(tail) = tail {
+            // SAFETY: a task on the list is alive (see the type).
+            unsafe { tail.as_ref() }.next_ready.set(Some(task));
+            self.head.set(header.next_ready.take());
         }
         Some(first)
     }

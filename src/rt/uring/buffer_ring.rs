@@ -14,9 +14,12 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 /// The group that the buffers have in the ring of their core.
 pub(super) const BUFFER_GROUP: u16 = 0;
 /// The size of one buffer, in bytes.
-pub(crate) const BUFFER_BYTES: usize = 4096;
-/// How many buffers a core has at most: with their size, 4 MiB. A power of two.
-const MAX_BUFFERS: u16 = 1024;
+pub(crate) const BUFFER_BYTES: usize = 16 << 10;
+/// From one buffer to the next, in bytes: a few cache lines more, for small messages that all began at the same offset of a
+/// page would compete for the same few sets of the processor's caches.
+const STRIDE_BYTES: usize = BUFFER_BYTES + 9 * 64;
+/// How many buffers a core has at most: with their size, 8 MiB. A power of two.
+const MAX_BUFFERS: u16 = 512;
 /// How many are lent at first, and how many more each time that they were too few.
 const BUFFERS_PER_STEP: u16 = 64;
 
@@ -56,7 +59,7 @@ impl BufferRing {
     /// Registers a ring of buffers with `ring`. Its pages are touched only with use.
     pub(super) fn new(ring: &IoUring) -> io::Result<Self> {
         let entries = Mapping::new(usize::from(MAX_BUFFERS) * size_of::<BufRingEntry>())?;
-        let memory = Mapping::new(usize::from(MAX_BUFFERS) * BUFFER_BYTES)?;
+        let memory = Mapping::new(usize::from(MAX_BUFFERS) * STRIDE_BYTES)?;
         let address = entries.base.as_ptr().addr() as u64;
         // SAFETY: the address is a page-aligned mapping of `MAX_BUFFERS` entries. It is unmapped only when this value is
         // dropped, and its owner drops it after the ring, or leaks it if the ring still has operations in flight.
@@ -83,7 +86,7 @@ impl BufferRing {
 
     /// What a chunk holds.
     pub(super) fn bytes<'a>(&'a self, chunk: &'a Chunk) -> &'a [u8] {
-        let at = usize::from(chunk.buffer) * BUFFER_BYTES + usize::from(chunk.start);
+        let at = usize::from(chunk.buffer) * STRIDE_BYTES + usize::from(chunk.start);
         // SAFETY: `filled` checked that the buffer is one of the mapping's and that `end` is within it, and `start <= end`.
         let first = unsafe { self.memory.base.add(at) };
         // SAFETY: the bytes lie in the mapping, which starts zeroed and lives as long as `self`. Nobody writes them while the
@@ -103,9 +106,9 @@ impl BufferRing {
         // SAFETY: the mapping is aligned and starts zeroed, which is a valid entry. The kernel reads entries up to the tail
         // only, and never holds more buffers than there are entries, so this one is not being read.
         let entry = unsafe { entry.as_mut() };
-        let offset = usize::from(buffer) * BUFFER_BYTES;
+        let offset = usize::from(buffer) * STRIDE_BYTES;
         entry.set_addr((self.memory.base.as_ptr().addr() + offset) as u64);
-        entry.set_len(u32::try_from(BUFFER_BYTES).expect("a buffer is a page"));
+        entry.set_len(u32::try_from(BUFFER_BYTES).expect("a buffer has some KiB"));
         entry.set_bid(buffer);
         self.tail = self.tail.wrapping_add(1);
         // SAFETY: `base` is the first entry of the registered ring, and that entry is initialised.

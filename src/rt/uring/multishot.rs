@@ -56,7 +56,7 @@ pub(crate) trait Item: Sized + 'static {
 
 impl Item for Chunk {
     const FEATURE: RingFeature = RingFeature::MultishotReceive;
-    const MAX_QUEUED: usize = 32;
+    const MAX_QUEUED: usize = 16;
     const WAITS_FOR: &'static str = "bytes to receive";
 
     fn request(socket: &OwnedFd) -> squeue::Entry {
@@ -100,7 +100,7 @@ pub(crate) struct Feed<T: Item> {
 }
 
 struct State<T> {
-    items: VecDeque<T>,
+    items: Queue<T>,
     /// Comes after the items: the end (0) or an errno.
     end: Option<i32>,
     /// The request that is with the kernel.
@@ -109,8 +109,66 @@ struct State<T> {
     reactor: Option<Rc<Reactor>>,
     /// The request was told to stop.
     stopping: bool,
-    waiters: Vec<(u64, Waker)>,
+    /// Nearly always there is one: it is here, and not in an allocation of its own, which would be one more miss of the cache.
+    waiter: Option<(u64, Waker)>,
+    more_waiters: Vec<(u64, Waker)>,
     next_waiter: u64,
+}
+
+/// Items in order. The first is in place, because mostly it is the only one: the allocation is not touched then.
+struct Queue<T> {
+    first: Option<T>,
+    rest: VecDeque<T>,
+}
+
+impl<T> Queue<T> {
+    const fn new() -> Self {
+        Self { first: None, rest: VecDeque::new() }
+    }
+
+    fn len(&self) -> usize {
+        usize::from(self.first.is_some()) + self.rest.len()
+    }
+
+    fn is_empty(&self) -> bool {
+        self.first.is_none()
+    }
+
+    fn push(&mut self, item: T) {
+        if self.first.is_none() {
+            self.first = Some(item);
+        } else {
+            self.rest.push_back(item);
+        }
+    }
+
+    fn pop(&mut self) -> Option<T> {
+        let next = if self.rest.is_empty() { None } else { self.rest.pop_front() };
+        std::mem::replace(&mut self.first, next)
+    }
+}
+
+impl<T> State<T> {
+    fn is_waiting(&self, id: u64, waker: &Waker) -> bool {
+        let is_it = |(other, kept): &(u64, Waker)| *other == id && kept.will_wake(waker);
+        self.waiter.as_ref().is_some_and(is_it) || self.more_waiters.iter().any(is_it)
+    }
+
+    fn add_waiter(&mut self, id: u64, waker: Waker) {
+        if self.waiter.is_none() {
+            self.waiter = Some((id, waker));
+        } else {
+            self.more_waiters.push((id, waker));
+        }
+    }
+
+    fn remove_waiter(&mut self, id: u64) -> Option<Waker> {
+        if let Some((_, waker)) = self.waiter.take_if(|(other, _)| *other == id) {
+            return Some(waker);
+        }
+        let at = self.more_waiters.iter().position(|(other, _)| *other == id)?;
+        Some(self.more_waiters.swap_remove(at).1)
+    }
 }
 
 /// Every connection has one.
@@ -121,12 +179,13 @@ impl<T: Item> Feed<T> {
     pub(crate) fn new(socket: &Rc<OwnedFd>) -> Option<Rc<Self>> {
         with_core(|core| core.reactor().ring().is_some_and(|ring| ring.has(T::FEATURE))).then(|| {
             let state = State {
-                items: VecDeque::new(),
+                items: Queue::new(),
                 end: None,
                 armed: None,
                 reactor: None,
                 stopping: false,
-                waiters: Vec::new(),
+                waiter: None,
+                more_waiters: Vec::new(),
                 next_waiter: 0,
             };
             Rc::new(Self { socket: Rc::clone(socket), state: RefCell::new(state), starved: Cell::new(false) })
@@ -134,7 +193,7 @@ impl<T: Item> Feed<T> {
     }
 
     /// Completes when there is something to take, or when waiting is of no use because the kernel has no buffer
-    /// ([`Feed::take_starved`]).
+    /// ([`Feed::take_starved`]) or the request ended, as [`Feed::stop`] asks it to. Another one then asks the kernel anew.
     pub(crate) fn arrival(self: &Rc<Self>) -> Arrival<'_, T> {
         Arrival { feed: self, waiter: None }
     }
@@ -163,7 +222,7 @@ impl<T: Item> Feed<T> {
 
     /// The oldest item.
     pub(crate) fn pop(&self) -> Option<T> {
-        self.state.borrow_mut().items.pop_front()
+        self.state.borrow_mut().items.pop()
     }
 
     /// Asks the kernel to stop, because the socket is to be closed or what arrives is wanted elsewhere.
@@ -203,14 +262,14 @@ impl Feed<Chunk> {
         let state = &mut *state;
         let reactor = state.reactor.as_ref()?;
         let mut taken = 0;
-        while let Some(chunk) = state.items.front_mut() {
+        while let Some(chunk) = &mut state.items.first {
             let len = reactor.with_chunk(chunk, |bytes| fill(taken, bytes));
             taken += len;
             chunk.advance(len);
             if chunk.len() > 0 {
                 break;
             }
-            if let Some(chunk) = state.items.pop_front() {
+            if let Some(chunk) = state.items.pop() {
                 reactor.recycle(chunk);
             }
         }
@@ -223,7 +282,7 @@ impl<T: Item> Multishot for Feed<T> {
         let mut state = self.state.borrow_mut();
         if event.result >= 0 {
             match T::arrived(event.result, event.chunk) {
-                Some(item) => state.items.push_back(item),
+                Some(item) => state.items.push(item),
                 None => state.end = Some(0),
             }
         } else {
@@ -236,7 +295,8 @@ impl<T: Item> Multishot for Feed<T> {
         if !event.more {
             state.armed = None;
         }
-        completed.extend(state.waiters.drain(..).map(|(_, waker)| Completed::Wake(waker)));
+        completed.extend(state.waiter.take().map(|(_, waker)| Completed::Wake(waker)));
+        completed.extend(state.more_waiters.drain(..).map(|(_, waker)| Completed::Wake(waker)));
         event.more && state.items.len() >= T::MAX_QUEUED && !std::mem::replace(&mut state.stopping, true)
     }
 }
@@ -245,7 +305,9 @@ impl<T: Item> Drop for Feed<T> {
     fn drop(&mut self) {
         let state = self.state.get_mut();
         if let Some(reactor) = state.reactor.take() {
-            state.items.drain(..).filter_map(T::into_chunk).for_each(|chunk| reactor.recycle(chunk));
+            while let Some(item) = state.items.pop() {
+                item.into_chunk().into_iter().for_each(|chunk| reactor.recycle(chunk));
+            }
         }
     }
 }
@@ -276,10 +338,13 @@ impl<T: Item> Future for Arrival<'_, T> {
         if !state.items.is_empty() || state.end.is_some() || (feed.starved.get() && state.armed.is_none()) {
             return Poll::Ready(());
         }
-        let is_own = |(id, waker): &(u64, Waker)| Some(*id) == self.waiter && waker.will_wake(cx.waker());
-        let registered = state.waiters.iter().any(is_own);
+        let registered = self.waiter.is_some_and(|id| state.is_waiting(id, cx.waker()));
         let armed = state.armed.is_some();
         drop(state);
+        if !armed && self.waiter.is_some() {
+            // The request ended while this waited, with nothing: maybe because its owner wants what comes elsewhere.
+            return Poll::Ready(());
+        }
         if !registered {
             // Cloning and dropping wakers may be foreign code: not under the borrow.
             let waker = cx.waker().clone();
@@ -287,7 +352,7 @@ impl<T: Item> Future for Arrival<'_, T> {
             let mut state = feed.state.borrow_mut();
             state.next_waiter += 1;
             let id = state.next_waiter;
-            state.waiters.push((id, waker));
+            state.add_waiter(id, waker);
             drop(state);
             drop(old);
             self.waiter = Some(id);
@@ -301,10 +366,7 @@ impl<T: Item> Future for Arrival<'_, T> {
 
 impl<T: Item> Arrival<'_, T> {
     fn take_waker(&self) -> Option<Waker> {
-        let id = self.waiter?;
-        let mut state = self.feed.state.borrow_mut();
-        let at = state.waiters.iter().position(|(other, _)| *other == id)?;
-        Some(state.waiters.swap_remove(at).1)
+        self.feed.state.borrow_mut().remove_waiter(self.waiter?)
     }
 }
 

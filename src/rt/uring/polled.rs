@@ -80,6 +80,16 @@ pub(super) fn is_available() -> bool {
     build(1).is_ok()
 }
 
+/// Whether the queue of a block device can be polled. Before Linux 6.12 the kernel polls others too, which interrupt all the same.
+fn has_poll_queues(device: &OwnedFd) -> io::Result<bool> {
+    let number = rustix::fs::fstat(device)?.st_rdev;
+    let directory = format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+    // A partition has the queue of its disk.
+    let attribute = std::fs::read_to_string(format!("{directory}/queue/io_poll"))
+        .or_else(|_| std::fs::read_to_string(format!("{directory}/../queue/io_poll")))?;
+    Ok(attribute.trim() == "1")
+}
+
 /// Reads the first block of `device` by polling. Fails with `EOPNOTSUPP` if its driver has no poll queues.
 fn try_read(device: &OwnedFd, block_bytes: u32) -> io::Result<()> {
     let mut ring = build(1)?;
@@ -117,11 +127,15 @@ impl PolledDevice {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if the core has no such ring or the driver no poll queues, or the kernel's code.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if the core has no such ring or the driver no poll queues (`queue/io_poll` in sysfs), or
+    /// the kernel's code, for one if there is no sysfs.
     pub(crate) fn new(device: &Rc<OwnedFd>, block_bytes: u32) -> io::Result<Self> {
         let reactor = with_core(|core| core.reactor().ring().map(Rc::clone))
             .filter(|reactor| reactor.has(RingFeature::PolledDevices))
             .ok_or(io::ErrorKind::Unsupported)?;
+        if !has_poll_queues(device)? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         try_read(device, block_bytes)?;
         reactor.with_polled(|polled| {
             if polled.is_none() {

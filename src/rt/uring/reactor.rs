@@ -585,6 +585,7 @@ impl Inner {
     }
 
     /// Leaks what the operations in flight work on; those whose future is gone are returned, and know themselves what to leak.
+    #[must_use = "they have memory that the kernel may use: it must not be dropped"]
     fn give_up(&mut self) -> Vec<Box<dyn Orphan>> {
         let mut orphans = Vec::new();
         for slot in &mut self.slots {
@@ -689,7 +690,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if self.in_flight > 0 {
             // `shut_down` gave up, or a panic of somebody's waker got in its way: the kernel may still use the operations' memory.
-            self.give_up();
+            self.give_up().into_iter().for_each(Orphan::given_up);
         }
     }
 }

@@ -1,8 +1,10 @@
 //! The load generator: one thread, one io_uring, replies verified by their length.
 //!
-//! A ping-pong connection costs two submissions and one completion per request, in batches: sends post no completion, and
-//! receives wait for the whole message. So the client needs fewer system calls than any server that it measures.
+//! It never sleeps, so no server pays for waking it, and what a server does while it would sleep is not hidden. A ping-pong
+//! connection costs two submissions and one completion per request, in batches: sends post no completion, and receives that find
+//! nothing are tried again. So the client needs less than any server that it measures, and says how long it had to wait for it.
 
+use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
 use std::os::fd::AsRawFd;
 use std::time::{Duration, Instant};
@@ -17,6 +19,8 @@ const RING_ENTRIES: u32 = 4096;
 const CHUNK_BYTES: usize = 16 << 10;
 /// How many completions are handled between two looks at the clock.
 const COMPLETIONS_PER_LOOK: usize = 64;
+/// How many connections are asked for their reply in one system call.
+const TRIES_PER_LOOK: usize = 16;
 /// A server that is silent for this long has failed.
 const PATIENCE: Duration = Duration::from_secs(5);
 
@@ -25,6 +29,12 @@ pub struct Client {
     pattern: Pattern,
     connections: Vec<Connection>,
     started: bool,
+    /// Ping-pong only: the connections with a request on its way, the one that has waited longest first.
+    awaiting: VecDeque<usize>,
+    /// Reused by `look_for_replies`.
+    missed: Vec<usize>,
+    /// How long it had nothing to do but look for a reply.
+    waited: Duration,
 }
 
 struct Connection {
@@ -65,11 +75,20 @@ impl Client {
         let ring = IoUring::builder()
             .setup_single_issuer()
             .setup_defer_taskrun()
+            .setup_taskrun_flag()
             .build(RING_ENTRIES)
             .expect("io_uring is usable");
         let files: Vec<i32> = connections.iter().map(|connection| connection.stream.as_raw_fd()).collect();
         ring.submitter().register_files(&files).expect("there is room for the files");
-        Self { ring, pattern, connections, started: false }
+        Self {
+            ring,
+            pattern,
+            connections,
+            awaiting: VecDeque::new(),
+            missed: Vec::new(),
+            started: false,
+            waited: Duration::ZERO,
+        }
     }
 
     /// Keeps going for `time`; returns how many messages came back, and in what time exactly.
@@ -81,32 +100,31 @@ impl Client {
         }
         let before = self.received_bytes();
         let start = Instant::now();
-        let mut last = start;
+        let mut in_vain_since = None;
         loop {
-            let timeout = types::Timespec::from(PATIENCE);
-            let wait = types::SubmitArgs::new().timespec(&timeout);
-            self.ring.submitter().submit_with_args(1, &wait).expect("the server answers");
-            let mut left = COMPLETIONS_PER_LOOK;
-            while left > 0
-                && let Some(completion) = { self.ring.completion().next() }
-            {
-                left -= 1;
-                let (index, kind) = ((completion.user_data() >> 1) as usize, completion.user_data() & SEND);
-                let len = usize::try_from(completion.result()).unwrap_or_else(|_| {
-                    panic!("I/O: {}", std::io::Error::from_raw_os_error(-completion.result()))
-                });
-                assert_ne!(len, 0, "the server closed a connection");
-                self.completed(index, kind == SEND, len);
-            }
+            let progress = match self.pattern {
+                Pattern::PingPong { .. } => self.look_for_replies(),
+                Pattern::Stream { window_bytes, .. } => self.reap_stream(window_bytes),
+            };
             let now = Instant::now();
-            if now - start >= time {
-                last = now;
+            match (progress, in_vain_since) {
+                (true, since) => {
+                    self.waited += since.map_or(Duration::ZERO, |since| now - since);
+                    in_vain_since = None;
+                }
+                (false, None) => in_vain_since = Some(now),
+                (false, Some(since)) => assert!(now - since < PATIENCE, "the server is silent"),
             }
-            if last != start {
-                break;
+            if now - start >= time {
+                let messages = (self.received_bytes() - before) / MESSAGE_BYTES as u64;
+                return (messages, now - start);
             }
         }
-        ((self.received_bytes() - before) / MESSAGE_BYTES as u64, last - start)
+    }
+
+    /// How long the client has had nothing to do but look for a reply.
+    pub fn waited(&self) -> Duration {
+        self.waited
     }
 
     fn received_bytes(&self) -> u64 {
@@ -123,30 +141,78 @@ impl Client {
         }
     }
 
-    fn completed(&mut self, index: usize, was_send: bool, len: usize) {
-        let connection = &mut self.connections[index];
-        match self.pattern {
-            Pattern::PingPong { .. } => {
-                // Only a send that failed or fell short posts a completion.
-                assert!(!was_send, "a send took {len} of {MESSAGE_BYTES} bytes");
-                assert_eq!(len, MESSAGE_BYTES, "the reply is as long as the request");
-                connection.received_bytes += len as u64;
-                self.request(index);
+    /// Hands over what is queued and tries to receive from the connections that have waited longest; whether any had a reply.
+    ///
+    /// The receives do not wait. So no connection ever has anybody waiting in the kernel, which would cost both ends: the server
+    /// for waking, the client for going to wait.
+    fn look_for_replies(&mut self) -> bool {
+        let tried = self.awaiting.len().min(TRIES_PER_LOOK);
+        for at in 0..tried {
+            self.receive(self.awaiting[at], libc::MSG_DONTWAIT);
+        }
+        self.ring.submit().expect("the ring works");
+        let (mut completed, mut progress) = (0, false);
+        while completed < tried {
+            let completion = self.ring.completion().next().expect("what does not wait is done at once");
+            let (index, was_send) = index_of(completion.user_data());
+            let result = completion.result();
+            // Only a send that failed or fell short posts a completion.
+            assert!(!was_send, "a send came to {result} of {MESSAGE_BYTES} bytes");
+            completed += 1;
+            // They complete in order.
+            self.awaiting.pop_front();
+            if result == -libc::EAGAIN {
+                self.missed.push(index);
+                continue;
             }
-            Pattern::Stream { window_bytes, .. } => {
-                if was_send {
-                    connection.sent_bytes += len as u64;
-                    connection.sending = false;
-                } else {
-                    connection.received_bytes += len as u64;
-                    self.receive(index, 0);
-                }
-                self.fill_window(index, window_bytes);
+            progress = true;
+            let connection = &mut self.connections[index];
+            connection.received_bytes += count(result);
+            if connection.received_bytes.is_multiple_of(MESSAGE_BYTES as u64) {
+                self.request(index);
+            } else {
+                self.missed.push(index);
             }
         }
+        if progress {
+            self.missed.drain(..).rev().for_each(|index| self.awaiting.push_front(index));
+        } else {
+            // The server may answer in another order.
+            self.awaiting.extend(self.missed.drain(..));
+        }
+        progress
     }
 
-    /// Sends a message and receives the reply.
+    /// Hands over what is queued and handles some completions; whether there were any.
+    fn reap_stream(&mut self, window_bytes: usize) -> bool {
+        let (queued, deferred) = {
+            let queue = self.ring.submission();
+            (!queue.is_empty(), queue.taskrun())
+        };
+        if queued || deferred {
+            self.ring.submit().expect("the ring works");
+        }
+        let mut left = COMPLETIONS_PER_LOOK;
+        while left > 0
+            && let Some(completion) = { self.ring.completion().next() }
+        {
+            left -= 1;
+            let (index, was_send) = index_of(completion.user_data());
+            let len = count(completion.result());
+            let connection = &mut self.connections[index];
+            if was_send {
+                connection.sent_bytes += len;
+                connection.sending = false;
+            } else {
+                connection.received_bytes += len;
+                self.receive(index, 0);
+            }
+            self.fill_window(index, window_bytes);
+        }
+        left < COMPLETIONS_PER_LOOK
+    }
+
+    /// Sends a message; the reply is looked for after the others'.
     fn request(&mut self, index: usize) {
         let connection = &self.connections[index];
         let send =
@@ -155,14 +221,13 @@ impl Client {
                 .flags(squeue::Flags::SKIP_SUCCESS)
                 .user_data((index as u64) << 1 | SEND);
         self.push(&send);
-        self.receive(index, libc::MSG_WAITALL);
+        self.awaiting.push_back(index);
     }
 
     fn receive(&mut self, index: usize, flags: i32) {
         let inbox = &mut self.connections[index].inbox;
         let receive = opcode::Recv::new(types::Fixed(index as u32), inbox.as_mut_ptr(), inbox.len() as u32)
             .flags(flags)
-            .ioprio(IORING_RECVSEND_POLL_FIRST)
             .build()
             .user_data((index as u64) << 1);
         self.push(&receive);
@@ -191,5 +256,13 @@ impl Client {
     }
 }
 
-/// `linux/io_uring.h`: wait for readiness first, for the reply is never there yet. Since Linux 5.19.
-const IORING_RECVSEND_POLL_FIRST: u16 = 1;
+/// The connection of a completion, and whether it is that of a send.
+fn index_of(user_data: u64) -> (usize, bool) {
+    ((user_data >> 1) as usize, user_data & SEND != 0)
+}
+
+/// The number of bytes that a completion stands for.
+fn count(result: i32) -> u64 {
+    assert_ne!(result, 0, "the server closed a connection");
+    u64::try_from(result).unwrap_or_else(|_| panic!("I/O: {}", std::io::Error::from_raw_os_error(-result)))
+}

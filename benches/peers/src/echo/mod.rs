@@ -30,12 +30,26 @@ pub enum Pattern {
     Stream { connections: usize, window_bytes: usize },
 }
 
-const PATTERNS: [(&str, Pattern); 4] = [
-    ("ping-pong, 1 connection", Pattern::PingPong { connections: 1 }),
-    ("ping-pong, 100 connections", Pattern::PingPong { connections: 100 }),
-    ("ping-pong, 1,000 connections", Pattern::PingPong { connections: 1000 }),
-    ("streaming, 4 connections", Pattern::Stream { connections: 4, window_bytes: 64 << 10 }),
+/// Name for [`Choice`], title, and what the client does.
+const LOADS: [(&str, &str, Pattern); 4] = [
+    ("ping-1", "ping-pong, 1 connection", Pattern::PingPong { connections: 1 }),
+    ("ping-100", "ping-pong, 100 connections", Pattern::PingPong { connections: 100 }),
+    ("ping-1000", "ping-pong, 1,000 connections", Pattern::PingPong { connections: 1000 }),
+    ("stream-4", "streaming, 4 connections", Pattern::Stream { connections: 4, window_bytes: 64 << 10 }),
 ];
+
+/// What is compared; empty for everything.
+#[derive(Default)]
+pub struct Choice {
+    pub servers: Vec<String>,
+    pub loads: Vec<String>,
+}
+
+impl Choice {
+    fn has(chosen: &[String], name: &str) -> bool {
+        chosen.is_empty() || chosen.iter().any(|chosen| chosen == name)
+    }
+}
 
 /// What one round measured.
 struct Measured {
@@ -43,8 +57,8 @@ struct Measured {
     rate: f64,
     /// CPU time of the server per message, in microseconds.
     server_us: f64,
-    /// The share of the round that the client and the server used their CPU.
-    client_busy: f64,
+    /// The share of the round that the client had to wait for the server, and that the server used its CPU.
+    client_waited: f64,
     server_busy: f64,
 }
 
@@ -92,15 +106,15 @@ fn measure(name: &str, pattern: Pattern, time: Duration) -> Measured {
     let pid = server.process.id();
     let mut client = client::Client::connect(server.address, pattern);
     client.run(time / 5);
-    let (server_before, client_before) = (machine::process_cpu_time(pid), machine::thread_cpu_time());
+    let (server_before, waited_before) = (machine::process_cpu_time(pid), client.waited());
     let (messages, elapsed) = client.run(time);
     let server_used = (machine::process_cpu_time(pid) - server_before).as_secs_f64();
-    let client_used = (machine::thread_cpu_time() - client_before).as_secs_f64();
+    let waited = (client.waited() - waited_before).as_secs_f64();
     let elapsed = elapsed.as_secs_f64();
     Measured {
         rate: messages as f64 / elapsed,
         server_us: server_used * 1e6 / messages as f64,
-        client_busy: client_used / elapsed,
+        client_waited: waited / elapsed,
         server_busy: server_used / elapsed,
     }
 }
@@ -111,7 +125,7 @@ fn median(mut values: Vec<f64>) -> f64 {
 }
 
 /// Runs every pattern against every server, rounds interleaved.
-pub fn compare_echo(rounds: usize, time: Duration) {
+pub fn compare_echo(rounds: usize, time: Duration, choice: &Choice) {
     if machine::cpus() < 2 {
         println!("\necho needs two CPUs, one for the client; this process may use one");
         return;
@@ -121,7 +135,12 @@ pub fn compare_echo(rounds: usize, time: Duration) {
     if photon::program().is_some() {
         names.extend(["photon-uring", "photon-epoll"]);
     }
-    for (what, pattern) in PATTERNS {
+    names.retain(|name| Choice::has(&choice.servers, name));
+    if names.is_empty() {
+        println!("\nthere are none of the servers {:?}", choice.servers);
+        return;
+    }
+    for (_, what, pattern) in LOADS.into_iter().filter(|(name, ..)| Choice::has(&choice.loads, name)) {
         let mut results: Vec<Vec<Measured>> = names.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
             for (name, results) in names.iter().zip(&mut results) {
@@ -136,10 +155,10 @@ pub fn compare_echo(rounds: usize, time: Duration) {
 fn row(name: &str, results: &[Measured]) -> Row {
     let of = |value: fn(&Measured) -> f64| median(results.iter().map(value).collect());
     let note = format!(
-        "server {:.2} µs CPU per request, busy {:.0} %; client busy {:.0} %",
+        "server {:.2} µs CPU per request, busy {:.0} %; client waited {:.0} %",
         of(|round| round.server_us),
         100.0 * of(|round| round.server_busy),
-        100.0 * of(|round| round.client_busy)
+        100.0 * of(|round| round.client_waited)
     );
     Row::new(name, Better::Higher, results.iter().map(|round| round.rate).collect(), note)
 }

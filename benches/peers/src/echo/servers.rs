@@ -9,8 +9,17 @@ use crate::machine;
 use crate::runtimes::boson_config;
 
 /// The servers that [`serve`] knows, boson first.
-pub const NAMES: [&str; 8] =
-    ["boson", "boson-poll", "tokio", "monoio", "monoio-epoll", "glommio", "glommio-spin", "compio"];
+pub const NAMES: [&str; 9] = [
+    "boson",
+    "boson-poll",
+    "boson-epoll",
+    "tokio",
+    "monoio",
+    "monoio-epoll",
+    "glommio",
+    "glommio-spin",
+    "compio",
+];
 
 /// Runs the server `name` on its CPU until the process is killed; its address goes to the standard output.
 pub fn serve(name: &str) {
@@ -23,6 +32,11 @@ pub fn serve(name: &str) {
             config.idle = Idle::Poll;
             boson(config)
         }
+        "boson-epoll" => {
+            let mut config = boson_config();
+            config.reactor = boson::rt::ReactorChoice::Epoll;
+            boson(config)
+        }
         "tokio" => tokio(),
         "monoio" => {
             let builder = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(4096);
@@ -33,7 +47,7 @@ pub fn serve(name: &str) {
             builder.build().expect("monoio starts").block_on(monoio());
         }
         "glommio" => glommio(std::time::Duration::ZERO),
-        "glommio-spin" => glommio(std::time::Duration::from_micros(10)),
+        "glommio-spin" => glommio(std::time::Duration::from_micros(50)),
         "compio" => compio::runtime::Runtime::new().expect("compio starts").block_on(compio()),
         _ => panic!("there is no server `{name}`"),
     }

@@ -63,7 +63,7 @@ impl Class {
         self.used -= 1;
         self.free.push(slot);
         self.returned += 1;
-        if self.returned % PAUSE == 0 {
+        if self.returned.is_multiple_of(PAUSE) {
             self.cool();
         }
     }
