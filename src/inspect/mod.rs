@@ -3,15 +3,14 @@
 //! A program starts an [`Inspector`], which answers on a Unix socket; `boson top`, or any program through a [`Client`], asks.
 //!
 //! ```
-//! # use std::sync::Arc;
 //! use boson::inspect::{Client, Inspector};
-//! use boson::rt::{CoreConfig, CoreThread, MonotonicClock};
+//! use boson::rt::{CoreConfig, CoreThread};
 //!
 //! # fn main() -> boson::Result<()> {
 //! # let path = std::env::temp_dir().join(format!("boson-doc-{}.sock", std::process::id()));
 //! let core = CoreThread::start(
 //!     "worker".to_owned(),
-//!     CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]),
+//!     CoreConfig::from_machine()?,
 //! )?;
 //! let _inspector = Inspector::start(&path, "my program", vec![core.handle().clone()])?;
 //!

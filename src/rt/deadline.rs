@@ -12,10 +12,10 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// When something must be done. Unlike a duration it means the same when it is handed on.
 ///
 /// ```
-/// # use std::{sync::Arc, time::Duration};
-/// # use boson::rt::{self, Core, CoreConfig, Deadline, MonotonicClock};
+/// # use std::time::Duration;
+/// # use boson::rt::{self, Core, CoreConfig, Deadline};
 /// # fn main() -> boson::Result<()> {
-/// # let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+/// # let core = Core::new(&CoreConfig::from_machine()?)?;
 /// async fn request(deadline: Deadline) -> boson::Result<()> {
 ///     deadline.bound(rt::sleep(Duration::from_millis(1))).await?;
 ///     // Whatever time is left.
