@@ -422,7 +422,7 @@ impl Poller for Device {
         if now < self.next {
             return 0;
         }
-        self.next = self.next + Duration::from_millis(1);
+        self.next += Duration::from_millis(1);
         self.events += 1;
         if let Some(waker) = self.waker.take() {
             waker.wake();

@@ -61,8 +61,7 @@ impl Inspector {
     /// absent or not writable, no descriptor or no thread is left.
     pub fn start(path: impl AsRef<Path>, program: impl Into<String>, cores: Vec<Handle>) -> Result<Self> {
         let (listener, name) = bind::listen(path.as_ref())?;
-        let failed =
-            |error: io::Error| Error::os(error.raw_os_error().unwrap_or(libc::EAGAIN), "start an inspector");
+        let failed = |error: io::Error| Error::io(error, "start an inspector");
         let ending = Arc::new(AtomicBool::new(false));
         let shared = listener.try_clone().map_err(failed)?;
         let answering =

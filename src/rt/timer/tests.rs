@@ -58,7 +58,7 @@ proptest! {
                     cleared.extend(model.drain(..).map(|(key, ..)| key));
                 }
                 Operation::Advance(nanos) | Operation::AdvanceSome(nanos, _) => {
-                    now = now + Duration::from_nanos(nanos);
+                    now += Duration::from_nanos(nanos);
                     let budget = match operation {
                         Operation::AdvanceSome(_, budget) => budget,
                         _ => usize::MAX,

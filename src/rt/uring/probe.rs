@@ -347,7 +347,7 @@ fn answer(ring: &mut IoUring) -> Result<i32> {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
             Err(error) => {
-                return Err(Error::os(error.raw_os_error().unwrap_or(libc::EIO), "probe io_uring"));
+                return Err(Error::io(error, "probe io_uring"));
             }
         }
         if let Some(entry) = ring.completion().next() {
