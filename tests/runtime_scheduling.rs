@@ -121,9 +121,10 @@ fn a_queue_that_slept_saves_nothing_up() {
 
 #[test]
 fn a_queue_whose_latency_matters_does_not_wait_for_its_share() {
-    let longest_wait = |latency| {
+    let longest_wait = |latency, later| {
         run_on_work_clock(|clock| async move {
             let urgent = TaskQueue::new("urgent", Shares::new(1), latency).expect("room");
+            urgent.set_latency(later);
             let done = Rc::new(Cell::new(0));
             for _ in 0..20 {
                 rt::spawn("works", works(&clock, &done)).detach();
@@ -144,9 +145,13 @@ fn a_queue_whose_latency_matters_does_not_wait_for_its_share() {
         })
     };
     let limit = Duration::from_micros(40);
-    let longest = longest_wait(LatencyClass::Matters(limit));
+    let longest = longest_wait(LatencyClass::Matters(limit), LatencyClass::Matters(limit));
     assert!(longest <= limit + Duration::from_micros(20), "it waited for {longest:?}");
-    let control = longest_wait(LatencyClass::NotImportant);
+    let longest = longest_wait(LatencyClass::NotImportant, LatencyClass::Matters(limit));
+    assert!(longest <= limit + Duration::from_micros(20), "it waited for {longest:?}, told later");
+    let control = longest_wait(LatencyClass::NotImportant, LatencyClass::NotImportant);
+    assert!(control > limit * 5, "it waited for {control:?} only, without its class");
+    let control = longest_wait(LatencyClass::Matters(limit), LatencyClass::NotImportant);
     assert!(control > limit * 5, "it waited for {control:?} only, without its class");
 }
 
