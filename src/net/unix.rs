@@ -181,9 +181,11 @@ impl UnixListener {
     ///
     /// [`LimitReached`](ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
     pub async fn accept(&self) -> Result<UnixStream> {
-        let socket = self.acceptor.accept().await.map_err(|error| {
-            Error::os(error.raw_os_error().unwrap_or(libc::EIO), "accept").at(self.local.to_string())
-        })?;
+        let socket = self
+            .acceptor
+            .accept()
+            .await
+            .map_err(|error| Error::io(error, "accept").at(self.local.to_string()))?;
         Ok(UnixStream::from_connected(socket))
     }
 
