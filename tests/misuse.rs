@@ -85,8 +85,10 @@ fn a_core_that_cannot_be_made_leaves_its_thread_on_the_cpus_that_it_had() {
     if before.count() < 2 {
         return not_run::not_run("with one CPU, being pinned to it cannot be seen");
     }
-    let pinned = CoreConfig { cpu: first, ..config() };
-    let wrong = CoreConfig { arena_bytes: usize::MAX / 2, ..pinned.clone() };
+    let mut pinned = config();
+    pinned.cpu = first;
+    let mut wrong = pinned.clone();
+    wrong.arena_bytes = usize::MAX / 2;
     Core::new(&wrong).expect_err("no machine has so much memory");
     assert_eq!(cpus(), before);
     drop(Core::new(&pinned).expect("io_uring is usable"));

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use super::current;
 use super::handle::Handle;
+use super::pollers::PollerStats;
 use super::run_queue::{TaskQueue, TaskQueueStats};
 use super::scheduler::{Shared, in_core};
 use super::stats::{CoreLatencies, CoreStats};
@@ -82,51 +83,93 @@ pub fn is_in_core() -> bool {
 }
 
 /// Monotonic time by the core's clock.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn now() -> Instant {
     in_core("rt::now", |core| core.clock().now())
 }
 
 /// Wall-clock time since the Unix epoch by the core's clock.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn unix_time() -> Duration {
     in_core("rt::unix_time", |core| core.clock().unix_time())
 }
 
 /// Fills `bytes` from the core's seeded, cryptographically strong generator.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn fill_random(bytes: &mut [u8]) {
     in_core("rt::fill_random", |core| core.fill_random(bytes));
 }
 
 /// The core's arena.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn arena() -> Arena {
     in_core("rt::arena", |core| core.arena().clone())
 }
 
 /// A handle through which other threads can send work to this core.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn handle() -> Handle {
     in_core("rt::handle", |core| core.handle())
 }
 
 /// The core's counters.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn stats() -> CoreStats {
     in_core("rt::stats", |core| core.stats())
 }
 
 /// How long things took on this core.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn latencies() -> CoreLatencies {
     in_core("rt::latencies", |core| core.latencies())
 }
 
 /// What this core's task queues did.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn task_queues() -> Vec<TaskQueueStats> {
     in_core("rt::task_queues", |core| core.queues().stats())
+}
+
+/// What this core's pollers did, in the order in which they are polled.
+///
+/// # Panics
+///
+/// Outside a core.
+#[track_caller]
+pub fn pollers() -> Vec<PollerStats> {
+    in_core("rt::pollers", |core| core.poller_stats())
 }
 
 /// What a timer notes. Anything else takes its place: a time-out says less than what it is for.
@@ -163,6 +206,23 @@ pub(super) fn noted_over<T>(inner: &'static str, what: &'static str, poll: Poll<
         note(|before| (before == Some(inner)).then_some(what));
     }
     poll
+}
+
+/// What the task that is being polled is noted to wait for, if that is not a timer.
+#[inline]
+pub(super) fn awaited() -> Option<&'static str> {
+    let mut awaited = None;
+    note(|before| {
+        awaited = before.filter(|before| !std::ptr::eq(*before, TIMER));
+        None
+    });
+    awaited
+}
+
+/// Notes that the task waits for `what`, whatever was noted before.
+#[inline]
+pub(super) fn waiting_for_this(what: &'static str) {
+    note(|_| Some(what));
 }
 
 /// Replaces the note of the task that is being polled if `choose` says by what.
@@ -207,6 +267,10 @@ pub fn tasks_in(range: TaskRange) -> Vec<TaskInfo> {
 }
 
 /// Has the core poll `poller` on every turn, until the registration is dropped.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn register_poller(poller: Rc<RefCell<dyn Poller>>) -> PollerRegistration {
     in_core("rt::register_poller", |core| PollerRegistration {
@@ -216,6 +280,10 @@ pub fn register_poller(poller: Rc<RefCell<dyn Poller>>) -> PollerRegistration {
 }
 
 /// The same, with at most `budget` events per turn in place of 64. 0 counts as 1.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn register_poller_with_budget(poller: Rc<RefCell<dyn Poller>>, budget: usize) -> PollerRegistration {
     in_core("rt::register_poller_with_budget", |core| PollerRegistration {

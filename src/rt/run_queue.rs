@@ -49,6 +49,7 @@ impl Default for Shares {
 
 /// How soon a ready task of a queue must run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LatencyClass {
     /// A queue that has ready tasks runs after this long at the latest, whatever its shares, as soon as the task that runs
     /// yields. The core looks at the time at least this often between tasks.
@@ -400,6 +401,14 @@ impl TaskQueue {
     /// Whether it belongs to the core that the caller is in.
     pub(crate) fn is_here(&self) -> bool {
         current::with(|core| core.is_some_and(|core| self.number_on(core).is_some()))
+    }
+
+    /// Gives it another latency class from now on.
+    pub fn set_latency(&self, latency: LatencyClass) {
+        if let Some(core) = self.0.core.upgrade() {
+            core.queues().slots[usize::from(self.0.queue)].latency.set(latency);
+            core.queues().measure_slice();
+        }
     }
 
     /// Its number, if it belongs to `core`.

@@ -16,7 +16,7 @@ use crate::mem::Arena;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::Inbox;
 use crate::rt::offload::Pool;
-use crate::rt::pollers::SharedPoller;
+use crate::rt::pollers::{PollerStats, SharedPoller};
 use crate::rt::reactor::Reactor;
 use crate::rt::run_queue::{DEFAULT_QUEUE, RunQueues};
 use crate::rt::stats::{CoreLatencies, CoreStats};
@@ -213,6 +213,10 @@ impl Shared {
 
     pub(in crate::rt) fn timers(&self) -> &RefCell<Wheel<Waker>> {
         &self.timers
+    }
+
+    pub(in crate::rt) fn poller_stats(&self) -> Vec<PollerStats> {
+        self.pollers.stats()
     }
 
     pub(in crate::rt) fn add_poller(&self, poller: SharedPoller, budget: Option<usize>) -> u64 {

@@ -14,6 +14,7 @@ pub(crate) fn print(view: &View) -> String {
             "silent": core.is_silent,
             "stuck_in": core.stuck_in,
             "cpu": core.cpu,
+            "reactor": core.reactor.name(),
             "busy": core.busy,
             "spinning": core.spinning,
             "asleep": core.asleep,

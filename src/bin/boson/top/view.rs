@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use boson::inspect::{CoreReport, TaskRecord};
-use boson::rt::{Histogram, Instant, TaskState};
+use boson::rt::{Histogram, Instant, ReactorKind, TaskState};
 
 use super::sample::Sample;
 
@@ -28,6 +28,7 @@ pub(crate) struct View {
 pub(crate) struct CoreRow {
     pub(crate) core: usize,
     pub(crate) cpu: usize,
+    pub(crate) reactor: ReactorKind,
     pub(crate) is_silent: bool,
     /// The task that a silent core is in, and where it was spawned.
     pub(crate) stuck_in: Option<(String, String)>,
@@ -222,6 +223,7 @@ impl CoreRow {
         Self {
             core: new.core,
             cpu: new.cpu,
+            reactor: stats.reactor,
             is_silent: new.is_silent,
             stuck_in: new.stuck_in.as_ref().map(|(name, place)| (printable(name), printable(place))),
             busy: part(stats.busy, old_stats.busy),
