@@ -49,7 +49,8 @@ pub fn spawn_in<F: Future + 'static>(
 
 /// As [`spawn_in`] or, without a queue, as [`spawn`], for a caller elsewhere.
 #[track_caller]
-pub(crate) fn spawn_at<F: Future + 'static>(
+#[inline]
+pub(super) fn spawn_at<F: Future + 'static>(
     queue: Option<&TaskQueue>,
     name: &'static str,
     created_at: &'static Location<'static>,
@@ -64,6 +65,7 @@ pub(crate) fn spawn_at<F: Future + 'static>(
 
 /// Starts the task of a coroutine, for a caller elsewhere.
 #[track_caller]
+#[inline]
 pub(crate) fn spawn_coroutine<F: Future + 'static>(
     queue: Option<&TaskQueue>,
     name: &'static str,
