@@ -32,6 +32,8 @@ pub enum ErrorKind {
     TimedOut,
     /// The operation was cancelled.
     Cancelled,
+    /// The code that was to do it panicked.
+    Panicked,
     /// A stated limit (connections, bytes, entries) is reached.
     LimitReached,
     /// No space is left on the namespace. Nothing of the refused operation was applied.
@@ -237,6 +239,7 @@ fn describe(kind: ErrorKind) -> &'static str {
         ErrorKind::Closed => "closed by the other side",
         ErrorKind::TimedOut => "the deadline passed",
         ErrorKind::Cancelled => "cancelled",
+        ErrorKind::Panicked => "panicked",
         ErrorKind::LimitReached => "a limit is reached",
         ErrorKind::NoSpace => "no space left",
         ErrorKind::Corrupt => "corrupt data",
@@ -301,7 +304,9 @@ impl From<Error> for io::Error {
             }
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
             // Not `Interrupted`: readers and writers take that for a request to try again.
-            ErrorKind::Os | ErrorKind::Cancelled | ErrorKind::LimitReached => io::ErrorKind::Other,
+            ErrorKind::Os | ErrorKind::Cancelled | ErrorKind::Panicked | ErrorKind::LimitReached => {
+                io::ErrorKind::Other
+            }
         });
         io::Error::new(kind, error)
     }

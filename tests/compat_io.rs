@@ -172,7 +172,7 @@ impl Wire for Remote {
     /// Both sockets are another core's.
     async fn pair() -> (TcpStream, TcpStream, Owner) {
         let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [8; 32]);
-        let owner = CoreThread::start("owner".to_owned(), config).expect("a thread");
+        let owner = CoreThread::start("owner", &config).expect("a thread");
         let (near, far) = owner
             .handle()
             .spawn("pair", || async {

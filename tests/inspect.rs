@@ -40,7 +40,7 @@ fn config() -> CoreConfig {
 }
 
 fn core() -> CoreThread {
-    CoreThread::start("inspected".to_owned(), config()).expect("a core")
+    CoreThread::start("inspected", &config()).expect("a core")
 }
 
 /// Runs `f` on the core and waits for it.
@@ -158,6 +158,9 @@ fn a_coroutine_has_its_name_its_place_and_its_stack() {
     let parked = tasks.iter().find(|task| task.name == "coroutine").expect("one without a name");
     assert_eq!(parked.waits_for.as_deref(), Some("an unpark"));
     assert!(parked.stack_bytes.is_some());
+    assert!(parked.is_coroutine && !parked.is_block_on && parked.queue == "default", "{parked:?}");
+    let roots: Vec<_> = tasks.iter().filter(|task| task.is_block_on).collect();
+    assert!(matches!(roots[..], [root] if root.name == "block_on" && !root.is_coroutine), "{tasks:?}");
 }
 
 #[test]
@@ -203,7 +206,7 @@ fn a_snapshot_says_what_a_core_does_its_io_through() {
     let mut old = config();
     old.ring_features = RingFeatures::linux_5_15();
     let configs = [config(), on_epoll, old];
-    let cores = configs.map(|config| CoreThread::start("inspected".to_owned(), config).expect("a core"));
+    let cores = configs.map(|config| CoreThread::start("inspected", &config).expect("a core"));
     let path = SocketPath::new();
     let handles = cores.iter().map(|core| core.handle().clone()).collect();
     let _inspector = Inspector::start(&path.0, "a test", handles).expect("it starts");
@@ -310,7 +313,8 @@ fn many_tasks_come_in_pieces_from_either_end() {
             }
             after = page.last().map(|task| task.id);
         }
-        assert_eq!((seen.len(), pieces), (TASKS, 3), "{order:?}");
+        // And that of `block_on`.
+        assert_eq!((seen.len(), pieces), (TASKS + 1, 3), "{order:?}");
         let sorted = match order {
             TaskOrder::OldestFirst => seen.is_sorted_by(|a, b| a < b),
             TaskOrder::NewestFirst => seen.is_sorted_by(|a, b| a > b),

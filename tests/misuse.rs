@@ -135,12 +135,12 @@ fn block_on_thread<F: Future>(future: F) -> F::Output {
 
 #[test]
 fn a_panic_on_another_core_is_the_joiners_error_and_the_core_goes_on() {
-    let thread = rt::CoreThread::start("remote".to_owned(), config()).expect("a thread");
+    let thread = rt::CoreThread::start("remote", &config()).expect("a thread");
     let handle = thread.handle();
     let error =
         block_on_thread(handle.spawn("panics", || async { panic!("on {}", String::from("purpose")) }));
     let Err(JoinError::Panicked(payload)) = error else { panic!("{error:?}") };
-    assert_eq!(payload.downcast_ref::<String>().map(String::as_str), Some("on purpose"));
+    assert_eq!(payload.message().as_deref(), Some("on purpose"));
     let error =
         block_on_thread(handle.spawn("panics early", || -> std::future::Ready<()> { panic!("early") }));
     assert!(matches!(error, Err(JoinError::Panicked(_))));

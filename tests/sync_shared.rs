@@ -48,7 +48,7 @@ fn everywhere<F: Future<Output = ()> + 'static>(
     here: impl Future<Output = ()>,
 ) {
     let cores: Vec<_> =
-        (0..2).map(|i| CoreThread::start(format!("other {i}"), config()).expect("a core")).collect();
+        (0..2).map(|i| CoreThread::start(format!("other {i}"), &config()).expect("a core")).collect();
     run(async {
         let tasks: Vec<_> = cores.iter().map(|core| core.handle().spawn("there", make.clone())).collect();
         let foreign = std::thread::spawn(move || block_on_foreign_thread(make()));

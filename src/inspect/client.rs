@@ -107,7 +107,13 @@ pub struct TaskRecord {
     pub since: Duration,
     /// How often it was polled, modulo 2³².
     pub polls: u32,
-    /// The room on its stack in bytes, if it is a coroutine.
+    /// The name of its task queue; empty if the process does not say.
+    pub queue: String,
+    /// Whether it is a coroutine.
+    pub is_coroutine: bool,
+    /// Whether it is the future of a `block_on`.
+    pub is_block_on: bool,
+    /// The room on its stack in bytes, if it is a coroutine that has started.
     pub stack_bytes: Option<u64>,
 }
 
@@ -324,6 +330,7 @@ fn read_poller(line: Line<'_>) -> Option<PollerReport> {
 }
 
 fn read_task(line: Line<'_>) -> Option<TaskRecord> {
+    let kind = line.field("kind");
     Some(TaskRecord {
         core: core_number(line)?,
         id: line.number("id")?,
@@ -336,6 +343,9 @@ fn read_task(line: Line<'_>) -> Option<TaskRecord> {
         },
         waits_for: line.field("waits_for").map(std::borrow::Cow::into_owned),
         since: Duration::from_nanos(line.number("since_ns")?),
+        queue: line.field("queue").unwrap_or_default().into_owned(),
+        is_coroutine: kind.as_deref() == Some("coroutine"),
+        is_block_on: kind.as_deref() == Some("block_on"),
         stack_bytes: line.number("stack_bytes"),
         polls: u32::try_from(line.number("polls")?).unwrap_or(u32::MAX),
     })

@@ -34,6 +34,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Askers are answered one after the other; at most 16 wait. A request has at most 256 bytes and comes at once; whoever is slow
 /// to send it or to take the answer is dropped.
 #[derive(Debug)]
+#[must_use = "dropping it ends the inspector"]
 pub struct Inspector {
     name: Name,
     /// Shares its socket with the thread.
@@ -257,12 +258,19 @@ fn write_task(text: &mut String, core: usize, task: &TaskInfo) {
         TaskState::Ready => "ready",
         TaskState::Waiting => "waiting",
     };
+    let kind = match (task.is_block_on, task.is_coroutine) {
+        (true, _) => "block_on",
+        (false, true) => "coroutine",
+        (false, false) => "async",
+    };
     let mut fields: Vec<(&str, &dyn Display)> = vec![
         ("core", &core),
         ("id", &task.id),
         ("name", &task.name),
         ("created_at", &task.created_at),
         ("state", &state),
+        ("kind", &kind),
+        ("queue", &task.queue),
     ];
     if let Some(what) = &task.waits_for {
         fields.push(("waits_for", what));

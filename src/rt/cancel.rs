@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// Tokens form a tree: [`CancelToken::child`] is cancelled with its parent, and not the other way round. One type serves
 /// within a core and across: to ask costs an atomic load, and only waiting takes a lock.
 #[derive(Clone)]
+#[doc(alias = "CancellationToken")]
 pub struct CancelToken(Arc<Node>);
 
 struct Node {

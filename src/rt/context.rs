@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::current;
 use super::handle::Handle;
 use super::pollers::PollerStats;
-use super::run_queue::{DEFAULT_QUEUE, TaskQueue, TaskQueueStats};
+use super::run_queue::{TaskQueue, TaskQueueStats};
 use super::scheduler::{Shared, in_core};
 use super::stats::{CoreLatencies, CoreStats};
 use super::task::JoinHandle;
@@ -19,18 +19,24 @@ use super::task_dump::{TaskInfo, TaskRange};
 use super::{Instant, Poller, task_span};
 use crate::mem::Arena;
 
-/// Starts a task on this core. `name` says what it is in statistics and messages. Dropping the handle detaches it.
-#[track_caller]
-pub fn spawn<F: Future + 'static>(name: &'static str, future: F) -> JoinHandle<F::Output> {
-    let created_at = Location::caller();
-    task_span::spawn("rt::spawn", |_| DEFAULT_QUEUE, name, created_at, future)
-}
-
-/// Starts a task on `queue`, which says how much of the core it gets. Otherwise as [`spawn`].
+/// Starts a task on this core, on the [queue](TaskQueue) of the task that calls; outside of a task on the default queue. `name`
+/// says what it is in statistics and messages. Dropping the handle detaches it.
 ///
 /// # Panics
 ///
-/// If `queue` is another core's.
+/// Outside a core.
+#[track_caller]
+pub fn spawn<F: Future + 'static>(name: &'static str, future: F) -> JoinHandle<F::Output> {
+    let created_at = Location::caller();
+    task_span::spawn("rt::spawn", Shared::current_queue, name, created_at, future)
+}
+
+/// Starts a task on `queue`, which says how much of the core it gets. What it spawns by [`spawn`] is on that queue too. Otherwise as
+/// [`spawn`].
+///
+/// # Panics
+///
+/// Outside a core, and if `queue` is another core's.
 #[track_caller]
 pub fn spawn_in<F: Future + 'static>(
     queue: &TaskQueue,
@@ -38,19 +44,35 @@ pub fn spawn_in<F: Future + 'static>(
     future: F,
 ) -> JoinHandle<F::Output> {
     let created_at = Location::caller();
-    let number = |core: &Rc<Shared>| {
-        queue.number_on(core).expect("a task queue is used on the core that it was made on")
-    };
-    task_span::spawn("rt::spawn_in", number, name, created_at, future)
+    spawn_at(Some(queue), name, created_at, future)
 }
 
-/// As [`spawn`], for a caller elsewhere.
+/// As [`spawn_in`] or, without a queue, as [`spawn`], for a caller elsewhere.
+#[track_caller]
 pub(crate) fn spawn_at<F: Future + 'static>(
+    queue: Option<&TaskQueue>,
     name: &'static str,
     created_at: &'static Location<'static>,
     future: F,
 ) -> JoinHandle<F::Output> {
-    task_span::spawn("rt::spawn", |_| DEFAULT_QUEUE, name, created_at, future)
+    let number = |core: &Rc<Shared>| match queue {
+        Some(queue) => queue.number_on(core).expect("a task queue is used on the core that it was made on"),
+        None => core.current_queue(),
+    };
+    task_span::spawn("rt::spawn_in", number, name, created_at, future)
+}
+
+/// Starts the task of a coroutine, for a caller elsewhere.
+#[track_caller]
+pub(crate) fn spawn_coroutine<F: Future + 'static>(
+    queue: Option<&TaskQueue>,
+    name: &'static str,
+    created_at: &'static Location<'static>,
+    future: F,
+) -> JoinHandle<F::Output> {
+    let task = spawn_at(queue, name, created_at, future);
+    task.is_of_a_coroutine();
+    task
 }
 
 /// Whether the calling thread is inside a core, so that the functions of this module can be called.
@@ -200,14 +222,30 @@ fn note(choose: impl FnOnce(Option<&'static str>) -> Option<&'static str>) {
     });
 }
 
-/// What is known of every task on this core, the newest first.
+/// What is known of every task on this core that has not ended, the newest first. The future of [`block_on`](super::Core::block_on) is
+/// one of them.
 #[track_caller]
 pub fn tasks() -> Vec<TaskInfo> {
     in_core("rt::tasks", |core| core.tasks(TaskRange::ALL))
 }
 
+/// What is known of the task that is being polled; `None` between tasks: in a message ([`Handle::run`]), a waker that a timer or a device
+/// calls, and a poller.
+///
+/// # Panics
+///
+/// Outside a core.
+#[track_caller]
+pub fn current_task() -> Option<TaskInfo> {
+    in_core("rt::current_task", |core| core.current_task())
+}
+
 /// What is known of some tasks on this core: a piece of [`tasks`], for cores with very many. Takes time for each task that it has
 /// to pass by.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn tasks_in(range: TaskRange) -> Vec<TaskInfo> {
     in_core("rt::tasks_in", |core| core.tasks(range))

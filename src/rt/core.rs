@@ -26,6 +26,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mem::Arena;
 
 /// One core: a scheduler with its tasks, timers, pollers and io_uring, on the thread that made it.
+#[doc(alias = "Runtime")]
+#[doc(alias = "LocalExecutor")]
 pub struct Core {
     shared: Rc<Shared>,
 }
@@ -81,7 +83,7 @@ impl Core {
             if let Some(result) = root.take() {
                 return match result {
                     Ok(output) => Ok(output),
-                    Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload),
+                    Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload.into_inner()),
                     Err(_) => Err(Error::new(ErrorKind::Cancelled, "block_on")),
                 };
             }

@@ -10,14 +10,14 @@
 //! | for | there is |
 //! |---|---|
 //! | **Cores** | [`Core`] on this thread, [`CoreThread`] on its own; [`CoreConfig`] with [`Idle`], [`ReactorChoice`], [`RingFeatures`] and [`RegisterArena`]; [`Shutdown`] and its [`ShutdownReport`] |
-//! | **Tasks** | [`spawn`], [`JoinHandle`], [`AbortOnDrop`], [`JoinError`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
+//! | **Tasks** | [`spawn`], [`JoinHandle`], [`AbortOnDrop`], [`JoinError`], [`PanicPayload`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
 //! | **Time** | [`now`], [`sleep`], [`sleep_until`], [`interval`], [`interval_at`], [`timeout`], [`timeout_at`], [`Deadline`]; [`Clock`], where it comes from |
 //! | **Several at once** | `join!`, `try_join!` and `select_biased!` of the `futures` crate: see [below](#several-things-at-once); [`TaskGroup`] |
 //! | **Stopping** | [`CancelToken`], [`DropGuard`]; [`Signals`]: SIGTERM, SIGINT and others as events |
 //! | **Between tasks** | [`sync`] across threads, [`sync::local`] within a core |
-//! | **Between threads** | [`handle`] and [`Handle::spawn`], [`RemoteJoin`]; [`offload`] for calls that block |
+//! | **Between threads** | [`handle`] and [`Handle::spawn`], [`thread::Builder::spawn_on`](crate::thread::Builder::spawn_on), [`RemoteJoin`]; [`offload`] for calls that block |
 //! | **Who runs when** | [`spawn_in`] a [`TaskQueue`] with [`Shares`] and a [`LatencyClass`]; [`task_queues`] |
-//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`]; [`waiting_for`] in futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
+//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`], [`current_task`]; [`waiting_for`] in futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
 //! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`pollers`]; [`arena`] |
 //! | **The machine** | [`probe_io_uring`], [`probe_ring_features`], and what a core got of them: [`ring_features`]; [`unix_time`], [`fill_random`], [`machine_seed`] |
 //!
@@ -77,8 +77,11 @@
 //!     let hare = thread::spawn(|| thread::sleep(Duration::from_millis(1)));
 //!     match boson::wait(select(tortoise, hare)) {
 //!         Either::Left(_) => "the tortoise",
-//!         // With the handle of the other one, which runs on.
-//!         Either::Right((_, _tortoise)) => "the hare",
+//!         // With the handle of the other one, which would run on.
+//!         Either::Right((_, tortoise)) => {
+//!             tortoise.cancel();
+//!             "the hare"
+//!         }
 //!     }
 //! });
 //! assert_eq!(first.await.expect("no panic"), "the hare");
@@ -133,11 +136,11 @@ mod watchdog;
 
 pub use cancel::{CancelToken, Cancelled, DropGuard};
 pub use config::{CoreConfig, Idle, RegisterArena};
-pub(crate) use context::spawn_at;
+pub(crate) use context::spawn_coroutine;
 pub use context::{
-    PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, pollers,
-    register_poller, register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, tasks_in,
-    unix_time, waiting_for, yield_now,
+    PollerRegistration, YieldNow, arena, current_task, fill_random, handle, is_in_core, latencies, now,
+    pollers, register_poller, register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks,
+    tasks_in, unix_time, waiting_for, yield_now,
 };
 pub use core::Core;
 pub use coroutine::wait;
@@ -157,7 +160,8 @@ pub use shutdown::{Shutdown, ShutdownReport};
 pub use signal::{Signal, Signals};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use stats::{CoreLatencies, CoreStats};
-pub use task::{AbortOnDrop, JoinError, JoinHandle};
+pub(crate) use task::Cancel;
+pub use task::{AbortOnDrop, JoinError, JoinHandle, PanicPayload, TaskHandle};
 pub use task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 pub use task_group::TaskGroup;
 pub use task_local::{TaskLocal, task_local};

@@ -71,6 +71,8 @@ pub(super) struct Shared {
     queues: RunQueues,
     /// The time as last read.
     now: Cell<Instant>,
+    /// The task of the `block_on` that goes on.
+    root: Cell<Option<NonNull<Header>>>,
     /// The task that is being polled.
     running: Cell<Option<NonNull<Header>>>,
     /// The coroutine that the loop resumed, which may run others from its own stack; see [`direct`].
@@ -146,6 +148,7 @@ impl Shared {
             inbox,
             queues: RunQueues::new(),
             now: Cell::new(now),
+            root: Cell::new(None),
             running: Cell::new(None),
             lender: Cell::new(direct::NOBODY),
             until: Cell::new(0),
@@ -507,7 +510,7 @@ impl Shared {
         future: F,
     ) -> JoinHandle<F::Output> {
         let (task, handle) = TaskRef::new(&self.new_task(queue, name, created_at), future);
-        self.queues.task_made(queue);
+        self.queues.retain(queue);
         if let Some(ready) = task.mark_queued() {
             self.enqueue(ready);
         }
@@ -529,6 +532,8 @@ impl Shared {
         if let Some(ready) = task.mark_queued() {
             self.enqueue(ready);
         }
+        // `Root` has its handle, and so keeps it until it is no longer noted here.
+        self.root.set(Some(task.as_ptr()));
         // The core's own reference, which goes with the end of the task.
         std::mem::forget(task);
         Root { core: self, handle }
@@ -671,6 +676,10 @@ impl<T> Drop for Root<'_, T> {
         self.core.lender.set(direct::NOBODY);
         self.core.until.set(0);
         self.core.beat.enter(Phase::Outside);
+        self.core.root.set(None);
+        if !self.handle.is_finished() {
+            stats::add(&self.core.counters.ended, 1);
+        }
         // SAFETY: this is the core's thread, and its loop, which alone polls tasks, has been left.
         unsafe { self.handle.end_now(&self.core.registry) };
     }

@@ -9,7 +9,9 @@
 //! be `Send`, never wait for that: the future is dropped when the task ends, and a result that nobody takes with the join
 //! handle or, if that went first, with the end of the task. What is left to free then runs no code but boson's own.
 
+mod abort;
 mod join;
+mod join_error;
 mod list;
 mod site;
 mod stage;
@@ -28,12 +30,16 @@ use super::coroutine::{Control, Left};
 use super::inbox::{Changes, Inbox, Node};
 use super::task_local::Locals;
 
-pub use join::{AbortOnDrop, JoinError, JoinHandle};
+pub(crate) use abort::sealed::Cancel;
+pub use abort::{AbortOnDrop, TaskHandle};
+pub use join::JoinHandle;
+pub use join_error::{JoinError, PanicPayload};
 use list::Links;
 pub(super) use list::{ReadyList, Registry};
 pub(super) use site::{Site, SiteCache};
 use stage::{TaskCell, VTable};
 pub(super) use stage::{drop_quietly, quietly};
+pub(super) use waker::Canceller;
 
 const STACK_PAGE_BYTES: usize = 4 << 10;
 
@@ -49,6 +55,8 @@ const DETACHED: u8 = 1 << 3;
 const ROOT: u8 = 1 << 4;
 /// Its polls do more than to resume a coroutine: `Header::coroutine` is not set.
 const FUTURE: u8 = 1 << 5;
+/// Spawned as a coroutine's.
+const COROUTINE: u8 = 1 << 6;
 
 /// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
 /// one is a pointer to the other.
@@ -152,6 +160,20 @@ impl Header {
 
     pub(super) fn since(&self) -> Instant {
         self.since.get()
+    }
+
+    pub(super) fn has_ended(&self) -> bool {
+        self.has(ENDED)
+    }
+
+    /// Whether the task is that of a `block_on`.
+    pub(super) fn is_root(&self) -> bool {
+        self.has(ROOT)
+    }
+
+    /// Whether the task is that of a coroutine.
+    pub(super) fn is_coroutine(&self) -> bool {
+        self.has(COROUTINE)
     }
 
     pub(super) fn is_queued(&self) -> bool {
@@ -261,6 +283,10 @@ impl TaskRef {
         // SAFETY: this reference keeps the task alive for the call.
         let waker = unsafe { borrowed_waker(self.0) };
         f(&waker)
+    }
+
+    pub(super) fn as_ptr(&self) -> NonNull<Header> {
+        self.0
     }
 
     /// What the wakers of the task point to.
@@ -462,6 +488,9 @@ pub(super) fn apply_changes(node: NonNull<Node>, changes: &Changes) -> Option<Ta
     // One more for the reference made here, which frees the task on drop if it was the last.
     references.set(references.get() + changes.references + 1);
     let task = TaskRef(task);
+    if changes.cancelled {
+        task.header().set(CANCELLED);
+    }
     changes.woken.then_some(task)
 }
 

@@ -28,6 +28,7 @@ pub struct Stall {
 
 /// A thread that watches cores, until this is dropped. One is enough for a process.
 #[derive(Debug)]
+#[must_use = "dropping it ends the watch"]
 pub struct Watchdog {
     stop: Option<SyncSender<()>>,
     thread: Option<thread::JoinHandle<()>>,

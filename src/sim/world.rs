@@ -245,7 +245,7 @@ impl VirtualCore {
         };
         match self.core.core.block_on(created_at, future, step)? {
             Ok(output) => Ok(output),
-            Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload),
+            Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload.into_inner()),
             Err(error) => unreachable!("nobody has the handle to cancel it: {error}"),
         }
     }

@@ -337,7 +337,7 @@ fn a_stream_is_used_from_another_core() {
     use boson::rt::CoreThread;
 
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [10; 32]);
-    let other = CoreThread::start("other".to_owned(), config).expect("starts");
+    let other = CoreThread::start("other", &config).expect("starts");
     run(async {
         let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
         let address = listener.local_addr();
@@ -425,7 +425,7 @@ async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, st
 #[test]
 fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
-    let owner = rt::CoreThread::start("owner".to_owned(), config).expect("a thread");
+    let owner = rt::CoreThread::start("owner", &config).expect("a thread");
     run(async {
         let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
         stream.write_all(&b"last words"[..]).await.0.expect("write");
@@ -446,7 +446,7 @@ fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
 fn dropping_a_stream_of_another_core_closes_it_though_that_core_takes_no_messages() {
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
     config.messages = 1;
-    let owner = rt::CoreThread::start("owner".to_owned(), config).expect("a thread");
+    let owner = rt::CoreThread::start("owner", &config).expect("a thread");
     run(async {
         let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
         let (go_on, wait) = std::sync::mpsc::channel::<()>();

@@ -41,7 +41,7 @@ fn run<T: Send + 'static>(
     }
     match wait_unless_cancelled(rt::offload(name, work)) {
         Some(Ok(result)) => result,
-        Some(Err(JoinError::Panicked(payload))) => resume_unwind(payload),
+        Some(Err(JoinError::Panicked(payload))) => resume_unwind(payload.into_inner()),
         Some(Err(_)) => Err(io::Error::other(format!("{name}: the core has no thread for blocking work"))),
         None => Err(cancelled()),
     }

@@ -211,6 +211,11 @@ pub(crate) fn current_identity() -> Option<Arc<Identity>> {
     with_running(|control| control.map(|control| Arc::clone(&control.identity)))
 }
 
+/// Whether the caller is in a coroutine that is being cancelled.
+pub(crate) fn is_being_cancelled() -> bool {
+    with_running(|control| control.is_some_and(|control| control.unwinds.get() > 0))
+}
+
 /// What the calling thread's pool of coroutine stacks holds.
 pub fn stack_stats() -> StackStats {
     stack::stats()

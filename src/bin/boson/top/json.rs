@@ -39,6 +39,8 @@ pub(crate) fn print(view: &View) -> String {
             "created_at": task.created_at,
             "state": cells::state(task.state),
             "waits_for": task.waits_for,
+            "queue": task.queue,
+            "is_coroutine": task.is_coroutine,
             "stack_bytes": task.stack_bytes,
             "since_ns": nanos(task.since),
             "polls": task.polls,

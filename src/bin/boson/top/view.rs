@@ -69,6 +69,9 @@ pub(crate) struct TaskRow {
     pub(crate) created_at: String,
     pub(crate) state: TaskState,
     pub(crate) waits_for: Option<String>,
+    /// The name of its task queue.
+    pub(crate) queue: String,
+    pub(crate) is_coroutine: bool,
     /// The room on its stack in bytes, if it has one of its own.
     pub(crate) stack_bytes: Option<u64>,
     pub(crate) since: Duration,
@@ -144,6 +147,8 @@ impl View {
                 state: task.state,
                 waits_for: task.waits_for.as_deref().map(printable),
                 since: task.since,
+                queue: printable(&task.queue),
+                is_coroutine: task.is_coroutine,
                 stack_bytes: task.stack_bytes,
                 polls: task.polls,
                 polls_rate: rate(u64::from(task.polls.wrapping_sub(old)), window),
