@@ -224,6 +224,10 @@ fn note(choose: impl FnOnce(Option<&'static str>) -> Option<&'static str>) {
 
 /// What is known of every task on this core that has not ended, the newest first. The future of [`block_on`](super::Core::block_on) is
 /// one of them.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn tasks() -> Vec<TaskInfo> {
     in_core("rt::tasks", |core| core.tasks(TaskRange::ALL))
