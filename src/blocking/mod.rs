@@ -41,4 +41,6 @@
 
 pub mod fs;
 pub mod net;
+mod offloaded;
+pub mod os;
 pub mod sync;

@@ -206,6 +206,23 @@ pub(super) fn noted_over<T>(inner: &'static str, what: &'static str, poll: Poll<
     poll
 }
 
+/// What the task that is being polled is noted to wait for, if that is not a timer.
+#[inline]
+pub(super) fn awaited() -> Option<&'static str> {
+    let mut awaited = None;
+    note(|before| {
+        awaited = before.filter(|before| !std::ptr::eq(*before, TIMER));
+        None
+    });
+    awaited
+}
+
+/// Notes that the task waits for `what`, whatever was noted before.
+#[inline]
+pub(super) fn waiting_for_this(what: &'static str) {
+    note(|_| Some(what));
+}
+
 /// Replaces the note of the task that is being polled if `choose` says by what.
 #[inline]
 fn note(choose: impl FnOnce(Option<&'static str>) -> Option<&'static str>) {

@@ -17,7 +17,7 @@
 //! | **Between tasks** | [`sync`] across threads, [`sync::local`] within a core |
 //! | **Between threads** | [`handle`] and [`Handle::spawn`], [`thread::Builder::spawn_on`](crate::thread::Builder::spawn_on), [`RemoteJoin`]; [`offload`] for calls that block |
 //! | **Who runs when** | [`spawn_in`] a [`TaskQueue`] with [`Shares`] and a [`LatencyClass`]; [`task_queues`] |
-//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`], [`current_task`]; [`waiting_for`] in futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
+//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`], [`current_task`]; [`waits_for`] and [`waiting_for`] for futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
 //! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`pollers`]; [`arena`] |
 //! | **The machine** | [`probe_io_uring`], [`probe_ring_features`], and what a core got of them: [`ring_features`]; [`unix_time`], [`fill_random`], [`machine_seed`] |
 //!
@@ -132,6 +132,7 @@ mod thread;
 mod time;
 mod timer;
 pub(crate) mod uring;
+mod waits_for;
 mod watchdog;
 
 pub use cancel::{CancelToken, Cancelled, DropGuard};
@@ -168,4 +169,5 @@ pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};
 pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features, ring_features};
+pub use waits_for::{WaitsFor, waits_for};
 pub use watchdog::{Stall, Watchdog};

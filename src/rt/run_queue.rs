@@ -398,17 +398,17 @@ impl TaskQueue {
         }
     }
 
+    /// Whether it belongs to the core that the caller is in.
+    pub(crate) fn is_here(&self) -> bool {
+        current::with(|core| core.is_some_and(|core| self.number_on(core).is_some()))
+    }
+
     /// Gives it another latency class from now on.
     pub fn set_latency(&self, latency: LatencyClass) {
         if let Some(core) = self.0.core.upgrade() {
             core.queues().slots[usize::from(self.0.queue)].latency.set(latency);
             core.queues().measure_slice();
         }
-    }
-
-    /// Whether it belongs to the core that the caller is in.
-    pub(crate) fn is_here(&self) -> bool {
-        current::with(|core| core.is_some_and(|core| self.number_on(core).is_some()))
     }
 
     /// Its number, if it belongs to `core`.
