@@ -243,6 +243,10 @@ fn note(choose: impl FnOnce(Option<&'static str>) -> Option<&'static str>) {
 
 /// What is known of every task on this core that has not ended, the newest first. The future of [`block_on`](super::Core::block_on) is
 /// one of them.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn tasks() -> Vec<TaskInfo> {
     in_core("rt::tasks", |core| core.tasks(TaskRange::ALL))
@@ -261,6 +265,10 @@ pub fn current_task() -> Option<TaskInfo> {
 
 /// What is known of some tasks on this core: a piece of [`tasks`], for cores with very many. Takes time for each task that it has
 /// to pass by.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn tasks_in(range: TaskRange) -> Vec<TaskInfo> {
     in_core("rt::tasks_in", |core| core.tasks(range))

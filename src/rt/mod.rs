@@ -77,8 +77,11 @@
 //!     let hare = thread::spawn(|| thread::sleep(Duration::from_millis(1)));
 //!     match boson::wait(select(tortoise, hare)) {
 //!         Either::Left(_) => "the tortoise",
-//!         // With the handle of the other one, which runs on.
-//!         Either::Right((_, _tortoise)) => "the hare",
+//!         // With the handle of the other one, which would run on.
+//!         Either::Right((_, tortoise)) => {
+//!             tortoise.cancel();
+//!             "the hare"
+//!         }
 //!     }
 //! });
 //! assert_eq!(first.await.expect("no panic"), "the hare");
