@@ -91,7 +91,6 @@ impl Core {
             if worked {
                 idler.worked(now);
             } else if idler.should_park(now) {
-                idler.park();
                 self.shared.park(now)?;
             } else {
                 std::hint::spin_loop();
