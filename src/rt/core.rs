@@ -159,10 +159,19 @@ impl Drop for Core {
             std::mem::forget(Rc::clone(&self.shared));
             return;
         }
-        let inside = Inside::enter(&self.shared);
+        // Whatever panics before: wakers that outlive the core point to an inbox that only a closed one keeps for them.
+        let _closes = Closes(&self.shared);
+        let _inside = Inside::enter(&self.shared);
         self.shared.end();
-        drop(inside);
-        self.shared.close();
+    }
+}
+
+/// Closes the core when this is dropped.
+struct Closes<'a>(&'a Shared);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
     }
 }
 

@@ -569,7 +569,7 @@ impl Shared {
 
     /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
     pub(super) fn close(&self) {
-        self.pool.close();
+        task::quietly(|| self.pool.close());
         self.inbox.close();
     }
 
@@ -588,7 +588,9 @@ impl Shared {
             if tasks > 0 {
                 *most = left.checked_sub(tasks);
                 if most.is_none() {
-                    return warn!("destructors spawn tasks without end: {tasks} are leaked");
+                    // A subscriber to the log is foreign code too.
+                    task::quietly(|| warn!("destructors spawn tasks without end: {tasks} are leaked"));
+                    return;
                 }
                 // Apart from those that are spawned meanwhile, or it would never come to the older ones.
                 let ending = self.registry.take_all();
@@ -605,8 +607,9 @@ impl Shared {
             }
             *most = left.checked_sub(timers.len());
             if most.is_none() {
-                warn!("destructors start timers without end: {} are leaked", timers.len());
-                return std::mem::forget(timers);
+                let timers = std::mem::ManuallyDrop::new(timers);
+                task::quietly(|| warn!("destructors start timers without end: {} are leaked", timers.len()));
+                return;
             }
             timers.into_iter().for_each(task::drop_quietly);
         }
