@@ -201,6 +201,26 @@ fn a_core_ends_whole_though_a_subscriber_panics_at_its_warning() {
 }
 
 #[test]
+fn a_call_whose_caller_panics_is_counted_and_costs_the_core_nothing() {
+    struct PanicsOnDrop;
+    impl Drop for PanicsOnDrop {
+        fn drop(&mut self) {
+            panic!("a result's destructor panics on purpose");
+        }
+    }
+    let core = core();
+    let handle = core.handle();
+    drop(handle.run(|| PanicsOnDrop));
+    let mut broken = pin!(handle.run(|| 1));
+    assert!(broken.as_mut().poll(&mut Context::from_waker(&panicking_waker())).is_pending());
+    let healthy = handle.run(|| 2);
+    let ran = catch_unwind(AssertUnwindSafe(|| core.block_on(healthy)));
+    assert_eq!(ran.expect("a foreign panic ended `block_on`").expect("the ring works").expect("it ran"), 2);
+    assert_eq!(core.stats().panicked, 2);
+    assert!(matches!(broken.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(1))));
+}
+
+#[test]
 fn a_waker_that_panics_costs_no_other_waiter_of_a_token_its_wake() {
     let token = CancelToken::new();
     let child = token.child();
