@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
 use crate::rt::ops::{COPIED, Call, Orphan};
 use crate::rt::shutdown::{Patience, ROUND};
+use crate::rt::task::each_quietly;
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -397,15 +398,15 @@ impl Reactor {
         }
         let mut untold = std::mem::take(&mut inner.completed);
         drop(inner);
-        untold.reverse();
-        let mut untold = Untold { reactor: self, completed: untold };
-        while let Some(completed) = untold.completed.pop() {
-            match completed {
-                Completed::Wake(waker) => waker.wake(),
-                Completed::Orphan(orphan, result) => orphan.completed(result),
-                Completed::Ended(request) => drop(request),
-            }
-        }
+        each_quietly(untold.drain(..), |completed| match completed {
+            Completed::Wake(waker) => waker.wake(),
+            Completed::Orphan(orphan, result) => orphan.completed(result),
+            Completed::Ended(request) => drop(request),
+        });
+        let mut inner = self.inner.borrow_mut();
+        // Keeps the allocation, and what foreign code left that used the reactor meanwhile.
+        untold.append(&mut inner.completed);
+        inner.completed = untold;
         reaped
     }
 
@@ -517,22 +518,6 @@ impl Reactor {
             let orphans = self.inner.borrow_mut().give_up();
             orphans.into_iter().for_each(Orphan::given_up);
         }
-    }
-}
-
-/// Completions whose owners are being told, the next one last. If one of them panics, the others hear of theirs with the next `poll`.
-struct Untold<'a> {
-    reactor: &'a Reactor,
-    completed: Vec<Completed>,
-}
-
-impl Drop for Untold<'_> {
-    fn drop(&mut self) {
-        let mut inner = self.reactor.inner.borrow_mut();
-        // Keeps the allocation, and what an orphan's destructor left that used the reactor meanwhile.
-        self.completed.reverse();
-        self.completed.append(&mut inner.completed);
-        inner.completed = std::mem::take(&mut self.completed);
     }
 }
 
@@ -689,7 +674,7 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.in_flight > 0 {
-            // `shut_down` gave up, or a panic of somebody's waker got in its way: the kernel may still use the operations' memory.
+            // `shut_down` gave up, or a panic of the clock got in its way: the kernel may still use the operations' memory.
             self.give_up().into_iter().for_each(Orphan::given_up);
         }
     }
