@@ -53,8 +53,6 @@ const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 const CLOCK_GROWTH: u64 = 8;
 /// Messages run per turn, even when the run queue is full.
 const MIN_MESSAGES_PER_TURN: usize = 16;
-/// Panics of wakers and destructors after which the I/O in flight at the end of a core is leaked.
-const SHUT_DOWN_PANICS: usize = 1000;
 /// Tasks and timers that destructors may start while a core ends: so many, and so many more for each task and timer that it had.
 const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;
@@ -560,9 +558,8 @@ impl Shared {
         self.messages.take().into_iter().for_each(task::drop_quietly);
         task::drop_quietly(self.drained.take());
         self.end_tasks(&mut most);
-        // Each panic is that of an operation that is done; the ones after it may be with the kernel still.
-        let shut_down = || self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()));
-        if !(0..SHUT_DOWN_PANICS).any(|_| task::quietly(shut_down)) {
+        // The clock is foreign code. If it does not tell the time, the I/O is not waited for.
+        if !task::quietly(|| self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()))) {
             std::mem::forget(self.reactor.clone());
         }
         // An orphan's or a poller's destructor may have spawned.

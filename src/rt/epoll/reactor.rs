@@ -19,7 +19,7 @@ use crate::rt::doorbell::Doorbell;
 use crate::rt::offload::{Place, Pool, Refused};
 use crate::rt::ops::{Call, Direction, Orphan, Way};
 use crate::rt::shutdown::{Patience, ROUND};
-use crate::rt::task::{each_quietly, wake_all};
+use crate::rt::task::{each_quietly, quietly, wake_all};
 
 /// The event of the doorbell: no descriptor has this number.
 const DOORBELL: u64 = u64::MAX;
@@ -431,14 +431,15 @@ impl Reactor {
         let mut left = self.inner.borrow().calls.in_flight();
         while left > 0 && !patience.is_over() {
             if let Err(error) = self.wait(Some(ROUND)) {
-                warn!("waiting for I/O in flight failed: {error}");
+                quietly(|| warn!("waiting for I/O in flight failed: {error}"));
                 break;
             }
             left = self.inner.borrow().calls.in_flight();
         }
         if left > 0 {
-            warn!("{left} blocking calls did not finish; their memory is not freed");
             self.inner.borrow_mut().calls.leak();
+            // Last, because a subscriber to the log is foreign code and may panic.
+            quietly(|| warn!("{left} blocking calls did not finish; their memory is not freed"));
         }
     }
 }

@@ -21,7 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
 use crate::rt::ops::{COPIED, Call, Orphan};
 use crate::rt::shutdown::{Patience, ROUND};
-use crate::rt::task::each_quietly;
+use crate::rt::task::{each_quietly, quietly};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -506,17 +506,18 @@ impl Reactor {
                 self.cancel_all();
             }
             if let Err(error) = self.wait(Some(ROUND)) {
-                warn!("waiting for I/O in flight failed: {error}");
+                quietly(|| warn!("waiting for I/O in flight failed: {error}"));
                 break;
             }
             rounds += 1;
             left = self.inner.borrow().in_flight;
         }
         if left > 0 {
-            warn!("{left} operations did not finish; their memory is not freed");
             // Outside the borrow: what they do not leak is dropped.
             let orphans = self.inner.borrow_mut().give_up();
-            orphans.into_iter().for_each(Orphan::given_up);
+            each_quietly(orphans.into_iter(), Orphan::given_up);
+            // Last, because a subscriber to the log is foreign code and may panic.
+            quietly(|| warn!("{left} operations did not finish; their memory is not freed"));
         }
     }
 }
@@ -675,7 +676,7 @@ impl Drop for Inner {
     fn drop(&mut self) {
         if self.in_flight > 0 {
             // `shut_down` gave up, or a panic of the clock got in its way: the kernel may still use the operations' memory.
-            self.give_up().into_iter().for_each(Orphan::given_up);
+            each_quietly(self.give_up().into_iter(), Orphan::given_up);
         }
     }
 }
