@@ -522,6 +522,15 @@ impl Reactor {
     }
 }
 
+impl Drop for Reactor {
+    fn drop(&mut self) {
+        if self.inner.get_mut().in_flight > 0 {
+            // A request may still be given a buffer to write to.
+            std::mem::forget(self.buffers.take());
+        }
+    }
+}
+
 const POLLIN: u32 = 1;
 
 /// What a failed `io_uring_enter` means: nothing for a time-out, a signal or a full completion queue.
@@ -680,3 +689,6 @@ impl Drop for Inner {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
