@@ -160,18 +160,9 @@ impl Drop for Core {
             return;
         }
         // Whatever panics before: wakers that outlive the core point to an inbox that only a closed one keeps for them.
-        let _closes = Closes(&self.shared);
+        let _closes = self.shared.closing();
         let _inside = Inside::enter(&self.shared);
         self.shared.end();
-    }
-}
-
-/// Closes the core when this is dropped.
-struct Closes<'a>(&'a Shared);
-
-impl Drop for Closes<'_> {
-    fn drop(&mut self) {
-        self.0.close();
     }
 }
 

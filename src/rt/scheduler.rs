@@ -567,8 +567,13 @@ impl Shared {
         self.end_tasks(&mut most);
     }
 
+    /// Closes the core when the value is dropped.
+    pub(super) fn closing(&self) -> Closes<'_> {
+        Closes(self)
+    }
+
     /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
-    pub(super) fn close(&self) {
+    fn close(&self) {
         task::quietly(|| self.pool.close());
         self.inbox.close();
     }
@@ -648,6 +653,16 @@ fn next_reading(ran: u64, elapsed: Duration, left: Duration) -> u64 {
         (left.saturating_mul(ran) / elapsed.max(1)).clamp(1, most)
     };
     (ran + fits).min(POLLS_PER_TURN)
+}
+
+/// A core that ends. It is closed with this, whatever panics before.
+#[must_use = "the core is closed when this is dropped"]
+pub(super) struct Closes<'a>(&'a Shared);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
 }
 
 /// The task of a `block_on`. It ends with this, at the latest.
