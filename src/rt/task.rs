@@ -37,8 +37,9 @@ pub use join_error::{JoinError, PanicPayload};
 use list::Links;
 pub(super) use list::{ReadyList, Registry};
 pub(super) use site::{Site, SiteCache};
+pub(crate) use stage::wake_all;
 use stage::{TaskCell, VTable};
-pub(super) use stage::{drop_quietly, quietly};
+pub(super) use stage::{drop_quietly, each_quietly, quietly};
 pub(super) use waker::Canceller;
 
 const STACK_PAGE_BYTES: usize = 4 << 10;
