@@ -43,12 +43,8 @@ const QUEUED: u8 = 1;
 const ENDED: u8 = 1 << 1;
 /// The join handle asked for the end of the task.
 const CANCELLED: u8 = 1 << 2;
-/// The join handle is gone: nobody will take the result.
-const DETACHED: u8 = 1 << 3;
-/// The future of a `block_on`: not in the registry.
-const ROOT: u8 = 1 << 4;
 /// Its polls do more than to resume a coroutine: `Header::coroutine` is not set.
-const FUTURE: u8 = 1 << 5;
+const FUTURE: u8 = 1 << 3;
 
 /// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
 /// one is a pointer to the other.
@@ -58,6 +54,7 @@ const FUTURE: u8 = 1 << 5;
 pub(super) struct Header {
     node: Node,
     next_ready: Cell<Option<NonNull<Header>>>,
+    /// Only what decides about its turns, so that one comparison tells a coroutine that takes turns: it has none, or is queued.
     flags: Cell<u8>,
     /// Which of the core's task queues it belongs to.
     queue: u8,
@@ -75,6 +72,10 @@ pub(super) struct Header {
     /// Kept alive by the core while it lives, and then by a count of this task's own; see [`Inbox::close`].
     inbox: *const Inbox,
     id: u64,
+    /// The future of a `block_on`: not in the registry.
+    is_root: bool,
+    /// The join handle is gone: nobody will take the result.
+    is_detached: Cell<bool>,
     joiner: UnsafeCell<Option<Waker>>,
     links: Links,
     locals: Cell<Option<Rc<Locals>>>,
@@ -118,9 +119,12 @@ impl Header {
         self.flags.set(if coroutine.is_some() { others } else { others | FUTURE });
     }
 
-    /// The coroutine that each poll resumes, if that is all that a poll does; otherwise null.
-    pub(super) fn coroutine(&self) -> *const Control {
-        self.coroutine.get().map_or(std::ptr::null(), |control| control.as_ptr().cast_const())
+    /// The coroutine that each poll resumes, if that is all that a poll does.
+    #[inline]
+    pub(super) fn coroutine(&self) -> Option<&Control> {
+        // SAFETY: a coroutine is pinned from its first poll on, and clears the pointer to it when it is dropped. The callers are
+        // about to resume it, and what drops it comes after that.
+        self.coroutine.get().map(|control| unsafe { control.as_ref() })
     }
 
     pub(super) fn site(&self) -> &'static Site {
@@ -167,6 +171,11 @@ impl Header {
         self.waits_for.set(Some(what));
     }
 
+    /// A coroutine looks at what it may wait for next. It alone need not be told when its poll begins.
+    pub(super) fn forget_waits_for(&self) {
+        self.waits_for.set(None);
+    }
+
     /// The task-local values, made when first asked for. What the end of the task runs gets values of its own, which go at once:
     /// nobody would drop those of the task any more before it is freed, perhaps on another thread.
     pub(super) fn locals(&self) -> Rc<Locals> {
@@ -189,7 +198,7 @@ impl TaskRef {
         F: Future + 'static,
     {
         // SAFETY: a `'static` future may be dropped at any time.
-        unsafe { Self::new_unbounded(new, future, 0) }
+        unsafe { Self::new_unbounded(new, future, false) }
     }
 
     /// The task of a `block_on`: not in the registry.
@@ -199,7 +208,7 @@ impl TaskRef {
     /// The caller sees to it that the task has ended and its result was taken or dropped before the lifetime of `F` is over.
     pub(super) unsafe fn new_root<F: Future>(new: &NewTask<'_>, future: F) -> (Self, JoinHandle<F::Output>) {
         // SAFETY: the caller's promise is the same.
-        unsafe { Self::new_unbounded(new, future, ROOT) }
+        unsafe { Self::new_unbounded(new, future, true) }
     }
 
     /// # Safety
@@ -208,13 +217,13 @@ impl TaskRef {
     unsafe fn new_unbounded<F: Future>(
         new: &NewTask<'_>,
         future: F,
-        flags: u8,
+        is_root: bool,
     ) -> (Self, JoinHandle<F::Output>) {
         new.inbox.task_made();
         let header = Header {
             node: Node::new(),
             next_ready: Cell::new(None),
-            flags: Cell::new(flags | FUTURE),
+            flags: Cell::new(FUTURE),
             queue: new.queue,
             stack_pages: Cell::new(0),
             polls: Cell::new(0),
@@ -226,6 +235,8 @@ impl TaskRef {
             references: Cell::new(2),
             inbox: Arc::as_ptr(new.inbox),
             id: new.id,
+            is_root,
+            is_detached: Cell::new(false),
             joiner: UnsafeCell::new(None),
             links: Links::default(),
             locals: Cell::new(None),
@@ -246,6 +257,7 @@ impl TaskRef {
         Self(task)
     }
 
+    #[inline]
     pub(super) fn header(&self) -> &Header {
         // SAFETY: this reference is counted, so the task is not freed while `self` lives.
         unsafe { self.0.as_ref() }
@@ -313,21 +325,29 @@ pub(super) fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
     Some(task)
 }
 
-/// Whether the next poll of a task does nothing but to resume a coroutine.
+/// Whether the next poll of a task that is on a run queue does nothing but to resume a coroutine.
 #[inline]
 pub(super) fn is_coroutine(header: &Header) -> bool {
-    header.flags.get() & (FUTURE | ENDED | CANCELLED) == 0
+    header.flags.get() == QUEUED
 }
 
-/// Marks a task as queued that is such a one and is not queued.
+/// Marks a task as queued whose next poll does nothing but to resume a coroutine; false for others and if it is queued already.
 #[inline]
 pub(super) fn mark_queued_coroutine(header: &Header) -> bool {
-    let flags = header.flags.get();
-    if flags & (FUTURE | ENDED | CANCELLED | QUEUED) != 0 {
-        return false;
+    let marks = header.flags.get() == 0;
+    if marks {
+        header.flags.set(QUEUED);
     }
-    header.flags.set(flags | QUEUED);
-    true
+    marks
+}
+
+/// A turn begins of a task that was taken from a run queue and [is a coroutine](is_coroutine). As many polls as `number` began before.
+#[inline]
+pub(super) fn begin_coroutine(header: &Header, now: Instant, beat: &Beat, number: u64) {
+    header.flags.set(0);
+    beat.poll_after(number, header.site);
+    header.polls.set(header.polls.get().wrapping_add(1));
+    header.since.set(now);
 }
 
 /// A poll of a task begins that was taken from a run queue.
@@ -360,9 +380,7 @@ unsafe fn borrowed_waker(task: NonNull<Header>) -> ManuallyDrop<Waker> {
 /// coroutine does not run yet, and an [`Outer`](super::coroutine::Outer) exists that is dropped before the task's future is.
 #[inline]
 pub(super) unsafe fn resume(header: &Header) -> Left {
-    let Some(control) = header.coroutine.get() else { return Left::Ended };
-    // SAFETY: a coroutine is pinned from its first poll on, and clears the pointer to it when it is dropped.
-    let control = unsafe { control.as_ref() };
+    let Some(control) = header.coroutine() else { return Left::Ended };
     // SAFETY: it was suspended before it was noted in the header, and when it ends the note is removed, here. The rest is the
     // caller's word.
     let left = unsafe { control.resume() };
@@ -429,7 +447,7 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
     // SAFETY: alive by the caller's word.
     let header = unsafe { task.as_ref() };
     header.set(ENDED);
-    if !header.has(ROOT) {
+    if !header.is_root {
         // SAFETY: every other task is in its core's registry from its spawn to its end.
         unsafe { registry.remove(task) };
     }
@@ -442,7 +460,7 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
     if let Some(locals) = header.locals.take() {
         stage::drop_quietly(locals);
     }
-    if header.has(DETACHED) {
+    if header.is_detached.get() {
         // SAFETY: the task is live, on its own core and has ended, and its join handle is gone.
         unsafe { (header.vtable.discard)(task) };
     }

@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::panic::Location;
+use std::ptr::NonNull;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -12,6 +13,7 @@ use rand::RngCore;
 
 use super::{Header, Shared};
 use crate::mem::Arena;
+use crate::rt::coroutine;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::Inbox;
 use crate::rt::offload::Pool;
@@ -57,7 +59,7 @@ impl Shared {
     /// What is known of the tasks in `range`. That of `block_on` is none of them.
     pub(in crate::rt) fn tasks(&self, range: TaskRange) -> Vec<TaskInfo> {
         let now = self.clock.now();
-        let running = self.running.get().map(|task| task.as_ptr().cast_const());
+        let running = self.running().map(|task| task.as_ptr().cast_const());
         let mut tasks = Vec::with_capacity(range.limit.min(self.registry.len()));
         let newest_first = range.order == TaskOrder::NewestFirst;
         self.registry.for_each(newest_first, |task| {
@@ -118,17 +120,23 @@ impl Shared {
         self.registry.len() == 0 && self.messages.borrow().is_empty() && self.inbox.is_empty()
     }
 
+    /// The task that runs, if one does: that of the coroutine on whose stack this is, or the one that the loop polls.
+    #[inline]
+    fn running(&self) -> Option<NonNull<Header>> {
+        coroutine::running_task(self).or(self.polling.get())
+    }
+
     /// Runs `f` with the header of the task that is being polled, if one is.
     #[inline]
     pub(in crate::rt) fn with_running<R>(&self, f: impl FnOnce(Option<&Header>) -> R) -> R {
         // SAFETY: set while the task is being polled, when its core's own reference keeps it alive.
-        f(self.running.get().map(|task| unsafe { task.as_ref() }))
+        f(self.running().map(|task| unsafe { task.as_ref() }))
     }
 
     /// The task that is being polled.
     pub(in crate::rt) fn running_task(&self) -> Option<TaskRef> {
         // SAFETY: as in `with_running`; tasks are polled on their core's thread.
-        self.running.get().map(|task| unsafe { TaskRef::borrow(task) })
+        self.running().map(|task| unsafe { TaskRef::borrow(task) })
     }
 
     /// The task-local values of the task that is being polled. Code of the core's that is in none (a waker, a poller, a

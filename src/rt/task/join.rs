@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
-use super::{CANCELLED, DETACHED, ENDED, Header, Registry, TaskRef, waker};
+use super::{CANCELLED, ENDED, Header, Registry, TaskRef, waker};
 
 /// Why a task has no result.
 #[derive(Debug)]
@@ -157,7 +157,7 @@ impl<T> Future for JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         let header = self.header();
-        header.set(DETACHED);
+        header.is_detached.set(true);
         if header.has(ENDED) {
             // SAFETY: the task is live by the handle's reference and has ended; the handle is `!Send`, so this is the thread
             // of its core, and nobody else takes the result.

@@ -68,15 +68,18 @@ impl ReadyList {
         if !is_such(header) {
             return None;
         }
-        let tail = self.tail.replace(Some(task));
         // Of two that take turns, nothing is read that was just written.
-        if tail == Some(first) {
+        if let Some(next) = header.next_ready.get() {
+            header.next_ready.set(None);
+            self.head.set(Some(next));
+            if let Some(tail) = self.tail.get() {
+                // SAFETY: a task on the list is alive (see the type).
+                unsafe { tail.as_ref() }.next_ready.set(Some(task));
+            }
+        } else {
             self.head.set(Some(task));
-        } else if let Some(tail) = tail {
-            // SAFETY: a task on the list is alive (see the type).
-            unsafe { tail.as_ref() }.next_ready.set(Some(task));
-            self.head.set(header.next_ready.take());
         }
+        self.tail.set(Some(task));
         Some(first)
     }
 
