@@ -121,6 +121,18 @@ impl RunQueues {
     pub(super) fn push(&self, queue: u8, task: NonNull<Header>, now: &Cell<Instant>) {
         let slot = &self.slots[usize::from(queue)];
         slot.ready.push(task);
+        self.became_ready(queue, slot, now);
+    }
+
+    /// The same at the front of its queue.
+    pub(super) fn push_front(&self, queue: u8, task: NonNull<Header>, now: &Cell<Instant>) {
+        let slot = &self.slots[usize::from(queue)];
+        slot.ready.push_front(task);
+        self.became_ready(queue, slot, now);
+    }
+
+    #[inline]
+    fn became_ready(&self, queue: u8, slot: &Slot, now: &Cell<Instant>) {
         let bit = 1 << queue;
         if self.ready.get() & bit == 0 {
             self.ready.set(self.ready.get() | bit);
@@ -141,14 +153,7 @@ impl RunQueues {
         task
     }
 
-    /// Takes the first task of a queue if it is such a one.
-    #[inline]
-    pub(super) fn pop_if(&self, queue: u8, is_such: impl FnOnce(&Header) -> bool) -> Option<NonNull<Header>> {
-        let first = self.slots[usize::from(queue)].ready.first()?;
-        if is_such(first) { self.pop(queue) } else { None }
-    }
-
-    /// The tasks of a queue, for exchanges that leave as many on it as before.
+    /// The tasks of a queue, to leave as many on it as before.
     #[inline]
     pub(super) fn list(&self, queue: u8) -> &ReadyList {
         &self.slots[usize::from(queue)].ready

@@ -45,6 +45,8 @@ const ENDED: u8 = 1 << 1;
 const CANCELLED: u8 = 1 << 2;
 /// Its polls do more than to resume a coroutine: `Header::coroutine` is not set.
 const FUTURE: u8 = 1 << 3;
+/// It runs and is the first on its run queue: a coroutine among others that take turns on one of their stacks.
+const TURN: u8 = 1 << 4;
 
 /// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
 /// one is a pointer to the other.
@@ -53,7 +55,8 @@ const FUTURE: u8 = 1 << 3;
 #[repr(C)]
 pub(super) struct Header {
     node: Node,
-    next_ready: Cell<Option<NonNull<Header>>>,
+    /// The next on its run queue. Says nothing of a task that is on none.
+    next_ready: Cell<NonNull<Header>>,
     /// Only what decides about its turns, so that one comparison tells a coroutine that takes turns: it has none, or is queued.
     flags: Cell<u8>,
     /// Which of the core's task queues it belongs to.
@@ -222,7 +225,7 @@ impl TaskRef {
         new.inbox.task_made();
         let header = Header {
             node: Node::new(),
-            next_ready: Cell::new(None),
+            next_ready: Cell::new(NonNull::dangling()),
             flags: Cell::new(FUTURE),
             queue: new.queue,
             stack_pages: Cell::new(0),
@@ -319,10 +322,23 @@ pub(super) fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
     // SAFETY: alive by the reference that each caller holds.
     let flags = unsafe { &task.as_ref().flags };
     if flags.get() & (QUEUED | ENDED) != 0 {
-        return None;
+        return if flags.get() & TURN == 0 { None } else { leave_front(task) };
     }
     flags.set(flags.get() | QUEUED);
     Some(task)
+}
+
+/// Takes a coroutine from its place at the front of its queue that is woken while it [has its turn](TURN) there.
+#[cold]
+fn leave_front(task: NonNull<Header>) -> Option<NonNull<Header>> {
+    // SAFETY: alive, as in `mark_queued`.
+    let header = unsafe { task.as_ref() };
+    // SAFETY: set for every coroutine that had a turn, to a part of its core, which is alive and runs it.
+    let ready = unsafe { header.coroutine()?.ready().as_ref() }?;
+    let first = ready.pop();
+    debug_assert_eq!(first, Some(task), "who has its turn is the first");
+    header.flags.set(header.flags.get() & !TURN);
+    first
 }
 
 /// Whether the next poll of a task that is on a run queue does nothing but to resume a coroutine.
@@ -331,20 +347,36 @@ pub(super) fn is_coroutine(header: &Header) -> bool {
     header.flags.get() == QUEUED
 }
 
-/// Marks a task as queued whose next poll does nothing but to resume a coroutine; false for others and if it is queued already.
+/// Whether a task is a coroutine that runs and is the first on its run queue, and may go on.
 #[inline]
-pub(super) fn mark_queued_coroutine(header: &Header) -> bool {
+pub(super) fn has_turn(header: &Header) -> bool {
+    header.flags.get() == QUEUED | TURN
+}
+
+/// Marks a running task as one that [has its turn](has_turn), if it is a coroutine that may go on and is not queued; false otherwise.
+/// The caller puts it first on its run queue.
+pub(super) fn mark_turn(header: &Header) -> bool {
     let marks = header.flags.get() == 0;
     if marks {
-        header.flags.set(QUEUED);
+        header.flags.set(QUEUED | TURN);
     }
     marks
 }
 
-/// A turn begins of a task that was taken from a run queue and [is a coroutine](is_coroutine). As many polls as `number` began before.
+/// The turn is over of a task that had it at the front of its queue, from where the caller takes it; false if it had none.
+pub(super) fn end_turn(header: &Header) -> bool {
+    let had = header.has(TURN);
+    if had {
+        header.flags.set(header.flags.get() & !(QUEUED | TURN));
+    }
+    had
+}
+
+/// A turn begins of a task that [is a coroutine](is_coroutine): it was taken from its run queue, or it [has its turn](has_turn) as the first
+/// on it. As many polls as `number` began before.
 #[inline]
-pub(super) fn begin_coroutine(header: &Header, now: Instant, beat: &Beat, number: u64) {
-    header.flags.set(0);
+pub(super) fn begin_coroutine(header: &Header, is_first: bool, now: Instant, beat: &Beat, number: u64) {
+    header.flags.set(if is_first { QUEUED | TURN } else { 0 });
     beat.poll_after(number, header.site);
     header.polls.set(header.polls.get().wrapping_add(1));
     header.since.set(now);

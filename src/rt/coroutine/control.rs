@@ -169,6 +169,11 @@ impl Control {
         }
     }
 
+    /// The run queue that it takes its turns from; null before the first turn.
+    pub(in crate::rt) fn ready(&self) -> *const ReadyList {
+        self.ready.get()
+    }
+
     /// Whether it lets others run on its stack when it yields, from here on until it is told otherwise. It is not
     /// [restrained](Role::Restrained).
     #[inline]

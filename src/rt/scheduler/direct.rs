@@ -18,7 +18,7 @@ use std::ptr::NonNull;
 
 use super::{Header, Polled, Shared};
 use crate::rt::coroutine::{Control, Left, Outer, Suspended};
-use crate::rt::task::{self, ReadyList};
+use crate::rt::task;
 
 impl Shared {
     /// Resumes the coroutine that is all of a task, and lets it run others from its stack.
@@ -32,13 +32,14 @@ impl Shared {
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {
         // SAFETY: alive by the core's own reference, as it has not ended.
         let header = unsafe { task.as_ref() };
-        task::begin_coroutine(header, self.now.get(), &self.beat, self.beat.polls());
+        task::begin_coroutine(header, false, self.now.get(), &self.beat, self.beat.polls());
         let outer = Outer::new();
         let lends = Lends::new(header);
         // SAFETY: it is the running task, its poll has begun, and it does not run yet, as no task does. `outer` is dropped next.
         let left = unsafe { task::resume(header) };
         drop(lends);
         drop(outer);
+        self.end_turn(task);
         match left {
             Left::Suspended(Suspended::Waits) => Polled::Pending,
             Left::Suspended(Suspended::Yields) => {
@@ -66,16 +67,21 @@ impl Shared {
         let Some((core, ready, own)) = (unsafe { control.home() }) else { return Some(Suspended::Yields) };
         // SAFETY: the running task is alive.
         let own_header = unsafe { own.as_ref() };
-        if !control.has_room() || !core.may_poll() || !task::mark_queued_coroutine(own_header) {
+        if !control.has_room() || !(task::has_turn(own_header) || core.join_in(own)) {
             return Some(Suspended::Yields);
         }
         let outer = Outer::of(control);
-        let mut next = core.next_after(ready, own);
-        while let Some(task) = next {
-            // SAFETY: it was just taken from a run queue, so its core's own reference keeps it alive.
-            let header = unsafe { task.as_ref() };
-            task::begin_coroutine(header, core.now.get(), &core.beat, core.beat.polls());
-            if task == own {
+        let mut next = ready.pass_on(own);
+        loop {
+            // SAFETY: it is on a run queue, so its core's own reference keeps it alive.
+            let header = unsafe { next.as_ref() };
+            let number = core.beat.polls();
+            // What the loop would do before it looks at the clock.
+            if number >= core.until.get() || !task::is_coroutine(header) {
+                break;
+            }
+            task::begin_coroutine(header, true, core.now.get(), &core.beat, number);
+            if next == own {
                 return None;
             }
             // SAFETY: it is the running task now, its poll has begun, and this is the thread of its core, which is inside of it by the
@@ -83,50 +89,55 @@ impl Shared {
             // run below `own` are of other cores. It is neither cancelled nor ended, and nothing ends here, so its future stays
             // until `outer` is dropped.
             let left = unsafe { task::resume(header) };
-            next = if left == Left::Suspended(Suspended::Yields) && task::mark_queued_coroutine(header) {
-                core.next_after(ready, task)
-            } else {
-                core.next_without(task, left)
-            };
+            if left == Left::Suspended(Suspended::Yields) && task::has_turn(header) {
+                next = ready.pass_on(next);
+                continue;
+            }
+            core.leave(next, left);
+            match ready.first() {
+                Some(first) => next = NonNull::from(first),
+                None => break,
+            }
         }
         drop(outer);
         // It is on its queue.
         Some(Suspended::Waits)
     }
 
-    /// Whether the loop would make one more poll before it looks at the clock.
-    #[inline]
-    fn may_poll(&self) -> bool {
-        self.beat.polls() < self.until.get()
-    }
-
-    /// Puts a task that was just marked as queued at the end of its queue, which is `ready`, and takes the first one, if the loop would run
-    /// it before it looks at the clock, and it is a coroutine.
-    #[inline]
-    fn next_after(&self, ready: &ReadyList, task: NonNull<Header>) -> Option<NonNull<Header>> {
-        if self.may_poll()
-            && let Some(next) = ready.exchange_if(task, task::is_coroutine)
-        {
-            return Some(next);
-        }
-        self.enqueue(task);
-        None
-    }
-
-    /// The same after a turn of a task of that queue which does not just go on: it waits, is queued already, is cancelled or has ended. One
-    /// that has ended gives its result in its next poll, which is the loop's.
+    /// Puts the running task at the front of its queue, from where it takes its turns; false if it is no coroutine that may go on, or is queued
+    /// already.
     #[cold]
-    fn next_without(&self, task: NonNull<Header>, left: Left) -> Option<NonNull<Header>> {
+    fn join_in(&self, task: NonNull<Header>) -> bool {
+        // SAFETY: the running task is alive.
+        let header = unsafe { task.as_ref() };
+        let joins = task::mark_turn(header);
+        if joins {
+            self.queues.push_front(header.queue(), task, &self.now);
+        }
+        joins
+    }
+
+    /// Takes a coroutine that was suspended or has ended from the front of its queue, if it is there still.
+    #[inline]
+    fn end_turn(&self, task: NonNull<Header>) {
+        // SAFETY: alive by its core's own reference: nothing took its result yet.
+        let header = unsafe { task.as_ref() };
+        if task::end_turn(header) {
+            let first = self.queues.pop(header.queue());
+            debug_assert_eq!(first, Some(task), "who has its turn is the first");
+        }
+    }
+
+    /// A turn is over of a coroutine that ran on another's stack and does not just go on: it waits, is queued already, is cancelled or
+    /// has ended. One that has ended gives its result in its next poll, which is the loop's.
+    #[cold]
+    fn leave(&self, task: NonNull<Header>, left: Left) {
+        self.end_turn(task);
         if left != Left::Suspended(Suspended::Waits)
             && let Some(task) = task::mark_queued(task)
         {
             self.enqueue(task);
         }
-        if !self.may_poll() {
-            return None;
-        }
-        // SAFETY: alive by its core's own reference: it has not given its result.
-        self.queues.pop_if(unsafe { task.as_ref() }.queue(), task::is_coroutine)
     }
 
     /// Says whether the running task's polls do nothing but to resume a coroutine.

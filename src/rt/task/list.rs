@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::ptr::NonNull;
 
-use super::{Header, TaskRef};
+use super::{Header, QUEUED, TURN, TaskRef};
 
 /// Links of a task in the registry of its core.
 #[derive(Default)]
@@ -13,34 +13,47 @@ pub(super) struct Links {
     next: Cell<Option<NonNull<Header>>>,
 }
 
-/// Tasks that are ready to run, in the order in which they were woken.
+/// Tasks that are ready to run, in the order in which they were woken, and first the coroutine that has its turn there.
 ///
 /// A task on it is marked as queued, is on it once, and is kept alive by its core's own reference, which is not given up
-/// while the mark is set.
+/// while the mark is set. After the last one comes the first: who is first and goes to the end only changes who is last.
 #[derive(Default)]
 pub(in crate::rt) struct ReadyList {
-    head: Cell<Option<NonNull<Header>>>,
     tail: Cell<Option<NonNull<Header>>>,
     len: Cell<usize>,
 }
 
 impl ReadyList {
+    /// How many are on it and do not run.
     pub(in crate::rt) fn len(&self) -> usize {
-        self.len.get()
+        let runs = self.first().is_some_and(|first| first.has(TURN));
+        self.len.get() - usize::from(runs)
     }
 
+    #[inline]
     pub(in crate::rt) fn is_empty(&self) -> bool {
-        self.head.get().is_none()
+        self.tail.get().is_none()
     }
 
     /// Appends a task that was just marked as queued.
     #[inline]
     pub(in crate::rt) fn push(&self, task: NonNull<Header>) {
-        match self.tail.replace(Some(task)) {
+        self.push_front(task);
+        self.tail.set(Some(task));
+    }
+
+    /// Puts a task before all others that was just marked as queued.
+    #[inline]
+    pub(in crate::rt) fn push_front(&self, task: NonNull<Header>) {
+        let first = if let Some(tail) = self.tail.get() {
             // SAFETY: a task on the list is alive (see the type).
-            Some(tail) => unsafe { tail.as_ref() }.next_ready.set(Some(task)),
-            None => self.head.set(Some(task)),
-        }
+            unsafe { tail.as_ref() }.next_ready.replace(task)
+        } else {
+            self.tail.set(Some(task));
+            task
+        };
+        // SAFETY: a task that is about to be on the list is alive (see the type).
+        unsafe { task.as_ref() }.next_ready.set(first);
         self.len.set(self.len.get() + 1);
     }
 
@@ -48,76 +61,56 @@ impl ReadyList {
     #[inline]
     pub(in crate::rt) fn first(&self) -> Option<&Header> {
         // SAFETY: a task on the list is alive (see the type), for as long as it is on it. The callers look at it and let go.
-        self.head.get().map(|task| unsafe { task.as_ref() })
+        self.tail.get().map(|tail| unsafe { tail.as_ref().next_ready.get().as_ref() })
     }
 
-    /// Appends a task that was just marked as queued and takes the first one, which is the same if there is no other. `None` if the
-    /// first one is no such task: then nothing is changed.
+    /// The coroutine that has its turn, and is the first therefore, goes to the end. Returns who is first then, which may be the same.
     #[inline]
-    pub(in crate::rt) fn exchange_if(
-        &self,
-        task: NonNull<Header>,
-        is_such: impl FnOnce(&Header) -> bool,
-    ) -> Option<NonNull<Header>> {
-        let Some(first) = self.head.get() else {
-            // SAFETY: a task that is about to be on the list is alive (see the type).
-            return is_such(unsafe { task.as_ref() }).then_some(task);
-        };
+    pub(in crate::rt) fn pass_on(&self, running: NonNull<Header>) -> NonNull<Header> {
         // SAFETY: a task on the list is alive (see the type).
-        let header = unsafe { first.as_ref() };
-        if !is_such(header) {
-            return None;
-        }
-        // Of two that take turns, nothing is read that was just written.
-        if let Some(next) = header.next_ready.get() {
-            header.next_ready.set(None);
-            self.head.set(Some(next));
-            if let Some(tail) = self.tail.get() {
-                // SAFETY: a task on the list is alive (see the type).
-                unsafe { tail.as_ref() }.next_ready.set(Some(task));
-            }
-        } else {
-            self.head.set(Some(task));
-        }
-        self.tail.set(Some(task));
-        Some(first)
+        let header = unsafe { running.as_ref() };
+        header.flags.set(QUEUED);
+        self.tail.set(Some(running));
+        header.next_ready.get()
     }
 
     /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
     pub(in crate::rt) fn take(&self, before: usize) -> Option<NonNull<Header>> {
-        let mut previous = self.head.get()?;
-        if before == 0 || self.len.get() == 1 {
-            return self.pop();
-        }
-        for _ in 1..before.min(self.len.get() - 1) {
+        let last = self.tail.get()?;
+        let mut previous = last;
+        let before = before.min(self.len.get() - 1);
+        for _ in 0..before {
             // SAFETY: a task on the list is alive (see the type).
-            previous = unsafe { previous.as_ref() }.next_ready.get()?;
+            previous = unsafe { previous.as_ref() }.next_ready.get();
         }
-        // SAFETY: as above.
-        let previous_ref = unsafe { previous.as_ref() };
-        let task = previous_ref.next_ready.get()?;
-        // SAFETY: as above.
-        let next = unsafe { task.as_ref() }.next_ready.take();
-        previous_ref.next_ready.set(next);
-        if next.is_none() {
-            self.tail.set(Some(previous));
+        let task = self.take_after(previous);
+        if task == last {
+            self.tail.set((task != previous).then_some(previous));
         }
-        self.len.set(self.len.get() - 1);
         Some(task)
     }
 
     /// Takes the first task. It is still marked as queued: the caller runs it or gives it up.
     #[inline]
     pub(in crate::rt) fn pop(&self) -> Option<NonNull<Header>> {
-        let task = self.head.get()?;
-        // SAFETY: a task on the list is alive (see the type).
-        let next = unsafe { task.as_ref() }.next_ready.take();
-        self.head.set(next);
-        if next.is_none() {
+        let tail = self.tail.get()?;
+        let task = self.take_after(tail);
+        if task == tail {
             self.tail.set(None);
         }
-        self.len.set(self.len.get() - 1);
         Some(task)
+    }
+
+    /// Takes the task after one on the list. The caller sees to it that the last one is known.
+    #[inline]
+    fn take_after(&self, previous: NonNull<Header>) -> NonNull<Header> {
+        // SAFETY: a task on the list is alive (see the type).
+        let previous = unsafe { previous.as_ref() };
+        let task = previous.next_ready.get();
+        // SAFETY: as above.
+        previous.next_ready.set(unsafe { task.as_ref() }.next_ready.get());
+        self.len.set(self.len.get() - 1);
+        task
     }
 }
 
