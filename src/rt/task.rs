@@ -409,10 +409,12 @@ unsafe fn borrowed_waker(task: NonNull<Header>) -> ManuallyDrop<Waker> {
 /// # Safety
 ///
 /// `header` is that of the core's running task, whose poll [began](begin), on the thread of the core, which is inside of it; the
-/// coroutine does not run yet, and an [`Outer`](super::coroutine::Outer) exists that is dropped before the task's future is.
+/// coroutine does not run yet, and an [`Outer`](super::coroutine::Outer) exists that is dropped before the task's future is. It
+/// [was a coroutine](is_coroutine) when its poll began.
 #[inline]
 pub(super) unsafe fn resume(header: &Header) -> Left {
-    let Some(control) = header.coroutine() else { return Left::Ended };
+    // SAFETY: it has no `FUTURE` flag, by the caller's word, and `set_coroutine` changes that only together with the pointer.
+    let control = unsafe { header.coroutine().unwrap_unchecked() };
     // SAFETY: it was suspended before it was noted in the header, and when it ends the note is removed, here. The rest is the
     // caller's word.
     let left = unsafe { control.resume() };

@@ -187,11 +187,12 @@ impl Control {
     ///
     /// It is a lender, and the caller is on its stack.
     #[inline]
-    pub(in crate::rt) unsafe fn home(&self) -> Option<(&Shared, &ReadyList, NonNull<Header>)> {
-        let task = NonNull::from(self.task.get()?.header());
-        // SAFETY: both were set when its first turn began, as its task was. The core is alive while its loop resumes the coroutine,
+    pub(in crate::rt) unsafe fn home(&self) -> (&Shared, &ReadyList, NonNull<Header>) {
+        // SAFETY: set when its first turn began, and taken by its destructor, which does not run while it does.
+        let task = unsafe { self.task.get().unwrap_unchecked() };
+        // SAFETY: both were set when its first turn began, too. The core is alive while its loop resumes the coroutine,
         // which is what a lender is, and stays where it is, with the run queues inside it.
-        unsafe { Some((&*self.core.get(), &*self.ready.get(), task)) }
+        unsafe { (&*self.core.get(), &*self.ready.get(), NonNull::from(task.header())) }
     }
 
     /// Notes that the code that runs from here on is on this coroutine's stack.

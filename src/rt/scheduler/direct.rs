@@ -16,7 +16,7 @@
 
 use std::ptr::NonNull;
 
-use super::{Header, Polled, Shared};
+use super::{Beat, Header, Polled, Shared};
 use crate::rt::coroutine::{Control, Left, Outer, Suspended};
 use crate::rt::task;
 
@@ -64,7 +64,7 @@ impl Shared {
     #[inline(always)]
     pub(in crate::rt) unsafe fn run_others(control: &Control) -> Option<Suspended> {
         // SAFETY: the loop that resumed it made it a lender.
-        let Some((core, ready, own)) = (unsafe { control.home() }) else { return Some(Suspended::Yields) };
+        let (core, ready, own) = unsafe { control.home() };
         // SAFETY: the running task is alive.
         let own_header = unsafe { own.as_ref() };
         if !control.has_room() || !(task::has_turn(own_header) || core.join_in(own)) {
@@ -75,12 +75,13 @@ impl Shared {
         loop {
             // SAFETY: it is on a run queue, so its core's own reference keeps it alive.
             let header = unsafe { next.as_ref() };
-            let number = core.beat.polls();
+            let beat: &Beat = &core.beat;
+            let number = beat.polls();
             // What the loop would do before it looks at the clock.
             if number >= core.until.get() || !task::is_coroutine(header) {
                 break;
             }
-            task::begin_coroutine(header, true, core.now.get(), &core.beat, number);
+            task::begin_coroutine(header, true, core.now.get(), beat, number);
             if next == own {
                 return None;
             }
