@@ -153,6 +153,17 @@ impl RunQueues {
         task
     }
 
+    /// Takes the first task of a queue, which is a coroutine that has its turn there.
+    #[inline]
+    pub(super) fn leave(&self, queue: u8) -> Option<NonNull<Header>> {
+        let slot = &self.slots[usize::from(queue)];
+        let task = slot.ready.leave();
+        if slot.ready.is_empty() {
+            self.ready.set(self.ready.get() & !(1 << queue));
+        }
+        task
+    }
+
     /// The tasks of a queue, to leave as many on it as before.
     #[inline]
     pub(super) fn list(&self, queue: u8) -> &ReadyList {

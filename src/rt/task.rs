@@ -56,7 +56,7 @@ const TURN: u8 = 1 << 4;
 pub(super) struct Header {
     node: Node,
     /// The next on its run queue. Says nothing of a task that is on none.
-    next_ready: Cell<NonNull<Header>>,
+    next_ready: Cell<Option<NonNull<Header>>>,
     /// Only what decides about its turns, so that one comparison tells a coroutine that takes turns: it has none, or is queued.
     flags: Cell<u8>,
     /// Which of the core's task queues it belongs to.
@@ -225,7 +225,7 @@ impl TaskRef {
         new.inbox.task_made();
         let header = Header {
             node: Node::new(),
-            next_ready: Cell::new(NonNull::dangling()),
+            next_ready: Cell::new(None),
             flags: Cell::new(FUTURE),
             queue: new.queue,
             stack_pages: Cell::new(0),
@@ -335,7 +335,7 @@ fn leave_front(task: NonNull<Header>) -> Option<NonNull<Header>> {
     let header = unsafe { task.as_ref() };
     // SAFETY: set for every coroutine that had a turn, to a part of its core, which is alive and runs it.
     let ready = unsafe { header.coroutine()?.ready().as_ref() }?;
-    let first = ready.pop();
+    let first = ready.leave();
     debug_assert_eq!(first, Some(task), "who has its turn is the first");
     header.flags.set(header.flags.get() & !TURN);
     first

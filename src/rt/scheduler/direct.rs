@@ -71,7 +71,8 @@ impl Shared {
             return Some(Suspended::Yields);
         }
         let outer = Outer::of(control);
-        let mut next = ready.pass_on(own);
+        // SAFETY: it has its turn on its queue, as was found just now or came about.
+        let mut next = unsafe { ready.pass_on(own) };
         loop {
             // SAFETY: it is on a run queue, so its core's own reference keeps it alive.
             let header = unsafe { next.as_ref() };
@@ -91,7 +92,8 @@ impl Shared {
             // until `outer` is dropped.
             let left = unsafe { task::resume(header) };
             if left == Left::Suspended(Suspended::Yields) && task::has_turn(header) {
-                next = ready.pass_on(next);
+                // SAFETY: it has its turn, and its queue is that of `own`, as it was taken from there.
+                next = unsafe { ready.pass_on(next) };
                 continue;
             }
             core.leave(next, left);
@@ -124,7 +126,7 @@ impl Shared {
         // SAFETY: alive by its core's own reference: nothing took its result yet.
         let header = unsafe { task.as_ref() };
         if task::end_turn(header) {
-            let first = self.queues.pop(header.queue());
+            let first = self.queues.leave(header.queue());
             debug_assert_eq!(first, Some(task), "who has its turn is the first");
         }
     }

@@ -16,9 +16,14 @@ pub(super) struct Links {
 /// Tasks that are ready to run, in the order in which they were woken, and first the coroutine that has its turn there.
 ///
 /// A task on it is marked as queued, is on it once, and is kept alive by its core's own reference, which is not given up
-/// while the mark is set. After the last one comes the first: who is first and goes to the end only changes who is last.
+/// while the mark is set.
+///
+/// While a coroutine has its turn there, the first comes again after the last: to go to the end only changes who is first and last. What is
+/// taken from the front otherwise leaves the last as it is, which need not be read for that.
 #[derive(Default)]
 pub(in crate::rt) struct ReadyList {
+    head: Cell<Option<NonNull<Header>>>,
+    /// There is one as long as there is a first.
     tail: Cell<Option<NonNull<Header>>>,
     len: Cell<usize>,
 }
@@ -32,84 +37,109 @@ impl ReadyList {
 
     #[inline]
     pub(in crate::rt) fn is_empty(&self) -> bool {
-        self.tail.get().is_none()
+        self.head.get().is_none()
     }
 
     /// Appends a task that was just marked as queued.
     #[inline]
     pub(in crate::rt) fn push(&self, task: NonNull<Header>) {
-        self.push_front(task);
-        self.tail.set(Some(task));
+        if self.head.get().is_none() {
+            self.head.set(Some(task));
+        }
+        // SAFETY: a task that is about to be on the list is alive (see the type).
+        unsafe { task.as_ref() }.next_ready.set(self.head.get());
+        if let Some(tail) = self.tail.replace(Some(task)) {
+            // SAFETY: a task on the list is alive (see the type).
+            unsafe { tail.as_ref() }.next_ready.set(Some(task));
+        }
+        self.len.set(self.len.get() + 1);
     }
 
-    /// Puts a task before all others that was just marked as queued.
-    #[inline]
+    /// Puts a coroutine before all others that was just marked as one that has its turn.
     pub(in crate::rt) fn push_front(&self, task: NonNull<Header>) {
-        let first = if let Some(tail) = self.tail.get() {
-            // SAFETY: a task on the list is alive (see the type).
-            unsafe { tail.as_ref() }.next_ready.replace(task)
-        } else {
-            self.tail.set(Some(task));
-            task
-        };
+        let first = self.head.replace(Some(task)).unwrap_or(task);
         // SAFETY: a task that is about to be on the list is alive (see the type).
-        unsafe { task.as_ref() }.next_ready.set(first);
+        unsafe { task.as_ref() }.next_ready.set(Some(first));
+        if self.tail.get().is_none() {
+            self.tail.set(Some(task));
+        }
         self.len.set(self.len.get() + 1);
+        self.close();
+    }
+
+    /// Has the first come again after the last.
+    fn close(&self) {
+        if let Some(tail) = self.tail.get() {
+            // SAFETY: a task on the list is alive (see the type).
+            unsafe { tail.as_ref() }.next_ready.set(self.head.get());
+        }
     }
 
     /// The first task.
     #[inline]
     pub(in crate::rt) fn first(&self) -> Option<&Header> {
         // SAFETY: a task on the list is alive (see the type), for as long as it is on it. The callers look at it and let go.
-        self.tail.get().map(|tail| unsafe { tail.as_ref().next_ready.get().as_ref() })
+        self.head.get().map(|task| unsafe { task.as_ref() })
     }
 
     /// The coroutine that has its turn, and is the first therefore, goes to the end. Returns who is first then, which may be the same.
+    ///
+    /// # Safety
+    ///
+    /// `running` has its turn on this list.
     #[inline]
-    pub(in crate::rt) fn pass_on(&self, running: NonNull<Header>) -> NonNull<Header> {
+    pub(in crate::rt) unsafe fn pass_on(&self, running: NonNull<Header>) -> NonNull<Header> {
         // SAFETY: a task on the list is alive (see the type).
         let header = unsafe { running.as_ref() };
         header.flags.set(QUEUED);
         self.tail.set(Some(running));
-        header.next_ready.get()
+        let next = header.next_ready.get();
+        self.head.set(next);
+        // SAFETY: after each task but the last comes another, and after the last the first, as one has its turn.
+        unsafe { next.unwrap_unchecked() }
     }
 
     /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
     pub(in crate::rt) fn take(&self, before: usize) -> Option<NonNull<Header>> {
-        let last = self.tail.get()?;
-        let mut previous = last;
-        let before = before.min(self.len.get() - 1);
-        for _ in 0..before {
+        let mut previous = self.head.get()?;
+        if before == 0 || self.len.get() == 1 {
+            return self.pop();
+        }
+        for _ in 1..before.min(self.len.get() - 1) {
             // SAFETY: a task on the list is alive (see the type).
-            previous = unsafe { previous.as_ref() }.next_ready.get();
+            previous = unsafe { previous.as_ref() }.next_ready.get()?;
         }
-        let task = self.take_after(previous);
-        if task == last {
-            self.tail.set((task != previous).then_some(previous));
+        // SAFETY: as above.
+        let previous_ref = unsafe { previous.as_ref() };
+        let task = previous_ref.next_ready.get()?;
+        // SAFETY: as above.
+        previous_ref.next_ready.set(unsafe { task.as_ref() }.next_ready.get());
+        if self.tail.get() == Some(task) {
+            self.tail.set(Some(previous));
         }
+        self.len.set(self.len.get() - 1);
         Some(task)
     }
 
     /// Takes the first task. It is still marked as queued: the caller runs it or gives it up.
     #[inline]
     pub(in crate::rt) fn pop(&self) -> Option<NonNull<Header>> {
-        let tail = self.tail.get()?;
-        let task = self.take_after(tail);
-        if task == tail {
+        let task = self.head.get()?;
+        if self.tail.get() == Some(task) {
+            self.head.set(None);
             self.tail.set(None);
+        } else {
+            // SAFETY: a task on the list is alive (see the type).
+            self.head.set(unsafe { task.as_ref() }.next_ready.get());
         }
+        self.len.set(self.len.get() - 1);
         Some(task)
     }
 
-    /// Takes the task after one on the list. The caller sees to it that the last one is known.
-    #[inline]
-    fn take_after(&self, previous: NonNull<Header>) -> NonNull<Header> {
-        // SAFETY: a task on the list is alive (see the type).
-        let previous = unsafe { previous.as_ref() };
-        let task = previous.next_ready.get();
-        // SAFETY: as above.
-        previous.next_ready.set(unsafe { task.as_ref() }.next_ready.get());
-        self.len.set(self.len.get() - 1);
+    /// Takes the first, which has its turn, while others that take turns are to go on.
+    pub(in crate::rt) fn leave(&self) -> Option<NonNull<Header>> {
+        let task = self.pop();
+        self.close();
         task
     }
 }
