@@ -190,9 +190,12 @@ impl Control {
     pub(in crate::rt) unsafe fn home(&self) -> (&Shared, &ReadyList, NonNull<Header>) {
         // SAFETY: set when its first turn began, and taken by its destructor, which does not run while it does.
         let task = unsafe { self.task.get().unwrap_unchecked() };
-        // SAFETY: both were set when its first turn began, too. The core is alive while its loop resumes the coroutine,
-        // which is what a lender is, and stays where it is, with the run queues inside it.
-        unsafe { (&*self.core.get(), &*self.ready.get(), NonNull::from(task.header())) }
+        // SAFETY: set when its first turn began, too. The core is alive while its loop resumes the coroutine, which is what a lender
+        // is, and stays where it is.
+        let core = unsafe { &*self.core.get() };
+        // SAFETY: as above: it is a part of that core.
+        let ready = unsafe { &*self.ready.get() };
+        (core, ready, NonNull::from(task.header()))
     }
 
     /// Notes that the code that runs from here on is on this coroutine's stack.

@@ -74,10 +74,10 @@ pub(super) unsafe fn waker_wake_by_ref(task: *const ()) {
     // SAFETY: the borrowed waker keeps the header alive.
     let header = unsafe { task.as_ref() };
     let is_own = with_own_core(header, |core| {
-        if let Some(core) = core {
-            if let Some(ready) = mark_queued(task) {
-                core.enqueue(ready);
-            }
+        if let Some(core) = core
+            && let Some(ready) = mark_queued(task)
+        {
+            core.enqueue(ready);
         }
         core.is_some()
     });
