@@ -11,6 +11,7 @@
 //! - Only coroutines run there: tasks whose poll does nothing but to resume one. What one of them ends with is kept until its
 //!   next poll, which is the loop's: wakers and destructors run there.
 //! - A task that was cancelled is left to the loop, and so is one in a span: a subscriber is others' code.
+//! - Who takes turns so stays on the run queue, at its front, while it runs: to yield is to become the last.
 //! - A coroutine that runs there switches back when it yields: there are never more than two stacks on one another.
 //! - It counts: no more polls are made than the loop itself would make before it looks at the clock.
 
