@@ -3,10 +3,9 @@
 //!
 //! Each row is the minimum of interleaved rounds, so that a busy machine disturbs both sides alike.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use boson::rt::{Core, CoreConfig, MonotonicClock};
+use boson::rt::{Core, CoreConfig};
 use boson::thread;
 use corosensei::{Coroutine, CoroutineResult};
 
@@ -14,8 +13,8 @@ const ROUNDS: usize = 15;
 const SWITCHES: u64 = 400_000;
 
 fn main() {
-    let core =
-        Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("io_uring is usable");
+    let core = Core::new(&CoreConfig::from_machine().expect("the kernel gives random bytes"))
+        .expect("io_uring is usable");
     for count in [2, 1000] {
         let (mut bare, mut boson) = (f64::MAX, f64::MAX);
         for _ in 0..ROUNDS {

@@ -3,12 +3,11 @@
 //! `BOSON_BENCH_NAMESPACE` names what to read and overwrite (`blk:/dev/zram0`); otherwise it is a file in the temporary
 //! directory. The kinds take turns in one process.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::mem::DmaBuf;
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, RegisterArena, RingFeature, RingFeatures};
+use boson::rt::{self, Core, CoreConfig, RegisterArena, RingFeature, RingFeatures};
 
 const BLOCK_BYTES: u64 = 4096;
 const BLOCKS: u64 = 4096;
@@ -24,7 +23,7 @@ struct Bench {
 
 impl Bench {
     fn new(address: &NamespaceAddress, features: RingFeatures) -> Self {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [1; 32]);
+        let mut config = CoreConfig::from_machine().expect("the kernel gives random bytes");
         config.ring_features = features;
         config.register_arena = RegisterArena::Always;
         let core = Core::new(&config).expect("a core");

@@ -2,18 +2,17 @@
 
 use std::future::Future;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::{Duration, Instant};
 
-use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::rt::{self, Core, CoreConfig};
 use criterion::{Bencher, Criterion};
 
 /// How many sleeping timers there are beside the one that is measured.
 const SLEEPING_TIMERS: usize = 100_000;
 
 fn run<F: Future>(future: F) -> F::Output {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]));
+    let core = Core::new(&CoreConfig::from_machine().expect("the kernel gives random bytes"));
     core.expect("io_uring is usable").block_on(future).expect("the ring works")
 }
 

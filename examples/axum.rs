@@ -7,7 +7,6 @@
 use std::future::Future;
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::Arc;
 use std::time::Duration;
 
 use axum::Router;
@@ -17,7 +16,7 @@ use axum::routing::{get, post};
 use boson::compat::{HyperIo, HyperTimer, on_core};
 use boson::net::address::NetAddress;
 use boson::net::{Net, NetConfig, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, Signals};
+use boson::rt::{self, Core, CoreConfig, Signals};
 use futures_util::future::{Either, select};
 use hyper::server::conn::http1;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -44,11 +43,14 @@ fn main() -> boson::Result<()> {
     let net: NetAddress = net.parse()?;
 
     let signals = Signals::new()?;
-    // Time and randomness come in from outside; a real server draws its seed from the kernel.
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+    // Time and randomness come in from outside; these are the machine's.
+    let core = Core::new(&CoreConfig::from_machine()?)?;
     core.block_on(async {
-        let config =
-            NetConfig { seed: [0; 32], max_connections: MAX_CONNECTIONS, eal_arguments: String::new() };
+        let config = NetConfig {
+            seed: rt::machine_seed()?,
+            max_connections: MAX_CONNECTIONS,
+            eal_arguments: String::new(),
+        };
         let listener = TcpListener::bind(&Net::open(&net, &config)?, listen)?;
         println!("listening on {}", listener.local_addr());
         // A signal that cannot be read stops the server too.

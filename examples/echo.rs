@@ -1,11 +1,10 @@
 //! An echo server: `cargo run --release --example echo`, then `nc 127.0.0.1 7000`.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::rt::{self, Core, CoreConfig};
 
 /// How long to wait before accepting again when the process has no descriptor left: one comes back when a connection ends.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -13,7 +12,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 #[allow(dead_code, reason = "tests/example_servers.rs includes this file for its server")]
 fn main() -> boson::Result<()> {
     // Time and randomness come in from outside; a real server draws its seed from the kernel.
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+    let core = Core::new(&CoreConfig::from_machine()?)?;
     core.block_on(async {
         let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 7000)))?;
         println!("listening on {}", listener.local_addr());

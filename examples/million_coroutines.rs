@@ -3,10 +3,9 @@
 //! Starts COUNT coroutines (a million by default, about 5 GB) that sleep, under whatever `vm.max_map_count` is set, and prints what each of
 //! them costs in memory and how many mappings they all need. Then it wakes and joins them.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use boson::rt::{Core, CoreConfig, MonotonicClock};
+use boson::rt::{Core, CoreConfig};
 use boson::thread;
 
 fn main() -> boson::Result<()> {
@@ -14,7 +13,7 @@ fn main() -> boson::Result<()> {
         eprintln!("COUNT is a number: {error}");
         std::process::exit(2)
     });
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+    let core = Core::new(&CoreConfig::from_machine()?)?;
     thread::run(&core, move || sleepers(count))?.unwrap_or_else(|payload| std::panic::resume_unwind(payload));
     Ok(())
 }

@@ -1,14 +1,12 @@
 //! An embedded store in a file: `cargo run --release --example store`, twice.
 
-use std::sync::Arc;
-
 use boson::block::AnyNamespace;
-use boson::rt::{Core, CoreConfig, MonotonicClock};
+use boson::rt::{Core, CoreConfig};
 use boson::store::{Db, Durability, Options, RtEnv, WriteOptions};
 
 fn main() -> boson::Result<()> {
     // Time and randomness come in from outside; a real program draws its seed and the store's identity from the kernel.
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+    let core = Core::new(&CoreConfig::from_machine()?)?;
     core.block_on(run())?
 }
 

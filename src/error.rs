@@ -16,6 +16,10 @@ pub type BufResult<T, B> = (Result<T>, B);
 pub enum ErrorKind {
     /// The operating system or a device reported the code in [`Error::code`].
     Os,
+    /// The process lacks the right to do it.
+    PermissionDenied,
+    /// There is no memory left for it.
+    OutOfMemory,
     /// An argument, address or option is outside what the operation accepts.
     InvalidInput,
     /// The named thing does not exist.
@@ -28,6 +32,8 @@ pub enum ErrorKind {
     TimedOut,
     /// The operation was cancelled.
     Cancelled,
+    /// The code that was to do it panicked.
+    Panicked,
     /// A stated limit (connections, bytes, entries) is reached.
     LimitReached,
     /// No space is left on the namespace. Nothing of the refused operation was applied.
@@ -44,6 +50,7 @@ pub enum ErrorKind {
 
 /// Whether the failed operation may have taken effect.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Outcome {
     /// It did not start: nothing changed.
     #[default]
@@ -98,12 +105,53 @@ impl Error {
             libc::ECANCELED => ErrorKind::Cancelled,
             libc::ENOSPC | libc::EDQUOT => ErrorKind::NoSpace,
             libc::EMFILE | libc::ENFILE => ErrorKind::LimitReached,
+            libc::EPERM | libc::EACCES => ErrorKind::PermissionDenied,
+            libc::ENOMEM => ErrorKind::OutOfMemory,
             libc::EOPNOTSUPP | libc::ENOSYS => ErrorKind::Unsupported,
             _ => ErrorKind::Os,
         };
         let mut error = Self::new(kind, operation);
         error.0.code = Some(code);
         error
+    }
+
+    /// The error of a call of `std` that failed with `error`: as [`Error::os`] if it has a code, else of the kind that corresponds to
+    /// its own, with its sentence. A boson error that it was made of ([`From<Error>`](#impl-From<Error>-for-Error)) is the new one's
+    /// source, and gives it its kind, code and outcome.
+    #[cold]
+    pub fn io(error: io::Error, operation: &'static str) -> Self {
+        if let Some(code) = error.raw_os_error() {
+            return Self::os(code, operation);
+        }
+        let error = match error.downcast::<Self>() {
+            Ok(inner) => {
+                let mut error = Self::new(inner.kind(), operation).outcome_is(inner.outcome());
+                error.0.code = inner.code();
+                return error.caused_by(inner);
+            }
+            Err(error) => error,
+        };
+        let kind = match error.kind() {
+            io::ErrorKind::NotFound => ErrorKind::NotFound,
+            io::ErrorKind::PermissionDenied => ErrorKind::PermissionDenied,
+            io::ErrorKind::OutOfMemory => ErrorKind::OutOfMemory,
+            io::ErrorKind::InvalidInput => ErrorKind::InvalidInput,
+            io::ErrorKind::AlreadyExists | io::ErrorKind::AddrInUse | io::ErrorKind::ResourceBusy => {
+                ErrorKind::InUse
+            }
+            io::ErrorKind::ConnectionReset
+            | io::ErrorKind::ConnectionAborted
+            | io::ErrorKind::NotConnected
+            | io::ErrorKind::BrokenPipe
+            | io::ErrorKind::UnexpectedEof
+            | io::ErrorKind::WriteZero => ErrorKind::Closed,
+            io::ErrorKind::TimedOut => ErrorKind::TimedOut,
+            io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => ErrorKind::NoSpace,
+            io::ErrorKind::InvalidData => ErrorKind::Corrupt,
+            io::ErrorKind::Unsupported => ErrorKind::Unsupported,
+            _ => ErrorKind::Os,
+        };
+        Self::new(kind, operation).because(error.to_string())
     }
 
     /// The same error, with the place (an address, a path, an offset) it happened at.
@@ -183,12 +231,15 @@ impl fmt::Display for Error {
 fn describe(kind: ErrorKind) -> &'static str {
     match kind {
         ErrorKind::Os => "the operating system refused",
+        ErrorKind::PermissionDenied => "permission denied",
+        ErrorKind::OutOfMemory => "out of memory",
         ErrorKind::InvalidInput => "invalid input",
         ErrorKind::NotFound => "not found",
         ErrorKind::InUse => "already in use",
         ErrorKind::Closed => "closed by the other side",
         ErrorKind::TimedOut => "the deadline passed",
         ErrorKind::Cancelled => "cancelled",
+        ErrorKind::Panicked => "panicked",
         ErrorKind::LimitReached => "a limit is reached",
         ErrorKind::NoSpace => "no space left",
         ErrorKind::Corrupt => "corrupt data",
@@ -233,11 +284,16 @@ impl std::error::Error for Error {
 }
 
 impl From<Error> for io::Error {
+    /// The kind is that which `std` gives to the error's code, if it has one that `std` knows; else the one that corresponds to the
+    /// error's own. The error is the new one's [source](io::Error::get_ref).
     fn from(error: Error) -> Self {
+        // What `std` says of a code that it does not know; the kind has no stable name.
+        let unknown = io::Error::from_raw_os_error(i32::MAX).kind();
         let by_code = error.code().map(|code| io::Error::from_raw_os_error(code).kind());
-        let kind = match error.kind() {
-            ErrorKind::Os => by_code.unwrap_or(io::ErrorKind::Other),
-            ErrorKind::Closed => by_code.unwrap_or(io::ErrorKind::ConnectionReset),
+        let kind = by_code.filter(|kind| *kind != unknown).unwrap_or(match error.kind() {
+            ErrorKind::Closed => io::ErrorKind::ConnectionReset,
+            ErrorKind::PermissionDenied => io::ErrorKind::PermissionDenied,
+            ErrorKind::OutOfMemory => io::ErrorKind::OutOfMemory,
             ErrorKind::InvalidInput => io::ErrorKind::InvalidInput,
             ErrorKind::NotFound => io::ErrorKind::NotFound,
             ErrorKind::InUse => io::ErrorKind::AddrInUse,
@@ -248,8 +304,10 @@ impl From<Error> for io::Error {
             }
             ErrorKind::Unsupported => io::ErrorKind::Unsupported,
             // Not `Interrupted`: readers and writers take that for a request to try again.
-            ErrorKind::Cancelled | ErrorKind::LimitReached => io::ErrorKind::Other,
-        };
+            ErrorKind::Os | ErrorKind::Cancelled | ErrorKind::Panicked | ErrorKind::LimitReached => {
+                io::ErrorKind::Other
+            }
+        });
         io::Error::new(kind, error)
     }
 }
@@ -278,6 +336,56 @@ mod tests {
             "start: already in use\n  because: listen on 127.0.0.1:7000: Address already in use (os error 98)"
         );
         assert!(format!("{error:#?}").contains("kind: InUse"), "{error:#?}");
+    }
+
+    #[test]
+    fn as_an_error_of_std_it_has_the_kind_that_std_gives_to_its_code() {
+        for (code, kind) in [
+            (libc::EEXIST, io::ErrorKind::AlreadyExists),
+            (libc::EADDRINUSE, io::ErrorKind::AddrInUse),
+            (libc::EBUSY, io::ErrorKind::ResourceBusy),
+            (libc::EDQUOT, io::ErrorKind::QuotaExceeded),
+            (libc::ENOSPC, io::ErrorKind::StorageFull),
+            (libc::EACCES, io::ErrorKind::PermissionDenied),
+            (libc::EPERM, io::ErrorKind::PermissionDenied),
+            (libc::ENOMEM, io::ErrorKind::OutOfMemory),
+            (libc::EPIPE, io::ErrorKind::BrokenPipe),
+            (libc::ENOTCONN, io::ErrorKind::NotConnected),
+            (libc::EISDIR, io::ErrorKind::IsADirectory),
+            // Those that std does not know go by the error's own kind.
+            (libc::ENODEV, io::ErrorKind::NotFound),
+            (libc::ESHUTDOWN, io::ErrorKind::ConnectionReset),
+            (libc::EMFILE, io::ErrorKind::Other),
+            // Not `Interrupted`, which asks to try again.
+            (libc::ECANCELED, io::ErrorKind::Other),
+        ] {
+            let error = Error::os(code, "try");
+            assert_eq!(io::Error::from(error).kind(), kind, "{}", io::Error::from_raw_os_error(code));
+        }
+        assert_eq!(
+            io::Error::from(Error::new(ErrorKind::InUse, "listen")).kind(),
+            io::ErrorKind::AddrInUse,
+            "without a code it goes by the kind"
+        );
+    }
+
+    #[test]
+    fn an_error_of_std_keeps_what_it_says() {
+        let error = Error::io(io::Error::from_raw_os_error(libc::EACCES), "open").at("/x");
+        assert_eq!((error.kind(), error.code()), (ErrorKind::PermissionDenied, Some(libc::EACCES)));
+        assert_eq!(error.to_string(), "open /x: Permission denied (os error 13)");
+        let error = Error::io(io::ErrorKind::UnexpectedEof.into(), "read");
+        assert_eq!((error.kind(), error.code()), (ErrorKind::Closed, None));
+        let error = Error::io(io::Error::new(io::ErrorKind::InvalidData, "no magic"), "open");
+        assert_eq!((error.kind(), error.to_string().as_str()), (ErrorKind::Corrupt, "open: no magic"));
+        // There and back.
+        let inner = Error::os(libc::EIO, "write").outcome_is(Outcome::Unknown);
+        let error = Error::io(io::Error::from(inner), "copy");
+        assert_eq!((error.code(), error.outcome()), (Some(libc::EIO), Outcome::Unknown));
+        assert!(
+            format!("{error:?}")
+                .ends_with("because: write: Input/output error (os error 5) (it may have taken effect)")
+        );
     }
 
     #[test]

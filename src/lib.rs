@@ -25,13 +25,12 @@
 //!
 //! ```
 //! use std::net::SocketAddr;
-//! use std::sync::Arc;
 //!
 //! use boson::net::{Net, TcpListener, TcpStream};
-//! use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+//! use boson::rt::{self, Core, CoreConfig};
 //!
 //! # fn main() -> boson::Result<()> {
-//! let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+//! let core = Core::new(&CoreConfig::from_machine()?)?;
 //! let reply = core.block_on(async {
 //!     let net = Net::kernel();
 //!     let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0)))?;

@@ -1,14 +1,16 @@
 //! `boson::blocking::fs` beside `std::fs`, over both reactors and on a plain thread.
 
 use std::cell::Cell;
-use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
-use std::os::unix::fs::PermissionsExt;
+use std::io::{ErrorKind, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
-use boson::blocking::fs::{self, File, OpenOptions, TRANSFER_BYTES};
+use boson::blocking::fs::{self, DirBuilder, File, FileTimes, OpenOptions, TRANSFER_BYTES, TryLockError};
+use boson::blocking::os::unix::fs::{chown, fchown, lchown, symlink};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
 use boson::thread;
 
@@ -182,6 +184,119 @@ fn errors_are_those_of_std() {
         let full = OpenOptions::new().write(true).open("/dev/full").expect("a device");
         assert_eq!(code((&full).write(b"x").expect_err("it is always full")), libc::ENOSPC);
     });
+}
+
+#[test]
+fn several_buffers_are_read_and_written_as_one() {
+    everywhere("vectored", |directory| {
+        let path = directory.join("file");
+        let mut file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(true).open(&path).expect("new");
+        let long = pattern(TRANSFER_BYTES);
+        let bufs = [b"".as_slice(), b"one", b"", b"three", &long].map(IoSlice::new);
+        let written = file.write_vectored(&bufs).expect("room");
+        assert!(written > 8);
+        let all = [b"onethree".as_slice(), &long].concat();
+        assert_eq!(std::fs::read(&path).expect("there"), all[..written]);
+
+        file.rewind().expect("a file");
+        let (mut a, mut b, mut c) = ([0; 2], [0; 0], [0; 4]);
+        let mut into = [&mut a[..], &mut b[..], &mut c[..]].map(IoSliceMut::new);
+        assert_eq!(file.read_vectored(&mut into).expect("there"), 6);
+        assert_eq!((&a, &c), (b"on", b"ethr"));
+        file.seek(SeekFrom::End(-1)).expect("a file");
+        assert_eq!(file.read_vectored(&mut [IoSliceMut::new(&mut a)]).expect("there"), 1);
+        assert_eq!(file.read_vectored(&mut []).expect("nothing is asked for"), 0);
+    });
+}
+
+#[test]
+fn times_owners_links_and_modes_are_changed_as_in_std() {
+    everywhere("names", |directory| {
+        let path = directory.join("file");
+        let file = File::create(&path).expect("new");
+        let (early, late) = (Duration::from_secs(1_000), Duration::from_secs(2_000));
+        let (early, late) = (SystemTime::UNIX_EPOCH + early, SystemTime::UNIX_EPOCH + late);
+        file.set_times(FileTimes::new().set_accessed(early).set_modified(early)).expect("ours");
+        file.set_modified(late).expect("ours");
+        let metadata = std::fs::metadata(&path).expect("there");
+        assert_eq!((metadata.accessed().ok(), metadata.modified().ok()), (Some(early), Some(late)));
+
+        let link = directory.join("link");
+        symlink("file", &link).expect("new");
+        assert_eq!(fs::read_link(&link).expect("a link"), Path::new("file"));
+        // To what they are: anybody may.
+        let (uid, gid) = (metadata.uid(), metadata.gid());
+        chown(&link, Some(uid), None).expect("ours");
+        lchown(&link, None, Some(gid)).expect("ours");
+        fchown(&file, Some(uid), Some(gid)).expect("ours");
+        let missing = directory.join("missing");
+        assert_eq!(chown(&missing, None, None).expect_err("missing").kind(), ErrorKind::NotFound);
+
+        let deep = directory.join("a/b");
+        assert_eq!(DirBuilder::new().create(&deep).expect_err("missing").kind(), ErrorKind::NotFound);
+        DirBuilder::new().recursive(true).mode(0o700).create(&deep).expect("new");
+        assert_eq!(std::fs::metadata(&deep).expect("there").permissions().mode() & 0o777, 0o700);
+    });
+}
+
+#[test]
+fn a_file_comes_from_std_and_goes_back() {
+    everywhere("std", |directory| {
+        let path = directory.join("file");
+        let mut file = File::from(OwnedFd::from(std::fs::File::create(&path).expect("new")));
+        file.write_all(b"one").expect("room");
+        let other = file.try_clone().expect("a handle");
+        file.into_std().expect("a second descriptor").write_all(b"two").expect("room");
+        other.into_std().expect("the only handle").write_all(b"three").expect("room");
+        assert_eq!(std::fs::read(&path).expect("there"), b"onetwothree");
+    });
+}
+
+#[test]
+fn files_are_locked_against_other_opens_of_them() {
+    everywhere("locks", |directory| {
+        let path = directory.join("file");
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path).expect("ours");
+        let (one, other) = (open(), open());
+        one.lock().expect("free");
+        assert!(matches!(other.try_lock(), Err(TryLockError::WouldBlock)));
+        assert!(matches!(other.try_lock_shared(), Err(TryLockError::WouldBlock)));
+        one.unlock().expect("held");
+        one.lock_shared().expect("free");
+        other.try_lock_shared().expect("shared");
+        assert!(matches!(one.try_lock(), Err(TryLockError::WouldBlock)));
+        other.unlock().expect("held");
+        drop(one);
+        other.try_lock().expect("free");
+    });
+}
+
+#[test]
+fn more_coroutines_than_threads_wait_for_the_lock_of_a_file() {
+    let directory = Temporary::new("lock-waits");
+    let path = directory.0.join("file");
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
+    config.offload_threads = 1;
+    let core = Core::new(&config).expect("a core");
+    let locked = thread::run(&core, move || {
+        let held = File::create(&path).expect("new");
+        held.lock().expect("free");
+        let waiting: Vec<_> = (0..3)
+            .map(|_| {
+                let path = path.clone();
+                thread::spawn(move || File::open(path).expect("there").lock().expect("in the end"))
+            })
+            .collect();
+        thread::sleep(Duration::from_millis(10));
+        assert!(rt::tasks().iter().any(|task| task.waits_for == Some("the lock of a file")));
+        // Needs a thread, which nobody who waits has.
+        held.sync_all().expect("durable");
+        assert!(!waiting.iter().any(thread::JoinHandle::is_finished));
+        drop(held);
+        waiting.into_iter().for_each(|waiter| waiter.join().expect("no panic"));
+    });
+    locked.expect("the core runs").expect("no panic");
 }
 
 #[test]

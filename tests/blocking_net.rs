@@ -209,9 +209,7 @@ fn blocking_in_an_async_task_is_refused() {
     let Err(boson::rt::JoinError::Panicked(payload)) = joined.expect("the ring works") else {
         panic!("it blocked the core")
     };
-    let message =
-        payload.downcast_ref::<String>().map(String::as_str).or(payload.downcast_ref::<&str>().copied());
-    assert!(message.expect("a message").contains(".await"), "{message:?}");
+    assert!(payload.message().expect("a message").contains(".await"), "{payload}");
 }
 
 #[test]

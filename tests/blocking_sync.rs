@@ -220,3 +220,79 @@ fn channels_end_fill_up_and_time_out() {
         assert_eq!(sender.send(4).expect_err("nobody receives").0, 4);
     });
 }
+
+#[test]
+fn timed_waits_end_on_plain_threads_too() {
+    let timed = || {
+        let mutex = Mutex::new(0);
+        let condvar = Condvar::new();
+        let short = Duration::from_millis(20);
+        let started = std::time::Instant::now();
+        let (guard, result) =
+            condvar.wait_timeout(mutex.lock().expect("not poisoned"), short).expect("not poisoned");
+        assert!(result.timed_out());
+        let waited = condvar.wait_timeout_while(guard, short, |value| *value == 0);
+        let (guard, result) = waited.expect("not poisoned");
+        assert!(result.timed_out() && *guard == 0);
+        let waited = condvar.wait_timeout_while(guard, Duration::ZERO, |value| *value == 1);
+        assert!(!waited.expect("not poisoned").1.timed_out(), "it need not wait");
+        let (sender, receiver) = mpsc::channel();
+        assert_eq!(receiver.recv_timeout(short), Err(RecvTimeoutError::Timeout));
+        assert!(started.elapsed() >= 3 * short);
+        sender.send(1).expect("somebody receives");
+        assert_eq!(receiver.recv_timeout(short), Ok(1));
+        drop(sender);
+        assert_eq!(receiver.recv_timeout(short), Err(RecvTimeoutError::Disconnected));
+    };
+    timed();
+    run(timed);
+}
+
+#[test]
+fn a_timed_wait_for_a_condition_ends_when_it_no_longer_holds() {
+    let shared = Arc::new((Mutex::new(0), Condvar::new()));
+    let other = Arc::clone(&shared);
+    let changer = std::thread::spawn(move || {
+        for _ in 0..3 {
+            std::thread::sleep(Duration::from_millis(2));
+            *other.0.lock().expect("not poisoned") += 1;
+            other.1.notify_all();
+        }
+    });
+    let long = Duration::from_secs(20);
+    let wait = move |shared: &(Mutex<u32>, Condvar)| {
+        let guard = shared.0.lock().expect("not poisoned");
+        let (guard, result) =
+            shared.1.wait_timeout_while(guard, long, |count| *count < 3).expect("not poisoned");
+        assert!(!result.timed_out());
+        assert_eq!(*guard, 3);
+    };
+    wait(&shared);
+    let in_core = Arc::clone(&shared);
+    run(move || wait(&in_core));
+    changer.join().expect("no panic");
+
+    let poisoned = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let guard = shared.0.lock().expect("not poisoned");
+        shared.1.wait_timeout_while(guard, long, |_| panic!("with the lock")).is_ok()
+    }));
+    assert!(poisoned.is_err() && shared.0.is_poisoned());
+}
+
+#[test]
+fn what_std_has_besides_is_there() {
+    let mut lock = RwLock::from(1);
+    *lock.get_mut().expect("not poisoned") += 1;
+    assert_eq!(lock.read().expect("not poisoned").to_string(), "2");
+    let guard = lock.write().expect("not poisoned");
+    assert_eq!(guard.to_string(), "2");
+    let guard = boson::blocking::sync::RwLockWriteGuard::downgrade(guard);
+    assert!(lock.try_read().is_ok() && lock.try_write().is_err());
+    drop(guard);
+    assert_eq!(Mutex::new("shown").lock().expect("not poisoned").to_string(), "shown");
+    let (sender, receiver) = mpsc::sync_channel(3);
+    sender.send(1).expect("room");
+    sender.send(2).expect("room");
+    assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1, 2]);
+    assert_eq!(receiver.try_iter().next(), None);
+}

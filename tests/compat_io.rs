@@ -28,6 +28,8 @@ trait Io: Sized + 'static {
     fn poll_flush(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
     fn poll_shutdown(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>>;
 
+    async fn unwrap_socket(self) -> boson::Result<(TcpStream, Vec<u8>)>;
+
     async fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         poll_fn(|cx| self.poll_read(cx, buf)).await
     }
@@ -62,6 +64,10 @@ trait Io: Sized + 'static {
 
 macro_rules! write_half {
     ($shutdown:ident, $($trait:tt)+) => {
+        async fn unwrap_socket(self) -> boson::Result<(TcpStream, Vec<u8>)> {
+            self.into_inner().await
+        }
+
         fn poll_write(&mut self, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
             $($trait)+::poll_write(Pin::new(self), cx, bytes)
         }
@@ -166,7 +172,7 @@ impl Wire for Remote {
     /// Both sockets are another core's.
     async fn pair() -> (TcpStream, TcpStream, Owner) {
         let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [8; 32]);
-        let owner = CoreThread::start("owner".to_owned(), config).expect("a thread");
+        let owner = CoreThread::start("owner", &config).expect("a thread");
         let (near, far) = owner
             .handle()
             .spawn("pair", || async {
@@ -269,6 +275,38 @@ async fn long_transfers_cross<I: Io, W: Wire>() {
         assert!(exchange(&mut near, &there, at_a_time).await.expect("exchange") == back);
         other.await.expect("no panic");
     }
+}
+
+async fn a_socket_comes_back_with_what_was_not_read<I: Io, W: Wire>() {
+    let (mut near, mut far, owner) = wrapped::<I, W>(SMALL).await;
+    far.write_all(b"switch").await.expect("write");
+    far.flush().await.expect("flush");
+    let mut taken = [0; 2];
+    assert_eq!(near.read(&mut taken).await.expect("read"), 2);
+    // The last of it is with the adapter's task when the socket is asked for.
+    let sent = pattern(1_000_000);
+    let expected = sent.clone();
+    let writer = rt::spawn("writer", async move {
+        near.write_all(&sent).await.expect("write");
+        near.unwrap_socket().await.expect("everything was written")
+    });
+    let mut received = vec![0; expected.len()];
+    let mut at = 0;
+    while at < received.len() {
+        at += far.read(&mut received[at..]).await.expect("read");
+    }
+    assert!(received == expected, "bytes were lost or reordered");
+    let (near, rest) = writer.await.expect("no panic");
+    assert_eq!([&taken[..], &rest].concat(), b"switch");
+    // A read that waits is given up without a loss, but for those of another core's socket.
+    if owner.is_none() {
+        assert!(rt::timeout(Duration::from_millis(1), far.read(&mut taken)).await.is_err());
+    }
+    let (far, rest) = far.unwrap_socket().await.expect("nothing was to be written");
+    assert_eq!(rest, b"");
+    near.write_all(b"bare".to_vec()).await.0.expect("write");
+    let (read, bytes) = far.read(Vec::with_capacity(10)).await;
+    assert_eq!((read.expect("read"), &bytes[..]), (4, &b"bare"[..]));
 }
 
 async fn reads_that_are_given_up_lose_nothing<I: Io, W: Wire>() {
@@ -440,6 +478,7 @@ macro_rules! suites {
             each_half_closes_alone
             long_transfers_cross
             reads_that_are_given_up_lose_nothing
+            a_socket_comes_back_with_what_was_not_read
             a_slow_reader_stops_writes_and_a_drop_delivers_them
             buffered_bytes_leave_by_themselves
             pieces_leave_in_order

@@ -1,17 +1,22 @@
 //! What an inspector says about a process: against known loads, bad askers, dead and living sockets, stuck cores.
 
+use std::cell::RefCell;
 use std::fs;
 use std::io::{Read, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::PathBuf;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use boson::ErrorKind;
 use boson::inspect::{COUNTERS, Client, Inspector, MAX_TASKS_PER_ANSWER, TaskRecord};
-use boson::rt::{self, CoreConfig, CoreThread, MonotonicClock, TaskOrder, TaskRange, TaskState};
+use boson::rt::{
+    self, CoreConfig, CoreThread, MonotonicClock, Park, Poller, ReactorChoice, ReactorKind, RingFeature,
+    RingFeatures, TaskOrder, TaskRange, TaskState,
+};
 
 /// A path for a socket that no other test has; removed at the end.
 struct SocketPath(PathBuf);
@@ -35,7 +40,7 @@ fn config() -> CoreConfig {
 }
 
 fn core() -> CoreThread {
-    CoreThread::start("inspected".to_owned(), config()).expect("a core")
+    CoreThread::start("inspected", &config()).expect("a core")
 }
 
 /// Runs `f` on the core and waits for it.
@@ -153,6 +158,9 @@ fn a_coroutine_has_its_name_its_place_and_its_stack() {
     let parked = tasks.iter().find(|task| task.name == "coroutine").expect("one without a name");
     assert_eq!(parked.waits_for.as_deref(), Some("an unpark"));
     assert!(parked.stack_bytes.is_some());
+    assert!(parked.is_coroutine && !parked.is_block_on && parked.queue == "default", "{parked:?}");
+    let roots: Vec<_> = tasks.iter().filter(|task| task.is_block_on).collect();
+    assert!(matches!(roots[..], [root] if root.name == "block_on" && !root.is_coroutine), "{tasks:?}");
 }
 
 #[test]
@@ -189,6 +197,80 @@ fn a_snapshot_counts_what_happened_in_between() {
     assert!(turn.count() >= new.latencies.turn.count() && turn.max() >= new.latencies.turn.max());
     let values: Vec<u64> = COUNTERS.iter().map(|counter| counter.get(&new.stats)).collect();
     assert!(values.iter().filter(|value| **value > 0).count() > 8, "{values:?}");
+}
+
+#[test]
+fn a_snapshot_says_what_a_core_does_its_io_through() {
+    let mut on_epoll = config();
+    on_epoll.reactor = ReactorChoice::Epoll;
+    let mut old = config();
+    old.ring_features = RingFeatures::linux_5_15();
+    let configs = [config(), on_epoll, old];
+    let cores = configs.map(|config| CoreThread::start("inspected", &config).expect("a core"));
+    let path = SocketPath::new();
+    let handles = cores.iter().map(|core| core.handle().clone()).collect();
+    let _inspector = Inspector::start(&path.0, "a test", handles).expect("it starts");
+    let snapshot = Client::new(&path.0).snapshot().expect("an answer");
+    for (core, report) in cores.iter().zip(&snapshot.cores) {
+        let (stats, features) = run_on(core, || (rt::stats(), rt::ring_features()));
+        assert_eq!((report.stats.reactor, report.ring_features), (stats.reactor, features));
+    }
+    let by_default = if rt::probe_io_uring().is_ok() { ReactorKind::IoUring } else { ReactorKind::Epoll };
+    let kinds: Vec<ReactorKind> = snapshot.cores.iter().map(|core| core.stats.reactor).collect();
+    assert_eq!(kinds, [by_default, ReactorKind::Epoll, by_default]);
+    let features: Vec<RingFeatures> = snapshot.cores.iter().map(|core| core.ring_features).collect();
+    assert_eq!(features[1], RingFeatures::none());
+    assert_eq!(
+        features[0],
+        rt::probe_ring_features().map_or(RingFeatures::none(), |probed| {
+            // Whether a device can be polled shows only when one is opened.
+            probed.with(RingFeature::PolledDevices)
+        })
+    );
+    let newer = |feature: &RingFeature| !RingFeatures::linux_5_15().contains(*feature);
+    assert_eq!(features[2].iter().filter(newer).count(), 0, "{:?}", features[2]);
+}
+
+/// Has nine events each time that it is polled, for ever.
+struct Nine;
+
+impl Poller for Nine {
+    fn name(&self) -> &'static str {
+        "nine at a time"
+    }
+
+    fn poll(&mut self, _now: rt::Instant, budget: usize) -> usize {
+        budget.min(9)
+    }
+
+    fn next_deadline(&self) -> Option<rt::Instant> {
+        None
+    }
+
+    fn park(&mut self) -> Park {
+        Park::Spin
+    }
+}
+
+#[test]
+fn each_poller_is_told_of_by_its_name() {
+    let (core, path) = (core(), SocketPath::new());
+    let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
+    let client = Client::new(&path.0);
+    assert!(client.snapshot().expect("an answer").cores[0].pollers.is_empty());
+    run_on(&core, || {
+        rt::register_poller(Rc::new(RefCell::new(Nine))).keep();
+        rt::register_poller_with_budget(Rc::new(RefCell::new(Nine)), 4).keep();
+    });
+    let ask = || client.snapshot().expect("an answer").cores.remove(0);
+    let core = eventually(ask, |core| core.pollers.iter().all(|poller| poller.events > 100));
+    let [roomy, tight] = &core.pollers[..] else { panic!("there are two: {:?}", core.pollers) };
+    assert_eq!((roomy.name.as_str(), roomy.budget, roomy.exhausted), ("nine at a time", 64, 0));
+    assert_eq!((tight.budget, tight.exhausted), (4, tight.events / 4));
+    assert_eq!(roomy.events / 9, tight.events / 4, "both are polled in each turn");
+    // The core adds up its own when the turn is over.
+    let sum = roomy.events + tight.events;
+    assert!([sum, sum - 13].contains(&core.stats.poller_events), "{} of {sum}", core.stats.poller_events);
 }
 
 /// The time in which there was nothing to wait for is no part of the wait.
@@ -231,7 +313,8 @@ fn many_tasks_come_in_pieces_from_either_end() {
             }
             after = page.last().map(|task| task.id);
         }
-        assert_eq!((seen.len(), pieces), (TASKS, 3), "{order:?}");
+        // And that of `block_on`.
+        assert_eq!((seen.len(), pieces), (TASKS + 1, 3), "{order:?}");
         let sorted = match order {
             TaskOrder::OldestFirst => seen.is_sorted_by(|a, b| a < b),
             TaskOrder::NewestFirst => seen.is_sorted_by(|a, b| a > b),
@@ -279,6 +362,7 @@ fn a_stuck_core_is_silent_and_hides_no_other() {
     let report = &client.snapshot().expect("an answer").cores[0];
     let (name, place) = report.stuck_in.clone().expect("it says in which task");
     assert!(name == "never returns" && place.starts_with(file!()), "{name} {place}");
+    assert_eq!(report.stats.reactor, ReactorKind::Unknown, "it did not say");
     assert!(client.tasks(0, TaskRange::ALL).expect("an answer").is_silent);
     release.store(true, Ordering::Relaxed);
     assert_eq!(eventually(|| silent(&client), |silent| !silent[0]), [false, false]);

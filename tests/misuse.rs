@@ -85,8 +85,10 @@ fn a_core_that_cannot_be_made_leaves_its_thread_on_the_cpus_that_it_had() {
     if before.count() < 2 {
         return not_run::not_run("with one CPU, being pinned to it cannot be seen");
     }
-    let pinned = CoreConfig { cpu: first, ..config() };
-    let wrong = CoreConfig { arena_bytes: usize::MAX / 2, ..pinned.clone() };
+    let mut pinned = config();
+    pinned.cpu = first;
+    let mut wrong = pinned.clone();
+    wrong.arena_bytes = usize::MAX / 2;
     Core::new(&wrong).expect_err("no machine has so much memory");
     assert_eq!(cpus(), before);
     drop(Core::new(&pinned).expect("io_uring is usable"));
@@ -133,12 +135,12 @@ fn block_on_thread<F: Future>(future: F) -> F::Output {
 
 #[test]
 fn a_panic_on_another_core_is_the_joiners_error_and_the_core_goes_on() {
-    let thread = rt::CoreThread::start("remote".to_owned(), config()).expect("a thread");
+    let thread = rt::CoreThread::start("remote", &config()).expect("a thread");
     let handle = thread.handle();
     let error =
         block_on_thread(handle.spawn("panics", || async { panic!("on {}", String::from("purpose")) }));
     let Err(JoinError::Panicked(payload)) = error else { panic!("{error:?}") };
-    assert_eq!(payload.downcast_ref::<String>().map(String::as_str), Some("on purpose"));
+    assert_eq!(payload.message().as_deref(), Some("on purpose"));
     let error =
         block_on_thread(handle.spawn("panics early", || -> std::future::Ready<()> { panic!("early") }));
     assert!(matches!(error, Err(JoinError::Panicked(_))));

@@ -45,7 +45,7 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
     parents.block_on(rt::sleep(Duration::from_millis(1))).expect("the ring works");
     rt_task_in_flight(parents);
     let handle = parents.handle();
-    let thread = CoreThread::start("parents".to_owned(), config()).expect("a thread");
+    let thread = CoreThread::start("parents", &config()).expect("a thread");
     let watchdog = Watchdog::start(std::slice::from_ref(&handle), Duration::from_secs(10)).expect("a thread");
     let (mut thread, mut watchdog) = (Some(thread), Some(watchdog));
     let well = in_fork(|| {

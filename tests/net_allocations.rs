@@ -107,9 +107,9 @@ fn measure(bytes: usize, pause: Duration) -> f64 {
             }
             if rounds.get() > before {
                 tasks[0].1.0.store(true, Ordering::Relaxed);
-                now = now + pause;
+                now += pause;
             }
-            now = now + Duration::from_micros(1);
+            now += Duration::from_micros(1);
             for poller in &mut pollers {
                 poller.poll(now, 64);
             }

@@ -43,7 +43,7 @@ impl Net {
     /// Lets both stacks come to rest.
     fn settle(&mut self) {
         loop {
-            self.now = self.now + Duration::from_micros(1);
+            self.now += Duration::from_micros(1);
             let handled: usize = self.pollers.iter_mut().map(|poller| poller.poll(self.now, 64)).sum();
             if handled == 0 {
                 return;
@@ -133,7 +133,7 @@ fn ten_thousand_idle_connections_slow_nobody_and_take_little_memory() {
 
     // A minute of keepalives is answered, and everybody is still there.
     for _ in 0..60 {
-        net.now = net.now + Duration::from_secs(1);
+        net.now += Duration::from_secs(1);
         net.settle();
     }
     assert_eq!(net.client.stats().connections, CONNECTIONS + 1);

@@ -92,7 +92,7 @@ fn block_on<T>(clock: &MonotonicClock, stack: &Stack, main: impl Future<Output =
             }
             Park::Nap(nap) => thread::sleep(nap),
             Park::Idle => thread::sleep(Duration::from_millis(1)),
-            Park::Spin => {}
+            _ => {}
         }
     }
 }

@@ -121,9 +121,10 @@ fn a_queue_that_slept_saves_nothing_up() {
 
 #[test]
 fn a_queue_whose_latency_matters_does_not_wait_for_its_share() {
-    let longest_wait = |latency| {
+    let longest_wait = |latency, later| {
         run_on_work_clock(|clock| async move {
             let urgent = TaskQueue::new("urgent", Shares::new(1), latency).expect("room");
+            urgent.set_latency(later);
             let done = Rc::new(Cell::new(0));
             for _ in 0..20 {
                 rt::spawn("works", works(&clock, &done)).detach();
@@ -144,9 +145,13 @@ fn a_queue_whose_latency_matters_does_not_wait_for_its_share() {
         })
     };
     let limit = Duration::from_micros(40);
-    let longest = longest_wait(LatencyClass::Matters(limit));
+    let longest = longest_wait(LatencyClass::Matters(limit), LatencyClass::Matters(limit));
     assert!(longest <= limit + Duration::from_micros(20), "it waited for {longest:?}");
-    let control = longest_wait(LatencyClass::NotImportant);
+    let longest = longest_wait(LatencyClass::NotImportant, LatencyClass::Matters(limit));
+    assert!(longest <= limit + Duration::from_micros(20), "it waited for {longest:?}, told later");
+    let control = longest_wait(LatencyClass::NotImportant, LatencyClass::NotImportant);
+    assert!(control > limit * 5, "it waited for {control:?} only, without its class");
+    let control = longest_wait(LatencyClass::Matters(limit), LatencyClass::NotImportant);
     assert!(control > limit * 5, "it waited for {control:?} only, without its class");
 }
 
@@ -408,7 +413,7 @@ fn block_ons_that_end_at_once_leave_devices_timers_and_messages_their_turn() {
 /// The same while the clock stands still.
 #[test]
 fn block_ons_are_counted_where_no_time_passes() {
-    let (core, polls) = core_with_a_poller(&CoreConfig { clock: Arc::new(WorkClock::default()), ..config() });
+    let (core, polls) = core_with_a_poller(&CoreConfig::new(Arc::new(WorkClock::default()), [7; 32]));
     for _ in 0..1000 {
         core.block_on(async {}).expect("runs");
     }

@@ -78,8 +78,7 @@ fn no_wake_is_lost() {
 
 /// The first seed that notices the defect, with what it noticed.
 fn noticed(defect: Defect) -> (u64, Stuck) {
-    let run =
-        |seed| run_ping_pong(WorldOptions { defect: Some(defect), ..WorldOptions::new(seed) }, 20).err();
+    let run = |seed| run_ping_pong(WorldOptions::new(seed).with_defect(defect), 20).err();
     let found = (0..DEFECT_SEEDS).find_map(|seed| run(seed).map(|stuck| (seed, stuck)));
     let (seed, stuck) = found.expect("a lost wake must be noticed");
     println!("{defect:?}: {stuck}");
@@ -303,7 +302,7 @@ fn a_deadlock_lists_who_waits_for_what() {
 
 #[test]
 fn going_round_in_circles_is_noticed() {
-    let world = World::with(WorldOptions { most_steps: 10_000, ..WorldOptions::new(1) });
+    let world = World::with(WorldOptions::new(1).with_most_steps(10_000));
     let core = world.core("a");
     let stuck = core.try_block_on(async {
         loop {
@@ -423,7 +422,7 @@ impl Poller for Device {
         if now < self.next {
             return 0;
         }
-        self.next = self.next + Duration::from_millis(1);
+        self.next += Duration::from_millis(1);
         self.events += 1;
         if let Some(waker) = self.waker.take() {
             waker.wake();

@@ -386,7 +386,7 @@ fn large_values_lie_scattered_where_no_run_is_free() {
 #[test]
 fn a_namespace_that_can_grow_does() {
     let executor = Executor::new(1);
-    let disk_options = DiskOptions { max_size_bytes: 64 << 20, ..DiskOptions::new(0) };
+    let disk_options = DiskOptions::new(0).with_max_size_bytes(64 << 20);
     let disk = Disk::new(executor.env(), disk_options, 1);
     let env = executor.env();
     executor.block_on(async move {

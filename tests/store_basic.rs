@@ -167,7 +167,7 @@ fn transactions_of_many_tasks_lose_no_update_and_readers_see_whole_ones() {
 #[test]
 fn a_read_so_slow_that_its_units_are_reused_meanwhile_is_read_again() {
     let read_latency = Duration::from_millis(60);
-    transfer_between_accounts(DiskOptions { read_latency, ..DiskOptions::new(32 << 20) });
+    transfer_between_accounts(DiskOptions::new(32 << 20).with_read_latency(read_latency));
 }
 
 fn transfer_between_accounts(disk_options: DiskOptions) {

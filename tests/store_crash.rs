@@ -276,11 +276,9 @@ fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Resul
     let executor = Executor::new(seed);
     // One in four disks is so small that it is full most of the time.
     let crowded = random.random_ratio(1, 4);
-    let options_of_disk = DiskOptions {
-        block_size_bytes: if random.random() { 512 } else { 4096 },
-        max_size_bytes: if crowded { 9 << 20 } else { 64 << 20 },
-        ..DiskOptions::new(0)
-    };
+    let options_of_disk = DiskOptions::new(0)
+        .with_block_size_bytes(if random.random() { 512 } else { 4096 })
+        .with_max_size_bytes(if crowded { 9 << 20 } else { 64 << 20 });
     let disk = Disk::new(executor.env(), options_of_disk, seed);
     let history = Rc::new(RefCell::new(History::default()));
     for round in 0..ROUNDS {

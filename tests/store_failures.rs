@@ -153,7 +153,7 @@ fn a_value_that_is_read_while_its_leaf_is_evicted_is_not_counted_for_ever() {
 #[test]
 fn an_interval_is_kept_while_later_writes_wait_for_room_in_the_log() {
     let executor = Executor::new(4);
-    let slow = DiskOptions { read_latency: Duration::from_millis(50), ..DiskOptions::new(64 << 20) };
+    let slow = DiskOptions::new(64 << 20).with_read_latency(Duration::from_millis(50));
     let disk = Disk::new(executor.env(), slow, 4);
     let env = executor.env();
     executor.block_on(async move {

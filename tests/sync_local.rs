@@ -13,9 +13,8 @@ use std::time::Duration;
 
 use boson::ErrorKind;
 use boson::rt::sync::local::{
-    Barrier, Condvar, Mutex, MutexGuard, Notify, OnceCell, RecvError, RwLock, RwLockReadGuard,
-    RwLockWriteGuard, Semaphore, TryAcquireError, TryRecvError, TrySendError, WaitGroup, broadcast, mpsc,
-    oneshot, watch,
+    Barrier, Condvar, MappedMutexGuard, Mutex, MutexGuard, Notify, OnceCell, RwLock, RwLockReadGuard,
+    Semaphore, SetError, TryAcquireError, TrySendError, WaitGroup, broadcast, mpsc, oneshot, watch,
 };
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
 use hooked_waker::Hook;
@@ -166,7 +165,7 @@ fn a_value_is_made_once_and_by_the_next_if_the_first_gives_up() {
         let cell: &OnceCell<u32> = Box::leak(Box::default());
         let mut first: Boxed<'_, &u32> = Box::pin(cell.get_or_init(pending));
         assert!(poll(&mut first).is_pending());
-        assert_eq!(cell.set(9), Err(9), "it is being made");
+        assert_eq!(cell.set(9), Err(SetError::InitializingError(9)));
         let mut second: Boxed<'_, _> = Box::pin(cell.get_or_try_init(async || Err::<u32, _>("no luck")));
         let mut third: Boxed<'_, &u32> = Box::pin(cell.get_or_init(async || 3));
         let mut fourth: Boxed<'_, &u32> = Box::pin(cell.get_or_init(async || 4));
@@ -177,7 +176,7 @@ fn a_value_is_made_once_and_by_the_next_if_the_first_gives_up() {
         assert_eq!(poll(&mut second), Poll::Ready(Err("no luck")));
         assert_eq!(poll(&mut third), Poll::Ready(&3));
         assert_eq!(poll(&mut fourth), Poll::Ready(&3));
-        assert_eq!((cell.get(), cell.set(5)), (Some(&3), Err(5)));
+        assert_eq!((cell.get(), cell.set(5)), (Some(&3), Err(SetError::AlreadyInitializedError(5))));
         let set = OnceCell::new();
         assert_eq!((set.set(1), set.into_inner()), (Ok(()), Some(1)));
     });
@@ -196,7 +195,7 @@ fn channels_that_timed_out_lose_nothing() {
         assert_eq!(sender.try_send(4), Err(TrySendError::Full(4)));
         assert_eq!((soon(receiver.recv()).await, soon(receiver.recv()).await), (Some(1), Some(3)));
         task.await.expect("no panic").expect("open");
-        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty));
+        assert_eq!(receiver.try_recv(), Err(mpsc::error::TryRecvError::Empty));
 
         let (sender, mut receiver) = oneshot::channel();
         times_out(&mut receiver).await;
@@ -229,7 +228,7 @@ fn a_closed_channel_is_drained() {
         assert!(matches!(poll(&mut waits), Poll::Ready(Err(error)) if error.0 == 9));
         assert!(sender.send(2).await.is_err());
         assert_eq!(receiver.recv().await, Some(1));
-        assert_eq!(receiver.try_recv(), Err(TryRecvError::Empty), "two may still come");
+        assert_eq!(receiver.try_recv(), Err(mpsc::error::TryRecvError::Empty), "two may still come");
         permit.send(3);
         assert_eq!(receiver.recv().await, Some(3));
         let hook = Hook::new();
@@ -262,7 +261,10 @@ fn a_oneshot_says_when_the_other_end_is_gone() {
     let hook = Hook::new();
     assert!(hook.poll(&mut receiver).is_pending());
     drop(sender);
-    assert_eq!((hook.take_wakes(), hook.poll(&mut receiver)), (1, Poll::Ready(Err(RecvError::Closed))));
+    assert_eq!(
+        (hook.take_wakes(), hook.poll(&mut receiver)),
+        (1, Poll::Ready(Err(oneshot::error::RecvError)))
+    );
 
     let (mut sender, mut receiver) = oneshot::channel();
     let mut closed = Box::pin(sender.closed());
@@ -271,7 +273,7 @@ fn a_oneshot_says_when_the_other_end_is_gone() {
     assert_eq!((hook.take_wakes(), hook.poll(&mut closed)), (1, Poll::Ready(())));
     drop(closed);
     assert_eq!(sender.send(1), Err(1));
-    assert_eq!(receiver.try_recv(), Err(TryRecvError::Disconnected));
+    assert_eq!(receiver.try_recv(), Err(oneshot::error::TryRecvError::Closed));
 }
 
 #[test]
@@ -280,10 +282,14 @@ fn a_watch_shows_the_newest_value() {
     let mut late = receiver.clone();
     sender.send(1).expect("listens");
     sender.send(2).expect("listens");
-    assert!(receiver.has_changed());
+    assert_eq!(receiver.has_changed(), Ok(true));
     assert!(poll(&mut Box::pin(receiver.changed())).is_ready());
-    assert!(!receiver.has_changed());
-    assert_eq!((*receiver.get(), *sender.get(), *late.get_and_update()), (2, 2, 2));
+    assert_eq!(receiver.has_changed(), Ok(false));
+    receiver.mark_changed();
+    assert_eq!(receiver.has_changed(), Ok(true));
+    receiver.mark_unchanged();
+    assert_eq!(receiver.has_changed(), Ok(false));
+    assert_eq!((*receiver.borrow(), *sender.borrow(), *late.borrow_and_update()), (2, 2, 2));
     let hook = Hook::new();
     let mut changed = Box::pin(late.changed());
     assert!(hook.poll(&mut changed).is_pending());
@@ -293,11 +299,11 @@ fn a_watch_shows_the_newest_value() {
     assert_eq!(hook.take_wakes(), 1, "told once, and not again as it does not wait");
     assert_eq!(hook.poll(&mut changed), Poll::Ready(Ok(())));
     drop(changed);
-    assert_eq!(poll(&mut Box::pin(late.changed())), Poll::Ready(Err(RecvError::Closed)));
+    assert_eq!(poll(&mut Box::pin(late.changed())), Poll::Ready(Err(watch::error::RecvError)));
     let (sender, receiver) = watch::channel(0);
     drop(receiver);
     assert_eq!(sender.send(1).err().map(|error| error.0), Some(1));
-    assert_eq!((*sender.send_replace(5), *sender.subscribe().get()), (0, 5));
+    assert_eq!((*sender.send_replace(5), *sender.subscribe().borrow()), (0, 5));
 }
 
 #[test]
@@ -324,14 +330,23 @@ fn a_semaphore_hands_out_owned_permits_and_closes() {
         let semaphore = Rc::new(Semaphore::new(3));
         let owned = Rc::clone(&semaphore).acquire_many_owned(2).await.expect("open");
         let other = Rc::clone(&semaphore).try_acquire_owned().expect("one is left");
-        assert_eq!((owned.count(), semaphore.available_permits()), (2, 0));
+        assert_eq!((owned.num_permits(), semaphore.available_permits()), (2, 0));
         assert!(Rc::ptr_eq(owned.semaphore(), &semaphore));
         drop(owned);
         other.forget();
         let mut both = semaphore.try_acquire_many(2).expect("two are left");
         let one = both.split(1).expect("of two");
         assert!(both.split(2).is_none());
-        assert_eq!((both.count(), one.count()), (1, 1));
+        let mut merged = both.split(1).expect("the last one");
+        merged.merge(both);
+        let mut both = merged;
+        assert_eq!(both.num_permits(), 1);
+        let mut owned = Rc::clone(&semaphore).try_acquire_many_owned(0).expect("none are needed");
+        owned.merge(Rc::clone(&semaphore).try_acquire_many_owned(0).expect("none are needed"));
+        assert!(owned.split(1).is_none());
+        drop(owned);
+        both.merge(semaphore.try_acquire_many(0).expect("none are needed"));
+        assert_eq!((both.num_permits(), one.num_permits()), (1, 1));
         drop(both);
         assert_eq!(semaphore.available_permits(), 1);
         assert_eq!((semaphore.forget_permits(5), semaphore.available_permits()), (1, 0));
@@ -358,7 +373,7 @@ fn guards_of_a_rwlock_map_and_downgrade() {
     let mut reads = Box::pin(lock.read());
     let mut next_writes = Box::pin(lock.write());
     assert!(hook.poll(&mut reads).is_pending() && poll(&mut next_writes).is_pending());
-    let downgraded = RwLockWriteGuard::downgrade(writes);
+    let downgraded = writes.downgrade();
     assert_eq!(hook.take_wakes(), 1);
     let Poll::Ready(read) = hook.poll(&mut reads) else { panic!("readers may come in") };
     assert!(poll(&mut next_writes).is_pending(), "but no writer");
@@ -408,7 +423,8 @@ fn wakers_may_call_back_into_a_semaphore() {
                 let (second, ran) = (Rc::clone(&second), Rc::clone(&ran));
                 Box::new(move || {
                     ran.set(true);
-                    let taken: Option<Pin<Box<boson::rt::sync::local::Acquire<'static>>>> = second.take();
+                    let taken: Option<Pin<Box<boson::rt::sync::local::SemaphoreAcquire<'static>>>> =
+                        second.take();
                     let Some(mut taken) = taken else { return };
                     semaphore.add_permits(1);
                     if poll_instead {
@@ -605,8 +621,31 @@ fn what_a_permit_sends_to_nobody_is_dropped_at_once() {
         // While the channel has a sender.
         assert_eq!(
             rt::timeout(Duration::from_secs(1), answered).await.expect("in time"),
-            Err(RecvError::Closed)
+            Err(oneshot::error::RecvError)
         );
         drop(sender);
     });
+}
+
+#[test]
+fn guards_of_a_mutex_map() {
+    let mutex = Mutex::new((1, [2, 3]));
+    let guard = mutex.try_lock().expect("free");
+    let whole = MutexGuard::try_map(guard, |_| None::<&mut u32>).expect_err("there is no part");
+    assert!(mutex.try_lock().is_err());
+    let pair = MutexGuard::map(whole, |value| &mut value.1);
+    let mut last = MappedMutexGuard::map(pair, |pair| &mut pair[1]);
+    *last += 1;
+    assert!(mutex.try_lock().is_err());
+    drop(last);
+    let first = MutexGuard::try_map(mutex.try_lock().expect("given up"), |value| Some(&mut value.0));
+    assert_eq!(*first.expect("there is a part"), 1);
+    assert_eq!(*mutex.try_lock().expect("given up"), (1, [2, 4]));
+}
+
+#[test]
+#[should_panic(expected = "permits of different semaphores")]
+fn permits_of_different_semaphores_do_not_merge() {
+    let (one, other) = (Semaphore::new(1), Semaphore::new(1));
+    one.try_acquire().expect("free").merge(other.try_acquire().expect("free"));
 }

@@ -7,9 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 
-use boson::rt::sync::local::{
-    Barrier, BarrierWaitResult, Mutex, Notify, RecvError, RwLock, Semaphore, TryRecvError, broadcast, mpsc,
-};
+use boson::rt::sync::local::{Barrier, BarrierWaitResult, Mutex, Notify, RwLock, Semaphore, broadcast, mpsc};
 use hooked_waker::Hook;
 use proptest::collection::vec;
 use proptest::prelude::*;
@@ -31,6 +29,10 @@ trait Lockable {
     fn try_acquire(&self, weight: usize) -> Option<Guard<'_>>;
 }
 
+fn permits(weight: usize) -> u32 {
+    u32::try_from(weight).expect("a few")
+}
+
 impl Lockable for Semaphore {
     fn permits(&self) -> usize {
         3
@@ -39,10 +41,12 @@ impl Lockable for Semaphore {
         seed % 4
     }
     fn acquire(&self, weight: usize) -> Pending<'_, Guard<'_>> {
-        Box::pin(async move { Box::new(self.acquire_many(weight).await.expect("never closed")) as Guard<'_> })
+        Box::pin(async move {
+            Box::new(self.acquire_many(permits(weight)).await.expect("never closed")) as Guard<'_>
+        })
     }
     fn try_acquire(&self, weight: usize) -> Option<Guard<'_>> {
-        self.try_acquire_many(weight).ok().map(|guard| Box::new(guard) as Guard<'_>)
+        self.try_acquire_many(permits(weight)).ok().map(|guard| Box::new(guard) as Guard<'_>)
     }
 }
 
@@ -360,8 +364,8 @@ fn check_mpsc(capacity: usize, steps: &[(u8, usize)]) {
             _ => {
                 let expected = match queue.pop_front() {
                     Some(value) => Ok(value),
-                    None if closed => Err(TryRecvError::Disconnected),
-                    None => Err(TryRecvError::Empty),
+                    None if closed => Err(mpsc::error::TryRecvError::Disconnected),
+                    None => Err(mpsc::error::TryRecvError::Empty),
                 };
                 assert_eq!(receiver.try_recv(), expected);
             }
@@ -405,12 +409,12 @@ fn check_broadcast(capacity: usize, steps: &[(u8, usize)]) {
                 let expected = if next[slot] < oldest {
                     let missed = oldest - next[slot];
                     next[slot] = oldest;
-                    Err(TryRecvError::Lagged(missed as u64))
+                    Err(broadcast::error::TryRecvError::Lagged(missed as u64))
                 } else if let Some(&value) = sent.get(next[slot]) {
                     next[slot] += 1;
                     Ok(value)
                 } else {
-                    Err(TryRecvError::Empty)
+                    Err(broadcast::error::TryRecvError::Empty)
                 };
                 assert_eq!(receiver.try_recv(), expected);
             }
@@ -421,7 +425,7 @@ fn check_broadcast(capacity: usize, steps: &[(u8, usize)]) {
         let hook = Hook::new();
         while !matches!(
             hook.poll(&mut Box::pin(receiver.recv())),
-            std::task::Poll::Ready(Err(RecvError::Closed))
+            std::task::Poll::Ready(Err(broadcast::error::RecvError::Closed))
         ) {}
     }
 }

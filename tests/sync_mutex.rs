@@ -11,7 +11,7 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use boson::rt::sync::{Condvar, Lock, MappedMutexGuard, Mutex, MutexGuard, OwnedMutexGuard};
+use boson::rt::sync::{Condvar, MappedMutexGuard, Mutex, MutexGuard, MutexLock, OwnedMutexGuard};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
 use hooked_waker::Hook;
 use proptest::prelude::*;
@@ -19,7 +19,7 @@ use proptest::prelude::*;
 /// How often a waiter may be overtaken after it was told, as `Mutex` documents.
 const OVERTAKEN: usize = 4;
 
-type Waiting<'a, T> = Pin<Box<Lock<'a, T>>>;
+type Waiting<'a, T> = Pin<Box<MutexLock<'a, T>>>;
 
 fn config() -> CoreConfig {
     CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
@@ -217,7 +217,7 @@ fn what_may_cross_threads_is_what_the_value_allows() {
     send::<MutexGuard<'_, std::cell::Cell<u8>>>();
     send::<OwnedMutexGuard<std::cell::Cell<u8>>>();
     send::<MappedMutexGuard<'_, std::cell::Cell<u8>>>();
-    send::<Lock<'_, std::cell::Cell<u8>>>();
+    send::<MutexLock<'_, std::cell::Cell<u8>>>();
     sync::<MutexGuard<'_, u8>>();
     sync::<OwnedMutexGuard<u8>>();
     sync::<MappedMutexGuard<'_, u8>>();

@@ -8,8 +8,8 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
 use boson::rt::sync::{
-    Barrier, Condvar, Mutex, MutexGuard, Notify, OnceCell, RwLock, Semaphore, WaitGroup, broadcast, mpsc,
-    oneshot, watch,
+    Barrier, Condvar, Mutex, MutexGuard, Notify, OnceCell, RwLock, Semaphore, WaitGroup, broadcast, local,
+    mpsc, oneshot, watch,
 };
 use boson::rt::{self, Core, CoreConfig, CoreThread, MonotonicClock};
 use boson::{ErrorKind, Result};
@@ -48,7 +48,7 @@ fn everywhere<F: Future<Output = ()> + 'static>(
     here: impl Future<Output = ()>,
 ) {
     let cores: Vec<_> =
-        (0..2).map(|i| CoreThread::start(format!("other {i}"), config()).expect("a core")).collect();
+        (0..2).map(|i| CoreThread::start(format!("other {i}"), &config()).expect("a core")).collect();
     run(async {
         let tasks: Vec<_> = cores.iter().map(|core| core.handle().spawn("there", make.clone())).collect();
         let foreign = std::thread::spawn(move || block_on_foreign_thread(make()));
@@ -214,6 +214,24 @@ fn a_wait_group_counts_across_cores() {
 }
 
 #[test]
+fn a_wait_for_work_ends_though_new_work_begins_at_once() {
+    run(async {
+        let group = Arc::new(WaitGroup::new());
+        let token = group.token();
+        let waits = Arc::clone(&group);
+        let waiter = rt::spawn("waits", async move { waits.wait().await });
+        rt::yield_now().await;
+        drop(token);
+        let _more = group.token();
+        rt::timeout(Duration::from_secs(5), waiter)
+            .await
+            .expect("the last token was dropped")
+            .expect("no panic");
+        times_out(group.wait()).await;
+    });
+}
+
+#[test]
 fn channels_carry_everything_across_cores() {
     let (sender, mut receiver) = mpsc::channel(4);
     let (unbounded, mut flood) = mpsc::unbounded_channel();
@@ -374,16 +392,52 @@ fn errors_become_those_of_the_crate() {
                 let (_, mut receiver) = watch::channel(());
                 receiver.changed().await?;
             }
-            _ => {
+            7 => {
                 semaphore.close();
                 drop(semaphore.acquire().await?);
+            }
+            8 => {
+                let (_sender, mut receiver) = mpsc::channel::<()>(1);
+                receiver.try_recv()?;
+            }
+            9 => {
+                let (_, mut receiver) = oneshot::channel::<()>();
+                receiver.try_recv()?;
+            }
+            10 => {
+                let (_sender, mut receiver) = broadcast::channel::<()>(1);
+                receiver.try_recv()?;
+            }
+            11 => {
+                let (sender, mut receiver) = local::broadcast::channel(1);
+                sender.send(1)?;
+                sender.send(2)?;
+                receiver.try_recv()?;
+            }
+            12 => {
+                let (_, mut receiver) = local::oneshot::channel::<()>();
+                receiver.try_recv()?;
+            }
+            13 => {
+                let (_, mut receiver) = local::watch::channel(());
+                receiver.changed().await?;
+            }
+            14 => local::OnceCell::from(1).set(2)?,
+            _ => {
+                let (_, mut receiver) = local::mpsc::channel::<()>(1);
+                receiver.try_recv()?;
             }
         }
         Ok(())
     }
     run(async {
-        use ErrorKind::{Closed, InUse, LimitReached};
-        let expected = [LimitReached, InUse, LimitReached, Closed, Closed, Closed, Closed, Closed];
+        use ErrorKind::{Closed, InUse, LimitReached, TimedOut};
+        let expected = [
+            [LimitReached, InUse, LimitReached, Closed].as_slice(),
+            &[Closed; 4],
+            &[TimedOut, Closed, TimedOut, LimitReached, Closed, Closed, InUse, Closed],
+        ]
+        .concat();
         for (number, kind) in expected.into_iter().enumerate() {
             let refused =
                 rt::timeout(Duration::from_secs(5), refused(number)).await.expect("it does not hang");

@@ -5,9 +5,8 @@
 
 use std::error::Error;
 use std::process::ExitCode;
-use std::sync::Arc;
 
-use boson::rt::{Core, CoreConfig, MonotonicClock};
+use boson::rt::{Core, CoreConfig};
 
 #[path = "."]
 mod on_threads {
@@ -55,7 +54,7 @@ fn on_threads(address: &str) -> Result<(), Box<dyn Error>> {
 }
 
 fn on_coroutines(address: String) -> Result<(), Box<dyn Error>> {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+    let core = Core::new(&CoreConfig::from_machine()?)?;
     let served = boson::thread::run(&core, move || -> std::io::Result<()> {
         let listener = boson::blocking::net::TcpListener::bind(&address)?;
         println!("a coroutine for each connection on {}", listener.local_addr()?);

@@ -5,11 +5,11 @@
 //! use boson::blocking::net::{TcpListener, TcpStream}; // std::net
 //! use boson::blocking::sync::{Arc, Mutex}; // std::sync
 //! use boson::thread; // std::thread
-//! # use boson::rt::{Core, CoreConfig, MonotonicClock};
+//! # use boson::rt::{Core, CoreConfig};
 //! # use std::io::{Read, Write};
 //!
 //! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+//! # let core = Core::new(&CoreConfig::from_machine()?)?;
 //! let served = thread::run(&core, || -> std::io::Result<u32> {
 //!     let listener = TcpListener::bind("127.0.0.1:0")?;
 //!     let address = listener.local_addr()?;
@@ -41,4 +41,6 @@
 
 pub mod fs;
 pub mod net;
+mod offloaded;
+pub mod os;
 pub mod sync;

@@ -6,40 +6,40 @@
 //! # Different from `std::net`
 //!
 //! - Data is sent at once (`TCP_NODELAY`), always.
-//! - A host name is looked up by the system's resolver, which blocks the whole core meanwhile; an address in numbers is not looked up.
+//! - [`ToSocketAddrs`] is a trait of this crate: what implements `std`'s does not implement this one.
+//! - Sockets are not `Send`, and a TCP socket has no descriptor to lend: it may be one of another network than the kernel's.
+//! - [`TcpStream::peek`] takes from the connection what it shows, and the next read has it first.
 //! - A write whose time is up may still take effect.
 //! - A read or write that need not wait lets other tasks run only now and then (every 16th), so that it stays fast and no connection
 //!   can hold up the core.
 
+mod addresses;
+pub(super) mod stream;
 mod udp;
 
-use std::cell::{Cell, RefCell};
 use std::future::Future;
-use std::io::{self, Read, Write};
+use std::io;
+use std::os::fd::BorrowedFd;
 use std::rc::Rc;
 use std::time::Duration;
 
 pub use std::net::{
     AddrParseError, IpAddr, Ipv4Addr, Ipv6Addr, Shutdown, SocketAddr, SocketAddrV4, SocketAddrV6,
-    ToSocketAddrs,
 };
 
+pub use addresses::ToSocketAddrs;
 pub use udp::UdpSocket;
 
+use stream::{Shared, check_timeout, io_through_reference};
+
 use crate::error::{Error, ErrorKind};
-use crate::mem::IoBuf;
 use crate::net::{self, Net};
 use crate::rt;
 use crate::rt::coroutine::wait_unless_cancelled;
 
-/// How many bytes one read or write that has to wait carries at most.
-const TRANSFER_BYTES: usize = 64 << 10;
-/// Reads and writes in a row that do not let other tasks run.
-const EAGER: u8 = 16;
-
 /// Waits for an operation of the network.
 #[track_caller]
-fn wait<T>(operation: impl Future<Output = crate::Result<T>>) -> io::Result<T> {
+pub(super) fn wait<T>(operation: impl Future<Output = crate::Result<T>>) -> io::Result<T> {
     match wait_unless_cancelled(operation) {
         Some(result) => result.map_err(into_io),
         None => Err(io::Error::other("the coroutine is being cancelled")),
@@ -47,7 +47,7 @@ fn wait<T>(operation: impl Future<Output = crate::Result<T>>) -> io::Result<T> {
 }
 
 /// Keeps the code of the system where there is one, so that programs can compare it.
-fn into_io(error: Error) -> io::Error {
+pub(super) fn into_io(error: Error) -> io::Error {
     match error.code() {
         Some(code) => io::Error::from_raw_os_error(code),
         // What a socket of the system reports when its time is up.
@@ -123,6 +123,33 @@ impl TcpListener {
         Ok(self.0.local_addr())
     }
 
+    /// The error that the kernel keeps for this socket, and takes it from there; `None` also for listeners of another network.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.0.kernel_socket().map_or(Ok(None), take_error)
+    }
+
+    /// How many routers a packet may pass.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for a listener of another network than the kernel's, and what the system says.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(rustix::net::sockopt::ip_ttl(kernels(self.0.kernel_socket())?)?)
+    }
+
+    /// How many routers a packet may pass; of connections that are made from now on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ttl`](Self::ttl).
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        Ok(rustix::net::sockopt::set_ip_ttl(kernels(self.0.kernel_socket())?, ttl)?)
+    }
+
     /// Another handle to the same listener.
     ///
     /// # Errors
@@ -131,6 +158,14 @@ impl TcpListener {
     pub fn try_clone(&self) -> io::Result<Self> {
         Ok(Self(Rc::clone(&self.0)))
     }
+}
+
+fn kernels(socket: Option<BorrowedFd<'_>>) -> io::Result<BorrowedFd<'_>> {
+    socket.ok_or_else(|| io::Error::new(io::ErrorKind::Unsupported, "not a socket of the kernel"))
+}
+
+pub(super) fn take_error(socket: BorrowedFd<'_>) -> io::Result<Option<io::Error>> {
+    Ok(rustix::net::sockopt::socket_error(socket)?.err().map(io::Error::from))
 }
 
 /// The connections of a [`TcpListener`].
@@ -149,30 +184,11 @@ impl std::iter::FusedIterator for Incoming<'_> {}
 
 /// A connection. It closes when its last handle is dropped; what was written is still delivered.
 #[derive(Debug)]
-pub struct TcpStream(Rc<Shared>);
-
-#[derive(Debug)]
-struct Shared {
-    stream: net::TcpStream,
-    read_timeout: Cell<Option<Duration>>,
-    write_timeout: Cell<Option<Duration>>,
-    /// Reads and writes since others were last let run.
-    eager: Cell<u8>,
-    /// Kept between operations that wait: a buffer that the device may use while the caller's is gone.
-    inbound: RefCell<Vec<u8>>,
-    outbound: RefCell<Vec<u8>>,
-}
+pub struct TcpStream(Rc<Shared<net::TcpStream>>);
 
 impl TcpStream {
     fn new(stream: net::TcpStream) -> Self {
-        Self(Rc::new(Shared {
-            stream,
-            read_timeout: Cell::new(None),
-            write_timeout: Cell::new(None),
-            eager: Cell::new(0),
-            inbound: RefCell::default(),
-            outbound: RefCell::default(),
-        }))
+        Self(Shared::new(stream))
     }
 
     /// Connects to the first of `addresses` that answers.
@@ -256,9 +272,7 @@ impl TcpStream {
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a time of zero.
     pub fn set_read_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        check_timeout(timeout)?;
-        self.0.read_timeout.set(timeout);
-        Ok(())
+        self.0.set_read_timeout(timeout)
     }
 
     /// How long a write waits at most; `None` for ever. A write whose time is up fails with [`WouldBlock`](io::ErrorKind::WouldBlock),
@@ -268,9 +282,7 @@ impl TcpStream {
     ///
     /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a time of zero.
     pub fn set_write_timeout(&self, timeout: Option<Duration>) -> io::Result<()> {
-        check_timeout(timeout)?;
-        self.0.write_timeout.set(timeout);
-        Ok(())
+        self.0.set_write_timeout(timeout)
     }
 
     /// How long a read waits at most.
@@ -279,7 +291,7 @@ impl TcpStream {
     ///
     /// None; a `Result` as in `std`.
     pub fn read_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.0.read_timeout.get())
+        Ok(self.0.read_timeout())
     }
 
     /// How long a write waits at most.
@@ -288,7 +300,44 @@ impl TcpStream {
     ///
     /// None; a `Result` as in `std`.
     pub fn write_timeout(&self) -> io::Result<Option<Duration>> {
-        Ok(self.0.write_timeout.get())
+        Ok(self.0.write_timeout())
+    }
+
+    /// Reads without taking: the next read gets the same. Waits for the first byte.
+    ///
+    /// # Errors
+    ///
+    /// As for a read.
+    #[track_caller]
+    pub fn peek(&self, buf: &mut [u8]) -> io::Result<usize> {
+        self.0.peek(buf)
+    }
+
+    /// The error that the kernel keeps for this socket, and takes it from there; `None` also for streams of another network.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        self.0.stream.kernel_socket().map_or(Ok(None), take_error)
+    }
+
+    /// How many routers a packet may pass.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for a stream of another network than the kernel's, and what the system says.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(rustix::net::sockopt::ip_ttl(kernels(self.0.stream.kernel_socket())?)?)
+    }
+
+    /// How many routers a packet may pass from now on.
+    ///
+    /// # Errors
+    ///
+    /// As for [`ttl`](Self::ttl).
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        Ok(rustix::net::sockopt::set_ip_ttl(kernels(self.0.stream.kernel_socket())?, ttl)?)
     }
 
     /// Accepts `true`, which is how every stream is.
@@ -314,112 +363,4 @@ impl TcpStream {
     }
 }
 
-fn check_timeout(timeout: Option<Duration>) -> io::Result<()> {
-    if timeout == Some(Duration::ZERO) {
-        return Err(io::Error::new(io::ErrorKind::InvalidInput, "cannot set a 0 duration timeout"));
-    }
-    Ok(())
-}
-
-/// Waits for `operation`, `timeout` at most.
-#[track_caller]
-fn wait_at_most<T>(
-    timeout: Option<Duration>,
-    operation: impl Future<Output = crate::Result<T>>,
-) -> io::Result<T> {
-    match timeout {
-        None => wait(operation),
-        Some(timeout) => wait(rt::timeout(timeout, operation))?.map_err(into_io),
-    }
-}
-
-impl Shared {
-    /// Lets others run now and then.
-    fn take_turns(&self) {
-        self.eager.set(self.eager.get() + 1);
-        if self.eager.get() >= EAGER {
-            self.eager.set(0);
-            // Outside a coroutine, what waits next says so.
-            rt::coroutine::yield_now();
-        }
-    }
-
-    #[track_caller]
-    fn read(&self, buf: &mut [u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        self.take_turns();
-        if let Some(len) = self.stream.try_read(buf).map_err(into_io)? {
-            return Ok(len);
-        }
-        let wanted = buf.len().min(TRANSFER_BYTES);
-        let mut bytes = self.inbound.take();
-        if bytes.len() < wanted {
-            bytes.reserve_exact(wanted - bytes.len());
-            bytes.resize(wanted, 0);
-        }
-        let reading = async {
-            // Of the whole buffer, which may have been made for a larger read, more would come than `buf` takes.
-            let (result, bytes) = self.stream.read(bytes.slice(0..wanted)).await;
-            result.map(|len| (len, bytes.into_inner()))
-        };
-        let (len, bytes) = wait_at_most(self.read_timeout.get(), reading)?;
-        buf[..len].copy_from_slice(&bytes[..len]);
-        self.inbound.replace(bytes);
-        Ok(len)
-    }
-
-    #[track_caller]
-    fn write(&self, buf: &[u8]) -> io::Result<usize> {
-        if buf.is_empty() {
-            return Ok(0);
-        }
-        self.take_turns();
-        if let Some(len) = self.stream.try_write(buf).map_err(into_io)? {
-            return Ok(len);
-        }
-        let mut bytes = self.outbound.take();
-        bytes.clear();
-        bytes.extend_from_slice(&buf[..buf.len().min(TRANSFER_BYTES)]);
-        let writing = async {
-            let (result, bytes) = self.stream.write(bytes).await;
-            result.map(|len| (len, bytes))
-        };
-        let (len, bytes) = wait_at_most(self.write_timeout.get(), writing)?;
-        self.outbound.replace(bytes);
-        Ok(len)
-    }
-}
-
-impl Read for TcpStream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buf)
-    }
-}
-
-impl Write for TcpStream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
-
-impl Read for &TcpStream {
-    fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
-        self.0.read(buf)
-    }
-}
-
-impl Write for &TcpStream {
-    fn write(&mut self, buf: &[u8]) -> io::Result<usize> {
-        self.0.write(buf)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        Ok(())
-    }
-}
+io_through_reference!(TcpStream);

@@ -7,22 +7,50 @@
 //!
 //! They stand on the primitives of [`rt::sync`].
 //!
+//! # Deadlines
+//!
+//! What has a timed wait in `std` has one here: by the core's clock, or on a thread without a core by the machine's. To bound any other
+//! wait, use the primitive of [`rt::sync`]: its waits are futures, for `wait` and [`rt::timeout`], which
+//! needs a core.
+//!
+//! ```
+//! # use std::sync::Arc;
+//! use std::time::Duration;
+//! use boson::rt::{self, sync::Mutex};
+//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
+//! # boson::thread::run(&core, || {
+//! let mutex = Mutex::new(());
+//! let guard = mutex.blocking_lock();
+//! assert!(boson::wait(rt::timeout(Duration::from_millis(1), mutex.lock())).is_err());
+//! # drop(guard);
+//! # })?.expect("no panic");
+//! # Ok::<(), boson::Error>(())
+//! ```
+//!
 //! # Different from `std::sync`
 //!
 //! - [`sync_channel`](mpsc::sync_channel) with a bound of zero does not make the sender wait for a receiver: it has room for one message.
+//! - [`Once`], [`OnceLock`] and [`LazyLock`] are poisoned by cancelling too, where a panic would poison them.
+//! - What `std` has under other names for the nightly compiler is missing, and so are its deprecated functions.
 //! - A lock that is asked for in a destructor of a coroutine that is being cancelled, and is not free, aborts the process with a message.
 
+mod condvar;
 pub mod mpsc;
+mod once;
+mod rwlock;
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::rt::sync::const_unless_loom;
-use crate::rt::{self, wait};
+use crate::rt::{self, wait, waits_for};
 
-pub use std::sync::{
-    Arc, LazyLock, LockResult, Once, OnceLock, PoisonError, TryLockError, TryLockResult, Weak, atomic,
-};
+pub use std::sync::{Arc, LockResult, PoisonError, TryLockError, TryLockResult, Weak, atomic};
+
+pub use condvar::{Condvar, WaitTimeoutResult};
+pub use once::{LazyLock, Once, OnceLock, OnceState};
+pub use rwlock::{RwLock, RwLockReadGuard, RwLockWriteGuard};
 
 /// Whether a guard was dropped by a panic.
 #[derive(Debug, Default)]
@@ -158,6 +186,12 @@ impl<T: ?Sized> DerefMut for MutexGuard<'_, T> {
     }
 }
 
+impl<T: ?Sized + fmt::Display> fmt::Display for MutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        (**self).fmt(f)
+    }
+}
+
 impl<'a, T: ?Sized> MutexGuard<'a, T> {
     fn new(poison: &'a Poison, guard: rt::sync::MutexGuard<'a, T>) -> LockResult<Self> {
         poison.check(Self { watch: poison.watch(), guard })
@@ -166,230 +200,6 @@ impl<'a, T: ?Sized> MutexGuard<'a, T> {
     /// For a wait without the lock: a panic there is not one with the lock.
     fn unwatched(self) -> (&'a Poison, rt::sync::MutexGuard<'a, T>) {
         (self.watch.poison, self.guard)
-    }
-}
-
-/// Many readers or one writer.
-#[derive(Debug, Default)]
-pub struct RwLock<T: ?Sized> {
-    poison: Poison,
-    lock: tokio::sync::RwLock<T>,
-}
-
-/// Reads what a [`RwLock`] holds until it is dropped.
-#[derive(Debug)]
-#[must_use = "if unused the RwLock will immediately unlock"]
-pub struct RwLockReadGuard<'a, T: ?Sized>(tokio::sync::RwLockReadGuard<'a, T>);
-
-/// Writes what a [`RwLock`] holds until it is dropped.
-#[derive(Debug)]
-#[must_use = "if unused the RwLock will immediately unlock"]
-pub struct RwLockWriteGuard<'a, T: ?Sized> {
-    // Dropped in this order.
-    _watch: Watch<'a>,
-    guard: tokio::sync::RwLockWriteGuard<'a, T>,
-}
-
-impl<T> RwLock<T> {
-    /// An unlocked lock.
-    pub const fn new(value: T) -> Self {
-        Self { poison: Poison(AtomicBool::new(false)), lock: tokio::sync::RwLock::const_new(value) }
-    }
-
-    /// The value.
-    ///
-    /// # Errors
-    ///
-    /// With the value, if the lock is poisoned.
-    pub fn into_inner(self) -> LockResult<T> {
-        let Self { poison, lock } = self;
-        poison.check(lock.into_inner())
-    }
-}
-
-impl<T: ?Sized> RwLock<T> {
-    fn write_guard<'a>(
-        &'a self,
-        guard: tokio::sync::RwLockWriteGuard<'a, T>,
-    ) -> LockResult<RwLockWriteGuard<'a, T>> {
-        self.poison.check(RwLockWriteGuard { _watch: self.poison.watch(), guard })
-    }
-
-    /// Waits until nobody writes.
-    ///
-    /// # Errors
-    ///
-    /// With the guard, if the lock is poisoned.
-    ///
-    /// # Panics
-    ///
-    /// In an async task, if it has to wait.
-    #[track_caller]
-    pub fn read(&self) -> LockResult<RwLockReadGuard<'_, T>> {
-        let guard = self.lock.try_read().unwrap_or_else(|_| wait(self.lock.read()));
-        self.poison.check(RwLockReadGuard(guard))
-    }
-
-    /// Waits until nobody reads or writes.
-    ///
-    /// # Errors
-    ///
-    /// With the guard, if the lock is poisoned.
-    ///
-    /// # Panics
-    ///
-    /// In an async task, if it has to wait.
-    #[track_caller]
-    pub fn write(&self) -> LockResult<RwLockWriteGuard<'_, T>> {
-        self.write_guard(self.lock.try_write().unwrap_or_else(|_| wait(self.lock.write())))
-    }
-
-    /// Reads if nobody writes or waits to.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` if somebody does; with the guard, if the lock is poisoned.
-    pub fn try_read(&self) -> TryLockResult<RwLockReadGuard<'_, T>> {
-        let guard = self.lock.try_read().map_err(|_| TryLockError::WouldBlock)?;
-        Ok(self.poison.check(RwLockReadGuard(guard))?)
-    }
-
-    /// Writes if nobody reads or writes.
-    ///
-    /// # Errors
-    ///
-    /// `WouldBlock` if somebody does; with the guard, if the lock is poisoned.
-    pub fn try_write(&self) -> TryLockResult<RwLockWriteGuard<'_, T>> {
-        let guard = self.lock.try_write().map_err(|_| TryLockError::WouldBlock)?;
-        Ok(self.write_guard(guard)?)
-    }
-
-    /// Whether a writing guard was dropped by a panic.
-    pub fn is_poisoned(&self) -> bool {
-        self.poison.0.load(Ordering::Relaxed)
-    }
-
-    /// Forgets that a writing guard was dropped by a panic.
-    pub fn clear_poison(&self) {
-        self.poison.0.store(false, Ordering::Relaxed);
-    }
-}
-
-impl<T: ?Sized> Deref for RwLockReadGuard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.0
-    }
-}
-
-impl<T: ?Sized> Deref for RwLockWriteGuard<'_, T> {
-    type Target = T;
-
-    fn deref(&self) -> &T {
-        &self.guard
-    }
-}
-
-impl<T: ?Sized> DerefMut for RwLockWriteGuard<'_, T> {
-    fn deref_mut(&mut self) -> &mut T {
-        &mut self.guard
-    }
-}
-
-/// Waits for something that a [`Mutex`] guards to change. As with `std`'s, a notification for nobody is lost, and what was waited for may be
-/// gone when the wait returns.
-#[derive(Debug, Default)]
-pub struct Condvar(rt::sync::Condvar);
-
-/// Whether a wait ended because its time was up.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct WaitTimeoutResult(bool);
-
-impl WaitTimeoutResult {
-    /// Whether the time was up.
-    pub fn timed_out(&self) -> bool {
-        self.0
-    }
-}
-
-impl Condvar {
-    const_unless_loom! {
-        /// With nobody waiting.
-        pub fn new() -> Self {
-            Self(rt::sync::Condvar::new())
-        }
-    }
-
-    /// Gives the mutex up, waits for a notification, and takes the mutex again.
-    ///
-    /// # Errors
-    ///
-    /// With the guard, if the mutex is poisoned.
-    ///
-    /// # Panics
-    ///
-    /// In an async task.
-    #[track_caller]
-    pub fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
-        let (poison, guard) = guard.unwatched();
-        MutexGuard::new(poison, wait(self.0.wait(guard)))
-    }
-
-    /// As [`wait`](Self::wait), again and again while `condition` holds.
-    ///
-    /// # Errors
-    ///
-    /// With the guard, if the mutex is poisoned.
-    ///
-    /// # Panics
-    ///
-    /// In an async task.
-    #[track_caller]
-    pub fn wait_while<'a, T: ?Sized, F: FnMut(&mut T) -> bool>(
-        &self,
-        mut guard: MutexGuard<'a, T>,
-        mut condition: F,
-    ) -> LockResult<MutexGuard<'a, T>> {
-        while condition(&mut guard) {
-            guard = self.wait(guard)?;
-        }
-        Ok(guard)
-    }
-
-    /// As [`wait`](Self::wait), for `duration` at most. Only inside a core, which has the timer.
-    ///
-    /// # Errors
-    ///
-    /// With the guard, if the mutex is poisoned.
-    ///
-    /// # Panics
-    ///
-    /// In an async task and outside a core.
-    #[track_caller]
-    pub fn wait_timeout<'a, T: ?Sized>(
-        &self,
-        guard: MutexGuard<'a, T>,
-        duration: std::time::Duration,
-    ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        let (poison, guard) = guard.unwatched();
-        let mutex = rt::sync::MutexGuard::mutex(&guard);
-        let waited = wait(rt::timeout(duration, self.0.wait(guard)));
-        let timed_out = WaitTimeoutResult(waited.is_err());
-        match MutexGuard::new(poison, waited.unwrap_or_else(|_| mutex.blocking_lock())) {
-            Ok(guard) => Ok((guard, timed_out)),
-            Err(poisoned) => Err(PoisonError::new((poisoned.into_inner(), timed_out))),
-        }
-    }
-
-    /// Ends one wait.
-    pub fn notify_one(&self) {
-        self.0.notify_one();
-    }
-
-    /// Ends every wait.
-    pub fn notify_all(&self) {
-        self.0.notify_all();
     }
 }
 
@@ -421,6 +231,6 @@ impl Barrier {
     /// In an async task.
     #[track_caller]
     pub fn wait(&self) -> BarrierWaitResult {
-        BarrierWaitResult(wait(self.0.wait()).is_leader())
+        BarrierWaitResult(wait(waits_for("a barrier", self.0.wait())).is_leader())
     }
 }

@@ -7,6 +7,7 @@ use std::task::{Context, Poll, ready};
 use std::time::{Duration, Instant as StdInstant};
 
 use hyper::rt::{Executor, Read, ReadBufCursor, Sleep, Timer, Write};
+use pin_project_lite::pin_project;
 use send_wrapper::SendWrapper;
 
 use super::poll_io::PollIo;
@@ -136,13 +137,42 @@ impl Future for TimerSleep {
 
 impl Sleep for TimerSleep {}
 
-/// A future that is `Send` by promise: see [`on_core`].
-pub type OnCore<F> = SendWrapper<F>;
+pin_project! {
+    /// A future that is `Send` by promise. Made by [`on_core`].
+    #[derive(Debug)]
+    #[must_use = "futures do nothing unless awaited"]
+    pub struct OnCore<F> {
+        #[pin]
+        future: SendWrapper<F>,
+    }
+}
+
+impl<F> OnCore<F> {
+    /// The future, as it was given.
+    ///
+    /// # Panics
+    ///
+    /// On another thread than that of [`on_core`].
+    pub fn into_inner(self) -> F {
+        self.future.take()
+    }
+}
+
+impl<F: Future> Future for OnCore<F> {
+    type Output = F::Output;
+
+    /// # Panics
+    ///
+    /// On another thread than that of [`on_core`].
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<F::Output> {
+        self.project().future.poll(cx)
+    }
+}
 
 /// Makes `future` `Send` by the promise that it stays on this thread, for libraries that ask for `Send` of futures which a
 /// core never sends anywhere: axum's handlers, for example. Sockets, timers and stores of the core can be used in it.
 ///
 /// The result panics when another thread polls or drops it.
 pub fn on_core<F: Future>(future: F) -> OnCore<F> {
-    SendWrapper::new(future)
+    OnCore { future: SendWrapper::new(future) }
 }

@@ -47,6 +47,23 @@ macro_rules! adapter {
             pub fn get_ref(&self) -> &S {
                 self.0.socket()
             }
+
+            /// The socket again, when everything that was written has been given to it, and the bytes that were received and not read
+            /// yet: what a protocol that takes over the connection (`Upgrade` in HTTP) begins with.
+            ///
+            /// A read that was begun and given up is cancelled. The socket keeps what that would have brought; only one that belongs
+            /// to another core ([`RemoteStream`](crate::net::RemoteStream)) may lose it.
+            ///
+            /// # Errors
+            ///
+            /// As for a flush; the connection is closed then. So it is when the future is dropped before it completes.
+            ///
+            /// # Panics
+            ///
+            /// When polled outside a core.
+            pub async fn into_inner(self) -> $crate::error::Result<(S, Vec<u8>)> {
+                self.0.into_inner().await
+            }
         }
     };
 }

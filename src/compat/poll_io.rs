@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use super::outbound::Outbound;
 use super::socket::Socket;
 use crate::error::{BufResult, Result};
+use crate::rt;
 
 /// How many bytes an adapter buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +53,22 @@ impl<S: Socket> PollIo<S> {
 
     pub(super) fn socket(&self) -> &S {
         &self.socket
+    }
+
+    /// The socket, when everything is written, and what was received and not read yet.
+    pub(super) async fn into_inner(self) -> Result<(S, Vec<u8>)> {
+        poll_fn(|cx| self.poll_flush(cx)).await?;
+        let Self { mut socket, inbound, outbound } = self;
+        let received = inbound.into_received();
+        // The task that writes has nothing left to do and ends in its next turn.
+        drop(outbound);
+        loop {
+            match Rc::try_unwrap(socket) {
+                Ok(socket) => return Ok((socket, received)),
+                Err(shared) => socket = shared,
+            }
+            rt::yield_now().await;
+        }
     }
 
     /// Reads into `buf`; 0 at the end of the stream, or if `buf` has no room.
@@ -181,6 +198,11 @@ impl Inbound {
 
     fn consume(&mut self, len: usize) {
         self.taken += len;
+    }
+
+    /// What was received and not taken. A read that waits is given up: the socket keeps what it gets.
+    fn into_received(mut self) -> Vec<u8> {
+        self.buf.split_off(self.taken)
     }
 }
 

@@ -11,7 +11,10 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rt::{CoreLatencies, CoreStats, Histogram, Instant, TaskOrder, TaskRange, TaskState};
+use crate::rt::{
+    CoreLatencies, CoreStats, Histogram, Instant, ReactorKind, RingFeature, RingFeatures, TaskOrder,
+    TaskRange, TaskState,
+};
 
 /// How long to wait for a piece of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -62,8 +65,26 @@ pub struct CoreReport {
     pub cpu: usize,
     /// Its counters.
     pub stats: CoreStats,
+    /// The features that its io_uring has, as far as this version knows them; none without an io_uring.
+    pub ring_features: RingFeatures,
     /// How long things took.
     pub latencies: CoreLatencies,
+    /// What its pollers did, in the order in which they are polled.
+    pub pollers: Vec<PollerReport>,
+}
+
+/// What a poller of another process did: [`PollerStats`](crate::rt::PollerStats).
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PollerReport {
+    /// Its name.
+    pub name: String,
+    /// How many events it may handle per turn of its core.
+    pub budget: u64,
+    /// How many it handled.
+    pub events: u64,
+    /// How many times it handled as many as it may.
+    pub exhausted: u64,
 }
 
 /// What is known of a task of another process: [`TaskInfo`](crate::rt::TaskInfo) with its core.
@@ -86,7 +107,13 @@ pub struct TaskRecord {
     pub since: Duration,
     /// How often it was polled, modulo 2³².
     pub polls: u32,
-    /// The room on its stack in bytes, if it is a coroutine.
+    /// The name of its task queue; empty if the process does not say.
+    pub queue: String,
+    /// Whether it is a coroutine.
+    pub is_coroutine: bool,
+    /// Whether it is the future of a `block_on`.
+    pub is_block_on: bool,
+    /// The room on its stack in bytes, if it is a coroutine that has started.
     pub stack_bytes: Option<u64>,
 }
 
@@ -122,7 +149,18 @@ impl Client {
         let text = self.ask("stats")?;
         let mut cores = Vec::new();
         for line in text.lines().map(Line::new) {
-            let (Some(core), "core" | "silent") = (core_number(line), line.kind()) else { continue };
+            let Some(core) = core_number(line) else { continue };
+            match line.kind() {
+                "core" | "silent" => {}
+                "poller" => {
+                    let of = cores.iter_mut().find(|other: &&mut CoreReport| other.core == core);
+                    if let (Some(report), Some(poller)) = (of, read_poller(line)) {
+                        report.pollers.push(poller);
+                    }
+                    continue;
+                }
+                _ => continue,
+            }
             let mut report = CoreReport {
                 core,
                 is_silent: line.kind() == "silent",
@@ -133,8 +171,16 @@ impl Client {
                 now: Instant::from_nanos(line.number("now_ns").unwrap_or(0)),
                 cpu: line.number("cpu").and_then(|cpu| usize::try_from(cpu).ok()).unwrap_or(0),
                 stats: CoreStats::default(),
+                ring_features: RingFeatures::none(),
                 latencies: CoreLatencies::default(),
+                pollers: Vec::new(),
             };
+            if let Some(name) = line.field("reactor") {
+                report.stats.reactor = ReactorKind::named(&name);
+            }
+            if let Some(names) = line.field("ring_features") {
+                report.ring_features = names.split(',').filter_map(RingFeature::named).collect();
+            }
             for (name, value) in line.fields() {
                 if let Some(counter) = COUNTERS.iter().find(|counter| counter.name == name) {
                     counter.set(&mut report.stats, value.parse().unwrap_or(0));
@@ -274,7 +320,17 @@ fn read_histogram(line: Line<'_>) -> Histogram {
     Histogram::restored(buckets, line.number("sum").unwrap_or(0), line.number("max").unwrap_or(0))
 }
 
+fn read_poller(line: Line<'_>) -> Option<PollerReport> {
+    Some(PollerReport {
+        name: line.field("name")?.into_owned(),
+        budget: line.number("budget")?,
+        events: line.number("events")?,
+        exhausted: line.number("exhausted")?,
+    })
+}
+
 fn read_task(line: Line<'_>) -> Option<TaskRecord> {
+    let kind = line.field("kind");
     Some(TaskRecord {
         core: core_number(line)?,
         id: line.number("id")?,
@@ -287,6 +343,9 @@ fn read_task(line: Line<'_>) -> Option<TaskRecord> {
         },
         waits_for: line.field("waits_for").map(std::borrow::Cow::into_owned),
         since: Duration::from_nanos(line.number("since_ns")?),
+        queue: line.field("queue").unwrap_or_default().into_owned(),
+        is_coroutine: kind.as_deref() == Some("coroutine"),
+        is_block_on: kind.as_deref() == Some("block_on"),
         stack_bytes: line.number("stack_bytes"),
         polls: u32::try_from(line.number("polls")?).unwrap_or(u32::MAX),
     })

@@ -19,6 +19,7 @@ pub struct Counter {
 
 /// What the value of a [`Counter`] means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum CounterKind {
     /// How often something happened since the core was made.
     Total,
@@ -74,8 +75,16 @@ pub const COUNTERS: &[Counter] = &[
     count!(parks, Total, "Times the core slept in the kernel."),
     count!(remote_wakes, Total, "Tasks that other threads woke."),
     count!(messages, Total, "Messages from other threads that were run."),
-    count!(ring_enters, Total, "System calls made on the io_uring."),
-    count!(completions, Total, "Operations of the io_uring that completed."),
+    count!(
+        ring_enters,
+        Total,
+        "System calls made to submit I/O or to wait for events, on the io_uring or epoll."
+    ),
+    count!(
+        completions,
+        Total,
+        "Operations of the io_uring that completed, or descriptors that epoll found ready."
+    ),
     count!(poller_events, Total, "Events that pollers handled."),
     count!(timers_fired, Total, "Timers that fired."),
     count!(stalls, Total, "Task polls that took longer than the core's limit."),

@@ -3,16 +3,12 @@
 //! A program starts an [`Inspector`], which answers on a Unix socket; `boson top`, or any program through a [`Client`], asks.
 //!
 //! ```
-//! # use std::sync::Arc;
 //! use boson::inspect::{Client, Inspector};
-//! use boson::rt::{CoreConfig, CoreThread, MonotonicClock};
+//! use boson::rt::{CoreConfig, CoreThread};
 //!
 //! # fn main() -> boson::Result<()> {
 //! # let path = std::env::temp_dir().join(format!("boson-doc-{}.sock", std::process::id()));
-//! let core = CoreThread::start(
-//!     "worker".to_owned(),
-//!     CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]),
-//! )?;
+//! let core = CoreThread::start("worker", &CoreConfig::from_machine()?)?;
 //! let _inspector = Inspector::start(&path, "my program", vec![core.handle().clone()])?;
 //!
 //! // In any process of the same user:
@@ -35,14 +31,15 @@
 //! ```text
 //! > boson-inspect/1 stats
 //! < boson-inspect/1 ok pid=4711 program=boson%20serve release=0.1.0
-//! < core core=0 now_ns=81273645 cpu=1 turns=512 polls=1044 …
+//! < core core=0 now_ns=81273645 cpu=1 reactor=epoll ring_features= turns=512 polls=1044 …
+//! < poller core=0 name=stack budget=64 events=7136 exhausted=12
 //! < silent core=1 task=greedy created_at=src/main.rs:12:9
 //! < end
 //! ```
 //!
 //! | request | lines of the answer |
 //! |---|---|
-//! | `stats` | `core` for each core with its counters: the fields of [`CoreStats`](crate::rt::CoreStats), times in nanoseconds |
+//! | `stats` | `core` for each core with its counters: the fields of [`CoreStats`](crate::rt::CoreStats), times in nanoseconds, `reactor` by its [name](crate::rt::ReactorKind::name); in `ring_features` the names of those that its io_uring has, with commas between. `poller` for each of its pollers: the fields of [`PollerStats`](crate::rt::PollerStats) |
 //! | `histograms` | `histogram` for each core and each of `poll`, `queue_wait` and `turn`: `sum`, `max` and `buckets` as `largest:count,…`, in nanoseconds |
 //! | `tasks core=C order=oldest after=I limit=N` | `task` for at most N tasks of a core, those with the lowest numbers above I; `order=newest` gives the highest below I. Without `after` from the first on. A task's number is higher than those of the tasks before it. |
 //!
@@ -57,6 +54,6 @@ mod counters;
 mod server;
 mod wire;
 
-pub use client::{Client, CoreReport, Process, Snapshot, TaskPage, TaskRecord};
+pub use client::{Client, CoreReport, PollerReport, Process, Snapshot, TaskPage, TaskRecord};
 pub use counters::{COUNTERS, Counter, CounterKind};
 pub use server::{Inspector, MAX_TASKS_PER_ANSWER};

@@ -16,7 +16,7 @@ use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
 use crate::error::{Error, Result};
 use crate::net::unix::Name;
-use crate::rt::{self, Handle, Histogram, TaskInfo, TaskOrder, TaskRange, TaskState};
+use crate::rt::{self, Handle, Histogram, RingFeature, TaskInfo, TaskOrder, TaskRange, TaskState};
 
 /// The most tasks that one answer tells of.
 pub const MAX_TASKS_PER_ANSWER: usize = 1000;
@@ -34,6 +34,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Askers are answered one after the other; at most 16 wait. A request has at most 256 bytes and comes at once; whoever is slow
 /// to send it or to take the answer is dropped.
 #[derive(Debug)]
+#[must_use = "dropping it ends the inspector"]
 pub struct Inspector {
     name: Name,
     /// Shares its socket with the thread.
@@ -61,8 +62,7 @@ impl Inspector {
     /// absent or not writable, no descriptor or no thread is left.
     pub fn start(path: impl AsRef<Path>, program: impl Into<String>, cores: Vec<Handle>) -> Result<Self> {
         let (listener, name) = bind::listen(path.as_ref())?;
-        let failed =
-            |error: io::Error| Error::os(error.raw_os_error().unwrap_or(libc::EAGAIN), "start an inspector");
+        let failed = |error: io::Error| Error::io(error, "start an inspector");
         let ending = Arc::new(AtomicBool::new(false));
         let shared = listener.try_clone().map_err(failed)?;
         let answering =
@@ -161,20 +161,43 @@ impl Answering {
     }
 
     fn stats(&self, text: &mut String) {
-        let answers = self
-            .cores
-            .ask(0..self.cores.len(), || (rt::now().as_nanos(), rustix::thread::sched_getcpu(), rt::stats()));
+        let answers = self.cores.ask(0..self.cores.len(), || {
+            (
+                rt::now().as_nanos(),
+                rustix::thread::sched_getcpu(),
+                rt::ring_features(),
+                rt::stats(),
+                rt::pollers(),
+            )
+        });
         for (core, answer) in answers.into_iter().enumerate() {
-            let Some((now_ns, cpu, stats)) = answer else {
+            let Some((now_ns, cpu, ring_features, stats, pollers)) = answer else {
                 self.silent(text, core);
                 continue;
             };
             let values: Vec<u64> = COUNTERS.iter().map(|counter| counter.get(&stats)).collect();
-            let mut fields: Vec<(&str, &dyn Display)> =
-                vec![("core", &core), ("now_ns", &now_ns), ("cpu", &cpu)];
+            let ring_features = ring_features.iter().map(RingFeature::name).collect::<Vec<_>>().join(",");
+            let reactor = stats.reactor.name();
+            let mut fields: Vec<(&str, &dyn Display)> = vec![
+                ("core", &core),
+                ("now_ns", &now_ns),
+                ("cpu", &cpu),
+                ("reactor", &reactor),
+                ("ring_features", &ring_features),
+            ];
             let named = COUNTERS.iter().zip(&values);
             fields.extend(named.map(|(counter, value)| (counter.name, value as &dyn Display)));
             write_line(text, "core", &fields);
+            for poller in pollers {
+                let fields: [(&str, &dyn Display); 5] = [
+                    ("core", &core),
+                    ("name", &poller.name),
+                    ("budget", &poller.budget),
+                    ("events", &poller.events),
+                    ("exhausted", &poller.exhausted),
+                ];
+                write_line(text, "poller", &fields);
+            }
         }
     }
 
@@ -235,12 +258,19 @@ fn write_task(text: &mut String, core: usize, task: &TaskInfo) {
         TaskState::Ready => "ready",
         TaskState::Waiting => "waiting",
     };
+    let kind = match (task.is_block_on, task.is_coroutine) {
+        (true, _) => "block_on",
+        (false, true) => "coroutine",
+        (false, false) => "async",
+    };
     let mut fields: Vec<(&str, &dyn Display)> = vec![
         ("core", &core),
         ("id", &task.id),
         ("name", &task.name),
         ("created_at", &task.created_at),
         ("state", &state),
+        ("kind", &kind),
+        ("queue", &task.queue),
     ];
     if let Some(what) = &task.waits_for {
         fields.push(("waits_for", what));

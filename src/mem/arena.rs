@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
+use std::sync::Once;
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use tracing::warn;
@@ -13,6 +14,7 @@ use crate::error::{Error, ErrorKind, Result};
 
 /// What kind of pages back an arena.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum PageKind {
     /// 2 MiB pages from the kernel's pool (`vm.nr_hugepages`).
     Huge2M,
@@ -22,6 +24,7 @@ pub enum PageKind {
 
 /// How much of an arena is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct ArenaStats {
     /// The size of the mapping, in bytes.
     pub total_bytes: usize,
@@ -65,7 +68,7 @@ struct State {
 impl Arena {
     /// Maps an arena of at least `bytes` bytes, rounded up to whole hugepages.
     ///
-    /// Without free hugepages it takes normal pages and says so in the log once.
+    /// Without free hugepages it takes normal pages; the first arena of the process that does says so in the log.
     ///
     /// # Errors
     ///
@@ -78,11 +81,14 @@ impl Arena {
         let (base, pages) = match map(total_bytes, MapFlags::HUGETLB | MapFlags::HUGE_2MB) {
             Ok(base) => (base, PageKind::Huge2M),
             Err(_) => {
+                static SAID: Once = Once::new();
                 let wanted = total_bytes / HUGE_PAGE_BYTES;
-                warn!(
-                    "no {wanted} free hugepages for an arena, using normal pages; for hugepages: \
-                     echo {wanted} > /proc/sys/vm/nr_hugepages"
-                );
+                SAID.call_once(|| {
+                    warn!(
+                        "no {wanted} free hugepages for an arena, using normal pages; for hugepages: \
+                         echo {wanted} > /proc/sys/vm/nr_hugepages, and as many for each further core"
+                    );
+                });
                 let base = map(total_bytes, MapFlags::empty())
                     .map_err(|errno| Error::os(errno.raw_os_error(), "map arena"))?;
                 (base, PageKind::Normal)
@@ -117,6 +123,9 @@ impl Arena {
     }
 
     /// The mapping's address and size in bytes, to register with a device.
+    ///
+    /// The memory is mapped for as long as this arena, a clone of it or one of its buffers lives. Whoever gives the address to a device
+    /// therefore keeps a clone until the device has let go of it.
     pub fn region(&self) -> (*const u8, usize) {
         (self.0.0.base.as_ptr().cast_const(), self.0.0.total_bytes)
     }
@@ -200,8 +209,9 @@ impl State {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: `base` and `total_bytes` are the mapping made in `Arena::new`; every `DmaBuf` holds a handle, so none
-        // is left, and `Arena::region` says that devices must let go first.
+        // SAFETY: `base` and `total_bytes` are the mapping made in `Arena::new`; every arena and `DmaBuf`
+        // over it holds the `Rc` that this is in, so none is left. `Arena::region` gives out a bare address: dereferencing that
+        // is unsafe, and the contract there makes who does so, or has a device do it, hold a clone meanwhile.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.total_bytes) };
         debug_assert!(unmapped.is_ok(), "an arena's mapping can be unmapped");
     }

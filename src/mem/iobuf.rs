@@ -1,6 +1,8 @@
 //! The owned-buffer traits.
 
-use bytes::Bytes;
+use std::ops::{Bound, Range, RangeBounds};
+
+use bytes::{Bytes, BytesMut};
 
 use super::DmaBuf;
 
@@ -26,14 +28,28 @@ pub unsafe trait IoBuf: Unpin + 'static {
         unsafe { std::slice::from_raw_parts(self.stable_ptr(), self.bytes_init()) }
     }
 
-    /// A view of the bytes `range` of this buffer that is itself a buffer. Panics if `range` is not within
-    /// the buffer's initialised bytes.
-    fn slice(self, range: std::ops::Range<usize>) -> Slice<Self>
+    /// A view of the bytes `range` of this buffer that is itself a buffer.
+    ///
+    /// # Panics
+    ///
+    /// If `range` is not within the buffer's initialised bytes.
+    fn slice(self, range: impl RangeBounds<usize>) -> Slice<Self>
     where
         Self: Sized,
     {
-        assert!(range.start <= range.end && range.end <= self.bytes_init(), "slice {range:?} out of bounds");
-        Slice { buf: self, start: range.start, end: range.end }
+        let len = self.bytes_init();
+        let start = match range.start_bound() {
+            Bound::Included(&start) => start,
+            Bound::Excluded(&before) => before.saturating_add(1),
+            Bound::Unbounded => 0,
+        };
+        let end = match range.end_bound() {
+            Bound::Included(&last) => last.saturating_add(1),
+            Bound::Excluded(&end) => end,
+            Bound::Unbounded => len,
+        };
+        assert!(start <= end && end <= len, "slice {start}..{end} of {len} bytes is out of bounds");
+        Slice { buf: self, start, end }
     }
 }
 
@@ -161,6 +177,40 @@ unsafe impl IoBuf for Bytes {
     }
 }
 
+// SAFETY: the bytes of a `BytesMut` live in memory outside the value, move only when it grows, which needs `&mut`, and `len` of
+// them are initialised. (It is no `IoBufMut`: the crate lends its initialised and its spare bytes only apart from each other.)
+unsafe impl IoBuf for BytesMut {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: a String's bytes are those of a Vec: on the heap, all initialised, and they move only when it grows, which needs `&mut`.
+unsafe impl IoBuf for String {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
+// SAFETY: static bytes live for ever at one address.
+unsafe impl IoBuf for &'static str {
+    fn stable_ptr(&self) -> *const u8 {
+        self.as_ptr()
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.len()
+    }
+}
+
 // SAFETY: a DmaBuf's bytes live in its arena or on the heap at one address for its whole life; all of them are
 // initialised, because an arena's memory starts zeroed.
 unsafe impl IoBuf for DmaBuf {
@@ -198,6 +248,16 @@ impl<B> Slice<B> {
     /// The whole buffer again.
     pub fn into_inner(self) -> B {
         self.buf
+    }
+
+    /// The whole buffer.
+    pub fn get_ref(&self) -> &B {
+        &self.buf
+    }
+
+    /// Which of the buffer's bytes this is.
+    pub fn range(&self) -> Range<usize> {
+        self.start..self.end
     }
 }
 
@@ -247,6 +307,25 @@ mod tests {
         assert_eq!(part.as_slice(), [2, 3, 4]);
         assert_eq!(part.fill_from(&[9, 9, 9, 9, 9]), 3);
         assert_eq!(part.into_inner(), [1, 9, 9, 9, 5]);
+    }
+
+    #[test]
+    fn a_slice_takes_any_range_and_says_which() {
+        let ranges = |buf: &'static str| {
+            let whole = buf.slice(..);
+            let inclusive = buf.slice(1..=2);
+            [whole.range(), buf.slice(..2).range(), buf.slice(3..).range(), inclusive.range()]
+        };
+        assert_eq!(ranges("12345"), [0..5, 0..2, 3..5, 1..3]);
+        let part = String::from("12345").slice(2..).slice(1..);
+        assert_eq!((part.as_slice(), part.get_ref().get_ref().as_str()), (&b"45"[..], "12345"));
+        assert_eq!(BytesMut::from(&b"12345"[..]).slice(..=0).as_slice(), b"1");
+    }
+
+    #[test]
+    #[should_panic(expected = "slice 1..18446744073709551615 of 2 bytes is out of bounds")]
+    fn a_slice_to_the_last_number_is_refused() {
+        let _ = vec![1u8, 2].slice(1..=usize::MAX - 1);
     }
 
     #[test]

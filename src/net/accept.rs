@@ -45,6 +45,10 @@ impl Acceptor {
         Self { socket: Rc::new(socket), stash: Rc::default(), feed: OnceCell::new() }
     }
 
+    pub(super) fn socket(&self) -> &OwnedFd {
+        &self.socket
+    }
+
     /// The next connection.
     pub(super) async fn accept(&self) -> io::Result<OwnedFd> {
         match self.feed.get_or_init(|| Feed::new(&self.socket)) {

@@ -51,6 +51,10 @@ impl KernelListener {
         Ok(Self { acceptor: Acceptor::new(socket), local })
     }
 
+    pub(super) fn socket(&self) -> &OwnedFd {
+        self.acceptor.socket()
+    }
+
     pub(super) fn local_addr(&self) -> SocketAddr {
         self.local
     }

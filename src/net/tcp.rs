@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::net::{Shutdown, SocketAddr};
+use std::os::fd::{AsFd, BorrowedFd};
 use std::rc::Rc;
 
 use super::device::PacketDevice;
@@ -111,6 +112,14 @@ impl TcpListener {
                 let (stream, peer) = listener.accept().await?;
                 Ok((TcpStream(StreamKind::Stack(stream)), peer))
             }
+        }
+    }
+
+    /// The socket, if it is one of the kernel.
+    pub(crate) fn kernel_socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            ListenerKind::Kernel(listener) => Some(listener.socket().as_fd()),
+            ListenerKind::Stack(_) => None,
         }
     }
 
@@ -283,6 +292,14 @@ impl TcpStream {
             StreamKind::Kernel(stream) => stream.abort(),
             StreamKind::Stack(stream) => stream.abort(),
             StreamKind::Remote(stream) => stream.abort(),
+        }
+    }
+
+    /// The socket, if it is one of the kernel and of this core.
+    pub(crate) fn kernel_socket(&self) -> Option<BorrowedFd<'_>> {
+        match &self.0 {
+            StreamKind::Kernel(stream) => Some(stream.socket().as_fd()),
+            StreamKind::Stack(_) | StreamKind::Remote(_) => None,
         }
     }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
 
@@ -274,6 +274,10 @@ impl UdpSocket {
     pub fn set_broadcast(&self, on: bool) -> Result<()> {
         sockopt::set_socket_broadcast(&self.socket, on)
             .map_err(|errno| Error::os(errno.raw_os_error(), "allow broadcasts on"))
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
     }
 
     /// Its own address, with the port that was taken.

@@ -6,7 +6,7 @@ mod name;
 use std::fmt;
 use std::io;
 use std::net::Shutdown;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::linux::net::SocketAddrExt;
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::net::{SocketAddr as StdAddr, UnixStream as StdStream};
@@ -95,11 +95,15 @@ impl UnixAddr {
 
     /// From what the kernel says of a socket; a name that cannot be read is none.
     fn from_kernel(address: io::Result<StdAddr>) -> Self {
-        let kind = address.ok().and_then(|address| match address.as_pathname() {
-            Some(path) => Some(AddrKind::Path(path.to_owned())),
-            None => address.as_abstract_name().map(|name| AddrKind::Abstract(name.into())),
-        });
-        Self(kind.unwrap_or(AddrKind::Unnamed))
+        address.map_or(Self(AddrKind::Unnamed), |address| Self::from_std(&address))
+    }
+
+    pub(crate) fn from_std(address: &StdAddr) -> Self {
+        Self(match (address.as_pathname(), address.as_abstract_name()) {
+            (Some(path), _) => AddrKind::Path(path.to_owned()),
+            (None, Some(name)) => AddrKind::Abstract(name.into()),
+            (None, None) => AddrKind::Unnamed,
+        })
     }
 
     fn encode(&self) -> Result<SocketAddrUnix, Errno> {
@@ -177,10 +181,16 @@ impl UnixListener {
     ///
     /// [`LimitReached`](ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
     pub async fn accept(&self) -> Result<UnixStream> {
-        let socket = self.acceptor.accept().await.map_err(|error| {
-            Error::os(error.raw_os_error().unwrap_or(libc::EIO), "accept").at(self.local.to_string())
-        })?;
+        let socket = self
+            .acceptor
+            .accept()
+            .await
+            .map_err(|error| Error::io(error, "accept").at(self.local.to_string()))?;
         Ok(UnixStream::from_connected(socket))
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.acceptor.socket().as_fd()
     }
 
     /// What it listens on.
@@ -312,6 +322,10 @@ impl UnixStream {
     /// [`Closed`](ErrorKind::Closed) if the connection is gone.
     pub fn shutdown(&self, how: Shutdown) -> Result<()> {
         self.stream.shutdown(how).map_err(|error| error.at(self.peer.to_string()))
+    }
+
+    pub(crate) fn socket(&self) -> BorrowedFd<'_> {
+        self.stream.socket().as_fd()
     }
 
     /// This end's name.

@@ -119,7 +119,11 @@ pub(super) fn describe_store_error(error: &Error) -> Vec<u8> {
         // What clients know as "writes are refused, reads and deletions go on".
         ErrorKind::NoSpace => "OOM",
         // What clients know as "the server cannot write to its disk".
-        ErrorKind::Os | ErrorKind::Closed | ErrorKind::TimedOut => "MISCONF",
+        ErrorKind::Os
+        | ErrorKind::PermissionDenied
+        | ErrorKind::OutOfMemory
+        | ErrorKind::Closed
+        | ErrorKind::TimedOut => "MISCONF",
         _ => "ERR",
     };
     format!("{code} {error}").into_bytes()

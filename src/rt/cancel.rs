@@ -17,6 +17,7 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// Tokens form a tree: [`CancelToken::child`] is cancelled with its parent, and not the other way round. One type serves
 /// within a core and across: to ask costs an atomic load, and only waiting takes a lock.
 #[derive(Clone)]
+#[doc(alias = "CancellationToken")]
 pub struct CancelToken(Arc<Node>);
 
 struct Node {
@@ -107,12 +108,19 @@ impl CancelToken {
         Cancelled { node: Arc::clone(&self.0), id: None }
     }
 
+    /// A guard that cancels this token when it is dropped: when whoever has the guard returns or panics.
+    #[must_use = "dropping the guard cancels the token"]
+    pub fn drop_guard(self) -> DropGuard {
+        DropGuard(Some(self))
+    }
+
     /// Runs `future` until it is cancelled, and then drops it.
     ///
     /// # Errors
     ///
     /// [`Cancelled`](ErrorKind::Cancelled): with outcome [`NotStarted`](Outcome::NotStarted) if it was cancelled before, and
     /// [`Unknown`](Outcome::Unknown) if that happened meanwhile: what the future was doing may have taken effect.
+    #[doc(alias = "run_until_cancelled")]
     pub async fn run<F: Future>(&self, future: F) -> Result<F::Output> {
         let error = |outcome| Error::new(ErrorKind::Cancelled, "run until cancelled").outcome_is(outcome);
         if self.is_cancelled() {
@@ -145,6 +153,26 @@ impl Drop for Node {
 impl fmt::Debug for CancelToken {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("CancelToken").field("cancelled", &self.is_cancelled()).finish_non_exhaustive()
+    }
+}
+
+/// Cancels its token when it is dropped. Made by [`CancelToken::drop_guard`].
+#[derive(Debug)]
+#[must_use = "dropping it cancels the token"]
+pub struct DropGuard(Option<CancelToken>);
+
+impl DropGuard {
+    /// The token, which is not cancelled.
+    pub fn disarm(mut self) -> CancelToken {
+        self.0.take().unwrap_or_default()
+    }
+}
+
+impl Drop for DropGuard {
+    fn drop(&mut self) {
+        if let Some(token) = &self.0 {
+            token.cancel();
+        }
     }
 }
 

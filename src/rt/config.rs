@@ -3,10 +3,24 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use super::machine::{machine_clock, machine_seed};
 use super::{Clock, ReactorChoice, RingFeatures};
+use crate::error::{Error, ErrorKind, Result};
 
-/// How a core is set up. [`CoreConfig::new`] gives the defaults.
+/// How a core is set up. [`CoreConfig::from_machine`] gives the defaults with the machine's time and randomness, [`CoreConfig::new`]
+/// with others; then change the fields.
+///
+/// ```
+/// # use boson::rt::{Core, CoreConfig, Idle};
+/// # fn main() -> boson::Result<()> {
+/// let mut config = CoreConfig::from_machine()?;
+/// config.idle = Idle::Sleep;
+/// let core = Core::new(&config)?;
+/// # Ok(())
+/// # }
+/// ```
 #[derive(Clone)]
+#[non_exhaustive]
 pub struct CoreConfig {
     /// The CPU to pin the core's thread to; `None` leaves it to the kernel.
     pub cpu: Option<usize>,
@@ -16,11 +30,11 @@ pub struct CoreConfig {
     pub seed: [u8; 32],
     /// What to do I/O through.
     pub reactor: ReactorChoice,
-    /// The size of the io_uring's submission queue, in entries; a power of two.
+    /// The size of the io_uring's submission queue, in entries: 1 to 32,768; the kernel rounds up to a power of two.
     pub ring_entries: u32,
     /// Which of the kernel's io_uring features the core may use if they are there.
     pub ring_features: RingFeatures,
-    /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files; at least 1.
+    /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files; 1 to 1,024.
     pub offload_threads: usize,
     /// What the core does when it has nothing to do.
     pub idle: Idle,
@@ -37,6 +51,7 @@ pub struct CoreConfig {
 
 /// What a core does when it has nothing to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Idle {
     /// Keeps polling, for the shortest latency; takes all of its CPU.
     Poll,
@@ -55,6 +70,7 @@ pub enum Idle {
 /// makes all of the arena resident and locked (`RLIMIT_MEMLOCK`). Where the kernel refuses, the core does without and says so in the
 /// log once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum RegisterArena {
     /// Never.
     Never,
@@ -65,7 +81,27 @@ pub enum RegisterArena {
     Always,
 }
 
+/// The most entries that the kernel gives an io_uring (`IORING_MAX_ENTRIES`).
+const MAX_RING_ENTRIES: u32 = 32_768;
+/// The most threads of a core for blocking calls.
+const MAX_OFFLOAD_THREADS: usize = 1024;
+
 impl CoreConfig {
+    /// The defaults of [`CoreConfig::new`], on the machine's clocks and with a seed from the kernel's generator.
+    ///
+    /// All configurations that this function makes share one [`MonotonicClock`](super::MonotonicClock), so that the times of their cores
+    /// can be compared. Each has a seed of its own: for several cores call it once for each.
+    ///
+    /// # Errors
+    ///
+    /// As for [`machine_seed`].
+    pub fn from_machine() -> Result<Self> {
+        Ok(Self::new(machine_clock(), machine_seed()?))
+    }
+
+    /// With time and randomness that the caller brings: those of a simulation or of a test that is to repeat, or a server's own. The seed
+    /// makes sequence numbers, ports and hash keys unguessable: whoever faces a network takes [`machine_seed`] or the like.
+    ///
     /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most 50 µs of spinning, a 16 MiB arena that is registered if it has hugepages,
     /// stalls from 10 ms on, 65,536 messages.
     pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
@@ -83,6 +119,30 @@ impl CoreConfig {
             stall_after: Duration::from_millis(10),
             messages: 1 << 16,
         }
+    }
+}
+
+impl CoreConfig {
+    /// Whether its numbers are within what is documented.
+    pub(super) fn check(&self) -> Result<()> {
+        let invalid =
+            |detail: String| Err(Error::new(ErrorKind::InvalidInput, "set up a core").because(detail));
+        if !(1..=MAX_RING_ENTRIES).contains(&self.ring_entries) {
+            return invalid(format!(
+                "ring_entries is {}: give a power of two from 1 to {MAX_RING_ENTRIES}",
+                self.ring_entries
+            ));
+        }
+        if !(1..=MAX_OFFLOAD_THREADS).contains(&self.offload_threads) {
+            return invalid(format!(
+                "offload_threads is {}: give 1 to {MAX_OFFLOAD_THREADS}",
+                self.offload_threads
+            ));
+        }
+        if self.messages == 0 {
+            return invalid("messages is 0: give at least 1".to_owned());
+        }
+        Ok(())
     }
 }
 

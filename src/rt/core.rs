@@ -26,6 +26,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mem::Arena;
 
 /// One core: a scheduler with its tasks, timers, pollers and io_uring, on the thread that made it.
+#[doc(alias = "Runtime")]
+#[doc(alias = "LocalExecutor")]
 pub struct Core {
     shared: Rc<Shared>,
 }
@@ -36,9 +38,10 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a CPU that does not exist or is not allowed here, the kernel's code if
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a number that is out of its range in the configuration, and for a CPU that does not exist or is not allowed here; the kernel's code if
     /// there is no memory or no descriptor left, and those of io_uring if the configuration insists on it where it is forbidden.
     pub fn new(config: &CoreConfig) -> Result<Self> {
+        config.check()?;
         // Before it is pinned: the pool's threads are to run elsewhere.
         let cpus = rustix::thread::sched_getaffinity(None).ok();
         let pinned = config.cpu.map(|cpu| Pinned::new(cpu, cpus)).transpose()?;
@@ -80,7 +83,7 @@ impl Core {
             if let Some(result) = root.take() {
                 return match result {
                     Ok(output) => Ok(output),
-                    Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload),
+                    Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload.into_inner()),
                     Err(_) => Err(Error::new(ErrorKind::Cancelled, "block_on")),
                 };
             }

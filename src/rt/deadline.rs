@@ -12,10 +12,10 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// When something must be done. Unlike a duration it means the same when it is handed on.
 ///
 /// ```
-/// # use std::{sync::Arc, time::Duration};
-/// # use boson::rt::{self, Core, CoreConfig, Deadline, MonotonicClock};
+/// # use std::time::Duration;
+/// # use boson::rt::{self, Core, CoreConfig, Deadline};
 /// # fn main() -> boson::Result<()> {
-/// # let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
+/// # let core = Core::new(&CoreConfig::from_machine()?)?;
 /// async fn request(deadline: Deadline) -> boson::Result<()> {
 ///     deadline.bound(rt::sleep(Duration::from_millis(1))).await?;
 ///     // Whatever time is left.
@@ -24,8 +24,21 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// core.block_on(async { request(Deadline::within(Duration::from_secs(5))).await })?
 /// # }
 /// ```
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Deadline(Instant);
+
+impl Default for Deadline {
+    /// [`Deadline::NEVER`].
+    fn default() -> Self {
+        Self::NEVER
+    }
+}
+
+impl From<Instant> for Deadline {
+    fn from(instant: Instant) -> Self {
+        Self::at(instant)
+    }
+}
 
 impl Deadline {
     /// At no time.
@@ -85,6 +98,10 @@ impl Deadline {
     ///
     /// [`TimedOut`](ErrorKind::TimedOut) with outcome [`Unknown`](Outcome::Unknown): what the future was doing may have taken
     /// effect.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside a core, unless the deadline is never.
     pub async fn bound<F: Future>(self, future: F) -> Result<F::Output> {
         match self.instant() {
             Some(instant) => bound(sleep_until(instant), future).await,
@@ -99,6 +116,10 @@ impl Deadline {
 ///
 /// [`TimedOut`](ErrorKind::TimedOut) with outcome [`Unknown`](Outcome::Unknown): what the future was doing may have taken
 /// effect.
+///
+/// # Panics
+///
+/// When polled outside a core.
 pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Output> {
     bound(sleep(duration), future).await
 }
@@ -108,6 +129,10 @@ pub async fn timeout<F: Future>(duration: Duration, future: F) -> Result<F::Outp
 /// # Errors
 ///
 /// As for [`timeout`].
+///
+/// # Panics
+///
+/// When polled outside a core.
 pub async fn timeout_at<F: Future>(instant: Instant, future: F) -> Result<F::Output> {
     bound(sleep_until(instant), future).await
 }

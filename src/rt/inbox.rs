@@ -5,8 +5,9 @@
 //! A task counts its references without atomics, because nearly all of them come and go on its own core. A waker that
 //! reached another thread must not touch that count, so it works on the task's [`Node`] instead, one atomic word:
 //!
-//! - bits 2 and up: how many references other threads added minus how many they dropped, not yet told to the owner;
+//! - bits 3 and up: how many references other threads added minus how many they dropped, not yet told to the owner;
 //! - `WOKEN`: somebody called `wake`;
+//! - `CANCELLED`: somebody asked for the end of the task;
 //! - `LISTED`: the node is on the inbox's list, or the thread that set this bit is about to put it there.
 //!
 //! Adding a reference only adds to the word. Dropping or waking changes the word and sets `LISTED` in **one** atomic
@@ -54,7 +55,8 @@ use super::defect::Defect;
 
 const LISTED: u64 = 1;
 const WOKEN: u64 = 2;
-const ONE_REFERENCE: u64 = 4;
+const CANCELLED: u64 = 4;
+const ONE_REFERENCE: u64 = 8;
 
 /// The part of a task that other threads may touch. The first field of the task's header.
 pub(super) struct Node {
@@ -68,6 +70,8 @@ pub(super) struct Changes {
     pub(super) references: i64,
     /// Somebody woke the task.
     pub(super) woken: bool,
+    /// Somebody asked for the end of the task.
+    pub(super) cancelled: bool,
 }
 
 impl Node {
@@ -89,13 +93,13 @@ impl Node {
 
     fn take_changes(&self) -> Changes {
         let word = self.word.swap(0, Ordering::AcqRel);
-        Changes { references: count(word), woken: word & WOKEN != 0 }
+        Changes { references: count(word), woken: word & WOKEN != 0, cancelled: word & CANCELLED != 0 }
     }
 }
 
 /// The reference count in `word`; negative when other threads dropped more than they added.
 fn count(word: u64) -> i64 {
-    word.cast_signed() >> 2
+    word.cast_signed() >> 3
 }
 
 /// A message to a core: runs on it.
@@ -199,7 +203,24 @@ impl Inbox {
     ///
     /// `node` belongs to a task of this inbox's core, and the caller holds a reference to it for the whole call.
     pub(super) unsafe fn wake(&self, node: NonNull<Node>) {
-        let flags = self.flags_of_wake();
+        // SAFETY: the same is asked of the caller.
+        unsafe { self.flag(node, self.flags_of_wake()) };
+    }
+
+    /// Asks for the end of a task from another thread, and wakes it to that end.
+    ///
+    /// # Safety
+    ///
+    /// As for [`wake`](Self::wake).
+    pub(super) unsafe fn cancel(&self, node: NonNull<Node>) {
+        // SAFETY: the same is asked of the caller.
+        unsafe { self.flag(node, self.flags_of_wake() | CANCELLED) };
+    }
+
+    /// # Safety
+    ///
+    /// As for [`wake`](Self::wake).
+    unsafe fn flag(&self, node: NonNull<Node>, flags: u64) {
         // SAFETY: the caller's reference keeps the node alive.
         let before = unsafe { node.as_ref() }.word.fetch_or(flags, Ordering::AcqRel);
         if !before & flags & LISTED != 0 {

@@ -1,13 +1,17 @@
 //! Ticks at regular times.
 
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use super::Instant;
 use super::context::now;
-use super::sleep::sleep_until;
+use super::sleep::{Sleep, sleep_until};
 
 /// What becomes of the ticks that nobody took in time.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum MissedTick {
     /// They follow at once, one for each period.
     #[default]
@@ -18,17 +22,30 @@ pub enum MissedTick {
     Skip,
 }
 
-/// Ticks once per period. Made by [`interval`].
+/// Ticks once per period. Made by [`interval`] and [`interval_at`].
 #[derive(Debug)]
 pub struct Interval {
     period: Duration,
+    /// The next tick; not known before the first poll of one that ticks at once.
     next: Option<Instant>,
     missed: MissedTick,
+    /// Until the next tick; kept, so that a tick that is given up and asked for again costs no timer.
+    sleep: Option<Sleep>,
 }
 
 /// Ticks once per `period`, the first time at once. A period of zero counts as a nanosecond.
 pub fn interval(period: Duration) -> Interval {
-    Interval { period: period.max(Duration::from_nanos(1)), next: None, missed: MissedTick::default() }
+    Interval {
+        period: period.max(Duration::from_nanos(1)),
+        next: None,
+        missed: MissedTick::default(),
+        sleep: None,
+    }
+}
+
+/// Ticks once per `period`, the first time at `start`. A period of zero counts as a nanosecond.
+pub fn interval_at(start: Instant, period: Duration) -> Interval {
+    Interval { next: Some(start), ..interval(period) }
 }
 
 impl Interval {
@@ -43,13 +60,47 @@ impl Interval {
     ///
     /// # Panics
     ///
-    /// Outside a core.
+    /// When polled outside a core.
     pub async fn tick(&mut self) -> Instant {
+        poll_fn(|cx| self.poll_tick(cx)).await
+    }
+
+    /// Ready at the next tick, with the time that it was due; until then the task is woken at that time. For futures that are written
+    /// by hand: as [`Interval::tick`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub fn poll_tick(&mut self, cx: &mut Context<'_>) -> Poll<Instant> {
         let due = *self.next.get_or_insert_with(now);
-        sleep_until(due).await;
-        let now = now();
-        self.next = Some(self.after(due, now));
-        due
+        let sleep = self.sleep.get_or_insert_with(|| sleep_until(due));
+        ready!(Pin::new(&mut *sleep).poll(cx));
+        let next = self.after(due, now());
+        self.reset_at(next);
+        Poll::Ready(due)
+    }
+
+    /// Has the next tick come a period from now.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    #[track_caller]
+    pub fn reset(&mut self) {
+        self.reset_at(now() + self.period);
+    }
+
+    /// Has the next tick come at `next`, and those after it at periods from there.
+    pub fn reset_at(&mut self, next: Instant) {
+        self.next = Some(next);
+        if let Some(sleep) = &mut self.sleep {
+            sleep.reset(next);
+        }
+    }
+
+    /// The time between two ticks.
+    pub const fn period(&self) -> Duration {
+        self.period
     }
 
     /// The tick after the one that was due at `due` and taken at `now`.

@@ -4,21 +4,92 @@
 //! timers. A task never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act
 //! on it, and outside one they panic ([`is_in_core`] tells); a [`Handle`] reaches it from other threads.
 //!
-//! [`Core::new`] with a [`CoreConfig`], [`Core::block_on`], [`spawn`] and [`sleep`] are all that a first program needs: see the
+//! [`Core::new`] with a [`CoreConfig::from_machine`], [`Core::block_on`], [`spawn`] and [`sleep`] are all that a first program needs: see the
 //! [example](crate#example). Coroutines are tasks too: [`thread`](crate::thread) starts them, and [`wait`] lets them await.
 //!
 //! | for | there is |
 //! |---|---|
 //! | **Cores** | [`Core`] on this thread, [`CoreThread`] on its own; [`CoreConfig`] with [`Idle`], [`ReactorChoice`], [`RingFeatures`] and [`RegisterArena`]; [`Shutdown`] and its [`ShutdownReport`] |
-//! | **Tasks** | [`spawn`], [`JoinHandle`], [`AbortOnDrop`], [`JoinError`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
-//! | **Time** | [`now`], [`sleep`], [`sleep_until`], [`interval`], [`timeout`], [`timeout_at`], [`Deadline`]; [`Clock`], where it comes from |
-//! | **Stopping** | [`CancelToken`]; [`Signals`]: SIGTERM and SIGINT as events |
+//! | **Tasks** | [`spawn`], [`JoinHandle`], [`AbortOnDrop`], [`JoinError`], [`PanicPayload`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
+//! | **Time** | [`now`], [`sleep`], [`sleep_until`], [`interval`], [`interval_at`], [`timeout`], [`timeout_at`], [`Deadline`]; [`Clock`], where it comes from |
+//! | **Several at once** | `join!`, `try_join!` and `select_biased!` of the `futures` crate: see [below](#several-things-at-once); [`TaskGroup`] |
+//! | **Stopping** | [`CancelToken`], [`DropGuard`]; [`Signals`]: SIGTERM, SIGINT and others as events |
 //! | **Between tasks** | [`sync`] across threads, [`sync::local`] within a core |
-//! | **Between threads** | [`handle`] and [`Handle::spawn`], [`RemoteJoin`]; [`offload`] for calls that block |
+//! | **Between threads** | [`handle`] and [`Handle::spawn`], [`thread::Builder::spawn_on`](crate::thread::Builder::spawn_on), [`RemoteJoin`]; [`offload`] for calls that block |
 //! | **Who runs when** | [`spawn_in`] a [`TaskQueue`] with [`Shares`] and a [`LatencyClass`]; [`task_queues`] |
-//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`]; [`waiting_for`] in futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
-//! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`arena`] |
-//! | **The machine** | [`probe_io_uring`], [`probe_ring_features`]; [`unix_time`], [`fill_random`] |
+//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`], [`current_task`]; [`waits_for`] and [`waiting_for`] for futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
+//! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`pollers`]; [`arena`] |
+//! | **The machine** | [`probe_io_uring`], [`probe_ring_features`], and what a core got of them: [`ring_features`]; [`unix_time`], [`fill_random`], [`machine_seed`] |
+//!
+//! # Several things at once
+//!
+//! Waiting for several futures needs nothing of this crate. `join!`, `try_join!` and `select_biased!` of the `futures` crate
+//! work on a core as anywhere, also with timers, sockets and the handles of tasks and coroutines, which are futures all of them:
+//!
+//! ```
+//! # use std::time::Duration;
+//! use std::pin::pin;
+//!
+//! use boson::rt;
+//! use futures_util::{FutureExt, join, select_biased, try_join}; // or `futures`
+//! # let core = rt::Core::new(&rt::CoreConfig::from_machine()?)?;
+//! # core.block_on(async {
+//!
+//! let task = rt::spawn("a task", async { 20 });
+//! let (a, b) = join!(task, async { 22 });
+//! assert_eq!(a.expect("no panic") + b, 42);
+//!
+//! // The first error ends the other.
+//! let timely = rt::timeout(Duration::from_millis(1), std::future::pending::<()>());
+//! let late = rt::timeout(Duration::from_secs(3600), std::future::pending::<()>());
+//! assert!(try_join!(timely, late).is_err());
+//!
+//! // Outside of the loop, what goes on from one turn to the next; in it, what starts anew.
+//! let mut enough = pin!(rt::sleep(Duration::from_millis(5)).fuse());
+//! let mut interval = rt::interval(Duration::from_millis(1));
+//! let mut ticks = 0;
+//! loop {
+//!     select_biased! {
+//!         () = enough => break,
+//!         _ = interval.tick().fuse() => ticks += 1,
+//!     }
+//! }
+//! assert!(ticks > 0);
+//! # Ok::<(), boson::Error>(())
+//! # })??;
+//! # Ok::<(), boson::Error>(())
+//! ```
+//!
+//! `select_biased!` asks its branches in the order in which they are written. `select!` shuffles them by randomness of its own, which is
+//! no core's: a simulation does not repeat it.
+//!
+//! In a coroutine [`wait`] does the same, and what blocks becomes a future by a coroutine of its own. The first of two closures:
+//!
+//! ```
+//! # use std::time::Duration;
+//! use boson::thread;
+//! use futures_util::future::{Either, select};
+//!
+//! # let core = boson::rt::Core::new(&boson::rt::CoreConfig::from_machine()?)?;
+//! # core.block_on(async {
+//! let first = thread::spawn(|| {
+//!     let tortoise = thread::spawn(|| thread::sleep(Duration::from_secs(3600)));
+//!     let hare = thread::spawn(|| thread::sleep(Duration::from_millis(1)));
+//!     match boson::wait(select(tortoise, hare)) {
+//!         Either::Left(_) => "the tortoise",
+//!         // With the handle of the other one, which would run on.
+//!         Either::Right((_, tortoise)) => {
+//!             tortoise.cancel();
+//!             "the hare"
+//!         }
+//!     }
+//! });
+//! assert_eq!(first.await.expect("no panic"), "the hare");
+//! # })?;
+//! # Ok::<(), boson::Error>(())
+//! ```
+//!
+//! For any number of tasks there is [`TaskGroup`].
 //!
 //! A panic in a task is its joiner's [`JoinError::Panicked`] and leaves the core running.
 
@@ -39,6 +110,7 @@ mod histogram;
 mod idle;
 mod inbox;
 mod interval;
+mod machine;
 mod offload;
 pub(crate) mod ops;
 mod poller;
@@ -60,15 +132,16 @@ mod thread;
 mod time;
 mod timer;
 pub(crate) mod uring;
+mod waits_for;
 mod watchdog;
 
-pub use cancel::{CancelToken, Cancelled};
+pub use cancel::{CancelToken, Cancelled, DropGuard};
 pub use config::{CoreConfig, Idle, RegisterArena};
-pub(crate) use context::spawn_at;
+pub(crate) use context::spawn_coroutine;
 pub use context::{
-    PollerRegistration, YieldNow, arena, fill_random, handle, is_in_core, latencies, now, register_poller,
-    register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks, tasks_in, unix_time,
-    waiting_for, yield_now,
+    PollerRegistration, YieldNow, arena, current_task, fill_random, handle, is_in_core, latencies, now,
+    pollers, register_poller, register_poller_with_budget, spawn, spawn_in, stats, task_queues, tasks,
+    tasks_in, unix_time, waiting_for, yield_now,
 };
 pub use core::Core;
 pub use coroutine::wait;
@@ -76,9 +149,11 @@ pub use deadline::{Deadline, timeout, timeout_at};
 pub use handle::{Handle, RemoteJoin};
 pub use histogram::Histogram;
 pub(crate) use inbox::Simulation;
-pub use interval::{Interval, MissedTick, interval};
+pub use interval::{Interval, MissedTick, interval, interval_at};
+pub use machine::machine_seed;
 pub use offload::{Offload, offload};
 pub use poller::{Park, Poller};
+pub use pollers::PollerStats;
 pub use reactor::{ReactorChoice, ReactorKind};
 pub use run_queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue, TaskQueueStats};
 pub(crate) use scheduler::stepped::{Stage, SteppedCore};
@@ -86,12 +161,13 @@ pub use shutdown::{Shutdown, ShutdownReport};
 pub use signal::{Signal, Signals};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use stats::{CoreLatencies, CoreStats};
-pub use task::{AbortOnDrop, JoinError, JoinHandle};
+pub(crate) use task::Cancel;
+pub use task::{AbortOnDrop, JoinError, JoinHandle, PanicPayload, TaskHandle};
 pub use task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 pub use task_group::TaskGroup;
 pub use task_local::{TaskLocal, task_local};
 pub use thread::CoreThread;
 pub use time::{Clock, Instant, MonotonicClock};
-pub use timer::{TimerKey, Wheel};
-pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
+pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features, ring_features};
+pub use waits_for::{WaitsFor, waits_for};
 pub use watchdog::{Stall, Watchdog};

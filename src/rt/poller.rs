@@ -9,7 +9,7 @@ use super::Instant;
 ///
 /// A poller never blocks and never runs a task: it completes operations and wakes the tasks that wait for them.
 pub trait Poller {
-    /// A short name for statistics and messages.
+    /// A short name for statistics ([`PollerStats`](super::PollerStats)); asked for once, when the poller is registered.
     fn name(&self) -> &'static str;
 
     /// Handles at most `budget` events (packets, completions, timers) that are ready at `now` and returns how many it
@@ -28,6 +28,7 @@ pub trait Poller {
 
 /// How a core may idle for the sake of one poller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Park {
     /// Nothing is outstanding: sleep as long as you like.
     Idle,

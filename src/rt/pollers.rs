@@ -4,8 +4,23 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::reactor::Reactor;
+use super::stats::add;
 use super::{Instant, Park, Poller};
 use crate::error::Result;
+
+/// What a poller did since it was registered.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub struct PollerStats {
+    /// Its [name](Poller::name).
+    pub name: &'static str,
+    /// How many events it may handle per turn.
+    pub budget: usize,
+    /// How many it handled.
+    pub events: u64,
+    /// How many times it handled as many as it may: often, if it gets more than the core lets it handle.
+    pub exhausted: u64,
+}
 
 /// Events that a poller may handle per turn unless its registration says otherwise.
 const EVENTS_PER_POLL: usize = 64;
@@ -17,6 +32,9 @@ struct Entry {
     id: u64,
     budget: usize,
     poller: SharedPoller,
+    name: &'static str,
+    events: Cell<u64>,
+    exhausted: Cell<u64>,
 }
 
 #[derive(Default)]
@@ -30,7 +48,10 @@ impl Pollers {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let budget = budget.unwrap_or(EVENTS_PER_POLL).max(1);
-        self.entries.borrow_mut().push(Entry { id, budget, poller });
+        // One that is being polled registers itself elsewhere too: it is asked for its name another time.
+        let name = poller.try_borrow().map_or("poller", |poller| poller.name());
+        let (events, exhausted) = Default::default();
+        self.entries.borrow_mut().push(Entry { id, budget, poller, name, events, exhausted });
         id
     }
 
@@ -60,10 +81,32 @@ impl Pollers {
         let mut worked = 0;
         let mut at = 0;
         while let Some(entry) = self.get(at) {
-            worked += entry.poller.borrow_mut().poll(now, entry.budget);
+            let events = entry.poller.borrow_mut().poll(now, entry.budget);
+            if events > 0 {
+                self.count(at, &entry, events);
+            }
+            worked += events;
             at += 1;
         }
         worked
+    }
+
+    fn count(&self, at: usize, polled: &Entry, events: usize) {
+        let entries = self.entries.borrow();
+        // It may have been removed by what it completed.
+        let Some(entry) = entries.get(at).filter(|entry| entry.id == polled.id) else { return };
+        add(&entry.events, events);
+        add(&entry.exhausted, usize::from(events >= entry.budget));
+    }
+
+    pub(super) fn stats(&self) -> Vec<PollerStats> {
+        let of = |entry: &Entry| PollerStats {
+            name: entry.name,
+            budget: entry.budget,
+            events: entry.events.get(),
+            exhausted: entry.exhausted.get(),
+        };
+        self.entries.borrow().iter().map(of).collect()
     }
 
     /// Asks each what the core may do; false if it must go on polling. `until` becomes the earliest deadline.

@@ -16,6 +16,7 @@ use crate::mem::{Arena, PageKind};
 
 /// What a core is asked to do its I/O through.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum ReactorChoice {
     /// io_uring; epoll where it is forbidden, absent, too old, or where it gets no memory. The first core of a process that
     /// takes epoll says so in the log, with the reason.
@@ -28,10 +29,13 @@ pub enum ReactorChoice {
 }
 
 /// What a core does its I/O through.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum ReactorKind {
-    /// io_uring.
+    /// Not known: of a core that did not answer, or whose process runs an older or newer version of boson.
     #[default]
+    Unknown,
+    /// io_uring.
     IoUring,
     /// epoll for sockets, the core's blocking pool for files.
     Epoll,
@@ -40,13 +44,20 @@ pub enum ReactorKind {
 }
 
 impl ReactorKind {
-    /// `io_uring`, `epoll` or `simulated`.
-    pub fn name(self) -> &'static str {
+    /// `io_uring`, `epoll`, `simulated` or `unknown`.
+    pub const fn name(self) -> &'static str {
         match self {
+            Self::Unknown => "unknown",
             Self::IoUring => "io_uring",
             Self::Epoll => "epoll",
             Self::Simulated => "simulated",
         }
+    }
+
+    /// The one of this name; `Unknown` if there is none.
+    pub(crate) fn named(name: &str) -> Self {
+        let kinds = [Self::IoUring, Self::Epoll, Self::Simulated];
+        kinds.into_iter().find(|kind| kind.name() == name).unwrap_or_default()
     }
 }
 

@@ -10,6 +10,7 @@ use std::rc::{Rc, Weak};
 use std::time::Duration;
 
 use super::Instant;
+use super::current;
 use super::scheduler::{Shared, in_core};
 use super::task::{Header, ReadyList};
 use crate::error::{Error, ErrorKind, Result};
@@ -48,6 +49,7 @@ impl Default for Shares {
 
 /// How soon a ready task of a queue must run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum LatencyClass {
     /// A queue that has ready tasks runs after this long at the latest, whatever its shares, as soon as the task that runs
     /// yields. The core looks at the time at least this often between tasks.
@@ -56,7 +58,7 @@ pub enum LatencyClass {
     NotImportant,
 }
 
-/// The queue that tasks are on unless they are spawned with [`spawn_in`](super::spawn_in).
+/// The queue of tasks that are spawned from no other queue's, nor with [`spawn_in`](super::spawn_in).
 pub(super) const DEFAULT_QUEUE: u8 = 0;
 
 /// One queue. A slot without a name is free.
@@ -72,7 +74,7 @@ struct Slot {
     runtime: Cell<Duration>,
     /// When it last became ready or ran.
     waits_since: Cell<Instant>,
-    /// Tasks that have not ended, and 1 for the handle.
+    /// Tasks that have not ended, and handles; clones of one count as one.
     users: Cell<usize>,
 }
 
@@ -245,15 +247,15 @@ impl RunQueues {
         slot.waits_since.set(now);
     }
 
-    /// A task of the queue was spawned.
-    pub(super) fn task_made(&self, queue: u8) {
+    /// A task or a handle of the queue was made.
+    pub(super) fn retain(&self, queue: u8) {
         if queue != DEFAULT_QUEUE {
             let users = &self.slots[usize::from(queue)].users;
             users.set(users.get() + 1);
         }
     }
 
-    /// A task or the handle of the queue has gone.
+    /// A task or a handle of the queue has gone.
     pub(super) fn release(&self, queue: u8) {
         if queue == DEFAULT_QUEUE {
             return;
@@ -265,6 +267,11 @@ impl RunQueues {
             self.used.set(self.used.get() - 1);
             self.measure_slice();
         }
+    }
+
+    /// The name of a queue that is not free.
+    pub(super) fn name(&self, queue: u8) -> &'static str {
+        self.slots[usize::from(queue)].name.get().unwrap_or_default()
     }
 
     fn add(&self, name: &'static str, shares: Shares, latency: LatencyClass) -> Result<u8> {
@@ -311,7 +318,7 @@ impl RunQueues {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskQueueStats {
-    /// Its name; the queue of tasks that name none is `default`.
+    /// Its name; that of the queue that every core has is `default`.
     pub name: &'static str,
     /// Its shares now.
     pub shares: Shares,
@@ -321,7 +328,11 @@ pub struct TaskQueueStats {
     pub runtime: Duration,
 }
 
-/// Tasks that share a part of their core. Cheap to clone; the queue goes with its last clone and its last task.
+/// Tasks that share a part of their core. Cheap to clone; the queue goes with its last handle and its last task.
+///
+/// A task is put on a queue by [`spawn_in`](super::spawn_in), [`TaskGroup::spawn_in`](super::TaskGroup::spawn_in), or
+/// [`thread::Builder::queue`](crate::thread::Builder::queue) if it is a coroutine. What it spawns in turn is on the same queue, unless it
+/// says otherwise, so that all of a job stays within the job's part of the core.
 ///
 /// ```
 /// # use std::sync::Arc;
@@ -331,7 +342,7 @@ pub struct TaskQueueStats {
 /// core.block_on(async {
 ///     // A tenth of what the default queue has, whenever that has something to do.
 ///     let background = TaskQueue::new("compaction", Shares::new(10), LatencyClass::NotImportant)?;
-///     rt::spawn_in(&background, "compact", async { /* … */ }).await.expect("no panic");
+///     rt::spawn_in(&background, "compact", async { /* … */ }).await?;
 ///     Ok(())
 /// })?
 /// # }
@@ -363,6 +374,34 @@ impl TaskQueue {
         })
     }
 
+    /// The queue of the task that is being polled; between tasks (in a message, a waker or a poller) the default one.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    #[track_caller]
+    pub fn current() -> Self {
+        in_core("rt::TaskQueue::current", |core| Self::numbered(core, core.current_queue()))
+    }
+
+    /// The queue that every core has: of the future of [`block_on`](super::Core::block_on), of tasks that other threads spawn, and of
+    /// everything that those spawn. For a task that serves the whole core and may be started by any other.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    #[track_caller]
+    pub fn default_queue() -> Self {
+        in_core("rt::TaskQueue::default_queue", |core| Self::numbered(core, DEFAULT_QUEUE))
+    }
+
+    /// Another handle of a queue that is not free.
+    fn numbered(core: &Rc<Shared>, queue: u8) -> Self {
+        core.queues().retain(queue);
+        let name = core.queues().name(queue);
+        Self(Rc::new(Registered { core: Rc::downgrade(core), queue, name }))
+    }
+
     /// Its name.
     pub fn name(&self) -> &'static str {
         self.0.name
@@ -372,6 +411,19 @@ impl TaskQueue {
     pub fn set_shares(&self, shares: Shares) {
         if let Some(core) = self.0.core.upgrade() {
             core.queues().slots[usize::from(self.0.queue)].shares.set(shares);
+        }
+    }
+
+    /// Whether it belongs to the core that the caller is in.
+    pub(crate) fn is_here(&self) -> bool {
+        current::with(|core| core.is_some_and(|core| self.number_on(core).is_some()))
+    }
+
+    /// Gives it another latency class from now on.
+    pub fn set_latency(&self, latency: LatencyClass) {
+        if let Some(core) = self.0.core.upgrade() {
+            core.queues().slots[usize::from(self.0.queue)].latency.set(latency);
+            core.queues().measure_slice();
         }
     }
 

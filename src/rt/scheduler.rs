@@ -70,6 +70,8 @@ pub(super) struct Shared {
     queues: RunQueues,
     /// The time as last read.
     now: Cell<Instant>,
+    /// The task of the `block_on` that goes on.
+    root: Cell<Option<NonNull<Header>>>,
     /// The task that the loop polls. Another one runs while a coroutine lets others run on its stack: [`Shared::running`] knows.
     polling: Cell<Option<NonNull<Header>>>,
     /// The number of the poll before which the loop looks at the clock.
@@ -143,6 +145,7 @@ impl Shared {
             inbox,
             queues: RunQueues::new(),
             now: Cell::new(now),
+            root: Cell::new(None),
             polling: Cell::new(None),
             until: Cell::new(0),
             beat: Arc::new(Beat::new()),
@@ -503,7 +506,7 @@ impl Shared {
         future: F,
     ) -> JoinHandle<F::Output> {
         let (task, handle) = TaskRef::new(&self.new_task(queue, name, created_at), future);
-        self.queues.task_made(queue);
+        self.queues.retain(queue);
         if let Some(ready) = task.mark_queued() {
             self.enqueue(ready);
         }
@@ -525,6 +528,8 @@ impl Shared {
         if let Some(ready) = task.mark_queued() {
             self.enqueue(ready);
         }
+        // `Root` has its handle, and so keeps it until it is no longer noted here.
+        self.root.set(Some(task.as_ptr()));
         // The core's own reference, which goes with the end of the task.
         std::mem::forget(task);
         Root { core: self, handle }
@@ -666,6 +671,10 @@ impl<T> Drop for Root<'_, T> {
         self.core.polling.set(None);
         self.core.until.set(0);
         self.core.beat.enter(Phase::Outside);
+        self.core.root.set(None);
+        if !self.handle.is_finished() {
+            stats::add(&self.core.counters.ended, 1);
+        }
         // SAFETY: this is the core's thread, and its loop, which alone polls tasks, has been left.
         unsafe { self.handle.end_now(&self.core.registry) };
     }

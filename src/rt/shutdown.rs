@@ -7,6 +7,7 @@ use super::{Clock, Instant};
 
 /// How a core ends. See [`Core::shutdown`](super::Core::shutdown).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Shutdown {
     /// Tasks and what other threads sent run until they end, as long as there is time. Tasks that are left are cancelled.
     Drain,

@@ -1,71 +1,187 @@
 //! Signals as something a task awaits.
 
+use std::cell::RefCell;
+use std::collections::VecDeque;
+use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::Poll;
 
+use super::context::noted_over;
 use super::ops;
-use crate::error::{Error, Result};
+use super::sync::local::Notify;
+use crate::error::{Error, ErrorKind, Result};
 
-/// A signal that asks a program to end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A signal that a program may be sent, to ask it for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[non_exhaustive]
 pub enum Signal {
+    /// `SIGHUP`: the terminal is gone; by custom, for a server: read the configuration again.
+    Hangup,
     /// `SIGINT`: Ctrl-C.
     Interrupt,
+    /// `SIGQUIT`: Ctrl-\.
+    Quit,
+    /// `SIGUSR1`: whatever the program says.
+    User1,
+    /// `SIGUSR2`: whatever the program says.
+    User2,
     /// `SIGTERM`: a service manager's stop.
     Terminate,
 }
 
-/// Takes `SIGINT` and `SIGTERM` of this process from their default action, so that a task can await them.
+impl Signal {
+    const ALL: [Self; 6] =
+        [Self::Hangup, Self::Interrupt, Self::Quit, Self::User1, Self::User2, Self::Terminate];
+
+    const fn number(self) -> libc::c_int {
+        match self {
+            Self::Hangup => libc::SIGHUP,
+            Self::Interrupt => libc::SIGINT,
+            Self::Quit => libc::SIGQUIT,
+            Self::User1 => libc::SIGUSR1,
+            Self::User2 => libc::SIGUSR2,
+            Self::Terminate => libc::SIGTERM,
+        }
+    }
+}
+
+/// Takes some signals of this process from their default action, so that a task can await them.
+///
+/// The kernel keeps one of each signal until it is awaited: several of the same that come before are one.
+///
+/// ```no_run
+/// # use boson::rt::{self, Core, CoreConfig, Signal, Signals};
+/// # fn main() -> boson::Result<()> {
+/// let signals = Signals::of(&[Signal::Hangup, Signal::Interrupt, Signal::Terminate])?;
+/// let core = Core::new(&CoreConfig::from_machine()?)?;
+/// core.block_on(async {
+///     while signals.next().await? == Signal::Hangup {
+///         // Read the configuration again.
+///     }
+///     Ok(())
+/// })?
+/// # }
+/// ```
 #[derive(Debug)]
+#[must_use = "the signals stay blocked, and only this can await them"]
 pub struct Signals {
     descriptor: Rc<OwnedFd>,
+    arrived: Rc<Arrived>,
+}
+
+/// What was read for futures that were dropped meanwhile.
+#[derive(Debug, Default)]
+struct Arrived {
+    signals: RefCell<VecDeque<Signal>>,
+    changed: Notify,
+}
+
+impl Arrived {
+    fn keep(&self, result: &io::Result<u32>, info: &[u8]) {
+        // What failed, or was cancelled, took no signal with it: the next read hears of it.
+        if let (Ok(_), Some(signal)) = (result, decode(info)) {
+            self.signals.borrow_mut().push_back(signal);
+            self.changed.notify_all();
+        }
+    }
+
+    fn take(&self) -> Option<Signal> {
+        self.signals.borrow_mut().pop_front()
+    }
 }
 
 impl Signals {
-    /// Blocks both signals for the calling thread and every thread it starts from now on. Call it before any other thread
-    /// runs: one with the signal unblocked would still be killed by it.
+    /// `SIGINT` and `SIGTERM`: what asks a program to end. See [`Signals::of`].
     ///
     /// # Errors
     ///
-    /// The kernel's code when the process has no descriptor left.
+    /// As for [`Signals::of`].
     pub fn new() -> Result<Self> {
+        Self::of(&[Signal::Interrupt, Signal::Terminate])
+    }
+
+    /// Blocks `signals` for the calling thread and every thread that it starts from now on. Call it before any other thread
+    /// runs: one with a signal unblocked would still be interrupted, and the process ended, by it.
+    ///
+    /// The thread's mask stays as it is when this is dropped: a signal that comes then waits, and ends nothing. A process that is
+    /// started by [`std::process::Command`] has nothing blocked; one that is forked or executed by other means inherits the mask.
+    ///
+    /// # Errors
+    ///
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for no signals at all, and the kernel's code when the process has no descriptor left.
+    pub fn of(signals: &[Signal]) -> Result<Self> {
+        if signals.is_empty() {
+            return Err(Error::new(ErrorKind::InvalidInput, "await signals").because("there are none given"));
+        }
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: `sigemptyset` initialises the set it is given room for, and cannot fail for a valid pointer.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
         // SAFETY: `sigemptyset` initialised it.
         let mut set = unsafe { set.assume_init() };
-        for number in [libc::SIGINT, libc::SIGTERM] {
-            // SAFETY: `set` is an initialised set and both numbers are signals.
-            unsafe { libc::sigaddset(&raw mut set, number) };
+        for signal in signals {
+            // SAFETY: `set` is an initialised set and the number is a signal's.
+            unsafe { libc::sigaddset(&raw mut set, signal.number()) };
         }
+        // The descriptor first: where there is none, the signals keep their actions.
+        // SAFETY: `set` is initialised; -1 asks for a new descriptor.
+        let descriptor = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) };
+        if descriptor < 0 {
+            return Err(Error::io(io::Error::last_os_error(), "open a signalfd"));
+        }
+        // SAFETY: the kernel just returned this descriptor and nobody else knows of it.
+        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
         // SAFETY: `set` is initialised; the old mask is not asked for.
         let blocked = unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, &raw const set, std::ptr::null_mut()) };
         if blocked != 0 {
             return Err(Error::os(blocked, "block signals"));
         }
-        // SAFETY: `set` is initialised; -1 asks for a new descriptor.
-        let descriptor = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) };
-        if descriptor < 0 {
-            let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-            return Err(Error::os(code, "open a signalfd"));
-        }
-        // SAFETY: the kernel just returned this descriptor and nobody else knows of it.
-        let descriptor = unsafe { OwnedFd::from_raw_fd(descriptor) };
-        Ok(Self { descriptor: Rc::new(descriptor) })
+        Ok(Self { descriptor: Rc::new(descriptor), arrived: Rc::default() })
     }
 
-    /// The next signal. Dropping the future may lose one that arrives at the same moment.
+    /// The next signal. Of several futures that wait, one gets it.
+    ///
+    /// Dropping the future loses no signal, also if one has arrived for it: the next call gets that.
     ///
     /// # Errors
     ///
     /// The kernel's code if the descriptor fails.
+    ///
+    /// # Panics
+    ///
+    /// When polled outside a core.
     pub async fn next(&self) -> Result<Signal> {
-        let buf = Vec::with_capacity(size_of::<libc::signalfd_siginfo>());
-        let (result, info) = ops::read(&self.descriptor, buf).await;
-        result.map_err(|error| Error::os(error.raw_os_error().unwrap_or(libc::EIO), "read a signal"))?;
-        // `ssi_signo` is the first field (signalfd(2)).
-        let number = info.first_chunk::<4>().map_or(0, |bytes| u32::from_ne_bytes(*bytes));
-        Ok(if number == libc::SIGINT.cast_unsigned() { Signal::Interrupt } else { Signal::Terminate })
+        loop {
+            if let Some(signal) = self.arrived.take() {
+                return Ok(signal);
+            }
+            let arrived = Rc::clone(&self.arrived);
+            let buf = Vec::with_capacity(size_of::<libc::signalfd_siginfo>());
+            let mut read = ops::read_stream(&self.descriptor, buf, move |result, info: Vec<u8>| {
+                arrived.keep(&result, &info);
+            });
+            let mut changed = std::pin::pin!(self.arrived.changed.notified());
+            let done = std::future::poll_fn(|cx| {
+                if let Poll::Ready(done) = Pin::new(&mut read).poll(cx) {
+                    return Poll::Ready(Some(done));
+                }
+                // An earlier read, whose future is gone, may be the one that gets the signal.
+                noted_over("a read", "a signal", changed.as_mut().poll(cx).map(|()| None))
+            });
+            let Some((result, info)) = done.await else { continue };
+            result.map_err(|error| Error::io(error, "read a signal"))?;
+            // Others are not in the set.
+            if let Some(signal) = decode(&info) {
+                return Ok(signal);
+            }
+        }
     }
+}
+
+/// The signal that a `struct signalfd_siginfo` (signalfd(2)) tells of: its number is the first field.
+fn decode(info: &[u8]) -> Option<Signal> {
+    let number = u32::from_ne_bytes(*info.first_chunk()?);
+    Signal::ALL.into_iter().find(|signal| signal.number().cast_unsigned() == number)
 }

@@ -11,12 +11,24 @@ use super::context::{now, waiting_for_a_timer};
 use super::scheduler::{Shared, in_core};
 use super::timer::TimerKey;
 
-/// Completes `duration` from its first poll on; late by a timer tick (16.4 µs) at most when the core is idle.
+/// Completes `duration` from its first poll on. Never early; late by
+/// - a timer tick (16.4 µs), and the rest of the turn of a core that is busy;
+/// - on a core that slept in the kernel meanwhile, the time in which that wakes it (some 50 µs on an idle machine), and on epoll the
+///   slack that `ppoll` allows itself besides: a thousandth of the time, at least 50 µs (`PR_SET_TIMERSLACK`), at most 100 ms. A
+///   core that always polls ([`Idle::Poll`](super::Idle)) has neither.
+///
+/// # Panics
+///
+/// When polled outside a core.
 pub fn sleep(duration: Duration) -> Sleep {
     Sleep { core: Weak::new(), state: SleepState::For(duration) }
 }
 
-/// Completes at `deadline`, at its first poll if that has passed.
+/// Completes at `deadline`, at its first poll if that has passed. Otherwise as [`sleep`].
+///
+/// # Panics
+///
+/// When polled outside a core.
 pub fn sleep_until(deadline: Instant) -> Sleep {
     Sleep { core: Weak::new(), state: SleepState::Until(deadline) }
 }
@@ -31,8 +43,12 @@ pub struct Sleep {
 enum SleepState {
     For(Duration),
     Until(Instant),
-    Waiting { key: TimerKey, deadline: Instant },
-    Done,
+    Waiting {
+        key: TimerKey,
+        deadline: Instant,
+    },
+    /// It was to end at this time.
+    Done(Instant),
 }
 
 impl Future for Sleep {
@@ -51,10 +67,10 @@ impl Future for Sleep {
         let deadline = match self.state {
             SleepState::For(duration) => now + duration,
             SleepState::Until(deadline) => deadline,
-            SleepState::Waiting { .. } | SleepState::Done => return Poll::Ready(()),
+            SleepState::Waiting { .. } | SleepState::Done(_) => return Poll::Ready(()),
         };
         if deadline <= now {
-            self.state = SleepState::Done;
+            self.state = SleepState::Done(deadline);
             return Poll::Ready(());
         }
         waiting_for_a_timer();
@@ -69,6 +85,36 @@ impl Future for Sleep {
 }
 
 impl Sleep {
+    /// Has it complete at `deadline` instead, also if it is complete already. A task that waits for it goes on waiting.
+    pub fn reset(&mut self, deadline: Instant) {
+        let before = std::mem::replace(&mut self.state, SleepState::Until(deadline));
+        // Its task is woken by the new timer as it would have been by the old one.
+        if let SleepState::Waiting { key, .. } = before
+            && let Some(core) = self.core.upgrade()
+        {
+            let waker = core.timers().borrow_mut().remove(key);
+            if let Some(waker) = waker {
+                let key = core.timers().borrow_mut().insert(deadline, waker);
+                self.state = SleepState::Waiting { key, deadline };
+            }
+        }
+    }
+
+    /// When it completes; `None` for one of [`sleep`] that was not polled yet.
+    pub fn deadline(&self) -> Option<Instant> {
+        match self.state {
+            SleepState::For(_) => None,
+            SleepState::Until(deadline)
+            | SleepState::Waiting { deadline, .. }
+            | SleepState::Done(deadline) => Some(deadline),
+        }
+    }
+
+    /// Whether it has completed.
+    pub fn is_elapsed(&self) -> bool {
+        matches!(self.state, SleepState::Done(_))
+    }
+
     /// Whether it waits on the core that it is polled on.
     fn is_here(&self) -> bool {
         in_core("rt::sleep", |core| std::ptr::eq(self.core.as_ptr(), Rc::as_ptr(core)))
@@ -84,7 +130,7 @@ impl Sleep {
                 return Pin::new(self).poll(cx);
             }
             None => {
-                self.state = SleepState::Done;
+                self.state = SleepState::Done(deadline);
                 return Poll::Ready(());
             }
             Some(true) => {}
@@ -102,9 +148,10 @@ impl Sleep {
     }
 
     fn disarm(&mut self) {
-        if let SleepState::Waiting { key, .. } = std::mem::replace(&mut self.state, SleepState::Done)
+        if let SleepState::Waiting { key, deadline } = self.state
             && let Some(core) = self.core.upgrade()
         {
+            self.state = SleepState::Done(deadline);
             core.remove_timer(key);
         }
     }
@@ -118,6 +165,6 @@ impl Drop for Sleep {
 
 impl std::fmt::Debug for Sleep {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Sleep").finish_non_exhaustive()
+        f.debug_struct("Sleep").field("deadline", &self.deadline()).finish_non_exhaustive()
     }
 }

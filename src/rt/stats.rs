@@ -13,9 +13,10 @@ pub struct CoreStats {
     pub turns: u64,
     /// Task polls.
     pub polls: u64,
-    /// Tasks that live now.
+    /// Tasks that live now, the future of `block_on` among them: [`spawned`](Self::spawned) minus [`ended`](Self::ended), except in what the
+    /// end of a task runs (destructors, wakers of joiners), where one that has ended may not be counted yet.
     pub tasks: usize,
-    /// Tasks that were spawned.
+    /// Tasks that were spawned, and calls of `block_on`.
     pub spawned: u64,
     /// Tasks that ended, in whatever way.
     pub ended: u64,

@@ -9,7 +9,9 @@
 //! be `Send`, never wait for that: the future is dropped when the task ends, and a result that nobody takes with the join
 //! handle or, if that went first, with the end of the task. What is left to free then runs no code but boson's own.
 
+mod abort;
 mod join;
+mod join_error;
 mod list;
 mod site;
 mod stage;
@@ -28,12 +30,16 @@ use super::coroutine::{Control, Left};
 use super::inbox::{Changes, Inbox, Node};
 use super::task_local::Locals;
 
-pub use join::{AbortOnDrop, JoinError, JoinHandle};
+pub(crate) use abort::sealed::Cancel;
+pub use abort::{AbortOnDrop, TaskHandle};
+pub use join::JoinHandle;
+pub use join_error::{JoinError, PanicPayload};
 use list::Links;
 pub(super) use list::{ReadyList, Registry};
 pub(super) use site::{Site, SiteCache};
 use stage::{TaskCell, VTable};
 pub(super) use stage::{drop_quietly, quietly};
+pub(super) use waker::Canceller;
 
 const STACK_PAGE_BYTES: usize = 4 << 10;
 
@@ -77,6 +83,8 @@ pub(super) struct Header {
     id: u64,
     /// The future of a `block_on`: not in the registry.
     is_root: bool,
+    /// Spawned as a coroutine's.
+    is_coroutine: Cell<bool>,
     /// The join handle is gone: nobody will take the result.
     is_detached: Cell<bool>,
     joiner: UnsafeCell<Option<Waker>>,
@@ -161,6 +169,20 @@ impl Header {
         self.since.get()
     }
 
+    pub(super) fn has_ended(&self) -> bool {
+        self.has(ENDED)
+    }
+
+    /// Whether the task is that of a `block_on`.
+    pub(super) fn is_root(&self) -> bool {
+        self.is_root
+    }
+
+    /// Whether the task is that of a coroutine.
+    pub(super) fn is_coroutine(&self) -> bool {
+        self.is_coroutine.get()
+    }
+
     pub(super) fn is_queued(&self) -> bool {
         self.has(QUEUED)
     }
@@ -239,6 +261,7 @@ impl TaskRef {
             inbox: Arc::as_ptr(new.inbox),
             id: new.id,
             is_root,
+            is_coroutine: Cell::new(false),
             is_detached: Cell::new(false),
             joiner: UnsafeCell::new(None),
             links: Links::default(),
@@ -276,6 +299,10 @@ impl TaskRef {
         // SAFETY: this reference keeps the task alive for the call.
         let waker = unsafe { borrowed_waker(self.0) };
         f(&waker)
+    }
+
+    pub(super) fn as_ptr(&self) -> NonNull<Header> {
+        self.0
     }
 
     /// What the wakers of the task point to.
@@ -514,6 +541,9 @@ pub(super) fn apply_changes(node: NonNull<Node>, changes: &Changes) -> Option<Ta
     // One more for the reference made here, which frees the task on drop if it was the last.
     references.set(references.get() + changes.references + 1);
     let task = TaskRef(task);
+    if changes.cancelled {
+        task.header().set(CANCELLED);
+    }
     changes.woken.then_some(task)
 }
 

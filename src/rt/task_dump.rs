@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
-/// What is known of a task. Given by [`tasks`](super::tasks).
+/// What is known of a task. Given by [`tasks`](super::tasks) and [`current_task`](super::current_task).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TaskInfo {
@@ -22,6 +22,13 @@ pub struct TaskInfo {
     pub since: Duration,
     /// How often it was polled, modulo 2³².
     pub polls: u32,
+    /// The name of the [task queue](super::TaskQueue) that it is on.
+    pub queue: &'static str,
+    /// Whether it is a coroutine; otherwise it is an async task.
+    pub is_coroutine: bool,
+    /// Whether it is the future of the [`block_on`](super::Core::block_on) that goes on. Its name is `block_on`, and it was created where that was
+    /// called.
+    pub is_block_on: bool,
     /// The room on its stack in bytes, to 4 KiB, if it has one: that of a coroutine that has started.
     pub stack_bytes: Option<usize>,
 }

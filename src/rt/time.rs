@@ -1,7 +1,7 @@
 //! Time as a value that comes from outside.
 
 use std::fmt;
-use std::ops::{Add, Sub};
+use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::Duration;
 
 /// A point in monotonic time: nanoseconds since its clock's origin. Comparable only between readings of one clock.
@@ -25,8 +25,27 @@ impl Instant {
     }
 
     /// The time from `earlier` to this instant; zero if `earlier` is later.
+    #[doc(alias = "duration_since")]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
         Duration::from_nanos(self.0.saturating_sub(earlier.0))
+    }
+
+    /// The time from `earlier` to this instant; `None` if `earlier` is later.
+    pub const fn checked_duration_since(self, earlier: Self) -> Option<Duration> {
+        match self.0.checked_sub(earlier.0) {
+            Some(nanos) => Some(Duration::from_nanos(nanos)),
+            None => None,
+        }
+    }
+
+    /// The instant `duration` later; `None` if that is past [`Instant::FAR_FUTURE`], 584 years after the origin.
+    pub fn checked_add(self, duration: Duration) -> Option<Self> {
+        u64::try_from(duration.as_nanos()).ok().and_then(|nanos| self.0.checked_add(nanos)).map(Self)
+    }
+
+    /// The instant `duration` earlier; `None` if that is before the origin.
+    pub fn checked_sub(self, duration: Duration) -> Option<Self> {
+        u64::try_from(duration.as_nanos()).ok().and_then(|nanos| self.0.checked_sub(nanos)).map(Self)
     }
 }
 
@@ -35,7 +54,30 @@ impl Add<Duration> for Instant {
 
     /// Saturates at [`Instant::FAR_FUTURE`].
     fn add(self, duration: Duration) -> Self {
-        Self(self.0.saturating_add(u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)))
+        self.checked_add(duration).unwrap_or(Self::FAR_FUTURE)
+    }
+}
+
+impl AddAssign<Duration> for Instant {
+    /// Saturates at [`Instant::FAR_FUTURE`].
+    fn add_assign(&mut self, duration: Duration) {
+        *self = *self + duration;
+    }
+}
+
+impl Sub<Duration> for Instant {
+    type Output = Self;
+
+    /// Saturates at [`Instant::ORIGIN`].
+    fn sub(self, duration: Duration) -> Self {
+        self.checked_sub(duration).unwrap_or(Self::ORIGIN)
+    }
+}
+
+impl SubAssign<Duration> for Instant {
+    /// Saturates at [`Instant::ORIGIN`].
+    fn sub_assign(&mut self, duration: Duration) {
+        *self = *self - duration;
     }
 }
 
@@ -96,5 +138,32 @@ impl Clock for MonotonicClock {
 
     fn unix_time(&self) -> Duration {
         std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or(Duration::ZERO)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn instants_are_calculated_with_and_stop_at_their_ends() {
+        let nanos = Duration::from_nanos;
+        let mut at = Instant::from_nanos(100);
+        at += nanos(50);
+        assert_eq!(at.as_nanos(), 150);
+        at -= nanos(20);
+        assert_eq!((at, at - nanos(30)), (Instant::from_nanos(130), Instant::from_nanos(100)));
+        assert_eq!(at - nanos(131), Instant::ORIGIN);
+        assert_eq!(at + Duration::MAX, Instant::FAR_FUTURE);
+        assert_eq!((at.checked_sub(nanos(131)), at.checked_add(Duration::MAX)), (None, None));
+        assert_eq!(at.checked_add(nanos(u64::MAX - 130)), Some(Instant::FAR_FUTURE));
+        assert_eq!(at.checked_add(nanos(u64::MAX - 129)), None);
+        assert_eq!(at.checked_sub(nanos(130)), Some(Instant::ORIGIN));
+        let later = at + nanos(1);
+        assert_eq!(
+            (later.checked_duration_since(at), at.checked_duration_since(later)),
+            (Some(nanos(1)), None)
+        );
+        assert_eq!((later - at, at - later), (nanos(1), Duration::ZERO));
     }
 }

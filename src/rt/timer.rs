@@ -22,14 +22,14 @@ const MOVES_PER_FIRE: usize = 4;
 
 /// Names an entry of a [`Wheel`] until it fires or is removed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TimerKey {
+pub(super) struct TimerKey {
     index: u32,
     generation: u32,
 }
 
 /// Deadlines with a value each. Fires never early, and late by less than one tick (16.4 µs) plus the caller's delay.
 #[derive(Debug)]
-pub struct Wheel<T> {
+pub(super) struct Wheel<T> {
     current_tick: u64,
     /// No entry is due before this tick.
     due_tick: u64,
@@ -62,7 +62,7 @@ impl<T> Default for Wheel<T> {
 
 impl<T> Wheel<T> {
     /// An empty wheel whose current time is `now`.
-    pub fn new(now: Instant) -> Self {
+    pub(super) fn new(now: Instant) -> Self {
         Self {
             current_tick: now.as_nanos() >> TICK_SHIFT,
             due_tick: u64::MAX,
@@ -76,13 +76,8 @@ impl<T> Wheel<T> {
     }
 
     /// How many entries wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.len
-    }
-
-    /// Whether no entry waits.
-    pub fn is_empty(&self) -> bool {
-        self.len == 0
     }
 
     /// Adds `value`, to be handed out by the first [`Wheel::expire`] at or after `deadline`. A deadline in the past fires at
@@ -91,7 +86,7 @@ impl<T> Wheel<T> {
     /// # Panics
     ///
     /// If 2³² − 1 entries wait already.
-    pub fn insert(&mut self, deadline: Instant, value: T) -> TimerKey {
+    pub(super) fn insert(&mut self, deadline: Instant, value: T) -> TimerKey {
         // Rounded up: an entry must not fire before its deadline.
         let deadline_tick = deadline.as_nanos().div_ceil(1 << TICK_SHIFT);
         let index = if self.free == NIL {
@@ -121,14 +116,14 @@ impl<T> Wheel<T> {
     }
 
     /// Takes an entry out before it fires; `None` if it has fired.
-    pub fn remove(&mut self, key: TimerKey) -> Option<T> {
+    pub(super) fn remove(&mut self, key: TimerKey) -> Option<T> {
         self.get_mut(key)?;
         self.unlink(key.index);
         self.release(key.index)
     }
 
     /// Takes every entry out before it fires, in no order. Their keys name nothing from then on, as if they had been removed.
-    pub fn clear(&mut self) -> Vec<T> {
+    pub(super) fn clear(&mut self) -> Vec<T> {
         let mut values = Vec::with_capacity(self.len);
         for index in 0..self.entries.len() {
             let index = u32::try_from(index).expect("fewer than 2^32 timers");
@@ -143,7 +138,7 @@ impl<T> Wheel<T> {
     }
 
     /// The value of an entry that has not fired.
-    pub fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
+    pub(super) fn get_mut(&mut self, key: TimerKey) -> Option<&mut T> {
         let entry = self.entries.get_mut(key.index as usize)?;
         if entry.generation == key.generation { entry.value.as_mut() } else { None }
     }
@@ -151,19 +146,19 @@ impl<T> Wheel<T> {
     /// A time by which `expire` should be called: at or before the earliest deadline. `None` if no entry waits.
     ///
     /// For an entry far away this may be early (when its slot moves to a finer level); calling `expire` then is cheap.
-    pub fn next_deadline(&self) -> Option<Instant> {
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.next_slot().map(|(_, _, tick)| Instant::from_nanos(tick << TICK_SHIFT))
     }
 
     /// Whether `expire` may have something to do at `now`. Costs a comparison.
-    pub fn is_due(&self, now: Instant) -> bool {
+    pub(super) fn is_due(&self, now: Instant) -> bool {
         now.as_nanos() >> TICK_SHIFT >= self.due_tick
     }
 
     /// Hands the values whose deadline is at or before `now` to `fire`, at most `budget` of them, and returns how many
     /// that were. It also moves entries within the wheel, at most four times `budget`: there may be more to do even if it was fewer.
     /// [`Wheel::is_due`] says so.
-    pub fn expire(&mut self, now: Instant, budget: usize, fire: impl FnMut(T)) -> usize {
+    pub(super) fn expire(&mut self, now: Instant, budget: usize, fire: impl FnMut(T)) -> usize {
         let fired = self.expire_slots(now, budget, fire);
         self.due_tick = self.next_slot().map_or(u64::MAX, |(_, _, tick)| tick);
         fired

@@ -28,6 +28,7 @@ pub struct Stall {
 
 /// A thread that watches cores, until this is dropped. One is enough for a process.
 #[derive(Debug)]
+#[must_use = "dropping it ends the watch"]
 pub struct Watchdog {
     stop: Option<SyncSender<()>>,
     thread: Option<thread::JoinHandle<()>>,
@@ -73,9 +74,10 @@ impl Watchdog {
                 }
             }
         };
-        let thread = thread::Builder::new().name("watchdog".to_owned()).spawn(run).map_err(|error| {
-            Error::os(error.raw_os_error().unwrap_or(libc::EAGAIN), "start the watchdog's thread")
-        })?;
+        let thread = thread::Builder::new()
+            .name("watchdog".to_owned())
+            .spawn(run)
+            .map_err(|error| Error::io(error, "start the watchdog's thread"))?;
         Ok(Self { stop: Some(stop), thread: Some(thread), process: Process::current() })
     }
 }

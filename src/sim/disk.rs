@@ -20,6 +20,7 @@ const MAX_TRANSFER_BYTES: u32 = 128 << 10;
 
 /// How a disk behaves. Latencies are drawn evenly from zero to the given maximum.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct DiskOptions {
     /// Its size in bytes.
     pub size_bytes: u64,
@@ -47,10 +48,41 @@ impl DiskOptions {
             flush_latency: Duration::from_millis(2),
         }
     }
+
+    /// With another size to which it can grow, in bytes.
+    #[must_use]
+    pub fn with_max_size_bytes(self, max_size_bytes: u64) -> Self {
+        Self { max_size_bytes, ..self }
+    }
+
+    /// With another block size, in bytes.
+    #[must_use]
+    pub fn with_block_size_bytes(self, block_size_bytes: u32) -> Self {
+        Self { block_size_bytes, ..self }
+    }
+
+    /// With another longest time that a read takes.
+    #[must_use]
+    pub fn with_read_latency(self, read_latency: Duration) -> Self {
+        Self { read_latency, ..self }
+    }
+
+    /// With another longest time that a write takes.
+    #[must_use]
+    pub fn with_write_latency(self, write_latency: Duration) -> Self {
+        Self { write_latency, ..self }
+    }
+
+    /// With another longest time that a flush takes.
+    #[must_use]
+    pub fn with_flush_latency(self, flush_latency: Duration) -> Self {
+        Self { flush_latency, ..self }
+    }
 }
 
 /// An operation to fail.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Fault {
     /// Reads that touch this offset (bytes) fail with `EIO`, until the disk is told otherwise.
     ReadAt(u64),

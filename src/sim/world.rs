@@ -16,6 +16,7 @@ pub const MAX_CORES: usize = 64;
 
 /// How a [`World`] is set up. [`WorldOptions::new`] gives the defaults.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct WorldOptions {
     /// What every choice follows from.
     pub seed: u64,
@@ -29,6 +30,18 @@ impl WorldOptions {
     /// No defect, 100 million steps.
     pub fn new(seed: u64) -> Self {
         Self { seed, defect: None, most_steps: 100_000_000 }
+    }
+
+    /// With the runtime broken in this way.
+    #[must_use]
+    pub fn with_defect(self, defect: Defect) -> Self {
+        Self { defect: Some(defect), ..self }
+    }
+
+    /// With so many steps at most while time stands still.
+    #[must_use]
+    pub fn with_most_steps(self, most_steps: u64) -> Self {
+        Self { most_steps, ..self }
     }
 }
 
@@ -232,7 +245,7 @@ impl VirtualCore {
         };
         match self.core.core.block_on(created_at, future, step)? {
             Ok(output) => Ok(output),
-            Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload),
+            Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload.into_inner()),
             Err(error) => unreachable!("nobody has the handle to cancel it: {error}"),
         }
     }

@@ -24,7 +24,6 @@ use std::any::Any;
 use std::fmt;
 use std::future::Future;
 use std::io;
-use std::marker::PhantomData;
 use std::panic::Location;
 use std::pin::Pin;
 use std::sync::Arc;
@@ -35,7 +34,7 @@ pub use scope::{Scope, ScopedJoinHandle, scope};
 
 use crate::error::{Error, ErrorKind};
 use crate::rt::coroutine::{self, Coroutine, Identity};
-use crate::rt::{self, Core, JoinError};
+use crate::rt::{self, AbortOnDrop, Cancel, Core, Handle, JoinError, RemoteJoin, TaskQueue};
 
 pub use crate::rt::coroutine::{StackStats, stack_stats, trim_stacks};
 pub use std::thread::{AccessError, LocalKey, Result, available_parallelism, panicking};
@@ -44,7 +43,7 @@ pub use std::thread::{AccessError, LocalKey, Result, available_parallelism, pani
 /// formatting, TLS handshakes and moderate recursion; small enough for a million in 256 GiB of the 128 TiB there are.
 pub const DEFAULT_STACK_BYTES: usize = 256 << 10;
 
-/// Starts a coroutine on this core.
+/// Starts a coroutine on this core, on the [queue](rt::TaskQueue) of the task that calls.
 ///
 /// # Panics
 ///
@@ -81,21 +80,25 @@ where
     })?
 }
 
-/// A coroutine that is about to be started: its name and its stack.
+/// A coroutine that is about to be started: its name, its stack and its queue.
 #[derive(Debug, Default)]
 #[must_use = "it starts with `spawn`"]
 pub struct Builder {
     name: Option<String>,
     stack_size: Option<usize>,
+    queue: Option<TaskQueue>,
 }
 
 impl Builder {
-    /// No name, and a stack of [`DEFAULT_STACK_BYTES`].
+    /// No name, a stack of [`DEFAULT_STACK_BYTES`], and the queue of the task that starts it.
     pub fn new() -> Self {
         Self::default()
     }
 
-    /// Names the coroutine, for messages about it.
+    /// Names the coroutine, for messages about it, and its task for [`rt::tasks`].
+    ///
+    /// A task's name is kept for ever, so a process has at most 1,024 of those: the tasks of coroutines with further names are called
+    /// `coroutine`. [`Thread::name`] has every name.
     pub fn name(mut self, name: String) -> Self {
         self.name = Some(name);
         self
@@ -107,12 +110,18 @@ impl Builder {
         self
     }
 
+    /// Puts the coroutine on `queue`, which says how much of the core it gets.
+    pub fn queue(mut self, queue: &TaskQueue) -> Self {
+        self.queue = Some(queue.clone());
+        self
+    }
+
     /// Starts the coroutine on this core.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) outside a core; [`InvalidInput`](io::ErrorKind::InvalidInput) for a stack above 1 GiB;
-    /// what the kernel said if there is no address space, memory or mapping left for a stack.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) outside a core; [`InvalidInput`](io::ErrorKind::InvalidInput) for a stack above 1 GiB,
+    /// and for a queue of another core; what the kernel said if there is no address space, memory or mapping left for a stack.
     #[track_caller]
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
@@ -127,10 +136,39 @@ impl Builder {
         F: FnOnce() -> T + 'static,
         T: 'static,
     {
+        let queue = self.queue.clone();
         let (identity, coroutine) = self.coroutine(created_at, f)?;
-        let name = identity.name().map_or(name::UNNAMED, name::task_name);
-        let thread = Thread(Kind::Coroutine(identity));
-        Ok(JoinHandle { task: rt::spawn_at(name, created_at, coroutine), thread })
+        let task = rt::spawn_coroutine(queue.as_ref(), task_name(&identity), created_at, coroutine);
+        Ok(JoinHandle { task, thread: Thread(Kind::Coroutine(identity)) })
+    }
+
+    /// Starts the coroutine on the core of `core`, from any thread. As for a task that [`Handle::spawn`] starts: if the core has no
+    /// room for more messages, it is not started, and the result is [`JoinError::Full`]; it is [`JoinError::NotStarted`] with the reason
+    /// if there is no room for its stack. [`RemoteJoin::cancel`] unwinds it.
+    ///
+    /// A coroutine waits for the result by [`wait`](crate::wait). A queue that was [chosen](Self::queue) must be that core's, as it can
+    /// only be on the core itself; otherwise it is [`JoinError::NotStarted`].
+    #[track_caller]
+    pub fn spawn_on<F, T>(self, core: &Handle, f: F) -> RemoteJoin<T>
+    where
+        F: FnOnce() -> T + Send + 'static,
+        T: Send + 'static,
+    {
+        let created_at = Location::caller();
+        let Self { name, stack_size, queue } = self;
+        let task = name.as_deref().map_or(name::UNNAMED, name::task_name);
+        let is_there = queue.is_none();
+        core.spawn_at(task, created_at, rt::JoinHandle::is_of_a_coroutine, async move || {
+            let made = if is_there {
+                Self { name, stack_size, queue: None }.coroutine(created_at, f)
+            } else {
+                Err(foreign_queue())
+            };
+            match made {
+                Ok((_, coroutine)) => Ok(coroutine.await),
+                Err(error) => Err(JoinError::NotStarted(error)),
+            }
+        })
     }
 
     fn coroutine<T: 'static>(
@@ -144,11 +182,24 @@ impl Builder {
                  `std::thread::spawn` for a thread of the system",
             ));
         }
+        if self.queue.is_some_and(|queue| !queue.is_here()) {
+            return Err(foreign_queue());
+        }
         let identity = Identity::new(self.name);
         let stack_bytes = self.stack_size.unwrap_or(DEFAULT_STACK_BYTES);
         let coroutine = Coroutine::new(stack_bytes, Arc::clone(&identity), created_at, f)?;
         Ok((identity, coroutine))
     }
+}
+
+#[cold]
+fn foreign_queue() -> Error {
+    Error::new(ErrorKind::InvalidInput, "spawn a coroutine").because("its task queue is another core's")
+}
+
+/// What the task of a coroutine is called.
+fn task_name(identity: &Identity) -> &'static str {
+    identity.name().map_or(name::UNNAMED, name::task_name)
 }
 
 /// The result of a coroutine. A coroutine waits for it with [`join`](Self::join), an async task with `.await`. Dropping it lets the
@@ -167,16 +218,12 @@ impl<T> JoinHandle<T> {
     #[track_caller]
     pub fn join(mut self) -> Result<T> {
         if !self.task.is_finished() {
-            assert!(
-                rt::is_in_core(),
-                "join would wait for ever: the coroutine's core does not run on this thread now"
-            );
-            return coroutine::wait_unless_cancelled(self)
-                .unwrap_or_else(|| Err(Box::new(JoinError::Cancelled)));
+            assert_joinable();
+            return coroutine::wait_unless_cancelled(self).unwrap_or_else(cancelled);
         }
         match Pin::new(&mut self).poll(&mut Context::from_waker(Waker::noop())) {
             Poll::Ready(result) => result,
-            Poll::Pending => Err(Box::new(JoinError::Cancelled)),
+            Poll::Pending => cancelled(),
         }
     }
 
@@ -195,6 +242,55 @@ impl<T> JoinHandle<T> {
     pub fn cancel(&self) {
         self.task.cancel();
     }
+
+    /// Lets the coroutine run on without anybody to take its result. The same as dropping the handle, but says so.
+    pub fn detach(self) {
+        drop(self);
+    }
+
+    /// A handle that cancels the coroutine when it is dropped.
+    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
+        AbortOnDrop::new(self)
+    }
+}
+
+impl<T> Cancel for JoinHandle<T> {
+    fn cancel(&self) {
+        JoinHandle::cancel(self);
+    }
+}
+
+impl<T> AbortOnDrop<JoinHandle<T>> {
+    /// As [`JoinHandle::join`]. If the caller is cancelled meanwhile, the coroutine is too.
+    ///
+    /// # Errors
+    ///
+    /// As there.
+    ///
+    /// # Panics
+    ///
+    /// As there.
+    #[track_caller]
+    pub fn join(self) -> Result<T> {
+        if self.handle().is_finished() {
+            return self.into_inner().join();
+        }
+        assert_joinable();
+        coroutine::wait_unless_cancelled(self).unwrap_or_else(cancelled)
+    }
+}
+
+#[track_caller]
+fn assert_joinable() {
+    assert!(
+        rt::is_in_core(),
+        "join would wait for ever: the coroutine's core does not run on this thread now"
+    );
+}
+
+/// The result of a coroutine that was cancelled.
+fn cancelled<T>() -> Result<T> {
+    Err(Box::new(JoinError::Cancelled))
 }
 
 impl<T> Future for JoinHandle<T> {
@@ -202,7 +298,7 @@ impl<T> Future for JoinHandle<T> {
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Result<T>> {
         Pin::new(&mut self.task).poll(cx).map_err(|error| match error {
-            JoinError::Panicked(payload) => payload,
+            JoinError::Panicked(payload) => payload.into_inner(),
             reason => Box::new(reason) as Box<dyn Any + Send>,
         })
     }
@@ -361,6 +457,3 @@ fn refuse_in_core(function: &str) {
         "boson::thread::{function} would block this core: call it from a coroutine, or use the function of `boson::rt` with `.await`"
     );
 }
-
-/// Keeps what must stay on one core from being sent.
-type NotSend = PhantomData<*mut ()>;

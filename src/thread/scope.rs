@@ -4,7 +4,6 @@
 //! them when the function returns or panics. If it is cancelled it cannot wait: then it ends them on the spot,
 //! by dropping their coroutines, which unwinds their stacks. That is possible because they are all on this core, so none of them runs now.
 
-use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::fmt;
 use std::future::Future;
@@ -15,9 +14,9 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::{Builder, Kind, NotSend, Thread};
-use crate::rt;
+use super::{Builder, Kind, Thread, task_name};
 use crate::rt::coroutine::{self, Coroutine};
+use crate::rt::{self, AbortOnDrop, Cancel};
 
 /// Where scoped coroutines are spawned.
 pub struct Scope<'scope, 'env: 'scope> {
@@ -59,6 +58,7 @@ impl Child {
 
 /// What a scoped coroutine leaves for its handle.
 struct Packet<T> {
+    /// `None` if it was cancelled.
     result: Cell<Option<super::Result<T>>>,
     waiter: RefCell<Option<Waker>>,
     ended: Cell<bool>,
@@ -73,6 +73,16 @@ impl<T> Drop for Packet<T> {
     }
 }
 
+/// Tells of the end of a scoped coroutine, also of one that never began.
+struct TellsEnd<T>(Rc<Packet<T>>);
+
+impl<T> Drop for TellsEnd<T> {
+    fn drop(&mut self) {
+        self.0.ended.set(true);
+        wake(&self.0.waiter);
+    }
+}
+
 fn wake(waiter: &RefCell<Option<Waker>>) {
     let waker = waiter.borrow_mut().take();
     if let Some(waker) = waker {
@@ -80,9 +90,9 @@ fn wake(waiter: &RefCell<Option<Waker>>) {
     }
 }
 
-/// Waits until `done`, with its waker in `waiter`. False if the caller is being cancelled and cannot wait.
+/// Waits for `what`, until `done`, with its waker in `waiter`. False if the caller is being cancelled and cannot wait.
 #[track_caller]
-fn wait_until(waiter: &RefCell<Option<Waker>>, done: impl Fn() -> bool) -> bool {
+fn wait_until(what: &'static str, waiter: &RefCell<Option<Waker>>, done: impl Fn() -> bool) -> bool {
     if done() {
         return true;
     }
@@ -92,6 +102,7 @@ fn wait_until(waiter: &RefCell<Option<Waker>>, done: impl Fn() -> bool) -> bool 
         }
         let old = waiter.replace(Some(cx.waker().clone()));
         drop(old);
+        rt::waiting_for(what);
         Poll::Pending
     });
     coroutine::wait_unless_cancelled(waiting).is_some()
@@ -152,7 +163,7 @@ where
     // Before `f`, so that it is dropped after whatever `f` does, also when this unwinds out of the wait below.
     let end_all = EndAll(&children);
     let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
-    wait_until(&children.waiter, || children.running.borrow().is_empty());
+    wait_until("the coroutines of a scope", &children.waiter, || children.running.borrow().is_empty());
     drop(end_all);
     match result {
         Err(payload) => resume_unwind(payload),
@@ -199,13 +210,14 @@ impl<'scope> Scope<'scope, '_> {
             ended: Cell::new(false),
             children: Rc::clone(&self.children),
         });
-        let left_here = Rc::clone(&packet);
+        let left_here = TellsEnd(Rc::clone(&packet));
         let body = move || {
             // Also a cancellation ends here: the stack is empty above this frame.
             let result = catch_unwind(AssertUnwindSafe(f));
-            left_here.result.set(Some(result));
-            left_here.ended.set(true);
-            wake(&left_here.waiter);
+            if !(result.is_err() && coroutine::is_being_cancelled()) {
+                left_here.0.result.set(Some(result));
+            }
+            drop(left_here);
         };
         let body: Box<dyn FnOnce() + 'scope> = Box::new(body);
         // SAFETY: only the lifetime changes. `body` and all that it leaves on its stack are gone before `'scope` ends: `scope` does not
@@ -213,17 +225,13 @@ impl<'scope> Scope<'scope, '_> {
         // is leaked instead of dropped cannot occur: the child's `Rc` in `running` lets `EndAll` reach it in any case.
         let body =
             unsafe { std::mem::transmute::<Box<dyn FnOnce() + 'scope>, Box<dyn FnOnce() + 'static>>(body) };
+        let queue = builder.queue.clone();
         let (identity, coroutine) = builder.coroutine(created_at, body)?;
         let child = Rc::new(Child { coroutine: RefCell::new(Some(Box::pin(coroutine))) });
         self.children.running.borrow_mut().push(Rc::clone(&child));
         let task = ChildTask { child, children: Rc::clone(&self.children) };
-        drop(rt::spawn("coroutine", task));
-        Ok(ScopedJoinHandle {
-            packet,
-            thread: Thread(Kind::Coroutine(identity)),
-            scope: PhantomData,
-            not_send: PhantomData,
-        })
+        let task = rt::spawn_coroutine(queue.as_ref(), task_name(&identity), created_at, task);
+        Ok(ScopedJoinHandle { packet, task, thread: Thread(Kind::Coroutine(identity)), scope: PhantomData })
     }
 }
 
@@ -251,21 +259,26 @@ impl Builder {
     }
 }
 
-/// The result of a scoped coroutine.
+/// The result of a scoped coroutine. Dropping it lets the coroutine run on; the scope waits for it.
 pub struct ScopedJoinHandle<'scope, T> {
     packet: Rc<Packet<T>>,
+    task: rt::JoinHandle<()>,
     thread: Thread,
     scope: PhantomData<&'scope ()>,
-    not_send: NotSend,
 }
 
 impl<T> ScopedJoinHandle<'_, T> {
-    /// Waits for the coroutine to end. `Err` has what it panicked with.
+    /// Waits for the coroutine to end. `Err` has what it panicked with, or a [`JoinError::Cancelled`](rt::JoinError::Cancelled) if it was
+    /// cancelled.
+    ///
+    /// # Panics
+    ///
+    /// In an async task.
     #[track_caller]
     pub fn join(self) -> super::Result<T> {
         let packet = &self.packet;
-        wait_until(&packet.waiter, || packet.ended.get());
-        packet.result.take().unwrap_or_else(|| Err(Box::new(rt::JoinError::Cancelled) as Box<dyn Any + Send>))
+        wait_until("the end of a coroutine", &packet.waiter, || packet.ended.get());
+        packet.result.take().unwrap_or_else(super::cancelled)
     }
 
     /// Whether the coroutine has ended.
@@ -276,6 +289,29 @@ impl<T> ScopedJoinHandle<'_, T> {
     /// The coroutine, to unpark it.
     pub fn thread(&self) -> &Thread {
         &self.thread
+    }
+
+    /// Ends the coroutine where it waits: its stack unwinds, and `join` gives an `Err` with
+    /// [`JoinError::Cancelled`](rt::JoinError::Cancelled). For the scope that is no panic. Takes effect when the core next turns to it;
+    /// does nothing if it has ended.
+    pub fn cancel(&self) {
+        self.task.cancel();
+    }
+
+    /// Lets the coroutine run on without anybody to take its result. The scope still waits for it. The same as dropping the handle.
+    pub fn detach(self) {
+        drop(self);
+    }
+
+    /// A handle that cancels the coroutine when it is dropped.
+    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
+        AbortOnDrop::new(self)
+    }
+}
+
+impl<T> Cancel for ScopedJoinHandle<'_, T> {
+    fn cancel(&self) {
+        ScopedJoinHandle::cancel(self);
     }
 }
 

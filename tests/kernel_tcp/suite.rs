@@ -285,6 +285,11 @@ fn a_plain_client_is_served() {
     assert_eq!(&client.join().expect("no panic"), b"hello");
 }
 
+/// What a sender of much puts at `at`.
+fn byte_at(at: usize) -> u8 {
+    u8::try_from(at % 251).expect("below 251")
+}
+
 /// The buffers that a core's connections share have 16 KiB, and each that is filled is a completion.
 #[test]
 fn much_that_comes_at_once_is_received_into_the_readers_buffer() {
@@ -293,7 +298,7 @@ fn much_that_comes_at_once_is_received_into_the_readers_buffer() {
     let client = std::thread::spawn(move || {
         let address: SocketAddr = address.recv().expect("the server starts");
         let mut stream = std::net::TcpStream::connect(address).expect("connect");
-        let piece: Vec<u8> = (0..1 << 20).map(|at: usize| (at % 251) as u8).collect();
+        let piece: Vec<u8> = (0..1 << 20).map(byte_at).collect();
         for _ in 0..TOTAL_BYTES / piece.len() {
             stream.write_all(&piece).expect("write");
         }
@@ -315,8 +320,7 @@ fn much_that_comes_at_once_is_received_into_the_readers_buffer() {
             buf = back;
             let len = result.expect("read");
             assert_ne!(len, 0, "the stream ended after {received} bytes");
-            let expected = |at: usize| ((at % (1 << 20)) % 251) as u8;
-            assert!(buf.iter().enumerate().all(|(at, byte)| *byte == expected(received + at)));
+            assert!(buf.iter().enumerate().all(|(at, byte)| *byte == byte_at((received + at) % (1 << 20))));
             received += len;
         }
         if before.reactor == ReactorKind::IoUring {
@@ -333,7 +337,7 @@ fn a_stream_is_used_from_another_core() {
     use boson::rt::CoreThread;
 
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [10; 32]);
-    let other = CoreThread::start("other".to_owned(), config).expect("starts");
+    let other = CoreThread::start("other", &config).expect("starts");
     run(async {
         let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
         let address = listener.local_addr();
@@ -421,7 +425,7 @@ async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, st
 #[test]
 fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
-    let owner = rt::CoreThread::start("owner".to_owned(), config).expect("a thread");
+    let owner = rt::CoreThread::start("owner", &config).expect("a thread");
     run(async {
         let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
         stream.write_all(&b"last words"[..]).await.0.expect("write");
@@ -442,7 +446,7 @@ fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
 fn dropping_a_stream_of_another_core_closes_it_though_that_core_takes_no_messages() {
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
     config.messages = 1;
-    let owner = rt::CoreThread::start("owner".to_owned(), config).expect("a thread");
+    let owner = rt::CoreThread::start("owner", &config).expect("a thread");
     run(async {
         let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
         let (go_on, wait) = std::sync::mpsc::channel::<()>();

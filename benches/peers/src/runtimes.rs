@@ -1,11 +1,10 @@
 //! One trait over the async runtimes, so that each row is written once and differs only in the runtime.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use boson::rt::{Core, CoreConfig, MonotonicClock};
+use boson::rt::{Core, CoreConfig};
 
 /// An executor on the calling thread, with its defaults.
 pub trait Runtime: 'static {
@@ -42,7 +41,7 @@ pub fn wake_and_return() -> impl Future<Output = ()> {
 
 /// The defaults, but for the room that a thousand connections or a million tasks need.
 pub fn boson_config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::from_machine().expect("the kernel gives random bytes")
 }
 
 pub struct Boson;

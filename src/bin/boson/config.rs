@@ -36,10 +36,8 @@ fn wrong(path: &Path, reason: impl Into<String>) -> Error {
 
 /// The arguments that the file at `path` adds to those `given` on the command line.
 fn file_arguments(subcommand: &Command, given: &ArgMatches, path: &Path) -> Result<Vec<OsString>> {
-    let text = std::fs::read_to_string(path).map_err(|error| {
-        Error::os(error.raw_os_error().unwrap_or(libc::EINVAL), "read configuration")
-            .at(path.display().to_string())
-    })?;
+    let text = std::fs::read_to_string(path)
+        .map_err(|error| Error::io(error, "read configuration").at(path.display().to_string()))?;
     let table: toml::Table =
         text.parse().map_err(|error: toml::de::Error| wrong(path, error.message().to_owned()))?;
     let mut arguments = Vec::new();

@@ -43,7 +43,8 @@ fn metrics(answers: &[Answer]) -> Vec<Metric> {
         let (kind, name) = match counter.kind {
             CounterKind::Total => (Kind::Counter, format!("core_{}_total", counter.name)),
             CounterKind::TotalNanos => (Kind::Counter, format!("core_{}_seconds_total", counter.name)),
-            CounterKind::Current => (Kind::Gauge, format!("core_{}", counter.name)),
+            // `Current`, and what a later version of the library may add.
+            _ => (Kind::Gauge, format!("core_{}", counter.name)),
         };
         let mut metric = Metric::new(kind, name, counter.help);
         for (core, (stats, _)) in answered() {

@@ -131,7 +131,7 @@ fn ring_features() -> Vec<Finding> {
             Finding::degraded("  io_uring", detail, format!("Linux {} or newer", feature.since()))
         }
     };
-    RingFeature::ALL.into_iter().map(finding).collect()
+    RingFeature::ALL.iter().copied().map(finding).collect()
 }
 
 fn kernel_release() -> String {

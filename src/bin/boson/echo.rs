@@ -40,7 +40,7 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
         }
         let mut others = Vec::new();
         for (number, config) in configs.enumerate() {
-            let other = CoreThread::start(format!("boson-{}", number + 1), config)?;
+            let other = CoreThread::start(format!("boson-{}", number + 1), &config)?;
             listen_on(&other, &addresses, &limit).await?;
             others.push(other);
         }

@@ -75,7 +75,7 @@ fn directory() -> PathBuf {
 fn own_directory() -> Result<PathBuf> {
     let path = directory();
     match DirBuilder::new().mode(0o700).create(&path) {
-        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(unusable(&path, &error)),
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(unusable(&path, error)),
         _ => {}
     }
     check(&path)?;
@@ -88,7 +88,7 @@ fn check(path: &Path) -> Result<()> {
     // Not through a link: anybody may make one among the temporary files.
     let found = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        found => found.map_err(|error| unusable(path, &error))?,
+        found => found.map_err(|error| unusable(path, error))?,
     };
     let problem = if !found.is_dir() {
         "it is no directory".to_owned()
@@ -104,8 +104,8 @@ fn check(path: &Path) -> Result<()> {
         .because(problem))
 }
 
-fn unusable(path: &Path, error: &io::Error) -> Error {
-    Error::os(error.raw_os_error().unwrap_or(libc::EIO), "use the directory").at(path.display().to_string())
+fn unusable(path: &Path, error: io::Error) -> Error {
+    Error::io(error, "use the directory").at(path.display().to_string())
 }
 
 fn sockets(directory: &Path) -> Vec<PathBuf> {

@@ -129,7 +129,7 @@ async fn serve(
     }
     let mut cores = Vec::new();
     for (number, config) in further.into_iter().enumerate() {
-        let core = CoreThread::start(format!("boson-{}", number + 1), config)?;
+        let core = CoreThread::start(format!("boson-{}", number + 1), &config)?;
         accept_on(&core, &addresses, &server).await?;
         cores.push(core);
     }

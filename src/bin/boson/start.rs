@@ -1,15 +1,13 @@
 //! What every server does first: logging, cores, the network.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::net::address::NetAddress;
 use boson::net::{Net, NetConfig, TcpListener};
-use boson::rt::{self, CoreConfig, JoinError, MonotonicClock};
+use boson::rt::{self, CoreConfig, JoinError};
 use boson::{Error, ErrorKind, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
-use rustix::rand::{GetRandomFlags, getrandom};
 use tracing::warn;
 use tracing_subscriber::filter::Targets;
 use tracing_subscriber::layer::SubscriberExt;
@@ -24,24 +22,13 @@ pub(crate) fn log_to_stderr(filter: Targets) {
     tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
-/// A seed from the kernel's generator: this and the clock are where randomness and time come into a server.
-pub(crate) fn random_seed() -> Result<[u8; 32]> {
-    let mut seed = [0; 32];
-    let filled = getrandom(&mut seed, GetRandomFlags::empty())
-        .map_err(|errno| Error::os(errno.raw_os_error(), "read random bytes"))?;
-    // Up to 256 bytes come whole or not at all (getrandom(2)).
-    assert_eq!(filled, seed.len());
-    Ok(seed)
-}
-
 /// One configuration per core of `cores`, on one clock; without a list one core that is not pinned.
 pub(crate) fn core_configs(cores: Option<&CoreList>) -> Result<Vec<CoreConfig>> {
-    let clock = Arc::new(MonotonicClock::new());
     let cpus: Vec<Option<usize>> =
         cores.map_or_else(|| vec![None], |list| list.0.iter().copied().map(Some).collect());
     cpus.into_iter()
         .map(|cpu| {
-            let mut config = CoreConfig::new(Arc::clone(&clock) as _, random_seed()?);
+            let mut config = CoreConfig::from_machine()?;
             config.cpu = cpu;
             Ok(config)
         })
@@ -64,7 +51,7 @@ pub(crate) fn open_net(options: &ServerOptions) -> Result<Net> {
             .because("the userspace stack of this version runs on one core: give --cores one CPU"));
     }
     let config = NetConfig {
-        seed: random_seed()?,
+        seed: rt::machine_seed()?,
         // Room for connections that are refused with a reply, and for those that are ending.
         max_connections: options.max_connections.saturating_add(1024),
         eal_arguments: options.eal.clone().unwrap_or_default(),

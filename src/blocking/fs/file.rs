@@ -1,15 +1,15 @@
 //! Open files.
 
 use std::cell::RefCell;
-use std::fs::{Metadata, Permissions};
+use std::fs::{FileTimes, Metadata, Permissions};
 use std::future::Future;
-use std::io::{self, Read, Seek, SeekFrom, Write};
+use std::io::{self, IoSlice, IoSliceMut, Read, Seek, SeekFrom, Write};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
-use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::rc::Rc;
+use std::time::SystemTime;
 
-use super::{cancelled, run};
+use super::{OpenOptions, cancelled, run};
 use crate::mem::IoBuf;
 use crate::rt::coroutine::wait_unless_cancelled;
 use crate::rt::{self, ops};
@@ -122,6 +122,36 @@ impl File {
         self.run("set_permissions", move |file| file.set_permissions(permissions))
     }
 
+    /// Changes the file's times.
+    ///
+    /// # Errors
+    ///
+    /// As for [`std::fs::File::set_times`].
+    #[track_caller]
+    pub fn set_times(&self, times: FileTimes) -> io::Result<()> {
+        self.run("set_times", move |file| file.set_times(times))
+    }
+
+    /// Changes the time of the file's last modification.
+    ///
+    /// # Errors
+    ///
+    /// As for [`std::fs::File::set_modified`].
+    #[track_caller]
+    pub fn set_modified(&self, time: SystemTime) -> io::Result<()> {
+        self.set_times(FileTimes::new().set_modified(time))
+    }
+
+    /// The file for `std`, and a second descriptor of it if there are other handles to it.
+    ///
+    /// # Errors
+    ///
+    /// `EMFILE` if there are, and the process has no descriptor left.
+    pub fn into_std(self) -> io::Result<std::fs::File> {
+        let file = Rc::try_unwrap(self.file).or_else(|shared| shared.try_clone())?;
+        Ok(file.into())
+    }
+
     /// Another handle to the same open file: both move on when one of them reads, writes or seeks.
     ///
     /// # Errors
@@ -195,14 +225,20 @@ impl File {
 
     #[track_caller]
     fn read_from(&self, buf: &mut [u8], offset: u64) -> io::Result<usize> {
+        self.read_into(&mut [IoSliceMut::new(buf)], offset)
+    }
+
+    #[track_caller]
+    fn read_into(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         if !rt::is_in_core() {
             let read = match offset {
-                CURRENT => rustix::io::read(&self.file, buf),
-                _ => rustix::io::pread(&self.file, buf, offset),
+                CURRENT => rustix::io::readv(&self.file, bufs),
+                _ => rustix::io::preadv(&self.file, bufs, offset),
             };
             return Ok(read?);
         }
-        let len = buf.len().min(TRANSFER_BYTES);
+        let wanted = bufs.iter().fold(0_usize, |sum, buf| sum.saturating_add(buf.len()));
+        let len = wanted.min(TRANSFER_BYTES);
         let mut own = self.buffer.take();
         if own.len() < len {
             own.resize(len, 0);
@@ -210,8 +246,12 @@ impl File {
         let (result, own) = wait(ops::read_at(&self.file, offset, own.slice(0..len)))?;
         let own = own.into_inner();
         if let Ok(read) = result {
-            let read = read as usize;
-            buf[..read].copy_from_slice(&own[..read]);
+            let mut bytes = &own[..read as usize];
+            for buf in bufs {
+                let (these, rest) = bytes.split_at(bytes.len().min(buf.len()));
+                buf[..these.len()].copy_from_slice(these);
+                bytes = rest;
+            }
         }
         self.keep(own);
         Ok(result? as usize)
@@ -219,16 +259,23 @@ impl File {
 
     #[track_caller]
     fn write_to(&self, buf: &[u8], offset: u64) -> io::Result<usize> {
+        self.write_of(&[IoSlice::new(buf)], offset)
+    }
+
+    #[track_caller]
+    fn write_of(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         if !rt::is_in_core() {
             let written = match offset {
-                CURRENT => rustix::io::write(&self.file, buf),
-                _ => rustix::io::pwrite(&self.file, buf, offset),
+                CURRENT => rustix::io::writev(&self.file, bufs),
+                _ => rustix::io::pwritev(&self.file, bufs, offset),
             };
             return Ok(written?);
         }
         let mut own = self.buffer.take();
         own.clear();
-        own.extend_from_slice(&buf[..buf.len().min(TRANSFER_BYTES)]);
+        for buf in bufs {
+            own.extend_from_slice(&buf[..buf.len().min(TRANSFER_BYTES - own.len())]);
+        }
         let (result, own) = wait(ops::write_at(&self.file, offset, own))?;
         self.keep(own);
         Ok(result? as usize)
@@ -244,7 +291,7 @@ impl File {
 
     /// Runs `work` with a descriptor of its own, which it may keep beyond the life of this file.
     #[track_caller]
-    fn run<T: Send + 'static>(
+    pub(super) fn run<T: Send + 'static>(
         &self,
         name: &'static str,
         work: impl FnOnce(&std::fs::File) -> io::Result<T> + Send + 'static,
@@ -263,7 +310,7 @@ fn check_offset(offset: u64) -> io::Result<u64> {
 }
 
 #[track_caller]
-fn wait<F: Future>(operation: F) -> io::Result<F::Output> {
+pub(super) fn wait<F: Future>(operation: F) -> io::Result<F::Output> {
     wait_unless_cancelled(operation).ok_or_else(cancelled)
 }
 
@@ -271,6 +318,11 @@ impl Read for &File {
     #[track_caller]
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         self.read_from(buf, CURRENT)
+    }
+
+    #[track_caller]
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        self.read_into(bufs, CURRENT)
     }
 }
 
@@ -282,6 +334,11 @@ impl Write for &File {
 
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
+    }
+
+    #[track_caller]
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        self.write_of(bufs, CURRENT)
     }
 }
 
@@ -302,6 +359,11 @@ impl Read for File {
     fn read(&mut self, buf: &mut [u8]) -> io::Result<usize> {
         (&*self).read(buf)
     }
+
+    #[track_caller]
+    fn read_vectored(&mut self, bufs: &mut [IoSliceMut<'_>]) -> io::Result<usize> {
+        (&*self).read_vectored(bufs)
+    }
 }
 
 impl Write for File {
@@ -313,6 +375,11 @@ impl Write for File {
     fn flush(&mut self) -> io::Result<()> {
         Ok(())
     }
+
+    #[track_caller]
+    fn write_vectored(&mut self, bufs: &[IoSlice<'_>]) -> io::Result<usize> {
+        (&*self).write_vectored(bufs)
+    }
 }
 
 impl Seek for File {
@@ -323,7 +390,13 @@ impl Seek for File {
 
 impl From<std::fs::File> for File {
     fn from(file: std::fs::File) -> Self {
-        Self { file: Rc::new(OwnedFd::from(file)), buffer: RefCell::default() }
+        Self::from(OwnedFd::from(file))
+    }
+}
+
+impl From<OwnedFd> for File {
+    fn from(file: OwnedFd) -> Self {
+        Self { file: Rc::new(file), buffer: RefCell::default() }
     }
 }
 
@@ -336,85 +409,5 @@ impl AsFd for File {
 impl AsRawFd for File {
     fn as_raw_fd(&self) -> RawFd {
         self.file.as_raw_fd()
-    }
-}
-
-/// The ways to open a file; as [`std::fs::OpenOptions`], with what `std` has in its extension for Unix.
-#[derive(Clone, Debug)]
-pub struct OpenOptions(std::fs::OpenOptions);
-
-impl Default for OpenOptions {
-    fn default() -> Self {
-        Self::new()
-    }
-}
-
-impl OpenOptions {
-    /// Everything off.
-    pub fn new() -> Self {
-        Self(std::fs::OpenOptions::new())
-    }
-
-    /// To read.
-    pub fn read(&mut self, read: bool) -> &mut Self {
-        self.0.read(read);
-        self
-    }
-
-    /// To write.
-    pub fn write(&mut self, write: bool) -> &mut Self {
-        self.0.write(write);
-        self
-    }
-
-    /// To write at the end, wherever that is then.
-    pub fn append(&mut self, append: bool) -> &mut Self {
-        self.0.append(append);
-        self
-    }
-
-    /// Empties the file.
-    pub fn truncate(&mut self, truncate: bool) -> &mut Self {
-        self.0.truncate(truncate);
-        self
-    }
-
-    /// Creates the file if there is none.
-    pub fn create(&mut self, create: bool) -> &mut Self {
-        self.0.create(create);
-        self
-    }
-
-    /// Creates the file; fails if there is one.
-    pub fn create_new(&mut self, create_new: bool) -> &mut Self {
-        self.0.create_new(create_new);
-        self
-    }
-
-    /// The mode bits of a file that is created, less the umask.
-    pub fn mode(&mut self, mode: u32) -> &mut Self {
-        self.0.mode(mode);
-        self
-    }
-
-    /// Further flags of open(2).
-    pub fn custom_flags(&mut self, flags: i32) -> &mut Self {
-        self.0.custom_flags(flags);
-        self
-    }
-
-    /// Opens the file at `path`.
-    ///
-    /// # Errors
-    ///
-    /// As for [`std::fs::OpenOptions::open`].
-    ///
-    /// # Panics
-    ///
-    /// In an async task.
-    #[track_caller]
-    pub fn open<P: AsRef<Path>>(&self, path: P) -> io::Result<File> {
-        let (options, path) = (self.0.clone(), path.as_ref().to_owned());
-        run("open", move || options.open(path)).map(File::from)
     }
 }

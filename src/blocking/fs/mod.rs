@@ -1,12 +1,14 @@
 //! Files and directories with the surface of [`std::fs`], for coroutines.
 //!
 //! What a file holds is read and written through the core's io_uring (or, without one, on its threads for blocking work). Everything
-//! else, from opening to renaming, has no asynchronous call and runs on those threads ([`rt::offload`]). On a plain thread all of it
+//! else, from opening to renaming, has no asynchronous call and runs on those threads ([`rt::offload`](crate::rt::offload)). On a plain thread all of it
 //! is `std`'s.
 //!
 //! # Different from `std::fs`
 //!
-//! - A [`File`] belongs to its thread and is not `Send`.
+//! - A [`File`] belongs to its thread and is not `Send`. It becomes `std`'s by [`File::into_std`], which can fail.
+//! - Those that wait for [`File::lock`] try again now and then.
+//! - What `std` has in traits for Unix ([`FileExt`](std::os::unix::fs::FileExt) and others) are methods here.
 //! - One read or write carries [`TRANSFER_BYTES`] at most.
 //! - What was begun when a coroutine is cancelled may still take effect.
 //! - [`File::metadata`] and its like open a second descriptor of the file for a moment. When that one closes, the record locks
@@ -14,38 +16,18 @@
 
 mod dir;
 mod file;
+mod lock;
+mod options;
 
 use std::io::{self, Read, Write};
-use std::panic::resume_unwind;
 use std::path::{Path, PathBuf};
 
 pub use dir::{DirEntry, ReadDir, read_dir};
-pub use file::{File, OpenOptions, TRANSFER_BYTES};
-pub use std::fs::{FileType, Metadata, Permissions};
+pub use file::{File, TRANSFER_BYTES};
+pub use options::{DirBuilder, OpenOptions};
+pub use std::fs::{FileTimes, FileType, Metadata, Permissions, TryLockError};
 
-use crate::rt::coroutine::wait_unless_cancelled;
-use crate::rt::{self, JoinError};
-
-fn cancelled() -> io::Error {
-    io::Error::other("the coroutine is being cancelled")
-}
-
-/// Runs `work` where it may block: on a thread of the core's, or here if this thread has no core.
-#[track_caller]
-fn run<T: Send + 'static>(
-    name: &'static str,
-    work: impl FnOnce() -> io::Result<T> + Send + 'static,
-) -> io::Result<T> {
-    if !rt::is_in_core() {
-        return work();
-    }
-    match wait_unless_cancelled(rt::offload(name, work)) {
-        Some(Ok(result)) => result,
-        Some(Err(JoinError::Panicked(payload))) => resume_unwind(payload),
-        Some(Err(_)) => Err(io::Error::other(format!("{name}: the core has no thread for blocking work"))),
-        None => Err(cancelled()),
-    }
-}
+use super::offloaded::{cancelled, run};
 
 /// Defines functions that are `std::fs`'s of the same name, each on a path.
 macro_rules! on_a_path {

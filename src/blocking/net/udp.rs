@@ -2,11 +2,13 @@
 
 use std::cell::{Cell, RefCell};
 use std::io;
-use std::net::{SocketAddr, ToSocketAddrs};
+use std::net::SocketAddr;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, RawFd};
 use std::rc::Rc;
 use std::time::Duration;
 
-use super::{EAGER, check_timeout, each_address, into_io, wait_at_most};
+use super::stream::{EAGER, check_timeout, wait_at_most};
+use super::{ToSocketAddrs, each_address, into_io, take_error};
 use crate::mem::IoBuf;
 use crate::net::{self, Net};
 use crate::rt;
@@ -176,6 +178,48 @@ impl UdpSocket {
     /// What the system says.
     pub fn set_broadcast(&self, on: bool) -> io::Result<()> {
         self.0.socket.set_broadcast(on).map_err(into_io)
+    }
+}
+
+impl UdpSocket {
+    /// The error that the kernel keeps for this socket, and takes it from there.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn take_error(&self) -> io::Result<Option<io::Error>> {
+        take_error(self.as_fd())
+    }
+
+    /// How many routers a datagram may pass.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn ttl(&self) -> io::Result<u32> {
+        Ok(rustix::net::sockopt::ip_ttl(self)?)
+    }
+
+    /// How many routers a datagram may pass from now on.
+    ///
+    /// # Errors
+    ///
+    /// What the system says.
+    pub fn set_ttl(&self, ttl: u32) -> io::Result<()> {
+        Ok(rustix::net::sockopt::set_ip_ttl(self, ttl)?)
+    }
+}
+
+/// To set options. What is received past this socket it does not see.
+impl AsFd for UdpSocket {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.0.socket.socket()
+    }
+}
+
+impl AsRawFd for UdpSocket {
+    fn as_raw_fd(&self) -> RawFd {
+        self.as_fd().as_raw_fd()
     }
 }
 

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use tokio::sync::mpsc;
 
-use crate::rt::{self, wait};
+use crate::rt::coroutine::wait_at_most;
+use crate::rt::{wait, waits_for};
 
 pub use std::sync::mpsc::{RecvError, RecvTimeoutError, SendError, TryRecvError, TrySendError};
 
@@ -69,7 +70,7 @@ impl<T> SyncSender<T> {
             Ok(()) => Ok(()),
             Err(mpsc::error::TrySendError::Closed(message)) => Err(SendError(message)),
             Err(mpsc::error::TrySendError::Full(message)) => {
-                wait(self.0.send(message)).map_err(|error| SendError(error.0))
+                wait(waits_for("room in a channel", self.0.send(message))).map_err(|error| SendError(error.0))
             }
         }
     }
@@ -124,11 +125,13 @@ impl<T> Receiver<T> {
         }
     }
 
-    async fn next(&self) -> Option<T> {
-        match &mut *self.queue.lock().await {
-            Queue::Unbounded(queue) => queue.recv().await,
-            Queue::Bounded(queue) => queue.recv().await,
-        }
+    fn next(&self) -> impl Future<Output = Option<T>> {
+        waits_for("a message of a channel", async {
+            match &mut *self.queue.lock().await {
+                Queue::Unbounded(queue) => queue.recv().await,
+                Queue::Bounded(queue) => queue.recv().await,
+            }
+        })
     }
 
     /// The next message, if there is one.
@@ -149,7 +152,7 @@ impl<T> Receiver<T> {
         })
     }
 
-    /// Waits for the next message, `timeout` at most. Only inside a core, which has the timer.
+    /// Waits for the next message, `timeout` at most.
     ///
     /// # Errors
     ///
@@ -157,7 +160,7 @@ impl<T> Receiver<T> {
     ///
     /// # Panics
     ///
-    /// In an async task, if it has to wait, and outside a core.
+    /// In an async task, if it has to wait.
     #[track_caller]
     pub fn recv_timeout(&self, timeout: Duration) -> Result<T, RecvTimeoutError> {
         match self.try_recv() {
@@ -165,16 +168,21 @@ impl<T> Receiver<T> {
             Err(TryRecvError::Disconnected) => return Err(RecvTimeoutError::Disconnected),
             Err(TryRecvError::Empty) => {}
         }
-        match wait(rt::timeout(timeout, self.next())) {
-            Ok(Some(message)) => Ok(message),
-            Ok(None) => Err(RecvTimeoutError::Disconnected),
-            Err(_) => Err(RecvTimeoutError::Timeout),
+        match wait_at_most(timeout, self.next()) {
+            Some(Some(message)) => Ok(message),
+            Some(None) => Err(RecvTimeoutError::Disconnected),
+            None => Err(RecvTimeoutError::Timeout),
         }
     }
 
     /// The messages as they come, until every sender is gone.
     pub fn iter(&self) -> Iter<'_, T> {
         Iter(self)
+    }
+
+    /// The messages that are there, without waiting for more.
+    pub fn try_iter(&self) -> TryIter<'_, T> {
+        TryIter(self)
     }
 }
 
@@ -187,6 +195,18 @@ impl<T> Iterator for Iter<'_, T> {
 
     fn next(&mut self) -> Option<T> {
         self.0.recv().ok()
+    }
+}
+
+/// The messages of a [`Receiver`] that are there.
+#[derive(Debug)]
+pub struct TryIter<'a, T>(&'a Receiver<T>);
+
+impl<T> Iterator for TryIter<'_, T> {
+    type Item = T;
+
+    fn next(&mut self) -> Option<T> {
+        self.0.try_recv().ok()
     }
 }
 

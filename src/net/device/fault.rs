@@ -102,7 +102,7 @@ fn draw(
     let mut due = now + config.delay;
     if late {
         faults.delayed += 1;
-        due = due + config.jitter.mul_f64(random.random());
+        due += config.jitter.mul_f64(random.random());
     }
     faults.duplicated += u64::from(doubled);
     faults.corrupted += u64::from(damaged);

@@ -139,7 +139,7 @@ impl PacketDevice for TapDevice {
                 Ok(len) => len,
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
-                Err(error) => return Err(os_error(&error, "receive").at(self.info.name.clone())),
+                Err(error) => return Err(Error::io(error, "receive").at(self.info.name.clone())),
             };
             received += 1;
             self.stats.rx_frames += 1;
@@ -209,9 +209,9 @@ fn open_clone_device() -> Result<File> {
                 io::ErrorKind::PermissionDenied => {
                     "/dev/net/tun may not be opened; run as root, or: sudo chmod 666 /dev/net/tun"
                 }
-                _ => return os_error(&error, "open"),
+                _ => return Error::io(error, "open"),
             };
-            os_error(&error, "open").because(reason)
+            Error::io(error, "open").because(reason)
         })
 }
 
@@ -229,13 +229,6 @@ fn explain(code: i32, name: &str) -> Error {
         libc::EINVAL => error
             .because(format!("the interface {name} exists and is not a TAP interface; choose another name")),
         _ => error,
-    }
-}
-
-fn os_error(error: &io::Error, operation: &'static str) -> Error {
-    match error.raw_os_error() {
-        Some(code) => Error::os(code, operation),
-        None => Error::new(ErrorKind::Os, operation).because(error.to_string()),
     }
 }
 

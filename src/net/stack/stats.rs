@@ -2,6 +2,7 @@
 
 /// Counters of a stack since it was made, and how full it is now.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StackStats {
     /// Connections that exist now, in whatever state, without those in TIME-WAIT.
     pub connections: usize,

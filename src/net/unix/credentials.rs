@@ -38,8 +38,7 @@ impl PeerCredentials {
             )
         };
         if result != 0 || len != size {
-            let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
-            return Err(Error::os(code, "ask for the credentials of the peer"));
+            return Err(Error::io(std::io::Error::last_os_error(), "ask for the credentials of the peer"));
         }
         // SAFETY: the call succeeded and says that it wrote the whole value.
         let credentials = unsafe { credentials.assume_init() };

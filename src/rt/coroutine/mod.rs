@@ -21,15 +21,17 @@
 //! in particular `std::thread::panicking` is true for all of them while one is suspended in a destructor that a panic runs.
 
 mod control;
+mod foreign;
 mod future;
 mod identity;
 mod overflow;
 mod stack;
 
 use std::future::Future;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, Wake, Waker};
+use std::task::{Context, Poll};
+use std::time::Duration;
 
 pub(super) use control::{Control, Left, Outer, Restrained, Suspended, running_task};
 pub(crate) use future::Coroutine;
@@ -39,6 +41,7 @@ pub use stack::StackStats;
 use super::current;
 use super::scheduler::Shared;
 use control::{Role, running, with_running};
+use foreign::{block_thread, block_thread_for};
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.
 const MAX_UNWINDS: u32 = 1000;
@@ -61,6 +64,19 @@ pub fn wait<F: Future>(future: F) -> F::Output {
             "a destructor called `boson::wait` on something that is not ready, while its coroutine was being cancelled",
         ),
     }
+}
+
+/// As [`wait`], for `limit` at most, by the core's clock or, on a thread without a core, by the machine's; `None` if that was not enough.
+///
+/// # Panics
+///
+/// As [`wait`].
+#[track_caller]
+pub(crate) fn wait_at_most<F: Future>(limit: Duration, future: F) -> Option<F::Output> {
+    if running().is_null() && !super::is_in_core() {
+        return block_thread_for(limit, pin!(future));
+    }
+    wait(super::timeout(limit, future)).ok()
 }
 
 /// As [`wait`]; `None` if the coroutine is being cancelled, this is called in a destructor, and `future` is pending.
@@ -190,37 +206,14 @@ fn abort(reason: &str) -> ! {
     std::process::abort()
 }
 
-/// Polls on a thread that has no core, sleeping in between.
-fn block_thread<F: Future>(mut future: Pin<&mut F>) -> F::Output {
-    struct Unpark {
-        thread: std::thread::Thread,
-        woken: std::sync::atomic::AtomicBool,
-    }
-
-    impl Wake for Unpark {
-        fn wake(self: Arc<Self>) {
-            self.woken.store(true, std::sync::atomic::Ordering::Release);
-            self.thread.unpark();
-        }
-    }
-
-    let unpark =
-        Arc::new(Unpark { thread: std::thread::current(), woken: std::sync::atomic::AtomicBool::new(false) });
-    let waker = Waker::from(Arc::clone(&unpark));
-    loop {
-        if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
-            return output;
-        }
-        // `park` may return for other reasons, and the token may be meant for someone else's `park`.
-        while !unpark.woken.swap(false, std::sync::atomic::Ordering::Acquire) {
-            std::thread::park();
-        }
-    }
-}
-
 /// The identity of the coroutine on whose stack the caller is.
 pub(crate) fn current_identity() -> Option<Arc<Identity>> {
     with_running(|control| control.map(|control| Arc::clone(&control.identity)))
+}
+
+/// Whether the caller is in a coroutine that is being cancelled.
+pub(crate) fn is_being_cancelled() -> bool {
+    with_running(|control| control.is_some_and(|control| control.unwinds.get() > 0))
 }
 
 /// What the calling thread's pool of coroutine stacks holds.

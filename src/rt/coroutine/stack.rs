@@ -34,6 +34,7 @@ const PAGE_BYTES: usize = 4096;
 const CLASSES: usize = (MAX_STACK_BYTES / MIN_STACK_BYTES).ilog2() as usize + 1;
 /// What the stack pool of one thread holds.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct StackStats {
     /// Stacks in use by coroutines.
     pub used: usize,

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
 use crate::rt::doorbell::Doorbell;
-use crate::rt::offload::{Job, JobId};
+use crate::rt::offload::{Job, JobId, Work};
 use crate::rt::ops::{Call, Orphan};
 
 /// The calls of one core that are with its pool.
@@ -237,12 +237,25 @@ impl Drop for Return {
     }
 }
 
-/// A call for another thread.
-struct Sent(Call);
+/// A system call for another thread, and the way back of its result.
+pub(in crate::rt) struct CallJob {
+    call: Call,
+    descriptor: RawFd,
+    back: Return,
+}
 
-// SAFETY: the pointers of a call are addresses that do not depend on a thread. `job`'s caller promises that the memory stays
-// and that nobody else uses it until the call came back.
-unsafe impl Send for Sent {}
+// SAFETY: the pointers of the call are addresses that do not depend on a thread. Who made the job, by `job`, promised that the
+// memory stays and that nobody else uses it until the call came back. The rest of it is `Send`.
+unsafe impl Send for CallJob {}
+
+impl CallJob {
+    /// Makes the call and puts its result back.
+    pub(in crate::rt) fn run(self) {
+        // SAFETY: `job`'s caller promised that the pointers and the descriptor are good until `back` is dropped, which is below.
+        let result = unsafe { self.call.perform(self.descriptor) };
+        self.back.with(result);
+    }
+}
 
 /// The job that makes `call` on a thread of the pool and puts its result into `returned`.
 ///
@@ -252,12 +265,5 @@ unsafe impl Send for Sent {}
 /// is in `returned`. `descriptor` stays open until then.
 pub(super) unsafe fn job(key: CallKey, call: Call, descriptor: RawFd, returned: &Arc<Returned>) -> Job {
     let back = Return { key, result: -libc::ECANCELED, to: Arc::clone(returned) };
-    let call = Sent(call);
-    let run = Box::new(move || {
-        let Sent(call) = { call };
-        // SAFETY: the caller's promise, which lasts until `back` is dropped.
-        let result = unsafe { call.perform(descriptor) };
-        back.with(result);
-    });
-    Job { name: "boson-io", run }
+    Job { name: "boson-io", work: Work::Call(CallJob { call, descriptor, back }) }
 }

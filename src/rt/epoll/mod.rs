@@ -9,6 +9,7 @@ mod calls;
 mod reactor;
 mod registrations;
 
+pub(super) use calls::CallJob;
 pub(super) use reactor::{Flight, Reactor};
 
 #[cfg(test)]

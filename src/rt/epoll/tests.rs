@@ -369,7 +369,7 @@ fn what_cannot_be_waited_for_is_an_error() {
         let directory = Rc::new(OwnedFd::from(std::fs::File::open("/").expect("there")));
         let (result, _) = ops::recv(&file, Vec::with_capacity(8), |_, _| ()).await;
         assert!(result.is_err());
-        let (result, _) = ops::read(&directory, Vec::with_capacity(8)).await;
+        let (result, _) = ops::read_stream(&directory, Vec::with_capacity(8), |_, _| {}).await;
         assert_eq!(result.expect_err("not a stream").raw_os_error(), Some(libc::EPERM));
     });
 }

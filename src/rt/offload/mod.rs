@@ -15,12 +15,12 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
-pub(super) use pool::{Job, JobId, Place, Pool, Refused};
+pub(super) use pool::{Job, JobId, Place, Pool, Refused, Work};
 
 use super::context::{noted, noted_over};
 use super::handle::{RemoteJoin, oneshot};
 use super::scheduler::with_core;
-use super::task::JoinError;
+use super::task::{JoinError, PanicPayload};
 
 /// Runs `work` on a thread that may block. `name` says what it is: the thread is called so meanwhile (the kernel shows 15
 /// bytes).
@@ -40,6 +40,7 @@ use super::task::JoinError;
 /// # Panics
 ///
 /// The future panics if it is first polled outside a core, or polled again after it gave the result.
+#[doc(alias = "spawn_blocking")]
 pub fn offload<T, F>(name: &'static str, work: F) -> Offload<T>
 where
     F: FnOnce() -> T + Send + 'static,
@@ -47,9 +48,10 @@ where
 {
     let (sender, join) = oneshot();
     let run = Box::new(move || {
-        sender.send(catch_unwind(AssertUnwindSafe(work)).map_err(JoinError::Panicked));
+        let result = catch_unwind(AssertUnwindSafe(work));
+        sender.send(result.map_err(|payload| JoinError::Panicked(PanicPayload::new(payload))));
     });
-    Offload { join, job: Some(Job { name, run }), waiting: None }
+    Offload { join, job: Some(Job { name, work: Work::Closure(run) }), waiting: None }
 }
 
 /// The future of [`offload`].

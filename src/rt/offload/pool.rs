@@ -9,6 +9,7 @@ use rustix::thread::CpuSet;
 use tracing::warn;
 
 use super::thread;
+use crate::rt::epoll::CallJob;
 use crate::rt::task::quietly;
 
 /// Jobs that wait for a thread. Whoever comes when there are so many waits for room.
@@ -20,7 +21,23 @@ const IDLE: Duration = Duration::from_secs(10);
 pub(in crate::rt) struct Job {
     /// What the thread is called while it runs the job.
     pub(in crate::rt) name: &'static str,
-    pub(in crate::rt) run: Box<dyn FnOnce() + Send>,
+    pub(in crate::rt) work: Work,
+}
+
+/// What there is to do.
+pub(in crate::rt) enum Work {
+    Closure(Box<dyn FnOnce() + Send>),
+    /// A system call of the reactor, which allocates nothing.
+    Call(CallJob),
+}
+
+impl Work {
+    fn run(self) {
+        match self {
+            Self::Closure(run) => run(),
+            Self::Call(call) => call.run(),
+        }
+    }
 }
 
 /// Names a queued job.
@@ -283,7 +300,7 @@ impl Pool {
 fn do_job(job: Job, next: Option<Waker>) {
     quietly(|| next.into_iter().for_each(Waker::wake));
     // A closure of `offload` catches its own panic; what is left are destructors and wakers.
-    quietly(job.run);
+    quietly(|| job.work.run());
 }
 
 fn take(queue: &mut VecDeque<(JobId, Job)>, id: JobId) -> Option<Job> {

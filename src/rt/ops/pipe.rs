@@ -7,14 +7,6 @@ use std::rc::Rc;
 use super::{Call, Op, Operation, clamp_len, received};
 use crate::mem::{IoBuf, IoBufMut};
 
-/// A read that nobody hears of when its future is dropped.
-pub(crate) type Read<B> = ReadStream<B, fn(io::Result<u32>, B)>;
-
-/// As [`read_stream`], but dropping the future may lose what was read at the same moment.
-pub(crate) fn read<B: IoBufMut>(stream: &Rc<OwnedFd>, buf: B) -> Op<Read<B>> {
-    read_stream(stream, buf, |_, _| {})
-}
-
 /// Reads from where a stream is into `buf`; waits until there is something to read. On a core without io_uring the descriptor becomes
 /// non-blocking. What was read after the future was dropped goes to `orphan` with the buffer.
 pub(crate) fn read_stream<B, F>(stream: &Rc<OwnedFd>, buf: B, orphan: F) -> Op<ReadStream<B, F>>

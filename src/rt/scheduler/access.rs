@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::panic::Location;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -17,15 +17,15 @@ use crate::rt::coroutine;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::Inbox;
 use crate::rt::offload::Pool;
-use crate::rt::pollers::SharedPoller;
+use crate::rt::pollers::{PollerStats, SharedPoller};
 use crate::rt::reactor::Reactor;
-use crate::rt::run_queue::RunQueues;
+use crate::rt::run_queue::{DEFAULT_QUEUE, RunQueues};
 use crate::rt::stats::{CoreLatencies, CoreStats};
 use crate::rt::task::TaskRef;
 use crate::rt::task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 use crate::rt::task_local::Locals;
 use crate::rt::timer::{TimerKey, Wheel};
-use crate::rt::{Clock, Idle};
+use crate::rt::{Clock, Idle, Instant};
 
 impl Shared {
     pub(in crate::rt) fn stats(&self) -> CoreStats {
@@ -33,7 +33,7 @@ impl Shared {
         CoreStats {
             turns: self.beat.turns(),
             polls: self.beat.polls(),
-            tasks: self.registry.len(),
+            tasks: self.registry.len() + usize::from(self.has_root()),
             spawned: counters.spawned.get(),
             ended: counters.ended.get(),
             panicked: counters.panicked.get(),
@@ -56,39 +56,60 @@ impl Shared {
         self.counters.latencies.borrow().clone()
     }
 
-    /// What is known of the tasks in `range`. That of `block_on` is none of them.
+    /// Whether the future of a `block_on` has not ended.
+    fn has_root(&self) -> bool {
+        // SAFETY: `Root` keeps its task for as long as it is noted here.
+        self.root.get().is_some_and(|task| !unsafe { task.as_ref() }.has_ended())
+    }
+
+    /// What is known of the tasks in `range`, that of `block_on` among them.
     pub(in crate::rt) fn tasks(&self, range: TaskRange) -> Vec<TaskInfo> {
         let now = self.clock.now();
-        let running = self.running().map(|task| task.as_ptr().cast_const());
-        let mut tasks = Vec::with_capacity(range.limit.min(self.registry.len()));
+        let mut tasks = Vec::with_capacity(range.limit.min(self.registry.len() + 1));
         let newest_first = range.order == TaskOrder::NewestFirst;
+        let mut take = |task: &Header| {
+            if tasks.len() < range.limit && range.contains(task.id()) {
+                tasks.push(self.describe(task, now));
+            }
+            tasks.len() < range.limit
+        };
+        // It is not in the registry, and has its place in the order.
+        // SAFETY: `Root` keeps its task for as long as it is noted here.
+        let mut root = self.root.get().map(|task| unsafe { task.as_ref() }).filter(|root| !root.has_ended());
         self.registry.for_each(newest_first, |task| {
-            if tasks.len() == range.limit {
-                return ControlFlow::Break(());
-            }
-            if !range.contains(task.id()) {
-                return ControlFlow::Continue(());
-            }
-            let state = if running.is_some_and(|running| std::ptr::eq(running, task)) {
-                TaskState::Running
-            } else if task.is_queued() {
-                TaskState::Ready
-            } else {
-                TaskState::Waiting
-            };
-            tasks.push(TaskInfo {
-                id: task.id(),
-                name: task.site().name,
-                created_at: task.site().created_at,
-                state,
-                waits_for: task.waits_for().filter(|_| state == TaskState::Waiting),
-                since: now - task.since(),
-                polls: task.polls(),
-                stack_bytes: task.stack_bytes(),
-            });
-            ControlFlow::Continue(())
+            let is_later = |root: &&Header| (root.id() > task.id()) == newest_first;
+            let goes_on = root.take_if(|root| is_later(root)).is_none_or(&mut take) && take(task);
+            if goes_on { ControlFlow::Continue(()) } else { ControlFlow::Break(()) }
         });
+        root.map(take);
         tasks
+    }
+
+    /// The task that is being polled.
+    pub(in crate::rt) fn current_task(&self) -> Option<TaskInfo> {
+        self.with_running(|task| task.map(|task| self.describe(task, self.clock.now())))
+    }
+
+    fn describe(&self, task: &Header, now: Instant) -> TaskInfo {
+        let is_running = self.running().is_some_and(|running| ptr::eq(running.as_ptr(), task));
+        let state = match is_running {
+            true => TaskState::Running,
+            false if task.is_queued() => TaskState::Ready,
+            false => TaskState::Waiting,
+        };
+        TaskInfo {
+            id: task.id(),
+            name: task.site().name,
+            created_at: task.site().created_at,
+            state,
+            waits_for: task.waits_for().filter(|_| state == TaskState::Waiting),
+            since: now - task.since(),
+            polls: task.polls(),
+            queue: self.queues.name(task.queue()),
+            is_coroutine: task.is_coroutine(),
+            is_block_on: task.is_root(),
+            stack_bytes: task.stack_bytes(),
+        }
     }
 
     /// The name and creation place of every task but that of `block_on`, the newest first.
@@ -158,6 +179,12 @@ impl Shared {
         self.idle
     }
 
+    /// The queue of the task that is being polled; between tasks the default one.
+    #[inline]
+    pub(in crate::rt) fn current_queue(self: &Rc<Self>) -> u8 {
+        self.with_running(|task| task.map_or(DEFAULT_QUEUE, Header::queue))
+    }
+
     pub(in crate::rt) fn queues(&self) -> &RunQueues {
         &self.queues
     }
@@ -193,6 +220,10 @@ impl Shared {
 
     pub(in crate::rt) fn timers(&self) -> &RefCell<Wheel<Waker>> {
         &self.timers
+    }
+
+    pub(in crate::rt) fn poller_stats(&self) -> Vec<PollerStats> {
+        self.pollers.stats()
     }
 
     pub(in crate::rt) fn add_poller(&self, poller: SharedPoller, budget: Option<usize>) -> u64 {

@@ -324,8 +324,11 @@ impl SteppedCore {
         self.shared.stats()
     }
 
+    /// Every task but that of `block_on`.
     pub(crate) fn tasks(&self) -> Vec<TaskInfo> {
-        self.shared.tasks(TaskRange::ALL)
+        let mut tasks = self.shared.tasks(TaskRange::ALL);
+        tasks.retain(|task| !task.is_block_on);
+        tasks
     }
 }
 

@@ -5,7 +5,7 @@ pub use tokio::sync::{
     AcquireError, SetError, TryAcquireError, TryLockError as RwTryLockError,
     mpsc::error::{SendError, TrySendError},
 };
-use tokio::sync::{broadcast, oneshot, watch};
+use tokio::sync::{broadcast, mpsc, oneshot, watch};
 
 use super::local;
 use crate::error::{Error, ErrorKind};
@@ -53,20 +53,49 @@ refusals! {
         broadcast::error::RecvError::Closed => ErrorKind::Closed,
         broadcast::error::RecvError::Lagged(_) => ErrorKind::LimitReached,
     };
-    "receive": local::RecvError, |refusal| match refusal {
-        local::RecvError::Closed => ErrorKind::Closed,
-        local::RecvError::Lagged(_) => ErrorKind::LimitReached,
+    "receive": local::oneshot::error::RecvError, |_| ErrorKind::Closed;
+    "receive": local::watch::error::RecvError, |_| ErrorKind::Closed;
+    "receive": local::broadcast::error::RecvError, |refusal| match refusal {
+        local::broadcast::error::RecvError::Closed => ErrorKind::Closed,
+        local::broadcast::error::RecvError::Lagged(_) => ErrorKind::LimitReached,
     };
-    "receive": local::TryRecvError, |refusal| match refusal {
-        local::TryRecvError::Disconnected => ErrorKind::Closed,
-        // Nothing within no time at all.
-        local::TryRecvError::Empty => ErrorKind::TimedOut,
-        local::TryRecvError::Lagged(_) => ErrorKind::LimitReached,
+    // Empty: nothing within no time at all.
+    "receive": mpsc::error::TryRecvError, |refusal| match refusal {
+        mpsc::error::TryRecvError::Disconnected => ErrorKind::Closed,
+        mpsc::error::TryRecvError::Empty => ErrorKind::TimedOut,
+    };
+    "receive": local::mpsc::error::TryRecvError, |refusal| match refusal {
+        local::mpsc::error::TryRecvError::Disconnected => ErrorKind::Closed,
+        local::mpsc::error::TryRecvError::Empty => ErrorKind::TimedOut,
+    };
+    "receive": oneshot::error::TryRecvError, |refusal| match refusal {
+        oneshot::error::TryRecvError::Closed => ErrorKind::Closed,
+        oneshot::error::TryRecvError::Empty => ErrorKind::TimedOut,
+    };
+    "receive": local::oneshot::error::TryRecvError, |refusal| match refusal {
+        local::oneshot::error::TryRecvError::Closed => ErrorKind::Closed,
+        local::oneshot::error::TryRecvError::Empty => ErrorKind::TimedOut,
+    };
+    "receive": broadcast::error::TryRecvError, |refusal| match refusal {
+        broadcast::error::TryRecvError::Closed => ErrorKind::Closed,
+        broadcast::error::TryRecvError::Empty => ErrorKind::TimedOut,
+        broadcast::error::TryRecvError::Lagged(_) => ErrorKind::LimitReached,
+    };
+    "receive": local::broadcast::error::TryRecvError, |refusal| match refusal {
+        local::broadcast::error::TryRecvError::Closed => ErrorKind::Closed,
+        local::broadcast::error::TryRecvError::Empty => ErrorKind::TimedOut,
+        local::broadcast::error::TryRecvError::Lagged(_) => ErrorKind::LimitReached,
     };
 }
 
 impl<T> From<SetError<T>> for Error {
     fn from(_: SetError<T>) -> Self {
         Self::new(ErrorKind::InUse, "set").because("there is a value, or one is being made")
+    }
+}
+
+impl<T> From<local::SetError<T>> for Error {
+    fn from(refusal: local::SetError<T>) -> Self {
+        Self::new(ErrorKind::InUse, "set").because(refusal.to_string())
     }
 }

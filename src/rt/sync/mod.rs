@@ -15,12 +15,21 @@
 //! Most of them are tokio's, whose `sync` feature does not depend on its runtime, which are fair, and whose lock-free parts its own
 //! loom models check. [`WaitGroup`], which tokio lacks, is built upon them. [`Mutex`] and [`Condvar`] are our own, with loom models: a lock that is
 //! handed to the next one each time makes every turn wait until another core has been woken. The names, methods and errors of [`local`]
-//! follow them, so that code moves between the two by changing an import; the differences:
+//! follow them, so that most code moves between the two by changing an import. What differs:
 //!
 //! - [`local::Mutex`] is handed to the task that has waited longest: on one core that one need not be woken first.
 //! - [`Notify`] here stores one notification for who comes later (`notify_one`), as another thread may come between a check and the wait;
 //!   `notify_waiters` is what is `notify_all` there.
-//! - Values of [`local::broadcast`] and [`local::watch`] come as `Rc` where a reference or a lock guard comes here.
+//! - The value of [`local::watch`] comes as `Rc` where a lock guard comes here: it may be kept across awaits. It is replaced and not changed
+//!   in place (no `send_modify`), and there is one sender.
+//! - `_owned` methods and guards are there of [`local::Semaphore`] only, and take an `Rc`; `blocking_` methods are here only.
+//! - Some of tokio's less common methods are missing there: what they say of a channel's other end (`same_channel`, `closed` of
+//!   [`mpsc`] and [`watch`], weak senders) and what handles many at once (`recv_many`, `reserve_many`).
+//! - [`local::mpsc::UnboundedReceiver`] and the bounded `Receiver` are one type.
+//!
+//! Tasks that wait for what is boson's own say so in [`rt::tasks`](crate::rt::tasks); those that wait for tokio's types ([`RwLock`],
+//! [`Semaphore`], [`Barrier`], [`Notify`], [`OnceCell`] and the channels) do if the future is in
+//! [`rt::waits_for`](crate::rt::waits_for).
 //!
 //! # Deadlines
 //!
@@ -80,10 +89,10 @@ pub use condvar::Condvar;
 pub use error::{
     AcquireError, RwTryLockError, SendError, SetError, TryAcquireError, TryLockError, TrySendError,
 };
-pub use mutex::{Lock, MappedMutexGuard, Mutex, MutexGuard, OwnedMutexGuard};
+pub use mutex::{MappedMutexGuard, Mutex, MutexGuard, MutexLock, OwnedMutexGuard};
 pub use tokio::sync::{
-    Barrier, BarrierWaitResult, Notify, OnceCell, OwnedRwLockReadGuard, OwnedRwLockWriteGuard,
-    OwnedSemaphorePermit, RwLock, RwLockReadGuard, RwLockWriteGuard, Semaphore, SemaphorePermit, broadcast,
-    mpsc, oneshot, watch,
+    Barrier, BarrierWaitResult, Notify, OnceCell, OwnedRwLockMappedWriteGuard, OwnedRwLockReadGuard,
+    OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockMappedWriteGuard, RwLockReadGuard,
+    RwLockWriteGuard, Semaphore, SemaphorePermit, broadcast, futures, mpsc, oneshot, watch,
 };
 pub use wait_group::{WaitGroup, WaitToken};

@@ -56,8 +56,8 @@ impl<T> Mutex<T> {
 impl<T: ?Sized> Mutex<T> {
     /// Takes the lock. Waits from the first poll on that does not find it free.
     #[inline]
-    pub fn lock(&self) -> Lock<'_, T> {
-        Lock { acquire: self.raw.acquire(), mutex: self }
+    pub fn lock(&self) -> MutexLock<'_, T> {
+        MutexLock { acquire: self.raw.acquire(), mutex: self }
     }
 
     /// As [`Mutex::lock`], with a guard that keeps the mutex alive.
@@ -139,14 +139,14 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
 pin_project! {
     /// The future of [`Mutex::lock`].
     #[must_use = "futures do nothing unless awaited"]
-    pub struct Lock<'a, T: ?Sized> {
+    pub struct MutexLock<'a, T: ?Sized> {
         #[pin]
         acquire: Acquire<'a>,
         mutex: &'a Mutex<T>,
     }
 }
 
-impl<'a, T: ?Sized> Future for Lock<'a, T> {
+impl<'a, T: ?Sized> Future for MutexLock<'a, T> {
     type Output = MutexGuard<'a, T>;
 
     #[inline]
@@ -157,9 +157,9 @@ impl<'a, T: ?Sized> Future for Lock<'a, T> {
     }
 }
 
-impl<T: ?Sized> fmt::Debug for Lock<'_, T> {
+impl<T: ?Sized> fmt::Debug for MutexLock<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock").finish_non_exhaustive()
+        f.debug_struct("MutexLock").finish_non_exhaustive()
     }
 }
 

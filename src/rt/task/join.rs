@@ -1,43 +1,14 @@
 //! The result of a task, as a future.
 
-use std::any::Any;
 use std::marker::PhantomData;
 use std::panic::Location;
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
-use super::{CANCELLED, ENDED, Header, Registry, TaskRef, waker};
-
-/// Why a task has no result.
-#[derive(Debug)]
-#[non_exhaustive]
-pub enum JoinError {
-    /// It panicked; this is what it panicked with.
-    Panicked(Box<dyn Any + Send>),
-    /// It was cancelled, or its core ended.
-    Cancelled,
-    /// It was not started: the core has no room for more messages.
-    Full,
-}
-
-impl std::fmt::Display for JoinError {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Panicked(payload) => {
-                let message = payload
-                    .downcast_ref::<&str>()
-                    .copied()
-                    .or_else(|| payload.downcast_ref::<String>().map(String::as_str));
-                write!(f, "the task panicked: {}", message.unwrap_or("(no message)"))
-            }
-            Self::Cancelled => f.write_str("the task was cancelled"),
-            Self::Full => f.write_str("the task was not started: its core has no room for more messages"),
-        }
-    }
-}
-
-impl std::error::Error for JoinError {}
+use super::abort::{AbortOnDrop, sealed::Cancel};
+use super::waker::{self, Canceller};
+use super::{CANCELLED, ENDED, Header, JoinError, Registry, TaskRef, borrowed_waker};
 
 type Take<T> = unsafe fn(NonNull<Header>) -> Option<Result<T, JoinError>>;
 
@@ -96,8 +67,20 @@ impl<T> JoinHandle<T> {
     }
 
     /// A handle that cancels the task when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<T> {
-        AbortOnDrop(self)
+    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
+        AbortOnDrop::new(self)
+    }
+
+    /// Cancels the task from any thread.
+    pub(in crate::rt) fn canceller(&self) -> Canceller {
+        // SAFETY: the handle's own reference keeps the task alive, and the clone takes one of its own.
+        let waker = unsafe { borrowed_waker(self.header) };
+        Canceller::new(Waker::clone(&waker))
+    }
+
+    /// Notes that the task is a coroutine's.
+    pub(crate) fn is_of_a_coroutine(&self) {
+        self.header().is_coroutine.set(true);
     }
 
     /// What the task waits for, as far as it says.
@@ -122,6 +105,12 @@ impl<T> JoinHandle<T> {
         }
         // SAFETY: `take` was made for this very task in `TaskRef::new_unbounded`, and the task has ended.
         unsafe { (self.take)(self.header) }
+    }
+}
+
+impl<T> Cancel for JoinHandle<T> {
+    fn cancel(&self) {
+        JoinHandle::cancel(self);
     }
 }
 
@@ -176,34 +165,5 @@ impl<T> std::fmt::Debug for JoinHandle<T> {
             .field("created_at", &self.created_at())
             .field("finished", &self.is_finished())
             .finish()
-    }
-}
-
-/// The result of a task, as a future. Dropping it cancels the task. Made by [`JoinHandle::abort_on_drop`].
-#[derive(Debug)]
-#[must_use = "dropping it cancels the task"]
-pub struct AbortOnDrop<T>(JoinHandle<T>);
-
-impl<T> AbortOnDrop<T> {
-    /// The handle inside.
-    pub fn handle(&self) -> &JoinHandle<T> {
-        &self.0
-    }
-}
-
-impl<T> Future for AbortOnDrop<T> {
-    type Output = Result<T, JoinError>;
-
-    /// # Panics
-    ///
-    /// If polled again after it gave the result.
-    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx)
-    }
-}
-
-impl<T> Drop for AbortOnDrop<T> {
-    fn drop(&mut self) {
-        self.0.cancel();
     }
 }

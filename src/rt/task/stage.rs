@@ -6,7 +6,7 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
-use super::{Header, JoinError, Polled};
+use super::{Header, JoinError, PanicPayload, Polled};
 
 pub(super) struct VTable {
     /// Polls the future once.
@@ -52,7 +52,7 @@ unsafe fn poll<F: Future>(task: NonNull<Header>, cx: &mut Context<'_>) -> Polled
     let result = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
         Ok(Poll::Pending) => return Polled::Pending,
         Ok(Poll::Ready(output)) => Ok(output),
-        Err(payload) => Err(JoinError::Panicked(payload)),
+        Err(payload) => Err(JoinError::Panicked(PanicPayload::new(payload))),
     };
     // SAFETY: as above; `future`'s borrow has ended.
     if unsafe { set_result(stage, result) } { Polled::Panicked } else { Polled::Ended }
@@ -80,7 +80,7 @@ unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, 
         Ok(()) => result,
         Err(payload) => {
             drop_quietly(result);
-            Err(JoinError::Panicked(payload))
+            Err(JoinError::Panicked(PanicPayload::new(payload)))
         }
     };
     let panicked = matches!(result, Err(JoinError::Panicked(_)));

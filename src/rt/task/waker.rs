@@ -1,10 +1,10 @@
-//! The waker of a task: without atomics on its own core, through the inbox from everywhere else.
+//! The waker of a task, and what cancels it: without atomics on its own core, through the inbox from everywhere else.
 
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::task::{RawWaker, RawWakerVTable};
+use std::task::{RawWaker, RawWakerVTable, Waker};
 
-use super::{Header, TaskRef, mark_queued};
+use super::{CANCELLED, ENDED, Header, TaskRef, mark_queued};
 use crate::rt::current;
 use crate::rt::scheduler::Shared;
 
@@ -86,5 +86,50 @@ pub(super) unsafe fn waker_wake_by_ref(task: *const ()) {
         let inbox = unsafe { &*header.inbox };
         // SAFETY: the node is the task's own, in its own core's inbox; the borrowed waker's reference lasts for the call.
         unsafe { inbox.wake(task.cast()) };
+    }
+}
+
+/// Asks for the end of a task by a reference that lasts for the call.
+///
+/// # Safety
+///
+/// `task` is the `Header` of a task of which the caller owns a counted reference.
+pub(super) unsafe fn cancel(task: NonNull<Header>) {
+    // SAFETY: the caller's reference keeps the header alive.
+    let header = unsafe { task.as_ref() };
+    let is_own = with_own_core(header, |core| {
+        if let Some(core) = core
+            && !header.has(ENDED | CANCELLED)
+        {
+            header.set(CANCELLED);
+            if let Some(ready) = mark_queued(task) {
+                core.enqueue(ready);
+            }
+        }
+        core.is_some()
+    });
+    if !is_own {
+        // SAFETY: a live task's inbox is alive (see `Header::inbox`); the caller's reference lasts for the call.
+        let inbox = unsafe { &*header.inbox };
+        // SAFETY: the node is the task's own, in its own core's inbox; the caller's reference lasts for the call.
+        unsafe { inbox.cancel(task.cast()) };
+    }
+}
+
+/// Cancels its task from any thread.
+#[derive(Debug)]
+pub(in crate::rt) struct Canceller(Waker);
+
+impl Canceller {
+    /// For the task of which `waker` is one.
+    pub(super) fn new(waker: Waker) -> Self {
+        debug_assert!(std::ptr::eq(waker.vtable(), &raw const VTABLE), "a waker of a task of a core");
+        Self(waker)
+    }
+
+    pub(in crate::rt) fn cancel(&self) {
+        let Some(task) = NonNull::new(self.0.data().cast_mut()) else { return };
+        // SAFETY: the data of a task's waker is its header (`new` is called with no other), and this one owns a counted reference.
+        unsafe { cancel(task.cast::<Header>()) };
     }
 }

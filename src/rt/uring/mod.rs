@@ -19,11 +19,26 @@ pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 pub(super) use reactor::{Reactor, SlotKey};
 pub(crate) use registered::FixedFile;
 
-use crate::rt::scheduler::with_core;
+use crate::rt::scheduler::{in_core, with_core};
 
 /// Whether the current core has a ring with `feature`.
 pub(crate) fn has(feature: RingFeature) -> bool {
     with_core(|core| core.reactor().ring().is_some_and(|ring| ring.has(feature)))
+}
+
+/// Which features this core's io_uring got, of those that [`CoreConfig::ring_features`](crate::rt::CoreConfig::ring_features) allows
+/// and the kernel has; none without an io_uring. ([`PolledDevices`](RingFeature::PolledDevices) shows only when a device is opened:
+/// here it means that the core will try.)
+///
+/// # Panics
+///
+/// Outside a core.
+#[track_caller]
+pub fn ring_features() -> RingFeatures {
+    in_core("rt::ring_features", |core| {
+        let Some(ring) = core.reactor().ring() else { return RingFeatures::none() };
+        RingFeature::ALL.iter().copied().filter(|feature| ring.has(*feature)).collect()
+    })
 }
 
 /// Whether the calling task may make a system call that does not wait, instead of an operation on the ring. False once it, and

@@ -12,7 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rt::ops::REPORT_USAGE;
 
 /// Something that newer kernels' io_uring has and that a core uses where it is there. Without it there is a fallback.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RingFeature {
     /// `IORING_REGISTER_BUFFERS`: the core's arena, as far as [`CoreConfig::register_arena`](crate::rt::CoreConfig) says.
@@ -39,7 +39,7 @@ pub enum RingFeature {
 
 impl RingFeature {
     /// Every feature, oldest first within what it belongs to.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: &'static [Self] = &[
         Self::RegisteredBuffers,
         Self::RegisteredFiles,
         Self::PolledDevices,
@@ -51,6 +51,11 @@ impl RingFeature {
         Self::MultishotReceive,
         Self::SendZeroCopy,
     ];
+
+    /// The feature whose [name](Self::name) this is.
+    pub fn named(name: &str) -> Option<Self> {
+        Self::ALL.iter().copied().find(|feature| feature.name() == name)
+    }
 
     /// The name in configurations and reports.
     pub const fn name(self) -> &'static str {
@@ -146,6 +151,11 @@ impl RingFeatures {
         self.0 & feature.bit() != 0
     }
 
+    /// Those of the features that this version knows, oldest first within what they belong to.
+    pub fn iter(self) -> impl Iterator<Item = RingFeature> {
+        RingFeature::ALL.iter().copied().filter(move |feature| self.contains(*feature))
+    }
+
     fn with_if(self, feature: RingFeature, present: bool) -> Self {
         if present { self.with(feature) } else { self }
     }
@@ -157,10 +167,15 @@ impl Default for RingFeatures {
     }
 }
 
+impl FromIterator<RingFeature> for RingFeatures {
+    fn from_iter<I: IntoIterator<Item = RingFeature>>(features: I) -> Self {
+        features.into_iter().fold(Self::none(), Self::with)
+    }
+}
+
 impl fmt::Debug for RingFeatures {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let names = RingFeature::ALL.into_iter().filter(|feature| self.contains(*feature));
-        f.debug_set().entries(names.map(RingFeature::name)).finish()
+        f.debug_set().entries(self.iter().map(RingFeature::name)).finish()
     }
 }
 
@@ -174,7 +189,7 @@ pub fn probe_io_uring() -> Result<()> {
 }
 
 /// Which features the io_uring of this kernel has, as far as this process may use them. Every core asks the same when it is
-/// made.
+/// made; [`ring_features`](crate::rt::ring_features) says what it got.
 ///
 /// # Errors
 ///
@@ -332,7 +347,7 @@ fn answer(ring: &mut IoUring) -> Result<i32> {
             Ok(_) => {}
             Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
             Err(error) => {
-                return Err(Error::os(error.raw_os_error().unwrap_or(libc::EIO), "probe io_uring"));
+                return Err(Error::io(error, "probe io_uring"));
             }
         }
         if let Some(entry) = ring.completion().next() {

@@ -27,8 +27,16 @@ pub fn serve(name: &str) {
     machine::pin(SERVER_CPU);
     match name {
         "boson" => boson(boson_config()),
-        "boson-poll" => boson(CoreConfig { idle: Idle::Poll, ..boson_config() }),
-        "boson-epoll" => boson(CoreConfig { reactor: boson::rt::ReactorChoice::Epoll, ..boson_config() }),
+        "boson-poll" => {
+            let mut config = boson_config();
+            config.idle = Idle::Poll;
+            boson(config)
+        }
+        "boson-epoll" => {
+            let mut config = boson_config();
+            config.reactor = boson::rt::ReactorChoice::Epoll;
+            boson(config)
+        }
         "tokio" => tokio(),
         "monoio" => {
             let builder = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(4096);

@@ -33,22 +33,22 @@ pub(crate) fn run(client: Client, first: Sample, interval: Duration) -> Result<(
     let signal = Arc::new(AtomicUsize::new(0));
     for (number, value) in [(SIGTERM, 15), (SIGHUP, 1), (SIGINT, 2)] {
         signal_hook::flag::register_usize(number, Arc::clone(&signal), value)
-            .map_err(|error| failed(&error, "handle signals"))?;
+            .map_err(|error| failed(error, "handle signals"))?;
     }
     let ended_by = {
-        let mut terminal = ratatui::try_init().map_err(|error| failed(&error, "take the terminal"))?;
+        let mut terminal = ratatui::try_init().map_err(|error| failed(error, "take the terminal"))?;
         let _restore = Restore;
         show(&mut terminal, client, first, interval, &signal)?
     };
     match i32::try_from(ended_by) {
         Ok(0) | Err(_) => Ok(()),
         Ok(number) => signal_hook::low_level::emulate_default_handler(number)
-            .map_err(|error| failed(&error, "end by a signal")),
+            .map_err(|error| failed(error, "end by a signal")),
     }
 }
 
-fn failed(error: &io::Error, operation: &'static str) -> Error {
-    Error::os(error.raw_os_error().unwrap_or(libc::EIO), operation)
+fn failed(error: io::Error, operation: &'static str) -> Error {
+    Error::io(error, operation)
 }
 
 /// Returns the number of the signal that came, 0 if the user quit.
@@ -59,7 +59,7 @@ fn show(
     interval: Duration,
     signal: &AtomicUsize,
 ) -> Result<usize> {
-    let terminal_failed = |error: io::Error| failed(&error, "use the terminal");
+    let terminal_failed = |error: io::Error| failed(error, "use the terminal");
     let mut screen = Screen::new(View::between(None, &first), interval);
     let mut before = first;
     let (ask, answers) = sample_on_a_thread(client)?;
@@ -105,6 +105,6 @@ fn sample_on_a_thread(client: Client) -> Result<(Sender<()>, Receiver<Result<Sam
     thread::Builder::new()
         .name("boson-top".to_owned())
         .spawn(work)
-        .map_err(|error| failed(&error, "start a thread"))?;
+        .map_err(|error| failed(error, "start a thread"))?;
     Ok((ask, answers))
 }

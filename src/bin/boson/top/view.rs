@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::time::Duration;
 
 use boson::inspect::{CoreReport, TaskRecord};
-use boson::rt::{Histogram, Instant, TaskState};
+use boson::rt::{Histogram, Instant, ReactorKind, TaskState};
 
 use super::sample::Sample;
 
@@ -28,6 +28,7 @@ pub(crate) struct View {
 pub(crate) struct CoreRow {
     pub(crate) core: usize,
     pub(crate) cpu: usize,
+    pub(crate) reactor: ReactorKind,
     pub(crate) is_silent: bool,
     /// The task that a silent core is in, and where it was spawned.
     pub(crate) stuck_in: Option<(String, String)>,
@@ -68,6 +69,9 @@ pub(crate) struct TaskRow {
     pub(crate) created_at: String,
     pub(crate) state: TaskState,
     pub(crate) waits_for: Option<String>,
+    /// The name of its task queue.
+    pub(crate) queue: String,
+    pub(crate) is_coroutine: bool,
     /// The room on its stack in bytes, if it has one of its own.
     pub(crate) stack_bytes: Option<u64>,
     pub(crate) since: Duration,
@@ -143,6 +147,8 @@ impl View {
                 state: task.state,
                 waits_for: task.waits_for.as_deref().map(printable),
                 since: task.since,
+                queue: printable(&task.queue),
+                is_coroutine: task.is_coroutine,
                 stack_bytes: task.stack_bytes,
                 polls: task.polls,
                 polls_rate: rate(u64::from(task.polls.wrapping_sub(old)), window),
@@ -217,6 +223,7 @@ impl CoreRow {
         Self {
             core: new.core,
             cpu: new.cpu,
+            reactor: stats.reactor,
             is_silent: new.is_silent,
             stuck_in: new.stuck_in.as_ref().map(|(name, place)| (printable(name), printable(place))),
             busy: part(stats.busy, old_stats.busy),

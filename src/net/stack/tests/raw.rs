@@ -63,7 +63,7 @@ impl Bench {
     /// Polls the stack until it rests, and returns the frames that it sent.
     pub(super) fn turn(&mut self) -> Vec<Vec<u8>> {
         for round in 0.. {
-            self.now = self.now + Duration::from_micros(1);
+            self.now += Duration::from_micros(1);
             if self.poller.poll(self.now, 32) == 0 {
                 break;
             }
@@ -76,7 +76,7 @@ impl Bench {
 
     /// Lets time pass.
     pub(super) fn wait(&mut self, duration: Duration) {
-        self.now = self.now + duration;
+        self.now += duration;
     }
 
     /// Sends a segment and returns the segments that come back.

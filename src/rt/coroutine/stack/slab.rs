@@ -140,7 +140,7 @@ pub(super) fn make_guard(slot: &Slot, guards: Guards) -> Result<Guards> {
         }
         let error = std::io::Error::last_os_error();
         if error.raw_os_error() != Some(libc::EINVAL) {
-            return Err(Error::os(error.raw_os_error().unwrap_or(libc::ENOMEM), "guard a stack"));
+            return Err(Error::io(error, "guard a stack"));
         }
     }
     let most = max_protected();

@@ -7,7 +7,7 @@
 //! ```
 //! # use std::sync::Arc;
 //! # use std::time::Duration;
-//! use boson::rt::{self, sync::local::{RecvError, broadcast}};
+//! use boson::rt::{self, sync::local::broadcast::{self, error::RecvError}};
 //! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
 //! # core.block_on(async {
 //! let (sender, mut slow) = broadcast::channel(2);
@@ -30,8 +30,9 @@ use std::fmt;
 use std::pin::pin;
 use std::rc::Rc;
 
+pub use super::error::broadcast as error;
 use super::notify::Notify;
-use super::{RecvError, SendError, TryRecvError};
+use error::{RecvError, SendError, TryRecvError};
 
 /// A channel that keeps the last `capacity` values, and at least one.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
@@ -178,7 +179,7 @@ impl<T> Receiver<T> {
         loop {
             match self.try_recv_shared() {
                 Ok(value) => return Ok(value),
-                Err(TryRecvError::Disconnected) => return Err(RecvError::Closed),
+                Err(TryRecvError::Closed) => return Err(RecvError::Closed),
                 Err(TryRecvError::Lagged(count)) => return Err(RecvError::Lagged(count)),
                 Err(TryRecvError::Empty) => {}
             }
@@ -212,7 +213,7 @@ impl<T> Receiver<T> {
                 self.next += 1;
                 Ok(value)
             }
-            None if self.channel.senders.get() == 0 => Err(TryRecvError::Disconnected),
+            None if self.channel.senders.get() == 0 => Err(TryRecvError::Closed),
             None => Err(TryRecvError::Empty),
         }
     }

@@ -32,24 +32,13 @@ pub enum TrySendError<T> {
     Closed(T),
 }
 
-/// Why nothing was received.
+/// Why a value was not set; it comes back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum RecvError {
-    /// Everything was received and nobody sends any more.
-    Closed,
-    /// Of a broadcast: this many values were overwritten before this receiver had seen them. The next call gets the oldest one kept.
-    Lagged(u64),
-}
-
-/// Why nothing was received at once.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum TryRecvError {
-    /// Nothing is there yet.
-    Empty,
-    /// Everything was received and nobody sends any more.
-    Disconnected,
-    /// Of a broadcast: as [`RecvError::Lagged`].
-    Lagged(u64),
+pub enum SetError<T> {
+    /// There is one.
+    AlreadyInitializedError(T),
+    /// One is being made.
+    InitializingError(T),
 }
 
 impl fmt::Display for AcquireError {
@@ -103,22 +92,12 @@ impl<T> fmt::Debug for TrySendError<T> {
     }
 }
 
-impl fmt::Display for RecvError {
+impl<T> fmt::Display for SetError<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Closed => f.write_str("nobody sends any more"),
-            Self::Lagged(count) => write!(f, "{count} values were overwritten before they were seen"),
-        }
-    }
-}
-
-impl fmt::Display for TryRecvError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Empty => f.write_str("nothing is there yet"),
-            Self::Disconnected => f.write_str("nobody sends any more"),
-            Self::Lagged(count) => write!(f, "{count} values were overwritten before they were seen"),
-        }
+        f.write_str(match self {
+            Self::AlreadyInitializedError(_) => "there is a value",
+            Self::InitializingError(_) => "a value is being made",
+        })
     }
 }
 
@@ -127,5 +106,138 @@ impl std::error::Error for TryAcquireError {}
 impl std::error::Error for TryLockError {}
 impl<T> std::error::Error for SendError<T> {}
 impl<T> std::error::Error for TrySendError<T> {}
-impl std::error::Error for RecvError {}
-impl std::error::Error for TryRecvError {}
+impl<T: fmt::Debug> std::error::Error for SetError<T> {}
+
+const NOTHING_YET: &str = "nothing is there yet";
+const CLOSED: &str = "nobody sends any more";
+
+/// What a [`broadcast`](super::broadcast) channel refuses.
+pub mod broadcast {
+    use std::fmt;
+
+    pub use super::SendError;
+
+    /// Why nothing was received.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum RecvError {
+        /// Everything was received and nobody sends any more.
+        Closed,
+        /// This many values were overwritten before this receiver had seen them. The next call gets the oldest one kept.
+        Lagged(u64),
+    }
+
+    /// Why nothing was received at once.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum TryRecvError {
+        /// Nothing is there yet.
+        Empty,
+        /// Everything was received and nobody sends any more.
+        Closed,
+        /// As [`RecvError::Lagged`].
+        Lagged(u64),
+    }
+
+    impl fmt::Display for RecvError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self {
+                Self::Closed => f.write_str(super::CLOSED),
+                Self::Lagged(count) => write!(f, "{count} values were overwritten before they were seen"),
+            }
+        }
+    }
+
+    impl fmt::Display for TryRecvError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            match self {
+                Self::Empty => f.write_str(super::NOTHING_YET),
+                Self::Closed => RecvError::Closed.fmt(f),
+                Self::Lagged(count) => RecvError::Lagged(*count).fmt(f),
+            }
+        }
+    }
+
+    impl std::error::Error for RecvError {}
+    impl std::error::Error for TryRecvError {}
+}
+
+/// What an [`mpsc`](super::mpsc) channel refuses.
+pub mod mpsc {
+    use std::fmt;
+
+    pub use super::{SendError, TrySendError};
+
+    /// Why nothing was received at once.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum TryRecvError {
+        /// Nothing is there yet.
+        Empty,
+        /// Everything was received and nobody sends any more.
+        Disconnected,
+    }
+
+    impl fmt::Display for TryRecvError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(match self {
+                Self::Empty => super::NOTHING_YET,
+                Self::Disconnected => super::CLOSED,
+            })
+        }
+    }
+
+    impl std::error::Error for TryRecvError {}
+}
+
+/// What a [`oneshot`](super::oneshot) channel refuses.
+pub mod oneshot {
+    use std::fmt;
+
+    /// The sender is gone, or the receiver closed, and nothing was sent.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct RecvError;
+
+    /// Why nothing was received at once.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub enum TryRecvError {
+        /// Nothing is there yet.
+        Empty,
+        /// As [`RecvError`].
+        Closed,
+    }
+
+    impl fmt::Display for RecvError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(super::CLOSED)
+        }
+    }
+
+    impl fmt::Display for TryRecvError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(match self {
+                Self::Empty => super::NOTHING_YET,
+                Self::Closed => super::CLOSED,
+            })
+        }
+    }
+
+    impl std::error::Error for RecvError {}
+    impl std::error::Error for TryRecvError {}
+}
+
+/// What a [`watch`](super::watch) channel refuses.
+pub mod watch {
+    use std::fmt;
+
+    pub use super::SendError;
+
+    /// The last value was seen, and the sender is gone.
+    #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+    pub struct RecvError;
+
+    impl fmt::Display for RecvError {
+        fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+            f.write_str(super::CLOSED)
+        }
+    }
+
+    impl std::error::Error for RecvError {}
+}

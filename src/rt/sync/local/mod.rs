@@ -46,14 +46,12 @@ pub mod watch;
 
 pub use barrier::{Barrier, BarrierWait, BarrierWaitResult};
 pub use condvar::Condvar;
-pub use error::{
-    AcquireError, RecvError, SendError, TryAcquireError, TryLockError, TryRecvError, TrySendError,
-};
-pub use mutex::{Lock, Mutex, MutexGuard};
+pub use error::{AcquireError, SendError, SetError, TryAcquireError, TryLockError, TrySendError};
+pub use mutex::{MappedMutexGuard, Mutex, MutexGuard, MutexLock};
 pub use notify::{Notified, Notify};
 pub use once_cell::OnceCell;
-pub use rwlock::{Read, RwLock, RwLockReadGuard, RwLockWriteGuard, Write};
-pub use semaphore::{Acquire, OwnedSemaphorePermit, Semaphore, SemaphorePermit};
+pub use rwlock::{RwLock, RwLockRead, RwLockReadGuard, RwLockWrite, RwLockWriteGuard};
+pub use semaphore::{OwnedSemaphorePermit, Semaphore, SemaphoreAcquire, SemaphorePermit};
 pub use wait_group::{WaitGroup, WaitGroupWait, WaitToken};
 #[cfg(any(feature = "futures", feature = "hyper", feature = "tokio"))]
 pub(crate) use waker_slot::WakerSlot;

@@ -30,10 +30,12 @@ use std::future::{Future, poll_fn};
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+use super::TryAcquireError;
+pub use super::error::mpsc as error;
 use super::semaphore::Semaphore;
 use super::waker_slot::WakerSlot;
-use super::{SendError, TryAcquireError, TryRecvError, TrySendError};
 use crate::rt::context::noted;
+use error::{SendError, TryRecvError, TrySendError};
 
 /// A channel that holds `capacity` values, and at least one; more senders wait.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {

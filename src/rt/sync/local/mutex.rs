@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use super::TryLockError;
-use super::semaphore::{Acquire, Semaphore, SemaphorePermit};
+use super::semaphore::{Semaphore, SemaphoreAcquire, SemaphorePermit};
 
 /// A value that one task of a core at a time works on, also across awaits. (Without an await in between, a `RefCell` does.)
 ///
@@ -54,8 +54,8 @@ impl<T> Mutex<T> {
 
 impl<T: ?Sized> Mutex<T> {
     /// Takes the lock, when it is this task's turn.
-    pub fn lock(&self) -> Lock<'_, T> {
-        Lock { mutex: self, acquire: self.semaphore.acquire() }
+    pub fn lock(&self) -> MutexLock<'_, T> {
+        MutexLock { mutex: self, acquire: self.semaphore.acquire() }
     }
 
     /// Takes the lock if that is possible now.
@@ -95,14 +95,14 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for Mutex<T> {
 pin_project! {
     /// The future of [`Mutex::lock`]. Its place in the queue is that of its first poll.
     #[must_use = "futures do nothing unless awaited"]
-    pub struct Lock<'a, T: ?Sized> {
+    pub struct MutexLock<'a, T: ?Sized> {
         mutex: &'a Mutex<T>,
         #[pin]
-        acquire: Acquire<'a>,
+        acquire: SemaphoreAcquire<'a>,
     }
 }
 
-impl<'a, T: ?Sized> Future for Lock<'a, T> {
+impl<'a, T: ?Sized> Future for MutexLock<'a, T> {
     type Output = MutexGuard<'a, T>;
 
     #[inline]
@@ -116,9 +116,9 @@ impl<'a, T: ?Sized> Future for Lock<'a, T> {
     }
 }
 
-impl<T: ?Sized> fmt::Debug for Lock<'_, T> {
+impl<T: ?Sized> fmt::Debug for MutexLock<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Lock").finish_non_exhaustive()
+        f.debug_struct("MutexLock").finish_non_exhaustive()
     }
 }
 
@@ -135,6 +135,62 @@ impl<'a, T: ?Sized> MutexGuard<'a, T> {
     /// The mutex that `guard` holds.
     pub fn mutex(guard: &Self) -> &'a Mutex<T> {
         guard.mutex
+    }
+
+    /// A guard of the part of the value that `part` returns.
+    pub fn map<U: ?Sized>(guard: Self, part: impl FnOnce(&mut T) -> &mut U) -> MappedMutexGuard<'a, U> {
+        MappedMutexGuard { value: RefMut::map(guard.value, part), _permit: guard._permit }
+    }
+
+    /// A guard of the part of the value that `part` returns.
+    ///
+    /// # Errors
+    ///
+    /// With `guard`, if it returns none.
+    pub fn try_map<U: ?Sized>(
+        guard: Self,
+        part: impl FnOnce(&mut T) -> Option<&mut U>,
+    ) -> Result<MappedMutexGuard<'a, U>, Self> {
+        let Self { value, mutex, _permit: permit } = guard;
+        match RefMut::filter_map(value, part) {
+            Ok(value) => Ok(MappedMutexGuard { value, _permit: permit }),
+            Err(value) => Err(Self { value, mutex, _permit: permit }),
+        }
+    }
+}
+
+/// The lock of a [`Mutex`] with a part of its value, see [`MutexGuard::map`]. The lock is given up when this is dropped.
+#[must_use = "dropping it gives the lock up"]
+pub struct MappedMutexGuard<'a, T: ?Sized> {
+    // Fields are dropped in this order: the value is free before the next task is told so.
+    value: RefMut<'a, T>,
+    _permit: SemaphorePermit<'a>,
+}
+
+impl<'a, T: ?Sized> MappedMutexGuard<'a, T> {
+    /// A guard of the part of this part that `part` returns.
+    pub fn map<U: ?Sized>(guard: Self, part: impl FnOnce(&mut T) -> &mut U) -> MappedMutexGuard<'a, U> {
+        MappedMutexGuard { value: RefMut::map(guard.value, part), _permit: guard._permit }
+    }
+}
+
+impl<T: ?Sized> Deref for MappedMutexGuard<'_, T> {
+    type Target = T;
+
+    fn deref(&self) -> &T {
+        &self.value
+    }
+}
+
+impl<T: ?Sized> DerefMut for MappedMutexGuard<'_, T> {
+    fn deref_mut(&mut self) -> &mut T {
+        &mut self.value
+    }
+}
+
+impl<T: ?Sized + fmt::Debug> fmt::Debug for MappedMutexGuard<'_, T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Debug::fmt(&**self, f)
     }
 }
 

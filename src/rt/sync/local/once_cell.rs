@@ -5,6 +5,7 @@ use std::convert::Infallible;
 use std::fmt;
 use std::future::Future;
 
+use super::SetError;
 use super::semaphore::Semaphore;
 
 /// A value that is made once, asynchronously, by the first task of a core that needs it.
@@ -58,12 +59,20 @@ impl<T> OnceCell<T> {
     /// # Errors
     ///
     /// If there is one or one is being made: `value` comes back.
-    pub fn set(&self, value: T) -> Result<(), T> {
-        let Ok(permit) = self.right.try_acquire() else { return Err(value) };
+    pub fn set(&self, value: T) -> Result<(), SetError<T>> {
+        if self.initialized() {
+            return Err(SetError::AlreadyInitializedError(value));
+        }
+        let Ok(permit) = self.right.try_acquire() else { return Err(SetError::InitializingError(value)) };
         let result = self.value.set(value);
         self.right.close();
         drop(permit);
-        result
+        result.map_err(SetError::AlreadyInitializedError)
+    }
+
+    /// Whether there is a value.
+    pub fn initialized(&self) -> bool {
+        self.value.get().is_some()
     }
 
     /// The value; made by `make` if there is none and nobody else makes it.
@@ -103,6 +112,14 @@ impl<T> OnceCell<T> {
 impl<T> Default for OnceCell<T> {
     fn default() -> Self {
         Self::new()
+    }
+}
+
+impl<T> From<T> for OnceCell<T> {
+    fn from(value: T) -> Self {
+        let right = Semaphore::inside_of("a value that is being made", 0);
+        right.close();
+        Self { value: StdOnceCell::from(value), right }
     }
 }
 

@@ -25,9 +25,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
 
+pub use super::error::oneshot as error;
 use super::waker_slot::WakerSlot;
-use super::{RecvError, TryRecvError};
 use crate::rt::context::noted;
+use error::{RecvError, TryRecvError};
 
 /// A channel for one value.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
@@ -81,7 +82,11 @@ impl<T> Sender<T> {
             if !self.shared.closed.get() {
                 self.shared.sender.register(cx);
             }
-            if self.shared.closed.get() { Poll::Ready(()) } else { Poll::Pending }
+            if self.shared.closed.get() {
+                Poll::Ready(())
+            } else {
+                noted("the end of a oneshot", Poll::Pending)
+            }
         })
         .await;
     }
@@ -110,9 +115,7 @@ impl<T> Receiver<T> {
     pub fn try_recv(&mut self) -> Result<T, TryRecvError> {
         match self.shared.value.take() {
             Some(value) => Ok(value),
-            None if self.shared.sender_gone.get() || self.shared.closed.get() => {
-                Err(TryRecvError::Disconnected)
-            }
+            None if self.shared.sender_gone.get() || self.shared.closed.get() => Err(TryRecvError::Closed),
             None => Err(TryRecvError::Empty),
         }
     }
@@ -127,7 +130,7 @@ impl<T> Receiver<T> {
         for may_register in [true, false] {
             match self.try_recv() {
                 Ok(value) => return Poll::Ready(Ok(value)),
-                Err(TryRecvError::Disconnected) => return Poll::Ready(Err(RecvError::Closed)),
+                Err(TryRecvError::Closed) => return Poll::Ready(Err(RecvError)),
                 Err(_) if may_register => self.shared.receiver.register(cx),
                 Err(_) => {}
             }

@@ -10,10 +10,10 @@ use std::task::{Context, Poll};
 use pin_project_lite::pin_project;
 
 use super::TryLockError;
-use super::semaphore::{Acquire, Semaphore, SemaphorePermit};
+use super::semaphore::{Semaphore, SemaphoreAcquire, SemaphorePermit};
 
 /// How many may read at once; a writer takes as many permits.
-const MAX_READERS: usize = u32::MAX as usize;
+const MAX_READERS: u32 = u32::MAX;
 
 /// A value that many tasks of one core read or one changes, also across awaits. At most 2³² − 1 readers at a time; more wait.
 ///
@@ -43,7 +43,10 @@ pub struct RwLock<T: ?Sized> {
 impl<T> RwLock<T> {
     /// A lock that nobody holds.
     pub const fn new(value: T) -> Self {
-        Self { semaphore: Semaphore::inside_of("a read-write lock", MAX_READERS), value: RefCell::new(value) }
+        Self {
+            semaphore: Semaphore::inside_of("a read-write lock", MAX_READERS as usize),
+            value: RefCell::new(value),
+        }
     }
 
     /// The value.
@@ -54,13 +57,13 @@ impl<T> RwLock<T> {
 
 impl<T: ?Sized> RwLock<T> {
     /// Takes the lock for reading, when it is this task's turn.
-    pub fn read(&self) -> Read<'_, T> {
-        Read { lock: self, acquire: self.semaphore.acquire() }
+    pub fn read(&self) -> RwLockRead<'_, T> {
+        RwLockRead { lock: self, acquire: self.semaphore.acquire() }
     }
 
     /// Takes the lock for changing the value, when it is this task's turn.
-    pub fn write(&self) -> Write<'_, T> {
-        Write { lock: self, acquire: self.semaphore.acquire_many(MAX_READERS) }
+    pub fn write(&self) -> RwLockWrite<'_, T> {
+        RwLockWrite { lock: self, acquire: self.semaphore.acquire_many(MAX_READERS) }
     }
 
     /// Takes the lock for reading if that is possible now.
@@ -108,24 +111,24 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for RwLock<T> {
 pin_project! {
     /// The future of [`RwLock::read`]. Its place in the queue is that of its first poll.
     #[must_use = "futures do nothing unless awaited"]
-    pub struct Read<'a, T: ?Sized> {
+    pub struct RwLockRead<'a, T: ?Sized> {
         lock: &'a RwLock<T>,
         #[pin]
-        acquire: Acquire<'a>,
+        acquire: SemaphoreAcquire<'a>,
     }
 }
 
 pin_project! {
     /// The future of [`RwLock::write`]. Its place in the queue is that of its first poll.
     #[must_use = "futures do nothing unless awaited"]
-    pub struct Write<'a, T: ?Sized> {
+    pub struct RwLockWrite<'a, T: ?Sized> {
         lock: &'a RwLock<T>,
         #[pin]
-        acquire: Acquire<'a>,
+        acquire: SemaphoreAcquire<'a>,
     }
 }
 
-impl<'a, T: ?Sized> Future for Read<'a, T> {
+impl<'a, T: ?Sized> Future for RwLockRead<'a, T> {
     type Output = RwLockReadGuard<'a, T>;
 
     #[inline]
@@ -141,7 +144,7 @@ impl<'a, T: ?Sized> Future for Read<'a, T> {
     }
 }
 
-impl<'a, T: ?Sized> Future for Write<'a, T> {
+impl<'a, T: ?Sized> Future for RwLockWrite<'a, T> {
     type Output = RwLockWriteGuard<'a, T>;
 
     #[inline]
@@ -158,15 +161,15 @@ impl<'a, T: ?Sized> Future for Write<'a, T> {
     }
 }
 
-impl<T: ?Sized> fmt::Debug for Read<'_, T> {
+impl<T: ?Sized> fmt::Debug for RwLockRead<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Read").finish_non_exhaustive()
+        f.debug_struct("RwLockRead").finish_non_exhaustive()
     }
 }
 
-impl<T: ?Sized> fmt::Debug for Write<'_, T> {
+impl<T: ?Sized> fmt::Debug for RwLockWrite<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Write").finish_non_exhaustive()
+        f.debug_struct("RwLockWrite").finish_non_exhaustive()
     }
 }
 
@@ -210,12 +213,12 @@ pub struct RwLockWriteGuard<'a, T: ?Sized> {
 
 impl<'a, T: ?Sized> RwLockWriteGuard<'a, T> {
     /// Goes on reading and lets other readers in, without a moment in which somebody else could change the value.
-    pub fn downgrade(guard: Self) -> RwLockReadGuard<'a, T> {
-        let Self { value, lock, mut permit } = guard;
+    pub fn downgrade(self) -> RwLockReadGuard<'a, T> {
+        let Self { value, lock, mut permit } = self;
         drop(value);
         // Borrowed before the permits go back, which wakes others.
         let value = lock.value.borrow();
-        let others = permit.split(MAX_READERS - 1);
+        let others = permit.split(MAX_READERS as usize - 1);
         let guard = RwLockReadGuard { value, permit };
         drop(others);
         guard

@@ -45,7 +45,7 @@ pub struct Semaphore {
     what: &'static str,
 }
 
-/// What a waiting [`Acquire`] shows, and what it finds.
+/// What a waiting [`SemaphoreAcquire`] shows, and what it finds.
 #[derive(Clone, Copy, Debug)]
 enum Request {
     Wants(usize),
@@ -75,7 +75,7 @@ impl Semaphore {
     ///
     /// If the semaphore is closed, or is closed while this waits.
     #[inline]
-    pub fn acquire(&self) -> Acquire<'_> {
+    pub fn acquire(&self) -> SemaphoreAcquire<'_> {
         self.acquire_many(1)
     }
 
@@ -86,8 +86,9 @@ impl Semaphore {
     ///
     /// If the semaphore is closed, or is closed while this waits.
     #[inline]
-    pub fn acquire_many(&self, count: usize) -> Acquire<'_> {
-        Acquire { semaphore: self, count, waiter: Waiter::new(&self.waiters, Request::Wants(count)) }
+    pub fn acquire_many(&self, count: u32) -> SemaphoreAcquire<'_> {
+        let count = count as usize;
+        SemaphoreAcquire { semaphore: self, count, waiter: Waiter::new(&self.waiters, Request::Wants(count)) }
     }
 
     /// Takes one permit that keeps the semaphore alive.
@@ -106,10 +107,10 @@ impl Semaphore {
     /// If the semaphore is closed, or is closed while this waits.
     pub async fn acquire_many_owned(
         self: Rc<Self>,
-        count: usize,
+        count: u32,
     ) -> Result<OwnedSemaphorePermit, AcquireError> {
         self.acquire_many(count).await?.forget();
-        Ok(OwnedSemaphorePermit { semaphore: self, count })
+        Ok(OwnedSemaphorePermit { semaphore: self, count: count as usize })
     }
 
     /// Takes one permit if that is possible now.
@@ -127,7 +128,8 @@ impl Semaphore {
     ///
     /// If there are fewer, if others wait, or if the semaphore is closed.
     #[inline]
-    pub fn try_acquire_many(&self, count: usize) -> Result<SemaphorePermit<'_>, TryAcquireError> {
+    pub fn try_acquire_many(&self, count: u32) -> Result<SemaphorePermit<'_>, TryAcquireError> {
+        let count = count as usize;
         self.try_take(count)?;
         Ok(SemaphorePermit { semaphore: self, count })
     }
@@ -138,8 +140,21 @@ impl Semaphore {
     ///
     /// If there is none, if others wait, or if the semaphore is closed.
     pub fn try_acquire_owned(self: Rc<Self>) -> Result<OwnedSemaphorePermit, TryAcquireError> {
-        self.try_take(1)?;
-        Ok(OwnedSemaphorePermit { semaphore: self, count: 1 })
+        self.try_acquire_many_owned(1)
+    }
+
+    /// Takes `count` permits that keep the semaphore alive, if that is possible now.
+    ///
+    /// # Errors
+    ///
+    /// If there are fewer, if others wait, or if the semaphore is closed.
+    pub fn try_acquire_many_owned(
+        self: Rc<Self>,
+        count: u32,
+    ) -> Result<OwnedSemaphorePermit, TryAcquireError> {
+        let count = count as usize;
+        self.try_take(count)?;
+        Ok(OwnedSemaphorePermit { semaphore: self, count })
     }
 
     /// Adds `count` permits; those that wait get them first. The number of permits stops growing at `usize::MAX`.
@@ -208,14 +223,14 @@ pin_project! {
     /// The future of [`Semaphore::acquire`] and [`Semaphore::acquire_many`]. Its place in the queue is that of its first poll.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless awaited"]
-    pub struct Acquire<'a> {
+    pub struct SemaphoreAcquire<'a> {
         semaphore: &'a Semaphore,
         count: usize,
         #[pin]
         waiter: Waiter<'a, Request>,
     }
 
-    impl PinnedDrop for Acquire<'_> {
+    impl PinnedDrop for SemaphoreAcquire<'_> {
         fn drop(this: Pin<&mut Self>) {
             match this.waiter.leave() {
                 // It may have held up others that want less.
@@ -227,7 +242,7 @@ pin_project! {
     }
 }
 
-impl<'a> Future for Acquire<'a> {
+impl<'a> Future for SemaphoreAcquire<'a> {
     type Output = Result<SemaphorePermit<'a>, AcquireError>;
 
     #[inline]
@@ -273,7 +288,7 @@ pub struct SemaphorePermit<'a> {
 
 impl SemaphorePermit<'_> {
     /// How many permits these are.
-    pub fn count(&self) -> usize {
+    pub fn num_permits(&self) -> usize {
         self.count
     }
 
@@ -286,6 +301,17 @@ impl SemaphorePermit<'_> {
     pub fn split(&mut self, count: usize) -> Option<Self> {
         self.count = self.count.checked_sub(count)?;
         Some(Self { semaphore: self.semaphore, count })
+    }
+
+    /// Adds the permits of `other` to these.
+    ///
+    /// # Panics
+    ///
+    /// If they are of different semaphores.
+    #[track_caller]
+    pub fn merge(&mut self, mut other: Self) {
+        assert!(std::ptr::eq(self.semaphore, other.semaphore), "permits of different semaphores");
+        self.count += std::mem::take(&mut other.count);
     }
 }
 
@@ -308,13 +334,30 @@ pub struct OwnedSemaphorePermit {
 
 impl OwnedSemaphorePermit {
     /// How many permits these are.
-    pub fn count(&self) -> usize {
+    pub fn num_permits(&self) -> usize {
         self.count
     }
 
     /// Does not give the permits back, so that the semaphore has that many fewer.
     pub fn forget(mut self) {
         self.count = 0;
+    }
+
+    /// Splits `count` permits off; `None` if there are fewer.
+    pub fn split(&mut self, count: usize) -> Option<Self> {
+        self.count = self.count.checked_sub(count)?;
+        Some(Self { semaphore: Rc::clone(&self.semaphore), count })
+    }
+
+    /// Adds the permits of `other` to these.
+    ///
+    /// # Panics
+    ///
+    /// If they are of different semaphores.
+    #[track_caller]
+    pub fn merge(&mut self, mut other: Self) {
+        assert!(Rc::ptr_eq(&self.semaphore, &other.semaphore), "permits of different semaphores");
+        self.count += std::mem::take(&mut other.count);
     }
 
     /// The semaphore they are of.

@@ -13,7 +13,7 @@
 //! assert!(rt::timeout(Duration::from_millis(1), receiver.changed()).await.is_err());
 //! sender.send("ready")?;
 //! receiver.changed().await?;
-//! assert_eq!(*receiver.get(), "ready");
+//! assert_eq!(*receiver.borrow(), "ready");
 //! # Ok::<(), boson::Error>(())
 //! # })??;
 //! # Ok::<(), boson::Error>(())
@@ -26,9 +26,13 @@ use std::pin::pin;
 use std::rc::Rc;
 use std::task::Poll;
 
+pub use super::error::watch as error;
 use super::notify::Notify;
-use super::{RecvError, SendError};
 use crate::rt::context::noted_over;
+use error::{RecvError, SendError};
+
+/// As the version that a receiver has seen: none.
+const UNSEEN: u64 = u64::MAX;
 
 /// A watched value that is `initial`, which receivers count as seen.
 pub fn channel<T>(initial: T) -> (Sender<T>, Receiver<T>) {
@@ -80,8 +84,18 @@ impl<T> Sender<T> {
     }
 
     /// The value.
-    pub fn get(&self) -> Rc<T> {
+    pub fn borrow(&self) -> Rc<T> {
         Rc::clone(&self.shared.value.borrow())
+    }
+
+    /// Whether there is no receiver.
+    pub fn is_closed(&self) -> bool {
+        self.receiver_count() == 0
+    }
+
+    /// How many receivers there are.
+    pub fn receiver_count(&self) -> usize {
+        self.shared.receivers.get()
     }
 
     /// A new receiver, which counts the present value as seen.
@@ -106,18 +120,37 @@ pub struct Receiver<T> {
 
 impl<T> Receiver<T> {
     /// The value, which does not count as seen by this.
-    pub fn get(&self) -> Rc<T> {
+    pub fn borrow(&self) -> Rc<T> {
         Rc::clone(&self.shared.value.borrow())
     }
 
     /// The value, which counts as seen from now on.
-    pub fn get_and_update(&mut self) -> Rc<T> {
+    pub fn borrow_and_update(&mut self) -> Rc<T> {
         self.seen = self.shared.version.get();
-        self.get()
+        self.borrow()
     }
 
     /// Whether the value changed since it was last seen.
-    pub fn has_changed(&self) -> bool {
+    ///
+    /// # Errors
+    ///
+    /// If the sender is gone, whether the last value was seen or not.
+    pub fn has_changed(&self) -> Result<bool, RecvError> {
+        if self.shared.sender_gone.get() { Err(RecvError) } else { Ok(self.is_unseen()) }
+    }
+
+    /// The value counts as not seen.
+    pub fn mark_changed(&mut self) {
+        // No version: those count up from zero.
+        self.seen = UNSEEN;
+    }
+
+    /// The value counts as seen.
+    pub fn mark_unchanged(&mut self) {
+        self.seen = self.shared.version.get();
+    }
+
+    fn is_unseen(&self) -> bool {
         self.seen != self.shared.version.get()
     }
 
@@ -125,7 +158,7 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// [`RecvError::Closed`] if the last value was seen and the sender is gone.
+    /// [`RecvError`] if the last value was seen and the sender is gone.
     pub async fn changed(&mut self) -> Result<(), RecvError> {
         let (shared, seen) = (&*self.shared, self.seen);
         let mut changed = pin!(shared.changed.notified());
@@ -139,8 +172,8 @@ impl<T> Receiver<T> {
             }
         })
         .await;
-        if !self.has_changed() {
-            return Err(RecvError::Closed);
+        if !self.is_unseen() {
+            return Err(RecvError);
         }
         self.seen = self.shared.version.get();
         Ok(())
@@ -150,10 +183,10 @@ impl<T> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// [`RecvError::Closed`] if it does not hold for the last one and the sender is gone.
+    /// [`RecvError`] if it does not hold for the last one and the sender is gone.
     pub async fn wait_for(&mut self, mut condition: impl FnMut(&T) -> bool) -> Result<Rc<T>, RecvError> {
         loop {
-            let value = self.get_and_update();
+            let value = self.borrow_and_update();
             if condition(&value) {
                 return Ok(value);
             }

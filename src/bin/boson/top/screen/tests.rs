@@ -14,6 +14,8 @@ fn task(core: usize, id: u64, name: &str, millis: u64) -> TaskRow {
         state: TaskState::Waiting,
         waits_for: (id % 2 == 1).then(|| "a timer".to_owned()),
         since: Duration::from_millis(millis),
+        queue: "default".to_owned(),
+        is_coroutine: false,
         stack_bytes: None,
         polls: 7,
         polls_rate: 0.5,
