@@ -27,7 +27,6 @@ use rand::rngs::StdRng;
 use tracing::warn;
 
 use super::beat::{Beat, Phase};
-use super::coroutine::Control;
 use super::current;
 use super::fork::Process;
 use super::inbox::{Inbox, Message};
@@ -71,10 +70,8 @@ pub(super) struct Shared {
     now: Cell<Instant>,
     /// The task of the `block_on` that goes on.
     root: Cell<Option<NonNull<Header>>>,
-    /// The task that is being polled.
-    running: Cell<Option<NonNull<Header>>>,
-    /// The coroutine that the loop resumed, which may run others from its own stack; see [`direct`].
-    lender: Cell<*const Control>,
+    /// The task that the loop polls. Another one runs while a coroutine lets others run on its stack: [`Shared::running`] knows.
+    polling: Cell<Option<NonNull<Header>>>,
     /// The number of the poll before which the loop looks at the clock.
     until: Cell<u64>,
     beat: Arc<Beat>,
@@ -147,8 +144,7 @@ impl Shared {
             queues: RunQueues::new(),
             now: Cell::new(now),
             root: Cell::new(None),
-            running: Cell::new(None),
-            lender: Cell::new(direct::NOBODY),
+            polling: Cell::new(None),
             until: Cell::new(0),
             beat: Arc::new(Beat::new()),
             skipped: Cell::new(0),
@@ -310,7 +306,7 @@ impl Shared {
     // A fifth of an async task's yield, if it is a call.
     #[inline(always)]
     fn run_task(&self, task: NonNull<Header>, queue: u8) -> bool {
-        self.running.set(Some(task));
+        self.polling.set(Some(task));
         // SAFETY: the task was just popped from a run queue of this core, so its core's own reference keeps it alive.
         let polled = if task::is_coroutine(unsafe { task.as_ref() }) {
             // SAFETY: as below.
@@ -320,7 +316,7 @@ impl Shared {
             // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
             unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) }
         };
-        self.running.set(None);
+        self.polling.set(None);
         if polled == Polled::Pending {
             return false;
         }
@@ -690,8 +686,7 @@ impl<T> Root<'_, T> {
 impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
         // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
-        self.core.running.set(None);
-        self.core.lender.set(direct::NOBODY);
+        self.core.polling.set(None);
         self.core.until.set(0);
         self.core.beat.enter(Phase::Outside);
         self.core.root.set(None);
