@@ -142,6 +142,35 @@ fn a_notification_for_nobody_is_lost() {
 }
 
 #[test]
+fn a_timed_wait_that_is_notified_in_time_is_not_late_for_having_to_wait_for_the_mutex() {
+    run(|| {
+        let shared = Rc::new((Mutex::new(false), Condvar::new()));
+        let waiters: Vec<_> = (0..2)
+            .map(|_| {
+                let shared = Rc::clone(&shared);
+                thread::spawn(move || {
+                    let guard = shared.0.lock().expect("not poisoned");
+                    let waited = shared.1.wait_timeout(guard, Duration::from_millis(50));
+                    let (guard, result) = waited.expect("not poisoned");
+                    (*guard, result.timed_out())
+                })
+            })
+            .collect();
+        // Both wait.
+        thread::yield_now();
+        thread::yield_now();
+        let mut guard = shared.0.lock().expect("not poisoned");
+        *guard = true;
+        shared.1.notify_one();
+        // Beyond their time, and the one that was notified needs the mutex.
+        thread::sleep(Duration::from_millis(100));
+        drop(guard);
+        let results: Vec<_> = waiters.into_iter().map(|waiter| waiter.join().expect("no panic")).collect();
+        assert_eq!(results, [(true, false), (true, true)], "one was notified, and the other was not");
+    });
+}
+
+#[test]
 fn a_notification_for_a_coroutine_that_is_cancelled_goes_to_the_next() {
     run(|| {
         let shared = Arc::new((Mutex::new(()), Condvar::new()));

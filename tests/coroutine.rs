@@ -511,6 +511,36 @@ fn a_scope_reports_panics_after_everything_ended() {
 }
 
 #[test]
+fn a_scope_that_is_cancelled_leaves_no_tasks_behind() {
+    let core = core();
+    core.block_on(async {
+        let tasks_before = rt::stats().tasks;
+        for turns in 0..4 {
+            let parent = thread::spawn(|| {
+                thread::scope(|scope| {
+                    scope.spawn(thread::park);
+                    scope.spawn(|| thread::sleep(Duration::from_secs(100)));
+                    scope.spawn(|| thread::scope(|inner| inner.spawn(thread::park).join()));
+                });
+            });
+            // Cancelled before its children began, before they wait, and after.
+            for _ in 0..turns {
+                rt::yield_now().await;
+            }
+            parent.cancel();
+            assert!(parent.await.is_err());
+        }
+        rt::yield_now().await;
+        rt::yield_now().await;
+        assert_eq!(rt::stats().tasks, tasks_before);
+    })
+    .expect("the ring works");
+    let began = Instant::now();
+    core.shutdown(rt::Shutdown::Drain, Duration::from_secs(20)).expect("the ring works");
+    assert!(began.elapsed() < Duration::from_secs(10), "nothing is left to wait for");
+}
+
+#[test]
 fn a_scope_that_is_cancelled_ends_what_borrows_from_it_first() {
     /// Asks what is borrowed whether it lives by a flag beside it, which can be read though it does not.
     struct Checks<'a>(#[expect(dead_code, reason = "only borrows")] &'a Ends, Rc<Cell<bool>>, Rc<Cell<u32>>);

@@ -36,11 +36,21 @@ struct Children {
 
 /// A scoped coroutine, in reach of its scope and of the task that polls it.
 struct Child {
-    /// `None` after it ended. Borrowed while it runs.
+    /// `None` after it ended. Borrowed while its task polls it, but not while it runs without a poll, from another coroutine's stack: a
+    /// [`Coroutine`] that is dropped while it runs, or has others run on its stack, ends the process itself.
     coroutine: RefCell<Option<Pin<Box<Coroutine<()>>>>>,
 }
 
 impl Child {
+    /// Has its task polled once more: what it waits for goes with the coroutine, and then nothing else would.
+    fn wake(&self) {
+        if let Ok(coroutine) = self.coroutine.try_borrow()
+            && let Some(coroutine) = &*coroutine
+        {
+            coroutine.wake();
+        }
+    }
+
     /// Drops the coroutine, which unwinds it if it is suspended.
     fn end(&self) {
         let Ok(mut coroutine) = self.coroutine.try_borrow_mut() else {
@@ -143,6 +153,7 @@ impl Drop for EndAll<'_> {
         loop {
             let child = self.0.running.borrow_mut().pop();
             let Some(child) = child else { break };
+            child.wake();
             child.end();
         }
     }

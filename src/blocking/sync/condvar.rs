@@ -83,10 +83,8 @@ impl Condvar {
         duration: Duration,
     ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
         let (poison, guard) = guard.unwatched();
-        let mutex = rt::sync::MutexGuard::mutex(&guard);
-        let waited = wait_at_most(duration, self.0.wait(guard));
-        let timed_out = WaitTimeoutResult(waited.is_none());
-        with_result(MutexGuard::new(poison, waited.unwrap_or_else(|| mutex.blocking_lock())), timed_out)
+        let (guard, was_notified) = self.0.blocking_wait_at_most(guard, duration);
+        with_result(MutexGuard::new(poison, guard), WaitTimeoutResult(!was_notified))
     }
 
     /// As [`wait_while`](Self::wait_while), for `duration` at most. The time was up if `condition` still holds.

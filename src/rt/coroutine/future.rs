@@ -8,7 +8,7 @@ use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
 use std::pin::Pin;
 use std::ptr;
 use std::sync::Arc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::Identity;
 use super::control::{Control, Left, Outer, ROOM_BYTES, Role, Stack, Suspended, with_running};
@@ -67,6 +67,13 @@ impl<T> Coroutine<T> {
             identity,
         };
         Ok(Self { control, outcome: Cell::new(None), _pinned: PhantomPinned })
+    }
+
+    /// Wakes the task that polls it. One that was not polled yet is to be polled anyway.
+    pub(crate) fn wake(&self) {
+        if let Some(task) = self.control.task.get() {
+            task.with_waker(Waker::wake_by_ref);
+        }
     }
 
     /// The first poll begins: from here on the coroutine belongs to the task that is being polled.

@@ -3,12 +3,14 @@
 use std::future::Future;
 use std::pin::{Pin, pin};
 use std::task::{Context, Poll, ready};
+use std::time::Duration;
 
 use pin_project_lite::pin_project;
 
 use super::mutex::{Mutex, MutexGuard};
 use super::wait_queue::{At, Told, WaitQueue, Waiter};
 use crate::rt::context::noted;
+use crate::rt::coroutine::wait_at_most;
 
 /// Tasks of any threads wait here, without the lock, for a change of what a [`Mutex`] holds.
 ///
@@ -39,6 +41,33 @@ impl Condvar {
         let guard = mutex.lock().await;
         notified.made_use();
         guard
+    }
+
+    /// As [`wait`](Self::wait), from a coroutine or a thread, for `limit` at most; and whether it was told. The time that it then takes to
+    /// get the lock does not count: who was told in time is not late for having to wait for the lock.
+    ///
+    /// # Panics
+    ///
+    /// In an async task.
+    #[track_caller]
+    pub(crate) fn blocking_wait_at_most<'a, T: ?Sized>(
+        &self,
+        guard: MutexGuard<'a, T>,
+        limit: Duration,
+    ) -> (MutexGuard<'a, T>, bool) {
+        let mutex: &'a Mutex<T> = MutexGuard::mutex(&guard);
+        let mut notified = pin!(Some(Notified::new(self, guard)));
+        let told =
+            notified.as_mut().as_pin_mut().and_then(|notified| wait_at_most(limit, notified)).is_some();
+        if !told {
+            // Before it waits for the lock: nobody is to tell it now.
+            notified.set(None);
+        }
+        let guard = mutex.blocking_lock();
+        if let Some(notified) = notified.as_mut().as_pin_mut() {
+            notified.made_use();
+        }
+        (guard, told)
     }
 
     /// Waits until `condition` no longer holds.
