@@ -5,7 +5,8 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use boson::net::{Net, TcpListener, TcpStream};
+use boson::inspect::{Client, Inspector};
+use boson::net::{Net, TcpListener, TcpStream, UnixAddr, UnixListener, UnixStream};
 use boson::rt::{
     self, Core, CoreConfig, CoreThread, JoinError, MonotonicClock, ReactorChoice, RingFeatures, Shutdown,
     Watchdog,
@@ -139,13 +140,44 @@ async fn drop_in_a_child_what_is_in_flight() {
     let (result, bytes) =
         rt::timeout(limit, received.as_mut().expect("the parent's")).await.expect("it arrives");
     assert_eq!((result.expect("read"), &bytes[..]), (5, &b"hello"[..]));
-    let (result, bytes) = rt::timeout(limit, piped.as_mut().expect("the parent's")).await.expect("it arrives");
+    let (result, bytes) =
+        rt::timeout(limit, piped.as_mut().expect("the parent's")).await.expect("it arrives");
     assert_eq!((result.expect("read"), &bytes[..]), (5, &b"bytes"[..]));
     let listener = listener.expect("the parent's");
     let kernel = Net::kernel();
     let connecting = TcpStream::connect(&kernel, listener.local_addr());
     let _second = rt::timeout(limit, connecting).await.expect("in time").expect("connect");
     rt::timeout(limit, listener.accept()).await.expect("in time").expect("accept");
+}
+
+/// Sockets with names, and what answers there, are the parent's.
+#[test]
+fn what_listens_in_the_parent_goes_on_after_a_child_dropped_it() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = std::env::temp_dir();
+    let path = directory.join(format!("boson-fork-inspect-{}", std::process::id()));
+    let thread = CoreThread::start("parents", &config()).expect("a thread");
+    let cores = vec![thread.handle().clone()];
+    let mut inspector = Some(Inspector::start(&path, "a parent", cores).expect("it starts"));
+    let socket = directory.join(format!("boson-fork-socket-{}", std::process::id()));
+    let address = UnixAddr::from_path(&socket).expect("a short path");
+    let core = core();
+    core.block_on(async {
+        let mut listener = Some(UnixListener::bind(&address).expect("bind"));
+        let well = in_fork(|| {
+            drop((inspector.take(), listener.take()));
+            true
+        });
+        assert!(well, "the child");
+        let listener = listener.expect("the parent's");
+        let _client = UnixStream::connect(&address).await.expect("its name is there");
+        rt::timeout(Duration::from_secs(5), listener.accept()).await.expect("in time").expect("accept");
+    })
+    .expect("the core works");
+    Client::new(&path).snapshot().expect("the inspector answers");
+    drop(inspector);
+    assert!(!path.exists(), "the parent's own is removed");
+    assert!(!socket.exists(), "the parent's own is removed");
 }
 
 /// Leaves a task that sleeps on the core.

@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::fork::Process;
 
 /// How often the file of the lock may be gone by the time that it is locked.
 const MAX_ATTEMPTS: usize = 64;
@@ -28,6 +29,7 @@ const MAX_ATTEMPTS: usize = 64;
 pub(crate) struct Name {
     path: PathBuf,
     inode: Option<(u64, u64)>,
+    process: Process,
 }
 
 impl Name {
@@ -65,7 +67,7 @@ impl Name {
         })?;
         let inode = rustix::fs::lstat(path).ok().map(|stat| inode(&stat));
         // From here on a failure removes the name again.
-        let name = Self { path: path.to_owned(), inode };
+        let name = Self { path: path.to_owned(), inode, process: Process::current() };
         rustix::net::listen(socket, backlog).map_err(failed)?;
         Ok(name)
     }
@@ -74,8 +76,11 @@ impl Name {
         &self.path
     }
 
-    /// Removes the name, if it is still this one.
+    /// Removes the name, if it is still this one. A child of a fork leaves its parent's alone.
     pub(crate) fn remove(&mut self) {
+        if self.process.is_left() {
+            return;
+        }
         if let Some(own) = self.inode.take()
             && rustix::fs::lstat(&self.path).is_ok_and(|stat| inode(&stat) == own)
         {
