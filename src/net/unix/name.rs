@@ -3,7 +3,7 @@
 //! bind(2) makes the name, listen(2) makes it answer, and nothing does both. So a name whose socket refuses connections belongs to
 //! a process that was killed, or to one that is between the two calls; and two processes that found the same abandoned name could
 //! each remove it, the second one the first one's new name. Therefore whoever takes a name holds a lock meanwhile: `flock(2)` on an
-//! empty file named like the socket with `.lock` at its end. Under the lock the name is looked at, removed if nobody answers,
+//! empty file beside the socket, `.NAME.boson-lock` (`NAME.lock` is what users of flock(1) call theirs). Under the lock the name is looked at, removed if nobody answers,
 //! bound, and listened on; then the file is removed and the lock with it. It is not waited for: whoever holds it is getting the name.
 //!
 //! The lock binds those who take it. A program that does not can still lose its name between its bind and its listen.
@@ -113,9 +113,11 @@ enum Refusal {
 
 impl Lock {
     fn take(name: &Path) -> Result<Self, Refusal> {
-        let mut path = OsString::from(name);
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let socket = name.file_name().ok_or(Refusal::Failed(Errno::INVAL))?;
+        let mut file = OsString::from(".");
+        file.push(socket);
+        file.push(".boson-lock");
+        let path = name.with_file_name(file);
         // Neither through a link, nor waiting for the other end of a named pipe.
         let flags = OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         for _ in 0..MAX_ATTEMPTS {
