@@ -2,10 +2,14 @@
 
 mod counting;
 
+use std::future::poll_fn;
 use std::io::{Read, Write};
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::OpenOptionsExt;
+use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::Duration;
 
 use boson::ErrorKind;
@@ -125,6 +129,37 @@ fn other_threads_and_processes_are_at_the_other_end() {
         assert!(read_to_end(&output).await == pattern(500_000));
         writing.await.expect("no panic").expect("write");
         child.wait().expect("it ends");
+    });
+}
+
+/// Its end is no end for ever, also if a read that was dropped was told of it.
+#[test]
+fn a_named_pipe_that_is_opened_again_goes_on() {
+    run(async || {
+        let path = std::env::temp_dir().join(format!("boson-named-pipe-{}", std::process::id()));
+        let made = Command::new("mkfifo").arg(&path).status().expect("mkfifo runs");
+        assert!(made.success());
+        let open = |write: bool| {
+            let mut options = std::fs::OpenOptions::new();
+            options.read(!write).write(write).custom_flags(libc::O_NONBLOCK).open(&path).expect("open")
+        };
+        let reader = PipeReader::from_descriptor(open(false)).expect("a pipe");
+        let writer = open(true);
+        let mut waits = Box::pin(reader.read(Vec::with_capacity(8)));
+        assert!(rt::timeout(Duration::from_millis(2), &mut waits).await.is_err(), "nothing is written");
+        drop(writer);
+        // Not polled when the kernel told the end.
+        rt::sleep(Duration::from_millis(5)).await;
+        drop(waits);
+        for _ in 0..2 {
+            // One is from the dropped read, one from the kernel.
+            assert_eq!(reader.read(Vec::with_capacity(8)).await.0.expect("the end"), 0);
+        }
+        let mut writer = open(true);
+        writer.write_all(b"again").expect("there is room");
+        let (result, bytes) = reader.read(Vec::with_capacity(8)).await;
+        assert_eq!((result.expect("read"), &bytes[..]), (5, &b"again"[..]));
+        std::fs::remove_file(&path).expect("removed");
     });
 }
 
