@@ -441,6 +441,28 @@ fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
     });
 }
 
+#[test]
+fn what_is_asked_of_an_aborted_stream_of_another_core_says_that_it_is_closed() {
+    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
+    let owner = rt::CoreThread::start("owner", &config).expect("a thread");
+    run(async {
+        let listener = std::net::TcpListener::bind(loopback()).expect("bind");
+        let address = listener.local_addr().expect("bound");
+        let lent = owner.handle().spawn("connect", move || async move {
+            RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+        });
+        let stream = lent.await.expect("the core lives");
+        stream.abort();
+        rt::sleep(Duration::from_millis(20)).await;
+        let read = stream.read(Vec::with_capacity(8)).await.0.expect_err("aborted");
+        let write = stream.write(vec![1]).await.0.expect_err("aborted");
+        for error in [read, write] {
+            assert_eq!(error.kind(), ErrorKind::Closed);
+            assert!(error.to_string().contains("the connection is closed"), "{error}");
+        }
+    });
+}
+
 /// Closing needs no room in the owner's inbox.
 #[test]
 fn dropping_a_stream_of_another_core_closes_it_though_that_core_takes_no_messages() {
