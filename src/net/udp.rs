@@ -81,7 +81,7 @@ impl UdpSocket {
     /// # Errors
     ///
     /// [`InUse`](ErrorKind::InUse) if another socket is there, [`Unsupported`](ErrorKind::Unsupported) for the userspace stack, which
-    /// has no UDP yet; otherwise the kernel's code.
+    /// has no UDP yet, and on a simulated core; otherwise the kernel's code.
     pub fn bind(net: &Net, address: SocketAddr) -> Result<Self> {
         Self::bind_as(net, address, false)
     }
@@ -103,6 +103,11 @@ impl UdpSocket {
             return Err(Error::new(ErrorKind::Unsupported, "open a UDP socket at")
                 .at(address.to_string())
                 .because("the userspace stack has no UDP yet: use the network kernel:"));
+        }
+        if ops::are_simulated() {
+            return Err(Error::new(ErrorKind::Unsupported, "open a UDP socket at")
+                .at(address.to_string())
+                .because("a simulated core does no I/O with the kernel"));
         }
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket =

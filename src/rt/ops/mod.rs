@@ -30,6 +30,7 @@ pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 
 use crate::mem::IoBufMut;
 use crate::rt::context::waiting_for;
+use crate::rt::is_in_core;
 use crate::rt::reactor::Reactor;
 use crate::rt::scheduler::with_core;
 use crate::rt::{epoll, uring};
@@ -192,6 +193,11 @@ impl<O: Operation> Drop for Op<O> {
 
 fn from_kernel(result: i32) -> io::Result<u32> {
     u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+/// Whether the current core is a simulated one, which has no kernel: every operation fails with `EOPNOTSUPP`. False outside a core.
+pub(crate) fn are_simulated() -> bool {
+    is_in_core() && with_core(|core| matches!(core.reactor(), Reactor::Simulated))
 }
 
 /// The length of a buffer as the kernel takes it: longer ones are done in part, as reads and writes may be.
