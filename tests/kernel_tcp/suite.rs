@@ -407,6 +407,28 @@ fn a_read_without_room_is_no_end_of_the_stream() {
     });
 }
 
+/// What a dropped accept got is for those that wait already, too: nobody else may connect.
+#[test]
+fn an_accept_in_flight_gets_what_a_dropped_one_accepted() {
+    run(async {
+        let listener = Rc::new(TcpListener::bind(&Net::kernel(), loopback()).expect("bind"));
+        for _ in 0..20 {
+            let accepting = Rc::clone(&listener);
+            let mut first = Box::pin(async move { accepting.accept().await.map(drop) });
+            assert!(rt::timeout(Duration::from_micros(100), &mut first).await.is_err(), "nobody connects");
+            let accepting = Rc::clone(&listener);
+            let second = rt::spawn("second", async move { accepting.accept().await.map(drop) });
+            rt::sleep(Duration::from_millis(1)).await;
+            let _peer = std::net::TcpStream::connect(listener.local_addr()).expect("connect");
+            // The first one's operation has it by then.
+            rt::sleep(Duration::from_millis(1)).await;
+            drop(first);
+            let accepted = rt::timeout(Duration::from_secs(5), second).await;
+            accepted.expect("it gets what the first one did").expect("no panic").expect("accept");
+        }
+    });
+}
+
 /// A stream of another core and its plain other end, with a read of the former under way that was given up.
 async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind(loopback()).expect("bind");

@@ -242,7 +242,7 @@ impl Reactor {
     }
 
     /// Asks the kernel to cancel an operation.
-    pub(super) fn cancel(&self, key: SlotKey) {
+    pub(in crate::rt) fn cancel(&self, key: SlotKey) {
         if self.process.is_left() {
             // It would be the parent's operation.
             return;
