@@ -1,9 +1,19 @@
-//! A process that forks while it has a core. Alone in its file: other tests' threads would hold locks at the fork.
+//! A process that forks while it has a core. Alone in its file, and one test at a time: other tests' threads would hold locks at the fork.
 
-use std::sync::Arc;
+use std::net::SocketAddr;
+use std::rc::Rc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, CoreThread, JoinError, MonotonicClock, Shutdown, Watchdog};
+use boson::inspect::{Client, Inspector};
+use boson::net::{Net, TcpListener, TcpStream, UnixAddr, UnixListener, UnixStream};
+use boson::rt::{
+    self, Core, CoreConfig, CoreThread, JoinError, MonotonicClock, ReactorChoice, RingFeatures, Shutdown,
+    Watchdog,
+};
+
+/// Held by the test that runs.
+static ALONE: Mutex<()> = Mutex::new(());
 
 fn config() -> CoreConfig {
     CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
@@ -40,6 +50,7 @@ fn in_fork(child: impl FnOnce() -> bool) -> bool {
 
 #[test]
 fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut core = Some(core());
     let parents = core.as_ref().expect("just made");
     parents.block_on(rt::sleep(Duration::from_millis(1))).expect("the ring works");
@@ -83,6 +94,90 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
     })
     .expect("the parent goes on");
     drop(handle);
+}
+
+/// What a child drops is in flight in its parent, too: there it goes on, on both reactors.
+#[test]
+fn what_a_child_drops_goes_on_in_its_parent() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
+        for features in [RingFeatures::all(), RingFeatures::linux_5_15()] {
+            let mut config = config();
+            config.reactor = reactor;
+            config.ring_features = features;
+            let core = Core::new(&config).expect("a core");
+            core.block_on(drop_in_a_child_what_is_in_flight()).expect("the core works");
+        }
+    }
+}
+
+async fn drop_in_a_child_what_is_in_flight() {
+    let any = SocketAddr::from(([127, 0, 0, 1], 0));
+    let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+    let near = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
+    let (far, _) = listener.accept().await.expect("accept");
+    let (reader, writer) = boson::net::pipe().expect("descriptors");
+    let mut piped = Some(Box::pin(reader.read(Vec::with_capacity(16))));
+    let (mut far, mut listener) = (Some(Rc::new(far)), Some(listener));
+    let stream = Rc::clone(far.as_ref().expect("just made"));
+    let mut received = Some(Box::pin(async move { stream.read(Vec::with_capacity(16)).await }));
+    let soon = Duration::from_millis(2);
+    assert!(rt::timeout(soon, received.as_mut().expect("not taken")).await.is_err(), "nothing was sent");
+    assert!(rt::timeout(soon, piped.as_mut().expect("not taken")).await.is_err(), "nothing was written");
+    let accept = listener.as_ref().expect("not taken").accept();
+    assert!(rt::timeout(soon, accept).await.is_err(), "nobody connects");
+
+    let well = in_fork(|| {
+        drop((piped.take(), received.take()));
+        drop((far.take(), listener.take()));
+        true
+    });
+    assert!(well, "the child");
+    rt::sleep(soon).await;
+    near.write_all(b"hello".to_vec()).await.0.expect("write");
+    writer.write_all(b"bytes".to_vec()).await.0.expect("write");
+    let limit = Duration::from_secs(5);
+    let (result, bytes) =
+        rt::timeout(limit, received.as_mut().expect("the parent's")).await.expect("it arrives");
+    assert_eq!((result.expect("read"), &bytes[..]), (5, &b"hello"[..]));
+    let (result, bytes) =
+        rt::timeout(limit, piped.as_mut().expect("the parent's")).await.expect("it arrives");
+    assert_eq!((result.expect("read"), &bytes[..]), (5, &b"bytes"[..]));
+    let listener = listener.expect("the parent's");
+    let kernel = Net::kernel();
+    let connecting = TcpStream::connect(&kernel, listener.local_addr());
+    let _second = rt::timeout(limit, connecting).await.expect("in time").expect("connect");
+    rt::timeout(limit, listener.accept()).await.expect("in time").expect("accept");
+}
+
+/// Sockets with names, and what answers there, are the parent's.
+#[test]
+fn what_listens_in_the_parent_goes_on_after_a_child_dropped_it() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let directory = std::env::temp_dir();
+    let path = directory.join(format!("boson-fork-inspect-{}", std::process::id()));
+    let thread = CoreThread::start("parents", &config()).expect("a thread");
+    let cores = vec![thread.handle().clone()];
+    let mut inspector = Some(Inspector::start(&path, "a parent", cores).expect("it starts"));
+    let socket = directory.join(format!("boson-fork-socket-{}", std::process::id()));
+    let address = UnixAddr::from_path(&socket).expect("a short path");
+    let core = core();
+    core.block_on(async {
+        let mut listener = Some(UnixListener::bind(&address).expect("bind"));
+        let well = in_fork(|| {
+            drop((inspector.take(), listener.take()));
+            true
+        });
+        assert!(well, "the child");
+        let listener = listener.expect("the parent's");
+        let _client = UnixStream::connect(&address).await.expect("its name is there");
+        rt::timeout(Duration::from_secs(5), listener.accept()).await.expect("in time").expect("accept");
+    })
+    .expect("the core works");
+    Client::new(&path).snapshot().expect("the inspector answers");
+    drop(inspector);
+    assert!(!path.exists(), "the parent's own is removed");
+    assert!(!socket.exists(), "the parent's own is removed");
 }
 
 /// Leaves a task that sleeps on the core.

@@ -1,15 +1,20 @@
 //! UDP on the kernel, over both reactors: what arrives, what a dropped receive keeps, what comes back, and that nothing allocates.
 
 mod counting;
+mod watched_buffer;
 
+use std::cell::Cell;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use boson::ErrorKind;
+use boson::mem::{IoBuf, IoBufMut};
 use boson::net::{Net, UdpSocket};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice, ReactorKind};
+
+use watched_buffer::Watched;
 
 /// Runs the program on io_uring (on epoll where that is forbidden), and on epoll.
 fn run<F: Future<Output = ()>>(program: impl Fn() -> F) {
@@ -99,6 +104,9 @@ fn a_connected_socket_hears_its_peer_only_and_of_its_end() {
     });
 }
 
+/// Datagrams that a sender may be ahead of their receiver.
+const MAX_AHEAD: u32 = 50;
+
 /// Receives are dropped after every number of polls and after every short time, while the other side sends as much as there is
 /// room for: every datagram is received once.
 #[test]
@@ -107,8 +115,14 @@ fn dropped_receives_lose_no_datagram() {
         let (near, far) = (Rc::new(socket()), socket());
         let to = far.local_addr();
         let sender = Rc::clone(&near);
+        let taken = Rc::new(Cell::new(0));
+        let progress = Rc::clone(&taken);
         let writer = rt::spawn("writer", async move {
             for number in 0..3000u32 {
+                // Fewer than the socket's buffer holds: what the kernel throws away is not what this is about.
+                while number - progress.get() > MAX_AHEAD {
+                    rt::sleep(Duration::from_micros(60)).await;
+                }
                 sender.send_to(number.to_ne_bytes().to_vec(), to).await.0.expect("send");
                 if number % 3 == 0 {
                     rt::sleep(Duration::from_micros(60)).await;
@@ -137,6 +151,7 @@ fn dropped_receives_lose_no_datagram() {
                 Some((result, bytes)) => {
                     assert_eq!(result.expect("receive"), (4, near.local_addr()));
                     got.push(u32::from_ne_bytes(bytes.try_into().expect("four bytes")));
+                    taken.set(taken.get() + 1);
                 }
                 None => dropped += 1,
             }
@@ -145,6 +160,66 @@ fn dropped_receives_lose_no_datagram() {
         got.sort_unstable();
         assert!(got.into_iter().eq(0..3000), "a datagram was lost or came twice");
         assert!(dropped > 100, "only {dropped} receives were dropped: the test shows nothing");
+    });
+}
+
+/// What a dropped receive got is for those that wait already, too: nothing else may come.
+#[test]
+fn a_receive_in_flight_gets_what_a_dropped_one_received() {
+    run(async || {
+        let (near, far) = (socket(), Rc::new(socket()));
+        for round in 0..20 {
+            let receive = || {
+                let far = Rc::clone(&far);
+                Box::pin(async move { far.recv_from(Vec::with_capacity(16)).await })
+            };
+            // Which of two the kernel serves is its own affair.
+            let (mut first, second) = (receive(), receive());
+            let second = if round % 2 == 0 {
+                let second = rt::spawn("second", second);
+                rt::sleep(Duration::from_millis(1)).await;
+                assert!(
+                    rt::timeout(Duration::from_micros(100), &mut first).await.is_err(),
+                    "nothing was sent"
+                );
+                second
+            } else {
+                assert!(
+                    rt::timeout(Duration::from_micros(100), &mut first).await.is_err(),
+                    "nothing was sent"
+                );
+                rt::spawn("second", second)
+            };
+            rt::sleep(Duration::from_millis(1)).await;
+            near.try_send_to(b"only", far.local_addr()).expect("send").expect("there is room");
+            // The first one's operation has it by then.
+            rt::sleep(Duration::from_millis(1)).await;
+            drop(first);
+            let (result, bytes) = rt::timeout(Duration::from_secs(5), second)
+                .await
+                .expect("it gets what the first one did")
+                .expect("no panic");
+            assert_eq!((result.expect("receive").0, &bytes[..]), (4, &b"only"[..]));
+        }
+    });
+}
+
+#[test]
+fn a_connected_socket_gets_nothing_that_was_kept_of_others() {
+    run(async || {
+        let (peer, stranger, far) = (socket(), socket(), socket());
+        let mut dropped = Box::pin(far.recv_from(Vec::with_capacity(16)));
+        assert!(rt::timeout(Duration::from_micros(100), &mut dropped).await.is_err(), "nothing was sent");
+        stranger.try_send_to(b"before", far.local_addr()).expect("send").expect("there is room");
+        rt::sleep(Duration::from_millis(2)).await;
+        drop(dropped);
+        if rt::stats().reactor != ReactorKind::IoUring {
+            // It waits in the kernel, and still comes.
+            return;
+        }
+        far.connect(peer.local_addr()).expect("connect");
+        peer.send_to(&b"after"[..], far.local_addr()).await.0.expect("send");
+        assert_eq!(far.recv(Vec::with_capacity(16)).await.1, b"after");
     });
 }
 
@@ -179,19 +254,17 @@ fn a_core_that_ends_frees_what_is_being_received() {
         let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
         config.reactor = reactor;
         let core = Core::new(&config).expect("a core");
-        let alive = Rc::new(());
-        let held = Rc::clone(&alive);
+        let alive = Rc::new(Cell::new(0));
         core.block_on(async {
             let near = socket();
-            drop(rt::spawn("receive", async move {
-                let _held = held;
-                near.recv_from(Vec::with_capacity(2048)).await
-            }));
+            let buf = Watched::new(2048, &alive);
+            drop(rt::spawn("receive", async move { near.recv_from(buf).await }));
             rt::sleep(Duration::from_millis(1)).await;
         })
         .expect("the core works");
+        assert_eq!(alive.get(), 1, "it is being received");
         drop(core);
-        assert_eq!(Rc::strong_count(&alive), 1);
+        assert_eq!(alive.get(), 0);
     }
 }
 

@@ -212,12 +212,20 @@ fn an_abandoned_name_is_taken_by_one() {
 #[test]
 fn what_is_in_the_way_of_the_lock_is_left_alone() {
     let directory = Directory::new("lock");
-    let lock = directory.0.join("socket.lock");
+    let lock = directory.0.join(".socket.boson-lock");
     std::fs::write(&lock, b"precious").expect("written");
     let error = UnixListener::bind(&directory.address()).expect_err("a file");
     assert_eq!(error.kind(), ErrorKind::InUse);
-    assert!(error.to_string().contains("socket.lock is in the way"), "{error}");
+    assert!(error.to_string().contains(".socket.boson-lock is in the way"), "{error}");
     assert_eq!(std::fs::read(&lock).expect("still there"), b"precious");
+
+    // What flock(1)'s users call their locks is nothing of ours.
+    std::fs::remove_file(&lock).expect("removed");
+    let theirs = directory.0.join("socket.lock");
+    std::fs::write(&theirs, b"1234").expect("written");
+    drop(UnixListener::bind(&directory.address()).expect("bind"));
+    assert_eq!(std::fs::read(&theirs).expect("still there"), b"1234");
+    std::fs::write(&lock, b"").expect("written");
 
     // Nor is it followed elsewhere.
     std::fs::remove_file(&lock).expect("removed");

@@ -9,7 +9,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::{Poll, Waker};
 use std::time::Duration;
 
-use boson::net::{Net, TcpListener};
+use boson::net::{Net, TcpListener, UdpSocket};
 use boson::rt::sync::{Mutex, local, mpsc, oneshot};
 use boson::rt::{self, CancelToken, Handle, Instant, JoinError, Park, Poller, ReactorKind};
 use boson::sim::{Defect, Stuck, StuckKind, World, WorldOptions};
@@ -241,6 +241,14 @@ fn the_kernel_is_not_there_and_says_so() {
         let listener =
             TcpListener::bind(&Net::kernel(), "127.0.0.1:0".parse().expect("valid")).expect("free port");
         let error = listener.accept().await.map(drop).expect_err("not simulated");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let error =
+            UdpSocket::bind(&Net::kernel(), "127.0.0.1:0".parse().expect("valid")).expect_err("likewise");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let (reader, writer) = boson::net::pipe().expect("descriptors");
+        let error = writer.write(vec![1]).await.0.expect_err("likewise");
+        assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
+        let error = reader.read(Vec::with_capacity(1)).await.0.expect_err("likewise");
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
     });
 }

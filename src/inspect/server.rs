@@ -16,6 +16,7 @@ use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
 use crate::error::{Error, Result};
 use crate::net::unix::Name;
+use crate::rt::fork::Process;
 use crate::rt::{self, Handle, Histogram, RingFeature, TaskInfo, TaskOrder, TaskRange, TaskState};
 
 /// The most tasks that one answer tells of.
@@ -40,6 +41,7 @@ pub struct Inspector {
     /// Shares its socket with the thread.
     listener: UnixListener,
     ending: Arc<AtomicBool>,
+    process: Process,
 }
 
 /// What the thread has.
@@ -71,7 +73,7 @@ impl Inspector {
             .name("boson-inspect".to_owned())
             .spawn(move || answering.serve(&shared))
             .map_err(failed)?;
-        Ok(Self { name, listener, ending })
+        Ok(Self { name, listener, ending, process: Process::current() })
     }
 
     /// Where it listens.
@@ -82,7 +84,12 @@ impl Inspector {
 
 impl Drop for Inspector {
     /// Removes the socket. The thread ends soon after; it is not waited for, because it may wait for this core.
+    ///
+    /// In a child of a fork nothing is done: the socket is the parent's, and shutting it down would end it there.
     fn drop(&mut self) {
+        if self.process.is_left() {
+            return;
+        }
         self.ending.store(true, Ordering::Release);
         // While it listens, so that it is still this one's.
         self.name.remove();
@@ -98,6 +105,11 @@ impl Answering {
                 // An asker that went away or does not keep to the rules is not worth a log line.
                 Ok((stream, _)) => drop(self.answer(stream)),
                 Err(_) if self.ending.load(Ordering::Acquire) => break,
+                Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
+                    // Whoever shut the socket down, it listens no more.
+                    tracing::warn!("inspection ends, because its socket does not listen any more: {error}");
+                    break;
+                }
                 Err(error) => {
                     tracing::warn!("inspection: accepting failed, trying again: {error}");
                     thread::park_timeout(RETRY_AFTER);

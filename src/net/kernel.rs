@@ -139,6 +139,19 @@ impl Flow {
 
     /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
     pub(super) fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
+        self.take_until(fill, |end| *end)
+    }
+
+    /// Likewise where an end or an error may not be the last: it is told once.
+    pub(super) fn take_once(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
+        self.take_until(fill, Option::take)
+    }
+
+    fn take_until(
+        &self,
+        fill: impl FnOnce(&[u8]) -> usize,
+        end: fn(&mut Option<Option<i32>>) -> Option<Option<i32>>,
+    ) -> Option<Result<usize>> {
         if !self.dropped_reads.get() {
             return None;
         }
@@ -149,7 +162,7 @@ impl Flow {
             unread.bytes.drain(..len);
             return Some(Ok(len));
         }
-        unread.end.map(|end| end.map_or(Ok(0), |code| Err(Error::os(code, "read"))))
+        end(&mut unread.end).map(|end| end.map_or(Ok(0), |code| Err(Error::os(code, "read"))))
     }
 }
 

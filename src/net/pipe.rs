@@ -51,7 +51,8 @@ impl PipeReader {
         blocking_pipe(descriptor.into()).map(Self::new)
     }
 
-    /// Reads at least one byte into the front of `buf` and returns how many; 0 when every writer is closed and nothing is left.
+    /// Reads at least one byte into the front of `buf` and returns how many; 0 when every writer is closed and nothing is left. A named pipe
+    /// that is opened for writing again goes on after that.
     ///
     /// Dropping the future loses no byte: the next read gets them.
     ///
@@ -66,7 +67,8 @@ impl PipeReader {
         while self.flow.pending.get() > 0 {
             self.flow.settled.notified().await;
         }
-        if let Some(result) = self.flow.take(|bytes| buf.fill_from(bytes)) {
+        // After the end of a named pipe another writer may come.
+        if let Some(result) = self.flow.take_once(|bytes| buf.fill_from(bytes)) {
             return (result, buf);
         }
         let flow = Rc::clone(&self.flow);

@@ -91,7 +91,7 @@ impl RemoteStream {
         let read = self.home.spawn("remote read", move || async move {
             match find(id) {
                 Some(stream) => stream.read(buf).await,
-                None => (Err(gone("read")), buf),
+                None => (Err(closed("read")), buf),
             }
         });
         read.await.unwrap_or_else(|error| (Err(unsent("read", &error)), Vec::new()))
@@ -107,7 +107,7 @@ impl RemoteStream {
         let write = self.home.spawn("remote write", move || async move {
             match find(id) {
                 Some(stream) => stream.write(buf).await,
-                None => (Err(gone("write")), buf),
+                None => (Err(closed("write")), buf),
             }
         });
         write.await.unwrap_or_else(|error| {
@@ -196,6 +196,11 @@ async fn hold(mut loan: Loan, ending: Arc<Ending>) {
 
 fn find(id: u64) -> Option<Rc<TcpStream>> {
     LENT.with_borrow(|lent| lent.streams.get(&id).map(Rc::clone))
+}
+
+/// What an operation comes to after `abort`.
+fn closed(operation: &'static str) -> Error {
+    Error::new(ErrorKind::Closed, operation).because("the connection is closed")
 }
 
 fn gone(operation: &'static str) -> Error {

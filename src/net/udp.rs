@@ -4,18 +4,16 @@ use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::pin::Pin;
 use std::rc::Rc;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::Net;
-use super::accept::PendingGuard;
+use super::accept::{Dropped, is_cancelled};
 use super::kernel::{from_io, local_address};
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::sync::local::Notify;
 use crate::rt::{ops, uring};
 
 /// How many envelopes a socket keeps: one for a receive and one for a send.
@@ -24,8 +22,8 @@ const MAX_ENVELOPES: usize = 2;
 /// A UDP socket.
 ///
 /// Sends and receives take their buffer by value and give it back. Any number may be in flight. A datagram of more bytes than a
-/// receive's buffer has room for loses the rest, as everywhere. Dropping the future of a receive loses no datagram: the next one gets
-/// it. [`rt::timeout`](crate::rt::timeout) bounds each.
+/// receive's buffer has room for loses the rest, as everywhere. Dropping the future of a receive loses no datagram: another one gets
+/// it, though no more of it than the dropped one's buffer had room for. [`rt::timeout`](crate::rt::timeout) bounds each.
 ///
 /// On a connected socket the kernel reports what came back by ICMP: a send or a receive then fails with `ECONNREFUSED`, once.
 #[derive(Debug)]
@@ -42,10 +40,7 @@ pub struct UdpSocket {
 #[derive(Debug, Default)]
 struct Inbox {
     unread: RefCell<VecDeque<Unread>>,
-    /// Dropped receives whose outcome is not known yet. The next receive waits for them: the datagram that it would wait for may be
-    /// theirs.
-    pending: Cell<usize>,
-    settled: Notify,
+    dropped: Dropped,
 }
 
 /// A datagram with its sender, or what the kernel said instead.
@@ -61,18 +56,35 @@ impl Inbox {
             },
         };
         self.unread.borrow_mut().extend(unread);
-        self.pending.set(self.pending.get() - 1);
-        self.settled.notify_all();
+        self.dropped.settled();
     }
 
-    /// What a receive gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
-    fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<(usize, SocketAddr)>> {
-        let unread = self.unread.borrow_mut().pop_front()?;
-        Some(match unread {
-            Ok((bytes, from)) => Ok((fill(&bytes), from)),
-            Err(code) => Err(Error::os(code, "receive")),
-        })
+    /// What a receive gets without asking the kernel, of a socket that is connected to `peer`. `fill` copies from the bytes it is given
+    /// and says how many.
+    fn take(
+        &self,
+        peer: Option<SocketAddr>,
+        fill: impl FnOnce(&[u8]) -> usize,
+    ) -> Option<Result<(usize, SocketAddr)>> {
+        loop {
+            let unread = self.unread.borrow_mut().pop_front()?;
+            match unread {
+                // Kept before the socket was connected.
+                Ok((_, from)) if peer.is_some_and(|peer| !is_from(peer, from)) => {}
+                Ok((bytes, from)) => return Some(Ok((fill(&bytes), from))),
+                Err(code) => return Some(Err(Error::os(code, "receive"))),
+            }
+        }
     }
+
+    fn has_some(&self) -> bool {
+        !self.unread.borrow().is_empty()
+    }
+}
+
+/// Whether a socket that is connected to `peer` hears `from`. Who connects to no address in particular connects to this machine.
+fn is_from(peer: SocketAddr, from: SocketAddr) -> bool {
+    peer.port() == from.port() && (peer.ip().is_unspecified() || peer.ip() == from.ip())
 }
 
 impl UdpSocket {
@@ -81,7 +93,7 @@ impl UdpSocket {
     /// # Errors
     ///
     /// [`InUse`](ErrorKind::InUse) if another socket is there, [`Unsupported`](ErrorKind::Unsupported) for the userspace stack, which
-    /// has no UDP yet; otherwise the kernel's code.
+    /// has no UDP yet, and on a simulated core; otherwise the kernel's code.
     pub fn bind(net: &Net, address: SocketAddr) -> Result<Self> {
         Self::bind_as(net, address, false)
     }
@@ -104,6 +116,11 @@ impl UdpSocket {
                 .at(address.to_string())
                 .because("the userspace stack has no UDP yet: use the network kernel:"));
         }
+        if ops::are_simulated() {
+            return Err(Error::new(ErrorKind::Unsupported, "open a UDP socket at")
+                .at(address.to_string())
+                .because("a simulated core does no I/O with the kernel"));
+        }
         let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
         let socket =
             rustix::net::socket_with(family, SocketType::DGRAM, SocketFlags::CLOEXEC, Some(ipproto::UDP))
@@ -122,7 +139,8 @@ impl UdpSocket {
         })
     }
 
-    /// From now on sends to `address`, and receives from there only. May be called again.
+    /// From now on sends to `address`, and receives from there only, besides what arrived from others before and waits in the kernel:
+    /// [`UdpSocket::recv_from`] says whom each is from. May be called again.
     ///
     /// # Errors
     ///
@@ -142,27 +160,24 @@ impl UdpSocket {
     ///
     /// The kernel's code.
     pub async fn recv_from<B: IoBufMut>(&self, mut buf: B) -> BufResult<(usize, SocketAddr), B> {
-        while self.inbox.pending.get() > 0 {
-            self.inbox.settled.notified().await;
+        loop {
+            self.inbox.dropped.settle().await;
+            if let Some(result) = self.inbox.take(self.peer.get(), |bytes| buf.fill_from(bytes)) {
+                return (result, buf);
+            }
+            let inbox = Rc::clone(&self.inbox);
+            let keep = move |received, buf: B| inbox.keep(received, buf.as_slice());
+            let operation = ops::receive_from(&self.socket, buf, self.take_envelope(), keep);
+            let ((received, back, envelope), cancelled) =
+                self.inbox.dropped.run(operation, || self.inbox.has_some()).await;
+            self.give_back(envelope);
+            buf = back;
+            match received {
+                Err(error) if cancelled && is_cancelled(&error) => {}
+                Err(error) => return (Err(from_io(&error, "receive")), buf),
+                Ok((len, from)) => return (Ok((len as usize, from)), buf),
+            }
         }
-        if let Some(result) = self.inbox.take(|bytes| buf.fill_from(bytes)) {
-            return (result, buf);
-        }
-        let inbox = Rc::clone(&self.inbox);
-        let keep = move |received, buf: B| inbox.keep(received, buf.as_slice());
-        let mut operation = ops::receive_from(&self.socket, buf, self.take_envelope(), keep);
-        // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
-        let mut guard = PendingGuard(None);
-        let (received, buf, envelope) = std::future::poll_fn(|cx| {
-            let polled = Pin::new(&mut operation).poll(cx);
-            guard.0 = polled.is_pending().then_some(&self.inbox.pending);
-            polled
-        })
-        .await;
-        self.give_back(envelope);
-        let result =
-            received.map(|(len, from)| (len as usize, from)).map_err(|error| from_io(&error, "receive"));
-        (result, buf)
     }
 
     /// Sends `buf` as a datagram to `address`; returns how many bytes, which are all.
@@ -213,10 +228,10 @@ impl UdpSocket {
     ///
     /// As for [`UdpSocket::recv_from`].
     pub fn try_recv_from(&self, buf: &mut [u8]) -> Result<Option<(usize, SocketAddr)>> {
-        if self.inbox.pending.get() > 0 {
+        if self.inbox.dropped.are_pending() {
             return Ok(None);
         }
-        let stashed = self.inbox.take(|bytes| {
+        let stashed = self.inbox.take(self.peer.get(), |bytes| {
             let len = bytes.len().min(buf.len());
             buf[..len].copy_from_slice(&bytes[..len]);
             len

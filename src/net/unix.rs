@@ -155,7 +155,7 @@ impl UnixListener {
     /// with mode `0777` less the process's umask.
     ///
     /// A path that a process left behind when it was killed is taken over: one that is a socket on which nobody listens. Of several
-    /// that want it at once one gets it. For that each holds a lock meanwhile, a file named like the socket with `.lock` at its end.
+    /// that want it at once one gets it. For that each holds a lock meanwhile, an empty file `.NAME.boson-lock` beside the socket.
     ///
     /// # Errors
     ///

@@ -16,11 +16,11 @@ extern "C" fn in_child() {
 
 /// A process, as told from its children.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Process(u32);
+pub(crate) struct Process(u32);
 
 impl Process {
     /// This one.
-    pub(super) fn current() -> Self {
+    pub(crate) fn current() -> Self {
         WATCH.call_once(|| {
             // SAFETY: `in_child` is a function for ever, and does what a handler in a child may do. It fails only without memory,
             // and then forks go unnoticed.
@@ -31,7 +31,7 @@ impl Process {
 
     /// Whether this is another process: a child of it.
     #[inline]
-    pub(super) fn is_left(self) -> bool {
+    pub(crate) fn is_left(self) -> bool {
         GENERATION.load(Ordering::Relaxed) != self.0
     }
 

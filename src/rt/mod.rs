@@ -104,7 +104,7 @@ mod deadline;
 pub(crate) mod defect;
 mod doorbell;
 mod epoll;
-mod fork;
+pub(crate) mod fork;
 mod handle;
 mod histogram;
 mod idle;

@@ -407,6 +407,28 @@ fn a_read_without_room_is_no_end_of_the_stream() {
     });
 }
 
+/// What a dropped accept got is for those that wait already, too: nobody else may connect.
+#[test]
+fn an_accept_in_flight_gets_what_a_dropped_one_accepted() {
+    run(async {
+        let listener = Rc::new(TcpListener::bind(&Net::kernel(), loopback()).expect("bind"));
+        for _ in 0..20 {
+            let accepting = Rc::clone(&listener);
+            let mut first = Box::pin(async move { accepting.accept().await.map(drop) });
+            assert!(rt::timeout(Duration::from_micros(100), &mut first).await.is_err(), "nobody connects");
+            let accepting = Rc::clone(&listener);
+            let second = rt::spawn("second", async move { accepting.accept().await.map(drop) });
+            rt::sleep(Duration::from_millis(1)).await;
+            let _peer = std::net::TcpStream::connect(listener.local_addr()).expect("connect");
+            // The first one's operation has it by then.
+            rt::sleep(Duration::from_millis(1)).await;
+            drop(first);
+            let accepted = rt::timeout(Duration::from_secs(5), second).await;
+            accepted.expect("it gets what the first one did").expect("no panic").expect("accept");
+        }
+    });
+}
+
 /// A stream of another core and its plain other end, with a read of the former under way that was given up.
 async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind(loopback()).expect("bind");
@@ -438,6 +460,28 @@ fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
         stream.abort();
         let error = peer.read_to_end(&mut heard).expect_err("reset");
         assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
+fn what_is_asked_of_an_aborted_stream_of_another_core_says_that_it_is_closed() {
+    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
+    let owner = rt::CoreThread::start("owner", &config).expect("a thread");
+    run(async {
+        let listener = std::net::TcpListener::bind(loopback()).expect("bind");
+        let address = listener.local_addr().expect("bound");
+        let lent = owner.handle().spawn("connect", move || async move {
+            RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+        });
+        let stream = lent.await.expect("the core lives");
+        stream.abort();
+        rt::sleep(Duration::from_millis(20)).await;
+        let read = stream.read(Vec::with_capacity(8)).await.0.expect_err("aborted");
+        let write = stream.write(vec![1]).await.0.expect_err("aborted");
+        for error in [read, write] {
+            assert_eq!(error.kind(), ErrorKind::Closed);
+            assert!(error.to_string().contains("the connection is closed"), "{error}");
+        }
     });
 }
 

@@ -18,7 +18,8 @@ const MAX_DATAGRAM_BYTES: usize = 64 << 10;
 
 /// A UDP socket of the kernel.
 ///
-/// What a receive has no room for of a datagram is lost, as in `std`.
+/// What a receive has no room for of a datagram is lost, as in `std`. A receive that is cancelled or times out loses none: the next
+/// one gets it, though no more of it than the buffer of the former had room for.
 #[derive(Debug)]
 pub struct UdpSocket(Rc<Shared>);
 

@@ -3,7 +3,7 @@
 //! bind(2) makes the name, listen(2) makes it answer, and nothing does both. So a name whose socket refuses connections belongs to
 //! a process that was killed, or to one that is between the two calls; and two processes that found the same abandoned name could
 //! each remove it, the second one the first one's new name. Therefore whoever takes a name holds a lock meanwhile: `flock(2)` on an
-//! empty file named like the socket with `.lock` at its end. Under the lock the name is looked at, removed if nobody answers,
+//! empty file beside the socket, `.NAME.boson-lock` (`NAME.lock` is what users of flock(1) call theirs). Under the lock the name is looked at, removed if nobody answers,
 //! bound, and listened on; then the file is removed and the lock with it. It is not waited for: whoever holds it is getting the name.
 //!
 //! The lock binds those who take it. A program that does not can still lose its name between its bind and its listen.
@@ -17,6 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::fork::Process;
 
 /// How often the file of the lock may be gone by the time that it is locked.
 const MAX_ATTEMPTS: usize = 64;
@@ -28,6 +29,7 @@ const MAX_ATTEMPTS: usize = 64;
 pub(crate) struct Name {
     path: PathBuf,
     inode: Option<(u64, u64)>,
+    process: Process,
 }
 
 impl Name {
@@ -65,7 +67,7 @@ impl Name {
         })?;
         let inode = rustix::fs::lstat(path).ok().map(|stat| inode(&stat));
         // From here on a failure removes the name again.
-        let name = Self { path: path.to_owned(), inode };
+        let name = Self { path: path.to_owned(), inode, process: Process::current() };
         rustix::net::listen(socket, backlog).map_err(failed)?;
         Ok(name)
     }
@@ -74,8 +76,11 @@ impl Name {
         &self.path
     }
 
-    /// Removes the name, if it is still this one.
+    /// Removes the name, if it is still this one. A child of a fork leaves its parent's alone.
     pub(crate) fn remove(&mut self) {
+        if self.process.is_left() {
+            return;
+        }
         if let Some(own) = self.inode.take()
             && rustix::fs::lstat(&self.path).is_ok_and(|stat| inode(&stat) == own)
         {
@@ -108,9 +113,11 @@ enum Refusal {
 
 impl Lock {
     fn take(name: &Path) -> Result<Self, Refusal> {
-        let mut path = OsString::from(name);
-        path.push(".lock");
-        let path = PathBuf::from(path);
+        let socket = name.file_name().ok_or(Refusal::Failed(Errno::INVAL))?;
+        let mut file = OsString::from(".");
+        file.push(socket);
+        file.push(".boson-lock");
+        let path = name.with_file_name(file);
         // Neither through a link, nor waiting for the other end of a named pipe.
         let flags = OFlags::CREATE | OFlags::CLOEXEC | OFlags::NOFOLLOW | OFlags::NONBLOCK;
         for _ in 0..MAX_ATTEMPTS {

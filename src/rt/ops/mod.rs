@@ -30,6 +30,7 @@ pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 
 use crate::mem::IoBufMut;
 use crate::rt::context::waiting_for;
+use crate::rt::is_in_core;
 use crate::rt::reactor::Reactor;
 use crate::rt::scheduler::with_core;
 use crate::rt::{epoll, uring};
@@ -109,8 +110,8 @@ enum State {
         flight: epoll::Flight,
         reactor: Rc<epoll::Reactor>,
     },
-    /// The core is a simulated one.
-    Refused,
+    /// Did not reach the kernel, or is back from there: a negated errno.
+    Failed(i32),
     Done,
 }
 
@@ -132,8 +133,23 @@ impl<O: Operation> Op<O> {
                 State::InRing { key, reactor }
             }
             Reactor::Epoll(reactor) => State::OnEpoll { flight: epoll::Flight::default(), reactor },
-            Reactor::Simulated => State::Refused,
+            Reactor::Simulated => State::Failed(-libc::EOPNOTSUPP),
         };
+    }
+}
+
+impl<O: Operation> Op<O> {
+    /// Asks that it ends soon. When it is polled next, or later, it is done, with `ECANCELED` or `EINTR` unless it was done before.
+    pub(crate) fn cancel(&mut self) {
+        match &mut self.state {
+            State::InRing { key, reactor } => reactor.cancel(*key),
+            State::OnEpoll { flight, reactor } if !flight.is_with_kernel() => {
+                reactor.forget(std::mem::take(flight));
+                self.state = State::Failed(-libc::ECANCELED);
+            }
+            // A thread makes the call, which is one that does not wait for others.
+            State::OnEpoll { .. } | State::Unstarted | State::Failed(_) | State::Done => {}
+        }
     }
 }
 
@@ -157,7 +173,7 @@ impl<O: Operation> Future for Op<O> {
                 // flight has a result, and which `drop` gives to `abandon` if it has none.
                 unsafe { reactor.poll_call(flight, operation.descriptor(), call, cx) }
             }
-            State::Refused => Some(-libc::EOPNOTSUPP),
+            State::Failed(code) => Some(*code),
             State::Unstarted => unreachable!("it was started above"),
             State::Done => panic!("an operation is not polled again after it is done"),
         };
@@ -185,13 +201,18 @@ impl<O: Operation> Drop for Op<O> {
                 reactor.forget(flight);
                 operation.orphaned(from_kernel(-libc::ECANCELED));
             }
-            State::Unstarted | State::Refused | State::Done => {}
+            State::Unstarted | State::Failed(_) | State::Done => {}
         }
     }
 }
 
 fn from_kernel(result: i32) -> io::Result<u32> {
     u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
+}
+
+/// Whether the current core is a simulated one, which has no kernel: every operation fails with `EOPNOTSUPP`. False outside a core.
+pub(crate) fn are_simulated() -> bool {
+    is_in_core() && with_core(|core| matches!(core.reactor(), Reactor::Simulated))
 }
 
 /// The length of a buffer as the kernel takes it: longer ones are done in part, as reads and writes may be.

@@ -19,6 +19,7 @@ use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use super::registered::{RegisteredArena, RegisteredFiles};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
+use crate::rt::fork::Process;
 use crate::rt::ops::{COPIED, Call, Orphan};
 use crate::rt::shutdown::{Patience, ROUND};
 use crate::rt::task::{each_quietly, quietly};
@@ -39,6 +40,8 @@ pub(in crate::rt) struct Reactor {
     inner: RefCell<Inner>,
     enters: Cell<u64>,
     features: RingFeatures,
+    /// Whose ring it is: a child of a fork shares its memory and its descriptor.
+    process: Process,
     /// After the ring, which may have it until then.
     buffers: RefCell<Option<BufferRing>>,
     /// After the ring likewise.
@@ -133,6 +136,7 @@ impl Reactor {
             inner: RefCell::new(inner),
             enters: Cell::new(0),
             features,
+            process: Process::current(),
             buffers: RefCell::new(buffers),
             arena: RefCell::default(),
             files: RefCell::default(),
@@ -156,6 +160,9 @@ impl Reactor {
 
     /// Registers something with the ring. `register` runs no foreign code.
     pub(super) fn with_ring<R>(&self, register: impl FnOnce(&IoUring) -> io::Result<R>) -> io::Result<R> {
+        if self.process.is_left() {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
         // Only a subscriber to the log could come here while the reactor is at work.
         let inner = self.inner.try_borrow().map_err(io::Error::other)?;
         register(&inner.ring)
@@ -163,6 +170,9 @@ impl Reactor {
 
     /// Hands everything that is queued to the kernel; whether it took all of it.
     pub(super) fn hand_over(&self) -> bool {
+        if self.process.is_left() {
+            return false;
+        }
         let Ok(mut inner) = self.inner.try_borrow_mut() else { return false };
         self.submit_backlog(&mut inner);
         if !inner.ring.submission().is_empty() {
@@ -233,7 +243,11 @@ impl Reactor {
     }
 
     /// Asks the kernel to cancel an operation.
-    pub(super) fn cancel(&self, key: SlotKey) {
+    pub(in crate::rt) fn cancel(&self, key: SlotKey) {
+        if self.process.is_left() {
+            // It would be the parent's operation.
+            return;
+        }
         // Only a subscriber to the log could come here while the reactor is at work; then the operation goes on.
         if let Ok(mut inner) = self.inner.try_borrow_mut() {
             self.push_cancel(&mut inner, key);
@@ -282,6 +296,11 @@ impl Reactor {
 
     /// Gives an operation's value to its slot, because nobody waits any more; asks the kernel to cancel it.
     pub(in crate::rt) fn orphan(&self, key: SlotKey, orphan: Box<dyn Orphan>) {
+        if self.process.is_left() {
+            // The operation is the parent's, and so is its result: here it never completes, and owners must not be told that it did.
+            std::mem::forget(orphan);
+            return;
+        }
         let Ok(mut inner) = self.inner.try_borrow_mut() else {
             // Only a subscriber to the log could come here while the reactor is at work. The kernel may use the memory: a panic,
             // which would free it, is not an answer.
@@ -429,6 +448,9 @@ impl Reactor {
 
     /// Forgets which descriptors are watched, because one of them may be closed: the next `wake_when_readable` starts anew.
     pub(in crate::rt) fn unwatch_all(&self) {
+        if self.process.is_left() {
+            return;
+        }
         let mut inner = self.inner.borrow_mut();
         for (_, watch) in std::mem::take(&mut inner.watched) {
             let cancel = opcode::AsyncCancel::new(READABLE | watch).build();
