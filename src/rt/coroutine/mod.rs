@@ -14,6 +14,9 @@
 //! a bare `wait`, which has nothing to return, aborts the process with a message. Code that catches the unwinding
 //! (`catch_unwind`) goes on to the next `wait`, which unwinds again, [`MAX_UNWINDS`] times at most; then the process is aborted.
 //!
+//! One that waits in a destructor that its own panic runs cannot unwind from there: Rust ends the process when a panic leaves a
+//! destructor that a panic runs. So that `wait` returns as in a destructor of a cancelled coroutine, and the panic goes on to whoever joins.
+//!
 //! # Thread-locals
 //!
 //! A task never changes its core and a core never changes its thread, so a thread-local's address that the compiler kept across a
@@ -39,7 +42,7 @@ pub(crate) use identity::Identity;
 pub use stack::StackStats;
 
 use super::current;
-use control::{running, with_running};
+use control::{Panics, running, with_running};
 use foreign::{block_thread, block_thread_for};
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.
@@ -120,7 +123,12 @@ pub(crate) fn yield_now() -> bool {
     // SAFETY: as in `with_running`; null is no lender.
     let suspended = match (core, unsafe { control.as_ref() }) {
         // It is its core's, which has resumed it: it is not being unwound.
-        (Some(core), Some(control)) if core.is_lender(control) => core.run_others(control),
+        (Some(core), Some(control)) if core.is_lender(control) => {
+            control.switched_from();
+            let suspended = core.run_others(control);
+            control.switched_to();
+            suspended
+        }
         (_, None) => return false,
         (_, Some(control)) if control.unwinds.get() > 0 => return false,
         (_, Some(control)) => {
@@ -150,6 +158,7 @@ fn assert_own_core(control: &Control) {
 fn suspend(control: &Control, suspended: Suspended) {
     // SAFETY: the yielder lies on the stack of the coroutine that runs, below this frame, and lives as long as its function.
     let yielder = unsafe { &*control.yielder.get() };
+    control.switched_from();
     yielder.suspend(suspended);
 }
 
@@ -165,7 +174,8 @@ fn wait_turn() -> bool {
             return false;
         }
         suspend(control, Suspended::Waits);
-        true
+        // Resumed by its destructor if it is in a panic of its own, which must come to its end.
+        control.unwinds.get() == 0
     })
 }
 
@@ -202,6 +212,13 @@ pub(crate) fn current_identity() -> Option<Arc<Identity>> {
 /// Whether the caller is in a coroutine that is being cancelled.
 pub(crate) fn is_being_cancelled() -> bool {
     with_running(|control| control.is_some_and(|control| control.unwinds.get() > 0))
+}
+
+/// Whether the caller panics: in a coroutine only if the panic is its own, and not one in which another coroutine of the thread is suspended.
+/// While one is, a panic that begins meanwhile is taken for that one.
+pub(crate) fn is_panicking() -> bool {
+    std::thread::panicking()
+        && with_running(|control| control.is_none_or(|control| control.panics.get() != Panics::Others))
 }
 
 /// What the calling thread's pool of coroutine stacks holds.
