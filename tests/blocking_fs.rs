@@ -212,7 +212,7 @@ fn several_buffers_are_read_and_written_as_one() {
 
 #[test]
 fn times_owners_links_and_modes_are_changed_as_in_std() {
-    everywhere("names", |directory| {
+    everywhere("times", |directory| {
         let path = directory.join("file");
         let file = File::create(&path).expect("new");
         let (early, late) = (Duration::from_secs(1_000), Duration::from_secs(2_000));

@@ -13,7 +13,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boson::compat::{HyperExecutor, HyperIo, HyperTimer, TokioIo};
+use boson::compat::{HyperExecutor, HyperIo, HyperTimer, TokioIo, on_core};
 use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::StackConfig;
@@ -334,4 +334,27 @@ fn hyper_times_out_by_the_timer() {
         assert!(error.is_timeout(), "{error}");
         assert!(rt::now() - began >= Duration::from_millis(100));
     });
+}
+
+#[test]
+fn a_future_that_stays_on_its_core_is_send_and_comes_back() {
+    fn assert_send(_: &impl Send) {}
+    let local = Rc::new(7);
+    let stays = on_core(async move { *local });
+    assert_send(&stays);
+    let stays = std::thread::spawn(move || {
+        let stays = std::panic::AssertUnwindSafe(stays);
+        // Not dropped in case of a panic: that would be one within the other.
+        let mut stays = std::mem::ManuallyDrop::new(Box::pin(stays.0));
+        let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let waker = std::task::Waker::noop();
+            let _ = stays.as_mut().poll(&mut std::task::Context::from_waker(waker));
+        }));
+        assert!(polled.is_err(), "it was polled on another thread");
+        std::mem::ManuallyDrop::into_inner(stays)
+    })
+    .join()
+    .expect("no panic");
+    run(async { assert_eq!(stays.await, 7) });
+    assert_eq!(on_core(std::future::ready(8)).into_inner().into_inner(), 8);
 }

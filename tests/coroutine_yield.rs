@@ -63,6 +63,124 @@ fn turns_are_taken_in_order_also_with_async_tasks_between() {
     }
 }
 
+/// Wakes the coroutine that calls it, which goes on when its turn comes.
+fn wake_myself() {
+    boson::wait(std::future::poll_fn(|cx| {
+        cx.waker().wake_by_ref();
+        std::task::Poll::Ready(())
+    }));
+}
+
+/// One that is woken while it runs comes to its turn before those that are woken later, whether it yields then or waits.
+#[test]
+fn a_coroutine_that_is_woken_in_its_turn_keeps_the_place_that_it_got() {
+    const ROUNDS: usize = 20;
+    let order = run(|| {
+        let order = Rc::new(RefCell::new(Vec::new()));
+        let coroutine = |name: char| {
+            let order = Rc::clone(&order);
+            thread::spawn(move || {
+                for round in 0..ROUNDS {
+                    order.borrow_mut().push(name);
+                    if name == 'b' || name == 'a' && round % 3 == 0 {
+                        wake_myself();
+                        let late = Rc::clone(&order);
+                        drop(rt::spawn("late", async move { late.borrow_mut().push('-') }));
+                    }
+                    thread::yield_now();
+                }
+            })
+        };
+        for handle in ['a', 'b', 'c'].map(coroutine) {
+            handle.join().expect("no panic");
+        }
+        order.take()
+    });
+    let mut expected = Vec::new();
+    let mut late: Vec<char> = Vec::new();
+    for round in 0..ROUNDS {
+        // What was spawned in a turn comes right after the one that spawned it and was woken before.
+        let mut next = Vec::new();
+        for name in ['a', 'b', 'c'] {
+            expected.push(name);
+            let spawns = name == 'b' || name == 'a' && round % 3 == 0;
+            expected.extend(late.pop_if(|last| *last == name).map(|_| '-'));
+            if spawns {
+                next.insert(0, name);
+            }
+        }
+        late = next;
+    }
+    expected.extend(late.iter().map(|_| '-'));
+    assert_eq!(order, expected);
+}
+
+/// The list of what is ready shows who waits for a turn, not who has it.
+#[test]
+fn a_coroutine_that_has_its_turn_does_not_count_as_ready() {
+    let ready = run(|| {
+        let stop = Rc::new(Cell::new(false));
+        let others = [yielder(&stop), yielder(&stop)];
+        let mut seen = Vec::new();
+        for _ in 0..600 {
+            thread::yield_now();
+            seen.push(rt::task_queues().first().expect("the default queue").ready);
+        }
+        stop.set(true);
+        others.into_iter().for_each(|handle| handle.join().expect("no panic"));
+        seen
+    });
+    assert!(ready.iter().all(|ready| *ready == 2), "{ready:?}");
+}
+
+/// A destructor that yields.
+struct YieldsAtEnd(Rc<RefCell<Vec<String>>>);
+
+impl Drop for YieldsAtEnd {
+    fn drop(&mut self) {
+        let result = std::panic::catch_unwind(thread::yield_now);
+        let payload = result.expect_err("it cannot yield there");
+        let message = payload.downcast_ref::<&str>().copied().map(str::to_owned);
+        self.0.borrow_mut().push(message.expect("a message"));
+    }
+}
+
+/// The coroutine is its own core's: it does not yield to that one's tasks meanwhile, and goes on as before.
+#[test]
+fn a_coroutine_does_not_yield_inside_another_core() {
+    const CORES: usize = 5;
+    let said = Rc::new(RefCell::new(Vec::new()));
+    let others: Vec<Core> = (0..CORES)
+        .map(|_| {
+            let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [8; 32])).expect("a core");
+            let at_end = YieldsAtEnd(Rc::clone(&said));
+            let spawned = core.block_on(async {
+                drop(rt::spawn("until the end", async move {
+                    std::future::pending::<()>().await;
+                    drop(at_end);
+                }));
+            });
+            spawned.expect("the core runs");
+            core
+        })
+        .collect();
+    let heard = Rc::clone(&said);
+    run(move || {
+        let stop = Rc::new(Cell::new(false));
+        let yielders = [yielder(&stop), yielder(&stop)];
+        for (gone, other) in (1..).zip(others) {
+            thread::yield_now();
+            drop(other);
+            assert_eq!(heard.borrow().len(), gone);
+            thread::yield_now();
+        }
+        stop.set(true);
+        yielders.into_iter().for_each(|handle| handle.join().expect("no panic"));
+    });
+    assert_eq!(said.borrow().len(), CORES);
+    assert!(said.borrow().iter().all(|message| message.contains("another core")), "{said:?}");
+}
+
 #[test]
 fn results_and_panics_reach_the_joiner_wherever_a_coroutine_ends() {
     run(|| {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
@@ -62,10 +63,13 @@ unsafe impl IoBufMut for Explosive {
     }
 }
 
-struct Panics;
+/// A waker that panics, and knows whether it did.
+#[derive(Default)]
+struct Panics(AtomicBool);
 
 impl Wake for Panics {
     fn wake(self: Arc<Self>) {
+        self.0.store(true, Ordering::Relaxed);
         panic!("a waker of the test panics");
     }
 }
@@ -114,35 +118,33 @@ fn a_core_ends_its_other_io_though_a_buffer_panics() {
 
 fn others_are_woken_though_a_waker_panics(reactor: ReactorChoice) {
     let core = core(reactor);
-    let mut readers = Vec::new();
-    let run = catch_unwind(AssertUnwindSafe(|| {
-        core.block_on(async {
-            let mut clients = Vec::new();
+    let run = core.block_on(async {
+        let (mut clients, mut readers) = (Vec::new(), Vec::new());
+        let (client, server) = pair().await;
+        clients.push(client);
+        for _ in 0..4 {
             let (client, server) = pair().await;
             clients.push(client);
-            for _ in 0..4 {
-                let (client, server) = pair().await;
-                clients.push(client);
-                readers.push(rt::spawn("reader", async move { server.read(Vec::with_capacity(8)).await.1 }));
-            }
-            let mut read = pin!(server.read(Vec::with_capacity(8)));
-            poll_once(read.as_mut(), &Waker::from(Arc::new(Panics)));
-            rt::sleep(Duration::from_millis(10)).await;
-            for client in &clients {
-                // Tasks and their turns come after all have arrived.
-                poll_once_for_its_effect(client);
-            }
-            std::future::pending::<()>().await;
-        })
-    }));
-    assert!(run.is_err(), "the waker's panic is that of whoever runs the core");
-    core.block_on(rt::timeout(Duration::from_secs(5), async {
-        for reader in readers {
-            assert_eq!(reader.await.expect("no panic"), b"hello");
+            readers.push(rt::spawn("reader", async move { server.read(Vec::with_capacity(8)).await.1 }));
         }
-    }))
-    .expect("the core works")
-    .expect("a task was not woken");
+        let woken = Arc::new(Panics::default());
+        let mut read = pin!(server.read(Vec::with_capacity(8)));
+        poll_once(read.as_mut(), &Waker::from(Arc::clone(&woken)));
+        rt::sleep(Duration::from_millis(10)).await;
+        for client in &clients {
+            // Tasks and their turns come after all have arrived.
+            poll_once_for_its_effect(client);
+        }
+        let told = rt::timeout(Duration::from_secs(5), async {
+            for reader in readers {
+                assert_eq!(reader.await.expect("no panic"), b"hello");
+            }
+        });
+        told.await.expect("a task was not woken");
+        assert!(woken.0.load(Ordering::Relaxed), "nobody panicked: the test shows nothing");
+        assert_eq!(read.await.1, b"hello");
+    });
+    run.expect("the core works");
 }
 
 /// Writes at once: there is room.

@@ -325,3 +325,25 @@ fn randomness_comes_from_the_seed() {
     };
     assert_eq!(draw(), draw());
 }
+
+#[test]
+fn configurations_from_the_machine_share_a_clock_and_no_seed() {
+    let (one, other) =
+        (CoreConfig::from_machine().expect("bytes"), CoreConfig::from_machine().expect("bytes"));
+    assert_ne!(one.seed, other.seed);
+    assert_ne!(one.seed, rt::machine_seed().expect("bytes"));
+    // Not apart by the time between the two calls, and whatever else happened since the first one of the process.
+    let before = one.clock.now();
+    let between = other.clock.now();
+    assert!(before <= between && between <= one.clock.now());
+    let drawn = |config: &CoreConfig| {
+        let core = Core::new(config).expect("io_uring is usable");
+        core.block_on(async {
+            let mut bytes = [0; 16];
+            rt::fill_random(&mut bytes);
+            bytes
+        })
+        .expect("runs")
+    };
+    assert_ne!(drawn(&one), drawn(&other));
+}

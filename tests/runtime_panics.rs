@@ -8,6 +8,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
@@ -41,6 +42,27 @@ fn waker_that_panics_when_it_is_dropped() -> Waker {
     let hook = Hook::new();
     *hook.on_drop.borrow_mut() = Some(Box::new(|| panic!("a waker's destructor panics on purpose")));
     hook.waker()
+}
+
+/// A subscriber to the log that panics at every warning, and counts them.
+#[derive(Clone, Default)]
+struct PanicsAtWarnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for PanicsAtWarnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _attributes: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _span: &tracing::span::Id, _follows: &tracing::span::Id) {}
+    fn event(&self, _event: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("a subscriber panics on purpose");
+    }
+    fn enter(&self, _span: &tracing::span::Id) {}
+    fn exit(&self, _span: &tracing::span::Id) {}
 }
 
 /// Whether the core behind `handle` takes no messages any more, and says so.
@@ -152,6 +174,50 @@ fn a_core_ends_whole_though_the_destructors_of_messages_and_timers_panic() {
     .expect("the ring works");
     ends_whole(core, &dropped, waker);
     drop(sleeps);
+}
+
+#[test]
+fn a_core_ends_whole_though_a_subscriber_panics_at_its_warning() {
+    /// Has a successor, for ever.
+    struct Again;
+    impl Drop for Again {
+        fn drop(&mut self) {
+            if rt::is_in_core() {
+                let successor = Again;
+                rt::spawn("again", async move {
+                    let _successor = successor;
+                    std::future::pending::<()>().await;
+                })
+                .detach();
+            }
+        }
+    }
+    let (core, dropped, waker) = core_with_a_waiting_task();
+    core.block_on(async { drop(Again) }).expect("the ring works");
+    let subscriber = PanicsAtWarnings::default();
+    let warnings = Arc::clone(&subscriber.0);
+    tracing::subscriber::with_default(subscriber, || ends_whole(core, &dropped, waker));
+    assert_eq!(warnings.load(Ordering::Relaxed), 1, "of tasks without end");
+}
+
+#[test]
+fn a_call_whose_caller_panics_is_counted_and_costs_the_core_nothing() {
+    struct PanicsOnDrop;
+    impl Drop for PanicsOnDrop {
+        fn drop(&mut self) {
+            panic!("a result's destructor panics on purpose");
+        }
+    }
+    let core = core();
+    let handle = core.handle();
+    drop(handle.run(|| PanicsOnDrop));
+    let mut broken = pin!(handle.run(|| 1));
+    assert!(broken.as_mut().poll(&mut Context::from_waker(&panicking_waker())).is_pending());
+    let healthy = handle.run(|| 2);
+    let ran = catch_unwind(AssertUnwindSafe(|| core.block_on(healthy)));
+    assert_eq!(ran.expect("a foreign panic ended `block_on`").expect("the ring works").expect("it ran"), 2);
+    assert_eq!(core.stats().panicked, 2);
+    assert!(matches!(broken.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(1))));
 }
 
 #[test]

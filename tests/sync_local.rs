@@ -649,3 +649,27 @@ fn permits_of_different_semaphores_do_not_merge() {
     let (one, other) = (Semaphore::new(1), Semaphore::new(1));
     one.try_acquire().expect("free").merge(other.try_acquire().expect("free"));
 }
+
+#[test]
+fn a_waker_that_panics_costs_no_other_waiter_its_wake() {
+    let (notify, granted, closed) = (Notify::new(), Semaphore::new(0), Semaphore::new(0));
+    let mut waits: Vec<(&Hook, Boxed<'_, ()>)> = Vec::new();
+    for number in 0..9 {
+        let wait: Boxed<'_, ()> = match number % 3 {
+            0 => Box::pin(notify.notified()),
+            1 => Box::pin(async { granted.acquire().await.expect("open").forget() }),
+            _ => Box::pin(async { assert!(closed.acquire().await.is_err()) }),
+        };
+        let hook = Hook::new();
+        if number < 3 {
+            hook.on_wake.replace(Some(Box::new(|| panic!("woken"))));
+        }
+        waits.push((hook, wait));
+    }
+    assert!(waits.iter_mut().all(|(hook, wait)| hook.poll(wait).is_pending()));
+    notify.notify_all();
+    granted.add_permits(3);
+    closed.close();
+    assert!(waits.iter().all(|(hook, _)| hook.take_wakes() == 1), "somebody was not woken");
+    assert!(waits.iter_mut().all(|(_, wait)| poll(wait).is_ready()));
+}

@@ -176,6 +176,21 @@ fn a_waker_that_panics_when_it_is_cloned_loses_no_wake_up() {
 }
 
 #[test]
+fn a_waker_that_panics_costs_no_other_waiter_of_a_condvar_the_notification() {
+    let (mutex, condvar) = (Mutex::new(()), Condvar::new());
+    let hooks: Vec<&Hook> = (0..3).map(|_| Hook::new()).collect();
+    let mut waits: Vec<_> =
+        (0..3).map(|_| Box::pin(async { drop(condvar.wait(mutex.lock().await).await) })).collect();
+    for (wait, hook) in waits.iter_mut().zip(&hooks) {
+        assert!(hook.poll(wait).is_pending());
+    }
+    hooks[0].on_wake.replace(Some(Box::new(|| panic!("woken"))));
+    condvar.notify_all();
+    assert!(hooks.iter().all(|hook| hook.take_wakes() == 1), "somebody was not woken");
+    assert!(waits.iter_mut().all(|wait| poll(wait).is_ready()));
+}
+
+#[test]
 fn guards_of_every_kind_hold_the_lock_and_give_it_up() {
     let mutex = Arc::new(Mutex::new((1, String::from("part"))));
     let whole = mutex.blocking_lock();

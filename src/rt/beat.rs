@@ -81,7 +81,12 @@ impl Beat {
     /// A poll of a task of `site` begins.
     #[inline]
     pub(super) fn poll(&self, site: &'static Site) {
-        let number = self.polls.load(Ordering::Relaxed);
+        self.poll_after(self.polls.load(Ordering::Relaxed), site);
+    }
+
+    /// The same, by who knows how many began before: the `number` that [`polls`](Self::polls) gives.
+    #[inline]
+    pub(super) fn poll_after(&self, number: u64, site: &'static Site) {
         self.sites[slot(number)].store(ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
         self.polls.store(number + 1, Ordering::Release);
     }
@@ -92,6 +97,7 @@ impl Beat {
     }
 
     /// How many polls began.
+    #[inline]
     pub(super) fn polls(&self) -> u64 {
         self.polls.load(Ordering::Acquire)
     }

@@ -49,7 +49,8 @@ pub fn spawn_in<F: Future + 'static>(
 
 /// As [`spawn_in`] or, without a queue, as [`spawn`], for a caller elsewhere.
 #[track_caller]
-pub(crate) fn spawn_at<F: Future + 'static>(
+#[inline]
+pub(super) fn spawn_at<F: Future + 'static>(
     queue: Option<&TaskQueue>,
     name: &'static str,
     created_at: &'static Location<'static>,
@@ -64,6 +65,7 @@ pub(crate) fn spawn_at<F: Future + 'static>(
 
 /// Starts the task of a coroutine, for a caller elsewhere.
 #[track_caller]
+#[inline]
 pub(crate) fn spawn_coroutine<F: Future + 'static>(
     queue: Option<&TaskQueue>,
     name: &'static str,
@@ -241,6 +243,10 @@ fn note(choose: impl FnOnce(Option<&'static str>) -> Option<&'static str>) {
 
 /// What is known of every task on this core that has not ended, the newest first. The future of [`block_on`](super::Core::block_on) is
 /// one of them.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn tasks() -> Vec<TaskInfo> {
     in_core("rt::tasks", |core| core.tasks(TaskRange::ALL))
@@ -259,6 +265,10 @@ pub fn current_task() -> Option<TaskInfo> {
 
 /// What is known of some tasks on this core: a piece of [`tasks`], for cores with very many. Takes time for each task that it has
 /// to pass by.
+///
+/// # Panics
+///
+/// Outside a core.
 #[track_caller]
 pub fn tasks_in(range: TaskRange) -> Vec<TaskInfo> {
     in_core("rt::tasks_in", |core| core.tasks(range))

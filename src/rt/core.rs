@@ -91,7 +91,6 @@ impl Core {
             if worked {
                 idler.worked(now);
             } else if idler.should_park(now) {
-                idler.park();
                 self.shared.park(now)?;
             } else {
                 std::hint::spin_loop();
@@ -159,10 +158,10 @@ impl Drop for Core {
             std::mem::forget(Rc::clone(&self.shared));
             return;
         }
-        let inside = Inside::enter(&self.shared);
+        // Whatever panics before: wakers that outlive the core point to an inbox that only a closed one keeps for them.
+        let _closes = self.shared.closing();
+        let _inside = Inside::enter(&self.shared);
         self.shared.end();
-        drop(inside);
-        self.shared.close();
     }
 }
 

@@ -7,6 +7,7 @@ use std::cell::Cell;
 use std::ptr;
 use std::rc::Rc;
 
+use super::coroutine::Restrained;
 use super::scheduler::Shared;
 
 thread_local! {
@@ -45,6 +46,7 @@ pub(super) struct Inside {
     core: Rc<Shared>,
     /// The core that it was inside of before; kept alive, because the thread goes back to it.
     outer: Option<Rc<Shared>>,
+    _restrained: Option<Restrained>,
 }
 
 impl Inside {
@@ -52,7 +54,7 @@ impl Inside {
     pub(super) fn enter(core: &Rc<Shared>) -> Self {
         let outer = with(|current| current.cloned());
         CURRENT.set(Rc::as_ptr(core));
-        Self { core: Rc::clone(core), outer }
+        Self { core: Rc::clone(core), outer, _restrained: Restrained::new(Rc::as_ptr(core)) }
     }
 }
 
@@ -66,18 +68,21 @@ impl Drop for Inside {
 }
 
 /// While it lives, the thread is inside no core, as another thread would be. For a simulation.
-pub(super) struct Outside(*const Shared);
+pub(super) struct Outside {
+    before: *const Shared,
+    _restrained: Option<Restrained>,
+}
 
 impl Outside {
     /// Leaves the core that the thread is inside of. Its [`Inside`] is further up on the stack, and keeps it alive.
     pub(super) fn enter() -> Self {
-        Self(CURRENT.replace(ptr::null()))
+        Self { before: CURRENT.replace(ptr::null()), _restrained: Restrained::new(ptr::null()) }
     }
 }
 
 impl Drop for Outside {
     fn drop(&mut self) {
-        CURRENT.set(self.0);
+        CURRENT.set(self.before);
     }
 }
 

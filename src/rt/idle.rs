@@ -24,7 +24,6 @@ pub(super) struct Idler {
     longest: Duration,
     spins: bool,
     since: Option<Instant>,
-    parked: bool,
     /// Spins in vain, one after the other.
     vain: u32,
     /// Short idle times without spinning, one after the other.
@@ -40,30 +39,20 @@ impl Idler {
             Idle::Adaptive { spin } => spin,
             Idle::Sleep => Duration::ZERO,
         };
-        Self {
-            longest,
-            spins: true,
-            since: None,
-            parked: false,
-            vain: 0,
-            short: 0,
-            short_needed: FEWEST_SHORT_TIMES,
-        }
+        Self { longest, spins: true, since: None, vain: 0, short: 0, short_needed: FEWEST_SHORT_TIMES }
     }
 
     /// There was something to do at `now`.
     #[inline]
     pub(super) fn worked(&mut self, now: Instant) {
         if let Some(since) = self.since.take() {
-            let parked = std::mem::take(&mut self.parked);
-            self.learn(now - since < self.longest, parked);
+            self.learn(now - since < self.longest);
         }
     }
 
     /// An idle time ended, which was or was not `short` enough for a spin.
-    fn learn(&mut self, short: bool, parked: bool) {
+    fn learn(&mut self, short: bool) {
         match (self.spins, short) {
-            (true, true) if parked => {}
             (true, true) => {
                 self.vain = 0;
                 self.short_needed = FEWEST_SHORT_TIMES;
@@ -90,15 +79,8 @@ impl Idler {
     /// There was nothing to do at `now`; whether the core should sleep.
     pub(super) fn should_park(&mut self, now: Instant) -> bool {
         let since = *self.since.get_or_insert(now);
-        if self.longest == Duration::MAX {
-            return false;
-        }
+        // No two instants are so far apart as `Idle::Poll` asks for.
         now - since >= if self.spins { self.longest } else { self.longest / SHORTEST }
-    }
-
-    /// The core goes to sleep.
-    pub(super) fn park(&mut self) {
-        self.parked = true;
     }
 }
 
@@ -117,7 +99,6 @@ mod tests {
         let mut parked = None;
         for at in from..to {
             if parked.is_none() && idler.should_park(after(at)) {
-                idler.park();
                 parked = Some(at);
             }
         }
@@ -165,21 +146,73 @@ mod tests {
     }
 
     /// The one that answers needs the processor that the core spins on: the answer comes 20 µs after the core sleeps, however late.
-    #[test]
-    fn a_core_that_is_in_the_way_of_what_it_waits_for_all_but_stops_spinning() {
-        let mut idler = Idler::new(Idle::Adaptive { spin: SPIN });
+    fn in_the_way(idler: &mut Idler, idle_times: u32) -> (u64, u64) {
         let (mut from, mut spun) = (0, 0);
-        for _ in 0..10_000 {
+        for _ in 0..idle_times {
             let mut at = from;
             while !idler.should_park(after(at)) {
                 at += 1;
             }
-            idler.park();
             idler.worked(after(at + 20));
             spun += at - from;
             from = at + 30;
         }
+        (from, spun)
+    }
+
+    #[test]
+    fn a_core_that_is_in_the_way_of_what_it_waits_for_all_but_stops_spinning() {
+        let (_, spun) = in_the_way(&mut Idler::new(Idle::Adaptive { spin: SPIN }), 10_000);
         assert!(spun < 10_000 * 2, "it spun for {spun} µs in 10,000 idle times");
+    }
+
+    #[test]
+    fn however_often_spinning_was_in_vain_a_core_tries_it_again() {
+        let mut idler = Idler::new(Idle::Adaptive { spin: SPIN });
+        let (from, _) = in_the_way(&mut idler, 20_000);
+        let times =
+            (0..).take_while(|time| idle_time(&mut idler, from + time * 100, from + time * 100 + 31) < 31);
+        assert!(times.count() <= 1_024);
+    }
+
+    #[test]
+    fn an_idle_time_as_long_as_a_spin_was_not_caught() {
+        let mut idler = Idler::new(Idle::Adaptive { spin: SPIN });
+        for round in 0..4 {
+            assert_eq!(idle_time(&mut idler, round * 10_000, round * 10_000 + 64), 64);
+        }
+        assert_eq!(idle_time(&mut idler, 100_000, 109_000), 1);
+    }
+
+    #[test]
+    fn a_core_that_spins_again_has_as_many_spins_in_vain_as_at_first() {
+        let mut idler = disappointed();
+        for round in 0..2 {
+            assert_eq!(idle_time(&mut idler, 200_000 + round * 10_000, 200_031 + round * 10_000), 1);
+        }
+        for round in 0..4 {
+            assert_eq!(idle_time(&mut idler, 300_000 + round * 10_000, 309_000 + round * 10_000), 64);
+        }
+        assert_eq!(idle_time(&mut idler, 400_000, 409_000), 1);
+    }
+
+    #[test]
+    fn a_spin_that_pays_makes_up_for_the_vain_ones_before() {
+        let mut idler = disappointed();
+        let mut from = 200_000;
+        for _ in 0..20 {
+            for _ in 0..2 {
+                assert_eq!(idle_time(&mut idler, from, from + 31), 1, "at {from}");
+                from += 10_000;
+            }
+            // Twice as many short times would be asked for, had none of the spins paid.
+            assert_eq!(idle_time(&mut idler, from, from + 20), 20, "at {from}");
+            for _ in 0..4 {
+                from += 10_000;
+                assert_eq!(idle_time(&mut idler, from, from + 9_000), 64, "at {from}");
+            }
+            from += 10_000;
+        }
     }
 
     #[test]

@@ -77,8 +77,11 @@
 //!     let hare = thread::spawn(|| thread::sleep(Duration::from_millis(1)));
 //!     match boson::wait(select(tortoise, hare)) {
 //!         Either::Left(_) => "the tortoise",
-//!         // With the handle of the other one, which runs on.
-//!         Either::Right((_, _tortoise)) => "the hare",
+//!         // With the handle of the other one, which would run on.
+//!         Either::Right((_, tortoise)) => {
+//!             tortoise.cancel();
+//!             "the hare"
+//!         }
 //!     }
 //! });
 //! assert_eq!(first.await.expect("no panic"), "the hare");
@@ -158,8 +161,8 @@ pub use shutdown::{Shutdown, ShutdownReport};
 pub use signal::{Signal, Signals};
 pub use sleep::{Sleep, sleep, sleep_until};
 pub use stats::{CoreLatencies, CoreStats};
-pub(crate) use task::Cancel;
 pub use task::{AbortOnDrop, JoinError, JoinHandle, PanicPayload, TaskHandle};
+pub(crate) use task::{Cancel, wake_all};
 pub use task_dump::{TaskInfo, TaskOrder, TaskRange, TaskState};
 pub use task_group::TaskGroup;
 pub use task_local::{TaskLocal, task_local};

@@ -123,6 +123,18 @@ impl RunQueues {
     pub(super) fn push(&self, queue: u8, task: NonNull<Header>, now: &Cell<Instant>) {
         let slot = &self.slots[usize::from(queue)];
         slot.ready.push(task);
+        self.became_ready(queue, slot, now);
+    }
+
+    /// The same at the front of its queue.
+    pub(super) fn push_front(&self, queue: u8, task: NonNull<Header>, now: &Cell<Instant>) {
+        let slot = &self.slots[usize::from(queue)];
+        slot.ready.push_front(task);
+        self.became_ready(queue, slot, now);
+    }
+
+    #[inline]
+    fn became_ready(&self, queue: u8, slot: &Slot, now: &Cell<Instant>) {
         let bit = 1 << queue;
         if self.ready.get() & bit == 0 {
             self.ready.set(self.ready.get() | bit);
@@ -143,14 +155,18 @@ impl RunQueues {
         task
     }
 
-    /// Takes the first task of a queue if it is such a one.
+    /// Takes the first task of a queue, which is a coroutine that has its turn there.
     #[inline]
-    pub(super) fn pop_if(&self, queue: u8, is_such: impl FnOnce(&Header) -> bool) -> Option<NonNull<Header>> {
-        let first = self.slots[usize::from(queue)].ready.first()?;
-        if is_such(first) { self.pop(queue) } else { None }
+    pub(super) fn leave(&self, queue: u8) -> Option<NonNull<Header>> {
+        let slot = &self.slots[usize::from(queue)];
+        let task = slot.ready.leave();
+        if slot.ready.is_empty() {
+            self.ready.set(self.ready.get() & !(1 << queue));
+        }
+        task
     }
 
-    /// The tasks of a queue, for exchanges that leave as many on it as before.
+    /// The tasks of a queue, to leave as many on it as before.
     #[inline]
     pub(super) fn list(&self, queue: u8) -> &ReadyList {
         &self.slots[usize::from(queue)].ready

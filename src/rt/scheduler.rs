@@ -27,7 +27,6 @@ use rand::rngs::StdRng;
 use tracing::warn;
 
 use super::beat::{Beat, Phase};
-use super::coroutine::Control;
 use super::current;
 use super::fork::Process;
 use super::inbox::{Inbox, Message};
@@ -53,8 +52,6 @@ const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 const CLOCK_GROWTH: u64 = 8;
 /// Messages run per turn, even when the run queue is full.
 const MIN_MESSAGES_PER_TURN: usize = 16;
-/// Panics of wakers and destructors after which the I/O in flight at the end of a core is leaked.
-const SHUT_DOWN_PANICS: usize = 1000;
 /// Tasks and timers that destructors may start while a core ends: so many, and so many more for each task and timer that it had.
 const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;
@@ -73,10 +70,8 @@ pub(super) struct Shared {
     now: Cell<Instant>,
     /// The task of the `block_on` that goes on.
     root: Cell<Option<NonNull<Header>>>,
-    /// The task that is being polled.
-    running: Cell<Option<NonNull<Header>>>,
-    /// The coroutine that the loop resumed, which may run others from its own stack; see [`direct`].
-    lender: Cell<*const Control>,
+    /// The task that the loop polls. Another one runs while a coroutine lets others run on its stack: [`Shared::running`] knows.
+    polling: Cell<Option<NonNull<Header>>>,
     /// The number of the poll before which the loop looks at the clock.
     until: Cell<u64>,
     beat: Arc<Beat>,
@@ -149,8 +144,7 @@ impl Shared {
             queues: RunQueues::new(),
             now: Cell::new(now),
             root: Cell::new(None),
-            running: Cell::new(None),
-            lender: Cell::new(direct::NOBODY),
+            polling: Cell::new(None),
             until: Cell::new(0),
             beat: Arc::new(Beat::new()),
             skipped: Cell::new(0),
@@ -312,7 +306,7 @@ impl Shared {
     // A fifth of an async task's yield, if it is a call.
     #[inline(always)]
     fn run_task(&self, task: NonNull<Header>, queue: u8) -> bool {
-        self.running.set(Some(task));
+        self.polling.set(Some(task));
         // SAFETY: the task was just popped from a run queue of this core, so its core's own reference keeps it alive.
         let polled = if task::is_coroutine(unsafe { task.as_ref() }) {
             // SAFETY: as below.
@@ -322,7 +316,7 @@ impl Shared {
             // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
             unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) }
         };
-        self.running.set(None);
+        self.polling.set(None);
         if polled == Polled::Pending {
             return false;
         }
@@ -432,7 +426,10 @@ impl Shared {
         let mut ran = 0;
         while ran < room {
             let Some(message) = self.messages.borrow_mut().pop_front() else { break };
-            message();
+            // It ends with a waker, or with the destructor of a result that nobody waits for.
+            if !task::quietly(message) {
+                self.count_panic();
+            }
             ran += 1;
         }
         self.tell_drained();
@@ -557,9 +554,8 @@ impl Shared {
         self.messages.take().into_iter().for_each(task::drop_quietly);
         task::drop_quietly(self.drained.take());
         self.end_tasks(&mut most);
-        // Each panic is that of an operation that is done; the ones after it may be with the kernel still.
-        let shut_down = || self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()));
-        if !(0..SHUT_DOWN_PANICS).any(|_| task::quietly(shut_down)) {
+        // The clock is foreign code. If it does not tell the time, the I/O is not waited for.
+        if !task::quietly(|| self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()))) {
             std::mem::forget(self.reactor.clone());
         }
         // An orphan's or a poller's destructor may have spawned.
@@ -567,9 +563,14 @@ impl Shared {
         self.end_tasks(&mut most);
     }
 
+    /// Closes the core when the value is dropped.
+    pub(super) fn closing(&self) -> Closes<'_> {
+        Closes(self)
+    }
+
     /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
-    pub(super) fn close(&self) {
-        self.pool.close();
+    fn close(&self) {
+        task::quietly(|| self.pool.close());
         self.inbox.close();
     }
 
@@ -588,7 +589,9 @@ impl Shared {
             if tasks > 0 {
                 *most = left.checked_sub(tasks);
                 if most.is_none() {
-                    return warn!("destructors spawn tasks without end: {tasks} are leaked");
+                    // A subscriber to the log is foreign code too.
+                    task::quietly(|| warn!("destructors spawn tasks without end: {tasks} are leaked"));
+                    return;
                 }
                 // Apart from those that are spawned meanwhile, or it would never come to the older ones.
                 let ending = self.registry.take_all();
@@ -605,8 +608,9 @@ impl Shared {
             }
             *most = left.checked_sub(timers.len());
             if most.is_none() {
-                warn!("destructors start timers without end: {} are leaked", timers.len());
-                return std::mem::forget(timers);
+                let timers = std::mem::ManuallyDrop::new(timers);
+                task::quietly(|| warn!("destructors start timers without end: {} are leaked", timers.len()));
+                return;
             }
             timers.into_iter().for_each(task::drop_quietly);
         }
@@ -647,6 +651,16 @@ fn next_reading(ran: u64, elapsed: Duration, left: Duration) -> u64 {
     (ran + fits).min(POLLS_PER_TURN)
 }
 
+/// A core that ends. It is closed with this, whatever panics before.
+#[must_use = "the core is closed when this is dropped"]
+pub(super) struct Closes<'a>(&'a Shared);
+
+impl Drop for Closes<'_> {
+    fn drop(&mut self) {
+        self.0.close();
+    }
+}
+
 /// The task of a `block_on`. It ends with this, at the latest.
 pub(super) struct Root<'a, T> {
     core: &'a Shared,
@@ -672,8 +686,7 @@ impl<T> Root<'_, T> {
 impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
         // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
-        self.core.running.set(None);
-        self.core.lender.set(direct::NOBODY);
+        self.core.polling.set(None);
         self.core.until.set(0);
         self.core.beat.enter(Phase::Outside);
         self.core.root.set(None);

@@ -20,7 +20,7 @@ pub struct CoreStats {
     pub spawned: u64,
     /// Tasks that ended, in whatever way.
     pub ended: u64,
-    /// Tasks that ended with a panic.
+    /// Tasks and calls from other threads ([`Handle::run`](super::Handle::run)) that ended with a panic.
     pub panicked: u64,
     /// Times the core slept in the kernel.
     pub parks: u64,

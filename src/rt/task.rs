@@ -37,8 +37,9 @@ pub use join_error::{JoinError, PanicPayload};
 use list::Links;
 pub(super) use list::{ReadyList, Registry};
 pub(super) use site::{Site, SiteCache};
+pub(crate) use stage::wake_all;
 use stage::{TaskCell, VTable};
-pub(super) use stage::{drop_quietly, quietly};
+pub(super) use stage::{drop_quietly, each_quietly, quietly};
 pub(super) use waker::Canceller;
 
 const STACK_PAGE_BYTES: usize = 4 << 10;
@@ -49,14 +50,10 @@ const QUEUED: u8 = 1;
 const ENDED: u8 = 1 << 1;
 /// The join handle asked for the end of the task.
 const CANCELLED: u8 = 1 << 2;
-/// The join handle is gone: nobody will take the result.
-const DETACHED: u8 = 1 << 3;
-/// The future of a `block_on`: not in the registry.
-const ROOT: u8 = 1 << 4;
 /// Its polls do more than to resume a coroutine: `Header::coroutine` is not set.
-const FUTURE: u8 = 1 << 5;
-/// Spawned as a coroutine's.
-const COROUTINE: u8 = 1 << 6;
+const FUTURE: u8 = 1 << 3;
+/// It runs and is the first on its run queue: a coroutine among others that take turns on one of their stacks.
+const TURN: u8 = 1 << 4;
 
 /// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
 /// one is a pointer to the other.
@@ -65,7 +62,9 @@ const COROUTINE: u8 = 1 << 6;
 #[repr(C)]
 pub(super) struct Header {
     node: Node,
+    /// The next on its run queue. Says nothing of a task that is on none.
     next_ready: Cell<Option<NonNull<Header>>>,
+    /// Only what decides about its turns, so that one comparison tells a coroutine that takes turns: it has none, or is queued.
     flags: Cell<u8>,
     /// Which of the core's task queues it belongs to.
     queue: u8,
@@ -83,6 +82,12 @@ pub(super) struct Header {
     /// Kept alive by the core while it lives, and then by a count of this task's own; see [`Inbox::close`].
     inbox: *const Inbox,
     id: u64,
+    /// The future of a `block_on`: not in the registry.
+    is_root: bool,
+    /// Spawned as a coroutine's.
+    is_coroutine: Cell<bool>,
+    /// The join handle is gone: nobody will take the result.
+    is_detached: Cell<bool>,
     joiner: UnsafeCell<Option<Waker>>,
     links: Links,
     locals: Cell<Option<Rc<Locals>>>,
@@ -126,9 +131,12 @@ impl Header {
         self.flags.set(if coroutine.is_some() { others } else { others | FUTURE });
     }
 
-    /// The coroutine that each poll resumes, if that is all that a poll does; otherwise null.
-    pub(super) fn coroutine(&self) -> *const Control {
-        self.coroutine.get().map_or(std::ptr::null(), |control| control.as_ptr().cast_const())
+    /// The coroutine that each poll resumes, if that is all that a poll does.
+    #[inline]
+    pub(super) fn coroutine(&self) -> Option<&Control> {
+        // SAFETY: a coroutine is pinned from its first poll on, and clears the pointer to it when it is dropped. The callers are
+        // about to resume it, and what drops it comes after that.
+        self.coroutine.get().map(|control| unsafe { control.as_ref() })
     }
 
     pub(super) fn site(&self) -> &'static Site {
@@ -168,12 +176,12 @@ impl Header {
 
     /// Whether the task is that of a `block_on`.
     pub(super) fn is_root(&self) -> bool {
-        self.has(ROOT)
+        self.is_root
     }
 
     /// Whether the task is that of a coroutine.
     pub(super) fn is_coroutine(&self) -> bool {
-        self.has(COROUTINE)
+        self.is_coroutine.get()
     }
 
     pub(super) fn is_queued(&self) -> bool {
@@ -187,6 +195,11 @@ impl Header {
     /// Notes what the task waits for, until its next poll.
     pub(super) fn set_waits_for(&self, what: &'static str) {
         self.waits_for.set(Some(what));
+    }
+
+    /// A coroutine looks at what it may wait for next. It alone need not be told when its poll begins.
+    pub(super) fn forget_waits_for(&self) {
+        self.waits_for.set(None);
     }
 
     /// The task-local values, made when first asked for. What the end of the task runs gets values of its own, which go at once:
@@ -211,7 +224,7 @@ impl TaskRef {
         F: Future + 'static,
     {
         // SAFETY: a `'static` future may be dropped at any time.
-        unsafe { Self::new_unbounded(new, future, 0) }
+        unsafe { Self::new_unbounded(new, future, false) }
     }
 
     /// The task of a `block_on`: not in the registry.
@@ -221,7 +234,7 @@ impl TaskRef {
     /// The caller sees to it that the task has ended and its result was taken or dropped before the lifetime of `F` is over.
     pub(super) unsafe fn new_root<F: Future>(new: &NewTask<'_>, future: F) -> (Self, JoinHandle<F::Output>) {
         // SAFETY: the caller's promise is the same.
-        unsafe { Self::new_unbounded(new, future, ROOT) }
+        unsafe { Self::new_unbounded(new, future, true) }
     }
 
     /// # Safety
@@ -230,13 +243,13 @@ impl TaskRef {
     unsafe fn new_unbounded<F: Future>(
         new: &NewTask<'_>,
         future: F,
-        flags: u8,
+        is_root: bool,
     ) -> (Self, JoinHandle<F::Output>) {
         new.inbox.task_made();
         let header = Header {
             node: Node::new(),
             next_ready: Cell::new(None),
-            flags: Cell::new(flags | FUTURE),
+            flags: Cell::new(FUTURE),
             queue: new.queue,
             stack_pages: Cell::new(0),
             polls: Cell::new(0),
@@ -248,6 +261,9 @@ impl TaskRef {
             references: Cell::new(2),
             inbox: Arc::as_ptr(new.inbox),
             id: new.id,
+            is_root,
+            is_coroutine: Cell::new(false),
+            is_detached: Cell::new(false),
             joiner: UnsafeCell::new(None),
             links: Links::default(),
             locals: Cell::new(None),
@@ -268,6 +284,7 @@ impl TaskRef {
         Self(task)
     }
 
+    #[inline]
     pub(super) fn header(&self) -> &Header {
         // SAFETY: this reference is counted, so the task is not freed while `self` lives.
         unsafe { self.0.as_ref() }
@@ -333,27 +350,64 @@ pub(super) fn mark_queued(task: NonNull<Header>) -> Option<NonNull<Header>> {
     // SAFETY: alive by the reference that each caller holds.
     let flags = unsafe { &task.as_ref().flags };
     if flags.get() & (QUEUED | ENDED) != 0 {
-        return None;
+        return if flags.get() & TURN == 0 { None } else { leave_front(task) };
     }
     flags.set(flags.get() | QUEUED);
     Some(task)
 }
 
-/// Whether the next poll of a task does nothing but to resume a coroutine.
-#[inline]
-pub(super) fn is_coroutine(header: &Header) -> bool {
-    header.flags.get() & (FUTURE | ENDED | CANCELLED) == 0
+/// Takes a coroutine from its place at the front of its queue that is woken while it [has its turn](TURN) there.
+#[cold]
+fn leave_front(task: NonNull<Header>) -> Option<NonNull<Header>> {
+    // SAFETY: alive, as in `mark_queued`.
+    let header = unsafe { task.as_ref() };
+    // SAFETY: set for every coroutine that had a turn, to a part of its core, which is alive and runs it.
+    let ready = unsafe { header.coroutine()?.ready().as_ref() }?;
+    let first = ready.leave();
+    debug_assert_eq!(first, Some(task), "who has its turn is the first");
+    header.flags.set(header.flags.get() & !TURN);
+    first
 }
 
-/// Marks a task as queued that is such a one and is not queued.
+/// Whether the next poll of a task that is on a run queue does nothing but to resume a coroutine.
 #[inline]
-pub(super) fn mark_queued_coroutine(header: &Header) -> bool {
-    let flags = header.flags.get();
-    if flags & (FUTURE | ENDED | CANCELLED | QUEUED) != 0 {
-        return false;
+pub(super) fn is_coroutine(header: &Header) -> bool {
+    header.flags.get() == QUEUED
+}
+
+/// Whether a task is a coroutine that runs and is the first on its run queue, and may go on.
+#[inline]
+pub(super) fn has_turn(header: &Header) -> bool {
+    header.flags.get() == QUEUED | TURN
+}
+
+/// Marks a running task as one that [has its turn](has_turn), if it is a coroutine that may go on and is not queued; false otherwise.
+/// The caller puts it first on its run queue.
+pub(super) fn mark_turn(header: &Header) -> bool {
+    let marks = header.flags.get() == 0;
+    if marks {
+        header.flags.set(QUEUED | TURN);
     }
-    header.flags.set(flags | QUEUED);
-    true
+    marks
+}
+
+/// The turn is over of a task that had it at the front of its queue, from where the caller takes it; false if it had none.
+pub(super) fn end_turn(header: &Header) -> bool {
+    let had = header.has(TURN);
+    if had {
+        header.flags.set(header.flags.get() & !(QUEUED | TURN));
+    }
+    had
+}
+
+/// A turn begins of a task that [is a coroutine](is_coroutine): it was taken from its run queue, or it [has its turn](has_turn) as the first
+/// on it. As many polls as `number` began before.
+#[inline]
+pub(super) fn begin_coroutine(header: &Header, is_first: bool, now: Instant, beat: &Beat, number: u64) {
+    header.flags.set(if is_first { QUEUED | TURN } else { 0 });
+    beat.poll_after(number, header.site);
+    header.polls.set(header.polls.get().wrapping_add(1));
+    header.since.set(now);
 }
 
 /// A poll of a task begins that was taken from a run queue.
@@ -383,12 +437,12 @@ unsafe fn borrowed_waker(task: NonNull<Header>) -> ManuallyDrop<Waker> {
 /// # Safety
 ///
 /// `header` is that of the core's running task, whose poll [began](begin), on the thread of the core, which is inside of it; the
-/// coroutine does not run yet, and an [`Outer`](super::coroutine::Outer) exists that is dropped before the task's future is.
+/// coroutine does not run yet, and an [`Outer`](super::coroutine::Outer) exists that is dropped before the task's future is. It
+/// [was a coroutine](is_coroutine) when its poll began.
 #[inline]
 pub(super) unsafe fn resume(header: &Header) -> Left {
-    let Some(control) = header.coroutine.get() else { return Left::Ended };
-    // SAFETY: a coroutine is pinned from its first poll on, and clears the pointer to it when it is dropped.
-    let control = unsafe { control.as_ref() };
+    // SAFETY: it has no `FUTURE` flag, by the caller's word, and `set_coroutine` changes that only together with the pointer.
+    let control = unsafe { header.coroutine().unwrap_unchecked() };
     // SAFETY: it was suspended before it was noted in the header, and when it ends the note is removed, here. The rest is the
     // caller's word.
     let left = unsafe { control.resume() };
@@ -455,7 +509,7 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
     // SAFETY: alive by the caller's word.
     let header = unsafe { task.as_ref() };
     header.set(ENDED);
-    if !header.has(ROOT) {
+    if !header.is_root {
         // SAFETY: every other task is in its core's registry from its spawn to its end.
         unsafe { registry.remove(task) };
     }
@@ -468,7 +522,7 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
     if let Some(locals) = header.locals.take() {
         stage::drop_quietly(locals);
     }
-    if header.has(DETACHED) {
+    if header.is_detached.get() {
         // SAFETY: the task is live, on its own core and has ended, and its join handle is gone.
         unsafe { (header.vtable.discard)(task) };
     }

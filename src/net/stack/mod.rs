@@ -53,7 +53,7 @@ pub use stream::StackStream;
 use self::engine::Engine;
 use super::device::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::Result;
-use crate::rt::{Instant, Park, Poller};
+use crate::rt::{self, Instant, Park, Poller};
 
 /// A handle to a stack; cheap to clone. Not `Send`: a stack belongs to one core.
 ///
@@ -112,8 +112,8 @@ impl Stack {
             // Most calls wake nobody; the list then keeps its memory for the next poll.
             (result, if wakes.is_empty() { Vec::new() } else { std::mem::take(wakes) })
         };
-        for waker in wakes {
-            waker.wake();
+        if !wakes.is_empty() {
+            rt::wake_all(wakes.into_iter());
         }
         result
     }
@@ -154,9 +154,7 @@ impl Poller for StackPoller {
             std::mem::swap(&mut core.engine.wakes, &mut self.wakes);
             handled
         };
-        for waker in self.wakes.drain(..) {
-            waker.wake();
-        }
+        rt::wake_all(self.wakes.drain(..));
         handled
     }
 

@@ -3,7 +3,7 @@
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::ops::Range;
 use std::panic::Location;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::task::Waker;
 
@@ -12,7 +12,7 @@ use corosensei::{CoroutineResult, Yielder};
 use super::Identity;
 use super::stack::PooledStack;
 use crate::rt::scheduler::Shared;
-use crate::rt::task::TaskRef;
+use crate::rt::task::{Header, ReadyList, TaskRef};
 
 /// What must be left of a stack for its coroutine to run others from there: enough for the path to their stacks.
 pub(super) const ROOM_BYTES: usize = 16 << 10;
@@ -47,6 +47,17 @@ pub(super) enum Panics {
     Own,
 }
 
+/// What a coroutine does that yields.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// It switches back to whoever resumed it.
+    Guest,
+    /// The loop resumed it: it lets others run on its stack.
+    Lender,
+    /// It must look: it is being cancelled, or its thread is inside another core than its own, or outside.
+    Restrained,
+}
+
 pub(super) type Stack = corosensei::Coroutine<(), Suspended, (), PooledStack>;
 
 /// What does not depend on the type of a coroutine's result. Pinned with the coroutine that it is a part of: the task's header and
@@ -58,8 +69,12 @@ pub(in crate::rt) struct Control {
     pub(super) yielder: Cell<*const Yielder<(), Suspended>>,
     /// The core that it belongs to, to compare with; null before the first turn.
     pub(super) core: Cell<*const Shared>,
+    /// The run queue that it takes its turns from, a part of its core; null before the first turn.
+    pub(super) ready: Cell<*const ReadyList>,
     /// Its task, from the first turn on.
     pub(super) task: OnceCell<TaskRef>,
+    /// `Lender` only while the loop of its core resumes it and its thread is inside that core.
+    pub(super) role: Cell<Role>,
     /// How often the destructor unwound the stack; zero while the coroutine is alive.
     pub(super) unwinds: Cell<u32>,
     /// As of the last switch.
@@ -96,6 +111,40 @@ pub(super) fn with_running<R>(f: impl FnOnce(Option<&Control>) -> R) -> R {
     f(unsafe { control.as_ref() })
 }
 
+/// The task that a thread inside of `core` runs, if that is on a coroutine's stack which belongs to it. Not while that is unwound: what runs
+/// then may be the turn of another.
+#[inline]
+pub(in crate::rt) fn running_task(core: *const Shared) -> Option<NonNull<Header>> {
+    with_running(|control| {
+        let control = control.filter(|control| ptr::eq(control.core.get(), core))?;
+        control.task.get().map(|task| NonNull::from(task.header()))
+    })
+}
+
+/// While it lives, the coroutine on whose stack the caller is does not yield to tasks of its core, because the thread is inside another.
+pub(in crate::rt) struct Restrained {
+    control: *const Control,
+    role: Role,
+}
+
+impl Restrained {
+    /// The thread is about to enter `core`, or to leave its core if that is null.
+    pub(in crate::rt) fn new(core: *const Shared) -> Option<Self> {
+        with_running(|control| {
+            let control = control.filter(|control| !ptr::eq(control.core.get(), core))?;
+            Some(Self { control, role: control.role.replace(Role::Restrained) })
+        })
+    }
+}
+
+impl Drop for Restrained {
+    fn drop(&mut self) {
+        // SAFETY: this is on the stack of that coroutine, or was made while it was unwound there: it is neither suspended, which its
+        // role has kept it from, nor dropped before what is on its stack is.
+        unsafe { &*self.control }.role.set(self.role);
+    }
+}
+
 /// While it lives, other coroutines may run than the one that did before, which is the one that runs again then.
 pub(in crate::rt) struct Outer(*const Control);
 
@@ -103,6 +152,12 @@ impl Outer {
     #[inline]
     pub(in crate::rt) fn new() -> Self {
         Self(RUNNING.get())
+    }
+
+    /// The same of the one that runs, by who knows it.
+    #[inline]
+    pub(in crate::rt) fn of(running: &Control) -> Self {
+        Self(running)
     }
 }
 
@@ -119,6 +174,42 @@ impl Control {
     pub(in crate::rt) fn has_room(&self) -> bool {
         let here = 0u8;
         ptr::from_ref(&here).addr() >= self.room_above
+    }
+
+    /// It looks at what it may wait for next.
+    pub(super) fn forget_waits_for(&self) {
+        if let Some(task) = self.task.get() {
+            task.header().forget_waits_for();
+        }
+    }
+
+    /// The run queue that it takes its turns from; null before the first turn.
+    pub(in crate::rt) fn ready(&self) -> *const ReadyList {
+        self.ready.get()
+    }
+
+    /// Whether it lets others run on its stack when it yields, from here on until it is told otherwise. It is not
+    /// [restrained](Role::Restrained).
+    #[inline]
+    pub(in crate::rt) fn set_lender(&self, lends: bool) {
+        self.role.set(if lends { Role::Lender } else { Role::Guest });
+    }
+
+    /// The core and the run queue that it belongs to, and its task.
+    ///
+    /// # Safety
+    ///
+    /// It is a lender, and the caller is on its stack.
+    #[inline]
+    pub(in crate::rt) unsafe fn home(&self) -> (&Shared, &ReadyList, NonNull<Header>) {
+        // SAFETY: set when its first turn began, and taken by its destructor, which does not run while it does.
+        let task = unsafe { self.task.get().unwrap_unchecked() };
+        // SAFETY: set when its first turn began, too. The core is alive while its loop resumes the coroutine, which is what a lender
+        // is, and stays where it is.
+        let core = unsafe { &*self.core.get() };
+        // SAFETY: as above: it is a part of that core.
+        let ready = unsafe { &*self.ready.get() };
+        (core, ready, NonNull::from(task.header()))
     }
 
     /// Notes that the code that runs from here on is on this coroutine's stack.

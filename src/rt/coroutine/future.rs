@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::Identity;
-use super::control::{Control, Left, Outer, Panics, ROOM_BYTES, Stack, Suspended, with_running};
+use super::control::{Control, Left, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, with_running};
 use super::stack::PooledStack;
 use crate::error::Result;
 use crate::rt::scheduler::with_core;
@@ -54,7 +54,9 @@ impl<T> Coroutine<T> {
             stack: UnsafeCell::new(on_stack(stack, f)),
             yielder: Cell::new(ptr::null()),
             core: Cell::new(ptr::null()),
+            ready: Cell::new(ptr::null()),
             task: OnceCell::new(),
+            role: Cell::new(Role::Guest),
             unwinds: Cell::new(0),
             panics: Cell::new(Panics::None),
             ended: Cell::new(false),
@@ -79,8 +81,12 @@ impl<T> Coroutine<T> {
     #[inline(never)]
     fn begin(&self, cx: &Context<'_>) {
         let task = with_core(|core| {
+            let task = core.running_task();
+            if let Some(task) = &task {
+                self.control.ready.set(core.queues().list(task.header().queue()));
+            }
             self.control.core.set(std::rc::Rc::as_ptr(core));
-            core.running_task()
+            task
         });
         let task = task.expect("a coroutine is polled by a task");
         assert!(
@@ -167,7 +173,8 @@ impl<T> Future for Coroutine<T> {
 impl<T> Drop for Coroutine<T> {
     /// # Panics
     ///
-    /// With what the function panics with after it caught the unwinding, what it was panicking with when it waited in a destructor, or a destructor of what it captured or returned then.
+    /// With what the function panics with after it caught the unwinding, what it was panicking with when it waited in a destructor, or
+    /// what a destructor of what it captured or returned panics with then.
     fn drop(&mut self) {
         let control = &mut self.control;
         let task = control.task.take();
@@ -185,6 +192,7 @@ impl<T> Drop for Coroutine<T> {
         }
         let unwound = if stack.started() {
             control.unwinds.set(1);
+            control.role.set(Role::Restrained);
             let is_in_own_panic = control.panics.replace(Panics::Own) == Panics::Own;
             let _outer = Outer::new();
             // SAFETY: this is its destructor, which `_outer` does not outlive, and it does not move meanwhile.

@@ -36,13 +36,14 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-pub(super) use control::{Control, Left, Outer, Suspended};
+pub(super) use control::{Control, Left, Outer, Restrained, Suspended, running_task};
 pub(crate) use future::Coroutine;
 pub(crate) use identity::Identity;
 pub use stack::StackStats;
 
 use super::current;
-use control::{Panics, running, with_running};
+use super::scheduler::Shared;
+use control::{Panics, Role, running, with_running};
 use foreign::{block_thread, block_thread_for};
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.
@@ -97,6 +98,7 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
         let (polled, was_suspended) = with_running(|control| {
             let control = control.expect("called on a coroutine's stack");
             let turn = control.turn();
+            control.forget_waits_for();
             let polled = control.with_waker(|waker| future.as_mut().poll(&mut Context::from_waker(waker)));
             (polled, control.turn() != turn)
         });
@@ -117,29 +119,35 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
 #[inline]
 #[track_caller]
 pub(crate) fn yield_now() -> bool {
-    let control = running();
-    // SAFETY: the core that the thread is inside of is alive, and runs nothing here that would end it.
-    let core = unsafe { current::core().as_ref() };
-    // SAFETY: as in `with_running`; null is no lender.
-    let suspended = match (core, unsafe { control.as_ref() }) {
-        // It is its core's, which has resumed it: it is not being unwound.
-        (Some(core), Some(control)) if core.is_lender(control) => {
+    // SAFETY: as in `with_running`.
+    let Some(control) = (unsafe { running().as_ref() }) else { return false };
+    let suspended = match control.role.get() {
+        Role::Guest => Suspended::Yields,
+        Role::Lender => {
             control.switched_from();
-            let suspended = core.run_others(control);
+            // SAFETY: it is the lender, and this is on its stack.
+            let suspended = unsafe { Shared::run_others(control) };
             control.switched_to();
-            suspended
+            match suspended {
+                Some(suspended) => suspended,
+                None => return true,
+            }
         }
-        (_, None) => return false,
-        (_, Some(control)) if control.unwinds.get() > 0 => return false,
-        (_, Some(control)) => {
-            assert_own_core(control);
-            Some(Suspended::Yields)
-        }
+        Role::Restrained if !may_yield(control) => return false,
+        Role::Restrained => Suspended::Yields,
     };
-    if let Some(suspended) = suspended {
-        // SAFETY: as above.
-        suspend(unsafe { &*control }, suspended);
+    suspend(control, suspended);
+    true
+}
+
+/// Whether a coroutine yields that must look: not while it is being cancelled.
+#[cold]
+#[track_caller]
+fn may_yield(control: &Control) -> bool {
+    if control.unwinds.get() > 0 {
+        return false;
     }
+    assert_own_core(control);
     true
 }
 
@@ -147,8 +155,10 @@ pub(crate) fn yield_now() -> bool {
 #[inline]
 #[track_caller]
 fn assert_own_core(control: &Control) {
+    let is_unwound = control.unwinds.get() > 0;
     assert!(
-        std::ptr::eq(control.core.get(), current::core()),
+        (is_unwound || control.role.get() != Role::Restrained)
+            && std::ptr::eq(control.core.get(), current::core()),
         "a coroutine cannot wait while the tasks of another core are dropped inside it"
     );
 }

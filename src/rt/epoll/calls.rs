@@ -173,7 +173,7 @@ impl Calls {
 impl Drop for Calls {
     fn drop(&mut self) {
         if self.in_flight > 0 {
-            // A panic of somebody's waker got in the way of the reactor's end: a thread may still use a call's memory.
+            // A panic of the clock got in the way of the reactor's end: a thread may still use a call's memory.
             self.leak();
         }
     }

@@ -2,7 +2,6 @@
 
 use std::cell::{Cell, RefCell};
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
@@ -20,6 +19,7 @@ use crate::rt::doorbell::Doorbell;
 use crate::rt::offload::{Place, Pool, Refused};
 use crate::rt::ops::{Call, Direction, Orphan, Way};
 use crate::rt::shutdown::{Patience, ROUND};
+use crate::rt::task::{each_quietly, quietly, wake_all};
 
 /// The event of the doorbell: no descriptor has this number.
 const DOORBELL: u64 = u64::MAX;
@@ -318,13 +318,12 @@ impl Reactor {
         drop(inner);
         self.returned.take(&mut results);
         let settled = results.len();
-        let told = for_each_despite_panics(results.drain(..), |(key, result)| {
+        each_quietly(results.drain(..), |(key, result)| {
             let told = self.inner.borrow_mut().calls.complete(key, result);
             told.into_iter().for_each(Told::tell);
         });
         // Keeps the allocation.
         self.inner.borrow_mut().results = results;
-        told.unwrap_or_else(|payload| resume_unwind(payload));
         settled
     }
 
@@ -356,10 +355,9 @@ impl Reactor {
         let mut woken = std::mem::take(woken);
         drop(inner);
         let count = woken.len();
-        let told = for_each_despite_panics(woken.drain(..), Waker::wake);
+        wake_all(woken.drain(..));
         // Keeps the allocation.
         self.inner.borrow_mut().woken = woken;
-        told.unwrap_or_else(|payload| resume_unwind(payload));
         Ok(count)
     }
 
@@ -433,32 +431,15 @@ impl Reactor {
         let mut left = self.inner.borrow().calls.in_flight();
         while left > 0 && !patience.is_over() {
             if let Err(error) = self.wait(Some(ROUND)) {
-                warn!("waiting for I/O in flight failed: {error}");
+                quietly(|| warn!("waiting for I/O in flight failed: {error}"));
                 break;
             }
             left = self.inner.borrow().calls.in_flight();
         }
         if left > 0 {
-            warn!("{left} blocking calls did not finish; their memory is not freed");
             self.inner.borrow_mut().calls.leak();
+            // Last, because a subscriber to the log is foreign code and may panic.
+            quietly(|| warn!("{left} blocking calls did not finish; their memory is not freed"));
         }
     }
-}
-
-/// Tells everybody, also those who come after somebody whose waker panics; returns the first panic.
-fn for_each_despite_panics<T>(
-    all: impl Iterator<Item = T>,
-    mut tell: impl FnMut(T),
-) -> std::thread::Result<()> {
-    let mut outcome = Ok(());
-    for one in all {
-        let told = catch_unwind(AssertUnwindSafe(|| tell(one)));
-        if outcome.is_ok() {
-            outcome = told;
-        } else if let Err(payload) = told {
-            // The payload's destructor is foreign code too, and may panic in turn.
-            std::mem::forget(payload);
-        }
-    }
-    outcome
 }

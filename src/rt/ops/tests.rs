@@ -2,13 +2,13 @@
 
 #![expect(clippy::async_yields_async, reason = "a future that outlives `block_on` is what is tested")]
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -57,6 +57,26 @@ impl Clock for Steps {
     fn unix_time(&self) -> Duration {
         Duration::ZERO
     }
+}
+
+/// A subscriber to the log that panics at every warning, and counts them.
+struct PanicsAtWarnings(Arc<AtomicUsize>);
+
+impl tracing::Subscriber for PanicsAtWarnings {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() == tracing::Level::WARN
+    }
+    fn new_span(&self, _attributes: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _span: &tracing::span::Id, _values: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _span: &tracing::span::Id, _follows: &tracing::span::Id) {}
+    fn event(&self, _event: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        panic!("a subscriber panics on purpose");
+    }
+    fn enter(&self, _span: &tracing::span::Id) {}
+    fn exit(&self, _span: &tracing::span::Id) {}
 }
 
 type Read = Pin<Box<dyn Future<Output = (std::io::Result<u32>, Watched)>>>;
@@ -121,7 +141,9 @@ fn a_core_gives_up(reactor: ReactorChoice) {
         .expect("runs");
     // Nobody has so much patience.
     clock.step.store(1 << 50, Ordering::Relaxed);
-    drop(core);
+    let warnings = Arc::default();
+    tracing::subscriber::with_default(PanicsAtWarnings(Arc::clone(&warnings)), || drop(core));
+    assert_eq!(warnings.load(Ordering::Relaxed), 1, "it gives up once, and says so once");
     let mut late = begun.take().expect("a destructor of a core's may begin an operation, which has no end");
     assert!(!poll_once(&mut given_up) && !poll_once(&mut late));
     finish_read(&file);
@@ -141,4 +163,33 @@ fn what_a_core_with_an_io_uring_gives_up_on_stays_as_it_is() {
 #[test]
 fn what_a_core_on_epoll_gives_up_on_stays_as_it_is() {
     a_core_gives_up(ReactorChoice::Epoll);
+}
+
+#[test]
+fn what_one_operation_drops_when_it_is_given_up_keeps_no_other_from_it() {
+    /// Panics if it is the first one.
+    struct Guard(Rc<Cell<usize>>);
+    impl Drop for Guard {
+        fn drop(&mut self) {
+            self.0.set(self.0.get() + 1);
+            assert_ne!(self.0.get(), 1, "a destructor panics on purpose");
+        }
+    }
+    let clock = Arc::new(Steps { nanos: AtomicU64::new(0), step: AtomicU64::new(1000) });
+    let config = CoreConfig { reactor: ReactorChoice::IoUring, ..CoreConfig::new(clock.clone(), [7; 32]) };
+    let Ok(core) = Core::new(&config) else { return };
+    let (dropped, alive) = (Rc::default(), Rc::default());
+    let file = slow_file();
+    core.block_on(async {
+        for _ in 0..3 {
+            let guard = Guard(Rc::clone(&dropped));
+            let mut send = Box::pin(ops::send_zero_copy(&file, Watched::new(8, &alive), guard));
+            assert!(send.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        // Before the core looks whether they are done.
+        clock.step.store(1 << 50, Ordering::Relaxed);
+    })
+    .expect("runs");
+    drop(core);
+    assert_eq!((dropped.get(), alive.get()), (3, 3), "guards are dropped, buffers are not");
 }

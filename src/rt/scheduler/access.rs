@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::future::Future;
 use std::ops::ControlFlow;
 use std::panic::Location;
-use std::ptr;
+use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Poll, Waker};
@@ -13,6 +13,7 @@ use rand::RngCore;
 
 use super::{Header, Shared};
 use crate::mem::Arena;
+use crate::rt::coroutine;
 use crate::rt::handle::Handle;
 use crate::rt::inbox::Inbox;
 use crate::rt::offload::Pool;
@@ -90,7 +91,7 @@ impl Shared {
     }
 
     fn describe(&self, task: &Header, now: Instant) -> TaskInfo {
-        let is_running = self.running.get().is_some_and(|running| ptr::eq(running.as_ptr(), task));
+        let is_running = self.running().is_some_and(|running| ptr::eq(running.as_ptr(), task));
         let state = match is_running {
             true => TaskState::Running,
             false if task.is_queued() => TaskState::Ready,
@@ -140,17 +141,23 @@ impl Shared {
         self.registry.len() == 0 && self.messages.borrow().is_empty() && self.inbox.is_empty()
     }
 
+    /// The task that runs, if one does: that of the coroutine on whose stack this is, or the one that the loop polls.
+    #[inline]
+    fn running(&self) -> Option<NonNull<Header>> {
+        coroutine::running_task(self).or(self.polling.get())
+    }
+
     /// Runs `f` with the header of the task that is being polled, if one is.
     #[inline]
     pub(in crate::rt) fn with_running<R>(&self, f: impl FnOnce(Option<&Header>) -> R) -> R {
         // SAFETY: set while the task is being polled, when its core's own reference keeps it alive.
-        f(self.running.get().map(|task| unsafe { task.as_ref() }))
+        f(self.running().map(|task| unsafe { task.as_ref() }))
     }
 
     /// The task that is being polled.
     pub(in crate::rt) fn running_task(&self) -> Option<TaskRef> {
         // SAFETY: as in `with_running`; tasks are polled on their core's thread.
-        self.running.get().map(|task| unsafe { TaskRef::borrow(task) })
+        self.running().map(|task| unsafe { TaskRef::borrow(task) })
     }
 
     /// The task-local values of the task that is being polled. Code of the core's that is in none (a waker, a poller, a

@@ -11,31 +11,15 @@
 //! - Only coroutines run there: tasks whose poll does nothing but to resume one. What one of them ends with is kept until its
 //!   next poll, which is the loop's: wakers and destructors run there.
 //! - A task that was cancelled is left to the loop, and so is one in a span: a subscriber is others' code.
+//! - Who takes turns so stays on the run queue, at its front, while it runs: to yield is to become the last.
 //! - A coroutine that runs there switches back when it yields: there are never more than two stacks on one another.
 //! - It counts: no more polls are made than the loop itself would make before it looks at the clock.
 
-use std::ptr::{self, NonNull};
+use std::ptr::NonNull;
 
-use super::{Header, Polled, Shared};
+use super::{Beat, Header, Polled, Shared};
 use crate::rt::coroutine::{Control, Left, Outer, Suspended};
-use crate::rt::task::{self, ReadyList};
-
-/// No coroutine, and not null: no thread is on its stack.
-pub(super) const NOBODY: *const Control = ptr::dangling();
-
-/// While it lives, others run on the stack of the coroutine that is `own`, and none of them lets others run on its own.
-struct Below<'a> {
-    core: &'a Shared,
-    own: NonNull<Header>,
-    _outer: Outer,
-}
-
-impl Drop for Below<'_> {
-    #[inline]
-    fn drop(&mut self) {
-        self.core.running.set(Some(self.own));
-    }
-}
+use crate::rt::task;
 
 impl Shared {
     /// Resumes the coroutine that is all of a task, and lets it run others from its stack.
@@ -49,13 +33,14 @@ impl Shared {
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {
         // SAFETY: alive by the core's own reference, as it has not ended.
         let header = unsafe { task.as_ref() };
-        task::begin(header, self.now.get(), &self.beat);
-        self.lender.set(header.coroutine());
+        task::begin_coroutine(header, false, self.now.get(), &self.beat, self.beat.polls());
         let outer = Outer::new();
+        let lends = Lends::new(header);
         // SAFETY: it is the running task, its poll has begun, and it does not run yet, as no task does. `outer` is dropped next.
         let left = unsafe { task::resume(header) };
+        drop(lends);
         drop(outer);
-        self.lender.set(NOBODY);
+        self.end_turn(task);
         match left {
             Left::Suspended(Suspended::Waits) => Polled::Pending,
             Left::Suspended(Suspended::Yields) => {
@@ -70,72 +55,93 @@ impl Shared {
         }
     }
 
-    /// Whether `control` is of the coroutine that the loop resumed last and that runs now, and not null.
-    #[inline]
-    pub(in crate::rt) fn is_lender(&self, control: *const Control) -> bool {
-        ptr::eq(self.lender.get(), control)
-    }
-
-    /// The running task, which is this coroutine on whose stack the caller is, and [the lender](Self::is_lender), yields. `None` if
-    /// its turn has come again; otherwise it must switch to the loop, which is told this.
+    /// The coroutine on whose stack the caller is yields. `None` if its turn has come again; otherwise it must switch to the loop, which
+    /// is told this.
+    ///
+    /// # Safety
+    ///
+    /// It is the one that the loop of its core [resumed](Self::run_coroutine), and the thread is inside that core.
     // A yield between two coroutines is mostly this: a call would be a tenth of it.
     #[inline(always)]
-    pub(in crate::rt) fn run_others(&self, control: &Control) -> Option<Suspended> {
-        let own = self.running.get()?;
+    pub(in crate::rt) unsafe fn run_others(control: &Control) -> Option<Suspended> {
+        // SAFETY: the loop that resumed it made it a lender.
+        let (core, ready, own) = unsafe { control.home() };
         // SAFETY: the running task is alive.
         let own_header = unsafe { own.as_ref() };
-        if !control.has_room() || !task::mark_queued_coroutine(own_header) {
+        if !control.has_room() || !(task::has_turn(own_header) || core.join_in(own)) {
             return Some(Suspended::Yields);
         }
-        let ready = self.queues.list(own_header.queue());
-        let below = Below { core: self, own, _outer: Outer::new() };
-        let mut next = self.next_after(ready, own);
-        while let Some(task) = next {
-            // SAFETY: it was just taken from a run queue, so its core's own reference keeps it alive.
-            let header = unsafe { task.as_ref() };
-            task::begin(header, self.now.get(), &self.beat);
-            if task == own {
+        let outer = Outer::of(control);
+        // SAFETY: it has its turn on its queue, as was found just now or came about.
+        let mut next = unsafe { ready.pass_on(own) };
+        loop {
+            // SAFETY: it is on a run queue, so its core's own reference keeps it alive.
+            let header = unsafe { next.as_ref() };
+            let beat: &Beat = &core.beat;
+            let number = beat.polls();
+            // What the loop would do before it looks at the clock.
+            if number >= core.until.get() || !task::is_coroutine(header) {
+                break;
+            }
+            task::begin_coroutine(header, true, core.now.get(), beat, number);
+            if next == own {
                 return None;
             }
-            self.running.set(Some(task));
-            // SAFETY: it is the running task now, its poll has begun, and this is the thread of its core, which `own` found itself
-            // inside of. It does not run: of this core's coroutines only `own` does, which this is not, and others that
+            // SAFETY: it is the running task now, its poll has begun, and this is the thread of its core, which is inside of it by the
+            // caller's word. It does not run: of this core's coroutines only `own` does, which this is not, and others that
             // run below `own` are of other cores. It is neither cancelled nor ended, and nothing ends here, so its future stays
-            // until `below` is dropped.
+            // until `outer` is dropped.
             let left = unsafe { task::resume(header) };
-            // One that ended gives its result in its next poll, which is the loop's.
-            let yielded =
-                if left == Left::Suspended(Suspended::Waits) { None } else { task::mark_queued(task) };
-            next = match yielded {
-                Some(task) => self.next_after(ready, task),
-                None => self.next_like(own_header),
-            };
+            if left == Left::Suspended(Suspended::Yields) && task::has_turn(header) {
+                // SAFETY: it has its turn, and its queue is that of `own`, as it was taken from there.
+                next = unsafe { ready.pass_on(next) };
+                continue;
+            }
+            core.leave(next, left);
+            match ready.first() {
+                Some(first) => next = NonNull::from(first),
+                None => break,
+            }
         }
-        drop(below);
+        drop(outer);
         // It is on its queue.
         Some(Suspended::Waits)
     }
 
-    /// Puts a task that was just marked as queued at the end of its queue and takes the first one, if the loop would run it before it
-    /// looks at the clock, and it is a coroutine.
-    #[inline]
-    fn next_after(&self, ready: &ReadyList, task: NonNull<Header>) -> Option<NonNull<Header>> {
-        if self.beat.polls() < self.until.get()
-            && let Some(next) = ready.exchange_if(task, task::is_coroutine)
-        {
-            return Some(next);
+    /// Puts the running task at the front of its queue, from where it takes its turns; false if it is no coroutine that may go on, or is queued
+    /// already.
+    #[cold]
+    fn join_in(&self, task: NonNull<Header>) -> bool {
+        // SAFETY: the running task is alive.
+        let header = unsafe { task.as_ref() };
+        let joins = task::mark_turn(header);
+        if joins {
+            self.queues.push_front(header.queue(), task, &self.now);
         }
-        self.enqueue(task);
-        None
+        joins
     }
 
-    /// The same from the queue of `own`, without a task to put at its end.
-    #[cold]
-    fn next_like(&self, own: &Header) -> Option<NonNull<Header>> {
-        if self.beat.polls() >= self.until.get() {
-            return None;
+    /// Takes a coroutine that was suspended or has ended from the front of its queue, if it is there still.
+    #[inline]
+    fn end_turn(&self, task: NonNull<Header>) {
+        // SAFETY: alive by its core's own reference: nothing took its result yet.
+        let header = unsafe { task.as_ref() };
+        if task::end_turn(header) {
+            let first = self.queues.leave(header.queue());
+            debug_assert_eq!(first, Some(task), "who has its turn is the first");
         }
-        self.queues.pop_if(own.queue(), task::is_coroutine)
+    }
+
+    /// A turn is over of a coroutine that ran on another's stack and does not just go on: it waits, is queued already, is cancelled or
+    /// has ended. One that has ended gives its result in its next poll, which is the loop's.
+    #[cold]
+    fn leave(&self, task: NonNull<Header>, left: Left) {
+        self.end_turn(task);
+        if left != Left::Suspended(Suspended::Waits)
+            && let Some(task) = task::mark_queued(task)
+        {
+            self.enqueue(task);
+        }
     }
 
     /// Says whether the running task's polls do nothing but to resume a coroutine.
@@ -145,5 +151,26 @@ impl Shared {
                 task.set_coroutine(coroutine);
             }
         });
+    }
+}
+
+/// While it lives, the coroutine of a task is the one that lets others run on its stack.
+struct Lends<'a>(Option<&'a Control>);
+
+impl<'a> Lends<'a> {
+    fn new(task: &'a Header) -> Self {
+        let control = task.coroutine();
+        if let Some(control) = control {
+            control.set_lender(true);
+        }
+        Self(control)
+    }
+}
+
+impl Drop for Lends<'_> {
+    fn drop(&mut self) {
+        if let Some(control) = self.0 {
+            control.set_lender(false);
+        }
     }
 }

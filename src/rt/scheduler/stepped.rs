@@ -312,8 +312,8 @@ impl SteppedCore {
             std::mem::forget(Rc::clone(&self.shared));
             return;
         }
+        let _closes = self.shared.closing();
         self.crash();
-        self.shared.close();
     }
 
     pub(crate) fn handle(&self) -> Handle {

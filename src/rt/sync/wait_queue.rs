@@ -44,6 +44,8 @@ use std::sync::{
     atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
+use crate::rt::wake_all;
+
 type Link = Option<NonNull<Node>>;
 
 /// Futures on any threads that wait.
@@ -181,7 +183,7 @@ impl WaitQueue {
         told
     }
 
-    /// Tells everybody who waits now to look, in their order. Who comes while this runs is not told.
+    /// Tells everybody who waits now to look, in their order, whatever a waker panics with. Who comes while this runs is not told.
     pub(super) fn tell_all(&self) {
         if self.is_empty() {
             return;
@@ -191,9 +193,7 @@ impl WaitQueue {
         while queue.front().is_some_and(|node| node.number.get() <= begun) {
             let waker = queue.tell_front(Told::WithAll);
             drop(queue);
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            wake_all(waker.into_iter());
             queue = self.lock();
         }
     }

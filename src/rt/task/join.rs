@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::abort::{AbortOnDrop, sealed::Cancel};
 use super::waker::{self, Canceller};
-use super::{CANCELLED, COROUTINE, DETACHED, ENDED, Header, JoinError, Registry, TaskRef, borrowed_waker};
+use super::{CANCELLED, ENDED, Header, JoinError, Registry, TaskRef, borrowed_waker};
 
 type Take<T> = unsafe fn(NonNull<Header>) -> Option<Result<T, JoinError>>;
 
@@ -80,7 +80,7 @@ impl<T> JoinHandle<T> {
 
     /// Notes that the task is a coroutine's.
     pub(crate) fn is_of_a_coroutine(&self) {
-        self.header().set(COROUTINE);
+        self.header().is_coroutine.set(true);
     }
 
     /// What the task waits for, as far as it says.
@@ -146,7 +146,7 @@ impl<T> Future for JoinHandle<T> {
 impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         let header = self.header();
-        header.set(DETACHED);
+        header.is_detached.set(true);
         if header.has(ENDED) {
             // SAFETY: the task is live by the handle's reference and has ended; the handle is `!Send`, so this is the thread
             // of its core, and nobody else takes the result.

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::ptr::NonNull;
 
-use super::{Header, TaskRef};
+use super::{Header, QUEUED, TURN, TaskRef};
 
 /// Links of a task in the registry of its core.
 #[derive(Default)]
@@ -13,22 +13,29 @@ pub(super) struct Links {
     next: Cell<Option<NonNull<Header>>>,
 }
 
-/// Tasks that are ready to run, in the order in which they were woken.
+/// Tasks that are ready to run, in the order in which they were woken, and first the coroutine that has its turn there.
 ///
 /// A task on it is marked as queued, is on it once, and is kept alive by its core's own reference, which is not given up
 /// while the mark is set.
+///
+/// While a coroutine has its turn there, the first comes again after the last: to go to the end only changes who is first and last. What is
+/// taken from the front otherwise leaves the last as it is, which need not be read for that.
 #[derive(Default)]
 pub(in crate::rt) struct ReadyList {
     head: Cell<Option<NonNull<Header>>>,
+    /// There is one as long as there is a first.
     tail: Cell<Option<NonNull<Header>>>,
     len: Cell<usize>,
 }
 
 impl ReadyList {
+    /// How many are on it and do not run.
     pub(in crate::rt) fn len(&self) -> usize {
-        self.len.get()
+        let runs = self.first().is_some_and(|first| first.has(TURN));
+        self.len.get() - usize::from(runs)
     }
 
+    #[inline]
     pub(in crate::rt) fn is_empty(&self) -> bool {
         self.head.get().is_none()
     }
@@ -36,12 +43,36 @@ impl ReadyList {
     /// Appends a task that was just marked as queued.
     #[inline]
     pub(in crate::rt) fn push(&self, task: NonNull<Header>) {
-        match self.tail.replace(Some(task)) {
+        if self.head.get().is_none() {
+            self.head.set(Some(task));
+        }
+        // SAFETY: a task that is about to be on the list is alive (see the type).
+        unsafe { task.as_ref() }.next_ready.set(self.head.get());
+        if let Some(tail) = self.tail.replace(Some(task)) {
             // SAFETY: a task on the list is alive (see the type).
-            Some(tail) => unsafe { tail.as_ref() }.next_ready.set(Some(task)),
-            None => self.head.set(Some(task)),
+            unsafe { tail.as_ref() }.next_ready.set(Some(task));
         }
         self.len.set(self.len.get() + 1);
+    }
+
+    /// Puts a coroutine before all others that was just marked as one that has its turn.
+    pub(in crate::rt) fn push_front(&self, task: NonNull<Header>) {
+        let first = self.head.replace(Some(task)).unwrap_or(task);
+        // SAFETY: a task that is about to be on the list is alive (see the type).
+        unsafe { task.as_ref() }.next_ready.set(Some(first));
+        if self.tail.get().is_none() {
+            self.tail.set(Some(task));
+        }
+        self.len.set(self.len.get() + 1);
+        self.close();
+    }
+
+    /// Has the first come again after the last.
+    fn close(&self) {
+        if let Some(tail) = self.tail.get() {
+            // SAFETY: a task on the list is alive (see the type).
+            unsafe { tail.as_ref() }.next_ready.set(self.head.get());
+        }
     }
 
     /// The first task.
@@ -51,33 +82,21 @@ impl ReadyList {
         self.head.get().map(|task| unsafe { task.as_ref() })
     }
 
-    /// Appends a task that was just marked as queued and takes the first one, which is the same if there is no other. `None` if the
-    /// first one is no such task: then nothing is changed.
+    /// The coroutine that has its turn, and is the first therefore, goes to the end. Returns who is first then, which may be the same.
+    ///
+    /// # Safety
+    ///
+    /// `running` has its turn on this list.
     #[inline]
-    pub(in crate::rt) fn exchange_if(
-        &self,
-        task: NonNull<Header>,
-        is_such: impl FnOnce(&Header) -> bool,
-    ) -> Option<NonNull<Header>> {
-        let Some(first) = self.head.get() else {
-            // SAFETY: a task that is about to be on the list is alive (see the type).
-            return is_such(unsafe { task.as_ref() }).then_some(task);
-        };
+    pub(in crate::rt) unsafe fn pass_on(&self, running: NonNull<Header>) -> NonNull<Header> {
         // SAFETY: a task on the list is alive (see the type).
-        let header = unsafe { first.as_ref() };
-        if !is_such(header) {
-            return None;
-        }
-        let tail = self.tail.replace(Some(task));
-        // Of two that take turns, nothing is read that was just written.
-        if tail == Some(first) {
-            self.head.set(Some(task));
-        } else if let Some(tail) = tail {
-            // SAFETY: a task on the list is alive (see the type).
-            unsafe { tail.as_ref() }.next_ready.set(Some(task));
-            self.head.set(header.next_ready.take());
-        }
-        Some(first)
+        let header = unsafe { running.as_ref() };
+        header.flags.set(QUEUED);
+        self.tail.set(Some(running));
+        let next = header.next_ready.get();
+        self.head.set(next);
+        // SAFETY: after each task but the last comes another, and after the last the first, as one has its turn.
+        unsafe { next.unwrap_unchecked() }
     }
 
     /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
@@ -94,9 +113,8 @@ impl ReadyList {
         let previous_ref = unsafe { previous.as_ref() };
         let task = previous_ref.next_ready.get()?;
         // SAFETY: as above.
-        let next = unsafe { task.as_ref() }.next_ready.take();
-        previous_ref.next_ready.set(next);
-        if next.is_none() {
+        previous_ref.next_ready.set(unsafe { task.as_ref() }.next_ready.get());
+        if self.tail.get() == Some(task) {
             self.tail.set(Some(previous));
         }
         self.len.set(self.len.get() - 1);
@@ -107,14 +125,22 @@ impl ReadyList {
     #[inline]
     pub(in crate::rt) fn pop(&self) -> Option<NonNull<Header>> {
         let task = self.head.get()?;
-        // SAFETY: a task on the list is alive (see the type).
-        let next = unsafe { task.as_ref() }.next_ready.take();
-        self.head.set(next);
-        if next.is_none() {
+        if self.tail.get() == Some(task) {
+            self.head.set(None);
             self.tail.set(None);
+        } else {
+            // SAFETY: a task on the list is alive (see the type).
+            self.head.set(unsafe { task.as_ref() }.next_ready.get());
         }
         self.len.set(self.len.get() - 1);
         Some(task)
+    }
+
+    /// Takes the first, which has its turn, while others that take turns are to go on.
+    pub(in crate::rt) fn leave(&self) -> Option<NonNull<Header>> {
+        let task = self.pop();
+        self.close();
+        task
     }
 }
 

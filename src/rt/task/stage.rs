@@ -4,7 +4,7 @@ use std::cell::UnsafeCell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, Waker};
 
 use super::{Header, JoinError, PanicPayload, Polled};
 
@@ -98,6 +98,17 @@ pub(in crate::rt) fn quietly(call: impl FnOnce()) -> bool {
     // A payload's destructor is foreign code too, and may panic in turn.
     std::mem::forget(result);
     is_well
+}
+
+/// Runs foreign code for each of `all`, also for those after one for which it panics; see [`quietly`].
+pub(in crate::rt) fn each_quietly<T>(mut all: impl Iterator<Item = T>, mut call: impl FnMut(T)) {
+    // One catch serves all up to the next panic, which has used up the one that it is of.
+    while !quietly(|| all.by_ref().for_each(&mut call)) {}
+}
+
+/// Wakes everybody, also those behind a waker that panics.
+pub(crate) fn wake_all(wakers: impl Iterator<Item = Waker>) {
+    each_quietly(wakers, Waker::wake);
 }
 
 /// Drops what came from foreign code: one thing at a time, because a second panic while the first one unwinds ends the process.

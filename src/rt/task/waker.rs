@@ -4,7 +4,7 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-use super::{CANCELLED, ENDED, Header, QUEUED, TaskRef, mark_queued};
+use super::{CANCELLED, ENDED, Header, TaskRef, mark_queued};
 use crate::rt::current;
 use crate::rt::scheduler::Shared;
 
@@ -74,12 +74,10 @@ pub(super) unsafe fn waker_wake_by_ref(task: *const ()) {
     // SAFETY: the borrowed waker keeps the header alive.
     let header = unsafe { task.as_ref() };
     let is_own = with_own_core(header, |core| {
-        if let Some(core) = core {
-            let flags = header.flags.get();
-            if flags & (QUEUED | ENDED) == 0 {
-                header.flags.set(flags | QUEUED);
-                core.enqueue(task);
-            }
+        if let Some(core) = core
+            && let Some(ready) = mark_queued(task)
+        {
+            core.enqueue(ready);
         }
         core.is_some()
     });

@@ -21,6 +21,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
 use crate::rt::ops::{COPIED, Call, Orphan};
 use crate::rt::shutdown::{Patience, ROUND};
+use crate::rt::task::{each_quietly, quietly};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -397,15 +398,15 @@ impl Reactor {
         }
         let mut untold = std::mem::take(&mut inner.completed);
         drop(inner);
-        untold.reverse();
-        let mut untold = Untold { reactor: self, completed: untold };
-        while let Some(completed) = untold.completed.pop() {
-            match completed {
-                Completed::Wake(waker) => waker.wake(),
-                Completed::Orphan(orphan, result) => orphan.completed(result),
-                Completed::Ended(request) => drop(request),
-            }
-        }
+        each_quietly(untold.drain(..), |completed| match completed {
+            Completed::Wake(waker) => waker.wake(),
+            Completed::Orphan(orphan, result) => orphan.completed(result),
+            Completed::Ended(request) => drop(request),
+        });
+        let mut inner = self.inner.borrow_mut();
+        // Keeps the allocation, and what foreign code left that used the reactor meanwhile.
+        untold.append(&mut inner.completed);
+        inner.completed = untold;
         reaped
     }
 
@@ -505,34 +506,28 @@ impl Reactor {
                 self.cancel_all();
             }
             if let Err(error) = self.wait(Some(ROUND)) {
-                warn!("waiting for I/O in flight failed: {error}");
+                quietly(|| warn!("waiting for I/O in flight failed: {error}"));
                 break;
             }
             rounds += 1;
             left = self.inner.borrow().in_flight;
         }
         if left > 0 {
-            warn!("{left} operations did not finish; their memory is not freed");
             // Outside the borrow: what they do not leak is dropped.
             let orphans = self.inner.borrow_mut().give_up();
-            orphans.into_iter().for_each(Orphan::given_up);
+            each_quietly(orphans.into_iter(), Orphan::given_up);
+            // Last, because a subscriber to the log is foreign code and may panic.
+            quietly(|| warn!("{left} operations did not finish; their memory is not freed"));
         }
     }
 }
 
-/// Completions whose owners are being told, the next one last. If one of them panics, the others hear of theirs with the next `poll`.
-struct Untold<'a> {
-    reactor: &'a Reactor,
-    completed: Vec<Completed>,
-}
-
-impl Drop for Untold<'_> {
+impl Drop for Reactor {
     fn drop(&mut self) {
-        let mut inner = self.reactor.inner.borrow_mut();
-        // Keeps the allocation, and what an orphan's destructor left that used the reactor meanwhile.
-        self.completed.reverse();
-        self.completed.append(&mut inner.completed);
-        inner.completed = std::mem::take(&mut self.completed);
+        if self.inner.get_mut().in_flight > 0 {
+            // A request may still be given a buffer to write to.
+            std::mem::forget(self.buffers.take());
+        }
     }
 }
 
@@ -689,8 +684,11 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.in_flight > 0 {
-            // `shut_down` gave up, or a panic of somebody's waker got in its way: the kernel may still use the operations' memory.
-            self.give_up().into_iter().for_each(Orphan::given_up);
+            // `shut_down` gave up, or a panic of the clock got in its way: the kernel may still use the operations' memory.
+            each_quietly(self.give_up().into_iter(), Orphan::given_up);
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -25,8 +25,8 @@
 //! Nothing here needs a core: the futures run on any single-threaded executor. Names and shapes follow the cross-core primitives in
 //! [`rt::sync`](crate::rt::sync), and every error here becomes a [`boson::Error`](crate::Error) with `?`.
 //!
-//! Wakers may do anything when they are cloned, woken or dropped, also call back into the primitive that holds them. If one panics
-//! while several tasks are woken, those behind it are told but not woken.
+//! Wakers may do anything when they are cloned, woken or dropped, also call back into the primitive that holds them. One
+//! that panics while several tasks are woken costs no other its wake.
 
 mod barrier;
 pub mod broadcast;

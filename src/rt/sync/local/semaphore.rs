@@ -12,6 +12,7 @@ use pin_project_lite::pin_project;
 use super::wait_list::{Left, WaitList, Waiter};
 use super::{AcquireError, TryAcquireError};
 use crate::rt::context::noted;
+use crate::rt::wake_all;
 
 /// A number of permits that tasks of one core take and give back.
 ///
@@ -203,9 +204,7 @@ impl Semaphore {
         while let Some(Request::Wants(count)) = self.waiters.front() {
             let Some(left) = self.permits.get().checked_sub(count) else { break };
             self.permits.set(left);
-            if let Some(waker) = self.waiters.tell_front(Request::Granted) {
-                waker.wake();
-            }
+            wake_all(self.waiters.tell_front(Request::Granted).into_iter());
         }
     }
 }

@@ -37,6 +37,8 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
+use crate::rt::wake_all;
+
 type Link<T> = Option<NonNull<Node<T>>>;
 
 /// Futures that wait, in the order in which they began. `T` is the word that each of them shows, and finds when it was told.
@@ -182,9 +184,7 @@ impl<T: Copy> WaitList<T> {
             self.waking.unlink(node);
             node.place.set(Place::Told);
             let waker = node.waker.take();
-            if let Some(waker) = waker {
-                waker.wake();
-            }
+            wake_all(waker.into_iter());
         }
     }
 }
