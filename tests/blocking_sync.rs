@@ -74,6 +74,59 @@ fn a_panic_with_the_guard_poisons() {
 }
 
 #[test]
+fn a_panic_that_another_coroutine_is_suspended_in_does_not_poison() {
+    struct Sleeps;
+    impl Drop for Sleeps {
+        fn drop(&mut self) {
+            thread::sleep(Duration::from_millis(20));
+        }
+    }
+    run(|| {
+        let locks = Rc::new((Mutex::new(()), RwLock::new(())));
+        let locks_there = Rc::clone(&locks);
+        let bystander = thread::spawn(move || {
+            let guards = (locks_there.0.lock(), locks_there.1.write());
+            // The other one panics meanwhile.
+            thread::yield_now();
+            thread::yield_now();
+            assert!(thread::panicking(), "for the whole thread");
+            drop(guards);
+            thread::park();
+        });
+        thread::yield_now();
+        let own = Rc::new(Mutex::new(()));
+        let own_there = Rc::clone(&own);
+        let panics = thread::spawn(move || {
+            let _guard = own_there.lock();
+            let _sleeps = Sleeps;
+            panic!("with something to clean up");
+        });
+        assert!(panics.join().is_err());
+        assert!(!locks.0.is_poisoned());
+        assert!(!locks.1.is_poisoned());
+        assert!(own.is_poisoned(), "its own guard was dropped after it had waited");
+        bystander.cancel();
+        assert!(bystander.join().expect_err("it was cancelled").is::<boson::rt::JoinError>());
+    });
+}
+
+#[test]
+fn cancelling_with_the_guard_poisons() {
+    run(|| {
+        let mutex = Rc::new(Mutex::new(()));
+        let there = Rc::clone(&mutex);
+        let holder = thread::spawn(move || {
+            let _guard = there.lock().expect("not poisoned");
+            thread::park();
+        });
+        thread::yield_now();
+        holder.cancel();
+        assert!(holder.join().is_err());
+        assert!(mutex.is_poisoned());
+    });
+}
+
+#[test]
 fn a_cancelled_waiter_leaves_its_place() {
     run(|| {
         let mutex = Arc::new(Mutex::new(()));

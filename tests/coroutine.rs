@@ -272,6 +272,115 @@ fn a_destructor_that_a_panic_runs_may_wait() {
     });
 }
 
+/// Sleeps when it is dropped, and then notes that.
+struct Sleeps(Rc<Cell<u32>>);
+
+impl Drop for Sleeps {
+    fn drop(&mut self) {
+        thread::sleep(Duration::from_secs(3600));
+        self.0.set(self.0.get() + 1);
+    }
+}
+
+#[test]
+fn a_coroutine_that_waits_in_a_destructor_that_its_panic_runs_can_be_cancelled() {
+    run(|| {
+        let slept = Rc::new(Cell::new(0));
+        let sleeps = [Sleeps(Rc::clone(&slept)), Sleeps(Rc::clone(&slept))];
+        let handle = thread::spawn(move || {
+            let _sleeps = sleeps;
+            panic!("with something to clean up");
+        });
+        thread::yield_now();
+        handle.cancel();
+        let payload = handle.join().expect_err("it panicked");
+        assert_eq!(message(&*payload), "with something to clean up", "what it panicked with is not lost");
+        assert_eq!(slept.get(), 2, "the destructors ran to their ends");
+    });
+}
+
+#[test]
+fn a_coroutine_that_catches_its_panic_after_it_was_cancelled_is_unwound_where_it_waits() {
+    run(|| {
+        let notes = Rc::new(Cell::new(0));
+        let (sleeps, dropped) = (Sleeps(Rc::clone(&notes)), Notes(Rc::clone(&notes)));
+        let handle = thread::spawn(move || {
+            let _dropped = dropped;
+            let caught = catch_unwind(AssertUnwindSafe(move || {
+                let _sleeps = sleeps;
+                panic!("caught");
+            }));
+            assert!(caught.is_err());
+            thread::park();
+            unreachable!("nobody unparks it");
+        });
+        thread::yield_now();
+        handle.cancel();
+        let payload = handle.join().expect_err("it was cancelled");
+        let error = payload.downcast_ref::<JoinError>().expect("no panic came out of it");
+        assert!(error.is_cancelled());
+        assert_eq!(notes.get(), 2);
+    });
+}
+
+#[test]
+fn a_core_ends_what_waits_in_a_destructor_that_a_panic_runs() {
+    let slept = Rc::new(Cell::new(0));
+    let core = core();
+    core.block_on(async {
+        let sleeps = Sleeps(Rc::clone(&slept));
+        drop(thread::spawn(move || {
+            let _sleeps = sleeps;
+            panic!("with something to clean up");
+        }));
+        rt::yield_now().await;
+    })
+    .expect("the ring works");
+    assert_eq!(slept.get(), 0);
+    drop(core);
+    assert_eq!(slept.get(), 1);
+}
+
+#[test]
+fn cancelling_unwinds_also_while_another_coroutine_is_suspended_in_its_panic() {
+    run(|| {
+        let slept = Rc::new(Cell::new(0));
+        let dropped = Rc::new(Cell::new(0));
+        // It waits before the panic begins, and another one after that. Both also let others run on their stacks.
+        let waits = |notes: Notes| {
+            move || {
+                let _notes = notes;
+                thread::yield_now();
+                thread::yield_now();
+                boson::wait(std::future::pending::<()>());
+            }
+        };
+        let before = thread::spawn(waits(Notes(Rc::clone(&dropped))));
+        thread::yield_now();
+        let sleeps = Sleeps(Rc::clone(&slept));
+        let panics = thread::spawn(move || {
+            let _sleeps = sleeps;
+            panic!("with something to clean up");
+        });
+        thread::yield_now();
+        let after = thread::spawn(waits(Notes(Rc::clone(&dropped))));
+        for _ in 0..4 {
+            thread::yield_now();
+        }
+        assert!(std::thread::panicking(), "for the whole thread");
+        before.cancel();
+        after.cancel();
+        assert!(before.join().is_err());
+        assert!(after.join().is_err());
+        assert_eq!(dropped.get(), 2);
+        assert_eq!(slept.get(), 0);
+        panics.cancel();
+        assert!(panics.join().is_err());
+        assert_eq!(slept.get(), 1);
+        assert!(!std::thread::panicking());
+    });
+}
+
 /// Uses at least `depth` times 1 KiB of stack.
 fn recurse(depth: u32) -> u32 {
     let frame = black_box([depth; 256]);

@@ -3,7 +3,8 @@
 //! A coroutine that waits lets the other tasks of its core run; a plain thread is blocked. One lock may be shared by coroutines of
 //! several cores and by threads. Nobody starves: a [`Mutex`] may be taken by who comes at the right moment, but who was overtaken a few times
 //! is next, and an [`RwLock`] goes first come, first served. Poisoning is `std`'s: a lock whose guard is dropped by a panic (or by cancelling)
-//! is poisoned.
+//! is poisoned. One that panics while another coroutine of its core is suspended in a destructor that a panic runs may not be noticed: `std`
+//! tells whether a thread panics, and not how often.
 //!
 //! They stand on the primitives of [`rt::sync`].
 //!
@@ -43,6 +44,7 @@ use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use crate::rt::coroutine::is_panicking;
 use crate::rt::sync::const_unless_loom;
 use crate::rt::{self, wait, waits_for};
 
@@ -63,7 +65,7 @@ impl Poison {
 
     /// The caller has just taken the lock.
     fn watch(&self) -> Watch<'_> {
-        Watch { poison: self, was_panicking: std::thread::panicking() }
+        Watch { poison: self, was_panicking: is_panicking() }
     }
 }
 
@@ -76,7 +78,7 @@ struct Watch<'a> {
 
 impl Drop for Watch<'_> {
     fn drop(&mut self) {
-        if !self.was_panicking && std::thread::panicking() {
+        if !self.was_panicking && is_panicking() {
             self.poison.0.store(true, Ordering::Relaxed);
         }
     }

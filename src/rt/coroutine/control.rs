@@ -35,6 +35,18 @@ pub(in crate::rt) enum Left {
     Ended,
 }
 
+/// Whose panic it is that the thread is in, as far as a coroutine can tell: `std::thread::panicking` is the thread's, and so also true for
+/// a bystander while another coroutine is suspended in a destructor that a panic runs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Panics {
+    /// The thread was in none when the coroutine was last switched to or from. What comes until the next switch is its own.
+    None,
+    /// There was another's already when it was switched to. One of its own is not noticed while that lasts.
+    Others,
+    /// It was switched from in one that began while it ran.
+    Own,
+}
+
 /// What a coroutine does that yields.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Role {
@@ -65,6 +77,8 @@ pub(in crate::rt) struct Control {
     pub(super) role: Cell<Role>,
     /// How often the destructor unwound the stack; zero while the coroutine is alive.
     pub(super) unwinds: Cell<u32>,
+    /// As of the last switch.
+    pub(super) panics: Cell<Panics>,
     /// Its function is over, and its stack is empty.
     pub(super) ended: Cell<bool>,
     /// Where the function's result goes, of a type that the function knows; set before the first turn.
@@ -222,6 +236,7 @@ impl Control {
         // SAFETY: only who resumes or drops it uses the stack. It is not being resumed, by the caller's word, and not dropped while
         // it is (see `Coroutine::drop`).
         let stack = unsafe { &mut *self.stack.get() };
+        self.switched_to();
         match stack.resume(()) {
             CoroutineResult::Yield(suspended) => Left::Suspended(suspended),
             CoroutineResult::Return(()) => {
@@ -229,6 +244,32 @@ impl Control {
                 Left::Ended
             }
         }
+    }
+
+    /// Notes whether the thread panics before code runs on this coroutine's stack again.
+    #[inline]
+    pub(super) fn switched_to(&self) {
+        if std::thread::panicking() || self.panics.get() != Panics::None {
+            self.note_panic(Panics::Others);
+        }
+    }
+
+    /// Notes whether the coroutine panics before others run.
+    #[inline]
+    pub(super) fn switched_from(&self) {
+        if std::thread::panicking() || self.panics.get() != Panics::None {
+            self.note_panic(Panics::Own);
+        }
+    }
+
+    /// At a switch, where a panic that is new to the coroutine can only be `new`.
+    #[cold]
+    fn note_panic(&self, new: Panics) {
+        self.panics.set(match self.panics.get() {
+            _ if !std::thread::panicking() => Panics::None,
+            Panics::None => new,
+            known => known,
+        });
     }
 
     /// Puts the coroutine, which yielded, at the end of its run queue.

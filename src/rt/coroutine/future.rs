@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::Identity;
-use super::control::{Control, Left, Outer, ROOM_BYTES, Role, Stack, Suspended, with_running};
+use super::control::{Control, Left, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, with_running};
 use super::stack::PooledStack;
 use crate::error::Result;
 use crate::rt::scheduler::with_core;
@@ -58,6 +58,7 @@ impl<T> Coroutine<T> {
             task: OnceCell::new(),
             role: Cell::new(Role::Guest),
             unwinds: Cell::new(0),
+            panics: Cell::new(Panics::None),
             ended: Cell::new(false),
             outcome: Cell::new(ptr::null_mut()),
             room_above: guard.end + ROOM_BYTES,
@@ -172,7 +173,8 @@ impl<T> Future for Coroutine<T> {
 impl<T> Drop for Coroutine<T> {
     /// # Panics
     ///
-    /// With what the function panics with after it caught the unwinding, or a destructor of what it captured or returned then.
+    /// With what the function panics with after it caught the unwinding, what it was panicking with when it waited in a destructor, or
+    /// what a destructor of what it captured or returned panics with then.
     fn drop(&mut self) {
         let control = &mut self.control;
         let task = control.task.take();
@@ -191,13 +193,20 @@ impl<T> Drop for Coroutine<T> {
         let unwound = if stack.started() {
             control.unwinds.set(1);
             control.role.set(Role::Restrained);
+            let is_in_own_panic = control.panics.replace(Panics::Own) == Panics::Own;
             let _outer = Outer::new();
             // SAFETY: this is its destructor, which `_outer` does not outlive, and it does not move meanwhile.
             unsafe { control.enter() };
             // Not left to the field's own destructor, which aborts when a panic comes out.
             catch_unwind(AssertUnwindSafe(|| {
                 // SAFETY: not being resumed, or it would be `done`.
-                unsafe { &mut *control.stack.get() }.force_unwind();
+                let stack = unsafe { &mut *control.stack.get() };
+                if is_in_own_panic {
+                    // To unwind it from a destructor that this panic runs would end the process. It goes on, and cannot wait any more. If it
+                    // caught the panic and waits again, it is unwound from there.
+                    stack.resume(());
+                }
+                stack.force_unwind();
                 // The function may have caught the unwinding and returned.
                 drop(self.outcome.take());
             }))

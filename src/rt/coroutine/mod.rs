@@ -14,6 +14,9 @@
 //! a bare `wait`, which has nothing to return, aborts the process with a message. Code that catches the unwinding
 //! (`catch_unwind`) goes on to the next `wait`, which unwinds again, [`MAX_UNWINDS`] times at most; then the process is aborted.
 //!
+//! One that waits in a destructor that its own panic runs cannot unwind from there: Rust ends the process when a panic leaves a
+//! destructor that a panic runs. So that `wait` returns as in a destructor of a cancelled coroutine, and the panic goes on to whoever joins.
+//!
 //! # Thread-locals
 //!
 //! A task never changes its core and a core never changes its thread, so a thread-local's address that the compiler kept across a
@@ -40,7 +43,7 @@ pub use stack::StackStats;
 
 use super::current;
 use super::scheduler::Shared;
-use control::{Role, running, with_running};
+use control::{Panics, Role, running, with_running};
 use foreign::{block_thread, block_thread_for};
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.
@@ -121,8 +124,11 @@ pub(crate) fn yield_now() -> bool {
     let suspended = match control.role.get() {
         Role::Guest => Suspended::Yields,
         Role::Lender => {
+            control.switched_from();
             // SAFETY: it is the lender, and this is on its stack.
-            match unsafe { Shared::run_others(control) } {
+            let suspended = unsafe { Shared::run_others(control) };
+            control.switched_to();
+            match suspended {
                 Some(suspended) => suspended,
                 None => return true,
             }
@@ -162,6 +168,7 @@ fn assert_own_core(control: &Control) {
 fn suspend(control: &Control, suspended: Suspended) {
     // SAFETY: the yielder lies on the stack of the coroutine that runs, below this frame, and lives as long as its function.
     let yielder = unsafe { &*control.yielder.get() };
+    control.switched_from();
     yielder.suspend(suspended);
 }
 
@@ -177,7 +184,8 @@ fn wait_turn() -> bool {
             return false;
         }
         suspend(control, Suspended::Waits);
-        true
+        // Resumed by its destructor if it is in a panic of its own, which must come to its end.
+        control.unwinds.get() == 0
     })
 }
 
@@ -214,6 +222,13 @@ pub(crate) fn current_identity() -> Option<Arc<Identity>> {
 /// Whether the caller is in a coroutine that is being cancelled.
 pub(crate) fn is_being_cancelled() -> bool {
     with_running(|control| control.is_some_and(|control| control.unwinds.get() > 0))
+}
+
+/// Whether the caller panics: in a coroutine only if the panic is its own, and not one in which another coroutine of the thread is suspended.
+/// While one is, a panic that begins meanwhile is taken for that one.
+pub(crate) fn is_panicking() -> bool {
+    std::thread::panicking()
+        && with_running(|control| control.is_none_or(|control| control.panics.get() != Panics::Others))
 }
 
 /// What the calling thread's pool of coroutine stacks holds.
