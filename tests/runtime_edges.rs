@@ -762,6 +762,38 @@ fn a_flood_of_messages_leaves_timers_their_turn() {
     });
 }
 
+#[test]
+fn tasks_that_messages_make_are_few_between_two_turns_of_another() {
+    const MESSAGES: u64 = 10_000;
+    /// Twice what a round takes in: what came in the round before, and what comes in this one.
+    const MOST: u64 = 512;
+    let core = core();
+    let handle = core.handle();
+    let ran = Arc::new(std::sync::atomic::AtomicU64::new(0));
+    for _ in 0..MESSAGES {
+        let ran = Arc::clone(&ran);
+        // Longer than a turn: each turn runs one of them.
+        let works = move || async move {
+            let started = StdInstant::now();
+            while started.elapsed() < Duration::from_micros(20) {}
+            ran.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        };
+        drop(handle.spawn("works", works));
+    }
+    let most = core.block_on(async {
+        let (mut most, mut before) = (0, 0);
+        while before < MESSAGES {
+            rt::yield_now().await;
+            let now = ran.load(std::sync::atomic::Ordering::Relaxed);
+            most = most.max(now - before);
+            before = now;
+        }
+        most
+    });
+    let most = most.expect("runs");
+    assert!(most <= MOST, "{most} other tasks had their turn before this one's");
+}
+
 /// Looks at how many tasks were woken by other threads from one turn to the next.
 struct WatchesWakes {
     before: u64,

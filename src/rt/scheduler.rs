@@ -50,8 +50,10 @@ const POLLS_PER_TURN: u64 = 256;
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 /// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
 const CLOCK_GROWTH: u64 = 8;
-/// Messages run per turn, even when the run queue is full.
-const MIN_MESSAGES_PER_TURN: usize = 16;
+/// Messages run in a round, which ends when every task that was ready at its beginning has had its turn.
+const MESSAGES_PER_ROUND: u64 = 256;
+/// Messages run from one reading of the clock to the next.
+const MESSAGES_PER_READING: usize = 16;
 /// Tasks and timers that destructors may start while a core ends: so many, and so many more for each task and timer that it had.
 const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;
@@ -86,6 +88,8 @@ pub(super) struct Shared {
     pollers: Pollers,
     /// Taken from the inbox and not run yet.
     messages: RefCell<VecDeque<Message>>,
+    /// The number of polls at which the round ends, and how many messages it still has room for.
+    round: Cell<(u64, u64)>,
     /// Woken when the last task has ended.
     drained: Cell<Option<Waker>>,
     /// Reused by `fire_timers`.
@@ -156,6 +160,7 @@ impl Shared {
             pool,
             pollers: Pollers::default(),
             messages: RefCell::default(),
+            round: Cell::new((0, 0)),
             drained: Cell::default(),
             fired: RefCell::default(),
             clock: Arc::clone(&config.clock),
@@ -415,23 +420,33 @@ impl Shared {
         })
     }
 
-    /// Runs messages. They make tasks: no more of them than a turn has room to run, or those that are there already would wait
-    /// longer with every turn.
+    /// Runs messages. They make tasks, each of which makes a round longer for all the others: so a round has room for so many, however
+    /// many turns it takes.
     fn run_messages(&self) -> usize {
         if self.messages.borrow().is_empty() && !self.inbox.take_messages(&mut self.messages.borrow_mut()) {
             return 0;
         }
-        let room = usize::try_from(POLLS_PER_TURN).unwrap_or(usize::MAX);
-        let room = room.saturating_sub(self.queues.len()).max(MIN_MESSAGES_PER_TURN);
+        let polls = self.beat.polls();
+        let (mut end, mut room) = self.round.get();
+        // A cancelled task takes its turn without a poll, so what is left of a round may never come.
+        if polls >= end || self.queues.is_empty() {
+            (end, room) = (polls + self.queues.len() as u64, MESSAGES_PER_ROUND);
+        }
+        let started = self.now.get();
         let mut ran = 0;
-        while ran < room {
+        while room > 0 {
             let Some(message) = self.messages.borrow_mut().pop_front() else { break };
             // It ends with a waker, or with the destructor of a result that nobody waits for.
             if !task::quietly(message) {
                 self.count_panic();
             }
+            room -= 1;
             ran += 1;
+            if ran % MESSAGES_PER_READING == 0 && self.read_clock() - started >= TASK_TIME_PER_TURN {
+                break;
+            }
         }
+        self.round.set((end, room));
         self.tell_drained();
         ran
     }
