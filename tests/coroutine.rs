@@ -341,6 +341,98 @@ fn a_core_ends_what_waits_in_a_destructor_that_a_panic_runs() {
     assert_eq!(slept.get(), 1);
 }
 
+/// Yields when it is dropped, until it is told to stop, and then notes that.
+struct YieldsUntil(Rc<Cell<bool>>, Rc<Cell<u32>>);
+
+impl Drop for YieldsUntil {
+    fn drop(&mut self) {
+        while !self.0.get() {
+            thread::yield_now();
+        }
+        self.1.set(self.1.get() + 1);
+    }
+}
+
+#[test]
+fn a_coroutine_that_was_a_bystander_of_a_panic_knows_its_own_later() {
+    // With more of them, the one that panics has its turns on another's stack, below others, or both.
+    let others = [(1, 0), (0, 1), (1, 1), (3, 0), (0, 3), (2, 2)];
+    let cases =
+        others.into_iter().flat_map(|(before, after)| (0..4).map(move |yields| (before, after, yields)));
+    for (before, after, yields_before) in cases {
+        run(move || {
+            let stop = Rc::new(Cell::new(false));
+            let noted = Rc::new(Cell::new(0));
+            let slept = Rc::new(Cell::new(0));
+            // One after another: a panic that begins while another one is suspended in its own is not told from that.
+            let turn = Rc::new(Cell::new(None));
+            let bystander = |number: u32| {
+                let (turn, sleeps) = (Rc::clone(&turn), Sleeps(Rc::clone(&slept)));
+                thread::spawn(move || {
+                    while turn.get() != Some(number) {
+                        thread::yield_now();
+                    }
+                    let _sleeps = sleeps;
+                    panic!("its own");
+                })
+            };
+            let went_on = Rc::new(Cell::new(false));
+            let cancelled = |_| {
+                let went_on = Rc::clone(&went_on);
+                thread::spawn(move || {
+                    for _ in 0..1_000_000 {
+                        thread::yield_now();
+                    }
+                    went_on.set(true);
+                })
+            };
+            let mut bystanders: Vec<_> = (0..before).map(bystander).collect();
+            let mut to_cancel: Vec<_> = (0..before).map(cancelled).collect();
+            let yields = YieldsUntil(Rc::clone(&stop), Rc::clone(&noted));
+            let panics = thread::spawn(move || {
+                let _yields = yields;
+                for _ in 0..yields_before {
+                    thread::yield_now();
+                }
+                panic!("the first");
+            });
+            to_cancel.extend((0..after).map(cancelled));
+            bystanders.extend((before..before + after).map(bystander));
+            // The one that runs the others on its stack is this one, or one of them.
+            if yields_before % 2 == 0 {
+                (0..10).for_each(|_| thread::yield_now());
+            } else {
+                thread::sleep(Duration::from_millis(1));
+            }
+            assert!(std::thread::panicking(), "for the whole thread");
+            for bystander in to_cancel {
+                bystander.cancel();
+                let payload = bystander.join().expect_err("it was cancelled");
+                assert!(payload.downcast_ref::<JoinError>().is_some_and(JoinError::is_cancelled));
+                assert!(!went_on.get(), "it is in no panic of its own, and so it is unwound where it is");
+            }
+            stop.set(true);
+            if yields_before >= 2 {
+                // It goes on to the end of its panic, and is not unwound from there.
+                panics.cancel();
+            }
+            let payload = panics.join().expect_err("it panicked");
+            assert_eq!(message(&*payload), "the first");
+            assert_eq!(noted.get(), 1);
+            for (number, bystander) in (0..).zip(bystanders) {
+                turn.set(Some(number));
+                for _ in 0..4 {
+                    thread::yield_now();
+                }
+                bystander.cancel();
+                let payload = bystander.join().expect_err("it panicked");
+                assert_eq!(message(&*payload), "its own");
+            }
+            assert_eq!(slept.get(), before + after);
+        });
+    }
+}
+
 #[test]
 fn cancelling_unwinds_also_while_another_coroutine_is_suspended_in_its_panic() {
     run(|| {

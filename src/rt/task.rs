@@ -131,7 +131,15 @@ impl Header {
         self.flags.set(if coroutine.is_some() { others } else { others | FUTURE });
     }
 
-    /// The coroutine that each poll resumes, if that is all that a poll does.
+    /// A poll of a task that [resumes a coroutine](Self::set_coroutine) has more to do from here on, and is to be a poll of its future; or that
+    /// is over.
+    #[cold]
+    pub(super) fn set_polls_future(&self, more: bool) {
+        let others = self.flags.get() & !FUTURE;
+        self.flags.set(if more || self.coroutine.get().is_none() { others | FUTURE } else { others });
+    }
+
+    /// The coroutine that each poll resumes.
     #[inline]
     pub(super) fn coroutine(&self) -> Option<&Control> {
         // SAFETY: a coroutine is pinned from its first poll on, and clears the pointer to it when it is dropped. The callers are

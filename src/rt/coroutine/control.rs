@@ -222,7 +222,8 @@ impl Control {
         RUNNING.set(self);
     }
 
-    /// Switches to its stack until it switches back. A panic of its function is not one here: it is the outcome.
+    /// Switches to its stack until it switches back. A panic of its function is not one here: it is the outcome. Whether others panic is
+    /// [noted](Self::switched_to) before, if it is not known that nobody does.
     ///
     /// # Safety
     ///
@@ -236,7 +237,6 @@ impl Control {
         // SAFETY: only who resumes or drops it uses the stack. It is not being resumed, by the caller's word, and not dropped while
         // it is (see `Coroutine::drop`).
         let stack = unsafe { &mut *self.stack.get() };
-        self.switched_to();
         match stack.resume(()) {
             CoroutineResult::Yield(suspended) => Left::Suspended(suspended),
             CoroutineResult::Return(()) => {
@@ -246,7 +246,7 @@ impl Control {
         }
     }
 
-    /// Notes whether the thread panics before code runs on this coroutine's stack again.
+    /// Notes whether the thread panics before code runs on this coroutine's stack again. What was noted before is done with if it does not.
     #[inline]
     pub(super) fn switched_to(&self) {
         if std::thread::panicking() || self.panics.get() != Panics::None {
@@ -257,12 +257,13 @@ impl Control {
     /// Notes whether the coroutine panics before others run.
     #[inline]
     pub(super) fn switched_from(&self) {
-        if std::thread::panicking() || self.panics.get() != Panics::None {
+        if std::thread::panicking() {
             self.note_panic(Panics::Own);
         }
     }
 
-    /// At a switch, where a panic that is new to the coroutine can only be `new`.
+    /// At a switch, where a panic that is new to the coroutine can only be `new`. While there is one, its turns are polls of its future, which
+    /// look for the end of it: so those who resume it otherwise need not.
     #[cold]
     fn note_panic(&self, new: Panics) {
         self.panics.set(match self.panics.get() {
@@ -270,6 +271,15 @@ impl Control {
             Panics::None => new,
             known => known,
         });
+        self.tell_task();
+    }
+
+    /// Says in its task's header whether a turn is more than to resume it.
+    #[cold]
+    pub(super) fn tell_task(&self) {
+        if let Some(task) = self.task.get() {
+            task.header().set_polls_future(self.panics.get() != Panics::None);
+        }
     }
 
     /// Puts the coroutine, which yielded, at the end of its run queue.

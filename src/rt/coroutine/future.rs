@@ -148,6 +148,7 @@ impl<T> Future for Coroutine<T> {
                 this.begin(cx);
             }
             let outer = Outer::new();
+            control.switched_to();
             // SAFETY: pinned; not ended, and so suspended or new, because a task is not polled while it is being polled; the thread
             // is inside the core whose loop polls this task. `outer` is dropped below.
             let left = unsafe { control.resume() };
@@ -155,6 +156,7 @@ impl<T> Future for Coroutine<T> {
             if let Left::Suspended(suspended) = left {
                 if is_first {
                     with_core(|core| core.set_running_coroutine(Some(control)));
+                    control.tell_task();
                 }
                 if suspended == Suspended::Yields {
                     control.requeue();

@@ -123,13 +123,15 @@ pub(crate) fn yield_now() -> bool {
     let Some(control) = (unsafe { running().as_ref() }) else { return false };
     let suspended = match control.role.get() {
         Role::Guest => Suspended::Yields,
+        // The loop takes note of it.
+        Role::Lender if std::thread::panicking() => Suspended::Yields,
         Role::Lender => {
-            control.switched_from();
-            // SAFETY: it is the lender, and this is on its stack.
-            let suspended = unsafe { Shared::run_others(control) };
-            control.switched_to();
-            match suspended {
-                Some(suspended) => suspended,
+            // SAFETY: it is the lender, this is on its stack, and the thread does not panic.
+            match unsafe { Shared::run_others(control) } {
+                Some(suspended) => {
+                    control.switched_to();
+                    suspended
+                }
                 None => return true,
             }
         }

@@ -10,7 +10,8 @@
 //!
 //! - Only coroutines run there: tasks whose poll does nothing but to resume one. What one of them ends with is kept until its
 //!   next poll, which is the loop's: wakers and destructors run there.
-//! - A task that was cancelled is left to the loop, and so is one in a span: a subscriber is others' code.
+//! - A task that was cancelled is left to the loop, and so is one in a span: a subscriber is others' code. So are all while one is suspended
+//!   in a destructor that its panic runs.
 //! - Who takes turns so stays on the run queue, at its front, while it runs: to yield is to become the last.
 //! - A coroutine that runs there switches back when it yields: there are never more than two stacks on one another.
 //! - It counts: no more polls are made than the loop itself would make before it looks at the clock.
@@ -31,6 +32,10 @@ impl Shared {
     // Not inlined: the loop over async tasks needs its registers.
     #[inline(never)]
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {
+        if std::thread::panicking() {
+            // SAFETY: the same is asked of the caller.
+            return unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
+        }
         // SAFETY: alive by the core's own reference, as it has not ended.
         let header = unsafe { task.as_ref() };
         task::begin_coroutine(header, false, self.now.get(), &self.beat, self.beat.polls());
@@ -60,7 +65,7 @@ impl Shared {
     ///
     /// # Safety
     ///
-    /// It is the one that the loop of its core [resumed](Self::run_coroutine), and the thread is inside that core.
+    /// It is the one that the loop of its core [resumed](Self::run_coroutine), and the thread is inside that core and does not panic.
     // A yield between two coroutines is mostly this: a call would be a tenth of it.
     #[inline(always)]
     pub(in crate::rt) unsafe fn run_others(control: &Control) -> Option<Suspended> {
@@ -99,8 +104,9 @@ impl Shared {
             }
             core.leave(next, left);
             match ready.first() {
-                Some(first) => next = NonNull::from(first),
-                None => break,
+                // One that is suspended in a panic had no turn any more, so it was left just now. Who runs next takes note of the panic.
+                Some(first) if !std::thread::panicking() => next = NonNull::from(first),
+                _ => break,
             }
         }
         drop(outer);
