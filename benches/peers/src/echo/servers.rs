@@ -64,20 +64,7 @@ fn loopback() -> SocketAddr {
 }
 
 fn boson(mut config: CoreConfig) {
-    use boson::net::{Net, TcpListener, TcpStream};
-    async fn echo(stream: TcpStream) -> boson::Result<()> {
-        let mut buf = Vec::with_capacity(BUFFER_BYTES);
-        loop {
-            buf.clear();
-            let (read, filled) = stream.read(buf).await;
-            if read? == 0 {
-                return Ok(());
-            }
-            let (written, back) = stream.write_all(filled).await;
-            written?;
-            buf = back;
-        }
-    }
+    use boson::net::{Net, TcpListener};
     config.ring_entries = 4096;
     let core = boson::rt::Core::new(&config).expect("io_uring is usable");
     let served: boson::Result<()> = core
@@ -86,8 +73,21 @@ fn boson(mut config: CoreConfig) {
             println!("{}", listener.local_addr());
             loop {
                 let (stream, _) = listener.accept().await?;
-                // A connection that the client resets at the end of its run is no news.
-                boson::rt::spawn("echo", async move { drop(echo(stream).await) });
+                boson::rt::spawn("echo", async move {
+                    let mut buf = Vec::with_capacity(BUFFER_BYTES);
+                    loop {
+                        let (read, filled) = stream.read(buf).await;
+                        if !matches!(read, Ok(1..)) {
+                            return;
+                        }
+                        let (written, back) = stream.write_all(filled).await;
+                        if written.is_err() {
+                            return;
+                        }
+                        buf = back;
+                        buf.clear();
+                    }
+                });
             }
         })
         .expect("the ring works");
