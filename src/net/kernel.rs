@@ -2,20 +2,24 @@
 
 use std::cell::{Cell, OnceCell, RefCell};
 use std::collections::VecDeque;
+use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::OwnedFd;
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 use std::time::Duration;
 
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::accept::{Acceptor, PendingGuard};
+use super::transfer::Step;
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::sync::local::Notify;
-use crate::rt::uring::{self, BUFFER_BYTES, Chunk, Feed};
+use crate::rt::sync::local::{Notified, Notify};
+use crate::rt::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed};
 use crate::rt::{RingFeature, ops};
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
@@ -222,42 +226,78 @@ impl KernelStream {
         self.peer
     }
 
-    pub(super) async fn read<B: IoBufMut>(&self, mut buf: B) -> BufResult<usize, B> {
-        if buf.bytes_total() == 0 {
-            // The kernel's answer, 0, would look like the end of the stream if this future were dropped.
-            return (Ok(0), buf);
-        }
-        loop {
-            while self.flow.pending.get() > 0 {
-                self.flow.settled.notified().await;
-            }
-            if let Some(result) = self.flow.take(|bytes| buf.fill_from(bytes)) {
-                return (result, buf);
-            }
-            let Some(feed) = self.feed.get_or_init(|| Feed::new(&self.socket)) else { break };
-            if let Some(result) = take_from(feed, &mut buf) {
-                if matches!(result, Ok(len) if self.is_bulk(len, &buf)) {
-                    self.bulk.set(true);
-                    feed.stop();
+    // Not an `async fn`: see `transfer`.
+    pub(super) fn read<B: IoBufMut>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        let mut kept = Some(buf);
+        let mut awaits = Awaits::Nothing;
+        poll_fn(move |cx| {
+            loop {
+                if let Awaits::Nothing = awaits {
+                    let mut buf = kept.take().expect("a transfer is not polled again after its result");
+                    if let Some(result) = self.take(&mut buf) {
+                        return Poll::Ready((result, buf));
+                    }
+                    if self.flow.pending.get() > 0 {
+                        kept = Some(buf);
+                        awaits = Awaits::Dropped(Box::pin(self.flow.settled.notified()));
+                    } else if let Some(feed) = self.feed_to_await() {
+                        kept = Some(buf);
+                        awaits = Awaits::Arrival(feed.arrival());
+                    } else {
+                        let flow = Rc::clone(&self.flow);
+                        let keep = move |result: io::Result<u32>, buf: B| flow.keep(result, buf.as_slice());
+                        awaits = Awaits::Receive(PendingGuard(None), ops::recv(&self.socket, buf, keep));
+                    }
                 }
-                return (result, buf);
+                match &mut awaits {
+                    Awaits::Nothing => {}
+                    Awaits::Dropped(settled) => ready!(settled.as_mut().poll(cx)),
+                    Awaits::Arrival(arrival) => ready!(Pin::new(arrival).poll(cx)),
+                    Awaits::Receive(guard, operation) => {
+                        let polled = Pin::new(operation).poll(cx);
+                        guard.0 = polled.is_pending().then_some(&self.flow.pending);
+                        let (result, buf) = ready!(polled);
+                        awaits = Awaits::Nothing;
+                        return Poll::Ready(self.received(result, buf));
+                    }
+                }
+                awaits = Awaits::Nothing;
             }
-            if !feed.is_armed() && (feed.take_starved() || self.bulk.get()) {
-                break;
-            }
-            feed.arrival().await;
-        }
-        let flow = Rc::clone(&self.flow);
-        let keep = move |result: io::Result<u32>, buf: B| flow.keep(result, buf.as_slice());
-        let mut operation = ops::recv(&self.socket, buf, keep);
-        // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
-        let mut guard = PendingGuard(None);
-        let (result, buf) = std::future::poll_fn(|cx| {
-            let polled = std::pin::Pin::new(&mut operation).poll(cx);
-            guard.0 = polled.is_pending().then_some(&self.flow.pending);
-            polled
         })
-        .await;
+    }
+
+    /// What a read gets that asks the kernel for nothing.
+    fn take<B: IoBufMut>(&self, buf: &mut B) -> Option<Result<usize>> {
+        if buf.bytes_total() == 0 {
+            // The kernel's answer, 0, would look like the end of the stream if the read were dropped.
+            return Some(Ok(0));
+        }
+        if self.flow.pending.get() > 0 {
+            return None;
+        }
+        if let Some(result) = self.flow.take(|bytes| buf.fill_from(bytes)) {
+            return Some(result);
+        }
+        let feed = self.feed.get_or_init(|| Feed::new(&self.socket)).as_ref()?;
+        let result = take_from(feed, buf)?;
+        if matches!(result, Ok(len) if self.is_bulk(len, buf)) {
+            self.bulk.set(true);
+            feed.stop();
+        }
+        Some(result)
+    }
+
+    /// The feed, if the next bytes come there: not if the kernel had no buffer for it, nor if they are better received where they are wanted.
+    fn feed_to_await(&self) -> Option<&Rc<Feed<Chunk>>> {
+        let feed = self.feed.get()?.as_ref()?;
+        (feed.is_armed() || !(feed.take_starved() || self.bulk.get())).then_some(feed)
+    }
+
+    /// What a read gives that asked the kernel itself.
+    fn received<B: IoBufMut>(&self, result: io::Result<u32>, buf: B) -> BufResult<usize, B> {
         if let Ok(len) = result {
             self.bulk.set(self.is_bulk(len as usize, &buf));
         }
@@ -269,19 +309,24 @@ impl KernelStream {
         len >= BUFFER_BYTES && buf.bytes_total() >= 2 * BUFFER_BYTES
     }
 
-    pub(super) async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        if uring::may_call_directly() {
-            match self.try_write(buf.as_slice()) {
-                Ok(None) => {}
-                Ok(Some(len)) => return (Ok(len), buf),
-                Err(error) => return (Err(error), buf),
-            }
-        }
-        let (result, buf) = ops::send(&self.socket, buf, InFlight::new(&self.flow)).await;
-        let result = result
-            .map(|len| len as usize)
-            .map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown));
-        (result, buf)
+    // Not an `async fn`: see `transfer`.
+    pub(super) fn write<B: IoBuf>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        let mut step = Step::Begins(buf);
+        poll_fn(move |cx| {
+            let begin = |buf: B| {
+                let tried =
+                    if uring::may_call_directly() { self.try_write(buf.as_slice()) } else { Ok(None) };
+                match tried {
+                    Ok(None) => Ok(ops::send(&self.socket, buf, InFlight::new(&self.flow))),
+                    Ok(Some(len)) => Err((Ok(len), buf)),
+                    Err(error) => Err((Err(error), buf)),
+                }
+            };
+            step.poll_with(cx, begin, |(result, buf)| (written(result), buf))
+        })
     }
 
     /// Writes from where the bytes are, if the ring can and the kernel did so far.
@@ -300,7 +345,7 @@ impl KernelStream {
                 self.copies.set(true);
                 self.write(buf).await
             }
-            (Err(error), buf) => (Err(from_io(&error, "write").outcome_is(Outcome::Unknown)), buf),
+            (Err(error), buf) => (written(Err(error)), buf),
         }
     }
 
@@ -371,6 +416,21 @@ impl KernelStream {
         let _ = rustix::net::connect_unspec(&self.socket);
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
     }
+}
+
+/// What a read waits for.
+enum Awaits<'a, O> {
+    Nothing,
+    /// The outcome of a read that was dropped. Boxed: it hardly ever happens, and would be the largest.
+    Dropped(Pin<Box<Notified<'a>>>),
+    Arrival(Arrival<'a, Chunk>),
+    /// An operation of the read's own. The guard is dropped before it: what keeps the bytes may run while it is dropped.
+    Receive(PendingGuard<'a>, O),
+}
+
+/// The result of a write that the kernel was asked for.
+pub(super) fn written(result: io::Result<u32>) -> Result<usize> {
+    result.map(|len| len as usize).map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown))
 }
 
 /// Counts a send for as long as the kernel has it.

@@ -11,6 +11,7 @@ mod pipe;
 mod remote;
 pub mod stack;
 mod tcp;
+mod transfer;
 mod udp;
 pub(crate) mod unix;
 

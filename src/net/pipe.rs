@@ -1,5 +1,6 @@
 //! Pipes: bytes in one direction, between tasks, threads and processes of one machine (`pipe(7)`).
 
+use std::future::{Future, poll_fn};
 use std::os::fd::OwnedFd;
 use std::pin::Pin;
 use std::rc::Rc;
@@ -9,9 +10,10 @@ use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
 use super::accept::PendingGuard;
-use super::kernel::{Flow, from_io};
-use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
-use crate::mem::{IoBuf, IoBufMut, Slice};
+use super::kernel::{Flow, from_io, written};
+use super::transfer::{self, Step};
+use crate::error::{BufResult, Error, ErrorKind, Result};
+use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::ops;
 
 /// Makes a pipe: what is written to the second is read from the first. It holds 64 KiB unless the system says otherwise.
@@ -114,12 +116,12 @@ impl PipeWriter {
     /// # Errors
     ///
     /// [`Closed`](ErrorKind::Closed) if every reader is closed.
-    pub async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        let (result, buf) = ops::write_stream(&self.descriptor, buf, ()).await;
-        let result = result
-            .map(|len| len as usize)
-            .map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown));
-        (result, buf)
+    pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        let mut step = Step::Begins(buf);
+        poll_fn(move |cx| {
+            let begin = |buf| Ok(ops::write_stream(&self.descriptor, buf, ()));
+            step.poll_with(cx, begin, |(result, buf)| (written(result), buf))
+        })
     }
 
     /// Writes all of `buf`.
@@ -127,19 +129,8 @@ impl PipeWriter {
     /// # Errors
     ///
     /// As for [`PipeWriter::write`]; a part may have been written.
-    pub async fn write_all<B: IoBuf>(&self, mut buf: B) -> BufResult<(), B> {
-        let len = buf.bytes_init();
-        let mut done = 0;
-        while done < len {
-            let (result, part) = self.write(buf.slice(done..len)).await;
-            buf = Slice::into_inner(part);
-            match result {
-                Ok(0) => return (Err(Error::new(ErrorKind::Closed, "write")), buf),
-                Ok(written) => done += written,
-                Err(error) => return (Err(error), buf),
-            }
-        }
-        (Ok(()), buf)
+    pub fn write_all<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<(), B>> + Unpin + use<'_, B> {
+        transfer::write_all(buf, |part| self.write(part))
     }
 }
 

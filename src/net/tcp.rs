@@ -1,16 +1,20 @@
 //! TCP sockets: the same types over the kernel and over the userspace stack.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::net::{Shutdown, SocketAddr};
 use std::os::fd::{AsFd, BorrowedFd};
+use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Context, Poll};
 
 use super::device::PacketDevice;
 use super::kernel::{KernelListener, KernelStream};
 use super::remote::RemoteStream;
 use super::stack::{Stack, StackConfig, StackListener, StackStream};
-use crate::error::{BufResult, Error, ErrorKind, Result};
-use crate::mem::{IoBuf, IoBufMut, Slice};
+use super::transfer;
+use crate::error::{BufResult, Result};
+use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
 
 /// An open network, on one core: where listeners are bound and connections are made. Cheap to clone.
@@ -148,6 +152,29 @@ enum StreamKind {
     Remote(RemoteStream),
 }
 
+/// A transfer on a stream of one of the kinds. That of another core is boxed, as it allocates anyway.
+enum OnKind<'a, K, S, T> {
+    Kernel(K),
+    Stack(S),
+    Remote(Pin<Box<dyn Future<Output = T> + 'a>>),
+}
+
+impl<K, S, T> Future for OnKind<'_, K, S, T>
+where
+    K: Future<Output = T> + Unpin,
+    S: Future<Output = T> + Unpin,
+{
+    type Output = T;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<T> {
+        match &mut *self {
+            Self::Kernel(transfer) => Pin::new(transfer).poll(cx),
+            Self::Stack(transfer) => Pin::new(transfer).poll(cx),
+            Self::Remote(transfer) => transfer.as_mut().poll(cx),
+        }
+    }
+}
+
 /// How much one operation on a stream of another core carries, in bytes.
 const REMOTE_TRANSFER_BYTES: usize = 256 << 10;
 
@@ -171,16 +198,20 @@ impl TcpStream {
     /// # Errors
     ///
     /// [`Closed`](ErrorKind::Closed) after a reset by the peer.
-    pub async fn read<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
+    // Not an `async fn`: see `transfer`.
+    pub fn read<B: IoBufMut>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.read(buf).await,
-            StreamKind::Stack(stream) => stream.read(buf).await,
-            StreamKind::Remote(stream) => {
+            StreamKind::Kernel(stream) => OnKind::Kernel(stream.read(buf)),
+            StreamKind::Stack(stream) => OnKind::Stack(stream.read(buf)),
+            StreamKind::Remote(stream) => OnKind::Remote(Box::pin(async move {
                 let mut buf = buf;
                 let room = buf.bytes_total().min(REMOTE_TRANSFER_BYTES);
                 let (result, bytes) = stream.read(Vec::with_capacity(room)).await;
                 (result.map(|len| buf.fill_from(&bytes[..len.min(room)])), buf)
-            }
+            })),
         }
     }
 
@@ -192,15 +223,16 @@ impl TcpStream {
     /// # Errors
     ///
     /// [`Closed`](ErrorKind::Closed) if the peer closed or reset the connection.
-    pub async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
+    // Not an `async fn`: see `transfer`.
+    pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.write(buf).await,
-            StreamKind::Stack(stream) => stream.write(buf).await,
-            StreamKind::Remote(stream) => {
+            StreamKind::Kernel(stream) => OnKind::Kernel(stream.write(buf)),
+            StreamKind::Stack(stream) => OnKind::Stack(stream.write(buf)),
+            StreamKind::Remote(stream) => OnKind::Remote(Box::pin(async move {
                 let bytes = buf.as_slice();
                 let part = bytes[..bytes.len().min(REMOTE_TRANSFER_BYTES)].to_vec();
                 (stream.write(part).await.0, buf)
-            }
+            })),
         }
     }
 
@@ -225,20 +257,8 @@ impl TcpStream {
     /// # Errors
     ///
     /// As for [`TcpStream::write`]; a part may have been written.
-    pub async fn write_all<B: IoBuf>(&self, buf: B) -> BufResult<(), B> {
-        let len = buf.bytes_init();
-        let mut done = 0;
-        let mut buf = buf;
-        while done < len {
-            let (result, part) = self.write(buf.slice(done..len)).await;
-            buf = Slice::into_inner(part);
-            match result {
-                Ok(0) => return (Err(Error::new(ErrorKind::Closed, "write")), buf),
-                Ok(written) => done += written,
-                Err(error) => return (Err(error), buf),
-            }
-        }
-        (Ok(()), buf)
+    pub fn write_all<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<(), B>> + Unpin + use<'_, B> {
+        transfer::write_all(buf, |part| self.write(part))
     }
 
     /// Reads what is there now; `None` if nothing is, and always for a stream of another core.

@@ -4,6 +4,7 @@ mod credentials;
 mod name;
 
 use std::fmt;
+use std::future::Future;
 use std::io;
 use std::net::Shutdown;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -22,8 +23,9 @@ pub(crate) use name::Name;
 
 use super::accept::Acceptor;
 use super::kernel::KernelStream;
+use super::transfer;
 use crate::error::{BufResult, Error, ErrorKind, Result};
-use crate::mem::{IoBuf, IoBufMut, Slice};
+use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
 
 /// How many connections wait to be accepted before further ones have to wait.
@@ -264,8 +266,11 @@ impl UnixStream {
     /// # Errors
     ///
     /// [`Closed`](ErrorKind::Closed) if the peer closed while bytes were on their way to it.
-    pub async fn read<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
-        self.stream.read(buf).await
+    pub fn read<B: IoBufMut>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        self.stream.read(buf)
     }
 
     /// As [`TcpStream::write`](super::TcpStream::write).
@@ -273,8 +278,8 @@ impl UnixStream {
     /// # Errors
     ///
     /// [`Closed`](ErrorKind::Closed) if the peer closed.
-    pub async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        self.stream.write(buf).await
+    pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        self.stream.write(buf)
     }
 
     /// Writes all of `buf`.
@@ -282,19 +287,8 @@ impl UnixStream {
     /// # Errors
     ///
     /// As for [`UnixStream::write`]; a part may have been written.
-    pub async fn write_all<B: IoBuf>(&self, mut buf: B) -> BufResult<(), B> {
-        let len = buf.bytes_init();
-        let mut done = 0;
-        while done < len {
-            let (result, part) = self.write(buf.slice(done..len)).await;
-            buf = Slice::into_inner(part);
-            match result {
-                Ok(0) => return (Err(Error::new(ErrorKind::Closed, "write")), buf),
-                Ok(written) => done += written,
-                Err(error) => return (Err(error), buf),
-            }
-        }
-        (Ok(()), buf)
+    pub fn write_all<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<(), B>> + Unpin + use<'_, B> {
+        transfer::write_all(buf, |part| self.write(part))
     }
 
     /// Reads what is there now; `None` if nothing is.

@@ -1,9 +1,9 @@
 //! Connections, as their users see them.
 
 use std::fmt;
-use std::future::poll_fn;
+use std::future::{Future, poll_fn};
 use std::net::{Shutdown, SocketAddr};
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
 use super::Stack;
 use super::connections::ConnectionId;
@@ -11,6 +11,9 @@ use super::engine::Direction;
 use super::flow::Flow;
 use crate::error::{BufResult, Result};
 use crate::mem::{IoBuf, IoBufMut};
+
+/// What is said of a transfer that is polled once too often.
+const GAVE_ITS_RESULT: &str = "a transfer is not polled again after its result";
 
 /// A TCP connection of a [`Stack`].
 ///
@@ -51,17 +54,25 @@ impl StackStream {
 
     /// Reads at least one byte to the front of `buf`, at most as many as it has room for, and returns how many; 0 at
     /// the end of the stream, or if `buf` has no room.
-    pub async fn read<B: IoBufMut>(&self, mut buf: B) -> BufResult<usize, B> {
-        if buf.bytes_total() == 0 {
-            return (Ok(0), buf);
-        }
-        loop {
-            match self.stack.with(|engine| engine.read(self.id, |bytes| buf.fill_from(bytes))) {
-                Ok(Some(read)) => return (Ok(read), buf),
-                Ok(None) => poll_fn(|context| self.poll_read_ready(context)).await,
-                Err(error) => return (Err(error), buf),
-            }
-        }
+    pub fn read<B: IoBufMut>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        let mut kept = Some(buf);
+        poll_fn(move |context| {
+            let buf = kept.as_mut().expect(GAVE_ITS_RESULT);
+            let result = loop {
+                if buf.bytes_total() == 0 {
+                    break Ok(0);
+                }
+                match self.stack.with(|engine| engine.read(self.id, |bytes| buf.fill_from(bytes))) {
+                    Ok(Some(read)) => break Ok(read),
+                    Ok(None) => ready!(self.poll_read_ready(context)),
+                    Err(error) => break Err(error),
+                }
+            };
+            Poll::Ready((result, kept.take().expect(GAVE_ITS_RESULT)))
+        })
     }
 
     /// Queues the bytes of `buf`, or as many from its front as there is room for but at least one, and returns how
@@ -70,14 +81,19 @@ impl StackStream {
     /// # Errors
     ///
     /// Besides those of the type: `EPIPE` after a shutdown of the writing half.
-    pub async fn write<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        loop {
-            match self.try_write(buf.as_slice()) {
-                Ok(Some(written)) => return (Ok(written), buf),
-                Ok(None) => poll_fn(|context| self.poll_write_ready(context)).await,
-                Err(error) => return (Err(error), buf),
-            }
-        }
+    pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        let mut kept = Some(buf);
+        poll_fn(move |context| {
+            let buf = kept.as_ref().expect(GAVE_ITS_RESULT);
+            let result = loop {
+                match self.try_write(buf.as_slice()) {
+                    Ok(Some(written)) => break Ok(written),
+                    Ok(None) => ready!(self.poll_write_ready(context)),
+                    Err(error) => break Err(error),
+                }
+            };
+            Poll::Ready((result, kept.take().expect(GAVE_ITS_RESULT)))
+        })
     }
 
     /// Reads into `buf` what has arrived; `None` if nothing has, `Some(0)` at the end of the stream.

@@ -13,7 +13,7 @@ mod reactor;
 mod registered;
 
 pub(crate) use buffer_ring::{BUFFER_BYTES, Chunk};
-pub(crate) use multishot::Feed;
+pub(crate) use multishot::{Arrival, Feed};
 pub(crate) use polled::PolledDevice;
 pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 pub(super) use reactor::{Reactor, SlotKey};

@@ -1,0 +1,83 @@
+//! Futures of transfers, made by hand where an `async fn` would hold the buffer, and what it calls, several times over: a connection's
+//! task holds the largest of its futures all the time, and with thousands of connections each cache line of it is a miss.
+
+use std::convert::identity;
+use std::future::{Future, poll_fn};
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+
+use crate::error::{BufResult, Error, ErrorKind};
+use crate::mem::{IoBuf, Slice};
+
+/// A transfer that takes its buffer into an operation, in the same place.
+pub(super) enum Step<B, O> {
+    /// It begins when it is first polled.
+    Begins(B),
+    /// The operation has the buffer.
+    UnderWay(O),
+    /// The buffer was given back, or is being moved on.
+    Over,
+}
+
+impl<B, O: Future + Unpin> Step<B, O> {
+    /// Polls the operation, which `begin` makes first unless it has a result already, and makes the result of what it gives.
+    ///
+    /// # Panics
+    ///
+    /// If polled again after its result, as every future may.
+    pub(super) fn poll_with<T>(
+        &mut self,
+        cx: &mut Context<'_>,
+        begin: impl FnOnce(B) -> Result<O, T>,
+        result: impl FnOnce(O::Output) -> T,
+    ) -> Poll<T> {
+        if matches!(self, Self::Begins(_))
+            && let Self::Begins(buf) = std::mem::replace(self, Self::Over)
+        {
+            match begin(buf) {
+                Ok(operation) => *self = Self::UnderWay(operation),
+                Err(known) => return Poll::Ready(known),
+            }
+        }
+        let Self::UnderWay(operation) = self else {
+            panic!("a transfer is not polled again after its result")
+        };
+        let output = ready!(Pin::new(operation).poll(cx));
+        *self = Self::Over;
+        Poll::Ready(result(output))
+    }
+}
+
+/// Writes all of `buf` by means of `write`, which writes at least one byte from the front of what it is given and says how many.
+pub(super) fn write_all<B, W>(
+    buf: B,
+    mut write: impl FnMut(Slice<B>) -> W + Unpin,
+) -> impl Future<Output = BufResult<(), B>> + Unpin
+where
+    B: IoBuf,
+    W: Future<Output = BufResult<usize, Slice<B>>> + Unpin,
+{
+    let len = buf.bytes_init();
+    let mut done = 0;
+    let mut step = Step::Begins(buf);
+    poll_fn(move |cx| {
+        loop {
+            let begin = |buf: B| {
+                if done < len { Ok(write(buf.slice(done..len))) } else { Err((Ok(0), buf.slice(0..0))) }
+            };
+            let (result, part) = ready!(step.poll_with(cx, begin, identity));
+            let buf = Slice::into_inner(part);
+            match result {
+                Ok(written) => done += written,
+                Err(error) => return Poll::Ready((Err(error), buf)),
+            }
+            if done == len {
+                return Poll::Ready((Ok(()), buf));
+            }
+            if matches!(result, Ok(0)) {
+                return Poll::Ready((Err(Error::new(ErrorKind::Closed, "write")), buf));
+            }
+            step = Step::Begins(buf);
+        }
+    })
+}
