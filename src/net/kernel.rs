@@ -63,7 +63,7 @@ impl KernelListener {
         self.local
     }
 
-    pub(super) async fn accept(&self) -> Result<(KernelStream, SocketAddr)> {
+    pub(super) async fn accept(&self) -> Result<(KernelStream, Addresses)> {
         loop {
             let accepted = self.acceptor.accept().await.map_err(|error| from_io(&error, "accept"));
             match accepted.and_then(|socket| self.greet(socket)) {
@@ -77,20 +77,25 @@ impl KernelListener {
         }
     }
 
-    fn greet(&self, socket: OwnedFd) -> Result<(KernelStream, SocketAddr)> {
+    fn greet(&self, socket: OwnedFd) -> Result<(KernelStream, Addresses)> {
         let peer = peer_address(&socket)?;
         // A listener on every address does not say which one this connection came to.
         let local = if self.local.ip().is_unspecified() { local_address(&socket)? } else { self.local };
-        Ok((KernelStream::from_connected(socket, local, peer)?, peer))
+        KernelStream::from_connected(socket, Addresses { local, peer })
     }
 }
 
-/// A connected socket.
+/// Both ends of a TCP connection.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Addresses {
+    pub(super) local: SocketAddr,
+    pub(super) peer: SocketAddr,
+}
+
+/// A connected socket, of any family.
 #[derive(Debug)]
 pub(super) struct KernelStream {
     socket: Rc<OwnedFd>,
-    local: SocketAddr,
-    peer: SocketAddr,
     flow: Rc<Flow>,
     /// One request that receives for as long as the stream is read in small pieces, if the core's ring has such. While it is
     /// with the kernel nothing else receives, so that the bytes stay in order.
@@ -171,7 +176,7 @@ impl Flow {
 }
 
 impl KernelStream {
-    fn from_connected(socket: OwnedFd, local: SocketAddr, peer: SocketAddr) -> Result<Self> {
+    fn from_connected(socket: OwnedFd, addresses: Addresses) -> Result<(Self, Addresses)> {
         let set = || {
             sockopt::set_tcp_nodelay(&socket, true)?;
             // A peer that vanished is noticed, as on the userspace stack.
@@ -180,22 +185,16 @@ impl KernelStream {
             sockopt::set_tcp_keepintvl(&socket, KEEPALIVE_AFTER)?;
             sockopt::set_tcp_keepcnt(&socket, KEEPALIVE_PROBES)
         };
-        set()
-            .map_err(|errno| Error::os(errno.raw_os_error(), "set up the socket of").at(peer.to_string()))?;
-        Ok(Self::new(socket, local, peer))
+        set().map_err(|errno| {
+            Error::os(errno.raw_os_error(), "set up the socket of").at(addresses.peer.to_string())
+        })?;
+        Ok((Self::new(socket), addresses))
     }
 
-    /// A connected socket of a family that has other addresses: its addresses here mean nothing.
-    pub(super) fn without_addresses(socket: OwnedFd) -> Self {
-        let none = SocketAddr::from(([0, 0, 0, 0], 0));
-        Self::new(socket, none, none)
-    }
-
-    fn new(socket: OwnedFd, local: SocketAddr, peer: SocketAddr) -> Self {
+    /// A socket that is connected.
+    pub(super) fn new(socket: OwnedFd) -> Self {
         Self {
             socket: Rc::new(socket),
-            local,
-            peer,
             flow: Rc::default(),
             feed: OnceCell::new(),
             bulk: Cell::new(false),
@@ -203,7 +202,7 @@ impl KernelStream {
         }
     }
 
-    pub(super) async fn connect(address: SocketAddr) -> Result<Self> {
+    pub(super) async fn connect(address: SocketAddr) -> Result<(Self, Addresses)> {
         let failed = |code: i32| Error::os(code, "connect to").at(address.to_string());
         let socket = Rc::new(new_socket(&address).map_err(|errno| failed(errno.raw_os_error()))?);
         ops::connect(&socket, &address)
@@ -211,19 +210,11 @@ impl KernelStream {
             .map_err(|error| failed(error.raw_os_error().unwrap_or(libc::EIO)))?;
         let socket = Rc::into_inner(socket).expect("the finished connect gave its reference back");
         let local = local_address(&socket)?;
-        Self::from_connected(socket, local, address)
+        Self::from_connected(socket, Addresses { local, peer: address })
     }
 
     pub(super) fn socket(&self) -> &OwnedFd {
         &self.socket
-    }
-
-    pub(super) fn local_addr(&self) -> SocketAddr {
-        self.local
-    }
-
-    pub(super) fn peer_addr(&self) -> SocketAddr {
-        self.peer
     }
 
     // Not an `async fn`: see `transfer`.
@@ -404,8 +395,7 @@ impl KernelStream {
             Shutdown::Write => rustix::net::Shutdown::Write,
             Shutdown::Both => rustix::net::Shutdown::Both,
         };
-        rustix::net::shutdown(&self.socket, how)
-            .map_err(|errno| Error::os(errno.raw_os_error(), "shut down").at(self.peer.to_string()))
+        rustix::net::shutdown(&self.socket, how).map_err(|errno| Error::os(errno.raw_os_error(), "shut down"))
     }
 
     /// Makes the close that follows a reset: what was not sent yet is thrown away.

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::device::PacketDevice;
-use super::kernel::{KernelListener, KernelStream};
+use super::kernel::{Addresses, KernelListener, KernelStream};
 use super::remote::RemoteStream;
 use super::stack::{Stack, StackConfig, StackListener, StackStream};
 use super::transfer;
@@ -109,8 +109,8 @@ impl TcpListener {
     pub async fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
         match &self.0 {
             ListenerKind::Kernel(listener) => {
-                let (stream, peer) = listener.accept().await?;
-                Ok((TcpStream(StreamKind::Kernel(stream)), peer))
+                let (stream, addresses) = listener.accept().await?;
+                Ok((TcpStream(StreamKind::Kernel(stream, Box::new(addresses))), addresses.peer))
             }
             ListenerKind::Stack(listener) => {
                 let (stream, peer) = listener.accept().await?;
@@ -146,10 +146,11 @@ pub struct TcpStream(StreamKind);
 
 #[derive(Debug)]
 enum StreamKind {
-    Kernel(KernelStream),
+    /// Its addresses are elsewhere: whoever moves the stream would move them along.
+    Kernel(KernelStream, Box<Addresses>),
     Stack(StackStream),
     /// Of another core.
-    Remote(RemoteStream),
+    Remote(Box<RemoteStream>),
 }
 
 /// A transfer on a stream of one of the kinds. That of another core is boxed, as it allocates anyway.
@@ -186,7 +187,10 @@ impl TcpStream {
     /// The network's code, such as `ECONNREFUSED`, with the address.
     pub async fn connect(net: &Net, address: SocketAddr) -> Result<Self> {
         match &net.0 {
-            NetKind::Kernel => KernelStream::connect(address).await.map(StreamKind::Kernel).map(Self),
+            NetKind::Kernel => {
+                let (stream, addresses) = KernelStream::connect(address).await?;
+                Ok(Self(StreamKind::Kernel(stream, Box::new(addresses))))
+            }
             NetKind::Stack(stack) => {
                 StackStream::connect(stack, address).await.map(StreamKind::Stack).map(Self)
             }
@@ -204,7 +208,7 @@ impl TcpStream {
         buf: B,
     ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
         match &self.0 {
-            StreamKind::Kernel(stream) => OnKind::Kernel(stream.read(buf)),
+            StreamKind::Kernel(stream, _) => OnKind::Kernel(stream.read(buf)),
             StreamKind::Stack(stream) => OnKind::Stack(stream.read(buf)),
             StreamKind::Remote(stream) => OnKind::Remote(Box::pin(async move {
                 let mut buf = buf;
@@ -226,7 +230,7 @@ impl TcpStream {
     // Not an `async fn`: see `transfer`.
     pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
         match &self.0 {
-            StreamKind::Kernel(stream) => OnKind::Kernel(stream.write(buf)),
+            StreamKind::Kernel(stream, _) => OnKind::Kernel(stream.write(buf)),
             StreamKind::Stack(stream) => OnKind::Stack(stream.write(buf)),
             StreamKind::Remote(stream) => OnKind::Remote(Box::pin(async move {
                 let bytes = buf.as_slice();
@@ -247,7 +251,7 @@ impl TcpStream {
     /// As for [`TcpStream::write`].
     pub async fn write_zero_copy<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.write_zero_copy(buf).await,
+            StreamKind::Kernel(stream, _) => stream.write_zero_copy(buf).await,
             StreamKind::Stack(_) | StreamKind::Remote(_) => self.write(buf).await,
         }
     }
@@ -268,7 +272,7 @@ impl TcpStream {
     /// As for [`TcpStream::read`].
     pub fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.try_read(buf),
+            StreamKind::Kernel(stream, _) => stream.try_read(buf),
             StreamKind::Stack(stream) => stream.try_read(buf),
             // Nothing is on this core without asking the other.
             StreamKind::Remote(_) => Ok(None),
@@ -282,7 +286,7 @@ impl TcpStream {
     /// As for [`TcpStream::write`].
     pub fn try_write(&self, bytes: &[u8]) -> Result<Option<usize>> {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.try_write(bytes),
+            StreamKind::Kernel(stream, _) => stream.try_write(bytes),
             StreamKind::Stack(stream) => stream.try_write(bytes),
             StreamKind::Remote(_) => Ok(None),
         }
@@ -295,7 +299,9 @@ impl TcpStream {
     /// [`Closed`](ErrorKind::Closed) if the connection is gone.
     pub fn shutdown(&self, how: Shutdown) -> Result<()> {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.shutdown(how),
+            StreamKind::Kernel(stream, addresses) => {
+                stream.shutdown(how).map_err(|error| error.at(addresses.peer.to_string()))
+            }
             StreamKind::Stack(stream) => stream.shutdown(how),
             StreamKind::Remote(stream) => {
                 stream.shutdown(how);
@@ -312,7 +318,7 @@ impl TcpStream {
     /// As [`TcpStream::abort`], of a stream that others may be using: their operations end.
     pub(super) fn abort_shared(&self) {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.abort(),
+            StreamKind::Kernel(stream, _) => stream.abort(),
             StreamKind::Stack(stream) => stream.abort(),
             StreamKind::Remote(stream) => stream.abort(),
         }
@@ -321,7 +327,7 @@ impl TcpStream {
     /// The socket, if it is one of the kernel and of this core.
     pub(crate) fn kernel_socket(&self) -> Option<BorrowedFd<'_>> {
         match &self.0 {
-            StreamKind::Kernel(stream) => Some(stream.socket().as_fd()),
+            StreamKind::Kernel(stream, _) => Some(stream.socket().as_fd()),
             StreamKind::Stack(_) | StreamKind::Remote(_) => None,
         }
     }
@@ -329,7 +335,7 @@ impl TcpStream {
     /// This end's address.
     pub fn local_addr(&self) -> SocketAddr {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.local_addr(),
+            StreamKind::Kernel(_, addresses) => addresses.local,
             StreamKind::Stack(stream) => stream.local_addr(),
             StreamKind::Remote(stream) => stream.local_addr(),
         }
@@ -338,7 +344,7 @@ impl TcpStream {
     /// The other end's address.
     pub fn peer_addr(&self) -> SocketAddr {
         match &self.0 {
-            StreamKind::Kernel(stream) => stream.peer_addr(),
+            StreamKind::Kernel(_, addresses) => addresses.peer,
             StreamKind::Stack(stream) => stream.peer_addr(),
             StreamKind::Remote(stream) => stream.peer_addr(),
         }
@@ -348,6 +354,9 @@ impl TcpStream {
 impl From<RemoteStream> for TcpStream {
     /// A stream of another core behind the same type. Every operation copies its bytes once more.
     fn from(stream: RemoteStream) -> Self {
-        Self(StreamKind::Remote(stream))
+        Self(StreamKind::Remote(Box::new(stream)))
     }
 }
+
+/// A connection's task holds it, and moves it from future to future.
+const _: () = assert!(size_of::<TcpStream>() <= 64);

@@ -215,7 +215,7 @@ impl UnixStream {
         Self {
             local: UnixAddr::from_kernel(socket.local_addr()),
             peer: UnixAddr::from_kernel(socket.peer_addr()),
-            stream: KernelStream::without_addresses(socket.into()),
+            stream: KernelStream::new(socket.into()),
         }
     }
 

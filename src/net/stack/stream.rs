@@ -30,12 +30,13 @@ const GAVE_ITS_RESULT: &str = "a transfer is not polled again after its result";
 pub struct StackStream {
     stack: Stack,
     id: ConnectionId,
-    flow: Flow,
+    /// Elsewhere, as hardly anybody asks: whoever moves the stream would move it along.
+    flow: Box<Flow>,
 }
 
 impl StackStream {
     pub(super) fn new(stack: Stack, id: ConnectionId, flow: Flow) -> Self {
-        Self { stack, id, flow }
+        Self { stack, id, flow: Box::new(flow) }
     }
 
     /// Opens a connection to `peer`. Dropping the future gives it up.
