@@ -197,6 +197,8 @@ impl<O: Operation> Drop for Op<O> {
             State::OnEpoll { flight, reactor } if flight.is_with_kernel() => {
                 reactor.orphan(flight, Box::new(Orphaned(operation)));
             }
+            // Its first poll panicked, in a waker: it never waited, so nobody counts on a word of its end.
+            State::OnEpoll { flight: epoll::Flight::Grounded, .. } => {}
             State::OnEpoll { flight, reactor } => {
                 reactor.forget(flight);
                 operation.orphaned(from_kernel(-libc::ECANCELED));
