@@ -11,7 +11,7 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 #[allow(dead_code, reason = "tests/example_servers.rs includes this file for its server")]
 fn main() -> boson::Result<()> {
-    // Time and randomness come in from outside; a real server draws its seed from the kernel.
+    // Time and randomness come in from outside; these are the machine's.
     let core = Core::new(&CoreConfig::from_machine()?)?;
     core.block_on(async {
         let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 7000)))?;

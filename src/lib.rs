@@ -11,8 +11,8 @@
 //! - [`rt`]: cores, tasks, timers, pollers.
 //! - [`inspect`]: what a running process does, for `boson top`.
 //! - [`thread`]: stackful coroutines with the surface of `std::thread`; [`wait`] lets them await any future.
-//! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types.
-//! - [`blocking`]: sockets and locks for coroutines, with the surface of `std`.
+//! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types; UDP, Unix sockets and pipes of the kernel.
+//! - [`blocking`]: files, sockets and locks for coroutines, with the surface of `std`.
 //! - [`block`]: namespaces: memory, files, block devices.
 //! - [`store`]: a B-tree with a log on a namespace.
 //! - [`compat`]: the traits of `futures`, tokio and hyper on boson's sockets.

@@ -1,5 +1,7 @@
 //! Destructors and wakers that panic when the core is told that I/O is done: it is nobody else's loss.
 
+mod hooked_waker;
+
 use std::net::SocketAddr;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::{Pin, pin};
@@ -9,8 +11,10 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use boson::mem::{IoBuf, IoBufMut};
-use boson::net::{Net, TcpListener, TcpStream};
+use boson::net::{Net, TcpListener, TcpStream, UdpSocket};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice, RingFeature, RingFeatures};
+
+use hooked_waker::Hook;
 
 /// Every read gives the kernel its own buffer.
 fn core(reactor: ReactorChoice) -> Core {
@@ -150,6 +154,51 @@ fn others_are_woken_though_a_waker_panics(reactor: ReactorChoice) {
 /// Writes at once: there is room.
 fn poll_once_for_its_effect(client: &TcpStream) {
     assert_eq!(client.try_write(b"hello").expect("open"), Some(5));
+}
+
+/// What waits has not begun to wait yet.
+#[test]
+fn a_waker_that_cannot_be_cloned_costs_an_operation_nothing_but_its_poll() {
+    for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
+        let core = core(reactor);
+        core.block_on(async {
+            let (client, server) = pair().await;
+            let (reader, writer) = boson::net::pipe().expect("descriptors");
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let udp = UdpSocket::bind(&Net::kernel(), any).expect("a free port");
+            let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+            for _ in 0..2 {
+                poll_without_a_clone(server.read(Vec::with_capacity(8)));
+                poll_without_a_clone(reader.read(Vec::with_capacity(8)));
+                poll_without_a_clone(udp.recv_from(Vec::with_capacity(8)));
+                poll_without_a_clone(listener.accept());
+            }
+            client.write_all(&b"tcp"[..]).await.0.expect("write");
+            writer.write_all(&b"pipe"[..]).await.0.expect("write");
+            udp.send_to(&b"udp"[..], udp.local_addr()).await.0.expect("send");
+            let _client = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
+            let all = rt::timeout(Duration::from_secs(5), async {
+                assert_eq!(server.read(Vec::with_capacity(8)).await.1, b"tcp");
+                assert_eq!(reader.read(Vec::with_capacity(8)).await.1, b"pipe");
+                assert_eq!(udp.recv_from(Vec::with_capacity(8)).await.1, b"udp");
+                listener.accept().await.expect("accept");
+            });
+            all.await.expect("nothing waits for what was not begun");
+        })
+        .expect("the core works");
+    }
+}
+
+/// Polls `future` with a waker whose clone panics, and drops it.
+fn poll_without_a_clone<F: Future>(future: F) {
+    let hook = Hook::new();
+    *hook.on_clone.borrow_mut() = Some(Box::new(|| panic!("a waker of the test cannot be cloned")));
+    let waker = hook.waker();
+    let polled = catch_unwind(AssertUnwindSafe(|| {
+        let mut future = pin!(future);
+        future.as_mut().poll(&mut Context::from_waker(&waker)).is_pending()
+    }));
+    assert!(polled.is_err(), "nothing was cloned: the test shows nothing");
 }
 
 #[test]

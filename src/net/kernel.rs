@@ -109,16 +109,16 @@ pub(super) struct KernelStream {
 /// What a connection shares with its operations in flight. What every read and write looks at comes first, on one cache line.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub(super) struct Flow {
+struct Flow {
     /// Dropped reads whose outcome is not known yet. The next read waits for them, to keep the bytes in order.
-    pub(super) pending: Cell<usize>,
+    pending: Cell<usize>,
     /// Sends that the ring still has. While there are any nothing else sends.
     sending: Cell<usize>,
     /// A read was dropped at some time: `unread` may have something.
     dropped_reads: Cell<bool>,
     /// What was received for reads that were dropped before they could take it.
     unread: RefCell<Unread>,
-    pub(super) settled: Notify,
+    settled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -129,7 +129,7 @@ struct Unread {
 }
 
 impl Flow {
-    pub(super) fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
+    fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
         self.dropped_reads.set(true);
         let mut unread = self.unread.borrow_mut();
         match result {
@@ -147,20 +147,7 @@ impl Flow {
     }
 
     /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
-    pub(super) fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
-        self.take_until(fill, |end| *end)
-    }
-
-    /// Likewise where an end or an error may not be the last: it is told once.
-    pub(super) fn take_once(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
-        self.take_until(fill, Option::take)
-    }
-
-    fn take_until(
-        &self,
-        fill: impl FnOnce(&[u8]) -> usize,
-        end: fn(&mut Option<Option<i32>>) -> Option<Option<i32>>,
-    ) -> Option<Result<usize>> {
+    fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
         if !self.dropped_reads.get() {
             return None;
         }
@@ -171,7 +158,7 @@ impl Flow {
             unread.bytes.drain(..len);
             return Some(Ok(len));
         }
-        end(&mut unread.end).map(|end| end.map_or(Ok(0), |code| Err(Error::os(code, "read"))))
+        unread.end.map(|end| end.map_or(Ok(0), |code| Err(Error::os(code, "read"))))
     }
 }
 

@@ -1,16 +1,20 @@
 //! Pipes: bytes in one direction, between tasks, threads and processes of one machine (`pipe(7)`).
 
+use std::cell::{Cell, RefCell};
+use std::collections::VecDeque;
+use std::convert::identity;
 use std::future::{Future, poll_fn};
+use std::io;
 use std::os::fd::OwnedFd;
-use std::pin::Pin;
 use std::rc::Rc;
+use std::task::{Poll, ready};
 
 use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::accept::PendingGuard;
-use super::kernel::{Flow, from_io, written};
+use super::accept::{Dropped, is_cancelled};
+use super::kernel::{from_io, written};
 use super::transfer::{self, Step};
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut};
@@ -34,29 +38,68 @@ pub fn pipe() -> Result<(PipeReader, PipeWriter)> {
 #[derive(Debug)]
 pub struct PipeReader {
     descriptor: Rc<OwnedFd>,
-    flow: Rc<Flow>,
+    unread: Rc<Unread>,
+}
+
+/// What was read for reads that were dropped before they could take it.
+#[derive(Debug, Default)]
+struct Unread {
+    bytes: RefCell<VecDeque<u8>>,
+    /// The end or an error comes after the bytes, once: after the end of a named pipe another writer may come.
+    end: Cell<Option<Result<(), i32>>>,
+    dropped: Dropped,
+}
+
+impl Unread {
+    fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
+        match result {
+            Ok(0) => self.end.set(Some(Ok(()))),
+            // Of a buffer that held something before, only the first `len` bytes are new.
+            Ok(len) => self.bytes.borrow_mut().extend(&bytes[..len as usize]),
+            Err(error) if is_cancelled(&error) || would_block(&error) => {}
+            Err(error) => self.end.set(Some(Err(error.raw_os_error().unwrap_or(libc::EIO)))),
+        }
+        self.dropped.settled();
+    }
+
+    /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
+    fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
+        let mut bytes = self.bytes.borrow_mut();
+        if !bytes.is_empty() {
+            let (front, _) = bytes.as_slices();
+            let len = fill(front);
+            bytes.drain(..len);
+            return Some(Ok(len));
+        }
+        let end = self.end.take()?;
+        Some(end.map(|()| 0).map_err(|code| Error::os(code, "read")))
+    }
+
+    fn has_some(&self) -> bool {
+        !self.bytes.borrow().is_empty() || self.end.get().is_some()
+    }
 }
 
 impl PipeReader {
     fn new(descriptor: OwnedFd) -> Self {
-        Self { descriptor: Rc::new(descriptor), flow: Rc::default() }
+        Self { descriptor: Rc::new(descriptor), unread: Rc::default() }
     }
 
     /// The end that is read of a pipe or a named pipe that somebody else made: [`std::io::PipeReader`], the
     /// [output](std::process::ChildStdout) of a child process, an opened file. Whether it is non-blocking is up to the core from
-    /// then on, also for those who share it.
+    /// then on, also for those who share it: cores that do should have the same [reactor](crate::rt::CoreConfig::reactor).
     ///
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) if it is no pipe, otherwise the kernel's code.
     pub fn from_descriptor(descriptor: impl Into<OwnedFd>) -> Result<Self> {
-        blocking_pipe(descriptor.into()).map(Self::new)
+        checked(descriptor.into()).map(Self::new)
     }
 
     /// Reads at least one byte into the front of `buf` and returns how many; 0 when every writer is closed and nothing is left. A named pipe
     /// that is opened for writing again goes on after that.
     ///
-    /// Dropping the future loses no byte: the next read gets them.
+    /// Any number of reads may wait, and any one of them gets what comes. Dropping the future loses no byte: another read gets them.
     ///
     /// # Errors
     ///
@@ -66,25 +109,28 @@ impl PipeReader {
             // The kernel's answer, 0, would look like the end if this future were dropped.
             return (Ok(0), buf);
         }
-        while self.flow.pending.get() > 0 {
-            self.flow.settled.notified().await;
+        loop {
+            self.unread.dropped.settle().await;
+            if let Some(result) = self.unread.take(|bytes| buf.fill_from(bytes)) {
+                return (result, buf);
+            }
+            let unread = Rc::clone(&self.unread);
+            let keep = move |result, buf: B| unread.keep(result, buf.as_slice());
+            let operation = ops::read_stream(&self.descriptor, buf, keep);
+            let ((result, back), cancelled) =
+                self.unread.dropped.run(operation, || self.unread.has_some()).await;
+            buf = back;
+            match result {
+                Ok(len) => return (Ok(len as usize), buf),
+                Err(error) if cancelled && is_cancelled(&error) => {}
+                Err(error) if would_block(&error) => {
+                    if let Err(error) = make_blocking(&self.descriptor) {
+                        return (Err(error), buf);
+                    }
+                }
+                Err(error) => return (Err(from_io(&error, "read")), buf),
+            }
         }
-        // After the end of a named pipe another writer may come.
-        if let Some(result) = self.flow.take_once(|bytes| buf.fill_from(bytes)) {
-            return (result, buf);
-        }
-        let flow = Rc::clone(&self.flow);
-        let mut operation =
-            ops::read_stream(&self.descriptor, buf, move |result, buf: B| flow.keep(result, buf.as_slice()));
-        // Declared after the operation, so dropped before it: `keep` may run while the operation is dropped.
-        let mut guard = PendingGuard(None);
-        let (result, buf) = std::future::poll_fn(|cx| {
-            let polled = Pin::new(&mut operation).poll(cx);
-            guard.0 = polled.is_pending().then_some(&self.flow.pending);
-            polled
-        })
-        .await;
-        (result.map(|len| len as usize).map_err(|error| from_io(&error, "read")), buf)
     }
 }
 
@@ -105,7 +151,7 @@ impl PipeWriter {
     ///
     /// As there.
     pub fn from_descriptor(descriptor: impl Into<OwnedFd>) -> Result<Self> {
-        blocking_pipe(descriptor.into()).map(Self::new)
+        checked(descriptor.into()).map(Self::new)
     }
 
     /// Writes at least one byte from the front of `buf` and returns how many. Up to 4096 bytes (`PIPE_BUF`) are written together or
@@ -119,8 +165,18 @@ impl PipeWriter {
     pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
         let mut step = Step::Begins(buf);
         poll_fn(move |cx| {
-            let begin = |buf| Ok(ops::write_stream(&self.descriptor, buf, ()));
-            step.poll_with(cx, begin, |(result, buf)| (written(result), buf))
+            loop {
+                let begin = |buf| Ok(ops::write_stream(&self.descriptor, buf, ()));
+                let (result, buf) = ready!(step.poll_with(cx, begin, identity));
+                let again = matches!(&result, Err(error) if would_block(error));
+                if !again {
+                    return Poll::Ready((written(result), buf));
+                }
+                if let Err(error) = make_blocking(&self.descriptor) {
+                    return Poll::Ready((Err(error), buf));
+                }
+                step = Step::Begins(buf);
+            }
         })
     }
 
@@ -134,14 +190,26 @@ impl PipeWriter {
     }
 }
 
-/// The same pipe, made to block: an io_uring does not wait for one that does not, and a core without one sees to that itself.
-fn blocking_pipe(descriptor: OwnedFd) -> Result<OwnedFd> {
-    let failed = |errno: Errno| Error::os(errno.raw_os_error(), "use a pipe");
-    let stat = rustix::fs::fstat(&descriptor).map_err(failed)?;
+/// The same descriptor, if it is a pipe's.
+fn checked(descriptor: OwnedFd) -> Result<OwnedFd> {
+    let stat = rustix::fs::fstat(&descriptor).map_err(unusable)?;
     if FileType::from_raw_mode(stat.st_mode) != FileType::Fifo {
         return Err(Error::new(ErrorKind::InvalidInput, "use a pipe").because("the descriptor is no pipe's"));
     }
-    let flags = rustix::fs::fcntl_getfl(&descriptor).map_err(failed)?;
-    rustix::fs::fcntl_setfl(&descriptor, flags - OFlags::NONBLOCK).map_err(failed)?;
     Ok(descriptor)
+}
+
+/// Whether it is what an io_uring says of a pipe that does not block: it does not wait for those. A core without one makes them
+/// non-blocking itself, and this must not undo that for another handle to the same end: that core would wait inside a call.
+fn would_block(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::EAGAIN)
+}
+
+fn make_blocking(pipe: &OwnedFd) -> Result<()> {
+    let flags = rustix::fs::fcntl_getfl(pipe).map_err(unusable)?;
+    rustix::fs::fcntl_setfl(pipe, flags - OFlags::NONBLOCK).map_err(unusable)
+}
+
+fn unusable(errno: Errno) -> Error {
+    Error::os(errno.raw_os_error(), "use a pipe")
 }

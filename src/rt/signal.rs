@@ -1,17 +1,16 @@
 //! Signals as something a task awaits.
 
-use std::cell::RefCell;
-use std::collections::VecDeque;
+use std::future::poll_fn;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{FromRawFd, OwnedFd};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::Poll;
+
+use rustix::io::Errno;
 
 use super::context::noted_over;
 use super::ops;
-use super::sync::local::Notify;
 use crate::error::{Error, ErrorKind, Result};
 
 /// A signal that a program may be sent, to ask it for something.
@@ -69,28 +68,6 @@ impl Signal {
 #[must_use = "the signals stay blocked, and only this can await them"]
 pub struct Signals {
     descriptor: Rc<OwnedFd>,
-    arrived: Rc<Arrived>,
-}
-
-/// What was read for futures that were dropped meanwhile.
-#[derive(Debug, Default)]
-struct Arrived {
-    signals: RefCell<VecDeque<Signal>>,
-    changed: Notify,
-}
-
-impl Arrived {
-    fn keep(&self, result: &io::Result<u32>, info: &[u8]) {
-        // What failed, or was cancelled, took no signal with it: the next read hears of it.
-        if let (Ok(_), Some(signal)) = (result, decode(info)) {
-            self.signals.borrow_mut().push_back(signal);
-            self.changed.notify_all();
-        }
-    }
-
-    fn take(&self) -> Option<Signal> {
-        self.signals.borrow_mut().pop_front()
-    }
 }
 
 impl Signals {
@@ -127,7 +104,8 @@ impl Signals {
         }
         // The descriptor first: where there is none, the signals keep their actions.
         // SAFETY: `set` is initialised; -1 asks for a new descriptor.
-        let descriptor = unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC) };
+        let descriptor =
+            unsafe { libc::signalfd(-1, &raw const set, libc::SFD_CLOEXEC | libc::SFD_NONBLOCK) };
         if descriptor < 0 {
             return Err(Error::io(io::Error::last_os_error(), "open a signalfd"));
         }
@@ -138,7 +116,7 @@ impl Signals {
         if blocked != 0 {
             return Err(Error::os(blocked, "block signals"));
         }
-        Ok(Self { descriptor: Rc::new(descriptor), arrived: Rc::default() })
+        Ok(Self { descriptor: Rc::new(descriptor) })
     }
 
     /// The next signal. Of several futures that wait, one gets it.
@@ -153,28 +131,24 @@ impl Signals {
     ///
     /// When polled outside a core.
     pub async fn next(&self) -> Result<Signal> {
+        let failed = |error: io::Error| Error::io(error, "read a signal");
         loop {
-            if let Some(signal) = self.arrived.take() {
-                return Ok(signal);
-            }
-            let arrived = Rc::clone(&self.arrived);
-            let buf = Vec::with_capacity(size_of::<libc::signalfd_siginfo>());
-            let mut read = ops::read_stream(&self.descriptor, buf, move |result, info: Vec<u8>| {
-                arrived.keep(&result, &info);
-            });
-            let mut changed = std::pin::pin!(self.arrived.changed.notified());
-            let done = std::future::poll_fn(|cx| {
-                if let Poll::Ready(done) = Pin::new(&mut read).poll(cx) {
-                    return Poll::Ready(Some(done));
+            let mut readable = ops::readable(&self.descriptor);
+            poll_fn(|cx| noted_over("something to read", "a signal", Pin::new(&mut readable).poll(cx)))
+                .await
+                .map_err(failed)?;
+            // By this thread, for which the signal may be meant alone: before Linux 6.10 an io_uring has one of its own read.
+            let mut info = [0; size_of::<libc::signalfd_siginfo>()];
+            match rustix::io::read(&self.descriptor, &mut info) {
+                // Others are not in the set.
+                Ok(_) => {
+                    if let Some(signal) = decode(&info) {
+                        return Ok(signal);
+                    }
                 }
-                // An earlier read, whose future is gone, may be the one that gets the signal.
-                noted_over("a read", "a signal", changed.as_mut().poll(cx).map(|()| None))
-            });
-            let Some((result, info)) = done.await else { continue };
-            result.map_err(|error| Error::io(error, "read a signal"))?;
-            // Others are not in the set.
-            if let Some(signal) = decode(&info) {
-                return Ok(signal);
+                // Another future was told of the same signal, and was faster.
+                Err(Errno::AGAIN | Errno::INTR) => {}
+                Err(errno) => return Err(failed(errno.into())),
             }
         }
     }

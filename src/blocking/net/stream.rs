@@ -62,6 +62,8 @@ pub(in crate::blocking) struct Shared<S> {
     outbound: RefCell<Vec<u8>>,
     /// What was read to be looked at, and is yet to be read.
     peeked: RefCell<Vec<u8>>,
+    /// What a peek that had bytes to show met behind them. The kernel tells an error once.
+    failed: RefCell<Option<io::Error>>,
 }
 
 impl<S> Shared<S> {
@@ -74,6 +76,7 @@ impl<S> Shared<S> {
             inbound: RefCell::default(),
             outbound: RefCell::default(),
             peeked: RefCell::default(),
+            failed: RefCell::default(),
         })
     }
 }
@@ -98,6 +101,9 @@ impl<S: Stream> Shared<S> {
         let len = self.take_peeked(buf);
         if len > 0 {
             return Ok(len);
+        }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
         if let Some(len) = self.stream.try_read(buf).map_err(into_io)? {
             return Ok(len);
@@ -158,8 +164,13 @@ impl<S: Stream> Shared<S> {
             let mut all = self.peeked.take();
             all.append(&mut peeked);
             peeked = all;
-            if let (Err(error), true) = (read, peeked.is_empty()) {
-                return Err(error);
+            match read {
+                Err(error) if peeked.is_empty() => return Err(error),
+                // Of the time that is up the next read hears by itself.
+                Err(error) if error.kind() != io::ErrorKind::WouldBlock => {
+                    drop(self.failed.replace(Some(error)))
+                }
+                _ => {}
             }
         }
         let len = peeked.len().min(buf.len());

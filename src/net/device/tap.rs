@@ -69,7 +69,7 @@ impl TapDevice {
     ///
     /// # Errors
     ///
-    /// [`Os`](ErrorKind::Os) with `EPERM` without the privilege (`CAP_NET_ADMIN`), [`NotFound`](ErrorKind::NotFound)
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without the privilege (`CAP_NET_ADMIN`), [`NotFound`](ErrorKind::NotFound)
     /// without `/dev/net/tun`, [`InUse`](ErrorKind::InUse) if another process has the interface,
     /// [`InvalidInput`](ErrorKind::InvalidInput) for a name or an MTU that no interface can have.
     pub fn open(config: &TapConfig) -> Result<Self> {

@@ -136,8 +136,9 @@ impl Reactor {
     ) -> Option<i32> {
         if matches!(flight, Flight::Grounded) && self.attempts.get() >= ATTEMPTS_PER_POLL {
             // Only once: it tries when it comes back, so that nobody waits for ever for those before it.
-            *flight = Flight::Yielded;
+            // First, for it may panic, and what has not begun to wait is not told of its end.
             cx.waker().wake_by_ref();
+            *flight = Flight::Yielded;
             return None;
         }
         let number = descriptor.as_raw_fd();

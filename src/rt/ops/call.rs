@@ -22,6 +22,8 @@ pub(crate) enum Call {
     ReceiveMessage { header: *mut libc::msghdr },
     /// `sendmsg(2)` that never raises SIGPIPE.
     SendMessage { header: *const libc::msghdr },
+    /// `poll(2)` for something to read, which is left where it is.
+    PollReadable,
     /// `read(2)` from where a stream is.
     Read { buf: *mut u8, len: u32 },
     /// `write(2)` to where a stream is.
@@ -45,6 +47,9 @@ pub(in crate::rt) const REPORT_USAGE: u16 = 1 << 3;
 
 /// `MSG_NOSIGNAL` as an io_uring entry takes it.
 const NO_SIGNAL: u32 = libc::MSG_NOSIGNAL.cast_unsigned();
+
+/// `POLLIN` as an io_uring entry takes it.
+const POLL_IN: u32 = 1;
 
 /// What a descriptor can be ready for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -95,6 +100,7 @@ impl Call {
             Self::Connect { address, len } => opcode::Connect::new(fd, address, len).build(),
             Self::ReceiveMessage { header } => opcode::RecvMsg::new(fd, header).build(),
             Self::SendMessage { header } => opcode::SendMsg::new(fd, header).flags(NO_SIGNAL).build(),
+            Self::PollReadable => opcode::PollAdd::new(fd, POLL_IN).build(),
             // The offset -1 is where a stream is.
             Self::Read { buf, len } => opcode::Read::new(fd, buf, len).offset(u64::MAX).build(),
             Self::Write { buf, len } => opcode::Write::new(fd, buf, len).offset(u64::MAX).build(),
@@ -123,6 +129,7 @@ impl Call {
             Self::Connect { .. } => "a connection to be made",
             Self::ReceiveMessage { .. } => "a datagram to receive",
             Self::SendMessage { .. } => "room to send a datagram",
+            Self::PollReadable => "something to read",
             Self::Read { .. } => "a read",
             Self::Write { .. } => "room to write",
             Self::ReadAt { .. } => "a read of a file",
@@ -134,9 +141,11 @@ impl Call {
 
     pub(in crate::rt) fn way(self) -> Way {
         match self {
-            Self::Recv { .. } | Self::Accept | Self::ReceiveMessage { .. } | Self::Read { .. } => {
-                Way::WhenReady(Direction::Read)
-            }
+            Self::Recv { .. }
+            | Self::Accept
+            | Self::ReceiveMessage { .. }
+            | Self::PollReadable
+            | Self::Read { .. } => Way::WhenReady(Direction::Read),
             Self::Send { .. }
             | Self::SendZeroCopy { .. }
             | Self::Connect { .. }
@@ -180,6 +189,9 @@ impl Call {
         loop {
             // SAFETY: the caller's promise is passed on.
             let result = unsafe { self.perform_once(descriptor) };
+            if result == 0 && matches!(self, Self::PollReadable) {
+                return -libc::EAGAIN;
+            }
             if result >= 0 {
                 // A call transfers less than 2 GiB, and descriptors are ints.
                 return i32::try_from(result).unwrap_or(i32::MAX);
@@ -224,6 +236,11 @@ impl Call {
                 let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
                 // SAFETY: `header` and all that it points to are valid for reads, by the caller's promise.
                 unsafe { libc::sendmsg(descriptor, header, flags) }
+            }
+            Self::PollReadable => {
+                let mut asked = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
+                // SAFETY: `asked` is one entry, which nobody else uses meanwhile; a time-out of 0 does not wait.
+                unsafe { libc::poll(&raw mut asked, 1, 0) as isize }
             }
             Self::Read { buf, len } => {
                 // SAFETY: `buf` is valid for writes of `len` bytes, by the caller's promise.

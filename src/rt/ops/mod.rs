@@ -25,7 +25,7 @@ pub(crate) use call::Call;
 pub(in crate::rt) use call::{COPIED, Direction, REPORT_USAGE, Way};
 pub(crate) use datagram::{Envelope, Received, receive_from, send_to};
 pub(crate) use file::{fallocate, fsync, read_at, write_at};
-pub(crate) use pipe::{read_stream, write_stream};
+pub(crate) use pipe::{read_stream, readable, write_stream};
 pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 
 use crate::mem::IoBufMut;
@@ -197,6 +197,8 @@ impl<O: Operation> Drop for Op<O> {
             State::OnEpoll { flight, reactor } if flight.is_with_kernel() => {
                 reactor.orphan(flight, Box::new(Orphaned(operation)));
             }
+            // Its first poll panicked, in a waker: it never waited, so nobody counts on a word of its end.
+            State::OnEpoll { flight: epoll::Flight::Grounded, .. } => {}
             State::OnEpoll { flight, reactor } => {
                 reactor.forget(flight);
                 operation.orphaned(from_kernel(-libc::ECANCELED));

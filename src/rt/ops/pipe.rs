@@ -1,4 +1,4 @@
-//! Operations on pipes, signalfds and what else is read or written as a stream.
+//! Operations on pipes, and on what else is read or written as a stream.
 
 use std::io;
 use std::os::fd::OwnedFd;
@@ -49,6 +49,34 @@ where
         received(&mut self.buf, &result);
         (self.orphan)(result, self.buf);
     }
+}
+
+/// Waits until there is something to read, or an error to be told. Takes nothing, so nothing is lost when the future is dropped.
+pub(crate) fn readable(stream: &Rc<OwnedFd>) -> Op<Readable> {
+    Op::new(Readable { stream: Rc::clone(stream) })
+}
+
+pub(crate) struct Readable {
+    stream: Rc<OwnedFd>,
+}
+
+// SAFETY: the call has no pointers.
+unsafe impl Operation for Readable {
+    type Output = io::Result<()>;
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.stream
+    }
+
+    fn call(&mut self) -> Call {
+        Call::PollReadable
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        result.map(drop)
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
 }
 
 /// Writes from `buf` to where a stream is, possibly only a part; waits until there is room. On a core without io_uring the descriptor
