@@ -62,6 +62,8 @@ pub(in crate::blocking) struct Shared<S> {
     outbound: RefCell<Vec<u8>>,
     /// What was read to be looked at, and is yet to be read.
     peeked: RefCell<Vec<u8>>,
+    /// What looking behind that failed with: the kernel says it once, and the end of the stream from then on.
+    failed: RefCell<Option<io::Error>>,
 }
 
 impl<S> Shared<S> {
@@ -74,6 +76,7 @@ impl<S> Shared<S> {
             inbound: RefCell::default(),
             outbound: RefCell::default(),
             peeked: RefCell::default(),
+            failed: RefCell::default(),
         })
     }
 }
@@ -98,6 +101,9 @@ impl<S: Stream> Shared<S> {
         let len = self.take_peeked(buf);
         if len > 0 {
             return Ok(len);
+        }
+        if let Some(error) = self.failed.take() {
+            return Err(error);
         }
         if let Some(len) = self.stream.try_read(buf).map_err(into_io)? {
             return Ok(len);
@@ -151,6 +157,7 @@ impl<S: Stream> Shared<S> {
             // Only for the first byte it waits.
             let read = match before {
                 0 => self.read(&mut peeked),
+                _ if self.failed.borrow().is_some() => Ok(0),
                 _ => self.stream.try_read(&mut peeked[before..]).map_err(into_io).map(|len| len.unwrap_or(0)),
             };
             peeked.truncate(before + read.as_ref().map_or(0, |len| *len));
@@ -158,8 +165,11 @@ impl<S: Stream> Shared<S> {
             let mut all = self.peeked.take();
             all.append(&mut peeked);
             peeked = all;
-            if let (Err(error), true) = (read, peeked.is_empty()) {
-                return Err(error);
+            if let Err(error) = read {
+                if peeked.is_empty() {
+                    return Err(error);
+                }
+                self.failed.replace(Some(error));
             }
         }
         let len = peeked.len().min(buf.len());
