@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::Once;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 use tracing::warn;
@@ -81,14 +81,15 @@ impl Arena {
         let (base, pages) = match map(total_bytes, MapFlags::HUGETLB | MapFlags::HUGE_2MB) {
             Ok(base) => (base, PageKind::Huge2M),
             Err(_) => {
-                static SAID: Once = Once::new();
+                static SAID: AtomicBool = AtomicBool::new(false);
                 let wanted = total_bytes / HUGE_PAGE_BYTES;
-                SAID.call_once(|| {
+                // Not by a `Once`: the subscriber is foreign code, which may panic or make an arena itself.
+                if !SAID.swap(true, Ordering::Relaxed) {
                     warn!(
                         "no {wanted} free hugepages for an arena, using normal pages; for hugepages: \
                          echo {wanted} > /proc/sys/vm/nr_hugepages, and as many for each further core"
                     );
-                });
+                }
                 let base = map(total_bytes, MapFlags::empty())
                     .map_err(|errno| Error::os(errno.raw_os_error(), "map arena"))?;
                 (base, PageKind::Normal)

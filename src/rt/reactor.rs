@@ -2,7 +2,8 @@
 
 use std::os::fd::RawFd;
 use std::rc::Rc;
-use std::sync::{Arc, Once};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use tracing::warn;
@@ -90,10 +91,11 @@ impl Reactor {
         };
         let reactor = epoll::Reactor::new(doorbell, pool)?;
         if let Some(reason) = reason {
-            static SAID: Once = Once::new();
-            SAID.call_once(|| {
+            static SAID: AtomicBool = AtomicBool::new(false);
+            // Not by a `Once`: the subscriber is foreign code, which may panic or make a core itself.
+            if !SAID.swap(true, Ordering::Relaxed) {
                 warn!("I/O goes through epoll, which costs more system calls, because: {reason}");
-            });
+            }
         }
         Ok(Self::Epoll(Rc::new(reactor)))
     }
@@ -123,14 +125,15 @@ impl Reactor {
         };
         let Some(ring) = self.ring().filter(|ring| wanted && ring.may_register_buffers()) else { return };
         if let Err(error) = ring.register_arena(arena) {
-            static SAID: Once = Once::new();
-            SAID.call_once(|| {
+            static SAID: AtomicBool = AtomicBool::new(false);
+            // As above.
+            if !SAID.swap(true, Ordering::Relaxed) {
                 warn!(
                     "memory is pinned for each read and write, because the arena of {} bytes cannot be registered: {error}; \
                      raise `ulimit -l`",
                     arena.stats().total_bytes
                 );
-            });
+            }
         }
     }
 
