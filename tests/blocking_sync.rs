@@ -378,3 +378,24 @@ fn what_std_has_besides_is_there() {
     assert_eq!(receiver.try_iter().collect::<Vec<_>>(), [1, 2]);
     assert_eq!(receiver.try_iter().next(), None);
 }
+
+#[test]
+fn a_barrier_does_not_count_a_cancelled_coroutine() {
+    let both = run(|| {
+        let barrier = Arc::new(Barrier::new(2));
+        let comes = || {
+            let barrier = Arc::clone(&barrier);
+            thread::spawn(move || barrier.wait().is_leader())
+        };
+        let gives_up = comes();
+        thread::yield_now();
+        gives_up.cancel();
+        assert!(gives_up.join().is_err());
+        let first = comes();
+        thread::sleep(Duration::from_millis(1));
+        assert!(!first.is_finished(), "nobody else is there");
+        let leads = barrier.wait().is_leader();
+        (first.join().expect("no panic"), leads)
+    });
+    assert_eq!(both, (false, true));
+}

@@ -126,6 +126,30 @@ fn what_is_peeked_is_read_again() {
 }
 
 #[test]
+fn what_a_peek_finds_broken_is_told_to_the_next_read() {
+    everywhere(|| {
+        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (server, _) = listener.accept().expect("it connected");
+        std::io::Write::write_all(&mut &server, b"a").expect("connected");
+        let mut buf = [0; 4];
+        assert_eq!(client.peek(&mut buf[..1]).expect("connected"), 1);
+        // A socket that is closed with something unread in it resets its connection.
+        client.write_all(b"unread").expect("connected");
+        while server.peek(&mut buf).expect("connected") < 4 {
+            thread::sleep(Duration::from_millis(1));
+        }
+        drop(server);
+        thread::sleep(Duration::from_millis(20));
+        assert_eq!(client.peek(&mut buf).expect("what came before"), 1);
+        assert_eq!(client.peek(&mut buf).expect("what came before"), 1);
+        assert_eq!((client.read(&mut buf).expect("what came before"), buf[0]), (1, b'a'));
+        let error = client.read(&mut buf).expect_err("the connection is broken, and did not just end");
+        assert_eq!(error.kind(), ErrorKind::ConnectionReset);
+    });
+}
+
+#[test]
 fn sockets_have_options() {
     everywhere(|| {
         let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");

@@ -1,16 +1,16 @@
 //! Tasks from their spawn to their end: names, cancellation, groups, deadlines, intervals, task-locals, and the end of a core.
 
 use std::cell::{Cell, RefCell};
-use std::future::Future;
+use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::rc::Rc;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use boson::rt::{
-    self, CancelToken, Core, CoreConfig, Deadline, Instant, JoinError, MissedTick, MonotonicClock, Shutdown,
-    TaskGroup, TaskState,
+    self, CancelToken, Clock, Core, CoreConfig, Deadline, Instant, JoinError, MissedTick, MonotonicClock,
+    Shutdown, TaskGroup, TaskState,
 };
 use boson::{ErrorKind, Outcome};
 
@@ -397,4 +397,51 @@ fn draining_runs_what_other_threads_sent_before() {
     core.shutdown(Shutdown::Drain, PATIENCE).expect("the ring works");
     assert!(started.elapsed() < PATIENCE / 2, "it waited although nothing was left");
     assert_eq!(run(called).expect("it was there before the shutdown"), 7);
+}
+
+/// The machine's clock, which stands still for a while after it was stopped: what a task does meanwhile takes no time of its turn.
+struct StopsForAWhile {
+    clock: MonotonicClock,
+    stopped: Mutex<Option<Instant>>,
+}
+
+impl StopsForAWhile {
+    const WHILE: Duration = Duration::from_millis(100);
+
+    fn stop(&self) {
+        *self.stopped.lock().expect("no panic") = Some(self.clock.now());
+    }
+}
+
+impl Clock for StopsForAWhile {
+    fn now(&self) -> Instant {
+        let (now, stopped) = (self.clock.now(), *self.stopped.lock().expect("no panic"));
+        stopped.filter(|stopped| now - *stopped < Self::WHILE).unwrap_or(now)
+    }
+
+    fn unix_time(&self) -> Duration {
+        self.clock.unix_time()
+    }
+}
+
+/// That another thread let go of a task that has ended is neither a task nor a message.
+#[test]
+fn draining_does_not_wait_for_a_thread_that_let_go_of_the_last_task() {
+    let clock = Arc::new(StopsForAWhile { clock: MonotonicClock::new(), stopped: Mutex::default() });
+    let config = CoreConfig::new(Arc::clone(&clock) as Arc<dyn Clock>, [7; 32]);
+    let core = Core::new(&config).expect("io_uring is usable");
+    core.block_on(async {
+        rt::spawn("last", async move {
+            let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
+            // The core looks whether it is drained in this very turn, before it looks into its inbox.
+            clock.stop();
+            std::thread::spawn(move || drop(waker)).join().expect("no panic");
+        })
+        .detach();
+    })
+    .expect("runs");
+    let started = std::time::Instant::now();
+    let report = core.shutdown(Shutdown::Drain, PATIENCE).expect("the ring works");
+    assert_eq!((report.finished, report.cancelled.len()), (1, 0));
+    assert!(started.elapsed() < PATIENCE / 2, "it waited although nothing was left");
 }

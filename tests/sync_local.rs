@@ -673,3 +673,65 @@ fn a_waker_that_panics_costs_no_other_waiter_its_wake() {
     assert!(waits.iter().all(|(hook, _)| hook.take_wakes() == 1), "somebody was not woken");
     assert!(waits.iter_mut().all(|(_, wait)| poll(wait).is_ready()));
 }
+
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_lets_those_behind_it_on() {
+    let semaphore = Semaphore::new(1);
+    let hook = Hook::new();
+    let mut wants_two = Box::pin(semaphore.acquire_many(2));
+    let mut wants_one = Box::pin(semaphore.acquire());
+    assert!(hook.poll(&mut wants_two).is_pending() && poll(&mut wants_one).is_pending());
+    hook.on_drop.replace(Some(Box::new(|| panic!("dropped"))));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(wants_two)));
+    assert!(hook.on_drop.borrow().is_none(), "the waker was dropped");
+    assert!(poll(&mut wants_one).is_ready(), "nobody is before it any more");
+}
+
+/// What ends with a panic tells who waits for it from its destructor, and a second panic there would end the process.
+#[test]
+fn a_waker_that_panics_while_another_panic_unwinds_does_not_end_the_process() {
+    let hook = Hook::new();
+    let unwinds_with = |owned: Box<dyn std::any::Any>| {
+        hook.on_wake.replace(Some(Box::new(|| panic!("woken"))));
+        let owner = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let _owned = owned;
+            panic!("the owner");
+        }));
+        assert_eq!(owner.expect_err("it panics").downcast_ref(), Some(&"the owner"));
+        assert_eq!(hook.take_wakes(), 1);
+    };
+
+    let (sender, receiver) = oneshot::channel::<()>();
+    let mut receives = Box::pin(receiver);
+    assert!(hook.poll(&mut receives).is_pending());
+    unwinds_with(Box::new(sender));
+    assert!(poll(&mut receives).is_ready());
+
+    let (mut sender, receiver) = oneshot::channel::<()>();
+    let mut closed = Box::pin(sender.closed());
+    assert!(hook.poll(&mut closed).is_pending());
+    unwinds_with(Box::new(receiver));
+    assert!(poll(&mut closed).is_ready());
+
+    let (sender, mut receiver) = mpsc::channel::<()>(1);
+    let mut receives = Box::pin(receiver.recv());
+    assert!(hook.poll(&mut receives).is_pending());
+    unwinds_with(Box::new(sender));
+    assert!(poll(&mut receives).is_ready());
+
+    let (sender, mut receiver) = mpsc::channel::<()>(1);
+    let sender: &'static mpsc::Sender<()> = Box::leak(Box::new(sender));
+    let Poll::Ready(Ok(permit)) = poll(&mut Box::pin(sender.reserve())) else { panic!("there is room") };
+    receiver.close();
+    let mut receives = Box::pin(receiver.recv());
+    assert!(hook.poll(&mut receives).is_pending());
+    unwinds_with(Box::new(permit));
+    assert!(poll(&mut receives).is_ready());
+
+    let notify: &'static Notify = Box::leak(Box::default());
+    let (mut told, mut next) = (Box::pin(notify.notified()), Box::pin(notify.notified()));
+    assert!(poll(&mut told).is_pending() && hook.poll(&mut next).is_pending());
+    assert!(notify.notify_one());
+    unwinds_with(Box::new(told));
+    assert!(poll(&mut next).is_ready());
+}

@@ -175,6 +175,78 @@ fn a_waker_that_panics_when_it_is_cloned_loses_no_wake_up() {
     drop(locked(&mut second));
 }
 
+/// Drops a future of which the waker panics when it is dropped.
+fn drop_with_panicking_waker<F: Future>(hook: &'static Hook, waits: Pin<Box<F>>) {
+    hook.on_drop.replace(Some(Box::new(|| panic!("dropped"))));
+    let _ = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(waits)));
+    assert!(hook.on_drop.borrow().is_none(), "the waker was dropped");
+}
+
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_takes_nobody_else_out_of_the_queue() {
+    let mutex: &'static Mutex<()> = Box::leak(Box::new(Mutex::new(())));
+    let guard = mutex.try_lock().expect("free");
+    let hooks: Vec<&Hook> = (0..4).map(|_| Hook::new()).collect();
+    let mut waits: Vec<_> = (0..4).map(|_| Box::pin(mutex.lock())).collect();
+    for (wait, hook) in waits.iter_mut().zip(&hooks) {
+        assert!(hook.poll(wait).is_pending());
+    }
+    // In the middle, and then the first one.
+    drop_with_panicking_waker(hooks[1], waits.remove(1));
+    drop_with_panicking_waker(hooks[0], waits.remove(0));
+    drop(guard);
+    assert_eq!(hooks[2].take_wakes(), 1, "the next one is told");
+    drop(locked(&mut waits[0]));
+    assert_eq!(hooks[3].take_wakes(), 1, "and the one after it");
+    drop(locked(&mut waits[1]));
+    assert!(mutex.try_lock().is_ok());
+}
+
+#[test]
+fn a_waker_that_panics_when_it_is_dropped_takes_no_lock_with_it() {
+    let mutex: &'static Mutex<()> = Box::leak(Box::new(Mutex::new(())));
+    let hook = Hook::new();
+    let guard = mutex.try_lock().expect("free");
+    // It finds the lock held, and free when it is about to wait: then it does not need the waker any more.
+    hook.on_clone.replace(Some(Box::new(move || drop(guard))));
+    hook.on_drop.replace(Some(Box::new(|| panic!("dropped"))));
+    let mut waits = Box::pin(mutex.lock());
+    let polled = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| drop(hook.poll(&mut waits))));
+    assert!(hook.on_drop.borrow().is_none(), "the waker was dropped");
+    drop((polled, waits));
+    assert!(mutex.try_lock().is_ok(), "nobody has it");
+}
+
+#[test]
+fn a_waker_that_panics_while_a_panic_gives_up_the_lock_does_not_end_the_process() {
+    let (mutex, condvar) = (Mutex::new(()), Condvar::new());
+    let hook = Hook::new();
+    let guard = mutex.try_lock().expect("free");
+    let mut waits = Box::pin(mutex.lock());
+    assert!(hook.poll(&mut waits).is_pending());
+    hook.on_wake.replace(Some(Box::new(|| panic!("woken"))));
+    let holder = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _guard = guard;
+        panic!("with the lock");
+    }));
+    assert_eq!(holder.expect_err("it panics").downcast_ref(), Some(&"with the lock"));
+    assert_eq!(hook.take_wakes(), 1);
+    drop(locked(&mut waits));
+    // The same of a notification that is passed on.
+    let mut told = Box::pin(async { drop(condvar.wait(mutex.lock().await).await) });
+    let mut next = Box::pin(async { drop(condvar.wait(mutex.lock().await).await) });
+    assert!(poll(&mut told).is_pending() && hook.poll(&mut next).is_pending());
+    assert!(condvar.notify_one());
+    hook.on_wake.replace(Some(Box::new(|| panic!("woken"))));
+    let owner = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let _told = told;
+        panic!("with a wait");
+    }));
+    assert_eq!(owner.expect_err("it panics").downcast_ref(), Some(&"with a wait"));
+    assert_eq!(hook.take_wakes(), 1);
+    assert!(poll(&mut next).is_ready());
+}
+
 #[test]
 fn a_waker_that_panics_costs_no_other_waiter_of_a_condvar_the_notification() {
     let (mutex, condvar) = (Mutex::new(()), Condvar::new());

@@ -445,3 +445,21 @@ fn errors_become_those_of_the_crate() {
         }
     });
 }
+
+#[test]
+fn a_barrier_does_not_count_those_that_stopped_waiting() {
+    let (barrier, waker) = (Barrier::new(2), Waker::noop());
+    let mut cx = Context::from_waker(waker);
+    for _ in 0..3 {
+        let mut gives_up = Box::pin(barrier.wait());
+        assert!(gives_up.as_mut().poll(&mut cx).is_pending());
+        drop(gives_up);
+        let mut waits = Box::pin(barrier.wait());
+        assert!(waits.as_mut().poll(&mut cx).is_pending(), "nobody else is there");
+        let Poll::Ready(last) = Box::pin(barrier.wait()).as_mut().poll(&mut cx) else {
+            panic!("both are there");
+        };
+        let Poll::Ready(first) = waits.as_mut().poll(&mut cx) else { panic!("both are there") };
+        assert!(last.is_leader() && !first.is_leader());
+    }
+}

@@ -46,7 +46,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::rt::coroutine::is_panicking;
 use crate::rt::sync::const_unless_loom;
-use crate::rt::{self, wait, waits_for};
+use crate::rt::{self, wait};
 
 pub use std::sync::{Arc, LockResult, PoisonError, TryLockError, TryLockResult, Weak, atomic};
 
@@ -205,9 +205,9 @@ impl<'a, T: ?Sized> MutexGuard<'a, T> {
     }
 }
 
-/// Lets a number of coroutines or threads wait for each other.
+/// Lets a number of coroutines or threads wait for each other. A coroutine that is cancelled while it waits is not counted.
 #[derive(Debug)]
-pub struct Barrier(tokio::sync::Barrier);
+pub struct Barrier(rt::sync::Barrier);
 
 /// Who was the last to come to a [`Barrier`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -221,9 +221,9 @@ impl BarrierWaitResult {
 }
 
 impl Barrier {
-    /// For `count` of them.
-    pub fn new(count: usize) -> Self {
-        Self(tokio::sync::Barrier::new(count))
+    /// For `count` of them; none is one.
+    pub const fn new(count: usize) -> Self {
+        Self(rt::sync::Barrier::new(count))
     }
 
     /// Waits for the others.
@@ -233,6 +233,6 @@ impl Barrier {
     /// In an async task.
     #[track_caller]
     pub fn wait(&self) -> BarrierWaitResult {
-        BarrierWaitResult(wait(waits_for("a barrier", self.0.wait())).is_leader())
+        BarrierWaitResult(wait(self.0.wait()).is_leader())
     }
 }

@@ -386,9 +386,12 @@ impl Inbox {
 
     /// Whether there is nothing for the core, as far as it can see.
     pub(super) fn is_empty(&self) -> bool {
-        self.head.load(Ordering::Relaxed).is_null()
-            && !self.has_messages.load(Ordering::Relaxed)
-            && !self.has_taken()
+        self.head.load(Ordering::Relaxed).is_null() && !self.has_messages() && !self.has_taken()
+    }
+
+    /// Whether there are messages that the owner has not taken, as far as it can see.
+    pub(super) fn has_messages(&self) -> bool {
+        self.has_messages.load(Ordering::Relaxed)
     }
 
     /// The core is awake again, whatever woke it.

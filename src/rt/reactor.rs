@@ -126,6 +126,7 @@ impl Reactor {
         let Some(ring) = self.ring().filter(|ring| wanted && ring.may_register_buffers()) else { return };
         if let Err(error) = ring.register_arena(arena) {
             static SAID: AtomicBool = AtomicBool::new(false);
+            // As above.
             if !SAID.swap(true, Ordering::Relaxed) {
                 warn!(
                     "memory is pinned for each read and write, because the arena of {} bytes cannot be registered: {error}; \

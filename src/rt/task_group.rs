@@ -10,6 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::context::{spawn_at, waiting_for};
 use super::run_queue::TaskQueue;
+use super::task::wake_all;
 use super::{JoinError, JoinHandle};
 
 /// Tasks of one core whose results come in the order in which they end. Dropping it cancels those that still run.
@@ -50,9 +51,8 @@ impl Drop for TellsEnd {
     fn drop(&mut self) {
         self.ended.tasks.borrow_mut().push_back(self.id.get());
         let joiner = self.ended.joiner.take();
-        if let Some(joiner) = joiner {
-            joiner.wake();
-        }
+        // A panic may run this, and a second one would end the process.
+        wake_all(joiner.into_iter());
     }
 }
 

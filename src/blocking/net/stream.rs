@@ -157,6 +157,7 @@ impl<S: Stream> Shared<S> {
             // Only for the first byte it waits.
             let read = match before {
                 0 => self.read(&mut peeked),
+                _ if self.failed.borrow().is_some() => Ok(0),
                 _ => self.stream.try_read(&mut peeked[before..]).map_err(into_io).map(|len| len.unwrap_or(0)),
             };
             peeked.truncate(before + read.as_ref().map_or(0, |len| *len));

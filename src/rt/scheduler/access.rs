@@ -138,7 +138,8 @@ impl Shared {
 
     /// Whether there is no task but that of `block_on`, and no message.
     pub(super) fn is_drained(&self) -> bool {
-        self.registry.len() == 0 && self.messages.borrow().is_empty() && self.inbox.is_empty()
+        // Without tasks, what else is in the inbox are those that ended: nobody is told when it has gone.
+        self.registry.len() == 0 && self.messages.borrow().is_empty() && !self.inbox.has_messages()
     }
 
     /// The task that runs, if one does: that of the coroutine on whose stack this is, or the one that the loop polls.

@@ -13,7 +13,7 @@
 //! | [`broadcast`], [`watch`] | every value, or the newest | all at once |
 //!
 //! Most of them are tokio's, whose `sync` feature does not depend on its runtime, which are fair, and whose lock-free parts its own
-//! loom models check. [`WaitGroup`], which tokio lacks, is built upon them. [`Mutex`] and [`Condvar`] are our own, with loom models: a lock that is
+//! loom models check. [`WaitGroup`], which tokio lacks, and [`Barrier`], where tokio's counts who stopped waiting, are built upon them. [`Mutex`] and [`Condvar`] are our own, with loom models: a lock that is
 //! handed to the next one each time makes every turn wait until another core has been woken. The names, methods and errors of [`local`]
 //! follow them, so that most code moves between the two by changing an import. What differs:
 //!
@@ -28,7 +28,7 @@
 //! - [`local::mpsc::UnboundedReceiver`] and the bounded `Receiver` are one type.
 //!
 //! Tasks that wait for what is boson's own say so in [`rt::tasks`](crate::rt::tasks); those that wait for tokio's types ([`RwLock`],
-//! [`Semaphore`], [`Barrier`], [`Notify`], [`OnceCell`] and the channels) do if the future is in
+//! [`Semaphore`], [`Notify`], [`OnceCell`] and the channels) do if the future is in
 //! [`rt::waits_for`](crate::rt::waits_for).
 //!
 //! # Deadlines
@@ -75,6 +75,7 @@ macro_rules! const_unless_loom {
 }
 pub(crate) use const_unless_loom;
 
+mod barrier;
 mod condvar;
 mod error;
 pub mod local;
@@ -85,14 +86,15 @@ mod raw_mutex;
 mod wait_group;
 mod wait_queue;
 
+pub use barrier::{Barrier, BarrierWaitResult};
 pub use condvar::Condvar;
 pub use error::{
     AcquireError, RwTryLockError, SendError, SetError, TryAcquireError, TryLockError, TrySendError,
 };
 pub use mutex::{MappedMutexGuard, Mutex, MutexGuard, MutexLock, OwnedMutexGuard};
 pub use tokio::sync::{
-    Barrier, BarrierWaitResult, Notify, OnceCell, OwnedRwLockMappedWriteGuard, OwnedRwLockReadGuard,
-    OwnedRwLockWriteGuard, OwnedSemaphorePermit, RwLock, RwLockMappedWriteGuard, RwLockReadGuard,
-    RwLockWriteGuard, Semaphore, SemaphorePermit, broadcast, futures, mpsc, oneshot, watch,
+    Notify, OnceCell, OwnedRwLockMappedWriteGuard, OwnedRwLockReadGuard, OwnedRwLockWriteGuard,
+    OwnedSemaphorePermit, RwLock, RwLockMappedWriteGuard, RwLockReadGuard, RwLockWriteGuard, Semaphore,
+    SemaphorePermit, broadcast, futures, mpsc, oneshot, watch,
 };
 pub use wait_group::{WaitGroup, WaitToken};

@@ -39,6 +39,8 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use super::wait_queue::{At, Told, WaitQueue, Waiter};
 use crate::rt::context::noted;
+use crate::rt::task::drop_quietly;
+use crate::rt::wake_all;
 
 const LOCKED: u32 = 1;
 const QUEUED: u32 = 2;
@@ -97,9 +99,8 @@ impl RawMutex {
         };
         let waker = queue.tell_front(told);
         drop(queue);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        // Mostly in a guard's destructor, which a panic may run: a second one would end the process.
+        wake_all(waker.into_iter());
     }
 
     /// For a waiter that was told to look, and looks: takes the lock if it is free.
@@ -139,7 +140,8 @@ impl RawMutex {
             return false;
         }
         drop(queue);
-        drop(waker);
+        // Should it panic, the lock would be nobody's.
+        drop_quietly(waker);
         true
     }
 }

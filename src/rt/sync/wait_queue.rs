@@ -44,6 +44,7 @@ use std::sync::{
     atomic::{AtomicU8, AtomicUsize, Ordering},
 };
 
+use crate::rt::task::drop_quietly;
 use crate::rt::wake_all;
 
 type Link = Option<NonNull<Node>>;
@@ -168,7 +169,7 @@ impl WaitQueue {
         self.len.load(Ordering::Relaxed) == 0
     }
 
-    /// Tells the waiter that has waited longest to look, and wakes it; returns whether there was one. See [`WaitQueue::is_empty`].
+    /// Tells the waiter that has waited longest to look, and wakes it, whatever its waker panics with; returns whether there was one. See [`WaitQueue::is_empty`].
     pub(super) fn tell_one(&self) -> bool {
         if self.is_empty() {
             return false;
@@ -177,9 +178,7 @@ impl WaitQueue {
         let told = !queue.is_empty();
         let waker = queue.tell_front(Told::Alone);
         drop(queue);
-        if let Some(waker) = waker {
-            waker.wake();
-        }
+        wake_all(waker.into_iter());
         told
     }
 
@@ -372,8 +371,11 @@ impl<'a> Waiter<'a> {
             if told.is_none() {
                 queue.unlink(&self.node);
                 let waker = self.node.waker.take();
+                self.node.place.store(IDLE, Ordering::Relaxed);
                 drop(queue);
-                drop(waker);
+                // Should it panic, there is more to do: nobody may be told of it, and this may be a destructor in a panic.
+                drop_quietly(waker);
+                return None;
             }
         }
         self.node.place.store(IDLE, Ordering::Relaxed);

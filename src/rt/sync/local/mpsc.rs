@@ -91,7 +91,7 @@ impl<T> Channel<T> {
     fn remove_sender(&self) {
         self.senders.set(self.senders.get() - 1);
         if self.senders.get() == 0 {
-            self.receiver.wake();
+            self.receiver.wake_quietly();
         }
     }
 
@@ -233,7 +233,7 @@ impl<T> Drop for Permit<'_, T> {
         }
         // It may have been the last that a closed receiver waits for.
         if self.channel.closed.get() {
-            self.channel.receiver.wake();
+            self.channel.receiver.wake_quietly();
         }
     }
 }

@@ -8,6 +8,7 @@ use pin_project_lite::pin_project;
 
 use super::wait_list::{Left, WaitList, Waiter};
 use crate::rt::context::noted;
+use crate::rt::wake_all;
 
 /// A condition that tasks of one core wait for.
 ///
@@ -75,9 +76,8 @@ impl Notify {
         if self.waiters.is_empty() {
             return false;
         }
-        if let Some(waker) = self.waiters.tell_front(Told::Alone) {
-            waker.wake();
-        }
+        // Also in the destructor of a wait, which a panic may run: a second one would end the process.
+        wake_all(self.waiters.tell_front(Told::Alone).into_iter());
         true
     }
 

@@ -96,7 +96,7 @@ impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         self.shared.sender_gone.set(true);
         self.shared.sender.clear();
-        self.shared.receiver.wake();
+        self.shared.receiver.wake_quietly();
     }
 }
 
@@ -149,7 +149,8 @@ impl<T> Future for Receiver<T> {
 
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
-        self.close();
+        self.shared.closed.set(true);
+        self.shared.sender.wake_quietly();
         self.shared.receiver.clear();
         drop(self.shared.value.take());
     }

@@ -37,6 +37,7 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
+use crate::rt::task::drop_quietly;
 use crate::rt::wake_all;
 
 type Link<T> = Option<NonNull<Node<T>>>;
@@ -278,7 +279,8 @@ impl<'a, T: Copy> Waiter<'a, T> {
             }
             Place::Told => return Left::Told(self.node.word.get()),
         };
-        drop(self.node.waker.take());
+        // Should it panic, the caller has more to do: to let others on.
+        drop_quietly(self.node.waker.take());
         left
     }
 }

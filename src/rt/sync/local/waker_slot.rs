@@ -4,6 +4,8 @@ use std::cell::Cell;
 use std::fmt;
 use std::task::{Context, Waker};
 
+use crate::rt::wake_all;
+
 /// At most one waker. Nothing is borrowed while a waker is cloned, woken or dropped.
 #[derive(Default)]
 pub(crate) struct WakerSlot(Cell<Option<Waker>>);
@@ -27,6 +29,11 @@ impl WakerSlot {
         if let Some(waker) = self.0.take() {
             waker.wake();
         }
+    }
+
+    /// The same in a destructor, which a panic may run: one of the waker's ends here.
+    pub(super) fn wake_quietly(&self) {
+        wake_all(self.0.take().into_iter());
     }
 
     /// Forgets the task.
