@@ -12,6 +12,7 @@ mod pipe;
 mod socket;
 #[cfg(test)]
 pub(in crate::rt) mod tests;
+mod transfer;
 
 use std::future::Future;
 use std::io;

@@ -7,87 +7,28 @@ use std::os::fd::{FromRawFd, OwnedFd};
 use std::rc::Rc;
 
 use super::call::MAX_ZERO_COPY_BYTES;
-use super::{COPIED, Call, Op, Operation, clamp_len, received};
+use super::transfer::{self, Incoming, Outgoing, Socket};
+use super::{COPIED, Call, Op, Operation, clamp_len};
 use crate::mem::{IoBuf, IoBufMut};
 
 /// Receives from a socket into `buf`; 0 bytes is the end of the stream. What arrived after the future was dropped goes to
 /// `orphan` with the buffer.
-pub(crate) fn recv<B, F>(socket: &Rc<OwnedFd>, buf: B, orphan: F) -> Op<Recv<B, F>>
+pub(crate) fn recv<B, F>(socket: &Rc<OwnedFd>, buf: B, orphan: F) -> Op<Incoming<Socket, B, F>>
 where
     B: IoBufMut,
     F: FnOnce(io::Result<u32>, B) + Unpin + 'static,
 {
-    Op::new(Recv { socket: Rc::clone(socket), buf, orphan })
-}
-
-pub(crate) struct Recv<B, F> {
-    socket: Rc<OwnedFd>,
-    buf: B,
-    orphan: F,
-}
-
-// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns and which stay in place by
-// `IoBufMut`'s contract.
-unsafe impl<B, F> Operation for Recv<B, F>
-where
-    B: IoBufMut,
-    F: FnOnce(io::Result<u32>, B) + Unpin + 'static,
-{
-    type Output = (io::Result<u32>, B);
-
-    fn descriptor(&self) -> &Rc<OwnedFd> {
-        &self.socket
-    }
-
-    fn call(&mut self) -> Call {
-        Call::Recv { len: clamp_len(self.buf.bytes_total()), buf: self.buf.stable_mut_ptr() }
-    }
-
-    fn complete(mut self, result: io::Result<u32>) -> Self::Output {
-        received(&mut self.buf, &result);
-        (result, self.buf)
-    }
-
-    fn orphaned(mut self, result: io::Result<u32>) {
-        received(&mut self.buf, &result);
-        (self.orphan)(result, self.buf);
-    }
+    transfer::incoming(socket, buf, orphan)
 }
 
 /// Sends from `buf` on a socket; possibly only a part. Never raises SIGPIPE. `guard` is dropped when the kernel is done, also if
 /// nobody waits for it any more.
-pub(crate) fn send<B, G>(socket: &Rc<OwnedFd>, buf: B, guard: G) -> Op<Send<B, G>>
+pub(crate) fn send<B, G>(socket: &Rc<OwnedFd>, buf: B, guard: G) -> Op<Outgoing<Socket, B, G>>
 where
     B: IoBuf,
     G: Unpin + 'static,
 {
-    Op::new(Send { socket: Rc::clone(socket), buf, _guard: guard })
-}
-
-pub(crate) struct Send<B, G> {
-    socket: Rc<OwnedFd>,
-    buf: B,
-    _guard: G,
-}
-
-// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns and which stay in place by
-// `IoBuf`'s contract.
-unsafe impl<B: IoBuf, G: Unpin + 'static> Operation for Send<B, G> {
-    type Output = (io::Result<u32>, B);
-
-    fn descriptor(&self) -> &Rc<OwnedFd> {
-        &self.socket
-    }
-
-    fn call(&mut self) -> Call {
-        Call::Send { buf: self.buf.stable_ptr(), len: clamp_len(self.buf.bytes_init()) }
-    }
-
-    fn complete(self, result: io::Result<u32>) -> Self::Output {
-        (result, self.buf)
-    }
-
-    fn orphaned(self, _result: io::Result<u32>) {}
+    transfer::outgoing(socket, buf, guard)
 }
 
 /// Like [`send`], but the kernel reads `buf` until the peer has acknowledged what was sent; says besides the count whether the
