@@ -9,7 +9,9 @@
 //! 1st, 8th and 64th poll and at the end, and sooner if the polls so far say that the time would be up before.
 
 mod access;
+mod arrivals;
 mod direct;
+mod ending;
 pub(crate) mod stepped;
 
 use std::cell::{Cell, RefCell};
@@ -24,7 +26,6 @@ use std::time::Duration;
 
 use rand::SeedableRng;
 use rand::rngs::StdRng;
-use tracing::warn;
 
 use super::beat::{Beat, Phase};
 use super::current;
@@ -34,11 +35,8 @@ use super::offload::Pool;
 use super::pollers::Pollers;
 use super::reactor::Reactor;
 use super::run_queue::{DEFAULT_QUEUE, RunQueues};
-use super::shutdown::Patience;
 use super::stats::{self, Counters};
-use super::task::{
-    self, Header, JoinError, JoinHandle, NewTask, Polled, Registry, Site, SiteCache, TaskRef, apply_changes,
-};
+use super::task::{self, Header, JoinError, JoinHandle, NewTask, Polled, Registry, Site, SiteCache, TaskRef};
 use super::timer::Wheel;
 use super::{Clock, CoreConfig, Idle, Instant};
 use crate::error::Result;
@@ -50,20 +48,8 @@ const POLLS_PER_TURN: u64 = 256;
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 /// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
 const CLOCK_GROWTH: u64 = 8;
-/// Messages run in a round, which ends when every task that was ready at its beginning has had its turn.
-const MESSAGES_PER_ROUND: u64 = 256;
-/// Messages run from one reading of the clock to the next.
-const MESSAGES_PER_READING: usize = 16;
-/// Tasks and timers that destructors may start while a core ends: so many, and so many more for each task and timer that it had.
-const STARTED_AT_THE_END: usize = 1000;
-const STARTED_AT_THE_END_EACH: usize = 9;
 /// So many turns in a row may end before devices, timers and the inbox had theirs.
 const MOST_SKIPPED: u32 = 32;
-/// Tasks per turn of which it is taken note that other threads woke or released them.
-const WAKES_PER_TURN: usize = 256;
-/// Timers fired per turn.
-const TIMERS_PER_TURN: usize = 256;
-
 /// A core, as its tasks see it.
 pub(super) struct Shared {
     inbox: Arc<Inbox>,
@@ -213,28 +199,6 @@ impl Shared {
         let worked = self.look_around()? || ran > 0;
         self.account(worked);
         Ok(worked)
-    }
-
-    /// Gives devices, timers and the inbox their turn; whether there was anything, or is.
-    fn look_around(&self) -> Result<bool> {
-        self.skipped.set(0);
-        self.looked_around_at.set(self.now.get());
-        self.beat.enter(Phase::Devices);
-        let completions = self.reactor.poll(self.now.get())?;
-        let events = self.pollers.poll(self.now.get());
-        let timers = self.fire_timers();
-        let woken = self.drain_inbox();
-        let messages = self.run_messages();
-        let worked = completions + events + timers + woken + messages > 0;
-        if worked {
-            stats::add(&self.counters.completions, completions);
-            stats::add(&self.counters.poller_events, events);
-            stats::add(&self.counters.timers_fired, timers);
-            stats::add(&self.counters.remote_wakes, woken);
-            stats::add(&self.counters.messages, messages);
-        }
-        // Timers that are due, and tasks that were woken, may have been moved towards their turn without any being told yet.
-        Ok(worked || self.inbox.has_taken() || self.timers.borrow().is_due(self.now.get()))
     }
 
     /// Counts the time since the turn before, up to the last reading of the clock.
@@ -409,62 +373,6 @@ impl Shared {
         }
     }
 
-    /// Takes what other threads did to tasks; returns to how many.
-    fn drain_inbox(&self) -> usize {
-        self.inbox.drain(WAKES_PER_TURN, |node, changes| {
-            if let Some(task) = apply_changes(node, &changes)
-                && let Some(ready) = task.mark_queued()
-            {
-                self.enqueue(ready);
-            }
-        })
-    }
-
-    /// Runs messages. They make tasks, each of which makes a round longer for all the others: so a round has room for so many, however
-    /// many turns it takes.
-    fn run_messages(&self) -> usize {
-        if self.messages.borrow().is_empty() && !self.inbox.take_messages(&mut self.messages.borrow_mut()) {
-            return 0;
-        }
-        let polls = self.beat.polls();
-        let (mut end, mut room) = self.round.get();
-        // A cancelled task takes its turn without a poll, so what is left of a round may never come.
-        if polls >= end || self.queues.is_empty() {
-            (end, room) = (polls + self.queues.len() as u64, MESSAGES_PER_ROUND);
-        }
-        let started = self.now.get();
-        let mut ran = 0;
-        while room > 0 {
-            let Some(message) = self.messages.borrow_mut().pop_front() else { break };
-            // It ends with a waker, or with the destructor of a result that nobody waits for.
-            if !task::quietly(message) {
-                self.count_panic();
-            }
-            room -= 1;
-            ran += 1;
-            if ran % MESSAGES_PER_READING == 0 && self.read_clock() - started >= TASK_TIME_PER_TURN {
-                break;
-            }
-        }
-        self.round.set((end, room));
-        self.tell_drained();
-        ran
-    }
-
-    fn fire_timers(&self) -> usize {
-        let now = self.now.get();
-        if !self.timers.borrow().is_due(now) {
-            return 0;
-        }
-        // Wakers may be anybody's and may come back for the timers: not under the borrow.
-        let mut fired = self.fired.take();
-        let count = self.timers.borrow_mut().expire(now, TIMERS_PER_TURN, |waker| fired.push(waker));
-        fired.drain(..).for_each(|waker| _ = task::quietly(|| waker.wake()));
-        // Keeps the allocation.
-        self.fired.replace(fired);
-        count
-    }
-
     /// Sleeps in the kernel until something may have happened.
     pub(super) fn park(&self, now: Instant) -> Result<()> {
         let Some(until) = self.may_park(now)? else { return Ok(()) };
@@ -556,90 +464,6 @@ impl Shared {
         self.counters.spawned.set(id);
         NewTask { inbox: &self.inbox, site: self.sites.get(name, created_at), id, queue, now: self.now.get() }
     }
-
-    /// When the I/O in flight is to have ended after the tasks did.
-    pub(super) fn set_io_deadline(&self, deadline: Instant) {
-        self.io_deadline.set(Some(deadline));
-    }
-
-    /// Ends every task and all I/O.
-    pub(super) fn end(&self) {
-        let mut most = self.most_at_the_end();
-        // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
-        self.messages.take().into_iter().for_each(task::drop_quietly);
-        task::drop_quietly(self.drained.take());
-        self.end_tasks(&mut most);
-        // The clock is foreign code. If it does not tell the time, the I/O is not waited for.
-        if !task::quietly(|| self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()))) {
-            std::mem::forget(self.reactor.clone());
-        }
-        // An orphan's or a poller's destructor may have spawned.
-        task::quietly(|| self.pollers.clear());
-        self.end_tasks(&mut most);
-    }
-
-    /// Closes the core when the value is dropped.
-    pub(super) fn closing(&self) -> Closes<'_> {
-        Closes(self)
-    }
-
-    /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
-    fn close(&self) {
-        task::quietly(|| self.pool.close());
-        self.inbox.close();
-    }
-
-    /// What destructors may start while the core ends.
-    fn most_at_the_end(&self) -> Option<usize> {
-        let there = self.registry.len() + self.timers.borrow().len();
-        Some(STARTED_AT_THE_END + (1 + STARTED_AT_THE_END_EACH) * there)
-    }
-
-    /// Ends every task and timer, also those that destructors start meanwhile: `most` of all together. If there seems to be no end of them
-    /// the last are leaked, and `most` is `None`.
-    fn end_tasks(&self, most: &mut Option<usize>) {
-        loop {
-            let Some(left) = *most else { return };
-            let tasks = self.registry.len();
-            if tasks > 0 {
-                *most = left.checked_sub(tasks);
-                if most.is_none() {
-                    // A subscriber to the log is foreign code too.
-                    task::quietly(|| warn!("destructors spawn tasks without end: {tasks} are leaked"));
-                    return;
-                }
-                // Apart from those that are spawned meanwhile, or it would never come to the older ones.
-                let ending = self.registry.take_all();
-                while let Some(task) = ending.newest() {
-                    task.cancel(&ending);
-                    self.ended(Polled::Ended, task.header().queue());
-                }
-                continue;
-            }
-            self.drop_ready();
-            let timers = self.timers.borrow_mut().clear();
-            if timers.is_empty() {
-                return;
-            }
-            *most = left.checked_sub(timers.len());
-            if most.is_none() {
-                let timers = std::mem::ManuallyDrop::new(timers);
-                task::quietly(|| warn!("destructors start timers without end: {} are leaked", timers.len()));
-                return;
-            }
-            timers.into_iter().for_each(task::drop_quietly);
-        }
-    }
-
-    /// Gives up what is on the run queues: tasks that have ended.
-    fn drop_ready(&self) {
-        while let Some(queue) = self.queues.choose(self.now.get()) {
-            while let Some(task) = self.queues.pop(queue) {
-                // SAFETY: as in `run_task`; it has ended, so it is not polled.
-                unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
-            }
-        }
-    }
 }
 
 #[inline(never)]
@@ -664,16 +488,6 @@ fn next_reading(ran: u64, elapsed: Duration, left: Duration) -> u64 {
         (left.saturating_mul(ran) / elapsed.max(1)).clamp(1, most)
     };
     (ran + fits).min(POLLS_PER_TURN)
-}
-
-/// A core that ends. It is closed with this, whatever panics before.
-#[must_use = "the core is closed when this is dropped"]
-pub(super) struct Closes<'a>(&'a Shared);
-
-impl Drop for Closes<'_> {
-    fn drop(&mut self) {
-        self.0.close();
-    }
 }
 
 /// The task of a `block_on`. It ends with this, at the latest.

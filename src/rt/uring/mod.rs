@@ -11,13 +11,15 @@ mod polled;
 mod probe;
 mod reactor;
 mod registered;
+mod slots;
 
 pub(crate) use buffer_ring::{BUFFER_BYTES, Chunk};
 pub(crate) use multishot::{Arrival, Feed};
 pub(crate) use polled::PolledDevice;
 pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
-pub(super) use reactor::{Reactor, SlotKey};
+pub(super) use reactor::Reactor;
 pub(crate) use registered::FixedFile;
+pub(super) use slots::SlotKey;
 
 use crate::rt::scheduler::{in_core, with_core};
 

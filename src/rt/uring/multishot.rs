@@ -16,7 +16,8 @@ use io_uring::{opcode, squeue, types};
 
 use super::buffer_ring::{BUFFER_GROUP, Chunk};
 use super::probe::RingFeature;
-use super::reactor::{Completed, Reactor, SlotKey};
+use super::reactor::Reactor;
+use super::slots::{Completed, SlotKey};
 use crate::rt::context::noted;
 use crate::rt::scheduler::with_core;
 

@@ -1,4 +1,4 @@
-//! The ring, its slots, and sleeping in it.
+//! The ring, and sleeping in it.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -13,14 +13,15 @@ use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use tracing::warn;
 
 use super::buffer_ring::{BufferRing, Chunk};
-use super::multishot::{Event, Multishot};
+use super::multishot::Multishot;
 use super::polled::PolledRing;
 use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use super::registered::{RegisteredArena, RegisteredFiles};
+use super::slots::{Completed, SlotKey, Slots, State};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::doorbell::Doorbell;
 use crate::rt::fork::Process;
-use crate::rt::ops::{COPIED, Call, Orphan};
+use crate::rt::ops::{Call, Orphan};
 use crate::rt::shutdown::{Patience, ROUND};
 use crate::rt::task::{each_quietly, quietly};
 
@@ -58,61 +59,16 @@ const FEW_COMPLETIONS: u32 = 4;
 struct Inner {
     ring: IoUring,
     polled: Option<PolledRing>,
-    slots: Vec<Slot>,
-    free: Vec<u32>,
+    slots: Slots,
     /// Entries that found the submission queue full, oldest first: one for each operation in flight and one for its
     /// cancellation at most.
     backlog: VecDeque<squeue::Entry>,
-    in_flight: usize,
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
     /// Descriptors with a poll in flight that wakes a parked core, and the poll's number: a closed descriptor's number may be
     /// another's already.
     watched: Vec<(RawFd, u64)>,
     next_watch: u64,
-    /// Reused by `poll`: what to do with no borrow held.
-    completed: Vec<Completed>,
-    /// Requests with many completions whose queues are full.
-    overfed: Vec<SlotKey>,
-}
-
-struct Slot {
-    generation: u32,
-    /// The result of an operation of which the kernel still has the memory: a notification will follow.
-    sent: i32,
-    state: State,
-}
-
-enum State {
-    Free,
-    InFlight(Waker),
-    Done(i32),
-    Orphaned(Box<dyn Orphan>),
-    Multishot(Rc<dyn Multishot>),
-    /// `shut_down` gave up on the operation. The kernel may use its memory for as long as it likes: the slot is nobody else's any more,
-    /// and what it held is leaked.
-    GivenUp,
-}
-
-pub(super) enum Completed {
-    Wake(Waker),
-    Orphan(Box<dyn Orphan>, i32),
-    /// The request is over; dropping it may close its descriptor.
-    Ended(Rc<dyn Multishot>),
-}
-
-/// Names an operation in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::rt) struct SlotKey {
-    index: u32,
-    generation: u32,
-}
-
-impl SlotKey {
-    fn user_data(self) -> u64 {
-        // The generation's top bit is masked off to keep clear of `READABLE`.
-        u64::from(self.generation & 0x7fff_ffff) << 32 | u64::from(self.index)
-    }
 }
 
 impl Reactor {
@@ -121,16 +77,12 @@ impl Reactor {
         let inner = Inner {
             ring,
             polled: None,
-            slots: Vec::new(),
-            free: Vec::new(),
+            slots: Slots::default(),
             backlog: VecDeque::new(),
-            in_flight: 0,
             doorbell: Arc::clone(doorbell),
             doorbell_armed: false,
             watched: Vec::new(),
             next_watch: 0,
-            completed: Vec::new(),
-            overfed: Vec::new(),
         };
         Ok(Self {
             inner: RefCell::new(inner),
@@ -214,7 +166,7 @@ impl Reactor {
     /// Whatever memory `call` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
     pub(in crate::rt) unsafe fn start(&self, call: Call, descriptor: RawFd, waker: Waker) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
-        let key = inner.take_slot(State::InFlight(waker));
+        let key = inner.slots.take(State::InFlight(waker));
         if let Some(polled) = &mut inner.polled
             && call.can_be_polled()
             && polled.serves(descriptor)
@@ -237,7 +189,7 @@ impl Reactor {
     /// As for `start`: until `target` is dropped.
     pub(super) unsafe fn start_multishot(&self, entry: squeue::Entry, target: Rc<dyn Multishot>) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
-        let key = inner.take_slot(State::Multishot(target));
+        let key = inner.slots.take(State::Multishot(target));
         self.push(&mut inner, entry.user_data(key.user_data()));
         key
     }
@@ -262,10 +214,10 @@ impl Reactor {
     /// The result of an operation if it is done, which frees its slot; otherwise keeps `waker` for when it is.
     pub(in crate::rt) fn finish(&self, key: SlotKey, waker: &Waker) -> Option<i32> {
         let mut inner = self.inner.borrow_mut();
-        match inner.state(key) {
+        match inner.slots.state(key) {
             State::Done(result) => {
                 let result = *result;
-                inner.release(key);
+                inner.slots.release(key);
                 return Some(result);
             }
             State::InFlight(current) if current.will_wake(waker) => return None,
@@ -280,12 +232,12 @@ impl Reactor {
         let mut kept = waker.clone();
         let mut inner = self.inner.borrow_mut();
         let mut result = None;
-        match inner.state(key) {
+        match inner.slots.state(key) {
             State::InFlight(current) => std::mem::swap(current, &mut kept),
             // That foreign code filled the queue, and completions were taken to make room: the other waker is told, not this one.
             State::Done(done) => {
                 result = Some(*done);
-                inner.release(key);
+                inner.slots.release(key);
             }
             State::GivenUp | State::Free | State::Orphaned(_) | State::Multishot(_) => {}
         }
@@ -307,7 +259,7 @@ impl Reactor {
             std::mem::forget(orphan);
             return;
         };
-        let previous = match inner.state(key) {
+        let previous = match inner.slots.state(key) {
             State::GivenUp => {
                 drop(inner);
                 orphan.given_up();
@@ -315,7 +267,7 @@ impl Reactor {
             }
             State::Done(result) => {
                 let result = *result;
-                inner.release(key);
+                inner.slots.release(key);
                 drop(inner);
                 orphan.completed(result);
                 return;
@@ -409,13 +361,13 @@ impl Reactor {
         let reaped = self.reap(&mut inner);
         let few = reaped <= FEW_COMPLETIONS as usize;
         self.direct_calls_left.set(if few { FEW_COMPLETIONS } else { 0 });
-        while let Some(key) = inner.overfed.pop() {
+        while let Some(key) = inner.slots.overfed.pop() {
             self.push_cancel(&mut inner, key);
         }
-        if inner.completed.is_empty() {
+        if inner.slots.completed.is_empty() {
             return reaped;
         }
-        let mut untold = std::mem::take(&mut inner.completed);
+        let mut untold = std::mem::take(&mut inner.slots.completed);
         drop(inner);
         each_quietly(untold.drain(..), |completed| match completed {
             Completed::Wake(waker) => waker.wake(),
@@ -424,8 +376,8 @@ impl Reactor {
         });
         let mut inner = self.inner.borrow_mut();
         // Keeps the allocation, and what foreign code left that used the reactor meanwhile.
-        untold.append(&mut inner.completed);
-        inner.completed = untold;
+        untold.append(&mut inner.slots.completed);
+        inner.slots.completed = untold;
         reaped
     }
 
@@ -476,7 +428,7 @@ impl Reactor {
             self.deliver(inner);
             return Ok(());
         }
-        if !inner.completed.is_empty() {
+        if !inner.slots.completed.is_empty() {
             // Making room in the queue took completions whose owners were not told yet: no time to sleep.
             self.deliver(inner);
             return Ok(());
@@ -507,21 +459,15 @@ impl Reactor {
             self.push(&mut inner, cancel_all.user_data(IGNORED));
             return;
         }
-        for index in 0..inner.slots.len() {
-            let slot = &inner.slots[index];
-            let in_flight =
-                matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_));
-            if in_flight && let Ok(index) = u32::try_from(index) {
-                let key = SlotKey { index, generation: slot.generation };
-                self.push_cancel(&mut inner, key);
-            }
+        for key in inner.slots.keys_in_flight() {
+            self.push_cancel(&mut inner, key);
         }
     }
 
     /// Cancels everything and waits until the kernel has let go of every buffer, or `patience` is over.
     pub(in crate::rt) fn shut_down(&self, mut patience: Patience<'_>) {
         let mut rounds = 0;
-        let mut left = self.inner.borrow().in_flight;
+        let mut left = self.inner.borrow().slots.in_flight();
         while left > 0 && !patience.is_over() {
             // Not every time: the cancellation's own completion ends the wait at once.
             if rounds % ROUNDS_PER_CANCEL == 0 {
@@ -532,11 +478,11 @@ impl Reactor {
                 break;
             }
             rounds += 1;
-            left = self.inner.borrow().in_flight;
+            left = self.inner.borrow().slots.in_flight();
         }
         if left > 0 {
             // Outside the borrow: what they do not leak is dropped.
-            let orphans = self.inner.borrow_mut().give_up();
+            let orphans = self.inner.borrow_mut().slots.give_up();
             each_quietly(orphans.into_iter(), Orphan::given_up);
             // Last, because a subscriber to the log is foreign code and may panic.
             quietly(|| warn!("{left} operations did not finish; their memory is not freed"));
@@ -546,7 +492,7 @@ impl Reactor {
 
 impl Drop for Reactor {
     fn drop(&mut self) {
-        if self.inner.get_mut().in_flight > 0 {
+        if self.inner.get_mut().slots.in_flight() > 0 {
             // A request may still be given a buffer to write to.
             std::mem::forget(self.buffers.take());
         }
@@ -563,58 +509,12 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
     }
 }
 
-/// The result of a send without copying, of what it `sent` and the kernel's notification.
-fn notified(sent: i32, notification: i32) -> i32 {
-    // IORING_NOTIF_USAGE_ZC_COPIED is the top bit.
-    if sent >= 0 && notification < 0 { sent | COPIED } else { sent }
-}
-
 impl Inner {
     /// Whether there was room for the entry.
     fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the reactor's own entries (cancel,
         // poll) point to none.
         unsafe { self.ring.submission().push(entry) }.is_ok()
-    }
-
-    fn take_slot(&mut self, state: State) -> SlotKey {
-        self.in_flight += 1;
-        let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, sent: 0, state: State::Free });
-            u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations in flight")
-        });
-        let slot = &mut self.slots[index as usize];
-        slot.state = state;
-        SlotKey { index, generation: slot.generation }
-    }
-
-    fn state(&mut self, key: SlotKey) -> &mut State {
-        let slot = &mut self.slots[key.index as usize];
-        debug_assert_eq!(slot.generation, key.generation, "a slot is named only while it is taken");
-        &mut slot.state
-    }
-
-    fn release(&mut self, key: SlotKey) {
-        let slot = &mut self.slots[key.index as usize];
-        slot.state = State::Free;
-        slot.generation = slot.generation.wrapping_add(1);
-        self.free.push(key.index);
-    }
-
-    /// Leaks what the operations in flight work on; those whose future is gone are returned, and know themselves what to leak.
-    #[must_use = "they have memory that the kernel may use: it must not be dropped"]
-    fn give_up(&mut self) -> Vec<Box<dyn Orphan>> {
-        let mut orphans = Vec::new();
-        for slot in &mut self.slots {
-            if !matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_)) {
-                continue;
-            }
-            match std::mem::replace(&mut slot.state, State::GivenUp) {
-                State::Orphaned(orphan) => orphans.push(orphan),
-                state => std::mem::forget(state),
-            }
-        }
-        orphans
     }
 
     /// Returns 1 for something that somebody waited for.
@@ -634,80 +534,15 @@ impl Inner {
             }
             _ => {}
         }
-        let index = u32::try_from(entry.user_data() & u64::from(u32::MAX)).expect("masked to 32 bits");
-        let slot = &mut self.slots[index as usize];
-        if let State::Multishot(target) = &slot.state {
-            let target = Rc::clone(target);
-            let key = SlotKey { index, generation: slot.generation };
-            self.fed(key, target, entry, buffers);
-            return 1;
-        }
-        if cqueue::more(entry.flags()) {
-            slot.sent = entry.result();
-            return 0;
-        }
-        let result =
-            if cqueue::notif(entry.flags()) { notified(slot.sent, entry.result()) } else { entry.result() };
-        self.in_flight -= 1;
-        if matches!(slot.state, State::GivenUp) {
-            return 0;
-        }
-        match std::mem::replace(&mut slot.state, State::Done(result)) {
-            State::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
-            State::Orphaned(orphan) => {
-                let generation = slot.generation;
-                self.release(SlotKey { index, generation });
-                self.completed.push(Completed::Orphan(orphan, result));
-            }
-            State::Free | State::Done(_) | State::Multishot(_) | State::GivenUp => {
-                unreachable!("the kernel completes an operation once")
-            }
-        }
-        1
-    }
-
-    /// One of the many completions of a request.
-    fn fed(
-        &mut self,
-        key: SlotKey,
-        target: Rc<dyn Multishot>,
-        entry: &cqueue::Entry,
-        mut buffers: Option<&mut BufferRing>,
-    ) {
-        let more = cqueue::more(entry.flags());
-        if let Some(buffers) = &mut buffers
-            && entry.result() == -libc::ENOBUFS
-        {
-            buffers.grow();
-        }
-        let len = u32::try_from(entry.result()).unwrap_or(0);
-        let chunk = cqueue::buffer_select(entry.flags())
-            .and_then(|buffer| buffers.as_ref().and_then(|buffers| buffers.filled(buffer, len)));
-        let chunk = match (chunk, &mut buffers) {
-            (Some(chunk), Some(buffers)) if chunk.len() == 0 => {
-                // Some kernels take a buffer to say that the stream ended.
-                buffers.recycle(chunk);
-                None
-            }
-            (chunk, _) => chunk,
-        };
-        let event = Event { result: entry.result(), chunk, more };
-        if target.event(event, &mut self.completed) {
-            self.overfed.push(key);
-        }
-        if !more {
-            self.in_flight -= 1;
-            self.release(key);
-            self.completed.push(Completed::Ended(target));
-        }
+        self.slots.complete(entry, buffers)
     }
 }
 
 impl Drop for Inner {
     fn drop(&mut self) {
-        if self.in_flight > 0 {
+        if self.slots.in_flight() > 0 {
             // `shut_down` gave up, or a panic of the clock got in its way: the kernel may still use the operations' memory.
-            each_quietly(self.give_up().into_iter(), Orphan::given_up);
+            each_quietly(self.slots.give_up().into_iter(), Orphan::given_up);
         }
     }
 }

@@ -1,0 +1,96 @@
+//! What comes to a core between its tasks' turns: completions, timers, and the wakes and messages of other threads.
+
+use super::{Shared, TASK_TIME_PER_TURN};
+use crate::error::Result;
+use crate::rt::beat::Phase;
+use crate::rt::stats;
+use crate::rt::task::{self, apply_changes};
+
+/// Messages run in a round, which ends when every task that was ready at its beginning has had its turn.
+const MESSAGES_PER_ROUND: u64 = 256;
+/// Messages run from one reading of the clock to the next.
+const MESSAGES_PER_READING: usize = 16;
+/// Tasks per turn of which it is taken note that other threads woke or released them.
+const WAKES_PER_TURN: usize = 256;
+/// Timers fired per turn.
+const TIMERS_PER_TURN: usize = 256;
+
+impl Shared {
+    /// Gives devices, timers and the inbox their turn; whether there was anything, or is.
+    pub(super) fn look_around(&self) -> Result<bool> {
+        self.skipped.set(0);
+        self.looked_around_at.set(self.now.get());
+        self.beat.enter(Phase::Devices);
+        let completions = self.reactor.poll(self.now.get())?;
+        let events = self.pollers.poll(self.now.get());
+        let timers = self.fire_timers();
+        let woken = self.drain_inbox();
+        let messages = self.run_messages();
+        let worked = completions + events + timers + woken + messages > 0;
+        if worked {
+            stats::add(&self.counters.completions, completions);
+            stats::add(&self.counters.poller_events, events);
+            stats::add(&self.counters.timers_fired, timers);
+            stats::add(&self.counters.remote_wakes, woken);
+            stats::add(&self.counters.messages, messages);
+        }
+        // Timers that are due, and tasks that were woken, may have been moved towards their turn without any being told yet.
+        Ok(worked || self.inbox.has_taken() || self.timers.borrow().is_due(self.now.get()))
+    }
+
+    /// Takes what other threads did to tasks; returns to how many.
+    pub(super) fn drain_inbox(&self) -> usize {
+        self.inbox.drain(WAKES_PER_TURN, |node, changes| {
+            if let Some(task) = apply_changes(node, &changes)
+                && let Some(ready) = task.mark_queued()
+            {
+                self.enqueue(ready);
+            }
+        })
+    }
+
+    /// Runs messages. They make tasks, each of which makes a round longer for all the others: so a round has room for so many, however
+    /// many turns it takes.
+    pub(super) fn run_messages(&self) -> usize {
+        if self.messages.borrow().is_empty() && !self.inbox.take_messages(&mut self.messages.borrow_mut()) {
+            return 0;
+        }
+        let polls = self.beat.polls();
+        let (mut end, mut room) = self.round.get();
+        // A cancelled task takes its turn without a poll, so what is left of a round may never come.
+        if polls >= end || self.queues.is_empty() {
+            (end, room) = (polls + self.queues.len() as u64, MESSAGES_PER_ROUND);
+        }
+        let started = self.now.get();
+        let mut ran = 0;
+        while room > 0 {
+            let Some(message) = self.messages.borrow_mut().pop_front() else { break };
+            // It ends with a waker, or with the destructor of a result that nobody waits for.
+            if !task::quietly(message) {
+                self.count_panic();
+            }
+            room -= 1;
+            ran += 1;
+            if ran % MESSAGES_PER_READING == 0 && self.read_clock() - started >= TASK_TIME_PER_TURN {
+                break;
+            }
+        }
+        self.round.set((end, room));
+        self.tell_drained();
+        ran
+    }
+
+    pub(super) fn fire_timers(&self) -> usize {
+        let now = self.now.get();
+        if !self.timers.borrow().is_due(now) {
+            return 0;
+        }
+        // Wakers may be anybody's and may come back for the timers: not under the borrow.
+        let mut fired = self.fired.take();
+        let count = self.timers.borrow_mut().expire(now, TIMERS_PER_TURN, |waker| fired.push(waker));
+        fired.drain(..).for_each(|waker| _ = task::quietly(|| waker.wake()));
+        // Keeps the allocation.
+        self.fired.replace(fired);
+        count
+    }
+}
