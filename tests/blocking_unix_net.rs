@@ -125,6 +125,33 @@ fn what_is_peeked_is_read_again() {
     });
 }
 
+/// Each of two that wait to look takes what came for it: both are still to be read, in their order.
+#[test]
+fn two_that_peek_at_once_lose_nothing() {
+    everywhere(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (mut server, _) = listener.accept().expect("it connected");
+        let peeks: Vec<_> = (0..2)
+            .map(|_| {
+                let server = server.try_clone().expect("a handle");
+                thread::spawn(move || server.peek(&mut [0; 4]).expect("connected"))
+            })
+            .collect();
+        for piece in [b"1234", b"5678"] {
+            thread::sleep(Duration::from_millis(2));
+            client.write_all(piece).expect("connected");
+        }
+        for peek in peeks {
+            assert_eq!(peek.join().expect("no panic"), 4);
+        }
+        let mut all = [0; 8];
+        server.set_read_timeout(Some(Duration::from_secs(5))).expect("not zero");
+        server.read_exact(&mut all).expect("nothing is lost");
+        assert_eq!(&all, b"12345678");
+    });
+}
+
 #[test]
 fn what_a_peek_finds_broken_is_told_to_the_next_read() {
     everywhere(|| {

@@ -456,6 +456,20 @@ async fn a_reset_while_bytes_wait_reaches_the_writer<I: Io, W: Wire>() {
     writer.await.expect("no panic");
 }
 
+/// Who asks for the socket is told that what was written before did not all leave.
+async fn a_reset_while_bytes_wait_reaches_who_wants_the_socket<I: Io, W: Wire>() {
+    let (near, far, _owner) = W::pair().await;
+    let mut near = I::wrap(near, SMALL);
+    let bytes = pattern(100_000);
+    let filled = async { while near.write_all(&bytes).await.is_ok() {} };
+    assert!(rt::timeout(Duration::from_millis(100), filled).await.is_err(), "writes never wait");
+    let unwrapped = rt::spawn("who wants the socket", near.unwrap_socket());
+    rt::sleep(Duration::from_millis(5)).await;
+    far.abort();
+    let error = unwrapped.await.expect("no panic").expect_err("not all was written");
+    assert_eq!(error.kind(), boson::ErrorKind::Closed, "{error}");
+}
+
 macro_rules! suite {
     ($name:ident, $io:ty, $wire:ty: $($test:ident)+) => {
         mod $name {
@@ -484,6 +498,7 @@ macro_rules! suites {
             pieces_leave_in_order
             a_reset_is_an_error_with_its_cause
             a_reset_while_bytes_wait_reaches_the_writer
+            a_reset_while_bytes_wait_reaches_who_wants_the_socket
         );)+
     };
 }

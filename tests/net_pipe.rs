@@ -197,6 +197,15 @@ fn a_descriptor_may_have_been_non_blocking_and_must_be_a_pipes() {
         ours.write_all(b"late").expect("there is room");
         assert_eq!(reading.await.expect("no panic").1, b"late");
 
+        // An older kernel says at once that there is nothing, which is no news for the next read.
+        let (theirs, mut ours) = std::io::pipe().expect("descriptors");
+        rustix::io::ioctl_fionbio(&theirs, true).expect("a descriptor");
+        let reader = PipeReader::from_descriptor(theirs).expect("a pipe");
+        assert!(polled_at_most(reader.read(Vec::with_capacity(8)), 1).await.is_none(), "nothing is written");
+        rt::sleep(Duration::from_millis(5)).await;
+        ours.write_all(b"later").expect("there is room");
+        assert_eq!(reader.read(Vec::with_capacity(8)).await.1, b"later");
+
         let file: OwnedFd = std::fs::File::open("/dev/null").expect("it is everywhere").into();
         let error = PipeReader::from_descriptor(file).expect_err("no pipe");
         assert_eq!(error.kind(), ErrorKind::InvalidInput);

@@ -104,6 +104,24 @@ fn a_connected_socket_hears_its_peer_only_and_of_its_end() {
     });
 }
 
+/// What the kernel says once is said to somebody, also if a receive that was dropped got to hear it.
+#[test]
+fn the_end_of_a_peer_that_a_dropped_receive_heard_of_is_told() {
+    run(async || {
+        let (near, far) = (socket(), socket());
+        near.connect(far.local_addr()).expect("connect");
+        drop(far);
+        let mut dropped = Box::pin(near.recv(Vec::with_capacity(16)));
+        assert!(rt::timeout(Duration::from_micros(100), &mut dropped).await.is_err(), "nothing was sent");
+        near.try_send(b"anybody?").expect("it leaves").expect("there is room");
+        rt::sleep(Duration::from_millis(2)).await;
+        drop(dropped);
+        let told = rt::timeout(Duration::from_secs(5), near.recv(Vec::with_capacity(16))).await;
+        let (result, _) = told.expect("it is told");
+        assert_eq!(result.expect_err("nobody").code(), Some(libc::ECONNREFUSED));
+    });
+}
+
 /// Datagrams that a sender may be ahead of their receiver.
 const MAX_AHEAD: u32 = 50;
 

@@ -7,12 +7,15 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::net::{UnixListener as StdListener, UnixStream as StdStream};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
 
 use boson::ErrorKind;
 use boson::compat::TokioIo;
 use boson::net::{UnixAddr, UnixListener, UnixStream};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 fn run<F: Future>(future: F) -> F::Output {
     let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32])).expect("a core");
@@ -207,6 +210,60 @@ fn an_abandoned_name_is_taken_by_one() {
         let left: Vec<_> = std::fs::read_dir(&directory.0).expect("readable").collect();
         assert!(left.is_empty(), "round {round}: {left:?} is left");
     }
+}
+
+/// The name comes and goes, and is abandoned now and then: never do two have it.
+#[test]
+fn a_name_that_comes_and_goes_is_had_by_one_at_a_time() {
+    const TAKERS: usize = 4;
+    let directory = Directory::new("churn");
+    let owners = AtomicUsize::new(0);
+    let taken = AtomicUsize::new(0);
+    std::thread::scope(|scope| {
+        for _ in 0..TAKERS {
+            scope.spawn(|| {
+                let end = Instant::now() + Duration::from_millis(300);
+                while Instant::now() < end {
+                    match UnixListener::bind(&directory.address()) {
+                        Ok(listener) => {
+                            taken.fetch_add(1, Ordering::Relaxed);
+                            assert_eq!(owners.fetch_add(1, Ordering::SeqCst), 0, "another one has it");
+                            owners.fetch_sub(1, Ordering::SeqCst);
+                            drop(listener);
+                        }
+                        Err(error) => assert_eq!(error.kind(), ErrorKind::InUse, "{error}"),
+                    }
+                }
+            });
+        }
+    });
+    assert!(taken.into_inner() > 10, "the test shows nothing");
+    let left: Vec<_> = std::fs::read_dir(&directory.0).expect("readable").collect();
+    assert!(left.is_empty(), "{left:?} is left");
+}
+
+/// One that is slow to accept listens all the same, and so does one of another kind.
+#[test]
+fn a_name_is_not_abandoned_while_somebody_listens_who_takes_no_connection() {
+    let directory = Directory::new("busy");
+    let path = directory.socket();
+    let name = SocketAddrUnix::new(&path).expect("a short path");
+    let open = |kind| rustix::net::socket_with(AddressFamily::UNIX, kind, SocketFlags::NONBLOCK, None);
+    let listener = open(SocketType::STREAM).expect("a descriptor");
+    rustix::net::bind(&listener, &name).expect("bind");
+    rustix::net::listen(&listener, 0).expect("listen");
+    let waiting = open(SocketType::STREAM).expect("a descriptor");
+    rustix::net::connect(&waiting, &name).expect("one may wait");
+    let second = open(SocketType::STREAM).expect("a descriptor");
+    assert_eq!(rustix::net::connect(&second, &name), Err(Errno::AGAIN), "the backlog is full");
+    assert_eq!(UnixListener::bind(&directory.address()).expect_err("it listens").kind(), ErrorKind::InUse);
+    assert!(path.exists());
+
+    std::fs::remove_file(&path).expect("removed");
+    let datagrams = open(SocketType::DGRAM).expect("a descriptor");
+    rustix::net::bind(&datagrams, &name).expect("bind");
+    assert_eq!(UnixListener::bind(&directory.address()).expect_err("it is there").kind(), ErrorKind::InUse);
+    assert!(path.exists());
 }
 
 #[test]

@@ -199,8 +199,9 @@ fn checked(descriptor: OwnedFd) -> Result<OwnedFd> {
     Ok(descriptor)
 }
 
-/// Whether it is what an io_uring says of a pipe that does not block: it does not wait for those. A core without one makes them
-/// non-blocking itself, and this must not undo that for another handle to the same end: that core would wait inside a call.
+/// Whether it is what an io_uring says of a pipe that does not block, unless the kernel is so new that it waits for those too. Only then
+/// the pipe is made to block: a core without io_uring makes it non-blocking, and would wait inside a call if another handle to the same
+/// end undid that.
 fn would_block(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAGAIN)
 }
