@@ -453,6 +453,45 @@ fn bad_askers_get_a_sentence_and_harm_nobody() {
     drop(silent);
 }
 
+/// Each of them says or takes something before a single read or write of the inspector would give up.
+#[test]
+fn slow_askers_hold_others_up_for_a_moment_only() {
+    const PAUSE: Duration = Duration::from_millis(400);
+    let (core, path) = (core(), SocketPath::new());
+    let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
+    let name: &'static str = "x".repeat(2048).leak();
+    run_on(&core, move || {
+        for _ in 0..MAX_TASKS_PER_ANSWER {
+            rt::spawn(name, std::future::pending::<()>()).detach();
+        }
+    });
+    for takes in [false, true] {
+        let request: &[u8] = if takes { b"boson-inspect/1 tasks core=0\n" } else { b"" };
+        let goes_on = move |stream: &mut UnixStream| {
+            // More than the socket has room for is to be taken.
+            if takes {
+                stream.read(&mut vec![0; 64 << 10]).is_ok_and(|len| len > 0)
+            } else {
+                stream.write_all(b"b").is_ok()
+            }
+        };
+        let mut slow = UnixStream::connect(&path.0).expect("it listens");
+        slow.write_all(request).expect("sent");
+        let asker = std::thread::spawn(move || {
+            for _ in 0..12 {
+                if !goes_on(&mut slow) {
+                    return;
+                }
+                std::thread::sleep(PAUSE);
+            }
+        });
+        let started = Instant::now();
+        Client::new(&path.0).snapshot().expect("an answer");
+        assert!(started.elapsed() < 5 * PAUSE, "{:?}", started.elapsed());
+        asker.join().expect("no panic");
+    }
+}
+
 #[test]
 fn who_else_may_listen_at_the_path_is_told_apart() {
     for (answer, kind, part) in [

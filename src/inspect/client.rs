@@ -239,7 +239,7 @@ impl Client {
             std::io::ErrorKind::ConnectionRefused => {
                 return self.error(
                     ErrorKind::Closed,
-                    "nobody listens there: the process that made the socket has ended",
+                    "nobody listens there: the process that made the socket has ended, or it is no socket",
                 );
             }
             std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut => {

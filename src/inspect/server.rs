@@ -17,15 +17,18 @@ use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
 use crate::error::{Error, Result};
 use crate::net::unix::Name;
 use crate::rt::fork::Process;
-use crate::rt::{self, Handle, Histogram, RingFeature, TaskInfo, TaskOrder, TaskRange, TaskState};
+use crate::rt::{
+    self, Clock, Handle, Histogram, Instant, MonotonicClock, RingFeature, TaskInfo, TaskOrder, TaskRange,
+    TaskState,
+};
 
 /// The most tasks that one answer tells of.
 pub const MAX_TASKS_PER_ANSWER: usize = 1000;
 /// The longest request, in bytes.
 const MAX_REQUEST_BYTES: usize = 256;
-/// In how many pieces a request may come.
-const MAX_REQUEST_PIECES: usize = 8;
-/// How long one read or write may wait for the asking side.
+/// The most that is written at once. The kernel cuts what is written into pieces of about this size, and waits for each as long as for all.
+const MAX_PIECE_BYTES: usize = 16 << 10;
+/// How long one asker may keep the others waiting with a request, and as long again with taking the answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait before accepting again when the process has no descriptor left.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
@@ -98,6 +101,25 @@ impl Drop for Inspector {
     }
 }
 
+/// How much longer an asker may be waited for.
+struct Patience {
+    clock: MonotonicClock,
+    ends: Instant,
+}
+
+impl Patience {
+    fn begins() -> Self {
+        let clock = MonotonicClock::new();
+        Self { ends: clock.now() + PATIENCE, clock }
+    }
+
+    /// What is left, which is not nothing.
+    fn left(&self) -> io::Result<Duration> {
+        let left = self.ends.saturating_since(self.clock.now());
+        if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
+    }
+}
+
 impl Answering {
     fn serve(&self, listener: &UnixListener) {
         while !self.ending.load(Ordering::Acquire) {
@@ -119,11 +141,11 @@ impl Answering {
     }
 
     fn answer(&self, mut stream: UnixStream) -> io::Result<()> {
-        stream.set_read_timeout(Some(PATIENCE))?;
-        stream.set_write_timeout(Some(PATIENCE))?;
         let mut request = [0; MAX_REQUEST_BYTES];
         let mut len = 0;
-        for _ in 0..MAX_REQUEST_PIECES {
+        let patience = Patience::begins();
+        loop {
+            stream.set_read_timeout(Some(patience.left()?))?;
             let read = stream.read(&mut request[len..])?;
             len += read;
             if read == 0 || request[..len].contains(&b'\n') {
@@ -134,7 +156,13 @@ impl Answering {
             Some(line) if line.len() < len => self.reply(&String::from_utf8_lossy(line)),
             _ => refusal("a request is one line of at most 256 bytes"),
         };
-        stream.write_all(answer.as_bytes())?;
+        let mut untold = answer.as_bytes();
+        let patience = Patience::begins();
+        while !untold.is_empty() {
+            stream.set_write_timeout(Some(patience.left()?))?;
+            let written = stream.write(&untold[..untold.len().min(MAX_PIECE_BYTES)])?;
+            untold = &untold[written..];
+        }
         stream.shutdown(Shutdown::Both)
     }
 

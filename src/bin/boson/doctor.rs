@@ -18,6 +18,8 @@ pub(crate) struct DoctorOptions {
 /// What was found about one backend.
 struct Finding {
     backend: &'static str,
+    /// A part of the backend that is found by itself.
+    feature: Option<&'static str>,
     state: State,
     /// What is there, or what is missing.
     detail: String,
@@ -45,15 +47,19 @@ impl State {
 
 impl Finding {
     fn usable(backend: &'static str, detail: impl Into<String>) -> Self {
-        Self { backend, state: State::Usable, detail: detail.into(), help: None }
+        Self { backend, feature: None, state: State::Usable, detail: detail.into(), help: None }
     }
 
     fn degraded(backend: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { backend, state: State::Degraded, detail: detail.into(), help: Some(help.into()) }
+        Self { state: State::Degraded, help: Some(help.into()), ..Self::usable(backend, detail) }
     }
 
     fn unusable(backend: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { backend, state: State::Unusable, detail: detail.into(), help: Some(help.into()) }
+        Self { state: State::Unusable, help: Some(help.into()), ..Self::usable(backend, detail) }
+    }
+
+    fn of(self, feature: &'static str) -> Self {
+        Self { feature: Some(feature), ..self }
     }
 }
 
@@ -82,7 +88,11 @@ pub(crate) fn run(options: &DoctorOptions) -> boson::Result<()> {
 fn as_table(findings: &[Finding]) -> String {
     let mut text = format!("{:<10} {:<9} {}\n", "backend", "usable", "why, and what helps");
     for finding in findings {
-        text += &format!("{:<10} {:<9} {}\n", finding.backend, finding.state.name(), finding.detail);
+        let state = finding.state.name();
+        text += &match finding.feature {
+            None => format!("{:<10} {state:<9} {}\n", finding.backend, finding.detail),
+            Some(feature) => format!("  {:<8} {state:<9} {feature}: {}\n", finding.backend, finding.detail),
+        };
         if let Some(help) = &finding.help {
             text += &format!("{:<20} -> {help}\n", "");
         }
@@ -96,6 +106,7 @@ fn as_json(findings: &[Finding]) -> String {
         .map(|finding| {
             let object = serde_json::json!({
                 "backend": finding.backend,
+                "feature": finding.feature,
                 "usable": finding.state.name(),
                 "detail": finding.detail,
                 "help": finding.help,
@@ -124,12 +135,13 @@ fn io_uring() -> Finding {
 fn ring_features() -> Vec<Finding> {
     let Ok(features) = rt::probe_ring_features() else { return Vec::new() };
     let finding = |feature: RingFeature| {
-        let detail = format!("{}: {}", feature.name(), feature.used_for());
-        if features.contains(feature) {
-            Finding::usable("  io_uring", detail)
+        let found = if features.contains(feature) {
+            Finding::usable("io_uring", feature.used_for())
         } else {
-            Finding::degraded("  io_uring", detail, format!("Linux {} or newer", feature.since()))
-        }
+            let since = format!("Linux {} or newer", feature.since());
+            Finding::degraded("io_uring", feature.used_for(), since)
+        };
+        found.of(feature.name())
     };
     RingFeature::ALL.iter().copied().map(finding).collect()
 }
@@ -276,15 +288,24 @@ mod tests {
 
     #[test]
     fn both_forms_name_every_backend_and_its_help() {
-        let findings = [Finding::usable("a:", "works"), Finding::unusable("b:", "says \"no\"", "run this")];
+        let findings = [
+            Finding::usable("a:", "works"),
+            Finding::unusable("b:", "says \"no\"", "run this"),
+            Finding::usable("b:", "in part").of("half"),
+        ];
         let table = as_table(&findings);
         assert!(table.contains("a:         yes       works"), "{table}");
         assert!(table.contains("-> run this"), "{table}");
         let json = as_json(&findings);
-        assert_eq!(json.lines().count(), 2);
-        let second: serde_json::Value =
-            serde_json::from_str(json.lines().nth(1).expect("two lines")).expect("valid");
-        assert_eq!(second["detail"], "says \"no\"");
-        assert_eq!(second["help"], "run this");
+        assert!(table.contains("  b:       yes       half: in part"), "{table}");
+        let objects: Vec<serde_json::Value> =
+            json.lines().map(|line| serde_json::from_str(line).expect("valid")).collect();
+        assert_eq!(objects.len(), 3);
+        assert_eq!(objects[1]["detail"], "says \"no\"");
+        assert_eq!(objects[1]["help"], "run this");
+        assert_eq!(
+            (&objects[2]["backend"], &objects[2]["feature"], &objects[2]["detail"]),
+            (&"b:".into(), &"half".into(), &"in part".into())
+        );
     }
 }
