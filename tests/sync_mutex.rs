@@ -263,6 +263,31 @@ fn a_waker_that_panics_costs_no_other_waiter_of_a_condvar_the_notification() {
 }
 
 #[test]
+fn who_begins_to_wait_while_all_are_told_is_not() {
+    type Waits = Pin<Box<dyn Future<Output = ()>>>;
+    let (mutex, condvar) = &*Box::leak(Box::new((Mutex::new(()), Condvar::new())));
+    let waits = move || -> Waits { Box::pin(async move { drop(condvar.wait(mutex.lock().await).await) }) };
+    let late = std::rc::Rc::new(std::cell::RefCell::new(Vec::<Waits>::new()));
+    let (first, other) = (Hook::new(), Hook::new());
+    let (mut one, mut two) = (waits(), waits());
+    assert!(first.poll(&mut one).is_pending() && other.poll(&mut two).is_pending());
+    let begins = std::rc::Rc::clone(&late);
+    let action = move || {
+        let mut waits = waits();
+        assert!(other.poll(&mut waits).is_pending());
+        begins.borrow_mut().push(waits);
+    };
+    first.on_wake.replace(Some(Box::new(action)));
+    condvar.notify_all();
+    assert_eq!((first.take_wakes(), other.take_wakes()), (1, 1));
+    assert!(poll(&mut one).is_ready() && poll(&mut two).is_ready());
+    let mut late = late.take();
+    assert!(poll(&mut late[0]).is_pending());
+    condvar.notify_all();
+    assert!(poll(&mut late[0]).is_ready());
+}
+
+#[test]
 fn guards_of_every_kind_hold_the_lock_and_give_it_up() {
     let mutex = Arc::new(Mutex::new((1, String::from("part"))));
     let whole = mutex.blocking_lock();
