@@ -399,3 +399,22 @@ fn a_barrier_does_not_count_a_cancelled_coroutine() {
     });
     assert_eq!(both, (false, true));
 }
+
+#[test]
+fn a_wait_whose_condition_no_longer_holds_when_its_time_is_up_has_not_timed_out() {
+    run(|| {
+        let shared = Arc::new((Mutex::new(true), Condvar::new()));
+        let changes = Arc::clone(&shared);
+        thread::spawn(move || {
+            thread::sleep(Duration::from_millis(1));
+            // And tells nobody.
+            *changes.0.lock().expect("not poisoned") = false;
+        });
+        let wait = |limit, holds: fn(&mut bool) -> bool| {
+            let guard = shared.0.lock().expect("not poisoned");
+            shared.1.wait_timeout_while(guard, limit, holds).expect("not poisoned").1.timed_out()
+        };
+        assert!(!wait(Duration::from_millis(20), |changed| *changed));
+        assert!(wait(Duration::from_millis(1), |_| true));
+    });
+}

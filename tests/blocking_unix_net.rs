@@ -153,6 +153,32 @@ fn two_that_peek_at_once_lose_nothing() {
 }
 
 #[test]
+fn what_two_coroutines_peeked_at_is_read_in_order() {
+    everywhere(|| {
+        let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+        let mut client = TcpStream::connect(listener.local_addr().expect("bound")).expect("it listens");
+        let (mut server, _) = listener.accept().expect("it connected");
+        let peeks: Vec<_> = (0..2)
+            .map(|_| {
+                let server = server.try_clone().expect("a handle");
+                thread::spawn(move || server.peek(&mut [0]).expect("connected"))
+            })
+            .collect();
+        for byte in [b"a", b"b"] {
+            thread::sleep(Duration::from_millis(2));
+            client.write_all(byte).expect("connected");
+        }
+        for peek in peeks {
+            assert_eq!(peek.join().expect("no panic"), 1);
+        }
+        client.shutdown(Shutdown::Write).expect("connected");
+        let mut all = String::new();
+        server.read_to_string(&mut all).expect("connected");
+        assert_eq!(all, "ab");
+    });
+}
+
+#[test]
 fn what_a_peek_finds_broken_is_told_to_the_next_read() {
     everywhere(|| {
         let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");

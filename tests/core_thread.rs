@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use boson::rt::{self, Core, CoreConfig, CoreThread, MonotonicClock, Shutdown};
+use boson::rt::{self, Clock, Core, CoreConfig, CoreThread, MonotonicClock, Shutdown};
 use boson::{ErrorKind, Outcome};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -122,4 +122,24 @@ fn a_task_shuts_a_core_down_by_a_thread_that_may_block() {
         work.await?
     });
     assert!(report.expect("the ring works").expect("no panic").cancelled.is_empty());
+}
+
+/// A clock that cannot tell the time.
+struct Broken;
+
+impl Clock for Broken {
+    fn now(&self) -> rt::Instant {
+        panic!("no time")
+    }
+
+    fn unix_time(&self) -> Duration {
+        panic!("no time")
+    }
+}
+
+#[test]
+fn one_that_panics_before_it_runs_says_so() {
+    let error =
+        CoreThread::start("broken", &CoreConfig::new(Arc::new(Broken), [7; 32])).expect_err("no time");
+    assert_eq!((error.kind(), error.to_string().contains("no time")), (ErrorKind::Panicked, true), "{error}");
 }

@@ -960,3 +960,23 @@ fn _join_handles_are_futures<T>(
 ) -> impl Future<Output = std::thread::Result<T>> {
     handle
 }
+
+#[test]
+fn what_a_coroutine_captures_and_returns_is_aligned() {
+    #[repr(align(512))]
+    struct Sector([u8; 512]);
+    fn is_aligned<T>(value: &T) -> bool {
+        std::ptr::from_ref(value).addr().is_multiple_of(align_of::<T>())
+    }
+    // Of several stacks, whose tops lie at different places in their pages.
+    let spawn = |number| {
+        let sector = Sector([number; 512]);
+        thread::spawn(move || is_aligned(&sector).then_some(sector))
+    };
+    run(move || {
+        for (number, handle) in (0..10).map(|number| (number, spawn(number))).collect::<Vec<_>>() {
+            let sector = handle.join().expect("no panic").expect("aligned when it was captured");
+            assert!(is_aligned(&sector) && sector.0 == [number; 512]);
+        }
+    });
+}

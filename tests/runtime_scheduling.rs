@@ -99,6 +99,33 @@ fn queues_that_compete_get_time_by_their_shares() {
     });
 }
 
+/// A queue that works in the background whenever nothing else does has consumed very much for its shares some day.
+#[test]
+fn shares_hold_after_years_of_work() {
+    run_on_work_clock(|clock| async move {
+        let queue = |shares| {
+            TaskQueue::new("test", Shares::new(shares), LatencyClass::NotImportant).expect("there is room")
+        };
+        let (one, three) = (queue(1), queue(3));
+        let worker = Arc::clone(&clock);
+        let years = async move {
+            for _ in 0..20 {
+                worker.work(Duration::from_secs(100 * 24 * 3600));
+                rt::yield_now().await;
+            }
+        };
+        rt::spawn_in(&one, "works for years", years).await.expect("no panic");
+        let counts = [&one, &three].map(|queue| {
+            let done = Rc::new(Cell::new(0));
+            rt::spawn_in(queue, "works", works(&clock, &done)).detach();
+            done
+        });
+        rt::sleep(WORK * 4000).await;
+        let share = counts[0].get();
+        assert!((900..=1100).contains(&share), "{share} of 4000, the other one had {}", counts[1].get());
+    });
+}
+
 #[test]
 fn a_queue_that_slept_saves_nothing_up() {
     run_on_work_clock(|clock| async move {

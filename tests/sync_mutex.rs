@@ -263,6 +263,49 @@ fn a_waker_that_panics_costs_no_other_waiter_of_a_condvar_the_notification() {
 }
 
 #[test]
+fn who_gets_a_lock_that_becomes_free_as_it_is_about_to_wait_again_looks_after_the_others() {
+    let mutex: &'static Mutex<()> = Box::leak(Box::new(Mutex::new(())));
+    let (hook, behind) = (Hook::new(), Hook::new());
+    let guard = mutex.try_lock().expect("free");
+    let (mut first, mut second) = (Box::pin(mutex.lock()), Box::pin(mutex.lock()));
+    assert!(hook.poll(&mut first).is_pending() && behind.poll(&mut second).is_pending());
+    drop(guard);
+    // Told, and overtaken.
+    let guard = mutex.try_lock().expect("not looked yet");
+    hook.on_clone.replace(Some(Box::new(move || drop(guard))));
+    let Poll::Ready(guard) = hook.poll(&mut first) else { panic!("free by then") };
+    assert_eq!(behind.take_wakes(), 0);
+    drop(guard);
+    assert_eq!(behind.take_wakes(), 1, "it waits still");
+    drop(locked(&mut second));
+}
+
+#[test]
+fn who_begins_to_wait_while_all_are_told_is_not() {
+    type Waits = Pin<Box<dyn Future<Output = ()>>>;
+    let (mutex, condvar) = &*Box::leak(Box::new((Mutex::new(()), Condvar::new())));
+    let waits = move || -> Waits { Box::pin(async move { drop(condvar.wait(mutex.lock().await).await) }) };
+    let late = std::rc::Rc::new(std::cell::RefCell::new(Vec::<Waits>::new()));
+    let (first, other) = (Hook::new(), Hook::new());
+    let (mut one, mut two) = (waits(), waits());
+    assert!(first.poll(&mut one).is_pending() && other.poll(&mut two).is_pending());
+    let begins = std::rc::Rc::clone(&late);
+    let action = move || {
+        let mut waits = waits();
+        assert!(other.poll(&mut waits).is_pending());
+        begins.borrow_mut().push(waits);
+    };
+    first.on_wake.replace(Some(Box::new(action)));
+    condvar.notify_all();
+    assert_eq!((first.take_wakes(), other.take_wakes()), (1, 1));
+    assert!(poll(&mut one).is_ready() && poll(&mut two).is_ready());
+    let mut late = late.take();
+    assert!(poll(&mut late[0]).is_pending());
+    condvar.notify_all();
+    assert!(poll(&mut late[0]).is_ready());
+}
+
+#[test]
 fn guards_of_every_kind_hold_the_lock_and_give_it_up() {
     let mutex = Arc::new(Mutex::new((1, String::from("part"))));
     let whole = mutex.blocking_lock();

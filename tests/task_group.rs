@@ -1,12 +1,15 @@
 //! Groups of tasks.
 
-use std::cell::Cell;
+mod hooked_waker;
+
+use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
 use boson::rt::{self, Core, CoreConfig, MonotonicClock, TaskGroup};
+use hooked_waker::Hook;
 
 fn run<F: Future>(future: F) -> F::Output {
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
@@ -132,5 +135,26 @@ fn the_last_members_destructor_may_ask_for_results() {
         let group = shared.take();
         assert!(asked.get());
         assert!(group.expect("put back").join_next().await.expect("one ran").is_ok());
+    });
+}
+
+/// The joiner is told when a task's future goes, which is before there is a result. One that looks at once is told again.
+#[test]
+fn a_joiner_that_looks_before_the_task_has_quite_ended_is_told_again() {
+    run(async {
+        let group = Rc::new(RefCell::new(TaskGroup::new()));
+        group.borrow_mut().spawn("ends", async { 7 });
+        let joins = Rc::clone(&group);
+        let hook = Hook::new();
+        let join = move || hook.poll(&mut Box::pin(joins.borrow_mut().join_next()));
+        assert!(join().is_pending());
+        let found = Rc::new(Cell::new(None));
+        let finds = Rc::clone(&found);
+        hook.on_wake.replace(Some(Box::new(move || finds.set(Some(join().is_pending())))));
+        rt::yield_now().await;
+        assert_eq!(found.get(), Some(true), "it looked too early");
+        assert_eq!(hook.take_wakes(), 2);
+        let result = group.borrow_mut().try_join_next();
+        assert_eq!(result.expect("it has ended").expect("no panic"), 7);
     });
 }

@@ -1,5 +1,7 @@
 //! What the handles of tasks can do: on the same core and from elsewhere, of async tasks and of coroutines.
 
+mod hooked_waker;
+
 use std::any::Any;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -439,4 +441,17 @@ fn a_result_that_nobody_takes_is_dropped() {
     assert!(!ends.have());
     task.detach();
     assert!(ends.have());
+}
+
+#[test]
+fn a_handle_whose_waker_ends_the_core_when_it_is_cloned_gives_the_result_at_once() {
+    let core = Core::new(&config()).expect("a core");
+    let mut task = None;
+    core.block_on(async { task = Some(rt::spawn("waits", std::future::pending::<()>())) })
+        .expect("the core runs");
+    let mut task = Box::pin(task.expect("spawned"));
+    let hook = hooked_waker::Hook::new();
+    hook.on_clone.replace(Some(Box::new(move || drop(core))));
+    let polled = hook.poll(&mut task);
+    assert!(matches!(polled, std::task::Poll::Ready(Err(JoinError::Cancelled))), "nobody would wake it");
 }

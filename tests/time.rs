@@ -122,3 +122,16 @@ fn a_guard_cancels_its_token_unless_it_is_disarmed() {
     let mut cancelled = pin!(kept.cancelled());
     assert_eq!(cancelled.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(()));
 }
+
+#[test]
+fn a_sleep_that_was_reset_and_dropped_leaves_no_timer() {
+    run(async {
+        let mut sleep = Box::pin(rt::sleep(SECOND));
+        assert_eq!(sleep.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending);
+        sleep.reset(rt::now() + 2 * SECOND);
+        drop(sleep);
+        let before = rt::stats().timers_fired;
+        rt::sleep(3 * SECOND).await;
+        assert_eq!(rt::stats().timers_fired, before + 1);
+    });
+}

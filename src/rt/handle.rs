@@ -11,7 +11,7 @@ use super::context::noted;
 use super::fork::Process;
 use super::inbox::{Inbox, Message, Unsent};
 use super::scheduler::{Shared, in_core};
-use super::task::{AbortOnDrop, Cancel, Canceller, JoinError, JoinHandle, PanicPayload, wake_all};
+use super::task::{AbortOnDrop, Cancel, Canceller, JoinError, JoinHandle, PanicPayload, quietly};
 use super::task_span;
 
 /// Sends work to a core from any thread. Cheap to clone.
@@ -201,14 +201,14 @@ fn put<T>(state: &Mutex<State<T>>, result: Result<T, JoinError>) {
     // Its reference to the task goes with the result.
     drop(task);
     if let Slot::Waiting(Some(waker)) = before {
-        // Also in a destructor that a panic runs, where a second one would end the process.
-        wake_all(std::iter::once(waker));
+        waker.wake();
     }
 }
 
 impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
-        put(&self.0, Err(JoinError::Cancelled));
+        // A panic may run this, and a second one, of the waker, would end the process.
+        quietly(|| put(&self.0, Err(JoinError::Cancelled)));
     }
 }
 

@@ -18,6 +18,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// Task queues of a core at most, the default one included.
 pub const MAX_TASK_QUEUES: usize = 64;
 
+/// Beyond this virtual runtimes are counted anew: at their end all would be the same, and one queue would run alone. 53 days of work of a
+/// queue with one share.
+const MAX_VIRTUAL_RUNTIME: u64 = 1 << 62;
+
 /// How much of a core a task queue gets when it competes with others: in proportion to its shares.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Shares(u16);
@@ -245,6 +249,18 @@ impl RunQueues {
         self.virtual_now.set(slot.virtual_runtime.get());
         slot.virtual_runtime.set(slot.virtual_runtime.get().saturating_add(virtual_time));
         slot.waits_since.set(now);
+        if slot.virtual_runtime.get() > MAX_VIRTUAL_RUNTIME {
+            self.start_anew();
+        }
+    }
+
+    /// Has virtual time begin with the queue that ran last. What lay further back is not saved up in any case.
+    #[cold]
+    fn start_anew(&self) {
+        let now = self.virtual_now.replace(0);
+        for slot in &self.slots {
+            slot.virtual_runtime.set(slot.virtual_runtime.get().saturating_sub(now));
+        }
     }
 
     /// A task or a handle of the queue was made.

@@ -31,12 +31,13 @@ impl CoreThread {
     /// # Errors
     ///
     /// As for [`Core::new`], and the kernel's code if there is no room for a thread. [`InvalidInput`](ErrorKind::InvalidInput) for a name
-    /// with a zero byte.
+    /// with a zero byte. [`Panicked`](ErrorKind::Panicked) with the message if the thread panicked before it ran, as in the configuration's
+    /// clock.
     pub fn start(name: impl Into<String>, config: &CoreConfig) -> Result<Self> {
+        const OPERATION: &str = "start a core's thread";
         let name = name.into();
         if name.contains('\0') {
-            return Err(Error::new(ErrorKind::InvalidInput, "start a core's thread")
-                .because("its name has a zero byte"));
+            return Err(Error::new(ErrorKind::InvalidInput, OPERATION).because("its name has a zero byte"));
         }
         let config = config.clone();
         let (stop, stopped) = oneshot();
@@ -59,16 +60,19 @@ impl CoreThread {
             }
             ended
         };
-        let failed = |error: &std::io::Error| {
-            Error::os(error.raw_os_error().unwrap_or(libc::EAGAIN), "start a core's thread")
-        };
+        let failed =
+            |error: &std::io::Error| Error::os(error.raw_os_error().unwrap_or(libc::EAGAIN), OPERATION);
         let thread = thread::Builder::new().name(name).spawn(run).map_err(|error| failed(&error))?;
         match started.recv() {
             Ok(Ok(handle)) => {
                 Ok(Self { handle, stop: Some(stop), thread: Some(thread), process: Process::current() })
             }
             Ok(Err(error)) => Err(error),
-            Err(_) => Err(Error::os(libc::EAGAIN, "start a core's thread")),
+            // Its thread has panicked: a clock or a subscriber to the log is foreign code.
+            Err(_) => Err(match thread.join() {
+                Err(payload) => JoinError::Panicked(PanicPayload::new(payload)).into(),
+                Ok(_) => Error::os(libc::EAGAIN, OPERATION),
+            }),
         }
     }
 

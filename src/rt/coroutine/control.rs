@@ -117,7 +117,7 @@ pub(super) fn with_running<R>(f: impl FnOnce(Option<&Control>) -> R) -> R {
 pub(in crate::rt) fn running_task(core: *const Shared) -> Option<NonNull<Header>> {
     with_running(|control| {
         let control = control.filter(|control| ptr::eq(control.core.get(), core))?;
-        control.task.get().map(|task| NonNull::from(task.header()))
+        control.task.get().map(TaskRef::as_ptr)
     })
 }
 
@@ -209,7 +209,7 @@ impl Control {
         let core = unsafe { &*self.core.get() };
         // SAFETY: as above: it is a part of that core.
         let ready = unsafe { &*self.ready.get() };
-        (core, ready, NonNull::from(task.header()))
+        (core, ready, task.as_ptr())
     }
 
     /// Notes that the code that runs from here on is on this coroutine's stack.

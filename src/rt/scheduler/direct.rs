@@ -105,7 +105,7 @@ impl Shared {
             core.leave(next, left);
             match ready.first() {
                 // One that is suspended in a panic had no turn any more, so it was left just now. Who runs next takes note of the panic.
-                Some(first) if !std::thread::panicking() => next = NonNull::from(first),
+                Some(first) if !std::thread::panicking() => next = first,
                 _ => break,
             }
         }

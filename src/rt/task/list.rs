@@ -31,7 +31,8 @@ pub(in crate::rt) struct ReadyList {
 impl ReadyList {
     /// How many are on it and do not run.
     pub(in crate::rt) fn len(&self) -> usize {
-        let runs = self.first().is_some_and(|first| first.has(TURN));
+        // SAFETY: a task on the list is alive (see the type), and is only looked at.
+        let runs = self.first().is_some_and(|first| unsafe { first.as_ref() }.has(TURN));
         self.len.get() - usize::from(runs)
     }
 
@@ -75,11 +76,10 @@ impl ReadyList {
         }
     }
 
-    /// The first task.
+    /// The first task; as the pointer that came with it, which is one to the whole task and not to its header alone.
     #[inline]
-    pub(in crate::rt) fn first(&self) -> Option<&Header> {
-        // SAFETY: a task on the list is alive (see the type), for as long as it is on it. The callers look at it and let go.
-        self.head.get().map(|task| unsafe { task.as_ref() })
+    pub(in crate::rt) fn first(&self) -> Option<NonNull<Header>> {
+        self.head.get()
     }
 
     /// The coroutine that has its turn, and is the first therefore, goes to the end. Returns who is first then, which may be the same.
