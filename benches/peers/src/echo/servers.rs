@@ -9,9 +9,10 @@ use crate::machine;
 use crate::runtimes::boson_config;
 
 /// The servers that [`serve`] knows, boson first.
-pub const NAMES: [&str; 9] = [
+pub const NAMES: [&str; 10] = [
     "boson",
     "boson-poll",
+    "boson-sleep",
     "boson-epoll",
     "tokio",
     "monoio",
@@ -30,6 +31,11 @@ pub fn serve(name: &str) {
         "boson-poll" => {
             let mut config = boson_config();
             config.idle = Idle::Poll;
+            boson(config)
+        }
+        "boson-sleep" => {
+            let mut config = boson_config();
+            config.idle = Idle::Sleep;
             boson(config)
         }
         "boson-epoll" => {
