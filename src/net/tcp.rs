@@ -75,7 +75,7 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`InUse`](ErrorKind::InUse) if something else listens there, otherwise the network's code.
+    /// [`InUse`](crate::ErrorKind::InUse) if something else listens there, otherwise the network's code.
     pub fn bind(net: &Net, address: SocketAddr) -> Result<Self> {
         Self::bind_as(net, address, false)
     }
@@ -105,7 +105,7 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`LimitReached`](ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
+    /// [`LimitReached`](crate::ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
     pub async fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
         match &self.0 {
             ListenerKind::Kernel(listener) => {
@@ -201,7 +201,7 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// [`Closed`](ErrorKind::Closed) after a reset by the peer.
+    /// [`Closed`](crate::ErrorKind::Closed) after a reset by the peer.
     // Not an `async fn`: see `transfer`.
     pub fn read<B: IoBufMut>(
         &self,
@@ -226,7 +226,7 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// [`Closed`](ErrorKind::Closed) if the peer closed or reset the connection.
+    /// [`Closed`](crate::ErrorKind::Closed) if the peer closed or reset the connection.
     // Not an `async fn`: see `transfer`.
     pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
         match &self.0 {
@@ -296,7 +296,7 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// [`Closed`](ErrorKind::Closed) if the connection is gone.
+    /// [`Closed`](crate::ErrorKind::Closed) if the connection is gone.
     pub fn shutdown(&self, how: Shutdown) -> Result<()> {
         match &self.0 {
             StreamKind::Kernel(stream, addresses) => {
