@@ -492,6 +492,46 @@ fn slow_askers_hold_others_up_for_a_moment_only() {
     }
 }
 
+/// With a time limit the kernel does not go on by itself with what a signal's handler, a stop or a debugger interrupted.
+#[test]
+fn an_answer_is_whole_though_signals_come_to_the_inspectors_thread() {
+    extern "C" fn nothing(_: libc::c_int) {}
+    let nothing: extern "C" fn(libc::c_int) = nothing;
+    // SAFETY: the handler does nothing, and no other test of this program uses the signal.
+    unsafe { libc::signal(libc::SIGUSR2, nothing as libc::sighandler_t) };
+    let interrupt = || {
+        let threads = fs::read_dir("/proc/self/task").expect("a list of threads");
+        for thread in threads.map(|entry| entry.expect("a thread").path()) {
+            let name = fs::read_to_string(thread.join("comm")).unwrap_or_default();
+            let id =
+                thread.file_name().and_then(|name| name.to_str()?.parse::<libc::pid_t>().ok()).unwrap_or(0);
+            if name.trim_end() == "boson-inspect" {
+                // SAFETY: it takes no pointers. A thread that has ended meanwhile is an error.
+                unsafe { libc::syscall(libc::SYS_tgkill, std::process::id(), id, libc::SIGUSR2) };
+            }
+        }
+    };
+    let (core, path) = (core(), SocketPath::new());
+    let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
+    let name: &'static str = "x".repeat(2048).leak();
+    run_on(&core, move || {
+        for _ in 0..MAX_TASKS_PER_ANSWER {
+            rt::spawn(name, std::future::pending::<()>()).detach();
+        }
+    });
+    let mut stream = UnixStream::connect(&path.0).expect("it listens");
+    let pause = || std::thread::sleep(Duration::from_millis(20));
+    for piece in [&b"boson-inspect/1 "[..], b"tasks ", b"core=0\n"] {
+        stream.write_all(piece).expect("it listens");
+        pause();
+        interrupt();
+        pause();
+    }
+    let mut answer = String::new();
+    stream.read_to_string(&mut answer).expect("an answer");
+    assert!(answer.len() > 1 << 20 && answer.ends_with("\nend\n"), "{} bytes came", answer.len());
+}
+
 #[test]
 fn who_else_may_listen_at_the_path_is_told_apart() {
     for (answer, kind, part) in [

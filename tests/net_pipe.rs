@@ -291,6 +291,31 @@ fn a_read_in_flight_gets_what_a_dropped_one_read() {
     });
 }
 
+/// What the dropped one read comes before the end that the other one meets, which is told once after it.
+#[test]
+fn a_read_in_flight_does_not_meet_the_end_before_what_a_dropped_one_read() {
+    run(async || {
+        for drops_first in [true, false] {
+            let (theirs, mut ours) = std::io::pipe().expect("descriptors");
+            let reader = PipeReader::from_descriptor(theirs).expect("a pipe");
+            let read = || Box::pin(reader.read(Vec::with_capacity(8)));
+            let (mut first, mut second) = (read(), read());
+            let soon = Duration::from_millis(5);
+            let both = async { futures_util::future::join(&mut first, &mut second).await };
+            assert!(rt::timeout(soon, both).await.is_err(), "nothing is written");
+            ours.write_all(b"+").expect("there is room");
+            drop(ours);
+            // Nobody looks before both are done, in whichever order the kernel serves them.
+            rt::sleep(soon).await;
+            let (dropped, left) = if drops_first { (first, second) } else { (second, first) };
+            drop(dropped);
+            let (result, bytes) = left.await;
+            assert_eq!((result.expect("read"), &bytes[..]), (1, &b"+"[..]));
+            assert_eq!(reader.read(Vec::with_capacity(8)).await.0.expect("the end"), 0);
+        }
+    });
+}
+
 #[test]
 fn steady_state_allocates_nothing() {
     run(async || {

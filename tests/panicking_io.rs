@@ -201,6 +201,62 @@ fn poll_without_a_clone<F: Future>(future: F) {
     assert!(polled.is_err(), "nothing was cloned: the test shows nothing");
 }
 
+/// A panic of its own, and one in which it is dropped.
+#[test]
+fn a_wait_whose_waker_cannot_be_dropped_keeps_nothing_from_later_ones() {
+    let without_multishot = || [core(ReactorChoice::Auto), core(ReactorChoice::Epoll)];
+    let with_all = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32])).expect("a core");
+    for core in without_multishot().into_iter().chain([with_all]) {
+        core.block_on(async {
+            let (client, server) = pair().await;
+            let (reader, writer) = boson::net::pipe().expect("descriptors");
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let udp = UdpSocket::bind(&Net::kernel(), any).expect("a free port");
+            let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+            for while_panicking in [false, true] {
+                drop_with_its_waker(server.read(Vec::with_capacity(8)), while_panicking);
+                drop_with_its_waker(reader.read(Vec::with_capacity(8)), while_panicking);
+                drop_with_its_waker(udp.recv_from(Vec::with_capacity(8)), while_panicking);
+                drop_with_its_waker(listener.accept(), while_panicking);
+                rt::sleep(Duration::from_millis(5)).await;
+            }
+            client.write_all(&b"tcp"[..]).await.0.expect("write");
+            writer.write_all(&b"pipe"[..]).await.0.expect("write");
+            udp.send_to(&b"udp"[..], udp.local_addr()).await.0.expect("send");
+            let _client = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
+            let all = rt::timeout(Duration::from_secs(5), async {
+                assert_eq!(server.read(Vec::with_capacity(8)).await.1, b"tcp");
+                assert_eq!(reader.read(Vec::with_capacity(8)).await.1, b"pipe");
+                assert_eq!(udp.recv_from(Vec::with_capacity(8)).await.1, b"udp");
+                listener.accept().await.expect("accept");
+            });
+            all.await.expect("nothing waits for what was dropped");
+        })
+        .expect("the core works");
+    }
+}
+
+/// Polls `future` with a waker of which each clone panics when it is dropped, and drops it.
+fn drop_with_its_waker<F: Future>(future: F, while_panicking: bool) {
+    fn arm(hook: &'static Hook) {
+        *hook.on_drop.borrow_mut() = Some(Box::new(move || {
+            // Counted where wake-ups are, of which there are none.
+            hook.wakes.set(hook.wakes.get() + 1);
+            arm(hook);
+            panic!("a waker of the test cannot be dropped");
+        }));
+    }
+    let hook = Hook::new();
+    let mut future = Box::pin(future);
+    assert!(hook.poll(&mut future).is_pending(), "nothing has arrived");
+    arm(hook);
+    let _ = catch_unwind(AssertUnwindSafe(move || {
+        let _future = future;
+        assert!(!while_panicking, "the test drops it in this panic");
+    }));
+    assert!(hook.take_wakes() > 0, "no waker was dropped: the test shows nothing");
+}
+
 #[test]
 fn others_are_woken_by_io_uring_though_a_waker_panics() {
     others_are_woken_though_a_waker_panics(ReactorChoice::Auto);

@@ -463,3 +463,33 @@ fn a_barrier_does_not_count_those_that_stopped_waiting() {
         assert!(last.is_leader() && !first.is_leader());
     }
 }
+
+#[test]
+fn a_barrier_lets_all_go_on_though_a_waker_panics() {
+    struct Panics;
+    impl Wake for Panics {
+        fn wake(self: Arc<Self>) {
+            panic!("a waker of the test panics");
+        }
+    }
+    struct Counts(AtomicUsize);
+    impl Wake for Counts {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+    let (barrier, counts) = (Barrier::new(3), Arc::new(Counts(AtomicUsize::new(0))));
+    let wakers = [Waker::from(Arc::new(Panics)), Waker::from(Arc::clone(&counts))];
+    for meeting in 1..=3 {
+        let mut waits = wakers.each_ref().map(|waker| (waker, Box::pin(barrier.wait())));
+        for (waker, wait) in &mut waits {
+            assert!(wait.as_mut().poll(&mut Context::from_waker(waker)).is_pending());
+        }
+        let last = Box::pin(barrier.wait()).as_mut().poll(&mut Context::from_waker(Waker::noop()));
+        assert!(matches!(last, Poll::Ready(result) if result.is_leader()));
+        assert_eq!(counts.0.load(Ordering::Relaxed), meeting);
+        for (waker, wait) in &mut waits {
+            assert!(wait.as_mut().poll(&mut Context::from_waker(waker)).is_ready());
+        }
+    }
+}

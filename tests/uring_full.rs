@@ -99,8 +99,7 @@ fn no_completion_is_lost_when_their_queue_overflows_on_an_old_kernel() {
 
 /// A waker whose clone fills the queue while the kernel takes nothing from it, so that completions are taken to make room. That of the
 /// read that is being polled is among them.
-#[test]
-fn a_read_that_is_done_while_its_waker_is_cloned_is_not_forgotten() {
+fn done_while_its_waker_is_cloned(on_drop: impl FnOnce() + Send + 'static) -> Poll<Vec<u8>> {
     let polled = std::thread::spawn(|| {
         let core = core(RingFeatures::linux_5_15());
         let polled = core.block_on(async {
@@ -125,13 +124,25 @@ fn a_read_that_is_done_while_its_waker_is_cloned_is_not_forgotten() {
             let mut first = reads.remove(0);
             let after = Hook::new();
             *after.on_clone.borrow_mut() = Some(Box::new(move || drop(reads)));
+            *after.on_drop.borrow_mut() = Some(Box::new(on_drop));
             after.poll(&mut first)
         });
         core.shutdown(Shutdown::Cancel, Duration::ZERO).expect("the ring was there");
         polled.expect("the ring works")
     });
-    let polled = polled.join().expect("no panic");
+    polled.join().expect("no panic")
+}
+
+#[test]
+fn a_read_that_is_done_while_its_waker_is_cloned_is_not_forgotten() {
+    let polled = done_while_its_waker_is_cloned(|| ());
     assert_eq!(polled, Poll::Ready(vec![b'x']), "it is done, and nobody will say so");
+}
+
+#[test]
+fn a_read_that_is_done_is_not_lost_though_a_waker_cannot_be_dropped() {
+    let polled = done_while_its_waker_is_cloned(|| panic!("a waker of the test cannot be dropped"));
+    assert_eq!(polled, Poll::Ready(vec![b'x']), "nobody else has it");
 }
 
 /// From some point on the kernel refuses every submission, as it does when it has no memory: timers go on, and the core ends in

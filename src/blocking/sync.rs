@@ -221,9 +221,11 @@ impl BarrierWaitResult {
 }
 
 impl Barrier {
-    /// For `count` of them; none is one.
-    pub const fn new(count: usize) -> Self {
-        Self(rt::sync::Barrier::new(count))
+    const_unless_loom! {
+        /// For `count` of them; none is one.
+        pub fn new(count: usize) -> Self {
+            Self(rt::sync::Barrier::new(count))
+        }
     }
 
     /// Waits for the others.

@@ -120,6 +120,11 @@ impl Patience {
     }
 }
 
+/// Whether a signal came, or the process was stopped and goes on: with a time-out the kernel does not go on by itself (`signal(7)`).
+fn is_interrupted(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::Interrupted
+}
+
 impl Answering {
     fn serve(&self, listener: &UnixListener) {
         while !self.ending.load(Ordering::Acquire) {
@@ -146,7 +151,10 @@ impl Answering {
         let patience = Patience::begins();
         loop {
             stream.set_read_timeout(Some(patience.left()?))?;
-            let read = stream.read(&mut request[len..])?;
+            let read = match stream.read(&mut request[len..]) {
+                Err(error) if is_interrupted(&error) => continue,
+                read => read?,
+            };
             len += read;
             if read == 0 || request[..len].contains(&b'\n') {
                 break;
@@ -160,8 +168,10 @@ impl Answering {
         let patience = Patience::begins();
         while !untold.is_empty() {
             stream.set_write_timeout(Some(patience.left()?))?;
-            let written = stream.write(&untold[..untold.len().min(MAX_PIECE_BYTES)])?;
-            untold = &untold[written..];
+            match stream.write(&untold[..untold.len().min(MAX_PIECE_BYTES)]) {
+                Err(error) if is_interrupted(&error) => {}
+                written => untold = &untold[written?..],
+            }
         }
         stream.shutdown(Shutdown::Both)
     }

@@ -121,6 +121,8 @@ impl PipeReader {
                 self.unread.dropped.run(operation, || self.unread.has_some()).await;
             buf = back;
             match result {
+                // What a dropped read got comes before the end, which is kept until then.
+                Ok(0) if self.unread.has_some() => self.unread.end.set(Some(Ok(()))),
                 Ok(len) => return (Ok(len as usize), buf),
                 Err(error) if cancelled && is_cancelled(&error) => {}
                 Err(error) if would_block(&error) => {

@@ -50,7 +50,7 @@ const QUEUED: u8 = 1;
 const ENDED: u8 = 1 << 1;
 /// The join handle asked for the end of the task.
 const CANCELLED: u8 = 1 << 2;
-/// Its polls do more than to resume a coroutine: `Header::coroutine` is not set.
+/// Its polls do more than to resume a coroutine: `Header::coroutine` is not set, or the coroutine knows of a panic.
 const FUTURE: u8 = 1 << 3;
 /// It runs and is the first on its run queue: a coroutine among others that take turns on one of their stacks.
 const TURN: u8 = 1 << 4;
@@ -449,7 +449,8 @@ unsafe fn borrowed_waker(task: NonNull<Header>) -> ManuallyDrop<Waker> {
 /// [was a coroutine](is_coroutine) when its poll began.
 #[inline]
 pub(super) unsafe fn resume(header: &Header) -> Left {
-    // SAFETY: it has no `FUTURE` flag, by the caller's word, and `set_coroutine` changes that only together with the pointer.
+    // SAFETY: it had no `FUTURE` flag when its poll began, by the caller's word, and that is cleared only where the pointer is set, which
+    // goes only together with setting the flag.
     let control = unsafe { header.coroutine().unwrap_unchecked() };
     // SAFETY: it was suspended before it was noted in the header, and when it ends the note is removed, here. The rest is the
     // caller's word.

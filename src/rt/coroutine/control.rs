@@ -262,6 +262,15 @@ impl Control {
         }
     }
 
+    /// Notes, after it was suspended, that a panic in which it was before is over, if it is: the next one that it finds the thread in is
+    /// another's. While one is known its turns are polls of its future, so only those ask.
+    #[inline]
+    pub(super) fn was_suspended(&self) {
+        if self.panics.get() != Panics::None {
+            self.note_panic(Panics::Own);
+        }
+    }
+
     /// At a switch, where a panic that is new to the coroutine can only be `new`. While there is one, its turns are polls of its future, which
     /// look for the end of it: so those who resume it otherwise need not.
     #[cold]

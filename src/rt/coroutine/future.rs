@@ -154,6 +154,7 @@ impl<T> Future for Coroutine<T> {
             let left = unsafe { control.resume() };
             drop(outer);
             if let Left::Suspended(suspended) = left {
+                control.was_suspended();
                 if is_first {
                     with_core(|core| core.set_running_coroutine(Some(control)));
                     control.tell_task();

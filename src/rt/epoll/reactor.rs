@@ -19,7 +19,7 @@ use crate::rt::doorbell::Doorbell;
 use crate::rt::offload::{Place, Pool, Refused};
 use crate::rt::ops::{Call, Direction, Orphan, Way};
 use crate::rt::shutdown::{Patience, ROUND};
-use crate::rt::task::{each_quietly, quietly, wake_all};
+use crate::rt::task::{drop_quietly, each_quietly, quietly, wake_all};
 
 /// The event of the doorbell: no descriptor has this number.
 const DOORBELL: u64 = u64::MAX;
@@ -266,7 +266,8 @@ impl Reactor {
         match flight {
             Flight::Waiting { number, direction, id } => {
                 let waker = self.inner.borrow_mut().registrations.remove_waiter(number, direction, id);
-                drop(waker);
+                // Should it panic, there is more to do: the caller has a result, or has somebody told that there is none.
+                drop_quietly(waker);
             }
             Flight::InLine(place) => self.pool.leave(place),
             Flight::Grounded | Flight::Yielded | Flight::Called(_) => {}
@@ -290,7 +291,7 @@ impl Reactor {
             Orphaning::Kept(job, waker) => {
                 // A job that is taken back returns its call when it is dropped.
                 drop(job.and_then(|job| self.pool.take_back(job)));
-                drop(waker);
+                drop_quietly(waker);
             }
         }
     }

@@ -10,7 +10,7 @@ use tracing::warn;
 
 use super::thread;
 use crate::rt::epoll::CallJob;
-use crate::rt::task::quietly;
+use crate::rt::task::{drop_quietly, quietly, wake_all};
 
 /// Jobs that wait for a thread. Whoever comes when there are so many waits for room.
 const QUEUE_LIMIT: usize = 1024;
@@ -235,8 +235,9 @@ impl Pool {
             None
         };
         drop(state);
-        drop(left);
-        next.into_iter().for_each(Waker::wake);
+        // Mostly in a destructor, which a panic may run: a second one would end the process.
+        drop_quietly(left);
+        wake_all(next.into_iter());
     }
 
     /// Takes a job back that no thread has begun.

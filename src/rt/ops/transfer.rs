@@ -8,7 +8,7 @@ use std::rc::Rc;
 use super::{Call, Op, Operation, clamp_len, received};
 use crate::mem::{IoBuf, IoBufMut};
 
-/// The calls by which bytes come and go.
+/// The calls by which bytes come and go. Implemented here only: [`Operation`]'s promise about the memory rests on it.
 pub(crate) trait Via: Unpin + 'static {
     /// Writes at most `len` bytes to `buf`.
     fn incoming(buf: *mut u8, len: u32) -> Call;

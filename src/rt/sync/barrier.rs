@@ -1,9 +1,11 @@
 //! A meeting point for tasks of any threads.
 
+use std::future::poll_fn;
+use std::pin::{Pin, pin};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::task::{Poll, Waker, ready};
 
-use tokio::sync::Notify;
-
+use super::wait_queue::{At, WaitQueue, Waiter};
 use crate::rt::waits_for;
 
 /// Lets tasks of any threads go on together, once a given number of them have come. It can be used again and again.
@@ -13,7 +15,8 @@ use crate::rt::waits_for;
 pub struct Barrier {
     size: usize,
     state: Mutex<State>,
-    complete: Notify,
+    /// Who waits for the others. They enter under the lock of `state`, so that who comes last finds them.
+    waiting: WaitQueue,
 }
 
 #[derive(Debug)]
@@ -24,33 +27,52 @@ struct State {
 }
 
 impl Barrier {
-    /// A barrier for `size` tasks; one for none is one for one.
-    pub const fn new(size: usize) -> Self {
-        Self {
-            size: if size == 0 { 1 } else { size },
-            state: Mutex::new(State { arrived: 0, meeting: 0 }),
-            complete: Notify::const_new(),
+    const_unless_loom! {
+        /// A barrier for `size` tasks; one for none is one for one.
+        pub fn new(size: usize) -> Self {
+            Self {
+                size: if size == 0 { 1 } else { size },
+                state: Mutex::new(State { arrived: 0, meeting: 0 }),
+                waiting: WaitQueue::new(),
+            }
         }
     }
 
     /// Waits, from the first poll on, until all are there. It may be dropped at any time.
     pub async fn wait(&self) -> BarrierWaitResult {
         let Some(place) = self.arrive() else {
-            self.complete.notify_waiters();
+            self.waiting.tell_all();
             return BarrierWaitResult { is_leader: true };
         };
-        let over = async {
+        let waiter = pin!(Waiter::new(&self.waiting));
+        let waiter = waiter.as_ref();
+        let over = poll_fn(|cx| {
             loop {
-                // Made before it looks: it hears of what is complete after that. It may also hear of the meeting before.
-                let complete = self.complete.notified();
-                if place.is_over() {
-                    return;
+                if waiter.is_idle() {
+                    // Foreign code makes the waker and drops it: under no lock.
+                    let unused = self.enter(&place, waiter, cx.waker().clone());
+                    return if unused.is_some() { Poll::Ready(()) } else { Poll::Pending };
                 }
-                complete.await;
+                ready!(waiter.poll_told(cx));
+                waiter.take_notice();
+                // It may have been told of the meeting before.
+                if place.is_over() {
+                    return Poll::Ready(());
+                }
             }
-        };
+        });
         waits_for("a barrier", over).await;
         BarrierWaitResult { is_leader: false }
+    }
+
+    /// Has `waiter`, which is idle, wait for the others; gives the waker back if they are there.
+    fn enter(&self, place: &Place<'_>, waiter: Pin<&Waiter<'_>>, waker: Waker) -> Option<Waker> {
+        let state = self.lock();
+        if state.meeting != place.meeting {
+            return Some(waker);
+        }
+        self.waiting.lock().push(waiter, At::Back, waker);
+        None
     }
 
     /// `None` for the one that comes last.

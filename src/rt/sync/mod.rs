@@ -13,7 +13,7 @@
 //! | [`broadcast`], [`watch`] | every value, or the newest | all at once |
 //!
 //! Most of them are tokio's, whose `sync` feature does not depend on its runtime, which are fair, and whose lock-free parts its own
-//! loom models check. [`WaitGroup`], which tokio lacks, and [`Barrier`], where tokio's counts who stopped waiting, are built upon them. [`Mutex`] and [`Condvar`] are our own, with loom models: a lock that is
+//! loom models check. [`WaitGroup`], which tokio lacks, is built upon them. [`Barrier`] is our own, as tokio's counts who stopped waiting. So are [`Mutex`] and [`Condvar`], with loom models: a lock that is
 //! handed to the next one each time makes every turn wait until another core has been woken. The names, methods and errors of [`local`]
 //! follow them, so that most code moves between the two by changing an import. What differs:
 //!

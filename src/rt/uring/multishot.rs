@@ -20,6 +20,7 @@ use super::reactor::Reactor;
 use super::slots::{Completed, SlotKey};
 use crate::rt::context::noted;
 use crate::rt::scheduler::with_core;
+use crate::rt::task::drop_quietly;
 
 /// A completion of a request with many.
 pub(super) struct Event {
@@ -373,7 +374,7 @@ impl<T: Item> Arrival<'_, T> {
 
 impl<T: Item> Drop for Arrival<'_, T> {
     fn drop(&mut self) {
-        let waker = self.take_waker();
-        drop(waker);
+        // A panic may run this, and a second one would end the process.
+        drop_quietly(self.take_waker());
     }
 }

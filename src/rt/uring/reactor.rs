@@ -23,7 +23,7 @@ use crate::rt::doorbell::Doorbell;
 use crate::rt::fork::Process;
 use crate::rt::ops::{Call, Orphan};
 use crate::rt::shutdown::{Patience, ROUND};
-use crate::rt::task::{each_quietly, quietly};
+use crate::rt::task::{drop_quietly, each_quietly, quietly};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -242,7 +242,8 @@ impl Reactor {
             State::GivenUp | State::Free | State::Orphaned(_) | State::Multishot(_) => {}
         }
         drop(inner);
-        drop(kept);
+        // Should it panic, the result would be lost.
+        drop_quietly(kept);
         result
     }
 
@@ -276,8 +277,9 @@ impl Reactor {
         };
         self.push_cancel(&mut inner, key);
         drop(inner);
-        // The waker's destructor may free a task, and with it other operations: not under the borrow.
-        drop(previous);
+        // The waker's destructor may free a task, and with it other operations: not under the borrow. A panic may run this, and a second
+        // one would end the process.
+        drop_quietly(previous);
     }
 
     /// Queues an entry behind those that came before it.
