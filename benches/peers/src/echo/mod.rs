@@ -135,11 +135,18 @@ pub fn compare_echo(rounds: usize, time: Duration, choice: &Choice) {
     if photon::program().is_some() {
         names.extend(["photon-uring", "photon-epoll"]);
     }
-    names.retain(|name| Choice::has(&choice.servers, name));
-    if names.is_empty() {
-        println!("\nthere are none of the servers {:?}", choice.servers);
+    let loads = LOADS.map(|(name, ..)| name);
+    let unknown = |known: &[&str], chosen: &[String]| {
+        chosen
+            .iter()
+            .find(|name| !known.contains(&name.as_str()))
+            .map(|name| format!("`{name}` is none of {known:?}"))
+    };
+    if let Some(problem) = unknown(&names, &choice.servers).or_else(|| unknown(&loads, &choice.loads)) {
+        println!("\n{problem}");
         return;
     }
+    names.retain(|name| Choice::has(&choice.servers, name));
     for (_, what, pattern) in LOADS.into_iter().filter(|(name, ..)| Choice::has(&choice.loads, name)) {
         let mut results: Vec<Vec<Measured>> = names.iter().map(|_| Vec::new()).collect();
         for _ in 0..rounds {
