@@ -402,7 +402,13 @@ fn a_coroutine_that_was_a_bystander_of_a_panic_knows_its_own_later() {
             if yields_before % 2 == 0 {
                 (0..10).for_each(|_| thread::yield_now());
             } else {
-                thread::sleep(Duration::from_millis(1));
+                // On a slow machine the first is over before the panic begins.
+                for _ in 0..1000 {
+                    thread::sleep(Duration::from_millis(1));
+                    if std::thread::panicking() {
+                        break;
+                    }
+                }
             }
             assert!(std::thread::panicking(), "for the whole thread");
             for bystander in to_cancel {
