@@ -60,7 +60,15 @@ struct Poison(AtomicBool);
 
 impl Poison {
     fn check<G>(&self, guard: G) -> LockResult<G> {
-        if self.0.load(Ordering::Relaxed) { Err(PoisonError::new(guard)) } else { Ok(guard) }
+        if self.is_set() { Err(PoisonError::new(guard)) } else { Ok(guard) }
+    }
+
+    fn is_set(&self) -> bool {
+        self.0.load(Ordering::Relaxed)
+    }
+
+    fn clear(&self) {
+        self.0.store(false, Ordering::Relaxed);
     }
 
     /// The caller has just taken the lock.
@@ -150,12 +158,12 @@ impl<T: ?Sized> Mutex<T> {
 
     /// Whether a guard was dropped by a panic.
     pub fn is_poisoned(&self) -> bool {
-        self.poison.0.load(Ordering::Relaxed)
+        self.poison.is_set()
     }
 
     /// Forgets that a guard was dropped by a panic.
     pub fn clear_poison(&self) {
-        self.poison.0.store(false, Ordering::Relaxed);
+        self.poison.clear();
     }
 
     /// The value, without locking: nobody else can have the mutex.

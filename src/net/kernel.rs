@@ -14,11 +14,12 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 
-use super::accept::{Acceptor, PendingGuard};
+use super::accept::Acceptor;
+use super::dropped::{Dropped, PendingGuard, is_cancelled};
 use super::transfer::Step;
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::sync::local::{Notified, Notify};
+use crate::rt::sync::local::Notified;
 use crate::rt::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed};
 use crate::rt::{RingFeature, ops};
 
@@ -110,15 +111,14 @@ pub(super) struct KernelStream {
 #[derive(Debug, Default)]
 #[repr(C)]
 struct Flow {
-    /// Dropped reads whose outcome is not known yet. The next read waits for them, to keep the bytes in order.
-    pending: Cell<usize>,
     /// Sends that the ring still has. While there are any nothing else sends.
     sending: Cell<usize>,
     /// A read was dropped at some time: `unread` may have something.
     dropped_reads: Cell<bool>,
+    /// The next read waits for them, to keep the bytes in order.
+    dropped: Dropped,
     /// What was received for reads that were dropped before they could take it.
     unread: RefCell<Unread>,
-    settled: Notify,
 }
 
 #[derive(Debug, Default)]
@@ -136,14 +136,11 @@ impl Flow {
             // Of a buffer that held something before, only the first `len` bytes are new.
             Ok(0) => unread.end = Some(None),
             Ok(len) => unread.bytes.extend(&bytes[..len as usize]),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ECANCELED | libc::EINTR) => {}
-                code => unread.end = Some(Some(code.unwrap_or(libc::EIO))),
-            },
+            Err(error) if is_cancelled(&error) => {}
+            Err(error) => unread.end = Some(Some(error.raw_os_error().unwrap_or(libc::EIO))),
         }
         drop(unread);
-        self.pending.set(self.pending.get() - 1);
-        self.settled.notify_all();
+        self.dropped.settled();
     }
 
     /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
@@ -218,9 +215,9 @@ impl KernelStream {
                     if let Some(result) = self.take(&mut buf) {
                         return Poll::Ready((result, buf));
                     }
-                    if self.flow.pending.get() > 0 {
+                    if self.flow.dropped.are_pending() {
                         kept = Some(buf);
-                        awaits = Awaits::Dropped(Box::pin(self.flow.settled.notified()));
+                        awaits = Awaits::Dropped(Box::pin(self.flow.dropped.next_settled()));
                     } else if let Some(feed) = self.feed_to_await() {
                         kept = Some(buf);
                         awaits = Awaits::Arrival(feed.arrival());
@@ -236,7 +233,7 @@ impl KernelStream {
                     Awaits::Arrival(arrival) => ready!(Pin::new(arrival).poll(cx)),
                     Awaits::Receive(guard, operation) => {
                         let polled = Pin::new(operation).poll(cx);
-                        guard.0 = polled.is_pending().then_some(&self.flow.pending);
+                        guard.0 = polled.is_pending().then_some(&self.flow.dropped);
                         let (result, buf) = ready!(polled);
                         awaits = Awaits::Nothing;
                         return Poll::Ready(self.received(result, buf));
@@ -253,7 +250,7 @@ impl KernelStream {
             // The kernel's answer, 0, would look like the end of the stream if the read were dropped.
             return Some(Ok(0));
         }
-        if self.flow.pending.get() > 0 {
+        if self.flow.dropped.are_pending() {
             return None;
         }
         if let Some(result) = self.flow.take(|bytes| buf.fill_from(bytes)) {
@@ -329,7 +326,7 @@ impl KernelStream {
 
     /// Reads what is there without waiting.
     pub(super) fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
-        if self.flow.pending.get() > 0 {
+        if self.flow.dropped.are_pending() {
             return Ok(None);
         }
         let stashed = self.flow.take(|bytes| {

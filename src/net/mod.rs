@@ -5,6 +5,7 @@
 mod accept;
 pub mod address;
 pub mod device;
+mod dropped;
 mod kernel;
 mod open;
 mod pipe;

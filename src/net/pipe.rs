@@ -13,7 +13,7 @@ use rustix::fs::{FileType, OFlags};
 use rustix::io::Errno;
 use rustix::pipe::PipeFlags;
 
-use super::accept::{Dropped, is_cancelled};
+use super::dropped::{Dropped, is_cancelled};
 use super::kernel::{from_io, written};
 use super::transfer::{self, Step};
 use crate::error::{BufResult, Error, ErrorKind, Result};

@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::Net;
-use super::accept::{Dropped, is_cancelled};
+use super::dropped::{Dropped, is_cancelled};
 use super::kernel::{from_io, local_address};
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut};
@@ -50,10 +50,8 @@ impl Inbox {
     fn keep(&self, received: ops::Received, bytes: &[u8]) {
         let unread = match received {
             Ok((len, from)) => Some(Ok((bytes[..len as usize].to_vec(), from))),
-            Err(error) => match error.raw_os_error() {
-                Some(libc::ECANCELED | libc::EINTR) => None,
-                code => Some(Err(code.unwrap_or(libc::EIO))),
-            },
+            Err(error) if is_cancelled(&error) => None,
+            Err(error) => Some(Err(error.raw_os_error().unwrap_or(libc::EIO))),
         };
         self.unread.borrow_mut().extend(unread);
         self.dropped.settled();

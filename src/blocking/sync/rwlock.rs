@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::ops::{Deref, DerefMut};
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::AtomicBool;
 
 use super::{LockResult, Poison, TryLockError, TryLockResult, Watch};
 use crate::rt::{wait, waits_for};
@@ -108,12 +108,12 @@ impl<T: ?Sized> RwLock<T> {
 
     /// Whether a writing guard was dropped by a panic.
     pub fn is_poisoned(&self) -> bool {
-        self.poison.0.load(Ordering::Relaxed)
+        self.poison.is_set()
     }
 
     /// Forgets that a writing guard was dropped by a panic.
     pub fn clear_poison(&self) {
-        self.poison.0.store(false, Ordering::Relaxed);
+        self.poison.clear();
     }
 
     /// The value, without locking: nobody else can have the lock.
