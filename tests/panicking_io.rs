@@ -11,7 +11,7 @@ use std::task::{Context, Wake, Waker};
 use std::time::Duration;
 
 use boson::mem::{IoBuf, IoBufMut};
-use boson::net::{Net, TcpListener, TcpStream, UdpSocket};
+use boson::net::{Net, PipeReader, PipeWriter, TcpListener, TcpStream, UdpSocket};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice, RingFeature, RingFeatures};
 
 use hooked_waker::Hook;
@@ -162,30 +162,53 @@ fn a_waker_that_cannot_be_cloned_costs_an_operation_nothing_but_its_poll() {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
         let core = core(reactor);
         core.block_on(async {
-            let (client, server) = pair().await;
-            let (reader, writer) = boson::net::pipe().expect("descriptors");
-            let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            let udp = UdpSocket::bind(&Net::kernel(), any).expect("a free port");
-            let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+            let ends = Ends::new().await;
             for _ in 0..2 {
-                poll_without_a_clone(server.read(Vec::with_capacity(8)));
-                poll_without_a_clone(reader.read(Vec::with_capacity(8)));
-                poll_without_a_clone(udp.recv_from(Vec::with_capacity(8)));
-                poll_without_a_clone(listener.accept());
+                poll_without_a_clone(ends.server.read(Vec::with_capacity(8)));
+                poll_without_a_clone(ends.reader.read(Vec::with_capacity(8)));
+                poll_without_a_clone(ends.udp.recv_from(Vec::with_capacity(8)));
+                poll_without_a_clone(ends.listener.accept());
             }
-            client.write_all(&b"tcp"[..]).await.0.expect("write");
-            writer.write_all(&b"pipe"[..]).await.0.expect("write");
-            udp.send_to(&b"udp"[..], udp.local_addr()).await.0.expect("send");
-            let _client = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
-            let all = rt::timeout(Duration::from_secs(5), async {
-                assert_eq!(server.read(Vec::with_capacity(8)).await.1, b"tcp");
-                assert_eq!(reader.read(Vec::with_capacity(8)).await.1, b"pipe");
-                assert_eq!(udp.recv_from(Vec::with_capacity(8)).await.1, b"udp");
-                listener.accept().await.expect("accept");
-            });
-            all.await.expect("nothing waits for what was not begun");
+            ends.get_what_comes().await.expect("nothing waits for what was not begun");
         })
         .expect("the core works");
+    }
+}
+
+/// One of each kind that is read from, and what writes to it.
+struct Ends {
+    client: TcpStream,
+    server: TcpStream,
+    reader: PipeReader,
+    writer: PipeWriter,
+    udp: UdpSocket,
+    listener: TcpListener,
+}
+
+impl Ends {
+    async fn new() -> Self {
+        let (client, server) = pair().await;
+        let (reader, writer) = boson::net::pipe().expect("descriptors");
+        let any = SocketAddr::from(([127, 0, 0, 1], 0));
+        let udp = UdpSocket::bind(&Net::kernel(), any).expect("a free port");
+        let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+        Self { client, server, reader, writer, udp, listener }
+    }
+
+    /// Something is written to each, and comes; an error if one waits for ever.
+    async fn get_what_comes(&self) -> boson::Result<()> {
+        self.client.write_all(&b"tcp"[..]).await.0.expect("write");
+        self.writer.write_all(&b"pipe"[..]).await.0.expect("write");
+        self.udp.send_to(&b"udp"[..], self.udp.local_addr()).await.0.expect("send");
+        let address = self.listener.local_addr();
+        let _client = TcpStream::connect(&Net::kernel(), address).await.expect("connect");
+        rt::timeout(Duration::from_secs(5), async {
+            assert_eq!(self.server.read(Vec::with_capacity(8)).await.1, b"tcp");
+            assert_eq!(self.reader.read(Vec::with_capacity(8)).await.1, b"pipe");
+            assert_eq!(self.udp.recv_from(Vec::with_capacity(8)).await.1, b"udp");
+            self.listener.accept().await.expect("accept");
+        })
+        .await
     }
 }
 
@@ -208,29 +231,15 @@ fn a_wait_whose_waker_cannot_be_dropped_keeps_nothing_from_later_ones() {
     let with_all = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32])).expect("a core");
     for core in without_multishot().into_iter().chain([with_all]) {
         core.block_on(async {
-            let (client, server) = pair().await;
-            let (reader, writer) = boson::net::pipe().expect("descriptors");
-            let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            let udp = UdpSocket::bind(&Net::kernel(), any).expect("a free port");
-            let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+            let ends = Ends::new().await;
             for while_panicking in [false, true] {
-                drop_with_its_waker(server.read(Vec::with_capacity(8)), while_panicking);
-                drop_with_its_waker(reader.read(Vec::with_capacity(8)), while_panicking);
-                drop_with_its_waker(udp.recv_from(Vec::with_capacity(8)), while_panicking);
-                drop_with_its_waker(listener.accept(), while_panicking);
+                drop_with_its_waker(ends.server.read(Vec::with_capacity(8)), while_panicking);
+                drop_with_its_waker(ends.reader.read(Vec::with_capacity(8)), while_panicking);
+                drop_with_its_waker(ends.udp.recv_from(Vec::with_capacity(8)), while_panicking);
+                drop_with_its_waker(ends.listener.accept(), while_panicking);
                 rt::sleep(Duration::from_millis(5)).await;
             }
-            client.write_all(&b"tcp"[..]).await.0.expect("write");
-            writer.write_all(&b"pipe"[..]).await.0.expect("write");
-            udp.send_to(&b"udp"[..], udp.local_addr()).await.0.expect("send");
-            let _client = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
-            let all = rt::timeout(Duration::from_secs(5), async {
-                assert_eq!(server.read(Vec::with_capacity(8)).await.1, b"tcp");
-                assert_eq!(reader.read(Vec::with_capacity(8)).await.1, b"pipe");
-                assert_eq!(udp.recv_from(Vec::with_capacity(8)).await.1, b"udp");
-                listener.accept().await.expect("accept");
-            });
-            all.await.expect("nothing waits for what was dropped");
+            ends.get_what_comes().await.expect("nothing waits for what was dropped");
         })
         .expect("the core works");
     }
