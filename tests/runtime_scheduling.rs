@@ -9,9 +9,10 @@ use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant as StdInstant};
 
 use boson::ErrorKind;
+use boson::net::pipe;
 use boson::rt::{
     self, Clock, Core, CoreConfig, Idle, Instant, LatencyClass, MAX_TASK_QUEUES, MonotonicClock, Park,
-    Poller, Shares, TaskQueue, Watchdog,
+    Poller, ReactorKind, Shares, TaskQueue, Watchdog,
 };
 
 fn config() -> CoreConfig {
@@ -123,6 +124,40 @@ fn shares_hold_after_years_of_work() {
         rt::sleep(WORK * 4000).await;
         let share = counts[0].get();
         assert!((900..=1100).contains(&share), "{share} of 4000, the other one had {}", counts[1].get());
+    });
+}
+
+/// With many ready tasks one system call takes what all of them ask for, but what the first asks for does not wait for all the others.
+#[test]
+fn what_tasks_ask_of_the_kernel_is_handed_over_together_but_soon() {
+    run_on_work_clock(|clock| async move {
+        if rt::stats().reactor != ReactorKind::IoUring {
+            // Then each task makes its own system calls.
+            return;
+        }
+        // Tasks that work for 80 µs, and for 4 ms, a tenth of a millisecond of them with each system call.
+        for (tasks, calls) in [(20, 1..=3), (1000, 35..=50)] {
+            let (reader, writer) = pipe().expect("descriptors");
+            let reader = Rc::new(reader);
+            rt::yield_now().await;
+            let before = rt::stats().ring_enters;
+            let reads: Vec<_> = (0..tasks)
+                .map(|_| {
+                    let (clock, reader) = (Arc::clone(&clock), Rc::clone(&reader));
+                    rt::spawn("reads", async move {
+                        clock.work(WORK);
+                        reader.read(Vec::with_capacity(1)).await.0
+                    })
+                })
+                .collect();
+            rt::yield_now().await;
+            let made = rt::stats().ring_enters - before;
+            assert!(calls.contains(&made), "{made} system calls for {tasks} tasks");
+            drop(writer);
+            for read in reads {
+                assert_eq!(read.await.expect("no panic").expect("the end"), 0);
+            }
+        }
     });
 }
 

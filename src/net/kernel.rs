@@ -32,6 +32,11 @@ const KEEPALIVE_PROBES: u32 = 5;
 /// `Documentation/networking/msg_zerocopy.rst`, says 10 KB).
 const MIN_ZERO_COPY_BYTES: usize = 16 << 10;
 
+/// After so many reads in a row that filled their buffers the connection is a stream, and one request receives for all reads that follow.
+/// Until then each read is a request of its own, which receives into the reader's buffer: who waits for one message at a time has nothing to
+/// gain from reading ahead, and pays a copy for it.
+const READ_AHEAD_AFTER: u8 = 4;
+
 /// A listening socket.
 #[derive(Debug)]
 pub(super) struct KernelListener {
@@ -103,6 +108,8 @@ pub(super) struct KernelStream {
     feed: OnceCell<Option<Rc<Feed<Chunk>>>>,
     /// Much arrives at once, and reads bring large buffers: they are received into directly.
     bulk: Cell<bool>,
+    /// How many reads in a row filled their buffers, up to [`READ_AHEAD_AFTER`].
+    filled: Cell<u8>,
     /// The kernel copies what it is asked to send without copying: the device cannot do otherwise.
     copies: Cell<bool>,
 }
@@ -182,6 +189,7 @@ impl KernelStream {
             flow: Rc::default(),
             feed: OnceCell::new(),
             bulk: Cell::new(false),
+            filled: Cell::new(0),
             copies: Cell::new(false),
         }
     }
@@ -256,7 +264,7 @@ impl KernelStream {
         if let Some(result) = self.flow.take(|bytes| buf.fill_from(bytes)) {
             return Some(result);
         }
-        let feed = self.feed.get_or_init(|| Feed::new(&self.socket)).as_ref()?;
+        let feed = self.feed.get()?.as_ref()?;
         let result = take_from(feed, buf)?;
         if matches!(result, Ok(len) if self.is_bulk(len, buf)) {
             self.bulk.set(true);
@@ -267,14 +275,23 @@ impl KernelStream {
 
     /// The feed, if the next bytes come there: not if the kernel had no buffer for it, nor if they are better received where they are wanted.
     fn feed_to_await(&self) -> Option<&Rc<Feed<Chunk>>> {
-        let feed = self.feed.get()?.as_ref()?;
+        if self.filled.get() < READ_AHEAD_AFTER && !self.flow.dropped_reads.get() {
+            return None;
+        }
+        let feed = self.feed.get_or_init(|| Feed::new(&self.socket)).as_ref()?;
         (feed.is_armed() || !(feed.take_starved() || self.bulk.get())).then_some(feed)
     }
 
     /// What a read gives that asked the kernel itself.
     fn received<B: IoBufMut>(&self, result: io::Result<u32>, buf: B) -> BufResult<usize, B> {
         if let Ok(len) = result {
-            self.bulk.set(self.is_bulk(len as usize, &buf));
+            let len = len as usize;
+            self.bulk.set(self.is_bulk(len, &buf));
+            let filled = self.filled.get();
+            if filled < READ_AHEAD_AFTER {
+                let fills = len == buf.bytes_total() && !self.bulk.get();
+                self.filled.set(if fills { filled + 1 } else { 0 });
+            }
         }
         (result.map(|len| len as usize).map_err(|error| from_io(&error, "read")), buf)
     }

@@ -155,6 +155,14 @@ impl Reactor {
         }
     }
 
+    /// The same, but queued operations may stay queued until the next [`Reactor::poll`].
+    pub(super) fn poll_completions(&self, now: Instant) -> Result<usize> {
+        match self {
+            Self::Uring(ring) => ring.poll_completions(),
+            Self::Epoll(_) | Self::Simulated => self.poll(now),
+        }
+    }
+
     /// Whether something is under way that ends no sleep in `wait`.
     pub(super) fn must_be_polled(&self) -> bool {
         self.ring().is_some_and(|ring| ring.must_be_polled())

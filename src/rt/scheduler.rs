@@ -7,6 +7,10 @@
 //! one pass over the devices is paid by many polls. It also ends after [`TASK_TIME_PER_TURN`], so that a completed I/O
 //! waits no longer than that and one poll. A reading of the clock costs several polls of a small task, so the clock is read after the
 //! 1st, 8th and 64th poll and at the end, and sooner if the polls so far say that the time would be up before.
+//!
+//! What tasks ask of the kernel is handed over once in a round, which ends when every task that was ready at its beginning has had its turn:
+//! with many ready tasks one system call takes what all of them ask for. A round that lasts longer than [`TASK_TIME_PER_SUBMISSION`] is
+//! divided.
 
 mod access;
 mod arrivals;
@@ -46,6 +50,8 @@ use crate::mem::Arena;
 const POLLS_PER_TURN: u64 = 256;
 /// A turn's tasks stop after this long even if the budget is not used up, so that a completed I/O waits no longer.
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
+/// What tasks ask of the kernel is handed over after so much time of tasks, even if others are still to have their turn.
+const TASK_TIME_PER_SUBMISSION: Duration = Duration::from_micros(100);
 /// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
 const CLOCK_GROWTH: u64 = 8;
 /// So many turns in a row may end before devices, timers and the inbox had theirs.
@@ -76,6 +82,9 @@ pub(super) struct Shared {
     messages: RefCell<VecDeque<Message>>,
     /// The number of polls at which the round ends, and how many messages it still has room for.
     round: Cell<(u64, u64)>,
+    /// The number of polls at which all have had their turn that were ready when operations were last handed to the kernel, and how much
+    /// time tasks took since.
+    submission: Cell<(u64, Duration)>,
     /// Woken when the last task has ended.
     drained: Cell<Option<Waker>>,
     /// Reused by `fire_timers`.
@@ -147,6 +156,7 @@ impl Shared {
             pollers: Pollers::default(),
             messages: RefCell::default(),
             round: Cell::new((0, 0)),
+            submission: Cell::new((0, Duration::ZERO)),
             drained: Cell::default(),
             fired: RefCell::default(),
             clock: Arc::clone(&config.clock),
@@ -190,6 +200,8 @@ impl Shared {
             started = self.read_clock();
         }
         let ran = self.run_tasks(started, &is_done);
+        let (round_ends, took) = self.submission.get();
+        self.submission.set((round_ends, took + (self.now.get() - started)));
         if is_done() {
             self.skipped.set(self.skipped.get() + 1);
             self.account(true);

@@ -1,6 +1,8 @@
 //! What comes to a core between its tasks' turns: completions, timers, and the wakes and messages of other threads.
 
-use super::{Shared, TASK_TIME_PER_TURN};
+use std::time::Duration;
+
+use super::{Shared, TASK_TIME_PER_SUBMISSION, TASK_TIME_PER_TURN};
 use crate::error::Result;
 use crate::rt::beat::Phase;
 use crate::rt::stats;
@@ -21,11 +23,19 @@ impl Shared {
         self.skipped.set(0);
         self.looked_around_at.set(self.now.get());
         self.beat.enter(Phase::Devices);
-        let completions = self.reactor.poll(self.now.get())?;
+        let submits = self.is_to_submit();
+        let completions = if submits {
+            self.reactor.poll(self.now.get())?
+        } else {
+            self.reactor.poll_completions(self.now.get())?
+        };
         let events = self.pollers.poll(self.now.get());
         let timers = self.fire_timers();
         let woken = self.drain_inbox();
         let messages = self.run_messages();
+        if submits {
+            self.submission.set((self.beat.polls() + self.queues.len() as u64, Duration::ZERO));
+        }
         let worked = completions + events + timers + woken + messages > 0;
         if worked {
             stats::add(&self.counters.completions, completions);
@@ -36,6 +46,16 @@ impl Shared {
         }
         // Timers that are due, and tasks that were woken, may have been moved towards their turn without any being told yet.
         Ok(worked || self.inbox.has_taken() || self.timers.borrow().is_due(self.now.get()))
+    }
+
+    /// Whether it is time to hand the kernel what tasks asked for. With several queues it always is: what one of them waits for does not
+    /// wait for the tasks of the others.
+    fn is_to_submit(&self) -> bool {
+        let (round_ends, took) = self.submission.get();
+        self.beat.polls() >= round_ends
+            || took >= TASK_TIME_PER_SUBMISSION
+            || self.queues.is_empty()
+            || self.queues.compete()
     }
 
     /// Takes what other threads did to tasks; returns to how many.

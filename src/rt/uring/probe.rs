@@ -21,8 +21,8 @@ pub enum RingFeature {
     RegisteredFiles,
     /// `IORING_SETUP_IOPOLL`: a second ring for block devices whose driver has poll queues.
     PolledDevices,
-    /// `IORING_SETUP_SINGLE_ISSUER` with `IORING_SETUP_DEFER_TASKRUN`.
-    DeferredTaskWork,
+    /// `IORING_SETUP_SINGLE_ISSUER` with `IORING_SETUP_COOP_TASKRUN`.
+    CooperativeTaskWork,
     /// `IORING_SETUP_NO_SQARRAY`.
     NoSubmissionArray,
     /// `IORING_ASYNC_CANCEL_ANY`.
@@ -43,7 +43,7 @@ impl RingFeature {
         Self::RegisteredBuffers,
         Self::RegisteredFiles,
         Self::PolledDevices,
-        Self::DeferredTaskWork,
+        Self::CooperativeTaskWork,
         Self::NoSubmissionArray,
         Self::CancelAny,
         Self::MultishotAccept,
@@ -63,7 +63,7 @@ impl RingFeature {
             Self::RegisteredBuffers => "registered-buffers",
             Self::RegisteredFiles => "registered-files",
             Self::PolledDevices => "polled-devices",
-            Self::DeferredTaskWork => "deferred-task-work",
+            Self::CooperativeTaskWork => "cooperative-task-work",
             Self::NoSubmissionArray => "no-submission-array",
             Self::CancelAny => "cancel-any",
             Self::MultishotAccept => "multishot-accept",
@@ -81,7 +81,9 @@ impl RingFeature {
             Self::PolledDevices => {
                 "block devices with poll queues (`nvme.poll_queues=1`) are polled; else they interrupt"
             }
-            Self::DeferredTaskWork => "completions arrive only when the core asks; else they interrupt it",
+            Self::CooperativeTaskWork => {
+                "completions arrive with the next system call; else they interrupt the core"
+            }
             Self::NoSubmissionArray => "one cache line less per submission",
             Self::CancelAny => "one request ends all I/O of a core; else one per operation",
             Self::MultishotAccept => "one request accepts many connections; else one each",
@@ -98,7 +100,7 @@ impl RingFeature {
         match self {
             Self::RegisteredBuffers | Self::PolledDevices => "5.1",
             Self::RegisteredFiles => "5.5",
-            Self::DeferredTaskWork => "6.1",
+            Self::CooperativeTaskWork => "6.0",
             Self::NoSubmissionArray => "6.6",
             Self::CancelAny | Self::MultishotAccept | Self::BufferRings => "5.19",
             Self::MultishotReceive => "6.0",
@@ -242,10 +244,10 @@ impl ProbedRing {
 
 /// Sets up a ring with the newest flags that the kernel takes.
 fn build_ring(entries: u32, allowed: RingFeatures) -> Result<(IoUring, RingFeatures)> {
-    let deferred = RingFeatures::none().with(RingFeature::DeferredTaskWork);
-    let newest = deferred.with(RingFeature::NoSubmissionArray);
+    let cooperative = RingFeatures::none().with(RingFeature::CooperativeTaskWork);
+    let newest = cooperative.with(RingFeature::NoSubmissionArray);
     let mut refused = libc::EIO;
-    for wanted in [newest, deferred, RingFeatures::none()] {
+    for wanted in [newest, cooperative, RingFeatures::none()] {
         let flags = RingFeatures(wanted.0 & allowed.0);
         match build_with(entries, flags) {
             Ok(ring) if ring.params().is_feature_ext_arg() && ring.params().is_feature_nodrop() => {
@@ -263,8 +265,8 @@ fn build_ring(entries: u32, allowed: RingFeatures) -> Result<(IoUring, RingFeatu
 
 fn build_with(entries: u32, flags: RingFeatures) -> std::io::Result<IoUring> {
     let mut builder: Builder = IoUring::builder();
-    if flags.contains(RingFeature::DeferredTaskWork) {
-        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
+    if flags.contains(RingFeature::CooperativeTaskWork) {
+        builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
     }
     if flags.contains(RingFeature::NoSubmissionArray) {
         builder.setup_no_sqarray();

@@ -352,17 +352,30 @@ impl Reactor {
             !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
         };
         if needs_kernel {
-            // Also runs the kernel's deferred work if the ring's flags say that there is some.
+            // Also has the kernel do what it left for the next system call, if the ring's flags say that there is something.
             self.submit(&inner)?;
         }
+        Ok(self.deliver_all(inner))
+    }
+
+    /// Wakes whoever's operation is done already, and leaves in the queue what is there.
+    pub(in crate::rt) fn poll_completions(&self) -> Result<usize> {
+        let mut inner = self.inner.borrow_mut();
+        self.poll_devices(&mut inner)?;
         Ok(self.deliver(inner))
+    }
+
+    /// Delivers what the kernel has done of all that it was asked for: how much that is says what tasks may ask of it by themselves.
+    fn deliver_all(&self, inner: std::cell::RefMut<'_, Inner>) -> usize {
+        let delivered = self.deliver(inner);
+        let few = delivered <= FEW_COMPLETIONS as usize;
+        self.direct_calls_left.set(if few { FEW_COMPLETIONS } else { 0 });
+        delivered
     }
 
     /// Takes completions and tells their owners, with no borrow held; returns how many.
     fn deliver(&self, mut inner: std::cell::RefMut<'_, Inner>) -> usize {
         let reaped = self.reap(&mut inner);
-        let few = reaped <= FEW_COMPLETIONS as usize;
-        self.direct_calls_left.set(if few { FEW_COMPLETIONS } else { 0 });
         while let Some(key) = inner.slots.overfed.pop() {
             self.push_cancel(&mut inner, key);
         }
@@ -427,12 +440,12 @@ impl Reactor {
         }
         if self.poll_devices(&mut inner)? {
             // Nothing would end the sleep when a device is done.
-            self.deliver(inner);
+            self.deliver_all(inner);
             return Ok(());
         }
         if !inner.slots.completed.is_empty() {
             // Making room in the queue took completions whose owners were not told yet: no time to sleep.
-            self.deliver(inner);
+            self.deliver_all(inner);
             return Ok(());
         }
         self.submit_backlog(&mut inner);
@@ -450,7 +463,7 @@ impl Reactor {
         if let Err(error) = inner.ring.submitter().submit_with_args(1, &args) {
             retry_later(&error)?;
         }
-        self.deliver(inner);
+        self.deliver_all(inner);
         Ok(())
     }
 
