@@ -4,7 +4,7 @@
 
 #[path = "uring_features/linux_5_15.rs"]
 mod linux_5_15;
-#[path = "uring_features/without_cooperative_task_work.rs"]
-mod without_cooperative_task_work;
+#[path = "uring_features/without_deferred_task_work.rs"]
+mod without_deferred_task_work;
 #[path = "uring_features/without_multishot_receive.rs"]
 mod without_multishot_receive;

@@ -20,7 +20,7 @@ use super::transfer::Step;
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::sync::local::Notified;
-use crate::rt::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed};
+use crate::rt::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed, FixedFile};
 use crate::rt::{RingFeature, ops};
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
@@ -36,6 +36,10 @@ const MIN_ZERO_COPY_BYTES: usize = 16 << 10;
 /// Until then each read is a request of its own, which receives into the reader's buffer: who waits for one message at a time has nothing to
 /// gain from reading ahead, and pays a copy for it.
 const READ_AHEAD_AFTER: u8 = 4;
+
+/// After so many reads that the kernel was asked for, the connection gets a place in the ring's table, if it has one: that takes two system calls
+/// in its life.
+const REGISTER_AFTER: u8 = 32;
 
 /// A listening socket.
 #[derive(Debug)]
@@ -110,6 +114,8 @@ pub(super) struct KernelStream {
     bulk: Cell<bool>,
     /// How many reads in a row filled their buffers, up to [`READ_AHEAD_AFTER`].
     filled: Cell<u8>,
+    /// How many reads asked the kernel, up to [`REGISTER_AFTER`].
+    reads: Cell<u8>,
     /// The kernel copies what it is asked to send without copying: the device cannot do otherwise.
     copies: Cell<bool>,
 }
@@ -126,6 +132,8 @@ struct Flow {
     dropped: Dropped,
     /// What was received for reads that were dropped before they could take it.
     unread: RefCell<Unread>,
+    /// The socket's place in the ring's table. It keeps the socket open, so the stream gives it up when it goes.
+    place: RefCell<Option<FixedFile>>,
 }
 
 #[derive(Debug, Default)]
@@ -190,6 +198,7 @@ impl KernelStream {
             feed: OnceCell::new(),
             bulk: Cell::new(false),
             filled: Cell::new(0),
+            reads: Cell::new(0),
             copies: Cell::new(false),
         }
     }
@@ -285,6 +294,7 @@ impl KernelStream {
     /// What a read gives that asked the kernel itself.
     fn received<B: IoBufMut>(&self, result: io::Result<u32>, buf: B) -> BufResult<usize, B> {
         if let Ok(len) = result {
+            self.count_read();
             let len = len as usize;
             self.bulk.set(self.is_bulk(len, &buf));
             let filled = self.filled.get();
@@ -294,6 +304,17 @@ impl KernelStream {
             }
         }
         (result.map(|len| len as usize).map_err(|error| from_io(&error, "read")), buf)
+    }
+
+    /// A connection that lasts is better looked up once than for each of its operations.
+    fn count_read(&self) {
+        let reads = self.reads.get();
+        if reads < REGISTER_AFTER {
+            self.reads.set(reads + 1);
+            if reads + 1 == REGISTER_AFTER {
+                *self.flow.place.borrow_mut() = FixedFile::register_socket(&self.socket);
+            }
+        }
     }
 
     /// Whether a read that got `len` bytes into `buf` would have done better without the core's small buffers.
@@ -446,6 +467,8 @@ impl Drop for KernelStream {
         if let Some(Some(feed)) = self.feed.get() {
             feed.stop();
         }
+        let place = self.flow.place.take();
+        drop(place);
     }
 }
 

@@ -5,6 +5,8 @@ use std::os::fd::AsRawFd;
 
 use io_uring::{Builder, IoUring, cqueue, opcode, squeue, types};
 use rustix::event::{EventfdFlags, eventfd};
+use rustix::io::Errno;
+use rustix::pipe::{PipeFlags, pipe_with};
 
 use super::buffer_ring::BufferRing;
 use super::polled;
@@ -21,8 +23,8 @@ pub enum RingFeature {
     RegisteredFiles,
     /// `IORING_SETUP_IOPOLL`: a second ring for block devices whose driver has poll queues.
     PolledDevices,
-    /// `IORING_SETUP_SINGLE_ISSUER` with `IORING_SETUP_COOP_TASKRUN`.
-    CooperativeTaskWork,
+    /// `IORING_SETUP_SINGLE_ISSUER` with `IORING_SETUP_DEFER_TASKRUN`.
+    DeferredTaskWork,
     /// `IORING_SETUP_NO_SQARRAY`.
     NoSubmissionArray,
     /// `IORING_ASYNC_CANCEL_ANY`.
@@ -35,6 +37,9 @@ pub enum RingFeature {
     SendZeroCopy,
     /// `IORING_RECV_MULTISHOT`. Used only together with [`BufferRings`](Self::BufferRings).
     MultishotReceive,
+    /// `IORING_REGISTER_FILES` for connections: from a kernel that lets go of each file by itself, however long operations on
+    /// others take. Used only together with [`RegisteredFiles`](Self::RegisteredFiles).
+    RegisteredSockets,
 }
 
 impl RingFeature {
@@ -43,13 +48,14 @@ impl RingFeature {
         Self::RegisteredBuffers,
         Self::RegisteredFiles,
         Self::PolledDevices,
-        Self::CooperativeTaskWork,
+        Self::DeferredTaskWork,
         Self::NoSubmissionArray,
         Self::CancelAny,
         Self::MultishotAccept,
         Self::BufferRings,
         Self::MultishotReceive,
         Self::SendZeroCopy,
+        Self::RegisteredSockets,
     ];
 
     /// The feature whose [name](Self::name) this is.
@@ -63,13 +69,14 @@ impl RingFeature {
             Self::RegisteredBuffers => "registered-buffers",
             Self::RegisteredFiles => "registered-files",
             Self::PolledDevices => "polled-devices",
-            Self::CooperativeTaskWork => "cooperative-task-work",
+            Self::DeferredTaskWork => "deferred-task-work",
             Self::NoSubmissionArray => "no-submission-array",
             Self::CancelAny => "cancel-any",
             Self::MultishotAccept => "multishot-accept",
             Self::BufferRings => "buffer-rings",
             Self::SendZeroCopy => "send-zero-copy",
             Self::MultishotReceive => "multishot-receive",
+            Self::RegisteredSockets => "registered-sockets",
         }
     }
 
@@ -81,14 +88,13 @@ impl RingFeature {
             Self::PolledDevices => {
                 "block devices with poll queues (`nvme.poll_queues=1`) are polled; else they interrupt"
             }
-            Self::CooperativeTaskWork => {
-                "completions arrive with the next system call; else they interrupt the core"
-            }
+            Self::DeferredTaskWork => "completions arrive only when the core asks; else they interrupt it",
             Self::NoSubmissionArray => "one cache line less per submission",
             Self::CancelAny => "one request ends all I/O of a core; else one per operation",
             Self::MultishotAccept => "one request accepts many connections; else one each",
             Self::SendZeroCopy => "large sends are not copied where the program asks for that; else they are",
-            Self::BufferRings => "idle connections hold no receive buffer; else one each",
+            Self::BufferRings => "streams share the buffers that are received into; else one each",
+            Self::RegisteredSockets => "connections that last are looked up once; else per operation",
             Self::MultishotReceive => {
                 "one request receives for as long as a connection lives; else one per read"
             }
@@ -100,11 +106,12 @@ impl RingFeature {
         match self {
             Self::RegisteredBuffers | Self::PolledDevices => "5.1",
             Self::RegisteredFiles => "5.5",
-            Self::CooperativeTaskWork => "6.0",
+            Self::DeferredTaskWork => "6.1",
             Self::NoSubmissionArray => "6.6",
             Self::CancelAny | Self::MultishotAccept | Self::BufferRings => "5.19",
             Self::MultishotReceive => "6.0",
             Self::SendZeroCopy => "6.2",
+            Self::RegisteredSockets => "6.13",
         }
     }
 
@@ -226,7 +233,10 @@ impl ProbedRing {
         ] {
             features = features.with_if(feature, allow(feature) && registers(&ring));
         }
+        let sockets = RingFeature::RegisteredSockets;
+        let may_register_sockets = allow(sockets) && features.contains(RingFeature::RegisteredFiles);
         features = features
+            .with_if(sockets, may_register_sockets && lets_go_of_each_file(&mut ring)?)
             .with_if(RingFeature::CancelAny, allow(RingFeature::CancelAny) && answers.cancel_any)
             .with_if(
                 RingFeature::MultishotAccept,
@@ -244,10 +254,10 @@ impl ProbedRing {
 
 /// Sets up a ring with the newest flags that the kernel takes.
 fn build_ring(entries: u32, allowed: RingFeatures) -> Result<(IoUring, RingFeatures)> {
-    let cooperative = RingFeatures::none().with(RingFeature::CooperativeTaskWork);
-    let newest = cooperative.with(RingFeature::NoSubmissionArray);
+    let deferred = RingFeatures::none().with(RingFeature::DeferredTaskWork);
+    let newest = deferred.with(RingFeature::NoSubmissionArray);
     let mut refused = libc::EIO;
-    for wanted in [newest, cooperative, RingFeatures::none()] {
+    for wanted in [newest, deferred, RingFeatures::none()] {
         let flags = RingFeatures(wanted.0 & allowed.0);
         match build_with(entries, flags) {
             Ok(ring) if ring.params().is_feature_ext_arg() && ring.params().is_feature_nodrop() => {
@@ -265,8 +275,8 @@ fn build_ring(entries: u32, allowed: RingFeatures) -> Result<(IoUring, RingFeatu
 
 fn build_with(entries: u32, flags: RingFeatures) -> std::io::Result<IoUring> {
     let mut builder: Builder = IoUring::builder();
-    if flags.contains(RingFeature::CooperativeTaskWork) {
-        builder.setup_single_issuer().setup_coop_taskrun().setup_taskrun_flag().setup_submit_all();
+    if flags.contains(RingFeature::DeferredTaskWork) {
+        builder.setup_single_issuer().setup_defer_taskrun().setup_taskrun_flag().setup_submit_all();
     }
     if flags.contains(RingFeature::NoSubmissionArray) {
         builder.setup_no_sqarray();
@@ -299,6 +309,30 @@ fn registers_buffers(ring: &IoUring) -> bool {
 fn registers_files(ring: &IoUring) -> bool {
     // A table with one empty place.
     ring.submitter().register_files(&[-1]).and_then(|()| ring.submitter().unregister_files()).is_ok()
+}
+
+/// Whether a registered file is closed when it leaves the table, though an operation on another one goes on. Kernels before 6.13 close
+/// files in the order in which they left, and each only when all operations that began before are done.
+fn lets_go_of_each_file(ring: &mut IoUring) -> Result<bool> {
+    let failed = |errno: Errno| Error::os(errno.raw_os_error(), "probe io_uring");
+    let pipe = || pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK).map_err(failed);
+    let ((waits_on, ends_wait), (other_reader, other)) = (pipe()?, pipe()?);
+    if ring.submitter().register_files(&[waits_on.as_raw_fd(), other.as_raw_fd()]).is_err() {
+        return Ok(false);
+    }
+    let wait = opcode::PollAdd::new(types::Fixed(0), libc::POLLIN.cast_unsigned().into()).build();
+    // SAFETY: the entry points to no memory.
+    let pushed = unsafe { ring.submission().push(&wait) }.is_ok();
+    let waits = pushed && ring.submit().is_ok();
+    let left = ring.submitter().register_files_update(1, &[-1]).is_ok();
+    drop(other);
+    let is_closed = rustix::io::read(&other_reader, &mut [0; 1]) == Ok(0);
+    // Ends the wait.
+    drop(ends_wait);
+    if pushed {
+        answer(ring)?;
+    }
+    Ok(ring.submitter().unregister_files().is_ok() && waits && left && is_closed)
 }
 
 /// What is not an opcode or a setup flag of its own shows only when it is tried.

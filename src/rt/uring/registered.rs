@@ -7,6 +7,7 @@ use std::rc::{Rc, Weak};
 
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, squeue};
+use rustix::process::{Resource, getrlimit};
 
 use super::probe::RingFeature;
 use super::reactor::Reactor;
@@ -16,8 +17,11 @@ use crate::rt::scheduler::with_core;
 
 /// The kernel takes no larger buffer: an arena is registered in pieces of this size.
 const MAX_BUFFER_BYTES: usize = 1 << 30;
-/// How many files a core registers at most; others are used by their descriptors.
-const MAX_FILES: usize = 64;
+/// How many files and sockets a core registers at most; others are used by their descriptors. Their table has 16 bytes for each of them in
+/// the kernel, and 10 here.
+const MAX_FILES: usize = 8192;
+/// How many of these places sockets leave to files.
+const PLACES_FOR_FILES: usize = 64;
 
 /// The memory that a ring may use as its registered buffers.
 pub(super) struct RegisteredArena {
@@ -58,38 +62,67 @@ impl RegisteredArena {
 pub(super) struct RegisteredFiles {
     /// Empty until the first is registered. Holds the files open, so that a number here means the file that was registered.
     table: Vec<Option<Rc<OwnedFd>>>,
+    free: Vec<u16>,
+    /// For each descriptor the place in which it is found, and one more; 0 if it is in none.
+    places: Vec<u16>,
+    /// Places that nobody uses any more, of files that the kernel was not yet told to forget.
+    leaving: Vec<u16>,
 }
 
 impl RegisteredFiles {
-    fn add(&mut self, ring: &IoUring, file: &Rc<OwnedFd>) -> io::Result<usize> {
+    /// Gives `file` a place if then so many are still `kept` free.
+    fn add(&mut self, ring: &IoUring, file: &Rc<OwnedFd>, kept: usize) -> io::Result<u16> {
         if self.table.is_empty() {
+            // The kernel takes no more than may be open.
+            let may_be_open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+            let len = usize::try_from(may_be_open).unwrap_or(MAX_FILES).min(MAX_FILES);
             // -1 is an empty place.
-            ring.submitter().register_files(&[-1; MAX_FILES])?;
-            self.table.resize_with(MAX_FILES, || None);
+            ring.submitter().register_files(&vec![-1; len])?;
+            self.table.resize_with(len, || None);
+            self.free = (0..u16::try_from(len).map_err(io::Error::other)?).rev().collect();
         }
-        let index = self.table.iter().position(Option::is_none).ok_or(io::ErrorKind::QuotaExceeded)?;
-        set(ring, index, file.as_raw_fd())?;
-        self.table[index] = Some(Rc::clone(file));
-        Ok(index)
+        let place = *self.free.get(kept..).and_then(<[u16]>::last).ok_or(io::ErrorKind::QuotaExceeded)?;
+        let descriptor = file.as_raw_fd();
+        set(ring, place, descriptor)?;
+        self.free.pop();
+        self.table[usize::from(place)] = Some(Rc::clone(file));
+        let number = usize::try_from(descriptor).map_err(io::Error::other)?;
+        if self.places.len() <= number {
+            self.places.resize(number + 1, 0);
+        }
+        self.places[number] = place + 1;
+        Ok(place)
     }
 
-    /// Empties a place and returns who had it.
-    fn remove(&mut self, ring: &IoUring, index: usize) -> Option<Rc<OwnedFd>> {
+    /// Uses a place no more.
+    fn leave(&mut self, place: u16) {
+        let file = self.table[usize::from(place)].as_ref();
+        let number = file.and_then(|file| usize::try_from(file.as_raw_fd()).ok());
+        if let Some(found) = number.and_then(|number| self.places.get_mut(number))
+            && *found == place + 1
+        {
+            *found = 0;
+        }
+        self.leaving.push(place);
+    }
+
+    /// Has the kernel forget a file whose place nobody uses any more, and returns it.
+    fn remove_one(&mut self, ring: &IoUring) -> Option<Rc<OwnedFd>> {
+        let place = self.leaving.pop()?;
         // If the kernel cannot, the place stays taken and its file open.
-        set(ring, index, -1).ok()?;
-        self.table[index].take()
+        set(ring, place, -1).ok()?;
+        self.free.push(place);
+        self.table[usize::from(place)].take()
     }
 
-    fn index_of(&self, descriptor: RawFd) -> Option<usize> {
-        let is_it =
-            |file: &Option<Rc<OwnedFd>>| file.as_ref().is_some_and(|file| file.as_raw_fd() == descriptor);
-        self.table.iter().position(is_it)
+    fn index_of(&self, descriptor: RawFd) -> Option<RawFd> {
+        let found = self.places.get(usize::try_from(descriptor).ok()?)?;
+        found.checked_sub(1).map(RawFd::from)
     }
 }
 
-fn set(ring: &IoUring, index: usize, descriptor: RawFd) -> io::Result<()> {
-    let index = u32::try_from(index).map_err(io::Error::other)?;
-    match ring.submitter().register_files_update(index, &[descriptor])? {
+fn set(ring: &IoUring, place: u16, descriptor: RawFd) -> io::Result<()> {
+    match ring.submitter().register_files_update(u32::from(place), &[descriptor])? {
         1 => Ok(()),
         _ => Err(io::ErrorKind::Other.into()),
     }
@@ -109,12 +142,24 @@ impl Reactor {
 
     /// A call on a descriptor as this ring takes it best.
     pub(in crate::rt) fn entry(&self, call: Call, descriptor: RawFd) -> squeue::Entry {
-        let Some((address, len)) = call.file_memory() else { return call.entry(descriptor, None) };
-        let buffer = self.arena.borrow().as_ref().and_then(|arena| arena.index_of(address, len));
-        let file = self.files.borrow().index_of(descriptor).and_then(|index| RawFd::try_from(index).ok());
-        match file {
-            Some(index) => call.entry(index, buffer).flags(Flags::FIXED_FILE),
+        let buffer = call.file_memory().and_then(|(address, len)| {
+            self.arena.borrow().as_ref().and_then(|arena| arena.index_of(address, len))
+        });
+        let place = self.files.borrow().index_of(descriptor);
+        match place {
+            Some(place) => call.entry(place, buffer).flags(Flags::FIXED_FILE),
             None => call.entry(descriptor, buffer),
+        }
+    }
+
+    /// Has the kernel forget the files whose places nobody uses any more. It looks a place up when it takes the entry that names it:
+    /// operations that were given up may be queued still, and would go to the file that has the place next, so not before those are gone.
+    pub(super) fn forget_files(&self) {
+        let are_there_any = || !self.files.borrow().leaving.is_empty();
+        while are_there_any() && self.hand_over() {
+            let file = self.with_ring(|ring| Ok(self.files.borrow_mut().remove_one(ring)));
+            // Closing it may be the last use of the descriptor: not under the borrow.
+            drop(file);
         }
     }
 }
@@ -123,33 +168,36 @@ impl Reactor {
 #[derive(Debug)]
 pub(crate) struct FixedFile {
     reactor: Weak<Reactor>,
-    index: usize,
+    place: u16,
 }
 
 impl FixedFile {
     /// Registers `file` with the ring of the current core; `None` if there is no ring, it may not, or its table is full.
     pub(crate) fn register(file: &Rc<OwnedFd>) -> Option<Self> {
+        Self::register_if(RingFeature::RegisteredFiles, file, 0)
+    }
+
+    /// The same for a socket. Sockets leave places for files.
+    pub(crate) fn register_socket(socket: &Rc<OwnedFd>) -> Option<Self> {
+        Self::register_if(RingFeature::RegisteredSockets, socket, PLACES_FOR_FILES)
+    }
+
+    fn register_if(feature: RingFeature, file: &Rc<OwnedFd>, kept: usize) -> Option<Self> {
         let reactor = with_core(|core| core.reactor().ring().map(Rc::clone))?;
-        if !reactor.has(RingFeature::RegisteredFiles) {
+        if !reactor.has(feature) {
             return None;
         }
-        let index = reactor.with_ring(|ring| reactor.files.borrow_mut().add(ring, file)).ok()?;
-        Some(Self { reactor: Rc::downgrade(&reactor), index })
+        let place = reactor.with_ring(|ring| reactor.files.borrow_mut().add(ring, file, kept)).ok()?;
+        Some(Self { reactor: Rc::downgrade(&reactor), place })
     }
 }
 
 impl Drop for FixedFile {
     fn drop(&mut self) {
         let Some(reactor) = self.reactor.upgrade() else { return };
-        // The kernel looks a place up when it takes the entry that names it. Of operations that were given up some may be queued
-        // still: they would go to the file that has the place next.
-        if !reactor.hand_over() {
-            // The place stays taken and its file open.
-            return;
-        }
-        let file = reactor.with_ring(|ring| Ok(reactor.files.borrow_mut().remove(ring, self.index)));
-        // Closing it may be the last use of the descriptor: not under the borrow.
-        drop(file);
+        reactor.files.borrow_mut().leave(self.place);
+        // Now, or in a later turn if the kernel does not take what is queued.
+        reactor.forget_files();
     }
 }
 

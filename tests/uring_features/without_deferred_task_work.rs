@@ -3,7 +3,7 @@
 use boson::rt::{RingFeature, RingFeatures};
 
 fn features() -> RingFeatures {
-    RingFeatures::all().without(RingFeature::CooperativeTaskWork)
+    RingFeatures::all().without(RingFeature::DeferredTaskWork)
 }
 
 #[path = "../kernel_tcp/suite.rs"]

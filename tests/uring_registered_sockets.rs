@@ -1,0 +1,146 @@
+//! Connections that last, and their places in the io_uring's table: where the kernel looks a place up, and not the descriptor, closing has to
+//! empty the place, and what was queued for one connection must not reach the next.
+
+use std::future::Future;
+use std::io::{Read, Write};
+use std::net::SocketAddr;
+use std::pin::pin;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::task::{Context, Waker};
+use std::time::Duration;
+
+use boson::net::{Net, TcpListener, TcpStream};
+use boson::rt::{self, Core, CoreConfig, MonotonicClock, RingFeature, RingFeatures};
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+
+const PATIENCE: Duration = Duration::from_secs(5);
+
+/// One at a time: the tests count the places of all rings of the process.
+fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
+    static ALONE: Mutex<()> = Mutex::new(());
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
+    config.ring_features = features;
+    Core::new(&config).expect("a core").block_on(future).expect("the reactor works")
+}
+
+/// A stream of this core, and its peer.
+async fn pair() -> (TcpStream, std::net::TcpStream) {
+    let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+    let peer = std::net::TcpStream::connect(listener.local_addr()).expect("the backlog has room");
+    peer.set_read_timeout(Some(PATIENCE)).expect("set");
+    (listener.accept().await.expect("accept").0, peer)
+}
+
+/// One that has lasted: it read many messages.
+async fn lasting_pair() -> (TcpStream, std::net::TcpStream) {
+    let (stream, mut peer) = pair().await;
+    for message in 0..40u8 {
+        peer.write_all(&[message]).expect("sent");
+        assert_eq!(read(&stream).await, [message]);
+    }
+    (stream, peer)
+}
+
+async fn read(stream: &TcpStream) -> Vec<u8> {
+    let (read, buf) = stream.read(Vec::with_capacity(64)).await;
+    read.expect("read");
+    buf
+}
+/// How many sockets the rings of this process have in their tables.
+fn registered() -> usize {
+    let entries = std::fs::read_dir("/proc/self/fdinfo").expect("procfs");
+    let rings = entries.flatten().filter_map(|entry| std::fs::read_to_string(entry.path()).ok());
+    let tables = rings.filter_map(|ring| ring.split_once("UserFiles:").map(|(_, table)| table.to_owned()));
+    tables.map(|table| table.matches("socket:").count()).sum()
+}
+
+fn can_register() -> bool {
+    rt::ring_features().contains(RingFeature::RegisteredSockets)
+}
+
+#[test]
+fn connections_that_last_have_a_place_until_they_end() {
+    run_with(RingFeatures::all().without(RingFeature::RegisteredSockets), async {
+        let _pair = lasting_pair().await;
+        assert_eq!(registered(), 0, "it may not");
+    });
+    run_with(RingFeatures::all(), async {
+        let one = usize::from(can_register());
+        let (short, mut short_peer) = pair().await;
+        short_peer.write_all(b"x").expect("sent");
+        assert_eq!(read(&short).await, b"x");
+        assert_eq!(registered(), 0, "it may end soon");
+        let (waiting, mut waiting_peer) = lasting_pair().await;
+        let mut wait = pin!(waiting.read(Vec::with_capacity(8)));
+        assert!(rt::timeout(Duration::from_millis(5), &mut wait).await.is_err(), "nothing was sent");
+        for round in 0..3 {
+            let (stream, mut peer) = lasting_pair().await;
+            assert_eq!(registered(), 2 * one);
+            stream.write_all(vec![round]).await.0.expect("sent");
+            drop(stream);
+            assert_eq!(registered(), one);
+            // Though an operation on another place goes on.
+            let mut rest = Vec::new();
+            assert_eq!(peer.read_to_end(&mut rest).expect("it is closed"), 1);
+            assert_eq!(rest, [round]);
+        }
+        waiting_peer.write_all(b"late").expect("sent");
+        let (len, buf) = wait.await;
+        assert_eq!((len.expect("read"), &buf[..]), (4, &b"late"[..]));
+    });
+    // A stream may outlive its core.
+    let (stream, mut peer) = run_with(RingFeatures::all(), lasting_pair());
+    drop(stream);
+    let mut rest = Vec::new();
+    // Not `read`: the end of the ring may interrupt a system call of this thread.
+    assert_eq!(peer.read_to_end(&mut rest).expect("it is closed"), 0);
+}
+
+#[test]
+fn operations_that_were_given_up_do_not_reach_the_next_connection() {
+    run_with(RingFeatures::all(), async {
+        // All of them have their places before the first gives one up.
+        let (first, mut first_peer) = lasting_pair().await;
+        let (second, mut second_peer) = pair().await;
+        for message in 0..31u8 {
+            second_peer.write_all(&[message]).expect("sent");
+            assert_eq!(read(&second).await, [message]);
+        }
+        second_peer.write_all(b"last").expect("sent");
+        first_peer.write_all(b"for the first").expect("sent");
+        {
+            // Queued; the kernel hears of it when the core turns to its ring.
+            let mut given_up = pin!(first.read(Vec::with_capacity(64)));
+            assert!(given_up.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        }
+        drop(first);
+        // With this read the second gets the place of the first.
+        assert_eq!(read(&second).await, b"last");
+        second_peer.write_all(b"for the second").expect("sent");
+        rt::sleep(Duration::from_millis(5)).await;
+        assert_eq!(read(&second).await, b"for the second");
+    });
+}
+
+/// The kernel takes no more places than there may be descriptors.
+#[test]
+fn a_table_with_few_places_leaves_some_to_files() {
+    let before = getrlimit(Resource::Nofile);
+    run_with(RingFeatures::all(), async {
+        let few = Rlimit { current: Some(70), maximum: before.maximum };
+        let first = pair().await;
+        let mut pairs = vec![first];
+        setrlimit(Resource::Nofile, few).expect("lowering it is allowed");
+        pairs.push(lasting_pair().await);
+        setrlimit(Resource::Nofile, before.clone()).expect("up to the hard limit is allowed");
+        for _ in 0..20 {
+            pairs.push(lasting_pair().await);
+        }
+        assert_eq!(registered(), if can_register() { 70 - 64 } else { 0 });
+        for (stream, peer) in &mut pairs {
+            peer.write_all(b"to all").expect("sent");
+            assert_eq!(read(stream).await, b"to all");
+        }
+    });
+}
