@@ -10,7 +10,7 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 use super::task::Site;
 
 /// Polls that are remembered. A power of two, and as many as a turn runs; in a model few enough to come round.
-const REMEMBERED: usize = if cfg!(loom) { 2 } else { 256 };
+const REMEMBERED: usize = if cfg!(loom) { 2 } else { 512 };
 
 /// What a core is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -47,7 +47,7 @@ use crate::error::Result;
 use crate::mem::Arena;
 
 /// Polls of tasks per turn before the pollers get theirs.
-const POLLS_PER_TURN: u64 = 256;
+const POLLS_PER_TURN: u64 = 512;
 /// A turn's tasks stop after this long even if the budget is not used up, so that a completed I/O waits no longer.
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
 /// What tasks ask of the kernel is handed over after so much time of tasks, even if others are still to have their turn.
