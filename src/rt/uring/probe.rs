@@ -327,8 +327,8 @@ fn lets_go_of_each_file(ring: &mut IoUring) -> Result<bool> {
     let left = ring.submitter().register_files_update(1, &[-1]).is_ok();
     drop(other);
     let is_closed = rustix::io::read(&other_reader, &mut [0; 1]) == Ok(0);
-    // Ends the wait.
-    drop(ends_wait);
+    // Ends the wait. Closing would not, as long as a process has the pipe that was forked meanwhile.
+    rustix::io::write(&ends_wait, &[0]).map_err(failed)?;
     if pushed {
         answer(ring)?;
     }
