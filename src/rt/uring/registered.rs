@@ -196,6 +196,12 @@ impl Drop for FixedFile {
     fn drop(&mut self) {
         let Some(reactor) = self.reactor.upgrade() else { return };
         reactor.files.borrow_mut().leave(self.place);
+        if reactor.is_forked() {
+            // The place is the parent's; the descriptor here is not.
+            let file = reactor.files.borrow_mut().table[usize::from(self.place)].take();
+            drop(file);
+            return;
+        }
         // Now, or in a later turn if the kernel does not take what is queued.
         reactor.forget_files();
     }
