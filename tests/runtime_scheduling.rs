@@ -161,6 +161,54 @@ fn what_tasks_ask_of_the_kernel_is_handed_over_together_but_soon() {
     });
 }
 
+/// Of a device whose pollers take long each turn has its share, and what tasks ask of the kernel does not wait for many turns.
+#[test]
+fn what_tasks_ask_of_the_kernel_does_not_wait_for_many_turns_of_slow_pollers() {
+    struct Slow(Arc<WorkClock>);
+    impl Poller for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+        fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
+            self.0.work(Duration::from_micros(100));
+            0
+        }
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+        fn park(&mut self) -> Park {
+            Park::Spin
+        }
+    }
+    run_on_work_clock(|clock| async move {
+        rt::register_poller(Rc::new(RefCell::new(Slow(Arc::clone(&clock))))).keep();
+        let (reader, writer) = pipe().expect("descriptors");
+        let reader = Rc::new(reader);
+        rt::yield_now().await;
+        let before = rt::stats();
+        let reads: Vec<_> = (0..300)
+            .map(|_| {
+                let (clock, reader) = (Arc::clone(&clock), Rc::clone(&reader));
+                rt::spawn("reads", async move {
+                    clock.work(WORK);
+                    reader.read(Vec::with_capacity(1)).await.0
+                })
+            })
+            .collect();
+        rt::yield_now().await;
+        let stats = rt::stats();
+        let (turns, made) = (stats.turns - before.turns, stats.ring_enters - before.ring_enters);
+        assert!(turns >= 90, "{turns} turns: the test shows nothing");
+        if stats.reactor == ReactorKind::IoUring {
+            assert!(made >= turns / 2 - 1, "{made} system calls in {turns} turns");
+        }
+        drop(writer);
+        for read in reads {
+            assert_eq!(read.await.expect("no panic").expect("the end"), 0);
+        }
+    });
+}
+
 #[test]
 fn a_queue_that_slept_saves_nothing_up() {
     run_on_work_clock(|clock| async move {
