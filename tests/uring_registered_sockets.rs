@@ -5,7 +5,7 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -16,9 +16,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One at a time: the tests count the places of all rings of the process.
-fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
+fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
+    let _alone = alone();
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
     config.ring_features = features;
     Core::new(&config).expect("a core").block_on(future).expect("the reactor works")
@@ -47,6 +51,7 @@ async fn read(stream: &TcpStream) -> Vec<u8> {
     read.expect("read");
     buf
 }
+
 /// How many sockets the rings of this process have in their tables.
 fn registered() -> usize {
     let entries = std::fs::read_dir("/proc/self/fdinfo").expect("procfs");
@@ -123,6 +128,41 @@ fn operations_that_were_given_up_do_not_reach_the_next_connection() {
         let rest = rt::timeout(PATIENCE, read(&second)).await;
         assert_eq!(rest.expect("nobody else got it"), b"2");
     });
+}
+
+/// A place is one in the table of one ring: another core of the thread uses the socket by its descriptor, or has it in a table of its own.
+#[test]
+fn a_stream_that_another_core_of_the_thread_uses_is_the_same() {
+    let core = || Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32])).expect("a core");
+    let message = async |(stream, peer): &mut (TcpStream, std::net::TcpStream), message: u8| {
+        peer.write_all(&[message]).expect("sent");
+        assert_eq!(read(stream).await, [message]);
+        stream.write_all(vec![message]).await.0.expect("sent");
+        let mut echoed = [0];
+        peer.read_exact(&mut echoed).expect("echoed");
+        assert_eq!(echoed, [message]);
+    };
+    let _alone = alone();
+    let (first, second) = (core(), core());
+    let mut one = first.block_on(lasting_pair()).expect("the ring works");
+    let mut two = second.block_on(lasting_pair()).expect("the ring works");
+    for _ in 0..2 {
+        for core in [&first, &second] {
+            // So many that the socket would have got a place here.
+            for number in 0..40 {
+                core.block_on(message(&mut one, number)).expect("the ring works");
+                core.block_on(message(&mut two, 40 + number)).expect("the ring works");
+            }
+        }
+    }
+    drop(first);
+    second.block_on(message(&mut one, 1)).expect("the ring works");
+    second.block_on(message(&mut two, 2)).expect("the ring works");
+    for (stream, mut peer) in [one, two] {
+        drop(stream);
+        // Not `read`: as above.
+        assert_eq!(peer.read_to_end(&mut Vec::new()).expect("it is closed"), 0);
+    }
 }
 
 /// The kernel takes no more places than there may be descriptors.
