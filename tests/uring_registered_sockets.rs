@@ -165,6 +165,64 @@ fn a_stream_that_another_core_of_the_thread_uses_is_the_same() {
     }
 }
 
+/// Connections begin, last and end in turn, and reads are given up meanwhile: places and descriptors are soon another's. Each gets its own bytes, and
+/// ends when it is closed, also with a queue that is always full.
+#[test]
+fn each_connection_gets_its_own_bytes_while_places_change_hands() {
+    for entries in [1, 8, 256] {
+        let _alone = alone();
+        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
+        config.ring_entries = entries;
+        let core = Core::new(&config).expect("a core");
+        let all = async {
+            let tasks: Vec<_> = (0..12u8).map(|tag| rt::spawn("connections", connections(tag))).collect();
+            for task in tasks {
+                task.await.expect("no panic");
+            }
+            assert_eq!(registered(), 0, "all have ended");
+        };
+        core.block_on(rt::timeout(PATIENCE * 6, all)).expect("the ring works").expect("in time");
+    }
+}
+
+/// One connection after the other, whose messages say whose they are.
+async fn connections(tag: u8) {
+    for generation in 0..6u8 {
+        let listener =
+            TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+        let client = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
+        let (server, _) = listener.accept().await.expect("accept");
+        for number in 0..60 + tag {
+            let message = [tag, generation, number];
+            if number % 5 == tag % 5 {
+                let soon = Duration::from_micros(u64::from(number));
+                let early = rt::timeout(soon, server.read(Vec::with_capacity(8))).await;
+                assert!(early.is_err(), "nothing was sent");
+            }
+            client.write_all(message.to_vec()).await.0.expect("sent");
+            let mut got = Vec::new();
+            while got.len() < message.len() {
+                let read = rt::timeout(Duration::from_micros(20), server.read(Vec::with_capacity(2))).await;
+                let Ok((result, part)) = read else { continue };
+                assert_ne!(result.expect("read"), 0, "it goes on");
+                got.extend(part);
+            }
+            assert_eq!(got, message);
+            server.write_all(got).await.0.expect("sent");
+            let mut echoed = Vec::new();
+            while echoed.len() < message.len() {
+                echoed.extend(read(&client).await);
+            }
+            assert_eq!(echoed, message);
+        }
+        // With a read given up that the kernel may still have.
+        let given_up = server.read(Vec::with_capacity(8));
+        assert!(rt::timeout(Duration::from_micros(1), given_up).await.is_err(), "nothing was sent");
+        drop(server);
+        assert_eq!(read(&client).await, []);
+    }
+}
+
 /// The kernel takes no more places than there may be descriptors.
 #[test]
 fn a_table_with_few_places_leaves_some_to_files() {
