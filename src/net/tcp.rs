@@ -267,7 +267,7 @@ impl TcpStream {
         transfer::write_all(buf, |part| self.write(part))
     }
 
-    /// Reads what is there now; `None` if nothing is, and always for a stream of another core.
+    /// Reads what is there now; `None` if nothing is or a read waits, whose it may be, and always for a stream of another core.
     ///
     /// # Errors
     ///
