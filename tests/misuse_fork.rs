@@ -1,5 +1,6 @@
 //! A process that forks while it has a core. Alone in its file, and one test at a time: other tests' threads would hold locks at the fork.
 
+use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -148,6 +149,56 @@ async fn drop_in_a_child_what_is_in_flight() {
     let connecting = TcpStream::connect(&kernel, listener.local_addr());
     let _second = rt::timeout(limit, connecting).await.expect("in time").expect("connect");
     rt::timeout(limit, listener.accept()).await.expect("in time").expect("accept");
+}
+
+/// What a child drops is not kept open in it: the connection ends when the parent drops it, too, whether or not its ring knew the socket.
+#[test]
+fn a_connection_that_both_dropped_has_ended() {
+    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    for features in [RingFeatures::all(), RingFeatures::linux_5_15()] {
+        let mut config = config();
+        config.ring_features = features;
+        let core = Core::new(&config).expect("a core");
+        let (stream, mut peer) = core
+            .block_on(async {
+                let any = SocketAddr::from(([127, 0, 0, 1], 0));
+                let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+                let mut peer = std::net::TcpStream::connect(listener.local_addr()).expect("connect");
+                let (stream, _) = listener.accept().await.expect("accept");
+                // So many that the ring has a place for it.
+                for message in 0..40u8 {
+                    peer.write_all(&[message]).expect("sent");
+                    assert_eq!(stream.read(Vec::with_capacity(8)).await.0.expect("read"), 1);
+                }
+                (stream, peer)
+            })
+            .expect("the ring works");
+        peer.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
+        let mut stream = Some(stream);
+        let (mut told, tells) = std::io::pipe().expect("descriptors");
+        let (ends, end) = std::io::pipe().expect("descriptors");
+        let mut end = Some(end);
+        // SAFETY: as in `in_fork`; the child makes system calls and leaves with `_exit`.
+        let pid = unsafe { libc::fork() };
+        assert!(pid >= 0, "no process");
+        if pid == 0 {
+            // SAFETY: asks for a signal that ends the child should it hang.
+            unsafe { libc::alarm(10) };
+            drop((end.take(), stream.take()));
+            let _ = (&tells).write_all(b"d");
+            let _ = (&ends).read(&mut [0]);
+            // SAFETY: ends the process at once.
+            unsafe { libc::_exit(0) };
+        }
+        told.read_exact(&mut [0]).expect("the child dropped it");
+        drop(stream.take());
+        let ended = peer.read(&mut [0]);
+        drop(end.take());
+        let mut status = 0;
+        // SAFETY: waits for the child that was just made; `status` is room for its status.
+        assert_eq!(unsafe { libc::waitpid(pid, &raw mut status, 0) }, pid);
+        assert_eq!(ended.expect("in time"), 0);
+    }
 }
 
 /// Sockets with names, and what answers there, are the parent's.

@@ -161,6 +161,117 @@ fn what_tasks_ask_of_the_kernel_is_handed_over_together_but_soon() {
     });
 }
 
+/// What a queue with a latency class waits for does not wait for the tasks of another queue.
+#[test]
+fn with_several_queues_what_tasks_ask_of_the_kernel_is_handed_over_each_turn() {
+    run_on_work_clock(|clock| async move {
+        let queue = TaskQueue::new("other", Shares::new(100), LatencyClass::NotImportant).expect("room");
+        let (reader, writer) = pipe().expect("descriptors");
+        let reader = Rc::new(reader);
+        rt::yield_now().await;
+        let before = rt::stats();
+        let reads: Vec<_> = (0..300)
+            .map(|_| {
+                let (clock, reader) = (Arc::clone(&clock), Rc::clone(&reader));
+                rt::spawn("reads", async move {
+                    clock.work(WORK);
+                    reader.read(Vec::with_capacity(1)).await.0
+                })
+            })
+            .collect();
+        rt::yield_now().await;
+        let stats = rt::stats();
+        let (turns, made) = (stats.turns - before.turns, stats.ring_enters - before.ring_enters);
+        assert!(turns >= 90, "{turns} turns: the test shows nothing");
+        if stats.reactor == ReactorKind::IoUring {
+            assert!(made >= turns - 1, "{made} system calls in {turns} turns");
+        }
+        drop((writer, queue));
+        for read in reads {
+            assert_eq!(read.await.expect("no panic").expect("the end"), 0);
+        }
+    });
+}
+
+/// The kernel does a few at a time of what it deferred. All that is there comes in one turn, so that its tasks run together.
+#[test]
+fn many_completions_that_were_deferred_come_in_one_turn() {
+    const READS: u64 = 200;
+    run(async {
+        if rt::stats().reactor != ReactorKind::IoUring {
+            return;
+        }
+        let (reader, writer) = pipe().expect("descriptors");
+        let reader = Rc::new(reader);
+        let reads: Vec<_> = (0..READS)
+            .map(|_| {
+                let reader = Rc::clone(&reader);
+                rt::spawn("reads", async move { reader.read(Vec::with_capacity(1)).await.0 })
+            })
+            .collect();
+        rt::sleep(Duration::from_millis(5)).await;
+        let before = rt::stats();
+        // All have the end now, and the core looks around once.
+        drop(writer);
+        rt::yield_now().await;
+        let stats = rt::stats();
+        assert_eq!(stats.turns - before.turns, 1);
+        let came = stats.completions - before.completions;
+        assert!(came >= READS, "{came} completions of {READS}");
+        for read in reads {
+            assert_eq!(read.await.expect("no panic").expect("the end"), 0);
+        }
+    });
+}
+
+/// Pollers have their turn after each 10 µs of tasks. If they take long, what tasks ask of the kernel does not wait for many turns.
+#[test]
+fn what_tasks_ask_of_the_kernel_does_not_wait_for_many_turns_of_slow_pollers() {
+    struct Slow(Arc<WorkClock>);
+    impl Poller for Slow {
+        fn name(&self) -> &'static str {
+            "slow"
+        }
+        fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
+            self.0.work(Duration::from_micros(100));
+            0
+        }
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+        fn park(&mut self) -> Park {
+            Park::Spin
+        }
+    }
+    run_on_work_clock(|clock| async move {
+        rt::register_poller(Rc::new(RefCell::new(Slow(Arc::clone(&clock))))).keep();
+        let (reader, writer) = pipe().expect("descriptors");
+        let reader = Rc::new(reader);
+        rt::yield_now().await;
+        let before = rt::stats();
+        let reads: Vec<_> = (0..300)
+            .map(|_| {
+                let (clock, reader) = (Arc::clone(&clock), Rc::clone(&reader));
+                rt::spawn("reads", async move {
+                    clock.work(WORK);
+                    reader.read(Vec::with_capacity(1)).await.0
+                })
+            })
+            .collect();
+        rt::yield_now().await;
+        let stats = rt::stats();
+        let (turns, made) = (stats.turns - before.turns, stats.ring_enters - before.ring_enters);
+        assert!(turns >= 90, "{turns} turns: the test shows nothing");
+        if stats.reactor == ReactorKind::IoUring {
+            assert!(made >= turns / 2 - 1, "{made} system calls in {turns} turns");
+        }
+        drop(writer);
+        for read in reads {
+            assert_eq!(read.await.expect("no panic").expect("the end"), 0);
+        }
+    });
+}
+
 #[test]
 fn a_queue_that_slept_saves_nothing_up() {
     run_on_work_clock(|clock| async move {

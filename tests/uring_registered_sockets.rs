@@ -5,8 +5,8 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::task::{Context, Waker};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use boson::net::{Net, TcpListener, TcpStream};
@@ -16,9 +16,13 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 const PATIENCE: Duration = Duration::from_secs(5);
 
 /// One at a time: the tests count the places of all rings of the process.
-fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
+fn alone() -> MutexGuard<'static, ()> {
     static ALONE: Mutex<()> = Mutex::new(());
-    let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
+    let _alone = alone();
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
     config.ring_features = features;
     Core::new(&config).expect("a core").block_on(future).expect("the reactor works")
@@ -47,6 +51,7 @@ async fn read(stream: &TcpStream) -> Vec<u8> {
     read.expect("read");
     buf
 }
+
 /// How many sockets the rings of this process have in their tables.
 fn registered() -> usize {
     let entries = std::fs::read_dir("/proc/self/fdinfo").expect("procfs");
@@ -125,6 +130,99 @@ fn operations_that_were_given_up_do_not_reach_the_next_connection() {
     });
 }
 
+/// A place is one in the table of one ring: another core of the thread uses the socket by its descriptor, or has it in a table of its own.
+#[test]
+fn a_stream_that_another_core_of_the_thread_uses_is_the_same() {
+    let core = || Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32])).expect("a core");
+    let message = async |(stream, peer): &mut (TcpStream, std::net::TcpStream), message: u8| {
+        peer.write_all(&[message]).expect("sent");
+        assert_eq!(read(stream).await, [message]);
+        stream.write_all(vec![message]).await.0.expect("sent");
+        let mut echoed = [0];
+        peer.read_exact(&mut echoed).expect("echoed");
+        assert_eq!(echoed, [message]);
+    };
+    let _alone = alone();
+    let (first, second) = (core(), core());
+    let mut one = first.block_on(lasting_pair()).expect("the ring works");
+    let mut two = second.block_on(lasting_pair()).expect("the ring works");
+    for _ in 0..2 {
+        for core in [&first, &second] {
+            // So many that the socket would have got a place here.
+            for number in 0..40 {
+                core.block_on(message(&mut one, number)).expect("the ring works");
+                core.block_on(message(&mut two, 40 + number)).expect("the ring works");
+            }
+        }
+    }
+    drop(first);
+    second.block_on(message(&mut one, 1)).expect("the ring works");
+    second.block_on(message(&mut two, 2)).expect("the ring works");
+    for (stream, mut peer) in [one, two] {
+        drop(stream);
+        // Not `read`: as above.
+        assert_eq!(peer.read_to_end(&mut Vec::new()).expect("it is closed"), 0);
+    }
+}
+
+/// Connections begin, last and end in turn, and reads are given up meanwhile: places and descriptors are soon another's. Each gets its own bytes, and
+/// ends when it is closed, also with a queue that is always full.
+#[test]
+fn each_connection_gets_its_own_bytes_while_places_change_hands() {
+    for entries in [1, 8, 256] {
+        let _alone = alone();
+        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
+        config.ring_entries = entries;
+        let core = Core::new(&config).expect("a core");
+        let all = async {
+            let tasks: Vec<_> = (0..12u8).map(|tag| rt::spawn("connections", connections(tag))).collect();
+            for task in tasks {
+                task.await.expect("no panic");
+            }
+            assert_eq!(registered(), 0, "all have ended");
+        };
+        core.block_on(rt::timeout(PATIENCE * 6, all)).expect("the ring works").expect("in time");
+    }
+}
+
+/// One connection after the other, whose messages say whose they are.
+async fn connections(tag: u8) {
+    for generation in 0..6u8 {
+        let listener =
+            TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+        let client = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
+        let (server, _) = listener.accept().await.expect("accept");
+        for number in 0..60 + tag {
+            let message = [tag, generation, number];
+            if number % 5 == tag % 5 {
+                let soon = Duration::from_micros(u64::from(number));
+                let early = rt::timeout(soon, server.read(Vec::with_capacity(8))).await;
+                assert!(early.is_err(), "nothing was sent");
+            }
+            client.write_all(message.to_vec()).await.0.expect("sent");
+            let mut got = Vec::new();
+            while got.len() < message.len() {
+                let read = rt::timeout(Duration::from_micros(20), server.read(Vec::with_capacity(2))).await;
+                let Ok((result, part)) = read else { continue };
+                assert_ne!(result.expect("read"), 0, "it goes on");
+                got.extend(part);
+            }
+            assert_eq!(got, message);
+            server.write_all(got).await.0.expect("sent");
+            let mut echoed = Vec::new();
+            while echoed.len() < message.len() {
+                echoed.extend(read(&client).await);
+            }
+            assert_eq!(echoed, message);
+        }
+        // With a read given up that the kernel may still have.
+        let given_up = server.read(Vec::with_capacity(8));
+        assert!(rt::timeout(Duration::from_micros(1), given_up).await.is_err(), "nothing was sent");
+        drop(server);
+        assert_eq!(read(&client).await, []);
+    }
+}
+
 /// The kernel takes no more places than there may be descriptors.
 #[test]
 fn a_table_with_few_places_leaves_some_to_files() {
@@ -145,4 +243,27 @@ fn a_table_with_few_places_leaves_some_to_files() {
             assert_eq!(read(stream).await, b"to all");
         }
     });
+}
+
+/// Also the one that would give its stream a place.
+#[test]
+fn a_read_that_its_core_has_done_is_told_so_outside_of_it() {
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
+    config.ring_features = RingFeatures::all();
+    let core = Core::new(&config).expect("a core");
+    let mut context = Context::from_waker(Waker::noop());
+    let begun = core.block_on(async {
+        let (stream, mut peer) = pair().await;
+        for message in 0..31u8 {
+            peer.write_all(&[message]).expect("sent");
+            assert_eq!(read(&stream).await, [message]);
+        }
+        let mut last = Box::pin(async move { read(&stream).await });
+        assert!(last.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        peer.write_all(b"last").expect("sent");
+        rt::sleep(Duration::from_millis(5)).await;
+        last
+    });
+    let mut last = begun.expect("the reactor works");
+    assert_eq!(last.as_mut().poll(&mut context), Poll::Ready(b"last".to_vec()));
 }

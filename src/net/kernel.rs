@@ -108,7 +108,7 @@ pub(super) struct KernelStream {
     socket: Rc<OwnedFd>,
     flow: Rc<Flow>,
     /// One request that receives for as long as the stream is read in small pieces, if the core's ring has such. While it is
-    /// with the kernel nothing else receives, so that the bytes stay in order.
+    /// with the kernel nothing else receives, so that the bytes stay in order; so it waits for those that do.
     feed: OnceCell<Option<Rc<Feed<Chunk>>>>,
     /// Much arrives at once, and reads bring large buffers: they are received into directly.
     bulk: Cell<bool>,
@@ -116,6 +116,8 @@ pub(super) struct KernelStream {
     filled: Cell<u8>,
     /// How many reads asked the kernel, up to [`REGISTER_AFTER`].
     reads: Cell<u8>,
+    /// How many reads wait for requests of their own.
+    receiving: Cell<u32>,
     /// The kernel copies what it is asked to send without copying: the device cannot do otherwise.
     copies: Cell<bool>,
 }
@@ -199,6 +201,7 @@ impl KernelStream {
             bulk: Cell::new(false),
             filled: Cell::new(0),
             reads: Cell::new(0),
+            receiving: Cell::new(0),
             copies: Cell::new(false),
         }
     }
@@ -241,7 +244,7 @@ impl KernelStream {
                     } else {
                         let flow = Rc::clone(&self.flow);
                         let keep = move |result: io::Result<u32>, buf: B| flow.keep(result, buf.as_slice());
-                        awaits = Awaits::Receive(PendingGuard(None), ops::recv(&self.socket, buf, keep));
+                        awaits = Awaits::Receive(Receiving(None), ops::recv(&self.socket, buf, keep));
                     }
                 }
                 match &mut awaits {
@@ -250,7 +253,7 @@ impl KernelStream {
                     Awaits::Arrival(arrival) => ready!(Pin::new(arrival).poll(cx)),
                     Awaits::Receive(guard, operation) => {
                         let polled = Pin::new(operation).poll(cx);
-                        guard.0 = polled.is_pending().then_some(&self.flow.dropped);
+                        guard.set(polled.is_pending().then_some(self));
                         let (result, buf) = ready!(polled);
                         awaits = Awaits::Nothing;
                         return Poll::Ready(self.received(result, buf));
@@ -282,13 +285,15 @@ impl KernelStream {
         Some(result)
     }
 
-    /// The feed, if the next bytes come there: not if the kernel had no buffer for it, nor if they are better received where they are wanted.
+    /// The feed, if the next bytes come there: not if the kernel had no buffer for it, nor if they are better received where they are wanted or are
+    /// received for another read.
     fn feed_to_await(&self) -> Option<&Rc<Feed<Chunk>>> {
         if self.filled.get() < READ_AHEAD_AFTER && !self.flow.dropped_reads.get() {
             return None;
         }
         let feed = self.feed.get_or_init(|| Feed::new(&self.socket)).as_ref()?;
-        (feed.is_armed() || !(feed.take_starved() || self.bulk.get())).then_some(feed)
+        let may_start = || self.receiving.get() == 0 && !(feed.take_starved() || self.bulk.get());
+        (feed.is_armed() || may_start()).then_some(feed)
     }
 
     /// What a read gives that asked the kernel itself.
@@ -364,7 +369,8 @@ impl KernelStream {
 
     /// Reads what is there without waiting.
     pub(super) fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>> {
-        if self.flow.dropped.are_pending() {
+        if self.flow.dropped.are_pending() || self.receiving.get() > 0 {
+            // It would overtake what these were given already.
             return Ok(None);
         }
         let stashed = self.flow.take(|bytes| {
@@ -437,7 +443,28 @@ enum Awaits<'a, O> {
     Dropped(Pin<Box<Notified<'a>>>),
     Arrival(Arrival<'a, Chunk>),
     /// An operation of the read's own. The guard is dropped before it: what keeps the bytes may run while it is dropped.
-    Receive(PendingGuard<'a>, O),
+    Receive(Receiving<'a>, O),
+}
+
+/// Counts a read among the stream's that wait for a request of their own, and when it is dropped then, among those whose outcome is not known.
+struct Receiving<'a>(Option<&'a KernelStream>);
+
+impl<'a> Receiving<'a> {
+    fn set(&mut self, stream: Option<&'a KernelStream>) {
+        match (self.0, stream) {
+            (None, Some(stream)) => stream.receiving.set(stream.receiving.get() + 1),
+            (Some(stream), None) => stream.receiving.set(stream.receiving.get() - 1),
+            _ => {}
+        }
+        self.0 = stream;
+    }
+}
+
+impl Drop for Receiving<'_> {
+    fn drop(&mut self) {
+        let _pending = PendingGuard(self.0.map(|stream| &stream.flow.dropped));
+        self.set(None);
+    }
 }
 
 /// The result of a write that the kernel was asked for.

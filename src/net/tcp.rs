@@ -199,6 +199,8 @@ impl TcpStream {
 
     /// Reads at least one byte into the front of `buf` and returns how many; 0 at the end of the stream.
     ///
+    /// Reads that several tasks have under way at the same time get their parts in no order that they can rely on.
+    ///
     /// # Errors
     ///
     /// [`Closed`](crate::ErrorKind::Closed) after a reset by the peer.
@@ -265,7 +267,7 @@ impl TcpStream {
         transfer::write_all(buf, |part| self.write(part))
     }
 
-    /// Reads what is there now; `None` if nothing is, and always for a stream of another core.
+    /// Reads what is there now; `None` if nothing is or a read waits, whose it may be, and always for a stream of another core.
     ///
     /// # Errors
     ///

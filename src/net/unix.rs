@@ -291,7 +291,7 @@ impl UnixStream {
         transfer::write_all(buf, |part| self.write(part))
     }
 
-    /// Reads what is there now; `None` if nothing is.
+    /// Reads what is there now; `None` if nothing is or a read waits, whose it may be.
     ///
     /// # Errors
     ///

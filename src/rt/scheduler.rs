@@ -4,13 +4,13 @@
 //! # The budget of a turn
 //!
 //! A turn runs at most [`POLLS_PER_TURN`] polls, those of tasks that come back meanwhile included: with few tasks that yield,
-//! one pass over the devices is paid by many polls. It also ends after [`TASK_TIME_PER_TURN`], so that a completed I/O
-//! waits no longer than that and one poll. A reading of the clock costs several polls of a small task, so the clock is read after the
+//! one pass over the devices is paid by many polls. It also ends after [`TASK_TIME_PER_TURN`], so that timers, pollers and other threads
+//! wait no longer than that and one poll. A reading of the clock costs several polls of a small task, so the clock is read after the
 //! 1st, 8th and 64th poll and at the end, and sooner if the polls so far say that the time would be up before.
 //!
 //! What tasks ask of the kernel is handed over once in a round, which ends when every task that was ready at its beginning has had its turn:
-//! with many ready tasks one system call takes what all of them ask for. A round that lasts longer than [`TASK_TIME_PER_SUBMISSION`] is
-//! divided.
+//! with many ready tasks one system call takes what all of them ask for. A round that lasts longer than [`TIME_PER_SUBMISSION`] is
+//! divided. What an io_uring has deferred is done with the same call: so long, a turn and one poll a completed I/O may wait.
 
 mod access;
 mod arrivals;
@@ -48,10 +48,10 @@ use crate::mem::Arena;
 
 /// Polls of tasks per turn before the pollers get theirs.
 const POLLS_PER_TURN: u64 = 512;
-/// A turn's tasks stop after this long even if the budget is not used up, so that a completed I/O waits no longer.
+/// A turn's tasks stop after this long even if the budget is not used up, so that what comes to the core waits no longer.
 const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
-/// What tasks ask of the kernel is handed over after so much time of tasks, even if others are still to have their turn.
-const TASK_TIME_PER_SUBMISSION: Duration = Duration::from_micros(100);
+/// What tasks ask of the kernel is handed over after so much time, of tasks and of pollers, even if others are still to have their turn.
+const TIME_PER_SUBMISSION: Duration = Duration::from_micros(100);
 /// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
 const CLOCK_GROWTH: u64 = 8;
 /// So many turns in a row may end before devices, timers and the inbox had theirs.
@@ -82,9 +82,9 @@ pub(super) struct Shared {
     messages: RefCell<VecDeque<Message>>,
     /// The number of polls at which the round ends, and how many messages it still has room for.
     round: Cell<(u64, u64)>,
-    /// The number of polls at which all have had their turn that were ready when operations were last handed to the kernel, and how much
-    /// time tasks took since.
-    submission: Cell<(u64, Duration)>,
+    /// The number of polls at which all have had their turn that were ready when operations were last handed to the kernel, and when the
+    /// first turn since then began, if one did.
+    submission: Cell<(u64, Option<Instant>)>,
     /// Woken when the last task has ended.
     drained: Cell<Option<Waker>>,
     /// Reused by `fire_timers`.
@@ -156,7 +156,7 @@ impl Shared {
             pollers: Pollers::default(),
             messages: RefCell::default(),
             round: Cell::new((0, 0)),
-            submission: Cell::new((0, Duration::ZERO)),
+            submission: Cell::new((0, None)),
             drained: Cell::default(),
             fired: RefCell::default(),
             clock: Arc::clone(&config.clock),
@@ -199,9 +199,9 @@ impl Shared {
             self.look_around()?;
             started = self.read_clock();
         }
+        let (round_ends, since) = self.submission.get();
+        self.submission.set((round_ends, since.or(Some(started))));
         let ran = self.run_tasks(started, &is_done);
-        let (round_ends, took) = self.submission.get();
-        self.submission.set((round_ends, took + (self.now.get() - started)));
         if is_done() {
             self.skipped.set(self.skipped.get() + 1);
             self.account(true);

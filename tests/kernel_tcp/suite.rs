@@ -1,10 +1,12 @@
 //! Kernel sockets: the promises about dropped futures, half-close, resets and full queues.
 
 use std::cell::Cell;
+use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::task::{Context, Waker};
 use std::time::Duration;
 
 use boson::mem::{IoBuf, IoBufMut};
@@ -616,6 +618,82 @@ fn slow_readers_neither_lose_bytes_nor_stop_others() {
             assert_eq!(all.len(), BYTES);
             assert!(all.iter().enumerate().all(|(at, byte)| usize::from(*byte) == at % 251), "out of order");
             writer.await.expect("no panic");
+        }
+    });
+}
+
+/// Two reads wait at the same time when the stream has proved to be one: the other one still has a request of its own then, which must not take
+/// bytes from behind those that are received ahead.
+#[test]
+fn what_is_read_next_comes_after_what_was_read() {
+    run(async {
+        let (client, server) = pair().await;
+        let send = async |bytes: &'static [u8]| {
+            client.write_all(bytes).await.0.expect("write");
+            rt::sleep(Duration::from_millis(3)).await;
+        };
+        send(b"012").await;
+        for _ in 0..3 {
+            assert_eq!(server.read(Vec::with_capacity(1)).await.0.expect("read"), 1);
+        }
+        let mut context = Context::from_waker(Waker::noop());
+        let mut waiting = Vec::new();
+        for _ in 0..2 {
+            let mut read = Box::pin(server.read(Vec::with_capacity(1)));
+            assert!(read.as_mut().poll(&mut context).is_pending());
+            waiting.push(read);
+        }
+        rt::sleep(Duration::from_millis(3)).await;
+        send(b"3").await;
+        waiting.retain_mut(|read| read.as_mut().poll(&mut context).is_pending());
+        assert_eq!(waiting.len(), 1, "one byte was sent");
+        let mut third = Box::pin(server.read(Vec::with_capacity(1)));
+        assert!(third.as_mut().poll(&mut context).is_pending());
+        rt::sleep(Duration::from_millis(3)).await;
+        for byte in [b"4", b"5", b"6", b"7"] {
+            send(byte).await;
+        }
+        let (read, waited_for) = waiting.remove(0).await;
+        assert_eq!(read.expect("read"), 1);
+        // What comes after all of these: the third has its byte already, or takes the next.
+        let (read, next) = server.read(Vec::with_capacity(1)).await;
+        assert_eq!(read.expect("read"), 1);
+        assert!(next > waited_for, "{next:?} was read after {waited_for:?}");
+        let (read, third) = third.await;
+        assert_eq!(read.expect("read"), 1);
+        let mut all = [waited_for, next, third].concat();
+        all.sort_unstable();
+        assert_eq!(all, b"456");
+    });
+}
+
+/// What the read that waits was given is not with its task yet.
+#[test]
+fn try_read_does_not_overtake_a_read_that_waits() {
+    run(async {
+        for (client, server) in pairs().await {
+            let mut context = Context::from_waker(Waker::noop());
+            let mut read = Box::pin(server.read(Vec::with_capacity(1)));
+            assert!(read.as_mut().poll(&mut context).is_pending());
+            rt::sleep(Duration::from_millis(3)).await;
+            for byte in [b"a", b"b"] {
+                client.write_all(&byte[..]).await.0.expect("write");
+                rt::sleep(Duration::from_millis(3)).await;
+            }
+            let mut here = [0; 8];
+            let len = server.try_read(&mut here).expect("read").unwrap_or(0);
+            let mut got = here[..len].to_vec();
+            if got.len() < 2 {
+                let (result, waited_for) = read.await;
+                assert_eq!(result.expect("read"), 1);
+                got.extend(waited_for);
+            }
+            if got.len() < 2 {
+                let (result, rest) = server.read(Vec::with_capacity(1)).await;
+                assert_eq!(result.expect("read"), 1);
+                got.extend(rest);
+            }
+            assert_eq!(got, b"ab");
         }
     });
 }

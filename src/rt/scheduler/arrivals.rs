@@ -1,8 +1,6 @@
 //! What comes to a core between its tasks' turns: completions, timers, and the wakes and messages of other threads.
 
-use std::time::Duration;
-
-use super::{Shared, TASK_TIME_PER_SUBMISSION, TASK_TIME_PER_TURN};
+use super::{Shared, TASK_TIME_PER_TURN, TIME_PER_SUBMISSION};
 use crate::error::Result;
 use crate::rt::beat::Phase;
 use crate::rt::stats;
@@ -34,7 +32,7 @@ impl Shared {
         let woken = self.drain_inbox();
         let messages = self.run_messages();
         if submits {
-            self.submission.set((self.beat.polls() + self.queues.len() as u64, Duration::ZERO));
+            self.submission.set((self.beat.polls() + self.queues.len() as u64, None));
         }
         let worked = completions + events + timers + woken + messages > 0;
         if worked {
@@ -51,9 +49,9 @@ impl Shared {
     /// Whether it is time to hand the kernel what tasks asked for. With several queues it always is: what one of them waits for does not
     /// wait for the tasks of the others.
     fn is_to_submit(&self) -> bool {
-        let (round_ends, took) = self.submission.get();
+        let (round_ends, since) = self.submission.get();
         self.beat.polls() >= round_ends
-            || took >= TASK_TIME_PER_SUBMISSION
+            || since.is_some_and(|since| self.now.get() - since >= TIME_PER_SUBMISSION)
             || self.queues.is_empty()
             || self.queues.compete()
     }

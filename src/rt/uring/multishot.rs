@@ -173,7 +173,7 @@ impl<T> State<T> {
     }
 }
 
-/// Every connection has one.
+/// Every connection has one that is read ahead.
 const _: () = assert!(size_of::<Feed<Chunk>>() <= 160);
 
 impl<T: Item> Feed<T> {

@@ -124,6 +124,11 @@ impl Reactor {
         register(&inner.ring)
     }
 
+    /// Whether this is a child of the process whose ring it is.
+    pub(super) fn is_forked(&self) -> bool {
+        self.process.is_left()
+    }
+
     /// Hands everything that is queued to the kernel; whether it took all of it.
     pub(super) fn hand_over(&self) -> bool {
         if self.process.is_left() {

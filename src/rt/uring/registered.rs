@@ -12,8 +12,8 @@ use rustix::process::{Resource, getrlimit};
 use super::probe::RingFeature;
 use super::reactor::Reactor;
 use crate::mem::Arena;
+use crate::rt::current;
 use crate::rt::ops::Call;
-use crate::rt::scheduler::with_core;
 
 /// The kernel takes no larger buffer: an arena is registered in pieces of this size.
 const MAX_BUFFER_BYTES: usize = 1 << 30;
@@ -172,7 +172,7 @@ pub(crate) struct FixedFile {
 }
 
 impl FixedFile {
-    /// Registers `file` with the ring of the current core; `None` if there is no ring, it may not, or its table is full.
+    /// Registers `file` with the ring of the current core; `None` if there is no core or no ring, it may not, or its table is full.
     pub(crate) fn register(file: &Rc<OwnedFd>) -> Option<Self> {
         Self::register_if(RingFeature::RegisteredFiles, file, 0)
     }
@@ -183,7 +183,8 @@ impl FixedFile {
     }
 
     fn register_if(feature: RingFeature, file: &Rc<OwnedFd>, kept: usize) -> Option<Self> {
-        let reactor = with_core(|core| core.reactor().ring().map(Rc::clone))?;
+        // A read that its core has done may be told so outside of it.
+        let reactor = current::with(|core| core?.reactor().ring().map(Rc::clone))?;
         if !reactor.has(feature) {
             return None;
         }
@@ -196,6 +197,12 @@ impl Drop for FixedFile {
     fn drop(&mut self) {
         let Some(reactor) = self.reactor.upgrade() else { return };
         reactor.files.borrow_mut().leave(self.place);
+        if reactor.is_forked() {
+            // The place is the parent's; the descriptor here is not.
+            let file = reactor.files.borrow_mut().table[usize::from(self.place)].take();
+            drop(file);
+            return;
+        }
         // Now, or in a later turn if the kernel does not take what is queued.
         reactor.forget_files();
     }
