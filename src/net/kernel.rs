@@ -1,7 +1,9 @@
 //! The kernel's TCP sockets through io_uring.
 
-use std::cell::{Cell, OnceCell, RefCell};
-use std::collections::VecDeque;
+mod flow;
+mod listener;
+
+use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
 use std::io;
 use std::net::{Shutdown, SocketAddr};
@@ -14,10 +16,12 @@ use std::time::Duration;
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
 
-use super::accept::Acceptor;
-use super::dropped::{Dropped, PendingGuard, is_cancelled};
+use flow::{Flow, InFlight};
+pub(super) use listener::KernelListener;
+
+use super::dropped::PendingGuard;
 use super::transfer::Step;
-use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
+use crate::error::{BufResult, Error, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt::sync::local::Notified;
 use crate::rt::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed, FixedFile};
@@ -40,60 +44,6 @@ const READ_AHEAD_AFTER: u8 = 4;
 /// After so many reads that the kernel was asked for, the connection gets a place in the ring's table, if it has one: that takes two system calls
 /// in its life.
 const REGISTER_AFTER: u8 = 32;
-
-/// A listening socket.
-#[derive(Debug)]
-pub(super) struct KernelListener {
-    acceptor: Acceptor,
-    local: SocketAddr,
-}
-
-impl KernelListener {
-    /// Binds with `SO_REUSEADDR`, and with `SO_REUSEPORT` if `shared` so that each core can have a listener of its own.
-    pub(super) fn bind(address: SocketAddr, backlog: i32, shared: bool) -> Result<Self> {
-        let failed = |operation: &'static str| {
-            move |errno: Errno| Error::os(errno.raw_os_error(), operation).at(address.to_string())
-        };
-        let socket = new_socket(&address).map_err(failed("open a socket for"))?;
-        sockopt::set_socket_reuseaddr(&socket, true).map_err(failed("listen on"))?;
-        if shared {
-            sockopt::set_socket_reuseport(&socket, true).map_err(failed("listen on"))?;
-        }
-        rustix::net::bind(&socket, &address).map_err(failed("listen on"))?;
-        rustix::net::listen(&socket, backlog).map_err(failed("listen on"))?;
-        let local = local_address(&socket)?;
-        Ok(Self { acceptor: Acceptor::new(socket), local })
-    }
-
-    pub(super) fn socket(&self) -> &OwnedFd {
-        self.acceptor.socket()
-    }
-
-    pub(super) fn local_addr(&self) -> SocketAddr {
-        self.local
-    }
-
-    pub(super) async fn accept(&self) -> Result<(KernelStream, Addresses)> {
-        loop {
-            let accepted = self.acceptor.accept().await.map_err(|error| from_io(&error, "accept"));
-            match accepted.and_then(|socket| self.greet(socket)) {
-                Err(error)
-                    if error.kind() == ErrorKind::Closed || error.code() == Some(libc::ECONNABORTED) =>
-                {
-                    // It was reset while it waited to be accepted: nobody need hear of it.
-                }
-                result => return result,
-            }
-        }
-    }
-
-    fn greet(&self, socket: OwnedFd) -> Result<(KernelStream, Addresses)> {
-        let peer = peer_address(&socket)?;
-        // A listener on every address does not say which one this connection came to.
-        let local = if self.local.ip().is_unspecified() { local_address(&socket)? } else { self.local };
-        KernelStream::from_connected(socket, Addresses { local, peer })
-    }
-}
 
 /// Both ends of a TCP connection.
 #[derive(Clone, Copy, Debug)]
@@ -120,60 +70,6 @@ pub(super) struct KernelStream {
     receiving: Cell<u32>,
     /// The kernel copies what it is asked to send without copying: the device cannot do otherwise.
     copies: Cell<bool>,
-}
-
-/// What a connection shares with its operations in flight. What every read and write looks at comes first, on one cache line.
-#[derive(Debug, Default)]
-#[repr(C)]
-struct Flow {
-    /// Sends that the ring still has. While there are any nothing else sends.
-    sending: Cell<usize>,
-    /// A read was dropped at some time: `unread` may have something.
-    dropped_reads: Cell<bool>,
-    /// The next read waits for them, to keep the bytes in order.
-    dropped: Dropped,
-    /// What was received for reads that were dropped before they could take it.
-    unread: RefCell<Unread>,
-    /// The socket's place in the ring's table. It keeps the socket open, so the stream gives it up when it goes.
-    place: RefCell<Option<FixedFile>>,
-}
-
-#[derive(Debug, Default)]
-struct Unread {
-    bytes: VecDeque<u8>,
-    /// The end of the stream or an error comes after `bytes`.
-    end: Option<Option<i32>>,
-}
-
-impl Flow {
-    fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
-        self.dropped_reads.set(true);
-        let mut unread = self.unread.borrow_mut();
-        match result {
-            // Of a buffer that held something before, only the first `len` bytes are new.
-            Ok(0) => unread.end = Some(None),
-            Ok(len) => unread.bytes.extend(&bytes[..len as usize]),
-            Err(error) if is_cancelled(&error) => {}
-            Err(error) => unread.end = Some(Some(error.raw_os_error().unwrap_or(libc::EIO))),
-        }
-        drop(unread);
-        self.dropped.settled();
-    }
-
-    /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
-    fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
-        if !self.dropped_reads.get() {
-            return None;
-        }
-        let mut unread = self.unread.borrow_mut();
-        if !unread.bytes.is_empty() {
-            let (front, _) = unread.bytes.as_slices();
-            let len = fill(front);
-            unread.bytes.drain(..len);
-            return Some(Ok(len));
-        }
-        unread.end.map(|end| end.map_or(Ok(0), |code| Err(Error::os(code, "read"))))
-    }
 }
 
 impl KernelStream {
@@ -472,30 +368,13 @@ pub(super) fn written(result: io::Result<u32>) -> Result<usize> {
     result.map(|len| len as usize).map_err(|error| from_io(&error, "write").outcome_is(Outcome::Unknown))
 }
 
-/// Counts a send for as long as the kernel has it.
-struct InFlight(Rc<Flow>);
-
-impl InFlight {
-    fn new(flow: &Rc<Flow>) -> Self {
-        flow.sending.set(flow.sending.get() + 1);
-        Self(Rc::clone(flow))
-    }
-}
-
-impl Drop for InFlight {
-    fn drop(&mut self) {
-        self.0.sending.set(self.0.sending.get() - 1);
-    }
-}
-
 impl Drop for KernelStream {
     fn drop(&mut self) {
         // Its request holds the socket open.
         if let Some(Some(feed)) = self.feed.get() {
             feed.stop();
         }
-        let place = self.flow.place.take();
-        drop(place);
+        drop(self.flow.place.take());
     }
 }
 

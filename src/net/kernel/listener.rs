@@ -1,0 +1,65 @@
+//! Listening, and greeting who comes.
+
+use std::net::SocketAddr;
+use std::os::fd::OwnedFd;
+
+use rustix::io::Errno;
+use rustix::net::sockopt;
+
+use super::{Addresses, KernelStream, from_io, local_address, new_socket, peer_address};
+use crate::error::{Error, ErrorKind, Result};
+use crate::net::accept::Acceptor;
+
+/// A listening socket.
+#[derive(Debug)]
+pub(in crate::net) struct KernelListener {
+    acceptor: Acceptor,
+    local: SocketAddr,
+}
+
+impl KernelListener {
+    /// Binds with `SO_REUSEADDR`, and with `SO_REUSEPORT` if `shared` so that each core can have a listener of its own.
+    pub(in crate::net) fn bind(address: SocketAddr, backlog: i32, shared: bool) -> Result<Self> {
+        let failed = |operation: &'static str| {
+            move |errno: Errno| Error::os(errno.raw_os_error(), operation).at(address.to_string())
+        };
+        let socket = new_socket(&address).map_err(failed("open a socket for"))?;
+        sockopt::set_socket_reuseaddr(&socket, true).map_err(failed("listen on"))?;
+        if shared {
+            sockopt::set_socket_reuseport(&socket, true).map_err(failed("listen on"))?;
+        }
+        rustix::net::bind(&socket, &address).map_err(failed("listen on"))?;
+        rustix::net::listen(&socket, backlog).map_err(failed("listen on"))?;
+        let local = local_address(&socket)?;
+        Ok(Self { acceptor: Acceptor::new(socket), local })
+    }
+
+    pub(in crate::net) fn socket(&self) -> &OwnedFd {
+        self.acceptor.socket()
+    }
+
+    pub(in crate::net) fn local_addr(&self) -> SocketAddr {
+        self.local
+    }
+
+    pub(in crate::net) async fn accept(&self) -> Result<(KernelStream, Addresses)> {
+        loop {
+            let accepted = self.acceptor.accept().await.map_err(|error| from_io(&error, "accept"));
+            match accepted.and_then(|socket| self.greet(socket)) {
+                Err(error)
+                    if error.kind() == ErrorKind::Closed || error.code() == Some(libc::ECONNABORTED) =>
+                {
+                    // It was reset while it waited to be accepted: nobody need hear of it.
+                }
+                result => return result,
+            }
+        }
+    }
+
+    fn greet(&self, socket: OwnedFd) -> Result<(KernelStream, Addresses)> {
+        let peer = peer_address(&socket)?;
+        // A listener on every address does not say which one this connection came to.
+        let local = if self.local.ip().is_unspecified() { local_address(&socket)? } else { self.local };
+        KernelStream::from_connected(socket, Addresses { local, peer })
+    }
+}
