@@ -94,6 +94,30 @@ fn a_wake_is_never_lost_to_a_parking_core() {
     });
 }
 
+/// A core that parks while another thread asks for the end of a task either sees that before it sleeps or is woken.
+#[test]
+fn a_cancellation_is_never_lost_to_a_parking_core() {
+    loom::model(|| {
+        let core = Arc::new(AtomicUsize::new(0));
+        let model = model(Arc::clone(&core));
+        let canceller = {
+            let model = Arc::clone(&model);
+            thread::spawn(move || {
+                // SAFETY: the model holds the task alive.
+                unsafe { model.inbox.cancel(NonNull::from(&*model.node)) };
+            })
+        };
+        model.inbox.announce();
+        let sleeps = model.inbox.look_again();
+        canceller.join().expect("no panic");
+        let seen = model.inbox.drain(1, |_, changes| assert!(changes.cancelled && changes.woken));
+        assert_eq!(seen, 1);
+        if sleeps {
+            assert_eq!(core.load(Ordering::SeqCst), 1, "the core went to sleep and nobody woke it");
+        }
+    });
+}
+
 /// A task that says when it is used after it was freed.
 #[repr(C)]
 struct Mortal {

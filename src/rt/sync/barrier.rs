@@ -2,8 +2,13 @@
 
 use std::future::poll_fn;
 use std::pin::{Pin, pin};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::PoisonError;
+#[cfg(not(loom))]
+use std::sync::{Mutex, MutexGuard};
 use std::task::{Poll, Waker, ready};
+
+#[cfg(loom)]
+use loom::sync::{Mutex, MutexGuard};
 
 use super::wait_queue::{At, WaitQueue, Waiter};
 use crate::rt::waits_for;

@@ -1,4 +1,4 @@
-//! Every interleaving of the mutex and of the condition variable between threads, with loom.
+//! Every interleaving of the mutex, of the condition variable and of the barrier between threads, with loom.
 //!
 //! What the mutex guards is a cell of loom's, which notices an access that the lock does not order. A wake-up that is lost
 //! leaves a thread parked for ever, which loom reports as a deadlock.
@@ -13,7 +13,7 @@ use loom::sync::Arc;
 use loom::thread::{self, Thread};
 
 use super::raw_mutex::MOST_LOST;
-use super::{Condvar, Mutex, MutexGuard};
+use super::{Barrier, Condvar, Mutex, MutexGuard};
 
 struct Unpark(Thread);
 
@@ -192,5 +192,19 @@ fn a_dropped_wait_passes_its_notification_on() {
         drop(dropped);
         assert!(notifier.join().expect("no panic"), "somebody waited");
         assert!(poll_once(stays.as_mut()).is_ready(), "told in the other's stead");
+    });
+}
+
+/// Two threads meet twice: nobody is left behind at the first meeting, and of each one is the leader.
+#[test]
+fn all_who_meet_at_a_barrier_go_on() {
+    model(3, || {
+        let barrier = Arc::new(Barrier::new(2));
+        let theirs = Arc::clone(&barrier);
+        let meet = |barrier: &Barrier| [(); 2].map(|()| block_on(barrier.wait()).is_leader());
+        let other = thread::spawn(move || meet(&theirs));
+        let here = meet(&barrier);
+        let there = other.join().expect("no panic");
+        assert!(here.iter().zip(there).all(|(here, there)| *here != there), "{here:?} and {there:?}");
     });
 }
