@@ -8,12 +8,12 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Poll, Waker};
 use std::time::{Duration, Instant as StdInstant};
 
-use boson::ErrorKind;
-use boson::net::pipe;
+use boson::net::{PipeReader, pipe};
 use boson::rt::{
-    self, Clock, Core, CoreConfig, Idle, Instant, LatencyClass, MAX_TASK_QUEUES, MonotonicClock, Park,
-    Poller, ReactorKind, Shares, TaskQueue, Watchdog,
+    self, Clock, Core, CoreConfig, Idle, Instant, JoinHandle, LatencyClass, MAX_TASK_QUEUES, MonotonicClock,
+    Park, Poller, ReactorKind, Shares, TaskQueue, Watchdog,
 };
+use boson::{ErrorKind, Result};
 
 fn config() -> CoreConfig {
     CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
@@ -127,6 +127,27 @@ fn shares_hold_after_years_of_work() {
     });
 }
 
+/// Starts tasks that each `work` and then wait for what comes through a pipe.
+fn reads(tasks: u64, reader: PipeReader, work: impl Fn() + 'static) -> Vec<JoinHandle<Result<usize>>> {
+    let shared = Rc::new((reader, work));
+    let read = |_| {
+        let shared = Rc::clone(&shared);
+        rt::spawn("reads", async move {
+            let (reader, work) = &*shared;
+            work();
+            reader.read(Vec::with_capacity(1)).await.0
+        })
+    };
+    (0..tasks).map(read).collect()
+}
+
+/// All of them get the end of the pipe.
+async fn all_ended(reads: Vec<JoinHandle<Result<usize>>>) {
+    for read in reads {
+        assert_eq!(read.await.expect("no panic").expect("the end"), 0);
+    }
+}
+
 /// With many ready tasks one system call takes what all of them ask for, but what the first asks for does not wait for all the others.
 #[test]
 fn what_tasks_ask_of_the_kernel_is_handed_over_together_but_soon() {
@@ -138,25 +159,17 @@ fn what_tasks_ask_of_the_kernel_is_handed_over_together_but_soon() {
         // Tasks that work for 80 µs, and for 4 ms, a tenth of a millisecond of them with each system call.
         for (tasks, calls) in [(20, 1..=3), (1000, 35..=50)] {
             let (reader, writer) = pipe().expect("descriptors");
-            let reader = Rc::new(reader);
             rt::yield_now().await;
             let before = rt::stats().ring_enters;
-            let reads: Vec<_> = (0..tasks)
-                .map(|_| {
-                    let (clock, reader) = (Arc::clone(&clock), Rc::clone(&reader));
-                    rt::spawn("reads", async move {
-                        clock.work(WORK);
-                        reader.read(Vec::with_capacity(1)).await.0
-                    })
-                })
-                .collect();
+            let reads = reads(tasks, reader, {
+                let clock = Arc::clone(&clock);
+                move || clock.work(WORK)
+            });
             rt::yield_now().await;
             let made = rt::stats().ring_enters - before;
             assert!(calls.contains(&made), "{made} system calls for {tasks} tasks");
             drop(writer);
-            for read in reads {
-                assert_eq!(read.await.expect("no panic").expect("the end"), 0);
-            }
+            all_ended(reads).await;
         }
     });
 }
@@ -167,18 +180,12 @@ fn with_several_queues_what_tasks_ask_of_the_kernel_is_handed_over_each_turn() {
     run_on_work_clock(|clock| async move {
         let queue = TaskQueue::new("other", Shares::new(100), LatencyClass::NotImportant).expect("room");
         let (reader, writer) = pipe().expect("descriptors");
-        let reader = Rc::new(reader);
         rt::yield_now().await;
         let before = rt::stats();
-        let reads: Vec<_> = (0..300)
-            .map(|_| {
-                let (clock, reader) = (Arc::clone(&clock), Rc::clone(&reader));
-                rt::spawn("reads", async move {
-                    clock.work(WORK);
-                    reader.read(Vec::with_capacity(1)).await.0
-                })
-            })
-            .collect();
+        let reads = reads(300, reader, {
+            let clock = Arc::clone(&clock);
+            move || clock.work(WORK)
+        });
         rt::yield_now().await;
         let stats = rt::stats();
         let (turns, made) = (stats.turns - before.turns, stats.ring_enters - before.ring_enters);
@@ -187,9 +194,7 @@ fn with_several_queues_what_tasks_ask_of_the_kernel_is_handed_over_each_turn() {
             assert!(made >= turns - 1, "{made} system calls in {turns} turns");
         }
         drop((writer, queue));
-        for read in reads {
-            assert_eq!(read.await.expect("no panic").expect("the end"), 0);
-        }
+        all_ended(reads).await;
     });
 }
 
@@ -202,13 +207,7 @@ fn many_completions_that_were_deferred_come_in_one_turn() {
             return;
         }
         let (reader, writer) = pipe().expect("descriptors");
-        let reader = Rc::new(reader);
-        let reads: Vec<_> = (0..READS)
-            .map(|_| {
-                let reader = Rc::clone(&reader);
-                rt::spawn("reads", async move { reader.read(Vec::with_capacity(1)).await.0 })
-            })
-            .collect();
+        let reads = reads(READS, reader, || {});
         rt::sleep(Duration::from_millis(5)).await;
         let before = rt::stats();
         // All have the end now, and the core looks around once.
@@ -218,9 +217,7 @@ fn many_completions_that_were_deferred_come_in_one_turn() {
         assert_eq!(stats.turns - before.turns, 1);
         let came = stats.completions - before.completions;
         assert!(came >= READS, "{came} completions of {READS}");
-        for read in reads {
-            assert_eq!(read.await.expect("no panic").expect("the end"), 0);
-        }
+        all_ended(reads).await;
     });
 }
 
@@ -246,18 +243,12 @@ fn what_tasks_ask_of_the_kernel_does_not_wait_for_many_turns_of_slow_pollers() {
     run_on_work_clock(|clock| async move {
         rt::register_poller(Rc::new(RefCell::new(Slow(Arc::clone(&clock))))).keep();
         let (reader, writer) = pipe().expect("descriptors");
-        let reader = Rc::new(reader);
         rt::yield_now().await;
         let before = rt::stats();
-        let reads: Vec<_> = (0..300)
-            .map(|_| {
-                let (clock, reader) = (Arc::clone(&clock), Rc::clone(&reader));
-                rt::spawn("reads", async move {
-                    clock.work(WORK);
-                    reader.read(Vec::with_capacity(1)).await.0
-                })
-            })
-            .collect();
+        let reads = reads(300, reader, {
+            let clock = Arc::clone(&clock);
+            move || clock.work(WORK)
+        });
         rt::yield_now().await;
         let stats = rt::stats();
         let (turns, made) = (stats.turns - before.turns, stats.ring_enters - before.ring_enters);
@@ -266,9 +257,7 @@ fn what_tasks_ask_of_the_kernel_does_not_wait_for_many_turns_of_slow_pollers() {
             assert!(made >= turns / 2 - 1, "{made} system calls in {turns} turns");
         }
         drop(writer);
-        for read in reads {
-            assert_eq!(read.await.expect("no panic").expect("the end"), 0);
-        }
+        all_ended(reads).await;
     });
 }
 

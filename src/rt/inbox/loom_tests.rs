@@ -69,24 +69,22 @@ fn references_from_other_threads_add_up() {
     });
 }
 
-/// A core that parks while another thread wakes a task either sees the task before it sleeps or is woken.
-#[test]
-fn a_wake_is_never_lost_to_a_parking_core() {
-    loom::model(|| {
+/// Another thread changes the task while its core parks: the core is told once, before it sleeps or by being woken.
+fn is_never_lost_to_a_parking_core(change: fn(&Model), is_told: fn(&Changes) -> bool) {
+    loom::model(move || {
         let core = Arc::new(AtomicUsize::new(0));
         let model = model(Arc::clone(&core));
-        let waker = {
+        let other = {
             let model = Arc::clone(&model);
             thread::spawn(move || {
-                // SAFETY: the model holds the task alive.
-                unsafe { model.inbox.wake(NonNull::from(&*model.node)) };
+                change(&model);
                 model.wakeups.fetch_add(1, Ordering::SeqCst);
             })
         };
         model.inbox.announce();
         let sleeps = model.inbox.look_again();
-        waker.join().expect("no panic");
-        let seen = model.inbox.drain(1, |_, changes| assert!(changes.woken));
+        other.join().expect("no panic");
+        let seen = model.inbox.drain(1, |_, changes| assert!(is_told(&changes)));
         assert_eq!(seen, 1);
         if sleeps {
             assert_eq!(core.load(Ordering::SeqCst), 1, "the core went to sleep and nobody woke it");
@@ -94,28 +92,18 @@ fn a_wake_is_never_lost_to_a_parking_core() {
     });
 }
 
-/// A core that parks while another thread asks for the end of a task either sees that before it sleeps or is woken.
+#[test]
+fn a_wake_is_never_lost_to_a_parking_core() {
+    // SAFETY: the model holds the task alive.
+    let wake = |model: &Model| unsafe { model.inbox.wake(NonNull::from(&*model.node)) };
+    is_never_lost_to_a_parking_core(wake, |changes| changes.woken);
+}
+
 #[test]
 fn a_cancellation_is_never_lost_to_a_parking_core() {
-    loom::model(|| {
-        let core = Arc::new(AtomicUsize::new(0));
-        let model = model(Arc::clone(&core));
-        let canceller = {
-            let model = Arc::clone(&model);
-            thread::spawn(move || {
-                // SAFETY: the model holds the task alive.
-                unsafe { model.inbox.cancel(NonNull::from(&*model.node)) };
-            })
-        };
-        model.inbox.announce();
-        let sleeps = model.inbox.look_again();
-        canceller.join().expect("no panic");
-        let seen = model.inbox.drain(1, |_, changes| assert!(changes.cancelled && changes.woken));
-        assert_eq!(seen, 1);
-        if sleeps {
-            assert_eq!(core.load(Ordering::SeqCst), 1, "the core went to sleep and nobody woke it");
-        }
-    });
+    // SAFETY: the model holds the task alive.
+    let cancel = |model: &Model| unsafe { model.inbox.cancel(NonNull::from(&*model.node)) };
+    is_never_lost_to_a_parking_core(cancel, |changes| changes.cancelled && changes.woken);
 }
 
 /// A task that says when it is used after it was freed.
