@@ -86,4 +86,18 @@ impl Namespace for AnyNamespace {
             Self::Uring(uring) => uring.grow(size_bytes).await,
         }
     }
+
+    async fn shrink(&self, size_bytes: u64) -> Result<()> {
+        match self {
+            Self::Memory(memory) => memory.shrink(size_bytes).await,
+            Self::Uring(uring) => uring.shrink(size_bytes).await,
+        }
+    }
+
+    fn next_data(&self, offset: u64) -> Option<u64> {
+        match self {
+            Self::Memory(memory) => memory.next_data(offset),
+            Self::Uring(uring) => uring.next_data(offset),
+        }
+    }
 }

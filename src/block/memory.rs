@@ -61,6 +61,7 @@ impl MemoryNamespace {
             name: name.into(),
             size_bytes,
             max_size_bytes,
+            min_size_bytes: size_bytes,
             block_size_bytes,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             atomic_write_bytes: block_size_bytes,
@@ -155,6 +156,32 @@ impl Namespace for MemoryNamespace {
         let size = size_bytes.next_multiple_of(block).min(self.0.info.max_size_bytes);
         self.0.size_bytes.set(self.0.size_bytes.get().max(size));
         Ok(())
+    }
+
+    async fn shrink(&self, size_bytes: u64) -> Result<()> {
+        let info = &self.0.info;
+        let size = size_bytes.next_multiple_of(u64::from(info.block_size_bytes)).max(info.min_size_bytes);
+        if size >= self.0.size_bytes.get() {
+            return Ok(());
+        }
+        self.0.size_bytes.set(size);
+        let mut chunks = self.0.chunks.borrow_mut();
+        let (whole, rest) = (size / CHUNK_BYTES as u64, size % CHUNK_BYTES as u64);
+        let (Ok(whole), Ok(rest)) = (usize::try_from(whole), usize::try_from(rest)) else { return Ok(()) };
+        chunks.truncate(whole + usize::from(rest > 0));
+        // Blocks that are taken again read as zeros.
+        if let Some(Some(last)) = chunks.get_mut(whole) {
+            last[rest..].fill(0);
+        }
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Option<u64> {
+        let size = self.0.size_bytes.get();
+        let first = usize::try_from(offset / CHUNK_BYTES as u64).ok()?;
+        let chunks = self.0.chunks.borrow();
+        let written = chunks.iter().enumerate().skip(first).find(|(_, chunk)| chunk.is_some())?.0;
+        Some(offset.max((written * CHUNK_BYTES) as u64)).filter(|&data| data < size)
     }
 }
 

@@ -24,6 +24,8 @@ pub struct NamespaceInfo {
     pub size_bytes: u64,
     /// How large it may become by [`Namespace::grow`]; equal to `size_bytes` if it cannot grow.
     pub max_size_bytes: u64,
+    /// How small it may become by [`Namespace::shrink`]; equal to `max_size_bytes` if its size is fixed.
+    pub min_size_bytes: u64,
     /// The unit of reads and writes: offsets and lengths are multiples of it. A power of two from 512 to 65536.
     pub block_size_bytes: u32,
     /// The largest single transfer; a multiple of the block size.
@@ -99,4 +101,19 @@ pub trait Namespace: Clone + 'static {
     ///
     /// [`NoSpace`](crate::ErrorKind::NoSpace) beyond [`NamespaceInfo::max_size_bytes`] or what the file system has left.
     fn grow(&self, size_bytes: u64) -> impl Future<Output = Result<()>>;
+
+    /// Gives everything from `size_bytes` on back to whoever lent it, down to
+    /// [`NamespaceInfo::min_size_bytes`]. What was there is lost. Nothing may grow the namespace, or read
+    /// or write there, before this has completed.
+    ///
+    /// # Errors
+    ///
+    /// The device's code; the namespace then keeps its size.
+    fn shrink(&self, size_bytes: u64) -> impl Future<Output = Result<()>>;
+
+    /// Where the next bytes at or after `offset` are that may differ from zero; `None` if there are none
+    /// to the end. A namespace that keeps no track of what was written says `offset` itself.
+    fn next_data(&self, offset: u64) -> Option<u64> {
+        (offset < self.size_bytes()).then_some(offset)
+    }
 }

@@ -1,11 +1,11 @@
 //! Files and block devices as namespaces, with direct I/O through the core's io_uring.
 
-use std::cell::Cell;
+use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -38,23 +38,67 @@ struct Shared {
     file: Rc<OwnedFd>,
     info: NamespaceInfo,
     size_bytes: Cell<u64>,
+    backing: Backing,
+}
+
+/// What a file has of its namespace before anything was written.
+#[derive(Debug)]
+struct Backing {
+    /// The bytes there are; what the namespace has beyond them reads as zeros, and is taken from the file
+    /// system before the first write.
+    len_bytes: Cell<u64>,
+    /// The file, if it was made for this handle and nothing was written to it.
+    unwritten: RefCell<Option<NewFile>>,
+}
+
+/// A file that was just made; removed when this is dropped.
+#[derive(Debug)]
+struct NewFile {
+    /// `None` once it is to stay.
+    path: Option<PathBuf>,
+    file: Rc<OwnedFd>,
+}
+
+impl NewFile {
+    /// The file stays, and so does its name after a power failure.
+    fn keep(mut self) -> io::Result<()> {
+        self.path.take().map_or(Ok(()), |path| sync_directory(&path))
+    }
+}
+
+impl Drop for NewFile {
+    fn drop(&mut self) {
+        let Some(path) = &self.path else { return };
+        // Another file may have this name by now.
+        let (ours, named) = (rustix::fs::fstat(&self.file), rustix::fs::lstat(path));
+        if let (Ok(ours), Ok(named)) = (ours, named)
+            && (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
+            && let Err(error) = std::fs::remove_file(path)
+        {
+            warn!("the empty file {} stays: {error}", path.display());
+        }
+    }
 }
 
 impl UringNamespace {
     /// Opens, or makes, the file at `path`. With `size_bytes` (rounded up to 4 KiB) it has that size for good; without, it
     /// grows as needed.
     ///
+    /// Opening changes nothing: the file gets its size with the first write or growth, and until then the
+    /// part that it does not have reads as zeros. A file that was made for a handle through which nothing
+    /// was written is removed again.
+    ///
     /// Uses direct I/O where the file system has it; otherwise says in the log that writes go through the page cache.
     ///
     /// # Errors
     ///
     /// [`InUse`](ErrorKind::InUse) if another process has it open, [`InvalidInput`](ErrorKind::InvalidInput) if it is not a
-    /// regular file or larger than `size_bytes`, [`NoSpace`](ErrorKind::NoSpace), or the kernel's code.
+    /// regular file or larger than `size_bytes`, or the kernel's code.
     pub async fn open_file(path: &Path, size_bytes: Option<u64>) -> Result<Self> {
         let name = format!("file:{}", path.display());
-        let (file, direct) =
-            open(path, true, OFlags::empty()).map_err(|error| os_error(&error, "open", &name))?;
-        let metadata = file.metadata().map_err(|error| os_error(&error, "open", &name))?;
+        let failed = |error: io::Error| os_error(&error, "open", &name);
+        let opened = open_or_make(path).map_err(failed)?;
+        let metadata = opened.file.metadata().map_err(failed)?;
         if !metadata.is_file() {
             let what = if metadata.file_type().is_block_device() {
                 "it is a block device: write blk: instead of file:"
@@ -63,8 +107,10 @@ impl UringNamespace {
             };
             return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(what));
         }
+        let file = Rc::new(OwnedFd::from(opened.file));
+        let unwritten = opened.made.then(|| NewFile { path: Some(path.to_owned()), file: Rc::clone(&file) });
         lock(&file, &name).await?;
-        if !direct {
+        if !opened.direct {
             warn!(
                 "{name}: this file system has no direct I/O; reads and writes go through the page cache \
                  (durability is the same, caching is double)"
@@ -72,15 +118,11 @@ impl UringNamespace {
         }
         let block = u64::from(FILE_BLOCK_BYTES);
         // Asked again: while the lock was waited for, whoever held it may have let the file grow.
-        let metadata = file.metadata().map_err(|error| os_error(&error, "open", &name))?;
-        if metadata.len() == 0 {
-            // A new file's name must survive a power failure as its blocks will.
-            sync_directory(path).map_err(|error| os_error(&error, "make", &name))?;
-        }
-        let file = OwnedFd::from(file);
-        // A file whose last block is torn (a crash while it grew) counts up to its last whole block.
-        let mut size = metadata.len() / block * block;
-        let max_size_bytes = match size_bytes {
+        let found = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
+        let len = u64::try_from(found.st_size).unwrap_or(0);
+        // A part of a block counts as a block: it may be all that a foreign file holds.
+        let mut size = len.next_multiple_of(block);
+        let (min_size_bytes, max_size_bytes) = match size_bytes {
             Some(wanted) => {
                 let wanted = wanted.checked_next_multiple_of(block).unwrap_or(u64::MAX / block * block);
                 if size > wanted {
@@ -88,27 +130,25 @@ impl UringNamespace {
                         "the file has {size} bytes, more than size={wanted} says: leave out size= or raise it"
                     )));
                 }
-                if size < wanted {
-                    extend(&file, size, wanted)
-                        .map_err(|errno| Error::os(errno.raw_os_error(), "extend").at(name.clone()))?;
-                    size = wanted;
-                }
-                wanted
+                size = wanted;
+                (wanted, wanted)
             }
-            None => MAX_FILE_BYTES,
+            None => (0, MAX_FILE_BYTES),
         };
         let info = NamespaceInfo {
             name,
             size_bytes: size,
             max_size_bytes,
+            min_size_bytes,
             block_size_bytes: FILE_BLOCK_BYTES,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             atomic_write_bytes: 0,
             volatile_cache: true,
             trim: true,
-            direct,
+            direct: opened.direct,
         };
-        Ok(Self::new(Rc::new(file), info, size, None))
+        let backing = Backing { len_bytes: Cell::new(len), unwritten: RefCell::new(unwritten) };
+        Ok(Self::new(file, info, size, backing, None))
     }
 
     /// Opens the block device at `path`, exclusively.
@@ -127,7 +167,7 @@ impl UringNamespace {
         }
         // O_EXCL without O_CREAT: the kernel refuses a device that is mounted or held by another exclusive user.
         let in_use = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
-        let (file, direct) = patiently(in_use, || open(path, false, OFlags::EXCL))
+        let (file, direct) = patiently(in_use, || open(path, OFlags::EXCL))
             .await
             .map_err(|error| os_error(&error, "open", &name))?;
         let file = OwnedFd::from(file);
@@ -139,6 +179,7 @@ impl UringNamespace {
             name,
             size_bytes,
             max_size_bytes: size_bytes,
+            min_size_bytes: size_bytes,
             block_size_bytes,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             // The kernel promises nothing about power failure for a device of unknown make.
@@ -149,10 +190,17 @@ impl UringNamespace {
         };
         let file = Rc::new(file);
         let polled = if direct && size_bytes > 0 { poll(&file, &info) } else { None };
-        Ok(Self::new(file, info, size_bytes, polled))
+        let backing = Backing { len_bytes: Cell::new(size_bytes), unwritten: RefCell::default() };
+        Ok(Self::new(file, info, size_bytes, backing, polled))
     }
 
-    fn new(file: Rc<OwnedFd>, info: NamespaceInfo, size_bytes: u64, polled: Option<PolledDevice>) -> Self {
+    fn new(
+        file: Rc<OwnedFd>,
+        info: NamespaceInfo,
+        size_bytes: u64,
+        backing: Backing,
+        polled: Option<PolledDevice>,
+    ) -> Self {
         let fixed = FixedFile::register(&file);
         Self(Rc::new(Shared {
             _fixed: fixed,
@@ -160,6 +208,7 @@ impl UringNamespace {
             file,
             info,
             size_bytes: Cell::new(size_bytes),
+            backing,
         }))
     }
 
@@ -175,6 +224,25 @@ impl Shared {
 
     fn failed(&self, error: &io::Error, operation: &'static str, offset: u64) -> Error {
         os_error(error, operation, &self.place(offset))
+    }
+
+    /// Takes what the namespace has and the file has not, before the first write.
+    ///
+    /// # Errors
+    ///
+    /// The file system has no room for it; the file is then as long as before.
+    fn take_backing(&self) -> Result<()> {
+        let (len, size) = (self.backing.len_bytes.get(), self.size_bytes.get());
+        if len < size {
+            extend(&self.file, len, size)
+                .map_err(|errno| os_error(&errno.into(), "extend", &self.info.name))?;
+            self.backing.len_bytes.set(size);
+        }
+        let unwritten = self.backing.unwritten.borrow_mut().take();
+        match unwritten {
+            Some(new) => new.keep().map_err(|error| os_error(&error, "make", &self.info.name)),
+            None => Ok(()),
+        }
     }
 }
 
@@ -195,6 +263,11 @@ impl Namespace for UringNamespace {
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
+            // Only before the first write is the file shorter than the namespace.
+            if at >= self.0.backing.len_bytes.get() {
+                buf[done..].fill(0);
+                break;
+            }
             let (result, part) = ops::read_at(&self.0.file, at, buf.slice(done..len)).await;
             buf = Slice::into_inner(part);
             match result {
@@ -213,7 +286,8 @@ impl Namespace for UringNamespace {
     }
 
     async fn write(&self, offset: u64, mut buf: DmaBuf) -> BufResult<(), DmaBuf> {
-        if let Err(error) = self.check("write", offset, buf.len() as u64) {
+        if let Err(error) = self.check("write", offset, buf.len() as u64).and_then(|()| self.0.take_backing())
+        {
             return (Err(error), buf);
         }
         let len = buf.len();
@@ -246,8 +320,8 @@ impl Namespace for UringNamespace {
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
         self.check("trim", offset, len)?;
-        if len == 0 {
-            // The kernel calls an empty range invalid.
+        if len == 0 || offset >= self.0.backing.len_bytes.get() {
+            // The kernel calls an empty range invalid, and there is nothing to give back.
             return Ok(());
         }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
@@ -272,6 +346,7 @@ impl Namespace for UringNamespace {
                 .at(shared.info.name.clone())
                 .because(format!("it cannot grow beyond {} bytes", shared.info.max_size_bytes)));
         }
+        shared.take_backing()?;
         match ops::fallocate(&shared.file, 0, from, to - from).await {
             Ok(()) => {}
             // A file system that cannot reserve space: a sparse end will do.
@@ -280,25 +355,91 @@ impl Namespace for UringNamespace {
                 rustix::fs::ftruncate(&shared.file, to.max(shared.size_bytes.get()))
                     .map_err(|errno| Error::os(errno.raw_os_error(), "grow").at(shared.info.name.clone()))?;
             }
-            Err(error) => return Err(os_error(&error, "grow", &shared.info.name)),
+            Err(error) => {
+                // A file system that fills up keeps what it found until then.
+                if shared.size_bytes.get() == from
+                    && let Err(errno) = rustix::fs::ftruncate(&shared.file, from)
+                {
+                    debug!("{}: what a failed growth took stays with it: {errno}", shared.info.name);
+                }
+                return Err(os_error(&error, "grow", &shared.info.name));
+            }
         }
-        shared.size_bytes.set(shared.size_bytes.get().max(to));
+        let size = shared.size_bytes.get().max(to);
+        shared.size_bytes.set(size);
+        shared.backing.len_bytes.set(size);
         Ok(())
+    }
+
+    async fn shrink(&self, size_bytes: u64) -> Result<()> {
+        let shared = &*self.0;
+        let block = u64::from(shared.info.block_size_bytes);
+        let to = size_bytes.next_multiple_of(block).max(shared.info.min_size_bytes);
+        let from = shared.size_bytes.get();
+        if to >= from {
+            return Ok(());
+        }
+        shared.take_backing()?;
+        shared.size_bytes.set(to);
+        let failed = |errno: Errno| os_error(&errno.into(), "shrink", &shared.info.name);
+        let file = shared.file.try_clone().map_err(|error| os_error(&error, "shrink", &shared.info.name))?;
+        // A file system may take long to give back many gigabytes.
+        let shrunk = rt::offload("shrink a file", move || rustix::fs::ftruncate(&file, to)).await;
+        let shrunk = match shrunk {
+            Ok(result) => result.map_err(failed),
+            Err(error) => Err(Error::new(ErrorKind::Cancelled, "shrink").because(error.to_string())),
+        };
+        let size = if shrunk.is_ok() { to } else { from };
+        shared.size_bytes.set(size);
+        shared.backing.len_bytes.set(size);
+        shrunk
+    }
+
+    fn next_data(&self, offset: u64) -> Option<u64> {
+        let len = self.0.backing.len_bytes.get();
+        if offset >= len {
+            return None;
+        }
+        match rustix::fs::seek(&self.0.file, rustix::fs::SeekFrom::Data(offset)) {
+            Ok(data) => Some(data),
+            Err(Errno::NXIO) => None,
+            // A device, or a file system that does not know its holes.
+            Err(_) => Some(offset),
+        }
     }
 }
 
+/// A file that was opened for reading and writing.
+struct Opened {
+    file: std::fs::File,
+    /// With direct I/O.
+    direct: bool,
+    /// It did not exist.
+    made: bool,
+}
+
+/// Opens a file, or makes it if it does not exist.
+fn open_or_make(path: &Path) -> io::Result<Opened> {
+    match open(path, OFlags::empty()) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+        opened => return opened.map(|(file, direct)| Opened { file, direct, made: false }),
+    }
+    // Made by itself, since O_DIRECT on a file system without it fails after the file was made.
+    let made = match OpenOptions::new().write(true).create_new(true).open(path) {
+        Ok(_) => true,
+        // Another process was faster; the lock decides who has it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => false,
+        Err(error) => return Err(error),
+    };
+    let (file, direct) = open(path, OFlags::empty())?;
+    Ok(Opened { file, direct, made })
+}
+
 /// Opens for reading and writing, with direct I/O if it can be had; says whether it could.
-fn open(path: &Path, create: bool, flags: OFlags) -> io::Result<(std::fs::File, bool)> {
+fn open(path: &Path, flags: OFlags) -> io::Result<(std::fs::File, bool)> {
     let flags = flags | OFlags::CLOEXEC;
     let with = |flags: OFlags| {
-        let flags = flags.bits().cast_signed();
-        OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create(create)
-            .truncate(false)
-            .custom_flags(flags)
-            .open(path)
+        OpenOptions::new().read(true).write(true).custom_flags(flags.bits().cast_signed()).open(path)
     };
     match with(flags | OFlags::DIRECT) {
         Ok(file) => Ok((file, true)),
@@ -351,10 +492,16 @@ async fn patiently<T, E>(
     }
 }
 
+/// Makes a file longer, or leaves it as it is.
 fn extend(file: &OwnedFd, from: u64, to: u64) -> Result<(), Errno> {
     match rustix::fs::fallocate(file, rustix::fs::FallocateFlags::empty(), from, to - from) {
         Err(Errno::OPNOTSUPP) => rustix::fs::ftruncate(file, to),
-        result => result,
+        Err(errno) => {
+            // A file system that fills up keeps what it found until then.
+            let _ = rustix::fs::ftruncate(file, from);
+            Err(errno)
+        }
+        Ok(()) => Ok(()),
     }
 }
 

@@ -127,6 +127,7 @@ impl Disk {
             name: "sim:disk".to_owned(),
             size_bytes: options.size_bytes,
             max_size_bytes: options.max_size_bytes,
+            min_size_bytes: options.size_bytes,
             block_size_bytes: options.block_size_bytes,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             atomic_write_bytes: 512,
@@ -385,6 +386,28 @@ impl Namespace for Disk {
         }
         let mut state = self.state.borrow_mut();
         state.size_bytes = state.size_bytes.max(size_bytes);
+        Ok(())
+    }
+
+    fn next_data(&self, offset: u64) -> Option<u64> {
+        let state = self.state.borrow();
+        let sector = offset / SECTOR_BYTES as u64;
+        let durable = state.durable.range(sector..).next().map(|(&sector, _)| sector);
+        let cached = state.cache.range(sector..).next().map(|(&sector, _)| sector);
+        let written = durable.into_iter().chain(cached).min()? * SECTOR_BYTES as u64;
+        Some(offset.max(written)).filter(|&data| data < state.size_bytes)
+    }
+
+    async fn shrink(&self, size_bytes: u64) -> Result<()> {
+        let mut state = self.state.borrow_mut();
+        let size =
+            size_bytes.next_multiple_of(self.options.block_size_bytes.into()).max(self.info.min_size_bytes);
+        if size < state.size_bytes {
+            state.size_bytes = size;
+            let end = size / SECTOR_BYTES as u64;
+            state.durable.split_off(&end);
+            state.cache.split_off(&end);
+        }
         Ok(())
     }
 }
