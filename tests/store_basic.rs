@@ -107,7 +107,10 @@ fn durability_is_what_was_asked_for() {
         let tree = db.tree("t").expect("valid");
         tree.put_with(b"k", b"1", WriteOptions::SYNC).await.expect("puts");
         assert_eq!(db.durable_lsn(), 1);
-        let interval = WriteOptions { durability: Some(Durability::Interval(Duration::from_millis(100))) };
+        let interval = WriteOptions {
+            durability: Some(Durability::Interval(Duration::from_millis(100))),
+            ..WriteOptions::default()
+        };
         tree.put_with(b"k", b"2", interval).await.expect("puts");
         assert_eq!(db.durable_lsn(), 1, "acknowledged at once");
         env.sleep(Duration::from_millis(40)).await;

@@ -8,10 +8,11 @@ use std::collections::BTreeMap;
 use std::rc::Rc;
 use std::time::Duration;
 
-use boson::ErrorKind;
+use boson::block::Namespace;
 use boson::rt::Instant;
 use boson::sim::{Disk, DiskOptions, Executor, SimEnv};
-use boson::store::{Db, Durability, Env, Options, Sabotage, Tree, WriteOptions};
+use boson::store::{Commit, Db, Durability, Env, Options, Sabotage, Tree, WriteOptions};
+use boson::{Error, ErrorKind};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
@@ -55,6 +56,28 @@ impl History {
     fn push(&mut self, env: &SimEnv, durability: Durability, changes: Vec<Change>, applied: bool) -> u64 {
         self.entries.push(Entry { changes, durability, applied_at: env.now(), applied });
         self.entries.len() as u64
+    }
+
+    /// What became of a transaction that was pushed as record `lsn`.
+    fn transacted(
+        &mut self,
+        lsn: u64,
+        applied: Result<((), Commit), Error>,
+    ) -> Result<Option<Commit>, Error> {
+        match applied {
+            Ok(((), commit)) => {
+                assert_eq!(lsn, commit.lsn);
+                let entry = usize::try_from(lsn - 1).expect("small");
+                self.entries[entry].applied = true;
+                Ok(Some(commit))
+            }
+            Err(error) => {
+                // Nothing of it was applied, and while it waited nothing else was.
+                assert_eq!(lsn, self.entries.len() as u64);
+                self.entries.pop();
+                Err(error)
+            }
+        }
     }
 
     fn contents(&self, lsn: u64) -> Contents {
@@ -115,7 +138,7 @@ async fn client(
     crowded: bool,
 ) {
     let mut random = StdRng::seed_from_u64(seed);
-    let options = WriteOptions { durability: Some(durability) };
+    let options = WriteOptions { durability: Some(durability), ..WriteOptions::default() };
     let trees: Vec<Tree<SimEnv, Disk>> = TREES.map(|name| db.tree(name).expect("valid")).into();
     loop {
         let tree = random.random_range(0..TREES.len());
@@ -155,24 +178,26 @@ async fn client(
                         changes.push(Change::Delete(tree, other.clone()));
                     }
                     pushed.set(history.borrow_mut().push(&env, durability, changes, false));
-                    pushed.get()
                 });
                 let applied = applied.await;
-                let mut history = history.borrow_mut();
-                match applied {
-                    Ok((lsn, commit)) => {
-                        assert_eq!(lsn, commit.lsn);
-                        let entry = usize::try_from(lsn - 1).expect("small");
-                        history.entries[entry].applied = true;
-                        Ok(Some(commit))
-                    }
-                    Err(error) => {
-                        // Nothing of it was applied, and while it waited nothing else was.
-                        assert_eq!(pushed.get(), history.entries.len() as u64);
-                        history.entries.pop();
-                        Err(error)
-                    }
-                }
+                history.borrow_mut().transacted(pushed.get(), applied)
+            }
+            81 => {
+                // Longer than the log's longest record, so that it is written to a place of its own.
+                let value = vec![random.random(); 900];
+                let first = random.random_range(0..200u32);
+                let names: Vec<Vec<u8>> =
+                    (first..first + 180).map(|number| format!("{number:05}k").into_bytes()).collect();
+                let keys: Vec<_> = names.iter().map(|name| (&trees[tree], name.as_slice())).collect();
+                let pushed = Cell::new(0);
+                let applied = db.apply(&keys, options, |txn| {
+                    (0..names.len()).for_each(|index| txn.put(index, &value));
+                    let changes =
+                        names.iter().map(|name| Change::Put(tree, name.clone(), value.clone())).collect();
+                    pushed.set(history.borrow_mut().push(&env, durability, changes, false));
+                });
+                let applied = applied.await;
+                history.borrow_mut().transacted(pushed.get(), applied)
             }
             _ => {
                 let put = trees[tree].apply_put(&key, &value, options).await;
@@ -420,4 +445,68 @@ fn a_checkpoint_waits_for_values_that_are_on_their_way() {
         let found = db.tree("t").expect("valid").get(b"large").await.expect("reads");
         assert!(found == Some(value), "the checkpoint made it durable");
     });
+}
+
+/// What a store holds that is about to become much smaller: for each key the length of its value.
+type Lengths = BTreeMap<Vec<u8>, usize>;
+
+/// Fills a store and deletes most of it again, so that its disk shrinks.
+async fn fill_and_thin(db: &SimDb, random: &mut StdRng) -> Lengths {
+    let tree = db.tree("left").expect("valid");
+    let mut lengths = Lengths::new();
+    for number in 0..150u32 {
+        let key = format!("{number:05}").into_bytes();
+        let len = [200, 5_000, 1 << 20][random.random_range(0..3)];
+        tree.put_with(&key, &vec![number.to_le_bytes()[0]; len], WriteOptions::NONE).await.expect("room");
+        lengths.insert(key, len);
+    }
+    for number in 0..150u32 {
+        let key = format!("{number:05}").into_bytes();
+        if random.random_ratio(2, 3) {
+            tree.delete_with(&key, WriteOptions::NONE).await.expect("deletes");
+            lengths.remove(&key);
+        }
+    }
+    db.flush().await.expect("no fault is injected");
+    lengths
+}
+
+#[test]
+fn a_crash_while_the_disk_shrinks_takes_nothing() {
+    let mut shrunk = 0;
+    for seed in 0..24 {
+        let mut random = StdRng::seed_from_u64(seed);
+        let executor = Executor::new(seed);
+        let options_of_disk = DiskOptions::new(0).with_max_size_bytes(256 << 20);
+        let disk = Disk::new(executor.env(), options_of_disk, seed);
+        let (env, machine) = (executor.env(), disk.clone());
+        let lives_for = Duration::from_micros(random.random_range(0..60_000));
+        let lengths = executor.block_on(async move {
+            let db = Db::open(env.clone(), machine, options(Sabotage::None)).await.expect("opens");
+            let lengths = fill_and_thin(&db, &mut random).await;
+            env.sleep(lives_for).await;
+            // Not closed: the tasks end where they are when the executor does.
+            std::mem::forget(db);
+            lengths
+        });
+        executor.crash();
+        let largest = disk.size_bytes();
+        disk.power_loss();
+        let executor = Executor::new(seed + 1);
+        let (env, machine) = (executor.env(), disk.attach(executor.env()));
+        executor.block_on(async move {
+            let db = Db::open(env.clone(), machine, options(Sabotage::None)).await.expect("opens");
+            let tree = db.tree("left").expect("valid");
+            assert_eq!(tree.len(), lengths.len() as u64, "seed {seed}");
+            for (key, len) in lengths {
+                assert_eq!(tree.get_with(&key, <[u8]>::len).await.expect("reads"), Some(len), "seed {seed}");
+            }
+            env.sleep(Duration::from_secs(2)).await;
+            let report = db.verify().await.expect("runs");
+            assert!(report.is_clean(), "seed {seed}: {report:?}");
+            db.close().await.expect("closes");
+        });
+        shrunk += u32::from(disk.size_bytes() < largest);
+    }
+    assert!(shrunk > 0, "no disk shrank after its crash");
 }

@@ -169,7 +169,10 @@ fn an_interval_is_kept_while_later_writes_wait_for_room_in_the_log() {
             done.set(true);
         });
         env.sleep(Duration::from_millis(500)).await;
-        let interval = WriteOptions { durability: Some(Durability::Interval(Duration::from_secs(1))) };
+        let interval = WriteOptions {
+            durability: Some(Durability::Interval(Duration::from_secs(1))),
+            ..WriteOptions::default()
+        };
         tree.put_with(b"promised", b"", interval).await.expect("puts");
         let promised = db.last_lsn();
         let flooded = tree.clone();

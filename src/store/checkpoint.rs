@@ -15,6 +15,7 @@ use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Placement, Stored};
 use super::options::Sabotage;
 use super::page::{Blob, Body, Garbage, Ledger, Page, Slot};
 use super::shared::{Shared, yield_now};
+use super::shrink;
 use super::space::Extent;
 use super::state::State;
 use super::superblock::{self, Superblock};
@@ -43,6 +44,7 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
             shared.checkpoint_wake.notified().await;
             continue;
         }
+        shared.tidy().await;
         let clean = shared.state.borrow().closing;
         let result = take(&shared, clean).await;
         let mut state = shared.state.borrow_mut();
@@ -54,6 +56,7 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
             Ok(()) => {
                 shared.progress.notify_all();
                 shared.durable.notify_all();
+                shrink::step(&shared).await;
             }
             Err(error) => shared.fail(&error),
         }
@@ -119,6 +122,8 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &Shared<E, N>, clean: boo
     }
     let mut state = shared.state.borrow_mut();
     state.checkpoint.units = 0;
+    state.checkpoint.freeing_units = 0;
+    state.checkpoint.space_units = superblock.units;
     state.checkpoint.lsn = snapshot.log_start.next_lsn - 1;
     state.log.checkpointed(snapshot.log_start);
     Ok(())
@@ -165,7 +170,9 @@ pub(super) fn describe<E: Env, N: Namespace>(
 impl State {
     /// Whether anything changed since the last snapshot.
     fn checkpoint_helps_now(&self) -> bool {
-        self.ledger.dirty_units > 0 || !self.ledger.released.is_empty()
+        self.ledger.dirty_units > 0
+            || self.ledger.has_released()
+            || self.space.units() != self.checkpoint.space_units
     }
 }
 
@@ -176,7 +183,8 @@ fn snapshot(state: &mut State) -> Snapshot {
     for stored in std::mem::take(&mut state.meta) {
         state.ledger.release(&stored);
     }
-    let freeing = std::mem::take(&mut state.ledger.released);
+    let freeing = state.ledger.take_released();
+    state.checkpoint.freeing_units = freeing.iter().map(|extent| u64::from(extent.units)).sum();
     state.external_extents.clear();
     let created = |tree: &&super::tree_state::TreeState| tree.created;
     let trees: Vec<_> = (0u32..)
@@ -201,12 +209,12 @@ fn snapshot(state: &mut State) -> Snapshot {
 /// nothing else is.
 async fn resolve_garbage<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
     loop {
-        let garbage = shared.state.borrow_mut().ledger.garbage.pop();
+        let garbage = shared.state.borrow_mut().ledger.next_garbage();
         let result = match garbage {
             None => return Ok(()),
             Some(Garbage::Object(reference)) => match shared.disk.object_extents(reference).await {
                 Ok(extents) => {
-                    shared.state.borrow_mut().ledger.released.extend(extents);
+                    shared.state.borrow_mut().ledger.release_extents(extents);
                     Ok(())
                 }
                 Err(error) => Err(error),

@@ -61,6 +61,10 @@ impl<E: Env, N: Namespace> Db<E, N> {
     pub async fn open(env: E, namespace: N, options: Options) -> Result<Self> {
         let shared = Rc::new(recover::open(env, namespace, options).await?);
         shared.tasks.set(3);
+        {
+            let mut state = shared.state.borrow_mut();
+            state.checkpoint.requested = state.ledger.has_released() || state.is_too_large();
+        }
         shared.env.spawn("store log", commit::run(Rc::clone(&shared)));
         shared.env.spawn("store checkpoint", checkpoint::run(Rc::clone(&shared)));
         shared.env.spawn("store values", commit::run_values(Rc::clone(&shared)));

@@ -36,17 +36,20 @@
 //! `docs/disk-format.md` is the format; the parts, from the outside in:
 //!
 //! - `db`, `tree`, `cursor`, `txn`: the interface.
-//! - `write`, `shared`, `state`: how a write is admitted, applied and logged in one step, and how pages get
+//! - `write`, `apply`, `cost`, `shared`, `state`: how a write is admitted, applied and logged in one step, and how pages get
 //!   into memory and out.
 //! - `page`, `tree_state`: the B+tree, copy-on-write.
 //! - `log`, `commit`: records, batches, group commit.
 //! - `checkpoint`, `recover`, `verify`: what is on the namespace, and back.
+//! - `shrink`: a namespace that is larger than what it holds calls for becomes smaller.
 //! - `superblock`, `catalog`, `space`, `object`, `disk`, `codec`: the format's parts.
 
+mod apply;
 mod catalog;
 mod checkpoint;
 mod codec;
 mod commit;
+mod cost;
 mod cursor;
 mod db;
 mod disk;
@@ -57,6 +60,7 @@ mod options;
 mod page;
 mod recover;
 mod shared;
+mod shrink;
 mod space;
 mod state;
 mod stats;
@@ -73,8 +77,8 @@ pub use env::{Env, RtEnv};
 #[doc(hidden)]
 pub use options::Sabotage;
 pub use options::{
-    Durability, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, MIN_LOG_BYTES,
-    MIN_NAMESPACE_BYTES, Options, WriteOptions,
+    Durability, MAX_KEY_BYTES, MAX_TRANSACTION_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES,
+    MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, WriteOptions,
 };
 pub use stats::Stats;
 pub use tree::Tree;

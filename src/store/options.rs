@@ -6,6 +6,8 @@ use std::time::Duration;
 pub const MAX_KEY_BYTES: usize = 4096;
 /// The longest value, in bytes.
 pub const MAX_VALUE_BYTES: usize = 512 << 20;
+/// The most that one transaction writes in keys and values of at most 2 KiB, in bytes.
+pub const MAX_TRANSACTION_BYTES: usize = 1 << 30;
 /// The longest name of a tree, in bytes.
 pub const MAX_TREE_NAME_BYTES: usize = 255;
 /// The most trees in a store.
@@ -39,13 +41,17 @@ pub enum Durability {
 pub struct WriteOptions {
     /// Instead of the store's own durability.
     pub durability: Option<Durability>,
+    /// A transaction that only deletes may be carried out in parts, each a record of its own, where a
+    /// nearly full namespace has no room for all of it at once, or the log's record is too short. No other
+    /// write comes in between, but a crash may leave some of its keys.
+    pub divisible: bool,
 }
 
 impl WriteOptions {
     /// The write is durable when it is acknowledged.
-    pub const SYNC: Self = Self { durability: Some(Durability::Sync) };
+    pub const SYNC: Self = Self { durability: Some(Durability::Sync), divisible: false };
     /// The write is acknowledged at once and never flushed for its own sake.
-    pub const NONE: Self = Self { durability: Some(Durability::None) };
+    pub const NONE: Self = Self { durability: Some(Durability::None), divisible: false };
 }
 
 /// How a store is opened.

@@ -7,11 +7,11 @@ use super::codec::{checksum, to_usize};
 use super::disk::Disk;
 use super::env::Env;
 use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, parse_payload};
-use super::object::Stored;
+use super::object::{ObjectRef, Stored};
 use super::options::{MAX_INLINE_BYTES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
 use super::page::{Blob, Garbage, NewValue, Slot};
 use super::shared::{Pace, Shared};
-use super::space::Space;
+use super::space::{Extent, Space};
 use super::state::{Lookup, State};
 use super::superblock::{self, COPY_ROOM_BYTES, Found, LOG_OFFSET, Superblock};
 use super::tree_state::{Seek, TreeState};
@@ -28,12 +28,8 @@ pub(super) async fn open<E: Env, N: Namespace>(
     options: Options,
 ) -> Result<Shared<E, N>> {
     let mut disk = Disk::new(namespace, options.sabotage);
-    if disk.namespace.size_bytes() < MIN_NAMESPACE_BYTES
-        && disk.namespace.info().max_size_bytes >= MIN_NAMESPACE_BYTES
-    {
-        disk.namespace.grow(MIN_NAMESPACE_BYTES).await?;
-    }
     superblock::check_size(&disk)?;
+    // What is refused stays as it is: so nothing is written before it is known what the namespace holds.
     match superblock::find(&disk).await {
         Ok(Found::Store(superblock, copies)) if !options.format => {
             disk.unit = superblock.unit;
@@ -72,6 +68,7 @@ async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -
         state.fixed_units = superblock.fixed_units();
     }
     checkpoint::take(&shared, false).await?;
+    superblock::formatted(&shared.disk).await?;
     Ok(shared)
 }
 
@@ -96,6 +93,7 @@ async fn load<E: Env, N: Namespace>(
     state.meta = vec![stored_catalog, stored_map];
     state.checkpoint.lsn = start.next_lsn - 1;
     state.fixed_units = superblock.fixed_units();
+    state.checkpoint.space_units = superblock.units;
     state.trees.resize_with(next_id as usize, || None);
     for entry in entries {
         let root = (!entry.root.is_nothing()).then_some(Slot::OnDisk(entry.root));
@@ -278,10 +276,55 @@ async fn replay<E: Env, N: Namespace>(shared: &Shared<E, N>, superblock: &Superb
             .ok_or_else(|| shared.disk.corrupt(offset, "a log batch that does not parse"))?;
         for operation in records.into_iter().flatten() {
             reader.pace.step().await;
-            apply(shared, operation, offset).await?;
+            match operation {
+                Operation::Spilled { reference } => replay_spilled(shared, reference, offset).await?,
+                operation => apply(shared, operation, offset).await?,
+            }
         }
         point = next;
     }
+}
+
+/// Applies a record that lies outside of the log.
+async fn replay_spilled<E: Env, N: Namespace>(
+    shared: &Shared<E, N>,
+    reference: ObjectRef,
+    offset: u64,
+) -> Result<()> {
+    let (record, stored) = shared.disk.read_object(reference).await?;
+    {
+        let mut state = shared.state.borrow_mut();
+        let extents = stored.extents(shared.disk.unit).unwrap_or_default();
+        take_extents(shared, &mut state, &extents, offset)?;
+        // The next checkpoint holds what it says.
+        state.ledger.release_extents(extents);
+    }
+    let records = parse_payload(&record)
+        .ok_or_else(|| shared.disk.corrupt(offset, "a log record outside of the log that does not parse"))?;
+    let mut pace = Pace::default();
+    for operation in records.into_iter().flatten() {
+        pace.step().await;
+        apply(shared, operation, offset).await?;
+    }
+    Ok(())
+}
+
+/// Marks what was written ahead of the log as in use.
+fn take_extents<E: Env, N: Namespace>(
+    shared: &Shared<E, N>,
+    state: &mut State,
+    extents: &[Extent],
+    offset: u64,
+) -> Result<()> {
+    let size = state.space.units();
+    if extents.iter().any(|extent| extent.end() > size) {
+        return Err(shared.disk.corrupt(offset, "a log record for a value outside the namespace"));
+    }
+    for &extent in extents {
+        state.space.set(extent);
+        state.external_extents.push(extent);
+    }
+    Ok(())
 }
 
 async fn apply<E: Env, N: Namespace>(
@@ -293,7 +336,10 @@ async fn apply<E: Env, N: Namespace>(
     | Operation::PutExternal { tree, .. }
     | Operation::Delete { tree, .. }
     | Operation::CreateTree { tree, .. }
-    | Operation::ClearTree { tree }) = operation;
+    | Operation::ClearTree { tree }) = operation
+    else {
+        return Err(shared.disk.corrupt(offset, "a log record within another that lies outside of the log"));
+    };
     let exists = shared.state.borrow().trees.get(tree as usize).is_some_and(Option::is_some);
     let creates = matches!(operation, Operation::CreateTree { .. });
     if exists == creates || tree as usize >= catalog::MAX_TREE_IDS {
@@ -318,14 +364,7 @@ async fn apply<E: Env, N: Namespace>(
             let extents = shared.disk.object_extents(reference).await?;
             shared.leaf(tree, Seek::Key(key)).await?;
             let mut state = shared.state.borrow_mut();
-            let size = state.space.units();
-            if extents.iter().any(|extent| extent.end() > size) {
-                return Err(shared.disk.corrupt(offset, "a log record for a value outside the namespace"));
-            }
-            for &extent in &extents {
-                state.space.set(extent);
-                state.external_extents.push(extent);
-            }
+            take_extents(shared, &mut state, &extents, offset)?;
             let scattered = reference.is_scattered().then(|| extents.into());
             let blob = Blob::stored_at(Stored { reference, scattered }, None, &mut state.ledger);
             put(&mut state, tree, key, &NewValue::Overflow(blob));
@@ -334,16 +373,18 @@ async fn apply<E: Env, N: Namespace>(
             shared.leaf(tree, Seek::Key(key)).await?;
             let mut state = shared.state.borrow_mut();
             if matches!(state.lookup(tree, key), Lookup::Found(..)) {
-                let (tree, ledger) = state.tree_and_ledger(tree);
-                tree.delete(key, ledger);
+                state.delete(tree, key);
             }
         }
         Operation::ClearTree { tree } => {
             let mut state = shared.state.borrow_mut();
             let (tree, ledger) = state.tree_and_ledger(tree);
             tree.len = 0;
-            ledger.garbage.extend(tree.root.take().map(Garbage::Tree));
+            if let Some(root) = tree.root.take() {
+                ledger.discard(Garbage::Tree(root));
+            }
         }
+        Operation::Spilled { .. } => {}
     }
     Ok(())
 }

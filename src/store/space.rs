@@ -27,12 +27,21 @@ pub(super) struct Space {
     units: u64,
     free: u64,
     cursor: u64,
+    /// Units from here on are taken only if there are no others.
+    ceiling: u64,
 }
 
 impl Space {
     /// A map of `units` free units.
     pub(super) fn new(units: u64) -> Self {
-        let mut space = Self { words: Vec::new(), group_free: Vec::new(), units: 0, free: 0, cursor: 0 };
+        let mut space = Self {
+            words: Vec::new(),
+            group_free: Vec::new(),
+            units: 0,
+            free: 0,
+            cursor: 0,
+            ceiling: u64::MAX,
+        };
         space.grow(units);
         space
     }
@@ -82,8 +91,7 @@ impl Space {
 
     /// How many bytes [`Space::to_bytes`] needs to cover every unit in use.
     pub(super) fn used_bytes(&self) -> usize {
-        let last = (0..self.units.div_ceil(WORD)).rev().find(|&word| self.used_in_word(word) != 0);
-        last.map_or(0, |word| super::codec::to_usize(word + 1) * 8)
+        super::codec::to_usize(self.top().div_ceil(WORD)) * 8
     }
 
     /// The bits of a word that are in use and within the namespace.
@@ -119,14 +127,36 @@ impl Space {
         if count == 0 || u64::from(count) > self.free {
             return None;
         }
-        let (cursor, units, wanted) = (self.cursor, self.units, u64::from(count));
+        let (wanted, ceiling) = (u64::from(count), self.units.min(self.ceiling));
+        let cursor = self.cursor.min(ceiling);
         let found = self
-            .find(cursor, units, wanted)
-            .or_else(|| self.find(0, units.min(cursor.saturating_add(wanted)), wanted))?;
+            .find(cursor, ceiling, wanted)
+            .or_else(|| self.find(0, ceiling.min(cursor.saturating_add(wanted)), wanted))
+            .or_else(|| self.find(ceiling, self.units, wanted))?;
         let extent = Extent { start: found, units: count };
         self.change(extent.start, wanted, true);
         self.cursor = extent.end();
         Some(extent)
+    }
+
+    /// Keeps what is taken from now on below `ceiling` units, as long as there is room.
+    pub(super) fn set_ceiling(&mut self, ceiling: u64) {
+        self.ceiling = ceiling;
+    }
+
+    /// The unit after the last one in use.
+    pub(super) fn top(&self) -> u64 {
+        let last = (0..self.units.div_ceil(WORD)).rev().find(|&word| self.used_in_word(word) != 0);
+        last.map_or(0, |word| (word + 1) * WORD - u64::from(self.used_in_word(word).leading_zeros()))
+    }
+
+    /// Cuts the map down to `units`, but not below the last unit in use.
+    pub(super) fn shrink(&mut self, units: u64) {
+        let units = units.max(self.top());
+        if units < self.units {
+            self.change(units, self.units - units, true);
+            self.units = units;
+        }
     }
 
     /// Starts the next search at the front again, which keeps the map, and a growing namespace, short.
@@ -263,5 +293,29 @@ mod tests {
         space.grow(5_100);
         assert_eq!(space.allocate(100).map(|extent| extent.start), Some(5_000));
         assert_eq!(space.allocate(1), None);
+    }
+
+    #[test]
+    fn a_map_that_shrinks_keeps_what_is_in_use_and_can_grow_again() {
+        let mut space = Space::new(10_000);
+        let low = space.allocate(100).expect("room");
+        let high = space.allocate(5_000).expect("room");
+        space.set_ceiling(1_000);
+        assert_eq!(space.allocate(900).map(|extent| extent.start), Some(5_100), "only beyond the ceiling");
+        space.set_ceiling(200);
+        assert!(space.release(high));
+        assert_eq!(space.allocate(100).map(|extent| extent.start), Some(100), "below the ceiling");
+        assert_eq!(space.top(), 6_000);
+        space.shrink(300);
+        assert_eq!((space.units(), space.free_units()), (6_000, 4_900));
+        assert!(space.release(Extent { start: 5_100, units: 900 }));
+        assert_eq!(space.top(), low.end() + 100);
+        space.shrink(300);
+        assert_eq!((space.units(), space.free_units()), (300, 100));
+        assert!(space.is_used(300), "what is outside is not to be had");
+        space.grow(700);
+        assert_eq!((space.units(), space.free_units()), (700, 500));
+        space.set_ceiling(u64::MAX);
+        assert_eq!(space.allocate(500).map(|extent| extent.start), Some(200));
     }
 }

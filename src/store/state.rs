@@ -4,19 +4,28 @@ use std::collections::{HashMap, VecDeque};
 use std::rc::Rc;
 
 use super::codec::to_usize;
+use super::cost::{Cost, Demand};
 use super::log::Log;
 use super::object::{Stored, object_cost};
 use super::options::{MAX_TREE_NAME_BYTES, MAX_TREES};
 use super::page::{Ledger, Slot};
+use super::shrink::Shrink;
 use super::space::{Extent, Space};
 use super::tree_state::{Seek, TreeState};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
-/// Units that only deletes may use, besides a share of the namespace.
+/// Units that are kept back for writes that take no more room in the end, besides a share of the namespace.
 const RESERVE_UNITS: u64 = 64;
-/// A share of the namespace that only deletes may use, and the most that this comes to.
+/// That share, and the most that this comes to.
 const RESERVE_SHARE: u64 = 64;
 const MAX_RESERVE_SHARE_UNITS: u64 = 4096;
+/// The share of the namespace that a checkpoint is taken for so that it becomes free again.
+const RELEASED_SHARE: u64 = 8;
+/// The least and the most that this comes to.
+const MIN_RELEASED_UNITS: u64 = 256;
+const MAX_RELEASED_UNITS: u64 = 256 << 10;
+/// How many nearly empty leaves are remembered. Each write sees to those that were left before it.
+const MAX_SPARSE: usize = 4096;
 /// Changed pages below this never call for a checkpoint.
 const MIN_DIRTY_LIMIT_BYTES: usize = 4 << 20;
 /// Values on their way to their place beyond this make writers wait.
@@ -66,6 +75,10 @@ pub(super) struct CheckpointState {
     pub(super) completed: u64,
     /// Units that the running checkpoint may still take.
     pub(super) units: u64,
+    /// Units that the running checkpoint gives back when it is durable.
+    pub(super) freeing_units: u64,
+    /// The size of the namespace that the last one recorded, in units.
+    pub(super) space_units: u64,
     /// The LSN up to which the last one goes.
     pub(super) lsn: u64,
 }
@@ -97,6 +110,10 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// One transaction waits for space with its writes decided: no other may write.
     pub(super) exclusive: bool,
+    /// How the namespace is being made smaller.
+    pub(super) shrink: Shrink,
+    /// The end of the namespace is being given back: it must not grow meanwhile.
+    pub(super) truncating: bool,
     pub(super) checkpoint: CheckpointState,
     /// Where the catalog and the map of the last checkpoint are.
     pub(super) meta: Vec<Stored>,
@@ -109,6 +126,8 @@ pub(super) struct State {
     /// Where eviction continues.
     hand: (usize, Vec<u8>),
     pub(super) counters: Counters,
+    /// Trees, and keys that lead to nearly empty leaves whose neighbours have to be loaded to merge with them.
+    sparse: VecDeque<(u32, Vec<u8>)>,
 }
 
 /// Whether a write may go on.
@@ -134,6 +153,8 @@ impl State {
             closing: false,
             closed: false,
             exclusive: false,
+            shrink: Shrink::default(),
+            truncating: false,
             checkpoint: CheckpointState::default(),
             meta: Vec::new(),
             external_extents: Vec::new(),
@@ -143,6 +164,7 @@ impl State {
             cache_bytes,
             hand: (0, Vec::new()),
             counters: Counters::default(),
+            sparse: VecDeque::new(),
         }
     }
 
@@ -187,8 +209,19 @@ impl State {
         self.trees[id as usize] = Some(tree);
     }
 
-    /// Whether a write may go on that takes up to `units`, from the reserve too if `deleting`.
-    pub(super) fn admit(&mut self, units: u64, deleting: bool) -> Result<Admission> {
+    /// Takes note of a leaf that was left nearly empty beside a neighbour that is not in memory.
+    pub(super) fn note_sparse(&mut self, tree: u32, key: &[u8]) {
+        if self.sparse.len() < MAX_SPARSE {
+            self.sparse.push_back((tree, key.to_vec()));
+        }
+    }
+
+    pub(super) fn next_sparse(&mut self) -> Option<(u32, Vec<u8>)> {
+        self.sparse.pop_front()
+    }
+
+    /// Whether a write may go on that takes up to `cost`.
+    pub(super) fn admit(&mut self, cost: Cost) -> Result<Admission> {
         if let Some(failure) = &self.failed {
             return Err(failure.error("write to store", Outcome::NotStarted));
         }
@@ -198,15 +231,34 @@ impl State {
         if self.exclusive || self.log.is_congested() || self.external_queue_bytes > MAX_EXTERNAL_QUEUE_BYTES {
             return Ok(Admission::Wait);
         }
-        let dirty = self.dirty_bytes();
-        let limit = self.dirty_limit_bytes();
-        if dirty > limit || self.log.is_half_full() {
+        if self.outruns_checkpoints() {
             self.checkpoint.requested = true;
-            if dirty > 2 * limit {
-                return Ok(Admission::Wait);
-            }
+            return Ok(Admission::Wait);
         }
-        Ok(self.room_for(units, deleting))
+        Ok(self.room_for(cost))
+    }
+
+    /// Whether a checkpoint should be taken: much was changed, or much would be given back, or the log needs room.
+    pub(super) fn wants_checkpoint(&self) -> bool {
+        self.dirty_bytes() > self.dirty_limit_bytes()
+            || self.log.is_half_full()
+            || self.ledger.released_units() > self.released_limit_units()
+    }
+
+    /// Whether writers have to wait for the next checkpoint.
+    fn outruns_checkpoints(&self) -> bool {
+        self.dirty_bytes() > 2 * self.dirty_limit_bytes()
+            || self.released_units() > 2 * self.released_limit_units()
+    }
+
+    /// The units that nothing live uses but that are not free before a checkpoint is durable.
+    pub(super) fn released_units(&self) -> u64 {
+        self.ledger.released_units() + self.checkpoint.freeing_units
+    }
+
+    /// How many of those a checkpoint is taken for.
+    fn released_limit_units(&self) -> u64 {
+        (self.space.units() / RELEASED_SHARE).clamp(MIN_RELEASED_UNITS, MAX_RELEASED_UNITS)
     }
 
     /// Whether writers should wait for the log or a checkpoint.
@@ -214,17 +266,41 @@ impl State {
         if self.failed.is_some() || self.closed {
             return false;
         }
-        let changed_too_much = self.dirty_bytes() > 2 * self.dirty_limit_bytes();
-        self.checkpoint.requested |= changed_too_much;
-        changed_too_much || self.log.is_congested() || self.external_queue_bytes > MAX_EXTERNAL_QUEUE_BYTES
+        let too_much = self.outruns_checkpoints();
+        self.checkpoint.requested |= too_much;
+        too_much || self.log.is_congested() || self.external_queue_bytes > MAX_EXTERNAL_QUEUE_BYTES
     }
 
-    /// Whether there is room for `units` more.
-    pub(super) fn room_for(&self, units: u64, deleting: bool) -> Admission {
-        let share = (self.space.units() / RESERVE_SHARE).min(MAX_RESERVE_SHARE_UNITS);
-        let reserve = if deleting { 0 } else { RESERVE_UNITS + share };
-        let promised = self.ledger.dirty_units + self.checkpoint.units + self.overhead_units();
-        if self.space.free_units() >= promised + reserve + units { Admission::Go } else { Admission::Short }
+    /// Whether too many values are on their way to their places.
+    pub(super) fn is_pressed_by_values(&self) -> bool {
+        self.failed.is_none() && !self.closed && self.external_queue_bytes > MAX_EXTERNAL_QUEUE_BYTES
+    }
+
+    /// Whether there is room for `cost`.
+    pub(super) fn room_for(&self, cost: Cost) -> Admission {
+        let kept_back = match cost.demand {
+            Demand::Frees => 0,
+            Demand::Keeps => self.reserve_units() / 2,
+            Demand::Grows => self.reserve_units(),
+        };
+        let needed = self.promised_units() + kept_back + cost.units;
+        if self.space.free_units() >= needed { Admission::Go } else { Admission::Short }
+    }
+
+    /// Whether the namespace could do with `units` units.
+    pub(super) fn has_room_in(&self, units: u64) -> bool {
+        let cut = self.space.units().saturating_sub(units);
+        self.space.free_units() >= cut + self.promised_units() + self.reserve_units()
+    }
+
+    /// The units that checkpoints will take for what has changed already.
+    fn promised_units(&self) -> u64 {
+        self.ledger.dirty_units + self.checkpoint.units + self.overhead_units()
+    }
+
+    /// The units that are kept back for writes that take no more room in the end.
+    pub(super) fn reserve_units(&self) -> u64 {
+        RESERVE_UNITS + (self.space.units() / RESERVE_SHARE).min(MAX_RESERVE_SHARE_UNITS)
     }
 
     fn dirty_bytes(&self) -> usize {
@@ -235,22 +311,14 @@ impl State {
         (self.cache_bytes / 4).max(MIN_DIRTY_LIMIT_BYTES)
     }
 
-    /// The units that changing `keys` keys, with `bytes` bytes of new entries, takes at most besides large
-    /// values.
-    ///
-    /// Every leaf touched, and every page above it, may have to be written, and may be split once because it
-    /// was full; beyond that pages split as bytes are added.
-    pub(super) fn change_units(&self, tree: u32, keys: usize, bytes: usize) -> u64 {
-        /// The largest page, with an index page.
-        const PAGE_UNITS: u64 = 5;
-        let touched = (keys as u64).min(self.object_units() + 1);
-        let above = self.tree(tree).height() - 1;
-        PAGE_UNITS * (2 * touched * (1 + above) + bytes as u64 / 2048 + 1)
+    /// The units that pages and values take, or will.
+    pub(super) fn object_units(&self) -> u64 {
+        self.space.units() - self.space.free_units() + self.ledger.dirty_units - self.fixed_units
     }
 
-    /// The units that pages and values take, or will.
-    fn object_units(&self) -> u64 {
-        self.space.units() - self.space.free_units() + self.ledger.dirty_units - self.fixed_units
+    /// The units that the trees take, or will at the next checkpoint.
+    pub(super) fn content_units(&self) -> u64 {
+        self.object_units().saturating_sub(self.released_units())
     }
 
     /// The units that every checkpoint takes for the catalog and the map.
@@ -262,10 +330,7 @@ impl State {
 
     /// Whether a checkpoint would change anything.
     pub(super) fn checkpoint_helps(&self) -> bool {
-        self.checkpoint.running
-            || self.ledger.dirty_units > 0
-            || !self.ledger.released.is_empty()
-            || !self.ledger.garbage.is_empty()
+        self.checkpoint.running || self.ledger.dirty_units > 0 || self.ledger.has_released()
     }
 
     /// Lets go of some clean, unused leaves and values if more is in memory than the cache may hold: the more the further it is

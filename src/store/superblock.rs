@@ -1,10 +1,11 @@
 //! Superblocks: four copies of where everything starts (disk format, sections 1 and 2).
 
-use super::codec::{Reader, checksum};
+use super::codec::{Reader, checksum, to_usize};
 use super::disk::Disk;
 use super::log::{LogPoint, Ring};
 use super::object::ObjectRef;
 use super::options::MIN_NAMESPACE_BYTES;
+use super::shared::yield_now;
 use super::space::Extent;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
@@ -200,7 +201,13 @@ pub(super) async fn find<N: Namespace>(disk: &Disk<N>) -> Result<Found> {
     let mut sequences = [0; 4];
     let mut best: Option<Box<Superblock>> = None;
     let (mut newer, mut damaged, mut blank, mut failed) = (None, 0, 0, None);
+    let size = disk.namespace.size_bytes();
     for (index, offset) in COPIES.into_iter().enumerate() {
+        if offset + block.max(BYTES) as u64 > size {
+            // A namespace that has yet to grow.
+            blank += 1;
+            continue;
+        }
         let bytes = match disk.read(offset, block.max(BYTES)).await {
             Ok(bytes) => bytes,
             Err(error) => {
@@ -237,20 +244,54 @@ pub(super) async fn find<N: Namespace>(disk: &Disk<N>) -> Result<Found> {
             .at(disk.name().to_owned())
             .because("it holds a boson store, but every superblock copy is damaged"));
     }
-    let front = disk.read(0, FRESH_BYTES).await?;
-    if blank == COPIES.len() && front.iter().all(|&byte| byte == 0) {
+    let front = disk.read(0, to_usize(size.min(FRESH_BYTES as u64))).await?;
+    if is_being_formatted(&front) {
         return Ok(Found::Fresh);
     }
+    let foreign = if blank == COPIES.len() { first_data(disk).await? } else { Some(0) };
+    let Some(offset) = foreign else { return Ok(Found::Fresh) };
+    let what = match recognise(&front) {
+        Some(what) => what.to_owned(),
+        None if offset < front.len() as u64 => "data that is not recognised".to_owned(),
+        None => format!("data that is not recognised, from byte {offset} on"),
+    };
     Err(Error::new(ErrorKind::ForeignData, "open store").at(disk.name().to_owned()).because(format!(
-        "it holds {}, not a boson store; to overwrite it, open it with formatting (--format)",
-        recognise(&front)
+        "it holds {what}, not a boson store; to overwrite it, open it with formatting (--format)"
     )))
 }
 
+/// How much of a namespace is looked through for foreign data, at the front and at the end.
+const SEARCHED_FRONT_BYTES: u64 = 1 << 30;
+const SEARCHED_END_BYTES: u64 = 1 << 20;
+/// How much of it is read at once.
+const SEARCH_STEP_BYTES: u64 = 1 << 20;
+
+/// Where the first byte is that differs from zero, as far as that is looked for.
+async fn first_data<N: Namespace>(disk: &Disk<N>) -> Result<Option<u64>> {
+    let size = disk.namespace.size_bytes();
+    let end = size.saturating_sub(SEARCHED_END_BYTES);
+    let mut at = 0;
+    while let Some(data) = disk.namespace.next_data(at) {
+        let block = u64::from(disk.namespace.info().block_size_bytes);
+        let mut start = data / block * block;
+        if start >= SEARCHED_FRONT_BYTES && start < end {
+            start = end / block * block;
+        }
+        let len = to_usize((size - start).min(SEARCH_STEP_BYTES));
+        let bytes = disk.read(start, len).await?;
+        if let Some(found) = bytes.iter().position(|&byte| byte != 0) {
+            return Ok(Some(start + found as u64));
+        }
+        at = start + len as u64;
+        yield_now().await;
+    }
+    Ok(None)
+}
+
 /// What the first 128 KiB of foreign data look like.
-fn recognise(front: &[u8]) -> &'static str {
+fn recognise(front: &[u8]) -> Option<&'static str> {
     let has = |offset: usize, magic: &[u8]| front.get(offset..offset + magic.len()) == Some(magic);
-    if has(0, b"XFSB") {
+    Some(if has(0, b"XFSB") {
         "an XFS file system"
     } else if has(1024 + 56, &[0x53, 0xef]) {
         "an ext2, ext3 or ext4 file system"
@@ -269,19 +310,45 @@ fn recognise(front: &[u8]) -> &'static str {
     } else if has(510, &[0x55, 0xaa]) {
         "a partition table or boot sector"
     } else {
-        "data that is not recognised"
-    }
+        return None;
+    })
 }
 
-/// Zeroes every copy's place, so that an interrupted format leaves nothing half valid.
+/// Where a namespace that is being formatted says so.
+const FORMATTING_OFFSET: u64 = COPY_ROOM_BYTES;
+const FORMATTING_MAGIC: [u8; 8] = *b"boson\0fm";
+
+/// Whether a format of this namespace was interrupted: all it holds may be overwritten.
+fn is_being_formatted(front: &[u8]) -> bool {
+    let mark = front.get(to_usize(FORMATTING_OFFSET)..).unwrap_or_default();
+    mark.get(..16).is_some_and(|mark| mark == formatting_mark())
+}
+
+fn formatting_mark() -> [u8; 16] {
+    let mut mark = [0; 16];
+    mark[..8].copy_from_slice(&FORMATTING_MAGIC);
+    mark[8..].copy_from_slice(&checksum(&FORMATTING_MAGIC).to_le_bytes());
+    mark
+}
+
+/// Says that the namespace is being formatted, then zeroes every copy's place, so that an interrupted format
+/// leaves nothing half valid.
 pub(super) async fn wipe<N: Namespace>(disk: &Disk<N>) -> Result<()> {
-    let (unit, room) = (disk.unit as usize, super::codec::to_usize(COPY_ROOM_BYTES));
+    let (unit, room) = (disk.unit as usize, to_usize(COPY_ROOM_BYTES));
+    let mut rest = DmaBuf::zeroed(FRESH_BYTES - room);
+    rest[..16].copy_from_slice(&formatting_mark());
+    disk.write(FORMATTING_OFFSET, rest).await?;
+    disk.flush().await?;
     for offset in COPIES.into_iter().rev() {
         disk.write(offset, DmaBuf::zeroed(room.next_multiple_of(unit))).await?;
     }
-    disk.write(COPY_ROOM_BYTES, DmaBuf::zeroed(FRESH_BYTES - room)).await?;
     disk.flush().await?;
     disk.write(LOG_OFFSET, DmaBuf::zeroed(room)).await
+}
+
+/// The format is complete: takes back what [`wipe`] said.
+pub(super) async fn formatted<N: Namespace>(disk: &Disk<N>) -> Result<()> {
+    disk.write(FORMATTING_OFFSET, DmaBuf::zeroed(disk.unit as usize)).await
 }
 
 /// Writes all copies, the oldest two first, each pair followed by `flush`. After an error the store must be given up:
@@ -308,9 +375,9 @@ pub(super) async fn write<N: Namespace>(
     Ok(())
 }
 
-/// Checks that a namespace is large enough for a store.
+/// Checks that a namespace is, or can become, large enough for a store.
 pub(super) fn check_size<N: Namespace>(disk: &Disk<N>) -> Result<()> {
-    let size = disk.namespace.size_bytes();
+    let size = disk.namespace.size_bytes().max(disk.namespace.info().max_size_bytes);
     if size >= MIN_NAMESPACE_BYTES {
         return Ok(());
     }

@@ -172,8 +172,8 @@ impl TreeState {
         }
     }
 
-    /// Inserts or replaces; returns whether the key was there. If a page on the way is missing, nothing has
-    /// changed but that pages on the way count as changed.
+    /// Inserts or replaces; returns whether that left a leaf nearly empty beside one that is not in memory. If a page on the way is missing,
+    /// nothing has changed but that pages on the way count as changed.
     pub(super) fn put(
         &mut self,
         key: &[u8],
@@ -186,7 +186,7 @@ impl TreeState {
             Slot::OnDisk(reference) => return Err(Missing { reference: *reference, level: None }),
             Slot::Resident(page) => page,
         };
-        let (replaced, split) = put_in(page, key, value, ledger)?;
+        let Done { replaced, sparse, split } = put_in(page, key, value, ledger)?;
         if let Some(split) = split {
             let left = Rc::clone(page);
             let new_root = Page::new(Body::Inner(Inner::root(left, split)));
@@ -194,17 +194,57 @@ impl TreeState {
             *root = Slot::Resident(Rc::new(new_root));
         }
         self.len += u64::from(!replaced);
-        Ok(replaced)
+        Ok(sparse && self.height() > 1)
     }
 
-    /// Removes a key that is there and whose leaf is in memory.
-    pub(super) fn delete(&mut self, key: &[u8], ledger: &mut Ledger) {
+    /// Removes a key that is there and whose leaf is in memory; returns whether that left the leaf nearly
+    /// empty beside one that is not in memory.
+    pub(super) fn delete(&mut self, key: &[u8], ledger: &mut Ledger) -> bool {
         let Some(Slot::Resident(page)) = &mut self.root else {
             unreachable!("the leaf of a key to delete is in memory")
         };
-        delete_in(page, key, ledger);
+        let sparse = delete_in(page, key, ledger);
         self.len -= 1;
         self.lower_root(ledger);
+        sparse && self.height() > 1
+    }
+
+    /// Merges the leaf that `key` leads to, and the pages above it, with neighbours in memory if they are
+    /// small. Returns whether the leaf stays nearly empty beside one that is not in memory.
+    pub(super) fn tidy(&mut self, key: &[u8], ledger: &mut Ledger) -> bool {
+        let sparse = match &mut self.root {
+            Some(Slot::Resident(root)) => tidy_in(root, key, ledger),
+            _ => false,
+        };
+        self.lower_root(ledger);
+        sparse
+    }
+
+    /// A neighbour, under the same page, of the nearly empty leaf that `key` leads to, if it is not in memory.
+    pub(super) fn missing_sibling(&self, key: &[u8]) -> Option<Sibling> {
+        let Some(Slot::Resident(root)) = &self.root else { return None };
+        let mut page = Rc::clone(root);
+        loop {
+            let next = {
+                let inner = page.as_inner()?;
+                let index = inner.child_for(key);
+                let Slot::Resident(child) = &*inner.child(index).borrow() else { return None };
+                if inner.level == 1 {
+                    return if child.used_bytes() < MERGE_BELOW_BYTES { sibling(inner, index) } else { None };
+                }
+                Rc::clone(child)
+            };
+            page = next;
+        }
+    }
+
+    /// Counts the page at `level` that holds `key`, and those above it, as changed, as far as they are in
+    /// memory. Returns the leaf if that is the page.
+    pub(super) fn touch(&mut self, key: &[u8], level: u8, ledger: &mut Ledger) -> Option<Rc<Page>> {
+        match &mut self.root {
+            Some(Slot::Resident(root)) => touch_in(root, key, level, ledger),
+            _ => None,
+        }
     }
 
     /// Drops an empty root, and inner roots with one child.
@@ -223,18 +263,31 @@ impl TreeState {
     }
 }
 
+/// What putting a key did below a page.
+struct Done {
+    /// The key was there.
+    replaced: bool,
+    /// A shorter value left the leaf nearly empty. For a page above the leaf: beside one that is not in
+    /// memory.
+    sparse: bool,
+    /// The page was split.
+    split: Option<Split>,
+}
+
 fn put_in(
     page: &mut Rc<Page>,
     key: &[u8],
     value: &NewValue<'_>,
     ledger: &mut Ledger,
-) -> Result<(bool, Option<Split>), Missing> {
+) -> Result<Done, Missing> {
     let page = Page::own(page, ledger);
-    let (replaced, split) = match &mut page.body {
+    let (replaced, sparse, split) = match &mut page.body {
         Body::Leaf(leaf) => {
+            let before = leaf.used_bytes();
             let (replaced, right) = leaf.put(key, value, ledger);
             let split = right.map(|right| (leaf.separator(&right), Body::Leaf(right)));
-            (replaced, split)
+            let used = leaf.used_bytes();
+            (replaced, used < before && used < MERGE_BELOW_BYTES && split.is_none(), split)
         }
         Body::Inner(inner) => {
             let (index, level) = (inner.child_for(key), inner.level - 1);
@@ -247,7 +300,7 @@ fn put_in(
                 }
             };
             let result = put_in(child, key, value, ledger);
-            let (replaced, split) = match result {
+            let Done { replaced, sparse, split } = match result {
                 Ok(done) => done,
                 Err(missing) => {
                     page.settle(ledger);
@@ -255,7 +308,8 @@ fn put_in(
                 }
             };
             let split = split.and_then(|split| inner.add(index, split));
-            (replaced, split.map(|(separator, right)| (separator, Body::Inner(right))))
+            let sparse = sparse && tidy_child(inner, index, ledger);
+            (replaced, sparse, split.map(|(separator, right)| (separator, Body::Inner(right))))
         }
     };
     page.settle(ledger);
@@ -264,33 +318,103 @@ fn put_in(
         right.settle(ledger);
         Split { separator, right: Rc::new(right) }
     });
-    Ok((replaced, split))
+    Ok(Done { replaced, sparse, split })
 }
 
-fn delete_in(page: &mut Rc<Page>, key: &[u8], ledger: &mut Ledger) {
+fn delete_in(page: &mut Rc<Page>, key: &[u8], ledger: &mut Ledger) -> bool {
     let page = Page::own(page, ledger);
-    match &mut page.body {
+    let sparse = match &mut page.body {
         Body::Leaf(leaf) => {
             if let Ok(index) = leaf.search(key) {
                 leaf.remove(index, ledger);
             }
+            false
         }
         Body::Inner(inner) => {
-            let index = inner.child_for(key);
+            let (index, is_leaf_parent) = (inner.child_for(key), inner.level == 1);
             let Slot::Resident(child) = inner.child_mut(index) else {
                 unreachable!("the leaf of a key to delete is in memory")
             };
-            delete_in(child, key, ledger);
-            tidy_child(inner, index, ledger);
+            let below = delete_in(child, key, ledger);
+            let here = tidy_child(inner, index, ledger);
+            if is_leaf_parent { here } else { below }
         }
-    }
+    };
     page.settle(ledger);
+    sparse
 }
 
-/// Drops a child that became empty and merges one that became small with a neighbour in memory.
-fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) {
+/// A leaf that is not in memory, beside one that is.
+pub(super) struct Sibling {
+    pub(super) missing: Missing,
+    /// The separator between the two.
+    separator: Vec<u8>,
+    is_right: bool,
+}
+
+impl Sibling {
+    /// Where it is.
+    pub(super) fn seek(&self) -> Seek<'_> {
+        if self.is_right { Seek::Key(&self.separator) } else { Seek::Before(&self.separator) }
+    }
+}
+
+/// A neighbour of child `index` that is not in memory.
+fn sibling(inner: &Inner, index: usize) -> Option<Sibling> {
+    let on_disk = |index: usize| match &*inner.child(index).borrow() {
+        Slot::OnDisk(reference) => Some(Missing { reference: *reference, level: Some(inner.level - 1) }),
+        Slot::Resident(_) => None,
+    };
+    let right = (index + 1 < inner.count()).then(|| on_disk(index + 1)).flatten();
+    if let Some(missing) = right {
+        return Some(Sibling { missing, separator: inner.separator(index).to_vec(), is_right: true });
+    }
+    let missing = index.checked_sub(1).and_then(on_disk)?;
+    Some(Sibling { missing, separator: inner.separator(index - 1).to_vec(), is_right: false })
+}
+
+fn tidy_in(page: &mut Rc<Page>, key: &[u8], ledger: &mut Ledger) -> bool {
+    if page.as_leaf().is_some() {
+        return false;
+    }
+    let page = Page::own(page, ledger);
+    let mut sparse = false;
+    if let Body::Inner(inner) = &mut page.body {
+        let (index, is_leaf_parent) = (inner.child_for(key), inner.level == 1);
+        if let Slot::Resident(child) = inner.child_mut(index) {
+            sparse = tidy_in(child, key, ledger);
+        }
+        let here = tidy_child(inner, index, ledger);
+        sparse |= is_leaf_parent && here;
+    }
+    page.settle(ledger);
+    sparse
+}
+
+fn touch_in(page: &mut Rc<Page>, key: &[u8], level: u8, ledger: &mut Ledger) -> Option<Rc<Page>> {
+    if page.as_inner().map_or(0, |inner| inner.level) < level {
+        return None;
+    }
+    let own = Page::own(page, ledger);
+    let leaf = match &mut own.body {
+        Body::Inner(inner) if inner.level > level => {
+            let index = inner.child_for(key);
+            match inner.child_mut(index) {
+                Slot::Resident(child) => touch_in(child, key, level, ledger),
+                Slot::OnDisk(_) => None,
+            }
+        }
+        _ => None,
+    };
+    own.settle(ledger);
+    leaf.or_else(|| page.as_leaf().is_some().then(|| Rc::clone(page)))
+}
+
+/// Drops a child that became empty and merges one that became small with a neighbour in memory. Returns
+/// whether a small one stays beside a neighbour that is not in memory.
+fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) -> bool {
     let (empty, small) = match &*inner.child(index).borrow() {
-        Slot::OnDisk(_) => return,
+        Slot::OnDisk(_) => return false,
         Slot::Resident(page) => {
             let empty = match &page.body {
                 Body::Leaf(leaf) => leaf.count() == 0,
@@ -303,12 +427,14 @@ fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) {
         if let Slot::Resident(page) = inner.remove(index) {
             page.retire(ledger);
         }
-    } else if small {
-        let merged = index > 0 && merge(inner, index - 1, ledger);
-        if !merged && index + 1 < inner.count() {
-            merge(inner, index, ledger);
-        }
+        return false;
     }
+    if !small {
+        return false;
+    }
+    let merged = (index > 0 && merge(inner, index - 1, ledger))
+        || (index + 1 < inner.count() && merge(inner, index, ledger));
+    !merged && sibling(inner, index).is_some()
 }
 
 /// Merges child `index` and the next one if both are in memory and fit in one page.

@@ -4,17 +4,17 @@ use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
 
+use super::apply::Writes;
 use super::codec::checksum;
 use super::env::Env;
-use super::log::Operation;
-use super::options::{MAX_INLINE_BYTES, WriteOptions};
+use super::options::WriteOptions;
 use super::page::{LeafValue, Page};
 use super::shared::Shared;
-use super::state::{Admission, Lookup, State};
+use super::state::Lookup;
 use super::tree_state::Seek;
-use super::write::{Commit, Obstacle, Patience, check_limits, value_units};
+use super::write::{Commit, Obstacle, Patience};
 use crate::block::Namespace;
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::error::Result;
 
 /// The view of a transaction's closure: the declared keys, by their index, and what was written to them so far.
 ///
@@ -36,13 +36,17 @@ pub struct Txn {
 pub(super) struct Scratch {
     bases: Vec<Base>,
     writes: Vec<Write>,
-    list: Vec<(usize, Option<Range<usize>>)>,
-    staged: Vec<u8>,
+    pub(super) list: Vec<Decided>,
+    pub(super) staged: Vec<u8>,
 }
 
 /// Larger buffers are not kept.
 const MAX_KEPT_BYTES: usize = 64 << 10;
 const MAX_KEPT_KEYS: usize = 256;
+
+/// A write that a transaction decided on: the index of its key, and where among the staged bytes its new
+/// value is; `None` deletes.
+pub(super) type Decided = (usize, Option<Range<usize>>);
 
 /// What the store holds at a key.
 enum Base {
@@ -122,7 +126,7 @@ impl Txn {
 
     /// The writes that change something. Lets go of the pages that were read: a page that something else
     /// refers to would have to be copied.
-    fn finish(mut self, mut list: Vec<(usize, Option<Range<usize>>)>) -> Writes {
+    fn finish(mut self, mut list: Vec<Decided>) -> Scratch {
         let changes = self.writes.drain(..).zip(&self.bases).enumerate();
         list.extend(changes.filter_map(|(index, (write, base))| match write {
             Write::Put(range) => Some((index, Some(range))),
@@ -130,53 +134,7 @@ impl Txn {
             Write::Delete | Write::None => None,
         }));
         self.bases.clear();
-        Writes { scratch: Scratch { bases: self.bases, writes: self.writes, list, staged: self.staged } }
-    }
-}
-
-/// What a transaction decided to write: in `list` the index of each key, and where in `staged` its new value
-/// is; `None` deletes.
-struct Writes {
-    scratch: Scratch,
-}
-
-impl Writes {
-    fn iter(&self) -> impl Iterator<Item = (usize, Option<&[u8]>)> + '_ {
-        let Scratch { list, staged, .. } = &self.scratch;
-        list.iter().map(|(index, range)| (*index, range.clone().map(|range| &staged[range])))
-    }
-
-    /// The only write, if there is just one.
-    fn only(&self) -> Option<(usize, Option<&[u8]>)> {
-        self.iter().next().filter(|_| self.scratch.list.len() == 1)
-    }
-
-    /// The units that they take at most, and whether they only delete.
-    fn cost(&self, keys: &[(u32, &[u8])], state: &State) -> (u64, bool) {
-        if let Some((index, value)) = self.only() {
-            let (tree, key) = keys[index];
-            let bytes = value.map_or(0, |value| key.len() + value.len().min(MAX_INLINE_BYTES));
-            let large = value.map_or(0, |value| value_units(value.len(), state.ledger.unit));
-            return (state.change_units(tree, 1, bytes) + large, value.is_none());
-        }
-        let (mut units, mut deleting) = (0, true);
-        // Per tree: keys, and bytes of entries. A transaction touches few trees.
-        let mut trees: Vec<(u32, usize, usize)> = Vec::new();
-        for (index, value) in self.iter() {
-            let (tree, key) = keys[index];
-            let at = trees.iter().position(|entry| entry.0 == tree).unwrap_or_else(|| {
-                trees.push((tree, 0, 0));
-                trees.len() - 1
-            });
-            trees[at].1 += 1;
-            if let Some(value) = value {
-                deleting = false;
-                trees[at].2 += key.len() + value.len().min(MAX_INLINE_BYTES);
-                units += value_units(value.len(), state.ledger.unit);
-            }
-        }
-        units += trees.iter().map(|&(tree, keys, bytes)| state.change_units(tree, keys, bytes)).sum::<u64>();
-        (units, deleting)
+        Scratch { bases: self.bases, writes: self.writes, list, staged: self.staged }
     }
 }
 
@@ -231,8 +189,8 @@ enum Pass {
 
 /// Keeps what was loaded from being evicted until the transaction has run.
 #[derive(Default)]
-struct Pins {
-    pages: Vec<Rc<Page>>,
+pub(super) struct Pins {
+    pub(super) pages: Vec<Rc<Page>>,
     values: Vec<Rc<[u8]>>,
 }
 
@@ -244,6 +202,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         options: WriteOptions,
         run: impl FnOnce(&mut Txn) -> R,
     ) -> Result<(R, Commit)> {
+        self.tidy().await;
         let aliases = find_aliases(keys);
         let mut pins = Pins::default();
         let Scratch { mut bases, mut writes, list, staged } = self.scratch.take();
@@ -252,33 +211,12 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         let mut txn = Txn { writes, bases, aliases, staged };
         let result = run(&mut txn);
         // From here to the log nothing else runs, unless space is short: then no other write is let in.
-        let writes = txn.finish(list);
+        let scratch = txn.finish(list);
         drop(pins);
-        let commit = self.apply_all(keys, &writes, options).await;
-        self.keep(writes.scratch);
+        let writes = Writes { keys, list: &scratch.list, staged: &scratch.staged };
+        let commit = self.apply_all(writes, options).await;
+        self.keep(scratch);
         Ok((result, commit?))
-    }
-
-    /// Applies what a transaction decided on.
-    async fn apply_all(
-        &self,
-        keys: &[(u32, &[u8])],
-        writes: &Writes,
-        options: WriteOptions,
-    ) -> Result<Commit> {
-        if writes.scratch.list.is_empty() {
-            return Ok(Commit::default());
-        }
-        for (index, value) in writes.iter() {
-            check_limits(keys[index].1, value)?;
-        }
-        let externalise = self.record_policy(keys, writes)?;
-        let commit = match self.try_apply(keys, writes, externalise, options)? {
-            Some(commit) => commit,
-            None => self.apply_exclusively(keys, writes, externalise, options).await?,
-        };
-        self.relieve().await;
-        Ok(commit)
     }
 
     /// Keeps the buffers for the next transaction.
@@ -287,14 +225,6 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             scratch.list.clear();
             scratch.staged.clear();
             self.scratch.set(scratch);
-        }
-    }
-
-    /// Waits while the log or the changed pages are beyond their bounds.
-    async fn relieve(&self) {
-        while self.state.borrow_mut().is_pressed() {
-            self.checkpoint_wake.notify_all();
-            self.progress.notified().await;
         }
     }
 
@@ -359,148 +289,5 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             });
         }
         Pass::Ready
-    }
-
-    /// Whether large values have to go ahead of the log so that the record fits.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::LimitReached`] if it does not fit even so.
-    fn record_policy(&self, keys: &[(u32, &[u8])], writes: &Writes) -> Result<bool> {
-        const OPERATION_BYTES: usize = 64;
-        let max = self.state.borrow().log.max_record_bytes();
-        let mut all = 0;
-        let mut small = 0;
-        for (index, value) in writes.iter() {
-            let len = value.map_or(0, <[u8]>::len);
-            let fixed = OPERATION_BYTES + keys[index].1.len();
-            all += fixed + len;
-            small += fixed + if len > MAX_INLINE_BYTES { 0 } else { len };
-        }
-        if small > max {
-            return Err(Error::new(ErrorKind::LimitReached, "transact").because(format!(
-                "the transaction writes {small} bytes of keys and small values, at most {max} fit the log's record"
-            )));
-        }
-        Ok(all > max / 4)
-    }
-
-    /// Applies the writes, if there is room for them now.
-    fn try_apply(
-        &self,
-        keys: &[(u32, &[u8])],
-        writes: &Writes,
-        externalise: bool,
-        options: WriteOptions,
-    ) -> Result<Option<Commit>> {
-        let mut guard = self.state.borrow_mut();
-        let state = &mut *guard;
-        let (units, deleting) = writes.cost(keys, state);
-        // The log takes the record also while it is congested: this writer waits afterwards, the next one before.
-        match state.admit(units, deleting)? {
-            Admission::Go => {}
-            Admission::Wait if state.room_for(units, deleting) == Admission::Go => {}
-            Admission::Wait | Admission::Short => return Ok(None),
-        }
-        Ok(self.apply_now(state, keys, writes, externalise, options))
-    }
-
-    /// Changes the trees and appends the record. `None`, with nothing changed, if large values find no units.
-    fn apply_now(
-        &self,
-        state: &mut State,
-        keys: &[(u32, &[u8])],
-        writes: &Writes,
-        externalise: bool,
-        options: WriteOptions,
-    ) -> Option<Commit> {
-        if let Some((index, value)) = writes.only() {
-            let (tree, key) = keys[index];
-            return match value {
-                Some(value) => self.put_now(state, tree, key, value, externalise, options),
-                None => Some(self.delete_now(state, tree, key, options)),
-            };
-        }
-        let mut puts = Vec::with_capacity(writes.scratch.list.len());
-        let mut deletes = Vec::new();
-        for (index, value) in writes.iter() {
-            match value.map(|value| state.prepare(value, externalise)) {
-                Some(Some(prepared)) => puts.push((keys[index], prepared)),
-                Some(None) => {
-                    puts.iter().for_each(|(_, prepared)| state.abandon(prepared));
-                    return None;
-                }
-                None => deletes.push(keys[index]),
-            }
-        }
-        let mut created = Vec::new();
-        // Puts come first: they keep the leaves of all declared keys from being merged away.
-        for ((tree, key), prepared) in &puts {
-            if let Some(name) = state.mark_created(*tree) {
-                created.push((*tree, name));
-            }
-            let done = state.put(*tree, key, prepared);
-            assert!(done.is_ok(), "a declared key's leaf is in memory");
-        }
-        for &(tree, key) in &deletes {
-            let (tree, ledger) = state.tree_and_ledger(tree);
-            tree.delete(key, ledger);
-        }
-        if !state.externals.is_empty() {
-            self.external_wake.notify_all();
-        }
-        let creates = created.iter().map(|(tree, name)| Operation::CreateTree { tree: *tree, name });
-        let puts = puts.iter().map(|((tree, key), prepared)| prepared.operation(*tree, key));
-        let deletes = deletes.iter().map(|&(tree, key)| Operation::Delete { tree, key });
-        Some(self.log(state, creates.chain(puts).chain(deletes), options))
-    }
-
-    /// Waits for space with every other write kept out, so that what the transaction read stays true.
-    async fn apply_exclusively(
-        &self,
-        keys: &[(u32, &[u8])],
-        writes: &Writes,
-        externalise: bool,
-        options: WriteOptions,
-    ) -> Result<Commit> {
-        let _lock = ExclusiveLock::take(self);
-        let mut patience = Patience::default();
-        loop {
-            self.make_room(&mut patience).await?;
-            let mut pins = Pins::default();
-            for &(tree, key) in keys {
-                pins.pages.extend(self.leaf(tree, Seek::Key(key)).await?);
-            }
-            self.check_failed("write to store", Outcome::NotStarted)?;
-            drop(pins);
-            let mut guard = self.state.borrow_mut();
-            let state = &mut *guard;
-            let resident =
-                keys.iter().all(|(tree, key)| !matches!(state.lookup(*tree, key), Lookup::Missing(_)));
-            let (units, deleting) = writes.cost(keys, state);
-            if resident
-                && state.room_for(units, deleting) == Admission::Go
-                && let Some(commit) = self.apply_now(state, keys, writes, externalise, options)
-            {
-                return Ok(commit);
-            }
-        }
-    }
-}
-
-/// Keeps every other write out while it lives.
-struct ExclusiveLock<'a, E: Env, N: Namespace>(&'a Shared<E, N>);
-
-impl<'a, E: Env, N: Namespace> ExclusiveLock<'a, E, N> {
-    fn take(shared: &'a Shared<E, N>) -> Self {
-        shared.state.borrow_mut().exclusive = true;
-        Self(shared)
-    }
-}
-
-impl<E: Env, N: Namespace> Drop for ExclusiveLock<'_, E, N> {
-    fn drop(&mut self) {
-        self.0.state.borrow_mut().exclusive = false;
-        self.0.progress.notify_all();
     }
 }

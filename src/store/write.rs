@@ -4,14 +4,15 @@
 use std::rc::Rc;
 
 use super::codec::to_usize;
+use super::cost::{Change, Cost, Demand};
 use super::env::Env;
 use super::log::Operation;
-use super::object::{ObjectRef, Placement, object_cost};
+use super::object::{ObjectRef, Placement, Stored, object_cost};
 use super::options::{
     Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, Sabotage,
     WriteOptions,
 };
-use super::page::{Blob, Garbage, MERGE_BELOW_BYTES, NewValue};
+use super::page::{Blob, Garbage, NewValue};
 use super::shared::Shared;
 use super::state::{Admission, External, Lookup, State};
 use super::tree_state::{Missing, Seek};
@@ -20,6 +21,11 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// The smallest and the largest step by which a namespace grows.
 const GROW_STEP_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 30;
+
+/// By how much a namespace of `size_bytes` grows at once.
+pub(super) fn grow_step_bytes(size_bytes: u64) -> u64 {
+    (size_bytes / 8).clamp(*GROW_STEP_BYTES.start(), *GROW_STEP_BYTES.end())
+}
 
 /// A write that was applied: what to wait for before it is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -84,15 +90,34 @@ impl State {
         if !externalise && value.len() <= MAX_LOGGED_VALUE_BYTES {
             return Some(Prepared::Logged(value, Blob::new(bytes, &mut self.ledger)));
         }
-        let placement = Placement::allocate(&mut self.space, value.len(), self.ledger.unit)?;
-        self.external_extents.extend(placement.extents());
-        let plan = placement.plan(value, 0);
-        let reference = plan.stored.reference;
-        let blob = Blob::stored_at(plan.stored, Some(Rc::clone(&bytes)), &mut self.ledger);
-        let sequence = self.log.count_external();
-        self.external_queue_bytes += value.len();
-        self.externals.push_back(External { sequence, bytes, content: plan.content, index: plan.index });
+        let stored = self.externalise(Rc::clone(&bytes))?;
+        let reference = stored.reference;
+        let blob = Blob::stored_at(stored, Some(bytes), &mut self.ledger);
         Some(Prepared::External(blob, reference))
+    }
+
+    /// Has `bytes` written to their place ahead of the log. `None` if there are no units for them.
+    pub(super) fn externalise(&mut self, bytes: Rc<[u8]>) -> Option<Stored> {
+        let placement = Placement::allocate(&mut self.space, bytes.len(), self.ledger.unit)?;
+        self.external_extents.extend(placement.extents());
+        let plan = placement.plan(&bytes, 0);
+        let sequence = self.log.count_external();
+        self.external_queue_bytes += bytes.len();
+        self.externals.push_back(External { sequence, bytes, content: plan.content, index: plan.index });
+        Some(plan.stored)
+    }
+
+    /// Whether a change to one key may go on that takes up to `quick`, or what it takes exactly.
+    fn admit_change(&mut self, quick: Cost, change: Change<'_>) -> Result<Result<(), Obstacle>> {
+        Ok(match self.admit(quick)? {
+            Admission::Go => Ok(()),
+            Admission::Wait => Err(Obstacle::Wait),
+            Admission::Short => match self.lookup(change.tree, change.key) {
+                Lookup::Missing(missing) => Err(Obstacle::Missing(missing)),
+                _ if self.room_for(self.exact_cost(std::iter::once(change))) == Admission::Go => Ok(()),
+                _ => Err(Obstacle::Short),
+            },
+        })
     }
 
     /// Takes back a value that was prepared and will not be put.
@@ -102,14 +127,25 @@ impl State {
         }
     }
 
-    /// Puts a prepared value into a tree; returns whether the key was there.
-    pub(super) fn put(&mut self, tree: u32, key: &[u8], value: &Prepared<'_>) -> Result<bool, Missing> {
+    /// Puts a prepared value into a tree.
+    pub(super) fn put(&mut self, tree: u32, key: &[u8], value: &Prepared<'_>) -> Result<(), Missing> {
         let new = match value {
             Prepared::Inline(bytes) => NewValue::Inline(bytes),
             Prepared::Logged(_, blob) | Prepared::External(blob, _) => NewValue::Overflow(Rc::clone(blob)),
         };
-        let (tree, ledger) = self.tree_and_ledger(tree);
-        tree.put(key, &new, ledger)
+        let (owner, ledger) = self.tree_and_ledger(tree);
+        if owner.put(key, &new, ledger)? {
+            self.note_sparse(tree, key);
+        }
+        Ok(())
+    }
+
+    /// Deletes a key that is there and whose leaf is in memory.
+    pub(super) fn delete(&mut self, tree: u32, key: &[u8]) {
+        let (owner, ledger) = self.tree_and_ledger(tree);
+        if owner.delete(key, ledger) {
+            self.note_sparse(tree, key);
+        }
     }
 }
 
@@ -138,6 +174,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         if wake {
             self.log_wake.notify_all();
         }
+        state.checkpoint.requested |= state.wants_checkpoint();
         if state.checkpoint.requested {
             self.checkpoint_wake.notify_all();
         }
@@ -154,6 +191,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         options: WriteOptions,
     ) -> Result<Commit> {
         check_limits(key, Some(value))?;
+        self.tidy().await;
         let mut patience = Patience::default();
         loop {
             let obstacle = match self.try_put(tree, key, value, options)? {
@@ -175,10 +213,9 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         let state = &mut *guard;
         let units = state.change_units(tree, 1, key.len() + value.len().min(MAX_INLINE_BYTES))
             + value_units(value.len(), state.ledger.unit);
-        match state.admit(units, false)? {
-            Admission::Go => {}
-            Admission::Wait => return Ok(Err(Obstacle::Wait)),
-            Admission::Short => return Ok(Err(Obstacle::Short)),
+        let cost = Cost { units, demand: Demand::Grows };
+        if let Err(obstacle) = state.admit_change(cost, Change { tree, key, value_len: Some(value.len()) })? {
+            return Ok(Err(obstacle));
         }
         // An overflow value is made only once nothing can be in its way.
         if value.len() > MAX_INLINE_BYTES
@@ -238,8 +275,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         key: &[u8],
         options: WriteOptions,
     ) -> Commit {
-        let (changed, ledger) = state.tree_and_ledger(tree);
-        changed.delete(key, ledger);
+        state.delete(tree, key);
         self.log(state, [Operation::Delete { tree, key }].into_iter(), options)
     }
 
@@ -251,7 +287,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         options: WriteOptions,
     ) -> Result<(bool, Commit)> {
         check_limits(key, None)?;
-        self.load_neighbour(tree, key).await;
+        self.tidy().await;
         let mut patience = Patience::default();
         loop {
             let obstacle = match self.try_delete(tree, key, options)? {
@@ -262,24 +298,39 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         }
     }
 
-    /// If the leaf of `key` is nearly empty, loads the one after it (or before, at the end), so that the two
-    /// can merge. If that fails they stay apart.
-    async fn load_neighbour(&self, tree: u32, key: &[u8]) {
-        let (below, above) = {
-            let state = self.state.borrow();
-            match state.lookup(tree, key) {
-                Lookup::Found(page, _) if page.used_bytes() < MERGE_BELOW_BYTES => {
-                    state.tree(tree).bounds(Seek::Key(key))
+    /// Merges the leaves that earlier writes left nearly empty with their neighbours, which are loaded for
+    /// that. Where that fails they stay apart.
+    ///
+    /// It comes before a write, not after: a write that was applied returns at once.
+    pub(super) async fn tidy(&self) {
+        loop {
+            let sparse = self.state.borrow_mut().next_sparse();
+            let Some((tree, key)) = sparse else { return };
+            // The neighbour on the one side, and the other if that is too full.
+            for _ in 0..2 {
+                if !self.merge_with_sibling(tree, &key).await {
+                    break;
                 }
-                _ => return,
             }
-        };
-        let seek = match (&below, &above) {
-            (_, Some(above)) => Seek::Key(above),
-            (Some(below), None) => Seek::Before(below),
-            (None, None) => return,
-        };
-        drop(self.leaf(tree, seek).await);
+        }
+    }
+
+    /// Loads a neighbour of the nearly empty leaf that `key` leads to, and merges them if they fit. Returns
+    /// whether there is another neighbour to try.
+    async fn merge_with_sibling(&self, tree: u32, key: &[u8]) -> bool {
+        let sibling = self.state.borrow().tree(tree).missing_sibling(key);
+        let Some(sibling) = sibling else { return false };
+        if self.load(tree, sibling.seek(), sibling.missing).await.is_err() {
+            return false;
+        }
+        let mut guard = self.state.borrow_mut();
+        let state = &mut *guard;
+        let cost = Cost { units: state.change_units(tree, 1, 0), demand: Demand::Frees };
+        if state.failed.is_some() || state.closed || state.room_for(cost) != Admission::Go {
+            return false;
+        }
+        let (owner, ledger) = state.tree_and_ledger(tree);
+        owner.tidy(key, ledger)
     }
 
     fn try_delete(
@@ -295,10 +346,9 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             Lookup::Missing(missing) => return Ok(Err(Obstacle::Missing(missing))),
             Lookup::Found(..) => {}
         }
-        match state.admit(state.change_units(tree, 1, 0), true)? {
-            Admission::Go => {}
-            Admission::Wait => return Ok(Err(Obstacle::Wait)),
-            Admission::Short => return Ok(Err(Obstacle::Short)),
+        let cost = Cost { units: state.change_units(tree, 1, 0), demand: Demand::Frees };
+        if let Err(obstacle) = state.admit_change(cost, Change { tree, key, value_len: None })? {
+            return Ok(Err(obstacle));
         }
         Ok(Ok((true, self.delete_now(state, tree, key, options))))
     }
@@ -310,12 +360,12 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             let obstacle = {
                 let mut guard = self.state.borrow_mut();
                 let state = &mut *guard;
-                match state.admit(0, true)? {
+                match state.admit(Cost { units: 0, demand: Demand::Frees })? {
                     Admission::Go => {
                         let (cleared, ledger) = state.tree_and_ledger(tree);
                         let Some(root) = cleared.root.take() else { return Ok(Commit::default()) };
                         cleared.len = 0;
-                        ledger.garbage.push(Garbage::Tree(root));
+                        ledger.discard(Garbage::Tree(root));
                         state.checkpoint.requested = true;
                         return Ok(self.log(state, [Operation::ClearTree { tree }].into_iter(), options));
                     }
@@ -351,24 +401,34 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         Ok(())
     }
 
-    /// Makes room: the namespace grows, or a checkpoint gives back what it can.
+    /// Makes room: a checkpoint gives back what it can, or the namespace grows.
     ///
     /// # Errors
     ///
     /// [`ErrorKind::NoSpace`] if neither helps any more.
     pub(super) async fn make_room(&self, patience: &mut Patience) -> Result<()> {
-        let no_space = || {
-            Error::new(ErrorKind::NoSpace, "write to store").at(self.disk.name().to_owned()).because(
-                "the namespace is full; nothing of this write was applied, delete keys or enlarge the namespace",
-            )
-        };
+        if self.state.borrow().truncating {
+            self.progress.notified().await;
+            return Ok(());
+        }
         let size = self.disk.namespace.size_bytes();
         let max = self.disk.namespace.info().max_size_bytes;
-        if size < max && !patience.growth_failed {
-            let step = (size / 8)
-                .clamp(*GROW_STEP_BYTES.start(), *GROW_STEP_BYTES.end())
-                .next_multiple_of(u64::from(self.disk.unit));
-            match self.disk.namespace.grow(size.saturating_add(step).min(max)).await {
+        let step = grow_step_bytes(size).next_multiple_of(u64::from(self.disk.unit));
+        let wanted = size.saturating_add(step).min(max);
+        let (may_grow, helps) = {
+            let mut state = self.state.borrow_mut();
+            if self.disk.units() > state.space.units() {
+                // The namespace was about to shrink. It can be used as it is.
+                state.space.grow(self.disk.units());
+                return Ok(());
+            }
+            // A namespace that is larger than what it holds calls for has room that only waits for a checkpoint.
+            let large = wanted / u64::from(self.disk.unit) > state.largest_units();
+            let give_back_first = large && patience.checkpoints == 0 && state.released_units() > 0;
+            (size < max && !patience.growth_failed && !give_back_first, state.checkpoint_helps())
+        };
+        if may_grow {
+            match self.disk.namespace.grow(wanted).await {
                 Ok(()) => {
                     self.state.borrow_mut().space.grow(self.disk.units());
                     return Ok(());
@@ -377,8 +437,10 @@ impl<E: Env, N: Namespace> Shared<E, N> {
                 Err(error) => return Err(error),
             }
         }
-        if patience.checkpoints >= 2 || !self.state.borrow().checkpoint_helps() {
-            return Err(no_space());
+        if patience.checkpoints >= 2 || !helps {
+            return Err(Error::new(ErrorKind::NoSpace, "write to store").at(self.disk.name().to_owned()).because(
+                "the namespace is full; nothing of this write was applied, delete keys or enlarge the namespace",
+            ));
         }
         patience.checkpoints += 1;
         self.wait_checkpoint().await
@@ -430,6 +492,11 @@ impl State {
     pub(super) fn mark_created(&mut self, tree: u32) -> Option<String> {
         let (tree, _) = self.tree_and_ledger(tree);
         (!std::mem::replace(&mut tree.created, true)).then(|| tree.name.clone())
+    }
+
+    /// Takes [`State::mark_created`] back.
+    pub(super) fn unmark_created(&mut self, tree: u32) {
+        self.tree_and_ledger(tree).0.created = false;
     }
 
     /// The bytes that are free, as statistics say it.

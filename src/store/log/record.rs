@@ -8,15 +8,36 @@ const DELETE: u8 = 2;
 const CREATE_TREE: u8 = 3;
 const CLEAR_TREE: u8 = 4;
 const PUT_EXTERNAL: u8 = 5;
+const SPILLED: u8 = 6;
 
 /// One operation of a record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Operation<'a> {
-    Put { tree: u32, key: &'a [u8], value: &'a [u8] },
-    PutExternal { tree: u32, key: &'a [u8], reference: ObjectRef },
-    Delete { tree: u32, key: &'a [u8] },
-    CreateTree { tree: u32, name: &'a str },
-    ClearTree { tree: u32 },
+    Put {
+        tree: u32,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    PutExternal {
+        tree: u32,
+        key: &'a [u8],
+        reference: ObjectRef,
+    },
+    Delete {
+        tree: u32,
+        key: &'a [u8],
+    },
+    CreateTree {
+        tree: u32,
+        name: &'a str,
+    },
+    ClearTree {
+        tree: u32,
+    },
+    /// A whole record that lies elsewhere.
+    Spilled {
+        reference: ObjectRef,
+    },
 }
 
 /// The length field before the operations of a record.
@@ -53,11 +74,18 @@ impl<'a> Operation<'a> {
                 out.extend_from_slice(name.as_bytes());
             }
             Self::ClearTree { tree } => head(CLEAR_TREE, *tree),
+            Self::Spilled { reference } => {
+                out.push(SPILLED);
+                reference.encode(out);
+            }
         }
     }
 
     fn decode(reader: &mut Reader<'a>) -> Option<Self> {
         let kind = reader.u8()?;
+        if kind == SPILLED {
+            return Some(Self::Spilled { reference: ObjectRef::decode(reader)? });
+        }
         let tree = reader.u32()?;
         Some(match kind {
             PUT => {
@@ -114,6 +142,7 @@ mod tests {
             Operation::PutExternal { tree: 7, key: b"big", reference },
             Operation::Delete { tree: 7, key: b"gone" },
             Operation::ClearTree { tree: 7 },
+            Operation::Spilled { reference },
         ];
         for operation in operations {
             let mut body = Vec::new();

@@ -51,6 +51,11 @@ impl Leaf {
         Self::with_capacity(PAGE_STEP_BYTES)
     }
 
+    /// What an entry takes of a leaf, its slot included; `None` for a value that is not in the leaf.
+    pub(in crate::store) fn entry_bytes(key_len: usize, inline_len: Option<usize>) -> usize {
+        ENTRY_HEADER_BYTES + key_len + inline_len.unwrap_or(REF_BYTES) + SLOT_BYTES
+    }
+
     fn with_capacity(bytes: usize) -> Self {
         let mut image = vec![0; bytes];
         image[0] = KIND;

@@ -3,7 +3,7 @@
 use std::cell::Cell;
 
 use super::Slot;
-use crate::store::object::{ObjectRef, Stored};
+use crate::store::object::{ObjectRef, Stored, object_cost};
 use crate::store::space::Extent;
 
 /// Something whose units can only be found by reading it first.
@@ -14,13 +14,26 @@ pub(in crate::store) enum Garbage {
     Object(ObjectRef),
 }
 
+impl Garbage {
+    /// How many units it takes; nothing is known of a tree before it was walked.
+    fn known_units(&self, unit: u32) -> u64 {
+        match self {
+            Self::Tree(_) => 0,
+            Self::Object(reference) => object_cost(reference.len as usize, unit),
+        }
+    }
+}
+
 /// The running accounts of one store.
 pub(in crate::store) struct Ledger {
     /// The size of a unit in bytes.
     pub(in crate::store) unit: u32,
     /// Extents that the live trees do not refer to any more, but the last checkpoint may.
-    pub(in crate::store) released: Vec<Extent>,
-    pub(in crate::store) garbage: Vec<Garbage>,
+    released: Vec<Extent>,
+    released_units: u64,
+    garbage: Vec<Garbage>,
+    /// The units of the garbage, as far as they are known.
+    garbage_units: u64,
     /// Units that the next checkpoint will take for what was changed since the last snapshot.
     pub(in crate::store) dirty_units: u64,
     /// The bytes of leaves and values in memory.
@@ -34,7 +47,9 @@ impl Ledger {
         Self {
             unit,
             released: Vec::new(),
+            released_units: 0,
             garbage: Vec::new(),
+            garbage_units: 0,
             dirty_units: 0,
             resident_bytes: 0,
             era: 0,
@@ -51,9 +66,46 @@ impl Ledger {
     /// Records that nothing live refers to `stored` any more.
     pub(in crate::store) fn release(&mut self, stored: &Stored) {
         match stored.extents(self.unit) {
-            Some(extents) => self.released.extend(extents),
-            None => self.garbage.push(Garbage::Object(stored.reference)),
+            Some(extents) => self.release_extents(extents),
+            None => self.discard(Garbage::Object(stored.reference)),
         }
+    }
+
+    /// Records that nothing live refers to `extents` any more.
+    pub(in crate::store) fn release_extents(&mut self, extents: impl IntoIterator<Item = Extent>) {
+        for extent in extents {
+            self.released_units += u64::from(extent.units);
+            self.released.push(extent);
+        }
+    }
+
+    /// Takes the extents that are free once the checkpoint that begins now is durable.
+    pub(in crate::store) fn take_released(&mut self) -> Vec<Extent> {
+        self.released_units = 0;
+        std::mem::take(&mut self.released)
+    }
+
+    /// Records that nothing live refers to something whose units have yet to be found.
+    pub(in crate::store) fn discard(&mut self, garbage: Garbage) {
+        self.garbage_units += garbage.known_units(self.unit);
+        self.garbage.push(garbage);
+    }
+
+    /// Takes something whose units have to be found.
+    pub(in crate::store) fn next_garbage(&mut self) -> Option<Garbage> {
+        let garbage = self.garbage.pop()?;
+        self.garbage_units -= garbage.known_units(self.unit);
+        Some(garbage)
+    }
+
+    /// The units that a checkpoint would give back, as far as they are known.
+    pub(in crate::store) fn released_units(&self) -> u64 {
+        self.released_units + self.garbage_units
+    }
+
+    /// Whether a checkpoint would give anything back.
+    pub(in crate::store) fn has_released(&self) -> bool {
+        !self.released.is_empty() || !self.garbage.is_empty()
     }
 
     pub(super) fn take_blob_id(&mut self) -> u64 {
@@ -75,6 +127,11 @@ impl Reservation {
         ledger.dirty_units += units;
         self.units.set(units);
         self.era.set(ledger.era);
+    }
+
+    /// The units that it holds, unless a snapshot has taken them over.
+    pub(super) fn units(&self, ledger: &Ledger) -> u64 {
+        if self.era.get() == ledger.era { self.units.get() } else { 0 }
     }
 
     /// Gives the units back, unless a snapshot has taken them over.

@@ -98,6 +98,11 @@ impl Page {
         }
     }
 
+    /// The units that the next checkpoint holds ready for it: none while it is unchanged.
+    pub(super) fn reserved_units(&self, ledger: &Ledger) -> u64 {
+        self.reservation.units(ledger)
+    }
+
     /// The reference to this version, once it is on the namespace.
     pub(super) fn reference(&self) -> Option<ObjectRef> {
         self.stored.borrow().as_ref().map(|stored| stored.reference)
