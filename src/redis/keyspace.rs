@@ -259,6 +259,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
         let mut earliest = UnixMs::MAX;
+        let mut deleted_expired = 0;
         let run = |txn: &mut Txn| {
             let scratch = self.scratch.take();
             let mut update = Update { txn, scratch, now, expired: 0, earliest: UnixMs::MAX, corrupt: None };
@@ -270,10 +271,11 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 txn.discard();
                 return Err(corrupt_value(keys[index]));
             }
-            self.count(|stats| stats.expired += expired);
+            deleted_expired = expired;
             Ok(result)
         };
-        let options = WriteOptions::default();
+        // Deletes go on in parts where a full store has no room for all of them at once.
+        let options = WriteOptions { divisible: true, ..WriteOptions::default() };
         let (result, commit) = match *keys {
             [key] => self.db.apply(&[(tree, key)], options, run).await?,
             [first, second] => self.db.apply(&[(tree, first), (tree, second)], options, run).await?,
@@ -282,6 +284,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 self.db.apply(&keys, options, run).await?
             }
         };
+        self.count(|stats| stats.expired += deleted_expired);
         // Only now, so that no pass of active expiry can have ended in between.
         self.volatile[database].note(earliest);
         Ok((result?, commit))
