@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreThread, Signals};
+use boson::rt::{self, Core, CoreThread};
 use boson::{Error, Result};
 use clap::Args;
 
@@ -23,7 +23,7 @@ pub(crate) struct EchoOptions {
 }
 
 pub(crate) fn run(options: &EchoOptions) -> Result<()> {
-    let signals = Signals::new()?;
+    let signals = start::ending_signals()?;
     start::raise_descriptor_limit();
     let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 7000)));
     let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
@@ -46,13 +46,13 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
         }
         let handles = std::iter::once(rt::handle()).chain(others.iter().map(|core| core.handle().clone()));
         let _inspector = inspect::start(options.server.inspect.as_deref(), "echo", handles.collect())?;
-        println!(
+        start::announce(&format!(
             "boson echo {}: listening on {} | network {} | cores {}",
             env!("CARGO_PKG_VERSION"),
             start::join(&addresses),
             options.server.net,
             start::describe_cores(options.server.cores.as_ref()),
-        );
+        ));
         signals.next().await.map(drop)
     })?
 }

@@ -12,6 +12,7 @@ mod serve;
 mod start;
 mod top;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -45,7 +46,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("boson: {error:?}");
+            // The exit code tells it also where nobody reads standard error any more.
+            let _ = writeln!(std::io::stderr(), "boson: {error:?}");
             ExitCode::FAILURE
         }
     }

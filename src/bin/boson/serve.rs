@@ -75,7 +75,7 @@ impl FromStr for DurabilityArgument {
 
 pub(crate) fn run(options: &ServeOptions) -> Result<()> {
     // Before any thread starts: they inherit the blocked signals.
-    let signals = Signals::new()?;
+    let signals = start::ending_signals()?;
     start::raise_descriptor_limit();
     let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
     let Some(first) = configs.next() else { return Ok(()) };
@@ -148,7 +148,7 @@ async fn serve(
         };
         drop(rt::spawn("metrics", metrics::serve(listener, collect)));
     }
-    println!("{}", start_line(options, &addresses, scraped_on));
+    start::announce(&start_line(options, &addresses, scraped_on));
 
     let asked_to_end = wait_for_the_end(signals, &server).await;
     server.request_shutdown();
@@ -265,7 +265,7 @@ async fn accept_for(listener: TcpListener, first: Handle) {
     .await;
 }
 
-/// Waits for SIGTERM, SIGINT or SHUTDOWN.
+/// Waits for a signal or SHUTDOWN.
 async fn wait_for_the_end(signals: &Signals, server: &Rc<RedisServer>) -> Result<()> {
     let mut signal = std::pin::pin!(signals.next());
     let mut shutdown = std::pin::pin!(server.shutdown_requested());
