@@ -212,8 +212,10 @@ fn who_ignores_sighup_outlives_it() {
                 assert_eq!(client.run("PING"), Reply::Status("PONG".to_owned()));
             }
         } else {
-            terminal.shown.clear();
+            std::thread::sleep(Duration::from_millis(300));
+            assert!(running.0.try_wait().expect("a child").is_none(), "{arguments}: it ended");
             // It goes on drawing.
+            terminal.shown.clear();
             terminal.wait_for("\x1b[");
             drop(terminal);
             assert_ended(running.ended(arguments), arguments, Signal::HUP, "its terminal is closed");

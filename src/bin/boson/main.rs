@@ -5,6 +5,7 @@ mod core_metrics;
 mod doctor;
 mod echo;
 mod inspect;
+mod lasting;
 mod listen;
 mod metrics;
 mod options;
