@@ -1,4 +1,5 @@
-//! Commands that run long, when the terminal, the pipe or the process that they depend on goes away, and on signals.
+//! Commands that run long, when the terminal, the pipe or the process that they depend on goes
+//! away, and on signals.
 
 mod server;
 
@@ -29,7 +30,8 @@ struct Terminal {
     shown: String,
 }
 
-/// Whether a command's terminal is that of its session, so that the kernel sends SIGHUP when it closes.
+/// Whether a command's terminal is that of its session, so that the kernel sends SIGHUP when it
+/// closes.
 #[derive(Clone, Copy, Debug, PartialEq)]
 enum Controls {
     Yes,
@@ -73,8 +75,8 @@ impl Terminal {
 struct Running(Child);
 
 impl Running {
-    /// Starts `boson` with `arguments` on a terminal and waits until it is at work. They are shell code, and so is `before`,
-    /// which runs first.
+    /// Starts `boson` with `arguments` on a terminal and waits until it is at work. They are shell
+    /// code, and so is `before`, which runs first.
     fn start(directory: &Path, arguments: &str, before: &str, controls: Controls) -> (Self, Terminal) {
         let (mut terminal, side) = Terminal::open();
         let another = || Stdio::from(side.try_clone().expect("a descriptor is left"));
@@ -135,7 +137,8 @@ fn watched(name: &str) -> (Directory, Server) {
     (directory, server)
 }
 
-/// Servers end cleanly, with 0; `top` ends by the signal, as a program does that does not handle it.
+/// Servers end cleanly, with 0; `top` ends by the signal, as a program does that does not handle
+/// it.
 fn assert_ended(status: ExitStatus, arguments: &str, signal: Signal, when: &str) {
     if arguments.starts_with("top") {
         assert_eq!(status.signal(), Some(signal.as_raw()), "{arguments}, {when}: {status}");
@@ -320,7 +323,8 @@ fn a_failure_has_its_exit_code_though_nobody_reads_the_message() {
     }
 }
 
-/// What was acknowledged is there, though nothing but the end of the terminal asked the server to end.
+/// What was acknowledged is there, though nothing but the end of the terminal asked the server to
+/// end.
 #[test]
 fn a_closed_terminal_leaves_a_closed_store() {
     let directory = Directory::new("closed-store");

@@ -1,4 +1,5 @@
-//! A server whose device is gone says so once and ends with an exit code that a supervisor sees; what was acknowledged is safe.
+//! A server whose device is gone says so once and ends with an exit code that a supervisor sees;
+//! what was acknowledged is safe.
 
 mod not_run;
 mod server;
@@ -29,7 +30,8 @@ struct Running {
 }
 
 impl Running {
-    /// Runs the shell's `line`, which starts a server, and waits until that listens. Otherwise what it said.
+    /// Runs the shell's `line`, which starts a server, and waits until that listens. Otherwise what
+    /// it said.
     fn start(directory: &Path, line: &str) -> Result<Self, String> {
         let mut child = Command::new("sh")
             .args(["-c", &line.replace("boson ", &format!("exec {} ", env!("CARGO_BIN_EXE_boson")))])
@@ -176,7 +178,8 @@ impl FileSystem {
         run("umount", &[self.place.to_str().expect("UTF-8")])
     }
 
-    /// Lets every further write fail with `EIO`, as an error of the disk under its journal does (`EXT4_IOC_SHUTDOWN`).
+    /// Lets every further write fail with `EIO`, as an error of the disk under its journal does
+    /// (`EXT4_IOC_SHUTDOWN`).
     fn fail(&self) {
         const EXT4_IOC_SHUTDOWN: libc::Ioctl = 0x8004_587d;
         const WITHOUT_THE_LOG: u32 = 2;
@@ -337,8 +340,9 @@ fn a_read_that_fails_does_not() {
     executor.block_on(async move {
         let (db, _) = store_that_says_so(&env, &disk).await;
         let tree = db.tree("t").expect("valid");
+        let value = vec![7; 64 << 10];
         for number in 0..KEYS {
-            tree.put(&number.to_be_bytes(), &[7; 64 << 10]).await.expect("the disk works");
+            tree.put(&number.to_be_bytes(), &value).await.expect("the disk works");
         }
         db.close().await.expect("the disk works");
         let mut failed_reads = 0_u32;

@@ -1,4 +1,5 @@
-//! A small write does not wait for the acknowledgement of the one before, on any network: `net::TcpStream` promises it.
+//! A small write does not wait for the acknowledgement of the one before, on any network:
+//! `net::TcpStream` promises it.
 
 use std::net::SocketAddr;
 use std::time::{Duration, Instant};
@@ -31,9 +32,11 @@ async fn send(stream: &TcpStream) {
     stream.write_all(vec![7]).await.0.expect("the connection stands");
 }
 
-/// How long two small writes by `from` take to reach `to`, the second begun when the first is there.
+/// How long two small writes by `from` take to reach `to`, the second begun when the first is
+/// there.
 async fn time_of_two(from: &TcpStream, to: &TcpStream) -> Duration {
-    // An answer goes first: then the kernel takes this for a conversation, in which it delays acknowledgements.
+    // An answer goes first: then the kernel takes this for a conversation, in which it delays
+    // acknowledgements.
     send(to).await;
     receive(from, 1).await;
     let started = Instant::now();
@@ -76,7 +79,8 @@ fn on_the_userspace_stack() {
     let net = |device, host: u8| {
         let own = IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix");
         let mut config = StackConfig::new(vec![own], [host; 32]);
-        // Far more than the patience of the test: a write that waits for an acknowledgement fails it.
+        // Far more than the patience of the test: a write that waits for an acknowledgement fails
+        // it.
         config.ack_delay = Duration::from_secs(60);
         Net::on_device(Box::new(device), config).expect("a stack")
     };

@@ -57,8 +57,8 @@ impl Net {
     }
 }
 
-/// Whether `error` says that the network under a listener is gone for good, as when its TAP interface was removed: accepting
-/// again cannot succeed.
+/// Whether `error` says that the network under a listener is gone for good, as when its TAP
+/// interface was removed: accepting again cannot succeed.
 pub fn is_network_lost(error: &Error) -> bool {
     error.code() == Some(libc::ENETDOWN)
 }
@@ -111,8 +111,9 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`LimitReached`](crate::ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
-    /// `ENETDOWN` when the device of a userspace stack failed: that is for good, see [`is_network_lost`].
+    /// [`LimitReached`](crate::ErrorKind::LimitReached) when the process has no descriptor left;
+    /// accepting again later may succeed. `ENETDOWN` when the device of a userspace stack failed:
+    /// that is for good, see [`is_network_lost`].
     pub async fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
         match &self.0 {
             ListenerKind::Kernel(listener) => {

@@ -41,7 +41,8 @@ const DRAIN_PERIOD: Duration = Duration::from_millis(10);
 ///
 /// # Errors
 ///
-/// The listener's when its network is [lost for good](is_network_lost). Every connection has ended then.
+/// The listener's when its network is [lost for good](is_network_lost). Every connection has ended
+/// then.
 pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) -> Result<()> {
     let lost = until(server.shutdown_requested(), accept(server, listener)).await;
     server.kill_all();

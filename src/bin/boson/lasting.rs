@@ -8,8 +8,8 @@ use boson::rt::{JoinError, Signals};
 use boson::{Error, ErrorKind, Result};
 use tracing::info;
 
-/// A part of a server that lasts as long as the server does. It fails when it is lost; it may also end without an error, when
-/// the server is asked to end.
+/// A part of a server that lasts as long as the server does. It fails when it is lost; it may also
+/// end without an error, when the server is asked to end.
 pub(crate) type Lasting = Pin<Box<dyn Future<Output = Result<()>>>>;
 
 /// The part that a task does.
@@ -21,8 +21,8 @@ pub(crate) fn task(task: impl Future<Output = Result<Result<()>, JoinError>> + '
     })
 }
 
-/// Waits until a signal, or `asked`, asks the server to end, or one of its `parts` is lost. Those that have ended are taken
-/// out.
+/// Waits until a signal, or `asked`, asks the server to end, or one of its `parts` is lost. Those
+/// that have ended are taken out.
 ///
 /// # Errors
 ///

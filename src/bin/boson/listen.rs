@@ -19,7 +19,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(100);
 /// Accepting that has not failed for so long works again; what fails then is said again.
 const WORKS_AFTER: Duration = Duration::from_secs(10);
 
-/// Has another core listen at `address` of the kernel too, and run `serve` with the listener. That is a part of the server then.
+/// Has another core listen at `address` of the kernel too, and run `serve` with the listener. That
+/// is a part of the server then.
 pub(crate) async fn listen_on<F>(
     core: &CoreThread,
     address: SocketAddr,
@@ -52,7 +53,8 @@ where
     }
 }
 
-/// Hands each connection to `take`, for as long as it is polled. Returns why there will be no further connection.
+/// Hands each connection to `take`, for as long as it is polled. Returns why there will be no
+/// further connection.
 pub(crate) async fn accept_each(listener: TcpListener, mut take: impl FnMut(TcpStream, SocketAddr)) -> Error {
     let mut failed_at = None;
     loop {

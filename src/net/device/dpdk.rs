@@ -20,10 +20,10 @@
 //!
 //! # A device that is removed
 //!
-//! No driver reports it when frames are asked for. So after about a second without a frame the port looks: whether the
-//! kernel still has the interface that a virtual device stands on, and for a card, what the driver says
-//! (`rte_eth_dev_is_removed`). Then the port fails, and every connection with it. Drivers that cannot tell, and a link
-//! that is merely down, are silent.
+//! No driver reports it when frames are asked for. So after about a second without a frame the port
+//! looks: whether the kernel still has the interface that a virtual device stands on, and for a
+//! card, what the driver says (`rte_eth_dev_is_removed`). Then the port fails, and every connection
+//! with it. Drivers that cannot tell, and a link that is merely down, are silent.
 //!
 //! # A veth pair
 //!

@@ -50,8 +50,8 @@ impl KernelListener {
                     if error.kind() == ErrorKind::Closed
                         || matches!(error.code(), Some(libc::ECONNABORTED | libc::ENETDOWN)) =>
                 {
-                    // It was reset, or lost its network, while it waited to be accepted (accept(2)): nobody need hear of
-                    // it.
+                    // It was reset, or lost its network, while it waited to be accepted
+                    // (accept(2)): nobody need hear of it.
                 }
                 result => return result,
             }

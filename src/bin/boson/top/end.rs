@@ -1,7 +1,8 @@
 //! What ends the screen from outside: a signal, or the loss of the terminal.
 //!
-//! The library that reads the keys never returns from a terminal that is gone: it asks for the next key again and
-//! again. So a thread of its own watches, and ends the process whatever the others do.
+//! The library that reads the keys never returns from a terminal that is gone: it asks for the next
+//! key again and again. So a thread of its own watches, and ends the process whatever the others
+//! do.
 
 use std::fs::File;
 use std::io::{self, IsTerminal, PipeReader, Read};
@@ -18,9 +19,11 @@ use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
 use signal_hook::low_level::{emulate_default_handler, pipe};
 
-/// How often the terminal is looked at even if the kernel says nothing of it: not every driver tells.
+/// How often the terminal is looked at even if the kernel says nothing of it: not every driver
+/// tells.
 const LOOK_AGAIN: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
-/// How long the end waits for a drawing to be done. One that takes longer has a terminal that takes no more output.
+/// How long the end waits for a drawing to be done. One that takes longer has a terminal that takes
+/// no more output.
 const PATIENCE: Duration = Duration::from_millis(500);
 
 /// Where the keys come from.
@@ -52,8 +55,9 @@ pub(crate) struct Terminal {
 }
 
 impl Terminal {
-    /// Watches from now on for the signals that ask a program to end, and for the loss of the terminal. Either ends the
-    /// process as the signal would have, with the terminal as it was before.
+    /// Watches from now on for the signals that ask a program to end, and for the loss of the
+    /// terminal. Either ends the process as the signal would have, with the terminal as it was
+    /// before.
     ///
     /// # Errors
     ///
@@ -78,7 +82,8 @@ impl Terminal {
         self.check(drawn)
     }
 
-    /// What came of using the terminal. If it failed because the terminal is gone, that ends the process.
+    /// What came of using the terminal. If it failed because the terminal is gone, that ends the
+    /// process.
     pub(crate) fn check<T>(&self, used: io::Result<T>) -> Result<T> {
         used.map_err(|error| {
             if self.is_gone() {
@@ -88,7 +93,8 @@ impl Terminal {
         })
     }
 
-    /// Whether there are keys to read now or within `patience`. Only then may the library be asked for one.
+    /// Whether there are keys to read now or within `patience`. Only then may the library be asked
+    /// for one.
     pub(crate) fn has_keys(&self, patience: Duration) -> Result<bool> {
         let mut input = [PollFd::from_borrowed_fd(self.input(), PollFlags::IN)];
         let patience = Timespec::try_from(patience).unwrap_or(LOOK_AGAIN);
@@ -172,7 +178,8 @@ fn is_lost(end: &PollFd<'_>) -> bool {
     end.revents().intersects(PollFlags::HUP | PollFlags::ERR | PollFlags::NVAL)
 }
 
-/// Takes the signals from their default actions. Something to read in the pipe tells that one came, the number which.
+/// Takes the signals from their default actions. Something to read in the pipe tells that one came,
+/// the number which.
 fn take_signals() -> io::Result<(PipeReader, Arc<AtomicUsize>)> {
     let signal = Arc::new(AtomicUsize::new(0));
     let (told, tell) = io::pipe()?;
@@ -181,7 +188,8 @@ fn take_signals() -> io::Result<(PipeReader, Arc<AtomicUsize>)> {
         if number == SIGHUP && Signal::Hangup.is_ignored() {
             continue;
         }
-        // The number is there before the pipe tells: actions run in the order in which they are registered.
+        // The number is there before the pipe tells: actions run in the order in which they are
+        // registered.
         signal_hook::flag::register_usize(number, Arc::clone(&signal), value)?;
         pipe::register(number, OwnedFd::from(tell.try_clone()?))?;
     }

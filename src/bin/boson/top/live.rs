@@ -25,8 +25,8 @@ impl Drop for Restore {
     }
 }
 
-/// Shows `client`'s process until the user quits or the process has ended. A signal ends this process as it would have
-/// without a screen; the loss of the terminal ends it as SIGHUP does.
+/// Shows `client`'s process until the user quits or the process has ended. A signal ends this
+/// process as it would have without a screen; the loss of the terminal ends it as SIGHUP does.
 pub(crate) fn run(client: Client, first: Sample, interval: Duration) -> Result<()> {
     let terminal = Terminal::watch()?;
     let mut screen = terminal.check(ratatui::try_init())?;

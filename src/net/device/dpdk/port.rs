@@ -160,8 +160,9 @@ impl PacketDevice for DpdkPort {
         &self.info
     }
 
-    /// A poll mode driver does not report the loss of its device here. While no frame comes, it is asked about every second
-    /// whether it has one; of an interface of the kernel's the kernel is asked.
+    /// A poll mode driver does not report the loss of its device here. While no frame comes, it is
+    /// asked about every second whether it has one; of an interface of the kernel's the kernel is
+    /// asked.
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&mut [u8])) -> Result<usize> {
         let (mut handed, mut taken) = (0, 0);
         // Frames that are refused count against the budget, so that a flood of them ends the call, too.

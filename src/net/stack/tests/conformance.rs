@@ -377,8 +377,8 @@ async fn tuples_are_reused(net: Net) {
     assert!(server.connections < 50, "{server:?}");
 }
 
-/// Small writes go out at once, but much data goes in full segments, also when a window does not end with one (the
-/// silly window syndrome, RFC 9293, section 3.8.6.2.1).
+/// Small writes go out at once, but much data goes in full segments, also when a window does not
+/// end with one (the silly window syndrome, RFC 9293, section 3.8.6.2.1).
 #[test]
 fn much_data_goes_in_full_segments() {
     const SEGMENT_BYTES: usize = 1460;
