@@ -14,6 +14,9 @@ use std::time::{Duration, Instant};
 
 use boson::rt::Signal;
 use boson::{Error, ErrorKind, Result};
+use ratatui::crossterm::cursor::Show;
+use ratatui::crossterm::execute;
+use ratatui::crossterm::terminal::disable_raw_mode;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM};
@@ -161,7 +164,7 @@ impl Terminal {
             give_back();
         } else {
             // What draws has the output, and does not get on.
-            let _ = ratatui::crossterm::terminal::disable_raw_mode();
+            let _ = disable_raw_mode();
         }
         let _ = emulate_default_handler(signal);
         // The signal is blocked, say.
@@ -172,6 +175,8 @@ impl Terminal {
 /// Puts the terminal back into the state it was in. If it is gone there is nothing to put back.
 pub(crate) fn give_back() {
     let _ = ratatui::try_restore();
+    // The screen hides it, and shows it again only when it is dropped.
+    let _ = execute!(io::stdout(), Show);
 }
 
 fn is_lost(end: &PollFd<'_>) -> bool {
