@@ -198,6 +198,20 @@ fn top_ends_with_its_terminal_without_a_signal() {
     drop(server);
 }
 
+#[test]
+fn top_ends_though_its_terminal_takes_no_output() {
+    let (directory, server) = watched("stopped-output");
+    let (mut running, terminal) = Running::start(directory.path(), TOP, "", Controls::Yes);
+    let path = ptsname(&terminal.emulator, Vec::new()).expect("it has a name");
+    let side = File::options().write(true).open(path.to_str().expect("ASCII")).expect("it is open");
+    rustix::termios::tcflow(&side, rustix::termios::Action::OOff).expect("it is a terminal");
+    // By then it waits for room.
+    std::thread::sleep(Duration::from_millis(500));
+    running.signal(Signal::TERM);
+    assert_ended(running.ended("its output is stopped"), TOP, Signal::TERM, "its output is stopped");
+    drop(server);
+}
+
 /// As nohup(1) does.
 #[test]
 fn who_ignores_sighup_outlives_it() {
