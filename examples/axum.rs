@@ -15,7 +15,7 @@ use axum::extract::{DefaultBodyLimit, Path};
 use axum::routing::{get, post};
 use boson::compat::{HyperIo, HyperTimer, on_core};
 use boson::net::address::NetAddress;
-use boson::net::{Net, NetConfig, TcpListener, TcpStream};
+use boson::net::{Net, NetConfig, TcpListener, TcpStream, is_network_lost};
 use boson::rt::{self, Core, CoreConfig, Signals};
 use futures_util::future::{Either, select};
 use hyper::server::conn::http1;
@@ -99,6 +99,7 @@ pub(crate) async fn serve(
             }
             // One connection too many is closed.
             Either::Left((Ok(_), _)) => {}
+            Either::Left((Err(error), _)) if is_network_lost(&error) => return Err(error),
             Either::Left((Err(error), _)) => {
                 eprintln!("{error}");
                 // Without a descriptor to accept with, another one comes back when a connection ends.

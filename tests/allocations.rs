@@ -61,7 +61,7 @@ fn steady_state_asks_the_heap_rarely() {
                 TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
             sender.send(listener.local_addr()).expect("the test waits");
             counting::watch(true);
-            redis::serve(&server, &listener).await;
+            redis::serve(&server, &listener).await.expect("its network is not lost");
             counting::watch(false);
         })
         .expect("the ring works");

@@ -19,6 +19,6 @@ pub(crate) mod unix;
 pub use open::NetConfig;
 pub use pipe::{PipeReader, PipeWriter, pipe};
 pub use remote::RemoteStream;
-pub use tcp::{Net, TcpListener, TcpStream};
+pub use tcp::{Net, TcpListener, TcpStream, is_network_lost};
 pub use udp::UdpSocket;
 pub use unix::{PeerCredentials, UnixAddr, UnixListener, UnixStream};

@@ -13,7 +13,7 @@ use super::kernel::{Addresses, KernelListener, KernelStream};
 use super::remote::RemoteStream;
 use super::stack::{Stack, StackConfig, StackListener, StackStream};
 use super::transfer;
-use crate::error::{BufResult, Result};
+use crate::error::{BufResult, Error, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
 
@@ -55,6 +55,12 @@ impl Net {
             NetKind::Stack(stack) => Some(stack),
         }
     }
+}
+
+/// Whether `error` says that the network under a listener is gone for good, as when its TAP
+/// interface was removed: accepting again cannot succeed.
+pub fn is_network_lost(error: &Error) -> bool {
+    error.code() == Some(libc::ENETDOWN)
 }
 
 /// A listening TCP socket.
@@ -105,7 +111,9 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`LimitReached`](crate::ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
+    /// [`LimitReached`](crate::ErrorKind::LimitReached) when the process has no descriptor left;
+    /// accepting again later may succeed. `ENETDOWN` when the device of a userspace stack failed:
+    /// that is for good, see [`is_network_lost`].
     pub async fn accept(&self) -> Result<(TcpStream, SocketAddr)> {
         match &self.0 {
             ListenerKind::Kernel(listener) => {

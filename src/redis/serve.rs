@@ -11,9 +11,9 @@ use super::server::Server;
 use super::session::{DropReason, Session, TOO_MANY_CLIENTS, Verdict};
 use crate::block::Namespace;
 use crate::mem::{IoBuf, Slice};
-use crate::net::{TcpListener, TcpStream};
+use crate::net::{TcpListener, TcpStream, is_network_lost};
 use crate::store::Env;
-use crate::{ErrorKind, Result};
+use crate::{Error, ErrorKind, Result};
 
 /// How often active expiry looks for keys whose time has come.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(100);
@@ -23,6 +23,8 @@ const EXPIRY_PAUSE: Duration = Duration::from_millis(10);
 const EXPIRY_BUDGET: usize = 1_000;
 /// How long to wait before accepting again when there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+/// Accepting that has not failed for so long works again; what fails then is said again.
+const ACCEPT_WORKS_AFTER: Duration = Duration::from_secs(10);
 /// How long a connection that ends gets to take its last replies, and how long its input is discarded then, so that no reset
 /// overtakes them.
 const LINGER: Duration = Duration::from_secs(1);
@@ -35,9 +37,14 @@ const DRAIN_PERIOD: Duration = Duration::from_millis(10);
 
 /// Accepts connections and serves each in a task of its own until a client sends SHUTDOWN or
 /// [`Server::request_shutdown`] is called; then ends the connections and returns. When accepting fails, for want of
-/// descriptors or memory say, it says so in the log and tries again.
-pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) {
-    until(server.shutdown_requested(), accept(server, listener)).await;
+/// descriptors or memory say, it says so in the log and tries again until it works.
+///
+/// # Errors
+///
+/// The listener's when its network is [lost for good](is_network_lost). Every connection has ended
+/// then.
+pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) -> Result<()> {
+    let lost = until(server.shutdown_requested(), accept(server, listener)).await;
     server.kill_all();
     for _ in 0..DRAIN.as_millis() / DRAIN_PERIOD.as_millis() {
         if server.client_count() == 0 {
@@ -45,9 +52,12 @@ pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &T
         }
         server.env.sleep(DRAIN_PERIOD).await;
     }
+    lost.map_or(Ok(()), Err)
 }
 
-async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) {
+/// Returns why there will be no further connection.
+async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) -> Error {
+    let mut failed_at = None;
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
@@ -56,8 +66,19 @@ async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpL
             }
             // The connection was gone before it was accepted.
             Err(error) if error.kind() == ErrorKind::Closed => {}
+            Err(error) if is_network_lost(&error) => return error,
             Err(error) => {
-                tracing::warn!("accepting on {} failed, trying again: {error}", listener.local_addr());
+                // Once: it is tried twenty times a second, and may fail for hours.
+                let now = server.now();
+                if failed_at
+                    .replace(now)
+                    .is_none_or(|before| now.saturating_since(before) > ACCEPT_WORKS_AFTER)
+                {
+                    tracing::warn!(
+                        "accepting on {} fails, tried until it works: {error}",
+                        listener.local_addr()
+                    );
+                }
                 server.env.sleep(ACCEPT_PAUSE).await;
             }
         }
@@ -67,11 +88,17 @@ async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpL
 /// Deletes keys whose time has come, for as long as the server runs: one task per server. Costs next to nothing while no
 /// key has an expiry time.
 pub async fn expire_keys<E: Env, N: Namespace>(server: Rc<Server<E, N>>) {
+    let mut is_failing = false;
     while !server.shutdown_is_requested() {
         let visited = match server.expire_step(EXPIRY_BUDGET).await {
-            Ok(visited) => visited,
+            Ok(visited) => {
+                is_failing = false;
+                visited
+            }
             Err(error) => {
-                tracing::warn!("active expiry: {error}");
+                if !std::mem::replace(&mut is_failing, true) {
+                    tracing::warn!("active expiry fails, tried until it works: {error}");
+                }
                 0
             }
         };

@@ -45,6 +45,19 @@ impl Signal {
             Self::Terminate => libc::SIGTERM,
         }
     }
+
+    /// Whether this process ignores it. A program inherits that: under nohup(1) `SIGHUP` is
+    /// ignored, and should stay so. [`Signals`] awaits a signal also if it is ignored.
+    pub fn is_ignored(self) -> bool {
+        let mut action = MaybeUninit::<libc::sigaction>::zeroed();
+        // SAFETY: the number is a signal's, no new action is given, and there is room for the
+        // present one.
+        let asked = unsafe { libc::sigaction(self.number(), std::ptr::null(), action.as_mut_ptr()) };
+        // SAFETY: the structure is of integers and an optional function, for which zeros are
+        // values.
+        let action = unsafe { action.assume_init() };
+        asked == 0 && action.sa_sigaction == libc::SIG_IGN
+    }
 }
 
 /// Takes some signals of this process from their default action, so that a task can await them.

@@ -223,6 +223,18 @@ impl<E: Env, N: Namespace> Db<E, N> {
         }
         self.shared.check_failed("store", Outcome::NotStarted)
     }
+
+    /// Waits until the store takes no more writes because an I/O failed, and returns that I/O's
+    /// error. A server that cannot write is better ended, and started again when the device works.
+    /// A read that fails, or finds damage, is no such failure; nor is a namespace that is full.
+    pub async fn failed(&self) -> Error {
+        loop {
+            if let Err(error) = self.shared.check_failed("store", Outcome::NotStarted) {
+                return error;
+            }
+            self.shared.failure.notified().await;
+        }
+    }
 }
 
 /// The last handle is gone: what is buffered is committed by the background task, then everything ends.

@@ -32,6 +32,8 @@ pub(super) struct Shared<E, N> {
     pub(super) progress: Notify,
     /// Told when more of the log is durable, or the store failed.
     pub(super) durable: Notify,
+    /// Told when the store failed.
+    pub(super) failure: Notify,
     /// The sequence numbers of the superblock copies, and the newest.
     pub(super) copies: Cell<[u64; 4]>,
     pub(super) tasks: Cell<u32>,
@@ -51,6 +53,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             external_wake: Notify::new(),
             progress: Notify::new(),
             durable: Notify::new(),
+            failure: Notify::new(),
             copies: Cell::new(copies),
             tasks: Cell::new(0),
             scratch: Cell::default(),
@@ -66,6 +69,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
             state.failed = Some(Failure::of(error));
         }
         drop(state);
+        self.failure.notify_all();
         self.wake_all();
     }
 

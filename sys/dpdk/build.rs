@@ -20,7 +20,7 @@ const LIBRARIES: [&str; 5] = ["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool"
 const FUNCTIONS: &str = "rte_version|rte_strerror|rte_eal_init|rte_openlog_stream|rte_dev_probe|rte_dev_remove\
     |rte_thread_register|rte_thread_unregister\
     |rte_pktmbuf_pool_create|rte_mempool_free|rte_mempool_avail_count\
-    |rte_eth_dev_get_port_by_name|rte_eth_dev_info_get|rte_eth_dev_socket_id|rte_eth_dev_configure\
+    |rte_eth_dev_get_port_by_name|rte_eth_dev_info_get|rte_eth_dev_socket_id|rte_eth_dev_configure|rte_eth_dev_is_removed\
     |rte_eth_dev_adjust_nb_rx_tx_desc|rte_eth_rx_queue_setup|rte_eth_tx_queue_setup\
     |rte_eth_dev_start|rte_eth_dev_stop|rte_eth_dev_close\
     |rte_eth_dev_get_mtu|rte_eth_dev_set_mtu|rte_eth_macaddr_get|rte_eth_dev_default_mac_addr_set|rte_eth_promiscuous_enable\

@@ -5,6 +5,7 @@ use std::time::{Duration, Instant};
 
 use boson::net::device::PacketDevice;
 use boson::net::device::dpdk::{DpdkPort, PortConfig};
+use boson::rt::Park;
 
 use super::lab::{Lab, run_well};
 use super::{pattern, send, small};
@@ -113,6 +114,38 @@ fn an_mtu_is_set_on_the_device_too() {
     let port = lab.open(&PortConfig { mtu: Some(1_400), ..PortConfig::default() });
     assert_eq!(port.info().mtu, 1_400);
     assert_eq!(lab.mtu(), 1_400);
+}
+
+/// Waits as a core does.
+fn receive_until_failure(port: &mut DpdkPort) -> boson::Error {
+    let began = Instant::now();
+    loop {
+        if let Err(error) = port.receive(64, &mut |_| {}) {
+            return error;
+        }
+        assert!(began.elapsed() < Duration::from_secs(30), "it does not notice");
+        if let Park::Nap(nap) = port.park() {
+            std::thread::sleep(nap);
+        }
+    }
+}
+
+#[test]
+fn a_port_whose_interface_is_deleted_fails() {
+    let Some(lab) = Lab::new(8) else { return };
+    let mut port = lab.open(&small());
+    run_well(&["ip", "link", "set", &lab.near, "down"]);
+    let began = Instant::now();
+    while began.elapsed() < Duration::from_secs(4) {
+        port.receive(64, &mut |_| {}).expect("a link that is down may come up again");
+        if let Park::Nap(nap) = port.park() {
+            std::thread::sleep(nap);
+        }
+    }
+    run_well(&["ip", "link", "delete", &lab.near]);
+    let error = receive_until_failure(&mut port);
+    assert_eq!(error.code(), Some(libc::ENODEV), "{error}");
+    assert!(error.to_string().contains(&lab.near), "{error}");
 }
 
 #[test]

@@ -3,13 +3,14 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreThread, Signals};
+use boson::net::{TcpListener, TcpStream};
+use boson::rt::{self, Core, CoreThread};
 use boson::{Error, Result};
 use clap::Args;
 
 use crate::inspect;
-use crate::listen::{ConnectionLimit, accept_each};
+use crate::lasting;
+use crate::listen::{ConnectionLimit, accept_each, listen_on};
 use crate::options::ServerOptions;
 use crate::start;
 
@@ -23,7 +24,7 @@ pub(crate) struct EchoOptions {
 }
 
 pub(crate) fn run(options: &EchoOptions) -> Result<()> {
-    let signals = Signals::new()?;
+    let signals = start::ending_signals()?;
     start::raise_descriptor_limit();
     let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 7000)));
     let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
@@ -32,55 +33,45 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
     let limit = ConnectionLimit::new(options.server.max_connections);
     core.block_on(async {
         let net = start::open_net(&options.server)?;
-        let mut addresses = Vec::new();
+        let (mut addresses, mut parts) = (Vec::new(), Vec::new());
         for address in listen {
             let listener = start::bind(&net, address, &options.server).await?;
             addresses.push(listener.local_addr());
-            accept(listener, Arc::clone(&limit));
+            let accepting = accept(listener, Arc::clone(&limit));
+            parts.push(lasting::task(rt::spawn("accept", async { Err(accepting.await) })));
         }
         let mut others = Vec::new();
         for (number, config) in configs.enumerate() {
             let other = CoreThread::start(format!("boson-{}", number + 1), &config)?;
-            listen_on(&other, &addresses, &limit).await?;
+            for &address in &addresses {
+                let limit = Arc::clone(&limit);
+                parts.push(listen_on(&other, address, |listener| accept(listener, limit)).await?);
+            }
             others.push(other);
         }
         let handles = std::iter::once(rt::handle()).chain(others.iter().map(|core| core.handle().clone()));
         let _inspector = inspect::start(options.server.inspect.as_deref(), "echo", handles.collect())?;
-        println!(
+        start::announce(&format!(
             "boson echo {}: listening on {} | network {} | cores {}",
             env!("CARGO_PKG_VERSION"),
             start::join(&addresses),
             options.server.net,
             start::describe_cores(options.server.cores.as_ref()),
-        );
-        signals.next().await.map(drop)
+        ));
+        lasting::until_the_end(&signals, std::future::pending(), [&mut parts]).await
     })?
 }
 
-/// Has another core listen on the same addresses of the kernel.
-async fn listen_on(core: &CoreThread, addresses: &[SocketAddr], limit: &Arc<ConnectionLimit>) -> Result<()> {
-    for &address in addresses {
-        let limit = Arc::clone(limit);
-        let bound = core.handle().spawn("listen", move || async move {
-            let listener = TcpListener::bind_shared(&Net::kernel(), address)?;
-            accept(listener, limit);
-            Ok::<_, Error>(())
-        });
-        bound.await.map_err(|error| start::core_ended(&error))??;
-    }
-    Ok(())
-}
-
-fn accept(listener: TcpListener, limit: Arc<ConnectionLimit>) {
-    let accepting = accept_each(listener, move |stream, peer| {
+async fn accept(listener: TcpListener, limit: Arc<ConnectionLimit>) -> Error {
+    accept_each(listener, move |stream, peer| {
         if let Some(place) = limit.take(peer) {
             drop(rt::spawn("connection", async move {
                 echo(stream).await;
                 drop(place);
             }));
         }
-    });
-    drop(rt::spawn("accept", accepting));
+    })
+    .await
 }
 
 async fn echo(stream: TcpStream) {

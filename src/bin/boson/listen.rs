@@ -1,26 +1,74 @@
-//! The accept loop that the commands share.
+//! Listening, and the accept loop that the commands share.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use boson::net::{TcpListener, TcpStream};
-use boson::{ErrorKind, rt};
+use boson::net::{Net, TcpListener, TcpStream, is_network_lost};
+use boson::rt::sync::oneshot;
+use boson::rt::{self, CoreThread};
+use boson::{Error, ErrorKind, Result};
 use tracing::warn;
+
+use crate::lasting::{self, Lasting};
+use crate::start;
 
 /// How long to wait before accepting again when the process has no descriptor left.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
+/// Accepting that has not failed for so long works again; what fails then is said again.
+const WORKS_AFTER: Duration = Duration::from_secs(10);
 
-/// Hands each connection to `take`, for as long as it is polled.
-pub(crate) async fn accept_each(listener: TcpListener, mut take: impl FnMut(TcpStream, SocketAddr)) {
+/// Has another core listen at `address` of the kernel too, and run `serve` with the listener. That
+/// is a part of the server then.
+pub(crate) async fn listen_on<F>(
+    core: &CoreThread,
+    address: SocketAddr,
+    serve: impl FnOnce(TcpListener) -> F + Send + 'static,
+) -> Result<Lasting>
+where
+    F: Future<Output = Error> + 'static,
+{
+    let (tell, told) = oneshot::channel();
+    let serving = core.handle().spawn("accept", move || async move {
+        match TcpListener::bind_shared(&Net::kernel(), address) {
+            Ok(listener) => {
+                // Nobody waits for it if this server is ending already.
+                let _ = tell.send(Ok(()));
+                Err(serve(listener).await)
+            }
+            Err(error) => {
+                let _ = tell.send(Err(error));
+                Ok(())
+            }
+        }
+    });
+    match told.await {
+        Ok(bound) => bound.map(|()| lasting::task(serving)),
+        // It could not tell: its core is gone.
+        Err(_) => {
+            serving.await.map_err(|error| start::core_ended(&error))??;
+            Ok(lasting::task(async { Ok(Ok(())) }))
+        }
+    }
+}
+
+/// Hands each connection to `take`, for as long as it is polled. Returns why there will be no
+/// further connection.
+pub(crate) async fn accept_each(listener: TcpListener, mut take: impl FnMut(TcpStream, SocketAddr)) -> Error {
+    let mut failed_at = None;
     loop {
         match listener.accept().await {
             Ok((stream, peer)) => take(stream, peer),
             // The connection was gone before it was accepted.
             Err(error) if error.kind() == ErrorKind::Closed => {}
+            Err(error) if is_network_lost(&error) => return error,
             Err(error) => {
-                warn!("accepting on {} failed, trying again: {error}", listener.local_addr());
+                // Once: it is tried ten times a second, and may fail for hours.
+                let now = rt::now();
+                if failed_at.replace(now).is_none_or(|before| now.saturating_since(before) > WORKS_AFTER) {
+                    warn!("accepting on {} fails, tried until it works: {error}", listener.local_addr());
+                }
                 rt::sleep(RETRY_AFTER).await;
             }
         }

@@ -5,6 +5,7 @@ mod core_metrics;
 mod doctor;
 mod echo;
 mod inspect;
+mod lasting;
 mod listen;
 mod metrics;
 mod options;
@@ -12,6 +13,7 @@ mod serve;
 mod start;
 mod top;
 
+use std::io::Write;
 use std::process::ExitCode;
 
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
@@ -45,7 +47,8 @@ fn main() -> ExitCode {
     match run() {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("boson: {error:?}");
+            // The exit code tells it also where nobody reads standard error any more.
+            let _ = writeln!(std::io::stderr(), "boson: {error:?}");
             ExitCode::FAILURE
         }
     }

@@ -6,9 +6,9 @@ use std::fmt::{Display, Write};
 use std::rc::Rc;
 use std::time::Duration;
 
-use boson::Result;
 use boson::net::{TcpListener, TcpStream};
 use boson::rt;
+use boson::{Error, Result};
 use tracing::warn;
 
 use crate::listen::{ConnectionLimit, accept_each};
@@ -75,8 +75,8 @@ pub(crate) fn render(metrics: &[Metric]) -> String {
     text
 }
 
-/// Answers scrapes for as long as it is polled.
-pub(crate) async fn serve<C>(listener: TcpListener, collect: C)
+/// Answers scrapes for as long as it is polled. Returns why there can be no further ones.
+pub(crate) async fn serve<C>(listener: TcpListener, collect: C) -> Error
 where
     C: AsyncFn() -> Vec<Metric> + 'static,
 {
@@ -93,7 +93,7 @@ where
             drop(place);
         }));
     })
-    .await;
+    .await
 }
 
 async fn answer(stream: TcpStream, body: impl AsyncFnOnce() -> String) -> Result<()> {

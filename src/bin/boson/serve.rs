@@ -20,7 +20,8 @@ use tracing::{error, info};
 
 use crate::core_metrics;
 use crate::inspect;
-use crate::listen::accept_each;
+use crate::lasting::{self, Lasting};
+use crate::listen::{accept_each, listen_on};
 use crate::metrics::{self, Metric};
 use crate::options::{ServerOptions, Spelled};
 use crate::start;
@@ -75,7 +76,7 @@ impl FromStr for DurabilityArgument {
 
 pub(crate) fn run(options: &ServeOptions) -> Result<()> {
     // Before any thread starts: they inherit the blocked signals.
-    let signals = Signals::new()?;
+    let signals = start::ending_signals()?;
     start::raise_descriptor_limit();
     let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
     let Some(first) = configs.next() else { return Ok(()) };
@@ -121,16 +122,23 @@ async fn serve(
 
     let db = open_store(options).await?;
     let server = make_server(options, first, db.clone(), &addresses, password)?;
-    drop(rt::spawn("expire keys", redis::expire_keys(Rc::clone(&server))));
-    let mut accepting = Vec::new();
+    let (mut accepting, mut parts): (Vec<Lasting>, Vec<Lasting>) = (Vec::new(), Vec::new());
+    let store = db.clone();
+    parts.push(Box::pin(async move { Err(store.failed().await) }));
+    let expired = Rc::clone(&server);
+    parts.push(lasting::task(rt::spawn("expire keys", async {
+        redis::expire_keys(expired).await;
+        Ok(())
+    })));
     for listener in listeners {
         let server = Rc::clone(&server);
-        accepting.push(rt::spawn("accept", async move { redis::serve(&server, &listener).await }));
+        let serving = rt::spawn("accept", async move { redis::serve(&server, &listener).await });
+        accepting.push(lasting::task(serving));
     }
     let mut cores = Vec::new();
     for (number, config) in further.into_iter().enumerate() {
         let core = CoreThread::start(format!("boson-{}", number + 1), &config)?;
-        accept_on(&core, &addresses, &server).await?;
+        parts.extend(accept_on(&core, &addresses, &server).await?);
         cores.push(core);
     }
     let handles: Vec<Handle> =
@@ -146,22 +154,43 @@ async fn serve(
             metrics.extend(core_metrics::collect(&handles).await);
             metrics
         };
-        drop(rt::spawn("metrics", metrics::serve(listener, collect)));
+        parts.push(lasting::task(rt::spawn("metrics", async {
+            Err(metrics::serve(listener, collect).await)
+        })));
     }
-    println!("{}", start_line(options, &addresses, scraped_on));
+    start::announce(&start_line(options, &addresses, scraped_on));
 
-    let asked_to_end = wait_for_the_end(signals, &server).await;
+    let asked = async {
+        server.shutdown_requested().await;
+        "SHUTDOWN"
+    };
+    let ended = lasting::until_the_end(signals, asked, [&mut accepting, &mut parts]).await;
     server.request_shutdown();
-    for task in accepting {
-        if let Err(error) = task.await {
-            error!("accepting connections: {error}");
+    for listener in accepting {
+        if let Err(error) = listener.await
+            && ended.is_ok()
+        {
+            error!("{error}");
         }
     }
     drop(cores);
     SERVER.take();
-    info!("closing the store");
-    db.close().await?;
-    asked_to_end
+    let has_failed = db.health().is_err();
+    if !has_failed {
+        info!("closing the store");
+    }
+    match (ended, db.close().await) {
+        (Ok(()), closed) => closed,
+        (Err(loss), closed) => {
+            // A store that failed before is the loss.
+            if let Err(error) = closed
+                && !has_failed
+            {
+                error!("{error}");
+            }
+            Err(loss)
+        }
+    }
 }
 
 async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
@@ -237,22 +266,22 @@ thread_local! {
 
 /// Has another core accept connections on the same addresses of the kernel. It reads and writes their sockets; commands run
 /// on this core, which owns the store.
-async fn accept_on(core: &CoreThread, addresses: &[SocketAddr], server: &Rc<RedisServer>) -> Result<()> {
+async fn accept_on(
+    core: &CoreThread,
+    addresses: &[SocketAddr],
+    server: &Rc<RedisServer>,
+) -> Result<Vec<Lasting>> {
     SERVER.with_borrow_mut(|slot| *slot = Some(Rc::clone(server)));
+    let mut parts = Vec::new();
     for &address in addresses {
         let first = rt::handle();
-        let bound = core.handle().spawn("listen", move || async move {
-            let listener = TcpListener::bind_shared(&Net::kernel(), address)?;
-            drop(rt::spawn("accept", accept_for(listener, first)));
-            Ok::<_, Error>(())
-        });
-        bound.await.map_err(|error| start::core_ended(&error))??;
+        parts.push(listen_on(core, address, |listener| accept_for(listener, first)).await?);
     }
-    Ok(())
+    Ok(parts)
 }
 
 /// Accepts on this core for the server of the first.
-async fn accept_for(listener: TcpListener, first: Handle) {
+async fn accept_for(listener: TcpListener, first: Handle) -> Error {
     accept_each(listener, |stream, _| {
         let remote = RemoteStream::lend(stream);
         drop(first.spawn("connection of another core", move || async move {
@@ -261,26 +290,6 @@ async fn accept_for(listener: TcpListener, first: Handle) {
                 redis::serve_connection(server, remote.into()).await;
             }
         }));
-    })
-    .await;
-}
-
-/// Waits for SIGTERM, SIGINT or SHUTDOWN.
-async fn wait_for_the_end(signals: &Signals, server: &Rc<RedisServer>) -> Result<()> {
-    let mut signal = std::pin::pin!(signals.next());
-    let mut shutdown = std::pin::pin!(server.shutdown_requested());
-    std::future::poll_fn(|cx| {
-        if let std::task::Poll::Ready(signal) = signal.as_mut().poll(cx) {
-            match &signal {
-                Ok(signal) => info!("{signal:?}: ending"),
-                Err(error) => error!("{error}: ending"),
-            }
-            return std::task::Poll::Ready(signal.map(drop));
-        }
-        shutdown.as_mut().poll(cx).map(|()| {
-            info!("SHUTDOWN: ending");
-            Ok(())
-        })
     })
     .await
 }

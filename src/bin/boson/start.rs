@@ -1,11 +1,12 @@
 //! What every server does first: logging, cores, the network.
 
+use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
 use boson::net::address::NetAddress;
 use boson::net::{Net, NetConfig, TcpListener};
-use boson::rt::{self, CoreConfig, JoinError};
+use boson::rt::{self, CoreConfig, JoinError, Signal, Signals};
 use boson::{Error, ErrorKind, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::warn;
@@ -15,11 +16,30 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::options::{CoreList, ServerOptions};
 
-/// Log lines that pass `filter` go to standard error.
+/// Log lines that pass `filter` go to standard error. Those that cannot be written there are lost,
+/// and nothing else.
 pub(crate) fn log_to_stderr(filter: Targets) {
-    let lines =
-        tracing_subscriber::fmt::layer().with_writer(std::io::stderr).with_target(false).with_ansi(false);
+    let lines = tracing_subscriber::fmt::layer()
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .with_ansi(false)
+        .log_internal_errors(false);
     tracing_subscriber::registry().with(lines).with(filter).init();
+}
+
+/// Takes the signals that ask a server to end: SIGTERM, SIGINT, and SIGHUP, which the end of its
+/// terminal is. A server that was started to outlive its terminal, by nohup(1) say, ignores SIGHUP
+/// and goes on doing so.
+pub(crate) fn ending_signals() -> Result<Signals> {
+    let hangup = (!Signal::Hangup.is_ignored()).then_some(Signal::Hangup);
+    let signals: Vec<Signal> = [Signal::Interrupt, Signal::Terminate].into_iter().chain(hangup).collect();
+    Signals::of(&signals)
+}
+
+/// Prints the line that says a server is ready. Nobody need read it: its reader may be gone (`|
+/// head -1`).
+pub(crate) fn announce(line: &str) {
+    let _ = writeln!(std::io::stdout(), "{line}");
 }
 
 /// One configuration per core of `cores`, on one clock; without a list one core that is not pinned.

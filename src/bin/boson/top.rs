@@ -1,6 +1,7 @@
 //! `boson top`: what the cores and tasks of a running process do.
 
 mod cells;
+mod end;
 mod json;
 mod live;
 mod sample;

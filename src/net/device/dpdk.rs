@@ -18,6 +18,13 @@
 //! Frames live in hugepages where at least [`EAL_MEMORY_MIB`] MiB of them are free, else in normal pages, with a warning:
 //! that is enough for virtual devices, but a card needs hugepages. No file is left behind, and any number of processes may use DPDK.
 //!
+//! # A device that is removed
+//!
+//! No driver reports it when frames are asked for. So after about a second without a frame the port
+//! looks: whether the kernel still has the interface that a virtual device stands on, and for a
+//! card, what the driver says (`rte_eth_dev_is_removed`). Then the port fails, and every connection
+//! with it. Drivers that cannot tell, and a link that is merely down, are silent.
+//!
 //! # A veth pair
 //!
 //! `net_af_packet` on one end of a veth pair sees frames as the kernel's other end hands them over: with transmit checksum

@@ -47,9 +47,11 @@ impl KernelListener {
             let accepted = self.acceptor.accept().await.map_err(|error| from_io(&error, "accept"));
             match accepted.and_then(|socket| self.greet(socket)) {
                 Err(error)
-                    if error.kind() == ErrorKind::Closed || error.code() == Some(libc::ECONNABORTED) =>
+                    if error.kind() == ErrorKind::Closed
+                        || matches!(error.code(), Some(libc::ECONNABORTED | libc::ENETDOWN)) =>
                 {
-                    // It was reset while it waited to be accepted: nobody need hear of it.
+                    // It was reset, or lost its network, while it waited to be accepted
+                    // (accept(2)): nobody need hear of it.
                 }
                 result => return result,
             }

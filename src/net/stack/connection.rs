@@ -120,6 +120,9 @@ impl Connection {
     ) -> Result<Self> {
         let mut socket = PooledSocket::new(pool)?;
         socket.with(|socket| {
+            // As the kernel's streams: a small write does not wait for the acknowledgement of the
+            // one before.
+            socket.set_nagle_enabled(false);
             socket.set_congestion_control(CongestionControl::Cubic);
             socket.set_ack_delay(Some(wire_duration(config.ack_delay)));
             socket.set_keep_alive(Some(wire_duration(config.keepalive)));

@@ -214,7 +214,7 @@ impl Core {
             Err(cause) => {
                 error!("the network device failed, every connection on it ends: {cause}");
                 *device_failed = true;
-                engine.device_failed();
+                engine.device_failed(&cause);
                 return 0;
             }
         }

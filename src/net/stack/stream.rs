@@ -154,8 +154,8 @@ impl StackStream {
         self.stack.with(|engine| engine.shutdown(self.id, how))
     }
 
-    /// Whether small writes go out at once (true) or are gathered while earlier ones are under way (false: Nagle's
-    /// algorithm, RFC 896, the default).
+    /// Whether small writes go out at once (true, the default) or are gathered while earlier ones
+    /// are under way (false: Nagle's algorithm, RFC 896).
     ///
     /// # Errors
     ///

@@ -38,7 +38,7 @@ impl RunningServer {
                 let server = Server::new(RtEnv, keyspace, Arc::new(MonotonicClock::new()), config);
                 drop(rt::spawn("expiry", expire_keys(server.clone())));
                 sender.send(listener.local_addr()).expect("the test waits for it");
-                serve(&server, &listener).await;
+                serve(&server, &listener).await.expect("its network is not lost");
                 assert_eq!(server.client_count(), 0, "all connections have ended");
             })
             .expect("the core runs");

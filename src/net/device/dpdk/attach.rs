@@ -116,6 +116,19 @@ impl Device {
         &self.pool
     }
 
+    /// Whether the device is gone for good: unplugged, or its interface of the kernel deleted.
+    /// Costs some system calls.
+    pub(super) fn is_gone(&self) -> bool {
+        if self.interface != 0 {
+            // SAFETY: the function takes any number; for one that names no interface it returns an error.
+            let answer = unsafe { sys::boson_dpdk_interface_is_running(self.interface) };
+            return answer == -libc::ENXIO || answer == -libc::ENODEV;
+        }
+        // SAFETY: the port is open as long as `self` is. A driver that cannot tell says that it is
+        // there.
+        unsafe { sys::rte_eth_dev_is_removed(self.port.id) == 1 }
+    }
+
     pub(super) fn link_is_up(&self) -> Option<bool> {
         let answer = if self.interface == 0 {
             // SAFETY: the port is open as long as `self` is.

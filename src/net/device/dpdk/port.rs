@@ -2,6 +2,7 @@
 
 use std::fmt;
 use std::ptr;
+use std::time::Duration;
 
 use boson_dpdk_sys as sys;
 
@@ -10,13 +11,18 @@ use super::devargs::Devargs;
 use super::eal::Eal;
 use super::idle::Idle;
 use super::pool::Mbufs;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::net::device::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::rt::Park;
 
 /// How many frames go to or come from the driver in one call.
 const BURST: usize = 64;
 pub(super) const BURST_U16: u16 = 64;
+
+/// After so long without a frame it is looked whether the device is still there.
+const LOOK_AFTER: Duration = Duration::from_secs(1);
+/// What a turn without a frame counts for. Most take less or little more; a device reads no clock.
+const EMPTY_TURN: Duration = Duration::from_micros(1);
 
 pub(super) const ETHERNET_HEADER_BYTES: usize = 14;
 
@@ -47,6 +53,8 @@ pub struct DpdkPort {
     info: DeviceInfo,
     counters: DeviceStats,
     idle: Idle,
+    /// How long, about, no frame has come since the device was last seen.
+    silence: Duration,
     /// The burst that is being received; only `receive` uses them.
     rx_mbufs: Box<[*mut sys::rte_mbuf; BURST]>,
     rx_frames: Box<[sys::boson_dpdk_frame; BURST]>,
@@ -79,6 +87,7 @@ impl DpdkPort {
             },
             counters: DeviceStats::default(),
             idle: Idle::new(),
+            silence: Duration::ZERO,
             rx_mbufs: Box::new([ptr::null_mut(); BURST]),
             rx_frames: Box::new([sys::boson_dpdk_frame::default(); BURST]),
             tx_mbufs: Box::new([ptr::null_mut(); BURST]),
@@ -151,7 +160,9 @@ impl PacketDevice for DpdkPort {
         &self.info
     }
 
-    /// Never fails: a poll mode driver does not report the loss of its device here.
+    /// A poll mode driver does not report the loss of its device here. While no frame comes, it is
+    /// asked about every second whether it has one; of an interface of the kernel's the kernel is
+    /// asked.
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&mut [u8])) -> Result<usize> {
         let (mut handed, mut taken) = (0, 0);
         // Frames that are refused count against the budget, so that a flood of them ends the call, too.
@@ -166,6 +177,17 @@ impl PacketDevice for DpdkPort {
         }
         if handed > 0 {
             self.idle.busy();
+            self.silence = Duration::ZERO;
+        } else {
+            self.silence += EMPTY_TURN;
+            if self.silence >= LOOK_AFTER {
+                self.silence = Duration::ZERO;
+                if self.device.is_gone() {
+                    return Err(Error::os(libc::ENODEV, "receive")
+                        .at(self.info.name.clone())
+                        .because("the device was removed"));
+                }
+            }
         }
         Ok(handed)
     }
@@ -221,7 +243,11 @@ impl PacketDevice for DpdkPort {
     /// No poll mode driver of a virtual device can wake a core, so: spin for some turns after the last frame, then nap,
     /// at first for 50 µs, at last for 2 ms.
     fn park(&mut self) -> Park {
-        self.idle.park()
+        let park = self.idle.park();
+        if let Park::Nap(nap) = &park {
+            self.silence += *nap;
+        }
+        park
     }
 
     fn stats(&self) -> DeviceStats {

@@ -26,7 +26,7 @@ use super::socket::BufferPool;
 use super::stats::StackStats;
 use super::time_wait::TimeWait;
 use super::timers::Timers;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::net::device::DeviceInfo;
 use crate::rt::Instant;
 
@@ -62,7 +62,7 @@ pub(super) struct Engine {
     pub(super) wakes: Vec<Waker>,
     stats: StackStats,
     /// Whether the device failed for good.
-    is_down: bool,
+    down: Option<String>,
     /// The time of the last poll.
     now: Instant,
 }
@@ -94,7 +94,7 @@ impl Engine {
             secrets,
             interface,
             outbox,
-            is_down: false,
+            down: None,
             now,
         })
     }
@@ -115,7 +115,7 @@ impl Engine {
     }
 
     pub(super) fn next_deadline(&self) -> Option<Instant> {
-        if self.is_down {
+        if self.down.is_some() {
             return None;
         }
         if self.has_work() {
@@ -134,8 +134,8 @@ impl Engine {
     }
 
     /// The device failed for good: every connection ends, and no new one begins.
-    pub(super) fn device_failed(&mut self) {
-        self.is_down = true;
+    pub(super) fn device_failed(&mut self, cause: &Error) {
+        self.down = Some(cause.to_string());
         let all: Vec<_> = self.connections.ids().collect();
         for id in all {
             if let Some(connection) = self.connections.get_mut(id) {

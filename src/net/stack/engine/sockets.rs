@@ -80,13 +80,19 @@ impl Engine {
         })
     }
 
+    /// The error of everything that begins after the device failed.
+    fn down(&self, operation: &'static str, place: SocketAddr) -> Option<Error> {
+        let cause = self.down.as_deref()?;
+        Some(End::NetworkDown.error(operation, place).because(format!("the network device failed: {cause}")))
+    }
+
     pub(in super::super) fn poll_accept(
         &mut self,
         address: SocketAddr,
         context: &Context<'_>,
     ) -> Poll<Result<(ConnectionId, Flow)>> {
-        if self.is_down {
-            return Poll::Ready(Err(End::NetworkDown.error("accept", address)));
+        if let Some(error) = self.down("accept", address) {
+            return Poll::Ready(Err(error));
         }
         let Some(listener) = self.listeners.get_mut(&address) else { return Poll::Pending };
         while let Some(id) = listener.queue.pop_front() {
@@ -111,8 +117,8 @@ impl Engine {
                 "the stack does not connect to itself; use mem: or kernel: for connections inside one host";
             return Err(Error::new(ErrorKind::Unsupported, "connect").at(remote.to_string()).because(reason));
         }
-        if self.is_down {
-            return Err(End::NetworkDown.error("connect", remote));
+        if let Some(error) = self.down("connect", remote) {
+            return Err(error);
         }
         let unreachable = || Error::os(libc::ENETUNREACH, "connect").at(remote.to_string());
         let next_hop = self.next_hop(remote.ip()).ok_or_else(unreachable)?;

@@ -377,6 +377,27 @@ async fn tuples_are_reused(net: Net) {
     assert!(server.connections < 50, "{server:?}");
 }
 
+/// Small writes go out at once, but much data goes in full segments, also when a window does not
+/// end with one (the silly window syndrome, RFC 9293, section 3.8.6.2.1).
+#[test]
+fn much_data_goes_in_full_segments() {
+    const SEGMENT_BYTES: usize = 1460;
+    let total = 10 << 20;
+    let (mut world, net) = build(CLEAN, |_| {});
+    world.run(async move {
+        let (client, server, _listener) = net.pair().await;
+        let before = net.client.stats().frames_sent;
+        net.handle.spawn(async move {
+            write_all(&client, pattern(total, 1)).await;
+        });
+        read_exact(&server, total).await;
+        let frames = usize::try_from(net.client.stats().frames_sent - before).expect("few");
+        let fewest = total / SEGMENT_BYTES;
+        println!("{frames} frames, {fewest} at least");
+        assert!(frames < fewest + fewest / 20, "{frames} frames, though {fewest} would do");
+    });
+}
+
 macro_rules! suite {
     ($($name:ident: $conditions:expr;)*) => {$(
         mod $name {

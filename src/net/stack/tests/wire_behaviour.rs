@@ -168,19 +168,21 @@ fn data_sent_after_a_stream_was_dropped_is_answered_with_rst() {
 }
 
 #[test]
-fn nodelay_sends_small_writes_at_once_and_nagle_gathers_them() {
-    for nodelay in [false, true] {
+fn small_writes_go_out_at_once_unless_nagle_gathers_them() {
+    for nodelay in [None, Some(true), Some(false)] {
         let mut bench = Bench::acquainted();
         let listener = StackListener::bind(&bench.stack, listen_address(), 8).expect("free");
         bench.handshake(5000);
         let stream = accept(&listener);
-        stream.set_nodelay(nodelay).expect("it stands");
+        if let Some(nodelay) = nodelay {
+            stream.set_nodelay(nodelay).expect("it stands");
+        }
         let mut payloads = Vec::new();
         for byte in 0..3u8 {
             assert_eq!(stream.try_write(&[byte]).expect("it stands"), Some(1));
             payloads.extend(bench.turn().iter().filter_map(|frame| Seg::parse(frame)).map(|seg| seg.payload));
         }
-        let expected: &[&[u8]] = if nodelay { &[&[0], &[1], &[2]] } else { &[&[0]] };
-        assert_eq!(payloads, expected, "nodelay {nodelay}");
+        let expected: &[&[u8]] = if nodelay == Some(false) { &[&[0]] } else { &[&[0], &[1], &[2]] };
+        assert_eq!(payloads, expected, "set_nodelay: {nodelay:?}");
     }
 }
