@@ -328,7 +328,7 @@ fn a_killed_client_that_reads_slowly_ends() {
     let started = Instant::now();
     while listed(&mut other, address, "id").is_some() {
         assert!(started.elapsed() < Duration::from_secs(5), "it is still there");
-        let _ = slow.stream().read(&mut [0; 100_000]);
+        let _ = slow.stream().read(&mut vec![0; 100_000]);
         std::thread::sleep(Duration::from_millis(20));
     }
     assert!(server.terminate().success());

@@ -92,7 +92,7 @@ fn commands_run_while_replies_wait_up_to_the_limit() {
     let world = world_with(Limits { output_bytes: LIMIT, ..Limits::default() });
     let mut client = world.connect();
     for index in 0..20u8 {
-        set(&mut client, &format!("k{index}"), &[b'a' + index; 300_000]);
+        set(&mut client, &format!("k{index}"), &vec![b'a' + index; 300_000]);
     }
     let commands: String = (0..40).map(|index| format!("get k{}\r\n", index % 20)).collect();
     client.session.feed(commands.as_bytes());
@@ -133,7 +133,7 @@ fn commands_run_while_replies_wait_up_to_the_limit() {
 fn replies_that_are_thrown_away_leave_no_room_behind() {
     let world = World::new();
     let mut client = world.connect();
-    set(&mut client, "k", &[b'v'; 1 << 20]);
+    set(&mut client, "k", &vec![b'v'; 1 << 20]);
     client.send(b"client reply off\r\nget k\r\n");
     let capacity = client.session.client().output_capacity_bytes.get();
     assert!(capacity <= KEPT_BUFFER_BYTES, "{capacity}");
