@@ -104,7 +104,7 @@ fn random_pipelines_complete_over_the_kernel() {
 fn random_pipelines_complete_when_every_write_is_synced() {
     let directory = Directory::new("pipelines-synced");
     let server = Server::start(directory.path(), &["--durability", "sync"]);
-    random_pipelines_complete(&server, seeds(4));
+    random_pipelines_complete(&server, seeds(2));
     assert!(server.terminate().success());
 }
 
