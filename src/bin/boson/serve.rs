@@ -120,6 +120,17 @@ async fn serve(
     }
     let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect();
 
+    // Whatever else a start can fail for comes before it, too: a start that fails leaves the store as it was.
+    let mut cores = Vec::new();
+    for (number, config) in further.into_iter().enumerate() {
+        cores.push(CoreThread::start(format!("boson-{}", number + 1), &config)?);
+    }
+    let handles: Vec<Handle> =
+        std::iter::once(rt::handle()).chain(cores.iter().map(|core| core.handle().clone())).collect();
+    let _inspector = inspect::start(options.server.inspect.as_deref(), "serve", handles.clone())?;
+    let scraped = options.metrics.map(|address| TcpListener::bind(&Net::kernel(), address)).transpose()?;
+    let scraped_on = scraped.as_ref().map(TcpListener::local_addr);
+
     let db = open_store(options).await?;
     let server = make_server(options, first, db.clone(), &addresses, password)?;
     let (mut accepting, mut parts): (Vec<Lasting>, Vec<Lasting>) = (Vec::new(), Vec::new());
@@ -135,19 +146,10 @@ async fn serve(
         let serving = rt::spawn("accept", async move { redis::serve(&server, &listener).await });
         accepting.push(lasting::task(serving));
     }
-    let mut cores = Vec::new();
-    for (number, config) in further.into_iter().enumerate() {
-        let core = CoreThread::start(format!("boson-{}", number + 1), &config)?;
-        parts.extend(accept_on(&core, &addresses, &server).await?);
-        cores.push(core);
+    for core in &cores {
+        parts.extend(accept_on(core, &addresses, &server).await?);
     }
-    let handles: Vec<Handle> =
-        std::iter::once(rt::handle()).chain(cores.iter().map(|core| core.handle().clone())).collect();
-    let _inspector = inspect::start(options.server.inspect.as_deref(), "serve", handles.clone())?;
-    let mut scraped_on = None;
-    if let Some(address) = options.metrics {
-        let listener = TcpListener::bind(&Net::kernel(), address)?;
-        scraped_on = Some(listener.local_addr());
+    if let Some(listener) = scraped {
         let (server, db, net) = (Rc::clone(&server), db.clone(), net.clone());
         let collect = async move || {
             let mut metrics = collect(&server, &db, &net);
