@@ -157,6 +157,31 @@ fn a_store_that_is_full_when_it_is_opened_is_emptied_too() {
     is_emptied_by_deletes(&server);
 }
 
+/// Longer than the log's longest record, so that it is written to a place of its own.
+#[test]
+fn a_command_that_writes_very_many_keys_is_all_there_after_a_kill() {
+    const KEYS: usize = 260_000;
+    let directory = Directory::new("many-keys");
+    let arguments = ["--store", "file:data", "--durability", "sync"];
+    let server = Server::start(directory.path(), &arguments);
+    let mut client = server.client();
+    let pairs: Vec<(String, String)> =
+        (0..KEYS).map(|number| (format!("key:{number:010}"), format!("the value of {number:010}"))).collect();
+    let mut command: Vec<&[u8]> = vec![b"MSET"];
+    command.extend(pairs.iter().flat_map(|(key, value)| [key.as_bytes(), value.as_bytes()]));
+    assert_eq!(client.call(&command).expect("a reply"), Reply::ok());
+    server.kill();
+    let server = Server::start(directory.path(), &arguments);
+    let mut client = server.client();
+    assert_eq!(client.run("DBSIZE"), Reply::Integer(260_000));
+    assert_eq!(client.run("GET key:0000259999"), Reply::bulk("the value of 0000259999"));
+    // What it took beside the log is free again after the next checkpoint: the file does not keep growing.
+    for _ in 0..2 {
+        assert_eq!(client.call(&command).expect("a reply"), Reply::ok());
+    }
+    assert!(taken_bytes(&directory.path().join("data")) <= MOST_SLACK_BYTES + 3 * 40 * KEYS as u64);
+}
+
 /// A small file system of its own, unmounted when dropped.
 struct Mount<'a>(&'a Path);
 
