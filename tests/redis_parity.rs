@@ -101,6 +101,68 @@ fn random_commands_reply_as_redis_does() {
     }
 }
 
+/// Keys around and above the 4,096 bytes that the store takes: two for each length, which differ in their last byte.
+#[test]
+fn random_commands_on_long_keys_reply_as_redis_does() {
+    let Some(mut redis) = Redis::start() else { return };
+    let keys: Vec<String> = [4_063, 4_064, 4_065, 4_095, 4_096, 4_097, 4_100]
+        .iter()
+        .flat_map(|len| ["a", "b"].map(|last| format!("user:{}{last}", "x".repeat(len - 6))))
+        .collect();
+    let seed = std::env::var("BOSON_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
+    let mut boson = Boson::new();
+    let mut commands = random::Commands::on(seed, keys);
+    for _ in 0..5_000 {
+        let command = commands.next_command();
+        compare(&mut redis, &mut boson, &command)
+            .unwrap_or_else(|problem| panic!("BOSON_SEED={seed}: {problem}"));
+    }
+}
+
+/// The same commands on keys that have more bytes than an inline command may have.
+#[test]
+fn every_command_takes_long_keys() {
+    const COMMANDS: &str = "set K v;get K;set J w;get J;get K;append K x;get K;strlen K;setrange K 1 yz;getrange K 0 1;\
+        set N 5;incr N;incrby N 7;decr N;incrbyfloat N 1.5;get N;mset K 1 J 2 short 3;mget K J N short;msetnx K 1 L 2;\
+        exists K J L K;touch K L;type K;type L;set K v nx;set K w xx get;set K v ex 1000 keepttl;set K v px 100000 get;\
+        persist K;ttl K;expire K 33177117;expireat K 33177117420;expiretime K;set K u keepttl;pexpiretime K;\
+        rename K L;get K;get L;expiretime L;rename L short;get short;expiretime short;rename short K;renamenx K J;\
+        renamenx K L;get L;getex L exat 33177117421;expiretime L;getex L persist;ttl L;setnx L 1;setnx K 1;getset K 2;\
+        setex K 33177117 v;psetex K 33177117000 v;substr K 0 -1;%keys *;%keys P*;%keys K;%keys *y;keys Q*;\
+        %scan 0 count 1000;%scan 0 match K count 1000;%scan 0 match P* count 1000;%scan 0 match Q* count 1000;\
+        command getkeys mset K 1 J 2;getdel K;getdel K;del J K;unlink L N short;dbsize;\
+        set K v;randomkey;expire K -1;randomkey;set K v;pexpireat K 1;exists K;flushall";
+    let Some(mut redis) = Redis::start() else { return };
+    let mut boson = Boson::new();
+    for len in [4_064, 4_095, 4_096, 4_097, 4_100, 64 << 10, 1 << 20] {
+        let prefix = "p".repeat(len - 2);
+        let key = |last: &str| format!("{prefix}k{last}");
+        for marked in COMMANDS.split(';').map(str::trim) {
+            let command = marked.trim_start_matches('%');
+            let mut request = format!("*{}\r\n", command.split(' ').count()).into_bytes();
+            for word in command.split(' ') {
+                let argument = match word {
+                    "K" | "J" | "L" | "N" => key(word),
+                    "P*" => format!("{prefix}*"),
+                    "Q*" => format!("{prefix}q*"),
+                    word => word.to_owned(),
+                };
+                request.extend_from_slice(format!("${}\r\n{argument}\r\n", argument.len()).as_bytes());
+            }
+            let (expected, actual) = (redis.call(&request), boson.call(&request));
+            let same =
+                if command == marked { expected == actual } else { sorted(&expected) == sorted(&actual) };
+            let shown = |reply: &[u8]| reply[..reply.len().min(200)].escape_ascii().to_string();
+            assert!(
+                same,
+                "{command} with {len} bytes\n  redis {}\n  boson {}",
+                shown(&expected),
+                shown(&actual)
+            );
+        }
+    }
+}
+
 /// What comes back, up to the end of the connection, for bytes that break the protocol.
 #[test]
 fn broken_requests_get_the_errors_of_redis() {
