@@ -5,8 +5,10 @@
 
 mod admin;
 mod connection;
+mod docs;
 mod expiration;
 mod introspection;
+mod key_specs;
 mod keys;
 mod options;
 mod strings;
@@ -268,7 +270,7 @@ fn run_at_once<E: Env, N: Namespace>(
         Id::Command => introspection::command(ctx),
         Id::CommandCount => introspection::count(ctx),
         Id::CommandInfo => introspection::info(ctx, request),
-        Id::CommandDocs => introspection::docs(ctx),
+        Id::CommandDocs => introspection::docs(ctx, request),
         Id::CommandList => introspection::list(ctx, request),
         Id::CommandGetKeys => introspection::getkeys(ctx, request),
         Id::Config => Err(Failure::wrong_arity(table::command(Id::Config))),
