@@ -29,9 +29,17 @@ pub struct Client {
     pub(super) last_command: Cell<&'static str>,
     pub(super) input_bytes: Cell<usize>,
     pub(super) input_capacity_bytes: Cell<usize>,
+    /// Replies that wait and are in no batch behind the one being sent.
     pub(super) output_bytes: Cell<usize>,
+    /// Batches of replies behind the one being sent.
+    pub(super) output_batches: Cell<usize>,
+    pub(super) output_batches_bytes: Cell<usize>,
+    /// The memory of all replies.
+    pub(super) output_capacity_bytes: Cell<usize>,
+    /// Its MULTI was refused: nothing runs up to EXEC or DISCARD.
+    pub(super) in_refused_multi: Cell<bool>,
     killed: Cell<bool>,
-    /// Wakes the connection when it is to end while it waits for the client.
+    /// Wakes the connection while it waits for the client.
     waker: RefCell<Option<Waker>>,
 }
 
@@ -54,6 +62,10 @@ impl Client {
             input_bytes: Cell::new(0),
             input_capacity_bytes: Cell::new(0),
             output_bytes: Cell::new(0),
+            output_batches: Cell::new(0),
+            output_batches_bytes: Cell::new(0),
+            output_capacity_bytes: Cell::new(0),
+            in_refused_multi: Cell::new(false),
             killed: Cell::new(false),
             waker: RefCell::new(None),
         }
@@ -62,12 +74,22 @@ impl Client {
     /// Ends the connection as soon as it next waits.
     pub fn kill(&self) {
         self.killed.set(true);
+        self.wake();
+    }
+
+    /// Has the connection look again at what it waits for: limits have changed, or there is something to send.
+    pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
     }
 
-    /// Whether the connection is to end; if not, `waker` is woken when that changes.
+    /// How much memory its buffers take, in bytes.
+    pub(super) fn buffers_bytes(&self) -> usize {
+        self.input_capacity_bytes.get() + self.output_capacity_bytes.get()
+    }
+
+    /// Whether the connection is to end; if not, `waker` is woken when that changes and by [`Client::wake`].
     pub(super) fn poll_killed(&self, waker: &Waker) -> bool {
         if self.killed.get() {
             return true;
@@ -89,20 +111,29 @@ impl Client {
         let mut line =
             format!("id={} addr={} laddr={} fd=-1 name=", self.id, self.peer, self.local).into_bytes();
         line.extend_from_slice(&self.name.borrow());
-        let buffered = self.input_capacity_bytes.get() + self.output_bytes.get();
+        let buffered = self.buffers_bytes();
+        let is_in_multi = self.in_refused_multi.get();
         let mut rest = String::new();
         // Writing to a String cannot fail.
         let _ = write!(
             rest,
-            " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi=-1 qbuf={} qbuf-free={} argv-mem=0 multi-mem=0 \
-             rbs=0 rbp=0 obl={} oll=0 omem=0 tot-mem={buffered} events=r cmd={} user=default redir=-1 resp={}",
+            " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} qbuf={} qbuf-free={} argv-mem=0 multi-mem=0 \
+             rbs=0 rbp=0 obl={} oll={} omem={} tot-mem={buffered} events=r cmd={} user=default redir=-1 resp={}",
             now.saturating_since(self.connected_at).as_secs(),
             now.saturating_since(self.last_active.get()).as_secs(),
-            if self.no_evict.get() { 'e' } else { 'N' },
+            match (is_in_multi, self.no_evict.get()) {
+                (true, true) => "xe",
+                (true, false) => "x",
+                (false, true) => "e",
+                (false, false) => "N",
+            },
             self.database.get(),
+            if is_in_multi { 0 } else { -1 },
             self.input_bytes.get(),
             self.input_capacity_bytes.get().saturating_sub(self.input_bytes.get()),
             self.output_bytes.get(),
+            self.output_batches.get(),
+            self.output_batches_bytes.get(),
             self.last_command.get(),
             self.protocol.get().version(),
         );

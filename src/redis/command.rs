@@ -13,6 +13,7 @@ mod keys;
 mod options;
 mod strings;
 pub mod table;
+mod transaction;
 
 use std::borrow::Cow;
 use std::rc::Rc;
@@ -171,18 +172,24 @@ fn prepare<E: Env, N: Namespace>(
 ) -> Result<&'static Command, Failure> {
     let command = find(request)?;
     if !command.accepts(request.len()) {
-        return Err(Failure::wrong_arity(command));
+        return Err(transaction::rejected(ctx.client, command, Failure::wrong_arity(command)));
     }
     let authenticated = ctx.client.authenticated.get() || !ctx.server.needs_password();
     if !authenticated && !command.has_flag(table::NO_AUTH) {
-        return Err(Failure::text("NOAUTH Authentication required."));
+        let failure = Failure::text("NOAUTH Authentication required.");
+        return Err(transaction::rejected(ctx.client, command, failure));
+    }
+    if ctx.client.in_refused_multi.get() {
+        transaction::refuse_inside(command)?;
     }
     Ok(command)
 }
 
 /// The command, or subcommand, that `request` names.
 fn find(request: Request<'_>) -> Result<&'static Command, Failure> {
-    let Some(command) = table::find(&request[0]) else { return Err(unknown_command(request)) };
+    let Some(command) = table::find(&request[0]).or_else(|| table::find_refused(&request[0])) else {
+        return Err(unknown_command(request));
+    };
     match request.get(1) {
         Some(name) if !command.subcommands.is_empty() => {
             table::find_in(command.subcommands, name).ok_or_else(|| unknown_subcommand(command, name))
@@ -281,6 +288,11 @@ fn run_at_once<E: Env, N: Namespace>(
         Id::Info => admin::info(ctx, request),
         Id::DbSize => admin::dbsize(ctx),
         Id::Time => admin::time(ctx),
+        Id::Multi => transaction::multi(ctx),
+        Id::Exec => transaction::exec(ctx),
+        Id::Discard => transaction::discard(ctx),
+        Id::Watch => transaction::watch(ctx),
+        Id::Unwatch => transaction::unwatch(ctx),
         Id::Shutdown => admin::shutdown(ctx, request),
         _ => return None,
     })

@@ -33,6 +33,8 @@ impl Protocol {
 #[derive(Debug, Default)]
 pub struct Replies {
     bytes: Vec<u8>,
+    /// An empty buffer for when `bytes` is being sent and more is written.
+    spare: Vec<u8>,
     protocol: Protocol,
 }
 
@@ -67,16 +69,34 @@ impl Replies {
         &self.bytes
     }
 
-    /// Takes the bytes to send them; [`Replies::give_back`] returns the buffer.
-    pub fn take(&mut self) -> Vec<u8> {
-        std::mem::take(&mut self.bytes)
+    /// How much memory they take, in bytes.
+    pub fn capacity(&self) -> usize {
+        self.bytes.capacity() + self.spare.capacity()
     }
 
-    /// Gives back the buffer of replies that were sent. An unusually large one (beyond `kept_bytes`) is released.
+    /// Takes the bytes to send them; [`Replies::give_back`] returns the buffer.
+    pub fn take(&mut self) -> Vec<u8> {
+        std::mem::replace(&mut self.bytes, std::mem::take(&mut self.spare))
+    }
+
+    /// Gives back the buffer of replies that were sent. It is released if it and the other empty ones are larger than
+    /// `kept_bytes`.
     pub fn give_back(&mut self, mut buffer: Vec<u8>, kept_bytes: usize) {
-        if self.bytes.is_empty() && buffer.capacity() <= kept_bytes {
+        let kept = if self.bytes.is_empty() { self.capacity() } else { self.spare.capacity() };
+        if kept + buffer.capacity() <= kept_bytes {
             buffer.clear();
-            self.bytes = buffer;
+            if self.bytes.capacity() == 0 {
+                self.bytes = buffer;
+            } else if self.spare.capacity() == 0 {
+                self.spare = buffer;
+            }
+        }
+    }
+
+    /// Releases the buffer if nothing is in it and it is larger than `kept_bytes`.
+    pub fn release_unused(&mut self, kept_bytes: usize) {
+        if self.bytes.is_empty() && self.bytes.capacity() > kept_bytes {
+            self.bytes = Vec::new();
         }
     }
 

@@ -1,5 +1,7 @@
 //! Sessions on sockets.
 
+mod conversation;
+
 use std::future::{Future, poll_fn};
 use std::net::Shutdown;
 use std::pin::pin;
@@ -7,13 +9,13 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
+use self::conversation::converse;
 use super::server::Server;
-use super::session::{DropReason, Session, TOO_MANY_CLIENTS, Verdict};
+use super::session::{DropReason, Session, TOO_MANY_CLIENTS};
+use crate::ErrorKind;
 use crate::block::Namespace;
-use crate::mem::{IoBuf, Slice};
 use crate::net::{TcpListener, TcpStream};
 use crate::store::Env;
-use crate::{ErrorKind, Result};
 
 /// How often active expiry looks for keys whose time has come.
 const EXPIRY_PERIOD: Duration = Duration::from_millis(100);
@@ -115,111 +117,6 @@ pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, st
             }
         }
     }
-}
-
-async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, stream: &TcpStream) -> End {
-    loop {
-        let buffer = session.take_buffer();
-        let received = receive(session, stream, buffer).await;
-        let (result, buffer) = match received {
-            Ok(received) => received,
-            Err(reason) => return End::Drop(reason),
-        };
-        match result {
-            // Whatever came before the end of the stream has been run and replied to.
-            Ok(0) => return End::Close,
-            Ok(len) => session.received(buffer, len),
-            Err(_) => return End::Gone,
-        }
-        loop {
-            let verdict = session.run().await;
-            if let Verdict::Drop(reason) = verdict {
-                return End::Drop(reason);
-            }
-            if let Err(end) = send_replies(session, stream).await {
-                return end;
-            }
-            match verdict {
-                Verdict::RunAgain => {}
-                Verdict::Receive => break,
-                Verdict::Close | Verdict::Drop(_) => return End::Close,
-            }
-        }
-    }
-}
-
-type Received = (Result<usize>, Slice<Vec<u8>>);
-
-async fn receive<E: Env, N: Namespace>(
-    session: &Session<E, N>,
-    stream: &TcpStream,
-    buffer: Slice<Vec<u8>>,
-) -> Result<Received, DropReason> {
-    let limit = session.server().limits.get().idle.map(|idle| (idle, DropReason::Idle));
-    interruptible(session, limit, Duration::ZERO, stream.read(buffer)).await
-}
-
-/// Sends the replies that wait. A client that takes none of them for too long is dropped; while it takes them slowly, no more
-/// of its commands are run.
-async fn send_replies<E: Env, N: Namespace>(
-    session: &mut Session<E, N>,
-    stream: &TcpStream,
-) -> Result<(), End> {
-    let mut replies = session.take_replies();
-    let (len, mut sent) = (replies.len(), 0);
-    while sent < len {
-        let limit = Some((session.server().limits.get().write, DropReason::SlowReader));
-        let write = stream.write(replies.slice(sent..len));
-        let (result, part) = interruptible(session, limit, LINGER, write).await.map_err(|reason| {
-            if reason == DropReason::SlowReader {
-                session.count_dropped();
-            }
-            End::Drop(reason)
-        })?;
-        replies = part.into_inner();
-        match result {
-            Ok(written) if written > 0 => sent += written,
-            _ => return Err(End::Gone),
-        }
-    }
-    session.sent(replies);
-    Ok(())
-}
-
-/// Runs `operation`, unless the time of `limit` passes, or the client is killed and then `grace` passes. A timer is set only
-/// if the operation has to wait at all.
-async fn interruptible<E: Env, N: Namespace, F: Future>(
-    session: &Session<E, N>,
-    mut limit: Option<(Duration, DropReason)>,
-    grace: Duration,
-    operation: F,
-) -> Result<F::Output, DropReason> {
-    let env = &session.server().env;
-    let mut operation = pin!(operation);
-    let mut timer = pin!(None);
-    let mut killed = false;
-    poll_fn(|cx| {
-        if let Poll::Ready(output) = operation.as_mut().poll(cx) {
-            return Poll::Ready(Ok(output));
-        }
-        if !killed && session.client().poll_killed(cx.waker()) {
-            killed = true;
-            limit = Some((grace, DropReason::Killed));
-            timer.set(None);
-        }
-        let Some((duration, reason)) = limit else { return Poll::Pending };
-        if duration.is_zero() {
-            return Poll::Ready(Err(reason));
-        }
-        if timer.is_none() {
-            timer.set(Some(env.sleep(duration)));
-        }
-        match timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx)) {
-            Some(Poll::Ready(())) => Poll::Ready(Err(reason)),
-            _ => Poll::Pending,
-        }
-    })
-    .await
 }
 
 /// Closes the connection after what was sent. What still comes is discarded for a while: closing a socket with unread input

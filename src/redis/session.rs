@@ -3,13 +3,19 @@
 //! The commands of a pipeline run one after the other, in the order they came, and so come their replies. What they
 //! changed becomes durable together: [`Session::run`] waits once, at the end, before any of the replies may be sent. Other
 //! connections see a change as soon as it is made, so a read may show what a power failure can still take away.
+//!
+//! Running does not wait for sending: while the client takes its replies, or does not, its next commands run, until
+//! [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait. A client may therefore write a whole pipeline
+//! before it reads. [`Session::take_replies`] hands the replies over in batches; each is durable before it is.
 
 mod input;
+mod outbox;
 
 use std::ops::Range;
 use std::rc::Rc;
 
 use self::input::Input;
+use self::outbox::Outbox;
 use super::client::Client;
 use super::command::{self, Context, Next};
 use super::keyspace::yield_now;
@@ -20,7 +26,7 @@ use crate::block::Namespace;
 use crate::mem::{IoBuf, Slice};
 use crate::store::{Commit, Env};
 
-/// Replies beyond this many bytes are sent before more commands run.
+/// Replies of this many bytes are a batch: commands that run later write to the next one.
 pub const OUTPUT_MARK_BYTES: usize = 1 << 20;
 
 /// How many commands of one connection run before other tasks get a turn.
@@ -35,9 +41,9 @@ pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
 /// What is to be done with a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Verdict {
-    /// Send the replies, then receive more.
+    /// Send the replies, and receive more meanwhile.
     Receive,
-    /// Send the replies, then run again: there is more to do.
+    /// Send the replies, and run again meanwhile: there is more to do.
     RunAgain,
     /// Send the replies, then close.
     Close,
@@ -52,9 +58,10 @@ pub enum DropReason {
     Killed,
     /// Its incomplete request is larger than [`Limits::input_bytes`](super::Limits::input_bytes).
     TooMuchInput,
-    /// Its replies are larger than [`Limits::output_bytes`](super::Limits::output_bytes).
+    /// One reply is larger than [`Limits::reply_bytes`](super::Limits::reply_bytes).
     TooMuchOutput,
-    /// It took none of its replies for [`Limits::write`](super::Limits::write).
+    /// More than [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait, or it is to be closed, and it took
+    /// none of them for [`Limits::write`](super::Limits::write).
     SlowReader,
     /// It sent nothing for [`Limits::idle`](super::Limits::idle).
     Idle,
@@ -67,7 +74,7 @@ impl std::fmt::Display for DropReason {
         f.write_str(match self {
             Self::Killed => "killed",
             Self::TooMuchInput => "its request is larger than the query buffer limit",
-            Self::TooMuchOutput => "its replies are larger than the output buffer limit",
+            Self::TooMuchOutput => "its reply is larger than the limit of one reply",
             Self::SlowReader => "it does not take its replies",
             Self::Idle => "it was idle for too long",
             Self::Http => "it speaks HTTP, which may be an attack by cross-protocol scripting",
@@ -90,8 +97,13 @@ pub struct Session<E: Env, N: Namespace> {
     client: Rc<Client>,
     input: Input,
     parser: Parser,
+    /// The replies to what ran last.
     replies: Replies,
+    /// Those before.
+    outbox: Outbox,
     reply_mode: ReplyMode,
+    /// How many commands have run since other tasks had a turn.
+    turn: usize,
     closing: bool,
     dropped: Option<DropReason>,
     /// The changes that are not known to be durable.
@@ -111,7 +123,9 @@ impl<E: Env, N: Namespace> Session<E, N> {
             input: Input::new(),
             parser: Parser::new(),
             replies: Replies::new(),
+            outbox: Outbox::new(),
             reply_mode: ReplyMode::On,
+            turn: 0,
             closing: false,
             dropped: None,
             commit: Commit::default(),
@@ -156,27 +170,30 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.client.last_active.set(self.server.now());
     }
 
-    /// Runs the commands that have arrived, until one is incomplete or the replies pass [`OUTPUT_MARK_BYTES`], and waits
-    /// until what they changed is durable.
+    /// Runs the commands that have arrived, until one is incomplete, there is a batch of [`OUTPUT_MARK_BYTES`] of replies
+    /// or the client is [held back](Session::is_held_back), and waits until what they changed is durable.
     pub async fn run(&mut self) -> Verdict {
         let mut more = false;
-        let mut commands = 0usize;
+        if self.replies.len() >= OUTPUT_MARK_BYTES {
+            self.outbox.push(self.replies.take());
+        }
         if self.client.is_killed() && !self.closing {
             self.dropped = Some(DropReason::Killed);
         }
         while !self.closing && self.dropped.is_none() {
-            if self.replies.len() >= OUTPUT_MARK_BYTES {
+            let limits = self.server.limits.get();
+            if self.replies.len() >= OUTPUT_MARK_BYTES || self.unsent_bytes() > limits.output_bytes {
                 more = !self.input.unread().is_empty();
                 break;
             }
-            let limits = self.server.limits.get();
             let auth_required = self.server.needs_password() && !self.client.authenticated.get();
             let accepted = request::Limits { bulk_bytes: limits.bulk_bytes, auth_required };
             match self.parser.parse(self.input.unread(), &accepted) {
                 Ok(Progress::Complete) => {
                     self.execute().await;
-                    commands += 1;
-                    if commands.is_multiple_of(COMMANDS_PER_TURN) {
+                    self.turn += 1;
+                    if self.turn >= COMMANDS_PER_TURN {
+                        self.turn = 0;
                         yield_now().await;
                     }
                 }
@@ -196,11 +213,9 @@ impl<E: Env, N: Namespace> Session<E, N> {
 
     fn verdict(&mut self, more: bool) -> Verdict {
         self.client.input_bytes.set(self.input.unread().len());
-        self.client.output_bytes.set(self.replies.len());
-        if self.replies.len() > self.server.limits.get().output_bytes {
-            self.dropped = Some(DropReason::TooMuchOutput);
-            self.count_dropped();
-        }
+        // Replies that CLIENT REPLY throws away leave their room behind.
+        self.replies.release_unused(KEPT_BUFFER_BYTES);
+        self.count_unsent();
         match self.dropped {
             Some(reason) => Verdict::Drop(reason),
             // A client that was killed meanwhile gets the replies to what has been run.
@@ -229,6 +244,10 @@ impl<E: Env, N: Namespace> Session<E, N> {
             };
             command::execute(&mut ctx, request).await;
             let (next, commit) = (ctx.next, ctx.commit);
+            if self.replies.len() - start > self.server.limits.get().reply_bytes {
+                self.dropped = Some(DropReason::TooMuchOutput);
+                self.count_dropped();
+            }
             self.follow(next, start);
             if commit != Commit::default() {
                 self.commit = self.commit.and(commit);
@@ -292,25 +311,53 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.promises.shrink_to(KEPT_BUFFER_BYTES / size_of::<Range<usize>>());
     }
 
-    /// The replies that wait to be sent.
-    pub fn replies(&self) -> &[u8] {
-        self.replies.as_bytes()
+    /// How many bytes of replies are not sent, those of the batch that was taken included.
+    pub fn unsent_bytes(&self) -> usize {
+        self.outbox.taken_bytes() + self.outbox.waiting_bytes() + self.replies.len()
     }
 
-    /// Takes the replies to send them.
+    /// Whether so many replies wait that nothing more is to be received from this client, or run, until it takes some.
+    pub fn is_held_back(&self) -> bool {
+        self.unsent_bytes() > self.server.limits.get().output_bytes
+    }
+
+    /// Whether [`Session::take_replies`] has something to send.
+    pub fn has_replies(&self) -> bool {
+        self.outbox.waiting() > 0 || !self.replies.is_empty()
+    }
+
+    /// Takes the next batch of replies to send it.
     pub fn take_replies(&mut self) -> Vec<u8> {
-        self.replies.take()
+        let batch = self.outbox.pop().unwrap_or_else(|| self.replies.take());
+        self.outbox.taken(&batch);
+        batch
     }
 
     pub(super) fn count_dropped(&self) {
         add(&self.server.stats.dropped_clients, 1);
     }
 
-    /// Gives back the buffer of [`Session::take_replies`] when its bytes are sent.
+    /// Takes note that `len` bytes more of the batch of [`Session::take_replies`] are sent, but not all.
+    pub fn sent_part(&mut self, len: usize) {
+        self.outbox.sent_part(len);
+        add(&self.server.stats.output_bytes, len);
+        self.count_unsent();
+    }
+
+    /// Gives back the buffer of [`Session::take_replies`] when all its bytes are sent.
     pub fn sent(&mut self, buffer: Vec<u8>) {
-        add(&self.server.stats.output_bytes, buffer.len());
-        self.client.output_bytes.set(0);
+        add(&self.server.stats.output_bytes, self.outbox.sent());
         self.replies.give_back(buffer, KEPT_BUFFER_BYTES);
+        self.count_unsent();
+    }
+
+    /// Tells CLIENT LIST and INFO.
+    fn count_unsent(&self) {
+        let (client, outbox) = (&self.client, &self.outbox);
+        client.output_bytes.set(outbox.taken_bytes() + self.replies.len());
+        client.output_batches.set(outbox.waiting());
+        client.output_batches_bytes.set(outbox.waiting_bytes());
+        client.output_capacity_bytes.set(outbox.capacity() + self.replies.capacity());
     }
 }
 

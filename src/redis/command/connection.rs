@@ -29,11 +29,16 @@ pub(super) fn echo<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-/// There is one user, `default`.
-fn authenticate<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, user: &[u8], password: &[u8]) -> Outcome {
+/// Whether these are the words of a user. There is one, `default`.
+fn check_password<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, user: &[u8], password: &[u8]) -> Outcome {
     if user != b"default" || !ctx.server.accepts_password(password) {
         return Err(WRONG_PASSWORD);
     }
+    Ok(())
+}
+
+fn authenticate<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, user: &[u8], password: &[u8]) -> Outcome {
+    check_password(ctx, user, password)?;
     ctx.client.authenticated.set(true);
     Ok(())
 }
@@ -54,6 +59,7 @@ pub(super) fn auth<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
+/// HELLO: does all that it is asked, or nothing. (Redis 7.0 leaves what came before a bad option done; 7.2 does not.)
 pub(super) fn hello<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let protocol = match request.get(1).map(parse_i64) {
         None => ctx.client.protocol.get(),
@@ -62,22 +68,30 @@ pub(super) fn hello<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: 
         Some(Some(_)) => return Err(Failure::text("NOPROTO unsupported protocol version")),
         Some(None) => return Err(Failure::text("ERR Protocol version is not an integer or out of range")),
     };
+    let mut authenticated = ctx.client.authenticated.get();
+    let mut name = None;
     let mut options = request.iter_from(2);
     while let Some(option) = options.next() {
         if option.eq_ignore_ascii_case(b"auth") && options.len() >= 2 {
             let user = options.next().unwrap_or_default();
-            authenticate(ctx, user, options.next().unwrap_or_default())?;
+            check_password(ctx, user, options.next().unwrap_or_default())?;
+            authenticated = true;
         } else if option.eq_ignore_ascii_case(b"setname") && options.len() >= 1 {
-            set_name(ctx.client, options.next().unwrap_or_default())?;
+            name = Some(options.next().unwrap_or_default());
+            check_name(name.unwrap_or_default())?;
         } else {
             return Err(Failure::quoting("ERR Syntax error in HELLO option '", option, "'"));
         }
     }
-    if !ctx.client.authenticated.get() {
+    if !authenticated {
         return Err(Failure::text(
             "NOAUTH HELLO must be called with the client already authenticated, otherwise the HELLO AUTH <user> <pass> \
              option can be used to authenticate the client and select the RESP protocol version at the same time",
         ));
+    }
+    ctx.client.authenticated.set(true);
+    if let Some(name) = name {
+        set_name(ctx.client, name)?;
     }
     ctx.client.protocol.set(protocol);
     let replies = &mut *ctx.replies;
@@ -122,6 +136,7 @@ pub(super) fn quit<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome
 
 pub(super) fn reset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
     let client = ctx.client;
+    client.in_refused_multi.set(false);
     client.database.set(0);
     client.protocol.set(Protocol::Resp2);
     client.authenticated.set(!ctx.server.needs_password());
@@ -152,10 +167,12 @@ fn is_listable(name: &[u8]) -> bool {
     name.iter().all(u8::is_ascii_graphic)
 }
 
+fn check_name(name: &[u8]) -> Outcome {
+    if is_listable(name) { Ok(()) } else { Err(BAD_NAME) }
+}
+
 fn set_name(client: &Client, name: &[u8]) -> Outcome {
-    if !is_listable(name) {
-        return Err(BAD_NAME);
-    }
+    check_name(name)?;
     *client.name.borrow_mut() = name.to_vec();
     Ok(())
 }

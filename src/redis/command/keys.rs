@@ -97,7 +97,7 @@ pub(super) async fn random<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) ->
 
 pub(super) async fn keys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let pattern = Pattern::new(&request[1]);
-    let max_bytes = ctx.server.limits.get().output_bytes;
+    let max_bytes = ctx.server.limits.get().reply_bytes;
     let mut found = Replies::new();
     let mut count = 0;
     let now = ctx.now;
@@ -150,7 +150,7 @@ pub(super) async fn scan<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
         Some(last) if last.as_slice() >= pattern.prefix => Bound::Excluded(last.as_slice()),
         _ => Bound::Included(pattern.prefix),
     };
-    let max_bytes = ctx.server.limits.get().output_bytes;
+    let max_bytes = ctx.server.limits.get().reply_bytes;
     let mut found = Replies::new();
     let (mut count, mut visited, mut next) = (0, 0, 0);
     let now = ctx.now;

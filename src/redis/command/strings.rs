@@ -72,7 +72,7 @@ fn absolute_range(start: i64, end: i64, len: usize) -> std::ops::Range<usize> {
 
 pub(super) async fn mget<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let database = ctx.database();
-    let max_bytes = ctx.server.limits.get().output_bytes;
+    let max_bytes = ctx.server.limits.get().reply_bytes;
     let replies = &mut *ctx.replies;
     replies.array(request.len() - 1);
     let write = |entry: Option<Entry<'_>>| {

@@ -34,7 +34,9 @@ pub enum Id {
     Decr,
     DecrBy,
     Del,
+    Discard,
     Echo,
+    Exec,
     Exists,
     Expire,
     ExpireAt,
@@ -55,6 +57,7 @@ pub enum Id {
     Mget,
     Mset,
     MsetNx,
+    Multi,
     Persist,
     PExpire,
     PExpireAt,
@@ -81,6 +84,8 @@ pub enum Id {
     Ttl,
     Type,
     Unlink,
+    Unwatch,
+    Watch,
 }
 
 /// Changes keys.
@@ -275,6 +280,12 @@ pub fn find_in(commands: &'static [Command], name: &[u8]) -> Option<&'static Com
     commands.get(index)
 }
 
+/// The command called `name`, in upper or lower case, among those that are known only to be refused properly.
+/// They are in no list: a client that looks for one is told that it is not there.
+pub(super) fn find_refused(name: &[u8]) -> Option<&'static Command> {
+    find_in(&REFUSED, name)
+}
+
 /// All commands, in the order of their names.
 pub fn all() -> &'static [Command] {
     &COMMANDS
@@ -329,6 +340,16 @@ static CONFIG_SUBCOMMANDS: [Command; 5] = [
     Command::new("config|rewrite", Id::ConfigRewrite, 2, ADMIN | NOSCRIPT | LOADING | STALE),
     Command::new("config|set", Id::ConfigSet, -4, ADMIN | NOSCRIPT | LOADING | STALE)
         .with_tips(&["request_policy:all_nodes", "response_policy:all_succeeded"]),
+];
+
+/// The commands of transactions.
+static REFUSED: [Command; 5] = [
+    Command::new("discard", Id::Discard, 1, NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY),
+    Command::new("exec", Id::Exec, 1, NOSCRIPT | LOADING | STALE),
+    Command::new("multi", Id::Multi, 1, NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY),
+    Command::new("unwatch", Id::Unwatch, 1, NOSCRIPT | LOADING | STALE | FAST | ALLOW_BUSY),
+    Command::new("watch", Id::Watch, -2, NOSCRIPT | LOADING | STALE | FAST | NO_MULTI | ALLOW_BUSY)
+        .with_keys(1, -1, 1),
 ];
 
 static COMMANDS: [Command; 56] = [
@@ -452,7 +473,7 @@ mod tests {
 
     #[test]
     fn tables_are_in_the_order_of_names() {
-        for table in [&COMMANDS[..], &CLIENT_SUBCOMMANDS, &COMMAND_SUBCOMMANDS, &CONFIG_SUBCOMMANDS] {
+        for table in [&COMMANDS[..], &REFUSED, &CLIENT_SUBCOMMANDS, &COMMAND_SUBCOMMANDS, &CONFIG_SUBCOMMANDS] {
             assert!(table.is_sorted_by(|a, b| a.name < b.name));
             for command in table {
                 assert!(command.name.len() <= MAX_NAME_BYTES);

@@ -13,9 +13,10 @@ use crate::block::Namespace;
 use crate::store::Env;
 
 /// The parameters there are, in the order of their names, and whether CONFIG SET can change them.
-const PARAMETERS: [(&str, bool); 14] = [
+const PARAMETERS: [(&str, bool); 15] = [
     ("appendfsync", false),
     ("appendonly", false),
+    ("client-output-buffer-limit", true),
     ("client-query-buffer-limit", true),
     ("databases", false),
     ("hz", false),
@@ -39,6 +40,7 @@ fn value<E: Env, N: Namespace>(server: &Server<E, N>, name: &str) -> Vec<u8> {
         // The log of the store is what an append-only file is to Redis.
         "appendonly" => b"yes".to_vec(),
         "appendfsync" => server.appendfsync.as_bytes().to_vec(),
+        "client-output-buffer-limit" => describe_output_limit(&limits).into_bytes(),
         "client-query-buffer-limit" => limits.input_bytes.to_string().into_bytes(),
         "databases" => super::DATABASES.to_string().into_bytes(),
         "hz" => b"10".to_vec(),
@@ -88,6 +90,7 @@ struct Settings {
 impl Settings {
     fn set(&mut self, name: &str, value: &[u8]) -> Result<(), &'static str> {
         match name {
+            "client-output-buffer-limit" => set_output_limit(&mut self.limits, value)?,
             "client-query-buffer-limit" => self.limits.input_bytes = parse_bytes(value)?,
             "proto-max-bulk-len" => self.limits.bulk_bytes = parse_bytes(value)?,
             "maxclients" => self.limits.max_clients = parse_count(value)?.max(1),
@@ -102,6 +105,44 @@ impl Settings {
     }
 }
 
+/// The limit on waiting replies in the words of Redis: for each class of clients how many bytes end the connection at once
+/// (never here), how many end it after some time, and after how many seconds. All clients are normal ones here.
+fn describe_output_limit(limits: &Limits) -> String {
+    let (bytes, seconds) = match limits.output_bytes {
+        usize::MAX => (0, 0),
+        bytes => (bytes, limits.write.as_secs()),
+    };
+    format!("normal 0 {bytes} {seconds} slave 0 0 0 pubsub 0 0 0")
+}
+
+/// The smaller of the two limits of normal clients holds; 0 is none. Without seconds the present ones stay. Limits of the
+/// other classes are accepted: there are no such clients.
+fn set_output_limit(limits: &mut Limits, value: &[u8]) -> Result<(), &'static str> {
+    let words: Vec<&[u8]> =
+        value.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty()).collect();
+    let (classes, rest) = words.as_chunks::<4>();
+    if !rest.is_empty() {
+        return Err("Wrong number of arguments in buffer limit configuration.");
+    }
+    for [class, hard, soft, seconds] in classes {
+        const REFUSED: &str = "Error in hard, soft or soft_seconds setting in buffer limit configuration.";
+        let is = |name: &str| class.eq_ignore_ascii_case(name.as_bytes());
+        if !["normal", "slave", "replica", "pubsub"].into_iter().any(is) {
+            return Err("Invalid client class specified in buffer limit configuration.");
+        }
+        let (hard, soft) = (parse_memory(hard).ok_or(REFUSED)?, parse_memory(soft).ok_or(REFUSED)?);
+        let seconds = parse_digits(seconds).filter(|&seconds| i32::try_from(seconds).is_ok()).ok_or(REFUSED)?;
+        if is("normal") {
+            limits.output_bytes =
+                [hard, soft].into_iter().filter(|&bytes| bytes > 0).min().unwrap_or(usize::MAX);
+            if soft > 0 && seconds > 0 {
+                limits.write = Duration::from_secs(seconds);
+            }
+        }
+    }
+    Ok(())
+}
+
 fn parse_count(text: &[u8]) -> Result<usize, &'static str> {
     let value = parse_i64(text).ok_or("argument couldn't be parsed into an integer")?;
     i32::try_from(value)
@@ -110,9 +151,13 @@ fn parse_count(text: &[u8]) -> Result<usize, &'static str> {
         .ok_or("argument must be between 0 and 2147483647 inclusive")
 }
 
-/// Parses a size with an optional unit: `k` and `kb` for 1000 and 1024 bytes, and so on.
 fn parse_bytes(text: &[u8]) -> Result<usize, &'static str> {
-    const REFUSED: &str = "argument must be a memory value";
+    let bytes = parse_memory(text).ok_or("argument must be a memory value")?;
+    if bytes < MIN_BYTES { Err("argument must be at least 1048576 bytes") } else { Ok(bytes) }
+}
+
+/// Parses a size with an optional unit: `k` and `kb` for 1000 and 1024 bytes, and so on.
+fn parse_memory(text: &[u8]) -> Option<usize> {
     let digits = text.iter().take_while(|byte| byte.is_ascii_digit()).count();
     let (number, unit) = text.split_at(digits);
     let scale: u64 = match unit.to_ascii_lowercase().as_slice() {
@@ -123,11 +168,10 @@ fn parse_bytes(text: &[u8]) -> Result<usize, &'static str> {
         b"mb" => 1 << 20,
         b"g" => 1_000_000_000,
         b"gb" => 1 << 30,
-        _ => return Err(REFUSED),
+        _ => return None,
     };
-    let bytes = parse_digits(number).and_then(|number| number.checked_mul(scale)).ok_or(REFUSED)?;
-    let bytes = usize::try_from(bytes).map_err(|_| REFUSED)?;
-    if bytes < MIN_BYTES { Err("argument must be at least 1048576 bytes") } else { Ok(bytes) }
+    let bytes = parse_digits(number)?.checked_mul(scale)?;
+    usize::try_from(bytes).ok()
 }
 
 pub(in super::super) fn config_set<E: Env, N: Namespace>(
@@ -164,6 +208,7 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
     }
     ctx.server.limits.set(settings.limits);
     *ctx.server.password.borrow_mut() = settings.password;
+    ctx.server.wake_all();
     ctx.replies.ok();
     Ok(())
 }

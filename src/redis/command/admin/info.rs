@@ -90,7 +90,7 @@ fn write_memory<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) 
         .clients
         .borrow()
         .values()
-        .map(|client| client.input_capacity_bytes.get() + client.output_bytes.get())
+        .map(|client| client.buffers_bytes())
         .sum();
     let pages = server.keyspace.db().stats().resident_bytes;
     write!(

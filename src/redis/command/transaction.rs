@@ -1,0 +1,78 @@
+//! The commands of transactions, which this server does not have.
+//!
+//! Clients send `MULTI`, the commands and `EXEC` at once, without waiting for the reply to MULTI. If it were only unknown,
+//! its commands would run one by one, and a client that tries again would run them twice. So MULTI is refused together with
+//! everything up to EXEC or DISCARD, or up to RESET or the end of the connection: all of it gets errors, and nothing of it
+//! runs.
+
+use std::borrow::Cow;
+
+use super::super::client::Client;
+use super::table::{Command, Id};
+use super::{Context, Failure, Outcome};
+use crate::block::Namespace;
+use crate::store::Env;
+
+pub(super) fn multi<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    if ctx.client.in_refused_multi.replace(true) {
+        return Err(Failure::text("ERR MULTI calls can not be nested"));
+    }
+    Err(Failure::text("ERR MULTI is not supported yet: nothing is run up to EXEC or DISCARD"))
+}
+
+pub(super) fn exec<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    Err(Failure::text(if ctx.client.in_refused_multi.replace(false) {
+        "EXECABORT Transaction discarded because of previous errors."
+    } else {
+        "ERR EXEC without MULTI"
+    }))
+}
+
+pub(super) fn discard<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    if !ctx.client.in_refused_multi.replace(false) {
+        return Err(Failure::text("ERR DISCARD without MULTI"));
+    }
+    ctx.replies.ok();
+    Ok(())
+}
+
+/// The MULTI of a client that goes on all the same is refused, so that nothing runs which relies on what it watches.
+pub(super) fn watch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    Err(Failure::text(if ctx.client.in_refused_multi.get() {
+        "ERR WATCH inside MULTI is not allowed"
+    } else {
+        "ERR WATCH is not supported yet: there are no transactions"
+    }))
+}
+
+/// No key is watched afterwards, as none was before.
+pub(super) fn unwatch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+    ctx.replies.ok();
+    Ok(())
+}
+
+/// Whether `command` has a reply of its own after a MULTI that was refused.
+///
+/// # Errors
+///
+/// It has not; the reply is this error.
+pub(super) fn refuse_inside(command: &Command) -> Outcome {
+    match command.id {
+        // Those that Redis does not queue.
+        Id::Multi | Id::Exec | Id::Discard | Id::Watch | Id::Quit | Id::Reset => Ok(()),
+        _ => Err(Failure::text("ERR not run: the MULTI before it is not supported yet")),
+    }
+}
+
+/// The reply to a command that is rejected before it runs, for `failure`. A rejected EXEC ends its transaction.
+pub(super) fn rejected(client: &Client, command: &Command, failure: Failure) -> Failure {
+    match failure {
+        Failure::Reply(text) if command.id == Id::Exec => {
+            client.in_refused_multi.set(false);
+            let reason = text.strip_prefix(b"ERR ").unwrap_or(&text);
+            let before = b"EXECABORT Transaction discarded because of: ";
+            Failure::Reply(Cow::Owned([before, reason].concat()))
+        }
+        failure => failure,
+    }
+}

@@ -1,0 +1,201 @@
+//! A conversation: requests are received and run while replies are sent.
+//!
+//! Receiving and running take turns, since both use the input buffer; sending goes on beside them. A client may therefore
+//! write all its requests before it reads a reply, as client libraries do with a pipeline. When more than
+//! [`Limits::output_bytes`](super::super::Limits::output_bytes) of replies wait, nothing is received or run until the client
+//! takes some.
+//!
+//! One task does it all. A read that waits is kept while replies are sent, not dropped and begun anew: dropping costs a
+//! system call, and on a stream of another core it would lose what was about to arrive.
+
+use std::future::{Future, poll_fn};
+use std::pin::{Pin, pin};
+use std::task::Poll;
+use std::time::Duration;
+
+use super::super::keyspace::yield_now;
+use super::super::session::{DropReason, Session, Verdict};
+use super::{End, LINGER};
+use crate::Result;
+use crate::block::Namespace;
+use crate::error::BufResult;
+use crate::mem::IoBuf;
+use crate::net::TcpStream;
+use crate::store::Env;
+
+/// What a connection waited for.
+enum Event<B> {
+    Received(Result<usize>, B),
+    Sent(Result<usize>, B),
+    /// Something else: look at everything again.
+    Woken,
+    /// The client's time is over.
+    Late(DropReason),
+}
+
+/// Receives, runs and sends until the connection ends.
+pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, stream: &TcpStream) -> End {
+    let server = session.server().clone();
+    let sleep = |duration| server.env.sleep(duration);
+    let (mut receiving, mut sending) = (None, None);
+    let mut sent_bytes = 0;
+    let mut timer = pin!(None);
+    let mut limit = None;
+    let mut verdict = Verdict::Receive;
+    let mut has_run_a_batch = false;
+    loop {
+        let mut goes_on = !session.is_held_back() && !session.client().is_killed();
+        if goes_on && verdict == Verdict::RunAgain {
+            if has_run_a_batch {
+                // Others have a turn between two batches of a long pipeline.
+                yield_now().await;
+            }
+            verdict = session.run().await;
+            has_run_a_batch = true;
+            if let Verdict::Drop(reason) = verdict {
+                return End::Drop(reason);
+            }
+            goes_on = !session.is_held_back();
+        }
+        if sending.is_none() && session.has_replies() {
+            let batch = session.take_replies();
+            let len = batch.len();
+            sent_bytes = 0;
+            sending = Some(stream.write(batch.slice(0..len)));
+        }
+        let is_closing = verdict == Verdict::Close;
+        if is_closing && sending.is_none() {
+            return End::Close;
+        }
+        if goes_on && verdict == Verdict::Receive && receiving.is_none() {
+            receiving = Some(stream.read(session.take_buffer()));
+        }
+        let waits = !(goes_on && verdict == Verdict::RunAgain);
+        let event = next_event(
+            session,
+            is_closing,
+            waits,
+            &mut receiving,
+            &mut sending,
+            (&mut limit, timer.as_mut()),
+            sleep,
+        )
+        .await;
+        match event {
+            Event::Received(result, buffer) => {
+                receiving = None;
+                match result {
+                    // Whatever came before the end of the stream has been run.
+                    Ok(0) => verdict = Verdict::Close,
+                    Ok(len) => {
+                        session.received(buffer, len);
+                        has_run_a_batch = false;
+                        verdict = Verdict::RunAgain;
+                    }
+                    Err(_) => return End::Gone,
+                }
+            }
+            Event::Sent(Ok(len), part) if len > 0 => {
+                sending = None;
+                sent_bytes += len;
+                let batch = part.into_inner();
+                if sent_bytes < batch.len() {
+                    session.sent_part(len);
+                    let end = batch.len();
+                    sending = Some(stream.write(batch.slice(sent_bytes..end)));
+                } else {
+                    session.sent(batch);
+                }
+            }
+            Event::Sent(..) => return End::Gone,
+            Event::Woken => {}
+            Event::Late(reason) => {
+                if reason == DropReason::SlowReader {
+                    session.count_dropped();
+                    tracing::warn!(
+                        "client {} took none of its {} bytes of replies for {} s; the output buffer limit is {} bytes",
+                        stream.peer_addr(),
+                        session.unsent_bytes(),
+                        session.server().limits.get().write.as_secs_f64(),
+                        session.server().limits.get().output_bytes,
+                    );
+                }
+                return End::Drop(reason);
+            }
+        }
+    }
+}
+
+type Limit = Option<(Duration, DropReason)>;
+
+/// How long the client may take to send or to take something, and what it is dropped for otherwise.
+fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_closing: bool, is_sending: bool) -> Limit {
+    if session.client().is_killed() {
+        return Some((if is_sending { LINGER } else { Duration::ZERO }, DropReason::Killed));
+    }
+    let limits = session.server().limits.get();
+    let idle = limits.idle.map(|idle| (idle, DropReason::Idle));
+    let must_read = is_sending && (is_closing || session.is_held_back());
+    let write = must_read.then_some((limits.write, DropReason::SlowReader));
+    [write, idle].into_iter().flatten().min_by_key(|(duration, _)| *duration)
+}
+
+/// What happens next to a read or a write, or to the client. Returns [`Event::Woken`] at once unless it `waits`. A timer is
+/// set, by `sleep`, only if there is a limit; it runs on until something is sent or received.
+async fn next_event<E, N, B, R, W, T>(
+    session: &Session<E, N>,
+    is_closing: bool,
+    waits: bool,
+    receiving: &mut Option<R>,
+    sending: &mut Option<W>,
+    (limit, mut timer): (&mut Limit, Pin<&mut Option<T>>),
+    sleep: impl Fn(Duration) -> T,
+) -> Event<B>
+where
+    E: Env,
+    N: Namespace,
+    R: Future<Output = BufResult<usize, B>> + Unpin,
+    W: Future<Output = BufResult<usize, B>> + Unpin,
+    T: Future<Output = ()>,
+{
+    let was_held_back = session.is_held_back();
+    poll_fn(|cx| {
+        if let Some(write) = sending
+            && let Poll::Ready((result, buffer)) = Pin::new(write).poll(cx)
+        {
+            timer.set(None);
+            *limit = None;
+            return Poll::Ready(Event::Sent(result, buffer));
+        }
+        if let Some(read) = receiving
+            && let Poll::Ready((result, buffer)) = Pin::new(read).poll(cx)
+        {
+            timer.set(None);
+            *limit = None;
+            return Poll::Ready(Event::Received(result, buffer));
+        }
+        // Whether it is killed, the limit says, too; this has the task woken. (What others want to send to this client,
+        // such as invalidations of its cache, would be looked for here.)
+        let _ = session.client().poll_killed(cx.waker());
+        if !waits || session.is_held_back() != was_held_back {
+            return Poll::Ready(Event::Woken);
+        }
+        let now = current_limit(session, is_closing, sending.is_some());
+        if *limit != now {
+            timer.set(None);
+            *limit = now;
+        }
+        let Some((duration, reason)) = now else { return Poll::Pending };
+        if duration.is_zero() {
+            return Poll::Ready(Event::Late(reason));
+        }
+        if timer.is_none() {
+            timer.set(Some(sleep(duration)));
+        }
+        match timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx)) {
+            Some(Poll::Ready(())) => Poll::Ready(Event::Late(reason)),
+            _ => Poll::Pending,
+        }
+    })
+    .await
+}
