@@ -23,12 +23,13 @@ mod stored;
 use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::Future;
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Range};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
 pub use self::stored::{Entry, LONG_KEY_PREFIX_BYTES, MAX_PLAIN_KEY_BYTES};
 use self::stored::{Header, is_long, key_rest, stored_key};
+use super::tracking::{NOBODY, Tracking};
 use crate::block::Namespace;
 use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
 use crate::{Error, ErrorKind, Result};
@@ -101,6 +102,7 @@ pub struct Keyspace<E: Env, N: Namespace> {
     trees: Vec<Tree<E, N>>,
     volatile: [Volatile; DATABASES],
     stats: Cell<KeyspaceStats>,
+    tracking: Tracking,
     /// Where values get their stored form; taken out meanwhile.
     scratch: Cell<Vec<u8>>,
 }
@@ -124,6 +126,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 counted: Cell::new(0),
             }),
             stats: Cell::default(),
+            tracking: Tracking::new(),
             scratch: Cell::default(),
         })
     }
@@ -131,6 +134,11 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// The store.
     pub fn db(&self) -> &Db<E, N> {
         &self.db
+    }
+
+    /// Who is to be told of changes.
+    pub(super) fn tracking(&self) -> &Tracking {
+        &self.tracking
     }
 
     /// What happened to keys since the start.
@@ -212,14 +220,15 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             }
         };
         // It writes nothing, so there is nothing to wait for.
-        let ((), _) = self.update(database, &keys, now, all).await?;
+        let ((), _) = self.update(database, &keys, now, NOBODY, all).await?;
         if expired {
             self.try_delete_expired(database, &keys, now).await;
         }
         Ok(())
     }
 
-    /// Runs `change` once, atomically, on what `keys` hold at `now`.
+    /// Runs `change` once, atomically, on what `keys` hold at `now`, for the client with the id `writer`, and tells those that
+    /// track the keys that it changes.
     ///
     /// # Errors
     ///
@@ -229,6 +238,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         database: usize,
         keys: &[&[u8]],
         now: UnixMs,
+        writer: u64,
         change: impl FnOnce(&mut Update<'_>) -> R,
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
@@ -242,12 +252,22 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             keys
         };
         let mut earliest = UnixMs::MAX;
+        let mut changed = None;
         let run = |txn: &mut Txn| {
             let scratch = self.scratch.take();
-            let mut update =
-                Update { txn, keys, scratch, now, expired: 0, earliest: UnixMs::MAX, corrupt: None };
+            let mut update = Update {
+                txn,
+                keys,
+                scratch,
+                now,
+                expired: 0,
+                earliest: UnixMs::MAX,
+                changed: self.tracking.is_active().then(Vec::new),
+                corrupt: None,
+            };
             let result = change(&mut update);
             let Update { txn, scratch, expired, corrupt, .. } = update;
+            changed = update.changed;
             earliest = update.earliest;
             self.keep_scratch(scratch);
             if let Some(index) = corrupt {
@@ -258,20 +278,32 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             Ok(result)
         };
         let options = WriteOptions::default();
-        let (result, commit) = match *stored {
-            [key] => self.db.apply(&[(tree, key)], options, run).await?,
-            [first, second] => self.db.apply(&[(tree, first), (tree, second)], options, run).await?,
+        let applied = match *stored {
+            [key] => self.db.apply(&[(tree, key)], options, run).await,
+            [first, second] => self.db.apply(&[(tree, first), (tree, second)], options, run).await,
             _ => {
                 let keys: Vec<_> = stored.iter().map(|&key| (tree, key)).collect();
-                self.db.apply(&keys, options, run).await?
+                self.db.apply(&keys, options, run).await
             }
         };
+        if self.tracking.is_active() {
+            // Also if it failed: what became of it may be unknown. If nobody tracked keys when it ran, it did not note which
+            // ones it changed.
+            match changed {
+                Some(changed) => {
+                    let changed: Vec<&[u8]> = changed.into_iter().map(|index| keys[index]).collect();
+                    self.tracking.invalidate(&changed, writer);
+                }
+                None => self.tracking.invalidate(keys, writer),
+            }
+        }
+        let (result, commit) = applied?;
         // Only now, so that no pass of active expiry can have ended in between.
         self.volatile[database].note(earliest);
         Ok((result?, commit))
     }
 
-    /// Sets `key` whatever it holds.
+    /// Sets `key` whatever it holds, for the client with the id `writer`, and tells those that track it.
     ///
     /// # Errors
     ///
@@ -282,6 +314,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         key: &[u8],
         value: &[u8],
         expires_at: Option<UnixMs>,
+        writer: u64,
     ) -> Result<Commit> {
         let (stored_key, key_rest) = (stored_key(key), key_rest(key));
         let mut stored = self.scratch.take();
@@ -291,6 +324,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         let result = self.trees[database].apply_put(&stored_key, &stored, WriteOptions::default()).await;
         self.keep_scratch(stored);
         self.volatile[database].note(expires_at.unwrap_or(UnixMs::MAX));
+        self.tracking.invalidate(&[key], writer);
         result
     }
 
@@ -304,7 +338,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     pub(super) async fn delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) -> Result<usize> {
         // Nobody waits for this to become durable: after a crash the keys are expired all the same.
         let (deleted, _) = self
-            .update(database, keys, now, |update| {
+            .update(database, keys, now, NOBODY, |update| {
                 (0..keys.len()).filter(|&index| update.delete_if_expired(index)).count()
             })
             .await?;
@@ -389,13 +423,22 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         self.trees[database].len()
     }
 
-    /// Deletes all keys of a database.
+    /// Deletes all keys of some databases, one after the other, and tells all that track keys.
     ///
     /// # Errors
     ///
-    /// Those of the store.
-    pub async fn clear(&self, database: usize) -> Result<Commit> {
-        self.trees[database].apply_clear(WriteOptions::default()).await
+    /// Those of the store. Some of the databases may be empty then.
+    pub async fn clear(&self, databases: Range<usize>) -> Result<Commit> {
+        let mut result = Ok(Commit::default());
+        for tree in &self.trees[databases] {
+            let cleared = tree.apply_clear(WriteOptions::default()).await;
+            result = result.and_then(|commit| Ok(commit.and(cleared?)));
+            if result.is_err() {
+                break;
+            }
+        }
+        self.tracking.invalidate_all();
+        result
     }
 
     /// A key of a database, chosen by numbers from `random`; `None` if there is none.
@@ -454,6 +497,8 @@ pub struct Update<'a> {
     expired: u64,
     /// When the first of the keys that were written expires.
     earliest: UnixMs,
+    /// The keys that were changed, for those that track keys; `None` if there are none.
+    changed: Option<Vec<usize>>,
     /// A key whose value could not be understood.
     corrupt: Option<usize>,
 }
@@ -468,8 +513,15 @@ impl Update<'_> {
         entry.filter(|entry| entry.is_live(self.now))
     }
 
+    fn note_change(&mut self, index: usize) {
+        if let Some(changed) = &mut self.changed {
+            changed.push(index);
+        }
+    }
+
     /// Sets a key to `value`, until `expires_at`.
     pub fn put(&mut self, index: usize, value: &[u8], expires_at: Option<UnixMs>) {
+        self.note_change(index);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         let key_rest = key_rest(self.keys[index]);
         self.txn.put_parts(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, value]);
@@ -482,6 +534,7 @@ impl Update<'_> {
         expires_at: Option<UnixMs>,
         write: impl FnOnce(&mut Vec<u8>, Option<&[u8]>),
     ) {
+        self.note_change(index);
         let present = self.txn.get(index).and_then(Entry::decode);
         let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
         self.scratch.clear();
@@ -504,6 +557,9 @@ impl Update<'_> {
     pub fn delete(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
         let deleted = self.txn.delete(index);
+        if deleted {
+            self.note_change(index);
+        }
         self.expired += u64::from(deleted && expired);
         deleted && !expired
     }
@@ -519,6 +575,7 @@ impl Update<'_> {
         let expired = self.is_expired(index);
         if expired {
             self.txn.delete(index);
+            self.note_change(index);
             self.expired += 1;
         }
         expired

@@ -20,6 +20,7 @@ pub mod request;
 mod serve;
 mod server;
 pub mod session;
+mod tracking;
 
 pub use serve::{expire_keys, serve, serve_connection};
 pub use server::{Config, Limits, REDIS_VERSION, Server, Stats};

@@ -133,8 +133,12 @@ pub(super) fn help<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, id: Id) ->
         Id::ClientHelp => (
             "CLIENT",
             &[
+                "CACHING (YES|NO)",
+                "    Whether copies of what the next command reads are kept.",
                 "GETNAME",
                 "    The name of this connection.",
+                "GETREDIR",
+                "    Where invalidations go: 0, to this connection, or -1, nowhere.",
                 "ID",
                 "    The number of this connection.",
                 "INFO",
@@ -151,6 +155,10 @@ pub(super) fn help<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, id: Id) ->
                 "    Which library the client uses.",
                 "SETNAME <name>",
                 "    Name this connection.",
+                "TRACKING (ON|OFF) [BCAST] [PREFIX <prefix> [...]] [OPTIN] [OPTOUT] [NOLOOP]",
+                "    Whether this connection is told of changes of the keys that it has read.",
+                "TRACKINGINFO",
+                "    How this connection tracks keys.",
             ],
         ),
         Id::CommandHelp => (

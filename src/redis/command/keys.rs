@@ -25,10 +25,10 @@ pub(super) async fn delete<E: Env, N: Namespace>(
     let delete_all =
         |update: &mut Update<'_>| (1..request.len()).filter(|index| update.delete(index - 1)).count();
     let (deleted, commit) = if request.len() == 2 {
-        keyspace.update(database, &[&request[1]], now, delete_all).await?
+        keyspace.update(database, &[&request[1]], now, ctx.client.id, delete_all).await?
     } else {
         let keys: Vec<&[u8]> = request.iter_from(1).collect();
-        keyspace.update(database, &keys, now, delete_all).await?
+        keyspace.update(database, &keys, now, ctx.client.id, delete_all).await?
     };
     ctx.commit(commit);
     ctx.replies.count(deleted);
