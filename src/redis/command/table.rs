@@ -473,7 +473,8 @@ mod tests {
 
     #[test]
     fn tables_are_in_the_order_of_names() {
-        for table in [&COMMANDS[..], &REFUSED, &CLIENT_SUBCOMMANDS, &COMMAND_SUBCOMMANDS, &CONFIG_SUBCOMMANDS] {
+        for table in [&COMMANDS[..], &REFUSED, &CLIENT_SUBCOMMANDS, &COMMAND_SUBCOMMANDS, &CONFIG_SUBCOMMANDS]
+        {
             assert!(table.is_sorted_by(|a, b| a.name < b.name));
             for command in table {
                 assert!(command.name.len() <= MAX_NAME_BYTES);

@@ -131,7 +131,8 @@ fn set_output_limit(limits: &mut Limits, value: &[u8]) -> Result<(), &'static st
             return Err("Invalid client class specified in buffer limit configuration.");
         }
         let (hard, soft) = (parse_memory(hard).ok_or(REFUSED)?, parse_memory(soft).ok_or(REFUSED)?);
-        let seconds = parse_digits(seconds).filter(|&seconds| i32::try_from(seconds).is_ok()).ok_or(REFUSED)?;
+        let seconds =
+            parse_digits(seconds).filter(|&seconds| i32::try_from(seconds).is_ok()).ok_or(REFUSED)?;
         if is("normal") {
             limits.output_bytes =
                 [hard, soft].into_iter().filter(|&bytes| bytes > 0).min().unwrap_or(usize::MAX);

@@ -86,12 +86,7 @@ fn write_server<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) 
 
 /// The memory of the store's pages and of the connections' buffers: what grows with use.
 fn write_memory<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
-    let buffers: usize = server
-        .clients
-        .borrow()
-        .values()
-        .map(|client| client.buffers_bytes())
-        .sum();
+    let buffers: usize = server.clients.borrow().values().map(|client| client.buffers_bytes()).sum();
     let pages = server.keyspace.db().stats().resident_bytes;
     write!(
         text,
