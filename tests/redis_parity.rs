@@ -162,6 +162,7 @@ fn a_password_is_asked_for_as_redis_does() {
         "auth default secret\r\nping\r\nreset\r\nping\r\nquit\r\n",
         "hello 3\r\nhello 3 auth default wrong\r\nhello 3 setname x auth default wrong\r\nquit\r\n",
         "hello 2 auth default\r\nhello\r\nhello 5\r\ncommand\r\nquit\r\n",
+        "multi\r\nset k v\r\nexec\r\nexec x\r\nwatch k\r\ndiscard\r\nquit\r\n",
         "*2\r\n$4\r\necho\r\n$16385\r\n",
         "auth secret\r\n*2\r\n$4\r\necho\r\n$5\r\nhello\r\nquit\r\n",
         &many,
