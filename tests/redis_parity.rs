@@ -5,6 +5,9 @@
 //! | what | why |
 //! |---|---|
 //! | commands on lists, hashes, sets, streams, scripts, transactions, publishing and replication are unknown | there are strings only |
+//! | MULTI and WATCH are errors, and what stands between MULTI and EXEC or DISCARD is refused | there are no transactions, and nothing of one may run |
+//! | a refused HELLO changes nothing; Redis 7.0 leaves what came before the bad option done | as Redis 7.2 |
+//! | CONFIG client-output-buffer-limit holds a client back, and drops it if it then takes nothing; there is no hard limit | a pipeline completes |
 //! | CLIENT SETINFO exists | from Redis 7.2: today's client libraries send it |
 //! | CLIENT LIST and INFO have other numbers and fewer fields | they describe another server |
 //! | COMMAND INFO has no key specifications and subcommands, COMMAND DOCS is empty, HELP texts are our own | clients take them as optional |

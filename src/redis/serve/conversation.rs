@@ -159,19 +159,24 @@ where
     T: Future<Output = ()>,
 {
     let was_held_back = session.is_held_back();
+    // A client that is killed gets no more time by taking something.
+    let restart = |limit: &mut Limit, timer: &mut Pin<&mut Option<T>>| {
+        if !session.client().is_killed() {
+            timer.set(None);
+            *limit = None;
+        }
+    };
     poll_fn(|cx| {
         if let Some(write) = sending
             && let Poll::Ready((result, buffer)) = Pin::new(write).poll(cx)
         {
-            timer.set(None);
-            *limit = None;
+            restart(limit, &mut timer);
             return Poll::Ready(Event::Sent(result, buffer));
         }
         if let Some(read) = receiving
             && let Poll::Ready((result, buffer)) = Pin::new(read).poll(cx)
         {
-            timer.set(None);
-            *limit = None;
+            restart(limit, &mut timer);
             return Poll::Ready(Event::Received(result, buffer));
         }
         // Whether it is killed, the limit says, too; this has the task woken. (What others want to send to this client,
