@@ -1,5 +1,6 @@
-//! Clients that write all their requests before they read a reply, as client libraries do with a pipeline: every reply comes
-//! and is right, over each network; and what those cost that read late or never.
+//! Clients that write all their requests before they read a reply, as client libraries do with a
+//! pipeline: every reply comes and is right, over each network; and what those cost that read late
+//! or never.
 
 mod not_run;
 #[path = "redis_pipelines/pipeline.rs"]
@@ -44,8 +45,8 @@ fn check(received: &[u8], expected: &[u8], at: usize, seed: u64) {
     }
 }
 
-/// Connects by a socket with these buffers. They are set before it connects: to make them smaller when the window is
-/// known stops the kernel's TCP, with redis-server too.
+/// Connects by a socket with these buffers. They are set before it connects: to make them smaller
+/// when the window is known stops the kernel's TCP, with redis-server too.
 fn connect(address: SocketAddr, buffers_bytes: Option<(usize, usize)>) -> TcpStream {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     if let Some((send, receive)) = buffers_bytes {
@@ -210,7 +211,8 @@ fn resident_bytes(process: u32) -> u64 {
     line.split_whitespace().nth(1).and_then(|kib| kib.parse::<u64>().ok()).expect("a number") * 1024
 }
 
-/// Writes GETs of `key` until the server takes no more, or `count` are written. Returns how many it took whole.
+/// Writes GETs of `key` until the server takes no more, or `count` are written. Returns how many it
+/// took whole.
 fn write_gets(client: &mut Client, key: &str, count: usize) -> usize {
     const AT_ONCE: usize = 20;
     let mut requests = Vec::new();
@@ -306,6 +308,28 @@ fn a_client_beyond_the_bound_that_reads_slowly_gets_everything() {
     for _ in 0..20 {
         std::thread::sleep(Duration::from_millis(20));
         assert_eq!(slow.receive().expect("a reply"), Reply::Bulk(vec![b'v'; 3 << 20]));
+    }
+    assert!(server.terminate().success());
+}
+
+/// Not even by taking something every now and then does it stay.
+#[test]
+fn a_killed_client_that_reads_slowly_ends() {
+    let directory = Directory::new("killed");
+    let server = Server::start(directory.path(), &["--store", "mem:256M"]);
+    let mut other = server.client();
+    assert_eq!(other.call(&[b"SET", b"k", &vec![b'v'; 100_000]]).expect("a reply"), Reply::ok());
+    let mut slow = server.client();
+    let address = slow.stream().local_addr().expect("connected");
+    assert_eq!(write_gets(&mut slow, "k", 1_000), 1_000);
+    assert_eq!(slow.receive().expect("a reply"), Reply::Bulk(vec![b'v'; 100_000]));
+    let killed = format!("CLIENT KILL ADDR {address}");
+    assert_eq!(other.run(&killed), Reply::Integer(1));
+    let started = Instant::now();
+    while listed(&mut other, address, "id").is_some() {
+        assert!(started.elapsed() < Duration::from_secs(5), "it is still there");
+        let _ = slow.stream().read(&mut [0; 100_000]);
+        std::thread::sleep(Duration::from_millis(20));
     }
     assert!(server.terminate().success());
 }
