@@ -84,7 +84,8 @@ impl Client {
         self.wake();
     }
 
-    /// Has the connection look again at what it waits for: limits have changed, or there is something to send.
+    /// Has the connection look again at what it waits for: limits have changed, or there is
+    /// something to send.
     pub fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
@@ -96,7 +97,8 @@ impl Client {
         self.input_capacity_bytes.get() + self.output_capacity_bytes.get() + self.pushes.borrow().capacity()
     }
 
-    /// Whether the connection is to end; if not, `waker` is woken when that changes and by [`Client::wake`].
+    /// Whether the connection is to end; if not, `waker` is woken when that changes and by
+    /// [`Client::wake`].
     pub(super) fn poll_killed(&self, waker: &Waker) -> bool {
         if self.killed.get() {
             return true;

@@ -79,8 +79,8 @@ impl Replies {
         std::mem::replace(&mut self.bytes, std::mem::take(&mut self.spare))
     }
 
-    /// Gives back the buffer of replies that were sent. It is released if it and the other empty ones are larger than
-    /// `kept_bytes`.
+    /// Gives back the buffer of replies that were sent. It is released if it and the other empty
+    /// ones are larger than `kept_bytes`.
     pub fn give_back(&mut self, mut buffer: Vec<u8>, kept_bytes: usize) {
         let kept = if self.bytes.is_empty() { self.capacity() } else { self.spare.capacity() };
         if kept + buffer.capacity() <= kept_bytes {

@@ -31,24 +31,28 @@ pub struct Limits {
     pub bulk_bytes: usize,
     /// The most bytes of requests that wait to be complete; past it the client is dropped (`client-query-buffer-limit`).
     pub input_bytes: usize,
-    /// While more bytes of replies than this wait to be sent, nothing more is received from the client and none of its
-    /// commands run (`client-output-buffer-limit`). One reply may go beyond it by itself.
+    /// While more bytes of replies than this wait to be sent, nothing more is received from the
+    /// client and none of its commands run (`client-output-buffer-limit`). One reply may go beyond
+    /// it by itself.
     pub output_bytes: usize,
     /// The longest reply to one request, in bytes; past it the client is dropped.
     pub reply_bytes: usize,
-    /// A client that sends nothing and takes nothing for so long is dropped; `None` for never (`timeout`).
+    /// A client that sends nothing and takes nothing for so long is dropped; `None` for never
+    /// (`timeout`).
     pub idle: Option<Duration>,
-    /// A client that takes none of its replies for so long is dropped, if more than `output_bytes` of them wait or the
-    /// connection is to be closed. A client with fewer may take them when it likes.
+    /// A client that takes none of its replies for so long is dropped, if more than `output_bytes`
+    /// of them wait or the connection is to be closed. A client with fewer may take them when it
+    /// likes.
     pub write: Duration,
 }
 
 impl Default for Limits {
-    /// 10,000 clients, arguments of 512 MiB, 1 GiB each for waiting requests, waiting replies and one reply, no limit on
-    /// idleness, and one minute to take some of the replies.
+    /// 10,000 clients, arguments of 512 MiB, 1 GiB each for waiting requests, waiting replies and
+    /// one reply, no limit on idleness, and one minute to take some of the replies.
     ///
-    /// A client that writes a pipeline before it reads needs room here for what its own socket does not hold. Redis sets no
-    /// limit; 1 GiB is its limit for requests, and more than such a client would want to hold itself.
+    /// A client that writes a pipeline before it reads needs room here for what its own socket does
+    /// not hold. Redis sets no limit; 1 GiB is its limit for requests, and more than such a client
+    /// would want to hold itself.
     fn default() -> Self {
         Self {
             max_clients: 10_000,

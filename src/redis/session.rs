@@ -4,9 +4,10 @@
 //! changed becomes durable together: [`Session::run`] waits once, at the end, before any of the replies may be sent. Other
 //! connections see a change as soon as it is made, so a read may show what a power failure can still take away.
 //!
-//! Running does not wait for sending: while the client takes its replies, or does not, its next commands run, until
-//! [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait. A client may therefore write a whole pipeline
-//! before it reads. [`Session::take_replies`] hands the replies over in batches; each is durable before it is.
+//! Running does not wait for sending: while the client takes its replies, or does not, its next
+//! commands run, until [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait. A
+//! client may therefore write a whole pipeline before it reads. [`Session::take_replies`] hands the
+//! replies over in batches; each is durable before it is.
 
 mod input;
 mod outbox;
@@ -61,8 +62,8 @@ pub enum DropReason {
     TooMuchInput,
     /// One reply is larger than [`Limits::reply_bytes`](super::Limits::reply_bytes).
     TooMuchOutput,
-    /// More than [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait, or it is to be closed, and it took
-    /// none of them for [`Limits::write`](super::Limits::write).
+    /// More than [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait, or it is to
+    /// be closed, and it took none of them for [`Limits::write`](super::Limits::write).
     SlowReader,
     /// It sent nothing for [`Limits::idle`](super::Limits::idle).
     Idle,
@@ -171,8 +172,9 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.client.last_active.set(self.server.now());
     }
 
-    /// Runs the commands that have arrived, until one is incomplete, there is a batch of [`OUTPUT_MARK_BYTES`] of replies
-    /// or the client is [held back](Session::is_held_back), and waits until what they changed is durable.
+    /// Runs the commands that have arrived, until one is incomplete, there is a batch of
+    /// [`OUTPUT_MARK_BYTES`] of replies or the client is [held back](Session::is_held_back), and
+    /// waits until what they changed is durable.
     pub async fn run(&mut self) -> Verdict {
         let mut more = false;
         if self.replies.len() >= OUTPUT_MARK_BYTES {
@@ -320,7 +322,8 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.outbox.taken_bytes() + self.outbox.waiting_bytes() + self.replies.len()
     }
 
-    /// Whether so many replies wait that nothing more is to be received from this client, or run, until it takes some.
+    /// Whether so many replies wait that nothing more is to be received from this client, or run,
+    /// until it takes some.
     pub fn is_held_back(&self) -> bool {
         self.unsent_bytes() > self.server.limits.get().output_bytes
     }
@@ -347,7 +350,8 @@ impl<E: Env, N: Namespace> Session<E, N> {
         add(&self.server.stats.dropped_clients, 1);
     }
 
-    /// Takes note that `len` bytes more of the batch of [`Session::take_replies`] are sent, but not all.
+    /// Takes note that `len` bytes more of the batch of [`Session::take_replies`] are sent, but not
+    /// all.
     pub fn sent_part(&mut self, len: usize) {
         self.outbox.sent_part(len);
         add(&self.server.stats.output_bytes, len);

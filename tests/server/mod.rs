@@ -6,6 +6,7 @@ use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 /// How long a server may take to start or to end.
@@ -37,6 +38,7 @@ pub(crate) struct Server {
     child: Child,
     address: SocketAddr,
     start_line: String,
+    log: Arc<Mutex<Vec<u8>>>,
 }
 
 impl Server {
@@ -75,8 +77,15 @@ impl Server {
             return Err(format!("{start_line}{said}"));
         };
         // Log lines must not fill the pipe and stop the server.
-        std::thread::spawn(move || io::copy(&mut stderr, &mut io::sink()));
-        Ok(Self { child, address, start_line })
+        let log = Arc::<Mutex<Vec<u8>>>::default();
+        let lines = Arc::clone(&log);
+        std::thread::spawn(move || {
+            let mut chunk = [0; 4096];
+            while let Ok(len @ 1..) = stderr.read(&mut chunk) {
+                lines.lock().expect("no holder panics").extend_from_slice(&chunk[..len]);
+            }
+        });
+        Ok(Self { child, address, start_line, log })
     }
 
     pub(crate) fn address(&self) -> SocketAddr {
@@ -85,6 +94,11 @@ impl Server {
 
     pub(crate) fn start_line(&self) -> &str {
         &self.start_line
+    }
+
+    /// What it has written to standard error so far.
+    pub(crate) fn log(&self) -> String {
+        String::from_utf8_lossy(&self.log.lock().expect("no holder panics")).into_owned()
     }
 
     pub(crate) fn id(&self) -> u32 {

@@ -59,7 +59,8 @@ pub(super) fn auth<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-/// HELLO: does all that it is asked, or nothing. (Redis 7.0 leaves what came before a bad option done; 7.2 does not.)
+/// HELLO: does all that it is asked, or nothing. (Redis 7.0 leaves what came before a bad option
+/// done; 7.2 does not.)
 pub(super) fn hello<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let protocol = match request.get(1).map(parse_i64) {
         None => ctx.client.protocol.get(),

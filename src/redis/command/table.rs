@@ -284,8 +284,8 @@ pub fn find_in(commands: &'static [Command], name: &[u8]) -> Option<&'static Com
     commands.get(index)
 }
 
-/// The command called `name`, in upper or lower case, among those that are known only to be refused properly.
-/// They are in no list: a client that looks for one is told that it is not there.
+/// The command called `name`, in upper or lower case, among those that are known only to be refused
+/// properly. They are in no list: a client that looks for one is told that it is not there.
 pub(super) fn find_refused(name: &[u8]) -> Option<&'static Command> {
     find_in(&REFUSED, name)
 }

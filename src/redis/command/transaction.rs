@@ -1,9 +1,9 @@
 //! The commands of transactions, which this server does not have.
 //!
-//! Clients send `MULTI`, the commands and `EXEC` at once, without waiting for the reply to MULTI. If it were only unknown,
-//! its commands would run one by one, and a client that tries again would run them twice. So MULTI is refused together with
-//! everything up to EXEC or DISCARD, or up to RESET or the end of the connection: all of it gets errors, and nothing of it
-//! runs.
+//! Clients send `MULTI`, the commands and `EXEC` at once, without waiting for the reply to MULTI.
+//! If it were only unknown, its commands would run one by one, and a client that tries again would
+//! run them twice. So MULTI is refused together with everything up to EXEC or DISCARD, or up to
+//! RESET or the end of the connection: all of it gets errors, and nothing of it runs.
 
 use std::borrow::Cow;
 
@@ -36,7 +36,8 @@ pub(super) fn discard<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outc
     Ok(())
 }
 
-/// The MULTI of a client that goes on all the same is refused, so that nothing runs which relies on what it watches.
+/// The MULTI of a client that goes on all the same is refused, so that nothing runs which relies on
+/// what it watches.
 pub(super) fn watch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
     Err(Failure::text(if ctx.client.in_refused_multi.get() {
         "ERR WATCH inside MULTI is not allowed"
@@ -64,7 +65,8 @@ pub(super) fn refuse_inside(command: &Command) -> Outcome {
     }
 }
 
-/// The reply to a command that is rejected before it runs, for `failure`. A rejected EXEC ends its transaction.
+/// The reply to a command that is rejected before it runs, for `failure`. A rejected EXEC ends its
+/// transaction.
 pub(super) fn rejected(client: &Client, command: &Command, failure: Failure) -> Failure {
     match failure {
         Failure::Reply(text) if command.id == Id::Exec => {

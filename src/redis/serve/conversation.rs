@@ -1,12 +1,13 @@
 //! A conversation: requests are received and run while replies are sent.
 //!
-//! Receiving and running take turns, since both use the input buffer; sending goes on beside them. A client may therefore
-//! write all its requests before it reads a reply, as client libraries do with a pipeline. When more than
-//! [`Limits::output_bytes`](super::super::Limits::output_bytes) of replies wait, nothing is received or run until the client
-//! takes some.
+//! Receiving and running take turns, since both use the input buffer; sending goes on beside them.
+//! A client may therefore write all its requests before it reads a reply, as client libraries do
+//! with a pipeline. When more than [`Limits::output_bytes`](super::super::Limits::output_bytes) of
+//! replies wait, nothing is received or run until the client takes some.
 //!
-//! One task does it all. A read that waits is kept while replies are sent, not dropped and begun anew: dropping costs a
-//! system call, and on a stream of another core it would lose what was about to arrive.
+//! One task does it all. A read that waits is kept while replies are sent, not dropped and begun
+//! anew: dropping costs a system call, and on a stream of another core it would lose what was about
+//! to arrive.
 
 use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
@@ -140,8 +141,9 @@ fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_closing: bool
     [write, idle].into_iter().flatten().min_by_key(|(duration, _)| *duration)
 }
 
-/// What happens next to a read or a write, or to the client. Returns [`Event::Woken`] at once unless it `waits`. A timer is
-/// set, by `sleep`, only if there is a limit; it runs on until something is sent or received.
+/// What happens next to a read or a write, or to the client. Returns [`Event::Woken`] at once
+/// unless it `waits`. A timer is set, by `sleep`, only if there is a limit; it runs on until
+/// something is sent or received.
 async fn next_event<E, N, B, R, W, T>(
     session: &Session<E, N>,
     is_closing: bool,
@@ -159,22 +161,27 @@ where
     T: Future<Output = ()>,
 {
     let was_held_back = session.is_held_back();
+    // A client that is killed gets no more time by taking something.
+    let restart = |limit: &mut Limit, timer: &mut Pin<&mut Option<T>>| {
+        if !session.client().is_killed() {
+            timer.set(None);
+            *limit = None;
+        }
+    };
     poll_fn(|cx| {
         if let Some(write) = sending
             && let Poll::Ready((result, buffer)) = Pin::new(write).poll(cx)
         {
-            timer.set(None);
-            *limit = None;
+            restart(limit, &mut timer);
             return Poll::Ready(Event::Sent(result, buffer));
         }
         if let Some(read) = receiving
             && let Poll::Ready((result, buffer)) = Pin::new(read).poll(cx)
         {
-            timer.set(None);
-            *limit = None;
+            restart(limit, &mut timer);
             return Poll::Ready(Event::Received(result, buffer));
         }
-        // Whether it is killed, the limit says, too; this has the task woken, also when others push something.
+        // This has the task woken, also when others push something; `current_limit` looks at the result.
         let _ = session.client().poll_killed(cx.waker());
         let pushes_can_be_sent = sending.is_none() && session.has_pushes();
         if !waits || session.is_held_back() != was_held_back || pushes_can_be_sent {

@@ -146,7 +146,8 @@ fn a_client_too_many_is_told_so() {
 
 #[test]
 fn a_client_that_takes_no_replies_is_dropped_and_others_are_not() {
-    let server = RunningServer::start(Limits { write: Duration::from_millis(300), ..Limits::default() });
+    let limits = Limits { write: Duration::from_millis(300), output_bytes: 8 << 20, ..Limits::default() };
+    let server = RunningServer::start(limits);
     let mut slow = server.connect();
     let request = format!("*3\r\n$3\r\nset\r\n$1\r\nk\r\n${}\r\n{}\r\n", 4 << 20, "v".repeat(4 << 20));
     slow.write_all(request.as_bytes()).expect("sent");

@@ -1,3 +1,4 @@
+mod refused;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -53,7 +54,7 @@ fn a_pipeline_is_replied_to_in_order_however_it_is_split() {
 }
 
 #[test]
-fn replies_are_sent_before_more_commands_run() {
+fn replies_come_in_batches() {
     let mut client = World::new().connect();
     let value = "v".repeat(300_000);
     client.call(&format!("*3\r\n$3\r\nSET\r\n$1\r\nk\r\n$300000\r\n{value}").replace("\r\n\r\n", "\r\n"));
@@ -77,9 +78,70 @@ fn replies_are_sent_before_more_commands_run() {
     assert_eq!(rounds, 5);
 }
 
+/// Sets a value that is too long for an inline command.
+fn set(client: &mut TestClient, key: &str, value: &[u8]) {
+    let head = format!("*3\r\n$3\r\nSET\r\n${}\r\n{key}\r\n${}\r\n", key.len(), value.len());
+    let (reply, _) = client.send(&[head.as_bytes(), value, b"\r\n"].concat());
+    assert_eq!(reply, b"+OK\r\n");
+}
+
+/// The first batch is being sent all the time.
 #[test]
-fn a_client_whose_replies_are_too_large_is_dropped() {
-    let world = world_with(Limits { output_bytes: 10_000, ..Limits::default() });
+fn commands_run_while_replies_wait_up_to_the_limit() {
+    const LIMIT: usize = 5 << 20;
+    let world = world_with(Limits { output_bytes: LIMIT, ..Limits::default() });
+    let mut client = world.connect();
+    for index in 0..20u8 {
+        set(&mut client, &format!("k{index}"), &[b'a' + index; 300_000]);
+    }
+    let commands: String = (0..40).map(|index| format!("get k{}\r\n", index % 20)).collect();
+    client.session.feed(commands.as_bytes());
+    assert_eq!(world.run(client.session.run()), Verdict::RunAgain);
+    let mut received = client.session.take_replies();
+    while !client.session.is_held_back() {
+        assert_eq!(world.run(client.session.run()), Verdict::RunAgain);
+    }
+    let waits = client.session.unsent_bytes();
+    assert!((LIMIT..LIMIT + 300_100).contains(&waits), "{waits} bytes");
+    let seen = client.session.client().clone();
+    assert_eq!(seen.output_bytes.get() + seen.output_batches_bytes.get(), waits);
+    assert!(seen.output_batches.get() >= 3 && seen.output_capacity_bytes.get() < waits + (2 << 20));
+
+    // What is sent is free, and all of it comes in order.
+    client.session.sent_part(1_000_000);
+    assert_eq!(client.session.unsent_bytes(), waits - 1_000_000);
+    client.session.sent(Vec::new());
+    loop {
+        let verdict = world.run(client.session.run());
+        while client.session.has_replies() {
+            let batch = client.session.take_replies();
+            received.extend_from_slice(&batch);
+            client.session.sent(batch);
+        }
+        if verdict == Verdict::Receive {
+            break;
+        }
+    }
+    let values = (0..40).map(|index| char::from(b'a' + index % 20).to_string().repeat(300_000));
+    let expected: String = values.map(|value| format!("$300000\r\n{value}\r\n")).collect();
+    assert!(received == expected.as_bytes(), "{} bytes of {}", received.len(), expected.len());
+    assert_eq!(client.session.unsent_bytes(), 0);
+    assert!(seen.output_capacity_bytes.get() <= KEPT_BUFFER_BYTES, "{}", seen.output_capacity_bytes.get());
+}
+
+#[test]
+fn replies_that_are_thrown_away_leave_no_room_behind() {
+    let world = World::new();
+    let mut client = world.connect();
+    set(&mut client, "k", &[b'v'; 1 << 20]);
+    client.send(b"client reply off\r\nget k\r\n");
+    let capacity = client.session.client().output_capacity_bytes.get();
+    assert!(capacity <= KEPT_BUFFER_BYTES, "{capacity}");
+}
+
+#[test]
+fn a_client_whose_reply_is_too_large_is_dropped() {
+    let world = world_with(Limits { reply_bytes: 10_000, ..Limits::default() });
     let mut client = world.connect();
     for index in 0..2_000 {
         client.call(&format!("set key:{index} v"));
@@ -92,7 +154,7 @@ fn a_client_whose_replies_are_too_large_is_dropped() {
 
 #[test]
 fn one_request_cannot_make_more_replies_than_the_limit() {
-    let world = world_with(Limits { output_bytes: 10_000, ..Limits::default() });
+    let world = world_with(Limits { reply_bytes: 10_000, ..Limits::default() });
     let mut client = world.connect();
     client.call(&format!("set k {}", "v".repeat(4_000)));
     let (replies, verdict) = client.send(format!("mget{}\r\n", " k".repeat(1_000)).as_bytes());

@@ -109,8 +109,9 @@ impl Settings {
     }
 }
 
-/// The limit on waiting replies in the words of Redis: for each class of clients how many bytes end the connection at once
-/// (never here), how many end it after some time, and after how many seconds. All clients are normal ones here.
+/// The limit on waiting replies in the words of Redis: for each class of clients how many bytes end
+/// the connection at once (never here), how many end it after some time, and after how many
+/// seconds. All clients are normal ones here.
 fn describe_output_limit(limits: &Limits) -> String {
     let (bytes, seconds) = match limits.output_bytes {
         usize::MAX => (0, 0),
@@ -119,8 +120,8 @@ fn describe_output_limit(limits: &Limits) -> String {
     format!("normal 0 {bytes} {seconds} slave 0 0 0 pubsub 0 0 0")
 }
 
-/// The smaller of the two limits of normal clients holds; 0 is none. Without seconds the present ones stay. Limits of the
-/// other classes are accepted: there are no such clients.
+/// The smaller of the two limits of normal clients holds; 0 is none. Without seconds the present
+/// ones stay. Limits of the other classes are accepted: there are no such clients.
 fn set_output_limit(limits: &mut Limits, value: &[u8]) -> Result<(), &'static str> {
     let words: Vec<&[u8]> =
         value.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty()).collect();
