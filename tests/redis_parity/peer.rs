@@ -164,23 +164,6 @@ impl Boson {
         received
     }
 
-    /// Runs what was fed to `sessions`, all at once, and returns what is to be sent on each.
-    #[allow(dead_code, reason = "not every test that shares this file uses it")]
-    pub(crate) fn run_all(&self, sessions: &mut [Session<SimEnv, MemoryNamespace>]) -> Vec<Vec<u8>> {
-        let runs =
-            sessions.iter_mut().map(|session| async { while session.run().await == Verdict::RunAgain {} });
-        run(&self.executor, futures_util::future::join_all(runs));
-        // Only now: what one of them did last is pushed to the others.
-        let everything = |session: &mut Session<SimEnv, MemoryNamespace>| {
-            let mut received = Vec::new();
-            while session.has_replies() {
-                received.extend(session.take_replies());
-            }
-            received
-        };
-        sessions.iter_mut().map(everything).collect()
-    }
-
     /// Sends `request` so many times and throws the replies away, as a connection does once they are sent.
     #[allow(dead_code, reason = "not every test that shares this file uses it")]
     pub(crate) fn discard(&mut self, request: &[u8], times: usize) {
