@@ -225,7 +225,7 @@ impl Tracking {
                     .tracking
                     .borrow()
                     .as_ref()
-                    .is_some_and(|mode| !mode.broadcasts() && !(mode.no_loop && client.id == writer));
+                    .is_some_and(|mode| !(mode.broadcasts() || mode.no_loop && client.id == writer));
                 if is_told {
                     self.tell(client, &[key]);
                 }
