@@ -125,12 +125,14 @@ fn a_scan_goes_on_when_the_server_was_restarted() {
     let mut store = Store::new();
     let keys: Vec<String> = (0..1_000).map(|index| format!("key:{index:03}")).collect();
     keys.iter().for_each(|key| store.set(key));
+    let keys_count = keys.len();
     let (mut cursor, mut found) = store.scan("0", "count 7");
     while cursor != "0" {
         store.restart();
         let (next, keys) = store.scan(&cursor, "count 7");
         found.extend(keys);
         cursor = next;
+        assert!(found.len() <= keys_count, "the scan starts over");
     }
     assert_eq!(found, keys, "nothing is missing or repeated");
 }
