@@ -484,6 +484,51 @@ fn a_copy_is_never_old_when_commands_overlap() {
     }
 }
 
+/// A value that is changed while it is being read from the disk: whoever gets the old one is told behind it.
+#[test]
+fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
+    let mut old_values = 0;
+    for seed in 0..20 {
+        let executor = Executor::new(seed);
+        let slow = DiskOptions::new(64 << 20).with_read_latency(Duration::from_millis(2));
+        let disk = Disk::new(executor.env(), slow, seed);
+        let open = || {
+            let db = Db::open(executor.env(), disk.clone(), Options::new([1; 16]));
+            executor.block_on(db).expect("opens")
+        };
+        let connect = |db: Db<SimEnv, Disk>| {
+            let keyspace = Keyspace::new(db).expect("room for the databases");
+            let clock = Arc::new(MonotonicClock::new());
+            let server = RedisServer::new(executor.env(), keyspace, clock, Config::default());
+            [0, 1].map(|_| Session::new(&server, "1", "2").expect("room for a client"))
+        };
+        let db = open();
+        let mut sessions = connect(db.clone());
+        let old = "o".repeat(300_000);
+        let set = |value: &str| format!("*3\r\n$3\r\nset\r\n$1\r\nk\r\n${}\r\n{value}\r\n", value.len());
+        sessions[0].feed(set(&old).as_bytes());
+        run_all(&executor, &mut sessions);
+        drop(sessions);
+        executor.block_on(db.close()).expect("closes");
+        drop(db);
+        // Nothing is in memory now.
+        let mut sessions = connect(open());
+        sessions[0].feed(b"hello 3\r\nclient tracking on\r\n");
+        run_all(&executor, &mut sessions);
+        sessions[0].feed(b"get k\r\n");
+        sessions[1].feed(set("new").as_bytes());
+        let received = run_all(&executor, &mut sessions).remove(0);
+        let push = b">2\r\n$10\r\ninvalidate\r\n*1\r\n$1\r\nk\r\n";
+        if received.starts_with(b"$300000\r\n") {
+            old_values += 1;
+            assert!(received.ends_with(push), "seed {seed}: the client keeps the old value");
+        } else {
+            assert!(received.starts_with(b"$3\r\nnew\r\n"), "seed {seed}");
+        }
+    }
+    assert!(old_values > 0, "no value was changed while it was read");
+}
+
 /// Runs what was fed to `sessions`, all at once, and returns what is to be sent on each.
 fn run_all(executor: &Executor, sessions: &mut [Session<SimEnv, Disk>]) -> Vec<Vec<u8>> {
     let runs = sessions.iter_mut().map(|session| async { while session.run().await == Verdict::RunAgain {} });
