@@ -4,7 +4,8 @@ use std::cell::{Cell, RefCell};
 use std::fmt::Write;
 use std::task::Waker;
 
-use super::reply::Protocol;
+use super::reply::{Protocol, Replies};
+use super::tracking::Mode;
 use crate::rt::Instant;
 
 /// A connected client, as other clients see it (CLIENT LIST) and reach it (CLIENT KILL).
@@ -38,6 +39,10 @@ pub struct Client {
     pub(super) output_capacity_bytes: Cell<usize>,
     /// Its MULTI was refused: nothing runs up to EXEC or DISCARD.
     pub(super) in_refused_multi: Cell<bool>,
+    /// How it tracks keys, if it does.
+    pub(super) tracking: RefCell<Option<Mode>>,
+    /// What others want to be sent to it.
+    pub(super) pushes: RefCell<Replies>,
     killed: Cell<bool>,
     /// Wakes the connection while it waits for the client.
     waker: RefCell<Option<Waker>>,
@@ -66,6 +71,8 @@ impl Client {
             output_batches_bytes: Cell::new(0),
             output_capacity_bytes: Cell::new(0),
             in_refused_multi: Cell::new(false),
+            tracking: RefCell::default(),
+            pushes: RefCell::default(),
             killed: Cell::new(false),
             waker: RefCell::new(None),
         }
@@ -87,7 +94,7 @@ impl Client {
 
     /// How much memory its buffers take, in bytes.
     pub(super) fn buffers_bytes(&self) -> usize {
-        self.input_capacity_bytes.get() + self.output_capacity_bytes.get()
+        self.input_capacity_bytes.get() + self.output_capacity_bytes.get() + self.pushes.borrow().capacity()
     }
 
     /// Whether the connection is to end; if not, `waker` is woken when that changes and by
@@ -115,20 +122,28 @@ impl Client {
         line.extend_from_slice(&self.name.borrow());
         let buffered = self.buffers_bytes();
         let is_in_multi = self.in_refused_multi.get();
+        let tracking = self.tracking.borrow();
+        let mut flags = String::new();
+        for (flag, is_set) in [
+            ('x', is_in_multi),
+            ('t', tracking.is_some()),
+            ('B', tracking.as_ref().is_some_and(Mode::broadcasts)),
+            ('e', self.no_evict.get()),
+        ] {
+            flags.extend(is_set.then_some(flag));
+        }
+        if flags.is_empty() {
+            flags.push('N');
+        }
         let mut rest = String::new();
         // Writing to a String cannot fail.
         let _ = write!(
             rest,
             " age={} idle={} flags={} db={} sub=0 psub=0 ssub=0 multi={} qbuf={} qbuf-free={} argv-mem=0 multi-mem=0 \
-             rbs=0 rbp=0 obl={} oll={} omem={} tot-mem={buffered} events=r cmd={} user=default redir=-1 resp={}",
+             rbs=0 rbp=0 obl={} oll={} omem={} tot-mem={buffered} events=r cmd={} user=default redir={} resp={}",
             now.saturating_since(self.connected_at).as_secs(),
             now.saturating_since(self.last_active.get()).as_secs(),
-            match (is_in_multi, self.no_evict.get()) {
-                (true, true) => "xe",
-                (true, false) => "x",
-                (false, true) => "e",
-                (false, false) => "N",
-            },
+            flags,
             self.database.get(),
             if is_in_multi { 0 } else { -1 },
             self.input_bytes.get(),
@@ -137,6 +152,7 @@ impl Client {
             self.output_batches.get(),
             self.output_batches_bytes.get(),
             self.last_command.get(),
+            if tracking.is_some() { 0 } else { -1 },
             self.protocol.get().version(),
         );
         line.extend_from_slice(rest.as_bytes());

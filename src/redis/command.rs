@@ -5,12 +5,15 @@
 
 mod admin;
 mod connection;
+mod docs;
 mod expiration;
 mod introspection;
+mod key_specs;
 mod keys;
 mod options;
 mod strings;
 pub mod table;
+mod tracking;
 mod transaction;
 
 use std::borrow::Cow;
@@ -72,7 +75,8 @@ impl<E: Env, N: Namespace> Context<'_, E, N> {
         keys: &[&[u8]],
         change: impl FnOnce(&mut Update<'_>) -> R,
     ) -> Result<R, Failure> {
-        let (result, commit) = self.server.keyspace.update(self.database(), keys, self.now, change).await?;
+        let (result, commit) =
+            self.server.keyspace.update(self.database(), keys, self.now, self.client.id, change).await?;
         self.commit(commit);
         Ok(result)
     }
@@ -145,14 +149,25 @@ fn integer(argument: &[u8]) -> Result<i64, Failure> {
 /// Runs `request`, which has at least a name, and writes its reply.
 pub(super) async fn execute<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) {
     let start = ctx.replies.len();
+    let is_tracking = ctx.client.tracking.borrow().is_some();
+    let mut is_about_client = false;
     let outcome = match prepare(ctx, request) {
         Ok(command) => {
             ctx.client.last_command.set(command.full_name);
             add(&ctx.server.stats.commands, 1);
+            if is_tracking && command.has_flag(table::READONLY) {
+                // Before they are read, so that no change in between is missed.
+                let keys = command.key_indexes(request.len()).filter_map(|index| request.get(index));
+                ctx.server.keyspace.tracking().remember(ctx.client, keys);
+            }
+            is_about_client = command.full_name.starts_with("client|");
             run(ctx, command.id, request).await
         }
         Err(failure) => Err(failure),
     };
+    if is_tracking && !is_about_client {
+        tracking::end_exception(ctx.client);
+    }
     if let Err(failure) = outcome {
         add(&ctx.server.stats.errors, 1);
         ctx.replies.truncate(start);
@@ -270,12 +285,16 @@ fn run_at_once<E: Env, N: Namespace>(
         Id::ClientList => connection::client_list(ctx, request),
         Id::ClientNoEvict => connection::client_no_evict(ctx, request),
         Id::ClientReply => connection::client_reply(ctx, request),
+        Id::ClientTracking => tracking::tracking(ctx, request),
+        Id::ClientCaching => tracking::caching(ctx, request),
+        Id::ClientTrackingInfo => tracking::info(ctx),
+        Id::ClientGetRedir => tracking::getredir(ctx),
         Id::ClientKill => connection::client_kill(ctx, request),
         Id::ClientHelp | Id::CommandHelp | Id::ConfigHelp => introspection::help(ctx, id),
         Id::Command => introspection::command(ctx),
         Id::CommandCount => introspection::count(ctx),
         Id::CommandInfo => introspection::info(ctx, request),
-        Id::CommandDocs => introspection::docs(ctx),
+        Id::CommandDocs => introspection::docs(ctx, request),
         Id::CommandList => introspection::list(ctx, request),
         Id::CommandGetKeys => introspection::getkeys(ctx, request),
         Id::Config => Err(Failure::wrong_arity(table::command(Id::Config))),

@@ -3,13 +3,15 @@
 use std::cell::RefCell;
 use std::ops::{Bound, ControlFlow};
 
-use super::keyspace::{DATABASES, Keyspace, UnixMs};
+use super::keyspace::{DATABASES, Keyspace, UnixMs, Visited};
 use crate::Result;
 use crate::block::Namespace;
 use crate::store::Env;
 
 /// How many expired keys are deleted in one transaction.
 const KEYS_PER_TRANSACTION: usize = 64;
+/// Expired keys beyond this many bytes are left to the next transaction, since a single one may be half a GiB long.
+const KEY_BYTES_PER_TRANSACTION: usize = 1 << 20;
 /// How long a pass that met an error is not repeated, in milliseconds.
 const RETRY_MS: UnixMs = 10_000;
 
@@ -20,7 +22,7 @@ const RETRY_MS: UnixMs = 10_000;
 #[derive(Debug)]
 pub struct ExpiryCycle {
     database: usize,
-    /// The key after which the pass goes on; `None` between two passes.
+    /// The stored form of the key after which the pass goes on; `None` between two passes.
     after: Option<Vec<u8>>,
     /// Keys with expiry times that this pass has found and left.
     volatile_keys: u64,
@@ -82,30 +84,37 @@ impl ExpiryCycle {
         }
         let mut visited = 0;
         let mut expired: Vec<Vec<u8>> = Vec::new();
-        let mut last_key = Vec::new();
+        let mut expired_bytes = 0;
+        let mut last_position = Vec::new();
         let from = after.as_deref().map_or(Bound::Unbounded, Bound::Excluded);
         let scanned = keyspace
-            .scan(self.database, from, |key, entry| {
+            .scan(self.database, from, |Visited { position, key, entry }| {
                 visited += 1;
                 match entry.expires_at {
-                    Some(expires_at) if expires_at <= now => expired.push(key.to_vec()),
+                    Some(expires_at) if expires_at <= now => {
+                        expired_bytes += key.len();
+                        expired.push(key.to_vec());
+                    }
                     Some(expires_at) => {
                         self.volatile_keys += 1;
                         self.earliest = self.earliest.min(expires_at);
                     }
                     None => {}
                 }
-                if visited < budget && expired.len() < KEYS_PER_TRANSACTION {
+                if visited < budget
+                    && expired.len() < KEYS_PER_TRANSACTION
+                    && expired_bytes < KEY_BYTES_PER_TRANSACTION
+                {
                     return ControlFlow::Continue(());
                 }
-                last_key.extend_from_slice(key);
+                last_position.extend_from_slice(position);
                 ControlFlow::Break(())
             })
             .await;
         // What cannot be read is left to whoever asks for it; this pass ends, and another one comes.
         let more = scanned.inspect_err(|_| volatile.note(now.saturating_add(RETRY_MS)))?;
         if more {
-            self.after = Some(last_key);
+            self.after = Some(last_position);
         } else {
             volatile.counted.set(self.volatile_keys);
             volatile.note(self.earliest);

@@ -4,19 +4,32 @@
 //!
 //! | bytes | what |
 //! |---|---|
-//! | 1 | flags: bit 0 is set if there is an expiry time; the others are zero |
+//! | 1 | flags: bit 0 is set if there is an expiry time, bit 1 if the key is a long one; the others are zero |
 //! | 8, if bit 0 is set | the expiry time: milliseconds since the Unix epoch, little endian |
+//! | 4, if bit 1 is set | how long the rest of the key is, little endian |
+//! | so many, if bit 1 is set | the rest of the key |
 //! | the rest | the value |
 //!
 //! so that expiry times survive a restart without more ado. A key whose time has come is absent from every access, and is
 //! deleted by the first one that meets it, or by the [active expiry](super::expiry).
+//!
+//! Keys of up to 4,095 bytes ([`MAX_PLAIN_KEY_BYTES`]) are stored as they are. The store takes no key above 4,096 bytes, so the
+//! stored form of a longer key is its first 4,064 bytes ([`LONG_KEY_PREFIX_BYTES`]) and the SHA-256 of all of it: 4,096 bytes,
+//! which no plain key has. The value carries the key from byte 4,064 on. Long keys that begin with the same 4,064 bytes are in
+//! no particular order among each other; otherwise the order of stored keys is that of keys.
 
+mod stored;
+
+use std::borrow::Cow;
 use std::cell::Cell;
 use std::future::Future;
-use std::ops::{Bound, ControlFlow};
+use std::ops::{Bound, ControlFlow, Range};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
+pub use self::stored::{Entry, LONG_KEY_PREFIX_BYTES, MAX_PLAIN_KEY_BYTES};
+use self::stored::{Header, is_long, key_rest, stored_key};
+use super::tracking::{NOBODY, Tracking};
 use crate::block::Namespace;
 use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
 use crate::{Error, ErrorKind, Result};
@@ -24,8 +37,6 @@ use crate::{Error, ErrorKind, Result};
 /// How many databases there are.
 pub const DATABASES: usize = 16;
 
-/// Set in the flags of a value that has an expiry time.
-const HAS_EXPIRY: u8 = 1;
 /// How large a buffer for composing values is kept, in bytes.
 const KEPT_SCRATCH_BYTES: usize = 64 * 1024;
 /// How many keys a scan visits before it lets other tasks run.
@@ -36,57 +47,20 @@ const RANDOM_TRIES: usize = 100;
 /// A point in wall-clock time: milliseconds since the Unix epoch.
 pub type UnixMs = i64;
 
-/// A key's value and when it expires, if ever.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
-    /// The value.
-    pub value: &'a [u8],
-    /// When the key ceases to exist.
-    pub expires_at: Option<UnixMs>,
+/// A key that a scan visits.
+#[derive(Clone, Copy, Debug)]
+pub struct Visited<'a> {
+    /// Where the scan is: the key as the store has it.
+    pub position: &'a [u8],
+    /// The key.
+    pub key: &'a [u8],
+    /// What it holds.
+    pub entry: Entry<'a>,
 }
 
-impl<'a> Entry<'a> {
-    /// The entry in its stored form.
-    fn decode(stored: &'a [u8]) -> Option<Self> {
-        match *stored {
-            [0, ref value @ ..] => Some(Self { value, expires_at: None }),
-            [HAS_EXPIRY, ref rest @ ..] => {
-                let (expiry, value) = rest.split_first_chunk()?;
-                Some(Self { value, expires_at: Some(UnixMs::from_le_bytes(*expiry)) })
-            }
-            _ => None,
-        }
-    }
-
-    /// Whether it is still there at `now`.
-    pub fn is_live(&self, now: UnixMs) -> bool {
-        self.expires_at.is_none_or(|expires_at| now < expires_at)
-    }
-}
-
-/// What stands in front of a stored value.
-struct Header {
-    bytes: [u8; 9],
-    len: usize,
-}
-
-impl Header {
-    fn new(expires_at: Option<UnixMs>) -> Self {
-        let mut bytes = [0; 9];
-        let len = match expires_at {
-            None => 1,
-            Some(expires_at) => {
-                bytes[0] = HAS_EXPIRY;
-                bytes[1..].copy_from_slice(&expires_at.to_le_bytes());
-                9
-            }
-        };
-        Self { bytes, len }
-    }
-
-    fn as_bytes(&self) -> &[u8] {
-        &self.bytes[..self.len]
-    }
+/// What the stored form `position` of a long key has of it.
+fn key_prefix(position: &[u8]) -> Result<&[u8]> {
+    position.get(..LONG_KEY_PREFIX_BYTES).ok_or_else(|| corrupt_value(position))
 }
 
 fn corrupt_value(key: &[u8]) -> Error {
@@ -128,6 +102,7 @@ pub struct Keyspace<E: Env, N: Namespace> {
     trees: Vec<Tree<E, N>>,
     volatile: [Volatile; DATABASES],
     stats: Cell<KeyspaceStats>,
+    tracking: Tracking,
     /// Where values get their stored form; taken out meanwhile.
     scratch: Cell<Vec<u8>>,
 }
@@ -151,6 +126,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
                 counted: Cell::new(0),
             }),
             stats: Cell::default(),
+            tracking: Tracking::new(),
             scratch: Cell::default(),
         })
     }
@@ -158,6 +134,11 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// The store.
     pub fn db(&self) -> &Db<E, N> {
         &self.db
+    }
+
+    /// Who is to be told of changes.
+    pub(super) fn tracking(&self) -> &Tracking {
+        &self.tracking
     }
 
     /// What happened to keys since the start.
@@ -192,7 +173,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         now: UnixMs,
         mut read: impl FnMut(Option<Entry<'_>>) -> R,
     ) -> Result<R> {
-        let found = self.trees[database].get_with(key, |stored| match Entry::decode(stored) {
+        let stored_key = stored_key(key);
+        let found = self.trees[database].get_with(&stored_key, |stored| match Entry::decode(stored) {
             None => Err(corrupt_value(key)),
             Some(entry) if entry.is_live(now) => Ok(Some(read(Some(entry)))),
             Some(_) => Ok(None),
@@ -238,14 +220,15 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             }
         };
         // It writes nothing, so there is nothing to wait for.
-        let ((), _) = self.update(database, &keys, now, all).await?;
+        let ((), _) = self.update(database, &keys, now, NOBODY, all).await?;
         if expired {
             self.try_delete_expired(database, &keys, now).await;
         }
         Ok(())
     }
 
-    /// Runs `change` once, atomically, on what `keys` hold at `now`.
+    /// Runs `change` once, atomically, on what `keys` hold at `now`, for the client with the id `writer`, and tells those that
+    /// track the keys that it changes.
     ///
     /// # Errors
     ///
@@ -255,16 +238,37 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         database: usize,
         keys: &[&[u8]],
         now: UnixMs,
+        writer: u64,
         change: impl FnOnce(&mut Update<'_>) -> R,
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
+        let long_keys: Vec<Cow<'_, [u8]>>;
+        let stored_keys: Vec<&[u8]>;
+        let stored = if keys.iter().any(|key| is_long(key)) {
+            long_keys = keys.iter().map(|key| stored_key(key)).collect();
+            stored_keys = long_keys.iter().map(|key| &**key).collect();
+            &stored_keys
+        } else {
+            keys
+        };
         let mut earliest = UnixMs::MAX;
         let mut deleted_expired = 0;
+        let mut changed = None;
         let run = |txn: &mut Txn| {
             let scratch = self.scratch.take();
-            let mut update = Update { txn, scratch, now, expired: 0, earliest: UnixMs::MAX, corrupt: None };
+            let mut update = Update {
+                txn,
+                keys,
+                scratch,
+                now,
+                expired: 0,
+                earliest: UnixMs::MAX,
+                changed: self.tracking.is_active().then(Vec::new),
+                corrupt: None,
+            };
             let result = change(&mut update);
             let Update { txn, scratch, expired, corrupt, .. } = update;
+            changed = update.changed;
             earliest = update.earliest;
             self.keep_scratch(scratch);
             if let Some(index) = corrupt {
@@ -276,21 +280,33 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         };
         // Deletes go on in parts where a full store has no room for all of them at once.
         let options = WriteOptions { divisible: true, ..WriteOptions::default() };
-        let (result, commit) = match *keys {
-            [key] => self.db.apply(&[(tree, key)], options, run).await?,
-            [first, second] => self.db.apply(&[(tree, first), (tree, second)], options, run).await?,
+        let applied = match *stored {
+            [key] => self.db.apply(&[(tree, key)], options, run).await,
+            [first, second] => self.db.apply(&[(tree, first), (tree, second)], options, run).await,
             _ => {
-                let keys: Vec<_> = keys.iter().map(|&key| (tree, key)).collect();
-                self.db.apply(&keys, options, run).await?
+                let keys: Vec<_> = stored.iter().map(|&key| (tree, key)).collect();
+                self.db.apply(&keys, options, run).await
             }
         };
+        if self.tracking.is_active() {
+            // Also if it failed: what became of it may be unknown. If nobody tracked keys when it ran, it did not note which
+            // ones it changed.
+            match changed {
+                Some(changed) => {
+                    let changed: Vec<&[u8]> = changed.into_iter().map(|index| keys[index]).collect();
+                    self.tracking.invalidate(&changed, writer);
+                }
+                None => self.tracking.invalidate(keys, writer),
+            }
+        }
+        let (result, commit) = applied?;
         self.count(|stats| stats.expired += deleted_expired);
         // Only now, so that no pass of active expiry can have ended in between.
         self.volatile[database].note(earliest);
         Ok((result?, commit))
     }
 
-    /// Sets `key` whatever it holds.
+    /// Sets `key` whatever it holds, for the client with the id `writer`, and tells those that track it.
     ///
     /// # Errors
     ///
@@ -301,13 +317,17 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         key: &[u8],
         value: &[u8],
         expires_at: Option<UnixMs>,
+        writer: u64,
     ) -> Result<Commit> {
+        let (stored_key, key_rest) = (stored_key(key), key_rest(key));
         let mut stored = self.scratch.take();
-        stored.extend_from_slice(Header::new(expires_at).as_bytes());
+        stored.extend_from_slice(Header::new(expires_at, key_rest).as_bytes());
+        stored.extend_from_slice(key_rest);
         stored.extend_from_slice(value);
-        let result = self.trees[database].apply_put(key, &stored, WriteOptions::default()).await;
+        let result = self.trees[database].apply_put(&stored_key, &stored, WriteOptions::default()).await;
         self.keep_scratch(stored);
         self.volatile[database].note(expires_at.unwrap_or(UnixMs::MAX));
+        self.tracking.invalidate(&[key], writer);
         result
     }
 
@@ -321,7 +341,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     pub(super) async fn delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) -> Result<usize> {
         // Nobody waits for this to become durable: after a crash the keys are expired all the same.
         let (deleted, _) = self
-            .update(database, keys, now, |update| {
+            .update(database, keys, now, NOBODY, |update| {
                 (0..keys.len()).filter(|&index| update.delete_if_expired(index)).count()
             })
             .await?;
@@ -335,8 +355,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         }
     }
 
-    /// Gives `visit` the keys of a database from `from` on in order, with what they hold, those included whose time has
-    /// come, until it breaks or there are no more. Returns whether it broke.
+    /// Gives `visit` the keys of a database from the stored form `from` on in order, those included whose time has come, until
+    /// it breaks or there are no more. Returns whether it broke.
     ///
     /// Keys may be written and deleted meanwhile; a key that is there all the time is visited once.
     ///
@@ -347,13 +367,24 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         &self,
         database: usize,
         from: Bound<&[u8]>,
-        mut visit: impl FnMut(&[u8], Entry<'_>) -> ControlFlow<()>,
+        mut visit: impl FnMut(Visited<'_>) -> ControlFlow<()>,
     ) -> Result<bool> {
         let mut cursor = self.trees[database].range((from, Bound::Unbounded));
         let mut visited = 0usize;
-        while let Some((key, stored)) = cursor.next().await? {
-            let entry = Entry::decode(&stored).ok_or_else(|| corrupt_value(&key))?;
-            if visit(&key, entry).is_break() {
+        let mut long_key = Vec::new();
+        while let Some((position, stored)) = cursor.next().await? {
+            let (entry, key_rest) =
+                Entry::decode_with_key_rest(&stored).ok_or_else(|| corrupt_value(&position))?;
+            let key = match key_rest {
+                None => &position,
+                Some(rest) => {
+                    long_key.clear();
+                    long_key.extend_from_slice(key_prefix(&position)?);
+                    long_key.extend_from_slice(rest);
+                    long_key.as_slice()
+                }
+            };
+            if visit(Visited { position: &position, key, entry }).is_break() {
                 return Ok(true);
             }
             visited += 1;
@@ -364,18 +395,53 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(false)
     }
 
+    /// The stored form of the first key of a database, from the stored form `from` on, for which `is_it` breaks with true; none
+    /// if it breaks with false before, or never breaks.
+    ///
+    /// # Errors
+    ///
+    /// Those of the store.
+    pub async fn find_position(
+        &self,
+        database: usize,
+        from: &[u8],
+        mut is_it: impl FnMut(&[u8]) -> ControlFlow<bool>,
+    ) -> Result<Option<Vec<u8>>> {
+        let mut cursor = self.trees[database].range(from..);
+        let mut visited = 0usize;
+        while let Some(position) = cursor.next_key().await? {
+            if let ControlFlow::Break(found) = is_it(&position) {
+                return Ok(found.then_some(position));
+            }
+            visited += 1;
+            if visited.is_multiple_of(KEYS_PER_TURN) {
+                yield_now().await;
+            }
+        }
+        Ok(None)
+    }
+
     /// How many keys a database has, those included whose time has come but which nobody met since.
     pub fn len(&self, database: usize) -> u64 {
         self.trees[database].len()
     }
 
-    /// Deletes all keys of a database.
+    /// Deletes all keys of some databases, one after the other, and tells all that track keys.
     ///
     /// # Errors
     ///
-    /// Those of the store.
-    pub async fn clear(&self, database: usize) -> Result<Commit> {
-        self.trees[database].apply_clear(WriteOptions::default()).await
+    /// Those of the store. Some of the databases may be empty then.
+    pub async fn clear(&self, databases: Range<usize>) -> Result<Commit> {
+        let mut result = Ok(Commit::default());
+        for tree in &self.trees[databases] {
+            let cleared = tree.apply_clear(WriteOptions::default()).await;
+            result = result.and_then(|commit| Ok(commit.and(cleared?)));
+            if result.is_err() {
+                break;
+            }
+        }
+        self.tracking.invalidate_all();
+        result
     }
 
     /// A key of a database, chosen by numbers from `random`; `None` if there is none.
@@ -390,9 +456,20 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         mut random: impl FnMut() -> u64,
     ) -> Result<Option<Vec<u8>>> {
         for _ in 0..RANDOM_TRIES {
-            let Some(key) = self.trees[database].random(&mut random).await? else { break };
-            if self.read(database, &key, now, |entry| entry.is_some()).await? {
-                return Ok(Some(key));
+            let Some(position) = self.trees[database].random(&mut random).await? else { break };
+            let key = self.trees[database].get_with(&position, |stored| {
+                let (entry, key_rest) =
+                    Entry::decode_with_key_rest(stored).ok_or_else(|| corrupt_value(&position))?;
+                let key = match key_rest {
+                    None => position.clone(),
+                    Some(rest) => [key_prefix(&position)?, rest].concat(),
+                };
+                Ok::<_, Error>((key, entry.is_live(now)))
+            });
+            match key.await?.transpose()? {
+                Some((key, true)) => return Ok(Some(key)),
+                Some((key, false)) => self.try_delete_expired(database, &[&key], now).await,
+                None => {}
             }
         }
         Ok(None)
@@ -417,11 +494,14 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Keyspace<E, N> {
 /// An atomic change to some keys of a database, each called by its index among them.
 pub struct Update<'a> {
     txn: &'a mut Txn,
+    keys: &'a [&'a [u8]],
     scratch: Vec<u8>,
     now: UnixMs,
     expired: u64,
     /// When the first of the keys that were written expires.
     earliest: UnixMs,
+    /// The keys that were changed, for those that track keys; `None` if there are none.
+    changed: Option<Vec<usize>>,
     /// A key whose value could not be understood.
     corrupt: Option<usize>,
 }
@@ -436,10 +516,18 @@ impl Update<'_> {
         entry.filter(|entry| entry.is_live(self.now))
     }
 
+    fn note_change(&mut self, index: usize) {
+        if let Some(changed) = &mut self.changed {
+            changed.push(index);
+        }
+    }
+
     /// Sets a key to `value`, until `expires_at`.
     pub fn put(&mut self, index: usize, value: &[u8], expires_at: Option<UnixMs>) {
+        self.note_change(index);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
-        self.txn.put_parts(index, &[Header::new(expires_at).as_bytes(), value]);
+        let key_rest = key_rest(self.keys[index]);
+        self.txn.put_parts(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, value]);
     }
 
     /// Sets a key to what `write` appends to its buffer, given the present value; until `expires_at`.
@@ -449,12 +537,14 @@ impl Update<'_> {
         expires_at: Option<UnixMs>,
         write: impl FnOnce(&mut Vec<u8>, Option<&[u8]>),
     ) {
+        self.note_change(index);
         let present = self.txn.get(index).and_then(Entry::decode);
         let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
         self.scratch.clear();
         write(&mut self.scratch, present);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
-        self.txn.put_parts(index, &[Header::new(expires_at).as_bytes(), &self.scratch]);
+        let key_rest = key_rest(self.keys[index]);
+        self.txn.put_parts(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, &self.scratch]);
     }
 
     /// Changes when a key expires, if it is there.
@@ -470,6 +560,9 @@ impl Update<'_> {
     pub fn delete(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
         let deleted = self.txn.delete(index);
+        if deleted {
+            self.note_change(index);
+        }
         self.expired += u64::from(deleted && expired);
         deleted && !expired
     }
@@ -485,6 +578,7 @@ impl Update<'_> {
         let expired = self.is_expired(index);
         if expired {
             self.txn.delete(index);
+            self.note_change(index);
             self.expired += 1;
         }
         expired

@@ -5,7 +5,7 @@
 //! connection without its socket: bytes in, bytes out; [`serve_connection`] gives it one. The connections of a core
 //! share a [`Server`].
 //!
-//! Replies and error texts are those of Redis 7.0; `tests/redis_parity.rs` compares both, and lists where they differ.
+//! Replies and error texts are those of Redis 7.0; `tests/redis_parity.rs` compares both; README.md lists where they differ.
 
 pub mod client;
 pub mod command;
@@ -20,6 +20,7 @@ pub mod request;
 mod serve;
 mod server;
 pub mod session;
+mod tracking;
 
 pub use serve::{expire_keys, serve, serve_connection};
 pub use server::{Config, Limits, REDIS_VERSION, Server, Stats};

@@ -186,6 +186,12 @@ impl Replies {
         }
     }
 
+    /// The head of a push, which no request asked for: `len` replies follow. RESP2 has none.
+    pub(super) fn push(&mut self, len: usize) {
+        debug_assert_eq!(self.protocol, Protocol::Resp3);
+        self.head(b'>', len);
+    }
+
     /// A short text without line ends.
     pub fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']), "{text:?}");

@@ -165,6 +165,7 @@ impl<E: Env, N: Namespace> Server<E, N> {
     /// A server for the databases of `keyspace`. `env` gives timers; `clock` gives the time that keys expire by.
     pub fn new(env: E, keyspace: Keyspace<E, N>, clock: Arc<dyn Clock>, config: Config) -> Rc<Self> {
         let mut random = StdRng::from_seed(config.seed);
+        keyspace.tracking().output_bytes.set(config.limits.output_bytes);
         let run_id = (0..5).map(|_| format!("{:08x}", random.next_u32())).collect();
         Rc::new(Self {
             keyspace,
@@ -186,6 +187,11 @@ impl<E: Env, N: Namespace> Server<E, N> {
             shutdown: Cell::new(false),
             shutdown_requested: Notify::new(),
         })
+    }
+
+    pub(super) fn set_limits(&self, limits: Limits) {
+        self.limits.set(limits);
+        self.keyspace.tracking().output_bytes.set(limits.output_bytes);
     }
 
     /// Monotonic time.
@@ -249,6 +255,7 @@ impl<E: Env, N: Namespace> Server<E, N> {
 
     pub(super) fn forget(&self, client: &Client) {
         self.clients.borrow_mut().remove(&client.id);
+        self.keyspace.tracking().disable(client);
     }
 
     /// Deletes keys whose time has come: visits at most `budget` keys and returns how many it visited; fewer than `budget`

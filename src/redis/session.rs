@@ -23,6 +23,7 @@ use super::keyspace::yield_now;
 use super::reply::Replies;
 use super::request::{self, Parser, Progress, ProtocolError};
 use super::server::{Server, add};
+use super::tracking::take_pushes;
 use crate::block::Namespace;
 use crate::mem::{IoBuf, Slice};
 use crate::store::{Commit, Env};
@@ -235,6 +236,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
                 self.dropped = Some(DropReason::Http);
                 return;
             }
+            take_pushes(&self.client, &mut self.replies);
             let start = self.replies.len();
             let mut ctx = Context {
                 server: &*self.server,
@@ -257,6 +259,8 @@ impl<E: Env, N: Namespace> Session<E, N> {
                     self.promises.push(start..self.replies.len());
                 }
             }
+            // Behind the reply, which may hold the value from before.
+            take_pushes(&self.client, &mut self.replies);
         }
         self.input.consume(self.parser.consumed());
         self.parser.reset();
@@ -326,11 +330,17 @@ impl<E: Env, N: Namespace> Session<E, N> {
 
     /// Whether [`Session::take_replies`] has something to send.
     pub fn has_replies(&self) -> bool {
-        self.outbox.waiting() > 0 || !self.replies.is_empty()
+        self.has_pushes() || self.outbox.waiting() > 0 || !self.replies.is_empty()
     }
 
-    /// Takes the next batch of replies to send it.
+    /// Whether others have something to be sent to this client.
+    pub fn has_pushes(&self) -> bool {
+        !self.client.pushes.borrow().is_empty()
+    }
+
+    /// Takes the next batch of replies, and of what others want to be sent, to send it.
     pub fn take_replies(&mut self) -> Vec<u8> {
+        take_pushes(&self.client, &mut self.replies);
         let batch = self.outbox.pop().unwrap_or_else(|| self.replies.take());
         self.outbox.taken(&batch);
         batch

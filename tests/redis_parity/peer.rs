@@ -67,6 +67,12 @@ impl Redis {
         }
     }
 
+    /// One more connection.
+    #[allow(dead_code, reason = "not every test that shares this file uses it")]
+    pub(crate) fn connect(&self) -> UnixStream {
+        connect(&self.socket)
+    }
+
     /// Sends `bytes` on a connection of their own and returns what comes until its end.
     pub(crate) fn converse(&mut self, bytes: &[u8]) -> Vec<u8> {
         let mut stream = connect(&self.socket);
@@ -136,6 +142,26 @@ impl Boson {
         self.session.feed(request);
         run(&self.executor, self.session.run());
         self.session.take_replies()
+    }
+
+    /// One more connection.
+    #[allow(dead_code, reason = "not every test that shares this file uses it")]
+    pub(crate) fn connect(&self) -> Session<SimEnv, MemoryNamespace> {
+        Session::new(self.session.server(), "127.0.0.1:2", "127.0.0.1:6380").expect("room for a client")
+    }
+
+    /// Sends `request` on `session` and returns everything that is to be sent then.
+    #[allow(dead_code, reason = "not every test that shares this file uses it")]
+    pub(crate) fn call_on(&self, session: &mut Session<SimEnv, MemoryNamespace>, request: &[u8]) -> Vec<u8> {
+        session.feed(request);
+        run(&self.executor, session.run());
+        let mut received = Vec::new();
+        while session.has_replies() {
+            let replies = session.take_replies();
+            received.extend_from_slice(&replies);
+            session.sent(replies);
+        }
+        received
     }
 
     /// Sends `request` so many times and throws the replies away, as a connection does once they are sent.

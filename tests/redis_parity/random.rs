@@ -45,19 +45,25 @@ const TIMES: [&str; 8] = ["1000", "100000", "0", "-1", "abc", "92233720368547758
 /// The commands of one seed.
 pub(crate) struct Commands {
     random: StdRng,
+    keys: Vec<String>,
 }
 
 impl Commands {
     pub(crate) fn new(seed: u64) -> Self {
-        Self { random: StdRng::seed_from_u64(seed) }
+        Self::on(seed, KEYS.map(str::to_owned).to_vec())
+    }
+
+    /// Commands on `keys`.
+    pub(crate) fn on(seed: u64, keys: Vec<String>) -> Self {
+        Self { random: StdRng::seed_from_u64(seed), keys }
     }
 
     fn one<'a>(&mut self, of: &[&'a str]) -> &'a str {
         of.choose(&mut self.random).expect("not empty")
     }
 
-    fn key(&mut self) -> &'static str {
-        self.one(&KEYS)
+    fn key(&mut self) -> String {
+        self.keys.choose(&mut self.random).expect("not empty").clone()
     }
 
     fn value(&mut self) -> String {

@@ -36,7 +36,8 @@ pub(super) async fn flushdb<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> Outcome {
     check_flush_options(request)?;
-    let commit = ctx.server.keyspace.clear(ctx.database()).await?;
+    let database = ctx.database();
+    let commit = ctx.server.keyspace.clear(database..database + 1).await?;
     ctx.commit(commit);
     ctx.replies.ok();
     Ok(())
@@ -47,10 +48,8 @@ pub(super) async fn flushall<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> Outcome {
     check_flush_options(request)?;
-    for database in 0..DATABASES {
-        let commit = ctx.server.keyspace.clear(database).await?;
-        ctx.commit(commit);
-    }
+    let commit = ctx.server.keyspace.clear(0..DATABASES).await?;
+    ctx.commit(commit);
     ctx.replies.ok();
     Ok(())
 }

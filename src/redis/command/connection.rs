@@ -138,6 +138,7 @@ pub(super) fn quit<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome
 pub(super) fn reset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
     let client = ctx.client;
     client.in_refused_multi.set(false);
+    ctx.server.keyspace.tracking().disable(client);
     client.database.set(0);
     client.protocol.set(Protocol::Resp2);
     client.authenticated.set(!ctx.server.needs_password());

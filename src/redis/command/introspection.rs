@@ -1,17 +1,16 @@
 //! Commands about commands.
 //!
-//! COMMAND INFO tells names, arities, flags, the places of keys, categories and tips as Redis does; it leaves out the key
-//! specifications and subcommands of Redis 7, and COMMAND DOCS documents nothing: clients take both as optional.
+//! COMMAND INFO and COMMAND DOCS tell of the commands there are what Redis 7.0 tells of them.
 
 use super::super::glob;
 use super::super::reply::Replies;
 use super::super::request::Request;
 use super::table::{self, Command, Id};
-use super::{Context, Failure, Outcome, find};
+use super::{Context, Failure, Outcome, docs, find, key_specs};
 use crate::block::Namespace;
 use crate::store::Env;
 
-fn names(replies: &mut Replies, names: impl Iterator<Item = &'static str> + Clone) {
+pub(super) fn names(replies: &mut Replies, names: impl Iterator<Item = &'static str> + Clone) {
     replies.set(names.clone().count());
     names.for_each(|name| replies.simple(name));
 }
@@ -27,8 +26,12 @@ fn describe(replies: &mut Replies, command: &Command) {
     names(replies, command.category_names());
     replies.set(command.tips.len());
     command.tips.iter().for_each(|tip| replies.bulk(tip.as_bytes()));
-    replies.set(0);
-    replies.set(0);
+    key_specs::write(replies, command);
+    match command.subcommands.len() {
+        0 => replies.set(0),
+        count => replies.array(count),
+    }
+    command.subcommands.iter().for_each(|subcommand| describe(replies, subcommand));
 }
 
 /// COMMAND alone.
@@ -65,8 +68,14 @@ pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-pub(super) fn docs<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
-    ctx.replies.map(0);
+/// COMMAND DOCS: of all commands, or of those named that there are.
+pub(super) fn docs<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+    let documented: Vec<&'static Command> = match request.len() {
+        2 => table::all().iter().collect(),
+        _ => request.iter_from(2).filter_map(find_by_full_name).collect(),
+    };
+    ctx.replies.map(documented.len());
+    documented.into_iter().for_each(|command| docs::write(ctx.replies, command));
     Ok(())
 }
 
@@ -124,8 +133,12 @@ pub(super) fn help<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, id: Id) ->
         Id::ClientHelp => (
             "CLIENT",
             &[
+                "CACHING (YES|NO)",
+                "    Whether copies of what the next command reads are kept.",
                 "GETNAME",
                 "    The name of this connection.",
+                "GETREDIR",
+                "    Where invalidations go: 0, to this connection, or -1, nowhere.",
                 "ID",
                 "    The number of this connection.",
                 "INFO",
@@ -142,6 +155,10 @@ pub(super) fn help<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, id: Id) ->
                 "    Which library the client uses.",
                 "SETNAME <name>",
                 "    Name this connection.",
+                "TRACKING (ON|OFF) [BCAST] [PREFIX <prefix> [...]] [OPTIN] [OPTOUT] [NOLOOP]",
+                "    Whether this connection is told of changes of the keys that it has read.",
+                "TRACKINGINFO",
+                "    How this connection tracks keys.",
             ],
         ),
         Id::CommandHelp => (
@@ -152,7 +169,7 @@ pub(super) fn help<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, id: Id) ->
                 "COUNT",
                 "    How many commands there are.",
                 "DOCS [<command> ...]",
-                "    Nothing: see the documentation of Redis.",
+                "    What some commands, or all, do and take.",
                 "GETKEYS <full-command>",
                 "    The keys among a command's arguments.",
                 "INFO [<command> ...]",

@@ -2,8 +2,9 @@
 
 use std::ops::{Bound, ControlFlow};
 
+use super::super::cursor;
 use super::super::glob;
-use super::super::keyspace::{Entry, Update};
+use super::super::keyspace::{Entry, LONG_KEY_PREFIX_BYTES, Update, Visited};
 use super::super::number::parse_digits;
 use super::super::reply::Replies;
 use super::super::request::Request;
@@ -24,10 +25,10 @@ pub(super) async fn delete<E: Env, N: Namespace>(
     let delete_all =
         |update: &mut Update<'_>| (1..request.len()).filter(|index| update.delete(index - 1)).count();
     let (deleted, commit) = if request.len() == 2 {
-        keyspace.update(database, &[&request[1]], now, delete_all).await?
+        keyspace.update(database, &[&request[1]], now, ctx.client.id, delete_all).await?
     } else {
         let keys: Vec<&[u8]> = request.iter_from(1).collect();
-        keyspace.update(database, &keys, now, delete_all).await?
+        keyspace.update(database, &keys, now, ctx.client.id, delete_all).await?
     };
     ctx.commit(commit);
     ctx.replies.count(deleted);
@@ -100,8 +101,8 @@ pub(super) async fn keys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     let mut found = Replies::new();
     let mut count = 0;
     let now = ctx.now;
-    let visit = |key: &[u8], entry: Entry<'_>| {
-        if pattern.is_behind(key) || found.len() > max_bytes {
+    let visit = |Visited { position, key, entry }: Visited<'_>| {
+        if pattern.is_behind(position) || found.len() > max_bytes {
             return ControlFlow::Break(());
         }
         if entry.is_live(now) && pattern.matches(key) {
@@ -116,7 +117,7 @@ pub(super) async fn keys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     Ok(())
 }
 
-/// A pattern, and what all keys that match it begin with: keys are in order, so only those need be visited.
+/// A pattern, and what the stored forms of all keys that match it begin with: they are in order, so only those need be visited.
 struct Pattern<'a> {
     pattern: &'a [u8],
     prefix: &'a [u8],
@@ -124,7 +125,8 @@ struct Pattern<'a> {
 
 impl<'a> Pattern<'a> {
     fn new(pattern: &'a [u8]) -> Self {
-        Self { pattern, prefix: glob::literal_prefix(pattern) }
+        let prefix = glob::literal_prefix(pattern);
+        Self { pattern, prefix: &prefix[..prefix.len().min(LONG_KEY_PREFIX_BYTES)] }
     }
 
     fn matches(&self, key: &[u8]) -> bool {
@@ -132,9 +134,9 @@ impl<'a> Pattern<'a> {
         self.pattern == b"*" || glob::matches(self.pattern, key)
     }
 
-    /// Whether neither `key` nor any later key begins with the prefix.
-    fn is_behind(&self, key: &[u8]) -> bool {
-        !key.starts_with(self.prefix) && key > self.prefix
+    /// Whether neither the stored form `position` nor any later one begins with the prefix.
+    fn is_behind(&self, position: &[u8]) -> bool {
+        !position.starts_with(self.prefix) && position > self.prefix
     }
 }
 
@@ -142,7 +144,7 @@ pub(super) async fn scan<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     let cursor = parse_cursor(&request[1]).ok_or(Failure::text("ERR invalid cursor"))?;
     let options = ScanOptions::parse(request)?;
     let pattern = Pattern::new(options.pattern);
-    let resumed = if cursor == 0 { None } else { Some(last_key(ctx, cursor)?) };
+    let resumed = if cursor == 0 { None } else { find_position(ctx, cursor, &pattern).await? };
     // A pattern may be another one than in the call before.
     let from = match &resumed {
         Some(last) if last.as_slice() >= pattern.prefix => Bound::Excluded(last.as_slice()),
@@ -150,12 +152,11 @@ pub(super) async fn scan<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     };
     let max_bytes = ctx.server.limits.get().reply_bytes;
     let mut found = Replies::new();
-    let (mut count, mut visited) = (0, 0);
-    let mut last_visited = Vec::new();
+    let (mut count, mut visited, mut next) = (0, 0, 0);
     let now = ctx.now;
-    let visit = |key: &[u8], entry: Entry<'_>| {
-        if pattern.is_behind(key) {
-            last_visited.clear();
+    let cursors = &ctx.server.cursors;
+    let visit = |Visited { position, key, entry }: Visited<'_>| {
+        if pattern.is_behind(position) {
             return ControlFlow::Break(());
         }
         if options.any_type && entry.is_live(now) && pattern.matches(key) {
@@ -166,12 +167,15 @@ pub(super) async fn scan<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
         if visited < options.count && found.len() < max_bytes {
             return ControlFlow::Continue(());
         }
-        last_visited.extend_from_slice(key);
-        ControlFlow::Break(())
+        match cursors.borrow_mut().stop_at(position) {
+            Some(cursor) => {
+                next = cursor;
+                ControlFlow::Break(())
+            }
+            None => ControlFlow::Continue(()),
+        }
     };
-    let stopped = ctx.server.keyspace.scan(ctx.database(), from, visit).await?;
-    let more = stopped && visited > 0 && (visited >= options.count || found.len() >= max_bytes);
-    let next = if more { ctx.server.cursors.borrow_mut().advance(cursor, last_visited) } else { 0 };
+    ctx.server.keyspace.scan(ctx.database(), from, visit).await?;
     ctx.replies.array(2);
     ctx.replies.bulk_u64(next);
     ctx.replies.array(count);
@@ -179,12 +183,29 @@ pub(super) async fn scan<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     Ok(())
 }
 
-/// The key that the scan with `cursor` visited last.
-fn last_key<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, cursor: u64) -> Result<Vec<u8>, Failure> {
-    let mut cursors = ctx.server.cursors.borrow_mut();
-    cursors.resume(cursor).map(<[u8]>::to_vec).ok_or(Failure::text(
-        "ERR unknown cursor: the server keeps the 4096 newest ones until it restarts, start again with 0",
-    ))
+/// The stored form of the key that a scan with `cursor` visited last. `None` if it is neither remembered nor there: the scan
+/// then starts over.
+async fn find_position<E: Env, N: Namespace>(
+    ctx: &Context<'_, E, N>,
+    cursor: u64,
+    pattern: &Pattern<'_>,
+) -> Result<Option<Vec<u8>>, Failure> {
+    if !cursor::is_possible(cursor) {
+        return Ok(None);
+    }
+    if let Some(position) = ctx.server.cursors.borrow_mut().resume(cursor) {
+        return Ok(Some(position.to_vec()));
+    }
+    let is_it = |position: &[u8]| {
+        if pattern.is_behind(position) {
+            return ControlFlow::Break(false);
+        }
+        if cursor::cursor_of(position) == cursor {
+            return ControlFlow::Break(true);
+        }
+        ControlFlow::Continue(())
+    };
+    Ok(ctx.server.keyspace.find_position(ctx.database(), pattern.prefix, is_it).await?)
 }
 
 /// Parses a cursor as C's `strtoul` does, without blanks in front: a negative number wraps around, no text at all is 0.

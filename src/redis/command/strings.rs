@@ -114,7 +114,7 @@ async fn store<E: Env, N: Namespace>(
     let unconditional =
         options.condition == Condition::Always && !options.get && options.expiry != Expiry::Keep;
     if unconditional {
-        let commit = keyspace.put(database, key, value, expires_at).await?;
+        let commit = keyspace.put(database, key, value, expires_at, ctx.client.id).await?;
         replies.ok();
         ctx.commit(commit);
         return Ok(());
@@ -140,7 +140,7 @@ async fn store<E: Env, N: Namespace>(
             Reply::OneOrZero => replies.integer(i64::from(sets)),
         }
     };
-    let ((), commit) = keyspace.update(database, &[key], ctx.now, change).await?;
+    let ((), commit) = keyspace.update(database, &[key], ctx.now, ctx.client.id, change).await?;
     ctx.commit(commit);
     Ok(())
 }
@@ -183,7 +183,7 @@ pub(super) async fn getdel<E: Env, N: Namespace>(
         bulk_or_null(replies, update.get(0));
         update.delete(0);
     };
-    let ((), commit) = ctx.server.keyspace.update(database, &[key], ctx.now, change).await?;
+    let ((), commit) = ctx.server.keyspace.update(database, &[key], ctx.now, ctx.client.id, change).await?;
     ctx.commit(commit);
     Ok(())
 }
@@ -218,7 +218,7 @@ pub(super) async fn getex<E: Env, N: Namespace>(
         }
         Ok(())
     };
-    let (outcome, commit) = ctx.server.keyspace.update(database, &[key], now, change).await?;
+    let (outcome, commit) = ctx.server.keyspace.update(database, &[key], now, ctx.client.id, change).await?;
     ctx.commit(commit);
     outcome
 }
@@ -312,7 +312,8 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
         });
         Ok(())
     };
-    let (outcome, commit) = ctx.server.keyspace.update(database, &[key], ctx.now, change).await?;
+    let (outcome, commit) =
+        ctx.server.keyspace.update(database, &[key], ctx.now, ctx.client.id, change).await?;
     ctx.commit(commit);
     outcome
 }

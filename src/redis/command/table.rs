@@ -7,7 +7,9 @@ pub enum Id {
     Append,
     Auth,
     Client,
+    ClientCaching,
     ClientGetName,
+    ClientGetRedir,
     ClientHelp,
     ClientId,
     ClientInfo,
@@ -17,6 +19,8 @@ pub enum Id {
     ClientReply,
     ClientSetInfo,
     ClientSetName,
+    ClientTracking,
+    ClientTrackingInfo,
     Command,
     CommandCount,
     CommandDocs,
@@ -296,8 +300,12 @@ pub(super) fn command(id: Id) -> &'static Command {
     COMMANDS.iter().find(|command| command.id == id).unwrap_or(&COMMANDS[0])
 }
 
-static CLIENT_SUBCOMMANDS: [Command; 10] = [
+static CLIENT_SUBCOMMANDS: [Command; 14] = [
+    Command::new("client|caching", Id::ClientCaching, 3, NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
     Command::new("client|getname", Id::ClientGetName, 2, NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
+    Command::new("client|getredir", Id::ClientGetRedir, 2, NOSCRIPT | LOADING | STALE)
         .in_categories(CONNECTION),
     Command::new("client|help", Id::ClientHelp, 2, LOADING | STALE).in_categories(CONNECTION),
     Command::new("client|id", Id::ClientId, 2, NOSCRIPT | LOADING | STALE).in_categories(CONNECTION),
@@ -315,6 +323,10 @@ static CLIENT_SUBCOMMANDS: [Command; 10] = [
     Command::new("client|setinfo", Id::ClientSetInfo, 4, NOSCRIPT | LOADING | STALE)
         .in_categories(CONNECTION),
     Command::new("client|setname", Id::ClientSetName, 3, NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
+    Command::new("client|tracking", Id::ClientTracking, -3, NOSCRIPT | LOADING | STALE)
+        .in_categories(CONNECTION),
+    Command::new("client|trackinginfo", Id::ClientTrackingInfo, 2, NOSCRIPT | LOADING | STALE)
         .in_categories(CONNECTION),
 ];
 

@@ -181,10 +181,10 @@ where
             restart(limit, &mut timer);
             return Poll::Ready(Event::Received(result, buffer));
         }
-        // This has the task woken; `current_limit` looks at the result. Whatever others want to send
-        // to this client, such as invalidations of its cache, would be looked for here, too.
+        // This has the task woken, also when others push something; `current_limit` looks at the result.
         let _ = session.client().poll_killed(cx.waker());
-        if !waits || session.is_held_back() != was_held_back {
+        let pushes_can_be_sent = sending.is_none() && session.has_pushes();
+        if !waits || session.is_held_back() != was_held_back || pushes_can_be_sent {
             return Poll::Ready(Event::Woken);
         }
         let now = current_limit(session, is_closing, sending.is_some());

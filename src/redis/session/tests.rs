@@ -448,13 +448,6 @@ fn a_scan_finds_whatever_is_there_all_the_time() {
 }
 
 #[test]
-fn an_unknown_cursor_is_an_error() {
-    let mut client = World::new().connect();
-    let reply = client.call("scan 12345");
-    assert!(reply.starts_with("-ERR unknown cursor"), "{reply}");
-}
-
-#[test]
 fn info_counts_what_happened() {
     let world = World::new();
     let mut client = world.connect();
@@ -629,21 +622,6 @@ fn a_full_store_refuses_writes_until_there_is_room() {
         assert_eq!(client.call(&format!("del k{index}")), ":1\r\n");
     }
     assert_eq!(client.call(&format!("set again {value}")), "+OK\r\n");
-}
-
-#[test]
-fn what_the_store_cannot_hold_is_an_error() {
-    let world = World::new();
-    let mut client = world.connect();
-    let key = "k".repeat(4_097);
-    for command in ["set", "getset", "append", "setnx", "incrby"] {
-        let reply = client.call(&format!("{command} {key} 5"));
-        assert!(reply.starts_with("-ERR ") && reply.contains("4096"), "{command}: {reply}");
-    }
-    let reply = client.call(&format!("mset a 1 {key} 2"));
-    assert!(reply.starts_with("-ERR "), "{reply}");
-    assert_eq!(client.call("exists a"), ":0\r\n", "all or nothing");
-    assert_eq!(client.call(&format!("get {key}")), "$-1\r\n");
 }
 
 #[test]

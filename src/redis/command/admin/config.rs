@@ -13,7 +13,7 @@ use crate::block::Namespace;
 use crate::store::Env;
 
 /// The parameters there are, in the order of their names, and whether CONFIG SET can change them.
-const PARAMETERS: [(&str, bool); 15] = [
+const PARAMETERS: [(&str, bool); 16] = [
     ("appendfsync", false),
     ("appendonly", false),
     ("client-output-buffer-limit", true),
@@ -29,6 +29,7 @@ const PARAMETERS: [(&str, bool); 15] = [
     ("requirepass", true),
     ("save", false),
     ("timeout", true),
+    ("tracking-table-max-keys", true),
 ];
 
 /// The least `proto-max-bulk-len` and `client-query-buffer-limit`, in bytes.
@@ -52,6 +53,7 @@ fn value<E: Env, N: Namespace>(server: &Server<E, N>, name: &str) -> Vec<u8> {
         "proto-max-bulk-len" => limits.bulk_bytes.to_string().into_bytes(),
         "requirepass" => server.password.borrow().clone().unwrap_or_default(),
         "timeout" => limits.idle.unwrap_or_default().as_secs().to_string().into_bytes(),
+        "tracking-table-max-keys" => server.keyspace.tracking().max_keys.get().to_string().into_bytes(),
         _ => Vec::new(),
     }
 }
@@ -85,6 +87,7 @@ pub(in super::super) fn config_get<E: Env, N: Namespace>(
 struct Settings {
     limits: Limits,
     password: Option<Vec<u8>>,
+    tracked_keys: usize,
 }
 
 impl Settings {
@@ -98,6 +101,7 @@ impl Settings {
                 let seconds = u64::try_from(parse_count(value)?).unwrap_or(u64::MAX);
                 self.limits.idle = Some(Duration::from_secs(seconds)).filter(|idle| !idle.is_zero());
             }
+            "tracking-table-max-keys" => self.tracked_keys = parse_count(value)?,
             "requirepass" => self.password = Some(value.to_vec()).filter(|password| !password.is_empty()),
             _ => return Err("can't set immutable config"),
         }
@@ -196,8 +200,11 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
             return Err(Failure::quoting(before, name, "'"));
         }
     }
-    let mut settings =
-        Settings { limits: ctx.server.limits.get(), password: ctx.server.password.borrow().clone() };
+    let mut settings = Settings {
+        limits: ctx.server.limits.get(),
+        password: ctx.server.password.borrow().clone(),
+        tracked_keys: ctx.server.keyspace.tracking().max_keys.get(),
+    };
     for (index, name) in names.iter().enumerate() {
         let Some((known, changeable)) = find(name) else { continue };
         if !changeable {
@@ -208,7 +215,8 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
         }
         settings.set(known, &request[3 + index * 2]).map_err(|reason| refuse(known.as_bytes(), reason))?;
     }
-    ctx.server.limits.set(settings.limits);
+    ctx.server.set_limits(settings.limits);
+    ctx.server.keyspace.tracking().max_keys.set(settings.tracked_keys);
     *ctx.server.password.borrow_mut() = settings.password;
     ctx.server.wake_all();
     ctx.replies.ok();
@@ -218,6 +226,7 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
 pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
     ctx.server.stats.reset();
     ctx.server.keyspace.reset_stats();
+    ctx.server.keyspace.tracking().dropped_clients.set(0);
     ctx.replies.ok();
     Ok(())
 }

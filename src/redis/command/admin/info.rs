@@ -45,9 +45,10 @@ fn write_section<E: Env, N: Namespace>(
         "server" => write_server(text, server),
         "clients" => write!(
             text,
-            "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:0\r\n",
+            "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:0\r\ntracking_clients:{}\r\n",
             server.client_count(),
             server.limits.get().max_clients,
+            server.keyspace.tracking().client_count(),
         ),
         "memory" => write_memory(text, server),
         "persistence" => text.write_str(
@@ -99,17 +100,26 @@ fn write_memory<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) 
 fn write_stats<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
     let keys = server.keyspace.stats();
     let stats = &server.stats;
+    let tracking = server.keyspace.tracking();
+    let [tracked_keys, tracked_items, prefixes] =
+        tracking.totals().map(|total| u64::try_from(total).unwrap_or(u64::MAX));
     for (name, value) in [
         ("total_connections_received", stats.connections.get()),
         ("total_commands_processed", stats.commands.get()),
         ("total_net_input_bytes", stats.input_bytes.get()),
         ("total_net_output_bytes", stats.output_bytes.get()),
         ("rejected_connections", stats.rejected_connections.get()),
-        ("client_output_buffer_limit_disconnections", stats.dropped_clients.get()),
+        (
+            "client_output_buffer_limit_disconnections",
+            stats.dropped_clients.get() + tracking.dropped_clients.get(),
+        ),
         ("expired_keys", keys.expired),
         ("evicted_keys", 0),
         ("keyspace_hits", keys.hits),
         ("keyspace_misses", keys.misses),
+        ("tracking_total_keys", tracked_keys),
+        ("tracking_total_items", tracked_items),
+        ("tracking_total_prefixes", prefixes),
         ("total_error_replies", stats.errors.get()),
     ] {
         write!(text, "{name}:{value}\r\n")?;

@@ -1,0 +1,340 @@
+//! Which clients keep copies of which keys, and telling them when these are out of date: CLIENT TRACKING.
+//!
+//! A client that tracks is told, by a push in RESP3, when a key that it has read may have changed: once for each key, until it
+//! reads the key again. In broadcast mode it is told of every key that begins with one of its prefixes, read or not.
+//!
+//! No invalidation is lost while its client is connected:
+//!
+//! - A client is remembered for a key *before* the key is read, and told *after* a change is visible. Whatever comes in
+//!   between, it either reads the new value or is told.
+//! - What is pushed to a client while one of its commands runs is sent behind the reply, never in front of it: the reply may
+//!   hold the value from before.
+//! - A client with more to be sent to it than `client-output-buffer-limit` is disconnected.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::rc::Rc;
+
+use super::client::Client;
+use super::reply::{Protocol, Replies};
+
+/// How many keys are remembered at most, unless `tracking-table-max-keys` says otherwise. Beyond, clients are told to drop some.
+pub(super) const MAX_TRACKED_KEYS: usize = 1_000_000;
+/// How much the remembered keys may take, in bytes: a single one may be half a GiB long.
+pub(super) const MAX_TRACKED_BYTES: usize = 256 << 20;
+/// The id of nobody, for changes that no client made.
+pub(super) const NOBODY: u64 = 0;
+/// How large a buffer for pushes is kept, in bytes.
+const KEPT_PUSH_BYTES: usize = 1024;
+
+/// Which of the keys that it reads a client keeps copies of.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum Choice {
+    #[default]
+    All,
+    /// Those of a command behind CLIENT CACHING YES.
+    OptIn,
+    /// All but those of a command behind CLIENT CACHING NO.
+    OptOut,
+}
+
+/// How a client tracks.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Mode {
+    pub(super) choice: Choice,
+    /// The client is not told of its own changes.
+    pub(super) no_loop: bool,
+    /// What the keys begin with that it is told of without having read them.
+    pub(super) prefixes: Vec<Vec<u8>>,
+    /// CLIENT CACHING was said: the next command is an exception.
+    pub(super) caching: bool,
+}
+
+impl Mode {
+    /// Whether it is in broadcast mode.
+    pub(super) fn broadcasts(&self) -> bool {
+        !self.prefixes.is_empty()
+    }
+
+    fn covers(&self, key: &[u8]) -> bool {
+        self.prefixes.iter().any(|prefix| key.starts_with(prefix))
+    }
+}
+
+/// The clients that may have copies of a key.
+#[derive(Debug)]
+struct Holders {
+    /// In order.
+    clients: Vec<u64>,
+    /// Where the key is among all.
+    place: usize,
+}
+
+/// The keys that clients may have copies of.
+#[derive(Debug, Default)]
+struct Table {
+    holders: HashMap<Rc<[u8]>, Holders>,
+    keys: Vec<Rc<[u8]>>,
+    bytes: usize,
+    /// Where the next key is taken from when there are too many.
+    hand: usize,
+}
+
+impl Table {
+    /// Remembers that `client` may have a copy of `key`. `is_there` tells which clients still are.
+    fn remember(&mut self, key: &[u8], client: u64, tracking: usize, is_there: impl Fn(u64) -> bool) {
+        let Some(holders) = self.holders.get_mut(key) else {
+            let key: Rc<[u8]> = key.into();
+            self.bytes += key.len();
+            self.holders.insert(key.clone(), Holders { clients: vec![client], place: self.keys.len() });
+            self.keys.push(key);
+            return;
+        };
+        if let Err(place) = holders.clients.binary_search(&client) {
+            holders.clients.insert(place, client);
+            // Clients that went away stay until the key changes, which may be never.
+            if holders.clients.len() > 2 * tracking + 8 {
+                holders.clients.retain(|&client| is_there(client));
+            }
+        }
+    }
+
+    fn take(&mut self, key: &[u8]) -> Vec<u64> {
+        let Some((key, holders)) = self.holders.remove_entry(key) else { return Vec::new() };
+        self.bytes -= key.len();
+        self.keys.swap_remove(holders.place);
+        if let Some(moved) = self.keys.get(holders.place)
+            && let Some(moved) = self.holders.get_mut(moved)
+        {
+            moved.place = holders.place;
+        }
+        holders.clients
+    }
+
+    /// Some key, another one each time.
+    fn next_key(&mut self) -> Option<Rc<[u8]>> {
+        self.hand = self.hand.checked_add(1).filter(|&hand| hand < self.keys.len()).unwrap_or(0);
+        self.keys.get(self.hand).cloned()
+    }
+}
+
+/// The clients that track, and what they may have copies of.
+#[derive(Debug)]
+pub(super) struct Tracking {
+    trackers: RefCell<BTreeMap<u64, Rc<Client>>>,
+    table: RefCell<Table>,
+    /// `tracking-table-max-keys`; 0 is no limit.
+    pub(super) max_keys: Cell<usize>,
+    /// The most bytes that may wait to be sent to a client.
+    pub(super) output_bytes: Cell<usize>,
+    /// How many clients had to be disconnected.
+    pub(super) dropped_clients: Cell<u64>,
+}
+
+impl Tracking {
+    pub(super) fn new() -> Self {
+        Self {
+            trackers: RefCell::default(),
+            table: RefCell::default(),
+            max_keys: Cell::new(MAX_TRACKED_KEYS),
+            output_bytes: Cell::new(usize::MAX),
+            dropped_clients: Cell::new(0),
+        }
+    }
+
+    /// Whether any client tracks.
+    pub(super) fn is_active(&self) -> bool {
+        !self.trackers.borrow().is_empty()
+    }
+
+    /// How many clients track.
+    pub(super) fn client_count(&self) -> usize {
+        self.trackers.borrow().len()
+    }
+
+    /// How many keys are remembered, for how many clients altogether, and how many prefixes there are.
+    pub(super) fn totals(&self) -> [usize; 3] {
+        let table = self.table.borrow();
+        let items = table.holders.values().map(|holders| holders.clients.len()).sum();
+        let mut prefixes: Vec<Vec<u8>> = Vec::new();
+        for client in self.trackers.borrow().values() {
+            prefixes.extend(client.tracking.borrow().iter().flat_map(|mode| mode.prefixes.clone()));
+        }
+        prefixes.sort_unstable();
+        prefixes.dedup();
+        [table.keys.len(), items, prefixes.len()]
+    }
+
+    /// From here on `client` tracks in this mode.
+    pub(super) fn enable(&self, client: &Rc<Client>, mode: Mode) {
+        *client.tracking.borrow_mut() = Some(mode);
+        self.trackers.borrow_mut().insert(client.id, client.clone());
+    }
+
+    /// From here on `client` does not track.
+    pub(super) fn disable(&self, client: &Client) {
+        *client.tracking.borrow_mut() = None;
+        let mut trackers = self.trackers.borrow_mut();
+        trackers.remove(&client.id);
+        if trackers.is_empty() {
+            *self.table.borrow_mut() = Table::default();
+        }
+    }
+
+    /// Remembers that `client` is about to read `keys`, if it tracks those of this command.
+    pub(super) fn remember<'k>(&self, client: &Client, keys: impl Iterator<Item = &'k [u8]>) {
+        match &*client.tracking.borrow() {
+            Some(mode) if !mode.broadcasts() => match mode.choice {
+                Choice::OptIn if !mode.caching => return,
+                Choice::OptOut if mode.caching => return,
+                _ => {}
+            },
+            _ => return,
+        }
+        let trackers = self.trackers.borrow();
+        for key in keys {
+            let mut table = self.table.borrow_mut();
+            table.remember(key, client.id, trackers.len(), |client| trackers.contains_key(&client));
+            while self.is_over(&table)
+                && let Some(key) = table.next_key()
+            {
+                let holders = table.take(&key);
+                holders
+                    .iter()
+                    .filter_map(|id| trackers.get(id))
+                    .for_each(|client| self.tell(client, &[&key]));
+            }
+        }
+    }
+
+    fn is_over(&self, table: &Table) -> bool {
+        let max_keys = Some(self.max_keys.get()).filter(|&keys| keys > 0).unwrap_or(usize::MAX);
+        table.keys.len() > max_keys || table.bytes > MAX_TRACKED_BYTES
+    }
+
+    /// Tells the clients concerned that `keys` may have changed, by the client with the id `writer`.
+    pub(super) fn invalidate(&self, keys: &[&[u8]], writer: u64) {
+        let trackers = self.trackers.borrow();
+        if trackers.is_empty() {
+            return;
+        }
+        for key in keys {
+            let holders = self.table.borrow_mut().take(key);
+            for client in holders.iter().filter_map(|id| trackers.get(id)) {
+                let is_told = client
+                    .tracking
+                    .borrow()
+                    .as_ref()
+                    .is_some_and(|mode| !(mode.broadcasts() || mode.no_loop && client.id == writer));
+                if is_told {
+                    self.tell(client, &[key]);
+                }
+            }
+        }
+        for client in trackers.values() {
+            let mode = client.tracking.borrow();
+            let Some(mode) = mode.as_ref().filter(|mode| mode.broadcasts()) else { continue };
+            if mode.no_loop && client.id == writer {
+                continue;
+            }
+            let covered: Vec<&[u8]> = keys.iter().copied().filter(|key| mode.covers(key)).collect();
+            if !covered.is_empty() {
+                self.tell(client, &covered);
+            }
+        }
+    }
+
+    /// Tells all clients that track that every key may have changed.
+    pub(super) fn invalidate_all(&self) {
+        *self.table.borrow_mut() = Table::default();
+        for client in self.trackers.borrow().values() {
+            self.push(client, Replies::null);
+        }
+    }
+
+    fn tell(&self, client: &Client, keys: &[&[u8]]) {
+        self.push(client, |pushes| {
+            pushes.array(keys.len());
+            keys.iter().for_each(|key| pushes.bulk(key));
+        });
+    }
+
+    /// Pushes an invalidation of what `write` writes. Clients that speak RESP2 get none, as in Redis.
+    fn push(&self, client: &Client, write: impl FnOnce(&mut Replies)) {
+        if client.protocol.get() != Protocol::Resp3 || client.is_killed() {
+            return;
+        }
+        let mut pushes = client.pushes.borrow_mut();
+        pushes.set_protocol(Protocol::Resp3);
+        pushes.push(2);
+        pushes.bulk(b"invalidate");
+        write(&mut pushes);
+        let waiting = pushes.len() + client.output_bytes.get() + client.output_batches_bytes.get();
+        if waiting > self.output_bytes.get() {
+            tracing::warn!(
+                "client {} dropped: {waiting} bytes wait for it, and it cannot be told which keys have changed",
+                client.peer
+            );
+            *pushes = Replies::new();
+            self.dropped_clients.set(self.dropped_clients.get() + 1);
+            client.kill();
+        } else {
+            client.wake();
+        }
+    }
+}
+
+/// Moves what is to be pushed to `client` behind `replies`.
+pub(super) fn take_pushes(client: &Client, replies: &mut Replies) {
+    let mut pushes = client.pushes.borrow_mut();
+    if !pushes.is_empty() {
+        replies.append(&pushes);
+        pushes.truncate(0);
+        pushes.release_unused(KEPT_PUSH_BYTES);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn remember(table: &mut Table, key: &[u8], client: u64) {
+        table.remember(key, client, usize::MAX / 4, |_| true);
+    }
+
+    #[test]
+    fn the_table_knows_who_may_have_a_copy() {
+        let mut table = Table::default();
+        for (key, client) in [(b"a", 2), (b"b", 1), (b"a", 1), (b"c", 3), (b"a", 2)] {
+            remember(&mut table, key, client);
+        }
+        assert_eq!(table.take(b"a"), [1, 2]);
+        assert_eq!(table.take(b"a"), []);
+        assert_eq!((table.keys.len(), table.bytes), (2, 2));
+        assert_eq!(table.take(b"c"), [3]);
+        assert_eq!(table.take(b"b"), [1]);
+        assert_eq!((table.keys.len(), table.holders.len(), table.bytes), (0, 0, 0));
+        assert_eq!(table.next_key(), None);
+    }
+
+    #[test]
+    fn every_key_has_its_turn_to_be_dropped() {
+        let mut table = Table::default();
+        (0..100u8).for_each(|key| remember(&mut table, &[key], 1));
+        for left in (0..100).rev() {
+            let key = table.next_key().expect("a key");
+            assert_eq!(table.take(&key), [1]);
+            assert_eq!((table.keys.len(), table.holders.len()), (left, left));
+        }
+    }
+
+    #[test]
+    fn clients_that_went_away_do_not_pile_up() {
+        let mut table = Table::default();
+        for client in 0..10_000 {
+            table.remember(b"hot", client, 1, |other| other == client);
+            assert!(table.holders[&b"hot"[..]].clients.len() <= 11);
+        }
+        assert!(table.take(b"hot").contains(&9_999));
+    }
+}
