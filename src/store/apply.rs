@@ -168,7 +168,12 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         let mut cost = writes.quick_cost(state);
         cost.units += record.units(state.ledger.unit);
         // The log takes the record also while it is congested: this writer waits afterwards, the next one before.
-        if state.admit(cost)? != Admission::Go && !state.has_room_for(writes, record) {
+        let fits = match state.admit(cost)? {
+            Admission::Go => true,
+            Admission::Wait => state.room_for(cost) == Admission::Go || state.has_room_for(writes, record),
+            Admission::Short => state.has_room_for(writes, record),
+        };
+        if !fits {
             return Ok(None);
         }
         Ok(self.apply_now(state, writes, record, options))

@@ -31,6 +31,9 @@ const MOVE_BYTES: u64 = 16 << 20;
 const PAGES_PER_TURN: u32 = 4096;
 /// How often the trees are walked for what lies beyond the ceiling before the attempt is given up.
 const MAX_PASSES: u32 = 3;
+/// How many checkpoints are taken for an attempt, besides four for each time that [`MOVE_BYTES`] fit the
+/// namespace.
+const MIN_ROUNDS: u64 = 16;
 /// After how many checkpoints it is tried again.
 const RETRY_AFTER: u32 = 64;
 
@@ -40,6 +43,8 @@ pub(super) struct Shrink {
     /// What its size is to become, in units; `None` while it need not shrink.
     target: Option<u64>,
     passes: u32,
+    /// How many checkpoints were taken for it.
+    rounds: u64,
     /// Where the current pass is: a tree, and a key in it.
     tree: usize,
     key: Vec<u8>,
@@ -96,15 +101,16 @@ async fn try_step<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
         return truncate(shared).await;
     }
     let Some(target) = target(shared) else { return Ok(()) };
-    if shared.state.borrow().space.top() > target && !evacuate(shared, target).await? {
-        let mut state = shared.state.borrow_mut();
-        let stays = state.shrink.passes >= MAX_PASSES && state.space.top() > target;
-        if stays {
-            give_up(&mut state);
-            return Ok(());
-        }
+    if shared.state.borrow().space.top() > target {
+        evacuate(shared, target).await?;
     }
     let mut state = shared.state.borrow_mut();
+    state.shrink.rounds += 1;
+    let most_rounds = MIN_ROUNDS + 4 * state.space.units() * u64::from(shared.disk.unit) / MOVE_BYTES;
+    if state.shrink.passes > MAX_PASSES || state.shrink.rounds > most_rounds {
+        give_up(&mut state);
+        return Ok(());
+    }
     if state.space.top() <= target && state.has_room_in(target) {
         state.space.shrink(target);
     }
@@ -167,8 +173,8 @@ fn target<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Option<u64> {
     Some(target)
 }
 
-/// Counts some of what lies beyond `ceiling` as changed. Returns whether there was any.
-async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> Result<bool> {
+/// Counts some of what lies beyond `ceiling` as changed.
+async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> Result<()> {
     let mut moved_units = 0;
     while moved_units * u64::from(shared.disk.unit) < MOVE_BYTES {
         let (tree, found) = {
@@ -192,8 +198,9 @@ async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> 
             // It is looked into at once, before the cache can let it go again.
             Beyond::Missing(missing) => shared.load(tree, Seek::Key(&key), missing).await?,
             Beyond::Page(level) => {
+                // Without room for more the next checkpoint may help.
                 let Some(units) = move_page(shared, tree, &key, level, ceiling).await? else {
-                    return Ok(true);
+                    return Ok(());
                 };
                 moved_units += units;
                 yield_now().await;
@@ -208,7 +215,7 @@ async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> 
         state.shrink.tree = 0;
         state.shrink.key.clear();
     }
-    Ok(moved_units > 0)
+    Ok(())
 }
 
 /// Counts the page at `level` that holds `key` as changed and, if it is a leaf, puts its values that lie
