@@ -317,7 +317,7 @@ async fn reads_that_are_given_up_lose_nothing<I: Io, W: Wire>() {
         for (at, piece) in sent.chunks(997).enumerate() {
             near.write_all(piece).await.expect("write");
             if at % 3 == 0 {
-                rt::sleep(Duration::from_micros(200)).await;
+                rt::sleep(Duration::from_millis(2)).await;
             }
         }
         near

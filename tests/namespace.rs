@@ -5,6 +5,7 @@ mod not_run;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
+use std::time::Duration;
 
 use boson::ErrorKind;
 use boson::block::{AnyNamespace, MemoryNamespace, Namespace, NamespaceAddress, UringNamespace};
@@ -135,6 +136,49 @@ fn a_growing_file_conforms_and_keeps_its_size() {
     run(async {
         let again = UringNamespace::open_file(&path, None).await.expect("open again");
         assert_eq!(again.size_bytes(), 1 << 20);
+    });
+}
+
+#[test]
+fn a_file_that_was_made_for_nothing_is_removed_but_not_from_under_another_handle() {
+    let directory = Directory::new("made-for-nothing");
+    let path = directory.file("data");
+    run(async {
+        drop(UringNamespace::open_file(&path, Some(1 << 20)).await.expect("made"));
+        assert!(!path.exists(), "nothing was written to it");
+
+        let first = UringNamespace::open_file(&path, None).await.expect("made");
+        let again = path.clone();
+        // It waits for the lock, as a restarted server does.
+        let second = rt::spawn("second", async move { UringNamespace::open_file(&again, None).await });
+        rt::sleep(Duration::from_millis(50)).await;
+        drop(first);
+        let second = second.await.expect("no panic").expect("the lock is free");
+        second.grow(1 << 20).await.expect("grows");
+        drop(second);
+        assert_eq!(std::fs::metadata(&path).expect("it has its name").len(), 1 << 20);
+    });
+}
+
+#[test]
+fn a_file_shrinks_and_grows_again_with_zeros() {
+    let directory = Directory::new("shrinks");
+    let path = directory.file("data");
+    run(async {
+        let namespace = UringNamespace::open_file(&path, None).await.expect("made");
+        namespace.grow(1 << 20).await.expect("grows");
+        namespace.write(1 << 19, pattern(8192, 4)).await.0.expect("writes");
+        assert_eq!(namespace.next_data(0), Some(1 << 19), "what was never written is a hole");
+        namespace.shrink((1 << 19) + 4096).await.expect("shrinks");
+        assert_eq!(namespace.size_bytes(), (1 << 19) + 4096);
+        assert_eq!(std::fs::metadata(&path).expect("there").len(), (1 << 19) + 4096);
+        let beyond = namespace.read((1 << 19) + 4096, DmaBuf::zeroed(4096)).await.0;
+        assert_eq!(beyond.expect_err("it ends before").kind(), ErrorKind::InvalidInput);
+        namespace.grow(1 << 20).await.expect("grows again");
+        let (result, read) = namespace.read(1 << 19, DmaBuf::zeroed(8192)).await;
+        result.expect("reads");
+        assert!(read[..4096] == pattern(8192, 4)[..4096], "what was kept is there");
+        assert!(read[4096..].iter().all(|&byte| byte == 0), "what was given back reads as zeros");
     });
 }
 

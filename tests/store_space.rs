@@ -216,6 +216,26 @@ fn values_of_awkward_sizes_take_at_most_twice_their_bytes() {
     }
 }
 
+/// A namespace that cannot shrink, since it has no room to move its one large value to, stops trying.
+#[test]
+fn a_value_larger_than_the_free_room_is_not_moved_for_ever() {
+    run(4, async |env, _| {
+        let store = Store::open(env, growing()).await;
+        for number in 0..40u8 {
+            store.tree.put(&[number], &vec![1; 4 << 20]).await.expect("there is room");
+        }
+        store.tree.put(b"large", &vec![2; 200 << 20]).await.expect("there is room");
+        store.env.sleep(PATIENCE).await;
+        for number in 0..40u8 {
+            store.tree.delete(&[number]).await.expect("deletes");
+        }
+        store.env.sleep(PATIENCE).await;
+        let before = store.db.stats();
+        store.env.sleep(10 * PATIENCE).await;
+        assert_eq!(store.db.stats(), before, "nothing is written, and nothing else goes on");
+    });
+}
+
 #[test]
 fn any_history_of_writes_keeps_its_room_in_proportion() {
     let seeds = std::env::var("BOSON_SEEDS").ok().and_then(|seeds| seeds.parse().ok()).unwrap_or(8);

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::time::Duration;
@@ -69,10 +69,11 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         let Some(path) = &self.path else { return };
-        // Another file may have this name by now.
+        // Another file may have this name by now, or somebody had the lock before and wrote to this one.
         let (ours, named) = (rustix::fs::fstat(&self.file), rustix::fs::lstat(path));
         if let (Ok(ours), Ok(named)) = (ours, named)
             && (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
+            && named.st_size == 0
             && let Err(error) = std::fs::remove_file(path)
         {
             warn!("the empty file {} stays: {error}", path.display());
@@ -97,20 +98,29 @@ impl UringNamespace {
     pub async fn open_file(path: &Path, size_bytes: Option<u64>) -> Result<Self> {
         let name = format!("file:{}", path.display());
         let failed = |error: io::Error| os_error(&error, "open", &name);
-        let opened = open_or_make(path).map_err(failed)?;
-        let metadata = opened.file.metadata().map_err(failed)?;
-        if !metadata.is_file() {
-            let what = if metadata.file_type().is_block_device() {
-                "it is a block device: write blk: instead of file:"
-            } else {
-                "it is not a regular file"
-            };
-            return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(what));
-        }
-        let file = Rc::new(OwnedFd::from(opened.file));
-        let unwritten = opened.made.then(|| NewFile { path: Some(path.to_owned()), file: Rc::clone(&file) });
-        lock(&file, &name).await?;
-        if !opened.direct {
+        let (direct, made, file) = loop {
+            let opened = open_or_make(path).map_err(failed)?;
+            let metadata = opened.file.metadata().map_err(failed)?;
+            if !metadata.is_file() {
+                let what = if metadata.file_type().is_block_device() {
+                    "it is a block device: write blk: instead of file:"
+                } else {
+                    "it is not a regular file"
+                };
+                return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(what));
+            }
+            lock(&opened.file, &name).await?;
+            // Whoever held the lock may have removed the file, which it had made: what were written then
+            // would have no name.
+            let named = std::fs::metadata(path).ok();
+            if named.is_some_and(|named| (named.dev(), named.ino()) == (metadata.dev(), metadata.ino())) {
+                let Opened { file, direct, made } = opened;
+                break (direct, made, Rc::new(OwnedFd::from(file)));
+            }
+        };
+        // Only who has the lock may remove it.
+        let unwritten = made.then(|| NewFile { path: Some(path.to_owned()), file: Rc::clone(&file) });
+        if !direct {
             warn!(
                 "{name}: this file system has no direct I/O; reads and writes go through the page cache \
                  (durability is the same, caching is double)"
@@ -145,7 +155,7 @@ impl UringNamespace {
             atomic_write_bytes: 0,
             volatile_cache: true,
             trim: true,
-            direct: opened.direct,
+            direct,
         };
         let backing = Backing { len_bytes: Cell::new(len), unwritten: RefCell::new(unwritten) };
         Ok(Self::new(file, info, size, backing, None))

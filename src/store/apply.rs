@@ -20,6 +20,9 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// What an operation takes of a record at most, besides key and value.
 const OPERATION_BYTES: usize = 32;
 
+/// A tree and a key in it, and its new value; `None` deletes.
+type KeyAndValue<'a> = ((u32, &'a [u8]), Option<&'a [u8]>);
+
 /// What a transaction decided to write, or a part of it.
 #[derive(Clone, Copy)]
 pub(super) struct Writes<'a> {
@@ -30,14 +33,14 @@ pub(super) struct Writes<'a> {
 
 impl<'a> Writes<'a> {
     /// The key and the new value of each write; `None` deletes.
-    fn iter(self) -> impl Iterator<Item = ((u32, &'a [u8]), Option<&'a [u8]>)> {
+    fn iter(self) -> impl Iterator<Item = KeyAndValue<'a>> {
         self.list
             .iter()
             .map(move |(index, range)| (self.keys[*index], range.clone().map(|range| &self.staged[range])))
     }
 
     /// The only write, if there is just one.
-    fn only(self) -> Option<((u32, &'a [u8]), Option<&'a [u8]>)> {
+    fn only(self) -> Option<KeyAndValue<'a>> {
         self.iter().next().filter(|_| self.list.len() == 1)
     }
 

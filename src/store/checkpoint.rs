@@ -44,19 +44,22 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
             shared.checkpoint_wake.notified().await;
             continue;
         }
-        shared.tidy().await;
+        shared.tidy(usize::MAX).await;
         let clean = shared.state.borrow().closing;
         let result = take(&shared, clean).await;
-        let mut state = shared.state.borrow_mut();
-        state.checkpoint.running = false;
-        state.checkpoint.completed = state.checkpoint.started;
-        state.evict();
-        drop(state);
+        {
+            let mut state = shared.state.borrow_mut();
+            state.checkpoint.running = false;
+            state.checkpoint.completed = state.checkpoint.started;
+            state.evict();
+        }
         match result {
             Ok(()) => {
                 shared.progress.notify_all();
                 shared.durable.notify_all();
                 shrink::step(&shared).await;
+                // Neither may have had anything to wait for.
+                yield_now().await;
             }
             Err(error) => shared.fail(&error),
         }

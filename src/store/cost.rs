@@ -95,10 +95,10 @@ impl State {
                     };
                     added += pages - 1;
                 }
-                let longest = changes.iter().map(|change| change.key.len()).max().unwrap_or(0);
-                let bytes = inner.encoded_bytes() as u64 + added * (longest as u64 + 32);
+                let bytes = inner.encoded_bytes() as u64 + added * (sum.longest_key as u64 + 32);
                 if added == 0 {
-                    (1, object_cost(inner.encoded_bytes().max(merged_bytes(inner.encoded_bytes())), unit))
+                    // It may lose a child, and merge then.
+                    (1, object_cost(inner.encoded_bytes().max(MERGED_MAX_BYTES), unit))
                 } else {
                     let pages = 1 + bytes / 2048;
                     (pages, PAGE_UNITS * pages)
@@ -127,6 +127,10 @@ impl State {
             let largest = most.max(merged_bytes(least)).next_multiple_of(PAGE_STEP_BYTES);
             return (1, object_cost(largest, unit));
         }
+        // The separators of its parts are no longer than its keys.
+        let keys = (0..leaf.count()).map(|index| leaf.key(index).len());
+        sum.longest_key =
+            keys.chain(changes.iter().map(|change| change.key.len())).fold(sum.longest_key, usize::max);
         let pages = 2 + (most - leaf.used_bytes()) as u64 / 2048;
         (pages, PAGE_UNITS * pages)
     }
@@ -134,6 +138,7 @@ impl State {
     /// Adds what `changes` take in leaves of which nothing is known.
     fn add_new_leaves(&self, changes: &[Change<'_>], sum: &mut Sum) -> u64 {
         changes.iter().for_each(|change| sum.note(change, None, self.ledger.unit));
+        sum.longest_key = changes.iter().map(|change| change.key.len()).fold(sum.longest_key, usize::max);
         let bytes: usize = changes.iter().map(Change::entry_bytes).sum();
         let pages = 2 + bytes as u64 / 2048;
         sum.units += 2 * PAGE_UNITS * pages;
@@ -160,6 +165,8 @@ impl Change<'_> {
 #[derive(Default)]
 struct Sum {
     units: u64,
+    /// The longest key of the leaves that may be split.
+    longest_key: usize,
     old_bytes: usize,
     new_bytes: usize,
 }

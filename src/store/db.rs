@@ -63,7 +63,9 @@ impl<E: Env, N: Namespace> Db<E, N> {
         shared.tasks.set(3);
         {
             let mut state = shared.state.borrow_mut();
-            state.checkpoint.requested = state.ledger.has_released() || state.is_too_large();
+            let info = shared.disk.namespace.info();
+            state.can_shrink = info.min_size_bytes < info.max_size_bytes;
+            state.checkpoint.requested = state.ledger.has_released() || state.should_shrink();
         }
         shared.env.spawn("store log", commit::run(Rc::clone(&shared)));
         shared.env.spawn("store checkpoint", checkpoint::run(Rc::clone(&shared)));
@@ -106,8 +108,9 @@ impl<E: Env, N: Namespace> Db<E, N> {
     ///
     /// # Errors
     ///
-    /// As for [`Tree::put`]; and [`LimitReached`](ErrorKind::LimitReached) if the keys and small values
-    /// exceed a quarter of the log. If it is refused, nothing was applied.
+    /// As for [`Tree::put`]; and [`LimitReached`](ErrorKind::LimitReached) if the keys and values of up to
+    /// 2 KiB exceed [`MAX_TRANSACTION_BYTES`](super::MAX_TRANSACTION_BYTES). If it is refused, nothing was
+    /// applied, unless the options let it be divided.
     pub async fn transact<R>(
         &self,
         keys: &[(&Tree<E, N>, &[u8])],

@@ -18,7 +18,7 @@ use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Stored, plain_extent};
 use super::page::{Blob, Body, LeafValue, Page, Slot};
 use super::shared::{Shared, yield_now};
 use super::state::{Admission, Lookup, State};
-use super::tree_state::{Missing, Seek, TreeState};
+use super::tree_state::{Descent, Missing, Seek, TreeState};
 use super::write::{grow_step_bytes, value_units};
 use crate::block::Namespace;
 use crate::error::Result;
@@ -29,11 +29,11 @@ const MIN_SLACK_BYTES: u64 = 4 << 20;
 const MOVE_BYTES: u64 = 16 << 20;
 /// How many pages are looked at before other tasks run.
 const PAGES_PER_TURN: u32 = 4096;
-/// How often the trees are walked for what lies beyond the ceiling before the attempt is given up.
-const MAX_PASSES: u32 = 3;
+/// How many pages are loaded or moved before a checkpoint that others wait for comes first.
+const MIN_TURNS: u32 = 64;
 /// How many checkpoints are taken for an attempt, besides four for each time that [`MOVE_BYTES`] fit the
 /// namespace.
-const MIN_ROUNDS: u64 = 16;
+const MIN_ROUNDS: u64 = 64;
 /// After how many checkpoints it is tried again.
 const RETRY_AFTER: u32 = 64;
 
@@ -42,7 +42,6 @@ const RETRY_AFTER: u32 = 64;
 pub(super) struct Shrink {
     /// What its size is to become, in units; `None` while it need not shrink.
     target: Option<u64>,
-    passes: u32,
     /// How many checkpoints were taken for it.
     rounds: u64,
     /// Where the current pass is: a tree, and a key in it.
@@ -57,15 +56,24 @@ impl State {
     /// which it shrinks: one and a half times what the trees take, and twice the log.
     pub(super) fn largest_units(&self) -> u64 {
         let content = self.content_units();
-        self.fixed_units + content + content / 2 + self.slack_units()
+        self.log_end_units() + content + content / 2 + self.slack_units()
+    }
+
+    /// Where the log ends: below that nothing moves.
+    fn log_end_units(&self) -> u64 {
+        (self.log.ring.offset + self.log.ring.len) / u64::from(self.ledger.unit)
     }
 
     fn slack_units(&self) -> u64 {
         self.log.ring.len.max(MIN_SLACK_BYTES) / u64::from(self.ledger.unit)
     }
 
-    /// Whether the namespace should shrink.
-    pub(super) fn is_too_large(&self) -> bool {
+    /// Whether a checkpoint should be taken so that the namespace shrinks.
+    pub(super) fn should_shrink(&self) -> bool {
+        self.can_shrink && self.shrink.pause == 0 && self.is_too_large()
+    }
+
+    fn is_too_large(&self) -> bool {
         let (size, unit) = (self.space.units(), u64::from(self.ledger.unit));
         size > self.largest_units() + grow_step_bytes(size * unit) / unit
     }
@@ -74,14 +82,13 @@ impl State {
     fn shrunk_units(&self, min_units: u64) -> u64 {
         let content = self.content_units();
         let room = content / 4 + self.slack_units() / 2 + self.reserve_units();
-        (self.fixed_units + content + room + 2 * self.overhead_units()).max(min_units)
+        (self.log_end_units() + content + room + 2 * self.overhead_units()).max(min_units)
     }
 }
 
 /// Takes the next step towards a smaller namespace, if it should be smaller. To be called after a checkpoint.
 pub(super) async fn step<E: Env, N: Namespace>(shared: &Shared<E, N>) {
-    let info = shared.disk.namespace.info();
-    if info.min_size_bytes == info.max_size_bytes {
+    if !shared.state.borrow().can_shrink {
         return;
     }
     if let Err(error) = try_step(shared).await {
@@ -101,20 +108,18 @@ async fn try_step<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
         return truncate(shared).await;
     }
     let Some(target) = target(shared) else { return Ok(()) };
-    if shared.state.borrow().space.top() > target {
-        evacuate(shared, target).await?;
-    }
+    let has_moved = shared.state.borrow().space.top() > target && evacuate(shared, target).await?;
     let mut state = shared.state.borrow_mut();
     state.shrink.rounds += 1;
     let most_rounds = MIN_ROUNDS + 4 * state.space.units() * u64::from(shared.disk.unit) / MOVE_BYTES;
-    if state.shrink.passes > MAX_PASSES || state.shrink.rounds > most_rounds {
+    if state.space.top() <= target && state.has_room_in(target) {
+        state.space.shrink(target);
+    } else if (!has_moved && state.released_units() == 0) || state.shrink.rounds > most_rounds {
+        // The next checkpoint would change nothing.
         give_up(&mut state);
         return Ok(());
     }
-    if state.space.top() <= target && state.has_room_in(target) {
-        state.space.shrink(target);
-    }
-    // It writes what was moved, or records the new size.
+    // It writes what was moved and frees where that was, or records the new size.
     state.checkpoint.requested = true;
     Ok(())
 }
@@ -137,6 +142,8 @@ async fn truncate<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
     state.space.grow(shared.disk.units());
     state.space.set_ceiling(u64::MAX);
     state.shrink = Shrink::default();
+    // More may have become free meanwhile.
+    state.checkpoint.requested |= result.is_ok() && state.should_shrink();
     drop(state);
     shared.progress.notify_all();
     let now = shared.disk.namespace.size_bytes();
@@ -173,10 +180,15 @@ fn target<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Option<u64> {
     Some(target)
 }
 
-/// Counts some of what lies beyond `ceiling` as changed.
-async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> Result<()> {
-    let mut moved_units = 0;
+/// Counts some of what lies beyond `ceiling` as changed. Returns whether there was any, or may be.
+async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> Result<bool> {
+    let (mut moved_units, mut turns) = (0, 0);
     while moved_units * u64::from(shared.disk.unit) < MOVE_BYTES {
+        // No checkpoint is taken meanwhile: this goes on after one that others wait for.
+        if turns >= MIN_TURNS && shared.state.borrow().checkpoint.requested {
+            return Ok(true);
+        }
+        turns += 1;
         let (tree, found) = {
             let state = shared.state.borrow();
             let tree = state.shrink.tree;
@@ -198,9 +210,9 @@ async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> 
             // It is looked into at once, before the cache can let it go again.
             Beyond::Missing(missing) => shared.load(tree, Seek::Key(&key), missing).await?,
             Beyond::Page(level) => {
-                // Without room for more the next checkpoint may help.
                 let Some(units) = move_page(shared, tree, &key, level, ceiling).await? else {
-                    return Ok(());
+                    // There is no room for it before a checkpoint gives some back.
+                    return Ok(moved_units > 0);
                 };
                 moved_units += units;
                 yield_now().await;
@@ -211,11 +223,10 @@ async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> 
     }
     let mut state = shared.state.borrow_mut();
     if state.shrink.tree >= state.trees.len() {
-        state.shrink.passes += 1;
         state.shrink.tree = 0;
         state.shrink.key.clear();
     }
-    Ok(())
+    Ok(moved_units > 0)
 }
 
 /// Counts the page at `level` that holds `key` as changed and, if it is a leaf, puts its values that lie
@@ -231,13 +242,21 @@ async fn move_page<E: Env, N: Namespace>(
     let (mut units, values) = {
         let mut guard = shared.state.borrow_mut();
         let state = &mut *guard;
-        let units = state.change_units(tree, 1, 0);
+        let leaf = match state.tree(tree).descend(Seek::Key(key)) {
+            Descent::Leaf(leaf) if level == 0 => Some(leaf),
+            _ => None,
+        };
+        let values = leaf.as_ref().map_or_else(Vec::new, |leaf| values_beyond(leaf, &search));
+        let lies_beyond = leaf.is_none_or(|leaf| search.is_beyond(leaf.stored.borrow().as_ref()));
+        let units = if lies_beyond { state.change_units(tree, 1, 0) } else { 0 };
         if state.room_for(Cost { units, demand: Demand::Frees }) != Admission::Go {
             return Ok(None);
         }
-        let (owner, ledger) = state.tree_and_ledger(tree);
-        let leaf = owner.touch(key, level, ledger);
-        (units, leaf.map_or_else(Vec::new, |leaf| values_beyond(&leaf, &search)))
+        if lies_beyond {
+            let (owner, ledger) = state.tree_and_ledger(tree);
+            owner.touch(key, level, ledger);
+        }
+        (units, values)
     };
     for (key, blob) in values {
         find_extents(shared, &blob).await?;

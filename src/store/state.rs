@@ -110,7 +110,8 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// One transaction waits for space with its writes decided: no other may write.
     pub(super) exclusive: bool,
-    /// How the namespace is being made smaller.
+    /// Whether the namespace can be made smaller, and how that is being done.
+    pub(super) can_shrink: bool,
     pub(super) shrink: Shrink,
     /// The end of the namespace is being given back: it must not grow meanwhile.
     pub(super) truncating: bool,
@@ -153,6 +154,7 @@ impl State {
             closing: false,
             closed: false,
             exclusive: false,
+            can_shrink: false,
             shrink: Shrink::default(),
             truncating: false,
             checkpoint: CheckpointState::default(),
@@ -243,12 +245,15 @@ impl State {
         self.dirty_bytes() > self.dirty_limit_bytes()
             || self.log.is_half_full()
             || self.ledger.released_units() > self.released_limit_units()
+            || self.should_shrink()
     }
 
     /// Whether writers have to wait for the next checkpoint.
     fn outruns_checkpoints(&self) -> bool {
+        // While checkpoints are paused room is used up instead; what has changed has to stay in memory.
+        let may_come = self.checkpoint.paused == 0;
         self.dirty_bytes() > 2 * self.dirty_limit_bytes()
-            || self.released_units() > 2 * self.released_limit_units()
+            || (may_come && self.released_units() > 2 * self.released_limit_units())
     }
 
     /// The units that nothing live uses but that are not free before a checkpoint is durable.

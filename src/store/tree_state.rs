@@ -239,11 +239,10 @@ impl TreeState {
     }
 
     /// Counts the page at `level` that holds `key`, and those above it, as changed, as far as they are in
-    /// memory. Returns the leaf if that is the page.
-    pub(super) fn touch(&mut self, key: &[u8], level: u8, ledger: &mut Ledger) -> Option<Rc<Page>> {
-        match &mut self.root {
-            Some(Slot::Resident(root)) => touch_in(root, key, level, ledger),
-            _ => None,
+    /// memory.
+    pub(super) fn touch(&mut self, key: &[u8], level: u8, ledger: &mut Ledger) {
+        if let Some(Slot::Resident(root)) = &mut self.root {
+            touch_in(root, key, level, ledger);
         }
     }
 
@@ -391,23 +390,17 @@ fn tidy_in(page: &mut Rc<Page>, key: &[u8], ledger: &mut Ledger) -> bool {
     sparse
 }
 
-fn touch_in(page: &mut Rc<Page>, key: &[u8], level: u8, ledger: &mut Ledger) -> Option<Rc<Page>> {
-    if page.as_inner().map_or(0, |inner| inner.level) < level {
-        return None;
-    }
+fn touch_in(page: &mut Rc<Page>, key: &[u8], level: u8, ledger: &mut Ledger) {
     let own = Page::own(page, ledger);
-    let leaf = match &mut own.body {
-        Body::Inner(inner) if inner.level > level => {
-            let index = inner.child_for(key);
-            match inner.child_mut(index) {
-                Slot::Resident(child) => touch_in(child, key, level, ledger),
-                Slot::OnDisk(_) => None,
-            }
+    if let Body::Inner(inner) = &mut own.body
+        && inner.level > level
+    {
+        let index = inner.child_for(key);
+        if let Slot::Resident(child) = inner.child_mut(index) {
+            touch_in(child, key, level, ledger);
         }
-        _ => None,
-    };
+    }
     own.settle(ledger);
-    leaf.or_else(|| page.as_leaf().is_some().then(|| Rc::clone(page)))
 }
 
 /// Drops a child that became empty and merges one that became small with a neighbour in memory. Returns

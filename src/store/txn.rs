@@ -12,7 +12,7 @@ use super::page::{LeafValue, Page};
 use super::shared::Shared;
 use super::state::Lookup;
 use super::tree_state::Seek;
-use super::write::{Commit, Obstacle, Patience};
+use super::write::{Commit, Obstacle, Patience, TIDIED_AT_ONCE};
 use crate::block::Namespace;
 use crate::error::Result;
 
@@ -202,7 +202,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         options: WriteOptions,
         run: impl FnOnce(&mut Txn) -> R,
     ) -> Result<(R, Commit)> {
-        self.tidy().await;
+        self.tidy(TIDIED_AT_ONCE).await;
         let aliases = find_aliases(keys);
         let mut pins = Pins::default();
         let Scratch { mut bases, mut writes, list, staged } = self.scratch.take();

@@ -22,6 +22,9 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// The smallest and the largest step by which a namespace grows.
 const GROW_STEP_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 30;
 
+/// How many nearly empty leaves a write sees to before it begins.
+pub(super) const TIDIED_AT_ONCE: usize = 4;
+
 /// By how much a namespace of `size_bytes` grows at once.
 pub(super) fn grow_step_bytes(size_bytes: u64) -> u64 {
     (size_bytes / 8).clamp(*GROW_STEP_BYTES.start(), *GROW_STEP_BYTES.end())
@@ -191,7 +194,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         options: WriteOptions,
     ) -> Result<Commit> {
         check_limits(key, Some(value))?;
-        self.tidy().await;
+        self.tidy(TIDIED_AT_ONCE).await;
         let mut patience = Patience::default();
         loop {
             let obstacle = match self.try_put(tree, key, value, options)? {
@@ -287,7 +290,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         options: WriteOptions,
     ) -> Result<(bool, Commit)> {
         check_limits(key, None)?;
-        self.tidy().await;
+        self.tidy(TIDIED_AT_ONCE).await;
         let mut patience = Patience::default();
         loop {
             let obstacle = match self.try_delete(tree, key, options)? {
@@ -298,12 +301,12 @@ impl<E: Env, N: Namespace> Shared<E, N> {
         }
     }
 
-    /// Merges the leaves that earlier writes left nearly empty with their neighbours, which are loaded for
-    /// that. Where that fails they stay apart.
+    /// Merges up to `most` of the leaves that earlier writes left nearly empty with their neighbours, which
+    /// are loaded for that. Where that fails they stay apart.
     ///
     /// It comes before a write, not after: a write that was applied returns at once.
-    pub(super) async fn tidy(&self) {
-        loop {
+    pub(super) async fn tidy(&self, most: usize) {
+        for _ in 0..most {
             let sparse = self.state.borrow_mut().next_sparse();
             let Some((tree, key)) = sparse else { return };
             // The neighbour on the one side, and the other if that is too full.
