@@ -63,8 +63,8 @@ impl<E: Env, N: Namespace> Db<E, N> {
         shared.tasks.set(3);
         {
             let mut state = shared.state.borrow_mut();
-            let info = shared.disk.namespace.info();
-            state.can_shrink = info.min_size_bytes < info.max_size_bytes;
+            let min_size_bytes = shared.disk.namespace.info().min_size_bytes;
+            state.min_units = min_size_bytes.div_ceil(u64::from(shared.disk.unit));
             state.checkpoint.requested = state.ledger.has_released() || state.should_shrink();
         }
         shared.env.spawn("store log", commit::run(Rc::clone(&shared)));

@@ -70,27 +70,24 @@ impl State {
 
     /// Whether a checkpoint should be taken so that the namespace shrinks.
     pub(super) fn should_shrink(&self) -> bool {
-        self.can_shrink && self.shrink.pause == 0 && self.is_too_large()
+        self.shrink.pause == 0 && self.is_too_large()
     }
 
     fn is_too_large(&self) -> bool {
         let (size, unit) = (self.space.units(), u64::from(self.ledger.unit));
-        size > self.largest_units() + grow_step_bytes(size * unit) / unit
+        size > self.min_units && size > self.largest_units() + grow_step_bytes(size * unit) / unit
     }
 
     /// The size, in units, that a shrinking namespace gets: with some room to write before it grows again.
-    fn shrunk_units(&self, min_units: u64) -> u64 {
+    fn shrunk_units(&self) -> u64 {
         let content = self.content_units();
         let room = content / 4 + self.slack_units() / 2 + self.reserve_units();
-        (self.log_end_units() + content + room + 2 * self.overhead_units()).max(min_units)
+        (self.log_end_units() + content + room + 2 * self.overhead_units()).max(self.min_units)
     }
 }
 
 /// Takes the next step towards a smaller namespace, if it should be smaller. To be called after a checkpoint.
 pub(super) async fn step<E: Env, N: Namespace>(shared: &Shared<E, N>) {
-    if !shared.state.borrow().can_shrink {
-        return;
-    }
     if let Err(error) = try_step(shared).await {
         // It stays as large as it is, which harms nobody.
         tracing::warn!("{} could not be made smaller: {error}", shared.disk.name());
@@ -156,8 +153,6 @@ async fn truncate<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
 /// What the size is to become, if it is to become smaller; sets the ceiling.
 fn target<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Option<u64> {
     let mut state = shared.state.borrow_mut();
-    let unit = u64::from(shared.disk.unit);
-    let min_units = shared.disk.namespace.info().min_size_bytes.div_ceil(unit);
     if state.shrink.pause > 0 {
         state.shrink.pause -= 1;
         return None;
@@ -165,13 +160,13 @@ fn target<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Option<u64> {
     let size = state.space.units();
     if let Some(target) = state.shrink.target {
         // More was written meanwhile than was foreseen.
-        if state.shrunk_units(min_units) > target + target / 8 {
+        if state.shrunk_units() > target + target / 8 {
             give_up(&mut state);
             return None;
         }
         return Some(target);
     }
-    let target = state.shrunk_units(min_units);
+    let target = state.shrunk_units();
     if !state.is_too_large() || target >= size {
         return None;
     }

@@ -110,8 +110,9 @@ pub(super) struct State {
     pub(super) closed: bool,
     /// One transaction waits for space with its writes decided: no other may write.
     pub(super) exclusive: bool,
-    /// Whether the namespace can be made smaller, and how that is being done.
-    pub(super) can_shrink: bool,
+    /// The size, in units, that the namespace cannot be made smaller than.
+    pub(super) min_units: u64,
+    /// How it is being made smaller.
     pub(super) shrink: Shrink,
     /// The end of the namespace is being given back: it must not grow meanwhile.
     pub(super) truncating: bool,
@@ -154,7 +155,7 @@ impl State {
             closing: false,
             closed: false,
             exclusive: false,
-            can_shrink: false,
+            min_units: u64::MAX,
             shrink: Shrink::default(),
             truncating: false,
             checkpoint: CheckpointState::default(),
