@@ -57,5 +57,6 @@ fn a_file_operation_in_line_asks_the_heap_for_nothing_when_it_is_polled_again() 
         flush.await.expect("its turn comes");
     })
     .expect("runs");
-    std::fs::remove_file(path).expect("it is there");
+    // Nothing was written to it, so it is gone already unless the test failed.
+    let _ = std::fs::remove_file(path);
 }
