@@ -162,8 +162,10 @@ fn an_idle_core_sleeps_and_still_answers() {
             rt::sleep(Duration::from_secs(3)).await;
             let share = (busy() - before).as_secs_f64() / 3.0;
             println!("an idle core uses {:.2} % of its CPU", share * 100.0);
-            // It is under 1 % where it is compiled with optimisation and alone.
-            assert!(share < 0.05, "an idle core used {:.1} % of its CPU", share * 100.0);
+            // It is under 1 % where it is compiled with optimisation and alone; without it 4 to 6 %, as fast as
+            // the machine is that day. A core that does not sleep uses all of it.
+            let most = if cfg!(debug_assertions) { 0.10 } else { 0.05 };
+            assert!(share < most, "an idle core used {:.1} % of its CPU", share * 100.0);
         },
     );
 }
