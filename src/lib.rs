@@ -55,14 +55,19 @@ pub mod blocking;
 #[cfg(any(feature = "futures", feature = "hyper", feature = "tokio"))]
 pub mod compat;
 pub mod error;
+mod fork;
 pub mod inspect;
 pub mod mem;
 pub mod net;
+mod reactor;
 pub mod redis;
 pub mod rt;
 pub mod sim;
 pub mod store;
+pub mod sync;
 pub mod thread;
+mod time;
+mod user_code;
 
 pub use error::{BufResult, Error, ErrorKind, Outcome, Result};
 pub use rt::wait;

@@ -100,7 +100,7 @@ fn a_dump_tells_what_each_task_waits_for_and_since_when() {
 
 #[test]
 fn every_way_to_wait_has_a_name() {
-    use boson::rt::sync::local;
+    use boson::sync::local;
     let (core, path) = (core(), SocketPath::new());
     let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
     run_on(&core, || {

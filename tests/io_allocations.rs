@@ -11,8 +11,8 @@ use std::time::Duration;
 use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::mem::DmaBuf;
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::sync::local::mpsc;
 use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
+use boson::sync::local::mpsc;
 
 const WARM_UP: u32 = 200;
 const ROUNDS: u32 = 2000;

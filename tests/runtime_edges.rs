@@ -647,12 +647,12 @@ fn wakers_may_drop_io_in_flight() {
 
 #[test]
 fn wakers_may_drop_waiters_of_a_notify() {
-    fn wait(notify: &Rc<rt::sync::local::Notify>) -> Held {
+    fn wait(notify: &Rc<boson::sync::local::Notify>) -> Held {
         let notify = Rc::clone(notify);
         Box::pin(async move { notify.notified().await })
     }
     run(async {
-        let notify = Rc::new(rt::sync::local::Notify::new());
+        let notify = Rc::new(boson::sync::local::Notify::new());
         drop_from_a_waker(wait(&notify), wait(&notify), async |mut first| {
             poll_with(&mut first, Waker::noop());
         })
@@ -699,7 +699,7 @@ fn ending_a_core_takes_time_in_proportion_to_its_tasks() {
 #[test]
 fn a_notification_of_a_waiter_that_is_dropped_goes_to_the_next() {
     run(async {
-        let notify = Rc::new(rt::sync::local::Notify::new());
+        let notify = Rc::new(boson::sync::local::Notify::new());
         let mut first = Box::pin(notify.notified());
         let mut second = Box::pin(notify.notified());
         let mut third = Box::pin(notify.notified());

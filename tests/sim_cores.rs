@@ -10,9 +10,9 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use boson::net::{Net, TcpListener, UdpSocket};
-use boson::rt::sync::{Mutex, local, mpsc, oneshot};
 use boson::rt::{self, CancelToken, Handle, Instant, JoinError, Park, Poller, ReactorKind};
 use boson::sim::{Defect, Stuck, StuckKind, World, WorldOptions};
+use boson::sync::{Mutex, local, mpsc, oneshot};
 use boson::{ErrorKind, blocking};
 
 /// A timer of an idle core is late by less than a tick.

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex as StdMutex, PoisonError};
 use std::time::Duration;
 
-use boson::rt::sync::{Mutex, WaitGroup, WaitToken, local, mpsc};
 use boson::rt::{self, CancelToken, Handle, JoinError};
 use boson::sim::{Defect, World, WorldOptions};
+use boson::sync::{Mutex, WaitGroup, WaitToken, local, mpsc};
 use proptest::prelude::*;
 use proptest::test_runner::{Config, RngAlgorithm, TestRng, TestRunner};
 

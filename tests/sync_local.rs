@@ -12,11 +12,11 @@ use std::task::Poll;
 use std::time::Duration;
 
 use boson::ErrorKind;
-use boson::rt::sync::local::{
+use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::sync::local::{
     Barrier, Condvar, MappedMutexGuard, Mutex, MutexGuard, Notify, OnceCell, RwLock, RwLockReadGuard,
     Semaphore, SetError, TryAcquireError, TrySendError, WaitGroup, broadcast, mpsc, oneshot, watch,
 };
-use boson::rt::{self, Core, CoreConfig, MonotonicClock};
 use hooked_waker::Hook;
 
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
@@ -423,7 +423,7 @@ fn wakers_may_call_back_into_a_semaphore() {
                 let (second, ran) = (Rc::clone(&second), Rc::clone(&ran));
                 Box::new(move || {
                     ran.set(true);
-                    let taken: Option<Pin<Box<boson::rt::sync::local::SemaphoreAcquire<'static>>>> =
+                    let taken: Option<Pin<Box<boson::sync::local::SemaphoreAcquire<'static>>>> =
                         second.take();
                     let Some(mut taken) = taken else { return };
                     semaphore.add_permits(1);

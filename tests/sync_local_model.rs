@@ -7,7 +7,7 @@ use std::collections::VecDeque;
 use std::future::Future;
 use std::pin::Pin;
 
-use boson::rt::sync::local::{Barrier, BarrierWaitResult, Mutex, Notify, RwLock, Semaphore, broadcast, mpsc};
+use boson::sync::local::{Barrier, BarrierWaitResult, Mutex, Notify, RwLock, Semaphore, broadcast, mpsc};
 use hooked_waker::Hook;
 use proptest::collection::vec;
 use proptest::prelude::*;

@@ -11,8 +11,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use boson::rt::sync::{Condvar, MappedMutexGuard, Mutex, MutexGuard, MutexLock, OwnedMutexGuard};
 use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::sync::{Condvar, MappedMutexGuard, Mutex, MutexGuard, MutexLock, OwnedMutexGuard};
 use hooked_waker::Hook;
 use proptest::prelude::*;
 

@@ -7,11 +7,11 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use boson::rt::sync::{
+use boson::rt::{self, Core, CoreConfig, CoreThread, MonotonicClock};
+use boson::sync::{
     Barrier, Condvar, Mutex, MutexGuard, Notify, OnceCell, RwLock, Semaphore, WaitGroup, broadcast, local,
     mpsc, oneshot, watch,
 };
-use boson::rt::{self, Core, CoreConfig, CoreThread, MonotonicClock};
 use boson::{ErrorKind, Result};
 
 const ROUNDS: u64 = 2_000;

@@ -4,9 +4,9 @@ use std::future::{Future, pending};
 use std::time::Duration;
 
 use boson::blocking::sync::{self as blocking, Arc, OnceLock};
-use boson::rt::{self, sync};
 use boson::sim::{Stuck, World};
 use boson::thread;
+use boson::{rt, sync};
 
 /// Runs `start`, which starts a task that waits for ever, and returns what that task is said to wait for.
 fn awaited<F: Future<Output = ()> + 'static>(start: impl FnOnce() -> F) -> Option<&'static str> {

@@ -16,8 +16,9 @@ use tracing::{debug, warn};
 use super::{Namespace, NamespaceInfo};
 use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
 use crate::mem::{DmaBuf, IoBuf, Slice};
-use crate::rt::uring::{FixedFile, PolledDevice};
-use crate::rt::{self, ops};
+use crate::reactor::ops;
+use crate::reactor::uring::{FixedFile, PolledDevice};
+use crate::rt;
 
 /// The block size of a file: what every file system's direct I/O accepts.
 const FILE_BLOCK_BYTES: u32 = 4096;

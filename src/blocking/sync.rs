@@ -6,18 +6,18 @@
 //! is poisoned. One that panics while another coroutine of its core is suspended in a destructor that a panic runs may not be noticed: `std`
 //! tells whether a thread panics, and not how often.
 //!
-//! They stand on the primitives of [`rt::sync`].
+//! They stand on the primitives of [`sync`](crate::sync).
 //!
 //! # Deadlines
 //!
 //! What has a timed wait in `std` has one here: by the core's clock, or on a thread without a core by the machine's. To bound any other
-//! wait, use the primitive of [`rt::sync`]: its waits are futures, for `wait` and [`rt::timeout`], which
+//! wait, use the primitive of [`sync`](crate::sync): its waits are futures, for `wait` and [`rt::timeout`], which
 //! needs a core.
 //!
 //! ```
 //! # use std::sync::Arc;
 //! use std::time::Duration;
-//! use boson::rt::{self, sync::Mutex};
+//! use boson::sync::Mutex;
 //! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
 //! # boson::thread::run(&core, || {
 //! let mutex = Mutex::new(());
@@ -45,8 +45,8 @@ use std::ops::{Deref, DerefMut};
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use crate::rt::coroutine::is_panicking;
-use crate::rt::sync::const_unless_loom;
-use crate::rt::{self, wait};
+use crate::rt::wait;
+use crate::sync::const_unless_loom;
 
 pub use std::sync::{Arc, LockResult, PoisonError, TryLockError, TryLockResult, Weak, atomic};
 
@@ -96,7 +96,7 @@ impl Drop for Watch<'_> {
 #[derive(Debug, Default)]
 pub struct Mutex<T: ?Sized> {
     poison: Poison,
-    lock: rt::sync::Mutex<T>,
+    lock: crate::sync::Mutex<T>,
 }
 
 /// Holds a [`Mutex`] until it is dropped.
@@ -105,14 +105,14 @@ pub struct Mutex<T: ?Sized> {
 pub struct MutexGuard<'a, T: ?Sized> {
     // Dropped in this order.
     watch: Watch<'a>,
-    guard: rt::sync::MutexGuard<'a, T>,
+    guard: crate::sync::MutexGuard<'a, T>,
 }
 
 impl<T> Mutex<T> {
     const_unless_loom! {
         /// An unlocked mutex.
         pub fn new(value: T) -> Self {
-            Self { poison: Poison(AtomicBool::new(false)), lock: rt::sync::Mutex::new(value) }
+            Self { poison: Poison(AtomicBool::new(false)), lock: crate::sync::Mutex::new(value) }
         }
     }
 
@@ -128,7 +128,7 @@ impl<T> Mutex<T> {
 }
 
 impl<T: ?Sized> Mutex<T> {
-    fn guard<'a>(&'a self, guard: rt::sync::MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
+    fn guard<'a>(&'a self, guard: crate::sync::MutexGuard<'a, T>) -> LockResult<MutexGuard<'a, T>> {
         MutexGuard::new(&self.poison, guard)
     }
 
@@ -203,19 +203,19 @@ impl<T: ?Sized + fmt::Display> fmt::Display for MutexGuard<'_, T> {
 }
 
 impl<'a, T: ?Sized> MutexGuard<'a, T> {
-    fn new(poison: &'a Poison, guard: rt::sync::MutexGuard<'a, T>) -> LockResult<Self> {
+    fn new(poison: &'a Poison, guard: crate::sync::MutexGuard<'a, T>) -> LockResult<Self> {
         poison.check(Self { watch: poison.watch(), guard })
     }
 
     /// For a wait without the lock: a panic there is not one with the lock.
-    fn unwatched(self) -> (&'a Poison, rt::sync::MutexGuard<'a, T>) {
+    fn unwatched(self) -> (&'a Poison, crate::sync::MutexGuard<'a, T>) {
         (self.watch.poison, self.guard)
     }
 }
 
 /// Lets a number of coroutines or threads wait for each other. A coroutine that is cancelled while it waits is not counted.
 #[derive(Debug)]
-pub struct Barrier(rt::sync::Barrier);
+pub struct Barrier(crate::sync::Barrier);
 
 /// Who was the last to come to a [`Barrier`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -232,7 +232,7 @@ impl Barrier {
     const_unless_loom! {
         /// For `count` of them; none is one.
         pub fn new(count: usize) -> Self {
-            Self(rt::sync::Barrier::new(count))
+            Self(crate::sync::Barrier::new(count))
         }
     }
 

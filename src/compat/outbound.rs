@@ -12,7 +12,7 @@ use std::time::Duration;
 use super::socket::Socket;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
-use crate::rt::sync::local::WakerSlot;
+use crate::sync::local::WakerSlot;
 
 /// How long what was written before an adapter was dropped is still being delivered. After that the connection closes without it.
 pub const LINGER: Duration = Duration::from_secs(60);

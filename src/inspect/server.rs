@@ -15,8 +15,8 @@ use super::bind;
 use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
 use crate::error::{Error, Result};
+use crate::fork::Process;
 use crate::net::unix::Name;
-use crate::rt::fork::Process;
 use crate::rt::{
     self, Clock, Handle, Histogram, Instant, MonotonicClock, RingFeature, TaskInfo, TaskOrder, TaskRange,
     TaskState,

@@ -7,8 +7,8 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::dropped::{Dropped, is_cancelled};
-use crate::rt::ops;
-use crate::rt::uring::Feed;
+use crate::reactor::ops;
+use crate::reactor::uring::Feed;
 
 /// A listening socket and what was accepted on it for nobody yet.
 #[derive(Debug)]

@@ -6,8 +6,8 @@ use std::io;
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use crate::rt::ops::{Op, Operation};
-use crate::rt::sync::local::{Notified, Notify};
+use crate::reactor::ops::{Op, Operation};
+use crate::sync::local::{Notified, Notify};
 
 /// What operations share of which each can bring what another one was dropped before it could take.
 #[derive(Debug, Default)]

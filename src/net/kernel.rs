@@ -23,9 +23,9 @@ use super::dropped::PendingGuard;
 use super::transfer::Step;
 use crate::error::{BufResult, Error, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::sync::local::Notified;
-use crate::rt::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed, FixedFile};
-use crate::rt::{RingFeature, ops};
+use crate::reactor::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed, FixedFile};
+use crate::reactor::{RingFeature, ops};
+use crate::sync::local::Notified;
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);

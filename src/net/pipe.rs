@@ -18,7 +18,7 @@ use super::kernel::{from_io, written};
 use super::transfer::{self, Step};
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::ops;
+use crate::reactor::ops;
 
 /// Makes a pipe: what is written to the second is read from the first. It holds 64 KiB unless the system says otherwise.
 ///

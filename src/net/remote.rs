@@ -13,8 +13,8 @@ use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::TcpStream;
 use crate::error::{BufResult, Error, ErrorKind, Outcome};
-use crate::rt::sync::Notify;
 use crate::rt::{self, Handle, JoinError};
+use crate::sync::Notify;
 
 thread_local! {
     /// The streams of this core that other cores use.

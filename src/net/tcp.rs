@@ -232,7 +232,7 @@ impl TcpStream {
     /// Writes at least one byte from the front of `buf` and returns how many.
     ///
     /// Writes that several tasks have under way at the same time go out in no order that they can rely on. Tasks that share a stream take
-    /// turns, with a [`Mutex`](crate::rt::sync::local::Mutex) for example.
+    /// turns, with a [`Mutex`](crate::sync::local::Mutex) for example.
     ///
     /// # Errors
     ///

@@ -14,7 +14,7 @@ use super::dropped::{Dropped, is_cancelled};
 use super::kernel::{from_io, local_address};
 use crate::error::{BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::rt::{ops, uring};
+use crate::reactor::{ops, uring};
 
 /// How many envelopes a socket keeps: one for a receive and one for a send.
 const MAX_ENVELOPES: usize = 2;
@@ -114,7 +114,7 @@ impl UdpSocket {
                 .at(address.to_string())
                 .because("the userspace stack has no UDP yet: use the network kernel:"));
         }
-        if ops::are_simulated() {
+        if crate::reactor::current::is_simulated() {
             return Err(Error::new(ErrorKind::Unsupported, "open a UDP socket at")
                 .at(address.to_string())
                 .because("a simulated core does no I/O with the kernel"));

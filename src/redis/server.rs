@@ -15,9 +15,9 @@ use super::expiry::CycleSlot;
 use super::keyspace::{Keyspace, UnixMs};
 use crate::Result;
 use crate::block::Namespace;
-use crate::rt::sync::local::Notify;
 use crate::rt::{Clock, Instant};
 use crate::store::Env;
+use crate::sync::local::Notify;
 
 /// The version of Redis whose behaviour this server has, as clients ask for it.
 pub const REDIS_VERSION: &str = "7.0.15";

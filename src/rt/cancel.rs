@@ -8,9 +8,9 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::context::waiting_for;
-use super::task::quietly;
+use super::task::waiting_for;
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::user_code::contain;
 
 /// Asks whoever holds a clone to stop.
 ///
@@ -94,7 +94,7 @@ impl CancelToken {
                 (std::mem::take(&mut state.waiters), std::mem::take(&mut state.children))
             };
             pending.extend(children.into_values().filter_map(|child| child.upgrade()));
-            waiters.into_values().for_each(|waker| _ = quietly(|| waker.wake()));
+            waiters.into_values().for_each(|waker| _ = contain(|| waker.wake()));
         }
     }
 

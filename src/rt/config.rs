@@ -4,8 +4,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::machine::{machine_clock, machine_seed};
-use super::{Clock, ReactorChoice, RingFeatures};
 use crate::error::{Error, ErrorKind, Result};
+use crate::reactor::{ReactorChoice, RegisterArena, RingFeatures};
+use crate::time::Clock;
 
 /// How a core is set up. [`CoreConfig::from_machine`] gives the defaults with the machine's time and randomness, [`CoreConfig::new`]
 /// with others; then change the fields.
@@ -64,21 +65,6 @@ pub enum Idle {
     },
     /// Sleeps in the kernel at once.
     Sleep,
-}
-
-/// Whether a core's arena is registered with its io_uring, which saves pinning memory for each read and write of a namespace, and
-/// makes all of the arena resident and locked (`RLIMIT_MEMLOCK`). Where the kernel refuses, the core does without and says so in the
-/// log once.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum RegisterArena {
-    /// Never.
-    Never,
-    /// If it consists of hugepages, which are set aside and locked in any case.
-    #[default]
-    IfHuge,
-    /// Always: all of the arena's memory is used from the start.
-    Always,
 }
 
 /// The most entries that the kernel gives an io_uring (`IORING_MAX_ENTRIES`).

@@ -8,28 +8,26 @@ use std::time::Duration;
 
 use rustix::thread::CpuSet;
 
-use super::CoreConfig;
-use super::current::{self, Inside};
+use super::config::CoreConfig;
 use super::deadline::timeout;
-use super::doorbell::Doorbell;
-use super::fork::Process;
 use super::handle::Handle;
-use super::idle::Idler;
-use super::inbox::Inbox;
-use super::offload::Pool;
-use super::reactor::Reactor;
-use super::scheduler::Shared;
+use super::record::{CoreLatencies, CoreStats};
+use super::scheduler::current::{self, Inside};
+use super::scheduler::{CoreState, Idler};
 use super::shutdown::{Shutdown, ShutdownReport};
-use super::stats::{CoreLatencies, CoreStats};
-use super::task::{JoinError, bury};
+use super::task::{Inbox, JoinError, bury};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fork::Process;
 use crate::mem::Arena;
+use crate::reactor::Reactor;
+use crate::reactor::doorbell::Doorbell;
+use crate::reactor::pool::Pool;
 
 /// One core: a scheduler with its tasks, timers, pollers and io_uring, on the thread that made it.
 #[doc(alias = "Runtime")]
 #[doc(alias = "LocalExecutor")]
 pub struct Core {
-    shared: Rc<Shared>,
+    state: Rc<CoreState>,
 }
 
 impl Core {
@@ -54,7 +52,7 @@ impl Core {
         reactor.register(config.register_arena, &arena);
         // For good.
         std::mem::forget(pinned);
-        Ok(Self { shared: Rc::new(Shared::new(config, inbox, reactor, pool, arena)) })
+        Ok(Self { state: Rc::new(CoreState::new(config, inbox, reactor, pool, arena)) })
     }
 
     /// Runs `future` and every task on this core until `future` is done. Other tasks then stay where they are, and go on in
@@ -72,14 +70,14 @@ impl Core {
                 "this thread is inside a boson core already: spawn a task or await the future instead",
             ));
         }
-        if self.shared.is_forked() {
+        if self.state.is_forked() {
             return Err(Process::error("block_on"));
         }
-        let _inside = Inside::enter(&self.shared);
-        let mut root = self.shared.start_root(created_at, future);
-        let mut idler = Idler::new(self.shared.idle());
+        let _inside = Inside::enter(&self.state);
+        let mut root = self.state.start_root(created_at, future);
+        let mut idler = Idler::new(self.state.idle());
         loop {
-            let worked = self.shared.turn(|| root.has_ended())?;
+            let worked = self.state.turn(|| root.has_ended())?;
             if let Some(result) = root.take() {
                 return match result {
                     Ok(output) => Ok(output),
@@ -87,11 +85,11 @@ impl Core {
                     Err(_) => Err(Error::new(ErrorKind::Cancelled, "block_on")),
                 };
             }
-            let now = self.shared.last_reading();
+            let now = self.state.last_reading();
             if worked {
                 idler.worked(now);
             } else if idler.should_park(now) {
-                self.shared.park(now)?;
+                self.state.park(now)?;
             } else {
                 std::hint::spin_loop();
             }
@@ -107,21 +105,21 @@ impl Core {
     /// As for [`Core::block_on`]; a core that gets one is dropped.
     #[track_caller]
     pub fn shutdown(self, how: Shutdown, within: Duration) -> Result<ShutdownReport> {
-        if self.shared.is_forked() {
+        if self.state.is_forked() {
             return Err(Process::error("shut down a core"));
         }
-        self.shared.set_io_deadline(self.shared.read_clock() + within);
-        let ended = self.shared.stats().ended;
+        self.state.set_io_deadline(self.state.read_clock() + within);
+        let ended = self.state.stats().ended;
         let mut in_time = Ok(());
         if how == Shutdown::Drain {
-            let drained = self.shared.drained();
+            let drained = self.state.drained();
             // At its deadline the report says what is left.
             in_time = self.block_on(async move { drop(timeout(within, drained).await) });
         }
         let report = ShutdownReport {
             // The task of `block_on` is not one of them.
-            finished: (self.shared.stats().ended - ended).saturating_sub(1),
-            cancelled: self.shared.task_sites(),
+            finished: (self.state.stats().ended - ended).saturating_sub(1),
+            cancelled: self.state.task_sites(),
         };
         drop(self);
         in_time.map(|()| report)
@@ -129,17 +127,17 @@ impl Core {
 
     /// A handle that other threads can send work through.
     pub fn handle(&self) -> Handle {
-        self.shared.handle()
+        Handle::of(&self.state)
     }
 
     /// Counters.
     pub fn stats(&self) -> CoreStats {
-        self.shared.stats()
+        self.state.stats()
     }
 
     /// How long things took.
     pub fn latencies(&self) -> CoreLatencies {
-        self.shared.latencies()
+        self.state.latencies()
     }
 }
 
@@ -154,14 +152,14 @@ impl Drop for Core {
     /// ended too, up to 1,000 and nine for each task and timer that there was: those beyond that are leaked, with a warning, and their join handles
     /// wait for ever. The thread may be inside another core meanwhile. In a child process nothing is ended: the tasks and the ring are the parent's, and their copies are leaked.
     fn drop(&mut self) {
-        if self.shared.is_forked() {
-            std::mem::forget(Rc::clone(&self.shared));
+        if self.state.is_forked() {
+            std::mem::forget(Rc::clone(&self.state));
             return;
         }
         // Whatever panics before: wakers that outlive the core point to an inbox that only a closed one keeps for them.
-        let _closes = self.shared.closing();
-        let _inside = Inside::enter(&self.shared);
-        self.shared.end();
+        let _closes = self.state.closing();
+        let _inside = Inside::enter(&self.state);
+        self.state.end();
     }
 }
 

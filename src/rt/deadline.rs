@@ -4,10 +4,10 @@ use std::future::Future;
 use std::task::Poll;
 use std::time::Duration;
 
-use super::Instant;
-use super::context::now;
 use super::sleep::{Sleep, sleep, sleep_until};
+use super::this_core::now;
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::time::Instant;
 
 /// When something must be done. Unlike a duration it means the same when it is handed on.
 ///

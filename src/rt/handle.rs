@@ -1,18 +1,17 @@
 //! Reaching a core from other threads.
 
 use std::future::Future;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind};
-use std::pin::Pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::panic::Location;
+use std::sync::Arc;
+use std::task::Poll;
 
-use super::beat::Beat;
-use super::context::noted;
-use super::fork::Process;
-use super::inbox::{Inbox, Message, Unsent};
-use super::scheduler::{Shared, in_core};
-use super::task::{AbortOnDrop, Cancel, Canceller, JoinError, JoinHandle, PanicPayload, quietly};
+use super::record::Beat;
+use super::remote_join::{RemoteJoin, SharedResult, oneshot};
+use super::scheduler::{CoreState, SteppedCore, in_core};
+use super::task::{Inbox, JoinError, JoinHandle, Message, PanicPayload, Unsent};
 use super::task_span;
+use crate::fork::Process;
+use crate::user_code::caught;
 
 /// Sends work to a core from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -23,12 +22,17 @@ pub struct Handle {
 }
 
 impl Handle {
-    /// To the core of `process`.
-    pub(super) fn new(inbox: Arc<Inbox>, beat: Arc<Beat>, process: Process) -> Self {
-        Self { inbox, beat, process }
+    /// To `core`.
+    pub(super) fn of(core: &CoreState) -> Self {
+        Self { inbox: Arc::clone(core.inbox()), beat: Arc::clone(core.beat()), process: core.process() }
     }
 
-    pub(super) fn beat(&self) -> &Arc<Beat> {
+    /// To a core of a simulation.
+    pub(crate) fn of_stepped(core: &SteppedCore) -> Self {
+        Self::of(core.state())
+    }
+
+    pub(in crate::rt) fn beat(&self) -> &Arc<Beat> {
         &self.beat
     }
 
@@ -71,21 +75,27 @@ impl Handle {
         T: Send + 'static,
     {
         let (sender, join) = oneshot();
-        let slot = Arc::clone(&sender.0);
-        let of_task = Arc::clone(&slot);
+        let shared = sender.shared();
+        let of_task = shared.clone();
         let message = Box::new(move || {
-            if lock(&of_task).is_cancelled() {
+            if of_task.is_cancelled() {
                 return drop(sender);
             }
             let task = async move {
                 sender.send(catch_panic(async move { make().await }).await.and_then(|result| result))
             };
             // Messages run between tasks, so this is the default queue.
-            let task = task_span::spawn("Handle::spawn", Shared::current_queue, name, created_at, task);
+            let task = task_span::spawn(
+                "Handle::spawn",
+                |core| core.local().current_queue(),
+                name,
+                created_at,
+                task,
+            );
             spawned(&task);
-            started(&of_task, task.canceller());
+            of_task.started(task.canceller());
         });
-        self.send(message, &slot);
+        self.send(message, &shared);
         join
     }
 
@@ -96,21 +106,21 @@ impl Handle {
         T: Send + 'static,
     {
         let (sender, join) = oneshot();
-        let slot = Arc::clone(&sender.0);
-        let of_call = Arc::clone(&slot);
+        let shared = sender.shared();
+        let of_call = shared.clone();
         let message = Box::new(move || {
-            if lock(&of_call).is_cancelled() {
+            if of_call.is_cancelled() {
                 return drop(sender);
             }
-            let result = catch_unwind(AssertUnwindSafe(call));
+            let result = caught(call);
             sender.send(result.map_err(panicked));
         });
-        self.send(message, &slot);
+        self.send(message, &shared);
         join
     }
 
     /// A message that cannot be sent is dropped, and its `Sender` with it, which says `Cancelled`; unless it is said before why.
-    fn send<T>(&self, message: Message, slot: &Mutex<State<T>>) {
+    fn send<T>(&self, message: Message, shared: &SharedResult<T>) {
         if self.process.is_left() {
             // Not the inbox: somebody may have held its lock when the process was forked.
             return drop(message);
@@ -119,7 +129,7 @@ impl Handle {
             Ok(()) => {}
             Err(Unsent::Closed(message)) => drop(message),
             Err(Unsent::Full(message)) => {
-                put(slot, Err(JoinError::Full));
+                shared.put(Err(JoinError::Full));
                 drop(message);
             }
         }
@@ -129,7 +139,7 @@ impl Handle {
 /// Turns a panic of `future` into an error.
 async fn catch_panic<F: Future>(future: F) -> Result<F::Output, JoinError> {
     let mut future = std::pin::pin!(future);
-    std::future::poll_fn(|cx| match catch_unwind(AssertUnwindSafe(|| future.as_mut().poll(cx))) {
+    std::future::poll_fn(|cx| match caught(|| future.as_mut().poll(cx)) {
         Ok(polled) => polled.map(Ok),
         Err(payload) => Poll::Ready(Err(panicked(payload))),
     })
@@ -140,202 +150,4 @@ async fn catch_panic<F: Future>(future: F) -> Result<F::Output, JoinError> {
 fn panicked(payload: Box<dyn std::any::Any + Send>) -> JoinError {
     in_core("Handle::spawn", |core| core.count_panic());
     JoinError::Panicked(PanicPayload::new(payload))
-}
-
-/// Carries one value from any thread to any other; a dropped sender gives [`JoinError::Cancelled`].
-pub(super) fn oneshot<T>() -> (Sender<T>, RemoteJoin<T>) {
-    let state = Arc::new(Mutex::new(State { slot: Slot::Waiting(None), task: RemoteTask::NotStarted }));
-    (Sender(Arc::clone(&state)), RemoteJoin { state, process: Process::current() })
-}
-
-/// What a task and who waits for it have in common.
-#[derive(Debug)]
-struct State<T> {
-    slot: Slot<T>,
-    task: RemoteTask,
-}
-
-impl<T> State<T> {
-    fn is_cancelled(&self) -> bool {
-        matches!(self.task, RemoteTask::Cancelled)
-    }
-}
-
-/// The task as far as it can be cancelled from elsewhere.
-#[derive(Debug)]
-enum RemoteTask {
-    /// Its core has not come to it yet; or there is none, as for a call.
-    NotStarted,
-    Runs(Canceller),
-    /// It was asked to end.
-    Cancelled,
-}
-
-#[derive(Debug)]
-enum Slot<T> {
-    Waiting(Option<Waker>),
-    Done(Result<T, JoinError>),
-    Taken,
-}
-
-/// Puts a result into a slot once; without one, says on drop that there will be none.
-#[derive(Debug)]
-pub(super) struct Sender<T>(Arc<Mutex<State<T>>>);
-
-impl<T> Sender<T> {
-    pub(super) fn send(self, result: Result<T, JoinError>) {
-        put(&self.0, result);
-    }
-}
-
-/// Puts a result into a slot that has none yet.
-fn put<T>(state: &Mutex<State<T>>, result: Result<T, JoinError>) {
-    let (before, task) = {
-        let mut state = lock(state);
-        if !matches!(state.slot, Slot::Waiting(_)) {
-            return;
-        }
-        let task = std::mem::replace(&mut state.task, RemoteTask::NotStarted);
-        (std::mem::replace(&mut state.slot, Slot::Done(result)), task)
-    };
-    // Its reference to the task goes with the result.
-    drop(task);
-    if let Slot::Waiting(Some(waker)) = before {
-        waker.wake();
-    }
-}
-
-impl<T> Drop for Sender<T> {
-    fn drop(&mut self) {
-        // A panic may run this, and a second one, of the waker, would end the process.
-        quietly(|| put(&self.0, Err(JoinError::Cancelled)));
-    }
-}
-
-/// No foreign code runs under the lock.
-fn lock<T>(state: &Mutex<State<T>>) -> MutexGuard<'_, State<T>> {
-    state.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
-/// The core has come to the task: from now on it can be cancelled there, or is to be at once.
-fn started<T>(state: &Mutex<State<T>>, canceller: Canceller) {
-    let unneeded = {
-        let mut state = lock(state);
-        match (&state.slot, &state.task) {
-            (Slot::Waiting(_), RemoteTask::NotStarted) => {
-                state.task = RemoteTask::Runs(canceller);
-                None
-            }
-            (Slot::Waiting(_), _) => Some((canceller, true)),
-            (Slot::Done(_) | Slot::Taken, _) => Some((canceller, false)),
-        }
-    };
-    if let Some((canceller, true)) = unneeded {
-        canceller.cancel();
-    }
-}
-
-/// The result of a task on another core: what [`JoinHandle`](super::JoinHandle) gives, for any thread. If the core ends first, it
-/// is [`JoinError::Cancelled`]; so it is in a child process that was forked while the task was running.
-///
-/// An async task awaits it; a coroutine, or a thread without a core, [waits](super::wait) for it. Dropping it lets the task run on, detached.
-#[derive(Debug)]
-#[must_use = "the task runs on without it, and its result is lost: await it, or say `detach`"]
-pub struct RemoteJoin<T> {
-    state: Arc<Mutex<State<T>>>,
-    /// Where the task runs.
-    process: Process,
-}
-
-impl<T> RemoteJoin<T> {
-    /// Asks for the end of the task, from any thread: its future is dropped where it waits (a coroutine unwinds), and this gives
-    /// [`JoinError::Cancelled`]. Takes effect when the core next turns to the task. A task or a call ([`Handle::run`]) that the core has
-    /// not come to yet is not started. Does nothing if there is a result already, to a call that runs, and in a child process.
-    ///
-    /// Never waits, and needs no room among the core's messages.
-    pub fn cancel(&self) {
-        if self.process.is_left() {
-            return;
-        }
-        let task = {
-            let mut state = lock(&self.state);
-            if !matches!(state.slot, Slot::Waiting(_)) {
-                return;
-            }
-            std::mem::replace(&mut state.task, RemoteTask::Cancelled)
-        };
-        if let RemoteTask::Runs(canceller) = task {
-            canceller.cancel();
-        }
-    }
-
-    /// Whether there is a result, so that awaiting it gives it at once.
-    pub fn is_finished(&self) -> bool {
-        self.process.is_left() || !matches!(lock(&self.state).slot, Slot::Waiting(_))
-    }
-
-    /// Lets the task run on without anybody to take its result. The same as dropping this, but says so.
-    pub fn detach(self) {
-        drop(self);
-    }
-
-    /// The same result, of a task that is cancelled when that is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
-    }
-
-    /// In a child process: the result if it had come before the fork.
-    #[cold]
-    fn left_behind(&self) -> Result<T, JoinError> {
-        // A thread of the parent's may have held the lock at the fork, and does not give it back here.
-        let taken =
-            self.state.try_lock().ok().map(|mut state| std::mem::replace(&mut state.slot, Slot::Taken));
-        match taken {
-            Some(Slot::Done(result)) => result,
-            Some(waiting @ Slot::Waiting(_)) => {
-                // The waker may be that of a task of the parent's core, and would ring there.
-                std::mem::forget(waiting);
-                Err(JoinError::Cancelled)
-            }
-            None => Err(JoinError::Cancelled),
-            Some(Slot::Taken) => panic!("{POLLED_AGAIN}"),
-        }
-    }
-}
-
-impl<T> Cancel for RemoteJoin<T> {
-    fn cancel(&self) {
-        RemoteJoin::cancel(self);
-    }
-}
-
-const POLLED_AGAIN: &str = "a join handle is not polled again after it gave the result";
-
-impl<T> Future for RemoteJoin<T> {
-    type Output = Result<T, JoinError>;
-
-    /// # Panics
-    ///
-    /// If polled again after it gave the result.
-    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        if self.process.is_left() {
-            return Poll::Ready(self.left_behind());
-        }
-        let waker = cx.waker().clone();
-        let mut state = lock(&self.state);
-        match &mut state.slot {
-            Slot::Waiting(current) => {
-                let old = current.replace(waker);
-                drop(state);
-                // Its destructor may be foreign code: not under the lock.
-                drop(old);
-                noted("another core or thread", Poll::Pending)
-            }
-            Slot::Done(_) => match std::mem::replace(&mut state.slot, Slot::Taken) {
-                Slot::Done(result) => Poll::Ready(result),
-                Slot::Waiting(_) | Slot::Taken => unreachable!("matched above"),
-            },
-            Slot::Taken => panic!("{POLLED_AGAIN}"),
-        }
-    }
 }

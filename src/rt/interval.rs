@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use super::Instant;
-use super::context::now;
 use super::sleep::{Sleep, sleep_until};
+use super::this_core::now;
+use crate::time::Instant;
 
 /// What becomes of the ticks that nobody took in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]

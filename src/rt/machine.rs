@@ -7,8 +7,8 @@ use std::sync::{Arc, OnceLock};
 
 use rustix::rand::{GetRandomFlags, getrandom};
 
-use super::{Clock, MonotonicClock};
 use crate::error::{Error, Result};
+use crate::time::{Clock, MonotonicClock};
 
 /// 32 bytes from the kernel's generator (`getrandom(2)`), for whatever is seeded: [`CoreConfig::seed`](super::CoreConfig::seed), or that
 /// of a network. Waits, early after the machine has started, until the generator is ready.

@@ -3,7 +3,7 @@
 use std::os::fd::RawFd;
 use std::time::Duration;
 
-use super::Instant;
+use crate::time::Instant;
 
 /// Something a core polls on every turn of its loop: a packet device with its stack, a queue pair, a ring.
 ///

@@ -6,10 +6,11 @@ use std::rc::{Rc, Weak};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use super::Instant;
-use super::context::{now, waiting_for_a_timer};
-use super::scheduler::{Shared, in_core};
+use super::scheduler::{CoreState, in_core};
+use super::task::waiting_for_a_timer;
+use super::this_core::now;
 use super::timer::TimerKey;
+use crate::time::Instant;
 
 /// Completes `duration` from its first poll on. Never early; late by
 /// - a timer tick (16.4 µs), and the rest of the turn of a core that is busy;
@@ -36,7 +37,7 @@ pub fn sleep_until(deadline: Instant) -> Sleep {
 /// The future of [`sleep`] and [`sleep_until`].
 #[must_use = "futures do nothing unless awaited"]
 pub struct Sleep {
-    core: Weak<Shared>,
+    core: Weak<CoreState>,
     state: SleepState,
 }
 

@@ -8,10 +8,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::context::{spawn_at, waiting_for};
-use super::run_queue::TaskQueue;
-use super::task::wake_all;
-use super::{JoinError, JoinHandle};
+use super::spawn::spawn_at;
+use super::task::{JoinError, JoinHandle, waiting_for};
+use super::task_queue::TaskQueue;
+use crate::user_code::wake_all;
 
 /// Tasks of one core whose results come in the order in which they end. Dropping it cancels those that still run.
 ///

@@ -1,36 +1,12 @@
 //! Values that belong to a task: a thread-local's counterpart.
 
 use std::any::Any;
-use std::cell::RefCell;
 use std::fmt;
 use std::marker::PhantomData;
 use std::rc::Rc;
 
 use super::scheduler::in_core;
-
-/// The values of one task. Dropped, on the task's core, when it ends.
-#[derive(Default)]
-pub(super) struct Locals(RefCell<Vec<(usize, Rc<dyn Any>)>>);
-
-impl Locals {
-    fn get(&self, key: usize) -> Option<Rc<dyn Any>> {
-        self.0.borrow().iter().find(|(other, _)| *other == key).map(|(_, value)| Rc::clone(value))
-    }
-
-    fn replace(&self, key: usize, value: Option<Rc<dyn Any>>) -> Option<Rc<dyn Any>> {
-        let mut values = self.0.borrow_mut();
-        let at = values.iter().position(|(other, _)| *other == key);
-        match (at, value) {
-            (Some(at), Some(value)) => Some(std::mem::replace(&mut values[at].1, value)),
-            (Some(at), None) => Some(values.swap_remove(at).1),
-            (None, Some(value)) => {
-                values.push((key, value));
-                None
-            }
-            (None, None) => None,
-        }
-    }
-}
+use super::task::Locals;
 
 /// Declares values of which every task has its own.
 ///

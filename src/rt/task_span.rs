@@ -12,7 +12,7 @@ use std::task::{Context, Poll};
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span, debug_span, field};
 
-use super::scheduler::{Shared, in_core, with_core};
+use super::scheduler::{CoreState, in_core, with_core};
 use super::task::JoinHandle;
 
 /// Spawns a task on the current core, for its function `caller`. `queue` chooses the task queue.
@@ -23,7 +23,7 @@ use super::task::JoinHandle;
 #[inline]
 pub(super) fn spawn<F: Future + 'static>(
     caller: &'static str,
-    queue: impl FnOnce(&Rc<Shared>) -> u8,
+    queue: impl FnOnce(&Rc<CoreState>) -> u8,
     name: &'static str,
     created_at: &'static Location<'static>,
     future: F,

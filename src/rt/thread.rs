@@ -3,12 +3,15 @@
 use std::thread;
 use std::time::Duration;
 
-use super::fork::Process;
-use super::handle::{Handle, RemoteJoin, Sender, oneshot};
+use super::config::CoreConfig;
+use super::core::Core;
+use super::handle::Handle;
+use super::remote_join::{RemoteJoin, Sender, oneshot};
 use super::shutdown::{Shutdown, ShutdownReport};
+use super::task::JoinError;
 use super::task::PanicPayload;
-use super::{Core, CoreConfig, JoinError};
 use crate::error::{Error, ErrorKind, Result};
+use crate::fork::Process;
 
 /// What a core's thread does when it is asked to end.
 type Stop = (Shutdown, Duration);

@@ -7,7 +7,7 @@
 //! A slot may hold any number of entries, so moving them to finer levels has a budget too. Until all of a slot's are there nothing fires:
 //! those that are left may be the earliest.
 
-use super::Instant;
+use crate::time::Instant;
 
 const TICK_SHIFT: u32 = 14;
 const SLOT_BITS: u32 = 6;

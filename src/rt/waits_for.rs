@@ -6,18 +6,19 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use super::context::{awaited, waiting_for_this};
+use super::task::{awaited, waiting_for_this};
 
 /// `future`, with `what` as what its task is said to wait for: by [`tasks`](super::tasks), by the inspector, and in the
 /// report of a simulation that is stuck.
 ///
-/// The futures of this crate say so themselves; this is for others, such as those of tokio's primitives in [`rt::sync`](super::sync), and
+/// The futures of this crate say so themselves; this is for others, such as those of tokio's primitives in [`sync`](crate::sync), and
 /// to say more than they do. Of several futures that one task polls, the first one counts. Outside a task it is `future` alone. It may be dropped
 /// whenever `future` may.
 ///
 /// ```
 /// # use std::sync::Arc;
-/// use boson::rt::{self, sync::Semaphore};
+/// use boson::rt;
+/// use boson::sync::Semaphore;
 /// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
 /// # core.block_on(async {
 /// let task = rt::spawn("client", async {

@@ -197,7 +197,7 @@ impl VirtualCore {
 
     /// Reaches it from the other cores.
     pub fn handle(&self) -> Handle {
-        self.core.core.handle()
+        Handle::of_stepped(&self.core.core)
     }
 
     /// Starts a task on it, as [`rt::spawn`] does inside. `None`, and the future is dropped, if its world is gone.

@@ -15,7 +15,7 @@ use super::tree_state::{Descent, Missing, Seek};
 use super::txn::Scratch;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::rt::sync::local::Notify;
+use crate::sync::local::Notify;
 
 pub(super) struct Shared<E, N> {
     pub(super) env: E,

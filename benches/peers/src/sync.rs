@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use boson::rt::sync::{self as boson_sync, local};
+use boson::sync::{self as boson_sync, local};
 
 use crate::machine;
 use crate::report::{Better, compare, entry};

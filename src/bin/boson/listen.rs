@@ -6,8 +6,8 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use boson::net::{Net, TcpListener, TcpStream, is_network_lost};
-use boson::rt::sync::oneshot;
 use boson::rt::{self, CoreThread};
+use boson::sync::oneshot;
 use boson::{Error, ErrorKind, Result};
 use tracing::warn;
 

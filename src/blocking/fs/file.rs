@@ -11,8 +11,9 @@ use std::time::SystemTime;
 
 use super::{OpenOptions, cancelled, run};
 use crate::mem::IoBuf;
+use crate::reactor::ops;
+use crate::rt;
 use crate::rt::coroutine::wait_unless_cancelled;
-use crate::rt::{self, ops};
 
 /// What one read or write carries at most, in bytes: the file's own buffer, which the kernel may use while the caller's is gone.
 pub const TRANSFER_BYTES: usize = 256 << 10;

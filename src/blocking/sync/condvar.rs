@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use super::{LockResult, MutexGuard, PoisonError};
 use crate::rt::coroutine::wait_at_most;
-use crate::rt::sync::const_unless_loom;
-use crate::rt::{self, wait};
+use crate::rt::wait;
+use crate::sync::const_unless_loom;
 
 /// Waits for something that a [`Mutex`](super::Mutex) guards to change. As with `std`'s, a notification for nobody is lost, and what was waited for may be
 /// gone when the wait returns.
 #[derive(Debug, Default)]
-pub struct Condvar(rt::sync::Condvar);
+pub struct Condvar(crate::sync::Condvar);
 
 /// Whether a wait ended because its time was up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ impl Condvar {
     const_unless_loom! {
         /// With nobody waiting.
         pub fn new() -> Self {
-            Self(rt::sync::Condvar::new())
+            Self(crate::sync::Condvar::new())
         }
     }
 
@@ -103,7 +103,7 @@ impl Condvar {
         duration: Duration,
         mut condition: F,
     ) -> LockResult<(MutexGuard<'a, T>, WaitTimeoutResult)> {
-        let (poison, mutex) = (guard.watch.poison, rt::sync::MutexGuard::mutex(&guard.guard));
+        let (poison, mutex) = (guard.watch.poison, crate::sync::MutexGuard::mutex(&guard.guard));
         let waiting = async {
             while condition(&mut guard) {
                 let (poison, unwatched) = guard.unwatched();

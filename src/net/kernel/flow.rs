@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use crate::error::{Error, Result};
 use crate::net::dropped::{Dropped, is_cancelled};
-use crate::rt::uring::FixedFile;
+use crate::reactor::uring::FixedFile;
 
 /// What a connection shares with its operations in flight. What every read and write looks at comes first, on one cache line.
 #[derive(Debug, Default)]

@@ -53,7 +53,7 @@ pub use stream::StackStream;
 use self::engine::Engine;
 use super::device::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::Result;
-use crate::rt::{self, Instant, Park, Poller};
+use crate::rt::{Instant, Park, Poller};
 
 /// A handle to a stack; cheap to clone. Not `Send`: a stack belongs to one core.
 ///
@@ -113,7 +113,7 @@ impl Stack {
             (result, if wakes.is_empty() { Vec::new() } else { std::mem::take(wakes) })
         };
         if !wakes.is_empty() {
-            rt::wake_all(wakes.into_iter());
+            crate::user_code::wake_all(wakes.into_iter());
         }
         result
     }
@@ -154,7 +154,7 @@ impl Poller for StackPoller {
             std::mem::swap(&mut core.engine.wakes, &mut self.wakes);
             handled
         };
-        rt::wake_all(self.wakes.drain(..));
+        crate::user_code::wake_all(self.wakes.drain(..));
         handled
     }
 

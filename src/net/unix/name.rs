@@ -17,7 +17,7 @@ use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use crate::error::{Error, ErrorKind, Result};
-use crate::rt::fork::Process;
+use crate::fork::Process;
 
 /// How often the file of the lock may be gone by the time that it is locked.
 const MAX_ATTEMPTS: usize = 64;

@@ -8,7 +8,7 @@ use std::task::{Context, Poll, Wake, Waker};
 use std::thread::{self, Thread};
 use std::time::Duration;
 
-use crate::rt::{Clock, MonotonicClock};
+use crate::time::{Clock, MonotonicClock};
 
 /// Polls `future`, sleeping in between.
 pub(super) fn block_thread<F: Future>(future: Pin<&mut F>) -> F::Output {

@@ -4,17 +4,20 @@ use std::any::Any;
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::future::Future;
 use std::marker::PhantomPinned;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::panic::{Location, resume_unwind};
 use std::pin::Pin;
 use std::ptr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
-use super::Identity;
-use super::control::{Control, Left, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, with_running};
-use super::stack::PooledStack;
+use super::overflow::report_overflows;
 use crate::error::Result;
 use crate::rt::scheduler::with_core;
+use crate::rt::stack::PooledStack;
+use crate::rt::task::{
+    Control, Identity, Left, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, with_running,
+};
+use crate::user_code::caught;
 
 /// What a function may capture to be put on its stack as it is, in bytes; a larger one is boxed. corosensei panics above 1,024.
 const MAX_CAPTURED_BYTES: usize = 512;
@@ -48,6 +51,7 @@ impl<T> Coroutine<T> {
             let f: Box<dyn FnOnce() -> T> = Box::new(f);
             return Self::new(stack_bytes, identity, created_at, f);
         }
+        report_overflows()?;
         let stack = PooledStack::take(stack_bytes)?;
         let (guard, stack_bytes) = (stack.guard(), stack.len());
         let control = Control {
@@ -81,11 +85,11 @@ impl<T> Coroutine<T> {
     #[inline(never)]
     fn begin(&self, cx: &Context<'_>) {
         let task = with_core(|core| {
-            let task = core.running_task();
+            let task = core.local().running_task();
             if let Some(task) = &task {
                 self.control.ready.set(core.queues().list(task.header().queue()));
             }
-            self.control.core.set(std::rc::Rc::as_ptr(core));
+            self.control.core.set(std::rc::Rc::as_ptr(core).cast());
             task
         });
         let task = task.expect("a coroutine is polled by a task");
@@ -108,7 +112,7 @@ fn on_stack<T: 'static>(stack: PooledStack, f: impl FnOnce() -> T + 'static) -> 
             control.yielder.set(yielder);
             control.outcome.get().cast::<Outcome<T>>()
         });
-        let result = catch_unwind(AssertUnwindSafe(f));
+        let result = caught(f);
         if let Err(payload) = result {
             // The unwinding of a cancelled coroutine ends with `corosensei`, which began it.
             let is_cancelled =
@@ -160,7 +164,7 @@ impl<T> Future for Coroutine<T> {
                     control.tell_task();
                 }
                 if suspended == Suspended::Yields {
-                    control.requeue();
+                    requeue(control);
                 }
                 return Poll::Pending;
             }
@@ -201,7 +205,7 @@ impl<T> Drop for Coroutine<T> {
             // SAFETY: this is its destructor, which `_outer` does not outlive, and it does not move meanwhile.
             unsafe { control.enter() };
             // Not left to the field's own destructor, which aborts when a panic comes out.
-            catch_unwind(AssertUnwindSafe(|| {
+            caught(|| {
                 // SAFETY: not being resumed, or it would be `done`.
                 let stack = unsafe { &mut *control.stack.get() };
                 if is_in_own_panic {
@@ -212,10 +216,10 @@ impl<T> Drop for Coroutine<T> {
                 stack.force_unwind();
                 // The function may have caught the unwinding and returned.
                 drop(self.outcome.take());
-            }))
+            })
         } else {
             // The function's captures are dropped here, as those of any closure: not on its stack.
-            let dropped = catch_unwind(AssertUnwindSafe(|| stack.force_unwind()));
+            let dropped = caught(|| stack.force_unwind());
             if dropped.is_err() {
                 // corosensei would drop them again.
                 // SAFETY: nothing is on a stack that was never switched to but the function, and that was dropped: a destructor
@@ -227,6 +231,15 @@ impl<T> Drop for Coroutine<T> {
         if let Err(payload) = unwound {
             raise(payload);
         }
+    }
+}
+
+/// Puts a coroutine, which yielded, at the end of its run queue.
+fn requeue(control: &Control) {
+    if let Some(task) = control.task.get()
+        && let Some(ready) = task.mark_queued()
+    {
+        with_core(|core| core.local().enqueue(ready));
     }
 }
 

@@ -5,14 +5,15 @@
 //! alternate signal stack, since the full one has no room; it allocates nothing, takes no lock and calls only what
 //! signal-safety(7) lists.
 
+use std::cell::OnceCell;
 use std::ffi::{c_int, c_void};
 use std::mem::MaybeUninit;
 use std::sync::OnceLock;
 
 use rustix::mm::{MapFlags, ProtFlags};
 
-use super::control::with_running;
 use crate::error::{Error, Result};
+use crate::rt::task::with_running;
 
 /// Room for the handler, above what the kernel needs to save the registers, in bytes.
 const HANDLER_BYTES: usize = 32 << 10;
@@ -21,8 +22,33 @@ const HANDLER_BYTES: usize = 32 << 10;
 static PREVIOUS: OnceLock<[libc::sigaction; 2]> = OnceLock::new();
 const SIGNALS: [c_int; 2] = [libc::SIGSEGV, libc::SIGBUS];
 
+thread_local! {
+    /// Made with the thread's first coroutine.
+    static SIGNAL_STACK: OnceCell<SignalStack> = const { OnceCell::new() };
+}
+
+/// Makes sure that an overflow on the calling thread is reported.
+///
+/// # Errors
+///
+/// The kernel's code if there is no memory for a signal stack.
+#[inline]
+pub(super) fn report_overflows() -> Result<()> {
+    // While the thread ends, its signal stack may be gone already: an overflow then is a plain fault.
+    SIGNAL_STACK
+        .try_with(|stack| if stack.get().is_some() { Ok(()) } else { install(stack) })
+        .unwrap_or(Ok(()))
+}
+
+#[cold]
+fn install(stack: &OnceCell<SignalStack>) -> Result<()> {
+    // Nothing else sets it meanwhile.
+    drop(stack.set(SignalStack::install()?));
+    Ok(())
+}
+
 /// The calling thread's alternate signal stack: the one it had, or one of our own, which goes with this value.
-pub(super) struct SignalStack {
+struct SignalStack {
     own: Option<(*mut c_void, usize)>,
 }
 
@@ -32,7 +58,7 @@ impl SignalStack {
     /// # Errors
     ///
     /// The kernel's code if there is no memory.
-    pub(super) fn install() -> Result<Self> {
+    fn install() -> Result<Self> {
         install_handler();
         let mut before = MaybeUninit::<libc::stack_t>::zeroed();
         // SAFETY: no new stack is given, and `before` has room for the old one.

@@ -1,10 +1,11 @@
 //! What comes to a core between its tasks' turns: completions, timers, and the wakes and messages of other threads.
 
-use super::{Shared, TASK_TIME_PER_TURN, TIME_PER_SUBMISSION};
+use super::state::CoreState;
+use super::turn::{TASK_TIME_PER_TURN, TIME_PER_SUBMISSION};
 use crate::error::Result;
-use crate::rt::beat::Phase;
-use crate::rt::stats;
-use crate::rt::task::{self, apply_changes};
+use crate::rt::record::{self, Phase};
+use crate::rt::task::apply_changes;
+use crate::user_code::contain;
 
 /// Messages run in a round, which ends when every task that was ready at its beginning has had its turn.
 const MESSAGES_PER_ROUND: u64 = 256;
@@ -15,54 +16,54 @@ const WAKES_PER_TURN: usize = 256;
 /// Timers fired per turn.
 const TIMERS_PER_TURN: usize = 256;
 
-impl Shared {
+impl CoreState {
     /// Gives devices, timers and the inbox their turn; whether there was anything, or is.
     pub(super) fn look_around(&self) -> Result<bool> {
-        self.skipped.set(0);
-        self.looked_around_at.set(self.now.get());
+        self.turn.skipped.set(0);
+        self.turn.looked_around_at.set(self.local.now.get());
         self.beat.enter(Phase::Devices);
         let submits = self.is_to_submit();
         let completions = if submits {
-            self.reactor.poll(self.now.get())?
+            self.io.attachment.reactor.poll(self.local.now.get())?
         } else {
-            self.reactor.poll_completions(self.now.get())?
+            self.io.attachment.reactor.poll_completions(self.local.now.get())?
         };
-        let events = self.pollers.poll(self.now.get());
+        let events = self.io.pollers.poll(self.local.now.get());
         let timers = self.fire_timers();
         let woken = self.drain_inbox();
         let messages = self.run_messages();
         if submits {
-            self.submission.set((self.beat.polls() + self.queues.len() as u64, None));
+            self.turn.submission.set((self.beat.polls() + self.local.queues.len() as u64, None));
         }
         let worked = completions + events + timers + woken + messages > 0;
         if worked {
-            stats::add(&self.counters.completions, completions);
-            stats::add(&self.counters.poller_events, events);
-            stats::add(&self.counters.timers_fired, timers);
-            stats::add(&self.counters.remote_wakes, woken);
-            stats::add(&self.counters.messages, messages);
+            record::add(&self.record.counters.completions, completions);
+            record::add(&self.record.counters.poller_events, events);
+            record::add(&self.record.counters.timers_fired, timers);
+            record::add(&self.record.counters.remote_wakes, woken);
+            record::add(&self.record.counters.messages, messages);
         }
         // Timers that are due, and tasks that were woken, may have been moved towards their turn without any being told yet.
-        Ok(worked || self.inbox.has_taken() || self.timers.borrow().is_due(self.now.get()))
+        Ok(worked || self.local.inbox.has_taken() || self.timers.wheel.borrow().is_due(self.local.now.get()))
     }
 
     /// Whether it is time to hand the kernel what tasks asked for. With several queues it always is: what one of them waits for does not
     /// wait for the tasks of the others.
     fn is_to_submit(&self) -> bool {
-        let (round_ends, since) = self.submission.get();
+        let (round_ends, since) = self.turn.submission.get();
         self.beat.polls() >= round_ends
-            || since.is_some_and(|since| self.now.get() - since >= TIME_PER_SUBMISSION)
-            || self.queues.is_empty()
-            || self.queues.compete()
+            || since.is_some_and(|since| self.local.now.get() - since >= TIME_PER_SUBMISSION)
+            || self.local.queues.is_empty()
+            || self.local.queues.compete()
     }
 
     /// Takes what other threads did to tasks; returns to how many.
     pub(super) fn drain_inbox(&self) -> usize {
-        self.inbox.drain(WAKES_PER_TURN, |node, changes| {
+        self.local.inbox.drain(WAKES_PER_TURN, |node, changes| {
             if let Some(task) = apply_changes(node, &changes)
                 && let Some(ready) = task.mark_queued()
             {
-                self.enqueue(ready);
+                self.local.enqueue(ready);
             }
         })
     }
@@ -70,21 +71,23 @@ impl Shared {
     /// Runs messages. They make tasks, each of which makes a round longer for all the others: so a round has room for so many, however
     /// many turns it takes.
     pub(super) fn run_messages(&self) -> usize {
-        if self.messages.borrow().is_empty() && !self.inbox.take_messages(&mut self.messages.borrow_mut()) {
+        if self.messages.borrow().is_empty()
+            && !self.local.inbox.take_messages(&mut self.messages.borrow_mut())
+        {
             return 0;
         }
         let polls = self.beat.polls();
-        let (mut end, mut room) = self.round.get();
+        let (mut end, mut room) = self.turn.round.get();
         // A cancelled task takes its turn without a poll, so what is left of a round may never come.
-        if polls >= end || self.queues.is_empty() {
-            (end, room) = (polls + self.queues.len() as u64, MESSAGES_PER_ROUND);
+        if polls >= end || self.local.queues.is_empty() {
+            (end, room) = (polls + self.local.queues.len() as u64, MESSAGES_PER_ROUND);
         }
-        let started = self.now.get();
+        let started = self.local.now.get();
         let mut ran = 0;
         while room > 0 {
             let Some(message) = self.messages.borrow_mut().pop_front() else { break };
             // It ends with a waker, or with the destructor of a result that nobody waits for.
-            if !task::quietly(message) {
+            if !contain(message) {
                 self.count_panic();
             }
             room -= 1;
@@ -93,22 +96,22 @@ impl Shared {
                 break;
             }
         }
-        self.round.set((end, room));
+        self.turn.round.set((end, room));
         self.tell_drained();
         ran
     }
 
     pub(super) fn fire_timers(&self) -> usize {
-        let now = self.now.get();
-        if !self.timers.borrow().is_due(now) {
+        let now = self.local.now.get();
+        if !self.timers.wheel.borrow().is_due(now) {
             return 0;
         }
         // Wakers may be anybody's and may come back for the timers: not under the borrow.
-        let mut fired = self.fired.take();
-        let count = self.timers.borrow_mut().expire(now, TIMERS_PER_TURN, |waker| fired.push(waker));
-        fired.drain(..).for_each(|waker| _ = task::quietly(|| waker.wake()));
+        let mut fired = self.timers.fired.take();
+        let count = self.timers.wheel.borrow_mut().expire(now, TIMERS_PER_TURN, |waker| fired.push(waker));
+        fired.drain(..).for_each(|waker| _ = contain(|| waker.wake()));
         // Keeps the allocation.
-        self.fired.replace(fired);
+        self.timers.fired.replace(fired);
         count
     }
 }

@@ -18,27 +18,27 @@
 
 use std::ptr::NonNull;
 
-use super::{Beat, Header, Polled, Shared};
-use crate::rt::coroutine::{Control, Left, Outer, Suspended};
-use crate::rt::task;
+use super::state::CoreState;
+use crate::rt::record::Beat;
+use crate::rt::task::{self, Control, Header, Left, Outer, Polled, Suspended};
 
-impl Shared {
+impl CoreState {
     /// Resumes the coroutine that is all of a task, and lets it run others from its stack.
     ///
     /// # Safety
     ///
-    /// `task` was just taken from a run queue of this core, counts as running, and [is a coroutine](task::is_coroutine). No task is being
+    /// `task` was just taken from a run queue of this core, counts as running, and [only resumes](task::TaskState::only_resumes) a coroutine. No task is being
     /// polled.
     // Not inlined: the loop over async tasks needs its registers.
     #[inline(never)]
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {
         if std::thread::panicking() {
             // SAFETY: the same is asked of the caller.
-            return unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
+            return unsafe { task::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) };
         }
         // SAFETY: alive by the core's own reference, as it has not ended.
         let header = unsafe { task.as_ref() };
-        task::begin_coroutine(header, false, self.now.get(), &self.beat, self.beat.polls());
+        task::begin_resume(header, false, self.local.now.get(), &self.beat, self.beat.polls());
         let outer = Outer::new();
         let lends = Lends::new(header);
         // SAFETY: it is the running task, its poll has begun, and it does not run yet, as no task does. `outer` is dropped next.
@@ -50,13 +50,13 @@ impl Shared {
             Left::Suspended(Suspended::Waits) => Polled::Pending,
             Left::Suspended(Suspended::Yields) => {
                 if let Some(ready) = task::mark_queued(task) {
-                    self.enqueue(ready);
+                    self.local.enqueue(ready);
                 }
                 Polled::Pending
             }
             // Its future gives the result.
             // SAFETY: the task, whose future is polled nowhere, has not ended, and counts as running.
-            Left::Ended => unsafe { task::poll(task, &self.registry) },
+            Left::Ended => unsafe { task::poll(task, &self.tasks.registry) },
         }
     }
 
@@ -71,9 +71,12 @@ impl Shared {
     pub(in crate::rt) unsafe fn run_others(control: &Control) -> Option<Suspended> {
         // SAFETY: the loop that resumed it made it a lender.
         let (core, ready, own) = unsafe { control.home() };
+        // SAFETY: it is alive while its loop resumes a lender, and stays where it is. A coroutine notes its
+        // core as a pointer to the whole, of which `Local` is the first field.
+        let core = unsafe { &*core.cast::<Self>() };
         // SAFETY: the running task is alive.
         let own_header = unsafe { own.as_ref() };
-        if !control.has_room() || !(task::has_turn(own_header) || core.join_in(own)) {
+        if !control.has_room() || !(own_header.state().may_keep_turn() || core.join_in(own)) {
             return Some(Suspended::Yields);
         }
         let outer = Outer::of(control);
@@ -85,10 +88,10 @@ impl Shared {
             let beat: &Beat = &core.beat;
             let number = beat.polls();
             // What the loop would do before it looks at the clock.
-            if number >= core.until.get() || !task::is_coroutine(header) {
+            if number >= core.turn.until.get() || !header.state().only_resumes() {
                 break;
             }
-            task::begin_coroutine(header, true, core.now.get(), beat, number);
+            task::begin_resume(header, true, core.local.now.get(), beat, number);
             if next == own {
                 return None;
             }
@@ -97,7 +100,7 @@ impl Shared {
             // run below `own` are of other cores. It is neither cancelled nor ended, and nothing ends here, so its future stays
             // until `outer` is dropped.
             let left = unsafe { task::resume(header) };
-            if left == Left::Suspended(Suspended::Yields) && task::has_turn(header) {
+            if left == Left::Suspended(Suspended::Yields) && header.state().may_keep_turn() {
                 // SAFETY: it has its turn, and its queue is that of `own`, as it was taken from there.
                 next = unsafe { ready.pass_on(next) };
                 continue;
@@ -120,9 +123,9 @@ impl Shared {
     fn join_in(&self, task: NonNull<Header>) -> bool {
         // SAFETY: the running task is alive.
         let header = unsafe { task.as_ref() };
-        let joins = task::mark_turn(header);
+        let joins = header.state().take_turn();
         if joins {
-            self.queues.push_front(header.queue(), task, &self.now);
+            self.local.queues.push_front(header.queue(), task, &self.local.now);
         }
         joins
     }
@@ -132,8 +135,8 @@ impl Shared {
     fn end_turn(&self, task: NonNull<Header>) {
         // SAFETY: alive by its core's own reference: nothing took its result yet.
         let header = unsafe { task.as_ref() };
-        if task::end_turn(header) {
-            let first = self.queues.leave(header.queue());
+        if header.state().end_turn() {
+            let first = self.local.queues.leave(header.queue());
             debug_assert_eq!(first, Some(task), "who has its turn is the first");
         }
     }
@@ -146,13 +149,13 @@ impl Shared {
         if left != Left::Suspended(Suspended::Waits)
             && let Some(task) = task::mark_queued(task)
         {
-            self.enqueue(task);
+            self.local.enqueue(task);
         }
     }
 
     /// Says whether the running task's polls do nothing but to resume a coroutine.
     pub(in crate::rt) fn set_running_coroutine(&self, coroutine: Option<&Control>) {
-        self.with_running(|task| {
+        self.local.with_running(|task| {
             if let Some(task) = task {
                 task.set_coroutine(coroutine);
             }

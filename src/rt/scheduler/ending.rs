@@ -2,34 +2,37 @@
 
 use tracing::warn;
 
-use super::Shared;
-use crate::rt::Instant;
-use crate::rt::shutdown::Patience;
+use super::state::CoreState;
+use crate::reactor::patience::Patience;
 use crate::rt::task::{self, Polled};
+use crate::time::Instant;
+use crate::user_code::{contain, drop_contained};
 
 /// Tasks and timers that destructors may start while a core ends: so many, and so many more for each task and timer that it had.
 const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;
 
-impl Shared {
+impl CoreState {
     /// When the I/O in flight is to have ended after the tasks did.
     pub(in crate::rt) fn set_io_deadline(&self, deadline: Instant) {
-        self.io_deadline.set(Some(deadline));
+        self.io.deadline.set(Some(deadline));
     }
 
     /// Ends every task and all I/O.
     pub(in crate::rt) fn end(&self) {
         let mut most = self.most_at_the_end();
         // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
-        self.messages.take().into_iter().for_each(task::drop_quietly);
-        task::drop_quietly(self.drained.take());
+        self.messages.take().into_iter().for_each(drop_contained);
+        drop_contained(self.tasks.drained.take());
         self.end_tasks(&mut most);
         // The clock is foreign code. If it does not tell the time, the I/O is not waited for.
-        if !task::quietly(|| self.reactor.shut_down(Patience::new(&*self.clock, self.io_deadline.get()))) {
-            std::mem::forget(self.reactor.clone());
+        if !contain(|| {
+            self.io.attachment.reactor.shut_down(Patience::new(&*self.clock, self.io.deadline.get()))
+        }) {
+            std::mem::forget(self.io.attachment.reactor.clone());
         }
         // An orphan's or a poller's destructor may have spawned.
-        task::quietly(|| self.pollers.clear());
+        contain(|| self.io.pollers.clear());
         self.end_tasks(&mut most);
     }
 
@@ -40,13 +43,13 @@ impl Shared {
 
     /// Nobody may send anything to this core any more, and the tasks that wakers keep are theirs.
     fn close(&self) {
-        task::quietly(|| self.pool.close());
-        self.inbox.close();
+        contain(|| self.io.attachment.pool.close());
+        self.local.inbox.close();
     }
 
     /// What destructors may start while the core ends.
     fn most_at_the_end(&self) -> Option<usize> {
-        let there = self.registry.len() + self.timers.borrow().len();
+        let there = self.tasks.registry.len() + self.timers.wheel.borrow().len();
         Some(STARTED_AT_THE_END + (1 + STARTED_AT_THE_END_EACH) * there)
     }
 
@@ -55,16 +58,16 @@ impl Shared {
     fn end_tasks(&self, most: &mut Option<usize>) {
         loop {
             let Some(left) = *most else { return };
-            let tasks = self.registry.len();
+            let tasks = self.tasks.registry.len();
             if tasks > 0 {
                 *most = left.checked_sub(tasks);
                 if most.is_none() {
                     // A subscriber to the log is foreign code too.
-                    task::quietly(|| warn!("destructors spawn tasks without end: {tasks} are leaked"));
+                    contain(|| warn!("destructors spawn tasks without end: {tasks} are leaked"));
                     return;
                 }
                 // Apart from those that are spawned meanwhile, or it would never come to the older ones.
-                let ending = self.registry.take_all();
+                let ending = self.tasks.registry.take_all();
                 while let Some(task) = ending.newest() {
                     task.cancel(&ending);
                     self.ended(Polled::Ended, task.header().queue());
@@ -72,26 +75,26 @@ impl Shared {
                 continue;
             }
             self.drop_ready();
-            let timers = self.timers.borrow_mut().clear();
+            let timers = self.timers.wheel.borrow_mut().clear();
             if timers.is_empty() {
                 return;
             }
             *most = left.checked_sub(timers.len());
             if most.is_none() {
                 let timers = std::mem::ManuallyDrop::new(timers);
-                task::quietly(|| warn!("destructors start timers without end: {} are leaked", timers.len()));
+                contain(|| warn!("destructors start timers without end: {} are leaked", timers.len()));
                 return;
             }
-            timers.into_iter().for_each(task::drop_quietly);
+            timers.into_iter().for_each(drop_contained);
         }
     }
 
     /// Gives up what is on the run queues: tasks that have ended.
     fn drop_ready(&self) {
-        while let Some(queue) = self.queues.choose(self.now.get()) {
-            while let Some(task) = self.queues.pop(queue) {
+        while let Some(queue) = self.local.queues.choose(self.local.now.get()) {
+            while let Some(task) = self.local.queues.pop(queue) {
                 // SAFETY: as in `run_task`; it has ended, so it is not polled.
-                unsafe { task::run(task, self.now.get(), &self.registry, &self.beat) };
+                unsafe { task::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) };
             }
         }
     }
@@ -99,7 +102,7 @@ impl Shared {
 
 /// A core that ends. It is closed with this, whatever panics before.
 #[must_use = "the core is closed when this is dropped"]
-pub(in crate::rt) struct Closes<'a>(&'a Shared);
+pub(in crate::rt) struct Closes<'a>(&'a CoreState);
 
 impl Drop for Closes<'_> {
     fn drop(&mut self) {

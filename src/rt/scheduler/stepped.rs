@@ -13,19 +13,17 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use super::Shared;
+use super::current::{Inside, Outside};
+use super::state::CoreState;
 use crate::error::Result;
+use crate::fork::Process;
 use crate::mem::Arena;
-use crate::rt::current::{Inside, Outside};
-use crate::rt::fork::Process;
-use crate::rt::handle::Handle;
-use crate::rt::inbox::{Inbox, Simulation};
-use crate::rt::offload::Pool;
-use crate::rt::reactor::Reactor;
-use crate::rt::stats::{self, CoreStats};
-use crate::rt::task::{JoinError, JoinHandle, bury};
-use crate::rt::task_dump::{TaskInfo, TaskRange};
-use crate::rt::{CoreConfig, Instant};
+use crate::reactor::Reactor;
+use crate::reactor::pool::Pool;
+use crate::rt::config::CoreConfig;
+use crate::rt::record::{self, CoreStats, TaskInfo, TaskRange};
+use crate::rt::task::{DEFAULT_QUEUE, Inbox, JoinError, JoinHandle, Simulation, bury};
+use crate::time::Instant;
 
 /// A turn polls 2 to the power of a number below this many tasks.
 const BUDGETS: usize = 8;
@@ -62,7 +60,7 @@ pub(crate) type Choose<'a> = &'a dyn Fn(usize) -> usize;
 
 /// A core that is driven from outside.
 pub(crate) struct SteppedCore {
-    shared: Rc<Shared>,
+    shared: Rc<CoreState>,
     stage: Cell<Stage>,
     /// Whether anything was done in this turn, or might have been.
     worked: Cell<bool>,
@@ -94,7 +92,7 @@ impl SteppedCore {
         let pool = Arc::new(Pool::without_threads());
         let arena = Arena::new(config.arena_bytes)?;
         Ok(Self {
-            shared: Rc::new(Shared::new(config, inbox, Reactor::Simulated, pool, arena)),
+            shared: Rc::new(CoreState::new(config, inbox, Reactor::Simulated, pool, arena)),
             stage: Cell::new(Stage::Tasks),
             worked: Cell::new(false),
             polls_left: Cell::new(1),
@@ -136,18 +134,18 @@ impl SteppedCore {
     pub(crate) fn missed_a_wake(&self) -> bool {
         self.stage.get() == Stage::Asleep
             && !self.rung.load(Ordering::Relaxed)
-            && !self.shared.inbox.is_empty()
+            && !self.shared.local.inbox.is_empty()
     }
 
     /// Whether a job of its blocking pool waits for a thread.
     pub(crate) fn has_job(&self) -> bool {
-        self.shared.pool.has_work()
+        self.shared.io.attachment.pool.has_work()
     }
 
     /// Does a job of its blocking pool, as a thread of that would.
     pub(crate) fn do_job(&self, choose: Choose<'_>) {
         let _outside = Outside::enter();
-        self.shared.pool.work_once(choose);
+        self.shared.io.attachment.pool.work_once(choose);
     }
 
     /// Takes one step. It [can](Self::can_step).
@@ -159,30 +157,30 @@ impl SteppedCore {
         let _inside = Inside::enter(&self.shared);
         let _stepping = Stepping::new(&self.is_stepping);
         let core = &*self.shared;
-        let counters = &core.counters;
+        let counters = &core.record.counters;
         let now = core.read_clock();
         let next = match self.stage.get() {
             Stage::Tasks => self.poll_task(now, choose),
             Stage::Devices => {
-                let completions = core.reactor.poll(now)?;
-                let events = if self.looks(choose) { core.pollers.poll(now) } else { 0 };
-                stats::add(&counters.completions, completions);
-                stats::add(&counters.poller_events, events);
+                let completions = core.io.attachment.reactor.poll(now)?;
+                let events = if self.looks(choose) { core.io.pollers.poll(now) } else { 0 };
+                record::add(&counters.completions, completions);
+                record::add(&counters.poller_events, events);
                 self.did(completions + events, Stage::Timers)
             }
             Stage::Timers => {
                 let fired = if self.looks(choose) { core.fire_timers() } else { 0 };
-                stats::add(&counters.timers_fired, fired);
+                record::add(&counters.timers_fired, fired);
                 self.did(fired, Stage::Inbox)
             }
             Stage::Inbox => {
                 let woken = if self.looks(choose) { core.drain_inbox() } else { 0 };
-                stats::add(&counters.remote_wakes, woken);
+                record::add(&counters.remote_wakes, woken);
                 self.did(woken, Stage::Messages)
             }
             Stage::Messages => {
                 let ran = if self.looks(choose) { core.run_messages() } else { 0 };
-                stats::add(&counters.messages, ran);
+                record::add(&counters.messages, ran);
                 self.did(ran, Stage::Idle);
                 if self.worked.get() { self.new_turn(choose)? } else { Stage::Idle }
             }
@@ -192,19 +190,19 @@ impl SteppedCore {
                     Stage::Announce
                 }
                 None => {
-                    self.spun_at.set((!core.timers.borrow().is_due(now)).then_some(now));
+                    self.spun_at.set((!core.timers.wheel.borrow().is_due(now)).then_some(now));
                     self.new_turn(choose)?
                 }
             },
             Stage::Announce if core.announce_park() => Stage::LookAgain,
-            Stage::LookAgain if core.inbox.look_again() => {
-                stats::add(&counters.parks, 1);
+            Stage::LookAgain if core.local.inbox.look_again() => {
+                record::add(&counters.parks, 1);
                 Stage::Asleep
             }
             Stage::Announce | Stage::LookAgain | Stage::Asleep => {
-                stats::add_time(&counters.asleep, now - core.accounted.replace(now));
+                record::add_time(&counters.asleep, now - core.record.accounted.replace(now));
                 self.rung.store(false, Ordering::Relaxed);
-                core.inbox.unpark();
+                core.local.inbox.unpark();
                 self.new_turn(choose)?
             }
         };
@@ -215,13 +213,13 @@ impl SteppedCore {
     fn poll_task(&self, now: Instant, choose: Choose<'_>) -> Stage {
         let core = &*self.shared;
         let left = self.polls_left.get();
-        let queue = core.queues.choose(now).filter(|_| left > 0);
+        let queue = core.local.queues.choose(now).filter(|_| left > 0);
         let Some(queue) = queue else { return Stage::Devices };
-        let Some(task) = core.queues.take(queue, choose) else { return Stage::Devices };
+        let Some(task) = core.local.queues.take(queue, choose) else { return Stage::Devices };
         self.polls_left.set(left - 1);
         core.run_task(task, queue);
-        if core.queues.compete() {
-            core.queues.charge(queue, Duration::ZERO, now);
+        if core.local.queues.compete() {
+            core.local.queues.charge(queue, Duration::ZERO, now);
         }
         self.did(1, Stage::Tasks)
     }
@@ -244,7 +242,7 @@ impl SteppedCore {
     }
 
     fn new_turn(&self, choose: Choose<'_>) -> Result<Stage> {
-        if self.shared.process.is_left() {
+        if self.shared.io.attachment.process.is_left() {
             return Err(Process::error("turn of a core"));
         }
         self.shared.beat.turn();
@@ -283,7 +281,7 @@ impl SteppedCore {
         if self.has_ended.get() {
             return None;
         }
-        let handle = self.shared.spawn(super::DEFAULT_QUEUE, name, created_at, future);
+        let handle = self.shared.spawn(DEFAULT_QUEUE, name, created_at, future);
         self.ring();
         Some(handle)
     }
@@ -316,8 +314,9 @@ impl SteppedCore {
         self.crash();
     }
 
-    pub(crate) fn handle(&self) -> Handle {
-        self.shared.handle()
+    /// Its state.
+    pub(in crate::rt) fn state(&self) -> &CoreState {
+        &self.shared
     }
 
     pub(crate) fn stats(&self) -> CoreStats {

@@ -6,9 +6,13 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
+use super::JoinError;
 use super::abort::{AbortOnDrop, sealed::Cancel};
-use super::waker::{self, Canceller};
-use super::{CANCELLED, ENDED, Header, JoinError, Registry, TaskRef, borrowed_waker};
+use super::header::Header;
+use super::list::Registry;
+use super::reference::TaskRef;
+use super::waiting::waiting_for;
+use super::waker::{self, Canceller, borrowed_waker};
 
 type Take<T> = unsafe fn(NonNull<Header>) -> Option<Result<T, JoinError>>;
 
@@ -32,7 +36,7 @@ impl<T> JoinHandle<T> {
 
     /// Whether the task has ended.
     pub fn is_finished(&self) -> bool {
-        self.header().has(ENDED)
+        self.header().has_ended()
     }
 
     /// The number of the task, unique on its core.
@@ -53,9 +57,7 @@ impl<T> JoinHandle<T> {
     /// Ends the task at its current suspension point: its future is dropped, and this handle gives
     /// [`JoinError::Cancelled`]. Takes effect when the core next turns to the task; does nothing if it has ended.
     pub fn cancel(&self) {
-        let header = self.header();
-        if !header.has(ENDED | CANCELLED) {
-            header.set(CANCELLED);
+        if self.header().state().cancel() {
             // SAFETY: the handle's counted reference lasts for the call.
             unsafe { waker::waker_wake_by_ref(self.header.as_ptr().cast_const().cast()) };
         }
@@ -125,10 +127,10 @@ impl<T> Future for JoinHandle<T> {
     /// If polled again after it gave the result.
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let header = self.header();
-        if !header.has(ENDED) {
+        if !header.has_ended() {
             // Foreign code, which may end the core: the task is asked again.
             let waker = cx.waker().clone();
-            if header.has(ENDED) {
+            if header.has_ended() {
                 drop(waker);
                 return self.poll(cx);
             }
@@ -136,7 +138,7 @@ impl<T> Future for JoinHandle<T> {
             // before it is dropped, so its destructor runs outside the borrow.
             let old = unsafe { &mut *header.joiner.get() }.replace(waker);
             drop(old);
-            crate::rt::waiting_for("the end of a task");
+            waiting_for("the end of a task");
             return Poll::Pending;
         }
         Poll::Ready(self.take().expect("a join handle is not polled again after it gave the result"))
@@ -147,7 +149,7 @@ impl<T> Drop for JoinHandle<T> {
     fn drop(&mut self) {
         let header = self.header();
         header.is_detached.set(true);
-        if header.has(ENDED) {
+        if header.has_ended() {
             // SAFETY: the task is live by the handle's reference and has ended; the handle is `!Send`, so this is the thread
             // of its core, and nobody else takes the result.
             unsafe { (header.vtable.discard)(self.header) };

@@ -4,14 +4,8 @@ use std::cell::Cell;
 use std::ops::ControlFlow;
 use std::ptr::NonNull;
 
-use super::{Header, QUEUED, TURN, TaskRef};
-
-/// Links of a task in the registry of its core.
-#[derive(Default)]
-pub(super) struct Links {
-    previous: Cell<Option<NonNull<Header>>>,
-    next: Cell<Option<NonNull<Header>>>,
-}
+use super::header::Header;
+use super::reference::TaskRef;
 
 /// Tasks that are ready to run, in the order in which they were woken, and first the coroutine that has its turn there.
 ///
@@ -32,7 +26,7 @@ impl ReadyList {
     /// How many are on it and do not run.
     pub(in crate::rt) fn len(&self) -> usize {
         // SAFETY: a task on the list is alive (see the type), and is only looked at.
-        let runs = self.first().is_some_and(|first| unsafe { first.as_ref() }.has(TURN));
+        let runs = self.first().is_some_and(|first| unsafe { first.as_ref() }.state().is_in_turn());
         self.len.get() - usize::from(runs)
     }
 
@@ -91,7 +85,7 @@ impl ReadyList {
     pub(in crate::rt) unsafe fn pass_on(&self, running: NonNull<Header>) -> NonNull<Header> {
         // SAFETY: a task on the list is alive (see the type).
         let header = unsafe { running.as_ref() };
-        header.flags.set(QUEUED);
+        header.state().pass_turn();
         self.tail.set(Some(running));
         let next = header.next_ready.get();
         self.head.set(next);

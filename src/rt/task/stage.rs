@@ -1,23 +1,13 @@
 //! The part of a task that depends on its future's type: the future, then its result.
 
 use std::cell::UnsafeCell;
-use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::Pin;
 use std::ptr::NonNull;
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll};
 
-use super::{Header, JoinError, PanicPayload, Polled};
-
-pub(super) struct VTable {
-    /// Polls the future once.
-    pub(super) poll: unsafe fn(NonNull<Header>, &mut Context<'_>) -> Polled,
-    /// Drops the future, leaving `result`.
-    pub(super) cancel: unsafe fn(NonNull<Header>),
-    /// Drops the result, if it was not taken.
-    pub(super) discard: unsafe fn(NonNull<Header>),
-    /// Frees the task.
-    pub(super) free: unsafe fn(NonNull<Header>),
-}
+use super::header::{Header, Polled, VTable};
+use super::{JoinError, PanicPayload};
+use crate::user_code::{caught, drop_contained};
 
 #[repr(C)]
 pub(super) struct TaskCell<F: Future> {
@@ -49,7 +39,7 @@ unsafe fn poll<F: Future>(task: NonNull<Header>, cx: &mut Context<'_>) -> Polled
     let Stage::Future(future) = (unsafe { &mut *stage }) else { return Polled::Gone };
     // SAFETY: the future lives in the task's box until it is dropped in place there; it never moves.
     let future = unsafe { Pin::new_unchecked(future) };
-    let result = match catch_unwind(AssertUnwindSafe(|| future.poll(cx))) {
+    let result = match caught(|| future.poll(cx)) {
         Ok(Poll::Pending) => return Polled::Pending,
         Ok(Poll::Ready(output)) => Ok(output),
         Err(payload) => Err(JoinError::Panicked(PanicPayload::new(payload))),
@@ -72,14 +62,14 @@ unsafe fn cancel<F: Future>(task: NonNull<Header>) {
 ///
 /// `stage` is valid and nothing else borrows it.
 unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, JoinError>) -> bool {
-    let dropped = catch_unwind(AssertUnwindSafe(|| {
+    let dropped = caught(|| {
         // SAFETY: valid and unborrowed by the caller's word; the assignment drops the old stage in place.
         unsafe { *stage = Stage::Taken };
-    }));
+    });
     let result = match dropped {
         Ok(()) => result,
         Err(payload) => {
-            drop_quietly(result);
+            drop_contained(result);
             Err(JoinError::Panicked(PanicPayload::new(payload)))
         }
     };
@@ -88,32 +78,6 @@ unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, 
     // nothing of the future is dropped twice.
     unsafe { *stage = Stage::Result(result) };
     panicked
-}
-
-/// Runs foreign code that nobody waits for: a destructor, a waker. Its panic was reported by the panic hook and ends here, or it would
-/// keep the core from what comes after. Says whether there was none.
-pub(in crate::rt) fn quietly(call: impl FnOnce()) -> bool {
-    let result = catch_unwind(AssertUnwindSafe(call));
-    let is_well = result.is_ok();
-    // A payload's destructor is foreign code too, and may panic in turn.
-    std::mem::forget(result);
-    is_well
-}
-
-/// Runs foreign code for each of `all`, also for those after one for which it panics; see [`quietly`].
-pub(in crate::rt) fn each_quietly<T>(mut all: impl Iterator<Item = T>, mut call: impl FnMut(T)) {
-    // One catch serves all up to the next panic, which has used up the one that it is of.
-    while !quietly(|| all.by_ref().for_each(&mut call)) {}
-}
-
-/// Wakes everybody, also those behind a waker that panics.
-pub(crate) fn wake_all(wakers: impl Iterator<Item = Waker>) {
-    each_quietly(wakers, Waker::wake);
-}
-
-/// Drops what came from foreign code: one thing at a time, because a second panic while the first one unwinds ends the process.
-pub(in crate::rt) fn drop_quietly<T>(value: T) {
-    quietly(|| drop(value));
 }
 
 /// Takes the result out of an ended task.
@@ -141,5 +105,5 @@ unsafe fn free<F: Future>(task: NonNull<Header>) {
 unsafe fn discard<F: Future>(task: NonNull<Header>) {
     // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`; the caller says the task is live and has
     // ended, and that nobody else takes its result.
-    drop_quietly(unsafe { take::<F>(task) });
+    drop_contained(unsafe { take::<F>(task) });
 }

@@ -1,20 +1,21 @@
 //! The waker of a task, and what cancels it: without atomics on its own core, through the inbox from everywhere else.
 
+use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::task::{RawWaker, RawWakerVTable, Waker};
 
-use super::{CANCELLED, ENDED, Header, TaskRef, mark_queued};
-use crate::rt::current;
-use crate::rt::scheduler::Shared;
+use super::control::{Control, mark_queued};
+use super::header::Header;
+use super::local::{self, Local};
+use super::reference::TaskRef;
 
-pub(super) static VTABLE: RawWakerVTable =
-    RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
+static VTABLE: RawWakerVTable = RawWakerVTable::new(waker_clone, waker_wake, waker_wake_by_ref, waker_drop);
 
 /// Runs `f` with the core that owns `header` if the calling thread is inside of it.
 #[inline]
-fn with_own_core<R>(header: &Header, f: impl FnOnce(Option<&Shared>) -> R) -> R {
-    current::with(|core| f(core.map(|core| &**core).filter(|core| core.inbox_ptr() == header.inbox)))
+fn with_own_core<R>(header: &Header, f: impl FnOnce(Option<&Local>) -> R) -> R {
+    local::with(|core| f(core.filter(|core| core.inbox_ptr() == header.inbox)))
 }
 
 unsafe fn waker_clone(task: *const ()) -> RawWaker {
@@ -99,12 +100,10 @@ pub(super) unsafe fn cancel(task: NonNull<Header>) {
     let header = unsafe { task.as_ref() };
     let is_own = with_own_core(header, |core| {
         if let Some(core) = core
-            && !header.has(ENDED | CANCELLED)
+            && header.state().cancel()
+            && let Some(ready) = mark_queued(task)
         {
-            header.set(CANCELLED);
-            if let Some(ready) = mark_queued(task) {
-                core.enqueue(ready);
-            }
+            core.enqueue(ready);
         }
         core.is_some()
     });
@@ -131,5 +130,38 @@ impl Canceller {
         let Some(task) = NonNull::new(self.0.data().cast_mut()) else { return };
         // SAFETY: the data of a task's waker is its header (`new` is called with no other), and this one owns a counted reference.
         unsafe { cancel(task.cast::<Header>()) };
+    }
+}
+
+/// A waker without a reference of its own; clones made from it take theirs.
+///
+/// # Safety
+///
+/// The task is alive for as long as the waker is used.
+#[inline]
+pub(super) unsafe fn borrowed_waker(task: NonNull<Header>) -> ManuallyDrop<Waker> {
+    // SAFETY: the waker's functions expect a `Header` of a live task, which it is by the caller's word; `ManuallyDrop` keeps the waker
+    // from dropping a reference that it never took.
+    ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(task.as_ptr().cast(), &VTABLE)) })
+}
+
+impl TaskRef {
+    /// Calls `f` with a waker of the task.
+    #[inline]
+    pub(in crate::rt) fn with_waker<R>(&self, f: impl FnOnce(&Waker) -> R) -> R {
+        // SAFETY: this reference keeps the task alive for the call.
+        let waker = unsafe { borrowed_waker(self.0) };
+        f(&waker)
+    }
+}
+
+impl Control {
+    /// Calls `f` with a waker of its task; one that does nothing while it is cancelled.
+    #[inline]
+    pub(in crate::rt) fn with_waker<R>(&self, f: impl FnOnce(&Waker) -> R) -> R {
+        match self.task.get() {
+            Some(task) if self.unwinds.get() == 0 => task.with_waker(f),
+            _ => f(Waker::noop()),
+        }
     }
 }

@@ -1,0 +1,199 @@
+//! A ring for devices that are asked whether they are done instead of interrupting (`IORING_SETUP_IOPOLL`): block devices whose
+//! driver was given poll queues (`nvme.poll_queues=1`).
+//!
+//! Its operations have slots among those of the core's other ring, and complete like them. A core does not sleep while it has some.
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::{Rc, Weak};
+
+use io_uring::{IoUring, cqueue, opcode, squeue, types};
+
+use super::probe::RingFeature;
+use super::reactor::Reactor;
+use crate::mem::{DmaBuf, IoBufMut};
+use crate::reactor::current;
+
+/// Operations under way at once; those beyond go through the other ring.
+const ENTRIES: u32 = 128;
+/// How often a device is asked for its answer to the one read that shows whether it can be polled: a second or more.
+const PROBE_ATTEMPTS: usize = 1 << 20;
+
+/// The second ring of a core.
+pub(super) struct PolledRing {
+    ring: IoUring,
+    /// The devices it serves, held open, so that a number here means the device that was tried.
+    devices: Vec<Rc<OwnedFd>>,
+    in_flight: u32,
+}
+
+impl PolledRing {
+    fn new() -> io::Result<Self> {
+        Ok(Self { ring: build(ENTRIES)?, devices: Vec::new(), in_flight: 0 })
+    }
+
+    pub(super) fn serves(&self, descriptor: RawFd) -> bool {
+        self.devices.iter().any(|device| device.as_raw_fd() == descriptor)
+    }
+
+    /// Queues an operation if there is room.
+    ///
+    /// # Safety
+    ///
+    /// Whatever memory `entry` points to stays valid, and unmoved, until it has completed.
+    pub(super) unsafe fn push(&mut self, entry: &squeue::Entry) -> bool {
+        // The completion queue is as long as twice the submission queue: it cannot overflow.
+        // SAFETY: the caller's promise is passed on.
+        let pushed = self.in_flight < ENTRIES && unsafe { self.ring.submission().push(entry) }.is_ok();
+        self.in_flight += u32::from(pushed);
+        pushed
+    }
+
+    /// Whether anything is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        self.in_flight > 0
+    }
+
+    /// Submits what is queued and asks the devices, if anything is under way; says whether it is.
+    pub(super) fn poll(&mut self) -> io::Result<bool> {
+        if !self.is_busy() {
+            return Ok(false);
+        }
+        // On a ring of this kind the call polls, also with nothing to submit.
+        self.ring.submit()?;
+        Ok(true)
+    }
+
+    pub(super) fn next(&mut self) -> Option<cqueue::Entry> {
+        let entry = self.ring.completion().next()?;
+        self.in_flight -= 1;
+        Some(entry)
+    }
+}
+
+fn build(entries: u32) -> io::Result<IoUring> {
+    IoUring::builder().setup_iopoll().build(entries)
+}
+
+/// Whether this kernel has rings of this kind.
+pub(super) fn is_available() -> bool {
+    build(1).is_ok()
+}
+
+/// Whether the queue of a block device can be polled. Before Linux 6.12 the kernel polls others too, which interrupt all the same.
+fn has_poll_queues(device: &OwnedFd) -> io::Result<bool> {
+    let number = rustix::fs::fstat(device)?.st_rdev;
+    let directory = format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
+    // A partition has the queue of its disk.
+    let attribute = std::fs::read_to_string(format!("{directory}/queue/io_poll"))
+        .or_else(|_| std::fs::read_to_string(format!("{directory}/../queue/io_poll")))?;
+    Ok(attribute.trim() == "1")
+}
+
+/// Reads the first block of `device` by polling. Fails with `EOPNOTSUPP` if its driver has no poll queues.
+fn try_read(device: &OwnedFd, block_bytes: u32) -> io::Result<()> {
+    let mut ring = build(1)?;
+    let mut buf = DmaBuf::zeroed(block_bytes as usize);
+    let read = opcode::Read::new(types::Fd(device.as_raw_fd()), buf.stable_mut_ptr(), block_bytes).build();
+    // SAFETY: the buffer has `block_bytes` bytes and lives until the read has completed, or for ever if it does not.
+    let pushed = unsafe { ring.submission().push(&read) };
+    pushed.map_err(io::Error::other)?;
+    for _ in 0..PROBE_ATTEMPTS {
+        let submitted = ring.submit();
+        if let Some(entry) = ring.completion().next() {
+            return match entry.result() {
+                0.. => Ok(()),
+                code => Err(io::Error::from_raw_os_error(-code)),
+            };
+        }
+        match submitted.map_err(|error| error.raw_os_error()) {
+            Ok(_) | Err(Some(libc::EAGAIN | libc::EBUSY | libc::EINTR)) => {}
+            Err(_) => break,
+        }
+    }
+    std::mem::forget((ring, buf));
+    Err(io::ErrorKind::TimedOut.into())
+}
+
+/// A device that its core polls, until this is dropped.
+#[derive(Debug)]
+pub(crate) struct PolledDevice {
+    reactor: Weak<Reactor>,
+    descriptor: RawFd,
+}
+
+impl PolledDevice {
+    /// Has the current core poll `device` for the reads and writes that are not under way yet.
+    ///
+    /// # Errors
+    ///
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if the core has no such ring or the driver no poll queues (`queue/io_poll` in sysfs), or
+    /// the kernel's code, for one if there is no sysfs.
+    pub(crate) fn new(device: &Rc<OwnedFd>, block_bytes: u32) -> io::Result<Self> {
+        let reactor = current::with_ring(|ring| ring.cloned())
+            .filter(|reactor| reactor.has(RingFeature::PolledDevices))
+            .ok_or(io::ErrorKind::Unsupported)?;
+        if !has_poll_queues(device)? {
+            return Err(io::ErrorKind::Unsupported.into());
+        }
+        try_read(device, block_bytes)?;
+        reactor.with_polled(|polled| {
+            if polled.is_none() {
+                *polled = Some(PolledRing::new()?);
+            }
+            polled.iter_mut().for_each(|polled| polled.devices.push(Rc::clone(device)));
+            Ok(())
+        })?;
+        Ok(Self { reactor: Rc::downgrade(&reactor), descriptor: device.as_raw_fd() })
+    }
+}
+
+impl Drop for PolledDevice {
+    fn drop(&mut self) {
+        let Some(reactor) = self.reactor.upgrade() else { return };
+        let removed = reactor.with_polled(|polled| {
+            let devices = polled.as_mut().map(|polled| &mut polled.devices);
+            let at = |devices: &Vec<Rc<OwnedFd>>| {
+                devices.iter().position(|device| device.as_raw_fd() == self.descriptor)
+            };
+            Ok(devices.and_then(|devices| at(devices).map(|at| devices.swap_remove(at))))
+        });
+        // Closing the device may be the last use of the descriptor: not under the borrow.
+        drop(removed);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// No device here need have poll queues: operations that do nothing show that what goes in comes out.
+    #[test]
+    fn operations_complete_and_are_counted() {
+        let Ok(mut ring) = PolledRing::new() else { return };
+        assert!(!ring.poll().expect("nothing to do"));
+        for number in 0..u64::from(ENTRIES) {
+            // SAFETY: the entry points to no memory.
+            assert!(unsafe { ring.push(&opcode::Nop::new().build().user_data(number)) });
+        }
+        // SAFETY: likewise.
+        assert!(!unsafe { ring.push(&opcode::Nop::new().build()) }, "there is a limit");
+        let mut seen = Vec::new();
+        while ring.poll().expect("the ring works") {
+            while let Some(entry) = ring.next() {
+                seen.push(entry.user_data());
+            }
+        }
+        seen.sort_unstable();
+        assert!(seen.into_iter().eq(0..u64::from(ENTRIES)));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_polled_is_refused() {
+        if !is_available() {
+            return;
+        }
+        let file = OwnedFd::from(std::fs::File::open("/proc/self/exe").expect("there"));
+        assert!(try_read(&file, 512).is_err(), "it was not opened for direct I/O");
+    }
+}

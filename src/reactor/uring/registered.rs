@@ -1,0 +1,237 @@
+//! Memory and files that the kernel was shown once, so that operations on them need not look them up and pin them each time
+//! (`io_uring_register(2)`: `IORING_REGISTER_BUFFERS`, `IORING_REGISTER_FILES`).
+
+use std::io;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::rc::{Rc, Weak};
+
+use io_uring::squeue::Flags;
+use io_uring::{IoUring, squeue};
+use rustix::process::{Resource, getrlimit};
+
+use super::probe::RingFeature;
+use super::reactor::Reactor;
+use crate::mem::Arena;
+use crate::reactor::current;
+use crate::reactor::ops::Call;
+
+/// The kernel takes no larger buffer: an arena is registered in pieces of this size.
+const MAX_BUFFER_BYTES: usize = 1 << 30;
+/// How many files and sockets a core registers at most; others are used by their descriptors. Their table has 16 bytes for each of them in
+/// the kernel, and 10 here.
+const MAX_FILES: usize = 8192;
+/// How many of these places sockets leave to files.
+const PLACES_FOR_FILES: usize = 64;
+
+/// The memory that a ring may use as its registered buffers.
+pub(super) struct RegisteredArena {
+    base: usize,
+    bytes: usize,
+    /// Keeps the mapping in place: as long as the ring lives, an address in it means the memory that the kernel was shown.
+    _arena: Arena,
+}
+
+impl RegisteredArena {
+    /// Registers all of `arena` with `ring`; from then on its pages are resident and locked.
+    pub(super) fn new(ring: &IoUring, arena: &Arena) -> io::Result<Self> {
+        let (base, bytes) = arena.region();
+        let pieces: Vec<libc::iovec> = (0..bytes)
+            .step_by(MAX_BUFFER_BYTES)
+            .map(|start| libc::iovec {
+                iov_base: base.wrapping_add(start).cast_mut().cast(),
+                iov_len: (bytes - start).min(MAX_BUFFER_BYTES),
+            })
+            .collect();
+        // SAFETY: the pieces lie in the arena's mapping, which this value keeps; should it be dropped before the ring, then the
+        // kernel's own reference keeps the pages.
+        unsafe { ring.submitter().register_buffers(&pieces) }?;
+        Ok(Self { base: base.addr(), bytes, _arena: arena.clone() })
+    }
+
+    /// The registered buffer that has all of the `len` bytes at `address`, if one has.
+    fn index_of(&self, address: usize, len: usize) -> Option<u16> {
+        let start = address.checked_sub(self.base)?;
+        let last = start.checked_add(len.max(1) - 1).filter(|last| *last < self.bytes)?;
+        let piece = start / MAX_BUFFER_BYTES;
+        (last / MAX_BUFFER_BYTES == piece).then(|| u16::try_from(piece).ok()).flatten()
+    }
+}
+
+/// The files that a ring knows by their place in its table.
+#[derive(Default)]
+pub(super) struct RegisteredFiles {
+    /// Empty until the first is registered. Holds the files open, so that a number here means the file that was registered.
+    table: Vec<Option<Rc<OwnedFd>>>,
+    free: Vec<u16>,
+    /// For each descriptor the place in which it is found, and one more; 0 if it is in none.
+    places: Vec<u16>,
+    /// Places that nobody uses any more, of files that the kernel was not yet told to forget.
+    leaving: Vec<u16>,
+}
+
+impl RegisteredFiles {
+    /// Gives `file` a place if then so many are still `kept` free.
+    fn add(&mut self, ring: &IoUring, file: &Rc<OwnedFd>, kept: usize) -> io::Result<u16> {
+        if self.table.is_empty() {
+            // The kernel takes no more than may be open.
+            let may_be_open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
+            let len = usize::try_from(may_be_open).unwrap_or(MAX_FILES).min(MAX_FILES);
+            // -1 is an empty place.
+            ring.submitter().register_files(&vec![-1; len])?;
+            self.table.resize_with(len, || None);
+            self.free = (0..u16::try_from(len).map_err(io::Error::other)?).rev().collect();
+        }
+        let place = *self.free.get(kept..).and_then(<[u16]>::last).ok_or(io::ErrorKind::QuotaExceeded)?;
+        let descriptor = file.as_raw_fd();
+        set(ring, place, descriptor)?;
+        self.free.pop();
+        self.table[usize::from(place)] = Some(Rc::clone(file));
+        let number = usize::try_from(descriptor).map_err(io::Error::other)?;
+        if self.places.len() <= number {
+            self.places.resize(number + 1, 0);
+        }
+        self.places[number] = place + 1;
+        Ok(place)
+    }
+
+    /// Uses a place no more.
+    fn leave(&mut self, place: u16) {
+        let file = self.table[usize::from(place)].as_ref();
+        let number = file.and_then(|file| usize::try_from(file.as_raw_fd()).ok());
+        if let Some(found) = number.and_then(|number| self.places.get_mut(number))
+            && *found == place + 1
+        {
+            *found = 0;
+        }
+        self.leaving.push(place);
+    }
+
+    /// Has the kernel forget a file whose place nobody uses any more, and returns it.
+    fn remove_one(&mut self, ring: &IoUring) -> Option<Rc<OwnedFd>> {
+        let place = self.leaving.pop()?;
+        // If the kernel cannot, the place stays taken and its file open.
+        set(ring, place, -1).ok()?;
+        self.free.push(place);
+        self.table[usize::from(place)].take()
+    }
+
+    fn index_of(&self, descriptor: RawFd) -> Option<RawFd> {
+        let found = self.places.get(usize::try_from(descriptor).ok()?)?;
+        found.checked_sub(1).map(RawFd::from)
+    }
+}
+
+fn set(ring: &IoUring, place: u16, descriptor: RawFd) -> io::Result<()> {
+    match ring.submitter().register_files_update(u32::from(place), &[descriptor])? {
+        1 => Ok(()),
+        _ => Err(io::ErrorKind::Other.into()),
+    }
+}
+
+impl Reactor {
+    pub(in crate::reactor) fn may_register_buffers(&self) -> bool {
+        self.has(RingFeature::RegisteredBuffers)
+    }
+
+    /// Registers a core's arena, from which reads and writes of files then go without pinning memory each time.
+    pub(in crate::reactor) fn register_arena(&self, arena: &Arena) -> io::Result<()> {
+        let registered = self.with_ring(|ring| RegisteredArena::new(ring, arena))?;
+        *self.arena.borrow_mut() = Some(registered);
+        Ok(())
+    }
+
+    /// A call on a descriptor as this ring takes it best.
+    pub(in crate::reactor) fn entry(&self, call: Call, descriptor: RawFd) -> squeue::Entry {
+        let buffer = call.file_memory().and_then(|(address, len)| {
+            self.arena.borrow().as_ref().and_then(|arena| arena.index_of(address, len))
+        });
+        let place = self.files.borrow().index_of(descriptor);
+        match place {
+            Some(place) => call.entry(place, buffer).flags(Flags::FIXED_FILE),
+            None => call.entry(descriptor, buffer),
+        }
+    }
+
+    /// Has the kernel forget the files whose places nobody uses any more. It looks a place up when it takes the entry that names it:
+    /// operations that were given up may be queued still, and would go to the file that has the place next, so not before those are gone.
+    pub(super) fn forget_files(&self) {
+        let are_there_any = || !self.files.borrow().leaving.is_empty();
+        while are_there_any() && self.hand_over() {
+            let file = self.with_ring(|ring| Ok(self.files.borrow_mut().remove_one(ring)));
+            // Closing it may be the last use of the descriptor: not under the borrow.
+            drop(file);
+        }
+    }
+}
+
+/// A file's place in the table of its core's ring, until it is dropped.
+#[derive(Debug)]
+pub(crate) struct FixedFile {
+    reactor: Weak<Reactor>,
+    place: u16,
+}
+
+impl FixedFile {
+    /// Registers `file` with the ring of the current core; `None` if there is no core or no ring, it may not, or its table is full.
+    pub(crate) fn register(file: &Rc<OwnedFd>) -> Option<Self> {
+        Self::register_if(RingFeature::RegisteredFiles, file, 0)
+    }
+
+    /// The same for a socket. Sockets leave places for files.
+    pub(crate) fn register_socket(socket: &Rc<OwnedFd>) -> Option<Self> {
+        Self::register_if(RingFeature::RegisteredSockets, socket, PLACES_FOR_FILES)
+    }
+
+    fn register_if(feature: RingFeature, file: &Rc<OwnedFd>, kept: usize) -> Option<Self> {
+        // A read that its core has done may be told so outside of it.
+        let reactor = current::ring_if_any()?;
+        if !reactor.has(feature) {
+            return None;
+        }
+        let place = reactor.with_ring(|ring| reactor.files.borrow_mut().add(ring, file, kept)).ok()?;
+        Some(Self { reactor: Rc::downgrade(&reactor), place })
+    }
+}
+
+impl Drop for FixedFile {
+    fn drop(&mut self) {
+        let Some(reactor) = self.reactor.upgrade() else { return };
+        reactor.files.borrow_mut().leave(self.place);
+        if reactor.is_forked() {
+            // The place is the parent's; the descriptor here is not.
+            let file = reactor.files.borrow_mut().table[usize::from(self.place)].take();
+            drop(file);
+            return;
+        }
+        // Now, or in a later turn if the kernel does not take what is queued.
+        reactor.forget_files();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_found_only_where_all_of_it_was_registered() {
+        let ring = IoUring::new(1).expect("io_uring is usable");
+        let arena = Arena::new(1 << 20).expect("map");
+        let Ok(registered) = RegisteredArena::new(&ring, &arena) else { return };
+        let (base, bytes) = (registered.base, registered.bytes);
+        assert_eq!(registered.index_of(base, bytes), Some(0));
+        assert_eq!(registered.index_of(base + bytes - 1, 1), Some(0));
+        assert_eq!(registered.index_of(base + bytes - 1, 2), None);
+        assert_eq!(registered.index_of(base - 1, 1), None);
+        assert_eq!(registered.index_of(base, usize::MAX), None);
+    }
+
+    #[test]
+    fn a_buffer_over_two_pieces_is_in_none() {
+        let arena = Arena::new(1).expect("map");
+        let registered = RegisteredArena { base: 4096, bytes: 3 * MAX_BUFFER_BYTES, _arena: arena };
+        let border = 4096 + MAX_BUFFER_BYTES;
+        assert_eq!(registered.index_of(border - 4096, 4096), Some(0));
+        assert_eq!(registered.index_of(border - 4096, 4097), None);
+        assert_eq!(registered.index_of(border, 4096), Some(1));
+    }
+}

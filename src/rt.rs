@@ -1,0 +1,165 @@
+//! The runtime: one polling scheduler per core.
+//!
+//! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices ([`Poller`]) and its io_uring (or epoll), and fires
+//! timers. A task never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act
+//! on it, and outside one they panic ([`is_in_core`] tells); a [`Handle`] reaches it from other threads.
+//!
+//! [`Core::new`] with a [`CoreConfig::from_machine`], [`Core::block_on`], [`spawn`] and [`sleep`] are all that a first program needs: see the
+//! [example](crate#example). Coroutines are tasks too: [`thread`](crate::thread) starts them, and [`wait`] lets them await.
+//!
+//! | for | there is |
+//! |---|---|
+//! | **Cores** | [`Core`] on this thread, [`CoreThread`] on its own; [`CoreConfig`] with [`Idle`], [`ReactorChoice`], [`RingFeatures`] and [`RegisterArena`]; [`Shutdown`] and its [`ShutdownReport`] |
+//! | **Tasks** | [`spawn`], [`JoinHandle`], [`AbortOnDrop`], [`JoinError`], [`PanicPayload`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
+//! | **Time** | [`now`], [`sleep`], [`sleep_until`], [`interval`], [`interval_at`], [`timeout`], [`timeout_at`], [`Deadline`]; [`Clock`], where it comes from |
+//! | **Several at once** | `join!`, `try_join!` and `select_biased!` of the `futures` crate: see [below](#several-things-at-once); [`TaskGroup`] |
+//! | **Stopping** | [`CancelToken`], [`DropGuard`]; [`Signals`]: SIGTERM, SIGINT and others as events |
+//! | **Between tasks** | [`sync`](crate::sync) across threads, [`sync::local`](crate::sync::local) within a core |
+//! | **Between threads** | [`handle`] and [`Handle::spawn`], [`thread::Builder::spawn_on`](crate::thread::Builder::spawn_on), [`RemoteJoin`]; [`offload`] for calls that block |
+//! | **Who runs when** | [`spawn_in`] a [`TaskQueue`] with [`Shares`] and a [`LatencyClass`]; [`task_queues`] |
+//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`], [`current_task`]; [`waits_for`] and [`waiting_for`] for futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
+//! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`pollers`]; [`arena`] |
+//! | **The machine** | [`probe_io_uring`], [`probe_ring_features`], and what a core got of them: [`ring_features`]; [`unix_time`], [`fill_random`], [`machine_seed`] |
+//!
+//! # Several things at once
+//!
+//! Waiting for several futures needs nothing of this crate. `join!`, `try_join!` and `select_biased!` of the `futures` crate
+//! work on a core as anywhere, also with timers, sockets and the handles of tasks and coroutines, which are futures all of them:
+//!
+//! ```
+//! # use std::time::Duration;
+//! use std::pin::pin;
+//!
+//! use boson::rt;
+//! use futures_util::{FutureExt, join, select_biased, try_join}; // or `futures`
+//! # let core = rt::Core::new(&rt::CoreConfig::from_machine()?)?;
+//! # core.block_on(async {
+//!
+//! let task = rt::spawn("a task", async { 20 });
+//! let (a, b) = join!(task, async { 22 });
+//! assert_eq!(a.expect("no panic") + b, 42);
+//!
+//! // The first error ends the other.
+//! let timely = rt::timeout(Duration::from_millis(1), std::future::pending::<()>());
+//! let late = rt::timeout(Duration::from_secs(3600), std::future::pending::<()>());
+//! assert!(try_join!(timely, late).is_err());
+//!
+//! // Outside of the loop, what goes on from one turn to the next; in it, what starts anew.
+//! let mut enough = pin!(rt::sleep(Duration::from_millis(5)).fuse());
+//! let mut interval = rt::interval(Duration::from_millis(1));
+//! let mut ticks = 0;
+//! loop {
+//!     select_biased! {
+//!         () = enough => break,
+//!         _ = interval.tick().fuse() => ticks += 1,
+//!     }
+//! }
+//! assert!(ticks > 0);
+//! # Ok::<(), boson::Error>(())
+//! # })??;
+//! # Ok::<(), boson::Error>(())
+//! ```
+//!
+//! `select_biased!` asks its branches in the order in which they are written. `select!` shuffles them by randomness of its own, which is
+//! no core's: a simulation does not repeat it.
+//!
+//! In a coroutine [`wait`] does the same, and what blocks becomes a future by a coroutine of its own. The first of two closures:
+//!
+//! ```
+//! # use std::time::Duration;
+//! use boson::thread;
+//! use futures_util::future::{Either, select};
+//!
+//! # let core = boson::rt::Core::new(&boson::rt::CoreConfig::from_machine()?)?;
+//! # core.block_on(async {
+//! let first = thread::spawn(|| {
+//!     let tortoise = thread::spawn(|| thread::sleep(Duration::from_secs(3600)));
+//!     let hare = thread::spawn(|| thread::sleep(Duration::from_millis(1)));
+//!     match boson::wait(select(tortoise, hare)) {
+//!         Either::Left(_) => "the tortoise",
+//!         // With the handle of the other one, which would run on.
+//!         Either::Right((_, tortoise)) => {
+//!             tortoise.cancel();
+//!             "the hare"
+//!         }
+//!     }
+//! });
+//! assert_eq!(first.await.expect("no panic"), "the hare");
+//! # })?;
+//! # Ok::<(), boson::Error>(())
+//! ```
+//!
+//! For any number of tasks there is [`TaskGroup`].
+//!
+//! A panic in a task is its joiner's [`JoinError::Panicked`] and leaves the core running.
+
+mod cancel;
+mod config;
+mod core;
+pub(crate) mod coroutine;
+mod deadline;
+mod handle;
+mod interval;
+mod look;
+mod machine;
+mod offload;
+mod poller;
+mod record;
+mod register_poller;
+mod remote_join;
+mod scheduler;
+mod shutdown;
+mod sleep;
+mod spawn;
+mod stack;
+mod task;
+mod task_group;
+mod task_local;
+mod task_queue;
+mod task_span;
+mod this_core;
+mod thread;
+mod timer;
+mod waits_for;
+mod watchdog;
+mod yield_now;
+
+pub use crate::reactor::{
+    ReactorChoice, ReactorKind, RegisterArena, RingFeature, RingFeatures, Signal, Signals, probe_io_uring,
+    probe_ring_features,
+};
+pub use crate::time::{Clock, Instant, MonotonicClock};
+pub use cancel::{CancelToken, Cancelled, DropGuard};
+pub use config::{CoreConfig, Idle};
+pub use core::Core;
+pub use coroutine::wait;
+pub use deadline::{Deadline, timeout, timeout_at};
+pub use handle::Handle;
+pub use interval::{Interval, MissedTick, interval, interval_at};
+pub use look::{current_task, latencies, pollers, stats, task_queues, tasks, tasks_in};
+pub use machine::machine_seed;
+pub use offload::{Offload, offload};
+pub use poller::{Park, Poller};
+pub use record::{CoreLatencies, CoreStats, Histogram, TaskInfo, TaskOrder, TaskRange, TaskState};
+pub use register_poller::{PollerRegistration, register_poller, register_poller_with_budget};
+pub use remote_join::RemoteJoin;
+pub use scheduler::PollerStats;
+pub(crate) use scheduler::{Stage, SteppedCore};
+pub use shutdown::{Shutdown, ShutdownReport};
+pub use sleep::{Sleep, sleep, sleep_until};
+pub(crate) use spawn::spawn_coroutine;
+pub use spawn::{spawn, spawn_in};
+pub use stack::StackStats;
+pub use task::{
+    AbortOnDrop, JoinError, JoinHandle, LatencyClass, MAX_TASK_QUEUES, PanicPayload, Shares, TaskHandle,
+    TaskQueueStats, waiting_for,
+};
+pub(crate) use task::{Cancel, Simulation, defect, noted, noted_over};
+pub use task_group::TaskGroup;
+pub use task_local::{TaskLocal, task_local};
+pub use task_queue::TaskQueue;
+pub use this_core::{arena, fill_random, handle, is_in_core, now, ring_features, unix_time};
+pub use thread::CoreThread;
+pub use waits_for::{WaitsFor, waits_for};
+pub use watchdog::{Stall, Watchdog};
+pub use yield_now::{YieldNow, yield_now};
