@@ -243,7 +243,7 @@ impl Pool {
         drop(state);
         // Mostly in a destructor, which a panic may run: a second one would end the process.
         drop_contained(left);
-        wake_all(next.into_iter());
+        wake_all(next);
     }
 
     /// Takes a job back that no thread has begun.

@@ -52,7 +52,7 @@ impl Drop for TellsEnd {
         self.ended.tasks.borrow_mut().push_back(self.id.get());
         let joiner = self.ended.joiner.take();
         // A panic may run this, and a second one would end the process.
-        wake_all(joiner.into_iter());
+        wake_all(joiner);
     }
 }
 

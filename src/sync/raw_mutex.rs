@@ -100,7 +100,7 @@ impl RawMutex {
         let waker = queue.tell_front(told);
         drop(queue);
         // Mostly in a guard's destructor, which a panic may run: a second one would end the process.
-        wake_all(waker.into_iter());
+        wake_all(waker);
     }
 
     /// For a waiter that was told to look, and looks: takes the lock if it is free.

@@ -178,7 +178,7 @@ impl WaitQueue {
         let told = !queue.is_empty();
         let waker = queue.tell_front(Told::Alone);
         drop(queue);
-        wake_all(waker.into_iter());
+        wake_all(waker);
         told
     }
 
@@ -192,7 +192,7 @@ impl WaitQueue {
         while queue.front().is_some_and(|node| node.number.get() <= begun) {
             let waker = queue.tell_front(Told::WithAll);
             drop(queue);
-            wake_all(waker.into_iter());
+            wake_all(waker);
             queue = self.lock();
         }
     }

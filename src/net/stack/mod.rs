@@ -113,7 +113,7 @@ impl Stack {
             (result, if wakes.is_empty() { Vec::new() } else { std::mem::take(wakes) })
         };
         if !wakes.is_empty() {
-            crate::user_code::wake_all(wakes.into_iter());
+            crate::user_code::wake_all(wakes);
         }
         result
     }

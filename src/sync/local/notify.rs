@@ -77,7 +77,7 @@ impl Notify {
             return false;
         }
         // Also in the destructor of a wait, which a panic may run: a second one would end the process.
-        wake_all(self.waiters.tell_front(Told::Alone).into_iter());
+        wake_all(self.waiters.tell_front(Told::Alone));
         true
     }
 

@@ -204,7 +204,7 @@ impl Semaphore {
         while let Some(Request::Wants(count)) = self.waiters.front() {
             let Some(left) = self.permits.get().checked_sub(count) else { break };
             self.permits.set(left);
-            wake_all(self.waiters.tell_front(Request::Granted).into_iter());
+            wake_all(self.waiters.tell_front(Request::Granted));
         }
     }
 }

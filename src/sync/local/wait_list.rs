@@ -185,7 +185,7 @@ impl<T: Copy> WaitList<T> {
             self.waking.unlink(node);
             node.place.set(Place::Told);
             let waker = node.waker.take();
-            wake_all(waker.into_iter());
+            wake_all(waker);
         }
     }
 }

@@ -33,7 +33,7 @@ impl WakerSlot {
 
     /// The same in a destructor, which a panic may run: one of the waker's ends here.
     pub(super) fn wake_quietly(&self) {
-        wake_all(self.0.take().into_iter());
+        wake_all(self.0.take());
     }
 
     /// Forgets the task.
