@@ -45,7 +45,7 @@ fn main() {
 }
 
 fn on(core: &Core, f: impl FnOnce() + 'static) {
-    thread::run(core, f).expect("the ring works").expect("no panic");
+    thread::try_run_on(core, f).expect("the ring works").expect("no panic");
 }
 
 fn nanoseconds(times: u64, f: impl FnOnce()) -> f64 {

@@ -7,7 +7,8 @@ use std::time::{Duration, Instant};
 
 use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::mem::DmaBuf;
-use boson::rt::{self, Core, CoreConfig, RegisterArena, RingFeature, RingFeatures};
+use boson::rt::reactor::{RegisterArena, RingFeature, RingFeatures};
+use boson::rt::{self, Core, CoreConfig};
 
 const BLOCK_BYTES: u64 = 4096;
 const BLOCKS: u64 = 4096;
@@ -27,7 +28,7 @@ impl Bench {
         config.ring_features = features;
         config.register_arena = RegisterArena::Always;
         let core = Core::new(&config).expect("a core");
-        let namespace = core.block_on(AnyNamespace::open(address)).expect("runs").expect("opens");
+        let namespace = core.block_on(AnyNamespace::open(address)).expect("opens");
         Self { core, namespace }
     }
 
@@ -37,14 +38,14 @@ impl Bench {
         let run = async move {
             let started = Instant::now();
             let tasks: Vec<_> = (0..AT_ONCE)
-                .map(|task| rt::spawn("worker", worker(namespace.clone(), task, writes)))
+                .map(|task| rt::named("worker").spawn(worker(namespace.clone(), task, writes)))
                 .collect();
             for task in tasks {
                 task.await.expect("no panic");
             }
             started.elapsed()
         };
-        self.core.block_on(run).expect("runs") / u32::try_from(AT_ONCE * PER_ROUND).expect("few")
+        self.core.block_on(run) / u32::try_from(AT_ONCE * PER_ROUND).expect("few")
     }
 }
 

@@ -13,7 +13,7 @@ const SLEEPING_TIMERS: usize = 100_000;
 
 fn run<F: Future>(future: F) -> F::Output {
     let core = Core::new(&CoreConfig::from_machine().expect("the kernel gives random bytes"));
-    core.expect("io_uring is usable").block_on(future).expect("the ring works")
+    core.expect("io_uring is usable").block_on(future)
 }
 
 /// Per yield of one of `tasks` tasks that do nothing else.
@@ -27,7 +27,7 @@ fn yields(bencher: &mut Bencher<'_>, tasks: u64) {
                 }
             };
             let start = Instant::now();
-            let joins: Vec<_> = (0..tasks).map(|_| rt::spawn("yields", task())).collect();
+            let joins: Vec<_> = (0..tasks).map(|_| rt::named("yields").spawn(task())).collect();
             for join in joins {
                 join.await.expect("no panic");
             }
@@ -50,7 +50,7 @@ fn spawns(bencher: &mut Bencher<'_>, batch: u64) {
             let batches = count.div_ceil(batch);
             let start = Instant::now();
             for _ in 0..batches {
-                joins.extend((0..batch).map(|i| rt::spawn("spawned", async move { i })));
+                joins.extend((0..batch).map(|i| rt::named("spawned").spawn(async move { i })));
                 for join in joins.drain(..) {
                     std::hint::black_box(join.await.expect("no panic"));
                 }

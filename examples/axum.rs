@@ -55,7 +55,7 @@ fn main() -> boson::Result<()> {
         println!("listening on {}", listener.local_addr());
         // A signal that cannot be read stops the server too.
         serve(listener, app(), async { drop(signals.next().await) }).await
-    })?
+    })
 }
 
 #[allow(dead_code, reason = "as main")]
@@ -95,7 +95,12 @@ pub(crate) async fn serve(
     loop {
         match select(pin!(listener.accept()), stop.as_mut()).await {
             Either::Left((Ok((stream, _)), _)) if graceful.count() < MAX_CONNECTIONS => {
-                rt::spawn("connection", serve_connection(stream, app.clone(), timer, graceful.watcher()));
+                rt::named("connection").spawn(serve_connection(
+                    stream,
+                    app.clone(),
+                    timer,
+                    graceful.watcher(),
+                ));
             }
             // One connection too many is closed.
             Either::Left((Ok(_), _)) => {}

@@ -18,13 +18,13 @@ fn main() -> boson::Result<()> {
         println!("listening on {}", listener.local_addr());
         serve(listener).await;
         Ok(())
-    })?
+    })
 }
 
 pub(crate) async fn serve(listener: TcpListener) {
     loop {
         match listener.accept().await {
-            Ok((stream, peer)) => drop(rt::spawn("echo", async move {
+            Ok((stream, peer)) => drop(rt::named("echo").spawn(async move {
                 if let Err(error) = echo(&stream).await {
                     eprintln!("{peer}: {error}");
                 }

@@ -5,17 +5,14 @@
 
 use std::time::{Duration, Instant};
 
-use boson::rt::{Core, CoreConfig};
 use boson::thread;
 
-fn main() -> boson::Result<()> {
+fn main() {
     let count = std::env::args().nth(1).map_or(Ok(1_000_000), |text| text.parse()).unwrap_or_else(|error| {
         eprintln!("COUNT is a number: {error}");
         std::process::exit(2)
     });
-    let core = Core::new(&CoreConfig::from_machine()?)?;
-    thread::run(&core, move || sleepers(count))?.unwrap_or_else(|payload| std::panic::resume_unwind(payload));
-    Ok(())
+    thread::run(move || sleepers(count));
 }
 
 fn sleepers(count: usize) {

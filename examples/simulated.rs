@@ -25,7 +25,7 @@ async fn visit(visits: Arc<AtomicU32>) {
 async fn program(there: Handle) -> u32 {
     let visits = Arc::new(AtomicU32::new(0));
     let theirs = Arc::clone(&visits);
-    let other = there.spawn("visit", move || visit(theirs));
+    let other = rt::named("visit").spawn_on(&there, move || visit(theirs));
     visit(Arc::clone(&visits)).await;
     other.await.expect("no panic");
     visits.load(Ordering::SeqCst)

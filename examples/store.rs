@@ -7,7 +7,7 @@ use boson::store::{Db, Durability, Options, RtEnv, WriteOptions};
 fn main() -> boson::Result<()> {
     // Time and randomness come in from outside; a real program draws its seed and the store's identity from the kernel.
     let core = Core::new(&CoreConfig::from_machine()?)?;
-    core.block_on(run())?
+    core.block_on(run())
 }
 
 async fn run() -> boson::Result<()> {

@@ -27,16 +27,14 @@
 //! use std::net::SocketAddr;
 //!
 //! use boson::net::{Net, TcpListener, TcpStream};
-//! use boson::rt::{self, Core, CoreConfig};
+//! use boson::rt;
 //!
-//! # fn main() -> boson::Result<()> {
-//! let core = Core::new(&CoreConfig::from_machine()?)?;
-//! let reply = core.block_on(async {
+//! let reply = boson::run(async {
 //!     let net = Net::kernel();
 //!     let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0)))?;
 //!     let client = TcpStream::connect(&net, listener.local_addr()).await?;
 //!     let (server, _) = listener.accept().await?;
-//!     rt::spawn("echo", async move {
+//!     rt::named("echo").spawn(async move {
 //!         let (read, bytes) = server.read(Vec::with_capacity(64)).await;
 //!         read?;
 //!         server.write_all(bytes).await.0
@@ -44,10 +42,9 @@
 //!     client.write_all(&b"hello"[..]).await.0?;
 //!     let (read, reply) = client.read(Vec::with_capacity(64)).await;
 //!     read.map(|_| reply)
-//! })??;
+//! })?;
 //! assert_eq!(reply, b"hello");
-//! # Ok(())
-//! # }
+//! # Ok::<(), boson::Error>(())
 //! ```
 
 pub mod block;
@@ -56,9 +53,9 @@ pub mod blocking;
 pub mod compat;
 pub mod error;
 mod fork;
-pub mod inspect;
 pub mod mem;
 pub mod net;
+pub mod observe;
 mod reactor;
 pub mod redis;
 pub mod rt;
@@ -70,7 +67,7 @@ mod time;
 mod user_code;
 
 pub use error::{BufResult, Error, ErrorKind, Outcome, Result};
-pub use rt::wait;
+pub use rt::{run, wait};
 
 // The programs in the README are compiled and run as its reader would.
 #[cfg(doctest)]

@@ -32,10 +32,9 @@
 //!
 //! use boson::rt;
 //! use futures_util::{FutureExt, join, select_biased, try_join}; // or `futures`
-//! # let core = rt::Core::new(&rt::CoreConfig::from_machine()?)?;
-//! # core.block_on(async {
+//! # boson::run(async {
 //!
-//! let task = rt::spawn("a task", async { 20 });
+//! let task = rt::named("a task").spawn(async { 20 });
 //! let (a, b) = join!(task, async { 22 });
 //! assert_eq!(a.expect("no panic") + b, 42);
 //!
@@ -56,7 +55,7 @@
 //! }
 //! assert!(ticks > 0);
 //! # Ok::<(), boson::Error>(())
-//! # })??;
+//! # })?;
 //! # Ok::<(), boson::Error>(())
 //! ```
 //!
@@ -70,8 +69,7 @@
 //! use boson::thread;
 //! use futures_util::future::{Either, select};
 //!
-//! # let core = boson::rt::Core::new(&boson::rt::CoreConfig::from_machine()?)?;
-//! # core.block_on(async {
+//! # boson::run(async {
 //! let first = thread::spawn(|| {
 //!     let tortoise = thread::spawn(|| thread::sleep(Duration::from_secs(3600)));
 //!     let hare = thread::spawn(|| thread::sleep(Duration::from_millis(1)));
@@ -85,7 +83,7 @@
 //!     }
 //! });
 //! assert_eq!(first.await.expect("no panic"), "the hare");
-//! # })?;
+//! # });
 //! # Ok::<(), boson::Error>(())
 //! ```
 //!
@@ -100,11 +98,11 @@ pub(crate) mod coroutine;
 mod deadline;
 mod handle;
 mod interval;
-mod look;
+pub(crate) mod look;
 mod machine;
 mod offload;
-mod poller;
-mod record;
+mod poll;
+pub(crate) mod record;
 mod register_poller;
 mod remote_join;
 mod scheduler;
@@ -112,54 +110,77 @@ mod shutdown;
 mod sleep;
 mod spawn;
 mod stack;
-mod task;
 mod task_group;
 mod task_local;
 mod task_queue;
 mod task_span;
+mod tasks;
 mod this_core;
 mod thread;
 mod timer;
 mod waits_for;
-mod watchdog;
 mod yield_now;
 
-pub use crate::reactor::{
-    ReactorChoice, ReactorKind, RegisterArena, RingFeature, RingFeatures, Signal, Signals, probe_io_uring,
-    probe_ring_features,
-};
-pub use crate::time::{Clock, Instant, MonotonicClock};
-pub use cancel::{CancelToken, Cancelled, DropGuard};
+pub use crate::reactor::{Signal, Signals};
+pub use crate::time::Instant;
+pub use cancel::CancelToken;
 pub use config::{CoreConfig, Idle};
-pub use core::Core;
+pub use core::{Core, run};
 pub use coroutine::wait;
-pub use deadline::{Deadline, timeout, timeout_at};
+pub use deadline::timeout;
 pub use handle::Handle;
-pub use interval::{Interval, MissedTick, interval, interval_at};
-pub use look::{current_task, latencies, pollers, stats, task_queues, tasks, tasks_in};
+pub use interval::interval;
 pub use machine::machine_seed;
-pub use offload::{Offload, offload};
-pub use poller::{Park, Poller};
-pub use record::{CoreLatencies, CoreStats, Histogram, TaskInfo, TaskOrder, TaskRange, TaskState};
-pub use register_poller::{PollerRegistration, register_poller, register_poller_with_budget};
+pub use offload::offload;
 pub use remote_join::RemoteJoin;
-pub use scheduler::PollerStats;
 pub(crate) use scheduler::{Stage, SteppedCore};
 pub use shutdown::{Shutdown, ShutdownReport};
-pub use sleep::{Sleep, sleep, sleep_until};
-pub(crate) use spawn::spawn_coroutine;
-pub use spawn::{spawn, spawn_in};
-pub use stack::StackStats;
-pub use task::{
-    AbortOnDrop, JoinError, JoinHandle, LatencyClass, MAX_TASK_QUEUES, PanicPayload, Shares, TaskHandle,
-    TaskQueueStats, waiting_for,
-};
-pub(crate) use task::{Cancel, Simulation, defect, noted, noted_over};
+pub use sleep::sleep;
+pub use spawn::{TaskBuilder, named, spawn};
 pub use task_group::TaskGroup;
 pub use task_local::{TaskLocal, task_local};
-pub use task_queue::TaskQueue;
-pub use this_core::{arena, fill_random, handle, is_in_core, now, ring_features, unix_time};
+pub use tasks::{AbortOnDrop, JoinError, JoinHandle};
+pub(crate) use tasks::{Cancel, Simulation, defect, noted, noted_over};
+pub use this_core::{arena, fill_random, handle, is_in_core, now};
 pub use thread::CoreThread;
-pub use waits_for::{WaitsFor, waits_for};
-pub use watchdog::{Stall, Watchdog};
-pub use yield_now::{YieldNow, yield_now};
+pub use waits_for::waits_for;
+pub use yield_now::yield_now;
+
+/// Time: clocks, and the types behind [`sleep`], [`interval`] and [`timeout`].
+pub mod time {
+    pub use super::deadline::{Deadline, timeout_at};
+    pub use super::interval::{Interval, MissedTick, interval_at};
+    pub use super::sleep::{Sleep, sleep_until};
+    pub use super::this_core::unix_time;
+    pub use crate::time::{Clock, MonotonicClock};
+}
+
+/// Task queues: shares of a core, and how soon a ready task runs.
+pub mod queue {
+    pub use super::task_queue::TaskQueue;
+    pub use super::tasks::{LatencyClass, MAX_TASK_QUEUES, Shares};
+}
+
+/// What a core does I/O with: io_uring with its features, or epoll.
+pub mod reactor {
+    pub use super::this_core::ring_features;
+    pub use crate::reactor::{
+        ReactorChoice, ReactorKind, RegisterArena, RingFeature, RingFeatures, probe_io_uring,
+        probe_ring_features,
+    };
+}
+
+/// Devices that a core polls.
+pub mod poller {
+    pub use super::poll::{Park, Poller};
+    pub use super::register_poller::{PollerRegistration, register_poller, register_poller_with_budget};
+}
+
+/// The less common parts of tasks: futures of functions, and what handles have in common.
+pub mod task {
+    pub use super::cancel::{Cancelled, DropGuard};
+    pub use super::offload::Offload;
+    pub use super::tasks::{PanicPayload, TaskHandle, waiting_for};
+    pub use super::waits_for::WaitsFor;
+    pub use super::yield_now::YieldNow;
+}

@@ -27,7 +27,7 @@
 //!   [`mpsc`] and [`watch`], weak senders) and what handles many at once (`recv_many`, `reserve_many`).
 //! - [`local::mpsc::UnboundedReceiver`] and the bounded `Receiver` are one type.
 //!
-//! Tasks that wait for what is boson's own say so in [`rt::tasks`](crate::rt::tasks); those that wait for tokio's types ([`RwLock`],
+//! Tasks that wait for what is boson's own say so in [`rt::look::tasks`](crate::observe::tasks); those that wait for tokio's types ([`RwLock`],
 //! [`Semaphore`], [`Notify`], [`OnceCell`] and the channels) do if the future is in
 //! [`rt::waits_for`](crate::rt::waits_for).
 //!
@@ -42,8 +42,7 @@
 //! use std::time::Duration;
 //! use boson::rt;
 //! use boson::sync::{Mutex, mpsc};
-//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-//! core.block_on(async {
+//! boson::run(async {
 //!     let mutex = Arc::new(Mutex::new(0));
 //!     let (sender, mut receiver) = mpsc::channel(1);
 //!     let other = Arc::clone(&mutex);
@@ -55,7 +54,7 @@
 //!     assert_eq!(*rt::timeout(Duration::from_secs(1), mutex.lock()).await?, 1);
 //!     thread.join().expect("no panic")?;
 //!     Ok::<(), boson::Error>(())
-//! })??;
+//! })?;
 //! # Ok::<(), boson::Error>(())
 //! ```
 //!

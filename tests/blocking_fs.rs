@@ -11,7 +11,10 @@ use std::time::{Duration, SystemTime};
 
 use boson::blocking::fs::{self, DirBuilder, File, FileTimes, OpenOptions, TRANSFER_BYTES, TryLockError};
 use boson::blocking::os::unix::fs::{chown, fchown, lchown, symlink};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
+use boson::observe;
+use boson::rt::reactor::ReactorChoice;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 use boson::thread;
 
 /// A directory that goes with this value.
@@ -42,7 +45,8 @@ fn everywhere(name: &str, test: fn(&Path)) {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
         let directory = Temporary::new(&format!("{name}-{reactor:?}"));
         let path = directory.0.clone();
-        if let Err(payload) = thread::run(&core(reactor), move || test(&path)).expect("the core runs") {
+        if let Err(payload) = thread::try_run_on(&core(reactor), move || test(&path)).expect("the core runs")
+        {
             std::panic::resume_unwind(payload);
         }
     }
@@ -279,7 +283,7 @@ fn more_coroutines_than_threads_wait_for_the_lock_of_a_file() {
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
     config.offload_threads = 1;
     let core = Core::new(&config).expect("a core");
-    let locked = thread::run(&core, move || {
+    let locked = thread::try_run_on(&core, move || {
         let held = File::create(&path).expect("new");
         held.lock().expect("free");
         let waiting: Vec<_> = (0..3)
@@ -289,7 +293,7 @@ fn more_coroutines_than_threads_wait_for_the_lock_of_a_file() {
             })
             .collect();
         thread::sleep(Duration::from_millis(10));
-        assert!(rt::tasks().iter().any(|task| task.waits_for == Some("the lock of a file")));
+        assert!(observe::tasks().iter().any(|task| task.waits_for == Some("the lock of a file")));
         // Needs a thread, which nobody who waits has.
         held.sync_all().expect("durable");
         assert!(!waiting.iter().any(thread::JoinHandle::is_finished));
@@ -304,10 +308,10 @@ fn other_tasks_run_while_a_coroutine_waits_for_a_file() {
     let fifo = Temporary::new("waits");
     let path = fifo.0.join("fifo");
     rustix::fs::mknodat(rustix::fs::CWD, &path, rustix::fs::FileType::Fifo, 0o600.into(), 0).expect("new");
-    let ticks = thread::run(&core(ReactorChoice::Auto), move || {
+    let ticks = thread::try_run_on(&core(ReactorChoice::Auto), move || {
         let ticks = Rc::new(Cell::new(0));
         let count = Rc::clone(&ticks);
-        drop(rt::spawn("ticks", async move {
+        drop(rt::named("ticks").spawn(async move {
             loop {
                 rt::sleep(Duration::from_millis(1)).await;
                 count.set(count.get() + 1);
@@ -328,11 +332,9 @@ fn other_tasks_run_while_a_coroutine_waits_for_a_file() {
 
 #[test]
 fn in_an_async_task_it_is_refused() {
-    let refused = core(ReactorChoice::Auto)
-        .block_on(async {
-            std::panic::catch_unwind(|| fs::exists("/")).expect_err("it would block the core")
-        })
-        .expect("the core runs");
+    let refused = core(ReactorChoice::Auto).block_on(async {
+        std::panic::catch_unwind(|| fs::exists("/")).expect_err("it would block the core")
+    });
     let message = refused.downcast_ref::<&str>().expect("a message");
     assert!(message.contains("`boson::thread::spawn`"), "{message}");
 }

@@ -6,7 +6,8 @@ use std::rc::Rc;
 use std::time::{Duration, Instant};
 
 use boson::blocking::net::{Shutdown, TcpListener, TcpStream, UdpSocket};
-use boson::rt::{Core, CoreConfig, MonotonicClock};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{Core, CoreConfig};
 use boson::thread;
 
 #[path = "../examples/threaded_server"]
@@ -21,7 +22,7 @@ mod example {
 fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
     let clock = std::sync::Arc::new(MonotonicClock::new());
     let core = Core::new(&CoreConfig::new(clock, [7; 32])).expect("io_uring is usable");
-    match thread::run(&core, f).expect("the ring works") {
+    match thread::try_run_on(&core, f).expect("the ring works") {
         Ok(output) => output,
         Err(payload) => std::panic::resume_unwind(payload),
     }
@@ -200,15 +201,14 @@ fn blocking_in_an_async_task_is_refused() {
     let clock = std::sync::Arc::new(MonotonicClock::new());
     let core = Core::new(&CoreConfig::new(clock, [7; 32])).expect("io_uring is usable");
     let joined = core.block_on(async {
-        boson::rt::spawn("async", async {
-            let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
-            drop(listener.accept());
-        })
-        .await
+        boson::rt::named("async")
+            .spawn(async {
+                let listener = TcpListener::bind("127.0.0.1:0").expect("a free port");
+                drop(listener.accept());
+            })
+            .await
     });
-    let Err(boson::rt::JoinError::Panicked(payload)) = joined.expect("the ring works") else {
-        panic!("it blocked the core")
-    };
+    let Err(boson::rt::JoinError::Panicked(payload)) = joined else { panic!("it blocked the core") };
     assert!(payload.message().expect("a message").contains(".await"), "{payload}");
 }
 

@@ -18,7 +18,8 @@ use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::StackConfig;
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, JoinHandle, MonotonicClock};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, JoinHandle};
 use futures_util::future::{AbortHandle, abortable, join};
 use hyper::rt::{Executor, Timer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
@@ -28,7 +29,7 @@ fn run<F: Future>(future: F) -> F::Output {
     config.ring_entries = 4096;
     let core = Core::new(&config).expect("a core");
     let limit = Duration::from_secs(60);
-    core.block_on(async { rt::timeout(limit, future).await.expect("nothing hangs") }).expect("the core works")
+    core.block_on(async { rt::timeout(limit, future).await.expect("nothing hangs") })
 }
 
 /// A running server and how to reach it.
@@ -47,7 +48,7 @@ fn start(client: Net, server: &Net, address: SocketAddr) -> Served {
     let serving = axum_example::serve(listener, axum_example::app(), async {
         let _ = stopped.await;
     });
-    Served { net: client, address, stop, ended: rt::spawn("server", serving) }
+    Served { net: client, address, stop, ended: rt::named("server").spawn(serving) }
 }
 
 fn on_kernel() -> Served {
@@ -168,7 +169,7 @@ async fn a_thousand_connections_wait_at_once(served: Served) {
         .into_iter()
         .map(|mut client| {
             let answered = Rc::clone(&answered);
-            rt::spawn("client", async move {
+            rt::named("client").spawn(async move {
                 assert_eq!(client.request("GET", "/sleep/200", b"").await.0, 200);
                 answered.set(answered.get() + 1);
                 client

@@ -13,7 +13,8 @@ use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::StackConfig;
 use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, CoreThread, MonotonicClock};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, CoreThread};
 
 /// What the suite asks of a family of traits. The provided functions are what its extension traits would do.
 trait Io: Sized + 'static {
@@ -173,9 +174,8 @@ impl Wire for Remote {
     async fn pair() -> (TcpStream, TcpStream, Owner) {
         let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [8; 32]);
         let owner = CoreThread::start("owner", &config).expect("a thread");
-        let (near, far) = owner
-            .handle()
-            .spawn("pair", || async {
+        let (near, far) = rt::named("pair")
+            .spawn_on(owner.handle(), || async {
                 let (near, far, _) = Kernel::pair().await;
                 (RemoteStream::lend(near), RemoteStream::lend(far))
             })
@@ -188,7 +188,7 @@ impl Wire for Remote {
 fn run<F: Future>(future: F) -> F::Output {
     let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32])).expect("a core");
     let limit = Duration::from_secs(60);
-    core.block_on(async { rt::timeout(limit, future).await.expect("nothing hangs") }).expect("the core works")
+    core.block_on(async { rt::timeout(limit, future).await.expect("nothing hangs") })
 }
 
 const SMALL: BufferSizes = BufferSizes { read: 1000, write: 3000 };
@@ -269,7 +269,7 @@ async fn long_transfers_cross<I: Io, W: Wire>() {
         let (mut near, mut far, _owner) = wrapped::<I, W>(SMALL).await;
         let (there, back) = (pattern(2_000_000), pattern(1_500_001));
         let (far_sends, far_expects) = (back.clone(), there.clone());
-        let other = rt::spawn("far", async move {
+        let other = rt::named("far").spawn(async move {
             assert!(exchange(&mut far, &far_sends, at_a_time).await.expect("exchange") == far_expects);
         });
         assert!(exchange(&mut near, &there, at_a_time).await.expect("exchange") == back);
@@ -286,7 +286,7 @@ async fn a_socket_comes_back_with_what_was_not_read<I: Io, W: Wire>() {
     // The last of it is with the adapter's task when the socket is asked for.
     let sent = pattern(1_000_000);
     let expected = sent.clone();
-    let writer = rt::spawn("writer", async move {
+    let writer = rt::named("writer").spawn(async move {
         near.write_all(&sent).await.expect("write");
         near.unwrap_socket().await.expect("everything was written")
     });
@@ -313,7 +313,7 @@ async fn reads_that_are_given_up_lose_nothing<I: Io, W: Wire>() {
     let (mut near, mut far, _owner) = wrapped::<I, W>(SMALL).await;
     let sent = pattern(100_000);
     let expected = sent.clone();
-    let writer = rt::spawn("writer", async move {
+    let writer = rt::named("writer").spawn(async move {
         for (at, piece) in sent.chunks(997).enumerate() {
             near.write_all(piece).await.expect("write");
             if at % 3 == 0 {
@@ -386,7 +386,7 @@ async fn pieces_leave_in_order<I: Io, W: Wire>() {
     let (mut near, mut far, _owner) = wrapped::<I, W>(SMALL).await;
     let sent = pattern(300_000);
     let expected = sent.clone();
-    let writer = rt::spawn("writer", async move {
+    let writer = rt::named("writer").spawn(async move {
         let mut rest = &sent[..];
         for round in 0.. {
             // Small pieces, large ones, empty ones.
@@ -414,7 +414,7 @@ async fn pieces_leave_in_order<I: Io, W: Wire>() {
 async fn a_reset_is_an_error_with_its_cause<I: Io, W: Wire>() {
     let (near, far, _owner) = W::pair().await;
     let mut near = I::wrap(near, SMALL);
-    let reader = rt::spawn("reader", async move {
+    let reader = rt::named("reader").spawn(async move {
         let error = near.read(&mut [0; 10]).await.expect_err("the peer reset the connection");
         assert_eq!(error.kind(), io::ErrorKind::ConnectionReset);
         let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<boson::Error>());
@@ -437,7 +437,7 @@ async fn a_reset_is_an_error_with_its_cause<I: Io, W: Wire>() {
 async fn a_reset_while_bytes_wait_reaches_the_writer<I: Io, W: Wire>() {
     let (near, far, _owner) = W::pair().await;
     let mut near = I::wrap(near, SMALL);
-    let writer = rt::spawn("writer", async move {
+    let writer = rt::named("writer").spawn(async move {
         let bytes = pattern(100_000);
         let mut accepted = 0;
         let error = loop {
@@ -467,7 +467,7 @@ async fn a_reset_while_bytes_wait_reaches_who_wants_the_socket<I: Io, W: Wire>()
         written += 1;
         assert!(written < 10_000, "writes never wait");
     }
-    let unwrapped = rt::spawn("who wants the socket", near.unwrap_socket());
+    let unwrapped = rt::named("who wants the socket").spawn(near.unwrap_socket());
     rt::sleep(Duration::from_millis(5)).await;
     far.abort();
     let error = unwrapped.await.expect("no panic").expect_err("not all was written");
@@ -526,7 +526,7 @@ fn tokio_halves_work_in_tasks_of_their_own() {
     run(async {
         let (near, far, _) = Kernel::pair().await;
         let (mut reader, mut writer) = tokio::io::split(TokioIo::with_buffers(near, SMALL));
-        let echo = rt::spawn("echo", async move {
+        let echo = rt::named("echo").spawn(async move {
             let (mut reader, mut writer) = tokio::io::split(TokioIo::with_buffers(far, SMALL));
             let copied = tokio::io::copy(&mut reader, &mut writer).await.expect("copy");
             writer.shutdown().await.expect("shutdown");
@@ -534,7 +534,7 @@ fn tokio_halves_work_in_tasks_of_their_own() {
         });
         let sent = pattern(3_000_000);
         let expected = sent.clone();
-        let writing = rt::spawn("writer", async move {
+        let writing = rt::named("writer").spawn(async move {
             writer.write_all(&sent).await.expect("write");
             writer.shutdown().await.expect("shutdown");
         });
@@ -552,7 +552,7 @@ fn futures_halves_work_in_tasks_of_their_own() {
     run(async {
         let (near, far, _) = Stack::pair().await;
         let (mut reader, mut writer) = FuturesIo::with_buffers(near, SMALL).split();
-        let echo = rt::spawn("echo", async move {
+        let echo = rt::named("echo").spawn(async move {
             let mut far = FuturesIo::with_buffers(far, SMALL);
             // Without a buffer in between: the adapter has one.
             let mut line = String::new();
@@ -564,7 +564,7 @@ fn futures_halves_work_in_tasks_of_their_own() {
         });
         let lines: String = (0..50_000).map(|i| format!("line {i}\n")).collect();
         let expected = lines.clone();
-        let writing = rt::spawn("writer", async move {
+        let writing = rt::named("writer").spawn(async move {
             writer.write_all(lines.as_bytes()).await.expect("write");
             writer.close().await.expect("close");
         });

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use boson::rt::{self, Clock, Core, CoreConfig, CoreThread, MonotonicClock, Shutdown};
+use boson::rt::time::{Clock, MonotonicClock};
+use boson::rt::{self, Core, CoreConfig, CoreThread, Shutdown};
 use boson::{ErrorKind, Outcome};
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -40,11 +41,11 @@ fn draining_lets_its_tasks_end_and_tells_of_the_rest() {
     let thread = start("drains");
     let done = Arc::new(AtomicBool::new(false));
     let sets = Arc::clone(&done);
-    let ends = thread.handle().spawn("ends", async move || {
+    let ends = rt::named("ends").spawn_on(thread.handle(), async move || {
         rt::sleep(Duration::from_millis(20)).await;
         sets.store(true, Ordering::SeqCst);
     });
-    let stays = thread.handle().spawn("stays", std::future::pending::<()>);
+    let stays = rt::named("stays").spawn_on(thread.handle(), std::future::pending::<()>);
     let report = thread.shutdown(Shutdown::Drain, Duration::from_millis(200)).expect("the ring works");
     assert!(done.load(Ordering::SeqCst));
     assert_eq!(report.finished, 1);
@@ -56,7 +57,7 @@ fn draining_lets_its_tasks_end_and_tells_of_the_rest() {
 #[test]
 fn cancelling_waits_for_no_task() {
     let thread = start("cancels");
-    boson::wait(thread.handle().run(|| rt::spawn("stays", std::future::pending::<()>()).detach()))
+    boson::wait(thread.handle().run(|| rt::named("stays").spawn(std::future::pending::<()>()).detach()))
         .expect("it runs");
     let started = Instant::now();
     let report = thread.shutdown(Shutdown::Cancel, PATIENCE).expect("the ring works");
@@ -67,7 +68,7 @@ fn cancelling_waits_for_no_task() {
 /// Foreign code that the loop calls between tasks.
 struct FailingPoller;
 
-impl rt::Poller for FailingPoller {
+impl rt::poller::Poller for FailingPoller {
     fn name(&self) -> &'static str {
         "fails"
     }
@@ -80,8 +81,8 @@ impl rt::Poller for FailingPoller {
         None
     }
 
-    fn park(&mut self) -> rt::Park {
-        rt::Park::Spin
+    fn park(&mut self) -> rt::poller::Park {
+        rt::poller::Park::Spin
     }
 }
 
@@ -89,7 +90,7 @@ impl rt::Poller for FailingPoller {
 fn what_ended_its_core_before_reaches_who_shuts_it_down() {
     let thread = start("panics");
     let registers = thread.handle().run(|| {
-        rt::register_poller(std::rc::Rc::new(std::cell::RefCell::new(FailingPoller))).keep();
+        rt::poller::register_poller(std::rc::Rc::new(std::cell::RefCell::new(FailingPoller))).keep();
     });
     drop(registers);
     wait_for(&thread);
@@ -121,7 +122,7 @@ fn a_task_shuts_a_core_down_by_a_thread_that_may_block() {
         let work = rt::offload("shut down", move || thread.shutdown(Shutdown::Drain, PATIENCE));
         work.await?
     });
-    assert!(report.expect("the ring works").expect("no panic").cancelled.is_empty());
+    assert!(report.expect("the ring works").cancelled.is_empty());
 }
 
 /// A clock that cannot tell the time.

@@ -11,7 +11,9 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
-use boson::rt::{self, Core, CoreConfig, JoinError, MonotonicClock};
+use boson::observe;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, JoinError};
 use boson::thread;
 
 fn core() -> Core {
@@ -20,7 +22,7 @@ fn core() -> Core {
 
 /// Runs `f` as the first coroutine of a new core.
 fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
-    match thread::run(&core(), f).expect("the ring works") {
+    match thread::try_run_on(&core(), f).expect("the ring works") {
         Ok(output) => output,
         Err(payload) => std::panic::resume_unwind(payload),
     }
@@ -69,21 +71,19 @@ fn coroutines_spawn_join_and_take_turns() {
 #[test]
 fn wait_lets_other_tasks_run_and_an_async_task_can_await_a_coroutine() {
     let core = core();
-    let sum = core
-        .block_on(async {
-            let (two, three) = (
-                thread::spawn(|| boson::wait(rt::spawn("async", async { 2 })).expect("no panic")),
-                thread::spawn(|| {
-                    thread::sleep(Duration::from_millis(1));
-                    boson::wait(async {
-                        rt::yield_now().await;
-                        3
-                    })
-                }),
-            );
-            two.await.expect("no panic") + three.await.expect("no panic")
-        })
-        .expect("the ring works");
+    let sum = core.block_on(async {
+        let (two, three) = (
+            thread::spawn(|| boson::wait(rt::named("async").spawn(async { 2 })).expect("no panic")),
+            thread::spawn(|| {
+                thread::sleep(Duration::from_millis(1));
+                boson::wait(async {
+                    rt::yield_now().await;
+                    3
+                })
+            }),
+        );
+        two.await.expect("no panic") + three.await.expect("no panic")
+    });
     assert_eq!(sum, 5);
 }
 
@@ -176,8 +176,7 @@ fn coroutines_end_with_their_core_started_or_not() {
         drop(thread::spawn(move || {
             let _unstarted = unstarted;
         }));
-    })
-    .expect("the ring works");
+    });
     assert_eq!(dropped.get(), 0);
     drop(core);
     assert_eq!(dropped.get(), 2);
@@ -334,8 +333,7 @@ fn a_core_ends_what_waits_in_a_destructor_that_a_panic_runs() {
             panic!("with something to clean up");
         }));
         rt::yield_now().await;
-    })
-    .expect("the ring works");
+    });
     assert_eq!(slept.get(), 0);
     drop(core);
     assert_eq!(slept.get(), 1);
@@ -499,7 +497,7 @@ fn a_wait_in_a_nested_poll_suspends_the_whole_coroutine() {
     let polls = run(|| {
         let other = Rc::new(Cell::new(0));
         let count = Rc::clone(&other);
-        drop(rt::spawn("other", async move {
+        drop(rt::named("other").spawn(async move {
             loop {
                 count.set(count.get() + 1);
                 rt::yield_now().await;
@@ -554,10 +552,8 @@ fn waiting_in_an_async_task_is_refused_with_what_to_do() {
         ("boson::thread::park_timeout", || thread::park_timeout(Duration::ZERO)),
     ];
     for (name, function) in blocking {
-        let joined = core().block_on(async { rt::spawn("async", async move { function() }).await });
-        let Err(JoinError::Panicked(payload)) = joined.expect("the ring works") else {
-            panic!("{name} blocked")
-        };
+        let joined = core().block_on(async { rt::named("async").spawn(async move { function() }).await });
+        let Err(JoinError::Panicked(payload)) = joined else { panic!("{name} blocked") };
         assert!(payload.to_string().contains(name), "{payload}");
     }
 }
@@ -604,7 +600,7 @@ fn a_coroutine_takes_and_returns_values_of_any_size() {
         };
         thread::spawn(double).await
     });
-    assert_eq!(doubled.expect("the ring works").expect("no panic"), [42; 4 << 10]);
+    assert_eq!(doubled.expect("the ring works"), [42; 4 << 10]);
 }
 
 #[test]
@@ -622,7 +618,7 @@ fn a_stack_too_large_is_an_error_and_nothing_starts() {
 #[test]
 fn joining_when_the_core_does_not_run_is_refused_unless_it_ended() {
     let core = core();
-    let (ended, waiting) = thread::run(&core, || {
+    let (ended, waiting) = thread::try_run_on(&core, || {
         let ended = thread::spawn(|| 1);
         let waiting = thread::spawn(thread::park);
         thread::yield_now();
@@ -644,17 +640,15 @@ fn a_core_dropped_in_a_coroutine_cannot_suspend_it() {
         }
     }
     let inner = core();
-    let handle = inner
-        .block_on(async {
-            let waits = Waits;
-            let handle = rt::spawn("waits", async move {
-                let _waits = waits;
-                std::future::pending::<()>().await;
-            });
-            rt::yield_now().await;
-            Rc::new(RefCell::new(handle))
-        })
-        .expect("the ring works");
+    let handle = inner.block_on(async {
+        let waits = Waits;
+        let handle = rt::named("waits").spawn(async move {
+            let _waits = waits;
+            std::future::pending::<()>().await;
+        });
+        rt::yield_now().await;
+        Rc::new(RefCell::new(handle))
+    });
     run(move || {
         drop(inner);
         // Its destructor's panic became the task's result.
@@ -721,7 +715,7 @@ fn a_scope_reports_panics_after_everything_ended() {
 fn a_scope_that_is_cancelled_leaves_no_tasks_behind() {
     let core = core();
     core.block_on(async {
-        let tasks_before = rt::stats().tasks;
+        let tasks_before = observe::stats().tasks;
         for turns in 0..4 {
             let parent = thread::spawn(|| {
                 thread::scope(|scope| {
@@ -739,9 +733,8 @@ fn a_scope_that_is_cancelled_leaves_no_tasks_behind() {
         }
         rt::yield_now().await;
         rt::yield_now().await;
-        assert_eq!(rt::stats().tasks, tasks_before);
-    })
-    .expect("the ring works");
+        assert_eq!(observe::stats().tasks, tasks_before);
+    });
     let began = Instant::now();
     core.shutdown(rt::Shutdown::Drain, Duration::from_secs(20)).expect("the ring works");
     assert!(began.elapsed() < Duration::from_secs(10), "nothing is left to wait for");
@@ -766,7 +759,7 @@ fn a_scope_that_is_cancelled_ends_what_borrows_from_it_first() {
         let dropped = Rc::new(Cell::new(0));
         let count = Rc::clone(&dropped);
         let core = core();
-        thread::run(&core, move || {
+        thread::try_run_on(&core, move || {
             let handle = thread::spawn(move || {
                 let alive = Ends(Rc::new(Cell::new(true)));
                 thread::scope(|scope| {

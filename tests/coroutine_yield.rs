@@ -7,12 +7,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use boson::rt::{self, Core, CoreConfig, JoinError, MonotonicClock};
+use boson::observe;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, JoinError};
 use boson::thread;
 
 fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
     let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
-    match thread::run(&core, f).expect("the core runs") {
+    match thread::try_run_on(&core, f).expect("the core runs") {
         Ok(output) => output,
         Err(payload) => std::panic::resume_unwind(payload),
     }
@@ -44,7 +46,7 @@ fn turns_are_taken_in_order_also_with_async_tasks_between() {
         };
         let first = [coroutine(0), coroutine(1)];
         let noted = Rc::clone(&order);
-        let between = rt::spawn("between", async move {
+        let between = rt::named("between").spawn(async move {
             for _ in 0..ROUNDS {
                 noted.borrow_mut().push(2);
                 rt::yield_now().await;
@@ -85,7 +87,7 @@ fn a_coroutine_that_is_woken_in_its_turn_keeps_the_place_that_it_got() {
                     if name == 'b' || name == 'a' && round % 3 == 0 {
                         wake_myself();
                         let late = Rc::clone(&order);
-                        drop(rt::spawn("late", async move { late.borrow_mut().push('-') }));
+                        drop(rt::named("late").spawn(async move { late.borrow_mut().push('-') }));
                     }
                     thread::yield_now();
                 }
@@ -124,7 +126,7 @@ fn a_coroutine_that_has_its_turn_does_not_count_as_ready() {
         let mut seen = Vec::new();
         for _ in 0..600 {
             thread::yield_now();
-            seen.push(rt::task_queues().first().expect("the default queue").ready);
+            seen.push(observe::task_queues().first().expect("the default queue").ready);
         }
         stop.set(true);
         others.into_iter().for_each(|handle| handle.join().expect("no panic"));
@@ -155,12 +157,12 @@ fn a_coroutine_does_not_yield_inside_another_core() {
             let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [8; 32])).expect("a core");
             let at_end = YieldsAtEnd(Rc::clone(&said));
             let spawned = core.block_on(async {
-                drop(rt::spawn("until the end", async move {
+                drop(rt::named("until the end").spawn(async move {
                     std::future::pending::<()>().await;
                     drop(at_end);
                 }));
             });
-            spawned.expect("the core runs");
+            spawned;
             core
         })
         .collect();
@@ -307,7 +309,7 @@ fn coroutines_that_yield_without_end_do_not_keep_a_timer_waiting() {
         let stop = Rc::new(Cell::new(false));
         let others = [yielder(&stop), yielder(&stop), yielder(&stop)];
         let asleep = Rc::clone(&stop);
-        drop(rt::spawn("alarm", async move {
+        drop(rt::named("alarm").spawn(async move {
             rt::sleep(Duration::from_millis(5)).await;
             asleep.set(true);
         }));
@@ -327,7 +329,7 @@ fn every_yield_counts_as_a_poll() {
     const YIELDS: u64 = 10_000;
     let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
     let before = core.stats().polls;
-    let run = thread::run(&core, || {
+    let run = thread::try_run_on(&core, || {
         let coroutine = || thread::spawn(|| (0..YIELDS).for_each(|_| thread::yield_now()));
         let both = [coroutine(), coroutine()];
         for handle in both {

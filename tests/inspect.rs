@@ -12,11 +12,13 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use boson::ErrorKind;
-use boson::inspect::{COUNTERS, Client, Inspector, MAX_TASKS_PER_ANSWER, TaskRecord};
-use boson::rt::{
-    self, CoreConfig, CoreThread, MonotonicClock, Park, Poller, ReactorChoice, ReactorKind, RingFeature,
-    RingFeatures, TaskOrder, TaskRange, TaskState,
-};
+use boson::observe;
+use boson::observe::inspect::{COUNTERS, Client, Inspector, MAX_TASKS_PER_ANSWER, TaskRecord};
+use boson::observe::{TaskOrder, TaskRange, TaskState};
+use boson::rt::poller::{Park, Poller};
+use boson::rt::reactor::{ReactorChoice, ReactorKind, RingFeature, RingFeatures};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, CoreConfig, CoreThread};
 
 /// A path for a socket that no other test has; removed at the end.
 struct SocketPath(PathBuf);
@@ -73,9 +75,9 @@ fn a_dump_tells_what_each_task_waits_for_and_since_when() {
     let client = Client::new(&path.0);
     let line = line!() + 2;
     run_on(&core, || {
-        drop(rt::spawn("sleeps for an hour", rt::sleep(Duration::from_secs(3600))));
-        drop(rt::spawn("waits for nothing that is known", std::future::pending::<()>()));
-        drop(rt::spawn("never rests", async {
+        drop(rt::named("sleeps for an hour").spawn(rt::sleep(Duration::from_secs(3600))));
+        drop(rt::named("waits for nothing that is known").spawn(std::future::pending::<()>()));
+        drop(rt::named("never rests").spawn(async {
             loop {
                 rt::yield_now().await;
             }
@@ -105,19 +107,22 @@ fn every_way_to_wait_has_a_name() {
     let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
     run_on(&core, || {
         // Kept for as long as the task that waits, which is until the core ends.
-        drop(rt::spawn("mutex", async {
+        drop(rt::named("mutex").spawn(async {
             let mutex = local::Mutex::new(());
             let _held = mutex.lock().await;
             drop(rt::timeout(Duration::from_secs(3600), mutex.lock()).await);
         }));
-        drop(rt::spawn("semaphore", async { drop(local::Semaphore::new(0).acquire().await) }));
-        drop(rt::spawn("notify", async { local::Notify::new().notified().await }));
-        drop(rt::spawn("channel", async {
+        drop(rt::named("semaphore").spawn(async { drop(local::Semaphore::new(0).acquire().await) }));
+        drop(rt::named("notify").spawn(async { local::Notify::new().notified().await }));
+        drop(rt::named("channel").spawn(async {
             let (_sender, mut receiver) = local::mpsc::channel::<()>(1);
             receiver.recv().await
         }));
-        drop(rt::spawn("join", async { drop(rt::spawn("joined", std::future::pending::<()>()).await) }));
-        drop(rt::spawn("interval", async {
+        drop(
+            rt::named("join")
+                .spawn(async { drop(rt::named("joined").spawn(std::future::pending::<()>()).await) }),
+        );
+        drop(rt::named("interval").spawn(async {
             let mut interval = rt::interval(Duration::from_secs(3600));
             interval.tick().await;
             interval.tick().await;
@@ -175,7 +180,7 @@ fn a_snapshot_counts_what_happened_in_between() {
     assert_eq!(before.process.release, env!("CARGO_PKG_VERSION"));
     run_on(&core, || {
         for _ in 0..100 {
-            drop(rt::spawn("short", rt::sleep(Duration::from_millis(1))));
+            drop(rt::named("short").spawn(rt::sleep(Duration::from_millis(1))));
         }
     });
     let ended = |client: &Client| client.snapshot().expect("an answer");
@@ -192,7 +197,7 @@ fn a_snapshot_counts_what_happened_in_between() {
     assert!((1..=new.stats.polls - old.stats.polls).contains(&polls.count()), "{polls:?}");
     assert!(polls.quantile(0.5) > 0 && polls.sum() >= polls.max(), "{polls:?}");
     // What a core says of itself is what the asking side sees.
-    let (stats, turn) = run_on(&core, || (rt::stats(), rt::latencies().turn));
+    let (stats, turn) = run_on(&core, || (observe::stats(), observe::latencies().turn));
     assert!(stats.spawned == new.stats.spawned && stats.turns >= new.stats.turns);
     assert!(turn.count() >= new.latencies.turn.count() && turn.max() >= new.latencies.turn.max());
     let values: Vec<u64> = COUNTERS.iter().map(|counter| counter.get(&new.stats)).collect();
@@ -212,17 +217,18 @@ fn a_snapshot_says_what_a_core_does_its_io_through() {
     let _inspector = Inspector::start(&path.0, "a test", handles).expect("it starts");
     let snapshot = Client::new(&path.0).snapshot().expect("an answer");
     for (core, report) in cores.iter().zip(&snapshot.cores) {
-        let (stats, features) = run_on(core, || (rt::stats(), rt::ring_features()));
+        let (stats, features) = run_on(core, || (observe::stats(), rt::reactor::ring_features()));
         assert_eq!((report.stats.reactor, report.ring_features), (stats.reactor, features));
     }
-    let by_default = if rt::probe_io_uring().is_ok() { ReactorKind::IoUring } else { ReactorKind::Epoll };
+    let by_default =
+        if rt::reactor::probe_io_uring().is_ok() { ReactorKind::IoUring } else { ReactorKind::Epoll };
     let kinds: Vec<ReactorKind> = snapshot.cores.iter().map(|core| core.stats.reactor).collect();
     assert_eq!(kinds, [by_default, ReactorKind::Epoll, by_default]);
     let features: Vec<RingFeatures> = snapshot.cores.iter().map(|core| core.ring_features).collect();
     assert_eq!(features[1], RingFeatures::none());
     assert_eq!(
         features[0],
-        rt::probe_ring_features().map_or(RingFeatures::none(), |probed| {
+        rt::reactor::probe_ring_features().map_or(RingFeatures::none(), |probed| {
             // Whether a device can be polled shows only when one is opened.
             probed.with(RingFeature::PolledDevices)
         })
@@ -259,8 +265,8 @@ fn each_poller_is_told_of_by_its_name() {
     let client = Client::new(&path.0);
     assert!(client.snapshot().expect("an answer").cores[0].pollers.is_empty());
     run_on(&core, || {
-        rt::register_poller(Rc::new(RefCell::new(Nine))).keep();
-        rt::register_poller_with_budget(Rc::new(RefCell::new(Nine)), 4).keep();
+        rt::poller::register_poller(Rc::new(RefCell::new(Nine))).keep();
+        rt::poller::register_poller_with_budget(Rc::new(RefCell::new(Nine)), 4).keep();
     });
     let ask = || client.snapshot().expect("an answer").cores.remove(0);
     let core = eventually(ask, |core| core.pollers.iter().all(|poller| poller.events > 100));
@@ -278,13 +284,13 @@ fn each_poller_is_told_of_by_its_name() {
 fn the_wait_for_a_turn_ends_with_the_turn() {
     let core = core();
     run_on(&core, || {
-        drop(rt::spawn("now and then", async {
+        drop(rt::named("now and then").spawn(async {
             for _ in 0..10 {
                 rt::sleep(Duration::from_millis(20)).await;
             }
         }));
     });
-    let waits = || run_on(&core, || rt::latencies().queue_wait);
+    let waits = || run_on(&core, || observe::latencies().queue_wait);
     let waits = eventually(waits, |waits| waits.count() >= 10);
     assert!(waits.count() >= 10 && waits.quantile(0.5) < 10_000_000, "{waits:?}");
 }
@@ -297,7 +303,7 @@ fn many_tasks_come_in_pieces_from_either_end() {
     let client = Client::new(&path.0);
     run_on(&core, || {
         for _ in 0..TASKS {
-            drop(rt::spawn("one of many", std::future::pending::<()>()));
+            drop(rt::named("one of many").spawn(std::future::pending::<()>()));
         }
     });
     for order in [TaskOrder::OldestFirst, TaskOrder::NewestFirst] {
@@ -343,7 +349,7 @@ fn a_stuck_core_is_silent_and_hides_no_other() {
     let release = Arc::new(AtomicBool::new(false));
     let _release_at_the_end = Release(Arc::clone(&release));
     let released = Arc::clone(&release);
-    drop(stuck.handle().spawn("never returns", move || async move {
+    drop(rt::named("never returns").spawn_on(stuck.handle(), move || async move {
         while !released.load(Ordering::Relaxed) {
             std::thread::yield_now();
         }
@@ -462,7 +468,7 @@ fn slow_askers_hold_others_up_for_a_moment_only() {
     let name: &'static str = "x".repeat(2048).leak();
     run_on(&core, move || {
         for _ in 0..MAX_TASKS_PER_ANSWER {
-            rt::spawn(name, std::future::pending::<()>()).detach();
+            rt::named(name).spawn(std::future::pending::<()>()).detach();
         }
     });
     for takes in [false, true] {
@@ -516,7 +522,7 @@ fn an_answer_is_whole_though_signals_come_to_the_inspectors_thread() {
     let name: &'static str = "x".repeat(2048).leak();
     run_on(&core, move || {
         for _ in 0..MAX_TASKS_PER_ANSWER {
-            rt::spawn(name, std::future::pending::<()>()).detach();
+            rt::named(name).spawn(std::future::pending::<()>()).detach();
         }
     });
     let mut stream = UnixStream::connect(&path.0).expect("it listens");

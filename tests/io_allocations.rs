@@ -11,7 +11,9 @@ use std::time::Duration;
 use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::mem::DmaBuf;
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
+use boson::rt::reactor::ReactorChoice;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 use boson::sync::local::mpsc;
 
 const WARM_UP: u32 = 200;
@@ -37,7 +39,7 @@ fn every_round_is_free<F: Future<Output = u64>>(program: impl Fn(Round) -> F) {
             config.offload_threads = 1;
             let core = Core::new(&config).expect("a core");
             let limited = async { rt::timeout(Duration::from_secs(60), program(round)).await };
-            core.block_on(limited).expect("the core works").expect("nothing hangs")
+            core.block_on(limited).expect("nothing hangs")
         };
         assert_eq!(asked(Round::AsIs), 0, "over {reactor:?}");
         assert_eq!(asked(Round::Allocates), u64::from(ROUNDS), "the counter counts");
@@ -77,7 +79,7 @@ fn a_message_and_its_echo_allocate_nothing() {
         let net = Net::kernel();
         let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
         let address = listener.local_addr();
-        let server = rt::spawn("server", async move {
+        let server = rt::named("server").spawn(async move {
             let (stream, _) = listener.accept().await.expect("accept");
             let mut buf = Vec::with_capacity(MESSAGE_BYTES);
             while let Some(message) = read_exactly(&stream, buf).await {
@@ -126,7 +128,7 @@ fn a_timer_and_a_message_between_tasks_allocate_nothing() {
     every_round_is_free(async |round| {
         let (to_peer, mut at_peer) = mpsc::channel::<u32>(4);
         let (to_us, mut at_us) = mpsc::channel::<u32>(4);
-        let peer = rt::spawn("peer", async move {
+        let peer = rt::named("peer").spawn(async move {
             while let Some(number) = at_peer.recv().await {
                 if to_us.send(number + 1).await.is_err() {
                     break;

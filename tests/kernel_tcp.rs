@@ -1,6 +1,6 @@
 //! Kernel sockets with all that this kernel's io_uring has.
 
-use boson::rt::RingFeatures;
+use boson::rt::reactor::RingFeatures;
 
 fn features() -> RingFeatures {
     RingFeatures::all()

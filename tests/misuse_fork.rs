@@ -6,12 +6,12 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use boson::inspect::{Client, Inspector};
 use boson::net::{Net, TcpListener, TcpStream, UnixAddr, UnixListener, UnixStream};
-use boson::rt::{
-    self, Core, CoreConfig, CoreThread, JoinError, MonotonicClock, ReactorChoice, RingFeatures, Shutdown,
-    Watchdog,
-};
+use boson::observe::Watchdog;
+use boson::observe::inspect::{Client, Inspector};
+use boson::rt::reactor::{ReactorChoice, RingFeatures};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, CoreThread, JoinError, Shutdown};
 
 /// Held by the test that runs.
 static ALONE: Mutex<()> = Mutex::new(());
@@ -54,7 +54,7 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     let mut core = Some(core());
     let parents = core.as_ref().expect("just made");
-    parents.block_on(rt::sleep(Duration::from_millis(1))).expect("the ring works");
+    parents.block_on(rt::sleep(Duration::from_millis(1)));
     rt_task_in_flight(parents);
     let handle = parents.handle();
     let thread = CoreThread::start("parents", &config()).expect("a thread");
@@ -62,11 +62,11 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
     let (mut thread, mut watchdog) = (Some(thread), Some(watchdog));
     let well = in_fork(|| {
         let core = core.take().expect("copied");
-        let refused = core.block_on(async {}).is_err_and(|error| error.to_string().contains("forked"));
+        let refused = core.try_block_on(async {}).is_err_and(|error| error.to_string().contains("forked"));
         // Nothing of the parent's is cancelled.
         drop(core);
         // A core of its own works.
-        let own = Core::new(&config()).and_then(|own| own.block_on(async { 3 }));
+        let own = Core::new(&config()).and_then(|own| own.try_block_on(async { 3 }));
         refused && own.is_ok_and(|three| three == 3)
     });
     assert!(well, "the child");
@@ -75,7 +75,7 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
         let own = Core::new(&config()).expect("io_uring is usable");
         // It says so, and nobody waits for what will not come.
         let sent = rt::timeout(Duration::from_secs(5), thread.handle().run(|| 1));
-        let refused = own.block_on(sent).is_ok_and(|sent| matches!(sent, Ok(Err(JoinError::Cancelled))));
+        let refused = matches!(own.block_on(sent), Ok(Err(JoinError::Cancelled)));
         // Its threads are not in this process.
         drop(thread);
         drop(watchdog.take());
@@ -89,11 +89,11 @@ fn a_forked_child_cannot_use_its_parents_core_and_leaves_it_alone() {
     // In the middle of a task: it ends there with a panic, and the core with an error.
     let core = core.expect("the child took its copy");
     core.block_on(async {
-        let well = in_fork(|| message_of_panic(|| drop(rt::spawn("child", async {}))).contains("forked"));
+        let well =
+            in_fork(|| message_of_panic(|| drop(rt::named("child").spawn(async {}))).contains("forked"));
         assert!(well, "the child inside a task");
         rt::sleep(Duration::from_millis(1)).await;
-    })
-    .expect("the parent goes on");
+    });
     drop(handle);
 }
 
@@ -107,7 +107,7 @@ fn what_a_child_drops_goes_on_in_its_parent() {
             config.reactor = reactor;
             config.ring_features = features;
             let core = Core::new(&config).expect("a core");
-            core.block_on(drop_in_a_child_what_is_in_flight()).expect("the core works");
+            core.block_on(drop_in_a_child_what_is_in_flight());
         }
     }
 }
@@ -159,20 +159,18 @@ fn a_connection_that_both_dropped_has_ended() {
         let mut config = config();
         config.ring_features = features;
         let core = Core::new(&config).expect("a core");
-        let (stream, mut peer) = core
-            .block_on(async {
-                let any = SocketAddr::from(([127, 0, 0, 1], 0));
-                let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
-                let mut peer = std::net::TcpStream::connect(listener.local_addr()).expect("connect");
-                let (stream, _) = listener.accept().await.expect("accept");
-                // So many that the ring has a place for it.
-                for message in 0..40u8 {
-                    peer.write_all(&[message]).expect("sent");
-                    assert_eq!(stream.read(Vec::with_capacity(8)).await.0.expect("read"), 1);
-                }
-                (stream, peer)
-            })
-            .expect("the ring works");
+        let (stream, mut peer) = core.block_on(async {
+            let any = SocketAddr::from(([127, 0, 0, 1], 0));
+            let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+            let mut peer = std::net::TcpStream::connect(listener.local_addr()).expect("connect");
+            let (stream, _) = listener.accept().await.expect("accept");
+            // So many that the ring has a place for it.
+            for message in 0..40u8 {
+                peer.write_all(&[message]).expect("sent");
+                assert_eq!(stream.read(Vec::with_capacity(8)).await.0.expect("read"), 1);
+            }
+            (stream, peer)
+        });
         peer.set_read_timeout(Some(Duration::from_secs(5))).expect("set");
         let mut stream = Some(stream);
         let (mut told, tells) = std::io::pipe().expect("descriptors");
@@ -223,8 +221,7 @@ fn what_listens_in_the_parent_goes_on_after_a_child_dropped_it() {
         let listener = listener.expect("the parent's");
         let _client = UnixStream::connect(&address).await.expect("its name is there");
         rt::timeout(Duration::from_secs(5), listener.accept()).await.expect("in time").expect("accept");
-    })
-    .expect("the core works");
+    });
     Client::new(&path).snapshot().expect("the inspector answers");
     drop(inspector);
     assert!(!path.exists(), "the parent's own is removed");
@@ -233,7 +230,7 @@ fn what_listens_in_the_parent_goes_on_after_a_child_dropped_it() {
 
 /// Leaves a task that sleeps on the core.
 fn rt_task_in_flight(core: &Core) {
-    core.block_on(async { rt::spawn("sleeps", rt::sleep(Duration::from_secs(60))).detach() }).expect("runs");
+    core.block_on(async { rt::named("sleeps").spawn(rt::sleep(Duration::from_secs(60))).detach() });
 }
 
 fn parents_thread(thread: &Option<CoreThread>) -> &CoreThread {
@@ -242,7 +239,7 @@ fn parents_thread(thread: &Option<CoreThread>) -> &CoreThread {
 
 /// Results of the parent's threads that come after the fork come to the parent alone; what was there before is the child's too.
 fn what_waits_at_the_fork_says_cancelled(thread: &CoreThread) {
-    let mut pending = Box::pin(thread.handle().spawn("for ever", std::future::pending::<()>));
+    let mut pending = Box::pin(rt::named("for ever").spawn_on(thread.handle(), std::future::pending::<()>));
     let mut done = Box::pin(thread.handle().run(|| 7));
     let own = core();
     own.block_on(async {
@@ -250,15 +247,14 @@ fn what_waits_at_the_fork_says_cancelled(thread: &CoreThread) {
         assert!(soon.is_err(), "it waits");
         // The message behind it was run before this one.
         thread.handle().run(|| ()).await.expect("runs");
-    })
-    .expect("the ring works");
+    });
     let well = in_fork(|| {
         let own = core();
         own.block_on(rt::timeout(Duration::from_secs(5), async {
             matches!((&mut pending).await, Err(JoinError::Cancelled))
                 && (&mut done).await.is_ok_and(|it| it == 7)
         }))
-        .is_ok_and(|answered| answered.is_ok_and(|well| well))
+        .is_ok_and(|well| well)
     });
     assert!(well, "the child that awaits its parent's result");
 }

@@ -10,11 +10,12 @@ use std::time::Duration;
 use boson::ErrorKind;
 use boson::block::{AnyNamespace, MemoryNamespace, Namespace, NamespaceAddress, UringNamespace};
 use boson::mem::DmaBuf;
-use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 
 fn run<F: Future>(future: F) -> F::Output {
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [3; 32]);
-    Core::new(&config).expect("io_uring is usable").block_on(future).expect("the ring works")
+    Core::new(&config).expect("io_uring is usable").block_on(future)
 }
 
 /// A directory of this test process, removed when the test ends.
@@ -79,7 +80,7 @@ async fn conforms<N: Namespace>(namespace: N) {
     let tasks: Vec<_> = (0..64u8)
         .map(|i| {
             let namespace = namespace.clone();
-            rt::spawn("writer", async move {
+            rt::named("writer").spawn(async move {
                 let offset = u64::from(i) * 2 * block as u64;
                 namespace.write(offset, pattern(block, i)).await.0.expect("write");
                 let (result, read) = namespace.read(offset, DmaBuf::zeroed(block)).await;
@@ -150,7 +151,7 @@ fn a_file_that_was_made_for_nothing_is_removed_but_not_from_under_another_handle
         let first = UringNamespace::open_file(&path, None).await.expect("made");
         let again = path.clone();
         // It waits for the lock, as a restarted server does.
-        let second = rt::spawn("second", async move { UringNamespace::open_file(&again, None).await });
+        let second = rt::named("second").spawn(async move { UringNamespace::open_file(&again, None).await });
         rt::sleep(Duration::from_millis(50)).await;
         drop(first);
         let second = second.await.expect("no panic").expect("the lock is free");

@@ -15,7 +15,8 @@ use std::time::Duration;
 use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::{Stack, StackConfig, StackListener, StackStream};
-use boson::rt::{Instant, Poller};
+use boson::rt::Instant;
+use boson::rt::poller::Poller;
 
 struct Flag(AtomicBool);
 

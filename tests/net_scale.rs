@@ -10,7 +10,8 @@ use std::time::{Duration, Instant as WallClock};
 use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::{Stack, StackConfig, StackListener, StackPoller, StackStream};
-use boson::rt::{Instant, Poller};
+use boson::rt::Instant;
+use boson::rt::poller::Poller;
 
 const CONNECTIONS: usize = 10_000;
 const ECHOES: u32 = 200;
@@ -65,7 +66,7 @@ impl Net {
     fn open(&mut self) -> (StackStream, StackStream) {
         let client = self.client.clone();
         let address = self.listener.local_addr();
-        let near = self.block_on(StackStream::connect(&client, address)).expect("connected");
+        let near = self.block_on(StackStream::connect(&client, address)).expect("it connects");
         self.settle();
         let accepted = pin!(self.listener.accept()).poll(&mut Context::from_waker(Waker::noop()));
         let Poll::Ready(Ok((far, _))) = accepted else { panic!("nothing to accept") };

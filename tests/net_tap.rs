@@ -19,7 +19,8 @@ use boson::mem::IoBuf;
 use boson::net::address::IpCidr;
 use boson::net::device::{PacketDevice, TapConfig, TapDevice};
 use boson::net::stack::{Stack, StackConfig, StackListener, StackStream};
-use boson::rt::{Clock, MonotonicClock, Park, Poller};
+use boson::rt::poller::{Park, Poller};
+use boson::rt::time::{Clock, MonotonicClock};
 
 const STACK_IPV4: &str = "10.213.77.1";
 const HOST_IPV4: &str = "10.213.77.2";

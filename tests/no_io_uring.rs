@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::thread;
 
 use boson::ErrorKind;
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice, ReactorKind};
+use boson::observe;
+use boson::rt::reactor::{ReactorChoice, ReactorKind};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 use without_io_uring::forbid_io_uring;
 
 fn config(reactor: ReactorChoice) -> CoreConfig {
@@ -35,7 +38,7 @@ fn a_core_takes_epoll_where_io_uring_is_refused_and_says_so() {
     for errno in [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::ENOMEM] {
         let (by_core, by_task) = refused(errno, || {
             let core = core(ReactorChoice::Auto);
-            let by_task = core.block_on(async { rt::stats().reactor }).expect("runs");
+            let by_task = core.block_on(async { observe::stats().reactor });
             (core.stats().reactor, by_task)
         });
         assert_eq!((by_core, by_task), (ReactorKind::Epoll, ReactorKind::Epoll), "errno {errno}");
@@ -44,7 +47,7 @@ fn a_core_takes_epoll_where_io_uring_is_refused_and_says_so() {
 
 #[test]
 fn a_core_takes_io_uring_exactly_where_the_probe_says_that_it_may() {
-    let may = rt::probe_io_uring().is_ok();
+    let may = rt::reactor::probe_io_uring().is_ok();
     // Set by the program that runs all tests with the filter: then it is in force.
     if std::env::var("BOSON_TEST_IO_URING").is_ok_and(|value| value == "forbidden") {
         assert!(!may, "io_uring is said to be forbidden here, and works");

@@ -12,7 +12,9 @@ use boson::ErrorKind;
 use boson::block::{Namespace, UringNamespace};
 use boson::mem::DmaBuf;
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice};
+use boson::rt::reactor::ReactorChoice;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 
@@ -36,7 +38,6 @@ fn run_on<F: Future>(reactor: ReactorChoice, future: F) -> F::Output {
     core_on(reactor)
         .expect("a core")
         .block_on(async { rt::timeout(PATIENCE, future).await.expect("it hangs") })
-        .expect("runs")
 }
 
 fn listener() -> TcpListener {

@@ -14,7 +14,9 @@ use std::task::{Context, Poll, Waker};
 use std::thread;
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, JoinError, MonotonicClock, Offload, offload};
+use boson::rt::task::Offload;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, JoinError, offload};
 
 const PATIENCE: Duration = Duration::from_secs(20);
 /// As documented.
@@ -27,9 +29,7 @@ fn core_with(threads: usize) -> Core {
 }
 
 fn run<F: Future>(threads: usize, future: F) -> F::Output {
-    core_with(threads)
-        .block_on(async { rt::timeout(PATIENCE, future).await.expect("it hangs") })
-        .expect("runs")
+    core_with(threads).block_on(async { rt::timeout(PATIENCE, future).await.expect("it hangs") })
 }
 
 /// Closed until it is opened.
@@ -55,7 +55,7 @@ async fn occupy(threads: usize, gate: &Gate) -> Vec<rt::JoinHandle<()>> {
     let jobs = (0..threads)
         .map(|_| {
             let (gate, started) = (gate.clone(), started.clone());
-            rt::spawn("waits for the gate", async move {
+            rt::named("waits for the gate").spawn(async move {
                 let work = move || {
                     started.send(()).expect("the test waits");
                     gate.pass();
@@ -77,7 +77,7 @@ fn the_core_goes_on_while_a_closure_blocks() {
     run(4, async {
         let gate = Gate::default();
         let blocked = gate.clone();
-        let blocking = rt::spawn("asks", async move {
+        let blocking = rt::named("asks").spawn(async move {
             offload("a rather long name", move || {
                 blocked.pass();
                 (thread::current().id(), fs::read_to_string("/proc/thread-self/comm").expect("procfs"))
@@ -208,7 +208,7 @@ fn a_full_queue_makes_callers_wait_in_their_order() {
             task.await.expect("no panic");
         }
         let tasks: Vec<_> =
-            futures.into_iter().flatten().map(|future| rt::spawn("one of many", future)).collect();
+            futures.into_iter().flatten().map(|future| rt::named("one of many").spawn(future)).collect();
         for task in tasks {
             task.await.expect("no panic").expect("ran");
         }
@@ -236,7 +236,7 @@ fn room_that_somebody_did_not_take_goes_to_the_next_in_line() {
         for future in &mut idle {
             assert!(future.as_mut().poll(&mut cx).is_pending());
         }
-        let last = rt::spawn("last in line", offload("last", || 7));
+        let last = rt::named("last in line").spawn(offload("last", || 7));
         rt::yield_now().await;
         rt::yield_now().await;
         gate.open();
@@ -271,15 +271,14 @@ fn no_more_threads_than_configured_and_not_on_the_cores_own_cpu() {
                         now.fetch_sub(1, Ordering::SeqCst);
                         rustix::thread::sched_getaffinity(None).expect("allowed CPUs").count()
                     };
-                    rt::spawn("counts", offload("counts", work))
+                    rt::named("counts").spawn(offload("counts", work))
                 })
                 .collect();
             for task in tasks {
                 assert_eq!(task.await.expect("no panic").expect("ran"), before, "pinned like its core");
             }
             assert_eq!(most.load(Ordering::SeqCst), 3);
-        })
-        .expect("runs");
+        });
     })
     .join()
     .expect("no panic");
@@ -303,21 +302,19 @@ fn a_core_that_ends_lets_closures_run_on() {
     let gate = Gate::default();
     let ran = Arc::new(AtomicUsize::new(0));
     let core = core_with(1);
-    let waits = core
-        .block_on(async {
-            drop(occupy(1, &gate).await);
-            let queued: Vec<_> = (0..10)
-                .map(|_| {
-                    let ran = Arc::clone(&ran);
-                    let work = move || ran.fetch_add(1, Ordering::SeqCst);
-                    rt::spawn("queues", async move { offload("queued", work).await.map(drop) })
-                })
-                .collect();
-            rt::sleep(Duration::from_millis(1)).await;
-            drop(queued);
-            Box::pin(offload("too late", || 5))
-        })
-        .expect("runs");
+    let waits = core.block_on(async {
+        drop(occupy(1, &gate).await);
+        let queued: Vec<_> = (0..10)
+            .map(|_| {
+                let ran = Arc::clone(&ran);
+                let work = move || ran.fetch_add(1, Ordering::SeqCst);
+                rt::named("queues").spawn(async move { offload("queued", work).await.map(drop) })
+            })
+            .collect();
+        rt::sleep(Duration::from_millis(1)).await;
+        drop(queued);
+        Box::pin(offload("too late", || 5))
+    });
     // Does not wait for the gate.
     drop(core);
     assert_eq!(ran.load(Ordering::SeqCst), 0);
@@ -336,19 +333,17 @@ fn a_future_in_line_when_its_core_ends_says_cancelled() {
     let gate = Gate::default();
     let core = core_with(1);
     let dropped = Arc::new(AtomicUsize::new(0));
-    let mut in_line = core
-        .block_on(async {
-            drop(occupy(1, &gate).await);
-            let mut cx = Context::from_waker(Waker::noop());
-            for _ in 0..QUEUE_LIMIT {
-                assert!(Box::pin(offload("queued", || ())).as_mut().poll(&mut cx).is_pending());
-            }
-            let result = CountsDrops(Arc::clone(&dropped));
-            let mut in_line = Box::pin(offload("in line", move || result));
-            assert!(in_line.as_mut().poll(&mut cx).is_pending());
-            in_line
-        })
-        .expect("runs");
+    let mut in_line = core.block_on(async {
+        drop(occupy(1, &gate).await);
+        let mut cx = Context::from_waker(Waker::noop());
+        for _ in 0..QUEUE_LIMIT {
+            assert!(Box::pin(offload("queued", || ())).as_mut().poll(&mut cx).is_pending());
+        }
+        let result = CountsDrops(Arc::clone(&dropped));
+        let mut in_line = Box::pin(offload("in line", move || result));
+        assert!(in_line.as_mut().poll(&mut cx).is_pending());
+        in_line
+    });
     drop(core);
     gate.open();
     let mut cx = Context::from_waker(Waker::noop());
@@ -378,6 +373,5 @@ fn idle_threads_end() {
         }
         // And another one comes when there is work.
         assert_eq!(offload("soon idle", || 1).await.expect("ran"), 1);
-    })
-    .expect("runs");
+    });
 }

@@ -9,7 +9,9 @@ use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
 use boson::block::{Namespace, UringNamespace};
-use boson::rt::{Core, CoreConfig, MonotonicClock, ReactorChoice, offload};
+use boson::rt::reactor::ReactorChoice;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{Core, CoreConfig, offload};
 
 /// As documented.
 const QUEUE_LIMIT: usize = 1024;
@@ -55,8 +57,7 @@ fn a_file_operation_in_line_asks_the_heap_for_nothing_when_it_is_polled_again() 
         assert_eq!(allocations, 0, "for 100 polls");
         drop(open);
         flush.await.expect("its turn comes");
-    })
-    .expect("runs");
+    });
     // Nothing was written to it, so it is gone already unless the test failed.
     let _ = std::fs::remove_file(path);
 }

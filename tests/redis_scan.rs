@@ -7,7 +7,7 @@ use std::sync::Arc;
 use boson::block::MemoryNamespace;
 use boson::redis::keyspace::Keyspace;
 use boson::redis::{Config, Server, Session};
-use boson::rt::MonotonicClock;
+use boson::rt::time::MonotonicClock;
 use boson::sim::{Executor, SimEnv};
 use boson::store::{Db, Options};
 use rand::rngs::StdRng;

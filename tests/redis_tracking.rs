@@ -16,7 +16,7 @@ use std::time::Duration;
 use boson::block::MemoryNamespace;
 use boson::redis::keyspace::Keyspace;
 use boson::redis::{Config, Server as RedisServer, Session, Verdict};
-use boson::rt::MonotonicClock;
+use boson::rt::time::MonotonicClock;
 use boson::sim::{Disk, DiskOptions, Executor, SimEnv};
 use boson::store::{Db, Options};
 use peer::{Boson, Redis, reply_len};

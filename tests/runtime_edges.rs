@@ -15,7 +15,10 @@ use std::thread::{self, ThreadId};
 use std::time::{Duration, Instant as StdInstant};
 
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, Instant, JoinError, MonotonicClock, Park, Poller};
+use boson::observe;
+use boson::rt::poller::{Park, Poller};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, Instant, JoinError};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -28,7 +31,7 @@ fn core() -> Core {
 }
 
 fn run<F: Future>(future: F) -> F::Output {
-    core().block_on(future).expect("the ring works")
+    core().block_on(future)
 }
 
 /// Fails, instead of hanging, if `body` takes too long.
@@ -70,21 +73,19 @@ fn a_result_nobody_took_is_dropped_on_the_core_even_if_a_waker_outlives_it_elsew
         let noted = Arc::new(std::sync::Mutex::new(None));
         let waker = Rc::new(RefCell::new(None));
         let core = core();
-        let handle = core
-            .block_on(async {
-                let task = give_waker_away(Rc::clone(&waker), NotesThread(Arc::clone(&noted)));
-                let mut handle = Some(rt::spawn("result", task));
-                if handle_dropped == 1 {
-                    handle = None;
-                }
-                rt::yield_now().await;
-                rt::yield_now().await;
-                if handle_dropped == 2 {
-                    handle = None;
-                }
-                handle
-            })
-            .expect("runs");
+        let handle = core.block_on(async {
+            let task = give_waker_away(Rc::clone(&waker), NotesThread(Arc::clone(&noted)));
+            let mut handle = Some(rt::named("result").spawn(task));
+            if handle_dropped == 1 {
+                handle = None;
+            }
+            rt::yield_now().await;
+            rt::yield_now().await;
+            if handle_dropped == 2 {
+                handle = None;
+            }
+            handle
+        });
         drop(core);
         drop(handle);
         let waker = waker.take().expect("it was polled");
@@ -98,15 +99,14 @@ fn a_result_nobody_took_is_dropped_on_the_core_even_if_a_waker_outlives_it_elsew
 fn a_result_that_holds_another_tasks_handle_can_be_dropped_after_the_core() {
     within_patience(|| {
         let core = core();
-        let outer = core
-            .block_on(async {
-                let outer = rt::spawn("outer", async { rt::spawn("inner", std::future::pending::<()>()) });
-                rt::yield_now().await;
-                rt::yield_now().await;
-                assert!(outer.is_finished());
-                outer
-            })
-            .expect("runs");
+        let outer = core.block_on(async {
+            let outer =
+                rt::named("outer").spawn(async { rt::named("inner").spawn(std::future::pending::<()>()) });
+            rt::yield_now().await;
+            rt::yield_now().await;
+            assert!(outer.is_finished());
+            outer
+        });
         drop(core);
         drop(outer);
     });
@@ -119,15 +119,14 @@ fn tasks_that_hold_each_others_handles_end_with_the_core() {
         core.block_on(async {
             let slot = Rc::new(RefCell::new(None));
             let other = Rc::clone(&slot);
-            let first = rt::spawn("first", async move {
+            let first = rt::named("first").spawn(async move {
                 rt::yield_now().await;
                 let second: rt::JoinHandle<()> = other.take().expect("put there");
                 drop(second.await);
             });
-            slot.replace(Some(rt::spawn("second", async move { drop(first.await) })));
+            slot.replace(Some(rt::named("second").spawn(async move { drop(first.await) })));
             rt::sleep(Duration::from_millis(1)).await;
-        })
-        .expect("runs");
+        });
     });
 }
 
@@ -143,17 +142,17 @@ impl Drop for PanicsOnDrop {
 fn panics_in_the_destructors_of_a_task_stay_in_it() {
     run(async {
         let bomb = PanicsOnDrop;
-        let task = rt::spawn("future", async move {
+        let task = rt::named("future").spawn(async move {
             let _bomb = bomb;
             std::future::pending::<()>().await;
         });
         rt::yield_now().await;
         task.cancel();
         assert!(matches!(task.await, Err(JoinError::Panicked(_))));
-        drop(rt::spawn("unwanted result", async { PanicsOnDrop }));
+        drop(rt::named("unwanted result").spawn(async { PanicsOnDrop }));
         rt::yield_now().await;
         rt::yield_now().await;
-        assert_eq!(rt::stats().tasks, 1, "that of `block_on`");
+        assert_eq!(observe::stats().tasks, 1, "that of `block_on`");
     });
 }
 
@@ -172,19 +171,19 @@ impl Future for BothPanic {
 #[test]
 fn a_future_and_its_result_may_both_panic_in_their_destructors() {
     run(async {
-        let task = rt::spawn("both", BothPanic(Some(PanicsOnDrop)));
+        let task = rt::named("both").spawn(BothPanic(Some(PanicsOnDrop)));
         assert!(matches!(task.await, Err(JoinError::Panicked(_))));
-        assert_eq!(rt::stats().tasks, 1, "that of `block_on`");
+        assert_eq!(observe::stats().tasks, 1, "that of `block_on`");
     });
 }
 
 #[test]
 fn a_task_can_be_cancelled_from_outside_the_core() {
     let core = core();
-    let task = core.block_on(async { rt::spawn("waits", std::future::pending::<()>()) }).expect("runs");
+    let task = core.block_on(async { rt::named("waits").spawn(std::future::pending::<()>()) });
     task.cancel();
     task.cancel();
-    let ended = core.block_on(async { rt::timeout(PATIENCE, task).await }).expect("runs");
+    let ended = core.block_on(async { rt::timeout(PATIENCE, task).await });
     assert!(matches!(ended.expect("in time"), Err(JoinError::Cancelled)));
 }
 
@@ -193,7 +192,7 @@ fn a_task_may_cancel_itself() {
     run(async {
         let slot: Rc<RefCell<Option<rt::JoinHandle<()>>>> = Rc::default();
         let own = Rc::clone(&slot);
-        let task = rt::spawn("itself", async move {
+        let task = rt::named("itself").spawn(async move {
             own.borrow().as_ref().expect("put there").cancel();
             std::future::pending::<()>().await;
         });
@@ -230,13 +229,11 @@ impl Drop for SetOnDrop {
 fn core_with_a_read_in_flight(dropped: &Rc<Cell<bool>>) -> (Core, rt::JoinHandle<()>) {
     let core = core();
     let dropped = SetOnDrop(Rc::clone(dropped));
-    let task = core
-        .block_on(async {
-            let task = rt::spawn("reads", read_for_ever(dropped));
-            rt::sleep(Duration::from_millis(20)).await;
-            task
-        })
-        .expect("runs");
+    let task = core.block_on(async {
+        let task = rt::named("reads").spawn(read_for_ever(dropped));
+        rt::sleep(Duration::from_millis(20)).await;
+        task
+    });
     (core, task)
 }
 
@@ -245,7 +242,7 @@ fn a_core_with_io_in_flight_can_be_dropped_inside_another_core() {
     let dropped = Rc::new(Cell::new(false));
     let (inner, task) = core_with_a_read_in_flight(&dropped);
     run(async {
-        let still_here = rt::spawn("of the outer core", async { 5 });
+        let still_here = rt::named("of the outer core").spawn(async { 5 });
         drop(inner);
         assert!(dropped.get(), "the inner core's task was not dropped");
         assert!(task.is_finished());
@@ -281,8 +278,8 @@ fn what_destructors_spawn_while_the_core_ends_is_dropped_too() {
                     let _guard = guard;
                     std::future::pending::<()>().await;
                 };
-                drop(rt::spawn("late", task));
-                assert!(rt::stats().tasks > 0);
+                drop(rt::named("late").spawn(task));
+                assert!(observe::stats().tasks > 0);
             }
         }
     }
@@ -305,15 +302,14 @@ fn what_destructors_spawn_while_the_core_ends_is_dropped_too() {
     let core = core();
     core.block_on(async {
         let spawns = Spawns(Some(SetOnDrop(Rc::clone(&of_task))));
-        drop(rt::spawn("spawns when dropped", async move {
+        drop(rt::named("spawns when dropped").spawn(async move {
             let _spawns = spawns;
             std::future::pending::<()>().await;
         }));
         let poller = Rc::new(RefCell::new(Spawns(Some(SetOnDrop(Rc::clone(&of_poller))))));
-        rt::register_poller(poller).keep();
+        rt::poller::register_poller(poller).keep();
         rt::yield_now().await;
-    })
-    .expect("runs");
+    });
     drop(core);
     assert!(of_task.get() && of_poller.get());
 }
@@ -333,7 +329,7 @@ impl Drop for Immortal {
                 let _child = child;
                 std::future::pending::<()>().await;
             };
-            rt::spawn("immortal", task).detach();
+            rt::named("immortal").spawn(task).detach();
         }
     }
 }
@@ -346,25 +342,26 @@ fn end_with_immortals(immortals: usize, children: usize) -> (usize, usize) {
     core.block_on(async {
         let mortal = |number: usize| {
             let mortals = Rc::clone(&mortals);
-            rt::spawn("mortal", async move {
-                let _guard = Immortal { children: 0, drops: mortals };
-                rt::sleep(Duration::from_secs(60 + number as u64)).await;
-            })
-            .detach();
+            rt::named("mortal")
+                .spawn(async move {
+                    let _guard = Immortal { children: 0, drops: mortals };
+                    rt::sleep(Duration::from_secs(60 + number as u64)).await;
+                })
+                .detach();
         };
         (0..MORTALS).for_each(mortal);
         for _ in 0..immortals {
             let immortal = Immortal { children, drops: Rc::clone(&drops) };
-            rt::spawn("immortal", async move {
-                let _immortal = immortal;
-                std::future::pending::<()>().await;
-            })
-            .detach();
+            rt::named("immortal")
+                .spawn(async move {
+                    let _immortal = immortal;
+                    std::future::pending::<()>().await;
+                })
+                .detach();
         }
         (0..MORTALS).for_each(mortal);
         rt::yield_now().await;
-    })
-    .expect("runs");
+    });
     drop(core);
     assert_eq!(mortals.get(), 2 * MORTALS, "a task that could end did not");
     (drops.get(), rt_tasks_at_most(immortals + 4 * MORTALS))
@@ -405,7 +402,7 @@ fn a_core_ends_though_destructors_start_timers_without_end() {
     within_patience(|| {
         let core = core();
         let drops = Rc::new(Cell::new(0));
-        core.block_on(async { start_timer(&drops) }).expect("runs");
+        core.block_on(async { start_timer(&drops) });
         drop(core);
         assert!(drops.get() > 0 && drops.get() <= rt_tasks_at_most(1), "{} drops", drops.get());
     });
@@ -413,7 +410,7 @@ fn a_core_ends_though_destructors_start_timers_without_end() {
 
 /// Holds another poller's registration, and drops it with itself or when it is asked to park.
 struct Chained {
-    next: Option<rt::PollerRegistration>,
+    next: Option<rt::poller::PollerRegistration>,
     let_go_in_park: bool,
 }
 
@@ -440,8 +437,8 @@ fn a_poller_may_own_anothers_registration() {
     for let_go_in_park in [false, true] {
         run(async {
             let last = Rc::new(RefCell::new(Chained { next: None, let_go_in_park }));
-            let next = Some(rt::register_poller(last));
-            rt::register_poller(Rc::new(RefCell::new(Chained { next, let_go_in_park }))).keep();
+            let next = Some(rt::poller::register_poller(last));
+            rt::poller::register_poller(Rc::new(RefCell::new(Chained { next, let_go_in_park }))).keep();
             rt::sleep(Duration::from_millis(5)).await;
         });
     }
@@ -473,9 +470,9 @@ fn a_task_woken_while_the_core_prepares_to_sleep_is_not_forgotten() {
     within_patience(|| {
         run(async {
             let slot = Rc::new(RefCell::new(None));
-            rt::register_poller(Rc::new(RefCell::new(WakesInPark(Rc::clone(&slot))))).keep();
+            rt::poller::register_poller(Rc::new(RefCell::new(WakesInPark(Rc::clone(&slot))))).keep();
             let mut polled = false;
-            let task = rt::spawn("waits for the poller", async move {
+            let task = rt::named("waits for the poller").spawn(async move {
                 std::future::poll_fn(|cx| {
                     if std::mem::replace(&mut polled, true) {
                         return Poll::Ready(());
@@ -533,7 +530,7 @@ fn a_new_poller_is_woken_by_a_descriptor_with_an_old_ones_number() {
             let high = rustix::io::fcntl_dupfd_cloexec(eventfd_at(None), 700).expect("a high number");
             let number = high.as_raw_fd();
             let old = Watches { descriptor: high, waker: Rc::clone(&waker) };
-            let registration = rt::register_poller(Rc::new(RefCell::new(old)));
+            let registration = rt::poller::register_poller(Rc::new(RefCell::new(old)));
             // Long enough for the core to sleep with the descriptor watched.
             rt::sleep(Duration::from_millis(20)).await;
             drop(registration);
@@ -541,7 +538,7 @@ fn a_new_poller_is_woken_by_a_descriptor_with_an_old_ones_number() {
             let high = rustix::io::fcntl_dupfd_cloexec(&made, number).expect("a high number");
             assert_eq!(high.as_raw_fd(), number);
             let new = Watches { descriptor: high, waker: Rc::clone(&waker) };
-            rt::register_poller(Rc::new(RefCell::new(new))).keep();
+            rt::poller::register_poller(Rc::new(RefCell::new(new))).keep();
             let other = thread::spawn(move || {
                 thread::sleep(Duration::from_millis(50));
                 rustix::io::write(&made, &1u64.to_ne_bytes()).expect("room");
@@ -665,15 +662,13 @@ fn wakers_may_drop_waiters_of_a_notify() {
 #[test]
 fn a_timer_of_one_core_polled_on_another_leaves_that_ones_timers_alone() {
     let first = core();
-    let mut stray = first
-        .block_on(async {
-            let mut stray = Box::pin(rt::sleep(PATIENCE));
-            assert!(stray.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
-            stray
-        })
-        .expect("runs");
+    let mut stray = first.block_on(async {
+        let mut stray = Box::pin(rt::sleep(PATIENCE));
+        assert!(stray.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
+        stray
+    });
     run(async {
-        let task = rt::spawn("sleeper", rt::sleep(Duration::from_millis(5)));
+        let task = rt::named("sleeper").spawn(rt::sleep(Duration::from_millis(5)));
         rt::yield_now().await;
         rt::yield_now().await;
         assert!(stray.as_mut().poll(&mut Context::from_waker(Waker::noop())).is_pending());
@@ -686,11 +681,10 @@ fn ending_a_core_takes_time_in_proportion_to_its_tasks() {
     let core = core();
     core.block_on(async {
         for _ in 0..100_000 {
-            drop(rt::spawn("waits", std::future::pending::<()>()));
+            drop(rt::named("waits").spawn(std::future::pending::<()>()));
         }
         rt::yield_now().await;
-    })
-    .expect("runs");
+    });
     let started = StdInstant::now();
     drop(core);
     assert!(started.elapsed() < Duration::from_secs(3), "took {:?}", started.elapsed());
@@ -726,7 +720,7 @@ fn a_core_thread_may_be_dropped_on_its_own_core() {
     within_patience(|| {
         let thread = rt::CoreThread::start("itself", &config()).expect("a thread");
         let handle = thread.handle().clone();
-        let dropped = handle.spawn("drops its own core", move || async move { drop(thread) });
+        let dropped = rt::named("drops its own core").spawn_on(&handle, move || async move { drop(thread) });
         assert!(run(dropped).is_ok(), "the task panicked");
     });
 }
@@ -741,21 +735,19 @@ fn a_flood_of_messages_leaves_timers_their_turn() {
             let stop = Arc::clone(&stop);
             move || {
                 while !stop.load(std::sync::atomic::Ordering::Relaxed) {
-                    drop(handle.spawn("drop in the flood", || async {}));
+                    drop(rt::named("drop in the flood").spawn_on(&handle, || async {}));
                 }
             }
         });
-        let longest = core
-            .block_on(async {
-                let mut longest = Duration::ZERO;
-                for _ in 0..100 {
-                    let started = rt::now();
-                    rt::sleep(Duration::from_millis(1)).await;
-                    longest = longest.max(rt::now() - started);
-                }
-                longest
-            })
-            .expect("runs");
+        let longest = core.block_on(async {
+            let mut longest = Duration::ZERO;
+            for _ in 0..100 {
+                let started = rt::now();
+                rt::sleep(Duration::from_millis(1)).await;
+                longest = longest.max(rt::now() - started);
+            }
+            longest
+        });
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         flood.join().expect("no panic");
         assert!(longest < Duration::from_millis(500), "a timer of 1 ms took {longest:?}");
@@ -778,7 +770,7 @@ fn tasks_that_messages_make_are_few_between_two_turns_of_another() {
             while started.elapsed() < Duration::from_micros(20) {}
             ran.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         };
-        drop(handle.spawn("works", works));
+        drop(rt::named("works").spawn_on(&handle, works));
     }
     let most = core.block_on(async {
         let (mut most, mut before) = (0, 0);
@@ -790,7 +782,7 @@ fn tasks_that_messages_make_are_few_between_two_turns_of_another() {
         }
         most
     });
-    let most = most.expect("runs");
+    let most = most;
     assert!(most <= MOST, "{most} other tasks had their turn before this one's");
 }
 
@@ -805,7 +797,7 @@ impl Poller for WatchesWakes {
         "watches wakes"
     }
     fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
-        let wakes = rt::stats().remote_wakes;
+        let wakes = observe::stats().remote_wakes;
         self.most.set(self.most.get().max(wakes - self.before));
         self.before = wakes;
         0
@@ -828,7 +820,7 @@ fn a_flood_of_wakes_leaves_devices_their_turn_and_keeps_its_order() {
         let order = Rc::new(RefCell::new(Vec::new()));
         let waits = |number: usize| {
             let (wakers, order) = (Rc::clone(&wakers), Rc::clone(&order));
-            rt::spawn("waits", async move {
+            rt::named("waits").spawn(async move {
                 let mut waited = false;
                 std::future::poll_fn(|cx| {
                     if std::mem::replace(&mut waited, true) {
@@ -846,8 +838,8 @@ fn a_flood_of_wakes_leaves_devices_their_turn_and_keeps_its_order() {
             rt::yield_now().await;
         }
         let most = Rc::new(Cell::new(0));
-        let watches = WatchesWakes { before: rt::stats().remote_wakes, most: Rc::clone(&most) };
-        rt::register_poller(Rc::new(RefCell::new(watches))).keep();
+        let watches = WatchesWakes { before: observe::stats().remote_wakes, most: Rc::clone(&most) };
+        rt::poller::register_poller(Rc::new(RefCell::new(watches))).keep();
         // The core takes none of them meanwhile.
         let woken = wakers.take();
         let thread = thread::spawn(move || woken.into_iter().rev().for_each(Waker::wake));
@@ -871,7 +863,7 @@ fn a_core_may_end_with_wakes_that_it_has_taken_in_part() {
     let core = core();
     core.block_on(async {
         for _ in 0..TASKS {
-            rt::spawn("waits", give_waker_away_for_ever(Rc::clone(&wakers))).detach();
+            rt::named("waits").spawn(give_waker_away_for_ever(Rc::clone(&wakers))).detach();
         }
         while wakers.borrow().len() < TASKS {
             rt::yield_now().await;
@@ -879,14 +871,13 @@ fn a_core_may_end_with_wakes_that_it_has_taken_in_part() {
         let first = wakers.take();
         let second = first.clone();
         thread::spawn(move || first.into_iter().for_each(Waker::wake)).join().expect("no panic");
-        let before = rt::stats().remote_wakes;
-        while rt::stats().remote_wakes == before {
+        let before = observe::stats().remote_wakes;
+        while observe::stats().remote_wakes == before {
             rt::yield_now().await;
         }
-        assert!(rt::stats().remote_wakes - before < TASKS as u64, "all were taken at once");
+        assert!(observe::stats().remote_wakes - before < TASKS as u64, "all were taken at once");
         wakers.replace(second);
-    })
-    .expect("runs");
+    });
     let outlive = wakers.take();
     drop(core);
     thread::spawn(move || drop(outlive)).join().expect("no panic");
@@ -925,9 +916,8 @@ fn what_a_task_locals_destructor_puts_into_another_is_dropped_on_the_core_too() 
             EARLY.set(SetsAnother(Some(late)));
             task.await;
         };
-        rt::spawn("local", task).await.expect("no panic");
-    })
-    .expect("runs");
+        rt::named("local").spawn(task).await.expect("no panic");
+    });
     drop(core);
     let waker = waker.take().expect("it was polled");
     thread::spawn(move || drop(waker)).join().expect("no panic");

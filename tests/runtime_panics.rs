@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
-use boson::rt::{self, CancelToken, Core, CoreConfig, Instant, JoinError, MonotonicClock, Park, Poller};
+use boson::rt::poller::{Park, Poller};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, CancelToken, Core, CoreConfig, Instant, JoinError};
 use hooked_waker::Hook;
 
 const MOMENT: Duration = Duration::from_millis(2);
@@ -88,14 +90,14 @@ fn core_with_a_waiting_task() -> (Core, Rc<Cell<bool>>, Waker) {
     let guard = SetOnDrop(Rc::clone(&dropped));
     core.block_on(async {
         let shown = show_waker(Rc::clone(&waker));
-        rt::spawn("waits", async move {
-            let _guard = guard;
-            shown.await;
-        })
-        .detach();
+        rt::named("waits")
+            .spawn(async move {
+                let _guard = guard;
+                shown.await;
+            })
+            .detach();
         rt::yield_now().await;
-    })
-    .expect("the ring works");
+    });
     let waker = waker.take().expect("it was polled");
     (core, dropped, waker)
 }
@@ -114,8 +116,8 @@ fn ends_whole(core: Core, dropped: &Cell<bool>, waker: Waker) {
 #[test]
 fn a_core_ends_whole_though_a_joiners_waker_panics() {
     let (core, dropped, waker) = core_with_a_waiting_task();
-    let spawned = core.block_on(async { Some(rt::spawn("joined", std::future::pending::<()>())) });
-    let mut joined = spawned.expect("the ring works").expect("just put there");
+    let spawned = core.block_on(async { Some(rt::named("joined").spawn(std::future::pending::<()>())) });
+    let mut joined = spawned.expect("the ring works");
     let joiner = panicking_waker();
     assert!(Pin::new(&mut joined).poll(&mut Context::from_waker(&joiner)).is_pending());
     ends_whole(core, &dropped, waker);
@@ -145,7 +147,7 @@ fn a_core_ends_whole_though_a_pollers_destructor_panics() {
         }
     }
     let (core, dropped, waker) = core_with_a_waiting_task();
-    core.block_on(async { rt::register_poller(Rc::new(RefCell::new(PanicsOnDrop))).keep() }).expect("runs");
+    core.block_on(async { rt::poller::register_poller(Rc::new(RefCell::new(PanicsOnDrop))).keep() });
     ends_whole(core, &dropped, waker);
 }
 
@@ -170,8 +172,7 @@ fn a_core_ends_whole_though_the_destructors_of_messages_and_timers_panic() {
             assert!(sleep.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
             std::mem::forget(waker);
         }
-    })
-    .expect("the ring works");
+    });
     ends_whole(core, &dropped, waker);
     drop(sleeps);
 }
@@ -184,16 +185,17 @@ fn a_core_ends_whole_though_a_subscriber_panics_at_its_warning() {
         fn drop(&mut self) {
             if rt::is_in_core() {
                 let successor = Again;
-                rt::spawn("again", async move {
-                    let _successor = successor;
-                    std::future::pending::<()>().await;
-                })
-                .detach();
+                rt::named("again")
+                    .spawn(async move {
+                        let _successor = successor;
+                        std::future::pending::<()>().await;
+                    })
+                    .detach();
             }
         }
     }
     let (core, dropped, waker) = core_with_a_waiting_task();
-    core.block_on(async { drop(Again) }).expect("the ring works");
+    core.block_on(async { drop(Again) });
     let subscriber = PanicsAtWarnings::default();
     let warnings = Arc::clone(&subscriber.0);
     tracing::subscriber::with_default(subscriber, || ends_whole(core, &dropped, waker));
@@ -215,7 +217,7 @@ fn a_call_whose_caller_panics_is_counted_and_costs_the_core_nothing() {
     assert!(broken.as_mut().poll(&mut Context::from_waker(&panicking_waker())).is_pending());
     let healthy = handle.run(|| 2);
     let ran = catch_unwind(AssertUnwindSafe(|| core.block_on(healthy)));
-    assert_eq!(ran.expect("a foreign panic ended `block_on`").expect("the ring works").expect("it ran"), 2);
+    assert_eq!(ran.expect("a foreign panic ended `block_on`").expect("the ring works"), 2);
     assert_eq!(core.stats().panicked, 2);
     assert!(matches!(broken.poll(&mut Context::from_waker(Waker::noop())), Poll::Ready(Ok(1))));
 }
@@ -243,48 +245,44 @@ fn a_waker_that_panics_costs_no_other_timer_its_wake() {
     let core = core();
     let mut broken = Box::pin(rt::sleep(MOMENT));
     let waker = panicking_waker();
-    let woken = core
-        .block_on(async {
-            assert!(broken.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
-            let healthy: Vec<_> = (0..10).map(|_| rt::spawn("sleeps", rt::sleep(MOMENT))).collect();
-            rt::yield_now().await;
-            // All of them are due at once.
-            std::thread::sleep(2 * MOMENT);
-            healthy
-        })
-        .expect("the ring works");
+    let woken = core.block_on(async {
+        assert!(broken.as_mut().poll(&mut Context::from_waker(&waker)).is_pending());
+        let healthy: Vec<_> = (0..10).map(|_| rt::named("sleeps").spawn(rt::sleep(MOMENT))).collect();
+        rt::yield_now().await;
+        // All of them are due at once.
+        std::thread::sleep(2 * MOMENT);
+        healthy
+    });
     let all = async {
         for task in woken {
             task.await.expect("no panic");
         }
     };
-    core.block_on(rt::timeout(PATIENCE, all)).expect("the ring works").expect("every timer fires");
+    core.block_on(rt::timeout(PATIENCE, all)).expect("every timer fires");
 }
 
 #[test]
 fn a_core_ends_whole_though_the_waker_of_its_io_panics() {
     use boson::net::{Net, TcpListener, TcpStream};
     let (core, dropped, waker) = core_with_a_waiting_task();
-    let reads = core
-        .block_on(async {
-            let net = Net::kernel();
-            let listener = TcpListener::bind(&net, "127.0.0.1:0".parse().expect("valid")).expect("free port");
-            let mut reads = Vec::new();
-            for _ in 0..3 {
-                let client = TcpStream::connect(&net, listener.local_addr()).await.expect("listening");
-                let (server, _) = listener.accept().await.expect("connected");
-                reads.push(Box::pin(async move {
-                    let _client = client;
-                    drop(server.read(Vec::with_capacity(16)).await);
-                }));
-            }
-            for read in &mut reads {
-                assert!(read.as_mut().poll(&mut Context::from_waker(&panicking_waker())).is_pending());
-            }
-            rt::sleep(MOMENT).await;
-            reads
-        })
-        .expect("the ring works");
+    let reads = core.block_on(async {
+        let net = Net::kernel();
+        let listener = TcpListener::bind(&net, "127.0.0.1:0".parse().expect("valid")).expect("free port");
+        let mut reads = Vec::new();
+        for _ in 0..3 {
+            let client = TcpStream::connect(&net, listener.local_addr()).await.expect("listening");
+            let (server, _) = listener.accept().await.expect("connected");
+            reads.push(Box::pin(async move {
+                let _client = client;
+                drop(server.read(Vec::with_capacity(16)).await);
+            }));
+        }
+        for read in &mut reads {
+            assert!(read.as_mut().poll(&mut Context::from_waker(&panicking_waker())).is_pending());
+        }
+        rt::sleep(MOMENT).await;
+        reads
+    });
     ends_whole(core, &dropped, waker);
     // The kernel is done with every one of them: the ring, which goes with the last, checks that.
     drop(reads);

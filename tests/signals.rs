@@ -7,7 +7,10 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, ReactorChoice, Signal, Signals};
+use boson::observe;
+use boson::rt::reactor::ReactorChoice;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, Signal, Signals};
 use boson::{ErrorKind, Result};
 
 /// Runs `test` on a core with an io_uring, where there is one, and on one with epoll.
@@ -16,7 +19,7 @@ fn on_both<F: Future<Output = ()>>(test: impl Fn() -> F) {
         let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [5; 32]);
         config.reactor = reactor;
         let core = Core::new(&config).expect("a core");
-        core.block_on(test()).expect("runs");
+        core.block_on(test());
     }
 }
 
@@ -88,7 +91,7 @@ fn a_signal_that_came_for_a_dropped_future_wakes_another_that_waits() {
             for turns in 0..4 {
                 let mut lost = Box::pin(signals.next());
                 poll_once(lost.as_mut());
-                let waiting = rt::spawn("waits", {
+                let waiting = rt::named("waits").spawn({
                     let signals = Rc::clone(&signals);
                     async move { soon(signals.next()).await }
                 });
@@ -113,9 +116,9 @@ fn a_signal_that_came_for_a_dropped_future_wakes_another_that_waits() {
 fn a_task_that_awaits_a_signal_is_shown_as_such() {
     on_both(async || {
         let signals = Signals::new().expect("a descriptor");
-        let task = rt::spawn("waits", async move { drop(signals.next().await) });
+        let task = rt::named("waits").spawn(async move { drop(signals.next().await) });
         rt::sleep(Duration::from_millis(1)).await;
-        let tasks = rt::tasks();
+        let tasks = observe::tasks();
         let waits = tasks.iter().find(|task| task.name == "waits").expect("it lives");
         assert_eq!(waits.waits_for, Some("a signal"));
         task.cancel();

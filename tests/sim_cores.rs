@@ -10,7 +10,10 @@ use std::task::{Poll, Waker};
 use std::time::Duration;
 
 use boson::net::{Net, TcpListener, UdpSocket};
-use boson::rt::{self, CancelToken, Handle, Instant, JoinError, Park, Poller, ReactorKind};
+use boson::observe;
+use boson::rt::poller::{Park, Poller};
+use boson::rt::reactor::ReactorKind;
+use boson::rt::{self, CancelToken, Handle, Instant, JoinError};
 use boson::sim::{Defect, Stuck, StuckKind, World, WorldOptions};
 use boson::sync::{Mutex, local, mpsc, oneshot};
 use boson::{ErrorKind, blocking};
@@ -22,7 +25,7 @@ const TICK: Duration = Duration::from_nanos(1 << 14);
 async fn ping_pong(there: Handle, rounds: u32) -> u32 {
     let (to, mut at) = mpsc::channel::<u32>(1);
     let (back, mut here) = mpsc::channel::<u32>(1);
-    let echo = there.spawn("echo", move || async move {
+    let echo = rt::named("echo").spawn_on(&there, move || async move {
         while let Some(number) = at.recv().await {
             if back.send(number + 1).await.is_err() {
                 break;
@@ -126,18 +129,18 @@ fn in_worlds<F: Future<Output = ()>>(test: impl Fn(Handle) -> F) {
 fn time_jumps_over_what_nobody_does() {
     in_worlds(|_| async {
         let started = rt::now();
-        let wall_clock = rt::unix_time();
+        let wall_clock = rt::time::unix_time();
         rt::sleep(Duration::from_secs(86_400)).await;
         let took = rt::now() - started;
         assert!(took >= Duration::from_secs(86_400) && took < Duration::from_secs(86_400) + TICK, "{took:?}");
-        assert_eq!(rt::unix_time() - wall_clock, took);
+        assert_eq!(rt::time::unix_time() - wall_clock, took);
     });
 }
 
 #[test]
 fn deadlines_and_intervals_work() {
     in_worlds(|there| async move {
-        let late = there.spawn("late", || rt::sleep(Duration::from_secs(2)));
+        let late = rt::named("late").spawn_on(&there, || rt::sleep(Duration::from_secs(2)));
         let error = rt::timeout(Duration::from_secs(1), late).await.expect_err("too late");
         assert_eq!(error.kind(), ErrorKind::TimedOut);
         let mut interval = rt::interval(Duration::from_millis(10));
@@ -151,22 +154,22 @@ fn deadlines_and_intervals_work() {
 #[test]
 fn tasks_are_joined_cancelled_and_panic_as_on_a_machine() {
     in_worlds(|there| async move {
-        let joined = rt::spawn("joined", async { 7 });
+        let joined = rt::named("joined").spawn(async { 7 });
         assert_eq!(joined.await.expect("no panic"), 7);
-        let cancelled = rt::spawn("cancelled", std::future::pending::<()>());
+        let cancelled = rt::named("cancelled").spawn(std::future::pending::<()>());
         rt::yield_now().await;
         cancelled.cancel();
         assert!(matches!(cancelled.await, Err(JoinError::Cancelled)));
-        assert_eq!(there.run(|| rt::stats().reactor).await.expect("no panic"), ReactorKind::Simulated);
+        assert_eq!(there.run(|| observe::stats().reactor).await.expect("no panic"), ReactorKind::Simulated);
         let token = CancelToken::new();
         let child = token.child();
-        let waits = there.spawn("waits", move || async move { child.cancelled().await });
+        let waits = rt::named("waits").spawn_on(&there, move || async move { child.cancelled().await });
         rt::yield_now().await;
         token.cancel();
         waits.await.expect("no panic");
     });
     in_worlds(|there| async move {
-        let panics = there.spawn("panics", || async { panic!("on purpose") });
+        let panics = rt::named("panics").spawn_on(&there, || async { panic!("on purpose") });
         assert!(matches!(panics.await, Err::<(), _>(JoinError::Panicked(_))));
     });
 }
@@ -176,7 +179,7 @@ fn both_kinds_of_synchronisation_work() {
     in_worlds(|there| async move {
         let shared = Arc::new(Mutex::new(0));
         let other = Arc::clone(&shared);
-        let adds = there.spawn("adds", move || async move {
+        let adds = rt::named("adds").spawn_on(&there, move || async move {
             for _ in 0..10 {
                 let mut number = other.lock().await;
                 let before = *number;
@@ -185,7 +188,7 @@ fn both_kinds_of_synchronisation_work() {
             }
         });
         let (sender, mut receiver) = local::mpsc::channel(1);
-        let sends = rt::spawn("sends", async move {
+        let sends = rt::named("sends").spawn(async move {
             for number in 0..10 {
                 sender.send(number).await.expect("somebody receives");
             }
@@ -213,7 +216,8 @@ fn coroutines_run_in_a_world() {
                     boson::thread::sleep(Duration::from_secs(number));
                     let mut total = total.lock().expect("nobody panics");
                     let before = *total;
-                    let more = boson::wait(there.spawn("doubles", move || async move { 2 * number }));
+                    let more =
+                        boson::wait(rt::named("doubles").spawn_on(&there, move || async move { 2 * number }));
                     *total = before + more.expect("no panic");
                 })
             })
@@ -264,7 +268,7 @@ fn the_order_of_ready_tasks_is_the_seeds() {
                 let tasks: Vec<_> = (0..3)
                     .map(|number| {
                         let order = Rc::clone(&order);
-                        rt::spawn("task", async move { order.borrow_mut().push(number) })
+                        rt::named("task").spawn(async move { order.borrow_mut().push(number) })
                     })
                     .collect();
                 for task in tasks {
@@ -282,13 +286,13 @@ fn a_deadlock_lists_who_waits_for_what() {
     let world = World::new(5);
     let (a, b) = (world.core("a"), world.core("b"));
     let (sender, receiver) = oneshot::channel::<()>();
-    drop(b.spawn("keeper", async move {
+    drop(b.spawn_named("keeper", async move {
         std::future::pending::<()>().await;
         drop(sender);
     }));
     let stuck = a
         .try_block_on(async {
-            rt::spawn("joined", async { drop(receiver.await) }).await.expect("never");
+            rt::named("joined").spawn(async { drop(receiver.await) }).await.expect("never");
         })
         .expect_err("nobody sends");
     assert!(matches!(stuck.kind(), StuckKind::Deadlock));
@@ -333,7 +337,7 @@ fn a_crash_drops_tasks_where_they_stand_and_the_core_goes_on() {
     let world = World::new(3);
     let core = world.core("a");
     let noted = Noted(Rc::clone(&dropped));
-    drop(core.spawn("sleeper", async move {
+    drop(core.spawn_named("sleeper", async move {
         let _noted = noted;
         rt::sleep(Duration::from_secs(10)).await;
     }));
@@ -343,14 +347,14 @@ fn a_crash_drops_tasks_where_they_stand_and_the_core_goes_on() {
     assert_eq!((dropped.get(), core.tasks().len()), (1, 0));
     core.block_on(rt::sleep(Duration::from_secs(1)));
     let noted = Noted(Rc::clone(&dropped));
-    let kept = core.spawn("forgotten", async move {
+    let kept = core.spawn_named("forgotten", async move {
         let _noted = noted;
         std::future::pending::<()>().await;
     });
     drop(world);
     assert_eq!(dropped.get(), 2, "the end of a world is the end of its tasks");
     assert!(kept.expect("the world lived").is_finished());
-    assert!(core.spawn("late", async {}).is_none());
+    assert!(core.spawn_named("late", async {}).is_none());
 }
 
 #[test]
@@ -361,12 +365,12 @@ fn a_world_ends_with_wakers_of_one_core_on_the_other() {
         let (a, b) = (world.core("a"), world.core("b"));
         let (sender, mut receiver) = mpsc::channel::<u32>(1);
         let counter = Arc::clone(&woken);
-        drop(b.spawn("receives", async move {
+        drop(b.spawn_named("receives", async move {
             while receiver.recv().await.is_some() {
                 counter.fetch_add(1, Ordering::Relaxed);
             }
         }));
-        drop(a.spawn("sends", async move {
+        drop(a.spawn_named("sends", async move {
             for number in 0..100 {
                 rt::sleep(Duration::from_millis(1)).await;
                 if sender.send(number).await.is_err() {
@@ -393,7 +397,7 @@ fn a_world_that_its_own_task_drops_ends_after_it() {
     let core = world.core("a");
     let last = Last(Rc::clone(&ended));
     core.block_on(async {
-        drop(rt::spawn("last", async move {
+        drop(rt::named("last").spawn(async move {
             let _last = last;
             std::future::pending::<()>().await;
         }));
@@ -405,12 +409,12 @@ fn a_world_that_its_own_task_drops_ends_after_it() {
     // And one that a task holds that is dropped with its core.
     let world = World::new(0);
     let core = world.core("a");
-    drop(core.spawn("holds the world", async move {
+    drop(core.spawn_named("holds the world", async move {
         std::future::pending::<()>().await;
         drop(world);
     }));
     core.crash();
-    assert!(core.spawn("late", async {}).is_none());
+    assert!(core.spawn_named("late", async {}).is_none());
 }
 
 /// A device with an event each millisecond, for as long as somebody waits.
@@ -456,7 +460,7 @@ fn pollers_are_polled_however_they_park() {
         let device = Device { next: Instant::from_nanos(1_000_000), events: 0, waker: None, park };
         let device = Rc::new(RefCell::new(device));
         let five_events = async {
-            let registration = rt::register_poller(device.clone());
+            let registration = rt::poller::register_poller(device.clone());
             std::future::poll_fn(|cx| {
                 let mut device = device.borrow_mut();
                 device.waker = Some(cx.waker().clone());
@@ -481,7 +485,7 @@ fn a_poller_that_waits_for_a_descriptor_fails_its_core() {
     let stuck = world
         .core("a")
         .try_block_on(async {
-            rt::register_poller(Rc::new(RefCell::new(device))).keep();
+            rt::poller::register_poller(Rc::new(RefCell::new(device))).keep();
             std::future::pending::<()>().await;
         })
         .expect_err("a descriptor is the kernel's");

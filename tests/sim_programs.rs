@@ -218,7 +218,7 @@ async fn run_one(
 ) {
     match operation {
         Operation::SpawnHere { program, join } => {
-            let task = rt::spawn("here", run(everywhere.clone(), core, program));
+            let task = rt::named("here").spawn(run(everywhere.clone(), core, program));
             if join {
                 task.await.expect("no panic");
             }
@@ -226,13 +226,14 @@ async fn run_one(
         Operation::SpawnThere { core, program, join } => {
             let core = core % everywhere.cores.len();
             let shared = everywhere.clone();
-            let task = everywhere.core(core).spawn("there", move || run(shared, core, program));
+            let task =
+                rt::named("there").spawn_on(&everywhere.core(core), move || run(shared, core, program));
             if join {
                 task.await.expect("no panic");
             }
         }
         Operation::Cancel { program, after } => {
-            let task = rt::spawn("cancelled", run(everywhere.clone(), core, program));
+            let task = rt::named("cancelled").spawn(run(everywhere.clone(), core, program));
             for _ in 0..after {
                 rt::yield_now().await;
             }
@@ -245,7 +246,7 @@ async fn run_one(
             let child = token.child();
             // Also if this task is cancelled itself.
             let cancel = CancelOnDrop(token);
-            let task = everywhere.core(core).spawn("until cancelled", move || async move {
+            let task = rt::named("until cancelled").spawn_on(&everywhere.core(core), move || async move {
                 let program = run(shared, core, program);
                 let end = async {
                     program.await;
@@ -316,7 +317,7 @@ fn check(options: WorldOptions, cores: usize, programs: &[Vec<Operation>]) -> Re
                 log.lock().unwrap_or_else(PoisonError::into_inner).received[channel].push(message);
             }
         };
-        receivers.push(all[channel % cores].spawn("receiver", receive).expect("the world lives"));
+        receivers.push(all[channel % cores].spawn_named("receiver", receive).expect("the world lives"));
     }
     let everywhere = Everywhere {
         log: Arc::clone(&log),
@@ -327,7 +328,7 @@ fn check(options: WorldOptions, cores: usize, programs: &[Vec<Operation>]) -> Re
     };
     for (number, program) in programs.iter().enumerate() {
         let core = number % cores;
-        drop(all[core].spawn("program", run(everywhere.clone(), core, program.clone())));
+        drop(all[core].spawn_named("program", run(everywhere.clone(), core, program.clone())));
     }
     drop(everywhere);
     let ended = async {

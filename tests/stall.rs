@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::observe;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 
 /// Collects the warnings of the thread that it is the default of.
 #[derive(Clone, Default)]
@@ -42,25 +44,26 @@ fn a_task_that_blocks_its_core_is_reported_by_name() {
         config.stall_after = Duration::from_millis(200);
         let core = Core::new(&config).expect("io_uring is usable");
         core.block_on(async {
-            rt::spawn("innocent", async {
-                for _ in 0..10 {
-                    rt::sleep(Duration::from_millis(1)).await;
-                }
-            })
-            .detach();
+            rt::named("innocent")
+                .spawn(async {
+                    for _ in 0..10 {
+                        rt::sleep(Duration::from_millis(1)).await;
+                    }
+                })
+                .detach();
             rt::sleep(Duration::from_millis(5)).await;
-            assert_eq!(rt::stats().stalls, 0);
-            rt::spawn("blocks", async {
-                rt::sleep(Duration::from_millis(5)).await;
-                std::thread::sleep(Duration::from_millis(250));
-            })
-            .await
-            .expect("no panic");
+            assert_eq!(observe::stats().stalls, 0);
+            rt::named("blocks")
+                .spawn(async {
+                    rt::sleep(Duration::from_millis(5)).await;
+                    std::thread::sleep(Duration::from_millis(250));
+                })
+                .await
+                .expect("no panic");
             rt::yield_now().await;
             rt::sleep(Duration::from_millis(1)).await;
-            assert_eq!(rt::stats().stalls, 1);
-        })
-        .expect("the ring works");
+            assert_eq!(observe::stats().stalls, 1);
+        });
     });
     let mut warnings = warnings.0.lock().expect("no panic");
     // Not those about the machine.

@@ -7,7 +7,8 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, CoreThread, MonotonicClock};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, CoreThread};
 use boson::sync::{
     Barrier, Condvar, Mutex, MutexGuard, Notify, OnceCell, RwLock, Semaphore, WaitGroup, broadcast, local,
     mpsc, oneshot, watch,
@@ -21,7 +22,7 @@ fn config() -> CoreConfig {
 }
 
 fn run<F: Future>(future: F) -> F::Output {
-    Core::new(&config()).expect("a core").block_on(future).expect("the core works")
+    Core::new(&config()).expect("a core").block_on(future)
 }
 
 /// An executor of the poorest kind, to stand for a foreign runtime: parks the thread between polls.
@@ -50,7 +51,8 @@ fn everywhere<F: Future<Output = ()> + 'static>(
     let cores: Vec<_> =
         (0..2).map(|i| CoreThread::start(format!("other {i}"), &config()).expect("a core")).collect();
     run(async {
-        let tasks: Vec<_> = cores.iter().map(|core| core.handle().spawn("there", make.clone())).collect();
+        let tasks: Vec<_> =
+            cores.iter().map(|core| rt::named("there").spawn_on(&core.handle(), make.clone())).collect();
         let foreign = std::thread::spawn(move || block_on_foreign_thread(make()));
         rt::timeout(Duration::from_secs(60), here).await.expect("it does not hang");
         for task in tasks {
@@ -219,7 +221,7 @@ fn a_wait_for_work_ends_though_new_work_begins_at_once() {
         let group = Arc::new(WaitGroup::new());
         let token = group.token();
         let waits = Arc::clone(&group);
-        let waiter = rt::spawn("waits", async move { waits.wait().await });
+        let waiter = rt::named("waits").spawn(async move { waits.wait().await });
         rt::yield_now().await;
         drop(token);
         let _more = group.token();

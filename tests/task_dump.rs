@@ -4,10 +4,11 @@ use std::future::Future;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boson::rt::{
-    self, Core, CoreConfig, LatencyClass, MonotonicClock, Shares, TaskInfo, TaskOrder, TaskQueue, TaskRange,
-    TaskState,
-};
+use boson::observe;
+use boson::observe::{TaskInfo, TaskOrder, TaskRange, TaskState};
+use boson::rt::queue::{LatencyClass, Shares, TaskQueue};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 use boson::thread;
 
 fn core() -> Core {
@@ -16,11 +17,11 @@ fn core() -> Core {
 }
 
 fn run<F: Future>(future: F) -> F::Output {
-    core().block_on(future).expect("the ring works")
+    core().block_on(future)
 }
 
 fn named(name: &str) -> TaskInfo {
-    let tasks = rt::tasks();
+    let tasks = observe::tasks();
     let found = tasks.iter().find(|task| task.name == name);
     found.unwrap_or_else(|| panic!("{name} is among {tasks:?}")).clone()
 }
@@ -78,17 +79,18 @@ fn what_a_scope_and_its_joiners_wait_for_is_said() {
 fn the_future_of_block_on_is_a_task_among_the_others() {
     run(async {
         let line = line!() - 1;
-        rt::spawn("asks", async move {
-            rt::sleep(Duration::from_millis(5)).await;
-            let root = named("block_on");
-            assert!(root.is_block_on && !root.is_coroutine);
-            assert_eq!((root.queue, root.waits_for), ("default", Some("the end of a task")));
-            assert_eq!(root.state, TaskState::Waiting);
-            assert!(root.created_at.file().ends_with("task_dump.rs") && root.created_at.line() < line);
-            assert_eq!(rt::tasks().iter().filter(|task| task.is_block_on).count(), 1);
-        })
-        .await
-        .expect("no panic");
+        rt::named("asks")
+            .spawn(async move {
+                rt::sleep(Duration::from_millis(5)).await;
+                let root = named("block_on");
+                assert!(root.is_block_on && !root.is_coroutine);
+                assert_eq!((root.queue, root.waits_for), ("default", Some("the end of a task")));
+                assert_eq!(root.state, TaskState::Waiting);
+                assert!(root.created_at.file().ends_with("task_dump.rs") && root.created_at.line() < line);
+                assert_eq!(observe::tasks().iter().filter(|task| task.is_block_on).count(), 1);
+            })
+            .await
+            .expect("no panic");
         assert_eq!(named("block_on").state, TaskState::Running);
     });
 }
@@ -98,12 +100,11 @@ fn the_future_of_block_on_is_a_task_among_the_others() {
 fn the_future_of_block_on_has_its_place_in_the_order() {
     let core = core();
     let spawned = core.block_on(async {
-        (0..3).for_each(|_| rt::spawn("before", std::future::pending::<()>()).detach());
+        (0..3).for_each(|_| rt::named("before").spawn(std::future::pending::<()>()).detach());
     });
-    spawned.expect("the ring works");
     core.block_on(async {
-        (0..3).for_each(|_| rt::spawn("after", std::future::pending::<()>()).detach());
-        let all = rt::tasks();
+        (0..3).for_each(|_| rt::named("after").spawn(std::future::pending::<()>()).detach());
+        let all = observe::tasks();
         assert_eq!(all.len(), 7);
         let ids: Vec<_> = all.iter().map(|task| task.id).collect();
         assert!(ids.is_sorted_by(|a, b| a > b), "the newest first: {ids:?}");
@@ -113,7 +114,7 @@ fn the_future_of_block_on_has_its_place_in_the_order() {
         {
             let (mut found, mut last) = (Vec::new(), None);
             loop {
-                let page = rt::tasks_in(TaskRange { order, after: last, limit });
+                let page = observe::tasks_in(TaskRange { order, after: last, limit });
                 assert!(page.len() <= limit);
                 let Some(task) = page.last() else { break };
                 last = Some(task.id);
@@ -124,55 +125,53 @@ fn the_future_of_block_on_has_its_place_in_the_order() {
             }
             assert_eq!(found, ids, "{order:?} by {limit}");
         }
-        assert!(rt::tasks_in(TaskRange { limit: 0, ..TaskRange::ALL }).is_empty());
-    })
-    .expect("the ring works");
+        assert!(observe::tasks_in(TaskRange { limit: 0, ..TaskRange::ALL }).is_empty());
+    });
 }
 
 #[test]
 fn counters_agree_with_the_dump() {
     fn agree() -> usize {
-        let stats = rt::stats();
+        let stats = observe::stats();
         let lives = usize::try_from(stats.spawned - stats.ended).expect("few");
-        assert_eq!((lives, rt::tasks().len()), (stats.tasks, stats.tasks));
+        assert_eq!((lives, observe::tasks().len()), (stats.tasks, stats.tasks));
         lives
     }
     let core = core();
     core.block_on(async {
         assert_eq!(agree(), 1);
-        rt::spawn("waits", std::future::pending::<()>()).detach();
+        rt::named("waits").spawn(std::future::pending::<()>()).detach();
         assert_eq!(agree(), 2);
-        rt::spawn("ends", async {}).await.expect("no panic");
+        rt::named("ends").spawn(async {}).await.expect("no panic");
         assert_eq!(agree(), 2);
-    })
-    .expect("the ring works");
+    });
     assert_eq!(core.stats().tasks, 1);
     let unwound = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
         core.block_on(async { panic!("on purpose") })
     }));
     assert!(unwound.is_err());
     assert_eq!(core.stats().tasks, 1);
-    assert_eq!(core.block_on(async { agree() }).expect("the ring works"), 2);
+    assert_eq!(core.block_on(async { agree() }), 2);
 }
 
 #[test]
 fn a_task_can_ask_who_it_is() {
     run(async {
-        assert!(rt::current_task().expect("a task").is_block_on);
+        assert!(observe::current_task().expect("a task").is_block_on);
         let queue =
             TaskQueue::new("job", Shares::DEFAULT, LatencyClass::NotImportant).expect("there is room");
-        let asked = rt::spawn_in(&queue, "asks", async { rt::current_task().expect("a task") });
+        let asked = rt::named("asks").queue(&queue).spawn(async { observe::current_task().expect("a task") });
         let id = asked.id();
         let task = asked.await.expect("no panic");
         assert_eq!((task.id, task.name, task.queue, task.state), (id, "asks", "job", TaskState::Running));
         assert!(!task.is_coroutine && !task.is_block_on && task.stack_bytes.is_none());
         let builder = thread::Builder::new().name("coroutine that asks".to_owned());
-        let coroutine = builder.spawn(|| rt::current_task().expect("a task")).expect("there is room");
+        let coroutine = builder.spawn(|| observe::current_task().expect("a task")).expect("there is room");
         assert!(named("coroutine that asks").is_coroutine, "also before it begins");
         let task = coroutine.await.expect("no panic");
         assert_eq!((task.name, task.queue, task.is_coroutine), ("coroutine that asks", "default", true));
         assert!(task.stack_bytes.is_some());
-        let between = rt::handle().run(|| rt::current_task().is_none()).await;
+        let between = rt::handle().run(|| observe::current_task().is_none()).await;
         assert!(between.expect("no panic"));
     });
 }

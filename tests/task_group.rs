@@ -8,12 +8,14 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, TaskGroup};
+use boson::observe;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, TaskGroup};
 use hooked_waker::Hook;
 
 fn run<F: Future>(future: F) -> F::Output {
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    Core::new(&config).expect("a core").block_on(future).expect("the ring works")
+    Core::new(&config).expect("a core").block_on(future)
 }
 
 /// Counts its destruction.
@@ -37,12 +39,12 @@ fn waits(ended: &Rc<Cell<u32>>) -> impl Future<Output = ()> + use<> {
 fn results_come_with_the_number_of_their_task() {
     run(async {
         let mut group = TaskGroup::new();
-        let slow = group.spawn("slow", async {
+        let slow = group.spawn_with(rt::named("slow"), async {
             rt::sleep(Duration::from_millis(20)).await;
             "slow"
         });
-        let fast = group.spawn("fast", async { "fast" });
-        assert!(rt::tasks().iter().any(|task| task.id == slow && task.name == "slow"));
+        let fast = group.spawn_with(rt::named("fast"), async { "fast" });
+        assert!(observe::tasks().iter().any(|task| task.id == slow && task.name == "slow"));
         let (id, result) = group.join_next_with_id().await.expect("two run");
         assert_eq!((id, result.expect("no panic")), (fast, "fast"));
         let (id, result) = group.join_next_with_id().await.expect("one runs");
@@ -56,7 +58,7 @@ fn a_result_that_is_there_can_be_had_without_waiting() {
     run(async {
         let mut group = TaskGroup::new();
         assert!(group.try_join_next().is_none());
-        let id = group.spawn("ends", async { 7 });
+        let id = group.spawn_with(rt::named("ends"), async { 7 });
         assert!(group.try_join_next().is_none(), "it has not run");
         rt::yield_now().await;
         let (joined, result) = group.try_join_next_with_id().expect("it has ended");
@@ -71,12 +73,12 @@ fn shutting_down_waits_until_every_task_is_gone() {
         let ended = Rc::default();
         let mut group = TaskGroup::new();
         for _ in 0..10 {
-            group.spawn("waits", waits(&ended));
+            group.spawn_with(rt::named("waits"), waits(&ended));
         }
         rt::yield_now().await;
         group.shutdown().await;
         assert_eq!((ended.get(), group.len()), (10, 0));
-        group.spawn("again", async {});
+        group.spawn_with(rt::named("again"), async {});
         assert!(group.join_next().await.expect("one runs").is_ok());
     });
 }
@@ -86,14 +88,14 @@ fn tasks_that_are_detached_outlive_the_group() {
     run(async {
         let ended = Rc::default();
         let mut group = TaskGroup::new();
-        let detached = group.spawn("detached", waits(&ended));
+        let detached = group.spawn_with(rt::named("detached"), waits(&ended));
         group.detach_all();
         assert!(group.is_empty());
-        group.spawn("kept", waits(&ended));
+        group.spawn_with(rt::named("kept"), waits(&ended));
         drop(group);
         rt::sleep(Duration::from_millis(5)).await;
         assert_eq!(ended.get(), 1);
-        assert!(rt::tasks().iter().any(|task| task.id == detached));
+        assert!(observe::tasks().iter().any(|task| task.id == detached));
     });
 }
 
@@ -102,10 +104,10 @@ fn tasks_that_are_detached_outlive_the_group() {
 fn the_end_of_a_detached_task_is_no_result() {
     run(async {
         let mut group = TaskGroup::new();
-        group.spawn("detached", async { 1 });
+        group.spawn_with(rt::named("detached"), async { 1 });
         group.detach_all();
         rt::yield_now().await;
-        group.spawn("joined", async { 2 });
+        group.spawn_with(rt::named("joined"), async { 2 });
         assert_eq!(group.join_next().await.expect("one runs").expect("no panic"), 2);
         assert!(group.join_next().await.is_none());
     });
@@ -129,7 +131,7 @@ fn the_last_members_destructor_may_ask_for_results() {
         let asked = Rc::new(Cell::new(false));
         let asks = Asks(Rc::clone(&shared), Rc::clone(&asked));
         let mut group = TaskGroup::new();
-        group.spawn("asks", async move { drop(asks) });
+        group.spawn_with(rt::named("asks"), async move { drop(asks) });
         shared.replace(Some(group));
         rt::yield_now().await;
         let group = shared.take();
@@ -143,7 +145,7 @@ fn the_last_members_destructor_may_ask_for_results() {
 fn a_joiner_that_looks_before_the_task_has_quite_ended_is_told_again() {
     run(async {
         let group = Rc::new(RefCell::new(TaskGroup::new()));
-        group.borrow_mut().spawn("ends", async { 7 });
+        group.borrow_mut().spawn_with(rt::named("ends"), async { 7 });
         let joins = Rc::clone(&group);
         let hook = Hook::new();
         let join = move || hook.poll(&mut Box::pin(joins.borrow_mut().join_next()));

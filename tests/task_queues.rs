@@ -5,9 +5,10 @@ use std::future::Future;
 use std::rc::Rc;
 use std::sync::Arc;
 
-use boson::rt::{
-    self, Core, CoreConfig, LatencyClass, MAX_TASK_QUEUES, MonotonicClock, Shares, TaskGroup, TaskQueue,
-};
+use boson::observe;
+use boson::rt::queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, TaskGroup};
 use boson::{ErrorKind, thread};
 
 fn core() -> Core {
@@ -16,7 +17,7 @@ fn core() -> Core {
 }
 
 fn run<F: Future>(future: F) -> F::Output {
-    core().block_on(future).expect("the ring works")
+    core().block_on(future)
 }
 
 fn queue(name: &'static str) -> TaskQueue {
@@ -28,7 +29,7 @@ fn here() -> &'static str {
 }
 
 fn names() -> Vec<&'static str> {
-    rt::task_queues().iter().map(|queue| queue.name).collect()
+    observe::task_queues().iter().map(|queue| queue.name).collect()
 }
 
 #[test]
@@ -36,21 +37,21 @@ fn what_a_task_spawns_is_on_its_queue() {
     run(async {
         assert_eq!(here(), "default");
         let job = queue("job");
-        let found = rt::spawn_in(&job, "job", async {
-            let spawned = rt::spawn("task", async { here() }).await.expect("no panic");
+        let found = rt::named("job").queue(&job).spawn(async {
+            let spawned = rt::named("task").spawn(async { here() }).await.expect("no panic");
             let mut group = TaskGroup::new();
-            group.spawn("member", async { here() });
+            group.spawn_with(rt::named("member"), async { here() });
             let member = group.join_next().await.expect("one runs").expect("no panic");
             let coroutine = thread::spawn(|| {
                 let scoped = thread::scope(|scope| scope.spawn(here).join().expect("no panic"));
-                let nested = boson::wait(rt::spawn("nested", async { here() })).expect("no panic");
+                let nested = boson::wait(rt::named("nested").spawn(async { here() })).expect("no panic");
                 [here(), scoped, nested]
             });
             let [coroutine, scoped, nested] = coroutine.await.expect("no panic");
             [here(), spawned, member, coroutine, scoped, nested]
         });
         assert_eq!(found.await.expect("no panic"), ["job"; 6]);
-        assert_eq!(rt::spawn("outside", async { here() }).await.expect("no panic"), "default");
+        assert_eq!(rt::named("outside").spawn(async { here() }).await.expect("no panic"), "default");
     });
 }
 
@@ -58,11 +59,11 @@ fn what_a_task_spawns_is_on_its_queue() {
 fn tasks_coroutines_and_members_of_groups_can_be_put_on_a_queue() {
     run(async {
         let (outer, inner) = (queue("outer"), queue("inner"));
-        let found = rt::spawn_in(&outer, "outer", async move {
+        let found = rt::named("outer").queue(&outer).spawn(async move {
             let named = || thread::Builder::new().queue(&inner);
             let coroutine = named().spawn(here).expect("there is room").await.expect("no panic");
             let mut group = TaskGroup::new();
-            group.spawn_in(&inner, "member", async { here() });
+            group.spawn_with(rt::named("member").queue(&inner), async { here() });
             let member = group.join_next().await.expect("one runs").expect("no panic");
             let scoped = named();
             let scoped = thread::spawn(move || {
@@ -72,7 +73,7 @@ fn tasks_coroutines_and_members_of_groups_can_be_put_on_a_queue() {
                 })
             });
             let scoped = scoped.await.expect("no panic");
-            let back = rt::spawn_in(&TaskQueue::default_queue(), "back", async { here() });
+            let back = rt::named("back").queue(&TaskQueue::default_queue()).spawn(async { here() });
             [coroutine, member, scoped, back.await.expect("no panic"), here()]
         });
         assert_eq!(found.await.expect("no panic"), ["inner", "inner", "inner", "default", "outer"]);
@@ -86,13 +87,13 @@ fn destructors_inherit_and_messages_do_not() {
     impl Drop for SpawnsOnDrop {
         fn drop(&mut self) {
             let seen = Rc::clone(&self.0);
-            rt::spawn("in a destructor", async move { seen.borrow_mut().push(here()) }).detach();
+            rt::named("in a destructor").spawn(async move { seen.borrow_mut().push(here()) }).detach();
         }
     }
     run(async {
         let seen = Rc::default();
         let spawns = SpawnsOnDrop(Rc::clone(&seen));
-        let task = rt::spawn_in(&queue("ends"), "ends", async move {
+        let task = rt::named("ends").queue(&queue("ends")).spawn(async move {
             let _spawns = spawns;
             std::future::pending::<()>().await;
         });
@@ -106,9 +107,9 @@ fn destructors_inherit_and_messages_do_not() {
         assert_eq!(names(), ["default"], "its last task has ended");
         let job = queue("job");
         let handle = rt::handle();
-        let sent = rt::spawn_in(&job, "sends", async move {
+        let sent = rt::named("sends").queue(&job).spawn(async move {
             let call = handle.run(here).await.expect("no panic");
-            let task = handle.spawn("sent", async || here()).await.expect("no panic");
+            let task = rt::named("sent").spawn_on(&handle, async || here()).await.expect("no panic");
             [call, task]
         });
         assert_eq!(sent.await.expect("no panic"), ["default"; 2]);
@@ -120,11 +121,13 @@ fn a_queue_lives_as_long_as_its_last_task_or_handle() {
     run(async {
         let (release, released) = tokio::sync::oneshot::channel::<()>();
         let job = queue("job");
-        rt::spawn_in(&job, "ends first", async {
-            rt::spawn("inherits", released).detach();
-        })
-        .await
-        .expect("no panic");
+        rt::named("ends first")
+            .queue(&job)
+            .spawn(async {
+                rt::named("inherits").spawn(released).detach();
+            })
+            .await
+            .expect("no panic");
         drop(job);
         assert_eq!(names(), ["default", "job"], "of an inherited task alone");
         // Its place is not given to others meanwhile.
@@ -136,7 +139,7 @@ fn a_queue_lives_as_long_as_its_last_task_or_handle() {
         while names().len() > 1 {
             rt::yield_now().await;
         }
-        let current = rt::spawn_in(&queue("handle"), "asks", async { TaskQueue::current() });
+        let current = rt::named("asks").queue(&queue("handle")).spawn(async { TaskQueue::current() });
         let current = current.await.expect("no panic");
         assert_eq!((current.name(), names()), ("handle", vec!["default", "handle"]));
         drop(current);
@@ -150,7 +153,8 @@ fn a_queue_of_another_core_is_refused() {
     run(async {
         let error = thread::Builder::new().queue(&foreign).spawn(|| ()).expect_err("another core's");
         assert_eq!(error.kind(), std::io::ErrorKind::InvalidInput);
-        let on_it = rt::spawn("spawns", async move { drop(rt::spawn_in(&foreign, "task", async {})) });
+        let on_it =
+            rt::named("spawns").spawn(async move { drop(rt::named("task").queue(&foreign).spawn(async {})) });
         assert!(on_it.await.expect_err("another core's").is_panic());
         let (mine, handle) = (queue("mine"), rt::handle());
         let sent = thread::Builder::new().queue(&mine).spawn_on(&handle, || ());

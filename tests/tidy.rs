@@ -17,7 +17,7 @@ const LAYERS: [(&str, u32); 19] = [
     ("thread", 4),
     ("net", 5),
     ("block", 5),
-    ("inspect", 6),
+    ("observe", 6),
     ("blocking", 6),
     ("compat", 6),
     ("store", 6),

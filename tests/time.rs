@@ -7,7 +7,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use boson::ErrorKind;
-use boson::rt::{self, CancelToken, Deadline, Instant, MissedTick};
+use boson::observe;
+use boson::rt::time::{Deadline, MissedTick};
+use boson::rt::{self, CancelToken, Instant};
 use boson::sim::World;
 
 const SECOND: Duration = Duration::from_secs(1);
@@ -53,9 +55,9 @@ fn a_task_that_waits_goes_on_waiting_when_its_sleep_is_reset() {
     for (first, second) in [(1, 5), (5, 1)] {
         run(async {
             let start = rt::now();
-            let sleep = Rc::new(RefCell::new(rt::sleep_until(start + first * SECOND)));
+            let sleep = Rc::new(RefCell::new(rt::time::sleep_until(start + first * SECOND)));
             let waits = Rc::clone(&sleep);
-            let task = rt::spawn("waits", async move {
+            let task = rt::named("waits").spawn(async move {
                 std::future::poll_fn(|cx| pin!(&mut *waits.borrow_mut()).poll(cx)).await;
                 rt::now()
             });
@@ -70,12 +72,12 @@ fn a_task_that_waits_goes_on_waiting_when_its_sleep_is_reset() {
 fn an_interval_starts_when_it_is_told_and_is_reset() {
     run(async {
         let start = rt::now();
-        let mut interval = rt::interval_at(start + 5 * SECOND, SECOND).missed_tick(MissedTick::Delay);
+        let mut interval = rt::time::interval_at(start + 5 * SECOND, SECOND).missed_tick(MissedTick::Delay);
         assert_eq!(interval.period(), SECOND);
         assert_eq!(interval.tick().await, start + 5 * SECOND);
         assert_about(rt::now(), start + 5 * SECOND);
         assert_eq!(interval.tick().await, start + 6 * SECOND);
-        rt::sleep_until(start + Duration::from_millis(6500)).await;
+        rt::time::sleep_until(start + Duration::from_millis(6500)).await;
         let reset_at = rt::now();
         interval.reset();
         assert_eq!(interval.tick().await, reset_at + SECOND);
@@ -130,8 +132,8 @@ fn a_sleep_that_was_reset_and_dropped_leaves_no_timer() {
         assert_eq!(sleep.as_mut().poll(&mut Context::from_waker(Waker::noop())), Poll::Pending);
         sleep.reset(rt::now() + 2 * SECOND);
         drop(sleep);
-        let before = rt::stats().timers_fired;
+        let before = observe::stats().timers_fired;
         rt::sleep(3 * SECOND).await;
-        assert_eq!(rt::stats().timers_fired, before + 1);
+        assert_eq!(observe::stats().timers_fired, before + 1);
     });
 }

@@ -5,7 +5,9 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, TaskGroup, TaskQueue};
+use boson::rt::queue::TaskQueue;
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, TaskGroup};
 use boson::thread;
 use tracing::level_filters::LevelFilter;
 use tracing::{Level, info};
@@ -44,7 +46,7 @@ fn logged(level: Level, future: impl Future<Output = ()>) -> Vec<String> {
         .without_time()
         .finish();
     let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
-    tracing::subscriber::with_default(subscriber, || core.block_on(future).expect("it runs"));
+    tracing::subscriber::with_default(subscriber, || core.block_on(future));
     let text = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("UTF-8");
     text.lines().map(str::to_owned).collect()
 }
@@ -69,12 +71,12 @@ async fn some_tasks() {
             rt::yield_now().await;
         }
     };
-    let first = rt::spawn("first", steps(["f1", "f2", "f3"]));
-    let second = rt::spawn("second", steps(["s1", "s2", "s3"]));
+    let first = rt::named("first").spawn(steps(["f1", "f2", "f3"]));
+    let second = rt::named("second").spawn(steps(["s1", "s2", "s3"]));
     info!("between");
     first.await.expect("it ends");
     second.await.expect("it ends");
-    let ends = rt::spawn("cancelled", async {
+    let ends = rt::named("cancelled").spawn(async {
         let _ends = LogsItsEnd;
         std::future::pending::<()>().await;
     });
@@ -104,13 +106,14 @@ fn a_line_names_its_task_across_polls() {
 #[test]
 fn every_way_to_spawn_is_covered() {
     let lines = logged(Level::DEBUG, async {
-        let queue = TaskQueue::new("queue", rt::Shares::default(), rt::LatencyClass::NotImportant);
+        let queue =
+            TaskQueue::new("queue", rt::queue::Shares::default(), rt::queue::LatencyClass::NotImportant);
         let queue = queue.expect("there is room");
-        rt::spawn_in(&queue, "queued", async { info!("one") }).await.expect("it ends");
-        let joined = rt::handle().spawn("sent", || async { info!("two") });
+        rt::named("queued").queue(&queue).spawn(async { info!("one") }).await.expect("it ends");
+        let joined = rt::named("sent").spawn_on(&rt::handle(), || async { info!("two") });
         joined.await.expect("it ends");
         let mut group = TaskGroup::new();
-        group.spawn("grouped", async { info!("three") });
+        group.spawn_with(rt::named("grouped"), async { info!("three") });
         group.join_next().await.expect("one").expect("it ends");
     });
     for (mark, name) in [("one", "queued"), ("two", "sent"), ("three", "grouped")] {
@@ -142,14 +145,14 @@ fn a_subscriber_may_spawn() {
     impl Drop for Spawns {
         fn drop(&mut self) {
             let runs = Rc::clone(&self.0);
-            drop(rt::spawn("from a destructor in a span", async move { runs.set(runs.get() + 1) }));
+            drop(rt::named("from a destructor in a span").spawn(async move { runs.set(runs.get() + 1) }));
         }
     }
     let runs = Rc::new(std::cell::Cell::new(0));
     let seen = Rc::clone(&runs);
     logged(Level::TRACE, async move {
         let spawns = Spawns(Rc::clone(&seen));
-        rt::spawn("outer", async move { drop(spawns) }).await.expect("it ends");
+        rt::named("outer").spawn(async move { drop(spawns) }).await.expect("it ends");
         rt::yield_now().await;
     });
     assert_eq!(runs.get(), 1);

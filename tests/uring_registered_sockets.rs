@@ -10,7 +10,9 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock, RingFeature, RingFeatures};
+use boson::rt::reactor::{RingFeature, RingFeatures};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -25,7 +27,7 @@ fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
     let _alone = alone();
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
     config.ring_features = features;
-    Core::new(&config).expect("a core").block_on(future).expect("the reactor works")
+    Core::new(&config).expect("a core").block_on(future)
 }
 
 /// A stream of this core, and its peer.
@@ -61,7 +63,7 @@ fn registered() -> usize {
 }
 
 fn can_register() -> bool {
-    rt::ring_features().contains(RingFeature::RegisteredSockets)
+    rt::reactor::ring_features().contains(RingFeature::RegisteredSockets)
 }
 
 #[test]
@@ -144,20 +146,20 @@ fn a_stream_that_another_core_of_the_thread_uses_is_the_same() {
     };
     let _alone = alone();
     let (first, second) = (core(), core());
-    let mut one = first.block_on(lasting_pair()).expect("the ring works");
-    let mut two = second.block_on(lasting_pair()).expect("the ring works");
+    let mut one = first.block_on(lasting_pair());
+    let mut two = second.block_on(lasting_pair());
     for _ in 0..2 {
         for core in [&first, &second] {
             // So many that the socket would have got a place here.
             for number in 0..40 {
-                core.block_on(message(&mut one, number)).expect("the ring works");
-                core.block_on(message(&mut two, 40 + number)).expect("the ring works");
+                core.block_on(message(&mut one, number));
+                core.block_on(message(&mut two, 40 + number));
             }
         }
     }
     drop(first);
-    second.block_on(message(&mut one, 1)).expect("the ring works");
-    second.block_on(message(&mut two, 2)).expect("the ring works");
+    second.block_on(message(&mut one, 1));
+    second.block_on(message(&mut two, 2));
     for (stream, mut peer) in [one, two] {
         drop(stream);
         // Not `read`: as above.
@@ -175,13 +177,14 @@ fn each_connection_gets_its_own_bytes_while_places_change_hands() {
         config.ring_entries = entries;
         let core = Core::new(&config).expect("a core");
         let all = async {
-            let tasks: Vec<_> = (0..12u8).map(|tag| rt::spawn("connections", connections(tag))).collect();
+            let tasks: Vec<_> =
+                (0..12u8).map(|tag| rt::named("connections").spawn(connections(tag))).collect();
             for task in tasks {
                 task.await.expect("no panic");
             }
             assert_eq!(registered(), 0, "all have ended");
         };
-        core.block_on(rt::timeout(PATIENCE * 6, all)).expect("the ring works").expect("in time");
+        core.block_on(rt::timeout(PATIENCE * 6, all)).expect("in time");
     }
 }
 
@@ -265,6 +268,6 @@ fn a_read_that_its_core_has_done_is_told_so_outside_of_it() {
         // Not awaited here.
         Some(last)
     });
-    let mut last = begun.expect("the reactor works").expect("begun");
+    let mut last = begun.expect("the reactor works");
     assert_eq!(last.as_mut().poll(&mut context), Poll::Ready(b"last".to_vec()));
 }

@@ -4,6 +4,7 @@ use std::future::{Future, pending};
 use std::time::Duration;
 
 use boson::blocking::sync::{self as blocking, Arc, OnceLock};
+use boson::observe;
 use boson::sim::{Stuck, World};
 use boson::thread;
 use boson::{rt, sync};
@@ -36,7 +37,7 @@ fn coroutine(wait: impl FnOnce() + 'static) -> Option<&'static str> {
 /// The same of an async task.
 fn task<F: Future<Output = ()> + 'static>(wait: impl FnOnce() -> F + 'static) -> Option<&'static str> {
     awaited(|| async {
-        drop(rt::spawn("waits", wait()));
+        drop(rt::named("waits").spawn(wait()));
     })
 }
 
@@ -138,9 +139,9 @@ fn the_first_of_several_futures_counts_and_the_wrapper_says_more_than_what_is_in
     };
     let world = World::new(1);
     world.core("a").block_on(async {
-        let task = rt::spawn("waits", after_a_timer());
+        let task = rt::named("waits").spawn(after_a_timer());
         rt::sleep(Duration::from_millis(1)).await;
-        assert_eq!(rt::tasks()[0].waits_for, Some("the answer"), "a timer says less");
+        assert_eq!(observe::tasks()[0].waits_for, Some("the answer"), "a timer says less");
         task.cancel();
     });
     let shared = Arc::new(());

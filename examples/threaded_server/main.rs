@@ -6,8 +6,6 @@
 use std::error::Error;
 use std::process::ExitCode;
 
-use boson::rt::{Core, CoreConfig};
-
 #[path = "."]
 mod on_threads {
     use std::{net, sync, thread};
@@ -54,12 +52,11 @@ fn on_threads(address: &str) -> Result<(), Box<dyn Error>> {
 }
 
 fn on_coroutines(address: String) -> Result<(), Box<dyn Error>> {
-    let core = Core::new(&CoreConfig::from_machine()?)?;
-    let served = boson::thread::run(&core, move || -> std::io::Result<()> {
+    boson::thread::run(move || -> std::io::Result<()> {
         let listener = boson::blocking::net::TcpListener::bind(&address)?;
         println!("a coroutine for each connection on {}", listener.local_addr()?);
         on_coroutines::server::serve(&listener);
         Ok(())
     })?;
-    Ok(served.unwrap_or_else(|payload| std::panic::resume_unwind(payload))?)
+    Ok(())
 }

@@ -5,12 +5,10 @@
 //! use boson::blocking::net::{TcpListener, TcpStream}; // std::net
 //! use boson::blocking::sync::{Arc, Mutex}; // std::sync
 //! use boson::thread; // std::thread
-//! # use boson::rt::{Core, CoreConfig};
 //! # use std::io::{Read, Write};
 //!
-//! # fn main() -> Result<(), Box<dyn std::error::Error>> {
-//! # let core = Core::new(&CoreConfig::from_machine()?)?;
-//! let served = thread::run(&core, || -> std::io::Result<u32> {
+//! # fn main() -> std::io::Result<()> {
+//! let served = thread::run(|| -> std::io::Result<u32> {
 //!     let listener = TcpListener::bind("127.0.0.1:0")?;
 //!     let address = listener.local_addr()?;
 //!     let served = Arc::new(Mutex::new(0));
@@ -30,7 +28,7 @@
 //!     server.join().unwrap()?;
 //!     Ok(*served.lock().unwrap())
 //! })?;
-//! # assert_eq!(served.unwrap()?, 1);
+//! # assert_eq!(served, 1);
 //! # Ok(())
 //! # }
 //! ```

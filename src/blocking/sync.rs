@@ -15,17 +15,17 @@
 //! needs a core.
 //!
 //! ```
-//! # use std::sync::Arc;
 //! use std::time::Duration;
+//!
 //! use boson::sync::Mutex;
-//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-//! # boson::thread::run(&core, || {
+//! use boson::{rt, thread};
+//!
+//! thread::run(|| {
 //! let mutex = Mutex::new(());
 //! let guard = mutex.blocking_lock();
 //! assert!(boson::wait(rt::timeout(Duration::from_millis(1), mutex.lock())).is_err());
 //! # drop(guard);
-//! # })?.expect("no panic");
-//! # Ok::<(), boson::Error>(())
+//! });
 //! ```
 //!
 //! # Different from `std::sync`

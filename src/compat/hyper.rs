@@ -75,7 +75,7 @@ impl<F: Future + 'static> Executor<F> for HyperExecutor {
     ///
     /// Outside a core.
     fn execute(&self, future: F) {
-        drop(rt::spawn("hyper", future));
+        drop(rt::named("hyper").spawn(future));
     }
 }
 
@@ -105,12 +105,12 @@ impl Timer for HyperTimer {
     ///
     /// Outside a core.
     fn sleep(&self, duration: Duration) -> Pin<Box<dyn Sleep>> {
-        Box::pin(TimerSleep(on_core(rt::sleep_until(rt::now() + duration))))
+        Box::pin(TimerSleep(on_core(rt::time::sleep_until(rt::now() + duration))))
     }
 
     fn sleep_until(&self, deadline: StdInstant) -> Pin<Box<dyn Sleep>> {
         let deadline = self.origin_on_core + deadline.saturating_duration_since(self.origin);
-        Box::pin(TimerSleep(on_core(rt::sleep_until(deadline))))
+        Box::pin(TimerSleep(on_core(rt::time::sleep_until(deadline))))
     }
 
     /// # Panics
@@ -125,7 +125,7 @@ impl Timer for HyperTimer {
 
 /// What [`HyperTimer`] gives to hyper.
 #[derive(Debug)]
-pub struct TimerSleep(OnCore<rt::Sleep>);
+pub struct TimerSleep(OnCore<rt::time::Sleep>);
 
 impl Future for TimerSleep {
     type Output = ();

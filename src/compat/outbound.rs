@@ -168,7 +168,9 @@ impl<S: Socket> Outbound<S> {
             self.shared.writer.wake();
         } else {
             self.has_writer = true;
-            drop(rt::spawn("compat writer", write_out(Rc::clone(&self.socket), Rc::clone(&self.shared))));
+            drop(
+                rt::named("compat writer").spawn(write_out(Rc::clone(&self.socket), Rc::clone(&self.shared))),
+            );
         }
     }
 }

@@ -76,7 +76,10 @@ impl RemoteStream {
             lent.next_id
         });
         let ending = Arc::<Ending>::default();
-        drop(rt::spawn("lent connection", hold(Loan { id, stream, is_aborted: false }, Arc::clone(&ending))));
+        drop(
+            rt::named("lent connection")
+                .spawn(hold(Loan { id, stream, is_aborted: false }, Arc::clone(&ending))),
+        );
         Self { home, id, ending, local, peer }
     }
 
@@ -88,7 +91,7 @@ impl RemoteStream {
     /// many messages waiting. The buffer is then lost, and a new, empty one comes back.
     pub async fn read(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
         let id = self.id;
-        let read = self.home.spawn("remote read", move || async move {
+        let read = rt::named("remote read").spawn_on(&self.home, move || async move {
             match find(id) {
                 Some(stream) => stream.read(buf).await,
                 None => (Err(closed("read")), buf),
@@ -104,7 +107,7 @@ impl RemoteStream {
     /// As there, and as in [`RemoteStream::read`].
     pub async fn write(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
         let id = self.id;
-        let write = self.home.spawn("remote write", move || async move {
+        let write = rt::named("remote write").spawn_on(&self.home, move || async move {
             match find(id) {
                 Some(stream) => stream.write(buf).await,
                 None => (Err(closed("write")), buf),

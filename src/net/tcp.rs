@@ -44,7 +44,7 @@ impl Net {
     /// Outside a core.
     pub fn on_device(device: Box<dyn PacketDevice>, config: StackConfig) -> Result<Self> {
         let stack = Stack::new(device, config, rt::now())?;
-        rt::register_poller(Rc::new(RefCell::new(stack.poller()))).keep();
+        rt::poller::register_poller(Rc::new(RefCell::new(stack.poller()))).keep();
         Ok(Self(NetKind::Stack(stack)))
     }
 

@@ -65,13 +65,12 @@ impl Signal {
 /// # use boson::rt::{self, Core, CoreConfig, Signal, Signals};
 /// # fn main() -> boson::Result<()> {
 /// let signals = Signals::of(&[Signal::Hangup, Signal::Interrupt, Signal::Terminate])?;
-/// let core = Core::new(&CoreConfig::from_machine()?)?;
-/// core.block_on(async {
+/// boson::run(async {
 ///     while signals.next().await? == Signal::Hangup {
 ///         // Read the configuration again.
 ///     }
 ///     Ok(())
-/// })?
+/// })
 /// # }
 /// ```
 #[derive(Debug)]

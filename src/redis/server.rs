@@ -15,7 +15,8 @@ use super::expiry::CycleSlot;
 use super::keyspace::{Keyspace, UnixMs};
 use crate::Result;
 use crate::block::Namespace;
-use crate::rt::{Clock, Instant};
+use crate::rt::Instant;
+use crate::rt::time::Clock;
 use crate::store::Env;
 use crate::sync::local::Notify;
 

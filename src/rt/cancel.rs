@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::task::{Context, Poll, Waker};
 
-use super::task::waiting_for;
+use super::tasks::waiting_for;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::user_code::contain;
 

@@ -15,7 +15,7 @@ use super::record::{CoreLatencies, CoreStats};
 use super::scheduler::current::{self, Inside};
 use super::scheduler::{CoreState, Idler};
 use super::shutdown::{Shutdown, ShutdownReport};
-use super::task::{Inbox, JoinError, bury};
+use super::tasks::{Inbox, JoinError, bury};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork::Process;
 use crate::mem::Arena;
@@ -55,15 +55,34 @@ impl Core {
         Ok(Self { state: Rc::new(CoreState::new(config, inbox, reactor, pool, arena)) })
     }
 
-    /// Runs `future` and every task on this core until `future` is done. Other tasks then stay where they are, and go on in
-    /// the next `block_on`. A panic of `future` goes on in the caller.
+    /// Runs `future` and every task on this core until `future` is done, and gives its output. Other tasks
+    /// then stay where they are, and go on in the next `block_on`.
+    ///
+    /// # Panics
+    ///
+    /// As `future` does; when called from inside a core, or in a child process of the one that made the
+    /// core; and if the io_uring or epoll fails. [`try_block_on`](Self::try_block_on) returns the last three
+    /// as errors.
+    #[track_caller]
+    pub fn block_on<F: Future>(&self, future: F) -> F::Output {
+        match self.try_block_on(future) {
+            Ok(output) => output,
+            Err(error) => panic!("{error}"),
+        }
+    }
+
+    /// As [`block_on`](Self::block_on), for a program that goes on when its core cannot run.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core, or in a child process of the one that made the
-    /// core; otherwise a failure of the io_uring or of epoll.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core, or in a child process of
+    /// the one that made the core; otherwise a failure of the io_uring or of epoll.
+    ///
+    /// # Panics
+    ///
+    /// As `future` does.
     #[track_caller]
-    pub fn block_on<F: Future>(&self, future: F) -> Result<F::Output> {
+    pub fn try_block_on<F: Future>(&self, future: F) -> Result<F::Output> {
         let created_at = Location::caller();
         if current::is_inside() {
             return Err(Error::new(ErrorKind::InvalidInput, "block_on").because(
@@ -114,7 +133,7 @@ impl Core {
         if how == Shutdown::Drain {
             let drained = self.state.drained();
             // At its deadline the report says what is left.
-            in_time = self.block_on(async move { drop(timeout(within, drained).await) });
+            in_time = self.try_block_on(async move { drop(timeout(within, drained).await) });
         }
         let report = ShutdownReport {
             // The task of `block_on` is not one of them.
@@ -160,6 +179,29 @@ impl Drop for Core {
         let _closes = self.state.closing();
         let _inside = Inside::enter(&self.state);
         self.state.end();
+    }
+}
+
+/// Runs a program on one core of the calling thread, with the machine's time and randomness and the
+/// defaults of [`CoreConfig`], and gives the output of `future`. The core ends with it.
+///
+/// ```
+/// let sum = boson::run(async {
+///     let task = boson::rt::spawn(async { 20 });
+///     task.await.expect("no panic") + 22
+/// });
+/// assert_eq!(sum, 42);
+/// ```
+///
+/// # Panics
+///
+/// As `future` does; when called from inside a core; and if the kernel gives the core no memory or
+/// descriptor. [`Core::new`] and [`Core::try_block_on`] return the last two as errors.
+#[track_caller]
+pub fn run<F: Future>(future: F) -> F::Output {
+    match CoreConfig::from_machine().and_then(|config| Core::new(&config)) {
+        Ok(core) => core.block_on(future),
+        Err(error) => panic!("a core for the program: {error}"),
     }
 }
 

@@ -39,8 +39,8 @@ pub(crate) use future::Coroutine;
 use super::scheduler::{CoreState, current};
 use super::stack;
 pub use super::stack::StackStats;
-pub(crate) use super::task::Identity;
-use super::task::{Control, Panics, Role, Suspended, local, running, with_running};
+pub(crate) use super::tasks::Identity;
+use super::tasks::{Control, Panics, Role, Suspended, local, running, with_running};
 use foreign::{block_thread, block_thread_for};
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.

@@ -13,15 +13,15 @@ use crate::time::Instant;
 ///
 /// ```
 /// # use std::time::Duration;
-/// # use boson::rt::{self, Core, CoreConfig, Deadline};
+/// # use boson::rt::{self, Core, CoreConfig};
+/// # use boson::rt::time::Deadline;
 /// # fn main() -> boson::Result<()> {
-/// # let core = Core::new(&CoreConfig::from_machine()?)?;
 /// async fn request(deadline: Deadline) -> boson::Result<()> {
 ///     deadline.bound(rt::sleep(Duration::from_millis(1))).await?;
 ///     // Whatever time is left.
 ///     deadline.bound(rt::sleep(Duration::from_millis(1))).await
 /// }
-/// core.block_on(async { request(Deadline::within(Duration::from_secs(5))).await })?
+/// boson::run(async { request(Deadline::within(Duration::from_secs(5))).await })
 /// # }
 /// ```
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]

@@ -8,8 +8,8 @@ use std::task::Poll;
 use super::record::Beat;
 use super::remote_join::{RemoteJoin, SharedResult, oneshot};
 use super::scheduler::{CoreState, SteppedCore, in_core};
-use super::task::{Inbox, JoinError, JoinHandle, Message, PanicPayload, Unsent};
 use super::task_span;
+use super::tasks::{Inbox, JoinError, JoinHandle, Message, PanicPayload, Unsent};
 use crate::fork::Process;
 use crate::user_code::caught;
 
@@ -32,7 +32,7 @@ impl Handle {
         Self::of(core.state())
     }
 
-    pub(in crate::rt) fn beat(&self) -> &Arc<Beat> {
+    pub(crate) fn beat(&self) -> &Arc<Beat> {
         &self.beat
     }
 
@@ -42,9 +42,10 @@ impl Handle {
         self.beat.polling().map(|site| (site.name, site.created_at))
     }
 
-    /// Makes a future on the core with `make` and runs it there as a task named `name`. The result is a future that any
-    /// executor on any thread can await; dropping it lets the task run on. (For a coroutine there is
-    /// [`thread::Builder::spawn_on`](crate::thread::Builder::spawn_on).)
+    /// Makes a future on the core with `make` and runs it there as a task. The result is a future that any
+    /// executor on any thread can await; dropping it lets the task run on.
+    /// ([`named(…).spawn_on(…)`](super::TaskBuilder::spawn_on) gives the task a name;
+    /// [`thread::Builder::spawn_on`](crate::thread::Builder::spawn_on) starts a coroutine.)
     ///
     /// The task is on the default queue of the core. A [`TaskQueue`](super::TaskQueue) is its core's and cannot be named from elsewhere: work
     /// for another one is spawned from a task of that core that holds it.
@@ -53,19 +54,19 @@ impl Handle {
     /// ([`CoreConfig::messages`](super::CoreConfig::messages)), the task is not started and the result is [`JoinError::Full`]. In a
     /// child process of the core's it is [`JoinError::Cancelled`]: the core is not there.
     #[track_caller]
-    pub fn spawn<M, F>(&self, name: &'static str, make: M) -> RemoteJoin<F::Output>
+    pub fn spawn<M, F>(&self, make: M) -> RemoteJoin<F::Output>
     where
         M: FnOnce() -> F + Send + 'static,
         F: Future + 'static,
         F::Output: Send + 'static,
     {
-        self.spawn_at(name, Location::caller(), |_| {}, async move || Ok(make().await))
+        self.spawn_at(None, Location::caller(), |_| {}, async move || Ok(make().await))
     }
 
     /// As [`spawn`](Self::spawn), for a caller elsewhere and a task that may fail. `spawned` is called on the core with the task.
     pub(crate) fn spawn_at<M, T>(
         &self,
-        name: &'static str,
+        name: Option<&'static str>,
         created_at: &'static Location<'static>,
         spawned: impl FnOnce(&JoinHandle<()>) + Send + 'static,
         make: M,

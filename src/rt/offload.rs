@@ -12,7 +12,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::remote_join::{RemoteJoin, oneshot};
-use super::task::{JoinError, PanicPayload, noted, noted_over};
+use super::tasks::{JoinError, PanicPayload, noted, noted_over};
 use crate::reactor::current::attached;
 use crate::reactor::pool::{Job, Place, Pool, Refused, Work};
 use crate::user_code::caught;

@@ -3,7 +3,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
-use super::poller::Poller;
+use super::poll::Poller;
 use super::scheduler::{CoreState, in_core};
 
 /// Has the core poll `poller` on every turn, until the registration is dropped.
@@ -13,7 +13,7 @@ use super::scheduler::{CoreState, in_core};
 /// Outside a core.
 #[track_caller]
 pub fn register_poller(poller: Rc<RefCell<dyn Poller>>) -> PollerRegistration {
-    in_core("rt::register_poller", |core| PollerRegistration {
+    in_core("rt::poller::register_poller", |core| PollerRegistration {
         core: Rc::downgrade(core),
         id: core.add_poller(poller, None),
     })
@@ -26,7 +26,7 @@ pub fn register_poller(poller: Rc<RefCell<dyn Poller>>) -> PollerRegistration {
 /// Outside a core.
 #[track_caller]
 pub fn register_poller_with_budget(poller: Rc<RefCell<dyn Poller>>, budget: usize) -> PollerRegistration {
-    in_core("rt::register_poller_with_budget", |core| PollerRegistration {
+    in_core("rt::poller::register_poller_with_budget", |core| PollerRegistration {
         core: Rc::downgrade(core),
         id: core.add_poller(poller, Some(budget)),
     })

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::task::{AbortOnDrop, Cancel, Canceller, JoinError, noted};
+use super::tasks::{AbortOnDrop, Cancel, Canceller, JoinError, noted};
 use crate::fork::Process;
 use crate::user_code::contain;
 

@@ -27,6 +27,5 @@ mod turn;
 
 pub(in crate::rt) use current::{in_core, with_core};
 pub(in crate::rt) use idle::Idler;
-pub use pollers::PollerStats;
 pub(in crate::rt) use state::CoreState;
 pub(crate) use stepped::{Stage, SteppedCore};

@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use super::scheduler::{CoreState, in_core};
-use super::task::waiting_for_a_timer;
+use super::tasks::waiting_for_a_timer;
 use super::this_core::now;
 use super::timer::TimerKey;
 use crate::time::Instant;

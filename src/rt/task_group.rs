@@ -8,9 +8,10 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::spawn::spawn_at;
-use super::task::{JoinError, JoinHandle, waiting_for};
+use super::spawn::TaskBuilder;
+#[cfg(doc)]
 use super::task_queue::TaskQueue;
+use super::tasks::{JoinError, JoinHandle, waiting_for};
 use crate::user_code::wake_all;
 
 /// Tasks of one core whose results come in the order in which they end. Dropping it cancels those that still run.
@@ -75,30 +76,25 @@ impl<T: 'static> TaskGroup<T> {
     ///
     /// Outside a core.
     #[track_caller]
-    pub fn spawn(&mut self, name: &'static str, future: impl Future<Output = T> + 'static) -> u64 {
-        self.spawn_at(None, name, Location::caller(), future)
+    pub fn spawn(&mut self, future: impl Future<Output = T> + 'static) -> u64 {
+        self.spawn_at(TaskBuilder::new(), Location::caller(), future)
     }
 
-    /// Starts a task in the group, on `queue`. Otherwise as [`spawn`](Self::spawn).
+    /// Starts a task in the group, with the name and on the queue that `builder` says. Otherwise as
+    /// [`spawn`](Self::spawn).
     ///
     /// # Panics
     ///
-    /// Outside a core, and if `queue` is another core's.
+    /// Outside a core, and if the queue is another core's.
     #[track_caller]
-    pub fn spawn_in(
-        &mut self,
-        queue: &TaskQueue,
-        name: &'static str,
-        future: impl Future<Output = T> + 'static,
-    ) -> u64 {
-        self.spawn_at(Some(queue), name, Location::caller(), future)
+    pub fn spawn_with(&mut self, builder: TaskBuilder<'_>, future: impl Future<Output = T> + 'static) -> u64 {
+        self.spawn_at(builder, Location::caller(), future)
     }
 
     #[track_caller]
     fn spawn_at(
         &mut self,
-        queue: Option<&TaskQueue>,
-        name: &'static str,
+        builder: TaskBuilder<'_>,
         created_at: &'static Location<'static>,
         future: impl Future<Output = T> + 'static,
     ) -> u64 {
@@ -108,7 +104,7 @@ impl<T: 'static> TaskGroup<T> {
             let _tells = tells;
             future.await
         };
-        let handle = spawn_at(queue, name, created_at, task);
+        let handle = builder.spawn_at(created_at, task);
         let id = handle.id();
         number.set(id);
         self.running.insert(id, handle);

@@ -6,25 +6,24 @@ use std::marker::PhantomData;
 use std::rc::Rc;
 
 use super::scheduler::in_core;
-use super::task::Locals;
+use super::tasks::Locals;
 
 /// Declares values of which every task has its own.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+/// use boson::rt;
+///
 /// boson::rt::task_local! {
 ///     /// The request that a task works on.
 ///     pub static REQUEST: u64;
 /// }
-/// # fn main() -> boson::Result<()> {
-/// # let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
-/// core.block_on(async {
+/// # fn main() {
+/// boson::run(async {
 ///     REQUEST.set(7);
 ///     assert_eq!(REQUEST.get(), Some(7));
 ///     // Not inherited: a new task starts without a value.
-///     assert_eq!(rt::spawn("other", async { REQUEST.get() }).await.expect("no panic"), None);
-/// })
+///     assert_eq!(rt::named("other").spawn(async { REQUEST.get() }).await.expect("no panic"), None);
+/// });
 /// # }
 /// ```
 #[macro_export]

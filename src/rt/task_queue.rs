@@ -4,8 +4,8 @@ use std::rc::{Rc, Weak};
 
 use super::scheduler::{CoreState, current, in_core};
 #[cfg(doc)]
-use super::task::MAX_TASK_QUEUES;
-use super::task::{DEFAULT_QUEUE, LatencyClass, Shares};
+use super::tasks::MAX_TASK_QUEUES;
+use super::tasks::{DEFAULT_QUEUE, LatencyClass, Shares};
 #[cfg(doc)]
 use crate::error::ErrorKind;
 use crate::error::Result;
@@ -17,16 +17,16 @@ use crate::error::Result;
 /// says otherwise, so that all of a job stays within the job's part of the core.
 ///
 /// ```
-/// # use std::sync::Arc;
-/// # use boson::rt::{self, Core, CoreConfig, LatencyClass, MonotonicClock, Shares, TaskQueue};
+/// # use boson::rt::{self, Core, CoreConfig};
+/// # use boson::rt::queue::{LatencyClass, Shares, TaskQueue};
+/// # use boson::rt::time::MonotonicClock;
 /// # fn main() -> boson::Result<()> {
-/// # let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]))?;
-/// core.block_on(async {
+/// boson::run(async {
 ///     // A tenth of what the default queue has, whenever that has something to do.
 ///     let background = TaskQueue::new("compaction", Shares::new(10), LatencyClass::NotImportant)?;
-///     rt::spawn_in(&background, "compact", async { /* … */ }).await?;
+///     rt::named("compact").queue(&background).spawn(async { /* … */ }).await?;
 ///     Ok(())
-/// })?
+/// })
 /// # }
 /// ```
 #[derive(Clone, Debug)]
@@ -50,7 +50,7 @@ impl TaskQueue {
     /// Outside a core.
     #[track_caller]
     pub fn new(name: &'static str, shares: Shares, latency: LatencyClass) -> Result<Self> {
-        in_core("rt::TaskQueue::new", |core| {
+        in_core("rt::queue::TaskQueue::new", |core| {
             let queue = core.queues().add(name, shares, latency)?;
             Ok(Self(Rc::new(Registered { core: Rc::downgrade(core), queue, name })))
         })
@@ -63,7 +63,7 @@ impl TaskQueue {
     /// Outside a core.
     #[track_caller]
     pub fn current() -> Self {
-        in_core("rt::TaskQueue::current", |core| Self::numbered(core, core.local().current_queue()))
+        in_core("rt::queue::TaskQueue::current", |core| Self::numbered(core, core.local().current_queue()))
     }
 
     /// The queue that every core has: of the future of [`block_on`](super::Core::block_on), of tasks that other threads spawn, and of
@@ -74,7 +74,7 @@ impl TaskQueue {
     /// Outside a core.
     #[track_caller]
     pub fn default_queue() -> Self {
-        in_core("rt::TaskQueue::default_queue", |core| Self::numbered(core, DEFAULT_QUEUE))
+        in_core("rt::queue::TaskQueue::default_queue", |core| Self::numbered(core, DEFAULT_QUEUE))
     }
 
     /// Another handle of a queue that is not free.

@@ -13,7 +13,7 @@ use tracing::level_filters::LevelFilter;
 use tracing::{Level, Span, debug_span, field};
 
 use super::scheduler::{CoreState, in_core, with_core};
-use super::task::JoinHandle;
+use super::tasks::JoinHandle;
 
 /// Spawns a task on the current core, for its function `caller`. `queue` chooses the task queue.
 ///
@@ -24,7 +24,7 @@ use super::task::JoinHandle;
 pub(super) fn spawn<F: Future + 'static>(
     caller: &'static str,
     queue: impl FnOnce(&Rc<CoreState>) -> u8,
-    name: &'static str,
+    name: Option<&'static str>,
     created_at: &'static Location<'static>,
     future: F,
 ) -> JoinHandle<F::Output> {
@@ -40,7 +40,15 @@ pub(super) fn spawn<F: Future + 'static>(
 }
 
 #[cold]
-fn span(name: &'static str, created_at: &'static Location<'static>) -> Option<Span> {
+fn span(name: Option<&'static str>, created_at: &'static Location<'static>) -> Option<Span> {
+    let place;
+    let name = match name {
+        Some(name) => name,
+        None => {
+            place = created_at.to_string();
+            &place
+        }
+    };
     let span = debug_span!(target: "boson::task", parent: None, "task", name, id = field::Empty, %created_at);
     (!span.is_disabled()).then_some(span)
 }

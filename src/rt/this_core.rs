@@ -30,7 +30,7 @@ pub fn now() -> Instant {
 /// Outside a core.
 #[track_caller]
 pub fn unix_time() -> Duration {
-    in_core("rt::unix_time", |core| core.clock().unix_time())
+    in_core("rt::time::unix_time", |core| core.clock().unix_time())
 }
 
 /// Fills `bytes` from the core's seeded, cryptographically strong generator.
@@ -73,5 +73,5 @@ pub fn handle() -> Handle {
 /// Outside a core.
 #[track_caller]
 pub fn ring_features() -> RingFeatures {
-    in_core("rt::ring_features", |_| uring::features())
+    in_core("rt::reactor::ring_features", |_| uring::features())
 }

@@ -8,8 +8,8 @@ use super::core::Core;
 use super::handle::Handle;
 use super::remote_join::{RemoteJoin, Sender, oneshot};
 use super::shutdown::{Shutdown, ShutdownReport};
-use super::task::JoinError;
-use super::task::PanicPayload;
+use super::tasks::JoinError;
+use super::tasks::PanicPayload;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork::Process;
 
@@ -128,7 +128,7 @@ impl CoreThread {
 
 /// Runs a core until it is told how to end, or that nobody wants it any more.
 fn run_until(core: Core, stopped: RemoteJoin<Stop>) -> Result<Option<ShutdownReport>> {
-    match core.block_on(stopped)? {
+    match core.block_on(stopped) {
         Ok((how, within)) => core.shutdown(how, within).map(Some),
         Err(_) => Ok(None),
     }

@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use super::task::{awaited, waiting_for_this};
+use super::tasks::{awaited, waiting_for_this};
 
 /// `future`, with `what` as what its task is said to wait for: by [`tasks`](super::tasks), by the inspector, and in the
 /// report of a simulation that is stuck.
@@ -16,19 +16,17 @@ use super::task::{awaited, waiting_for_this};
 /// whenever `future` may.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// use boson::rt;
 /// use boson::sync::Semaphore;
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
-/// let task = rt::spawn("client", async {
+/// # boson::run(async {
+/// let task = rt::named("client").spawn(async {
 ///     let connections = Semaphore::new(0);
 ///     rt::waits_for("a free connection", connections.acquire()).await.map(drop)
 /// });
 /// rt::yield_now().await;
-/// assert_eq!(rt::tasks()[0].waits_for, Some("a free connection"));
+/// assert_eq!(boson::observe::tasks()[0].waits_for, Some("a free connection"));
 /// # task.cancel();
-/// # })?;
+/// # });
 /// # Ok::<(), boson::Error>(())
 /// ```
 pub fn waits_for<F: Future>(what: &'static str, future: F) -> WaitsFor<F> {

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::rt::{Clock, Instant};
+use crate::rt::Instant;
+use crate::rt::time::Clock;
 
 /// 2026-01-01T00:00:00Z.
 const UNIX_START: Duration = Duration::from_secs(1_767_225_600);

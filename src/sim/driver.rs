@@ -12,7 +12,8 @@ use super::clock::VirtualClock;
 use super::stuck::{CoreDump, Stuck, StuckKind};
 use super::world::{MAX_CORES, WorldOptions};
 use crate::error::Result;
-use crate::rt::{self, Clock, CoreConfig, Instant, Simulation, SteppedCore};
+use crate::rt::time::Clock;
+use crate::rt::{self, CoreConfig, Instant, Simulation, SteppedCore};
 
 /// Steps that are taken at most in the middle of another core's.
 const MOST_NESTED: usize = 16;

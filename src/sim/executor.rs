@@ -5,7 +5,8 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use super::{VirtualCore, World};
-use crate::rt::{self, Clock, Instant};
+use crate::rt::time::Clock;
+use crate::rt::{self, Instant};
 use crate::store::Env;
 
 /// A [`World`] with one core.
@@ -92,7 +93,7 @@ impl Env for SimEnv {
 
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         // Dropping the handle detaches the task.
-        drop(self.core.spawn(name, task));
+        drop(self.core.spawn_named(name, task));
     }
 }
 

@@ -3,7 +3,8 @@
 use std::fmt;
 
 use crate::error::Error;
-use crate::rt::{Instant, Stage, TaskInfo};
+use crate::observe::TaskInfo;
+use crate::rt::{Instant, Stage};
 
 /// A [`World`](super::World) does not go on. Its display lists every task of every core and what it waits for, and ends with the seed.
 #[derive(Debug)]

@@ -8,8 +8,10 @@ use std::time::Duration;
 
 use super::driver::{Driver, Entry, Stepped};
 use super::stuck::{Stuck, StuckKind};
+use crate::observe::{CoreStats, TaskInfo};
 use crate::rt::defect::Defect;
-use crate::rt::{self, Clock, CoreStats, Handle, Instant, JoinError, JoinHandle, TaskInfo};
+use crate::rt::time::Clock;
+use crate::rt::{self, Handle, Instant, JoinError, JoinHandle};
 
 /// Cores of a world at most.
 pub const MAX_CORES: usize = 64;
@@ -67,7 +69,7 @@ impl WorldOptions {
 ///     let (front, back) = (world.core("front"), world.core("back"));
 ///     let back = back.handle();
 ///     let answer = front.block_on(async move {
-///         let work = back.spawn("work", || async {
+///         let work = back.spawn(|| async {
 ///             rt::sleep(Duration::from_secs(3600)).await;
 ///             42
 ///         });
@@ -82,7 +84,7 @@ impl WorldOptions {
 ///
 /// - A deadlock beside a device that cannot wake its core is not found: while a poller spins or naps, time goes on.
 /// - The kernel: sockets, files and signals fail with [`Unsupported`](crate::ErrorKind::Unsupported), and so does a
-///   [`Poller`](rt::Poller) that waits for a descriptor. A simulated disk is [`Disk`](super::Disk).
+///   [`Poller`](rt::poller::Poller) that waits for a descriptor. A simulated disk is [`Disk`](super::Disk).
 /// - Threads: what is given to [`rt::offload`](rt::offload()) runs in this thread, as a step, while cores go on. A
 ///   [`CoreThread`](rt::CoreThread) and other threads work as ever, at the machine's time, which no seed decides. A world
 ///   that waits for one is stuck.
@@ -202,8 +204,18 @@ impl VirtualCore {
 
     /// Starts a task on it, as [`rt::spawn`] does inside. `None`, and the future is dropped, if its world is gone.
     #[track_caller]
-    pub fn spawn<F: Future + 'static>(&self, name: &'static str, future: F) -> Option<JoinHandle<F::Output>> {
-        self.core.core.spawn(name, Location::caller(), future)
+    pub fn spawn<F: Future + 'static>(&self, future: F) -> Option<JoinHandle<F::Output>> {
+        self.core.core.spawn(None, Location::caller(), future)
+    }
+
+    /// As [`spawn`](Self::spawn), with a name for statistics and messages.
+    #[track_caller]
+    pub fn spawn_named<F: Future + 'static>(
+        &self,
+        name: &'static str,
+        future: F,
+    ) -> Option<JoinHandle<F::Output>> {
+        self.core.core.spawn(Some(name), Location::caller(), future)
     }
 
     /// Runs `future` on this core, and the whole world with it, until it is done.

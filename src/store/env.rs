@@ -41,6 +41,6 @@ impl Env for RtEnv {
             return;
         }
         // Dropping the handle detaches the task.
-        drop(rt::spawn(name, task));
+        drop(rt::named(name).spawn(task));
     }
 }

@@ -5,12 +5,10 @@
 //! [`rt::timeout`](crate::rt::timeout) gives any of them a deadline, and there is no second method for it:
 //!
 //! ```
-//! # use std::sync::Arc;
 //! use std::time::Duration;
 //! use boson::rt;
 //! use boson::sync::local::Mutex;
-//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-//! # core.block_on(async {
+//! # boson::run(async {
 //! let mutex = Mutex::new(());
 //! let guard = rt::timeout(Duration::from_millis(10), mutex.lock()).await?;
 //! let error = rt::timeout(Duration::from_millis(1), mutex.lock()).await.unwrap_err();
@@ -19,7 +17,7 @@
 //! drop(guard);
 //! assert!(mutex.try_lock().is_ok());
 //! # Ok::<(), boson::Error>(())
-//! # })??;
+//! # })?;
 //! # Ok::<(), boson::Error>(())
 //! ```
 //!

@@ -34,7 +34,8 @@ pub use scope::{Scope, ScopedJoinHandle, scope};
 
 use crate::error::{Error, ErrorKind};
 use crate::rt::coroutine::{self, Coroutine, Identity};
-use crate::rt::{self, AbortOnDrop, Cancel, Core, Handle, JoinError, RemoteJoin, TaskQueue};
+use crate::rt::queue::TaskQueue;
+use crate::rt::{self, AbortOnDrop, Cancel, Core, Handle, JoinError, RemoteJoin};
 
 pub use crate::rt::coroutine::{StackStats, stack_stats, trim_stacks};
 pub use std::thread::{AccessError, LocalKey, Result, available_parallelism, panicking};
@@ -43,7 +44,7 @@ pub use std::thread::{AccessError, LocalKey, Result, available_parallelism, pani
 /// formatting, TLS handshakes and moderate recursion; small enough for a million in 256 GiB of the 128 TiB there are.
 pub const DEFAULT_STACK_BYTES: usize = 256 << 10;
 
-/// Starts a coroutine on this core, on the [queue](rt::TaskQueue) of the task that calls.
+/// Starts a coroutine on this core, on the [queue](rt::queue::TaskQueue) of the task that calls.
 ///
 /// # Panics
 ///
@@ -60,24 +61,72 @@ where
     }
 }
 
-/// Runs `f` as a coroutine of `core` until it ends; other tasks of the core run meanwhile. This is how a threaded `main` starts.
+/// Runs `f` as a coroutine on a core of the calling thread, and gives what it returns. This is how a
+/// threaded `main` starts; the core has the defaults of [`boson::run`](crate::run()), and ends with it.
 ///
-/// # Errors
+/// # Panics
 ///
-/// As for [`Core::block_on`] and [`Builder::spawn`]. The inner result is an `Err` with the payload if `f` panicked.
+/// As `f` and [`boson::run`](crate::run()) do, and if there is no room for a stack.
 #[track_caller]
-pub fn run<F, T>(core: &Core, f: F) -> crate::Result<Result<T>>
+pub fn run<F, T>(f: F) -> T
 where
     F: FnOnce() -> T + 'static,
     T: 'static,
 {
     let created_at = Location::caller();
-    core.block_on(async move {
-        match Builder::new().name("main".to_owned()).spawn_at(created_at, f) {
-            Ok(handle) => Ok(handle.await),
-            Err(error) => Err(error),
-        }
-    })?
+    returned(crate::run(main_coroutine(created_at, f)))
+}
+
+/// The same on `core`, whose other tasks run meanwhile.
+///
+/// # Panics
+///
+/// As `f` and [`Core::block_on`] do, and if there is no room for a stack.
+#[track_caller]
+pub fn run_on<F, T>(core: &Core, f: F) -> T
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    let created_at = Location::caller();
+    returned(core.block_on(main_coroutine(created_at, f)))
+}
+
+/// As [`run_on`]. The inner result is an `Err` with the payload if `f` panicked.
+///
+/// # Errors
+///
+/// As for [`Core::try_block_on`] and [`Builder::spawn`].
+#[track_caller]
+pub fn try_run_on<F, T>(core: &Core, f: F) -> crate::Result<Result<T>>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    let created_at = Location::caller();
+    core.try_block_on(main_coroutine(created_at, f))?
+}
+
+/// What the main coroutine of a program returned.
+#[track_caller]
+fn returned<T>(ended: crate::Result<Result<T>>) -> T {
+    match ended {
+        Ok(Ok(output)) => output,
+        Ok(Err(payload)) => std::panic::resume_unwind(payload),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+/// The main coroutine of a program, and how it ended.
+async fn main_coroutine<F, T>(created_at: &'static Location<'static>, f: F) -> crate::Result<Result<T>>
+where
+    F: FnOnce() -> T + 'static,
+    T: 'static,
+{
+    match Builder::new().name("main".to_owned()).spawn_at(created_at, f) {
+        Ok(handle) => Ok(handle.await),
+        Err(error) => Err(error),
+    }
 }
 
 /// A coroutine that is about to be started: its name, its stack and its queue.
@@ -95,7 +144,7 @@ impl Builder {
         Self::default()
     }
 
-    /// Names the coroutine, for messages about it, and its task for [`rt::tasks`].
+    /// Names the coroutine, for messages about it, and its task for [`boson::observe::tasks`].
     ///
     /// A task's name is kept for ever, so a process has at most 1,024 of those: the tasks of coroutines with further names are called
     /// `coroutine`. [`Thread::name`] has every name.
@@ -138,7 +187,9 @@ impl Builder {
     {
         let queue = self.queue.clone();
         let (identity, coroutine) = self.coroutine(created_at, f)?;
-        let task = rt::spawn_coroutine(queue.as_ref(), task_name(&identity), created_at, coroutine);
+        let named = rt::named(task_name(&identity));
+        let builder = queue.as_ref().map_or(named, |queue| named.queue(queue));
+        let task = builder.spawn_coroutine_at(created_at, coroutine);
         Ok(JoinHandle { task, thread: Thread(Kind::Coroutine(identity)) })
     }
 
@@ -158,7 +209,7 @@ impl Builder {
         let Self { name, stack_size, queue } = self;
         let task = name.as_deref().map_or(name::UNNAMED, name::task_name);
         let is_there = queue.is_none();
-        core.spawn_at(task, created_at, rt::JoinHandle::is_of_a_coroutine, async move || {
+        core.spawn_at(Some(task), created_at, rt::JoinHandle::is_of_a_coroutine, async move || {
             let made = if is_there {
                 Self { name, stack_size, queue: None }.coroutine(created_at, f)
             } else {
@@ -178,7 +229,7 @@ impl Builder {
     ) -> crate::Result<(Arc<Identity>, Coroutine<T>)> {
         if !rt::is_in_core() {
             return Err(Error::new(ErrorKind::Unsupported, "spawn a coroutine").because(
-                "this thread is not inside a boson core: start with `boson::thread::run(&core, || …)`, or use \
+                "this thread is not inside a boson core: start with `boson::thread::run(|| …)`, or use \
                  `std::thread::spawn` for a thread of the system",
             ));
         }

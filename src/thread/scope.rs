@@ -112,7 +112,7 @@ fn wait_until(what: &'static str, waiter: &RefCell<Option<Waker>>, done: impl Fn
         }
         let old = waiter.replace(Some(cx.waker().clone()));
         drop(old);
-        rt::waiting_for(what);
+        rt::task::waiting_for(what);
         Poll::Pending
     });
     coroutine::wait_unless_cancelled(waiting).is_some()
@@ -241,7 +241,9 @@ impl<'scope> Scope<'scope, '_> {
         let child = Rc::new(Child { coroutine: RefCell::new(Some(Box::pin(coroutine))) });
         self.children.running.borrow_mut().push(Rc::clone(&child));
         let task = ChildTask { child, children: Rc::clone(&self.children) };
-        let task = rt::spawn_coroutine(queue.as_ref(), task_name(&identity), created_at, task);
+        let named = rt::named(task_name(&identity));
+        let builder = queue.as_ref().map_or(named, |queue| named.queue(queue));
+        let task = builder.spawn_coroutine_at(created_at, task);
         Ok(ScopedJoinHandle { packet, task, thread: Thread(Kind::Coroutine(identity)), scope: PhantomData })
     }
 }

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use boson::block::{Namespace, UringNamespace};
 use boson::mem::DmaBuf;
-use boson::rt::{self, RingFeature, RingFeatures, Shutdown};
+use boson::observe;
+use boson::rt::reactor::{RingFeature, RingFeatures};
+use boson::rt::{self, Shutdown};
 
 use super::{core, device, run, run_with};
 
@@ -60,7 +62,7 @@ async fn write_and_read(namespace: &UringNamespace, seed: u8) {
     let tasks: Vec<_> = (0..AT_ONCE)
         .map(|number| {
             let namespace = namespace.clone();
-            rt::spawn("writer", async move {
+            rt::named("writer").spawn(async move {
                 let offset = u64::from(number) * 2 * BLOCK as u64;
                 namespace.write(offset, pattern(BLOCK, number ^ seed)).await.0.expect("write");
                 let got = read(&namespace, offset, BLOCK).await;
@@ -80,13 +82,13 @@ fn a_device_with_poll_queues_does_not_interrupt_and_the_core_does_not_sleep() {
     run(async {
         let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
         assert!(namespace.info().direct);
-        let before = (interrupts(), rt::stats().parks);
+        let before = (interrupts(), observe::stats().parks);
         for number in 0..100u8 {
             let offset = u64::from(number) * BLOCK as u64;
             namespace.write(offset, pattern(BLOCK, number)).await.0.expect("write");
             assert!(*read(&namespace, offset, BLOCK).await == *pattern(BLOCK, number));
         }
-        assert_eq!((interrupts(), rt::stats().parks), before);
+        assert_eq!((interrupts(), observe::stats().parks), before);
         write_and_read(&namespace, 1).await;
     });
     // The control case: the same device, not polled.
@@ -104,14 +106,14 @@ fn a_device_with_poll_queues_does_not_interrupt_and_the_core_does_not_sleep() {
 fn a_device_without_poll_queues_is_not_polled() {
     run(async {
         let namespace = UringNamespace::open_block_device(&not_polled()).await.expect("open");
-        let before = rt::stats().parks;
+        let before = observe::stats().parks;
         // So much takes long enough for the core to go to sleep.
         const LEN: usize = 8 << 20;
         for number in 0..5u8 {
             namespace.write(0, pattern(LEN, number)).await.0.expect("write");
             assert!(*read(&namespace, 0, LEN).await == *pattern(LEN, number));
         }
-        assert!(rt::stats().parks >= before + 5, "{} sleeps", rt::stats().parks - before);
+        assert!(observe::stats().parks >= before + 5, "{} sleeps", observe::stats().parks - before);
     });
 }
 
@@ -132,7 +134,7 @@ fn large_transfers_of_a_polled_device_are_whole() {
 fn timers_fire_and_other_tasks_run_while_a_device_is_polled() {
     run(async {
         let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
-        let reader = rt::spawn("reader", async move {
+        let reader = rt::named("reader").spawn(async move {
             loop {
                 read(&namespace, 0, BLOCK).await;
             }
@@ -196,14 +198,15 @@ fn a_core_that_ends_lets_a_polled_device_finish() {
             let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
             for number in 0..AT_ONCE {
                 let namespace = namespace.clone();
-                rt::spawn("reader", async move {
-                    read(&namespace, u64::from(number) * BLOCK as u64, BLOCK).await;
-                })
-                .detach();
+                rt::named("reader")
+                    .spawn(async move {
+                        read(&namespace, u64::from(number) * BLOCK as u64, BLOCK).await;
+                    })
+                    .detach();
             }
             rt::yield_now().await;
         });
-        opened.expect("the ring works");
+        opened;
         let report = core.shutdown(Shutdown::Cancel, Duration::from_secs(10)).expect("the ring works");
         assert!(!report.cancelled.is_empty(), "all were done: the test shows nothing");
     }

@@ -11,7 +11,10 @@ use std::time::Duration;
 
 use boson::mem::{IoBuf, IoBufMut};
 use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, Idle, MonotonicClock, ReactorKind, RingFeature, RingFeatures};
+use boson::observe;
+use boson::rt::reactor::{ReactorKind, RingFeature, RingFeatures};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig, Idle};
 use boson::{ErrorKind, Result};
 use watched_buffer::Watched;
 
@@ -22,7 +25,7 @@ fn run_on<F: Future>(ring_entries: u32, features: RingFeatures, future: F) -> F:
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
     config.ring_entries = ring_entries;
     config.ring_features = features;
-    Core::new(&config).expect("io_uring is usable").block_on(future).expect("the ring works")
+    Core::new(&config).expect("io_uring is usable").block_on(future)
 }
 
 fn run_with<F: Future>(ring_entries: u32, future: F) -> F::Output {
@@ -98,7 +101,7 @@ fn bytes_and_half_closes_go_both_ways() {
         let (client, server) = pair().await;
         let sent: Vec<u8> = (0..3_000_000u32).map(|i| u8::try_from(i % 251).expect("small")).collect();
         let expected = sent.clone();
-        let writer = rt::spawn("writer", async move {
+        let writer = rt::named("writer").spawn(async move {
             client.write_all(sent).await.0.expect("write");
             client.shutdown(Shutdown::Write).expect("half close");
             read_to_end(&client).await.expect("the other half is open")
@@ -120,7 +123,7 @@ fn dropped_reads_lose_no_byte() {
             .map(|i| u8::try_from(i.wrapping_mul(2_654_435_761) >> 24).expect("a byte"))
             .collect();
         let expected = sent.clone();
-        let writer = rt::spawn("writer", async move {
+        let writer = rt::named("writer").spawn(async move {
             for (at, chunk) in sent.chunks(997).enumerate() {
                 client.write_all(chunk.to_vec()).await.0.expect("write");
                 if at % 3 == 0 {
@@ -210,7 +213,7 @@ fn a_buffer_lives_until_the_kernel_is_done_with_it() {
         let buf = Watched::new(64, &alive);
         assert!(polled_at_most(server.read(buf), 1).await.is_none());
         // On epoll nothing is with the kernel before there is something to read.
-        let with_kernel = usize::from(rt::stats().reactor == ReactorKind::IoUring);
+        let with_kernel = usize::from(observe::stats().reactor == ReactorKind::IoUring);
         assert_eq!(alive.get(), with_kernel, "the buffer was freed while the kernel may still write into it");
         client.write_all(&b"late"[..]).await.0.expect("write");
         let (result, bytes) = server.read(Vec::with_capacity(64)).await;
@@ -226,7 +229,7 @@ fn io_in_flight_ends_with_the_core() {
         let (client, server) = pair().await;
         for stream in [client, server] {
             let buf = Watched::new(64, &alive);
-            drop(rt::spawn("reads for ever", async move { stream.read(buf).await.0.map(drop) }));
+            drop(rt::named("reads for ever").spawn(async move { stream.read(buf).await.0.map(drop) }));
         }
         rt::sleep(Duration::from_millis(2)).await;
         assert_eq!(alive.get(), 2);
@@ -240,12 +243,12 @@ fn more_operations_than_the_ring_has_entries() {
         let mut tasks = Vec::new();
         for _ in 0..20 {
             for (client, server) in pairs().await {
-                tasks.push(rt::spawn("server", async move {
+                tasks.push(rt::named("server").spawn(async move {
                     let (result, buf) = server.read(Vec::with_capacity(8)).await;
                     result.expect("read");
                     server.write_all(buf).await.0.expect("write");
                 }));
-                tasks.push(rt::spawn("client", async move {
+                tasks.push(rt::named("client").spawn(async move {
                     client.write_all(&b"ping"[..]).await.0.expect("write");
                     let (result, buf) = client.read(Vec::with_capacity(8)).await;
                     assert_eq!((result.expect("read"), buf.as_slice()), (4, &b"ping"[..]));
@@ -362,7 +365,7 @@ fn completions_of_a_stream(capacity: usize) -> Option<usize> {
         let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
         sender.send(listener.local_addr()).expect("the client waits");
         let (stream, _) = listener.accept().await.expect("accept");
-        let before = rt::stats();
+        let before = observe::stats();
         let (mut received, mut buf) = (0, Vec::with_capacity(capacity));
         // First in pieces, so that the stream reads ahead: that is to end.
         while received < 10 {
@@ -379,11 +382,11 @@ fn completions_of_a_stream(capacity: usize) -> Option<usize> {
             assert!(buf.iter().enumerate().all(|(at, byte)| *byte == byte_at((received + at) % (1 << 20))));
             received += len;
         }
-        let completions = usize::try_from(rt::stats().completions - before.completions).expect("few");
+        let completions = usize::try_from(observe::stats().completions - before.completions).expect("few");
         (before.reactor == ReactorKind::IoUring).then_some(completions)
     });
     client.join().expect("no panic");
-    completions.expect("the ring works")
+    completions
 }
 
 #[test]
@@ -395,7 +398,7 @@ fn a_stream_is_used_from_another_core() {
     run(async {
         let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
         let address = listener.local_addr();
-        let remote = other.handle().spawn("connect", move || async move {
+        let remote = rt::named("connect").spawn_on(&other.handle(), move || async move {
             RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
         });
         let (server, _) = listener.accept().await.expect("accept");
@@ -472,7 +475,7 @@ fn an_accept_in_flight_gets_what_a_dropped_one_accepted() {
             let mut first = Box::pin(async move { accepting.accept().await.map(drop) });
             assert!(rt::timeout(Duration::from_micros(100), &mut first).await.is_err(), "nobody connects");
             let accepting = Rc::clone(&listener);
-            let second = rt::spawn("second", async move { accepting.accept().await.map(drop) });
+            let second = rt::named("second").spawn(async move { accepting.accept().await.map(drop) });
             rt::sleep(Duration::from_millis(1)).await;
             let _peer = std::net::TcpStream::connect(listener.local_addr()).expect("connect");
             // The first one's operation has it by then.
@@ -488,7 +491,7 @@ fn an_accept_in_flight_gets_what_a_dropped_one_accepted() {
 async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind(loopback()).expect("bind");
     let address = listener.local_addr().expect("bound");
-    let lent = owner.handle().spawn("connect", move || async move {
+    let lent = rt::named("connect").spawn_on(&owner.handle(), move || async move {
         RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
     });
     let stream = TcpStream::from(lent.await.expect("the core lives"));
@@ -525,7 +528,7 @@ fn what_is_asked_of_an_aborted_stream_of_another_core_says_that_it_is_closed() {
     run(async {
         let listener = std::net::TcpListener::bind(loopback()).expect("bind");
         let address = listener.local_addr().expect("bound");
-        let lent = owner.handle().spawn("connect", move || async move {
+        let lent = rt::named("connect").spawn_on(&owner.handle(), move || async move {
             RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
         });
         let stream = lent.await.expect("the core lives");
@@ -596,7 +599,7 @@ fn slow_readers_neither_lose_bytes_nor_stop_others() {
             // The first read is what may leave a request with the kernel.
             let (first, buf) = server.read(Vec::with_capacity(1)).await;
             assert_eq!((first.expect("read"), buf), (1, vec![b'!']));
-            let writer = rt::spawn("writer", async move {
+            let writer = rt::named("writer").spawn(async move {
                 let bytes: Vec<u8> = (0..BYTES).map(|at| u8::try_from(at % 251).expect("small")).collect();
                 // Small pieces take many buffers.
                 for piece in bytes.chunks(100) {
@@ -705,7 +708,7 @@ fn every_kind_of_read_gets_the_next_bytes() {
         let (client, server) = pair().await;
         let sent: Vec<u8> = (0..3_000_000u32).map(|i| u8::try_from(i % 253).expect("small")).collect();
         let expected = sent.clone();
-        let writer = rt::spawn("writer", async move {
+        let writer = rt::named("writer").spawn(async move {
             for (at, piece) in sent.chunks(9973).enumerate() {
                 client.write_all(piece.to_vec()).await.0.expect("write");
                 if at % 5 == 0 {
@@ -802,7 +805,7 @@ fn bytes_that_are_not_copied_arrive_as_they_were() {
         for round in 0..20 {
             // The kernel copies on loopback, which turns it off for the connection: a new one each time.
             let (client, server) = pair().await;
-            let reader = rt::spawn("reader", async move { read_to_end(&server).await.expect("read") });
+            let reader = rt::named("reader").spawn(async move { read_to_end(&server).await.expect("read") });
             let mut expected = 0;
             for part in 0..3u8 {
                 let buf = Poisoned { bytes: vec![part + 1; LEN], freed: Rc::clone(&freed) };

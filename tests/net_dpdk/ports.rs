@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use boson::ErrorKind;
 use boson::net::device::PacketDevice;
 use boson::net::device::dpdk::{DpdkPort, Eal, EalConfig, PortConfig};
-use boson::rt::Park;
+use boson::rt::poller::Park;
 
 use super::{eal, eal_config, open, pattern, receive, send, small};
 

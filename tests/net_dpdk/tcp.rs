@@ -11,7 +11,8 @@ use boson::net::address::IpCidr;
 use boson::net::device::dpdk::PortConfig;
 use boson::net::stack::StackConfig;
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig, MonotonicClock};
+use boson::rt::time::MonotonicClock;
+use boson::rt::{self, Core, CoreConfig};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::lab::Lab;
@@ -35,9 +36,9 @@ fn serve<T: Send + 'static>(
         let net =
             Net::on_device(Box::new(port), StackConfig::new(vec![address], [8; 32])).expect("a valid stack");
         let listener = TcpListener::bind(&net, SERVER.into()).expect("the port is free");
-        drop(rt::spawn("accept", async move {
+        drop(rt::named("accept").spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
-                drop(rt::spawn("echo", echo(Rc::new(stream))));
+                drop(rt::named("echo").spawn(echo(Rc::new(stream))));
             }
         }));
         let (done, finished) = mpsc::channel();
@@ -54,7 +55,6 @@ fn serve<T: Send + 'static>(
         after(&net).await;
         result
     })
-    .expect("the ring works")
 }
 
 async fn echo(stream: Rc<TcpStream>) {

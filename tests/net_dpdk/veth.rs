@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 
 use boson::net::device::PacketDevice;
 use boson::net::device::dpdk::{DpdkPort, PortConfig};
-use boson::rt::Park;
+use boson::rt::poller::Park;
 
 use super::lab::{Lab, run_well};
 use super::{pattern, send, small};

@@ -12,7 +12,7 @@ use crate::not_run::not_run;
 use boson::block::MemoryNamespace;
 use boson::redis::keyspace::Keyspace;
 use boson::redis::{Config, Server, Session, Verdict};
-use boson::rt::MonotonicClock;
+use boson::rt::time::MonotonicClock;
 use boson::sim::{Executor, SimEnv};
 use boson::store::{Db, Options};
 

@@ -1,6 +1,6 @@
 //! The oldest supported kernel.
 
-use boson::rt::RingFeatures;
+use boson::rt::reactor::RingFeatures;
 
 fn features() -> RingFeatures {
     RingFeatures::linux_5_15()

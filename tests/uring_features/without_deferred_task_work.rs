@@ -1,6 +1,6 @@
 //! Completions come at any time, and there are requests with many.
 
-use boson::rt::{RingFeature, RingFeatures};
+use boson::rt::reactor::{RingFeature, RingFeatures};
 
 fn features() -> RingFeatures {
     RingFeatures::all().without(RingFeature::DeferredTaskWork)

@@ -52,14 +52,14 @@ impl Runtime for Boson {
         F::Output: 'static,
     {
         let core = Core::new(&boson_config()).expect("io_uring is usable");
-        core.block_on(future).expect("the ring works")
+        core.block_on(future)
     }
 
     fn spawn<F: Future + 'static>(future: F) -> impl Future<Output = F::Output> + 'static
     where
         F::Output: 'static,
     {
-        let join = boson::rt::spawn("bench", future);
+        let join = boson::rt::named("bench").spawn(future);
         async { join.await.expect("no panic") }
     }
 

@@ -39,7 +39,7 @@ fn grown(before: usize, count: usize) -> f64 {
 /// Resident bytes per coroutine that sleeps, its stack included.
 fn boson_stackful_asleep(count: usize) -> f64 {
     let core = boson::rt::Core::new(&boson_config()).expect("a core starts");
-    let measured = boson::thread::run(&core, move || {
+    let measured = boson::thread::try_run_on(&core, move || {
         boson::thread::spawn(|| boson::thread::sleep(Duration::from_millis(1))).join().expect("no panic");
         let before = machine::resident_bytes();
         for _ in 0..count {

@@ -62,7 +62,7 @@ fn corosensei_spawns() -> f64 {
 /// Everything is spawned and joined from a coroutine of one core, with the default stack.
 fn on_boson<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
     let core = boson::rt::Core::new(&boson_config()).expect("a core starts");
-    boson::thread::run(&core, f).expect("the core runs").expect("no panic")
+    boson::thread::try_run_on(&core, f).expect("the core runs").expect("no panic")
 }
 
 fn boson_yields(coroutines: usize) -> f64 {

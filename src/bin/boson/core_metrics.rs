@@ -2,8 +2,10 @@
 
 use std::time::Duration;
 
-use boson::inspect::{COUNTERS, CounterKind};
-use boson::rt::{self, CoreLatencies, CoreStats, Handle, Histogram, Instant};
+use boson::observe;
+use boson::observe::inspect::{COUNTERS, CounterKind};
+use boson::observe::{CoreLatencies, CoreStats, Histogram};
+use boson::rt::{self, Handle, Instant};
 
 use crate::metrics::{Kind, Metric};
 
@@ -19,7 +21,8 @@ type Answer = Option<(CoreStats, CoreLatencies)>;
 /// Asks every core, which may be this one too.
 pub(crate) async fn collect(cores: &[Handle]) -> Vec<Metric> {
     let give_up = rt::now() + PATIENCE;
-    let questions: Vec<_> = cores.iter().map(|core| core.run(|| (rt::stats(), rt::latencies()))).collect();
+    let questions: Vec<_> =
+        cores.iter().map(|core| core.run(|| (observe::stats(), observe::latencies()))).collect();
     let mut answers = Vec::new();
     for question in questions {
         answers.push(answer_until(give_up, question).await);

@@ -5,7 +5,8 @@ use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
-use boson::rt::{self, RingFeature};
+use boson::rt;
+use boson::rt::reactor::RingFeature;
 use clap::Args;
 
 #[derive(Args, Debug)]
@@ -122,7 +123,7 @@ fn not_built(backend: &'static str, what: &str) -> Finding {
 }
 
 fn io_uring() -> Finding {
-    match rt::probe_io_uring() {
+    match rt::reactor::probe_io_uring() {
         Ok(()) => Finding::usable("io_uring", format!("Linux {}", kernel_release())),
         Err(error) => {
             let detail = format!("{error}; epoll and threads are used instead, with more system calls");
@@ -133,7 +134,7 @@ fn io_uring() -> Finding {
 
 /// One finding for each feature of the io_uring; none where there is no io_uring at all.
 fn ring_features() -> Vec<Finding> {
-    let Ok(features) = rt::probe_ring_features() else { return Vec::new() };
+    let Ok(features) = rt::reactor::probe_ring_features() else { return Vec::new() };
     let finding = |feature: RingFeature| {
         let found = if features.contains(feature) {
             Finding::usable("io_uring", feature.used_for())
@@ -151,7 +152,7 @@ fn kernel_release() -> String {
 }
 
 fn kernel_net() -> Finding {
-    match rt::probe_io_uring() {
+    match rt::reactor::probe_io_uring() {
         Ok(()) => Finding::usable("kernel:", "the kernel's sockets through io_uring"),
         Err(_) => Finding::degraded(
             "kernel:",

@@ -38,7 +38,7 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
             let listener = start::bind(&net, address, &options.server).await?;
             addresses.push(listener.local_addr());
             let accepting = accept(listener, Arc::clone(&limit));
-            parts.push(lasting::task(rt::spawn("accept", async { Err(accepting.await) })));
+            parts.push(lasting::task(rt::named("accept").spawn(async { Err(accepting.await) })));
         }
         let mut others = Vec::new();
         for (number, config) in configs.enumerate() {
@@ -59,13 +59,13 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
             start::describe_cores(options.server.cores.as_ref()),
         ));
         lasting::until_the_end(&signals, std::future::pending(), [&mut parts]).await
-    })?
+    })
 }
 
 async fn accept(listener: TcpListener, limit: Arc<ConnectionLimit>) -> Error {
     accept_each(listener, move |stream, peer| {
         if let Some(place) = limit.take(peer) {
-            drop(rt::spawn("connection", async move {
+            drop(rt::named("connection").spawn(async move {
                 echo(stream).await;
                 drop(place);
             }));

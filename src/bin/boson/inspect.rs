@@ -6,7 +6,7 @@ use std::os::unix::fs::{DirBuilderExt, MetadataExt};
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 
-use boson::inspect::Inspector;
+use boson::observe::inspect::Inspector;
 use boson::rt::Handle;
 use boson::{Error, Result};
 use rustix::process::{Pid, getuid, test_kill_process};

@@ -85,7 +85,7 @@ where
     accept_each(listener, |stream, peer| {
         let Some(place) = limit.take(peer) else { return };
         let collect = Rc::clone(&collect);
-        drop(rt::spawn("metrics", async move {
+        drop(rt::named("metrics").spawn(async move {
             let answered = rt::timeout(PATIENCE, answer(stream, async || render(&collect().await))).await;
             if let Err(error) = answered.and_then(|answered| answered) {
                 warn!("a scrape from {peer} failed: {error}");

@@ -82,7 +82,7 @@ pub(crate) fn run(options: &ServeOptions) -> Result<()> {
     let Some(first) = configs.next() else { return Ok(()) };
     let password = options.password_file.as_deref().map(read_password).transpose()?;
     let core = Core::new(&first)?;
-    core.block_on(serve(options, &signals, &first, configs.collect(), password))?
+    core.block_on(serve(options, &signals, &first, configs.collect(), password))
 }
 
 fn read_password(path: &Path) -> Result<Vec<u8>> {
@@ -137,13 +137,13 @@ async fn serve(
     let store = db.clone();
     parts.push(Box::pin(async move { Err(store.failed().await) }));
     let expired = Rc::clone(&server);
-    parts.push(lasting::task(rt::spawn("expire keys", async {
+    parts.push(lasting::task(rt::named("expire keys").spawn(async {
         redis::expire_keys(expired).await;
         Ok(())
     })));
     for listener in listeners {
         let server = Rc::clone(&server);
-        let serving = rt::spawn("accept", async move { redis::serve(&server, &listener).await });
+        let serving = rt::named("accept").spawn(async move { redis::serve(&server, &listener).await });
         accepting.push(lasting::task(serving));
     }
     for core in &cores {
@@ -156,9 +156,9 @@ async fn serve(
             metrics.extend(core_metrics::collect(&handles).await);
             metrics
         };
-        parts.push(lasting::task(rt::spawn("metrics", async {
-            Err(metrics::serve(listener, collect).await)
-        })));
+        parts.push(lasting::task(
+            rt::named("metrics").spawn(async { Err(metrics::serve(listener, collect).await) }),
+        ));
     }
     start::announce(&start_line(options, &addresses, scraped_on));
 
@@ -215,7 +215,7 @@ async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
 /// Says now and then that a store is still being opened.
 async fn with_progress<F: Future>(opening: F, size_bytes: u64) -> F::Output {
     let started = rt::now();
-    let reporter = rt::spawn("progress", async move {
+    let reporter = rt::named("progress").spawn(async move {
         loop {
             rt::sleep(Duration::from_secs(2)).await;
             let waited = (rt::now() - started).as_secs();
@@ -286,7 +286,7 @@ async fn accept_on(
 async fn accept_for(listener: TcpListener, first: Handle) -> Error {
     accept_each(listener, |stream, _| {
         let remote = RemoteStream::lend(stream);
-        drop(first.spawn("connection of another core", move || async move {
+        drop(rt::named("connection of another core").spawn_on(&first, move || async move {
             let server = SERVER.with_borrow(Clone::clone);
             if let Some(server) = server {
                 redis::serve_connection(server, remote.into()).await;

@@ -12,7 +12,7 @@ use std::io::{IsTerminal, Write};
 use std::path::PathBuf;
 use std::time::Duration;
 
-use boson::inspect::Client;
+use boson::observe::inspect::Client;
 use boson::{Error, ErrorKind, Result};
 use clap::Args;
 

@@ -10,7 +10,9 @@ use rand::{Rng, SeedableRng};
 
 use super::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::Result;
-use crate::rt::{Clock, Instant, Park};
+use crate::rt::Instant;
+use crate::rt::poller::Park;
+use crate::rt::time::Clock;
 
 /// How bad. Chances are per frame, from 0 to 1.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]

@@ -6,7 +6,7 @@ use std::rc::Rc;
 
 use super::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::Result;
-use crate::rt::Park;
+use crate::rt::poller::Park;
 
 /// One direction of the wire.
 #[derive(Debug, Default)]

@@ -11,7 +11,7 @@ pub use memory::MemoryDevice;
 pub use tap::{TapConfig, TapDevice};
 
 use crate::error::Result;
-use crate::rt::Park;
+use crate::rt::poller::Park;
 
 /// What a device can do. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

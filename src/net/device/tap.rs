@@ -16,7 +16,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketType, recv, send, s
 use super::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::{Error, ErrorKind, Result};
 use crate::net::address::{IpCidr, TapAddress};
-use crate::rt::Park;
+use crate::rt::poller::Park;
 
 const ETHERNET_HEADER_LEN: usize = 14;
 /// A frame may carry a VLAN tag in addition; it is received whole, and the stack ignores it.

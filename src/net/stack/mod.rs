@@ -53,7 +53,8 @@ pub use stream::StackStream;
 use self::engine::Engine;
 use super::device::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::Result;
-use crate::rt::{Instant, Park, Poller};
+use crate::rt::Instant;
+use crate::rt::poller::{Park, Poller};
 
 /// A handle to a stack; cheap to clone. Not `Send`: a stack belongs to one core.
 ///

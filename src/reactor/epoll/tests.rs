@@ -20,7 +20,9 @@ use rustix::net::{
 use crate::mem::IoBuf;
 use crate::reactor::ops;
 use crate::reactor::ops::tests::{Watched, finish_read, read_slowly, slow_file};
-use crate::rt::{self, Core, CoreConfig, JoinHandle, MonotonicClock, ReactorChoice, ReactorKind};
+use crate::rt::reactor::{ReactorChoice, ReactorKind};
+use crate::rt::time::MonotonicClock;
+use crate::rt::{self, Core, CoreConfig, JoinHandle};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
@@ -33,7 +35,7 @@ fn core() -> Core {
 }
 
 fn run<F: Future>(future: F) -> F::Output {
-    core().block_on(async { rt::timeout(PATIENCE, future).await.expect("it hangs") }).expect("runs")
+    core().block_on(async { rt::timeout(PATIENCE, future).await.expect("it hangs") })
 }
 
 fn pair(kind: SocketType) -> (OwnedFd, OwnedFd) {
@@ -55,7 +57,7 @@ fn recv(socket: &Rc<OwnedFd>, room: usize) -> impl Future<Output = Vec<u8>> + us
 
 /// A task that receives once, and waits for that already.
 async fn receiving(socket: &Rc<OwnedFd>) -> JoinHandle<Vec<u8>> {
-    let task = rt::spawn("receives", recv(socket, 64));
+    let task = rt::named("receives").spawn(recv(socket, 64));
     rt::sleep(Duration::from_millis(2)).await;
     assert!(!task.is_finished());
     task
@@ -125,7 +127,7 @@ fn both_directions_and_several_waiters_are_woken() {
             sent += 1;
         }
         assert!(sent > 0);
-        let writer = rt::spawn("sends", ops::send(&socket, vec![2u8; 10], ()));
+        let writer = rt::named("sends").spawn(ops::send(&socket, vec![2u8; 10], ()));
         let readers = [receiving(&socket).await, receiving(&socket).await];
         assert!(!writer.is_finished());
         // One byte wakes both readers, and one of them waits on.
@@ -238,7 +240,7 @@ fn whoever_finds_data_every_time_leaves_the_others_their_turn() {
         });
         let full = Rc::new(full);
         let greedy = Rc::clone(&full);
-        let greedy = rt::spawn("greedy", async move {
+        let greedy = rt::named("greedy").spawn(async move {
             loop {
                 drop(recv(&greedy, 1).await);
             }
@@ -249,7 +251,7 @@ fn whoever_finds_data_every_time_leaves_the_others_their_turn() {
         for _ in 0..20 {
             let started = std::time::Instant::now();
             rt::sleep(Duration::from_micros(100)).await;
-            let waits = rt::spawn("modest", recv(&socket, 64));
+            let waits = rt::named("modest").spawn(recv(&socket, 64));
             rt::yield_now().await;
             send(&peer, b"x");
             assert_eq!(waits.await.expect("no panic"), b"x");
@@ -293,18 +295,16 @@ fn a_core_that_ends_waits_for_the_threads_that_have_its_buffers() {
     let alive = Rc::default();
     let core = core();
     // More than there are threads: the others are not begun any more.
-    let mut outside = core
-        .block_on(async {
-            for _ in 0..40 {
-                let operation = read_slowly(&file, Watched::new(8, &alive));
-                drop(rt::spawn("reads", async move { drop(operation.await) }));
-            }
-            let mut outside = read_slowly(&file, Watched::new(8, &alive));
-            assert!(!poll_once(&mut outside));
-            rt::sleep(Duration::from_millis(20)).await;
-            outside
-        })
-        .expect("runs");
+    let mut outside = core.block_on(async {
+        for _ in 0..40 {
+            let operation = read_slowly(&file, Watched::new(8, &alive));
+            drop(rt::named("reads").spawn(async move { drop(operation.await) }));
+        }
+        let mut outside = read_slowly(&file, Watched::new(8, &alive));
+        assert!(!poll_once(&mut outside));
+        rt::sleep(Duration::from_millis(20)).await;
+        outside
+    });
     assert_eq!(alive.get(), 41);
     let copy = rustix::io::fcntl_dupfd_cloexec(&file, 0).expect("a descriptor");
     let finishing = std::thread::spawn(move || {
@@ -330,7 +330,7 @@ fn file_operations_in_any_number_wait_for_room_and_their_dropped_ones_do_not_los
         let busy: Vec<_> = (0..16)
             .map(|_| {
                 let operation = read_slowly(&slow, Vec::with_capacity(8));
-                rt::spawn("slow", async move { drop(operation.await) })
+                rt::named("slow").spawn(async move { drop(operation.await) })
             })
             .collect();
         rt::sleep(Duration::from_millis(20)).await;
@@ -347,7 +347,7 @@ fn file_operations_in_any_number_wait_for_room_and_their_dropped_ones_do_not_los
         rt::sleep(Duration::from_millis(5)).await;
         assert_eq!(alive.get(), 750, "nobody has begun them: they are not to be done any more");
         let tasks: Vec<_> =
-            operations.into_iter().flatten().map(|operation| rt::spawn("reads", operation)).collect();
+            operations.into_iter().flatten().map(|operation| rt::named("reads").spawn(operation)).collect();
         for _ in 0..16 {
             finish_read(&slow);
             rt::sleep(Duration::from_millis(1)).await;
@@ -377,7 +377,7 @@ fn what_cannot_be_waited_for_is_an_error() {
 
 struct StandsStill;
 
-impl rt::Clock for StandsStill {
+impl rt::time::Clock for StandsStill {
     fn now(&self) -> rt::Instant {
         rt::Instant::from_nanos(1_000_000)
     }
@@ -396,7 +396,7 @@ fn events_come_though_the_clock_stands_still() {
         config.reactor = ReactorChoice::Epoll;
         let socket = Rc::new(socket);
         for _ in 0..2 {
-            let bytes = Core::new(&config).expect("a core").block_on(recv(&socket, 8)).expect("runs");
+            let bytes = Core::new(&config).expect("a core").block_on(recv(&socket, 8));
             done.send(bytes).expect("the test waits");
         }
     });

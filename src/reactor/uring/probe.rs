@@ -198,7 +198,7 @@ pub fn probe_io_uring() -> Result<()> {
 }
 
 /// Which features the io_uring of this kernel has, as far as this process may use them. Every core asks the same when it is
-/// made; [`ring_features`](crate::rt::ring_features) says what it got.
+/// made; [`ring_features`](crate::rt::reactor::ring_features) says what it got.
 ///
 /// # Errors
 ///

@@ -14,7 +14,7 @@ use super::overflow::report_overflows;
 use crate::error::Result;
 use crate::rt::scheduler::with_core;
 use crate::rt::stack::PooledStack;
-use crate::rt::task::{
+use crate::rt::tasks::{
     Control, Identity, Left, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, with_running,
 };
 use crate::user_code::caught;

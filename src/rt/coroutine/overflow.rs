@@ -13,7 +13,7 @@ use std::sync::OnceLock;
 use rustix::mm::{MapFlags, ProtFlags};
 
 use crate::error::{Error, Result};
-use crate::rt::task::with_running;
+use crate::rt::tasks::with_running;
 
 /// Room for the handler, above what the kernel needs to save the registers, in bytes.
 const HANDLER_BYTES: usize = 32 << 10;

@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::PoisonError;
 use std::task::{Context, Poll};
 
-use crate::rt::task::{Identity, noted};
+use crate::rt::tasks::{Identity, noted};
 
 impl Identity {
     /// Completes when there is a token, and takes it.

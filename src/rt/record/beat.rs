@@ -15,7 +15,7 @@ const REMEMBERED: usize = if cfg!(loom) { 2 } else { 512 };
 /// What a core is doing.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
-pub(in crate::rt) enum Phase {
+pub(crate) enum Phase {
     /// Not in `block_on`.
     Outside = 0,
     /// Running tasks.
@@ -28,7 +28,7 @@ pub(in crate::rt) enum Phase {
 
 /// Written by the core alone, with plain stores; read by anybody.
 #[derive(Debug)]
-pub(in crate::rt) struct Beat {
+pub(crate) struct Beat {
     core: String,
     phase: AtomicU8,
     turns: AtomicU64,
@@ -39,7 +39,7 @@ pub(in crate::rt) struct Beat {
 
 impl Beat {
     /// Of a core on the calling thread.
-    pub(in crate::rt) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self {
             core: std::thread::current().name().unwrap_or("(unnamed)").to_owned(),
             phase: AtomicU8::new(Phase::Outside as u8),
@@ -50,16 +50,16 @@ impl Beat {
     }
 
     /// The name of the thread that made the core.
-    pub(in crate::rt) fn core(&self) -> &str {
+    pub(crate) fn core(&self) -> &str {
         &self.core
     }
 
     #[inline]
-    pub(in crate::rt) fn enter(&self, phase: Phase) {
+    pub(crate) fn enter(&self, phase: Phase) {
         self.phase.store(phase as u8, Ordering::Relaxed);
     }
 
-    pub(in crate::rt) fn phase(&self) -> Phase {
+    pub(crate) fn phase(&self) -> Phase {
         match self.phase.load(Ordering::Relaxed) {
             0 => Phase::Outside,
             1 => Phase::Tasks,
@@ -69,41 +69,41 @@ impl Beat {
     }
 
     #[inline]
-    pub(in crate::rt) fn turn(&self) {
+    pub(crate) fn turn(&self) {
         // The core alone writes: no read-modify-write is needed.
         self.turns.store(self.turns.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
     }
 
-    pub(in crate::rt) fn turns(&self) -> u64 {
+    pub(crate) fn turns(&self) -> u64 {
         self.turns.load(Ordering::Relaxed)
     }
 
     /// A poll of a task of `site` begins.
     #[inline]
-    pub(in crate::rt) fn poll(&self, site: &'static Site) {
+    pub(crate) fn poll(&self, site: &'static Site) {
         self.poll_after(self.polls.load(Ordering::Relaxed), site);
     }
 
     /// The same, by who knows how many began before: the `number` that [`polls`](Self::polls) gives.
     #[inline]
-    pub(in crate::rt) fn poll_after(&self, number: u64, site: &'static Site) {
+    pub(crate) fn poll_after(&self, number: u64, site: &'static Site) {
         self.sites[slot(number)].store(ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
         self.polls.store(number + 1, Ordering::Release);
     }
 
     /// Where the task comes from that is being polled, if one is.
-    pub(in crate::rt) fn polling(&self) -> Option<&'static Site> {
+    pub(crate) fn polling(&self) -> Option<&'static Site> {
         if self.phase() == Phase::Tasks { self.site(self.polls().wrapping_sub(1)) } else { None }
     }
 
     /// How many polls began.
     #[inline]
-    pub(in crate::rt) fn polls(&self) -> u64 {
+    pub(crate) fn polls(&self) -> u64 {
         self.polls.load(Ordering::Acquire)
     }
 
     /// Where the task of the `number`th poll comes from; `None` if there was none yet.
-    pub(in crate::rt) fn site(&self, number: u64) -> Option<&'static Site> {
+    pub(crate) fn site(&self, number: u64) -> Option<&'static Site> {
         let site = self.sites[slot(number)].load(Ordering::Relaxed);
         // SAFETY: every pointer in the array but null was made from a `&'static Site`.
         unsafe { site.as_ref() }
@@ -126,7 +126,7 @@ mod loom_tests {
     static SITES: [Site; 3] = [site("first"), site("second"), site("third")];
 
     const fn site(name: &'static str) -> Site {
-        Site { name, created_at: Location::caller() }
+        Site { name, is_named: true, created_at: Location::caller() }
     }
 
     /// Whoever reads how many polls began finds where the last of them comes from: that one, or a later one at its place.

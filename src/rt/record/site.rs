@@ -8,14 +8,17 @@ use std::sync::Mutex;
 
 /// The name and the creation place that tasks have in common.
 ///
-/// Sites are kept for ever, 40 bytes each: a program has as many as it has pairs of a spawning call and a static name.
+/// Sites are kept for ever: 40 bytes for each pair of a spawning call and a static name, and the text of
+/// the place where there is no name.
 #[derive(Debug)]
-pub(in crate::rt) struct Site {
-    pub(in crate::rt) name: &'static str,
-    pub(in crate::rt) created_at: &'static Location<'static>,
+pub(crate) struct Site {
+    /// The name of the tasks, or the text of the place.
+    pub(crate) name: &'static str,
+    pub(crate) is_named: bool,
+    pub(crate) created_at: &'static Location<'static>,
 }
 
-/// The address and length of a name and the address of a place: static data keeps its address.
+/// The address and length of a name, or zeros, and the address of a place: static data keeps its address.
 type Key = (usize, usize, usize);
 
 static SITES: Mutex<BTreeMap<Key, &'static Site>> = Mutex::new(BTreeMap::new());
@@ -31,16 +34,18 @@ impl SiteCache {
         Self((0..CACHED).map(|_| Cell::new(None)).collect())
     }
 
-    /// The site of tasks named `name` that are made at `created_at`.
+    /// The site of tasks that are made at `created_at`, and named `name` or else after that place.
     pub(in crate::rt) fn get(
         &self,
-        name: &'static str,
+        name: Option<&'static str>,
         created_at: &'static Location<'static>,
     ) -> &'static Site {
-        let address = ptr::from_ref(created_at).addr() ^ name.as_ptr().addr().rotate_left(5);
+        let named = name.map_or(0, |name| name.as_ptr().addr());
+        let address = ptr::from_ref(created_at).addr() ^ named.rotate_left(5);
         let slot = &self.0[(address ^ (address >> 8)) / align_of::<Location<'_>>() % CACHED];
         if let Some(site) = slot.get()
-            && ptr::eq(site.name, name)
+            && name.is_none_or(|name| ptr::eq(site.name, name))
+            && site.is_named == name.is_some()
             && ptr::eq(site.created_at, created_at)
         {
             return site;
@@ -51,11 +56,11 @@ impl SiteCache {
     }
 }
 
-fn intern(name: &'static str, created_at: &'static Location<'static>) -> &'static Site {
-    let key = (name.as_ptr().addr(), name.len(), ptr::from_ref(created_at).addr());
-    SITES
-        .lock()
-        .unwrap_or_else(std::sync::PoisonError::into_inner)
-        .entry(key)
-        .or_insert_with(|| Box::leak(Box::new(Site { name, created_at })))
+fn intern(name: Option<&'static str>, created_at: &'static Location<'static>) -> &'static Site {
+    let (address, len) = name.map_or((0, 0), |name| (name.as_ptr().addr(), name.len()));
+    let key = (address, len, ptr::from_ref(created_at).addr());
+    SITES.lock().unwrap_or_else(std::sync::PoisonError::into_inner).entry(key).or_insert_with(|| {
+        let name_or_place = name.unwrap_or_else(|| String::leak(created_at.to_string()));
+        Box::leak(Box::new(Site { name: name_or_place, is_named: name.is_some(), created_at }))
+    })
 }

@@ -4,7 +4,7 @@ use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
-/// What is known of a task. Given by [`tasks`](crate::rt::tasks) and [`current_task`](crate::rt::current_task).
+/// What is known of a task. Given by [`tasks`](crate::observe::tasks) and [`current_task`](crate::observe::current_task).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TaskInfo {
@@ -22,7 +22,7 @@ pub struct TaskInfo {
     pub since: Duration,
     /// How often it was polled, modulo 2³².
     pub polls: u32,
-    /// The name of the [task queue](crate::rt::TaskQueue) that it is on.
+    /// The name of the [task queue](crate::rt::queue::TaskQueue) that it is on.
     pub queue: &'static str,
     /// Whether it is a coroutine; otherwise it is an async task.
     pub is_coroutine: bool,
@@ -45,7 +45,7 @@ pub enum TaskState {
     Waiting,
 }
 
-/// Which of a core's tasks [`tasks_in`](crate::rt::tasks_in) is to tell of.
+/// Which of a core's tasks [`tasks_in`](crate::observe::tasks_in) is to tell of.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TaskRange {
     /// Where to begin, and which way to go.

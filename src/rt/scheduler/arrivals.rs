@@ -4,7 +4,7 @@ use super::state::CoreState;
 use super::turn::{TASK_TIME_PER_TURN, TIME_PER_SUBMISSION};
 use crate::error::Result;
 use crate::rt::record::{self, Phase};
-use crate::rt::task::apply_changes;
+use crate::rt::tasks::apply_changes;
 use crate::user_code::contain;
 
 /// Messages run in a round, which ends when every task that was ready at its beginning has had its turn.

@@ -6,7 +6,7 @@ use std::rc::Rc;
 use super::state::CoreState;
 use crate::fork::Process;
 use crate::reactor::{self, Attachment};
-use crate::rt::task::{Local, Restrained, local};
+use crate::rt::tasks::{Local, Restrained, local};
 
 /// Calls `f` with the core that the calling thread is inside of, if any. `f` runs no user code but the
 /// clock: neither wakers nor destructors, which may enter or end another core.

@@ -9,7 +9,7 @@ use std::task::Poll;
 
 use super::state::CoreState;
 use crate::rt::record::{CoreLatencies, CoreStats, TaskInfo, TaskOrder, TaskRange, TaskState};
-use crate::rt::task::Header;
+use crate::rt::tasks::Header;
 use crate::time::Instant;
 
 impl CoreState {

@@ -20,43 +20,43 @@ use std::ptr::NonNull;
 
 use super::state::CoreState;
 use crate::rt::record::Beat;
-use crate::rt::task::{self, Control, Header, Left, Outer, Polled, Suspended};
+use crate::rt::tasks::{self, Control, Header, Left, Outer, Polled, Suspended};
 
 impl CoreState {
     /// Resumes the coroutine that is all of a task, and lets it run others from its stack.
     ///
     /// # Safety
     ///
-    /// `task` was just taken from a run queue of this core, counts as running, and [only resumes](task::TaskState::only_resumes) a coroutine. No task is being
+    /// `task` was just taken from a run queue of this core, counts as running, and [only resumes](tasks::TaskState::only_resumes) a coroutine. No task is being
     /// polled.
     // Not inlined: the loop over async tasks needs its registers.
     #[inline(never)]
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {
         if std::thread::panicking() {
             // SAFETY: the same is asked of the caller.
-            return unsafe { task::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) };
+            return unsafe { tasks::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) };
         }
         // SAFETY: alive by the core's own reference, as it has not ended.
         let header = unsafe { task.as_ref() };
-        task::begin_resume(header, false, self.local.now.get(), &self.beat, self.beat.polls());
+        tasks::begin_resume(header, false, self.local.now.get(), &self.beat, self.beat.polls());
         let outer = Outer::new();
         let lends = Lends::new(header);
         // SAFETY: it is the running task, its poll has begun, and it does not run yet, as no task does. `outer` is dropped next.
-        let left = unsafe { task::resume(header) };
+        let left = unsafe { tasks::resume(header) };
         drop(lends);
         drop(outer);
         self.end_turn(task);
         match left {
             Left::Suspended(Suspended::Waits) => Polled::Pending,
             Left::Suspended(Suspended::Yields) => {
-                if let Some(ready) = task::mark_queued(task) {
+                if let Some(ready) = tasks::mark_queued(task) {
                     self.local.enqueue(ready);
                 }
                 Polled::Pending
             }
             // Its future gives the result.
             // SAFETY: the task, whose future is polled nowhere, has not ended, and counts as running.
-            Left::Ended => unsafe { task::poll(task, &self.tasks.registry) },
+            Left::Ended => unsafe { tasks::poll(task, &self.tasks.registry) },
         }
     }
 
@@ -91,7 +91,7 @@ impl CoreState {
             if number >= core.turn.until.get() || !header.state().only_resumes() {
                 break;
             }
-            task::begin_resume(header, true, core.local.now.get(), beat, number);
+            tasks::begin_resume(header, true, core.local.now.get(), beat, number);
             if next == own {
                 return None;
             }
@@ -99,7 +99,7 @@ impl CoreState {
             // caller's word. It does not run: of this core's coroutines only `own` does, which this is not, and others that
             // run below `own` are of other cores. It is neither cancelled nor ended, and nothing ends here, so its future stays
             // until `outer` is dropped.
-            let left = unsafe { task::resume(header) };
+            let left = unsafe { tasks::resume(header) };
             if left == Left::Suspended(Suspended::Yields) && header.state().may_keep_turn() {
                 // SAFETY: it has its turn, and its queue is that of `own`, as it was taken from there.
                 next = unsafe { ready.pass_on(next) };
@@ -147,7 +147,7 @@ impl CoreState {
     fn leave(&self, task: NonNull<Header>, left: Left) {
         self.end_turn(task);
         if left != Left::Suspended(Suspended::Waits)
-            && let Some(task) = task::mark_queued(task)
+            && let Some(task) = tasks::mark_queued(task)
         {
             self.local.enqueue(task);
         }

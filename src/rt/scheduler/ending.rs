@@ -4,7 +4,7 @@ use tracing::warn;
 
 use super::state::CoreState;
 use crate::reactor::patience::Patience;
-use crate::rt::task::{self, Polled};
+use crate::rt::tasks::{self, Polled};
 use crate::time::Instant;
 use crate::user_code::{contain, drop_contained};
 
@@ -94,7 +94,7 @@ impl CoreState {
         while let Some(queue) = self.local.queues.choose(self.local.now.get()) {
             while let Some(task) = self.local.queues.pop(queue) {
                 // SAFETY: as in `run_task`; it has ended, so it is not polled.
-                unsafe { task::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) };
+                unsafe { tasks::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) };
             }
         }
     }

@@ -5,23 +5,9 @@ use std::rc::Rc;
 
 use crate::error::Result;
 use crate::reactor::Reactor;
-use crate::rt::poller::{Park, Poller};
-use crate::rt::record::add;
+use crate::rt::poll::{Park, Poller};
+use crate::rt::record::{PollerStats, add};
 use crate::time::Instant;
-
-/// What a poller did since it was registered.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct PollerStats {
-    /// Its [name](Poller::name).
-    pub name: &'static str,
-    /// How many events it may handle per turn.
-    pub budget: usize,
-    /// How many it handled.
-    pub events: u64,
-    /// How many times it handled as many as it may: often, if it gets more than the core lets it handle.
-    pub exhausted: u64,
-}
 
 /// Events that a poller may handle per turn unless its registration says otherwise.
 const EVENTS_PER_POLL: usize = 64;

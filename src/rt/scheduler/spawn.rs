@@ -5,13 +5,13 @@ use std::panic::Location;
 
 use super::state::CoreState;
 use crate::rt::record::{self, Phase};
-use crate::rt::task::{DEFAULT_QUEUE, JoinError, JoinHandle, NewTask, TaskRef};
+use crate::rt::tasks::{DEFAULT_QUEUE, JoinError, JoinHandle, NewTask, TaskRef};
 
 impl CoreState {
     pub(in crate::rt) fn spawn<F: Future + 'static>(
         &self,
         queue: u8,
-        name: &'static str,
+        name: Option<&'static str>,
         created_at: &'static Location<'static>,
         future: F,
     ) -> JoinHandle<F::Output> {
@@ -32,7 +32,7 @@ impl CoreState {
     ) -> Root<'_, F::Output> {
         // What the thread did outside of the core is none of its time.
         self.record.accounted.set(self.read_clock());
-        let new = self.new_task(DEFAULT_QUEUE, "block_on", created_at);
+        let new = self.new_task(DEFAULT_QUEUE, Some("block_on"), created_at);
         // SAFETY: `Root` ends the task and drops its result when it goes. It is on the stack of `block_on`, as the future was.
         let (task, handle) = unsafe { TaskRef::new_root(&new, future) };
         if let Some(ready) = task.mark_queued() {
@@ -45,7 +45,12 @@ impl CoreState {
         Root { core: self, handle }
     }
 
-    fn new_task(&self, queue: u8, name: &'static str, created_at: &'static Location<'static>) -> NewTask<'_> {
+    fn new_task(
+        &self,
+        queue: u8,
+        name: Option<&'static str>,
+        created_at: &'static Location<'static>,
+    ) -> NewTask<'_> {
         let id = self.record.counters.spawned.get() + 1;
         self.record.counters.spawned.set(id);
         NewTask {

@@ -11,14 +11,14 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
-use super::pollers::{PollerStats, Pollers, SharedPoller};
+use super::pollers::{Pollers, SharedPoller};
 use crate::fork::Process;
 use crate::mem::Arena;
 use crate::reactor::pool::Pool;
 use crate::reactor::{Attachment, Reactor};
 use crate::rt::config::{CoreConfig, Idle};
-use crate::rt::record::{Beat, Counters, SiteCache};
-use crate::rt::task::{Header, Inbox, Local, Locals, Message, Registry, RunQueues, waiting_for};
+use crate::rt::record::{Beat, Counters, PollerStats, SiteCache};
+use crate::rt::tasks::{Header, Inbox, Local, Locals, Message, Registry, RunQueues, waiting_for};
 use crate::rt::timer::{TimerKey, Wheel};
 use crate::time::{Clock, Instant};
 

@@ -22,7 +22,7 @@ use crate::reactor::Reactor;
 use crate::reactor::pool::Pool;
 use crate::rt::config::CoreConfig;
 use crate::rt::record::{self, CoreStats, TaskInfo, TaskRange};
-use crate::rt::task::{DEFAULT_QUEUE, Inbox, JoinError, JoinHandle, Simulation, bury};
+use crate::rt::tasks::{DEFAULT_QUEUE, Inbox, JoinError, JoinHandle, Simulation, bury};
 use crate::time::Instant;
 
 /// A turn polls 2 to the power of a number below this many tasks.
@@ -274,7 +274,7 @@ impl SteppedCore {
     /// Starts a task from outside of the core; drops it if the core has ended.
     pub(crate) fn spawn<F: Future + 'static>(
         &self,
-        name: &'static str,
+        name: Option<&'static str>,
         created_at: &'static Location<'static>,
         future: F,
     ) -> Option<JoinHandle<F::Output>> {

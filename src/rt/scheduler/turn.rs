@@ -18,7 +18,7 @@ use super::state::CoreState;
 use crate::error::Result;
 use crate::fork::Process;
 use crate::rt::record::{self, Phase, Site};
-use crate::rt::task::{self, Header, Polled};
+use crate::rt::tasks::{self, Header, Polled};
 use crate::time::Instant;
 use crate::user_code::contain;
 
@@ -157,7 +157,7 @@ impl CoreState {
         } else {
             // SAFETY: the task was just popped from a run queue of this core, whose registry this is; the loop polls one task at a
             // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
-            unsafe { task::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) }
+            unsafe { tasks::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) }
         };
         self.local.polling.set(None);
         if polled == Polled::Pending {

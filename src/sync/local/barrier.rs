@@ -16,19 +16,18 @@ use crate::rt::noted_over;
 /// which they came.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use std::time::Duration;
 /// use std::rc::Rc;
-/// use boson::rt::{self, SYNC::local::Barrier};
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
+/// use boson::rt;
+/// use boson::sync::local::Barrier;
+/// # boson::run(async {
 /// let barrier = Rc::new(Barrier::new(2));
 /// assert!(rt::timeout(Duration::from_millis(1), barrier.wait()).await.is_err());
 /// let other = Rc::clone(&barrier);
-/// let task = rt::spawn("other", async move { other.wait().await.is_leader() });
+/// let task = rt::named("other").spawn(async move { other.wait().await.is_leader() });
 /// let here = barrier.wait().await.is_leader();
 /// assert_ne!(here, task.await.expect("no panic"));
-/// # })?;
+/// # });
 /// # Ok::<(), boson::Error>(())
 /// ```
 #[derive(Debug)]

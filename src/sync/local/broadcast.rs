@@ -5,11 +5,10 @@
 //! that wait are woken in the order in which they came. A send costs one allocation, a wait none.
 //!
 //! ```
-//! # use std::sync::Arc;
 //! # use std::time::Duration;
-//! use boson::rt::{self, SYNC::local::broadcast::{self, error::RecvError}};
-//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-//! # core.block_on(async {
+//! use boson::rt;
+//! use boson::sync::local::broadcast::{self, error::RecvError};
+//! # boson::run(async {
 //! let (sender, mut slow) = broadcast::channel(2);
 //! let mut quick = sender.subscribe();
 //! for number in 1..=3 {
@@ -20,7 +19,7 @@
 //! assert_eq!(slow.recv().await, Err(RecvError::Lagged(1)));
 //! assert_eq!(slow.recv().await, Ok(2));
 //! # Ok::<(), boson::Error>(())
-//! # })??;
+//! # })?;
 //! # Ok::<(), boson::Error>(())
 //! ```
 

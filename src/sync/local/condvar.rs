@@ -15,15 +15,14 @@ use super::notify::Notify;
 /// [`Condvar::notify_one`], the next one is told in its stead.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use std::time::Duration;
 /// use std::rc::Rc;
-/// use boson::rt::{self, SYNC::local::{Condvar, Mutex}};
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
+/// use boson::rt;
+/// use boson::sync::local::{Condvar, Mutex};
+/// # boson::run(async {
 /// let shared = Rc::new((Mutex::new(Vec::new()), Condvar::new()));
 /// let filler = Rc::clone(&shared);
-/// rt::spawn("filler", async move {
+/// rt::named("filler").spawn(async move {
 ///     filler.0.lock().await.push(1);
 ///     filler.1.notify_one();
 /// });
@@ -32,7 +31,7 @@ use super::notify::Notify;
 /// let filling = filled.wait_while(guard, |queue| queue.is_empty());
 /// assert_eq!(rt::timeout(Duration::from_secs(1), filling).await?.pop(), Some(1));
 /// # Ok::<(), boson::Error>(())
-/// # })??;
+/// # })?;
 /// # Ok::<(), boson::Error>(())
 /// ```
 #[derive(Debug, Default)]

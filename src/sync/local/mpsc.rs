@@ -5,11 +5,10 @@
 //! allocated.
 //!
 //! ```
-//! # use std::sync::Arc;
 //! # use std::time::Duration;
-//! use boson::rt::{self, SYNC::local::mpsc};
-//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-//! # core.block_on(async {
+//! use boson::rt;
+//! use boson::sync::local::mpsc;
+//! # boson::run(async {
 //! let (sender, mut receiver) = mpsc::channel(1);
 //! sender.send("first").await?;
 //! // No room: the value that is not sent in time is dropped with the future.
@@ -19,7 +18,7 @@
 //! drop(sender);
 //! assert_eq!(receiver.recv().await, None);
 //! # Ok::<(), boson::Error>(())
-//! # })??;
+//! # })?;
 //! # Ok::<(), boson::Error>(())
 //! ```
 

@@ -19,11 +19,10 @@ use super::semaphore::{Semaphore, SemaphoreAcquire, SemaphorePermit};
 /// guard, and the next one finds the value as it was left.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use std::time::Duration;
-/// use boson::rt::{self, SYNC::local::Mutex};
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
+/// use boson::rt;
+/// use boson::sync::local::Mutex;
+/// # boson::run(async {
 /// let log = Mutex::new(Vec::new());
 /// let mut guard = log.lock().await;
 /// guard.push("held across an await");
@@ -31,7 +30,7 @@ use super::semaphore::{Semaphore, SemaphoreAcquire, SemaphorePermit};
 /// assert!(rt::timeout(Duration::from_millis(1), log.lock()).await.is_err());
 /// drop(guard);
 /// assert_eq!(log.lock().await.len(), 1);
-/// # })?;
+/// # });
 /// # Ok::<(), boson::Error>(())
 /// ```
 pub struct Mutex<T: ?Sized> {

@@ -19,15 +19,14 @@ use crate::user_code::wake_all;
 /// Those that wait are told in the order in which they came.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use std::time::Duration;
 /// use std::{cell::Cell, rc::Rc};
-/// use boson::rt::{self, SYNC::local::Notify};
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
+/// use boson::rt;
+/// use boson::sync::local::Notify;
+/// # boson::run(async {
 /// let state = Rc::new((Cell::new(false), Notify::new()));
 /// let setter = Rc::clone(&state);
-/// rt::spawn("setter", async move {
+/// rt::named("setter").spawn(async move {
 ///     setter.0.set(true);
 ///     setter.1.notify_all();
 /// });
@@ -38,7 +37,7 @@ use crate::user_code::wake_all;
 /// })
 /// .await?;
 /// # Ok::<(), boson::Error>(())
-/// # })??;
+/// # })?;
 /// # Ok::<(), boson::Error>(())
 /// ```
 #[derive(Debug)]

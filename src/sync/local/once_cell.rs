@@ -14,17 +14,16 @@ use super::semaphore::Semaphore;
 /// has waited longest tries.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use std::time::Duration;
-/// use boson::rt::{self, SYNC::local::OnceCell};
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
+/// use boson::rt;
+/// use boson::sync::local::OnceCell;
+/// # boson::run(async {
 /// let address = OnceCell::new();
 /// let never = address.get_or_init(std::future::pending);
 /// assert!(rt::timeout(Duration::from_millis(1), never).await.is_err());
 /// assert_eq!(*address.get_or_init(async || 7).await, 7);
 /// assert_eq!(address.get(), Some(&7));
-/// # })?;
+/// # });
 /// # Ok::<(), boson::Error>(())
 /// ```
 pub struct OnceCell<T> {

@@ -3,18 +3,17 @@
 //! A channel costs one allocation, when it is made.
 //!
 //! ```
-//! # use std::sync::Arc;
 //! # use std::time::Duration;
-//! use boson::rt::{self, SYNC::local::oneshot};
-//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-//! # core.block_on(async {
+//! use boson::rt;
+//! use boson::sync::local::oneshot;
+//! # boson::run(async {
 //! let (sender, mut receiver) = oneshot::channel();
 //! // By reference, so that the receiver outlives the deadline.
 //! assert!(rt::timeout(Duration::from_millis(1), &mut receiver).await.is_err());
 //! sender.send("answer").expect("somebody listens");
 //! assert_eq!(receiver.await?, "answer");
 //! # Ok::<(), boson::Error>(())
-//! # })??;
+//! # })?;
 //! # Ok::<(), boson::Error>(())
 //! ```
 

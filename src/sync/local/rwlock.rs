@@ -21,17 +21,16 @@ const MAX_READERS: u32 = u32::MAX;
 /// holds a read guard and awaits another one may therefore wait for ever, if a writer came in between.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use std::time::Duration;
-/// use boson::rt::{self, SYNC::local::RwLock};
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
+/// use boson::rt;
+/// use boson::sync::local::RwLock;
+/// # boson::run(async {
 /// let table = RwLock::new(vec![1, 2, 3]);
 /// let (one, other) = (table.read().await, table.read().await);
 /// assert!(rt::timeout(Duration::from_millis(1), table.write()).await.is_err());
 /// drop((one, other));
 /// table.write().await.push(4);
-/// # })?;
+/// # });
 /// # Ok::<(), boson::Error>(())
 /// ```
 pub struct RwLock<T: ?Sized> {

@@ -21,11 +21,10 @@ use crate::user_code::wake_all;
 /// dropped after it was granted its permits gives them back.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use std::time::Duration;
-/// use boson::rt::{self, SYNC::local::Semaphore};
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
+/// use boson::rt;
+/// use boson::sync::local::Semaphore;
+/// # boson::run(async {
 /// let requests = Semaphore::new(2);
 /// let first = requests.acquire().await?;
 /// let second = requests.acquire().await?;
@@ -35,7 +34,7 @@ use crate::user_code::wake_all;
 /// assert_eq!(requests.available_permits(), 1);
 /// # drop(second);
 /// # Ok::<(), boson::Error>(())
-/// # })??;
+/// # })?;
 /// # Ok::<(), boson::Error>(())
 /// ```
 pub struct Semaphore {

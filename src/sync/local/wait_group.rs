@@ -14,15 +14,14 @@ use crate::rt::noted_over;
 /// Counts pieces of work of one core, each of which holds a [`WaitToken`], and waits until there are none.
 ///
 /// ```
-/// # use std::sync::Arc;
 /// # use std::time::Duration;
-/// use boson::rt::{self, SYNC::local::WaitGroup};
-/// # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-/// # core.block_on(async {
+/// use boson::rt;
+/// use boson::sync::local::WaitGroup;
+/// # boson::run(async {
 /// let requests = WaitGroup::new();
 /// for _ in 0..3 {
 ///     let token = requests.token();
-///     rt::spawn("request", async move {
+///     rt::named("request").spawn(async move {
 ///         rt::yield_now().await;
 ///         drop(token);
 ///     });
@@ -30,7 +29,7 @@ use crate::rt::noted_over;
 /// rt::timeout(Duration::from_secs(1), requests.wait()).await?;
 /// assert_eq!(requests.count(), 0);
 /// # Ok::<(), boson::Error>(())
-/// # })??;
+/// # })?;
 /// # Ok::<(), boson::Error>(())
 /// ```
 #[derive(Debug, Default)]

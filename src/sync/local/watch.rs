@@ -4,18 +4,17 @@
 //! allocation, a wait none.
 //!
 //! ```
-//! # use std::sync::Arc;
 //! # use std::time::Duration;
-//! use boson::rt::{self, SYNC::local::watch};
-//! # let core = rt::Core::new(&rt::CoreConfig::new(Arc::new(rt::MonotonicClock::new()), [1; 32]))?;
-//! # core.block_on(async {
+//! use boson::rt;
+//! use boson::sync::local::watch;
+//! # boson::run(async {
 //! let (sender, mut receiver) = watch::channel("starting");
 //! assert!(rt::timeout(Duration::from_millis(1), receiver.changed()).await.is_err());
 //! sender.send("ready")?;
 //! receiver.changed().await?;
 //! assert_eq!(*receiver.borrow(), "ready");
 //! # Ok::<(), boson::Error>(())
-//! # })??;
+//! # })?;
 //! # Ok::<(), boson::Error>(())
 //! ```
 

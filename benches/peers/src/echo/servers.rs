@@ -40,7 +40,7 @@ pub fn serve(name: &str) {
         }
         "boson-epoll" => {
             let mut config = boson_config();
-            config.reactor = boson::rt::ReactorChoice::Epoll;
+            config.reactor = boson::rt::reactor::ReactorChoice::Epoll;
             boson(config)
         }
         "tokio" => tokio(),
@@ -79,7 +79,7 @@ fn boson(mut config: CoreConfig) {
             println!("{}", listener.local_addr());
             loop {
                 let (stream, _) = listener.accept().await?;
-                boson::rt::spawn("echo", async move {
+                boson::rt::named("echo").spawn(async move {
                     let mut buf = Vec::with_capacity(BUFFER_BYTES);
                     loop {
                         let (read, filled) = stream.read(buf).await;
@@ -95,8 +95,7 @@ fn boson(mut config: CoreConfig) {
                     }
                 });
             }
-        })
-        .expect("the ring works");
+        });
     served.expect("it listens");
 }
 

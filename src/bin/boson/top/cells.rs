@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use boson::rt::TaskState;
+use boson::observe::TaskState;
 
 use super::view::{CoreRow, Quantiles, TaskRow, View};
 

@@ -4,7 +4,7 @@ use std::sync::mpsc::{Receiver, Sender, TryRecvError, channel};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use boson::inspect::Client;
+use boson::observe::inspect::Client;
 use boson::{Error, ErrorKind, Result};
 use ratatui::crossterm::event::{self, Event};
 

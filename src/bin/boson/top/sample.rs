@@ -1,8 +1,8 @@
 //! One look at a process.
 
 use boson::Result;
-use boson::inspect::{Client, MAX_TASKS_PER_ANSWER, Snapshot, TaskRecord};
-use boson::rt::{TaskOrder, TaskRange};
+use boson::observe::inspect::{Client, MAX_TASKS_PER_ANSWER, Snapshot, TaskRecord};
+use boson::observe::{TaskOrder, TaskRange};
 
 /// The most tasks of one core that are asked for, from either end.
 const MAX_TASKS_FROM_AN_END: usize = 5000;

@@ -4,8 +4,10 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::Duration;
 
-use boson::inspect::{CoreReport, TaskRecord};
-use boson::rt::{Histogram, Instant, ReactorKind, TaskState};
+use boson::observe::inspect::{CoreReport, TaskRecord};
+use boson::observe::{Histogram, TaskState};
+use boson::rt::Instant;
+use boson::rt::reactor::ReactorKind;
 
 use super::sample::Sample;
 

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::rt::Park;
+use crate::rt::poller::Park;
 
 /// A device stays hot for this many empty turns of its core's loop: some milliseconds, which cover the round trip to a
 /// client on the same network.

@@ -13,7 +13,7 @@ use super::idle::Idle;
 use super::pool::Mbufs;
 use crate::error::{Error, Result};
 use crate::net::device::{DeviceInfo, DeviceStats, PacketDevice};
-use crate::rt::Park;
+use crate::rt::poller::Park;
 
 /// How many frames go to or come from the driver in one call.
 const BURST: usize = 64;

@@ -9,7 +9,7 @@ use super::super::connections::ConnectionId;
 use super::super::flow::Flow;
 use super::{Engine, Listener, new_interface};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rt::waiting_for;
+use crate::rt::task::waiting_for;
 
 /// Which half of a connection a task waits for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

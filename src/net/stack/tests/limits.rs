@@ -9,7 +9,8 @@ use crate::mem::IoBuf;
 use crate::net::address::IpCidr;
 use crate::net::device::{DeviceInfo, DeviceStats, MemoryDevice, PacketDevice};
 use crate::net::stack::{Stack, StackConfig, StackListener, StackStream};
-use crate::rt::{Instant, Park};
+use crate::rt::Instant;
+use crate::rt::poller::Park;
 
 #[test]
 fn a_full_backlog_drops_syns_until_somebody_accepts() {

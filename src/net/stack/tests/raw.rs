@@ -12,7 +12,8 @@ use smoltcp::wire::{
 use crate::net::address::IpCidr;
 use crate::net::device::{MemoryDevice, PacketDevice};
 use crate::net::stack::{Stack, StackConfig, StackPoller};
-use crate::rt::{Instant, Poller};
+use crate::rt::Instant;
+use crate::rt::poller::Poller;
 
 pub(super) const STACK_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(super) const PEER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];

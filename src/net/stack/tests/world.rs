@@ -11,7 +11,9 @@ use std::time::Duration;
 
 use crate::net::device::{Fault, FaultConfig, MemoryDevice, PacketDevice};
 use crate::net::stack::{Stack, StackConfig, StackPoller};
-use crate::rt::{Clock, Instant, Park, Poller};
+use crate::rt::Instant;
+use crate::rt::poller::{Park, Poller};
+use crate::rt::time::Clock;
 
 pub(super) const CLIENT_MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
 pub(super) const SERVER_MAC: [u8; 6] = [2, 0, 0, 0, 0, 2];

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use crate::redis::keyspace::Keyspace;
 use crate::redis::{Config, Server, Session, Verdict};
-use crate::rt::{Clock, Instant};
+use crate::rt::Instant;
+use crate::rt::time::Clock;
 use crate::sim::{Disk, DiskOptions, Executor, SimEnv};
 use crate::store::{Db, Options};
 

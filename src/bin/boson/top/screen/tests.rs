@@ -1,4 +1,4 @@
-use boson::rt::TaskState;
+use boson::observe::TaskState;
 use ratatui::Terminal;
 use ratatui::backend::TestBackend;
 

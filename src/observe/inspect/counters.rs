@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use crate::rt::CoreStats;
+use crate::rt::record::CoreStats;
 
 /// A counter of a core.
 #[derive(Clone, Copy, Debug)]

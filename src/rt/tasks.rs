@@ -58,7 +58,7 @@ pub(in crate::rt) use list::Registry;
 pub(in crate::rt) use local::Local;
 pub(in crate::rt) use locals::Locals;
 pub(in crate::rt) use queues::{DEFAULT_QUEUE, RunQueues};
-pub use queues::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueueStats};
+pub use queues::{LatencyClass, MAX_TASK_QUEUES, Shares};
 pub(in crate::rt) use reference::TaskRef;
 pub(in crate::rt) use run::{apply_changes, begin_resume, bury, poll, resume, run};
 pub use waiting::waiting_for;

@@ -3,7 +3,7 @@
 //! A program starts an [`Inspector`], which answers on a Unix socket; `boson top`, or any program through a [`Client`], asks.
 //!
 //! ```
-//! use boson::inspect::{Client, Inspector};
+//! use boson::observe::inspect::{Client, Inspector};
 //! use boson::rt::{CoreConfig, CoreThread};
 //!
 //! # fn main() -> boson::Result<()> {
@@ -39,7 +39,7 @@
 //!
 //! | request | lines of the answer |
 //! |---|---|
-//! | `stats` | `core` for each core with its counters: the fields of [`CoreStats`](crate::rt::CoreStats), times in nanoseconds, `reactor` by its [name](crate::rt::ReactorKind::name); in `ring_features` the names of those that its io_uring has, with commas between. `poller` for each of its pollers: the fields of [`PollerStats`](crate::rt::PollerStats) |
+//! | `stats` | `core` for each core with its counters: the fields of [`CoreStats`](crate::observe::CoreStats), times in nanoseconds, `reactor` by its [name](crate::rt::reactor::ReactorKind::name); in `ring_features` the names of those that its io_uring has, with commas between. `poller` for each of its pollers: the fields of [`PollerStats`](crate::observe::PollerStats) |
 //! | `histograms` | `histogram` for each core and each of `poll`, `queue_wait` and `turn`: `sum`, `max` and `buckets` as `largest:count,…`, in nanoseconds |
 //! | `tasks core=C order=oldest after=I limit=N` | `task` for at most N tasks of a core, those with the lowest numbers above I; `order=newest` gives the highest below I. Without `after` from the first on. A task's number is higher than those of the tasks before it. |
 //!

@@ -6,10 +6,10 @@ use std::sync::mpsc::{RecvTimeoutError, SyncSender, sync_channel};
 use std::thread;
 use std::time::Duration;
 
-use super::handle::Handle;
-use super::record::{Beat, Phase};
 use crate::error::{Error, Result};
 use crate::fork::Process;
+use crate::rt::Handle;
+use crate::rt::record::{Beat, Phase};
 
 /// Looks at a core in each span of time after which it is stuck.
 const LOOKS: u32 = 4;

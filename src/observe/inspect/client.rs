@@ -11,10 +11,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting};
 use crate::error::{Error, ErrorKind, Result};
-use crate::rt::{
-    CoreLatencies, CoreStats, Histogram, Instant, ReactorKind, RingFeature, RingFeatures, TaskOrder,
-    TaskRange, TaskState,
-};
+use crate::rt::Instant;
+use crate::rt::reactor::{ReactorKind, RingFeature, RingFeatures};
+use crate::rt::record::{CoreLatencies, CoreStats, Histogram, TaskOrder, TaskRange, TaskState};
 
 /// How long to wait for a piece of an answer.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -73,7 +72,7 @@ pub struct CoreReport {
     pub pollers: Vec<PollerReport>,
 }
 
-/// What a poller of another process did: [`PollerStats`](crate::rt::PollerStats).
+/// What a poller of another process did: [`PollerStats`](crate::observe::PollerStats).
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PollerReport {
@@ -87,7 +86,7 @@ pub struct PollerReport {
     pub exhausted: u64,
 }
 
-/// What is known of a task of another process: [`TaskInfo`](crate::rt::TaskInfo) with its core.
+/// What is known of a task of another process: [`TaskInfo`](crate::observe::TaskInfo) with its core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskRecord {

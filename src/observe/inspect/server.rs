@@ -17,10 +17,10 @@ use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
 use crate::error::{Error, Result};
 use crate::fork::Process;
 use crate::net::unix::Name;
-use crate::rt::{
-    self, Clock, Handle, Histogram, Instant, MonotonicClock, RingFeature, TaskInfo, TaskOrder, TaskRange,
-    TaskState,
-};
+use crate::rt::reactor::RingFeature;
+use crate::rt::record::{Histogram, TaskInfo, TaskOrder, TaskRange, TaskState};
+use crate::rt::time::{Clock, MonotonicClock};
+use crate::rt::{self, Handle, Instant};
 
 /// The most tasks that one answer tells of.
 pub const MAX_TASKS_PER_ANSWER: usize = 1000;
@@ -215,9 +215,9 @@ impl Answering {
             (
                 rt::now().as_nanos(),
                 rustix::thread::sched_getcpu(),
-                rt::ring_features(),
-                rt::stats(),
-                rt::pollers(),
+                rt::reactor::ring_features(),
+                rt::look::stats(),
+                rt::look::pollers(),
             )
         });
         for (core, answer) in answers.into_iter().enumerate() {
@@ -252,7 +252,7 @@ impl Answering {
     }
 
     fn histograms(&self, text: &mut String) {
-        let answers = self.cores.ask(0..self.cores.len(), rt::latencies);
+        let answers = self.cores.ask(0..self.cores.len(), rt::look::latencies);
         for (core, answer) in answers.into_iter().enumerate() {
             let Some(latencies) = answer else {
                 self.silent(text, core);
@@ -293,7 +293,7 @@ impl Answering {
         let limit = request.number("limit").unwrap_or(u64::MAX);
         let limit = usize::try_from(limit).unwrap_or(usize::MAX).min(MAX_TASKS_PER_ANSWER);
         let range = TaskRange { order, after: request.number("after"), limit };
-        let answers = self.cores.ask(core..core + 1, move || rt::tasks_in(range));
+        let answers = self.cores.ask(core..core + 1, move || rt::look::tasks_in(range));
         match answers.into_iter().flatten().next() {
             Some(tasks) => tasks.iter().for_each(|task| write_task(text, core, task)),
             None => self.silent(text, core),

@@ -7,7 +7,7 @@ use super::local;
 /// What a timer notes. Any other note replaces it: a timeout says less than what it is for.
 static TIMER: &str = "a timer";
 
-/// Notes what the running task waits for, for the list of [tasks](crate::rt::tasks).
+/// Notes what the running task waits for, for the list of [tasks](crate::observe::tasks).
 ///
 /// A future that returns `Pending` calls this, unless it is made of others that do. The first of
 /// several notes in one poll counts, unless it is a timer's. The note lasts until the task's next poll.

@@ -1,6 +1,6 @@
 //! Task queues: which of a core's ready tasks runs next.
 //!
-//! Each [`TaskQueue`](crate::rt::TaskQueue) has shares and a latency class. Among the queues with ready tasks the one runs that consumed the least
+//! Each [`TaskQueue`](crate::rt::queue::TaskQueue) has shares and a latency class. Among the queues with ready tasks the one runs that consumed the least
 //! time for its shares (its *virtual runtime*, as in Linux's CFS and in glommio), unless a queue whose latency matters has
 //! waited as long as it may. Time is measured for a whole slice of many polls, and only when more than one queue exists.
 
@@ -11,6 +11,7 @@ use std::time::Duration;
 use super::header::Header;
 use super::list::ReadyList;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::record::TaskQueueStats;
 use crate::time::Instant;
 
 /// Task queues of a core at most, the default one included.
@@ -334,25 +335,11 @@ impl RunQueues {
         let of = |slot: &QueueSlot| {
             slot.name.get().map(|name| TaskQueueStats {
                 name,
-                shares: slot.shares.get(),
+                shares: slot.shares.get().get(),
                 ready: slot.ready.len(),
                 runtime: slot.runtime.get(),
             })
         };
         self.slots.iter().filter_map(of).collect()
     }
-}
-
-/// What a task queue did.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct TaskQueueStats {
-    /// Its name; that of the queue that every core has is `default`.
-    pub name: &'static str,
-    /// Its shares now.
-    pub shares: Shares,
-    /// How many of its tasks are ready to run.
-    pub ready: usize,
-    /// How long its tasks ran. Measured only while there is more than one queue.
-    pub runtime: Duration,
 }
