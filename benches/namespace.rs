@@ -54,10 +54,9 @@ async fn worker(namespace: AnyNamespace, task: u64, writes: bool) {
     for count in 0..PER_ROUND {
         // A stride through all of the blocks.
         let offset = (task + count * AT_ONCE) * 769 % BLOCKS * BLOCK_BYTES;
-        let (result, back) =
+        let done =
             if writes { namespace.write(offset, buf).await } else { namespace.read(offset, buf).await };
-        result.expect("done");
-        buf = back;
+        buf = done.expect("done");
     }
 }
 

@@ -28,7 +28,7 @@ const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests may take to finish once the server is to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
-#[allow(dead_code, reason = "tests/compat_hyper.rs includes this file for its server")]
+#[allow(dead_code, reason = "tests/compat/hyper.rs includes this file for its server")]
 fn main() -> boson::Result<()> {
     let (mut listen, mut net) = ("127.0.0.1:3000".to_owned(), "kernel:".to_owned());
     let mut arguments = std::env::args().skip(1);

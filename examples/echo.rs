@@ -9,7 +9,7 @@ use boson::rt::{self, Core, CoreConfig};
 /// How long to wait before accepting again when the process has no descriptor left: one comes back when a connection ends.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-#[allow(dead_code, reason = "tests/example_servers.rs includes this file for its server")]
+#[allow(dead_code, reason = "tests/alone/example_servers.rs includes this file for its server")]
 fn main() -> boson::Result<()> {
     // Time and randomness come in from outside; these are the machine's.
     let core = Core::new(&CoreConfig::from_machine()?)?;
@@ -42,12 +42,10 @@ async fn echo(stream: &TcpStream) -> boson::Result<()> {
     loop {
         buf.clear();
         // A read takes the buffer and gives it back: the kernel never works on memory that was freed.
-        let (read, filled) = stream.read(buf).await;
-        if read? == 0 {
+        let (len, filled) = stream.read(buf).await?;
+        if len == 0 {
             return Ok(());
         }
-        let (written, back) = stream.write_all(filled).await;
-        written?;
-        buf = back;
+        buf = stream.write_all(filled).await?;
     }
 }

@@ -7,8 +7,114 @@ use std::io;
 /// The result of a fallible boson operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The result of an operation that was given a buffer: the buffer always comes back.
-pub type BufResult<T, B> = (Result<T>, B);
+/// The result of an operation that was given a buffer: what it gives and the buffer, or an error that
+/// carries the buffer.
+///
+/// `?` works on it where the buffer is of no use after an error:
+///
+/// ```
+/// # async fn read(stream: &boson::net::TcpStream) -> boson::Result<()> {
+/// let (len, buf) = stream.read(Vec::with_capacity(4096)).await?;
+/// assert_eq!(len, buf.len());
+/// # Ok(())
+/// # }
+/// ```
+pub type BufResult<T, B> = std::result::Result<(T, B), BufError<B>>;
+
+/// An [`Error`] of an operation that was given a buffer, with that buffer. Becomes an [`Error`] by `?`.
+pub struct BufError<B> {
+    error: Error,
+    buf: B,
+}
+
+impl<B> BufError<B> {
+    /// An operation on `buf` failed with `error`.
+    pub fn new(error: Error, buf: B) -> Self {
+        Self { error, buf }
+    }
+
+    /// What went wrong, and the buffer.
+    pub fn into_parts(self) -> (Error, B) {
+        (self.error, self.buf)
+    }
+
+    /// The buffer.
+    pub fn into_buf(self) -> B {
+        self.buf
+    }
+
+    /// The same error with another buffer.
+    pub fn map_buf<C>(self, map: impl FnOnce(B) -> C) -> BufError<C> {
+        BufError { error: self.error, buf: map(self.buf) }
+    }
+}
+
+impl<B> std::ops::Deref for BufError<B> {
+    type Target = Error;
+
+    fn deref(&self) -> &Error {
+        &self.error
+    }
+}
+
+impl<B> fmt::Debug for BufError<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.error.fmt(f)
+    }
+}
+
+impl<B> fmt::Display for BufError<B> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        fmt::Display::fmt(&self.error, f)
+    }
+}
+
+impl<B> std::error::Error for BufError<B> {
+    fn source(&self) -> Option<&(dyn std::error::Error + 'static)> {
+        std::error::Error::source(&self.error)
+    }
+}
+
+impl<B> From<BufError<B>> for Error {
+    fn from(error: BufError<B>) -> Self {
+        error.error
+    }
+}
+
+impl<B> From<BufError<B>> for std::io::Error {
+    fn from(error: BufError<B>) -> Self {
+        error.error.into()
+    }
+}
+
+/// The result of an operation that was given a buffer, from what became of it.
+pub(crate) fn with_buf<T, B>(result: Result<T>, buf: B) -> BufResult<T, B> {
+    match result {
+        Ok(output) => Ok((output, buf)),
+        Err(error) => Err(BufError { error, buf }),
+    }
+}
+
+/// For unit tests that look at the buffer also after an error.
+#[cfg(test)]
+pub(crate) trait Parts<T, B> {
+    fn parts(self) -> (Result<T>, B);
+}
+
+#[cfg(test)]
+impl<T, B> Parts<T, B> for BufResult<T, B> {
+    fn parts(self) -> (Result<T>, B) {
+        without_buf(self)
+    }
+}
+
+/// What became of an operation, and its buffer.
+pub(crate) fn without_buf<T, B>(result: BufResult<T, B>) -> (Result<T>, B) {
+    match result {
+        Ok((output, buf)) => (Ok(output), buf),
+        Err(error) => (Err(error.error), error.buf),
+    }
+}
 
 /// The class of an error: what a program branches on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]

@@ -66,7 +66,7 @@ pub mod thread;
 mod time;
 mod user_code;
 
-pub use error::{BufResult, Error, ErrorKind, Outcome, Result};
+pub use error::{BufError, BufResult, Error, ErrorKind, Outcome, Result};
 pub use rt::{run, wait};
 
 // The programs in the README are compiled and run as its reader would.

@@ -2,14 +2,15 @@
 //!
 //! `BOSON_CRASH_ROUNDS` says how many times the server is killed (default 10), `BOSON_CRASH_SEED` replays a run.
 
-mod server;
+#[path = "support/mod.rs"]
+mod support;
 
 use std::collections::HashMap;
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use server::{Client, Directory, Reply, Server};
+use support::server::{Client, Directory, Reply, Server};
 
 const WRITERS: usize = 6;
 const KEYS_PER_WRITER: u64 = 50;

@@ -1,7 +1,7 @@
 //! Whichever kind of namespace an address names.
 
 use super::{MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo, UringNamespace};
-use crate::error::{BufResult, Result};
+use crate::error::{BufError, Result};
 use crate::mem::DmaBuf;
 
 /// The block size of memory, in bytes: that of most devices.
@@ -52,14 +52,14 @@ impl Namespace for AnyNamespace {
         }
     }
 
-    async fn read(&self, offset: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
+    async fn read(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         match self {
             Self::Memory(memory) => memory.read(offset, buf).await,
             Self::Uring(uring) => uring.read(offset, buf).await,
         }
     }
 
-    async fn write(&self, offset: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
+    async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         match self {
             Self::Memory(memory) => memory.write(offset, buf).await,
             Self::Uring(uring) => uring.write(offset, buf).await,

@@ -4,7 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::{Namespace, NamespaceInfo};
-use crate::error::{BufResult, Error, ErrorKind, Result};
+use crate::error::{BufError, Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 
 /// Memory is taken in chunks of this size, when they are first written.
@@ -105,21 +105,21 @@ impl Namespace for MemoryNamespace {
         self.0.size_bytes.get()
     }
 
-    async fn read(&self, offset: u64, mut buf: DmaBuf) -> BufResult<(), DmaBuf> {
+    async fn read(&self, offset: u64, mut buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         if let Err(error) = self.check("read", offset, buf.len() as u64) {
-            return (Err(error), buf);
+            return Err(BufError::new(error, buf));
         }
         let chunks = self.0.chunks.borrow();
         Self::for_each_chunk(offset, buf.len(), |chunk, from, to| match chunks.get(chunk) {
             Some(Some(bytes)) => buf[to].copy_from_slice(&bytes[from]),
             _ => buf[to].fill(0),
         });
-        (Ok(()), buf)
+        Ok(buf)
     }
 
-    async fn write(&self, offset: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
+    async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         if let Err(error) = self.check("write", offset, buf.len() as u64) {
-            return (Err(error), buf);
+            return Err(BufError::new(error, buf));
         }
         let mut chunks = self.0.chunks.borrow_mut();
         Self::for_each_chunk(offset, buf.len(), |chunk, to, from| {
@@ -129,7 +129,7 @@ impl Namespace for MemoryNamespace {
             let bytes = chunks[chunk].get_or_insert_with(|| vec![0; CHUNK_BYTES].into_boxed_slice());
             bytes[to].copy_from_slice(&buf[from]);
         });
-        (Ok(()), buf)
+        Ok(buf)
     }
 
     async fn flush(&self) -> Result<()> {
@@ -217,9 +217,8 @@ mod tests {
     fn what_is_written_across_chunks_is_read_back_and_the_rest_is_zero() {
         let namespace = MemoryNamespace::new("mem", 1 << 20, 512).expect("valid");
         let offset = CHUNK_BYTES as u64 - 512;
-        now(namespace.write(offset, filled(1024, 7))).0.expect("inside");
-        let (result, buf) = now(namespace.clone().read(offset - 512, filled(2048, 9)));
-        result.expect("inside");
+        now(namespace.write(offset, filled(1024, 7))).expect("inside");
+        let buf = now(namespace.clone().read(offset - 512, filled(2048, 9))).expect("inside");
         assert!(buf[..512].iter().chain(&buf[1536..]).all(|&byte| byte == 0));
         assert!(buf[512..1536].iter().all(|&byte| byte == 7));
     }
@@ -228,9 +227,9 @@ mod tests {
     fn ranges_outside_or_not_aligned_are_refused() {
         let namespace = MemoryNamespace::new("mem", 8192, 4096).expect("valid");
         for (offset, len) in [(8192, 4096), (4096, 8192), (512, 4096), (0, 100), (u64::MAX - 4095, 4096)] {
-            let error = now(namespace.read(offset, DmaBuf::zeroed(len))).0.expect_err("refused");
+            let error = now(namespace.read(offset, DmaBuf::zeroed(len))).expect_err("refused");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
-            let error = now(namespace.write(offset, DmaBuf::zeroed(len))).0.expect_err("refused");
+            let error = now(namespace.write(offset, DmaBuf::zeroed(len))).expect_err("refused");
             assert_eq!(error.kind(), ErrorKind::InvalidInput);
         }
         assert!(MemoryNamespace::new("mem", 1000, 512).is_err());
@@ -240,9 +239,9 @@ mod tests {
     #[test]
     fn it_grows_up_to_its_limit() {
         let namespace = MemoryNamespace::growable("mem", 0, 8192, 512).expect("valid");
-        assert!(now(namespace.write(0, filled(512, 1))).0.is_err());
+        assert!(now(namespace.write(0, filled(512, 1))).is_err());
         now(namespace.grow(4096)).expect("within the limit");
-        now(namespace.write(0, filled(512, 1))).0.expect("inside now");
+        now(namespace.write(0, filled(512, 1))).expect("inside now");
         assert_eq!(now(namespace.grow(8193)).expect_err("too large").kind(), ErrorKind::NoSpace);
         assert_eq!(namespace.size_bytes(), 4096);
     }

@@ -7,7 +7,7 @@ mod uring;
 
 use std::future::Future;
 
-use crate::error::{BufResult, Error, ErrorKind, Result};
+use crate::error::{BufError, Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 
 pub use address::{NamespaceAddress, parse_size};
@@ -83,10 +83,10 @@ pub trait Namespace: Clone + 'static {
     fn size_bytes(&self) -> u64;
 
     /// Fills the whole of `buf` from `offset` (bytes).
-    fn read(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = BufResult<(), DmaBuf>>;
+    fn read(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = Result<DmaBuf, BufError<DmaBuf>>>;
 
     /// Writes the whole of `buf` at `offset` (bytes).
-    fn write(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = BufResult<(), DmaBuf>>;
+    fn write(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = Result<DmaBuf, BufError<DmaBuf>>>;
 
     /// Makes every write that completed before this call durable.
     fn flush(&self) -> impl Future<Output = Result<()>>;

@@ -14,7 +14,7 @@ use rustix::io::Errno;
 use tracing::{debug, warn};
 
 use super::{Namespace, NamespaceInfo};
-use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
+use crate::error::{BufError, Error, ErrorKind, Outcome, Result};
 use crate::mem::{DmaBuf, IoBuf, Slice};
 use crate::reactor::ops;
 use crate::reactor::uring::{FixedFile, PolledDevice};
@@ -266,9 +266,9 @@ impl Namespace for UringNamespace {
         self.0.size_bytes.get()
     }
 
-    async fn read(&self, offset: u64, mut buf: DmaBuf) -> BufResult<(), DmaBuf> {
+    async fn read(&self, offset: u64, mut buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         if let Err(error) = self.check("read", offset, buf.len() as u64) {
-            return (Err(error), buf);
+            return Err(BufError::new(error, buf));
         }
         let len = buf.len();
         let mut done = 0;
@@ -286,20 +286,20 @@ impl Namespace for UringNamespace {
                     let error = Error::new(ErrorKind::Corrupt, "read")
                         .at(self.0.place(at))
                         .because("the file ends here: it was shortened while it was open");
-                    return (Err(error), buf);
+                    return Err(BufError::new(error, buf));
                 }
                 Ok(read) => done += read as usize,
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                Err(error) => return (Err(self.0.failed(&error, "read", at)), buf),
+                Err(error) => return Err(BufError::new(self.0.failed(&error, "read", at), buf)),
             }
         }
-        (Ok(()), buf)
+        Ok(buf)
     }
 
-    async fn write(&self, offset: u64, mut buf: DmaBuf) -> BufResult<(), DmaBuf> {
+    async fn write(&self, offset: u64, mut buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         if let Err(error) = self.check("write", offset, buf.len() as u64).and_then(|()| self.0.take_backing())
         {
-            return (Err(error), buf);
+            return Err(BufError::new(error, buf));
         }
         let len = buf.len();
         let mut done = 0;
@@ -311,16 +311,19 @@ impl Namespace for UringNamespace {
                 Ok(0) => {
                     let error =
                         Error::os(libc::ENOSPC, "write").at(self.0.place(at)).outcome_is(Outcome::Unknown);
-                    return (Err(error), buf);
+                    return Err(BufError::new(error, buf));
                 }
                 Ok(written) => done += written as usize,
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
                 Err(error) => {
-                    return (Err(self.0.failed(&error, "write", at).outcome_is(Outcome::Unknown)), buf);
+                    return Err(BufError::new(
+                        self.0.failed(&error, "write", at).outcome_is(Outcome::Unknown),
+                        buf,
+                    ));
                 }
             }
         }
-        (Ok(()), buf)
+        Ok(buf)
     }
 
     async fn flush(&self) -> Result<()> {

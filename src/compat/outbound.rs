@@ -217,7 +217,13 @@ async fn drain<S: Socket>(socket: &S, shared: &Shared) {
         shared.is_writing.set(true);
         // There is room to gather again.
         shared.caller.wake();
-        let (result, back) = socket.write_all(buf).await;
+        let (result, back) = match socket.write_all(buf).await {
+            Ok(back) => (Ok(()), back),
+            Err(error) => {
+                let (error, back) = error.into_parts();
+                (Err(error), back)
+            }
+        };
         buf = back;
         shared.is_writing.set(false);
         if let Err(error) = result {

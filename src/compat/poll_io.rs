@@ -10,7 +10,7 @@ use std::task::{Context, Poll};
 
 use super::outbound::Outbound;
 use super::socket::Socket;
-use crate::error::{BufResult, Result};
+use crate::error::{BufResult, Result, without_buf};
 use crate::rt;
 
 /// How many bytes an adapter buffers.
@@ -186,7 +186,9 @@ impl Inbound {
         if self.is_reading {
             // It never ends by itself.
             let _ = self.reads.as_mut().poll(cx);
-            let Some((result, buf)) = self.exchange.done.take() else { return Poll::Pending };
+            let Some((result, buf)) = self.exchange.done.take().map(without_buf) else {
+                return Poll::Pending;
+            };
             self.is_reading = false;
             self.buf = buf;
             let read = result.inspect_err(|_| self.buf.clear())?;

@@ -3,7 +3,7 @@
 use std::future::Future;
 use std::net::Shutdown;
 
-use crate::error::{BufResult, Result};
+use crate::error::{BufError, BufResult, Result};
 use crate::net::{TcpStream, UnixStream};
 
 /// A connected stream that an adapter can stand on.
@@ -14,7 +14,10 @@ pub trait Socket: 'static {
     fn read(&self, buf: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>>;
 
     /// Writes all of `buf`.
-    fn write_all(&self, buf: Vec<u8>) -> impl Future<Output = BufResult<(), Vec<u8>>>;
+    fn write_all(
+        &self,
+        buf: Vec<u8>,
+    ) -> impl Future<Output = std::result::Result<Vec<u8>, BufError<Vec<u8>>>>;
 
     /// Reads what is there now; `None` if nothing is or it cannot be known without waiting.
     ///
@@ -43,7 +46,10 @@ impl Socket for TcpStream {
         self.read(buf)
     }
 
-    fn write_all(&self, buf: Vec<u8>) -> impl Future<Output = BufResult<(), Vec<u8>>> {
+    fn write_all(
+        &self,
+        buf: Vec<u8>,
+    ) -> impl Future<Output = std::result::Result<Vec<u8>, BufError<Vec<u8>>>> {
         self.write_all(buf)
     }
 
@@ -65,7 +71,10 @@ impl Socket for UnixStream {
         self.read(buf)
     }
 
-    fn write_all(&self, buf: Vec<u8>) -> impl Future<Output = BufResult<(), Vec<u8>>> {
+    fn write_all(
+        &self,
+        buf: Vec<u8>,
+    ) -> impl Future<Output = std::result::Result<Vec<u8>, BufError<Vec<u8>>>> {
         self.write_all(buf)
     }
 

@@ -20,8 +20,8 @@ use flow::{Flow, InFlight};
 pub(super) use listener::KernelListener;
 
 use super::dropped::PendingGuard;
-use super::transfer::Step;
-use crate::error::{BufResult, Error, Outcome, Result};
+use super::transfer::{Step, Transferred};
+use crate::error::{Error, Outcome, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::reactor::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed, FixedFile};
 use crate::reactor::{RingFeature, ops};
@@ -121,7 +121,7 @@ impl KernelStream {
     pub(super) fn read<B: IoBufMut>(
         &self,
         buf: B,
-    ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+    ) -> impl Future<Output = Transferred<usize, B>> + Unpin + use<'_, B> {
         let mut kept = Some(buf);
         let mut awaits = Awaits::Nothing;
         poll_fn(move |cx| {
@@ -193,7 +193,7 @@ impl KernelStream {
     }
 
     /// What a read gives that asked the kernel itself.
-    fn received<B: IoBufMut>(&self, result: io::Result<u32>, buf: B) -> BufResult<usize, B> {
+    fn received<B: IoBufMut>(&self, result: io::Result<u32>, buf: B) -> Transferred<usize, B> {
         if let Ok(len) = result {
             self.count_read();
             let len = len as usize;
@@ -227,7 +227,7 @@ impl KernelStream {
     pub(super) fn write<B: IoBuf>(
         &self,
         buf: B,
-    ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+    ) -> impl Future<Output = Transferred<usize, B>> + Unpin + use<'_, B> {
         let mut step = Step::Begins(buf);
         poll_fn(move |cx| {
             let begin = |buf: B| {
@@ -244,7 +244,7 @@ impl KernelStream {
     }
 
     /// Writes from where the bytes are, if the ring can and the kernel did so far.
-    pub(super) async fn write_zero_copy<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
+    pub(super) async fn write_zero_copy<B: IoBuf>(&self, buf: B) -> Transferred<usize, B> {
         let in_vain = self.copies.get() || buf.bytes_init() < MIN_ZERO_COPY_BYTES;
         if in_vain || !uring::has(RingFeature::SendZeroCopy) {
             return self.write(buf).await;

@@ -15,8 +15,8 @@ use rustix::pipe::PipeFlags;
 
 use super::dropped::{Dropped, is_cancelled};
 use super::kernel::{from_io, written};
-use super::transfer::{self, Step};
-use crate::error::{BufResult, Error, ErrorKind, Result};
+use super::transfer::{self, Given, GivenBack, Step, Transferred};
+use crate::error::{BufError, BufResult, Error, ErrorKind, Result, with_buf};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::reactor::ops;
 
@@ -104,7 +104,12 @@ impl PipeReader {
     /// # Errors
     ///
     /// The kernel's code.
-    pub async fn read<B: IoBufMut>(&self, mut buf: B) -> BufResult<usize, B> {
+    pub async fn read<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
+        let (result, buf) = self.transfer_read(buf).await;
+        with_buf(result, buf)
+    }
+
+    async fn transfer_read<B: IoBufMut>(&self, mut buf: B) -> Transferred<usize, B> {
         if buf.bytes_total() == 0 {
             // The kernel's answer, 0, would look like the end if this future were dropped.
             return (Ok(0), buf);
@@ -165,6 +170,13 @@ impl PipeWriter {
     ///
     /// [`Closed`](ErrorKind::Closed) if every reader is closed.
     pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        Given(self.transfer_write(buf))
+    }
+
+    fn transfer_write<B: IoBuf>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = Transferred<usize, B>> + Unpin + use<'_, B> {
         let mut step = Step::Begins(buf);
         poll_fn(move |cx| {
             loop {
@@ -187,8 +199,11 @@ impl PipeWriter {
     /// # Errors
     ///
     /// As for [`PipeWriter::write`]; a part may have been written.
-    pub fn write_all<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<(), B>> + Unpin + use<'_, B> {
-        transfer::write_all(buf, |part| self.write(part))
+    pub fn write_all<B: IoBuf>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = std::result::Result<B, BufError<B>>> + Unpin + use<'_, B> {
+        GivenBack(transfer::write_all(buf, |part| self.transfer_write(part)))
     }
 }
 

@@ -12,7 +12,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
 use super::TcpStream;
-use crate::error::{BufResult, Error, ErrorKind, Outcome};
+use super::transfer::Transferred;
+use crate::error::{BufResult, Error, ErrorKind, Outcome, with_buf, without_buf};
 use crate::rt::{self, Handle, JoinError};
 use crate::sync::Notify;
 
@@ -90,10 +91,15 @@ impl RemoteStream {
     /// As there; [`Closed`](ErrorKind::Closed) if the owning core is gone, [`LimitReached`](ErrorKind::LimitReached) if it has too
     /// many messages waiting. The buffer is then lost, and a new, empty one comes back.
     pub async fn read(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
+        let (result, buf) = self.transfer_read(buf).await;
+        with_buf(result, buf)
+    }
+
+    pub(super) async fn transfer_read(&self, buf: Vec<u8>) -> Transferred<usize, Vec<u8>> {
         let id = self.id;
         let read = rt::named("remote read").spawn_on(&self.home, move || async move {
             match find(id) {
-                Some(stream) => stream.read(buf).await,
+                Some(stream) => without_buf(stream.read(buf).await),
                 None => (Err(closed("read")), buf),
             }
         });
@@ -106,10 +112,15 @@ impl RemoteStream {
     ///
     /// As there, and as in [`RemoteStream::read`].
     pub async fn write(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
+        let (result, buf) = self.transfer_write(buf).await;
+        with_buf(result, buf)
+    }
+
+    pub(super) async fn transfer_write(&self, buf: Vec<u8>) -> Transferred<usize, Vec<u8>> {
         let id = self.id;
         let write = rt::named("remote write").spawn_on(&self.home, move || async move {
             match find(id) {
-                Some(stream) => stream.write(buf).await,
+                Some(stream) => without_buf(stream.write(buf).await),
                 None => (Err(closed("write")), buf),
             }
         });

@@ -12,8 +12,8 @@ use super::device::PacketDevice;
 use super::kernel::{Addresses, KernelListener, KernelStream};
 use super::remote::RemoteStream;
 use super::stack::{Stack, StackConfig, StackListener, StackStream};
-use super::transfer;
-use crate::error::{BufResult, Error, Result};
+use super::transfer::{self, Given, GivenBack, Transferred};
+use crate::error::{BufError, BufResult, Error, Result, with_buf};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
 
@@ -217,13 +217,20 @@ impl TcpStream {
         &self,
         buf: B,
     ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        Given(self.transfer_read(buf))
+    }
+
+    fn transfer_read<B: IoBufMut>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = Transferred<usize, B>> + Unpin + use<'_, B> {
         match &self.0 {
             StreamKind::Kernel(stream, _) => OnKind::Kernel(stream.read(buf)),
-            StreamKind::Stack(stream) => OnKind::Stack(stream.read(buf)),
+            StreamKind::Stack(stream) => OnKind::Stack(stream.transfer_read(buf)),
             StreamKind::Remote(stream) => OnKind::Remote(Box::pin(async move {
                 let mut buf = buf;
                 let room = buf.bytes_total().min(REMOTE_TRANSFER_BYTES);
-                let (result, bytes) = stream.read(Vec::with_capacity(room)).await;
+                let (result, bytes) = stream.transfer_read(Vec::with_capacity(room)).await;
                 (result.map(|len| buf.fill_from(&bytes[..len.min(room)])), buf)
             })),
         }
@@ -239,13 +246,20 @@ impl TcpStream {
     /// [`Closed`](crate::ErrorKind::Closed) if the peer closed or reset the connection.
     // Not an `async fn`: see `transfer`.
     pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        Given(self.transfer_write(buf))
+    }
+
+    fn transfer_write<B: IoBuf>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = Transferred<usize, B>> + Unpin + use<'_, B> {
         match &self.0 {
             StreamKind::Kernel(stream, _) => OnKind::Kernel(stream.write(buf)),
-            StreamKind::Stack(stream) => OnKind::Stack(stream.write(buf)),
+            StreamKind::Stack(stream) => OnKind::Stack(stream.transfer_write(buf)),
             StreamKind::Remote(stream) => OnKind::Remote(Box::pin(async move {
                 let bytes = buf.as_slice();
                 let part = bytes[..bytes.len().min(REMOTE_TRANSFER_BYTES)].to_vec();
-                (stream.write(part).await.0, buf)
+                (stream.transfer_write(part).await.0, buf)
             })),
         }
     }
@@ -261,7 +275,10 @@ impl TcpStream {
     /// As for [`TcpStream::write`].
     pub async fn write_zero_copy<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
         match &self.0 {
-            StreamKind::Kernel(stream, _) => stream.write_zero_copy(buf).await,
+            StreamKind::Kernel(stream, _) => {
+                let (result, buf) = stream.write_zero_copy(buf).await;
+                with_buf(result, buf)
+            }
             StreamKind::Stack(_) | StreamKind::Remote(_) => self.write(buf).await,
         }
     }
@@ -271,8 +288,11 @@ impl TcpStream {
     /// # Errors
     ///
     /// As for [`TcpStream::write`]; a part may have been written.
-    pub fn write_all<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<(), B>> + Unpin + use<'_, B> {
-        transfer::write_all(buf, |part| self.write(part))
+    pub fn write_all<B: IoBuf>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = std::result::Result<B, BufError<B>>> + Unpin + use<'_, B> {
+        GivenBack(transfer::write_all(buf, |part| self.transfer_write(part)))
     }
 
     /// Reads what is there now; `None` if nothing is or a read waits, whose it may be, and always for a stream of another core.

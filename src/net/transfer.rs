@@ -6,8 +6,42 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::error::{BufResult, Error, ErrorKind};
+use crate::error::{BufError, BufResult, Error, ErrorKind, Result, with_buf};
 use crate::mem::{IoBuf, Slice};
+
+/// What became of a transfer, and its buffer: as the parts of the network hand it to each other.
+pub(super) type Transferred<T, B> = (Result<T>, B);
+
+/// A transfer as its caller gets it: the buffer comes with the result, or in the error.
+pub(super) struct Given<F>(pub(super) F);
+
+impl<F, T, B> Future for Given<F>
+where
+    F: Future<Output = Transferred<T, B>> + Unpin,
+{
+    type Output = BufResult<T, B>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|(result, buf)| with_buf(result, buf))
+    }
+}
+
+/// The same of a transfer that gives nothing besides the buffer.
+pub(super) struct GivenBack<F>(pub(super) F);
+
+impl<F, B> Future for GivenBack<F>
+where
+    F: Future<Output = Transferred<(), B>> + Unpin,
+{
+    type Output = std::result::Result<B, BufError<B>>;
+
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map(|(result, buf)| match result {
+            Ok(()) => Ok(buf),
+            Err(error) => Err(BufError::new(error, buf)),
+        })
+    }
+}
 
 /// A transfer that takes its buffer into an operation, in the same place.
 pub(super) enum Step<B, O> {
@@ -28,7 +62,7 @@ impl<B, O: Future + Unpin> Step<B, O> {
     pub(super) fn poll_with<T>(
         &mut self,
         cx: &mut Context<'_>,
-        begin: impl FnOnce(B) -> Result<O, T>,
+        begin: impl FnOnce(B) -> std::result::Result<O, T>,
         result: impl FnOnce(O::Output) -> T,
     ) -> Poll<T> {
         if matches!(self, Self::Begins(_))
@@ -52,10 +86,10 @@ impl<B, O: Future + Unpin> Step<B, O> {
 pub(super) fn write_all<B, W>(
     buf: B,
     mut write: impl FnMut(Slice<B>) -> W + Unpin,
-) -> impl Future<Output = BufResult<(), B>> + Unpin
+) -> impl Future<Output = Transferred<(), B>> + Unpin
 where
     B: IoBuf,
-    W: Future<Output = BufResult<usize, Slice<B>>> + Unpin,
+    W: Future<Output = Transferred<usize, Slice<B>>> + Unpin,
 {
     let len = buf.bytes_init();
     let mut done = 0;

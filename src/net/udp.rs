@@ -12,7 +12,8 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::Net;
 use super::dropped::{Dropped, is_cancelled};
 use super::kernel::{from_io, local_address};
-use crate::error::{BufResult, Error, ErrorKind, Result};
+use super::transfer::Transferred;
+use crate::error::{BufResult, Error, ErrorKind, Result, with_buf};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::reactor::{ops, uring};
 
@@ -157,7 +158,12 @@ impl UdpSocket {
     /// # Errors
     ///
     /// The kernel's code.
-    pub async fn recv_from<B: IoBufMut>(&self, mut buf: B) -> BufResult<(usize, SocketAddr), B> {
+    pub async fn recv_from<B: IoBufMut>(&self, buf: B) -> BufResult<(usize, SocketAddr), B> {
+        let (result, buf) = self.transfer_receive(buf).await;
+        with_buf(result, buf)
+    }
+
+    async fn transfer_receive<B: IoBufMut>(&self, mut buf: B) -> Transferred<(usize, SocketAddr), B> {
         loop {
             self.inbox.dropped.settle().await;
             if let Some(result) = self.inbox.take(self.peer.get(), |bytes| buf.fill_from(bytes)) {
@@ -185,7 +191,7 @@ impl UdpSocket {
     /// `EMSGSIZE` for more than 65,507 bytes (65,527 over IPv6), otherwise the kernel's code.
     pub async fn send_to<B: IoBuf>(&self, buf: B, address: SocketAddr) -> BufResult<usize, B> {
         let (result, buf) = self.send_anywhere(buf, Some(&address)).await;
-        (result.map_err(|error| error.at(address.to_string())), buf)
+        with_buf(result.map_err(|error| error.at(address.to_string())), buf)
     }
 
     /// As [`UdpSocket::recv_from`], of a connected socket.
@@ -194,8 +200,8 @@ impl UdpSocket {
     ///
     /// As there.
     pub async fn recv<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
-        let (result, buf) = self.recv_from(buf).await;
-        (result.map(|(len, _)| len), buf)
+        let (result, buf) = self.transfer_receive(buf).await;
+        with_buf(result.map(|(len, _)| len), buf)
     }
 
     /// As [`UdpSocket::send_to`], to the peer of a connected socket.
@@ -204,10 +210,11 @@ impl UdpSocket {
     ///
     /// As there, and `EDESTADDRREQ` if it is not connected.
     pub async fn send<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        self.send_anywhere(buf, None).await
+        let (result, buf) = self.send_anywhere(buf, None).await;
+        with_buf(result, buf)
     }
 
-    async fn send_anywhere<B: IoBuf>(&self, buf: B, address: Option<&SocketAddr>) -> BufResult<usize, B> {
+    async fn send_anywhere<B: IoBuf>(&self, buf: B, address: Option<&SocketAddr>) -> Transferred<usize, B> {
         if uring::may_call_directly() {
             match self.try_send_anywhere(buf.as_slice(), address) {
                 Ok(None) => {}

@@ -23,8 +23,8 @@ pub(crate) use name::Name;
 
 use super::accept::Acceptor;
 use super::kernel::KernelStream;
-use super::transfer;
-use crate::error::{BufResult, Error, ErrorKind, Result};
+use super::transfer::{self, Given, GivenBack};
+use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
 
@@ -270,7 +270,7 @@ impl UnixStream {
         &self,
         buf: B,
     ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
-        self.stream.read(buf)
+        Given(self.stream.read(buf))
     }
 
     /// As [`TcpStream::write`](super::TcpStream::write).
@@ -279,7 +279,7 @@ impl UnixStream {
     ///
     /// [`Closed`](ErrorKind::Closed) if the peer closed.
     pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
-        self.stream.write(buf)
+        Given(self.stream.write(buf))
     }
 
     /// Writes all of `buf`.
@@ -287,8 +287,11 @@ impl UnixStream {
     /// # Errors
     ///
     /// As for [`UnixStream::write`]; a part may have been written.
-    pub fn write_all<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<(), B>> + Unpin + use<'_, B> {
-        transfer::write_all(buf, |part| self.write(part))
+    pub fn write_all<B: IoBuf>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = std::result::Result<B, BufError<B>>> + Unpin + use<'_, B> {
+        GivenBack(transfer::write_all(buf, |part| self.stream.write(part)))
     }
 
     /// Reads what is there now; `None` if nothing is or a read waits, whose it may be.

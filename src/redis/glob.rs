@@ -88,7 +88,7 @@ mod tests {
 
     #[test]
     fn patterns_match_as_in_redis() {
-        // `tests/redis_parity.rs` compares thousands of random patterns with redis-server; these are the rules by name.
+        // `tests/redis/parity.rs` compares thousands of random patterns with redis-server; these are the rules by name.
         for (pattern, text, expected) in [
             ("*", "abc", true),
             ("**", "abc", true),

@@ -156,10 +156,11 @@ async fn linger<E: Env>(env: &E, stream: TcpStream) {
         let mut buffer = vec![0; 4096];
         let mut discarded = 0;
         while discarded < LINGER_BYTES {
-            let (result, returned) = stream.read(buffer).await;
-            buffer = returned;
-            match result {
-                Ok(len) if len > 0 => discarded += len,
+            match stream.read(buffer).await {
+                Ok((len, returned)) if len > 0 => {
+                    discarded += len;
+                    buffer = returned;
+                }
                 _ => break,
             }
         }

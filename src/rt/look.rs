@@ -10,7 +10,7 @@ use super::scheduler::in_core;
 /// Outside a core.
 #[track_caller]
 pub fn stats() -> CoreStats {
-    in_core("rt::look::stats", |core| core.stats())
+    in_core("observe::stats", |core| core.stats())
 }
 
 /// How long things took on this core.
@@ -20,7 +20,7 @@ pub fn stats() -> CoreStats {
 /// Outside a core.
 #[track_caller]
 pub fn latencies() -> CoreLatencies {
-    in_core("rt::look::latencies", |core| core.latencies())
+    in_core("observe::latencies", |core| core.latencies())
 }
 
 /// What this core's task queues did.
@@ -30,7 +30,7 @@ pub fn latencies() -> CoreLatencies {
 /// Outside a core.
 #[track_caller]
 pub fn task_queues() -> Vec<TaskQueueStats> {
-    in_core("rt::look::task_queues", |core| core.queues().stats())
+    in_core("observe::task_queues", |core| core.queues().stats())
 }
 
 /// What this core's pollers did, in the order in which they are polled.
@@ -40,7 +40,7 @@ pub fn task_queues() -> Vec<TaskQueueStats> {
 /// Outside a core.
 #[track_caller]
 pub fn pollers() -> Vec<PollerStats> {
-    in_core("rt::look::pollers", |core| core.poller_stats())
+    in_core("observe::pollers", |core| core.poller_stats())
 }
 
 /// What is known of every task on this core that has not ended, the newest first. The future of [`block_on`](super::Core::block_on) is
@@ -51,7 +51,7 @@ pub fn pollers() -> Vec<PollerStats> {
 /// Outside a core.
 #[track_caller]
 pub fn tasks() -> Vec<TaskInfo> {
-    in_core("rt::look::tasks", |core| core.tasks(TaskRange::ALL))
+    in_core("observe::tasks", |core| core.tasks(TaskRange::ALL))
 }
 
 /// What is known of the task that is being polled; `None` between tasks: in a message ([`Handle::run`]), a waker that a timer or a device
@@ -62,7 +62,7 @@ pub fn tasks() -> Vec<TaskInfo> {
 /// Outside a core.
 #[track_caller]
 pub fn current_task() -> Option<TaskInfo> {
-    in_core("rt::look::current_task", |core| core.current_task())
+    in_core("observe::current_task", |core| core.current_task())
 }
 
 /// What is known of some tasks on this core: a piece of [`tasks`], for cores with very many. Takes time for each task that it has
@@ -73,5 +73,5 @@ pub fn current_task() -> Option<TaskInfo> {
 /// Outside a core.
 #[track_caller]
 pub fn tasks_in(range: TaskRange) -> Vec<TaskInfo> {
-    in_core("rt::look::tasks_in", |core| core.tasks(range))
+    in_core("observe::tasks_in", |core| core.tasks(range))
 }

@@ -10,7 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use super::SimEnv;
 use crate::block::{Namespace, NamespaceInfo};
-use crate::error::{BufResult, Error, ErrorKind, Outcome, Result};
+use crate::error::{BufError, Error, ErrorKind, Outcome, Result};
 use crate::mem::DmaBuf;
 use crate::store::Env;
 
@@ -305,9 +305,9 @@ impl Namespace for Disk {
         self.state.borrow().size_bytes
     }
 
-    async fn read(&self, offset: u64, mut buf: DmaBuf) -> BufResult<(), DmaBuf> {
+    async fn read(&self, offset: u64, mut buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         if let Err(error) = self.check("read", offset, buf.len() as u64) {
-            return (Err(error), buf);
+            return Err(BufError::new(error, buf));
         }
         self.delay(self.options.read_latency).await;
         let mut state = self.state.borrow_mut();
@@ -315,18 +315,21 @@ impl Namespace for Disk {
         if let Some(Fault::ReadAt(bad)) = state.fault
             && (offset..offset + buf.len() as u64).contains(&bad)
         {
-            return (Err(Error::os(libc::EIO, "read").at(format!("sim:disk offset {offset}"))), buf);
+            return Err(BufError::new(
+                Error::os(libc::EIO, "read").at(format!("sim:disk offset {offset}")),
+                buf,
+            ));
         }
         let first = offset / SECTOR_BYTES as u64;
         for (sector, content) in (first..).zip(buf.chunks_mut(SECTOR_BYTES)) {
             content.copy_from_slice(&state.sector(sector));
         }
-        (Ok(()), buf)
+        Ok(buf)
     }
 
-    async fn write(&self, offset: u64, buf: DmaBuf) -> BufResult<(), DmaBuf> {
+    async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         if let Err(error) = self.check("write", offset, buf.len() as u64) {
-            return (Err(error), buf);
+            return Err(BufError::new(error, buf));
         }
         let id = {
             let mut state = self.state.borrow_mut();
@@ -344,10 +347,10 @@ impl Namespace for Disk {
             let part = state.random.random_range(0..=buf.len() / SECTOR_BYTES) * SECTOR_BYTES;
             state.put(offset, &buf[..part]);
             let error = Error::os(libc::EIO, "write").at(format!("sim:disk offset {offset}"));
-            return (Err(error.outcome_is(Outcome::Unknown)), buf);
+            return Err(BufError::new(error.outcome_is(Outcome::Unknown), buf));
         }
         state.put(offset, &buf);
-        (Ok(()), buf)
+        Ok(buf)
     }
 
     async fn flush(&self) -> Result<()> {
@@ -435,10 +438,10 @@ mod tests {
         let disk = Disk::new(executor.env(), DiskOptions::new(1 << 20), seed);
         let writer = disk.clone();
         executor.block_on(async move {
-            writer.write(0, block(1)).await.0.expect("valid");
+            writer.write(0, block(1)).await.expect("valid");
             writer.flush().await.expect("works");
-            writer.write(0, block(2)).await.0.expect("valid");
-            writer.write(4096, block(3)).await.0.expect("valid");
+            writer.write(0, block(2)).await.expect("valid");
+            writer.write(4096, block(3)).await.expect("valid");
         });
         assert_eq!(disk.peek(0, 1), [2]);
         disk.power_loss();
@@ -462,7 +465,7 @@ mod tests {
             let executor = Executor::new(seed);
             let disk = Disk::new(executor.env(), DiskOptions::new(1 << 20), seed);
             let writer = disk.clone();
-            executor.block_on(async move { writer.write(0, block(5)).await.0.expect("valid") });
+            executor.block_on(async move { writer.write(0, block(5)).await.expect("valid") });
             disk.kill();
             assert_eq!(disk.peek(0, 4096), vec![5; 4096]);
         }
@@ -475,12 +478,12 @@ mod tests {
         let user = disk.clone();
         executor.block_on(async move {
             user.inject(Some(Fault::ReadAt(5000)));
-            assert!(user.read(0, block(0)).await.0.is_ok());
-            assert_eq!(user.read(4096, block(0)).await.0.expect_err("injected").code(), Some(libc::EIO));
+            assert!(user.read(0, block(0)).await.is_ok());
+            assert_eq!(user.read(4096, block(0)).await.expect_err("injected").code(), Some(libc::EIO));
             user.inject(Some(Fault::WriteAfter(1)));
-            assert!(user.write(0, block(1)).await.0.is_ok());
+            assert!(user.write(0, block(1)).await.is_ok());
             assert!(user.flush().await.is_ok());
-            let error = user.write(0, block(2)).await.0.expect_err("injected");
+            let error = user.write(0, block(2)).await.expect_err("injected");
             assert_eq!((error.code(), error.outcome()), (Some(libc::EIO), Outcome::Unknown));
             user.inject(Some(Fault::FlushAfter(0)));
             assert!(user.flush().await.is_err());

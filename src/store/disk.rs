@@ -49,8 +49,7 @@ impl<N: Namespace> Disk<N> {
         while out.len() < len {
             let at = offset + out.len() as u64;
             let buf = DmaBuf::zeroed((len - out.len()).min(self.max_transfer()));
-            let (result, buf) = self.namespace.read(at, buf).await;
-            result?;
+            let buf = self.namespace.read(at, buf).await?;
             out.extend_from_slice(&buf);
         }
         Ok(out)
@@ -60,7 +59,8 @@ impl<N: Namespace> Disk<N> {
     pub(super) async fn write(&self, offset: u64, buf: DmaBuf) -> Result<()> {
         let max = self.max_transfer();
         if buf.len() <= max {
-            return self.namespace.write(offset, buf).await.0;
+            self.namespace.write(offset, buf).await?;
+            return Ok(());
         }
         for (index, piece) in buf.chunks(max).enumerate() {
             self.write_bytes(offset + (index * max) as u64, piece).await?;
@@ -72,7 +72,8 @@ impl<N: Namespace> Disk<N> {
     async fn write_bytes(&self, offset: u64, bytes: &[u8]) -> Result<()> {
         let mut buf = DmaBuf::zeroed(bytes.len());
         buf.copy_from_slice(bytes);
-        self.namespace.write(offset, buf).await.0
+        self.namespace.write(offset, buf).await?;
+        Ok(())
     }
 
     pub(super) async fn flush(&self) -> Result<()> {

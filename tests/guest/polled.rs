@@ -1,5 +1,6 @@
 //! A block device whose driver was given poll queues, beside one whose driver was not.
 
+use crate::support::parts::PartsAll;
 use std::path::PathBuf;
 use std::pin::pin;
 use std::task::Poll;
@@ -47,7 +48,7 @@ fn pattern(len: usize, seed: u8) -> DmaBuf {
 }
 
 async fn read(namespace: &UringNamespace, offset: u64, len: usize) -> DmaBuf {
-    let (result, buf) = namespace.read(offset, DmaBuf::zeroed(len)).await;
+    let (result, buf) = namespace.read(offset, DmaBuf::zeroed(len)).await.parts_all();
     result.expect("read");
     buf
 }
@@ -56,7 +57,7 @@ async fn read(namespace: &UringNamespace, offset: u64, len: usize) -> DmaBuf {
 async fn write_and_read(namespace: &UringNamespace, seed: u8) {
     for number in 0..50u8 {
         let offset = u64::from(number) * BLOCK as u64;
-        namespace.write(offset, pattern(BLOCK, number ^ seed)).await.0.expect("write");
+        namespace.write(offset, pattern(BLOCK, number ^ seed)).await.expect("write");
         assert!(*read(namespace, offset, BLOCK).await == *pattern(BLOCK, number ^ seed));
     }
     let tasks: Vec<_> = (0..AT_ONCE)
@@ -64,7 +65,7 @@ async fn write_and_read(namespace: &UringNamespace, seed: u8) {
             let namespace = namespace.clone();
             rt::named("writer").spawn(async move {
                 let offset = u64::from(number) * 2 * BLOCK as u64;
-                namespace.write(offset, pattern(BLOCK, number ^ seed)).await.0.expect("write");
+                namespace.write(offset, pattern(BLOCK, number ^ seed)).await.expect("write");
                 let got = read(&namespace, offset, BLOCK).await;
                 assert!(*got == *pattern(BLOCK, number ^ seed), "operation {number} saw another's bytes");
             })
@@ -85,7 +86,7 @@ fn a_device_with_poll_queues_does_not_interrupt_and_the_core_does_not_sleep() {
         let before = (interrupts(), observe::stats().parks);
         for number in 0..100u8 {
             let offset = u64::from(number) * BLOCK as u64;
-            namespace.write(offset, pattern(BLOCK, number)).await.0.expect("write");
+            namespace.write(offset, pattern(BLOCK, number)).await.expect("write");
             assert!(*read(&namespace, offset, BLOCK).await == *pattern(BLOCK, number));
         }
         assert_eq!((interrupts(), observe::stats().parks), before);
@@ -110,7 +111,7 @@ fn a_device_without_poll_queues_is_not_polled() {
         // So much takes long enough for the core to go to sleep.
         const LEN: usize = 8 << 20;
         for number in 0..5u8 {
-            namespace.write(0, pattern(LEN, number)).await.0.expect("write");
+            namespace.write(0, pattern(LEN, number)).await.expect("write");
             assert!(*read(&namespace, 0, LEN).await == *pattern(LEN, number));
         }
         assert!(observe::stats().parks >= before + 5, "{} sleeps", observe::stats().parks - before);
@@ -124,7 +125,7 @@ fn large_transfers_of_a_polled_device_are_whole() {
     const LEN: usize = 8 << 20;
     run(async {
         let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
-        namespace.write(BLOCK as u64, pattern(LEN, 7)).await.0.expect("write");
+        namespace.write(BLOCK as u64, pattern(LEN, 7)).await.expect("write");
         assert!(*read(&namespace, BLOCK as u64, LEN).await == *pattern(LEN, 7));
     });
 }
@@ -160,7 +161,7 @@ fn a_dropped_operation_of_a_polled_device_keeps_its_memory() {
         let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
         for round in 0..100u64 {
             let offset = round % 50 * LEN as u64;
-            namespace.write(offset, pattern(LEN, 1)).await.0.expect("write");
+            namespace.write(offset, pattern(LEN, 1)).await.expect("write");
             {
                 let mut write = pin!(namespace.write(offset, pattern(LEN, 2)));
                 let mut read = pin!(namespace.read(offset, DmaBuf::zeroed(LEN)));
@@ -194,7 +195,7 @@ fn a_dropped_operation_of_a_polled_device_keeps_its_memory() {
 fn a_core_that_ends_lets_a_polled_device_finish() {
     for _ in 0..10 {
         let core = core(RingFeatures::all());
-        let opened = core.block_on(async {
+        core.block_on(async {
             let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
             for number in 0..AT_ONCE {
                 let namespace = namespace.clone();
@@ -206,7 +207,6 @@ fn a_core_that_ends_lets_a_polled_device_finish() {
             }
             rt::yield_now().await;
         });
-        opened;
         let report = core.shutdown(Shutdown::Cancel, Duration::from_secs(10)).expect("the ring works");
         assert!(!report.cancelled.is_empty(), "all were done: the test shows nothing");
     }

@@ -1,5 +1,6 @@
 //! Sends without copying over a card that can: the kernel keeps the memory until the peer has acknowledged what was in it.
 
+use crate::support::parts::{Parts, PartsAll};
 use std::cell::Cell;
 use std::io::Read;
 use std::net::{IpAddr, Shutdown, SocketAddr};
@@ -128,8 +129,8 @@ fn memory_is_lent_until_the_peer_has_it() {
             let early = rt::timeout(PAUSE, write.as_mut()).await;
             assert!(early.is_err(), "the kernel copied, or gave the memory back early");
             peer.let_read();
-            let (written, buf) = write.await;
-            sent.set(written.expect("written"));
+            let (written, buf) = write.await.expect("written");
+            sent.set(written);
             assert!(freed.get() == 0 && buf.bytes[0] == 1);
         }
         stream.shutdown(Shutdown::Write).expect("half close");
@@ -202,7 +203,7 @@ fn a_dropped_send_that_waits_for_room_sends_nothing() {
             rt::sleep(Duration::from_millis(1)).await;
         }
         peer.let_read();
-        let (written, _) = stream.write_all(b"end".to_vec()).await;
+        let (written, _) = stream.write_all(b"end".to_vec()).await.parts_all();
         written.expect("written");
         stream.shutdown(Shutdown::Write).expect("half close");
         let received = rt::offload("the peer", move || peer.received()).await.expect("a thread is free");
@@ -247,18 +248,17 @@ fn a_core_that_ends_frees_nothing_that_is_lent() {
     let peer = Peer::start();
     let freed = Rc::new(Cell::new(0));
     let core = core(RingFeatures::all());
-    let lent = core.block_on(async {
+    core.block_on(async {
         let stream = peer.connect().await;
         let buf = Poisoned::new(1, &freed);
         rt::named("sender")
             .spawn(async move {
-                let (written, _) = stream.write_zero_copy(buf).await;
+                let (written, _) = stream.write_zero_copy(buf).await.parts();
                 written.expect("written");
             })
             .detach();
         rt::sleep(Duration::from_millis(50)).await;
     });
-    lent;
     core.shutdown(rt::Shutdown::Cancel, PAUSE).expect("the ring works");
     assert_eq!(freed.get(), 0, "the kernel has the memory still");
     peer.let_read();

@@ -1,6 +1,6 @@
 //! A network namespace at the other end of a veth pair.
 
-use crate::not_run::not_run;
+use crate::support::not_run::not_run;
 use std::fs;
 use std::process::{Command, Output};
 

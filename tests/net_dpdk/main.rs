@@ -6,10 +6,13 @@
 //! fail.
 #![cfg(feature = "dpdk")]
 
+#[macro_use]
+#[path = "../support/mod.rs"]
+mod support;
+
 mod lab;
-#[path = "../not_run/mod.rs"]
-mod not_run;
 mod ports;
+mod refused;
 mod tcp;
 mod veth;
 

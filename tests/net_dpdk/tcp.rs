@@ -1,5 +1,6 @@
 //! The userspace stack on DPDK, with clients that use the kernel's sockets at the other end.
 
+use crate::support::parts::{Parts, PartsAll};
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpStream as KernelStream};
 use std::rc::Rc;
@@ -61,11 +62,11 @@ async fn echo(stream: Rc<TcpStream>) {
     let mut buffer = Vec::with_capacity(16 << 10);
     loop {
         buffer.clear();
-        let (read, filled) = stream.read(buffer).await;
+        let (read, filled) = stream.read(buffer).await.parts();
         if !matches!(read, Ok(1..)) {
             return;
         }
-        let (written, back) = stream.write_all(filled).await;
+        let (written, back) = stream.write_all(filled).await.parts_all();
         if written.is_err() {
             return;
         }

@@ -78,15 +78,9 @@ async fn echo(stream: TcpStream) {
     let mut buf = Vec::with_capacity(BUFFER_BYTES);
     loop {
         buf.clear();
-        let (read, filled) = stream.read(buf).await;
-        // The end of the stream, or a connection that is gone: either way there is nobody to answer.
-        if !matches!(read, Ok(1..)) {
-            return;
-        }
-        let (written, back) = stream.write_all(filled).await;
-        if written.is_err() {
-            return;
-        }
+        // At the end of the stream, or after an error, there is nobody to answer.
+        let Ok((1.., filled)) = stream.read(buf).await else { return };
+        let Ok(back) = stream.write_all(filled).await else { return };
         buf = back;
     }
 }

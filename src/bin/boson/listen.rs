@@ -30,7 +30,7 @@ where
     F: Future<Output = Error> + 'static,
 {
     let (tell, told) = oneshot::channel();
-    let serving = rt::named("accept").spawn_on(&core.handle(), move || async move {
+    let serving = rt::named("accept").spawn_on(core.handle(), move || async move {
         match TcpListener::bind_shared(&Net::kernel(), address) {
             Ok(listener) => {
                 // Nobody waits for it if this server is ending already.

@@ -99,14 +99,15 @@ where
 async fn answer(stream: TcpStream, body: impl AsyncFnOnce() -> String) -> Result<()> {
     let mut request = Vec::new();
     while !request.windows(4).any(|window| window == b"\r\n\r\n") {
-        let (read, part) = stream.read(Vec::with_capacity(1024)).await;
-        if read? == 0 || request.len() + part.len() > MAX_REQUEST_BYTES {
+        let (len, part) = stream.read(Vec::with_capacity(1024)).await?;
+        if len == 0 || request.len() + part.len() > MAX_REQUEST_BYTES {
             return Ok(());
         }
         request.extend_from_slice(&part);
     }
     let response = respond(&request, body).await;
-    stream.write_all(response.into_bytes()).await.0
+    stream.write_all(response.into_bytes()).await?;
+    Ok(())
 }
 
 async fn respond(request: &[u8], body: impl AsyncFnOnce() -> String) -> String {

@@ -116,8 +116,8 @@ impl<S: Stream> Shared<S> {
         }
         let reading = async {
             // Of the whole buffer, which may have been made for a larger read, more would come than `buf` takes.
-            let (result, bytes) = self.stream.read(bytes.slice(0..wanted)).await;
-            result.map(|len| (len, bytes.into_inner()))
+            let (len, bytes) = self.stream.read(bytes.slice(0..wanted)).await?;
+            Ok((len, bytes.into_inner()))
         };
         let (len, bytes) = wait_at_most(self.read_timeout.get(), reading)?;
         buf[..len].copy_from_slice(&bytes[..len]);
@@ -137,10 +137,7 @@ impl<S: Stream> Shared<S> {
         let mut bytes = self.outbound.take();
         bytes.clear();
         bytes.extend_from_slice(&buf[..buf.len().min(TRANSFER_BYTES)]);
-        let writing = async {
-            let (result, bytes) = self.stream.write(bytes).await;
-            result.map(|len| (len, bytes))
-        };
+        let writing = async { Ok(self.stream.write(bytes).await?) };
         let (len, bytes) = wait_at_most(self.write_timeout.get(), writing)?;
         self.outbound.replace(bytes);
         Ok(len)

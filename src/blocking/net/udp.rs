@@ -247,8 +247,8 @@ impl Shared {
             bytes.resize(wanted, 0);
         }
         let receiving = async {
-            let (result, bytes) = self.socket.recv_from(bytes.slice(0..wanted)).await;
-            result.map(|received| (received, bytes.into_inner()))
+            let (received, bytes) = self.socket.recv_from(bytes.slice(0..wanted)).await?;
+            Ok((received, bytes.into_inner()))
         };
         let ((len, from), bytes) = wait_at_most(self.read_timeout.get(), receiving)?;
         buf[..len].copy_from_slice(&bytes[..len]);
@@ -271,11 +271,10 @@ impl Shared {
         bytes.clear();
         bytes.extend_from_slice(buf);
         let sending = async {
-            let (result, bytes) = match address {
-                Some(address) => self.socket.send_to(bytes, address).await,
-                None => self.socket.send(bytes).await,
-            };
-            result.map(|len| (len, bytes))
+            Ok(match address {
+                Some(address) => self.socket.send_to(bytes, address).await?,
+                None => self.socket.send(bytes).await?,
+            })
         };
         let (len, bytes) = wait_at_most(self.write_timeout.get(), sending)?;
         self.outbound.replace(bytes);

@@ -11,6 +11,7 @@ use super::engine::Direction;
 use super::flow::Flow;
 use crate::error::{BufResult, Result};
 use crate::mem::{IoBuf, IoBufMut};
+use crate::net::transfer::{Given, Transferred};
 
 /// What is said of a transfer that is polled once too often.
 const GAVE_ITS_RESULT: &str = "a transfer is not polled again after its result";
@@ -59,6 +60,13 @@ impl StackStream {
         &self,
         buf: B,
     ) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        Given(self.transfer_read(buf))
+    }
+
+    pub(in crate::net) fn transfer_read<B: IoBufMut>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = Transferred<usize, B>> + Unpin + use<'_, B> {
         let mut kept = Some(buf);
         poll_fn(move |context| {
             let buf = kept.as_mut().expect(GAVE_ITS_RESULT);
@@ -83,6 +91,13 @@ impl StackStream {
     ///
     /// Besides those of the type: `EPIPE` after a shutdown of the writing half.
     pub fn write<B: IoBuf>(&self, buf: B) -> impl Future<Output = BufResult<usize, B>> + Unpin + use<'_, B> {
+        Given(self.transfer_write(buf))
+    }
+
+    pub(in crate::net) fn transfer_write<B: IoBuf>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = Transferred<usize, B>> + Unpin + use<'_, B> {
         let mut kept = Some(buf);
         poll_fn(move |context| {
             let buf = kept.as_ref().expect(GAVE_ITS_RESULT);

@@ -14,7 +14,7 @@ use std::time::Duration;
 
 use rustix::event::{EventfdFlags, eventfd};
 
-#[path = "../../../tests/watched_buffer/mod.rs"]
+#[path = "../../../tests/support/watched_buffer.rs"]
 mod watched_buffer;
 
 pub(in crate::reactor) use watched_buffer::Watched;

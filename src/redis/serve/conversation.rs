@@ -19,7 +19,7 @@ use super::super::session::{DropReason, Session, Verdict};
 use super::{End, LINGER};
 use crate::Result;
 use crate::block::Namespace;
-use crate::error::BufResult;
+use crate::error::{BufResult, without_buf};
 use crate::mem::IoBuf;
 use crate::net::TcpStream;
 use crate::store::Env;
@@ -170,14 +170,16 @@ where
     };
     poll_fn(|cx| {
         if let Some(write) = sending
-            && let Poll::Ready((result, buffer)) = Pin::new(write).poll(cx)
+            && let Poll::Ready(sent) = Pin::new(write).poll(cx)
         {
+            let (result, buffer) = without_buf(sent);
             restart(limit, &mut timer);
             return Poll::Ready(Event::Sent(result, buffer));
         }
         if let Some(read) = receiving
-            && let Poll::Ready((result, buffer)) = Pin::new(read).poll(cx)
+            && let Poll::Ready(received) = Pin::new(read).poll(cx)
         {
+            let (result, buffer) = without_buf(received);
             restart(limit, &mut timer);
             return Poll::Ready(Event::Received(result, buffer));
         }

@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use super::world::{Handle, World, wire};
 use crate::error::ErrorKind;
+use crate::error::Parts;
 use crate::mem::IoBuf;
 use crate::net::address::IpCidr;
 use crate::net::device::FaultConfig;
@@ -124,7 +125,7 @@ async fn echo(stream: &StackStream) {
     let mut buf = Vec::with_capacity(16 * 1024);
     loop {
         buf.clear();
-        let (read, filled) = stream.read(buf).await;
+        let (read, filled) = stream.read(buf).await.parts();
         buf = filled;
         match read {
             Ok(0) | Err(_) => return,
@@ -138,7 +139,7 @@ pub(super) async fn write_all(stream: &StackStream, bytes: Vec<u8>) -> Vec<u8> {
     let mut start = 0;
     while start < rest.len() {
         let end = rest.len();
-        let (written, part) = stream.write(rest.slice(start..end)).await;
+        let (written, part) = stream.write(rest.slice(start..end)).await.parts();
         rest = part.into_inner();
         start += written.expect("the connection stands");
     }
@@ -148,7 +149,7 @@ pub(super) async fn write_all(stream: &StackStream, bytes: Vec<u8>) -> Vec<u8> {
 pub(super) async fn read_exact(stream: &StackStream, len: usize) -> Vec<u8> {
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
-        let (read, part) = stream.read(Vec::with_capacity(len - bytes.len())).await;
+        let (read, part) = stream.read(Vec::with_capacity(len - bytes.len())).await.parts();
         let read = read.expect("the connection stands");
         assert!(read > 0, "the stream ended after {} of {len} bytes", bytes.len());
         bytes.extend_from_slice(&part[..read]);
@@ -159,7 +160,7 @@ pub(super) async fn read_exact(stream: &StackStream, len: usize) -> Vec<u8> {
 async fn read_to_end(stream: &StackStream) -> Vec<u8> {
     let mut bytes = Vec::new();
     loop {
-        let (read, part) = stream.read(Vec::with_capacity(16 * 1024)).await;
+        let (read, part) = stream.read(Vec::with_capacity(16 * 1024)).await.parts();
         match read.expect("a clean end") {
             0 => return bytes,
             read => bytes.extend_from_slice(&part[..read]),
@@ -226,7 +227,7 @@ async fn half_closes_client_first(net: Net) {
     net.handle.sleep(Duration::from_secs(20)).await;
     write_all(&server, b"answer".to_vec()).await;
     assert_eq!(read_exact(&client, 6).await, b"answer");
-    let (written, _) = client.write(b"more".to_vec()).await;
+    let (written, _) = client.write(b"more".to_vec()).await.parts();
     assert_eq!(written.expect_err("it is shut").code(), Some(libc::EPIPE));
     drop(server);
     assert_eq!(read_to_end(&client).await, b"");
@@ -256,7 +257,7 @@ async fn reads_late(net: Net) {
 
 async fn delivers_what_was_written_before_a_drop(net: Net) {
     let (client, server, _listener) = net.pair().await;
-    let (written, _) = client.write(pattern(60_000, 6)).await;
+    let (written, _) = client.write(pattern(60_000, 6)).await.parts();
     drop(client);
     assert!(read_to_end(&server).await == pattern(written.expect("room"), 6));
     drop(server);
@@ -272,7 +273,7 @@ async fn resets(net: Net) {
     write_all(&server, b"last words".to_vec()).await;
     net.handle.sleep(Duration::from_secs(5)).await;
     server.abort();
-    let (read, _) = server.read(vec![0; 10]).await;
+    let (read, _) = server.read(vec![0; 10]).await.parts();
     assert_eq!(read.expect_err("aborted").code(), Some(libc::ECONNABORTED));
     // A lost RST is not repeated; the next thing the client sends is answered by another.
     while net.client.stats().resets_received == 0 {
@@ -280,10 +281,10 @@ async fn resets(net: Net) {
         net.handle.sleep(Duration::from_secs(1)).await;
     }
     assert_eq!(read_exact(&client, 10).await, b"last words");
-    let (read, _) = client.read(vec![0; 10]).await;
+    let (read, _) = client.read(vec![0; 10]).await.parts();
     let error = read.expect_err("reset");
     assert_eq!((error.kind(), error.code()), (ErrorKind::Closed, Some(libc::ECONNRESET)));
-    let (written, _) = client.write(vec![0; 10]).await;
+    let (written, _) = client.write(vec![0; 10]).await.parts();
     assert_eq!(written.expect_err("reset").code(), Some(libc::ECONNRESET));
 }
 
@@ -319,7 +320,7 @@ async fn flow_control(net: Net) {
     while let Some(result) =
         net.handle.within(Duration::from_secs(20), client.write(data[written..].to_vec())).await
     {
-        written += result.0.expect("it stands");
+        written += result.parts().0.expect("it stands");
     }
     assert!((60_000..400_000).contains(&written), "{written} bytes went into two buffers");
     net.handle.sleep(Duration::from_secs(100)).await;
@@ -347,7 +348,10 @@ async fn dropped_reads_lose_nothing(net: Net) {
     let mut abandoned = 0;
     while received.len() < data.len() {
         match net.handle.within(Duration::from_micros(50), client.read(Vec::with_capacity(300))).await {
-            Some((read, bytes)) => received.extend_from_slice(&bytes[..read.expect("it stands")]),
+            Some(read) => {
+                let (len, bytes) = read.expect("it stands");
+                received.extend_from_slice(&bytes[..len]);
+            }
             None => abandoned += 1,
         }
     }

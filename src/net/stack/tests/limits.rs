@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use super::conformance::{CLEAN, build, read_exact, write_all};
 use crate::error::ErrorKind;
+use crate::error::Parts;
 use crate::mem::IoBuf;
 use crate::net::address::IpCidr;
 use crate::net::device::{DeviceInfo, DeviceStats, MemoryDevice, PacketDevice};
@@ -82,7 +83,7 @@ fn dropping_a_listener_resets_what_nobody_accepted_and_frees_the_port() {
         let waiting = net.connect().await;
         net.handle.sleep(Duration::from_millis(10)).await;
         drop(listener);
-        let (read, _) = waiting.read(vec![0; 1]).await;
+        let (read, _) = waiting.read(vec![0; 1]).await.parts();
         assert_eq!(read.expect_err("reset").code(), Some(libc::ECONNRESET));
         assert_eq!(net.server.stats().connections, 0);
         let again = net.listen();
@@ -127,10 +128,10 @@ fn a_vanished_peer_ends_an_idle_connection_and_one_that_writes() {
         let started = handle.now();
         let error = world.run(async move {
             if writes {
-                let (written, _) = server.write(vec![1; 100]).await;
+                let (written, _) = server.write(vec![1; 100]).await.parts();
                 written.expect("the buffer has room");
             }
-            let (read, _) = server.read(vec![0; 1]).await;
+            let (read, _) = server.read(vec![0; 1]).await.parts();
             read.expect_err("the peer vanished")
         });
         assert_eq!((error.kind(), error.code()), (ErrorKind::TimedOut, Some(libc::ETIMEDOUT)));
@@ -193,7 +194,7 @@ fn an_orphan_that_cannot_deliver_is_given_up_after_the_linger_time() {
     let held = world.run(async move {
         let (client, server, listener) = at.pair().await;
         // Fill both buffers: the server does not read.
-        while let Some((written, _)) =
+        while let Some(written) =
             at.handle.within(Duration::from_secs(5), client.write(vec![0u8; 1 << 16].slice(0..1 << 16))).await
         {
             written.expect("it stands");
@@ -307,7 +308,7 @@ fn the_end_of_a_core_delivers_what_was_written_and_says_goodbye() {
     world.run(async move {
         for client in [&open.0, &dropped.0] {
             assert!(read_exact(client, 1000).await == vec![5; 1000]);
-            let (end, _) = client.read(vec![0; 1]).await;
+            let (end, _) = client.read(vec![0; 1]).await.parts();
             assert_eq!(end.expect("the end of the stream"), 0);
         }
     });
@@ -362,7 +363,7 @@ fn a_failed_device_ends_everything_that_waits_on_it() {
     world.run(async move {
         let _near = StackStream::connect(&client, address).await.expect("connected");
         let (far, _) = listener.accept().await.expect("accept");
-        let (read, _) = far.read(vec![0; 1]).await;
+        let (read, _) = far.read(vec![0; 1]).await.parts();
         assert_eq!(read.expect_err("the device failed").code(), Some(libc::ENETDOWN));
         assert_eq!(listener.accept().await.expect_err("it failed").code(), Some(libc::ENETDOWN));
         let peer = SocketAddr::from(([10, 0, 0, 1], 7));

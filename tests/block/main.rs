@@ -1,0 +1,6 @@
+//! Namespaces: one suite over every kind.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod namespace;

@@ -1,0 +1,13 @@
+//! The command line, end to end.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod basics;
+mod closed_terminal;
+mod lost_device;
+mod metrics;
+mod no_io_uring;
+mod refused_untouched;
+mod space;
+mod top;

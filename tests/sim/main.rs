@@ -1,0 +1,7 @@
+//! Programs on simulated cores.
+
+#[path = "../support/mod.rs"]
+mod support;
+
+mod cores;
+mod programs;
