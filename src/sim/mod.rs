@@ -1,9 +1,12 @@
-//! Simulation: cores, time and a disk that a seed decides, so that whole nodes run, crash and run again the same way.
+//! Simulation: cores, time and a disk that a seed decides, so that whole nodes run, crash and run
+//! again the same way.
 //!
-//! A [`World`] runs any number of virtual cores in one thread: boson's own scheduler, without a kernel. [`Executor`] is a
-//! world of one core for a store's tests, and [`Disk`] what such a store is on.
+//! A [`World`] runs any number of virtual cores in one thread: boson's own scheduler, without a
+//! kernel. [`Executor`] is a world of one core for a store's tests, and [`Disk`] what such a store
+//! is on.
 //!
-//! Everything random comes from the seed: whose turn it is, latencies, what a power failure takes. A failing seed replays exactly.
+//! Everything random comes from the seed: whose turn it is, latencies, what a power failure takes.
+//! A failing seed replays exactly.
 
 mod clock;
 mod disk;
