@@ -125,7 +125,7 @@ fuzz_target!(|data: &[u8]| {
             buffer.copy_from_slice(unit);
             disk.write(*offset, buffer).await?;
         }
-        Result::Ok(())
+        Ok::<(), boson::Error>(())
     };
     executor.block_on(write).expect("memory does not fail");
     let _ = executor.block_on(look(executor.env(), disk.clone()));

@@ -62,7 +62,7 @@ fn answer(bytes: &[u8]) {
     shared.lock().expect("no panic while it is held").splice(.., bytes.iter().copied());
     let client = Client::new(path);
     let _ = client.snapshot();
-    let _ = client.tasks(0, TaskRange::newest(10));
+    let _ = client.tasks(0, TaskRange::ALL);
 }
 
 fuzz_target!(|data: &[u8]| {
