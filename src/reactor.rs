@@ -109,8 +109,8 @@ pub enum RegisterArena {
 /// A core's reactor.
 #[derive(Clone)]
 pub(crate) enum Reactor {
-    Uring(Rc<uring::Reactor>),
-    Epoll(Rc<epoll::Reactor>),
+    Uring(Rc<uring::Ring>),
+    Epoll(Rc<epoll::Epoll>),
     /// No kernel: operations fail with `EOPNOTSUPP`.
     Simulated,
 }
@@ -126,14 +126,14 @@ impl Reactor {
         let reason = match choice {
             ReactorChoice::Epoll => None,
             ReactorChoice::IoUring | ReactorChoice::Auto => {
-                match uring::Reactor::new(ring_entries, ring_features, doorbell) {
+                match uring::Ring::new(ring_entries, ring_features, doorbell) {
                     Ok(ring) => return Ok(Self::Uring(Rc::new(ring))),
                     Err(error) if choice == ReactorChoice::Auto && is_refusal(&error) => Some(error),
                     Err(error) => return Err(error),
                 }
             }
         };
-        let reactor = epoll::Reactor::new(doorbell, pool)?;
+        let reactor = epoll::Epoll::new(doorbell, pool)?;
         if let Some(reason) = reason {
             static SAID: AtomicBool = AtomicBool::new(false);
             // No `Once`: a subscriber to the log may panic, or make a core.
@@ -153,7 +153,7 @@ impl Reactor {
     }
 
     /// The io_uring, if it is one.
-    pub(crate) fn ring(&self) -> Option<&Rc<uring::Reactor>> {
+    pub(crate) fn ring(&self) -> Option<&Rc<uring::Ring>> {
         match self {
             Self::Uring(ring) => Some(ring),
             Self::Epoll(_) | Self::Simulated => None,

@@ -204,7 +204,7 @@ impl Builder {
         let named = rt::named(task_name(&identity));
         let builder = queue.as_ref().map_or(named, |queue| named.queue(queue));
         let task = builder.spawn_coroutine_at(created_at, coroutine);
-        Ok(JoinHandle { task, thread: Thread(Kind::Coroutine(identity)) })
+        Ok(JoinHandle { task, thread: Thread(ThreadKind::Coroutine(identity)) })
     }
 
     /// Starts the coroutine on the core of `core`, from any thread. As for a task that
@@ -383,10 +383,10 @@ impl<T> fmt::Debug for JoinHandle<T> {
 
 /// A coroutine, or a thread of the system. Handles may be sent to every thread.
 #[derive(Clone)]
-pub struct Thread(Kind);
+pub struct Thread(ThreadKind);
 
 #[derive(Clone)]
-enum Kind {
+enum ThreadKind {
     Coroutine(Arc<Identity>),
     System(std::thread::Thread),
 }
@@ -405,24 +405,24 @@ impl Thread {
     /// Ends its [`park`]: the one that is going on, or the next.
     pub fn unpark(&self) {
         match &self.0 {
-            Kind::Coroutine(identity) => identity.unpark(),
-            Kind::System(thread) => thread.unpark(),
+            ThreadKind::Coroutine(identity) => identity.unpark(),
+            ThreadKind::System(thread) => thread.unpark(),
         }
     }
 
     /// Its number.
     pub fn id(&self) -> ThreadId {
         ThreadId(match &self.0 {
-            Kind::Coroutine(identity) => IdKind::Coroutine(identity.id()),
-            Kind::System(thread) => IdKind::System(thread.id()),
+            ThreadKind::Coroutine(identity) => IdKind::Coroutine(identity.id()),
+            ThreadKind::System(thread) => IdKind::System(thread.id()),
         })
     }
 
     /// The name that it was given.
     pub fn name(&self) -> Option<&str> {
         match &self.0 {
-            Kind::Coroutine(identity) => identity.name(),
-            Kind::System(thread) => thread.name(),
+            ThreadKind::Coroutine(identity) => identity.name(),
+            ThreadKind::System(thread) => thread.name(),
         }
     }
 }
@@ -436,8 +436,8 @@ impl fmt::Debug for Thread {
 /// The coroutine that the caller is in; outside one, the thread.
 pub fn current() -> Thread {
     Thread(match coroutine::current_identity() {
-        Some(identity) => Kind::Coroutine(identity),
-        None => Kind::System(std::thread::current()),
+        Some(identity) => ThreadKind::Coroutine(identity),
+        None => ThreadKind::System(std::thread::current()),
     })
 }
 

@@ -15,9 +15,9 @@ const MAX_TRANSFER_BYTES: u32 = 1 << 20;
 ///
 /// Every operation completes at once. A write is as durable as it gets, so there is no volatile cache.
 #[derive(Clone)]
-pub struct MemoryNamespace(Rc<Shared>);
+pub struct MemoryNamespace(Rc<MemoryShared>);
 
-struct Shared {
+struct MemoryShared {
     info: NamespaceInfo,
     size_bytes: Cell<u64>,
     /// A chunk that was never written, or was trimmed, reads as zeros.
@@ -69,7 +69,7 @@ impl MemoryNamespace {
             trim: true,
             direct: true,
         };
-        let shared = Shared { info, size_bytes: Cell::new(size_bytes), chunks: RefCell::default() };
+        let shared = MemoryShared { info, size_bytes: Cell::new(size_bytes), chunks: RefCell::default() };
         Ok(Self(Rc::new(shared)))
     }
 

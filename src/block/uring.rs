@@ -29,10 +29,10 @@ const MAX_FILE_BYTES: u64 = 16 << 40;
 
 /// A file or a block device, locked against other processes for as long as it is open.
 #[derive(Clone, Debug)]
-pub struct UringNamespace(Rc<Shared>);
+pub struct UringNamespace(Rc<FileShared>);
 
 #[derive(Debug)]
-struct Shared {
+struct FileShared {
     /// Before the file, which it holds too.
     _fixed: Option<FixedFile>,
     _polled: Option<PolledDevice>,
@@ -213,7 +213,7 @@ impl UringNamespace {
         polled: Option<PolledDevice>,
     ) -> Self {
         let fixed = FixedFile::register(&file);
-        Self(Rc::new(Shared {
+        Self(Rc::new(FileShared {
             _fixed: fixed,
             _polled: polled,
             file,
@@ -228,7 +228,7 @@ impl UringNamespace {
     }
 }
 
-impl Shared {
+impl FileShared {
     fn place(&self, offset: u64) -> String {
         format!("{} offset {offset}", self.info.name)
     }

@@ -30,7 +30,7 @@ pub use std::net::{
 pub use addresses::ToSocketAddrs;
 pub use udp::UdpSocket;
 
-use stream::{Shared, check_timeout, io_through_reference};
+use stream::{SharedStream, check_timeout, io_through_reference};
 
 use crate::error::{Error, ErrorKind};
 use crate::net::{self, Net};
@@ -184,11 +184,11 @@ impl std::iter::FusedIterator for Incoming<'_> {}
 
 /// A connection. It closes when its last handle is dropped; what was written is still delivered.
 #[derive(Debug)]
-pub struct TcpStream(Rc<Shared<net::TcpStream>>);
+pub struct TcpStream(Rc<SharedStream<net::TcpStream>>);
 
 impl TcpStream {
     fn new(stream: net::TcpStream) -> Self {
-        Self(Shared::new(stream))
+        Self(SharedStream::new(stream))
     }
 
     /// Connects to the first of `addresses` that answers.

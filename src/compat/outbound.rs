@@ -20,7 +20,7 @@ pub const LINGER: Duration = Duration::from_secs(60);
 /// The writing half. Its buffer may outlive the adapter, in the task that writes it out.
 pub(super) struct Outbound<S> {
     socket: Rc<S>,
-    shared: Rc<Shared>,
+    shared: Rc<OutboundShared>,
     /// The most bytes that wait in the buffer; as many again may be on their way to the socket.
     capacity: usize,
     has_writer: bool,
@@ -29,7 +29,7 @@ pub(super) struct Outbound<S> {
 
 /// What the adapter and its writing task both see.
 #[derive(Default)]
-struct Shared {
+struct OutboundShared {
     /// Bytes that no write took yet. Empty while nothing waits.
     waiting: RefCell<Vec<u8>>,
     /// Whether the task has bytes on their way to the socket.
@@ -45,7 +45,7 @@ struct Shared {
     caller: WakerSlot,
 }
 
-impl Shared {
+impl OutboundShared {
     fn is_idle(&self) -> bool {
         !self.is_writing.get() && self.waiting.borrow().is_empty()
     }
@@ -183,7 +183,7 @@ impl<S> Drop for Outbound<S> {
 }
 
 /// Writes whatever waits until the adapter is dropped, and then what is left, for at most [`LINGER`].
-async fn write_out<S: Socket>(socket: Rc<S>, shared: Rc<Shared>) {
+async fn write_out<S: Socket>(socket: Rc<S>, shared: Rc<OutboundShared>) {
     let mut drain = pin!(drain(&*socket, &shared));
     let mut linger = None;
     poll_fn(|cx| {
@@ -200,7 +200,7 @@ async fn write_out<S: Socket>(socket: Rc<S>, shared: Rc<Shared>) {
     .await;
 }
 
-async fn drain<S: Socket>(socket: &S, shared: &Shared) {
+async fn drain<S: Socket>(socket: &S, shared: &OutboundShared) {
     let mut buf = Vec::new();
     loop {
         // `write_out` keeps the waker of every poll where new bytes and the end of the adapter find it.

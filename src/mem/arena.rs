@@ -48,16 +48,16 @@ const CLASSES: usize = 10;
 pub struct Arena(ArenaHandle);
 
 #[derive(Clone)]
-pub(super) struct ArenaHandle(Rc<Shared>);
+pub(super) struct ArenaHandle(Rc<ArenaShared>);
 
-struct Shared {
+struct ArenaShared {
     base: NonNull<u8>,
     total_bytes: usize,
     pages: PageKind,
-    state: RefCell<State>,
+    state: RefCell<ArenaState>,
 }
 
-struct State {
+struct ArenaState {
     /// The first byte that was never handed out.
     fresh: usize,
     /// Returned blocks by size class, as offsets.
@@ -97,8 +97,8 @@ impl Arena {
                 (base, PageKind::Normal)
             }
         };
-        let state = State { fresh: 0, free: Default::default(), used_bytes: 0, heap_fallbacks: 0 };
-        Ok(Self(ArenaHandle(Rc::new(Shared { base, total_bytes, pages, state: RefCell::new(state) }))))
+        let state = ArenaState { fresh: 0, free: Default::default(), used_bytes: 0, heap_fallbacks: 0 };
+        Ok(Self(ArenaHandle(Rc::new(ArenaShared { base, total_bytes, pages, state: RefCell::new(state) }))))
     }
 
     /// A buffer of `len` bytes, aligned to [`DmaBuf::ALIGN`]; its content is whatever its last user
@@ -188,7 +188,7 @@ impl ArenaHandle {
     }
 }
 
-impl State {
+impl ArenaState {
     fn take_block(&mut self, class: usize, total_bytes: usize) -> Option<usize> {
         let bytes = MIN_BLOCK_BYTES << class;
         let offset = match self.free[class].pop() {
@@ -216,7 +216,7 @@ impl State {
     }
 }
 
-impl Drop for Shared {
+impl Drop for ArenaShared {
     fn drop(&mut self) {
         // SAFETY: `base` and `total_bytes` are the mapping made in `Arena::new`; every arena and
         // `DmaBuf` over it holds the `Rc` that this is in, so none is left. `Arena::region` gives

@@ -73,7 +73,7 @@ fn outside() -> ! {
 
 /// The io_uring of the core that the calling thread is inside of; `None` outside a core and without
 /// an io_uring.
-pub(super) fn ring_if_any() -> Option<Rc<uring::Reactor>> {
+pub(super) fn ring_if_any() -> Option<Rc<uring::Ring>> {
     with(|attachment| attachment?.reactor.ring().map(Rc::clone))
 }
 
@@ -84,7 +84,7 @@ pub(super) fn ring_if_any() -> Option<Rc<uring::Reactor>> {
 /// Outside a core, and in a child process of the core's.
 #[track_caller]
 #[inline]
-pub(super) fn with_ring<R>(f: impl FnOnce(Option<&Rc<uring::Reactor>>) -> R) -> R {
+pub(super) fn with_ring<R>(f: impl FnOnce(Option<&Rc<uring::Ring>>) -> R) -> R {
     attached(|attachment| f(attachment.reactor.ring()))
 }
 

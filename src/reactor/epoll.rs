@@ -11,7 +11,7 @@ mod reactor;
 mod registrations;
 
 pub(super) use calls::CallJob;
-pub(super) use reactor::{Flight, Reactor};
+pub(super) use reactor::{Epoll, Flight};
 
 #[cfg(test)]
 mod tests;

@@ -103,11 +103,11 @@ enum Flight {
     Unstarted,
     InRing {
         key: uring::SlotKey,
-        reactor: Rc<uring::Reactor>,
+        reactor: Rc<uring::Ring>,
     },
     OnEpoll {
         flight: epoll::Flight,
-        reactor: Rc<epoll::Reactor>,
+        reactor: Rc<epoll::Epoll>,
     },
     /// Did not reach the kernel, or is back from there: a negated errno.
     Failed(i32),

@@ -65,7 +65,7 @@ pub(crate) enum Refused {
 
 /// The threads of one core that may block.
 pub(crate) struct Pool {
-    state: Mutex<State>,
+    state: Mutex<PoolState>,
     /// A job was queued, or the pool closes.
     work: Condvar,
     max_threads: usize,
@@ -74,7 +74,7 @@ pub(crate) struct Pool {
 }
 
 #[derive(Default)]
-struct State {
+struct PoolState {
     queue: VecDeque<(JobId, Job)>,
     /// Submitters that wait for room.
     waiting: VecDeque<(u64, Waker)>,
@@ -87,7 +87,7 @@ struct State {
     closed: bool,
 }
 
-impl State {
+impl PoolState {
     fn next_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id
@@ -144,7 +144,7 @@ impl Pool {
         do_job(job, next);
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, PoolState> {
         // Nothing panics while it holds the lock: jobs, wakers and their destructors run without
         // it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)

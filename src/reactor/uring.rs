@@ -18,7 +18,7 @@ pub(crate) use buffer_ring::{BUFFER_BYTES, Chunk};
 pub(crate) use multishot::{Arrival, Feed};
 pub(crate) use polled::PolledDevice;
 pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
-pub(super) use reactor::Reactor;
+pub(super) use reactor::Ring;
 pub(crate) use registered::FixedFile;
 pub(super) use slots::SlotKey;
 

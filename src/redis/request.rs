@@ -102,7 +102,7 @@ struct Span {
 }
 
 #[derive(Clone, Copy, Debug, Default)]
-enum State {
+enum ParseState {
     /// At the first byte of a request.
     #[default]
     Start,
@@ -121,7 +121,7 @@ enum State {
 /// The incremental parser of one connection.
 #[derive(Debug, Default)]
 pub struct Parser {
-    state: State,
+    state: ParseState,
     /// Everything before is understood.
     position: usize,
     /// No line ends between `position` and here.
@@ -146,12 +146,12 @@ impl Parser {
     pub fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Progress, ProtocolError> {
         loop {
             match self.state {
-                State::Start => match input.first() {
+                ParseState::Start => match input.first() {
                     None => return Ok(Progress::Incomplete { wanted_bytes: 1 }),
-                    Some(b'*') => self.state = State::Count,
-                    Some(_) => self.state = State::Inline,
+                    Some(b'*') => self.state = ParseState::Count,
+                    Some(_) => self.state = ParseState::Inline,
                 },
-                State::Inline => {
+                ParseState::Inline => {
                     let Some(end) = self.find(input, b'\n', ProtocolError::TooBigInline)? else {
                         return Ok(Progress::Incomplete { wanted_bytes: input.len() + 1 });
                     };
@@ -159,9 +159,9 @@ impl Parser {
                     let line = line.strip_suffix(b"\r").unwrap_or(line);
                     inline::split(line, &mut self.unquoted, &mut self.arguments)?;
                     self.go_on_at(end + 1);
-                    self.state = State::Complete { inline: true };
+                    self.state = ParseState::Complete { inline: true };
                 }
-                State::Count => {
+                ParseState::Count => {
                     let Some(end) = self.find_line_end(input, ProtocolError::TooBigMultibulkCount)? else {
                         return Ok(Progress::Incomplete { wanted_bytes: input.len() + 1 });
                     };
@@ -175,10 +175,12 @@ impl Parser {
                         return Err(ProtocolError::UnauthenticatedMultibulkLength);
                     }
                     self.go_on_at(end + 2);
-                    self.state = State::Length { arguments_left: count };
+                    self.state = ParseState::Length { arguments_left: count };
                 }
-                State::Length { arguments_left: 0 } => self.state = State::Complete { inline: false },
-                State::Length { arguments_left } => {
+                ParseState::Length { arguments_left: 0 } => {
+                    self.state = ParseState::Complete { inline: false }
+                }
+                ParseState::Length { arguments_left } => {
                     let Some(end) = self.find_line_end(input, ProtocolError::TooBigBulkCount)? else {
                         return Ok(Progress::Incomplete { wanted_bytes: input.len() + 1 });
                     };
@@ -195,9 +197,9 @@ impl Parser {
                         return Err(ProtocolError::UnauthenticatedBulkLength);
                     }
                     self.go_on_at(end + 2);
-                    self.state = State::Bulk { arguments_left, len };
+                    self.state = ParseState::Bulk { arguments_left, len };
                 }
-                State::Bulk { arguments_left, len } => {
+                ParseState::Bulk { arguments_left, len } => {
                     let end = self.position + len;
                     if input.len() < end + 2 {
                         return Ok(Progress::Incomplete { wanted_bytes: end + 2 });
@@ -205,9 +207,9 @@ impl Parser {
                     self.arguments.push(Span { start: self.position, end });
                     // As in Redis, the two bytes behind an argument are skipped, whatever they are.
                     self.go_on_at(end + 2);
-                    self.state = State::Length { arguments_left: arguments_left - 1 };
+                    self.state = ParseState::Length { arguments_left: arguments_left - 1 };
                 }
-                State::Complete { .. } => return Ok(Progress::Complete),
+                ParseState::Complete { .. } => return Ok(Progress::Complete),
             }
         }
     }
@@ -215,7 +217,7 @@ impl Parser {
     /// The request that [`Parser::parse`] found complete in `input`.
     pub fn request<'a>(&'a self, input: &'a [u8]) -> Request<'a> {
         let bytes =
-            if matches!(self.state, State::Complete { inline: true }) { &self.unquoted } else { input };
+            if matches!(self.state, ParseState::Complete { inline: true }) { &self.unquoted } else { input };
         Request { bytes, arguments: &self.arguments }
     }
 
@@ -231,7 +233,7 @@ impl Parser {
 
     /// Goes to the start of the next request, and releases what an unusually large one needed.
     pub fn reset(&mut self) {
-        self.state = State::Start;
+        self.state = ParseState::Start;
         self.go_on_at(0);
         self.arguments.clear();
         self.arguments.shrink_to(KEPT_ARGUMENTS);

@@ -23,13 +23,13 @@ pub struct CancelToken(Arc<Node>);
 
 struct Node {
     cancelled: AtomicBool,
-    state: Mutex<State>,
+    state: Mutex<TokenState>,
     /// And the number that this node has there. It stays alive for its own parent's sake.
     parent: Mutex<Option<(Arc<Node>, u64)>>,
 }
 
 #[derive(Default)]
-struct State {
+struct TokenState {
     next_id: u64,
     waiters: BTreeMap<u64, Waker>,
     children: BTreeMap<u64, Weak<Node>>,
@@ -40,7 +40,7 @@ impl Node {
         Self { cancelled: AtomicBool::new(cancelled), state: Mutex::default(), parent: Mutex::new(parent) }
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, TokenState> {
         // No user code runs under the lock, so a panic leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -50,7 +50,7 @@ impl Node {
     }
 }
 
-impl State {
+impl TokenState {
     fn take_id(&mut self) -> u64 {
         self.next_id += 1;
         self.next_id

@@ -25,8 +25,8 @@ use std::rc::Rc;
 use corosensei::stack::{Stack, StackPointer};
 
 use crate::error::Result;
-use pool::Pool;
-use slab::{Guards, Slot};
+use pool::StackPool;
+use slab::{Guards, StackSlot};
 
 /// The smallest stack, in bytes.
 const MIN_STACK_BYTES: usize = 16 << 10;
@@ -52,7 +52,7 @@ pub struct StackStats {
 pub(in crate::rt) struct PooledStack {
     /// Asked for with each switch.
     base: StackPointer,
-    slot: Slot,
+    slot: StackSlot,
 }
 
 impl PooledStack {
@@ -82,7 +82,7 @@ impl PooledStack {
 
 impl Drop for PooledStack {
     fn drop(&mut self) {
-        let slot = Slot { slab: Rc::clone(&self.slot.slab), index: self.slot.index };
+        let slot = StackSlot { slab: Rc::clone(&self.slot.slab), index: self.slot.index };
         // Without a pool any more, the slab goes with its last stack.
         let _ = POOL.try_with(|pool| pool.borrow_mut().put(slot));
     }
@@ -90,7 +90,7 @@ impl Drop for PooledStack {
 
 // SAFETY: below `base` lie at least `MIN_STACK_BYTES` less the largest colour, more than the 4 KiB
 // that are asked for, of memory that this value owns, readable and writable; then comes the guard
-// page, which `Pool::cut` made inaccessible and which is above `limit`. `base` is a multiple of 64.
+// page, which `StackPool::cut` made inaccessible and which is above `limit`. `base` is a multiple of 64.
 unsafe impl Stack for PooledStack {
     fn base(&self) -> StackPointer {
         self.base
@@ -102,18 +102,18 @@ unsafe impl Stack for PooledStack {
 }
 
 thread_local! {
-    static POOL: RefCell<Pool> = const { RefCell::new(Pool::new(Guards::Install)) };
+    static POOL: RefCell<StackPool> = const { RefCell::new(StackPool::new(Guards::Install)) };
 }
 
 /// What the calling thread's pool holds.
 pub(in crate::rt) fn stats() -> StackStats {
-    POOL.with_borrow(Pool::stats)
+    POOL.with_borrow(StackPool::stats)
 }
 
 /// Gives the memory of the calling thread's free stacks back to the kernel, and the address space
 /// of slabs that are free as a whole.
 pub(in crate::rt) fn trim() {
-    let gone = POOL.with_borrow_mut(Pool::trim);
+    let gone = POOL.with_borrow_mut(StackPool::trim);
     drop(gone);
 }
 

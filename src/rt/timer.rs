@@ -40,13 +40,13 @@ pub(super) struct Wheel<T> {
     heads: [[u32; SLOTS]; LEVELS],
     /// The level and number of the slot whose entries are being moved to finer levels.
     cascading: Option<(usize, usize)>,
-    entries: Vec<Entry<T>>,
+    entries: Vec<TimerEntry<T>>,
     free: u32,
     len: usize,
 }
 
 #[derive(Debug)]
-struct Entry<T> {
+struct TimerEntry<T> {
     /// `None` while the entry is on the free list.
     value: Option<T>,
     deadline_tick: u64,
@@ -95,7 +95,7 @@ impl<T> Wheel<T> {
         let index = if self.free == NIL {
             let index = u32::try_from(self.entries.len()).expect("fewer than 2^32 timers");
             assert!(index != NIL, "fewer than 2^32 - 1 timers");
-            self.entries.push(Entry {
+            self.entries.push(TimerEntry {
                 value: Some(value),
                 deadline_tick,
                 generation: 0,
@@ -303,11 +303,11 @@ impl<T> Wheel<T> {
         value
     }
 
-    fn entry(&self, index: u32) -> &Entry<T> {
+    fn entry(&self, index: u32) -> &TimerEntry<T> {
         &self.entries[index as usize]
     }
 
-    fn entry_mut(&mut self, index: u32) -> &mut Entry<T> {
+    fn entry_mut(&mut self, index: u32) -> &mut TimerEntry<T> {
         &mut self.entries[index as usize]
     }
 }

@@ -104,12 +104,12 @@ pub struct Disk {
     env: SimEnv,
     info: Rc<NamespaceInfo>,
     options: Rc<DiskOptions>,
-    state: Rc<RefCell<State>>,
+    state: Rc<RefCell<DiskState>>,
 }
 
 type Sector = [u8; SECTOR_BYTES];
 
-struct State {
+struct DiskState {
     random: StdRng,
     size_bytes: u64,
     /// What is safe.
@@ -138,7 +138,7 @@ impl Disk {
             trim: false,
             direct: true,
         };
-        let state = State {
+        let state = DiskState {
             random: StdRng::seed_from_u64(seed),
             size_bytes: options.size_bytes,
             durable: BTreeMap::new(),
@@ -258,7 +258,7 @@ fn locate(offset: u64) -> (u64, usize) {
     (offset / sector_bytes, usize::try_from(offset % sector_bytes).expect("less than a sector"))
 }
 
-impl State {
+impl DiskState {
     /// The newest content of a sector.
     fn sector(&self, sector: u64) -> Sector {
         let cached = self.cache.get(&sector).and_then(|versions| versions.last());

@@ -20,7 +20,7 @@ const MOST_NESTED: usize = 16;
 /// What a virtual core has for buffers; touched with use.
 const ARENA_BYTES: usize = 2 << 20;
 
-pub(super) struct Entry {
+pub(super) struct CoreEntry {
     pub(super) name: String,
     number: u64,
     pub(super) core: SteppedCore,
@@ -30,7 +30,7 @@ pub(super) struct Driver {
     pub(super) options: WorldOptions,
     pub(super) clock: VirtualClock,
     random: RefCell<StdRng>,
-    cores: RefCell<Vec<Rc<Entry>>>,
+    cores: RefCell<Vec<Rc<CoreEntry>>>,
     trace: Cell<u64>,
     steps: Cell<u64>,
     /// Steps since time moved.
@@ -99,7 +99,7 @@ impl Driver {
         drop(running);
     }
 
-    pub(super) fn add(&self, name: &str) -> Rc<Entry> {
+    pub(super) fn add(&self, name: &str) -> Rc<CoreEntry> {
         let number = self.cores.borrow().len();
         assert!(number < MAX_CORES, "a world has {MAX_CORES} cores at most");
         let mut config = CoreConfig::new(Arc::new(self.clock.clone()), self.random.borrow_mut().random());
@@ -111,7 +111,7 @@ impl Driver {
             Ok(core) => core,
             Err(error) => panic!("no memory for a core: {error}"),
         };
-        let entry = Rc::new(Entry { name: name.to_owned(), number: number as u64, core });
+        let entry = Rc::new(CoreEntry { name: name.to_owned(), number: number as u64, core });
         self.cores.borrow_mut().push(Rc::clone(&entry));
         entry
     }
@@ -171,7 +171,7 @@ impl Driver {
         self.cores.borrow().iter().filter(|entry| which(&entry.core)).count()
     }
 
-    fn nth(&self, at: usize, which: impl Fn(&SteppedCore) -> bool) -> Option<Rc<Entry>> {
+    fn nth(&self, at: usize, which: impl Fn(&SteppedCore) -> bool) -> Option<Rc<CoreEntry>> {
         self.cores.borrow().iter().filter(|entry| which(&entry.core)).nth(at).cloned()
     }
 
@@ -179,18 +179,18 @@ impl Driver {
         if count > 1 { self.random.borrow_mut().random_range(0..count) } else { 0 }
     }
 
-    fn take_step(&self, entry: &Entry) -> Result<()> {
+    fn take_step(&self, entry: &CoreEntry) -> Result<()> {
         self.begin_step(entry, entry.core.stage() as u64);
         entry.core.step(&|count| self.noted_choice(count))
     }
 
     /// A thread of the core's blocking pool does a job.
-    fn do_job(&self, entry: &Entry) {
+    fn do_job(&self, entry: &CoreEntry) {
         self.begin_step(entry, u64::MAX);
         entry.core.do_job(&|count| self.noted_choice(count));
     }
 
-    fn begin_step(&self, entry: &Entry, what: u64) {
+    fn begin_step(&self, entry: &CoreEntry, what: u64) {
         self.steps.set(self.steps.get() + 1);
         self.still.set(self.still.get() + 1);
         self.note([entry.number, what, self.clock.now().as_nanos()]);
@@ -242,7 +242,7 @@ impl Driver {
     }
 
     pub(super) fn stuck(&self, kind: StuckKind) -> Stuck {
-        let dump = |entry: &Rc<Entry>| CoreDump {
+        let dump = |entry: &Rc<CoreEntry>| CoreDump {
             name: entry.name.clone(),
             stage: entry.core.stage(),
             tasks: entry.core.tasks(),

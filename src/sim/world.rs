@@ -6,7 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::driver::{Driver, Entry, Stepped};
+use super::driver::{CoreEntry, Driver, Stepped};
 use super::stuck::{Stuck, StuckKind};
 use crate::observe::{CoreStats, TaskInfo};
 use crate::rt::defect::Defect;
@@ -108,7 +108,7 @@ pub struct World {
 #[derive(Clone)]
 pub struct VirtualCore {
     driver: Rc<Driver>,
-    core: Rc<Entry>,
+    core: Rc<CoreEntry>,
 }
 
 impl World {

@@ -9,8 +9,8 @@ use super::cost::{Change, Cost, Demand};
 use super::env::Env;
 use super::log::{Operation, RECORD_HEADER_BYTES};
 use super::options::{MAX_INLINE_BYTES, MAX_TRANSACTION_BYTES, WriteOptions};
-use super::shared::Shared;
-use super::state::{Admission, Lookup, State};
+use super::shared::StoreShared;
+use super::state::{Admission, Lookup, StoreState};
 use super::tree_state::Seek;
 use super::txn::{Decided, Pins};
 use super::write::{Commit, Patience, check_limits, value_units};
@@ -58,7 +58,7 @@ impl<'a> Writes<'a> {
     }
 
     /// A quick bound of the units that they take.
-    fn quick_cost(self, state: &State) -> Cost {
+    fn quick_cost(self, state: &StoreState) -> Cost {
         if let Some(((tree, key), value)) = self.only() {
             let bytes = value.map_or(0, |value| key.len() + value.len().min(MAX_INLINE_BYTES));
             let large = value.map_or(0, |value| value_units(value.len(), state.ledger.unit));
@@ -133,7 +133,7 @@ impl Record {
     }
 }
 
-impl<E: Env, N: Namespace> Shared<E, N> {
+impl<E: Env, N: Namespace> StoreShared<E, N> {
     /// Applies what a transaction decided on.
     pub(super) async fn apply_all(&self, writes: Writes<'_>, options: WriteOptions) -> Result<Commit> {
         if writes.list.is_empty() {
@@ -185,7 +185,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     /// Changes the trees and appends the record. `None`, with nothing changed, if large values find no units.
     fn apply_now(
         &self,
-        state: &mut State,
+        state: &mut StoreState,
         writes: Writes<'_>,
         record: Record,
         options: WriteOptions,
@@ -310,7 +310,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     }
 }
 
-impl State {
+impl StoreState {
     /// Whether there is room for the writes, whose leaves are in memory.
     fn has_room_for(&self, writes: Writes<'_>, record: Record) -> bool {
         let mut cost = self.exact_cost(writes.changes());
@@ -322,7 +322,7 @@ impl State {
 /// Has a record written to a place of its own; returns what refers to it. `None`, with nothing taken, if
 /// there are no units for it.
 fn spill<'a>(
-    state: &mut State,
+    state: &mut StoreState,
     operations: impl Iterator<Item = Operation<'a>>,
 ) -> Option<super::object::ObjectRef> {
     let mut record = vec![0; RECORD_HEADER_BYTES];
@@ -336,10 +336,10 @@ fn spill<'a>(
 }
 
 /// Keeps every other write out while it lives.
-struct ExclusiveLock<'a, E: Env, N: Namespace>(&'a Shared<E, N>);
+struct ExclusiveLock<'a, E: Env, N: Namespace>(&'a StoreShared<E, N>);
 
 impl<'a, E: Env, N: Namespace> ExclusiveLock<'a, E, N> {
-    fn take(shared: &'a Shared<E, N>) -> Self {
+    fn take(shared: &'a StoreShared<E, N>) -> Self {
         shared.state.borrow_mut().exclusive = true;
         Self(shared)
     }

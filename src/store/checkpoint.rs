@@ -14,10 +14,10 @@ use super::log::LogPoint;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Placement, Stored};
 use super::options::Sabotage;
 use super::page::{Blob, Body, Garbage, Ledger, Page, Slot};
-use super::shared::{Shared, yield_now};
+use super::shared::{StoreShared, yield_now};
 use super::shrink;
 use super::space::Extent;
-use super::state::State;
+use super::state::StoreState;
 use super::superblock::{self, Superblock};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
@@ -26,7 +26,7 @@ use crate::error::{Error, ErrorKind, Result};
 const PAGES_PER_TURN: usize = 256;
 
 /// Takes checkpoints when they are asked for, until the store is closed or failed.
-pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
+pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<StoreShared<E, N>>) {
     loop {
         {
             let mut state = shared.state.borrow_mut();
@@ -79,7 +79,7 @@ struct Snapshot {
 }
 
 /// Takes one checkpoint.
-pub(super) async fn take<E: Env, N: Namespace>(shared: &Shared<E, N>, clean: bool) -> Result<()> {
+pub(super) async fn take<E: Env, N: Namespace>(shared: &StoreShared<E, N>, clean: bool) -> Result<()> {
     resolve_garbage(shared).await?;
     let snapshot = {
         let mut state = shared.state.borrow_mut();
@@ -133,7 +133,7 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &Shared<E, N>, clean: boo
 }
 
 /// Gives units back that no checkpoint refers to any more.
-fn free<E: Env, N: Namespace>(shared: &Shared<E, N>, extents: &[Extent]) -> Result<()> {
+fn free<E: Env, N: Namespace>(shared: &StoreShared<E, N>, extents: &[Extent]) -> Result<()> {
     let mut state = shared.state.borrow_mut();
     for &extent in extents {
         if !state.space.release(extent) {
@@ -146,8 +146,8 @@ fn free<E: Env, N: Namespace>(shared: &Shared<E, N>, extents: &[Extent]) -> Resu
 
 /// The superblock of the store as it is, for the given start of the log and places.
 pub(super) fn describe<E: Env, N: Namespace>(
-    shared: &Shared<E, N>,
-    state: &State,
+    shared: &StoreShared<E, N>,
+    state: &StoreState,
     log_start: LogPoint,
     catalog: ObjectRef,
     map: ObjectRef,
@@ -170,7 +170,7 @@ pub(super) fn describe<E: Env, N: Namespace>(
     }
 }
 
-impl State {
+impl StoreState {
     /// Whether anything changed since the last snapshot.
     fn checkpoint_helps_now(&self) -> bool {
         self.ledger.dirty_units > 0
@@ -179,7 +179,7 @@ impl State {
     }
 }
 
-fn snapshot(state: &mut State) -> Snapshot {
+fn snapshot(state: &mut StoreState) -> Snapshot {
     let overhead = state.overhead_units();
     state.checkpoint.units = state.ledger.snapshot() + overhead;
     state.space.rewind();
@@ -210,7 +210,7 @@ fn snapshot(state: &mut State) -> Snapshot {
 
 /// Finds the units of detached trees and unread indexes. What cannot be read stays in use: it is lost, but
 /// nothing else is.
-async fn resolve_garbage<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
+async fn resolve_garbage<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Result<()> {
     loop {
         let garbage = shared.state.borrow_mut().ledger.next_garbage();
         let result = match garbage {
@@ -233,7 +233,7 @@ async fn resolve_garbage<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<
     }
 }
 
-async fn free_tree<E: Env, N: Namespace>(shared: &Shared<E, N>, root: Slot) -> Result<()> {
+async fn free_tree<E: Env, N: Namespace>(shared: &StoreShared<E, N>, root: Slot) -> Result<()> {
     let mut stack = vec![(root, None)];
     let mut result = Ok(());
     let mut freed = 0;
@@ -294,13 +294,13 @@ enum Written {
 }
 
 struct PageWriter<'a, E, N> {
-    shared: &'a Shared<E, N>,
+    shared: &'a StoreShared<E, N>,
     run: RunWriter,
     written: Vec<Written>,
 }
 
 impl<'a, E: Env, N: Namespace> PageWriter<'a, E, N> {
-    fn new(shared: &'a Shared<E, N>) -> Self {
+    fn new(shared: &'a StoreShared<E, N>) -> Self {
         Self { shared, run: RunWriter::new(&shared.disk), written: Vec::new() }
     }
 

@@ -7,7 +7,7 @@ use std::time::Duration;
 use super::env::Env;
 use super::log::{Batch, Step};
 use super::options::Sabotage;
-use super::shared::{Shared, either};
+use super::shared::{StoreShared, either};
 use super::state::External;
 use crate::block::Namespace;
 use crate::error::{Outcome, Result};
@@ -15,7 +15,7 @@ use crate::mem::DmaBuf;
 use crate::rt::Instant;
 
 /// Writes the log until the store is closed or failed.
-pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
+pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<StoreShared<E, N>>) {
     loop {
         let step = {
             let mut state = shared.state.borrow_mut();
@@ -46,7 +46,7 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
     shared.progress.notify_all();
 }
 
-async fn write_batch<E: Env, N: Namespace>(shared: &Shared<E, N>, mut batch: Batch) -> Result<()> {
+async fn write_batch<E: Env, N: Namespace>(shared: &StoreShared<E, N>, mut batch: Batch) -> Result<()> {
     loop {
         let (wait, flush_by) = {
             let mut state = shared.state.borrow_mut();
@@ -109,12 +109,12 @@ async fn write_batch<E: Env, N: Namespace>(shared: &Shared<E, N>, mut batch: Bat
 
 /// Flushes. If another flush, or a write, failed meanwhile, this one proves nothing: the device may have dropped what it could
 /// not keep, and said so only once.
-pub(super) async fn flush_healthy<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
+pub(super) async fn flush_healthy<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Result<()> {
     shared.disk.flush().await?;
     shared.check_failed("flush", Outcome::Unknown)
 }
 
-async fn flush<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
+async fn flush<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Result<()> {
     let point = shared.state.borrow_mut().log.flush_point();
     flush_healthy(shared).await?;
     let mut state = shared.state.borrow_mut();
@@ -126,7 +126,7 @@ async fn flush<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
 }
 
 /// Writes large values to their places, in order, until the store is closed or failed.
-pub(super) async fn run_values<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
+pub(super) async fn run_values<E: Env, N: Namespace>(shared: Rc<StoreShared<E, N>>) {
     loop {
         let next = {
             let mut state = shared.state.borrow_mut();
@@ -154,7 +154,7 @@ pub(super) async fn run_values<E: Env, N: Namespace>(shared: Rc<Shared<E, N>>) {
     shared.progress.notify_all();
 }
 
-async fn write_value<E: Env, N: Namespace>(shared: &Shared<E, N>, external: &External) -> Result<()> {
+async fn write_value<E: Env, N: Namespace>(shared: &StoreShared<E, N>, external: &External) -> Result<()> {
     let mut run = super::disk::RunWriter::new(&shared.disk);
     for (extent, range) in &external.content {
         run.push(&shared.disk, *extent, &external.bytes[range.clone()]).await?;

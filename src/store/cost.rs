@@ -1,8 +1,8 @@
 //! What a write takes: how many units the next checkpoint may need for it, and which part of the free room
 //! it may use.
 //!
-//! [`State::change_units`] is a quick bound, good enough while there is plenty of room. When it does not
-//! fit, [`State::exact_cost`] looks at the very pages that would change, so that nothing is refused, and no
+//! [`StoreState::change_units`] is a quick bound, good enough while there is plenty of room. When it does not
+//! fit, [`StoreState::exact_cost`] looks at the very pages that would change, so that nothing is refused, and no
 //! namespace grows, for room that would never be used.
 
 use std::rc::Rc;
@@ -12,7 +12,7 @@ use super::options::MAX_INLINE_BYTES;
 use super::page::{
     Leaf, LeafValue, MERGE_BELOW_BYTES, MERGED_MAX_BYTES, PAGE_STEP_BYTES, PAGE_TARGET_BYTES, Page, Slot,
 };
-use super::state::State;
+use super::state::StoreState;
 use super::write::value_units;
 
 /// The largest page, with an index page, in units.
@@ -47,7 +47,7 @@ pub(super) struct Change<'a> {
     pub(super) value_len: Option<usize>,
 }
 
-impl State {
+impl StoreState {
     /// The units that changing `keys` keys, with `bytes` bytes of new entries, takes at most besides large
     /// values.
     ///

@@ -5,7 +5,7 @@ use std::ops::Bound;
 
 use super::env::Env;
 use super::page::LeafValue;
-use super::shared::Shared;
+use super::shared::StoreShared;
 use super::tree_state::Seek;
 use crate::block::Namespace;
 use crate::error::Result;
@@ -86,7 +86,7 @@ impl<E: Env, N: Namespace> Cursor<E, N> {
 
     async fn read_leaf(&mut self) -> Result<()> {
         let (shared, id) = self.tree.parts();
-        let shared: &Shared<E, N> = shared;
+        let shared: &StoreShared<E, N> = shared;
         let seek = match (self.descending, &self.lower, &self.upper) {
             (false, Bound::Included(key) | Bound::Excluded(key), _) => Seek::Key(key),
             (false, Bound::Unbounded, _) => Seek::Key(&[]),

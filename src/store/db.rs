@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::env::Env;
 use super::options::{Options, WriteOptions};
-use super::shared::Shared;
+use super::shared::StoreShared;
 use super::stats::Stats;
 use super::tree::Tree;
 use super::txn::Txn;
@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// is made durable in the background; [`Db::close`] waits for that and saves the next opening the replay of
 /// the log.
 pub struct Db<E, N> {
-    shared: Rc<Shared<E, N>>,
+    shared: Rc<StoreShared<E, N>>,
     /// Ends the background tasks when the last handle goes.
     guard: Rc<CloseGuard>,
 }
@@ -75,7 +75,7 @@ impl<E: Env, N: Namespace> Db<E, N> {
         Ok(Self { shared, guard: Rc::new(guard) })
     }
 
-    pub(super) fn shared(&self) -> &Shared<E, N> {
+    pub(super) fn shared(&self) -> &StoreShared<E, N> {
         &self.shared
     }
 
@@ -241,7 +241,7 @@ impl<E: Env, N: Namespace> Db<E, N> {
 }
 
 /// The last handle is gone: what is buffered is committed by the background task, then everything ends.
-fn abandon<E: Env, N: Namespace>(shared: &Rc<Shared<E, N>>) {
+fn abandon<E: Env, N: Namespace>(shared: &Rc<StoreShared<E, N>>) {
     let mut state = shared.state.borrow_mut();
     if state.closed {
         return;

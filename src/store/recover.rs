@@ -10,9 +10,9 @@ use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, pars
 use super::object::{ObjectRef, Stored};
 use super::options::{MAX_INLINE_BYTES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
 use super::page::{Blob, Garbage, NewValue, Slot};
-use super::shared::{Pace, Shared};
+use super::shared::{Pace, StoreShared};
 use super::space::{Extent, Space};
-use super::state::{Lookup, State};
+use super::state::{Lookup, StoreState};
 use super::superblock::{self, COPY_ROOM_BYTES, Found, LOG_OFFSET, Superblock};
 use super::tree_state::{Seek, TreeState};
 use crate::block::Namespace;
@@ -26,7 +26,7 @@ pub(super) async fn open<E: Env, N: Namespace>(
     env: E,
     namespace: N,
     options: Options,
-) -> Result<Shared<E, N>> {
+) -> Result<StoreShared<E, N>> {
     let mut disk = Disk::new(namespace, options.sabotage);
     superblock::check_size(&disk)?;
     // What is refused stays as it is: so nothing is written before it is known what the namespace holds.
@@ -44,7 +44,7 @@ fn may_overwrite(kind: ErrorKind) -> bool {
     matches!(kind, ErrorKind::ForeignData | ErrorKind::UnsupportedFormat | ErrorKind::Corrupt)
 }
 
-async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -> Result<Shared<E, N>> {
+async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -> Result<StoreShared<E, N>> {
     let info = disk.namespace.info();
     let most = (info.max_size_bytes.max(disk.namespace.size_bytes()) / 4).max(MIN_LOG_BYTES);
     let len = options.log_bytes.clamp(MIN_LOG_BYTES, most) / COPY_ROOM_BYTES * COPY_ROOM_BYTES;
@@ -58,8 +58,8 @@ async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -
     let start = LogPoint { position: 0, sequence: 1, chain: checksum(&options.identity), next_lsn: 1 };
     let log = Log::new(ring, 1, start, start);
     let cache_bytes = options.cache_bytes;
-    let state = State::new(Space::new(disk.units()), log, disk.unit, cache_bytes);
-    let shared = Shared::new(env, disk, options, state, [0; 4]);
+    let state = StoreState::new(Space::new(disk.units()), log, disk.unit, cache_bytes);
+    let shared = StoreShared::new(env, disk, options, state, [0; 4]);
     {
         let mut state = shared.state.borrow_mut();
         let nothing = super::object::ObjectRef::default();
@@ -78,7 +78,7 @@ async fn load<E: Env, N: Namespace>(
     options: Options,
     superblock: &Superblock,
     copies: [u64; 4],
-) -> Result<Shared<E, N>> {
+) -> Result<StoreShared<E, N>> {
     check_geometry(&disk, superblock)?;
     let (content, stored_catalog) = disk.read_object(superblock.catalog).await?;
     let (entries, next_id) = catalog::decode(&content)
@@ -89,7 +89,7 @@ async fn load<E: Env, N: Namespace>(
     })?;
     let start = superblock.log_start;
     let log = Log::new(superblock.ring(), superblock.epoch + 1, start, start);
-    let mut state = State::new(space, log, disk.unit, options.cache_bytes);
+    let mut state = StoreState::new(space, log, disk.unit, options.cache_bytes);
     state.meta = vec![stored_catalog, stored_map];
     state.checkpoint.lsn = start.next_lsn - 1;
     state.fixed_units = superblock.fixed_units();
@@ -99,7 +99,7 @@ async fn load<E: Env, N: Namespace>(
         let root = (!entry.root.is_nothing()).then_some(Slot::OnDisk(entry.root));
         state.place_tree(entry.id, TreeState { name: entry.name, root, len: entry.len, created: true });
     }
-    let shared = Shared::new(env, disk, options, state, copies);
+    let shared = StoreShared::new(env, disk, options, state, copies);
     let end = replay(&shared, superblock).await?;
     // What was read may sit in a volatile cache if only the process had died.
     shared.disk.flush().await?;
@@ -251,7 +251,10 @@ impl<'a, N: Namespace> RingReader<'a, N> {
 }
 
 /// Applies every record after the checkpoint; returns the point where the log goes on.
-async fn replay<E: Env, N: Namespace>(shared: &Shared<E, N>, superblock: &Superblock) -> Result<LogPoint> {
+async fn replay<E: Env, N: Namespace>(
+    shared: &StoreShared<E, N>,
+    superblock: &Superblock,
+) -> Result<LogPoint> {
     let mut reader = RingReader::new(&shared.disk, superblock.ring());
     let mut point = superblock.log_start;
     loop {
@@ -287,7 +290,7 @@ async fn replay<E: Env, N: Namespace>(shared: &Shared<E, N>, superblock: &Superb
 
 /// Applies a record that lies outside of the log.
 async fn replay_spilled<E: Env, N: Namespace>(
-    shared: &Shared<E, N>,
+    shared: &StoreShared<E, N>,
     reference: ObjectRef,
     offset: u64,
 ) -> Result<()> {
@@ -311,8 +314,8 @@ async fn replay_spilled<E: Env, N: Namespace>(
 
 /// Marks what was written ahead of the log as in use.
 fn take_extents<E: Env, N: Namespace>(
-    shared: &Shared<E, N>,
-    state: &mut State,
+    shared: &StoreShared<E, N>,
+    state: &mut StoreState,
     extents: &[Extent],
     offset: u64,
 ) -> Result<()> {
@@ -328,7 +331,7 @@ fn take_extents<E: Env, N: Namespace>(
 }
 
 async fn apply<E: Env, N: Namespace>(
-    shared: &Shared<E, N>,
+    shared: &StoreShared<E, N>,
     operation: Operation<'_>,
     offset: u64,
 ) -> Result<()> {
@@ -389,7 +392,7 @@ async fn apply<E: Env, N: Namespace>(
     Ok(())
 }
 
-fn put(state: &mut State, tree: u32, key: &[u8], value: &NewValue<'_>) {
+fn put(state: &mut StoreState, tree: u32, key: &[u8], value: &NewValue<'_>) {
     let (tree, ledger) = state.tree_and_ledger(tree);
     let done = tree.put(key, value, ledger);
     debug_assert!(done.is_ok(), "the leaf was just loaded");

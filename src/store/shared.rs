@@ -10,18 +10,18 @@ use super::disk::Disk;
 use super::env::Env;
 use super::options::Options;
 use super::page::{Blob, Body, Page};
-use super::state::{Failure, State};
+use super::state::{Failure, StoreState};
 use super::tree_state::{Descent, Missing, Seek};
 use super::txn::Scratch;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::sync::local::Notify;
 
-pub(super) struct Shared<E, N> {
+pub(super) struct StoreShared<E, N> {
     pub(super) env: E,
     pub(super) disk: Disk<N>,
     pub(super) options: Options,
-    pub(super) state: RefCell<State>,
+    pub(super) state: RefCell<StoreState>,
     /// Wakes the task that writes the log.
     pub(super) log_wake: Notify,
     /// Wakes the task that takes checkpoints.
@@ -41,8 +41,8 @@ pub(super) struct Shared<E, N> {
     pub(super) scratch: Cell<Scratch>,
 }
 
-impl<E: Env, N: Namespace> Shared<E, N> {
-    pub(super) fn new(env: E, disk: Disk<N>, options: Options, state: State, copies: [u64; 4]) -> Self {
+impl<E: Env, N: Namespace> StoreShared<E, N> {
+    pub(super) fn new(env: E, disk: Disk<N>, options: Options, state: StoreState, copies: [u64; 4]) -> Self {
         Self {
             env,
             disk,

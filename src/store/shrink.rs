@@ -1,6 +1,6 @@
 //! Giving space back: a namespace that is much larger than what it holds becomes smaller.
 //!
-//! A [`step`] follows each checkpoint. When the namespace is larger than [`State::largest_units`] and a
+//! A [`step`] follows each checkpoint. When the namespace is larger than [`StoreState::largest_units`] and a
 //! growth step, it gets a ceiling: what is written from then on lies below. Pages and values beyond the
 //! ceiling are moved, some at a time, by counting them as changed; the next checkpoint writes them below.
 //! Once nothing lies beyond, the map is cut, a checkpoint records the smaller size, and the end is given
@@ -16,8 +16,8 @@ use super::cost::{Cost, Demand};
 use super::env::Env;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Stored, plain_extent};
 use super::page::{Blob, Body, LeafValue, Page, Slot};
-use super::shared::{Shared, yield_now};
-use super::state::{Admission, Lookup, State};
+use super::shared::{StoreShared, yield_now};
+use super::state::{Admission, Lookup, StoreState};
 use super::tree_state::{Descent, Missing, Seek, TreeState};
 use super::write::{grow_step_bytes, value_units};
 use crate::block::Namespace;
@@ -51,7 +51,7 @@ pub(super) struct Shrink {
     pause: u32,
 }
 
-impl State {
+impl StoreState {
     /// The size, in units, up to which the namespace grows rather than wait for a checkpoint, and down to
     /// which it shrinks: one and a half times what the trees take, and twice the log.
     pub(super) fn largest_units(&self) -> u64 {
@@ -87,7 +87,7 @@ impl State {
 }
 
 /// Takes the next step towards a smaller namespace, if it should be smaller. To be called after a checkpoint.
-pub(super) async fn step<E: Env, N: Namespace>(shared: &Shared<E, N>) {
+pub(super) async fn step<E: Env, N: Namespace>(shared: &StoreShared<E, N>) {
     if let Err(error) = try_step(shared).await {
         // It stays as large as it is, which harms nobody.
         tracing::warn!("{} could not be made smaller: {error}", shared.disk.name());
@@ -95,12 +95,12 @@ pub(super) async fn step<E: Env, N: Namespace>(shared: &Shared<E, N>) {
     }
 }
 
-fn give_up(state: &mut State) {
+fn give_up(state: &mut StoreState) {
     state.shrink = Shrink { pause: RETRY_AFTER, ..Shrink::default() };
     state.space.set_ceiling(u64::MAX);
 }
 
-async fn try_step<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
+async fn try_step<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Result<()> {
     if shared.disk.units() > shared.state.borrow().space.units() {
         return truncate(shared).await;
     }
@@ -122,7 +122,7 @@ async fn try_step<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
 }
 
 /// The checkpoint that was just taken knows the smaller size: gives the rest back.
-async fn truncate<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
+async fn truncate<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Result<()> {
     let units = {
         let mut state = shared.state.borrow_mut();
         if state.checkpoint.space_units != state.space.units() {
@@ -151,7 +151,7 @@ async fn truncate<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<()> {
 }
 
 /// What the size is to become, if it is to become smaller; sets the ceiling.
-fn target<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Option<u64> {
+fn target<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Option<u64> {
     let mut state = shared.state.borrow_mut();
     if state.shrink.pause > 0 {
         state.shrink.pause -= 1;
@@ -176,7 +176,7 @@ fn target<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Option<u64> {
 }
 
 /// Counts some of what lies beyond `ceiling` as changed. Returns whether there was any, or may be.
-async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> Result<bool> {
+async fn evacuate<E: Env, N: Namespace>(shared: &StoreShared<E, N>, ceiling: u64) -> Result<bool> {
     let (mut moved_units, mut turns) = (0, 0);
     while moved_units * u64::from(shared.disk.unit) < MOVE_BYTES {
         // No checkpoint is taken meanwhile: this goes on after one that others wait for.
@@ -227,7 +227,7 @@ async fn evacuate<E: Env, N: Namespace>(shared: &Shared<E, N>, ceiling: u64) -> 
 /// Counts the page at `level` that holds `key` as changed and, if it is a leaf, puts its values that lie
 /// beyond `ceiling` anew. Returns how many units that takes; `None` if there is no room for it now.
 async fn move_page<E: Env, N: Namespace>(
-    shared: &Shared<E, N>,
+    shared: &StoreShared<E, N>,
     tree: u32,
     key: &[u8],
     level: u8,
@@ -291,7 +291,7 @@ async fn move_page<E: Env, N: Namespace>(
 }
 
 /// Reads where a scattered value lies, if that is not known yet.
-async fn find_extents<E: Env, N: Namespace>(shared: &Shared<E, N>, blob: &Blob) -> Result<()> {
+async fn find_extents<E: Env, N: Namespace>(shared: &StoreShared<E, N>, blob: &Blob) -> Result<()> {
     let unknown = match &*blob.stored.borrow() {
         Some(stored) if stored.reference.is_scattered() && stored.scattered.is_none() => stored.reference,
         _ => return Ok(()),

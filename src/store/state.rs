@@ -95,7 +95,7 @@ pub(super) struct Counters {
     pub(super) evictions: u64,
 }
 
-pub(super) struct State {
+pub(super) struct StoreState {
     /// By id; ids that no tree has are gaps.
     pub(super) trees: Vec<Option<TreeState>>,
     pub(super) by_name: HashMap<String, u32>,
@@ -142,7 +142,7 @@ pub(super) enum Admission {
     Short,
 }
 
-impl State {
+impl StoreState {
     pub(super) fn new(space: Space, log: Log, unit: u32, cache_bytes: usize) -> Self {
         Self {
             trees: Vec::new(),
@@ -446,7 +446,7 @@ pub(super) enum Lookup {
     Missing(super::tree_state::Missing),
 }
 
-impl State {
+impl StoreState {
     /// Looks `key` up among the pages in memory.
     pub(super) fn lookup(&self, tree: u32, key: &[u8]) -> Lookup {
         match self.tree(tree).descend(Seek::Key(key)) {

@@ -1,6 +1,6 @@
 //! What a store says about itself.
 
-use super::state::State;
+use super::state::StoreState;
 
 /// Sizes now, and counters since the store was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -44,7 +44,7 @@ pub struct Stats {
 }
 
 impl Stats {
-    pub(super) fn of(state: &State) -> Self {
+    pub(super) fn of(state: &StoreState) -> Self {
         Self {
             size_bytes: state.space.units() * u64::from(state.ledger.unit),
             free_bytes: state.free_bytes(),

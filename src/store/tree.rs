@@ -8,7 +8,7 @@ use super::db::Db;
 use super::env::Env;
 use super::options::WriteOptions;
 use super::page::LeafValue;
-use super::shared::Shared;
+use super::shared::StoreShared;
 use super::state::Lookup;
 use super::tree_state::Seek;
 use super::write::Commit;
@@ -38,7 +38,7 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         Self { db, id }
     }
 
-    pub(super) fn parts(&self) -> (&Shared<E, N>, u32) {
+    pub(super) fn parts(&self) -> (&StoreShared<E, N>, u32) {
         (self.db.shared(), self.id)
     }
 

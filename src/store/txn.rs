@@ -9,7 +9,7 @@ use super::codec::checksum;
 use super::env::Env;
 use super::options::WriteOptions;
 use super::page::{LeafValue, Page};
-use super::shared::Shared;
+use super::shared::StoreShared;
 use super::state::Lookup;
 use super::tree_state::Seek;
 use super::write::{Commit, Obstacle, Patience, TIDIED_AT_ONCE};
@@ -194,7 +194,7 @@ pub(super) struct Pins {
     values: Vec<Rc<[u8]>>,
 }
 
-impl<E: Env, N: Namespace> Shared<E, N> {
+impl<E: Env, N: Namespace> StoreShared<E, N> {
     /// Runs a transaction over `keys` (tree and key each) and applies what it wrote.
     pub(super) async fn transact<R>(
         &self,

@@ -7,7 +7,7 @@ use super::catalog;
 use super::env::Env;
 use super::object::{ObjectRef, Stored};
 use super::page::{Body, Ledger, Page, Slot};
-use super::shared::Shared;
+use super::shared::StoreShared;
 use super::space::{Extent, Space};
 use super::superblock::{self, Found};
 use crate::block::Namespace;
@@ -45,7 +45,7 @@ impl VerifyReport {
 }
 
 /// Takes a checkpoint, then checks it while it is kept from being replaced.
-pub(super) async fn run<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<VerifyReport> {
+pub(super) async fn run<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Result<VerifyReport> {
     shared.wait_checkpoint().await?;
     let _pause = Pause::start(shared);
     while shared.state.borrow().checkpoint.running {
@@ -87,7 +87,7 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: &Shared<E, N>) -> Result<V
 }
 
 struct Walk<'a, E, N> {
-    shared: &'a Shared<E, N>,
+    shared: &'a StoreShared<E, N>,
     report: VerifyReport,
     seen: BTreeSet<Extent>,
     units: u64,
@@ -162,10 +162,10 @@ impl<E: Env, N: Namespace> Walk<'_, E, N> {
 }
 
 /// Keeps checkpoints from starting while it lives.
-struct Pause<'a, E: Env, N: Namespace>(&'a Shared<E, N>);
+struct Pause<'a, E: Env, N: Namespace>(&'a StoreShared<E, N>);
 
 impl<'a, E: Env, N: Namespace> Pause<'a, E, N> {
-    fn start(shared: &'a Shared<E, N>) -> Self {
+    fn start(shared: &'a StoreShared<E, N>) -> Self {
         shared.state.borrow_mut().checkpoint.paused += 1;
         Self(shared)
     }

@@ -13,8 +13,8 @@ use super::options::{
     WriteOptions,
 };
 use super::page::{Blob, Garbage, NewValue};
-use super::shared::Shared;
-use super::state::{Admission, External, Lookup, State};
+use super::shared::StoreShared;
+use super::state::{Admission, External, Lookup, StoreState};
 use super::tree_state::{Missing, Seek};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -83,7 +83,7 @@ pub(super) fn value_units(len: usize, unit: u32) -> u64 {
     if len > MAX_INLINE_BYTES { object_cost(len, unit) } else { 0 }
 }
 
-impl State {
+impl StoreState {
     /// Makes a value ready to be put. `None` if a large one finds no units, with nothing taken.
     pub(super) fn prepare<'a>(&mut self, value: &'a [u8], externalise: bool) -> Option<Prepared<'a>> {
         if value.len() <= MAX_INLINE_BYTES {
@@ -162,11 +162,11 @@ impl<'a> Prepared<'a> {
     }
 }
 
-impl<E: Env, N: Namespace> Shared<E, N> {
+impl<E: Env, N: Namespace> StoreShared<E, N> {
     /// Appends one record for changes that were just applied.
     pub(super) fn log<'a>(
         &self,
-        state: &mut State,
+        state: &mut StoreState,
         operations: impl Iterator<Item = Operation<'a>>,
         options: WriteOptions,
     ) -> Commit {
@@ -240,7 +240,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     /// Puts a key whose leaf is in memory. `None`, with nothing changed, if a large value finds no units.
     pub(super) fn put_now(
         &self,
-        state: &mut State,
+        state: &mut StoreState,
         tree: u32,
         key: &[u8],
         value: &[u8],
@@ -255,7 +255,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
 
     fn log_put(
         &self,
-        state: &mut State,
+        state: &mut StoreState,
         tree: u32,
         key: &[u8],
         value: &Prepared<'_>,
@@ -273,7 +273,7 @@ impl<E: Env, N: Namespace> Shared<E, N> {
     /// Deletes a key that is there and whose leaf is in memory.
     pub(super) fn delete_now(
         &self,
-        state: &mut State,
+        state: &mut StoreState,
         tree: u32,
         key: &[u8],
         options: WriteOptions,
@@ -490,14 +490,14 @@ pub(super) struct Patience {
     growth_failed: bool,
 }
 
-impl State {
+impl StoreState {
     /// Marks a tree as created; returns its name if a record has to say so first.
     pub(super) fn mark_created(&mut self, tree: u32) -> Option<String> {
         let (tree, _) = self.tree_and_ledger(tree);
         (!std::mem::replace(&mut tree.created, true)).then(|| tree.name.clone())
     }
 
-    /// Takes [`State::mark_created`] back.
+    /// Takes [`StoreState::mark_created`] back.
     pub(super) fn unmark_created(&mut self, tree: u32) {
         self.tree_and_ledger(tree).0.created = false;
     }

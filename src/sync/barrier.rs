@@ -21,14 +21,14 @@ use crate::rt::waits_for;
 #[derive(Debug)]
 pub struct Barrier {
     size: usize,
-    state: Mutex<State>,
+    state: Mutex<BarrierState>,
     /// The tasks that wait for the others. They enter under the lock of `state`, so that the last
     /// to come finds them.
     waiting: WaitQueue,
 }
 
 #[derive(Debug)]
-struct State {
+struct BarrierState {
     arrived: usize,
     /// Counts the meetings, and wraps.
     meeting: u64,
@@ -40,7 +40,7 @@ impl Barrier {
         pub fn new(size: usize) -> Self {
             Self {
                 size: if size == 0 { 1 } else { size },
-                state: Mutex::new(State { arrived: 0, meeting: 0 }),
+                state: Mutex::new(BarrierState { arrived: 0, meeting: 0 }),
                 waiting: WaitQueue::new(),
             }
         }
@@ -96,7 +96,7 @@ impl Barrier {
         None
     }
 
-    fn lock(&self) -> MutexGuard<'_, State> {
+    fn lock(&self) -> MutexGuard<'_, BarrierState> {
         // Nothing panics under the lock.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }

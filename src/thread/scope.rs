@@ -16,7 +16,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
 
-use super::{Builder, Kind, Thread, task_name};
+use super::{Builder, Thread, ThreadKind, task_name};
 use crate::rt::coroutine::{self, Coroutine};
 use crate::rt::{self, AbortOnDrop, Cancel};
 
@@ -252,7 +252,12 @@ impl<'scope> Scope<'scope, '_> {
         let named = rt::named(task_name(&identity));
         let builder = queue.as_ref().map_or(named, |queue| named.queue(queue));
         let task = builder.spawn_coroutine_at(created_at, task);
-        Ok(ScopedJoinHandle { packet, task, thread: Thread(Kind::Coroutine(identity)), scope: PhantomData })
+        Ok(ScopedJoinHandle {
+            packet,
+            task,
+            thread: Thread(ThreadKind::Coroutine(identity)),
+            scope: PhantomData,
+        })
     }
 }
 

@@ -21,7 +21,7 @@ struct Finding {
     backend: &'static str,
     /// A part of the backend that is found by itself.
     feature: Option<&'static str>,
-    state: State,
+    state: BackendState,
     /// What is there, or what is missing.
     detail: String,
     /// The one command (or place to look) that helps.
@@ -29,14 +29,14 @@ struct Finding {
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum State {
+enum BackendState {
     Usable,
     /// Works, but slower or with less than it could.
     Degraded,
     Unusable,
 }
 
-impl State {
+impl BackendState {
     fn name(self) -> &'static str {
         match self {
             Self::Usable => "yes",
@@ -48,15 +48,15 @@ impl State {
 
 impl Finding {
     fn usable(backend: &'static str, detail: impl Into<String>) -> Self {
-        Self { backend, feature: None, state: State::Usable, detail: detail.into(), help: None }
+        Self { backend, feature: None, state: BackendState::Usable, detail: detail.into(), help: None }
     }
 
     fn degraded(backend: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { state: State::Degraded, help: Some(help.into()), ..Self::usable(backend, detail) }
+        Self { state: BackendState::Degraded, help: Some(help.into()), ..Self::usable(backend, detail) }
     }
 
     fn unusable(backend: &'static str, detail: impl Into<String>, help: impl Into<String>) -> Self {
-        Self { state: State::Unusable, help: Some(help.into()), ..Self::usable(backend, detail) }
+        Self { state: BackendState::Unusable, help: Some(help.into()), ..Self::usable(backend, detail) }
     }
 
     fn of(self, feature: &'static str) -> Self {

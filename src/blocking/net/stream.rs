@@ -51,7 +51,7 @@ streams! { net::TcpStream net::UnixStream }
 
 /// A stream with what its handles share.
 #[derive(Debug)]
-pub(in crate::blocking) struct Shared<S> {
+pub(in crate::blocking) struct SharedStream<S> {
     pub(in crate::blocking) stream: S,
     read_timeout: Cell<Option<Duration>>,
     write_timeout: Cell<Option<Duration>>,
@@ -66,7 +66,7 @@ pub(in crate::blocking) struct Shared<S> {
     failed: RefCell<Option<io::Error>>,
 }
 
-impl<S> Shared<S> {
+impl<S> SharedStream<S> {
     pub(in crate::blocking) fn new(stream: S) -> Rc<Self> {
         Rc::new(Self {
             stream,
@@ -81,7 +81,7 @@ impl<S> Shared<S> {
     }
 }
 
-impl<S: Stream> Shared<S> {
+impl<S: Stream> SharedStream<S> {
     /// Lets others run now and then.
     fn take_turns(&self) {
         self.eager.set(self.eager.get() + 1);
@@ -226,7 +226,7 @@ pub(super) fn wait_at_most<T>(
     }
 }
 
-/// `std`'s traits for a stream that is a handle to a [`Shared`], and for references to it.
+/// `std`'s traits for a stream that is a handle to a [`SharedStream`], and for references to it.
 macro_rules! io_through_reference {
     ($stream:ty) => {
         impl std::io::Read for &$stream {

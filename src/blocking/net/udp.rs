@@ -21,10 +21,10 @@ const MAX_DATAGRAM_BYTES: usize = 64 << 10;
 /// What a receive has no room for of a datagram is lost, as in `std`. A receive that is cancelled or times out loses none: the next
 /// one gets it, though no more of it than the buffer of the former had room for.
 #[derive(Debug)]
-pub struct UdpSocket(Rc<Shared>);
+pub struct UdpSocket(Rc<SharedSocket>);
 
 #[derive(Debug)]
-struct Shared {
+struct SharedSocket {
     socket: net::UdpSocket,
     read_timeout: Cell<Option<Duration>>,
     write_timeout: Cell<Option<Duration>>,
@@ -43,7 +43,7 @@ impl UdpSocket {
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) and what else the system says.
     pub fn bind<A: ToSocketAddrs>(addresses: A) -> io::Result<Self> {
         each_address(addresses, |address| {
-            Ok(Self(Rc::new(Shared {
+            Ok(Self(Rc::new(SharedSocket {
                 socket: net::UdpSocket::bind(&Net::kernel(), address).map_err(into_io)?,
                 read_timeout: Cell::new(None),
                 write_timeout: Cell::new(None),
@@ -224,7 +224,7 @@ impl AsRawFd for UdpSocket {
     }
 }
 
-impl Shared {
+impl SharedSocket {
     /// Lets others run now and then.
     fn take_turns(&self) {
         self.eager.set(self.eager.get() + 1);

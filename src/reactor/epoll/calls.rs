@@ -12,17 +12,17 @@ use crate::reactor::pool::{Job, JobId, Work};
 /// The calls of one core that are with its pool.
 #[derive(Default)]
 pub(super) struct Calls {
-    slots: Vec<Slot>,
+    slots: Vec<CallSlot>,
     free: Vec<u32>,
     in_flight: usize,
 }
 
-struct Slot {
+struct CallSlot {
     generation: u32,
-    state: State,
+    state: CallState,
 }
 
-enum State {
+enum CallState {
     Free,
     /// The job is set once it is queued.
     InFlight(Option<JobId>, Waker),
@@ -63,27 +63,27 @@ impl Calls {
     pub(super) fn take_slot(&mut self, waker: Waker) -> CallKey {
         self.in_flight += 1;
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, state: State::Free });
+            self.slots.push(CallSlot { generation: 0, state: CallState::Free });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 calls in flight")
         });
         let slot = &mut self.slots[index as usize];
-        slot.state = State::InFlight(None, waker);
+        slot.state = CallState::InFlight(None, waker);
         CallKey { index, generation: slot.generation }
     }
 
-    fn slot(&mut self, key: CallKey) -> Option<&mut Slot> {
+    fn slot(&mut self, key: CallKey) -> Option<&mut CallSlot> {
         self.slots.get_mut(key.index as usize).filter(|slot| slot.generation == key.generation)
     }
 
     pub(super) fn set_job(&mut self, key: CallKey, id: JobId) {
-        if let Some(Slot { state: State::InFlight(job, _), .. }) = self.slot(key) {
+        if let Some(CallSlot { state: CallState::InFlight(job, _), .. }) = self.slot(key) {
             *job = Some(id);
         }
     }
 
     /// The result of a call if it is done, which frees its slot.
     pub(super) fn take_result(&mut self, key: CallKey) -> Option<i32> {
-        let State::Done(result) = self.slot(key)?.state else { return None };
+        let CallState::Done(result) = self.slot(key)?.state else { return None };
         self.release(key);
         Some(result)
     }
@@ -91,18 +91,18 @@ impl Calls {
     /// The waker of a call that is not done.
     pub(super) fn waker(&mut self, key: CallKey) -> Option<&mut Waker> {
         match &mut self.slot(key)?.state {
-            State::InFlight(_, waker) => Some(waker),
+            CallState::InFlight(_, waker) => Some(waker),
             _ => None,
         }
     }
 
     /// Frees a slot whose call was not made; returns its waker.
     pub(super) fn give_up(&mut self, key: CallKey) -> Option<Waker> {
-        let state = std::mem::replace(&mut self.slot(key)?.state, State::Free);
+        let state = std::mem::replace(&mut self.slot(key)?.state, CallState::Free);
         self.in_flight -= 1;
         self.release(key);
         match state {
-            State::InFlight(_, waker) => Some(waker),
+            CallState::InFlight(_, waker) => Some(waker),
             _ => None,
         }
     }
@@ -110,29 +110,31 @@ impl Calls {
     /// Gives a call's value to its slot, because nobody waits any more.
     pub(super) fn orphan(&mut self, key: CallKey, orphan: Box<dyn Orphan>) -> Orphaning {
         let slot = self.slot(key).expect("a slot is named only while it is taken");
-        match std::mem::replace(&mut slot.state, State::Free) {
-            State::InFlight(job, waker) => {
-                slot.state = State::Orphaned(job, orphan);
+        match std::mem::replace(&mut slot.state, CallState::Free) {
+            CallState::InFlight(job, waker) => {
+                slot.state = CallState::Orphaned(job, orphan);
                 Orphaning::Kept(job, waker)
             }
-            State::Done(result) => {
+            CallState::Done(result) => {
                 self.release(key);
                 Orphaning::Done(Told::Orphan(orphan, result))
             }
-            State::GivenUp => {
-                slot.state = State::GivenUp;
+            CallState::GivenUp => {
+                slot.state = CallState::GivenUp;
                 std::mem::forget(orphan);
                 Orphaning::Nothing
             }
-            State::Free | State::Orphaned(..) => unreachable!("a call is orphaned once, by its only future"),
+            CallState::Free | CallState::Orphaned(..) => {
+                unreachable!("a call is orphaned once, by its only future")
+            }
         }
     }
 
     /// The jobs of all calls that are not done.
     pub(super) fn jobs(&self) -> Vec<JobId> {
-        let job = |slot: &Slot| match &slot.state {
-            State::InFlight(job, _) | State::Orphaned(job, _) => *job,
-            State::Free | State::Done(_) | State::GivenUp => None,
+        let job = |slot: &CallSlot| match &slot.state {
+            CallState::InFlight(job, _) | CallState::Orphaned(job, _) => *job,
+            CallState::Free | CallState::Done(_) | CallState::GivenUp => None,
         };
         self.slots.iter().filter_map(job).collect()
     }
@@ -140,14 +142,16 @@ impl Calls {
     /// A call came back with `result`.
     pub(super) fn complete(&mut self, key: CallKey, result: i32) -> Option<Told> {
         // One whose slot was given up means nothing.
-        let slot = self.slot(key).filter(|slot| !matches!(slot.state, State::GivenUp))?;
-        let told = match std::mem::replace(&mut slot.state, State::Done(result)) {
-            State::InFlight(_, waker) => Told::Waiter(waker),
-            State::Orphaned(_, orphan) => {
+        let slot = self.slot(key).filter(|slot| !matches!(slot.state, CallState::GivenUp))?;
+        let told = match std::mem::replace(&mut slot.state, CallState::Done(result)) {
+            CallState::InFlight(_, waker) => Told::Waiter(waker),
+            CallState::Orphaned(_, orphan) => {
                 self.release(key);
                 Told::Orphan(orphan, result)
             }
-            State::Free | State::Done(_) | State::GivenUp => unreachable!("a call comes back once"),
+            CallState::Free | CallState::Done(_) | CallState::GivenUp => {
+                unreachable!("a call comes back once")
+            }
         };
         self.in_flight -= 1;
         Some(told)
@@ -155,7 +159,7 @@ impl Calls {
 
     fn release(&mut self, key: CallKey) {
         let slot = &mut self.slots[key.index as usize];
-        slot.state = State::Free;
+        slot.state = CallState::Free;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
     }
@@ -163,8 +167,8 @@ impl Calls {
     /// Leaks what the calls in flight work on, because their threads do not come back.
     pub(super) fn leak(&mut self) {
         for slot in &mut self.slots {
-            if matches!(slot.state, State::InFlight(..) | State::Orphaned(..)) {
-                std::mem::forget(std::mem::replace(&mut slot.state, State::GivenUp));
+            if matches!(slot.state, CallState::InFlight(..) | CallState::Orphaned(..)) {
+                std::mem::forget(std::mem::replace(&mut slot.state, CallState::GivenUp));
             }
         }
         self.in_flight = 0;

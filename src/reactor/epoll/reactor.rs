@@ -32,9 +32,9 @@ const POLL_INTERVAL: Duration = Duration::from_micros(4);
 const ATTEMPTS_PER_POLL: u32 = 64;
 
 /// One core's epoll instance.
-pub(crate) struct Reactor {
+pub(crate) struct Epoll {
     epoll: OwnedFd,
-    inner: RefCell<Inner>,
+    inner: RefCell<EpollInner>,
     returned: Arc<Returned>,
     pool: Arc<Pool>,
     attempts: Cell<u32>,
@@ -43,7 +43,7 @@ pub(crate) struct Reactor {
 }
 
 #[derive(Default)]
-struct Inner {
+struct EpollInner {
     registrations: Registrations,
     calls: Calls,
     /// What wakes the core when it sleeps next, beside the epoll instance.
@@ -79,7 +79,7 @@ impl Flight {
     }
 }
 
-impl Reactor {
+impl Epoll {
     pub(in crate::reactor) fn new(doorbell: &Arc<Doorbell>, pool: &Arc<Pool>) -> Result<Self> {
         let failed = |errno: Errno| Error::os(errno.raw_os_error(), "set up epoll");
         let epoll = epoll::create(CreateFlags::CLOEXEC).map_err(failed)?;
@@ -88,7 +88,7 @@ impl Reactor {
             .map_err(failed)?;
         Ok(Self {
             epoll,
-            inner: RefCell::new(Inner { events: Vec::with_capacity(EVENTS), ..Inner::default() }),
+            inner: RefCell::new(EpollInner { events: Vec::with_capacity(EVENTS), ..EpollInner::default() }),
             returned: Arc::new(Returned::new(doorbell)),
             pool: Arc::clone(pool),
             attempts: Cell::new(0),
@@ -352,7 +352,7 @@ impl Reactor {
             Ok(_) | Err(Errno::INTR) => {}
             Err(errno) => return Err(Error::os(errno.raw_os_error(), "epoll_wait")),
         }
-        let Inner { events, registrations, woken, .. } = &mut *inner;
+        let EpollInner { events, registrations, woken, .. } = &mut *inner;
         if events.len() == events.capacity() {
             // There may be more.
             self.polled_at.set(Instant::ORIGIN);
@@ -410,7 +410,7 @@ impl Reactor {
     /// unlike epoll's, and it takes descriptors that are closed without anybody saying so.
     fn sleep(&self, longest: Option<Duration>) -> Result<()> {
         let mut inner = self.inner.borrow_mut();
-        let Inner { watched, sleeping_on, .. } = &mut *inner;
+        let EpollInner { watched, sleeping_on, .. } = &mut *inner;
         let entry = |fd: RawFd| libc::pollfd { fd, events: libc::POLLIN, revents: 0 };
         sleeping_on.clear();
         sleeping_on.push(entry(self.epoll.as_raw_fd()));

@@ -18,7 +18,7 @@ use io_uring::{opcode, squeue, types};
 
 use super::buffer_ring::{BUFFER_GROUP, Chunk};
 use super::probe::RingFeature;
-use super::reactor::Reactor;
+use super::reactor::Ring;
 use super::slots::{Completed, SlotKey};
 use crate::reactor::current;
 use crate::user_code::drop_contained;
@@ -99,18 +99,18 @@ impl Item for OwnedFd {
 /// What one socket's request with many completions brought and nobody took yet.
 pub(crate) struct Feed<T: Item> {
     socket: Rc<OwnedFd>,
-    state: RefCell<State<T>>,
+    state: RefCell<FeedState<T>>,
     starved: Cell<bool>,
 }
 
-struct State<T> {
+struct FeedState<T> {
     items: Queue<T>,
     /// Comes after the items: the end (0) or an errno.
     end: Option<i32>,
     /// The request that is with the kernel.
     armed: Option<SlotKey>,
     /// The reactor that was asked last; the items are of its ring.
-    reactor: Option<Rc<Reactor>>,
+    reactor: Option<Rc<Ring>>,
     /// The request was told to stop.
     stopping: bool,
     /// Nearly always there is one: it is here, and not in an allocation of its own, which would be
@@ -154,7 +154,7 @@ impl<T> Queue<T> {
     }
 }
 
-impl<T> State<T> {
+impl<T> FeedState<T> {
     fn is_waiting(&self, id: u64, waker: &Waker) -> bool {
         let is_it = |(other, kept): &(u64, Waker)| *other == id && kept.will_wake(waker);
         self.waiter.as_ref().is_some_and(is_it) || self.more_waiters.iter().any(is_it)
@@ -185,7 +185,7 @@ impl<T: Item> Feed<T> {
     /// before somebody waits.
     pub(crate) fn new(socket: &Rc<OwnedFd>) -> Option<Rc<Self>> {
         current::with_ring(|ring| ring.is_some_and(|ring| ring.has(T::FEATURE))).then(|| {
-            let state = State {
+            let state = FeedState {
                 items: Queue::new(),
                 end: None,
                 armed: None,

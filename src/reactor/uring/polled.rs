@@ -12,7 +12,7 @@ use std::rc::{Rc, Weak};
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::probe::RingFeature;
-use super::reactor::Reactor;
+use super::reactor::Ring;
 use crate::mem::{DmaBuf, IoBufMut};
 use crate::reactor::current;
 
@@ -124,7 +124,7 @@ fn try_read(device: &OwnedFd, block_bytes: u32) -> io::Result<()> {
 /// A device that its core polls, until this is dropped.
 #[derive(Debug)]
 pub(crate) struct PolledDevice {
-    reactor: Weak<Reactor>,
+    reactor: Weak<Ring>,
     descriptor: RawFd,
 }
 

@@ -17,7 +17,7 @@ use super::multishot::Multishot;
 use super::polled::PolledRing;
 use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use super::registered::{RegisteredArena, RegisteredFiles};
-use super::slots::{Completed, SlotKey, Slots, State};
+use super::slots::{Completed, SlotKey, SlotState, Slots};
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork::Process;
 use crate::reactor::doorbell::Doorbell;
@@ -38,8 +38,8 @@ const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 const ROUNDS_PER_CANCEL: usize = 16;
 
 /// One core's io_uring.
-pub(crate) struct Reactor {
-    inner: RefCell<Inner>,
+pub(crate) struct Ring {
+    inner: RefCell<RingInner>,
     enters: Cell<u64>,
     features: RingFeatures,
     /// Whose ring it is: a child of a fork shares its memory and its descriptor.
@@ -63,7 +63,7 @@ const FEW_COMPLETIONS: u32 = 4;
 /// nothing is deferred.
 const CALLS_FOR_DEFERRED: usize = 16;
 
-struct Inner {
+struct RingInner {
     ring: IoUring,
     polled: Option<PolledRing>,
     slots: Slots,
@@ -78,14 +78,14 @@ struct Inner {
     next_watch: u64,
 }
 
-impl Reactor {
+impl Ring {
     pub(in crate::reactor) fn new(
         entries: u32,
         allowed: RingFeatures,
         doorbell: &Arc<Doorbell>,
     ) -> Result<Self> {
         let ProbedRing { ring, features, buffers } = ProbedRing::new(entries, allowed)?;
-        let inner = Inner {
+        let inner = RingInner {
             ring,
             polled: None,
             slots: Slots::default(),
@@ -184,7 +184,7 @@ impl Reactor {
     /// orphan was told.
     pub(in crate::reactor) unsafe fn start(&self, call: Call, descriptor: RawFd, waker: Waker) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
-        let key = inner.slots.take(State::InFlight(waker));
+        let key = inner.slots.take(SlotState::InFlight(waker));
         if let Some(polled) = &mut inner.polled
             && call.can_be_polled()
             && polled.serves(descriptor)
@@ -207,7 +207,7 @@ impl Reactor {
     /// As for `start`: until `target` is dropped.
     pub(super) unsafe fn start_multishot(&self, entry: squeue::Entry, target: Rc<dyn Multishot>) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
-        let key = inner.slots.take(State::Multishot(target));
+        let key = inner.slots.take(SlotState::Multishot(target));
         self.push(&mut inner, entry.user_data(key.user_data()));
         key
     }
@@ -225,7 +225,7 @@ impl Reactor {
         }
     }
 
-    fn push_cancel(&self, inner: &mut Inner, key: SlotKey) {
+    fn push_cancel(&self, inner: &mut RingInner, key: SlotKey) {
         let cancel = opcode::AsyncCancel::new(key.user_data()).build();
         self.push(inner, cancel.user_data(IGNORED));
     }
@@ -235,15 +235,15 @@ impl Reactor {
     pub(in crate::reactor) fn finish(&self, key: SlotKey, waker: &Waker) -> Option<i32> {
         let mut inner = self.inner.borrow_mut();
         match inner.slots.state(key) {
-            State::Done(result) => {
+            SlotState::Done(result) => {
                 let result = *result;
                 inner.slots.release(key);
                 return Some(result);
             }
-            State::InFlight(current) if current.will_wake(waker) => return None,
-            State::InFlight(_) => {}
-            State::GivenUp => return None,
-            State::Free | State::Orphaned(_) | State::Multishot(_) => {
+            SlotState::InFlight(current) if current.will_wake(waker) => return None,
+            SlotState::InFlight(_) => {}
+            SlotState::GivenUp => return None,
+            SlotState::Free | SlotState::Orphaned(_) | SlotState::Multishot(_) => {
                 unreachable!("an operation is finished once, by its only future")
             }
         }
@@ -254,14 +254,14 @@ impl Reactor {
         let mut inner = self.inner.borrow_mut();
         let mut result = None;
         match inner.slots.state(key) {
-            State::InFlight(current) => std::mem::swap(current, &mut kept),
+            SlotState::InFlight(current) => std::mem::swap(current, &mut kept),
             // That user code filled the queue, and completions were taken to make room: the
             // other waker is told, not this one.
-            State::Done(done) => {
+            SlotState::Done(done) => {
                 result = Some(*done);
                 inner.slots.release(key);
             }
-            State::GivenUp | State::Free | State::Orphaned(_) | State::Multishot(_) => {}
+            SlotState::GivenUp | SlotState::Free | SlotState::Orphaned(_) | SlotState::Multishot(_) => {}
         }
         drop(inner);
         // Should it panic, the result would be lost.
@@ -285,19 +285,19 @@ impl Reactor {
             return;
         };
         let previous = match inner.slots.state(key) {
-            State::GivenUp => {
+            SlotState::GivenUp => {
                 drop(inner);
                 orphan.given_up();
                 return;
             }
-            State::Done(result) => {
+            SlotState::Done(result) => {
                 let result = *result;
                 inner.slots.release(key);
                 drop(inner);
                 orphan.completed(result);
                 return;
             }
-            state => std::mem::replace(state, State::Orphaned(orphan)),
+            state => std::mem::replace(state, SlotState::Orphaned(orphan)),
         };
         self.push_cancel(&mut inner, key);
         drop(inner);
@@ -307,7 +307,7 @@ impl Reactor {
     }
 
     /// Queues an entry behind those that came before it.
-    fn push(&self, inner: &mut Inner, entry: squeue::Entry) {
+    fn push(&self, inner: &mut RingInner, entry: squeue::Entry) {
         if inner.backlog.is_empty() && inner.push_entry(&entry) {
             return;
         }
@@ -318,7 +318,7 @@ impl Reactor {
     /// Moves entries that found the queue full into it, as far as the kernel takes it from there.
     /// What is left waits for the next turn: the core goes on meanwhile, and completions that the
     /// kernel may want taken first are told to their owners.
-    fn submit_backlog(&self, inner: &mut Inner) {
+    fn submit_backlog(&self, inner: &mut RingInner) {
         while let Some(entry) = inner.backlog.pop_front() {
             if inner.push_entry(&entry) {
                 continue;
@@ -334,7 +334,7 @@ impl Reactor {
     }
 
     /// Asks the polled devices for completions; says whether they have operations under way.
-    fn poll_devices(&self, inner: &mut Inner) -> Result<bool> {
+    fn poll_devices(&self, inner: &mut RingInner) -> Result<bool> {
         let Some(polled) = &mut inner.polled else { return Ok(false) };
         match polled.poll() {
             Ok(false) => Ok(false),
@@ -347,7 +347,7 @@ impl Reactor {
     }
 
     /// Moves completions from the rings to their slots and to `completed`.
-    fn reap(&self, inner: &mut Inner) -> usize {
+    fn reap(&self, inner: &mut RingInner) -> usize {
         let mut reaped = 0;
         let mut buffers = self.buffers.borrow_mut();
         while let Some(entry) = inner.polled.as_mut().and_then(PolledRing::next) {
@@ -359,7 +359,7 @@ impl Reactor {
         }
     }
 
-    fn submit(&self, inner: &Inner) -> Result<()> {
+    fn submit(&self, inner: &RingInner) -> Result<()> {
         self.enters.set(self.enters.get() + 1);
         match inner.ring.submitter().submit() {
             Ok(_) => Ok(()),
@@ -400,7 +400,7 @@ impl Reactor {
 
     /// Delivers what the kernel has done of all that it was asked for: how much that is says what
     /// tasks may ask of it by themselves.
-    fn deliver_all(&self, inner: std::cell::RefMut<'_, Inner>) -> usize {
+    fn deliver_all(&self, inner: std::cell::RefMut<'_, RingInner>) -> usize {
         let delivered = self.deliver(inner);
         let few = delivered <= FEW_COMPLETIONS as usize;
         self.direct_calls_left.set(if few { FEW_COMPLETIONS } else { 0 });
@@ -408,7 +408,7 @@ impl Reactor {
     }
 
     /// Takes completions and tells their owners, with no borrow held; returns how many.
-    fn deliver(&self, mut inner: std::cell::RefMut<'_, Inner>) -> usize {
+    fn deliver(&self, mut inner: std::cell::RefMut<'_, RingInner>) -> usize {
         let reaped = self.reap(&mut inner);
         while let Some(key) = inner.slots.overfed.pop() {
             self.push_cancel(&mut inner, key);
@@ -543,7 +543,7 @@ impl Reactor {
     }
 }
 
-impl Drop for Reactor {
+impl Drop for Ring {
     fn drop(&mut self) {
         if self.inner.get_mut().slots.in_flight() > 0 {
             // A request may still be given a buffer to write to.
@@ -563,7 +563,7 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
     }
 }
 
-impl Inner {
+impl RingInner {
     /// Whether there was room for the entry.
     fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the
@@ -592,7 +592,7 @@ impl Inner {
     }
 }
 
-impl Drop for Inner {
+impl Drop for RingInner {
     fn drop(&mut self) {
         if self.slots.in_flight() > 0 {
             // `shut_down` gave up, or a panic of the clock got in its way: the kernel may still use

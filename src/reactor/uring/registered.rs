@@ -11,7 +11,7 @@ use io_uring::{IoUring, squeue};
 use rustix::process::{Resource, getrlimit};
 
 use super::probe::RingFeature;
-use super::reactor::Reactor;
+use super::reactor::Ring;
 use crate::mem::Arena;
 use crate::reactor::current;
 use crate::reactor::ops::Call;
@@ -131,7 +131,7 @@ fn set(ring: &IoUring, place: u16, descriptor: RawFd) -> io::Result<()> {
     }
 }
 
-impl Reactor {
+impl Ring {
     pub(in crate::reactor) fn may_register_buffers(&self) -> bool {
         self.has(RingFeature::RegisteredBuffers)
     }
@@ -172,7 +172,7 @@ impl Reactor {
 /// A file's place in the table of its core's ring, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct FixedFile {
-    reactor: Weak<Reactor>,
+    reactor: Weak<Ring>,
     place: u16,
 }
 

@@ -12,7 +12,7 @@ use crate::reactor::ops::{COPIED, Orphan};
 /// The operations of one ring.
 #[derive(Default)]
 pub(super) struct Slots {
-    slots: Vec<Slot>,
+    slots: Vec<OperationSlot>,
     free: Vec<u32>,
     in_flight: usize,
     /// What to do with no borrow held.
@@ -21,15 +21,15 @@ pub(super) struct Slots {
     pub(super) overfed: Vec<SlotKey>,
 }
 
-struct Slot {
+struct OperationSlot {
     generation: u32,
     /// The result of an operation of which the kernel still has the memory: a notification will
     /// follow.
     sent: i32,
-    state: State,
+    state: SlotState,
 }
 
-pub(super) enum State {
+pub(super) enum SlotState {
     Free,
     InFlight(Waker),
     Done(i32),
@@ -69,16 +69,17 @@ impl Slots {
 
     /// Those that the kernel has.
     pub(super) fn keys_in_flight(&self) -> Vec<SlotKey> {
-        let is_in_flight =
-            |slot: &Slot| matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_));
+        let is_in_flight = |slot: &OperationSlot| {
+            matches!(slot.state, SlotState::InFlight(_) | SlotState::Orphaned(_) | SlotState::Multishot(_))
+        };
         let keys = (0..).zip(&self.slots).filter(|(_, slot)| is_in_flight(slot));
         keys.map(|(index, slot)| SlotKey { index, generation: slot.generation }).collect()
     }
 
-    pub(super) fn take(&mut self, state: State) -> SlotKey {
+    pub(super) fn take(&mut self, state: SlotState) -> SlotKey {
         self.in_flight += 1;
         let index = self.free.pop().unwrap_or_else(|| {
-            self.slots.push(Slot { generation: 0, sent: 0, state: State::Free });
+            self.slots.push(OperationSlot { generation: 0, sent: 0, state: SlotState::Free });
             u32::try_from(self.slots.len() - 1).expect("fewer than 2^32 operations in flight")
         });
         let slot = &mut self.slots[index as usize];
@@ -86,7 +87,7 @@ impl Slots {
         SlotKey { index, generation: slot.generation }
     }
 
-    pub(super) fn state(&mut self, key: SlotKey) -> &mut State {
+    pub(super) fn state(&mut self, key: SlotKey) -> &mut SlotState {
         let slot = &mut self.slots[key.index as usize];
         debug_assert_eq!(slot.generation, key.generation, "a slot is named only while it is taken");
         &mut slot.state
@@ -94,7 +95,7 @@ impl Slots {
 
     pub(super) fn release(&mut self, key: SlotKey) {
         let slot = &mut self.slots[key.index as usize];
-        slot.state = State::Free;
+        slot.state = SlotState::Free;
         slot.generation = slot.generation.wrapping_add(1);
         self.free.push(key.index);
     }
@@ -105,11 +106,14 @@ impl Slots {
     pub(super) fn give_up(&mut self) -> Vec<Box<dyn Orphan>> {
         let mut orphans = Vec::new();
         for slot in &mut self.slots {
-            if !matches!(slot.state, State::InFlight(_) | State::Orphaned(_) | State::Multishot(_)) {
+            if !matches!(
+                slot.state,
+                SlotState::InFlight(_) | SlotState::Orphaned(_) | SlotState::Multishot(_)
+            ) {
                 continue;
             }
-            match std::mem::replace(&mut slot.state, State::GivenUp) {
-                State::Orphaned(orphan) => orphans.push(orphan),
+            match std::mem::replace(&mut slot.state, SlotState::GivenUp) {
+                SlotState::Orphaned(orphan) => orphans.push(orphan),
                 state => std::mem::forget(state),
             }
         }
@@ -121,7 +125,7 @@ impl Slots {
     pub(super) fn complete(&mut self, entry: &cqueue::Entry, buffers: Option<&mut BufferRing>) -> usize {
         let index = u32::try_from(entry.user_data() & u64::from(u32::MAX)).expect("masked to 32 bits");
         let slot = &mut self.slots[index as usize];
-        if let State::Multishot(target) = &slot.state {
+        if let SlotState::Multishot(target) = &slot.state {
             let target = Rc::clone(target);
             let key = SlotKey { index, generation: slot.generation };
             self.fed(key, target, entry, buffers);
@@ -134,17 +138,17 @@ impl Slots {
         let result =
             if cqueue::notif(entry.flags()) { notified(slot.sent, entry.result()) } else { entry.result() };
         self.in_flight -= 1;
-        if matches!(slot.state, State::GivenUp) {
+        if matches!(slot.state, SlotState::GivenUp) {
             return 0;
         }
-        match std::mem::replace(&mut slot.state, State::Done(result)) {
-            State::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
-            State::Orphaned(orphan) => {
+        match std::mem::replace(&mut slot.state, SlotState::Done(result)) {
+            SlotState::InFlight(waker) => self.completed.push(Completed::Wake(waker)),
+            SlotState::Orphaned(orphan) => {
                 let generation = slot.generation;
                 self.release(SlotKey { index, generation });
                 self.completed.push(Completed::Orphan(orphan, result));
             }
-            State::Free | State::Done(_) | State::Multishot(_) | State::GivenUp => {
+            SlotState::Free | SlotState::Done(_) | SlotState::Multishot(_) | SlotState::GivenUp => {
                 unreachable!("the kernel completes an operation once")
             }
         }

@@ -15,7 +15,7 @@ const EVENTS_PER_POLL: usize = 64;
 pub(super) type SharedPoller = Rc<RefCell<dyn Poller>>;
 
 #[derive(Clone)]
-struct Entry {
+struct PollerEntry {
     id: u64,
     budget: usize,
     poller: SharedPoller,
@@ -26,7 +26,7 @@ struct Entry {
 
 #[derive(Default)]
 pub(super) struct Pollers {
-    entries: RefCell<Vec<Entry>>,
+    entries: RefCell<Vec<PollerEntry>>,
     next_id: Cell<u64>,
 }
 
@@ -39,7 +39,7 @@ impl Pollers {
         // time.
         let name = poller.try_borrow().map_or("poller", |poller| poller.name());
         let (events, exhausted) = Default::default();
-        self.entries.borrow_mut().push(Entry { id, budget, poller, name, events, exhausted });
+        self.entries.borrow_mut().push(PollerEntry { id, budget, poller, name, events, exhausted });
         id
     }
 
@@ -61,7 +61,7 @@ impl Pollers {
 
     /// By index and with a borrow per step: a poller may be added or removed by what another one
     /// completes.
-    fn get(&self, at: usize) -> Option<Entry> {
+    fn get(&self, at: usize) -> Option<PollerEntry> {
         self.entries.borrow().get(at).cloned()
     }
 
@@ -80,7 +80,7 @@ impl Pollers {
         worked
     }
 
-    fn count(&self, at: usize, polled: &Entry, events: usize) {
+    fn count(&self, at: usize, polled: &PollerEntry, events: usize) {
         let entries = self.entries.borrow();
         // It may have been removed by what it completed.
         let Some(entry) = entries.get(at).filter(|entry| entry.id == polled.id) else { return };
@@ -89,7 +89,7 @@ impl Pollers {
     }
 
     pub(super) fn stats(&self) -> Vec<PollerStats> {
-        let of = |entry: &Entry| PollerStats {
+        let of = |entry: &PollerEntry| PollerStats {
             name: entry.name,
             budget: entry.budget,
             events: entry.events.get(),

@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::slab::{Guards, Slab, Slot, make_guard};
+use super::slab::{Guards, Slab, StackSlot, make_guard};
 use super::{CLASSES, MAX_STACK_BYTES, MIN_STACK_BYTES, StackStats};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -25,7 +25,7 @@ pub(super) const PAUSE: usize = 8;
 #[derive(Default)]
 pub(super) struct Class {
     /// The last one is the next to be handed out.
-    pub(super) free: Vec<Slot>,
+    pub(super) free: Vec<StackSlot>,
     /// So many of the first ones have given their memory back.
     cold: usize,
     /// The fewest that were free at once in this while, and in the one before: the first ones,
@@ -52,7 +52,7 @@ impl Class {
         used: 0,
     };
 
-    fn take(&mut self) -> Option<Slot> {
+    fn take(&mut self) -> Option<StackSlot> {
         let slot = self.free.pop()?;
         let left = self.free.len();
         self.unused = self.unused.min(left);
@@ -61,7 +61,7 @@ impl Class {
         Some(slot)
     }
 
-    fn put(&mut self, slot: Slot) {
+    fn put(&mut self, slot: StackSlot) {
         self.used -= 1;
         self.free.push(slot);
         self.returned += 1;
@@ -85,13 +85,13 @@ impl Class {
     }
 }
 
-pub(super) struct Pool {
+pub(super) struct StackPool {
     pub(super) classes: [Class; CLASSES],
     guards: Guards,
     reserved_bytes: usize,
 }
 
-impl Pool {
+impl StackPool {
     pub(super) const fn new(guards: Guards) -> Self {
         Self { classes: [Class::EMPTY; CLASSES], guards, reserved_bytes: 0 }
     }
@@ -106,7 +106,7 @@ impl Pool {
         Ok((bytes / MIN_STACK_BYTES).ilog2() as usize)
     }
 
-    pub(super) fn take(&mut self, bytes: usize) -> Result<Slot> {
+    pub(super) fn take(&mut self, bytes: usize) -> Result<StackSlot> {
         let class = Self::class_of(bytes)?;
         if let Some(slot) = self.classes[class].take() {
             return Ok(slot);
@@ -118,7 +118,7 @@ impl Pool {
 
     /// A stack that was never used, with its guard.
     #[cold]
-    fn cut(&mut self, class: usize) -> Result<Slot> {
+    fn cut(&mut self, class: usize) -> Result<StackSlot> {
         if self.classes[class].uncut.is_none() {
             let stack_bytes = MIN_STACK_BYTES << class;
             let most = (MAX_SLAB_BYTES / stack_bytes).max(1);
@@ -130,7 +130,7 @@ impl Pool {
             self.classes[class].uncut = Some((Rc::new(slab), stacks));
         }
         let (slab, left) = self.classes[class].uncut.as_ref().expect("made above if there was none");
-        let slot = Slot { slab: Rc::clone(slab), index: slab.stacks - left };
+        let slot = StackSlot { slab: Rc::clone(slab), index: slab.stacks - left };
         let left = left - 1;
         self.guards = make_guard(&slot, self.guards)?;
         if left == 0 {
@@ -141,7 +141,7 @@ impl Pool {
         Ok(slot)
     }
 
-    pub(super) fn put(&mut self, slot: Slot) {
+    pub(super) fn put(&mut self, slot: StackSlot) {
         let class = (slot.slab.stack_bytes / MIN_STACK_BYTES).ilog2() as usize;
         self.classes[class].put(slot);
     }
@@ -150,7 +150,7 @@ impl Pool {
     /// They are the caller's to drop, when the pool is not borrowed any more: what fails then is
     /// logged, and a subscriber is others' code.
     #[must_use]
-    pub(super) fn trim(&mut self) -> Vec<Slot> {
+    pub(super) fn trim(&mut self) -> Vec<StackSlot> {
         let mut gone = Vec::new();
         for class in &mut self.classes {
             class.free.sort_by_key(|slot| (Rc::as_ptr(&slot.slab).addr(), slot.index));
@@ -168,7 +168,7 @@ impl Pool {
                 } else {
                     for slot in group {
                         slot.discard(0);
-                        class.free.push(Slot { slab: Rc::clone(slab), index: slot.index });
+                        class.free.push(StackSlot { slab: Rc::clone(slab), index: slot.index });
                     }
                 }
             }

@@ -106,12 +106,12 @@ fn map(len: usize) -> std::result::Result<NonNull<c_void>, Errno> {
 }
 
 /// A place for a stack, with its guard.
-pub(super) struct Slot {
+pub(super) struct StackSlot {
     pub(super) slab: Rc<Slab>,
     pub(super) index: usize,
 }
 
-impl Slot {
+impl StackSlot {
     /// The highest address.
     fn end(&self) -> usize {
         self.slab.guard(self.index).addr() + PAGE_BYTES + self.slab.stack_bytes
@@ -134,7 +134,7 @@ impl Slot {
 }
 
 /// Makes the page under a stack fault, and returns how it was done.
-pub(super) fn make_guard(slot: &Slot, guards: Guards) -> Result<Guards> {
+pub(super) fn make_guard(slot: &StackSlot, guards: Guards) -> Result<Guards> {
     let page = slot.slab.guard(slot.index);
     if guards == Guards::Install {
         // SAFETY: the page is the lowest of a slot that nobody runs on yet, inside its slab's

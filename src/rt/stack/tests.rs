@@ -8,7 +8,7 @@ use std::sync::atomic::Ordering;
 static PROTECTING: std::sync::Mutex<()> = std::sync::Mutex::new(());
 
 /// How many pages of a stack are in memory.
-fn resident_pages(slot: &Slot) -> usize {
+fn resident_pages(slot: &StackSlot) -> usize {
     let pages = slot.slab.stack_bytes / PAGE_BYTES;
     let mut states = vec![0_u8; pages];
     let start = slot.slab.guard(slot.index).wrapping_byte_add(PAGE_BYTES);
@@ -19,7 +19,7 @@ fn resident_pages(slot: &Slot) -> usize {
 }
 
 /// Writes to every page of a stack.
-fn touch(slot: &Slot) {
+fn touch(slot: &StackSlot) {
     let start = slot.slab.guard(slot.index).wrapping_byte_add(PAGE_BYTES);
     for page in 0..slot.slab.stack_bytes / PAGE_BYTES {
         // SAFETY: inside the stack, which nobody runs on.
@@ -32,13 +32,13 @@ fn sizes_are_rounded_up_to_a_class() {
     for (asked, given) in
         [(0, 16 << 10), (16 << 10, 16 << 10), ((16 << 10) + 1, 32 << 10), (100_000, 128 << 10)]
     {
-        let mut pool = Pool::new(Guards::Install);
+        let mut pool = StackPool::new(Guards::Install);
         let slot = pool.take(asked).expect("there is room");
         assert_eq!(slot.slab.stack_bytes, given, "asked for {asked}");
     }
-    let error = Pool::new(Guards::Install).take(MAX_STACK_BYTES + 1).err().expect("too large");
+    let error = StackPool::new(Guards::Install).take(MAX_STACK_BYTES + 1).err().expect("too large");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
-    let error = Pool::new(Guards::Install).take(usize::MAX).err().expect("too large");
+    let error = StackPool::new(Guards::Install).take(usize::MAX).err().expect("too large");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 }
 
@@ -46,8 +46,8 @@ fn sizes_are_rounded_up_to_a_class() {
 fn stacks_do_not_overlap_and_the_last_one_back_is_the_next_one_out() {
     let _alone = PROTECTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
     for guards in [Guards::Install, Guards::Protect] {
-        let mut pool = Pool::new(guards);
-        let slots: Vec<Slot> = (0..100).map(|_| pool.take(16 << 10).expect("there is room")).collect();
+        let mut pool = StackPool::new(guards);
+        let slots: Vec<StackSlot> = (0..100).map(|_| pool.take(16 << 10).expect("there is room")).collect();
         let mut ranges: Vec<_> = slots
             .iter()
             .map(|slot| {
@@ -73,8 +73,8 @@ fn stacks_do_not_overlap_and_the_last_one_back_is_the_next_one_out() {
 }
 
 /// Takes this many stacks of 64 KiB and gives them back.
-fn use_at_once(pool: &mut Pool, count: usize, use_it: impl Fn(&Slot)) {
-    let slots: Vec<Slot> = (0..count).map(|_| pool.take(64 << 10).expect("there is room")).collect();
+fn use_at_once(pool: &mut StackPool, count: usize, use_it: impl Fn(&StackSlot)) {
+    let slots: Vec<StackSlot> = (0..count).map(|_| pool.take(64 << 10).expect("there is room")).collect();
     slots.iter().for_each(use_it);
     slots.into_iter().for_each(|slot| pool.put(slot));
 }
@@ -82,7 +82,7 @@ fn use_at_once(pool: &mut Pool, count: usize, use_it: impl Fn(&Slot)) {
 #[test]
 fn stacks_that_are_used_again_keep_their_memory_however_many() {
     const STACKS: usize = 3 * WARM;
-    let mut pool = Pool::new(Guards::Install);
+    let mut pool = StackPool::new(Guards::Install);
     use_at_once(&mut pool, STACKS, touch);
     for _ in 0..3 * WHILE / STACKS {
         use_at_once(&mut pool, STACKS, |_| ());
@@ -95,7 +95,7 @@ fn stacks_that_are_used_again_keep_their_memory_however_many() {
 #[test]
 fn stacks_that_were_not_used_for_a_while_keep_little_memory() {
     const STACKS: usize = WARM + 100;
-    let mut pool = Pool::new(Guards::Install);
+    let mut pool = StackPool::new(Guards::Install);
     use_at_once(&mut pool, STACKS, touch);
     // In the first while, all of them were in use once; and then it takes a few uses of others for
     // each.
@@ -135,7 +135,7 @@ fn a_subscriber_that_is_told_of_a_failure_may_use_the_pool() {
     // Not a multiple of the page size: `munmap` refuses it.
     let start = std::ptr::NonNull::new(std::ptr::without_provenance_mut(1)).expect("it is not null");
     let slab = Slab { start, stacks: 1, stack_bytes: 16 << 10, protected: std::cell::Cell::new(0) };
-    POOL.with_borrow_mut(|pool| pool.classes[0].free.push(Slot { slab: Rc::new(slab), index: 0 }));
+    POOL.with_borrow_mut(|pool| pool.classes[0].free.push(StackSlot { slab: Rc::new(slab), index: 0 }));
     let told = std::sync::Arc::new(UsesThePool(0.into()));
     tracing::subscriber::with_default(std::sync::Arc::clone(&told), trim);
     assert_eq!(told.0.load(Ordering::Relaxed), 1, "it was told once, and its stack came back");
@@ -143,9 +143,9 @@ fn a_subscriber_that_is_told_of_a_failure_may_use_the_pool() {
 
 #[test]
 fn trimming_gives_back_memory_and_whole_slabs() {
-    let mut pool = Pool::new(Guards::Install);
+    let mut pool = StackPool::new(Guards::Install);
     let kept = pool.take(16 << 10).expect("there is room");
-    let others: Vec<Slot> =
+    let others: Vec<StackSlot> =
         (0..3 * FIRST_SLAB_STACKS - 1).map(|_| pool.take(16 << 10).expect("there is room")).collect();
     others.iter().for_each(touch);
     let reserved = pool.stats().reserved_bytes;
@@ -164,7 +164,7 @@ fn trimming_gives_back_memory_and_whole_slabs() {
 #[test]
 fn guards_that_are_mappings_have_a_limit_and_are_given_back() {
     let _alone = PROTECTING.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-    let mut pool = Pool::new(Guards::Protect);
+    let mut pool = StackPool::new(Guards::Protect);
     let slot = pool.take(16 << 10).expect("there is room");
     assert!(slot.slab.protected.get() == 1 && PROTECTED.load(Ordering::Relaxed) >= 1);
     let most = max_protected();

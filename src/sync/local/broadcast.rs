@@ -56,12 +56,12 @@ struct Channel<T> {
 }
 
 struct Kept<T> {
-    slots: VecDeque<Slot<T>>,
+    slots: VecDeque<ValueSlot<T>>,
     /// The number of the first slot, counted from the channel's beginning.
     first: u64,
 }
 
-struct Slot<T> {
+struct ValueSlot<T> {
     /// `None` when everybody has seen it.
     value: Option<Rc<T>>,
     /// How many have not.
@@ -105,7 +105,7 @@ impl<T> Sender<T> {
             let full = kept.slots.len() == self.channel.capacity;
             let overwritten = if full { kept.slots.pop_front() } else { None };
             kept.first += u64::from(full);
-            kept.slots.push_back(Slot { value: Some(value), unseen_by: receivers });
+            kept.slots.push_back(ValueSlot { value: Some(value), unseen_by: receivers });
             overwritten
         };
         self.channel.sent.notify_all();

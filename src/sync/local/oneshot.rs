@@ -31,7 +31,7 @@ use error::{RecvError, TryRecvError};
 
 /// A channel for one value.
 pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(OneshotShared {
         value: Cell::new(None),
         sender_gone: Cell::new(false),
         closed: Cell::new(false),
@@ -41,7 +41,7 @@ pub fn channel<T>() -> (Sender<T>, Receiver<T>) {
     (Sender { shared: Rc::clone(&shared) }, Receiver { shared })
 }
 
-struct Shared<T> {
+struct OneshotShared<T> {
     value: Cell<Option<T>>,
     sender_gone: Cell<bool>,
     /// The receiver takes nothing any more.
@@ -52,7 +52,7 @@ struct Shared<T> {
 
 /// The end that sends.
 pub struct Sender<T> {
-    shared: Rc<Shared<T>>,
+    shared: Rc<OneshotShared<T>>,
 }
 
 impl<T> Sender<T> {
@@ -102,7 +102,7 @@ impl<T> Drop for Sender<T> {
 /// The end that receives: a future of the value. It may be polled by reference and tried again.
 #[must_use = "futures do nothing unless awaited"]
 pub struct Receiver<T> {
-    shared: Rc<Shared<T>>,
+    shared: Rc<OneshotShared<T>>,
 }
 
 impl<T> Receiver<T> {

@@ -35,11 +35,11 @@ use crate::rt::noted_over;
 /// ```
 #[derive(Debug, Default)]
 pub struct WaitGroup {
-    state: Rc<State>,
+    state: Rc<WaitGroupState>,
 }
 
 #[derive(Debug, Default)]
-struct State {
+struct WaitGroupState {
     count: Cell<usize>,
     done: Notify,
 }
@@ -72,7 +72,7 @@ impl WaitGroup {
 #[derive(Debug)]
 #[must_use = "dropping it says that the work is done"]
 pub struct WaitToken {
-    state: Rc<State>,
+    state: Rc<WaitGroupState>,
 }
 
 impl Clone for WaitToken {
@@ -96,7 +96,7 @@ pin_project! {
     #[derive(Debug)]
     #[must_use = "futures do nothing unless awaited"]
     pub struct WaitGroupWait<'a> {
-        state: &'a State,
+        state: &'a WaitGroupState,
         #[pin]
         notified: Notified<'a>,
         waits: bool,

@@ -35,7 +35,7 @@ const UNSEEN: u64 = u64::MAX;
 
 /// A watched value that is `initial`, which receivers count as seen.
 pub fn channel<T>(initial: T) -> (Sender<T>, Receiver<T>) {
-    let shared = Rc::new(Shared {
+    let shared = Rc::new(WatchShared {
         value: RefCell::new(Rc::new(initial)),
         version: Cell::new(0),
         sender_gone: Cell::new(false),
@@ -45,7 +45,7 @@ pub fn channel<T>(initial: T) -> (Sender<T>, Receiver<T>) {
     (Sender { shared: Rc::clone(&shared) }, Receiver { shared, seen: 0 })
 }
 
-struct Shared<T> {
+struct WatchShared<T> {
     /// Borrowed only to exchange or clone the `Rc`.
     value: RefCell<Rc<T>>,
     version: Cell<u64>,
@@ -56,7 +56,7 @@ struct Shared<T> {
 
 /// The end that changes the value.
 pub struct Sender<T> {
-    shared: Rc<Shared<T>>,
+    shared: Rc<WatchShared<T>>,
 }
 
 impl<T> Sender<T> {
@@ -113,7 +113,7 @@ impl<T> Drop for Sender<T> {
 
 /// An end that follows the value.
 pub struct Receiver<T> {
-    shared: Rc<Shared<T>>,
+    shared: Rc<WatchShared<T>>,
     seen: u64,
 }
 

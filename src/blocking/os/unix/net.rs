@@ -12,7 +12,7 @@ use std::time::Duration;
 
 pub use std::os::unix::net::SocketAddr;
 
-use crate::blocking::net::stream::{Shared, io_through_reference};
+use crate::blocking::net::stream::{SharedStream, io_through_reference};
 use crate::blocking::net::{into_io, take_error, wait};
 use crate::net::{self, UnixAddr};
 
@@ -50,7 +50,7 @@ impl UnixListener {
     /// `EMFILE` when the process has no descriptor left; accepting again later may succeed.
     #[track_caller]
     pub fn accept(&self) -> io::Result<(UnixStream, SocketAddr)> {
-        let stream = UnixStream(Shared::new(wait(self.0.accept())?));
+        let stream = UnixStream(SharedStream::new(wait(self.0.accept())?));
         let peer = stream.peer_addr()?;
         Ok((stream, peer))
     }
@@ -124,7 +124,7 @@ impl<'a> IntoIterator for &'a UnixListener {
 
 /// A connection. It closes when its last handle is dropped; what was written is still delivered.
 #[derive(Debug)]
-pub struct UnixStream(Rc<Shared<net::UnixStream>>);
+pub struct UnixStream(Rc<SharedStream<net::UnixStream>>);
 
 impl UnixStream {
     /// Connects to the listener at `path`.
@@ -149,7 +149,7 @@ impl UnixStream {
 
     #[track_caller]
     fn connect_to(address: &UnixAddr) -> io::Result<Self> {
-        Ok(Self(Shared::new(wait(net::UnixStream::connect(address))?)))
+        Ok(Self(SharedStream::new(wait(net::UnixStream::connect(address))?)))
     }
 
     /// Two sockets that are connected with each other.
@@ -159,7 +159,7 @@ impl UnixStream {
     /// `EMFILE` when the process has no descriptors left.
     pub fn pair() -> io::Result<(Self, Self)> {
         let (a, b) = net::UnixStream::pair().map_err(into_io)?;
-        Ok((Self(Shared::new(a)), Self(Shared::new(b))))
+        Ok((Self(SharedStream::new(a)), Self(SharedStream::new(b))))
     }
 
     /// This end's name.

@@ -16,7 +16,7 @@ fn is_mapped(address: usize) -> bool {
 #[test]
 fn receive_buffers_outlive_a_ring_that_ends_with_an_operation_in_flight() {
     let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
-    let Ok(mut reactor) = Reactor::new(8, RingFeatures::all(), &doorbell) else { return };
+    let Ok(mut reactor) = Ring::new(8, RingFeatures::all(), &doorbell) else { return };
     let Some(buffers) = reactor.buffers.get_mut() else { return };
     let chunk = buffers.filled(0, 1).expect("lent at first");
     let address = buffers.bytes(&chunk).as_ptr().addr();
