@@ -9,4 +9,5 @@ mod iobuf;
 
 pub use arena::{Arena, ArenaStats, PageKind};
 pub use dma::DmaBuf;
+pub(crate) use iobuf::Rest;
 pub use iobuf::{IoBuf, IoBufMut, Slice};
