@@ -363,7 +363,7 @@ mod tests {
         // What is there may be overwritten, as by a read into a buffer that was used before.
         let mut rest = Rest::new(rest.into_inner(), 1);
         assert_eq!(rest.fill_from(b"xy"), 2);
-        assert_eq!(rest.into_inner(), b"1xy");
+        assert_eq!(rest.into_inner(), b"1xy45");
     }
 
     #[test]
