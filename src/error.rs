@@ -1,4 +1,5 @@
-//! One error type for every layer: what went wrong, in which operation, where, and whether it may have happened.
+//! One error type for every layer: what went wrong, in which operation, where, and whether it may
+//! have happened.
 
 use std::borrow::Cow;
 use std::fmt;
@@ -7,8 +8,8 @@ use std::io;
 /// The result of a fallible boson operation.
 pub type Result<T, E = Error> = std::result::Result<T, E>;
 
-/// The result of an operation that was given a buffer: what it gives and the buffer, or an error that
-/// carries the buffer.
+/// The result of an operation that was given a buffer: what it gives and the buffer, or an error
+/// that carries the buffer.
 ///
 /// `?` works on it where the buffer is of no use after an error:
 ///
@@ -21,7 +22,8 @@ pub type Result<T, E = Error> = std::result::Result<T, E>;
 /// ```
 pub type BufResult<T, B> = std::result::Result<(T, B), BufError<B>>;
 
-/// An [`Error`] of an operation that was given a buffer, with that buffer. Becomes an [`Error`] by `?`.
+/// An [`Error`] of an operation that was given a buffer, with that buffer. Becomes an [`Error`] by
+/// `?`.
 pub struct BufError<B> {
     error: Error,
     buf: B,
@@ -221,9 +223,10 @@ impl Error {
         error
     }
 
-    /// The error of a call of `std` that failed with `error`: as [`Error::os`] if it has a code, else of the kind that corresponds to
-    /// its own, with its sentence. A boson error that it was made of ([`From<Error>`](#impl-From<Error>-for-Error)) is the new one's
-    /// source, and gives it its kind, code and outcome.
+    /// The error of a call of `std` that failed with `error`: as [`Error::os`] if it has a code,
+    /// else of the kind that corresponds to its own, with its sentence. A boson error that it was
+    /// made of ([`From<Error>`](#impl-From<Error>-for-Error)) is the new one's source, and gives it
+    /// its kind, code and outcome.
     #[cold]
     pub fn io(error: io::Error, operation: &'static str) -> Self {
         if let Some(code) = error.raw_os_error() {
@@ -356,8 +359,8 @@ fn describe(kind: ErrorKind) -> &'static str {
 }
 
 impl fmt::Debug for Error {
-    /// What a person reads when `main` returns the error or somebody unwraps it: the sentence and those of its causes. `{:#?}` gives
-    /// the fields.
+    /// What a person reads when `main` returns the error or somebody unwraps it: the sentence and
+    /// those of its causes. `{:#?}` gives the fields.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let repr = &*self.0;
         if f.alternate() {
@@ -390,8 +393,9 @@ impl std::error::Error for Error {
 }
 
 impl From<Error> for io::Error {
-    /// The kind is that which `std` gives to the error's code, if it has one that `std` knows; else the one that corresponds to the
-    /// error's own. The error is the new one's [source](io::Error::get_ref).
+    /// The kind is that which `std` gives to the error's code, if it has one that `std` knows; else
+    /// the one that corresponds to the error's own. The error is the new one's
+    /// [source](io::Error::get_ref).
     fn from(error: Error) -> Self {
         // What `std` says of a code that it does not know; the kind has no stable name.
         let unknown = io::Error::from_raw_os_error(i32::MAX).kind();

@@ -1,4 +1,5 @@
-//! Notices that the process was forked. A child shares its parent's rings, and using them would corrupt the parent's I/O.
+//! Notices that the process was forked. A child shares its parent's rings, and using them would
+//! corrupt the parent's I/O.
 
 use std::sync::Once;
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -9,7 +10,8 @@ use crate::error::{Error, ErrorKind};
 static GENERATION: AtomicU32 = AtomicU32::new(0);
 static WATCH: Once = Once::new();
 
-/// Runs in the child of a fork, where only async-signal-safe things are allowed: an atomic addition is one.
+/// Runs in the child of a fork, where only async-signal-safe things are allowed: an atomic addition
+/// is one.
 extern "C" fn in_child() {
     GENERATION.fetch_add(1, Ordering::Relaxed);
 }
@@ -22,8 +24,8 @@ impl Process {
     /// This one.
     pub(crate) fn current() -> Self {
         WATCH.call_once(|| {
-            // SAFETY: `in_child` is a function for ever, and does what a handler in a child may do. It fails only without memory,
-            // and then forks go unnoticed.
+            // SAFETY: `in_child` is a function for ever, and does what a handler in a child may do.
+            // It fails only without memory, and then forks go unnoticed.
             unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         });
         Self(GENERATION.load(Ordering::Relaxed))

@@ -6,7 +6,8 @@
 //! | another thread | [`Watchdog`], which reports a core that is stuck while it is; [`Handle::run`](crate::rt::Handle::run) with any of the above |
 //! | another process | an [`Inspector`](inspect::Inspector) answers on a Unix socket; `boson top` and [`inspect::Client`] ask |
 //!
-//! A future of your own says what its task waits for with [`rt::waits_for`](crate::rt::waits_for()).
+//! A future of your own says what its task waits for with
+//! [`rt::waits_for`](crate::rt::waits_for()).
 
 pub mod inspect;
 mod watchdog;

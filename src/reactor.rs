@@ -1,8 +1,8 @@
 //! The reactor: how a core does I/O with the kernel.
 //!
-//! It submits operations to an io_uring, or makes them when epoll says that a descriptor is ready, or
-//! on a thread of the core's pool, and completes them. It knows nothing of tasks: it takes wakers and
-//! a clock. One room, from the top down:
+//! It submits operations to an io_uring, or makes them when epoll says that a descriptor is ready,
+//! or on a thread of the core's pool, and completes them. It knows nothing of tasks: it takes
+//! wakers and a clock. One room, from the top down:
 //!
 //! | module | what |
 //! |---|---|
@@ -46,8 +46,8 @@ pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum ReactorChoice {
-    /// io_uring; epoll where it is forbidden, absent, too old, or where it gets no memory. The first core of a process that
-    /// takes epoll says so in the log, with the reason.
+    /// io_uring; epoll where it is forbidden, absent, too old, or where it gets no memory. The
+    /// first core of a process that takes epoll says so in the log, with the reason.
     #[default]
     Auto,
     /// io_uring or nothing.
@@ -60,14 +60,16 @@ pub enum ReactorChoice {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ReactorKind {
-    /// Not known: of a core that did not answer, or whose process runs an older or newer version of boson.
+    /// Not known: of a core that did not answer, or whose process runs an older or newer version of
+    /// boson.
     #[default]
     Unknown,
     /// io_uring.
     IoUring,
     /// epoll for sockets, the core's blocking pool for files.
     Epoll,
-    /// Nothing: a core of a simulation ([`sim::World`](crate::sim::World)) does no I/O with the kernel.
+    /// Nothing: a core of a simulation ([`sim::World`](crate::sim::World)) does no I/O with the
+    /// kernel.
     Simulated,
 }
 
@@ -89,9 +91,9 @@ impl ReactorKind {
     }
 }
 
-/// Whether a core's arena is registered with its io_uring, which saves pinning memory for each read and write of a namespace, and
-/// makes all of the arena resident and locked (`RLIMIT_MEMLOCK`). Where the kernel refuses, the core does without and says so in the
-/// log once.
+/// Whether a core's arena is registered with its io_uring, which saves pinning memory for each read
+/// and write of a namespace, and makes all of the arena resident and locked (`RLIMIT_MEMLOCK`).
+/// Where the kernel refuses, the core does without and says so in the log once.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum RegisterArena {
@@ -188,7 +190,8 @@ impl Reactor {
         }
     }
 
-    /// Hands queued operations to the kernel and wakes whoever's operation is done or can go on; returns how many that were.
+    /// Hands queued operations to the kernel and wakes the tasks whose operations are done or can
+    /// go on; returns how many that were.
     pub(crate) fn poll(&self, now: Instant) -> Result<usize> {
         match self {
             Self::Uring(ring) => ring.poll(),
@@ -210,13 +213,13 @@ impl Reactor {
         self.ring().is_some_and(|ring| ring.must_be_polled())
     }
 
-    /// Sleeps until there is something for `poll`, the doorbell rings, a watched descriptor is readable, or `longest` has
-    /// passed.
+    /// Sleeps until there is something for `poll`, the doorbell rings, a watched descriptor is
+    /// readable, or `longest` has passed.
     pub(crate) fn wait(&self, longest: Option<Duration>) -> Result<()> {
         match self {
             Self::Uring(ring) => ring.wait(longest),
             Self::Epoll(epoll) => epoll.wait(longest),
-            // Whoever drives the core lets it sleep.
+            // The driver of the core lets it sleep.
             Self::Simulated => Ok(()),
         }
     }
@@ -231,7 +234,8 @@ impl Reactor {
         }
     }
 
-    /// Forgets which descriptors are watched, because one of them may be closed: the next `wake_when_readable` starts anew.
+    /// Forgets which descriptors are watched, because one of them may be closed: the next
+    /// `wake_when_readable` starts anew.
     pub(crate) fn unwatch_all(&self) {
         match self {
             Self::Uring(ring) => ring.unwatch_all(),
@@ -240,7 +244,8 @@ impl Reactor {
         }
     }
 
-    /// Cancels everything and waits until nobody uses an operation's memory any more, or `patience` is over.
+    /// Cancels everything and waits until nobody uses an operation's memory any more, or `patience`
+    /// is over.
     pub(crate) fn shut_down(&self, patience: Patience<'_>) {
         match self {
             Self::Uring(ring) => ring.shut_down(patience),
@@ -250,9 +255,9 @@ impl Reactor {
     }
 }
 
-/// Whether io_uring cannot be had here, which no other configuration of the ring would change. `ENOMEM` is among them: before
-/// Linux 5.12 rings count as locked memory, of which containers give 64 KiB, and a machine that is really out of memory refuses
-/// epoll as well.
+/// Whether io_uring cannot be had here, which no other configuration of the ring would change.
+/// `ENOMEM` is among them: before Linux 5.12 rings count as locked memory, of which containers give
+/// 64 KiB, and a machine that is really out of memory refuses epoll as well.
 fn is_refusal(error: &Error) -> bool {
     let codes = [libc::EPERM, libc::EACCES, libc::ENOSYS, libc::ENOMEM];
     error.kind() == ErrorKind::Unsupported || error.code().is_some_and(|code| codes.contains(&code))

@@ -1,30 +1,34 @@
 //! The runtime: one polling scheduler per core.
 //!
-//! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices ([`Poller`]) and its io_uring (or epoll), and fires
-//! timers. A task never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act
-//! on it, and outside one they panic ([`is_in_core`] tells); a [`Handle`] reaches it from other threads.
+//! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices
+//! ([`Poller`](poller::Poller)) and its io_uring (or epoll), and fires timers. A task never changes
+//! its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act on
+//! that core; outside one they panic ([`is_in_core`] tells). A [`Handle`] reaches a core from other
+//! threads.
 //!
-//! [`Core::new`] with a [`CoreConfig::from_machine`], [`Core::block_on`], [`spawn`] and [`sleep`] are all that a first program needs: see the
-//! [example](crate#example). Coroutines are tasks too: [`thread`](crate::thread) starts them, and [`wait`] lets them await.
+//! [`boson::run`](run), [`spawn`] and [`sleep`] are all that a first program needs: see the
+//! [example](crate#example). Coroutines are tasks too: [`thread`](crate::thread) starts them, and
+//! [`wait`] lets them await.
 //!
-//! | for | there is |
+//! | for | use |
 //! |---|---|
-//! | **Cores** | [`Core`] on this thread, [`CoreThread`] on its own; [`CoreConfig`] with [`Idle`], [`ReactorChoice`], [`RingFeatures`] and [`RegisterArena`]; [`Shutdown`] and its [`ShutdownReport`] |
-//! | **Tasks** | [`spawn`], [`JoinHandle`], [`AbortOnDrop`], [`JoinError`], [`PanicPayload`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
-//! | **Time** | [`now`], [`sleep`], [`sleep_until`], [`interval`], [`interval_at`], [`timeout`], [`timeout_at`], [`Deadline`]; [`Clock`], where it comes from |
-//! | **Several at once** | `join!`, `try_join!` and `select_biased!` of the `futures` crate: see [below](#several-things-at-once); [`TaskGroup`] |
-//! | **Stopping** | [`CancelToken`], [`DropGuard`]; [`Signals`]: SIGTERM, SIGINT and others as events |
-//! | **Between tasks** | [`sync`](crate::sync) across threads, [`sync::local`](crate::sync::local) within a core |
-//! | **Between threads** | [`handle`] and [`Handle::spawn`], [`thread::Builder::spawn_on`](crate::thread::Builder::spawn_on), [`RemoteJoin`]; [`offload`] for calls that block |
-//! | **Who runs when** | [`spawn_in`] a [`TaskQueue`] with [`Shares`] and a [`LatencyClass`]; [`task_queues`] |
-//! | **Looking inside** | [`stats`], [`latencies`], [`tasks`], [`tasks_in`], [`current_task`]; [`waits_for`] and [`waiting_for`] for futures of your own; [`Watchdog`] for stuck cores; all of it from outside by [`inspect`](crate::inspect) |
-//! | **Devices** | [`Poller`], [`register_poller`], [`Park`]; [`pollers`]; [`arena`] |
-//! | **The machine** | [`probe_io_uring`], [`probe_ring_features`], and what a core got of them: [`ring_features`]; [`unix_time`], [`fill_random`], [`machine_seed`] |
+//! | cores | [`run`]; [`Core`] on this thread, [`CoreThread`] on its own; [`CoreConfig`]; [`Shutdown`] |
+//! | tasks | [`spawn`], [`named`], [`TaskBuilder`]; [`JoinHandle`], [`JoinError`], [`AbortOnDrop`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
+//! | time | [`now`], [`sleep`], [`timeout`], [`interval`]; more in [`time`] |
+//! | several things at once | `join!`, `try_join!` and `select_biased!` of the `futures` crate, see [below](#several-things-at-once); [`TaskGroup`] |
+//! | stopping | [`CancelToken`]; [`Signals`]: SIGTERM, SIGINT and others as events |
+//! | locks and channels | [`sync`](crate::sync) between threads, [`sync::local`](crate::sync::local) within a core |
+//! | other threads | [`handle`], [`Handle::spawn`], [`RemoteJoin`]; [`offload`] for calls that block |
+//! | shares of a core | [`queue`] |
+//! | devices | [`poller`]; [`arena`] |
+//! | looking inside | [`observe`](crate::observe); [`waits_for`] for futures of your own |
+//! | the machine | [`reactor`]: io_uring and its features; [`machine_seed`], [`fill_random`] |
 //!
 //! # Several things at once
 //!
-//! Waiting for several futures needs nothing of this crate. `join!`, `try_join!` and `select_biased!` of the `futures` crate
-//! work on a core as anywhere, also with timers, sockets and the handles of tasks and coroutines, which are futures all of them:
+//! Waiting for several futures needs nothing of this crate. `join!`, `try_join!` and
+//! `select_biased!` of the `futures` crate work on a core as anywhere, also with timers, sockets
+//! and the handles of tasks and coroutines, which are futures all of them:
 //!
 //! ```
 //! # use std::time::Duration;
@@ -59,10 +63,11 @@
 //! # Ok::<(), boson::Error>(())
 //! ```
 //!
-//! `select_biased!` asks its branches in the order in which they are written. `select!` shuffles them by randomness of its own, which is
-//! no core's: a simulation does not repeat it.
+//! `select_biased!` asks its branches in the order in which they are written. `select!` shuffles
+//! them by randomness of its own, which is no core's: a simulation does not repeat it.
 //!
-//! In a coroutine [`wait`] does the same, and what blocks becomes a future by a coroutine of its own. The first of two closures:
+//! In a coroutine [`wait`] does the same, and what blocks becomes a future by a coroutine of its
+//! own. The first of two closures:
 //!
 //! ```
 //! # use std::time::Duration;

@@ -1,7 +1,8 @@
 //! Synchronisation between tasks: in [`local`] for those of one core, and here for any threads.
 //!
-//! What is here works from every core, every foreign thread and every runtime, and is `Send` and `Sync`. What is in [`local`] costs
-//! neither an atomic nor an allocation per wait; take it wherever a task's partners are on its own core, which is where a task stays.
+//! What is here works from every core, every foreign thread and every runtime, and is `Send` and
+//! `Sync`. What is in [`local`] costs neither an atomic nor an allocation per wait; take it
+//! wherever a task's partners are on its own core, which is where a task stays.
 //!
 //! | | waits for | order |
 //! |---|---|---|
@@ -12,30 +13,36 @@
 //! | [`oneshot`], [`mpsc`] | a value, or room | values in the order of sending; senders first come, first served |
 //! | [`broadcast`], [`watch`] | every value, or the newest | all at once |
 //!
-//! Most of them are tokio's, whose `sync` feature does not depend on its runtime, which are fair, and whose lock-free parts its own
-//! loom models check. [`WaitGroup`], which tokio lacks, is built upon them. [`Barrier`] is our own, as tokio's counts who stopped waiting. So are [`Mutex`] and [`Condvar`], with loom models: a lock that is
-//! handed to the next one each time makes every turn wait until another core has been woken. The names, methods and errors of [`local`]
-//! follow them, so that most code moves between the two by changing an import. What differs:
+//! Most of them are tokio's, whose `sync` feature does not depend on its runtime, which are fair,
+//! and whose lock-free parts its own loom models check. [`WaitGroup`], which tokio lacks, is built
+//! upon them. [`Barrier`] is our own, as tokio's counts who stopped waiting. So are [`Mutex`] and
+//! [`Condvar`], with loom models: a lock that is handed to the next one each time makes every turn
+//! wait until another core has been woken. The names, methods and errors of [`local`] follow them,
+//! so that most code moves between the two by changing an import. What differs:
 //!
-//! - [`local::Mutex`] is handed to the task that has waited longest: on one core that one need not be woken first.
-//! - [`Notify`] here stores one notification for who comes later (`notify_one`), as another thread may come between a check and the wait;
-//!   `notify_waiters` is what is `notify_all` there.
-//! - The value of [`local::watch`] comes as `Rc` where a lock guard comes here: it may be kept across awaits. It is replaced and not changed
-//!   in place (no `send_modify`), and there is one sender.
-//! - `_owned` methods and guards are there of [`local::Semaphore`] only, and take an `Rc`; `blocking_` methods are here only.
-//! - Some of tokio's less common methods are missing there: what they say of a channel's other end (`same_channel`, `closed` of
-//!   [`mpsc`] and [`watch`], weak senders) and what handles many at once (`recv_many`, `reserve_many`).
+//! - [`local::Mutex`] is handed to the task that has waited longest: on one core that one need not
+//!   be woken first.
+//! - [`Notify`] here stores one notification for who comes later (`notify_one`), as another thread
+//!   may come between a check and the wait; `notify_waiters` is what is `notify_all` there.
+//! - The value of [`local::watch`] comes as `Rc` where a lock guard comes here: it may be kept
+//!   across awaits. It is replaced and not changed in place (no `send_modify`), and there is one
+//!   sender.
+//! - `_owned` methods and guards are there of [`local::Semaphore`] only, and take an `Rc`;
+//!   `blocking_` methods are here only.
+//! - Some of tokio's less common methods are missing there: what they say of a channel's other end
+//!   (`same_channel`, `closed` of [`mpsc`] and [`watch`], weak senders) and what handles many at
+//!   once (`recv_many`, `reserve_many`).
 //! - [`local::mpsc::UnboundedReceiver`] and the bounded `Receiver` are one type.
 //!
-//! Tasks that wait for what is boson's own say so in [`rt::look::tasks`](crate::observe::tasks); those that wait for tokio's types ([`RwLock`],
-//! [`Semaphore`], [`Notify`], [`OnceCell`] and the channels) do if the future is in
-//! [`rt::waits_for`](crate::rt::waits_for).
+//! Tasks that wait for what is boson's own say so in [`rt::look::tasks`](crate::observe::tasks);
+//! those that wait for tokio's types ([`RwLock`], [`Semaphore`], [`Notify`], [`OnceCell`] and the
+//! channels) do if the future is in [`rt::waits_for`](crate::rt::waits_for).
 //!
 //! # Deadlines
 //!
-//! Everything that waits is a future that may be dropped at any time: it leaves its queue, and what had been granted to it goes to
-//! the next one. So [`rt::timeout`](crate::rt::timeout) gives any of them a deadline. The errors become a [`boson::Error`](crate::Error)
-//! with `?`:
+//! Everything that waits is a future that may be dropped at any time: it leaves its queue, and what
+//! had been granted to it goes to the next one. So [`rt::timeout`](crate::rt::timeout) gives any of
+//! them a deadline. The errors become a [`boson::Error`](crate::Error) with `?`:
 //!
 //! ```
 //! use std::sync::Arc;
@@ -58,8 +65,9 @@
 //! # Ok::<(), boson::Error>(())
 //! ```
 //!
-//! The `blocking_` methods are for threads without a runtime. They block the thread: inside a task they would stop its whole core. Those of
-//! [`Mutex`] are for coroutines too, and panic in async tasks.
+//! The `blocking_` methods are for threads without a runtime. They block the thread: inside a task
+//! they would stop its whole core. Those of [`Mutex`] are for coroutines too, and panic in async
+//! tasks.
 
 /// Functions that are `const`, but in loom's models: its types cannot be made at compile time.
 macro_rules! const_unless_loom {

@@ -4,7 +4,8 @@ use std::fmt;
 use std::ops::{Add, AddAssign, Sub, SubAssign};
 use std::time::Duration;
 
-/// A point in monotonic time: nanoseconds since its clock's origin. Comparable only between readings of one clock.
+/// A point in monotonic time: nanoseconds since its clock's origin. Comparable only between
+/// readings of one clock.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
 pub struct Instant(u64);
 
@@ -38,7 +39,8 @@ impl Instant {
         }
     }
 
-    /// The instant `duration` later; `None` if that is past [`Instant::FAR_FUTURE`], 584 years after the origin.
+    /// The instant `duration` later; `None` if that is past [`Instant::FAR_FUTURE`], 584 years
+    /// after the origin.
     pub fn checked_add(self, duration: Duration) -> Option<Self> {
         u64::try_from(duration.as_nanos()).ok().and_then(|nanos| self.0.checked_add(nanos)).map(Self)
     }
@@ -96,7 +98,8 @@ impl fmt::Debug for Instant {
     }
 }
 
-/// Where time comes from. The command line gives the runtime a [`MonotonicClock`]; a simulation gives it virtual time.
+/// Where time comes from. The command line gives the runtime a [`MonotonicClock`]; a simulation
+/// gives it virtual time.
 pub trait Clock: Send + Sync {
     /// Monotonic time.
     fn now(&self) -> Instant;

@@ -12,12 +12,12 @@
 //! | a coroutine that is unwound, because its core ends or its handle cancels it | ends the unwinding; a second panic during it aborts the process, as Rust does | goes on |
 //! | a `wait` that cannot return, in a destructor of a coroutine that is cancelled | aborts the process, with the name of the coroutine | |
 //!
-//! A second panic while the first one unwinds ends the process. So values are dropped one at a time,
-//! each in a frame of its own ([`drop_contained`]), and a payload is forgotten, because its
+//! A second panic while the first one unwinds ends the process. So values are dropped one at a
+//! time, each in a frame of its own ([`drop_contained`]), and a payload is forgotten, because its
 //! destructor is user code too.
 //!
-//! User code is never called while the runtime holds a borrow or a lock of its own: it may come back
-//! for the same one. That rule this module cannot enforce; the callers take things out first.
+//! User code is never called while the runtime holds a borrow or a lock of its own: it may come
+//! back for the same one. That rule this module cannot enforce; the callers take things out first.
 //!
 //! What a child of a fork may do is the other policy of this kind; see [`fork`](crate::fork).
 

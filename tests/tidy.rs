@@ -342,3 +342,98 @@ fn nothing_is_left_over() {
     }
     report(&problems);
 }
+
+/// Documents: where their links go.
+mod documents {
+    use std::fs;
+    use std::path::{Path, PathBuf};
+
+    use super::root;
+
+    /// Every document of the project. What is built, or is none of its own, is left out.
+    pub(super) fn all() -> Vec<PathBuf> {
+        let mut documents = Vec::new();
+        let mut pending = vec![root().to_owned()];
+        while let Some(directory) = pending.pop() {
+            for entry in fs::read_dir(&directory).expect("readable") {
+                let path = entry.expect("readable").path();
+                let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+                if path.is_dir() && name != "target" && !name.starts_with('.') {
+                    pending.push(path);
+                } else if path.extension().is_some_and(|extension| extension == "md") {
+                    documents.push(path);
+                }
+            }
+        }
+        documents.sort();
+        documents
+    }
+
+    /// The lines outside of code blocks.
+    fn prose(text: &str) -> impl Iterator<Item = &str> {
+        let mut is_code = false;
+        text.lines().filter(move |line| {
+            let is_fence = line.trim_start().starts_with("```");
+            is_code ^= is_fence;
+            !is_code && !is_fence
+        })
+    }
+
+    /// Where links go: `](target)`, and `[name]: target` at the start of a line.
+    pub(super) fn links(text: &str) -> Vec<&str> {
+        let mut links = Vec::new();
+        for line in prose(text) {
+            links.extend(line.split("](").skip(1).filter_map(|rest| rest.split(')').next()));
+            if let Some((_, target)) = line.strip_prefix('[').and_then(|rest| rest.split_once("]: ")) {
+                links.push(target.trim());
+            }
+        }
+        links
+    }
+
+    /// The anchors that GitHub makes of the headings of a document: lower case, spaces as hyphens, without punctuation.
+    pub(super) fn anchors(path: &Path) -> Vec<String> {
+        let text = fs::read_to_string(path).expect("readable");
+        let mut anchors: Vec<String> = Vec::new();
+        for heading in prose(&text).filter(|line| line.starts_with('#')) {
+            let name = heading.trim_start_matches('#').trim().to_lowercase();
+            let kept = name.chars().filter(|c| c.is_alphanumeric() || [' ', '-', '_'].contains(c));
+            let anchor: String = kept.map(|c| if c == ' ' { '-' } else { c }).collect();
+            let repeated = (1..).map(|number| format!("{anchor}-{number}"));
+            let free = std::iter::once(anchor.clone()).chain(repeated).find(|name| !anchors.contains(name));
+            anchors.extend(free);
+        }
+        anchors
+    }
+}
+
+#[test]
+fn links_between_documents_lead_somewhere() {
+    let documents = documents::all();
+    let mut problems = Vec::new();
+    let mut checked = 0;
+    for document in &documents {
+        let text = fs::read_to_string(document).expect("readable");
+        for link in documents::links(&text) {
+            if link.contains("://") || link.starts_with("mailto:") {
+                continue;
+            }
+            checked += 1;
+            let (path, anchor) =
+                link.split_once('#').map_or((link, None), |(path, anchor)| (path, Some(anchor)));
+            let directory = document.parent().expect("a file is in a directory");
+            let target = if path.is_empty() { document.clone() } else { directory.join(path) };
+            let shown = document.strip_prefix(root()).expect("under the root").display();
+            if !target.exists() {
+                problems.push(format!("{shown}: {link} does not exist"));
+            } else if let Some(anchor) = anchor
+                && target.extension().is_some_and(|extension| extension == "md")
+                && !documents::anchors(&target).iter().any(|name| name == anchor)
+            {
+                problems.push(format!("{shown}: {link}: no heading has this anchor"));
+            }
+        }
+    }
+    assert!(checked > 20, "links are found");
+    report(&problems);
+}

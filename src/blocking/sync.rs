@@ -1,18 +1,20 @@
 //! Locks and channels with the surface of [`std::sync`], for coroutines and threads alike.
 //!
-//! A coroutine that waits lets the other tasks of its core run; a plain thread is blocked. One lock may be shared by coroutines of
-//! several cores and by threads. Nobody starves: a [`Mutex`] may be taken by who comes at the right moment, but who was overtaken a few times
-//! is next, and an [`RwLock`] goes first come, first served. Poisoning is `std`'s: a lock whose guard is dropped by a panic (or by cancelling)
-//! is poisoned. One that panics while another coroutine of its core is suspended in a destructor that a panic runs may not be noticed: `std`
-//! tells whether a thread panics, and not how often.
+//! A coroutine that waits lets the other tasks of its core run; a plain thread is blocked. One lock
+//! may be shared by coroutines of several cores and by threads. Nobody starves: a [`Mutex`] may be
+//! taken by who comes at the right moment, but who was overtaken a few times is next, and an
+//! [`RwLock`] goes first come, first served. Poisoning is `std`'s: a lock whose guard is dropped by
+//! a panic (or by cancelling) is poisoned. One that panics while another coroutine of its core is
+//! suspended in a destructor that a panic runs may not be noticed: `std` tells whether a thread
+//! panics, and not how often.
 //!
 //! They stand on the primitives of [`sync`](crate::sync).
 //!
 //! # Deadlines
 //!
-//! What has a timed wait in `std` has one here: by the core's clock, or on a thread without a core by the machine's. To bound any other
-//! wait, use the primitive of [`sync`](crate::sync): its waits are futures, for `wait` and [`rt::timeout`], which
-//! needs a core.
+//! What has a timed wait in `std` has one here: by the core's clock, or on a thread without a core
+//! by the machine's. To bound any other wait, use the primitive of [`sync`](crate::sync): its waits
+//! are futures, for `wait` and [`rt::timeout`](crate::rt::timeout()), which needs a core.
 //!
 //! ```
 //! use std::time::Duration;
@@ -30,10 +32,14 @@
 //!
 //! # Different from `std::sync`
 //!
-//! - [`sync_channel`](mpsc::sync_channel) with a bound of zero does not make the sender wait for a receiver: it has room for one message.
-//! - [`Once`], [`OnceLock`] and [`LazyLock`] are poisoned by cancelling too, where a panic would poison them.
-//! - What `std` has under other names for the nightly compiler is missing, and so are its deprecated functions.
-//! - A lock that is asked for in a destructor of a coroutine that is being cancelled, and is not free, aborts the process with a message.
+//! - [`sync_channel`](mpsc::sync_channel) with a bound of zero does not make the sender wait for a
+//!   receiver: it has room for one message.
+//! - [`Once`], [`OnceLock`] and [`LazyLock`] are poisoned by cancelling too, where a panic would
+//!   poison them.
+//! - What `std` has under other names for the nightly compiler is missing, and so are its
+//!   deprecated functions.
+//! - A lock that is asked for in a destructor of a coroutine that is being cancelled, and is not
+//!   free, aborts the process with a message.
 
 mod condvar;
 pub mod mpsc;
@@ -213,11 +219,12 @@ impl<'a, T: ?Sized> MutexGuard<'a, T> {
     }
 }
 
-/// Lets a number of coroutines or threads wait for each other. A coroutine that is cancelled while it waits is not counted.
+/// Lets a number of coroutines or threads wait for each other. A coroutine that is cancelled while
+/// it waits is not counted.
 #[derive(Debug)]
 pub struct Barrier(crate::sync::Barrier);
 
-/// Who was the last to come to a [`Barrier`].
+/// Says which task came to a [`Barrier`] last.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BarrierWaitResult(bool);
 

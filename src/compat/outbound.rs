@@ -41,7 +41,7 @@ struct Shared {
     is_closed: Cell<bool>,
     /// The task that waits for bytes.
     writer: WakerSlot,
-    /// Whoever waits for room or for an empty buffer.
+    /// The task that waits for room or for an empty buffer.
     caller: WakerSlot,
 }
 

@@ -42,7 +42,8 @@ const MIN_BLOCK_BYTES: usize = DmaBuf::ALIGN;
 /// Size classes double from 4 KiB to 2 MiB.
 const CLASSES: usize = 10;
 
-/// One core's memory for device I/O. Cheap to clone; not `Send`: buffers go back to the core they came from.
+/// One core's memory for device I/O. Cheap to clone; not `Send`: buffers go back to the core they
+/// came from.
 #[derive(Clone)]
 pub struct Arena(ArenaHandle);
 
@@ -68,7 +69,8 @@ struct State {
 impl Arena {
     /// Maps an arena of at least `bytes` bytes, rounded up to whole hugepages.
     ///
-    /// Without free hugepages it takes normal pages; the first arena of the process that does says so in the log.
+    /// Without free hugepages it takes normal pages; the first arena of the process that does says
+    /// so in the log.
     ///
     /// # Errors
     ///
@@ -99,13 +101,15 @@ impl Arena {
         Ok(Self(ArenaHandle(Rc::new(Shared { base, total_bytes, pages, state: RefCell::new(state) }))))
     }
 
-    /// A buffer of `len` bytes, aligned to [`DmaBuf::ALIGN`]; its content is whatever its last user left, or zeros.
+    /// A buffer of `len` bytes, aligned to [`DmaBuf::ALIGN`]; its content is whatever its last user
+    /// left, or zeros.
     ///
     /// Comes from the heap (and is counted) when the arena has no block of that size left.
     pub fn alloc(&self, len: usize) -> DmaBuf {
         match self.0.take(len) {
-            // SAFETY: `take` hands out a block of at least `len` bytes inside the mapping that is on no free list and
-            // in no other buffer; the mapping starts zeroed, so the bytes are initialised; the handle keeps it mapped.
+            // SAFETY: `take` hands out a block of at least `len` bytes inside the mapping that is
+            // on no free list and in no other buffer; the mapping starts zeroed, so the bytes are
+            // initialised; the handle keeps it mapped.
             Some((ptr, class)) => unsafe { DmaBuf::from_arena(ptr, len, self.0.clone(), class) },
             None => DmaBuf::zeroed(len),
         }
@@ -125,8 +129,9 @@ impl Arena {
 
     /// The mapping's address and size in bytes, to register with a device.
     ///
-    /// The memory is mapped for as long as this arena, a clone of it or one of its buffers lives. Whoever gives the address to a device
-    /// therefore keeps a clone until the device has let go of it.
+    /// The memory is mapped for as long as this arena, a clone of it or one of its buffers lives.
+    /// Code that gives the address to a device therefore keeps a clone until the device has let go
+    /// of it.
     pub fn region(&self) -> (*const u8, usize) {
         (self.0.0.base.as_ptr().cast_const(), self.0.0.total_bytes)
     }
@@ -139,7 +144,8 @@ impl fmt::Debug for Arena {
 }
 
 fn map(bytes: usize, extra: MapFlags) -> rustix::io::Result<NonNull<u8>> {
-    // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing
+    // memory.
     let ptr = unsafe {
         mmap_anonymous(
             std::ptr::null_mut(),
@@ -165,7 +171,8 @@ impl ArenaHandle {
             state.heap_fallbacks += 1;
         }
         let (offset, class) = block?;
-        // SAFETY: `take_block` returns an offset with a whole block of the class inside the mapping.
+        // SAFETY: `take_block` returns an offset with a whole block of the class inside the
+        // mapping.
         Some((unsafe { self.0.base.add(offset) }, class))
     }
 
@@ -197,7 +204,8 @@ impl State {
         Some(offset)
     }
 
-    /// Takes a larger free block, keeps its first part and puts the halves that remain on the free lists.
+    /// Takes a larger free block, keeps its first part and puts the halves that remain on the free
+    /// lists.
     fn split_larger(&mut self, class: usize) -> Option<usize> {
         let larger = (class + 1..CLASSES).find(|&larger| !self.free[larger].is_empty())?;
         let offset = self.free[larger].pop()?;
@@ -210,9 +218,10 @@ impl State {
 
 impl Drop for Shared {
     fn drop(&mut self) {
-        // SAFETY: `base` and `total_bytes` are the mapping made in `Arena::new`; every arena and `DmaBuf`
-        // over it holds the `Rc` that this is in, so none is left. `Arena::region` gives out a bare address: dereferencing that
-        // is unsafe, and the contract there makes who does so, or has a device do it, hold a clone meanwhile.
+        // SAFETY: `base` and `total_bytes` are the mapping made in `Arena::new`; every arena and
+        // `DmaBuf` over it holds the `Rc` that this is in, so none is left. `Arena::region` gives
+        // out a bare address: dereferencing that is unsafe, and the contract there makes who does
+        // so, or has a device do it, hold a clone meanwhile.
         let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.total_bytes) };
         debug_assert!(unmapped.is_ok(), "an arena's mapping can be unmapped");
     }

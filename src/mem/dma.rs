@@ -1,4 +1,5 @@
-//! A buffer that devices can read and write: aligned, zeroed at birth, returned to its arena on drop.
+//! A buffer that devices can read and write: aligned, zeroed at birth, returned to its arena on
+//! drop.
 
 use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
@@ -9,8 +10,8 @@ use super::arena::ArenaHandle;
 
 /// An owned, aligned buffer for device I/O.
 ///
-/// It comes from an [`Arena`](super::Arena) (hugepages, registered with devices) or, with [`DmaBuf::zeroed`], from the
-/// process's heap. Its bytes never move.
+/// It comes from an [`Arena`](super::Arena) (hugepages, registered with devices) or, with
+/// [`DmaBuf::zeroed`], from the process's heap. Its bytes never move.
 pub struct DmaBuf {
     ptr: NonNull<u8>,
     len: usize,
@@ -40,17 +41,19 @@ impl DmaBuf {
         Self { ptr, len, origin: Origin::Heap(layout) }
     }
 
-    /// A buffer over `len` bytes at `ptr`, which `arena` owns and takes back on drop as a block of size class `class`.
+    /// A buffer over `len` bytes at `ptr`, which `arena` owns and takes back on drop as a block of
+    /// size class `class`.
     ///
     /// # Safety
     ///
-    /// `ptr` is valid for reads and writes of `len` initialised bytes that nothing else uses until they go back to
-    /// `arena`, and `arena` keeps them mapped.
+    /// `ptr` is valid for reads and writes of `len` initialised bytes that nothing else uses until
+    /// they go back to `arena`, and `arena` keeps them mapped.
     pub(super) unsafe fn from_arena(ptr: NonNull<u8>, len: usize, arena: ArenaHandle, class: usize) -> Self {
         Self { ptr, len, origin: Origin::Arena { arena, class } }
     }
 
-    /// Where the buffer lies in its arena's mapping, for devices that registered it: offset in bytes.
+    /// Where the buffer lies in its arena's mapping, for devices that registered it: offset in
+    /// bytes.
     pub fn arena_offset(&self) -> Option<usize> {
         match &self.origin {
             Origin::Heap(_) => None,
@@ -63,8 +66,8 @@ impl Deref for DmaBuf {
     type Target = [u8];
 
     fn deref(&self) -> &[u8] {
-        // SAFETY: `ptr` is valid for reads of `len` initialised bytes while `self` lives (both constructors give zeroed
-        // memory), and writes need `&mut self`.
+        // SAFETY: `ptr` is valid for reads of `len` initialised bytes while `self` lives (both
+        // constructors give zeroed memory), and writes need `&mut self`.
         unsafe { std::slice::from_raw_parts(self.ptr.as_ptr(), self.len) }
     }
 }
@@ -80,7 +83,8 @@ impl Drop for DmaBuf {
     fn drop(&mut self) {
         match &self.origin {
             Origin::Heap(layout) => {
-                // SAFETY: `ptr` came from `alloc_zeroed` with this very layout, and is freed only here.
+                // SAFETY: `ptr` came from `alloc_zeroed` with this very layout, and is freed only
+                // here.
                 unsafe { dealloc(self.ptr.as_ptr(), *layout) };
             }
             Origin::Arena { arena, class } => arena.give_back(self.ptr, *class),

@@ -10,8 +10,9 @@ use super::DmaBuf;
 ///
 /// # Safety
 ///
-/// `stable_ptr` must stay valid for reads of `bytes_init` bytes, at the same address, until the value is dropped
-/// or handed back, also while the value itself is moved: the bytes live outside the value (heap, mapping, static).
+/// `stable_ptr` must stay valid for reads of `bytes_init` bytes, at the same address, until the
+/// value is dropped or handed back, also while the value itself is moved: the bytes live outside
+/// the value (heap, mapping, static).
 pub unsafe trait IoBuf: Unpin + 'static {
     /// The address of the first byte. It does not change when the value moves.
     fn stable_ptr(&self) -> *const u8;
@@ -22,9 +23,10 @@ pub unsafe trait IoBuf: Unpin + 'static {
     /// The initialised bytes.
     fn as_slice(&self) -> &[u8] {
         // SAFETY:
-        // - the trait's contract makes `stable_ptr` valid for reads of `bytes_init` initialised bytes
-        //   for as long as the value lives, and the borrow of `self` keeps it alive;
-        // - nobody writes to them while `self` is borrowed: a device only holds the buffer by value.
+        // - the trait's contract makes `stable_ptr` valid for reads of `bytes_init` initialised
+        //   bytes for as long as the value lives, and the borrow of `self` keeps it alive;
+        // - nobody writes to them while `self` is borrowed: a device only holds the buffer by
+        //   value.
         unsafe { std::slice::from_raw_parts(self.stable_ptr(), self.bytes_init()) }
     }
 
@@ -57,8 +59,8 @@ pub unsafe trait IoBuf: Unpin + 'static {
 ///
 /// # Safety
 ///
-/// As for [`IoBuf`], and in addition `stable_mut_ptr` must stay valid for writes of `bytes_total` bytes, and
-/// `set_init(n)` with `n <= bytes_total` must make `bytes_init` return at least `n`.
+/// As for [`IoBuf`], and in addition `stable_mut_ptr` must stay valid for writes of `bytes_total`
+/// bytes, and `set_init(n)` with `n <= bytes_total` must make `bytes_init` return at least `n`.
 pub unsafe trait IoBufMut: IoBuf {
     /// The address of the first byte.
     fn stable_mut_ptr(&mut self) -> *mut u8;
@@ -73,13 +75,14 @@ pub unsafe trait IoBufMut: IoBuf {
     /// The first `len` bytes are initialised, and `len <= self.bytes_total()`.
     unsafe fn set_init(&mut self, len: usize);
 
-    /// Copies as much of `bytes` as there is room for to the front of the buffer and returns how much that was.
+    /// Copies as much of `bytes` as there is room for to the front of the buffer and returns how
+    /// much that was.
     fn fill_from(&mut self, bytes: &[u8]) -> usize {
         self.fill_from_at(0, bytes)
     }
 
-    /// Copies as much of `bytes` as there is room for after the first `at` bytes, which are initialised, and returns how much
-    /// that was.
+    /// Copies as much of `bytes` as there is room for after the first `at` bytes, which are
+    /// initialised, and returns how much that was.
     ///
     /// # Panics
     ///
@@ -87,22 +90,23 @@ pub unsafe trait IoBufMut: IoBuf {
     fn fill_from_at(&mut self, at: usize, bytes: &[u8]) -> usize {
         assert!(at <= self.bytes_init(), "the first {at} bytes are not initialised");
         let len = bytes.len().min(self.bytes_total() - at);
-        // SAFETY: `at <= bytes_init <= bytes_total`, so the result is in the buffer or one past its end.
+        // SAFETY: `at <= bytes_init <= bytes_total`, so the result is in the buffer or one past its
+        // end.
         let target = unsafe { self.stable_mut_ptr().add(at) };
         // SAFETY:
         // - the source is a live slice of at least `len` bytes;
         // - the destination has room for `bytes_total - at >= len` bytes by the trait's contract;
         // - they do not overlap: `self` is borrowed mutably, so `bytes` cannot point into it.
         unsafe { std::ptr::copy_nonoverlapping(bytes.as_ptr(), target, len) };
-        // SAFETY: the first `at` bytes were initialised, and the copy above initialised the `len` after them;
-        // `at + len <= bytes_total`.
+        // SAFETY: the first `at` bytes were initialised, and the copy above initialised the `len`
+        // after them; `at + len <= bytes_total`.
         unsafe { self.set_init(at + len) };
         len
     }
 }
 
-// SAFETY: a Vec's bytes live on the heap and move only when it reallocates, which needs `&mut`; `len` of them are
-// initialised.
+// SAFETY: a Vec's bytes live on the heap and move only when it reallocates, which needs `&mut`;
+// `len` of them are initialised.
 unsafe impl IoBuf for Vec<u8> {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -125,13 +129,15 @@ unsafe impl IoBufMut for Vec<u8> {
 
     unsafe fn set_init(&mut self, len: usize) {
         if len > self.len() {
-            // SAFETY: the caller promises that the first `len` bytes are initialised and within the capacity.
+            // SAFETY: the caller promises that the first `len` bytes are initialised and within the
+            // capacity.
             unsafe { self.set_len(len) };
         }
     }
 }
 
-// SAFETY: the boxed bytes live on the heap at one address for the box's whole life and are all initialised.
+// SAFETY: the boxed bytes live on the heap at one address for the box's whole life and are all
+// initialised.
 unsafe impl IoBuf for Box<[u8]> {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -166,7 +172,8 @@ unsafe impl IoBuf for &'static [u8] {
     }
 }
 
-// SAFETY: the bytes of a `Bytes` live in shared memory outside the value that nobody writes while it is alive.
+// SAFETY: the bytes of a `Bytes` live in shared memory outside the value that nobody writes while
+// it is alive.
 unsafe impl IoBuf for Bytes {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -177,8 +184,9 @@ unsafe impl IoBuf for Bytes {
     }
 }
 
-// SAFETY: the bytes of a `BytesMut` live in memory outside the value, move only when it grows, which needs `&mut`, and `len` of
-// them are initialised. (It is no `IoBufMut`: the crate lends its initialised and its spare bytes only apart from each other.)
+// SAFETY: the bytes of a `BytesMut` live in memory outside the value, move only when it grows,
+// which needs `&mut`, and `len` of them are initialised. (It is no `IoBufMut`: the crate lends its
+// initialised and its spare bytes only apart from each other.)
 unsafe impl IoBuf for BytesMut {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -189,7 +197,8 @@ unsafe impl IoBuf for BytesMut {
     }
 }
 
-// SAFETY: a String's bytes are those of a Vec: on the heap, all initialised, and they move only when it grows, which needs `&mut`.
+// SAFETY: a String's bytes are those of a Vec: on the heap, all initialised, and they move only
+// when it grows, which needs `&mut`.
 unsafe impl IoBuf for String {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -211,8 +220,8 @@ unsafe impl IoBuf for &'static str {
     }
 }
 
-// SAFETY: a DmaBuf's bytes live in its arena or on the heap at one address for its whole life; all of them are
-// initialised, because an arena's memory starts zeroed.
+// SAFETY: a DmaBuf's bytes live in its arena or on the heap at one address for its whole life; all
+// of them are initialised, because an arena's memory starts zeroed.
 unsafe impl IoBuf for DmaBuf {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -223,7 +232,8 @@ unsafe impl IoBuf for DmaBuf {
     }
 }
 
-// SAFETY: as above, and the DmaBuf is the only owner of its bytes, so writing through it is exclusive.
+// SAFETY: as above, and the DmaBuf is the only owner of its bytes, so writing through it is
+// exclusive.
 unsafe impl IoBufMut for DmaBuf {
     fn stable_mut_ptr(&mut self) -> *mut u8 {
         self.as_mut_ptr()
@@ -261,7 +271,8 @@ impl<B> Slice<B> {
     }
 }
 
-// SAFETY: the bytes are a part of `buf`'s (checked in `IoBuf::slice`), which is stable by its own contract.
+// SAFETY: the bytes are a part of `buf`'s (checked in `IoBuf::slice`), which is stable by its own
+// contract.
 unsafe impl<B: IoBuf> IoBuf for Slice<B> {
     fn stable_ptr(&self) -> *const u8 {
         self.buf.as_slice()[self.start..self.end].as_ptr()
@@ -272,12 +283,13 @@ unsafe impl<B: IoBuf> IoBuf for Slice<B> {
     }
 }
 
-// SAFETY: the bytes are a part of `buf`'s initialised, writable bytes (`IoBuf::slice` checked it against
-// `bytes_init`), so `set_init` has nothing to record.
+// SAFETY: the bytes are a part of `buf`'s initialised, writable bytes (`IoBuf::slice` checked it
+// against `bytes_init`), so `set_init` has nothing to record.
 unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
     fn stable_mut_ptr(&mut self) -> *mut u8 {
         let start = self.start;
-        // SAFETY: `start <= end <= bytes_init <= bytes_total` of `buf`, so the result stays in its allocation.
+        // SAFETY: `start <= end <= bytes_init <= bytes_total` of `buf`, so the result stays in its
+        // allocation.
         unsafe { self.buf.stable_mut_ptr().add(start) }
     }
 

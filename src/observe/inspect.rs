@@ -1,6 +1,8 @@
-//! Looking inside a running process: what its cores count, how long things take, and what every task waits for.
+//! Looking inside a running process: what its cores count, how long things take, and what every
+//! task waits for.
 //!
-//! A program starts an [`Inspector`], which answers on a Unix socket; `boson top`, or any program through a [`Client`], asks.
+//! A program starts an [`Inspector`], which answers on a Unix socket; `boson top`, or any program
+//! through a [`Client`], asks.
 //!
 //! ```
 //! use boson::observe::inspect::{Client, Inspector};
@@ -19,14 +21,16 @@
 //! # }
 //! ```
 //!
-//! The inspector has a thread of its own, which sleeps until somebody asks: it answers also when every core is stuck, and then
-//! says so. What it asks a core takes some microseconds of that core's time.
+//! The inspector has a thread of its own, which sleeps until somebody asks: it answers also when
+//! every core is stuck, and then says so. What it asks a core takes some microseconds of that
+//! core's time.
 //!
 //! # Protocol
 //!
-//! One request per connection, one line; an answer of lines. A line is a kind and fields `name=value`, separated by single
-//! spaces. In values every byte but the graphic ones of ASCII, and `%` itself, is written `%XX`. Fields and kinds that are not
-//! known are to be skipped, so that both may be added without a new version.
+//! One request per connection, one line; an answer of lines. A line is a kind and fields
+//! `name=value`, separated by single spaces. In values every byte but the graphic ones of ASCII,
+//! and `%` itself, is written `%XX`. Fields and kinds that are not known are to be skipped, so that
+//! both may be added without a new version.
 //!
 //! ```text
 //! > boson-inspect/1 stats
@@ -43,9 +47,10 @@
 //! | `histograms` | `histogram` for each core and each of `poll`, `queue_wait` and `turn`: `sum`, `max` and `buckets` as `largest:count,…`, in nanoseconds |
 //! | `tasks core=C order=oldest after=I limit=N` | `task` for at most N tasks of a core, those with the lowest numbers above I; `order=newest` gives the highest below I. Without `after` from the first on. A task's number is higher than those of the tasks before it. |
 //!
-//! A core that does not answer in time, because one of its tasks does not return, is a `silent` line in place of the others, with
-//! the name of that task in `task` and its `created_at`. A
-//! request that is not understood gets `boson-inspect/1 error reason=…`. An answer that does not end with `end` was cut off.
+//! A core that does not answer in time, because one of its tasks does not return, is a `silent`
+//! line in place of the others, with the name of that task in `task` and its `created_at`. A
+//! request that is not understood gets `boson-inspect/1 error reason=…`. An answer that does not
+//! end with `end` was cut off.
 
 mod ask;
 mod bind;

@@ -20,7 +20,8 @@ const LOOKS: u32 = 4;
 pub struct Stall {
     /// The name of the core's thread.
     pub core: String,
-    /// The name and creation place of the task that it is in; `None` if it is in a poller, a waker or a message.
+    /// The name and creation place of the task that it is in; `None` if it is in a poller, a waker
+    /// or a message.
     pub task: Option<(&'static str, &'static Location<'static>)>,
     /// For how long already, at least.
     pub lasts: Duration,
@@ -36,7 +37,8 @@ pub struct Watchdog {
 }
 
 impl Watchdog {
-    /// Logs a warning when one of the cores behind `handles` has not gone on for `after`, once for each time.
+    /// Logs a warning when one of the cores behind `handles` has not gone on for `after`, once for
+    /// each time.
     ///
     /// # Errors
     ///

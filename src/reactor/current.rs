@@ -1,9 +1,10 @@
 //! The reactor of the core that the calling thread is inside of.
 //!
 //! An operation starts on the reactor of its core, and this is where it finds that. The scheduler
-//! above attaches a core's reactor to the thread when the thread enters the core, and detaches it when
-//! the thread leaves. So the reactor needs to know neither cores nor tasks; what an operation waits
-//! for, which the list of tasks says, it tells through a function that the scheduler gives it.
+//! above attaches a core's reactor to the thread when the thread enters the core, and detaches it
+//! when the thread leaves. So the reactor needs to know neither cores nor tasks; what an operation
+//! waits for, which the list of tasks says, it tells through a function that the scheduler gives
+//! it.
 
 use std::cell::Cell;
 use std::ptr;
@@ -40,12 +41,12 @@ pub(crate) unsafe fn attach(attachment: *const Attachment) -> *const Attachment 
     CURRENT.replace(attachment)
 }
 
-/// Calls `f` with what the calling thread's operations start on, if it is inside a core. `f` runs no
-/// user code.
+/// Calls `f` with what the calling thread's operations start on, if it is inside a core. `f` runs
+/// no user code.
 #[inline]
 fn with<R>(f: impl FnOnce(Option<&Attachment>) -> R) -> R {
-    // SAFETY: `attach` was promised that the attachment lives and stays in place until it is replaced.
-    // `f` replaces none, because it enters and leaves no core.
+    // SAFETY: `attach` was promised that the attachment lives and stays in place until it is
+    // replaced. `f` replaces none, because it enters and leaves no core.
     f(unsafe { CURRENT.get().as_ref() })
 }
 
@@ -70,8 +71,8 @@ fn outside() -> ! {
     panic!("I/O was started outside a boson core: call it from inside `Core::block_on`")
 }
 
-/// The io_uring of the core that the calling thread is inside of; `None` outside a core and without an
-/// io_uring.
+/// The io_uring of the core that the calling thread is inside of; `None` outside a core and without
+/// an io_uring.
 pub(super) fn ring_if_any() -> Option<Rc<uring::Reactor>> {
     with(|attachment| attachment?.reactor.ring().map(Rc::clone))
 }

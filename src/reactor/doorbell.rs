@@ -17,7 +17,8 @@ impl Doorbell {
     }
 
     pub(crate) fn ring(&self) {
-        // It can only fail when the counter is at its maximum, and then the core is being woken anyway.
+        // It can only fail when the counter is at its maximum, and then the core is being woken
+        // anyway.
         let _ = rustix::io::write(&self.0, &1u64.to_ne_bytes());
     }
 

@@ -1,9 +1,10 @@
 //! I/O operations as futures, over whichever reactor the core has.
 //!
-//! An operation says once what it asks of the kernel, as a [`Call`]. A core with an io_uring submits it as an entry; a core
-//! on epoll makes the same system call itself, at once if the descriptor is ready, or on a thread of its blocking pool if
-//! there is no readiness to wait for (files). In all three ways the operation's value owns what the kernel works on until
-//! the kernel is done, also when the future is dropped.
+//! An operation says once what it asks of the kernel, as a [`Call`]. A core with an io_uring
+//! submits it as an entry; a core on epoll makes the same system call itself, at once if the
+//! descriptor is ready, or on a thread of its blocking pool if there is no readiness to wait for
+//! (files). In all three ways the operation's value owns what the kernel works on until the kernel
+//! is done, also when the future is dropped.
 
 mod call;
 mod datagram;
@@ -33,13 +34,14 @@ use super::{Reactor, epoll, uring};
 use crate::mem::IoBufMut;
 use crate::user_code::contain;
 
-/// What an operation owns while it is in flight, what it asks of the kernel, and what becomes of its result when nobody waits
-/// for it any more.
+/// What an operation owns while it is in flight, what it asks of the kernel, and what becomes of
+/// its result when nobody waits for it any more.
 ///
 /// # Safety
 ///
-/// Every pointer in what `call` returns points to memory that stays valid and in place, for what the kernel does with it, for
-/// as long as the value is not dropped, also while the value itself moves. `descriptor` returns the same one every time.
+/// Every pointer in what `call` returns points to memory that stays valid and in place, for what
+/// the kernel does with it, for as long as the value is not dropped, also while the value itself
+/// moves. `descriptor` returns the same one every time.
 pub(crate) unsafe trait Operation: Unpin + 'static {
     /// What the awaiting task gets.
     type Output;
@@ -50,7 +52,8 @@ pub(crate) unsafe trait Operation: Unpin + 'static {
     /// What it asks of the kernel. May be asked for again until the operation is complete.
     fn call(&mut self) -> Call;
 
-    /// The kernel completed the operation with `result` (a count or descriptor, or a negated errno).
+    /// The kernel completed the operation with `result` (a count or descriptor, or a negated
+    /// errno).
     fn complete(self, result: io::Result<u32>) -> Self::Output;
 
     /// The same after the future was dropped.
@@ -129,8 +132,9 @@ impl<O: Operation> Op<O> {
                 let call = operation.call();
                 waits_for(self.label.unwrap_or_else(|| call.waits_for()));
                 let descriptor = operation.descriptor().as_raw_fd();
-                // SAFETY: the call's memory lives as long as `operation` by the trait's contract. `operation` is kept in this
-                // future until the slot is done, and `drop` gives it to the slot if it is not.
+                // SAFETY: the call's memory lives as long as `operation` by the trait's contract.
+                // `operation` is kept in this future until the slot is done, and `drop` gives it to
+                // the slot if it is not.
                 let key = unsafe { reactor.start(call, descriptor, cx.waker().clone()) };
                 Flight::InRing { key, reactor }
             }
@@ -141,7 +145,8 @@ impl<O: Operation> Op<O> {
 }
 
 impl<O: Operation> Op<O> {
-    /// Asks that it ends soon. When it is polled next, or later, it is done, with `ECANCELED` or `EINTR` unless it was done before.
+    /// Asks that it ends soon. When it is polled next, or later, it is done, with `ECANCELED` or
+    /// `EINTR` unless it was done before.
     pub(crate) fn cancel(&mut self) {
         match &mut self.flight {
             Flight::InRing { key, reactor } => reactor.cancel(*key),
@@ -171,8 +176,9 @@ impl<O: Operation> Future for Op<O> {
             Flight::OnEpoll { flight, reactor } => {
                 let operation = this.operation.as_mut().expect("an operation in flight has its value");
                 let call = operation.call();
-                // SAFETY: as in `start`: the call's memory lives as long as `operation`, which stays in this future until the
-                // flight has a result, and which `drop` gives to `abandon` if it has none.
+                // SAFETY: as in `start`: the call's memory lives as long as `operation`, which
+                // stays in this future until the flight has a result, and which `drop` gives to
+                // `abandon` if it has none.
                 unsafe { reactor.poll_call(flight, operation.descriptor(), call, cx) }
             }
             Flight::Failed(code) => Some(*code),
@@ -199,7 +205,8 @@ impl<O: Operation> Drop for Op<O> {
             Flight::OnEpoll { flight, reactor } if flight.is_with_kernel() => {
                 reactor.orphan(flight, Box::new(Orphaned(operation)));
             }
-            // Its first poll panicked, in a waker: it never waited, so nobody counts on a word of its end.
+            // Its first poll panicked, in a waker: it never waited, so nobody counts on a word of
+            // its end.
             Flight::OnEpoll { flight: epoll::Flight::Grounded, .. } => {}
             Flight::OnEpoll { flight, reactor } => {
                 reactor.forget(flight);
@@ -214,7 +221,8 @@ fn from_kernel(result: i32) -> io::Result<u32> {
     u32::try_from(result).map_err(|_| io::Error::from_raw_os_error(-result))
 }
 
-/// The length of a buffer as the kernel takes it: longer ones are done in part, as reads and writes may be.
+/// The length of a buffer as the kernel takes it: longer ones are done in part, as reads and writes
+/// may be.
 fn clamp_len(len: usize) -> u32 {
     // The kernel itself stops at 2 GiB less a page.
     u32::try_from(len).unwrap_or(u32::MAX).min(0x7fff_f000)
@@ -223,7 +231,8 @@ fn clamp_len(len: usize) -> u32 {
 /// Records in `buf` that the kernel wrote as many bytes as `result` says.
 fn received<B: IoBufMut>(buf: &mut B, result: &io::Result<u32>) {
     if let Ok(len) = result {
-        // SAFETY: the kernel wrote `len` bytes from `stable_mut_ptr` on, and it was told of no more than `bytes_total`.
+        // SAFETY: the kernel wrote `len` bytes from `stable_mut_ptr` on, and it was told of no more
+        // than `bytes_total`.
         unsafe { buf.set_init(*len as usize) };
     }
 }

@@ -1,9 +1,10 @@
 //! Threads beside a core, for calls that block.
 //!
 //! Every core has a pool of its own: up to [`CoreConfig::offload_threads`](crate::rt::CoreConfig)
-//! threads, which start as they are needed and end after ten idle seconds. They run on the CPUs that
-//! the process was given, not on the core's, with all signals blocked, and are named after what they
-//! run. Up to 1,024 jobs wait in the queue; later ones wait for room, in the order of arrival.
+//! threads, which start as they are needed and end after ten idle seconds. They run on the CPUs
+//! that the process was given, not on the core's, with all signals blocked, and are named after
+//! what they run. Up to 1,024 jobs wait in the queue; later ones wait for room, in the order of
+//! arrival.
 
 mod thread;
 
@@ -18,7 +19,7 @@ use tracing::warn;
 use super::epoll::CallJob;
 use crate::user_code::{contain, drop_contained, wake_all};
 
-/// Jobs that wait for a thread. Whoever comes when there are so many waits for room.
+/// The most jobs that wait for a thread. Later submitters wait for room.
 const QUEUE_LIMIT: usize = 1024;
 /// A thread without work ends after this long.
 const IDLE: Duration = Duration::from_secs(10);
@@ -75,7 +76,7 @@ pub(crate) struct Pool {
 #[derive(Default)]
 struct State {
     queue: VecDeque<(JobId, Job)>,
-    /// Who waits for room.
+    /// Submitters that wait for room.
     waiting: VecDeque<(u64, Waker)>,
     /// Room that is kept for those who were woken and have not come back yet.
     granted: usize,
@@ -114,7 +115,8 @@ impl State {
 }
 
 impl Pool {
-    /// A pool without threads yet. They may run on `cpus`; `None` leaves them where the submitting thread may run.
+    /// A pool without threads yet. They may run on `cpus`; `None` leaves them where the submitting
+    /// thread may run.
     pub(crate) fn new(max_threads: usize, cpus: Option<CpuSet>) -> Self {
         Self { state: Mutex::default(), work: Condvar::new(), max_threads: max_threads.max(1), cpus }
     }
@@ -129,7 +131,8 @@ impl Pool {
         !self.lock().queue.is_empty()
     }
 
-    /// Does the job that was submitted after `choose` (of how many there are) others, on the calling thread.
+    /// Does the job that was submitted after `choose` (of how many there are) others, on the
+    /// calling thread.
     pub(crate) fn work_once(&self, choose: impl FnOnce(usize) -> usize) {
         let mut state = self.lock();
         let len = state.queue.len();
@@ -142,11 +145,13 @@ impl Pool {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // Nothing panics while it holds the lock: jobs, wakers and their destructors run without it.
+        // Nothing panics while it holds the lock: jobs, wakers and their destructors run without
+        // it.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Whether `place` is in the line still, with `waker` from now on. If not, its turn to submit has come.
+    /// Whether `place` is in the line still, with `waker` from now on. If not, its turn to submit
+    /// has come.
     pub(crate) fn is_in_line(&self, place: &Place, waker: &Waker) -> bool {
         let Some(number) = place.0 else { return false };
         match self.lock().waker_of(number) {
@@ -154,7 +159,7 @@ impl Pool {
             Some(current) if current.will_wake(waker) => return true,
             Some(_) => {}
         }
-        // Cloned before the lock is taken again, and dropped after: wakers are foreign code.
+        // Cloned before the lock is taken again, and dropped after: wakers are user code.
         let mut kept = waker.clone();
         let mut state = self.lock();
         let current = state.waker_of(number);
@@ -167,14 +172,15 @@ impl Pool {
         is_in_line
     }
 
-    /// Queues `job`. `place` is the submitter's own: new for its first try, and the same again after [`Refused::Full`].
+    /// Queues `job`. `place` is the submitter's own: new for its first try, and the same again
+    /// after [`Refused::Full`].
     pub(crate) fn submit(
         self: &Arc<Self>,
         job: Job,
         place: &mut Place,
         waker: &Waker,
     ) -> Result<JobId, Refused> {
-        // Cloned before the lock is taken, and dropped after: wakers are foreign code.
+        // Cloned before the lock is taken, and dropped after: wakers are user code.
         let mut kept = Some(waker.clone());
         let mut state = self.lock();
         if state.closed {

@@ -59,7 +59,8 @@ impl Signal {
 
 /// Takes some signals of this process from their default action, so that a task can await them.
 ///
-/// The kernel keeps one of each signal until it is awaited: several of the same that come before are one.
+/// The kernel keeps one of each signal until it is awaited: several of the same that come before
+/// are one.
 ///
 /// ```no_run
 /// # use boson::rt::{self, Core, CoreConfig, Signal, Signals};
@@ -89,21 +90,25 @@ impl Signals {
         Self::of(&[Signal::Interrupt, Signal::Terminate])
     }
 
-    /// Blocks `signals` for the calling thread and every thread that it starts from now on. Call it before any other thread
-    /// runs: one with a signal unblocked would still be interrupted, and the process ended, by it.
+    /// Blocks `signals` for the calling thread and every thread that it starts from now on. Call it
+    /// before any other thread runs: one with a signal unblocked would still be interrupted, and
+    /// the process ended, by it.
     ///
-    /// The thread's mask stays as it is when this is dropped: a signal that comes then waits, and ends nothing. A process that is
-    /// started by [`std::process::Command`] has nothing blocked; one that is forked or executed by other means inherits the mask.
+    /// The thread's mask stays as it is when this is dropped: a signal that comes then waits, and
+    /// ends nothing. A process that is started by [`std::process::Command`] has nothing blocked;
+    /// one that is forked or executed by other means inherits the mask.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for no signals at all, and the kernel's code when the process has no descriptor left.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for no signals at all, and the kernel's code when
+    /// the process has no descriptor left.
     pub fn of(signals: &[Signal]) -> Result<Self> {
         if signals.is_empty() {
             return Err(Error::new(ErrorKind::InvalidInput, "await signals").because("there are none given"));
         }
         let mut set = MaybeUninit::<libc::sigset_t>::uninit();
-        // SAFETY: `sigemptyset` initialises the set it is given room for, and cannot fail for a valid pointer.
+        // SAFETY: `sigemptyset` initialises the set it is given room for, and cannot fail for a
+        // valid pointer.
         unsafe { libc::sigemptyset(set.as_mut_ptr()) };
         // SAFETY: `sigemptyset` initialised it.
         let mut set = unsafe { set.assume_init() };
@@ -130,7 +135,8 @@ impl Signals {
 
     /// The next signal. Of several futures that wait, one gets it.
     ///
-    /// Dropping the future loses no signal, also if one has arrived for it: the next call gets that.
+    /// Dropping the future loses no signal, also if one has arrived for it: the next call gets
+    /// that.
     ///
     /// # Errors
     ///
@@ -143,7 +149,8 @@ impl Signals {
         let failed = |error: io::Error| Error::io(error, "read a signal");
         loop {
             ops::readable(&self.descriptor).waits_for("a signal").await.map_err(failed)?;
-            // By this thread, for which the signal may be meant alone: before Linux 6.10 an io_uring has one of its own read.
+            // By this thread, for which the signal may be meant alone: before Linux 6.10 an
+            // io_uring has one of its own read.
             let mut info = [0; size_of::<libc::signalfd_siginfo>()];
             match rustix::io::read(&self.descriptor, &mut info) {
                 // Others are not in the set.
@@ -160,7 +167,8 @@ impl Signals {
     }
 }
 
-/// The signal that a `struct signalfd_siginfo` (signalfd(2)) tells of: its number is the first field.
+/// The signal that a `struct signalfd_siginfo` (signalfd(2)) tells of: its number is the first
+/// field.
 fn decode(info: &[u8]) -> Option<Signal> {
     let number = u32::from_ne_bytes(*info.first_chunk()?);
     Signal::ALL.into_iter().find(|signal| signal.number().cast_unsigned() == number)

@@ -12,10 +12,11 @@ use super::tasks::waiting_for;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::user_code::contain;
 
-/// Asks whoever holds a clone to stop.
+/// Asks the holders of its clones to stop.
 ///
-/// Tokens form a tree: [`CancelToken::child`] is cancelled with its parent, and not the other way round. One type serves
-/// within a core and across: to ask costs an atomic load, and only waiting takes a lock.
+/// Tokens form a tree: [`CancelToken::child`] is cancelled with its parent, and not the other way
+/// round. One type serves within a core and across: to ask costs an atomic load, and only waiting
+/// takes a lock.
 #[derive(Clone)]
 #[doc(alias = "CancellationToken")]
 pub struct CancelToken(Arc<Node>);
@@ -40,7 +41,7 @@ impl Node {
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
-        // No foreign code runs under the lock, so a panic leaves nothing half done.
+        // No user code runs under the lock, so a panic leaves nothing half done.
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -81,8 +82,8 @@ impl CancelToken {
         Self(child)
     }
 
-    /// Cancels this token and all below it. Wakes their waiters before it returns; a waker that panics costs no other its wake,
-    /// and its panic ends here.
+    /// Cancels this token and all below it. Wakes their waiters before it returns; a waker that
+    /// panics costs no other its wake, and its panic ends here.
     pub fn cancel(&self) {
         // Not recursive: a tree may be deep.
         let mut pending = vec![Arc::clone(&self.0)];
@@ -108,7 +109,8 @@ impl CancelToken {
         Cancelled { node: Arc::clone(&self.0), id: None }
     }
 
-    /// A guard that cancels this token when it is dropped: when whoever has the guard returns or panics.
+    /// A guard that cancels this token when it is dropped: when the function that holds the guard
+    /// returns or panics.
     #[must_use = "dropping the guard cancels the token"]
     pub fn drop_guard(self) -> DropGuard {
         DropGuard(Some(self))
@@ -118,8 +120,9 @@ impl CancelToken {
     ///
     /// # Errors
     ///
-    /// [`Cancelled`](ErrorKind::Cancelled): with outcome [`NotStarted`](Outcome::NotStarted) if it was cancelled before, and
-    /// [`Unknown`](Outcome::Unknown) if that happened meanwhile: what the future was doing may have taken effect.
+    /// [`Cancelled`](ErrorKind::Cancelled): with outcome [`NotStarted`](Outcome::NotStarted) if it
+    /// was cancelled before, and [`Unknown`](Outcome::Unknown) if that happened meanwhile: what the
+    /// future was doing may have taken effect.
     #[doc(alias = "run_until_cancelled")]
     pub async fn run<F: Future>(&self, future: F) -> Result<F::Output> {
         let error = |outcome| Error::new(ErrorKind::Cancelled, "run until cancelled").outcome_is(outcome);
@@ -188,7 +191,7 @@ impl Cancelled {
         if self.node.is_cancelled() {
             return Poll::Ready(());
         }
-        // Cloned before, and dropped after, the lock: wakers may be foreign code.
+        // Cloned before, and dropped after, the lock: wakers may be user code.
         let waker = cx.waker().clone();
         let mut state = self.node.lock();
         if self.node.is_cancelled() {

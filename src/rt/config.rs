@@ -8,8 +8,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::reactor::{ReactorChoice, RegisterArena, RingFeatures};
 use crate::time::Clock;
 
-/// How a core is set up. [`CoreConfig::from_machine`] gives the defaults with the machine's time and randomness, [`CoreConfig::new`]
-/// with others; then change the fields.
+/// How a core is set up. [`CoreConfig::from_machine`] gives the defaults with the machine's time
+/// and randomness, [`CoreConfig::new`] with others; then change the fields.
 ///
 /// ```
 /// # use boson::rt::{Core, CoreConfig, Idle};
@@ -31,11 +31,13 @@ pub struct CoreConfig {
     pub seed: [u8; 32],
     /// What to do I/O through.
     pub reactor: ReactorChoice,
-    /// The size of the io_uring's submission queue, in entries: 1 to 32,768; the kernel rounds up to a power of two.
+    /// The size of the io_uring's submission queue, in entries: 1 to 32,768; the kernel rounds up
+    /// to a power of two.
     pub ring_entries: u32,
     /// Which of the kernel's io_uring features the core may use if they are there.
     pub ring_features: RingFeatures,
-    /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files; 1 to 1,024.
+    /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files;
+    /// 1 to 1,024.
     pub offload_threads: usize,
     /// What the core does when it has nothing to do.
     pub idle: Idle,
@@ -43,10 +45,12 @@ pub struct CoreConfig {
     pub arena_bytes: usize,
     /// Whether the arena is registered with the io_uring.
     pub register_arena: RegisterArena,
-    /// A poll of a task that takes longer is a stall: it is logged with the task's name, and counted.
+    /// A poll of a task that takes longer is a stall: it is logged with the task's name, and
+    /// counted.
     pub stall_after: Duration,
-    /// How many messages from other threads (see [`Handle`](super::Handle)) wait at most until the core takes them; it takes all at
-    /// once and runs them over its next turns, so that as many again may not have run yet.
+    /// How many messages from other threads (see [`Handle`](super::Handle)) wait at most until the
+    /// core takes them; it takes all at once and runs them over its next turns, so that as many
+    /// again may not have run yet.
     pub messages: usize,
 }
 
@@ -56,9 +60,10 @@ pub struct CoreConfig {
 pub enum Idle {
     /// Keeps polling, for the shortest latency; takes all of its CPU.
     Poll,
-    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. Where four spins, one after the other, saw
-    /// nothing come, the core spins for a 64th only, until it was woken in less than `spin` several times in a row: it uses CPU
-    /// time where that makes answers faster. A core whose work comes every `spin` or more often does not sleep.
+    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. Where four spins,
+    /// one after the other, saw nothing come, the core spins for a 64th only, until it was woken in
+    /// less than `spin` several times in a row: it uses CPU time where that makes answers faster. A
+    /// core whose work comes every `spin` or more often does not sleep.
     Adaptive {
         /// The longest spin.
         spin: Duration,
@@ -73,10 +78,12 @@ const MAX_RING_ENTRIES: u32 = 32_768;
 const MAX_OFFLOAD_THREADS: usize = 1024;
 
 impl CoreConfig {
-    /// The defaults of [`CoreConfig::new`], on the machine's clocks and with a seed from the kernel's generator.
+    /// The defaults of [`CoreConfig::new`], on the machine's clocks and with a seed from the
+    /// kernel's generator.
     ///
-    /// All configurations that this function makes share one [`MonotonicClock`](super::MonotonicClock), so that the times of their cores
-    /// can be compared. Each has a seed of its own: for several cores call it once for each.
+    /// All configurations that this function makes share one
+    /// [`MonotonicClock`](crate::rt::time::MonotonicClock), so that the times of their cores can be
+    /// compared. Each has a seed of its own: for several cores call it once for each.
     ///
     /// # Errors
     ///
@@ -85,11 +92,13 @@ impl CoreConfig {
         Ok(Self::new(machine_clock(), machine_seed()?))
     }
 
-    /// With time and randomness that the caller brings: those of a simulation or of a test that is to repeat, or a server's own. The seed
-    /// makes sequence numbers, ports and hash keys unguessable: whoever faces a network takes [`machine_seed`] or the like.
+    /// With time and randomness that the caller brings: those of a simulation or of a test that is
+    /// to repeat, or a server's own. The seed makes sequence numbers, ports and hash keys
+    /// unguessable: a server on a network takes [`machine_seed`] or the like.
     ///
-    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most 50 µs of spinning, a 16 MiB arena that is registered if it has hugepages,
-    /// stalls from 10 ms on, 65,536 messages.
+    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most
+    /// 50 µs of spinning, a 16 MiB arena that is registered if it has hugepages, stalls from 10 ms
+    /// on, 65,536 messages.
     pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
         Self {
             cpu: None,

@@ -31,13 +31,15 @@ pub struct Core {
 }
 
 impl Core {
-    /// A core on the calling thread, which is pinned if the configuration says so, and stays pinned when the core is gone. A thread that
-    /// gets no core stays on the CPUs that it had.
+    /// A core on the calling thread, which is pinned if the configuration says so, and stays pinned
+    /// when the core is gone. A thread that gets no core stays on the CPUs that it had.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a number that is out of its range in the configuration, and for a CPU that does not exist or is not allowed here; the kernel's code if
-    /// there is no memory or no descriptor left, and those of io_uring if the configuration insists on it where it is forbidden.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a number that is out of its range in the
+    /// configuration, and for a CPU that does not exist or is not allowed here; the kernel's code
+    /// if there is no memory or no descriptor left, and those of io_uring if the configuration
+    /// insists on it where it is forbidden.
     pub fn new(config: &CoreConfig) -> Result<Self> {
         config.check()?;
         // Before it is pinned: the pool's threads are to run elsewhere.
@@ -55,14 +57,14 @@ impl Core {
         Ok(Self { state: Rc::new(CoreState::new(config, inbox, reactor, pool, arena)) })
     }
 
-    /// Runs `future` and every task on this core until `future` is done, and gives its output. Other tasks
-    /// then stay where they are, and go on in the next `block_on`.
+    /// Runs `future` and every task on this core until `future` is done, and gives its output.
+    /// Other tasks then stay where they are, and go on in the next `block_on`.
     ///
     /// # Panics
     ///
-    /// As `future` does; when called from inside a core, or in a child process of the one that made the
-    /// core; and if the io_uring or epoll fails. [`try_block_on`](Self::try_block_on) returns the last three
-    /// as errors.
+    /// As `future` does; when called from inside a core, or in a child process of the one that made
+    /// the core; and if the io_uring or epoll fails. [`try_block_on`](Self::try_block_on) returns
+    /// the last three as errors.
     #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         match self.try_block_on(future) {
@@ -75,8 +77,8 @@ impl Core {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core, or in a child process of
-    /// the one that made the core; otherwise a failure of the io_uring or of epoll.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) when called from inside a core, or in a child
+    /// process of the one that made the core; otherwise a failure of the io_uring or of epoll.
     ///
     /// # Panics
     ///
@@ -115,9 +117,10 @@ impl Core {
         }
     }
 
-    /// Ends the core: every task, and then all I/O in flight, whose buffers are freed. Tasks get `within` to end if they are to be
-    /// drained; the I/O that they leave gets what remains of it, and 100 ms at least. What a device does not give back then is leaked,
-    /// with a warning. (A core that is dropped without this call gives its I/O 10 s.)
+    /// Ends the core: every task, and then all I/O in flight, whose buffers are freed. Tasks get
+    /// `within` to end if they are to be drained; the I/O that they leave gets what remains of it,
+    /// and 100 ms at least. What a device does not give back then is leaked, with a warning. (A
+    /// core that is dropped without this call gives its I/O 10 s.)
     ///
     /// # Errors
     ///
@@ -167,15 +170,18 @@ impl std::fmt::Debug for Core {
 }
 
 impl Drop for Core {
-    /// Ends every task by dropping its future, then waits for the I/O that they left in flight. Tasks that destructors spawn meanwhile are
-    /// ended too, up to 1,000 and nine for each task and timer that there was: those beyond that are leaked, with a warning, and their join handles
-    /// wait for ever. The thread may be inside another core meanwhile. In a child process nothing is ended: the tasks and the ring are the parent's, and their copies are leaked.
+    /// Ends every task by dropping its future, then waits for the I/O that they left in flight.
+    /// Tasks that destructors spawn meanwhile are ended too, up to 1,000 and nine for each task and
+    /// timer that there was: those beyond that are leaked, with a warning, and their join handles
+    /// wait for ever. The thread may be inside another core meanwhile. In a child process nothing
+    /// is ended: the tasks and the ring are the parent's, and their copies are leaked.
     fn drop(&mut self) {
         if self.state.is_forked() {
             std::mem::forget(Rc::clone(&self.state));
             return;
         }
-        // Whatever panics before: wakers that outlive the core point to an inbox that only a closed one keeps for them.
+        // Whatever panics before: wakers that outlive the core point to an inbox that only a closed
+        // one keeps for them.
         let _closes = self.state.closing();
         let _inside = Inside::enter(&self.state);
         self.state.end();
@@ -220,7 +226,8 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // They were allowed a moment ago. If they are not any more, there is nobody to tell but who hears of the failure already.
+            // They were allowed a moment ago. If they are not any more, there is nobody to tell but
+            // who hears of the failure already.
             let _ = rustix::thread::sched_setaffinity(None, before);
         }
     }

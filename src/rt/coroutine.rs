@@ -1,27 +1,33 @@
 //! Stackful coroutines as futures.
 //!
-//! A [`Coroutine`] is a future that owns a stack. Its `poll` switches to that stack; there the code of the user runs until it
-//! ends, or until [`wait`] meets a future that is pending: then it switches back and the poll returns `Pending`. So a coroutine is an
-//! ordinary task, woken by the ordinary waker, and everything that is a future (timers, sockets, channels) serves both.
+//! A [`Coroutine`] is a future that owns a stack. Its `poll` switches to that stack; there the code
+//! of the user runs until it ends, or until [`wait`] meets a future that is pending: then it
+//! switches back and the poll returns `Pending`. So a coroutine is an ordinary task, woken by the
+//! ordinary waker, and everything that is a future (timers, sockets, channels) serves both.
 //!
-//! The switch is the crate `corosensei`'s: about ten instructions that save what the calling convention preserves.
+//! The switch is the crate `corosensei`'s: about ten instructions that save what the calling
+//! convention preserves.
 //!
 //! # Cancelling
 //!
-//! A coroutine that is dropped while it is suspended unwinds: the `wait` that it is in does not return but unwinds like a panic
-//! (without the panic hook), so every destructor on its stack runs. It cannot suspend again: a `wait` in one of those
-//! destructors gets its future polled once; if that is pending, blocking I/O returns an error, `sleep` and `park` return at once, and
-//! a bare `wait`, which has nothing to return, aborts the process with a message. Code that catches the unwinding
-//! (`catch_unwind`) goes on to the next `wait`, which unwinds again, [`MAX_UNWINDS`] times at most; then the process is aborted.
+//! A coroutine that is dropped while it is suspended unwinds: the `wait` that it is in does not
+//! return but unwinds like a panic (without the panic hook), so every destructor on its stack runs.
+//! It cannot suspend again: a `wait` in one of those destructors gets its future polled once; if
+//! that is pending, blocking I/O returns an error, `sleep` and `park` return at once, and a bare
+//! `wait`, which has nothing to return, aborts the process with a message. Code that catches the
+//! unwinding (`catch_unwind`) goes on to the next `wait`, which unwinds again, [`MAX_UNWINDS`]
+//! times at most; then the process is aborted.
 //!
-//! One that waits in a destructor that its own panic runs cannot unwind from there: Rust ends the process when a panic leaves a
-//! destructor that a panic runs. So that `wait` returns as in a destructor of a cancelled coroutine, and the panic goes on to whoever joins.
+//! One that waits in a destructor that its own panic runs cannot unwind from there: Rust ends the
+//! process when a panic leaves a destructor that a panic runs. So that `wait` returns as in a
+//! destructor of a cancelled coroutine, and the panic goes on to the joiner.
 //!
 //! # Thread-locals
 //!
-//! A task never changes its core and a core never changes its thread, so a thread-local's address that the compiler kept across a
-//! switch stays right. Its content is shared with every other task of the core, as it is for async code;
-//! in particular `std::thread::panicking` is true for all of them while one is suspended in a destructor that a panic runs.
+//! A task never changes its core and a core never changes its thread, so a thread-local's address
+//! that the compiler kept across a switch stays right. Its content is shared with every other task
+//! of the core, as it is for async code; in particular `std::thread::panicking` is true for all of
+//! them while one is suspended in a destructor that a panic runs.
 
 mod foreign;
 mod future;
@@ -48,14 +54,16 @@ const MAX_UNWINDS: u32 = 1000;
 
 /// Waits for `future`, wherever the caller is:
 ///
-/// - in a coroutine ([`boson::thread::spawn`](crate::thread::spawn)): polls it with the task's waker and lets other tasks run while
-///   it is pending;
-/// - on a thread without a core: blocks the thread. Futures that need a core (timers, sockets) panic there when polled.
+/// - in a coroutine ([`boson::thread::spawn`](crate::thread::spawn)): polls it with the task's
+///   waker and lets other tasks run while it is pending;
+/// - on a thread without a core: blocks the thread. Futures that need a core (timers, sockets)
+///   panic there when polled.
 ///
 /// # Panics
 ///
-/// In an async task, because blocking would stop the whole core: use `.await` there. Also while another core's
-/// tasks are dropped inside a coroutine, and with what `future` panics with. If the coroutine is cancelled, `wait` unwinds.
+/// In an async task, because blocking would stop the whole core: use `.await` there. Also while
+/// another core's tasks are dropped inside a coroutine, and with what `future` panics with. If the
+/// coroutine is cancelled, `wait` unwinds.
 #[track_caller]
 pub fn wait<F: Future>(future: F) -> F::Output {
     match wait_unless_cancelled(future) {
@@ -66,7 +74,8 @@ pub fn wait<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// As [`wait`], for `limit` at most, by the core's clock or, on a thread without a core, by the machine's; `None` if that was not enough.
+/// As [`wait`], for `limit` at most, by the core's clock or, on a thread without a core, by the
+/// machine's; `None` if that was not enough.
 ///
 /// # Panics
 ///
@@ -79,7 +88,8 @@ pub(crate) fn wait_at_most<F: Future>(limit: Duration, future: F) -> Option<F::O
     wait(super::deadline::timeout(limit, future)).ok()
 }
 
-/// As [`wait`]; `None` if the coroutine is being cancelled, this is called in a destructor, and `future` is pending.
+/// As [`wait`]; `None` if the coroutine is being cancelled, this is called in a destructor, and
+/// `future` is pending.
 #[track_caller]
 pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
     let mut future = pin!(future);
@@ -102,7 +112,8 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
         if let Poll::Ready(output) = polled {
             return Some(output);
         }
-        // If the coroutine was suspended inside of `poll`, what woke it may have been meant for this future.
+        // If the coroutine was suspended inside of `poll`, what woke it may have been meant for
+        // this future.
         if !was_suspended && !wait_turn() {
             return None;
         }
@@ -111,8 +122,9 @@ pub(crate) fn wait_unless_cancelled<F: Future>(future: F) -> Option<F::Output> {
 
 /// Has every other ready task and every poller take a turn; false outside a coroutine.
 ///
-/// This and what it calls are inlined into the caller: a switch of stacks inside further functions leaves the processor's stack of
-/// return addresses out of step, and each return above and below is then mispredicted, which costs several times the switch.
+/// This and what it calls are inlined into the caller: a switch of stacks inside further functions
+/// leaves the processor's stack of return addresses out of step, and each return above and below is
+/// then mispredicted, which costs several times the switch.
 #[inline]
 #[track_caller]
 pub(crate) fn yield_now() -> bool {
@@ -162,17 +174,20 @@ fn assert_own_core(control: &Control) {
     );
 }
 
-/// Switches to whoever resumed the coroutine, until it is resumed again. Unwinds if it is cancelled meanwhile.
+/// Switches to the resumer of the coroutine, until it is resumed again. Unwinds if it is cancelled
+/// meanwhile.
 #[inline]
 fn suspend(control: &Control, suspended: Suspended) {
-    // SAFETY: the yielder lies on the stack of the coroutine that runs, below this frame, and lives as long as its function.
+    // SAFETY: the yielder lies on the stack of the coroutine that runs, below this frame, and lives
+    // as long as its function.
     let yielder = unsafe { &*control.yielder.get() };
     control.switched_from();
     yielder.suspend(suspended);
 }
 
-/// Suspends the coroutine on whose stack this is until its task is woken. False if it cannot, because it is being cancelled and is in a
-/// destructor. Unwinds if it is cancelled meanwhile, or was before.
+/// Suspends the coroutine on whose stack this is until its task is woken. False if it cannot,
+/// because it is being cancelled and is in a destructor. Unwinds if it is cancelled meanwhile, or
+/// was before.
 #[inline]
 #[track_caller]
 fn wait_turn() -> bool {
@@ -188,7 +203,8 @@ fn wait_turn() -> bool {
     })
 }
 
-/// Of a coroutine that is being cancelled and waits: whether it is unwound (once more), as it is unless it is in a destructor.
+/// Of a coroutine that is being cancelled and waits: whether it is unwound (once more), as it is
+/// unless it is in a destructor.
 #[cold]
 fn may_unwind_again(control: &Control) -> bool {
     if std::thread::panicking() {
@@ -223,8 +239,9 @@ pub(crate) fn is_being_cancelled() -> bool {
     with_running(|control| control.is_some_and(|control| control.unwinds.get() > 0))
 }
 
-/// Whether the caller panics: in a coroutine only if the panic is its own, and not one in which another coroutine of the thread is suspended.
-/// While one is, a panic that begins meanwhile is taken for that one.
+/// Whether the caller panics: in a coroutine only if the panic is its own, and not one in which
+/// another coroutine of the thread is suspended. While one is, a panic that begins meanwhile is
+/// taken for that one.
 pub(crate) fn is_panicking() -> bool {
     std::thread::panicking()
         && with_running(|control| control.is_none_or(|control| control.panics.get() != Panics::Others))
@@ -235,8 +252,8 @@ pub fn stack_stats() -> StackStats {
     stack::stats()
 }
 
-/// Gives the memory of the calling thread's free coroutine stacks back to the kernel, and their address space where a whole slab is
-/// free.
+/// Gives the memory of the calling thread's free coroutine stacks back to the kernel, and their
+/// address space where a whole slab is free.
 pub fn trim_stacks() {
     stack::trim();
 }

@@ -90,14 +90,15 @@ impl Deadline {
         self.min(other)
     }
 
-    /// Gives `future` until this deadline. When the time is up the future is dropped, which cancels its I/O.
+    /// Gives `future` until this deadline. When the time is up the future is dropped, which cancels
+    /// its I/O.
     ///
     /// The future is polled at least once, also when the deadline has passed.
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](ErrorKind::TimedOut) with outcome [`Unknown`](Outcome::Unknown): what the future was doing may have taken
-    /// effect.
+    /// [`TimedOut`](ErrorKind::TimedOut) with outcome [`Unknown`](Outcome::Unknown): what the
+    /// future was doing may have taken effect.
     ///
     /// # Panics
     ///
@@ -110,12 +111,13 @@ impl Deadline {
     }
 }
 
-/// Gives `future` `duration` to complete, from its first poll on. When the time is up the future is dropped, which cancels its I/O.
+/// Gives `future` `duration` to complete, from its first poll on. When the time is up the future is
+/// dropped, which cancels its I/O.
 ///
 /// # Errors
 ///
-/// [`TimedOut`](ErrorKind::TimedOut) with outcome [`Unknown`](Outcome::Unknown): what the future was doing may have taken
-/// effect.
+/// [`TimedOut`](ErrorKind::TimedOut) with outcome [`Unknown`](Outcome::Unknown): what the future
+/// was doing may have taken effect.
 ///
 /// # Panics
 ///

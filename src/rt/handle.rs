@@ -36,23 +36,26 @@ impl Handle {
         &self.beat
     }
 
-    /// The name and creation place of the task that the core polls at this moment, as far as another thread can tell. Meant for a
-    /// core that does not answer: one that runs is somewhere else by the time this returns.
+    /// The name and creation place of the task that the core polls at this moment, as far as
+    /// another thread can tell. Meant for a core that does not answer: one that runs is somewhere
+    /// else by the time this returns.
     pub fn polling(&self) -> Option<(&'static str, &'static Location<'static>)> {
         self.beat.polling().map(|site| (site.name, site.created_at))
     }
 
-    /// Makes a future on the core with `make` and runs it there as a task. The result is a future that any
-    /// executor on any thread can await; dropping it lets the task run on.
+    /// Makes a future on the core with `make` and runs it there as a task. The result is a future
+    /// that any executor on any thread can await; dropping it lets the task run on.
     /// ([`named(…).spawn_on(…)`](super::TaskBuilder::spawn_on) gives the task a name;
     /// [`thread::Builder::spawn_on`](crate::thread::Builder::spawn_on) starts a coroutine.)
     ///
-    /// The task is on the default queue of the core. A [`TaskQueue`](super::TaskQueue) is its core's and cannot be named from elsewhere: work
-    /// for another one is spawned from a task of that core that holds it.
+    /// The task is on the default queue of the core. A [`TaskQueue`](crate::rt::queue::TaskQueue)
+    /// is its core's and cannot be named from elsewhere: work for another one is spawned from a
+    /// task of that core that holds it.
     ///
     /// Never waits. If the core has as many messages waiting as it may
-    /// ([`CoreConfig::messages`](super::CoreConfig::messages)), the task is not started and the result is [`JoinError::Full`]. In a
-    /// child process of the core's it is [`JoinError::Cancelled`]: the core is not there.
+    /// ([`CoreConfig::messages`](super::CoreConfig::messages)), the task is not started and the
+    /// result is [`JoinError::Full`]. In a child process of the core's it is
+    /// [`JoinError::Cancelled`]: the core is not there.
     #[track_caller]
     pub fn spawn<M, F>(&self, make: M) -> RemoteJoin<F::Output>
     where
@@ -63,7 +66,8 @@ impl Handle {
         self.spawn_at(None, Location::caller(), |_| {}, async move || Ok(make().await))
     }
 
-    /// As [`spawn`](Self::spawn), for a caller elsewhere and a task that may fail. `spawned` is called on the core with the task.
+    /// As [`spawn`](Self::spawn), for a caller elsewhere and a task that may fail. `spawned` is
+    /// called on the core with the task.
     pub(crate) fn spawn_at<M, T>(
         &self,
         name: Option<&'static str>,
@@ -100,7 +104,8 @@ impl Handle {
         join
     }
 
-    /// Runs `call` on the core, between tasks, and gives what it returns. It must not block. Otherwise as [`Handle::spawn`].
+    /// Runs `call` on the core, between tasks, and gives what it returns. It must not block.
+    /// Otherwise as [`Handle::spawn`].
     pub fn run<C, T>(&self, call: C) -> RemoteJoin<T>
     where
         C: FnOnce() -> T + Send + 'static,
@@ -120,7 +125,8 @@ impl Handle {
         join
     }
 
-    /// A message that cannot be sent is dropped, and its `Sender` with it, which says `Cancelled`; unless it is said before why.
+    /// A message that cannot be sent is dropped, and its `Sender` with it, which says `Cancelled`;
+    /// unless it is said before why.
     fn send<T>(&self, message: Message, shared: &SharedResult<T>) {
         if self.process.is_left() {
             // Not the inbox: somebody may have held its lock when the process was forked.

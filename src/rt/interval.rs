@@ -29,7 +29,8 @@ pub struct Interval {
     /// The next tick; not known before the first poll of one that ticks at once.
     next: Option<Instant>,
     missed: MissedTick,
-    /// Until the next tick; kept, so that a tick that is given up and asked for again costs no timer.
+    /// Until the next tick; kept, so that a tick that is given up and asked for again costs no
+    /// timer.
     sleep: Option<Sleep>,
 }
 
@@ -56,7 +57,8 @@ impl Interval {
         self
     }
 
-    /// Completes at the next tick, with the time that it was due. Dropping the future loses no tick.
+    /// Completes at the next tick, with the time that it was due. Dropping the future loses no
+    /// tick.
     ///
     /// # Panics
     ///
@@ -65,8 +67,8 @@ impl Interval {
         poll_fn(|cx| self.poll_tick(cx)).await
     }
 
-    /// Ready at the next tick, with the time that it was due; until then the task is woken at that time. For futures that are written
-    /// by hand: as [`Interval::tick`].
+    /// Ready at the next tick, with the time that it was due; until then the task is woken at that
+    /// time. For futures that are written by hand: as [`Interval::tick`].
     ///
     /// # Panics
     ///

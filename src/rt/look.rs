@@ -43,8 +43,8 @@ pub fn pollers() -> Vec<PollerStats> {
     in_core("observe::pollers", |core| core.poller_stats())
 }
 
-/// What is known of every task on this core that has not ended, the newest first. The future of [`block_on`](super::Core::block_on) is
-/// one of them.
+/// What is known of every task on this core that has not ended, the newest first. The future of
+/// [`block_on`](super::Core::block_on) is one of them.
 ///
 /// # Panics
 ///
@@ -54,8 +54,8 @@ pub fn tasks() -> Vec<TaskInfo> {
     in_core("observe::tasks", |core| core.tasks(TaskRange::ALL))
 }
 
-/// What is known of the task that is being polled; `None` between tasks: in a message ([`Handle::run`]), a waker that a timer or a device
-/// calls, and a poller.
+/// What is known of the task that is being polled; `None` between tasks: in a message
+/// ([`Handle::run`](crate::rt::Handle::run)), a waker that a timer or a device calls, and a poller.
 ///
 /// # Panics
 ///
@@ -65,8 +65,8 @@ pub fn current_task() -> Option<TaskInfo> {
     in_core("observe::current_task", |core| core.current_task())
 }
 
-/// What is known of some tasks on this core: a piece of [`tasks`], for cores with very many. Takes time for each task that it has
-/// to pass by.
+/// What is known of some tasks on this core: a piece of [`tasks`], for cores with very many. Takes
+/// time for each task that it has to pass by.
 ///
 /// # Panics
 ///

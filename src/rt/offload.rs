@@ -1,9 +1,10 @@
 //! Work that may block, on threads beside the core.
 //!
-//! Every core has a pool of its own: at most [`CoreConfig::offload_threads`](super::CoreConfig) threads, started as they are
-//! needed and ended when they were idle for ten seconds. They run on the CPUs that the process was given, not on the core's,
-//! with all signals blocked, and are named after what they run. At most 1,024 jobs wait in the queue; whoever comes then waits
-//! for room, in the order of arrival.
+//! Every core has a pool of its own: at most [`CoreConfig::offload_threads`](super::CoreConfig)
+//! threads, started as they are needed and ended when they were idle for ten seconds. They run on
+//! the CPUs that the process was given, not on the core's, with all signals blocked, and are named
+//! after what they run. Up to 1,024 jobs wait in the queue; later ones wait for room, in
+//! the order of arrival.
 
 use std::fmt;
 use std::future::Future;
@@ -17,24 +18,25 @@ use crate::reactor::current::attached;
 use crate::reactor::pool::{Job, Place, Pool, Refused, Work};
 use crate::user_code::caught;
 
-/// Runs `work` on a thread that may block. `name` says what it is: the thread is called so meanwhile (the kernel shows 15
-/// bytes).
+/// Runs `work` on a thread that may block. `name` says what it is: the thread is called so
+/// meanwhile (the kernel shows 15 bytes).
 ///
-/// It is queued when the future is first polled, and waits its turn while the queue is full. Once queued it runs to its end: when
-/// the future is dropped, its result is dropped on the thread; when the core ends, the thread goes on without it. Dropping the
-/// future before that drops `work`.
+/// It is queued when the future is first polled, and waits its turn while the queue is full. Once
+/// queued it runs to its end: when the future is dropped, its result is dropped on the thread; when
+/// the core ends, the thread goes on without it. Dropping the future before that drops `work`.
 ///
-/// The future is for tasks of one core. Inside `work` there is no core: the functions of [`rt`](super) panic there, which the
-/// future gives as an error.
+/// The future is for tasks of one core. Inside `work` there is no core: the functions of
+/// [`rt`](super) panic there, which the future gives as an error.
 ///
 /// # Errors
 ///
-/// The future gives [`JoinError::Panicked`] if `work` panics, and [`JoinError::Cancelled`] if it never ran: the core is gone, or
-/// the pool has no thread and the kernel gives it none.
+/// The future gives [`JoinError::Panicked`] if `work` panics, and [`JoinError::Cancelled`] if it
+/// never ran: the core is gone, or the pool has no thread and the kernel gives it none.
 ///
 /// # Panics
 ///
-/// The future panics if it is first polled outside a core, or polled again after it gave the result.
+/// The future panics if it is first polled outside a core, or polled again after it gave the
+/// result.
 #[doc(alias = "spawn_blocking")]
 pub fn offload<T, F>(name: &'static str, work: F) -> Offload<T>
 where

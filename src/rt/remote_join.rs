@@ -9,7 +9,8 @@ use super::tasks::{AbortOnDrop, Cancel, Canceller, JoinError, noted};
 use crate::fork::Process;
 use crate::user_code::contain;
 
-/// Carries one result from any thread to any other; a dropped sender gives [`JoinError::Cancelled`].
+/// Carries one result from any thread to any other; a dropped sender gives
+/// [`JoinError::Cancelled`].
 pub(super) fn oneshot<T>() -> (Sender<T>, RemoteJoin<T>) {
     let remote = Remote { delivery: Delivery::Waiting(None), task: RemoteTask::NotStarted };
     let shared = SharedResult(Arc::new(Mutex::new(remote)));
@@ -132,10 +133,12 @@ impl<T> Drop for Sender<T> {
     }
 }
 
-/// The result of a task on another core: what [`JoinHandle`](super::JoinHandle) gives, for any thread. If the core ends first, it
-/// is [`JoinError::Cancelled`]; so it is in a child process that was forked while the task was running.
+/// The result of a task on another core: what [`JoinHandle`](super::JoinHandle) gives, for any
+/// thread. If the core ends first, it is [`JoinError::Cancelled`]; so it is in a child process that
+/// was forked while the task was running.
 ///
-/// An async task awaits it; a coroutine, or a thread without a core, [waits](super::wait) for it. Dropping it lets the task run on, detached.
+/// An async task awaits it; a coroutine, or a thread without a core, [waits](super::wait) for it.
+/// Dropping it lets the task run on, detached.
 #[derive(Debug)]
 #[must_use = "the task runs on without it, and its result is lost: await it, or say `detach`"]
 pub struct RemoteJoin<T> {
@@ -145,9 +148,11 @@ pub struct RemoteJoin<T> {
 }
 
 impl<T> RemoteJoin<T> {
-    /// Asks for the end of the task, from any thread: its future is dropped where it waits (a coroutine unwinds), and this gives
-    /// [`JoinError::Cancelled`]. Takes effect when the core next turns to the task. A task or a call ([`Handle::run`]) that the core has
-    /// not come to yet is not started. Does nothing if there is a result already, to a call that runs, and in a child process.
+    /// Asks for the end of the task, from any thread: its future is dropped where it waits (a
+    /// coroutine unwinds), and this gives [`JoinError::Cancelled`]. Takes effect when the core next
+    /// turns to the task. A task or a call ([`Handle::run`](crate::rt::Handle::run)) that the core
+    /// has not come to yet is not started. Does nothing if there is a result already, to a call
+    /// that runs, and in a child process.
     ///
     /// Never waits, and needs no room among the core's messages.
     pub fn cancel(&self) {
@@ -171,7 +176,8 @@ impl<T> RemoteJoin<T> {
         self.process.is_left() || !self.shared.lock().delivery.is_waiting()
     }
 
-    /// Lets the task run on without anybody to take its result. The same as dropping this, but says so.
+    /// Lets the task run on without anybody to take its result. The same as dropping this, but says
+    /// so.
     pub fn detach(self) {
         drop(self);
     }
@@ -184,7 +190,8 @@ impl<T> RemoteJoin<T> {
     /// In a child process: the result if it had come before the fork.
     #[cold]
     fn left_behind(&self) -> Result<T, JoinError> {
-        // A thread of the parent's may have held the lock at the fork, and does not give it back here.
+        // A thread of the parent's may have held the lock at the fork, and does not give it back
+        // here.
         let taken = self
             .shared
             .0
@@ -228,7 +235,7 @@ impl<T> Future for RemoteJoin<T> {
             Delivery::Waiting(current) => {
                 let old = current.replace(waker);
                 drop(remote);
-                // Its destructor may be foreign code: not under the lock.
+                // Its destructor may be user code: not under the lock.
                 drop(old);
                 noted("another core or thread", Poll::Pending)
             }

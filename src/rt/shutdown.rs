@@ -6,7 +6,8 @@ use std::panic::Location;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Shutdown {
-    /// Tasks and what other threads sent run until they end, as long as there is time. Tasks that are left are cancelled.
+    /// Tasks and what other threads sent run until they end, as long as there is time. Tasks that
+    /// are left are cancelled.
     Drain,
     /// Tasks are cancelled at once: their futures are dropped.
     Cancel,

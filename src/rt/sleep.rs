@@ -14,9 +14,10 @@ use crate::time::Instant;
 
 /// Completes `duration` from its first poll on. Never early; late by
 /// - a timer tick (16.4 µs), and the rest of the turn of a core that is busy;
-/// - on a core that slept in the kernel meanwhile, the time in which that wakes it (some 50 µs on an idle machine), and on epoll the
-///   slack that `ppoll` allows itself besides: a thousandth of the time, at least 50 µs (`PR_SET_TIMERSLACK`), at most 100 ms. A
-///   core that always polls ([`Idle::Poll`](super::Idle)) has neither.
+/// - on a core that slept in the kernel meanwhile, the time in which that wakes it (some 50 µs on
+///   an idle machine), and on epoll the slack that `ppoll` allows itself besides: a thousandth of
+///   the time, at least 50 µs (`PR_SET_TIMERSLACK`), at most 100 ms. A core that always polls
+///   ([`Idle::Poll`](super::Idle)) has neither.
 ///
 /// # Panics
 ///
@@ -86,7 +87,8 @@ impl Future for Sleep {
 }
 
 impl Sleep {
-    /// Has it complete at `deadline` instead, also if it is complete already. A task that waits for it goes on waiting.
+    /// Has it complete at `deadline` instead, also if it is complete already. A task that waits for
+    /// it goes on waiting.
     pub fn reset(&mut self, deadline: Instant) {
         let before = std::mem::replace(&mut self.state, SleepState::Until(deadline));
         // Its task is woken by the new timer as it would have been by the old one.
@@ -121,7 +123,8 @@ impl Sleep {
         in_core("rt::sleep", |core| std::ptr::eq(self.core.as_ptr(), Rc::as_ptr(core)))
     }
 
-    /// It waits here. The clock is not asked: the wheel forgets an entry when it fires, never early.
+    /// It waits here. The clock is not asked: the wheel forgets an entry when it fires, never
+    /// early.
     fn poll_again(&mut self, key: TimerKey, deadline: Instant, cx: &mut Context<'_>) -> Poll<()> {
         let will_wake = |waker: &mut Waker| waker.will_wake(cx.waker());
         match in_core("rt::sleep", |core| core.timers().borrow_mut().get_mut(key).map(will_wake)) {
@@ -137,7 +140,7 @@ impl Sleep {
             Some(true) => {}
             Some(false) => {
                 let waker = cx.waker().clone();
-                // The old waker is dropped with no borrow held: its destructor may be foreign code.
+                // The old waker is dropped with no borrow held: its destructor may be user code.
                 let old = in_core("rt::sleep", |core| {
                     core.timers().borrow_mut().get_mut(key).map(|current| std::mem::replace(current, waker))
                 });

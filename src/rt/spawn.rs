@@ -14,7 +14,8 @@ use super::tasks::JoinHandle;
 /// Starts a task on this core, on the [queue](TaskQueue) of the calling task; outside a task on the
 /// default queue. Dropping the handle detaches the task.
 ///
-/// In statistics and messages the task is called after the place of this call. [`named`] gives it a name.
+/// In statistics and messages the task is called after the place of this call. [`named`] gives it a
+/// name.
 ///
 /// # Panics
 ///
@@ -48,7 +49,8 @@ pub struct TaskBuilder<'a> {
 }
 
 impl<'a> TaskBuilder<'a> {
-    /// A task that is called after the place where it is spawned, on the queue of the task that spawns it.
+    /// A task that is called after the place where it is spawned, on the queue of the task that
+    /// spawns it.
     pub fn new() -> Self {
         Self::default()
     }
@@ -59,8 +61,8 @@ impl<'a> TaskBuilder<'a> {
         self
     }
 
-    /// Puts the task on `queue`, which says how much of the core it gets. What the task spawns is on that
-    /// queue too, unless it says otherwise.
+    /// Puts the task on `queue`, which says how much of the core it gets. What the task spawns is
+    /// on that queue too, unless it says otherwise.
     pub fn queue<'b>(self, queue: &'b TaskQueue) -> TaskBuilder<'b>
     where
         'a: 'b,
@@ -82,7 +84,8 @@ impl<'a> TaskBuilder<'a> {
     ///
     /// # Panics
     ///
-    /// If a queue was given: a queue belongs to a core, and only tasks of that core can spawn on it.
+    /// If a queue was given: a queue belongs to a core, and only tasks of that core can spawn on
+    /// it.
     #[track_caller]
     pub fn spawn_on<M, F>(self, handle: &Handle, make: M) -> RemoteJoin<F::Output>
     where

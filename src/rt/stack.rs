@@ -1,15 +1,19 @@
 //! Stacks of coroutines: slabs of address space, cut into guarded stacks, reused last in first out.
 //!
-//! A slab is one private anonymous mapping that holds many stacks of one size. Memory is committed page by page, with use, so a
-//! large stack costs address space and nothing else. Under every stack lies a guard page, which Linux 6.13 and later marks
-//! in the page table (`MADV_GUARD_INSTALL`, madvise(2)) without splitting the mapping: a million stacks then need a few hundred
-//! mappings where `vm.max_map_count` allows 65,530. Older kernels protect the page (`mprotect`), which costs two
-//! mappings for each stack; there the number of stacks is limited to what leaves a quarter of all mappings to the program.
+//! A slab is one private anonymous mapping that holds many stacks of one size. Memory is committed
+//! page by page, with use, so a large stack costs address space and nothing else. Under every stack
+//! lies a guard page, which Linux 6.13 and later marks in the page table (`MADV_GUARD_INSTALL`,
+//! madvise(2)) without splitting the mapping: a million stacks then need a few hundred mappings
+//! where `vm.max_map_count` allows 65,530. Older kernels protect the page (`mprotect`), which costs
+//! two mappings for each stack; there the number of stacks is limited to what leaves a quarter of
+//! all mappings to the program.
 //!
-//! A pool belongs to a thread. A stack that comes back is the next to be handed out. Free stacks keep their memory while they are
-//! used now and then: giving it back takes a system call, which costs several times a spawn, and then each page faults again. Of
-//! those that were not used while [some thousands](pool::WHILE) came back, all but [`WARM`](pool::WARM) give memory back, one by one,
-//! and keep [`KEPT_BYTES`](pool::KEPT_BYTES) of it. So a pool holds no more memory than its coroutines used at the same time.
+//! A pool belongs to a thread. A stack that comes back is the next to be handed out. Free stacks
+//! keep their memory while they are used now and then: giving it back takes a system call, which
+//! costs several times a spawn, and then each page faults again. Of those that were not used while
+//! [some thousands](pool::WHILE) came back, all but [`WARM`](pool::WARM) give memory back, one by
+//! one, and keep [`KEPT_BYTES`](pool::KEPT_BYTES) of it. So a pool holds no more memory than its
+//! coroutines used at the same time.
 
 mod pool;
 mod slab;
@@ -56,8 +60,9 @@ impl PooledStack {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) above [`MAX_STACK_BYTES`], the kernel's code if there is no room,
-    /// [`LimitReached`](ErrorKind::LimitReached) if there is no mapping left for a guard.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) above [`MAX_STACK_BYTES`], the kernel's code if
+    /// there is no room, [`LimitReached`](ErrorKind::LimitReached) if there is no mapping left for
+    /// a guard.
     pub(in crate::rt) fn take(bytes: usize) -> Result<Self> {
         let slot = POOL.with_borrow_mut(|pool| pool.take(bytes))?;
         Ok(Self { base: slot.base(), slot })
@@ -83,9 +88,9 @@ impl Drop for PooledStack {
     }
 }
 
-// SAFETY: below `base` lie at least `MIN_STACK_BYTES` less the largest colour, more than the 4 KiB that are asked for, of memory that
-// this value owns, readable and writable; then comes the guard page, which `Pool::cut` made inaccessible and which is above `limit`. `base` is
-// a multiple of 64.
+// SAFETY: below `base` lie at least `MIN_STACK_BYTES` less the largest colour, more than the 4 KiB
+// that are asked for, of memory that this value owns, readable and writable; then comes the guard
+// page, which `Pool::cut` made inaccessible and which is above `limit`. `base` is a multiple of 64.
 unsafe impl Stack for PooledStack {
     fn base(&self) -> StackPointer {
         self.base
@@ -105,8 +110,8 @@ pub(in crate::rt) fn stats() -> StackStats {
     POOL.with_borrow(Pool::stats)
 }
 
-/// Gives the memory of the calling thread's free stacks back to the kernel, and the address space of slabs that are free as
-/// a whole.
+/// Gives the memory of the calling thread's free stacks back to the kernel, and the address space
+/// of slabs that are free as a whole.
 pub(in crate::rt) fn trim() {
     let gone = POOL.with_borrow_mut(Pool::trim);
     drop(gone);

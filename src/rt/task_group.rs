@@ -14,9 +14,11 @@ use super::task_queue::TaskQueue;
 use super::tasks::{JoinError, JoinHandle, waiting_for};
 use crate::user_code::wake_all;
 
-/// Tasks of one core whose results come in the order in which they end. Dropping it cancels those that still run.
+/// Tasks of one core whose results come in the order in which they end. Dropping it cancels those
+/// that still run.
 ///
-/// It holds a handle for each task until that is joined: whoever spawns without end joins too.
+/// It holds a handle for each task until the task is joined: a program that spawns without end must
+/// join as well.
 #[derive(Debug)]
 #[doc(alias = "JoinSet")]
 #[must_use = "dropping it cancels its tasks"]
@@ -69,8 +71,8 @@ impl<T: 'static> TaskGroup<T> {
         Self { running: BTreeMap::new(), ended: Rc::default() }
     }
 
-    /// Starts a task in the group, on the [queue](TaskQueue) of the task that calls. Returns its number, which is unique on its core:
-    /// [`TaskInfo::id`](super::TaskInfo::id).
+    /// Starts a task in the group, on the [queue](TaskQueue) of the task that calls. Returns its
+    /// number, which is unique on its core: [`TaskInfo::id`](crate::observe::TaskInfo::id).
     ///
     /// # Panics
     ///
@@ -121,7 +123,8 @@ impl<T: 'static> TaskGroup<T> {
         self.running.is_empty()
     }
 
-    /// Asks every task to end; their results are [`JoinError::Cancelled`]. Does not wait for that: see [`shutdown`](Self::shutdown).
+    /// Asks every task to end; their results are [`JoinError::Cancelled`]. Does not wait for that:
+    /// see [`shutdown`](Self::shutdown).
     pub fn cancel_all(&self) {
         self.running.values().for_each(JoinHandle::cancel);
     }
@@ -133,8 +136,9 @@ impl<T: 'static> TaskGroup<T> {
         drop(std::mem::take(&mut self.running));
     }
 
-    /// Cancels every task and waits until all have ended; their results are dropped. The group is empty then, and can be used again.
-    /// Dropping the future leaves the group with the tasks that have not ended, which are cancelled.
+    /// Cancels every task and waits until all have ended; their results are dropped. The group is
+    /// empty then, and can be used again. Dropping the future leaves the group with the tasks that
+    /// have not ended, which are cancelled.
     pub async fn shutdown(&mut self) {
         self.cancel_all();
         while let Some(result) = self.join_next().await {
@@ -142,7 +146,8 @@ impl<T: 'static> TaskGroup<T> {
         }
     }
 
-    /// The result of the next task that ends; `None` if the group is empty. Dropping the future loses no result.
+    /// The result of the next task that ends; `None` if the group is empty. Dropping the future
+    /// loses no result.
     pub async fn join_next(&mut self) -> Option<Result<T, JoinError>> {
         self.join_next_with_id().await.map(|(_, result)| result)
     }
@@ -157,7 +162,8 @@ impl<T: 'static> TaskGroup<T> {
         self.try_join_next_with_id().map(|(_, result)| result)
     }
 
-    /// As [`try_join_next`](Self::try_join_next), with the number that [`spawn`](Self::spawn) returned.
+    /// As [`try_join_next`](Self::try_join_next), with the number that [`spawn`](Self::spawn)
+    /// returned.
     pub fn try_join_next_with_id(&mut self) -> Option<(u64, Result<T, JoinError>)> {
         loop {
             let id = self.ended.first()?;
@@ -165,7 +171,8 @@ impl<T: 'static> TaskGroup<T> {
                 self.ended.remove_first();
                 continue;
             };
-            // None if this is called from inside the destructor of the task's own future: it has not quite ended.
+            // None if this is called from inside the destructor of the task's own future: it has
+            // not quite ended.
             let result = task.take()?;
             self.ended.remove_first();
             drop(self.running.remove(&id));
@@ -177,7 +184,7 @@ impl<T: 'static> TaskGroup<T> {
         if self.running.is_empty() {
             return Poll::Ready(None);
         }
-        // Cloned before, and the old one dropped after, it is in place: wakers may be foreign code.
+        // Cloned before, and the old one dropped after, it is in place: wakers may be user code.
         let old = self.ended.joiner.replace(Some(cx.waker().clone()));
         drop(old);
         if let Some(ended) = self.try_join_next_with_id() {
@@ -185,7 +192,8 @@ impl<T: 'static> TaskGroup<T> {
         }
         if let Some(id) = self.ended.first()
             && let Some(task) = self.running.get_mut(&id)
-            // Polled from inside the destructor of the task's own future: it wakes the joiner when it has ended.
+            // Polled from inside the destructor of the task's own future: it wakes the joiner when
+            // it has ended.
             && let Poll::Ready(result) = Pin::new(task).poll(cx)
         {
             self.ended.remove_first();

@@ -40,9 +40,10 @@ pub use crate::__boson_task_local as task_local;
 
 /// A value of which every task has its own. Declared with [`task_local!`](task_local).
 ///
-/// It belongs to the task, whatever that polls: futures in a `join!`, or a coroutine. A new task starts without one (nothing is
-/// inherited), and the future given to [`Core::block_on`](super::Core::block_on) is a task too. Values are dropped with the end
-/// of their task.
+/// It belongs to the task, whatever that polls: futures in a `join!`, or a coroutine. A new task
+/// starts without one (nothing is inherited), and the future given to
+/// [`Core::block_on`](super::Core::block_on) is a task too. Values are dropped with the end of
+/// their task.
 ///
 /// Every method panics outside a core.
 pub struct TaskLocal<T: 'static> {
@@ -81,7 +82,7 @@ impl<T: 'static> TaskLocal<T> {
     /// Gives the task a value, in the place of the one before.
     #[track_caller]
     pub fn set(&'static self, value: T) {
-        // The old value's destructor is foreign code: it runs with no borrow held.
+        // The old value's destructor is user code: it runs with no borrow held.
         drop(locals().replace(self.key(), Some(Rc::new(value))));
     }
 

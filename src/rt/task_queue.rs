@@ -10,11 +10,13 @@ use super::tasks::{DEFAULT_QUEUE, LatencyClass, Shares};
 use crate::error::ErrorKind;
 use crate::error::Result;
 
-/// Tasks that share a part of their core. Cheap to clone; the queue goes with its last handle and its last task.
+/// Tasks that share a part of their core. Cheap to clone; the queue goes with its last handle and
+/// its last task.
 ///
-/// A task is put on a queue by [`spawn_in`](super::spawn_in), [`TaskGroup::spawn_in`](super::TaskGroup::spawn_in), or
-/// [`thread::Builder::queue`](crate::thread::Builder::queue) if it is a coroutine. What it spawns in turn is on the same queue, unless it
-/// says otherwise, so that all of a job stays within the job's part of the core.
+/// A task is put on a queue by [`TaskBuilder::queue`](super::TaskBuilder::queue), or
+/// [`thread::Builder::queue`](crate::thread::Builder::queue) if it is a coroutine. What it spawns
+/// in turn is on the same queue, unless it says otherwise, so that all of a job stays within the
+/// job's part of the core.
 ///
 /// ```
 /// # use boson::rt::{self, Core, CoreConfig};
@@ -56,7 +58,8 @@ impl TaskQueue {
         })
     }
 
-    /// The queue of the task that is being polled; between tasks (in a message, a waker or a poller) the default one.
+    /// The queue of the task that is being polled; between tasks (in a message, a waker or a
+    /// poller) the default one.
     ///
     /// # Panics
     ///
@@ -66,8 +69,9 @@ impl TaskQueue {
         in_core("rt::queue::TaskQueue::current", |core| Self::numbered(core, core.local().current_queue()))
     }
 
-    /// The queue that every core has: of the future of [`block_on`](super::Core::block_on), of tasks that other threads spawn, and of
-    /// everything that those spawn. For a task that serves the whole core and may be started by any other.
+    /// The queue that every core has: of the future of [`block_on`](super::Core::block_on), of
+    /// tasks that other threads spawn, and of everything that those spawn. For a task that serves
+    /// the whole core and may be started by any other.
     ///
     /// # Panics
     ///

@@ -1,7 +1,7 @@
 //! A `tracing` span for every task, when somebody asks for it.
 //!
-//! A task whose span is wanted is wrapped when it is spawned; every other one is not, so that a poll costs nothing for this, and a
-//! spawn one relaxed load.
+//! A task whose span is wanted is wrapped when it is spawned; every other one is not, so that a
+//! poll costs nothing for this, and a spawn one relaxed load.
 
 use std::future::Future;
 use std::panic::Location;
@@ -17,8 +17,9 @@ use super::tasks::JoinHandle;
 
 /// Spawns a task on the current core, for its function `caller`. `queue` chooses the task queue.
 ///
-/// A subscriber that asks for target `boson::task` at level debug gets a span `task` with `name`, `id` and `created_at`; it is
-/// entered for each poll and while the future is dropped, so that log lines of the task carry it.
+/// A subscriber that asks for target `boson::task` at level debug gets a span `task` with `name`,
+/// `id` and `created_at`; it is entered for each poll and while the future is dropped, so that log
+/// lines of the task carry it.
 #[track_caller]
 #[inline]
 pub(super) fn spawn<F: Future + 'static>(
@@ -32,7 +33,7 @@ pub(super) fn spawn<F: Future + 'static>(
     let Some(span) = span else {
         return in_core(caller, |core| core.spawn(queue(core), name, created_at, future));
     };
-    // The subscriber is foreign code: it runs before and after, not inside of `in_core`.
+    // The subscriber is user code: it runs before and after, not inside of `in_core`.
     let traced = Traced { span: span.clone(), future: Some(Box::pin(future)) };
     let handle = in_core(caller, |core| core.spawn(queue(core), name, created_at, traced));
     span.record("id", handle.id());

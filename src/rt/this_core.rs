@@ -1,4 +1,5 @@
-//! What a task asks of the core it runs on. Every function here but [`is_in_core`] panics outside a core.
+//! What a task asks of the core it runs on. Every function here but [`is_in_core`] panics outside a
+//! core.
 
 use std::time::Duration;
 
@@ -65,8 +66,8 @@ pub fn handle() -> Handle {
 
 /// Which features this core's io_uring got, of those that
 /// [`CoreConfig::ring_features`](super::CoreConfig::ring_features) allows and the kernel has; none
-/// without an io_uring. ([`PolledDevices`](super::RingFeature::PolledDevices) is certain only when a
-/// device is opened: here it means that the core will try.)
+/// without an io_uring. ([`PolledDevices`](super::reactor::RingFeature::PolledDevices) is certain
+/// only when a device is opened: here it means that the core will try.)
 ///
 /// # Panics
 ///

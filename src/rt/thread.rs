@@ -16,7 +16,8 @@ use crate::fork::Process;
 /// What a core's thread does when it is asked to end.
 type Stop = (Shutdown, Duration);
 
-/// A core that runs on its own thread and does what its [`Handle`] is given, until this is [shut down](Self::shutdown) or dropped.
+/// A core that runs on its own thread and does what its [`Handle`] is given, until this is [shut
+/// down](Self::shutdown) or dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the core"]
 pub struct CoreThread {
@@ -29,13 +30,15 @@ pub struct CoreThread {
 }
 
 impl CoreThread {
-    /// Starts a core named `name` (at most 15 bytes are shown by the kernel) and waits until it runs.
+    /// Starts a core named `name` (at most 15 bytes are shown by the kernel) and waits until it
+    /// runs.
     ///
     /// # Errors
     ///
-    /// As for [`Core::new`], and the kernel's code if there is no room for a thread. [`InvalidInput`](ErrorKind::InvalidInput) for a name
-    /// with a zero byte. [`Panicked`](ErrorKind::Panicked) with the message if the thread panicked before it ran, as in the configuration's
-    /// clock.
+    /// As for [`Core::new`], and the kernel's code if there is no room for a thread.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a name with a zero byte.
+    /// [`Panicked`](ErrorKind::Panicked) with the message if the thread panicked before it ran, as
+    /// in the configuration's clock.
     pub fn start(name: impl Into<String>, config: &CoreConfig) -> Result<Self> {
         const OPERATION: &str = "start a core's thread";
         let name = name.into();
@@ -71,7 +74,7 @@ impl CoreThread {
                 Ok(Self { handle, stop: Some(stop), thread: Some(thread), process: Process::current() })
             }
             Ok(Err(error)) => Err(error),
-            // Its thread has panicked: a clock or a subscriber to the log is foreign code.
+            // Its thread has panicked: a clock or a subscriber to the log is user code.
             Err(_) => Err(match thread.join() {
                 Err(payload) => JoinError::Panicked(PanicPayload::new(payload)).into(),
                 Ok(_) => Error::os(libc::EAGAIN, OPERATION),
@@ -84,23 +87,26 @@ impl CoreThread {
         &self.handle
     }
 
-    /// Whether the thread has ended: its core failed or panicked, and [`shutdown`](Self::shutdown) tells why. True in a child process, where
-    /// there is no such thread.
+    /// Whether the thread has ended: its core failed or panicked, and [`shutdown`](Self::shutdown)
+    /// tells why. True in a child process, where there is no such thread.
     pub fn is_finished(&self) -> bool {
         self.process.is_left() || self.thread.as_ref().is_none_or(thread::JoinHandle::is_finished)
     }
 
-    /// Ends the core as [`Core::shutdown`] does, and waits for its thread: until every task has ended or was cancelled, and all I/O in
-    /// flight. Tasks get `within`, from the time when the core comes to it.
+    /// Ends the core as [`Core::shutdown`] does, and waits for its thread: until every task has
+    /// ended or was cancelled, and all I/O in flight. Tasks get `within`, from the time when the
+    /// core comes to it.
     ///
     /// This blocks the calling thread. A task hands it to a thread that may be blocked, as
     /// `rt::offload("shut down", move || thread.shutdown(how, within))`.
     ///
     /// # Errors
     ///
-    /// As for [`Core::shutdown`]; what the core failed with before; [`Panicked`](ErrorKind::Panicked) with the message if its thread panicked outside
-    /// of a task, with outcome [`Unknown`](crate::Outcome::Unknown). [`InvalidInput`](ErrorKind::InvalidInput) on the core's own thread, which
-    /// cannot wait for itself: the core ends all the same, when it comes to it. In a child process nothing is ended.
+    /// As for [`Core::shutdown`]; what the core failed with before;
+    /// [`Panicked`](ErrorKind::Panicked) with the message if its thread panicked outside of a task,
+    /// with outcome [`Unknown`](crate::Outcome::Unknown). [`InvalidInput`](ErrorKind::InvalidInput)
+    /// on the core's own thread, which cannot wait for itself: the core ends all the same, when it
+    /// comes to it. In a child process nothing is ended.
     pub fn shutdown(mut self, how: Shutdown, within: Duration) -> Result<ShutdownReport> {
         const OPERATION: &str = "shut down a core's thread";
         if self.process.is_left() {
@@ -135,8 +141,8 @@ fn run_until(core: Core, stopped: RemoteJoin<Stop>) -> Result<Option<ShutdownRep
 }
 
 impl Drop for CoreThread {
-    /// Ends the core's tasks at once and waits for its thread, unless that is the calling one, or another process's. What it failed with
-    /// is in the log.
+    /// Ends the core's tasks at once and waits for its thread, unless that is the calling one, or
+    /// another process's. What it failed with is in the log.
     fn drop(&mut self) {
         if self.process.is_left() {
             // The thread is not in this process, and may have held any lock when that was forked.

@@ -1,11 +1,12 @@
 //! A hierarchical timing wheel (Varghese and Lauck, SOSP 1987): insert and cancel in constant time.
 //!
-//! Seven levels of 64 slots. A slot of level 0 is one tick of 2¹⁴ ns (16.4 µs), a slot of level *n* is 64 slots of
-//! level *n − 1*. An entry sits on the level where its tick first differs from the wheel's current tick, so it moves down
-//! at most once per level before it fires. A bitmap per level finds the next occupied slot without a scan.
+//! Seven levels of 64 slots. A slot of level 0 is one tick of 2¹⁴ ns (16.4 µs), a slot of level *n*
+//! is 64 slots of level *n − 1*. An entry sits on the level where its tick first differs from the
+//! wheel's current tick, so it moves down at most once per level before it fires. A bitmap per
+//! level finds the next occupied slot without a scan.
 //!
-//! A slot may hold any number of entries, so moving them to finer levels has a budget too. Until all of a slot's are there nothing fires:
-//! those that are left may be the earliest.
+//! A slot may hold any number of entries, so moving them to finer levels has a budget too. Until
+//! all of a slot's are there nothing fires: those that are left may be the earliest.
 
 use crate::time::Instant;
 
@@ -13,8 +14,9 @@ const TICK_SHIFT: u32 = 14;
 const SLOT_BITS: u32 = 6;
 const SLOTS: usize = 1 << SLOT_BITS;
 const LEVELS: usize = 7;
-/// Deadlines further away than the wheel spans wait on the last level and are inserted again. It spans 62 of the last level's 64
-/// slots of 2³⁶ ticks (807 days): with 64 an entry could come around to the current slot and seem due at once, for ever.
+/// Deadlines further away than the wheel spans wait on the last level and are inserted again. It
+/// spans 62 of the last level's 64 slots of 2³⁶ ticks (807 days): with 64 an entry could come
+/// around to the current slot and seem due at once, for ever.
 const MAX_TICKS: u64 = 62 << (SLOT_BITS * 6);
 const NIL: u32 = u32::MAX;
 /// Entries are moved to a finer level so many times as cheaply as one is fired.
@@ -27,7 +29,8 @@ pub(super) struct TimerKey {
     generation: u32,
 }
 
-/// Deadlines with a value each. Fires never early, and late by less than one tick (16.4 µs) plus the caller's delay.
+/// Deadlines with a value each. Fires never early, and late by less than one tick (16.4 µs) plus
+/// the caller's delay.
 #[derive(Debug)]
 pub(super) struct Wheel<T> {
     current_tick: u64,
@@ -80,8 +83,8 @@ impl<T> Wheel<T> {
         self.len
     }
 
-    /// Adds `value`, to be handed out by the first [`Wheel::expire`] at or after `deadline`. A deadline in the past fires at
-    /// the next one.
+    /// Adds `value`, to be handed out by the first [`Wheel::expire`] at or after `deadline`. A
+    /// deadline in the past fires at the next one.
     ///
     /// # Panics
     ///
@@ -122,7 +125,8 @@ impl<T> Wheel<T> {
         self.release(key.index)
     }
 
-    /// Takes every entry out before it fires, in no order. Their keys name nothing from then on, as if they had been removed.
+    /// Takes every entry out before it fires, in no order. Their keys name nothing from then on, as
+    /// if they had been removed.
     pub(super) fn clear(&mut self) -> Vec<T> {
         let mut values = Vec::with_capacity(self.len);
         for index in 0..self.entries.len() {
@@ -143,9 +147,11 @@ impl<T> Wheel<T> {
         if entry.generation == key.generation { entry.value.as_mut() } else { None }
     }
 
-    /// A time by which `expire` should be called: at or before the earliest deadline. `None` if no entry waits.
+    /// A time by which `expire` should be called: at or before the earliest deadline. `None` if no
+    /// entry waits.
     ///
-    /// For an entry far away this may be early (when its slot moves to a finer level); calling `expire` then is cheap.
+    /// For an entry far away this may be early (when its slot moves to a finer level); calling
+    /// `expire` then is cheap.
     pub(super) fn next_deadline(&self) -> Option<Instant> {
         self.next_slot().map(|(_, _, tick)| Instant::from_nanos(tick << TICK_SHIFT))
     }
@@ -155,9 +161,9 @@ impl<T> Wheel<T> {
         now.as_nanos() >> TICK_SHIFT >= self.due_tick
     }
 
-    /// Hands the values whose deadline is at or before `now` to `fire`, at most `budget` of them, and returns how many
-    /// that were. It also moves entries within the wheel, at most four times `budget`: there may be more to do even if it was fewer.
-    /// [`Wheel::is_due`] says so.
+    /// Hands the values whose deadline is at or before `now` to `fire`, at most `budget` of them,
+    /// and returns how many that were. It also moves entries within the wheel, at most four times
+    /// `budget`: there may be more to do even if it was fewer. [`Wheel::is_due`] says so.
     pub(super) fn expire(&mut self, now: Instant, budget: usize, fire: impl FnMut(T)) -> usize {
         let fired = self.expire_slots(now, budget, fire);
         self.due_tick = self.next_slot().map_or(u64::MAX, |(_, _, tick)| tick);
@@ -198,12 +204,14 @@ impl<T> Wheel<T> {
         fired
     }
 
-    /// Moves the entries of a coarse slot whose time has come to finer levels, as far as there are `moves` left.
+    /// Moves the entries of a coarse slot whose time has come to finer levels, as far as there are
+    /// `moves` left.
     fn cascade(&mut self, level: usize, slot: usize, moves: &mut usize) {
         let mut index = self.heads[level][slot];
         while index != NIL && *moves > 0 {
             let next = self.entry(index).next;
-            // Never back into this slot: the current tick lies in it, so what it held differs from that on finer levels only.
+            // Never back into this slot: the current tick lies in it, so what it held differs from
+            // that on finer levels only.
             self.link(index);
             index = next;
             *moves -= 1;
@@ -231,8 +239,8 @@ impl<T> Wheel<T> {
             }
             let shift = SLOT_BITS * u32::try_from(level).expect("a level is small");
             let current_slot = (self.current_tick >> shift) & (SLOTS as u64 - 1);
-            // Every occupied slot of a level is at or after the current one within the same turn of the level, except on
-            // the last level, where far deadlines wrap around.
+            // Every occupied slot of a level is at or after the current one within the same turn of
+            // the level, except on the last level, where far deadlines wrap around.
             let rotated = self.occupied[level].rotate_right(u32::try_from(current_slot).expect("below 64"));
             let distance = u64::from(rotated.trailing_zeros());
             let tick = if distance == 0 && level == 0 {

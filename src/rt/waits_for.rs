@@ -8,11 +8,12 @@ use pin_project_lite::pin_project;
 
 use super::tasks::{awaited, waiting_for_this};
 
-/// `future`, with `what` as what its task is said to wait for: by [`tasks`](super::tasks), by the inspector, and in the
-/// report of a simulation that is stuck.
+/// `future`, with `what` as what its task is said to wait for: by [`tasks`](crate::observe::tasks),
+/// by the inspector, and in the report of a simulation that is stuck.
 ///
-/// The futures of this crate say so themselves; this is for others, such as those of tokio's primitives in [`sync`](crate::sync), and
-/// to say more than they do. Of several futures that one task polls, the first one counts. Outside a task it is `future` alone. It may be dropped
+/// The futures of this crate say so themselves; this is for others, such as those of tokio's
+/// primitives in [`sync`](crate::sync), and to say more than they do. Of several futures that one
+/// task polls, the first one counts. Outside a task it is `future` alone. It may be dropped
 /// whenever `future` may.
 ///
 /// ```

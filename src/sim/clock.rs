@@ -10,7 +10,8 @@ use crate::rt::time::Clock;
 /// 2026-01-01T00:00:00Z.
 const UNIX_START: Duration = Duration::from_secs(1_767_225_600);
 
-/// Virtual time: it starts at a fixed wall-clock time and moves only when the world says so. Clones show the same time.
+/// Virtual time: it starts at a fixed wall-clock time and moves only when the world says so. Clones
+/// show the same time.
 #[derive(Clone, Debug, Default)]
 pub(super) struct VirtualClock(Arc<AtomicU64>);
 

@@ -1,4 +1,5 @@
-//! A disk with a volatile cache that loses, reorders and tears what was not flushed when the power fails.
+//! A disk with a volatile cache that loses, reorders and tears what was not flushed when the power
+//! fails.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
@@ -37,7 +38,8 @@ pub struct DiskOptions {
 }
 
 impl DiskOptions {
-    /// A disk of `size_bytes` in blocks of 4096 bytes that answers within 200 µs, and flushes within 2 ms.
+    /// A disk of `size_bytes` in blocks of 4096 bytes that answers within 200 µs, and flushes
+    /// within 2 ms.
     pub fn new(size_bytes: u64) -> Self {
         Self {
             size_bytes,
@@ -90,12 +92,13 @@ pub enum Fault {
     WriteAfter(u64),
     /// The flush after this many more flushes fails with `EIO`, and all after it.
     FlushAfter(u64),
-    /// The flush after this many more flushes fails with `EIO` and loses what was not durable, as a page cache does; those
-    /// after it work.
+    /// The flush after this many more flushes fails with `EIO` and loses what was not durable, as a
+    /// page cache does; those after it work.
     FlushLoses(u64),
 }
 
-/// A simulated disk. Clones share it; it outlives the executors that use it, as a disk outlives processes.
+/// A simulated disk. Clones share it; it outlives the executors that use it, as a disk outlives
+/// processes.
 #[derive(Clone)]
 pub struct Disk {
     env: SimEnv,
@@ -165,9 +168,9 @@ impl Disk {
         state.fault = None;
     }
 
-    /// The power fails: of what was not flushed, each sector keeps any content it had since, or the one
-    /// before. Half of the time it is all or nothing for everything, which is likelier than chance to show a
-    /// missing flush.
+    /// The power fails: of what was not flushed, each sector keeps any content it had since, or the
+    /// one before. Half of the time it is all or nothing for everything, which is likelier than
+    /// chance to show a missing flush.
     pub fn power_loss(&self) {
         self.kill();
         let mut state = self.state.borrow_mut();
@@ -432,7 +435,8 @@ mod tests {
         buf
     }
 
-    /// What is at the two blocks after a write, a flush, a second write to each and a power failure.
+    /// What is at the two blocks after a write, a flush, a second write to each and a power
+    /// failure.
     fn after_power_loss(seed: u64) -> Vec<u8> {
         let executor = Executor::new(seed);
         let disk = Disk::new(executor.env(), DiskOptions::new(1 << 20), seed);

@@ -126,7 +126,8 @@ impl Driver {
         Ok(())
     }
 
-    /// Has a core take a step. If none can, lets time jump to the next deadline, unless that is after `end`.
+    /// Has a core take a step. If none can, lets time jump to the next deadline, unless that is
+    /// after `end`.
     pub(super) fn step(self: &Rc<Self>, end: Instant) -> std::result::Result<Stepped, Stuck> {
         let now = self.clock.now();
         let is_busy = |core: &SteppedCore| core.idle_until(now).is_err();

@@ -11,7 +11,8 @@ use crate::store::Env;
 
 /// A [`World`] with one core.
 ///
-/// Dropping it, or [`Executor::crash`], drops every task where it stands, as the end of a process does.
+/// Dropping it, or [`Executor::crash`], drops every task where it stands, as the end of a process
+/// does.
 #[derive(Debug)]
 pub struct Executor {
     world: World,
@@ -51,7 +52,8 @@ impl Executor {
         self.core.block_on(future)
     }
 
-    /// Runs for `duration` of virtual time, or until nothing is left to do; the clock ends there either way.
+    /// Runs for `duration` of virtual time, or until nothing is left to do; the clock ends there
+    /// either way.
     ///
     /// # Panics
     ///

@@ -6,7 +6,8 @@ use crate::error::Error;
 use crate::observe::TaskInfo;
 use crate::rt::{Instant, Stage};
 
-/// A [`World`](super::World) does not go on. Its display lists every task of every core and what it waits for, and ends with the seed.
+/// A [`World`](super::World) does not go on. Its display lists every task of every core and what it
+/// waits for, and ends with the seed.
 #[derive(Debug)]
 pub struct Stuck {
     pub(super) kind: StuckKind,
@@ -26,7 +27,8 @@ pub enum StuckKind {
     Deadlock,
     /// A core sleeps with something in its inbox, and nobody will wake it: a defect of the runtime.
     LostWake,
-    /// More than [`WorldOptions::most_steps`](super::WorldOptions) were taken and time did not move.
+    /// More than [`WorldOptions::most_steps`](super::WorldOptions) were taken and time did not
+    /// move.
     Livelock,
     /// A core's loop failed.
     Failed(Error),

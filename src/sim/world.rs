@@ -22,9 +22,11 @@ pub const MAX_CORES: usize = 64;
 pub struct WorldOptions {
     /// What every choice follows from.
     pub seed: u64,
-    /// A way to break the runtime on purpose, so that a test can show that it would notice; in builds with debug assertions.
+    /// A way to break the runtime on purpose, so that a test can show that it would notice; in
+    /// builds with debug assertions.
     pub defect: Option<Defect>,
-    /// How many steps are taken at most while time stands still, until the world is taken to go round in circles.
+    /// How many steps are taken at most while time stands still, until the world is taken to go
+    /// round in circles.
     pub most_steps: u64,
 }
 
@@ -49,12 +51,14 @@ impl WorldOptions {
 
 /// Any number of virtual cores in one thread, on virtual time, whose steps a seed puts in order.
 ///
-/// The cores are the runtime's own: the same scheduler, timers and wakers and the same protocol between cores run as on a
-/// machine, without a kernel, without threads, and without waiting. Whatever uses [`rt`] alone runs in it: tasks, coroutines, timers,
-/// synchronisation, work sent to other cores by their [`Handle`]s. What a machine's timing decides, the seed decides here: which core goes
-/// on, at every step of its loop and of the protocol by which cores wake each other; which ready task is polled next; how many are before
-/// the devices and the inbox are looked at. Where no core has anything to do, time jumps to the next deadline. Where there is none
-/// either, the world is [`Stuck`], and says what every task waits for.
+/// The cores are the runtime's own: the same scheduler, timers and wakers and the same protocol
+/// between cores run as on a machine, without a kernel, without threads, and without waiting.
+/// Whatever uses [`rt`] alone runs in it: tasks, coroutines, timers, synchronisation, work sent to
+/// other cores by their [`Handle`]s. What a machine's timing decides, the seed decides here: which
+/// core goes on, at every step of its loop and of the protocol by which cores wake each other;
+/// which ready task is polled next; how many are before the devices and the inbox are looked at.
+/// Where no core has anything to do, time jumps to the next deadline. Where there is none either,
+/// the world is [`Stuck`], and says what every task waits for.
 ///
 /// The same seed gives the same run, in the same build: see [`World::trace`].
 ///
@@ -82,16 +86,19 @@ impl WorldOptions {
 ///
 /// # What is not simulated
 ///
-/// - A deadlock beside a device that cannot wake its core is not found: while a poller spins or naps, time goes on.
-/// - The kernel: sockets, files and signals fail with [`Unsupported`](crate::ErrorKind::Unsupported), and so does a
-///   [`Poller`](rt::poller::Poller) that waits for a descriptor. A simulated disk is [`Disk`](super::Disk).
-/// - Threads: what is given to [`rt::offload`](rt::offload()) runs in this thread, as a step, while cores go on. A
-///   [`CoreThread`](rt::CoreThread) and other threads work as ever, at the machine's time, which no seed decides. A world
-///   that waits for one is stuck.
-/// - Memory: cores step in a sequentially consistent order. Where loads and stores of a lock-free algorithm may be seen in
-///   another, its own test with loom shows it. A poll of a task is one step: what a task does between two awaits is not interleaved.
-/// - What draws on the process: `std`'s `HashMap` has an order of its own in every run, and so have the branches of tokio's and
-///   futures' `select!` unless they are `biased`.
+/// - A deadlock beside a device that cannot wake its core is not found: while a poller spins or
+///   naps, time goes on.
+/// - The kernel: sockets, files and signals fail with
+///   [`Unsupported`](crate::ErrorKind::Unsupported), and so does a [`Poller`](rt::poller::Poller)
+///   that waits for a descriptor. A simulated disk is [`Disk`](super::Disk).
+/// - Threads: what is given to [`rt::offload`](rt::offload()) runs in this thread, as a step, while
+///   cores go on. A [`CoreThread`](rt::CoreThread) and other threads work as ever, at the machine's
+///   time, which no seed decides. A world that waits for one is stuck.
+/// - Memory: cores step in a sequentially consistent order. Where loads and stores of a lock-free
+///   algorithm may be seen in another, its own test with loom shows it. A poll of a task is one
+///   step: what a task does between two awaits is not interleaved.
+/// - What draws on the process: `std`'s `HashMap` has an order of its own in every run, and so have
+///   the branches of tokio's and futures' `select!` unless they are `biased`.
 #[derive(Debug)]
 pub struct World {
     driver: Rc<Driver>,
@@ -119,7 +126,8 @@ impl World {
     ///
     /// # Panics
     ///
-    /// With [`MAX_CORES`] already, or if the kernel gives no memory for the core's arena (2 MiB, touched with use).
+    /// With [`MAX_CORES`] already, or if the kernel gives no memory for the core's arena (2 MiB,
+    /// touched with use).
     pub fn core(&self, name: &str) -> VirtualCore {
         VirtualCore { driver: Rc::clone(&self.driver), core: self.driver.add(name) }
     }
@@ -144,7 +152,8 @@ impl World {
         self.driver.random()
     }
 
-    /// A hash of every step so far: which core took it, what it was, and when. Two runs of one build from one seed have the same.
+    /// A hash of every step so far: which core took it, what it was, and when. Two runs of one
+    /// build from one seed have the same.
     pub fn trace(&self) -> u64 {
         self.driver.trace()
     }
@@ -158,8 +167,9 @@ impl World {
     ///
     /// # Panics
     ///
-    /// With the report of [`Stuck`] if a core sleeps through a wake or the world goes round in circles, and when called from inside a core.
-    /// That every task waits for something that will never happen is no error here.
+    /// With the report of [`Stuck`] if a core sleeps through a wake or the world goes round in
+    /// circles, and when called from inside a core. That every task waits for something that will
+    /// never happen is no error here.
     pub fn run_for(&self, duration: Duration) {
         let end = self.now() + duration;
         if let Err(stuck) = self.driver.run_until(end) {
@@ -169,8 +179,8 @@ impl World {
 }
 
 impl Drop for World {
-    /// Ends every core, the first one first, also if a [`VirtualCore`] is left. If a task of its own drops it, that waits for the
-    /// end of the `block_on` that runs the world.
+    /// Ends every core, the first one first, also if a [`VirtualCore`] is left. If a task of its
+    /// own drops it, that waits for the end of the `block_on` that runs the world.
     fn drop(&mut self) {
         self.driver.end();
     }
@@ -202,7 +212,8 @@ impl VirtualCore {
         Handle::of_stepped(&self.core.core)
     }
 
-    /// Starts a task on it, as [`rt::spawn`] does inside. `None`, and the future is dropped, if its world is gone.
+    /// Starts a task on it, as [`rt::spawn`] does inside. `None`, and the future is dropped, if its
+    /// world is gone.
     #[track_caller]
     pub fn spawn<F: Future + 'static>(&self, future: F) -> Option<JoinHandle<F::Output>> {
         self.core.core.spawn(None, Location::caller(), future)
@@ -222,8 +233,8 @@ impl VirtualCore {
     ///
     /// # Panics
     ///
-    /// As the future does; with the report of [`Stuck`] if it never will be done; when called from inside a core; and if the world is
-    /// gone.
+    /// As the future does; with the report of [`Stuck`] if it never will be done; when called from
+    /// inside a core; and if the world is gone.
     #[track_caller]
     pub fn block_on<F: Future>(&self, future: F) -> F::Output {
         match self.try_block_on(future) {
@@ -262,8 +273,8 @@ impl VirtualCore {
         }
     }
 
-    /// Drops every task of the core where it stands, its timers and its messages, as the end of its process does. It then goes on
-    /// with none.
+    /// Drops every task of the core where it stands, its timers and its messages, as the end of its
+    /// process does. It then goes on with none.
     ///
     /// # Panics
     ///

@@ -4,9 +4,10 @@ use std::cmp::Ordering;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The checksum of everything on disk.
+/// The checksum of everything on disk. Under a fuzzer it is the same for all bytes, so that what the fuzzer changes
+/// reaches the decoder behind it.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
-    xxh3_64(bytes)
+    if cfg!(fuzzing) { 0x5eed_5eed } else { xxh3_64(bytes) }
 }
 
 /// Reads fields from the front of a slice.

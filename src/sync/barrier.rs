@@ -13,14 +13,17 @@ use loom::sync::{Mutex, MutexGuard};
 use super::wait_queue::{At, WaitQueue, Waiter};
 use crate::rt::waits_for;
 
-/// Lets tasks of any threads go on together, once a given number of them have come. It can be used again and again.
+/// Lets tasks of any threads go on together, once a given number of them have come. It can be used
+/// again and again.
 ///
-/// A task that stops waiting before the others are there is not counted; one that does so later was. Who comes last is the leader.
+/// A task that stops waiting before the others are there is not counted; one that does so later
+/// was. The last to come is the leader.
 #[derive(Debug)]
 pub struct Barrier {
     size: usize,
     state: Mutex<State>,
-    /// Who waits for the others. They enter under the lock of `state`, so that who comes last finds them.
+    /// The tasks that wait for the others. They enter under the lock of `state`, so that the last
+    /// to come finds them.
     waiting: WaitQueue,
 }
 
@@ -54,7 +57,7 @@ impl Barrier {
         let over = poll_fn(|cx| {
             loop {
                 if waiter.is_idle() {
-                    // Foreign code makes the waker and drops it: under no lock.
+                    // User code makes the waker and drops it: under no lock.
                     let unused = self.enter(&place, waiter, cx.waker().clone());
                     return if unused.is_some() { Poll::Ready(()) } else { Poll::Pending };
                 }
@@ -99,7 +102,8 @@ impl Barrier {
     }
 }
 
-/// Who has come to a meeting. Dropped before the others have, it has not.
+/// A task that has come to a meeting. If it is dropped before the others have come, it does not
+/// count.
 struct Place<'a> {
     barrier: &'a Barrier,
     meeting: u64,

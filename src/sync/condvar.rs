@@ -14,12 +14,12 @@ use crate::rt::noted;
 
 /// Tasks of any threads wait here, without the lock, for a change of what a [`Mutex`] holds.
 ///
-/// Change the value under the lock, and notify before or after giving it up: no waiter misses it. Those that wait are told in the order
-/// in which they came. Another task may take the lock first and undo the change: check the condition again, or use
-/// [`Condvar::wait_while`].
+/// Change the value under the lock, and notify before or after giving it up: no waiter misses it.
+/// Those that wait are told in the order in which they came. Another task may take the lock first
+/// and undo the change: check the condition again, or use [`Condvar::wait_while`].
 ///
-/// A wait that is dropped (by a timeout, say) does not hold the lock; take it anew. If it had been told by
-/// [`Condvar::notify_one`], another one is told in its stead.
+/// A wait that is dropped (by a timeout, say) does not hold the lock; take it anew. If it had been
+/// told by [`Condvar::notify_one`], another one is told in its stead.
 #[derive(Debug)]
 pub struct Condvar {
     queue: WaitQueue,
@@ -33,7 +33,8 @@ impl Condvar {
         }
     }
 
-    /// Gives up the lock, waits to be told, and takes the lock again. It begins to wait, and gives up the lock, with its first poll.
+    /// Gives up the lock, waits to be told, and takes the lock again. It begins to wait, and gives
+    /// up the lock, with its first poll.
     pub async fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         let mutex: &'a Mutex<T> = MutexGuard::mutex(&guard);
         let mut notified = pin!(Notified::new(self, guard));
@@ -43,8 +44,9 @@ impl Condvar {
         guard
     }
 
-    /// As [`wait`](Self::wait), from a coroutine or a thread, for `limit` at most; and whether it was told. The time that it then takes to
-    /// get the lock does not count: who was told in time is not late for having to wait for the lock.
+    /// As [`wait`](Self::wait), from a coroutine or a thread, for `limit` at most; and whether it
+    /// was told. The time that it then takes to get the lock does not count: who was told in time
+    /// is not late for having to wait for the lock.
     ///
     /// # Panics
     ///
@@ -84,7 +86,8 @@ impl Condvar {
 
     /// Tells one task that waits; returns whether there was one.
     pub fn notify_one(&self) -> bool {
-        // Who changed the value under the lock after a waiter gave it up knows of that waiter, through the lock.
+        // A task that changed the value under the lock after a waiter gave it up knows of that
+        // waiter, through the lock.
         self.queue.tell_one()
     }
 
@@ -101,7 +104,8 @@ impl Default for Condvar {
 }
 
 pin_project! {
-    /// Gives up the lock, and waits to be told. What it was told alone it owes to the next one until it has been made use of.
+    /// Gives up the lock, and waits to be told. What it was told alone it owes to the next one
+    /// until it has been made use of.
     struct Notified<'a, 'm, T: ?Sized> {
         condvar: &'a Condvar,
         #[pin]
@@ -124,7 +128,7 @@ impl<'a, 'm, T: ?Sized> Notified<'a, 'm, T> {
         Self { condvar, waiter: Waiter::new(&condvar.queue), guard: Some(guard) }
     }
 
-    /// It was told, and whoever waits has looked.
+    /// It was told, and the waiter has looked.
     fn made_use(self: Pin<&mut Self>) {
         self.waiter.take_notice();
     }
@@ -135,7 +139,7 @@ impl<'a, 'm, T: ?Sized> Notified<'a, 'm, T> {
         if let Some(guard) = this.guard.take() {
             let waker = cx.waker().clone();
             this.condvar.queue.lock().push(waiter, At::Back, waker);
-            // Now that it waits: whoever gets the lock may notify it at once.
+            // It waits now: the next holder of the lock may notify it at once.
             drop(guard);
             return Poll::Pending;
         }

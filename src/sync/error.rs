@@ -1,4 +1,5 @@
-//! What the primitives refuse, as errors of this crate: in one table for those between threads and those of one core.
+//! What the primitives refuse, as errors of this crate: in one table for those between threads and
+//! those of one core.
 
 pub use super::local::TryLockError;
 pub use tokio::sync::{

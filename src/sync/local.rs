@@ -1,8 +1,10 @@
-//! Synchronisation between the tasks of one core: no atomics, no allocation per wait, none of it `Send`.
+//! Synchronisation between the tasks of one core: no atomics, no allocation per wait, none of it
+//! `Send`.
 //!
-//! Everything that waits is a future. Its place in the queue is that of its first poll; who waits is served first come, first served. A
-//! future that is dropped leaves the queue, and what had been granted to it goes to the next one. So
-//! [`rt::timeout`](crate::rt::timeout) gives any of them a deadline, and there is no second method for it:
+//! Everything that waits is a future. Its place in the queue is that of its first poll; who waits
+//! is served first come, first served. A future that is dropped leaves the queue, and what had been
+//! granted to it goes to the next one. So [`rt::timeout`](crate::rt::timeout) gives any of them a
+//! deadline, and there is no second method for it:
 //!
 //! ```
 //! use std::time::Duration;
@@ -21,11 +23,12 @@
 //! # Ok::<(), boson::Error>(())
 //! ```
 //!
-//! Nothing here needs a core: the futures run on any single-threaded executor. Names and shapes follow the cross-core primitives in
-//! [`rt::sync`](crate::sync), and every error here becomes a [`boson::Error`](crate::Error) with `?`.
+//! Nothing here needs a core: the futures run on any single-threaded executor. Names and shapes
+//! follow the cross-core primitives in [`rt::sync`](crate::sync), and every error here becomes a
+//! [`boson::Error`](crate::Error) with `?`.
 //!
-//! Wakers may do anything when they are cloned, woken or dropped, also call back into the primitive that holds them. One
-//! that panics while several tasks are woken costs no other its wake.
+//! Wakers may do anything when they are cloned, woken or dropped, also call back into the primitive
+//! that holds them. One that panics while several tasks are woken costs no other its wake.
 
 mod barrier;
 pub mod broadcast;

@@ -1,7 +1,8 @@
-//! Every interleaving of the mutex, of the condition variable and of the barrier between threads, with loom.
+//! Every interleaving of the mutex, of the condition variable and of the barrier between threads,
+//! with loom.
 //!
-//! What the mutex guards is a cell of loom's, which notices an access that the lock does not order. A wake-up that is lost
-//! leaves a thread parked for ever, which loom reports as a deadlock.
+//! What the mutex guards is a cell of loom's, which notices an access that the lock does not order.
+//! A wake-up that is lost leaves a thread parked for ever, which loom reports as a deadlock.
 
 use std::future::Future;
 use std::pin::{Pin, pin};
@@ -46,7 +47,8 @@ fn number() -> Arc<Number> {
 }
 
 fn add_one(guard: &MutexGuard<'_, UnsafeCell<u32>>) {
-    // SAFETY: the pointer is loom's own, and loom fails the model if somebody else uses it at the same time.
+    // SAFETY: the pointer is loom's own, and loom fails the model if somebody else uses it at the
+    // same time.
     guard.with_mut(|number| unsafe { *number += 1 });
 }
 
@@ -61,7 +63,8 @@ fn model(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     builder.check(f);
 }
 
-/// Two threads take the lock twice each: it excludes, orders what they did, and wakes whoever waits.
+/// Two threads take the lock twice each: it excludes, orders what they did, and wakes whoever
+/// waits.
 #[test]
 fn a_mutex_excludes_and_wakes() {
     model(5, || {
@@ -195,7 +198,8 @@ fn a_dropped_wait_passes_its_notification_on() {
     });
 }
 
-/// Two threads meet twice: nobody is left behind at the first meeting, and of each one is the leader.
+/// Two threads meet twice: nobody is left behind at the first meeting, and of each one is the
+/// leader.
 #[test]
 fn all_who_meet_at_a_barrier_go_on() {
     model(3, || {

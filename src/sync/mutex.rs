@@ -18,15 +18,17 @@ use crate::rt::wait;
 
 /// A value that one task at a time works on, on whatever thread, also across awaits.
 ///
-/// Whoever finds the lock free takes it, though others may wait: a lock that is given up and taken again on one core costs much
-/// less than one that goes to another. Those that wait are told to look first come, first served, and one that was overtaken four times, each time
-/// after it had been told, is given the lock: nobody starves. As long as a task that was told or given the lock does not run, because its core is busy, those that wait
-/// behind it wait too.
+/// A task that finds the lock free takes it, though others may wait: a lock that is given up and
+/// taken again on one core costs much less than one that goes to another. Those that wait are told
+/// to look first come, first served, and one that was overtaken four times, each time after it had
+/// been told, is given the lock: nobody starves. As long as a task that was told or given the lock
+/// does not run, because its core is busy, those that wait behind it wait too.
 ///
-/// A wait allocates nothing. It may be dropped at any time (by [`rt::timeout`](crate::rt::timeout), say): the others keep their places, and
-/// what it was told or given goes to the next one.
+/// A wait allocates nothing. It may be dropped at any time (by [`rt::timeout`](crate::rt::timeout),
+/// say): the others keep their places, and what it was told or given goes to the next one.
 ///
-/// There is no poisoning: a task that panics drops its guard, and the next one finds the value as it was left.
+/// There is no poisoning: a task that panics drops its guard, and the next one finds the value as
+/// it was left.
 ///
 /// Between tasks of one core, [`local::Mutex`](super::local::Mutex) costs less.
 pub struct Mutex<T: ?Sized> {
@@ -34,7 +36,8 @@ pub struct Mutex<T: ?Sized> {
     value: UnsafeCell<T>,
 }
 
-// SAFETY: the value goes to whichever thread takes the lock, so it must be `Send`; one thread at a time has it, so it need not be `Sync`.
+// SAFETY: the value goes to whichever thread takes the lock, so it must be `Send`; one thread at a
+// time has it, so it need not be `Sync`.
 unsafe impl<T: ?Sized + Send> Send for Mutex<T> {}
 // SAFETY: as above.
 unsafe impl<T: ?Sized + Send> Sync for Mutex<T> {}
@@ -219,7 +222,8 @@ impl<T: ?Sized> Deref for MutexGuard<'_, T> {
 
     #[inline]
     fn deref(&self) -> &T {
-        // SAFETY: the guard holds the lock, and so is the only way to the value, and lends it for as long as the guard is borrowed.
+        // SAFETY: the guard holds the lock, and so is the only way to the value, and lends it for
+        // as long as the guard is borrowed.
         unsafe { &*self.mutex.value.get() }
     }
 }
@@ -263,7 +267,8 @@ impl<T: ?Sized> Deref for OwnedMutexGuard<T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the guard holds the lock, and so is the only way to the value, and lends it for as long as the guard is borrowed.
+        // SAFETY: the guard holds the lock, and so is the only way to the value, and lends it for
+        // as long as the guard is borrowed.
         unsafe { &*self.mutex.value.get() }
     }
 }
@@ -281,10 +286,12 @@ impl<T: ?Sized> Drop for OwnedMutexGuard<T> {
     }
 }
 
-/// The lock of a [`Mutex`] together with a part of its value; the lock is given up when this is dropped.
+/// The lock of a [`Mutex`] together with a part of its value; the lock is given up when this is
+/// dropped.
 #[must_use = "dropping it gives the lock up"]
 pub struct MappedMutexGuard<'a, T: ?Sized> {
-    /// A pointer: a guard that is being dropped as somebody's argument has nothing to itself any more once the lock is given up.
+    /// A pointer: a guard that is being dropped as somebody's argument has nothing to itself any
+    /// more once the lock is given up.
     value: NonNull<T>,
     _held: Held<'a>,
     _value: PhantomData<&'a mut T>,
@@ -331,8 +338,8 @@ impl<T: ?Sized> Deref for MappedMutexGuard<'_, T> {
     type Target = T;
 
     fn deref(&self) -> &T {
-        // SAFETY: the pointer was made from the one `&mut` to a part of the value, which the lock that this guard holds protects, and lives as
-        // long as the mutex, which this guard borrows.
+        // SAFETY: the pointer was made from the one `&mut` to a part of the value, which the lock
+        // that this guard holds protects, and lives as long as the mutex, which this guard borrows.
         unsafe { self.value.as_ref() }
     }
 }

@@ -1,4 +1,5 @@
-//! The lock of [`Mutex`](super::Mutex), without the value: one word that is taken by whoever comes, and a queue for who does not get it.
+//! The lock of [`Mutex`](super::Mutex), without the value: one word that the first comer takes,
+//! and a queue for who does not get it.
 //!
 //! # The word
 //!
@@ -8,24 +9,28 @@
 //! | `LOCKED` | held; who gives it up just clears it |
 //! | `LOCKED`, `QUEUED` | held; who gives it up looks into the queue |
 //!
-//! A task that finds the lock free takes it, though others may wait: what the one that gave it up has in its cache it can use again
-//! at once, where a task that waits on another core has to be woken, which takes much longer than most locks are held. Who gives up a lock
-//! that is waited for takes the first one out of the queue, leaves the lock free and tells that one to look. Until that has looked, others may
-//! take the lock and give it up without any regard to it. If it then finds the lock held it goes back to the head of the queue, and sets `QUEUED`.
+//! A task that finds the lock free takes it, though others may wait: what the one that gave it up
+//! has in its cache it can use again at once, where a task that waits on another core has to be
+//! woken, which takes much longer than most locks are held. The holder that gives up a lock with
+//! waiters takes the first one out of the queue, leaves the lock free and tells that one to look.
+//! Until that has looked, others may take the lock and give it up without any regard to it. If it
+//! then finds the lock held it goes back to the head of the queue, and sets `QUEUED`.
 //!
 //! # Nobody starves
 //!
-//! A waiter that has been told to look, and found the lock held, [`MOST_LOST`] times, insists: the lock is then not made free but given to
-//! it. It stands before all that have not been told to look since, and each of those before it insists after as many times. Overtaking
-//! takes place only while a waiter that was told has not run yet.
+//! A waiter that has been told to look, and found the lock held, [`MOST_LOST`] times, insists: the
+//! lock is then not made free but given to it. It stands before all that have not been told to look
+//! since, and each of those before it insists after as many times. Overtaking takes place only
+//! while a waiter that was told has not run yet.
 //!
 //! # No wake-up is lost
 //!
-//! While somebody waits, one of these is true, or about to be made true by who changes it: `QUEUED` is set, and with it `LOCKED`, so that somebody
-//! will look into the queue; or a waiter that was told to look has not done so. That one, when it looks, takes the lock and sets `QUEUED`
-//! if others wait, or waits again itself, which sets it; and when it is dropped it makes up for it ([`RawMutex::pass_on`]).
-//! `QUEUED` is set under the queue's lock and cleared under it. So a waiter that found `LOCKED` and set `QUEUED` is in the queue before the
-//! holder looks there.
+//! While somebody waits, one of these is true, or about to be made true by who changes it: `QUEUED`
+//! is set, and with it `LOCKED`, so that somebody will look into the queue; or a waiter that was
+//! told to look has not done so. That one, when it looks, takes the lock and sets `QUEUED` if
+//! others wait, or waits again itself, which sets it; and when it is dropped it makes up for it
+//! ([`RawMutex::pass_on`]). `QUEUED` is set under the queue's lock and cleared under it. So a
+//! waiter that found `LOCKED` and set `QUEUED` is in the queue before the holder looks there.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -45,7 +50,8 @@ use crate::user_code::wake_all;
 const LOCKED: u32 = 1;
 const QUEUED: u32 = 2;
 
-/// How often a waiter is told to look, and finds that somebody else was quicker, before it is given the lock.
+/// How often a waiter is told to look, and finds that somebody else was quicker, before it is given
+/// the lock.
 pub(super) const MOST_LOST: u32 = 4;
 
 /// A lock between any threads.
@@ -66,7 +72,7 @@ impl RawMutex {
     /// Takes the lock if it is free.
     #[inline]
     pub(super) fn try_acquire(&self) -> bool {
-        // Acquire, against the Release of whoever gave it up.
+        // Acquire, against the Release of the task that gave it up.
         self.word.compare_exchange(0, LOCKED, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
 
@@ -90,7 +96,8 @@ impl RawMutex {
         let mut queue = self.queue.lock();
         let told = if queue.front_insists() {
             let word = if queue.len() > 1 { LOCKED | QUEUED } else { LOCKED };
-            // Relaxed: nobody takes a lock that is held, and the waiter finds the value through what it is told.
+            // Relaxed: nobody takes a lock that is held, and the waiter finds the value through
+            // what it is told.
             self.word.store(word, Ordering::Relaxed);
             Told::Given
         } else {
@@ -99,13 +106,15 @@ impl RawMutex {
         };
         let waker = queue.tell_front(told);
         drop(queue);
-        // Mostly in a guard's destructor, which a panic may run: a second one would end the process.
+        // Mostly in a guard's destructor, which a panic may run: a second one would end the
+        // process.
         wake_all(waker);
     }
 
     /// For a waiter that was told to look, and looks: takes the lock if it is free.
     fn try_acquire_told(&self) -> bool {
-        // Who waited already when this waiter was told depends on it; who came later set `QUEUED` by itself. So this may be Relaxed.
+        // Tasks that waited already when this waiter was told depend on it; later ones set `QUEUED`
+        // by itself. So this may be Relaxed.
         let word = if self.queue.is_empty() { LOCKED } else { LOCKED | QUEUED };
         self.word.compare_exchange(0, word, Ordering::Acquire, Ordering::Relaxed).is_ok()
     }
@@ -117,13 +126,15 @@ impl RawMutex {
         if self.queue.is_empty() {
             return;
         }
-        // Whoever holds the lock looks into the queue when it gives it up. If nobody does, that is this one now.
+        // The holder looks into the queue when it gives the lock up. If there is no holder, that is
+        // this one now.
         if self.word.fetch_or(LOCKED | QUEUED, Ordering::Acquire) & LOCKED == 0 {
             self.release_to_waiter();
         }
     }
 
-    /// Takes the lock if it is free and has `waiter` wait if not; returns whether it has the lock. `waiter` is idle and waits here.
+    /// Takes the lock if it is free and has `waiter` wait if not; returns whether it has the lock.
+    /// `waiter` is idle and waits here.
     fn acquire_or_wait(&self, waiter: Pin<&Waiter<'_>>, at: At, waker: Waker) -> bool {
         let mut queue = self.queue.lock();
         let waited = if queue.is_empty() { 0 } else { QUEUED };
@@ -140,7 +151,7 @@ impl RawMutex {
             return false;
         }
         drop(queue);
-        // Should it panic, the lock would be nobody's.
+        // If it panicked, the lock would have no owner.
         drop_contained(waker);
         true
     }
@@ -196,7 +207,8 @@ impl Acquire<'_> {
             waiter.take_notice();
             return Poll::Ready(());
         }
-        // Should this panic, the waiter has not taken notice yet, and its destructor passes on what it was told.
+        // Should this panic, the waiter has not taken notice yet, and its destructor passes on what
+        // it was told.
         let waker = cx.waker().clone();
         waiter.take_notice();
         *this.lost += 1;

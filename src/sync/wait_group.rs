@@ -4,7 +4,8 @@ use tokio::sync::watch;
 
 use crate::rt::waits_for;
 
-/// Counts pieces of work, on any threads, each of which holds a [`WaitToken`], and waits until there are none.
+/// Counts pieces of work, on any threads, each of which holds a [`WaitToken`], and waits until
+/// there are none.
 #[derive(Debug)]
 pub struct WaitGroup {
     work: watch::Sender<Work>,
@@ -33,8 +34,9 @@ impl WaitGroup {
         self.work.borrow().count
     }
 
-    /// Completes when there is no work, at its first poll if there is none then. Whoever waits when the last token is dropped goes on, also
-    /// if new work is added before that task runs. It may be dropped at any time.
+    /// Completes when there is no work, at its first poll if there is none then. Tasks that wait
+    /// when the last token is dropped goes on, also if new work is added before that task runs. It
+    /// may be dropped at any time.
     pub async fn wait(&self) {
         let mut work = self.work.subscribe();
         let before = *work.borrow_and_update();

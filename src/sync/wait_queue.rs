@@ -1,29 +1,38 @@
-//! The queue of waiting futures under [`Mutex`](super::Mutex) and [`Condvar`](super::Condvar): intrusive, so that a wait allocates nothing.
+//! The queue of waiting futures under [`Mutex`](super::Mutex) and [`Condvar`](super::Condvar):
+//! intrusive, so that a wait allocates nothing.
 //!
 //! # How it works
 //!
-//! A [`Waiter`] is a field of the future that waits. When it starts to wait it links its own [`Node`] into the [`WaitQueue`], under
-//! the queue's lock, and leaves its waker there. Whoever has something to give tells the first node: under the lock it unlinks the
-//! node, takes its waker, and at last stores in the node's `place` what it tells; after the lock it wakes. The waiter finds the word
-//! without the lock. A waiter that is dropped unlinks itself, unless it was told. All of this takes constant time.
+//! A [`Waiter`] is a field of the future that waits. When it starts to wait it links its own
+//! [`Node`] into the [`WaitQueue`], under the queue's lock, and leaves its waker there. The task
+//! that has something to give tells the first node: under the lock it unlinks the node, takes its
+//! waker, and at last stores in the node's `place` what it tells; after the lock it wakes. The
+//! waiter finds the word without the lock. A waiter that is dropped unlinks itself, unless it was
+//! told. All of this takes constant time.
 //!
 //! # Why the pointers are good
 //!
 //! The list points at nodes that it does not own. A linked node is alive and has not moved, because
 //!
-//! - a node is linked by [`Locked::push`] alone, which takes the waiter pinned: from then on its memory is neither moved nor reused before
-//!   the waiter's destructor has run (the guarantee of [`Pin`](std::pin::Pin)). One that is leaked stays linked, and its memory stays;
-//! - the waiter's destructor unlinks the node, or has found that it was told: then it is not linked any more;
-//! - the waiter borrows its queue, so a queue is not moved or dropped before the waiters that could still unlink themselves.
+//! - a node is linked by [`Locked::push`] alone, which takes the waiter pinned: from then on its
+//!   memory is neither moved nor reused before the waiter's destructor has run (the guarantee of
+//!   [`Pin`](std::pin::Pin)). One that is leaked stays linked, and its memory stays;
+//! - the waiter's destructor unlinks the node, or has found that it was told: then it is not linked
+//!   any more;
+//! - the waiter borrows its queue, so a queue is not moved or dropped before the waiters that could
+//!   still unlink themselves.
 //!
-//! Everything in a node but `place` is touched under the lock only, and only while the node is linked or by its own waiter before it is.
-//! `place` changes to `WAITING` under the lock, by the waiter, and from there to a word under the lock, by the teller, as the last thing that
-//! the teller does to the node: who finds a word there (Acquire, against the teller's Release) has the node for itself.
-//! [`PhantomPinned`] makes the futures around nodes `!Unpin`, so that a `&mut` to such a future does not claim the node for itself alone.
+//! Everything in a node but `place` is touched under the lock only, and only while the node is
+//! linked or by its own waiter before it is. `place` changes to `WAITING` under the lock, by the
+//! waiter, and from there to a word under the lock, by the teller, as the last thing that the
+//! teller does to the node: who finds a word there (Acquire, against the teller's Release) has the
+//! node for itself. [`PhantomPinned`] makes the futures around nodes `!Unpin`, so that a `&mut` to
+//! such a future does not claim the node for itself alone.
 //!
-//! # Foreign code
+//! # User code
 //!
-//! Wakers are foreign: cloning, waking and dropping one may call back into the queue that holds it. So none of these is done under the lock.
+//! Wakers are foreign: cloning, waking and dropping one may call back into the queue that holds it.
+//! So none of these is done under the lock.
 
 use std::cell::Cell;
 use std::fmt;
@@ -63,8 +72,8 @@ struct List {
     begun: u64,
 }
 
-// SAFETY: the pointers are used under the queue's lock, by one thread at a time, and what is behind them is `Sync` in so far as it is used
-// by several threads, see `Waiter`.
+// SAFETY: the pointers are used under the queue's lock, by one thread at a time, and what is behind
+// them is `Sync` in so far as it is used by several threads, see `Waiter`.
 unsafe impl Send for List {}
 
 /// The place of one wait in a [`WaitQueue`]; a field of the future that waits.
@@ -74,10 +83,11 @@ pub(super) struct Waiter<'a> {
     _pinned: PhantomPinned,
 }
 
-// SAFETY: the node's cells are used under the queue's lock while it is linked, whichever thread does so, and otherwise by whoever owns the
-// waiter; the waker in it may be sent.
+// SAFETY: the node's cells are used under the queue's lock while it is linked, whichever thread
+// does so, and otherwise by the owner of the waiter; the waker in it may be sent.
 unsafe impl Send for Waiter<'_> {}
-// SAFETY: the methods that take a shared reference touch the cells under the queue's lock only; `place` is atomic.
+// SAFETY: the methods that take a shared reference touch the cells under the queue's lock only;
+// `place` is atomic.
 unsafe impl Sync for Waiter<'_> {}
 
 struct Node {
@@ -125,7 +135,8 @@ impl Told {
 pub(super) enum At {
     /// Behind everybody else.
     Back,
-    /// Before everybody else, for one that had been the first already; `insists` on being given what it waits for.
+    /// Before everybody else, for one that had been the first already; `insists` on being given
+    /// what it waits for.
     Front { insists: bool },
 }
 
@@ -139,12 +150,13 @@ pub(super) struct Locked<'a> {
 ///
 /// # Safety
 ///
-/// `node` was just read from a list that the caller has locked, or from a node linked there, and the reference is not used after the lock
-/// is given up or the node was told something.
+/// `node` was just read from a list that the caller has locked, or from a node linked there, and
+/// the reference is not used after the lock is given up or the node was told something.
 unsafe fn linked<'n>(node: NonNull<Node>) -> &'n Node {
     // SAFETY:
     // - a linked node is alive and has not moved, see the essay above;
-    // - nobody holds a `&mut` to it: the futures around it are `!Unpin`, and this module makes only shared references;
+    // - nobody holds a `&mut` to it: the futures around it are `!Unpin`, and this module makes only
+    //   shared references;
     // - its cells are this thread's while it holds the lock.
     unsafe { node.as_ref() }
 }
@@ -158,18 +170,20 @@ impl WaitQueue {
     }
 
     pub(super) fn lock(&self) -> Locked<'_> {
-        // Nothing panics under the lock that would leave the list in pieces: no foreign code runs there.
+        // Nothing panics under the lock that would leave the list in pieces: no user code runs
+        // there.
         Locked { queue: self, list: self.list.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Whether nobody waits. Those waiters count of whose beginning the caller knows by other means (a lock that they gave up, say), and of whose
-    /// end it does not.
+    /// Whether nobody waits. Those waiters count of whose beginning the caller knows by other means
+    /// (a lock that they gave up, say), and of whose end it does not.
     pub(super) fn is_empty(&self) -> bool {
         // Relaxed: see above. It says nothing about others.
         self.len.load(Ordering::Relaxed) == 0
     }
 
-    /// Tells the waiter that has waited longest to look, and wakes it, whatever its waker panics with; returns whether there was one. See [`WaitQueue::is_empty`].
+    /// Tells the waiter that has waited longest to look, and wakes it, whatever its waker panics
+    /// with; returns whether there was one. See [`WaitQueue::is_empty`].
     pub(super) fn tell_one(&self) -> bool {
         if self.is_empty() {
             return false;
@@ -182,7 +196,8 @@ impl WaitQueue {
         told
     }
 
-    /// Tells everybody who waits now to look, in their order, whatever a waker panics with. Who comes while this runs is not told.
+    /// Tells everybody who waits now to look, in their order, whatever a waker panics with. Who
+    /// comes while this runs is not told.
     pub(super) fn tell_all(&self) {
         if self.is_empty() {
             return;
@@ -219,11 +234,13 @@ impl Locked<'_> {
         self.front().is_some_and(|node| node.insists.get())
     }
 
-    /// Takes the first waiter out of the queue and tells it `what`; returns its waker for the caller to wake once the lock is given up.
+    /// Takes the first waiter out of the queue and tells it `what`; returns its waker for the
+    /// caller to wake once the lock is given up.
     #[must_use = "the waiter does not know until it is woken"]
     pub(super) fn tell_front(&mut self, what: Told) -> Option<Waker> {
         let first = self.list.first?;
-        // SAFETY: the pointer is of this list, which is locked, and the last use of the reference is to tell it.
+        // SAFETY: the pointer is of this list, which is locked, and the last use of the reference
+        // is to tell it.
         let node = unsafe { linked(first) };
         self.unlink(node);
         let waker = node.waker.take();
@@ -278,12 +295,14 @@ impl Locked<'_> {
         let previous = node.previous.take();
         let next = node.next.take();
         match previous {
-            // SAFETY: the pointer is of a node that is linked in this list, which is locked, and is used at once.
+            // SAFETY: the pointer is of a node that is linked in this list, which is locked, and is
+            // used at once.
             Some(previous) => unsafe { linked(previous) }.next.set(next),
             None => self.list.first = next,
         }
         match next {
-            // SAFETY: the pointer is of a node that is linked in this list, which is locked, and is used at once.
+            // SAFETY: the pointer is of a node that is linked in this list, which is locked, and is
+            // used at once.
             Some(next) => unsafe { linked(next) }.previous.set(previous),
             None => self.list.last = previous,
         }
@@ -328,7 +347,8 @@ impl<'a> Waiter<'a> {
         self.node.place.store(IDLE, Ordering::Relaxed);
     }
 
-    /// Looks what this waiter, which is not idle, was told; until then sees to it that the task of `cx` is woken.
+    /// Looks what this waiter, which is not idle, was told; until then sees to it that the task of
+    /// `cx` is woken.
     pub(super) fn poll_told(self: Pin<&Self>, cx: &Context<'_>) -> Poll<Told> {
         if let Some(told) = self.told() {
             return Poll::Ready(told);
@@ -373,7 +393,8 @@ impl<'a> Waiter<'a> {
                 let waker = self.node.waker.take();
                 self.node.place.store(IDLE, Ordering::Relaxed);
                 drop(queue);
-                // Should it panic, there is more to do: nobody may be told of it, and this may be a destructor in a panic.
+                // Should it panic, there is more to do: nobody may be told of it, and this may be a
+                // destructor in a panic.
                 drop_contained(waker);
                 return None;
             }

@@ -1,8 +1,10 @@
-//! Coroutines that borrow from the one that spawns them, as [`std::thread::scope`] has it for threads.
+//! Coroutines that borrow from the one that spawns them, as [`std::thread::scope`] has it for
+//! threads.
 //!
-//! What they borrow lives in the caller of [`scope`], which must not go on, nor unwind, before they have all ended. It waits for
-//! them when the function returns or panics. If it is cancelled it cannot wait: then it ends them on the spot,
-//! by dropping their coroutines, which unwinds their stacks. That is possible because they are all on this core, so none of them runs now.
+//! What they borrow lives in the caller of [`scope`], which must not go on, nor unwind, before they
+//! have all ended. It waits for them when the function returns or panics. If it is cancelled it
+//! cannot wait: then it ends them on the spot, by dropping their coroutines, which unwinds their
+//! stacks. That is possible because they are all on this core, so none of them runs now.
 
 use std::cell::{Cell, RefCell};
 use std::fmt;
@@ -36,13 +38,15 @@ struct Children {
 
 /// A scoped coroutine, in reach of its scope and of the task that polls it.
 struct Child {
-    /// `None` after it ended. Borrowed while its task polls it, but not while it runs without a poll, from another coroutine's stack: a
-    /// [`Coroutine`] that is dropped while it runs, or has others run on its stack, ends the process itself.
+    /// `None` after it ended. Borrowed while its task polls it, but not while it runs without a
+    /// poll, from another coroutine's stack: a [`Coroutine`] that is dropped while it runs, or has
+    /// others run on its stack, ends the process itself.
     coroutine: RefCell<Option<Pin<Box<Coroutine<()>>>>>,
 }
 
 impl Child {
-    /// Has its task polled once more: what it waits for goes with the coroutine, and then nothing else would.
+    /// Has its task polled once more: what it waits for goes with the coroutine, and then nothing
+    /// else would.
     fn wake(&self) {
         if let Ok(coroutine) = self.coroutine.try_borrow()
             && let Some(coroutine) = &*coroutine
@@ -100,7 +104,8 @@ fn wake(waiter: &RefCell<Option<Waker>>) {
     }
 }
 
-/// Waits for `what`, until `done`, with its waker in `waiter`. False if the caller is being cancelled and cannot wait.
+/// Waits for `what`, until `done`, with its waker in `waiter`. False if the caller is being
+/// cancelled and cannot wait.
 #[track_caller]
 fn wait_until(what: &'static str, waiter: &RefCell<Option<Waker>>, done: impl Fn() -> bool) -> bool {
     if done() {
@@ -171,7 +176,8 @@ where
 {
     let children = Rc::<Children>::default();
     let scope = Scope { children: Rc::clone(&children), scope: PhantomData, env: PhantomData };
-    // Before `f`, so that it is dropped after whatever `f` does, also when this unwinds out of the wait below.
+    // Before `f`, so that it is dropped after whatever `f` does, also when this unwinds out of the
+    // wait below.
     let end_all = EndAll(&children);
     let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
     wait_until("the coroutines of a scope", &children.waiter, || children.running.borrow().is_empty());
@@ -231,9 +237,11 @@ impl<'scope> Scope<'scope, '_> {
             drop(left_here);
         };
         let body: Box<dyn FnOnce() + 'scope> = Box::new(body);
-        // SAFETY: only the lifetime changes. `body` and all that it leaves on its stack are gone before `'scope` ends: `scope` does not
-        // return before every child has ended, and does not unwind before `EndAll` has dropped the coroutines that are left. A coroutine whose memory
-        // is leaked instead of dropped cannot occur: the child's `Rc` in `running` lets `EndAll` reach it in any case.
+        // SAFETY: only the lifetime changes. `body` and all that it leaves on its stack are gone
+        // before `'scope` ends: `scope` does not return before every child has ended, and does not
+        // unwind before `EndAll` has dropped the coroutines that are left. A coroutine whose memory
+        // is leaked instead of dropped cannot occur: the child's `Rc` in `running` lets `EndAll`
+        // reach it in any case.
         let body =
             unsafe { std::mem::transmute::<Box<dyn FnOnce() + 'scope>, Box<dyn FnOnce() + 'static>>(body) };
         let queue = builder.queue.clone();
@@ -281,8 +289,8 @@ pub struct ScopedJoinHandle<'scope, T> {
 }
 
 impl<T> ScopedJoinHandle<'_, T> {
-    /// Waits for the coroutine to end. `Err` has what it panicked with, or a [`JoinError::Cancelled`](rt::JoinError::Cancelled) if it was
-    /// cancelled.
+    /// Waits for the coroutine to end. `Err` has what it panicked with, or a
+    /// [`JoinError::Cancelled`](rt::JoinError::Cancelled) if it was cancelled.
     ///
     /// # Panics
     ///
@@ -305,13 +313,14 @@ impl<T> ScopedJoinHandle<'_, T> {
     }
 
     /// Ends the coroutine where it waits: its stack unwinds, and `join` gives an `Err` with
-    /// [`JoinError::Cancelled`](rt::JoinError::Cancelled). For the scope that is no panic. Takes effect when the core next turns to it;
-    /// does nothing if it has ended.
+    /// [`JoinError::Cancelled`](rt::JoinError::Cancelled). For the scope that is no panic. Takes
+    /// effect when the core next turns to it; does nothing if it has ended.
     pub fn cancel(&self) {
         self.task.cancel();
     }
 
-    /// Lets the coroutine run on without anybody to take its result. The scope still waits for it. The same as dropping the handle.
+    /// Lets the coroutine run on without anybody to take its result. The scope still waits for it.
+    /// The same as dropping the handle.
     pub fn detach(self) {
         drop(self);
     }

@@ -1,6 +1,6 @@
 //! Runs the same commands against redis-server and boson and compares the replies byte for byte.
 //!
-//! Where boson differs from Redis 7.0 on purpose is listed in README.md, under "Differences from Redis".
+//! Where boson differs from Redis 7.0 on purpose is listed in docs/redis.md, under "Differences from Redis".
 
 mod random;
 

@@ -17,8 +17,8 @@ const MAX_NAMES: usize = 4096;
 /// What `--inspect` says to have no inspector.
 const NONE: &str = "none";
 
-/// Starts the inspector of a server named `command`: at the `asked` path; without one in the runtime directory, where a failure is
-/// no more than a warning.
+/// Starts the inspector of a server named `command`: at the `asked` path; without one in the
+/// runtime directory, where a failure is no more than a warning.
 pub(crate) fn start(asked: Option<&Path>, command: &str, cores: Vec<Handle>) -> Result<Option<Inspector>> {
     let program = format!("boson {command}");
     if let Some(path) = asked {
@@ -61,7 +61,8 @@ pub(crate) fn find() -> Result<PathBuf> {
     }
 }
 
-/// `$XDG_RUNTIME_DIR/boson`, or `/run/boson` for root, or else a directory of the user's among the temporary ones.
+/// `$XDG_RUNTIME_DIR/boson`, or `/run/boson` for root, or else a directory that belongs to the user
+/// under the temporary directory.
 fn directory() -> PathBuf {
     let user = getuid();
     match std::env::var_os("XDG_RUNTIME_DIR") {
@@ -82,8 +83,8 @@ fn own_directory() -> Result<PathBuf> {
     Ok(path)
 }
 
-/// Refuses a runtime directory in which others can make and remove names: a server there could be anybody's. One that is absent is
-/// empty.
+/// Refuses a runtime directory in which others can make and remove names: a server there could be
+/// anybody's. One that is absent is empty.
 fn check(path: &Path) -> Result<()> {
     // Not through a link: anybody may make one among the temporary files.
     let found = match fs::symlink_metadata(path) {

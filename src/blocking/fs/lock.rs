@@ -14,11 +14,12 @@ const LOCK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::f
 type TryLock = fn(&std::fs::File) -> Result<(), TryLockError>;
 
 impl File {
-    /// Waits for the file's advisory lock (flock(2)), for this open file alone. It is given up by [`unlock`](Self::unlock), and when the
-    /// last handle to this open file is dropped.
+    /// Waits for the file's advisory lock (flock(2)), for this open file alone. It is given up by
+    /// [`unlock`](Self::unlock), and when the last handle to this open file is dropped.
     ///
-    /// A coroutine asks again and again, after 1 to 50 ms: were the call that blocks given to a thread, those that wait for locks could hold all
-    /// threads of the core, and whoever has the lock could need one to go on. So the order of arrival does not count.
+    /// A coroutine asks again and again, after 1 to 50 ms: were the call that blocks given to a
+    /// thread, those that wait for locks could hold all threads of the core, and the holder of the
+    /// lock could need one to go on. The order of arrival therefore does not count.
     ///
     /// # Errors
     ///
@@ -42,7 +43,8 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](TryLockError::WouldBlock) if it is not, and as for [`std::fs::File::try_lock`].
+    /// [`WouldBlock`](TryLockError::WouldBlock) if it is not, and as for
+    /// [`std::fs::File::try_lock`].
     #[track_caller]
     pub fn try_lock(&self) -> Result<(), TryLockError> {
         self.try_lock_with(std::fs::File::try_lock)
@@ -52,7 +54,8 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](TryLockError::WouldBlock) if it is not, and as for [`std::fs::File::try_lock_shared`].
+    /// [`WouldBlock`](TryLockError::WouldBlock) if it is not, and as for
+    /// [`std::fs::File::try_lock_shared`].
     #[track_caller]
     pub fn try_lock_shared(&self) -> Result<(), TryLockError> {
         self.try_lock_with(std::fs::File::try_lock_shared)

@@ -1,7 +1,7 @@
 //! What is done once, and what is made once.
 //!
-//! `std`'s put the thread to sleep while another one runs the initialiser. If that is suspended, as a coroutine of the same core is, nobody is
-//! left to resume it.
+//! `std`'s put the thread to sleep while another one runs the initialiser. If that is suspended, as
+//! a coroutine of the same core is, nobody is left to resume it.
 
 use std::fmt;
 use std::ops::Deref;
@@ -18,10 +18,10 @@ const RUNNING: u8 = 1;
 const POISONED: u8 = 2;
 const COMPLETE: u8 = 3;
 
-/// Runs a function once, whoever comes first; the others wait until it has returned.
+/// Runs a function once: the first caller runs it, and the others wait until it has returned.
 ///
-/// What the function awaits or blocks on lets other tasks of the core run. A function that calls the same `Once` again waits for
-/// itself, for ever.
+/// What the function awaits or blocks on lets other tasks of the core run. A function that calls
+/// the same `Once` again waits for itself, for ever.
 pub struct Once {
     /// Acquire and Release: who finds `COMPLETE` sees what the function did.
     state: AtomicU8,
@@ -48,11 +48,13 @@ impl Once {
         Self { state: AtomicU8::new(INCOMPLETE), settled: Notify::const_new() }
     }
 
-    /// Runs `f` if no function was run yet, and waits if one is being run. When it returns, one has been.
+    /// Runs `f` if no function was run yet, and waits if one is being run. When it returns, one has
+    /// been.
     ///
     /// # Panics
     ///
-    /// With what `f` panics with; if an earlier function panicked or was cancelled; in an async task, if it has to wait.
+    /// With what `f` panics with; if an earlier function panicked or was cancelled; in an async
+    /// task, if it has to wait.
     #[track_caller]
     pub fn call_once<F: FnOnce()>(&self, f: F) {
         if !self.is_completed() {
@@ -168,7 +170,7 @@ impl fmt::Debug for Once {
     }
 }
 
-/// A value that is set once, by whoever comes first; see [`Once`].
+/// A value that the first caller sets, once; see [`Once`].
 pub struct OnceLock<T> {
     once: Once,
     /// Set by the function that `once` runs, which is never run twice at a time.
@@ -218,8 +220,8 @@ impl<T> OnceLock<T> {
         value.map_or(Ok(()), Err)
     }
 
-    /// The value, which `make` makes if there is none. While another caller makes it, waits for that one; if that panics or is
-    /// cancelled, the next one tries.
+    /// The value, which `make` makes if there is none. While another caller makes it, waits for
+    /// that one; if that panics or is cancelled, the next one tries.
     ///
     /// # Panics
     ///
@@ -311,7 +313,8 @@ impl<T, F: FnOnce() -> T> LazyLock<T, F> {
     ///
     /// # Panics
     ///
-    /// With what the function panics with, or if it panicked or was cancelled before; in an async task, if it has to wait.
+    /// With what the function panics with, or if it panicked or was cancelled before; in an async
+    /// task, if it has to wait.
     #[track_caller]
     pub fn force(this: &Self) -> &T {
         if let Some(value) = this.value.get() {

@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use crate::rt::Handle;
 
-/// How long a core may take for an answer. One that works takes microseconds, or a turn of its loop.
+/// How long a core may take for an answer. One that works takes microseconds, or a turn of its
+/// loop.
 const PATIENCE: Duration = Duration::from_millis(250);
 
 /// The cores of a process.
@@ -18,7 +19,8 @@ pub(super) struct Cores(Vec<Asked>);
 #[derive(Debug)]
 struct Asked {
     handle: Handle,
-    /// It was asked and has not answered yet: it is not asked again until it does, so that questions do not pile up.
+    /// It was asked and has not answered yet: it is not asked again until it does, so that
+    /// questions do not pile up.
     is_asked: Arc<AtomicBool>,
 }
 
@@ -53,7 +55,8 @@ impl Cores {
         self.0.get(core)?.handle.polling()
     }
 
-    /// Runs `question` on each core of `cores`; `None` for those that are gone, overloaded or stuck.
+    /// Runs `question` on each core of `cores`; `None` for those that are gone, overloaded or
+    /// stuck.
     pub(super) fn ask<T: Send + 'static>(
         &self,
         cores: std::ops::Range<usize>,

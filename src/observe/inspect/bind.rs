@@ -15,8 +15,8 @@ use crate::net::unix::Name;
 /// Connections that wait while another one is answered.
 const BACKLOG: i32 = 16;
 
-/// Listens at `path`, with mode 0600. A socket there on which nobody listens, left behind by a process that was killed, is taken
-/// over.
+/// Listens at `path`, with mode 0600. A socket there on which nobody listens, left behind by a
+/// process that was killed, is taken over.
 pub(super) fn listen(path: &Path) -> Result<(UnixListener, Name)> {
     const OPERATION: &str = "listen for inspection at";
     let failed = |errno: Errno| Error::os(errno.raw_os_error(), OPERATION).at(path.display().to_string());

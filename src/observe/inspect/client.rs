@@ -20,7 +20,8 @@ const PATIENCE: Duration = Duration::from_secs(5);
 /// The longest answer that is taken, in bytes.
 const MAX_ANSWER_BYTES: u64 = 64 << 20;
 
-/// Asks a process that has an [`Inspector`](super::Inspector). Its functions block for up to some seconds.
+/// Asks a process that has an [`Inspector`](super::Inspector). Its functions block for up to some
+/// seconds.
 #[derive(Clone, Debug)]
 pub struct Client {
     path: PathBuf,
@@ -54,7 +55,8 @@ pub struct Snapshot {
 pub struct CoreReport {
     /// Its number.
     pub core: usize,
-    /// The core did not answer in time, and the rest of this is empty: one of its tasks does not return, or it has ended.
+    /// The core did not answer in time, and the rest of this is empty: one of its tasks does not
+    /// return, or it has ended.
     pub is_silent: bool,
     /// The task that a silent core was in: its name and where it was spawned.
     pub stuck_in: Option<(String, String)>,
@@ -64,7 +66,8 @@ pub struct CoreReport {
     pub cpu: usize,
     /// Its counters.
     pub stats: CoreStats,
-    /// The features that its io_uring has, as far as this version knows them; none without an io_uring.
+    /// The features that its io_uring has, as far as this version knows them; none without an
+    /// io_uring.
     pub ring_features: RingFeatures,
     /// How long things took.
     pub latencies: CoreLatencies,
@@ -86,7 +89,8 @@ pub struct PollerReport {
     pub exhausted: u64,
 }
 
-/// What is known of a task of another process: [`TaskInfo`](crate::observe::TaskInfo) with its core.
+/// What is known of a task of another process: [`TaskInfo`](crate::observe::TaskInfo) with its
+/// core.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TaskRecord {
@@ -141,9 +145,11 @@ impl Client {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) without a socket at the path, [`Closed`](ErrorKind::Closed) if nobody listens there (any
-    /// more), [`Unsupported`](ErrorKind::Unsupported) if what listens speaks another version or is no inspector,
-    /// [`TimedOut`](ErrorKind::TimedOut) if no answer comes, [`Corrupt`](ErrorKind::Corrupt) if it ends early.
+    /// [`NotFound`](ErrorKind::NotFound) without a socket at the path,
+    /// [`Closed`](ErrorKind::Closed) if nobody listens there (any more),
+    /// [`Unsupported`](ErrorKind::Unsupported) if what listens speaks another version or is no
+    /// inspector, [`TimedOut`](ErrorKind::TimedOut) if no answer comes,
+    /// [`Corrupt`](ErrorKind::Corrupt) if it ends early.
     pub fn snapshot(&self) -> Result<Snapshot> {
         let text = self.ask("stats")?;
         let mut cores = Vec::new();
@@ -203,12 +209,13 @@ impl Client {
         Ok(Snapshot { process, cores })
     }
 
-    /// Some tasks of a core; at most [`MAX_TASKS_PER_ANSWER`](super::MAX_TASKS_PER_ANSWER). Fewer than the range's limit and that
-    /// mean that there are no further ones.
+    /// Some tasks of a core; at most [`MAX_TASKS_PER_ANSWER`](super::MAX_TASKS_PER_ANSWER). Fewer
+    /// than the range's limit and that mean that there are no further ones.
     ///
     /// # Errors
     ///
-    /// As for [`Client::snapshot`], and [`InvalidInput`](ErrorKind::InvalidInput) for a core that is not there.
+    /// As for [`Client::snapshot`], and [`InvalidInput`](ErrorKind::InvalidInput) for a core that
+    /// is not there.
     pub fn tasks(&self, core: usize, range: TaskRange) -> Result<TaskPage> {
         let order = match range.order {
             TaskOrder::OldestFirst => "oldest",
@@ -253,7 +260,8 @@ impl Client {
         self.error(kind, error.to_string())
     }
 
-    /// The time-outs come before the connection: while too many others wait to be answered, connecting waits too.
+    /// The time-outs come before the connection: while too many others wait to be answered,
+    /// connecting waits too.
     fn connect(&self) -> rustix::io::Result<UnixStream> {
         let address = SocketAddrUnix::new(&self.path)?;
         let socket =

@@ -1,4 +1,5 @@
-//! The counters of a core by name: one list for the protocol, the Prometheus endpoint and `boson top`.
+//! The counters of a core by name: one list for the protocol, the Prometheus endpoint and `boson
+//! top`.
 
 use std::time::Duration;
 

@@ -26,17 +26,20 @@ use crate::rt::{self, Handle, Instant};
 pub const MAX_TASKS_PER_ANSWER: usize = 1000;
 /// The longest request, in bytes.
 const MAX_REQUEST_BYTES: usize = 256;
-/// The most that is written at once. The kernel cuts what is written into pieces of about this size, and waits for each as long as for all.
+/// The most that is written at once. The kernel cuts what is written into pieces of about this
+/// size, and waits for each as long as for all.
 const MAX_PIECE_BYTES: usize = 16 << 10;
-/// How long one asker may keep the others waiting with a request, and as long again with taking the answer.
+/// How long one asker may keep the others waiting with a request, and as long again with taking the
+/// answer.
 const PATIENCE: Duration = Duration::from_millis(500);
 /// How long to wait before accepting again when the process has no descriptor left.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Answers questions about this process on a Unix socket, until it is dropped. See [the module](super) for the protocol.
+/// Answers questions about this process on a Unix socket, until it is dropped. See [the
+/// module](super) for the protocol.
 ///
-/// Askers are answered one after the other; at most 16 wait. A request has at most 256 bytes and comes at once; whoever is slow
-/// to send it or to take the answer is dropped.
+/// Askers are answered one after the other; at most 16 wait. A request has at most 256 bytes and
+/// comes at once; a client that is slow to send it or to take the answer is dropped.
 #[derive(Debug)]
 #[must_use = "dropping it ends the inspector"]
 pub struct Inspector {
@@ -55,16 +58,16 @@ struct Answering {
 }
 
 impl Inspector {
-    /// Starts to answer for `cores` at `path`, for processes of the same user. `program` is what the asking side shows this process
-    /// as. A core's number is its index in `cores`.
+    /// Starts to answer for `cores` at `path`, for processes of the same user. `program` is what
+    /// the asking side shows this process as. A core's number is its index in `cores`.
     ///
     /// Start it after [`Signals`](rt::Signals), as every thread.
     ///
     /// # Errors
     ///
     /// [`InUse`](crate::ErrorKind::InUse) if another process listens at `path` or it is no socket;
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path over 107 bytes; otherwise the kernel's code: its directory is
-    /// absent or not writable, no descriptor or no thread is left.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) for a path over 107 bytes; otherwise the
+    /// kernel's code: its directory is absent or not writable, no descriptor or no thread is left.
     pub fn start(path: impl AsRef<Path>, program: impl Into<String>, cores: Vec<Handle>) -> Result<Self> {
         let (listener, name) = bind::listen(path.as_ref())?;
         let failed = |error: io::Error| Error::io(error, "start an inspector");
@@ -86,9 +89,11 @@ impl Inspector {
 }
 
 impl Drop for Inspector {
-    /// Removes the socket. The thread ends soon after; it is not waited for, because it may wait for this core.
+    /// Removes the socket. The thread ends soon after; it is not waited for, because it may wait
+    /// for this core.
     ///
-    /// In a child of a fork nothing is done: the socket is the parent's, and shutting it down would end it there.
+    /// In a child of a fork nothing is done: the socket is the parent's, and shutting it down would
+    /// end it there.
     fn drop(&mut self) {
         if self.process.is_left() {
             return;
@@ -120,7 +125,8 @@ impl Patience {
     }
 }
 
-/// Whether a signal came, or the process was stopped and goes on: with a time-out the kernel does not go on by itself (`signal(7)`).
+/// Whether a signal came, or the process was stopped and goes on: with a time-out the kernel does
+/// not go on by itself (`signal(7)`).
 fn is_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted
 }

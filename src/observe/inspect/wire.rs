@@ -39,7 +39,8 @@ fn escape(text: &mut String, value: &str) {
     }
 }
 
-/// The reverse of [`escape`]. What is no escape stands for itself; bytes that are no UTF-8 become U+FFFD.
+/// The reverse of [`escape`]. What is no escape stands for itself; bytes that are no UTF-8 become
+/// U+FFFD.
 fn unescape(value: &str) -> Cow<'_, str> {
     if !value.contains('%') {
         return Cow::Borrowed(value);

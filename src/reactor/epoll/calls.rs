@@ -1,4 +1,5 @@
-//! Blocking calls on the pool: the slots that keep what they work on, and their results on the way back.
+//! Blocking calls on the pool: the slots that keep what they work on, and their results on the way
+//! back.
 
 use std::os::fd::RawFd;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -27,8 +28,8 @@ enum State {
     InFlight(Option<JobId>, Waker),
     Done(i32),
     Orphaned(Option<JobId>, Box<dyn Orphan>),
-    /// The reactor gave up on the call, of which a thread may use the memory for as long as it likes: the slot is nobody else's any
-    /// more, and what it held is leaked.
+    /// The reactor gave up on the call, of which a thread may use the memory for as long as it
+    /// likes: the slot is nobody else's any more, and what it held is leaked.
     GivenUp,
 }
 
@@ -173,7 +174,8 @@ impl Calls {
 impl Drop for Calls {
     fn drop(&mut self) {
         if self.in_flight > 0 {
-            // A panic of the clock got in the way of the reactor's end: a thread may still use a call's memory.
+            // A panic of the clock got in the way of the reactor's end: a thread may still use a
+            // call's memory.
             self.leak();
         }
     }
@@ -204,7 +206,7 @@ impl Returned {
         let first = results.is_empty();
         results.push((key, result));
         drop(results);
-        // Whoever made the list not empty rings; the core takes all that is there then.
+        // The thread that finds the list empty rings; the core then takes the whole list.
         if first {
             self.doorbell.ring();
         }
@@ -244,14 +246,16 @@ pub(crate) struct CallJob {
     back: Return,
 }
 
-// SAFETY: the pointers of the call are addresses that do not depend on a thread. Who made the job, by `job`, promised that the
-// memory stays and that nobody else uses it until the call came back. The rest of it is `Send`.
+// SAFETY: the pointers of the call are addresses that do not depend on a thread. Who made the job,
+// by `job`, promised that the memory stays and that nobody else uses it until the call came back.
+// The rest of it is `Send`.
 unsafe impl Send for CallJob {}
 
 impl CallJob {
     /// Makes the call and puts its result back.
     pub(in crate::reactor) fn run(self) {
-        // SAFETY: `job`'s caller promised that the pointers and the descriptor are good until `back` is dropped, which is below.
+        // SAFETY: `job`'s caller promised that the pointers and the descriptor are good until
+        // `back` is dropped, which is below.
         let result = unsafe { self.call.perform(self.descriptor) };
         self.back.with(result);
     }
@@ -261,8 +265,8 @@ impl CallJob {
 ///
 /// # Safety
 ///
-/// The call's pointers are valid for what the kernel does with them, and nobody else uses the memory, until the result for `key`
-/// is in `returned`. `descriptor` stays open until then.
+/// The call's pointers are valid for what the kernel does with them, and nobody else uses the
+/// memory, until the result for `key` is in `returned`. `descriptor` stays open until then.
 pub(super) unsafe fn job(key: CallKey, call: Call, descriptor: RawFd, returned: &Arc<Returned>) -> Job {
     let back = Return { key, result: -libc::ECANCELED, to: Arc::clone(returned) };
     Job { name: "boson-io", work: Work::Call(CallJob { call, descriptor, back }) }

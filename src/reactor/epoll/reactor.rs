@@ -27,7 +27,8 @@ const DOORBELL: u64 = u64::MAX;
 const EVENTS: usize = 256;
 /// A busy core asks for events this often.
 const POLL_INTERVAL: Duration = Duration::from_micros(4);
-/// Calls on sockets that may succeed at once between two polls. Whoever comes after that yields to the other tasks first.
+/// Calls on sockets that may succeed at once between two polls. A task that comes after that yields
+/// to the other tasks first.
 const ATTEMPTS_PER_POLL: u32 = 64;
 
 /// One core's epoll instance.
@@ -101,13 +102,14 @@ impl Reactor {
         self.enters.get()
     }
 
-    /// Makes or continues a call. `Some` is its result: a count or a descriptor, or a negated errno. Otherwise the task is woken
-    /// when it is to be polled again.
+    /// Makes or continues a call. `Some` is its result: a count or a descriptor, or a negated
+    /// errno. Otherwise the task is woken when it is to be polled again.
     ///
     /// # Safety
     ///
-    /// Until there is a result or `flight` went to `forget` or `orphan`: the call's memory stays valid, unmoved, and used by nobody
-    /// else, and `descriptor` and `call` stay the same. A flight that `is_with_kernel` ends in a result or in `orphan`.
+    /// Until there is a result or `flight` went to `forget` or `orphan`: the call's memory stays
+    /// valid, unmoved, and used by nobody else, and `descriptor` and `call` stay the same. A flight
+    /// that `is_with_kernel` ends in a result or in `orphan`.
     pub(in crate::reactor) unsafe fn poll_call(
         &self,
         flight: &mut Flight,
@@ -135,8 +137,9 @@ impl Reactor {
         cx: &mut Context<'_>,
     ) -> Option<i32> {
         if matches!(flight, Flight::Grounded) && self.attempts.get() >= ATTEMPTS_PER_POLL {
-            // Only once: it tries when it comes back, so that nobody waits for ever for those before it.
-            // First, for it may panic, and what has not begun to wait is not told of its end.
+            // Only once: it tries when it comes back, so that nobody waits for ever for those
+            // before it. First, for it may panic, and what has not begun to wait is not told of its
+            // end.
             cx.waker().wake_by_ref();
             *flight = Flight::Yielded;
             return None;
@@ -151,7 +154,8 @@ impl Reactor {
         }
         if inner.registrations.is_ready(number, direction) {
             self.attempts.set(self.attempts.get() + 1);
-            // SAFETY: the caller's promise is passed on, and the descriptor was made non-blocking if that matters.
+            // SAFETY: the caller's promise is passed on, and the descriptor was made non-blocking
+            // if that matters.
             let result = unsafe { call.perform(number) };
             if !call.would_block(-result) {
                 if call.drained(result) {
@@ -176,7 +180,8 @@ impl Reactor {
         {
             return;
         }
-        // Cloning and dropping wakers may be foreign code, which may drop other operations: not under the borrow.
+        // Cloning and dropping wakers may be user code, which may drop other operations: not
+        // under the borrow.
         let waker = waker.clone();
         let mut inner = self.inner.borrow_mut();
         let old = match flight {
@@ -213,8 +218,9 @@ impl Reactor {
         };
         let waker = cx.waker().clone();
         let key = self.inner.borrow_mut().calls.take_slot(waker);
-        // SAFETY: the caller keeps the memory and the descriptor until there is a result or `orphan` gets the value, which keeps it
-        // in the slot of `key` until the result is returned.
+        // SAFETY: the caller keeps the memory and the descriptor until there is a result or
+        // `orphan` gets the value, which keeps it in the slot of `key` until the result is
+        // returned.
         let job = unsafe { job(key, call, descriptor.as_raw_fd(), &self.returned) };
         match self.pool.submit(job, &mut place, cx.waker()) {
             Ok(id) => {
@@ -266,7 +272,8 @@ impl Reactor {
         match flight {
             Flight::Waiting { number, direction, id } => {
                 let waker = self.inner.borrow_mut().registrations.remove_waiter(number, direction, id);
-                // Should it panic, there is more to do: the caller has a result, or has somebody told that there is none.
+                // Should it panic, there is more to do: the caller has a result, or has somebody
+                // told that there is none.
                 drop_contained(waker);
             }
             Flight::InLine(place) => self.pool.leave(place),
@@ -274,12 +281,13 @@ impl Reactor {
         }
     }
 
-    /// Keeps the value of a flight that is with the kernel until it is done. A call that no thread has begun is not made.
+    /// Keeps the value of a flight that is with the kernel until it is done. A call that no thread
+    /// has begun is not made.
     pub(in crate::reactor) fn orphan(&self, flight: Flight, orphan: Box<dyn Orphan>) {
         let Flight::Called(key) = flight else { return };
         let Ok(mut inner) = self.inner.try_borrow_mut() else {
-            // Only a subscriber to the log could come here while the reactor is at work. A thread may use the memory: a panic, which
-            // would free it, is not an answer.
+            // Only a subscriber to the log could come here while the reactor is at work. A thread
+            // may use the memory: a panic, which would free it, is not an answer.
             std::mem::forget(orphan);
             return;
         };
@@ -296,7 +304,7 @@ impl Reactor {
         }
     }
 
-    /// Wakes whoever's descriptor is ready or whose call is done; returns how many.
+    /// Wakes the tasks whose descriptor is ready or whose call is done; returns how many.
     pub(in crate::reactor) fn poll(&self, now: Instant) -> Result<usize> {
         let settled = self.settle();
         self.attempts.set(0);
@@ -329,7 +337,8 @@ impl Reactor {
         settled
     }
 
-    /// Takes what events there are, after at most `longest`, and wakes who waits for them; returns how many that were.
+    /// Takes what events there are, after at most `longest`, and wakes who waits for them; returns
+    /// how many that were.
     fn take_events(&self, longest: Option<Duration>) -> Result<usize> {
         let mut inner = self.inner.borrow_mut();
         let timeout = longest.map(|longest| rustix::event::Timespec {
@@ -397,8 +406,8 @@ impl Reactor {
         Ok(())
     }
 
-    /// Sleeps by ppoll(2): its time-out is in nanoseconds on every kernel and in every container, unlike epoll's, and it takes
-    /// descriptors that are closed without anybody saying so.
+    /// Sleeps by ppoll(2): its time-out is in nanoseconds on every kernel and in every container,
+    /// unlike epoll's, and it takes descriptors that are closed without anybody saying so.
     fn sleep(&self, longest: Option<Duration>) -> Result<()> {
         let mut inner = self.inner.borrow_mut();
         let Inner { watched, sleeping_on, .. } = &mut *inner;
@@ -413,8 +422,9 @@ impl Reactor {
         let timeout = timeout.as_ref().map_or(std::ptr::null(), std::ptr::from_ref);
         let len = libc::nfds_t::try_from(sleeping_on.len()).unwrap_or(libc::nfds_t::MAX);
         self.enters.set(self.enters.get() + 1);
-        // SAFETY: `sleeping_on` holds `len` entries, which nobody else uses meanwhile; `timeout` is null or points to a value that
-        // lives until after the call; a null mask changes no signals.
+        // SAFETY: `sleeping_on` holds `len` entries, which nobody else uses meanwhile; `timeout` is
+        // null or points to a value that lives until after the call; a null mask changes no
+        // signals.
         let ready = unsafe { libc::ppoll(sleeping_on.as_mut_ptr(), len, timeout, std::ptr::null()) };
         if ready < 0 {
             let errno = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EIO);
@@ -440,7 +450,7 @@ impl Reactor {
         }
         if left > 0 {
             self.inner.borrow_mut().calls.leak();
-            // Last, because a subscriber to the log is foreign code and may panic.
+            // Last, because a subscriber to the log is user code and may panic.
             contain(|| warn!("{left} blocking calls did not finish; their memory is not freed"));
         }
     }

@@ -11,8 +11,8 @@ use rustix::net::{ipproto, sockopt};
 
 use crate::reactor::ops::Direction;
 
-/// By descriptor number. A number is used again as soon as its descriptor is closed, so an entry knows which descriptor it is
-/// for: while it holds the `Weak`, no other `Rc` can have its address.
+/// By descriptor number. A number is used again as soon as its descriptor is closed, so an entry
+/// knows which descriptor it is for: while it holds the `Weak`, no other `Rc` can have its address.
 #[derive(Default)]
 pub(super) struct Registrations {
     by_number: Vec<Registration>,
@@ -23,11 +23,13 @@ pub(super) struct Registrations {
 #[derive(Default)]
 struct Registration {
     descriptor: Weak<OwnedFd>,
-    /// Which registration of this number it is: events of earlier ones may still come, from copies of their descriptors.
+    /// Which registration of this number it is: events of earlier ones may still come, from copies
+    /// of their descriptors.
     generation: u32,
     read: Side,
     write: Side,
-    /// The end of the stream, an error or urgent data was seen: a read that got less than it had room for says nothing.
+    /// The end of the stream, an error or urgent data was seen: a read that got less than it had
+    /// room for says nothing.
     irregular: bool,
     nonblocking: bool,
     /// Whether it is a TCP socket, once somebody asked.
@@ -63,7 +65,8 @@ impl Registrations {
     ///
     /// # Errors
     ///
-    /// The kernel's: no memory, or the limit of `fs.epoll.max_user_watches` is reached, or the descriptor cannot be waited for.
+    /// The kernel's: no memory, or the limit of `fs.epoll.max_user_watches` is reached, or the
+    /// descriptor cannot be waited for.
     pub(super) fn enter(
         &mut self,
         epoll: &OwnedFd,
@@ -83,7 +86,8 @@ impl Registrations {
                 EventFlags::IN | EventFlags::OUT | EventFlags::RDHUP | EventFlags::PRI | EventFlags::ET;
             let data = event_data(number, generation);
             match epoll::add(epoll, &**descriptor, data, flags) {
-                // Registered by an `Rc` before this one: its events are to carry the new generation, and come once more.
+                // Registered by an `Rc` before this one: its events are to carry the new
+                // generation, and come once more.
                 Err(Errno::EXIST) => epoll::modify(epoll, &**descriptor, data, flags)?,
                 result => result?,
             }
@@ -117,8 +121,9 @@ impl Registrations {
         self.side(number, direction).ready = false;
     }
 
-    /// A read took everything that there was, if this is a TCP socket: the next arrival is an event, and trying before it is a
-    /// wasted call. (Others end a read early for other reasons: datagrams, passed descriptors.)
+    /// A read took everything that there was, if this is a TCP socket: the next arrival is an
+    /// event, and trying before it is a wasted call. (Others end a read early for other reasons:
+    /// datagrams, passed descriptors.)
     pub(super) fn set_drained(&mut self, descriptor: &Rc<OwnedFd>) {
         let registration = &mut self.by_number[descriptor.as_raw_fd().cast_unsigned() as usize];
         let is_tcp = *registration.tcp.get_or_insert_with(|| {

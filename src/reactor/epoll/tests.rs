@@ -82,7 +82,8 @@ fn a_number_used_again_is_another_descriptor_though_a_copy_of_the_old_one_is_ope
         let before = receiving(&socket).await;
         before.cancel();
         assert!(before.await.is_err());
-        // The kernel keeps the registration as long as `old`, the copy, is open; a child process may hold one.
+        // The kernel keeps the registration as long as `old`, the copy, is open; a child process
+        // may hold one.
         drop(socket);
         let (new, new_peer) = pair(SocketType::STREAM);
         let socket = Rc::new(copy_at(new, 900));

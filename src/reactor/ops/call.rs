@@ -11,8 +11,8 @@ pub(crate) enum Call {
     Recv { buf: *mut u8, len: u32 },
     /// `send(2)` that never raises SIGPIPE.
     Send { buf: *const u8, len: u32 },
-    /// `send(2)` likewise, from memory that is in use until the peer has acknowledged it: `IORING_OP_SEND_ZC`. The result has
-    /// [`COPIED`] set if the kernel copied it after all.
+    /// `send(2)` likewise, from memory that is in use until the peer has acknowledged it:
+    /// `IORING_OP_SEND_ZC`. The result has [`COPIED`] set if the kernel copied it after all.
     SendZeroCopy { buf: *const u8, len: u32 },
     /// `accept4(2)` that does not ask for the address.
     Accept,
@@ -38,7 +38,8 @@ pub(crate) enum Call {
     Allocate { mode: i32, offset: u64, len: u64 },
 }
 
-/// In the result of [`Call::SendZeroCopy`]: the kernel copied the bytes. The others are how many it sent.
+/// In the result of [`Call::SendZeroCopy`]: the kernel copied the bytes. The others are how many it
+/// sent.
 pub(in crate::reactor) const COPIED: i32 = 1 << 30;
 /// The most that one [`Call::SendZeroCopy`] sends, so that the count keeps clear of [`COPIED`].
 pub(super) const MAX_ZERO_COPY_BYTES: u32 = (1 << 30) - 4096;
@@ -70,7 +71,8 @@ pub(in crate::reactor) enum Way {
 }
 
 impl Call {
-    /// The address and length of what a call on a file moves; no address for a call that moves nothing, `None` for other calls.
+    /// The address and length of what a call on a file moves; no address for a call that moves
+    /// nothing, `None` for other calls.
     pub(in crate::reactor) fn file_memory(self) -> Option<(usize, usize)> {
         match self {
             Self::ReadAt { buf, len, .. } => Some((buf.addr(), len as usize)),
@@ -85,7 +87,8 @@ impl Call {
         matches!(self, Self::ReadAt { .. } | Self::WriteAt { .. })
     }
 
-    /// The call as an io_uring entry; `buffer` is the registered buffer that the memory of a call on a file lies in.
+    /// The call as an io_uring entry; `buffer` is the registered buffer that the memory of a call
+    /// on a file lies in.
     pub(in crate::reactor) fn entry(self, descriptor: RawFd, buffer: Option<u16>) -> squeue::Entry {
         let fd = types::Fd(descriptor);
         match self {
@@ -157,7 +160,8 @@ impl Call {
         }
     }
 
-    /// Whether the call would block on a descriptor without `O_NONBLOCK`: it has no flag of its own to say so.
+    /// Whether the call would block on a descriptor without `O_NONBLOCK`: it has no flag of its own
+    /// to say so.
     pub(in crate::reactor) fn needs_nonblocking_descriptor(self) -> bool {
         matches!(self, Self::Accept | Self::Connect { .. } | Self::Read { .. } | Self::Write { .. })
     }
@@ -179,12 +183,14 @@ impl Call {
         }
     }
 
-    /// Makes the system call on this thread and returns what an io_uring would: a count or a descriptor, or a negated errno.
-    /// Calls that wait for readiness do not block, given a descriptor that `needs_nonblocking_descriptor` was heeded for.
+    /// Makes the system call on this thread and returns what an io_uring would: a count or a
+    /// descriptor, or a negated errno. Calls that wait for readiness do not block, given a
+    /// descriptor that `needs_nonblocking_descriptor` was heeded for.
     ///
     /// # Safety
     ///
-    /// The call's pointers are valid for what the kernel does with them, and nobody else uses the memory meanwhile.
+    /// The call's pointers are valid for what the kernel does with them, and nobody else uses the
+    /// memory meanwhile.
     pub(in crate::reactor) unsafe fn perform(self, descriptor: RawFd) -> i32 {
         loop {
             // SAFETY: the caller's promise is passed on.
@@ -229,17 +235,20 @@ impl Call {
                 unsafe { libc::connect(descriptor, address, len) as isize }
             }
             Self::ReceiveMessage { header } => {
-                // SAFETY: `header` and all that it points to are valid for writes, by the caller's promise.
+                // SAFETY: `header` and all that it points to are valid for writes, by the caller's
+                // promise.
                 unsafe { libc::recvmsg(descriptor, header, libc::MSG_DONTWAIT) }
             }
             Self::SendMessage { header } => {
                 let flags = libc::MSG_DONTWAIT | libc::MSG_NOSIGNAL;
-                // SAFETY: `header` and all that it points to are valid for reads, by the caller's promise.
+                // SAFETY: `header` and all that it points to are valid for reads, by the caller's
+                // promise.
                 unsafe { libc::sendmsg(descriptor, header, flags) }
             }
             Self::PollReadable => {
                 let mut asked = libc::pollfd { fd: descriptor, events: libc::POLLIN, revents: 0 };
-                // SAFETY: `asked` is one entry, which nobody else uses meanwhile; a time-out of 0 does not wait.
+                // SAFETY: `asked` is one entry, which nobody else uses meanwhile; a time-out of 0
+                // does not wait.
                 unsafe { libc::poll(&raw mut asked, 1, 0) as isize }
             }
             Self::Read { buf, len } => {
@@ -257,7 +266,8 @@ impl Call {
             }
             Self::WriteAt { buf, len, offset } => {
                 let part = libc::iovec { iov_base: buf.cast_mut().cast(), iov_len: len as usize };
-                // SAFETY: the one part is valid for reads of `len` bytes, by the caller's promise; it is not written to.
+                // SAFETY: the one part is valid for reads of `len` bytes, by the caller's promise;
+                // it is not written to.
                 unsafe { libc::pwritev2(descriptor, &raw const part, 1, at(offset), 0) }
             }
             // SAFETY: the call has no pointers.

@@ -11,7 +11,8 @@ use super::socket::write_address;
 use super::{Call, Op, Operation, clamp_len, received};
 use crate::mem::{IoBuf, IoBufMut};
 
-/// What a datagram's call points to besides the bytes: their place and length, and the address. Can be used again.
+/// What a datagram's call points to besides the bytes: their place and length, and the address. Can
+/// be used again.
 ///
 /// Behind a pointer, not a `Box`: while the kernel works on it no reference to it is made.
 pub(crate) struct Envelope(NonNull<Parts>);
@@ -24,19 +25,22 @@ struct Parts {
 
 impl Envelope {
     pub(crate) fn new() -> Self {
-        // SAFETY: all three are plain integers and pointers, for which zeros are valid: null, and an unspecified family.
+        // SAFETY: all three are plain integers and pointers, for which zeros are valid: null, and
+        // an unspecified family.
         let parts = Box::new(unsafe { std::mem::zeroed::<Parts>() });
         Self(NonNull::from(Box::leak(parts)))
     }
 
     /// No operation uses it: it is in nobody's hands but the caller's.
     fn parts(&mut self) -> &mut Parts {
-        // SAFETY: it was a box's, which is freed only in `drop`, and this is the only value with its address. The kernel is done
-        // with it: the operation that it was given to has ended and given it back, or is about to begin.
+        // SAFETY: it was a box's, which is freed only in `drop`, and this is the only value with
+        // its address. The kernel is done with it: the operation that it was given to has ended and
+        // given it back, or is about to begin.
         unsafe { self.0.as_mut() }
     }
 
-    /// Makes the header say where the bytes are, and the address, of which `address_len` bytes count.
+    /// Makes the header say where the bytes are, and the address, of which `address_len` bytes
+    /// count.
     fn point_to(&mut self, bytes: *mut u8, len: u32, address_len: libc::socklen_t) {
         let parts = self.parts();
         parts.bytes = libc::iovec { iov_base: bytes.cast(), iov_len: len as usize };
@@ -60,8 +64,8 @@ impl Envelope {
         let storage = &raw const parts.address;
         match i32::from(parts.address.ss_family) {
             libc::AF_INET => {
-                // SAFETY: `sockaddr_storage` is larger than, and at least as aligned as, every address type, and initialised;
-                // every bit pattern is a `sockaddr_in`.
+                // SAFETY: `sockaddr_storage` is larger than, and at least as aligned as, every
+                // address type, and initialised; every bit pattern is a `sockaddr_in`.
                 let v4 = unsafe { storage.cast::<libc::sockaddr_in>().read() };
                 let ip = Ipv4Addr::from(v4.sin_addr.s_addr.to_ne_bytes());
                 Ok(SocketAddr::new(IpAddr::V4(ip), u16::from_be(v4.sin_port)))
@@ -80,8 +84,8 @@ impl Envelope {
 
 impl Drop for Envelope {
     fn drop(&mut self) {
-        // SAFETY: it is the address of a box that was leaked in `new`, and nobody frees it but this value, once. The kernel is done
-        // with it: an operation in flight keeps its envelope.
+        // SAFETY: it is the address of a box that was leaked in `new`, and nobody frees it but this
+        // value, once. The kernel is done with it: an operation in flight keeps its envelope.
         drop(unsafe { Box::from_raw(self.0.as_ptr()) });
     }
 }
@@ -95,8 +99,8 @@ impl fmt::Debug for Envelope {
 /// What a receive comes to: how many bytes, and from whom.
 pub(crate) type Received = io::Result<(u32, SocketAddr)>;
 
-/// Receives a datagram into `buf`; what it has no room for is lost. What arrived after the future was dropped goes to `orphan` with
-/// the buffer.
+/// Receives a datagram into `buf`; what it has no room for is lost. What arrived after the future
+/// was dropped goes to `orphan` with the buffer.
 pub(crate) fn receive_from<B, F>(
     socket: &Rc<OwnedFd>,
     mut buf: B,
@@ -125,9 +129,9 @@ fn from_whom<B: IoBufMut>(buf: &mut B, envelope: &mut Envelope, result: io::Resu
     result.and_then(|len| Ok((len, envelope.sender()?)))
 }
 
-// SAFETY: the call points to the envelope's header, which the value owns and which does not move with it. That points to the
-// envelope's address, likewise, and to `len <= bytes_total` writable bytes of `buf`, which the value owns and which stay in place
-// by `IoBufMut`'s contract.
+// SAFETY: the call points to the envelope's header, which the value owns and which does not move
+// with it. That points to the envelope's address, likewise, and to `len <= bytes_total` writable
+// bytes of `buf`, which the value owns and which stay in place by `IoBufMut`'s contract.
 unsafe impl<B, F> Operation for ReceiveFrom<B, F>
 where
     B: IoBufMut,
@@ -154,7 +158,8 @@ where
     }
 }
 
-/// Sends `buf` as a datagram, to `address` or to whom the socket is connected to. Never raises SIGPIPE.
+/// Sends `buf` as a datagram, to `address` or to whom the socket is connected to. Never raises
+/// SIGPIPE.
 pub(crate) fn send_to<B: IoBuf>(
     socket: &Rc<OwnedFd>,
     buf: B,
@@ -173,9 +178,9 @@ pub(crate) struct SendTo<B> {
     envelope: Envelope,
 }
 
-// SAFETY: the call points to the envelope's header, which the value owns and which does not move with it. That points to the
-// envelope's address, likewise, and to `len <= bytes_init` readable bytes of `buf`, which the value owns and which stay in place by
-// `IoBuf`'s contract.
+// SAFETY: the call points to the envelope's header, which the value owns and which does not move
+// with it. That points to the envelope's address, likewise, and to `len <= bytes_init` readable
+// bytes of `buf`, which the value owns and which stay in place by `IoBuf`'s contract.
 unsafe impl<B: IoBuf> Operation for SendTo<B> {
     type Output = (io::Result<u32>, B, Envelope);
 

@@ -18,8 +18,8 @@ pub(crate) struct ReadAt<B> {
     buf: B,
 }
 
-// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns and which stay in place by
-// `IoBufMut`'s contract.
+// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns
+// and which stay in place by `IoBufMut`'s contract.
 unsafe impl<B: IoBufMut> Operation for ReadAt<B> {
     type Output = (io::Result<u32>, B);
 
@@ -51,8 +51,8 @@ pub(crate) struct WriteAt<B> {
     buf: B,
 }
 
-// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns and which stay in place by
-// `IoBuf`'s contract.
+// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns
+// and which stay in place by `IoBuf`'s contract.
 unsafe impl<B: IoBuf> Operation for WriteAt<B> {
     type Output = (io::Result<u32>, B);
 

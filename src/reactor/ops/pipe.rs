@@ -8,8 +8,9 @@ use super::transfer::{self, Incoming, Outgoing, Stream};
 use super::{Call, Op, Operation};
 use crate::mem::{IoBuf, IoBufMut};
 
-/// Reads from where a stream is into `buf`; waits until there is something to read. On a core without io_uring the descriptor becomes
-/// non-blocking. What was read after the future was dropped goes to `orphan` with the buffer.
+/// Reads from where a stream is into `buf`; waits until there is something to read. On a core
+/// without io_uring the descriptor becomes non-blocking. What was read after the future was dropped
+/// goes to `orphan` with the buffer.
 pub(crate) fn read_stream<B, F>(stream: &Rc<OwnedFd>, buf: B, orphan: F) -> Op<Incoming<Stream, B, F>>
 where
     B: IoBufMut,
@@ -18,8 +19,9 @@ where
     transfer::incoming(stream, buf, orphan)
 }
 
-/// Writes from `buf` to where a stream is, possibly only a part; waits until there is room. On a core without io_uring the descriptor
-/// becomes non-blocking. `guard` is dropped when the kernel is done, also if nobody waits for it any more.
+/// Writes from `buf` to where a stream is, possibly only a part; waits until there is room. On a
+/// core without io_uring the descriptor becomes non-blocking. `guard` is dropped when the kernel is
+/// done, also if nobody waits for it any more.
 pub(crate) fn write_stream<B, G>(stream: &Rc<OwnedFd>, buf: B, guard: G) -> Op<Outgoing<Stream, B, G>>
 where
     B: IoBuf,
@@ -28,7 +30,8 @@ where
     transfer::outgoing(stream, buf, guard)
 }
 
-/// Waits until there is something to read, or an error to be told. Takes nothing, so nothing is lost when the future is dropped.
+/// Waits until there is something to read, or an error to be told. Takes nothing, so nothing is
+/// lost when the future is dropped.
 pub(crate) fn readable(stream: &Rc<OwnedFd>) -> Op<Readable> {
     Op::new(Readable { stream: Rc::clone(stream) })
 }

@@ -11,8 +11,8 @@ use super::transfer::{self, Incoming, Outgoing, Socket};
 use super::{COPIED, Call, Op, Operation, clamp_len};
 use crate::mem::{IoBuf, IoBufMut};
 
-/// Receives from a socket into `buf`; 0 bytes is the end of the stream. What arrived after the future was dropped goes to
-/// `orphan` with the buffer.
+/// Receives from a socket into `buf`; 0 bytes is the end of the stream. What arrived after the
+/// future was dropped goes to `orphan` with the buffer.
 pub(crate) fn recv<B, F>(socket: &Rc<OwnedFd>, buf: B, orphan: F) -> Op<Incoming<Socket, B, F>>
 where
     B: IoBufMut,
@@ -21,8 +21,8 @@ where
     transfer::incoming(socket, buf, orphan)
 }
 
-/// Sends from `buf` on a socket; possibly only a part. Never raises SIGPIPE. `guard` is dropped when the kernel is done, also if
-/// nobody waits for it any more.
+/// Sends from `buf` on a socket; possibly only a part. Never raises SIGPIPE. `guard` is dropped
+/// when the kernel is done, also if nobody waits for it any more.
 pub(crate) fn send<B, G>(socket: &Rc<OwnedFd>, buf: B, guard: G) -> Op<Outgoing<Socket, B, G>>
 where
     B: IoBuf,
@@ -31,8 +31,8 @@ where
     transfer::outgoing(socket, buf, guard)
 }
 
-/// Like [`send`], but the kernel reads `buf` until the peer has acknowledged what was sent; says besides the count whether the
-/// kernel copied the bytes instead.
+/// Like [`send`], but the kernel reads `buf` until the peer has acknowledged what was sent; says
+/// besides the count whether the kernel copied the bytes instead.
 pub(crate) fn send_zero_copy<B, G>(socket: &Rc<OwnedFd>, buf: B, guard: G) -> Op<SendZeroCopy<B, G>>
 where
     B: IoBuf,
@@ -47,8 +47,9 @@ pub(crate) struct SendZeroCopy<B, G> {
     _guard: G,
 }
 
-// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns and which stay in place by
-// `IoBuf`'s contract. The reactor calls the operation complete only when the kernel's notification says that it is done with them.
+// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns
+// and which stay in place by `IoBuf`'s contract. The reactor calls the operation complete only when
+// the kernel's notification says that it is done with them.
 unsafe impl<B: IoBuf, G: Unpin + 'static> Operation for SendZeroCopy<B, G> {
     type Output = (io::Result<(u32, bool)>, B);
 
@@ -89,7 +90,8 @@ pub(crate) struct Accept<F> {
 
 fn accepted(result: io::Result<u32>) -> io::Result<OwnedFd> {
     let descriptor = i32::try_from(result?).map_err(|_| io::Error::from_raw_os_error(libc::EBADF))?;
-    // SAFETY: the kernel completed this accept with a descriptor that is new and that nobody else knows of.
+    // SAFETY: the kernel completed this accept with a descriptor that is new and that nobody else
+    // knows of.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
@@ -129,7 +131,8 @@ pub(crate) struct Connect {
     len: libc::socklen_t,
 }
 
-// SAFETY: the call points to the boxed address, which the value owns and which does not move with it.
+// SAFETY: the call points to the boxed address, which the value owns and which does not move with
+// it.
 unsafe impl Operation for Connect {
     type Output = io::Result<()>;
 
@@ -149,7 +152,8 @@ unsafe impl Operation for Connect {
 }
 
 fn encode_address(address: &SocketAddr) -> (Box<libc::sockaddr_storage>, libc::socklen_t) {
-    // SAFETY: `sockaddr_storage` is plain bytes; all zeros is a valid value (an unspecified family).
+    // SAFETY: `sockaddr_storage` is plain bytes; all zeros is a valid value (an unspecified
+    // family).
     let mut storage = Box::new(unsafe { MaybeUninit::<libc::sockaddr_storage>::zeroed().assume_init() });
     let len = write_address(address, &mut storage);
     (storage, len)
@@ -166,7 +170,8 @@ pub(super) fn write_address(address: &SocketAddr, storage: &mut libc::sockaddr_s
                 sin_addr: libc::in_addr { s_addr: u32::from_ne_bytes(v4.ip().octets()) },
                 sin_zero: [0; 8],
             };
-            // SAFETY: `sockaddr_storage` is larger than, and at least as aligned as, every address type.
+            // SAFETY: `sockaddr_storage` is larger than, and at least as aligned as, every address
+            // type.
             unsafe { target.cast::<libc::sockaddr_in>().write(encoded) };
             size_of::<libc::sockaddr_in>()
         }
@@ -178,7 +183,8 @@ pub(super) fn write_address(address: &SocketAddr, storage: &mut libc::sockaddr_s
                 sin6_addr: libc::in6_addr { s6_addr: v6.ip().octets() },
                 sin6_scope_id: v6.scope_id(),
             };
-            // SAFETY: `sockaddr_storage` is larger than, and at least as aligned as, every address type.
+            // SAFETY: `sockaddr_storage` is larger than, and at least as aligned as, every address
+            // type.
             unsafe { target.cast::<libc::sockaddr_in6>().write(encoded) };
             size_of::<libc::sockaddr_in6>()
         }

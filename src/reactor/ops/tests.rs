@@ -150,7 +150,8 @@ fn a_core_gives_up(reactor: ReactorChoice) {
     assert!(!poll_once(&mut given_up) && !poll_once(&mut late));
     finish_read(&file);
     std::thread::sleep(Duration::from_millis(5));
-    // Nobody looks any more whether the kernel is done: their memory is not freed, and not given back.
+    // Nobody looks any more whether the kernel is done: their memory is not freed, and not given
+    // back.
     assert!(!poll_once(&mut given_up) && !poll_once(&mut late));
     drop((given_up, late));
     assert_eq!((alive.get(), alive_at_the_end.get()), (1, 1));

@@ -8,7 +8,8 @@ use std::rc::Rc;
 use super::{Call, Op, Operation, clamp_len, received};
 use crate::mem::{IoBuf, IoBufMut};
 
-/// The calls by which bytes come and go. Implemented here only: [`Operation`]'s promise about the memory rests on it.
+/// The calls by which bytes come and go. Implemented here only: [`Operation`]'s promise about the
+/// memory rests on it.
 pub(crate) trait Via: Unpin + 'static {
     /// Writes at most `len` bytes to `buf`.
     fn incoming(buf: *mut u8, len: u32) -> Call;
@@ -30,7 +31,8 @@ impl Via for Socket {
     }
 }
 
-/// Pipes, and what else is read or written as a stream. On a core without io_uring the descriptor becomes non-blocking.
+/// Pipes, and what else is read or written as a stream. On a core without io_uring the descriptor
+/// becomes non-blocking.
 pub(crate) struct Stream;
 
 impl Via for Stream {
@@ -43,8 +45,8 @@ impl Via for Stream {
     }
 }
 
-/// Takes what comes to `buf`; waits until there is something. 0 bytes are the end of the stream. What came after the future was dropped goes
-/// to `orphan` with the buffer.
+/// Takes what comes to `buf`; waits until there is something. 0 bytes are the end of the stream.
+/// What came after the future was dropped goes to `orphan` with the buffer.
 pub(super) fn incoming<V, B, F>(from: &Rc<OwnedFd>, buf: B, orphan: F) -> Op<Incoming<V, B, F>>
 where
     V: Via,
@@ -62,8 +64,8 @@ pub(crate) struct Incoming<V, B, F> {
     via: PhantomData<V>,
 }
 
-// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns and which stay in place by
-// `IoBufMut`'s contract.
+// SAFETY: the call's `len <= bytes_total` writable bytes are those of `buf`, which the value owns
+// and which stay in place by `IoBufMut`'s contract.
 unsafe impl<V, B, F> Operation for Incoming<V, B, F>
 where
     V: Via,
@@ -91,8 +93,8 @@ where
     }
 }
 
-/// Has `buf` go out, possibly only a part; waits until there is room. `guard` is dropped when the kernel is done, also if nobody waits for it
-/// any more.
+/// Has `buf` go out, possibly only a part; waits until there is room. `guard` is dropped when the
+/// kernel is done, also if nobody waits for it any more.
 pub(super) fn outgoing<V, B, G>(to: &Rc<OwnedFd>, buf: B, guard: G) -> Op<Outgoing<V, B, G>>
 where
     V: Via,
@@ -110,8 +112,8 @@ pub(crate) struct Outgoing<V, B, G> {
     via: PhantomData<V>,
 }
 
-// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns and which stay in place by
-// `IoBuf`'s contract.
+// SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns
+// and which stay in place by `IoBuf`'s contract.
 unsafe impl<V: Via, B: IoBuf, G: Unpin + 'static> Operation for Outgoing<V, B, G> {
     type Output = (io::Result<u32>, B);
 

@@ -20,8 +20,8 @@ impl SignalsBlocked {
         let mut before = MaybeUninit::<libc::sigset_t>::uninit();
         // SAFETY: `sigfillset` initialises the set it is given room for.
         unsafe { libc::sigfillset(all.as_mut_ptr()) };
-        // SAFETY: `all` was initialised above, and `before` has room for a set. With `SIG_BLOCK` and valid pointers the call
-        // cannot fail, so `before` is initialised afterwards.
+        // SAFETY: `all` was initialised above, and `before` has room for a set. With `SIG_BLOCK`
+        // and valid pointers the call cannot fail, so `before` is initialised afterwards.
         unsafe { libc::pthread_sigmask(libc::SIG_BLOCK, all.as_ptr(), before.as_mut_ptr()) };
         // SAFETY: initialised by the call above.
         Self(unsafe { before.assume_init() })

@@ -1,7 +1,9 @@
-//! Buffers that all connections of a core receive into, lent to the kernel in a ring (`io_uring_register_buf_ring(3)`).
+//! Buffers that all connections of a core receive into, lent to the kernel in a ring
+//! (`io_uring_register_buf_ring(3)`).
 //!
-//! The kernel takes a buffer only when bytes have arrived, so an idle connection holds none. The ring starts with a few buffers, which
-//! stay in the processor's cache, and gets more when the kernel ran out.
+//! The kernel takes a buffer only when bytes have arrived, so an idle connection holds none. The
+//! ring starts with a few buffers, which stay in the processor's cache, and gets more when the
+//! kernel ran out.
 
 use std::io;
 use std::ptr::NonNull;
@@ -15,8 +17,8 @@ use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 pub(super) const BUFFER_GROUP: u16 = 0;
 /// The size of one buffer, in bytes.
 pub(crate) const BUFFER_BYTES: usize = 16 << 10;
-/// From one buffer to the next, in bytes: a few cache lines more, for small messages that all began at the same offset of a
-/// page would compete for the same few sets of the processor's caches.
+/// From one buffer to the next, in bytes: a few cache lines more, for small messages that all began
+/// at the same offset of a page would compete for the same few sets of the processor's caches.
 const STRIDE_BYTES: usize = BUFFER_BYTES + 9 * 64;
 /// How many buffers a core has at most: with their size, 8 MiB. A power of two.
 const MAX_BUFFERS: u16 = 512;
@@ -33,8 +35,8 @@ pub(super) struct BufferRing {
     in_use: u16,
 }
 
-/// Bytes that the kernel wrote into a buffer of the ring. Whoever holds it has the buffer to itself until it is given back to
-/// [`BufferRing::recycle`].
+/// Bytes that the kernel wrote into a buffer of the ring. Its holder has the buffer to itself
+/// until it is given back to [`BufferRing::recycle`].
 #[derive(Debug)]
 #[must_use = "a chunk that is not recycled is lost to the ring"]
 pub(crate) struct Chunk {
@@ -61,8 +63,9 @@ impl BufferRing {
         let entries = Mapping::new(usize::from(MAX_BUFFERS) * size_of::<BufRingEntry>())?;
         let memory = Mapping::new(usize::from(MAX_BUFFERS) * STRIDE_BYTES)?;
         let address = entries.base.as_ptr().addr() as u64;
-        // SAFETY: the address is a page-aligned mapping of `MAX_BUFFERS` entries. It is unmapped only when this value is
-        // dropped, and its owner drops it after the ring, or leaks it if the ring still has operations in flight.
+        // SAFETY: the address is a page-aligned mapping of `MAX_BUFFERS` entries. It is unmapped
+        // only when this value is dropped, and its owner drops it after the ring, or leaks it if
+        // the ring still has operations in flight.
         unsafe { ring.submitter().register_buf_ring_with_flags(address, MAX_BUFFERS, BUFFER_GROUP, 0) }?;
         let mut buffers = Self { entries, memory, tail: 0, in_use: 0 };
         buffers.grow();
@@ -87,10 +90,12 @@ impl BufferRing {
     /// What a chunk holds.
     pub(super) fn bytes<'a>(&'a self, chunk: &'a Chunk) -> &'a [u8] {
         let at = usize::from(chunk.buffer) * STRIDE_BYTES + usize::from(chunk.start);
-        // SAFETY: `filled` checked that the buffer is one of the mapping's and that `end` is within it, and `start <= end`.
+        // SAFETY: `filled` checked that the buffer is one of the mapping's and that `end` is within
+        // it, and `start <= end`.
         let first = unsafe { self.memory.base.add(at) };
-        // SAFETY: the bytes lie in the mapping, which starts zeroed and lives as long as `self`. Nobody writes them while the
-        // chunk is borrowed: the kernel gave the buffer away with it, and gets it back only when `recycle` consumes the chunk.
+        // SAFETY: the bytes lie in the mapping, which starts zeroed and lives as long as `self`.
+        // Nobody writes them while the chunk is borrowed: the kernel gave the buffer away with it,
+        // and gets it back only when `recycle` consumes the chunk.
         unsafe { std::slice::from_raw_parts(first.as_ptr(), chunk.len()) }
     }
 
@@ -103,8 +108,9 @@ impl BufferRing {
         let base = self.entries.base.cast::<BufRingEntry>();
         // SAFETY: the index is masked to the number of entries, so it lies in the mapping.
         let mut entry = unsafe { base.add(usize::from(self.tail & (MAX_BUFFERS - 1))) };
-        // SAFETY: the mapping is aligned and starts zeroed, which is a valid entry. The kernel reads entries up to the tail
-        // only, and never holds more buffers than there are entries, so this one is not being read.
+        // SAFETY: the mapping is aligned and starts zeroed, which is a valid entry. The kernel
+        // reads entries up to the tail only, and never holds more buffers than there are entries,
+        // so this one is not being read.
         let entry = unsafe { entry.as_mut() };
         let offset = usize::from(buffer) * STRIDE_BYTES;
         entry.set_addr((self.memory.base.as_ptr().addr() + offset) as u64);
@@ -113,7 +119,8 @@ impl BufferRing {
         self.tail = self.tail.wrapping_add(1);
         // SAFETY: `base` is the first entry of the registered ring, and that entry is initialised.
         let tail = unsafe { BufRingEntry::tail(base.as_ptr()) };
-        // SAFETY: the tail is an aligned `u16` in the mapping, and everybody, here and in the kernel, accesses it atomically.
+        // SAFETY: the tail is an aligned `u16` in the mapping, and everybody, here and in the
+        // kernel, accesses it atomically.
         let tail = unsafe { AtomicU16::from_ptr(tail.cast_mut()) };
         tail.store(self.tail, Ordering::Release);
     }
@@ -128,7 +135,8 @@ struct Mapping {
 impl Mapping {
     fn new(len: usize) -> io::Result<Self> {
         let protection = ProtFlags::READ | ProtFlags::WRITE;
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // existing memory.
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE) }?;
         let base = NonNull::new(base.cast()).ok_or(io::ErrorKind::OutOfMemory)?;
         Ok(Self { base, len })

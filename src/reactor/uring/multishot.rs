@@ -1,7 +1,9 @@
-//! Operations with many completions: one request that receives, or accepts, until it is told to stop.
+//! Operations with many completions: one request that receives, or accepts, until it is told to
+//! stop.
 //!
-//! What arrives waits in a queue until a task takes it, so a future that is dropped loses nothing. The queue is bounded: when its
-//! reader is slow the request is cancelled, the rest stays in the kernel (which slows the peer down), and the next wait asks anew.
+//! What arrives waits in a queue until a task takes it, so a future that is dropped loses nothing.
+//! The queue is bounded: when its reader is slow the request is cancelled, the rest stays in the
+//! kernel (which slows the peer down), and the next wait asks anew.
 
 use std::cell::{Cell, RefCell};
 use std::collections::VecDeque;
@@ -33,9 +35,10 @@ pub(super) struct Event {
 
 /// What a request with many completions feeds.
 pub(super) trait Multishot {
-    /// Takes one completion and says whether to cancel the request. Who is to be told goes to `completed`.
+    /// Takes one completion and says whether to cancel the request. The tasks to wake go to
+    /// `completed`.
     ///
-    /// Runs inside the reactor: it neither calls the reactor nor runs foreign code.
+    /// Runs inside the reactor: it neither calls the reactor nor runs user code.
     fn event(&self, event: Event, completed: &mut Vec<Completed>) -> bool;
 }
 
@@ -83,8 +86,8 @@ impl Item for OwnedFd {
     }
 
     fn arrived(result: i32, _chunk: Option<Chunk>) -> Option<Self> {
-        // SAFETY: the kernel completed an accept with a descriptor that is new and that nobody else knows of; results below zero
-        // do not come here.
+        // SAFETY: the kernel completed an accept with a descriptor that is new and that nobody else
+        // knows of; results below zero do not come here.
         (result >= 0).then(|| unsafe { OwnedFd::from_raw_fd(result) })
     }
 
@@ -110,13 +113,15 @@ struct State<T> {
     reactor: Option<Rc<Reactor>>,
     /// The request was told to stop.
     stopping: bool,
-    /// Nearly always there is one: it is here, and not in an allocation of its own, which would be one more miss of the cache.
+    /// Nearly always there is one: it is here, and not in an allocation of its own, which would be
+    /// one more miss of the cache.
     waiter: Option<(u64, Waker)>,
     more_waiters: Vec<(u64, Waker)>,
     next_waiter: u64,
 }
 
-/// Items in order. The first is in place, because mostly it is the only one: the allocation is not touched then.
+/// Items in order. The first is in place, because mostly it is the only one: the allocation is not
+/// touched then.
 struct Queue<T> {
     first: Option<T>,
     rest: VecDeque<T>,
@@ -176,7 +181,8 @@ impl<T> State<T> {
 const _: () = assert!(size_of::<Feed<Chunk>>() <= 160);
 
 impl<T: Item> Feed<T> {
-    /// A feed from `socket`, if the core's ring has what it takes. Nothing is asked of the kernel before somebody waits.
+    /// A feed from `socket`, if the core's ring has what it takes. Nothing is asked of the kernel
+    /// before somebody waits.
     pub(crate) fn new(socket: &Rc<OwnedFd>) -> Option<Rc<Self>> {
         current::with_ring(|ring| ring.is_some_and(|ring| ring.has(T::FEATURE))).then(|| {
             let state = State {
@@ -193,13 +199,15 @@ impl<T: Item> Feed<T> {
         })
     }
 
-    /// Completes when there is something to take, or when waiting is of no use because the kernel has no buffer
-    /// ([`Feed::take_starved`]) or the request ended, as [`Feed::stop`] asks it to. Another one then asks the kernel anew.
+    /// Completes when there is something to take, or when waiting is of no use because the kernel
+    /// has no buffer ([`Feed::take_starved`]) or the request ended, as [`Feed::stop`] asks it to.
+    /// Another one then asks the kernel anew.
     pub(crate) fn arrival(self: &Rc<Self>) -> Arrival<'_, T> {
         Arrival { feed: self, waiter: None }
     }
 
-    /// Whether the kernel had no buffer left since this was last asked: the caller brings its own for once.
+    /// Whether the kernel had no buffer left since this was last asked: the caller brings its own
+    /// for once.
     pub(crate) fn take_starved(&self) -> bool {
         self.starved.take()
     }
@@ -226,7 +234,8 @@ impl<T: Item> Feed<T> {
         self.state.borrow_mut().items.pop()
     }
 
-    /// Asks the kernel to stop, because the socket is to be closed or what arrives is wanted elsewhere.
+    /// Asks the kernel to stop, because the socket is to be closed or what arrives is wanted
+    /// elsewhere.
     pub(crate) fn stop(&self) {
         let mut state = self.state.borrow_mut();
         let armed = state.armed.filter(|_| !std::mem::replace(&mut state.stopping, true));
@@ -243,8 +252,9 @@ impl<T: Item> Feed<T> {
             return;
         };
         let target: Rc<dyn Multishot> = Rc::clone(self) as Rc<dyn Multishot>;
-        // SAFETY: the entry points to no memory, by the word of `Item::request`; what is received goes to the reactor's buffer
-        // ring, which lives as long as the ring. The descriptor stays open because the feed, which the slot holds, holds it.
+        // SAFETY: the entry points to no memory, by the word of `Item::request`; what is received
+        // goes to the reactor's buffer ring, which lives as long as the ring. The descriptor stays
+        // open because the feed, which the slot holds, holds it.
         let key = unsafe { reactor.start_multishot(T::request(&self.socket), target) };
         let mut state = self.state.borrow_mut();
         state.armed = Some(key);
@@ -256,8 +266,8 @@ impl<T: Item> Feed<T> {
 }
 
 impl Feed<Chunk> {
-    /// Hands the received bytes to `fill`, which says how many it took; `None` if there are none. Takes from several chunks while
-    /// `fill` takes all that it is given.
+    /// Hands the received bytes to `fill`, which says how many it took; `None` if there are none.
+    /// Takes from several chunks while `fill` takes all that it is given.
     pub(crate) fn take_bytes(&self, mut fill: impl FnMut(usize, &[u8]) -> usize) -> Option<usize> {
         let mut state = self.state.borrow_mut();
         let state = &mut *state;
@@ -343,11 +353,12 @@ impl<T: Item> Future for Arrival<'_, T> {
         let armed = state.armed.is_some();
         drop(state);
         if !armed && self.waiter.is_some() {
-            // The request ended while this waited, with nothing: maybe because its owner wants what comes elsewhere.
+            // The request ended while this waited, with nothing: maybe because its owner wants what
+            // comes elsewhere.
             return Poll::Ready(());
         }
         if !registered {
-            // Cloning and dropping wakers may be foreign code: not under the borrow.
+            // Cloning and dropping wakers may be user code: not under the borrow.
             let waker = cx.waker().clone();
             let old = self.take_waker();
             let mut state = feed.state.borrow_mut();

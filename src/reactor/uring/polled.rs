@@ -1,7 +1,9 @@
-//! A ring for devices that are asked whether they are done instead of interrupting (`IORING_SETUP_IOPOLL`): block devices whose
-//! driver was given poll queues (`nvme.poll_queues=1`).
+//! A ring for devices that are asked whether they are done instead of interrupting
+//! (`IORING_SETUP_IOPOLL`): block devices whose driver was given poll queues
+//! (`nvme.poll_queues=1`).
 //!
-//! Its operations have slots among those of the core's other ring, and complete like them. A core does not sleep while it has some.
+//! Its operations have slots among those of the core's other ring, and complete like them. A core
+//! does not sleep while it has some.
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -16,7 +18,8 @@ use crate::reactor::current;
 
 /// Operations under way at once; those beyond go through the other ring.
 const ENTRIES: u32 = 128;
-/// How often a device is asked for its answer to the one read that shows whether it can be polled: a second or more.
+/// How often a device is asked for its answer to the one read that shows whether it can be polled:
+/// a second or more.
 const PROBE_ATTEMPTS: usize = 1 << 20;
 
 /// The second ring of a core.
@@ -80,7 +83,8 @@ pub(super) fn is_available() -> bool {
     build(1).is_ok()
 }
 
-/// Whether the queue of a block device can be polled. Before Linux 6.12 the kernel polls others too, which interrupt all the same.
+/// Whether the queue of a block device can be polled. Before Linux 6.12 the kernel polls others
+/// too, which interrupt all the same.
 fn has_poll_queues(device: &OwnedFd) -> io::Result<bool> {
     let number = rustix::fs::fstat(device)?.st_rdev;
     let directory = format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
@@ -90,12 +94,14 @@ fn has_poll_queues(device: &OwnedFd) -> io::Result<bool> {
     Ok(attribute.trim() == "1")
 }
 
-/// Reads the first block of `device` by polling. Fails with `EOPNOTSUPP` if its driver has no poll queues.
+/// Reads the first block of `device` by polling. Fails with `EOPNOTSUPP` if its driver has no poll
+/// queues.
 fn try_read(device: &OwnedFd, block_bytes: u32) -> io::Result<()> {
     let mut ring = build(1)?;
     let mut buf = DmaBuf::zeroed(block_bytes as usize);
     let read = opcode::Read::new(types::Fd(device.as_raw_fd()), buf.stable_mut_ptr(), block_bytes).build();
-    // SAFETY: the buffer has `block_bytes` bytes and lives until the read has completed, or for ever if it does not.
+    // SAFETY: the buffer has `block_bytes` bytes and lives until the read has completed, or for
+    // ever if it does not.
     let pushed = unsafe { ring.submission().push(&read) };
     pushed.map_err(io::Error::other)?;
     for _ in 0..PROBE_ATTEMPTS {
@@ -127,8 +133,8 @@ impl PolledDevice {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if the core has no such ring or the driver no poll queues (`queue/io_poll` in sysfs), or
-    /// the kernel's code, for one if there is no sysfs.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if the core has no such ring or the driver no
+    /// poll queues (`queue/io_poll` in sysfs), or the kernel's code, for one if there is no sysfs.
     pub(crate) fn new(device: &Rc<OwnedFd>, block_bytes: u32) -> io::Result<Self> {
         let reactor = current::with_ring(|ring| ring.cloned())
             .filter(|reactor| reactor.has(RingFeature::PolledDevices))
@@ -167,7 +173,8 @@ impl Drop for PolledDevice {
 mod tests {
     use super::*;
 
-    /// No device here need have poll queues: operations that do nothing show that what goes in comes out.
+    /// No device here need have poll queues: operations that do nothing show that what goes in
+    /// comes out.
     #[test]
     fn operations_complete_and_are_counted() {
         let Ok(mut ring) = PolledRing::new() else { return };

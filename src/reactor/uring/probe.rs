@@ -13,11 +13,13 @@ use super::polled;
 use crate::error::{Error, ErrorKind, Result};
 use crate::reactor::ops::REPORT_USAGE;
 
-/// Something that newer kernels' io_uring has and that a core uses where it is there. Without it there is a fallback.
+/// Something that newer kernels' io_uring has and that a core uses where it is there. Without it
+/// there is a fallback.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum RingFeature {
-    /// `IORING_REGISTER_BUFFERS`: the core's arena, as far as [`CoreConfig::register_arena`](crate::rt::CoreConfig) says.
+    /// `IORING_REGISTER_BUFFERS`: the core's arena, as far as
+    /// [`CoreConfig::register_arena`](crate::rt::CoreConfig) says.
     RegisteredBuffers,
     /// `IORING_REGISTER_FILES`: the files and devices of namespaces.
     RegisteredFiles,
@@ -37,8 +39,9 @@ pub enum RingFeature {
     SendZeroCopy,
     /// `IORING_RECV_MULTISHOT`. Used only together with [`BufferRings`](Self::BufferRings).
     MultishotReceive,
-    /// `IORING_REGISTER_FILES` for connections: from a kernel that lets go of each file by itself, however long operations on
-    /// others take. Used only together with [`RegisteredFiles`](Self::RegisteredFiles).
+    /// `IORING_REGISTER_FILES` for connections: from a kernel that lets go of each file by itself,
+    /// however long operations on others take. Used only together with
+    /// [`RegisteredFiles`](Self::RegisteredFiles).
     RegisteredSockets,
 }
 
@@ -197,8 +200,9 @@ pub fn probe_io_uring() -> Result<()> {
     probe_ring_features().map(drop)
 }
 
-/// Which features the io_uring of this kernel has, as far as this process may use them. Every core asks the same when it is
-/// made; [`ring_features`](crate::rt::reactor::ring_features) says what it got.
+/// Which features the io_uring of this kernel has, as far as this process may use them. Every core
+/// asks the same when it is made; [`ring_features`](crate::rt::reactor::ring_features) says what it
+/// got.
 ///
 /// # Errors
 ///
@@ -244,7 +248,8 @@ impl ProbedRing {
             )
             .with_if(
                 RingFeature::MultishotReceive,
-                // Before 5.19 the kernel took no notice of the flag; such a kernel has no buffer rings.
+                // Before 5.19 the kernel took no notice of the flag; such a kernel has no buffer
+                // rings.
                 allow(RingFeature::MultishotReceive) && answers.multishot_receive && buffers.is_some(),
             )
             .with_if(RingFeature::SendZeroCopy, allow(RingFeature::SendZeroCopy) && answers.send_zero_copy);
@@ -311,8 +316,9 @@ fn registers_files(ring: &IoUring) -> bool {
     ring.submitter().register_files(&[-1]).and_then(|()| ring.submitter().unregister_files()).is_ok()
 }
 
-/// Whether a registered file is closed when it leaves the table, though an operation on another one goes on. Kernels before 6.13 close
-/// files in the order in which they left, and each only when all operations that began before are done.
+/// Whether a registered file is closed when it leaves the table, though an operation on another one
+/// goes on. Kernels before 6.13 close files in the order in which they left, and each only when all
+/// operations that began before are done.
 fn lets_go_of_each_file(ring: &mut IoUring) -> Result<bool> {
     let failed = |errno: Errno| Error::os(errno.raw_os_error(), "probe io_uring");
     let pipe = || pipe_with(PipeFlags::CLOEXEC | PipeFlags::NONBLOCK);
@@ -330,7 +336,8 @@ fn lets_go_of_each_file(ring: &mut IoUring) -> Result<bool> {
     let left = ring.submitter().register_files_update(1, &[-1]).is_ok();
     drop(other);
     let is_closed = rustix::io::read(&other_reader, &mut [0; 1]) == Ok(0);
-    // Ends the wait. Closing would not, as long as a process has the pipe that was forked meanwhile.
+    // Ends the wait. Closing would not, as long as a process has the pipe that was forked
+    // meanwhile.
     rustix::io::write(&ends_wait, &[0]).map_err(failed)?;
     if pushed {
         answer(ring)?;
@@ -347,8 +354,8 @@ struct Answers {
     send_zero_copy: bool,
 }
 
-/// Tries each flag on something that can only fail: a kernel that knows the flag complains about the descriptor, one that does
-/// not complains about the flag (`EINVAL`).
+/// Tries each flag on something that can only fail: a kernel that knows the flag complains about
+/// the descriptor, one that does not complains about the flag (`EINVAL`).
 fn ask(ring: &mut IoUring) -> Result<Answers> {
     let no_socket = eventfd(0, EventfdFlags::CLOEXEC)
         .map_err(|errno| Error::os(errno.raw_os_error(), "probe io_uring"))?;
@@ -362,8 +369,8 @@ fn ask(ring: &mut IoUring) -> Result<Answers> {
     let mut answers = Answers::default();
     // One at a time: the first would cancel the others, and a ring may have one entry only.
     for (number, question) in questions.into_iter().enumerate() {
-        // SAFETY: none of the four entries points to memory; the descriptor is open until this function returns, and each
-        // operation has completed by then or fails with the ring.
+        // SAFETY: none of the four entries points to memory; the descriptor is open until this
+        // function returns, and each operation has completed by then or fails with the ring.
         if unsafe { ring.submission().push(&question) }.is_err() {
             break;
         }

@@ -29,7 +29,8 @@ use crate::user_code::{contain, contain_each, drop_contained};
 const IGNORED: u64 = u64::MAX;
 /// `user_data` of the poll on the doorbell.
 const DOORBELL: u64 = u64::MAX - 1;
-/// Set in the `user_data` of a poll that wakes a parked core; which poll it is is in the other bits.
+/// Set in the `user_data` of a poll that wakes a parked core; which poll it is is in the other
+/// bits.
 const READABLE: u64 = 1 << 63;
 /// How soon the kernel is asked again when it took no more submissions.
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
@@ -52,25 +53,27 @@ pub(crate) struct Reactor {
     direct_calls_left: Cell<u32>,
 }
 
-/// In a turn that brought no more completions than this, tasks may make as many system calls of their own: with little to do an
-/// answer is soonest on its way by itself. With more to do the ring takes many operations in one system call.
+/// In a turn that brought no more completions than this, tasks may make as many system calls of
+/// their own: with little to do an answer is soonest on its way by itself. With more to do the ring
+/// takes many operations in one system call.
 const FEW_COMPLETIONS: u32 = 4;
 
-/// Since Linux 6.13 a call runs 20 of what the kernel deferred. After so many more calls tasks get their turn: handed over together, what they
-/// ask for next is mostly done with that call, and nothing is deferred.
+/// Since Linux 6.13 a call runs 20 of what the kernel deferred. After so many more calls tasks get
+/// their turn: handed over together, what they ask for next is mostly done with that call, and
+/// nothing is deferred.
 const CALLS_FOR_DEFERRED: usize = 16;
 
 struct Inner {
     ring: IoUring,
     polled: Option<PolledRing>,
     slots: Slots,
-    /// Entries that found the submission queue full, oldest first: one for each operation in flight and one for its
-    /// cancellation at most.
+    /// Entries that found the submission queue full, oldest first: one for each operation in flight
+    /// and one for its cancellation at most.
     backlog: VecDeque<squeue::Entry>,
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
-    /// Descriptors with a poll in flight that wakes a parked core, and the poll's number: a closed descriptor's number may be
-    /// another's already.
+    /// Descriptors with a poll in flight that wakes a parked core, and the poll's number: a closed
+    /// descriptor's number may be another's already.
     watched: Vec<(RawFd, u64)>,
     next_watch: u64,
 }
@@ -109,7 +112,7 @@ impl Reactor {
         self.features.contains(feature)
     }
 
-    /// Changes the ring of polled devices. `change` runs no foreign code.
+    /// Changes the ring of polled devices. `change` runs no user code.
     pub(super) fn with_polled<R>(
         &self,
         change: impl FnOnce(&mut Option<PolledRing>) -> io::Result<R>,
@@ -118,7 +121,7 @@ impl Reactor {
         change(&mut inner.polled)
     }
 
-    /// Registers something with the ring. `register` runs no foreign code.
+    /// Registers something with the ring. `register` runs no user code.
     pub(super) fn with_ring<R>(&self, register: impl FnOnce(&IoUring) -> io::Result<R>) -> io::Result<R> {
         if self.process.is_left() {
             return Err(io::ErrorKind::Unsupported.into());
@@ -172,11 +175,13 @@ impl Reactor {
         self.enters.get()
     }
 
-    /// Queues an operation; it reaches the kernel with the next `poll` or `wait`, or at once if the queue is full.
+    /// Queues an operation; it reaches the kernel with the next `poll` or `wait`, or at once if the
+    /// queue is full.
     ///
     /// # Safety
     ///
-    /// Whatever memory `call` points to stays valid, and unmoved, until the slot is `Done` or its orphan was told.
+    /// Whatever memory `call` points to stays valid, and unmoved, until the slot is `Done` or its
+    /// orphan was told.
     pub(in crate::reactor) unsafe fn start(&self, call: Call, descriptor: RawFd, waker: Waker) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
         let key = inner.slots.take(State::InFlight(waker));
@@ -213,7 +218,8 @@ impl Reactor {
             // It would be the parent's operation.
             return;
         }
-        // Only a subscriber to the log could come here while the reactor is at work; then the operation goes on.
+        // Only a subscriber to the log could come here while the reactor is at work; then the
+        // operation goes on.
         if let Ok(mut inner) = self.inner.try_borrow_mut() {
             self.push_cancel(&mut inner, key);
         }
@@ -224,7 +230,8 @@ impl Reactor {
         self.push(inner, cancel.user_data(IGNORED));
     }
 
-    /// The result of an operation if it is done, which frees its slot; otherwise keeps `waker` for when it is.
+    /// The result of an operation if it is done, which frees its slot; otherwise keeps `waker` for
+    /// when it is.
     pub(in crate::reactor) fn finish(&self, key: SlotKey, waker: &Waker) -> Option<i32> {
         let mut inner = self.inner.borrow_mut();
         match inner.slots.state(key) {
@@ -241,13 +248,15 @@ impl Reactor {
             }
         }
         drop(inner);
-        // Cloning and dropping wakers may be foreign code, which may drop other operations: not under the borrow.
+        // Cloning and dropping wakers may be user code, which may drop other operations: not
+        // under the borrow.
         let mut kept = waker.clone();
         let mut inner = self.inner.borrow_mut();
         let mut result = None;
         match inner.slots.state(key) {
             State::InFlight(current) => std::mem::swap(current, &mut kept),
-            // That foreign code filled the queue, and completions were taken to make room: the other waker is told, not this one.
+            // That user code filled the queue, and completions were taken to make room: the
+            // other waker is told, not this one.
             State::Done(done) => {
                 result = Some(*done);
                 inner.slots.release(key);
@@ -260,16 +269,18 @@ impl Reactor {
         result
     }
 
-    /// Gives an operation's value to its slot, because nobody waits any more; asks the kernel to cancel it.
+    /// Gives an operation's value to its slot, because nobody waits any more; asks the kernel to
+    /// cancel it.
     pub(in crate::reactor) fn orphan(&self, key: SlotKey, orphan: Box<dyn Orphan>) {
         if self.process.is_left() {
-            // The operation is the parent's, and so is its result: here it never completes, and owners must not be told that it did.
+            // The operation is the parent's, and so is its result: here it never completes, and
+            // owners must not be told that it did.
             std::mem::forget(orphan);
             return;
         }
         let Ok(mut inner) = self.inner.try_borrow_mut() else {
-            // Only a subscriber to the log could come here while the reactor is at work. The kernel may use the memory: a panic,
-            // which would free it, is not an answer.
+            // Only a subscriber to the log could come here while the reactor is at work. The kernel
+            // may use the memory: a panic, which would free it, is not an answer.
             std::mem::forget(orphan);
             return;
         };
@@ -290,8 +301,8 @@ impl Reactor {
         };
         self.push_cancel(&mut inner, key);
         drop(inner);
-        // The waker's destructor may free a task, and with it other operations: not under the borrow. A panic may run this, and a second
-        // one would end the process.
+        // The waker's destructor may free a task, and with it other operations: not under the
+        // borrow. A panic may run this, and a second one would end the process.
         drop_contained(previous);
     }
 
@@ -304,8 +315,9 @@ impl Reactor {
         self.submit_backlog(inner);
     }
 
-    /// Moves entries that found the queue full into it, as far as the kernel takes it from there. What is left waits for the next
-    /// turn: the core goes on meanwhile, and completions that the kernel may want taken first are told to their owners.
+    /// Moves entries that found the queue full into it, as far as the kernel takes it from there.
+    /// What is left waits for the next turn: the core goes on meanwhile, and completions that the
+    /// kernel may want taken first are told to their owners.
     fn submit_backlog(&self, inner: &mut Inner) {
         while let Some(entry) = inner.backlog.pop_front() {
             if inner.push_entry(&entry) {
@@ -355,7 +367,8 @@ impl Reactor {
         }
     }
 
-    /// Hands queued operations to the kernel and wakes whoever's operation is done; returns how many were.
+    /// Hands queued operations to the kernel and wakes the tasks whose operations are done; returns
+    /// how many were.
     pub(in crate::reactor) fn poll(&self) -> Result<usize> {
         self.forget_files();
         let mut inner = self.inner.borrow_mut();
@@ -378,14 +391,15 @@ impl Reactor {
         Ok(self.deliver_all(inner))
     }
 
-    /// Wakes whoever's operation is done already, and leaves in the queue what is there.
+    /// Wakes the tasks whose operations are done already, and leaves the submission queue as it is.
     pub(in crate::reactor) fn poll_completions(&self) -> Result<usize> {
         let mut inner = self.inner.borrow_mut();
         self.poll_devices(&mut inner)?;
         Ok(self.deliver(inner))
     }
 
-    /// Delivers what the kernel has done of all that it was asked for: how much that is says what tasks may ask of it by themselves.
+    /// Delivers what the kernel has done of all that it was asked for: how much that is says what
+    /// tasks may ask of it by themselves.
     fn deliver_all(&self, inner: std::cell::RefMut<'_, Inner>) -> usize {
         let delivered = self.deliver(inner);
         let few = delivered <= FEW_COMPLETIONS as usize;
@@ -410,7 +424,7 @@ impl Reactor {
             Completed::Ended(request) => drop(request),
         });
         let mut inner = self.inner.borrow_mut();
-        // Keeps the allocation, and what foreign code left that used the reactor meanwhile.
+        // Keeps the allocation, and what user code left that used the reactor meanwhile.
         untold.append(&mut inner.slots.completed);
         inner.slots.completed = untold;
         reaped
@@ -433,7 +447,8 @@ impl Reactor {
         Ok(())
     }
 
-    /// Forgets which descriptors are watched, because one of them may be closed: the next `wake_when_readable` starts anew.
+    /// Forgets which descriptors are watched, because one of them may be closed: the next
+    /// `wake_when_readable` starts anew.
     pub(in crate::reactor) fn unwatch_all(&self) {
         if self.process.is_left() {
             return;
@@ -465,7 +480,8 @@ impl Reactor {
             return Ok(());
         }
         if !inner.slots.completed.is_empty() {
-            // Making room in the queue took completions whose owners were not told yet: no time to sleep.
+            // Making room in the queue took completions whose owners were not told yet: no time to
+            // sleep.
             self.deliver_all(inner);
             return Ok(());
         }
@@ -500,7 +516,8 @@ impl Reactor {
         }
     }
 
-    /// Cancels everything and waits until the kernel has let go of every buffer, or `patience` is over.
+    /// Cancels everything and waits until the kernel has let go of every buffer, or `patience` is
+    /// over.
     pub(in crate::reactor) fn shut_down(&self, mut patience: Patience<'_>) {
         let mut rounds = 0;
         let mut left = self.inner.borrow().slots.in_flight();
@@ -520,7 +537,7 @@ impl Reactor {
             // Outside the borrow: what they do not leak is dropped.
             let orphans = self.inner.borrow_mut().slots.give_up();
             contain_each(orphans.into_iter(), Orphan::given_up);
-            // Last, because a subscriber to the log is foreign code and may panic.
+            // Last, because a subscriber to the log is user code and may panic.
             contain(|| warn!("{left} operations did not finish; their memory is not freed"));
         }
     }
@@ -537,7 +554,8 @@ impl Drop for Reactor {
 
 const POLLIN: u32 = 1;
 
-/// What a failed `io_uring_enter` means: nothing for a time-out, a signal or a full completion queue.
+/// What a failed `io_uring_enter` means: nothing for a time-out, a signal or a full completion
+/// queue.
 fn retry_later(error: &std::io::Error) -> Result<()> {
     match error.raw_os_error() {
         Some(libc::ETIME | libc::EINTR | libc::EBUSY | libc::EAGAIN) => Ok(()),
@@ -548,8 +566,8 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
 impl Inner {
     /// Whether there was room for the entry.
     fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the reactor's own entries (cancel,
-        // poll) point to none.
+        // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the
+        // reactor's own entries (cancel, poll) point to none.
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
@@ -577,7 +595,8 @@ impl Inner {
 impl Drop for Inner {
     fn drop(&mut self) {
         if self.slots.in_flight() > 0 {
-            // `shut_down` gave up, or a panic of the clock got in its way: the kernel may still use the operations' memory.
+            // `shut_down` gave up, or a panic of the clock got in its way: the kernel may still use
+            // the operations' memory.
             contain_each(self.slots.give_up().into_iter(), Orphan::given_up);
         }
     }

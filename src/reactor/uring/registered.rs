@@ -1,5 +1,6 @@
-//! Memory and files that the kernel was shown once, so that operations on them need not look them up and pin them each time
-//! (`io_uring_register(2)`: `IORING_REGISTER_BUFFERS`, `IORING_REGISTER_FILES`).
+//! Memory and files that the kernel was shown once, so that operations on them need not look them
+//! up and pin them each time (`io_uring_register(2)`: `IORING_REGISTER_BUFFERS`,
+//! `IORING_REGISTER_FILES`).
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
@@ -17,8 +18,8 @@ use crate::reactor::ops::Call;
 
 /// The kernel takes no larger buffer: an arena is registered in pieces of this size.
 const MAX_BUFFER_BYTES: usize = 1 << 30;
-/// How many files and sockets a core registers at most; others are used by their descriptors. Their table has 16 bytes for each of them in
-/// the kernel, and 10 here.
+/// How many files and sockets a core registers at most; others are used by their descriptors. Their
+/// table has 16 bytes for each of them in the kernel, and 10 here.
 const MAX_FILES: usize = 8192;
 /// How many of these places sockets leave to files.
 const PLACES_FOR_FILES: usize = 64;
@@ -27,7 +28,8 @@ const PLACES_FOR_FILES: usize = 64;
 pub(super) struct RegisteredArena {
     base: usize,
     bytes: usize,
-    /// Keeps the mapping in place: as long as the ring lives, an address in it means the memory that the kernel was shown.
+    /// Keeps the mapping in place: as long as the ring lives, an address in it means the memory
+    /// that the kernel was shown.
     _arena: Arena,
 }
 
@@ -42,8 +44,8 @@ impl RegisteredArena {
                 iov_len: (bytes - start).min(MAX_BUFFER_BYTES),
             })
             .collect();
-        // SAFETY: the pieces lie in the arena's mapping, which this value keeps; should it be dropped before the ring, then the
-        // kernel's own reference keeps the pages.
+        // SAFETY: the pieces lie in the arena's mapping, which this value keeps; should it be
+        // dropped before the ring, then the kernel's own reference keeps the pages.
         unsafe { ring.submitter().register_buffers(&pieces) }?;
         Ok(Self { base: base.addr(), bytes, _arena: arena.clone() })
     }
@@ -60,7 +62,8 @@ impl RegisteredArena {
 /// The files that a ring knows by their place in its table.
 #[derive(Default)]
 pub(super) struct RegisteredFiles {
-    /// Empty until the first is registered. Holds the files open, so that a number here means the file that was registered.
+    /// Empty until the first is registered. Holds the files open, so that a number here means the
+    /// file that was registered.
     table: Vec<Option<Rc<OwnedFd>>>,
     free: Vec<u16>,
     /// For each descriptor the place in which it is found, and one more; 0 if it is in none.
@@ -133,7 +136,8 @@ impl Reactor {
         self.has(RingFeature::RegisteredBuffers)
     }
 
-    /// Registers a core's arena, from which reads and writes of files then go without pinning memory each time.
+    /// Registers a core's arena, from which reads and writes of files then go without pinning
+    /// memory each time.
     pub(in crate::reactor) fn register_arena(&self, arena: &Arena) -> io::Result<()> {
         let registered = self.with_ring(|ring| RegisteredArena::new(ring, arena))?;
         *self.arena.borrow_mut() = Some(registered);
@@ -152,8 +156,9 @@ impl Reactor {
         }
     }
 
-    /// Has the kernel forget the files whose places nobody uses any more. It looks a place up when it takes the entry that names it:
-    /// operations that were given up may be queued still, and would go to the file that has the place next, so not before those are gone.
+    /// Has the kernel forget the files whose places nobody uses any more. It looks a place up when
+    /// it takes the entry that names it: operations that were given up may be queued still, and
+    /// would go to the file that has the place next, so not before those are gone.
     pub(super) fn forget_files(&self) {
         let are_there_any = || !self.files.borrow().leaving.is_empty();
         while are_there_any() && self.hand_over() {
@@ -172,7 +177,8 @@ pub(crate) struct FixedFile {
 }
 
 impl FixedFile {
-    /// Registers `file` with the ring of the current core; `None` if there is no core or no ring, it may not, or its table is full.
+    /// Registers `file` with the ring of the current core; `None` if there is no core or no ring,
+    /// it may not, or its table is full.
     pub(crate) fn register(file: &Rc<OwnedFd>) -> Option<Self> {
         Self::register_if(RingFeature::RegisteredFiles, file, 0)
     }

@@ -23,7 +23,8 @@ pub(super) struct Slots {
 
 struct Slot {
     generation: u32,
-    /// The result of an operation of which the kernel still has the memory: a notification will follow.
+    /// The result of an operation of which the kernel still has the memory: a notification will
+    /// follow.
     sent: i32,
     state: State,
 }
@@ -34,8 +35,8 @@ pub(super) enum State {
     Done(i32),
     Orphaned(Box<dyn Orphan>),
     Multishot(Rc<dyn Multishot>),
-    /// `shut_down` gave up on the operation. The kernel may use its memory for as long as it likes: the slot is nobody else's any more,
-    /// and what it held is leaked.
+    /// `shut_down` gave up on the operation. The kernel may use its memory for as long as it likes:
+    /// the slot is nobody else's any more, and what it held is leaked.
     GivenUp,
 }
 
@@ -98,7 +99,8 @@ impl Slots {
         self.free.push(key.index);
     }
 
-    /// Leaks what the operations in flight work on; those whose future is gone are returned, and know themselves what to leak.
+    /// Leaks what the operations in flight work on; those whose future is gone are returned, and
+    /// know themselves what to leak.
     #[must_use = "they have memory that the kernel may use: it must not be dropped"]
     pub(super) fn give_up(&mut self) -> Vec<Box<dyn Orphan>> {
         let mut orphans = Vec::new();
@@ -114,7 +116,8 @@ impl Slots {
         orphans
     }
 
-    /// The kernel completed an operation, or one of the many times of a request. Returns 1 for something that somebody waited for.
+    /// The kernel completed an operation, or one of the many times of a request. Returns 1 for
+    /// something that somebody waited for.
     pub(super) fn complete(&mut self, entry: &cqueue::Entry, buffers: Option<&mut BufferRing>) -> usize {
         let index = u32::try_from(entry.user_data() & u64::from(u32::MAX)).expect("masked to 32 bits");
         let slot = &mut self.slots[index as usize];

@@ -41,7 +41,8 @@ fn block<F: Future>(mut future: Pin<&mut F>, sleep: impl Fn() -> bool) -> Option
         if let Poll::Ready(output) = future.as_mut().poll(&mut Context::from_waker(&waker)) {
             return Some(output);
         }
-        // `park` may return for other reasons, and the token may be meant for someone else's `park`.
+        // `park` may return for other reasons, and the token may be meant for someone else's
+        // `park`.
         while !unpark.woken.swap(false, Ordering::Acquire) {
             if !sleep() {
                 return None;

@@ -19,14 +19,15 @@ use crate::rt::tasks::{
 };
 use crate::user_code::caught;
 
-/// What a function may capture to be put on its stack as it is, in bytes; a larger one is boxed. corosensei panics above 1,024.
+/// What a function may capture to be put on its stack as it is, in bytes; a larger one is boxed.
+/// corosensei panics above 1,024.
 const MAX_CAPTURED_BYTES: usize = 512;
 
 /// What a function ended with: its result, or what it panicked with.
 type Outcome<T> = Cell<Option<std::thread::Result<T>>>;
 
-/// A function that runs on a stack of its own, as a future. It is polled by one task of one core from the first poll on, with the
-/// waker of that task, whatever other futures may be around it.
+/// A function that runs on a stack of its own, as a future. It is polled by one task of one core
+/// from the first poll on, with the waker of that task, whatever other futures may be around it.
 pub(crate) struct Coroutine<T: 'static> {
     control: Control,
     /// Written by the code on the stack when the function is over.
@@ -130,8 +131,9 @@ fn on_stack<T: 'static>(stack: PooledStack, f: impl FnOnce() -> T + 'static) -> 
 /// Puts what a function ended with where its future finds it.
 #[inline]
 fn keep<T>(outcome: *const Outcome<T>, result: std::thread::Result<T>) {
-    // SAFETY: set by `Coroutine::begin` of the coroutine on whose stack this is, from its field of this very type. It is pinned, and
-    // not dropped before its stack is empty: `Coroutine::drop` unwinds what is on it.
+    // SAFETY: set by `Coroutine::begin` of the coroutine on whose stack this is, from its field of
+    // this very type. It is pinned, and not dropped before its stack is empty: `Coroutine::drop`
+    // unwinds what is on it.
     let outcome = unsafe { &*outcome };
     outcome.set(Some(result));
 }
@@ -153,8 +155,9 @@ impl<T> Future for Coroutine<T> {
             }
             let outer = Outer::new();
             control.switched_to();
-            // SAFETY: pinned; not ended, and so suspended or new, because a task is not polled while it is being polled; the thread
-            // is inside the core whose loop polls this task. `outer` is dropped below.
+            // SAFETY: pinned; not ended, and so suspended or new, because a task is not polled
+            // while it is being polled; the thread is inside the core whose loop polls this task.
+            // `outer` is dropped below.
             let left = unsafe { control.resume() };
             drop(outer);
             if let Left::Suspended(suspended) = left {
@@ -180,8 +183,9 @@ impl<T> Future for Coroutine<T> {
 impl<T> Drop for Coroutine<T> {
     /// # Panics
     ///
-    /// With what the function panics with after it caught the unwinding, what it was panicking with when it waited in a destructor, or
-    /// what a destructor of what it captured or returned panics with then.
+    /// With what the function panics with after it caught the unwinding, what it was panicking with
+    /// when it waited in a destructor, or what a destructor of what it captured or returned panics
+    /// with then.
     fn drop(&mut self) {
         let control = &mut self.control;
         let task = control.task.take();
@@ -194,7 +198,8 @@ impl<T> Drop for Coroutine<T> {
         }
         let stack = control.stack.get_mut();
         if stack.done() {
-            // It is the one that runs, or below it: this would free the stack that the thread is on.
+            // It is the one that runs, or below it: this would free the stack that the thread is
+            // on.
             super::abort("a coroutine was dropped by itself");
         }
         let unwound = if stack.started() {
@@ -202,15 +207,17 @@ impl<T> Drop for Coroutine<T> {
             control.role.set(Role::Restrained);
             let is_in_own_panic = control.panics.replace(Panics::Own) == Panics::Own;
             let _outer = Outer::new();
-            // SAFETY: this is its destructor, which `_outer` does not outlive, and it does not move meanwhile.
+            // SAFETY: this is its destructor, which `_outer` does not outlive, and it does not move
+            // meanwhile.
             unsafe { control.enter() };
             // Not left to the field's own destructor, which aborts when a panic comes out.
             caught(|| {
                 // SAFETY: not being resumed, or it would be `done`.
                 let stack = unsafe { &mut *control.stack.get() };
                 if is_in_own_panic {
-                    // To unwind it from a destructor that this panic runs would end the process. It goes on, and cannot wait any more. If it
-                    // caught the panic and waits again, it is unwound from there.
+                    // To unwind it from a destructor that this panic runs would end the process. It
+                    // goes on, and cannot wait any more. If it caught the panic and waits again, it
+                    // is unwound from there.
                     stack.resume(());
                 }
                 stack.force_unwind();
@@ -221,9 +228,9 @@ impl<T> Drop for Coroutine<T> {
             // The function's captures are dropped here, as those of any closure: not on its stack.
             let dropped = caught(|| stack.force_unwind());
             if dropped.is_err() {
-                // corosensei would drop them again.
-                // SAFETY: nothing is on a stack that was never switched to but the function, and that was dropped: a destructor
-                // that panics does not keep the other captures from being dropped.
+                // corosensei would drop them again. SAFETY: nothing is on a stack that was never
+                // switched to but the function, and that was dropped: a destructor that panics does
+                // not keep the other captures from being dropped.
                 unsafe { stack.force_reset() };
             }
             dropped

@@ -1,9 +1,9 @@
 //! Saying which coroutine ran out of stack.
 //!
-//! A fault in the guard page of the running coroutine's stack is an overflow: the handler writes one sentence with the name of the
-//! coroutine and aborts. Every other fault goes to the handler that was there before. The handler runs on the thread's
-//! alternate signal stack, since the full one has no room; it allocates nothing, takes no lock and calls only what
-//! signal-safety(7) lists.
+//! A fault in the guard page of the running coroutine's stack is an overflow: the handler writes
+//! one sentence with the name of the coroutine and aborts. Every other fault goes to the handler
+//! that was there before. The handler runs on the thread's alternate signal stack, since the full
+//! one has no room; it allocates nothing, takes no lock and calls only what signal-safety(7) lists.
 
 use std::cell::OnceCell;
 use std::ffi::{c_int, c_void};
@@ -34,7 +34,8 @@ thread_local! {
 /// The kernel's code if there is no memory for a signal stack.
 #[inline]
 pub(super) fn report_overflows() -> Result<()> {
-    // While the thread ends, its signal stack may be gone already: an overflow then is a plain fault.
+    // While the thread ends, its signal stack may be gone already: an overflow then is a plain
+    // fault.
     SIGNAL_STACK
         .try_with(|stack| if stack.get().is_some() { Ok(()) } else { install(stack) })
         .unwrap_or(Ok(()))
@@ -47,7 +48,8 @@ fn install(stack: &OnceCell<SignalStack>) -> Result<()> {
     Ok(())
 }
 
-/// The calling thread's alternate signal stack: the one it had, or one of our own, which goes with this value.
+/// The calling thread's alternate signal stack: the one it had, or one of our own, which goes with
+/// this value.
 struct SignalStack {
     own: Option<(*mut c_void, usize)>,
 }
@@ -63,7 +65,8 @@ impl SignalStack {
         let mut before = MaybeUninit::<libc::stack_t>::zeroed();
         // SAFETY: no new stack is given, and `before` has room for the old one.
         let asked = unsafe { libc::sigaltstack(std::ptr::null(), before.as_mut_ptr()) };
-        // SAFETY: `stack_t` is a pointer and two numbers, for which zeros are values; the call wrote them if it succeeded.
+        // SAFETY: `stack_t` is a pointer and two numbers, for which zeros are values; the call
+        // wrote them if it succeeded.
         let before = unsafe { before.assume_init() };
         if asked == 0 && before.ss_flags & libc::SS_DISABLE == 0 {
             // The standard library gives one to every thread that it starts.
@@ -72,7 +75,8 @@ impl SignalStack {
         // SAFETY: reads the auxiliary vector; zero if there is no such entry.
         let needed = unsafe { libc::getauxval(libc::AT_MINSIGSTKSZ) };
         let len = usize::try_from(needed).unwrap_or(0).next_multiple_of(4096) + HANDLER_BYTES;
-        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in use.
+        // SAFETY: a new mapping at an address of the kernel's choice touches no memory that is in
+        // use.
         let start = unsafe {
             rustix::mm::mmap_anonymous(
                 std::ptr::null_mut(),
@@ -84,7 +88,8 @@ impl SignalStack {
         .map_err(|errno| Error::os(errno.raw_os_error(), "map a signal stack"))?;
         let own = Self { own: Some((start, len)) };
         let stack = libc::stack_t { ss_sp: start, ss_flags: 0, ss_size: len };
-        // SAFETY: the mapping has `len` writable bytes, stays until `drop` has taken it out of use, and nothing else uses it.
+        // SAFETY: the mapping has `len` writable bytes, stays until `drop` has taken it out of use,
+        // and nothing else uses it.
         if unsafe { libc::sigaltstack(&raw const stack, std::ptr::null_mut()) } != 0 {
             let code = std::io::Error::last_os_error().raw_os_error().unwrap_or(libc::EINVAL);
             return Err(Error::os(code, "set a signal stack"));
@@ -113,7 +118,8 @@ fn install_handler() {
             let mut previous = MaybeUninit::<libc::sigaction>::zeroed();
             // SAFETY: no new action is given, and `previous` has room for the old one.
             let _ = unsafe { libc::sigaction(signal, std::ptr::null(), previous.as_mut_ptr()) };
-            // SAFETY: `sigaction` is numbers, sets of bits and pointers that may be null; zeros mean the default action.
+            // SAFETY: `sigaction` is numbers, sets of bits and pointers that may be null; zeros
+            // mean the default action.
             unsafe { previous.assume_init() }
         })
     });
@@ -125,14 +131,16 @@ fn install_handler() {
             let handler: extern "C" fn(c_int, *mut libc::siginfo_t, *mut c_void) = handle_fault;
             action.sa_sigaction = handler as libc::sighandler_t;
             action.sa_flags = libc::SA_SIGINFO | libc::SA_ONSTACK;
-            // SAFETY: the handler has the signature that `SA_SIGINFO` asks for, and does only what a handler may.
+            // SAFETY: the handler has the signature that `SA_SIGINFO` asks for, and does only what
+            // a handler may.
             let _ = unsafe { libc::sigaction(signal, &raw const action, std::ptr::null_mut()) };
         }
     });
 }
 
 extern "C" fn handle_fault(signal: c_int, info: *mut libc::siginfo_t, context: *mut c_void) {
-    // SAFETY: the kernel passes a valid `siginfo_t` to a handler that is installed with `SA_SIGINFO`.
+    // SAFETY: the kernel passes a valid `siginfo_t` to a handler that is installed with
+    // `SA_SIGINFO`.
     let info_ref = unsafe { &*info };
     // SAFETY: both signals are about an address, so the field of that name is the one that is set.
     let address = unsafe { info_ref.si_addr() }.addr();
@@ -159,8 +167,8 @@ extern "C" fn handle_fault(signal: c_int, info: *mut libc::siginfo_t, context: *
     let Some(previous) = PREVIOUS.get().map(|previous| &previous[at]) else { return };
     match previous.sa_sigaction {
         libc::SIG_DFL | libc::SIG_IGN => {
-            // The instruction faults again when this returns, and then the default action ends the process.
-            // SAFETY: sets an action that this process had before.
+            // The instruction faults again when this returns, and then the default action ends the
+            // process. SAFETY: sets an action that this process had before.
             let _ = unsafe { libc::sigaction(signal, previous, std::ptr::null_mut()) };
         }
         handler if previous.sa_flags & libc::SA_SIGINFO != 0 => {
@@ -207,7 +215,8 @@ impl Message {
     }
 
     fn write_to_stderr(&self) {
-        // SAFETY: the first `len` bytes of the array are readable. The process ends next, so a failure has no one to tell.
+        // SAFETY: the first `len` bytes of the array are readable. The process ends next, so a
+        // failure has no one to tell.
         let _ = unsafe { libc::write(libc::STDERR_FILENO, self.bytes.as_ptr().cast(), self.len) };
     }
 }

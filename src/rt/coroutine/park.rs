@@ -30,7 +30,7 @@ impl Future for Park<'_> {
                 (Poll::Pending, parking.waker.replace(waker))
             }
         };
-        // Its destructor may be foreign code: not under the lock.
+        // Its destructor may be user code: not under the lock.
         drop(old);
         noted("an unpark", polled)
     }

@@ -9,7 +9,8 @@ use std::sync::atomic::{AtomicPtr, AtomicU8, AtomicU64, Ordering};
 
 use super::site::Site;
 
-/// Polls that are remembered. A power of two, and as many as a turn runs; in a model few enough to come round.
+/// Polls that are remembered. A power of two, and as many as a turn runs; in a model few enough to
+/// come round.
 const REMEMBERED: usize = if cfg!(loom) { 2 } else { 512 };
 
 /// What a core is doing.
@@ -33,7 +34,8 @@ pub(crate) struct Beat {
     phase: AtomicU8,
     turns: AtomicU64,
     polls: AtomicU64,
-    /// Where the tasks of the last polls come from; the poll number *n* is at *n* modulo the length.
+    /// Where the tasks of the last polls come from; the poll number *n* is at *n* modulo the
+    /// length.
     sites: [AtomicPtr<Site>; REMEMBERED],
 }
 
@@ -84,7 +86,8 @@ impl Beat {
         self.poll_after(self.polls.load(Ordering::Relaxed), site);
     }
 
-    /// The same, by who knows how many began before: the `number` that [`polls`](Self::polls) gives.
+    /// The same, by who knows how many began before: the `number` that [`polls`](Self::polls)
+    /// gives.
     #[inline]
     pub(crate) fn poll_after(&self, number: u64, site: &'static Site) {
         self.sites[slot(number)].store(ptr::from_ref(site).cast_mut(), Ordering::Relaxed);
@@ -129,7 +132,8 @@ mod loom_tests {
         Site { name, is_named: true, created_at: Location::caller() }
     }
 
-    /// Whoever reads how many polls began finds where the last of them comes from: that one, or a later one at its place.
+    /// A thread that reads how many polls began finds where the last of them comes from: that one,
+    /// or a later one at its place.
     #[test]
     fn a_poll_that_was_counted_has_a_site() {
         loom::model(|| {

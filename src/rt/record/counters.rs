@@ -14,14 +14,16 @@ pub struct CoreStats {
     pub turns: u64,
     /// Task polls.
     pub polls: u64,
-    /// Tasks that live now, the future of `block_on` among them: [`spawned`](Self::spawned) minus [`ended`](Self::ended), except in what the
-    /// end of a task runs (destructors, wakers of joiners), where one that has ended may not be counted yet.
+    /// Tasks that live now, the future of `block_on` among them: [`spawned`](Self::spawned) minus
+    /// [`ended`](Self::ended), except in what the end of a task runs (destructors, wakers of
+    /// joiners), where one that has ended may not be counted yet.
     pub tasks: usize,
     /// Tasks that were spawned, and calls of `block_on`.
     pub spawned: u64,
     /// Tasks that ended, in whatever way.
     pub ended: u64,
-    /// Tasks and calls from other threads ([`Handle::run`](crate::rt::Handle::run)) that ended with a panic.
+    /// Tasks and calls from other threads ([`Handle::run`](crate::rt::Handle::run)) that ended with
+    /// a panic.
     pub panicked: u64,
     /// Times the core slept in the kernel.
     pub parks: u64,
@@ -31,7 +33,8 @@ pub struct CoreStats {
     pub messages: u64,
     /// What I/O goes through.
     pub reactor: ReactorKind,
-    /// System calls made to submit I/O or to ask and wait for events: on the io_uring, or `epoll_wait` and `ppoll`.
+    /// System calls made to submit I/O or to ask and wait for events: on the io_uring, or
+    /// `epoll_wait` and `ppoll`.
     pub ring_enters: u64,
     /// Operations of the io_uring that completed, or descriptors that epoll found ready.
     pub completions: u64,
@@ -39,7 +42,8 @@ pub struct CoreStats {
     pub poller_events: u64,
     /// Timers that fired.
     pub timers_fired: u64,
-    /// Polls of a task that took longer than [`CoreConfig::stall_after`](crate::rt::CoreConfig::stall_after).
+    /// Polls of a task that took longer than
+    /// [`CoreConfig::stall_after`](crate::rt::CoreConfig::stall_after).
     pub stalls: u64,
     /// Time in turns that did something.
     pub busy: Duration,
@@ -55,7 +59,8 @@ pub struct CoreStats {
 pub struct CoreLatencies {
     /// A poll of a task: the first of each turn.
     pub poll: Histogram,
-    /// From the time a task is woken to its poll: one task at a time is followed, and rounded up to whole turns.
+    /// From the time a task is woken to its poll: one task at a time is followed, and rounded up to
+    /// whole turns.
     pub queue_wait: Histogram,
     /// A turn that did something.
     pub turn: Histogram,

@@ -9,8 +9,8 @@ const SUB: usize = 1 << SUB_BITS;
 const MAX_BITS: u32 = 40;
 const BUCKETS: usize = (MAX_BITS - SUB_BITS + 1) as usize * SUB;
 
-/// Counts values by size, with a relative error of at most 1/32 (log-linear buckets, as in HdrHistogram by Gil Tene). 9 KiB,
-/// allocated once.
+/// Counts values by size, with a relative error of at most 1/32 (log-linear buckets, as in
+/// HdrHistogram by Gil Tene). 9 KiB, allocated once.
 #[derive(Clone)]
 pub struct Histogram {
     buckets: Box<[u64]>,
@@ -50,8 +50,8 @@ impl Histogram {
         self.max = self.max.max(other.max);
     }
 
-    /// What was counted since `earlier`, an older state of the same histogram. The maximum is known to 1/32 only, because that of
-    /// the whole may be older.
+    /// What was counted since `earlier`, an older state of the same histogram. The maximum is known
+    /// to 1/32 only, because that of the whole may be older.
     #[must_use]
     pub fn since(&self, earlier: &Self) -> Self {
         let mut newer = self.clone();
@@ -64,7 +64,8 @@ impl Histogram {
         newer
     }
 
-    /// The histogram of which [`buckets`](Self::buckets), [`sum`](Self::sum) and [`max`](Self::max) are known.
+    /// The histogram of which [`buckets`](Self::buckets), [`sum`](Self::sum) and [`max`](Self::max)
+    /// are known.
     pub(crate) fn restored(buckets: impl Iterator<Item = (u64, u64)>, sum: u64, max: u64) -> Self {
         let mut histogram = Self { sum, max, ..Self::new() };
         for (top, count) in buckets {
@@ -90,7 +91,8 @@ impl Histogram {
         self.max
     }
 
-    /// The value that the part `quantile` (0 to 1) of all values does not exceed, rounded up by 1/32 at most; 0 without any.
+    /// The value that the part `quantile` (0 to 1) of all values does not exceed, rounded up by
+    /// 1/32 at most; 0 without any.
     pub fn quantile(&self, quantile: f64) -> u64 {
         // Large counts are rounded, which moves the rank by less than one part in 2⁵⁰.
         #[expect(
@@ -115,7 +117,8 @@ impl Histogram {
         self.max
     }
 
-    /// The buckets that hold values: the largest value that each stands for, and how many it holds; smallest first.
+    /// The buckets that hold values: the largest value that each stands for, and how many it holds;
+    /// smallest first.
     pub fn buckets(&self) -> impl Iterator<Item = (u64, u64)> + '_ {
         let filled = self.buckets.iter().enumerate().filter(|(_, count)| **count > 0);
         filled.map(|(at, count)| (top_of(at), *count))
@@ -175,7 +178,8 @@ mod tests {
     }
 
     proptest! {
-        /// Against a sorted list: a quantile is never below the value that has the rank, and above it by 1/32 at most.
+        /// Against a sorted list: a quantile is never below the value that has the rank, and above
+        /// it by 1/32 at most.
         #[test]
         fn quantiles_are_those_of_the_sorted_values(
             mut values in prop::collection::vec(prop_oneof![0..100u64, 0..1u64 << 20, 0..1u64 << 39], 1..200),

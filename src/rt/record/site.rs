@@ -8,8 +8,8 @@ use std::sync::Mutex;
 
 /// The name and the creation place that tasks have in common.
 ///
-/// Sites are kept for ever: 40 bytes for each pair of a spawning call and a static name, and the text of
-/// the place where there is no name.
+/// Sites are kept for ever: 40 bytes for each pair of a spawning call and a static name, and the
+/// text of the place where there is no name.
 #[derive(Debug)]
 pub(crate) struct Site {
     /// The name of the tasks, or the text of the place.
@@ -18,7 +18,8 @@ pub(crate) struct Site {
     pub(crate) created_at: &'static Location<'static>,
 }
 
-/// The address and length of a name, or zeros, and the address of a place: static data keeps its address.
+/// The address and length of a name, or zeros, and the address of a place: static data keeps its
+/// address.
 type Key = (usize, usize, usize);
 
 static SITES: Mutex<BTreeMap<Key, &'static Site>> = Mutex::new(BTreeMap::new());

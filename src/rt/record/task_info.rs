@@ -4,7 +4,8 @@ use std::fmt;
 use std::panic::Location;
 use std::time::Duration;
 
-/// What is known of a task. Given by [`tasks`](crate::observe::tasks) and [`current_task`](crate::observe::current_task).
+/// What is known of a task. Given by [`tasks`](crate::observe::tasks) and
+/// [`current_task`](crate::observe::current_task).
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct TaskInfo {
@@ -18,7 +19,8 @@ pub struct TaskInfo {
     pub state: TaskState,
     /// What it waits for, as the future that it waits for says; `None` if that does not say.
     pub waits_for: Option<&'static str>,
-    /// How long ago it was last polled, or spawned if it never was; to a turn of the core (about 10 µs).
+    /// How long ago it was last polled, or spawned if it never was; to a turn of the core (about 10
+    /// µs).
     pub since: Duration,
     /// How often it was polled, modulo 2³².
     pub polls: u32,
@@ -26,10 +28,11 @@ pub struct TaskInfo {
     pub queue: &'static str,
     /// Whether it is a coroutine; otherwise it is an async task.
     pub is_coroutine: bool,
-    /// Whether it is the future of the [`block_on`](crate::rt::Core::block_on) that goes on. Its name is `block_on`, and it was created where that was
-    /// called.
+    /// Whether it is the future of the [`block_on`](crate::rt::Core::block_on) that goes on. Its
+    /// name is `block_on`, and it was created where that was called.
     pub is_block_on: bool,
-    /// The room on its stack in bytes, to 4 KiB, if it has one: that of a coroutine that has started.
+    /// The room on its stack in bytes, to 4 KiB, if it has one: that of a coroutine that has
+    /// started.
     pub stack_bytes: Option<usize>,
 }
 
@@ -50,7 +53,8 @@ pub enum TaskState {
 pub struct TaskRange {
     /// Where to begin, and which way to go.
     pub order: TaskOrder,
-    /// Leaves out the task with this number and those that come before it in this order: the last one of the piece before.
+    /// Leaves out the task with this number and those that come before it in this order: the last
+    /// one of the piece before.
     pub after: Option<u64>,
     /// At most so many.
     pub limit: usize,

@@ -26,6 +26,7 @@ pub struct PollerStats {
     pub budget: usize,
     /// How many it handled.
     pub events: u64,
-    /// How many times it handled as many as it may: often, if it gets more than the core lets it handle.
+    /// How many times it handled as many as it may: often, if it gets more than the core lets it
+    /// handle.
     pub exhausted: u64,
 }

@@ -1,4 +1,5 @@
-//! What comes to a core between its tasks' turns: completions, timers, and the wakes and messages of other threads.
+//! What comes to a core between its tasks' turns: completions, timers, and the wakes and messages
+//! of other threads.
 
 use super::state::CoreState;
 use super::turn::{TASK_TIME_PER_TURN, TIME_PER_SUBMISSION};
@@ -7,7 +8,8 @@ use crate::rt::record::{self, Phase};
 use crate::rt::tasks::apply_changes;
 use crate::user_code::contain;
 
-/// Messages run in a round, which ends when every task that was ready at its beginning has had its turn.
+/// Messages run in a round, which ends when every task that was ready at its beginning has had its
+/// turn.
 const MESSAGES_PER_ROUND: u64 = 256;
 /// Messages run from one reading of the clock to the next.
 const MESSAGES_PER_READING: usize = 16;
@@ -43,12 +45,13 @@ impl CoreState {
             record::add(&self.record.counters.remote_wakes, woken);
             record::add(&self.record.counters.messages, messages);
         }
-        // Timers that are due, and tasks that were woken, may have been moved towards their turn without any being told yet.
+        // Timers that are due, and tasks that were woken, may have been moved towards their turn
+        // without any being told yet.
         Ok(worked || self.local.inbox.has_taken() || self.timers.wheel.borrow().is_due(self.local.now.get()))
     }
 
-    /// Whether it is time to hand the kernel what tasks asked for. With several queues it always is: what one of them waits for does not
-    /// wait for the tasks of the others.
+    /// Whether it is time to hand the kernel what tasks asked for. With several queues it always
+    /// is: what one of them waits for does not wait for the tasks of the others.
     fn is_to_submit(&self) -> bool {
         let (round_ends, since) = self.turn.submission.get();
         self.beat.polls() >= round_ends
@@ -68,8 +71,8 @@ impl CoreState {
         })
     }
 
-    /// Runs messages. They make tasks, each of which makes a round longer for all the others: so a round has room for so many, however
-    /// many turns it takes.
+    /// Runs messages. They make tasks, each of which makes a round longer for all the others: so a
+    /// round has room for so many, however many turns it takes.
     pub(super) fn run_messages(&self) -> usize {
         if self.messages.borrow().is_empty()
             && !self.local.inbox.take_messages(&mut self.messages.borrow_mut())
@@ -78,7 +81,8 @@ impl CoreState {
         }
         let polls = self.beat.polls();
         let (mut end, mut room) = self.turn.round.get();
-        // A cancelled task takes its turn without a poll, so what is left of a round may never come.
+        // A cancelled task takes its turn without a poll, so what is left of a round may never
+        // come.
         if polls >= end || self.local.queues.is_empty() {
             (end, room) = (polls + self.local.queues.len() as u64, MESSAGES_PER_ROUND);
         }

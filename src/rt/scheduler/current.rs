@@ -8,17 +8,18 @@ use crate::fork::Process;
 use crate::reactor::{self, Attachment};
 use crate::rt::tasks::{Local, Restrained, local};
 
-/// Calls `f` with the core that the calling thread is inside of, if any. `f` runs no user code but the
-/// clock: neither wakers nor destructors, which may enter or end another core.
+/// Calls `f` with the core that the calling thread is inside of, if any. `f` runs no user code but
+/// the clock: neither wakers nor destructors, which may enter or end another core.
 #[inline]
 pub(in crate::rt) fn with<R>(f: impl FnOnce(Option<&Rc<CoreState>>) -> R) -> R {
     let current = local::current().cast::<CoreState>();
     if current.is_null() {
         return f(None);
     }
-    // SAFETY: only `enter` says which core is current, with a pointer from `Rc::as_ptr`; the first field
-    // is where the whole is. A core's state is `!Send`, so it is freed on this thread, and `Inside` keeps
-    // it until another one is current. `ManuallyDrop` keeps the count that this `Rc` does not own.
+    // SAFETY: only `enter` says which core is current, with a pointer from `Rc::as_ptr`; the first
+    // field is where the whole is. A core's state is `!Send`, so it is freed on this thread, and
+    // `Inside` keeps it until another one is current. `ManuallyDrop` keeps the count that this `Rc`
+    // does not own.
     let core = std::mem::ManuallyDrop::new(unsafe { Rc::from_raw(current) });
     f(Some(&core))
 }
@@ -29,8 +30,8 @@ pub(in crate::rt) fn is_inside() -> bool {
     !local::current().is_null()
 }
 
-/// Calls `f` with the core that the calling thread is inside of. `f` runs no user code but the clock:
-/// neither wakers nor destructors, which may enter or end another core.
+/// Calls `f` with the core that the calling thread is inside of. `f` runs no user code but the
+/// clock: neither wakers nor destructors, which may enter or end another core.
 #[track_caller]
 #[inline]
 pub(in crate::rt) fn with_core<R>(f: impl FnOnce(&Rc<CoreState>) -> R) -> R {
@@ -75,7 +76,8 @@ impl Current {
     ///
     /// It is none, or its core lives until another is made current.
     unsafe fn enter(self) -> Self {
-        // SAFETY: the caller's promise: the core is alive, and an `Rc` does not move what it points to.
+        // SAFETY: the caller's promise: the core is alive, and an `Rc` does not move what it points
+        // to.
         let core = unsafe { local::set_current(self.core) };
         // SAFETY: the attachment is a part of the same core.
         let reactor = unsafe { reactor::current::attach(self.reactor) };
@@ -114,8 +116,8 @@ impl Drop for Inside {
 }
 
 impl Drop for CoreState {
-    /// An [`Inside`] keeps the core, and may have been left on another stack: then the core is current to
-    /// its end.
+    /// An [`Inside`] keeps the core, and may have been left on another stack: then the core is
+    /// current to its end.
     fn drop(&mut self) {
         if ptr::eq(local::current(), self.local()) {
             // SAFETY: none is current from here on.

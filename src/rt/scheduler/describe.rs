@@ -124,7 +124,8 @@ impl CoreState {
 
     /// Whether there is no task but that of `block_on`, and no message.
     pub(super) fn is_drained(&self) -> bool {
-        // Without tasks, what else is in the inbox are those that ended: nobody is told when it has gone.
+        // Without tasks, what else is in the inbox are those that ended: nobody is told when it has
+        // gone.
         self.tasks.registry.len() == 0
             && self.messages.borrow().is_empty()
             && !self.local.inbox.has_messages()

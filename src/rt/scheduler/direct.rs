@@ -1,20 +1,24 @@
 //! From coroutine to coroutine without a way through the loop.
 //!
-//! A coroutine that yields need not switch to the loop for the next one to run: it takes the next one from the run queue itself
-//! and resumes it from its own stack. That one switches back there when it yields or waits. When the first coroutine's own turn
-//! comes, it just returns. So of two coroutines that yield to each other, one switch of stacks is made for each yield and not two, and
-//! the loop is not gone through.
+//! A coroutine that yields need not switch to the loop for the next one to run: it takes the next
+//! one from the run queue itself and resumes it from its own stack. That one switches back there
+//! when it yields or waits. When the first coroutine's own turn comes, it just returns. So of two
+//! coroutines that yield to each other, one switch of stacks is made for each yield and not two,
+//! and the loop is not gone through.
 //!
-//! What may happen on a coroutine's stack is limited, because that stack is small, and because the coroutine below must not be ended
-//! meanwhile:
+//! What may happen on a coroutine's stack is limited, because that stack is small, and because the
+//! coroutine below must not be ended meanwhile:
 //!
-//! - Only coroutines run there: tasks whose poll does nothing but to resume one. What one of them ends with is kept until its
-//!   next poll, which is the loop's: wakers and destructors run there.
-//! - A task that was cancelled is left to the loop, and so is one in a span: a subscriber is others' code. So are all while one is suspended
-//!   in a destructor that its panic runs.
-//! - Who takes turns so stays on the run queue, at its front, while it runs: to yield is to become the last.
-//! - A coroutine that runs there switches back when it yields: there are never more than two stacks on one another.
-//! - It counts: no more polls are made than the loop itself would make before it looks at the clock.
+//! - Only coroutines run there: tasks whose poll does nothing but to resume one. What one of them
+//!   ends with is kept until its next poll, which is the loop's: wakers and destructors run there.
+//! - A task that was cancelled is left to the loop, and so is one in a span: a subscriber is
+//!   others' code. So are all while one is suspended in a destructor that its panic runs.
+//! - A coroutine that takes turns this way stays on the run queue, at its front, while it runs: to
+//!   yield is to become the last.
+//! - A coroutine that runs there switches back when it yields: there are never more than two stacks
+//!   on one another.
+//! - It counts: no more polls are made than the loop itself would make before it looks at the
+//!   clock.
 
 use std::ptr::NonNull;
 
@@ -27,8 +31,8 @@ impl CoreState {
     ///
     /// # Safety
     ///
-    /// `task` was just taken from a run queue of this core, counts as running, and [only resumes](tasks::TaskState::only_resumes) a coroutine. No task is being
-    /// polled.
+    /// `task` was just taken from a run queue of this core, counts as running, and [only
+    /// resumes](tasks::TaskState::only_resumes) a coroutine. No task is being polled.
     // Not inlined: the loop over async tasks needs its registers.
     #[inline(never)]
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {
@@ -41,7 +45,8 @@ impl CoreState {
         tasks::begin_resume(header, false, self.local.now.get(), &self.beat, self.beat.polls());
         let outer = Outer::new();
         let lends = Lends::new(header);
-        // SAFETY: it is the running task, its poll has begun, and it does not run yet, as no task does. `outer` is dropped next.
+        // SAFETY: it is the running task, its poll has begun, and it does not run yet, as no task
+        // does. `outer` is dropped next.
         let left = unsafe { tasks::resume(header) };
         drop(lends);
         drop(outer);
@@ -54,25 +59,26 @@ impl CoreState {
                 }
                 Polled::Pending
             }
-            // Its future gives the result.
-            // SAFETY: the task, whose future is polled nowhere, has not ended, and counts as running.
+            // Its future gives the result. SAFETY: the task, whose future is polled nowhere, has
+            // not ended, and counts as running.
             Left::Ended => unsafe { tasks::poll(task, &self.tasks.registry) },
         }
     }
 
-    /// The coroutine on whose stack the caller is yields. `None` if its turn has come again; otherwise it must switch to the loop, which
-    /// is told this.
+    /// The coroutine on whose stack the caller is yields. `None` if its turn has come again;
+    /// otherwise it must switch to the loop, which is told this.
     ///
     /// # Safety
     ///
-    /// It is the one that the loop of its core [resumed](Self::run_coroutine), and the thread is inside that core and does not panic.
+    /// It is the one that the loop of its core [resumed](Self::run_coroutine), and the thread is
+    /// inside that core and does not panic.
     // A yield between two coroutines is mostly this: a call would be a tenth of it.
     #[inline(always)]
     pub(in crate::rt) unsafe fn run_others(control: &Control) -> Option<Suspended> {
         // SAFETY: the loop that resumed it made it a lender.
         let (core, ready, own) = unsafe { control.home() };
-        // SAFETY: it is alive while its loop resumes a lender, and stays where it is. A coroutine notes its
-        // core as a pointer to the whole, of which `Local` is the first field.
+        // SAFETY: it is alive while its loop resumes a lender, and stays where it is. A coroutine
+        // notes its core as a pointer to the whole, of which `Local` is the first field.
         let core = unsafe { &*core.cast::<Self>() };
         // SAFETY: the running task is alive.
         let own_header = unsafe { own.as_ref() };
@@ -95,19 +101,22 @@ impl CoreState {
             if next == own {
                 return None;
             }
-            // SAFETY: it is the running task now, its poll has begun, and this is the thread of its core, which is inside of it by the
-            // caller's word. It does not run: of this core's coroutines only `own` does, which this is not, and others that
-            // run below `own` are of other cores. It is neither cancelled nor ended, and nothing ends here, so its future stays
-            // until `outer` is dropped.
+            // SAFETY: it is the running task now, its poll has begun, and this is the thread of its
+            // core, which is inside of it by the caller's word. It does not run: of this core's
+            // coroutines only `own` does, which this is not, and others that run below `own` are of
+            // other cores. It is neither cancelled nor ended, and nothing ends here, so its future
+            // stays until `outer` is dropped.
             let left = unsafe { tasks::resume(header) };
             if left == Left::Suspended(Suspended::Yields) && header.state().may_keep_turn() {
-                // SAFETY: it has its turn, and its queue is that of `own`, as it was taken from there.
+                // SAFETY: it has its turn, and its queue is that of `own`, as it was taken from
+                // there.
                 next = unsafe { ready.pass_on(next) };
                 continue;
             }
             core.leave(next, left);
             match ready.first() {
-                // One that is suspended in a panic had no turn any more, so it was left just now. Who runs next takes note of the panic.
+                // One that is suspended in a panic had no turn any more, so it was left just now.
+                // The next one to run notes the panic.
                 Some(first) if !std::thread::panicking() => next = first,
                 _ => break,
             }
@@ -117,8 +126,8 @@ impl CoreState {
         Some(Suspended::Waits)
     }
 
-    /// Puts the running task at the front of its queue, from where it takes its turns; false if it is no coroutine that may go on, or is queued
-    /// already.
+    /// Puts the running task at the front of its queue, from where it takes its turns; false if it
+    /// is no coroutine that may go on, or is queued already.
     #[cold]
     fn join_in(&self, task: NonNull<Header>) -> bool {
         // SAFETY: the running task is alive.
@@ -130,7 +139,8 @@ impl CoreState {
         joins
     }
 
-    /// Takes a coroutine that was suspended or has ended from the front of its queue, if it is there still.
+    /// Takes a coroutine that was suspended or has ended from the front of its queue, if it is
+    /// there still.
     #[inline]
     fn end_turn(&self, task: NonNull<Header>) {
         // SAFETY: alive by its core's own reference: nothing took its result yet.
@@ -141,8 +151,9 @@ impl CoreState {
         }
     }
 
-    /// A turn is over of a coroutine that ran on another's stack and does not just go on: it waits, is queued already, is cancelled or
-    /// has ended. One that has ended gives its result in its next poll, which is the loop's.
+    /// A turn is over of a coroutine that ran on another's stack and does not just go on: it waits,
+    /// is queued already, is cancelled or has ended. One that has ended gives its result in its
+    /// next poll, which is the loop's.
     #[cold]
     fn leave(&self, task: NonNull<Header>, left: Left) {
         self.end_turn(task);

@@ -1,4 +1,5 @@
-//! How a core ends: its tasks and timers, its I/O in flight, and whatever their destructors start meanwhile.
+//! How a core ends: its tasks and timers, its I/O in flight, and whatever their destructors start
+//! meanwhile.
 
 use tracing::warn;
 
@@ -8,7 +9,8 @@ use crate::rt::tasks::{self, Polled};
 use crate::time::Instant;
 use crate::user_code::{contain, drop_contained};
 
-/// Tasks and timers that destructors may start while a core ends: so many, and so many more for each task and timer that it had.
+/// Tasks and timers that destructors may start while a core ends: so many, and so many more for
+/// each task and timer that it had.
 const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;
 
@@ -21,11 +23,12 @@ impl CoreState {
     /// Ends every task and all I/O.
     pub(in crate::rt) fn end(&self) {
         let mut most = self.most_at_the_end();
-        // Each step whatever panics in the one before: a core that ended in part would leave tasks that point to what is freed.
+        // Each step whatever panics in the one before: a core that ended in part would leave tasks
+        // that point to what is freed.
         self.messages.take().into_iter().for_each(drop_contained);
         drop_contained(self.tasks.drained.take());
         self.end_tasks(&mut most);
-        // The clock is foreign code. If it does not tell the time, the I/O is not waited for.
+        // The clock is user code. If it does not tell the time, the I/O is not waited for.
         if !contain(|| {
             self.io.attachment.reactor.shut_down(Patience::new(&*self.clock, self.io.deadline.get()))
         }) {
@@ -55,8 +58,8 @@ impl CoreState {
         Some(STARTED_AT_THE_END + (1 + STARTED_AT_THE_END_EACH) * there)
     }
 
-    /// Ends every task and timer, also those that destructors start meanwhile: `most` of all together. If there seems to be no end of them
-    /// the last are leaked, and `most` is `None`.
+    /// Ends every task and timer, also those that destructors start meanwhile: `most` of all
+    /// together. If there seems to be no end of them the last are leaked, and `most` is `None`.
     fn end_tasks(&self, most: &mut Option<usize>) {
         loop {
             let Some(left) = *most else { return };
@@ -64,11 +67,12 @@ impl CoreState {
             if tasks > 0 {
                 *most = left.checked_sub(tasks);
                 if most.is_none() {
-                    // A subscriber to the log is foreign code too.
+                    // A subscriber to the log is user code too.
                     contain(|| warn!("destructors spawn tasks without end: {tasks} are leaked"));
                     return;
                 }
-                // Apart from those that are spawned meanwhile, or it would never come to the older ones.
+                // Apart from those that are spawned meanwhile, or it would never come to the older
+                // ones.
                 let ending = self.tasks.registry.take_all();
                 while let Some(task) = ending.newest() {
                     task.cancel(&ending);

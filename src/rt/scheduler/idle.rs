@@ -1,10 +1,12 @@
 //! When a core that has nothing to do goes from polling to sleeping in the kernel.
 //!
-//! To sleep and be woken takes longer than most answers from a neighbour are away: an interrupt between processors, and on a
-//! virtual machine a way through the hypervisor. So a core spins first. To spin where nothing comes is waste, and worse where the
-//! one that would send something needs this very processor. So spinning has to pay: after some spins in vain, one after the other, the
-//! core sleeps (nearly) at once, until so many idle times in a row were short that spinning would have caught their end. If the spins in
-//! vain go on all the same, spinning was what made those times longer, and twice as many are asked for the next time.
+//! To sleep and be woken takes longer than most answers from a neighbour are away: an interrupt
+//! between processors, and on a virtual machine a way through the hypervisor. So a core spins
+//! first. To spin where nothing comes is waste, and worse where the one that would send something
+//! needs this very processor. So spinning has to pay: after some spins in vain, one after the
+//! other, the core sleeps (nearly) at once, until so many idle times in a row were short that
+//! spinning would have caught their end. If the spins in vain go on all the same, spinning was what
+//! made those times longer, and twice as many are asked for the next time.
 
 use std::time::Duration;
 
@@ -13,7 +15,8 @@ use crate::time::Instant;
 
 /// Spins that did not pay, one after the other, until the core stops to spin.
 const VAIN_SPINS: u32 = 4;
-/// A core that does not spin still does for this part of the longest spin: one more look costs little.
+/// A core that does not spin still does for this part of the longest spin: one more look costs
+/// little.
 const SHORTEST: u32 = 64;
 /// Short idle times, one after the other, until a core spins again: at least and at most.
 const FEWEST_SHORT_TIMES: u32 = 2;
@@ -146,7 +149,8 @@ mod tests {
         }
     }
 
-    /// The one that answers needs the processor that the core spins on: the answer comes 20 µs after the core sleeps, however late.
+    /// The one that answers needs the processor that the core spins on: the answer comes 20 µs
+    /// after the core sleeps, however late.
     fn in_the_way(idler: &mut Idler, idle_times: u32) -> (u64, u64) {
         let (mut from, mut spun) = (0, 0);
         for _ in 0..idle_times {

@@ -11,7 +11,8 @@ impl CoreState {
     /// Sleeps in the kernel until something may have happened.
     pub(in crate::rt) fn park(&self, now: Instant) -> Result<()> {
         let Some(until) = self.may_park(now)? else { return Ok(()) };
-        // The subscriber is foreign code and may wake tasks of this core: before the queues are looked at.
+        // The subscriber is user code and may wake tasks of this core: before the queues are
+        // looked at.
         trace_sleep(until.map(|until| until - now));
         if self.announce_park() && self.local.inbox.look_again() {
             record::add(&self.record.counters.parks, 1);
@@ -30,7 +31,8 @@ impl CoreState {
         Ok(())
     }
 
-    /// Asks timers and pollers whether the core may sleep at `now`, and until when; `None` if it must go on polling.
+    /// Asks timers and pollers whether the core may sleep at `now`, and until when; `None` if it
+    /// must go on polling.
     pub(super) fn may_park(&self, now: Instant) -> Result<Option<Option<Instant>>> {
         if self.io.attachment.reactor.must_be_polled() {
             return Ok(None);
@@ -40,7 +42,8 @@ impl CoreState {
         Ok((may && until.is_none_or(|until| until > now)).then_some(until))
     }
 
-    /// Announces to other threads that the core is about to sleep, unless a poller woke tasks of this core when it was asked.
+    /// Announces to other threads that the core is about to sleep, unless a poller woke tasks of
+    /// this core when it was asked.
     pub(super) fn announce_park(&self) -> bool {
         let idle = self.local.queues.is_empty();
         if idle {

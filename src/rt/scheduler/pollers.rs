@@ -35,7 +35,8 @@ impl Pollers {
         let id = self.next_id.get();
         self.next_id.set(id + 1);
         let budget = budget.unwrap_or(EVENTS_PER_POLL).max(1);
-        // One that is being polled registers itself elsewhere too: it is asked for its name another time.
+        // One that is being polled registers itself elsewhere too: it is asked for its name another
+        // time.
         let name = poller.try_borrow().map_or("poller", |poller| poller.name());
         let (events, exhausted) = Default::default();
         self.entries.borrow_mut().push(Entry { id, budget, poller, name, events, exhausted });
@@ -58,7 +59,8 @@ impl Pollers {
         drop(entries);
     }
 
-    /// By index and with a borrow per step: a poller may be added or removed by what another one completes.
+    /// By index and with a borrow per step: a poller may be added or removed by what another one
+    /// completes.
     fn get(&self, at: usize) -> Option<Entry> {
         self.entries.borrow().get(at).cloned()
     }
@@ -96,7 +98,8 @@ impl Pollers {
         self.entries.borrow().iter().map(of).collect()
     }
 
-    /// Asks each what the core may do; false if it must go on polling. `until` becomes the earliest deadline.
+    /// Asks each what the core may do; false if it must go on polling. `until` becomes the earliest
+    /// deadline.
     pub(super) fn park(&self, now: Instant, reactor: &Reactor, until: &mut Option<Instant>) -> Result<bool> {
         let mut earlier = |deadline: Option<Instant>| {
             *until = match (*until, deadline) {

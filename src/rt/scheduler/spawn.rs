@@ -33,7 +33,8 @@ impl CoreState {
         // What the thread did outside of the core is none of its time.
         self.record.accounted.set(self.read_clock());
         let new = self.new_task(DEFAULT_QUEUE, Some("block_on"), created_at);
-        // SAFETY: `Root` ends the task and drops its result when it goes. It is on the stack of `block_on`, as the future was.
+        // SAFETY: `Root` ends the task and drops its result when it goes. It is on the stack of
+        // `block_on`, as the future was.
         let (task, handle) = unsafe { TaskRef::new_root(&new, future) };
         if let Some(ready) = task.mark_queued() {
             self.local.enqueue(ready);
@@ -87,7 +88,8 @@ impl<T> Root<'_, T> {
 
 impl<T> Drop for Root<'_, T> {
     fn drop(&mut self) {
-        // The loop may have been left by a panic in the middle of a poll: of a waker, after the task had ended.
+        // The loop may have been left by a panic in the middle of a poll: of a waker, after the
+        // task had ended.
         self.core.local.polling.set(None);
         self.core.turn.until.set(0);
         self.core.beat.enter(Phase::Outside);

@@ -51,10 +51,11 @@ pub(super) struct TurnBudget {
     /// Turns since devices, timers and the inbox had theirs, and when that was.
     pub(super) skipped: Cell<u32>,
     pub(super) looked_around_at: Cell<Instant>,
-    /// The number of polls at which the round of messages ends, and how many messages it still has room for.
+    /// The number of polls at which the round of messages ends, and how many messages it still has
+    /// room for.
     pub(super) round: Cell<(u64, u64)>,
-    /// The number of polls at which all tasks have had their turn that were ready when operations were last
-    /// handed to the kernel, and when the first turn since then began, if one did.
+    /// The number of polls at which all tasks have had their turn that were ready when operations
+    /// were last handed to the kernel, and when the first turn since then began, if one did.
     pub(super) submission: Cell<(u64, Option<Instant>)>,
 }
 
@@ -90,8 +91,8 @@ pub(super) struct Record {
     pub(super) counters: Counters,
     /// Until when `counters` know what the time went to.
     pub(super) accounted: Cell<Instant>,
-    /// The number of polls at which the task that was last on the queue has run, and since when it is
-    /// followed.
+    /// The number of polls at which the task that was last on the queue has run, and since when it
+    /// is followed.
     pub(super) followed: Cell<(u64, Instant)>,
     pub(super) stall_after: Duration,
 }
@@ -142,8 +143,8 @@ impl CoreState {
         }
     }
 
-    /// The task-local values of the task that is being polled. Code of the core's that is in none (a waker, a poller, a
-    /// destructor at the end) gets values of its own, which go at once.
+    /// The task-local values of the task that is being polled. Code of the core's that is in none
+    /// (a waker, a poller, a destructor at the end) gets values of its own, which go at once.
     pub(in crate::rt) fn locals(&self) -> Rc<Locals> {
         self.local.with_running(|task| task.map(Header::locals)).unwrap_or_default()
     }

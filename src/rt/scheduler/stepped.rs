@@ -1,9 +1,11 @@
-//! A core without a kernel and without a thread of its own, whose steps somebody else takes: a simulation.
+//! A core without a kernel and without a thread of its own, whose steps somebody else takes: a
+//! simulation.
 //!
-//! A step is a stage of the loop (see [`scheduler`](super)) or one poll of a task in it. The stages are the very functions that
-//! the loop calls, in its order; between any two of them other cores may take steps. What the loop's budgets and the time of
-//! arrival decide on a real machine is left to `choose` here: which ready task is polled, how many are before the devices are
-//! looked at, and whether a stage comes too early to see what there is.
+//! A step is a stage of the loop (see [`scheduler`](super)) or one poll of a task in it. The stages
+//! are the very functions that the loop calls, in its order; between any two of them other cores
+//! may take steps. What the loop's budgets and the time of arrival decide on a real machine is left
+//! to `choose` here: which ready task is polled, how many are before the devices are looked at, and
+//! whether a stage comes too early to see what there is.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -109,20 +111,22 @@ impl SteppedCore {
         self.stage.get()
     }
 
-    /// Whether it can take a step at `now`: it is awake or would wake, and is not taking one already.
+    /// Whether it can take a step at `now`: it is awake or would wake, and is not taking one
+    /// already.
     pub(crate) fn can_step(&self, now: Instant) -> bool {
         let wakes =
             || self.rung.load(Ordering::Relaxed) || self.until.get().is_some_and(|until| until <= now);
         !self.is_stepping.get() && !self.has_ended.get() && (self.stage.get() != Stage::Asleep || wakes())
     }
 
-    /// The same for a step that runs no code of the user's, whatever the user holds locked.
+    /// The same for a step that runs no user code, whatever the user holds locked.
     pub(crate) fn can_step_alone(&self, now: Instant) -> bool {
         let alone = [Stage::Inbox, Stage::Announce, Stage::LookAgain, Stage::Asleep];
         alone.contains(&self.stage.get()) && self.can_step(now)
     }
 
-    /// When there may be something to do for a core that has nothing to do at `now`; `Err` if it has.
+    /// When there may be something to do for a core that has nothing to do at `now`; `Err` if it
+    /// has.
     pub(crate) fn idle_until(&self, now: Instant) -> std::result::Result<Option<Instant>, Busy> {
         if self.spun_at.get() == Some(now) {
             return Ok(Some(now + SPIN));
@@ -152,7 +156,8 @@ impl SteppedCore {
     ///
     /// # Errors
     ///
-    /// A poller that wants to be woken by the kernel: [`Unsupported`](crate::ErrorKind::Unsupported).
+    /// A poller that wants to be woken by the kernel:
+    /// [`Unsupported`](crate::ErrorKind::Unsupported).
     pub(crate) fn step(&self, choose: Choose<'_>) -> Result<()> {
         let _inside = Inside::enter(&self.shared);
         let _stepping = Stepping::new(&self.is_stepping);
@@ -252,8 +257,8 @@ impl SteppedCore {
         Ok(Stage::Tasks)
     }
 
-    /// Runs `future` as [`Core::block_on`](crate::rt::Core::block_on) does. Calls `step` until it is done, with what it waits for, and
-    /// gives up when that returns an error.
+    /// Runs `future` as [`Core::block_on`](crate::rt::Core::block_on) does. Calls `step` until it
+    /// is done, with what it waits for, and gives up when that returns an error.
     pub(crate) fn block_on<F: Future, E>(
         &self,
         created_at: &'static Location<'static>,

@@ -1,15 +1,18 @@
-//! The loop of a core: one turn after the other.
+//! The loop of a core, turn by turn.
 //!
 //! # The budget of a turn
 //!
-//! A turn runs at most [`POLLS_PER_TURN`] polls, those of tasks that come back meanwhile included: with few tasks that yield,
-//! one pass over the devices is paid by many polls. It also ends after [`TASK_TIME_PER_TURN`], so that timers, pollers and other threads
-//! wait no longer than that and one poll. A reading of the clock costs several polls of a small task, so the clock is read after the
-//! 1st, 8th and 64th poll and at the end, and sooner if the polls so far say that the time would be up before.
+//! A turn runs up to [`POLLS_PER_TURN`] polls or for [`TASK_TIME_PER_TURN`], whichever comes first;
+//! a running poll may overrun. Tasks that become ready meanwhile count: with few tasks that yield,
+//! many polls share one pass over the devices. Timers, pollers and other threads wait no longer
+//! than that time and one poll. Reading the clock costs as much as several polls of a small task,
+//! so the loop reads it after the 1st, 8th and 64th poll and at the end, and sooner if the polls so
+//! far were slow.
 //!
-//! What tasks ask of the kernel is handed over once in a round, which ends when every task that was ready at its beginning has had its turn:
-//! with many ready tasks one system call takes what all of them ask for. A round that lasts longer than [`TIME_PER_SUBMISSION`] is
-//! divided. What an io_uring has deferred is done with the same call: so long, a turn and one poll a completed I/O may wait.
+//! Operations go to the kernel once per round. A round ends when every task that was ready at its
+//! beginning has had its turn, or after [`TIME_PER_SUBMISSION`]: with many ready tasks one system
+//! call takes the operations of all of them. The same call does what an io_uring has deferred, so a
+//! completion may wait that long, plus one turn and one poll.
 
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -24,13 +27,16 @@ use crate::user_code::contain;
 
 /// Polls of tasks per turn before the pollers get theirs.
 const POLLS_PER_TURN: u64 = 512;
-/// A turn's tasks stop after this long even if the budget is not used up, so that what comes to the core waits no longer.
+/// A turn's tasks stop after this long even if the budget is not used up, so that what comes to the
+/// core waits no longer.
 pub(super) const TASK_TIME_PER_TURN: Duration = Duration::from_micros(10);
-/// What tasks ask of the kernel is handed over after so much time, of tasks and of pollers, even if others are still to have their turn.
+/// The longest round: operations go to the kernel after this time even if some tasks have not had
+/// their turn.
 pub(super) const TIME_PER_SUBMISSION: Duration = Duration::from_micros(100);
-/// From one reading of the clock to the next, the number of polls in a turn grows by this factor at most.
+/// From one reading of the clock to the next, the number of polls in a turn grows by this factor at
+/// most.
 const CLOCK_GROWTH: u64 = 8;
-/// So many turns in a row may end before devices, timers and the inbox had theirs.
+/// The most turns in a row that skip devices, timers and the inbox.
 const MOST_SKIPPED: u32 = 32;
 
 impl CoreState {
@@ -46,8 +52,9 @@ impl CoreState {
         self.local.now.get()
     }
 
-    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task has ended. What comes after the
-    /// tasks is not skipped so for long: a turn that finds it skipped begins with it.
+    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task
+    /// has ended. What comes after the tasks is not skipped so for long: a turn that finds it
+    /// skipped begins with it.
     pub(in crate::rt) fn turn(&self, is_done: impl Fn() -> bool) -> Result<bool> {
         if self.io.attachment.process.is_left() {
             return Err(Process::error("turn of a core"));
@@ -114,7 +121,8 @@ impl CoreState {
                 continue;
             };
             let ended = self.run_task(task, queue);
-            // A cancelled task takes its turn without a poll; in that of a coroutine others are polled.
+            // A cancelled task takes its turn without a poll; in that of a coroutine others are
+            // polled.
             let polled = self.beat.polls() - polls;
             polls += polled;
             ran += polled.max(1);
@@ -150,13 +158,15 @@ impl CoreState {
     #[inline(always)]
     pub(super) fn run_task(&self, task: NonNull<Header>, queue: u8) -> bool {
         self.local.polling.set(Some(task));
-        // SAFETY: the task was just popped from a run queue of this core, so its core's own reference keeps it alive.
+        // SAFETY: the task was just popped from a run queue of this core, so its core's own
+        // reference keeps it alive.
         let polled = if unsafe { task.as_ref() }.state().only_resumes() {
             // SAFETY: as below.
             unsafe { self.run_coroutine(task) }
         } else {
-            // SAFETY: the task was just popped from a run queue of this core, whose registry this is; the loop polls one task at a
-            // time, and it cannot be entered from inside a task (`Core::block_on` refuses).
+            // SAFETY: the task was just popped from a run queue of this core, whose registry this
+            // is; the loop polls one task at a time, and it cannot be entered from inside a task
+            // (`Core::block_on` refuses).
             unsafe { tasks::run(task, self.local.now.get(), &self.tasks.registry, &self.beat) }
         };
         self.local.polling.set(None);
@@ -197,12 +207,14 @@ impl CoreState {
         }
     }
 
-    /// A task took too long. Which one is known if the clock was read before and after it; otherwise it is among a few.
+    /// A task took too long. Which one is known if the clock was read before and after it;
+    /// otherwise it is among a few.
     #[cold]
     fn report_stall(&self, took: Duration, polls: u64) {
         record::add(&self.record.counters.stalls, 1);
         if !tracing::enabled!(tracing::Level::WARN) {
-            // Also a core that the kernel did not run for a while comes here: its steady state allocates nothing.
+            // Also a core that the kernel did not run for a while comes here: its steady state
+            // allocates nothing.
             return;
         }
         let last = self.beat.polls();
@@ -227,7 +239,8 @@ impl CoreState {
         }
     }
 
-    /// Follows the last task on the queue, unless one is followed already, to know how long woken tasks wait.
+    /// Follows the last task on the queue, unless one is followed already, to know how long woken
+    /// tasks wait.
     // Once per turn: inlined, it would cost the loop over tasks its registers.
     #[inline(never)]
     fn follow(&self, now: Instant) {
@@ -253,7 +266,8 @@ impl CoreState {
     }
 }
 
-/// The number of polls in this turn at which the clock is read next: `ran` took `elapsed`, and `left` is left.
+/// The number of polls in this turn at which the clock is read next: `ran` took `elapsed`, and
+/// `left` is left.
 #[inline]
 fn next_reading(ran: u64, elapsed: Duration, left: Duration) -> u64 {
     let (elapsed, left) = (record::nanos(elapsed), record::nanos(left));

@@ -6,7 +6,8 @@ use super::slab::{Guards, Slab, Slot, make_guard};
 use super::{CLASSES, MAX_STACK_BYTES, MIN_STACK_BYTES, StackStats};
 use crate::error::{Error, ErrorKind, Result};
 
-/// A slab has at most this many bytes, unless one stack is larger. The first one of a class is smaller.
+/// A slab has at most this many bytes, unless one stack is larger. The first one of a class is
+/// smaller.
 const MAX_SLAB_BYTES: usize = 256 << 20;
 /// Stacks in the first slab of a class; each further one has twice as many as the one before.
 pub(super) const FIRST_SLAB_STACKS: usize = 16;
@@ -16,7 +17,8 @@ pub(super) const WARM: usize = 256;
 pub(super) const KEPT_BYTES: usize = 16 << 10;
 /// How many stacks come back in such a while.
 pub(super) const WHILE: usize = 4096;
-/// So many stacks come back for each that gives its memory back, so that this does not dominate the cost of spawning.
+/// So many stacks come back for each that gives its memory back, so that this does not dominate the
+/// cost of spawning.
 pub(super) const PAUSE: usize = 8;
 
 /// Stacks of one size.
@@ -26,7 +28,8 @@ pub(super) struct Class {
     pub(super) free: Vec<Slot>,
     /// So many of the first ones have given their memory back.
     cold: usize,
-    /// The fewest that were free at once in this while, and in the one before: the first ones, which were not used.
+    /// The fewest that were free at once in this while, and in the one before: the first ones,
+    /// which were not used.
     unused: usize,
     unused_before: usize,
     /// How many came back in this while.
@@ -143,8 +146,9 @@ impl Pool {
         self.classes[class].put(slot);
     }
 
-    /// Gives the memory of free stacks back, and takes out those whose slabs are free as a whole. They are the caller's to drop, when the
-    /// pool is not borrowed any more: what fails then is logged, and a subscriber is others' code.
+    /// Gives the memory of free stacks back, and takes out those whose slabs are free as a whole.
+    /// They are the caller's to drop, when the pool is not borrowed any more: what fails then is
+    /// logged, and a subscriber is others' code.
     #[must_use]
     pub(super) fn trim(&mut self) -> Vec<Slot> {
         let mut gone = Vec::new();

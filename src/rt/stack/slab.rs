@@ -13,8 +13,8 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 use super::PAGE_BYTES;
 use crate::error::{Error, ErrorKind, Result};
 
-/// Tops of neighbouring stacks lie at different places in their pages. Were they at the same place, all stacks would compete for the
-/// same few sets of the first-level cache.
+/// Tops of neighbouring stacks lie at different places in their pages. Were they at the same place,
+/// all stacks would compete for the same few sets of the first-level cache.
 pub(super) const COLORS: usize = 8;
 pub(super) const COLOR_BYTES: usize = 192;
 
@@ -53,7 +53,8 @@ impl Slab {
             let len = stacks * (stack_bytes + PAGE_BYTES);
             match map(len) {
                 Ok(start) => break (start, len),
-                // Where the kernel does not overcommit memory (vm.overcommit_memory=2), each byte counts that could be written.
+                // Where the kernel does not overcommit memory (vm.overcommit_memory=2), each byte
+                // counts that could be written.
                 Err(Errno::NOMEM) if stacks > 1 => stacks /= 2,
                 Err(errno) => {
                     return Err(Error::os(errno.raw_os_error(), "map stacks of coroutines")
@@ -67,7 +68,8 @@ impl Slab {
         };
         let slab = Self { start, stacks, stack_bytes, protected: std::cell::Cell::new(0) };
         // A huge page would make every stack cost 2 MiB. An error means that there are none.
-        // SAFETY: the range is the mapping made above, and the advice does not change what is in it.
+        // SAFETY: the range is the mapping made above, and the advice does not change what is in
+        // it.
         let _ = unsafe { libc::madvise(slab.start.as_ptr(), len, libc::MADV_NOHUGEPAGE) };
         Ok(slab)
     }
@@ -86,7 +88,8 @@ impl Slab {
 impl Drop for Slab {
     fn drop(&mut self) {
         PROTECTED.fetch_sub(self.protected.get(), Ordering::Relaxed);
-        // SAFETY: the mapping is the slab's own, of this length, and every stack in it held a reference to the slab.
+        // SAFETY: the mapping is the slab's own, of this length, and every stack in it held a
+        // reference to the slab.
         if let Err(errno) = unsafe { rustix::mm::munmap(self.start.as_ptr(), self.len()) } {
             tracing::error!("stacks could not be unmapped: {errno}");
         }
@@ -124,8 +127,8 @@ impl Slot {
     pub(super) fn discard(&self, kept: usize) {
         let len = self.slab.stack_bytes.saturating_sub(kept);
         let start = self.slab.guard(self.index).wrapping_byte_add(PAGE_BYTES);
-        // SAFETY: the range is the lower part of a stack that nobody runs on: what it holds is not needed any more. Should
-        // it fail, the memory stays.
+        // SAFETY: the range is the lower part of a stack that nobody runs on: what it holds is not
+        // needed any more. Should it fail, the memory stays.
         let _ = unsafe { libc::madvise(start, len, libc::MADV_DONTNEED) };
     }
 }
@@ -134,7 +137,8 @@ impl Slot {
 pub(super) fn make_guard(slot: &Slot, guards: Guards) -> Result<Guards> {
     let page = slot.slab.guard(slot.index);
     if guards == Guards::Install {
-        // SAFETY: the page is the lowest of a slot that nobody runs on yet, inside its slab's mapping.
+        // SAFETY: the page is the lowest of a slot that nobody runs on yet, inside its slab's
+        // mapping.
         if unsafe { libc::madvise(page, PAGE_BYTES, MADV_GUARD_INSTALL) } == 0 {
             return Ok(Guards::Install);
         }
@@ -160,7 +164,8 @@ pub(super) fn make_guard(slot: &Slot, guards: Guards) -> Result<Guards> {
     Ok(Guards::Protect)
 }
 
-/// How many stacks may have a guard that is a mapping of its own: their two mappings each take up to three quarters of all.
+/// How many stacks may have a guard that is a mapping of its own: their two mappings each take up
+/// to three quarters of all.
 pub(super) fn max_protected() -> usize {
     static MOST: std::sync::OnceLock<usize> = std::sync::OnceLock::new();
     *MOST.get_or_init(|| {

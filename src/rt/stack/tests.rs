@@ -97,7 +97,8 @@ fn stacks_that_were_not_used_for_a_while_keep_little_memory() {
     const STACKS: usize = WARM + 100;
     let mut pool = Pool::new(Guards::Install);
     use_at_once(&mut pool, STACKS, touch);
-    // In the first while, all of them were in use once; and then it takes a few uses of others for each.
+    // In the first while, all of them were in use once; and then it takes a few uses of others for
+    // each.
     for _ in 0..2 * WHILE + 100 * PAUSE {
         use_at_once(&mut pool, 1, |_| ());
     }

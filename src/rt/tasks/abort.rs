@@ -18,8 +18,9 @@ pub(crate) mod sealed {
     }
 }
 
-/// A handle that cancels its task when it is dropped. It is awaited, or joined, as the handle inside. Made by the handles'
-/// `abort_on_drop`, as [`JoinHandle::abort_on_drop`](super::JoinHandle::abort_on_drop).
+/// A handle that cancels its task when it is dropped. It is awaited, or joined, as the handle
+/// inside. Made by the handles' `abort_on_drop`, as
+/// [`JoinHandle::abort_on_drop`](super::JoinHandle::abort_on_drop).
 #[must_use = "dropping it cancels the task"]
 pub struct AbortOnDrop<H: TaskHandle>(Option<H>);
 

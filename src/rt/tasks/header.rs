@@ -14,8 +14,8 @@ use crate::time::Instant;
 
 const STACK_PAGE_BYTES: usize = 4 << 10;
 
-/// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first, so that a pointer to the
-/// one is a pointer to the other.
+/// The part of a task that does not depend on its future's type. `repr(C)`: the node comes first,
+/// so that a pointer to the one is a pointer to the other.
 ///
 /// What a poll needs is together, in few cache lines.
 #[repr(C)]
@@ -23,7 +23,8 @@ pub(in crate::rt) struct Header {
     pub(super) node: Node,
     /// The next on its run queue. Says nothing of a task that is on none.
     pub(super) next_ready: Cell<Option<NonNull<Header>>>,
-    /// What decides about its turns, and nothing else: one comparison tells a coroutine that may be resumed.
+    /// What decides about its turns, and nothing else: one comparison tells a coroutine that may be
+    /// resumed.
     pub(super) state: TaskState,
     /// Which of the core's task queues it belongs to.
     pub(super) queue: u8,
@@ -34,11 +35,13 @@ pub(in crate::rt) struct Header {
     pub(super) since: Cell<Instant>,
     pub(super) waits_for: Cell<Option<&'static str>>,
     pub(super) site: &'static Site,
-    /// The [`Control`](super::control::Control) of the coroutine that each poll resumes, if that is all that a poll does.
+    /// The [`Control`](super::control::Control) of the coroutine that each poll resumes, if that is
+    /// all that a poll does.
     pub(super) coroutine: Cell<Option<NonNull<()>>>,
     pub(super) vtable: &'static VTable,
     pub(super) references: Cell<i64>,
-    /// Kept alive by the core while it lives, and then by a count of this task's own; see [`Inbox::close`].
+    /// Kept alive by the core while it lives, and then by a count of this task's own; see
+    /// [`Inbox::close`].
     pub(super) inbox: *const Inbox,
     pub(super) id: u64,
     /// The future of a `block_on`: not in the registry.
@@ -116,7 +119,8 @@ impl Header {
         self.polls.get()
     }
 
-    /// The room on the task's stack in bytes, if it has one of its own; rounded down to 4 KiB, and at most 256 MiB.
+    /// The room on the task's stack in bytes, if it has one of its own; rounded down to 4 KiB, and
+    /// at most 256 MiB.
     pub(in crate::rt) fn stack_bytes(&self) -> Option<usize> {
         let pages = usize::from(self.stack_pages.get());
         (pages > 0).then_some(pages * STACK_PAGE_BYTES)
@@ -154,13 +158,15 @@ impl Header {
         self.waits_for.set(Some(what));
     }
 
-    /// A coroutine looks at what it may wait for next. It alone need not be told when its poll begins.
+    /// A coroutine looks at what it may wait for next. It alone need not be told when its poll
+    /// begins.
     pub(in crate::rt) fn forget_waits_for(&self) {
         self.waits_for.set(None);
     }
 
-    /// The task-local values, made when first asked for. What the end of the task runs gets values of its own, which go at once:
-    /// nobody would drop those of the task any more before it is freed, perhaps on another thread.
+    /// The task-local values, made when first asked for. What the end of the task runs gets values
+    /// of its own, which go at once: nobody would drop those of the task any more before it is
+    /// freed, perhaps on another thread.
     pub(in crate::rt) fn locals(&self) -> Rc<Locals> {
         if self.state.has_ended() {
             return Rc::default();

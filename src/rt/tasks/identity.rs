@@ -1,4 +1,4 @@
-//! Who a coroutine is to others: its number, its name, and the token that `unpark` leaves.
+//! What identifies a coroutine to others: its number, its name, and the token that `unpark` leaves.
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};

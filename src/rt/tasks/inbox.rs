@@ -1,40 +1,47 @@
-//! How other threads reach a core: a lock-free list of tasks to wake or release, and a queue of messages.
+//! How other threads reach a core: a lock-free list of tasks to wake or release, and a queue of
+//! messages.
 //!
 //! # References from other threads
 //!
-//! A task counts its references without atomics, because nearly all of them come and go on its own core. A waker that
-//! reached another thread must not touch that count, so it works on the task's [`Node`] instead, one atomic word:
+//! A task counts its references without atomics, because nearly all of them come and go on its own
+//! core. A waker that reached another thread must not touch that count, so it works on the task's
+//! [`Node`] instead, one atomic word:
 //!
-//! - bits 3 and up: how many references other threads added minus how many they dropped, not yet told to the owner;
+//! - bits 3 and up: how many references other threads added minus how many they dropped, not yet
+//!   told to the owner;
 //! - `WOKEN`: somebody called `wake`;
 //! - `CANCELLED`: somebody asked for the end of the task;
-//! - `LISTED`: the node is on the inbox's list, or the thread that set this bit is about to put it there.
+//! - `LISTED`: the node is on the inbox's list, or the thread that set this bit is about to put it
+//!   there.
 //!
-//! Adding a reference only adds to the word. Dropping or waking changes the word and sets `LISTED` in **one** atomic
-//! operation; whoever changed `LISTED` from 0 to 1 then pushes the node. The owner frees a task only when its own count
-//! plus the word's count is zero **and** `LISTED` is clear. So between that one atomic operation and the end of the push the
-//! node cannot go away, and a thread that found `LISTED` already set does not touch the node again.
+//! Adding a reference only adds to the word. Dropping or waking changes the word and sets `LISTED`
+//! in **one** atomic operation; the thread that changed `LISTED` from 0 to 1 then pushes the node.
+//! The owner frees a task only when its own count plus the word's count is zero **and** `LISTED` is
+//! clear. So between that one atomic operation and the end of the push the node cannot go away, and
+//! a thread that found `LISTED` already set does not touch the node again.
 //!
-//! The owner takes the whole list, and for each node takes the whole word (clearing `LISTED`), adds its count to the local
-//! one, schedules the task if `WOKEN`, and frees it if nothing is left. The list may be long, so it does that over several turns, and
-//! so it reverses the list before, which is newest first. What it has taken stays `LISTED` until its node's turn comes.
+//! The owner takes the whole list, and for each node takes the whole word (clearing `LISTED`), adds
+//! its count to the local one, schedules the task if `WOKEN`, and frees it if nothing is left. The
+//! list may be long, so it does that over several turns, and so it reverses the list before, which
+//! is newest first. What it has taken stays `LISTED` until its node's turn comes.
 //!
 //! # Sleeping
 //!
-//! A sender pushes and then, if `parked` is set, clears it and writes the eventfd. The core sets `parked` and then looks at
-//! the list once more before it sleeps. Both sides put a sequentially consistent fence between their two steps, so at least
-//! one of them sees the other's.
+//! A sender pushes and then, if `parked` is set, clears it and writes the eventfd. The core sets
+//! `parked` and then looks at the list once more before it sleeps. Both sides put a sequentially
+//! consistent fence between their two steps, so at least one of them sees the other's.
 //!
 //! # In a simulation
 //!
-//! On one thread nothing happens between two steps of a sender, so the simulation of cores is called there
-//! ([`Simulation::between`]) and lets other cores take steps of this protocol. The core's own steps it takes one by one.
-//! [`Defect`] breaks the protocol on purpose, to show that the simulation notices.
+//! On one thread nothing happens between two steps of a sender, so the simulation of cores is
+//! called there ([`Simulation::between`]) and lets other cores take steps of this protocol. The
+//! core's own steps it takes one by one. [`Defect`] breaks the protocol on purpose, to show that
+//! the simulation notices.
 //!
 //! # After the core
 //!
-//! When a core ends it closes its inbox. Wakers may outlive it; from then on whoever pushes also takes the list, under a
-//! mutex, and does the owner's part of freeing.
+//! When a core ends it closes its inbox. Wakers may outlive it; from then on the pusher also
+//! takes the list, under a mutex, and does the owner's part of freeing.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -116,7 +123,7 @@ pub(in crate::rt) enum Unsent {
 /// What a simulation of cores asks of an inbox.
 #[derive(Clone, Copy)]
 pub(crate) struct Simulation {
-    /// Called between two steps of a sender. The caller may hold any lock of the user's.
+    /// Called between two steps of a sender. The caller may hold any lock of user code.
     pub(crate) between: fn(),
     pub(crate) defect: Option<Defect>,
 }
@@ -124,8 +131,9 @@ pub(crate) struct Simulation {
 /// A core's inbox; shared with every waker and handle.
 pub(in crate::rt) struct Inbox {
     head: AtomicPtr<Node>,
-    /// What the owner has taken off the list and not handed on yet: the part that is in the list's order, and the part that is in that of
-    /// the wakes. For the owner alone, so they are not loom's.
+    /// What the owner has taken off the list and not handed on yet: the part that is in the list's
+    /// order, and the part that is in that of the wakes. For the owner alone, so they are not
+    /// loom's.
     newest_first: std::sync::atomic::AtomicPtr<Node>,
     oldest_first: std::sync::atomic::AtomicPtr<Node>,
     messages: Mutex<VecDeque<Message>>,
@@ -134,7 +142,8 @@ pub(in crate::rt) struct Inbox {
     has_messages: AtomicBool,
     parked: AtomicBool,
     closed: AtomicBool,
-    /// Tasks of the core that are not freed. Written by the owner alone; not loom's, because no other thread looks at it.
+    /// Tasks of the core that are not freed. Written by the owner alone; not loom's, because no
+    /// other thread looks at it.
     tasks: std::sync::atomic::AtomicUsize,
     /// Held by the thread that does the owner's part after `closed`.
     afterlife: Mutex<()>,
@@ -145,8 +154,8 @@ pub(in crate::rt) struct Inbox {
 }
 
 impl Inbox {
-    /// An inbox that holds `most_messages`, calls `wake_core` when a parked core must wake, and `bury` for every task that changes after the core
-    /// is gone.
+    /// An inbox that holds `most_messages`, calls `wake_core` when a parked core must wake, and
+    /// `bury` for every task that changes after the core is gone.
     pub(in crate::rt) fn new(
         most_messages: usize,
         wake_core: Box<dyn Fn() + Send + Sync>,
@@ -201,7 +210,8 @@ impl Inbox {
     ///
     /// # Safety
     ///
-    /// `node` belongs to a task of this inbox's core, and the caller holds a reference to it for the whole call.
+    /// `node` belongs to a task of this inbox's core, and the caller holds a reference to it for
+    /// the whole call.
     pub(in crate::rt) unsafe fn wake(&self, node: NonNull<Node>) {
         // SAFETY: the same is asked of the caller.
         unsafe { self.flag(node, self.flags_of_wake()) };
@@ -224,7 +234,8 @@ impl Inbox {
         // SAFETY: the caller's reference keeps the node alive.
         let before = unsafe { node.as_ref() }.word.fetch_or(flags, Ordering::AcqRel);
         if !before & flags & LISTED != 0 {
-            // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until it took it off the list.
+            // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until
+            // it took it off the list.
             unsafe { self.push(node) };
         }
     }
@@ -233,15 +244,18 @@ impl Inbox {
     ///
     /// # Safety
     ///
-    /// `node` belongs to a task of this inbox's core; the caller held a reference to it and gives it up.
+    /// `node` belongs to a task of this inbox's core; the caller held a reference to it and gives
+    /// it up.
     pub(in crate::rt) unsafe fn release(&self, node: NonNull<Node>, wake: bool) {
         let flags = if wake { self.flags_of_wake() } else { LISTED };
         let change = |word: u64| Some(word.wrapping_sub(ONE_REFERENCE) | flags);
-        // SAFETY: the caller's reference keeps the node alive until this one atomic operation gives it up.
+        // SAFETY: the caller's reference keeps the node alive until this one atomic operation gives
+        // it up.
         let before = unsafe { node.as_ref() }.word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, change);
         let (Ok(before) | Err(before)) = before;
         if !before & flags & LISTED != 0 {
-            // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until it took it off the list.
+            // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until
+            // it took it off the list.
             unsafe { self.push(node) };
         }
     }
@@ -259,7 +273,8 @@ impl Inbox {
         let early = self.look_early();
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the node is not freed while LISTED is set, which lasts until the owner took it off the list.
+            // SAFETY: the node is not freed while LISTED is set, which lasts until the owner took
+            // it off the list.
             unsafe { node.as_ref() }.next.store(head, Ordering::Relaxed);
             match self.head.compare_exchange_weak(head, node.as_ptr(), Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
@@ -310,8 +325,9 @@ impl Inbox {
         }
     }
 
-    /// Takes listed tasks and hands them with their changes to `apply`, oldest first: at most `budget` of them. It returns how many, and that
-    /// may be none while [`Inbox::has_taken`]. Only for the owner, or under `afterlife` once closed.
+    /// Takes listed tasks and hands them with their changes to `apply`, oldest first: at most
+    /// `budget` of them. It returns how many, and that may be none while [`Inbox::has_taken`]. Only
+    /// for the owner, or under `afterlife` once closed.
     fn take_tasks(&self, budget: usize, mut apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
         let (newest_before, oldest_before) =
             (self.newest_first.load(Ordering::Relaxed), self.oldest_first.load(Ordering::Relaxed));
@@ -321,7 +337,8 @@ impl Inbox {
         }
         for _ in 0..budget {
             let Some(node) = NonNull::new(newest) else { break };
-            // SAFETY: a node on the list has LISTED set, so it is alive; the list was taken whole, so it is ours alone.
+            // SAFETY: a node on the list has LISTED set, so it is alive; the list was taken whole,
+            // so it is ours alone.
             newest = unsafe { node.as_ref() }.next.swap(oldest, Ordering::Relaxed);
             oldest = node.as_ptr();
         }
@@ -330,9 +347,11 @@ impl Inbox {
             && taken < budget
             && let Some(node) = NonNull::new(oldest)
         {
-            // SAFETY: still LISTED, so alive. `next` is read before the word is taken: afterwards the node may be listed anew.
+            // SAFETY: still LISTED, so alive. `next` is read before the word is taken: afterwards
+            // the node may be listed anew.
             oldest = unsafe { node.as_ref() }.next.load(Ordering::Relaxed);
-            // SAFETY: as above; taking the changes clears LISTED, and only `apply` may free the task after that.
+            // SAFETY: as above; taking the changes clears LISTED, and only `apply` may free the
+            // task after that.
             let changes = unsafe { node.as_ref() }.take_changes();
             apply(node, changes);
             taken += 1;
@@ -357,7 +376,8 @@ impl Inbox {
         if is_empty { 0 } else { self.take_tasks(budget, apply) }
     }
 
-    /// Moves all messages to `taken`, which is empty; whether there were any. The owner keeps them from then on.
+    /// Moves all messages to `taken`, which is empty; whether there were any. The owner keeps them
+    /// from then on.
     pub(in crate::rt) fn take_messages(&self, taken: &mut VecDeque<Message>) -> bool {
         debug_assert!(taken.is_empty(), "messages are handled in their order");
         if !self.has_messages.load(Ordering::Relaxed) {
@@ -375,7 +395,8 @@ impl Inbox {
         fence(Ordering::SeqCst);
     }
 
-    /// After `announce`: whether the core may sleep. False if something arrived; it is not announced any more then.
+    /// After `announce`: whether the core may sleep. False if something arrived; it is not
+    /// announced any more then.
     pub(in crate::rt) fn look_again(&self) -> bool {
         let empty = self.is_empty() || self.has(Defect::SleepWithoutLook);
         if !empty {
@@ -399,8 +420,8 @@ impl Inbox {
         self.parked.store(false, Ordering::Relaxed);
     }
 
-    /// The core ends. The owner must not touch any of its tasks afterwards. While it lived it kept the inbox for its tasks; those
-    /// that are left keep it themselves from here on.
+    /// The core ends. The owner must not touch any of its tasks afterwards. While it lived it kept
+    /// the inbox for its tasks; those that are left keep it themselves from here on.
     pub(in crate::rt) fn close(self: &std::sync::Arc<Self>) {
         for _ in 0..self.tasks.swap(0, Ordering::Relaxed) {
             // Given back when the task is buried.
@@ -412,7 +433,8 @@ impl Inbox {
             std::mem::take(&mut *messages)
         };
         unsent.into_iter().for_each(crate::user_code::drop_contained);
-        // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list taken here.
+        // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list
+        // taken here.
         fence(Ordering::SeqCst);
         let _guard = self.afterlife.lock().expect("burying a task does not panic");
         if self.has_taken() {

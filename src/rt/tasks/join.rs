@@ -24,7 +24,8 @@ pub struct JoinHandle<T> {
 }
 
 impl<T> JoinHandle<T> {
-    /// The handle of a new task, which counted a reference for it. `take` is that of the task's type.
+    /// The handle of a new task, which counted a reference for it. `take` is that of the task's
+    /// type.
     pub(super) fn new(header: NonNull<Header>, take: Take<T>) -> Self {
         Self { header, take, result: PhantomData }
     }
@@ -55,7 +56,8 @@ impl<T> JoinHandle<T> {
     }
 
     /// Ends the task at its current suspension point: its future is dropped, and this handle gives
-    /// [`JoinError::Cancelled`]. Takes effect when the core next turns to the task; does nothing if it has ended.
+    /// [`JoinError::Cancelled`]. Takes effect when the core next turns to the task; does nothing if
+    /// it has ended.
     pub fn cancel(&self) {
         if self.header().state().cancel() {
             // SAFETY: the handle's counted reference lasts for the call.
@@ -63,7 +65,8 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Lets the task run on without anybody to take its result. The same as dropping the handle, but says so.
+    /// Lets the task run on without anybody to take its result. The same as dropping the handle,
+    /// but says so.
     pub fn detach(self) {
         drop(self);
     }
@@ -75,7 +78,8 @@ impl<T> JoinHandle<T> {
 
     /// Cancels the task from any thread.
     pub(in crate::rt) fn canceller(&self) -> Canceller {
-        // SAFETY: the handle's own reference keeps the task alive, and the clone takes one of its own.
+        // SAFETY: the handle's own reference keeps the task alive, and the clone takes one of its
+        // own.
         let waker = unsafe { borrowed_waker(self.header) };
         Canceller::new(Waker::clone(&waker))
     }
@@ -94,9 +98,11 @@ impl<T> JoinHandle<T> {
     ///
     /// # Safety
     ///
-    /// This is the thread of the task's core, which lives, whose registry this is, and which is not polling the task.
+    /// This is the thread of the task's core, which lives, whose registry this is, and which is not
+    /// polling the task.
     pub(in crate::rt) unsafe fn end_now(&self, registry: &Registry) {
-        // SAFETY: the handle's own reference keeps the task alive, and the caller says that this is its core's thread.
+        // SAFETY: the handle's own reference keeps the task alive, and the caller says that this is
+        // its core's thread.
         unsafe { TaskRef::borrow(self.header) }.cancel(registry);
     }
 
@@ -105,7 +111,8 @@ impl<T> JoinHandle<T> {
         if !self.is_finished() {
             return None;
         }
-        // SAFETY: `take` was made for this very task in `TaskRef::new_unbounded`, and the task has ended.
+        // SAFETY: `take` was made for this very task in `TaskRef::new_unbounded`, and the task has
+        // ended.
         unsafe { (self.take)(self.header) }
     }
 }
@@ -128,14 +135,15 @@ impl<T> Future for JoinHandle<T> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         let header = self.header();
         if !header.has_ended() {
-            // Foreign code, which may end the core: the task is asked again.
+            // User code, which may end the core: the task is asked again.
             let waker = cx.waker().clone();
             if header.has_ended() {
                 drop(waker);
                 return self.poll(cx);
             }
-            // SAFETY: the joiner is touched only on the task's core, and the handle is `!Send`; the new waker was cloned and the old waker is moved out
-            // before it is dropped, so its destructor runs outside the borrow.
+            // SAFETY: the joiner is touched only on the task's core, and the handle is `!Send`; the
+            // new waker was cloned and the old waker is moved out before it is dropped, so its
+            // destructor runs outside the borrow.
             let old = unsafe { &mut *header.joiner.get() }.replace(waker);
             drop(old);
             waiting_for("the end of a task");
@@ -150,8 +158,8 @@ impl<T> Drop for JoinHandle<T> {
         let header = self.header();
         header.is_detached.set(true);
         if header.has_ended() {
-            // SAFETY: the task is live by the handle's reference and has ended; the handle is `!Send`, so this is the thread
-            // of its core, and nobody else takes the result.
+            // SAFETY: the task is live by the handle's reference and has ended; the handle is
+            // `!Send`, so this is the thread of its core, and nobody else takes the result.
             unsafe { (header.vtable.discard)(self.header) };
         }
         // SAFETY: the handle owns a counted reference, which it gives up here.

@@ -8,8 +8,9 @@ use crate::error::{Error, ErrorKind, Outcome};
 
 /// Why a task has no result.
 ///
-/// It becomes a [`boson::Error`](Error) with `?`: [`Panicked`](ErrorKind::Panicked) and [`Cancelled`](ErrorKind::Cancelled), both with
-/// outcome [`Unknown`](Outcome::Unknown), because the task may have done a part of its work; [`LimitReached`](ErrorKind::LimitReached) for
+/// It becomes a [`boson::Error`](Error) with `?`: [`Panicked`](ErrorKind::Panicked) and
+/// [`Cancelled`](ErrorKind::Cancelled), both with outcome [`Unknown`](Outcome::Unknown), because
+/// the task may have done a part of its work; [`LimitReached`](ErrorKind::LimitReached) for
 /// [`Full`](Self::Full); and the error itself for [`NotStarted`](Self::NotStarted).
 #[derive(Debug)]
 #[non_exhaustive]
@@ -93,7 +94,8 @@ impl From<JoinError> for Error {
 /// What a task panicked with. Displayed it is the panic's message.
 ///
 /// The payload need not be `Sync`, and this is: so it is given out by value only.
-// The lock is never waited for: only whoever prints it takes it. Boxed, so that results that hold none are small.
+// The lock is never waited for: only printing takes it. Boxed, so that results that hold
+// none are small.
 pub struct PanicPayload(Box<Mutex<Box<dyn Any + Send>>>);
 
 impl PanicPayload {
@@ -118,7 +120,7 @@ impl PanicPayload {
 
 impl fmt::Display for PanicPayload {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A formatter is foreign code: not under the lock.
+        // A formatter is user code: not under the lock.
         f.write_str(self.message().as_deref().unwrap_or("(no message)"))
     }
 }

@@ -7,13 +7,15 @@ use std::ptr::NonNull;
 use super::header::Header;
 use super::reference::TaskRef;
 
-/// Tasks that are ready to run, in the order in which they were woken, and first the coroutine that has its turn there.
+/// Tasks that are ready to run, in the order in which they were woken, and first the coroutine that
+/// has its turn there.
 ///
-/// A task on it is marked as queued, is on it once, and is kept alive by its core's own reference, which is not given up
-/// while the mark is set.
+/// A task on it is marked as queued, is on it once, and is kept alive by its core's own reference,
+/// which is not given up while the mark is set.
 ///
-/// While a coroutine has its turn there, the first comes again after the last: to go to the end only changes who is first and last. What is
-/// taken from the front otherwise leaves the last as it is, which need not be read for that.
+/// While a coroutine has its turn there, the first comes again after the last: to go to the end
+/// only changes who is first and last. What is taken from the front otherwise leaves the last as it
+/// is, which need not be read for that.
 #[derive(Default)]
 pub(in crate::rt) struct ReadyList {
     head: Cell<Option<NonNull<Header>>>,
@@ -70,13 +72,15 @@ impl ReadyList {
         }
     }
 
-    /// The first task; as the pointer that came with it, which is one to the whole task and not to its header alone.
+    /// The first task; as the pointer that came with it, which is one to the whole task and not to
+    /// its header alone.
     #[inline]
     pub(in crate::rt) fn first(&self) -> Option<NonNull<Header>> {
         self.head.get()
     }
 
-    /// The coroutine that has its turn, and is the first therefore, goes to the end. Returns who is first then, which may be the same.
+    /// The coroutine that has its turn, and is the first therefore, goes to the end. Returns who is
+    /// first then, which may be the same.
     ///
     /// # Safety
     ///
@@ -89,11 +93,13 @@ impl ReadyList {
         self.tail.set(Some(running));
         let next = header.next_ready.get();
         self.head.set(next);
-        // SAFETY: after each task but the last comes another, and after the last the first, as one has its turn.
+        // SAFETY: after each task but the last comes another, and after the last the first, as one
+        // has its turn.
         unsafe { next.unwrap_unchecked() }
     }
 
-    /// Takes the task after `before` others, or the last. It is still marked as queued: the caller runs it or gives it up.
+    /// Takes the task after `before` others, or the last. It is still marked as queued: the caller
+    /// runs it or gives it up.
     pub(in crate::rt) fn take(&self, before: usize) -> Option<NonNull<Header>> {
         let mut previous = self.head.get()?;
         if before == 0 || self.len.get() == 1 {
@@ -203,7 +209,8 @@ impl Registry {
         self.head.get().map(|task| unsafe { TaskRef::borrow(task) })
     }
 
-    /// Visits tasks from the newest or from the oldest on, until `visit` breaks. It spawns and ends none.
+    /// Visits tasks from the newest or from the oldest on, until `visit` breaks. It spawns and ends
+    /// none.
     pub(in crate::rt) fn for_each(
         &self,
         newest_first: bool,

@@ -1,9 +1,9 @@
-//! What wakers and futures on a core's own thread reach of the core: its run queues and the task that
-//! runs.
+//! What wakers and futures on a core's own thread reach of the core: its run queues and the task
+//! that runs.
 //!
-//! One thread-local pointer without a destructor says which core the thread is inside of, so that it
-//! can be read while the thread's other locals are destroyed, and so that waking a task of the own core
-//! costs one access to thread-local storage.
+//! One thread-local pointer without a destructor says which core the thread is inside of, so that
+//! it can be read while the thread's other locals are destroyed, and so that waking a task of the
+//! own core costs one access to thread-local storage.
 
 use std::cell::Cell;
 use std::ptr::{self, NonNull};
@@ -16,15 +16,15 @@ use super::queues::{DEFAULT_QUEUE, RunQueues};
 use super::reference::TaskRef;
 use crate::time::Instant;
 
-/// The part of a core that its tasks and their wakers reach. The first field of the core's state, so
-/// that a pointer to the one is a pointer to the other.
+/// The part of a core that its tasks and their wakers reach. The first field of the core's state,
+/// so that a pointer to the one is a pointer to the other.
 pub(in crate::rt) struct Local {
     pub(in crate::rt) inbox: Arc<Inbox>,
     pub(in crate::rt) queues: RunQueues,
     /// The time as last read.
     pub(in crate::rt) now: Cell<Instant>,
-    /// The task that the loop polls. Another one runs while a coroutine lets others run on its stack:
-    /// [`Local::running`] knows.
+    /// The task that the loop polls. Another one runs while a coroutine lets others run on its
+    /// stack: [`Local::running`] knows.
     pub(in crate::rt) polling: Cell<Option<NonNull<Header>>>,
 }
 
@@ -32,11 +32,12 @@ thread_local! {
     static CURRENT: Cell<*const Local> = const { Cell::new(ptr::null()) };
 }
 
-/// Calls `f` with the core that the calling thread is inside of, if any. `f` runs no user code but the
-/// clock: neither wakers nor destructors, which may enter or end another core.
+/// Calls `f` with the core that the calling thread is inside of, if any. `f` runs no user code but
+/// the clock: neither wakers nor destructors, which may enter or end another core.
 #[inline]
 pub(in crate::rt) fn with<R>(f: impl FnOnce(Option<&Local>) -> R) -> R {
-    // SAFETY: `set_current` was promised that the core lives until it is replaced, and `f` replaces none.
+    // SAFETY: `set_current` was promised that the core lives until it is replaced, and `f` replaces
+    // none.
     f(unsafe { CURRENT.get().as_ref() })
 }
 
@@ -69,8 +70,8 @@ impl Local {
         self.queues.push(queue, task, &self.now);
     }
 
-    /// The task that runs, if one does: that of the coroutine on whose stack this is, or the one that the
-    /// loop polls.
+    /// The task that runs, if one does: that of the coroutine on whose stack this is, or the one
+    /// that the loop polls.
     #[inline]
     pub(in crate::rt) fn running(&self) -> Option<NonNull<Header>> {
         control::running_task(ptr::from_ref(self).cast()).or(self.polling.get())

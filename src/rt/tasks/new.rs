@@ -24,7 +24,8 @@ impl TaskRef {
     ///
     /// # Safety
     ///
-    /// The caller sees to it that the task has ended and its result was taken or dropped before the lifetime of `F` is over.
+    /// The caller sees to it that the task has ended and its result was taken or dropped before the
+    /// lifetime of `F` is over.
     pub(in crate::rt) unsafe fn new_root<F: Future>(
         new: &NewTask<'_>,
         future: F,

@@ -1,8 +1,10 @@
 //! Task queues: which of a core's ready tasks runs next.
 //!
-//! Each [`TaskQueue`](crate::rt::queue::TaskQueue) has shares and a latency class. Among the queues with ready tasks the one runs that consumed the least
-//! time for its shares (its *virtual runtime*, as in Linux's CFS and in glommio), unless a queue whose latency matters has
-//! waited as long as it may. Time is measured for a whole slice of many polls, and only when more than one queue exists.
+//! Each [`TaskQueue`](crate::rt::queue::TaskQueue) has shares and a latency class. Among the queues
+//! with ready tasks the one runs that consumed the least time for its shares (its *virtual
+//! runtime*, as in Linux's CFS and in glommio), unless a queue whose latency matters has waited as
+//! long as it may. Time is measured for a whole slice of many polls, and only when more than one
+//! queue exists.
 
 use std::cell::Cell;
 use std::ptr::NonNull;
@@ -17,8 +19,8 @@ use crate::time::Instant;
 /// Task queues of a core at most, the default one included.
 pub const MAX_TASK_QUEUES: usize = 64;
 
-/// Beyond this virtual runtimes are counted anew: at their end all would be the same, and one queue would run alone. 53 days of work of a
-/// queue with one share.
+/// Beyond this virtual runtimes are counted anew: at their end all would be the same, and one queue
+/// would run alone. 53 days of work of a queue with one share.
 const MAX_VIRTUAL_RUNTIME: u64 = 1 << 62;
 
 /// How much of a core a task queue gets when it competes with others: in proportion to its shares.
@@ -54,14 +56,16 @@ impl Default for Shares {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum LatencyClass {
-    /// A queue that has ready tasks runs after this long at the latest, whatever its shares, as soon as the task that runs
-    /// yields. The core looks at the time at least this often between tasks.
+    /// A queue that has ready tasks runs after this long at the latest, whatever its shares, as
+    /// soon as the task that runs yields. The core looks at the time at least this often between
+    /// tasks.
     Matters(Duration),
     /// Shares alone decide.
     NotImportant,
 }
 
-/// The queue of tasks that are spawned from no other queue's, nor with [`spawn_in`](crate::rt::spawn_in).
+/// The queue of tasks that are spawned from no other queue's, nor with
+/// [`spawn_in`](crate::rt::spawn_in).
 pub(in crate::rt) const DEFAULT_QUEUE: u8 = 0;
 
 /// One queue. A slot without a name is free.
@@ -257,7 +261,8 @@ impl RunQueues {
         }
     }
 
-    /// Has virtual time begin with the queue that ran last. What lay further back is not saved up in any case.
+    /// Has virtual time begin with the queue that ran last. What lay further back is not saved up
+    /// in any case.
     #[cold]
     fn start_anew(&self) {
         let now = self.virtual_now.replace(0);

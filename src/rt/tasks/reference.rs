@@ -48,7 +48,8 @@ impl Drop for TaskRef {
         if header.node.is_unreferenced(left) {
             // SAFETY: a `TaskRef` exists only while the core does, which keeps its inbox alive.
             let inbox = unsafe { &*header.inbox };
-            // SAFETY: no reference is left, here or elsewhere, and no other thread is about to list the node.
+            // SAFETY: no reference is left, here or elsewhere, and no other thread is about to list
+            // the node.
             unsafe { (header.vtable.free)(self.0) };
             inbox.task_freed();
         }

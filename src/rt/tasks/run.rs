@@ -17,8 +17,8 @@ use crate::rt::record::Beat;
 use crate::time::Instant;
 use crate::user_code::{contain, drop_contained};
 
-/// A turn begins of a task that [only resumes](TaskState::only_resumes) a coroutine: the task was taken
-/// from its run queue or, if `in_turn`, stays the first on it. `number` polls began before.
+/// A turn begins of a task that [only resumes](TaskState::only_resumes) a coroutine: the task was
+/// taken from its run queue or, if `in_turn`, stays the first on it. `number` polls began before.
 #[inline]
 pub(in crate::rt) fn begin_resume(header: &Header, in_turn: bool, now: Instant, beat: &Beat, number: u64) {
     header.state().begin_resume(in_turn);
@@ -41,16 +41,17 @@ pub(in crate::rt) fn begin(header: &Header, now: Instant, beat: &Beat) {
 ///
 /// # Safety
 ///
-/// `header` is that of the core's running task, whose poll [began](begin), on the thread of the core, which is inside of it; the
-/// coroutine does not run yet, and an [`Outer`](super::Outer) exists that is dropped before the task's future is. It
-/// [only resumed](TaskState::only_resumes) when its poll began.
+/// `header` is that of the core's running task, whose poll [began](begin), on the thread of the
+/// core, which is inside of it; the coroutine does not run yet, and an [`Outer`](super::Outer)
+/// exists that is dropped before the task's future is. It [only resumed](TaskState::only_resumes)
+/// when its poll began.
 #[inline]
 pub(in crate::rt) unsafe fn resume(header: &Header) -> Left {
-    // SAFETY: it only resumed when its poll began, by the caller's word. That state is entered only where the
-    // pointer is set, and the pointer is cleared only together with it.
+    // SAFETY: it only resumed when its poll began, by the caller's word. That state is entered only
+    // where the pointer is set, and the pointer is cleared only together with it.
     let control = unsafe { header.coroutine().unwrap_unchecked() };
-    // SAFETY: it was suspended before it was noted in the header, and when it ends the note is removed, here. The rest is the
-    // caller's word.
+    // SAFETY: it was suspended before it was noted in the header, and when it ends the note is
+    // removed, here. The rest is the caller's word.
     let left = unsafe { control.resume() };
     if left == Left::Ended {
         header.set_coroutine(None);
@@ -62,8 +63,8 @@ pub(in crate::rt) unsafe fn resume(header: &Header) -> Left {
 ///
 /// # Safety
 ///
-/// `task` was just popped from a [`ReadyList`] of the core whose thread this is, which counts it as running and whose registry
-/// `registry` is. No task is being polled.
+/// `task` was just popped from a [`ReadyList`] of the core whose thread this is, which counts it as
+/// running and whose registry `registry` is. No task is being polled.
 #[inline]
 pub(in crate::rt) unsafe fn run(
     task: NonNull<Header>,
@@ -75,7 +76,8 @@ pub(in crate::rt) unsafe fn run(
     let header = unsafe { task.as_ref() };
     if header.state().is_over() {
         header.state().begin();
-        // SAFETY: the core's own reference to a task that was queued is there still, and is taken over here.
+        // SAFETY: the core's own reference to a task that was queued is there still, and is taken
+        // over here.
         let task = ManuallyDrop::new(TaskRef(task));
         if task.has_ended() {
             drop(ManuallyDrop::into_inner(task));
@@ -93,16 +95,16 @@ pub(in crate::rt) unsafe fn run(
 ///
 /// # Safety
 ///
-/// The task has not ended, and the core, whose thread this is and whose registry `registry` is, counts it as running. No task is being
-/// polled.
+/// The task has not ended, and the core, whose thread this is and whose registry `registry` is,
+/// counts it as running. No task is being polled.
 #[inline]
 pub(in crate::rt) unsafe fn poll(task: NonNull<Header>, registry: &Registry) -> Polled {
     // SAFETY: a task that has not ended is in its core's registry, or the root.
     let header = unsafe { task.as_ref() };
     // SAFETY: the core's own reference to a task that has not ended outlives its poll.
     let waker = unsafe { borrowed_waker(task) };
-    // SAFETY: the task is live, on its own core, not ended (so the stage holds the future), and not being polled by the
-    // caller's word.
+    // SAFETY: the task is live, on its own core, not ended (so the stage holds the future), and not
+    // being polled by the caller's word.
     let polled = unsafe { (header.vtable.poll)(task, &mut Context::from_waker(&waker)) };
     if polled != Polled::Pending {
         // SAFETY: the task is live, on its own core, and its future is gone.
@@ -124,8 +126,8 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
         // SAFETY: every other task is in its core's registry from its spawn to its end.
         unsafe { registry.remove(task) };
     }
-    // SAFETY: `joiner` is touched only on the task's core, here and in `JoinHandle::poll`, neither of which calls into
-    // foreign code while it holds the borrow: `take` moves the waker out first.
+    // SAFETY: `joiner` is touched only on the task's core, here and in `JoinHandle::poll`, neither
+    // of which calls into user code while it holds the borrow: `take` moves the waker out first.
     let joiner = unsafe { &mut *header.joiner.get() }.take();
     if let Some(joiner) = joiner {
         contain(|| joiner.wake());
@@ -143,12 +145,13 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
     }
 }
 
-/// Applies what other threads did to a task and hands the core a reference to it if it was woken. Called by the core for
-/// each task on its inbox's list.
+/// Applies what other threads did to a task and hands the core a reference to it if it was woken.
+/// Called by the core for each task on its inbox's list.
 pub(in crate::rt) fn apply_changes(node: NonNull<Node>, changes: &Changes) -> Option<TaskRef> {
     let task = node.cast::<Header>();
-    // SAFETY: every node on a list is the first field of a task's `repr(C)` header, and the task is not freed before this
-    // call has applied its changes: freeing needs the count that is settled here.
+    // SAFETY: every node on a list is the first field of a task's `repr(C)` header, and the task is
+    // not freed before this call has applied its changes: freeing needs the count that is settled
+    // here.
     let references = unsafe { &task.as_ref().references };
     // One more for the reference made here, which frees the task on drop if it was the last.
     references.set(references.get() + changes.references + 1);
@@ -159,7 +162,8 @@ pub(in crate::rt) fn apply_changes(node: NonNull<Node>, changes: &Changes) -> Op
     changes.woken.then_some(task)
 }
 
-/// The owner's part after the core is gone: only counting and freeing. The future and its result are gone already.
+/// The owner's part after the core is gone: only counting and freeing. The future and its result
+/// are gone already.
 pub(in crate::rt) fn bury(node: NonNull<Node>, changes: Changes) {
     let task = node.cast::<Header>();
     // SAFETY: as in `apply_changes`.
@@ -168,20 +172,22 @@ pub(in crate::rt) fn bury(node: NonNull<Node>, changes: Changes) {
     header.references.set(left);
     if header.node.is_unreferenced(left) {
         let inbox = header.inbox;
-        // SAFETY: no reference is left, here or elsewhere, and no other thread is about to list the node.
+        // SAFETY: no reference is left, here or elsewhere, and no other thread is about to list the
+        // node.
         unsafe { (header.vtable.free)(task) };
-        // SAFETY: when it closed, the inbox took a count for each task that was left, this one among them; whoever called holds
-        // another count while it works on the inbox.
+        // SAFETY: when it closed, the inbox took a count for each task that was left, this one
+        // among them; the caller holds another count while it works on the inbox.
         unsafe { Arc::decrement_strong_count(inbox) };
     }
 }
 
 impl TaskRef {
-    /// Drops the future if the task has not ended. It is not being polled: a core's loop or its end calls this.
+    /// Drops the future if the task has not ended. It is not being polled: a core's loop or its end
+    /// calls this.
     pub(in crate::rt) fn cancel(&self, registry: &Registry) {
         if !self.has_ended() {
-            // SAFETY: the task is alive, on its own core and not ended; the caller (the core, between polls) is not inside its
-            // poll.
+            // SAFETY: the task is alive, on its own core and not ended; the caller (the core,
+            // between polls) is not inside its poll.
             unsafe { (self.header().vtable.cancel)(self.0) };
             // SAFETY: as above, and its future is gone.
             unsafe { end(self.0, registry) };

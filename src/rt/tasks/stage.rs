@@ -33,11 +33,14 @@ impl<F: Future> TaskCell<F> {
 }
 
 unsafe fn poll<F: Future>(task: NonNull<Header>, cx: &mut Context<'_>) -> Polled {
-    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`, and the caller says the task is live.
+    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`, and the caller says
+    // the task is live.
     let stage = unsafe { task.cast::<TaskCell<F>>().as_ref() }.stage.get();
-    // SAFETY: the caller says that the task is on its core and not being polled, so nothing else borrows the stage.
+    // SAFETY: the caller says that the task is on its core and not being polled, so nothing else
+    // borrows the stage.
     let Stage::Future(future) = (unsafe { &mut *stage }) else { return Polled::Gone };
-    // SAFETY: the future lives in the task's box until it is dropped in place there; it never moves.
+    // SAFETY: the future lives in the task's box until it is dropped in place there; it never
+    // moves.
     let future = unsafe { Pin::new_unchecked(future) };
     let result = match caught(|| future.poll(cx)) {
         Ok(Poll::Pending) => return Polled::Pending,
@@ -49,21 +52,24 @@ unsafe fn poll<F: Future>(task: NonNull<Header>, cx: &mut Context<'_>) -> Polled
 }
 
 unsafe fn cancel<F: Future>(task: NonNull<Header>) {
-    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`, and the caller says the task is live.
+    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`, and the caller says
+    // the task is live.
     let stage = unsafe { task.cast::<TaskCell<F>>().as_ref() }.stage.get();
-    // SAFETY: the caller says that the task is on its core and not being polled, so nothing else borrows the stage.
+    // SAFETY: the caller says that the task is on its core and not being polled, so nothing else
+    // borrows the stage.
     unsafe { set_result(stage, Err(JoinError::Cancelled)) };
 }
 
-/// Drops the future in place and stores the result, and says whether it is a panic. A panic of the future's destructor becomes
-/// the result.
+/// Drops the future in place and stores the result, and says whether it is a panic. A panic of the
+/// future's destructor becomes the result.
 ///
 /// # Safety
 ///
 /// `stage` is valid and nothing else borrows it.
 unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, JoinError>) -> bool {
     let dropped = caught(|| {
-        // SAFETY: valid and unborrowed by the caller's word; the assignment drops the old stage in place.
+        // SAFETY: valid and unborrowed by the caller's word; the assignment drops the old stage in
+        // place.
         unsafe { *stage = Stage::Taken };
     });
     let result = match dropped {
@@ -74,17 +80,19 @@ unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, 
         }
     };
     let panicked = matches!(result, Err(JoinError::Panicked(_)));
-    // SAFETY: as above. The old stage is `Taken` (an assignment that unwinds while dropping still writes the new value), so
-    // nothing of the future is dropped twice.
+    // SAFETY: as above. The old stage is `Taken` (an assignment that unwinds while dropping still
+    // writes the new value), so nothing of the future is dropped twice.
     unsafe { *stage = Stage::Result(result) };
     panicked
 }
 
 /// Takes the result out of an ended task.
 pub(super) unsafe fn take<F: Future>(task: NonNull<Header>) -> Option<Result<F::Output, JoinError>> {
-    // SAFETY: a `JoinHandle<F::Output>` made for a `TaskCell<F>` calls this with its counted reference.
+    // SAFETY: a `JoinHandle<F::Output>` made for a `TaskCell<F>` calls this with its counted
+    // reference.
     let stage = unsafe { task.cast::<TaskCell<F>>().as_ref() }.stage.get();
-    // SAFETY: the task has ended, so nobody polls or cancels it, and the one join handle is `!Send` and borrowed mutably.
+    // SAFETY: the task has ended, so nobody polls or cancels it, and the one join handle is `!Send`
+    // and borrowed mutably.
     match std::mem::replace(unsafe { &mut *stage }, Stage::Taken) {
         Stage::Result(result) => Some(result),
         Stage::Future(_) | Stage::Taken => None,
@@ -92,7 +100,8 @@ pub(super) unsafe fn take<F: Future>(task: NonNull<Header>) -> Option<Result<F::
 }
 
 unsafe fn free<F: Future>(task: NonNull<Header>) {
-    // SAFETY: the task came from `Box::leak` of a `TaskCell<F>` in `TaskCell::allocate`, and the caller says no reference is left.
+    // SAFETY: the task came from `Box::leak` of a `TaskCell<F>` in `TaskCell::allocate`, and the
+    // caller says no reference is left.
     let mut task = unsafe { Box::from_raw(task.cast::<TaskCell<F>>().as_ptr()) };
     debug_assert!(
         matches!(task.stage.get_mut(), Stage::Taken),
@@ -103,7 +112,7 @@ unsafe fn free<F: Future>(task: NonNull<Header>) {
 
 /// Drops the result of an ended task.
 unsafe fn discard<F: Future>(task: NonNull<Header>) {
-    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`; the caller says the task is live and has
-    // ended, and that nobody else takes its result.
+    // SAFETY: the vtable that holds this function was made for a `TaskCell<F>`; the caller says the
+    // task is live and has ended, and that nobody else takes its result.
     drop_contained(unsafe { take::<F>(task) });
 }

@@ -19,9 +19,9 @@
 //! | any but ended → ended | the core, between polls or after the last one | [`end`](TaskState::end) |
 //!
 //! `CANCELLED` is set in any state but ended, by the join handle, a canceller or the inbox, and for
-//! good: the core drops the future at the task's next turn. `FUTURE` says that a poll does more than
-//! resume a coroutine. Only with neither of them may a coroutine be resumed without a poll: one
-//! comparison of the byte tells.
+//! good: the core drops the future at the task's next turn. `FUTURE` says that a poll does more
+//! than resume a coroutine. Only with neither of them may a coroutine be resumed without a poll:
+//! one comparison of the byte tells.
 //!
 //! Only the task's own core touches the byte. What other threads ask for arrives through the
 //! [inbox](super::inbox).
@@ -34,8 +34,8 @@ const QUEUED: u8 = 1;
 const ENDED: u8 = 1 << 1;
 /// Somebody asked for the end of the task.
 const CANCELLED: u8 = 1 << 2;
-/// A poll does more than resume a coroutine: the header knows of no coroutine, or the coroutine knows
-/// of a panic.
+/// A poll does more than resume a coroutine: the header knows of no coroutine, or the coroutine
+/// knows of a panic.
 const FUTURE: u8 = 1 << 3;
 /// The coroutine runs and is the first on its run queue, among others that take turns on its stack.
 const TURN: u8 = 1 << 4;
@@ -128,7 +128,8 @@ impl TaskState {
         self.0.set(if in_turn { QUEUED | TURN } else { 0 });
     }
 
-    /// Running → in turn, if it is a coroutine that may go on and is not queued; returns whether it is.
+    /// Running → in turn, if it is a coroutine that may go on and is not queued; returns whether it
+    /// is.
     pub(in crate::rt) fn take_turn(&self) -> bool {
         let takes = self.0.get() == 0;
         if takes {
@@ -143,8 +144,8 @@ impl TaskState {
         self.0.set(QUEUED);
     }
 
-    /// In turn → running, for a task that is woken meanwhile: it stays marked as queued, for the caller
-    /// puts it at the end of its queue.
+    /// In turn → running, for a task that is woken meanwhile: it stays marked as queued, for the
+    /// caller puts it at the end of its queue.
     pub(super) fn leave_turn(&self) {
         self.clear(TURN);
     }

@@ -10,8 +10,8 @@ static TIMER: &str = "a timer";
 /// Notes what the running task waits for, for the list of [tasks](crate::observe::tasks).
 ///
 /// A future that returns `Pending` calls this, unless it is made of others that do. The first of
-/// several notes in one poll counts, unless it is a timer's. The note lasts until the task's next poll.
-/// Does nothing outside a task.
+/// several notes in one poll counts, unless it is a timer's. The note lasts until the task's next
+/// poll. Does nothing outside a task.
 // Not inlined, so that the polls that call it are.
 #[inline(never)]
 pub fn waiting_for(what: &'static str) {

@@ -1,4 +1,5 @@
-//! The waker of a task, and what cancels it: without atomics on its own core, through the inbox from everywhere else.
+//! The waker of a task, and what cancels it: without atomics on its own core, through the inbox
+//! from everywhere else.
 
 use std::mem::ManuallyDrop;
 use std::ptr::NonNull;
@@ -19,7 +20,8 @@ fn with_own_core<R>(header: &Header, f: impl FnOnce(Option<&Local>) -> R) -> R {
 }
 
 unsafe fn waker_clone(task: *const ()) -> RawWaker {
-    // SAFETY: a waker's data is a `Header` that its reference (or the poll it was made for) keeps alive.
+    // SAFETY: a waker's data is a `Header` that its reference (or the poll it was made for) keeps
+    // alive.
     let header = unsafe { &*task.cast::<Header>() };
     if with_own_core(header, |core| core.is_some()) {
         header.references.set(header.references.get() + 1);
@@ -62,9 +64,11 @@ pub(super) unsafe fn give_up(task: *const (), wake: bool) {
     } else {
         // SAFETY: a live task's inbox is alive (see `Header::inbox`), and was made as an `Arc`.
         unsafe { Arc::increment_strong_count(header.inbox) };
-        // SAFETY: the count was just taken. The task may be freed, and with it its own count, before `release` returns.
+        // SAFETY: the count was just taken. The task may be freed, and with it its own count,
+        // before `release` returns.
         let inbox = unsafe { Arc::from_raw(header.inbox) };
-        // SAFETY: the node is the task's own, in its own core's inbox, and the caller's reference is given up.
+        // SAFETY: the node is the task's own, in its own core's inbox, and the caller's reference
+        // is given up.
         unsafe { inbox.release(task.cast(), wake) };
     }
 }
@@ -83,9 +87,11 @@ pub(super) unsafe fn waker_wake_by_ref(task: *const ()) {
         core.is_some()
     });
     if !is_own {
-        // SAFETY: a live task's inbox is alive (see `Header::inbox`); the borrowed waker's reference lasts for the call.
+        // SAFETY: a live task's inbox is alive (see `Header::inbox`); the borrowed waker's
+        // reference lasts for the call.
         let inbox = unsafe { &*header.inbox };
-        // SAFETY: the node is the task's own, in its own core's inbox; the borrowed waker's reference lasts for the call.
+        // SAFETY: the node is the task's own, in its own core's inbox; the borrowed waker's
+        // reference lasts for the call.
         unsafe { inbox.wake(task.cast()) };
     }
 }
@@ -108,9 +114,11 @@ pub(super) unsafe fn cancel(task: NonNull<Header>) {
         core.is_some()
     });
     if !is_own {
-        // SAFETY: a live task's inbox is alive (see `Header::inbox`); the caller's reference lasts for the call.
+        // SAFETY: a live task's inbox is alive (see `Header::inbox`); the caller's reference lasts
+        // for the call.
         let inbox = unsafe { &*header.inbox };
-        // SAFETY: the node is the task's own, in its own core's inbox; the caller's reference lasts for the call.
+        // SAFETY: the node is the task's own, in its own core's inbox; the caller's reference lasts
+        // for the call.
         unsafe { inbox.cancel(task.cast()) };
     }
 }
@@ -128,7 +136,8 @@ impl Canceller {
 
     pub(in crate::rt) fn cancel(&self) {
         let Some(task) = NonNull::new(self.0.data().cast_mut()) else { return };
-        // SAFETY: the data of a task's waker is its header (`new` is called with no other), and this one owns a counted reference.
+        // SAFETY: the data of a task's waker is its header (`new` is called with no other), and
+        // this one owns a counted reference.
         unsafe { cancel(task.cast::<Header>()) };
     }
 }
@@ -140,8 +149,8 @@ impl Canceller {
 /// The task is alive for as long as the waker is used.
 #[inline]
 pub(super) unsafe fn borrowed_waker(task: NonNull<Header>) -> ManuallyDrop<Waker> {
-    // SAFETY: the waker's functions expect a `Header` of a live task, which it is by the caller's word; `ManuallyDrop` keeps the waker
-    // from dropping a reference that it never took.
+    // SAFETY: the waker's functions expect a `Header` of a live task, which it is by the caller's
+    // word; `ManuallyDrop` keeps the waker from dropping a reference that it never took.
     ManuallyDrop::new(unsafe { Waker::from_raw(RawWaker::new(task.as_ptr().cast(), &VTABLE)) })
 }
 

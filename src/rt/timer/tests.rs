@@ -32,8 +32,8 @@ fn operation() -> impl Strategy<Value = Operation> {
 }
 
 proptest! {
-    /// Against a plain list: nothing fires early, everything fires in time, removed entries never fire, and
-    /// `next_deadline` is never late.
+    /// Against a plain list: nothing fires early, everything fires in time, removed entries never
+    /// fire, and `next_deadline` is never late.
     #[test]
     fn behaves_like_a_sorted_list(start in 0..1u64 << 60, operations in prop::collection::vec(operation(), 1..200)) {
         let mut now = Instant::from_nanos(start);

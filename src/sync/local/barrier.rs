@@ -10,10 +10,11 @@ use pin_project_lite::pin_project;
 use super::notify::{Notified, Notify};
 use crate::rt::noted_over;
 
-/// Lets tasks of one core go on together, once a given number of them have come. It can be used again and again.
+/// Lets tasks of one core go on together, once a given number of them have come. It can be used
+/// again and again.
 ///
-/// A task that stops waiting before the others are there is not counted. Who comes last is the leader; the others go on in the order in
-/// which they came.
+/// A task that stops waiting before the others are there is not counted. The last to come is the
+/// leader; the others go on in the order in which they came.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -95,7 +96,8 @@ impl Future for BarrierWait<'_> {
             *this.meeting = Some(barrier.meeting.get());
         }
         let told = this.notified.poll(cx);
-        // The meeting may have completed while the waker was cloned, and this one was not told then.
+        // The meeting may have completed while the waker was cloned, and this one was not told
+        // then.
         if told.is_ready() || *this.meeting != Some(barrier.meeting.get()) {
             *this.meeting = None;
             return Poll::Ready(BarrierWaitResult { is_leader: false });

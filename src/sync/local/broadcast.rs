@@ -1,8 +1,9 @@
 //! Gives every value to every receiver, on one core.
 //!
-//! The channel keeps the last `capacity` values; sending never waits. A receiver that falls further behind is told how many it missed, and
-//! goes on with the oldest one kept. A value is dropped when every receiver has seen it, or when it is overwritten. Receivers
-//! that wait are woken in the order in which they came. A send costs one allocation, a wait none.
+//! The channel keeps the last `capacity` values; sending never waits. A receiver that falls further
+//! behind is told how many it missed, and goes on with the oldest one kept. A value is dropped when
+//! every receiver has seen it, or when it is overwritten. Receivers that wait are woken in the
+//! order in which they came. A send costs one allocation, a wait none.
 //!
 //! ```
 //! # use std::time::Duration;
@@ -73,7 +74,7 @@ impl<T> Kept<T> {
         self.first + self.slots.len() as u64
     }
 
-    /// One receiver fewer has yet to see the value `number`. Whoever is last gets the value.
+    /// One receiver fewer has yet to see the value `number`. The last one gets the value itself.
     fn see(&mut self, number: u64) -> Option<Rc<T>> {
         let index = usize::try_from(number.checked_sub(self.first)?).ok()?;
         let slot = self.slots.get_mut(index)?;
@@ -153,7 +154,8 @@ impl<T: Clone> Receiver<T> {
     ///
     /// # Errors
     ///
-    /// [`RecvError::Lagged`] if values were overwritten before this call, [`RecvError::Closed`] if none will come.
+    /// [`RecvError::Lagged`] if values were overwritten before this call, [`RecvError::Closed`] if
+    /// none will come.
     pub async fn recv(&mut self) -> Result<T, RecvError> {
         self.recv_shared().await.map(Rc::unwrap_or_clone)
     }

@@ -8,11 +8,12 @@ use super::notify::Notify;
 
 /// Tasks of one core wait here, without the lock, for a change of what a [`Mutex`] holds.
 ///
-/// Those that wait are told in the order in which they came, and then take the lock in that order. There are no spurious
-/// wake-ups, but another task may take the lock first and undo the change: check the condition again, or use [`Condvar::wait_while`].
+/// Those that wait are told in the order in which they came, and then take the lock in that order.
+/// There are no spurious wake-ups, but another task may take the lock first and undo the change:
+/// check the condition again, or use [`Condvar::wait_while`].
 ///
-/// A wait that is dropped (by a timeout, say) does not hold the lock; take it anew. If it had been told by
-/// [`Condvar::notify_one`], the next one is told in its stead.
+/// A wait that is dropped (by a timeout, say) does not hold the lock; take it anew. If it had been
+/// told by [`Condvar::notify_one`], the next one is told in its stead.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -45,7 +46,8 @@ impl Condvar {
         Self { notify: Notify::new() }
     }
 
-    /// Gives up the lock, waits to be told, and takes the lock again. It begins to wait, and gives up the lock, with its first poll.
+    /// Gives up the lock, waits to be told, and takes the lock again. It begins to wait, and gives
+    /// up the lock, with its first poll.
     pub async fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         let mutex: &'a Mutex<T> = MutexGuard::mutex(&guard);
         let mut guard = Some(guard);
@@ -53,7 +55,8 @@ impl Condvar {
         let mut notified = pin!(self.notify.notified());
         owed.owed = poll_fn(|cx| {
             let told = notified.as_mut().poll_alone(cx);
-            // Once it waits: whoever gets the lock now may notify it. And the waker of that task may do so at once.
+            // It waits now: the next holder of the lock may notify it. And the waker of that task
+            // may do so at once.
             match guard.take() {
                 Some(guard) => {
                     drop(guard);

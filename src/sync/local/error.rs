@@ -122,7 +122,8 @@ pub mod broadcast {
     pub enum RecvError {
         /// Everything was received and nobody sends any more.
         Closed,
-        /// This many values were overwritten before this receiver had seen them. The next call gets the oldest one kept.
+        /// This many values were overwritten before this receiver had seen them. The next call gets
+        /// the oldest one kept.
         Lagged(u64),
     }
 

@@ -1,8 +1,8 @@
 //! Queues from many tasks of a core to one: bounded, where senders wait for room, and unbounded.
 //!
-//! Values arrive in the order in which they were sent. Senders that wait for room get it first come, first served; one that is
-//! dropped after it got its place gives it to the next. The queue's memory grows with use and is kept: in the steady state nothing is
-//! allocated.
+//! Values arrive in the order in which they were sent. Senders that wait for room get it first
+//! come, first served; one that is dropped after it got its place gives it to the next. The queue's
+//! memory grows with use and is kept: in the steady state nothing is allocated.
 //!
 //! ```
 //! # use std::time::Duration;
@@ -42,7 +42,8 @@ pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     (Sender { channel: Rc::clone(&channel) }, Receiver { channel })
 }
 
-/// A channel whose senders never wait. Only memory limits it: use it where something else bounds what is sent.
+/// A channel whose senders never wait. Only memory limits it: use it where something else bounds
+/// what is sent.
 pub fn unbounded_channel<T>() -> (UnboundedSender<T>, UnboundedReceiver<T>) {
     let channel = Rc::new(Channel::new(None));
     (UnboundedSender { channel: Rc::clone(&channel) }, Receiver { channel })
@@ -149,7 +150,8 @@ impl<T> Sender<T> {
     ///
     /// # Errors
     ///
-    /// If the channel is full, if others wait to send, or if the receiver is gone or closed: `value` comes back.
+    /// If the channel is full, if others wait to send, or if the receiver is gone or closed:
+    /// `value` comes back.
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
         let room = self.channel.room.as_ref().map_or(Ok(None), |room| room.try_acquire().map(Some));
         match room {
@@ -213,7 +215,8 @@ pub struct Permit<'a, T> {
 }
 
 impl<T> Permit<'_, T> {
-    /// Sends `value`. If the receiver was closed meanwhile, it still gets it; if it is gone, `value` is dropped.
+    /// Sends `value`. If the receiver was closed meanwhile, it still gets it; if it is gone,
+    /// `value` is dropped.
     pub fn send(mut self, value: T) {
         if !self.channel.receiver_gone.get() {
             self.used = true;
@@ -281,7 +284,8 @@ pub struct Receiver<T> {
 }
 
 impl<T> Receiver<T> {
-    /// The next value; `None` once everything was received and nobody sends any more. A future that is dropped loses no value.
+    /// The next value; `None` once everything was received and nobody sends any more. A future that
+    /// is dropped loses no value.
     pub fn recv(&mut self) -> impl Future<Output = Option<T>> + use<'_, T> {
         poll_fn(|cx| self.poll_recv(cx))
     }
@@ -309,7 +313,8 @@ impl<T> Receiver<T> {
         self.channel.try_recv()
     }
 
-    /// Refuses what is not sent yet. Receive until `None` to drain the rest, which includes what holders of a [`Permit`] still send.
+    /// Refuses what is not sent yet. Receive until `None` to drain the rest, which includes what
+    /// holders of a [`Permit`] still send.
     pub fn close(&mut self) {
         self.channel.close();
     }

@@ -12,11 +12,13 @@ use pin_project_lite::pin_project;
 use super::TryLockError;
 use super::semaphore::{Semaphore, SemaphoreAcquire, SemaphorePermit};
 
-/// A value that one task of a core at a time works on, also across awaits. (Without an await in between, a `RefCell` does.)
+/// A value that one task of a core at a time works on, also across awaits. (Without an await in
+/// between, a `RefCell` does.)
 ///
-/// Strictly first come, first served: the lock is handed to the task that has waited longest, and nobody takes it before that
-/// task runs. A task that is dropped after the lock was handed to it hands it on. There is no poisoning: a task that panics drops its
-/// guard, and the next one finds the value as it was left.
+/// Strictly first come, first served: the lock is handed to the task that has waited longest, and
+/// nobody takes it before that task runs. A task that is dropped after the lock was handed to it
+/// hands it on. There is no poisoning: a task that panics drops its guard, and the next one finds
+/// the value as it was left.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -35,7 +37,7 @@ use super::semaphore::{Semaphore, SemaphoreAcquire, SemaphorePermit};
 /// ```
 pub struct Mutex<T: ?Sized> {
     semaphore: Semaphore,
-    /// Borrowed exactly by whoever holds the one permit.
+    /// Borrowed exactly by the holder of the one permit.
     value: RefCell<T>,
 }
 
@@ -158,7 +160,8 @@ impl<'a, T: ?Sized> MutexGuard<'a, T> {
     }
 }
 
-/// The lock of a [`Mutex`] with a part of its value, see [`MutexGuard::map`]. The lock is given up when this is dropped.
+/// The lock of a [`Mutex`] with a part of its value, see [`MutexGuard::map`]. The lock is given up
+/// when this is dropped.
 #[must_use = "dropping it gives the lock up"]
 pub struct MappedMutexGuard<'a, T: ?Sized> {
     // Fields are dropped in this order: the value is free before the next task is told so.

@@ -12,9 +12,10 @@ use crate::user_code::wake_all;
 
 /// A condition that tasks of one core wait for.
 ///
-/// A task checks its condition, and if it does not hold yet awaits [`Notify::notified`]. Nothing is stored for later
-/// waiters: on one core nothing runs between the check and the wait, so no notification can be missed. (Where a notification shall
-/// wait for its taker, use a [`Semaphore`](super::Semaphore) without permits and add one.)
+/// A task checks its condition, and if it does not hold yet awaits [`Notify::notified`]. Nothing is
+/// stored for later waiters: on one core nothing runs between the check and the wait, so no
+/// notification can be missed. (Where a notification shall wait for its taker, use a
+/// [`Semaphore`](super::Semaphore) without permits and add one.)
 ///
 /// Those that wait are told in the order in which they came.
 ///
@@ -69,13 +70,14 @@ impl Notify {
         self.waiters.tell_all(Told::WithAll);
     }
 
-    /// Wakes the waiter that has waited longest; returns whether there was one. If that one is dropped before it could see it,
-    /// the next one is told.
+    /// Wakes the waiter that has waited longest; returns whether there was one. If that one is
+    /// dropped before it could see it, the next one is told.
     pub fn notify_one(&self) -> bool {
         if self.waiters.is_empty() {
             return false;
         }
-        // Also in the destructor of a wait, which a panic may run: a second one would end the process.
+        // Also in the destructor of a wait, which a panic may run: a second one would end the
+        // process.
         wake_all(self.waiters.tell_front(Told::Alone));
         true
     }
@@ -112,7 +114,8 @@ pin_project! {
 }
 
 impl Notified<'_> {
-    /// As `poll`, and says when this waiter alone was told, which it then owes to the next one should it not make use of it.
+    /// As `poll`, and says when this waiter alone was told, which it then owes to the next one
+    /// should it not make use of it.
     pub(super) fn poll_alone(self: Pin<&mut Self>, cx: &Context<'_>) -> Poll<bool> {
         let waiter = self.project().waiter.into_ref();
         if waiter.is_idle() {

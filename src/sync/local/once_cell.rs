@@ -10,8 +10,8 @@ use super::semaphore::Semaphore;
 
 /// A value that is made once, asynchronously, by the first task of a core that needs it.
 ///
-/// Tasks that come while it is made wait, first come, first served: if making it fails or the task that does is dropped, the one that
-/// has waited longest tries.
+/// Tasks that come while it is made wait, first come, first served: if making it fails or the task
+/// that does is dropped, the one that has waited longest tries.
 ///
 /// ```
 /// # use std::time::Duration;

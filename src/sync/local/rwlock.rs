@@ -15,10 +15,12 @@ use super::semaphore::{Semaphore, SemaphoreAcquire, SemaphorePermit};
 /// How many may read at once; a writer takes as many permits.
 const MAX_READERS: u32 = u32::MAX;
 
-/// A value that many tasks of one core read or one changes, also across awaits. At most 2³² − 1 readers at a time; more wait.
+/// A value that many tasks of one core read or one changes, also across awaits. At most 2³² − 1
+/// readers at a time; more wait.
 ///
-/// Strictly first come, first served: readers that come while a writer waits are behind it, so neither side starves. A task that
-/// holds a read guard and awaits another one may therefore wait for ever, if a writer came in between.
+/// Strictly first come, first served: readers that come while a writer waits are behind it, so
+/// neither side starves. A task that holds a read guard and awaits another one may therefore wait
+/// for ever, if a writer came in between.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -172,7 +174,8 @@ impl<T: ?Sized> fmt::Debug for RwLockWrite<'_, T> {
     }
 }
 
-/// A [`RwLock`] held for reading, until this is dropped. `T` may be a part of the lock's value, see [`RwLockReadGuard::map`].
+/// A [`RwLock`] held for reading, until this is dropped. `T` may be a part of the lock's value, see
+/// [`RwLockReadGuard::map`].
 #[must_use = "dropping it gives the lock up"]
 pub struct RwLockReadGuard<'a, T: ?Sized> {
     // Fields are dropped in this order: the value is free before the next task is told so.
@@ -211,7 +214,8 @@ pub struct RwLockWriteGuard<'a, T: ?Sized> {
 }
 
 impl<'a, T: ?Sized> RwLockWriteGuard<'a, T> {
-    /// Goes on reading and lets other readers in, without a moment in which somebody else could change the value.
+    /// Goes on reading and lets other readers in, without a moment in which somebody else could
+    /// change the value.
     pub fn downgrade(self) -> RwLockReadGuard<'a, T> {
         let Self { value, lock, mut permit } = self;
         drop(value);

@@ -16,9 +16,10 @@ use crate::user_code::wake_all;
 
 /// A number of permits that tasks of one core take and give back.
 ///
-/// Strictly first come, first served: permits that come back go to the task that has waited longest, and nobody takes permits
-/// while somebody waits, not even a smaller number than that one waits for. A task that stops waiting lets the next one on; one that is
-/// dropped after it was granted its permits gives them back.
+/// Strictly first come, first served: permits that come back go to the task that has waited
+/// longest, and nobody takes permits while somebody waits, not even a smaller number than that one
+/// waits for. A task that stops waiting lets the next one on; one that is dropped after it was
+/// granted its permits gives them back.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -79,8 +80,8 @@ impl Semaphore {
         self.acquire_many(1)
     }
 
-    /// Takes `count` permits at once, when it is this task's turn. Those behind it wait until then, so a count that is never free together
-    /// holds them all up.
+    /// Takes `count` permits at once, when it is this task's turn. Those behind it wait until then,
+    /// so a count that is never free together holds them all up.
     ///
     /// # Errors
     ///
@@ -157,21 +158,24 @@ impl Semaphore {
         Ok(OwnedSemaphorePermit { semaphore: self, count })
     }
 
-    /// Adds `count` permits; those that wait get them first. The number of permits stops growing at `usize::MAX`.
+    /// Adds `count` permits; those that wait get them first. The number of permits stops growing at
+    /// `usize::MAX`.
     #[inline]
     pub fn add_permits(&self, count: usize) {
         self.permits.set(self.permits.get().saturating_add(count));
         self.grant();
     }
 
-    /// Takes up to `count` of the permits that nobody holds away for good, and returns how many that were.
+    /// Takes up to `count` of the permits that nobody holds away for good, and returns how many
+    /// that were.
     pub fn forget_permits(&self, count: usize) -> usize {
         let taken = self.permits.get().min(count);
         self.permits.set(self.permits.get() - taken);
         taken
     }
 
-    /// Ends all waiting: those that wait, and whoever comes later, get an error. Permits that are held stay valid.
+    /// Ends all waiting: present and later waiters get an error. Permits that are
+    /// held stay valid.
     pub fn close(&self) {
         self.closed.set(true);
         self.waiters.tell_all(Request::Refused);
@@ -218,7 +222,8 @@ impl fmt::Debug for Semaphore {
 }
 
 pin_project! {
-    /// The future of [`Semaphore::acquire`] and [`Semaphore::acquire_many`]. Its place in the queue is that of its first poll.
+    /// The future of [`Semaphore::acquire`] and [`Semaphore::acquire_many`]. Its place in the queue
+    /// is that of its first poll.
     #[derive(Debug)]
     #[must_use = "futures do nothing unless awaited"]
     pub struct SemaphoreAcquire<'a> {
@@ -254,7 +259,7 @@ impl<'a> Future for SemaphoreAcquire<'a> {
                 Err(TryAcquireError::Closed) => return Poll::Ready(Err(AcquireError)),
                 Err(TryAcquireError::NoPermits) => {}
             }
-            // Foreign code, after which everything may have changed.
+            // User code, after which everything may have changed.
             let waker = cx.waker().clone();
             return match semaphore.try_take(count) {
                 Ok(()) => Poll::Ready(Ok(SemaphorePermit { semaphore, count })),

@@ -11,7 +11,8 @@ use pin_project_lite::pin_project;
 use super::notify::{Notified, Notify};
 use crate::rt::noted_over;
 
-/// Counts pieces of work of one core, each of which holds a [`WaitToken`], and waits until there are none.
+/// Counts pieces of work of one core, each of which holds a [`WaitToken`], and waits until there
+/// are none.
 ///
 /// ```
 /// # use std::time::Duration;
@@ -60,8 +61,8 @@ impl WaitGroup {
         self.state.count.get()
     }
 
-    /// Completes when there is no work, at its first poll if there is none then. Whoever waits when the last token is dropped goes on, also
-    /// if new work is added before that task runs.
+    /// Completes when there is no work, at its first poll if there is none then. Tasks that wait
+    /// when the last token is dropped goes on, also if new work is added before that task runs.
     pub fn wait(&self) -> WaitGroupWait<'_> {
         WaitGroupWait { state: &self.state, notified: self.state.done.notified(), waits: false }
     }

@@ -1,34 +1,40 @@
-//! The queue of waiting futures under everything in this module: intrusive, so that a wait allocates nothing.
+//! The queue of waiting futures under everything in this module: intrusive, so that a wait
+//! allocates nothing.
 //!
 //! # How it works
 //!
-//! A [`Waiter`] is a field of the future that waits. When it starts to wait it links its own [`Node`] to the end of the
-//! [`WaitList`]; whoever has something to give tells the first node ([`WaitList::tell_front`]) or all of them
-//! ([`WaitList::tell_all`]), which unlinks it, leaves a word in it for the future to find, and gives the caller its waker. A
-//! waiter that is dropped unlinks itself. All of this takes constant time, and the order is that of arrival.
+//! A [`Waiter`] is a field of the future that waits. When it starts to wait it links its own
+//! [`Node`] to the end of the [`WaitList`]; the giver tells the first node
+//! ([`WaitList::tell_front`]) or all of them ([`WaitList::tell_all`]), which unlinks it, leaves a
+//! word in it for the future to find, and gives the caller its waker. A waiter that is dropped
+//! unlinks itself. All of this takes constant time, and the order is that of arrival.
 //!
 //! # Why the pointers are good
 //!
 //! The list points at nodes that it does not own. A linked node is alive and has not moved, because
 //!
-//! - a node is linked by [`Waiter::wait`] alone, which takes the waiter pinned: from then on its memory is neither moved nor
-//!   reused before the waiter's destructor has run (the guarantee of [`Pin`]), however the future around it is treated. One
-//!   that is leaked stays linked, and its memory stays;
+//! - a node is linked by [`Waiter::wait`] alone, which takes the waiter pinned: from then on its
+//!   memory is neither moved nor reused before the waiter's destructor has run (the guarantee of
+//!   [`Pin`]), however the future around it is treated. One that is leaked stays linked, and its
+//!   memory stays;
 //! - the waiter's destructor unlinks the node;
-//! - the waiter borrows its list, so a list is not moved or dropped before the waiters that could still unlink themselves. A
-//!   leaked waiter may outlive that borrow, but nothing of it runs again. The ends of the chain are `None`, not pointers into the
-//!   list, so a list may move while such a node is linked.
+//! - the waiter borrows its list, so a list is not moved or dropped before the waiters that could
+//!   still unlink themselves. A leaked waiter may outlive that borrow, but nothing of it runs
+//!   again. The ends of the chain are `None`, not pointers into the list, so a list may move while
+//!   such a node is linked.
 //!
-//! The nodes are only ever reached through shared references, and everything in them is a [`Cell`]; [`PhantomPinned`] makes the
-//! futures around them `!Unpin`, so that a `&mut` to such a future does not claim the node for itself alone. Lists and waiters
-//! are neither `Send` nor `Sync`, as their pointers are not.
+//! The nodes are only ever reached through shared references, and everything in them is a [`Cell`];
+//! [`PhantomPinned`] makes the futures around them `!Unpin`, so that a `&mut` to such a future does
+//! not claim the node for itself alone. Lists and waiters are neither `Send` nor `Sync`, as their
+//! pointers are not.
 //!
-//! # Foreign code
+//! # User code
 //!
-//! Wakers are foreign: cloning, waking and dropping one may call back into the list that holds it. Here nothing is ever
-//! borrowed: each method reads and writes cells until the list is consistent, and only then touches a waker. [`WaitList::tell_all`]
-//! tells everybody first, by moving the chain as a whole to a second one, `waking`; it then wakes from there one at a time, and
-//! who comes to wait meanwhile waits on the first chain and is not told.
+//! Wakers are foreign: cloning, waking and dropping one may call back into the list that holds it.
+//! Here nothing is ever borrowed: each method reads and writes cells until the list is consistent,
+//! and only then touches a waker. [`WaitList::tell_all`] tells everybody first, by moving the chain
+//! as a whole to a second one, `waking`; it then wakes from there one at a time, and who comes to
+//! wait meanwhile waits on the first chain and is not told.
 
 use std::cell::Cell;
 use std::fmt;
@@ -42,7 +48,8 @@ use crate::user_code::wake_all;
 
 type Link<T> = Option<NonNull<Node<T>>>;
 
-/// Futures that wait, in the order in which they began. `T` is the word that each of them shows, and finds when it was told.
+/// Futures that wait, in the order in which they began. `T` is the word that each of them shows,
+/// and finds when it was told.
 pub(super) struct WaitList<T: Copy> {
     waiting: Chain<T>,
     /// Those that `tell_all` has told and not yet woken.
@@ -136,12 +143,13 @@ impl<T> Chain<T> {
 ///
 /// # Safety
 ///
-/// `node` was just read from a chain or from a linked node, and the reference is given up before any foreign code runs, which
-/// could drop the node.
+/// `node` was just read from a chain or from a linked node, and the reference is given up before
+/// any user code runs, which could drop the node.
 unsafe fn linked<'n, T>(node: NonNull<Node<T>>) -> &'n Node<T> {
     // SAFETY:
     // - a linked node is alive and has not moved, see the essay above;
-    // - nobody holds a `&mut` to it: the futures around it are `!Unpin`, and this module makes only shared references.
+    // - nobody holds a `&mut` to it: the futures around it are `!Unpin`, and this module makes only
+    //   shared references.
     unsafe { node.as_ref() }
 }
 
@@ -163,7 +171,8 @@ impl<T: Copy> WaitList<T> {
         self.waiting.first().map(|node| node.word.get())
     }
 
-    /// Tells the waiter that has waited longest, and returns its waker for the caller to wake. `None` if nobody waits.
+    /// Tells the waiter that has waited longest, and returns its waker for the caller to wake.
+    /// `None` if nobody waits.
     #[must_use = "the waiter does not know until it is woken"]
     pub(super) fn tell_front(&self, word: T) -> Option<Waker> {
         let node = self.waiting.first()?;
@@ -225,7 +234,8 @@ impl<'a, T: Copy> Waiter<'a, T> {
         drop(old);
     }
 
-    /// Looks whether this waiter was told, and with which word; until then sees to it that the current waker is woken.
+    /// Looks whether this waiter was told, and with which word; until then sees to it that the
+    /// current waker is woken.
     pub(super) fn poll_told(self: Pin<&Self>, cx: &Context<'_>) -> Poll<T> {
         let node = &self.get_ref().node;
         if let Some(word) = self.take_told() {
@@ -237,7 +247,8 @@ impl<'a, T: Copy> Waiter<'a, T> {
         if unchanged {
             return Poll::Pending;
         }
-        // While the clone is made, the old waker is in its place: this waiter may be told meanwhile.
+        // While the clone is made, the old waker is in its place: this waiter may be told
+        // meanwhile.
         let waker = cx.waker().clone();
         if let Some(word) = self.take_told() {
             return Poll::Ready(word);

@@ -1,4 +1,5 @@
-//! The waker of the one task that can wait for something, such as the end of a channel that has one owner.
+//! The waker of the one task that can wait for something, such as the end of a channel that has one
+//! owner.
 
 use std::cell::Cell;
 use std::fmt;
@@ -11,8 +12,8 @@ use crate::user_code::wake_all;
 pub(crate) struct WakerSlot(Cell<Option<Waker>>);
 
 impl WakerSlot {
-    /// Sees to it that the next [`WakerSlot::wake`] wakes the task of `cx`. That may run foreign code: look at what is waited for
-    /// again after it.
+    /// Sees to it that the next [`WakerSlot::wake`] wakes the task of `cx`. That may run foreign
+    /// code: look at what is waited for again after it.
     pub(crate) fn register(&self, cx: &Context<'_>) {
         let current = self.0.take();
         let unchanged = current.as_ref().is_some_and(|current| current.will_wake(cx.waker()));

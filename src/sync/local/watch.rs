@@ -1,7 +1,7 @@
 //! A value of which the tasks of one core follow the newest state.
 //!
-//! Receivers see that the value changed, not each change. Those that wait are woken in the order in which they came. A change costs one
-//! allocation, a wait none.
+//! Receivers see that the value changed, not each change. Those that wait are woken in the order in
+//! which they came. A change costs one allocation, a wait none.
 //!
 //! ```
 //! # use std::time::Duration;
@@ -153,7 +153,8 @@ impl<T> Receiver<T> {
         self.seen != self.shared.version.get()
     }
 
-    /// Completes when the value is not the one last seen, at once if it is not now, and counts the new one as seen.
+    /// Completes when the value is not the one last seen, at once if it is not now, and counts the
+    /// new one as seen.
     ///
     /// # Errors
     ///
@@ -163,7 +164,7 @@ impl<T> Receiver<T> {
         let mut changed = pin!(shared.changed.notified());
         let is_over = || seen != shared.version.get() || shared.sender_gone.get();
         poll_fn(|cx| {
-            // Once before and once after the waker is cloned, which is foreign code.
+            // Once before and once after the waker is cloned, which is user code.
             if is_over() || changed.as_mut().poll(cx).is_ready() || is_over() {
                 Poll::Ready(())
             } else {

@@ -77,7 +77,7 @@ pub(crate) fn state(state: TaskState) -> &'static str {
     }
 }
 
-/// Who is shown, in one line.
+/// The process on display, in one line.
 pub(crate) fn title(view: &View) -> String {
     format!("{} (process {}, boson {}), over {}", view.program, view.process, view.release, time(view.window))
 }

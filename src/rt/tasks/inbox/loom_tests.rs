@@ -14,7 +14,8 @@ struct Model {
     wakeups: AtomicUsize,
 }
 
-// SAFETY: `node` is only handed out as a pointer under the inbox's own protocol, which is what is being tested.
+// SAFETY: `node` is only handed out as a pointer under the inbox's own protocol, which is what is
+// being tested.
 unsafe impl Sync for Model {}
 
 fn model(wakeups_of_core: Arc<AtomicUsize>) -> Arc<Model> {
@@ -28,8 +29,8 @@ fn model(wakeups_of_core: Arc<AtomicUsize>) -> Arc<Model> {
     })
 }
 
-/// Two threads each clone, wake and drop a waker while the owner drains: the count ends at zero exactly once both are
-/// done, and a wake is seen.
+/// Two threads each clone, wake and drop a waker while the owner drains: the count ends at zero
+/// exactly once both are done, and a wake is seen.
 #[test]
 fn references_from_other_threads_add_up() {
     loom::model(|| {
@@ -43,7 +44,8 @@ fn references_from_other_threads_add_up() {
                     let node = NonNull::from(&*model.node);
                     if which == 0 {
                         model.node.add_reference();
-                        // SAFETY: this thread holds the reference it was given and the one it just added.
+                        // SAFETY: this thread holds the reference it was given and the one it just
+                        // added.
                         unsafe { model.inbox.release(node, true) };
                     }
                     // SAFETY: this thread gives up the reference it was given.
@@ -69,7 +71,8 @@ fn references_from_other_threads_add_up() {
     });
 }
 
-/// Another thread changes the task while its core parks: the core is told once, before it sleeps or by being woken.
+/// Another thread changes the task while its core parks: the core is told once, before it sleeps or
+/// by being woken.
 fn is_never_lost_to_a_parking_core(change: fn(&Model), is_told: fn(&Changes) -> bool) {
     loom::model(move || {
         let core = Arc::new(AtomicUsize::new(0));
@@ -118,7 +121,8 @@ struct Mortal {
     freed: UnsafeCell<bool>,
 }
 
-/// As `task::bury` does it, but the memory stays, so that a use after this is noticed by loom and not by chance.
+/// As `task::bury` does it, but the memory stays, so that a use after this is noticed by loom and
+/// not by chance.
 fn bury(node: NonNull<Node>, changes: Changes) {
     let task = node.cast::<Mortal>();
     // SAFETY: a `Mortal` begins with its node, and its memory stays to the end of the execution.
@@ -145,7 +149,8 @@ impl Mortal {
 
     fn free(&self) {
         assert!(!self.is_freed(), "freed twice");
-        // SAFETY: loom fails the test if an access of another thread is not over by now, as it must be before memory is freed.
+        // SAFETY: loom fails the test if an access of another thread is not over by now, as it must
+        // be before memory is freed.
         unsafe { self.node.word.unsync_load() };
         // SAFETY: as above.
         unsafe { self.node.next.unsync_load() };
@@ -174,7 +179,8 @@ impl Remote {
     }
 }
 
-/// The core ends while `references` threads have one reference each; `before` is what it does before.
+/// The core ends while `references` threads have one reference each; `before` is what it does
+/// before.
 fn core_ends(references: usize, before: fn(&Inbox, &Mortal)) {
     loom::model(move || {
         let inbox = std::sync::Arc::new(Inbox::new(1, Box::new(|| {}), bury));
@@ -201,13 +207,15 @@ fn core_ends(references: usize, before: fn(&Inbox, &Mortal)) {
     });
 }
 
-/// Whoever gives up the last reference to a task, before or after its core ended, has it freed, once.
+/// Whoever gives up the last reference to a task, before or after its core ended, has it freed,
+/// once.
 #[test]
 fn a_task_is_buried_once_when_its_core_ends_meanwhile() {
     core_ends(2, |_, _| {});
 }
 
-/// The same with a core that takes what it finds just before: what was on the list then is not counted again.
+/// The same with a core that takes what it finds just before: what was on the list then is not
+/// counted again.
 #[test]
 fn a_task_that_is_drained_before_its_core_ends_is_buried_once() {
     core_ends(2, |inbox, task| {
@@ -237,7 +245,8 @@ fn a_task_that_is_taken_before_its_core_ends_is_buried_once() {
     });
 }
 
-/// A message is either run by the core's last turn, or refused, or dropped with the others: never kept by a closed inbox.
+/// A message is either run by the core's last turn, or refused, or dropped with the others: never
+/// kept by a closed inbox.
 #[test]
 fn a_message_to_a_core_that_ends_is_refused_or_dropped() {
     loom::model(|| {

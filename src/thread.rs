@@ -1,21 +1,29 @@
-//! Stackful coroutines with the surface of [`std::thread`], so that threaded code ports by changing its imports.
+//! Stackful coroutines with the surface of [`std::thread`], so that threaded code ports by changing
+//! its imports.
 //!
-//! A coroutine is a task of the core that it was spawned on, with a stack of its own. [`spawn`] starts one from inside a core (from another
-//! coroutine or from an async task); [`run`] turns a function into the first coroutine of a core. What blocks here ([`sleep`],
-//! [`park`], [`JoinHandle::join`], [`boson::wait`](crate::wait), everything in [`boson::blocking`](crate::blocking)) lets the other tasks of
-//! the core run.
+//! A coroutine is a task of the core that it was spawned on, with a stack of its own. [`spawn`]
+//! starts one from inside a core (from another coroutine or from an async task); [`run`] turns a
+//! function into the first coroutine of a core. What blocks here ([`sleep`], [`park`],
+//! [`JoinHandle::join`], [`boson::wait`](crate::wait), everything in
+//! [`boson::blocking`](crate::blocking)) lets the other tasks of the core run.
 //!
 //! # Different from `std::thread`
 //!
-//! - Coroutines of one core take turns: one that computes without ever waiting holds up the others. [`yield_now`] helps.
-//! - What is spawned stays on the core, so it need not be `Send`; a [`JoinHandle`] is not `Send` either.
-//! - A coroutine ends when its core ends: its stack unwinds where it waits. The same happens to one whose core is told to drop it.
-//! - The default stack has [`DEFAULT_STACK_BYTES`] (256 KiB; `std`'s has 2 MiB). It costs memory only where it was touched.
-//! - A panic goes to whoever joins and leaves the core running, as there; `std::thread::panicking` is true for every task of the core while a
-//!   coroutine waits inside a destructor that a panic runs.
+//! - Coroutines of one core take turns: one that computes without ever waiting holds up the others.
+//!   [`yield_now`] helps.
+//! - What is spawned stays on the core, so it need not be `Send`; a [`JoinHandle`] is not `Send`
+//!   either.
+//! - A coroutine ends when its core ends: its stack unwinds where it waits. The same happens to one
+//!   whose core is told to drop it.
+//! - The default stack has [`DEFAULT_STACK_BYTES`] (256 KiB; `std`'s has 2 MiB). It costs memory
+//!   only where it was touched.
+//! - As there, a panic goes to the joiner and leaves the core running; `std::thread::panicking`
+//!   is true for every task of the core while a coroutine waits inside a destructor that a panic
+//!   runs.
 //! - Thread-locals are the core's, not the coroutine's.
 //!
-//! Outside a coroutine, on a plain thread, [`current`], [`park`], [`sleep`] and [`yield_now`] are `std`'s.
+//! Outside a coroutine, on a plain thread, [`current`], [`park`], [`sleep`] and [`yield_now`] are
+//! `std`'s.
 
 mod name;
 mod scope;
@@ -40,15 +48,17 @@ use crate::rt::{self, AbortOnDrop, Cancel, Core, Handle, JoinError, RemoteJoin};
 pub use crate::rt::coroutine::{StackStats, stack_stats, trim_stacks};
 pub use std::thread::{AccessError, LocalKey, Result, available_parallelism, panicking};
 
-/// Room on the stack of a coroutine that asks for no other, in bytes. Lazily touched, so the choice costs address space: enough for
-/// formatting, TLS handshakes and moderate recursion; small enough for a million in 256 GiB of the 128 TiB there are.
+/// Room on the stack of a coroutine that asks for no other, in bytes. Lazily touched, so the choice
+/// costs address space: enough for formatting, TLS handshakes and moderate recursion; small enough
+/// for a million in 256 GiB of the 128 TiB there are.
 pub const DEFAULT_STACK_BYTES: usize = 256 << 10;
 
 /// Starts a coroutine on this core, on the [queue](rt::queue::TaskQueue) of the task that calls.
 ///
 /// # Panics
 ///
-/// Outside a core, and if there is no room for its stack; [`Builder::spawn`] returns errors instead.
+/// Outside a core, and if there is no room for its stack; [`Builder::spawn`] returns errors
+/// instead.
 #[track_caller]
 pub fn spawn<F, T>(f: F) -> JoinHandle<T>
 where
@@ -61,8 +71,9 @@ where
     }
 }
 
-/// Runs `f` as a coroutine on a core of the calling thread, and gives what it returns. This is how a
-/// threaded `main` starts; the core has the defaults of [`boson::run`](crate::run()), and ends with it.
+/// Runs `f` as a coroutine on a core of the calling thread, and gives what it returns. This is how
+/// a threaded `main` starts; the core has the defaults of [`boson::run`](crate::run()), and ends
+/// with it.
 ///
 /// # Panics
 ///
@@ -144,16 +155,17 @@ impl Builder {
         Self::default()
     }
 
-    /// Names the coroutine, for messages about it, and its task for [`boson::observe::tasks`].
+    /// Names the coroutine, for messages about it, and its task for [`observe::tasks`](crate::observe::tasks).
     ///
-    /// A task's name is kept for ever, so a process has at most 1,024 of those: the tasks of coroutines with further names are called
-    /// `coroutine`. [`Thread::name`] has every name.
+    /// A task's name is kept for ever, so a process has at most 1,024 of those: the tasks of
+    /// coroutines with further names are called `coroutine`. [`Thread::name`] has every name.
     pub fn name(mut self, name: String) -> Self {
         self.name = Some(name);
         self
     }
 
-    /// The room on its stack in bytes, rounded up to a power of two; at least 16 KiB, at most 1 GiB.
+    /// The room on its stack in bytes, rounded up to a power of two; at least 16 KiB, at most 1
+    /// GiB.
     pub fn stack_size(mut self, size: usize) -> Self {
         self.stack_size = Some(size);
         self
@@ -169,8 +181,10 @@ impl Builder {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) outside a core; [`InvalidInput`](io::ErrorKind::InvalidInput) for a stack above 1 GiB,
-    /// and for a queue of another core; what the kernel said if there is no address space, memory or mapping left for a stack.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) outside a core;
+    /// [`InvalidInput`](io::ErrorKind::InvalidInput) for a stack above 1 GiB, and for a queue of
+    /// another core; what the kernel said if there is no address space, memory or mapping left for
+    /// a stack.
     #[track_caller]
     pub fn spawn<F, T>(self, f: F) -> io::Result<JoinHandle<T>>
     where
@@ -193,12 +207,14 @@ impl Builder {
         Ok(JoinHandle { task, thread: Thread(Kind::Coroutine(identity)) })
     }
 
-    /// Starts the coroutine on the core of `core`, from any thread. As for a task that [`Handle::spawn`] starts: if the core has no
-    /// room for more messages, it is not started, and the result is [`JoinError::Full`]; it is [`JoinError::NotStarted`] with the reason
-    /// if there is no room for its stack. [`RemoteJoin::cancel`] unwinds it.
+    /// Starts the coroutine on the core of `core`, from any thread. As for a task that
+    /// [`Handle::spawn`] starts: if the core has no room for more messages, it is not started, and
+    /// the result is [`JoinError::Full`]; it is [`JoinError::NotStarted`] with the reason if there
+    /// is no room for its stack. [`RemoteJoin::cancel`] unwinds it.
     ///
-    /// A coroutine waits for the result by [`wait`](crate::wait). A queue that was [chosen](Self::queue) must be that core's, as it can
-    /// only be on the core itself; otherwise it is [`JoinError::NotStarted`].
+    /// A coroutine waits for the result by [`wait`](crate::wait). A queue that was
+    /// [chosen](Self::queue) must be that core's, as it can only be on the core itself; otherwise
+    /// it is [`JoinError::NotStarted`].
     #[track_caller]
     pub fn spawn_on<F, T>(self, core: &Handle, f: F) -> RemoteJoin<T>
     where
@@ -253,19 +269,21 @@ fn task_name(identity: &Identity) -> &'static str {
     identity.name().map_or(name::UNNAMED, name::task_name)
 }
 
-/// The result of a coroutine. A coroutine waits for it with [`join`](Self::join), an async task with `.await`. Dropping it lets the
-/// coroutine run on, detached.
+/// The result of a coroutine. A coroutine waits for it with [`join`](Self::join), an async task
+/// with `.await`. Dropping it lets the coroutine run on, detached.
 pub struct JoinHandle<T> {
     task: rt::JoinHandle<T>,
     thread: Thread,
 }
 
 impl<T> JoinHandle<T> {
-    /// Waits for the coroutine to end. `Err` has what it panicked with, or a [`JoinError::Cancelled`] if it was cancelled.
+    /// Waits for the coroutine to end. `Err` has what it panicked with, or a
+    /// [`JoinError::Cancelled`] if it was cancelled.
     ///
     /// # Panics
     ///
-    /// If the coroutine has not ended, and this is called in an async task (where `.await` is the way) or outside the core.
+    /// If the coroutine has not ended, and this is called in an async task (where `.await` is the
+    /// way) or outside the core.
     #[track_caller]
     pub fn join(mut self) -> Result<T> {
         if !self.task.is_finished() {
@@ -288,13 +306,15 @@ impl<T> JoinHandle<T> {
         &self.thread
     }
 
-    /// Ends the coroutine where it waits: its stack unwinds, and `join` gives an `Err` with [`JoinError::Cancelled`]. Takes effect when the
-    /// core next turns to it; does nothing if it has ended.
+    /// Ends the coroutine where it waits: its stack unwinds, and `join` gives an `Err` with
+    /// [`JoinError::Cancelled`]. Takes effect when the core next turns to it; does nothing if it
+    /// has ended.
     pub fn cancel(&self) {
         self.task.cancel();
     }
 
-    /// Lets the coroutine run on without anybody to take its result. The same as dropping the handle, but says so.
+    /// Lets the coroutine run on without anybody to take its result. The same as dropping the
+    /// handle, but says so.
     pub fn detach(self) {
         drop(self);
     }
@@ -421,8 +441,8 @@ pub fn current() -> Thread {
     })
 }
 
-/// Waits until [`Thread::unpark`] was called since the last `park` returned. In a destructor of a coroutine that is being cancelled
-/// it returns at once.
+/// Waits until [`Thread::unpark`] was called since the last `park` returned. In a destructor of a
+/// coroutine that is being cancelled it returns at once.
 ///
 /// # Panics
 ///
@@ -456,7 +476,8 @@ pub fn park_timeout(duration: Duration) {
     }
 }
 
-/// Waits for `duration`; other tasks of the core run meanwhile. In a destructor of a coroutine that is being cancelled it returns at once.
+/// Waits for `duration`; other tasks of the core run meanwhile. In a destructor of a coroutine that
+/// is being cancelled it returns at once.
 ///
 /// # Panics
 ///
@@ -478,7 +499,8 @@ pub fn sleep(duration: Duration) {
     }
 }
 
-/// Lets every other ready task and every poller of the core have a turn; on a plain thread, other threads.
+/// Lets every other ready task and every poller of the core have a turn; on a plain thread, other
+/// threads.
 ///
 /// # Panics
 ///

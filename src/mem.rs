@@ -1,7 +1,9 @@
-//! Memory that devices read and write: owned-buffer traits, DMA buffers and the hugepage arena they come from.
+//! Memory that devices read and write: owned-buffer traits, DMA buffers and the hugepage arena they
+//! come from.
 //!
 //! Everything that does I/O takes a buffer by value and gives it back with the result
-//! ([`BufResult`](crate::error::BufResult)), so that no device can write into memory its owner already freed.
+//! ([`BufResult`](crate::error::BufResult)), so that no device can write into memory its owner
+//! already freed.
 
 mod arena;
 mod dma;

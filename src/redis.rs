@@ -5,7 +5,7 @@
 //! connection without its socket: bytes in, bytes out; [`serve_connection`] gives it one. The connections of a core
 //! share a [`Server`].
 //!
-//! Replies and error texts are those of Redis 7.0; `tests/redis/parity.rs` compares both; README.md lists where they differ.
+//! Replies and error texts are those of Redis 7.0; `tests/redis/parity.rs` compares both; docs/redis.md lists where they differ.
 
 pub mod client;
 pub mod command;

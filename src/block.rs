@@ -102,7 +102,7 @@ pub trait Namespace: Clone + 'static {
     /// [`NoSpace`](crate::ErrorKind::NoSpace) beyond [`NamespaceInfo::max_size_bytes`] or what the file system has left.
     fn grow(&self, size_bytes: u64) -> impl Future<Output = Result<()>>;
 
-    /// Gives everything from `size_bytes` on back to whoever lent it, down to
+    /// Gives everything from `size_bytes` on back to its lender, down to
     /// [`NamespaceInfo::min_size_bytes`]. What was there is lost. Nothing may grow the namespace, or read
     /// or write there, before this has completed.
     ///
