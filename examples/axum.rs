@@ -1,11 +1,10 @@
 //! An axum server on boson: `cargo run --release --example axum`, then `curl http://127.0.0.1:3000/`.
 //!
-//! The same program serves from the userspace stack:
-//! `axum --listen 10.9.0.1:3000 --net 'tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24'`. Ctrl-C lets the requests that are being
-//! answered finish.
+//! The environment chooses the network. The same program on the userspace stack, as root:
+//! `BOSON_NET='tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24' axum 10.9.0.1:3000`. Ctrl-C lets the requests that
+//! have begun finish.
 
 use std::future::Future;
-use std::net::SocketAddr;
 use std::pin::pin;
 use std::time::Duration;
 
@@ -14,9 +13,8 @@ use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Path};
 use axum::routing::{get, post};
 use boson::compat::{HyperIo, HyperTimer, on_core};
-use boson::net::address::NetAddress;
-use boson::net::{Net, NetConfig, TcpListener, TcpStream, is_network_lost};
-use boson::rt::{self, Core, CoreConfig, Signals};
+use boson::net::{TcpListener, TcpStream, is_network_lost};
+use boson::rt::{self, Signals};
 use futures_util::future::{Either, select};
 use hyper::server::conn::http1;
 use hyper_util::server::graceful::{GracefulShutdown, Watcher};
@@ -30,38 +28,14 @@ const STOP_TIMEOUT: Duration = Duration::from_secs(10);
 
 #[allow(dead_code, reason = "tests/compat/hyper.rs includes this file for its server")]
 fn main() -> boson::Result<()> {
-    let (mut listen, mut net) = ("127.0.0.1:3000".to_owned(), "kernel:".to_owned());
-    let mut arguments = std::env::args().skip(1);
-    while let Some(name) = arguments.next() {
-        match (&*name, arguments.next()) {
-            ("--listen", Some(value)) => listen = value,
-            ("--net", Some(value)) => net = value,
-            _ => usage(),
-        }
-    }
-    let listen: SocketAddr = listen.parse().unwrap_or_else(|_| usage());
-    let net: NetAddress = net.parse()?;
-
+    let address = std::env::args().nth(1).unwrap_or_else(|| "127.0.0.1:3000".to_owned());
     let signals = Signals::new()?;
-    // Time and randomness come in from outside; these are the machine's.
-    let core = Core::new(&CoreConfig::from_machine()?)?;
-    core.block_on(async {
-        let config = NetConfig {
-            seed: rt::machine_seed()?,
-            max_connections: MAX_CONNECTIONS,
-            eal_arguments: String::new(),
-        };
-        let listener = TcpListener::bind(&Net::open(&net, &config)?, listen)?;
+    boson::run(async {
+        let listener = TcpListener::bind(address).await?;
         println!("listening on {}", listener.local_addr());
         // A signal that cannot be read stops the server too.
         serve(listener, app(), async { drop(signals.next().await) }).await
     })
-}
-
-#[allow(dead_code, reason = "as main")]
-fn usage() -> ! {
-    eprintln!("usage: axum [--listen ADDR:PORT] [--net ADDRESS]");
-    std::process::exit(2)
 }
 
 /// An ordinary axum application.

@@ -1,20 +1,26 @@
 //! An echo server: `cargo run --release --example echo`, then `nc 127.0.0.1 7000`.
+//!
+//! The environment chooses the network. The same program on the userspace stack, as root:
+//! `BOSON_NET='tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24' echo 10.9.0.1:7000`, then `nc 10.9.0.1 7000`.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
-use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::{self, Core, CoreConfig};
+use boson::net::{TcpListener, TcpStream};
+use boson::rt;
 
 /// How long to wait before accepting again when the process has no descriptor left: one comes back when a connection ends.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 #[allow(dead_code, reason = "tests/alone/example_servers.rs includes this file for its server")]
 fn main() -> boson::Result<()> {
-    // Time and randomness come in from outside; these are the machine's.
-    let core = Core::new(&CoreConfig::from_machine()?)?;
-    core.block_on(async {
-        let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 7000)))?;
+    let address = std::env::args().nth(1);
+    run(address.as_deref().unwrap_or("127.0.0.1:7000"))
+}
+
+#[allow(dead_code, reason = "as main")]
+pub(crate) fn run(address: &str) -> boson::Result<()> {
+    boson::run(async {
+        let listener = TcpListener::bind(address).await?;
         println!("listening on {}", listener.local_addr());
         serve(listener).await;
         Ok(())

@@ -27,24 +27,21 @@
 //! A server and its client on one core, without any hardware:
 //!
 //! ```
-//! use std::net::SocketAddr;
-//!
-//! use boson::net::{Net, TcpListener, TcpStream};
+//! use boson::net::{TcpListener, TcpStream};
 //! use boson::rt;
 //!
 //! let reply = boson::run(async {
-//!     let net = Net::kernel();
-//!     let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0)))?;
-//!     let client = TcpStream::connect(&net, listener.local_addr()).await?;
+//!     let listener = TcpListener::bind("127.0.0.1:0").await?;
+//!     let client = TcpStream::connect(listener.local_addr()).await?;
 //!     let (server, _) = listener.accept().await?;
-//!     rt::named("echo").spawn(async move {
-//!         let (read, bytes) = server.read(Vec::with_capacity(64)).await;
-//!         read?;
-//!         server.write_all(bytes).await.0
+//!     rt::spawn(async move {
+//!         let (_, bytes) = server.read(Vec::with_capacity(64)).await?;
+//!         server.write_all(bytes).await?;
+//!         Ok::<(), boson::Error>(())
 //!     });
-//!     client.write_all(&b"hello"[..]).await.0?;
-//!     let (read, reply) = client.read(Vec::with_capacity(64)).await;
-//!     read.map(|_| reply)
+//!     client.write_all(&b"hello"[..]).await?;
+//!     let (_, reply) = client.read(Vec::with_capacity(64)).await?;
+//!     Ok::<_, boson::Error>(reply)
 //! })?;
 //! assert_eq!(reply, b"hello");
 //! # Ok::<(), boson::Error>(())

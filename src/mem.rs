@@ -11,4 +11,5 @@ mod iobuf;
 
 pub use arena::{Arena, ArenaStats, PageKind};
 pub use dma::DmaBuf;
+pub(crate) use iobuf::Rest;
 pub use iobuf::{IoBuf, IoBufMut, Slice};

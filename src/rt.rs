@@ -99,6 +99,7 @@
 mod cancel;
 mod config;
 mod core;
+mod core_local;
 pub(crate) mod coroutine;
 mod deadline;
 mod handle;
@@ -131,6 +132,7 @@ pub use crate::time::Instant;
 pub use cancel::CancelToken;
 pub use config::{CoreConfig, Idle};
 pub use core::{Core, run};
+pub(crate) use core_local::CoreLocal;
 pub use coroutine::wait;
 pub use deadline::timeout;
 pub use handle::Handle;

@@ -1,7 +1,8 @@
 //! TCP and UDP with the surface of [`std::net`], for coroutines.
 //!
-//! The sockets are those of [`boson::net`](crate::net): [`TcpListener::bind`], [`TcpStream::connect`] and [`UdpSocket::bind`] use the
-//! kernel's network, [`TcpListener::bind_on`] and [`TcpStream::connect_on`] any other. They belong to their core and are not `Send`.
+//! The sockets are those of [`boson::net`](crate::net): [`TcpListener::bind`], [`TcpStream::connect`] and
+//! [`UdpSocket::bind`] use [the core's network](crate::net::Net::current), [`TcpListener::bind_on`] and
+//! [`TcpStream::connect_on`] any other. They belong to their core and are not `Send`.
 //!
 //! # Different from `std::net`
 //!
@@ -56,6 +57,11 @@ pub(super) fn into_io(error: Error) -> io::Error {
     }
 }
 
+/// The network of this core, and the kernel's on a thread that has no core.
+fn net_of_core() -> io::Result<Net> {
+    if rt::is_in_core() { Net::current().map_err(into_io) } else { Ok(Net::kernel()) }
+}
+
 /// Tries every address in turn; the last error is the one returned.
 fn each_address<A: ToSocketAddrs, T>(
     addresses: A,
@@ -83,17 +89,17 @@ impl TcpListener {
     ///
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) and what else the system says.
     pub fn bind<A: ToSocketAddrs>(addresses: A) -> io::Result<Self> {
-        Self::bind_on(&Net::kernel(), addresses)
+        Self::bind_on(&net_of_core()?, addresses)
     }
 
-    /// As [`bind`](Self::bind), on another network than the kernel's.
+    /// As [`bind`](Self::bind), on `net`.
     ///
     /// # Errors
     ///
     /// As for `bind`.
     pub fn bind_on<A: ToSocketAddrs>(net: &Net, addresses: A) -> io::Result<Self> {
         each_address(addresses, |address| {
-            let listener = net::TcpListener::bind(net, address).map_err(into_io)?;
+            let listener = net::TcpListener::bind_on(net, address).map_err(into_io)?;
             Ok(Self(Rc::new(listener)))
         })
     }
@@ -198,17 +204,17 @@ impl TcpStream {
     /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) and what else the system says.
     #[track_caller]
     pub fn connect<A: ToSocketAddrs>(addresses: A) -> io::Result<Self> {
-        Self::connect_on(&Net::kernel(), addresses)
+        Self::connect_on(&net_of_core()?, addresses)
     }
 
-    /// As [`connect`](Self::connect), over another network than the kernel's.
+    /// As [`connect`](Self::connect), over `net`.
     ///
     /// # Errors
     ///
     /// As for `connect`.
     #[track_caller]
     pub fn connect_on<A: ToSocketAddrs>(net: &Net, addresses: A) -> io::Result<Self> {
-        each_address(addresses, |address| wait(net::TcpStream::connect(net, address)).map(Self::new))
+        each_address(addresses, |address| wait(net::TcpStream::connect_on(net, address)).map(Self::new))
     }
 
     /// Connects to `address` within `timeout`.
@@ -219,8 +225,8 @@ impl TcpStream {
     #[track_caller]
     pub fn connect_timeout(address: &SocketAddr, timeout: Duration) -> io::Result<Self> {
         check_timeout(Some(timeout))?;
-        let net = Net::kernel();
-        let connect = rt::timeout(timeout, net::TcpStream::connect(&net, *address));
+        let net = net_of_core()?;
+        let connect = rt::timeout(timeout, net::TcpStream::connect_on(&net, *address));
         match wait(connect) {
             Ok(connected) => connected.map(Self::new).map_err(into_io),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {

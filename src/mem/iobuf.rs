@@ -300,9 +300,89 @@ unsafe impl<B: IoBufMut> IoBufMut for Slice<B> {
     unsafe fn set_init(&mut self, _len: usize) {}
 }
 
+/// The room of a buffer after its first `start` bytes, itself a buffer: what a partly done read
+/// continues with.
+#[derive(Debug)]
+pub(crate) struct Rest<B> {
+    buf: B,
+    start: usize,
+}
+
+impl<B: IoBufMut> Rest<B> {
+    /// The room of `buf` after its first `start` bytes.
+    ///
+    /// # Panics
+    ///
+    /// If fewer than `start` bytes are initialised.
+    pub(crate) fn new(buf: B, start: usize) -> Self {
+        assert!(start <= buf.bytes_init(), "the first {start} bytes are not initialised");
+        Self { buf, start }
+    }
+
+    /// The whole buffer again.
+    pub(crate) fn into_inner(self) -> B {
+        self.buf
+    }
+}
+
+// SAFETY:
+// - the bytes are those of `buf` from `start` on, which is stable by its own contract;
+// - `start <= bytes_init` of `buf`: `Rest::new` checked it, and `set_init` below never records less.
+unsafe impl<B: IoBufMut> IoBuf for Rest<B> {
+    fn stable_ptr(&self) -> *const u8 {
+        // SAFETY: `start <= bytes_init` of `buf`, so the result stays in its allocation.
+        unsafe { self.buf.stable_ptr().add(self.start) }
+    }
+
+    fn bytes_init(&self) -> usize {
+        self.buf.bytes_init() - self.start
+    }
+}
+
+// SAFETY: as above; `buf` has `bytes_total - start` writable bytes from `start` on, and recording that
+// `start + len` of its bytes are initialised makes at least `len` of these initialised.
+unsafe impl<B: IoBufMut> IoBufMut for Rest<B> {
+    fn stable_mut_ptr(&mut self) -> *mut u8 {
+        let start = self.start;
+        // SAFETY: `start <= bytes_init <= bytes_total` of `buf`, so the result stays in its allocation.
+        unsafe { self.buf.stable_mut_ptr().add(start) }
+    }
+
+    fn bytes_total(&self) -> usize {
+        self.buf.bytes_total() - self.start
+    }
+
+    unsafe fn set_init(&mut self, len: usize) {
+        // SAFETY: the caller initialised `len` bytes from `start` on, and those before `start` were
+        // initialised from the beginning; `len <= bytes_total - start` of `buf`.
+        unsafe { self.buf.set_init(self.start + len) }
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_rest_of_a_buffer_fills_the_room_behind_what_is_there() {
+        let mut buf = Vec::with_capacity(8);
+        let room = buf.capacity();
+        buf.extend_from_slice(b"12");
+        let mut rest = Rest::new(buf, 2);
+        assert_eq!((rest.bytes_total(), rest.bytes_init()), (room - 2, 0));
+        assert_eq!(rest.fill_from(b"345"), 3);
+        assert_eq!(rest.as_slice(), b"345");
+        // What is there may be overwritten, as by a read into a buffer that was used before.
+        let mut rest = Rest::new(rest.into_inner(), 1);
+        assert_eq!(rest.fill_from(b"xy"), 2);
+        assert_eq!(rest.into_inner(), b"1xy45");
+    }
+
+    #[test]
+    #[should_panic(expected = "the first 3 bytes are not initialised")]
+    fn the_rest_begins_within_what_is_there() {
+        let _ = Rest::new(vec![1u8, 2], 3);
+    }
 
     #[test]
     fn a_vec_is_filled_into_its_capacity() {

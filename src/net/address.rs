@@ -4,8 +4,7 @@
 //! |---|---|
 //! | `kernel:` | the kernel's sockets |
 //! | `tap:NAME?ip=10.9.0.1/24&gw=…&host=10.9.0.2/24&mac=…&mtu=…` | the userspace stack on a TAP interface |
-//! | `dpdk:DEVARGS?ip=…&gw=…&mac=…&mtu=…&queues=N` | the userspace stack on a DPDK port |
-//! | `mem:` | an in-process network |
+//! | `dpdk:DEVARGS?ip=…&gw=…&mac=…&mtu=…` | the userspace stack on a DPDK port |
 //!
 //! `ip=`, `gw=` and `host=` may be given several times, for both versions of IP. Whatever is wrong with an address is
 //! said in one sentence that names the part and what to write instead.
@@ -24,8 +23,6 @@ mod tests;
 pub enum NetAddress {
     /// `kernel:`
     Kernel,
-    /// `mem:`
-    Memory,
     /// `tap:…`
     Tap(TapAddress),
     /// `dpdk:…`
@@ -48,8 +45,6 @@ pub struct TapAddress {
 pub struct DpdkAddress {
     /// What DPDK calls the device: a PCI address, or a virtual device with its arguments (`net_af_packet0,iface=v0`).
     pub device: String,
-    /// How many receive and transmit queues (`queues=`), 1 to 64; 1 if not given.
-    pub queues: u16,
     /// This end.
     pub station: Station,
 }
@@ -67,17 +62,21 @@ pub struct Station {
     pub mtu: Option<usize>,
 }
 
-const SCHEMES: &str = "kernel:, tap:, dpdk: or mem:";
+const SCHEMES: &str = "kernel:, tap: or dpdk:";
 const MAX_ADDRESSES: usize = 8;
-const MAX_QUEUES: u16 = 64;
 const MAX_INTERFACE_NAME_LEN: usize = 15;
 
 fn refuse(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, "parse network address").because(reason.into())
 }
 
-fn unsupported(reason: &'static str) -> Error {
-    Error::new(ErrorKind::Unsupported, "parse network address").because(reason)
+/// The one refusal of what an address may say in a later version: `mem:`, `xdp:`, `ip=dhcp`, and more
+/// queues than one.
+fn does_not_exist(what: impl fmt::Display) -> Error {
+    Error::new(ErrorKind::Unsupported, "parse network address").because(format!(
+        "{what} does not exist in this version; write kernel:, tap:NAME?ip=10.9.0.1/24 or \
+         dpdk:DEVARGS?ip=10.9.0.1/24"
+    ))
 }
 
 impl FromStr for NetAddress {
@@ -85,8 +84,9 @@ impl FromStr for NetAddress {
 
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse, [`Unsupported`](ErrorKind::Unsupported) for
-    /// what does but is not built in: `xdp:` and `ip=dhcp`.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse,
+    /// [`Unsupported`](ErrorKind::Unsupported) for `mem:`, `xdp:`, `ip=dhcp` and `queues=` above 1, which
+    /// no version has yet.
     fn from_str(text: &str) -> Result<Self> {
         parse(text).map_err(|error| error.at(text.to_owned()))
     }
@@ -98,11 +98,9 @@ fn parse(text: &str) -> Result<NetAddress> {
     };
     let (device, query) = rest.split_once('?').unwrap_or((rest, ""));
     match scheme {
-        "kernel" | "mem" if !rest.is_empty() => {
-            Err(refuse(format!("nothing may follow {scheme}:; write just {scheme}:")))
-        }
+        "mem" | "xdp" => Err(does_not_exist(format!("{scheme}:"))),
+        "kernel" if !rest.is_empty() => Err(refuse("nothing may follow kernel:; write just kernel:")),
         "kernel" => Ok(NetAddress::Kernel),
-        "mem" => Ok(NetAddress::Memory),
         "tap" => {
             let interface = interface_name(scheme, device)?;
             let parameters = Parameters::parse(query, &["ip", "gw", "mac", "mtu", "host"])?;
@@ -122,17 +120,8 @@ fn parse(text: &str) -> Result<NetAddress> {
                 let advice = "write a PCI address (dpdk:0000:03:00.0?ip=…) or a virtual device (dpdk:net_af_packet0,iface=v0?ip=…)";
                 return Err(refuse(format!("no device follows dpdk:; {advice}")));
             }
-            let parameters = Parameters::parse(query, &["ip", "gw", "mac", "mtu", "queues"])?;
-            let queues = parameters.queues.unwrap_or(1);
-            let station = parameters.station(scheme)?;
-            Ok(NetAddress::Dpdk(DpdkAddress { device: device.to_owned(), queues, station }))
-        }
-        "xdp" => {
-            interface_name(scheme, device)?;
-            Parameters::parse(query, &["ip", "gw", "mac", "mtu", "queue"])?.station(scheme)?;
-            Err(unsupported(
-                "xdp: is not built in; use DPDK's driver for it: dpdk:net_af_xdp0,iface=IFACE?ip=…",
-            ))
+            let station = Parameters::parse(query, &["ip", "gw", "mac", "mtu", "queues"])?.station(scheme)?;
+            Ok(NetAddress::Dpdk(DpdkAddress { device: device.to_owned(), station }))
         }
         _ => Err(refuse(format!("there is no network of kind {scheme}:; write {SCHEMES}"))),
     }
@@ -154,7 +143,6 @@ fn interface_name(scheme: &str, name: &str) -> Result<String> {
 struct Parameters {
     station: Station,
     host: Vec<IpCidr>,
-    queues: Option<u16>,
 }
 
 impl Parameters {
@@ -167,9 +155,11 @@ impl Parameters {
                 )));
             };
             if !known.contains(&key) {
+                // `queues=1` is accepted, and not worth writing.
+                let advice: Vec<_> = known.iter().filter(|key| **key != "queues").copied().collect();
                 return Err(refuse(format!(
-                    "there is no parameter {key}= here; it takes {}",
-                    known.join("=, ") + "="
+                    "there is no parameter {key}= here; it takes {}=",
+                    advice.join("=, ")
                 )));
             }
             parameters.set(key, value)?;
@@ -180,7 +170,7 @@ impl Parameters {
     fn set(&mut self, key: &str, value: &str) -> Result<()> {
         match key {
             "ip" if value == "dhcp" => {
-                return Err(unsupported("ip=dhcp is not built in yet; write the address: ip=10.9.0.1/24"));
+                return Err(does_not_exist("ip=dhcp"));
             }
             "ip" => push(&mut self.station.addresses, key, host_address(key, value)?)?,
             "host" => push(&mut self.host, key, host_address(key, value)?)?,
@@ -197,11 +187,8 @@ impl Parameters {
             }
             "mac" => set_once(&mut self.station.mac, key, mac(value)?)?,
             "mtu" => set_once(&mut self.station.mtu, key, number(key, value, 576, 65_521)?)?,
-            "queues" | "queue" => {
-                let least = usize::from(key == "queues");
-                let count = number(key, value, least, usize::from(MAX_QUEUES))?;
-                set_once(&mut self.queues, key, u16::try_from(count).unwrap_or(MAX_QUEUES))?;
-            }
+            "queues" if value == "1" => {}
+            "queues" => return Err(does_not_exist(format!("queues={value}"))),
             _ => unreachable!("`parse` lets only known keys through"),
         }
         Ok(())

@@ -17,7 +17,7 @@ use super::dropped::{Dropped, is_cancelled};
 use super::kernel::{from_io, written};
 use super::transfer::{self, Given, GivenBack, Step, Transferred};
 use crate::error::{BufError, BufResult, Error, ErrorKind, Result, with_buf};
-use crate::mem::{IoBuf, IoBufMut};
+use crate::mem::{IoBuf, IoBufMut, Rest};
 use crate::reactor::ops;
 
 /// Makes a pipe: what is written to the second is read from the first. It holds 64 KiB unless the system says otherwise.
@@ -107,6 +107,30 @@ impl PipeReader {
     pub async fn read<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
         let (result, buf) = self.transfer_read(buf).await;
         with_buf(result, buf)
+    }
+
+    /// Reads until all the room of `buf` is filled: the capacity of a `Vec`, the length of a
+    /// [`slice`](crate::mem::IoBuf::slice).
+    ///
+    /// If the future is dropped, what it has read is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) if the pipe ends before, with what came in the buffer; otherwise as
+    /// for [`PipeReader::read`].
+    pub async fn read_exact<B: IoBufMut>(&self, mut buf: B) -> std::result::Result<B, BufError<B>> {
+        let len = buf.bytes_total();
+        let mut done = 0;
+        while done < len {
+            let (result, rest) = self.transfer_read(Rest::new(buf, done)).await;
+            buf = rest.into_inner();
+            match result {
+                Ok(0) => return Err(BufError::new(transfer::ended_early(), buf)),
+                Ok(read) => done += read,
+                Err(error) => return Err(BufError::new(error, buf)),
+            }
+        }
+        Ok(buf)
     }
 
     async fn transfer_read<B: IoBufMut>(&self, mut buf: B) -> Transferred<usize, B> {

@@ -11,6 +11,7 @@ use std::task::{Context, Poll};
 use super::device::PacketDevice;
 use super::kernel::{Addresses, KernelListener, KernelStream};
 use super::remote::RemoteStream;
+use super::resolve::{ToSocketAddrs, try_each};
 use super::stack::{Stack, StackConfig, StackListener, StackStream};
 use super::transfer::{self, Given, GivenBack, Transferred};
 use crate::error::{BufError, BufResult, Error, Result, with_buf};
@@ -77,22 +78,52 @@ enum ListenerKind {
 const BACKLOG: u16 = 4096;
 
 impl TcpListener {
-    /// Listens on `address` of `net`; port 0 takes a free port.
+    /// Listens on the first of `addresses` that can be had, of [this core's network](Net::current); port 0
+    /// takes a free port.
+    ///
+    /// # Errors
+    ///
+    /// [`InUse`](crate::ErrorKind::InUse) if something else listens there, otherwise what [`Net::current`]
+    /// and the resolver return, or the network's code.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn bind(addresses: impl ToSocketAddrs) -> Result<Self> {
+        let net = Net::current()?;
+        try_each(addresses, async |address| Self::bind_on(&net, address)).await
+    }
+
+    /// Like [`TcpListener::bind`], for an address that several cores of this process listen on;
+    /// connections are spread over them.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpListener::bind`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn bind_shared(addresses: impl ToSocketAddrs) -> Result<Self> {
+        let net = Net::current()?;
+        try_each(addresses, async |address| Self::bind_shared_on(&net, address)).await
+    }
+
+    /// Listens on `address` of `net`, for programs with several networks; port 0 takes a free port.
     ///
     /// # Errors
     ///
     /// [`InUse`](crate::ErrorKind::InUse) if something else listens there, otherwise the network's code.
-    pub fn bind(net: &Net, address: SocketAddr) -> Result<Self> {
+    pub fn bind_on(net: &Net, address: SocketAddr) -> Result<Self> {
         Self::bind_as(net, address, false)
     }
 
-    /// Like [`TcpListener::bind`], for an address that several cores of this process listen on; connections are spread over
-    /// them.
+    /// Like [`TcpListener::bind_on`], for an address that several cores of this process listen on.
     ///
     /// # Errors
     ///
-    /// As for `bind`.
-    pub fn bind_shared(net: &Net, address: SocketAddr) -> Result<Self> {
+    /// As for [`TcpListener::bind_on`].
+    pub fn bind_shared_on(net: &Net, address: SocketAddr) -> Result<Self> {
         Self::bind_as(net, address, true)
     }
 
@@ -188,12 +219,27 @@ where
 const REMOTE_TRANSFER_BYTES: usize = 256 << 10;
 
 impl TcpStream {
-    /// Connects to `address` over `net`.
+    /// Connects to the first of `addresses` that answers, over [this core's network](Net::current).
+    ///
+    /// # Errors
+    ///
+    /// The network's code, such as `ECONNREFUSED`, with the address, or what [`Net::current`] and the
+    /// resolver return.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn connect(addresses: impl ToSocketAddrs) -> Result<Self> {
+        let net = Net::current()?;
+        try_each(addresses, async |address| Self::connect_on(&net, address).await).await
+    }
+
+    /// Connects to `address` over `net`, for programs with several networks.
     ///
     /// # Errors
     ///
     /// The network's code, such as `ECONNREFUSED`, with the address.
-    pub async fn connect(net: &Net, address: SocketAddr) -> Result<Self> {
+    pub async fn connect_on(net: &Net, address: SocketAddr) -> Result<Self> {
         match &net.0 {
             NetKind::Kernel => {
                 let (stream, addresses) = KernelStream::connect(address).await?;
@@ -234,6 +280,22 @@ impl TcpStream {
                 (result.map(|len| buf.fill_from(&bytes[..len.min(room)])), buf)
             })),
         }
+    }
+
+    /// Reads until all the room of `buf` is filled: the capacity of a `Vec`, the length of a
+    /// [`slice`](crate::mem::IoBuf::slice).
+    ///
+    /// If the future is dropped, what it has read is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](crate::ErrorKind::Closed) if the stream ends before, with what came in the buffer;
+    /// otherwise as for [`TcpStream::read`].
+    pub fn read_exact<B: IoBufMut>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = std::result::Result<B, BufError<B>>> + Unpin + use<'_, B> {
+        GivenBack(transfer::read_exact(buf, |rest| self.transfer_read(rest)))
     }
 
     /// Writes at least one byte from the front of `buf` and returns how many.

@@ -7,7 +7,7 @@ use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
 use crate::error::{BufError, BufResult, Error, ErrorKind, Result, with_buf};
-use crate::mem::{IoBuf, Slice};
+use crate::mem::{IoBuf, IoBufMut, Rest, Slice};
 
 /// What became of a transfer, and its buffer: as the parts of the network hand it to each other.
 pub(super) type Transferred<T, B> = (Result<T>, B);
@@ -80,6 +80,47 @@ impl<B, O: Future + Unpin> Step<B, O> {
         *self = Self::Over;
         Poll::Ready(result(output))
     }
+}
+
+/// A stream that ended within what was to be read from it.
+pub(super) fn ended_early() -> Error {
+    Error::new(ErrorKind::Closed, "read").because("the stream ended before the buffer was full")
+}
+
+/// Fills all the room of `buf` by means of `read`, which reads at least one byte into the front of what it
+/// is given and says how many, 0 at the end.
+pub(super) fn read_exact<B, R>(
+    buf: B,
+    mut read: impl FnMut(Rest<B>) -> R + Unpin,
+) -> impl Future<Output = Transferred<(), B>> + Unpin
+where
+    B: IoBufMut,
+    R: Future<Output = Transferred<usize, Rest<B>>> + Unpin,
+{
+    let len = buf.bytes_total();
+    let mut done = 0;
+    let mut step = Step::Begins(buf);
+    poll_fn(move |cx| {
+        loop {
+            let begin = |buf: B| {
+                let rest = Rest::new(buf, done);
+                if done < len { Ok(read(rest)) } else { Err((Ok(0), rest)) }
+            };
+            let (result, rest) = ready!(step.poll_with(cx, begin, identity));
+            let buf = Rest::into_inner(rest);
+            match result {
+                Ok(read) => done += read,
+                Err(error) => return Poll::Ready((Err(error), buf)),
+            }
+            if done == len {
+                return Poll::Ready((Ok(()), buf));
+            }
+            if matches!(result, Ok(0)) {
+                return Poll::Ready((Err(ended_early()), buf));
+            }
+            step = Step::Begins(buf);
+        }
+    })
 }
 
 /// Writes all of `buf` by means of `write`, which writes at least one byte from the front of what it is given and says how many.

@@ -12,6 +12,7 @@ use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, 
 use super::Net;
 use super::dropped::{Dropped, is_cancelled};
 use super::kernel::{from_io, local_address};
+use super::resolve::{ToSocketAddrs, try_each};
 use super::transfer::Transferred;
 use crate::error::{BufResult, Error, ErrorKind, Result, with_buf};
 use crate::mem::{IoBuf, IoBufMut};
@@ -87,23 +88,53 @@ fn is_from(peer: SocketAddr, from: SocketAddr) -> bool {
 }
 
 impl UdpSocket {
-    /// A socket at `address` of `net`; port 0 takes a free port.
+    /// Opens a socket at the first of `addresses` that can be had, of [this core's network](Net::current);
+    /// port 0 takes a free port.
     ///
     /// # Errors
     ///
-    /// [`InUse`](ErrorKind::InUse) if another socket is there, [`Unsupported`](ErrorKind::Unsupported) for the userspace stack, which
-    /// has no UDP yet, and on a simulated core; otherwise the kernel's code.
-    pub fn bind(net: &Net, address: SocketAddr) -> Result<Self> {
+    /// [`InUse`](ErrorKind::InUse) if another socket is there, [`Unsupported`](ErrorKind::Unsupported) for
+    /// the userspace stack, which has no UDP yet, and on a simulated core; otherwise what [`Net::current`]
+    /// and the resolver return, or the kernel's code.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn bind(addresses: impl ToSocketAddrs) -> Result<Self> {
+        let net = Net::current()?;
+        try_each(addresses, async |address| Self::bind_on(&net, address)).await
+    }
+
+    /// Like [`UdpSocket::bind`], for an address at which several cores of this process have a socket;
+    /// datagrams are spread over them by their senders.
+    ///
+    /// # Errors
+    ///
+    /// As for [`UdpSocket::bind`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn bind_shared(addresses: impl ToSocketAddrs) -> Result<Self> {
+        let net = Net::current()?;
+        try_each(addresses, async |address| Self::bind_shared_on(&net, address)).await
+    }
+
+    /// Opens a socket at `address` of `net`, for programs with several networks; port 0 takes a free port.
+    ///
+    /// # Errors
+    ///
+    /// As for [`UdpSocket::bind`], without those of finding the network and the address.
+    pub fn bind_on(net: &Net, address: SocketAddr) -> Result<Self> {
         Self::bind_as(net, address, false)
     }
 
-    /// Like [`UdpSocket::bind`], for an address at which several cores of this process have a socket; datagrams are spread over them
-    /// by their senders.
+    /// Like [`UdpSocket::bind_on`], for an address at which several cores of this process have a socket.
     ///
     /// # Errors
     ///
-    /// As for `bind`.
-    pub fn bind_shared(net: &Net, address: SocketAddr) -> Result<Self> {
+    /// As for [`UdpSocket::bind_on`].
+    pub fn bind_shared_on(net: &Net, address: SocketAddr) -> Result<Self> {
         Self::bind_as(net, address, true)
     }
 

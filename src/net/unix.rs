@@ -273,6 +273,22 @@ impl UnixStream {
         Given(self.stream.read(buf))
     }
 
+    /// Reads until all the room of `buf` is filled: the capacity of a `Vec`, the length of a
+    /// [`slice`](crate::mem::IoBuf::slice).
+    ///
+    /// If the future is dropped, what it has read is lost.
+    ///
+    /// # Errors
+    ///
+    /// [`Closed`](ErrorKind::Closed) if the stream ends before, with what came in the buffer;
+    /// otherwise as for [`UnixStream::read`].
+    pub fn read_exact<B: IoBufMut>(
+        &self,
+        buf: B,
+    ) -> impl Future<Output = std::result::Result<B, BufError<B>>> + Unpin + use<'_, B> {
+        GivenBack(transfer::read_exact(buf, |rest| self.stream.read(rest)))
+    }
+
     /// As [`TcpStream::write`](super::TcpStream::write).
     ///
     /// # Errors

@@ -22,8 +22,8 @@ fn run<F: Future>(future: F) -> F::Output {
 
 async fn pair() -> (TcpStream, TcpStream) {
     let net = Net::kernel();
-    let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
-    let near = TcpStream::connect(&net, listener.local_addr()).await.expect("connected");
+    let listener = TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+    let near = TcpStream::connect_on(&net, listener.local_addr()).await.expect("connected");
     let (far, _) = listener.accept().await.expect("accepted");
     (near, far)
 }

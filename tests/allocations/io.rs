@@ -77,7 +77,7 @@ async fn read_exactly(stream: &TcpStream, mut buf: Vec<u8>) -> Option<Vec<u8>> {
 fn a_message_and_its_echo_allocate_nothing() {
     every_round_is_free(async |round| {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+        let listener = TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
         let address = listener.local_addr();
         let server = rt::named("server").spawn(async move {
             let (stream, _) = listener.accept().await.expect("accept");
@@ -88,7 +88,7 @@ fn a_message_and_its_echo_allocate_nothing() {
                 buf = back;
             }
         });
-        let stream = TcpStream::connect(&net, address).await.expect("connect");
+        let stream = TcpStream::connect_on(&net, address).await.expect("connect");
         let mut kept = Some(vec![7; MESSAGE_BYTES]);
         let asked = count(round, async || {
             let (written, buf) = stream.write_all(kept.take().expect("put back")).await.parts_all();

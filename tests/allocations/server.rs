@@ -58,7 +58,7 @@ fn steady_state_asks_the_heap_rarely() {
             let keyspace = Keyspace::new(db).expect("a new store");
             let server = Server::new(RtEnv, keyspace, server_clock, Config::default());
             let listener =
-                TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+                TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
             sender.send(listener.local_addr()).expect("the test waits");
             counting::watch(true);
             redis::serve(&server, &listener).await.expect("its network is not lost");

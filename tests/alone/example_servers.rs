@@ -115,7 +115,7 @@ fn child_on_tasks() {
     let serve = |sender: mpsc::Sender<SocketAddr>| {
         core().block_on(async move {
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            let listener = boson::net::TcpListener::bind(&Net::kernel(), any).expect("a free port");
+            let listener = boson::net::TcpListener::bind_on(&Net::kernel(), any).expect("a free port");
             sender.send(listener.local_addr()).expect("awaited");
             echo::serve(listener).await;
         });

@@ -117,8 +117,8 @@ fn what_a_child_drops_goes_on_in_its_parent() {
 
 async fn drop_in_a_child_what_is_in_flight() {
     let any = SocketAddr::from(([127, 0, 0, 1], 0));
-    let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
-    let near = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
+    let listener = TcpListener::bind_on(&Net::kernel(), any).expect("a free port");
+    let near = TcpStream::connect_on(&Net::kernel(), listener.local_addr()).await.expect("connect");
     let (far, _) = listener.accept().await.expect("accept");
     let (reader, writer) = boson::net::pipe().expect("descriptors");
     let mut piped = Some(Box::pin(reader.read(Vec::with_capacity(16))));
@@ -149,7 +149,7 @@ async fn drop_in_a_child_what_is_in_flight() {
     assert_eq!((result.expect("read"), &bytes[..]), (5, &b"bytes"[..]));
     let listener = listener.expect("the parent's");
     let kernel = Net::kernel();
-    let connecting = TcpStream::connect(&kernel, listener.local_addr());
+    let connecting = TcpStream::connect_on(&kernel, listener.local_addr());
     let _second = rt::timeout(limit, connecting).await.expect("in time").expect("connect");
     rt::timeout(limit, listener.accept()).await.expect("in time").expect("accept");
 }
@@ -165,7 +165,7 @@ fn a_connection_that_both_dropped_has_ended() {
         let core = Core::new(&config).expect("a core");
         let (stream, mut peer) = core.block_on(async {
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
-            let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+            let listener = TcpListener::bind_on(&Net::kernel(), any).expect("a free port");
             let mut peer = std::net::TcpStream::connect(listener.local_addr()).expect("connect");
             let (stream, _) = listener.accept().await.expect("accept");
             // So many that the ring has a place for it.

@@ -42,7 +42,7 @@ fn run_on<F: Future>(reactor: ReactorChoice, future: F) -> F::Output {
 }
 
 fn listener() -> TcpListener {
-    TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind")
+    TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind")
 }
 
 /// Takes every descriptor that the process may have, for as long as the result lives.
@@ -72,7 +72,7 @@ fn running_out_of_descriptors_is_an_error_and_passes() {
             let error = listener.accept().await.expect_err("none is left");
             assert_eq!((error.kind(), error.code()), (ErrorKind::LimitReached, Some(libc::EMFILE)));
         }
-        let error = TcpStream::connect(&Net::kernel(), address).await.expect_err("none is left");
+        let error = TcpStream::connect_on(&Net::kernel(), address).await.expect_err("none is left");
         assert_eq!(error.kind(), ErrorKind::LimitReached);
         let error = thread::spawn(|| core().expect_err("none is left")).join().expect("no panic");
         assert_eq!(error.kind(), ErrorKind::LimitReached);

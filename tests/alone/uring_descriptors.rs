@@ -28,7 +28,7 @@ fn accepting_fails_without_descriptors_and_goes_on_with_them() {
         let core = Core::new(&config).expect("io_uring is usable");
         core.block_on(async {
             let listener =
-                TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+                TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
             let before = getrlimit(Resource::Nofile);
             let first = std::net::TcpStream::connect(listener.local_addr()).expect("connect");
             let second = std::net::TcpStream::connect(listener.local_addr()).expect("connect");

@@ -31,7 +31,7 @@ fn core(features: RingFeatures) -> Core {
 
 /// Streams of this core, each with its peer.
 async fn connections() -> Vec<(TcpStream, std::net::TcpStream)> {
-    let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+    let listener = TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
     let mut pairs = Vec::new();
     for _ in 0..CONNECTIONS {
         let client = std::net::TcpStream::connect(listener.local_addr()).expect("the backlog has room");
@@ -214,8 +214,8 @@ fn operations_that_wait_for_the_queue_stay_in_their_order() {
         let outcome = std::thread::spawn(move || {
             let core = core(features);
             let done = core.block_on(rt::timeout(PATIENCE, async {
-                let listener =
-                    TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+                let listener = TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0)))
+                    .expect("bind");
                 let mut connections = Vec::new();
                 for _ in 0..CONNECTIONS {
                     let client = std::net::TcpStream::connect(listener.local_addr()).expect("connect");

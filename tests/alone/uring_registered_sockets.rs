@@ -33,7 +33,7 @@ fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
 
 /// A stream of this core, and its peer.
 async fn pair() -> (TcpStream, std::net::TcpStream) {
-    let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+    let listener = TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
     let peer = std::net::TcpStream::connect(listener.local_addr()).expect("the backlog has room");
     peer.set_read_timeout(Some(PATIENCE)).expect("set");
     (listener.accept().await.expect("accept").0, peer)
@@ -197,8 +197,8 @@ fn each_connection_gets_its_own_bytes_while_places_change_hands() {
 async fn connections(tag: u8) {
     for generation in 0..6u8 {
         let listener =
-            TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
-        let client = TcpStream::connect(&Net::kernel(), listener.local_addr()).await.expect("connect");
+            TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+        let client = TcpStream::connect_on(&Net::kernel(), listener.local_addr()).await.expect("connect");
         let (server, _) = listener.accept().await.expect("accept");
         for number in 0..60 + tag {
             let message = [tag, generation, number];

@@ -42,7 +42,7 @@ struct Served {
 }
 
 fn start(client: Net, server: &Net, address: SocketAddr) -> Served {
-    let listener = TcpListener::bind(server, address).expect("a free port");
+    let listener = TcpListener::bind_on(server, address).expect("a free port");
     let address = listener.local_addr();
     let (stopped, stop) = abortable(pending::<()>());
     let serving = axum_example::serve(listener, axum_example::app(), async {
@@ -66,7 +66,7 @@ fn on_stack() -> Served {
 
 impl Served {
     async fn connect(&self) -> Client {
-        let stream = TcpStream::connect(&self.net, self.address).await.expect("connected");
+        let stream = TcpStream::connect_on(&self.net, self.address).await.expect("connected");
         Client(BufReader::new(TokioIo::new(stream)))
     }
 
@@ -202,7 +202,7 @@ async fn stopping_lets_requests_finish(served: Served) {
         "the request had ended before the server stopped"
     );
     assert!(idle.is_closed().await && busy.is_closed().await);
-    TcpStream::connect(&net, address).await.expect_err("nobody listens any more");
+    TcpStream::connect_on(&net, address).await.expect_err("nobody listens any more");
 }
 
 async fn nonsense_is_refused_and_hurts_nobody_else(served: Served) {
@@ -318,8 +318,9 @@ fn the_timer_measures_by_the_core() {
 fn hyper_times_out_by_the_timer() {
     run(async {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
-        let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connected");
+        let listener =
+            TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let client = TcpStream::connect_on(&net, listener.local_addr()).await.expect("connected");
         let (server, _) = listener.accept().await.expect("accepted");
         let began = rt::now();
         client.write_all(&b"GET / HT"[..]).await.expect("write");

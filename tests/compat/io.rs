@@ -143,7 +143,7 @@ struct Stack;
 struct Remote;
 
 async fn connect(net: &Net, listener: &TcpListener) -> (TcpStream, TcpStream, Owner) {
-    let near = TcpStream::connect(net, listener.local_addr()).await.expect("connected");
+    let near = TcpStream::connect_on(net, listener.local_addr()).await.expect("connected");
     let (far, _) = listener.accept().await.expect("accepted");
     (near, far, None)
 }
@@ -151,7 +151,8 @@ async fn connect(net: &Net, listener: &TcpListener) -> (TcpStream, TcpStream, Ow
 impl Wire for Kernel {
     async fn pair() -> (TcpStream, TcpStream, Owner) {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let listener =
+            TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         connect(&net, &listener).await
     }
 }
@@ -165,7 +166,7 @@ impl Wire for Stack {
         };
         let (client, server) = (net(a, 1), net(b, 2));
         let listener =
-            TcpListener::bind(&server, SocketAddr::from(([10, 0, 0, 2], 7))).expect("the port is free");
+            TcpListener::bind_on(&server, SocketAddr::from(([10, 0, 0, 2], 7))).expect("the port is free");
         connect(&client, &listener).await
     }
 }

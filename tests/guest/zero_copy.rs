@@ -87,7 +87,7 @@ impl Peer {
     }
 
     async fn connect(&self) -> TcpStream {
-        TcpStream::connect(&Net::kernel(), self.address).await.expect("connect")
+        TcpStream::connect_on(&Net::kernel(), self.address).await.expect("connect")
     }
 
     fn let_read(&self) {

@@ -5,8 +5,10 @@ mod counting;
 #[path = "../support/mod.rs"]
 mod support;
 
+mod by_environment;
 mod kernel_tcp;
 mod pipe;
+mod read_exact;
 mod small_writes;
 mod tap;
 mod udp;

@@ -50,8 +50,8 @@ async fn time_of_two(from: &TcpStream, to: &TcpStream) -> Duration {
 
 /// The median of the times, for each end as the writer.
 async fn check(server: &Net, client: &Net, address: SocketAddr, most: Duration) {
-    let listener = TcpListener::bind(server, address).expect("it can listen");
-    let connected = TcpStream::connect(client, listener.local_addr()).await.expect("it listens");
+    let listener = TcpListener::bind_on(server, address).expect("it can listen");
+    let connected = TcpStream::connect_on(client, listener.local_addr()).await.expect("it listens");
     let (accepted, _) = listener.accept().await.expect("a connection");
     let ends = [("connected", &connected, &accepted), ("accepted", &accepted, &connected)];
     for (which, from, to) in ends {

@@ -42,7 +42,7 @@ fn leave_the_network() {
     }
 }
 
-fn open(name: &str) -> Option<TapDevice> {
+pub(crate) fn open(name: &str) -> Option<TapDevice> {
     leave_the_network();
     let config = TapConfig {
         name: name.to_owned(),

@@ -30,7 +30,7 @@ fn run<F: Future<Output = ()>>(program: impl Fn() -> F) {
 }
 
 fn socket() -> UdpSocket {
-    UdpSocket::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port")
+    UdpSocket::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port")
 }
 
 #[test]
@@ -63,7 +63,7 @@ fn datagrams_arrive_whole_with_their_senders() {
 #[test]
 fn other_programs_and_ipv6_are_at_the_other_end() {
     run(async || {
-        let Ok(near) = UdpSocket::bind(&Net::kernel(), "[::1]:0".parse().expect("an address")) else {
+        let Ok(near) = UdpSocket::bind_on(&Net::kernel(), "[::1]:0".parse().expect("an address")) else {
             // A machine without IPv6.
             return;
         };
@@ -260,11 +260,11 @@ fn an_address_in_use_is_an_error_unless_it_is_shared() {
     run(async || {
         let net = Net::kernel();
         let first = socket();
-        let error = UdpSocket::bind(&net, first.local_addr()).expect_err("it is taken");
+        let error = UdpSocket::bind_on(&net, first.local_addr()).expect_err("it is taken");
         assert_eq!(error.kind(), ErrorKind::InUse);
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let shared = UdpSocket::bind_shared(&net, any).expect("a free port");
-        UdpSocket::bind_shared(&net, shared.local_addr()).expect("it is shared");
+        let shared = UdpSocket::bind_shared_on(&net, any).expect("a free port");
+        UdpSocket::bind_shared_on(&net, shared.local_addr()).expect("it is shared");
     });
 }
 

@@ -10,6 +10,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod by_environment;
 mod lab;
 mod ports;
 mod refused;

@@ -36,7 +36,7 @@ fn serve<T: Send + 'static>(
         let address = IpCidr::new(SERVER.0.into(), 24).expect("a prefix of IPv4");
         let net =
             Net::on_device(Box::new(port), StackConfig::new(vec![address], [8; 32])).expect("a valid stack");
-        let listener = TcpListener::bind(&net, SERVER.into()).expect("the port is free");
+        let listener = TcpListener::bind_on(&net, SERVER.into()).expect("the port is free");
         drop(rt::named("accept").spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 drop(rt::named("echo").spawn(echo(Rc::new(stream))));

@@ -132,7 +132,7 @@ fn random_pipelines_complete_over_the_userspace_stack() {
             Net::on_device(Box::new(device), StackConfig::new(vec![own], [host; 32])).expect("a stack")
         };
         let (near, far) = (net(a, 1), net(b, 2));
-        let listener = TcpListener::bind(&far, SocketAddr::from(([10, 0, 0, 2], 6380))).expect("free");
+        let listener = TcpListener::bind_on(&far, SocketAddr::from(([10, 0, 0, 2], 6380))).expect("free");
         let namespace = MemoryNamespace::new("mem:", 512 << 20, 4096).expect("memory");
         let db = Db::open(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
         let keyspace = Keyspace::new(db).expect("room for the databases");
@@ -148,7 +148,7 @@ fn random_pipelines_complete_over_the_userspace_stack() {
             request(&mut requests, &[b"FLUSHALL"]);
             let expected = [b"+OK\r\n", pipeline.replies.as_slice()].concat();
             requests.extend(&pipeline.requests);
-            let stream = boson::net::TcpStream::connect(&near, SocketAddr::from(([10, 0, 0, 2], 6380)));
+            let stream = boson::net::TcpStream::connect_on(&near, SocketAddr::from(([10, 0, 0, 2], 6380)));
             let stream = stream.await.expect("connected");
             let converse = async {
                 stream.write_all(requests).await.expect("written");

@@ -205,8 +205,8 @@ fn a_task_may_cancel_itself() {
 /// A connection whose other end never sends.
 async fn silent_pair() -> (TcpStream, TcpStream) {
     let net = Net::kernel();
-    let listener = TcpListener::bind(&net, "127.0.0.1:0".parse().expect("valid")).expect("free port");
-    let client = TcpStream::connect(&net, listener.local_addr()).await.expect("listening");
+    let listener = TcpListener::bind_on(&net, "127.0.0.1:0".parse().expect("valid")).expect("free port");
+    let client = TcpStream::connect_on(&net, listener.local_addr()).await.expect("listening");
     let (server, _) = listener.accept().await.expect("connected");
     (client, server)
 }

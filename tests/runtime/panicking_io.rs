@@ -28,8 +28,8 @@ fn core(reactor: ReactorChoice) -> Core {
 
 async fn pair() -> (TcpStream, TcpStream) {
     let net = Net::kernel();
-    let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
-    let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+    let listener = TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
+    let client = TcpStream::connect_on(&net, listener.local_addr()).await.expect("connect");
     (client, listener.accept().await.expect("accept").0)
 }
 
@@ -190,8 +190,8 @@ impl Ends {
         let (client, server) = pair().await;
         let (reader, writer) = boson::net::pipe().expect("descriptors");
         let any = SocketAddr::from(([127, 0, 0, 1], 0));
-        let udp = UdpSocket::bind(&Net::kernel(), any).expect("a free port");
-        let listener = TcpListener::bind(&Net::kernel(), any).expect("a free port");
+        let udp = UdpSocket::bind_on(&Net::kernel(), any).expect("a free port");
+        let listener = TcpListener::bind_on(&Net::kernel(), any).expect("a free port");
         Self { client, server, reader, writer, udp, listener }
     }
 
@@ -201,7 +201,7 @@ impl Ends {
         self.writer.write_all(&b"pipe"[..]).await.expect("write");
         self.udp.send_to(&b"udp"[..], self.udp.local_addr()).await.expect("send");
         let address = self.listener.local_addr();
-        let _client = TcpStream::connect(&Net::kernel(), address).await.expect("connect");
+        let _client = TcpStream::connect_on(&Net::kernel(), address).await.expect("connect");
         rt::timeout(Duration::from_secs(5), async {
             assert_eq!(self.server.read(Vec::with_capacity(8)).await.parts().1, b"tcp");
             assert_eq!(self.reader.read(Vec::with_capacity(8)).await.parts().1, b"pipe");

@@ -266,10 +266,10 @@ fn a_core_ends_whole_though_the_waker_of_its_io_panics() {
     let (core, dropped, waker) = core_with_a_waiting_task();
     let reads = core.block_on(async {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, "127.0.0.1:0".parse().expect("valid")).expect("free port");
+        let listener = TcpListener::bind_on(&net, "127.0.0.1:0".parse().expect("valid")).expect("free port");
         let mut reads = Vec::new();
         for _ in 0..3 {
-            let client = TcpStream::connect(&net, listener.local_addr()).await.expect("listening");
+            let client = TcpStream::connect_on(&net, listener.local_addr()).await.expect("listening");
             let (server, _) = listener.accept().await.expect("connected");
             reads.push(Box::pin(async move {
                 let _client = client;

@@ -243,11 +243,11 @@ fn blocking_work_runs_as_a_step_and_in_no_core() {
 fn the_kernel_is_not_there_and_says_so() {
     in_worlds(|_| async {
         let listener =
-            TcpListener::bind(&Net::kernel(), "127.0.0.1:0".parse().expect("valid")).expect("free port");
+            TcpListener::bind_on(&Net::kernel(), "127.0.0.1:0".parse().expect("valid")).expect("free port");
         let error = listener.accept().await.map(drop).expect_err("not simulated");
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         let error =
-            UdpSocket::bind(&Net::kernel(), "127.0.0.1:0".parse().expect("valid")).expect_err("likewise");
+            UdpSocket::bind_on(&Net::kernel(), "127.0.0.1:0".parse().expect("valid")).expect_err("likewise");
         assert_eq!(error.kind(), ErrorKind::Unsupported, "{error}");
         let (reader, writer) = boson::net::pipe().expect("descriptors");
         let error = writer.write(vec![1]).await.expect_err("likewise");

@@ -31,7 +31,7 @@ where
 {
     let (tell, told) = oneshot::channel();
     let serving = rt::named("accept").spawn_on(core.handle(), move || async move {
-        match TcpListener::bind_shared(&Net::kernel(), address) {
+        match TcpListener::bind_shared_on(&Net::kernel(), address) {
             Ok(listener) => {
                 // Nobody waits for it if this server is ending already.
                 let _ = tell.send(Ok(()));

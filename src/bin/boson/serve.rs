@@ -128,7 +128,7 @@ async fn serve(
     let handles: Vec<Handle> =
         std::iter::once(rt::handle()).chain(cores.iter().map(|core| core.handle().clone())).collect();
     let _inspector = inspect::start(options.server.inspect.as_deref(), "serve", handles.clone())?;
-    let scraped = options.metrics.map(|address| TcpListener::bind(&Net::kernel(), address)).transpose()?;
+    let scraped = options.metrics.map(|address| TcpListener::bind_on(&Net::kernel(), address)).transpose()?;
     let scraped_on = scraped.as_ref().map(TcpListener::local_addr);
 
     let db = open_store(options).await?;

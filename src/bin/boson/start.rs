@@ -70,12 +70,10 @@ pub(crate) fn open_net(options: &ServerOptions) -> Result<Net> {
         return Err(Error::new(ErrorKind::Unsupported, "open network")
             .because("the userspace stack of this version runs on one core: give --cores one CPU"));
     }
-    let config = NetConfig {
-        seed: rt::machine_seed()?,
-        // Room for connections that are refused with a reply, and for those that are ending.
-        max_connections: options.max_connections.saturating_add(1024),
-        eal_arguments: options.eal.clone().unwrap_or_default(),
-    };
+    // Room for connections that are refused with a reply, and for those that are ending.
+    let config = NetConfig::default()
+        .max_connections(options.max_connections.saturating_add(1024))
+        .eal_arguments(options.eal.clone().unwrap_or_default());
     Net::open(&options.net.value, &config)
 }
 
@@ -88,7 +86,7 @@ const IN_USE_RETRY: Duration = Duration::from_millis(5);
 pub(crate) async fn bind(net: &Net, address: SocketAddr, options: &ServerOptions) -> Result<TcpListener> {
     let give_up = rt::now() + IN_USE_PATIENCE;
     let alone = loop {
-        match TcpListener::bind(net, address) {
+        match TcpListener::bind_on(net, address) {
             Err(error) if error.kind() == ErrorKind::InUse && rt::now() < give_up => {
                 rt::sleep(IN_USE_RETRY).await;
             }
@@ -102,7 +100,7 @@ pub(crate) async fn bind(net: &Net, address: SocketAddr, options: &ServerOptions
     // each of them a part of the connections.
     let address = alone.local_addr();
     drop(alone);
-    TcpListener::bind_shared(net, address)
+    TcpListener::bind_shared_on(net, address)
 }
 
 /// Lets the process have as many descriptors as it may: the usual limit of 1024 is fewer than the connections it should hold.

@@ -8,9 +8,9 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::stream::{EAGER, check_timeout, wait_at_most};
-use super::{ToSocketAddrs, each_address, into_io, take_error};
+use super::{ToSocketAddrs, each_address, into_io, net_of_core, take_error};
 use crate::mem::IoBuf;
-use crate::net::{self, Net};
+use crate::net;
 use crate::rt;
 
 /// What the payload of a datagram has at most, in bytes.
@@ -42,9 +42,10 @@ impl UdpSocket {
     ///
     /// [`AddrInUse`](io::ErrorKind::AddrInUse) and what else the system says.
     pub fn bind<A: ToSocketAddrs>(addresses: A) -> io::Result<Self> {
+        let net = net_of_core()?;
         each_address(addresses, |address| {
             Ok(Self(Rc::new(SharedSocket {
-                socket: net::UdpSocket::bind(&Net::kernel(), address).map_err(into_io)?,
+                socket: net::UdpSocket::bind_on(&net, address).map_err(into_io)?,
                 read_timeout: Cell::new(None),
                 write_timeout: Cell::new(None),
                 eager: Cell::new(0),

@@ -39,6 +39,7 @@
 //! (`sysctl net.ipv6.conf.v0.disable_ipv6=1`), so that only boson answers.
 
 mod attach;
+mod config;
 mod devargs;
 mod eal;
 mod idle;
@@ -46,6 +47,7 @@ mod log;
 mod pool;
 mod port;
 
+pub use config::PortConfig;
 pub use eal::{EAL_MEMORY_MIB, Eal, EalConfig};
 pub use pool::MAX_MBUFS;
-pub use port::{DpdkPort, PortConfig};
+pub use port::DpdkPort;

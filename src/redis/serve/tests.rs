@@ -30,7 +30,7 @@ impl RunningServer {
         let thread = std::thread::spawn(move || {
             let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
             core.block_on(async move {
-                let listener = TcpListener::bind(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0)));
+                let listener = TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0)));
                 let listener = listener.expect("a free port");
                 let namespace = MemoryNamespace::new("mem:", 256 << 20, 4096).expect("memory");
                 let db = Db::open(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
@@ -91,12 +91,13 @@ fn an_idle_connection_is_small() {
     let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
     let bytes = core.block_on(async {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
+        let listener =
+            TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let namespace = MemoryNamespace::new("mem:", 64 << 20, 4096).expect("memory");
         let db = Db::open(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
         let keyspace = Keyspace::new(db).expect("room for the databases");
         let server = Server::new(RtEnv, keyspace, Arc::new(MonotonicClock::new()), Config::default());
-        let stream = TcpStream::connect(&net, listener.local_addr()).await.expect("it listens");
+        let stream = TcpStream::connect_on(&net, listener.local_addr()).await.expect("it listens");
         let mut session = Session::new(&server, "peer", "local").expect("room for a client");
         let buffer = session.take_buffer().into_inner().capacity();
         size_of_val(&serve_connection(server, stream)) + buffer + size_of::<Client>()

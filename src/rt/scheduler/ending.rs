@@ -34,7 +34,9 @@ impl CoreState {
         }) {
             std::mem::forget(self.io.attachment.reactor.clone());
         }
-        // An orphan's or a poller's destructor may have spawned.
+        // Before the pollers, some of which move what a value stands for.
+        self.core_locals().take_all().into_iter().for_each(drop_contained);
+        // A destructor of an orphan, a value or a poller may have spawned.
         contain(|| self.io.pollers.clear());
         self.end_tasks(&mut most);
     }

@@ -38,6 +38,8 @@ pub(in crate::rt) struct CoreState {
     pub(super) io: Io,
     pub(super) record: Record,
     pub(super) clock: Arc<dyn Clock>,
+    /// What the layers above keep for as long as the core lives.
+    core_locals: Locals,
     idle: Idle,
     rng: RefCell<StdRng>,
 }
@@ -135,6 +137,7 @@ impl CoreState {
                 stall_after: config.stall_after,
             },
             clock: Arc::clone(&config.clock),
+            core_locals: Locals::default(),
             idle: config.idle,
             rng: RefCell::new(StdRng::from_seed(config.seed)),
         }
@@ -144,6 +147,11 @@ impl CoreState {
     /// (a waker, a poller, a destructor at the end) gets values of its own, which go at once.
     pub(in crate::rt) fn locals(&self) -> Rc<Locals> {
         self.local.with_running(|task| task.map(Header::locals)).unwrap_or_default()
+    }
+
+    /// What the layers above keep for as long as the core lives.
+    pub(in crate::rt) fn core_locals(&self) -> &Locals {
+        &self.core_locals
     }
 
     /// A task panicked in a way that the loop does not see.

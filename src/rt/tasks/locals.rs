@@ -1,16 +1,21 @@
-//! The task-local values of one task.
+//! The local values of one task or one core.
 
 use std::any::Any;
 use std::cell::RefCell;
 use std::rc::Rc;
 
-/// The values of one task. Dropped, on the task's core, when it ends.
+/// The values of one task or one core, which are dropped on that core when the owner ends.
 #[derive(Default)]
 pub(in crate::rt) struct Locals(RefCell<Vec<(usize, Rc<dyn Any>)>>);
 
 impl Locals {
     pub(in crate::rt) fn get(&self, key: usize) -> Option<Rc<dyn Any>> {
         self.0.borrow().iter().find(|(other, _)| *other == key).map(|(_, value)| Rc::clone(value))
+    }
+
+    /// All values, in the order in which they came; none are left.
+    pub(in crate::rt) fn take_all(&self) -> Vec<Rc<dyn Any>> {
+        self.0.take().into_iter().map(|(_, value)| value).collect()
     }
 
     pub(in crate::rt) fn replace(&self, key: usize, value: Option<Rc<dyn Any>>) -> Option<Rc<dyn Any>> {

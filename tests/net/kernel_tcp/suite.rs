@@ -45,8 +45,8 @@ fn loopback() -> SocketAddr {
 
 async fn pair() -> (TcpStream, TcpStream) {
     let net = Net::kernel();
-    let listener = TcpListener::bind(&net, loopback()).expect("bind");
-    let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+    let listener = TcpListener::bind_on(&net, loopback()).expect("bind");
+    let client = TcpStream::connect_on(&net, listener.local_addr()).await.expect("connect");
     let (server, peer) = listener.accept().await.expect("accept");
     assert_eq!(peer, client.local_addr());
     (client, server)
@@ -176,7 +176,7 @@ async fn polled_at_most<F: Future>(future: F, polls: u64) -> Option<F::Output> {
 fn dropped_accepts_lose_no_connection() {
     run(async {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        let listener = TcpListener::bind_on(&net, loopback()).expect("bind");
         let address = listener.local_addr();
         let mut accepted = 0;
         let mut clients = Vec::new();
@@ -265,13 +265,13 @@ fn more_operations_than_the_ring_has_entries() {
 fn refusals_and_resets_are_errors_with_their_code() {
     run(async {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        let listener = TcpListener::bind_on(&net, loopback()).expect("bind");
         let address = listener.local_addr();
-        let taken = TcpListener::bind(&net, address).expect_err("taken");
+        let taken = TcpListener::bind_on(&net, address).expect_err("taken");
         assert_eq!(taken.kind(), ErrorKind::InUse);
         assert!(taken.to_string().contains(&address.to_string()), "{taken}");
         drop(listener);
-        let refused = TcpStream::connect(&net, address).await.expect_err("nobody listens");
+        let refused = TcpStream::connect_on(&net, address).await.expect_err("nobody listens");
         assert_eq!(refused.code(), Some(libc::ECONNREFUSED));
 
         for (client, server) in pairs().await {
@@ -309,7 +309,7 @@ fn a_plain_client_is_served() {
         buf
     });
     run(async {
-        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
+        let listener = TcpListener::bind_on(&Net::kernel(), loopback()).expect("bind");
         sender.send(listener.local_addr()).expect("the client waits");
         let (stream, _) = listener.accept().await.expect("accept");
         let (result, buf) = stream.read(Vec::with_capacity(16)).await.parts();
@@ -362,7 +362,7 @@ fn completions_of_a_stream(capacity: usize) -> Option<usize> {
     config.idle = Idle::Poll;
     let core = Core::new(&config).expect("a core");
     let completions = core.block_on(async {
-        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
+        let listener = TcpListener::bind_on(&Net::kernel(), loopback()).expect("bind");
         sender.send(listener.local_addr()).expect("the client waits");
         let (stream, _) = listener.accept().await.expect("accept");
         let before = observe::stats();
@@ -396,10 +396,10 @@ fn a_stream_is_used_from_another_core() {
     let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [10; 32]);
     let other = CoreThread::start("other", &config).expect("starts");
     run(async {
-        let listener = TcpListener::bind(&Net::kernel(), loopback()).expect("bind");
+        let listener = TcpListener::bind_on(&Net::kernel(), loopback()).expect("bind");
         let address = listener.local_addr();
         let remote = rt::named("connect").spawn_on(other.handle(), move || async move {
-            RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+            RemoteStream::lend(TcpStream::connect_on(&Net::kernel(), address).await.expect("connect"))
         });
         let (server, _) = listener.accept().await.expect("accept");
         let remote = remote.await.expect("no panic");
@@ -427,12 +427,12 @@ fn a_stream_is_used_from_another_core() {
 fn connections_that_were_reset_before_they_were_accepted_are_passed_over() {
     run(async {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        let listener = TcpListener::bind_on(&net, loopback()).expect("bind");
         for _ in 0..20 {
-            let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+            let client = TcpStream::connect_on(&net, listener.local_addr()).await.expect("connect");
             client.abort();
         }
-        let client = TcpStream::connect(&net, listener.local_addr()).await.expect("connect");
+        let client = TcpStream::connect_on(&net, listener.local_addr()).await.expect("connect");
         let (_, peer) = listener.accept().await.expect("the one that is still there");
         assert_eq!(peer, client.local_addr());
     });
@@ -443,9 +443,9 @@ fn an_accepted_connection_knows_its_own_address() {
     run(async {
         let net = Net::kernel();
         let anywhere = SocketAddr::from(([0, 0, 0, 0], 0));
-        let listener = TcpListener::bind(&net, anywhere).expect("bind");
+        let listener = TcpListener::bind_on(&net, anywhere).expect("bind");
         let target = SocketAddr::from(([127, 0, 0, 1], listener.local_addr().port()));
-        let client = TcpStream::connect(&net, target).await.expect("connect");
+        let client = TcpStream::connect_on(&net, target).await.expect("connect");
         let (server, _) = listener.accept().await.expect("accept");
         assert_eq!(server.local_addr(), client.peer_addr());
     });
@@ -469,7 +469,7 @@ fn a_read_without_room_is_no_end_of_the_stream() {
 #[test]
 fn an_accept_in_flight_gets_what_a_dropped_one_accepted() {
     run(async {
-        let listener = Rc::new(TcpListener::bind(&Net::kernel(), loopback()).expect("bind"));
+        let listener = Rc::new(TcpListener::bind_on(&Net::kernel(), loopback()).expect("bind"));
         for _ in 0..20 {
             let accepting = Rc::clone(&listener);
             let mut first = Box::pin(async move { accepting.accept().await.map(drop) });
@@ -492,7 +492,7 @@ async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, st
     let listener = std::net::TcpListener::bind(loopback()).expect("bind");
     let address = listener.local_addr().expect("bound");
     let lent = rt::named("connect").spawn_on(owner.handle(), move || async move {
-        RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+        RemoteStream::lend(TcpStream::connect_on(&Net::kernel(), address).await.expect("connect"))
     });
     let stream = TcpStream::from(lent.await.expect("the core lives"));
     let (peer, _) = listener.accept().expect("connected");
@@ -529,7 +529,7 @@ fn what_is_asked_of_an_aborted_stream_of_another_core_says_that_it_is_closed() {
         let listener = std::net::TcpListener::bind(loopback()).expect("bind");
         let address = listener.local_addr().expect("bound");
         let lent = rt::named("connect").spawn_on(owner.handle(), move || async move {
-            RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+            RemoteStream::lend(TcpStream::connect_on(&Net::kernel(), address).await.expect("connect"))
         });
         let stream = lent.await.expect("the core lives");
         stream.abort();
@@ -576,7 +576,7 @@ fn a_lent_stream_closes_when_its_core_ends() {
     let listener = std::net::TcpListener::bind(loopback()).expect("bind");
     let address = listener.local_addr().expect("bound");
     let lent = core.block_on(async {
-        RemoteStream::lend(TcpStream::connect(&Net::kernel(), address).await.expect("connect"))
+        RemoteStream::lend(TcpStream::connect_on(&Net::kernel(), address).await.expect("connect"))
     });
     let (mut peer, _) = listener.accept().expect("connected");
     peer.set_read_timeout(Some(Duration::from_secs(5))).expect("a socket");
@@ -758,12 +758,12 @@ fn a_closed_stream_is_closed_though_the_kernel_still_receives_for_it() {
 fn a_listener_can_be_bound_again_though_the_kernel_still_accepted_for_it() {
     run(async {
         let net = Net::kernel();
-        let listener = TcpListener::bind(&net, loopback()).expect("bind");
+        let listener = TcpListener::bind_on(&net, loopback()).expect("bind");
         let address = listener.local_addr();
         assert!(polled_at_most(listener.accept(), 2).await.is_none());
         drop(listener);
         let patience = rt::now() + Duration::from_secs(5);
-        while let Err(error) = TcpListener::bind(&net, address) {
+        while let Err(error) = TcpListener::bind_on(&net, address) {
             assert_eq!(error.kind(), ErrorKind::InUse);
             assert!(rt::now() < patience, "the port is never free again");
             rt::sleep(Duration::from_millis(1)).await;

@@ -75,7 +75,7 @@ fn boson(mut config: CoreConfig) {
     let core = boson::rt::Core::new(&config).expect("io_uring is usable");
     let served: boson::Result<()> = core
         .block_on(async {
-            let listener = TcpListener::bind(&Net::kernel(), loopback())?;
+            let listener = TcpListener::bind_on(&Net::kernel(), loopback())?;
             println!("{}", listener.local_addr());
             loop {
                 let (stream, _) = listener.accept().await?;

@@ -7,11 +7,11 @@ use std::sync::{Mutex, PoisonError};
 
 use boson_dpdk_sys as sys;
 
+use super::config::PortConfig;
 use super::devargs::Devargs;
 use super::eal::{Eal, strerror};
 use super::log;
-use super::pool::Pool;
-use super::port::PortConfig;
+use super::pool::{Pool, PoolSize};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The names of the ports that this process has open.
@@ -58,7 +58,8 @@ impl Device {
         let details = port.details()?;
         let (rx_descriptors, tx_descriptors) = port.configure(config)?;
         let mtu = port.use_mtu(config.mtu, details.if_index)?;
-        let pool = Pool::create(&port, config, mtu, rx_descriptors, tx_descriptors)?;
+        let size = PoolSize { mbufs: config.mbufs, mtu, rx: rx_descriptors, tx: tx_descriptors };
+        let pool = Pool::create(eal, port.devargs(), port.socket(), &size)?;
         // SAFETY: DPDK sets the driver's name of every port that it describes to a string that ends with NUL, in the
         // driver's own memory.
         let driver = unsafe { CStr::from_ptr(details.driver_name) }.to_string_lossy().into_owned();
@@ -146,7 +147,7 @@ impl Device {
 }
 
 /// A port that DPDK knows. Stopped, closed and unplugged when dropped.
-pub(super) struct Port {
+struct Port {
     eal: Eal,
     id: u16,
     device: *mut sys::rte_device,
@@ -249,16 +250,12 @@ impl Port {
         Ok(usize::try_from(interface_mtu).map_or(mtu, |interface_mtu| mtu.min(interface_mtu)))
     }
 
-    pub(super) fn eal(&self) -> Eal {
-        self.eal
-    }
-
-    pub(super) fn devargs(&self) -> &str {
+    fn devargs(&self) -> &str {
         &self.devargs
     }
 
     /// The NUMA node of the device, or -1.
-    pub(super) fn socket(&self) -> c_int {
+    fn socket(&self) -> c_int {
         // SAFETY: the function takes any port number.
         unsafe { sys::rte_eth_dev_socket_id(self.id) }
     }

@@ -1,14 +1,13 @@
 //! Buffers: a port's pool of mbufs, and mbufs that are owned for a moment.
 
-use std::ffi::CString;
+use std::ffi::{CString, c_int};
 use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use boson_dpdk_sys as sys;
 
-use super::attach::Port;
-use super::eal::strerror;
-use super::port::{BURST_U16, ETHERNET_HEADER_BYTES, PortConfig};
+use super::config::{BURST_U16, ETHERNET_HEADER_BYTES};
+use super::eal::{Eal, strerror};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What each thread keeps of a pool for itself, at most one and a half times.
@@ -30,19 +29,33 @@ pub(super) struct Pool {
     mbufs: u32,
 }
 
+/// What a pool must hold.
+pub(super) struct PoolSize {
+    /// How many buffers.
+    pub(super) mbufs: u32,
+    /// The largest packet, in bytes.
+    pub(super) mtu: usize,
+    /// How many receive descriptors the buffers fill.
+    pub(super) rx: u16,
+    /// How many transmit descriptors they fill.
+    pub(super) tx: u16,
+}
+
 impl Pool {
-    /// A pool for packets of `mtu` bytes that fills `rx` and `tx` descriptors and leaves some buffers in hand.
-    pub(super) fn create(port: &Port, config: &PortConfig, mtu: usize, rx: u16, tx: u16) -> Result<Self> {
+    /// A pool of `size` for the port `devargs`, in the memory of the NUMA node `socket` (-1 for any). It
+    /// fills all descriptors and leaves some buffers in hand.
+    pub(super) fn create(eal: Eal, devargs: &str, socket: c_int, size: &PoolSize) -> Result<Self> {
         static CREATED: AtomicU32 = AtomicU32::new(0);
         let invalid = |why: String| {
-            Error::new(ErrorKind::InvalidInput, "open DPDK port").at(port.devargs().to_owned()).because(why)
+            Error::new(ErrorKind::InvalidInput, "open DPDK port").at(devargs.to_owned()).because(why)
         };
         let in_hand = 2 * u32::from(BURST_U16) + 2 * POOL_CACHE_MBUFS;
+        let PoolSize { mbufs, mtu, rx, tx } = *size;
         let least = u32::from(rx) + u32::from(tx) + in_hand;
-        if !(least..=MAX_MBUFS).contains(&config.mbufs) {
+        if !(least..=MAX_MBUFS).contains(&mbufs) {
             return Err(invalid(format!(
-                "{} buffers are asked for; with {rx} receive and {tx} transmit descriptors it takes {least} to {MAX_MBUFS}",
-                config.mbufs
+                "{mbufs} buffers are asked for; with {rx} receive and {tx} transmit descriptors it takes \
+                 {least} to {MAX_MBUFS}"
             )));
         }
         let dataroom = (mtu + FRAME_OVERHEAD_BYTES).next_multiple_of(64).max(DEFAULT_DATAROOM_BYTES);
@@ -51,30 +64,22 @@ impl Pool {
         // A pool whose mbufs never all came back stays, so its name is never used again.
         let name =
             CString::new(format!("boson_{}", CREATED.fetch_add(1, Ordering::Relaxed))).unwrap_or_default();
-        let (raw, reason) = port.eal().control(|| {
-            // SAFETY: the EAL runs, as the port proves; `name` ends with NUL and is copied; the cache is at most 512 and
+        let (raw, reason) = eal.control(|| {
+            // SAFETY: the EAL runs, as `eal` proves; `name` ends with NUL and is copied; the cache is at most 512 and
             // less than two thirds of the pool.
             let pool = unsafe {
-                sys::rte_pktmbuf_pool_create(
-                    name.as_ptr(),
-                    config.mbufs,
-                    POOL_CACHE_MBUFS,
-                    0,
-                    dataroom,
-                    port.socket(),
-                )
+                sys::rte_pktmbuf_pool_create(name.as_ptr(), mbufs, POOL_CACHE_MBUFS, 0, dataroom, socket)
             };
             // SAFETY: the function reads a variable of the calling thread.
             NonNull::new(pool).ok_or_else(|| unsafe { sys::boson_dpdk_errno() })
         });
         match raw {
-            Ok(raw) => Ok(Self { raw, mbufs: config.mbufs }),
+            Ok(raw) => Ok(Self { raw, mbufs }),
             Err(code) => {
                 let reason = if reason.is_empty() { strerror(code) } else { reason };
-                let bytes = u64::from(config.mbufs) * (u64::from(dataroom) + 256);
-                Err(Error::os(code, "open DPDK port").at(port.devargs().to_owned()).because(format!(
-                    "{} buffers take {} MiB, which DPDK does not have: {reason}",
-                    config.mbufs,
+                let bytes = u64::from(mbufs) * (u64::from(dataroom) + 256);
+                Err(Error::os(code, "open DPDK port").at(devargs.to_owned()).because(format!(
+                    "{mbufs} buffers take {} MiB, which DPDK does not have: {reason}",
                     (bytes >> 20) + 1
                 )))
             }

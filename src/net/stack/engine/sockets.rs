@@ -113,8 +113,7 @@ impl Engine {
             return Err(invalid("connect", remote, "it must be the address and port of one host"));
         }
         if self.identity.owns(remote.ip()) {
-            let reason =
-                "the stack does not connect to itself; use mem: or kernel: for connections inside one host";
+            let reason = "the stack does not connect to itself; use kernel: for connections inside one host";
             return Err(Error::new(ErrorKind::Unsupported, "connect").at(remote.to_string()).because(reason));
         }
         if let Some(error) = self.down("connect", remote) {
