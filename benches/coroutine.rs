@@ -1,5 +1,5 @@
-//! What a coroutine's switch costs through the scheduler, beside a bare switch of the crate that does it:
-//! `cargo bench --bench coroutine`.
+//! What a coroutine's switch costs through the scheduler, beside a bare switch of the crate that
+//! does it: `cargo bench --bench coroutine`.
 //!
 //! Each row is the minimum of interleaved rounds, so that a busy machine disturbs both sides alike.
 

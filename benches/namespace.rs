@@ -1,7 +1,8 @@
-//! Reads and writes of 4 KiB on a namespace, with and without memory and files that the kernel was shown before.
+//! Reads and writes of 4 KiB on a namespace, with and without memory and files that the kernel was
+//! shown before.
 //!
-//! `BOSON_BENCH_NAMESPACE` names what to read and overwrite (`blk:/dev/zram0`); otherwise it is a file in the temporary
-//! directory. The kinds take turns in one process.
+//! `BOSON_BENCH_NAMESPACE` names what to read and overwrite (`blk:/dev/zram0`); otherwise it is a
+//! file in the temporary directory. The kinds take turns in one process.
 
 use std::time::{Duration, Instant};
 

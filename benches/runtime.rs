@@ -1,4 +1,5 @@
-//! boson's own claims about the runtime, one benchmark each: `cargo bench --bench runtime`. Beside its peers: `scripts/compare-runtime`.
+//! boson's own claims about the runtime, one benchmark each: `cargo bench --bench runtime`. Beside
+//! its peers: `scripts/compare-runtime`.
 
 use std::future::Future;
 use std::pin::pin;

@@ -1,8 +1,9 @@
-//! An axum server on boson: `cargo run --release --example axum`, then `curl http://127.0.0.1:3000/`.
+//! An axum server on boson: `cargo run --release --example axum`, then `curl
+//! http://127.0.0.1:3000/`.
 //!
 //! The environment chooses the network. The same program on the userspace stack, as root:
-//! `BOSON_NET='tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24' axum 10.9.0.1:3000`. Ctrl-C lets the requests that
-//! have begun finish.
+//! `BOSON_NET='tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24' axum 10.9.0.1:3000`. Ctrl-C lets the
+//! requests that have begun finish.
 
 use std::future::Future;
 use std::pin::pin;
@@ -21,7 +22,8 @@ use hyper_util::server::graceful::{GracefulShutdown, Watcher};
 use hyper_util::service::TowerToHyperService;
 
 const MAX_CONNECTIONS: usize = 10_000;
-/// How long a client may take to send the head of a request, and to begin one on a connection that is kept open.
+/// How long a client may take to send the head of a request, and to begin one on a connection that
+/// is kept open.
 const HEAD_TIMEOUT: Duration = Duration::from_secs(30);
 /// How long requests may take to finish once the server is to stop.
 const STOP_TIMEOUT: Duration = Duration::from_secs(10);
@@ -45,7 +47,8 @@ pub(crate) fn app() -> Router {
         .route("/echo", post(async |body: Body| body))
         .route("/length", post(async |body: String| body.len().to_string()))
         .layer(DefaultBodyLimit::max(32 << 20))
-        // axum asks for futures that are `Send`. Those of boson stay on their core: `on_core` promises that.
+        // axum asks for futures that are `Send`. Those of boson stay on their core: `on_core`
+        // promises that.
         .route(
             "/sleep/{ms}",
             get(|Path(ms): Path<u64>| {
@@ -81,7 +84,8 @@ pub(crate) async fn serve(
             Either::Left((Err(error), _)) if is_network_lost(&error) => return Err(error),
             Either::Left((Err(error), _)) => {
                 eprintln!("{error}");
-                // Without a descriptor to accept with, another one comes back when a connection ends.
+                // Without a descriptor to accept with, another one comes back when a connection
+                // ends.
                 rt::sleep(Duration::from_millis(100)).await;
             }
             Either::Right(_) => break,

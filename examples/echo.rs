@@ -1,14 +1,16 @@
 //! An echo server: `cargo run --release --example echo`, then `nc 127.0.0.1 7000`.
 //!
 //! The environment chooses the network. The same program on the userspace stack, as root:
-//! `BOSON_NET='tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24' echo 10.9.0.1:7000`, then `nc 10.9.0.1 7000`.
+//! `BOSON_NET='tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24' echo 10.9.0.1:7000`, then `nc 10.9.0.1
+//! 7000`.
 
 use std::time::Duration;
 
 use boson::net::{TcpListener, TcpStream};
 use boson::rt;
 
-/// How long to wait before accepting again when the process has no descriptor left: one comes back when a connection ends.
+/// How long to wait before accepting again when the process has no descriptor left: one comes back
+/// when a connection ends.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
 #[allow(dead_code, reason = "tests/alone/example_servers.rs includes this file for its server")]
@@ -47,7 +49,8 @@ async fn echo(stream: &TcpStream) -> boson::Result<()> {
     let mut buf = Vec::with_capacity(4096);
     loop {
         buf.clear();
-        // A read takes the buffer and gives it back: the kernel never works on memory that was freed.
+        // A read takes the buffer and gives it back: the kernel never works on memory that was
+        // freed.
         let (len, filled) = stream.read(buf).await?;
         if len == 0 {
             return Ok(());

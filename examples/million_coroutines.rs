@@ -1,7 +1,9 @@
-//! How much a sleeping coroutine costs: `cargo run --release --example million_coroutines -- [COUNT]`.
+//! How much a sleeping coroutine costs: `cargo run --release --example million_coroutines --
+//! [COUNT]`.
 //!
-//! Starts COUNT coroutines (a million by default, about 5 GB) that sleep, under whatever `vm.max_map_count` is set, and prints what each of
-//! them costs in memory and how many mappings they all need. Then it wakes and joins them.
+//! Starts COUNT coroutines (a million by default, about 5 GB) that sleep, under whatever
+//! `vm.max_map_count` is set, and prints what each of them costs in memory and how many mappings
+//! they all need. Then it wakes and joins them.
 
 use std::time::{Duration, Instant};
 

@@ -1,6 +1,8 @@
-//! A program with a mistake that a machine shows once in a blue moon, and that a seed shows every time.
+//! A program with a mistake that a machine shows once in a blue moon, and that a seed shows every
+//! time.
 //!
-//! Two cores count visits in a cell that each reads, and later writes. `cargo run --example simulated`; with `-- SEED` one run.
+//! Two cores count visits in a cell that each reads, and later writes. `cargo run --example
+//! simulated`; with `-- SEED` one run.
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};

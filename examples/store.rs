@@ -5,7 +5,8 @@ use boson::rt::{Core, CoreConfig};
 use boson::store::{Db, Durability, Options, RtEnv, WriteOptions};
 
 fn main() -> boson::Result<()> {
-    // Time and randomness come in from outside; a real program draws its seed and the store's identity from the kernel.
+    // Time and randomness come in from outside; a real program draws its seed and the store's
+    // identity from the kernel.
     let core = Core::new(&CoreConfig::from_machine()?)?;
     core.block_on(run())
 }

@@ -20,18 +20,21 @@ pub use uring::UringNamespace;
 pub struct NamespaceInfo {
     /// The address it was opened by, for messages.
     pub name: String,
-    /// How large it is now. A namespace that grows ([`NamespaceInfo::max_size_bytes`]) reports its size at opening.
+    /// How large it is now. A namespace that grows ([`NamespaceInfo::max_size_bytes`]) reports its
+    /// size at opening.
     pub size_bytes: u64,
     /// How large it may become by [`Namespace::grow`]; equal to `size_bytes` if it cannot grow.
     pub max_size_bytes: u64,
-    /// How small it may become by [`Namespace::shrink`]; equal to `max_size_bytes` if its size is fixed.
+    /// How small it may become by [`Namespace::shrink`]; equal to `max_size_bytes` if its size is
+    /// fixed.
     pub min_size_bytes: u64,
-    /// The unit of reads and writes: offsets and lengths are multiples of it. A power of two from 512 to 65536.
+    /// The unit of reads and writes: offsets and lengths are multiples of it. A power of two from
+    /// 512 to 65536.
     pub block_size_bytes: u32,
     /// The largest single transfer; a multiple of the block size.
     pub max_transfer_bytes: u32,
-    /// How many bytes, aligned to themselves, a power failure leaves either old or new, never mixed. At least a block is
-    /// assumed by nobody: 0 means no promise.
+    /// How many bytes, aligned to themselves, a power failure leaves either old or new, never
+    /// mixed. At least a block is assumed by nobody: 0 means no promise.
     pub atomic_write_bytes: u32,
     /// Writes may sit in a volatile cache until [`Namespace::flush`].
     pub volatile_cache: bool,
@@ -66,15 +69,16 @@ impl NamespaceInfo {
 
 /// An array of blocks: a raw NVMe namespace, a block device, a file or memory.
 ///
-/// A handle is cheap to clone and belongs to one core. Operations in flight at the same time are independent: two that
-/// overlap and are not ordered by awaiting have no defined order. A completed write is visible to later reads at once and
-/// survives a power failure once a later `flush` has completed. Buffers always come back.
+/// A handle is cheap to clone and belongs to one core. Operations in flight at the same time are
+/// independent: two that overlap and are not ordered by awaiting have no defined order. A completed
+/// write is visible to later reads at once and survives a power failure once a later `flush` has
+/// completed. Buffers always come back.
 ///
 /// # Errors
 ///
-/// Every operation reports [`InvalidInput`](crate::ErrorKind::InvalidInput) for a range outside the namespace or not
-/// aligned to its block size, and otherwise the device's own code. A failed write or flush has outcome
-/// [`Unknown`](crate::Outcome::Unknown).
+/// Every operation reports [`InvalidInput`](crate::ErrorKind::InvalidInput) for a range outside the
+/// namespace or not aligned to its block size, and otherwise the device's own code. A failed write
+/// or flush has outcome [`Unknown`](crate::Outcome::Unknown).
 pub trait Namespace: Clone + 'static {
     /// Size, units and capabilities.
     fn info(&self) -> &NamespaceInfo;
@@ -91,28 +95,29 @@ pub trait Namespace: Clone + 'static {
     /// Makes every write that completed before this call durable.
     fn flush(&self) -> impl Future<Output = Result<()>>;
 
-    /// Tells the device that `len` bytes from `offset` hold nothing of use; what they read as afterwards is undefined.
-    /// Does nothing where [`NamespaceInfo::trim`] is false.
+    /// Tells the device that `len` bytes from `offset` hold nothing of use; what they read as
+    /// afterwards is undefined. Does nothing where [`NamespaceInfo::trim`] is false.
     fn trim(&self, offset: u64, len: u64) -> impl Future<Output = Result<()>>;
 
     /// Makes the namespace at least `size_bytes` long; new blocks read as zeros.
     ///
     /// # Errors
     ///
-    /// [`NoSpace`](crate::ErrorKind::NoSpace) beyond [`NamespaceInfo::max_size_bytes`] or what the file system has left.
+    /// [`NoSpace`](crate::ErrorKind::NoSpace) beyond [`NamespaceInfo::max_size_bytes`] or what the
+    /// file system has left.
     fn grow(&self, size_bytes: u64) -> impl Future<Output = Result<()>>;
 
     /// Gives everything from `size_bytes` on back to its lender, down to
-    /// [`NamespaceInfo::min_size_bytes`]. What was there is lost. Nothing may grow the namespace, or read
-    /// or write there, before this has completed.
+    /// [`NamespaceInfo::min_size_bytes`]. What was there is lost. Nothing may grow the namespace,
+    /// or read or write there, before this has completed.
     ///
     /// # Errors
     ///
     /// The device's code; the namespace then keeps its size.
     fn shrink(&self, size_bytes: u64) -> impl Future<Output = Result<()>>;
 
-    /// Where the next bytes at or after `offset` are that may differ from zero; `None` if there are none
-    /// to the end. A namespace that keeps no track of what was written says `offset` itself.
+    /// Where the next bytes at or after `offset` are that may differ from zero; `None` if there are
+    /// none to the end. A namespace that keeps no track of what was written says `offset` itself.
     fn next_data(&self, offset: u64) -> Option<u64> {
         (offset < self.size_bytes()).then_some(offset)
     }

@@ -1,5 +1,5 @@
-//! Blocking I/O and synchronisation for coroutines, with the surface of `std`: what blocks here lets the other tasks of the core
-//! run. Threaded code ports by changing its imports:
+//! Blocking I/O and synchronisation for coroutines, with the surface of `std`: what blocks here
+//! lets the other tasks of the core run. Threaded code ports by changing its imports:
 //!
 //! ```
 //! use boson::blocking::net::{TcpListener, TcpStream}; // std::net
@@ -35,7 +35,8 @@
 //!
 //! # Cancelling
 //!
-//! What is called in a destructor of a coroutine that is being cancelled, and is not ready, fails with an error that says so.
+//! What is called in a destructor of a coroutine that is being cancelled, and is not ready, fails
+//! with an error that says so.
 
 pub mod fs;
 pub mod net;

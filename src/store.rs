@@ -1,9 +1,9 @@
 //! The store: named, ordered trees of byte strings on a [`Namespace`](crate::block::Namespace).
 //!
-//! A [`Db`] belongs to one core. [`Tree`]s give get, put, delete and ranges; [`Db::transact`] changes several
-//! keys at once. Every write says how durable it is to be ([`Durability`]); whatever a crash takes away, what
-//! is left is a prefix of the history of writes. Reads see writes as soon as they are applied, also before
-//! they are durable.
+//! A [`Db`] belongs to one core. [`Tree`]s give get, put, delete and ranges; [`Db::transact`]
+//! changes several keys at once. Every write says how durable it is to be ([`Durability`]);
+//! whatever a crash takes away, what is left is a prefix of the history of writes. Reads see writes
+//! as soon as they are applied, also before they are durable.
 //!
 //! ```
 //! use boson::block::MemoryNamespace;
@@ -36,8 +36,8 @@
 //! `docs/disk-format.md` is the format; the parts, from the outside in:
 //!
 //! - `db`, `tree`, `cursor`, `txn`: the interface.
-//! - `write`, `apply`, `cost`, `shared`, `state`: how a write is admitted, applied and logged in one step, and how pages get
-//!   into memory and out.
+//! - `write`, `apply`, `cost`, `shared`, `state`: how a write is admitted, applied and logged in
+//!   one step, and how pages get into memory and out.
 //! - `page`, `tree_state`: the B+tree, copy-on-write.
 //! - `log`, `commit`: records, batches, group commit.
 //! - `checkpoint`, `recover`, `verify`: what is on the namespace, and back.

@@ -155,7 +155,8 @@ impl Builder {
         Self::default()
     }
 
-    /// Names the coroutine, for messages about it, and its task for [`observe::tasks`](crate::observe::tasks).
+    /// Names the coroutine, for messages about it, and its task for
+    /// [`observe::tasks`](crate::observe::tasks).
     ///
     /// A task's name is kept for ever, so a process has at most 1,024 of those: the tasks of
     /// coroutines with further names are called `coroutine`. [`Thread::name`] has every name.

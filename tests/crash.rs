@@ -1,6 +1,8 @@
-//! SIGKILL under load: with `--durability sync` no acknowledged write is lost and none is half applied.
+//! SIGKILL under load: with `--durability sync` no acknowledged write is lost and none is half
+//! applied.
 //!
-//! `BOSON_CRASH_ROUNDS` says how many times the server is killed (default 10), `BOSON_CRASH_SEED` replays a run.
+//! `BOSON_CRASH_ROUNDS` says how many times the server is killed (default 10), `BOSON_CRASH_SEED`
+//! replays a run.
 
 #[path = "support/mod.rs"]
 mod support;
@@ -38,7 +40,8 @@ struct Writer {
     number: usize,
     /// How many steps were acknowledged, over all rounds.
     acknowledged: u64,
-    /// How many steps were sent; those above `acknowledged` may or may not have happened, but only in order.
+    /// How many steps were sent; those above `acknowledged` may or may not have happened, but only
+    /// in order.
     sent: u64,
 }
 
@@ -76,7 +79,8 @@ impl Writer {
         Ok(())
     }
 
-    /// Writes until the connection breaks: the server was killed. Even writers wait for each reply, odd ones pipeline.
+    /// Writes until the connection breaks: the server was killed. Even writers wait for each reply,
+    /// odd ones pipeline.
     fn run(&mut self, address: SocketAddr) {
         let Ok(mut client) = Client::connect(address) else { return };
         let depth = if self.number.is_multiple_of(2) { 1 } else { PIPELINE };
@@ -130,7 +134,8 @@ impl Writer {
         state
     }
 
-    /// Finds the prefix of this writer's steps that the store holds; an error says what is wrong with it.
+    /// Finds the prefix of this writer's steps that the store holds; an error says what is wrong
+    /// with it.
     fn check(&mut self, client: &mut Client) -> Result<(), String> {
         let actual = self.actual(client);
         let Some(steps) = (self.acknowledged..=self.sent).find(|&steps| self.expected(steps) == actual)
@@ -210,7 +215,8 @@ fn no_acknowledged_write_is_lost_to_sigkill() {
     }
 }
 
-/// The canary: a server that acknowledges before it writes must be found out. Debug builds have the flag for it.
+/// The canary: a server that acknowledges before it writes must be found out. Debug builds have the
+/// flag for it.
 #[test]
 #[cfg(debug_assertions)]
 fn a_server_that_acknowledges_too_early_is_found_out() {

@@ -46,7 +46,7 @@ fn sources(directories: &[&str]) -> Vec<Source> {
     let mut sources = Vec::new();
     let mut pending: Vec<PathBuf> = directories.iter().map(|directory| root().join(directory)).collect();
     while let Some(path) = pending.pop() {
-        if path.is_dir() {
+        if path.is_dir() && !path.ends_with("target") {
             pending
                 .extend(fs::read_dir(&path).expect("readable").map(|entry| entry.expect("readable").path()));
         } else if path.extension().is_some_and(|extension| extension == "rs") {
@@ -293,7 +293,8 @@ fn time_and_randomness_come_in_from_outside() {
     ];
     let mut problems = Vec::new();
     for source in sources(&["src"]).iter().filter(|source| !is_test_file(&source.path)) {
-        // The command line is the outside, and these are the clock and the seed that it, or another program, gives to the rest by name.
+        // The command line is the outside, and these are the clock and the seed that it, or another
+        // program, gives to the rest by name.
         let outside = ["src/time.rs", "src/rt/machine.rs"];
         if source.path.starts_with("src/bin/") || outside.contains(&source.path.as_str()) {
             continue;
@@ -391,7 +392,8 @@ mod documents {
         links
     }
 
-    /// The anchors that GitHub makes of the headings of a document: lower case, spaces as hyphens, without punctuation.
+    /// The anchors that GitHub makes of the headings of a document: lower case, spaces as hyphens,
+    /// without punctuation.
     pub(super) fn anchors(path: &Path) -> Vec<String> {
         let text = fs::read_to_string(path).expect("readable");
         let mut anchors: Vec<String> = Vec::new();
@@ -436,4 +438,69 @@ fn links_between_documents_lead_somewhere() {
     }
     assert!(checked > 20, "links are found");
     report(&problems);
+}
+
+/// The longest line of prose, in characters.
+const MAX_PROSE: usize = 100;
+
+/// Lines of prose in `text`, with their numbers: not those of code fences, tables and bare links,
+/// and not those that have no space to break at. `prose` takes what is prose from a line.
+fn prose<'a>(
+    text: &'a str,
+    prose: impl Fn(&'a str) -> Option<&'a str>,
+) -> impl Iterator<Item = (usize, &'a str)> {
+    let mut fenced = false;
+    text.lines().enumerate().filter(move |(_, line)| {
+        let Some(words) = prose(line) else {
+            fenced = false;
+            return false;
+        };
+        if words.trim_start().starts_with("```") {
+            fenced = !fenced;
+            return false;
+        }
+        let words = words.trim();
+        !fenced && !words.starts_with('|') && !words.starts_with("# ---") && words.contains(' ')
+    })
+}
+
+#[test]
+fn prose_wraps_at_100_columns() {
+    let comment = |line: &str| line.trim_start().starts_with("//");
+    let mut problems = Vec::new();
+    let mut check = |path: &str, (number, line): (usize, &str)| {
+        let columns = line.chars().count();
+        if columns > MAX_PROSE {
+            problems.push(format!("{path}:{}: {columns} columns of prose, {MAX_PROSE} at most", number + 1));
+        }
+    };
+    for source in sources(&["src", "tests", "examples", "sys", "benches", "fuzz/src"]) {
+        let words = |line| comment(line).then(|| line.trim_start().trim_start_matches(['/', '!']));
+        prose(&source.text, words).for_each(|line| check(&source.path, line));
+    }
+    let mut documents = 0;
+    for directory in [".", "docs", "docs/experiments", "benches/peers", "fuzz"] {
+        for entry in fs::read_dir(root().join(directory)).expect("readable") {
+            let path = entry.expect("readable").path();
+            if path.extension().is_some_and(|extension| extension == "md") {
+                documents += 1;
+                let text = fs::read_to_string(&path).expect("readable");
+                let path = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
+                prose(&text, Some).for_each(|line| check(&path, line));
+            }
+        }
+    }
+    assert!(documents > 10, "documents are found");
+    report(&problems);
+}
+
+#[test]
+fn a_module_is_a_file_beside_its_folder() {
+    let sources = sources(&["src"]);
+    let folders = sources.iter().filter(|source| source.path.ends_with("/mod.rs"));
+    report(
+        &folders
+            .map(|source| format!("{}: call it as its folder, and beside it", source.path))
+            .collect::<Vec<_>>(),
+    );
 }

@@ -1,5 +1,5 @@
-//! A threaded server on threads or on coroutines: `cargo run --release --example threaded_server -- [--threads] [ADDRESS]`, then
-//! `nc 127.0.0.1 7001`.
+//! A threaded server on threads or on coroutines: `cargo run --release --example threaded_server --
+//! [--threads] [ADDRESS]`, then `nc 127.0.0.1 7001`.
 //!
 //! `server.rs` is compiled twice, with other imports: once over `std`, once over boson.
 

@@ -1,5 +1,5 @@
-//! A threaded server as anyone would write it: a thread for each connection, a table behind a lock. It knows neither cores nor
-//! coroutines; what `super` imports decides.
+//! A threaded server as anyone would write it: a thread for each connection, a table behind a lock.
+//! It knows neither cores nor coroutines; what `super` imports decides.
 //!
 //! One command per line: `SET KEY VALUE`, `GET KEY`, `COUNT` (connections so far), `QUIT`.
 
@@ -18,10 +18,12 @@ struct Table {
     connections: AtomicU64,
 }
 
-/// How long to wait before accepting again when the process has no descriptor left: one comes back when a connection ends.
+/// How long to wait before accepting again when the process has no descriptor left: one comes back
+/// when a connection ends.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Serves for ever: what goes wrong with one connection, or before it is one, is no reason to leave the others.
+/// Serves for ever: what goes wrong with one connection, or before it is one, is no reason to leave
+/// the others.
 pub(crate) fn serve(listener: &TcpListener) {
     let table = Arc::new(Table::default());
     for stream in listener.incoming() {

@@ -6,7 +6,8 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE` or `blk:/dev/NAME`.
+/// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE` or
+/// `blk:/dev/NAME`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamespaceAddress {
@@ -40,8 +41,9 @@ impl FromStr for NamespaceAddress {
 
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and [`Unsupported`](ErrorKind::Unsupported) for a
-    /// backend that this build does not have, each with one sentence that says what to write instead.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and
+    /// [`Unsupported`](ErrorKind::Unsupported) for a backend that this build does not have, each
+    /// with one sentence that says what to write instead.
     fn from_str(address: &str) -> Result<Self> {
         let Some((scheme, rest)) = address.split_once(':') else {
             return Err(invalid(address, "write mem:SIZE, file:PATH or blk:/dev/NAME"));
@@ -90,7 +92,8 @@ fn parse_file(address: &str, rest: &str) -> Result<NamespaceAddress> {
     Ok(NamespaceAddress::File { path: path.into(), size_bytes })
 }
 
-/// Parses a number of bytes with an optional binary suffix: `4096`, `64K`, `16M`, `2G`, `1T`, also with `B` or `iB` after it.
+/// Parses a number of bytes with an optional binary suffix: `4096`, `64K`, `16M`, `2G`, `1T`, also
+/// with `B` or `iB` after it.
 pub fn parse_size(text: &str) -> Option<u64> {
     let digits = text.len() - text.trim_start_matches(|c: char| c.is_ascii_digit()).len();
     let (number, suffix) = text.split_at(digits);

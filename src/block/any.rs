@@ -21,7 +21,8 @@ impl AnyNamespace {
     ///
     /// # Errors
     ///
-    /// As for [`MemoryNamespace::new`], [`UringNamespace::open_file`] and [`UringNamespace::open_block_device`].
+    /// As for [`MemoryNamespace::new`], [`UringNamespace::open_file`] and
+    /// [`UringNamespace::open_block_device`].
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
         match address {
             NamespaceAddress::Memory { size_bytes } => {

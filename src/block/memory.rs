@@ -13,7 +13,8 @@ const MAX_TRANSFER_BYTES: u32 = 1 << 20;
 
 /// A namespace in memory. Clones share the blocks; they last as long as the last clone.
 ///
-/// Every operation completes at once. A write is as durable as it gets, so there is no volatile cache.
+/// Every operation completes at once. A write is as durable as it gets, so there is no volatile
+/// cache.
 #[derive(Clone)]
 pub struct MemoryNamespace(Rc<MemoryShared>);
 
@@ -29,8 +30,8 @@ impl MemoryNamespace {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the block size is not a power of two from 512 to 65536,
-    /// or the size not a multiple of it.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the block size is not a power of two from 512
+    /// to 65536, or the size not a multiple of it.
     pub fn new(name: impl Into<String>, size_bytes: u64, block_size_bytes: u32) -> Result<Self> {
         Self::growable(name, size_bytes, size_bytes, block_size_bytes)
     }
@@ -77,7 +78,8 @@ impl MemoryNamespace {
         self.0.info.check_range(operation, offset, len, self.0.size_bytes.get())
     }
 
-    /// Calls `each` with the number of a chunk, the range within it, and the range within the buffer.
+    /// Calls `each` with the number of a chunk, the range within it, and the range within the
+    /// buffer.
     fn for_each_chunk(
         offset: u64,
         len: usize,

@@ -24,7 +24,8 @@ use crate::rt;
 const FILE_BLOCK_BYTES: u32 = 4096;
 /// The largest single transfer: well under the kernel's own limit of 2 GiB.
 const MAX_TRANSFER_BYTES: u32 = 16 << 20;
-/// How far a file without a size may grow: the smallest limit of the usual file systems (ext4 with 4 KiB blocks).
+/// How far a file without a size may grow: the smallest limit of the usual file systems (ext4 with
+/// 4 KiB blocks).
 const MAX_FILE_BYTES: u64 = 16 << 40;
 
 /// A file or a block device, locked against other processes for as long as it is open.
@@ -45,8 +46,8 @@ struct FileShared {
 /// What a file has of its namespace before anything was written.
 #[derive(Debug)]
 struct Backing {
-    /// The bytes there are; what the namespace has beyond them reads as zeros, and is taken from the file
-    /// system before the first write.
+    /// The bytes there are; what the namespace has beyond them reads as zeros, and is taken from
+    /// the file system before the first write.
     len_bytes: Cell<u64>,
     /// The file, if it was made for this handle and nothing was written to it.
     unwritten: RefCell<Option<NewFile>>,
@@ -70,7 +71,8 @@ impl NewFile {
 impl Drop for NewFile {
     fn drop(&mut self) {
         let Some(path) = &self.path else { return };
-        // Another file may have this name by now, or somebody had the lock before and wrote to this one.
+        // Another file may have this name by now, or somebody had the lock before and wrote to this
+        // one.
         let (ours, named) = (rustix::fs::fstat(&self.file), rustix::fs::lstat(path));
         if let (Ok(ours), Ok(named)) = (ours, named)
             && (ours.st_dev, ours.st_ino) == (named.st_dev, named.st_ino)
@@ -83,19 +85,21 @@ impl Drop for NewFile {
 }
 
 impl UringNamespace {
-    /// Opens, or makes, the file at `path`. With `size_bytes` (rounded up to 4 KiB) it has that size for good; without, it
-    /// grows as needed.
+    /// Opens, or makes, the file at `path`. With `size_bytes` (rounded up to 4 KiB) it has that
+    /// size for good; without, it grows as needed.
     ///
-    /// Opening changes nothing: the file gets its size with the first write or growth, and until then the
-    /// part that it does not have reads as zeros. A file that was made for a handle through which nothing
-    /// was written is removed again.
+    /// Opening changes nothing: the file gets its size with the first write or growth, and until
+    /// then the part that it does not have reads as zeros. A file that was made for a handle
+    /// through which nothing was written is removed again.
     ///
-    /// Uses direct I/O where the file system has it; otherwise says in the log that writes go through the page cache.
+    /// Uses direct I/O where the file system has it; otherwise says in the log that writes go
+    /// through the page cache.
     ///
     /// # Errors
     ///
-    /// [`InUse`](ErrorKind::InUse) if another process has it open, [`InvalidInput`](ErrorKind::InvalidInput) if it is not a
-    /// regular file or larger than `size_bytes`, or the kernel's code.
+    /// [`InUse`](ErrorKind::InUse) if another process has it open,
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if it is not a regular file or larger than
+    /// `size_bytes`, or the kernel's code.
     pub async fn open_file(path: &Path, size_bytes: Option<u64>) -> Result<Self> {
         let name = format!("file:{}", path.display());
         let failed = |error: io::Error| os_error(&error, "open", &name);
@@ -111,8 +115,8 @@ impl UringNamespace {
                 return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(what));
             }
             lock(&opened.file, &name).await?;
-            // Whoever held the lock may have removed the file, which it had made: what were written then
-            // would have no name.
+            // Whoever held the lock may have removed the file, which it had made: what were written
+            // then would have no name.
             let named = std::fs::metadata(path).ok();
             if named.is_some_and(|named| (named.dev(), named.ino()) == (metadata.dev(), metadata.ino())) {
                 let Opened { file, direct, made } = opened;
@@ -176,7 +180,8 @@ impl UringNamespace {
                 .at(name)
                 .because("it is not a block device: for a file write file: instead of blk:"));
         }
-        // O_EXCL without O_CREAT: the kernel refuses a device that is mounted or held by another exclusive user.
+        // O_EXCL without O_CREAT: the kernel refuses a device that is mounted or held by another
+        // exclusive user.
         let in_use = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
         let (file, direct) = patiently(in_use, || open(path, OFlags::EXCL))
             .await
@@ -488,8 +493,9 @@ async fn lock(file: &impl AsFd, name: &str) -> Result<()> {
     })
 }
 
-/// How long to wait for a namespace that is in use. The kernel tears down the io_uring of a killed process, and with it the
-/// process's hold on its files, only some time after the process is gone; a supervisor may have restarted it by then.
+/// How long to wait for a namespace that is in use. The kernel tears down the io_uring of a killed
+/// process, and with it the process's hold on its files, only some time after the process is gone;
+/// a supervisor may have restarted it by then.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 const IN_USE_RETRY: Duration = Duration::from_millis(5);
 

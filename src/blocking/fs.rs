@@ -1,18 +1,22 @@
 //! Files and directories with the surface of [`std::fs`], for coroutines.
 //!
-//! What a file holds is read and written through the core's io_uring (or, without one, on its threads for blocking work). Everything
-//! else, from opening to renaming, has no asynchronous call and runs on those threads ([`rt::offload`](crate::rt::offload)). On a plain thread all of it
-//! is `std`'s.
+//! What a file holds is read and written through the core's io_uring (or, without one, on its
+//! threads for blocking work). Everything else, from opening to renaming, has no asynchronous call
+//! and runs on those threads ([`rt::offload`](crate::rt::offload)). On a plain thread all of it is
+//! `std`'s.
 //!
 //! # Different from `std::fs`
 //!
-//! - A [`File`] belongs to its thread and is not `Send`. It becomes `std`'s by [`File::into_std`], which can fail.
+//! - A [`File`] belongs to its thread and is not `Send`. It becomes `std`'s by [`File::into_std`],
+//!   which can fail.
 //! - Those that wait for [`File::lock`] try again now and then.
-//! - What `std` has in traits for Unix ([`FileExt`](std::os::unix::fs::FileExt) and others) are methods here.
+//! - What `std` has in traits for Unix ([`FileExt`](std::os::unix::fs::FileExt) and others) are
+//!   methods here.
 //! - One read or write carries [`TRANSFER_BYTES`] at most.
 //! - What was begun when a coroutine is cancelled may still take effect.
-//! - [`File::metadata`] and its like open a second descriptor of the file for a moment. When that one closes, the record locks
-//!   (`F_SETLK`, fcntl(2)) that this process has on the file are gone, as with any descriptor of it that closes.
+//! - [`File::metadata`] and its like open a second descriptor of the file for a moment. When that
+//!   one closes, the record locks (`F_SETLK`, fcntl(2)) that this process has on the file are gone,
+//!   as with any descriptor of it that closes.
 
 mod dir;
 mod file;

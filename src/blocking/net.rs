@@ -1,18 +1,21 @@
 //! TCP and UDP with the surface of [`std::net`], for coroutines.
 //!
-//! The sockets are those of [`boson::net`](crate::net): [`TcpListener::bind`], [`TcpStream::connect`] and
-//! [`UdpSocket::bind`] use [the core's network](crate::net::Net::current), [`TcpListener::bind_on`] and
-//! [`TcpStream::connect_on`] any other. They belong to their core and are not `Send`.
+//! The sockets are those of [`boson::net`](crate::net): [`TcpListener::bind`],
+//! [`TcpStream::connect`] and [`UdpSocket::bind`] use [the core's
+//! network](crate::net::Net::current), [`TcpListener::bind_on`] and [`TcpStream::connect_on`] any
+//! other. They belong to their core and are not `Send`.
 //!
 //! # Different from `std::net`
 //!
 //! - Data is sent at once (`TCP_NODELAY`), always.
-//! - [`ToSocketAddrs`] is a trait of this crate: what implements `std`'s does not implement this one.
-//! - Sockets are not `Send`, and a TCP socket has no descriptor to lend: it may be one of another network than the kernel's.
+//! - [`ToSocketAddrs`] is a trait of this crate: what implements `std`'s does not implement this
+//!   one.
+//! - Sockets are not `Send`, and a TCP socket has no descriptor to lend: it may be one of another
+//!   network than the kernel's.
 //! - [`TcpStream::peek`] takes from the connection what it shows, and the next read has it first.
 //! - A write whose time is up may still take effect.
-//! - A read or write that need not wait lets other tasks run only now and then (every 16th), so that it stays fast and no connection
-//!   can hold up the core.
+//! - A read or write that need not wait lets other tasks run only now and then (every 16th), so
+//!   that it stays fast and no connection can hold up the core.
 
 mod addresses;
 pub(super) mod stream;
@@ -129,7 +132,8 @@ impl TcpListener {
         Ok(self.0.local_addr())
     }
 
-    /// The error that the kernel keeps for this socket, and takes it from there; `None` also for listeners of another network.
+    /// The error that the kernel keeps for this socket, and takes it from there; `None` also for
+    /// listeners of another network.
     ///
     /// # Errors
     ///
@@ -142,7 +146,8 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) for a listener of another network than the kernel's, and what the system says.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for a listener of another network than the
+    /// kernel's, and what the system says.
     pub fn ttl(&self) -> io::Result<u32> {
         Ok(rustix::net::sockopt::ip_ttl(kernels(self.0.kernel_socket())?)?)
     }
@@ -221,7 +226,8 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// [`TimedOut`](io::ErrorKind::TimedOut), [`InvalidInput`](io::ErrorKind::InvalidInput) for a time of zero, and as for `connect`.
+    /// [`TimedOut`](io::ErrorKind::TimedOut), [`InvalidInput`](io::ErrorKind::InvalidInput) for a
+    /// time of zero, and as for `connect`.
     #[track_caller]
     pub fn connect_timeout(address: &SocketAddr, timeout: Duration) -> io::Result<Self> {
         check_timeout(Some(timeout))?;
@@ -272,7 +278,8 @@ impl TcpStream {
         self.0.stream.shutdown(how).map_err(into_io)
     }
 
-    /// How long a read waits at most; `None` for ever. A read whose time is up fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
+    /// How long a read waits at most; `None` for ever. A read whose time is up fails with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
     ///
@@ -281,8 +288,8 @@ impl TcpStream {
         self.0.set_read_timeout(timeout)
     }
 
-    /// How long a write waits at most; `None` for ever. A write whose time is up fails with [`WouldBlock`](io::ErrorKind::WouldBlock),
-    /// and may have been done.
+    /// How long a write waits at most; `None` for ever. A write whose time is up fails with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock), and may have been done.
     ///
     /// # Errors
     ///
@@ -319,7 +326,8 @@ impl TcpStream {
         self.0.peek(buf)
     }
 
-    /// The error that the kernel keeps for this socket, and takes it from there; `None` also for streams of another network.
+    /// The error that the kernel keeps for this socket, and takes it from there; `None` also for
+    /// streams of another network.
     ///
     /// # Errors
     ///
@@ -332,7 +340,8 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) for a stream of another network than the kernel's, and what the system says.
+    /// [`Unsupported`](io::ErrorKind::Unsupported) for a stream of another network than the
+    /// kernel's, and what the system says.
     pub fn ttl(&self) -> io::Result<u32> {
         Ok(rustix::net::sockopt::ip_ttl(kernels(self.0.stream.kernel_socket())?)?)
     }

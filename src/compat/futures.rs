@@ -9,8 +9,9 @@ use futures_io::{AsyncBufRead, AsyncRead, AsyncWrite};
 use super::poll_io::PollIo;
 use super::socket::Socket;
 
-/// A socket with [`futures_io::AsyncRead`], [`futures_io::AsyncBufRead`] and [`futures_io::AsyncWrite`], which the `futures` crate's
-/// extension traits build on. `close` is a shutdown of the writing half.
+/// A socket with [`futures_io::AsyncRead`], [`futures_io::AsyncBufRead`] and
+/// [`futures_io::AsyncWrite`], which the `futures` crate's extension traits build on. `close` is a
+/// shutdown of the writing half.
 ///
 /// See [the module](super) for what it promises.
 #[derive(Debug)]

@@ -66,7 +66,8 @@ impl<S: Socket> Write for HyperIo<S> {
     }
 }
 
-/// Starts hyper's tasks on the current core. Unlike a thread pool's executor it takes futures that are not `Send`.
+/// Starts hyper's tasks on the current core. Unlike a thread pool's executor it takes futures that
+/// are not `Send`.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct HyperExecutor;
 
@@ -81,8 +82,9 @@ impl<F: Future + 'static> Executor<F> for HyperExecutor {
 
 /// Measures hyper's time by the core's clock, which may be virtual.
 ///
-/// hyper names points in time by [`std::time::Instant`], which only the machine can make. So the timer is told one, and counts
-/// from there by the core's clock: use [`HyperTimer::now`] for whatever is compared with hyper's deadlines.
+/// hyper names points in time by [`std::time::Instant`], which only the machine can make. So the
+/// timer is told one, and counts from there by the core's clock: use [`HyperTimer::now`] for
+/// whatever is compared with hyper's deadlines.
 #[derive(Clone, Copy, Debug)]
 pub struct HyperTimer {
     origin: StdInstant,
@@ -169,8 +171,9 @@ impl<F: Future> Future for OnCore<F> {
     }
 }
 
-/// Makes `future` `Send` by the promise that it stays on this thread, for libraries that ask for `Send` of futures which a
-/// core never sends anywhere: axum's handlers, for example. Sockets, timers and stores of the core can be used in it.
+/// Makes `future` `Send` by the promise that it stays on this thread, for libraries that ask for
+/// `Send` of futures which a core never sends anywhere: axum's handlers, for example. Sockets,
+/// timers and stores of the core can be used in it.
 ///
 /// The result panics when another thread polls or drops it.
 pub fn on_core<F: Future>(future: F) -> OnCore<F> {

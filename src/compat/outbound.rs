@@ -1,4 +1,5 @@
-//! The writing half of an adapter: straight to the socket while it has room, through a bounded buffer and a task when not.
+//! The writing half of an adapter: straight to the socket while it has room, through a bounded
+//! buffer and a task when not.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -14,7 +15,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
 use crate::sync::local::WakerSlot;
 
-/// How long what was written before an adapter was dropped is still being delivered. After that the connection closes without it.
+/// How long what was written before an adapter was dropped is still being delivered. After that the
+/// connection closes without it.
 pub const LINGER: Duration = Duration::from_secs(60);
 
 /// The writing half. Its buffer may outlive the adapter, in the task that writes it out.
@@ -50,7 +52,8 @@ impl OutboundShared {
         !self.is_writing.get() && self.waiting.borrow().is_empty()
     }
 
-    /// What a write, flush or shutdown says after the task failed: the task's error once, then that the connection is gone.
+    /// What a write, flush or shutdown says after the task failed: the task's error once, then that
+    /// the connection is gone.
     fn check(&self) -> Result<()> {
         match self.error.take() {
             Some(error) => Err(error),
@@ -90,7 +93,8 @@ impl<S: Socket> Outbound<S> {
         Poll::Ready(Ok(len))
     }
 
-    /// Small pieces are gathered, so that they leave in one segment. What does not fit into the buffer is left to the next call.
+    /// Small pieces are gathered, so that they leave in one segment. What does not fit into the
+    /// buffer is left to the next call.
     pub(super) fn poll_write_vectored(
         &mut self,
         cx: &Context<'_>,
@@ -162,7 +166,8 @@ impl<S: Socket> Outbound<S> {
         self.shared.check()
     }
 
-    /// Has the task write out what waits. It is started when it is first needed and then kept: most connections never need it.
+    /// Has the task write out what waits. It is started when it is first needed and then kept: most
+    /// connections never need it.
     fn start_writing(&mut self) {
         if self.has_writer {
             self.shared.writer.wake();
@@ -182,7 +187,8 @@ impl<S> Drop for Outbound<S> {
     }
 }
 
-/// Writes whatever waits until the adapter is dropped, and then what is left, for at most [`LINGER`].
+/// Writes whatever waits until the adapter is dropped, and then what is left, for at most
+/// [`LINGER`].
 async fn write_out<S: Socket>(socket: Rc<S>, shared: Rc<OutboundShared>) {
     let mut drain = pin!(drain(&*socket, &shared));
     let mut linger = None;
@@ -203,7 +209,8 @@ async fn write_out<S: Socket>(socket: Rc<S>, shared: Rc<OutboundShared>) {
 async fn drain<S: Socket>(socket: &S, shared: &OutboundShared) {
     let mut buf = Vec::new();
     loop {
-        // `write_out` keeps the waker of every poll where new bytes and the end of the adapter find it.
+        // `write_out` keeps the waker of every poll where new bytes and the end of the adapter find
+        // it.
         let has_bytes = poll_fn(|_| {
             let has_bytes = !shared.waiting.borrow().is_empty();
             if has_bytes || shared.is_closed.get() { Poll::Ready(has_bytes) } else { Poll::Pending }

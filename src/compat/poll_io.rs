@@ -16,10 +16,11 @@ use crate::rt;
 /// How many bytes an adapter buffers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct BufferSizes {
-    /// For receiving, at least 1. A waiting read has this much memory reserved; the kernel's pages under it are touched as bytes
-    /// arrive.
+    /// For receiving, at least 1. A waiting read has this much memory reserved; the kernel's pages
+    /// under it are touched as bytes arrive.
     pub read: usize,
-    /// For what was written while the socket had no room, at least 1. Twice as much is in memory while the socket is slow.
+    /// For what was written while the socket had no room, at least 1. Twice as much is in memory
+    /// while the socket is slow.
     pub write: usize,
 }
 
@@ -94,7 +95,8 @@ impl<S: Socket> PollIo<S> {
         Poll::Ready(Ok(len))
     }
 
-    /// Has received bytes ready, or none at the end of the stream; [`PollIo::consume`] says how many were taken.
+    /// Has received bytes ready, or none at the end of the stream; [`PollIo::consume`] says how
+    /// many were taken.
     #[cfg(any(feature = "futures", feature = "hyper"))]
     pub(super) fn poll_fill(&mut self, cx: &mut Context<'_>) -> Poll<Result<&[u8]>> {
         self.inbound.poll_fill(cx)
@@ -134,13 +136,15 @@ impl<S: fmt::Debug> fmt::Debug for PollIo<S> {
 
 /// The reading half.
 ///
-/// A read in flight must outlive the poll that started it, and a future of its own for each read would have to be boxed each time.
-/// So there is one future for all of them: it takes a buffer from `exchange`, reads into it, puts it back with the result,
-/// and waits for the next. Only [`Inbound::poll_fill`] polls it, so it needs no waker for that.
+/// A read in flight must outlive the poll that started it, and a future of its own for each read
+/// would have to be boxed each time. So there is one future for all of them: it takes a buffer from
+/// `exchange`, reads into it, puts it back with the result, and waits for the next. Only
+/// [`Inbound::poll_fill`] polls it, so it needs no waker for that.
 struct Inbound {
     reads: Pin<Box<dyn Future<Output = ()>>>,
     exchange: Rc<Exchange>,
-    /// Received bytes, those from `taken` on not handed out yet. With the future while a read is in flight.
+    /// Received bytes, those from `taken` on not handed out yet. With the future while a read is in
+    /// flight.
     buf: Vec<u8>,
     taken: usize,
     is_reading: bool,
@@ -202,7 +206,8 @@ impl Inbound {
         self.taken += len;
     }
 
-    /// What was received and not taken. A read that waits is given up: the socket keeps what it gets.
+    /// What was received and not taken. A read that waits is given up: the socket keeps what it
+    /// gets.
     fn into_received(mut self) -> Vec<u8> {
         self.buf.split_off(self.taken)
     }

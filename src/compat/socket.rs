@@ -8,9 +8,11 @@ use crate::net::{TcpStream, UnixStream};
 
 /// A connected stream that an adapter can stand on.
 ///
-/// One read and one write may be in flight at a time, and `try_write` is not called while a write is.
+/// One read and one write may be in flight at a time, and `try_write` is not called while a write
+/// is.
 pub trait Socket: 'static {
-    /// Reads at least one byte to the front of `buf` and returns how many; 0 at the end of the stream.
+    /// Reads at least one byte to the front of `buf` and returns how many; 0 at the end of the
+    /// stream.
     fn read(&self, buf: Vec<u8>) -> impl Future<Output = BufResult<usize, Vec<u8>>>;
 
     /// Writes all of `buf`.
@@ -26,7 +28,8 @@ pub trait Socket: 'static {
     /// The socket's.
     fn try_read(&self, buf: &mut [u8]) -> Result<Option<usize>>;
 
-    /// Writes what there is room for now; `None` if there is none or it cannot be known without waiting.
+    /// Writes what there is room for now; `None` if there is none or it cannot be known without
+    /// waiting.
     ///
     /// # Errors
     ///

@@ -9,7 +9,8 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use super::poll_io::PollIo;
 use super::socket::Socket;
 
-/// A socket with [`tokio::io::AsyncRead`] and [`tokio::io::AsyncWrite`]. No tokio runtime is needed.
+/// A socket with [`tokio::io::AsyncRead`] and [`tokio::io::AsyncWrite`]. No tokio runtime is
+/// needed.
 ///
 /// See [the module](super) for what it promises.
 #[derive(Debug)]

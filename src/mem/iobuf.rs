@@ -327,7 +327,8 @@ impl<B: IoBufMut> Rest<B> {
 
 // SAFETY:
 // - the bytes are those of `buf` from `start` on, which is stable by its own contract;
-// - `start <= bytes_init` of `buf`: `Rest::new` checked it, and `set_init` below never records less.
+// - `start <= bytes_init` of `buf`: `Rest::new` checked it, and `set_init` below never records
+//   less.
 unsafe impl<B: IoBufMut> IoBuf for Rest<B> {
     fn stable_ptr(&self) -> *const u8 {
         // SAFETY: `start <= bytes_init` of `buf`, so the result stays in its allocation.
@@ -339,12 +340,13 @@ unsafe impl<B: IoBufMut> IoBuf for Rest<B> {
     }
 }
 
-// SAFETY: as above; `buf` has `bytes_total - start` writable bytes from `start` on, and recording that
-// `start + len` of its bytes are initialised makes at least `len` of these initialised.
+// SAFETY: as above; `buf` has `bytes_total - start` writable bytes from `start` on, and recording
+// that `start + len` of its bytes are initialised makes at least `len` of these initialised.
 unsafe impl<B: IoBufMut> IoBufMut for Rest<B> {
     fn stable_mut_ptr(&mut self) -> *mut u8 {
         let start = self.start;
-        // SAFETY: `start <= bytes_init <= bytes_total` of `buf`, so the result stays in its allocation.
+        // SAFETY: `start <= bytes_init <= bytes_total` of `buf`, so the result stays in its
+        // allocation.
         unsafe { self.buf.stable_mut_ptr().add(start) }
     }
 

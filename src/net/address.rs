@@ -6,8 +6,8 @@
 //! | `tap:NAME?ip=10.9.0.1/24&gw=…&host=10.9.0.2/24&mac=…&mtu=…` | the userspace stack on a TAP interface |
 //! | `dpdk:DEVARGS?ip=…&gw=…&mac=…&mtu=…` | the userspace stack on a DPDK port |
 //!
-//! `ip=`, `gw=` and `host=` may be given several times, for both versions of IP. Whatever is wrong with an address is
-//! said in one sentence that names the part and what to write instead.
+//! `ip=`, `gw=` and `host=` may be given several times, for both versions of IP. Whatever is wrong
+//! with an address is said in one sentence that names the part and what to write instead.
 
 use std::fmt;
 use std::net::{IpAddr, Ipv4Addr};
@@ -43,7 +43,8 @@ pub struct TapAddress {
 /// The userspace stack on a DPDK port.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct DpdkAddress {
-    /// What DPDK calls the device: a PCI address, or a virtual device with its arguments (`net_af_packet0,iface=v0`).
+    /// What DPDK calls the device: a PCI address, or a virtual device with its arguments
+    /// (`net_af_packet0,iface=v0`).
     pub device: String,
     /// This end.
     pub station: Station,
@@ -70,8 +71,8 @@ fn refuse(reason: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, "parse network address").because(reason.into())
 }
 
-/// The one refusal of what an address may say in a later version: `mem:`, `xdp:`, `ip=dhcp`, and more
-/// queues than one.
+/// The one refusal of what an address may say in a later version: `mem:`, `xdp:`, `ip=dhcp`, and
+/// more queues than one.
 fn does_not_exist(what: impl fmt::Display) -> Error {
     Error::new(ErrorKind::Unsupported, "parse network address").because(format!(
         "{what} does not exist in this version; write kernel:, tap:NAME?ip=10.9.0.1/24 or \
@@ -85,8 +86,8 @@ impl FromStr for NetAddress {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse,
-    /// [`Unsupported`](ErrorKind::Unsupported) for `mem:`, `xdp:`, `ip=dhcp` and `queues=` above 1, which
-    /// no version has yet.
+    /// [`Unsupported`](ErrorKind::Unsupported) for `mem:`, `xdp:`, `ip=dhcp` and `queues=` above 1,
+    /// which no version has yet.
     fn from_str(text: &str) -> Result<Self> {
         parse(text).map_err(|error| error.at(text.to_owned()))
     }
@@ -291,7 +292,8 @@ pub struct IpCidr {
 }
 
 impl IpCidr {
-    /// `address` in a network of `prefix_len` leading bits; `None` if the address does not have that many bits.
+    /// `address` in a network of `prefix_len` leading bits; `None` if the address does not have
+    /// that many bits.
     pub fn new(address: IpAddr, prefix_len: u8) -> Option<Self> {
         let bits = if address.is_ipv4() { 32 } else { 128 };
         (prefix_len <= bits).then_some(Self { address, prefix_len })
@@ -321,7 +323,8 @@ impl IpCidr {
         }
     }
 
-    /// The network's directed broadcast address, if it has one: IPv4 with a prefix of at most 30 bits.
+    /// The network's directed broadcast address, if it has one: IPv4 with a prefix of at most 30
+    /// bits.
     pub fn broadcast(&self) -> Option<IpAddr> {
         match self.address {
             IpAddr::V4(own) if self.prefix_len <= 30 => {

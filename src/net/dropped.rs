@@ -1,4 +1,5 @@
-//! Operations whose future was dropped while the kernel had them: what they bring is kept for the next.
+//! Operations whose future was dropped while the kernel had them: what they bring is kept for the
+//! next.
 
 use std::cell::Cell;
 use std::future::Future;
@@ -13,7 +14,8 @@ use crate::sync::local::{Notified, Notify};
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct Dropped {
-    /// Those whose outcome is not known yet, which everybody looks at: it comes first. The next operation waits for them: what it would wait for may be theirs.
+    /// Those whose outcome is not known yet, which everybody looks at: it comes first. The next
+    /// operation waits for them: what it would wait for may be theirs.
     pending: Cell<usize>,
     settled: Notify,
 }
@@ -41,8 +43,9 @@ impl Dropped {
         self.settled.notify_all();
     }
 
-    /// Awaits `operation`, unless `is_kept` says that something is kept, by one that was dropped meanwhile: then it is cancelled.
-    /// Returns what it came to and whether it was cancelled, which may have been too late.
+    /// Awaits `operation`, unless `is_kept` says that something is kept, by one that was dropped
+    /// meanwhile: then it is cancelled. Returns what it came to and whether it was cancelled, which
+    /// may have been too late.
     pub(super) async fn run<O: Operation>(
         &self,
         mut operation: Op<O>,

@@ -27,22 +27,24 @@ use crate::reactor::uring::{self, Arrival, BUFFER_BYTES, Chunk, Feed, FixedFile}
 use crate::reactor::{RingFeature, ops};
 use crate::sync::local::Notified;
 
-/// How long a connection is idle before the peer is asked whether it is still there, and how long until it is asked again.
+/// How long a connection is idle before the peer is asked whether it is still there, and how long
+/// until it is asked again.
 const KEEPALIVE_AFTER: Duration = Duration::from_secs(30);
 /// How many times it is asked before the connection ends with `ETIMEDOUT`.
 const KEEPALIVE_PROBES: u32 = 5;
 
-/// Writes of less are copied: below about this size locking the memory costs more than copying it (Linux,
-/// `Documentation/networking/msg_zerocopy.rst`, says 10 KB).
+/// Writes of less are copied: below about this size locking the memory costs more than copying it
+/// (Linux, `Documentation/networking/msg_zerocopy.rst`, says 10 KB).
 const MIN_ZERO_COPY_BYTES: usize = 16 << 10;
 
-/// After so many reads in a row that filled their buffers the connection is a stream, and one request receives for all reads that follow.
-/// Until then each read is a request of its own, which receives into the reader's buffer: who waits for one message at a time has nothing to
-/// gain from reading ahead, and pays a copy for it.
+/// After so many reads in a row that filled their buffers the connection is a stream, and one
+/// request receives for all reads that follow. Until then each read is a request of its own, which
+/// receives into the reader's buffer: who waits for one message at a time has nothing to gain from
+/// reading ahead, and pays a copy for it.
 const READ_AHEAD_AFTER: u8 = 4;
 
-/// After so many reads that the kernel was asked for, the connection gets a place in the ring's table, if it has one: that takes two system calls
-/// in its life.
+/// After so many reads that the kernel was asked for, the connection gets a place in the ring's
+/// table, if it has one: that takes two system calls in its life.
 const REGISTER_AFTER: u8 = 32;
 
 /// Both ends of a TCP connection.
@@ -57,8 +59,9 @@ pub(super) struct Addresses {
 pub(super) struct KernelStream {
     socket: Rc<OwnedFd>,
     flow: Rc<Flow>,
-    /// One request that receives for as long as the stream is read in small pieces, if the core's ring has such. While it is
-    /// with the kernel nothing else receives, so that the bytes stay in order; so it waits for those that do.
+    /// One request that receives for as long as the stream is read in small pieces, if the core's
+    /// ring has such. While it is with the kernel nothing else receives, so that the bytes stay in
+    /// order; so it waits for those that do.
     feed: OnceCell<Option<Rc<Feed<Chunk>>>>,
     /// Much arrives at once, and reads bring large buffers: they are received into directly.
     bulk: Cell<bool>,
@@ -163,7 +166,8 @@ impl KernelStream {
     /// What a read gets that asks the kernel for nothing.
     fn take<B: IoBufMut>(&self, buf: &mut B) -> Option<Result<usize>> {
         if buf.bytes_total() == 0 {
-            // The kernel's answer, 0, would look like the end of the stream if the read were dropped.
+            // The kernel's answer, 0, would look like the end of the stream if the read were
+            // dropped.
             return Some(Ok(0));
         }
         if self.flow.dropped.are_pending() {
@@ -181,8 +185,8 @@ impl KernelStream {
         Some(result)
     }
 
-    /// The feed, if the next bytes come there: not if the kernel had no buffer for it, nor if they are better received where they are wanted or are
-    /// received for another read.
+    /// The feed, if the next bytes come there: not if the kernel had no buffer for it, nor if they
+    /// are better received where they are wanted or are received for another read.
     fn feed_to_await(&self) -> Option<&Rc<Feed<Chunk>>> {
         if self.filled.get() < READ_AHEAD_AFTER && !self.flow.dropped_reads.get() {
             return None;
@@ -218,7 +222,8 @@ impl KernelStream {
         }
     }
 
-    /// Whether a read that got `len` bytes into `buf` would have done better without the core's small buffers.
+    /// Whether a read that got `len` bytes into `buf` would have done better without the core's
+    /// small buffers.
     fn is_bulk<B: IoBufMut>(&self, len: usize, buf: &B) -> bool {
         len >= BUFFER_BYTES && buf.bytes_total() >= 2 * BUFFER_BYTES
     }
@@ -326,7 +331,8 @@ impl KernelStream {
     pub(super) fn abort(&self) {
         // If it fails the close is a graceful one, which also ends the connection.
         let _ = sockopt::set_socket_linger(&self.socket, Some(Duration::ZERO));
-        // The reset need not wait for operations that hold the socket open, of which one may wait for this peer.
+        // The reset need not wait for operations that hold the socket open, of which one may wait
+        // for this peer.
         let _ = rustix::net::connect_unspec(&self.socket);
         let _ = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Read);
     }
@@ -335,14 +341,17 @@ impl KernelStream {
 /// What a read waits for.
 enum Awaits<'a, O> {
     Nothing,
-    /// The outcome of a read that was dropped. Boxed: it hardly ever happens, and would be the largest.
+    /// The outcome of a read that was dropped. Boxed: it hardly ever happens, and would be the
+    /// largest.
     Dropped(Pin<Box<Notified<'a>>>),
     Arrival(Arrival<'a, Chunk>),
-    /// An operation of the read's own. The guard is dropped before it: what keeps the bytes may run while it is dropped.
+    /// An operation of the read's own. The guard is dropped before it: what keeps the bytes may run
+    /// while it is dropped.
     Receive(Receiving<'a>, O),
 }
 
-/// Counts a read among the stream's that wait for a request of their own, and when it is dropped then, among those whose outcome is not known.
+/// Counts a read among the stream's that wait for a request of their own, and when it is dropped
+/// then, among those whose outcome is not known.
 struct Receiving<'a>(Option<&'a KernelStream>);
 
 impl<'a> Receiving<'a> {

@@ -1,7 +1,7 @@
 //! The network of a core: what sockets use that name none.
 //!
-//! A core has one network. A program sets it with [`Net::set_current`]; otherwise the core opens, on
-//! first use, the one that the environment names:
+//! A core has one network. A program sets it with [`Net::set_current`]; otherwise the core opens,
+//! on first use, the one that the environment names:
 //!
 //! | variable | what | default |
 //! |---|---|---|
@@ -30,15 +30,16 @@ static NETWORK: CoreLocal<Network> = CoreLocal::new();
 /// The network of a core.
 struct Network {
     net: Net,
-    /// Held while a core of this process has the network of the environment, if that has one queue pair.
+    /// Held while a core of this process has the network of the environment, if that has one queue
+    /// pair.
     _queue_pair: Option<QueuePair>,
 }
 
 impl Net {
     /// The network of this core: the one that [`Net::set_current`] set, otherwise the one that the
-    /// environment variable `BOSON_NET` names, such as `tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24`,
-    /// otherwise the kernel's. It is opened once and ends with the core. `BOSON_EAL` holds arguments for
-    /// DPDK's environment.
+    /// environment variable `BOSON_NET` names, such as
+    /// `tap:boson0?ip=10.9.0.1/24&host=10.9.0.2/24`, otherwise the kernel's. It is opened once and
+    /// ends with the core. `BOSON_EAL` holds arguments for DPDK's environment.
     ///
     /// # Errors
     ///
@@ -59,8 +60,8 @@ impl Net {
         Ok(network.net.clone())
     }
 
-    /// Makes this the network of this core, for sockets that are made from now on. The core keeps it
-    /// open until the core ends or gets another one.
+    /// Makes this the network of this core, for sockets that are made from now on. The core keeps
+    /// it open until the core ends or gets another one.
     ///
     /// # Panics
     ///
@@ -71,8 +72,8 @@ impl Net {
     }
 }
 
-/// The right to open the network of the environment when it has one queue pair. One core of a process
-/// has it at a time.
+/// The right to open the network of the environment when it has one queue pair. One core of a
+/// process has it at a time.
 struct QueuePair;
 
 static QUEUE_PAIR_IS_TAKEN: AtomicBool = AtomicBool::new(false);

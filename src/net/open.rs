@@ -45,15 +45,16 @@ impl NetConfig {
         self
     }
 
-    /// Sets how many connections the userspace stack may have. The kernel's sockets have the kernel's
-    /// limits.
+    /// Sets how many connections the userspace stack may have. The kernel's sockets have the
+    /// kernel's limits.
     #[must_use]
     pub fn max_connections(mut self, max_connections: usize) -> Self {
         self.max_connections = max_connections;
         self
     }
 
-    /// Sets the arguments for DPDK's environment, separated by white space, such as `-m 256 --no-huge`.
+    /// Sets the arguments for DPDK's environment, separated by white space, such as `-m 256
+    /// --no-huge`.
     #[must_use]
     pub fn eal_arguments(mut self, arguments: impl Into<String>) -> Self {
         self.eal_arguments = arguments.into();
@@ -85,8 +86,8 @@ impl Net {
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a backend that this build does not have, otherwise
-    /// what opening the device or starting the stack returns.
+    /// [`Unsupported`](crate::ErrorKind::Unsupported) for a backend that this build does not have,
+    /// otherwise what opening the device or starting the stack returns.
     ///
     /// # Panics
     ///

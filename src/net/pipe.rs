@@ -20,10 +20,12 @@ use crate::error::{BufError, BufResult, Error, ErrorKind, Result, with_buf};
 use crate::mem::{IoBuf, IoBufMut, Rest};
 use crate::reactor::ops;
 
-/// Makes a pipe: what is written to the second is read from the first. It holds 64 KiB unless the system says otherwise.
+/// Makes a pipe: what is written to the second is read from the first. It holds 64 KiB unless the
+/// system says otherwise.
 ///
-/// Both ends belong to this core. For ends on different cores or in other processes make the pipe with [`std::io::pipe`], and give
-/// each end to [`PipeReader::from_descriptor`] or [`PipeWriter::from_descriptor`] where it is used.
+/// Both ends belong to this core. For ends on different cores or in other processes make the pipe
+/// with [`std::io::pipe`], and give each end to [`PipeReader::from_descriptor`] or
+/// [`PipeWriter::from_descriptor`] where it is used.
 ///
 /// # Errors
 ///
@@ -45,7 +47,8 @@ pub struct PipeReader {
 #[derive(Debug, Default)]
 struct Unread {
     bytes: RefCell<VecDeque<u8>>,
-    /// The end or an error comes after the bytes, once: after the end of a named pipe another writer may come.
+    /// The end or an error comes after the bytes, once: after the end of a named pipe another
+    /// writer may come.
     end: Cell<Option<Result<(), i32>>>,
     dropped: Dropped,
 }
@@ -62,7 +65,8 @@ impl Unread {
         self.dropped.settled();
     }
 
-    /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
+    /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and
+    /// says how many.
     fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
         let mut bytes = self.bytes.borrow_mut();
         if !bytes.is_empty() {
@@ -85,9 +89,10 @@ impl PipeReader {
         Self { descriptor: Rc::new(descriptor), unread: Rc::default() }
     }
 
-    /// The end that is read of a pipe or a named pipe that somebody else made: [`std::io::PipeReader`], the
-    /// [output](std::process::ChildStdout) of a child process, an opened file. Whether it is non-blocking is up to the core from
-    /// then on, also for those who share it: cores that do should have the same [reactor](crate::rt::CoreConfig::reactor).
+    /// The end that is read of a pipe or a named pipe that somebody else made:
+    /// [`std::io::PipeReader`], the [output](std::process::ChildStdout) of a child process, an
+    /// opened file. Whether it is non-blocking is up to the core from then on, also for those who
+    /// share it: cores that do should have the same [reactor](crate::rt::CoreConfig::reactor).
     ///
     /// # Errors
     ///
@@ -96,10 +101,12 @@ impl PipeReader {
         checked(descriptor.into()).map(Self::new)
     }
 
-    /// Reads at least one byte into the front of `buf` and returns how many; 0 when every writer is closed and nothing is left. A named pipe
-    /// that is opened for writing again goes on after that.
+    /// Reads at least one byte into the front of `buf` and returns how many; 0 when every writer is
+    /// closed and nothing is left. A named pipe that is opened for writing again goes on after
+    /// that.
     ///
-    /// Any number of reads may wait, and any one of them gets what comes. Dropping the future loses no byte: another read gets them.
+    /// Any number of reads may wait, and any one of them gets what comes. Dropping the future loses
+    /// no byte: another read gets them.
     ///
     /// # Errors
     ///
@@ -116,8 +123,8 @@ impl PipeReader {
     ///
     /// # Errors
     ///
-    /// [`Closed`](ErrorKind::Closed) if the pipe ends before, with what came in the buffer; otherwise as
-    /// for [`PipeReader::read`].
+    /// [`Closed`](ErrorKind::Closed) if the pipe ends before, with what came in the buffer;
+    /// otherwise as for [`PipeReader::read`].
     pub async fn read_exact<B: IoBufMut>(&self, mut buf: B) -> std::result::Result<B, BufError<B>> {
         let len = buf.bytes_total();
         let mut done = 0;
@@ -165,7 +172,8 @@ impl PipeReader {
     }
 }
 
-/// The end of a pipe that is written. Dropping it closes it; who reads gets what is left, and then the end.
+/// The end of a pipe that is written. Dropping it closes it; who reads gets what is left, and then
+/// the end.
 #[derive(Debug)]
 pub struct PipeWriter {
     descriptor: Rc<OwnedFd>,
@@ -185,10 +193,12 @@ impl PipeWriter {
         checked(descriptor.into()).map(Self::new)
     }
 
-    /// Writes at least one byte from the front of `buf` and returns how many. Up to 4096 bytes (`PIPE_BUF`) are written together or
-    /// not at all, so that several writers do not mix theirs. A write whose future is dropped may take effect, wholly or in part.
+    /// Writes at least one byte from the front of `buf` and returns how many. Up to 4096 bytes
+    /// (`PIPE_BUF`) are written together or not at all, so that several writers do not mix theirs.
+    /// A write whose future is dropped may take effect, wholly or in part.
     ///
-    /// Rust programs ignore `SIGPIPE`, which the kernel sends who writes when nobody reads; one that does not ends by it.
+    /// Rust programs ignore `SIGPIPE`, which the kernel sends who writes when nobody reads; one
+    /// that does not ends by it.
     ///
     /// # Errors
     ///
@@ -240,9 +250,9 @@ fn checked(descriptor: OwnedFd) -> Result<OwnedFd> {
     Ok(descriptor)
 }
 
-/// Whether it is what an io_uring says of a pipe that does not block, unless the kernel is so new that it waits for those too. Only then
-/// the pipe is made to block: a core without io_uring makes it non-blocking, and would wait inside a call if another handle to the same
-/// end undid that.
+/// Whether it is what an io_uring says of a pipe that does not block, unless the kernel is so new
+/// that it waits for those too. Only then the pipe is made to block: a core without io_uring makes
+/// it non-blocking, and would wait inside a call if another handle to the same end undid that.
 fn would_block(error: &io::Error) -> bool {
     error.raw_os_error() == Some(libc::EAGAIN)
 }

@@ -1,8 +1,10 @@
 //! Connections that are used on another core than the one that owns their socket.
 //!
-//! Reads and writes are messages to the owning core, which takes only so many ([`CoreConfig::messages`](crate::rt::CoreConfig::messages));
-//! more fail. Closing must not: the peer would wait for ever. So every lent stream has a task on its core that waits for the
-//! [`Ending`], and waking a task needs no message. That task owns the stream, so when the core ends the connection does, too.
+//! Reads and writes are messages to the owning core, which takes only so many
+//! ([`CoreConfig::messages`](crate::rt::CoreConfig::messages)); more fail. Closing must not: the
+//! peer would wait for ever. So every lent stream has a task on its core that waits for the
+//! [`Ending`], and waking a task needs no message. That task owns the stream, so when the core ends
+//! the connection does, too.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -50,8 +52,8 @@ impl Ending {
 
 /// A [`TcpStream`] of another core. Each operation is a message to that core and one back.
 ///
-/// Unlike a `TcpStream`'s own, a read that is dropped may lose what it was about to return. Dropping this closes the connection, and
-/// so does the end of the core that owns it.
+/// Unlike a `TcpStream`'s own, a read that is dropped may lose what it was about to return.
+/// Dropping this closes the connection, and so does the end of the core that owns it.
 #[derive(Debug)]
 pub struct RemoteStream {
     home: Handle,
@@ -88,8 +90,9 @@ impl RemoteStream {
     ///
     /// # Errors
     ///
-    /// As there; [`Closed`](ErrorKind::Closed) if the owning core is gone, [`LimitReached`](ErrorKind::LimitReached) if it has too
-    /// many messages waiting. The buffer is then lost, and a new, empty one comes back.
+    /// As there; [`Closed`](ErrorKind::Closed) if the owning core is gone,
+    /// [`LimitReached`](ErrorKind::LimitReached) if it has too many messages waiting. The buffer is
+    /// then lost, and a new, empty one comes back.
     pub async fn read(&self, buf: Vec<u8>) -> BufResult<usize, Vec<u8>> {
         let (result, buf) = self.transfer_read(buf).await;
         with_buf(result, buf)
@@ -175,8 +178,8 @@ impl Drop for Loan {
     fn drop(&mut self) {
         // Without the table, which goes when its thread ends, there is nothing to take it from.
         let _ = LENT.try_with(|lent| lent.borrow_mut().streams.remove(&self.id));
-        // A read or a write that was given up goes on and keeps the stream: it must end, or the connection would stay open for as
-        // long as the peer likes.
+        // A read or a write that was given up goes on and keeps the stream: it must end, or the
+        // connection would stay open for as long as the peer likes.
         if Rc::strong_count(&self.stream) > 1 && !self.is_aborted {
             // A connection that is gone is shut down.
             let _ = self.stream.shutdown(Shutdown::Both);

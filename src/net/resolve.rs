@@ -10,8 +10,8 @@ use crate::rt;
 /// What a socket can be bound or connected to: what [`std::net::ToSocketAddrs`] is implemented for.
 ///
 /// A numeric address is taken as it is. The system's resolver looks up a host name, on a thread for
-/// blocking calls ([`rt::offload`](crate::rt::offload())), also for a network that is not the kernel's.
-/// Of several addresses the first that can be had is used.
+/// blocking calls ([`rt::offload`](crate::rt::offload())), also for a network that is not the
+/// kernel's. Of several addresses the first that can be had is used.
 ///
 /// This trait is sealed: types outside of boson cannot implement it.
 pub trait ToSocketAddrs: sealed::ToTarget {}
@@ -104,7 +104,8 @@ impl ToTarget for String {
     }
 }
 
-/// Tries each of `addresses` in turn until `attempt` succeeds with one. The last error is the result.
+/// Tries each of `addresses` in turn until `attempt` succeeds with one. The last error is the
+/// result.
 pub(super) async fn try_each<T>(
     addresses: impl ToSocketAddrs,
     mut attempt: impl AsyncFnMut(SocketAddr) -> Result<T>,

@@ -18,7 +18,8 @@ use crate::error::{BufError, BufResult, Error, Result, with_buf};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
 
-/// An open network, on one core: where listeners are bound and connections are made. Cheap to clone.
+/// An open network, on one core: where listeners are bound and connections are made. Cheap to
+/// clone.
 #[derive(Clone, Debug)]
 pub struct Net(NetKind);
 
@@ -34,7 +35,8 @@ impl Net {
         Self(NetKind::Kernel)
     }
 
-    /// The userspace stack on `device`, polled by the current core from now on for as long as that core lives.
+    /// The userspace stack on `device`, polled by the current core from now on for as long as that
+    /// core lives.
     ///
     /// # Errors
     ///
@@ -78,13 +80,13 @@ enum ListenerKind {
 const BACKLOG: u16 = 4096;
 
 impl TcpListener {
-    /// Listens on the first of `addresses` that can be had, of [this core's network](Net::current); port 0
-    /// takes a free port.
+    /// Listens on the first of `addresses` that can be had, of [this core's network](Net::current);
+    /// port 0 takes a free port.
     ///
     /// # Errors
     ///
-    /// [`InUse`](crate::ErrorKind::InUse) if something else listens there, otherwise what [`Net::current`]
-    /// and the resolver return, or the network's code.
+    /// [`InUse`](crate::ErrorKind::InUse) if something else listens there, otherwise what
+    /// [`Net::current`] and the resolver return, or the network's code.
     ///
     /// # Panics
     ///
@@ -113,7 +115,8 @@ impl TcpListener {
     ///
     /// # Errors
     ///
-    /// [`InUse`](crate::ErrorKind::InUse) if something else listens there, otherwise the network's code.
+    /// [`InUse`](crate::ErrorKind::InUse) if something else listens there, otherwise the network's
+    /// code.
     pub fn bind_on(net: &Net, address: SocketAddr) -> Result<Self> {
         Self::bind_as(net, address, false)
     }
@@ -177,9 +180,9 @@ impl TcpListener {
 
 /// A TCP connection.
 ///
-/// Reads and writes take their buffer by value and give it back. One task may read while another writes. A dropped read
-/// loses no data: the next one gets it. Small segments are sent at once (`TCP_NODELAY`). Dropping the stream closes it;
-/// what was written is still delivered.
+/// Reads and writes take their buffer by value and give it back. One task may read while another
+/// writes. A dropped read loses no data: the next one gets it. Small segments are sent at once
+/// (`TCP_NODELAY`). Dropping the stream closes it; what was written is still delivered.
 #[derive(Debug)]
 pub struct TcpStream(StreamKind);
 
@@ -192,7 +195,8 @@ enum StreamKind {
     Remote(Box<RemoteStream>),
 }
 
-/// A transfer on a stream of one of the kinds. That of another core is boxed, as it allocates anyway.
+/// A transfer on a stream of one of the kinds. That of another core is boxed, as it allocates
+/// anyway.
 enum OnKind<'a, K, S, T> {
     Kernel(K),
     Stack(S),
@@ -223,8 +227,8 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// The network's code, such as `ECONNREFUSED`, with the address, or what [`Net::current`] and the
-    /// resolver return.
+    /// The network's code, such as `ECONNREFUSED`, with the address, or what [`Net::current`] and
+    /// the resolver return.
     ///
     /// # Panics
     ///
@@ -251,9 +255,11 @@ impl TcpStream {
         }
     }
 
-    /// Reads at least one byte into the front of `buf` and returns how many; 0 at the end of the stream.
+    /// Reads at least one byte into the front of `buf` and returns how many; 0 at the end of the
+    /// stream.
     ///
-    /// Reads that several tasks have under way at the same time get their parts in no order that they can rely on.
+    /// Reads that several tasks have under way at the same time get their parts in no order that
+    /// they can rely on.
     ///
     /// # Errors
     ///
@@ -289,8 +295,8 @@ impl TcpStream {
     ///
     /// # Errors
     ///
-    /// [`Closed`](crate::ErrorKind::Closed) if the stream ends before, with what came in the buffer;
-    /// otherwise as for [`TcpStream::read`].
+    /// [`Closed`](crate::ErrorKind::Closed) if the stream ends before, with what came in the
+    /// buffer; otherwise as for [`TcpStream::read`].
     pub fn read_exact<B: IoBufMut>(
         &self,
         buf: B,
@@ -300,8 +306,9 @@ impl TcpStream {
 
     /// Writes at least one byte from the front of `buf` and returns how many.
     ///
-    /// Writes that several tasks have under way at the same time go out in no order that they can rely on. Tasks that share a stream take
-    /// turns, with a [`Mutex`](crate::sync::local::Mutex) for example.
+    /// Writes that several tasks have under way at the same time go out in no order that they can
+    /// rely on. Tasks that share a stream take turns, with a [`Mutex`](crate::sync::local::Mutex)
+    /// for example.
     ///
     /// # Errors
     ///
@@ -326,11 +333,13 @@ impl TcpStream {
         }
     }
 
-    /// Like [`TcpStream::write`], but lets the kernel send 16 KiB and more from where they are (`IORING_OP_SEND_ZC`, Linux 6.2).
+    /// Like [`TcpStream::write`], but lets the kernel send 16 KiB and more from where they are
+    /// (`IORING_OP_SEND_ZC`, Linux 6.2).
     ///
-    /// It completes when the kernel needs `buf` no more, usually when the peer has acknowledged it: it saves the CPU the copy, and
-    /// takes a round trip. For throughput have several in flight, each with its own buffer. Where the kernel cannot (an older one, a
-    /// device that has to copy, such as loopback) and on other networks this is an ordinary write.
+    /// It completes when the kernel needs `buf` no more, usually when the peer has acknowledged it:
+    /// it saves the CPU the copy, and takes a round trip. For throughput have several in flight,
+    /// each with its own buffer. Where the kernel cannot (an older one, a device that has to copy,
+    /// such as loopback) and on other networks this is an ordinary write.
     ///
     /// # Errors
     ///
@@ -357,7 +366,8 @@ impl TcpStream {
         GivenBack(transfer::write_all(buf, |part| self.transfer_write(part)))
     }
 
-    /// Reads what is there now; `None` if nothing is or a read waits, whose it may be, and always for a stream of another core.
+    /// Reads what is there now; `None` if nothing is or a read waits, whose it may be, and always
+    /// for a stream of another core.
     ///
     /// # Errors
     ///
@@ -371,7 +381,8 @@ impl TcpStream {
         }
     }
 
-    /// Writes what there is room for now; `None` if there is none, and always for a stream of another core.
+    /// Writes what there is room for now; `None` if there is none, and always for a stream of
+    /// another core.
     ///
     /// # Errors
     ///
@@ -384,7 +395,8 @@ impl TcpStream {
         }
     }
 
-    /// Closes one direction: `Write` sends the end of the stream after what was written, `Read` discards what comes.
+    /// Closes one direction: `Write` sends the end of the stream after what was written, `Read`
+    /// discards what comes.
     ///
     /// # Errors
     ///

@@ -1,5 +1,6 @@
-//! Futures of transfers, made by hand where an `async fn` would hold the buffer, and what it calls, several times over: a connection's
-//! task holds the largest of its futures all the time, and with thousands of connections each cache line of it is a miss.
+//! Futures of transfers, made by hand where an `async fn` would hold the buffer, and what it calls,
+//! several times over: a connection's task holds the largest of its futures all the time, and with
+//! thousands of connections each cache line of it is a miss.
 
 use std::convert::identity;
 use std::future::{Future, poll_fn};
@@ -54,7 +55,8 @@ pub(super) enum Step<B, O> {
 }
 
 impl<B, O: Future + Unpin> Step<B, O> {
-    /// Polls the operation, which `begin` makes first unless it has a result already, and makes the result of what it gives.
+    /// Polls the operation, which `begin` makes first unless it has a result already, and makes the
+    /// result of what it gives.
     ///
     /// # Panics
     ///
@@ -87,8 +89,8 @@ pub(super) fn ended_early() -> Error {
     Error::new(ErrorKind::Closed, "read").because("the stream ended before the buffer was full")
 }
 
-/// Fills all the room of `buf` by means of `read`, which reads at least one byte into the front of what it
-/// is given and says how many, 0 at the end.
+/// Fills all the room of `buf` by means of `read`, which reads at least one byte into the front of
+/// what it is given and says how many, 0 at the end.
 pub(super) fn read_exact<B, R>(
     buf: B,
     mut read: impl FnMut(Rest<B>) -> R + Unpin,
@@ -123,7 +125,8 @@ where
     })
 }
 
-/// Writes all of `buf` by means of `write`, which writes at least one byte from the front of what it is given and says how many.
+/// Writes all of `buf` by means of `write`, which writes at least one byte from the front of what
+/// it is given and says how many.
 pub(super) fn write_all<B, W>(
     buf: B,
     mut write: impl FnMut(Slice<B>) -> W + Unpin,

@@ -23,11 +23,13 @@ const MAX_ENVELOPES: usize = 2;
 
 /// A UDP socket.
 ///
-/// Sends and receives take their buffer by value and give it back. Any number may be in flight. A datagram of more bytes than a
-/// receive's buffer has room for loses the rest, as everywhere. Dropping the future of a receive loses no datagram: another one gets
-/// it, though no more of it than the dropped one's buffer had room for. [`rt::timeout`](crate::rt::timeout) bounds each.
+/// Sends and receives take their buffer by value and give it back. Any number may be in flight. A
+/// datagram of more bytes than a receive's buffer has room for loses the rest, as everywhere.
+/// Dropping the future of a receive loses no datagram: another one gets it, though no more of it
+/// than the dropped one's buffer had room for. [`rt::timeout`](crate::rt::timeout) bounds each.
 ///
-/// On a connected socket the kernel reports what came back by ICMP: a send or a receive then fails with `ECONNREFUSED`, once.
+/// On a connected socket the kernel reports what came back by ICMP: a send or a receive then fails
+/// with `ECONNREFUSED`, once.
 #[derive(Debug)]
 pub struct UdpSocket {
     socket: Rc<OwnedFd>,
@@ -38,7 +40,8 @@ pub struct UdpSocket {
     envelopes: RefCell<Vec<ops::Envelope>>,
 }
 
-/// What was received for receives that were dropped before they could take it: at most one for each.
+/// What was received for receives that were dropped before they could take it: at most one for
+/// each.
 #[derive(Debug, Default)]
 struct Inbox {
     unread: RefCell<VecDeque<Unread>>,
@@ -59,8 +62,8 @@ impl Inbox {
         self.dropped.settled();
     }
 
-    /// What a receive gets without asking the kernel, of a socket that is connected to `peer`. `fill` copies from the bytes it is given
-    /// and says how many.
+    /// What a receive gets without asking the kernel, of a socket that is connected to `peer`.
+    /// `fill` copies from the bytes it is given and says how many.
     fn take(
         &self,
         peer: Option<SocketAddr>,
@@ -82,20 +85,22 @@ impl Inbox {
     }
 }
 
-/// Whether a socket that is connected to `peer` hears `from`. Who connects to no address in particular connects to this machine.
+/// Whether a socket that is connected to `peer` hears `from`. Who connects to no address in
+/// particular connects to this machine.
 fn is_from(peer: SocketAddr, from: SocketAddr) -> bool {
     peer.port() == from.port() && (peer.ip().is_unspecified() || peer.ip() == from.ip())
 }
 
 impl UdpSocket {
-    /// Opens a socket at the first of `addresses` that can be had, of [this core's network](Net::current);
-    /// port 0 takes a free port.
+    /// Opens a socket at the first of `addresses` that can be had, of [this core's
+    /// network](Net::current); port 0 takes a free port.
     ///
     /// # Errors
     ///
-    /// [`InUse`](ErrorKind::InUse) if another socket is there, [`Unsupported`](ErrorKind::Unsupported) for
-    /// the userspace stack, which has no UDP yet, and on a simulated core; otherwise what [`Net::current`]
-    /// and the resolver return, or the kernel's code.
+    /// [`InUse`](ErrorKind::InUse) if another socket is there,
+    /// [`Unsupported`](ErrorKind::Unsupported) for the userspace stack, which has no UDP yet, and
+    /// on a simulated core; otherwise what [`Net::current`] and the resolver return, or the
+    /// kernel's code.
     ///
     /// # Panics
     ///
@@ -105,8 +110,8 @@ impl UdpSocket {
         try_each(addresses, async |address| Self::bind_on(&net, address)).await
     }
 
-    /// Like [`UdpSocket::bind`], for an address at which several cores of this process have a socket;
-    /// datagrams are spread over them by their senders.
+    /// Like [`UdpSocket::bind`], for an address at which several cores of this process have a
+    /// socket; datagrams are spread over them by their senders.
     ///
     /// # Errors
     ///
@@ -120,7 +125,8 @@ impl UdpSocket {
         try_each(addresses, async |address| Self::bind_shared_on(&net, address)).await
     }
 
-    /// Opens a socket at `address` of `net`, for programs with several networks; port 0 takes a free port.
+    /// Opens a socket at `address` of `net`, for programs with several networks; port 0 takes a
+    /// free port.
     ///
     /// # Errors
     ///
@@ -129,7 +135,8 @@ impl UdpSocket {
         Self::bind_as(net, address, false)
     }
 
-    /// Like [`UdpSocket::bind_on`], for an address at which several cores of this process have a socket.
+    /// Like [`UdpSocket::bind_on`], for an address at which several cores of this process have a
+    /// socket.
     ///
     /// # Errors
     ///
@@ -169,8 +176,9 @@ impl UdpSocket {
         })
     }
 
-    /// From now on sends to `address`, and receives from there only, besides what arrived from others before and waits in the kernel:
-    /// [`UdpSocket::recv_from`] says whom each is from. May be called again.
+    /// From now on sends to `address`, and receives from there only, besides what arrived from
+    /// others before and waits in the kernel: [`UdpSocket::recv_from`] says whom each is from. May
+    /// be called again.
     ///
     /// # Errors
     ///
@@ -184,7 +192,8 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// Receives a datagram into the front of `buf`; returns how many bytes, possibly 0, and from whom.
+    /// Receives a datagram into the front of `buf`; returns how many bytes, possibly 0, and from
+    /// whom.
     ///
     /// # Errors
     ///

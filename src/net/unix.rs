@@ -44,7 +44,8 @@ enum AddrKind {
     Unnamed,
 }
 
-/// What `sockaddr_un` has room for, without the zero byte at the end of a path or the start of an abstract name.
+/// What `sockaddr_un` has room for, without the zero byte at the end of a path or the start of an
+/// abstract name.
 const MAX_NAME_BYTES: usize = 107;
 
 impl UnixAddr {
@@ -52,7 +53,8 @@ impl UnixAddr {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path that is empty, longer than 107 bytes or contains a zero byte.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path that is empty, longer than 107 bytes or
+    /// contains a zero byte.
     pub fn from_path(path: impl AsRef<Path>) -> Result<Self> {
         let path = path.as_ref();
         let bytes = path.as_os_str().as_bytes();
@@ -64,8 +66,8 @@ impl UnixAddr {
         Ok(Self(AddrKind::Path(path.to_owned())))
     }
 
-    /// The abstract name `name`: it is in no file system and goes away with its listener. Any process of the same network
-    /// namespace may connect to it.
+    /// The abstract name `name`: it is in no file system and goes away with its listener. Any
+    /// process of the same network namespace may connect to it.
     ///
     /// # Errors
     ///
@@ -153,15 +155,17 @@ pub struct UnixListener {
 }
 
 impl UnixListener {
-    /// Listens on `address`. Who may connect to a path is said by the permissions of its directory, and of the path itself: it is made
-    /// with mode `0777` less the process's umask.
+    /// Listens on `address`. Who may connect to a path is said by the permissions of its directory,
+    /// and of the path itself: it is made with mode `0777` less the process's umask.
     ///
-    /// A path that a process left behind when it was killed is taken over: one that is a socket on which nobody listens. Of several
-    /// that want it at once one gets it. For that each holds a lock meanwhile, an empty file `.NAME.boson-lock` beside the socket.
+    /// A path that a process left behind when it was killed is taken over: one that is a socket on
+    /// which nobody listens. Of several that want it at once one gets it. For that each holds a
+    /// lock meanwhile, an empty file `.NAME.boson-lock` beside the socket.
     ///
     /// # Errors
     ///
-    /// [`InUse`](ErrorKind::InUse) if somebody listens there or is about to, or the path is something else, otherwise the kernel's code.
+    /// [`InUse`](ErrorKind::InUse) if somebody listens there or is about to, or the path is
+    /// something else, otherwise the kernel's code.
     pub fn bind(address: &UnixAddr) -> Result<Self> {
         const OPERATION: &str = "listen on";
         let failed = |errno: Errno| Error::os(errno.raw_os_error(), OPERATION).at(address.to_string());
@@ -181,7 +185,8 @@ impl UnixListener {
     ///
     /// # Errors
     ///
-    /// [`LimitReached`](ErrorKind::LimitReached) when the process has no descriptor left; accepting again later may succeed.
+    /// [`LimitReached`](ErrorKind::LimitReached) when the process has no descriptor left; accepting
+    /// again later may succeed.
     pub async fn accept(&self) -> Result<UnixStream> {
         let socket = self
             .acceptor
@@ -201,7 +206,8 @@ impl UnixListener {
     }
 }
 
-/// A Unix stream connection. It behaves as a [`TcpStream`](super::TcpStream) does, whose functions these are.
+/// A Unix stream connection. It behaves as a [`TcpStream`](super::TcpStream) does, whose functions
+/// these are.
 #[derive(Debug)]
 pub struct UnixStream {
     stream: KernelStream,
@@ -219,11 +225,13 @@ impl UnixStream {
         }
     }
 
-    /// Connects to the listener at `address`. While that has more connections waiting than it takes, so does this.
+    /// Connects to the listener at `address`. While that has more connections waiting than it
+    /// takes, so does this.
     ///
     /// # Errors
     ///
-    /// [`NotFound`](ErrorKind::NotFound) if there is no such path, `ECONNREFUSED` if nobody listens, otherwise the kernel's code.
+    /// [`NotFound`](ErrorKind::NotFound) if there is no such path, `ECONNREFUSED` if nobody
+    /// listens, otherwise the kernel's code.
     ///
     /// # Panics
     ///
@@ -232,7 +240,8 @@ impl UnixStream {
         let failed = |errno: Errno| Error::os(errno.raw_os_error(), "connect to").at(address.to_string());
         let encoded = address.encode().map_err(failed)?;
         let socket = new_socket().map_err(failed)?;
-        // A Unix socket connects at once or not at all; one that may block would block the core for as long as the backlog is full.
+        // A Unix socket connects at once or not at all; one that may block would block the core for
+        // as long as the backlog is full.
         rustix::io::ioctl_fionbio(&socket, true).map_err(failed)?;
         let mut wait = RETRY_AFTER.0;
         loop {
@@ -351,7 +360,8 @@ impl UnixStream {
         &self.peer
     }
 
-    /// Whose process made the other end, by the kernel's word: what a server looks at before it trusts a client.
+    /// Whose process made the other end, by the kernel's word: what a server looks at before it
+    /// trusts a client.
     ///
     /// # Errors
     ///

@@ -1,7 +1,7 @@
 //! Commands: what they are called, what they take, and what they do.
 //!
-//! A request is looked up in the [`table`], checked against what the table says, and run. A command writes
-//! its reply as it goes; if it fails, what it wrote is replaced by the error.
+//! A request is looked up in the [`table`], checked against what the table says, and run. A command
+//! writes its reply as it goes; if it fails, what it wrote is replaced by the error.
 
 mod admin;
 mod connection;
@@ -69,7 +69,8 @@ impl<E: Env, N: Namespace> Context<'_, E, N> {
         self.commit = self.commit.and(commit);
     }
 
-    /// Runs `change` once, atomically, on what `keys` of the client's database hold; the reply then waits for its commit.
+    /// Runs `change` once, atomically, on what `keys` of the client's database hold; the reply then
+    /// waits for its commit.
     async fn update<R>(
         &mut self,
         keys: &[&[u8]],
@@ -241,8 +242,8 @@ fn unknown_subcommand(command: &Command, name: &[u8]) -> Failure {
     Failure::Reply(Cow::Owned(text))
 }
 
-/// Runs the command `id`. The hot ones are awaited in place; the future of a rare one, which may be large, lives on the heap
-/// while it runs, so that it does not make every connection's task larger.
+/// Runs the command `id`. The hot ones are awaited in place; the future of a rare one, which may be
+/// large, lives on the heap while it runs, so that it does not make every connection's task larger.
 async fn run<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, id: Id, request: Request<'_>) -> Outcome {
     match id {
         Id::Get => strings::get(ctx, request).await,

@@ -1,11 +1,13 @@
 //! The cursors of SCAN.
 //!
-//! Keys lie in an ordered tree, so a scan is a position in that order: the key that it visited last. A client carries a
-//! number instead, its cursor, which is a hash of that key. All scans that stop at one key have the same cursor.
+//! Keys lie in an ordered tree, so a scan is a position in that order: the key that it visited
+//! last. A client carries a number instead, its cursor, which is a hash of that key. All scans that
+//! stop at one key have the same cursor.
 //!
-//! The server remembers the positions that were used last, up to [`MAX_REMEMBERED_BYTES`]. One that it has forgotten, or never
-//! knew because it was restarted since, it looks for among the keys. If the key is gone as well, the scan starts over: that
-//! repeats keys, which SCAN may, and misses none. So every number is a valid cursor.
+//! The server remembers the positions that were used last, up to [`MAX_REMEMBERED_BYTES`]. One that
+//! it has forgotten, or never knew because it was restarted since, it looks for among the keys. If
+//! the key is gone as well, the scan starts over: that repeats keys, which SCAN may, and misses
+//! none. So every number is a valid cursor.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -18,7 +20,8 @@ const POSITION_BYTES: usize = 128;
 /// Cursors are below 2 to this power: some clients keep numbers as JavaScript does, in a `double`.
 const CURSOR_BITS: u32 = 53;
 
-/// The cursor of a scan that has visited the keys up to `key`, as the store has it. Never 0, which starts a scan.
+/// The cursor of a scan that has visited the keys up to `key`, as the store has it. Never 0, which
+/// starts a scan.
 pub fn cursor_of(key: &[u8]) -> u64 {
     (xxh3_64(key) >> (u64::BITS - CURSOR_BITS)).max(1)
 }
@@ -73,8 +76,8 @@ impl ScanCursors {
         Some(&position.key)
     }
 
-    /// The cursor of a scan that stops at `key`. `None` if that already stands for another key, whose hash is the same: then
-    /// the scan must not stop here.
+    /// The cursor of a scan that stops at `key`. `None` if that already stands for another key,
+    /// whose hash is the same: then the scan must not stop here.
     pub fn stop_at(&mut self, key: &[u8]) -> Option<u64> {
         let cursor = cursor_of(key);
         if let Some(remembered) = self.resume(cursor) {

@@ -10,15 +10,16 @@ use crate::store::Env;
 
 /// How many expired keys are deleted in one transaction.
 const KEYS_PER_TRANSACTION: usize = 64;
-/// Expired keys beyond this many bytes are left to the next transaction, since a single one may be half a GiB long.
+/// Expired keys beyond this many bytes are left to the next transaction, since a single one may be
+/// half a GiB long.
 const KEY_BYTES_PER_TRANSACTION: usize = 1 << 20;
 /// How long a pass that met an error is not repeated, in milliseconds.
 const RETRY_MS: UnixMs = 10_000;
 
 /// Where the passes over the databases are.
 ///
-/// A pass visits the keys of one database in order. It finds out when the next key expires, and there is no other pass until
-/// then: keys that live long, or for ever, cost nothing.
+/// A pass visits the keys of one database in order. It finds out when the next key expires, and
+/// there is no other pass until then: keys that live long, or for ever, cost nothing.
 #[derive(Debug)]
 pub struct ExpiryCycle {
     database: usize,
@@ -42,8 +43,8 @@ impl ExpiryCycle {
         Self::default()
     }
 
-    /// Visits at most `budget` keys and deletes those whose time has come at `now`. Returns how many keys it visited: fewer
-    /// than `budget` if that was all there is to do.
+    /// Visits at most `budget` keys and deletes those whose time has come at `now`. Returns how
+    /// many keys it visited: fewer than `budget` if that was all there is to do.
     ///
     /// # Errors
     ///
@@ -78,7 +79,8 @@ impl ExpiryCycle {
         let volatile = keyspace.volatile(self.database);
         let after = self.after.take();
         if after.is_none() {
-            // Whoever writes a key with an expiry time from here on takes note of it; the pass finds the others.
+            // Whoever writes a key with an expiry time from here on takes note of it; the pass
+            // finds the others.
             volatile.earliest.set(UnixMs::MAX);
             (self.volatile_keys, self.earliest) = (0, UnixMs::MAX);
         }
@@ -111,7 +113,8 @@ impl ExpiryCycle {
                 ControlFlow::Break(())
             })
             .await;
-        // What cannot be read is left to whoever asks for it; this pass ends, and another one comes.
+        // What cannot be read is left to whoever asks for it; this pass ends, and another one
+        // comes.
         let more = scanned.inspect_err(|_| volatile.note(now.saturating_add(RETRY_MS)))?;
         if more {
             self.after = Some(last_position);

@@ -1,9 +1,10 @@
 //! Extended-precision floating point, in which INCRBYFLOAT computes.
 //!
-//! Redis adds C `long double`s, which on its usual platforms are the x87's 80-bit numbers: 64 bits of significand and
-//! 15 of exponent. `f64` gives other last digits, so this module computes with the same numbers: parsing as `strtold`,
-//! adding with rounding to nearest and ties to even (IEEE 754), and printing as `%.17Lf` without trailing zeros. The
-//! results are those of Redis on x86-64, digit for digit; where `long double` is wider (arm64), Redis itself differs.
+//! Redis adds C `long double`s, which on its usual platforms are the x87's 80-bit numbers: 64 bits
+//! of significand and 15 of exponent. `f64` gives other last digits, so this module computes with
+//! the same numbers: parsing as `strtold`, adding with rounding to nearest and ties to even (IEEE
+//! 754), and printing as `%.17Lf` without trailing zeros. The results are those of Redis on x86-64,
+//! digit for digit; where `long double` is wider (arm64), Redis itself differs.
 
 mod natural;
 
@@ -47,9 +48,10 @@ impl Extended {
     pub const ZERO: Self =
         Self { negative: false, magnitude: Magnitude::Finite { significand: 0, exponent: MIN_EXPONENT } };
 
-    /// Parses what C's `strtold` accepts as a whole, without blanks in front: decimal and hexadecimal numbers with an
-    /// optional exponent, and infinities. `None` for everything else, NaN, a number too large or too close to zero to be
-    /// represented, and a text longer than [`MAX_TEXT_BYTES`].
+    /// Parses what C's `strtold` accepts as a whole, without blanks in front: decimal and
+    /// hexadecimal numbers with an optional exponent, and infinities. `None` for everything else,
+    /// NaN, a number too large or too close to zero to be represented, and a text longer than
+    /// [`MAX_TEXT_BYTES`].
     pub fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > MAX_TEXT_BYTES {
             return None;
@@ -83,7 +85,8 @@ impl Extended {
         } else {
             ((b, b_exponent), (a, a_exponent), other.negative, self.negative)
         };
-        // 62 guard bits: the sum still fits, and whatever of the smaller number lies below them is only sticky.
+        // 62 guard bits: the sum still fits, and whatever of the smaller number lies below them is
+        // only sticky.
         const GUARD_BITS: u32 = 62;
         let distance = large.1.abs_diff(small.1);
         let wide_large = u128::from(large.0) << GUARD_BITS;
@@ -96,7 +99,8 @@ impl Extended {
         let (negative, sum) = if large_negative == small_negative {
             (large_negative, wide_large + wide_small)
         } else if wide_large >= wide_small {
-            // With sticky bits the true difference is a little below: one less, and a little above that.
+            // With sticky bits the true difference is a little below: one less, and a little above
+            // that.
             (large_negative, wide_large - wide_small - u128::from(sticky))
         } else {
             (small_negative, wide_small - wide_large)
@@ -107,8 +111,8 @@ impl Extended {
         }
     }
 
-    /// Appends the number with at most 17 decimal places, rounded to nearest (ties to even), without trailing zeros and
-    /// without an exponent; an infinity as `inf`.
+    /// Appends the number with at most 17 decimal places, rounded to nearest (ties to even),
+    /// without trailing zeros and without an exponent; an infinity as `inf`.
     pub fn push_decimal(self, out: &mut Vec<u8>) {
         let (significand, exponent) = match self.magnitude {
             Magnitude::Finite { significand, exponent } => (significand, exponent),
@@ -159,7 +163,8 @@ fn split_decimal(significand: u64, shift: u32) -> (u64, u64) {
     if fraction == ONE_IN_PLACES { (integer + 1, 0) } else { (integer, fraction) }
 }
 
-/// `value / 2^shift` rounded to nearest, ties to even; `sticky` if the true value is a little more than `value`.
+/// `value / 2^shift` rounded to nearest, ties to even; `sticky` if the true value is a little more
+/// than `value`.
 fn round_shift(value: u128, shift: u32, sticky: bool) -> u128 {
     if shift == 0 {
         return value;
@@ -174,7 +179,8 @@ fn round_shift(value: u128, shift: u32, sticky: bool) -> u128 {
     quotient + u128::from(up)
 }
 
-/// The representable number nearest to `value * 2^exponent`; `sticky` if the true value is a little more.
+/// The representable number nearest to `value * 2^exponent`; `sticky` if the true value is a little
+/// more.
 fn round(value: u128, exponent: i32, sticky: bool) -> Magnitude {
     let bits = u128::BITS - value.leading_zeros();
     if bits == 0 {
@@ -205,7 +211,8 @@ fn in_range(magnitude: Magnitude) -> Option<Magnitude> {
     }
 }
 
-/// The parts of a number's text: the digits without the point, how many stand behind it, and the exponent.
+/// The parts of a number's text: the digits without the point, how many stand behind it, and the
+/// exponent.
 struct Literal {
     digits: Vec<u8>,
     places: i64,

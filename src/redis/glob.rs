@@ -2,12 +2,13 @@
 
 /// Whether `text` as a whole matches `pattern`, byte by byte.
 ///
-/// `*` stands for any bytes, `?` for one, `[abc]`, `[a-z]` and `[^x]` for one of (not of) a set; `\` takes the next byte
-/// literally. A set that is not closed ends with the pattern. As in Redis 7, an empty `text` matches only an empty
-/// pattern.
+/// `*` stands for any bytes, `?` for one, `[abc]`, `[a-z]` and `[^x]` for one of (not of) a set;
+/// `\` takes the next byte literally. A set that is not closed ends with the pattern. As in Redis
+/// 7, an empty `text` matches only an empty pattern.
 ///
-/// Takes at most `pattern.len() * text.len()` steps and no recursion: when a byte does not match, only the last `*` is
-/// tried with one byte more, because whatever an earlier `*` could take instead, the last one can take as well.
+/// Takes at most `pattern.len() * text.len()` steps and no recursion: when a byte does not match,
+/// only the last `*` is tried with one byte more, because whatever an earlier `*` could take
+/// instead, the last one can take as well.
 pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     if text.is_empty() {
         return pattern.is_empty();
@@ -33,13 +34,15 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
     pattern[p..].iter().all(|&byte| byte == b'*')
 }
 
-/// What every text that matches `pattern` begins with: the bytes before the first that is not literal.
+/// What every text that matches `pattern` begins with: the bytes before the first that is not
+/// literal.
 pub fn literal_prefix(pattern: &[u8]) -> &[u8] {
     let special = pattern.iter().position(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'));
     &pattern[..special.unwrap_or(pattern.len())]
 }
 
-/// How many bytes of `pattern` match `byte`: `None` if its first element does not, or if there is none.
+/// How many bytes of `pattern` match `byte`: `None` if its first element does not, or if there is
+/// none.
 fn match_one(pattern: &[u8], byte: u8) -> Option<usize> {
     match *pattern {
         [] => None,
@@ -88,7 +91,8 @@ mod tests {
 
     #[test]
     fn patterns_match_as_in_redis() {
-        // `tests/redis/parity.rs` compares thousands of random patterns with redis-server; these are the rules by name.
+        // `tests/redis/parity.rs` compares thousands of random patterns with redis-server; these
+        // are the rules by name.
         for (pattern, text, expected) in [
             ("*", "abc", true),
             ("**", "abc", true),

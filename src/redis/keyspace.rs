@@ -10,13 +10,15 @@
 //! | so many, if bit 1 is set | the rest of the key |
 //! | the rest | the value |
 //!
-//! so that expiry times survive a restart without more ado. A key whose time has come is absent from every access, and is
-//! deleted by the first one that meets it, or by the [active expiry](super::expiry).
+//! so that expiry times survive a restart without more ado. A key whose time has come is absent
+//! from every access, and is deleted by the first one that meets it, or by the [active
+//! expiry](super::expiry).
 //!
-//! Keys of up to 4,095 bytes ([`MAX_PLAIN_KEY_BYTES`]) are stored as they are. The store takes no key above 4,096 bytes, so the
-//! stored form of a longer key is its first 4,064 bytes ([`LONG_KEY_PREFIX_BYTES`]) and the SHA-256 of all of it: 4,096 bytes,
-//! which no plain key has. The value carries the key from byte 4,064 on. Long keys that begin with the same 4,064 bytes are in
-//! no particular order among each other; otherwise the order of stored keys is that of keys.
+//! Keys of up to 4,095 bytes ([`MAX_PLAIN_KEY_BYTES`]) are stored as they are. The store takes no
+//! key above 4,096 bytes, so the stored form of a longer key is its first 4,064 bytes
+//! ([`LONG_KEY_PREFIX_BYTES`]) and the SHA-256 of all of it: 4,096 bytes, which no plain key has.
+//! The value carries the key from byte 4,064 on. Long keys that begin with the same 4,064 bytes are
+//! in no particular order among each other; otherwise the order of stored keys is that of keys.
 
 mod stored;
 
@@ -161,11 +163,13 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         &self.volatile[database]
     }
 
-    /// Calls `read` once with what `key` holds at `now`, without a copy, and returns what it returns.
+    /// Calls `read` once with what `key` holds at `now`, without a copy, and returns what it
+    /// returns.
     ///
     /// # Errors
     ///
-    /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt) if the value is in no form that this module writes.
+    /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt) if the value is in no form that this
+    /// module writes.
     pub async fn read<R>(
         &self,
         database: usize,
@@ -227,8 +231,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(())
     }
 
-    /// Runs `change` once, atomically, on what `keys` hold at `now`, for the client with the id `writer`, and tells those that
-    /// track the keys that it changes.
+    /// Runs `change` once, atomically, on what `keys` hold at `now`, for the client with the id
+    /// `writer`, and tells those that track the keys that it changes.
     ///
     /// # Errors
     ///
@@ -289,8 +293,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             }
         };
         if self.tracking.is_active() {
-            // Also if it failed: what became of it may be unknown. If nobody tracked keys when it ran, it did not note which
-            // ones it changed.
+            // Also if it failed: what became of it may be unknown. If nobody tracked keys when it
+            // ran, it did not note which ones it changed.
             match changed {
                 Some(changed) => {
                     let changed: Vec<&[u8]> = changed.into_iter().map(|index| keys[index]).collect();
@@ -306,7 +310,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok((result?, commit))
     }
 
-    /// Sets `key` whatever it holds, for the client with the id `writer`, and tells those that track it.
+    /// Sets `key` whatever it holds, for the client with the id `writer`, and tells those that
+    /// track it.
     ///
     /// # Errors
     ///
@@ -348,15 +353,16 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(deleted)
     }
 
-    /// Deletes expired keys that a read met. The read succeeds whether or not the store takes writes.
+    /// Deletes expired keys that a read met. The read succeeds whether or not the store takes
+    /// writes.
     async fn try_delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) {
         if let Err(error) = self.delete_expired(database, keys, now).await {
             tracing::debug!("an expired key stays for now: {error}");
         }
     }
 
-    /// Gives `visit` the keys of a database from the stored form `from` on in order, those included whose time has come, until
-    /// it breaks or there are no more. Returns whether it broke.
+    /// Gives `visit` the keys of a database from the stored form `from` on in order, those included
+    /// whose time has come, until it breaks or there are no more. Returns whether it broke.
     ///
     /// Keys may be written and deleted meanwhile; a key that is there all the time is visited once.
     ///
@@ -395,8 +401,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(false)
     }
 
-    /// The stored form of the first key of a database, from the stored form `from` on, for which `is_it` breaks with true; none
-    /// if it breaks with false before, or never breaks.
+    /// The stored form of the first key of a database, from the stored form `from` on, for which
+    /// `is_it` breaks with true; none if it breaks with false before, or never breaks.
     ///
     /// # Errors
     ///
@@ -475,7 +481,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(None)
     }
 
-    /// Waits until `commit` and everything before it is durable, as far as the store was told to make it.
+    /// Waits until `commit` and everything before it is durable, as far as the store was told to
+    /// make it.
     ///
     /// # Errors
     ///
@@ -530,7 +537,8 @@ impl Update<'_> {
         self.txn.put_parts(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, value]);
     }
 
-    /// Sets a key to what `write` appends to its buffer, given the present value; until `expires_at`.
+    /// Sets a key to what `write` appends to its buffer, given the present value; until
+    /// `expires_at`.
     pub fn compose(
         &mut self,
         index: usize,

@@ -3,8 +3,9 @@
 /// The longest decimal form of an `i64`, in bytes: a sign and 19 digits.
 const MAX_DECIMAL_BYTES: usize = 20;
 
-/// Parses a signed 64-bit integer exactly as Redis accepts one: decimal digits with an optional `-`, and only the
-/// form that Redis itself would print (no `+`, no leading zeros, no blanks, no `-0`).
+/// Parses a signed 64-bit integer exactly as Redis accepts one: decimal digits with an optional
+/// `-`, and only the form that Redis itself would print (no `+`, no leading zeros, no blanks, no
+/// `-0`).
 pub fn parse_i64(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
@@ -18,7 +19,8 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
     if negative { 0i64.checked_sub_unsigned(magnitude) } else { i64::try_from(magnitude).ok() }
 }
 
-/// Parses decimal digits alone; `None` if one is not a digit, there is none, or the value does not fit.
+/// Parses decimal digits alone; `None` if one is not a digit, there is none, or the value does not
+/// fit.
 pub fn parse_digits(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;

@@ -1,9 +1,10 @@
 //! Replies: what clients get, in RESP2 or RESP3.
 //!
-//! Scalars that are not on the hot path are encoded by the codec crate. The hot ones (`+OK`, bulk strings, integers,
-//! nulls) are written directly, because the crate computes a frame's length, zero-fills the output and only then encodes
-//! into it; and so are the heads of arrays and maps, because the crate encodes whole aggregates only, and its maps are hash
-//! maps without an order. A test holds both against each other, byte for byte.
+//! Scalars that are not on the hot path are encoded by the codec crate. The hot ones (`+OK`, bulk
+//! strings, integers, nulls) are written directly, because the crate computes a frame's length,
+//! zero-fills the output and only then encodes into it; and so are the heads of arrays and maps,
+//! because the crate encodes whole aggregates only, and its maps are hash maps without an order. A
+//! test holds both against each other, byte for byte.
 
 use redis_protocol::{resp2, resp3};
 
@@ -216,8 +217,9 @@ impl Replies {
         }
     }
 
-    /// An error: a code in capitals, a blank, and what went wrong. Line ends in it become blanks, since it may quote what
-    /// a client sent; for the same reason it need not be UTF-8, which the codec crate would demand.
+    /// An error: a code in capitals, a blank, and what went wrong. Line ends in it become blanks,
+    /// since it may quote what a client sent; for the same reason it need not be UTF-8, which the
+    /// codec crate would demand.
     pub fn error(&mut self, text: &[u8]) {
         self.bytes.push(b'-');
         self.bytes.extend(text.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
@@ -233,7 +235,8 @@ impl Replies {
     fn encode_resp2(&mut self, frame: &resp2::types::BorrowedFrame<'_>) {
         let start = self.bytes.len();
         self.bytes.resize(start + frame.encode_len(false), 0);
-        // The only error is a buffer that is too small, and it was just made as long as the frame says it is.
+        // The only error is a buffer that is too small, and it was just made as long as the frame
+        // says it is.
         let encoded = resp2::encode::encode_borrowed(&mut self.bytes[start..], frame, false);
         debug_assert!(encoded.is_ok(), "{encoded:?}");
     }

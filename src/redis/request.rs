@@ -1,9 +1,10 @@
 //! Requests: what clients send.
 //!
-//! A request is an array of bulk strings (`*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`) or an inline command (`GET k\r\n`). The
-//! parser is incremental: it is given the bytes that have arrived so far, and remembers where it was when they were not
-//! enough, so that the work is proportional to the bytes however they were split. It allocates only for what has
-//! arrived, never for what a length announces.
+//! A request is an array of bulk strings (`*2\r\n$3\r\nGET\r\n$1\r\nk\r\n`) or an inline command
+//! (`GET k\r\n`). The parser is incremental: it is given the bytes that have arrived so far, and
+//! remembers where it was when they were not enough, so that the work is proportional to the bytes
+//! however they were split. It allocates only for what has arrived, never for what a length
+//! announces.
 
 mod inline;
 
@@ -39,7 +40,8 @@ pub struct Limits {
     pub auth_required: bool,
 }
 
-/// Why the bytes are no request. `Display` gives the text that Redis replies with; the connection then ends.
+/// Why the bytes are no request. `Display` gives the text that Redis replies with; the connection
+/// then ends.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProtocolError {
     /// The number after `*` is no integer or too large.
@@ -84,13 +86,15 @@ impl std::error::Error for ProtocolError {}
 /// What [`Parser::parse`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Progress {
-    /// The request is not complete. It has at least `wanted_bytes` bytes in all, more than have arrived.
+    /// The request is not complete. It has at least `wanted_bytes` bytes in all, more than have
+    /// arrived.
     Incomplete {
-        /// A lower bound of the request's length in bytes, as announced: not to be allocated up front.
+        /// A lower bound of the request's length in bytes, as announced: not to be allocated up
+        /// front.
         wanted_bytes: usize,
     },
-    /// A request is complete: [`Parser::request`] gives it. It may have no argument (an empty line, `*0`): such a
-    /// request gets no reply.
+    /// A request is complete: [`Parser::request`] gives it. It may have no argument (an empty line,
+    /// `*0`): such a request gets no reply.
     Complete,
 }
 
@@ -137,8 +141,8 @@ impl Parser {
         Self::default()
     }
 
-    /// Parses `input`, which begins with the first byte of the current request: what it began with in the previous call
-    /// (if that was incomplete), and whatever has arrived since.
+    /// Parses `input`, which begins with the first byte of the current request: what it began with
+    /// in the previous call (if that was incomplete), and whatever has arrived since.
     ///
     /// # Errors
     ///
@@ -246,8 +250,8 @@ impl Parser {
         self.scanned = position;
     }
 
-    /// The position of the next `byte`, looking only at what no earlier call looked at; `too_long` if the line up to
-    /// there is longer than [`MAX_LINE_BYTES`].
+    /// The position of the next `byte`, looking only at what no earlier call looked at; `too_long`
+    /// if the line up to there is longer than [`MAX_LINE_BYTES`].
     fn find(
         &mut self,
         input: &[u8],
@@ -263,7 +267,8 @@ impl Parser {
         Ok(found)
     }
 
-    /// The position of the next `\r`, once the byte behind it (which is skipped unseen, as in Redis) is there as well.
+    /// The position of the next `\r`, once the byte behind it (which is skipped unseen, as in
+    /// Redis) is there as well.
     fn find_line_end(
         &mut self,
         input: &[u8],

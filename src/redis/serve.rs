@@ -27,8 +27,8 @@ const EXPIRY_BUDGET: usize = 1_000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepting that has not failed for so long works again; what fails then is said again.
 const ACCEPT_WORKS_AFTER: Duration = Duration::from_secs(10);
-/// How long a connection that ends gets to take its last replies, and how long its input is discarded then, so that no reset
-/// overtakes them.
+/// How long a connection that ends gets to take its last replies, and how long its input is
+/// discarded then, so that no reset overtakes them.
 const LINGER: Duration = Duration::from_secs(1);
 /// How much input is discarded, in bytes.
 const LINGER_BYTES: usize = 1 << 20;
@@ -38,8 +38,9 @@ const DRAIN: Duration = Duration::from_secs(5);
 const DRAIN_PERIOD: Duration = Duration::from_millis(10);
 
 /// Accepts connections and serves each in a task of its own until a client sends SHUTDOWN or
-/// [`Server::request_shutdown`] is called; then ends the connections and returns. When accepting fails, for want of
-/// descriptors or memory say, it says so in the log and tries again until it works.
+/// [`Server::request_shutdown`] is called; then ends the connections and returns. When accepting
+/// fails, for want of descriptors or memory say, it says so in the log and tries again until it
+/// works.
 ///
 /// # Errors
 ///
@@ -87,8 +88,8 @@ async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpL
     }
 }
 
-/// Deletes keys whose time has come, for as long as the server runs: one task per server. Costs next to nothing while no
-/// key has an expiry time.
+/// Deletes keys whose time has come, for as long as the server runs: one task per server. Costs
+/// next to nothing while no key has an expiry time.
 pub async fn expire_keys<E: Env, N: Namespace>(server: Rc<Server<E, N>>) {
     let mut is_failing = false;
     while !server.shutdown_is_requested() {
@@ -146,8 +147,8 @@ pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, st
     }
 }
 
-/// Closes the connection after what was sent. What still comes is discarded for a while: closing a socket with unread input
-/// resets the connection, and the reset may overtake the last reply.
+/// Closes the connection after what was sent. What still comes is discarded for a while: closing a
+/// socket with unread input resets the connection, and the reset may overtake the last reply.
 async fn linger<E: Env>(env: &E, stream: TcpStream) {
     if stream.shutdown(Shutdown::Write).is_err() {
         return;

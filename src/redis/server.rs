@@ -30,7 +30,8 @@ pub struct Limits {
     pub max_clients: usize,
     /// The longest argument and value, in bytes (`proto-max-bulk-len`).
     pub bulk_bytes: usize,
-    /// The most bytes of requests that wait to be complete; past it the client is dropped (`client-query-buffer-limit`).
+    /// The most bytes of requests that wait to be complete; past it the client is dropped
+    /// (`client-query-buffer-limit`).
     pub input_bytes: usize,
     /// While more bytes of replies than this wait to be sent, nothing more is received from the
     /// client and none of its commands run (`client-output-buffer-limit`). One reply may go beyond
@@ -80,7 +81,8 @@ pub struct Config {
     pub seed: [u8; 32],
     /// The program's process id, for INFO.
     pub process_id: u32,
-    /// How durable a write is when it is acknowledged, in the words of Redis: `always`, `everysec` or `no`.
+    /// How durable a write is when it is acknowledged, in the words of Redis: `always`, `everysec`
+    /// or `no`.
     pub appendfsync: &'static str,
 }
 
@@ -163,7 +165,8 @@ pub struct Server<E: Env, N: Namespace> {
 }
 
 impl<E: Env, N: Namespace> Server<E, N> {
-    /// A server for the databases of `keyspace`. `env` gives timers; `clock` gives the time that keys expire by.
+    /// A server for the databases of `keyspace`. `env` gives timers; `clock` gives the time that
+    /// keys expire by.
     pub fn new(env: E, keyspace: Keyspace<E, N>, clock: Arc<dyn Clock>, config: Config) -> Rc<Self> {
         let mut random = StdRng::from_seed(config.seed);
         keyspace.tracking().output_bytes.set(config.limits.output_bytes);
@@ -259,8 +262,9 @@ impl<E: Env, N: Namespace> Server<E, N> {
         self.keyspace.tracking().disable(client);
     }
 
-    /// Deletes keys whose time has come: visits at most `budget` keys and returns how many it visited; fewer than `budget`
-    /// if that was all there is to do. To be called now and then, ten times a second with a budget of 1,000 say.
+    /// Deletes keys whose time has come: visits at most `budget` keys and returns how many it
+    /// visited; fewer than `budget` if that was all there is to do. To be called now and then, ten
+    /// times a second with a budget of 1,000 say.
     ///
     /// # Errors
     ///

@@ -1,8 +1,9 @@
 //! One connection without its socket: requests in, replies out.
 //!
-//! The commands of a pipeline run one after the other, in the order they came, and so come their replies. What they
-//! changed becomes durable together: [`Session::run`] waits once, at the end, before any of the replies may be sent. Other
-//! connections see a change as soon as it is made, so a read may show what a power failure can still take away.
+//! The commands of a pipeline run one after the other, in the order they came, and so come their
+//! replies. What they changed becomes durable together: [`Session::run`] waits once, at the end,
+//! before any of the replies may be sent. Other connections see a change as soon as it is made, so
+//! a read may show what a power failure can still take away.
 //!
 //! Running does not wait for sending: while the client takes its replies, or does not, its next
 //! commands run, until [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait. A
@@ -115,8 +116,8 @@ pub struct Session<E: Env, N: Namespace> {
 }
 
 impl<E: Env, N: Namespace> Session<E, N> {
-    /// A connection from the address `peer` to the address `local` (as text, for CLIENT LIST). `None` if there are too many:
-    /// send [`TOO_MANY_CLIENTS`] and close.
+    /// A connection from the address `peer` to the address `local` (as text, for CLIENT LIST).
+    /// `None` if there are too many: send [`TOO_MANY_CLIENTS`] and close.
     pub fn new(server: &Rc<Server<E, N>>, peer: impl Into<String>, local: impl Into<String>) -> Option<Self> {
         let client = server.admit(peer.into(), local.into())?;
         Some(Self {
@@ -145,8 +146,8 @@ impl<E: Env, N: Namespace> Session<E, N> {
         &self.client
     }
 
-    /// Takes the buffer to receive into: to be given back by [`Session::received`]. It grows as requests arrive, never for
-    /// what they announce.
+    /// Takes the buffer to receive into: to be given back by [`Session::received`]. It grows as
+    /// requests arrive, never for what they announce.
     pub fn take_buffer(&mut self) -> Slice<Vec<u8>> {
         let buffer = self.input.take_space();
         self.client.input_capacity_bytes.set(self.input.capacity());
@@ -303,7 +304,8 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.closing = true;
     }
 
-    /// Waits until what the commands changed is durable. If that fails, their replies become errors.
+    /// Waits until what the commands changed is durable. If that fails, their replies become
+    /// errors.
     async fn settle(&mut self) {
         let commit = std::mem::take(&mut self.commit);
         if let Err(error) = self.server.keyspace.wait_durable(commit).await {

@@ -1,14 +1,16 @@
-//! Which clients keep copies of which keys, and telling them when these are out of date: CLIENT TRACKING.
+//! Which clients keep copies of which keys, and telling them when these are out of date: CLIENT
+//! TRACKING.
 //!
-//! A client that tracks is told, by a push in RESP3, when a key that it has read may have changed: once for each key, until it
-//! reads the key again. In broadcast mode it is told of every key that begins with one of its prefixes, read or not.
+//! A client that tracks is told, by a push in RESP3, when a key that it has read may have changed:
+//! once for each key, until it reads the key again. In broadcast mode it is told of every key that
+//! begins with one of its prefixes, read or not.
 //!
 //! No invalidation is lost while its client is connected:
 //!
-//! - A client is remembered for a key *before* the key is read, and told *after* a change is visible. Whatever comes in
-//!   between, it either reads the new value or is told.
-//! - What is pushed to a client while one of its commands runs is sent behind the reply, never in front of it: the reply may
-//!   hold the value from before.
+//! - A client is remembered for a key *before* the key is read, and told *after* a change is
+//!   visible. Whatever comes in between, it either reads the new value or is told.
+//! - What is pushed to a client while one of its commands runs is sent behind the reply, never in
+//!   front of it: the reply may hold the value from before.
 //! - A client with more to be sent to it than `client-output-buffer-limit` is disconnected.
 
 use std::cell::{Cell, RefCell};
@@ -18,7 +20,8 @@ use std::rc::Rc;
 use super::client::Client;
 use super::reply::{Protocol, Replies};
 
-/// How many keys are remembered at most, unless `tracking-table-max-keys` says otherwise. Beyond, clients are told to drop some.
+/// How many keys are remembered at most, unless `tracking-table-max-keys` says otherwise. Beyond,
+/// clients are told to drop some.
 pub(super) const MAX_TRACKED_KEYS: usize = 1_000_000;
 /// How much the remembered keys may take, in bytes: a single one may be half a GiB long.
 pub(super) const MAX_TRACKED_BYTES: usize = 256 << 20;
@@ -152,7 +155,8 @@ impl Tracking {
         self.trackers.borrow().len()
     }
 
-    /// How many keys are remembered, for how many clients altogether, and how many prefixes there are.
+    /// How many keys are remembered, for how many clients altogether, and how many prefixes there
+    /// are.
     pub(super) fn totals(&self) -> [usize; 3] {
         let table = self.table.borrow();
         let items = table.holders.values().map(|holders| holders.clients.len()).sum();
@@ -212,7 +216,8 @@ impl Tracking {
         table.keys.len() > max_keys || table.bytes > MAX_TRACKED_BYTES
     }
 
-    /// Tells the clients concerned that `keys` may have changed, by the client with the id `writer`.
+    /// Tells the clients concerned that `keys` may have changed, by the client with the id
+    /// `writer`.
     pub(super) fn invalidate(&self, keys: &[&[u8]], writer: u64) {
         let trackers = self.trackers.borrow();
         if trackers.is_empty() {
@@ -259,7 +264,8 @@ impl Tracking {
         });
     }
 
-    /// Pushes an invalidation of what `write` writes. Clients that speak RESP2 get none, as in Redis.
+    /// Pushes an invalidation of what `write` writes. Clients that speak RESP2 get none, as in
+    /// Redis.
     fn push(&self, client: &Client, write: impl FnOnce(&mut Replies)) {
         if client.protocol.get() != Protocol::Resp3 || client.is_killed() {
             return;

@@ -6,8 +6,8 @@ use std::rc::Rc;
 
 use super::scheduler::in_core;
 
-/// A value of which every core has its own, declared as a static. The layers above keep in it what a
-/// core opens once. It is dropped when the core ends, after the core's tasks and inside the core.
+/// A value of which every core has its own, declared as a static. The layers above keep in it what
+/// a core opens once. It is dropped when the core ends, after the core's tasks and inside the core.
 ///
 /// Every method panics outside a core.
 pub(crate) struct CoreLocal<T: 'static> {

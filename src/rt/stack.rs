@@ -90,7 +90,8 @@ impl Drop for PooledStack {
 
 // SAFETY: below `base` lie at least `MIN_STACK_BYTES` less the largest colour, more than the 4 KiB
 // that are asked for, of memory that this value owns, readable and writable; then comes the guard
-// page, which `StackPool::cut` made inaccessible and which is above `limit`. `base` is a multiple of 64.
+// page, which `StackPool::cut` made inaccessible and which is above `limit`. `base` is a multiple
+// of 64.
 unsafe impl Stack for PooledStack {
     fn base(&self) -> StackPointer {
         self.base

@@ -1,8 +1,8 @@
 //! Applying what a transaction decided to write: all of it in one step, as one record of the log.
 //!
-//! A record that does not fit the log is written to a place of its own, ahead of a record that refers to
-//! it. A transaction that only deletes may be divided instead ([`WriteOptions::divisible`]): each part
-//! frees what the next one needs.
+//! A record that does not fit the log is written to a place of its own, ahead of a record that
+//! refers to it. A transaction that only deletes may be divided instead
+//! ([`WriteOptions::divisible`]): each part frees what the next one needs.
 
 use super::codec::to_u32;
 use super::cost::{Change, Cost, Demand};
@@ -170,7 +170,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         let state = &mut *guard;
         let mut cost = writes.quick_cost(state);
         cost.units += record.units(state.ledger.unit);
-        // The log takes the record also while it is congested: this writer waits afterwards, the next one before.
+        // The log takes the record also while it is congested: this writer waits afterwards, the
+        // next one before.
         let fits = match state.admit(cost)? {
             Admission::Go => true,
             Admission::Wait => state.room_for(cost) == Admission::Go || state.has_room_for(writes, record),
@@ -182,7 +183,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         Ok(self.apply_now(state, writes, record, options))
     }
 
-    /// Changes the trees and appends the record. `None`, with nothing changed, if large values find no units.
+    /// Changes the trees and appends the record. `None`, with nothing changed, if large values find
+    /// no units.
     fn apply_now(
         &self,
         state: &mut StoreState,
@@ -244,7 +246,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         })
     }
 
-    /// Waits for space with every other write kept out, so that what the transaction read stays true.
+    /// Waits for space with every other write kept out, so that what the transaction read stays
+    /// true.
     async fn apply_exclusively(
         &self,
         writes: Writes<'_>,
@@ -287,7 +290,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         Ok(commit)
     }
 
-    /// Applies writes whose leaves may have been evicted since they were decided on, if there is room.
+    /// Applies writes whose leaves may have been evicted since they were decided on, if there is
+    /// room.
     async fn apply_part(
         &self,
         writes: Writes<'_>,
@@ -319,8 +323,8 @@ impl StoreState {
     }
 }
 
-/// Has a record written to a place of its own; returns what refers to it. `None`, with nothing taken, if
-/// there are no units for it.
+/// Has a record written to a place of its own; returns what refers to it. `None`, with nothing
+/// taken, if there are no units for it.
 fn spill<'a>(
     state: &mut StoreState,
     operations: impl Iterator<Item = Operation<'a>>,

@@ -1,8 +1,9 @@
-//! Checkpoints: what changed since the last one goes to free units, then the superblocks point to it.
+//! Checkpoints: what changed since the last one goes to free units, then the superblocks point to
+//! it.
 //!
-//! The snapshot is the roots. While it is written, the live trees copy what they change, so the snapshot
-//! stays as it was when it was taken. See the disk format, section 7, for the order and why a crash at any
-//! point is harmless.
+//! The snapshot is the roots. While it is written, the live trees copy what they change, so the
+//! snapshot stays as it was when it was taken. See the disk format, section 7, for the order and
+//! why a crash at any point is harmless.
 
 use std::rc::Rc;
 
@@ -208,8 +209,8 @@ fn snapshot(state: &mut StoreState) -> Snapshot {
     }
 }
 
-/// Finds the units of detached trees and unread indexes. What cannot be read stays in use: it is lost, but
-/// nothing else is.
+/// Finds the units of detached trees and unread indexes. What cannot be read stays in use: it is
+/// lost, but nothing else is.
 async fn resolve_garbage<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Result<()> {
     loop {
         let garbage = shared.state.borrow_mut().ledger.next_garbage();
@@ -343,7 +344,8 @@ impl<'a, E: Env, N: Namespace> PageWriter<'a, E, N> {
         Ok(())
     }
 
-    /// Waits for what was handed over, and only then marks it as stored: nobody may read it back earlier.
+    /// Waits for what was handed over, and only then marks it as stored: nobody may read it back
+    /// earlier.
     async fn settle(&mut self) -> Result<()> {
         self.run.flush(&self.shared.disk).await?;
         let mut state = self.shared.state.borrow_mut();

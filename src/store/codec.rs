@@ -1,11 +1,12 @@
-//! Little-endian reading and writing of on-disk structures. Reading is total: what does not fit is `None`.
+//! Little-endian reading and writing of on-disk structures. Reading is total: what does not fit is
+//! `None`.
 
 use std::cmp::Ordering;
 
 use xxhash_rust::xxh3::xxh3_64;
 
-/// The checksum of everything on disk. Under a fuzzer it is the same for all bytes, so that what the fuzzer changes
-/// reaches the decoder behind it.
+/// The checksum of everything on disk. Under a fuzzer it is the same for all bytes, so that what
+/// the fuzzer changes reaches the decoder behind it.
 pub(super) fn checksum(bytes: &[u8]) -> u64 {
     if cfg!(fuzzing) { 0x5eed_5eed } else { xxh3_64(bytes) }
 }
@@ -67,7 +68,8 @@ pub(super) fn put_u16_at(bytes: &mut [u8], offset: usize, value: u16) {
     bytes[offset..offset + 2].copy_from_slice(&value.to_le_bytes());
 }
 
-/// `a.cmp(b)`, for keys: what decides is mostly among the first bytes, and a call of `memcmp` costs more than comparing those.
+/// `a.cmp(b)`, for keys: what decides is mostly among the first bytes, and a call of `memcmp` costs
+/// more than comparing those.
 #[inline]
 pub(super) fn compare(a: &[u8], b: &[u8]) -> Ordering {
     if let (Some((a_head, a_rest)), Some((b_head, b_rest))) =

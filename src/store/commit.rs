@@ -1,5 +1,5 @@
-//! The tasks that write: the committer writes the log, the value writer puts large values in their place
-//! ahead of it.
+//! The tasks that write: the committer writes the log, the value writer puts large values in their
+//! place ahead of it.
 
 use std::rc::Rc;
 use std::time::Duration;
@@ -107,8 +107,8 @@ async fn write_batch<E: Env, N: Namespace>(shared: &StoreShared<E, N>, mut batch
     Ok(())
 }
 
-/// Flushes. If another flush, or a write, failed meanwhile, this one proves nothing: the device may have dropped what it could
-/// not keep, and said so only once.
+/// Flushes. If another flush, or a write, failed meanwhile, this one proves nothing: the device may
+/// have dropped what it could not keep, and said so only once.
 pub(super) async fn flush_healthy<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Result<()> {
     shared.disk.flush().await?;
     shared.check_failed("flush", Outcome::Unknown)

@@ -1,9 +1,9 @@
-//! What a write takes: how many units the next checkpoint may need for it, and which part of the free room
-//! it may use.
+//! What a write takes: how many units the next checkpoint may need for it, and which part of the
+//! free room it may use.
 //!
-//! [`StoreState::change_units`] is a quick bound, good enough while there is plenty of room. When it does not
-//! fit, [`StoreState::exact_cost`] looks at the very pages that would change, so that nothing is refused, and no
-//! namespace grows, for room that would never be used.
+//! [`StoreState::change_units`] is a quick bound, good enough while there is plenty of room. When
+//! it does not fit, [`StoreState::exact_cost`] looks at the very pages that would change, so that
+//! nothing is refused, and no namespace grows, for room that would never be used.
 
 use std::rc::Rc;
 
@@ -17,11 +17,12 @@ use super::write::value_units;
 
 /// The largest page, with an index page, in units.
 const PAGE_UNITS: u64 = 5;
-/// A value that grows by no more than this is as good as one of the same size: an expiry time was added.
+/// A value that grows by no more than this is as good as one of the same size: an expiry time was
+/// added.
 const HARDLY_LARGER_BYTES: usize = 16;
 
-/// What a write does to the room in use, once a checkpoint has freed what it replaces. Free room is kept
-/// back for those that do not take more.
+/// What a write does to the room in use, once a checkpoint has freed what it replaces. Free room is
+/// kept back for those that do not take more.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) enum Demand {
     /// Less is in use then: it may use all that is free.
@@ -48,11 +49,11 @@ pub(super) struct Change<'a> {
 }
 
 impl StoreState {
-    /// The units that changing `keys` keys, with `bytes` bytes of new entries, takes at most besides large
-    /// values.
+    /// The units that changing `keys` keys, with `bytes` bytes of new entries, takes at most
+    /// besides large values.
     ///
-    /// Every leaf touched, and every page above it, may have to be written, and may be split once because it
-    /// was full; beyond that pages split as bytes are added.
+    /// Every leaf touched, and every page above it, may have to be written, and may be split once
+    /// because it was full; beyond that pages split as bytes are added.
     pub(super) fn change_units(&self, tree: u32, keys: usize, bytes: usize) -> u64 {
         let touched = (keys as u64).min(self.object_units() + 1);
         let above = self.tree(tree).height() - 1;
@@ -75,8 +76,8 @@ impl StoreState {
         Cost { units: sum.units, demand: sum.demand(changes.len()) }
     }
 
-    /// Adds what a page and those below it take for `changes`, whose keys all lead to it. Returns how many
-    /// pages there may be in its place afterwards.
+    /// Adds what a page and those below it take for `changes`, whose keys all lead to it. Returns
+    /// how many pages there may be in its place afterwards.
     fn add_page(&self, page: &Rc<Page>, changes: &[Change<'_>], sum: &mut Sum) -> u64 {
         let unit = self.ledger.unit;
         let (most_pages, most_units) = match page.as_inner() {

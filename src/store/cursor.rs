@@ -12,16 +12,16 @@ use crate::error::Result;
 
 /// A cursor over the keys of a [`Tree`](super::Tree) within bounds, ascending or descending.
 ///
-/// It copies one leaf's entries at a time and holds nothing of the store between calls, so it blocks nobody
-/// and may be kept as long as you like. Each leaf is read as it is when the cursor comes to it: changes to
-/// keys ahead are seen, and no key that stays is missed or shown twice.
+/// It copies one leaf's entries at a time and holds nothing of the store between calls, so it
+/// blocks nobody and may be kept as long as you like. Each leaf is read as it is when the cursor
+/// comes to it: changes to keys ahead are seen, and no key that stays is missed or shown twice.
 pub struct Cursor<E, N> {
     tree: super::Tree<E, N>,
     lower: Bound<Vec<u8>>,
     upper: Bound<Vec<u8>>,
     descending: bool,
-    /// Entries of the leaf that was read last, in the cursor's direction; a value that is not in its leaf is
-    /// `None`.
+    /// Entries of the leaf that was read last, in the cursor's direction; a value that is not in
+    /// its leaf is `None`.
     batch: VecDeque<(Vec<u8>, Option<Vec<u8>>)>,
     done: bool,
 }
@@ -49,7 +49,8 @@ impl<E: Env, N: Namespace> Cursor<E, N> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt), or the device's code. The same call may be tried again.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt), or the device's code. The same call may be tried
+    /// again.
     pub async fn next(&mut self) -> Result<Option<(Vec<u8>, Vec<u8>)>> {
         while self.fill().await? {
             let Some((key, value)) = self.batch.front_mut() else { continue };

@@ -16,9 +16,9 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// A store on a [`Namespace`], in an environment that gives it tasks and time.
 ///
-/// A handle is cheap to clone and belongs to one core. When the last one is dropped, what was written so far
-/// is made durable in the background; [`Db::close`] waits for that and saves the next opening the replay of
-/// the log.
+/// A handle is cheap to clone and belongs to one core. When the last one is dropped, what was
+/// written so far is made durable in the background; [`Db::close`] waits for that and saves the
+/// next opening the replay of the log.
 pub struct Db<E, N> {
     shared: Rc<StoreShared<E, N>>,
     /// Ends the background tasks when the last handle goes.
@@ -55,8 +55,8 @@ impl<E: Env, N: Namespace> Db<E, N> {
     /// - [`ForeignData`](ErrorKind::ForeignData): it holds something else. Nothing was changed; see
     ///   [`Options::format`].
     /// - [`UnsupportedFormat`](ErrorKind::UnsupportedFormat): a newer version wrote it.
-    /// - [`Corrupt`](ErrorKind::Corrupt): superblocks, catalog, map or a durable part of the log are damaged;
-    ///   the message says where. Nothing was changed.
+    /// - [`Corrupt`](ErrorKind::Corrupt): superblocks, catalog, map or a durable part of the log
+    ///   are damaged; the message says where. Nothing was changed.
     /// - Otherwise the device's own code.
     pub async fn open(env: E, namespace: N, options: Options) -> Result<Self> {
         let shared = Rc::new(recover::open(env, namespace, options).await?);
@@ -102,15 +102,16 @@ impl<E: Env, N: Namespace> Db<E, N> {
 
     /// Runs `run` over the declared `keys` as one transaction, and waits for its durability.
     ///
-    /// The keys' pages and values are loaded first; then `run` runs once, without interruption, and what it
-    /// wrote is applied and logged as one record: all of it survives a crash, or nothing. If it wrote
-    /// nothing, the log is not touched. `run` must not write to the store by other means.
+    /// The keys' pages and values are loaded first; then `run` runs once, without interruption, and
+    /// what it wrote is applied and logged as one record: all of it survives a crash, or nothing.
+    /// If it wrote nothing, the log is not touched. `run` must not write to the store by other
+    /// means.
     ///
     /// # Errors
     ///
-    /// As for [`Tree::put`]; and [`LimitReached`](ErrorKind::LimitReached) if the keys and values of up to
-    /// 2 KiB exceed [`MAX_TRANSACTION_BYTES`](super::MAX_TRANSACTION_BYTES). If it is refused, nothing was
-    /// applied, unless the options let it be divided.
+    /// As for [`Tree::put`]; and [`LimitReached`](ErrorKind::LimitReached) if the keys and values
+    /// of up to 2 KiB exceed [`MAX_TRANSACTION_BYTES`](super::MAX_TRANSACTION_BYTES). If it is
+    /// refused, nothing was applied, unless the options let it be divided.
     pub async fn transact<R>(
         &self,
         keys: &[(&Tree<E, N>, &[u8])],
@@ -122,8 +123,9 @@ impl<E: Env, N: Namespace> Db<E, N> {
         Ok(result)
     }
 
-    /// Like [`Db::transact`], without waiting for durability: give the commit to [`Db::wait`]. A server
-    /// applies a pipeline of commands like this and waits once, for all commits joined by [`Commit::and`].
+    /// Like [`Db::transact`], without waiting for durability: give the commit to [`Db::wait`]. A
+    /// server applies a pipeline of commands like this and waits once, for all commits joined by
+    /// [`Commit::and`].
     ///
     /// # Errors
     ///
@@ -145,8 +147,8 @@ impl<E: Env, N: Namespace> Db<E, N> {
     ///
     /// # Errors
     ///
-    /// The error of the device, with outcome [`Unknown`](Outcome::Unknown): the write was applied, and may be
-    /// found again after the store is reopened.
+    /// The error of the device, with outcome [`Unknown`](Outcome::Unknown): the write was applied,
+    /// and may be found again after the store is reopened.
     pub async fn wait(&self, commit: Commit) -> Result<()> {
         self.shared.wait(commit).await
     }
@@ -180,7 +182,8 @@ impl<E: Env, N: Namespace> Db<E, N> {
         self.shared.wait_checkpoint().await
     }
 
-    /// Refuses further writes, takes a last checkpoint, and ends the background tasks. Reads still work.
+    /// Refuses further writes, takes a last checkpoint, and ends the background tasks. Reads still
+    /// work.
     ///
     /// # Errors
     ///
@@ -200,8 +203,8 @@ impl<E: Env, N: Namespace> Db<E, N> {
         result
     }
 
-    /// Reads and checks everything that the store refers to; reports what is damaged and whether units are
-    /// lost. Writes go on meanwhile, checkpoints wait.
+    /// Reads and checks everything that the store refers to; reports what is damaged and whether
+    /// units are lost. Writes go on meanwhile, checkpoints wait.
     ///
     /// # Errors
     ///
@@ -240,7 +243,8 @@ impl<E: Env, N: Namespace> Db<E, N> {
     }
 }
 
-/// The last handle is gone: what is buffered is committed by the background task, then everything ends.
+/// The last handle is gone: what is buffered is committed by the background task, then everything
+/// ends.
 fn abandon<E: Env, N: Namespace>(shared: &Rc<StoreShared<E, N>>) {
     let mut state = shared.state.borrow_mut();
     if state.closed {

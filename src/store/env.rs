@@ -5,8 +5,8 @@ use std::time::Duration;
 
 use crate::rt::{self, Instant};
 
-/// Tasks and time for a store. boson's runtime is one, the simulator another; all of a store's tasks run on
-/// one core.
+/// Tasks and time for a store. boson's runtime is one, the simulator another; all of a store's
+/// tasks run on one core.
 pub trait Env: Clone + 'static {
     /// Monotonic time.
     fn now(&self) -> Instant;
@@ -19,8 +19,8 @@ pub trait Env: Clone + 'static {
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
 }
 
-/// The boson core that the store runs on. Using a store outside its core panics; dropping it there does not, but what was not
-/// durable yet may be lost.
+/// The boson core that the store runs on. Using a store outside its core panics; dropping it there
+/// does not, but what was not durable yet may be lost.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct RtEnv;
 
@@ -36,7 +36,8 @@ impl Env for RtEnv {
     #[track_caller]
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         if !rt::is_in_core() {
-            // The last handle of a store was dropped outside: there is nobody left to run its closing.
+            // The last handle of a store was dropped outside: there is nobody left to run its
+            // closing.
             tracing::warn!("`{name}` is not run: the store was dropped outside its core; close it inside");
             return;
         }

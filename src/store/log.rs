@@ -1,9 +1,9 @@
-//! The log: records are buffered, gathered into batches (group commit) and written to a ring, one batch in
-//! flight.
+//! The log: records are buffered, gathered into batches (group commit) and written to a ring, one
+//! batch in flight.
 //!
-//! This is the state of the log without its I/O; [`commit`](super::commit) writes what this says. Three
-//! points move forward over the LSNs: *appended* (applied in memory), *written* (in a batch that the
-//! namespace has), *durable* (flushed).
+//! This is the state of the log without its I/O; [`commit`](super::commit) writes what this says.
+//! Three points move forward over the LSNs: *appended* (applied in memory), *written* (in a batch
+//! that the namespace has), *durable* (flushed).
 
 mod batch;
 mod record;
@@ -18,8 +18,8 @@ use super::codec::{to_u32, to_usize};
 use super::options::Durability;
 use crate::rt::Instant;
 
-/// Writers wait while more than this, or an eighth of the ring, is buffered. From a quarter of that on the
-/// buffer is written without waiting for its deadline.
+/// Writers wait while more than this, or an eighth of the ring, is buffered. From a quarter of that
+/// on the buffer is written without waiting for its deadline.
 const MAX_BUFFER_BYTES: usize = 1 << 20;
 /// Writes without durability are handed to the namespace after this time at most.
 const UNSYNCED_DELAY: Duration = Duration::from_millis(100);
@@ -142,8 +142,8 @@ impl Log {
         durability: Durability,
         now: impl FnOnce() -> Instant,
     ) -> (u64, bool) {
-        // Many writers may each add a large record before they wait. A batch must fit the ring with room to spare, so a buffer
-        // that is full already becomes a batch of its own.
+        // Many writers may each add a large record before they wait. A batch must fit the ring with
+        // room to spare, so a buffer that is full already becomes a batch of its own.
         let sealed = self.buffer.len() > self.max_buffer_bytes();
         if sealed {
             self.seal();
@@ -193,7 +193,8 @@ impl Log {
         }
     }
 
-    /// Counts a value that goes to its place ahead of the log; the batch of its record waits for it.
+    /// Counts a value that goes to its place ahead of the log; the batch of its record waits for
+    /// it.
     pub(super) fn count_external(&mut self) -> u64 {
         self.externals += 1;
         self.buffer_has_externals = true;
@@ -255,10 +256,12 @@ impl Log {
         batch
     }
 
-    /// What to do at `now`. A batch that is returned must be written, then reported by [`Log::wrote`].
+    /// What to do at `now`. A batch that is returned must be written, then reported by
+    /// [`Log::wrote`].
     pub(super) fn step(&mut self, now: Instant) -> Step {
         let due = |by: Option<Instant>| by.is_some_and(|by| by <= now);
-        // A flush that is due comes before more writes, or a stream of them could put it off for ever.
+        // A flush that is due comes before more writes, or a stream of them could put it off for
+        // ever.
         if due(self.written_flush_by) && self.written_lsn > self.durable_lsn {
             return Step::Flush;
         }

@@ -5,7 +5,8 @@ use std::rc::Rc;
 use super::codec::{Reader, checksum, to_u32};
 use super::space::{Extent, Space};
 
-/// How an object is found and checked: where it is, how long, and its checksum. Held by whoever refers to it.
+/// How an object is found and checked: where it is, how long, and its checksum. Held by whoever
+/// refers to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ObjectRef {
     pub(super) address: u64,
@@ -117,8 +118,8 @@ pub(super) struct WritePlan {
 }
 
 impl Placement {
-    /// Takes units for `len` bytes: one run if there is one, scattered otherwise. `None`, with nothing taken, if
-    /// there are not enough.
+    /// Takes units for `len` bytes: one run if there is one, scattered otherwise. `None`, with
+    /// nothing taken, if there are not enough.
     pub(super) fn allocate(space: &mut Space, len: usize, unit: u32) -> Option<Self> {
         let mut left = to_u32(len.div_ceil(unit as usize));
         let max_run = to_u32(MAX_FRAGMENT_BYTES / unit as usize);

@@ -22,15 +22,15 @@ pub(super) const MAX_INLINE_BYTES: usize = 2048;
 /// Values up to this size are carried by the log; larger ones go to their place first.
 pub(super) const MAX_LOGGED_VALUE_BYTES: usize = 128 << 10;
 
-/// When a write is acknowledged, and so what a crash can take away. Whatever it takes, the state is a prefix of
-/// the history of writes.
+/// When a write is acknowledged, and so what a crash can take away. Whatever it takes, the state is
+/// a prefix of the history of writes.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Durability {
-    /// At once. It reaches the namespace within 100 ms (and then survives the process), but is never flushed
-    /// for its own sake.
+    /// At once. It reaches the namespace within 100 ms (and then survives the process), but is
+    /// never flushed for its own sake.
     None,
-    /// At once. It is durable after this time: the commit starts after half of it, and needs less than the
-    /// other half on any device that keeps up.
+    /// At once. It is durable after this time: the commit starts after half of it, and needs less
+    /// than the other half on any device that keeps up.
     Interval(Duration),
     /// Once it is durable. Writers that wait at the same time share a flush.
     Sync,
@@ -41,9 +41,9 @@ pub enum Durability {
 pub struct WriteOptions {
     /// Instead of the store's own durability.
     pub durability: Option<Durability>,
-    /// A transaction that only deletes may be carried out in parts, each a record of its own, where a
-    /// nearly full namespace has no room for all of it at once, or the log's record is too short. No other
-    /// write comes in between, but a crash may leave some of its keys.
+    /// A transaction that only deletes may be carried out in parts, each a record of its own, where
+    /// a nearly full namespace has no room for all of it at once, or the log's record is too short.
+    /// No other write comes in between, but a crash may leave some of its keys.
     pub divisible: bool,
 }
 
@@ -57,19 +57,20 @@ impl WriteOptions {
 /// How a store is opened.
 #[derive(Clone, Debug)]
 pub struct Options {
-    /// Make a new store even if the namespace holds foreign data or another store: what it held is lost.
+    /// Make a new store even if the namespace holds foreign data or another store: what it held is
+    /// lost.
     pub format: bool,
     /// The durability of writes that do not say.
     pub durability: Durability,
-    /// The length of the log ring of a new store, in bytes; rounded up to 64 KiB, at least [`MIN_LOG_BYTES`],
-    /// at most a quarter of the namespace's (maximal) size. It bounds the time that recovery takes and a
-    /// transaction's size.
+    /// The length of the log ring of a new store, in bytes; rounded up to 64 KiB, at least
+    /// [`MIN_LOG_BYTES`], at most a quarter of the namespace's (maximal) size. It bounds the time
+    /// that recovery takes and a transaction's size.
     pub log_bytes: u64,
-    /// How many bytes of leaves and values are kept in memory. Changed pages stay until a checkpoint has
-    /// written them, also beyond this. Inner pages are always kept.
+    /// How many bytes of leaves and values are kept in memory. Changed pages stay until a
+    /// checkpoint has written them, also beyond this. Inner pages are always kept.
     pub cache_bytes: usize,
-    /// The identity of a new store: draw it at random. It keeps what an earlier store left on the namespace
-    /// apart.
+    /// The identity of a new store: draw it at random. It keeps what an earlier store left on the
+    /// namespace apart.
     pub identity: [u8; 16],
     /// Breaks a promise on purpose, so that tests can prove that they would notice.
     #[doc(hidden)]
@@ -77,7 +78,8 @@ pub struct Options {
 }
 
 impl Options {
-    /// Interval durability of one second, a log of 64 MiB, a cache of 256 MiB, no formatting over data.
+    /// Interval durability of one second, a log of 64 MiB, a cache of 256 MiB, no formatting over
+    /// data.
     pub fn new(identity: [u8; 16]) -> Self {
         Self {
             format: false,

@@ -1,9 +1,9 @@
 //! Pages of a tree in memory: copy-on-write, counted references, clean or changed.
 //!
-//! A page is changed in place while only the live tree refers to it, and copied first while a checkpoint's
-//! snapshot refers to it too (the snapshot holds the root, so "shared" spreads from the root down as the live
-//! tree copies its path). Everything here is synchronous; what is missing is reported, loaded by the caller,
-//! and installed.
+//! A page is changed in place while only the live tree refers to it, and copied first while a
+//! checkpoint's snapshot refers to it too (the snapshot holds the root, so "shared" spreads from
+//! the root down as the live tree copies its path). Everything here is synchronous; what is missing
+//! is reported, loaded by the caller, and installed.
 
 mod inner;
 mod leaf;
@@ -195,7 +195,8 @@ pub(super) struct Blob {
     pub(super) len: usize,
     /// The value, unless it is on the namespace and the cache let it go.
     pub(super) bytes: RefCell<Option<Rc<[u8]>>>,
-    /// Where it lies; `None` until a checkpoint has written it (or was given its place ahead of the log).
+    /// Where it lies; `None` until a checkpoint has written it (or was given its place ahead of the
+    /// log).
     pub(super) stored: RefCell<Option<Stored>>,
     pub(super) superseded: Cell<bool>,
     /// Its leaf was evicted: nothing counts, or evicts, what a reader loads after that.
@@ -261,8 +262,8 @@ impl Blob {
         }
     }
 
-    /// Lets the bytes go if they are on the namespace, not used since the last call, and nobody else (a
-    /// reader, or the task that writes them) holds them.
+    /// Lets the bytes go if they are on the namespace, not used since the last call, and nobody
+    /// else (a reader, or the task that writes them) holds them.
     pub(super) fn evict(&self, ledger: &mut Ledger) {
         let unused = !self.touched.replace(false);
         let alone = self.bytes.borrow().as_ref().is_some_and(|bytes| Rc::strong_count(bytes) == 1);

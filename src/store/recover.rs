@@ -1,5 +1,5 @@
-//! Opening: formatting a fresh namespace, or loading a checkpoint and replaying the log after it (disk
-//! format, section 8).
+//! Opening: formatting a fresh namespace, or loading a checkpoint and replaying the log after it
+//! (disk format, section 8).
 
 use super::catalog;
 use super::checkpoint;
@@ -29,7 +29,8 @@ pub(super) async fn open<E: Env, N: Namespace>(
 ) -> Result<StoreShared<E, N>> {
     let mut disk = Disk::new(namespace, options.sabotage);
     superblock::check_size(&disk)?;
-    // What is refused stays as it is: so nothing is written before it is known what the namespace holds.
+    // What is refused stays as it is: so nothing is written before it is known what the namespace
+    // holds.
     match superblock::find(&disk).await {
         Ok(Found::Store(superblock, copies)) if !options.format => {
             disk.unit = superblock.unit;
@@ -155,7 +156,8 @@ impl<'a, N: Namespace> RingReader<'a, N> {
         Self { disk, ring, start: 0, window: Vec::new(), pace: Pace::default() }
     }
 
-    /// What the window holds of the ring from `position` on: a byte at least, and a whole block where a block starts.
+    /// What the window holds of the ring from `position` on: a byte at least, and a whole block
+    /// where a block starts.
     async fn window(&mut self, position: u64) -> Result<&[u8]> {
         let at = position % self.ring.len;
         if at < self.start || at >= self.start + self.window.len() as u64 {
@@ -212,8 +214,8 @@ impl<'a, N: Namespace> RingReader<'a, N> {
         Ok(Some((header, payload, next)))
     }
 
-    /// The first block at or after `point` where a batch of this store starts that is `wanted`: its position and its header. What the
-    /// batch holds is not looked at.
+    /// The first block at or after `point` where a batch of this store starts that is `wanted`: its
+    /// position and its header. What the batch holds is not looked at.
     async fn find_batch(
         &mut self,
         point: LogPoint,
@@ -239,8 +241,8 @@ impl<'a, N: Namespace> RingReader<'a, N> {
         Ok(found.is_some())
     }
 
-    /// The next block after `point` where any batch of this store starts: what a broken recovery would go on
-    /// with.
+    /// The next block after `point` where any batch of this store starts: what a broken recovery
+    /// would go on with.
     async fn skip_hole(&mut self, point: LogPoint) -> Result<Option<LogPoint>> {
         let found = self.find_batch(point, |header| header.sequence > point.sequence).await?;
         Ok(found.map(|(position, header)| {

@@ -60,8 +60,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         }
     }
 
-    /// Records that an I/O that writes depend on failed: no write is taken any more, those that wait get the
-    /// error.
+    /// Records that an I/O that writes depend on failed: no write is taken any more, those that
+    /// wait get the error.
     pub(super) fn fail(&self, error: &Error) {
         let mut state = self.state.borrow_mut();
         if state.failed.is_none() {
@@ -126,7 +126,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         }
     }
 
-    /// Loads a page that a descent found missing. The caller descends again: the tree may have changed meanwhile.
+    /// Loads a page that a descent found missing. The caller descends again: the tree may have
+    /// changed meanwhile.
     pub(super) async fn load(&self, tree: u32, seek: Seek<'_>, missing: Missing) -> Result<()> {
         let read = self.disk.read_object(missing.reference).await;
         let mut state = self.state.borrow_mut();

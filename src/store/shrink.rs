@@ -1,13 +1,14 @@
 //! Giving space back: a namespace that is much larger than what it holds becomes smaller.
 //!
-//! A [`step`] follows each checkpoint. When the namespace is larger than [`StoreState::largest_units`] and a
-//! growth step, it gets a ceiling: what is written from then on lies below. Pages and values beyond the
-//! ceiling are moved, some at a time, by counting them as changed; the next checkpoint writes them below.
-//! Once nothing lies beyond, the map is cut, a checkpoint records the smaller size, and the end is given
-//! back. So a crash at any point finds a namespace that is at least as large as its superblock says.
+//! A [`step`] follows each checkpoint. When the namespace is larger than
+//! [`StoreState::largest_units`] and a growth step, it gets a ceiling: what is written from then on
+//! lies below. Pages and values beyond the ceiling are moved, some at a time, by counting them as
+//! changed; the next checkpoint writes them below. Once nothing lies beyond, the map is cut, a
+//! checkpoint records the smaller size, and the end is given back. So a crash at any point finds a
+//! namespace that is at least as large as its superblock says.
 //!
-//! Since a namespace shrinks only after about a third of it became free, and is then left some free room,
-//! moving costs a small part of the writes that made the room.
+//! Since a namespace shrinks only after about a third of it became free, and is then left some free
+//! room, moving costs a small part of the writes that made the room.
 
 use std::cell::Cell;
 use std::rc::Rc;
@@ -23,7 +24,8 @@ use super::write::{grow_step_bytes, value_units};
 use crate::block::Namespace;
 use crate::error::Result;
 
-/// A namespace may have as much more than its content calls for as its log takes, and at least this.
+/// A namespace may have as much more than its content calls for as its log takes, and at least
+/// this.
 const MIN_SLACK_BYTES: u64 = 4 << 20;
 /// How much is moved between two checkpoints.
 const MOVE_BYTES: u64 = 16 << 20;
@@ -31,8 +33,8 @@ const MOVE_BYTES: u64 = 16 << 20;
 const PAGES_PER_TURN: u32 = 4096;
 /// How many pages are loaded or moved before a checkpoint that others wait for comes first.
 const MIN_TURNS: u32 = 64;
-/// How many checkpoints are taken for an attempt, besides four for each time that [`MOVE_BYTES`] fit the
-/// namespace.
+/// How many checkpoints are taken for an attempt, besides four for each time that [`MOVE_BYTES`]
+/// fit the namespace.
 const MIN_ROUNDS: u64 = 64;
 /// After how many checkpoints it is tried again.
 const RETRY_AFTER: u32 = 64;
@@ -52,8 +54,8 @@ pub(super) struct Shrink {
 }
 
 impl StoreState {
-    /// The size, in units, up to which the namespace grows rather than wait for a checkpoint, and down to
-    /// which it shrinks: one and a half times what the trees take, and twice the log.
+    /// The size, in units, up to which the namespace grows rather than wait for a checkpoint, and
+    /// down to which it shrinks: one and a half times what the trees take, and twice the log.
     pub(super) fn largest_units(&self) -> u64 {
         let content = self.content_units();
         self.log_end_units() + content + content / 2 + self.slack_units()
@@ -78,7 +80,8 @@ impl StoreState {
         size > self.min_units && size > self.largest_units() + grow_step_bytes(size * unit) / unit
     }
 
-    /// The size, in units, that a shrinking namespace gets: with some room to write before it grows again.
+    /// The size, in units, that a shrinking namespace gets: with some room to write before it grows
+    /// again.
     fn shrunk_units(&self) -> u64 {
         let content = self.content_units();
         let room = content / 4 + self.slack_units() / 2 + self.reserve_units();
@@ -86,7 +89,8 @@ impl StoreState {
     }
 }
 
-/// Takes the next step towards a smaller namespace, if it should be smaller. To be called after a checkpoint.
+/// Takes the next step towards a smaller namespace, if it should be smaller. To be called after a
+/// checkpoint.
 pub(super) async fn step<E: Env, N: Namespace>(shared: &StoreShared<E, N>) {
     if let Err(error) = try_step(shared).await {
         // It stays as large as it is, which harms nobody.
@@ -224,8 +228,9 @@ async fn evacuate<E: Env, N: Namespace>(shared: &StoreShared<E, N>, ceiling: u64
     Ok(moved_units > 0)
 }
 
-/// Counts the page at `level` that holds `key` as changed and, if it is a leaf, puts its values that lie
-/// beyond `ceiling` anew. Returns how many units that takes; `None` if there is no room for it now.
+/// Counts the page at `level` that holds `key` as changed and, if it is a leaf, puts its values
+/// that lie beyond `ceiling` anew. Returns how many units that takes; `None` if there is no room
+/// for it now.
 async fn move_page<E: Env, N: Namespace>(
     shared: &StoreShared<E, N>,
     tree: u32,
@@ -337,8 +342,8 @@ struct Search {
 }
 
 impl TreeState {
-    /// The first page that holds keys from `from` on and lies, or has a value that lies, beyond the ceiling,
-    /// and a key that leads to it.
+    /// The first page that holds keys from `from` on and lies, or has a value that lies, beyond the
+    /// ceiling, and a key that leads to it.
     fn find_beyond(&self, from: &[u8], search: &Search) -> Option<(Vec<u8>, Beyond)> {
         find_in(self.root.as_ref()?, None, from, search)
     }

@@ -46,11 +46,12 @@ impl Space {
         space
     }
 
-    /// The map that `bytes` (disk format, section 5) describes, for a namespace of `units`. `None` if it says
-    /// more than that.
+    /// The map that `bytes` (disk format, section 5) describes, for a namespace of `units`. `None`
+    /// if it says more than that.
     pub(super) fn from_bytes(bytes: &[u8], units: u64) -> Option<Self> {
         let mut space = Self::new(units);
-        // By words: the map of a large namespace has hundreds of millions of bits, and nobody else runs meanwhile.
+        // By words: the map of a large namespace has hundreds of millions of bits, and nobody else
+        // runs meanwhile.
         for (index, chunk) in bytes.chunks(8).enumerate() {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
@@ -159,7 +160,8 @@ impl Space {
         }
     }
 
-    /// Starts the next search at the front again, which keeps the map, and a growing namespace, short.
+    /// Starts the next search at the front again, which keeps the map, and a growing namespace,
+    /// short.
     pub(super) fn rewind(&mut self) {
         self.cursor = 0;
     }

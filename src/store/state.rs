@@ -14,7 +14,8 @@ use super::space::{Extent, Space};
 use super::tree_state::{Seek, TreeState};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
-/// Units that are kept back for writes that take no more room in the end, besides a share of the namespace.
+/// Units that are kept back for writes that take no more room in the end, besides a share of the
+/// namespace.
 const RESERVE_UNITS: u64 = 64;
 /// That share, and the most that this comes to.
 const RESERVE_SHARE: u64 = 64;
@@ -128,7 +129,8 @@ pub(super) struct StoreState {
     /// Where eviction continues.
     hand: (usize, Vec<u8>),
     pub(super) counters: Counters,
-    /// Trees, and keys that lead to nearly empty leaves whose neighbours have to be loaded to merge with them.
+    /// Trees, and keys that lead to nearly empty leaves whose neighbours have to be loaded to merge
+    /// with them.
     sparse: VecDeque<(u32, Vec<u8>)>,
 }
 
@@ -196,7 +198,8 @@ impl StoreState {
             return Err(Error::new(ErrorKind::LimitReached, "open tree")
                 .because(format!("the store has {MAX_TREES} trees already")));
         }
-        // Ids of trees that were opened and never written to are free again after the store was reopened.
+        // Ids of trees that were opened and never written to are free again after the store was
+        // reopened.
         let free = self.trees.iter().position(Option::is_none);
         let id = super::codec::to_u32(free.unwrap_or(self.trees.len()));
         self.place_tree(id, TreeState::new(name.to_owned()));
@@ -241,7 +244,8 @@ impl StoreState {
         Ok(self.room_for(cost))
     }
 
-    /// Whether a checkpoint should be taken: much was changed, or much would be given back, or the log needs room.
+    /// Whether a checkpoint should be taken: much was changed, or much would be given back, or the
+    /// log needs room.
     pub(super) fn wants_checkpoint(&self) -> bool {
         self.dirty_bytes() > self.dirty_limit_bytes()
             || self.log.is_half_full()
@@ -251,7 +255,8 @@ impl StoreState {
 
     /// Whether writers have to wait for the next checkpoint.
     fn outruns_checkpoints(&self) -> bool {
-        // While checkpoints are paused room is used up instead; what has changed has to stay in memory.
+        // While checkpoints are paused room is used up instead; what has changed has to stay in
+        // memory.
         let may_come = self.checkpoint.paused == 0;
         self.dirty_bytes() > 2 * self.dirty_limit_bytes()
             || (may_come && self.released_units() > 2 * self.released_limit_units())
@@ -339,8 +344,8 @@ impl StoreState {
         self.checkpoint.running || self.ledger.dirty_units > 0 || self.ledger.has_released()
     }
 
-    /// Lets go of some clean, unused leaves and values if more is in memory than the cache may hold: the more the further it is
-    /// beyond, since one large value can be worth many leaves.
+    /// Lets go of some clean, unused leaves and values if more is in memory than the cache may
+    /// hold: the more the further it is beyond, since one large value can be worth many leaves.
     pub(super) fn evict(&mut self) {
         const MAX_STEPS: usize = 64;
         const MIN_STEP_BYTES: usize = 128 << 10;
@@ -353,7 +358,8 @@ impl StoreState {
         let steps = (excess / (self.cache_bytes / MAX_STEPS).max(MIN_STEP_BYTES)).min(MAX_STEPS) + 1;
         let mut trees_finished = 0;
         for _ in 0..steps {
-            // At most once round: a leaf's second chance lasts until the next call, so that what was just loaded is used.
+            // At most once round: a leaf's second chance lasts until the next call, so that what
+            // was just loaded is used.
             if self.ledger.resident_bytes <= self.cache_bytes || trees_finished == self.trees.len() {
                 break;
             }
@@ -384,8 +390,8 @@ impl StoreState {
     }
 }
 
-/// Looks at up to `count` leaves under one inner page from `hand` on; returns where to continue, if not at
-/// the end.
+/// Looks at up to `count` leaves under one inner page from `hand` on; returns where to continue, if
+/// not at the end.
 fn evict_from(
     tree: &TreeState,
     hand: &[u8],

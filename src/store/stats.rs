@@ -39,7 +39,8 @@ pub struct Stats {
     pub last_lsn: u64,
     /// The log sequence number up to which everything is durable.
     pub durable_lsn: u64,
-    /// The log sequence number up to which the last checkpoint goes: recovery replays what comes after it.
+    /// The log sequence number up to which the last checkpoint goes: recovery replays what comes
+    /// after it.
     pub checkpoint_lsn: u64,
 }
 

@@ -135,7 +135,8 @@ impl Superblock {
         COPIES
             .into_iter()
             .map(|offset| (offset, COPY_ROOM_BYTES))
-            // Until a format is complete the front stays zero, so that an interrupted one can be begun again.
+            // Until a format is complete the front stays zero, so that an interrupted one can be
+            // begun again.
             .chain([(COPY_ROOM_BYTES, FRESH_BYTES as u64 - COPY_ROOM_BYTES), (self.log_offset, self.log_len)])
             .map(move |(offset, len)| Extent {
                 start: offset / u64::from(unit),
@@ -194,8 +195,8 @@ pub(super) enum Found {
 ///
 /// # Errors
 ///
-/// [`ErrorKind::ForeignData`], [`ErrorKind::UnsupportedFormat`], [`ErrorKind::Corrupt`] if every copy is
-/// damaged, or the device's code.
+/// [`ErrorKind::ForeignData`], [`ErrorKind::UnsupportedFormat`], [`ErrorKind::Corrupt`] if every
+/// copy is damaged, or the device's code.
 pub(super) async fn find<N: Namespace>(disk: &Disk<N>) -> Result<Found> {
     let block = disk.namespace.info().block_size_bytes as usize;
     let mut sequences = [0; 4];
@@ -331,8 +332,8 @@ fn formatting_mark() -> [u8; 16] {
     mark
 }
 
-/// Says that the namespace is being formatted, then zeroes every copy's place, so that an interrupted format
-/// leaves nothing half valid.
+/// Says that the namespace is being formatted, then zeroes every copy's place, so that an
+/// interrupted format leaves nothing half valid.
 pub(super) async fn wipe<N: Namespace>(disk: &Disk<N>) -> Result<()> {
     let (unit, room) = (disk.unit as usize, to_usize(COPY_ROOM_BYTES));
     let mut rest = DmaBuf::zeroed(FRESH_BYTES - room);
@@ -351,8 +352,8 @@ pub(super) async fn formatted<N: Namespace>(disk: &Disk<N>) -> Result<()> {
     disk.write(FORMATTING_OFFSET, DmaBuf::zeroed(disk.unit as usize)).await
 }
 
-/// Writes all copies, the oldest two first, each pair followed by `flush`. After an error the store must be given up:
-/// either superblock may be the newest.
+/// Writes all copies, the oldest two first, each pair followed by `flush`. After an error the store
+/// must be given up: either superblock may be the newest.
 pub(super) async fn write<N: Namespace>(
     disk: &Disk<N>,
     superblock: &Superblock,

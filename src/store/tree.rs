@@ -61,8 +61,8 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     ///
     /// # Errors
     ///
-    /// [`Corrupt`](crate::ErrorKind::Corrupt) with the address if what is stored is damaged, or the device's
-    /// code. Other keys keep working.
+    /// [`Corrupt`](crate::ErrorKind::Corrupt) with the address if what is stored is damaged, or the
+    /// device's code. Other keys keep working.
     pub async fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>> {
         self.get_with(key, <[u8]>::to_vec).await
     }
@@ -91,8 +91,8 @@ impl<E: Env, N: Namespace> Tree<E, N> {
             };
             match shared.blob(&blob).await {
                 Ok(bytes) => return Ok(Some(read(&bytes))),
-                // The value may have been replaced, and its units reused, while it was read: only the second
-                // time counts.
+                // The value may have been replaced, and its units reused, while it was read: only
+                // the second time counts.
                 Err(error) if failed.replace(blob.id) == Some(blob.id) => return Err(error),
                 Err(_) => {}
             }
@@ -114,9 +114,10 @@ impl<E: Env, N: Namespace> Tree<E, N> {
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) beyond the limits of key and value,
-    /// [`NoSpace`](crate::ErrorKind::NoSpace) if the namespace is full: in both cases nothing happened.
-    /// After a failed write or flush of the namespace every write gets that error; outcome
-    /// [`Unknown`](crate::Outcome::Unknown) says that this one may be found again after the store is reopened.
+    /// [`NoSpace`](crate::ErrorKind::NoSpace) if the namespace is full: in both cases nothing
+    /// happened. After a failed write or flush of the namespace every write gets that error;
+    /// outcome [`Unknown`](crate::Outcome::Unknown) says that this one may be found again after the
+    /// store is reopened.
     pub async fn put(&self, key: &[u8], value: &[u8]) -> Result<()> {
         let commit = self.apply_put(key, value, WriteOptions::default()).await?;
         self.db.wait(commit).await
@@ -205,7 +206,8 @@ impl<E: Env, N: Namespace> Tree<E, N> {
         Cursor::new(self.clone(), lower, upper, descending)
     }
 
-    /// A key chosen by `random` (uniform 64-bit numbers), roughly evenly; `None` if the tree is empty.
+    /// A key chosen by `random` (uniform 64-bit numbers), roughly evenly; `None` if the tree is
+    /// empty.
     ///
     /// # Errors
     ///

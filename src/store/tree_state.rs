@@ -1,4 +1,5 @@
-//! One B+tree in memory: descending, changing, installing what was loaded, and letting go of what is not used.
+//! One B+tree in memory: descending, changing, installing what was loaded, and letting go of what
+//! is not used.
 
 use std::rc::Rc;
 
@@ -80,8 +81,8 @@ impl TreeState {
         }
     }
 
-    /// The separators around the leaf that `seek` leads to (its keys are from the first up to, not including,
-    /// the second), as far as pages are in memory.
+    /// The separators around the leaf that `seek` leads to (its keys are from the first up to, not
+    /// including, the second), as far as pages are in memory.
     pub(super) fn bounds(&self, seek: Seek<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let (mut lower, mut upper) = (None, None);
         let mut page = match &self.root {
@@ -106,7 +107,8 @@ impl TreeState {
         (lower, upper)
     }
 
-    /// A key that leads to a leaf chosen by `random`, roughly evenly. What is missing on the way is reported.
+    /// A key that leads to a leaf chosen by `random`, roughly evenly. What is missing on the way is
+    /// reported.
     pub(super) fn random_seek(&self, random: &mut impl FnMut() -> u64) -> Result<Vec<u8>, Missing> {
         let mut lower = Vec::new();
         let mut page = match &self.root {
@@ -172,8 +174,9 @@ impl TreeState {
         }
     }
 
-    /// Inserts or replaces; returns whether that left a leaf nearly empty beside one that is not in memory. If a page on the way is missing,
-    /// nothing has changed but that pages on the way count as changed.
+    /// Inserts or replaces; returns whether that left a leaf nearly empty beside one that is not in
+    /// memory. If a page on the way is missing, nothing has changed but that pages on the way count
+    /// as changed.
     pub(super) fn put(
         &mut self,
         key: &[u8],
@@ -197,8 +200,8 @@ impl TreeState {
         Ok(sparse && self.height() > 1)
     }
 
-    /// Removes a key that is there and whose leaf is in memory; returns whether that left the leaf nearly
-    /// empty beside one that is not in memory.
+    /// Removes a key that is there and whose leaf is in memory; returns whether that left the leaf
+    /// nearly empty beside one that is not in memory.
     pub(super) fn delete(&mut self, key: &[u8], ledger: &mut Ledger) -> bool {
         let Some(Slot::Resident(page)) = &mut self.root else {
             unreachable!("the leaf of a key to delete is in memory")
@@ -209,8 +212,9 @@ impl TreeState {
         sparse && self.height() > 1
     }
 
-    /// Merges the leaf that `key` leads to, and the pages above it, with neighbours in memory if they are
-    /// small. Returns whether the leaf stays nearly empty beside one that is not in memory.
+    /// Merges the leaf that `key` leads to, and the pages above it, with neighbours in memory if
+    /// they are small. Returns whether the leaf stays nearly empty beside one that is not in
+    /// memory.
     pub(super) fn tidy(&mut self, key: &[u8], ledger: &mut Ledger) -> bool {
         let sparse = match &mut self.root {
             Some(Slot::Resident(root)) => tidy_in(root, key, ledger),
@@ -220,7 +224,8 @@ impl TreeState {
         sparse
     }
 
-    /// A neighbour, under the same page, of the nearly empty leaf that `key` leads to, if it is not in memory.
+    /// A neighbour, under the same page, of the nearly empty leaf that `key` leads to, if it is not
+    /// in memory.
     pub(super) fn missing_sibling(&self, key: &[u8]) -> Option<Sibling> {
         let Some(Slot::Resident(root)) = &self.root else { return None };
         let mut page = Rc::clone(root);
@@ -238,8 +243,8 @@ impl TreeState {
         }
     }
 
-    /// Counts the page at `level` that holds `key`, and those above it, as changed, as far as they are in
-    /// memory.
+    /// Counts the page at `level` that holds `key`, and those above it, as changed, as far as they
+    /// are in memory.
     pub(super) fn touch(&mut self, key: &[u8], level: u8, ledger: &mut Ledger) {
         if let Some(Slot::Resident(root)) = &mut self.root {
             touch_in(root, key, level, ledger);
@@ -266,8 +271,8 @@ impl TreeState {
 struct Done {
     /// The key was there.
     replaced: bool,
-    /// A shorter value left the leaf nearly empty. For a page above the leaf: beside one that is not in
-    /// memory.
+    /// A shorter value left the leaf nearly empty. For a page above the leaf: beside one that is
+    /// not in memory.
     sparse: bool,
     /// The page was split.
     split: Option<Split>,
@@ -403,8 +408,8 @@ fn touch_in(page: &mut Rc<Page>, key: &[u8], level: u8, ledger: &mut Ledger) {
     own.settle(ledger);
 }
 
-/// Drops a child that became empty and merges one that became small with a neighbour in memory. Returns
-/// whether a small one stays beside a neighbour that is not in memory.
+/// Drops a child that became empty and merges one that became small with a neighbour in memory.
+/// Returns whether a small one stays beside a neighbour that is not in memory.
 fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) -> bool {
     let (empty, small) = match &*inner.child(index).borrow() {
         Slot::OnDisk(_) => return false,

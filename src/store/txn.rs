@@ -16,9 +16,11 @@ use super::write::{Commit, Obstacle, Patience, TIDIED_AT_ONCE};
 use crate::block::Namespace;
 use crate::error::Result;
 
-/// The view of a transaction's closure: the declared keys, by their index, and what was written to them so far.
+/// The view of a transaction's closure: the declared keys, by their index, and what was written to
+/// them so far.
 ///
-/// Nothing that it says reaches the store before the closure has returned; then all of it does, or nothing.
+/// Nothing that it says reaches the store before the closure has returned; then all of it does, or
+/// nothing.
 ///
 /// # Panics
 ///
@@ -31,7 +33,8 @@ pub struct Txn {
     staged: Vec<u8>,
 }
 
-/// The buffers of a transaction that ended, for the next one: a transaction in steady state allocates nothing.
+/// The buffers of a transaction that ended, for the next one: a transaction in steady state
+/// allocates nothing.
 #[derive(Default)]
 pub(super) struct Scratch {
     bases: Vec<Base>,
@@ -44,8 +47,8 @@ pub(super) struct Scratch {
 const MAX_KEPT_BYTES: usize = 64 << 10;
 const MAX_KEPT_KEYS: usize = 256;
 
-/// A write that a transaction decided on: the index of its key, and where among the staged bytes its new
-/// value is; `None` deletes.
+/// A write that a transaction decided on: the index of its key, and where among the staged bytes
+/// its new value is; `None` deletes.
 pub(super) type Decided = (usize, Option<Range<usize>>);
 
 /// What the store holds at a key.
@@ -124,8 +127,8 @@ impl Txn {
         if self.aliases.is_empty() { index } else { self.aliases[index] }
     }
 
-    /// The writes that change something. Lets go of the pages that were read: a page that something else
-    /// refers to would have to be copied.
+    /// The writes that change something. Lets go of the pages that were read: a page that something
+    /// else refers to would have to be copied.
     fn finish(mut self, mut list: Vec<Decided>) -> Scratch {
         let changes = self.writes.drain(..).zip(&self.bases).enumerate();
         list.extend(changes.filter_map(|(index, (write, base))| match write {
@@ -159,8 +162,8 @@ impl std::fmt::Debug for Txn {
 
 /// The index of the first equal key for each key, or nothing if all differ.
 fn find_aliases(keys: &[(u32, &[u8])]) -> Vec<usize> {
-    /// So few are compared by a checksum each with each, which is cheaper than a hash map; it needs no hash that nobody
-    /// can foresee, since the work is bounded.
+    /// So few are compared by a checksum each with each, which is cheaper than a hash map; it needs
+    /// no hash that nobody can foresee, since the work is bounded.
     const FEW: usize = 32;
     if keys.len() < 2 {
         return Vec::new();
@@ -210,7 +213,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         writes.resize(keys.len(), Write::None);
         let mut txn = Txn { writes, bases, aliases, staged };
         let result = run(&mut txn);
-        // From here to the log nothing else runs, unless space is short: then no other write is let in.
+        // From here to the log nothing else runs, unless space is short: then no other write is let
+        // in.
         let scratch = txn.finish(list);
         drop(pins);
         let writes = Writes { keys, list: &scratch.list, staged: &scratch.staged };
@@ -228,7 +232,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         }
     }
 
-    /// Loads every key's page and value; ends in the step in which all are in memory and writes are admitted.
+    /// Loads every key's page and value; ends in the step in which all are in memory and writes are
+    /// admitted.
     async fn resolve(&self, keys: &[(u32, &[u8])], bases: &mut Vec<Base>, pins: &mut Pins) -> Result<()> {
         let mut patience = Patience::default();
         let mut failed = None;
@@ -253,8 +258,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
                 }
                 Pass::Blob(index, blob) => match self.blob(&blob).await {
                     Ok(bytes) => pins.values.push(bytes),
-                    // The value may have been replaced, and its units reused, meanwhile: only the second time
-                    // counts.
+                    // The value may have been replaced, and its units reused, meanwhile: only the
+                    // second time counts.
                     Err(error) if failed.replace((index, blob.id)) == Some((index, blob.id)) => {
                         return Err(error);
                     }

@@ -1,5 +1,5 @@
-//! Verification: everything that the last checkpoint refers to is read and checked, and the allocation map is
-//! compared with it.
+//! Verification: everything that the last checkpoint refers to is read and checked, and the
+//! allocation map is compared with it.
 
 use std::collections::BTreeSet;
 

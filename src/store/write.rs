@@ -1,5 +1,5 @@
-//! The way of a write: admitted, applied to the trees, appended to the log, in one step that nothing can
-//! interrupt; then it waits for its durability.
+//! The way of a write: admitted, applied to the trees, appended to the log, in one step that
+//! nothing can interrupt; then it waits for its durability.
 
 use std::rc::Rc;
 
@@ -237,7 +237,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         Ok(self.put_now(state, tree, key, value, large, options).ok_or(Obstacle::Short))
     }
 
-    /// Puts a key whose leaf is in memory. `None`, with nothing changed, if a large value finds no units.
+    /// Puts a key whose leaf is in memory. `None`, with nothing changed, if a large value finds no
+    /// units.
     pub(super) fn put_now(
         &self,
         state: &mut StoreState,
@@ -301,8 +302,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         }
     }
 
-    /// Merges up to `most` of the leaves that earlier writes left nearly empty with their neighbours, which
-    /// are loaded for that. Where that fails they stay apart.
+    /// Merges up to `most` of the leaves that earlier writes left nearly empty with their
+    /// neighbours, which are loaded for that. Where that fails they stay apart.
     ///
     /// It comes before a write, not after: a write that was applied returns at once.
     pub(super) async fn tidy(&self, most: usize) {
@@ -318,8 +319,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         }
     }
 
-    /// Loads a neighbour of the nearly empty leaf that `key` leads to, and merges them if they fit. Returns
-    /// whether there is another neighbour to try.
+    /// Loads a neighbour of the nearly empty leaf that `key` leads to, and merges them if they fit.
+    /// Returns whether there is another neighbour to try.
     async fn merge_with_sibling(&self, tree: u32, key: &[u8]) -> bool {
         let sibling = self.state.borrow().tree(tree).missing_sibling(key);
         let Some(sibling) = sibling else { return false };
@@ -425,7 +426,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
                 state.space.grow(self.disk.units());
                 return Ok(());
             }
-            // A namespace that is larger than what it holds calls for has room that only waits for a checkpoint.
+            // A namespace that is larger than what it holds calls for has room that only waits for
+            // a checkpoint.
             let large = wanted / u64::from(self.disk.unit) > state.largest_units();
             let give_back_first = large && patience.checkpoints == 0 && state.released_units() > 0;
             (size < max && !patience.growth_failed && !give_back_first, state.checkpoint_helps())

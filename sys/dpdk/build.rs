@@ -8,12 +8,13 @@ use std::process::{Command, exit};
 /// What a Debian or Ubuntu machine needs.
 const PACKAGES: &str = "apt install libdpdk-dev dpdk-dev libclang-dev pkg-config";
 
-/// The oldest release that the shim is written for, and the first that it is not: 22.11 is Debian 12's, 23.11 is Ubuntu
-/// 24.04's; the functions used have kept their signatures until 25.11.
+/// The oldest release that the shim is written for, and the first that it is not: 22.11 is Debian
+/// 12's, 23.11 is Ubuntu 24.04's; the functions used have kept their signatures until 25.11.
 const OLDEST: (u32, u32) = (22, 11);
 const BEYOND: (u32, u32) = (26, 0);
 
-/// The shared libraries that the crate calls. The drivers are loaded by the EAL at run time, from its plugin directory.
+/// The shared libraries that the crate calls. The drivers are loaded by the EAL at run time, from
+/// its plugin directory.
 const LIBRARIES: [&str; 5] = ["rte_eal", "rte_ethdev", "rte_mbuf", "rte_mempool", "rte_ring"];
 
 /// The functions that boson calls and that exist as symbols; inline functions are in the shim.
@@ -91,8 +92,8 @@ fn find_library() -> pkg_config::Library {
     library
 }
 
-/// The compiler flags as pkg-config prints them: the crate `pkg_config` drops `-include` and `-march`, and the inline
-/// functions need both.
+/// The compiler flags as pkg-config prints them: the crate `pkg_config` drops `-include` and
+/// `-march`, and the inline functions need both.
 fn compiler_flags() -> Vec<String> {
     let output = Command::new(env::var_os("PKG_CONFIG").unwrap_or_else(|| "pkg-config".into()))
         .args(["--cflags", "libdpdk"])
@@ -105,8 +106,8 @@ fn compiler_flags() -> Vec<String> {
     }
 }
 
-/// Ends the build with one sentence. Cargo fails for the sentence alone; for another exit code than 0 it would print all
-/// that the script wrote around it.
+/// Ends the build with one sentence. Cargo fails for the sentence alone; for another exit code than
+/// 0 it would print all that the script wrote around it.
 fn fail(sentence: &str) -> ! {
     println!("cargo::error={sentence}");
     exit(0);

@@ -1,4 +1,5 @@
-//! How often the heap is asked per read and write through an adapter: never, once its buffers have their size.
+//! How often the heap is asked per read and write through an adapter: never, once its buffers have
+//! their size.
 
 use crate::counting;
 use std::future::Future;
@@ -28,7 +29,8 @@ async fn pair() -> (TcpStream, TcpStream) {
     (near, far)
 }
 
-/// Allocations in `ROUNDS` requests and their echoes, both ends counted. `extra` runs in every round.
+/// Allocations in `ROUNDS` requests and their echoes, both ends counted. `extra` runs in every
+/// round.
 fn ping_pong(mut extra: impl FnMut() + 'static) -> u64 {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     run(async move {

@@ -8,7 +8,8 @@ use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig};
 use boson::thread;
 
-/// How often the heap is asked in `rounds` rounds of two coroutines that yield, park, unpark and sleep.
+/// How often the heap is asked in `rounds` rounds of two coroutines that yield, park, unpark and
+/// sleep.
 fn allocations_of(rounds: u32, leak: bool) -> u64 {
     let core =
         Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable");

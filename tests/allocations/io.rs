@@ -1,5 +1,5 @@
-//! An I/O in steady state asks the heap for nothing: messages between two kernel sockets, blocks of a file, a timer and a channel, over
-//! each reactor.
+//! An I/O in steady state asks the heap for nothing: messages between two kernel sockets, blocks of
+//! a file, a timer and a channel, over each reactor.
 
 use crate::counting;
 use crate::support::parts::{Parts, PartsAll};
@@ -29,7 +29,8 @@ enum Round {
     Allocates,
 }
 
-/// Runs `program` over each reactor, as it is and with the control, and compares how often it asked the heap in [`ROUNDS`] rounds.
+/// Runs `program` over each reactor, as it is and with the control, and compares how often it asked
+/// the heap in [`ROUNDS`] rounds.
 fn every_round_is_free<F: Future<Output = u64>>(program: impl Fn(Round) -> F) {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
         let asked = |round| {
@@ -46,7 +47,8 @@ fn every_round_is_free<F: Future<Output = u64>>(program: impl Fn(Round) -> F) {
     }
 }
 
-/// Does a round again and again; returns how often the calling thread asked the heap after the warm-up.
+/// Does a round again and again; returns how often the calling thread asked the heap after the
+/// warm-up.
 async fn count(round: Round, mut each: impl AsyncFnMut()) -> u64 {
     for _ in 0..WARM_UP {
         each().await;

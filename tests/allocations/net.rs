@@ -1,5 +1,5 @@
-//! How often the heap is asked per request and reply on a connection between two stacks: never, once everything has
-//! its size.
+//! How often the heap is asked per request and reply on a connection between two stacks: never,
+//! once everything has its size.
 
 use crate::counting;
 use crate::support::parts::Parts;
@@ -53,7 +53,8 @@ async fn receive(stream: &StackStream, mut bytes: Vec<u8>, wanted: usize) -> Vec
     bytes
 }
 
-/// Allocations per request of `bytes` and its echo, with `pause` between a reply and the next request.
+/// Allocations per request of `bytes` and its echo, with `pause` between a reply and the next
+/// request.
 fn measure(bytes: usize, pause: Duration) -> f64 {
     let (a, b) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 64);
     let own = |host: u8| vec![IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix")];

@@ -15,8 +15,8 @@ use boson::rt::{Core, CoreConfig, offload};
 /// As documented.
 const QUEUE_LIMIT: usize = 1024;
 
-/// Over epoll a flush is made on a thread. While the pool's queue is full it is polled in vain, as a task is that waits for several
-/// things: that must not make the call anew each time.
+/// Over epoll a flush is made on a thread. While the pool's queue is full it is polled in vain, as
+/// a task is that waits for several things: that must not make the call anew each time.
 #[test]
 fn a_file_operation_in_line_asks_the_heap_for_nothing_when_it_is_polled_again() {
     let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);

@@ -1,4 +1,5 @@
-//! How often the heap is asked in the steady state of `boson serve`: per GET and per SET, counted by the allocator.
+//! How often the heap is asked in the steady state of `boson serve`: per GET and per SET, counted
+//! by the allocator.
 
 use crate::counting;
 use std::io::{Read, Write};
@@ -16,8 +17,8 @@ use boson::store::{Db, Durability, Options, RtEnv};
 const REQUESTS: u64 = 20_000;
 const KEYS: u64 = 1000;
 
-/// Sends `count` requests of `make`, each after the reply to the one before, and returns what the server's thread allocated
-/// per request.
+/// Sends `count` requests of `make`, each after the reply to the one before, and returns what the
+/// server's thread allocated per request.
 fn measure(stream: &mut TcpStream, count: u64, make: impl Fn(u64) -> String) -> f64 {
     let mut reply = [0; 256];
     let mut run = |from: u64, to: u64| {

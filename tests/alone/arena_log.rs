@@ -1,4 +1,5 @@
-//! A process without hugepages is told so once, however many arenas it has. Alone in its file: it is once for each process.
+//! A process without hugepages is told so once, however many arenas it has. Alone in its file: it
+//! is once for each process.
 
 use crate::support::not_run;
 use std::io::{self, Write};

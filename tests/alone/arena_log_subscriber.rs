@@ -1,5 +1,5 @@
-//! A subscriber that makes an arena when it is told that there are no hugepages, and panics then, does so once. Alone in its file: it is
-//! told once for each process.
+//! A subscriber that makes an arena when it is told that there are no hugepages, and panics then,
+//! does so once. Alone in its file: it is told once for each process.
 
 use crate::support::not_run;
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -59,7 +59,8 @@ fn survives(serve: impl FnOnce(mpsc::Sender<SocketAddr>) + Send + 'static, reque
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || serve(sender));
     let address = receiver.recv_timeout(Duration::from_secs(10)).expect("it listens");
-    // A connection takes two descriptors of this process, and the server's is the one that is missing in the end.
+    // A connection takes two descriptors of this process, and the server's is the one that is
+    // missing in the end.
     let crowd: Vec<TcpStream> =
         std::iter::from_fn(|| TcpStream::connect(address).ok()).take(DESCRIPTORS).collect();
     assert!(crowd.len() < DESCRIPTORS, "there was room for all");

@@ -1,4 +1,5 @@
-//! Tests that need a process of their own: they change limits, signals or the log, fork, or measure the process.
+//! Tests that need a process of their own: they change limits, signals or the log, fork, or measure
+//! the process.
 
 #[macro_use]
 #[path = "../support/mod.rs"]

@@ -1,4 +1,5 @@
-//! A process that forks while it has a core. Alone in its file, and one test at a time: other tests' threads would hold locks at the fork.
+//! A process that forks while it has a core. Alone in its file, and one test at a time: other
+//! tests' threads would hold locks at the fork.
 
 use crate::support::parts::Parts;
 use std::io::{Read, Write};
@@ -33,8 +34,9 @@ fn message_of_panic(call: impl FnOnce() + std::panic::UnwindSafe) -> String {
 
 /// Runs `child` in a forked process; whether it said that all is well.
 fn in_fork(child: impl FnOnce() -> bool) -> bool {
-    // SAFETY: the child only runs `child` and leaves with `_exit`. Other threads of the test may hold locks of the allocator at
-    // the fork; glibc's own handlers make that one usable in the child.
+    // SAFETY: the child only runs `child` and leaves with `_exit`. Other threads of the test may
+    // hold locks of the allocator at the fork; glibc's own handlers make that one usable in the
+    // child.
     let pid = unsafe { libc::fork() };
     assert!(pid >= 0, "no process");
     if pid == 0 {
@@ -154,7 +156,8 @@ async fn drop_in_a_child_what_is_in_flight() {
     rt::timeout(limit, listener.accept()).await.expect("in time").expect("accept");
 }
 
-/// What a child drops is not kept open in it: the connection ends when the parent drops it, too, whether or not its ring knew the socket.
+/// What a child drops is not kept open in it: the connection ends when the parent drops it, too,
+/// whether or not its ring knew the socket.
 #[test]
 fn a_connection_that_both_dropped_has_ended() {
     own_process!();
@@ -242,7 +245,8 @@ fn parents_thread(thread: &Option<CoreThread>) -> &CoreThread {
     thread.as_ref().expect("the child took its copy")
 }
 
-/// Results of the parent's threads that come after the fork come to the parent alone; what was there before is the child's too.
+/// Results of the parent's threads that come after the fork come to the parent alone; what was
+/// there before is the child's too.
 fn what_waits_at_the_fork_says_cancelled(thread: &CoreThread) {
     let mut pending = Box::pin(rt::named("for ever").spawn_on(thread.handle(), std::future::pending::<()>));
     let mut done = Box::pin(thread.handle().run(|| 7));

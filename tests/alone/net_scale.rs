@@ -128,8 +128,8 @@ fn ten_thousand_idle_connections_slow_nobody_and_take_little_memory() {
         "echo alone {alone:?}, among {CONNECTIONS} idle connections {crowded:?} ({ratio:.2} times); \
          {per_connection} bytes of RAM per idle connection"
     );
-    // A scan of ten thousand sockets per frame would cost hundreds of times as much; the rest is the processor's
-    // caches.
+    // A scan of ten thousand sockets per frame would cost hundreds of times as much; the rest is
+    // the processor's caches.
     assert!(ratio < TOLERANCE, "an echo takes {ratio:.2} times as long among {CONNECTIONS} idle connections");
     assert!(per_connection < 12 * 1024, "{per_connection} bytes of RAM per idle connection");
 

@@ -1,4 +1,5 @@
-//! A core on epoll when descriptors run out, and a core on either reactor when signals keep coming. One at a time: both concern the whole process.
+//! A core on epoll when descriptors run out, and a core on either reactor when signals keep coming.
+//! One at a time: both concern the whole process.
 
 use crate::support::parts::Parts;
 use std::io::{Read, Write};
@@ -98,7 +99,8 @@ impl Alarms {
         let mut action = unsafe { MaybeUninit::<libc::sigaction>::zeroed().assume_init() };
         let handler: extern "C" fn(libc::c_int) = nothing;
         action.sa_sigaction = handler as libc::sighandler_t;
-        // SAFETY: `action` is initialised, and its handler does nothing, which is allowed in a handler.
+        // SAFETY: `action` is initialised, and its handler does nothing, which is allowed in a
+        // handler.
         let set = unsafe { libc::sigaction(libc::SIGALRM, &raw const action, std::ptr::null_mut()) };
         assert_eq!(set, 0);
         Self::set(period);

@@ -1,6 +1,7 @@
-//! Something to count instructions in: one command over and over on a server in this thread. Build with
-//! `cargo test --release --test redis_instructions --no-run`, then run the program twice, with different `ROUNDS`, as
-//! `COMMAND=incr ROUNDS=20000 valgrind --tool=callgrind PROGRAM --ignored --test-threads=1`: the difference is what the rounds took.
+//! Something to count instructions in: one command over and over on a server in this thread. Build
+//! with `cargo test --release --test redis_instructions --no-run`, then run the program twice, with
+//! different `ROUNDS`, as `COMMAND=incr ROUNDS=20000 valgrind --tool=callgrind PROGRAM --ignored
+//! --test-threads=1`: the difference is what the rounds took.
 
 use crate::support::redis_peer as peer;
 use peer::Boson;

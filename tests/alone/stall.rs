@@ -1,5 +1,5 @@
-//! A task that blocks its core is in the log. Alone in its file: `tracing` caches for the whole process what a thread without a
-//! subscriber is interested in.
+//! A task that blocks its core is in the log. Alone in its file: `tracing` caches for the whole
+//! process what a thread without a subscriber is interested in.
 
 use std::sync::{Arc, Mutex};
 use std::time::Duration;

@@ -1,5 +1,5 @@
-//! A process without descriptors: accepting says so once per attempt and goes on when there are some again. Alone in its
-//! process, because the limit is the process's.
+//! A process without descriptors: accepting says so once per attempt and goes on when there are
+//! some again. Alone in its process, because the limit is the process's.
 
 use std::net::SocketAddr;
 use std::sync::Arc;

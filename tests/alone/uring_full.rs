@@ -1,4 +1,5 @@
-//! A ring whose queues are full, and a kernel that takes no more from it: the core goes on, and ends when it was told to.
+//! A ring whose queues are full, and a kernel that takes no more from it: the core goes on, and
+//! ends when it was told to.
 
 use crate::support::hooked_waker;
 use crate::support::parts::Parts;
@@ -48,8 +49,9 @@ fn has_overflown() -> bool {
     })
 }
 
-/// All reads wait in the kernel, and complete while the core is busy: many more completions than their queue holds. Of every second
-/// connection one request receives for all reads, if the ring has such.
+/// All reads wait in the kernel, and complete while the core is busy: many more completions than
+/// their queue holds. Of every second connection one request receives for all reads, if the ring
+/// has such.
 fn completions_overflow(features: RingFeatures) {
     let core = core(features);
     let result = core.block_on(rt::timeout(PATIENCE, async {
@@ -111,8 +113,8 @@ fn no_completion_is_lost_when_their_queue_overflows_on_an_old_kernel() {
     completions_overflow(RingFeatures::linux_5_15());
 }
 
-/// A waker whose clone fills the queue while the kernel takes nothing from it, so that completions are taken to make room. That of the
-/// read that is being polled is among them.
+/// A waker whose clone fills the queue while the kernel takes nothing from it, so that completions
+/// are taken to make room. That of the read that is being polled is among them.
 fn done_while_its_waker_is_cloned(on_drop: impl FnOnce() + Send + 'static) -> Poll<Vec<u8>> {
     let polled = std::thread::spawn(|| {
         let core = core(RingFeatures::linux_5_15());
@@ -161,8 +163,8 @@ fn a_read_that_is_done_is_not_lost_though_a_waker_cannot_be_dropped() {
     assert_eq!(polled, Poll::Ready(vec![b'x']), "nobody else has it");
 }
 
-/// From some point on the kernel refuses every submission, as it does when it has no memory: timers go on, and the core ends in
-/// time, with operations that never got into the queue.
+/// From some point on the kernel refuses every submission, as it does when it has no memory: timers
+/// go on, and the core ends in time, with operations that never got into the queue.
 #[test]
 fn a_kernel_that_takes_no_submissions_stops_neither_the_core_nor_its_end() {
     own_process!();
@@ -199,10 +201,12 @@ fn a_kernel_that_takes_no_submissions_stops_neither_the_core_nor_its_end() {
     }
 }
 
-/// The kernel takes an entry of the ring only now and then, so most wait behind a full queue: what is sent on one connection goes out
-/// in the order in which it was asked for, also what is asked for while older entries wait and the queue has room. Few writes on each
-/// connection: a socket whose buffer is full would have the kernel itself try one again after those behind it. With epoll there is no
-/// queue, and each task tries in its own turn: then nothing is lost or sent twice, in whatever order.
+/// The kernel takes an entry of the ring only now and then, so most wait behind a full queue: what
+/// is sent on one connection goes out in the order in which it was asked for, also what is asked
+/// for while older entries wait and the queue has room. Few writes on each connection: a socket
+/// whose buffer is full would have the kernel itself try one again after those behind it. With
+/// epoll there is no queue, and each task tries in its own turn: then nothing is lost or sent
+/// twice, in whatever order.
 #[test]
 fn operations_that_wait_for_the_queue_stay_in_their_order() {
     own_process!();

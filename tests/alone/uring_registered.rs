@@ -1,5 +1,5 @@
-//! Memory and files that are registered with the io_uring: the same bytes with and without, and what is done where the kernel
-//! registers nothing.
+//! Memory and files that are registered with the io_uring: the same bytes with and without, and
+//! what is done where the kernel registers nothing.
 
 use crate::support::parts::PartsAll;
 use std::path::PathBuf;
@@ -35,7 +35,8 @@ impl Drop for File {
     }
 }
 
-/// How many buffers a ring has registered that has `file` registered; `None` if no ring of this process has.
+/// How many buffers a ring has registered that has `file` registered; `None` if no ring of this
+/// process has.
 fn buffers_beside(file: &File) -> Option<usize> {
     let name = file.0.file_name().and_then(|name| name.to_str()).expect("a plain name");
     let entries = std::fs::read_dir("/proc/self/fdinfo").expect("procfs");
@@ -144,7 +145,8 @@ fn more_files_than_the_table_has_places() {
             for (at, namespace) in open.iter().enumerate() {
                 block(namespace, at, rt::arena().alloc(BLOCK_BYTES)).await;
             }
-            // The first places become free; a new file takes one, and must not be taken for the old one.
+            // The first places become free; a new file takes one, and must not be taken for the old
+            // one.
             open.drain(..10);
             let again = UringNamespace::open_file(&files[3].0, None).await.expect("open");
             let (read, buf) =

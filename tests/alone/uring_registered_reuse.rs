@@ -1,4 +1,5 @@
-//! A place in the io_uring's table of files that another file gets: what was queued for the first one must not reach the second.
+//! A place in the io_uring's table of files that another file gets: what was queued for the first
+//! one must not reach the second.
 
 use crate::support::parts::PartsAll;
 use std::path::PathBuf;

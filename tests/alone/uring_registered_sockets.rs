@@ -1,5 +1,6 @@
-//! Connections that last, and their places in the io_uring's table: where the kernel looks a place up, and not the descriptor, closing has to
-//! empty the place, and what was queued for one connection must not reach the next.
+//! Connections that last, and their places in the io_uring's table: where the kernel looks a place
+//! up, and not the descriptor, closing has to empty the place, and what was queued for one
+//! connection must not reach the next.
 
 use crate::support::parts::Parts;
 use std::future::Future;
@@ -135,7 +136,8 @@ fn operations_that_were_given_up_do_not_reach_the_next_connection() {
     });
 }
 
-/// A place is one in the table of one ring: another core of the thread uses the socket by its descriptor, or has it in a table of its own.
+/// A place is one in the table of one ring: another core of the thread uses the socket by its
+/// descriptor, or has it in a table of its own.
 #[test]
 fn a_stream_that_another_core_of_the_thread_uses_is_the_same() {
     own_process!();
@@ -171,8 +173,9 @@ fn a_stream_that_another_core_of_the_thread_uses_is_the_same() {
     }
 }
 
-/// Connections begin, last and end in turn, and reads are given up meanwhile: places and descriptors are soon another's. Each gets its own bytes, and
-/// ends when it is closed, also with a queue that is always full.
+/// Connections begin, last and end in turn, and reads are given up meanwhile: places and
+/// descriptors are soon another's. Each gets its own bytes, and ends when it is closed, also with a
+/// queue that is always full.
 #[test]
 fn each_connection_gets_its_own_bytes_while_places_change_hands() {
     own_process!();

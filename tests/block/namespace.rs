@@ -1,4 +1,5 @@
-//! One conformance suite over every kind of namespace, and what is particular to files and block devices.
+//! One conformance suite over every kind of namespace, and what is particular to files and block
+//! devices.
 
 use crate::support::not_run;
 use crate::support::parts::PartsAll;
@@ -291,8 +292,9 @@ fn the_namespace_of_an_address_conforms() {
     });
 }
 
-/// Writes are dropped while in flight, and memory of the same size is taken and overwritten at once: if a dropped write's
-/// buffer were freed before the device is done with it, the device would write the new bytes.
+/// Writes are dropped while in flight, and memory of the same size is taken and overwritten at
+/// once: if a dropped write's buffer were freed before the device is done with it, the device would
+/// write the new bytes.
 #[test]
 fn a_dropped_write_writes_its_own_bytes_or_nothing() {
     let directory = Directory::new("dropped");
@@ -317,7 +319,8 @@ fn a_dropped_write_writes_its_own_bytes_or_nothing() {
             for buf in &mut reused {
                 buf.fill(0xee);
             }
-            // The dropped write was cancelled or goes on by itself; a flush and a read come after it or before it.
+            // The dropped write was cancelled or goes on by itself; a flush and a read come after
+            // it or before it.
             namespace.flush().await.expect("flush");
             let (result, read) = namespace.read(offset, DmaBuf::zeroed(block)).await.parts_all();
             result.expect("read");

@@ -40,7 +40,8 @@ fn core(reactor: ReactorChoice) -> Core {
     Core::new(&config).expect("a core")
 }
 
-/// Runs `test` in a coroutine over the best reactor and over epoll, and on a plain thread, each in an empty directory.
+/// Runs `test` in a coroutine over the best reactor and over epoll, and on a plain thread, each in
+/// an empty directory.
 fn everywhere(name: &str, test: fn(&Path)) {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
         let directory = Temporary::new(&format!("{name}-{reactor:?}"));

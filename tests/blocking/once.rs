@@ -1,4 +1,5 @@
-//! `boson::blocking::sync::{Once, OnceLock, LazyLock}`: initialisers that wait, panic and are cancelled.
+//! `boson::blocking::sync::{Once, OnceLock, LazyLock}`: initialisers that wait, panic and are
+//! cancelled.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::atomic::{AtomicU32, Ordering};

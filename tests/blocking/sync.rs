@@ -1,4 +1,5 @@
-//! `boson::blocking::sync`: locks and channels between coroutines of one core, of several, and plain threads.
+//! `boson::blocking::sync`: locks and channels between coroutines of one core, of several, and
+//! plain threads.
 
 use std::cell::Cell;
 use std::rc::Rc;

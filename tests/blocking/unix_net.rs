@@ -1,4 +1,5 @@
-//! `boson::blocking::os::unix::net` beside `std`'s, and what `boson::blocking::net` has besides reading and writing.
+//! `boson::blocking::os::unix::net` beside `std`'s, and what `boson::blocking::net` has besides
+//! reading and writing.
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;

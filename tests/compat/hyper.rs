@@ -1,5 +1,5 @@
-//! hyper and axum on a core: the server of `examples/axum.rs` over the kernel's sockets and over the userspace stack, and hyper's
-//! executor and timer.
+//! hyper and axum on a core: the server of `examples/axum.rs` over the kernel's sockets and over
+//! the userspace stack, and hyper's executor and timer.
 
 #[path = "../../examples/axum.rs"]
 mod axum_example;

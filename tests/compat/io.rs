@@ -1,4 +1,5 @@
-//! The I/O traits of other ecosystems on boson's sockets: one suite over every family of traits and every kind of socket.
+//! The I/O traits of other ecosystems on boson's sockets: one suite over every family of traits and
+//! every kind of socket.
 
 use crate::support::parts::Parts;
 use std::future::{Future, poll_fn};
@@ -17,7 +18,8 @@ use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
 use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, CoreThread};
 
-/// What the suite asks of a family of traits. The provided functions are what its extension traits would do.
+/// What the suite asks of a family of traits. The provided functions are what its extension traits
+/// would do.
 trait Io: Sized + 'static {
     fn wrap(socket: TcpStream, sizes: BufferSizes) -> Self;
     fn poll_read(&mut self, cx: &mut Context<'_>, buf: &mut [u8]) -> Poll<io::Result<usize>>;
@@ -344,7 +346,8 @@ async fn reads_that_are_given_up_lose_nothing<I: Io, W: Wire>() {
     assert!(given_up > 10, "only {given_up} reads were given up: the test shows nothing");
 }
 
-/// Fills the connection until a write waits; then drops the adapter without a flush. Everything that was accepted arrives.
+/// Fills the connection until a write waits; then drops the adapter without a flush. Everything
+/// that was accepted arrives.
 async fn a_slow_reader_stops_writes_and_a_drop_delivers_them<I: Io, W: Wire>() {
     const MOST: usize = 64 << 20;
     let (mut near, mut far, _owner) = wrapped::<I, W>(SMALL).await;

@@ -1,5 +1,5 @@
-//! What takes a device that a build machine rarely has: `scripts/guest` runs these tests in a virtual machine that has it. Elsewhere
-//! they are ignored.
+//! What takes a device that a build machine rarely has: `scripts/guest` runs these tests in a
+//! virtual machine that has it. Elsewhere they are ignored.
 
 #[path = "../support/mod.rs"]
 mod support;

@@ -151,8 +151,8 @@ fn timers_fire_and_other_tasks_run_while_a_device_is_polled() {
     });
 }
 
-/// Operations are dropped while the device has them, and memory like theirs is overwritten at once: the device reads and writes
-/// neither.
+/// Operations are dropped while the device has them, and memory like theirs is overwritten at once:
+/// the device reads and writes neither.
 #[test]
 #[ignore = "takes an NVMe device with poll queues: scripts/guest"]
 fn a_dropped_operation_of_a_polled_device_keeps_its_memory() {
@@ -189,7 +189,8 @@ fn a_dropped_operation_of_a_polled_device_keeps_its_memory() {
     });
 }
 
-/// The core's ring goes when nothing is under way any more, and the device is free for the next one at once.
+/// The core's ring goes when nothing is under way any more, and the device is free for the next one
+/// at once.
 #[test]
 #[ignore = "takes an NVMe device with poll queues: scripts/guest"]
 fn a_core_that_ends_lets_a_polled_device_finish() {

@@ -1,4 +1,5 @@
-//! Sends without copying over a card that can: the kernel keeps the memory until the peer has acknowledged what was in it.
+//! Sends without copying over a card that can: the kernel keeps the memory until the peer has
+//! acknowledged what was in it.
 
 use crate::support::parts::{Parts, PartsAll};
 use std::cell::Cell;
@@ -54,7 +55,8 @@ impl Drop for Poisoned {
     }
 }
 
-/// A program at the other end of the wire that takes one connection and reads only when it is told to, into a small buffer.
+/// A program at the other end of the wire that takes one connection and reads only when it is told
+/// to, into a small buffer.
 struct Peer {
     address: SocketAddr,
     read: Sender<()>,
@@ -140,7 +142,8 @@ fn memory_is_lent_until_the_peer_has_it() {
     assert_eq!((received.len(), freed.get()), (sent.get(), 1));
 }
 
-/// The kernel has said how much it sent, and holds the memory still: cancelling that is no use, and the memory must not go.
+/// The kernel has said how much it sent, and holds the memory still: cancelling that is no use, and
+/// the memory must not go.
 #[test]
 #[ignore = "takes a network card: scripts/guest"]
 fn a_dropped_send_keeps_its_memory_until_the_peer_has_it() {
@@ -237,8 +240,8 @@ fn an_aborted_stream_is_reset_though_its_memory_is_lent() {
     assert_eq!(error.kind(), std::io::ErrorKind::ConnectionReset);
 }
 
-/// A core does not wait for a peer for longer than it was told. What the kernel still has then is never freed, but the connection
-/// ends.
+/// A core does not wait for a peer for longer than it was told. What the kernel still has then is
+/// never freed, but the connection ends.
 #[test]
 #[ignore = "takes a network card: scripts/guest"]
 fn a_core_that_ends_frees_nothing_that_is_lent() {

@@ -1,7 +1,7 @@
 //! The network of a core: one unchanged program over whichever network `BOSON_NET` names.
 //!
-//! Every program here is a test of this binary that its parent runs in a process of its own, with the
-//! environment that the test is about.
+//! Every program here is a test of this binary that its parent runs in a process of its own, with
+//! the environment that the test is about.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -1,4 +1,5 @@
-//! Kernel sockets: one suite, with all that this kernel's io_uring has, and as older kernels serve them.
+//! Kernel sockets: one suite, with all that this kernel's io_uring has, and as older kernels serve
+//! them.
 
 #![expect(clippy::duplicate_mod, reason = "one suite runs on several sets of features")]
 

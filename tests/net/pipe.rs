@@ -1,4 +1,5 @@
-//! Pipes, over both reactors: what is written is read in its order, also by whoever comes after a dropped read, to the end.
+//! Pipes, over both reactors: what is written is read in its order, also by whoever comes after a
+//! dropped read, to the end.
 
 use crate::counting;
 use crate::support::parts::{Parts, PartsAll};
@@ -215,8 +216,8 @@ fn a_descriptor_may_have_been_non_blocking_and_must_be_a_pipes() {
     });
 }
 
-/// Whether a descriptor blocks is shared by all that were made of it: a second handle must not have the core wait inside a call for
-/// the first one.
+/// Whether a descriptor blocks is shared by all that were made of it: a second handle must not have
+/// the core wait inside a call for the first one.
 #[test]
 fn a_second_handle_to_an_end_does_not_hold_up_the_core() {
     run(async || {
@@ -295,7 +296,8 @@ fn a_read_in_flight_gets_what_a_dropped_one_read() {
     });
 }
 
-/// What the dropped one read comes before the end that the other one meets, which is told once after it.
+/// What the dropped one read comes before the end that the other one meets, which is told once
+/// after it.
 #[test]
 fn a_read_in_flight_does_not_meet_the_end_before_what_a_dropped_one_read() {
     run(async || {

@@ -1,6 +1,7 @@
 //! The userspace stack on a TAP interface, with the kernel's own TCP and ping at the other end.
 //!
-//! It needs the privilege to make network interfaces; without it, it says so and passes, except in CI.
+//! It needs the privilege to make network interfaces; without it, it says so and passes, except in
+//! CI.
 
 use crate::support::not_run;
 use crate::support::parts::Parts;
@@ -33,8 +34,8 @@ fn cidr(address: &str) -> IpCidr {
     IpCidr::new(address, if address.is_ipv4() { 24 } else { 64 }).expect("a prefix")
 }
 
-/// Gives the calling thread, and those it starts, a network of their own, so that no other test's interface of the same
-/// name or address is in the way.
+/// Gives the calling thread, and those it starts, a network of their own, so that no other test's
+/// interface of the same name or address is in the way.
 fn leave_the_network() {
     // SAFETY: the call takes no pointer; what it changes is this thread's network namespace.
     if unsafe { libc::unshare(libc::CLONE_NEWNET) } != 0 {

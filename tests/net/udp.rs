@@ -1,4 +1,5 @@
-//! UDP on the kernel, over both reactors: what arrives, what a dropped receive keeps, what comes back, and that nothing allocates.
+//! UDP on the kernel, over both reactors: what arrives, what a dropped receive keeps, what comes
+//! back, and that nothing allocates.
 
 use crate::counting;
 use crate::support::parts::Parts;
@@ -46,7 +47,8 @@ fn datagrams_arrive_whole_with_their_senders() {
             assert_eq!(result.expect("receive"), (len, near.local_addr()));
             assert_eq!(got, sent);
         }
-        // What a buffer has no room for is lost, and the next datagram begins with its own first byte.
+        // What a buffer has no room for is lost, and the next datagram begins with its own first
+        // byte.
         for bytes in [&b"too long"[..], b"next"] {
             near.send_to(bytes, far.local_addr()).await.expect("send");
         }
@@ -105,7 +107,8 @@ fn a_connected_socket_hears_its_peer_only_and_of_its_end() {
     });
 }
 
-/// What the kernel says once is said to somebody, also if a receive that was dropped got to hear it.
+/// What the kernel says once is said to somebody, also if a receive that was dropped got to hear
+/// it.
 #[test]
 fn the_end_of_a_peer_that_a_dropped_receive_heard_of_is_told() {
     run(async || {
@@ -126,8 +129,8 @@ fn the_end_of_a_peer_that_a_dropped_receive_heard_of_is_told() {
 /// Datagrams that a sender may be ahead of their receiver.
 const MAX_AHEAD: u32 = 50;
 
-/// Receives are dropped after every number of polls and after every short time, while the other side sends as much as there is
-/// room for: every datagram is received once.
+/// Receives are dropped after every number of polls and after every short time, while the other
+/// side sends as much as there is room for: every datagram is received once.
 #[test]
 fn dropped_receives_lose_no_datagram() {
     run(async || {
@@ -138,7 +141,8 @@ fn dropped_receives_lose_no_datagram() {
         let progress = Rc::clone(&taken);
         let writer = rt::named("writer").spawn(async move {
             for number in 0..3000u32 {
-                // Fewer than the socket's buffer holds: what the kernel throws away is not what this is about.
+                // Fewer than the socket's buffer holds: what the kernel throws away is not what
+                // this is about.
                 while number - progress.get() > MAX_AHEAD {
                     rt::sleep(Duration::from_micros(60)).await;
                 }

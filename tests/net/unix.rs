@@ -1,4 +1,5 @@
-//! Unix stream sockets: names, the promises about dropped futures, half-close, and tokio's traits on top.
+//! Unix stream sockets: names, the promises about dropped futures, half-close, and tokio's traits
+//! on top.
 
 use crate::support::own_process::named_in;
 use crate::support::parts::Parts;
@@ -182,7 +183,8 @@ fn a_name_goes_away_with_its_listener_and_only_its_own() {
     });
 }
 
-/// A name that a killed process left behind, and many that want it at once: one gets it, and is the one that answers there.
+/// A name that a killed process left behind, and many that want it at once: one gets it, and is the
+/// one that answers there.
 #[test]
 fn an_abandoned_name_is_taken_by_one() {
     const TAKERS: usize = 4;
@@ -366,7 +368,8 @@ fn names_that_cannot_be_are_refused() {
     UnixAddr::from_abstract_name("x".repeat(107)).expect("the longest");
 }
 
-/// The kernel takes a path of 108 bytes without a zero at its end, and says more bytes than `sockaddr_un` has.
+/// The kernel takes a path of 108 bytes without a zero at its end, and says more bytes than
+/// `sockaddr_un` has.
 #[test]
 fn a_peer_with_the_longest_name_is_accepted() {
     let directory = Directory::new("longest");
@@ -393,12 +396,14 @@ fn bind_unterminated(socket: &OwnedFd, path: [u8; 108]) {
         *target = byte.try_into().expect("ASCII");
     }
     let len = size_of_val(&address).try_into().expect("small");
-    // SAFETY: the pointer is to `len` bytes of an initialised `sockaddr_un`, which `bind` only reads.
+    // SAFETY: the pointer is to `len` bytes of an initialised `sockaddr_un`, which `bind` only
+    // reads.
     let bound = unsafe { libc::bind(socket.as_raw_fd(), std::ptr::from_ref(&address).cast(), len) };
     assert_eq!(bound, 0, "{}", std::io::Error::last_os_error());
 }
 
-/// More connections than the backlog holds: those that come too early wait, and the core goes on meanwhile.
+/// More connections than the backlog holds: those that come too early wait, and the core goes on
+/// meanwhile.
 #[test]
 fn a_full_backlog_makes_clients_wait() {
     let directory = Directory::new("backlog");

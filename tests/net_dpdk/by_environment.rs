@@ -1,5 +1,5 @@
-//! The echo example, unchanged, over a DPDK port that `BOSON_NET` names. `tests/net/by_environment.rs` has
-//! the other networks.
+//! The echo example, unchanged, over a DPDK port that `BOSON_NET` names.
+//! `tests/net/by_environment.rs` has the other networks.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::TcpStream;

@@ -29,7 +29,8 @@ pub(super) fn run_well(command: &[&str]) -> String {
     String::from_utf8_lossy(&output.stdout).into_owned()
 }
 
-/// A veth pair: `near` is here, without an address; the other end is in a network namespace with 10.77.1.2/24.
+/// A veth pair: `near` is here, without an address; the other end is in a network namespace with
+/// 10.77.1.2/24.
 pub(super) struct Lab {
     pub(super) namespace: String,
     pub(super) near: String,

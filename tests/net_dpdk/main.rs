@@ -1,9 +1,10 @@
-//! DPDK ports: loops and files that need no rights, and a veth pair with the kernel's network stack at its other end.
+//! DPDK ports: loops and files that need no rights, and a veth pair with the kernel's network stack
+//! at its other end.
 //!
-//! The EAL starts once per process, so every test here shares it; it runs on normal pages, as on a machine without
-//! hugepages, unless `BOSON_TEST_EAL` holds other EAL arguments (none: hugepages where there are some). The tests on a
-//! veth pair need root (for the network namespace); without it they say so and pass, except where `CI` is set: there they
-//! fail.
+//! The EAL starts once per process, so every test here shares it; it runs on normal pages, as on a
+//! machine without hugepages, unless `BOSON_TEST_EAL` holds other EAL arguments (none: hugepages
+//! where there are some). The tests on a veth pair need root (for the network namespace); without
+//! it they say so and pass, except where `CI` is set: there they fail.
 #![cfg(feature = "dpdk")]
 
 #[macro_use]

@@ -1,4 +1,5 @@
-//! A DPDK that does not start. The EAL can be started once per process, so this is a process of its own.
+//! A DPDK that does not start. The EAL can be started once per process, so this is a process of its
+//! own.
 use boson::ErrorKind;
 use boson::net::device::dpdk::{Eal, EalConfig};
 

@@ -23,7 +23,8 @@ const SERVER: ([u8; 4], u16) = ([10, 77, 1, 1], 7);
 /// No client waits longer than this for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// Echoes to every client in the namespace until `client`, which runs there, returns; then calls `after`.
+/// Echoes to every client in the namespace until `client`, which runs there, returns; then calls
+/// `after`.
 fn serve<T: Send + 'static>(
     lab: &Lab,
     client: impl FnOnce() -> T + Send + 'static,
@@ -163,8 +164,8 @@ fn an_idle_core_sleeps_and_still_answers() {
             rt::sleep(Duration::from_secs(3)).await;
             let share = (busy() - before).as_secs_f64() / 3.0;
             println!("an idle core uses {:.2} % of its CPU", share * 100.0);
-            // It is under 1 % where it is compiled with optimisation and alone; without it 4 to 6 %, as fast as
-            // the machine is that day. A core that does not sleep uses all of it.
+            // It is under 1 % where it is compiled with optimisation and alone; without it 4 to 6
+            // %, as fast as the machine is that day. A core that does not sleep uses all of it.
             let most = if cfg!(debug_assertions) { 0.10 } else { 0.05 };
             assert!(share < most, "an idle core used {:.1} % of its CPU", share * 100.0);
         },

@@ -1,4 +1,5 @@
-//! Keys that are longer than the store's: they survive a restart and expire by themselves like any other.
+//! Keys that are longer than the store's: they survive a restart and expire by themselves like any
+//! other.
 
 use crate::support::server;
 use std::time::{Duration, Instant};

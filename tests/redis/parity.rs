@@ -1,6 +1,7 @@
 //! Runs the same commands against redis-server and boson and compares the replies byte for byte.
 //!
-//! Where boson differs from Redis 7.0 on purpose is listed in docs/redis.md, under "Differences from Redis".
+//! Where boson differs from Redis 7.0 on purpose is listed in docs/redis.md, under "Differences
+//! from Redis".
 
 mod random;
 
@@ -31,7 +32,8 @@ fn compare(redis: &mut Redis, boson: &mut Boson, marked: &str) -> Result<(), Str
     Err(format!("{command}\n  redis {}\n  boson {}", expected.escape_ascii(), actual.escape_ascii()))
 }
 
-/// Whether both are integers, and not further apart than the time that may have passed between them.
+/// Whether both are integers, and not further apart than the time that may have passed between
+/// them.
 fn close(expected: &[u8], actual: &[u8]) -> bool {
     let number =
         |reply: &[u8]| std::str::from_utf8(reply).ok()?.trim().strip_prefix(':')?.parse::<i64>().ok();
@@ -84,7 +86,8 @@ fn random_commands_reply_as_redis_does() {
     }
 }
 
-/// Keys around and above the 4,096 bytes that the store takes: two for each length, which differ in their last byte.
+/// Keys around and above the 4,096 bytes that the store takes: two for each length, which differ in
+/// their last byte.
 #[test]
 fn random_commands_on_long_keys_reply_as_redis_does() {
     let Some(mut redis) = Redis::start() else { return };
@@ -219,8 +222,8 @@ fn a_password_is_asked_for_as_redis_does() {
     }
 }
 
-/// COMMAND INFO and COMMAND DOCS of every command there is. Redis has more subcommands, in no particular order; those that are
-/// in both are described alike.
+/// COMMAND INFO and COMMAND DOCS of every command there is. Redis has more subcommands, in no
+/// particular order; those that are in both are described alike.
 #[test]
 fn commands_are_described_as_in_redis() {
     let Some(mut redis) = Redis::start() else { return };

@@ -1,5 +1,5 @@
-//! SCAN keeps the promise of Redis, whatever else happens meanwhile: every key that is there all the time is returned, the scan
-//! ends, and no cursor is an error.
+//! SCAN keeps the promise of Redis, whatever else happens meanwhile: every key that is there all
+//! the time is returned, the scan ends, and no cursor is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;

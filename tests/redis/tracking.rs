@@ -1,4 +1,5 @@
-//! CLIENT TRACKING: what clients that keep copies are pushed, and when, as redis-server does it; and that no change is missed.
+//! CLIENT TRACKING: what clients that keep copies are pushed, and when, as redis-server does it;
+//! and that no change is missed.
 
 use crate::support::redis_peer as peer;
 use crate::support::server;
@@ -216,7 +217,8 @@ const SCRIPT: &str = "
 
 /// Some connections to one of the servers.
 trait Peers {
-    /// Sends `request` as one of the clients, and returns all that this client gets up to the reply, and maybe more.
+    /// Sends `request` as one of the clients, and returns all that this client gets up to the
+    /// reply, and maybe more.
     fn call(&mut self, client: usize, request: &str) -> Vec<u8>;
 }
 
@@ -281,7 +283,8 @@ fn run(peers: &mut dyn Peers) -> Vec<String> {
             // It tells the version and the client's id.
             received[client].clear();
         }
-        // What comes behind the reply, and what the others get, comes in front of the reply to this.
+        // What comes behind the reply, and what the others get, comes in front of the reply to
+        // this.
         for (client, received) in received.iter_mut().enumerate() {
             received.extend(peers.call(client, "echo ."));
             let text = String::from_utf8_lossy(received).replace("\r\n", " ").replace("$1 . ", "");
@@ -323,7 +326,8 @@ fn split_pushes(received: &[u8]) -> (Vec<Vec<u8>>, Vec<u8>) {
     (pushes, rest)
 }
 
-/// Clients that cache whatever they read and drop what they are told to never have an old value once they have been told.
+/// Clients that cache whatever they read and drop what they are told to never have an old value
+/// once they have been told.
 #[test]
 fn a_copy_is_never_old() {
     let first = std::env::var("BOSON_SEED").ok().and_then(|seed| seed.parse().ok()).unwrap_or(1);
@@ -387,7 +391,8 @@ fn a_copy_is_never_old() {
     }
 }
 
-/// A client that does not take its pushes is disconnected when they are more than its output limit, and only then.
+/// A client that does not take its pushes is disconnected when they are more than its output limit,
+/// and only then.
 #[test]
 fn a_client_that_cannot_be_told_is_disconnected() {
     let mut peers = BosonPeers::new();
@@ -408,7 +413,8 @@ fn a_client_that_cannot_be_told_is_disconnected() {
     assert!(info.contains("client_output_buffer_limit_disconnections:1\r\n"), "{info}");
 }
 
-/// The same when commands of several clients run at once and wait in between for values that are not in memory.
+/// The same when commands of several clients run at once and wait in between for values that are
+/// not in memory.
 #[test]
 fn a_copy_is_never_old_when_commands_overlap() {
     const KEYS: usize = 4;
@@ -418,7 +424,8 @@ fn a_copy_is_never_old_when_commands_overlap() {
         let executor = Executor::new(seed);
         let slow = DiskOptions::new(256 << 20).with_read_latency(Duration::from_millis(2));
         let disk = Disk::new(executor.env(), slow, seed);
-        // So little memory that values are read from the disk, and so small a log that they get there.
+        // So little memory that values are read from the disk, and so small a log that they get
+        // there.
         let options = Options { log_bytes: 512 << 10, cache_bytes: 64 << 10, ..Options::new([1; 16]) };
         let db = executor.block_on(Db::open(executor.env(), disk, options)).expect("a fresh store");
         let keyspace = Keyspace::new(db).expect("room for the databases");
@@ -480,7 +487,8 @@ fn a_copy_is_never_old_when_commands_overlap() {
     }
 }
 
-/// A value that is changed while it is being read from the disk: whoever gets the old one is told behind it.
+/// A value that is changed while it is being read from the disk: whoever gets the old one is told
+/// behind it.
 #[test]
 fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
     let mut old_values = 0;
@@ -547,7 +555,8 @@ fn expect_bytes(stream: &mut TcpStream, expected: &[u8]) {
     assert_eq!(received.escape_ascii().to_string(), expected.escape_ascii().to_string());
 }
 
-/// A client that sends nothing is pushed to at once, over a socket, also when a key expires by itself.
+/// A client that sends nothing is pushed to at once, over a socket, also when a key expires by
+/// itself.
 #[test]
 fn a_client_that_waits_is_pushed_to() {
     let directory = Directory::new("tracking");

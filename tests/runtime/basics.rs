@@ -1,4 +1,5 @@
-//! The runtime through its public interface: tasks, timers, wake-ups from other threads, pollers and misuse.
+//! The runtime through its public interface: tasks, timers, wake-ups from other threads, pollers
+//! and misuse.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
@@ -333,7 +334,8 @@ fn configurations_from_the_machine_share_a_clock_and_no_seed() {
         (CoreConfig::from_machine().expect("bytes"), CoreConfig::from_machine().expect("bytes"));
     assert_ne!(one.seed, other.seed);
     assert_ne!(one.seed, rt::machine_seed().expect("bytes"));
-    // Not apart by the time between the two calls, and whatever else happened since the first one of the process.
+    // Not apart by the time between the two calls, and whatever else happened since the first one
+    // of the process.
     let before = one.clock.now();
     let between = other.clock.now();
     assert!(before <= between && between <= one.clock.now());

@@ -1,4 +1,5 @@
-//! Stackful coroutines: `boson::thread`, `boson::wait`, their stacks, and what happens at the edges.
+//! Stackful coroutines: `boson::thread`, `boson::wait`, their stacks, and what happens at the
+//! edges.
 
 use crate::support::own_process::named_in;
 use std::cell::{Cell, RefCell};
@@ -354,7 +355,8 @@ impl Drop for YieldsUntil {
 
 #[test]
 fn a_coroutine_that_was_a_bystander_of_a_panic_knows_its_own_later() {
-    // With more of them, the one that panics has its turns on another's stack, below others, or both.
+    // With more of them, the one that panics has its turns on another's stack, below others, or
+    // both.
     let others = [(1, 0), (0, 1), (1, 1), (3, 0), (0, 3), (2, 2)];
     let cases =
         others.into_iter().flat_map(|(before, after)| (0..4).map(move |yields| (before, after, yields)));
@@ -363,7 +365,8 @@ fn a_coroutine_that_was_a_bystander_of_a_panic_knows_its_own_later() {
             let stop = Rc::new(Cell::new(false));
             let noted = Rc::new(Cell::new(0));
             let slept = Rc::new(Cell::new(0));
-            // One after another: a panic that begins while another one is suspended in its own is not told from that.
+            // One after another: a panic that begins while another one is suspended in its own is
+            // not told from that.
             let turn = Rc::new(Cell::new(None));
             let bystander = |number: u32| {
                 let (turn, sleeps) = (Rc::clone(&turn), Sleeps(Rc::clone(&slept)));
@@ -443,7 +446,8 @@ fn cancelling_unwinds_also_while_another_coroutine_is_suspended_in_its_panic() {
     run(|| {
         let slept = Rc::new(Cell::new(0));
         let dropped = Rc::new(Cell::new(0));
-        // It waits before the panic begins, and another one after that. Both also let others run on their stacks.
+        // It waits before the panic begins, and another one after that. Both also let others run on
+        // their stacks.
         let waits = |notes: Notes| {
             move || {
                 let _notes = notes;
@@ -743,7 +747,8 @@ fn a_scope_that_is_cancelled_leaves_no_tasks_behind() {
 
 #[test]
 fn a_scope_that_is_cancelled_ends_what_borrows_from_it_first() {
-    /// Asks what is borrowed whether it lives by a flag beside it, which can be read though it does not.
+    /// Asks what is borrowed whether it lives by a flag beside it, which can be read though it does
+    /// not.
     struct Checks<'a>(#[expect(dead_code, reason = "only borrows")] &'a Ends, Rc<Cell<bool>>, Rc<Cell<u32>>);
     impl Drop for Checks<'_> {
         fn drop(&mut self) {
@@ -790,7 +795,8 @@ fn mappings() -> usize {
     std::fs::read_to_string("/proc/self/maps").expect("there is a /proc").lines().count()
 }
 
-/// Runs the ignored test `name` in a process of its own, perhaps under `limit` (an argument of `ulimit`).
+/// Runs the ignored test `name` in a process of its own, perhaps under `limit` (an argument of
+/// `ulimit`).
 fn in_child(name: &str, limit: Option<&str>) -> std::process::Output {
     let test = std::env::current_exe().expect("there is one");
     let limit = limit.map_or_else(String::new, |limit| format!("ulimit {limit}; "));

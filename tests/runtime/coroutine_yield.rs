@@ -1,5 +1,5 @@
-//! Coroutines that yield run one another from their own stacks, without a way through the loop: that changes nothing that can be
-//! observed but the speed.
+//! Coroutines that yield run one another from their own stacks, without a way through the loop:
+//! that changes nothing that can be observed but the speed.
 
 use std::cell::{Cell, RefCell};
 use std::hint::black_box;
@@ -73,7 +73,8 @@ fn wake_myself() {
     }));
 }
 
-/// One that is woken while it runs comes to its turn before those that are woken later, whether it yields then or waits.
+/// One that is woken while it runs comes to its turn before those that are woken later, whether it
+/// yields then or waits.
 #[test]
 fn a_coroutine_that_is_woken_in_its_turn_keeps_the_place_that_it_got() {
     const ROUNDS: usize = 20;
@@ -101,7 +102,8 @@ fn a_coroutine_that_is_woken_in_its_turn_keeps_the_place_that_it_got() {
     let mut expected = Vec::new();
     let mut late: Vec<char> = Vec::new();
     for round in 0..ROUNDS {
-        // What was spawned in a turn comes right after the one that spawned it and was woken before.
+        // What was spawned in a turn comes right after the one that spawned it and was woken
+        // before.
         let mut next = Vec::new();
         for name in ['a', 'b', 'c'] {
             expected.push(name);
@@ -147,7 +149,8 @@ impl Drop for YieldsAtEnd {
     }
 }
 
-/// The coroutine is its own core's: it does not yield to that one's tasks meanwhile, and goes on as before.
+/// The coroutine is its own core's: it does not yield to that one's tasks meanwhile, and goes on as
+/// before.
 #[test]
 fn a_coroutine_does_not_yield_inside_another_core() {
     const CORES: usize = 5;

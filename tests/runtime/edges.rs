@@ -1,4 +1,5 @@
-//! Destructors, wakers and pollers that call back into the runtime, and cores that end in odd places.
+//! Destructors, wakers and pollers that call back into the runtime, and cores that end in odd
+//! places.
 
 #![expect(clippy::async_yields_async, reason = "handles that outlive `block_on` are what is tested")]
 
@@ -333,7 +334,8 @@ impl Drop for Immortal {
     }
 }
 
-/// A core with so many such tasks, and others before and after them; how many of each kind were dropped when it has ended.
+/// A core with so many such tasks, and others before and after them; how many of each kind were
+/// dropped when it has ended.
 fn end_with_immortals(immortals: usize, children: usize) -> (usize, usize) {
     const MORTALS: usize = 10;
     let core = core();

@@ -1,4 +1,5 @@
-//! What an inspector says about a process: against known loads, bad askers, dead and living sockets, stuck cores.
+//! What an inspector says about a process: against known loads, bad askers, dead and living
+//! sockets, stuck cores.
 
 use std::cell::RefCell;
 use std::fs;
@@ -447,7 +448,8 @@ fn bad_askers_get_a_sentence_and_harm_nobody() {
         assert!(answer.contains(reason), "{}: {answer}", request.escape_ascii());
     }
 
-    // One that says nothing, one that takes nothing, and many that go at once: the next one waits a moment, no more.
+    // One that says nothing, one that takes nothing, and many that go at once: the next one waits a
+    // moment, no more.
     let silent = UnixStream::connect(&path.0).expect("it listens");
     for _ in 0..50 {
         drop(UnixStream::connect(&path.0));
@@ -459,7 +461,8 @@ fn bad_askers_get_a_sentence_and_harm_nobody() {
     drop(silent);
 }
 
-/// Each of them says or takes something before a single read or write of the inspector would give up.
+/// Each of them says or takes something before a single read or write of the inspector would give
+/// up.
 #[test]
 fn slow_askers_hold_others_up_for_a_moment_only() {
     const PAUSE: Duration = Duration::from_millis(400);
@@ -498,7 +501,8 @@ fn slow_askers_hold_others_up_for_a_moment_only() {
     }
 }
 
-/// With a time limit the kernel does not go on by itself with what a signal's handler, a stop or a debugger interrupted.
+/// With a time limit the kernel does not go on by itself with what a signal's handler, a stop or a
+/// debugger interrupted.
 #[test]
 fn an_answer_is_whole_though_signals_come_to_the_inspectors_thread() {
     extern "C" fn nothing(_: libc::c_int) {}

@@ -1,4 +1,5 @@
-//! Tasks from their spawn to their end: names, cancellation, groups, deadlines, intervals, task-locals, and the end of a core.
+//! Tasks from their spawn to their end: names, cancellation, groups, deadlines, intervals,
+//! task-locals, and the end of a core.
 
 use std::cell::{Cell, RefCell};
 use std::future::{Future, poll_fn};
@@ -397,7 +398,8 @@ fn draining_runs_what_other_threads_sent_before() {
     assert_eq!(run(called).expect("it was there before the shutdown"), 7);
 }
 
-/// The machine's clock, which stands still for a while after it was stopped: what a task does meanwhile takes no time of its turn.
+/// The machine's clock, which stands still for a while after it was stopped: what a task does
+/// meanwhile takes no time of its turn.
 struct StopsForAWhile {
     clock: MonotonicClock,
     stopped: Mutex<Option<Instant>>,
@@ -432,7 +434,8 @@ fn draining_does_not_wait_for_a_thread_that_let_go_of_the_last_task() {
         rt::named("last")
             .spawn(async move {
                 let waker = poll_fn(|cx| Poll::Ready(cx.waker().clone())).await;
-                // The core looks whether it is drained in this very turn, before it looks into its inbox.
+                // The core looks whether it is drained in this very turn, before it looks into its
+                // inbox.
                 clock.stop();
                 std::thread::spawn(move || drop(waker)).join().expect("no panic");
             })

@@ -54,8 +54,9 @@ fn block_on_inside_a_core_is_an_error() {
 fn signals_during_waits_are_not_noticed() {
     extern "C" fn ignore(_: i32) {}
     let handler: extern "C" fn(i32) = ignore;
-    // SAFETY: the handler does nothing, and SIGALRM is nobody else's in this process. Without SA_RESTART (`signal` in glibc
-    // sets it, but the waits of a ring are never restarted) every wait is interrupted.
+    // SAFETY: the handler does nothing, and SIGALRM is nobody else's in this process. Without
+    // SA_RESTART (`signal` in glibc sets it, but the waits of a ring are never restarted) every
+    // wait is interrupted.
     unsafe { libc::signal(libc::SIGALRM, handler as libc::sighandler_t) };
     let every = libc::timeval { tv_sec: 0, tv_usec: 500 };
     let storm = libc::itimerval { it_interval: every, it_value: every };

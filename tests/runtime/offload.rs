@@ -49,7 +49,8 @@ impl Gate {
     }
 }
 
-/// Fills `threads` threads with jobs that wait for the gate. They are on their threads when this returns.
+/// Fills `threads` threads with jobs that wait for the gate. They are on their threads when this
+/// returns.
 async fn occupy(threads: usize, gate: &Gate) -> Vec<rt::JoinHandle<()>> {
     let (started, all): (SyncSender<()>, Receiver<()>) = sync_channel(threads);
     let jobs = (0..threads)

@@ -1,4 +1,5 @@
-//! Destructors and wakers that panic when the core is told that I/O is done: it is nobody else's loss.
+//! Destructors and wakers that panic when the core is told that I/O is done: it is nobody else's
+//! loss.
 
 use crate::support::hooked_waker;
 use crate::support::parts::Parts;

@@ -1,4 +1,5 @@
-//! Wakers, pollers and destructors that panic where the core itself calls them: what they break is theirs alone.
+//! Wakers, pollers and destructors that panic where the core itself calls them: what they break is
+//! theirs alone.
 
 use crate::support::hooked_waker;
 use std::cell::{Cell, RefCell};
@@ -82,7 +83,8 @@ async fn show_waker(slot: Rc<RefCell<Option<Waker>>>) {
     .await
 }
 
-/// A core with a task that a waker elsewhere outlives, and what tells whether its future was dropped.
+/// A core with a task that a waker elsewhere outlives, and what tells whether its future was
+/// dropped.
 fn core_with_a_waiting_task() -> (Core, Rc<Cell<bool>>, Waker) {
     let core = core();
     let (dropped, waker) = (Rc::new(Cell::new(false)), Rc::new(RefCell::new(None)));

@@ -27,7 +27,8 @@ fn run<F: Future>(future: F) -> F::Output {
     Core::new(&config()).expect("io_uring is usable").block_on(future)
 }
 
-/// A clock that moves only when a task says how long it worked, so that shares can be counted exactly.
+/// A clock that moves only when a task says how long it worked, so that shares can be counted
+/// exactly.
 #[derive(Default)]
 struct WorkClock(AtomicU64);
 
@@ -105,7 +106,8 @@ fn queues_that_compete_get_time_by_their_shares() {
     });
 }
 
-/// A queue that works in the background whenever nothing else does has consumed very much for its shares some day.
+/// A queue that works in the background whenever nothing else does has consumed very much for its
+/// shares some day.
 #[test]
 fn shares_hold_after_years_of_work() {
     run_on_work_clock(|clock| async move {
@@ -153,7 +155,8 @@ async fn all_ended(reads: Vec<JoinHandle<Result<usize>>>) {
     }
 }
 
-/// With many ready tasks one system call takes what all of them ask for, but what the first asks for does not wait for all the others.
+/// With many ready tasks one system call takes what all of them ask for, but what the first asks
+/// for does not wait for all the others.
 #[test]
 fn what_tasks_ask_of_the_kernel_is_handed_over_together_but_soon() {
     run_on_work_clock(|clock| async move {
@@ -161,7 +164,8 @@ fn what_tasks_ask_of_the_kernel_is_handed_over_together_but_soon() {
             // Then each task makes its own system calls.
             return;
         }
-        // Tasks that work for 80 µs, and for 4 ms, a tenth of a millisecond of them with each system call.
+        // Tasks that work for 80 µs, and for 4 ms, a tenth of a millisecond of them with each
+        // system call.
         for (tasks, calls) in [(20, 1..=3), (1000, 35..=50)] {
             let (reader, writer) = pipe().expect("descriptors");
             rt::yield_now().await;
@@ -203,7 +207,8 @@ fn with_several_queues_what_tasks_ask_of_the_kernel_is_handed_over_each_turn() {
     });
 }
 
-/// The kernel does a few at a time of what it deferred. All that is there comes in one turn, so that its tasks run together.
+/// The kernel does a few at a time of what it deferred. All that is there comes in one turn, so
+/// that its tasks run together.
 #[test]
 fn many_completions_that_were_deferred_come_in_one_turn() {
     const READS: u64 = 200;
@@ -226,7 +231,8 @@ fn many_completions_that_were_deferred_come_in_one_turn() {
     });
 }
 
-/// Pollers have their turn after each 10 µs of tasks. If they take long, what tasks ask of the kernel does not wait for many turns.
+/// Pollers have their turn after each 10 µs of tasks. If they take long, what tasks ask of the
+/// kernel does not wait for many turns.
 #[test]
 fn what_tasks_ask_of_the_kernel_does_not_wait_for_many_turns_of_slow_pollers() {
     struct Slow(Arc<WorkClock>);
@@ -557,7 +563,8 @@ fn core_with_a_poller(config: &CoreConfig) -> (Core, Rc<Cell<u32>>) {
     (core, polls)
 }
 
-/// Each `block_on` is over with its first poll: devices, timers and other threads get their turn in between all the same.
+/// Each `block_on` is over with its first poll: devices, timers and other threads get their turn in
+/// between all the same.
 #[test]
 fn block_ons_that_end_at_once_leave_devices_timers_and_messages_their_turn() {
     let (core, polls) = core_with_a_poller(&config());

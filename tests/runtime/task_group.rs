@@ -139,7 +139,8 @@ fn the_last_members_destructor_may_ask_for_results() {
     });
 }
 
-/// The joiner is told when a task's future goes, which is before there is a result. One that looks at once is told again.
+/// The joiner is told when a task's future goes, which is before there is a result. One that looks
+/// at once is told again.
 #[test]
 fn a_joiner_that_looks_before_the_task_has_quite_ended_is_told_again() {
     run(async {

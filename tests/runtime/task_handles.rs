@@ -1,4 +1,5 @@
-//! What the handles of tasks can do: on the same core and from elsewhere, of async tasks and of coroutines.
+//! What the handles of tasks can do: on the same core and from elsewhere, of async tasks and of
+//! coroutines.
 
 use crate::support::hooked_waker;
 use std::any::Any;

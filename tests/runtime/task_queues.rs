@@ -80,7 +80,8 @@ fn tasks_coroutines_and_members_of_groups_can_be_put_on_a_queue() {
     });
 }
 
-/// What a task's end spawns is on its queue too, and what runs between tasks spawns on the default one.
+/// What a task's end spawns is on its queue too, and what runs between tasks spawns on the default
+/// one.
 #[test]
 fn destructors_inherit_and_messages_do_not() {
     struct SpawnsOnDrop(Rc<RefCell<Vec<&'static str>>>);

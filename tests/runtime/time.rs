@@ -1,4 +1,5 @@
-//! Sleeps, intervals, deadlines and cancellation, on virtual time: when each comes is exact to a tick of the timers.
+//! Sleeps, intervals, deadlines and cancellation, on virtual time: when each comes is exact to a
+//! tick of the timers.
 
 use std::future::Future;
 use std::pin::pin;

@@ -155,7 +155,8 @@ fn bad_clients_harm_nobody_else() {
     assert!(grown < 64 << 20, "the server grew by {grown} bytes for bytes that never arrived");
     drop(announcing);
 
-    // Random bytes, a vanished client in the middle of a request, a half-closed one that still gets its replies.
+    // Random bytes, a vanished client in the middle of a request, a half-closed one that still gets
+    // its replies.
     for seed in 0..50u8 {
         let mut stream = TcpStream::connect(server.address()).expect("connect");
         let noise: Vec<u8> =

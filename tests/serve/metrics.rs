@@ -1,4 +1,5 @@
-//! The Prometheus endpoint of `boson serve`, read by a strict parser of the text exposition format, version 0.0.4.
+//! The Prometheus endpoint of `boson serve`, read by a strict parser of the text exposition format,
+//! version 0.0.4.
 
 use crate::support::server;
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,14 +10,16 @@ use server::{Directory, Reply, Server};
 
 type Labels = BTreeMap<String, String>;
 
-/// A metric as the format defines it: its kind, and its samples by the name that they have and their labels.
+/// A metric as the format defines it: its kind, and its samples by the name that they have and
+/// their labels.
 #[derive(Debug)]
 struct Family {
     kind: String,
     samples: BTreeMap<(String, Labels), f64>,
 }
 
-/// Takes an exposition apart. What the format forbids, or merely allows but does not recommend, is an error.
+/// Takes an exposition apart. What the format forbids, or merely allows but does not recommend, is
+/// an error.
 fn parse(text: &str) -> Result<BTreeMap<String, Family>, String> {
     if !text.ends_with('\n') {
         return Err("the last line does not end".to_owned());

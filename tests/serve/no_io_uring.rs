@@ -1,4 +1,5 @@
-//! Cores where the kernel refuses io_uring: what they take instead, what they say, and that it holds under misuse.
+//! Cores where the kernel refuses io_uring: what they take instead, what they say, and that it
+//! holds under misuse.
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};

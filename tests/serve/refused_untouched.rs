@@ -1,4 +1,5 @@
-//! What is refused is untouched: a server that does not start leaves files, devices and directories as they were.
+//! What is refused is untouched: a server that does not start leaves files, devices and directories
+//! as they were.
 
 use crate::support::not_run;
 use crate::support::server;

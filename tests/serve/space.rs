@@ -1,5 +1,5 @@
-//! `boson serve` and the room it takes: files stay in proportion to what they hold, a full store empties itself
-//! of what expires and of what is deleted.
+//! `boson serve` and the room it takes: files stay in proportion to what they hold, a full store
+//! empties itself of what expires and of what is deleted.
 
 use crate::support::not_run;
 use crate::support::server;
@@ -13,8 +13,8 @@ use server::{Client, Directory, Reply, Server};
 
 /// How long the server gets to delete what has expired, and to give room back.
 const PATIENCE: Duration = Duration::from_secs(30);
-/// The log, as much again, and two steps of growth: what a file may have beyond one and a half times its
-/// content.
+/// The log, as much again, and two steps of growth: what a file may have beyond one and a half
+/// times its content.
 const MOST_SLACK_BYTES: u64 = (64 + 64 + 2 * 16) << 20;
 
 /// The bytes that a file takes of its file system.
@@ -174,7 +174,8 @@ fn a_command_that_writes_very_many_keys_is_all_there_after_a_kill() {
     let mut client = server.client();
     assert_eq!(client.run("DBSIZE"), Reply::Integer(260_000));
     assert_eq!(client.run("GET key:0000259999"), Reply::bulk("the value of 0000259999"));
-    // What it took beside the log is free again after the next checkpoint: the file does not keep growing.
+    // What it took beside the log is free again after the next checkpoint: the file does not keep
+    // growing.
     for _ in 0..2 {
         assert_eq!(client.call(&command).expect("a reply"), Reply::ok());
     }

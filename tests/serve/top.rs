@@ -1,5 +1,5 @@
-//! `boson top` against running servers: what it prints, how it finds them, what it says when there is none, and how it leaves
-//! a terminal.
+//! `boson top` against running servers: what it prints, how it finds them, what it says when there
+//! is none, and how it leaves a terminal.
 
 use crate::support::not_run;
 use crate::support::server;
@@ -76,7 +76,8 @@ fn a_server_is_found_and_shown() {
     assert!(!output.status.success() && said(&output).contains("none answers there"), "{}", said(&output));
 }
 
-/// Anybody may make a directory or a link of that name among the temporary files, and show what they like.
+/// Anybody may make a directory or a link of that name among the temporary files, and show what
+/// they like.
 #[test]
 fn a_directory_of_somebody_else_is_not_looked_into() {
     let directory = Directory::new("top-foreign");
@@ -110,7 +111,8 @@ fn a_directory_of_somebody_else_is_not_looked_into() {
     drop(server);
 }
 
-/// Runs a shell command on a terminal of its own, and returns what that showed; `None` where there is no script(1).
+/// Runs a shell command on a terminal of its own, and returns what that showed; `None` where there
+/// is no script(1).
 fn on_a_terminal(command: &str) -> Option<String> {
     let mut child = Command::new("script")
         .args(["--quiet", "--return", "--command", command, "/dev/null"])

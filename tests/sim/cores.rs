@@ -1,4 +1,5 @@
-//! Virtual cores in one thread: determinism, time, what works inside, and that lost wakes are noticed.
+//! Virtual cores in one thread: determinism, time, what works inside, and that lost wakes are
+//! noticed.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;

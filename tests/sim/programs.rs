@@ -1,5 +1,6 @@
-//! Random programs over virtual cores, against an oracle: every message that was sent arrives once and in its sender's order, a
-//! lock has one holder, nobody sleeps too short or too long, and everything ends.
+//! Random programs over virtual cores, against an oracle: every message that was sent arrives once
+//! and in its sender's order, a lock has one holder, nobody sleeps too short or too long, and
+//! everything ends.
 
 use std::cell::{Cell, RefCell};
 use std::future::Future;
@@ -378,7 +379,8 @@ fn cases() -> impl Strategy<Value = (usize, Vec<Vec<Operation>>, u64)> {
     (1..=4usize, prop::collection::vec(programs(), 1..6), any::<u64>())
 }
 
-/// Makes the programs that follow from `seed`, runs them with `check`, and if that fails looks for smaller ones that fail.
+/// Makes the programs that follow from `seed`, runs them with `check`, and if that fails looks for
+/// smaller ones that fail.
 fn run_case(
     seed: u64,
     max_shrink_iters: u32,

@@ -250,8 +250,8 @@ fn a_bad_sector_is_the_devices_error_for_its_keys_only() {
     });
 }
 
-/// Puts `count` keys, each in a batch of its own, and ends without closing. Returns where the log's batches
-/// start.
+/// Puts `count` keys, each in a batch of its own, and ends without closing. Returns where the log's
+/// batches start.
 async fn log_of(env: &SimEnv, disk: &Disk, count: u32) -> Vec<u64> {
     let (db, tree) = open(env, disk).await;
     for number in 0..count {

@@ -337,7 +337,8 @@ fn values_of_every_size_come_back_on_blocks_of_every_size() {
     }
 }
 
-/// More transactions at once than the log's ring holds, each as large as one may be: they become batches that fit.
+/// More transactions at once than the log's ring holds, each as large as one may be: they become
+/// batches that fit.
 #[test]
 fn large_transactions_at_once_do_not_outgrow_the_log() {
     let executor = Executor::new(8);

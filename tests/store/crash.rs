@@ -1,7 +1,8 @@
-//! Crashes: a store under load on a simulated disk, cut at any point, opened again, compared with its history.
+//! Crashes: a store under load on a simulated disk, cut at any point, opened again, compared with
+//! its history.
 //!
-//! A seed decides everything. A failure prints it; `BOSON_SEED=n cargo test --test store_crash` runs that
-//! seed alone, `BOSON_SEEDS=n` as many.
+//! A seed decides everything. A failure prints it; `BOSON_SEED=n cargo test --test store_crash`
+//! runs that seed alone, `BOSON_SEEDS=n` as many.
 
 use std::cell::{Cell, RefCell};
 use std::collections::BTreeMap;
@@ -183,7 +184,8 @@ async fn client(
                 history.borrow_mut().transacted(pushed.get(), applied)
             }
             81 => {
-                // Longer than the log's longest record, so that it is written to a place of its own.
+                // Longer than the log's longest record, so that it is written to a place of its
+                // own.
                 let value = vec![random.random(); 900];
                 let first = random.random_range(0..200u32);
                 let names: Vec<Vec<u8>> =
@@ -294,8 +296,8 @@ async fn check(
     Ok(())
 }
 
-/// One life of a machine: load, crash, perhaps a crash while it recovers, recovery, comparison; a few times
-/// on one disk.
+/// One life of a machine: load, crash, perhaps a crash while it recovers, recovery, comparison; a
+/// few times on one disk.
 fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Result<(), String> {
     let mut random = StdRng::seed_from_u64(seed);
     let executor = Executor::new(seed);
@@ -358,7 +360,8 @@ fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Resul
     Ok(())
 }
 
-/// What the four clients ask for: everything at once, or nothing but the weakest, so that much is unflushed.
+/// What the four clients ask for: everything at once, or nothing but the weakest, so that much is
+/// unflushed.
 fn random_durabilities(random: &mut StdRng) -> [Durability; 4] {
     match random.random_range(0..4) {
         0 => [Durability::None; 4],

@@ -109,7 +109,8 @@ fn a_burst_of_large_values_does_not_outrun_eviction_among_many_leaves() {
         db.checkpoint().await.expect("works");
         let mut most_bytes = 0;
         for number in 0..100 {
-            // Waiting for each keeps the values that are on their way, which eviction cannot take, few.
+            // Waiting for each keeps the values that are on their way, which eviction cannot take,
+            // few.
             tree.put_with(&key(1, number), &vec![1; 1 << 20], WriteOptions::SYNC).await.expect("puts");
             most_bytes = most_bytes.max(db.stats().resident_bytes);
         }

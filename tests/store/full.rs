@@ -1,4 +1,5 @@
-//! A full store: whatever only frees room succeeds, from any full state, and then writes succeed again.
+//! A full store: whatever only frees room succeeds, from any full state, and then writes succeed
+//! again.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -30,7 +31,8 @@ async fn open(env: &SimEnv, namespace: &MemoryNamespace) -> (TestDb, TestTree) {
     (db, tree)
 }
 
-/// Puts keys, old ones too, until there is no room; then smaller values, until there is none for a byte.
+/// Puts keys, old ones too, until there is no room; then smaller values, until there is none for a
+/// byte.
 async fn fill(tree: &TestTree, model: &mut Model, most_len: usize, random: &mut StdRng) {
     let mut len = most_len;
     while len > 0 {
@@ -164,7 +166,8 @@ fn what_only_frees_room_always_succeeds() {
     }
 }
 
-/// Rewriting a value with a few bytes more, as setting an expiry time does, works on a store that was just found full.
+/// Rewriting a value with a few bytes more, as setting an expiry time does, works on a store that
+/// was just found full.
 #[test]
 fn values_that_hardly_grow_fit_a_store_that_was_just_found_full() {
     for (seed, len) in (0..).zip([20, 700, 1_500, 3_000, 8_192, 150_000]) {

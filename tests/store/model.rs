@@ -13,7 +13,8 @@ type TestDb = Db<SimEnv, MemoryNamespace>;
 type TestTree = Tree<SimEnv, MemoryNamespace>;
 type Model = BTreeMap<Vec<u8>, Vec<u8>>;
 
-/// What a test does to a store and its model. Keys and values are short descriptions of longer ones.
+/// What a test does to a store and its model. Keys and values are short descriptions of longer
+/// ones.
 #[derive(Clone, Debug)]
 enum Operation {
     Put {

@@ -1,5 +1,6 @@
-//! How much room a store takes: for any sequence of puts, overwrites, appends and deletes of values of any size, what it
-//! has in use, and how large its namespace is, stay within a stated factor of the live data and a stated constant.
+//! How much room a store takes: for any sequence of puts, overwrites, appends and deletes of values
+//! of any size, what it has in use, and how large its namespace is, stay within a stated factor of
+//! the live data and a stated constant.
 
 use std::collections::BTreeMap;
 use std::time::Duration;
@@ -24,8 +25,9 @@ fn live_bytes(model: &Model) -> u64 {
     model.iter().map(|(key, len)| (key.len() + len + 32) as u64).sum()
 }
 
-/// What the documentation promises about bytes in use, those of the log aside: values just above 2 or 4 KiB, and
-/// leaves just after a split, are half empty; and up to a quarter of the namespace waits for a checkpoint.
+/// What the documentation promises about bytes in use, those of the log aside: values just above 2
+/// or 4 KiB, and leaves just after a split, are half empty; and up to a quarter of the namespace
+/// waits for a checkpoint.
 fn most_in_use(live: u64, size: u64) -> u64 {
     2 * live + size / 4 + (8 << 20)
 }
@@ -93,8 +95,8 @@ fn growing() -> MemoryNamespace {
     MemoryNamespace::growable("mem:growing", 0, 8 << 30, 4096).expect("valid")
 }
 
-/// Values that go past the log called for no checkpoint, and room was made by growing before what was released was asked
-/// back.
+/// Values that go past the log called for no checkpoint, and room was made by growing before what
+/// was released was asked back.
 #[test]
 fn overwriting_one_key_takes_no_more_room_whatever_the_size_of_its_value() {
     for len in [1, 2_000, 2_049, 8_192, 131_072, 131_073, 1_000_000, 16 << 20, 64 << 20] {
@@ -216,7 +218,8 @@ fn values_of_awkward_sizes_take_at_most_twice_their_bytes() {
     }
 }
 
-/// A namespace that cannot shrink, since it has no room to move its one large value to, stops trying.
+/// A namespace that cannot shrink, since it has no room to move its one large value to, stops
+/// trying.
 #[test]
 fn a_value_larger_than_the_free_room_is_not_moved_for_ever() {
     run(4, async |env, _| {

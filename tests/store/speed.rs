@@ -1,5 +1,5 @@
-//! How fast the store is on a namespace in memory: `cargo test --release --test store_speed -- --ignored
-//! --nocapture`.
+//! How fast the store is on a namespace in memory: `cargo test --release --test store_speed --
+//! --ignored --nocapture`.
 
 use std::time::Instant;
 

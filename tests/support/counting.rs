@@ -39,7 +39,8 @@ fn count() {
     }
 }
 
-// SAFETY: every method passes its arguments on to the system's allocator unchanged and returns what that returns.
+// SAFETY: every method passes its arguments on to the system's allocator unchanged and returns what
+// that returns.
 unsafe impl GlobalAlloc for Counting {
     unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
         count();

@@ -9,7 +9,8 @@ use std::task::{Context, Poll, RawWaker, RawWakerVTable, Waker};
 
 type Action = RefCell<Option<Box<dyn FnOnce()>>>;
 
-/// What a test knows of one waker and its clones. For one thread only, and leaked, so that wakers may outlive everything.
+/// What a test knows of one waker and its clones. For one thread only, and leaked, so that wakers
+/// may outlive everything.
 #[derive(Default)]
 pub(crate) struct Hook {
     pub(crate) wakes: Cell<usize>,
@@ -24,8 +25,8 @@ impl Hook {
     }
 
     pub(crate) fn waker(&'static self) -> Waker {
-        // SAFETY: the functions of the table take the pointer for a `&'static Hook`, which it is; the tests never send one of these
-        // wakers to another thread.
+        // SAFETY: the functions of the table take the pointer for a `&'static Hook`, which it is;
+        // the tests never send one of these wakers to another thread.
         unsafe { Waker::new(std::ptr::from_ref(self).cast(), &TABLE) }
     }
 

@@ -2,10 +2,11 @@
 
 use std::io::Write;
 
-/// Says why a test does not run here; the caller then returns. CI has all that the tests need, so there it is a failure.
+/// Says why a test does not run here; the caller then returns. CI has all that the tests need, so
+/// there it is a failure.
 ///
-/// The line goes to standard error, which the test harness hides, and to the file that `BOSON_NOT_RUN` names, which
-/// `scripts/test` prints at its end.
+/// The line goes to standard error, which the test harness hides, and to the file that
+/// `BOSON_NOT_RUN` names, which `scripts/test` prints at its end.
 pub(crate) fn not_run(why: &str) {
     assert!(std::env::var_os("CI").is_none(), "CI must run this test, but: {why}");
     eprintln!("NOT RUN: {why}");

@@ -164,7 +164,8 @@ impl Boson {
         received
     }
 
-    /// Sends `request` so many times and throws the replies away, as a connection does once they are sent.
+    /// Sends `request` so many times and throws the replies away, as a connection does once they
+    /// are sent.
     #[allow(dead_code, reason = "not every test that shares this file uses it")]
     pub(crate) fn discard(&mut self, request: &[u8], times: usize) {
         let session = &mut self.session;
@@ -185,7 +186,8 @@ impl Boson {
         loop {
             let verdict = run(&self.executor, self.session.run());
             if matches!(verdict, Verdict::Drop(_)) {
-                // What is already sent has arrived; Redis drops the connection without the rest, too.
+                // What is already sent has arrived; Redis drops the connection without the rest,
+                // too.
                 return received;
             }
             received.extend(self.session.take_replies());

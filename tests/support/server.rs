@@ -42,7 +42,8 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    /// Starts `boson serve --listen 127.0.0.1:0` with `arguments` in `directory`, and waits for its start-up line.
+    /// Starts `boson serve --listen 127.0.0.1:0` with `arguments` in `directory`, and waits for its
+    /// start-up line.
     pub(crate) fn start(directory: &Path, arguments: &[&str]) -> Self {
         match Self::try_start(directory, arguments) {
             Ok(server) => server,

@@ -1,4 +1,5 @@
-//! The primitives of one core: deadlines, wakers that call back, dropping at every point, and what each offers.
+//! The primitives of one core: deadlines, wakers that call back, dropping at every point, and what
+//! each offers.
 
 use crate::counting;
 use crate::support::hooked_waker;
@@ -42,8 +43,8 @@ async fn soon<T>(future: impl Future<Output = T>) -> T {
     rt::timeout(Duration::from_secs(5), future).await.expect("it comes")
 }
 
-/// Three waiters of which the middle one gives up; `release` then lets one go at a time. The first and the last are served in
-/// their order, and nothing is left over.
+/// Three waiters of which the middle one gives up; `release` then lets one go at a time. The first
+/// and the last are served in their order, and nothing is left over.
 async fn middle_waiter_gives_up<T: 'static>(
     wait: impl Fn() -> Boxed<'static, T> + 'static,
     mut release: impl AsyncFnMut(),
@@ -406,8 +407,8 @@ fn a_condition_variable_passes_on_what_a_dropped_wait_was_told() {
     assert!(!changed.notify_one());
 }
 
-/// Has the waker of a first waiter drop or poll a second one when it is cloned, woken or dropped, and checks that neither a grant nor the
-/// memory of the other is lost.
+/// Has the waker of a first waiter drop or poll a second one when it is cloned, woken or dropped,
+/// and checks that neither a grant nor the memory of the other is lost.
 #[test]
 fn wakers_may_call_back_into_a_semaphore() {
     for hook_at in 0..3 {
@@ -687,7 +688,8 @@ fn a_waker_that_panics_when_it_is_dropped_lets_those_behind_it_on() {
     assert!(poll(&mut wants_one).is_ready(), "nobody is before it any more");
 }
 
-/// What ends with a panic tells who waits for it from its destructor, and a second panic there would end the process.
+/// What ends with a panic tells who waits for it from its destructor, and a second panic there
+/// would end the process.
 #[test]
 fn a_waker_that_panics_while_another_panic_unwinds_does_not_end_the_process() {
     let hook = Hook::new();

@@ -1,5 +1,5 @@
-//! The primitives of one core against simple models: random acquiring, polling, dropping and releasing. No grant is lost, none is given
-//! twice, and the order is that of arrival.
+//! The primitives of one core against simple models: random acquiring, polling, dropping and
+//! releasing. No grant is lost, none is given twice, and the order is that of arrival.
 
 use crate::support::hooked_waker;
 use std::collections::VecDeque;

@@ -1,4 +1,5 @@
-//! The mutex between threads: who gets it, that nobody starves, what a dropped wait leaves behind, and that waiting allocates nothing.
+//! The mutex between threads: who gets it, that nobody starves, what a dropped wait leaves behind,
+//! and that waiting allocates nothing.
 
 use crate::counting;
 use crate::support::hooked_waker;
@@ -207,7 +208,8 @@ fn a_waker_that_panics_when_it_is_dropped_takes_no_lock_with_it() {
     let mutex: &'static Mutex<()> = Box::leak(Box::new(Mutex::new(())));
     let hook = Hook::new();
     let guard = mutex.try_lock().expect("free");
-    // It finds the lock held, and free when it is about to wait: then it does not need the waker any more.
+    // It finds the lock held, and free when it is about to wait: then it does not need the waker
+    // any more.
     hook.on_clone.replace(Some(Box::new(move || drop(guard))));
     hook.on_drop.replace(Some(Box::new(|| panic!("dropped"))));
     let mut waits = Box::pin(mutex.lock());
@@ -354,7 +356,8 @@ fn what_may_cross_threads_is_what_the_value_allows() {
     sync::<Condvar>();
 }
 
-/// The worst that can happen: whenever the lock is free somebody takes it before those that were told can look, and new ones come to wait all the time.
+/// The worst that can happen: whenever the lock is free somebody takes it before those that were
+/// told can look, and new ones come to wait all the time.
 #[test]
 fn nobody_starves() {
     const WAITERS: usize = 8;
@@ -426,7 +429,8 @@ fn waiting_allocates_nothing() {
     assert_eq!(counting::allocations() - before, 1);
 }
 
-/// Coroutine-free threads, cores, and waits that are given up, all at once: nothing is lost and nobody hangs.
+/// Coroutine-free threads, cores, and waits that are given up, all at once: nothing is lost and
+/// nobody hangs.
 #[test]
 fn waits_that_are_given_up_lose_no_wake_up() {
     const ROUNDS: u32 = 20_000;
@@ -491,8 +495,8 @@ fn step() -> impl Strategy<Value = Step> {
 }
 
 proptest! {
-    /// In any order of steps: at most one holds the lock, and as long as somebody waits, either the lock is held or one that waits has
-    /// been woken and not looked since.
+    /// In any order of steps: at most one holds the lock, and as long as somebody waits, either the
+    /// lock is held or one that waits has been woken and not looked since.
     #[test]
     fn as_long_as_somebody_waits_somebody_will_look(steps in proptest::collection::vec(step(), 1..200)) {
         let mutex = Mutex::new(());

@@ -43,7 +43,8 @@ fn block_on_foreign_thread<F: Future>(future: F) -> F::Output {
     }
 }
 
-/// Runs `make()` on two other cores and on a foreign thread, and `here` on this core, and waits for all of them.
+/// Runs `make()` on two other cores and on a foreign thread, and `here` on this core, and waits for
+/// all of them.
 fn everywhere<F: Future<Output = ()> + 'static>(
     make: impl Fn() -> F + Send + Clone + 'static,
     here: impl Future<Output = ()>,

@@ -28,8 +28,8 @@ const SAMPLES_MIN: usize = 10;
 /// A round's samples are held in memory up to here.
 const SAMPLES_MAX: usize = 10_000_000;
 
-/// Runs `measured` beside a task that yields until it is done, or for [`STARVED`] beyond `time`: a runtime that looks after I/O only
-/// when it has nothing else to do would never end.
+/// Runs `measured` beside a task that yields until it is done, or for [`STARVED`] beyond `time`: a
+/// runtime that looks after I/O only when it has nothing else to do would never end.
 async fn beside_a_yielding_task<R: Runtime, T>(time: Duration, measured: impl Future<Output = T>) -> T {
     let stop = Rc::new(Cell::new(false));
     let yielding = R::spawn({
@@ -168,7 +168,8 @@ fn compio_reads(path: &Path, time: Duration) -> Vec<u64> {
     })
 }
 
-/// Another thread that sends the time, each message some while after the last was received, so that none queues.
+/// Another thread that sends the time, each message some while after the last was received, so that
+/// none queues.
 struct Sender {
     received: Arc<AtomicBool>,
     base: Instant,

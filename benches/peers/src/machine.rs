@@ -19,7 +19,8 @@ pub fn cpus() -> usize {
     std::thread::available_parallelism().map_or(1, std::num::NonZero::get)
 }
 
-/// Raises the limits on descriptors and on locked memory (glommio locks its ring's) as far as the process may.
+/// Raises the limits on descriptors and on locked memory (glommio locks its ring's) as far as the
+/// process may.
 pub fn raise_limits() {
     for resource in [libc::RLIMIT_NOFILE, libc::RLIMIT_MEMLOCK] {
         let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
@@ -27,7 +28,8 @@ pub fn raise_limits() {
         unsafe { libc::getrlimit(resource, &mut limit) };
         if resource == libc::RLIMIT_MEMLOCK {
             let wanted = libc::rlimit { rlim_cur: 1 << 30, rlim_max: limit.rlim_max.max(1 << 30) };
-            // SAFETY: `wanted` is an initialised limit. Without the privilege to raise it the old one stays.
+            // SAFETY: `wanted` is an initialised limit. Without the privilege to raise it the old
+            // one stays.
             unsafe { libc::setrlimit(resource, &wanted) };
         } else {
             limit.rlim_cur = limit.rlim_max;

@@ -1,5 +1,5 @@
-//! boson beside its peers, in one run: `peers [--rounds N] [--seconds S] [ROW]…`, rows as in [`ROWS`]. `--servers A,B` and
-//! `--loads A,B` choose from what the row `echo` compares.
+//! boson beside its peers, in one run: `peers [--rounds N] [--seconds S] [ROW]…`, rows as in
+//! [`ROWS`]. `--servers A,B` and `--loads A,B` choose from what the row `echo` compares.
 
 mod echo;
 mod latency;

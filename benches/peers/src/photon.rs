@@ -1,4 +1,5 @@
-//! Photon, where the environment variable `PHOTON_PEER` names the program that `photon/peer.cpp` becomes.
+//! Photon, where the environment variable `PHOTON_PEER` names the program that `photon/peer.cpp`
+//! becomes.
 
 use std::ffi::OsString;
 use std::process::Command;

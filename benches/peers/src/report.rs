@@ -20,8 +20,8 @@ pub enum Better {
     Higher,
 }
 
-/// Runs `entries` in turn, A B C A B C …, `rounds` times and prints a line for each: the counted result, the range, and the
-/// ratio of the first entry's (boson's) result to it.
+/// Runs `entries` in turn, A B C A B C …, `rounds` times and prints a line for each: the counted
+/// result, the range, and the ratio of the first entry's (boson's) result to it.
 pub fn compare(what: &str, unit: &str, better: Better, rounds: usize, entries: Vec<Entry>) {
     let mut entries = entries;
     let mut results: Vec<Vec<f64>> = vec![Vec::new(); entries.len()];

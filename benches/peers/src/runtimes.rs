@@ -1,4 +1,5 @@
-//! One trait over the async runtimes, so that each row is written once and differs only in the runtime.
+//! One trait over the async runtimes, so that each row is written once and differs only in the
+//! runtime.
 
 use std::future::Future;
 use std::task::Poll;

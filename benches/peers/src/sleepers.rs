@@ -1,4 +1,5 @@
-//! Row 8: what a sleeping task costs in memory. Each measurement is a process of its own, which sees its resident pages grow.
+//! Row 8: what a sleeping task costs in memory. Each measurement is a process of its own, which
+//! sees its resident pages grow.
 
 use std::future::Future;
 use std::process::Command;
@@ -55,7 +56,8 @@ fn may_asleep(count: usize) -> f64 {
     may::config().set_workers(1);
     let before = machine::resident_bytes();
     for _ in 0..count {
-        // SAFETY: the closure uses no thread-locals and little stack, which is what `may` asks of its caller.
+        // SAFETY: the closure uses no thread-locals and little stack, which is what `may` asks of
+        // its caller.
         drop(unsafe { may::coroutine::spawn(|| may::coroutine::sleep(SLEEP)) });
     }
     std::thread::sleep(Duration::from_secs(1));
@@ -79,7 +81,8 @@ pub fn child(name: &str, count: &str) {
     report(bytes)
 }
 
-/// Ends the process with everything still asleep: to end a million tasks in order would take longer than the measurement.
+/// Ends the process with everything still asleep: to end a million tasks in order would take longer
+/// than the measurement.
 fn report(bytes: f64) -> ! {
     println!("{bytes}");
     std::process::exit(0);

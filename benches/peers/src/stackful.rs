@@ -102,11 +102,13 @@ fn boson_spawns(batch: usize) -> f64 {
 }
 
 fn may_spawn<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> may::coroutine::JoinHandle<T> {
-    // SAFETY: these closures use no thread-locals and little stack, which is what `may` asks of its caller.
+    // SAFETY: these closures use no thread-locals and little stack, which is what `may` asks of its
+    // caller.
     unsafe { may::coroutine::spawn(f) }
 }
 
-/// One worker thread; everything is spawned and joined from a coroutine, as from a task of the others.
+/// One worker thread; everything is spawned and joined from a coroutine, as from a task of the
+/// others.
 fn on_may<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     may::config().set_workers(1).set_pool_capacity(2000).set_stack_size(STACK_BYTES / 8);
     may_spawn(f).join().expect("no panic")

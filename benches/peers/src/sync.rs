@@ -69,7 +69,8 @@ where
     nanos
 }
 
-/// Each task takes the mutex `$count` times. On one core it holds it across a yield, so that the other one has to wait.
+/// Each task takes the mutex `$count` times. On one core it holds it across a yield, so that the
+/// other one has to wait.
 macro_rules! mutex {
     ($how:ident, $runtime:ty, $count:expr, $mutex:expr, |$it:ident| $lock:expr) => {{
         let first = $mutex;
@@ -145,7 +146,8 @@ macro_rules! channel {
     }};
 }
 
-/// The entries of the three rows: for one core with boson's local primitives, for two with those that work from any thread.
+/// The entries of the three rows: for one core with boson's local primitives, for two with those
+/// that work from any thread.
 macro_rules! entries {
     ($how:ident, $count:expr, $pointer:ident, $boson:ident) => {
         (

@@ -43,7 +43,8 @@ fn delay(i: usize) -> Duration {
     Duration::from_nanos(step * (scattered + 1))
 }
 
-/// Starts a million timers that are due `later` after their delay; the time is that of their first polls.
+/// Starts a million timers that are due `later` after their delay; the time is that of their first
+/// polls.
 fn insert<S: Future<Output = ()>>(sleeps: &mut [Pin<Box<S>>], waker: &Waker) -> f64 {
     let mut cx = Context::from_waker(waker);
     let start = Instant::now();

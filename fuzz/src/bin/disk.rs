@@ -1,8 +1,9 @@
-//! The disk format: a store opens, reads, writes and verifies what is left after some bytes of it were changed.
+//! The disk format: a store opens, reads, writes and verifies what is left after some bytes of it
+//! were changed.
 //!
-//! Under the fuzzer every checksum has the same value (`cfg(fuzzing)` in `store::codec`), so each change reaches the decoder
-//! that the checksum stands in front of: superblock, catalog, allocation map, index pages, leaves, inner pages, batches,
-//! records.
+//! Under the fuzzer every checksum has the same value (`cfg(fuzzing)` in `store::codec`), so each
+//! change reaches the decoder that the checksum stands in front of: superblock, catalog, allocation
+//! map, index pages, leaves, inner pages, batches, records.
 #![no_main]
 
 use std::cell::OnceCell;

@@ -1,7 +1,8 @@
 //! Frames into the userspace stack: whatever arrives, it comes to rest.
 //!
-//! The input is a list of steps: a frame as it is; a frame whose addresses and checksums are made right, so that it is taken; a
-//! TCP segment near the sequence numbers that the stack expects; time. A listener accepts, and echoes.
+//! The input is a list of steps: a frame as it is; a frame whose addresses and checksums are made
+//! right, so that it is taken; a TCP segment near the sequence numbers that the stack expects;
+//! time. A listener accepts, and echoes.
 #![no_main]
 
 use std::future::Future;
@@ -114,7 +115,8 @@ impl Bench {
         self.turn();
     }
 
-    /// A segment with right checksums. `sequence` and `acknowledgement` are relative to what the stack expects.
+    /// A segment with right checksums. `sequence` and `acknowledgement` are relative to what the
+    /// stack expects.
     fn segment(&mut self, flags: u8, sequence: i16, acknowledgement: i16, rest: &[u8]) {
         let (options, payload) = match rest.split_first() {
             Some((&len, rest)) => rest.split_at(rest.len().min(usize::from(len % 11) * 4) & !3),

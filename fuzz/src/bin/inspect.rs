@@ -1,4 +1,5 @@
-//! The inspection protocol, both ends: an inspector that is asked anything, a client that is answered anything.
+//! The inspection protocol, both ends: an inspector that is asked anything, a client that is
+//! answered anything.
 #![no_main]
 
 use std::io::{Read, Write};

@@ -1,7 +1,7 @@
 //! The configuration file: TOML whose keys are the command's flags.
 //!
-//! A file's entries become arguments, so that there is one definition of what a flag is called, takes and means. A flag on
-//! the command line replaces the file's entry.
+//! A file's entries become arguments, so that there is one definition of what a flag is called,
+//! takes and means. A flag on the command line replaces the file's entry.
 
 use std::ffi::OsString;
 use std::path::{Path, PathBuf};
@@ -10,7 +10,8 @@ use boson::{Error, ErrorKind, Result};
 use clap::parser::ValueSource;
 use clap::{ArgAction, ArgMatches, Command};
 
-/// Parses `arguments` and, if they name a `--config` file, that file too. Wrong arguments end the process with clap's message.
+/// Parses `arguments` and, if they name a `--config` file, that file too. Wrong arguments end the
+/// process with clap's message.
 pub(crate) fn merge(command: &Command, mut arguments: Vec<OsString>) -> Result<ArgMatches> {
     let matches = command.clone().get_matches_from(&arguments);
     let Some((name, given)) = matches.subcommand() else { return Ok(matches) };

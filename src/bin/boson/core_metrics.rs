@@ -11,8 +11,8 @@ use crate::metrics::{Kind, Metric};
 
 /// How long a core may take for its answer.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Buckets end below these powers of two, in nanoseconds: from 255 ns to 17 s. There the histograms of a core have borders too, so
-/// every count is exact.
+/// Buckets end below these powers of two, in nanoseconds: from 255 ns to 17 s. There the histograms
+/// of a core have borders too, so every count is exact.
 const BUCKET_BITS: std::ops::RangeInclusive<u32> = 8..=34;
 
 /// A core's counters and histograms; `None` if it did not answer.

@@ -1,4 +1,5 @@
-//! `boson doctor`: which backends can be used here, and the one command that helps where one cannot.
+//! `boson doctor`: which backends can be used here, and the one command that helps where one
+//! cannot.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;

@@ -87,7 +87,8 @@ impl ConnectionLimit {
         Arc::new(Self { open: AtomicUsize::new(0), most })
     }
 
-    /// A place for one connection until it is dropped. `None`, with a log line, if there is none left.
+    /// A place for one connection until it is dropped. `None`, with a log line, if there is none
+    /// left.
     pub(crate) fn take(self: &Arc<Self>, peer: SocketAddr) -> Option<ConnectionPlace> {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
         // Dropping the place gives back what was taken too much.

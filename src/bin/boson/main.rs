@@ -23,8 +23,9 @@ use tracing_subscriber::filter::Targets;
 #[derive(Debug, Parser)]
 #[command(version, max_term_width = 100)]
 struct Cli {
-    /// What to log to standard error: a level, and others for parts of the program. `info,boson::task=debug` puts its task's name
-    /// on each line, `boson::rt=trace` tells when a core sleeps.
+    /// What to log to standard error: a level, and others for parts of the program.
+    /// `info,boson::task=debug` puts its task's name on each line, `boson::rt=trace` tells when a
+    /// core sleeps.
     #[arg(long, global = true, value_name = "FILTER", default_value = "info")]
     log: Targets,
     #[command(subcommand)]

@@ -18,14 +18,15 @@ pub(crate) struct ServerOptions {
     /// `dpdk:DEVARGS?ip=10.9.0.1/24&gw=10.9.0.2`.
     #[arg(long, value_name = "URL", default_value = "kernel:")]
     pub(crate) net: Spelled<NetAddress>,
-    /// Run on these CPUs, one core each, such as `0` or `0,2-3`. Without it one core that is not pinned.
+    /// Run on these CPUs, one core each, such as `0` or `0,2-3`. Without it one core that is not
+    /// pinned.
     #[arg(long, value_name = "LIST")]
     pub(crate) cores: Option<CoreList>,
     /// Refuse more connections than this.
     #[arg(long, value_name = "N", default_value_t = 10_000)]
     pub(crate) max_connections: usize,
-    /// Answer `boson top` on this Unix socket; `none` for not at all. Without it on one in $XDG_RUNTIME_DIR/boson (or /run/boson for
-    /// root), where `boson top` looks.
+    /// Answer `boson top` on this Unix socket; `none` for not at all. Without it on one in
+    /// $XDG_RUNTIME_DIR/boson (or /run/boson for root), where `boson top` looks.
     #[arg(long, value_name = "PATH")]
     pub(crate) inspect: Option<PathBuf>,
     /// Arguments for DPDK's environment, such as `-m 256 --no-huge`.

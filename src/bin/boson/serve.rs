@@ -33,10 +33,12 @@ type RedisServer = Server<RtEnv, AnyNamespace>;
 pub(crate) struct ServeOptions {
     #[command(flatten)]
     server: ServerOptions,
-    /// The namespace of the store: `file:PATH`, `file:PATH?size=64G`, `blk:/dev/NAME` or `mem:SIZE`.
+    /// The namespace of the store: `file:PATH`, `file:PATH?size=64G`, `blk:/dev/NAME` or
+    /// `mem:SIZE`.
     #[arg(long, value_name = "URL", default_value = "file:boson.data")]
     store: Spelled<NamespaceAddress>,
-    /// When a write is acknowledged: `none`, `interval:MS` (what is older than that survives a crash) or `sync`.
+    /// When a write is acknowledged: `none`, `interval:MS` (what is older than that survives a
+    /// crash) or `sync`.
     #[arg(long, value_name = "WHEN", default_value = "interval:1000")]
     durability: Spelled<DurabilityArgument>,
     /// Clients must give the password in the first line of this file.
@@ -113,14 +115,16 @@ async fn serve(
 ) -> Result<()> {
     let net = start::open_net(&options.server)?;
     let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 6380)));
-    // Listening comes before opening the store: a second server must not wait for recovery to learn that it is one.
+    // Listening comes before opening the store: a second server must not wait for recovery to learn
+    // that it is one.
     let mut listeners = Vec::new();
     for address in listen {
         listeners.push(start::bind(&net, address, &options.server).await?);
     }
     let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect();
 
-    // Whatever else a start can fail for comes before it, too: a start that fails leaves the store as it was.
+    // Whatever else a start can fail for comes before it, too: a start that fails leaves the store
+    // as it was.
     let mut cores = Vec::new();
     for (number, config) in further.into_iter().enumerate() {
         cores.push(CoreThread::start(format!("boson-{}", number + 1), &config)?);
@@ -266,8 +270,8 @@ thread_local! {
     static SERVER: RefCell<Option<Rc<RedisServer>>> = const { RefCell::new(None) };
 }
 
-/// Has another core accept connections on the same addresses of the kernel. It reads and writes their sockets; commands run
-/// on this core, which owns the store.
+/// Has another core accept connections on the same addresses of the kernel. It reads and writes
+/// their sockets; commands run on this core, which owns the store.
 async fn accept_on(
     core: &CoreThread,
     addresses: &[SocketAddr],

@@ -77,8 +77,9 @@ pub(crate) fn open_net(options: &ServerOptions) -> Result<Net> {
     Net::open(&options.net.value, &config)
 }
 
-/// How long to wait for an address that is in use. The kernel closes the sockets of a killed process only some time after it is
-/// gone, when it has torn down its io_uring; a supervisor may have restarted it by then.
+/// How long to wait for an address that is in use. The kernel closes the sockets of a killed
+/// process only some time after it is gone, when it has torn down its io_uring; a supervisor may
+/// have restarted it by then.
 const IN_USE_PATIENCE: Duration = Duration::from_secs(1);
 const IN_USE_RETRY: Duration = Duration::from_millis(5);
 
@@ -96,14 +97,15 @@ pub(crate) async fn bind(net: &Net, address: SocketAddr, options: &ServerOptions
     if options.cores.as_ref().is_none_or(|list| list.0.len() == 1) {
         return Ok(alone);
     }
-    // Bound alone first: the kernel would let another process that shares its address in the same way have it too, and give
-    // each of them a part of the connections.
+    // Bound alone first: the kernel would let another process that shares its address in the same
+    // way have it too, and give each of them a part of the connections.
     let address = alone.local_addr();
     drop(alone);
     TcpListener::bind_shared_on(net, address)
 }
 
-/// Lets the process have as many descriptors as it may: the usual limit of 1024 is fewer than the connections it should hold.
+/// Lets the process have as many descriptors as it may: the usual limit of 1024 is fewer than the
+/// connections it should hold.
 pub(crate) fn raise_descriptor_limit() {
     let mut limit = getrlimit(Resource::Nofile);
     limit.current = limit.maximum;

@@ -89,7 +89,8 @@ impl DirEntry {
         run("metadata", move || entry.metadata())
     }
 
-    /// Whether it is a file, a directory or something else. Most file systems said so already; others are asked.
+    /// Whether it is a file, a directory or something else. Most file systems said so already;
+    /// others are asked.
     ///
     /// # Errors
     ///

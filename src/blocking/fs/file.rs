@@ -15,7 +15,8 @@ use crate::reactor::ops;
 use crate::rt;
 use crate::rt::coroutine::wait_unless_cancelled;
 
-/// What one read or write carries at most, in bytes: the file's own buffer, which the kernel may use while the caller's is gone.
+/// What one read or write carries at most, in bytes: the file's own buffer, which the kernel may
+/// use while the caller's is gone.
 pub const TRANSFER_BYTES: usize = 256 << 10;
 /// What a file keeps of its buffer between operations, in bytes.
 const KEPT_BYTES: usize = 64 << 10;
@@ -45,7 +46,8 @@ impl File {
         OpenOptions::new().read(true).open(path)
     }
 
-    /// Opens a file to write it from the start; it is created if there is none, and emptied if there is.
+    /// Opens a file to write it from the start; it is created if there is none, and emptied if
+    /// there is.
     ///
     /// # Errors
     ///
@@ -162,7 +164,8 @@ impl File {
         Ok(Self { file: Rc::clone(&self.file), buffer: RefCell::default() })
     }
 
-    /// Reads at `offset` (bytes) from the start, and leaves alone where the file is. Returns how many bytes there were.
+    /// Reads at `offset` (bytes) from the start, and leaves alone where the file is. Returns how
+    /// many bytes there were.
     ///
     /// # Errors
     ///
@@ -176,7 +179,8 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if there is not enough, and as for [`read_at`](Self::read_at).
+    /// [`UnexpectedEof`](io::ErrorKind::UnexpectedEof) if there is not enough, and as for
+    /// [`read_at`](Self::read_at).
     #[track_caller]
     pub fn read_exact_at(&self, mut buf: &mut [u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {
@@ -193,7 +197,8 @@ impl File {
         Ok(())
     }
 
-    /// Writes at `offset` (bytes) from the start, and leaves alone where the file is. Returns how many bytes were taken.
+    /// Writes at `offset` (bytes) from the start, and leaves alone where the file is. Returns how
+    /// many bytes were taken.
     ///
     /// # Errors
     ///
@@ -207,7 +212,8 @@ impl File {
     ///
     /// # Errors
     ///
-    /// [`WriteZero`](io::ErrorKind::WriteZero) if the file takes no more, and as for [`write_at`](Self::write_at).
+    /// [`WriteZero`](io::ErrorKind::WriteZero) if the file takes no more, and as for
+    /// [`write_at`](Self::write_at).
     #[track_caller]
     pub fn write_all_at(&self, mut buf: &[u8], mut offset: u64) -> io::Result<()> {
         while !buf.is_empty() {

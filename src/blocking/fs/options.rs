@@ -6,7 +6,8 @@ use std::path::Path;
 
 use super::{File, run};
 
-/// The ways to open a file; as [`std::fs::OpenOptions`], with what `std` has in its extension for Unix.
+/// The ways to open a file; as [`std::fs::OpenOptions`], with what `std` has in its extension for
+/// Unix.
 #[derive(Clone, Debug)]
 pub struct OpenOptions(std::fs::OpenOptions);
 
@@ -86,7 +87,8 @@ impl OpenOptions {
     }
 }
 
-/// The ways to make a directory; as [`std::fs::DirBuilder`], with what `std` has in its extension for Unix.
+/// The ways to make a directory; as [`std::fs::DirBuilder`], with what `std` has in its extension
+/// for Unix.
 #[derive(Clone, Copy, Debug)]
 pub struct DirBuilder {
     recursive: bool,

@@ -8,8 +8,9 @@ use std::{option, slice, vec};
 
 use crate::blocking::offloaded::run;
 
-/// As [`std::net::ToSocketAddrs`], but that a host name is looked up on a thread for blocking work: in a coroutine the other tasks of the core
-/// run meanwhile. An address in numbers is not looked up.
+/// As [`std::net::ToSocketAddrs`], but that a host name is looked up on a thread for blocking work:
+/// in a coroutine the other tasks of the core run meanwhile. An address in numbers is not looked
+/// up.
 pub trait ToSocketAddrs {
     /// The addresses.
     type Iter: Iterator<Item = SocketAddr>;
@@ -18,7 +19,8 @@ pub trait ToSocketAddrs {
     ///
     /// # Errors
     ///
-    /// What the system's resolver says; [`InvalidInput`](io::ErrorKind::InvalidInput) for what is no address.
+    /// What the system's resolver says; [`InvalidInput`](io::ErrorKind::InvalidInput) for what is
+    /// no address.
     ///
     /// # Panics
     ///

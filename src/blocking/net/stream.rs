@@ -57,7 +57,8 @@ pub(in crate::blocking) struct SharedStream<S> {
     write_timeout: Cell<Option<Duration>>,
     /// Reads and writes since others were last let run.
     eager: Cell<u8>,
-    /// Kept between operations that wait: a buffer that the device may use while the caller's is gone.
+    /// Kept between operations that wait: a buffer that the device may use while the caller's is
+    /// gone.
     inbound: RefCell<Vec<u8>>,
     outbound: RefCell<Vec<u8>>,
     /// What was read to be looked at, and is yet to be read.
@@ -115,7 +116,8 @@ impl<S: Stream> SharedStream<S> {
             bytes.resize(wanted, 0);
         }
         let reading = async {
-            // Of the whole buffer, which may have been made for a larger read, more would come than `buf` takes.
+            // Of the whole buffer, which may have been made for a larger read, more would come than
+            // `buf` takes.
             let (len, bytes) = self.stream.read(bytes.slice(0..wanted)).await?;
             Ok((len, bytes.into_inner()))
         };

@@ -18,8 +18,9 @@ const MAX_DATAGRAM_BYTES: usize = 64 << 10;
 
 /// A UDP socket of the kernel.
 ///
-/// What a receive has no room for of a datagram is lost, as in `std`. A receive that is cancelled or times out loses none: the next
-/// one gets it, though no more of it than the buffer of the former had room for.
+/// What a receive has no room for of a datagram is lost, as in `std`. A receive that is cancelled
+/// or times out loses none: the next one gets it, though no more of it than the buffer of the
+/// former had room for.
 #[derive(Debug)]
 pub struct UdpSocket(Rc<SharedSocket>);
 
@@ -30,7 +31,8 @@ struct SharedSocket {
     write_timeout: Cell<Option<Duration>>,
     /// Receives and sends since others were last let run.
     eager: Cell<u8>,
-    /// Kept between operations that wait: buffers that the device may use while the caller's is gone.
+    /// Kept between operations that wait: buffers that the device may use while the caller's is
+    /// gone.
     inbound: RefCell<Vec<u8>>,
     outbound: RefCell<Vec<u8>>,
 }
@@ -68,7 +70,8 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when the time is up, and what else the system says.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when the time is up, and what else the system
+    /// says.
     #[track_caller]
     pub fn recv_from(&self, buf: &mut [u8]) -> io::Result<(usize, SocketAddr)> {
         self.0.recv_from(buf)
@@ -88,7 +91,8 @@ impl UdpSocket {
     ///
     /// # Errors
     ///
-    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when the time is up, and what else the system says, such as `EMSGSIZE`.
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock) when the time is up, and what else the system
+    /// says, such as `EMSGSIZE`.
     #[track_caller]
     pub fn send_to<A: ToSocketAddrs>(&self, buf: &[u8], addresses: A) -> io::Result<usize> {
         let no_address = || io::Error::new(io::ErrorKind::InvalidInput, "no addresses to send data to");

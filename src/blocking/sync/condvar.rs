@@ -7,8 +7,8 @@ use crate::rt::coroutine::wait_at_most;
 use crate::rt::wait;
 use crate::sync::const_unless_loom;
 
-/// Waits for something that a [`Mutex`](super::Mutex) guards to change. As with `std`'s, a notification for nobody is lost, and what was waited for may be
-/// gone when the wait returns.
+/// Waits for something that a [`Mutex`](super::Mutex) guards to change. As with `std`'s, a
+/// notification for nobody is lost, and what was waited for may be gone when the wait returns.
 #[derive(Debug, Default)]
 pub struct Condvar(crate::sync::Condvar);
 
@@ -67,7 +67,8 @@ impl Condvar {
         Ok(guard)
     }
 
-    /// As [`wait`](Self::wait), for `duration` at most. The time that it then takes to get the mutex comes on top.
+    /// As [`wait`](Self::wait), for `duration` at most. The time that it then takes to get the
+    /// mutex comes on top.
     ///
     /// # Errors
     ///
@@ -87,7 +88,8 @@ impl Condvar {
         with_result(MutexGuard::new(poison, guard), WaitTimeoutResult(!was_notified))
     }
 
-    /// As [`wait_while`](Self::wait_while), for `duration` at most. The time was up if `condition` still holds.
+    /// As [`wait_while`](Self::wait_while), for `duration` at most. The time was up if `condition`
+    /// still holds.
     ///
     /// # Errors
     ///

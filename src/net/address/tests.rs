@@ -44,7 +44,8 @@ fn device_arguments_may_hold_colons_commas_and_equals_signs() {
     }
 }
 
-/// Each mistake, and words that the sentence about it must hold: the part that is wrong, and what to write.
+/// Each mistake, and words that the sentence about it must hold: the part that is wrong, and what
+/// to write.
 #[test]
 fn every_mistake_gets_one_sentence_that_says_which_part_and_what_to_write() {
     let cases = [

@@ -1,7 +1,8 @@
 //! DPDK: frames go between this process and the network card without the kernel.
 //!
-//! [`Eal`] starts DPDK's environment once per process; [`DpdkPort`] opens one port, a card or a virtual device, and is a
-//! [`PacketDevice`](super::PacketDevice). What a port may be called is what DPDK calls it:
+//! [`Eal`] starts DPDK's environment once per process; [`DpdkPort`] opens one port, a card or a
+//! virtual device, and is a [`PacketDevice`](super::PacketDevice). What a port may be called is
+//! what DPDK calls it:
 //!
 //! | `devargs` | what |
 //! |---|---|
@@ -15,8 +16,9 @@
 //!
 //! # Memory
 //!
-//! Frames live in hugepages where at least [`EAL_MEMORY_MIB`] MiB of them are free, else in normal pages, with a warning:
-//! that is enough for virtual devices, but a card needs hugepages. No file is left behind, and any number of processes may use DPDK.
+//! Frames live in hugepages where at least [`EAL_MEMORY_MIB`] MiB of them are free, else in normal
+//! pages, with a warning: that is enough for virtual devices, but a card needs hugepages. No file
+//! is left behind, and any number of processes may use DPDK.
 //!
 //! # A device that is removed
 //!
@@ -27,16 +29,17 @@
 //!
 //! # A veth pair
 //!
-//! `net_af_packet` on one end of a veth pair sees frames as the kernel's other end hands them over: with transmit checksum
-//! offload, which veth has by default, their TCP and UDP checksums are not filled in, and the stack refuses them. Turn it off at the
-//! kernel's end; that turns off segmentation offload with it, so that no frame is longer than the MTU:
+//! `net_af_packet` on one end of a veth pair sees frames as the kernel's other end hands them over:
+//! with transmit checksum offload, which veth has by default, their TCP and UDP checksums are not
+//! filled in, and the stack refuses them. Turn it off at the kernel's end; that turns off
+//! segmentation offload with it, so that no frame is longer than the MTU:
 //!
 //! ```text
 //! ethtool -K v1 tx off
 //! ```
 //!
-//! The kernel's own stack still sees every frame that arrives at `v0`. Give `v0` no address, and turn off IPv6 on it
-//! (`sysctl net.ipv6.conf.v0.disable_ipv6=1`), so that only boson answers.
+//! The kernel's own stack still sees every frame that arrives at `v0`. Give `v0` no address, and
+//! turn off IPv6 on it (`sysctl net.ipv6.conf.v0.disable_ipv6=1`), so that only boson answers.
 
 mod attach;
 mod config;

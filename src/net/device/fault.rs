@@ -1,4 +1,5 @@
-//! A bad network, on purpose: a packet device whose received frames get lost, late, doubled and damaged.
+//! A bad network, on purpose: a packet device whose received frames get lost, late, doubled and
+//! damaged.
 
 use std::collections::BTreeMap;
 use std::fmt;
@@ -47,7 +48,8 @@ pub struct FaultStats {
 /// How many frames may be under way; more are lost.
 const UNDER_WAY_MAX: usize = 4096;
 
-/// A device with faults on its receiving side. The same seed and the same frames give the same faults.
+/// A device with faults on its receiving side. The same seed and the same frames give the same
+/// faults.
 pub struct Fault<D> {
     device: D,
     config: FaultConfig,
@@ -60,7 +62,8 @@ pub struct Fault<D> {
 }
 
 impl<D: PacketDevice> Fault<D> {
-    /// `device` with the faults of `config`, drawn from `seed`; `clock` says when a delayed frame is due.
+    /// `device` with the faults of `config`, drawn from `seed`; `clock` says when a delayed frame
+    /// is due.
     pub fn new(device: D, config: FaultConfig, seed: u64, clock: Arc<dyn Clock>) -> Self {
         Self {
             device,
@@ -160,7 +163,8 @@ impl<D: PacketDevice> PacketDevice for Fault<D> {
         match (inner, due.saturating_since(self.clock.now())) {
             (Park::Spin, _) | (_, Duration::ZERO) => Park::Spin,
             (Park::Nap(nap), wait) => Park::Nap(nap.min(wait)),
-            // One descriptor cannot stand for both the device and the time, so a frame may wait as long as the nap.
+            // One descriptor cannot stand for both the device and the time, so a frame may wait as
+            // long as the nap.
             (Park::Idle | Park::Wake(_), wait) => Park::Nap(wait.min(Duration::from_millis(1))),
         }
     }
@@ -197,7 +201,8 @@ mod tests {
         }
     }
 
-    /// Sends 2000 numbered frames through `config` and returns those that arrive after `wait`, with the counters.
+    /// Sends 2000 numbered frames through `config` and returns those that arrive after `wait`, with
+    /// the counters.
     fn run(config: FaultConfig, seed: u64, wait: Duration) -> (Vec<Vec<u8>>, FaultStats) {
         let (mut sender, receiver) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 4096);
         let mut early = Fault::new(receiver, config, seed, Arc::new(Stopped(Instant::ORIGIN)));

@@ -1,4 +1,5 @@
-//! Two packet devices joined by a pair of bounded queues in memory: a wire for tests and simulation.
+//! Two packet devices joined by a pair of bounded queues in memory: a wire for tests and
+//! simulation.
 
 use std::cell::RefCell;
 use std::collections::VecDeque;
@@ -27,9 +28,9 @@ pub struct MemoryDevice {
 }
 
 impl MemoryDevice {
-    /// Both ends of a wire with the given Ethernet addresses and MTU (in bytes, without the Ethernet header), on
-    /// which at most `capacity` frames are under way in each direction. At the end of a full direction, `transmit`
-    /// returns false.
+    /// Both ends of a wire with the given Ethernet addresses and MTU (in bytes, without the
+    /// Ethernet header), on which at most `capacity` frames are under way in each direction. At the
+    /// end of a full direction, `transmit` returns false.
     pub fn pair(macs: [[u8; 6]; 2], mtu: usize, capacity: usize) -> (Self, Self) {
         let lanes = [Rc::default(), Rc::default()];
         let end = |mac, incoming: &Rc<_>, outgoing: &Rc<_>| Self {

@@ -1,7 +1,8 @@
 //! A TAP interface: the kernel at the other end of a wire that needs no hardware.
 //!
-//! What the userspace stack sends, the kernel receives on the interface, and the reverse; local programs, network
-//! namespaces and (with routing) other hosts can talk to the stack through it. One system call per frame.
+//! What the userspace stack sends, the kernel receives on the interface, and the reverse; local
+//! programs, network namespaces and (with routing) other hosts can talk to the stack through it.
+//! One system call per frame.
 
 use std::ffi::c_int;
 use std::fs::{File, OpenOptions};
@@ -27,7 +28,8 @@ const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
 /// Which interface to open, and how it is set up.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct TapConfig {
-    /// The interface's name, 1 to 15 bytes. It is made if it does not exist, and then goes away with the device.
+    /// The interface's name, 1 to 15 bytes. It is made if it does not exist, and then goes away
+    /// with the device.
     pub name: String,
     /// The addresses of the kernel's end. Those it has already are kept.
     pub host: Vec<IpCidr>,
@@ -69,9 +71,10 @@ impl TapDevice {
     ///
     /// # Errors
     ///
-    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without the privilege (`CAP_NET_ADMIN`), [`NotFound`](ErrorKind::NotFound)
-    /// without `/dev/net/tun`, [`InUse`](ErrorKind::InUse) if another process has the interface,
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a name or an MTU that no interface can have.
+    /// [`PermissionDenied`](ErrorKind::PermissionDenied) without the privilege (`CAP_NET_ADMIN`),
+    /// [`NotFound`](ErrorKind::NotFound) without `/dev/net/tun`, [`InUse`](ErrorKind::InUse) if
+    /// another process has the interface, [`InvalidInput`](ErrorKind::InvalidInput) for a name or
+    /// an MTU that no interface can have.
     pub fn open(config: &TapConfig) -> Result<Self> {
         let place = || format!("tap:{}", config.name);
         check(config).map_err(|error| error.at(place()))?;
@@ -247,7 +250,8 @@ struct Request(libc::ifreq);
 
 impl Request {
     fn new(name: &str) -> Self {
-        // SAFETY: `ifreq` is a plain C structure of integers, arrays and one pointer, for all of which zero is a value.
+        // SAFETY: `ifreq` is a plain C structure of integers, arrays and one pointer, for all of
+        // which zero is a value.
         let mut request: libc::ifreq = unsafe { std::mem::zeroed() };
         for (slot, byte) in request.ifr_name.iter_mut().take(MAX_NAME_LEN).zip(name.bytes()) {
             *slot = libc::c_char::from_ne_bytes([byte]);
@@ -262,8 +266,9 @@ impl Request {
     /// Performs the request on `fd`, or gives the `errno` code.
     fn call(&mut self, fd: c_int, request: libc::Ioctl) -> Result<(), i32> {
         let argument: *mut libc::ifreq = &mut self.0;
-        // SAFETY: every request this module passes (TUNSETIFF and SIOC[GS]IF*) reads and writes one `ifreq` at the
-        // pointer, which is a live, exclusively borrowed one; no field in it that is set points anywhere.
+        // SAFETY: every request this module passes (TUNSETIFF and SIOC[GS]IF*) reads and writes one
+        // `ifreq` at the pointer, which is a live, exclusively borrowed one; no field in it that is
+        // set points anywhere.
         let result = unsafe { libc::ioctl(fd, request, argument) };
         if result == 0 { Ok(()) } else { Err(last_code()) }
     }
@@ -306,8 +311,8 @@ impl Control {
     fn mac(&self) -> Result<[u8; 6]> {
         let mut request = Request::new(&self.name);
         self.call(&mut request, libc::SIOCGIFHWADDR, "asking for its Ethernet address")?;
-        // SAFETY: a successful SIOCGIFHWADDR fills in this member of the union; all its bytes were initialised
-        // before, too.
+        // SAFETY: a successful SIOCGIFHWADDR fills in this member of the union; all its bytes were
+        // initialised before, too.
         let address = unsafe { request.0.ifr_ifru.ifru_hwaddr };
         let mut mac = [0; 6];
         for (byte, &raw) in mac.iter_mut().zip(&address.sa_data) {
@@ -321,7 +326,8 @@ impl Control {
         let wanted = c_int::try_from(mtu).expect("check() bounds the MTU");
         let mut request = Request::new(&self.name);
         self.call(&mut request, libc::SIOCGIFMTU, "asking for its MTU")?;
-        // SAFETY: a successful SIOCGIFMTU fills in this member of the union; all its bytes were initialised before, too.
+        // SAFETY: a successful SIOCGIFMTU fills in this member of the union; all its bytes were
+        // initialised before, too.
         if unsafe { request.0.ifr_ifru.ifru_mtu } == wanted {
             return Ok(());
         }
@@ -334,8 +340,8 @@ impl Control {
     fn bring_up(&self) -> Result<()> {
         let mut request = Request::new(&self.name);
         self.call(&mut request, libc::SIOCGIFFLAGS, "asking for its flags")?;
-        // SAFETY: a successful SIOCGIFFLAGS fills in this member of the union; all its bytes were initialised before,
-        // too.
+        // SAFETY: a successful SIOCGIFFLAGS fills in this member of the union; all its bytes were
+        // initialised before, too.
         let flags = unsafe { request.0.ifr_ifru.ifru_flags };
         if flags & IS_UP != 0 {
             return Ok(());
@@ -369,12 +375,12 @@ impl Control {
     }
 }
 
-/// The message that asks the kernel (rtnetlink(7)) for one more address `own` on the interface of that index. The older
-/// SIOCSIFADDR replaces the IPv4 address that is there.
+/// The message that asks the kernel (rtnetlink(7)) for one more address `own` on the interface of
+/// that index. The older SIOCSIFADDR replaces the IPv4 address that is there.
 fn new_address(index: u32, own: IpCidr) -> Vec<u8> {
     const FLAGS: c_int = libc::NLM_F_REQUEST | libc::NLM_F_ACK | libc::NLM_F_CREATE | libc::NLM_F_EXCL;
-    // Nobody else is on this wire, so the kernel need not look for duplicates, which would keep an IPv6 address unusable
-    // for a second.
+    // Nobody else is on this wire, so the kernel need not look for duplicates, which would keep an
+    // IPv6 address unusable for a second.
     const NO_DUPLICATES: u8 = 2;
     let (family, octets) = match own.address() {
         IpAddr::V4(address) => (libc::AF_INET, address.octets().to_vec()),

@@ -9,7 +9,8 @@ use crate::error::{Error, Result};
 use crate::net::dropped::{Dropped, is_cancelled};
 use crate::reactor::uring::FixedFile;
 
-/// What a connection shares with its operations in flight. What every read and write looks at comes first, on one cache line.
+/// What a connection shares with its operations in flight. What every read and write looks at comes
+/// first, on one cache line.
 #[derive(Debug, Default)]
 #[repr(C)]
 pub(super) struct Flow {
@@ -21,7 +22,8 @@ pub(super) struct Flow {
     pub(super) dropped: Dropped,
     /// What was received for reads that were dropped before they could take it.
     unread: RefCell<Unread>,
-    /// The socket's place in the ring's table. It keeps the socket open, so the stream gives it up when it goes.
+    /// The socket's place in the ring's table. It keeps the socket open, so the stream gives it up
+    /// when it goes.
     pub(super) place: RefCell<Option<FixedFile>>,
 }
 
@@ -47,7 +49,8 @@ impl Flow {
         self.dropped.settled();
     }
 
-    /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and says how many.
+    /// What a read gets without asking the kernel. `fill` copies from the bytes it is given and
+    /// says how many.
     pub(super) fn take(&self, fill: impl FnOnce(&[u8]) -> usize) -> Option<Result<usize>> {
         if !self.dropped_reads.get() {
             return None;

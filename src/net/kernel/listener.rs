@@ -18,7 +18,8 @@ pub(in crate::net) struct KernelListener {
 }
 
 impl KernelListener {
-    /// Binds with `SO_REUSEADDR`, and with `SO_REUSEPORT` if `shared` so that each core can have a listener of its own.
+    /// Binds with `SO_REUSEADDR`, and with `SO_REUSEPORT` if `shared` so that each core can have a
+    /// listener of its own.
     pub(in crate::net) fn bind(address: SocketAddr, backlog: i32, shared: bool) -> Result<Self> {
         let failed = |operation: &'static str| {
             move |errno: Errno| Error::os(errno.raw_os_error(), operation).at(address.to_string())

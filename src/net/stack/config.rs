@@ -13,19 +13,21 @@ use crate::net::device::DeviceInfo;
 pub struct StackConfig {
     /// This host's addresses, 1 to 8 of them, each that of a single host.
     pub addresses: Vec<IpCidr>,
-    /// Routers, at most one per family counts: for destinations that no address of ours shares a network with. Each
-    /// is on a network of ours.
+    /// Routers, at most one per family counts: for destinations that no address of ours shares a
+    /// network with. Each is on a network of ours.
     pub gateways: Vec<IpAddr>,
-    /// Where ports, sequence numbers and hash keys come from. It must be unpredictable and differ between starts.
+    /// Where ports, sequence numbers and hash keys come from. It must be unpredictable and differ
+    /// between starts.
     pub seed: [u8; 32],
-    /// How many connections may exist, in any state but TIME-WAIT; as many tuples again may be in TIME-WAIT. At least
-    /// 1.
+    /// How many connections may exist, in any state but TIME-WAIT; as many tuples again may be in
+    /// TIME-WAIT. At least 1.
     pub max_connections: usize,
-    /// The size of each connection's receive buffer, in bytes: what its window can be. At least 4096 and at most 1
-    /// GiB; above 65,535 it is rounded down to 65,535 times a power of two. A page of it is in RAM once it was used,
-    /// until the connection ends.
+    /// The size of each connection's receive buffer, in bytes: what its window can be. At least
+    /// 4096 and at most 1 GiB; above 65,535 it is rounded down to 65,535 times a power of two. A
+    /// page of it is in RAM once it was used, until the connection ends.
     pub receive_buffer_bytes: usize,
-    /// The size of each connection's send buffer, in bytes: how much can be under way. At least 4096 and at most 1 GiB.
+    /// The size of each connection's send buffer, in bytes: how much can be under way. At least
+    /// 4096 and at most 1 GiB.
     pub send_buffer_bytes: usize,
     /// How long an acknowledgement may wait for data to go with it.
     pub ack_delay: Duration,
@@ -48,8 +50,8 @@ const MAX_BUFFER_BYTES: usize = 1 << 30;
 const UNSCALED_WINDOW: usize = 65_535;
 
 impl StackConfig {
-    /// The defaults: 65,536 connections, 64 KiB buffers, keepalive after 30 s, user timeout 180 s, handshake and
-    /// linger 30 s.
+    /// The defaults: 65,536 connections, 64 KiB buffers, keepalive after 30 s, user timeout 180 s,
+    /// handshake and linger 30 s.
     pub fn new(addresses: Vec<IpCidr>, seed: [u8; 32]) -> Self {
         Self {
             addresses,
@@ -73,8 +75,9 @@ impl StackConfig {
 
     /// The size of the receive buffer in use.
     ///
-    /// smoltcp takes the window of its SYN, which is never scaled, for a scaled one, and so accepts up to 65,535 <<
-    /// shift bytes at the start. A buffer of exactly that size holds what it accepts.
+    /// smoltcp takes the window of its SYN, which is never scaled, for a scaled one, and so accepts
+    /// up to 65,535 << shift bytes at the start. A buffer of exactly that size holds what it
+    /// accepts.
     pub(super) fn receive_window(&self) -> usize {
         let mut window = self.receive_buffer_bytes.min(UNSCALED_WINDOW);
         while window >= UNSCALED_WINDOW && window * 2 <= self.receive_buffer_bytes {

@@ -23,7 +23,8 @@ pub(super) enum Owner {
     Backlog { listener: SocketAddr },
     /// A stream's.
     Stream,
-    /// Nobody's: its stream was dropped. What was written is still delivered, but not after `until`.
+    /// Nobody's: its stream was dropped. What was written is still delivered, but not after
+    /// `until`.
     Orphan { until: Instant },
 }
 
@@ -100,8 +101,8 @@ pub(super) struct Connection {
     pub(super) last_segment: Option<SentSegment>,
     /// How many bare acknowledgements were sent since anything was received, read or written.
     pub(super) bare_streak: u32,
-    /// Whether it has nothing left to send, ever. smoltcp must not run its timers any more: in TIME-WAIT they would
-    /// throw away received bytes that nobody read yet.
+    /// Whether it has nothing left to send, ever. smoltcp must not run its timers any more: in
+    /// TIME-WAIT they would throw away received bytes that nobody read yet.
     pub(super) silent: bool,
 }
 
@@ -192,8 +193,8 @@ impl Connection {
         (!is_handshaking(self.state())).then_some(Ok(()))
     }
 
-    /// Hands received bytes to `take`, which returns how many of them it took; `None` if there are none yet,
-    /// `Some(0)` at the end of the stream.
+    /// Hands received bytes to `take`, which returns how many of them it took; `None` if there are
+    /// none yet, `Some(0)` at the end of the stream.
     pub(super) fn read(&mut self, take: impl FnOnce(&[u8]) -> usize) -> Result<Option<usize>> {
         if self.reading_ended {
             return Ok(Some(0));

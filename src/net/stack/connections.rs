@@ -5,7 +5,8 @@ use std::collections::HashMap;
 use super::connection::{Connection, Owner};
 use super::flow::{Flow, Secret};
 
-/// Names a connection for as long as it exists; a later connection in the same slot has another generation.
+/// Names a connection for as long as it exists; a later connection in the same slot has another
+/// generation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub(super) struct ConnectionId {
     pub(super) index: u32,

@@ -14,8 +14,8 @@ pub(super) struct Flow {
     pub(super) remote: SocketAddr,
 }
 
-/// A SipHash key. As a `BuildHasher` it keys the tables that remote hosts choose the keys of, so that nobody can make
-/// them collide.
+/// A SipHash key. As a `BuildHasher` it keys the tables that remote hosts choose the keys of, so
+/// that nobody can make them collide.
 #[derive(Clone, Copy)]
 pub(super) struct Secret {
     key: [u8; 16],
@@ -46,7 +46,8 @@ pub(super) struct Secrets {
     drawn: u64,
 }
 
-/// The range that ephemeral ports come from: RFC 6335's dynamic ports and those below them that common systems use too.
+/// The range that ephemeral ports come from: RFC 6335's dynamic ports and those below them that
+/// common systems use too.
 const EPHEMERAL_FIRST: u16 = 32_768;
 const EPHEMERAL_COUNT: u16 = u16::MAX - EPHEMERAL_FIRST;
 
@@ -70,17 +71,18 @@ impl Secrets {
 
     /// The seed of the generator that draws a new connection's initial sequence number.
     ///
-    /// RFC 6528 wants numbers that cannot be guessed and that grow per 4-tuple. These are a keyed hash of the
-    /// 4-tuple, the time and a counter: they cannot be guessed, but do not grow, because smoltcp draws the number
-    /// itself. What growth is for (a reused 4-tuple in TIME-WAIT) is answered on our side by the table of such
-    /// tuples.
+    /// RFC 6528 wants numbers that cannot be guessed and that grow per 4-tuple. These are a keyed
+    /// hash of the 4-tuple, the time and a counter: they cannot be guessed, but do not grow,
+    /// because smoltcp draws the number itself. What growth is for (a reused 4-tuple in TIME-WAIT)
+    /// is answered on our side by the table of such tuples.
     pub(super) fn initial_sequence_seed(&mut self, flow: &Flow, now: Instant) -> u64 {
         self.drawn = self.drawn.wrapping_add(1);
         let salt = now.as_nanos() ^ self.drawn.rotate_left(40);
         self.number(Purpose::InitialSequence, (flow.local, flow.remote), salt)
     }
 
-    /// A free local port for a connection to `remote`: RFC 6056, algorithm 3 (simple hash-based selection).
+    /// A free local port for a connection to `remote`: RFC 6056, algorithm 3 (simple hash-based
+    /// selection).
     ///
     /// `local` has port zero. Returns `None` if `taken` says so of every port.
     pub(super) fn ephemeral_port(

@@ -1,6 +1,7 @@
 //! Reads the headers of a received Ethernet frame and decides what part of the stack it concerns.
 //!
-//! Everything that fails here is dropped and counted; nothing behind it sees a frame with a wrong length or checksum.
+//! Everything that fails here is dropped and counted; nothing behind it sees a frame with a wrong
+//! length or checksum.
 
 use std::net::{IpAddr, SocketAddr};
 
@@ -29,9 +30,11 @@ pub(super) enum Received<'a> {
     Arp(&'a [u8]),
     /// A TCP segment to one of this host's addresses, with right checksums.
     Tcp(Segment<'a>),
-    /// An IP packet with an ICMP message to one of this host's addresses; checked by whoever handles it.
+    /// An IP packet with an ICMP message to one of this host's addresses; checked by whoever
+    /// handles it.
     Icmp { packet: &'a [u8], source_mac: Mac },
-    /// An IPv6 packet with an ICMPv6 message that may be of neighbor discovery, to this host or to a group.
+    /// An IPv6 packet with an ICMPv6 message that may be of neighbor discovery, to this host or to
+    /// a group.
     Icmpv6 { packet: &'a [u8], source_mac: Mac, to_us: bool },
 }
 

@@ -16,14 +16,15 @@ pub struct StackListener {
 }
 
 impl StackListener {
-    /// Listens on `address`: one of the stack's own, or the unspecified address of a family for all of that family.
-    /// Port 0 chooses a free port. At most `backlog` connections (at least 1) may wait, counting handshakes under
-    /// way; a SYN past that is dropped, unless a handshake has waited for a second and can be given up for it.
+    /// Listens on `address`: one of the stack's own, or the unspecified address of a family for all
+    /// of that family. Port 0 chooses a free port. At most `backlog` connections (at least 1) may
+    /// wait, counting handshakes under way; a SYN past that is dropped, unless a handshake has
+    /// waited for a second and can be given up for it.
     ///
     /// # Errors
     ///
-    /// `EADDRNOTAVAIL` if the address is not the stack's, [`InUse`](crate::ErrorKind::InUse) if the port is taken,
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `backlog` is 0.
+    /// `EADDRNOTAVAIL` if the address is not the stack's, [`InUse`](crate::ErrorKind::InUse) if the
+    /// port is taken, [`InvalidInput`](crate::ErrorKind::InvalidInput) if `backlog` is 0.
     pub fn bind(stack: &Stack, address: SocketAddr, backlog: usize) -> Result<Self> {
         let address = stack.with(|engine| engine.listen(address, backlog))?;
         Ok(Self { stack: stack.clone(), address })

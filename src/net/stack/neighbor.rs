@@ -1,9 +1,10 @@
-//! Which Ethernet address an on-link IP address has: the cache behind ARP (RFC 826) and neighbor discovery (RFC
-//! 4861).
+//! Which Ethernet address an on-link IP address has: the cache behind ARP (RFC 826) and neighbor
+//! discovery (RFC 4861).
 //!
-//! smoltcp's own cache is a linear list that silences all discovery for a second after each question, and it would be
-//! scanned for every packet. This one is hashed, keeps the connections that wait for an answer so that they continue
-//! at once, and goes on using an entry while it asks again, so that an active connection never pauses.
+//! smoltcp's own cache is a linear list that silences all discovery for a second after each
+//! question, and it would be scanned for every packet. This one is hashed, keeps the connections
+//! that wait for an answer so that they continue at once, and goes on using an entry while it asks
+//! again, so that an active connection never pauses.
 
 use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
@@ -20,7 +21,8 @@ const REACHABLE: Duration = Duration::from_secs(30);
 const RETRANSMIT: Duration = Duration::from_secs(1);
 /// How often to ask before giving up (RFC 4861 MAX_MULTICAST_SOLICIT).
 const MAX_QUESTIONS: u8 = 3;
-/// How many addresses with an answer the cache holds. Those without one are at most as many as there are connections.
+/// How many addresses with an answer the cache holds. Those without one are at most as many as
+/// there are connections.
 const CAPACITY: usize = 1024;
 
 struct Entry {
@@ -59,8 +61,8 @@ pub(super) struct Neighbors {
     entries: HashMap<IpAddr, Entry, Secret>,
     /// How many entries have no answer yet. Each stays at most `MAX_QUESTIONS` seconds.
     unanswered: usize,
-    /// When to ask again for which address, in the order of time, for every question gets the same time. An entry that
-    /// was answered meanwhile is skipped when its turn comes.
+    /// When to ask again for which address, in the order of time, for every question gets the same
+    /// time. An entry that was answered meanwhile is skipped when its turn comes.
     to_ask: VecDeque<(Instant, IpAddr)>,
 }
 
@@ -77,9 +79,9 @@ impl Neighbors {
         Self { entries: HashMap::with_hasher(secret), unanswered: 0, to_ask: VecDeque::new() }
     }
 
-    /// Where to send for `address`. `heard` is when `waiter` last got a frame from its peer and from which station:
-    /// it confirms the entry. If nothing is known, `waiter` is handed back by [`Neighbors::learn`] or
-    /// [`Neighbors::expire`]; `None` waits already.
+    /// Where to send for `address`. `heard` is when `waiter` last got a frame from its peer and
+    /// from which station: it confirms the entry. If nothing is known, `waiter` is handed back by
+    /// [`Neighbors::learn`] or [`Neighbors::expire`]; `None` waits already.
     pub(super) fn resolve(
         &mut self,
         address: IpAddr,
@@ -123,7 +125,8 @@ impl Neighbors {
 
     /// Records that `address` is at `mac` and returns the connections that waited for it.
     ///
-    /// If the cache is full, an answer that nobody asked for (`solicited` is false) is not recorded.
+    /// If the cache is full, an answer that nobody asked for (`solicited` is false) is not
+    /// recorded.
     pub(super) fn learn(
         &mut self,
         address: IpAddr,
@@ -194,9 +197,9 @@ impl Neighbors {
         }
     }
 
-    /// After one more answer: if they are too many, the one that has been silent longest goes. Only a full cache pays for
-    /// the search. Entries without an answer do not count: a flood of packets from made-up addresses must not push
-    /// out the neighbors that exist.
+    /// After one more answer: if they are too many, the one that has been silent longest goes. Only
+    /// a full cache pays for the search. Entries without an answer do not count: a flood of packets
+    /// from made-up addresses must not push out the neighbors that exist.
     fn make_room(&mut self, now: Instant) {
         if self.answered() <= CAPACITY {
             return;

@@ -1,4 +1,5 @@
-//! Where frames leave: smoltcp's device for one packet, over the real device or over a staging queue.
+//! Where frames leave: smoltcp's device for one packet, over the real device or over a staging
+//! queue.
 
 use std::collections::VecDeque;
 
@@ -13,12 +14,12 @@ pub(super) const ETHERTYPE_IPV4: u16 = 0x0800;
 pub(super) const ETHERTYPE_ARP: u16 = 0x0806;
 pub(super) const ETHERTYPE_IPV6: u16 = 0x86dd;
 
-/// How many frames may wait for the device. Answers past it are dropped and counted; data of connections never is,
-/// because nothing more is taken from them while a frame waits.
+/// How many frames may wait for the device. Answers past it are dropped and counted; data of
+/// connections never is, because nothing more is taken from them while a frame waits.
 const STAGED_MAX: usize = 512;
 
-/// Frames that could not go straight into the device: answers written while it was handing out received frames, and
-/// what met a full transmit queue.
+/// Frames that could not go straight into the device: answers written while it was handing out
+/// received frames, and what met a full transmit queue.
 pub(super) struct Outbox {
     mac: Mac,
     capabilities: DeviceCapabilities,
@@ -214,7 +215,8 @@ impl phy::TxToken for Departure<'_> {
         }
         match (result, write) {
             (Some(result), _) => result,
-            // A device that took the frame without letting it be filled has lost it; TCP sends it again.
+            // A device that took the frame without letting it be filled has lost it; TCP sends it
+            // again.
             (None, Some(write)) => write(&mut vec![0; len]),
             (None, None) => unreachable!("`fill` stores a result whenever it takes `write`"),
         }

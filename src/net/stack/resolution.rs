@@ -21,12 +21,13 @@ pub(super) struct Told {
     pub(super) solicited: bool,
 }
 
-/// Neighbor discovery is believed only from the same link: nothing a router forwarded has this hop limit (RFC 4861
-/// section 7.1).
+/// Neighbor discovery is believed only from the same link: nothing a router forwarded has this hop
+/// limit (RFC 4861 section 7.1).
 const ND_HOP_LIMIT: u8 = 255;
 const ALL_NODES: Ipv6Addr = Ipv6Addr::new(0xff02, 0, 0, 0, 0, 0, 0, 1);
 
-/// Puts `question` on the wire, from the address of this host that shares a prefix with what is asked for.
+/// Puts `question` on the wire, from the address of this host that shares a prefix with what is
+/// asked for.
 pub(super) fn ask(outbox: &mut Outbox, identity: &Identity, question: Question) {
     let own = identity.addresses.iter().find(|own| own.contains(question.address));
     match (question.address, own.map(|own| own.address())) {
@@ -49,7 +50,8 @@ pub(super) fn ask(outbox: &mut Outbox, identity: &Identity, question: Question) 
     }
 }
 
-/// Handles an ARP packet: answers a question for one of this host's addresses, and returns what it told.
+/// Handles an ARP packet: answers a question for one of this host's addresses, and returns what it
+/// told.
 pub(super) fn receive_arp(outbox: &mut Outbox, identity: &Identity, packet: &[u8]) -> Option<Told> {
     let packet = ArpPacket::new_checked(packet).ok()?;
     let ArpRepr::EthernetIpv4 {
@@ -115,7 +117,8 @@ fn receive_discovery(
                 lladdr: Some(EthernetAddress(identity.mac).into()),
             };
             if source.is_unspecified() {
-                // Somebody checks whether the address is in use: tell everybody (RFC 4861 section 7.2.4).
+                // Somebody checks whether the address is in use: tell everybody (RFC 4861 section
+                // 7.2.4).
                 send_ndisc(outbox, target_addr, ALL_NODES, multicast_mac(ALL_NODES), advert(flags));
                 return None;
             }
@@ -147,7 +150,8 @@ fn is_neighbor(identity: &Identity, address: IpAddr) -> bool {
         && identity.addresses.iter().any(|own| own.contains(address) && own.broadcast() != Some(address))
 }
 
-/// The group that the owner of `target` listens to, and its Ethernet address (RFC 4291 section 2.7.1).
+/// The group that the owner of `target` listens to, and its Ethernet address (RFC 4291 section
+/// 2.7.1).
 fn solicited_node(target: Ipv6Addr) -> (Ipv6Addr, Mac) {
     let [.., a, b, c] = target.octets();
     let group = Ipv6Addr::from([0xff, 2, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1, 0xff, a, b, c]);

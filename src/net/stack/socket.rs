@@ -1,12 +1,13 @@
 //! A smoltcp socket alone in its set, with buffers that take memory only as they are used.
 //!
-//! A connection's buffers are as large as its window may become, which is far more than most connections ever use.
-//! From the heap they would be zeroed, and so be in RAM whole. Here they are pieces of large anonymous mappings: a
-//! page of a piece is in RAM once it was written. Pieces are used again last in, first out; those that have not been
-//! for a while give their pages back.
+//! A connection's buffers are as large as its window may become, which is far more than most
+//! connections ever use. From the heap they would be zeroed, and so be in RAM whole. Here they are
+//! pieces of large anonymous mappings: a page of a piece is in RAM once it was written. Pieces are
+//! used again last in, first out; those that have not been for a while give their pages back.
 //!
-//! smoltcp borrows such memory for the life of the socket. That life is hidden here: [`PooledSocket`] shows its
-//! socket only to functions that work for a borrow of any length, so none can keep a buffer, or swap two sockets.
+//! smoltcp borrows such memory for the life of the socket. That life is hidden here:
+//! [`PooledSocket`] shows its socket only to functions that work for a borrow of any length, so
+//! none can keep a buffer, or swap two sockets.
 
 use std::cell::RefCell;
 use std::ptr::NonNull;
@@ -25,7 +26,8 @@ const SLAB_BYTES: usize = 8 << 20;
 /// How many free pieces keep their pages.
 const WARM_PIECES: usize = 64;
 
-/// Where the buffers of one stack's connections come from. Each piece holds one receive and one send buffer.
+/// Where the buffers of one stack's connections come from. Each piece holds one receive and one
+/// send buffer.
 #[derive(Clone)]
 pub(super) struct BufferPool(Rc<Shared>);
 
@@ -42,8 +44,8 @@ struct State {
 }
 
 impl BufferPool {
-    /// A pool of pairs of a receive buffer and a send buffer of the given sizes in bytes, each at least 1 and at most
-    /// 1 GiB.
+    /// A pool of pairs of a receive buffer and a send buffer of the given sizes in bytes, each at
+    /// least 1 and at most 1 GiB.
     pub(super) fn new(receive_bytes: usize, send_bytes: usize) -> Self {
         Self(Rc::new(Shared { receive_bytes, send_bytes, state: RefCell::default() }))
     }
@@ -77,18 +79,20 @@ impl State {
         let len = pieces * piece_bytes;
         let failed = |errno: rustix::io::Errno| Error::os(errno.raw_os_error(), "map buffers");
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing memory.
+        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
+        // existing memory.
         let start =
             unsafe { mmap_anonymous(std::ptr::null_mut(), len, ProtFlags::READ | ProtFlags::WRITE, flags) }
                 .map_err(failed)?;
-        // A huge page would bring the buffers of sixteen connections into RAM for the first byte of one. A kernel
-        // without them refuses the advice, and then needs none. SAFETY: the range is the mapping just made; this
-        // advice changes no content.
+        // A huge page would bring the buffers of sixteen connections into RAM for the first byte of
+        // one. A kernel without them refuses the advice, and then needs none. SAFETY: the range is
+        // the mapping just made; this advice changes no content.
         let _ = unsafe { madvise(start, len, Advice::LinuxNoHugepage) };
         let start = NonNull::new(start.cast::<u8>()).ok_or_else(|| failed(rustix::io::Errno::NOMEM))?;
         self.slabs.push((start, len));
         for index in (0..pieces).rev() {
-            // SAFETY: `index < pieces`, so the offset is within the `pieces * piece_bytes` bytes of the mapping.
+            // SAFETY: `index < pieces`, so the offset is within the `pieces * piece_bytes` bytes of
+            // the mapping.
             self.free.push(unsafe { start.add(index * piece_bytes) });
         }
         Ok(())
@@ -98,8 +102,8 @@ impl State {
 impl Drop for Shared {
     fn drop(&mut self) {
         for (start, len) in self.state.get_mut().slabs.drain(..) {
-            // SAFETY: this is a mapping made in `State::grow`, whole. Every piece holds a handle to the pool, so none
-            // is left.
+            // SAFETY: this is a mapping made in `State::grow`, whole. Every piece holds a handle to
+            // the pool, so none is left.
             let unmapped = unsafe { munmap(start.as_ptr().cast(), len) };
             debug_assert!(unmapped.is_ok(), "a slab can be unmapped");
         }
@@ -120,15 +124,18 @@ impl Piece {
     /// Called once for a piece, and nothing returned is used after the piece is dropped.
     unsafe fn buffers(&self) -> (&'static mut [u8], &'static mut [u8]) {
         let shared = &*self.pool.0;
-        // SAFETY: the send buffer begins within the piece, whose size is that offset and the send buffer's.
+        // SAFETY: the send buffer begins within the piece, whose size is that offset and the send
+        // buffer's.
         let send = unsafe { self.start.add(shared.send_offset()) };
         // SAFETY:
-        // - the piece has `receive_bytes` bytes at its start, mapped readable and writable as long as the piece holds
-        //   its pool;
+        // - the piece has `receive_bytes` bytes at its start, mapped readable and writable as long
+        //   as the piece holds its pool;
         // - an anonymous mapping starts zeroed, so they are initialised;
-        // - only this piece has them until it is dropped, and the caller calls once and stops using them by then.
+        // - only this piece has them until it is dropped, and the caller calls once and stops using
+        //   them by then.
         let receive = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), shared.receive_bytes) };
-        // SAFETY: as above, for the `send_bytes` bytes from `send` on, which do not overlap the receive buffer.
+        // SAFETY: as above, for the `send_bytes` bytes from `send` on, which do not overlap the
+        // receive buffer.
         let send = unsafe { std::slice::from_raw_parts_mut(send.as_ptr(), shared.send_bytes) };
         (receive, send)
     }
@@ -139,8 +146,9 @@ impl Drop for Piece {
         let shared = &*self.pool.0;
         let mut state = shared.state.borrow_mut();
         if state.free.len() >= WARM_PIECES {
-            // SAFETY: the range is this piece, whole pages of a live mapping that nobody uses any more (see
-            // `PooledSocket`); its content becomes zeros, which are as initialised as what was there.
+            // SAFETY: the range is this piece, whole pages of a live mapping that nobody uses any
+            // more (see `PooledSocket`); its content becomes zeros, which are as initialised as
+            // what was there.
             let advised =
                 unsafe { madvise(self.start.as_ptr().cast(), shared.piece_bytes(), Advice::LinuxDontNeed) };
             debug_assert!(advised.is_ok(), "pages of an anonymous mapping can be given back");
@@ -165,8 +173,9 @@ impl PooledSocket {
     /// The kernel's code if it has no memory left to map.
     pub(super) fn new(pool: &BufferPool) -> Result<Self> {
         let memory = pool.take()?;
-        // SAFETY: it is called once for this piece. The slices go into the socket, which lives in `sockets`, is
-        // dropped before `_memory`, and is shown only to functions that cannot keep any part of it.
+        // SAFETY: it is called once for this piece. The slices go into the socket, which lives in
+        // `sockets`, is dropped before `_memory`, and is shown only to functions that cannot keep
+        // any part of it.
         let (receive, send) = unsafe { memory.buffers() };
         let mut sockets = SocketSet::new(Vec::with_capacity(1));
         let handle = sockets.add(Socket::new(SocketBuffer::new(receive), SocketBuffer::new(send)));

@@ -12,8 +12,8 @@ pub struct StackStats {
     pub accepted: u64,
     /// Connections opened from here, whether they succeeded or not.
     pub opened: u64,
-    /// Handshakes for listeners that were given up after a second without an answer, because there was no room for
-    /// another.
+    /// Handshakes for listeners that were given up after a second without an answer, because there
+    /// was no room for another.
     pub handshakes_given_up: u64,
     /// SYNs dropped because their listener's backlog was full.
     pub syns_dropped_backlog: u64,
@@ -41,6 +41,7 @@ pub struct StackStats {
     pub spoofed_dropped: u64,
     /// Frames for other hosts, and of protocols this stack does not speak.
     pub frames_ignored: u64,
-    /// Answers to frames (pings, resets, acknowledgements) dropped because too many frames waited for the device.
+    /// Answers to frames (pings, resets, acknowledgements) dropped because too many frames waited
+    /// for the device.
     pub answers_dropped: u64,
 }

@@ -18,16 +18,17 @@ const GAVE_ITS_RESULT: &str = "a transfer is not polled again after its result";
 
 /// A TCP connection of a [`Stack`].
 ///
-/// One task may read while another writes. Reading and writing wait for readiness and then copy, so a dropped future
-/// neither loses received bytes nor leaves a write half done.
+/// One task may read while another writes. Reading and writing wait for readiness and then copy, so
+/// a dropped future neither loses received bytes nor leaves a write half done.
 ///
 /// Dropping it closes gracefully: what was written is still delivered, then FIN, for at most
-/// [`StackConfig::linger`](super::StackConfig::linger). What the peer sends meanwhile is thrown away, and answered
-/// with RST once everything written has arrived.
+/// [`StackConfig::linger`](super::StackConfig::linger). What the peer sends meanwhile is thrown
+/// away, and answered with RST once everything written has arrived.
 ///
-/// Errors: `ECONNRESET` ([`Closed`](crate::ErrorKind::Closed)) once the peer reset the connection and everything
-/// received before that was read, `ETIMEDOUT` ([`TimedOut`](crate::ErrorKind::TimedOut)) if it fell silent,
-/// `ECONNABORTED` after [`StackStream::abort`], `ENETDOWN` if the device failed.
+/// Errors: `ECONNRESET` ([`Closed`](crate::ErrorKind::Closed)) once the peer reset the connection
+/// and everything received before that was read, `ETIMEDOUT`
+/// ([`TimedOut`](crate::ErrorKind::TimedOut)) if it fell silent, `ECONNABORTED` after
+/// [`StackStream::abort`], `ENETDOWN` if the device failed.
 pub struct StackStream {
     stack: Stack,
     id: ConnectionId,
@@ -44,9 +45,10 @@ impl StackStream {
     ///
     /// # Errors
     ///
-    /// `ECONNREFUSED` if nobody listens there, [`TimedOut`](crate::ErrorKind::TimedOut) without an answer,
-    /// `EHOSTUNREACH` if the next hop does not answer ARP or neighbor discovery, `ENETUNREACH` without a route,
-    /// [`LimitReached`](crate::ErrorKind::LimitReached) if the stack has as many connections as it may.
+    /// `ECONNREFUSED` if nobody listens there, [`TimedOut`](crate::ErrorKind::TimedOut) without an
+    /// answer, `EHOSTUNREACH` if the next hop does not answer ARP or neighbor discovery,
+    /// `ENETUNREACH` without a route, [`LimitReached`](crate::ErrorKind::LimitReached) if the stack
+    /// has as many connections as it may.
     pub async fn connect(stack: &Stack, peer: SocketAddr) -> Result<Self> {
         let (id, flow) = stack.with(|engine| engine.connect(peer))?;
         let stream = Self::new(stack.clone(), id, flow);
@@ -54,8 +56,8 @@ impl StackStream {
         Ok(stream)
     }
 
-    /// Reads at least one byte to the front of `buf`, at most as many as it has room for, and returns how many; 0 at
-    /// the end of the stream, or if `buf` has no room.
+    /// Reads at least one byte to the front of `buf`, at most as many as it has room for, and
+    /// returns how many; 0 at the end of the stream, or if `buf` has no room.
     pub fn read<B: IoBufMut>(
         &self,
         buf: B,
@@ -84,8 +86,8 @@ impl StackStream {
         })
     }
 
-    /// Queues the bytes of `buf`, or as many from its front as there is room for but at least one, and returns how
-    /// many.
+    /// Queues the bytes of `buf`, or as many from its front as there is room for but at least one,
+    /// and returns how many.
     ///
     /// # Errors
     ///
@@ -112,7 +114,8 @@ impl StackStream {
         })
     }
 
-    /// Reads into `buf` what has arrived; `None` if nothing has, `Some(0)` at the end of the stream.
+    /// Reads into `buf` what has arrived; `None` if nothing has, `Some(0)` at the end of the
+    /// stream.
     ///
     /// # Errors
     ///
@@ -159,8 +162,8 @@ impl StackStream {
         self.stack.with(|engine| engine.poll_ready(self.id, Direction::Write, context))
     }
 
-    /// Ends one direction or both. After `Write` the peer reads what was written and then the end of the stream.
-    /// After `Read` what arrives is thrown away and reads return 0.
+    /// Ends one direction or both. After `Write` the peer reads what was written and then the end
+    /// of the stream. After `Read` what arrives is thrown away and reads return 0.
     ///
     /// # Errors
     ///
@@ -189,7 +192,8 @@ impl StackStream {
         self.flow.local
     }
 
-    /// Resets the connection: the peer gets RST, what was not delivered is lost, reads and writes fail from now on.
+    /// Resets the connection: the peer gets RST, what was not delivered is lost, reads and writes
+    /// fail from now on.
     pub fn abort(&self) {
         self.stack.with(|engine| engine.abort(self.id));
     }

@@ -1,4 +1,5 @@
-//! TIME-WAIT without a socket: 4-tuples whose old segments may still be under way (RFC 9293 section 3.6.1).
+//! TIME-WAIT without a socket: 4-tuples whose old segments may still be under way (RFC 9293 section
+//! 3.6.1).
 
 use std::collections::{HashMap, VecDeque};
 use std::time::Duration;
@@ -9,13 +10,14 @@ use super::flow::{Flow, Secret};
 use super::outbox::SentSegment;
 use crate::rt::Instant;
 
-/// How long a tuple is kept: twice a maximum segment lifetime of 15 s. (RFC 9293 suggests two minutes for that
-/// lifetime; no network in use holds a packet so long, and common systems wait 30 to 60 s in all.)
+/// How long a tuple is kept: twice a maximum segment lifetime of 15 s. (RFC 9293 suggests two
+/// minutes for that lifetime; no network in use holds a packet so long, and common systems wait 30
+/// to 60 s in all.)
 pub(super) const DURATION: Duration = Duration::from_secs(30);
 
-/// Finished connections. An entry answers a repeated FIN with an ACK and gives way to a new connection of the same
-/// tuple whose sequence numbers lie behind the old ones; it holds no buffers. The oldest entry makes room when the
-/// table is full.
+/// Finished connections. An entry answers a repeated FIN with an ACK and gives way to a new
+/// connection of the same tuple whose sequence numbers lie behind the old ones; it holds no
+/// buffers. The oldest entry makes room when the table is full.
 pub(super) struct TimeWait {
     entries: HashMap<Flow, Entry, Secret>,
     /// By expiry: every entry waits equally long.
@@ -56,8 +58,8 @@ impl TimeWait {
         self.entries.get(flow).filter(|entry| now < entry.expires).map(|entry| entry.last)
     }
 
-    /// Gives `flow` up for a new connection that starts at `seq`, if no old segment could be taken for one of it
-    /// (RFC 9293 section 3.10.7.4).
+    /// Gives `flow` up for a new connection that starts at `seq`, if no old segment could be taken
+    /// for one of it (RFC 9293 section 3.10.7.4).
     pub(super) fn give_way(&mut self, flow: &Flow, seq: TcpSeqNumber) -> bool {
         let gives_way = self.entries.get(flow).is_some_and(|entry| seq > entry.last.ack);
         if gives_way {

@@ -5,13 +5,13 @@ use std::os::fd::{AsRawFd, OwnedFd};
 
 use crate::error::{Error, Result};
 
-/// Whose process made the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`): the one that connected, or the one that listened,
-/// as it was at that moment. The kernel vouches for it.
+/// Whose process made the other end of a Unix socket (`SO_PEERCRED`, `unix(7)`): the one that
+/// connected, or the one that listened, as it was at that moment. The kernel vouches for it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct PeerCredentials {
-    /// The process's number in this process's PID namespace, and `None` if it has none there. By now the process may have ended,
-    /// and the number may be another's.
+    /// The process's number in this process's PID namespace, and `None` if it has none there. By
+    /// now the process may have ended, and the number may be another's.
     pub process: Option<u32>,
     /// Its effective user's number.
     pub user: u32,
@@ -26,8 +26,8 @@ impl PeerCredentials {
         let mut credentials = MaybeUninit::<libc::ucred>::uninit();
         let size = libc::socklen_t::try_from(size_of::<libc::ucred>()).expect("12 bytes");
         let mut len = size;
-        // SAFETY: the value is valid for writes of `len` bytes, which are its size, and `len` is valid for reads and writes;
-        // nobody else uses either meanwhile.
+        // SAFETY: the value is valid for writes of `len` bytes, which are its size, and `len` is
+        // valid for reads and writes; nobody else uses either meanwhile.
         let result = unsafe {
             libc::getsockopt(
                 socket.as_raw_fd(),

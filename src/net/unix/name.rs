@@ -1,12 +1,17 @@
-//! Names of Unix sockets in the file system: taking them, also from processes that were killed, and giving them back.
+//! Names of Unix sockets in the file system: taking them, also from processes that were killed, and
+//! giving them back.
 //!
-//! bind(2) makes the name, listen(2) makes it answer, and nothing does both. So a name whose socket refuses connections belongs to
-//! a process that was killed, or to one that is between the two calls; and two processes that found the same abandoned name could
-//! each remove it, the second one the first one's new name. Therefore whoever takes a name holds a lock meanwhile: `flock(2)` on an
-//! empty file beside the socket, `.NAME.boson-lock` (`NAME.lock` is what users of flock(1) call theirs). Under the lock the name is looked at, removed if nobody answers,
-//! bound, and listened on; then the file is removed and the lock with it. It is not waited for: whoever holds it is getting the name.
+//! bind(2) makes the name, listen(2) makes it answer, and nothing does both. So a name whose socket
+//! refuses connections belongs to a process that was killed, or to one that is between the two
+//! calls; and two processes that found the same abandoned name could each remove it, the second one
+//! the first one's new name. Therefore whoever takes a name holds a lock meanwhile: `flock(2)` on
+//! an empty file beside the socket, `.NAME.boson-lock` (`NAME.lock` is what users of flock(1) call
+//! theirs). Under the lock the name is looked at, removed if nobody answers, bound, and listened
+//! on; then the file is removed and the lock with it. It is not waited for: whoever holds it is
+//! getting the name.
 //!
-//! The lock binds those who take it. A program that does not can still lose its name between its bind and its listen.
+//! The lock binds those who take it. A program that does not can still lose its name between its
+//! bind and its listen.
 
 use std::ffi::OsString;
 use std::os::fd::OwnedFd;
@@ -24,7 +29,8 @@ const MAX_ATTEMPTS: usize = 64;
 
 /// A name in the file system that this process made for a socket. Dropping it removes the name.
 ///
-/// It is to be dropped before its socket: while that listens nobody else takes the name, so what is removed is certainly this one.
+/// It is to be dropped before its socket: while that listens nobody else takes the name, so what is
+/// removed is certainly this one.
 #[derive(Debug)]
 pub(crate) struct Name {
     path: PathBuf,
@@ -33,13 +39,15 @@ pub(crate) struct Name {
 }
 
 impl Name {
-    /// Binds `socket` to `path` and listens, for `backlog` connections. The path of a socket on which nobody listens, left behind by
-    /// a process that was killed, is taken over. Errors name `operation` and the path.
+    /// Binds `socket` to `path` and listens, for `backlog` connections. The path of a socket on
+    /// which nobody listens, left behind by a process that was killed, is taken over. Errors name
+    /// `operation` and the path.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path that no socket can have; [`InUse`](ErrorKind::InUse) if somebody listens
-    /// there or is about to, or it is no socket; otherwise the kernel's code.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) for a path that no socket can have;
+    /// [`InUse`](ErrorKind::InUse) if somebody listens there or is about to, or it is no socket;
+    /// otherwise the kernel's code.
     pub(crate) fn take(socket: &OwnedFd, path: &Path, backlog: i32, operation: &'static str) -> Result<Self> {
         let place = || path.display().to_string();
         let failed = |errno: Errno| Error::os(errno.raw_os_error(), operation).at(place());
@@ -135,7 +143,8 @@ impl Lock {
             if FileType::from_raw_mode(locked.st_mode) != FileType::RegularFile || locked.st_size != 0 {
                 return Err(Refusal::Foreign(path));
             }
-            // Whoever had the lock before may have removed the file meanwhile, and others may have locked a new one.
+            // Whoever had the lock before may have removed the file meanwhile, and others may have
+            // locked a new one.
             if rustix::fs::lstat(&path).is_ok_and(|stat| inode(&stat) == inode(&locked)) {
                 return Ok(Self { path, _file: file });
             }
@@ -146,7 +155,8 @@ impl Lock {
 
 impl Drop for Lock {
     fn drop(&mut self) {
-        // While it is locked, so that nobody else's is removed. One that is left behind is locked by the next.
+        // While it is locked, so that nobody else's is removed. One that is left behind is locked
+        // by the next.
         let _ = rustix::fs::unlink(&self.path);
     }
 }

@@ -62,7 +62,8 @@ pub(super) fn time<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome
     Ok(())
 }
 
-/// SHUTDOWN: what was acknowledged is safe already, so SAVE and NOSAVE, NOW and FORCE make no difference.
+/// SHUTDOWN: what was acknowledged is safe already, so SAVE and NOSAVE, NOW and FORCE make no
+/// difference.
 pub(super) fn shutdown<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let said = |name: &str| request.iter_from(1).any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
     let known: [&[u8]; 5] = [b"nosave", b"save", b"now", b"force", b"abort"];

@@ -217,7 +217,8 @@ pub(super) fn client_info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> 
     Ok(())
 }
 
-/// Whether the clients of this type are all there are: there are no replicas and no subscribers here.
+/// Whether the clients of this type are all there are: there are no replicas and no subscribers
+/// here.
 fn is_normal_type(name: &[u8]) -> Result<bool, Failure> {
     if name.eq_ignore_ascii_case(b"normal") {
         return Ok(true);

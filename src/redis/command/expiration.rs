@@ -49,7 +49,8 @@ impl Conditions {
         Ok(conditions)
     }
 
-    /// Whether the expiry time `present` may become `new`. No expiry time counts as infinitely late.
+    /// Whether the expiry time `present` may become `new`. No expiry time counts as infinitely
+    /// late.
     fn allow(self, present: Option<UnixMs>, new: UnixMs) -> bool {
         match present {
             None => !self.if_any && !self.if_later,

@@ -117,7 +117,8 @@ pub(super) async fn keys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     Ok(())
 }
 
-/// A pattern, and what the stored forms of all keys that match it begin with: they are in order, so only those need be visited.
+/// A pattern, and what the stored forms of all keys that match it begin with: they are in order, so
+/// only those need be visited.
 struct Pattern<'a> {
     pattern: &'a [u8],
     prefix: &'a [u8],
@@ -183,8 +184,8 @@ pub(super) async fn scan<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     Ok(())
 }
 
-/// The stored form of the key that a scan with `cursor` visited last. `None` if it is neither remembered nor there: the scan
-/// then starts over.
+/// The stored form of the key that a scan with `cursor` visited last. `None` if it is neither
+/// remembered nor there: the scan then starts over.
 async fn find_position<E: Env, N: Namespace>(
     ctx: &Context<'_, E, N>,
     cursor: u64,
@@ -208,7 +209,8 @@ async fn find_position<E: Env, N: Namespace>(
     Ok(ctx.server.keyspace.find_position(ctx.database(), pattern.prefix, is_it).await?)
 }
 
-/// Parses a cursor as C's `strtoul` does, without blanks in front: a negative number wraps around, no text at all is 0.
+/// Parses a cursor as C's `strtoul` does, without blanks in front: a negative number wraps around,
+/// no text at all is 0.
 fn parse_cursor(text: &[u8]) -> Option<u64> {
     match text {
         [] => Some(0),

@@ -134,7 +134,8 @@ impl<'a> Options<'a> {
         })
     }
 
-    /// Whether `expiry` may be said: nothing else was, or the same option with another time. The last one counts.
+    /// Whether `expiry` may be said: nothing else was, or the same option with another time. The
+    /// last one counts.
     fn expect_expiry(&mut self, expiry: Expiry<'a>) -> bool {
         let allowed = match (self.expiry, expiry) {
             (Expiry::Unsaid, _) => true,

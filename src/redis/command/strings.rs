@@ -56,9 +56,11 @@ pub(super) async fn getrange<E: Env, N: Namespace>(
     Ok(keyspace.read(database, &request[1], ctx.now, part).await?)
 }
 
-/// The bytes from index `start` to index `end`, both included, of `len` bytes; negative indexes count from the end.
+/// The bytes from index `start` to index `end`, both included, of `len` bytes; negative indexes
+/// count from the end.
 fn absolute_range(start: i64, end: i64, len: usize) -> std::ops::Range<usize> {
-    // Two negative indexes in the wrong order give nothing, even where cutting them off at 0 would make them equal.
+    // Two negative indexes in the wrong order give nothing, even where cutting them off at 0 would
+    // make them equal.
     if start < 0 && end < 0 && start > end {
         return 0..0;
     }
@@ -76,12 +78,14 @@ pub(super) async fn mget<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     let replies = &mut *ctx.replies;
     replies.array(request.len() - 1);
     let write = |entry: Option<Entry<'_>>| {
-        // One request can ask for more than there is memory. Past the limit the client is dropped anyway.
+        // One request can ask for more than there is memory. Past the limit the client is dropped
+        // anyway.
         if replies.len() <= max_bytes {
             bulk_or_null(replies, entry);
         }
     };
-    // All keys are read at one time, so that no reply mixes what was there before and after somebody's MSET.
+    // All keys are read at one time, so that no reply mixes what was there before and after
+    // somebody's MSET.
     Ok(ctx.server.keyspace.read_all(database, request.iter_from(1), ctx.now, write).await?)
 }
 

@@ -1,4 +1,5 @@
-//! The commands there are: names, arities, flags, categories and places of keys, as COMMAND INFO tells them.
+//! The commands there are: names, arities, flags, categories and places of keys, as COMMAND INFO
+//! tells them.
 
 /// Which command it is, subcommands included.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

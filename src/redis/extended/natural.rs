@@ -65,8 +65,8 @@ impl Natural {
         32 * u32::try_from(self.limbs.len()).unwrap_or(u32::MAX) - top.leading_zeros()
     }
 
-    /// The up to 128 most significant bits, by how many bits they are shifted to the right, and whether any of the bits
-    /// shifted out is set.
+    /// The up to 128 most significant bits, by how many bits they are shifted to the right, and
+    /// whether any of the bits shifted out is set.
     pub(super) fn top_bits(&self) -> (u128, u32, bool) {
         let (rest, top) = self.limbs.split_at(self.limbs.len().saturating_sub(4));
         let value = top.iter().rev().fold(0, |value, &limb| (value << 32) | u128::from(limb));
@@ -74,11 +74,12 @@ impl Natural {
         (value, shift, rest.iter().any(|&limb| limb != 0))
     }
 
-    /// `self / divisor` to at least 66 significant bits: the quotient, the exponent of two it is to be multiplied by, and
-    /// whether there is a remainder. Neither number may be zero.
+    /// `self / divisor` to at least 66 significant bits: the quotient, the exponent of two it is to
+    /// be multiplied by, and whether there is a remainder. Neither number may be zero.
     pub(super) fn divide(mut self, mut divisor: Self) -> (u128, i32, bool) {
         const QUOTIENT_BITS: u32 = 68;
-        // Make the quotient of the shifted numbers lie in [1/2, 2): it then has 67 or 68 bits below.
+        // Make the quotient of the shifted numbers lie in [1/2, 2): it then has 67 or 68 bits
+        // below.
         let shift = i32::try_from(divisor.bits()).unwrap_or(0) - i32::try_from(self.bits()).unwrap_or(0);
         match u32::try_from(shift) {
             Ok(shift) => self.shift_left(shift),

@@ -108,7 +108,8 @@ fn infinities_are_no_sums() {
     assert_eq!(add("inf", "-inf"), None);
 }
 
-/// Parsing rounds correctly: the text of an `f64` with all its digits is that number, and 64 bits hold it exactly.
+/// Parsing rounds correctly: the text of an `f64` with all its digits is that number, and 64 bits
+/// hold it exactly.
 #[test]
 fn doubles_are_exact() {
     let mut state = 0x9e37_79b9_7f4a_7c15u64;

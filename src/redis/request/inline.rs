@@ -2,10 +2,11 @@
 
 use super::{ProtocolError, Span};
 
-/// Splits `line` into words and appends their bytes to `unquoted` and their places in it to `words`.
+/// Splits `line` into words and appends their bytes to `unquoted` and their places in it to
+/// `words`.
 ///
-/// Blanks separate words. Inside double quotes, `\n \r \t \b \a`, `\xHH` and `\` with any other byte are escapes; inside
-/// single quotes only `\'` is. A closing quote must end its word.
+/// Blanks separate words. Inside double quotes, `\n \r \t \b \a`, `\xHH` and `\` with any other
+/// byte are escapes; inside single quotes only `\'` is. A closing quote must end its word.
 pub(super) fn split(line: &[u8], unquoted: &mut Vec<u8>, words: &mut Vec<Span>) -> Result<(), ProtocolError> {
     let mut rest = skip_blanks(line);
     while !rest.is_empty() {

@@ -13,7 +13,8 @@ struct Seen {
     unparsed_bytes: usize,
 }
 
-/// Parses bytes that arrive in `chunks`, as a connection does: what is left over is given again with what follows.
+/// Parses bytes that arrive in `chunks`, as a connection does: what is left over is given again
+/// with what follows.
 fn parse(chunks: &[&[u8]], limits: &Limits) -> Seen {
     let mut parser = Parser::new();
     let mut input = Vec::new();

@@ -183,7 +183,8 @@ where
             restart(limit, &mut timer);
             return Poll::Ready(Event::Received(result, buffer));
         }
-        // This has the task woken, also when others push something; `current_limit` looks at the result.
+        // This has the task woken, also when others push something; `current_limit` looks at the
+        // result.
         let _ = session.client().poll_killed(cx.waker());
         let pushes_can_be_sent = sending.is_none() && session.has_pushes();
         if !waits || session.is_held_back() != was_held_back || pushes_can_be_sent {

@@ -8,8 +8,8 @@ const INITIAL_BYTES: usize = 1024;
 
 /// A buffer that a socket receives into directly.
 ///
-/// All of `bytes` is initialised, so that its free end can be lent to a receive operation; `start..end` has been received
-/// and not used.
+/// All of `bytes` is initialised, so that its free end can be lent to a receive operation;
+/// `start..end` has been received and not used.
 #[derive(Debug, Default)]
 pub(super) struct Input {
     bytes: Vec<u8>,
@@ -89,12 +89,14 @@ impl Input {
             }
         } else if self.end == self.bytes.len() {
             if self.start >= unread {
-                // At least as many bytes become free as are moved, so that moving costs no more than receiving did.
+                // At least as many bytes become free as are moved, so that moving costs no more
+                // than receiving did.
                 self.bytes.copy_within(self.start..self.end, 0);
                 (self.start, self.end) = (0, unread);
             } else {
                 let len = self.bytes.len();
-                // To the size of the request if that is near, but always by half, so that growing stays cheap.
+                // To the size of the request if that is near, but always by half, so that growing
+                // stays cheap.
                 self.resize((self.start + self.wanted).clamp(len + len / 2, len * 2));
             }
         }

@@ -82,7 +82,8 @@ pub(in crate::store) struct Batch {
     pub(in crate::store) sequence: u64,
     pub(in crate::store) last_lsn: u64,
     pub(in crate::store) flush_by: Option<Instant>,
-    /// Values that must be on the namespace before this batch is written, as a count of them since opening.
+    /// Values that must be on the namespace before this batch is written, as a count of them since
+    /// opening.
     pub(in crate::store) externals: u64,
     /// Whether it refers to any of them itself.
     pub(in crate::store) has_new_externals: bool,
@@ -98,8 +99,8 @@ impl Batch {
     }
 }
 
-/// The header and payload of a batch, padded to whole blocks; `buffer` is the payload behind [`HEADER_BYTES`]
-/// of room.
+/// The header and payload of a batch, padded to whole blocks; `buffer` is the payload behind
+/// [`HEADER_BYTES`] of room.
 pub(super) fn assemble(buffer: &[u8], mut header: BatchHeader, block: usize) -> (DmaBuf, u64) {
     let payload = &buffer[HEADER_BYTES..];
     header.payload_len = to_u32(payload.len());

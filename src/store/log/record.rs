@@ -113,7 +113,8 @@ impl<'a> Operation<'a> {
     }
 }
 
-/// Splits the payload of a batch into records, each a list of operations. `None` if it does not parse.
+/// Splits the payload of a batch into records, each a list of operations. `None` if it does not
+/// parse.
 pub(in crate::store) fn parse_payload(payload: &[u8]) -> Option<Vec<Vec<Operation<'_>>>> {
     let mut reader = Reader::new(payload);
     let mut records = Vec::new();

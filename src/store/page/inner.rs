@@ -92,7 +92,8 @@ impl Inner {
         low
     }
 
-    /// Adds the right half of child `index`, which was split. Splits this page too if it became too large.
+    /// Adds the right half of child `index`, which was split. Splits this page too if it became too
+    /// large.
     pub(in crate::store) fn add(&mut self, index: usize, split: Split) -> Option<(Vec<u8>, Self)> {
         self.insert_separator(index, &split.separator);
         self.children.insert(index + 1, RefCell::new(Slot::Resident(split.right)));
@@ -115,7 +116,8 @@ impl Inner {
         self.ends[index..].iter_mut().for_each(|end| *end -= to_u32(len));
     }
 
-    /// Cuts off the right part; `grown` is the child that was just split. Returns the separator that moves up.
+    /// Cuts off the right part; `grown` is the child that was just split. Returns the separator
+    /// that moves up.
     fn split(&mut self, grown: usize) -> (Vec<u8>, Self) {
         let count = self.count();
         let at = if grown + 2 == count { count - 2 } else { count / 2 };
@@ -133,8 +135,8 @@ impl Inner {
         (separator, right)
     }
 
-    /// Takes child `index` out; the range of its keys goes to its left neighbour, or to the right one if it
-    /// was the first.
+    /// Takes child `index` out; the range of its keys goes to its left neighbour, or to the right
+    /// one if it was the first.
     pub(in crate::store) fn remove(&mut self, index: usize) -> Slot {
         if !self.ends.is_empty() {
             self.remove_separator(index.saturating_sub(1));

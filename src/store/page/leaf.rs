@@ -15,8 +15,8 @@ const OVERFLOW: u16 = 1 << 15;
 /// No leaf is larger: twice the target for the largest entries, and some.
 const MAX_BYTES: usize = 20 << 10;
 
-/// A leaf page (disk format, section 4). In memory an overflow entry's value starts with its blob's id
-/// instead of a reference.
+/// A leaf page (disk format, section 4). In memory an overflow entry's value starts with its blob's
+/// id instead of a reference.
 #[derive(Clone)]
 pub(in crate::store) struct Leaf {
     image: Vec<u8>,
@@ -51,7 +51,8 @@ impl Leaf {
         Self::with_capacity(PAGE_STEP_BYTES)
     }
 
-    /// What an entry takes of a leaf, its slot included; `None` for a value that is not in the leaf.
+    /// What an entry takes of a leaf, its slot included; `None` for a value that is not in the
+    /// leaf.
     pub(in crate::store) fn entry_bytes(key_len: usize, inline_len: Option<usize>) -> usize {
         ENTRY_HEADER_BYTES + key_len + inline_len.unwrap_or(REF_BYTES) + SLOT_BYTES
     }
@@ -138,7 +139,8 @@ impl Leaf {
         Err(low)
     }
 
-    /// Inserts or replaces. Returns whether the key was there, and the right half if the leaf had to be split.
+    /// Inserts or replaces. Returns whether the key was there, and the right half if the leaf had
+    /// to be split.
     pub(in crate::store) fn put(
         &mut self,
         key: &[u8],
@@ -261,8 +263,8 @@ impl Leaf {
         right
     }
 
-    /// Where to cut for an insertion at `index`. Appending keeps the left half full, since keys often come in
-    /// order.
+    /// Where to cut for an insertion at `index`. Appending keeps the left half full, since keys
+    /// often come in order.
     fn split_point(&self, index: usize) -> usize {
         let count = self.count();
         if index == count || count == 1 {
@@ -321,7 +323,8 @@ impl Leaf {
         first[..first.len().min(same + 1)].to_vec()
     }
 
-    /// The content to write: compacted, with references instead of blob ids. Every blob has been stored.
+    /// The content to write: compacted, with references instead of blob ids. Every blob has been
+    /// stored.
     pub(in crate::store) fn encode(&self) -> Vec<u8> {
         let mut compact = Self::with_capacity(self.compact_bytes());
         compact.append_entries(self, 0..self.count());

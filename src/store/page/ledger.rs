@@ -1,4 +1,5 @@
-//! What changes to pages cost: units that were superseded, units that a checkpoint will need, bytes in memory.
+//! What changes to pages cost: units that were superseded, units that a checkpoint will need, bytes
+//! in memory.
 
 use std::cell::Cell;
 

@@ -1,7 +1,8 @@
-//! Bindings to the parts of DPDK that boson uses: generated declarations of the functions that the shared libraries
-//! export, and the functions of `shim.c` over those that DPDK only has inline.
+//! Bindings to the parts of DPDK that boson uses: generated declarations of the functions that the
+//! shared libraries export, and the functions of `shim.c` over those that DPDK only has inline.
 //!
-//! The drivers (poll mode drivers) are not linked: the EAL loads them from its plugin directory when it starts.
+//! The drivers (poll mode drivers) are not linked: the EAL loads them from its plugin directory
+//! when it starts.
 
 #![expect(non_camel_case_types, reason = "the names are DPDK's")]
 #![allow(

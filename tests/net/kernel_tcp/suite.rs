@@ -71,7 +71,8 @@ async fn read_messages(stream: &TcpStream, peer: &TcpStream) {
     }
 }
 
-/// Pairs of which the second end was read differently so far: not at all, [in pieces](read_in_pieces), and [messages](read_messages).
+/// Pairs of which the second end was read differently so far: not at all, [in
+/// pieces](read_in_pieces), and [messages](read_messages).
 async fn pairs() -> [(TcpStream, TcpStream); 3] {
     let pairs = [pair().await, pair().await, pair().await];
     read_in_pieces(&pairs[1].1, &pairs[1].0).await;
@@ -111,8 +112,8 @@ fn bytes_and_half_closes_go_both_ways() {
     });
 }
 
-/// Reads are dropped after every number of polls and after every short time, while the other side sends: the bytes that
-/// arrive are the bytes that were sent.
+/// Reads are dropped after every number of polls and after every short time, while the other side
+/// sends: the bytes that arrive are the bytes that were sent.
 #[test]
 fn dropped_reads_lose_no_byte() {
     run(async {
@@ -324,7 +325,8 @@ fn byte_at(at: usize) -> u8 {
     u8::try_from(at % 251).expect("below 251")
 }
 
-/// The buffers that a core's connections share have 16 KiB, and each that is filled is a completion.
+/// The buffers that a core's connections share have 16 KiB, and each that is filled is a
+/// completion.
 #[test]
 fn much_that_comes_at_once_is_received_into_the_readers_buffer() {
     let completions = completions_of_a_stream(256 << 10);
@@ -345,7 +347,8 @@ fn a_stream_that_is_read_in_pieces_reads_ahead() {
 
 const STREAM_BYTES: usize = 32 << 20;
 
-/// How many completions it takes to receive them with buffers of `capacity` bytes, if there is a ring.
+/// How many completions it takes to receive them with buffers of `capacity` bytes, if there is a
+/// ring.
 fn completions_of_a_stream(capacity: usize) -> Option<usize> {
     let (sender, address) = std::sync::mpsc::channel();
     let client = std::thread::spawn(move || {
@@ -487,7 +490,8 @@ fn an_accept_in_flight_gets_what_a_dropped_one_accepted() {
     });
 }
 
-/// A stream of another core and its plain other end, with a read of the former under way that was given up.
+/// A stream of another core and its plain other end, with a read of the former under way that was
+/// given up.
 async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, std::net::TcpStream) {
     let listener = std::net::TcpListener::bind(loopback()).expect("bind");
     let address = listener.local_addr().expect("bound");
@@ -586,7 +590,8 @@ fn a_lent_stream_closes_when_its_core_ends() {
     drop(lent);
 }
 
-/// What the core's receive buffers cannot hold stays in the kernel, and nothing is lost or waits for ever.
+/// What the core's receive buffers cannot hold stays in the kernel, and nothing is lost or waits
+/// for ever.
 #[test]
 fn slow_readers_neither_lose_bytes_nor_stop_others() {
     const STREAMS: usize = 48;
@@ -625,8 +630,8 @@ fn slow_readers_neither_lose_bytes_nor_stop_others() {
     });
 }
 
-/// Two reads wait at the same time when the stream has proved to be one: the other one still has a request of its own then, which must not take
-/// bytes from behind those that are received ahead.
+/// Two reads wait at the same time when the stream has proved to be one: the other one still has a
+/// request of its own then, which must not take bytes from behind those that are received ahead.
 #[test]
 fn what_is_read_next_comes_after_what_was_read() {
     run(async {
@@ -701,7 +706,8 @@ fn try_read_does_not_overtake_a_read_that_waits() {
     });
 }
 
-/// Reads change between small and large buffers, and between waiting and not waiting: the bytes stay in order.
+/// Reads change between small and large buffers, and between waiting and not waiting: the bytes
+/// stay in order.
 #[test]
 fn every_kind_of_read_gets_the_next_bytes() {
     run(async {
@@ -795,7 +801,8 @@ impl Drop for Poisoned {
     }
 }
 
-/// Sends without copying, of which every third is dropped while it is in flight: what arrives is what was sent.
+/// Sends without copying, of which every third is dropped while it is in flight: what arrives is
+/// what was sent.
 #[test]
 fn bytes_that_are_not_copied_arrive_as_they_were() {
     const LEN: usize = 64 << 10;
@@ -803,7 +810,8 @@ fn bytes_that_are_not_copied_arrive_as_they_were() {
         let freed = Rc::new(Cell::new(0));
         let mut made = 0;
         for round in 0..20 {
-            // The kernel copies on loopback, which turns it off for the connection: a new one each time.
+            // The kernel copies on loopback, which turns it off for the connection: a new one each
+            // time.
             let (client, server) = pair().await;
             let reader = rt::named("reader").spawn(async move { read_to_end(&server).await.expect("read") });
             let mut expected = 0;

@@ -6,9 +6,9 @@ use seccompiler::{
     BpfProgram, SeccompAction, SeccompCmpArgLen, SeccompCmpOp, SeccompCondition, SeccompFilter, SeccompRule,
 };
 
-/// Makes `io_uring_setup`, `io_uring_enter` and `io_uring_register` fail with `errno`, in the calling thread and all threads and
-/// programs that it starts from now on. There is no way back. Programs that gain privileges when they are started (setuid) do not
-/// gain them any more.
+/// Makes `io_uring_setup`, `io_uring_enter` and `io_uring_register` fail with `errno`, in the
+/// calling thread and all threads and programs that it starts from now on. There is no way back.
+/// Programs that gain privileges when they are started (setuid) do not gain them any more.
 ///
 /// # Errors
 ///
@@ -21,7 +21,8 @@ pub fn forbid_io_uring(errno: i32) -> Result<(), String> {
     forbid(&[libc::SYS_io_uring_setup, libc::SYS_io_uring_enter, libc::SYS_io_uring_register], errno)
 }
 
-/// The same for `io_uring_register` alone: a ring can be had, but nothing can be registered with it.
+/// The same for `io_uring_register` alone: a ring can be had, but nothing can be registered with
+/// it.
 ///
 /// # Errors
 ///
@@ -34,8 +35,9 @@ pub fn forbid_registration(errno: i32) -> Result<(), String> {
     forbid(&[libc::SYS_io_uring_register], errno)
 }
 
-/// The same for an `io_uring_enter` that asks for no completions (without `IORING_ENTER_GETEVENTS`): the kernel takes submissions
-/// only from a thread that also waits or polls.
+/// The same for an `io_uring_enter` that asks for no completions (without
+/// `IORING_ENTER_GETEVENTS`): the kernel takes submissions only from a thread that also waits or
+/// polls.
 ///
 /// # Errors
 ///

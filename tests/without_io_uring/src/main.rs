@@ -1,10 +1,12 @@
-//! Runs a program, and all that it starts, with io_uring forbidden as the seccomp profiles of container runtimes forbid it:
+//! Runs a program, and all that it starts, with io_uring forbidden as the seccomp profiles of
+//! container runtimes forbid it:
 //!
 //! ```text
 //! without-io-uring PROGRAM [ARGUMENT…]
 //! ```
 //!
-//! The program finds `BOSON_TEST_IO_URING=forbidden` in its environment, so that it can check that the filter is in force.
+//! The program finds `BOSON_TEST_IO_URING=forbidden` in its environment, so that it can check that
+//! the filter is in force.
 
 use std::os::unix::process::CommandExt;
 use std::process::{Command, ExitCode};

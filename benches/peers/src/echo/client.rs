@@ -1,8 +1,9 @@
 //! The load generator: one thread, one io_uring, replies verified by their length.
 //!
-//! It never sleeps, so no server pays for waking it, and what a server does while it would sleep is not hidden. A ping-pong
-//! connection costs two submissions and one completion per request, in batches: sends post no completion, and receives that find
-//! nothing are tried again. So the client needs less than any server that it measures, and says how long it had to wait for it.
+//! It never sleeps, so no server pays for waking it, and what a server does while it would sleep is
+//! not hidden. A ping-pong connection costs two submissions and one completion per request, in
+//! batches: sends post no completion, and receives that find nothing are tried again. So the client
+//! needs less than any server that it measures, and says how long it had to wait for it.
 
 use std::collections::VecDeque;
 use std::net::{SocketAddr, TcpStream};
@@ -29,7 +30,8 @@ pub struct Client {
     pattern: Pattern,
     connections: Vec<Connection>,
     started: bool,
-    /// Ping-pong only: the connections with a request on its way, the one that has waited longest first.
+    /// Ping-pong only: the connections with a request on its way, the one that has waited longest
+    /// first.
     awaiting: VecDeque<usize>,
     /// Reused by `look_for_replies`.
     missed: Vec<usize>,
@@ -141,10 +143,11 @@ impl Client {
         }
     }
 
-    /// Hands over what is queued and tries to receive from the connections that have waited longest; whether any had a reply.
+    /// Hands over what is queued and tries to receive from the connections that have waited
+    /// longest; whether any had a reply.
     ///
-    /// The receives do not wait. So no connection ever has anybody waiting in the kernel, which would cost both ends: the server
-    /// for waking, the client for going to wait.
+    /// The receives do not wait. So no connection ever has anybody waiting in the kernel, which
+    /// would cost both ends: the server for waking, the client for going to wait.
     fn look_for_replies(&mut self) -> bool {
         let tried = self.awaiting.len().min(TRIES_PER_LOOK);
         for at in 0..tried {
@@ -248,8 +251,9 @@ impl Client {
     }
 
     fn push(&mut self, entry: &squeue::Entry) {
-        // SAFETY: the entry's buffer is a boxed slice of a connection that lives in `self` until the ring is dropped (the
-        // ring is declared first), is never resized, and is not touched by this program while it is in flight.
+        // SAFETY: the entry's buffer is a boxed slice of a connection that lives in `self` until
+        // the ring is dropped (the ring is declared first), is never resized, and is not touched by
+        // this program while it is in flight.
         while unsafe { self.ring.submission().push(entry) }.is_err() {
             self.ring.submit().expect("the ring works");
         }

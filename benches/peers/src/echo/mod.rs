@@ -1,4 +1,5 @@
-//! Row 7: TCP echo on the kernel's sockets. Each server is a process of its own on CPU 0; the client is this one on CPU 1.
+//! Row 7: TCP echo on the kernel's sockets. Each server is a process of its own on CPU 0; the
+//! client is this one on CPU 1.
 
 mod client;
 mod servers;
@@ -57,7 +58,8 @@ struct Measured {
     rate: f64,
     /// CPU time of the server per message, in microseconds.
     server_us: f64,
-    /// The share of the round that the client had to wait for the server, and that the server used its CPU.
+    /// The share of the round that the client had to wait for the server, and that the server used
+    /// its CPU.
     client_waited: f64,
     server_busy: f64,
 }

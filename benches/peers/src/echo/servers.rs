@@ -22,7 +22,8 @@ pub const NAMES: [&str; 10] = [
     "compio",
 ];
 
-/// Runs the server `name` on its CPU until the process is killed; its address goes to the standard output.
+/// Runs the server `name` on its CPU until the process is killed; its address goes to the standard
+/// output.
 pub fn serve(name: &str) {
     machine::bound_lifetime(SERVER_SECONDS);
     machine::pin(SERVER_CPU);
@@ -55,7 +56,8 @@ pub fn serve(name: &str) {
         "glommio" => glommio(std::time::Duration::ZERO),
         "glommio-spin" => glommio(std::time::Duration::from_micros(50)),
         "compio" => {
-            // As large as the others' rings, and with the hints that its documentation recommends for one thread.
+            // As large as the others' rings, and with the hints that its documentation recommends
+            // for one thread.
             let mut ring = compio::driver::ProactorBuilder::new();
             ring.capacity(4096).single_issuer(true).coop_taskrun(true).taskrun_flag(true);
             let mut builder = compio::runtime::RuntimeBuilder::new();

@@ -37,7 +37,8 @@ impl Sample {
     }
 }
 
-/// Adds tasks from one end of a core's list, up to the one with the number `until`; whether it came to the end.
+/// Adds tasks from one end of a core's list, up to the one with the number `until`; whether it came
+/// to the end.
 fn take_from(
     client: &Client,
     core: usize,

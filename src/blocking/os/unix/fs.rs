@@ -21,7 +21,8 @@ pub fn symlink<P: AsRef<Path>, Q: AsRef<Path>>(original: P, link: Q) -> io::Resu
     run("symlink", move || std::os::unix::fs::symlink(original, link))
 }
 
-/// Changes the owner and the group of a file, or of what a symbolic link points to; `None` leaves one as it is.
+/// Changes the owner and the group of a file, or of what a symbolic link points to; `None` leaves
+/// one as it is.
 ///
 /// # Errors
 ///

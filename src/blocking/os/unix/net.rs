@@ -1,7 +1,8 @@
 //! Unix stream sockets with the surface of [`std::os::unix::net`], for coroutines.
 //!
-//! They are those of [`boson::net`](crate::net), belong to their core and are not `Send`. Unlike `std`'s, a [`UnixListener`] takes over a path on
-//! which nobody listens any more, and removes it when its last handle is dropped.
+//! They are those of [`boson::net`](crate::net), belong to their core and are not `Send`. Unlike
+//! `std`'s, a [`UnixListener`] takes over a path on which nobody listens any more, and removes it
+//! when its last handle is dropped.
 
 use std::io;
 use std::net::Shutdown;
@@ -131,7 +132,8 @@ impl UnixStream {
     ///
     /// # Errors
     ///
-    /// [`NotFound`](io::ErrorKind::NotFound), [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) and what else the system says.
+    /// [`NotFound`](io::ErrorKind::NotFound),
+    /// [`ConnectionRefused`](io::ErrorKind::ConnectionRefused) and what else the system says.
     #[track_caller]
     pub fn connect<P: AsRef<Path>>(path: P) -> io::Result<Self> {
         Self::connect_to(&UnixAddr::from_path(path).map_err(into_io)?)
@@ -198,7 +200,8 @@ impl UnixStream {
         self.0.stream.shutdown(how).map_err(into_io)
     }
 
-    /// How long a read waits at most; `None` for ever. A read whose time is up fails with [`WouldBlock`](io::ErrorKind::WouldBlock).
+    /// How long a read waits at most; `None` for ever. A read whose time is up fails with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
     ///
@@ -207,8 +210,8 @@ impl UnixStream {
         self.0.set_read_timeout(timeout)
     }
 
-    /// How long a write waits at most; `None` for ever. A write whose time is up fails with [`WouldBlock`](io::ErrorKind::WouldBlock),
-    /// and may have been done.
+    /// How long a write waits at most; `None` for ever. A write whose time is up fails with
+    /// [`WouldBlock`](io::ErrorKind::WouldBlock), and may have been done.
     ///
     /// # Errors
     ///
@@ -247,7 +250,8 @@ impl UnixStream {
 
 io_through_reference!(UnixStream);
 
-/// To set options and the like: what was read from the socket ahead is not there to be read from the descriptor.
+/// To set options and the like: what was read from the socket ahead is not there to be read from
+/// the descriptor.
 impl AsFd for UnixStream {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.stream.socket()

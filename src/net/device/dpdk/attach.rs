@@ -60,8 +60,8 @@ impl Device {
         let mtu = port.use_mtu(config.mtu, details.if_index)?;
         let size = PoolSize { mbufs: config.mbufs, mtu, rx: rx_descriptors, tx: tx_descriptors };
         let pool = Pool::create(eal, port.devargs(), port.socket(), &size)?;
-        // SAFETY: DPDK sets the driver's name of every port that it describes to a string that ends with NUL, in the
-        // driver's own memory.
+        // SAFETY: DPDK sets the driver's name of every port that it describes to a string that ends
+        // with NUL, in the driver's own memory.
         let driver = unsafe { CStr::from_ptr(details.driver_name) }.to_string_lossy().into_owned();
         // From here on the pool goes after the port, also on failure.
         let mut device = Self { driver, mac: [0; 6], mtu, interface: details.if_index, port, pool };
@@ -87,7 +87,8 @@ impl Device {
             }
         })?;
         self.port.call("set up the transmit queue", |id| {
-            // SAFETY: the port is configured with one transmit queue, and is not started; null means the default.
+            // SAFETY: the port is configured with one transmit queue, and is not started; null
+            // means the default.
             unsafe { sys::rte_eth_tx_queue_setup(id, 0, tx_descriptors, socket, ptr::null()) }
         })?;
         Ok(())
@@ -121,7 +122,8 @@ impl Device {
     /// Costs some system calls.
     pub(super) fn is_gone(&self) -> bool {
         if self.interface != 0 {
-            // SAFETY: the function takes any number; for one that names no interface it returns an error.
+            // SAFETY: the function takes any number; for one that names no interface it returns an
+            // error.
             let answer = unsafe { sys::boson_dpdk_interface_is_running(self.interface) };
             return answer == -libc::ENXIO || answer == -libc::ENODEV;
         }
@@ -135,7 +137,8 @@ impl Device {
             // SAFETY: the port is open as long as `self` is.
             unsafe { sys::boson_dpdk_link_is_up(self.port.id) }
         } else {
-            // SAFETY: the function takes any number; for one that names no interface it returns an error.
+            // SAFETY: the function takes any number; for one that names no interface it returns an
+            // error.
             unsafe { sys::boson_dpdk_interface_is_running(self.interface) }
         };
         match answer {
@@ -173,7 +176,8 @@ impl Port {
                 return Ok(id);
             }
             let text = devargs.text_for_c();
-            // SAFETY: the EAL runs, as `eal` proves; nobody else is in the control plane; `text` ends with NUL.
+            // SAFETY: the EAL runs, as `eal` proves; nobody else is in the control plane; `text`
+            // ends with NUL.
             let code = unsafe { sys::rte_dev_probe(text.as_ptr()) };
             find().ok_or(code)
         });
@@ -184,7 +188,8 @@ impl Port {
         Ok(port)
     }
 
-    /// Runs a call of the control plane on the port, and turns a negative result into an error with the driver's words.
+    /// Runs a call of the control plane on the port, and turns a negative result into an error with
+    /// the driver's words.
     fn call(&self, operation: &'static str, call: impl FnOnce(u16) -> c_int) -> Result<c_int> {
         let (code, reason) = self.eal.control(|| call(self.id));
         if code >= 0 {
@@ -203,23 +208,26 @@ impl Port {
         Ok(details)
     }
 
-    /// Gives the port one queue each way. Returns the numbers of descriptors, receive and transmit, that the device accepts.
+    /// Gives the port one queue each way. Returns the numbers of descriptors, receive and transmit,
+    /// that the device accepts.
     fn configure(&self, config: &PortConfig) -> Result<(u16, u16)> {
         let settings = sys::rte_eth_conf::default();
         self.call("configure", |id| {
-            // SAFETY: `settings` is a configuration, all zero: no RSS, no offload, no interrupt; DPDK copies it.
+            // SAFETY: `settings` is a configuration, all zero: no RSS, no offload, no interrupt;
+            // DPDK copies it.
             unsafe { sys::rte_eth_dev_configure(id, 1, 1, &raw const settings) }
         })?;
         let (mut rx, mut tx) = (config.rx_descriptors, config.tx_descriptors);
         self.call("set the numbers of descriptors", |id| {
-            // SAFETY: `rx` and `tx` are places that hold the wanted numbers and get the possible ones.
+            // SAFETY: `rx` and `tx` are places that hold the wanted numbers and get the possible
+            // ones.
             unsafe { sys::rte_eth_dev_adjust_nb_rx_tx_desc(id, &raw mut rx, &raw mut tx) }
         })?;
         Ok((rx, tx))
     }
 
-    /// Gives the port the MTU `wanted`, in bytes, and returns the one it has. A device that cannot change it may have a larger one:
-    /// then only our own frames keep to it.
+    /// Gives the port the MTU `wanted`, in bytes, and returns the one it has. A device that cannot
+    /// change it may have a larger one: then only our own frames keep to it.
     fn use_mtu(&self, wanted: Option<u16>, interface: u32) -> Result<usize> {
         let Some(wanted) = wanted else { return self.mtu(interface) };
         let set = self.call("set the MTU", |id| {
@@ -233,8 +241,8 @@ impl Port {
         }
     }
 
-    /// The port's MTU in bytes, or that of the kernel's interface behind it if that is less, which the drivers of virtual devices do
-    /// not look at.
+    /// The port's MTU in bytes, or that of the kernel's interface behind it if that is less, which
+    /// the drivers of virtual devices do not look at.
     fn mtu(&self, interface: u32) -> Result<usize> {
         let mut mtu = 0;
         self.call("read the MTU", |id| {
@@ -245,7 +253,8 @@ impl Port {
         if interface == 0 {
             return Ok(mtu);
         }
-        // SAFETY: the function takes any number; for one that names no interface it returns an error.
+        // SAFETY: the function takes any number; for one that names no interface it returns an
+        // error.
         let interface_mtu = unsafe { sys::boson_dpdk_interface_mtu(interface) };
         Ok(usize::try_from(interface_mtu).map_or(mtu, |interface_mtu| mtu.min(interface_mtu)))
     }
@@ -281,7 +290,8 @@ impl Port {
             unsafe { sys::rte_eth_dev_default_mac_addr_set(id, &raw mut address) }
         });
         if set.is_err() {
-            // A device with a fixed address still sees frames for another one when it takes them all.
+            // A device with a fixed address still sees frames for another one when it takes them
+            // all.
             self.call("set the Ethernet address", |id| {
                 // SAFETY: the function takes any port number.
                 unsafe { sys::rte_eth_promiscuous_enable(id) }
@@ -295,14 +305,16 @@ impl Drop for Port {
     fn drop(&mut self) {
         let (id, device) = (self.id, self.device);
         let (code, reason) = self.eal.control(|| {
-            // SAFETY: the function takes any port number; a port that is not started stays as it is.
+            // SAFETY: the function takes any port number; a port that is not started stays as it
+            // is.
             unsafe { sys::rte_eth_dev_stop(id) };
             // SAFETY: the port is stopped, and this value was the only one that used it.
             let code = unsafe { sys::rte_eth_dev_close(id) };
             if device.is_null() {
                 return code;
             }
-            // SAFETY: DPDK named `device` as the one below the port, and keeps it until this call takes it away.
+            // SAFETY: DPDK named `device` as the one below the port, and keeps it until this call
+            // takes it away.
             unsafe { sys::rte_dev_remove(device) }
         });
         if code < 0 {
@@ -312,7 +324,8 @@ impl Drop for Port {
     }
 }
 
-/// The error for a driver's negative result. Many drivers return -1 for everything, which is then not `EPERM`.
+/// The error for a driver's negative result. Many drivers return -1 for everything, which is then
+/// not `EPERM`.
 fn driver_error(code: c_int) -> Error {
     if code == -1 {
         Error::new(ErrorKind::InvalidInput, "open DPDK port")
@@ -321,7 +334,8 @@ fn driver_error(code: c_int) -> Error {
     }
 }
 
-/// The error for a device that could not be plugged in: `code` is the result of that, `reason` what was logged.
+/// The error for a device that could not be plugged in: `code` is the result of that, `reason` what
+/// was logged.
 fn attach_error(code: c_int, devargs: &Devargs, reason: &str) -> Error {
     let at = devargs.text().to_owned();
     if code == 0 {

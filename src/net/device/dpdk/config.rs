@@ -17,8 +17,8 @@ pub struct PortConfig {
     pub rx_descriptors: u16,
     /// Transmit descriptors; the nearest number that the device accepts is used.
     pub tx_descriptors: u16,
-    /// Frames in the port's pool, at most [`MAX_MBUFS`](super::MAX_MBUFS). Both queues full, and some in
-    /// hand, must fit; about 2.4 KiB each at an MTU of 1500.
+    /// Frames in the port's pool, at most [`MAX_MBUFS`](super::MAX_MBUFS). Both queues full, and
+    /// some in hand, must fit; about 2.4 KiB each at an MTU of 1500.
     pub mbufs: u32,
 }
 

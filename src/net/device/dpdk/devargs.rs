@@ -83,8 +83,8 @@ impl Devargs {
         CString::new(self.name.as_str()).unwrap_or_default()
     }
 
-    /// The error for a device that is not there or not ours to use, if that is so: better words than the driver's, and
-    /// before it tries.
+    /// The error for a device that is not there or not ours to use, if that is so: better words
+    /// than the driver's, and before it tries.
     pub(super) fn check_presence(&self) -> Result<()> {
         let absent = |why: String| {
             Err(Error::new(ErrorKind::NotFound, "open DPDK port").at(self.text.clone()).because(why))

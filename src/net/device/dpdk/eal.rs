@@ -12,7 +12,8 @@ use super::devargs::Devargs;
 use super::log;
 use crate::error::{Error, ErrorKind, Result};
 
-/// How much memory the EAL needs for a port and its buffers, in MiB: with less of it free in hugepages it gets normal pages.
+/// How much memory the EAL needs for a port and its buffers, in MiB: with less of it free in
+/// hugepages it gets normal pages.
 pub const EAL_MEMORY_MIB: u64 = 64;
 
 /// What the EAL may use of normal pages, in MiB. They are touched as they are needed.
@@ -21,10 +22,11 @@ const NORMAL_MEMORY_MIB: u64 = 256;
 /// How DPDK is to start.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct EalConfig {
-    /// The PCI devices that this process is going to open (`0000:03:00.0`, arguments after a comma). DPDK takes no other card,
-    /// and without any it does not look at the PCI bus.
+    /// The PCI devices that this process is going to open (`0000:03:00.0`, arguments after a
+    /// comma). DPDK takes no other card, and without any it does not look at the PCI bus.
     pub pci_devices: Vec<String>,
-    /// EAL arguments of the user, separated by white space (`-m 512 --no-huge`). They win over boson's own.
+    /// EAL arguments of the user, separated by white space (`-m 512 --no-huge`). They win over
+    /// boson's own.
     pub arguments: String,
 }
 
@@ -54,20 +56,23 @@ enum State {
     Failed(String),
 }
 
-/// DPDK's control plane (starting, opening and closing) is not safe to enter twice; this lock is held for all of it.
+/// DPDK's control plane (starting, opening and closing) is not safe to enter twice; this lock is
+/// held for all of it.
 static CONTROL: Mutex<State> = Mutex::new(State::NotStarted);
 
 impl Eal {
     /// Starts DPDK, or returns the DPDK that runs already if `config` is the same.
     ///
-    /// The calling thread becomes DPDK's main thread; its CPU affinity stays what it was. DPDK's log goes to `tracing`, target `dpdk`,
-    /// from level warning up (`--log-level` in the arguments changes that).
+    /// The calling thread becomes DPDK's main thread; its CPU affinity stays what it was. DPDK's
+    /// log goes to `tracing`, target `dpdk`, from level warning up (`--log-level` in the arguments
+    /// changes that).
     ///
     /// # Errors
     ///
     /// - [`ErrorKind::InvalidInput`]: an argument that DPDK does not know, or `--help`.
     /// - [`ErrorKind::InUse`]: DPDK runs already with another configuration.
-    /// - [`ErrorKind::Unsupported`]: DPDK refused to start, now or earlier; a process cannot try twice.
+    /// - [`ErrorKind::Unsupported`]: DPDK refused to start, now or earlier; a process cannot try
+    ///   twice.
     pub fn init(config: &EalConfig) -> Result<Self> {
         let mut state = lock();
         match &*state {
@@ -119,26 +124,29 @@ impl Eal {
 
     /// DPDK's release, such as `DPDK 22.11.11`. It need not run for this.
     pub fn version() -> String {
-        // SAFETY: the function takes nothing and returns a string that lives as long as the library is loaded.
+        // SAFETY: the function takes nothing and returns a string that lives as long as the library
+        // is loaded.
         let version = unsafe { sys::rte_version() };
         // SAFETY: `version` is that string, and ends with NUL.
         unsafe { CStr::from_ptr(version) }.to_string_lossy().into_owned()
     }
 
-    /// Whether frames live in hugepages, as far as boson decided that: with memory options in the arguments it assumes so.
+    /// Whether frames live in hugepages, as far as boson decided that: with memory options in the
+    /// arguments it assumes so.
     pub fn uses_hugepages(self) -> bool {
         self.uses_hugepages
     }
 
-    /// Runs `call`, which is part of the control plane, alone, and returns with its result the errors that DPDK logged for it.
-    /// `call` must not come back here: the lock is not re-entrant.
+    /// Runs `call`, which is part of the control plane, alone, and returns with its result the
+    /// errors that DPDK logged for it. `call` must not come back here: the lock is not re-entrant.
     pub(super) fn control<T>(self, call: impl FnOnce() -> T) -> (T, String) {
         let _alone = lock();
         log::capture(call)
     }
 
-    /// Gives the calling thread an lcore id, if it has none, so that memory pools keep a cache for it. The thread gives it back when it ends.
-    /// DPDK has 128 of them; a thread without one works, slower.
+    /// Gives the calling thread an lcore id, if it has none, so that memory pools keep a cache for
+    /// it. The thread gives it back when it ends. DPDK has 128 of them; a thread without one works,
+    /// slower.
     pub(super) fn register_thread(self) {
         thread_local! {
             static REGISTRATION: OnceCell<Registration> = const { OnceCell::new() };
@@ -165,7 +173,8 @@ struct Registration;
 
 impl Drop for Registration {
     fn drop(&mut self) {
-        // SAFETY: this thread was registered when the value was made, and only this value takes that back.
+        // SAFETY: this thread was registered when the value was made, and only this value takes
+        // that back.
         unsafe { sys::rte_thread_unregister() }
     }
 }
@@ -176,7 +185,8 @@ fn lock() -> MutexGuard<'static, State> {
 
 /// Calls `rte_eal_init` and returns its result and `rte_errno`.
 fn initialise(arguments: &[String]) -> (c_int, c_int) {
-    // The EAL keeps pointers into the arguments, and this runs once per process: they are never freed.
+    // The EAL keeps pointers into the arguments, and this runs once per process: they are never
+    // freed.
     let argv: Vec<*mut c_char> = arguments
         .iter()
         .filter_map(|argument| CString::new(argument.as_str()).ok())
@@ -185,9 +195,10 @@ fn initialise(arguments: &[String]) -> (c_int, c_int) {
     let Ok(argc) = c_int::try_from(argv.len()) else { return (-1, libc::E2BIG) };
     let argv = argv.into_iter().chain([std::ptr::null_mut()]).collect::<Vec<_>>().leak();
     // SAFETY:
-    // - `argv` holds `argc` pointers to strings that end with NUL, and a null pointer; all of it is writable and never
-    //   freed, so the EAL may permute the array and keep the strings;
-    // - the lock of the control plane is held and the state is `NotStarted`: no other thread is in the EAL.
+    // - `argv` holds `argc` pointers to strings that end with NUL, and a null pointer; all of it is
+    //   writable and never freed, so the EAL may permute the array and keep the strings;
+    // - the lock of the control plane is held and the state is `NotStarted`: no other thread is in
+    //   the EAL.
     let result = unsafe { sys::rte_eal_init(argc, argv.as_mut_ptr()) };
     // SAFETY: the function reads a variable of the calling thread.
     let code = unsafe { sys::boson_dpdk_errno() };
@@ -198,7 +209,8 @@ fn initialise(arguments: &[String]) -> (c_int, c_int) {
 pub(super) fn strerror(code: c_int) -> String {
     // SAFETY: any code is accepted; the result is a string of the calling thread.
     let text = unsafe { sys::rte_strerror(code.saturating_abs()) };
-    // SAFETY: `text` ends with NUL, and stays as it is until this thread's next call of `rte_strerror`.
+    // SAFETY: `text` ends with NUL, and stays as it is until this thread's next call of
+    // `rte_strerror`.
     unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 

@@ -4,16 +4,18 @@ use std::time::Duration;
 
 use crate::rt::poller::Park;
 
-/// A device stays hot for this many empty turns of its core's loop: some milliseconds, which cover the round trip to a
-/// client on the same network.
+/// A device stays hot for this many empty turns of its core's loop: some milliseconds, which cover
+/// the round trip to a client on the same network.
 const SPIN_TURNS: u32 = 10_000;
 
-/// The first nap, and the longest. A nap delays the first frame after a pause by at most its length; a longer one costs
-/// less: measured on a virtual machine, naps of 1 ms take 1.7 % of an idle core, naps of 2 ms less than 1 %.
+/// The first nap, and the longest. A nap delays the first frame after a pause by at most its
+/// length; a longer one costs less: measured on a virtual machine, naps of 1 ms take 1.7 % of an
+/// idle core, naps of 2 ms less than 1 %.
 const SHORTEST_NAP: Duration = Duration::from_micros(50);
 const LONGEST_NAP: Duration = Duration::from_millis(2);
 
-/// Naps of one length before the next is twice as long. The longest is reached half a second after the last frame.
+/// Naps of one length before the next is twice as long. The longest is reached half a second after
+/// the last frame.
 const NAPS_PER_LENGTH: u32 = 128;
 
 /// Decides between spinning and napping by how many turns ago there last was a frame.

@@ -1,4 +1,5 @@
-//! DPDK's log: it goes through `tracing`, and the errors of a failed call become the reason in its `Error`.
+//! DPDK's log: it goes through `tracing`, and the errors of a failed call become the reason in its
+//! `Error`.
 
 use std::ffi::c_char;
 use std::sync::{Mutex, PoisonError};
@@ -19,20 +20,24 @@ pub(super) const SEPARATOR: &str = "; ";
 /// The errors logged during the running [`capture`]; `None` outside of one.
 static REASON: Mutex<Option<String>> = Mutex::new(None);
 
-/// Sends DPDK's log to [`sink`], from its next message on. Without memory for the stream the log stays on stderr.
+/// Sends DPDK's log to [`sink`], from its next message on. Without memory for the stream the log
+/// stays on stderr.
 pub(super) fn redirect() {
-    // SAFETY: `sink` has the signature that the shim calls, and is a function, so it is valid as long as the stream is.
+    // SAFETY: `sink` has the signature that the shim calls, and is a function, so it is valid as
+    // long as the stream is.
     let stream = unsafe { sys::boson_dpdk_log_stream(Some(sink)) };
     if stream.is_null() {
         return;
     }
-    // SAFETY: `stream` is an open stream that nobody closes: DPDK may write to it until the process ends.
+    // SAFETY: `stream` is an open stream that nobody closes: DPDK may write to it until the process
+    // ends.
     let result = unsafe { sys::rte_openlog_stream(stream) };
     debug_assert_eq!(result, 0, "rte_openlog_stream only stores the stream");
 }
 
-/// Runs `call` and returns, beside its result, the errors that DPDK logged meanwhile, joined by [`SEPARATOR`]. The caller holds the lock of the EAL's
-/// control plane, so that no other call's errors are among them.
+/// Runs `call` and returns, beside its result, the errors that DPDK logged meanwhile, joined by
+/// [`SEPARATOR`]. The caller holds the lock of the EAL's control plane, so that no other call's
+/// errors are among them.
 pub(super) fn capture<T>(call: impl FnOnce() -> T) -> (T, String) {
     let swap = |new| std::mem::replace(&mut *REASON.lock().unwrap_or_else(PoisonError::into_inner), new);
     swap(Some(String::new()));
@@ -46,7 +51,8 @@ unsafe extern "C" fn sink(level: u32, text: *const c_char, length: usize) {
         return;
     }
     // SAFETY:
-    // - `text` is not null, and the C library passes its stream buffer, of which `length` bytes hold the message;
+    // - `text` is not null, and the C library passes its stream buffer, of which `length` bytes
+    //   hold the message;
     // - nothing else writes to that buffer before this call returns: stdio holds the stream's lock.
     let bytes = unsafe { std::slice::from_raw_parts(text.cast::<u8>(), length) };
     for line in String::from_utf8_lossy(bytes).lines().map(str::trim).filter(|line| !line.is_empty()) {

@@ -16,10 +16,12 @@ const POOL_CACHE_MBUFS: u32 = 256;
 /// The largest pool.
 pub const MAX_MBUFS: u32 = 1 << 20;
 
-/// What an mbuf holds besides the IP packet: the Ethernet header, a VLAN tag and a frame check sequence.
+/// What an mbuf holds besides the IP packet: the Ethernet header, a VLAN tag and a frame check
+/// sequence.
 const FRAME_OVERHEAD_BYTES: usize = ETHERNET_HEADER_BYTES + 4 + 4;
 
-/// `RTE_PKTMBUF_HEADROOM`, and the room that drivers expect behind it (`RTE_MBUF_DEFAULT_DATAROOM`).
+/// `RTE_PKTMBUF_HEADROOM`, and the room that drivers expect behind it
+/// (`RTE_MBUF_DEFAULT_DATAROOM`).
 const HEADROOM_BYTES: usize = 128;
 const DEFAULT_DATAROOM_BYTES: usize = 2_048;
 
@@ -42,8 +44,8 @@ pub(super) struct PoolSize {
 }
 
 impl Pool {
-    /// A pool of `size` for the port `devargs`, in the memory of the NUMA node `socket` (-1 for any). It
-    /// fills all descriptors and leaves some buffers in hand.
+    /// A pool of `size` for the port `devargs`, in the memory of the NUMA node `socket` (-1 for
+    /// any). It fills all descriptors and leaves some buffers in hand.
     pub(super) fn create(eal: Eal, devargs: &str, socket: c_int, size: &PoolSize) -> Result<Self> {
         static CREATED: AtomicU32 = AtomicU32::new(0);
         let invalid = |why: String| {
@@ -65,8 +67,8 @@ impl Pool {
         let name =
             CString::new(format!("boson_{}", CREATED.fetch_add(1, Ordering::Relaxed))).unwrap_or_default();
         let (raw, reason) = eal.control(|| {
-            // SAFETY: the EAL runs, as `eal` proves; `name` ends with NUL and is copied; the cache is at most 512 and
-            // less than two thirds of the pool.
+            // SAFETY: the EAL runs, as `eal` proves; `name` ends with NUL and is copied; the cache
+            // is at most 512 and less than two thirds of the pool.
             let pool = unsafe {
                 sys::rte_pktmbuf_pool_create(name.as_ptr(), mbufs, POOL_CACHE_MBUFS, 0, dataroom, socket)
             };
@@ -91,8 +93,8 @@ impl Pool {
         self.raw.as_ptr()
     }
 
-    /// An mbuf with `length` bytes for a frame, and the first of them. `None` if the pool is empty or one mbuf cannot hold
-    /// so many. The caller owns the mbuf.
+    /// An mbuf with `length` bytes for a frame, and the first of them. `None` if the pool is empty
+    /// or one mbuf cannot hold so many. The caller owns the mbuf.
     pub(super) fn allocate(&self, length: u16) -> Option<(*mut sys::rte_mbuf, NonNull<u8>)> {
         let mut data = ptr::null_mut();
         // SAFETY: the pool is not freed while `self` is alive, and `data` is a place for a pointer.
@@ -106,8 +108,8 @@ impl Drop for Pool {
         // SAFETY: the pool is not freed yet.
         let available = unsafe { sys::rte_mempool_avail_count(self.raw.as_ptr()) };
         if available != self.mbufs {
-            // A driver that was closed kept frames (net_ring leaves them in its ring). Freeing the pool under them would be
-            // worse than keeping it.
+            // A driver that was closed kept frames (net_ring leaves them in its ring). Freeing the
+            // pool under them would be worse than keeping it.
             tracing::debug!(
                 "{} of {} buffers did not come back from DPDK",
                 self.mbufs - available,
@@ -115,7 +117,8 @@ impl Drop for Pool {
             );
             return;
         }
-        // SAFETY: every mbuf is back, so nobody refers to the pool's memory, and this value is the pool's only owner.
+        // SAFETY: every mbuf is back, so nobody refers to the pool's memory, and this value is the
+        // pool's only owner.
         unsafe { sys::rte_mempool_free(self.raw.as_ptr()) };
     }
 }

@@ -31,7 +31,8 @@ pub struct DpdkPort {
     /// The burst that is being received; only `receive` uses them.
     rx_mbufs: Box<[*mut sys::rte_mbuf; BURST]>,
     rx_frames: Box<[sys::boson_dpdk_frame; BURST]>,
-    /// Frames that `transmit` queued and `flush` sends, with their lengths in bytes: the first `tx_queued` of each.
+    /// Frames that `transmit` queued and `flush` sends, with their lengths in bytes: the first
+    /// `tx_queued` of each.
     tx_mbufs: Box<[*mut sys::rte_mbuf; BURST]>,
     tx_lengths: Box<[u16; BURST]>,
     tx_queued: usize,
@@ -39,14 +40,18 @@ pub struct DpdkPort {
 }
 
 impl DpdkPort {
-    /// Opens the device `devargs` (see the [module](super)), starts it, and gives it a pool of buffers.
+    /// Opens the device `devargs` (see the [module](super)), starts it, and gives it a pool of
+    /// buffers.
     ///
     /// # Errors
     ///
-    /// - [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput): the name or a number in `config` is not usable.
-    /// - [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): the PCI device, or the kernel's interface that a virtual device stands on, is absent.
+    /// - [`ErrorKind::InvalidInput`](crate::ErrorKind::InvalidInput): the name or a number in
+    ///   `config` is not usable.
+    /// - [`ErrorKind::NotFound`](crate::ErrorKind::NotFound): the PCI device, or the kernel's
+    ///   interface that a virtual device stands on, is absent.
     /// - [`ErrorKind::InUse`](crate::ErrorKind::InUse): this process has opened it already.
-    /// - [`ErrorKind::Os`](crate::ErrorKind::Os) and others: what DPDK's driver reports, in its words.
+    /// - [`ErrorKind::Os`](crate::ErrorKind::Os) and others: what DPDK's driver reports, in its
+    ///   words.
     pub fn open(eal: Eal, devargs: &str, config: &PortConfig) -> Result<Self> {
         let device = Device::open(eal, &Devargs::parse(devargs)?, config)?;
         let open = Self {
@@ -79,17 +84,19 @@ impl DpdkPort {
         self.device.driver()
     }
 
-    /// Whether the link is up; `None` if the device does not say. Of an interface of the kernel the kernel is asked, because
-    /// `net_af_packet` always says that it is up.
+    /// Whether the link is up; `None` if the device does not say. Of an interface of the kernel the
+    /// kernel is asked, because `net_af_packet` always says that it is up.
     pub fn link_is_up(&self) -> Option<bool> {
         self.device.link_is_up()
     }
 
-    /// One burst of at most `capacity` frames. Returns how many went to `sink`, and how many came from the driver.
+    /// One burst of at most `capacity` frames. Returns how many went to `sink`, and how many came
+    /// from the driver.
     fn receive_burst(&mut self, capacity: usize, sink: &mut dyn FnMut(&mut [u8])) -> (usize, usize) {
         let capacity = u16::try_from(capacity).unwrap_or(u16::MAX).min(BURST_U16);
         // SAFETY:
-        // - the port is started, has a queue 0, and only this thread uses it: `DpdkPort` is neither `Send` nor `Sync`;
+        // - the port is started, has a queue 0, and only this thread uses it: `DpdkPort` is neither
+        //   `Send` nor `Sync`;
         // - both arrays have room for `BURST` elements, and `capacity` is at most that.
         let count = unsafe {
             sys::boson_dpdk_receive(
@@ -101,7 +108,8 @@ impl DpdkPort {
             )
         };
         let count = usize::from(count.min(capacity));
-        // SAFETY: the driver put `count` mbufs there and gave them to us. The burst is freed also when `sink` panics.
+        // SAFETY: the driver put `count` mbufs there and gave them to us. The burst is freed also
+        // when `sink` panics.
         let burst = unsafe { Mbufs::new(&mut self.rx_mbufs[..count]) };
         let mut handed = 0;
         for frame in &self.rx_frames[..count] {
@@ -112,11 +120,13 @@ impl DpdkPort {
             // A frame's length comes from a 16-bit field of the mbuf.
             let length = usize::try_from(frame.length).unwrap_or(0);
             // SAFETY:
-            // - the shim set `data` and `length` to the data of an mbuf of this burst, which holds so many bytes in one
-            //   piece and is not freed before `burst` is dropped, after the loop;
-            // - the driver wrote those bytes, or the kernel zeroed their pages: they are initialised;
-            // - the driver gave the mbuf away, and the slice of the frame before ended with its iteration: nothing else
-            //   refers to the bytes.
+            // - the shim set `data` and `length` to the data of an mbuf of this burst, which holds
+            //   so many bytes in one piece and is not freed before `burst` is dropped, after the
+            //   loop;
+            // - the driver wrote those bytes, or the kernel zeroed their pages: they are
+            //   initialised;
+            // - the driver gave the mbuf away, and the slice of the frame before ended with its
+            //   iteration: nothing else refers to the bytes.
             let bytes = unsafe { std::slice::from_raw_parts_mut(frame.data, length) };
             self.counters.rx_frames += 1;
             self.counters.rx_bytes += u64::from(frame.length);
@@ -138,7 +148,8 @@ impl PacketDevice for DpdkPort {
     /// asked.
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&mut [u8])) -> Result<usize> {
         let (mut handed, mut taken) = (0, 0);
-        // Frames that are refused count against the budget, so that a flood of them ends the call, too.
+        // Frames that are refused count against the budget, so that a flood of them ends the call,
+        // too.
         while taken < budget {
             let wanted = (budget - taken).min(BURST);
             let (good, count) = self.receive_burst(wanted, sink);
@@ -165,7 +176,8 @@ impl PacketDevice for DpdkPort {
         Ok(handed)
     }
 
-    /// Returns false if the pool is empty or `len` is not the length of a frame, and counts the frame as dropped.
+    /// Returns false if the pool is empty or `len` is not the length of a frame, and counts the
+    /// frame as dropped.
     fn transmit(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
         if self.tx_queued == BURST {
             self.flush();
@@ -179,8 +191,8 @@ impl PacketDevice for DpdkPort {
         // SAFETY: the pool just gave us the mbuf. It goes back also when `fill` panics.
         let owned = unsafe { Mbufs::new(std::slice::from_mut(&mut mbuf)) };
         // SAFETY:
-        // - the pool appended `length`, which is `len` as `fits` says, bytes at `data` to an mbuf that `owned` holds
-        //   during the call;
+        // - the pool appended `length`, which is `len` as `fits` says, bytes at `data` to an mbuf
+        //   that `owned` holds during the call;
         // - the kernel zeroed the pages of the pool before the first use: they are initialised;
         // - the mbuf was just allocated: nothing else refers to its bytes.
         fill(unsafe { std::slice::from_raw_parts_mut(data.as_ptr(), len) });
@@ -200,21 +212,24 @@ impl PacketDevice for DpdkPort {
         let (mbufs, lengths) = (&mut self.tx_mbufs[..queued], &self.tx_lengths[..queued]);
         let count = u16::try_from(queued).unwrap_or(BURST_U16);
         // SAFETY:
-        // - the port is started, has a queue 0, and only this thread uses it: `DpdkPort` is neither `Send` nor `Sync`;
-        // - `mbufs` holds `count` mbufs that `transmit` allocated; those that the driver takes are not used any more.
+        // - the port is started, has a queue 0, and only this thread uses it: `DpdkPort` is neither
+        //   `Send` nor `Sync`;
+        // - `mbufs` holds `count` mbufs that `transmit` allocated; those that the driver takes are
+        //   not used any more.
         let sent = unsafe { sys::boson_dpdk_transmit(self.device.id(), 0, mbufs.as_mut_ptr(), count) };
         let sent = sent.min(count);
         let taken = usize::from(sent);
         self.counters.tx_frames += u64::from(sent);
         self.counters.tx_bytes += lengths[..taken].iter().map(|&length| u64::from(length)).sum::<u64>();
-        // The rest did not fit into the device's queue. Losing it is what a full switch would do; TCP sends it again.
+        // The rest did not fit into the device's queue. Losing it is what a full switch would do;
+        // TCP sends it again.
         self.counters.tx_dropped += u64::from(count - sent);
         // SAFETY: `transmit` allocated them, and the driver left them to us.
         drop(unsafe { Mbufs::new(&mut mbufs[taken..]) });
     }
 
-    /// No poll mode driver of a virtual device can wake a core, so: spin for some turns after the last frame, then nap,
-    /// at first for 50 µs, at last for 2 ms.
+    /// No poll mode driver of a virtual device can wake a core, so: spin for some turns after the
+    /// last frame, then nap, at first for 50 µs, at last for 2 ms.
     fn park(&mut self) -> Park {
         let park = self.idle.park();
         if let Park::Nap(nap) = &park {
@@ -226,7 +241,8 @@ impl PacketDevice for DpdkPort {
     fn stats(&self) -> DeviceStats {
         let mut stats = self.counters;
         let mut device = sys::rte_eth_stats::default();
-        // SAFETY: the port is open as long as `self` is, and `device` is a place for its statistics.
+        // SAFETY: the port is open as long as `self` is, and `device` is a place for its
+        // statistics.
         if unsafe { sys::rte_eth_stats_get(self.device.id(), &raw mut device) } == 0 {
             for count in [device.imissed, device.ierrors, device.rx_nombuf] {
                 stats.rx_errors = stats.rx_errors.saturating_add(count);

@@ -15,7 +15,8 @@ use crate::rt::Instant;
 
 /// How many frames one connection may send before the others get their turn.
 const BURST: usize = 16;
-/// When a connection that wanted to be looked at at once, but had nothing to send, is looked at again.
+/// When a connection that wanted to be looked at at once, but had nothing to send, is looked at
+/// again.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 
 impl Engine {
@@ -24,8 +25,8 @@ impl Engine {
         self.now = self.now.max(now);
     }
 
-    /// Puts connections whose time has come on the list of those to look at, at most `budget`, and repeats questions
-    /// to neighbors.
+    /// Puts connections whose time has come on the list of those to look at, at most `budget`, and
+    /// repeats questions to neighbors.
     pub(in super::super) fn run_timers(&mut self, budget: usize) -> usize {
         let mut fired = 0;
         while fired < budget
@@ -56,7 +57,8 @@ impl Engine {
         resolution::ask(&mut self.outbox, &self.identity, question);
     }
 
-    /// The next hop of `id` does not answer: a new connection fails at once; an old one keeps trying until its timeout.
+    /// The next hop of `id` does not answer: a new connection fails at once; an old one keeps
+    /// trying until its timeout.
     fn unreachable(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         connection.waits_for_neighbor = false;
@@ -77,7 +79,8 @@ impl Engine {
     /// Lets connections send, at most about `budget` frames; returns how many.
     pub(in super::super) fn egress(&mut self, device: &mut dyn PacketDevice, budget: usize) -> usize {
         let mut sent = 0;
-        // Each connection on the list now gets one turn, so that one with much to send cannot hold up the rest.
+        // Each connection on the list now gets one turn, so that one with much to send cannot hold
+        // up the rest.
         for _ in 0..self.dirty.len() {
             if sent >= budget || self.outbox.is_waiting() {
                 break;
@@ -137,7 +140,8 @@ impl Engine {
             sent += 1;
             connection.last_segment = self.outbox.last_segment.take();
             if connection.last_segment.is_some_and(|segment| segment.is_bare) {
-                // What can be sent goes with an acknowledgement, so after a bare one there is nothing more.
+                // What can be sent goes with an acknowledgement, so after a bare one there is
+                // nothing more.
                 connection.bare_streak = connection.bare_streak.saturating_add(1);
                 exhausted = !self.outbox.is_waiting();
                 break;
@@ -182,7 +186,8 @@ impl Engine {
         self.timers.arm(id.index, &mut connection.armed, deadline.max(soonest));
     }
 
-    /// Leaves `id` to be woken by the neighbor cache, or to fail when its peer has been silent for the user timeout.
+    /// Leaves `id` to be woken by the neighbor cache, or to fail when its peer has been silent for
+    /// the user timeout.
     fn wait_for_neighbor(&mut self, id: ConnectionId, overdue: bool) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let state = connection.state();
@@ -191,7 +196,8 @@ impl Engine {
         } else {
             self.config.user_timeout
         };
-        // A peer that was never heard of is being connected to; that ends with the neighbor cache's last question.
+        // A peer that was never heard of is being connected to; that ends with the neighbor cache's
+        // last question.
         let deadline = connection.heard.map(|(_, when)| when + patience);
         if overdue || state == State::Closed || deadline.is_some_and(|deadline| self.now >= deadline) {
             connection.end.get_or_insert(End::TimedOut);
@@ -204,12 +210,12 @@ impl Engine {
     }
 }
 
-/// How long a connection that just sent `sent` frames must at least wait before it is looked at again on its own
-/// account.
+/// How long a connection that just sent `sent` frames must at least wait before it is looked at
+/// again on its own account.
 ///
-/// smoltcp can want to send the same bare acknowledgement for ever: a peer that acknowledges a FIN with a closed
-/// window leaves the zero-window timer running in a state that never stops it. So bare acknowledgements that nothing
-/// called for come ever slower.
+/// smoltcp can want to send the same bare acknowledgement for ever: a peer that acknowledges a FIN
+/// with a closed window leaves the zero-window timer running in a state that never stops it. So
+/// bare acknowledgements that nothing called for come ever slower.
 fn hold_off(sent: usize, bare_streak: u32) -> Duration {
     match bare_streak {
         0 | 1 if sent > 0 => Duration::ZERO,

@@ -55,8 +55,8 @@ impl Engine {
         }
     }
 
-    /// Shows a packet to the interface without any socket: it answers pings, and segments without a connection with
-    /// RST.
+    /// Shows a packet to the interface without any socket: it answers pings, and segments without a
+    /// connection with RST.
     fn show_nobody(&mut self, packet: &[u8], source_mac: Mac) {
         let mut port = self.outbox.answering(packet, source_mac);
         self.interface.poll_ingress_single(wire_time(self.now), &mut port, &mut self.nobody);
@@ -90,7 +90,8 @@ impl Engine {
         let interface = &mut self.interface;
         connection.socket.with_set(|set| interface.poll_ingress_single(wire_time(self.now), &mut port, set));
         let after = connection.state();
-        // smoltcp takes a reset handshake back to LISTEN; here a listener is not a socket, so it is over.
+        // smoltcp takes a reset handshake back to LISTEN; here a listener is not a socket, so it is
+        // over.
         let ended = before != after && matches!(after, State::Closed | State::Listen);
         if ended && segment.rst && connection.end.is_none() {
             connection.end = Some(if before == State::SynSent { End::Refused } else { End::Reset });
@@ -101,7 +102,8 @@ impl Engine {
         }
         let discards = matches!(connection.owner, Owner::Orphan { .. }) || connection.reading_ended;
         if discards && connection.discard_received() > 0 && after == State::FinWait2 {
-            // Everything written has arrived and nobody will read: tell the peer to stop (RFC 9293 section 3.6.1).
+            // Everything written has arrived and nobody will read: tell the peer to stop (RFC 9293
+            // section 3.6.1).
             if matches!(connection.owner, Owner::Orphan { .. }) {
                 connection.abort();
             }
@@ -111,7 +113,8 @@ impl Engine {
     }
 
     fn answer_time_wait(&mut self, segment: &Segment<'_>, last: SentSegment) {
-        // A reset must not cut TIME-WAIT short (RFC 1337), and an ACK must not be answered by another.
+        // A reset must not cut TIME-WAIT short (RFC 1337), and an ACK must not be answered by
+        // another.
         if segment.rst || !(segment.fin || segment.syn) {
             return;
         }
@@ -120,7 +123,8 @@ impl Engine {
         self.outbox.stage(segment.source_mac, ethertype, answer.len(), |buffer| answer.emit(buffer));
     }
 
-    /// The listener that a connection to `local` belongs to: one for that very address, or one for all of the family.
+    /// The listener that a connection to `local` belongs to: one for that very address, or one for
+    /// all of the family.
     fn listener_for(&self, local: SocketAddr) -> Option<SocketAddr> {
         let any: IpAddr =
             if local.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
@@ -175,8 +179,9 @@ impl Engine {
         }
     }
 
-    /// Gives up the listener's oldest handshake if it has waited for `PATIENCE`; whether it did. A flood of SYNs from
-    /// made-up addresses would else keep everybody out for as long as a handshake may take.
+    /// Gives up the listener's oldest handshake if it has waited for `PATIENCE`; whether it did. A
+    /// flood of SYNs from made-up addresses would else keep everybody out for as long as a
+    /// handshake may take.
     fn give_up_handshake(&mut self, key: SocketAddr) -> bool {
         let Some(listener) = self.listeners.get_mut(&key) else { return false };
         while let Some(&(since, id)) = listener.handshakes.front() {
@@ -193,9 +198,9 @@ impl Engine {
         false
     }
 
-    /// Shows `segment` to `sockets` through an interface made for it: smoltcp draws initial sequence numbers from a
-    /// generator in the interface whose state a few of its numbers betray, so every connection gets a generator of
-    /// its own.
+    /// Shows `segment` to `sockets` through an interface made for it: smoltcp draws initial
+    /// sequence numbers from a generator in the interface whose state a few of its numbers betray,
+    /// so every connection gets a generator of its own.
     fn process_with_fresh_numbers(&mut self, sockets: &mut SocketSet<'_>, segment: &Segment<'_>) {
         let seed = self.secrets.initial_sequence_seed(&segment.flow, self.now);
         let mut interface = new_interface(&self.identity, &mut self.outbox, seed, self.now);
@@ -203,8 +208,8 @@ impl Engine {
         interface.poll_ingress_single(wire_time(self.now), &mut port, sockets);
     }
 
-    /// Follows up on a change of a connection's state: moves it along its listener, wakes tasks, removes it when it
-    /// is done.
+    /// Follows up on a change of a connection's state: moves it along its listener, wakes tasks,
+    /// removes it when it is done.
     pub(super) fn settle(&mut self, id: ConnectionId) {
         let Some(connection) = self.connections.get_mut(id) else { return };
         let state = connection.state();
@@ -234,7 +239,8 @@ impl Engine {
             Owner::Stream if state == State::TimeWait => {}
             // The stream still reports how it ended, but its tuple may serve another connection.
             Owner::Stream => self.connections.unlink(id),
-            // The peer closed, or reset, what nobody accepted yet; what it sent before a FIN can still be accepted.
+            // The peer closed, or reset, what nobody accepted yet; what it sent before a FIN can
+            // still be accepted.
             Owner::Backlog { .. } if connection.end.is_none() => {}
             Owner::Handshake { .. } | Owner::Backlog { .. } | Owner::Orphan { .. } => {
                 self.remove(id);

@@ -22,8 +22,8 @@ fn invalid(operation: &'static str, address: SocketAddr, reason: &'static str) -
     Error::new(ErrorKind::InvalidInput, operation).at(address.to_string()).because(reason)
 }
 
-/// The error of an operation on a connection that the stack has already forgotten: it was aborted through another
-/// handle.
+/// The error of an operation on a connection that the stack has already forgotten: it was aborted
+/// through another handle.
 fn gone(operation: &'static str) -> Error {
     Error::os(libc::ECONNABORTED, operation)
 }
@@ -151,7 +151,8 @@ impl Engine {
         Ok((id, flow))
     }
 
-    /// The own address to use towards `remote`: one on the network of the next hop, or else the first of the family.
+    /// The own address to use towards `remote`: one on the network of the next hop, or else the
+    /// first of the family.
     fn source_for(&self, remote: IpAddr, next_hop: IpAddr) -> Option<IpAddr> {
         let mut of_family =
             self.config.addresses.iter().filter(|own| own.address().is_ipv4() == remote.is_ipv4());

@@ -242,7 +242,8 @@ async fn half_closes_server_first(net: Net) {
     assert!(read_to_end(&server).await == pattern(100_000, 4));
 }
 
-/// Data that arrived before the end is still there when somebody reads it much later than TIME-WAIT lasts.
+/// Data that arrived before the end is still there when somebody reads it much later than TIME-WAIT
+/// lasts.
 async fn reads_late(net: Net) {
     let (client, server, _listener) = net.pair().await;
     client.shutdown(Shutdown::Write).expect("it stands");

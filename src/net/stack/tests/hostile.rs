@@ -255,7 +255,8 @@ fn each_kind_of_garbage_has_its_counter() {
     assert_eq!(bench.stack.stats().connections, 0);
 }
 
-/// smoltcp believes at first that it offered its window scaled, and takes data that far ahead; the buffer must hold it.
+/// smoltcp believes at first that it offered its window scaled, and takes data that far ahead; the
+/// buffer must hold it.
 #[test]
 fn data_far_ahead_of_a_fresh_connection_does_no_harm() {
     for receive_buffer_bytes in [65_535, 65_536, 100_000, 1 << 20] {
@@ -280,7 +281,8 @@ fn data_far_ahead_of_a_fresh_connection_does_no_harm() {
     }
 }
 
-/// A peer can leave smoltcp's zero-window timer running with nothing to probe for; it then wants to send without end.
+/// A peer can leave smoltcp's zero-window timer running with nothing to probe for; it then wants to
+/// send without end.
 #[test]
 fn a_window_closed_over_the_last_data_does_not_start_a_storm() {
     for waits_for_time_wait in [false, true] {
@@ -313,8 +315,8 @@ fn a_window_closed_over_the_last_data_does_not_start_a_storm() {
     }
 }
 
-/// Handshakes that are never completed hold the places of a backlog for a second each, not for the half minute that a
-/// handshake may take.
+/// Handshakes that are never completed hold the places of a backlog for a second each, not for the
+/// half minute that a handshake may take.
 #[test]
 fn a_slow_flood_of_syns_does_not_keep_others_out() {
     let mut bench = Bench::acquainted();

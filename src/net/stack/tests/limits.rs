@@ -257,8 +257,8 @@ fn the_receive_window_fits_what_smoltcp_accepts() {
     }
 }
 
-/// A queue of two frames is full most of the time, here with more frames to send than may wait for it. Nothing is
-/// lost for it: one lost frame alone would cost a second.
+/// A queue of two frames is full most of the time, here with more frames to send than may wait for
+/// it. Nothing is lost for it: one lost frame alone would cost a second.
 #[test]
 fn a_full_transmit_queue_loses_nothing() {
     const STREAMS: usize = 400;

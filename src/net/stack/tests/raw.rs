@@ -86,7 +86,8 @@ impl Bench {
         self.turn().iter().filter_map(|frame| Seg::parse(frame)).collect()
     }
 
-    /// Completes a handshake to `PORT` and returns the peer's next sequence number and acknowledgement.
+    /// Completes a handshake to `PORT` and returns the peer's next sequence number and
+    /// acknowledgement.
     pub(super) fn handshake(&mut self, peer_port: u16) -> (i32, i32) {
         let answers = self.exchange(&Seg { port: peer_port, seq: 1000, syn: true, ..Seg::default() });
         let [answer] = &answers[..] else { panic!("one SYN|ACK, not {answers:?}") };

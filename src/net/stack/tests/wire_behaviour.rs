@@ -92,7 +92,8 @@ fn half_open_connections_time_out() {
     assert!(answers.iter().filter(|seg| seg.syn).count() >= 3, "the SYN|ACK is repeated: {answers:?}");
 }
 
-/// Closes a connection from the stack's side and returns its last FIN's answer: the stack is then in TIME-WAIT.
+/// Closes a connection from the stack's side and returns its last FIN's answer: the stack is then
+/// in TIME-WAIT.
 fn close_actively(bench: &mut Bench) -> (Seg, i32) {
     let listener = StackListener::bind(&bench.stack, listen_address(), 8).expect("free");
     let (seq, ack) = bench.handshake(5000);

@@ -1,4 +1,5 @@
-//! Two stacks on one wire, tasks that use them, and a clock that jumps to the next thing that happens.
+//! Two stacks on one wire, tasks that use them, and a clock that jumps to the next thing that
+//! happens.
 
 use std::cell::RefCell;
 use std::future::{Future, poll_fn};
@@ -83,7 +84,8 @@ impl Handle {
         .await;
     }
 
-    /// `future`'s output, or `None` if it takes longer than `limit`. The future is dropped either way.
+    /// `future`'s output, or `None` if it takes longer than `limit`. The future is dropped either
+    /// way.
     pub(super) async fn within<T>(&self, limit: Duration, future: impl Future<Output = T>) -> Option<T> {
         let mut future = Box::pin(future);
         let mut sleep = Box::pin(self.sleep(limit));

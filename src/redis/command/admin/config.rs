@@ -62,7 +62,8 @@ pub(in super::super) fn config_get<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
 ) -> Outcome {
-    // A parameter that is named is shown under the name the client gave it, one that a pattern matches under its own.
+    // A parameter that is named is shown under the name the client gave it, one that a pattern
+    // matches under its own.
     let mut found: Vec<(&[u8], &str)> = Vec::new();
     let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
     for asked in request.iter_from(2) {

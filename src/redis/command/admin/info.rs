@@ -127,7 +127,8 @@ fn write_stats<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -
     Ok(())
 }
 
-/// One line per database that holds keys. `expires` is what the last complete pass of active expiry found.
+/// One line per database that holds keys. `expires` is what the last complete pass of active expiry
+/// found.
 fn write_keyspace<E: Env, N: Namespace>(text: &mut String, server: &Server<E, N>) -> std::fmt::Result {
     for database in 0..DATABASES {
         let keys = server.keyspace.len(database);

@@ -1,4 +1,5 @@
-//! What COMMAND DOCS says of each command: the words of Redis 7.0, which `redis-cli` shows as help and hints.
+//! What COMMAND DOCS says of each command: the words of Redis 7.0, which `redis-cli` shows as help
+//! and hints.
 
 use super::{Doc, block, doc, double, integer, key, one_of, pattern, string, token, unix_time};
 

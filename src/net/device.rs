@@ -39,28 +39,31 @@ pub struct DeviceStats {
     pub tx_frames: u64,
     /// Bytes of those frames, Ethernet header included.
     pub tx_bytes: u64,
-    /// Frames that were not sent because the device's queue was full or failed; TCP sends them again.
+    /// Frames that were not sent because the device's queue was full or failed; TCP sends them
+    /// again.
     pub tx_dropped: u64,
     /// Frames that the device itself says it lost or refused on receive.
     pub rx_errors: u64,
 }
 
-/// One receive queue and one transmit queue of an Ethernet device, owned by one core. It never blocks.
+/// One receive queue and one transmit queue of an Ethernet device, owned by one core. It never
+/// blocks.
 pub trait PacketDevice {
     /// Capabilities; constant while the device is open.
     fn info(&self) -> &DeviceInfo;
 
-    /// Hands at most `budget` received frames to `sink`, in the order of arrival, and returns how many that were. A frame
-    /// starts with its Ethernet header, has no frame check sequence, and is valid only during the call.
+    /// Hands at most `budget` received frames to `sink`, in the order of arrival, and returns how
+    /// many that were. A frame starts with its Ethernet header, has no frame check sequence, and is
+    /// valid only during the call.
     ///
     /// # Errors
     ///
     /// The device failed (it was unplugged, say) and will not work again.
     fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&mut [u8])) -> Result<usize>;
 
-    /// Lets `fill` write one frame of exactly `len` bytes (at most `mtu + 14`) into the device's transmit buffer and queues
-    /// it. Returns false, without calling `fill`, if the queue is full; the frame is then lost or offered again by the
-    /// protocol above.
+    /// Lets `fill` write one frame of exactly `len` bytes (at most `mtu + 14`) into the device's
+    /// transmit buffer and queues it. Returns false, without calling `fill`, if the queue is full;
+    /// the frame is then lost or offered again by the protocol above.
     fn transmit(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool;
 
     /// Pushes what was queued by `transmit` out to the wire. Called once per burst.

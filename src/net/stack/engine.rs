@@ -124,8 +124,8 @@ impl Engine {
         [self.timers.next_deadline(), self.neighbors.next_deadline()].into_iter().flatten().min()
     }
 
-    /// The station a packet to `destination` goes to first: itself if it is on a network of ours, or else a gateway
-    /// of its family.
+    /// The station a packet to `destination` goes to first: itself if it is on a network of ours,
+    /// or else a gateway of its family.
     fn next_hop(&self, destination: IpAddr) -> Option<IpAddr> {
         if self.config.addresses.iter().any(|own| own.contains(destination)) {
             return Some(destination);
@@ -200,7 +200,8 @@ fn from_wire_time(time: WireInstant) -> Instant {
     Instant::from_nanos(u64::try_from(time.total_micros()).unwrap_or(0).saturating_mul(1000))
 }
 
-/// What smoltcp may assume: whole IP packets (Ethernet is ours), with checksums that were verified before it sees them.
+/// What smoltcp may assume: whole IP packets (Ethernet is ours), with checksums that were verified
+/// before it sees them.
 fn capabilities(device: &DeviceInfo) -> DeviceCapabilities {
     let checksum = if device.checksum_offload_tx { Checksum::None } else { Checksum::Tx };
     let mut capabilities = DeviceCapabilities::default();

@@ -2,21 +2,23 @@
 //!
 //! The TCP state machine is smoltcp's. Around it stands what smoltcp leaves to its user:
 //!
-//! - **Lookup.** Every connection has a socket set of its own, found by a keyed hash of its 4-tuple; a frame touches
-//!   the connection it belongs to and no other. What a connection costs does not depend on how many there are.
-//! - **Listening.** A SYN to a listening port makes a connection, bounded by the listener's backlog and by
-//!   [`StackConfig::max_connections`]; a SYN past either takes the place of a handshake that got no answer for a second,
-//!   or is dropped and counted, and the peer tries again.
-//! - **Ethernet.** ARP and neighbor discovery belong to this module, so that a packet to a neighbor not yet known
-//!   waits for the answer and not for a timer.
+//! - **Lookup.** Every connection has a socket set of its own, found by a keyed hash of its
+//!   4-tuple; a frame touches the connection it belongs to and no other. What a connection costs
+//!   does not depend on how many there are.
+//! - **Listening.** A SYN to a listening port makes a connection, bounded by the listener's backlog
+//!   and by [`StackConfig::max_connections`]; a SYN past either takes the place of a handshake that
+//!   got no answer for a second, or is dropped and counted, and the peer tries again.
+//! - **Ethernet.** ARP and neighbor discovery belong to this module, so that a packet to a neighbor
+//!   not yet known waits for the answer and not for a timer.
 //! - **TIME-WAIT** holds a tuple and two numbers for 30 s, not a socket.
 //! - **Numbers.** Initial sequence numbers and ports come from keyed hashes (RFC 6528, RFC 6056).
 //!
-//! It is not a router, does not reassemble fragments, does not act on ICMP errors (a path with a smaller MTU than the
-//! device's needs [`DeviceInfo::mtu`](crate::net::device::DeviceInfo::mtu) set to it), and does not check its
-//! addresses for duplicates.
+//! It is not a router, does not reassemble fragments, does not act on ICMP errors (a path with a
+//! smaller MTU than the device's needs [`DeviceInfo::mtu`](crate::net::device::DeviceInfo::mtu) set
+//! to it), and does not check its addresses for duplicates.
 //!
-//! Time comes in through [`Poller::poll`], randomness through [`StackConfig::seed`]. Nothing here reads a clock.
+//! Time comes in through [`Poller::poll`], randomness through [`StackConfig::seed`]. Nothing here
+//! reads a clock.
 
 mod config;
 mod connection;
@@ -73,12 +75,13 @@ struct Core {
 }
 
 impl Stack {
-    /// A stack on `device`. `now` is the current time of the clock whose readings the poller will be given.
+    /// A stack on `device`. `now` is the current time of the clock whose readings the poller will
+    /// be given.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `config` contradicts itself or the device: see the fields
-    /// of [`StackConfig`].
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `config` contradicts itself or the
+    /// device: see the fields of [`StackConfig`].
     pub fn new(device: Box<dyn PacketDevice>, config: StackConfig, now: Instant) -> Result<Self> {
         let engine = Engine::new(config, device.info(), now)?;
         Ok(Self(Rc::new(RefCell::new(Core { device, engine, device_failed: false }))))
@@ -104,7 +107,8 @@ impl Stack {
         self.0.borrow().device.info().clone()
     }
 
-    /// Calls `f` with the engine, then wakes whom `f` made ready, when the engine is no longer borrowed.
+    /// Calls `f` with the engine, then wakes whom `f` made ready, when the engine is no longer
+    /// borrowed.
     fn with<R>(&self, f: impl FnOnce(&mut Engine) -> R) -> R {
         let (result, wakes) = {
             let mut core = self.0.borrow_mut();
@@ -128,9 +132,10 @@ impl fmt::Debug for Stack {
 
 /// Moves a [`Stack`]: receives a burst, runs timers, lets connections send.
 ///
-/// When it is dropped, with its core, nobody moves the stack any more. So then every connection is closed, and what was
-/// written is sent as far as the windows and the device's queue go, once: peers see the end of the stream and need not
-/// find out by silence. To be sure that all arrives, shut the streams down and read to their ends before.
+/// When it is dropped, with its core, nobody moves the stack any more. So then every connection is
+/// closed, and what was written is sent as far as the windows and the device's queue go, once:
+/// peers see the end of the stream and need not find out by silence. To be sure that all arrives,
+/// shut the streams down and read to their ends before.
 pub struct StackPoller {
     stack: Stack,
     /// Kept between polls so that waking allocates nothing.
