@@ -115,8 +115,8 @@ impl UringNamespace {
                 return Err(Error::new(ErrorKind::InvalidInput, "open").at(name).because(what));
             }
             lock(&opened.file, &name).await?;
-            // Whoever held the lock may have removed the file, which it had made: what were written
-            // then would have no name.
+            // The holder of the lock may have removed the file, which it had made: what were
+            // written then would have no name.
             let named = std::fs::metadata(path).ok();
             if named.is_some_and(|named| (named.dev(), named.ino()) == (metadata.dev(), metadata.ino())) {
                 let Opened { file, direct, made } = opened;
@@ -132,7 +132,7 @@ impl UringNamespace {
             );
         }
         let block = u64::from(FILE_BLOCK_BYTES);
-        // Asked again: while the lock was waited for, whoever held it may have let the file grow.
+        // Asked again: while this waited for the lock, its holder may have let the file grow.
         let found = rustix::fs::fstat(&file).map_err(|errno| failed(errno.into()))?;
         let len = u64::try_from(found.st_size).unwrap_or(0);
         // A part of a block counts as a block: it may be all that a foreign file holds.

@@ -129,7 +129,7 @@ impl RemoteStream {
         });
         write.await.unwrap_or_else(|error| {
             let error = unsent("write", &error);
-            // Whoever had no room for the message has not begun; whoever ended may have.
+            // A core without room for the message has not begun; one that ended may have.
             let has_begun = error.kind() == ErrorKind::Closed;
             let outcome = if has_begun { Outcome::Unknown } else { Outcome::NotStarted };
             (Err(error.outcome_is(outcome)), Vec::new())

@@ -188,7 +188,7 @@ pub struct TcpStream(StreamKind);
 
 #[derive(Debug)]
 enum StreamKind {
-    /// Its addresses are elsewhere: whoever moves the stream would move them along.
+    /// Its addresses are boxed: each move of the stream would copy them.
     Kernel(KernelStream, Box<Addresses>),
     Stack(StackStream),
     /// Of another core.

@@ -85,8 +85,8 @@ impl Inbox {
     }
 }
 
-/// Whether a socket that is connected to `peer` hears `from`. Who connects to no address in
-/// particular connects to this machine.
+/// Whether a socket that is connected to `peer` hears `from`. A socket that connects to no address
+/// in particular connects to this machine.
 fn is_from(peer: SocketAddr, from: SocketAddr) -> bool {
     peer.port() == from.port() && (peer.ip().is_unspecified() || peer.ip() == from.ip())
 }

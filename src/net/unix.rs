@@ -155,7 +155,7 @@ pub struct UnixListener {
 }
 
 impl UnixListener {
-    /// Listens on `address`. Who may connect to a path is said by the permissions of its directory,
+    /// Listens on `address`. The permissions of its directory say who may connect to a path,
     /// and of the path itself: it is made with mode `0777` less the process's umask.
     ///
     /// A path that a process left behind when it was killed is taken over: one that is a socket on

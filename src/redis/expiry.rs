@@ -79,7 +79,7 @@ impl ExpiryCycle {
         let volatile = keyspace.volatile(self.database);
         let after = self.after.take();
         if after.is_none() {
-            // Whoever writes a key with an expiry time from here on takes note of it; the pass
+            // A write of a key with an expiry time from here on notes it; the pass
             // finds the others.
             volatile.earliest.set(UnixMs::MAX);
             (self.volatile_keys, self.earliest) = (0, UnixMs::MAX);
@@ -113,8 +113,8 @@ impl ExpiryCycle {
                 ControlFlow::Break(())
             })
             .await;
-        // What cannot be read is left to whoever asks for it; this pass ends, and another one
-        // comes.
+        // What cannot be read is left to the command that asks for it; this pass ends, and another
+        // one comes.
         let more = scanned.inspect_err(|_| volatile.note(now.saturating_add(RETRY_MS)))?;
         if more {
             self.after = Some(last_position);

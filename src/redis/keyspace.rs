@@ -138,7 +138,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         &self.db
     }
 
-    /// Who is to be told of changes.
+    /// The clients that hear of changes.
     pub(super) fn tracking(&self) -> &Tracking {
         &self.tracking
     }

@@ -5,8 +5,8 @@ use std::rc::Rc;
 use super::codec::{Reader, checksum, to_u32};
 use super::space::{Extent, Space};
 
-/// How an object is found and checked: where it is, how long, and its checksum. Held by whoever
-/// refers to it.
+/// How an object is found and checked: where it is, how long, and its checksum. Held by the page
+/// that refers to it.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct ObjectRef {
     pub(super) address: u64,

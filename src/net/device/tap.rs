@@ -365,7 +365,7 @@ impl Control {
         let code = answer[..len].get(16..20).and_then(|bytes| bytes.try_into().ok()).map(i32::from_ne_bytes);
         match code.map_or(libc::EPROTO, i32::saturating_neg) {
             0 | libc::EEXIST => Ok(()),
-            // Whoever made the interface for us gave it the address, too.
+            // The maker of the interface gave it the address, too.
             libc::EPERM if UdpSocket::bind((own.address(), 0)).is_ok() => Ok(()),
             code => Err(Self::advise(
                 self.refused(code, &what),

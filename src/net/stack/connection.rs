@@ -23,7 +23,7 @@ pub(super) enum Owner {
     Backlog { listener: SocketAddr },
     /// A stream's.
     Stream,
-    /// Nobody's: its stream was dropped. What was written is still delivered, but not after
+    /// Without an owner: its stream was dropped. What was written is still delivered, but not after
     /// `until`.
     Orphan { until: Instant },
 }

@@ -58,7 +58,7 @@ pub(super) struct Engine {
     timers: Timers,
     /// Connections that may have something to send.
     dirty: VecDeque<ConnectionId>,
-    /// To be woken by whoever borrowed the engine, once it no longer does.
+    /// Tasks to wake once the engine is no longer borrowed.
     pub(super) wakes: Vec<Waker>,
     stats: StackStats,
     /// Whether the device failed for good.

@@ -32,7 +32,7 @@ const GAVE_ITS_RESULT: &str = "a transfer is not polled again after its result";
 pub struct StackStream {
     stack: Stack,
     id: ConnectionId,
-    /// Elsewhere, as hardly anybody asks: whoever moves the stream would move it along.
+    /// Boxed, because few callers ask for it and each move of the stream would copy it.
     flow: Box<Flow>,
 }
 

@@ -4,10 +4,10 @@
 //! bind(2) makes the name, listen(2) makes it answer, and nothing does both. So a name whose socket
 //! refuses connections belongs to a process that was killed, or to one that is between the two
 //! calls; and two processes that found the same abandoned name could each remove it, the second one
-//! the first one's new name. Therefore whoever takes a name holds a lock meanwhile: `flock(2)` on
+//! the first one's new name. So a process that takes a name holds a lock meanwhile: `flock(2)` on
 //! an empty file beside the socket, `.NAME.boson-lock` (`NAME.lock` is what users of flock(1) call
 //! theirs). Under the lock the name is looked at, removed if nobody answers, bound, and listened
-//! on; then the file is removed and the lock with it. It is not waited for: whoever holds it is
+//! on; then the file is removed and the lock with it. Nobody waits for it: its holder is
 //! getting the name.
 //!
 //! The lock binds those who take it. A program that does not can still lose its name between its
@@ -143,8 +143,8 @@ impl Lock {
             if FileType::from_raw_mode(locked.st_mode) != FileType::RegularFile || locked.st_size != 0 {
                 return Err(Refusal::Foreign(path));
             }
-            // Whoever had the lock before may have removed the file meanwhile, and others may have
-            // locked a new one.
+            // The previous holder of the lock may have removed the file meanwhile, and others may
+            // have locked a new one.
             if rustix::fs::lstat(&path).is_ok_and(|stat| inode(&stat) == inode(&locked)) {
                 return Ok(Self { path, _file: file });
             }
