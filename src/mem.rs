@@ -8,8 +8,10 @@
 mod arena;
 mod dma;
 mod iobuf;
+mod mapping;
 
-pub use arena::{Arena, ArenaStats, PageKind};
+pub use arena::{Arena, ArenaStats};
 pub use dma::DmaBuf;
 pub(crate) use iobuf::Rest;
 pub use iobuf::{IoBuf, IoBufMut, Slice};
+pub use mapping::{PageKind, default_hugepage_bytes};

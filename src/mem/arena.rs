@@ -4,23 +4,10 @@ use std::cell::RefCell;
 use std::fmt;
 use std::ptr::NonNull;
 use std::rc::Rc;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
-use tracing::warn;
 
 use super::DmaBuf;
-use crate::error::{Error, ErrorKind, Result};
-
-/// What kind of pages back an arena.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub enum PageKind {
-    /// 2 MiB pages from the kernel's pool (`vm.nr_hugepages`).
-    Huge2M,
-    /// Normal pages: no hugepages were free.
-    Normal,
-}
+use super::mapping::{Mapping, PageKind};
+use crate::error::Result;
 
 /// How much of an arena is in use.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +23,6 @@ pub struct ArenaStats {
     pub pages: PageKind,
 }
 
-const HUGE_PAGE_BYTES: usize = 2 << 20;
 /// The smallest block: the alignment every buffer promises.
 const MIN_BLOCK_BYTES: usize = DmaBuf::ALIGN;
 /// Size classes double from 4 KiB to 2 MiB.
@@ -51,9 +37,9 @@ pub struct Arena(ArenaHandle);
 pub(super) struct ArenaHandle(Rc<ArenaShared>);
 
 struct ArenaShared {
-    base: NonNull<u8>,
-    total_bytes: usize,
-    pages: PageKind,
+    /// Every arena and [`DmaBuf`] over it holds the `Rc` that this is in, so none is left when it goes.
+    /// [`Arena::region`] gives out a bare address; its contract makes the user of that hold a clone.
+    mapping: Mapping,
     state: RefCell<ArenaState>,
 }
 
@@ -76,29 +62,9 @@ impl Arena {
     ///
     /// The kernel's code if neither kind of mapping can be had.
     pub fn new(bytes: usize) -> Result<Self> {
-        let total_bytes = bytes
-            .max(1)
-            .checked_next_multiple_of(HUGE_PAGE_BYTES)
-            .ok_or_else(|| Error::new(ErrorKind::InvalidInput, "map arena").because("the size overflows"))?;
-        let (base, pages) = match map(total_bytes, MapFlags::HUGETLB | MapFlags::HUGE_2MB) {
-            Ok(base) => (base, PageKind::Huge2M),
-            Err(_) => {
-                static SAID: AtomicBool = AtomicBool::new(false);
-                let wanted = total_bytes / HUGE_PAGE_BYTES;
-                // No `Once`: a subscriber to the log may panic, or make an arena.
-                if !SAID.swap(true, Ordering::Relaxed) {
-                    warn!(
-                        "no {wanted} free hugepages for an arena, using normal pages; for hugepages: \
-                         echo {wanted} > /proc/sys/vm/nr_hugepages, and as many for each further core"
-                    );
-                }
-                let base = map(total_bytes, MapFlags::empty())
-                    .map_err(|errno| Error::os(errno.raw_os_error(), "map arena"))?;
-                (base, PageKind::Normal)
-            }
-        };
+        let mapping = Mapping::new(bytes)?;
         let state = ArenaState { fresh: 0, free: Default::default(), used_bytes: 0, heap_fallbacks: 0 };
-        Ok(Self(ArenaHandle(Rc::new(ArenaShared { base, total_bytes, pages, state: RefCell::new(state) }))))
+        Ok(Self(ArenaHandle(Rc::new(ArenaShared { mapping, state: RefCell::new(state) }))))
     }
 
     /// A buffer of `len` bytes, aligned to [`DmaBuf::ALIGN`]; its content is whatever its last user
@@ -120,10 +86,10 @@ impl Arena {
         let shared = &*self.0.0;
         let state = shared.state.borrow();
         ArenaStats {
-            total_bytes: shared.total_bytes,
+            total_bytes: shared.mapping.len(),
             used_bytes: state.used_bytes,
             heap_fallbacks: state.heap_fallbacks,
-            pages: shared.pages,
+            pages: shared.mapping.pages(),
         }
     }
 
@@ -133,7 +99,7 @@ impl Arena {
     /// Code that gives the address to a device therefore keeps a clone until the device has let go
     /// of it.
     pub fn region(&self) -> (*const u8, usize) {
-        (self.0.0.base.as_ptr().cast_const(), self.0.0.total_bytes)
+        (self.0.0.mapping.base().as_ptr().cast_const(), self.0.0.mapping.len())
     }
 }
 
@@ -141,20 +107,6 @@ impl fmt::Debug for Arena {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_tuple("Arena").field(&self.stats()).finish()
     }
-}
-
-fn map(bytes: usize, extra: MapFlags) -> rustix::io::Result<NonNull<u8>> {
-    // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing
-    // memory.
-    let ptr = unsafe {
-        mmap_anonymous(
-            std::ptr::null_mut(),
-            bytes,
-            ProtFlags::READ | ProtFlags::WRITE,
-            MapFlags::PRIVATE | extra,
-        )
-    }?;
-    NonNull::new(ptr.cast::<u8>()).ok_or(rustix::io::Errno::NOMEM)
 }
 
 /// The size class that holds `len` bytes, if any does.
@@ -166,14 +118,14 @@ impl ArenaHandle {
     fn take(&self, len: usize) -> Option<(NonNull<u8>, usize)> {
         let mut state = self.0.state.borrow_mut();
         let block =
-            class_of(len).and_then(|class| Some((state.take_block(class, self.0.total_bytes)?, class)));
+            class_of(len).and_then(|class| Some((state.take_block(class, self.0.mapping.len())?, class)));
         if block.is_none() {
             state.heap_fallbacks += 1;
         }
         let (offset, class) = block?;
         // SAFETY: `take_block` returns an offset with a whole block of the class inside the
         // mapping.
-        Some((unsafe { self.0.base.add(offset) }, class))
+        Some((unsafe { self.0.mapping.base().add(offset) }, class))
     }
 
     pub(super) fn give_back(&self, ptr: NonNull<u8>, class: usize) {
@@ -184,7 +136,7 @@ impl ArenaHandle {
     }
 
     pub(super) fn offset_of(&self, ptr: NonNull<u8>) -> usize {
-        ptr.as_ptr().addr() - self.0.base.as_ptr().addr()
+        ptr.as_ptr().addr() - self.0.mapping.base().as_ptr().addr()
     }
 }
 
@@ -216,19 +168,9 @@ impl ArenaState {
     }
 }
 
-impl Drop for ArenaShared {
-    fn drop(&mut self) {
-        // SAFETY: `base` and `total_bytes` are the mapping made in `Arena::new`; every arena and
-        // `DmaBuf` over it holds the `Rc` that this is in, so none is left. `Arena::region` gives
-        // out a bare address: dereferencing that is unsafe, and the contract there makes who does
-        // so, or has a device do it, hold a clone meanwhile.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.total_bytes) };
-        debug_assert!(unmapped.is_ok(), "an arena's mapping can be unmapped");
-    }
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::mapping::HUGE_PAGE_BYTES;
     use super::*;
 
     #[test]

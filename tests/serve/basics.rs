@@ -371,6 +371,15 @@ fn a_server_takes_as_many_descriptors_as_it_may_have() {
 }
 
 #[test]
+fn the_version_says_what_was_built() {
+    let output = Command::new(env!("CARGO_BIN_EXE_boson")).arg("--version").output().expect("it runs");
+    let text = String::from_utf8(output.stdout).expect("text");
+    assert!(text.starts_with(concat!("boson ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");
+    let dpdk = if cfg!(feature = "dpdk") { "for DPDK " } else { "without DPDK" };
+    assert!(text.contains(dpdk) && text.contains("features: ") && text.contains(" cli"), "{text}");
+}
+
+#[test]
 fn doctor_knows_a_file_system_without_direct_io() {
     let directory = Directory::new("ramfs");
     // A file system mounted for this one process, and entered after that.

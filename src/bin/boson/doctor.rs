@@ -167,7 +167,14 @@ fn hugepages() -> Finding {
     let free: u64 = read_trimmed("/sys/kernel/mm/hugepages/hugepages-2048kB/free_hugepages")
         .and_then(|text| text.parse().ok())
         .unwrap_or(0);
-    if free > 0 {
+    let default = boson::mem::default_hugepage_bytes();
+    if let Some(mib) = default.map(|bytes| bytes >> 20).filter(|mib| *mib != 2) {
+        Finding::degraded(
+            "hugepages",
+            format!("the default here is {mib} MiB, and arenas use 2 MiB; normal pages are used instead"),
+            "boot with default_hugepagesz=2M",
+        )
+    } else if free > 0 {
         Finding::usable("hugepages", format!("{free} of 2 MiB are free"))
     } else {
         Finding::degraded(
@@ -198,7 +205,8 @@ fn tap() -> Finding {
 
 #[cfg(feature = "dpdk")]
 fn dpdk() -> Finding {
-    let version = boson::net::device::dpdk::Eal::version();
+    let version =
+        format!("{}, built for {}", boson::net::device::dpdk::Eal::version(), env!("BOSON_DPDK_VERSION"));
     if !has_capability(CAP_NET_RAW) {
         return Finding::unusable("dpdk:", format!("{version}; CAP_NET_RAW is missing"), "run as root");
     }

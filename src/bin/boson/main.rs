@@ -19,9 +19,13 @@ use std::process::ExitCode;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand};
 use tracing_subscriber::filter::Targets;
 
+/// What `--version` prints besides the version: the target, the libraries and the features it was
+/// built for.
+const LONG_VERSION: &str = concat!(env!("CARGO_PKG_VERSION"), "\n", env!("BOSON_BUILD"));
+
 /// A kernel-bypass I/O framework: servers and tools.
 #[derive(Debug, Parser)]
-#[command(version, max_term_width = 100)]
+#[command(version, long_version = LONG_VERSION, max_term_width = 100)]
 struct Cli {
     /// What to log to standard error: a level, and others for parts of the program.
     /// `info,boson::task=debug` puts its task's name on each line, `boson::rt=trace` tells when a
