@@ -1,22 +1,16 @@
 //! An embedded store in a file: `cargo run --release --example store`, twice.
 
-use boson::block::AnyNamespace;
-use boson::rt::{Core, CoreConfig};
-use boson::store::{Db, Durability, Options, RtEnv, WriteOptions};
+use boson::store::{Db, Durability, Options, WriteOptions};
 
 fn main() -> boson::Result<()> {
-    // Time and randomness come in from outside; a real program draws its seed and the store's
-    // identity from the kernel.
-    let core = Core::new(&CoreConfig::from_machine()?)?;
-    core.block_on(run())
+    boson::run(run())
 }
 
 async fn run() -> boson::Result<()> {
     // The same program runs on `blk:/dev/nvme0n1` or `mem:1G`.
-    let namespace = AnyNamespace::open(&"file:example.boson".parse()?).await?;
-    let mut options = Options::new(*b"example identity");
+    let mut options = Options::default();
     options.durability = Durability::Sync;
-    let db = Db::open(RtEnv, namespace, options).await?;
+    let db = Db::open_with("file:example.boson", options).await?;
 
     let visits = db.tree("visits")?;
     let count = visits.get(b"count").await?.map_or(0, |bytes| bytes.len()) + 1;

@@ -15,7 +15,7 @@
 //! executor.block_on(async move {
 //!     let namespace = MemoryNamespace::new("mem:64M", 64 << 20, 4096)?;
 //!     let identity = [7; 16]; // draw it at random
-//!     let db = Db::open(env, namespace, Options::new(identity)).await?;
+//!     let db = Db::open_on(env, namespace, Options::new(identity)).await?;
 //!     let fruit = db.tree("fruit")?;
 //!     fruit.put(b"apple", b"5").await?;
 //!     // Several keys at once, durable before it returns.

@@ -93,6 +93,12 @@ impl Env for SimEnv {
         rt::sleep(duration)
     }
 
+    fn fill_random(&self, bytes: &mut [u8]) {
+        for piece in bytes.chunks_mut(8) {
+            piece.copy_from_slice(&self.random().to_ne_bytes()[..piece.len()]);
+        }
+    }
+
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static) {
         // Dropping the handle detaches the task.
         drop(self.core.spawn_named(name, task));

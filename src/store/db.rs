@@ -2,7 +2,7 @@
 
 use std::rc::Rc;
 
-use super::env::Env;
+use super::env::{Env, RtEnv};
 use super::options::{Options, WriteOptions};
 use super::shared::StoreShared;
 use super::stats::Stats;
@@ -11,7 +11,7 @@ use super::txn::Txn;
 use super::verify::{self, VerifyReport};
 use super::write::Commit;
 use super::{checkpoint, commit, recover};
-use crate::block::Namespace;
+use crate::block::{AnyNamespace, Namespace};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
 /// A store on a [`Namespace`], in an environment that gives it tasks and time.
@@ -19,7 +19,7 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 /// A handle is cheap to clone and belongs to one core. When the last one is dropped, what was
 /// written so far is made durable in the background; [`Db::close`] waits for that and saves the
 /// next opening the replay of the log.
-pub struct Db<E, N> {
+pub struct Db<E = RtEnv, N = AnyNamespace> {
     shared: Rc<StoreShared<E, N>>,
     /// Ends the background tasks when the last handle goes.
     guard: Rc<CloseGuard>,
@@ -46,6 +46,49 @@ impl Drop for CloseGuard {
     }
 }
 
+impl Db {
+    /// Opens the store at `address`, which names a namespace: `file:example.boson`, `blk:/dev/nvme0n1`
+    /// or `mem:1G`. What was never written becomes a fresh store.
+    ///
+    /// ```
+    /// # boson::run(async {
+    /// use boson::store::Db;
+    ///
+    /// let db = Db::open("mem:64M").await?;
+    /// let fruit = db.tree("fruit")?;
+    /// fruit.put(b"apples", b"5").await?;
+    /// assert_eq!(fruit.get(b"apples").await?.as_deref(), Some(&b"5"[..]));
+    /// db.close().await?;
+    /// # Ok::<(), boson::Error>(())
+    /// # }).expect("it works");
+    /// ```
+    ///
+    /// # Errors
+    ///
+    /// As for [`Db::open_on`], and what parsing the address and opening the namespace say.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn open(address: &str) -> Result<Self> {
+        Self::open_with(address, Options::default()).await
+    }
+
+    /// The same with other options than the default ones.
+    ///
+    /// # Errors
+    ///
+    /// As for [`Db::open`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn open_with(address: &str, options: Options) -> Result<Self> {
+        let namespace = AnyNamespace::open(&address.parse()?).await?;
+        Self::open_on(RtEnv, namespace, options).await
+    }
+}
+
 impl<E: Env, N: Namespace> Db<E, N> {
     /// Opens the store on `namespace`; a namespace that was never written becomes a fresh store.
     ///
@@ -58,7 +101,7 @@ impl<E: Env, N: Namespace> Db<E, N> {
     /// - [`Corrupt`](ErrorKind::Corrupt): superblocks, catalog, map or a durable part of the log
     ///   are damaged; the message says where. Nothing was changed.
     /// - Otherwise the device's own code.
-    pub async fn open(env: E, namespace: N, options: Options) -> Result<Self> {
+    pub async fn open_on(env: E, namespace: N, options: Options) -> Result<Self> {
         let shared = Rc::new(recover::open(env, namespace, options).await?);
         shared.tasks.set(3);
         {

@@ -14,6 +14,9 @@ pub trait Env: Clone + 'static {
     /// Completes after `duration`.
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()>;
 
+    /// Fills `bytes` with random ones, which differ between stores.
+    fn fill_random(&self, bytes: &mut [u8]);
+
     /// Runs `task` in the background on this core. The caller is where the task comes from.
     #[track_caller]
     fn spawn(&self, name: &'static str, task: impl Future<Output = ()> + 'static);
@@ -31,6 +34,10 @@ impl Env for RtEnv {
 
     fn sleep(&self, duration: Duration) -> impl Future<Output = ()> {
         rt::sleep(duration)
+    }
+
+    fn fill_random(&self, bytes: &mut [u8]) {
+        rt::fill_random(bytes);
     }
 
     #[track_caller]

@@ -69,24 +69,31 @@ pub struct Options {
     /// How many bytes of leaves and values are kept in memory. Changed pages stay until a
     /// checkpoint has written them, also beyond this. Inner pages are always kept.
     pub cache_bytes: usize,
-    /// The identity of a new store: draw it at random. It keeps what an earlier store left on the
-    /// namespace apart.
-    pub identity: [u8; 16],
+    /// The identity of a new store, which keeps what an earlier store left on the namespace apart;
+    /// without one, the store draws it at random.
+    pub identity: Option<[u8; 16]>,
     /// Breaks a promise on purpose, so that tests can prove that they would notice.
     #[doc(hidden)]
     pub sabotage: Sabotage,
 }
 
 impl Options {
+    /// The defaults, with an identity for a store that is to repeat.
+    pub fn new(identity: [u8; 16]) -> Self {
+        Self { identity: Some(identity), ..Self::default() }
+    }
+}
+
+impl Default for Options {
     /// Interval durability of one second, a log of 64 MiB, a cache of 256 MiB, no formatting over
     /// data.
-    pub fn new(identity: [u8; 16]) -> Self {
+    fn default() -> Self {
         Self {
             format: false,
             durability: Durability::Interval(Duration::from_secs(1)),
             log_bytes: 64 << 20,
             cache_bytes: 256 << 20,
-            identity,
+            identity: None,
             sabotage: Sabotage::None,
         }
     }

@@ -55,8 +55,13 @@ async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -
         disk.namespace.grow(needed).await?;
     }
     superblock::wipe(&disk).await?;
-    let ring = Ring { offset: LOG_OFFSET, len, block, identity: options.identity };
-    let start = LogPoint { position: 0, sequence: 1, chain: checksum(&options.identity), next_lsn: 1 };
+    let identity = options.identity.unwrap_or_else(|| {
+        let mut drawn = [0; 16];
+        env.fill_random(&mut drawn);
+        drawn
+    });
+    let ring = Ring { offset: LOG_OFFSET, len, block, identity };
+    let start = LogPoint { position: 0, sequence: 1, chain: checksum(&identity), next_lsn: 1 };
     let log = Log::new(ring, 1, start, start);
     let cache_bytes = options.cache_bytes;
     let state = StoreState::new(Space::new(disk.units()), log, disk.unit, cache_bytes);

@@ -5,18 +5,18 @@ use std::rc::Rc;
 
 use super::cursor::Cursor;
 use super::db::Db;
-use super::env::Env;
+use super::env::{Env, RtEnv};
 use super::options::WriteOptions;
 use super::page::LeafValue;
 use super::shared::StoreShared;
 use super::state::Lookup;
 use super::tree_state::Seek;
 use super::write::Commit;
-use crate::block::Namespace;
+use crate::block::{AnyNamespace, Namespace};
 use crate::error::Result;
 
 /// A named tree of a [`Db`]. Cheap to clone; belongs to the core of its store.
-pub struct Tree<E, N> {
+pub struct Tree<E = RtEnv, N = AnyNamespace> {
     db: Db<E, N>,
     id: u32,
 }

@@ -55,7 +55,7 @@ fn steady_state_asks_the_heap_rarely() {
             let namespace = MemoryNamespace::new("mem:test", 256 << 20, 4096).expect("a size");
             let mut options = Options::new([2; 16]);
             options.durability = Durability::None;
-            let db = Db::open(RtEnv, namespace, options).await.expect("a new store");
+            let db = Db::open_on(RtEnv, namespace, options).await.expect("a new store");
             let keyspace = Keyspace::new(db).expect("a new store");
             let server = Server::new(RtEnv, keyspace, server_clock, Config::default());
             let listener =

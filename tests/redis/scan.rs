@@ -26,7 +26,7 @@ impl Store {
         let executor = Executor::new(1);
         let namespace = MemoryNamespace::new("mem:1G", 1 << 30, 4096).expect("memory");
         let options = Options { log_bytes: 64 << 20, ..Options::new([1; 16]) };
-        let db = executor.block_on(Db::open(executor.env(), namespace, options)).expect("a fresh store");
+        let db = executor.block_on(Db::open_on(executor.env(), namespace, options)).expect("a fresh store");
         let session = connect(&executor, &db);
         Self { executor, db, session }
     }

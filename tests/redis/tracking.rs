@@ -427,7 +427,7 @@ fn a_copy_is_never_old_when_commands_overlap() {
         // So little memory that values are read from the disk, and so small a log that they get
         // there.
         let options = Options { log_bytes: 512 << 10, cache_bytes: 64 << 10, ..Options::new([1; 16]) };
-        let db = executor.block_on(Db::open(executor.env(), disk, options)).expect("a fresh store");
+        let db = executor.block_on(Db::open_on(executor.env(), disk, options)).expect("a fresh store");
         let keyspace = Keyspace::new(db).expect("room for the databases");
         let clock = Arc::new(MonotonicClock::new());
         let server = RedisServer::new(executor.env(), keyspace, clock, Config::default());
@@ -497,7 +497,7 @@ fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
         let slow = DiskOptions::new(64 << 20).with_read_latency(Duration::from_millis(2));
         let disk = Disk::new(executor.env(), slow, seed);
         let open = || {
-            let db = Db::open(executor.env(), disk.clone(), Options::new([1; 16]));
+            let db = Db::open_on(executor.env(), disk.clone(), Options::new([1; 16]));
             executor.block_on(db).expect("opens")
         };
         let connect = |db: Db<SimEnv, Disk>| {

@@ -299,7 +299,7 @@ fn want_of_descriptors_is_said_once_and_passes() {
 /// A store in a simulation, and whether it has said that it failed.
 async fn store_that_says_so(env: &SimEnv, disk: &Disk) -> (Db<SimEnv, Disk>, Rc<Cell<bool>>) {
     let options = Options { durability: Durability::Sync, ..Options::new([9; 16]) };
-    let db = Db::open(env.clone(), disk.clone(), options).await.expect("opens");
+    let db = Db::open_on(env.clone(), disk.clone(), options).await.expect("opens");
     let has_failed = Rc::new(Cell::new(false));
     let (failing, told) = (db.clone(), Rc::clone(&has_failed));
     env.spawn("watch", async move {

@@ -28,7 +28,7 @@ fn options() -> Options {
 }
 
 async fn try_open(env: &SimEnv, disk: &Disk) -> Result<SimDb, Error> {
-    Db::open(env.clone(), disk.clone(), options()).await
+    Db::open_on(env.clone(), disk.clone(), options()).await
 }
 
 async fn open(env: &SimEnv, disk: &Disk) -> (SimDb, SimTree) {
@@ -90,7 +90,7 @@ fn foreign_data_is_named_and_left_alone() {
             assert!(disk.peek(0, 16 << 20) == before, "nothing was written");
 
             let format = Options { format: true, ..options() };
-            let db = Db::open(env.clone(), disk.clone(), format).await.expect("formats");
+            let db = Db::open_on(env.clone(), disk.clone(), format).await.expect("formats");
             db.tree("t").expect("valid").put(b"k", b"v").await.expect("puts");
             db.close().await.expect("closes");
             let (_db, tree) = open(&env, &disk).await;
@@ -104,7 +104,7 @@ fn formatting_over_a_store_forgets_it() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
         let format = Options { format: true, ..Options::new([6; 16]) };
-        let db = Db::open(env.clone(), disk.clone(), format).await.expect("formats");
+        let db = Db::open_on(env.clone(), disk.clone(), format).await.expect("formats");
         assert!(db.tree_names().is_empty());
         db.close().await.expect("closes");
         let (db, tree) = open(&env, &disk).await;

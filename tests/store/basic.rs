@@ -26,7 +26,7 @@ fn namespace(bytes: u64) -> MemoryNamespace {
 }
 
 async fn open(env: &SimEnv, namespace: &MemoryNamespace) -> TestDb {
-    Db::open(env.clone(), namespace.clone(), options()).await.expect("opens")
+    Db::open_on(env.clone(), namespace.clone(), options()).await.expect("opens")
 }
 
 #[test]
@@ -103,7 +103,7 @@ fn durability_is_what_was_asked_for() {
     let env = executor.env();
     let disk = Disk::new(env.clone(), DiskOptions::new(16 << 20), 3);
     executor.block_on(async move {
-        let db = Db::open(env.clone(), disk.clone(), options()).await.expect("opens");
+        let db = Db::open_on(env.clone(), disk.clone(), options()).await.expect("opens");
         let tree = db.tree("t").expect("valid");
         tree.put_with(b"k", b"1", WriteOptions::SYNC).await.expect("puts");
         assert_eq!(db.durable_lsn(), 1);
@@ -145,7 +145,7 @@ fn concurrent_commits_share_flushes() {
     let disk = Disk::new(env.clone(), DiskOptions::new(16 << 20), 4);
     let db = {
         let (env, disk) = (env.clone(), disk.clone());
-        executor.block_on(async move { Db::open(env, disk, options()).await.expect("opens") })
+        executor.block_on(async move { Db::open_on(env, disk, options()).await.expect("opens") })
     };
     for client in 0..50u32 {
         let tree = db.tree("t").expect("valid");
@@ -181,7 +181,7 @@ fn transfer_between_accounts(disk_options: DiskOptions) {
     let db = {
         let (env, disk) = (env.clone(), disk.clone());
         let options = Options { cache_bytes: 16 << 10, ..options() };
-        executor.block_on(async move { Db::open(env, disk, options).await.expect("opens") })
+        executor.block_on(async move { Db::open_on(env, disk, options).await.expect("opens") })
     };
     let key = |account: u64| format!("account {:08}", account % u64::from(ACCOUNTS)).into_bytes();
     let number = |bytes: Option<&[u8]>| -> i64 {
@@ -345,7 +345,7 @@ fn large_transactions_at_once_do_not_outgrow_the_log() {
     let env = executor.env();
     let disk = Disk::new(env.clone(), DiskOptions::new(64 << 20), 8);
     executor.block_on(async move {
-        let db = Db::open(env.clone(), disk.clone(), options()).await.expect("opens");
+        let db = Db::open_on(env.clone(), disk.clone(), options()).await.expect("opens");
         db.tree("t").expect("valid").put(b"first", b"").await.expect("writes");
         let finished = Rc::new(std::cell::Cell::new(0));
         for task in 0..32u8 {
@@ -365,7 +365,7 @@ fn large_transactions_at_once_do_not_outgrow_the_log() {
         env.sleep(Duration::from_secs(60)).await;
         assert_eq!(finished.get(), 32, "transactions wait for ever");
         db.close().await.expect("closes");
-        let db = Db::open(env.clone(), disk, options()).await.expect("opens");
+        let db = Db::open_on(env.clone(), disk, options()).await.expect("opens");
         assert_eq!(db.tree("t").expect("valid").len(), 1 + 32 * 120);
         assert!(db.verify().await.expect("runs").is_clean());
     });

@@ -254,7 +254,7 @@ async fn check(
     crashed_at: Instant,
     coverage: Rc<RefCell<Coverage>>,
 ) -> Result<(), String> {
-    let db = Db::open(env, disk, options(sabotage)).await.map_err(|error| error.to_string())?;
+    let db = Db::open_on(env, disk, options(sabotage)).await.map_err(|error| error.to_string())?;
     let lsn = db.last_lsn();
     let replayed = lsn - db.stats().checkpoint_lsn;
     {
@@ -318,7 +318,7 @@ fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Resul
         env.spawn("machine", {
             let env = env.clone();
             async move {
-                let db = Db::open(env.clone(), machine, options(sabotage))
+                let db = Db::open_on(env.clone(), machine, options(sabotage))
                     .await
                     .expect("the last round checked it");
                 for (seed, durability) in seeds.into_iter().zip(durabilities) {
@@ -338,7 +338,7 @@ fn run(seed: u64, sabotage: Sabotage, coverage: &Rc<RefCell<Coverage>>) -> Resul
             let machine = disk.attach(executor.env());
             let env = executor.env();
             executor.env().spawn("machine", async move {
-                drop(Db::open(env, machine, options(sabotage)).await);
+                drop(Db::open_on(env, machine, options(sabotage)).await);
             });
             executor.run_for(Duration::from_micros(random.random_range(0..20_000)));
             executor.crash();
@@ -434,7 +434,7 @@ fn a_checkpoint_waits_for_values_that_are_on_their_way() {
     let value: Vec<u8> = (0..8_000_000u32).map(|at| at.to_le_bytes()[at as usize % 3]).collect();
     let (machine, written) = (disk.clone(), value.clone());
     executor.block_on(async move {
-        let db = Db::open(env, machine, options(Sabotage::None)).await.expect("opens");
+        let db = Db::open_on(env, machine, options(Sabotage::None)).await.expect("opens");
         let tree = db.tree("t").expect("valid");
         tree.put_with(b"large", &written, WriteOptions::NONE).await.expect("puts");
         db.checkpoint().await.expect("works");
@@ -444,7 +444,7 @@ fn a_checkpoint_waits_for_values_that_are_on_their_way() {
     let executor = Executor::new(2);
     let (env, machine) = (executor.env(), disk.attach(executor.env()));
     executor.block_on(async move {
-        let db = Db::open(env, machine, options(Sabotage::None)).await.expect("opens");
+        let db = Db::open_on(env, machine, options(Sabotage::None)).await.expect("opens");
         let found = db.tree("t").expect("valid").get(b"large").await.expect("reads");
         assert!(found == Some(value), "the checkpoint made it durable");
     });
@@ -485,7 +485,7 @@ fn a_crash_while_the_disk_shrinks_takes_nothing() {
         let (env, machine) = (executor.env(), disk.clone());
         let lives_for = Duration::from_micros(random.random_range(0..60_000));
         let lengths = executor.block_on(async move {
-            let db = Db::open(env.clone(), machine, options(Sabotage::None)).await.expect("opens");
+            let db = Db::open_on(env.clone(), machine, options(Sabotage::None)).await.expect("opens");
             let lengths = fill_and_thin(&db, &mut random).await;
             env.sleep(lives_for).await;
             // Not closed: the tasks end where they are when the executor does.
@@ -498,7 +498,7 @@ fn a_crash_while_the_disk_shrinks_takes_nothing() {
         let executor = Executor::new(seed + 1);
         let (env, machine) = (executor.env(), disk.attach(executor.env()));
         executor.block_on(async move {
-            let db = Db::open(env.clone(), machine, options(Sabotage::None)).await.expect("opens");
+            let db = Db::open_on(env.clone(), machine, options(Sabotage::None)).await.expect("opens");
             let tree = db.tree("left").expect("valid");
             assert_eq!(tree.len(), lengths.len() as u64, "seed {seed}");
             for (key, len) in lengths {

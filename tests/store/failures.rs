@@ -22,7 +22,7 @@ fn options() -> Options {
 }
 
 async fn open(env: &SimEnv, disk: &Disk, options: Options) -> (SimDb, SimTree) {
-    let db = Db::open(env.clone(), disk.clone(), options).await.expect("opens");
+    let db = Db::open_on(env.clone(), disk.clone(), options).await.expect("opens");
     let tree = db.tree("t").expect("valid");
     (db, tree)
 }

@@ -26,7 +26,7 @@ async fn open(env: &SimEnv, namespace: &MemoryNamespace) -> (TestDb, TestTree) {
         durability: Durability::Interval(Duration::from_millis(100)),
         ..Options::new([6; 16])
     };
-    let db = Db::open(env.clone(), namespace.clone(), options).await.expect("opens");
+    let db = Db::open_on(env.clone(), namespace.clone(), options).await.expect("opens");
     let tree = db.tree("t").expect("valid");
     (db, tree)
 }

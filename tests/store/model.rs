@@ -88,7 +88,7 @@ fn options() -> Options {
 }
 
 async fn open(env: &SimEnv, namespace: &MemoryNamespace) -> (TestDb, TestTree) {
-    let db = Db::open(env.clone(), namespace.clone(), options()).await.expect("opens");
+    let db = Db::open_on(env.clone(), namespace.clone(), options()).await.expect("opens");
     let tree = db.tree("model").expect("valid");
     (db, tree)
 }

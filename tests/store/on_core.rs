@@ -20,7 +20,7 @@ async fn open(address: &str, durability: Durability) -> Db<RtEnv, AnyNamespace> 
     let namespace = AnyNamespace::open(&address).await.expect("opens");
     let mut options = Options::new([6; 16]);
     options.durability = durability;
-    Db::open(RtEnv, namespace, options).await.expect("opens")
+    Db::open_on(RtEnv, namespace, options).await.expect("opens")
 }
 
 #[test]
@@ -68,7 +68,7 @@ fn opening_a_store_leaves_other_tasks_their_turn() {
     const RECORDS: u32 = 10_000;
     // No read of it waits for anything.
     let namespace = MemoryNamespace::new("mem:test", 64 << 20, 4096).expect("valid");
-    let open = || Db::open(RtEnv, namespace.clone(), Options::new([6; 16]));
+    let open = || Db::open_on(RtEnv, namespace.clone(), Options::new([6; 16]));
     {
         let core = core();
         core.block_on(async {

@@ -52,7 +52,7 @@ impl Store {
             durability: Durability::Interval(Duration::from_millis(100)),
             ..Options::new([5; 16])
         };
-        let db = Db::open(env.clone(), namespace.clone(), options).await.expect("opens");
+        let db = Db::open_on(env.clone(), namespace.clone(), options).await.expect("opens");
         let tree = db.tree("t").expect("valid");
         Self { env, namespace, db, tree }
     }

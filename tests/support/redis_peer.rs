@@ -129,7 +129,7 @@ impl Boson {
         let executor = Executor::new(1);
         let namespace = MemoryNamespace::new("mem:4G", 4 << 30, 4096).expect("memory");
         let options = Options { log_bytes: 1 << 30, ..Options::new([1; 16]) };
-        let db = run(&executor, Db::open(executor.env(), namespace, options)).expect("a fresh store");
+        let db = run(&executor, Db::open_on(executor.env(), namespace, options)).expect("a fresh store");
         let keyspace = Keyspace::new(db).expect("room for the databases");
         // The time that keys expire by is the one that redis-server sees, too.
         let server = Server::new(executor.env(), keyspace, Arc::new(MonotonicClock::new()), config);

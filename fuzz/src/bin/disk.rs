@@ -37,7 +37,7 @@ fn namespace() -> MemoryNamespace {
 
 /// A store in which everything that the format knows occurs, its last writes only in the log.
 async fn fill(env: SimEnv, disk: MemoryNamespace) -> Result<()> {
-    let db = Db::open(env, disk, options()).await?;
+    let db = Db::open_on(env, disk, options()).await?;
     let (small, large) = (db.tree("small")?, db.tree("large")?);
     for number in 0..1500u32 {
         let key = format!("key {number:05}");
@@ -94,7 +94,7 @@ fn change(image: &mut Image, mut data: &[u8]) {
 
 /// Everything that reads. Errors are fine.
 async fn look(env: SimEnv, disk: MemoryNamespace) -> Result<()> {
-    let db = Db::open(env, disk, options()).await?;
+    let db = Db::open_on(env, disk, options()).await?;
     for name in db.tree_names() {
         let tree = db.tree(&name)?;
         let (mut up, mut down) = (tree.range(..), tree.range_descending(..));

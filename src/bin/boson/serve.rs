@@ -201,9 +201,7 @@ async fn serve(
 
 async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
     let namespace = AnyNamespace::open(&options.store.value).await?;
-    let mut identity = [0; 16];
-    rt::fill_random(&mut identity);
-    let mut store = Options::new(identity);
+    let mut store = Options::default();
     store.format = options.format;
     store.durability = options.durability.value.0;
     #[cfg(debug_assertions)]
@@ -211,7 +209,7 @@ async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
         store.sabotage = defect_named(defect)?;
     }
     let size_bytes = namespace.size_bytes();
-    let opening = Db::open(RtEnv, namespace, store);
+    let opening = Db::open_on(RtEnv, namespace, store);
     let db = with_progress(opening, size_bytes).await?;
     Ok(db)
 }

@@ -33,7 +33,7 @@ impl RunningServer {
                 let listener = TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0)));
                 let listener = listener.expect("a free port");
                 let namespace = MemoryNamespace::new("mem:", 256 << 20, 4096).expect("memory");
-                let db = Db::open(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
+                let db = Db::open_on(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
                 let keyspace = Keyspace::new(db).expect("room for the databases");
                 let config = Config { limits, ..Config::default() };
                 let server = Server::new(RtEnv, keyspace, Arc::new(MonotonicClock::new()), config);
@@ -95,7 +95,7 @@ fn an_idle_connection_is_small() {
         let listener =
             TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let namespace = MemoryNamespace::new("mem:", 64 << 20, 4096).expect("memory");
-        let db = Db::open(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
+        let db = Db::open_on(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
         let keyspace = Keyspace::new(db).expect("room for the databases");
         let server = Server::new(RtEnv, keyspace, Arc::new(MonotonicClock::new()), Config::default());
         let stream = TcpStream::connect_on(&net, listener.local_addr()).await.expect("it listens");

@@ -100,7 +100,8 @@ fn open(
     config: &Config,
     options: &Options,
 ) -> Rc<Server<SimEnv, Disk>> {
-    let db = run(executor, Db::open(executor.env(), disk.clone(), options.clone())).expect("the store opens");
+    let db =
+        run(executor, Db::open_on(executor.env(), disk.clone(), options.clone())).expect("the store opens");
     let keyspace = Keyspace::new(db).expect("room for the databases");
     Server::new(executor.env(), keyspace, clock.clone(), config.clone())
 }
