@@ -127,7 +127,10 @@ fn child_shares_a_queue_pair() {
                 Err(error) if error.kind() == ErrorKind::InUse && !patience.has_passed() => {
                     rt::sleep(Duration::from_millis(5)).await;
                 }
-                bound => break drop(bound.expect("the other core gets the network")),
+                bound => {
+                    bound.expect("the other core gets the network");
+                    break;
+                }
             }
         }
     });
