@@ -24,9 +24,9 @@ async fn run() -> boson::Result<()> {
     let keys = [(&from, &b"apples"[..]), (&to, &b"apples"[..])];
     let moved = db
         .transact(&keys, WriteOptions::NONE, |txn| {
-            let apples = txn.get(0).map(<[u8]>::to_vec).unwrap_or_default();
-            txn.delete(0);
-            txn.put(1, &apples);
+            let apples = txn.get(&from, b"apples").map(<[u8]>::to_vec).unwrap_or_default();
+            txn.delete(&from, b"apples");
+            txn.put(&to, b"apples", &apples);
             apples
         })
         .await?;

@@ -68,6 +68,7 @@ mod superblock;
 mod tree;
 mod tree_state;
 mod txn;
+mod txn_keys;
 mod verify;
 mod write;
 

@@ -74,7 +74,7 @@ impl<E: Env, N: Namespace> Context<'_, E, N> {
     async fn update<R>(
         &mut self,
         keys: &[&[u8]],
-        change: impl FnOnce(&mut Update<'_>) -> R,
+        change: impl FnOnce(&mut Update<'_, '_>) -> R,
     ) -> Result<R, Failure> {
         let (result, commit) =
             self.server.keyspace.update(self.database(), keys, self.now, self.client.id, change).await?;

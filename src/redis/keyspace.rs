@@ -214,7 +214,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         }
         let keys: Vec<&[u8]> = keys.collect();
         let mut expired = false;
-        let all = |update: &mut Update<'_>| {
+        let all = |update: &mut Update<'_, '_>| {
             for index in 0..keys.len() {
                 let live = update.get(index);
                 self.count(|stats| if live.is_some() { stats.hits += 1 } else { stats.misses += 1 });
@@ -243,7 +243,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         keys: &[&[u8]],
         now: UnixMs,
         writer: u64,
-        change: impl FnOnce(&mut Update<'_>) -> R,
+        change: impl FnOnce(&mut Update<'_, '_>) -> R,
     ) -> Result<(R, Commit)> {
         let tree = &self.trees[database];
         let long_keys: Vec<Cow<'_, [u8]>>;
@@ -258,7 +258,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         let mut earliest = UnixMs::MAX;
         let mut deleted_expired = 0;
         let mut changed = None;
-        let run = |txn: &mut Txn| {
+        let run = |txn: &mut Txn<'_>| {
             let scratch = self.scratch.take();
             let mut update = Update {
                 txn,
@@ -499,8 +499,8 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Keyspace<E, N> {
 }
 
 /// An atomic change to some keys of a database, each called by its index among them.
-pub struct Update<'a> {
-    txn: &'a mut Txn,
+pub struct Update<'a, 't> {
+    txn: &'a mut Txn<'t>,
     keys: &'a [&'a [u8]],
     scratch: Vec<u8>,
     now: UnixMs,
@@ -513,10 +513,10 @@ pub struct Update<'a> {
     corrupt: Option<usize>,
 }
 
-impl Update<'_> {
+impl Update<'_, '_> {
     /// What a key holds.
     pub fn get(&mut self, index: usize) -> Option<Entry<'_>> {
-        let entry = Entry::decode(self.txn.get(index)?);
+        let entry = Entry::decode(self.txn.get_at(index)?);
         if entry.is_none() {
             self.corrupt = Some(index);
         }
@@ -534,7 +534,7 @@ impl Update<'_> {
         self.note_change(index);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         let key_rest = key_rest(self.keys[index]);
-        self.txn.put_parts(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, value]);
+        self.txn.put_parts_at(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, value]);
     }
 
     /// Sets a key to what `write` appends to its buffer, given the present value; until
@@ -546,13 +546,14 @@ impl Update<'_> {
         write: impl FnOnce(&mut Vec<u8>, Option<&[u8]>),
     ) {
         self.note_change(index);
-        let present = self.txn.get(index).and_then(Entry::decode);
+        let present = self.txn.get_at(index).and_then(Entry::decode);
         let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
         self.scratch.clear();
         write(&mut self.scratch, present);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         let key_rest = key_rest(self.keys[index]);
-        self.txn.put_parts(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, &self.scratch]);
+        self.txn
+            .put_parts_at(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, &self.scratch]);
     }
 
     /// Changes when a key expires, if it is there.
@@ -567,7 +568,7 @@ impl Update<'_> {
     /// Deletes a key; returns whether it was there. Works also if its value cannot be understood.
     pub fn delete(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
-        let deleted = self.txn.delete(index);
+        let deleted = self.txn.delete_at(index);
         if deleted {
             self.note_change(index);
         }
@@ -577,7 +578,7 @@ impl Update<'_> {
 
     /// Whether a key is there and its time has come.
     fn is_expired(&self, index: usize) -> bool {
-        let entry = self.txn.get(index).and_then(Entry::decode);
+        let entry = self.txn.get_at(index).and_then(Entry::decode);
         entry.is_some_and(|entry| !entry.is_live(self.now))
     }
 
@@ -585,7 +586,7 @@ impl Update<'_> {
     fn delete_if_expired(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
         if expired {
-            self.txn.delete(index);
+            self.txn.delete_at(index);
             self.note_change(index);
             self.expired += 1;
         }
@@ -593,7 +594,7 @@ impl Update<'_> {
     }
 }
 
-impl std::fmt::Debug for Update<'_> {
+impl std::fmt::Debug for Update<'_, '_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Update").field("now", &self.now).finish_non_exhaustive()
     }

@@ -159,7 +159,7 @@ impl<E: Env, N: Namespace> Db<E, N> {
         &self,
         keys: &[(&Tree<E, N>, &[u8])],
         options: WriteOptions,
-        run: impl FnOnce(&mut Txn) -> R,
+        run: impl FnOnce(&mut Txn<'_>) -> R,
     ) -> Result<R> {
         let (result, commit) = self.apply(keys, options, run).await?;
         self.wait(commit).await?;
@@ -177,7 +177,7 @@ impl<E: Env, N: Namespace> Db<E, N> {
         &self,
         keys: &[(&Tree<E, N>, &[u8])],
         options: WriteOptions,
-        run: impl FnOnce(&mut Txn) -> R,
+        run: impl FnOnce(&mut Txn<'_>) -> R,
     ) -> Result<(R, Commit)> {
         if let [(tree, key)] = keys {
             return self.shared.transact(&[(tree.parts().1, key)], options, run).await;

@@ -18,7 +18,7 @@ use crate::error::Result;
 /// A named tree of a [`Db`]. Cheap to clone; belongs to the core of its store.
 pub struct Tree<E = RtEnv, N = AnyNamespace> {
     db: Db<E, N>,
-    id: u32,
+    pub(super) id: u32,
 }
 
 impl<E, N> Clone for Tree<E, N> {

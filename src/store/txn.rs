@@ -1,5 +1,6 @@
 //! Transactions: several keys, in any trees, read and changed in one step.
 
+use std::cell::OnceCell;
 use std::collections::HashMap;
 use std::ops::Range;
 use std::rc::Rc;
@@ -16,16 +17,19 @@ use super::write::{Commit, Obstacle, Patience, TIDIED_AT_ONCE};
 use crate::block::Namespace;
 use crate::error::Result;
 
-/// The view of a transaction's closure: the declared keys, by their index, and what was written to
-/// them so far.
+/// The view of a transaction's closure: the declared keys, and what was written to them so far.
 ///
-/// Nothing that it says reaches the store before the closure has returned; then all of it does, or
-/// nothing.
+/// A key is named by its tree and itself; the methods that end in `_at` take its index in the list of
+/// declared keys instead. Nothing that the closure writes reaches the store before it has returned; then
+/// all of it does, or nothing.
 ///
 /// # Panics
 ///
-/// Its methods panic for an index beyond the declared keys.
-pub struct Txn {
+/// Its methods panic for a key that was not declared.
+pub struct Txn<'a> {
+    keys: &'a [(u32, &'a [u8])],
+    /// Where each key is, made when a key of many is first asked for.
+    index: OnceCell<HashMap<(u32, &'a [u8]), usize>>,
     bases: Vec<Base>,
     /// For each index, the first index of the same key; empty if no key was declared twice.
     aliases: Vec<usize>,
@@ -65,7 +69,7 @@ enum Write {
     Delete,
 }
 
-impl Txn {
+impl Txn<'_> {
     /// How many keys were declared.
     pub fn len(&self) -> usize {
         self.bases.len()
@@ -76,8 +80,22 @@ impl Txn {
         self.bases.is_empty()
     }
 
+    /// Which of the declared keys `key` of the tree with the number `tree` is.
+    pub(super) fn index_of(&self, tree: u32, key: &[u8]) -> usize {
+        /// So few are compared one by one.
+        const FEW: usize = 16;
+        let wanted = (tree, key);
+        let found = if self.keys.len() <= FEW {
+            self.keys.iter().position(|declared| *declared == wanted)
+        } else {
+            let places = || self.keys.iter().enumerate().rev().map(|(at, key)| (*key, at)).collect();
+            self.index.get_or_init(places).get(&wanted).copied()
+        };
+        found.unwrap_or_else(|| panic!("a transaction uses only keys that it declared, but not {key:?}"))
+    }
+
     /// The value of key `index` as this transaction sees it.
-    pub fn get(&self, index: usize) -> Option<&[u8]> {
+    pub fn get_at(&self, index: usize) -> Option<&[u8]> {
         let index = self.canonical(index);
         match &self.writes[index] {
             Write::Put(range) => Some(&self.staged[range.clone()]),
@@ -87,7 +105,7 @@ impl Txn {
     }
 
     /// Whether key `index` is there, as this transaction sees it.
-    pub fn contains(&self, index: usize) -> bool {
+    pub fn contains_at(&self, index: usize) -> bool {
         let index = self.canonical(index);
         match &self.writes[index] {
             Write::Put(_) => true,
@@ -97,12 +115,12 @@ impl Txn {
     }
 
     /// Puts `value` at key `index`.
-    pub fn put(&mut self, index: usize, value: &[u8]) {
-        self.put_parts(index, &[value]);
+    pub fn put_at(&mut self, index: usize, value: &[u8]) {
+        self.put_parts_at(index, &[value]);
     }
 
     /// Puts the concatenation of `parts` at key `index`.
-    pub fn put_parts(&mut self, index: usize, parts: &[&[u8]]) {
+    pub fn put_parts_at(&mut self, index: usize, parts: &[&[u8]]) {
         let index = self.canonical(index);
         let start = self.staged.len();
         parts.iter().for_each(|part| self.staged.extend_from_slice(part));
@@ -110,8 +128,8 @@ impl Txn {
     }
 
     /// Deletes key `index`; returns whether it was there.
-    pub fn delete(&mut self, index: usize) -> bool {
-        let was_there = self.contains(index);
+    pub fn delete_at(&mut self, index: usize) -> bool {
+        let was_there = self.contains_at(index);
         let index = self.canonical(index);
         self.writes[index] = Write::Delete;
         was_there
@@ -154,7 +172,7 @@ impl Base {
     }
 }
 
-impl std::fmt::Debug for Txn {
+impl std::fmt::Debug for Txn<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Txn").field("keys", &self.bases.len()).finish_non_exhaustive()
     }
@@ -203,7 +221,7 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         &self,
         keys: &[(u32, &[u8])],
         options: WriteOptions,
-        run: impl FnOnce(&mut Txn) -> R,
+        run: impl FnOnce(&mut Txn<'_>) -> R,
     ) -> Result<(R, Commit)> {
         self.tidy(TIDIED_AT_ONCE).await;
         let aliases = find_aliases(keys);
@@ -211,7 +229,7 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         let Scratch { mut bases, mut writes, list, staged } = self.scratch.take();
         self.resolve(keys, &mut bases, &mut pins).await?;
         writes.resize(keys.len(), Write::None);
-        let mut txn = Txn { writes, bases, aliases, staged };
+        let mut txn = Txn { keys, index: OnceCell::new(), writes, bases, aliases, staged };
         let result = run(&mut txn);
         // From here to the log nothing else runs, unless space is short: then no other write is let
         // in.

@@ -42,8 +42,8 @@ fn steady_state_allocates_next_to_nothing() {
         let before = allocations();
         for number in 0..OPERATIONS {
             db.transact(&[(&tree, key(number))], WriteOptions::NONE, |txn| {
-                assert_eq!(txn.get(0).map(<[u8]>::len), Some(3));
-                txn.put(0, b"ghi");
+                assert_eq!(txn.get_at(0).map(<[u8]>::len), Some(3));
+                txn.put_at(0, b"ghi");
             })
             .await
             .expect("applies");

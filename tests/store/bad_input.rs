@@ -318,8 +318,8 @@ fn a_full_namespace_refuses_writes_and_recovers_when_space_returns() {
         let keys = [(&tree, &b"a"[..]), (&tree, &b"b"[..])];
         let refused = db
             .transact(&keys, WriteOptions::NONE, |txn| {
-                txn.put(0, &[1; 2000]);
-                txn.put(1, &vec![1; 1 << 20]);
+                txn.put_at(0, &[1; 2000]);
+                txn.put_at(1, &vec![1; 1 << 20]);
             })
             .await;
         assert_eq!(refused.expect_err("full").kind(), ErrorKind::NoSpace);
@@ -332,7 +332,7 @@ fn a_full_namespace_refuses_writes_and_recovers_when_space_returns() {
             assert!(tree.delete_with(&key(number), WriteOptions::NONE).await.expect("deletes"));
         }
         tree.put(b"large", &vec![1; 1 << 20]).await.expect("there is room");
-        db.transact(&keys, WriteOptions::SYNC, |txn| txn.put(0, b"works")).await.expect("there is room");
+        db.transact(&keys, WriteOptions::SYNC, |txn| txn.put_at(0, b"works")).await.expect("there is room");
         assert!(db.verify().await.expect("runs").is_clean());
         db.close().await.expect("closes");
         let (_db, tree) = open(&env, &disk).await;
@@ -476,7 +476,8 @@ fn requests_beyond_the_limits_are_refused() {
         assert_eq!(tree.get(&too_long).await.expect("reads"), None);
         let too_large = vec![0; MAX_VALUE_BYTES + 1];
         assert_eq!(tree.put(b"k", &too_large).await.expect_err("too large").kind(), ErrorKind::InvalidInput);
-        let refused = db.transact(&[(&tree, b"k")], WriteOptions::SYNC, |txn| txn.put(0, &too_large)).await;
+        let refused =
+            db.transact(&[(&tree, b"k")], WriteOptions::SYNC, |txn| txn.put_at(0, &too_large)).await;
         assert_eq!(refused.expect_err("too large").kind(), ErrorKind::InvalidInput);
         assert_eq!(
             db.tree(&"n".repeat(MAX_TREE_NAME_BYTES + 1)).expect_err("too long").kind(),
@@ -489,13 +490,17 @@ fn requests_beyond_the_limits_are_refused() {
         // A record larger than a quarter of the log goes to a place of its own.
         let names: Vec<_> = (0..200u32).map(u32::to_be_bytes).collect();
         let keys: Vec<_> = names.iter().map(|name| (&tree, &name[..])).collect();
-        db.transact(&keys, WriteOptions::SYNC, |txn| (0..200).for_each(|index| txn.put(index, &[0; 1000])))
-            .await
-            .expect("fits");
+        db.transact(&keys, WriteOptions::SYNC, |txn| {
+            (0..200).for_each(|index| txn.put_at(index, &[0; 1000]))
+        })
+        .await
+        .expect("fits");
         // So do large values.
-        db.transact(&keys, WriteOptions::SYNC, |txn| (0..200).for_each(|index| txn.put(index, &[0; 4000])))
-            .await
-            .expect("fits");
+        db.transact(&keys, WriteOptions::SYNC, |txn| {
+            (0..200).for_each(|index| txn.put_at(index, &[0; 4000]))
+        })
+        .await
+        .expect("fits");
         assert_eq!(tree.len(), 201);
     });
 }

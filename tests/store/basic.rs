@@ -65,15 +65,15 @@ fn a_transaction_sees_its_own_writes_and_applies_all_or_nothing() {
         let keys = [(&a, &b"one"[..]), (&b, &b"two"[..]), (&a, &b"one"[..]), (&b, &b"none"[..])];
         let result = db
             .transact(&keys, WriteOptions::SYNC, |txn| {
-                assert_eq!((txn.len(), txn.get(0), txn.get(1)), (4, Some(&b"1"[..]), None));
-                assert!(txn.contains(0) && !txn.contains(1));
-                txn.put_parts(1, &[b"left", b"-", b"right"]);
-                assert_eq!(txn.get(1), Some(&b"left-right"[..]));
+                assert_eq!((txn.len(), txn.get_at(0), txn.get_at(1)), (4, Some(&b"1"[..]), None));
+                assert!(txn.contains_at(0) && !txn.contains_at(1));
+                txn.put_parts_at(1, &[b"left", b"-", b"right"]);
+                assert_eq!(txn.get_at(1), Some(&b"left-right"[..]));
                 // The same key declared twice is one key.
-                txn.put(2, b"2");
-                assert_eq!(txn.get(0), Some(&b"2"[..]));
-                assert!(txn.delete(0) && !txn.delete(2) && !txn.contains(2));
-                assert!(!txn.delete(3));
+                txn.put_at(2, b"2");
+                assert_eq!(txn.get_at(0), Some(&b"2"[..]));
+                assert!(txn.delete_at(0) && !txn.delete_at(2) && !txn.contains_at(2));
+                assert!(!txn.delete_at(3));
                 "result"
             })
             .await
@@ -86,10 +86,10 @@ fn a_transaction_sees_its_own_writes_and_applies_all_or_nothing() {
         // Nothing to write: the log is not touched.
         let (value, commit) = db
             .apply(&keys, WriteOptions::SYNC, |txn| {
-                txn.put(0, b"x");
+                txn.put_at(0, b"x");
                 txn.discard();
-                txn.delete(3);
-                txn.get(1).map(<[u8]>::len)
+                txn.delete_at(3);
+                txn.get_at(1).map(<[u8]>::len)
             })
             .await
             .expect("applies");
@@ -124,7 +124,7 @@ fn durability_is_what_was_asked_for() {
         db.flush().await.expect("works");
         assert_eq!(db.durable_lsn(), 3);
         let (_, commit) = db
-            .apply(&[(&tree, &b"k"[..])], WriteOptions::SYNC, |txn| txn.put(0, b"4"))
+            .apply(&[(&tree, &b"k"[..])], WriteOptions::SYNC, |txn| txn.put_at(0, b"4"))
             .await
             .expect("applies");
         assert_eq!((commit, db.durable_lsn()), (Commit { lsn: 4, wait: true }, 3));
@@ -203,10 +203,10 @@ fn transfer_between_accounts(disk_options: DiskOptions) {
                 let (from, to) = (key(env_of_task.random()), key(env_of_task.random()));
                 let keys = [(&tree, from.as_slice()), (&tree, to.as_slice())];
                 let move_one = tree.db().transact(&keys, WriteOptions::NONE, |txn| {
-                    let less = number(txn.get(0)) - 1;
-                    txn.put(0, &less.to_le_bytes());
-                    let more = number(txn.get(1)) + 1;
-                    txn.put(1, &more.to_le_bytes());
+                    let less = number(txn.get_at(0)) - 1;
+                    txn.put_at(0, &less.to_le_bytes());
+                    let more = number(txn.get_at(1)) + 1;
+                    txn.put_at(1, &more.to_le_bytes());
                 });
                 move_one.await.expect("applies");
                 env_of_task.sleep(Duration::from_micros(env_of_task.random() % 1000)).await;
@@ -355,8 +355,8 @@ fn large_transactions_at_once_do_not_outgrow_the_log() {
                 let tree = db.tree("t").expect("valid");
                 let keys: Vec<Vec<u8>> = (0..120u8).map(|key| vec![task, key]).collect();
                 let declared: Vec<_> = keys.iter().map(|key| (&tree, key.as_slice())).collect();
-                let put_all = |txn: &mut boson::store::Txn| {
-                    (0..txn.len()).for_each(|index| txn.put(index, &[task; 2_000]));
+                let put_all = |txn: &mut boson::store::Txn<'_>| {
+                    (0..txn.len()).for_each(|index| txn.put_at(index, &[task; 2_000]));
                 };
                 db.transact(&declared, WriteOptions::SYNC, put_all).await.expect("there is room");
                 finished.set(finished.get() + 1);
@@ -368,5 +368,47 @@ fn large_transactions_at_once_do_not_outgrow_the_log() {
         let db = Db::open_on(env.clone(), disk, options()).await.expect("opens");
         assert_eq!(db.tree("t").expect("valid").len(), 1 + 32 * 120);
         assert!(db.verify().await.expect("runs").is_clean());
+    });
+}
+
+/// Few declared keys are looked for one by one, many in an index.
+#[test]
+fn a_transaction_names_its_trees_and_keys() {
+    boson::run(async {
+        let db = Db::open("mem:64M").await.expect("a store in memory");
+        let (fruit, nuts) = (db.tree("fruit").expect("room"), db.tree("nuts").expect("room"));
+        for keys in [2, 100] {
+            let names: Vec<String> = (0..keys).map(|number| format!("key {number}")).collect();
+            let declared: Vec<_> =
+                names.iter().flat_map(|name| [(&fruit, name.as_bytes()), (&nuts, name.as_bytes())]).collect();
+            let put = |txn: &mut boson::store::Txn<'_>| {
+                for name in &names {
+                    txn.put(&nuts, name.as_bytes(), b"nut");
+                    txn.put(&fruit, name.as_bytes(), name.as_bytes());
+                }
+                txn.get(&nuts, b"key 1").map(<[u8]>::to_vec)
+            };
+            let seen = db.transact(&declared, WriteOptions::default(), put).await.expect("it works");
+            assert_eq!(seen.as_deref(), Some(&b"nut"[..]));
+            assert_eq!(fruit.get(b"key 1").await.expect("it works").as_deref(), Some(&b"key 1"[..]));
+            let delete = |txn: &mut boson::store::Txn<'_>| {
+                let there = txn.delete(&fruit, b"key 0");
+                (there, txn.contains(&fruit, b"key 0"), txn.contains(&nuts, b"key 0"))
+            };
+            let deleted = db.transact(&declared, WriteOptions::default(), delete).await.expect("it works");
+            assert_eq!(deleted, (true, false, true));
+        }
+        db.close().await.expect("it closes");
+    });
+}
+
+#[test]
+#[should_panic(expected = "only keys that it declared")]
+fn a_transaction_refuses_a_key_that_it_did_not_declare() {
+    boson::run(async {
+        let db = Db::open("mem:64M").await.expect("a store in memory");
+        let tree = db.tree("tree").expect("room");
+        let read = |txn: &mut boson::store::Txn<'_>| txn.get(&tree, b"other").is_some();
+        drop(db.transact(&[(&tree, &b"one"[..])], WriteOptions::default(), read).await);
     });
 }

@@ -169,13 +169,13 @@ async fn client(
                 let keys = [(&trees[0], key.as_slice()), (&trees[1], key.as_slice()), (&trees[tree], &other)];
                 let pushed = Cell::new(0);
                 let applied = db.apply(&keys, options, |txn| {
-                    txn.put(0, &value);
-                    txn.put(1, &value);
+                    txn.put_at(0, &value);
+                    txn.put_at(1, &value);
                     let mut changes = vec![
                         Change::Put(0, key.clone(), value.clone()),
                         Change::Put(1, key.clone(), value.clone()),
                     ];
-                    if txn.delete(2) {
+                    if txn.delete_at(2) {
                         changes.push(Change::Delete(tree, other.clone()));
                     }
                     pushed.set(history.borrow_mut().push(&env, durability, changes, false));
@@ -193,7 +193,7 @@ async fn client(
                 let keys: Vec<_> = names.iter().map(|name| (&trees[tree], name.as_slice())).collect();
                 let pushed = Cell::new(0);
                 let applied = db.apply(&keys, options, |txn| {
-                    (0..names.len()).for_each(|index| txn.put(index, &value));
+                    (0..names.len()).for_each(|index| txn.put_at(index, &value));
                     let changes =
                         names.iter().map(|name| Change::Put(tree, name.clone(), value.clone())).collect();
                     pushed.set(history.borrow_mut().push(&env, durability, changes, false));

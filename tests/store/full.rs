@@ -61,8 +61,9 @@ async fn free(db: &TestDb, tree: &TestTree, model: &mut Model, random: &mut StdR
             let count = random.random_range(2..=model.len());
             let doomed: Vec<Vec<u8>> = model.keys().cloned().choose_multiple(random, count);
             let keys: Vec<_> = doomed.iter().map(|key| (tree, key.as_slice())).collect();
-            let deleted = db
-                .transact(&keys, DIVISIBLE, |txn| (0..keys.len()).filter(|&index| txn.delete(index)).count());
+            let deleted = db.transact(&keys, DIVISIBLE, |txn| {
+                (0..keys.len()).filter(|&index| txn.delete_at(index)).count()
+            });
             assert_eq!(deleted.await.expect("a delete of many keys"), count);
             doomed.iter().for_each(|key| {
                 model.remove(key);
@@ -81,7 +82,7 @@ async fn free(db: &TestDb, tree: &TestTree, model: &mut Model, random: &mut StdR
         4 => {
             let len = model[&some_key];
             let keys = [(tree, some_key.as_slice())];
-            let written = db.transact(&keys, WriteOptions::default(), |txn| txn.put(0, &vec![3; len / 2]));
+            let written = db.transact(&keys, WriteOptions::default(), |txn| txn.put_at(0, &vec![3; len / 2]));
             written.await.expect("a transaction that halves a value");
             model.insert(some_key, len / 2);
             "a transaction that halves a value".to_owned()

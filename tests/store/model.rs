@@ -124,18 +124,18 @@ async fn swap(db: &TestDb, tree: &TestTree, model: &mut Model, [a, b, delete]: [
     let keys = [(tree, a.as_slice()), (tree, b.as_slice()), (tree, delete.as_slice())];
     let seen = db
         .transact(&keys, WriteOptions::NONE, |txn| {
-            let seen = (txn.get(0).map(<[u8]>::to_vec), txn.get(1).map(<[u8]>::to_vec));
+            let seen = (txn.get_at(0).map(<[u8]>::to_vec), txn.get_at(1).map(<[u8]>::to_vec));
             match &seen.1 {
-                Some(value) => txn.put(0, value),
-                None => drop(txn.delete(0)),
+                Some(value) => txn.put_at(0, value),
+                None => drop(txn.delete_at(0)),
             }
             match &seen.0 {
-                Some(value) => txn.put(1, value),
-                None => drop(txn.delete(1)),
+                Some(value) => txn.put_at(1, value),
+                None => drop(txn.delete_at(1)),
             }
-            let there = txn.get(2).is_some();
-            assert_eq!(txn.delete(2), there);
-            assert_eq!(txn.get(2), None);
+            let there = txn.get_at(2).is_some();
+            assert_eq!(txn.delete_at(2), there);
+            assert_eq!(txn.get_at(2), None);
             seen
         })
         .await

@@ -40,8 +40,8 @@ fn puts_and_gets_per_second() {
         let start = Instant::now();
         for key in &keys {
             db.transact(&[(&tree, key)], WriteOptions::NONE, |txn| {
-                let next = txn.get(0).map_or(0, <[u8]>::len) % 7;
-                txn.put(0, &b"yyyyyyy"[..next]);
+                let next = txn.get_at(0).map_or(0, <[u8]>::len) % 7;
+                txn.put_at(0, &b"yyyyyyy"[..next]);
             })
             .await
             .expect("applies");

@@ -83,7 +83,7 @@ pub(super) async fn expire<E: Env, N: Namespace>(
         .and_then(|amount| amount.checked_add(origin))
         .ok_or_else(|| invalid_expire_time(name))?;
     let key = &request[1];
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let Some(entry) = update.get(0) else { return false };
         if !conditions.allow(entry.expires_at, expires_at) {
             return false;
@@ -127,7 +127,7 @@ pub(super) async fn persist<E: Env, N: Namespace>(
     request: Request<'_>,
 ) -> Outcome {
     let key = &request[1];
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let volatile = update.get(0).is_some_and(|entry| entry.expires_at.is_some());
         if volatile {
             update.set_expiry(0, None);

@@ -23,7 +23,7 @@ pub(super) async fn delete<E: Env, N: Namespace>(
     let (database, now) = (ctx.database(), ctx.now);
     let keyspace = &ctx.server.keyspace;
     let delete_all =
-        |update: &mut Update<'_>| (1..request.len()).filter(|index| update.delete(index - 1)).count();
+        |update: &mut Update<'_, '_>| (1..request.len()).filter(|index| update.delete(index - 1)).count();
     let (deleted, commit) = if request.len() == 2 {
         keyspace.update(database, &[&request[1]], now, ctx.client.id, delete_all).await?
     } else {
@@ -64,7 +64,7 @@ pub(super) async fn rename<E: Env, N: Namespace>(
     only_if_absent: bool,
 ) -> Outcome {
     let (from, to) = (&request[1], &request[2]);
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let Some(entry) = update.get(0) else { return Err(Failure::text("ERR no such key")) };
         if from == to {
             return Ok(false);

@@ -123,7 +123,7 @@ async fn store<E: Env, N: Namespace>(
         ctx.commit(commit);
         return Ok(());
     }
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let present = update.get(0);
         let (found, kept) = (present.is_some(), present.and_then(|entry| entry.expires_at));
         if options.get {
@@ -183,7 +183,7 @@ pub(super) async fn getdel<E: Env, N: Namespace>(
     let key = &request[1];
     let database = ctx.database();
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         bulk_or_null(replies, update.get(0));
         update.delete(0);
     };
@@ -203,7 +203,7 @@ pub(super) async fn getex<E: Env, N: Namespace>(
     let key = &request[1];
     let (database, now) = (ctx.database(), ctx.now);
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let Some(entry) = update.get(0) else {
             replies.null();
             return Ok(());
@@ -253,7 +253,7 @@ async fn set_all<E: Env, N: Namespace>(
         return Err(Failure::quoting("ERR wrong number of arguments for '", name.as_bytes(), "' command"));
     }
     let keys: Vec<&[u8]> = request.iter_from(1).step_by(2).collect();
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         if only_if_absent && (0..keys.len()).any(|index| update.get(index).is_some()) {
             return false;
         }
@@ -280,7 +280,7 @@ pub(super) async fn increment<E: Env, N: Namespace>(
     key: &[u8],
     amount: i64,
 ) -> Outcome {
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let present = update.get(0);
         let value = present.map_or(Some(0), |entry| parse_i64(entry.value)).ok_or(Failure::NOT_AN_INTEGER)?;
         let expires_at = present.and_then(|entry| entry.expires_at);
@@ -301,7 +301,7 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
     let key = &request[1];
     let database = ctx.database();
     let replies = &mut *ctx.replies;
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let present = update.get(0);
         let value = present.map_or(Some(Extended::ZERO), |entry| Extended::parse(entry.value));
         let expires_at = present.and_then(|entry| entry.expires_at);
@@ -328,7 +328,7 @@ pub(super) async fn append<E: Env, N: Namespace>(
 ) -> Outcome {
     let (key, tail) = (&request[1], &request[2]);
     let max_len = ctx.server.limits.get().bulk_bytes;
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let present = update.get(0);
         let expires_at = present.and_then(|entry| entry.expires_at);
         let len = present.map_or(0, |entry| entry.value.len()).saturating_add(tail.len());
@@ -357,7 +357,7 @@ pub(super) async fn setrange<E: Env, N: Namespace>(
         return strlen(ctx, request).await;
     }
     let end = check_len(ctx, offset.checked_add(part.len()))?;
-    let change = |update: &mut Update<'_>| {
+    let change = |update: &mut Update<'_, '_>| {
         let present = update.get(0);
         let expires_at = present.and_then(|entry| entry.expires_at);
         let len = present.map_or(0, |entry| entry.value.len()).max(end);
