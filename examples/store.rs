@@ -8,8 +8,7 @@ fn main() -> boson::Result<()> {
 
 async fn run() -> boson::Result<()> {
     // The same program runs on `blk:/dev/nvme0n1` or `mem:1G`.
-    let mut options = Options::default();
-    options.durability = Durability::Sync;
+    let options = Options { durability: Durability::Sync, ..Options::default() };
     let db = Db::open_with("file:example.boson", options).await?;
 
     let visits = db.tree("visits")?;

@@ -2,8 +2,8 @@
 
 mod address;
 mod any;
+mod kernel;
 mod memory;
-mod uring;
 
 use std::future::Future;
 
@@ -12,8 +12,8 @@ use crate::mem::DmaBuf;
 
 pub use address::{NamespaceAddress, parse_size};
 pub use any::AnyNamespace;
+pub use kernel::KernelNamespace;
 pub use memory::MemoryNamespace;
-pub use uring::UringNamespace;
 
 /// What a namespace can do and how it wants to be used. Sizes are in bytes.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -53,6 +53,7 @@ pub mod blocking;
 pub mod compat;
 pub mod error;
 mod fork;
+mod kernel;
 pub mod mem;
 pub mod net;
 pub mod observe;

@@ -24,10 +24,8 @@
 //! [`TcpStream::connect_on`], [`UdpSocket::bind_on`]. See [`Net::current`] for programs with
 //! several cores.
 
-mod accept;
 pub mod address;
 pub mod device;
-mod dropped;
 mod kernel;
 mod of_core;
 mod open;

@@ -7,6 +7,7 @@
 //! | module | what |
 //! |---|---|
 //! | `ops` | operations as futures, which own their buffers until the kernel is done: the seam to the rooms above |
+//! | `feed`, `fixed_file`, `polled_device` | what an io_uring adds to them, where there is one: multishot requests, registered files, polled devices |
 //! | `signal` | signals of the process as something a task awaits |
 //! | `current` | the reactor of the core that the thread is inside of |
 //! | this file | [`Reactor`]: io_uring, epoll, or none in a simulation |
@@ -17,11 +18,14 @@
 pub(crate) mod current;
 pub(crate) mod doorbell;
 mod epoll;
+mod feed;
+mod fixed_file;
 pub(crate) mod ops;
 pub(crate) mod patience;
+mod polled_device;
 pub(crate) mod pool;
 mod signal;
-pub(crate) mod uring;
+mod uring;
 
 use std::os::fd::RawFd;
 use std::rc::Rc;
@@ -35,9 +39,12 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mem::{Arena, PageKind};
 use crate::time::Instant;
 
-pub(crate) use current::Attachment;
+pub(crate) use current::{Attachment, is_simulated, may_call_directly, ring_features, ring_has};
 use doorbell::Doorbell;
+pub(crate) use feed::{Arrival, CHUNK_BYTES, Chunk, Feed};
+pub(crate) use fixed_file::FixedFile;
 use patience::Patience;
+pub(crate) use polled_device::PolledDevice;
 use pool::Pool;
 pub use signal::{Signal, Signals};
 pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};

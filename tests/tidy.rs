@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layers from the bottom up; a module may use those of lower rank, and itself.
-const LAYERS: [(&str, u32); 19] = [
+const LAYERS: [(&str, u32); 20] = [
     ("error", 0),
     ("sys", 0),
     ("time", 0),
@@ -15,16 +15,20 @@ const LAYERS: [(&str, u32); 19] = [
     ("rt", 3),
     ("sync", 4),
     ("thread", 4),
-    ("net", 5),
-    ("block", 5),
-    ("observe", 6),
-    ("blocking", 6),
-    ("compat", 6),
-    ("store", 6),
-    ("redis", 7),
-    ("sim", 8),
-    ("bin", 9),
+    ("kernel", 5),
+    ("net", 6),
+    ("block", 6),
+    ("observe", 7),
+    ("blocking", 7),
+    ("compat", 7),
+    ("store", 7),
+    ("redis", 8),
+    ("sim", 9),
+    ("bin", 10),
 ];
+
+/// The only rooms that may know how a core does its I/O; the others have the types of `kernel`.
+const KNOW_THE_REACTOR: [&str; 3] = ["reactor", "rt", "kernel"];
 
 /// The most files that may import each other in a circle. Such files are one idea.
 const MAX_CIRCLE: usize = 8;
@@ -110,6 +114,13 @@ fn layers_point_down() {
                 {
                     problems.push(format!(
                         "{}:{}: `{own}` uses `{used}`, which is not below it",
+                        source.path,
+                        number + 1
+                    ));
+                }
+                if used == "reactor" && !KNOW_THE_REACTOR.contains(&own) {
+                    problems.push(format!(
+                        "{}:{}: `{own}` uses `reactor`: use `kernel`, or what `rt` has",
                         source.path,
                         number + 1
                     ));

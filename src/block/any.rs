@@ -1,6 +1,6 @@
 //! Whichever kind of namespace an address names.
 
-use super::{MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo, UringNamespace};
+use super::{KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo};
 use crate::error::{BufError, Result};
 use crate::mem::DmaBuf;
 
@@ -13,7 +13,7 @@ pub enum AnyNamespace {
     /// `mem:`
     Memory(MemoryNamespace),
     /// `file:` and `blk:`
-    Uring(UringNamespace),
+    Uring(KernelNamespace),
 }
 
 impl AnyNamespace {
@@ -21,18 +21,18 @@ impl AnyNamespace {
     ///
     /// # Errors
     ///
-    /// As for [`MemoryNamespace::new`], [`UringNamespace::open_file`] and
-    /// [`UringNamespace::open_block_device`].
+    /// As for [`MemoryNamespace::new`], [`KernelNamespace::open_file`] and
+    /// [`KernelNamespace::open_block_device`].
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
         match address {
             NamespaceAddress::Memory { size_bytes } => {
                 MemoryNamespace::new(address.to_string(), *size_bytes, MEMORY_BLOCK_BYTES).map(Self::Memory)
             }
             NamespaceAddress::File { path, size_bytes } => {
-                UringNamespace::open_file(path, *size_bytes).await.map(Self::Uring)
+                KernelNamespace::open_file(path, *size_bytes).await.map(Self::Uring)
             }
             NamespaceAddress::Block { path } => {
-                UringNamespace::open_block_device(path).await.map(Self::Uring)
+                KernelNamespace::open_block_device(path).await.map(Self::Uring)
             }
         }
     }

@@ -37,8 +37,9 @@ pub struct Arena(ArenaHandle);
 pub(super) struct ArenaHandle(Rc<ArenaShared>);
 
 struct ArenaShared {
-    /// Every arena and [`DmaBuf`] over it holds the `Rc` that this is in, so none is left when it goes.
-    /// [`Arena::region`] gives out a bare address; its contract makes the user of that hold a clone.
+    /// Every arena and [`DmaBuf`] over it holds the `Rc` that this is in, so none is left when it
+    /// goes. [`Arena::region`] gives out a bare address; its contract makes the user of that hold a
+    /// clone.
     mapping: Mapping,
     state: RefCell<ArenaState>,
 }

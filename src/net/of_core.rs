@@ -20,6 +20,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use super::address::NetAddress;
 use super::{Net, NetConfig};
 use crate::error::{Error, ErrorKind, Result};
+use crate::kernel::is_simulated;
 use crate::rt::CoreLocal;
 
 const NET_VARIABLE: &str = "BOSON_NET";
@@ -97,7 +98,7 @@ impl Drop for QueuePair {
 }
 
 fn from_environment() -> Result<Network> {
-    let value = if crate::reactor::current::is_simulated() { None } else { env::var_os(NET_VARIABLE) };
+    let value = if is_simulated() { None } else { env::var_os(NET_VARIABLE) };
     let Some(value) = value.filter(|value| !value.is_empty()) else {
         return Ok(Network { net: Net::kernel(), _queue_pair: None });
     };

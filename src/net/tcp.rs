@@ -9,12 +9,13 @@ use std::rc::Rc;
 use std::task::{Context, Poll};
 
 use super::device::PacketDevice;
-use super::kernel::{Addresses, KernelListener, KernelStream};
+use super::kernel::{self, Addresses, KernelListener};
 use super::remote::RemoteStream;
 use super::resolve::{ToSocketAddrs, try_each};
 use super::stack::{Stack, StackConfig, StackListener, StackStream};
 use super::transfer::{self, Given, GivenBack, Transferred};
 use crate::error::{BufError, BufResult, Error, Result, with_buf};
+use crate::kernel::Stream;
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
 
@@ -189,7 +190,7 @@ pub struct TcpStream(StreamKind);
 #[derive(Debug)]
 enum StreamKind {
     /// Its addresses are boxed: each move of the stream would copy them.
-    Kernel(KernelStream, Box<Addresses>),
+    Kernel(Stream, Box<Addresses>),
     Stack(StackStream),
     /// Of another core.
     Remote(Box<RemoteStream>),
@@ -246,7 +247,7 @@ impl TcpStream {
     pub async fn connect_on(net: &Net, address: SocketAddr) -> Result<Self> {
         match &net.0 {
             NetKind::Kernel => {
-                let (stream, addresses) = KernelStream::connect(address).await?;
+                let (stream, addresses) = kernel::connect(address).await?;
                 Ok(Self(StreamKind::Kernel(stream, Box::new(addresses))))
             }
             NetKind::Stack(stack) => {

@@ -7,11 +7,9 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::error::{BufError, BufResult, Error, ErrorKind, Result, with_buf};
+use crate::error::{BufError, BufResult, Error, ErrorKind, with_buf};
+pub(super) use crate::kernel::{Step, Transferred};
 use crate::mem::{IoBuf, IoBufMut, Rest, Slice};
-
-/// What became of a transfer, and its buffer: as the parts of the network hand it to each other.
-pub(super) type Transferred<T, B> = (Result<T>, B);
 
 /// A transfer as its caller gets it: the buffer comes with the result, or in the error.
 pub(super) struct Given<F>(pub(super) F);
@@ -41,46 +39,6 @@ where
             Ok(()) => Ok(buf),
             Err(error) => Err(BufError::new(error, buf)),
         })
-    }
-}
-
-/// A transfer that takes its buffer into an operation, in the same place.
-pub(super) enum Step<B, O> {
-    /// It begins when it is first polled.
-    Begins(B),
-    /// The operation has the buffer.
-    UnderWay(O),
-    /// The buffer was given back, or is being moved on.
-    Over,
-}
-
-impl<B, O: Future + Unpin> Step<B, O> {
-    /// Polls the operation, which `begin` makes first unless it has a result already, and makes the
-    /// result of what it gives.
-    ///
-    /// # Panics
-    ///
-    /// If polled again after its result, as every future may.
-    pub(super) fn poll_with<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        begin: impl FnOnce(B) -> std::result::Result<O, T>,
-        result: impl FnOnce(O::Output) -> T,
-    ) -> Poll<T> {
-        if matches!(self, Self::Begins(_))
-            && let Self::Begins(buf) = std::mem::replace(self, Self::Over)
-        {
-            match begin(buf) {
-                Ok(operation) => *self = Self::UnderWay(operation),
-                Err(known) => return Poll::Ready(known),
-            }
-        }
-        let Self::UnderWay(operation) = self else {
-            panic!("a transfer is not polled again after its result")
-        };
-        let output = ready!(Pin::new(operation).poll(cx));
-        *self = Self::Over;
-        Poll::Ready(result(output))
     }
 }
 

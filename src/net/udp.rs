@@ -1,25 +1,18 @@
 //! UDP sockets: datagrams, each whole or not at all, in any order.
 
-use std::cell::{Cell, RefCell};
-use std::collections::VecDeque;
+use std::cell::Cell;
 use std::net::SocketAddr;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::rc::Rc;
+use std::os::fd::{AsFd, BorrowedFd};
 
 use rustix::io::Errno;
-use rustix::net::{AddressFamily, RecvFlags, SendFlags, SocketFlags, SocketType, ipproto, sockopt};
+use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 use super::Net;
-use super::dropped::{Dropped, is_cancelled};
-use super::kernel::{from_io, local_address};
+use super::kernel::local_address;
 use super::resolve::{ToSocketAddrs, try_each};
-use super::transfer::Transferred;
 use crate::error::{BufResult, Error, ErrorKind, Result, with_buf};
+use crate::kernel::{DatagramSocket, is_simulated};
 use crate::mem::{IoBuf, IoBufMut};
-use crate::reactor::{ops, uring};
-
-/// How many envelopes a socket keeps: one for a receive and one for a send.
-const MAX_ENVELOPES: usize = 2;
 
 /// A UDP socket.
 ///
@@ -32,63 +25,9 @@ const MAX_ENVELOPES: usize = 2;
 /// with `ECONNREFUSED`, once.
 #[derive(Debug)]
 pub struct UdpSocket {
-    socket: Rc<OwnedFd>,
+    socket: DatagramSocket,
     local: Cell<SocketAddr>,
     peer: Cell<Option<SocketAddr>>,
-    inbox: Rc<Inbox>,
-    /// Kept between operations, which allocate nothing then.
-    envelopes: RefCell<Vec<ops::Envelope>>,
-}
-
-/// What was received for receives that were dropped before they could take it: at most one for
-/// each.
-#[derive(Debug, Default)]
-struct Inbox {
-    unread: RefCell<VecDeque<Unread>>,
-    dropped: Dropped,
-}
-
-/// A datagram with its sender, or what the kernel said instead.
-type Unread = Result<(Vec<u8>, SocketAddr), i32>;
-
-impl Inbox {
-    fn keep(&self, received: ops::Received, bytes: &[u8]) {
-        let unread = match received {
-            Ok((len, from)) => Some(Ok((bytes[..len as usize].to_vec(), from))),
-            Err(error) if is_cancelled(&error) => None,
-            Err(error) => Some(Err(error.raw_os_error().unwrap_or(libc::EIO))),
-        };
-        self.unread.borrow_mut().extend(unread);
-        self.dropped.settled();
-    }
-
-    /// What a receive gets without asking the kernel, of a socket that is connected to `peer`.
-    /// `fill` copies from the bytes it is given and says how many.
-    fn take(
-        &self,
-        peer: Option<SocketAddr>,
-        fill: impl FnOnce(&[u8]) -> usize,
-    ) -> Option<Result<(usize, SocketAddr)>> {
-        loop {
-            let unread = self.unread.borrow_mut().pop_front()?;
-            match unread {
-                // Kept before the socket was connected.
-                Ok((_, from)) if peer.is_some_and(|peer| !is_from(peer, from)) => {}
-                Ok((bytes, from)) => return Some(Ok((fill(&bytes), from))),
-                Err(code) => return Some(Err(Error::os(code, "receive"))),
-            }
-        }
-    }
-
-    fn has_some(&self) -> bool {
-        !self.unread.borrow().is_empty()
-    }
-}
-
-/// Whether a socket that is connected to `peer` hears `from`. A socket that connects to no address
-/// in particular connects to this machine.
-fn is_from(peer: SocketAddr, from: SocketAddr) -> bool {
-    peer.port() == from.port() && (peer.ip().is_unspecified() || peer.ip() == from.ip())
 }
 
 impl UdpSocket {
@@ -153,7 +92,7 @@ impl UdpSocket {
                 .at(address.to_string())
                 .because("the userspace stack has no UDP yet: use the network kernel:"));
         }
-        if crate::reactor::current::is_simulated() {
+        if is_simulated() {
             return Err(Error::new(ErrorKind::Unsupported, "open a UDP socket at")
                 .at(address.to_string())
                 .because("a simulated core does no I/O with the kernel"));
@@ -167,13 +106,7 @@ impl UdpSocket {
         }
         rustix::net::bind(&socket, &address).map_err(failed)?;
         let local = Cell::new(local_address(&socket)?);
-        Ok(Self {
-            socket: Rc::new(socket),
-            local,
-            peer: Cell::new(None),
-            inbox: Rc::default(),
-            envelopes: RefCell::default(),
-        })
+        Ok(Self { socket: DatagramSocket::new(socket), local, peer: Cell::new(None) })
     }
 
     /// From now on sends to `address`, and receives from there only, besides what arrived from
@@ -184,11 +117,11 @@ impl UdpSocket {
     ///
     /// The kernel's code, such as `ENETUNREACH`.
     pub fn connect(&self, address: SocketAddr) -> Result<()> {
-        rustix::net::connect(&self.socket, &address)
+        rustix::net::connect(self.socket.descriptor(), &address)
             .map_err(|errno| Error::os(errno.raw_os_error(), "connect to").at(address.to_string()))?;
         self.peer.set(Some(address));
         // A socket at every address has taken the one that leads there.
-        self.local.set(local_address(&self.socket)?);
+        self.local.set(local_address(self.socket.descriptor())?);
         Ok(())
     }
 
@@ -199,29 +132,8 @@ impl UdpSocket {
     ///
     /// The kernel's code.
     pub async fn recv_from<B: IoBufMut>(&self, buf: B) -> BufResult<(usize, SocketAddr), B> {
-        let (result, buf) = self.transfer_receive(buf).await;
+        let (result, buf) = self.socket.recv(buf, self.peer.get()).await;
         with_buf(result, buf)
-    }
-
-    async fn transfer_receive<B: IoBufMut>(&self, mut buf: B) -> Transferred<(usize, SocketAddr), B> {
-        loop {
-            self.inbox.dropped.settle().await;
-            if let Some(result) = self.inbox.take(self.peer.get(), |bytes| buf.fill_from(bytes)) {
-                return (result, buf);
-            }
-            let inbox = Rc::clone(&self.inbox);
-            let keep = move |received, buf: B| inbox.keep(received, buf.as_slice());
-            let operation = ops::receive_from(&self.socket, buf, self.take_envelope(), keep);
-            let ((received, back, envelope), cancelled) =
-                self.inbox.dropped.run(operation, || self.inbox.has_some()).await;
-            self.give_back(envelope);
-            buf = back;
-            match received {
-                Err(error) if cancelled && is_cancelled(&error) => {}
-                Err(error) => return (Err(from_io(&error, "receive")), buf),
-                Ok((len, from)) => return (Ok((len as usize, from)), buf),
-            }
-        }
     }
 
     /// Sends `buf` as a datagram to `address`; returns how many bytes, which are all.
@@ -230,7 +142,7 @@ impl UdpSocket {
     ///
     /// `EMSGSIZE` for more than 65,507 bytes (65,527 over IPv6), otherwise the kernel's code.
     pub async fn send_to<B: IoBuf>(&self, buf: B, address: SocketAddr) -> BufResult<usize, B> {
-        let (result, buf) = self.send_anywhere(buf, Some(&address)).await;
+        let (result, buf) = self.socket.send(buf, Some(&address)).await;
         with_buf(result.map_err(|error| error.at(address.to_string())), buf)
     }
 
@@ -240,7 +152,7 @@ impl UdpSocket {
     ///
     /// As there.
     pub async fn recv<B: IoBufMut>(&self, buf: B) -> BufResult<usize, B> {
-        let (result, buf) = self.transfer_receive(buf).await;
+        let (result, buf) = self.socket.recv(buf, self.peer.get()).await;
         with_buf(result.map(|(len, _)| len), buf)
     }
 
@@ -250,21 +162,8 @@ impl UdpSocket {
     ///
     /// As there, and `EDESTADDRREQ` if it is not connected.
     pub async fn send<B: IoBuf>(&self, buf: B) -> BufResult<usize, B> {
-        let (result, buf) = self.send_anywhere(buf, None).await;
+        let (result, buf) = self.socket.send(buf, None).await;
         with_buf(result, buf)
-    }
-
-    async fn send_anywhere<B: IoBuf>(&self, buf: B, address: Option<&SocketAddr>) -> Transferred<usize, B> {
-        if uring::may_call_directly() {
-            match self.try_send_anywhere(buf.as_slice(), address) {
-                Ok(None) => {}
-                Ok(Some(len)) => return (Ok(len), buf),
-                Err(error) => return (Err(error), buf),
-            }
-        }
-        let (result, buf, envelope) = ops::send_to(&self.socket, buf, address, self.take_envelope()).await;
-        self.give_back(envelope);
-        (result.map(|len| len as usize).map_err(|error| from_io(&error, "send")), buf)
     }
 
     /// Receives a datagram that is there now; `None` if none is.
@@ -273,26 +172,7 @@ impl UdpSocket {
     ///
     /// As for [`UdpSocket::recv_from`].
     pub fn try_recv_from(&self, buf: &mut [u8]) -> Result<Option<(usize, SocketAddr)>> {
-        if self.inbox.dropped.are_pending() {
-            return Ok(None);
-        }
-        let stashed = self.inbox.take(self.peer.get(), |bytes| {
-            let len = bytes.len().min(buf.len());
-            buf[..len].copy_from_slice(&bytes[..len]);
-            len
-        });
-        if let Some(result) = stashed {
-            return result.map(Some);
-        }
-        let failed = |errno: Errno| Error::os(errno.raw_os_error(), "receive");
-        match rustix::net::recvfrom(&self.socket, buf, RecvFlags::DONTWAIT) {
-            Ok((len, _, from)) => {
-                let from = from.ok_or_else(|| failed(Errno::AFNOSUPPORT))?;
-                Ok(Some((len, SocketAddr::try_from(from).map_err(failed)?)))
-            }
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(errno) => Err(failed(errno)),
-        }
+        self.socket.try_recv(buf, self.peer.get())
     }
 
     /// Sends a datagram if there is room for it now; `None` if there is none.
@@ -301,7 +181,7 @@ impl UdpSocket {
     ///
     /// As for [`UdpSocket::send_to`].
     pub fn try_send_to(&self, bytes: &[u8], address: SocketAddr) -> Result<Option<usize>> {
-        self.try_send_anywhere(bytes, Some(&address)).map_err(|error| error.at(address.to_string()))
+        self.socket.try_send(bytes, Some(&address)).map_err(|error| error.at(address.to_string()))
     }
 
     /// The same to the peer of a connected socket.
@@ -310,20 +190,7 @@ impl UdpSocket {
     ///
     /// As for [`UdpSocket::send`].
     pub fn try_send(&self, bytes: &[u8]) -> Result<Option<usize>> {
-        self.try_send_anywhere(bytes, None)
-    }
-
-    fn try_send_anywhere(&self, bytes: &[u8], address: Option<&SocketAddr>) -> Result<Option<usize>> {
-        let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        let sent = match address {
-            Some(address) => rustix::net::sendto(&self.socket, bytes, flags, address),
-            None => rustix::net::send(&self.socket, bytes, flags),
-        };
-        match sent {
-            Ok(len) => Ok(Some(len)),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(errno) => Err(Error::os(errno.raw_os_error(), "send")),
-        }
+        self.socket.try_send(bytes, None)
     }
 
     /// Whether datagrams may go to a broadcast address; they may not at first.
@@ -332,12 +199,12 @@ impl UdpSocket {
     ///
     /// The kernel's code.
     pub fn set_broadcast(&self, on: bool) -> Result<()> {
-        sockopt::set_socket_broadcast(&self.socket, on)
+        sockopt::set_socket_broadcast(self.socket.descriptor(), on)
             .map_err(|errno| Error::os(errno.raw_os_error(), "allow broadcasts on"))
     }
 
     pub(crate) fn socket(&self) -> BorrowedFd<'_> {
-        self.socket.as_fd()
+        self.socket.descriptor().as_fd()
     }
 
     /// Its own address, with the port that was taken.
@@ -348,17 +215,5 @@ impl UdpSocket {
     /// Where it is connected to.
     pub fn peer_addr(&self) -> Option<SocketAddr> {
         self.peer.get()
-    }
-
-    fn take_envelope(&self) -> ops::Envelope {
-        let kept = self.envelopes.borrow_mut().pop();
-        kept.unwrap_or_else(ops::Envelope::new)
-    }
-
-    fn give_back(&self, envelope: ops::Envelope) {
-        let mut kept = self.envelopes.borrow_mut();
-        if kept.len() < MAX_ENVELOPES {
-            kept.push(envelope);
-        }
     }
 }

@@ -21,10 +21,9 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 pub use credentials::PeerCredentials;
 pub(crate) use name::Name;
 
-use super::accept::Acceptor;
-use super::kernel::KernelStream;
 use super::transfer::{self, Given, GivenBack};
 use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
+use crate::kernel::{Acceptor, Stream};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
 
@@ -210,7 +209,7 @@ impl UnixListener {
 /// these are.
 #[derive(Debug)]
 pub struct UnixStream {
-    stream: KernelStream,
+    stream: Stream,
     local: UnixAddr,
     peer: UnixAddr,
 }
@@ -221,7 +220,7 @@ impl UnixStream {
         Self {
             local: UnixAddr::from_kernel(socket.local_addr()),
             peer: UnixAddr::from_kernel(socket.peer_addr()),
-            stream: KernelStream::new(socket.into()),
+            stream: Stream::new(socket.into()),
         }
     }
 

@@ -12,7 +12,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::pool::Pool;
-use super::{Reactor, uring};
+use super::{Reactor, RingFeature, RingFeatures, uring};
 use crate::fork::Process;
 
 /// What operations of one core start on.
@@ -86,6 +86,27 @@ pub(super) fn ring_if_any() -> Option<Rc<uring::Ring>> {
 #[inline]
 pub(super) fn with_ring<R>(f: impl FnOnce(Option<&Rc<uring::Ring>>) -> R) -> R {
     attached(|attachment| f(attachment.reactor.ring()))
+}
+
+/// Whether the current core has a ring with `feature`.
+pub(crate) fn ring_has(feature: RingFeature) -> bool {
+    with_ring(|ring| ring.is_some_and(|ring| ring.has(feature)))
+}
+
+/// The features of the current core's ring; none without one.
+pub(crate) fn ring_features() -> RingFeatures {
+    with_ring(|ring| {
+        let Some(ring) = ring else { return RingFeatures::none() };
+        RingFeature::ALL.iter().copied().filter(|feature| ring.has(*feature)).collect()
+    })
+}
+
+/// Whether the calling task may make a system call that does not wait, instead of an operation on
+/// the ring. False once this task, and those before it, made many since the core last turned to its
+/// ring: then waiting for the ring is what lets others run. False without a ring: there an
+/// operation starts with just such a call.
+pub(crate) fn may_call_directly() -> bool {
+    with_ring(|ring| ring.is_some_and(|ring| ring.take_direct_call()))
 }
 
 /// Whether the current core is a simulated one, which has no kernel: every operation fails with

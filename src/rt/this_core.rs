@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::handle::Handle;
 use super::scheduler::{current, in_core};
 use crate::mem::Arena;
-use crate::reactor::{RingFeatures, uring};
+use crate::reactor::{self, RingFeatures};
 use crate::time::Instant;
 
 /// Whether the calling thread is inside a core, so that the functions of this module can be called.
@@ -74,5 +74,5 @@ pub fn handle() -> Handle {
 /// Outside a core.
 #[track_caller]
 pub fn ring_features() -> RingFeatures {
-    in_core("rt::reactor::ring_features", |_| uring::features())
+    in_core("rt::reactor::ring_features", |_| reactor::ring_features())
 }

@@ -7,7 +7,7 @@ use std::sync::mpsc::sync_channel;
 use std::sync::{Arc, Mutex};
 use std::task::{Context, Waker};
 
-use boson::block::{Namespace, UringNamespace};
+use boson::block::{KernelNamespace, Namespace};
 use boson::rt::reactor::ReactorChoice;
 use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig, offload};
@@ -27,7 +27,7 @@ fn a_file_operation_in_line_asks_the_heap_for_nothing_when_it_is_polled_again() 
     let (open, gate) = sync_channel::<()>(0);
     let gate = Arc::new(Mutex::new(gate));
     core.block_on(async {
-        let namespace = UringNamespace::open_file(&path, Some(1 << 20)).await.expect("opens");
+        let namespace = KernelNamespace::open_file(&path, Some(1 << 20)).await.expect("opens");
         let (began, begins) = sync_channel(0);
         let mut cx = Context::from_waker(Waker::noop());
         let blocks = Arc::clone(&gate);

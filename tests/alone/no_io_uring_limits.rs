@@ -11,7 +11,7 @@ use std::thread;
 use std::time::Duration;
 
 use boson::ErrorKind;
-use boson::block::{Namespace, UringNamespace};
+use boson::block::{KernelNamespace, Namespace};
 use boson::mem::DmaBuf;
 use boson::net::{Net, TcpListener, TcpStream};
 use boson::rt::reactor::ReactorChoice;
@@ -142,7 +142,7 @@ fn signals_disturb_neither_sleeping_nor_sockets_nor_files(reactor: ReactorChoice
     let file = path.clone();
     let _alarms = Alarms::every(Duration::from_micros(150));
     run_on(reactor, async move {
-        let namespace = UringNamespace::open_file(&file, Some(1 << 20)).await.expect("open");
+        let namespace = KernelNamespace::open_file(&file, Some(1 << 20)).await.expect("open");
         let listener = listener();
         let address = listener.local_addr();
         let client = thread::spawn(move || {

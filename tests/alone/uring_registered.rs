@@ -5,7 +5,7 @@ use crate::support::parts::PartsAll;
 use std::path::PathBuf;
 use std::sync::Arc;
 
-use boson::block::{Namespace, UringNamespace};
+use boson::block::{KernelNamespace, Namespace};
 use boson::mem::{DmaBuf, PageKind};
 use boson::rt::reactor::{ReactorChoice, RegisterArena, RingFeature, RingFeatures};
 use boson::rt::time::MonotonicClock;
@@ -46,7 +46,7 @@ fn buffers_beside(file: &File) -> Option<usize> {
     Some(count.and_then(|count| count.trim().parse().ok()).expect("a count"))
 }
 
-async fn block(namespace: &UringNamespace, at: usize, mut buf: DmaBuf) {
+async fn block(namespace: &KernelNamespace, at: usize, mut buf: DmaBuf) {
     buf.fill(u8::try_from(at % 251).expect("small") + 1);
     let offset = (at * BLOCK_BYTES) as u64;
     let (written, mut buf) = namespace.write(offset, buf).await.parts_all();
@@ -59,7 +59,7 @@ async fn block(namespace: &UringNamespace, at: usize, mut buf: DmaBuf) {
 }
 
 /// Memory of the arena, also at its very end, and memory of the heap.
-async fn bytes_come_and_go(namespace: &UringNamespace) {
+async fn bytes_come_and_go(namespace: &KernelNamespace) {
     let arena = rt::arena();
     let blocks = arena.stats().total_bytes / BLOCK_BYTES;
     let mut held: Vec<DmaBuf> = (0..blocks).map(|_| arena.alloc(BLOCK_BYTES)).collect();
@@ -90,7 +90,7 @@ fn on(config: &CoreConfig, name: &str) -> Option<usize> {
     let file = File::new(name);
     let core = Core::new(config).expect("a core");
     core.block_on(async {
-        let namespace = UringNamespace::open_file(&file.0, Some(1 << 20)).await.expect("open");
+        let namespace = KernelNamespace::open_file(&file.0, Some(1 << 20)).await.expect("open");
         bytes_come_and_go(&namespace).await;
         buffers_beside(&file)
     })
@@ -125,7 +125,7 @@ fn an_arena_of_normal_pages_is_registered_only_on_demand() {
     let file = File::new("default");
     let core = Core::new(&config(RingFeatures::all(), RegisterArena::default())).expect("a core");
     core.block_on(async {
-        let _namespace = UringNamespace::open_file(&file.0, Some(1 << 20)).await.expect("open");
+        let _namespace = KernelNamespace::open_file(&file.0, Some(1 << 20)).await.expect("open");
         let expected = usize::from(rt::arena().stats().pages == PageKind::Huge2M);
         assert_eq!(buffers_beside(&file), has_io_uring().then_some(expected));
     });
@@ -140,7 +140,7 @@ fn more_files_than_the_table_has_places() {
         for _ in 0..2 {
             let mut open = Vec::new();
             for file in &files {
-                open.push(UringNamespace::open_file(&file.0, Some(1 << 20)).await.expect("open"));
+                open.push(KernelNamespace::open_file(&file.0, Some(1 << 20)).await.expect("open"));
             }
             for (at, namespace) in open.iter().enumerate() {
                 block(namespace, at, rt::arena().alloc(BLOCK_BYTES)).await;
@@ -148,7 +148,7 @@ fn more_files_than_the_table_has_places() {
             // The first places become free; a new file takes one, and must not be taken for the old
             // one.
             open.drain(..10);
-            let again = UringNamespace::open_file(&files[3].0, None).await.expect("open");
+            let again = KernelNamespace::open_file(&files[3].0, None).await.expect("open");
             let (read, buf) =
                 again.read(3 * BLOCK_BYTES as u64, rt::arena().alloc(BLOCK_BYTES)).await.parts_all();
             read.expect("read");

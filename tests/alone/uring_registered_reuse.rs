@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
-use boson::block::{Namespace, UringNamespace};
+use boson::block::{KernelNamespace, Namespace};
 use boson::mem::DmaBuf;
 use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
@@ -23,8 +23,8 @@ impl File {
         Self(std::env::temp_dir().join(format!("boson-reuse-{name}-{}", std::process::id())))
     }
 
-    async fn open(&self) -> UringNamespace {
-        UringNamespace::open_file(&self.0, Some(BLOCK_BYTES as u64)).await.expect("open")
+    async fn open(&self) -> KernelNamespace {
+        KernelNamespace::open_file(&self.0, Some(BLOCK_BYTES as u64)).await.expect("open")
     }
 }
 

@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boson::ErrorKind;
-use boson::block::{AnyNamespace, MemoryNamespace, Namespace, NamespaceAddress, UringNamespace};
+use boson::block::{AnyNamespace, KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress};
 use boson::mem::DmaBuf;
 use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
@@ -114,7 +114,7 @@ fn a_file_of_fixed_size_conforms() {
     let directory = Directory::new("fixed");
     run(async {
         let namespace =
-            UringNamespace::open_file(&directory.file("data"), Some(2 << 20)).await.expect("open");
+            KernelNamespace::open_file(&directory.file("data"), Some(2 << 20)).await.expect("open");
         assert_eq!(namespace.size_bytes(), 2 << 20);
         conforms(namespace.clone()).await;
         let full = namespace.grow(3 << 20).await.expect_err("its size is fixed");
@@ -127,7 +127,7 @@ fn a_growing_file_conforms_and_keeps_its_size() {
     let directory = Directory::new("growing");
     let path = directory.file("data");
     run(async {
-        let namespace = UringNamespace::open_file(&path, None).await.expect("open");
+        let namespace = KernelNamespace::open_file(&path, None).await.expect("open");
         assert_eq!(namespace.size_bytes(), 0);
         namespace.grow(1 << 20).await.expect("grow");
         let (result, zeros) = namespace.read(1 << 19, DmaBuf::zeroed(4096)).await.parts_all();
@@ -136,7 +136,7 @@ fn a_growing_file_conforms_and_keeps_its_size() {
         conforms(namespace).await;
     });
     run(async {
-        let again = UringNamespace::open_file(&path, None).await.expect("open again");
+        let again = KernelNamespace::open_file(&path, None).await.expect("open again");
         assert_eq!(again.size_bytes(), 1 << 20);
     });
 }
@@ -146,13 +146,13 @@ fn a_file_that_was_made_for_nothing_is_removed_but_not_from_under_another_handle
     let directory = Directory::new("made-for-nothing");
     let path = directory.file("data");
     run(async {
-        drop(UringNamespace::open_file(&path, Some(1 << 20)).await.expect("made"));
+        drop(KernelNamespace::open_file(&path, Some(1 << 20)).await.expect("made"));
         assert!(!path.exists(), "nothing was written to it");
 
-        let first = UringNamespace::open_file(&path, None).await.expect("made");
+        let first = KernelNamespace::open_file(&path, None).await.expect("made");
         let again = path.clone();
         // It waits for the lock, as a restarted server does.
-        let second = rt::named("second").spawn(async move { UringNamespace::open_file(&again, None).await });
+        let second = rt::named("second").spawn(async move { KernelNamespace::open_file(&again, None).await });
         rt::sleep(Duration::from_millis(50)).await;
         drop(first);
         let second = second.await.expect("no panic").expect("the lock is free");
@@ -167,7 +167,7 @@ fn a_file_shrinks_and_grows_again_with_zeros() {
     let directory = Directory::new("shrinks");
     let path = directory.file("data");
     run(async {
-        let namespace = UringNamespace::open_file(&path, None).await.expect("made");
+        let namespace = KernelNamespace::open_file(&path, None).await.expect("made");
         namespace.grow(1 << 20).await.expect("grows");
         namespace.write(1 << 19, pattern(8192, 4)).await.expect("writes");
         assert_eq!(namespace.next_data(0), Some(1 << 19), "what was never written is a hole");
@@ -189,12 +189,12 @@ fn an_open_file_is_locked() {
     let directory = Directory::new("locked");
     let path = directory.file("data");
     run(async {
-        let first = UringNamespace::open_file(&path, Some(1 << 20)).await.expect("open");
-        let error = UringNamespace::open_file(&path, None).await.expect_err("locked");
+        let first = KernelNamespace::open_file(&path, Some(1 << 20)).await.expect("open");
+        let error = KernelNamespace::open_file(&path, None).await.expect_err("locked");
         assert_eq!(error.kind(), ErrorKind::InUse);
         assert!(error.to_string().contains("another process"), "{error}");
         drop(first);
-        UringNamespace::open_file(&path, None).await.expect("free again");
+        KernelNamespace::open_file(&path, None).await.expect("free again");
     });
 }
 
@@ -205,17 +205,17 @@ fn what_is_not_a_file_or_a_device_is_refused_with_a_sentence() {
     std::fs::write(&small, vec![1; 3 << 20]).expect("write");
     run(async {
         for (error, part) in [
-            (UringNamespace::open_file(&directory.0, None).await.expect_err("a directory"), "directory"),
+            (KernelNamespace::open_file(&directory.0, None).await.expect_err("a directory"), "directory"),
             (
-                UringNamespace::open_file(&directory.file("no/such"), None).await.expect_err("absent"),
+                KernelNamespace::open_file(&directory.file("no/such"), None).await.expect_err("absent"),
                 "No such file",
             ),
             (
-                UringNamespace::open_file(Path::new("/dev/null"), None).await.expect_err("a device"),
+                KernelNamespace::open_file(Path::new("/dev/null"), None).await.expect_err("a device"),
                 "not a regular file",
             ),
-            (UringNamespace::open_file(&small, Some(1 << 20)).await.expect_err("larger"), "leave out size="),
-            (UringNamespace::open_block_device(&small).await.expect_err("a file"), "not a block device"),
+            (KernelNamespace::open_file(&small, Some(1 << 20)).await.expect_err("larger"), "leave out size="),
+            (KernelNamespace::open_block_device(&small).await.expect_err("a file"), "not a block device"),
         ] {
             assert!(error.to_string().contains(part), "{error}");
         }
@@ -260,13 +260,13 @@ impl Drop for LoopDevice {
 fn a_block_device_conforms_and_is_exclusive() {
     let Some(device) = LoopDevice::new(2 << 20) else { return };
     run(async {
-        let namespace = UringNamespace::open_block_device(&device.path).await.expect("open");
+        let namespace = KernelNamespace::open_block_device(&device.path).await.expect("open");
         assert_eq!(namespace.size_bytes(), 2 << 20);
         assert!(namespace.info().direct);
         conforms(namespace.clone()).await;
-        let error = UringNamespace::open_block_device(&device.path).await.expect_err("in use");
+        let error = KernelNamespace::open_block_device(&device.path).await.expect_err("in use");
         assert_eq!(error.kind(), ErrorKind::InUse);
-        let error = UringNamespace::open_file(&device.path, None).await.expect_err("not a file");
+        let error = KernelNamespace::open_file(&device.path, None).await.expect_err("not a file");
         assert!(error.to_string().contains("blk:"), "{error}");
     });
 }
@@ -300,7 +300,7 @@ fn a_dropped_write_writes_its_own_bytes_or_nothing() {
     let directory = Directory::new("dropped");
     run(async {
         let namespace =
-            UringNamespace::open_file(&directory.file("data"), Some(8 << 20)).await.expect("open");
+            KernelNamespace::open_file(&directory.file("data"), Some(8 << 20)).await.expect("open");
         let block = 64 << 10;
         let mut old_ones = 0;
         for round in 0..200u64 {
@@ -343,7 +343,7 @@ fn a_dropped_read_touches_no_memory_that_was_given_back() {
     let directory = Directory::new("dropped-read");
     run(async {
         let namespace =
-            UringNamespace::open_file(&directory.file("data"), Some(8 << 20)).await.expect("open");
+            KernelNamespace::open_file(&directory.file("data"), Some(8 << 20)).await.expect("open");
         let block = 64 << 10;
         for offset in (0..128).map(|i| i * block as u64) {
             namespace.write(offset, pattern(block, 3)).await.expect("write");
@@ -383,7 +383,7 @@ fn a_file_counts_as_long_as_its_last_user_left_it() {
         std::thread::sleep(std::time::Duration::from_millis(100));
         last_user.set_len(8 << 20).expect("room");
     });
-    let size = run(async { UringNamespace::open_file(&path, None).await.expect("free soon").size_bytes() });
+    let size = run(async { KernelNamespace::open_file(&path, None).await.expect("free soon").size_bytes() });
     thread.join().expect("no panic");
     assert_eq!(size, 8 << 20);
 }

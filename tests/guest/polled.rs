@@ -6,7 +6,7 @@ use std::pin::pin;
 use std::task::Poll;
 use std::time::Duration;
 
-use boson::block::{Namespace, UringNamespace};
+use boson::block::{KernelNamespace, Namespace};
 use boson::mem::DmaBuf;
 use boson::observe;
 use boson::rt::reactor::{RingFeature, RingFeatures};
@@ -47,14 +47,14 @@ fn pattern(len: usize, seed: u8) -> DmaBuf {
     buf
 }
 
-async fn read(namespace: &UringNamespace, offset: u64, len: usize) -> DmaBuf {
+async fn read(namespace: &KernelNamespace, offset: u64, len: usize) -> DmaBuf {
     let (result, buf) = namespace.read(offset, DmaBuf::zeroed(len)).await.parts_all();
     result.expect("read");
     buf
 }
 
 /// Writes and reads one block after the other, and many at once.
-async fn write_and_read(namespace: &UringNamespace, seed: u8) {
+async fn write_and_read(namespace: &KernelNamespace, seed: u8) {
     for number in 0..50u8 {
         let offset = u64::from(number) * BLOCK as u64;
         namespace.write(offset, pattern(BLOCK, number ^ seed)).await.expect("write");
@@ -81,7 +81,7 @@ async fn write_and_read(namespace: &UringNamespace, seed: u8) {
 #[ignore = "takes an NVMe device with poll queues: scripts/guest"]
 fn a_device_with_poll_queues_does_not_interrupt_and_the_core_does_not_sleep() {
     run(async {
-        let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
+        let namespace = KernelNamespace::open_block_device(&polled()).await.expect("open");
         assert!(namespace.info().direct);
         let before = (interrupts(), observe::stats().parks);
         for number in 0..100u8 {
@@ -94,7 +94,7 @@ fn a_device_with_poll_queues_does_not_interrupt_and_the_core_does_not_sleep() {
     });
     // The control case: the same device, not polled.
     run_with(RingFeatures::all().without(RingFeature::PolledDevices), async {
-        let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
+        let namespace = KernelNamespace::open_block_device(&polled()).await.expect("open");
         let before = interrupts();
         write_and_read(&namespace, 2).await;
         assert!(interrupts() >= before + 5, "{} interrupts", interrupts() - before);
@@ -106,7 +106,7 @@ fn a_device_with_poll_queues_does_not_interrupt_and_the_core_does_not_sleep() {
 #[ignore = "takes a block device without poll queues: scripts/guest"]
 fn a_device_without_poll_queues_is_not_polled() {
     run(async {
-        let namespace = UringNamespace::open_block_device(&not_polled()).await.expect("open");
+        let namespace = KernelNamespace::open_block_device(&not_polled()).await.expect("open");
         let before = observe::stats().parks;
         // So much takes long enough for the core to go to sleep.
         const LEN: usize = 8 << 20;
@@ -124,7 +124,7 @@ fn a_device_without_poll_queues_is_not_polled() {
 fn large_transfers_of_a_polled_device_are_whole() {
     const LEN: usize = 8 << 20;
     run(async {
-        let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
+        let namespace = KernelNamespace::open_block_device(&polled()).await.expect("open");
         namespace.write(BLOCK as u64, pattern(LEN, 7)).await.expect("write");
         assert!(*read(&namespace, BLOCK as u64, LEN).await == *pattern(LEN, 7));
     });
@@ -134,7 +134,7 @@ fn large_transfers_of_a_polled_device_are_whole() {
 #[ignore = "takes an NVMe device with poll queues: scripts/guest"]
 fn timers_fire_and_other_tasks_run_while_a_device_is_polled() {
     run(async {
-        let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
+        let namespace = KernelNamespace::open_block_device(&polled()).await.expect("open");
         let reader = rt::named("reader").spawn(async move {
             loop {
                 read(&namespace, 0, BLOCK).await;
@@ -158,7 +158,7 @@ fn timers_fire_and_other_tasks_run_while_a_device_is_polled() {
 fn a_dropped_operation_of_a_polled_device_keeps_its_memory() {
     const LEN: usize = 64 << 10;
     run(async {
-        let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
+        let namespace = KernelNamespace::open_block_device(&polled()).await.expect("open");
         for round in 0..100u64 {
             let offset = round % 50 * LEN as u64;
             namespace.write(offset, pattern(LEN, 1)).await.expect("write");
@@ -197,7 +197,7 @@ fn a_core_that_ends_lets_a_polled_device_finish() {
     for _ in 0..10 {
         let core = core(RingFeatures::all());
         core.block_on(async {
-            let namespace = UringNamespace::open_block_device(&polled()).await.expect("open");
+            let namespace = KernelNamespace::open_block_device(&polled()).await.expect("open");
             for number in 0..AT_ONCE {
                 let namespace = namespace.clone();
                 rt::named("reader")

@@ -80,11 +80,11 @@ impl Drop for CachedFile {
 }
 
 fn boson_reads(path: &Path, time: Duration) -> Vec<u64> {
-    use boson::block::{Namespace, UringNamespace};
+    use boson::block::{Namespace, KernelNamespace};
     let path = path.to_owned();
     Boson::run(async move {
         let size = 16 * READ_BYTES as u64;
-        let file = UringNamespace::open_file(&path, Some(size)).await.expect("the file opens");
+        let file = KernelNamespace::open_file(&path, Some(size)).await.expect("the file opens");
         let mut buf = Some(boson::rt::arena().alloc(READ_BYTES));
         beside_a_yielding_task::<Boson, _>(
             time,

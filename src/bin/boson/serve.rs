@@ -201,8 +201,7 @@ async fn serve(
 
 async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
     let namespace = AnyNamespace::open(&options.store.value).await?;
-    let mut store = Options::default();
-    store.format = options.format;
+    let mut store = Options { format: options.format, ..Options::default() };
     store.durability = options.durability.value.0;
     #[cfg(debug_assertions)]
     if let Some(defect) = &options.sabotage {

@@ -10,8 +10,8 @@ use std::rc::Rc;
 use std::time::SystemTime;
 
 use super::{OpenOptions, cancelled, run};
+use crate::kernel;
 use crate::mem::IoBuf;
-use crate::reactor::ops;
 use crate::rt;
 use crate::rt::coroutine::wait_unless_cancelled;
 
@@ -26,7 +26,7 @@ const CURRENT: u64 = u64::MAX;
 /// An open file.
 #[derive(Debug)]
 pub struct File {
-    file: Rc<OwnedFd>,
+    file: kernel::File,
     /// Kept between operations.
     buffer: RefCell<Vec<u8>>,
 }
@@ -90,9 +90,9 @@ impl File {
     #[track_caller]
     pub fn sync_data(&self) -> io::Result<()> {
         if rt::is_in_core() {
-            return wait(ops::fsync(&self.file))?;
+            return wait(self.file.sync_data())?;
         }
-        Ok(rustix::fs::fdatasync(&self.file)?)
+        Ok(rustix::fs::fdatasync(self.file.descriptor())?)
     }
 
     /// Cuts the file, or extends it with zeros, to `size` bytes.
@@ -151,7 +151,7 @@ impl File {
     ///
     /// `EMFILE` if there are, and the process has no descriptor left.
     pub fn into_std(self) -> io::Result<std::fs::File> {
-        let file = Rc::try_unwrap(self.file).or_else(|shared| shared.try_clone())?;
+        let file = Rc::try_unwrap(self.file.into_descriptor()).or_else(|shared| shared.try_clone())?;
         Ok(file.into())
     }
 
@@ -161,7 +161,7 @@ impl File {
     ///
     /// None; a `Result` as in `std`.
     pub fn try_clone(&self) -> io::Result<Self> {
-        Ok(Self { file: Rc::clone(&self.file), buffer: RefCell::default() })
+        Ok(Self { file: kernel::File::new(Rc::clone(self.file.descriptor())), buffer: RefCell::default() })
     }
 
     /// Reads at `offset` (bytes) from the start, and leaves alone where the file is. Returns how
@@ -239,8 +239,8 @@ impl File {
     fn read_into(&self, bufs: &mut [IoSliceMut<'_>], offset: u64) -> io::Result<usize> {
         if !rt::is_in_core() {
             let read = match offset {
-                CURRENT => rustix::io::readv(&self.file, bufs),
-                _ => rustix::io::preadv(&self.file, bufs, offset),
+                CURRENT => rustix::io::readv(self.file.descriptor(), bufs),
+                _ => rustix::io::preadv(self.file.descriptor(), bufs, offset),
             };
             return Ok(read?);
         }
@@ -250,7 +250,7 @@ impl File {
         if own.len() < len {
             own.resize(len, 0);
         }
-        let (result, own) = wait(ops::read_at(&self.file, offset, own.slice(0..len)))?;
+        let (result, own) = wait(self.file.read_at(offset, own.slice(0..len)))?;
         let own = own.into_inner();
         if let Ok(read) = result {
             let mut bytes = &own[..read as usize];
@@ -273,8 +273,8 @@ impl File {
     fn write_of(&self, bufs: &[IoSlice<'_>], offset: u64) -> io::Result<usize> {
         if !rt::is_in_core() {
             let written = match offset {
-                CURRENT => rustix::io::writev(&self.file, bufs),
-                _ => rustix::io::pwritev(&self.file, bufs, offset),
+                CURRENT => rustix::io::writev(self.file.descriptor(), bufs),
+                _ => rustix::io::pwritev(self.file.descriptor(), bufs, offset),
             };
             return Ok(written?);
         }
@@ -283,7 +283,7 @@ impl File {
         for buf in bufs {
             own.extend_from_slice(&buf[..buf.len().min(TRANSFER_BYTES - own.len())]);
         }
-        let (result, own) = wait(ops::write_at(&self.file, offset, own))?;
+        let (result, own) = wait(self.file.write_at(offset, own))?;
         self.keep(own);
         Ok(result? as usize)
     }
@@ -303,7 +303,7 @@ impl File {
         name: &'static str,
         work: impl FnOnce(&std::fs::File) -> io::Result<T> + Send + 'static,
     ) -> io::Result<T> {
-        let file = std::fs::File::from(self.file.try_clone()?);
+        let file = std::fs::File::from(self.file.descriptor().try_clone()?);
         run(name, move || work(&file))
     }
 }
@@ -357,7 +357,7 @@ impl Seek for &File {
             SeekFrom::End(by) => rustix::fs::SeekFrom::End(by),
             SeekFrom::Current(by) => rustix::fs::SeekFrom::Current(by),
         };
-        Ok(rustix::fs::seek(&self.file, to)?)
+        Ok(rustix::fs::seek(self.file.descriptor(), to)?)
     }
 }
 
@@ -403,18 +403,18 @@ impl From<std::fs::File> for File {
 
 impl From<OwnedFd> for File {
     fn from(file: OwnedFd) -> Self {
-        Self { file: Rc::new(file), buffer: RefCell::default() }
+        Self { file: kernel::File::new(Rc::new(file)), buffer: RefCell::default() }
     }
 }
 
 impl AsFd for File {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
+        self.file.descriptor().as_fd()
     }
 }
 
 impl AsRawFd for File {
     fn as_raw_fd(&self) -> RawFd {
-        self.file.as_raw_fd()
+        self.file.descriptor().as_raw_fd()
     }
 }

@@ -6,9 +6,9 @@ use std::os::fd::OwnedFd;
 use rustix::io::Errno;
 use rustix::net::sockopt;
 
-use super::{Addresses, KernelStream, from_io, local_address, new_socket, peer_address};
+use super::{Addresses, local_address, new_socket, peer_address, set_up};
 use crate::error::{Error, ErrorKind, Result};
-use crate::net::accept::Acceptor;
+use crate::kernel::{Acceptor, Stream, from_io};
 
 /// A listening socket.
 #[derive(Debug)]
@@ -43,7 +43,7 @@ impl KernelListener {
         self.local
     }
 
-    pub(in crate::net) async fn accept(&self) -> Result<(KernelStream, Addresses)> {
+    pub(in crate::net) async fn accept(&self) -> Result<(Stream, Addresses)> {
         loop {
             let accepted = self.acceptor.accept().await.map_err(|error| from_io(&error, "accept"));
             match accepted.and_then(|socket| self.greet(socket)) {
@@ -59,10 +59,10 @@ impl KernelListener {
         }
     }
 
-    fn greet(&self, socket: OwnedFd) -> Result<(KernelStream, Addresses)> {
+    fn greet(&self, socket: OwnedFd) -> Result<(Stream, Addresses)> {
         let peer = peer_address(&socket)?;
         // A listener on every address does not say which one this connection came to.
         let local = if self.local.ip().is_unspecified() { local_address(&socket)? } else { self.local };
-        KernelStream::from_connected(socket, Addresses { local, peer })
+        set_up(Stream::new(socket), Addresses { local, peer })
     }
 }

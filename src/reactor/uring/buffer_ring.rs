@@ -14,7 +14,7 @@ use io_uring::types::BufRingEntry;
 use rustix::mm::{MapFlags, ProtFlags, mmap_anonymous, munmap};
 
 /// The group that the buffers have in the ring of their core.
-pub(super) const BUFFER_GROUP: u16 = 0;
+pub(in crate::reactor) const BUFFER_GROUP: u16 = 0;
 /// The size of one buffer, in bytes.
 pub(crate) const BUFFER_BYTES: usize = 16 << 10;
 /// From one buffer to the next, in bytes: a few cache lines more, for small messages that all began
@@ -46,12 +46,12 @@ pub(crate) struct Chunk {
 }
 
 impl Chunk {
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::reactor) fn len(&self) -> usize {
         usize::from(self.end - self.start)
     }
 
     /// Leaves out the first `len` bytes.
-    pub(super) fn advance(&mut self, len: usize) {
+    pub(in crate::reactor) fn advance(&mut self, len: usize) {
         let len = u16::try_from(len).unwrap_or(u16::MAX).min(self.end - self.start);
         self.start += len;
     }

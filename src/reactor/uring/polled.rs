@@ -7,14 +7,13 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 
 use super::probe::RingFeature;
-use super::reactor::Ring;
+use super::ring::Ring;
 use crate::mem::{DmaBuf, IoBufMut};
-use crate::reactor::current;
 
 /// Operations under way at once; those beyond go through the other ring.
 const ENTRIES: u32 = 128;
@@ -121,46 +120,33 @@ fn try_read(device: &OwnedFd, block_bytes: u32) -> io::Result<()> {
     Err(io::ErrorKind::TimedOut.into())
 }
 
-/// A device that its core polls, until this is dropped.
-#[derive(Debug)]
-pub(crate) struct PolledDevice {
-    reactor: Weak<Ring>,
-    descriptor: RawFd,
-}
-
-impl PolledDevice {
-    /// Has the current core poll `device` for the reads and writes that are not under way yet.
+impl Ring {
+    /// Polls `device` for the reads and writes that are not under way yet.
     ///
     /// # Errors
     ///
-    /// [`Unsupported`](io::ErrorKind::Unsupported) if the core has no such ring or the driver no
+    /// [`Unsupported`](io::ErrorKind::Unsupported) if this ring may not, or if the driver has no
     /// poll queues (`queue/io_poll` in sysfs), or the kernel's code, for one if there is no sysfs.
-    pub(crate) fn new(device: &Rc<OwnedFd>, block_bytes: u32) -> io::Result<Self> {
-        let reactor = current::with_ring(|ring| ring.cloned())
-            .filter(|reactor| reactor.has(RingFeature::PolledDevices))
-            .ok_or(io::ErrorKind::Unsupported)?;
-        if !has_poll_queues(device)? {
+    pub(in crate::reactor) fn poll_device(&self, device: &Rc<OwnedFd>, block_bytes: u32) -> io::Result<()> {
+        if !self.has(RingFeature::PolledDevices) || !has_poll_queues(device)? {
             return Err(io::ErrorKind::Unsupported.into());
         }
         try_read(device, block_bytes)?;
-        reactor.with_polled(|polled| {
+        self.with_polled(|polled| {
             if polled.is_none() {
                 *polled = Some(PolledRing::new()?);
             }
             polled.iter_mut().for_each(|polled| polled.devices.push(Rc::clone(device)));
             Ok(())
-        })?;
-        Ok(Self { reactor: Rc::downgrade(&reactor), descriptor: device.as_raw_fd() })
+        })
     }
-}
 
-impl Drop for PolledDevice {
-    fn drop(&mut self) {
-        let Some(reactor) = self.reactor.upgrade() else { return };
-        let removed = reactor.with_polled(|polled| {
+    /// Polls the device with this descriptor no more.
+    pub(in crate::reactor) fn stop_polling(&self, descriptor: RawFd) {
+        let removed = self.with_polled(|polled| {
             let devices = polled.as_mut().map(|polled| &mut polled.devices);
             let at = |devices: &Vec<Rc<OwnedFd>>| {
-                devices.iter().position(|device| device.as_raw_fd() == self.descriptor)
+                devices.iter().position(|device| device.as_raw_fd() == descriptor)
             };
             Ok(devices.and_then(|devices| at(devices).map(|at| devices.swap_remove(at))))
         });

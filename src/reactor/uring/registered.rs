@@ -4,16 +4,15 @@
 
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
-use std::rc::{Rc, Weak};
+use std::rc::Rc;
 
 use io_uring::squeue::Flags;
 use io_uring::{IoUring, squeue};
 use rustix::process::{Resource, getrlimit};
 
 use super::probe::RingFeature;
-use super::reactor::Ring;
+use super::ring::Ring;
 use crate::mem::Arena;
-use crate::reactor::current;
 use crate::reactor::ops::Call;
 
 /// The kernel takes no larger buffer: an arena is registered in pieces of this size.
@@ -21,8 +20,6 @@ const MAX_BUFFER_BYTES: usize = 1 << 30;
 /// How many files and sockets a core registers at most; others are used by their descriptors. Their
 /// table has 16 bytes for each of them in the kernel, and 10 here.
 const MAX_FILES: usize = 8192;
-/// How many of these places sockets leave to files.
-const PLACES_FOR_FILES: usize = 64;
 
 /// The memory that a ring may use as its registered buffers.
 pub(super) struct RegisteredArena {
@@ -156,6 +153,24 @@ impl Ring {
         }
     }
 
+    /// Gives `file` a place in the table if then so many are still `kept` free.
+    pub(in crate::reactor) fn register_file(&self, file: &Rc<OwnedFd>, kept: usize) -> io::Result<u16> {
+        self.with_ring(|ring| self.files.borrow_mut().add(ring, file, kept))
+    }
+
+    /// Gives up a place in the table.
+    pub(in crate::reactor) fn unregister_file(&self, place: u16) {
+        self.files.borrow_mut().leave(place);
+        if self.is_forked() {
+            // The place is the parent's; the descriptor here is not.
+            let file = self.files.borrow_mut().table[usize::from(place)].take();
+            drop(file);
+            return;
+        }
+        // Now, or in a later turn if the kernel does not take what is queued.
+        self.forget_files();
+    }
+
     /// Has the kernel forget the files whose places nobody uses any more. It looks a place up when
     /// it takes the entry that names it: operations that were given up may be queued still, and
     /// would go to the file that has the place next, so not before those are gone.
@@ -166,51 +181,6 @@ impl Ring {
             // Closing it may be the last use of the descriptor: not under the borrow.
             drop(file);
         }
-    }
-}
-
-/// A file's place in the table of its core's ring, until it is dropped.
-#[derive(Debug)]
-pub(crate) struct FixedFile {
-    reactor: Weak<Ring>,
-    place: u16,
-}
-
-impl FixedFile {
-    /// Registers `file` with the ring of the current core; `None` if there is no core or no ring,
-    /// it may not, or its table is full.
-    pub(crate) fn register(file: &Rc<OwnedFd>) -> Option<Self> {
-        Self::register_if(RingFeature::RegisteredFiles, file, 0)
-    }
-
-    /// The same for a socket. Sockets leave places for files.
-    pub(crate) fn register_socket(socket: &Rc<OwnedFd>) -> Option<Self> {
-        Self::register_if(RingFeature::RegisteredSockets, socket, PLACES_FOR_FILES)
-    }
-
-    fn register_if(feature: RingFeature, file: &Rc<OwnedFd>, kept: usize) -> Option<Self> {
-        // A read that its core has done may be told so outside of it.
-        let reactor = current::ring_if_any()?;
-        if !reactor.has(feature) {
-            return None;
-        }
-        let place = reactor.with_ring(|ring| reactor.files.borrow_mut().add(ring, file, kept)).ok()?;
-        Some(Self { reactor: Rc::downgrade(&reactor), place })
-    }
-}
-
-impl Drop for FixedFile {
-    fn drop(&mut self) {
-        let Some(reactor) = self.reactor.upgrade() else { return };
-        reactor.files.borrow_mut().leave(self.place);
-        if reactor.is_forked() {
-            // The place is the parent's; the descriptor here is not.
-            let file = reactor.files.borrow_mut().table[usize::from(self.place)].take();
-            drop(file);
-            return;
-        }
-        // Now, or in a later turn if the kernel does not take what is queued.
-        reactor.forget_files();
     }
 }
 

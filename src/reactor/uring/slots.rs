@@ -40,7 +40,7 @@ pub(super) enum SlotState {
     GivenUp,
 }
 
-pub(super) enum Completed {
+pub(in crate::reactor) enum Completed {
     Wake(Waker),
     Orphan(Box<dyn Orphan>, i32),
     /// The request is over; dropping it may close its descriptor.
@@ -48,7 +48,7 @@ pub(super) enum Completed {
 }
 
 /// Names an operation in flight.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::reactor) struct SlotKey {
     index: u32,
     generation: u32,

@@ -13,7 +13,7 @@ use crate::sync::local::{Notified, Notify};
 /// What operations share of which each can bring what another one was dropped before it could take.
 #[derive(Debug, Default)]
 #[repr(C)]
-pub(super) struct Dropped {
+pub(crate) struct Dropped {
     /// Those whose outcome is not known yet, which everybody looks at: it comes first. The next
     /// operation waits for them: what it would wait for may be theirs.
     pending: Cell<usize>,
@@ -22,23 +22,23 @@ pub(super) struct Dropped {
 
 impl Dropped {
     /// Waits until the outcome of all is known.
-    pub(super) async fn settle(&self) {
+    pub(crate) async fn settle(&self) {
         while self.are_pending() {
             self.settled.notified().await;
         }
     }
 
     /// Completes when the outcome of one is known.
-    pub(super) fn next_settled(&self) -> Notified<'_> {
+    pub(crate) fn next_settled(&self) -> Notified<'_> {
         self.settled.notified()
     }
 
-    pub(super) fn are_pending(&self) -> bool {
+    pub(crate) fn are_pending(&self) -> bool {
         self.pending.get() > 0
     }
 
     /// One is done, and what it brought is kept.
-    pub(super) fn settled(&self) {
+    pub(crate) fn settled(&self) {
         self.pending.set(self.pending.get() - 1);
         self.settled.notify_all();
     }
@@ -46,7 +46,7 @@ impl Dropped {
     /// Awaits `operation`, unless `is_kept` says that something is kept, by one that was dropped
     /// meanwhile: then it is cancelled. Returns what it came to and whether it was cancelled, which
     /// may have been too late.
-    pub(super) async fn run<O: Operation>(
+    pub(crate) async fn run<O: Operation>(
         &self,
         mut operation: Op<O>,
         is_kept: impl Fn() -> bool,
@@ -80,7 +80,7 @@ impl Dropped {
 }
 
 /// Counts an operation that is in flight as pending when its future is dropped.
-pub(super) struct PendingGuard<'a>(pub(super) Option<&'a Dropped>);
+pub(crate) struct PendingGuard<'a>(pub(super) Option<&'a Dropped>);
 
 impl Drop for PendingGuard<'_> {
     fn drop(&mut self) {
@@ -91,6 +91,6 @@ impl Drop for PendingGuard<'_> {
 }
 
 /// Whether it is what a cancelled operation says.
-pub(super) fn is_cancelled(error: &io::Error) -> bool {
+pub(crate) fn is_cancelled(error: &io::Error) -> bool {
     matches!(error.raw_os_error(), Some(libc::ECANCELED | libc::EINTR))
 }

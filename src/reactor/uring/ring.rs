@@ -108,7 +108,7 @@ impl Ring {
     }
 
     /// Whether the ring has `feature` and may use it.
-    pub(super) fn has(&self, feature: RingFeature) -> bool {
+    pub(in crate::reactor) fn has(&self, feature: RingFeature) -> bool {
         self.features.contains(feature)
     }
 
@@ -151,20 +151,20 @@ impl Ring {
     }
 
     /// Whether a task may make a system call of its own now instead of using the ring; counts it.
-    pub(super) fn take_direct_call(&self) -> bool {
+    pub(in crate::reactor) fn take_direct_call(&self) -> bool {
         let left = self.direct_calls_left.get();
         self.direct_calls_left.set(left.saturating_sub(1));
         left > 0
     }
 
     /// Shows what a chunk holds. `read` does not use the reactor.
-    pub(super) fn with_chunk<R>(&self, chunk: &Chunk, read: impl FnOnce(&[u8]) -> R) -> R {
+    pub(in crate::reactor) fn with_chunk<R>(&self, chunk: &Chunk, read: impl FnOnce(&[u8]) -> R) -> R {
         let buffers = self.buffers.borrow();
         read(buffers.as_ref().map_or(&[], |buffers| buffers.bytes(chunk)))
     }
 
     /// Lends a chunk's buffer to the kernel again.
-    pub(super) fn recycle(&self, chunk: Chunk) {
+    pub(in crate::reactor) fn recycle(&self, chunk: Chunk) {
         if let Some(buffers) = &mut *self.buffers.borrow_mut() {
             buffers.recycle(chunk);
         }
@@ -205,7 +205,11 @@ impl Ring {
     /// # Safety
     ///
     /// As for `start`: until `target` is dropped.
-    pub(super) unsafe fn start_multishot(&self, entry: squeue::Entry, target: Rc<dyn Multishot>) -> SlotKey {
+    pub(in crate::reactor) unsafe fn start_multishot(
+        &self,
+        entry: squeue::Entry,
+        target: Rc<dyn Multishot>,
+    ) -> SlotKey {
         let mut inner = self.inner.borrow_mut();
         let key = inner.slots.take(SlotState::Multishot(target));
         self.push(&mut inner, entry.user_data(key.user_data()));

@@ -6,8 +6,8 @@ use std::io;
 use std::rc::Rc;
 
 use crate::error::{Error, Result};
-use crate::net::dropped::{Dropped, is_cancelled};
-use crate::reactor::uring::FixedFile;
+use crate::kernel::dropped::{Dropped, is_cancelled};
+use crate::reactor::FixedFile;
 
 /// What a connection shares with its operations in flight. What every read and write looks at comes
 /// first, on one cache line.

@@ -1,4 +1,4 @@
-//! Accepting connections of the kernel, so that none is lost when a future is dropped.
+//! Listening sockets. No connection is lost when the future of an accept is dropped.
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::VecDeque;
@@ -7,12 +7,11 @@ use std::os::fd::OwnedFd;
 use std::rc::Rc;
 
 use super::dropped::{Dropped, is_cancelled};
-use crate::reactor::ops;
-use crate::reactor::uring::Feed;
+use crate::reactor::{Feed, ops};
 
 /// A listening socket and what was accepted on it for nobody yet.
 #[derive(Debug)]
-pub(super) struct Acceptor {
+pub(crate) struct Acceptor {
     socket: Rc<OwnedFd>,
     stash: Rc<Stash>,
     /// One request that accepts all connections, once it is known whether the core's ring has such.
@@ -35,16 +34,16 @@ impl Stash {
 
 impl Acceptor {
     /// `socket` listens, or will before the first `accept`.
-    pub(super) fn new(socket: OwnedFd) -> Self {
+    pub(crate) fn new(socket: OwnedFd) -> Self {
         Self { socket: Rc::new(socket), stash: Rc::default(), feed: OnceCell::new() }
     }
 
-    pub(super) fn socket(&self) -> &OwnedFd {
+    pub(crate) fn socket(&self) -> &OwnedFd {
         &self.socket
     }
 
     /// The next connection.
-    pub(super) async fn accept(&self) -> io::Result<OwnedFd> {
+    pub(crate) async fn accept(&self) -> io::Result<OwnedFd> {
         match self.feed.get_or_init(|| Feed::new(&self.socket)) {
             Some(feed) => next_of(feed).await,
             None => self.accept_once().await,

@@ -1,4 +1,4 @@
-//! Files and block devices as namespaces, with direct I/O through the core's io_uring.
+//! Files and block devices as namespaces, with direct I/O through the kernel.
 
 use std::cell::{Cell, RefCell};
 use std::fs::OpenOptions;
@@ -15,9 +15,8 @@ use tracing::{debug, warn};
 
 use super::{Namespace, NamespaceInfo};
 use crate::error::{BufError, Error, ErrorKind, Outcome, Result};
+use crate::kernel::File;
 use crate::mem::{DmaBuf, IoBuf, Slice};
-use crate::reactor::ops;
-use crate::reactor::uring::{FixedFile, PolledDevice};
 use crate::rt;
 
 /// The block size of a file: what every file system's direct I/O accepts.
@@ -30,14 +29,11 @@ const MAX_FILE_BYTES: u64 = 16 << 40;
 
 /// A file or a block device, locked against other processes for as long as it is open.
 #[derive(Clone, Debug)]
-pub struct UringNamespace(Rc<FileShared>);
+pub struct KernelNamespace(Rc<FileShared>);
 
 #[derive(Debug)]
 struct FileShared {
-    /// Before the file, which it holds too.
-    _fixed: Option<FixedFile>,
-    _polled: Option<PolledDevice>,
-    file: Rc<OwnedFd>,
+    file: File,
     info: NamespaceInfo,
     size_bytes: Cell<u64>,
     backing: Backing,
@@ -84,7 +80,7 @@ impl Drop for NewFile {
     }
 }
 
-impl UringNamespace {
+impl KernelNamespace {
     /// Opens, or makes, the file at `path`. With `size_bytes` (rounded up to 4 KiB) it has that
     /// size for good; without, it grows as needed.
     ///
@@ -163,7 +159,7 @@ impl UringNamespace {
             direct,
         };
         let backing = Backing { len_bytes: Cell::new(len), unwritten: RefCell::new(unwritten) };
-        Ok(Self::new(file, info, size, backing, None))
+        Ok(Self::new(File::new(file), info, size, backing))
     }
 
     /// Opens the block device at `path`, exclusively.
@@ -204,28 +200,17 @@ impl UringNamespace {
             trim: true,
             direct,
         };
-        let file = Rc::new(file);
-        let polled = if direct && size_bytes > 0 { poll(&file, &info) } else { None };
+        let mut file = File::new(Rc::new(file));
+        if direct && size_bytes > 0 {
+            poll(&mut file, &info);
+        }
         let backing = Backing { len_bytes: Cell::new(size_bytes), unwritten: RefCell::default() };
-        Ok(Self::new(file, info, size_bytes, backing, polled))
+        Ok(Self::new(file, info, size_bytes, backing))
     }
 
-    fn new(
-        file: Rc<OwnedFd>,
-        info: NamespaceInfo,
-        size_bytes: u64,
-        backing: Backing,
-        polled: Option<PolledDevice>,
-    ) -> Self {
-        let fixed = FixedFile::register(&file);
-        Self(Rc::new(FileShared {
-            _fixed: fixed,
-            _polled: polled,
-            file,
-            info,
-            size_bytes: Cell::new(size_bytes),
-            backing,
-        }))
+    fn new(mut file: File, info: NamespaceInfo, size_bytes: u64, backing: Backing) -> Self {
+        file.register();
+        Self(Rc::new(FileShared { file, info, size_bytes: Cell::new(size_bytes), backing }))
     }
 
     fn check(&self, operation: &'static str, offset: u64, len: u64) -> Result<()> {
@@ -250,7 +235,7 @@ impl FileShared {
     fn take_backing(&self) -> Result<()> {
         let (len, size) = (self.backing.len_bytes.get(), self.size_bytes.get());
         if len < size {
-            extend(&self.file, len, size)
+            extend(self.file.descriptor(), len, size)
                 .map_err(|errno| os_error(&errno.into(), "extend", &self.info.name))?;
             self.backing.len_bytes.set(size);
         }
@@ -262,7 +247,7 @@ impl FileShared {
     }
 }
 
-impl Namespace for UringNamespace {
+impl Namespace for KernelNamespace {
     fn info(&self) -> &NamespaceInfo {
         &self.0.info
     }
@@ -284,7 +269,7 @@ impl Namespace for UringNamespace {
                 buf[done..].fill(0);
                 break;
             }
-            let (result, part) = ops::read_at(&self.0.file, at, buf.slice(done..len)).await;
+            let (result, part) = self.0.file.read_at(at, buf.slice(done..len)).await;
             buf = Slice::into_inner(part);
             match result {
                 Ok(0) => {
@@ -310,7 +295,7 @@ impl Namespace for UringNamespace {
         let mut done = 0;
         while done < len {
             let at = offset + done as u64;
-            let (result, part) = ops::write_at(&self.0.file, at, buf.slice(done..len)).await;
+            let (result, part) = self.0.file.write_at(at, buf.slice(done..len)).await;
             buf = Slice::into_inner(part);
             match result {
                 Ok(0) => {
@@ -332,7 +317,9 @@ impl Namespace for UringNamespace {
     }
 
     async fn flush(&self) -> Result<()> {
-        ops::fsync(&self.0.file)
+        self.0
+            .file
+            .sync_data()
             .await
             .map_err(|error| os_error(&error, "flush", &self.0.info.name).outcome_is(Outcome::Unknown))
     }
@@ -344,7 +331,7 @@ impl Namespace for UringNamespace {
             return Ok(());
         }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;
-        match ops::fallocate(&self.0.file, mode, offset, len).await {
+        match self.0.file.allocate(mode, offset, len).await {
             Ok(()) => Ok(()),
             // A hint that the device or the file system does not take.
             Err(error) if matches!(error.raw_os_error(), Some(libc::EOPNOTSUPP | libc::ENODEV)) => Ok(()),
@@ -366,18 +353,18 @@ impl Namespace for UringNamespace {
                 .because(format!("it cannot grow beyond {} bytes", shared.info.max_size_bytes)));
         }
         shared.take_backing()?;
-        match ops::fallocate(&shared.file, 0, from, to - from).await {
+        match shared.file.allocate(0, from, to - from).await {
             Ok(()) => {}
             // A file system that cannot reserve space: a sparse end will do.
             Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => {
                 // Another call may have grown it further meanwhile: never back.
-                rustix::fs::ftruncate(&shared.file, to.max(shared.size_bytes.get()))
+                rustix::fs::ftruncate(shared.file.descriptor(), to.max(shared.size_bytes.get()))
                     .map_err(|errno| Error::os(errno.raw_os_error(), "grow").at(shared.info.name.clone()))?;
             }
             Err(error) => {
                 // A file system that fills up keeps what it found until then.
                 if shared.size_bytes.get() == from
-                    && let Err(errno) = rustix::fs::ftruncate(&shared.file, from)
+                    && let Err(errno) = rustix::fs::ftruncate(shared.file.descriptor(), from)
                 {
                     debug!("{}: what a failed growth took stays with it: {errno}", shared.info.name);
                 }
@@ -401,7 +388,11 @@ impl Namespace for UringNamespace {
         shared.take_backing()?;
         shared.size_bytes.set(to);
         let failed = |errno: Errno| os_error(&errno.into(), "shrink", &shared.info.name);
-        let file = shared.file.try_clone().map_err(|error| os_error(&error, "shrink", &shared.info.name))?;
+        let file = shared
+            .file
+            .descriptor()
+            .try_clone()
+            .map_err(|error| os_error(&error, "shrink", &shared.info.name))?;
         // A file system may take long to give back many gigabytes.
         let shrunk = rt::offload("shrink a file", move || rustix::fs::ftruncate(&file, to)).await;
         let shrunk = match shrunk {
@@ -419,7 +410,7 @@ impl Namespace for UringNamespace {
         if offset >= len {
             return None;
         }
-        match rustix::fs::seek(&self.0.file, rustix::fs::SeekFrom::Data(offset)) {
+        match rustix::fs::seek(self.0.file.descriptor(), rustix::fs::SeekFrom::Data(offset)) {
             Ok(data) => Some(data),
             Err(Errno::NXIO) => None,
             // A device, or a file system that does not know its holes.
@@ -468,11 +459,11 @@ fn open(path: &Path, flags: OFlags) -> io::Result<(std::fs::File, bool)> {
 }
 
 /// Polls a device whose driver has poll queues.
-fn poll(device: &Rc<OwnedFd>, info: &NamespaceInfo) -> Option<PolledDevice> {
-    PolledDevice::new(device, info.block_size_bytes)
-        .inspect(|_| debug!("{}: polled, its reads and writes need no interrupts", info.name))
-        .inspect_err(|error| debug!("{}: not polled, its reads and writes interrupt: {error}", info.name))
-        .ok()
+fn poll(device: &mut File, info: &NamespaceInfo) {
+    match device.poll(info.block_size_bytes) {
+        Ok(()) => debug!("{}: polled, its reads and writes need no interrupts", info.name),
+        Err(error) => debug!("{}: not polled, its reads and writes interrupt: {error}", info.name),
+    }
 }
 
 fn sync_directory(path: &Path) -> io::Result<()> {

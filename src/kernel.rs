@@ -1,0 +1,23 @@
+//! The kernel's sockets, pipes and files, over whichever reactor the core has.
+//!
+//! The rooms above see descriptors that read and write; that some cores have an io_uring with
+//! multishot requests, registered files and polled devices, and others have epoll, ends here. Here
+//! is decided when a connection reads ahead, when it is worth a place in the ring's table, and what
+//! becomes of the bytes of a read that was dropped.
+
+mod acceptor;
+mod datagram;
+mod dropped;
+mod file;
+mod pipe;
+mod stream;
+mod transfer;
+
+pub(crate) use acceptor::Acceptor;
+pub(crate) use datagram::DatagramSocket;
+pub(crate) use file::File;
+pub(crate) use pipe::{PipeReader, PipeWriter};
+pub(crate) use stream::Stream;
+pub(crate) use transfer::{Step, Transferred, from_io};
+
+pub(crate) use crate::reactor::is_simulated;
