@@ -160,13 +160,37 @@ pub enum ErrorKind {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Outcome {
-    /// It did not start: nothing changed.
-    #[default]
+    /// It was refused, or failed before it had an effect: nothing changed.
     NotStarted,
     /// It was cancelled before it took effect.
     Cancelled,
-    /// It may have taken effect, wholly or in part.
+    /// It may have taken effect, wholly or in part. True unless something else is known.
+    #[default]
     Unknown,
+}
+
+impl ErrorKind {
+    /// Whether an operation that boson ends with this kind was refused before it began.
+    const fn is_refusal(self) -> bool {
+        match self {
+            Self::PermissionDenied
+            | Self::InvalidInput
+            | Self::NotFound
+            | Self::InUse
+            | Self::LimitReached
+            | Self::NoSpace
+            | Self::ForeignData
+            | Self::UnsupportedFormat
+            | Self::Unsupported => true,
+            Self::Os
+            | Self::OutOfMemory
+            | Self::Closed
+            | Self::TimedOut
+            | Self::Cancelled
+            | Self::Panicked
+            | Self::Corrupt => false,
+        }
+    }
 }
 
 /// An error with its original code, its operation, its place and its outcome.
@@ -183,12 +207,17 @@ struct Repr {
     operation: &'static str,
     place: Option<Cow<'static, str>>,
     detail: Option<Cow<'static, str>>,
-    outcome: Outcome,
+    /// `None` if nobody said: [`Outcome::Unknown`].
+    outcome: Option<Outcome>,
     source: Option<Box<dyn std::error::Error + Send + Sync>>,
 }
 
 impl Error {
     /// An error of `kind` in `operation` (a short name such as `"read"` or `"open namespace"`).
+    ///
+    /// The outcome is [`NotStarted`](Outcome::NotStarted) if the kind says that the operation was
+    /// refused (`InvalidInput`, `NoSpace`, `Unsupported` and their like), and otherwise
+    /// [`Unknown`](Outcome::Unknown); [`Error::outcome_is`] says better.
     #[cold]
     pub fn new(kind: ErrorKind, operation: &'static str) -> Self {
         Self(Box::new(Repr {
@@ -197,12 +226,14 @@ impl Error {
             operation,
             place: None,
             detail: None,
-            outcome: Outcome::NotStarted,
+            outcome: kind.is_refusal().then_some(Outcome::NotStarted),
             source: None,
         }))
     }
 
-    /// An error that the operating system reported as the positive `errno` code `code`.
+    /// An error that the operating system reported as the positive `errno` code `code`. Its outcome
+    /// is [`Unknown`](Outcome::Unknown): the system may report a full disk after it has written a
+    /// part.
     #[cold]
     pub fn os(code: i32, operation: &'static str) -> Self {
         let kind = match code {
@@ -220,6 +251,7 @@ impl Error {
         };
         let mut error = Self::new(kind, operation);
         error.0.code = Some(code);
+        error.0.outcome = None;
         error
     }
 
@@ -234,7 +266,8 @@ impl Error {
         }
         let error = match error.downcast::<Self>() {
             Ok(inner) => {
-                let mut error = Self::new(inner.kind(), operation).outcome_is(inner.outcome());
+                let mut error = Self::new(inner.kind(), operation);
+                error.0.outcome = inner.0.outcome;
                 error.0.code = inner.code();
                 return error.caused_by(inner);
             }
@@ -260,7 +293,9 @@ impl Error {
             io::ErrorKind::Unsupported => ErrorKind::Unsupported,
             _ => ErrorKind::Os,
         };
-        Self::new(kind, operation).because(error.to_string())
+        let mut described = Self::new(kind, operation).because(error.to_string());
+        described.0.outcome = None;
+        described
     }
 
     /// The same error, with the place (an address, a path, an offset) it happened at.
@@ -280,7 +315,7 @@ impl Error {
     /// The same error, with whether the operation may have taken effect.
     #[must_use]
     pub fn outcome_is(mut self, outcome: Outcome) -> Self {
-        self.0.outcome = outcome;
+        self.0.outcome = Some(outcome);
         self
     }
 
@@ -313,7 +348,7 @@ impl Error {
 
     /// Whether the operation may have taken effect.
     pub fn outcome(&self) -> Outcome {
-        self.0.outcome
+        self.0.outcome.unwrap_or_default()
     }
 }
 
@@ -330,9 +365,10 @@ impl fmt::Display for Error {
             (None, None) => write!(f, ": {}", describe(repr.kind))?,
         }
         match repr.outcome {
-            Outcome::NotStarted => Ok(()),
-            Outcome::Cancelled => f.write_str(" (cancelled)"),
-            Outcome::Unknown => f.write_str(" (it may have taken effect)"),
+            // A failed read or open need not say so.
+            None | Some(Outcome::NotStarted) => Ok(()),
+            Some(Outcome::Cancelled) => f.write_str(" (cancelled)"),
+            Some(Outcome::Unknown) => f.write_str(" (it may have taken effect)"),
         }
     }
 }
@@ -371,7 +407,7 @@ impl fmt::Debug for Error {
                 .field("operation", &repr.operation)
                 .field("place", &repr.place)
                 .field("detail", &repr.detail)
-                .field("outcome", &repr.outcome)
+                .field("outcome", &self.outcome())
                 .field("source", &repr.source)
                 .finish();
         }
@@ -425,6 +461,18 @@ impl From<Error> for io::Error {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn nothing_changed_is_claimed_only_where_it_is_known() {
+        assert_eq!(Outcome::default(), Outcome::Unknown);
+        assert_eq!(Error::new(ErrorKind::NoSpace, "put").outcome(), Outcome::NotStarted);
+        assert_eq!(Error::new(ErrorKind::Closed, "write").outcome(), Outcome::Unknown);
+        // A file system that fills up may have written a part.
+        assert_eq!(Error::os(libc::ENOSPC, "write").outcome(), Outcome::Unknown);
+        assert_eq!(Error::io(io::ErrorKind::StorageFull.into(), "write").outcome(), Outcome::Unknown);
+        let claimed = Error::os(libc::ECONNREFUSED, "connect to").outcome_is(Outcome::NotStarted);
+        assert_eq!(claimed.outcome(), Outcome::NotStarted);
+    }
 
     #[test]
     fn display_says_operation_place_reason_and_outcome() {

@@ -98,7 +98,7 @@ impl KernelNamespace {
     /// `size_bytes`, or the kernel's code.
     pub async fn open_file(path: &Path, size_bytes: Option<u64>) -> Result<Self> {
         let name = format!("file:{}", path.display());
-        let failed = |error: io::Error| os_error(&error, "open", &name);
+        let failed = |error: io::Error| open_error(&error, &name);
         let (direct, made, file) = loop {
             let opened = open_or_make(path).map_err(failed)?;
             let metadata = opened.file.metadata().map_err(failed)?;
@@ -170,7 +170,7 @@ impl KernelNamespace {
     /// [`InvalidInput`](ErrorKind::InvalidInput) if it is not a block device, or the kernel's code.
     pub async fn open_block_device(path: &Path) -> Result<Self> {
         let name = format!("blk:{}", path.display());
-        let metadata = std::fs::metadata(path).map_err(|error| os_error(&error, "open", &name))?;
+        let metadata = std::fs::metadata(path).map_err(|error| open_error(&error, &name))?;
         if !metadata.file_type().is_block_device() {
             return Err(Error::new(ErrorKind::InvalidInput, "open")
                 .at(name)
@@ -181,10 +181,10 @@ impl KernelNamespace {
         let in_use = |error: &io::Error| error.raw_os_error() == Some(libc::EBUSY);
         let (file, direct) = patiently(in_use, || open(path, OFlags::EXCL))
             .await
-            .map_err(|error| os_error(&error, "open", &name))?;
+            .map_err(|error| open_error(&error, &name))?;
         let file = OwnedFd::from(file);
         lock(&file, &name).await?;
-        let failed = |errno: Errno| Error::os(errno.raw_os_error(), "open").at(name.clone());
+        let failed = |errno: Errno| open_error(&errno.into(), &name);
         let block_size_bytes = rustix::fs::ioctl_blksszget(&file).map_err(failed)?;
         let size_bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
         let info = NamespaceInfo {
@@ -280,7 +280,10 @@ impl Namespace for KernelNamespace {
                 }
                 Ok(read) => done += read as usize,
                 Err(error) if error.raw_os_error() == Some(libc::EINTR) => {}
-                Err(error) => return Err(BufError::new(self.0.failed(&error, "read", at), buf)),
+                Err(error) => {
+                    let error = self.0.failed(&error, "read", at).outcome_is(Outcome::NotStarted);
+                    return Err(BufError::new(error, buf));
+                }
             }
         }
         Ok(buf)
@@ -480,7 +483,7 @@ async fn lock(file: &impl AsFd, name: &str) -> Result<()> {
         Errno::WOULDBLOCK => Error::new(ErrorKind::InUse, "open")
             .at(name.to_owned())
             .because("another process has it open: stop that one first, or use another namespace"),
-        errno => Error::os(errno.raw_os_error(), "lock").at(name.to_owned()),
+        errno => open_error(&errno.into(), name),
     })
 }
 
@@ -514,6 +517,10 @@ fn extend(file: &OwnedFd, from: u64, to: u64) -> Result<(), Errno> {
         }
         Ok(()) => Ok(()),
     }
+}
+
+fn open_error(error: &io::Error, name: &str) -> Error {
+    os_error(error, "open", name).outcome_is(Outcome::NotStarted)
 }
 
 fn os_error(error: &io::Error, operation: &'static str, place: &str) -> Error {

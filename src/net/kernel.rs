@@ -11,7 +11,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, ipproto, sockopt};
 
 pub(super) use listener::KernelListener;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Outcome, Result};
 use crate::kernel::Stream;
 
 /// How long a connection is idle before the peer is asked whether it is still there, and how long
@@ -29,7 +29,8 @@ pub(super) struct Addresses {
 
 /// Connects a new socket.
 pub(super) async fn connect(address: SocketAddr) -> Result<(Stream, Addresses)> {
-    let failed = |code: i32| Error::os(code, "connect to").at(address.to_string());
+    let failed =
+        |code: i32| Error::os(code, "connect to").at(address.to_string()).outcome_is(Outcome::NotStarted);
     let socket = new_socket(&address).map_err(|errno| failed(errno.raw_os_error()))?;
     let stream = Stream::connect(socket, &address)
         .await

@@ -453,11 +453,8 @@ mod tests {
         let config = CoreConfig::from_machine().expect("a clock");
         let core = Core::new(&config).expect("a core");
         core.block_on(async {
-            let socket = rustix::net::socket(
-                rustix::net::AddressFamily::INET,
-                rustix::net::SocketType::STREAM,
-                None,
-            );
+            let socket =
+                rustix::net::socket(rustix::net::AddressFamily::INET, rustix::net::SocketType::STREAM, None);
             if let Some(feed) = Feed::new(&Rc::new(socket.expect("a socket"))) {
                 check(feed);
             }

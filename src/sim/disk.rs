@@ -318,10 +318,8 @@ impl Namespace for Disk {
         if let Some(Fault::ReadAt(bad)) = state.fault
             && (offset..offset + buf.len() as u64).contains(&bad)
         {
-            return Err(BufError::new(
-                Error::os(libc::EIO, "read").at(format!("sim:disk offset {offset}")),
-                buf,
-            ));
+            let error = Error::os(libc::EIO, "read").at(format!("sim:disk offset {offset}"));
+            return Err(BufError::new(error.outcome_is(Outcome::NotStarted), buf));
         }
         let first = offset / SECTOR_BYTES as u64;
         for (sector, content) in (first..).zip(buf.chunks_mut(SECTOR_BYTES)) {

@@ -268,7 +268,9 @@ impl<E: Env, N: Namespace> Db<E, N> {
     /// That I/O's error.
     pub fn health(&self) -> Result<()> {
         if self.shared.state.borrow().closing {
-            return Err(Error::new(ErrorKind::Closed, "store").because("the store was closed"));
+            return Err(Error::new(ErrorKind::Closed, "store")
+                .because("the store was closed")
+                .outcome_is(Outcome::NotStarted));
         }
         self.shared.check_failed("store", Outcome::NotStarted)
     }

@@ -232,7 +232,9 @@ impl StoreState {
             return Err(failure.error("write to store", Outcome::NotStarted));
         }
         if self.closing {
-            return Err(Error::new(ErrorKind::Closed, "write to store").because("the store was closed"));
+            return Err(Error::new(ErrorKind::Closed, "write to store")
+                .because("the store was closed")
+                .outcome_is(Outcome::NotStarted));
         }
         if self.exclusive || self.log.is_congested() || self.external_queue_bytes > MAX_EXTERNAL_QUEUE_BYTES {
             return Ok(Admission::Wait);

@@ -7,7 +7,7 @@ use rustix::io::Errno;
 use rustix::net::sockopt;
 
 use super::{Addresses, local_address, new_socket, peer_address, set_up};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::kernel::{Acceptor, Stream, from_io};
 
 /// A listening socket.
@@ -22,7 +22,10 @@ impl KernelListener {
     /// listener of its own.
     pub(in crate::net) fn bind(address: SocketAddr, backlog: i32, shared: bool) -> Result<Self> {
         let failed = |operation: &'static str| {
-            move |errno: Errno| Error::os(errno.raw_os_error(), operation).at(address.to_string())
+            move |errno: Errno| {
+                let error = Error::os(errno.raw_os_error(), operation).at(address.to_string());
+                error.outcome_is(Outcome::NotStarted)
+            }
         };
         let socket = new_socket(&address).map_err(failed("open a socket for"))?;
         sockopt::set_socket_reuseaddr(&socket, true).map_err(failed("listen on"))?;
