@@ -9,6 +9,7 @@ mod arena;
 mod dma;
 mod iobuf;
 mod mapping;
+pub(crate) mod vectored;
 
 pub use arena::{Arena, ArenaStats};
 pub use dma::DmaBuf;

@@ -1,6 +1,7 @@
 //! Connected stream sockets.
 
 mod flow;
+mod vectored;
 
 use std::cell::{Cell, OnceCell};
 use std::future::{Future, poll_fn};
@@ -89,7 +90,7 @@ impl Stream {
         &self.socket
     }
 
-    // Not an `async fn`: see `transfer`.
+    // Not an `async fn`: see `Step`.
     pub(crate) fn read<B: IoBufMut>(
         &self,
         buf: B,
@@ -100,7 +101,8 @@ impl Stream {
             loop {
                 if let Awaits::Nothing = awaits {
                     let mut buf = kept.take().expect("a transfer is not polled again after its result");
-                    if let Some(result) = self.take(&mut buf) {
+                    let room = buf.bytes_total();
+                    if let Some(result) = self.take(room, |taken, bytes| buf.fill_from_at(taken, bytes)) {
                         return Poll::Ready((result, buf));
                     }
                     if self.flow.dropped.are_pending() {
@@ -111,7 +113,7 @@ impl Stream {
                         awaits = Awaits::Arrival(feed.arrival());
                     } else {
                         let flow = Rc::clone(&self.flow);
-                        let keep = move |result: io::Result<u32>, buf: B| flow.keep(result, buf.as_slice());
+                        let keep = move |result: io::Result<u32>, buf: B| flow.keep(result, [buf.as_slice()]);
                         awaits = Awaits::Receive(Receiving(None), ops::recv(&self.socket, buf, keep));
                     }
                 }
@@ -124,7 +126,7 @@ impl Stream {
                         guard.set(polled.is_pending().then_some(self));
                         let (result, buf) = ready!(polled);
                         awaits = Awaits::Nothing;
-                        return Poll::Ready(self.received(result, buf));
+                        return Poll::Ready((self.received(result, buf.bytes_total()), buf));
                     }
                 }
                 awaits = Awaits::Nothing;
@@ -132,9 +134,10 @@ impl Stream {
         })
     }
 
-    /// What a read gets that asks the kernel for nothing.
-    fn take<B: IoBufMut>(&self, buf: &mut B) -> Option<Result<usize>> {
-        if buf.bytes_total() == 0 {
+    /// What a read with so much `room` gets that asks the kernel for nothing. `fill` copies bytes
+    /// behind as many as it is told, and says how many.
+    fn take(&self, room: usize, mut fill: impl FnMut(usize, &[u8]) -> usize) -> Option<Result<usize>> {
+        if room == 0 {
             // The kernel's answer, 0, would look like the end of the stream if the read were
             // dropped.
             return Some(Ok(0));
@@ -142,12 +145,12 @@ impl Stream {
         if self.flow.dropped.are_pending() {
             return None;
         }
-        if let Some(result) = self.flow.take(|bytes| buf.fill_from(bytes)) {
+        if let Some(result) = self.flow.take(|bytes| fill(0, bytes)) {
             return Some(result);
         }
         let feed = self.feed.get()?.as_ref()?;
-        let result = take_from(feed, buf)?;
-        if matches!(result, Ok(len) if self.is_bulk(len, buf)) {
+        let result = take_from(feed, fill)?;
+        if matches!(result, Ok(len) if is_bulk(len, room)) {
             self.bulk.set(true);
             feed.stop();
         }
@@ -165,19 +168,19 @@ impl Stream {
         (feed.is_armed() || may_start()).then_some(feed)
     }
 
-    /// What a read gives that asked the kernel itself.
-    fn received<B: IoBufMut>(&self, result: io::Result<u32>, buf: B) -> Transferred<usize, B> {
+    /// What a read with so much `room` gives that asked the kernel itself.
+    fn received(&self, result: io::Result<u32>, room: usize) -> Result<usize> {
         if let Ok(len) = result {
             self.count_read();
             let len = len as usize;
-            self.bulk.set(self.is_bulk(len, &buf));
+            self.bulk.set(is_bulk(len, room));
             let filled = self.filled.get();
             if filled < READ_AHEAD_AFTER {
-                let fills = len == buf.bytes_total() && !self.bulk.get();
+                let fills = len == room && !self.bulk.get();
                 self.filled.set(if fills { filled + 1 } else { 0 });
             }
         }
-        (result.map(|len| len as usize).map_err(|error| from_io(&error, "read")), buf)
+        result.map(|len| len as usize).map_err(|error| from_io(&error, "read"))
     }
 
     /// A connection that lasts is better looked up once than for each of its operations.
@@ -191,13 +194,7 @@ impl Stream {
         }
     }
 
-    /// Whether a read that got `len` bytes into `buf` would have done better without the core's
-    /// small buffers.
-    fn is_bulk<B: IoBufMut>(&self, len: usize, buf: &B) -> bool {
-        len >= CHUNK_BYTES && buf.bytes_total() >= 2 * CHUNK_BYTES
-    }
-
-    // Not an `async fn`: see `transfer`.
+    // Not an `async fn`: see `Step`.
     pub(crate) fn write<B: IoBuf>(
         &self,
         buf: B,
@@ -351,10 +348,15 @@ impl Drop for Stream {
     }
 }
 
+/// Whether a read that got `len` bytes, with so much `room`, would have done better without the
+/// core's small buffers.
+fn is_bulk(len: usize, room: usize) -> bool {
+    len >= CHUNK_BYTES && room >= 2 * CHUNK_BYTES
+}
+
 /// What a read gets without asking the kernel.
-fn take_from<B: IoBufMut>(feed: &Feed<Chunk>, buf: &mut B) -> Option<Result<usize>> {
-    let taken = feed.take_bytes(|taken, bytes| buf.fill_from_at(taken, bytes));
-    match (taken, feed.end()) {
+fn take_from(feed: &Feed<Chunk>, fill: impl FnMut(usize, &[u8]) -> usize) -> Option<Result<usize>> {
+    match (feed.take_bytes(fill), feed.end()) {
         (Some(len), _) => Some(Ok(len)),
         (None, Some(0)) => Some(Ok(0)),
         (None, Some(code)) => Some(Err(Error::os(code, "read"))),

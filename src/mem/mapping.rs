@@ -1,8 +1,8 @@
 //! The memory under an arena: one mapping, in hugepages where the kernel has some to give.
 //!
-//! Hugepages come from `hugepage-rs`, which maps pages of the kernel's default size; normal pages are
-//! mapped here. An arena is made for pages of 2 MiB: where the default is another size (1 GiB, say), an
-//! arena of some MiB would hold a whole such page, so it takes normal pages and says so.
+//! Hugepages come from `hugepage-rs`, which maps pages of the kernel's default size; normal pages
+//! are mapped here. An arena is made for pages of 2 MiB: where the default is another size (1 GiB,
+//! say), an arena of some MiB would hold a whole such page, so it takes normal pages and says so.
 
 use std::alloc::Layout;
 use std::ptr::NonNull;
@@ -38,12 +38,13 @@ pub(super) struct Mapping {
 impl Mapping {
     /// Maps at least `bytes` bytes, rounded up to whole hugepages.
     ///
-    /// Without hugepages it takes normal pages; the first mapping of the process that does says so in
-    /// the log.
+    /// Without hugepages it takes normal pages; the first mapping of the process that does says so
+    /// in the log.
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) if the size overflows, otherwise the kernel's code.
+    /// [`InvalidInput`](ErrorKind::InvalidInput) if the size overflows, otherwise the kernel's
+    /// code.
     pub(super) fn new(bytes: usize) -> Result<Self> {
         let bytes = bytes
             .max(1)
@@ -79,8 +80,8 @@ impl Mapping {
 impl Drop for Mapping {
     fn drop(&mut self) {
         match self.pages {
-            // SAFETY: `map_huge` allocated it with this very layout, and nobody uses it any more: its
-            // arena says so in the documentation of `Arena::region`.
+            // SAFETY: `map_huge` allocated it with this very layout, and nobody uses it any more:
+            // its arena says so in the documentation of `Arena::region`.
             PageKind::Huge2M => unsafe { hugepage_rs::dealloc(self.base.as_ptr(), layout(self.bytes)) },
             PageKind::Normal => {
                 // SAFETY: the mapping made in `new`, with its length; unused as above.
@@ -96,8 +97,8 @@ fn layout(bytes: usize) -> Layout {
     Layout::from_size_align(bytes, 1).expect("whole hugepages do not overflow an isize on this machine")
 }
 
-/// Maps `bytes` bytes, whole hugepages, from the kernel's pool; `None` if it has too few free ones of
-/// 2 MiB.
+/// Maps `bytes` bytes, whole hugepages, from the kernel's pool; `None` if it has too few free ones
+/// of 2 MiB.
 fn map_huge(bytes: usize) -> Option<NonNull<u8>> {
     if default_hugepage_bytes() != Some(HUGE_PAGE_BYTES) || isize::try_from(bytes).is_err() {
         return None;
@@ -107,8 +108,8 @@ fn map_huge(bytes: usize) -> Option<NonNull<u8>> {
     caught(|| unsafe { hugepage_rs::alloc(layout(bytes)) }).ok().and_then(NonNull::new)
 }
 
-/// The kernel's default size of hugepages, in bytes (`Hugepagesize` in `/proc/meminfo`); `None` if it
-/// has none, or does not say.
+/// The kernel's default size of hugepages, in bytes (`Hugepagesize` in `/proc/meminfo`); `None` if
+/// it has none, or does not say.
 pub fn default_hugepage_bytes() -> Option<usize> {
     static DEFAULT: OnceLock<usize> = OnceLock::new();
     if let Some(bytes) = DEFAULT.get() {

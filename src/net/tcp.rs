@@ -16,7 +16,7 @@ use super::stack::{Stack, StackConfig, StackListener, StackStream};
 use super::transfer::{self, Given, GivenBack, Transferred};
 use crate::error::{BufError, BufResult, Error, Result, with_buf};
 use crate::kernel::Stream;
-use crate::mem::{IoBuf, IoBufMut};
+use crate::mem::{IoBuf, IoBufMut, vectored};
 use crate::rt;
 
 /// An open network, on one core: where listeners are bound and connections are made. Cheap to
@@ -365,6 +365,67 @@ impl TcpStream {
         buf: B,
     ) -> impl Future<Output = std::result::Result<B, BufError<B>>> + Unpin + use<'_, B> {
         GivenBack(transfer::write_all(buf, |part| self.transfer_write(part)))
+    }
+
+    /// Reads at least one byte into `bufs`, each of which is filled before the next one, and
+    /// returns how many; 0 at the end of the stream. Of more than 1,024 buffers the rest may stay
+    /// empty.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpStream::read`].
+    pub async fn read_vectored<B: IoBufMut>(&self, bufs: Vec<B>) -> BufResult<usize, Vec<B>> {
+        let (result, bufs) = match &self.0 {
+            StreamKind::Kernel(stream, _) => stream.read_vectored(bufs).await,
+            StreamKind::Stack(stream) => stream.transfer_read_vectored(bufs).await,
+            StreamKind::Remote(stream) => {
+                let mut bufs = bufs;
+                let room = vectored::room(&bufs).min(REMOTE_TRANSFER_BYTES);
+                let (result, bytes) = stream.transfer_read(Vec::with_capacity(room)).await;
+                (result.map(|len| vectored::fill_from_at(&mut bufs, 0, &bytes[..len.min(room)])), bufs)
+            }
+        };
+        with_buf(result, bufs)
+    }
+
+    /// Writes at least one byte from the front of `bufs`, which go out one after the other, and
+    /// returns how many: a header and a body need not be copied together. Over the kernel it is one
+    /// system call for up to 1,024 buffers.
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpStream::write`].
+    pub async fn write_vectored<B: IoBuf>(&self, bufs: Vec<B>) -> BufResult<usize, Vec<B>> {
+        let (result, bufs) = self.transfer_write_vectored(bufs, 0).await;
+        with_buf(result, bufs)
+    }
+
+    /// Writes all of `bufs`, one after the other, as [`TcpStream::write_vectored`].
+    ///
+    /// # Errors
+    ///
+    /// As for [`TcpStream::write`]; a part may have been written.
+    pub async fn write_all_vectored<B: IoBuf>(
+        &self,
+        bufs: Vec<B>,
+    ) -> std::result::Result<Vec<B>, BufError<Vec<B>>> {
+        transfer::write_all_vectored(bufs, |bufs, done| self.transfer_write_vectored(bufs, done)).await
+    }
+
+    async fn transfer_write_vectored<B: IoBuf>(
+        &self,
+        bufs: Vec<B>,
+        skip: usize,
+    ) -> Transferred<usize, Vec<B>> {
+        match &self.0 {
+            StreamKind::Kernel(stream, _) => stream.write_vectored(bufs, skip).await,
+            StreamKind::Stack(stream) => stream.transfer_write_vectored(bufs, skip).await,
+            StreamKind::Remote(stream) => {
+                let parts = vectored::parts_after(&bufs, skip);
+                let part = parts.flatten().copied().take(REMOTE_TRANSFER_BYTES).collect();
+                (stream.transfer_write(part).await.0, bufs)
+            }
+        }
     }
 
     /// Reads what is there now; `None` if nothing is or a read waits, whose it may be, and always

@@ -117,3 +117,27 @@ where
         }
     })
 }
+
+/// Writes all of `bufs` by means of `write`, which writes at least one byte of what it is given
+/// behind as many as it is told, and says how many.
+pub(super) async fn write_all_vectored<B, W>(
+    mut bufs: Vec<B>,
+    mut write: impl FnMut(Vec<B>, usize) -> W,
+) -> std::result::Result<Vec<B>, BufError<Vec<B>>>
+where
+    B: IoBuf,
+    W: Future<Output = Transferred<usize, Vec<B>>>,
+{
+    let len: usize = bufs.iter().map(IoBuf::bytes_init).sum();
+    let mut done = 0;
+    while done < len {
+        let (result, back) = write(bufs, done).await;
+        bufs = back;
+        match result {
+            Ok(0) => return Err(BufError::new(Error::new(ErrorKind::Closed, "write"), bufs)),
+            Ok(written) => done += written,
+            Err(error) => return Err(BufError::new(error, bufs)),
+        }
+    }
+    Ok(bufs)
+}

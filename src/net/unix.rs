@@ -22,7 +22,7 @@ pub use credentials::PeerCredentials;
 pub(crate) use name::Name;
 
 use super::transfer::{self, Given, GivenBack};
-use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
+use crate::error::{BufError, BufResult, Error, ErrorKind, Result, with_buf};
 use crate::kernel::{Acceptor, Stream};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::rt;
@@ -316,6 +316,38 @@ impl UnixStream {
         buf: B,
     ) -> impl Future<Output = std::result::Result<B, BufError<B>>> + Unpin + use<'_, B> {
         GivenBack(transfer::write_all(buf, |part| self.stream.write(part)))
+    }
+
+    /// As [`TcpStream::read_vectored`](super::TcpStream::read_vectored).
+    ///
+    /// # Errors
+    ///
+    /// As for [`UnixStream::read`].
+    pub async fn read_vectored<B: IoBufMut>(&self, bufs: Vec<B>) -> BufResult<usize, Vec<B>> {
+        let (result, bufs) = self.stream.read_vectored(bufs).await;
+        with_buf(result, bufs)
+    }
+
+    /// As [`TcpStream::write_vectored`](super::TcpStream::write_vectored).
+    ///
+    /// # Errors
+    ///
+    /// As for [`UnixStream::write`].
+    pub async fn write_vectored<B: IoBuf>(&self, bufs: Vec<B>) -> BufResult<usize, Vec<B>> {
+        let (result, bufs) = self.stream.write_vectored(bufs, 0).await;
+        with_buf(result, bufs)
+    }
+
+    /// Writes all of `bufs`, one after the other.
+    ///
+    /// # Errors
+    ///
+    /// As for [`UnixStream::write`]; a part may have been written.
+    pub async fn write_all_vectored<B: IoBuf>(
+        &self,
+        bufs: Vec<B>,
+    ) -> std::result::Result<Vec<B>, BufError<Vec<B>>> {
+        transfer::write_all_vectored(bufs, |bufs, done| self.stream.write_vectored(bufs, done)).await
     }
 
     /// Reads what is there now; `None` if nothing is or a read waits, whose it may be.

@@ -14,6 +14,7 @@ mod socket;
 #[cfg(test)]
 pub(in crate::reactor) mod tests;
 mod transfer;
+mod vectored;
 
 use std::future::Future;
 use std::io;
@@ -28,6 +29,7 @@ pub(crate) use datagram::{Envelope, Received, receive_from, send_to};
 pub(crate) use file::{fallocate, fsync, read_at, write_at};
 pub(crate) use pipe::{read_stream, readable, write_stream};
 pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
+pub(crate) use vectored::{MAX_BUFFERS, recv_vectored, send_vectored};
 
 use super::current::{attached, waits_for};
 use super::{Reactor, epoll, uring};

@@ -47,8 +47,8 @@ impl Drop for CloseGuard {
 }
 
 impl Db {
-    /// Opens the store at `address`, which names a namespace: `file:example.boson`, `blk:/dev/nvme0n1`
-    /// or `mem:1G`. What was never written becomes a fresh store.
+    /// Opens the store at `address`, which names a namespace: `file:example.boson`,
+    /// `blk:/dev/nvme0n1` or `mem:1G`. What was never written becomes a fresh store.
     ///
     /// ```
     /// # boson::run(async {

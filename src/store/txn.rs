@@ -19,9 +19,9 @@ use crate::error::Result;
 
 /// The view of a transaction's closure: the declared keys, and what was written to them so far.
 ///
-/// A key is named by its tree and itself; the methods that end in `_at` take its index in the list of
-/// declared keys instead. Nothing that the closure writes reaches the store before it has returned; then
-/// all of it does, or nothing.
+/// A key is named by its tree and itself; the methods that end in `_at` take its index in the list
+/// of declared keys instead. Nothing that the closure writes reaches the store before it has
+/// returned; then all of it does, or nothing.
 ///
 /// # Panics
 ///

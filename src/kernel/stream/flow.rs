@@ -35,13 +35,21 @@ struct Unread {
 }
 
 impl Flow {
-    pub(super) fn keep(&self, result: io::Result<u32>, bytes: &[u8]) {
+    /// Keeps what a dropped read got: as many bytes as `result` says, from the front of `bufs`.
+    pub(super) fn keep<'a>(&self, result: io::Result<u32>, bufs: impl IntoIterator<Item = &'a [u8]>) {
         self.dropped_reads.set(true);
         let mut unread = self.unread.borrow_mut();
         match result {
-            // Of a buffer that held something before, only the first `len` bytes are new.
             Ok(0) => unread.end = Some(None),
-            Ok(len) => unread.bytes.extend(&bytes[..len as usize]),
+            // A buffer may have held something before: no more than `len` bytes are new.
+            Ok(len) => {
+                let mut left = len as usize;
+                for bytes in bufs {
+                    let new = &bytes[..left.min(bytes.len())];
+                    unread.bytes.extend(new);
+                    left -= new.len();
+                }
+            }
             Err(error) if is_cancelled(&error) => {}
             Err(error) => unread.end = Some(Some(error.raw_os_error().unwrap_or(libc::EIO))),
         }

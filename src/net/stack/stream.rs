@@ -10,7 +10,7 @@ use super::connections::ConnectionId;
 use super::engine::Direction;
 use super::flow::Flow;
 use crate::error::{BufResult, Result};
-use crate::mem::{IoBuf, IoBufMut};
+use crate::mem::{IoBuf, IoBufMut, vectored};
 use crate::net::transfer::{Given, Transferred};
 
 /// What is said of a transfer that is polled once too often.
@@ -112,6 +112,60 @@ impl StackStream {
             };
             Poll::Ready((result, kept.take().expect(GAVE_ITS_RESULT)))
         })
+    }
+
+    /// Reads at least one byte into `bufs`, each of which is filled before the next one.
+    pub(in crate::net) async fn transfer_read_vectored<B: IoBufMut>(
+        &self,
+        mut bufs: Vec<B>,
+    ) -> Transferred<usize, Vec<B>> {
+        if vectored::room(&bufs) == 0 {
+            return (Ok(0), bufs);
+        }
+        let mut read_behind = |at| {
+            self.stack
+                .with(|engine| engine.read(self.id, |bytes| vectored::fill_from_at(&mut bufs, at, bytes)))
+        };
+        let result = loop {
+            match read_behind(0) {
+                // The receive buffer is a ring: the rest may be at its start.
+                Ok(Some(first @ 1..)) => break Ok(first + read_behind(first).ok().flatten().unwrap_or(0)),
+                Ok(Some(0)) => break Ok(0),
+                Ok(None) => poll_fn(|context| self.poll_read_ready(context)).await,
+                Err(error) => break Err(error),
+            }
+        };
+        (result, bufs)
+    }
+
+    /// Queues at least one byte of `bufs` behind the first `skip`, and returns how many.
+    pub(in crate::net) async fn transfer_write_vectored<B: IoBuf>(
+        &self,
+        bufs: Vec<B>,
+        skip: usize,
+    ) -> Transferred<usize, Vec<B>> {
+        loop {
+            match self.try_write_vectored(&bufs, skip) {
+                Ok(Some(written)) => return (Ok(written), bufs),
+                Ok(None) => poll_fn(|context| self.poll_write_ready(context)).await,
+                Err(error) => return (Err(error), bufs),
+            }
+        }
+    }
+
+    fn try_write_vectored<B: IoBuf>(&self, bufs: &[B], skip: usize) -> Result<Option<usize>> {
+        let mut done = 0;
+        for part in vectored::parts_after(bufs, skip) {
+            match self.try_write(part) {
+                Ok(None) if done == 0 => return Ok(None),
+                Err(error) if done == 0 => return Err(error),
+                Ok(Some(written)) if written == part.len() => done += written,
+                Ok(written) => return Ok(Some(done + written.unwrap_or(0))),
+                // The next write gets it.
+                Err(_) => break,
+            }
+        }
+        Ok(Some(done))
     }
 
     /// Reads into `buf` what has arrived; `None` if nothing has, `Some(0)` at the end of the

@@ -221,6 +221,97 @@ fn a_buffer_lives_until_the_kernel_is_done_with_it() {
     });
 }
 
+/// Buffers of 0 to 899 bytes with the bytes of `data` in order.
+fn gathered(data: &[u8]) -> Vec<Vec<u8>> {
+    let mut rest = data;
+    let mut bufs = Vec::new();
+    while !rest.is_empty() {
+        let (part, after) = rest.split_at(rest.len().min(bufs.len() * 37 % 900));
+        bufs.push(part.to_vec());
+        rest = after;
+    }
+    bufs
+}
+
+/// Reads all of the stream into several buffers at a time.
+async fn read_scattered(stream: &TcpStream) -> Vec<u8> {
+    let mut received = Vec::new();
+    for round in 0.. {
+        let rooms = [0, 1, 3, 50, 0, 700, 20_000];
+        let bufs = rooms.iter().take(2 + round % 6).map(|room| Vec::with_capacity(*room)).collect();
+        let (len, bufs) = stream.read_vectored::<Vec<u8>>(bufs).await.expect("read");
+        if len == 0 {
+            break;
+        }
+        let before = received.len();
+        let last = bufs.iter().rposition(|buf| !buf.is_empty()).expect("something was read");
+        assert!(bufs[..last].iter().all(|buf| buf.len() == buf.capacity()), "a gap before buffer {last}");
+        bufs.iter().for_each(|buf| received.extend_from_slice(buf));
+        assert_eq!(received.len() - before, len);
+    }
+    received
+}
+
+#[test]
+fn vectored_transfers_keep_the_order_of_the_bytes() {
+    run(async {
+        let data: Vec<u8> = (0..2_000_000u32).map(|number| (number % 251) as u8).collect();
+        for (client, server) in pairs().await {
+            let bufs = gathered(&data);
+            assert!(bufs.len() > 2 * 1024, "more than the kernel takes at once");
+            let send = async {
+                let back = client.write_all_vectored(bufs.clone()).await.expect("write");
+                assert!(back == bufs, "the buffers come back as they were");
+                client.shutdown(Shutdown::Write).expect("shut down");
+            };
+            let ((), received) = futures_util::join!(send, read_scattered(&server));
+            assert!(received == data);
+        }
+    });
+}
+
+#[test]
+fn vectored_transfers_of_nothing_wait_for_nothing() {
+    run(async {
+        let (client, server) = pair().await;
+        assert_eq!(client.write_vectored(vec![Vec::new(), Vec::new()]).await.expect("nothing").0, 0);
+        assert!(client.write_all_vectored(Vec::<Vec<u8>>::new()).await.expect("nothing").is_empty());
+        assert_eq!(server.read_vectored(vec![Vec::new()]).await.expect("nothing is asked for").0, 0);
+        client.write_all(&b"x"[..]).await.expect("write");
+        assert_eq!(server.read_vectored(vec![Vec::with_capacity(1)]).await.expect("read").0, 1);
+    });
+}
+
+#[test]
+fn a_dropped_vectored_read_loses_no_byte_and_keeps_its_buffers() {
+    run_with_own_buffers(async {
+        let (client, server) = pair().await;
+        let alive = Rc::new(Cell::new(0));
+        let bufs = vec![Watched::new(3, &alive), Watched::new(64, &alive)];
+        assert!(polled_at_most(server.read_vectored(bufs), 1).await.is_none());
+        let with_kernel = 2 * usize::from(observe::stats().reactor == ReactorKind::IoUring);
+        assert_eq!(alive.get(), with_kernel, "the buffers were freed while the kernel may write to them");
+        client.write_all(&b"0123456789"[..]).await.expect("write");
+        let (len, bufs) =
+            server.read_vectored(vec![Vec::with_capacity(4), Vec::with_capacity(64)]).await.expect("read");
+        assert_eq!((len, &bufs[..]), (10, &[b"0123".to_vec(), b"456789".to_vec()][..]));
+        assert_eq!(alive.get(), 0, "the buffers were never freed");
+    });
+}
+
+#[test]
+fn a_vectored_write_to_a_closed_connection_gives_its_buffers_back() {
+    run(async {
+        let (client, server) = pair().await;
+        server.abort();
+        // The reset is on its way.
+        rt::sleep(Duration::from_millis(5)).await;
+        let error = client.write_all_vectored(vec![vec![1; 10], vec![2; 10]]).await.expect_err("reset");
+        assert_eq!(error.kind(), ErrorKind::Closed);
+        assert_eq!(error.into_buf(), [vec![1; 10], vec![2; 10]]);
+    });
+}
+
 #[test]
 fn io_in_flight_ends_with_the_core() {
     let alive = Rc::new(Cell::new(0));

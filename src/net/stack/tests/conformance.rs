@@ -403,6 +403,37 @@ fn much_data_goes_in_full_segments() {
     });
 }
 
+/// Bytes of many buffers arrive in many other buffers in their order, also through small windows.
+async fn gathers_and_scatters(net: Net) {
+    let (client, server, _listener) = net.pair().await;
+    let data = pattern(300_000, 9);
+    let bufs: Vec<Vec<u8>> = data.chunks(777).flat_map(|part| [part.to_vec(), Vec::new()]).collect();
+    net.handle.spawn(async move {
+        let mut bufs = bufs;
+        let (mut written, len) = (0, bufs.iter().map(Vec::len).sum());
+        while written < len {
+            let (result, back) = client.transfer_write_vectored(bufs, written).await;
+            written += result.expect("it stands");
+            bufs = back;
+        }
+        client.shutdown(Shutdown::Write).expect("it stands");
+        read_to_end(&client).await;
+    });
+    let mut received = Vec::new();
+    loop {
+        let bufs = [5, 0, 300, 4000].map(Vec::with_capacity).into();
+        let (result, bufs) = server.transfer_read_vectored(bufs).await;
+        let len = result.expect("it stands");
+        let before = received.len();
+        bufs.iter().for_each(|buf: &Vec<u8>| received.extend_from_slice(buf));
+        assert_eq!(received.len() - before, len);
+        if len == 0 {
+            break;
+        }
+    }
+    assert!(received == data);
+}
+
 macro_rules! suite {
     ($($name:ident: $conditions:expr;)*) => {$(
         mod $name {
@@ -411,7 +442,7 @@ macro_rules! suite {
             suite!(@tests $conditions; echoes transfers_ten_megabytes_both_ways reads_and_writes_at_the_same_time
                 half_closes_client_first half_closes_server_first reads_late delivers_what_was_written_before_a_drop
                 resets refuses many_connections flow_control dropped_reads_lose_nothing idle_connections_stay
-                tuples_are_reused);
+                tuples_are_reused gathers_and_scatters);
         }
     )*};
     (@tests $conditions:expr; $($scenario:ident)*) => {$(
