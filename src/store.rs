@@ -6,31 +6,26 @@
 //! as soon as they are applied, also before they are durable.
 //!
 //! ```
-//! use boson::block::MemoryNamespace;
-//! use boson::sim::Executor;
-//! use boson::store::{Db, Options, WriteOptions};
+//! use boson::store::{Db, WriteOptions};
 //!
-//! let executor = Executor::new(1);
-//! let env = executor.env();
-//! executor.block_on(async move {
-//!     let namespace = MemoryNamespace::new("mem:64M", 64 << 20, 4096)?;
-//!     let identity = [7; 16]; // draw it at random
-//!     let db = Db::open_on(env, namespace, Options::new(identity)).await?;
+//! # fn main() -> boson::Result<()> {
+//! boson::run(async {
+//!     let db = Db::open("mem:64M").await?; // or "file:example.boson", "blk:/dev/nvme0n1"
 //!     let fruit = db.tree("fruit")?;
 //!     fruit.put(b"apple", b"5").await?;
 //!     // Several keys at once, durable before it returns.
 //!     let keys = [(&fruit, &b"apple"[..]), (&fruit, &b"pear"[..])];
 //!     let moved = db.transact(&keys, WriteOptions::SYNC, |txn| {
-//!         let apples = txn.get(0).map(<[u8]>::to_vec);
-//!         txn.put(1, b"5");
-//!         txn.delete(0);
+//!         let apples = txn.get(&fruit, b"apple").map(<[u8]>::to_vec);
+//!         txn.put(&fruit, b"pear", b"5");
+//!         txn.delete(&fruit, b"apple");
 //!         apples
 //!     });
 //!     assert_eq!(moved.await?.as_deref(), Some(&b"5"[..]));
 //!     assert_eq!(fruit.range(..).next().await?, Some((b"pear".to_vec(), b"5".to_vec())));
 //!     db.close().await
-//! })?;
-//! # Ok::<(), boson::Error>(())
+//! })
+//! # }
 //! ```
 //!
 //! `docs/disk-format.md` is the format; the parts, from the outside in:
