@@ -70,8 +70,7 @@ async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -
         let mut state = shared.state.borrow_mut();
         let nothing = super::object::ObjectRef::default();
         let superblock = checkpoint::describe(&shared, &state, start, nothing, nothing, false);
-        superblock.fixed_extents().for_each(|extent| state.space.set(extent));
-        state.fixed_units = superblock.fixed_units();
+        superblock.fixed_extents().for_each(|extent| state.space.fix(extent));
     }
     checkpoint::take(&shared, false).await?;
     superblock::formatted(&shared.disk).await?;
@@ -90,15 +89,27 @@ async fn load<E: Env, N: Namespace>(
     let (entries, next_id) = catalog::decode(&content)
         .ok_or_else(|| disk.corrupt(superblock.catalog.address, "the catalog does not parse"))?;
     let (content, stored_map) = disk.read_object(superblock.map).await?;
-    let space = Space::from_bytes(&content, disk.units()).ok_or_else(|| {
-        disk.corrupt(superblock.map.address, "the allocation map is larger than the namespace")
-    })?;
+    let map_problem = |what| disk.corrupt(superblock.map.address, what);
+    let mut space = Space::from_bytes(&content, superblock.units)
+        .ok_or_else(|| map_problem("the allocation map is larger than the store"))?;
+    for extent in superblock.fixed_extents() {
+        if !space.is_all_used(extent) {
+            return Err(map_problem("units of the superblocks or the log are free in the allocation map"));
+        }
+        space.fix(extent);
+    }
+    for stored in [&stored_catalog, &stored_map] {
+        if !stored.extents(disk.unit).iter().flatten().all(|&extent| space.is_all_used(extent)) {
+            return Err(map_problem("the catalog or the allocation map is free in the allocation map"));
+        }
+    }
+    // The namespace may have grown since.
+    space.grow(disk.units());
     let start = superblock.log_start;
     let log = Log::new(superblock.ring(), superblock.epoch + 1, start, start);
     let mut state = StoreState::new(space, log, disk.unit, options.cache_bytes);
     state.meta = vec![stored_catalog, stored_map];
     state.checkpoint.lsn = start.next_lsn - 1;
-    state.fixed_units = superblock.fixed_units();
     state.checkpoint.space_units = superblock.units;
     state.trees.resize_with(next_id as usize, || None);
     for entry in entries {

@@ -145,13 +145,6 @@ impl Superblock {
     }
 }
 
-impl Superblock {
-    /// How many units [`Superblock::fixed_extents`] take.
-    pub(super) fn fixed_units(&self) -> u64 {
-        self.fixed_extents().map(|extent| u64::from(extent.units)).sum()
-    }
-}
-
 /// What one place for a copy holds.
 enum Copy {
     Valid(Box<Superblock>),

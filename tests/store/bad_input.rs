@@ -116,17 +116,37 @@ fn formatting_over_a_store_forgets_it() {
 fn a_newer_format_is_refused() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        for copy in COPIES {
-            let mut block = disk.peek(copy, 512);
-            block[16] = 2;
-            let sum = xxhash_rust::xxh3::xxh3_64(&block[16..]);
-            block[8..16].copy_from_slice(&sum.to_le_bytes());
-            disk.overwrite(copy, &block);
-        }
+        rewrite_superblocks(&disk, 16, &[2]);
         let error = open_error(&env, &disk).await;
         assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
         assert!(error.to_string().contains("version 2"), "{error}");
     });
+}
+
+/// Changes bytes of every superblock copy, and makes their checksums right: damage that no checksum
+/// sees.
+fn rewrite_superblocks(disk: &Disk, offset: usize, bytes: &[u8]) {
+    for copy in COPIES {
+        let mut block = disk.peek(copy, 512);
+        block[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let sum = xxhash_rust::xxh3::xxh3_64(&block[16..]);
+        block[8..16].copy_from_slice(&sum.to_le_bytes());
+        disk.overwrite(copy, &block);
+    }
+}
+
+#[test]
+fn a_superblock_whose_log_covers_free_units_is_refused() {
+    // The second length is what a fuzzer found; it made the store count units that it did not have.
+    for log_bytes in [576u64 << 10, 0x6b_0000] {
+        run(SIZE, async move |env, disk| {
+            closed_store(&env, &disk).await;
+            rewrite_superblocks(&disk, 80, &log_bytes.to_le_bytes());
+            let error = open_error(&env, &disk).await;
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.to_string().contains("the log"), "{error}");
+        });
+    }
 }
 
 #[test]
