@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::env::Env;
 use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, parse_payload};
 use super::object::{ObjectRef, Stored};
-use super::options::{MAX_INLINE_BYTES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
+use super::options::{MAX_INLINE_BYTES, MAX_TREES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
 use super::page::{Blob, Garbage, NewValue, Slot};
 use super::shared::{Pace, StoreShared};
 use super::space::{Extent, Space};
@@ -276,7 +276,7 @@ async fn replay<E: Env, N: Namespace>(
     let mut reader = RingReader::new(&shared.disk, superblock.ring());
     let mut point = superblock.log_start;
     loop {
-        let Some((_, payload, next)) = reader.batch(point).await? else {
+        let Some((header, payload, next)) = reader.batch(point).await? else {
             if shared.options.sabotage == Sabotage::IgnoreChain
                 && let Some(after_hole) = reader.skip_hole(point).await?
             {
@@ -294,6 +294,7 @@ async fn replay<E: Env, N: Namespace>(
         };
         let offset = superblock.log_offset + point.position % superblock.log_len;
         let records = parse_payload(&payload)
+            .filter(|records| records.len() == header.records as usize)
             .ok_or_else(|| shared.disk.corrupt(offset, "a log batch that does not parse"))?;
         for operation in records.into_iter().flatten() {
             reader.pace.step().await;
@@ -337,12 +338,13 @@ fn take_extents<E: Env, N: Namespace>(
     extents: &[Extent],
     offset: u64,
 ) -> Result<()> {
-    let size = state.space.units();
-    if extents.iter().any(|extent| extent.end() > size) {
-        return Err(shared.disk.corrupt(offset, "a log record for a value outside the namespace"));
-    }
     for &extent in extents {
-        state.space.set(extent);
+        if !state.space.take(extent) {
+            return Err(shared.disk.corrupt(
+                offset,
+                "a log record for a value outside the namespace, or over units that are in use",
+            ));
+        }
         state.external_extents.push(extent);
     }
     Ok(())
@@ -369,6 +371,9 @@ async fn apply<E: Env, N: Namespace>(
     match operation {
         Operation::CreateTree { tree, name } => {
             let mut state = shared.state.borrow_mut();
+            if state.by_name.contains_key(name) || state.by_name.len() >= MAX_TREES {
+                return Err(shared.disk.corrupt(offset, "a log record for a tree that cannot be"));
+            }
             state.place_tree(tree, TreeState { created: true, ..TreeState::new(name.to_owned()) });
         }
         Operation::Put { tree, key, value } => {

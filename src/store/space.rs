@@ -197,6 +197,17 @@ impl Space {
         }
     }
 
+    /// Takes these very units. Returns false, and changes nothing, if any of them is outside or in
+    /// use.
+    #[must_use]
+    pub(super) fn take(&mut self, extent: Extent) -> bool {
+        let is_free = (extent.start..extent.end()).all(|unit| !self.is_used(unit));
+        if is_free {
+            self.change(extent.start, u64::from(extent.units), true);
+        }
+        is_free
+    }
+
     /// Whether all of an extent is inside and in use.
     pub(super) fn is_all_used(&self, extent: Extent) -> bool {
         extent.end() <= self.units && (extent.start..extent.end()).all(|unit| self.is_used(unit))
@@ -299,6 +310,16 @@ mod tests {
         assert_eq!(space.free_units(), 100);
         assert_eq!(space.allocate(61), None, "60 and 40 are apart");
         assert_eq!(space.allocate(60), Some(first));
+    }
+
+    #[test]
+    fn units_are_taken_by_name_if_all_are_free() {
+        let mut space = Space::new(200);
+        assert!(space.take(Extent { start: 190, units: 10 }));
+        for (start, units) in [(190, 1), (180, 11), (199, 1), (200, 1), (150, 51)] {
+            assert!(!space.take(Extent { start, units }), "from {start}");
+        }
+        assert_eq!(space.free_units(), 190);
     }
 
     #[test]

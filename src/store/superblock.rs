@@ -4,7 +4,7 @@ use super::codec::{Reader, checksum, to_usize};
 use super::disk::Disk;
 use super::log::{LogPoint, Ring};
 use super::object::ObjectRef;
-use super::options::MIN_NAMESPACE_BYTES;
+use super::options::{MIN_LOG_BYTES, MIN_NAMESPACE_BYTES};
 use super::shared::yield_now;
 use super::space::Extent;
 use crate::block::Namespace;
@@ -112,7 +112,7 @@ impl Superblock {
         let size = self.units.checked_mul(u64::from(self.unit));
         block_ok
             && unit_ok
-            && self.log_len > 0
+            && self.log_len >= MIN_LOG_BYTES
             && self.log_len.is_multiple_of(COPY_ROOM_BYTES)
             && self.log_offset == LOG_OFFSET
             && log_end.zip(size).is_some_and(|(log_end, size)| log_end <= size)

@@ -302,6 +302,51 @@ fn damage_in_the_middle_of_the_log_is_an_error_and_nothing_is_lost() {
 }
 
 #[test]
+fn a_log_batch_that_miscounts_its_records_is_an_error() {
+    run(SIZE, async |env, disk| {
+        let last = log_of(&env, &disk, 10).await[9];
+        let mut header = disk.peek(last, 96);
+        header[56] += 1;
+        let sum = xxhash_rust::xxh3::xxh3_64(&header[..88]);
+        header[88..].copy_from_slice(&sum.to_le_bytes());
+        disk.overwrite(last, &header);
+        let error = open_error(&env, &disk).await;
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&format!("offset {last}")), "{error}");
+    });
+}
+
+#[test]
+fn a_log_record_over_units_in_use_is_an_error() {
+    run(SIZE, async |env, disk| {
+        closed_store(&env, &disk).await;
+        let (db, tree) = open(&env, &disk).await;
+        // It goes to its place ahead of the log.
+        tree.put(b"huge", &vec![0xcd; 300_000]).await.expect("puts");
+        drop((db, tree));
+        env.sleep(Duration::from_secs(1)).await;
+        let position = disk.peek(88, 8).try_into().map(u64::from_le_bytes).expect("eight bytes");
+        let batch = LOG_OFFSET + position % (512 << 10);
+        let mut bytes = disk.peek(batch, 4096);
+        let payload_bytes = bytes[4..8].try_into().map(u32::from_le_bytes).expect("four bytes");
+        let payload = 96..96 + usize::try_from(payload_bytes).expect("small");
+        // Length of the record, then kind, tree, key length and reference of the operation.
+        assert_eq!(bytes[payload.start + 4], 5, "a put of an external value");
+        let reference = payload.start + 4 + 7;
+        let large = find(&disk, &[0xab; 4096])[0];
+        bytes[reference..reference + 8].copy_from_slice(&large.to_le_bytes());
+        for (checked, at) in [(payload, 80), (0..88, 88)] {
+            let sum = xxhash_rust::xxh3::xxh3_64(&bytes[checked]);
+            bytes[at..at + 8].copy_from_slice(&sum.to_le_bytes());
+        }
+        disk.overwrite(batch, &bytes);
+        let error = open_error(&env, &disk).await;
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("units that are in use"), "{error}");
+    });
+}
+
+#[test]
 fn a_torn_end_of_the_log_is_dropped() {
     run(SIZE, async |env, disk| {
         let batches = log_of(&env, &disk, 10).await;
