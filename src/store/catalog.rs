@@ -1,11 +1,15 @@
 //! The catalog: which trees a checkpoint holds (disk format, section 5).
 
+use std::collections::HashSet;
+
 use super::codec::{Reader, to_u16, to_u32};
 use super::object::ObjectRef;
 use super::options::{MAX_TREE_NAME_BYTES, MAX_TREES};
 
 /// No tree has an id from this on: ids are reused, so they stay near the number of trees.
 pub(super) const MAX_TREE_IDS: usize = MAX_TREES * 64;
+/// No store has as many keys: with what each takes of a leaf they would not fit into 2^64 bytes.
+const MAX_KEYS: u64 = 1 << 62;
 
 /// A tree as the catalog lists it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -38,12 +42,17 @@ pub(super) fn decode(content: &[u8]) -> Option<(Vec<CatalogEntry>, u32)> {
     if count > MAX_TREES || next_id as usize > MAX_TREE_IDS {
         return None;
     }
-    let mut entries = Vec::with_capacity(count);
+    let mut entries: Vec<CatalogEntry> = Vec::with_capacity(count);
+    let (mut names, mut keys) = (HashSet::with_capacity(count), 0u64);
     for _ in 0..count {
         let (id, len, root) = (reader.u32()?, reader.u64()?, ObjectRef::decode(&mut reader)?);
         let name_len = usize::from(reader.u16()?);
         let name = std::str::from_utf8(reader.bytes(name_len)?).ok()?.to_owned();
-        if id >= next_id || name.len() > MAX_TREE_NAME_BYTES {
+        let follows = entries.last().is_none_or(|last| last.id < id);
+        keys = keys.checked_add(len)?;
+        let counts = keys < MAX_KEYS && (len == 0 || !root.is_nothing());
+        let is_name = name.len() <= MAX_TREE_NAME_BYTES && names.insert(name.clone());
+        if !follows || id >= next_id || !counts || !is_name {
             return None;
         }
         entries.push(CatalogEntry { id, len, root, name });
@@ -54,6 +63,23 @@ pub(super) fn decode(content: &[u8]) -> Option<(Vec<CatalogEntry>, u32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_no_checkpoint_lists_is_refused() {
+        let root = ObjectRef { address: 8192, len: 4096, flags: 0, checksum: 5 };
+        let tree = |id, len, root, name: &str| CatalogEntry { id, len, root, name: name.into() };
+        let nothing = ObjectRef::default();
+        for entries in [
+            [tree(1, 1, root, "a"), tree(1, 1, root, "b")],
+            [tree(2, 1, root, "a"), tree(1, 1, root, "b")],
+            [tree(0, 1, root, "a"), tree(1, 1, root, "a")],
+            [tree(0, 1, root, "a"), tree(1, 1, nothing, "b")],
+            [tree(0, 1, root, "a"), tree(1, u64::MAX, root, "b")],
+            [tree(0, 1, root, "a"), tree(1, 1, root, &"b".repeat(MAX_TREE_NAME_BYTES + 1))],
+        ] {
+            assert_eq!(decode(&encode(&entries, 3)), None, "{entries:?}");
+        }
+    }
 
     #[test]
     fn a_catalog_reads_back_and_no_prefix_of_it_does() {

@@ -264,8 +264,9 @@ async fn free_tree<E: Env, N: Namespace>(shared: &StoreShared<E, N>, root: Slot)
                 let mut state = shared.state.borrow_mut();
                 let ledger: &mut Ledger = &mut state.ledger;
                 let decoded = read.and_then(|(content, stored)| {
-                    let body = Page::decode(content, ledger)
-                        .map_err(|what| shared.disk.corrupt(reference.address, what))?;
+                    let corrupt = |what| shared.disk.corrupt(reference.address, what);
+                    let body = Page::decode(content, ledger).map_err(corrupt)?;
+                    Page::check_place(&body, level, &reference, (None, None)).map_err(corrupt)?;
                     Ok((body, stored))
                 });
                 match decoded {

@@ -94,11 +94,6 @@ impl<N: Namespace> Disk<N> {
             return Ok((content, Stored::from_ref(reference)));
         }
         let (fragments, extents) = self.read_index(reference).await?;
-        // Nothing is allocated for a length before the fragments confirm it.
-        let sum: u64 = fragments.iter().map(|fragment| u64::from(fragment.len)).sum();
-        if sum != u64::from(reference.len) || sum > self.namespace.size_bytes() {
-            return Err(self.corrupt(reference.address, "fragments that do not add up"));
-        }
         let mut content = Vec::with_capacity(reference.len as usize);
         for fragment in fragments {
             content.extend_from_slice(&self.read_plain(fragment).await?);
@@ -109,6 +104,7 @@ impl<N: Namespace> Disk<N> {
     /// Every extent of an object, reading no more than its index.
     pub(super) async fn object_extents(&self, reference: ObjectRef) -> Result<Vec<Extent>> {
         if !reference.is_scattered() {
+            self.check_plain(&reference)?;
             return Ok(vec![plain_extent(&reference, self.unit)]);
         }
         Ok(self.read_index(reference).await?.1.to_vec())
@@ -129,11 +125,20 @@ impl<N: Namespace> Disk<N> {
             }
             next = following;
         }
+        // Nothing is allocated for a length before the fragments confirm it.
+        let sum: u64 = fragments.iter().map(|fragment| u64::from(fragment.len)).sum();
+        if sum != u64::from(reference.len) || sum > self.namespace.size_bytes() {
+            return Err(self.corrupt(reference.address, "fragments that do not add up"));
+        }
+        for fragment in &fragments {
+            self.check_plain(fragment)?;
+        }
         extents.extend(fragments.iter().map(|fragment| plain_extent(fragment, self.unit)));
         Ok((fragments, extents.into()))
     }
 
-    async fn read_plain(&self, reference: ObjectRef) -> Result<Vec<u8>> {
+    /// Checks that a plain object lies in the namespace; returns the length of its units in bytes.
+    fn check_plain(&self, reference: &ObjectRef) -> Result<u64> {
         let unit = u64::from(self.unit);
         let len = u64::from(reference.len).next_multiple_of(unit);
         let end = reference.address.checked_add(len);
@@ -141,6 +146,11 @@ impl<N: Namespace> Disk<N> {
         {
             return Err(self.corrupt(reference.address, "a reference outside the namespace"));
         }
+        Ok(len)
+    }
+
+    async fn read_plain(&self, reference: ObjectRef) -> Result<Vec<u8>> {
+        let len = self.check_plain(&reference)?;
         let mut content = self.read(reference.address, super::codec::to_usize(len)).await?;
         content.truncate(reference.len as usize);
         if checksum(&content) != reference.checksum {

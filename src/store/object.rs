@@ -3,6 +3,7 @@
 use std::rc::Rc;
 
 use super::codec::{Reader, checksum, to_u32};
+use super::options::{MAX_INLINE_BYTES, MAX_VALUE_BYTES};
 use super::space::{Extent, Space};
 
 /// How an object is found and checked: where it is, how long, and its checksum. Held by the page
@@ -19,6 +20,7 @@ pub(super) struct ObjectRef {
 pub(super) const FLAG_SCATTERED: u32 = 1;
 /// A leaf that refers to overflow values.
 pub(super) const FLAG_HAS_OVERFLOW: u32 = 2;
+const KNOWN_FLAGS: u32 = FLAG_SCATTERED | FLAG_HAS_OVERFLOW;
 
 /// The size of an encoded reference.
 pub(super) const REF_BYTES: usize = 24;
@@ -53,12 +55,14 @@ impl ObjectRef {
     }
 
     pub(super) fn decode(reader: &mut Reader<'_>) -> Option<Self> {
-        Some(Self {
-            address: reader.u64()?,
-            len: reader.u32()?,
-            flags: reader.u32()?,
-            checksum: reader.u64()?,
-        })
+        let (address, len, flags, checksum) = (reader.u64()?, reader.u32()?, reader.u32()?, reader.u64()?);
+        (flags & !KNOWN_FLAGS == 0).then_some(Self { address, len, flags, checksum })
+    }
+
+    /// Whether it can refer to a large value.
+    pub(super) fn is_value(&self) -> bool {
+        let len = self.len as usize;
+        self.flags & FLAG_HAS_OVERFLOW == 0 && len > MAX_INLINE_BYTES && len <= MAX_VALUE_BYTES
     }
 }
 
@@ -228,5 +232,27 @@ pub(super) fn decode_index(page: &[u8]) -> Option<(Vec<ObjectRef>, ObjectRef)> {
         return None;
     }
     let fragments = (0..count).map(|_| ObjectRef::decode(&mut reader)).collect::<Option<Vec<_>>>()?;
-    Some((fragments, next))
+    let are_plain = fragments.iter().chain([&next]).all(|reference| reference.flags == 0);
+    let are_whole = fragments.iter().all(|fragment| !fragment.is_nothing());
+    (are_plain && are_whole && (next.is_nothing() || next.len as usize == page.len()))
+        .then_some((fragments, next))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_index_page_that_no_encoder_writes_is_refused() {
+        const UNIT: u32 = 4096;
+        let fragment = ObjectRef { address: 8192, len: 5000, flags: 0, checksum: 1 };
+        let next = ObjectRef { address: 4096, len: UNIT, flags: 0, checksum: 2 };
+        let decode = |fragments: &[ObjectRef], next| decode_index(&encode_index(fragments, next, UNIT));
+        assert_eq!(decode(&[fragment, fragment], next), Some((vec![fragment, fragment], next)));
+        assert!(decode(&[fragment], ObjectRef::default()).is_some());
+        let scattered = ObjectRef { flags: FLAG_SCATTERED, ..fragment };
+        assert_eq!(decode(&[fragment, scattered], next), None, "a fragment of fragments");
+        assert_eq!(decode(&[ObjectRef::default()], next), None, "a fragment of nothing");
+        assert_eq!(decode(&[fragment], fragment), None, "an index page of another length");
+    }
 }

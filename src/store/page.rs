@@ -18,7 +18,7 @@ pub(super) use inner::{Inner, Slot};
 pub(super) use leaf::{Leaf, LeafValue, NewValue};
 pub(super) use ledger::{Garbage, Ledger, Reservation};
 
-use super::object::{ObjectRef, Stored, object_cost};
+use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Stored, object_cost};
 
 /// The smallest size of a page image, and the step it grows by.
 pub(super) const PAGE_STEP_BYTES: usize = 4096;
@@ -78,6 +78,36 @@ impl Page {
             Some(&inner::KIND) => Inner::decode(&content).map(Body::Inner).ok_or("not a valid inner page"),
             _ => Err("not a page"),
         }
+    }
+
+    /// Checks what was decoded against what its parent says of it: its level (0 for a leaf; `None`
+    /// for a root), its flags, and the keys that may be in it, from `lower` up to, not including,
+    /// `upper`.
+    pub(super) fn check_place(
+        body: &Body,
+        level: Option<u8>,
+        reference: &ObjectRef,
+        (lower, upper): (Option<&[u8]>, Option<&[u8]>),
+    ) -> Result<(), &'static str> {
+        let (own_level, has_overflow, ends) = match body {
+            Body::Leaf(leaf) => {
+                (0, !leaf.blobs().is_empty(), Some((leaf.key(0), leaf.key(leaf.count() - 1))))
+            }
+            Body::Inner(inner) => {
+                let last = inner.count().checked_sub(2);
+                (inner.level, false, last.map(|last| (inner.separator(0), inner.separator(last))))
+            }
+        };
+        if level.is_some_and(|level| level != own_level) {
+            return Err("a page of another level of the tree");
+        }
+        if has_overflow != (reference.flags & FLAG_HAS_OVERFLOW != 0) {
+            return Err("a page that has values of its own where its parent knows of none, or the reverse");
+        }
+        let fits = |(first, last)| {
+            lower.is_none_or(|lower| lower <= first) && upper.is_none_or(|upper| last < upper)
+        };
+        if ends.is_none_or(fits) { Ok(()) } else { Err("a page whose keys belong elsewhere") }
     }
 
     pub(super) fn is_dirty(&self) -> bool {

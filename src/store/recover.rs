@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::env::Env;
 use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, parse_payload};
 use super::object::{ObjectRef, Stored};
-use super::options::{MAX_INLINE_BYTES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
+use super::options::{MAX_INLINE_BYTES, MAX_TREES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
 use super::page::{Blob, Garbage, NewValue, Slot};
 use super::shared::{Pace, StoreShared};
 use super::space::{Extent, Space};
@@ -70,8 +70,7 @@ async fn format<E: Env, N: Namespace>(env: E, disk: Disk<N>, options: Options) -
         let mut state = shared.state.borrow_mut();
         let nothing = super::object::ObjectRef::default();
         let superblock = checkpoint::describe(&shared, &state, start, nothing, nothing, false);
-        superblock.fixed_extents().for_each(|extent| state.space.set(extent));
-        state.fixed_units = superblock.fixed_units();
+        superblock.fixed_extents().for_each(|extent| state.space.fix(extent));
     }
     checkpoint::take(&shared, false).await?;
     superblock::formatted(&shared.disk).await?;
@@ -90,15 +89,27 @@ async fn load<E: Env, N: Namespace>(
     let (entries, next_id) = catalog::decode(&content)
         .ok_or_else(|| disk.corrupt(superblock.catalog.address, "the catalog does not parse"))?;
     let (content, stored_map) = disk.read_object(superblock.map).await?;
-    let space = Space::from_bytes(&content, disk.units()).ok_or_else(|| {
-        disk.corrupt(superblock.map.address, "the allocation map is larger than the namespace")
-    })?;
+    let map_problem = |what| disk.corrupt(superblock.map.address, what);
+    let mut space = Space::from_bytes(&content, superblock.units)
+        .ok_or_else(|| map_problem("the allocation map is larger than the store"))?;
+    for extent in superblock.fixed_extents() {
+        if !space.is_all_used(extent) {
+            return Err(map_problem("units of the superblocks or the log are free in the allocation map"));
+        }
+        space.fix(extent);
+    }
+    for stored in [&stored_catalog, &stored_map] {
+        if !stored.extents(disk.unit).iter().flatten().all(|&extent| space.is_all_used(extent)) {
+            return Err(map_problem("the catalog or the allocation map is free in the allocation map"));
+        }
+    }
+    // The namespace may have grown since.
+    space.grow(disk.units());
     let start = superblock.log_start;
     let log = Log::new(superblock.ring(), superblock.epoch + 1, start, start);
     let mut state = StoreState::new(space, log, disk.unit, options.cache_bytes);
     state.meta = vec![stored_catalog, stored_map];
     state.checkpoint.lsn = start.next_lsn - 1;
-    state.fixed_units = superblock.fixed_units();
     state.checkpoint.space_units = superblock.units;
     state.trees.resize_with(next_id as usize, || None);
     for entry in entries {
@@ -265,7 +276,7 @@ async fn replay<E: Env, N: Namespace>(
     let mut reader = RingReader::new(&shared.disk, superblock.ring());
     let mut point = superblock.log_start;
     loop {
-        let Some((_, payload, next)) = reader.batch(point).await? else {
+        let Some((header, payload, next)) = reader.batch(point).await? else {
             if shared.options.sabotage == Sabotage::IgnoreChain
                 && let Some(after_hole) = reader.skip_hole(point).await?
             {
@@ -283,6 +294,7 @@ async fn replay<E: Env, N: Namespace>(
         };
         let offset = superblock.log_offset + point.position % superblock.log_len;
         let records = parse_payload(&payload)
+            .filter(|records| records.len() == header.records as usize)
             .ok_or_else(|| shared.disk.corrupt(offset, "a log batch that does not parse"))?;
         for operation in records.into_iter().flatten() {
             reader.pace.step().await;
@@ -326,12 +338,13 @@ fn take_extents<E: Env, N: Namespace>(
     extents: &[Extent],
     offset: u64,
 ) -> Result<()> {
-    let size = state.space.units();
-    if extents.iter().any(|extent| extent.end() > size) {
-        return Err(shared.disk.corrupt(offset, "a log record for a value outside the namespace"));
-    }
     for &extent in extents {
-        state.space.set(extent);
+        if !state.space.take(extent) {
+            return Err(shared.disk.corrupt(
+                offset,
+                "a log record for a value outside the namespace, or over units that are in use",
+            ));
+        }
         state.external_extents.push(extent);
     }
     Ok(())
@@ -358,6 +371,9 @@ async fn apply<E: Env, N: Namespace>(
     match operation {
         Operation::CreateTree { tree, name } => {
             let mut state = shared.state.borrow_mut();
+            if state.by_name.contains_key(name) || state.by_name.len() >= MAX_TREES {
+                return Err(shared.disk.corrupt(offset, "a log record for a tree that cannot be"));
+            }
             state.place_tree(tree, TreeState { created: true, ..TreeState::new(name.to_owned()) });
         }
         Operation::Put { tree, key, value } => {

@@ -9,7 +9,7 @@ use std::task::Poll;
 use super::disk::Disk;
 use super::env::Env;
 use super::options::Options;
-use super::page::{Blob, Body, Page};
+use super::page::{Blob, Page};
 use super::state::{Failure, StoreState};
 use super::tree_state::{Descent, Missing, Seek};
 use super::txn::Scratch;
@@ -140,15 +140,11 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
             return Ok(());
         }
         let (content, stored) = read?;
-        let body = Page::decode(content, &mut state.ledger)
-            .map_err(|what| self.disk.corrupt(missing.reference.address, what))?;
-        let level = match &body {
-            Body::Leaf(_) => 0,
-            Body::Inner(inner) => inner.level,
-        };
-        if missing.level.is_some_and(|expected| expected != level) {
-            return Err(self.disk.corrupt(missing.reference.address, "a page of another level of the tree"));
-        }
+        let corrupt = |what| self.disk.corrupt(missing.reference.address, what);
+        let body = Page::decode(content, &mut state.ledger).map_err(corrupt)?;
+        let (lower, upper) = state.tree(tree).bounds(seek);
+        let bounds = (lower.as_deref(), upper.as_deref());
+        Page::check_place(&body, missing.level, &missing.reference, bounds).map_err(corrupt)?;
         state.counters.page_loads += 1;
         let (tree, ledger) = state.tree_and_ledger(tree);
         tree.install(seek, body, stored, ledger);

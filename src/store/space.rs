@@ -13,6 +13,10 @@ impl Extent {
     pub(super) fn end(&self) -> u64 {
         self.start + u64::from(self.units)
     }
+
+    fn overlaps(&self, other: &Self) -> bool {
+        self.start < other.end() && other.start < self.end()
+    }
 }
 
 const WORD: u64 = 64;
@@ -29,6 +33,9 @@ pub(super) struct Space {
     cursor: u64,
     /// Units from here on are taken only if there are no others.
     ceiling: u64,
+    /// What no object ever lies in, and what that comes to in units.
+    fixed: Vec<Extent>,
+    fixed_units: u64,
 }
 
 impl Space {
@@ -41,6 +48,8 @@ impl Space {
             free: 0,
             cursor: 0,
             ceiling: u64::MAX,
+            fixed: Vec::new(),
+            fixed_units: 0,
         };
         space.grow(units);
         space
@@ -110,6 +119,19 @@ impl Space {
         self.free
     }
 
+    /// The units that objects take.
+    pub(super) fn object_units(&self) -> u64 {
+        self.units - self.free - self.fixed_units
+    }
+
+    /// Sets an extent that is inside, and no part of which was fixed before, aside for good: it is
+    /// in use, and never given back.
+    pub(super) fn fix(&mut self, extent: Extent) {
+        self.set(extent);
+        self.fixed.push(extent);
+        self.fixed_units += u64::from(extent.units);
+    }
+
     /// Makes the namespace `units` units large; does nothing if it is that large already.
     pub(super) fn grow(&mut self, units: u64) {
         if units <= self.units {
@@ -175,19 +197,37 @@ impl Space {
         }
     }
 
+    /// Takes these very units. Returns false, and changes nothing, if any of them is outside or in
+    /// use.
+    #[must_use]
+    pub(super) fn take(&mut self, extent: Extent) -> bool {
+        let is_free = (extent.start..extent.end()).all(|unit| !self.is_used(unit));
+        if is_free {
+            self.change(extent.start, u64::from(extent.units), true);
+        }
+        is_free
+    }
+
+    /// Whether all of an extent is inside and in use.
+    pub(super) fn is_all_used(&self, extent: Extent) -> bool {
+        extent.end() <= self.units && (extent.start..extent.end()).all(|unit| self.is_used(unit))
+    }
+
     /// Whether a unit is in use; a unit outside is.
     pub(super) fn is_used(&self, unit: u64) -> bool {
         unit >= self.units || self.words[super::codec::to_usize(unit / WORD)] & (1 << (unit % WORD)) != 0
     }
 
-    /// Gives an extent back. Returns false, and changes nothing, if any of it is free already.
+    /// Gives an object's extent back. Returns false, and changes nothing, if it cannot be one: any
+    /// of it is free already, or fixed.
     #[must_use]
     pub(super) fn release(&mut self, extent: Extent) -> bool {
-        let used = extent.end() <= self.units && (extent.start..extent.end()).all(|unit| self.is_used(unit));
-        if used {
+        let is_fixed = self.fixed.iter().any(|fixed| fixed.overlaps(&extent));
+        let is_objects = !is_fixed && self.is_all_used(extent);
+        if is_objects {
             self.change(extent.start, u64::from(extent.units), false);
         }
-        used
+        is_objects
     }
 
     /// Gives extents back that were just taken.
@@ -270,6 +310,31 @@ mod tests {
         assert_eq!(space.free_units(), 100);
         assert_eq!(space.allocate(61), None, "60 and 40 are apart");
         assert_eq!(space.allocate(60), Some(first));
+    }
+
+    #[test]
+    fn units_are_taken_by_name_if_all_are_free() {
+        let mut space = Space::new(200);
+        assert!(space.take(Extent { start: 190, units: 10 }));
+        for (start, units) in [(190, 1), (180, 11), (199, 1), (200, 1), (150, 51)] {
+            assert!(!space.take(Extent { start, units }), "from {start}");
+        }
+        assert_eq!(space.free_units(), 190);
+    }
+
+    #[test]
+    fn what_is_fixed_is_never_given_back() {
+        let mut space = Space::new(200);
+        space.fix(Extent { start: 0, units: 16 });
+        space.fix(Extent { start: 100, units: 50 });
+        let object = space.allocate(10).expect("room");
+        assert_eq!((object.start, space.object_units()), (16, 10));
+        for (start, units) in [(0, 1), (15, 2), (90, 20), (149, 1)] {
+            assert!(!space.release(Extent { start, units }), "from {start}");
+        }
+        assert_eq!((space.free_units(), space.object_units()), (124, 10));
+        assert!(space.release(object));
+        assert_eq!((space.free_units(), space.object_units()), (134, 0));
     }
 
     #[test]

@@ -103,8 +103,6 @@ pub(super) struct StoreState {
     pub(super) ledger: Ledger,
     pub(super) space: Space,
     pub(super) log: Log,
-    /// The units of the superblocks and the log ring.
-    pub(super) fixed_units: u64,
     pub(super) failed: Option<Failure>,
     /// No writes any more: closed, or the last handle is gone.
     pub(super) closing: bool,
@@ -152,7 +150,6 @@ impl StoreState {
             ledger: Ledger::new(unit),
             space,
             log,
-            fixed_units: 0,
             failed: None,
             closing: false,
             closed: false,
@@ -326,7 +323,7 @@ impl StoreState {
 
     /// The units that pages and values take, or will.
     pub(super) fn object_units(&self) -> u64 {
-        self.space.units() - self.space.free_units() + self.ledger.dirty_units - self.fixed_units
+        self.space.object_units() + self.ledger.dirty_units
     }
 
     /// The units that the trees take, or will at the next checkpoint.

@@ -4,7 +4,7 @@ use super::codec::{Reader, checksum, to_usize};
 use super::disk::Disk;
 use super::log::{LogPoint, Ring};
 use super::object::ObjectRef;
-use super::options::MIN_NAMESPACE_BYTES;
+use super::options::{MIN_LOG_BYTES, MIN_NAMESPACE_BYTES};
 use super::shared::yield_now;
 use super::space::Extent;
 use crate::block::Namespace;
@@ -112,7 +112,7 @@ impl Superblock {
         let size = self.units.checked_mul(u64::from(self.unit));
         block_ok
             && unit_ok
-            && self.log_len > 0
+            && self.log_len >= MIN_LOG_BYTES
             && self.log_len.is_multiple_of(COPY_ROOM_BYTES)
             && self.log_offset == LOG_OFFSET
             && log_end.zip(size).is_some_and(|(log_end, size)| log_end <= size)
@@ -142,13 +142,6 @@ impl Superblock {
                 start: offset / u64::from(unit),
                 units: u32::try_from(len / u64::from(unit)).unwrap_or(u32::MAX),
             })
-    }
-}
-
-impl Superblock {
-    /// How many units [`Superblock::fixed_extents`] take.
-    pub(super) fn fixed_units(&self) -> u64 {
-        self.fixed_extents().map(|extent| u64::from(extent.units)).sum()
     }
 }
 

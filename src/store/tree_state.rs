@@ -207,7 +207,8 @@ impl TreeState {
             unreachable!("the leaf of a key to delete is in memory")
         };
         let sparse = delete_in(page, key, ledger);
-        self.len -= 1;
+        // A count that was damaged is for a verification to find.
+        self.len = self.len.saturating_sub(1);
         self.lower_root(ledger);
         sparse && self.height() > 1
     }
@@ -263,6 +264,9 @@ impl TreeState {
             };
             page.retire(ledger);
             self.root = only;
+            if self.root.is_none() {
+                self.len = 0;
+            }
         }
     }
 }

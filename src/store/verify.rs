@@ -6,7 +6,7 @@ use std::collections::BTreeSet;
 use super::catalog;
 use super::env::Env;
 use super::object::{ObjectRef, Stored};
-use super::page::{Body, Ledger, Page, Slot};
+use super::page::{Body, Ledger, Page};
 use super::shared::StoreShared;
 use super::space::{Extent, Space};
 use super::superblock::{self, Found};
@@ -86,6 +86,14 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Res
     Ok(walk.report)
 }
 
+/// What a page says of one below it: its level, unless it is a root, and the bounds of its keys.
+struct Subtree {
+    reference: ObjectRef,
+    level: Option<u8>,
+    lower: Option<Vec<u8>>,
+    upper: Option<Vec<u8>>,
+}
+
 struct Walk<'a, E, N> {
     shared: &'a StoreShared<E, N>,
     report: VerifyReport,
@@ -125,22 +133,30 @@ impl<E: Env, N: Namespace> Walk<'_, E, N> {
     /// Checks a tree; returns how many keys it holds.
     async fn tree(&mut self, root: ObjectRef) -> u64 {
         let mut keys = 0;
-        let mut stack = vec![root];
-        while let Some(reference) = stack.pop() {
+        let mut stack = vec![Subtree { reference: root, level: None, lower: None, upper: None }];
+        while let Some(Subtree { reference, level, lower, upper }) = stack.pop() {
             let Some(content) = self.object(reference).await else { continue };
-            let leaf = match Page::decode(content, &mut self.ledger) {
+            let decoded = Page::decode(content, &mut self.ledger).and_then(|body| {
+                Page::check_place(&body, level, &reference, (lower.as_deref(), upper.as_deref()))?;
+                Ok(body)
+            });
+            let leaf = match decoded {
                 Err(what) => {
                     self.report.note(self.shared.disk.corrupt(reference.address, what).to_string());
                     continue;
                 }
                 Ok(Body::Inner(inner)) => {
                     self.report.pages += 1;
-                    stack.extend((0..inner.count()).filter_map(
-                        |index| match &*inner.child(index).borrow() {
-                            Slot::OnDisk(child) => Some(*child),
-                            Slot::Resident(_) => None,
-                        },
-                    ));
+                    stack.extend((0..inner.count()).filter_map(|index| {
+                        let reference = inner.child(index).borrow().reference()?;
+                        let (left, right) = inner.bounds(index);
+                        Some(Subtree {
+                            reference,
+                            level: Some(inner.level - 1),
+                            lower: left.map(<[u8]>::to_vec).or_else(|| lower.clone()),
+                            upper: right.map(<[u8]>::to_vec).or_else(|| upper.clone()),
+                        })
+                    }));
                     continue;
                 }
                 Ok(Body::Leaf(leaf)) => leaf,

@@ -116,17 +116,37 @@ fn formatting_over_a_store_forgets_it() {
 fn a_newer_format_is_refused() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        for copy in COPIES {
-            let mut block = disk.peek(copy, 512);
-            block[16] = 2;
-            let sum = xxhash_rust::xxh3::xxh3_64(&block[16..]);
-            block[8..16].copy_from_slice(&sum.to_le_bytes());
-            disk.overwrite(copy, &block);
-        }
+        rewrite_superblocks(&disk, 16, &[2]);
         let error = open_error(&env, &disk).await;
         assert_eq!(error.kind(), ErrorKind::UnsupportedFormat);
         assert!(error.to_string().contains("version 2"), "{error}");
     });
+}
+
+/// Changes bytes of every superblock copy, and makes their checksums right: damage that no checksum
+/// sees.
+fn rewrite_superblocks(disk: &Disk, offset: usize, bytes: &[u8]) {
+    for copy in COPIES {
+        let mut block = disk.peek(copy, 512);
+        block[offset..offset + bytes.len()].copy_from_slice(bytes);
+        let sum = xxhash_rust::xxh3::xxh3_64(&block[16..]);
+        block[8..16].copy_from_slice(&sum.to_le_bytes());
+        disk.overwrite(copy, &block);
+    }
+}
+
+#[test]
+fn a_superblock_whose_log_covers_free_units_is_refused() {
+    // The second length is what a fuzzer found; it made the store count units that it did not have.
+    for log_bytes in [576u64 << 10, 0x6b_0000] {
+        run(SIZE, async move |env, disk| {
+            closed_store(&env, &disk).await;
+            rewrite_superblocks(&disk, 80, &log_bytes.to_le_bytes());
+            let error = open_error(&env, &disk).await;
+            assert_eq!(error.kind(), ErrorKind::Corrupt, "{error}");
+            assert!(error.to_string().contains("the log"), "{error}");
+        });
+    }
 }
 
 #[test]
@@ -279,6 +299,51 @@ fn damage_in_the_middle_of_the_log_is_an_error_and_nothing_is_lost() {
             assert_eq!(tree.len(), 10);
         });
     }
+}
+
+#[test]
+fn a_log_batch_that_miscounts_its_records_is_an_error() {
+    run(SIZE, async |env, disk| {
+        let last = log_of(&env, &disk, 10).await[9];
+        let mut header = disk.peek(last, 96);
+        header[56] += 1;
+        let sum = xxhash_rust::xxh3::xxh3_64(&header[..88]);
+        header[88..].copy_from_slice(&sum.to_le_bytes());
+        disk.overwrite(last, &header);
+        let error = open_error(&env, &disk).await;
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains(&format!("offset {last}")), "{error}");
+    });
+}
+
+#[test]
+fn a_log_record_over_units_in_use_is_an_error() {
+    run(SIZE, async |env, disk| {
+        closed_store(&env, &disk).await;
+        let (db, tree) = open(&env, &disk).await;
+        // It goes to its place ahead of the log.
+        tree.put(b"huge", &vec![0xcd; 300_000]).await.expect("puts");
+        drop((db, tree));
+        env.sleep(Duration::from_secs(1)).await;
+        let position = disk.peek(88, 8).try_into().map(u64::from_le_bytes).expect("eight bytes");
+        let batch = LOG_OFFSET + position % (512 << 10);
+        let mut bytes = disk.peek(batch, 4096);
+        let payload_bytes = bytes[4..8].try_into().map(u32::from_le_bytes).expect("four bytes");
+        let payload = 96..96 + usize::try_from(payload_bytes).expect("small");
+        // Length of the record, then kind, tree, key length and reference of the operation.
+        assert_eq!(bytes[payload.start + 4], 5, "a put of an external value");
+        let reference = payload.start + 4 + 7;
+        let large = find(&disk, &[0xab; 4096])[0];
+        bytes[reference..reference + 8].copy_from_slice(&large.to_le_bytes());
+        for (checked, at) in [(payload, 80), (0..88, 88)] {
+            let sum = xxhash_rust::xxh3::xxh3_64(&bytes[checked]);
+            bytes[at..at + 8].copy_from_slice(&sum.to_le_bytes());
+        }
+        disk.overwrite(batch, &bytes);
+        let error = open_error(&env, &disk).await;
+        assert_eq!(error.kind(), ErrorKind::Corrupt);
+        assert!(error.to_string().contains("units that are in use"), "{error}");
+    });
 }
 
 #[test]

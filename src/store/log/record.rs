@@ -2,6 +2,7 @@
 
 use crate::store::codec::{Reader, to_u16, to_u32};
 use crate::store::object::ObjectRef;
+use crate::store::options::{MAX_KEY_BYTES, MAX_TREE_NAME_BYTES};
 
 const PUT: u8 = 1;
 const DELETE: u8 = 2;
@@ -90,27 +91,32 @@ impl<'a> Operation<'a> {
         Some(match kind {
             PUT => {
                 let (key_len, value_len) = (reader.u16()?, reader.u32()?);
-                let key = reader.bytes(usize::from(key_len))?;
+                let key = decode_key(reader, key_len)?;
                 Self::Put { tree, key, value: reader.bytes(value_len as usize)? }
             }
             PUT_EXTERNAL => {
                 let key_len = reader.u16()?;
-                let reference = ObjectRef::decode(reader)?;
-                Self::PutExternal { tree, key: reader.bytes(usize::from(key_len))?, reference }
+                let reference = ObjectRef::decode(reader).filter(ObjectRef::is_value)?;
+                Self::PutExternal { tree, key: decode_key(reader, key_len)?, reference }
             }
             DELETE => {
                 let key_len = reader.u16()?;
-                Self::Delete { tree, key: reader.bytes(usize::from(key_len))? }
+                Self::Delete { tree, key: decode_key(reader, key_len)? }
             }
             CREATE_TREE => {
-                let len = reader.u16()?;
-                let name = std::str::from_utf8(reader.bytes(usize::from(len))?).ok()?;
+                let len = Some(usize::from(reader.u16()?)).filter(|&len| len <= MAX_TREE_NAME_BYTES)?;
+                let name = std::str::from_utf8(reader.bytes(len)?).ok()?;
                 Self::CreateTree { tree, name }
             }
             CLEAR_TREE => Self::ClearTree { tree },
             _ => return None,
         })
     }
+}
+
+fn decode_key<'a>(reader: &mut Reader<'a>, len: u16) -> Option<&'a [u8]> {
+    let len = usize::from(len);
+    if len > MAX_KEY_BYTES { None } else { reader.bytes(len) }
 }
 
 /// Splits the payload of a batch into records, each a list of operations. `None` if it does not
@@ -135,8 +141,29 @@ mod tests {
     use super::*;
 
     #[test]
+    fn operations_beyond_the_limits_are_refused() {
+        let reference = ObjectRef { address: 1 << 40, len: 7777, flags: 0, checksum: 99 };
+        let (key, name) = (vec![7; MAX_KEY_BYTES + 1], "n".repeat(MAX_TREE_NAME_BYTES + 1));
+        let operations = [
+            Operation::CreateTree { tree: 7, name: &name },
+            Operation::Put { tree: 7, key: &key, value: b"v" },
+            Operation::PutExternal { tree: 7, key: &key, reference },
+            Operation::PutExternal { tree: 7, key: b"big", reference: ObjectRef { len: 9, ..reference } },
+            Operation::PutExternal { tree: 7, key: b"big", reference: ObjectRef { flags: 4, ..reference } },
+            Operation::Delete { tree: 7, key: &key },
+        ];
+        for operation in operations {
+            let mut payload = vec![0; RECORD_HEADER_BYTES];
+            operation.encode(&mut payload);
+            let len = to_u32(payload.len() - RECORD_HEADER_BYTES);
+            payload[..RECORD_HEADER_BYTES].copy_from_slice(&len.to_le_bytes());
+            assert_eq!(parse_payload(&payload), None, "{operation:?}");
+        }
+    }
+
+    #[test]
     fn every_operation_reads_back_and_no_prefix_of_it_does() {
-        let reference = ObjectRef { address: 1 << 40, len: 77, flags: 1, checksum: 99 };
+        let reference = ObjectRef { address: 1 << 40, len: 7777, flags: 1, checksum: 99 };
         let operations = [
             Operation::CreateTree { tree: 7, name: "käse" },
             Operation::Put { tree: 7, key: b"", value: b"v" },

@@ -9,6 +9,9 @@ use crate::store::object::{ObjectRef, REF_BYTES};
 
 pub(super) const KIND: u8 = 2;
 const HEADER_BYTES: usize = 8;
+/// No tree is higher: a root has two children at least when it comes into being, and so have those
+/// below it.
+const MAX_LEVEL: u8 = 63;
 /// Fewer children are never split: with the longest keys a page may be larger than its target.
 const MIN_SPLIT_CHILDREN: usize = 4;
 
@@ -67,6 +70,13 @@ impl Inner {
     pub(in crate::store) fn separator(&self, index: usize) -> &[u8] {
         let start = if index == 0 { 0 } else { self.ends[index - 1] as usize };
         &self.separators[start..self.ends[index] as usize]
+    }
+
+    /// The separators around child `index`: none before the first, and none after the last.
+    pub(in crate::store) fn bounds(&self, index: usize) -> (Option<&[u8]>, Option<&[u8]>) {
+        let lower = index.checked_sub(1).map(|before| self.separator(before));
+        let upper = (index < self.ends.len()).then(|| self.separator(index));
+        (lower, upper)
     }
 
     /// The child that holds `key`.
@@ -191,6 +201,7 @@ impl Inner {
         let inner = Self { level, separators, ends, children };
         let sorted = ascending
             && (1..inner.ends.len()).all(|index| inner.separator(index - 1) < inner.separator(index));
-        (kind == KIND && level > 0 && count > 0 && reader.is_empty() && sorted).then_some(inner)
+        let is_level = (1..=MAX_LEVEL).contains(&level);
+        (kind == KIND && is_level && count > 0 && reader.is_empty() && sorted).then_some(inner)
     }
 }

@@ -5,6 +5,7 @@ use std::rc::Rc;
 use super::{Blob, Ledger, MERGED_MAX_BYTES, PAGE_STEP_BYTES, PAGE_TARGET_BYTES};
 use crate::store::codec::{Reader, compare, put_u16_at, to_u16, u16_at};
 use crate::store::object::{ObjectRef, REF_BYTES, Stored};
+use crate::store::options::{MAX_INLINE_BYTES, MAX_KEY_BYTES};
 
 pub(super) const KIND: u8 = 1;
 const HEADER_BYTES: usize = 16;
@@ -355,7 +356,7 @@ impl Leaf {
             let end = offset + leaf.entry(index).len();
             let at = end - (value_len & !OVERFLOW) as usize;
             let reference = ObjectRef::decode(&mut Reader::new(&leaf.image[at..end]))
-                .filter(|_| end - at == REF_BYTES)
+                .filter(|reference| end - at == REF_BYTES && reference.is_value())
                 .ok_or("a damaged overflow entry")?;
             let blob = Blob::stored_at(Stored::from_ref(reference), None, ledger);
             leaf.image[at..at + 8].copy_from_slice(&blob.id.to_le_bytes());
@@ -365,6 +366,9 @@ impl Leaf {
     }
 
     fn check(&self) -> Result<(), &'static str> {
+        if self.count() == 0 {
+            return Err("a leaf without entries");
+        }
         let slots_end = HEADER_BYTES + SLOT_BYTES * self.count();
         if slots_end > self.heap_start() || self.heap_start() > self.image.len() {
             return Err("a leaf whose slots and entries overlap");
@@ -375,8 +379,12 @@ impl Leaf {
             if offset < self.heap_start() || offset + ENTRY_HEADER_BYTES > self.image.len() {
                 return Err("a leaf entry out of bounds");
             }
+            let key = u16_at(&self.image, offset) as usize;
             let value = (u16_at(&self.image, offset + 2) & !OVERFLOW) as usize;
-            let len = ENTRY_HEADER_BYTES + u16_at(&self.image, offset) as usize + value;
+            if key > MAX_KEY_BYTES || value > MAX_INLINE_BYTES {
+                return Err("a leaf entry beyond the limits");
+            }
+            let len = ENTRY_HEADER_BYTES + key + value;
             if offset + len > self.image.len() {
                 return Err("a leaf entry out of bounds");
             }

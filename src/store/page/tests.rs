@@ -95,3 +95,44 @@ fn a_damaged_inner_page_is_refused_or_works() {
         }
     }
 }
+
+#[test]
+fn a_leaf_that_no_encoder_writes_is_refused() {
+    let mut ledger = Ledger::new(4096);
+    let image = filled_leaf(&mut ledger).encode();
+    assert!(Page::decode(image.clone(), &mut ledger).is_ok());
+    let mut refused = |image: Vec<u8>| Page::decode(image, &mut ledger).err();
+    assert_eq!(refused(Leaf::new().encode()), Some("a leaf without entries"));
+    // Its only entry is longer than any value in a leaf.
+    let mut long = vec![0; 8192];
+    let (offset, len) = (4096, 3000u16);
+    for (at, field) in [(0, 1), (2, 1), (4, offset), (6, 4 + len), (16, offset), (4096 + 2, len)] {
+        long[at..at + 2].copy_from_slice(&field.to_le_bytes());
+    }
+    assert_eq!(refused(long), Some("a leaf entry beyond the limits"));
+    // An overflow value that is short enough for a leaf, or has a flag that nobody knows.
+    let overflow = image.windows(8).position(|window| window == b"overflow").expect("it is there") + 8;
+    for (field, value) in [(8, 100u32), (8, 0), (8, u32::MAX), (12, 8)] {
+        let mut damaged = image.clone();
+        damaged[overflow + field..overflow + field + 4].copy_from_slice(&value.to_le_bytes());
+        assert_eq!(refused(damaged), Some("a damaged overflow entry"), "{field}: {value}");
+    }
+}
+
+#[test]
+fn a_page_in_another_place_is_refused() {
+    let mut ledger = Ledger::new(4096);
+    let plain = ObjectRef { address: 4096, len: 4096, flags: 0, checksum: 0 };
+    let overflow = ObjectRef { flags: FLAG_HAS_OVERFLOW, ..plain };
+    let leaf = Body::Leaf(filled_leaf(&mut ledger));
+    let check = |level, reference, lower: &[u8], upper: &[u8]| {
+        Page::check_place(&leaf, level, reference, (Some(lower), Some(upper)))
+    };
+    let (first, after) = (&[0, 1, 2][..], &b"overflowing"[..]);
+    assert_eq!(check(Some(0), &overflow, first, after), Ok(()));
+    assert_eq!(Page::check_place(&leaf, None, &overflow, (None, None)), Ok(()));
+    assert!(check(Some(1), &overflow, first, after).is_err(), "the level of an inner page");
+    assert!(check(Some(0), &plain, first, after).is_err(), "its value would not be freed with it");
+    assert!(check(Some(0), &overflow, &[0, 1, 3], after).is_err(), "a key before its first");
+    assert!(check(Some(0), &overflow, first, b"overflow").is_err(), "a key that belongs to the next");
+}
