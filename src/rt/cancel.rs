@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::tasks::waiting_for;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::user_code::contain;
+use crate::user_code::wake_all;
 
 /// Asks the holders of its clones to stop.
 ///
@@ -95,7 +95,7 @@ impl CancelToken {
                 (std::mem::take(&mut state.waiters), std::mem::take(&mut state.children))
             };
             pending.extend(children.into_values().filter_map(|child| child.upgrade()));
-            waiters.into_values().for_each(|waker| _ = contain(|| waker.wake()));
+            wake_all(waiters.into_values());
         }
     }
 

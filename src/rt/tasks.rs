@@ -55,7 +55,7 @@ pub(crate) use identity::Identity;
 pub(crate) use inbox::Simulation;
 pub(in crate::rt) use inbox::{Inbox, Message, Unsent};
 pub use join::JoinHandle;
-pub use join_error::{JoinError, PanicPayload};
+pub use join_error::JoinError;
 pub(in crate::rt) use list::Registry;
 pub(in crate::rt) use local::Local;
 pub(in crate::rt) use locals::Locals;

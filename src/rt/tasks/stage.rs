@@ -5,8 +5,8 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
+use super::JoinError;
 use super::header::{Header, Polled, VTable};
-use super::{JoinError, PanicPayload};
 use crate::user_code::{caught, drop_contained};
 
 #[repr(C)]
@@ -45,7 +45,7 @@ unsafe fn poll<F: Future>(task: NonNull<Header>, cx: &mut Context<'_>) -> Polled
     let result = match caught(|| future.poll(cx)) {
         Ok(Poll::Pending) => return Polled::Pending,
         Ok(Poll::Ready(output)) => Ok(output),
-        Err(payload) => Err(JoinError::Panicked(PanicPayload::new(payload))),
+        Err(payload) => Err(JoinError::Panicked(payload)),
     };
     // SAFETY: as above; `future`'s borrow has ended.
     if unsafe { set_result(stage, result) } { Polled::Panicked } else { Polled::Ended }
@@ -76,7 +76,7 @@ unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, 
         Ok(()) => result,
         Err(payload) => {
             drop_contained(result);
-            Err(JoinError::Panicked(PanicPayload::new(payload)))
+            Err(JoinError::Panicked(payload))
         }
     };
     let panicked = matches!(result, Err(JoinError::Panicked(_)));
