@@ -149,10 +149,9 @@ impl Mortal {
 
     fn free(&self) {
         assert!(!self.is_freed(), "freed twice");
-        // SAFETY: loom fails the test if an access of another thread is not over by now, as it must
-        // be before memory is freed.
-        unsafe { self.node.word.unsync_load() };
-        // SAFETY: as above.
+        // An access of another thread is over by now, as it must be before memory is freed.
+        self.node.word.assert_unshared();
+        // SAFETY: loom fails the test if another thread may be at the pointer.
         unsafe { self.node.next.unsync_load() };
         // SAFETY: as above.
         self.freed.with_mut(|freed| unsafe { *freed = true });
