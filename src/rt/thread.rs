@@ -6,7 +6,7 @@ use std::time::Duration;
 use super::config::CoreConfig;
 use super::core::Core;
 use super::handle::Handle;
-use super::remote_join::{RemoteJoin, Sender, oneshot};
+use super::remote_join::{RemoteJoin, ResultSender, oneshot};
 use super::shutdown::{Shutdown, ShutdownReport};
 use super::tasks::JoinError;
 use crate::error::{Error, ErrorKind, Result};
@@ -23,7 +23,7 @@ type Stop = (Shutdown, Duration);
 pub struct CoreThread {
     handle: Handle,
     /// Says how to end the core; dropped, to drop it.
-    stop: Option<Sender<Stop>>,
+    stop: Option<ResultSender<Stop>>,
     /// Gives `None` if the core was dropped.
     thread: Option<thread::JoinHandle<Result<Option<ShutdownReport>>>>,
     process: Process,

@@ -84,9 +84,9 @@ impl<T> Drop for Packet<T> {
 }
 
 /// Tells of the end of a scoped coroutine, also of one that never began.
-struct TellsEnd<T>(Rc<Packet<T>>);
+struct TellsHandle<T>(Rc<Packet<T>>);
 
-impl<T> Drop for TellsEnd<T> {
+impl<T> Drop for TellsHandle<T> {
     fn drop(&mut self) {
         self.0.ended.set(true);
         wake(&self.0.waiter);
@@ -223,7 +223,7 @@ impl<'scope> Scope<'scope, '_> {
             ended: Cell::new(false),
             children: Rc::clone(&self.children),
         });
-        let left_here = TellsEnd(Rc::clone(&packet));
+        let left_here = TellsHandle(Rc::clone(&packet));
         let body = move || {
             // Also a cancellation ends here: the stack is empty above this frame.
             let result = caught(f);

@@ -13,7 +13,7 @@ use super::overflow::report_overflows;
 use crate::rt::scheduler::with_core;
 use crate::rt::stack::PooledStack;
 use crate::rt::tasks::{
-    Control, Identity, Left, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, with_running,
+    Control, Identity, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, TurnEnd, with_running,
 };
 use crate::user_code::{PanicPayload, caught};
 
@@ -158,7 +158,7 @@ impl<T> Future for Coroutine<T> {
             // `outer` is dropped below.
             let left = unsafe { control.resume() };
             drop(outer);
-            if let Left::Suspended(suspended) = left {
+            if let TurnEnd::Suspended(suspended) = left {
                 control.was_suspended();
                 if is_first {
                     with_core(|core| core.set_running_coroutine(Some(control)));
@@ -189,7 +189,7 @@ impl<T> Drop for Coroutine<T> {
         let task = control.task.take();
         if let Some(task) = &task {
             // Its task may live on, and must not be resumed.
-            task.header().set_coroutine(None);
+            task.header().set_polled_coroutine(None);
         }
         if control.ended.get() {
             return;

@@ -5,8 +5,9 @@
 //!
 //! A task counts its references without atomics, because nearly all of them come and go on its own
 //! core. A waker that reached another thread must not touch that count, so it works on the task's
-//! [`Node`] instead, whose [`Word`] collects what other threads did. The thread that changes it
-//! first pushes the node on the inbox's list; `word` has the states and who may free the task when.
+//! [`InboxNode`] instead, whose [`Word`] collects what other threads did. The thread that changes
+//! it first pushes the node on the inbox's list; `word` has the states and who may free the task
+//! when.
 //!
 //! The owner takes the whole list, and settles each node: it adds the word's count to the local
 //! one, schedules the task if it was woken, and frees it if nothing is left. The list may be long,
@@ -15,8 +16,8 @@
 //!
 //! # Sleeping
 //!
-//! A sender pushes, and then rings if the core has announced its [`Sleep`]. The core announces it
-//! and then looks at the list once more before it sleeps.
+//! A sender pushes, and then rings if the core has announced its [`SleepFlag`]. The core announces
+//! it and then looks at the list once more before it sleeps.
 //!
 //! # In a simulation
 //!
@@ -30,7 +31,7 @@
 //! When a core ends it closes its inbox. Wakers may outlive it; from then on the pusher also
 //! takes the list, under a mutex, and does the owner's part of freeing.
 
-mod sleep;
+mod sleep_flag;
 mod word;
 
 use std::collections::VecDeque;
@@ -50,17 +51,17 @@ use std::sync::{
 
 use super::defect::Defect;
 use crate::user_code::drop_contained;
-use sleep::Sleep;
+use sleep_flag::SleepFlag;
 pub(in crate::rt) use word::Changes;
 use word::{Listing, Mark, Word};
 
 /// The part of a task that other threads may touch. The first field of the task's header.
-pub(in crate::rt) struct Node {
+pub(in crate::rt) struct InboxNode {
     word: Word,
-    next: AtomicPtr<Node>,
+    next: AtomicPtr<InboxNode>,
 }
 
-impl Node {
+impl InboxNode {
     pub(in crate::rt) fn new() -> Self {
         Self { word: Word::new(), next: AtomicPtr::new(ptr::null_mut()) }
     }
@@ -97,17 +98,17 @@ pub(crate) struct Simulation {
 
 /// A core's inbox; shared with every waker and handle.
 pub(in crate::rt) struct Inbox {
-    head: AtomicPtr<Node>,
+    head: AtomicPtr<InboxNode>,
     /// What the owner has taken off the list and not handed on yet: the part that is in the list's
     /// order, and the part that is in that of the wakes. For the owner alone, so they are not
     /// loom's.
-    newest_first: std::sync::atomic::AtomicPtr<Node>,
-    oldest_first: std::sync::atomic::AtomicPtr<Node>,
+    newest_first: std::sync::atomic::AtomicPtr<InboxNode>,
+    oldest_first: std::sync::atomic::AtomicPtr<InboxNode>,
     messages: Mutex<VecDeque<Message>>,
     /// More messages than this do not wait.
     most_messages: usize,
     has_messages: AtomicBool,
-    sleep: Sleep,
+    sleep_flag: SleepFlag,
     closed: AtomicBool,
     /// Tasks of the core that are not freed. Written by the owner alone; not loom's, because no
     /// other thread looks at it.
@@ -116,7 +117,7 @@ pub(in crate::rt) struct Inbox {
     afterlife: Mutex<()>,
     wake_core: Box<dyn Fn() + Send + Sync>,
     /// Applies the changes of one task after the core is gone; the mutex `afterlife` is held.
-    bury: fn(NonNull<Node>, Changes),
+    bury: fn(NonNull<InboxNode>, Changes),
     simulation: Option<Simulation>,
 }
 
@@ -126,7 +127,7 @@ impl Inbox {
     pub(in crate::rt) fn new(
         most_messages: usize,
         wake_core: Box<dyn Fn() + Send + Sync>,
-        bury: fn(NonNull<Node>, Changes),
+        bury: fn(NonNull<InboxNode>, Changes),
     ) -> Self {
         Self {
             head: AtomicPtr::new(ptr::null_mut()),
@@ -135,7 +136,7 @@ impl Inbox {
             messages: Mutex::new(VecDeque::new()),
             most_messages,
             has_messages: AtomicBool::new(false),
-            sleep: Sleep::new(),
+            sleep_flag: SleepFlag::new(),
             closed: AtomicBool::new(false),
             tasks: std::sync::atomic::AtomicUsize::new(0),
             afterlife: Mutex::new(()),
@@ -179,7 +180,7 @@ impl Inbox {
     ///
     /// `node` belongs to a task of this inbox's core, and the caller holds a reference to it for
     /// the whole call.
-    pub(in crate::rt) unsafe fn wake(&self, node: NonNull<Node>) {
+    pub(in crate::rt) unsafe fn wake(&self, node: NonNull<InboxNode>) {
         // SAFETY: the same is asked of the caller.
         unsafe { self.mark(node, self.wake_mark()) };
     }
@@ -189,7 +190,7 @@ impl Inbox {
     /// # Safety
     ///
     /// As for [`wake`](Self::wake).
-    pub(in crate::rt) unsafe fn cancel(&self, node: NonNull<Node>) {
+    pub(in crate::rt) unsafe fn cancel(&self, node: NonNull<InboxNode>) {
         // SAFETY: the same is asked of the caller.
         unsafe { self.mark(node, Mark::CANCEL) };
     }
@@ -197,7 +198,7 @@ impl Inbox {
     /// # Safety
     ///
     /// As for [`wake`](Self::wake).
-    unsafe fn mark(&self, node: NonNull<Node>, mark: Mark) {
+    unsafe fn mark(&self, node: NonNull<InboxNode>, mark: Mark) {
         // SAFETY: the caller's reference keeps the node alive.
         let listing = unsafe { node.as_ref() }.word.mark(mark);
         if listing == Listing::Claimed {
@@ -213,7 +214,7 @@ impl Inbox {
     ///
     /// `node` belongs to a task of this inbox's core; the caller held a reference to it and gives
     /// it up.
-    pub(in crate::rt) unsafe fn release(&self, node: NonNull<Node>, wake: bool) {
+    pub(in crate::rt) unsafe fn release(&self, node: NonNull<InboxNode>, wake: bool) {
         let mark = if wake { self.wake_mark() } else { Mark::NEWS };
         // SAFETY: the caller's reference keeps the node alive until this one atomic operation gives
         // it up.
@@ -227,14 +228,14 @@ impl Inbox {
 
     /// What a wake does to a task.
     fn wake_mark(&self) -> Mark {
-        let breaks = self.has(Defect::WakeUnlisted) && !self.sleep.is_announced();
+        let breaks = self.has(Defect::WakeUnlisted) && !self.sleep_flag.is_announced();
         if breaks { Mark::UNHEARD_WAKE } else { Mark::WAKE }
     }
 
     /// # Safety
     ///
     /// The caller has claimed `node` and did not push it yet.
-    unsafe fn push(&self, node: NonNull<Node>) {
+    unsafe fn push(&self, node: NonNull<InboxNode>) {
         let early = self.look_early();
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
@@ -272,7 +273,7 @@ impl Inbox {
         if !self.has(Defect::LookBeforeListing) {
             return None;
         }
-        let is_announced = self.sleep.is_announced();
+        let is_announced = self.sleep_flag.is_announced();
         self.between_steps();
         Some(is_announced)
     }
@@ -280,8 +281,8 @@ impl Inbox {
     fn after_push(&self, early: Option<bool>) {
         fence(Ordering::SeqCst);
         self.between_steps();
-        let is_announced = early.unwrap_or_else(|| self.sleep.is_announced());
-        if is_announced && self.sleep.must_ring() {
+        let is_announced = early.unwrap_or_else(|| self.sleep_flag.is_announced());
+        if is_announced && self.sleep_flag.must_ring() {
             (self.wake_core)();
         }
         if self.closed.load(Ordering::SeqCst) {
@@ -293,7 +294,7 @@ impl Inbox {
     /// Takes listed tasks and hands them with their changes to `apply`, oldest first: at most
     /// `budget` of them. It returns how many, and that may be none while [`Inbox::has_taken`]. Only
     /// for the owner, or under `afterlife` once closed.
-    fn take_tasks(&self, budget: usize, mut apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+    fn take_tasks(&self, budget: usize, mut apply: impl FnMut(NonNull<InboxNode>, Changes)) -> usize {
         let (newest_before, oldest_before) =
             (self.newest_first.load(Ordering::Relaxed), self.oldest_first.load(Ordering::Relaxed));
         let (mut newest, mut oldest) = (newest_before, oldest_before);
@@ -335,7 +336,11 @@ impl Inbox {
     }
 
     /// The owner's turn: hands listed tasks to `apply`, at most `budget` of them; returns how many.
-    pub(in crate::rt) fn drain(&self, budget: usize, apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+    pub(in crate::rt) fn drain(
+        &self,
+        budget: usize,
+        apply: impl FnMut(NonNull<InboxNode>, Changes),
+    ) -> usize {
         let is_empty = self.head.load(Ordering::Relaxed).is_null() && !self.has_taken();
         if is_empty { 0 } else { self.take_tasks(budget, apply) }
     }
@@ -355,7 +360,7 @@ impl Inbox {
 
     /// Announces that the core is about to sleep. It then looks again.
     pub(in crate::rt) fn announce(&self) {
-        self.sleep.announce();
+        self.sleep_flag.announce();
     }
 
     /// After `announce`: whether the core may sleep. False if something arrived; it is not
@@ -363,7 +368,7 @@ impl Inbox {
     pub(in crate::rt) fn look_again(&self) -> bool {
         let empty = self.is_empty() || self.has(Defect::SleepWithoutLook);
         if !empty {
-            self.sleep.withdraw();
+            self.sleep_flag.withdraw();
         }
         empty
     }
@@ -380,7 +385,7 @@ impl Inbox {
 
     /// The core is awake again, whatever woke it.
     pub(in crate::rt) fn unpark(&self) {
-        self.sleep.withdraw();
+        self.sleep_flag.withdraw();
     }
 
     /// The core ends. The owner must not touch any of its tasks afterwards. While it lived it kept

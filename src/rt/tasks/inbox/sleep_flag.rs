@@ -7,9 +7,9 @@
 //!
 //! | transition | by | method |
 //! |---|---|---|
-//! | awake → announced | the core, before it looks once more | [`announce`](Sleep::announce) |
-//! | announced → awake | the core, if that look shows something, and whenever it has woken | [`withdraw`](Sleep::withdraw) |
-//! | announced → awake | the one sender that then rings | [`must_ring`](Sleep::must_ring) |
+//! | awake → announced | the core, before it looks once more | [`announce`](SleepFlag::announce) |
+//! | announced → awake | the core, if that look shows something, and whenever it has woken | [`withdraw`](SleepFlag::withdraw) |
+//! | announced → awake | the one sender that then rings | [`must_ring`](SleepFlag::must_ring) |
 //!
 //! A sender pushes, and then looks at this flag. The core sets it, and then looks at what was
 //! pushed. Each has a sequentially consistent fence between its two steps, so at least one of them
@@ -21,9 +21,9 @@ use loom::sync::atomic::{AtomicBool, Ordering, fence};
 use std::sync::atomic::{AtomicBool, Ordering, fence};
 
 /// Whether a core sleeps. See the module's tables.
-pub(super) struct Sleep(AtomicBool);
+pub(super) struct SleepFlag(AtomicBool);
 
-impl Sleep {
+impl SleepFlag {
     /// Of a core that is awake.
     #[inline]
     pub(super) fn new() -> Self {
