@@ -187,7 +187,8 @@ pub mod poller {
 pub mod task {
     pub use super::cancel::{Cancelled, DropGuard};
     pub use super::offload::Offload;
-    pub use super::tasks::{PanicPayload, TaskHandle, waiting_for};
+    pub use super::tasks::{TaskHandle, waiting_for};
     pub use super::waits_for::WaitsFor;
     pub use super::yield_now::YieldNow;
+    pub use crate::user_code::PanicPayload;
 }

@@ -44,6 +44,7 @@ use crate::error::{Error, ErrorKind};
 use crate::rt::coroutine::{self, Coroutine, Identity};
 use crate::rt::queue::TaskQueue;
 use crate::rt::{self, AbortOnDrop, Cancel, Core, Handle, JoinError, RemoteJoin};
+use crate::user_code::PanicPayload;
 
 pub use crate::rt::coroutine::{StackStats, stack_stats, trim_stacks};
 pub use std::thread::{AccessError, LocalKey, Result, available_parallelism, panicking};
@@ -123,7 +124,7 @@ where
 fn returned<T>(ended: crate::Result<Result<T>>) -> T {
     match ended {
         Ok(Ok(output)) => output,
-        Ok(Err(payload)) => std::panic::resume_unwind(payload),
+        Ok(Err(payload)) => PanicPayload::new(payload).go_on(),
         Err(error) => panic!("{error}"),
     }
 }

@@ -285,6 +285,28 @@ fn unsafe_code_is_only_where_the_inventory_says() {
     report(&problems);
 }
 
+/// What happens when user code panics is decided in one module, which the others call.
+#[test]
+fn panics_are_caught_in_one_place() {
+    const DECIDES: &str = "src/user_code.rs";
+    let means = ["catch_unwind", "resume_unwind", "AssertUnwindSafe", "panic_any", "process::abort"];
+    let mut problems = Vec::new();
+    let mut found_where_it_belongs = 0;
+    for source in sources(&["src"]).iter().filter(|source| !is_test_file(&source.path)) {
+        for (number, line) in without_tests(&source.text).lines().enumerate() {
+            let code = line.split("//").next().unwrap_or_default();
+            let Some(found) = means.iter().find(|name| code.contains(**name)) else { continue };
+            if source.path == DECIDES {
+                found_where_it_belongs += 1;
+            } else {
+                problems.push(format!("{}:{}: {found}: use `user_code`", source.path, number + 1));
+            }
+        }
+    }
+    assert!(found_where_it_belongs > 0, "the module is found");
+    report(&problems);
+}
+
 #[test]
 fn time_and_randomness_come_in_from_outside() {
     let sources_of_them = [

@@ -1,7 +1,6 @@
 //! What has no asynchronous call and runs on a thread of the core's for blocking work.
 
 use std::io;
-use std::panic::resume_unwind;
 
 use crate::rt::coroutine::wait_unless_cancelled;
 use crate::rt::{self, JoinError};
@@ -21,7 +20,7 @@ pub(super) fn run<T: Send + 'static>(
     }
     match wait_unless_cancelled(rt::offload(name, work)) {
         Some(Ok(result)) => result,
-        Some(Err(JoinError::Panicked(payload))) => resume_unwind(payload.into_inner()),
+        Some(Err(JoinError::Panicked(payload))) => payload.go_on(),
         Some(Err(_)) => Err(io::Error::other(format!("{name}: the core has no thread for blocking work"))),
         None => Err(cancelled()),
     }

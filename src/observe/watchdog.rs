@@ -10,6 +10,7 @@ use crate::error::{Error, Result};
 use crate::fork::Process;
 use crate::rt::Handle;
 use crate::rt::record::{Beat, Phase};
+use crate::user_code::contain;
 
 /// Looks at a core in each span of time after which it is stuck.
 const LOOKS: u32 = 4;
@@ -54,7 +55,8 @@ impl Watchdog {
         })
     }
 
-    /// The same, but tells `report`, on the watchdog's thread.
+    /// The same, but tells `report`, on the watchdog's thread. A report that panics is no reason to
+    /// stop: the next stall is reported too.
     ///
     /// # Errors
     ///
@@ -71,7 +73,7 @@ impl Watchdog {
             while stopped.recv_timeout(every) == Err(RecvTimeoutError::Timeout) {
                 for core in &mut watched {
                     if let Some(stall) = core.look(every) {
-                        report(&stall);
+                        contain(|| report(&stall));
                     }
                 }
             }
@@ -96,7 +98,6 @@ impl Drop for Watchdog {
         if let Some(thread) =
             self.thread.take().filter(|thread| thread.thread().id() != thread::current().id())
         {
-            // A panic of `report` was printed when it happened.
             let _ = thread.join();
         }
     }

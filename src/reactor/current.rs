@@ -59,8 +59,10 @@ fn with<R>(f: impl FnOnce(Option<&Attachment>) -> R) -> R {
 #[inline]
 pub(crate) fn attached<R>(f: impl FnOnce(&Attachment) -> R) -> R {
     with(|attachment| match attachment {
-        Some(attachment) if !attachment.process.is_left() => f(attachment),
-        Some(_) => panic!("{}", Process::error("an operation")),
+        Some(attachment) => {
+            attachment.process.assert("an operation");
+            f(attachment)
+        }
         None => outside(),
     })
 }

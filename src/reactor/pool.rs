@@ -270,7 +270,7 @@ impl Pool {
         state.granted += waiting.len();
         drop(state);
         self.work.notify_all();
-        waiting.into_iter().for_each(|(_, waker)| _ = contain(|| waker.wake()));
+        wake_all(waiting.into_iter().map(|(_, waker)| waker));
     }
 
     /// What a thread does.
@@ -311,7 +311,7 @@ impl Pool {
 
 /// Does a job, and tells `next` that there is room in the queue.
 fn do_job(job: Job, next: Option<Waker>) {
-    contain(|| next.into_iter().for_each(Waker::wake));
+    wake_all(next);
     // A closure of `offload` catches its own panic; what is left are destructors and wakers.
     contain(|| job.work.run());
 }

@@ -10,7 +10,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::tasks::waiting_for;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::user_code::contain;
+use crate::user_code::wake_all;
 
 /// Asks the holders of its clones to stop.
 ///
@@ -19,24 +19,24 @@ use crate::user_code::contain;
 /// takes a lock.
 #[derive(Clone)]
 #[doc(alias = "CancellationToken")]
-pub struct CancelToken(Arc<Node>);
+pub struct CancelToken(Arc<TokenNode>);
 
-struct Node {
+struct TokenNode {
     cancelled: AtomicBool,
     state: Mutex<TokenState>,
     /// And the number that this node has there. It stays alive for its own parent's sake.
-    parent: Mutex<Option<(Arc<Node>, u64)>>,
+    parent: Mutex<Option<(Arc<TokenNode>, u64)>>,
 }
 
 #[derive(Default)]
 struct TokenState {
     next_id: u64,
     waiters: BTreeMap<u64, Waker>,
-    children: BTreeMap<u64, Weak<Node>>,
+    children: BTreeMap<u64, Weak<TokenNode>>,
 }
 
-impl Node {
-    fn new(parent: Option<(Arc<Node>, u64)>, cancelled: bool) -> Self {
+impl TokenNode {
+    fn new(parent: Option<(Arc<TokenNode>, u64)>, cancelled: bool) -> Self {
         Self { cancelled: AtomicBool::new(cancelled), state: Mutex::default(), parent: Mutex::new(parent) }
     }
 
@@ -66,7 +66,7 @@ impl Default for CancelToken {
 impl CancelToken {
     /// A token without a parent, not cancelled.
     pub fn new() -> Self {
-        Self(Arc::new(Node::new(None, false)))
+        Self(Arc::new(TokenNode::new(None, false)))
     }
 
     /// A token that is cancelled with this one, or by itself.
@@ -74,10 +74,10 @@ impl CancelToken {
     pub fn child(&self) -> Self {
         let mut state = self.0.lock();
         if self.0.is_cancelled() {
-            return Self(Arc::new(Node::new(None, true)));
+            return Self(Arc::new(TokenNode::new(None, true)));
         }
         let id = state.take_id();
-        let child = Arc::new(Node::new(Some((Arc::clone(&self.0), id)), false));
+        let child = Arc::new(TokenNode::new(Some((Arc::clone(&self.0), id)), false));
         state.children.insert(id, Arc::downgrade(&child));
         Self(child)
     }
@@ -95,7 +95,7 @@ impl CancelToken {
                 (std::mem::take(&mut state.waiters), std::mem::take(&mut state.children))
             };
             pending.extend(children.into_values().filter_map(|child| child.upgrade()));
-            waiters.into_values().for_each(|waker| _ = contain(|| waker.wake()));
+            wake_all(waiters.into_values());
         }
     }
 
@@ -141,7 +141,7 @@ impl CancelToken {
     }
 }
 
-impl Drop for Node {
+impl Drop for TokenNode {
     fn drop(&mut self) {
         // Not recursive: a tree may be deep.
         let mut parent = self.parent.get_mut().unwrap_or_else(PoisonError::into_inner).take();
@@ -182,7 +182,7 @@ impl Drop for DropGuard {
 /// The future of [`CancelToken::cancelled`]. Works on any executor.
 #[must_use = "futures do nothing unless awaited"]
 pub struct Cancelled {
-    node: Arc<Node>,
+    node: Arc<TokenNode>,
     id: Option<u64>,
 }
 

@@ -17,7 +17,6 @@ use super::scheduler::{CoreState, Idler};
 use super::shutdown::{Shutdown, ShutdownReport};
 use super::tasks::{Inbox, JoinError, bury};
 use crate::error::{Error, ErrorKind, Result};
-use crate::fork::Process;
 use crate::mem::Arena;
 use crate::reactor::Reactor;
 use crate::reactor::doorbell::Doorbell;
@@ -91,9 +90,7 @@ impl Core {
                 "this thread is inside a boson core already: spawn a task or await the future instead",
             ));
         }
-        if self.state.is_forked() {
-            return Err(Process::error("block_on"));
-        }
+        self.state.process().check("block_on")?;
         let _inside = Inside::enter(&self.state);
         let mut root = self.state.start_root(created_at, future);
         let mut idler = Idler::new(self.state.idle());
@@ -102,7 +99,7 @@ impl Core {
             if let Some(result) = root.take() {
                 return match result {
                     Ok(output) => Ok(output),
-                    Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload.into_inner()),
+                    Err(JoinError::Panicked(payload)) => payload.go_on(),
                     Err(_) => Err(Error::new(ErrorKind::Cancelled, "block_on")),
                 };
             }
@@ -127,9 +124,7 @@ impl Core {
     /// As for [`Core::block_on`]; a core that gets one is dropped.
     #[track_caller]
     pub fn shutdown(self, how: Shutdown, within: Duration) -> Result<ShutdownReport> {
-        if self.state.is_forked() {
-            return Err(Process::error("shut down a core"));
-        }
+        self.state.process().check("shut down a core")?;
         self.state.set_io_deadline(self.state.read_clock() + within);
         let ended = self.state.stats().ended;
         let mut in_time = Ok(());
@@ -176,7 +171,7 @@ impl Drop for Core {
     /// wait for ever. The thread may be inside another core meanwhile. In a child process nothing
     /// is ended: the tasks and the ring are the parent's, and their copies are leaked.
     fn drop(&mut self) {
-        if self.state.is_forked() {
+        if self.state.process().is_left() {
             std::mem::forget(Rc::clone(&self.state));
             return;
         }

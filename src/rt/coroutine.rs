@@ -47,6 +47,7 @@ use super::stack;
 pub use super::stack::StackStats;
 pub(crate) use super::tasks::Identity;
 use super::tasks::{Control, Panics, Role, Suspended, local, running, with_running};
+use crate::user_code;
 use foreign::{block_thread, block_thread_for};
 
 /// How often a cancelled coroutine may catch the unwinding and wait again.
@@ -225,8 +226,7 @@ fn abort(reason: &str) -> ! {
         })
     });
     let created_at = created_at.map_or_else(String::new, ToString::to_string);
-    eprintln!("boson: coroutine '{name}' (created at {created_at}): {reason}");
-    std::process::abort()
+    user_code::abort(format_args!("coroutine '{name}' (created at {created_at}): {reason}"))
 }
 
 /// The identity of the coroutine on whose stack the caller is.

@@ -9,9 +9,9 @@ use super::record::Beat;
 use super::remote_join::{RemoteJoin, SharedResult, oneshot};
 use super::scheduler::{CoreState, SteppedCore, in_core};
 use super::task_span;
-use super::tasks::{Inbox, JoinError, JoinHandle, Message, PanicPayload, Unsent};
+use super::tasks::{Inbox, JoinError, JoinHandle, Message, Unsent};
 use crate::fork::Process;
-use crate::user_code::caught;
+use crate::user_code::{PanicPayload, caught};
 
 /// Sends work to a core from any thread. Cheap to clone.
 #[derive(Clone, Debug)]
@@ -118,8 +118,7 @@ impl Handle {
             if of_call.is_cancelled() {
                 return drop(sender);
             }
-            let result = caught(call);
-            sender.send(result.map_err(panicked));
+            sender.send(caught(call).map_err(panicked));
         });
         self.send(message, &shared);
         join
@@ -154,7 +153,7 @@ async fn catch_panic<F: Future>(future: F) -> Result<F::Output, JoinError> {
 }
 
 /// Counts the panic, which ends no task as the loop sees it.
-fn panicked(payload: Box<dyn std::any::Any + Send>) -> JoinError {
+fn panicked(payload: PanicPayload) -> JoinError {
     in_core("Handle::spawn", |core| core.count_panic());
-    JoinError::Panicked(PanicPayload::new(payload))
+    JoinError::Panicked(payload)
 }

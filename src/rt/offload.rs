@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 
 use super::remote_join::{RemoteJoin, oneshot};
-use super::tasks::{JoinError, PanicPayload, noted, noted_over};
+use super::tasks::{JoinError, noted, noted_over};
 use crate::reactor::current::attached;
 use crate::reactor::pool::{Job, Place, Pool, Refused, Work};
 use crate::user_code::caught;
@@ -45,8 +45,7 @@ where
 {
     let (sender, join) = oneshot();
     let run = Box::new(move || {
-        let result = caught(work);
-        sender.send(result.map_err(|payload| JoinError::Panicked(PanicPayload::new(payload))));
+        sender.send(caught(work).map_err(JoinError::Panicked));
     });
     Offload { join, job: Some(Job { name, work: Work::Closure(run) }), waiting: None }
 }

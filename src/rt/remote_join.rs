@@ -11,10 +11,10 @@ use crate::user_code::contain;
 
 /// Carries one result from any thread to any other; a dropped sender gives
 /// [`JoinError::Cancelled`].
-pub(super) fn oneshot<T>() -> (Sender<T>, RemoteJoin<T>) {
+pub(super) fn oneshot<T>() -> (ResultSender<T>, RemoteJoin<T>) {
     let remote = Remote { delivery: Delivery::Waiting(None), task: RemoteTask::NotStarted };
     let shared = SharedResult(Arc::new(Mutex::new(remote)));
-    (Sender(shared.clone()), RemoteJoin { shared, process: Process::current() })
+    (ResultSender(shared.clone()), RemoteJoin { shared, process: Process::current() })
 }
 
 /// What a task on another core and the one that waits for its result have in common.
@@ -113,9 +113,9 @@ impl<T> SharedResult<T> {
 
 /// Delivers a result once; if it is dropped without one, says that there will be none.
 #[derive(Debug)]
-pub(super) struct Sender<T>(SharedResult<T>);
+pub(super) struct ResultSender<T>(SharedResult<T>);
 
-impl<T> Sender<T> {
+impl<T> ResultSender<T> {
     pub(super) fn send(self, result: Result<T, JoinError>) {
         self.0.put(result);
     }
@@ -126,7 +126,7 @@ impl<T> Sender<T> {
     }
 }
 
-impl<T> Drop for Sender<T> {
+impl<T> Drop for ResultSender<T> {
     fn drop(&mut self) {
         // A panic may run this, and a second one, of the waker, would end the process.
         contain(|| self.0.put(Err(JoinError::Cancelled)));

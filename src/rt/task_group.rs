@@ -45,12 +45,12 @@ impl Ended {
 }
 
 /// Dropped with a task's future.
-struct TellsEnd {
+struct TellsGroup {
     ended: Rc<Ended>,
     id: Rc<Cell<u64>>,
 }
 
-impl Drop for TellsEnd {
+impl Drop for TellsGroup {
     fn drop(&mut self) {
         self.ended.tasks.borrow_mut().push_back(self.id.get());
         let joiner = self.ended.joiner.take();
@@ -101,7 +101,7 @@ impl<T: 'static> TaskGroup<T> {
         future: impl Future<Output = T> + 'static,
     ) -> u64 {
         let number = Rc::new(Cell::new(0));
-        let tells = TellsEnd { ended: Rc::clone(&self.ended), id: Rc::clone(&number) };
+        let tells = TellsGroup { ended: Rc::clone(&self.ended), id: Rc::clone(&number) };
         let task = async move {
             let _tells = tells;
             future.await

@@ -1,10 +1,10 @@
 //! A task: a future on the heap with its reference count, its waker and the slot for its result.
 //!
 //! A task belongs to one core and is polled, cancelled and completed only there. References are
-//! counted without atomics on that core, and through the [`Node`] (see [`inbox`](super::inbox))
-//! everywhere else. A reference is held by the core (until the task has ended and is on no run
-//! queue), by the join handle, and by every waker. The run queue needs none of its own, so that to
-//! yield counts nothing.
+//! counted without atomics on that core, and through the [`InboxNode`] (see
+//! [`inbox`](super::inbox)) everywhere else. A reference is held by the core (until the task has
+//! ended and is on no run queue), by the join handle, and by every waker. The run queue needs none
+//! of its own, so that to yield counts nothing.
 //!
 //! The last reference may be a waker's on another thread, after the core is gone. So the future and
 //! its result, which need not be `Send`, never wait for that: the future is dropped when the task
@@ -55,7 +55,7 @@ pub(crate) use identity::Identity;
 pub(crate) use inbox::Simulation;
 pub(in crate::rt) use inbox::{Inbox, Message, Unsent};
 pub use join::JoinHandle;
-pub use join_error::{JoinError, PanicPayload};
+pub use join_error::JoinError;
 pub(in crate::rt) use list::Registry;
 pub(in crate::rt) use local::Local;
 pub(in crate::rt) use locals::Locals;

@@ -6,12 +6,12 @@ use std::time::Duration;
 use super::config::CoreConfig;
 use super::core::Core;
 use super::handle::Handle;
-use super::remote_join::{RemoteJoin, Sender, oneshot};
+use super::remote_join::{RemoteJoin, ResultSender, oneshot};
 use super::shutdown::{Shutdown, ShutdownReport};
 use super::tasks::JoinError;
-use super::tasks::PanicPayload;
 use crate::error::{Error, ErrorKind, Result};
 use crate::fork::Process;
+use crate::user_code::{PanicPayload, contain};
 
 /// What a core's thread does when it is asked to end.
 type Stop = (Shutdown, Duration);
@@ -23,7 +23,7 @@ type Stop = (Shutdown, Duration);
 pub struct CoreThread {
     handle: Handle,
     /// Says how to end the core; dropped, to drop it.
-    stop: Option<Sender<Stop>>,
+    stop: Option<ResultSender<Stop>>,
     /// Gives `None` if the core was dropped.
     thread: Option<thread::JoinHandle<Result<Option<ShutdownReport>>>>,
     process: Process,
@@ -62,7 +62,7 @@ impl CoreThread {
             let ended = run_until(core, stopped);
             if let Err(error) = &ended {
                 // Perhaps nobody asks.
-                tracing::error!("a core ended: {error}");
+                contain(|| tracing::error!("a core ended: {error}"));
             }
             ended
         };
@@ -109,9 +109,7 @@ impl CoreThread {
     /// comes to it. In a child process nothing is ended.
     pub fn shutdown(mut self, how: Shutdown, within: Duration) -> Result<ShutdownReport> {
         const OPERATION: &str = "shut down a core's thread";
-        if self.process.is_left() {
-            return Err(Process::error(OPERATION));
-        }
+        self.process.check(OPERATION)?;
         if let Some(stop) = self.stop.take() {
             stop.send(Ok((how, within)));
         }

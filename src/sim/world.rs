@@ -268,7 +268,7 @@ impl VirtualCore {
         };
         match self.core.core.block_on(created_at, future, step)? {
             Ok(output) => Ok(output),
-            Err(JoinError::Panicked(payload)) => std::panic::resume_unwind(payload.into_inner()),
+            Err(JoinError::Panicked(payload)) => payload.go_on(),
             Err(error) => unreachable!("nobody has the handle to cancel it: {error}"),
         }
     }

@@ -10,7 +10,7 @@ use std::task::{Poll, Waker, ready};
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
 
-use super::wait_queue::{At, WaitQueue, Waiter};
+use super::wait_queue::{At, QueueWaiter, WaitQueue};
 use crate::rt::waits_for;
 
 /// Lets tasks of any threads go on together, once a given number of them have come. It can be used
@@ -52,7 +52,7 @@ impl Barrier {
             self.waiting.tell_all();
             return BarrierWaitResult { is_leader: true };
         };
-        let waiter = pin!(Waiter::new(&self.waiting));
+        let waiter = pin!(QueueWaiter::new(&self.waiting));
         let waiter = waiter.as_ref();
         let over = poll_fn(|cx| {
             loop {
@@ -74,7 +74,7 @@ impl Barrier {
     }
 
     /// Has `waiter`, which is idle, wait for the others; gives the waker back if they are there.
-    fn enter(&self, place: &Place<'_>, waiter: Pin<&Waiter<'_>>, waker: Waker) -> Option<Waker> {
+    fn enter(&self, place: &Arrival<'_>, waiter: Pin<&QueueWaiter<'_>>, waker: Waker) -> Option<Waker> {
         let state = self.lock();
         if state.meeting != place.meeting {
             return Some(waker);
@@ -84,12 +84,12 @@ impl Barrier {
     }
 
     /// `None` for the one that comes last.
-    fn arrive(&self) -> Option<Place<'_>> {
+    fn arrive(&self) -> Option<Arrival<'_>> {
         let mut state = self.lock();
         let meeting = state.meeting;
         state.arrived += 1;
         if state.arrived < self.size {
-            return Some(Place { barrier: self, meeting });
+            return Some(Arrival { barrier: self, meeting });
         }
         state.arrived = 0;
         state.meeting = meeting.wrapping_add(1);
@@ -104,18 +104,18 @@ impl Barrier {
 
 /// A task that has come to a meeting. If it is dropped before the others have come, it does not
 /// count.
-struct Place<'a> {
+struct Arrival<'a> {
     barrier: &'a Barrier,
     meeting: u64,
 }
 
-impl Place<'_> {
+impl Arrival<'_> {
     fn is_over(&self) -> bool {
         self.barrier.lock().meeting != self.meeting
     }
 }
 
-impl Drop for Place<'_> {
+impl Drop for Arrival<'_> {
     fn drop(&mut self) {
         let mut state = self.barrier.lock();
         if state.meeting == self.meeting {

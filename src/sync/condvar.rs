@@ -8,7 +8,7 @@ use std::time::Duration;
 use pin_project_lite::pin_project;
 
 use super::mutex::{Mutex, MutexGuard};
-use super::wait_queue::{At, Told, WaitQueue, Waiter};
+use super::wait_queue::{At, QueueWaiter, Told, WaitQueue};
 use crate::rt::coroutine::wait_at_most;
 use crate::rt::noted;
 
@@ -37,7 +37,7 @@ impl Condvar {
     /// up the lock, with its first poll.
     pub async fn wait<'a, T: ?Sized>(&self, guard: MutexGuard<'a, T>) -> MutexGuard<'a, T> {
         let mutex: &'a Mutex<T> = MutexGuard::mutex(&guard);
-        let mut notified = pin!(Notified::new(self, guard));
+        let mut notified = pin!(CondvarWait::new(self, guard));
         notified.as_mut().await;
         let guard = mutex.lock().await;
         notified.made_use();
@@ -58,7 +58,7 @@ impl Condvar {
         limit: Duration,
     ) -> (MutexGuard<'a, T>, bool) {
         let mutex: &'a Mutex<T> = MutexGuard::mutex(&guard);
-        let mut notified = pin!(Some(Notified::new(self, guard)));
+        let mut notified = pin!(Some(CondvarWait::new(self, guard)));
         let told =
             notified.as_mut().as_pin_mut().and_then(|notified| wait_at_most(limit, notified)).is_some();
         if !told {
@@ -106,15 +106,15 @@ impl Default for Condvar {
 pin_project! {
     /// Gives up the lock, and waits to be told. What it was told alone it owes to the next one
     /// until it has been made use of.
-    struct Notified<'a, 'm, T: ?Sized> {
+    struct CondvarWait<'a, 'm, T: ?Sized> {
         condvar: &'a Condvar,
         #[pin]
-        waiter: Waiter<'a>,
+        waiter: QueueWaiter<'a>,
         // The lock, until it begins to wait.
         guard: Option<MutexGuard<'m, T>>,
     }
 
-    impl<T: ?Sized> PinnedDrop for Notified<'_, '_, T> {
+    impl<T: ?Sized> PinnedDrop for CondvarWait<'_, '_, T> {
         fn drop(this: Pin<&mut Self>) {
             if this.waiter.leave() == Some(Told::Alone) {
                 this.condvar.notify_one();
@@ -123,9 +123,9 @@ pin_project! {
     }
 }
 
-impl<'a, 'm, T: ?Sized> Notified<'a, 'm, T> {
+impl<'a, 'm, T: ?Sized> CondvarWait<'a, 'm, T> {
     fn new(condvar: &'a Condvar, guard: MutexGuard<'m, T>) -> Self {
-        Self { condvar, waiter: Waiter::new(&condvar.queue), guard: Some(guard) }
+        Self { condvar, waiter: QueueWaiter::new(&condvar.queue), guard: Some(guard) }
     }
 
     /// It was told, and the waiter has looked.
@@ -148,7 +148,7 @@ impl<'a, 'm, T: ?Sized> Notified<'a, 'm, T> {
     }
 }
 
-impl<T: ?Sized> Future for Notified<'_, '_, T> {
+impl<T: ?Sized> Future for CondvarWait<'_, '_, T> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

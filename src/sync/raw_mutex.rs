@@ -42,7 +42,7 @@ use pin_project_lite::pin_project;
 #[cfg(not(loom))]
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::wait_queue::{At, Told, WaitQueue, Waiter};
+use super::wait_queue::{At, QueueWaiter, Told, WaitQueue};
 use crate::rt::noted;
 use crate::user_code::drop_contained;
 use crate::user_code::wake_all;
@@ -79,7 +79,7 @@ impl RawMutex {
     /// Takes the lock, when it is free or given to this future.
     #[inline]
     pub(super) fn acquire(&self) -> Acquire<'_> {
-        Acquire { mutex: self, waiter: Waiter::new(&self.queue), lost: 0 }
+        Acquire { mutex: self, waiter: QueueWaiter::new(&self.queue), lost: 0 }
     }
 
     /// Gives the lock up. The caller has it.
@@ -135,7 +135,7 @@ impl RawMutex {
 
     /// Takes the lock if it is free and has `waiter` wait if not; returns whether it has the lock.
     /// `waiter` is idle and waits here.
-    fn acquire_or_wait(&self, waiter: Pin<&Waiter<'_>>, at: At, waker: Waker) -> bool {
+    fn acquire_or_wait(&self, waiter: Pin<&QueueWaiter<'_>>, at: At, waker: Waker) -> bool {
         let mut queue = self.queue.lock();
         let waited = if queue.is_empty() { 0 } else { QUEUED };
         let mut word = self.word.load(Ordering::Relaxed);
@@ -164,7 +164,7 @@ pin_project! {
     pub(super) struct Acquire<'a> {
         mutex: &'a RawMutex,
         #[pin]
-        waiter: Waiter<'a>,
+        waiter: QueueWaiter<'a>,
         // How often it was told to look in vain.
         lost: u32,
     }

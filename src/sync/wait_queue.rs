@@ -3,10 +3,10 @@
 //!
 //! # How it works
 //!
-//! A [`Waiter`] is a field of the future that waits. When it starts to wait it links its own
-//! [`Node`] into the [`WaitQueue`], under the queue's lock, and leaves its waker there. The task
-//! that has something to give tells the first node: under the lock it unlinks the node, takes its
-//! waker, and at last stores in the node's `place` what it tells; after the lock it wakes. The
+//! A [`QueueWaiter`] is a field of the future that waits. When it starts to wait it links its own
+//! [`QueueNode`] into the [`WaitQueue`], under the queue's lock, and leaves its waker there. The
+//! task that has something to give tells the first node: under the lock it unlinks the node, takes
+//! its waker, and at last stores in the node's `place` what it tells; after the lock it wakes. The
 //! waiter finds the word without the lock. A waiter that is dropped unlinks itself, unless it was
 //! told. All of this takes constant time.
 //!
@@ -56,7 +56,7 @@ use std::sync::{
 use crate::user_code::drop_contained;
 use crate::user_code::wake_all;
 
-type Link = Option<NonNull<Node>>;
+type QueueLink = Option<NonNull<QueueNode>>;
 
 /// Futures on any threads that wait.
 pub(super) struct WaitQueue {
@@ -66,33 +66,33 @@ pub(super) struct WaitQueue {
 }
 
 struct List {
-    first: Link,
-    last: Link,
+    first: QueueLink,
+    last: QueueLink,
     /// How many waits have begun here.
     begun: u64,
 }
 
 // SAFETY: the pointers are used under the queue's lock, by one thread at a time, and what is behind
-// them is `Sync` in so far as it is used by several threads, see `Waiter`.
+// them is `Sync` in so far as it is used by several threads, see `QueueWaiter`.
 unsafe impl Send for List {}
 
 /// The place of one wait in a [`WaitQueue`]; a field of the future that waits.
-pub(super) struct Waiter<'a> {
+pub(super) struct QueueWaiter<'a> {
     queue: &'a WaitQueue,
-    node: Node,
+    node: QueueNode,
     _pinned: PhantomPinned,
 }
 
 // SAFETY: the node's cells are used under the queue's lock while it is linked, whichever thread
 // does so, and otherwise by the owner of the waiter; the waker in it may be sent.
-unsafe impl Send for Waiter<'_> {}
+unsafe impl Send for QueueWaiter<'_> {}
 // SAFETY: the methods that take a shared reference touch the cells under the queue's lock only;
 // `place` is atomic.
-unsafe impl Sync for Waiter<'_> {}
+unsafe impl Sync for QueueWaiter<'_> {}
 
-struct Node {
-    previous: Cell<Link>,
-    next: Cell<Link>,
+struct QueueNode {
+    previous: Cell<QueueLink>,
+    next: Cell<QueueLink>,
     waker: Cell<Option<Waker>>,
     /// Whether it wants to be given what it waits for, and not only to be told to look.
     insists: Cell<bool>,
@@ -152,7 +152,7 @@ pub(super) struct Locked<'a> {
 ///
 /// `node` was just read from a list that the caller has locked, or from a node linked there, and
 /// the reference is not used after the lock is given up or the node was told something.
-unsafe fn linked<'n>(node: NonNull<Node>) -> &'n Node {
+unsafe fn linked<'n>(node: NonNull<QueueNode>) -> &'n QueueNode {
     // SAFETY:
     // - a linked node is alive and has not moved, see the essay above;
     // - nobody holds a `&mut` to it: the futures around it are `!Unpin`, and this module makes only
@@ -214,7 +214,7 @@ impl WaitQueue {
 }
 
 impl Locked<'_> {
-    fn front(&self) -> Option<&Node> {
+    fn front(&self) -> Option<&QueueNode> {
         // SAFETY: the pointer is of this list, which is locked for as long as the reference lives.
         self.list.first.map(|node| unsafe { linked(node) })
     }
@@ -253,7 +253,7 @@ impl Locked<'_> {
     /// # Panics
     ///
     /// If it waits already, or waits elsewhere, which the two futures that call this rule out.
-    pub(super) fn push(&mut self, waiter: Pin<&Waiter<'_>>, at: At, waker: Waker) {
+    pub(super) fn push(&mut self, waiter: Pin<&QueueWaiter<'_>>, at: At, waker: Waker) {
         let node = &waiter.get_ref().node;
         assert!(std::ptr::eq(self.queue, waiter.queue), "a waiter waits in its own queue");
         assert!(waiter.is_idle(), "a waiter waits once at a time");
@@ -291,7 +291,7 @@ impl Locked<'_> {
     }
 
     /// Takes `node`, which is linked, out of the list.
-    fn unlink(&mut self, node: &Node) {
+    fn unlink(&mut self, node: &QueueNode) {
         let previous = node.previous.take();
         let next = node.next.take();
         match previous {
@@ -310,11 +310,11 @@ impl Locked<'_> {
     }
 }
 
-impl<'a> Waiter<'a> {
+impl<'a> QueueWaiter<'a> {
     /// A waiter that does not wait yet.
     #[inline]
     pub(super) fn new(queue: &'a WaitQueue) -> Self {
-        let node = Node {
+        let node = QueueNode {
             previous: Cell::new(None),
             next: Cell::new(None),
             waker: Cell::new(None),
@@ -404,7 +404,7 @@ impl<'a> Waiter<'a> {
     }
 }
 
-impl Drop for Waiter<'_> {
+impl Drop for QueueWaiter<'_> {
     fn drop(&mut self) {
         self.leave();
     }
@@ -416,8 +416,8 @@ impl fmt::Debug for WaitQueue {
     }
 }
 
-impl fmt::Debug for Waiter<'_> {
+impl fmt::Debug for QueueWaiter<'_> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiter").field("told", &self.told()).finish_non_exhaustive()
+        f.debug_struct("QueueWaiter").field("told", &self.told()).finish_non_exhaustive()
     }
 }

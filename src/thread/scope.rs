@@ -11,7 +11,7 @@ use std::fmt;
 use std::future::Future;
 use std::io;
 use std::marker::PhantomData;
-use std::panic::{AssertUnwindSafe, Location, catch_unwind, resume_unwind};
+use std::panic::Location;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll, Waker};
@@ -19,6 +19,7 @@ use std::task::{Context, Poll, Waker};
 use super::{Builder, Thread, ThreadKind, task_name};
 use crate::rt::coroutine::{self, Coroutine};
 use crate::rt::{self, AbortOnDrop, Cancel};
+use crate::user_code::{self, PanicPayload, caught, drop_contained};
 
 /// Where scoped coroutines are spawned.
 pub struct Scope<'scope, 'env: 'scope> {
@@ -59,21 +60,16 @@ impl Child {
     fn end(&self) {
         let Ok(mut coroutine) = self.coroutine.try_borrow_mut() else {
             // Its frames borrow from a scope that is about to go.
-            eprintln!("boson: a scope is dropped by one of its own coroutines");
-            std::process::abort();
+            user_code::abort(format_args!("a scope is dropped by one of its own coroutines"));
         };
-        let coroutine = coroutine.take();
-        // Reported by the panic hook when it happened.
-        if let Err(payload) = catch_unwind(AssertUnwindSafe(|| drop(coroutine))) {
-            std::mem::forget(payload);
-        }
+        drop_contained(coroutine.take());
     }
 }
 
 /// What a scoped coroutine leaves for its handle.
 struct Packet<T> {
     /// `None` if it was cancelled.
-    result: Cell<Option<super::Result<T>>>,
+    result: Cell<Option<Result<T, PanicPayload>>>,
     waiter: RefCell<Option<Waker>>,
     ended: Cell<bool>,
     children: Rc<Children>,
@@ -88,9 +84,9 @@ impl<T> Drop for Packet<T> {
 }
 
 /// Tells of the end of a scoped coroutine, also of one that never began.
-struct TellsEnd<T>(Rc<Packet<T>>);
+struct TellsHandle<T>(Rc<Packet<T>>);
 
-impl<T> Drop for TellsEnd<T> {
+impl<T> Drop for TellsHandle<T> {
     fn drop(&mut self) {
         self.0.ended.set(true);
         wake(&self.0.waiter);
@@ -179,11 +175,11 @@ where
     // Before `f`, so that it is dropped after whatever `f` does, also when this unwinds out of the
     // wait below.
     let end_all = EndAll(&children);
-    let result = catch_unwind(AssertUnwindSafe(|| f(&scope)));
+    let result = caught(|| f(&scope));
     wait_until("the coroutines of a scope", &children.waiter, || children.running.borrow().is_empty());
     drop(end_all);
     match result {
-        Err(payload) => resume_unwind(payload),
+        Err(payload) => payload.go_on(),
         Ok(_) if children.a_panic_was_dropped.get() => panic!("a scoped coroutine panicked"),
         Ok(output) => output,
     }
@@ -227,10 +223,10 @@ impl<'scope> Scope<'scope, '_> {
             ended: Cell::new(false),
             children: Rc::clone(&self.children),
         });
-        let left_here = TellsEnd(Rc::clone(&packet));
+        let left_here = TellsHandle(Rc::clone(&packet));
         let body = move || {
             // Also a cancellation ends here: the stack is empty above this frame.
-            let result = catch_unwind(AssertUnwindSafe(f));
+            let result = caught(f);
             if !(result.is_err() && coroutine::is_being_cancelled()) {
                 left_here.0.result.set(Some(result));
             }
@@ -304,7 +300,10 @@ impl<T> ScopedJoinHandle<'_, T> {
     pub fn join(self) -> super::Result<T> {
         let packet = &self.packet;
         wait_until("the end of a coroutine", &packet.waiter, || packet.ended.get());
-        packet.result.take().unwrap_or_else(super::cancelled)
+        match packet.result.take() {
+            Some(result) => result.map_err(PanicPayload::into_inner),
+            None => super::cancelled(),
+        }
     }
 
     /// Whether the coroutine has ended.

@@ -1,16 +1,20 @@
-//! A task that blocks its core is in the log. Alone in its file: `tracing` caches for the whole
-//! process what a thread without a subscriber is interested in.
+//! A task that blocks its core is in the log, and reported by a watchdog. Alone in its file:
+//! `tracing` caches for the whole process what a thread without a subscriber is interested in.
 
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use boson::observe;
+use boson::observe::{self, Watchdog};
 use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 /// Collects the warnings of the thread that it is the default of.
 #[derive(Clone, Default)]
-struct Warnings(Arc<Mutex<Vec<String>>>);
+struct Warnings {
+    texts: Arc<Mutex<Vec<String>>>,
+    /// Panics at each.
+    panics: bool,
+}
 
 impl tracing::Subscriber for Warnings {
     fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
@@ -30,7 +34,8 @@ impl tracing::Subscriber for Warnings {
         }
         let mut text = Text(String::new());
         event.record(&mut text);
-        self.0.lock().expect("no panic").push(text.0);
+        self.texts.lock().expect("no panic").push(text.0);
+        assert!(!self.panics, "a subscriber panics on purpose");
     }
     fn enter(&self, _: &tracing::span::Id) {}
     fn exit(&self, _: &tracing::span::Id) {}
@@ -66,11 +71,58 @@ fn a_task_that_blocks_its_core_is_reported_by_name() {
             assert_eq!(observe::stats().stalls, 1);
         });
     });
-    let mut warnings = warnings.0.lock().expect("no panic");
+    let mut warnings = warnings.texts.lock().expect("no panic");
     // Not those about the machine.
     warnings.retain(|warning| warning.contains("kept its core"));
     let [warning] = &warnings[..] else { panic!("one stall, but {warnings:?}") };
     assert!(warning.contains("task=\"blocks\""), "{warning}");
     assert!(warning.contains("stall.rs"), "{warning}");
     assert!(!warning.contains("innocent"), "{warning}");
+}
+
+#[test]
+fn a_core_goes_on_though_a_subscriber_panics_at_a_stall() {
+    own_process!();
+    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
+    config.stall_after = Duration::from_millis(20);
+    let core = Core::new(&config).expect("a core");
+    let warnings = Warnings { panics: true, ..Warnings::default() };
+    let output = tracing::subscriber::with_default(warnings.clone(), || {
+        core.block_on(async {
+            std::thread::sleep(Duration::from_millis(40));
+            rt::sleep(Duration::from_millis(1)).await;
+            observe::stats().stalls
+        })
+    });
+    let warnings = warnings.texts.lock().expect("no panic");
+    assert!(output >= 1 && !warnings.is_empty(), "{output} stalls, {warnings:?}");
+}
+
+#[test]
+fn a_watchdog_goes_on_though_a_report_panics() {
+    own_process!();
+    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+    let reports = Arc::new(Mutex::new(0));
+    let watchdog = Watchdog::start_with(&[core.handle()], Duration::from_millis(20), {
+        let reports = Arc::clone(&reports);
+        move |_| {
+            *reports.lock().unwrap_or_else(PoisonError::into_inner) += 1;
+            panic!("a report panics on purpose");
+        }
+    })
+    .expect("a thread");
+    core.block_on(async {
+        for stall in 1..=2 {
+            // It blocks the core until the watchdog has seen that, for ten seconds at most.
+            for _ in 0..1000 {
+                std::thread::sleep(Duration::from_millis(10));
+                if *reports.lock().unwrap_or_else(PoisonError::into_inner) == stall {
+                    break;
+                }
+            }
+            rt::sleep(Duration::from_millis(1)).await;
+        }
+    });
+    drop(watchdog);
+    assert!(*reports.lock().unwrap_or_else(PoisonError::into_inner) >= 2);
 }

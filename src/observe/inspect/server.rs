@@ -21,6 +21,7 @@ use crate::rt::reactor::RingFeature;
 use crate::rt::record::{Histogram, TaskInfo, TaskOrder, TaskRange, TaskState};
 use crate::rt::time::{Clock, MonotonicClock};
 use crate::rt::{self, Handle, Instant};
+use crate::user_code::contain;
 
 /// The most tasks that one answer tells of.
 pub const MAX_TASKS_PER_ANSWER: usize = 1000;
@@ -140,11 +141,15 @@ impl Answering {
                 Err(_) if self.ending.load(Ordering::Acquire) => break,
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
                     // Whoever shut the socket down, it listens no more.
-                    tracing::warn!("inspection ends, because its socket does not listen any more: {error}");
+                    contain(|| {
+                        tracing::warn!(
+                            "inspection ends, because its socket does not listen any more: {error}"
+                        );
+                    });
                     break;
                 }
                 Err(error) => {
-                    tracing::warn!("inspection: accepting failed, trying again: {error}");
+                    contain(|| tracing::warn!("inspection: accepting failed, trying again: {error}"));
                     thread::park_timeout(RETRY_AFTER);
                 }
             }

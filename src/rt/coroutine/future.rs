@@ -1,30 +1,28 @@
 //! A coroutine as a future: [`Coroutine`].
 
-use std::any::Any;
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::future::Future;
 use std::marker::PhantomPinned;
-use std::panic::{Location, resume_unwind};
+use std::panic::Location;
 use std::pin::Pin;
 use std::ptr;
 use std::sync::Arc;
 use std::task::{Context, Poll, Waker};
 
 use super::overflow::report_overflows;
-use crate::error::Result;
 use crate::rt::scheduler::with_core;
 use crate::rt::stack::PooledStack;
 use crate::rt::tasks::{
-    Control, Identity, Left, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, with_running,
+    Control, Identity, Outer, Panics, ROOM_BYTES, Role, Stack, Suspended, TurnEnd, with_running,
 };
-use crate::user_code::caught;
+use crate::user_code::{PanicPayload, caught};
 
 /// What a function may capture to be put on its stack as it is, in bytes; a larger one is boxed.
 /// corosensei panics above 1,024.
 const MAX_CAPTURED_BYTES: usize = 512;
 
 /// What a function ended with: its result, or what it panicked with.
-type Outcome<T> = Cell<Option<std::thread::Result<T>>>;
+type Outcome<T> = Cell<Option<Result<T, PanicPayload>>>;
 
 /// A function that runs on a stack of its own, as a future. It is polled by one task of one core
 /// from the first poll on, with the waker of that task, whatever other futures may be around it.
@@ -47,7 +45,7 @@ impl<T> Coroutine<T> {
         identity: Arc<Identity>,
         created_at: &'static Location<'static>,
         f: impl FnOnce() -> T + 'static,
-    ) -> Result<Self> {
+    ) -> crate::Result<Self> {
         if size_of_val(&f) > MAX_CAPTURED_BYTES {
             let f: Box<dyn FnOnce() -> T> = Box::new(f);
             return Self::new(stack_bytes, identity, created_at, f);
@@ -119,7 +117,7 @@ fn on_stack<T: 'static>(stack: PooledStack, f: impl FnOnce() -> T + 'static) -> 
             let is_cancelled =
                 with_running(|control| control.is_some_and(|control| control.unwinds.get() > 0));
             if is_cancelled {
-                resume_unwind(payload);
+                payload.go_on();
             }
             keep(outcome, Err(payload));
         } else {
@@ -130,7 +128,7 @@ fn on_stack<T: 'static>(stack: PooledStack, f: impl FnOnce() -> T + 'static) -> 
 
 /// Puts what a function ended with where its future finds it.
 #[inline]
-fn keep<T>(outcome: *const Outcome<T>, result: std::thread::Result<T>) {
+fn keep<T>(outcome: *const Outcome<T>, result: Result<T, PanicPayload>) {
     // SAFETY: set by `Coroutine::begin` of the coroutine on whose stack this is, from its field of
     // this very type. It is pinned, and not dropped before its stack is empty: `Coroutine::drop`
     // unwinds what is on it.
@@ -160,7 +158,7 @@ impl<T> Future for Coroutine<T> {
             // `outer` is dropped below.
             let left = unsafe { control.resume() };
             drop(outer);
-            if let Left::Suspended(suspended) = left {
+            if let TurnEnd::Suspended(suspended) = left {
                 control.was_suspended();
                 if is_first {
                     with_core(|core| core.set_running_coroutine(Some(control)));
@@ -174,7 +172,7 @@ impl<T> Future for Coroutine<T> {
         }
         match this.outcome.take() {
             Some(Ok(output)) => Poll::Ready(output),
-            Some(Err(payload)) => resume_unwind(payload),
+            Some(Err(payload)) => payload.go_on(),
             None => panic!("a coroutine is not polled again after it gave its result"),
         }
     }
@@ -191,7 +189,7 @@ impl<T> Drop for Coroutine<T> {
         let task = control.task.take();
         if let Some(task) = &task {
             // Its task may live on, and must not be resumed.
-            task.header().set_coroutine(None);
+            task.header().set_polled_coroutine(None);
         }
         if control.ended.get() {
             return;
@@ -236,7 +234,7 @@ impl<T> Drop for Coroutine<T> {
             dropped
         };
         if let Err(payload) = unwound {
-            raise(payload);
+            payload.go_on_unless_panicking();
         }
     }
 }
@@ -247,15 +245,5 @@ fn requeue(control: &Control) {
         && let Some(ready) = task.mark_queued()
     {
         with_core(|core| core.local().enqueue(ready));
-    }
-}
-
-/// Goes on with a panic, unless the thread is panicking already.
-fn raise(payload: Box<dyn Any + Send>) {
-    if std::thread::panicking() {
-        // Reported by the hook already; a second panic would end the process.
-        std::mem::forget(payload);
-    } else {
-        resume_unwind(payload);
     }
 }

@@ -148,7 +148,7 @@ extern "C" fn handle_fault(signal: c_int, info: *mut libc::siginfo_t, context: *
         if let Some(control) = control
             && control.guard.contains(&address)
         {
-            let mut message = Message::new();
+            let mut message = FaultMessage::new();
             message.push(b"\nboson: coroutine '");
             message.push(control.identity.name().unwrap_or("<unnamed>").as_bytes());
             message.push(b"' (created at ");
@@ -186,12 +186,12 @@ extern "C" fn handle_fault(signal: c_int, info: *mut libc::siginfo_t, context: *
 }
 
 /// A sentence put together without the heap; what does not fit is cut off.
-struct Message {
+struct FaultMessage {
     bytes: [u8; 512],
     len: usize,
 }
 
-impl Message {
+impl FaultMessage {
     fn new() -> Self {
         Self { bytes: [0; 512], len: 0 }
     }

@@ -9,15 +9,15 @@ use crate::rt::tasks::{Identity, noted};
 
 impl Identity {
     /// Completes when there is a token, and takes it.
-    pub(crate) fn park(&self) -> Park<'_> {
-        Park(self)
+    pub(crate) fn park(&self) -> ParkFuture<'_> {
+        ParkFuture(self)
     }
 }
 
 /// The future of [`Identity::park`].
-pub(crate) struct Park<'a>(&'a Identity);
+pub(crate) struct ParkFuture<'a>(&'a Identity);
 
-impl Future for Park<'_> {
+impl Future for ParkFuture<'_> {
     type Output = ();
 
     fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<()> {

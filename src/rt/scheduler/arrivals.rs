@@ -6,7 +6,7 @@ use super::turn::{TASK_TIME_PER_TURN, TIME_PER_SUBMISSION};
 use crate::error::Result;
 use crate::rt::record::{self, Phase};
 use crate::rt::tasks::apply_changes;
-use crate::user_code::contain;
+use crate::user_code::{contain, wake_all};
 
 /// Messages run in a round, which ends when every task that was ready at its beginning has had its
 /// turn.
@@ -113,7 +113,7 @@ impl CoreState {
         // Wakers may be anybody's and may come back for the timers: not under the borrow.
         let mut fired = self.timers.fired.take();
         let count = self.timers.wheel.borrow_mut().expire(now, TIMERS_PER_TURN, |waker| fired.push(waker));
-        fired.drain(..).for_each(|waker| _ = contain(|| waker.wake()));
+        wake_all(fired.drain(..));
         // Keeps the allocation.
         self.timers.fired.replace(fired);
         count

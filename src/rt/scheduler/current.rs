@@ -4,7 +4,6 @@ use std::ptr;
 use std::rc::Rc;
 
 use super::state::CoreState;
-use crate::fork::Process;
 use crate::reactor::{self, Attachment};
 use crate::rt::tasks::{Local, Restrained, local};
 
@@ -43,8 +42,10 @@ pub(in crate::rt) fn with_core<R>(f: impl FnOnce(&Rc<CoreState>) -> R) -> R {
 #[inline]
 pub(in crate::rt) fn in_core<R>(caller: &'static str, f: impl FnOnce(&Rc<CoreState>) -> R) -> R {
     with(|core| match core {
-        Some(core) if !core.is_forked() => f(core),
-        Some(_) => panic!("{}", Process::error(caller)),
+        Some(core) => {
+            core.process().assert(caller);
+            f(core)
+        }
         None => outside(caller),
     })
 }

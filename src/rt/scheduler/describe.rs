@@ -92,7 +92,7 @@ impl CoreState {
             since: now - task.since(),
             polls: task.polls(),
             queue: self.local.queues.name(task.queue()),
-            is_coroutine: task.is_coroutine(),
+            is_coroutine: task.is_spawned_as_coroutine(),
             is_block_on: task.is_root(),
             stack_bytes: task.stack_bytes(),
         }

@@ -24,7 +24,7 @@ use std::ptr::NonNull;
 
 use super::state::CoreState;
 use crate::rt::record::Beat;
-use crate::rt::tasks::{self, Control, Header, Left, Outer, Polled, Suspended};
+use crate::rt::tasks::{self, Control, Header, Outer, Polled, Suspended, TurnEnd};
 
 impl CoreState {
     /// Resumes the coroutine that is all of a task, and lets it run others from its stack.
@@ -32,7 +32,7 @@ impl CoreState {
     /// # Safety
     ///
     /// `task` was just taken from a run queue of this core, counts as running, and [only
-    /// resumes](tasks::TaskState::only_resumes) a coroutine. No task is being polled.
+    /// resumes](tasks::TurnState::only_resumes) a coroutine. No task is being polled.
     // Not inlined: the loop over async tasks needs its registers.
     #[inline(never)]
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {
@@ -52,8 +52,8 @@ impl CoreState {
         drop(outer);
         self.end_turn(task);
         match left {
-            Left::Suspended(Suspended::Waits) => Polled::Pending,
-            Left::Suspended(Suspended::Yields) => {
+            TurnEnd::Suspended(Suspended::Waits) => Polled::Pending,
+            TurnEnd::Suspended(Suspended::Yields) => {
                 if let Some(ready) = tasks::mark_queued(task) {
                     self.local.enqueue(ready);
                 }
@@ -61,7 +61,7 @@ impl CoreState {
             }
             // Its future gives the result. SAFETY: the task, whose future is polled nowhere, has
             // not ended, and counts as running.
-            Left::Ended => unsafe { tasks::poll(task, &self.tasks.registry) },
+            TurnEnd::Ended => unsafe { tasks::poll(task, &self.tasks.registry) },
         }
     }
 
@@ -107,7 +107,7 @@ impl CoreState {
             // other cores. It is neither cancelled nor ended, and nothing ends here, so its future
             // stays until `outer` is dropped.
             let left = unsafe { tasks::resume(header) };
-            if left == Left::Suspended(Suspended::Yields) && header.state().may_keep_turn() {
+            if left == TurnEnd::Suspended(Suspended::Yields) && header.state().may_keep_turn() {
                 // SAFETY: it has its turn, and its queue is that of `own`, as it was taken from
                 // there.
                 next = unsafe { ready.pass_on(next) };
@@ -155,9 +155,9 @@ impl CoreState {
     /// is queued already, is cancelled or has ended. One that has ended gives its result in its
     /// next poll, which is the loop's.
     #[cold]
-    fn leave(&self, task: NonNull<Header>, left: Left) {
+    fn leave(&self, task: NonNull<Header>, left: TurnEnd) {
         self.end_turn(task);
-        if left != Left::Suspended(Suspended::Waits)
+        if left != TurnEnd::Suspended(Suspended::Waits)
             && let Some(task) = tasks::mark_queued(task)
         {
             self.local.enqueue(task);
@@ -168,7 +168,7 @@ impl CoreState {
     pub(in crate::rt) fn set_running_coroutine(&self, coroutine: Option<&Control>) {
         self.local.with_running(|task| {
             if let Some(task) = task {
-                task.set_coroutine(coroutine);
+                task.set_polled_coroutine(coroutine);
             }
         });
     }
@@ -179,7 +179,7 @@ struct Lends<'a>(Option<&'a Control>);
 
 impl<'a> Lends<'a> {
     fn new(task: &'a Header) -> Self {
-        let control = task.coroutine();
+        let control = task.polled_coroutine();
         if let Some(control) = control {
             control.set_lender(true);
         }

@@ -6,6 +6,7 @@ use super::state::CoreState;
 use crate::error::Result;
 use crate::rt::record::{self, Phase};
 use crate::time::Instant;
+use crate::user_code::contain;
 
 impl CoreState {
     /// Sleeps in the kernel until something may have happened.
@@ -55,10 +56,16 @@ impl CoreState {
 
 #[inline(never)]
 fn trace_sleep(at_most: Option<Duration>) {
-    tracing::trace!(target: "boson::rt", at_most_us = at_most.map(record::micros), "sleeping");
+    if tracing::enabled!(target: "boson::rt", tracing::Level::TRACE) {
+        contain(|| {
+            tracing::trace!(target: "boson::rt", at_most_us = at_most.map(record::micros), "sleeping");
+        });
+    }
 }
 
 #[inline(never)]
 fn trace_wake(asleep: Duration) {
-    tracing::trace!(target: "boson::rt", asleep_us = record::micros(asleep), "awake");
+    if tracing::enabled!(target: "boson::rt", tracing::Level::TRACE) {
+        contain(|| tracing::trace!(target: "boson::rt", asleep_us = record::micros(asleep), "awake"));
+    }
 }

@@ -159,10 +159,6 @@ impl CoreState {
         self.record.counters.panicked.set(self.record.counters.panicked.get() + 1);
     }
 
-    pub(in crate::rt) fn is_forked(&self) -> bool {
-        self.io.attachment.process.is_left()
-    }
-
     pub(in crate::rt) fn idle(&self) -> Idle {
         self.idle
     }
@@ -198,6 +194,8 @@ impl CoreState {
         &self.beat
     }
 
+    /// Whose core it is.
+    #[inline]
     pub(in crate::rt) fn process(&self) -> Process {
         self.io.attachment.process
     }

@@ -18,7 +18,6 @@ use std::time::Duration;
 use super::current::{Inside, Outside};
 use super::state::CoreState;
 use crate::error::Result;
-use crate::fork::Process;
 use crate::mem::Arena;
 use crate::reactor::Reactor;
 use crate::reactor::pool::Pool;
@@ -247,9 +246,7 @@ impl SteppedCore {
     }
 
     fn new_turn(&self, choose: Choose<'_>) -> Result<Stage> {
-        if self.shared.io.attachment.process.is_left() {
-            return Err(Process::error("turn of a core"));
-        }
+        self.shared.process().check("turn of a core")?;
         self.shared.beat.turn();
         self.until.set(None);
         self.worked.set(false);
@@ -310,7 +307,7 @@ impl SteppedCore {
         if self.has_ended.replace(true) {
             return;
         }
-        if self.shared.is_forked() {
+        if self.shared.process().is_left() {
             // Its tasks are the parent's.
             std::mem::forget(Rc::clone(&self.shared));
             return;

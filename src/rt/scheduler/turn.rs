@@ -19,7 +19,6 @@ use std::time::Duration;
 
 use super::state::CoreState;
 use crate::error::Result;
-use crate::fork::Process;
 use crate::rt::record::{self, Phase, Site};
 use crate::rt::tasks::{self, Header, Polled};
 use crate::time::Instant;
@@ -56,9 +55,7 @@ impl CoreState {
     /// has ended. What comes after the tasks is not skipped so for long: a turn that finds it
     /// skipped begins with it.
     pub(in crate::rt) fn turn(&self, is_done: impl Fn() -> bool) -> Result<bool> {
-        if self.io.attachment.process.is_left() {
-            return Err(Process::error("turn of a core"));
-        }
+        self.process().check("turn of a core")?;
         self.beat.turn();
         let mut started = self.read_clock();
         let skipped = self.turn.skipped.get();
@@ -203,7 +200,9 @@ impl CoreState {
             self.record.counters.latencies.borrow_mut().poll.record(record::nanos(took));
         }
         if took >= self.record.stall_after {
-            self.report_stall(took, polls);
+            record::add(&self.record.counters.stalls, 1);
+            // A subscriber to the log is user code.
+            contain(|| self.report_stall(took, polls));
         }
     }
 
@@ -211,7 +210,6 @@ impl CoreState {
     /// otherwise it is among a few.
     #[cold]
     fn report_stall(&self, took: Duration, polls: u64) {
-        record::add(&self.record.counters.stalls, 1);
         if !tracing::enabled!(tracing::Level::WARN) {
             // Also a core that the kernel did not run for a while comes here: its steady state
             // allocates nothing.

@@ -12,6 +12,7 @@ use rustix::mm::{MapFlags, MprotectFlags, ProtFlags};
 
 use super::PAGE_BYTES;
 use crate::error::{Error, ErrorKind, Result};
+use crate::user_code::contain;
 
 /// Tops of neighbouring stacks lie at different places in their pages. Were they at the same place,
 /// all stacks would compete for the same few sets of the first-level cache.
@@ -91,7 +92,7 @@ impl Drop for Slab {
         // SAFETY: the mapping is the slab's own, of this length, and every stack in it held a
         // reference to the slab.
         if let Err(errno) = unsafe { rustix::mm::munmap(self.start.as_ptr(), self.len()) } {
-            tracing::error!("stacks could not be unmapped: {errno}");
+            contain(|| tracing::error!("stacks could not be unmapped: {errno}"));
         }
     }
 }

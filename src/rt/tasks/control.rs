@@ -31,7 +31,7 @@ pub(in crate::rt) enum Suspended {
 
 /// How a coroutine's turn ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::rt) enum Left {
+pub(in crate::rt) enum TurnEnd {
     /// It is suspended.
     Suspended(Suspended),
     /// Its function has returned or panicked. There is nothing on its stack any more.
@@ -247,17 +247,17 @@ impl Control {
     /// - The thread is inside its core, which counts it as the running task, and an [`Outer`]
     ///   exists that is dropped before it is.
     #[inline]
-    pub(in crate::rt) unsafe fn resume(&self) -> Left {
+    pub(in crate::rt) unsafe fn resume(&self) -> TurnEnd {
         // SAFETY: pinned, and the `Outer` goes before it does, by the caller's word.
         unsafe { self.enter() };
         // SAFETY: only who resumes or drops it uses the stack. It is not being resumed, by the
         // caller's word, and not dropped while it is (see `Coroutine::drop`).
         let stack = unsafe { &mut *self.stack.get() };
         match stack.resume(()) {
-            CoroutineResult::Yield(suspended) => Left::Suspended(suspended),
+            CoroutineResult::Yield(suspended) => TurnEnd::Suspended(suspended),
             CoroutineResult::Return(()) => {
                 self.ended.set(true);
-                Left::Ended
+                TurnEnd::Ended
             }
         }
     }
@@ -319,25 +319,25 @@ impl Control {
 impl Header {
     /// Notes that each poll does nothing but resume `coroutine`, which clears this when it is
     /// dropped; or that polls do more.
-    pub(in crate::rt) fn set_coroutine(&self, coroutine: Option<&Control>) {
-        self.coroutine.set(coroutine.map(|control| NonNull::from(control).cast()));
+    pub(in crate::rt) fn set_polled_coroutine(&self, coroutine: Option<&Control>) {
+        self.polled_coroutine.set(coroutine.map(|control| NonNull::from(control).cast()));
         self.state.set_polls_future(coroutine.is_none());
     }
 
-    /// Says whether a task that [resumes a coroutine](Self::set_coroutine) has more to do in its
-    /// polls from here on.
+    /// Says whether a task that [resumes a coroutine](Self::set_polled_coroutine) has more to do in
+    /// its polls from here on.
     #[cold]
     pub(in crate::rt) fn set_polls_future(&self, more: bool) {
-        self.state.set_polls_future(more || self.coroutine.get().is_none());
+        self.state.set_polls_future(more || self.polled_coroutine.get().is_none());
     }
 
     /// The coroutine that each poll resumes.
     #[inline]
-    pub(in crate::rt) fn coroutine(&self) -> Option<&Control> {
-        // SAFETY: `set_coroutine` made the pointer from a control. A coroutine is pinned from its
-        // first poll on, and clears the pointer when it is dropped. The callers are about to resume
-        // it, and what drops it comes after that.
-        self.coroutine.get().map(|control| unsafe { control.cast::<Control>().as_ref() })
+    pub(in crate::rt) fn polled_coroutine(&self) -> Option<&Control> {
+        // SAFETY: `set_polled_coroutine` made the pointer from a control. A coroutine is pinned
+        // from its first poll on, and clears the pointer when it is dropped. The callers are about
+        // to resume it, and what drops it comes after that.
+        self.polled_coroutine.get().map(|control| unsafe { control.cast::<Control>().as_ref() })
     }
 }
 
@@ -369,7 +369,7 @@ fn leave_front(task: NonNull<Header>) -> Option<NonNull<Header>> {
     let header = unsafe { task.as_ref() };
     // SAFETY: set for every coroutine that had a turn, to a part of its core, which is alive and
     // runs it.
-    let ready = unsafe { header.coroutine()?.ready().as_ref() }?;
+    let ready = unsafe { header.polled_coroutine()?.ready().as_ref() }?;
     let first = ready.leave();
     debug_assert_eq!(first, Some(task), "the coroutine in turn is the first");
     header.state().leave_turn();

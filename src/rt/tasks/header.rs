@@ -6,9 +6,9 @@ use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Waker};
 
-use super::inbox::{Inbox, Node};
+use super::inbox::{Inbox, InboxNode};
 use super::locals::Locals;
-use super::state::TaskState;
+use super::state::TurnState;
 use crate::rt::record::Site;
 use crate::time::Instant;
 
@@ -20,12 +20,12 @@ const STACK_PAGE_BYTES: usize = 4 << 10;
 /// What a poll needs is together, in few cache lines.
 #[repr(C)]
 pub(in crate::rt) struct Header {
-    pub(super) node: Node,
+    pub(super) node: InboxNode,
     /// The next on its run queue. Says nothing of a task that is on none.
     pub(super) next_ready: Cell<Option<NonNull<Header>>>,
     /// What decides about its turns, and nothing else: one comparison tells a coroutine that may be
     /// resumed.
-    pub(super) state: TaskState,
+    pub(super) state: TurnState,
     /// Which of the core's task queues it belongs to.
     pub(super) queue: u8,
     /// The room on its stack, in pages of 4 KiB; 0 for a task without a stack of its own.
@@ -37,7 +37,7 @@ pub(in crate::rt) struct Header {
     pub(super) site: &'static Site,
     /// The [`Control`](super::control::Control) of the coroutine that each poll resumes, if that is
     /// all that a poll does.
-    pub(super) coroutine: Cell<Option<NonNull<()>>>,
+    pub(super) polled_coroutine: Cell<Option<NonNull<()>>>,
     pub(super) vtable: &'static VTable,
     pub(super) references: Cell<i64>,
     /// Kept alive by the core while it lives, and then by a count of this task's own; see
@@ -47,11 +47,11 @@ pub(in crate::rt) struct Header {
     /// The future of a `block_on`: not in the registry.
     pub(super) is_root: bool,
     /// Spawned as a coroutine's.
-    pub(super) is_coroutine: Cell<bool>,
+    pub(super) spawned_as_coroutine: Cell<bool>,
     /// The join handle is gone: nobody will take the result.
     pub(super) is_detached: Cell<bool>,
     pub(super) joiner: UnsafeCell<Option<Waker>>,
-    pub(super) links: Links,
+    pub(super) links: RegistryLinks,
     pub(super) locals: Cell<Option<Rc<Locals>>>,
 }
 
@@ -67,9 +67,9 @@ pub(super) struct VTable {
     pub(super) free: unsafe fn(NonNull<Header>),
 }
 
-/// Links of a task in the registry of its core.
+/// RegistryLinks of a task in the registry of its core.
 #[derive(Default)]
-pub(super) struct Links {
+pub(super) struct RegistryLinks {
     pub(super) previous: Cell<Option<NonNull<Header>>>,
     pub(super) next: Cell<Option<NonNull<Header>>>,
 }
@@ -99,7 +99,7 @@ pub(in crate::rt) enum Polled {
 impl Header {
     /// Where it stands.
     #[inline]
-    pub(in crate::rt) fn state(&self) -> &TaskState {
+    pub(in crate::rt) fn state(&self) -> &TurnState {
         &self.state
     }
 
@@ -145,8 +145,8 @@ impl Header {
     }
 
     /// Whether the task is that of a coroutine.
-    pub(in crate::rt) fn is_coroutine(&self) -> bool {
-        self.is_coroutine.get()
+    pub(in crate::rt) fn is_spawned_as_coroutine(&self) -> bool {
+        self.spawned_as_coroutine.get()
     }
 
     pub(in crate::rt) fn waits_for(&self) -> Option<&'static str> {

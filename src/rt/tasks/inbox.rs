@@ -5,31 +5,19 @@
 //!
 //! A task counts its references without atomics, because nearly all of them come and go on its own
 //! core. A waker that reached another thread must not touch that count, so it works on the task's
-//! [`Node`] instead, one atomic word:
+//! [`InboxNode`] instead, whose [`Word`] collects what other threads did. The thread that changes
+//! it first pushes the node on the inbox's list; `word` has the states and who may free the task
+//! when.
 //!
-//! - bits 3 and up: how many references other threads added minus how many they dropped, not yet
-//!   told to the owner;
-//! - `WOKEN`: somebody called `wake`;
-//! - `CANCELLED`: somebody asked for the end of the task;
-//! - `LISTED`: the node is on the inbox's list, or the thread that set this bit is about to put it
-//!   there.
-//!
-//! Adding a reference only adds to the word. Dropping or waking changes the word and sets `LISTED`
-//! in **one** atomic operation; the thread that changed `LISTED` from 0 to 1 then pushes the node.
-//! The owner frees a task only when its own count plus the word's count is zero **and** `LISTED` is
-//! clear. So between that one atomic operation and the end of the push the node cannot go away, and
-//! a thread that found `LISTED` already set does not touch the node again.
-//!
-//! The owner takes the whole list, and for each node takes the whole word (clearing `LISTED`), adds
-//! its count to the local one, schedules the task if `WOKEN`, and frees it if nothing is left. The
-//! list may be long, so it does that over several turns, and so it reverses the list before, which
-//! is newest first. What it has taken stays `LISTED` until its node's turn comes.
+//! The owner takes the whole list, and settles each node: it adds the word's count to the local
+//! one, schedules the task if it was woken, and frees it if nothing is left. The list may be long,
+//! so it does that over several turns, and so it reverses the list before, which is newest first.
+//! What it has taken stays listed until its node's turn comes.
 //!
 //! # Sleeping
 //!
-//! A sender pushes and then, if `parked` is set, clears it and writes the eventfd. The core sets
-//! `parked` and then looks at the list once more before it sleeps. Both sides put a sequentially
-//! consistent fence between their two steps, so at least one of them sees the other's.
+//! A sender pushes, and then rings if the core has announced its [`SleepFlag`]. The core announces
+//! it and then looks at the list once more before it sleeps.
 //!
 //! # In a simulation
 //!
@@ -43,6 +31,9 @@
 //! When a core ends it closes its inbox. Wakers may outlive it; from then on the pusher also
 //! takes the list, under a mutex, and does the owner's part of freeing.
 
+mod sleep_flag;
+mod word;
+
 use std::collections::VecDeque;
 use std::fmt;
 use std::ptr::{self, NonNull};
@@ -50,63 +41,40 @@ use std::ptr::{self, NonNull};
 #[cfg(loom)]
 use loom::sync::{
     Mutex,
-    atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicPtr, Ordering, fence},
 };
 #[cfg(not(loom))]
 use std::sync::{
     Mutex,
-    atomic::{AtomicBool, AtomicPtr, AtomicU64, Ordering, fence},
+    atomic::{AtomicBool, AtomicPtr, Ordering, fence},
 };
 
 use super::defect::Defect;
-
-const LISTED: u64 = 1;
-const WOKEN: u64 = 2;
-const CANCELLED: u64 = 4;
-const ONE_REFERENCE: u64 = 8;
+use crate::user_code::drop_contained;
+use sleep_flag::SleepFlag;
+pub(in crate::rt) use word::Changes;
+use word::{Listing, Mark, Word};
 
 /// The part of a task that other threads may touch. The first field of the task's header.
-pub(in crate::rt) struct Node {
-    word: AtomicU64,
-    next: AtomicPtr<Node>,
+pub(in crate::rt) struct InboxNode {
+    word: Word,
+    next: AtomicPtr<InboxNode>,
 }
 
-/// What other threads did to a task since its owner last looked.
-pub(in crate::rt) struct Changes {
-    /// References added minus references dropped.
-    pub(in crate::rt) references: i64,
-    /// Somebody woke the task.
-    pub(in crate::rt) woken: bool,
-    /// Somebody asked for the end of the task.
-    pub(in crate::rt) cancelled: bool,
-}
-
-impl Node {
+impl InboxNode {
     pub(in crate::rt) fn new() -> Self {
-        Self { word: AtomicU64::new(0), next: AtomicPtr::new(ptr::null_mut()) }
+        Self { word: Word::new(), next: AtomicPtr::new(ptr::null_mut()) }
     }
 
     /// Adds a reference from a thread that is not the owner and holds one already.
     pub(in crate::rt) fn add_reference(&self) {
-        // Relaxed, as in `Arc::clone`: the caller's own reference keeps the task alive meanwhile.
-        self.word.fetch_add(ONE_REFERENCE, Ordering::Relaxed);
+        self.word.add_reference();
     }
 
     /// Whether the owner may free the task, given that it holds `local` references itself.
     pub(in crate::rt) fn is_unreferenced(&self, local: i64) -> bool {
-        let word = self.word.load(Ordering::Acquire);
-        word & LISTED == 0 && local + count(word) == 0
+        self.word.is_unreferenced(local)
     }
-
-    fn take_changes(&self) -> Changes {
-        let word = self.word.swap(0, Ordering::AcqRel);
-        Changes { references: count(word), woken: word & WOKEN != 0, cancelled: word & CANCELLED != 0 }
-    }
-}
-
-/// The reference count in `word`; negative when other threads dropped more than they added.
-fn count(word: u64) -> i64 {
-    word.cast_signed() >> 3
 }
 
 /// A message to a core: runs on it.
@@ -130,17 +98,17 @@ pub(crate) struct Simulation {
 
 /// A core's inbox; shared with every waker and handle.
 pub(in crate::rt) struct Inbox {
-    head: AtomicPtr<Node>,
+    head: AtomicPtr<InboxNode>,
     /// What the owner has taken off the list and not handed on yet: the part that is in the list's
     /// order, and the part that is in that of the wakes. For the owner alone, so they are not
     /// loom's.
-    newest_first: std::sync::atomic::AtomicPtr<Node>,
-    oldest_first: std::sync::atomic::AtomicPtr<Node>,
+    newest_first: std::sync::atomic::AtomicPtr<InboxNode>,
+    oldest_first: std::sync::atomic::AtomicPtr<InboxNode>,
     messages: Mutex<VecDeque<Message>>,
     /// More messages than this do not wait.
     most_messages: usize,
     has_messages: AtomicBool,
-    parked: AtomicBool,
+    sleep_flag: SleepFlag,
     closed: AtomicBool,
     /// Tasks of the core that are not freed. Written by the owner alone; not loom's, because no
     /// other thread looks at it.
@@ -149,7 +117,7 @@ pub(in crate::rt) struct Inbox {
     afterlife: Mutex<()>,
     wake_core: Box<dyn Fn() + Send + Sync>,
     /// Applies the changes of one task after the core is gone; the mutex `afterlife` is held.
-    bury: fn(NonNull<Node>, Changes),
+    bury: fn(NonNull<InboxNode>, Changes),
     simulation: Option<Simulation>,
 }
 
@@ -159,7 +127,7 @@ impl Inbox {
     pub(in crate::rt) fn new(
         most_messages: usize,
         wake_core: Box<dyn Fn() + Send + Sync>,
-        bury: fn(NonNull<Node>, Changes),
+        bury: fn(NonNull<InboxNode>, Changes),
     ) -> Self {
         Self {
             head: AtomicPtr::new(ptr::null_mut()),
@@ -168,7 +136,7 @@ impl Inbox {
             messages: Mutex::new(VecDeque::new()),
             most_messages,
             has_messages: AtomicBool::new(false),
-            parked: AtomicBool::new(false),
+            sleep_flag: SleepFlag::new(),
             closed: AtomicBool::new(false),
             tasks: std::sync::atomic::AtomicUsize::new(0),
             afterlife: Mutex::new(()),
@@ -212,9 +180,9 @@ impl Inbox {
     ///
     /// `node` belongs to a task of this inbox's core, and the caller holds a reference to it for
     /// the whole call.
-    pub(in crate::rt) unsafe fn wake(&self, node: NonNull<Node>) {
+    pub(in crate::rt) unsafe fn wake(&self, node: NonNull<InboxNode>) {
         // SAFETY: the same is asked of the caller.
-        unsafe { self.flag(node, self.flags_of_wake()) };
+        unsafe { self.mark(node, self.wake_mark()) };
     }
 
     /// Asks for the end of a task from another thread, and wakes it to that end.
@@ -222,20 +190,20 @@ impl Inbox {
     /// # Safety
     ///
     /// As for [`wake`](Self::wake).
-    pub(in crate::rt) unsafe fn cancel(&self, node: NonNull<Node>) {
+    pub(in crate::rt) unsafe fn cancel(&self, node: NonNull<InboxNode>) {
         // SAFETY: the same is asked of the caller.
-        unsafe { self.flag(node, self.flags_of_wake() | CANCELLED) };
+        unsafe { self.mark(node, Mark::CANCEL) };
     }
 
     /// # Safety
     ///
     /// As for [`wake`](Self::wake).
-    unsafe fn flag(&self, node: NonNull<Node>, flags: u64) {
+    unsafe fn mark(&self, node: NonNull<InboxNode>, mark: Mark) {
         // SAFETY: the caller's reference keeps the node alive.
-        let before = unsafe { node.as_ref() }.word.fetch_or(flags, Ordering::AcqRel);
-        if !before & flags & LISTED != 0 {
-            // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until
-            // it took it off the list.
+        let listing = unsafe { node.as_ref() }.word.mark(mark);
+        if listing == Listing::Claimed {
+            // SAFETY: this call claimed the node, so nobody else pushes it and the owner keeps it
+            // until it took it off the list.
             unsafe { self.push(node) };
         }
     }
@@ -246,35 +214,33 @@ impl Inbox {
     ///
     /// `node` belongs to a task of this inbox's core; the caller held a reference to it and gives
     /// it up.
-    pub(in crate::rt) unsafe fn release(&self, node: NonNull<Node>, wake: bool) {
-        let flags = if wake { self.flags_of_wake() } else { LISTED };
-        let change = |word: u64| Some(word.wrapping_sub(ONE_REFERENCE) | flags);
+    pub(in crate::rt) unsafe fn release(&self, node: NonNull<InboxNode>, wake: bool) {
+        let mark = if wake { self.wake_mark() } else { Mark::NEWS };
         // SAFETY: the caller's reference keeps the node alive until this one atomic operation gives
         // it up.
-        let before = unsafe { node.as_ref() }.word.fetch_update(Ordering::AcqRel, Ordering::Relaxed, change);
-        let (Ok(before) | Err(before)) = before;
-        if !before & flags & LISTED != 0 {
-            // SAFETY: this call set LISTED, so nobody else pushes it and the owner keeps it until
-            // it took it off the list.
+        let listing = unsafe { node.as_ref() }.word.release(mark);
+        if listing == Listing::Claimed {
+            // SAFETY: this call claimed the node, so nobody else pushes it and the owner keeps it
+            // until it took it off the list.
             unsafe { self.push(node) };
         }
     }
 
-    /// What a wake sets in a task's word.
-    fn flags_of_wake(&self) -> u64 {
-        let is_awake = || !self.parked.load(Ordering::Relaxed);
-        if self.has(Defect::WakeUnlisted) && is_awake() { WOKEN } else { WOKEN | LISTED }
+    /// What a wake does to a task.
+    fn wake_mark(&self) -> Mark {
+        let breaks = self.has(Defect::WakeUnlisted) && !self.sleep_flag.is_announced();
+        if breaks { Mark::UNHEARD_WAKE } else { Mark::WAKE }
     }
 
     /// # Safety
     ///
-    /// The caller changed `node`'s `LISTED` from 0 to 1 and nobody pushed it since.
-    unsafe fn push(&self, node: NonNull<Node>) {
+    /// The caller has claimed `node` and did not push it yet.
+    unsafe fn push(&self, node: NonNull<InboxNode>) {
         let early = self.look_early();
         let mut head = self.head.load(Ordering::Relaxed);
         loop {
-            // SAFETY: the node is not freed while LISTED is set, which lasts until the owner took
-            // it off the list.
+            // SAFETY: the node is not freed while it is claimed or listed, which lasts until the
+            // owner took it off the list.
             unsafe { node.as_ref() }.next.store(head, Ordering::Relaxed);
             match self.head.compare_exchange_weak(head, node.as_ptr(), Ordering::Release, Ordering::Relaxed) {
                 Ok(_) => break,
@@ -302,21 +268,21 @@ impl Inbox {
         Ok(())
     }
 
-    /// Whether the core is parked, asked before the push; only as a defect.
+    /// Whether the core sleeps, asked before the push; only as a defect.
     fn look_early(&self) -> Option<bool> {
         if !self.has(Defect::LookBeforeListing) {
             return None;
         }
-        let parked = self.parked.load(Ordering::Relaxed);
+        let is_announced = self.sleep_flag.is_announced();
         self.between_steps();
-        Some(parked)
+        Some(is_announced)
     }
 
     fn after_push(&self, early: Option<bool>) {
         fence(Ordering::SeqCst);
         self.between_steps();
-        let parked = early.unwrap_or_else(|| self.parked.load(Ordering::Relaxed));
-        if parked && self.parked.swap(false, Ordering::Relaxed) {
+        let is_announced = early.unwrap_or_else(|| self.sleep_flag.is_announced());
+        if is_announced && self.sleep_flag.must_ring() {
             (self.wake_core)();
         }
         if self.closed.load(Ordering::SeqCst) {
@@ -328,7 +294,7 @@ impl Inbox {
     /// Takes listed tasks and hands them with their changes to `apply`, oldest first: at most
     /// `budget` of them. It returns how many, and that may be none while [`Inbox::has_taken`]. Only
     /// for the owner, or under `afterlife` once closed.
-    fn take_tasks(&self, budget: usize, mut apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+    fn take_tasks(&self, budget: usize, mut apply: impl FnMut(NonNull<InboxNode>, Changes)) -> usize {
         let (newest_before, oldest_before) =
             (self.newest_first.load(Ordering::Relaxed), self.oldest_first.load(Ordering::Relaxed));
         let (mut newest, mut oldest) = (newest_before, oldest_before);
@@ -337,8 +303,8 @@ impl Inbox {
         }
         for _ in 0..budget {
             let Some(node) = NonNull::new(newest) else { break };
-            // SAFETY: a node on the list has LISTED set, so it is alive; the list was taken whole,
-            // so it is ours alone.
+            // SAFETY: a node on the list is listed, so it is alive; the list was taken whole, so it
+            // is ours alone.
             newest = unsafe { node.as_ref() }.next.swap(oldest, Ordering::Relaxed);
             oldest = node.as_ptr();
         }
@@ -347,12 +313,11 @@ impl Inbox {
             && taken < budget
             && let Some(node) = NonNull::new(oldest)
         {
-            // SAFETY: still LISTED, so alive. `next` is read before the word is taken: afterwards
-            // the node may be listed anew.
+            // SAFETY: still listed, so alive. `next` is read before the node is settled: afterwards
+            // it may be listed anew.
             oldest = unsafe { node.as_ref() }.next.load(Ordering::Relaxed);
-            // SAFETY: as above; taking the changes clears LISTED, and only `apply` may free the
-            // task after that.
-            let changes = unsafe { node.as_ref() }.take_changes();
+            // SAFETY: as above; it is quiet after this, and only `apply` may free the task then.
+            let changes = unsafe { node.as_ref() }.word.settle();
             apply(node, changes);
             taken += 1;
         }
@@ -371,7 +336,11 @@ impl Inbox {
     }
 
     /// The owner's turn: hands listed tasks to `apply`, at most `budget` of them; returns how many.
-    pub(in crate::rt) fn drain(&self, budget: usize, apply: impl FnMut(NonNull<Node>, Changes)) -> usize {
+    pub(in crate::rt) fn drain(
+        &self,
+        budget: usize,
+        apply: impl FnMut(NonNull<InboxNode>, Changes),
+    ) -> usize {
         let is_empty = self.head.load(Ordering::Relaxed).is_null() && !self.has_taken();
         if is_empty { 0 } else { self.take_tasks(budget, apply) }
     }
@@ -391,8 +360,7 @@ impl Inbox {
 
     /// Announces that the core is about to sleep. It then looks again.
     pub(in crate::rt) fn announce(&self) {
-        self.parked.store(true, Ordering::Relaxed);
-        fence(Ordering::SeqCst);
+        self.sleep_flag.announce();
     }
 
     /// After `announce`: whether the core may sleep. False if something arrived; it is not
@@ -400,7 +368,7 @@ impl Inbox {
     pub(in crate::rt) fn look_again(&self) -> bool {
         let empty = self.is_empty() || self.has(Defect::SleepWithoutLook);
         if !empty {
-            self.parked.store(false, Ordering::Relaxed);
+            self.sleep_flag.withdraw();
         }
         empty
     }
@@ -417,7 +385,7 @@ impl Inbox {
 
     /// The core is awake again, whatever woke it.
     pub(in crate::rt) fn unpark(&self) {
-        self.parked.store(false, Ordering::Relaxed);
+        self.sleep_flag.withdraw();
     }
 
     /// The core ends. The owner must not touch any of its tasks afterwards. While it lived it kept
@@ -432,7 +400,7 @@ impl Inbox {
             self.closed.store(true, Ordering::SeqCst);
             std::mem::take(&mut *messages)
         };
-        unsent.into_iter().for_each(crate::user_code::drop_contained);
+        unsent.into_iter().for_each(drop_contained);
         // Pairs with the fence in `after_push`: a pusher sees `closed`, or its node is on the list
         // taken here.
         fence(Ordering::SeqCst);

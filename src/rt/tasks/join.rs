@@ -86,7 +86,7 @@ impl<T> JoinHandle<T> {
 
     /// Notes that the task is a coroutine's.
     pub(crate) fn is_of_a_coroutine(&self) {
-        self.header().is_coroutine.set(true);
+        self.header().spawned_as_coroutine.set(true);
     }
 
     /// What the task waits for, as far as it says.

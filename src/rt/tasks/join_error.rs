@@ -2,9 +2,9 @@
 
 use std::any::Any;
 use std::fmt;
-use std::sync::{Mutex, PoisonError};
 
 use crate::error::{Error, ErrorKind, Outcome};
+use crate::user_code::PanicPayload;
 
 /// Why a task has no result.
 ///
@@ -88,45 +88,5 @@ impl From<JoinError> for Error {
             JoinError::NotStarted(reason) => reason,
             error => Self::new(kind, "join a task").because(error.to_string()).outcome_is(outcome),
         }
-    }
-}
-
-/// What a task panicked with. Displayed it is the panic's message.
-///
-/// The payload need not be `Sync`, and this is: so it is given out by value only.
-// The lock is never waited for: only printing takes it. Boxed, so that results that hold
-// none are small.
-pub struct PanicPayload(Box<Mutex<Box<dyn Any + Send>>>);
-
-impl PanicPayload {
-    /// What [`std::panic::catch_unwind`] gave.
-    #[cold]
-    pub fn new(payload: Box<dyn Any + Send>) -> Self {
-        Self(Box::new(Mutex::new(payload)))
-    }
-
-    /// The payload, to look into or to go on with.
-    pub fn into_inner(self) -> Box<dyn Any + Send> {
-        self.0.into_inner().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// The message, if the payload is a string, as that of `panic!` is.
-    pub fn message(&self) -> Option<String> {
-        let payload = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        let literal = payload.downcast_ref::<&str>().map(|message| (*message).to_owned());
-        literal.or_else(|| payload.downcast_ref::<String>().cloned())
-    }
-}
-
-impl fmt::Display for PanicPayload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        // A formatter is user code: not under the lock.
-        f.write_str(self.message().as_deref().unwrap_or("(no message)"))
-    }
-}
-
-impl fmt::Debug for PanicPayload {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("PanicPayload").field(&self.message()).finish()
     }
 }

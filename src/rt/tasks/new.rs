@@ -3,12 +3,12 @@
 use std::cell::{Cell, UnsafeCell};
 use std::sync::Arc;
 
-use super::header::{Header, Links, NewTask};
-use super::inbox::Node;
+use super::header::{Header, NewTask, RegistryLinks};
+use super::inbox::InboxNode;
 use super::join::JoinHandle;
 use super::reference::TaskRef;
 use super::stage::{self, TaskCell};
-use super::state::TaskState;
+use super::state::TurnState;
 
 impl TaskRef {
     /// A new task, not yet queued: the core's own reference to it, and the handle to its result.
@@ -44,25 +44,25 @@ impl TaskRef {
     ) -> (Self, JoinHandle<F::Output>) {
         new.inbox.task_made();
         let header = Header {
-            node: Node::new(),
+            node: InboxNode::new(),
             next_ready: Cell::new(None),
-            state: TaskState::new(),
+            state: TurnState::new(),
             queue: new.queue,
             stack_pages: Cell::new(0),
             polls: Cell::new(0),
             since: Cell::new(new.now),
             waits_for: Cell::new(None),
             site: new.site,
-            coroutine: Cell::new(None),
+            polled_coroutine: Cell::new(None),
             vtable: TaskCell::<F>::VTABLE,
             references: Cell::new(2),
             inbox: Arc::as_ptr(new.inbox),
             id: new.id,
             is_root,
-            is_coroutine: Cell::new(false),
+            spawned_as_coroutine: Cell::new(false),
             is_detached: Cell::new(false),
             joiner: UnsafeCell::new(None),
-            links: Links::default(),
+            links: RegistryLinks::default(),
             locals: Cell::new(None),
         };
         let header = TaskCell::allocate(header, future);

@@ -5,19 +5,19 @@ use std::ptr::NonNull;
 use std::sync::Arc;
 use std::task::Context;
 
-use super::control::Left;
+use super::control::TurnEnd;
 use super::header::{Header, Polled};
-use super::inbox::{Changes, Node};
+use super::inbox::{Changes, InboxNode};
 use super::list::Registry;
 use super::reference::TaskRef;
 #[cfg(doc)]
-use super::state::TaskState;
+use super::state::TurnState;
 use super::waker::borrowed_waker;
 use crate::rt::record::Beat;
 use crate::time::Instant;
 use crate::user_code::{contain, drop_contained};
 
-/// A turn begins of a task that [only resumes](TaskState::only_resumes) a coroutine: the task was
+/// A turn begins of a task that [only resumes](TurnState::only_resumes) a coroutine: the task was
 /// taken from its run queue or, if `in_turn`, stays the first on it. `number` polls began before.
 #[inline]
 pub(in crate::rt) fn begin_resume(header: &Header, in_turn: bool, now: Instant, beat: &Beat, number: u64) {
@@ -37,24 +37,24 @@ pub(in crate::rt) fn begin(header: &Header, now: Instant, beat: &Beat) {
     header.waits_for.set(None);
 }
 
-/// Resumes the coroutine of a task whose poll [does nothing else](TaskState::only_resumes).
+/// Resumes the coroutine of a task whose poll [does nothing else](TurnState::only_resumes).
 ///
 /// # Safety
 ///
 /// `header` is that of the core's running task, whose poll [began](begin), on the thread of the
 /// core, which is inside of it; the coroutine does not run yet, and an [`Outer`](super::Outer)
-/// exists that is dropped before the task's future is. It [only resumed](TaskState::only_resumes)
+/// exists that is dropped before the task's future is. It [only resumed](TurnState::only_resumes)
 /// when its poll began.
 #[inline]
-pub(in crate::rt) unsafe fn resume(header: &Header) -> Left {
+pub(in crate::rt) unsafe fn resume(header: &Header) -> TurnEnd {
     // SAFETY: it only resumed when its poll began, by the caller's word. That state is entered only
     // where the pointer is set, and the pointer is cleared only together with it.
-    let control = unsafe { header.coroutine().unwrap_unchecked() };
+    let control = unsafe { header.polled_coroutine().unwrap_unchecked() };
     // SAFETY: it was suspended before it was noted in the header, and when it ends the note is
     // removed, here. The rest is the caller's word.
     let left = unsafe { control.resume() };
-    if left == Left::Ended {
-        header.set_coroutine(None);
+    if left == TurnEnd::Ended {
+        header.set_polled_coroutine(None);
     }
     left
 }
@@ -147,7 +147,7 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
 
 /// Applies what other threads did to a task and hands the core a reference to it if it was woken.
 /// Called by the core for each task on its inbox's list.
-pub(in crate::rt) fn apply_changes(node: NonNull<Node>, changes: &Changes) -> Option<TaskRef> {
+pub(in crate::rt) fn apply_changes(node: NonNull<InboxNode>, changes: &Changes) -> Option<TaskRef> {
     let task = node.cast::<Header>();
     // SAFETY: every node on a list is the first field of a task's `repr(C)` header, and the task is
     // not freed before this call has applied its changes: freeing needs the count that is settled
@@ -164,7 +164,7 @@ pub(in crate::rt) fn apply_changes(node: NonNull<Node>, changes: &Changes) -> Op
 
 /// The owner's part after the core is gone: only counting and freeing. The future and its result
 /// are gone already.
-pub(in crate::rt) fn bury(node: NonNull<Node>, changes: Changes) {
+pub(in crate::rt) fn bury(node: NonNull<InboxNode>, changes: Changes) {
     let task = node.cast::<Header>();
     // SAFETY: as in `apply_changes`.
     let header = unsafe { task.as_ref() };

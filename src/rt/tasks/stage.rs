@@ -5,17 +5,17 @@ use std::pin::Pin;
 use std::ptr::NonNull;
 use std::task::{Context, Poll};
 
+use super::JoinError;
 use super::header::{Header, Polled, VTable};
-use super::{JoinError, PanicPayload};
 use crate::user_code::{caught, drop_contained};
 
 #[repr(C)]
 pub(super) struct TaskCell<F: Future> {
     header: Header,
-    stage: UnsafeCell<Stage<F>>,
+    stage: UnsafeCell<TaskStage<F>>,
 }
 
-enum Stage<F: Future> {
+enum TaskStage<F: Future> {
     Future(F),
     Result(Result<F::Output, JoinError>),
     Taken,
@@ -27,7 +27,7 @@ impl<F: Future> TaskCell<F> {
 
     /// A task on the heap; [`VTable::free`] frees it.
     pub(super) fn allocate(header: Header, future: F) -> NonNull<Header> {
-        let task = Box::new(Self { header, stage: UnsafeCell::new(Stage::Future(future)) });
+        let task = Box::new(Self { header, stage: UnsafeCell::new(TaskStage::Future(future)) });
         NonNull::from(Box::leak(task)).cast::<Header>()
     }
 }
@@ -38,14 +38,14 @@ unsafe fn poll<F: Future>(task: NonNull<Header>, cx: &mut Context<'_>) -> Polled
     let stage = unsafe { task.cast::<TaskCell<F>>().as_ref() }.stage.get();
     // SAFETY: the caller says that the task is on its core and not being polled, so nothing else
     // borrows the stage.
-    let Stage::Future(future) = (unsafe { &mut *stage }) else { return Polled::Gone };
+    let TaskStage::Future(future) = (unsafe { &mut *stage }) else { return Polled::Gone };
     // SAFETY: the future lives in the task's box until it is dropped in place there; it never
     // moves.
     let future = unsafe { Pin::new_unchecked(future) };
     let result = match caught(|| future.poll(cx)) {
         Ok(Poll::Pending) => return Polled::Pending,
         Ok(Poll::Ready(output)) => Ok(output),
-        Err(payload) => Err(JoinError::Panicked(PanicPayload::new(payload))),
+        Err(payload) => Err(JoinError::Panicked(payload)),
     };
     // SAFETY: as above; `future`'s borrow has ended.
     if unsafe { set_result(stage, result) } { Polled::Panicked } else { Polled::Ended }
@@ -66,23 +66,23 @@ unsafe fn cancel<F: Future>(task: NonNull<Header>) {
 /// # Safety
 ///
 /// `stage` is valid and nothing else borrows it.
-unsafe fn set_result<F: Future>(stage: *mut Stage<F>, result: Result<F::Output, JoinError>) -> bool {
+unsafe fn set_result<F: Future>(stage: *mut TaskStage<F>, result: Result<F::Output, JoinError>) -> bool {
     let dropped = caught(|| {
         // SAFETY: valid and unborrowed by the caller's word; the assignment drops the old stage in
         // place.
-        unsafe { *stage = Stage::Taken };
+        unsafe { *stage = TaskStage::Taken };
     });
     let result = match dropped {
         Ok(()) => result,
         Err(payload) => {
             drop_contained(result);
-            Err(JoinError::Panicked(PanicPayload::new(payload)))
+            Err(JoinError::Panicked(payload))
         }
     };
     let panicked = matches!(result, Err(JoinError::Panicked(_)));
     // SAFETY: as above. The old stage is `Taken` (an assignment that unwinds while dropping still
     // writes the new value), so nothing of the future is dropped twice.
-    unsafe { *stage = Stage::Result(result) };
+    unsafe { *stage = TaskStage::Result(result) };
     panicked
 }
 
@@ -93,9 +93,9 @@ pub(super) unsafe fn take<F: Future>(task: NonNull<Header>) -> Option<Result<F::
     let stage = unsafe { task.cast::<TaskCell<F>>().as_ref() }.stage.get();
     // SAFETY: the task has ended, so nobody polls or cancels it, and the one join handle is `!Send`
     // and borrowed mutably.
-    match std::mem::replace(unsafe { &mut *stage }, Stage::Taken) {
-        Stage::Result(result) => Some(result),
-        Stage::Future(_) | Stage::Taken => None,
+    match std::mem::replace(unsafe { &mut *stage }, TaskStage::Taken) {
+        TaskStage::Result(result) => Some(result),
+        TaskStage::Future(_) | TaskStage::Taken => None,
     }
 }
 
@@ -104,7 +104,7 @@ unsafe fn free<F: Future>(task: NonNull<Header>) {
     // caller says no reference is left.
     let mut task = unsafe { Box::from_raw(task.cast::<TaskCell<F>>().as_ptr()) };
     debug_assert!(
-        matches!(task.stage.get_mut(), Stage::Taken),
+        matches!(task.stage.get_mut(), TaskStage::Taken),
         "nothing foreign is left in a task that is freed"
     );
     drop(task);

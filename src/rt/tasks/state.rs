@@ -10,13 +10,13 @@
 //!
 //! | transition | by | method |
 //! |---|---|---|
-//! | waiting or running → ready | a waker on the task's core; the core, for wakers of other threads; a spawn; a coroutine that yields to the loop | [`mark_queued`](TaskState::mark_queued) |
-//! | ready → running | the loop that popped the task | [`begin`](TaskState::begin), [`begin_resume`](TaskState::begin_resume) |
-//! | running → in turn | a coroutine that yields and lets others run on its stack | [`take_turn`](TaskState::take_turn) |
-//! | in turn → ready | the same, when it passes its turn on | [`pass_turn`](TaskState::pass_turn) |
-//! | ready → in turn | a coroutine that takes over the turn, on the stack of the one that yielded | [`begin_resume`](TaskState::begin_resume) |
-//! | in turn → running | a waker, before the task becomes ready; the core, when the coroutine is suspended or has ended | [`leave_turn`](TaskState::leave_turn), [`end_turn`](TaskState::end_turn) |
-//! | any but ended → ended | the core, between polls or after the last one | [`end`](TaskState::end) |
+//! | waiting or running → ready | a waker on the task's core; the core, for wakers of other threads; a spawn; a coroutine that yields to the loop | [`mark_queued`](TurnState::mark_queued) |
+//! | ready → running | the loop that popped the task | [`begin`](TurnState::begin), [`begin_resume`](TurnState::begin_resume) |
+//! | running → in turn | a coroutine that yields and lets others run on its stack | [`take_turn`](TurnState::take_turn) |
+//! | in turn → ready | the same, when it passes its turn on | [`pass_turn`](TurnState::pass_turn) |
+//! | ready → in turn | a coroutine that takes over the turn, on the stack of the one that yielded | [`begin_resume`](TurnState::begin_resume) |
+//! | in turn → running | a waker, before the task becomes ready; the core, when the coroutine is suspended or has ended | [`leave_turn`](TurnState::leave_turn), [`end_turn`](TurnState::end_turn) |
+//! | any but ended → ended | the core, between polls or after the last one | [`end`](TurnState::end) |
 //!
 //! `CANCELLED` is set in any state but ended, by the join handle, a canceller or the inbox, and for
 //! good: the core drops the future at the task's next turn. `FUTURE` says that a poll does more
@@ -41,9 +41,9 @@ const FUTURE: u8 = 1 << 3;
 const TURN: u8 = 1 << 4;
 
 /// Where a task stands. See the module's tables.
-pub(in crate::rt) struct TaskState(Cell<u8>);
+pub(in crate::rt) struct TurnState(Cell<u8>);
 
-impl TaskState {
+impl TurnState {
     /// A task that waits, and whose polls are those of a future.
     pub(super) fn new() -> Self {
         Self(Cell::new(FUTURE))
@@ -179,7 +179,7 @@ impl TaskState {
     }
 }
 
-/// What [`TaskState::mark_queued`] found.
+/// What [`TurnState::mark_queued`] found.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(super) enum Marked {
     /// It is marked as queued now, and goes on its queue.

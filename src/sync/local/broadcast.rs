@@ -36,7 +36,7 @@ use error::{RecvError, SendError, TryRecvError};
 
 /// A channel that keeps the last `capacity` values, and at least one.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let channel = Rc::new(Channel {
+    let channel = Rc::new(BroadcastShared {
         capacity: capacity.max(1),
         kept: RefCell::new(Kept { slots: VecDeque::new(), first: 0 }),
         senders: Cell::new(1),
@@ -46,7 +46,7 @@ pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
     (Sender { channel: Rc::clone(&channel) }, Receiver { channel, next: 0 })
 }
 
-struct Channel<T> {
+struct BroadcastShared<T> {
     capacity: usize,
     /// Borrowed only to move values in and out: what is dropped or cloned is so outside.
     kept: RefCell<Kept<T>>,
@@ -85,7 +85,7 @@ impl<T> Kept<T> {
 
 /// A sending end.
 pub struct Sender<T> {
-    channel: Rc<Channel<T>>,
+    channel: Rc<BroadcastShared<T>>,
 }
 
 impl<T> Sender<T> {
@@ -144,7 +144,7 @@ impl<T> Drop for Sender<T> {
 
 /// A receiving end.
 pub struct Receiver<T> {
-    channel: Rc<Channel<T>>,
+    channel: Rc<BroadcastShared<T>>,
     /// The number of the value that it sees next.
     next: u64,
 }

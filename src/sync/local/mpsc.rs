@@ -38,21 +38,21 @@ use error::{SendError, TryRecvError, TrySendError};
 
 /// A channel that holds `capacity` values, and at least one; more senders wait.
 pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
-    let channel = Rc::new(Channel::new(Some(Semaphore::inside_of("room in a channel", capacity.max(1)))));
+    let channel = Rc::new(MpscShared::new(Some(Semaphore::inside_of("room in a channel", capacity.max(1)))));
     (Sender { channel: Rc::clone(&channel) }, Receiver { channel })
 }
 
 /// A channel whose senders never wait. Only memory limits it: use it where something else bounds
 /// what is sent.
 pub fn unbounded_channel<T>() -> (UnboundedSender<T>, UnboundedReceiver<T>) {
-    let channel = Rc::new(Channel::new(None));
+    let channel = Rc::new(MpscShared::new(None));
     (UnboundedSender { channel: Rc::clone(&channel) }, Receiver { channel })
 }
 
 /// The receiving end of an unbounded channel.
 pub type UnboundedReceiver<T> = Receiver<T>;
 
-struct Channel<T> {
+struct MpscShared<T> {
     /// Borrowed only to move a value in or out.
     queue: RefCell<VecDeque<T>>,
     /// A permit for each free place. `None`: there is always room.
@@ -66,7 +66,7 @@ struct Channel<T> {
     receiver: WakerSlot,
 }
 
-impl<T> Channel<T> {
+impl<T> MpscShared<T> {
     fn new(room: Option<Semaphore>) -> Self {
         Self {
             queue: RefCell::new(VecDeque::new()),
@@ -121,7 +121,7 @@ impl<T> Channel<T> {
 
 /// A sending end of a bounded channel.
 pub struct Sender<T> {
-    channel: Rc<Channel<T>>,
+    channel: Rc<MpscShared<T>>,
 }
 
 impl<T> Sender<T> {
@@ -210,7 +210,7 @@ impl<T> Drop for Sender<T> {
 /// Room for one value in a channel, which goes back if this is dropped.
 #[must_use = "dropping it gives the room back"]
 pub struct Permit<'a, T> {
-    channel: &'a Channel<T>,
+    channel: &'a MpscShared<T>,
     used: bool,
 }
 
@@ -242,7 +242,7 @@ impl<T> Drop for Permit<'_, T> {
 
 /// A sending end of an unbounded channel.
 pub struct UnboundedSender<T> {
-    channel: Rc<Channel<T>>,
+    channel: Rc<MpscShared<T>>,
 }
 
 impl<T> UnboundedSender<T> {
@@ -280,7 +280,7 @@ impl<T> Drop for UnboundedSender<T> {
 
 /// The receiving end.
 pub struct Receiver<T> {
-    channel: Rc<Channel<T>>,
+    channel: Rc<MpscShared<T>>,
 }
 
 impl<T> Receiver<T> {

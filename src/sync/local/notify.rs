@@ -6,7 +6,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use super::wait_list::{Left, WaitList, Waiter};
+use super::wait_list::{Left, ListWaiter, WaitList};
 use crate::rt::noted;
 use crate::user_code::wake_all;
 
@@ -43,11 +43,11 @@ use crate::user_code::wake_all;
 /// ```
 #[derive(Debug)]
 pub struct Notify {
-    waiters: WaitList<Told>,
+    waiters: WaitList<Notice>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Told {
+enum Notice {
     No,
     /// By `notify_one`: a waiter that is dropped before it saw it passes it on.
     Alone,
@@ -62,12 +62,12 @@ impl Notify {
 
     /// Completes once one of the `notify_` calls reaches this waiter. Waits from the first poll on.
     pub fn notified(&self) -> Notified<'_> {
-        Notified { notify: self, waiter: Waiter::new(&self.waiters, Told::No) }
+        Notified { notify: self, waiter: ListWaiter::new(&self.waiters, Notice::No) }
     }
 
     /// Wakes every waiter. One that begins to wait while this runs is not among them.
     pub fn notify_all(&self) {
-        self.waiters.tell_all(Told::WithAll);
+        self.waiters.tell_all(Notice::WithAll);
     }
 
     /// Wakes the waiter that has waited longest; returns whether there was one. If that one is
@@ -78,7 +78,7 @@ impl Notify {
         }
         // Also in the destructor of a wait, which a panic may run: a second one would end the
         // process.
-        wake_all(self.waiters.tell_front(Told::Alone));
+        wake_all(self.waiters.tell_front(Notice::Alone));
         true
     }
 
@@ -101,12 +101,12 @@ pin_project! {
     pub struct Notified<'a> {
         notify: &'a Notify,
         #[pin]
-        waiter: Waiter<'a, Told>,
+        waiter: ListWaiter<'a, Notice>,
     }
 
     impl PinnedDrop for Notified<'_> {
         fn drop(this: Pin<&mut Self>) {
-            if this.waiter.leave() == Left::Told(Told::Alone) {
+            if this.waiter.leave() == Left::Told(Notice::Alone) {
                 this.notify.notify_one();
             }
         }
@@ -119,10 +119,10 @@ impl Notified<'_> {
     pub(super) fn poll_alone(self: Pin<&mut Self>, cx: &Context<'_>) -> Poll<bool> {
         let waiter = self.project().waiter.into_ref();
         if waiter.is_idle() {
-            waiter.wait(Told::No, cx.waker().clone());
+            waiter.wait(Notice::No, cx.waker().clone());
             return noted("a notification", Poll::Pending);
         }
-        noted("a notification", waiter.poll_told(cx)).map(|told| told == Told::Alone)
+        noted("a notification", waiter.poll_told(cx)).map(|told| told == Notice::Alone)
     }
 }
 

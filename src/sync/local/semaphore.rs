@@ -9,7 +9,7 @@ use std::task::{Context, Poll};
 
 use pin_project_lite::pin_project;
 
-use super::wait_list::{Left, WaitList, Waiter};
+use super::wait_list::{Left, ListWaiter, WaitList};
 use super::{AcquireError, TryAcquireError};
 use crate::rt::noted;
 use crate::user_code::wake_all;
@@ -41,14 +41,14 @@ use crate::user_code::wake_all;
 pub struct Semaphore {
     permits: Cell<usize>,
     closed: Cell<bool>,
-    waiters: WaitList<Request>,
+    waiters: WaitList<PermitRequest>,
     /// What those wait for.
     what: &'static str,
 }
 
 /// What a waiting [`SemaphoreAcquire`] shows, and what it finds.
 #[derive(Clone, Copy, Debug)]
-enum Request {
+enum PermitRequest {
     Wants(usize),
     Granted,
     Refused,
@@ -89,7 +89,11 @@ impl Semaphore {
     #[inline]
     pub fn acquire_many(&self, count: u32) -> SemaphoreAcquire<'_> {
         let count = count as usize;
-        SemaphoreAcquire { semaphore: self, count, waiter: Waiter::new(&self.waiters, Request::Wants(count)) }
+        SemaphoreAcquire {
+            semaphore: self,
+            count,
+            waiter: ListWaiter::new(&self.waiters, PermitRequest::Wants(count)),
+        }
     }
 
     /// Takes one permit that keeps the semaphore alive.
@@ -178,7 +182,7 @@ impl Semaphore {
     /// held stay valid.
     pub fn close(&self) {
         self.closed.set(true);
-        self.waiters.tell_all(Request::Refused);
+        self.waiters.tell_all(PermitRequest::Refused);
     }
 
     /// Whether [`Semaphore::close`] was called.
@@ -204,10 +208,10 @@ impl Semaphore {
     #[inline]
     fn grant(&self) {
         // Each round leaves everything consistent before it wakes: the waker may come back here.
-        while let Some(Request::Wants(count)) = self.waiters.front() {
+        while let Some(PermitRequest::Wants(count)) = self.waiters.front() {
             let Some(left) = self.permits.get().checked_sub(count) else { break };
             self.permits.set(left);
-            wake_all(self.waiters.tell_front(Request::Granted));
+            wake_all(self.waiters.tell_front(PermitRequest::Granted));
         }
     }
 }
@@ -230,7 +234,7 @@ pin_project! {
         semaphore: &'a Semaphore,
         count: usize,
         #[pin]
-        waiter: Waiter<'a, Request>,
+        waiter: ListWaiter<'a, PermitRequest>,
     }
 
     impl PinnedDrop for SemaphoreAcquire<'_> {
@@ -238,7 +242,7 @@ pin_project! {
             match this.waiter.leave() {
                 // It may have held up others that want less.
                 Left::Waiting => this.semaphore.grant(),
-                Left::Told(Request::Granted) => this.semaphore.add_permits(this.count),
+                Left::Told(PermitRequest::Granted) => this.semaphore.add_permits(this.count),
                 Left::Idle | Left::Told(_) => {}
             }
         }
@@ -265,18 +269,18 @@ impl<'a> Future for SemaphoreAcquire<'a> {
                 Ok(()) => Poll::Ready(Ok(SemaphorePermit { semaphore, count })),
                 Err(TryAcquireError::Closed) => Poll::Ready(Err(AcquireError)),
                 Err(TryAcquireError::NoPermits) => {
-                    waiter.wait(Request::Wants(count), waker);
+                    waiter.wait(PermitRequest::Wants(count), waker);
                     noted(semaphore.what, Poll::Pending)
                 }
             };
         }
         noted(semaphore.what, waiter.poll_told(cx)).map(|told| match told {
-            Request::Granted if semaphore.is_closed() => {
+            PermitRequest::Granted if semaphore.is_closed() => {
                 semaphore.add_permits(count);
                 Err(AcquireError)
             }
-            Request::Granted => Ok(SemaphorePermit { semaphore, count }),
-            Request::Wants(_) | Request::Refused => Err(AcquireError),
+            PermitRequest::Granted => Ok(SemaphorePermit { semaphore, count }),
+            PermitRequest::Wants(_) | PermitRequest::Refused => Err(AcquireError),
         })
     }
 }

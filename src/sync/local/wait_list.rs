@@ -3,8 +3,8 @@
 //!
 //! # How it works
 //!
-//! A [`Waiter`] is a field of the future that waits. When it starts to wait it links its own
-//! [`Node`] to the end of the [`WaitList`]; the giver tells the first node
+//! A [`ListWaiter`] is a field of the future that waits. When it starts to wait it links its own
+//! [`ListNode`] to the end of the [`WaitList`]; the giver tells the first node
 //! ([`WaitList::tell_front`]) or all of them ([`WaitList::tell_all`]), which unlinks it, leaves a
 //! word in it for the future to find, and gives the caller its waker. A waiter that is dropped
 //! unlinks itself. All of this takes constant time, and the order is that of arrival.
@@ -13,9 +13,9 @@
 //!
 //! The list points at nodes that it does not own. A linked node is alive and has not moved, because
 //!
-//! - a node is linked by [`Waiter::wait`] alone, which takes the waiter pinned: from then on its
-//!   memory is neither moved nor reused before the waiter's destructor has run (the guarantee of
-//!   [`Pin`]), however the future around it is treated. One that is leaked stays linked, and its
+//! - a node is linked by [`ListWaiter::wait`] alone, which takes the waiter pinned: from then on
+//!   its memory is neither moved nor reused before the waiter's destructor has run (the guarantee
+//!   of [`Pin`]), however the future around it is treated. One that is leaked stays linked, and its
 //!   memory stays;
 //! - the waiter's destructor unlinks the node;
 //! - the waiter borrows its list, so a list is not moved or dropped before the waiters that could
@@ -46,7 +46,7 @@ use std::task::{Context, Poll, Waker};
 use crate::user_code::drop_contained;
 use crate::user_code::wake_all;
 
-type Link<T> = Option<NonNull<Node<T>>>;
+type ListLink<T> = Option<NonNull<ListNode<T>>>;
 
 /// Futures that wait, in the order in which they began. `T` is the word that each of them shows,
 /// and finds when it was told.
@@ -57,22 +57,22 @@ pub(super) struct WaitList<T: Copy> {
 }
 
 /// The place of one wait on a [`WaitList`]; a field of the future that waits.
-pub(super) struct Waiter<'a, T: Copy> {
+pub(super) struct ListWaiter<'a, T: Copy> {
     list: &'a WaitList<T>,
-    node: Node<T>,
+    node: ListNode<T>,
     _pinned: PhantomPinned,
 }
 
-struct Node<T> {
-    previous: Cell<Link<T>>,
-    next: Cell<Link<T>>,
-    place: Cell<Place>,
+struct ListNode<T> {
+    previous: Cell<ListLink<T>>,
+    next: Cell<ListLink<T>>,
+    place: Cell<Linked>,
     word: Cell<T>,
     waker: Cell<Option<Waker>>,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Place {
+enum Linked {
     /// Not linked: has not waited yet, or has seen that it was told.
     Idle,
     /// Linked in `waiting`.
@@ -95,8 +95,8 @@ pub(super) enum Left<T> {
 }
 
 struct Chain<T> {
-    first: Cell<Link<T>>,
-    last: Cell<Link<T>>,
+    first: Cell<ListLink<T>>,
+    last: Cell<ListLink<T>>,
 }
 
 impl<T> Chain<T> {
@@ -104,13 +104,13 @@ impl<T> Chain<T> {
         Self { first: Cell::new(None), last: Cell::new(None) }
     }
 
-    fn first(&self) -> Option<&Node<T>> {
+    fn first(&self) -> Option<&ListNode<T>> {
         // SAFETY: the pointer is of this list and is used at once.
         self.first.get().map(|node| unsafe { linked(node) })
     }
 
     /// Links `node`, which is not linked, behind the others.
-    fn push_back(&self, node: &Node<T>) {
+    fn push_back(&self, node: &ListNode<T>) {
         let link = Some(NonNull::from(node));
         let last = self.last.replace(link);
         node.previous.set(last);
@@ -123,7 +123,7 @@ impl<T> Chain<T> {
     }
 
     /// Takes `node`, which is linked in this chain, out of it.
-    fn unlink(&self, node: &Node<T>) {
+    fn unlink(&self, node: &ListNode<T>) {
         let previous = node.previous.take();
         let next = node.next.take();
         match previous {
@@ -145,7 +145,7 @@ impl<T> Chain<T> {
 ///
 /// `node` was just read from a chain or from a linked node, and the reference is given up before
 /// any user code runs, which could drop the node.
-unsafe fn linked<'n, T>(node: NonNull<Node<T>>) -> &'n Node<T> {
+unsafe fn linked<'n, T>(node: NonNull<ListNode<T>>) -> &'n ListNode<T> {
     // SAFETY:
     // - a linked node is alive and has not moved, see the essay above;
     // - nobody holds a `&mut` to it: the futures around it are `!Unpin`, and this module makes only
@@ -178,7 +178,7 @@ impl<T: Copy> WaitList<T> {
         let node = self.waiting.first()?;
         self.waiting.unlink(node);
         node.word.set(word);
-        node.place.set(Place::Told);
+        node.place.set(Linked::Told);
         node.waker.take()
     }
 
@@ -187,26 +187,26 @@ impl<T: Copy> WaitList<T> {
         while let Some(node) = self.waiting.first() {
             self.waiting.unlink(node);
             node.word.set(word);
-            node.place.set(Place::Waking);
+            node.place.set(Linked::Waking);
             self.waking.push_back(node);
         }
         while let Some(node) = self.waking.first() {
             self.waking.unlink(node);
-            node.place.set(Place::Told);
+            node.place.set(Linked::Told);
             let waker = node.waker.take();
             wake_all(waker);
         }
     }
 }
 
-impl<'a, T: Copy> Waiter<'a, T> {
+impl<'a, T: Copy> ListWaiter<'a, T> {
     /// A waiter that does not wait yet and shows `word` when it does.
     #[inline]
     pub(super) const fn new(list: &'a WaitList<T>, word: T) -> Self {
-        let node = Node {
+        let node = ListNode {
             previous: Cell::new(None),
             next: Cell::new(None),
-            place: Cell::new(Place::Idle),
+            place: Cell::new(Linked::Idle),
             word: Cell::new(word),
             waker: Cell::new(None),
         };
@@ -216,19 +216,19 @@ impl<'a, T: Copy> Waiter<'a, T> {
     /// Whether it does not wait: it has not begun to, or has seen that it was told.
     #[inline]
     pub(super) fn is_idle(&self) -> bool {
-        self.node.place.get() == Place::Idle
+        self.node.place.get() == Linked::Idle
     }
 
     /// Begins to wait behind everybody else, showing `word`.
     ///
     /// # Panics
     ///
-    /// If it waits already, which its future rules out by asking [`Waiter::is_idle`].
+    /// If it waits already, which its future rules out by asking [`ListWaiter::is_idle`].
     pub(super) fn wait(self: Pin<&Self>, word: T, waker: Waker) {
         assert!(self.is_idle(), "a waiter waits once at a time");
         let node = &self.get_ref().node;
         node.word.set(word);
-        node.place.set(Place::Waiting);
+        node.place.set(Linked::Waiting);
         let old = node.waker.replace(Some(waker));
         self.list.waiting.push_back(node);
         drop(old);
@@ -259,16 +259,16 @@ impl<'a, T: Copy> Waiter<'a, T> {
 
     fn take_told(&self) -> Option<T> {
         match self.node.place.get() {
-            Place::Idle | Place::Waiting => None,
-            Place::Waking => {
+            Linked::Idle | Linked::Waiting => None,
+            Linked::Waking => {
                 self.list.waking.unlink(&self.node);
-                self.node.place.set(Place::Idle);
+                self.node.place.set(Linked::Idle);
                 // It was not woken and need not be any more.
                 drop(self.node.waker.take());
                 Some(self.node.word.get())
             }
-            Place::Told => {
-                self.node.place.set(Place::Idle);
+            Linked::Told => {
+                self.node.place.set(Linked::Idle);
                 Some(self.node.word.get())
             }
         }
@@ -277,18 +277,18 @@ impl<'a, T: Copy> Waiter<'a, T> {
     /// Ends the wait, and says how far it had come.
     #[inline]
     pub(super) fn leave(&self) -> Left<T> {
-        let place = self.node.place.replace(Place::Idle);
+        let place = self.node.place.replace(Linked::Idle);
         let left = match place {
-            Place::Idle => return Left::Idle,
-            Place::Waiting => {
+            Linked::Idle => return Left::Idle,
+            Linked::Waiting => {
                 self.list.waiting.unlink(&self.node);
                 Left::Waiting
             }
-            Place::Waking => {
+            Linked::Waking => {
                 self.list.waking.unlink(&self.node);
                 Left::Told(self.node.word.get())
             }
-            Place::Told => return Left::Told(self.node.word.get()),
+            Linked::Told => return Left::Told(self.node.word.get()),
         };
         // Should it panic, the caller has more to do: to let others on.
         drop_contained(self.node.waker.take());
@@ -296,7 +296,7 @@ impl<'a, T: Copy> Waiter<'a, T> {
     }
 }
 
-impl<T: Copy> Drop for Waiter<'_, T> {
+impl<T: Copy> Drop for ListWaiter<'_, T> {
     fn drop(&mut self) {
         self.leave();
     }
@@ -308,8 +308,8 @@ impl<T: Copy> fmt::Debug for WaitList<T> {
     }
 }
 
-impl<T: Copy> fmt::Debug for Waiter<'_, T> {
+impl<T: Copy> fmt::Debug for ListWaiter<'_, T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Waiter").field("place", &self.node.place.get()).finish_non_exhaustive()
+        f.debug_struct("ListWaiter").field("place", &self.node.place.get()).finish_non_exhaustive()
     }
 }

@@ -10,7 +10,7 @@ use super::*;
 /// What the model knows of its one task: the owner's count lives beside the node, as in the header.
 struct Model {
     inbox: Inbox,
-    node: Box<Node>,
+    node: Box<InboxNode>,
     wakeups: AtomicUsize,
 }
 
@@ -24,7 +24,7 @@ fn model(wakeups_of_core: Arc<AtomicUsize>) -> Arc<Model> {
     });
     Arc::new(Model {
         inbox: Inbox::new(1, wake_core, |_, _| unreachable!("the core lives through the model")),
-        node: Box::new(Node::new()),
+        node: Box::new(InboxNode::new()),
         wakeups: AtomicUsize::new(0),
     })
 }
@@ -113,7 +113,7 @@ fn a_cancellation_is_never_lost_to_a_parking_core() {
 #[repr(C)]
 struct Mortal {
     /// First, as in a task's header.
-    node: Node,
+    node: InboxNode,
     /// The references that its core or whoever buries it knows of.
     local: UnsafeCell<i64>,
     /// Given back when it is freed, as a task does once its core is gone.
@@ -123,7 +123,7 @@ struct Mortal {
 
 /// As `task::bury` does it, but the memory stays, so that a use after this is noticed by loom and
 /// not by chance.
-fn bury(node: NonNull<Node>, changes: Changes) {
+fn bury(node: NonNull<InboxNode>, changes: Changes) {
     let task = node.cast::<Mortal>();
     // SAFETY: a `Mortal` begins with its node, and its memory stays to the end of the execution.
     let task = unsafe { task.as_ref() };
@@ -149,10 +149,9 @@ impl Mortal {
 
     fn free(&self) {
         assert!(!self.is_freed(), "freed twice");
-        // SAFETY: loom fails the test if an access of another thread is not over by now, as it must
-        // be before memory is freed.
-        unsafe { self.node.word.unsync_load() };
-        // SAFETY: as above.
+        // An access of another thread is over by now, as it must be before memory is freed.
+        self.node.word.assert_unshared();
+        // SAFETY: loom fails the test if another thread may be at the pointer.
         unsafe { self.node.next.unsync_load() };
         // SAFETY: as above.
         self.freed.with_mut(|freed| unsafe { *freed = true });
@@ -160,12 +159,12 @@ impl Mortal {
 }
 
 /// A reference to a task, on a thread of its own.
-struct Remote(NonNull<Mortal>);
+struct RemoteReference(NonNull<Mortal>);
 
 // SAFETY: a remote reference uses only the task's node and its inbox, which are for all threads.
-unsafe impl Send for Remote {}
+unsafe impl Send for RemoteReference {}
 
-impl Remote {
+impl RemoteReference {
     /// What a waker does on another thread when it is dropped.
     fn give_up(&self, wake: bool) {
         // SAFETY: the reference that this is keeps the task and its inbox alive.
@@ -186,14 +185,14 @@ fn core_ends(references: usize, before: fn(&Inbox, &Mortal)) {
         let inbox = std::sync::Arc::new(Inbox::new(1, Box::new(|| {}), bury));
         inbox.task_made();
         let task = Box::new(Mortal {
-            node: Node::new(),
+            node: InboxNode::new(),
             local: UnsafeCell::new(i64::try_from(references).expect("few")),
             inbox: std::sync::Arc::as_ptr(&inbox),
             freed: UnsafeCell::new(false),
         });
         let threads: Vec<_> = (0..references)
             .map(|which| {
-                let remote = Remote(NonNull::from(&*task));
+                let remote = RemoteReference(NonNull::from(&*task));
                 thread::spawn(move || remote.give_up(which == 0))
             })
             .collect();
