@@ -13,6 +13,7 @@ pub mod command;
 pub mod cursor;
 pub mod expiry;
 pub mod extended;
+mod fate;
 pub mod glob;
 pub mod keyspace;
 pub mod number;
@@ -23,6 +24,7 @@ mod server;
 pub mod session;
 mod tracking;
 
+pub use fate::{DropReason, End, Stage};
 pub use serve::{expire_keys, serve, serve_connection};
 pub use server::{Config, Limits, REDIS_VERSION, Server, Stats};
-pub use session::{DropReason, Session, Verdict};
+pub use session::Session;

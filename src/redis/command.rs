@@ -21,6 +21,7 @@ use std::rc::Rc;
 
 use self::table::{Command, Id};
 use super::client::Client;
+use super::fate::Fate;
 use super::keyspace::{UnixMs, Update};
 use super::number::parse_i64;
 use super::reply::Replies;
@@ -29,24 +30,6 @@ use super::server::{Server, add};
 use crate::block::Namespace;
 use crate::store::{Commit, Env};
 use crate::{Error, ErrorKind};
-
-/// What becomes of a connection after a command.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Next {
-    /// It goes on.
-    #[default]
-    GoOn,
-    /// It ends when the replies are sent.
-    Close,
-    /// CLIENT REPLY: from here on, replies are sent, this one included.
-    RepliesOn,
-    /// RESET: from here on, replies are sent; this one too, unless it was to be skipped.
-    Reset,
-    /// CLIENT REPLY: from here on, no replies are sent.
-    RepliesOff,
-    /// CLIENT REPLY: the next command's reply is not sent.
-    SkipReply,
-}
 
 /// What a command works with.
 pub(super) struct Context<'a, E: Env, N: Namespace> {
@@ -57,7 +40,8 @@ pub(super) struct Context<'a, E: Env, N: Namespace> {
     pub(super) commit: Commit,
     /// The time at which the command runs.
     pub(super) now: UnixMs,
-    pub(super) next: Next,
+    /// What becomes of the connection.
+    pub(super) fate: &'a mut Fate,
 }
 
 impl<E: Env, N: Namespace> Context<'_, E, N> {

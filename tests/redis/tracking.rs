@@ -12,7 +12,7 @@ use std::time::Duration;
 
 use boson::block::MemoryNamespace;
 use boson::redis::keyspace::Keyspace;
-use boson::redis::{Config, Server as RedisServer, Session, Verdict};
+use boson::redis::{Config, Server as RedisServer, Session, Stage};
 use boson::rt::time::MonotonicClock;
 use boson::sim::{Disk, DiskOptions, Executor, SimEnv};
 use boson::store::{Db, Options};
@@ -535,7 +535,7 @@ fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
 
 /// Runs what was fed to `sessions`, all at once, and returns what is to be sent on each.
 fn run_all(executor: &Executor, sessions: &mut [Session<SimEnv, Disk>]) -> Vec<Vec<u8>> {
-    let runs = sessions.iter_mut().map(|session| async { while session.run().await == Verdict::RunAgain {} });
+    let runs = sessions.iter_mut().map(|session| async { while session.run().await == Stage::Running {} });
     executor.block_on(futures_util::future::join_all(runs));
     // Only now: what one of them did last is pushed to the others.
     let everything = |session: &mut Session<SimEnv, Disk>| {

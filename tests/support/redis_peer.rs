@@ -11,7 +11,7 @@ use std::time::Duration;
 use super::not_run::not_run;
 use boson::block::MemoryNamespace;
 use boson::redis::keyspace::Keyspace;
-use boson::redis::{Config, Server, Session, Verdict};
+use boson::redis::{Config, Server, Session, Stage};
 use boson::rt::time::MonotonicClock;
 use boson::sim::{Executor, SimEnv};
 use boson::store::{Db, Options};
@@ -184,14 +184,14 @@ impl Boson {
         self.session.feed(bytes);
         let mut received = Vec::new();
         loop {
-            let verdict = run(&self.executor, self.session.run());
-            if matches!(verdict, Verdict::Drop(_)) {
+            let stage = run(&self.executor, self.session.run());
+            if matches!(stage, Stage::Ended(_)) {
                 // What is already sent has arrived; Redis drops the connection without the rest,
                 // too.
                 return received;
             }
             received.extend(self.session.take_replies());
-            if verdict != Verdict::RunAgain {
+            if stage != Stage::Running {
                 return received;
             }
         }
