@@ -8,7 +8,8 @@ pub(super) use info::info;
 
 use super::super::keyspace::DATABASES;
 use super::super::request::Request;
-use super::{Context, Failure, Outcome};
+use super::context::Context;
+use super::failure::{Failure, Outcome};
 use crate::block::Namespace;
 use crate::store::Env;
 

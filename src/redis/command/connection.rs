@@ -6,7 +6,9 @@ use super::super::number::parse_i64;
 use super::super::reply::Protocol;
 use super::super::request::Request;
 use super::super::server::REDIS_VERSION;
-use super::{Context, Failure, Outcome, integer};
+use super::context::Context;
+use super::failure::{Failure, Outcome, integer};
+use super::spec::Command;
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -15,11 +17,15 @@ const WRONG_PASSWORD: Failure =
 const BAD_NAME: Failure =
     Failure::text("ERR Client names cannot contain spaces, newlines or special characters.");
 
-pub(super) fn ping<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn ping<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+    command: &Command,
+) -> Outcome {
     match (request.len(), request.get(1)) {
         (1, _) => ctx.replies.simple("PONG"),
         (2, Some(text)) => ctx.replies.bulk(text),
-        _ => return Err(Failure::text("ERR wrong number of arguments for 'ping' command")),
+        _ => return Err(Failure::wrong_arity(command)),
     }
     Ok(())
 }
