@@ -16,14 +16,14 @@ mod outbox;
 use std::ops::Range;
 use std::rc::Rc;
 
-use self::input::Input;
+use self::input::{Input, KEPT_BUFFER_BYTES};
 use self::outbox::Outbox;
 use super::client::Client;
 use super::command::{self, Context};
 use super::fate::{DropReason, Fate, Stage};
 use super::keyspace::yield_now;
 use super::reply::Replies;
-use super::request::{self, Parser, Progress, ProtocolError};
+use super::request::{ParseProgress, ProtocolError, RequestLimits, RequestParser};
 use super::server::{Server, add};
 use super::tracking::take_pushes;
 use crate::block::Namespace;
@@ -31,13 +31,10 @@ use crate::mem::{IoBuf, Slice};
 use crate::store::{Commit, Env};
 
 /// Replies of this many bytes are a batch: commands that run later write to the next one.
-pub const OUTPUT_MARK_BYTES: usize = 1 << 20;
+const OUTPUT_MARK_BYTES: usize = 1 << 20;
 
 /// How many commands of one connection run before other tasks get a turn.
 const COMMANDS_PER_TURN: usize = 512;
-
-/// How large a buffer a connection keeps from one batch of requests to the next, in bytes.
-pub const KEPT_BUFFER_BYTES: usize = 16 * 1024;
 
 /// The reply to a connection that is one too many.
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
@@ -47,7 +44,7 @@ pub struct Session<E: Env, N: Namespace> {
     server: Rc<Server<E, N>>,
     client: Rc<Client>,
     input: Input,
-    parser: Parser,
+    parser: RequestParser,
     /// The replies to what ran last.
     replies: Replies,
     /// Those before.
@@ -70,7 +67,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
             server: server.clone(),
             client,
             input: Input::new(),
-            parser: Parser::new(),
+            parser: RequestParser::new(),
             replies: Replies::new(),
             outbox: Outbox::new(),
             fate: Fate::new(),
@@ -90,8 +87,13 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.fate.stage()
     }
 
+    /// Whether another client or the end of the server asked for its end.
+    pub fn is_killed(&self) -> bool {
+        self.client.is_killed()
+    }
+
     /// What the server knows of this client.
-    pub fn client(&self) -> &Rc<Client> {
+    pub(super) fn client(&self) -> &Rc<Client> {
         &self.client
     }
 
@@ -126,7 +128,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
     }
 
     /// Runs the commands that have arrived, until one is incomplete, there is a batch of
-    /// [`OUTPUT_MARK_BYTES`] of replies or the client is [held back](Session::is_held_back), and
+    /// 1 MiB of replies or the client is [held back](Session::is_held_back), and
     /// waits until what they changed is durable. Returns the stage that the connection is in then.
     pub async fn run(&mut self) -> Stage {
         if self.replies.len() >= OUTPUT_MARK_BYTES {
@@ -144,9 +146,9 @@ impl<E: Env, N: Namespace> Session<E, N> {
                 break;
             }
             let auth_required = self.server.needs_password() && !self.client.authenticated.get();
-            let accepted = request::Limits { bulk_bytes: limits.bulk_bytes, auth_required };
+            let accepted = RequestLimits { bulk_bytes: limits.bulk_bytes, auth_required };
             match self.parser.parse(self.input.unread(), &accepted) {
-                Ok(Progress::Complete) => {
+                Ok(ParseProgress::Complete) => {
                     self.execute().await;
                     self.turn += 1;
                     if self.turn >= COMMANDS_PER_TURN {
@@ -154,7 +156,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
                         yield_now().await;
                     }
                 }
-                Ok(Progress::Incomplete { wanted_bytes }) => {
+                Ok(ParseProgress::Incomplete { wanted_bytes }) => {
                     self.input.want(wanted_bytes);
                     self.fate.ran_all();
                     if self.input.unread().len() > limits.input_bytes {

@@ -12,7 +12,7 @@ use crate::sim::Fault;
 use crate::store::{Durability, Options};
 
 fn world_with(limits: Limits) -> World {
-    World::with(Config { limits, ..Config::default() })
+    World::with(Config::default().limits(limits))
 }
 
 fn dropped(reason: DropReason) -> Stage {
@@ -90,7 +90,7 @@ fn set(client: &mut TestClient, key: &str, value: &[u8]) {
 #[test]
 fn commands_run_while_replies_wait_up_to_the_limit() {
     const LIMIT: usize = 5 << 20;
-    let world = world_with(Limits { output_bytes: LIMIT, ..Limits::default() });
+    let world = world_with(Limits::default().output_bytes(LIMIT));
     let mut client = world.connect();
     for index in 0..20u8 {
         set(&mut client, &format!("k{index}"), &vec![b'a' + index; 300_000]);
@@ -142,7 +142,7 @@ fn replies_that_are_thrown_away_leave_no_room_behind() {
 
 #[test]
 fn a_client_whose_reply_is_too_large_is_dropped() {
-    let world = world_with(Limits { reply_bytes: 10_000, ..Limits::default() });
+    let world = world_with(Limits::default().reply_bytes(10_000));
     let mut client = world.connect();
     for index in 0..2_000 {
         client.call(&format!("set key:{index} v"));
@@ -155,7 +155,7 @@ fn a_client_whose_reply_is_too_large_is_dropped() {
 
 #[test]
 fn one_request_cannot_make_more_replies_than_the_limit() {
-    let world = world_with(Limits { reply_bytes: 10_000, ..Limits::default() });
+    let world = world_with(Limits::default().reply_bytes(10_000));
     let mut client = world.connect();
     client.call(&format!("set k {}", "v".repeat(4_000)));
     let (replies, stage) = client.send(format!("mget{}\r\n", " k".repeat(1_000)).as_bytes());
@@ -165,7 +165,7 @@ fn one_request_cannot_make_more_replies_than_the_limit() {
 
 #[test]
 fn a_client_whose_request_is_too_large_is_dropped() {
-    let world = world_with(Limits { input_bytes: 10_000, ..Limits::default() });
+    let world = world_with(Limits::default().input_bytes(10_000));
     let mut client = world.connect();
     assert_eq!(client.send(b"*2\r\n$4\r\nECHO\r\n$9000\r\n").1, Stage::Receiving);
     assert_eq!(client.send(&[b'x'; 9_002]).1, Stage::Receiving);
@@ -193,7 +193,7 @@ fn a_client_that_speaks_http_is_dropped() {
 
 #[test]
 fn clients_beyond_the_limit_are_refused_until_one_leaves() {
-    let world = world_with(Limits { max_clients: 2, ..Limits::default() });
+    let world = world_with(Limits::default().max_clients(2));
     let (first, _second) = (world.connect(), world.connect());
     assert!(world.try_connect().is_none());
     assert_eq!(world.server.stats().rejected_connections.get(), 1);

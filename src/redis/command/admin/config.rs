@@ -4,11 +4,12 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::super::super::config::Limits;
 use super::super::super::glob;
 use super::super::super::keyspace::DATABASES;
 use super::super::super::number::{parse_digits, parse_i64};
 use super::super::super::request::Request;
-use super::super::super::server::{Limits, Server};
+use super::super::super::server::Server;
 use super::super::context::Context;
 use super::super::failure::{Failure, Outcome};
 use crate::block::Namespace;

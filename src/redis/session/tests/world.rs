@@ -7,7 +7,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::redis::keyspace::Keyspace;
 use crate::redis::{Config, Server, Session, Stage};
 use crate::rt::Instant;
 use crate::rt::time::Clock;
@@ -102,8 +101,7 @@ fn open(
 ) -> Rc<Server<SimEnv, Disk>> {
     let db =
         run(executor, Db::open_on(executor.env(), disk.clone(), options.clone())).expect("the store opens");
-    let keyspace = Keyspace::new(db).expect("room for the databases");
-    Server::new(executor.env(), keyspace, clock.clone(), config.clone())
+    Server::new(executor.env(), db, clock.clone(), config.clone()).expect("room for the databases")
 }
 
 impl TestClient {
