@@ -1,28 +1,66 @@
 //! Redis: the protocol and the commands of `boson serve`.
 //!
-//! From the wire up: [`request`] parses what clients send, [`reply`] writes what they get.
-//! [`command`] has the table of commands and runs them on the databases of [`keyspace`], which are
-//! trees of a [store](crate::store). A [`Session`] is one connection without its socket: bytes in,
-//! bytes out; [`serve_connection`] gives it one. The connections of a core share a [`Server`].
+//! A [`Server`] serves the databases of a [store](crate::store) on one core. [`serve()`] accepts
+//! its connections, [`serve_connection`] serves one that was accepted elsewhere, and
+//! [`expire_keys`] deletes keys whose time has come. A [`Session`] is one connection without its
+//! socket, for programs that bring their own: bytes in, bytes out.
+//!
+//! ```
+//! use std::sync::Arc;
+//!
+//! use boson::block::MemoryNamespace;
+//! use boson::redis::{Config, Server, Session};
+//! use boson::rt::time::MonotonicClock;
+//! use boson::sim::Executor;
+//! use boson::store::{Db, Options};
+//!
+//! # fn main() -> boson::Result<()> {
+//! let executor = Executor::new(1);
+//! let namespace = MemoryNamespace::new("mem:", 64 << 20, 4096)?;
+//! let db = executor.block_on(Db::open_on(executor.env(), namespace, Options::default()))?;
+//! let clock = Arc::new(MonotonicClock::new());
+//! let server = Server::new(executor.env(), db, clock, Config::default())?;
+//!
+//! let mut session = Session::new(&server, "client", "server").expect("room for a client");
+//! session.feed(b"SET key value\r\nGET key\r\n");
+//! executor.block_on(session.run());
+//! assert_eq!(session.take_replies(), b"+OK\r\n$5\r\nvalue\r\n");
+//! # Ok(())
+//! # }
+//! ```
 //!
 //! Replies and error texts are those of Redis 7.0; `tests/redis/parity.rs` compares both;
 //! docs/redis.md lists where they differ.
 
-pub mod client;
-pub mod command;
-pub mod cursor;
-pub mod expiry;
-pub mod extended;
-pub mod glob;
-pub mod keyspace;
-pub mod number;
-pub mod reply;
-pub mod request;
+// From the wire up: `request` parses what clients send, `reply` writes what they get. `command` has
+// the table of commands and runs them on the databases of `keyspace`, which are trees of a store.
+// `session` is one connection, `fate` what becomes of it, and `serve` gives it a socket. The
+// connections of a core share a `server`.
+mod client;
+mod command;
+mod config;
+mod cursor;
+mod expiry;
+mod extended;
+mod fate;
+mod glob;
+mod keyspace;
+mod number;
+mod reply;
+mod request;
 mod serve;
 mod server;
-pub mod session;
+mod session;
 mod tracking;
 
+pub use config::{Config, Limits};
+pub use fate::{DropReason, End, Stage};
 pub use serve::{expire_keys, serve, serve_connection};
-pub use server::{Config, Limits, REDIS_VERSION, Server, Stats};
-pub use session::{DropReason, Session, Verdict};
+pub use server::{REDIS_VERSION, Server, Stats};
+pub use session::{Session, TOO_MANY_CLIENTS};
+
+/// The parser of requests, for the fuzzer: there is no such module in any other build.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::request::{ParseProgress, ProtocolError, RequestLimits, RequestParser};
+}

@@ -10,15 +10,15 @@ use crate::rt::Instant;
 
 /// A connected client, as other clients see it (CLIENT LIST) and reach it (CLIENT KILL).
 #[derive(Debug)]
-pub struct Client {
+pub(super) struct Client {
     /// Unique as long as the server runs; grows.
-    pub id: u64,
+    pub(super) id: u64,
     /// Its address, as text.
-    pub peer: String,
+    pub(super) peer: String,
     /// The address it connected to, as text.
-    pub local: String,
+    pub(super) local: String,
     /// When it connected.
-    pub connected_at: Instant,
+    pub(super) connected_at: Instant,
     pub(super) name: RefCell<Vec<u8>>,
     pub(super) library: RefCell<Vec<u8>>,
     pub(super) library_version: RefCell<Vec<u8>>,
@@ -79,14 +79,14 @@ impl Client {
     }
 
     /// Ends the connection as soon as it next waits.
-    pub fn kill(&self) {
+    pub(super) fn kill(&self) {
         self.killed.set(true);
         self.wake();
     }
 
     /// Has the connection look again at what it waits for: limits have changed, or there is
     /// something to send.
-    pub fn wake(&self) {
+    pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
             waker.wake();
         }
@@ -111,7 +111,7 @@ impl Client {
     }
 
     /// Whether the connection is to end.
-    pub fn is_killed(&self) -> bool {
+    pub(super) fn is_killed(&self) -> bool {
         self.killed.get()
     }
 

@@ -14,7 +14,7 @@ use std::collections::{BTreeMap, HashMap};
 use xxhash_rust::xxh3::xxh3_64;
 
 /// How much the remembered positions may take, in bytes.
-pub const MAX_REMEMBERED_BYTES: usize = 16 << 20;
+pub(super) const MAX_REMEMBERED_BYTES: usize = 16 << 20;
 /// What a position takes besides its key, in bytes.
 const POSITION_BYTES: usize = 128;
 /// Cursors are below 2 to this power: some clients keep numbers as JavaScript does, in a `double`.
@@ -22,12 +22,12 @@ const CURSOR_BITS: u32 = 53;
 
 /// The cursor of a scan that has visited the keys up to `key`, as the store has it. Never 0, which
 /// starts a scan.
-pub fn cursor_of(key: &[u8]) -> u64 {
+pub(super) fn cursor_of(key: &[u8]) -> u64 {
     (xxh3_64(key) >> (u64::BITS - CURSOR_BITS)).max(1)
 }
 
 /// Whether `cursor` can be that of a key.
-pub fn is_possible(cursor: u64) -> bool {
+pub(super) fn is_possible(cursor: u64) -> bool {
     cursor != 0 && cursor >> CURSOR_BITS == 0
 }
 
@@ -46,7 +46,7 @@ impl Position {
 
 /// The positions that are remembered.
 #[derive(Debug)]
-pub struct ScanCursors {
+pub(super) struct ScanCursors {
     positions: HashMap<u64, Position>,
     /// The cursors by when they were used last.
     by_use: BTreeMap<u64, u64>,
@@ -63,12 +63,12 @@ impl Default for ScanCursors {
 
 impl ScanCursors {
     /// None yet; at most `max_bytes`.
-    pub fn new(max_bytes: usize) -> Self {
+    pub(super) fn new(max_bytes: usize) -> Self {
         Self { positions: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0, max_bytes }
     }
 
     /// The key after which the scan with `cursor` goes on, if it is remembered.
-    pub fn resume(&mut self, cursor: u64) -> Option<&[u8]> {
+    pub(super) fn resume(&mut self, cursor: u64) -> Option<&[u8]> {
         let position = self.positions.get_mut(&cursor)?;
         self.uses += 1;
         self.by_use.remove(&std::mem::replace(&mut position.used, self.uses));
@@ -78,7 +78,7 @@ impl ScanCursors {
 
     /// The cursor of a scan that stops at `key`. `None` if that already stands for another key,
     /// whose hash is the same: then the scan must not stop here.
-    pub fn stop_at(&mut self, key: &[u8]) -> Option<u64> {
+    pub(super) fn stop_at(&mut self, key: &[u8]) -> Option<u64> {
         let cursor = cursor_of(key);
         if let Some(remembered) = self.resume(cursor) {
             return (remembered == key).then_some(cursor);

@@ -21,7 +21,7 @@ const RETRY_MS: UnixMs = 10_000;
 /// A pass visits the keys of one database in order. It finds out when the next key expires, and
 /// there is no other pass until then: keys that live long, or for ever, cost nothing.
 #[derive(Debug)]
-pub struct ExpiryCycle {
+pub(super) struct ExpiryCycle {
     database: usize,
     /// The stored form of the key after which the pass goes on; `None` between two passes.
     after: Option<Vec<u8>>,
@@ -39,7 +39,7 @@ impl Default for ExpiryCycle {
 
 impl ExpiryCycle {
     /// Before the first pass.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::default()
     }
 
@@ -49,7 +49,7 @@ impl ExpiryCycle {
     /// # Errors
     ///
     /// Those of the store. The pass over the database ends there.
-    pub async fn step<E: Env, N: Namespace>(
+    pub(super) async fn step<E: Env, N: Namespace>(
         &mut self,
         keyspace: &Keyspace<E, N>,
         now: UnixMs,

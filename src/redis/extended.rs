@@ -13,7 +13,7 @@ use natural::Natural;
 use super::number::{parse_digits, push_u64};
 
 /// The longest text that is parsed, in bytes; Redis has the same limit.
-pub const MAX_TEXT_BYTES: usize = 5 * 1024 - 1;
+pub(super) const MAX_TEXT_BYTES: usize = 5 * 1024 - 1;
 
 /// The exponent of the least bit of the smallest numbers.
 const MIN_EXPONENT: i32 = -16445;
@@ -28,7 +28,7 @@ const MIN_DECIMAL_EXPONENT: i64 = -4960;
 
 /// A number of x87 extended precision: `significand * 2^exponent`, or an infinity. Never NaN.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Extended {
+pub(super) struct Extended {
     negative: bool,
     magnitude: Magnitude,
 }
@@ -45,14 +45,14 @@ enum Magnitude {
 
 impl Extended {
     /// Zero.
-    pub const ZERO: Self =
+    pub(super) const ZERO: Self =
         Self { negative: false, magnitude: Magnitude::Finite { significand: 0, exponent: MIN_EXPONENT } };
 
     /// Parses what C's `strtold` accepts as a whole, without blanks in front: decimal and
     /// hexadecimal numbers with an optional exponent, and infinities. `None` for everything else,
     /// NaN, a number too large or too close to zero to be represented, and a text longer than
     /// [`MAX_TEXT_BYTES`].
-    pub fn parse(text: &[u8]) -> Option<Self> {
+    pub(super) fn parse(text: &[u8]) -> Option<Self> {
         if text.len() > MAX_TEXT_BYTES {
             return None;
         }
@@ -72,7 +72,7 @@ impl Extended {
     }
 
     /// The rounded sum; `None` if it is infinite or undefined.
-    pub fn checked_add(self, other: Self) -> Option<Self> {
+    pub(super) fn checked_add(self, other: Self) -> Option<Self> {
         let (
             Magnitude::Finite { significand: a, exponent: a_exponent },
             Magnitude::Finite { significand: b, exponent: b_exponent },
@@ -113,7 +113,7 @@ impl Extended {
 
     /// Appends the number with at most 17 decimal places, rounded to nearest (ties to even),
     /// without trailing zeros and without an exponent; an infinity as `inf`.
-    pub fn push_decimal(self, out: &mut Vec<u8>) {
+    pub(super) fn push_decimal(self, out: &mut Vec<u8>) {
         let (significand, exponent) = match self.magnitude {
             Magnitude::Finite { significand, exponent } => (significand, exponent),
             Magnitude::Infinite => {

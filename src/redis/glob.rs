@@ -9,7 +9,7 @@
 /// Takes at most `pattern.len() * text.len()` steps and no recursion: when a byte does not match,
 /// only the last `*` is tried with one byte more, because whatever an earlier `*` could take
 /// instead, the last one can take as well.
-pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
+pub(super) fn matches(pattern: &[u8], text: &[u8]) -> bool {
     if text.is_empty() {
         return pattern.is_empty();
     }
@@ -36,7 +36,7 @@ pub fn matches(pattern: &[u8], text: &[u8]) -> bool {
 
 /// What every text that matches `pattern` begins with: the bytes before the first that is not
 /// literal.
-pub fn literal_prefix(pattern: &[u8]) -> &[u8] {
+pub(super) fn literal_prefix(pattern: &[u8]) -> &[u8] {
     let special = pattern.iter().position(|byte| matches!(byte, b'*' | b'?' | b'[' | b'\\'));
     &pattern[..special.unwrap_or(pattern.len())]
 }

@@ -29,7 +29,7 @@ use std::ops::{Bound, ControlFlow, Range};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-pub use self::stored::{Entry, LONG_KEY_PREFIX_BYTES, MAX_PLAIN_KEY_BYTES};
+pub(super) use self::stored::{Entry, LONG_KEY_PREFIX_BYTES};
 use self::stored::{Header, is_long, key_rest, stored_key};
 use super::tracking::{NOBODY, Tracking};
 use crate::block::Namespace;
@@ -37,7 +37,7 @@ use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
 use crate::{Error, ErrorKind, Result};
 
 /// How many databases there are.
-pub const DATABASES: usize = 16;
+pub(super) const DATABASES: usize = 16;
 
 /// How large a buffer for composing values is kept, in bytes.
 const KEPT_SCRATCH_BYTES: usize = 64 * 1024;
@@ -47,17 +47,17 @@ const KEYS_PER_TURN: usize = 256;
 const RANDOM_TRIES: usize = 100;
 
 /// A point in wall-clock time: milliseconds since the Unix epoch.
-pub type UnixMs = i64;
+pub(super) type UnixMs = i64;
 
 /// A key that a scan visits.
 #[derive(Clone, Copy, Debug)]
-pub struct Visited<'a> {
+pub(super) struct Visited<'a> {
     /// Where the scan is: the key as the store has it.
-    pub position: &'a [u8],
+    pub(super) position: &'a [u8],
     /// The key.
-    pub key: &'a [u8],
+    pub(super) key: &'a [u8],
     /// What it holds.
-    pub entry: Entry<'a>,
+    pub(super) entry: Entry<'a>,
 }
 
 /// What the stored form `position` of a long key has of it.
@@ -73,13 +73,13 @@ fn corrupt_value(key: &[u8]) -> Error {
 
 /// Counts of what happened to keys since the start.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct KeyspaceStats {
+pub(super) struct KeyspaceStats {
     /// Reads that found their key.
-    pub hits: u64,
+    pub(super) hits: u64,
     /// Reads that did not.
-    pub misses: u64,
+    pub(super) misses: u64,
     /// Keys deleted because their time had come.
-    pub expired: u64,
+    pub(super) expired: u64,
 }
 
 /// What is known about a database's keys with expiry times.
@@ -99,7 +99,7 @@ impl Volatile {
 }
 
 /// The databases.
-pub struct Keyspace<E: Env, N: Namespace> {
+pub(super) struct Keyspace<E: Env, N: Namespace> {
     db: Db<E, N>,
     trees: Vec<Tree<E, N>>,
     volatile: [Volatile; DATABASES],
@@ -115,7 +115,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// [`LimitReached`](ErrorKind::LimitReached) if the store has too many other trees.
-    pub fn new(db: Db<E, N>) -> Result<Self> {
+    pub(super) fn new(db: Db<E, N>) -> Result<Self> {
         let mut trees = Vec::with_capacity(DATABASES);
         for index in 0..DATABASES {
             trees.push(db.tree(&index.to_string())?);
@@ -134,7 +134,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     }
 
     /// The store.
-    pub fn db(&self) -> &Db<E, N> {
+    pub(super) fn db(&self) -> &Db<E, N> {
         &self.db
     }
 
@@ -144,12 +144,12 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     }
 
     /// What happened to keys since the start.
-    pub fn stats(&self) -> KeyspaceStats {
+    pub(super) fn stats(&self) -> KeyspaceStats {
         self.stats.get()
     }
 
     /// Sets the counts back to zero.
-    pub fn reset_stats(&self) {
+    pub(super) fn reset_stats(&self) {
         self.stats.set(KeyspaceStats::default());
     }
 
@@ -170,7 +170,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     ///
     /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt) if the value is in no form that this
     /// module writes.
-    pub async fn read<R>(
+    pub(super) async fn read<R>(
         &self,
         database: usize,
         key: &[u8],
@@ -200,7 +200,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// Those of [`Keyspace::read`].
-    pub async fn read_all<'k>(
+    pub(super) async fn read_all<'k>(
         &self,
         database: usize,
         mut keys: impl ExactSizeIterator<Item = &'k [u8]>,
@@ -237,7 +237,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt); nothing was changed then.
-    pub async fn update<R>(
+    pub(super) async fn update<R>(
         &self,
         database: usize,
         keys: &[&[u8]],
@@ -316,7 +316,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// Those of the store; nothing was changed then.
-    pub async fn put(
+    pub(super) async fn put(
         &self,
         database: usize,
         key: &[u8],
@@ -369,7 +369,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// Those of the store, and [`Corrupt`](ErrorKind::Corrupt).
-    pub async fn scan(
+    pub(super) async fn scan(
         &self,
         database: usize,
         from: Bound<&[u8]>,
@@ -407,7 +407,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// Those of the store.
-    pub async fn find_position(
+    pub(super) async fn find_position(
         &self,
         database: usize,
         from: &[u8],
@@ -428,7 +428,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     }
 
     /// How many keys a database has, those included whose time has come but which nobody met since.
-    pub fn len(&self, database: usize) -> u64 {
+    pub(super) fn len(&self, database: usize) -> u64 {
         self.trees[database].len()
     }
 
@@ -437,7 +437,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// Those of the store. Some of the databases may be empty then.
-    pub async fn clear(&self, databases: Range<usize>) -> Result<Commit> {
+    pub(super) async fn clear(&self, databases: Range<usize>) -> Result<Commit> {
         let mut result = Ok(Commit::default());
         for tree in &self.trees[databases] {
             let cleared = tree.apply_clear(WriteOptions::default()).await;
@@ -455,7 +455,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// Those of the store.
-    pub async fn random_key(
+    pub(super) async fn random_key(
         &self,
         database: usize,
         now: UnixMs,
@@ -487,7 +487,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     /// # Errors
     ///
     /// The store could not write it. Whether it survives a restart is unknown.
-    pub async fn wait_durable(&self, commit: Commit) -> Result<()> {
+    pub(super) async fn wait_durable(&self, commit: Commit) -> Result<()> {
         self.db.wait(commit).await
     }
 }
@@ -499,7 +499,7 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Keyspace<E, N> {
 }
 
 /// An atomic change to some keys of a database, each called by its index among them.
-pub struct Update<'a, 't> {
+pub(super) struct Update<'a, 't> {
     txn: &'a mut Txn<'t>,
     keys: &'a [&'a [u8]],
     scratch: Vec<u8>,
@@ -515,7 +515,7 @@ pub struct Update<'a, 't> {
 
 impl Update<'_, '_> {
     /// What a key holds.
-    pub fn get(&mut self, index: usize) -> Option<Entry<'_>> {
+    pub(super) fn get(&mut self, index: usize) -> Option<Entry<'_>> {
         let entry = Entry::decode(self.txn.get_at(index)?);
         if entry.is_none() {
             self.corrupt = Some(index);
@@ -530,7 +530,7 @@ impl Update<'_, '_> {
     }
 
     /// Sets a key to `value`, until `expires_at`.
-    pub fn put(&mut self, index: usize, value: &[u8], expires_at: Option<UnixMs>) {
+    pub(super) fn put(&mut self, index: usize, value: &[u8], expires_at: Option<UnixMs>) {
         self.note_change(index);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         let key_rest = key_rest(self.keys[index]);
@@ -539,7 +539,7 @@ impl Update<'_, '_> {
 
     /// Sets a key to what `write` appends to its buffer, given the present value; until
     /// `expires_at`.
-    pub fn compose(
+    pub(super) fn compose(
         &mut self,
         index: usize,
         expires_at: Option<UnixMs>,
@@ -557,7 +557,7 @@ impl Update<'_, '_> {
     }
 
     /// Changes when a key expires, if it is there.
-    pub fn set_expiry(&mut self, index: usize, expires_at: Option<UnixMs>) {
+    pub(super) fn set_expiry(&mut self, index: usize, expires_at: Option<UnixMs>) {
         if self.get(index).is_some() {
             self.compose(index, expires_at, |value, present| {
                 value.extend_from_slice(present.unwrap_or_default())
@@ -566,7 +566,7 @@ impl Update<'_, '_> {
     }
 
     /// Deletes a key; returns whether it was there. Works also if its value cannot be understood.
-    pub fn delete(&mut self, index: usize) -> bool {
+    pub(super) fn delete(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
         let deleted = self.txn.delete_at(index);
         if deleted {

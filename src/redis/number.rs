@@ -6,7 +6,7 @@ const MAX_DECIMAL_BYTES: usize = 20;
 /// Parses a signed 64-bit integer exactly as Redis accepts one: decimal digits with an optional
 /// `-`, and only the form that Redis itself would print (no `+`, no leading zeros, no blanks, no
 /// `-0`).
-pub fn parse_i64(text: &[u8]) -> Option<i64> {
+pub(super) fn parse_i64(text: &[u8]) -> Option<i64> {
     let (negative, digits) = match text {
         [b'-', digits @ ..] => (true, digits),
         digits => (false, digits),
@@ -21,7 +21,7 @@ pub fn parse_i64(text: &[u8]) -> Option<i64> {
 
 /// Parses decimal digits alone; `None` if one is not a digit, there is none, or the value does not
 /// fit.
-pub fn parse_digits(digits: &[u8]) -> Option<u64> {
+pub(super) fn parse_digits(digits: &[u8]) -> Option<u64> {
     if digits.is_empty() {
         return None;
     }
@@ -35,7 +35,7 @@ pub fn parse_digits(digits: &[u8]) -> Option<u64> {
 }
 
 /// Appends the decimal form of `value` without allocating anything but `out` itself.
-pub fn push_i64(out: &mut Vec<u8>, value: i64) {
+pub(super) fn push_i64(out: &mut Vec<u8>, value: i64) {
     if value < 0 {
         out.push(b'-');
     }
@@ -43,7 +43,7 @@ pub fn push_i64(out: &mut Vec<u8>, value: i64) {
 }
 
 /// Appends the decimal form of `value` without allocating anything but `out` itself.
-pub fn push_u64(out: &mut Vec<u8>, mut value: u64) {
+pub(super) fn push_u64(out: &mut Vec<u8>, mut value: u64) {
     let mut digits = [0u8; MAX_DECIMAL_BYTES];
     let mut start = digits.len();
     loop {
@@ -58,7 +58,7 @@ pub fn push_u64(out: &mut Vec<u8>, mut value: u64) {
 }
 
 /// How many bytes [`push_u64`] appends.
-pub fn decimal_len(value: u64) -> usize {
+pub(super) fn decimal_len(value: u64) -> usize {
     value.checked_ilog10().map_or(1, |log| usize::try_from(log).unwrap_or(0) + 1)
 }
 

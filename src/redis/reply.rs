@@ -12,7 +12,7 @@ use super::number::{decimal_len, push_i64, push_u64};
 
 /// The version of the protocol that a connection has chosen with HELLO.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Protocol {
+pub(super) enum Protocol {
     /// What every connection starts with.
     #[default]
     Resp2,
@@ -22,7 +22,7 @@ pub enum Protocol {
 
 impl Protocol {
     /// The number that HELLO takes and gives.
-    pub fn version(self) -> i64 {
+    pub(super) fn version(self) -> i64 {
         match self {
             Self::Resp2 => 2,
             Self::Resp3 => 3,
@@ -32,7 +32,7 @@ impl Protocol {
 
 /// Replies that wait to be sent.
 #[derive(Debug, Default)]
-pub struct Replies {
+pub(super) struct Replies {
     bytes: Vec<u8>,
     /// An empty buffer for when `bytes` is being sent and more is written.
     spare: Vec<u8>,
@@ -41,48 +41,38 @@ pub struct Replies {
 
 impl Replies {
     /// No reply yet, in RESP2.
-    pub fn new() -> Self {
+    pub(super) fn new() -> Self {
         Self::default()
     }
 
     /// The protocol of the replies that follow.
-    pub fn set_protocol(&mut self, protocol: Protocol) {
+    pub(super) fn set_protocol(&mut self, protocol: Protocol) {
         self.protocol = protocol;
     }
 
-    /// The protocol of the replies that follow.
-    pub fn protocol(&self) -> Protocol {
-        self.protocol
-    }
-
     /// How many bytes wait.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.bytes.len()
     }
 
     /// Whether no byte waits.
-    pub fn is_empty(&self) -> bool {
+    pub(super) fn is_empty(&self) -> bool {
         self.bytes.is_empty()
     }
 
-    /// The bytes that wait.
-    pub fn as_bytes(&self) -> &[u8] {
-        &self.bytes
-    }
-
     /// How much memory they take, in bytes.
-    pub fn capacity(&self) -> usize {
+    pub(super) fn capacity(&self) -> usize {
         self.bytes.capacity() + self.spare.capacity()
     }
 
     /// Takes the bytes to send them; [`Replies::give_back`] returns the buffer.
-    pub fn take(&mut self) -> Vec<u8> {
+    pub(super) fn take(&mut self) -> Vec<u8> {
         std::mem::replace(&mut self.bytes, std::mem::take(&mut self.spare))
     }
 
     /// Gives back the buffer of replies that were sent. It is released if it and the other empty
     /// ones are larger than `kept_bytes`.
-    pub fn give_back(&mut self, mut buffer: Vec<u8>, kept_bytes: usize) {
+    pub(super) fn give_back(&mut self, mut buffer: Vec<u8>, kept_bytes: usize) {
         let kept = if self.bytes.is_empty() { self.capacity() } else { self.spare.capacity() };
         if kept + buffer.capacity() <= kept_bytes {
             buffer.clear();
@@ -95,19 +85,19 @@ impl Replies {
     }
 
     /// Releases the buffer if nothing is in it and it is larger than `kept_bytes`.
-    pub fn release_unused(&mut self, kept_bytes: usize) {
+    pub(super) fn release_unused(&mut self, kept_bytes: usize) {
         if self.bytes.is_empty() && self.bytes.capacity() > kept_bytes {
             self.bytes = Vec::new();
         }
     }
 
     /// Forgets everything behind the first `len` bytes.
-    pub fn truncate(&mut self, len: usize) {
+    pub(super) fn truncate(&mut self, len: usize) {
         self.bytes.truncate(len);
     }
 
     /// Appends replies that were written elsewhere.
-    pub fn append(&mut self, replies: &Self) {
+    pub(super) fn append(&mut self, replies: &Self) {
         self.bytes.extend_from_slice(&replies.bytes);
     }
 
@@ -120,59 +110,51 @@ impl Replies {
     }
 
     /// `+OK`.
-    pub fn ok(&mut self) {
+    pub(super) fn ok(&mut self) {
         self.bytes.extend_from_slice(b"+OK\r\n");
     }
 
     /// An integer.
-    pub fn integer(&mut self, value: i64) {
+    pub(super) fn integer(&mut self, value: i64) {
         self.bytes.push(b':');
         push_i64(&mut self.bytes, value);
         self.bytes.extend_from_slice(b"\r\n");
     }
 
     /// A count; saturates at the largest integer of the protocol.
-    pub fn count(&mut self, value: impl TryInto<i64>) {
+    pub(super) fn count(&mut self, value: impl TryInto<i64>) {
         self.integer(value.try_into().unwrap_or(i64::MAX));
     }
 
     /// A bulk string.
-    pub fn bulk(&mut self, value: &[u8]) {
+    pub(super) fn bulk(&mut self, value: &[u8]) {
         self.head(b'$', value.len());
         self.bytes.extend_from_slice(value);
         self.bytes.extend_from_slice(b"\r\n");
     }
 
     /// An integer as a bulk string.
-    pub fn bulk_u64(&mut self, value: u64) {
+    pub(super) fn bulk_u64(&mut self, value: u64) {
         self.head(b'$', decimal_len(value));
         push_u64(&mut self.bytes, value);
         self.bytes.extend_from_slice(b"\r\n");
     }
 
     /// The reply for something that is not there.
-    pub fn null(&mut self) {
+    pub(super) fn null(&mut self) {
         self.bytes.extend_from_slice(match self.protocol {
             Protocol::Resp2 => b"$-1\r\n",
             Protocol::Resp3 => b"_\r\n",
         });
     }
 
-    /// The reply for an array that is not there: different from [`Replies::null`] in RESP2.
-    pub fn null_array(&mut self) {
-        self.bytes.extend_from_slice(match self.protocol {
-            Protocol::Resp2 => b"*-1\r\n",
-            Protocol::Resp3 => b"_\r\n",
-        });
-    }
-
     /// The head of an array: `len` replies follow.
-    pub fn array(&mut self, len: usize) {
+    pub(super) fn array(&mut self, len: usize) {
         self.head(b'*', len);
     }
 
     /// The head of a map: `len` pairs of replies follow. An array of twice the length in RESP2.
-    pub fn map(&mut self, len: usize) {
+    pub(super) fn map(&mut self, len: usize) {
         match self.protocol {
             Protocol::Resp2 => self.head(b'*', len * 2),
             Protocol::Resp3 => self.head(b'%', len),
@@ -180,7 +162,7 @@ impl Replies {
     }
 
     /// The head of a set: `len` replies follow. An array in RESP2.
-    pub fn set(&mut self, len: usize) {
+    pub(super) fn set(&mut self, len: usize) {
         match self.protocol {
             Protocol::Resp2 => self.head(b'*', len),
             Protocol::Resp3 => self.head(b'~', len),
@@ -194,7 +176,7 @@ impl Replies {
     }
 
     /// A short text without line ends.
-    pub fn simple(&mut self, text: &str) {
+    pub(super) fn simple(&mut self, text: &str) {
         debug_assert!(!text.contains(['\r', '\n']), "{text:?}");
         match self.protocol {
             Protocol::Resp2 => self.encode_resp2(&resp2::types::BorrowedFrame::SimpleString(text.as_bytes())),
@@ -206,7 +188,7 @@ impl Replies {
     }
 
     /// A text for people: a verbatim string in RESP3, a bulk string in RESP2.
-    pub fn verbatim(&mut self, text: &[u8]) {
+    pub(super) fn verbatim(&mut self, text: &[u8]) {
         match self.protocol {
             Protocol::Resp2 => self.bulk(text),
             Protocol::Resp3 => self.encode_resp3(&resp3::types::BorrowedFrame::VerbatimString {
@@ -220,7 +202,7 @@ impl Replies {
     /// An error: a code in capitals, a blank, and what went wrong. Line ends in it become blanks,
     /// since it may quote what a client sent; for the same reason it need not be UTF-8, which the
     /// codec crate would demand.
-    pub fn error(&mut self, text: &[u8]) {
+    pub(super) fn error(&mut self, text: &[u8]) {
         self.bytes.push(b'-');
         self.bytes.extend(text.iter().map(|&byte| if matches!(byte, b'\r' | b'\n') { b' ' } else { byte }));
         self.bytes.extend_from_slice(b"\r\n");
@@ -357,6 +339,6 @@ mod tests {
         let place = small.as_ptr();
         replies.give_back(small, 1_000);
         replies.ok();
-        assert_eq!(replies.as_bytes().as_ptr(), place, "the buffer is used again");
+        assert_eq!(replies.bytes.as_ptr(), place, "the buffer is used again");
     }
 }

@@ -6,6 +6,8 @@
 //! however they were split. It allocates only for what has arrived, never for what a length
 //! announces.
 
+#![cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "the fuzzer has what is public here"))]
+
 mod inline;
 
 use std::fmt;
@@ -14,16 +16,16 @@ use std::ops::Index;
 use super::number::parse_i64;
 
 /// The longest inline command, and the longest line that announces a count or a length, in bytes.
-pub const MAX_LINE_BYTES: usize = 64 * 1024;
+const MAX_LINE_BYTES: usize = 64 * 1024;
 
 /// The most arguments of one request.
-pub const MAX_ARGUMENTS: usize = 1024 * 1024;
+const MAX_ARGUMENTS: usize = 1024 * 1024;
 
 /// The most arguments of one request of a client that must authenticate first.
-pub const MAX_UNAUTHENTICATED_ARGUMENTS: usize = 10;
+const MAX_UNAUTHENTICATED_ARGUMENTS: usize = 10;
 
 /// The longest argument of a client that must authenticate first, in bytes.
-pub const MAX_UNAUTHENTICATED_BULK_BYTES: usize = 16 * 1024;
+const MAX_UNAUTHENTICATED_BULK_BYTES: usize = 16 * 1024;
 
 /// How many arguments' places the parser keeps from one request to the next.
 const KEPT_ARGUMENTS: usize = 1024;
@@ -33,7 +35,7 @@ const KEPT_INLINE_BYTES: usize = 1024;
 
 /// What the parser accepts.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct RequestLimits {
     /// The longest argument, in bytes (`proto-max-bulk-len`).
     pub bulk_bytes: usize,
     /// The client must authenticate before it may send large requests.
@@ -83,9 +85,9 @@ impl fmt::Display for ProtocolError {
 
 impl std::error::Error for ProtocolError {}
 
-/// What [`Parser::parse`] found.
+/// What [`RequestParser::parse`] found.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Progress {
+pub enum ParseProgress {
     /// The request is not complete. It has at least `wanted_bytes` bytes in all, more than have
     /// arrived.
     Incomplete {
@@ -93,8 +95,8 @@ pub enum Progress {
         /// front.
         wanted_bytes: usize,
     },
-    /// A request is complete: [`Parser::request`] gives it. It may have no argument (an empty line,
-    /// `*0`): such a request gets no reply.
+    /// A request is complete: [`RequestParser::request`] gives it. It may have no argument (an
+    /// empty line, `*0`): such a request gets no reply.
     Complete,
 }
 
@@ -124,7 +126,7 @@ enum ParseState {
 
 /// The incremental parser of one connection.
 #[derive(Debug, Default)]
-pub struct Parser {
+pub struct RequestParser {
     state: ParseState,
     /// Everything before is understood.
     position: usize,
@@ -135,7 +137,7 @@ pub struct Parser {
     unquoted: Vec<u8>,
 }
 
-impl Parser {
+impl RequestParser {
     /// A parser at the start of a request.
     pub fn new() -> Self {
         Self::default()
@@ -147,17 +149,17 @@ impl Parser {
     /// # Errors
     ///
     /// The bytes break the protocol; the connection is of no further use.
-    pub fn parse(&mut self, input: &[u8], limits: &Limits) -> Result<Progress, ProtocolError> {
+    pub fn parse(&mut self, input: &[u8], limits: &RequestLimits) -> Result<ParseProgress, ProtocolError> {
         loop {
             match self.state {
                 ParseState::Start => match input.first() {
-                    None => return Ok(Progress::Incomplete { wanted_bytes: 1 }),
+                    None => return Ok(ParseProgress::Incomplete { wanted_bytes: 1 }),
                     Some(b'*') => self.state = ParseState::Count,
                     Some(_) => self.state = ParseState::Inline,
                 },
                 ParseState::Inline => {
                     let Some(end) = self.find(input, b'\n', ProtocolError::TooBigInline)? else {
-                        return Ok(Progress::Incomplete { wanted_bytes: input.len() + 1 });
+                        return Ok(ParseProgress::Incomplete { wanted_bytes: input.len() + 1 });
                     };
                     let line = &input[..end];
                     let line = line.strip_suffix(b"\r").unwrap_or(line);
@@ -167,7 +169,7 @@ impl Parser {
                 }
                 ParseState::Count => {
                     let Some(end) = self.find_line_end(input, ProtocolError::TooBigMultibulkCount)? else {
-                        return Ok(Progress::Incomplete { wanted_bytes: input.len() + 1 });
+                        return Ok(ParseProgress::Incomplete { wanted_bytes: input.len() + 1 });
                     };
                     let count = parse_i64(&input[1..end]).ok_or(ProtocolError::InvalidMultibulkLength)?;
                     // A negative count is an empty request, as zero is.
@@ -186,7 +188,7 @@ impl Parser {
                 }
                 ParseState::Length { arguments_left } => {
                     let Some(end) = self.find_line_end(input, ProtocolError::TooBigBulkCount)? else {
-                        return Ok(Progress::Incomplete { wanted_bytes: input.len() + 1 });
+                        return Ok(ParseProgress::Incomplete { wanted_bytes: input.len() + 1 });
                     };
                     let line = &input[self.position..end];
                     let len = match line.split_first() {
@@ -206,19 +208,19 @@ impl Parser {
                 ParseState::Bulk { arguments_left, len } => {
                     let end = self.position + len;
                     if input.len() < end + 2 {
-                        return Ok(Progress::Incomplete { wanted_bytes: end + 2 });
+                        return Ok(ParseProgress::Incomplete { wanted_bytes: end + 2 });
                     }
                     self.arguments.push(Span { start: self.position, end });
                     // As in Redis, the two bytes behind an argument are skipped, whatever they are.
                     self.go_on_at(end + 2);
                     self.state = ParseState::Length { arguments_left: arguments_left - 1 };
                 }
-                ParseState::Complete { .. } => return Ok(Progress::Complete),
+                ParseState::Complete { .. } => return Ok(ParseProgress::Complete),
             }
         }
     }
 
-    /// The request that [`Parser::parse`] found complete in `input`.
+    /// The request that [`RequestParser::parse`] found complete in `input`.
     pub fn request<'a>(&'a self, input: &'a [u8]) -> Request<'a> {
         let bytes =
             if matches!(self.state, ParseState::Complete { inline: true }) { &self.unquoted } else { input };
@@ -228,11 +230,6 @@ impl Parser {
     /// How many bytes of the input the complete request took.
     pub fn consumed(&self) -> usize {
         self.position
-    }
-
-    /// How many bytes the arguments seen so far have, for CLIENT LIST.
-    pub fn argument_bytes(&self) -> usize {
-        self.arguments.iter().map(|span| span.end - span.start).sum()
     }
 
     /// Goes to the start of the next request, and releases what an unusually large one needed.
@@ -287,17 +284,12 @@ pub struct Request<'a> {
 
 impl<'a> Request<'a> {
     /// How many arguments there are, the command's name included.
-    pub fn len(&self) -> usize {
+    pub(super) fn len(&self) -> usize {
         self.arguments.len()
     }
 
-    /// Whether there is not even a name.
-    pub fn is_empty(&self) -> bool {
-        self.arguments.is_empty()
-    }
-
     /// The argument `index`; 0 is the command's name.
-    pub fn get(&self, index: usize) -> Option<&'a [u8]> {
+    pub(super) fn get(&self, index: usize) -> Option<&'a [u8]> {
         self.arguments.get(index).map(|span| &self.bytes[span.start..span.end])
     }
 
@@ -308,7 +300,7 @@ impl<'a> Request<'a> {
     }
 
     /// The request that the arguments from `first` on are themselves (COMMAND GETKEYS).
-    pub fn tail(&self, first: usize) -> Request<'a> {
+    pub(super) fn tail(&self, first: usize) -> Request<'a> {
         Request { bytes: self.bytes, arguments: &self.arguments[first.min(self.arguments.len())..] }
     }
 }

@@ -10,8 +10,9 @@ use std::task::Poll;
 use std::time::Duration;
 
 use self::conversation::converse;
+use super::fate::{DropReason, End};
 use super::server::Server;
-use super::session::{DropReason, Session, TOO_MANY_CLIENTS};
+use super::session::{Session, TOO_MANY_CLIENTS};
 use crate::block::Namespace;
 use crate::net::{TcpListener, TcpStream, is_network_lost};
 use crate::store::Env;
@@ -109,16 +110,6 @@ pub async fn expire_keys<E: Env, N: Namespace>(server: Rc<Server<E, N>>) {
     }
 }
 
-/// How a connection ended.
-enum End {
-    /// The client went away, or the network failed.
-    Gone,
-    /// The replies are sent: close politely.
-    Close,
-    /// Close at once.
-    Drop(DropReason),
-}
-
 /// Serves one connection until its end.
 pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, stream: TcpStream) {
     let (peer, local) = (stream.peer_addr().to_string(), stream.local_addr().to_string());
@@ -136,8 +127,8 @@ pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, st
     drop(session);
     match end {
         End::Gone => {}
-        End::Close => linger(&server.env, stream).await,
-        End::Drop(reason) => {
+        End::Sent => linger(&server.env, stream).await,
+        End::Dropped(reason) => {
             tracing::info!("client {} dropped: {reason}", stream.peer_addr());
             // What waits to be sent to a client that does not behave is thrown away.
             if !matches!(reason, DropReason::Killed | DropReason::Idle) {

@@ -10,6 +10,7 @@ use rand::rngs::StdRng;
 use rand::{RngCore, SeedableRng};
 
 use super::client::Client;
+use super::config::{Config, Limits};
 use super::cursor::ScanCursors;
 use super::expiry::CycleSlot;
 use super::keyspace::{Keyspace, UnixMs};
@@ -17,88 +18,11 @@ use crate::Result;
 use crate::block::Namespace;
 use crate::rt::Instant;
 use crate::rt::time::Clock;
-use crate::store::Env;
+use crate::store::{Db, Env};
 use crate::sync::local::Notify;
 
 /// The version of Redis whose behaviour this server has, as clients ask for it.
 pub const REDIS_VERSION: &str = "7.0.15";
-
-/// Limits that CONFIG SET can change.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Limits {
-    /// The most clients at a time (`maxclients`).
-    pub max_clients: usize,
-    /// The longest argument and value, in bytes (`proto-max-bulk-len`).
-    pub bulk_bytes: usize,
-    /// The most bytes of requests that wait to be complete; past it the client is dropped
-    /// (`client-query-buffer-limit`).
-    pub input_bytes: usize,
-    /// While more bytes of replies than this wait to be sent, nothing more is received from the
-    /// client and none of its commands run (`client-output-buffer-limit`). One reply may go beyond
-    /// it by itself.
-    pub output_bytes: usize,
-    /// The longest reply to one request, in bytes; past it the client is dropped.
-    pub reply_bytes: usize,
-    /// A client that sends nothing and takes nothing for so long is dropped; `None` for never
-    /// (`timeout`).
-    pub idle: Option<Duration>,
-    /// A client that takes none of its replies for so long is dropped, if more than `output_bytes`
-    /// of them wait or the connection is to be closed. A client with fewer may take them when it
-    /// likes.
-    pub write: Duration,
-}
-
-impl Default for Limits {
-    /// 10,000 clients, arguments of 512 MiB, 1 GiB each for waiting requests, waiting replies and
-    /// one reply, no limit on idleness, and one minute to take some of the replies.
-    ///
-    /// A client that writes a pipeline before it reads needs room here for what its own socket does
-    /// not hold. Redis sets no limit; 1 GiB is its limit for requests, and more than such a client
-    /// would want to hold itself.
-    fn default() -> Self {
-        Self {
-            max_clients: 10_000,
-            bulk_bytes: 512 << 20,
-            input_bytes: 1 << 30,
-            output_bytes: 1 << 30,
-            reply_bytes: 1 << 30,
-            idle: None,
-            write: Duration::from_secs(60),
-        }
-    }
-}
-
-/// How a server is set up.
-#[derive(Clone, Debug)]
-pub struct Config {
-    /// The limits at the start.
-    pub limits: Limits,
-    /// Clients must give it with AUTH or HELLO; `None` if they need not.
-    pub password: Option<Vec<u8>>,
-    /// The port that INFO and CONFIG GET say.
-    pub port: u16,
-    /// What `run_id` in INFO is made of, and where RANDOMKEY gets its randomness from.
-    pub seed: [u8; 32],
-    /// The program's process id, for INFO.
-    pub process_id: u32,
-    /// How durable a write is when it is acknowledged, in the words of Redis: `always`, `everysec`
-    /// or `no`.
-    pub appendfsync: &'static str,
-}
-
-impl Default for Config {
-    /// The default limits, no password, port 6380, and a seed of zeros.
-    fn default() -> Self {
-        Self {
-            limits: Limits::default(),
-            password: None,
-            port: 6380,
-            seed: [0; 32],
-            process_id: 0,
-            appendfsync: "everysec",
-        }
-    }
-}
 
 /// Counts since the start or the last CONFIG RESETSTAT.
 #[derive(Debug, Default)]
@@ -165,13 +89,18 @@ pub struct Server<E: Env, N: Namespace> {
 }
 
 impl<E: Env, N: Namespace> Server<E, N> {
-    /// A server for the databases of `keyspace`. `env` gives timers; `clock` gives the time that
-    /// keys expire by.
-    pub fn new(env: E, keyspace: Keyspace<E, N>, clock: Arc<dyn Clock>, config: Config) -> Rc<Self> {
+    /// A server for the databases of the store `db`. `env` gives timers; `clock` gives the time
+    /// that keys expire by.
+    ///
+    /// # Errors
+    ///
+    /// [`LimitReached`](crate::ErrorKind::LimitReached) if the store has too many other trees.
+    pub fn new(env: E, db: Db<E, N>, clock: Arc<dyn Clock>, config: Config) -> Result<Rc<Self>> {
+        let keyspace = Keyspace::new(db)?;
         let mut random = StdRng::from_seed(config.seed);
         keyspace.tracking().output_bytes.set(config.limits.output_bytes);
         let run_id = (0..5).map(|_| format!("{:08x}", random.next_u32())).collect();
-        Rc::new(Self {
+        Ok(Rc::new(Self {
             keyspace,
             env,
             stats: Stats::default(),
@@ -190,7 +119,7 @@ impl<E: Env, N: Namespace> Server<E, N> {
             expiry: CycleSlot::new(),
             shutdown: Cell::new(false),
             shutdown_requested: Notify::new(),
-        })
+        }))
     }
 
     pub(super) fn set_limits(&self, limits: Limits) {

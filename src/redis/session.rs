@@ -16,13 +16,14 @@ mod outbox;
 use std::ops::Range;
 use std::rc::Rc;
 
-use self::input::Input;
+use self::input::{Input, KEPT_BUFFER_BYTES};
 use self::outbox::Outbox;
 use super::client::Client;
-use super::command::{self, Context, Next};
+use super::command::{self, Context};
+use super::fate::{DropReason, Fate, Stage};
 use super::keyspace::yield_now;
 use super::reply::Replies;
-use super::request::{self, Parser, Progress, ProtocolError};
+use super::request::{ParseProgress, ProtocolError, RequestLimits, RequestParser};
 use super::server::{Server, add};
 use super::tracking::take_pushes;
 use crate::block::Namespace;
@@ -30,85 +31,27 @@ use crate::mem::{IoBuf, Slice};
 use crate::store::{Commit, Env};
 
 /// Replies of this many bytes are a batch: commands that run later write to the next one.
-pub const OUTPUT_MARK_BYTES: usize = 1 << 20;
+const OUTPUT_MARK_BYTES: usize = 1 << 20;
 
 /// How many commands of one connection run before other tasks get a turn.
 const COMMANDS_PER_TURN: usize = 512;
 
-/// How large a buffer a connection keeps from one batch of requests to the next, in bytes.
-pub const KEPT_BUFFER_BYTES: usize = 16 * 1024;
-
 /// The reply to a connection that is one too many.
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
-
-/// What is to be done with a connection.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
-    /// Send the replies, and receive more meanwhile.
-    Receive,
-    /// Send the replies, and run again meanwhile: there is more to do.
-    RunAgain,
-    /// Send the replies, then close.
-    Close,
-    /// Close at once.
-    Drop(DropReason),
-}
-
-/// Why a connection is closed without sending its replies.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum DropReason {
-    /// Another client or the end of the program asked for it.
-    Killed,
-    /// Its incomplete request is larger than [`Limits::input_bytes`](super::Limits::input_bytes).
-    TooMuchInput,
-    /// One reply is larger than [`Limits::reply_bytes`](super::Limits::reply_bytes).
-    TooMuchOutput,
-    /// More than [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait, or it is to
-    /// be closed, and it took none of them for [`Limits::write`](super::Limits::write).
-    SlowReader,
-    /// It sent nothing for [`Limits::idle`](super::Limits::idle).
-    Idle,
-    /// It speaks HTTP: a web page may have been made to send it.
-    Http,
-}
-
-impl std::fmt::Display for DropReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.write_str(match self {
-            Self::Killed => "killed",
-            Self::TooMuchInput => "its request is larger than the query buffer limit",
-            Self::TooMuchOutput => "its reply is larger than the limit of one reply",
-            Self::SlowReader => "it does not take its replies",
-            Self::Idle => "it was idle for too long",
-            Self::Http => "it speaks HTTP, which may be an attack by cross-protocol scripting",
-        })
-    }
-}
-
-/// Whether replies are sent (CLIENT REPLY).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum ReplyMode {
-    On,
-    Off,
-    /// Not the next one.
-    Skip,
-}
 
 /// One connection.
 pub struct Session<E: Env, N: Namespace> {
     server: Rc<Server<E, N>>,
     client: Rc<Client>,
     input: Input,
-    parser: Parser,
+    parser: RequestParser,
     /// The replies to what ran last.
     replies: Replies,
     /// Those before.
     outbox: Outbox,
-    reply_mode: ReplyMode,
+    pub(super) fate: Fate,
     /// How many commands have run since other tasks had a turn.
     turn: usize,
-    closing: bool,
-    dropped: Option<DropReason>,
     /// The changes that are not known to be durable.
     commit: Commit,
     /// Where the replies are that promise a change.
@@ -124,13 +67,11 @@ impl<E: Env, N: Namespace> Session<E, N> {
             server: server.clone(),
             client,
             input: Input::new(),
-            parser: Parser::new(),
+            parser: RequestParser::new(),
             replies: Replies::new(),
             outbox: Outbox::new(),
-            reply_mode: ReplyMode::On,
+            fate: Fate::new(),
             turn: 0,
-            closing: false,
-            dropped: None,
             commit: Commit::default(),
             promises: Vec::new(),
         })
@@ -141,8 +82,18 @@ impl<E: Env, N: Namespace> Session<E, N> {
         &self.server
     }
 
+    /// Which stage of its life it is in.
+    pub fn stage(&self) -> Stage {
+        self.fate.stage()
+    }
+
+    /// Whether another client or the end of the server asked for its end.
+    pub fn is_killed(&self) -> bool {
+        self.client.is_killed()
+    }
+
     /// What the server knows of this client.
-    pub fn client(&self) -> &Rc<Client> {
+    pub(super) fn client(&self) -> &Rc<Client> {
         &self.client
     }
 
@@ -167,33 +118,37 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.count_received(bytes.len());
     }
 
-    fn count_received(&self, len: usize) {
+    fn count_received(&mut self, len: usize) {
+        if len > 0 {
+            self.fate.received();
+        }
         add(&self.server.stats.input_bytes, len);
         self.client.input_bytes.set(self.input.unread().len());
         self.client.last_active.set(self.server.now());
     }
 
     /// Runs the commands that have arrived, until one is incomplete, there is a batch of
-    /// [`OUTPUT_MARK_BYTES`] of replies or the client is [held back](Session::is_held_back), and
-    /// waits until what they changed is durable.
-    pub async fn run(&mut self) -> Verdict {
-        let mut more = false;
+    /// 1 MiB of replies or the client is [held back](Session::is_held_back), and
+    /// waits until what they changed is durable. Returns the stage that the connection is in then.
+    pub async fn run(&mut self) -> Stage {
         if self.replies.len() >= OUTPUT_MARK_BYTES {
             self.outbox.push(self.replies.take());
         }
-        if self.client.is_killed() && !self.closing {
-            self.dropped = Some(DropReason::Killed);
+        if self.client.is_killed() && self.fate.is_open() {
+            self.drop_for(DropReason::Killed);
         }
-        while !self.closing && self.dropped.is_none() {
+        while self.fate.is_open() {
             let limits = self.server.limits.get();
             if self.replies.len() >= OUTPUT_MARK_BYTES || self.unsent_bytes() > limits.output_bytes {
-                more = !self.input.unread().is_empty();
+                if self.input.unread().is_empty() {
+                    self.fate.ran_all();
+                }
                 break;
             }
             let auth_required = self.server.needs_password() && !self.client.authenticated.get();
-            let accepted = request::Limits { bulk_bytes: limits.bulk_bytes, auth_required };
+            let accepted = RequestLimits { bulk_bytes: limits.bulk_bytes, auth_required };
             match self.parser.parse(self.input.unread(), &accepted) {
-                Ok(Progress::Complete) => {
+                Ok(ParseProgress::Complete) => {
                     self.execute().await;
                     self.turn += 1;
                     if self.turn >= COMMANDS_PER_TURN {
@@ -201,10 +156,11 @@ impl<E: Env, N: Namespace> Session<E, N> {
                         yield_now().await;
                     }
                 }
-                Ok(Progress::Incomplete { wanted_bytes }) => {
+                Ok(ParseProgress::Incomplete { wanted_bytes }) => {
                     self.input.want(wanted_bytes);
+                    self.fate.ran_all();
                     if self.input.unread().len() > limits.input_bytes {
-                        self.dropped = Some(DropReason::TooMuchInput);
+                        self.drop_for(DropReason::TooMuchInput);
                     }
                     break;
                 }
@@ -212,21 +168,15 @@ impl<E: Env, N: Namespace> Session<E, N> {
             }
         }
         self.settle().await;
-        self.verdict(more)
-    }
-
-    fn verdict(&mut self, more: bool) -> Verdict {
+        // A client that was killed meanwhile gets the replies to what has been run.
+        if self.client.is_killed() {
+            self.fate.close();
+        }
         self.client.input_bytes.set(self.input.unread().len());
         // Replies that CLIENT REPLY throws away leave their room behind.
         self.replies.release_unused(KEPT_BUFFER_BYTES);
         self.count_unsent();
-        match self.dropped {
-            Some(reason) => Verdict::Drop(reason),
-            // A client that was killed meanwhile gets the replies to what has been run.
-            None if self.closing || self.client.is_killed() => Verdict::Close,
-            None if more => Verdict::RunAgain,
-            None => Verdict::Receive,
-        }
+        self.fate.stage()
     }
 
     /// Runs the request that the parser found complete.
@@ -234,26 +184,28 @@ impl<E: Env, N: Namespace> Session<E, N> {
         let request = self.parser.request(self.input.unread());
         if let Some(name) = request.get(0) {
             if name.eq_ignore_ascii_case(b"post") || name.eq_ignore_ascii_case(b"host:") {
-                self.dropped = Some(DropReason::Http);
+                self.drop_for(DropReason::Http);
                 return;
             }
             take_pushes(&self.client, &mut self.replies);
             let start = self.replies.len();
+            self.fate.begin_command();
             let mut ctx = Context {
                 server: &*self.server,
                 client: &self.client,
                 replies: &mut self.replies,
                 commit: Commit::default(),
                 now: self.server.unix_ms(),
-                next: Next::GoOn,
+                fate: &mut self.fate,
             };
             command::execute(&mut ctx, request).await;
-            let (next, commit) = (ctx.next, ctx.commit);
+            let commit = ctx.commit;
             if self.replies.len() - start > self.server.limits.get().reply_bytes {
-                self.dropped = Some(DropReason::TooMuchOutput);
-                self.count_dropped();
+                self.drop_for(DropReason::TooMuchOutput);
             }
-            self.follow(next, start);
+            if !self.fate.sends_reply() {
+                self.replies.truncate(start);
+            }
             if commit != Commit::default() {
                 self.commit = self.commit.and(commit);
                 if self.replies.len() > start {
@@ -267,30 +219,10 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.parser.reset();
     }
 
-    /// Does what the command whose reply begins at `start` asked for.
-    fn follow(&mut self, next: Next, start: usize) {
-        let was = self.reply_mode;
-        self.reply_mode = match (next, was) {
-            (Next::RepliesOn | Next::Reset, _) => ReplyMode::On,
-            (Next::RepliesOff, _) | (_, ReplyMode::Off) => ReplyMode::Off,
-            (Next::SkipReply, _) => ReplyMode::Skip,
-            (Next::GoOn | Next::Close, _) => ReplyMode::On,
-        };
-        // What is skipped is the command after SKIP; what switches replies on is itself replied to.
-        let is_sent = match was {
-            ReplyMode::On => true,
-            ReplyMode::Off => matches!(next, Next::RepliesOn | Next::Reset),
-            ReplyMode::Skip => next == Next::RepliesOn,
-        };
-        if !is_sent {
-            self.replies.truncate(start);
-        }
-        self.closing |= next == Next::Close;
-    }
-
     fn reject(&mut self, error: ProtocolError) {
         tracing::debug!(client = self.client.id, peer = self.client.peer, "{error}");
-        if self.reply_mode == ReplyMode::On {
+        self.fate.begin_command();
+        if self.fate.sends_reply() {
             match error {
                 // Redis quotes the byte as it is, which need not be text.
                 ProtocolError::ExpectedDollar(byte) => {
@@ -301,7 +233,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
             }
         }
         add(&self.server.stats.errors, 1);
-        self.closing = true;
+        self.fate.close();
     }
 
     /// Waits until what the commands changed is durable. If that fails, their replies become
@@ -348,8 +280,12 @@ impl<E: Env, N: Namespace> Session<E, N> {
         batch
     }
 
-    pub(super) fn count_dropped(&self) {
-        add(&self.server.stats.dropped_clients, 1);
+    /// Ends the connection without sending its replies.
+    pub(super) fn drop_for(&mut self, reason: DropReason) {
+        self.fate.drop_for(reason);
+        if matches!(reason, DropReason::TooMuchOutput | DropReason::SlowReader) {
+            add(&self.server.stats.dropped_clients, 1);
+        }
     }
 
     /// Takes note that `len` bytes more of the batch of [`Session::take_replies`] are sent, but not
@@ -387,7 +323,7 @@ impl<E: Env, N: Namespace> std::fmt::Debug for Session<E, N> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Session")
             .field("client", &self.client)
-            .field("closing", &self.closing)
+            .field("fate", &self.fate)
             .finish_non_exhaustive()
     }
 }

@@ -8,7 +8,6 @@ use std::sync::Arc;
 
 use boson::block::MemoryNamespace;
 use boson::net::{Net, TcpListener};
-use boson::redis::keyspace::Keyspace;
 use boson::redis::{self, Config, Server};
 use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig};
@@ -56,8 +55,8 @@ fn steady_state_asks_the_heap_rarely() {
             let mut options = Options::new([2; 16]);
             options.durability = Durability::None;
             let db = Db::open_on(RtEnv, namespace, options).await.expect("a new store");
-            let keyspace = Keyspace::new(db).expect("a new store");
-            let server = Server::new(RtEnv, keyspace, server_clock, Config::default());
+            let server =
+                Server::new(RtEnv, db, server_clock, Config::default()).expect("room for the databases");
             let listener =
                 TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0))).expect("bind");
             sender.send(listener.local_addr()).expect("the test waits");

@@ -17,7 +17,6 @@ use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::StackConfig;
 use boson::net::{Net, TcpListener};
-use boson::redis::keyspace::Keyspace;
 use boson::redis::{self, Config};
 use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
@@ -135,8 +134,8 @@ fn random_pipelines_complete_over_the_userspace_stack() {
         let listener = TcpListener::bind_on(&far, SocketAddr::from(([10, 0, 0, 2], 6380))).expect("free");
         let namespace = MemoryNamespace::new("mem:", 512 << 20, 4096).expect("memory");
         let db = Db::open_on(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
-        let keyspace = Keyspace::new(db).expect("room for the databases");
-        let server = redis::Server::new(RtEnv, keyspace, Arc::new(MonotonicClock::new()), Config::default());
+        let server = redis::Server::new(RtEnv, db, Arc::new(MonotonicClock::new()), Config::default())
+            .expect("room for the databases");
         let serving = rt::named("serve").spawn({
             let server = server.clone();
             async move { redis::serve(&server, &listener).await }

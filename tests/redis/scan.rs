@@ -5,7 +5,6 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use boson::block::MemoryNamespace;
-use boson::redis::keyspace::Keyspace;
 use boson::redis::{Config, Server, Session};
 use boson::rt::time::MonotonicClock;
 use boson::sim::{Executor, SimEnv};
@@ -59,9 +58,9 @@ impl Store {
 }
 
 fn connect(executor: &Executor, db: &Db<SimEnv, MemoryNamespace>) -> Session<SimEnv, MemoryNamespace> {
-    let keyspace = Keyspace::new(db.clone()).expect("room for the databases");
     let clock = Arc::new(MonotonicClock::new());
-    let server = Server::new(executor.env(), keyspace, clock, Config::default());
+    let server =
+        Server::new(executor.env(), db.clone(), clock, Config::default()).expect("room for the databases");
     Session::new(&server, "127.0.0.1:1", "127.0.0.1:6380").expect("room for a client")
 }
 

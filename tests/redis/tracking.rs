@@ -11,8 +11,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boson::block::MemoryNamespace;
-use boson::redis::keyspace::Keyspace;
-use boson::redis::{Config, Server as RedisServer, Session, Verdict};
+use boson::redis::{Config, Server as RedisServer, Session, Stage};
 use boson::rt::time::MonotonicClock;
 use boson::sim::{Disk, DiskOptions, Executor, SimEnv};
 use boson::store::{Db, Options};
@@ -403,12 +402,12 @@ fn a_client_that_cannot_be_told_is_disconnected() {
     for _ in 0..16 {
         peers.call(1, &format!("set {key} v"));
     }
-    assert!(!peers.sessions[0].client().is_killed(), "960,000 bytes may wait");
+    assert!(!peers.sessions[0].is_killed(), "960,000 bytes may wait");
     assert!(peers.sessions[0].take_replies().len() > 960_000);
     for _ in 0..17 {
         peers.call(1, &format!("set {key} v"));
     }
-    assert!(peers.sessions[0].client().is_killed(), "more than 1,000,000 may not");
+    assert!(peers.sessions[0].is_killed(), "more than 1,000,000 may not");
     let info = String::from_utf8(peers.call(1, "info stats")).expect("text");
     assert!(info.contains("client_output_buffer_limit_disconnections:1\r\n"), "{info}");
 }
@@ -428,9 +427,9 @@ fn a_copy_is_never_old_when_commands_overlap() {
         // there.
         let options = Options { log_bytes: 512 << 10, cache_bytes: 64 << 10, ..Options::new([1; 16]) };
         let db = executor.block_on(Db::open_on(executor.env(), disk, options)).expect("a fresh store");
-        let keyspace = Keyspace::new(db).expect("room for the databases");
         let clock = Arc::new(MonotonicClock::new());
-        let server = RedisServer::new(executor.env(), keyspace, clock, Config::default());
+        let server =
+            RedisServer::new(executor.env(), db, clock, Config::default()).expect("room for the databases");
         let mut sessions: Vec<_> =
             (0..=CLIENTS).map(|_| Session::new(&server, "1", "2").expect("room for a client")).collect();
         let mut copies: Vec<HashMap<usize, Vec<u8>>> = vec![HashMap::new(); CLIENTS];
@@ -501,9 +500,9 @@ fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
             executor.block_on(db).expect("opens")
         };
         let connect = |db: Db<SimEnv, Disk>| {
-            let keyspace = Keyspace::new(db).expect("room for the databases");
             let clock = Arc::new(MonotonicClock::new());
-            let server = RedisServer::new(executor.env(), keyspace, clock, Config::default());
+            let server = RedisServer::new(executor.env(), db, clock, Config::default())
+                .expect("room for the databases");
             [0, 1].map(|_| Session::new(&server, "1", "2").expect("room for a client"))
         };
         let db = open();
@@ -535,7 +534,7 @@ fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
 
 /// Runs what was fed to `sessions`, all at once, and returns what is to be sent on each.
 fn run_all(executor: &Executor, sessions: &mut [Session<SimEnv, Disk>]) -> Vec<Vec<u8>> {
-    let runs = sessions.iter_mut().map(|session| async { while session.run().await == Verdict::RunAgain {} });
+    let runs = sessions.iter_mut().map(|session| async { while session.run().await == Stage::Running {} });
     executor.block_on(futures_util::future::join_all(runs));
     // Only now: what one of them did last is pushed to the others.
     let everything = |session: &mut Session<SimEnv, Disk>| {

@@ -10,8 +10,7 @@ use std::time::Duration;
 
 use super::not_run::not_run;
 use boson::block::MemoryNamespace;
-use boson::redis::keyspace::Keyspace;
-use boson::redis::{Config, Server, Session, Verdict};
+use boson::redis::{Config, Server, Session, Stage};
 use boson::rt::time::MonotonicClock;
 use boson::sim::{Executor, SimEnv};
 use boson::store::{Db, Options};
@@ -122,7 +121,7 @@ impl Boson {
     }
 
     pub(crate) fn with_password(password: &[u8]) -> Self {
-        Self::with_config(Config { password: Some(password.to_vec()), ..Config::default() })
+        Self::with_config(Config::default().password(password))
     }
 
     fn with_config(config: Config) -> Self {
@@ -130,9 +129,9 @@ impl Boson {
         let namespace = MemoryNamespace::new("mem:4G", 4 << 30, 4096).expect("memory");
         let options = Options { log_bytes: 1 << 30, ..Options::new([1; 16]) };
         let db = run(&executor, Db::open_on(executor.env(), namespace, options)).expect("a fresh store");
-        let keyspace = Keyspace::new(db).expect("room for the databases");
         // The time that keys expire by is the one that redis-server sees, too.
-        let server = Server::new(executor.env(), keyspace, Arc::new(MonotonicClock::new()), config);
+        let server = Server::new(executor.env(), db, Arc::new(MonotonicClock::new()), config)
+            .expect("room for the databases");
         let session = Session::new(&server, "127.0.0.1:1", "127.0.0.1:6380").expect("room for a client");
         Self { session, executor }
     }
@@ -184,14 +183,14 @@ impl Boson {
         self.session.feed(bytes);
         let mut received = Vec::new();
         loop {
-            let verdict = run(&self.executor, self.session.run());
-            if matches!(verdict, Verdict::Drop(_)) {
+            let stage = run(&self.executor, self.session.run());
+            if matches!(stage, Stage::Ended(_)) {
                 // What is already sent has arrived; Redis drops the connection without the rest,
                 // too.
                 return received;
             }
             received.extend(self.session.take_replies());
-            if verdict != Verdict::RunAgain {
+            if stage != Stage::Running {
                 return received;
             }
         }

@@ -1,14 +1,14 @@
 //! RESP requests: the parser finds the same requests however the bytes are cut.
 #![no_main]
 
-use boson::redis::request::{Limits, Parser, Progress, ProtocolError};
+use boson::redis::fuzzing::{ParseProgress, ProtocolError, RequestLimits, RequestParser};
 use libfuzzer_sys::fuzz_target;
 
 type Requests = Vec<Vec<Vec<u8>>>;
 
 /// The requests in `bytes`, which arrive `piece` at a time, and why there are no more of them.
-fn parse(bytes: &[u8], piece: usize, limits: &Limits) -> (Requests, Option<ProtocolError>) {
-    let mut parser = Parser::new();
+fn parse(bytes: &[u8], piece: usize, limits: &RequestLimits) -> (Requests, Option<ProtocolError>) {
+    let mut parser = RequestParser::new();
     let mut requests = Vec::new();
     let (mut start, mut arrived) = (0, 0);
     while arrived < bytes.len() {
@@ -17,11 +17,11 @@ fn parse(bytes: &[u8], piece: usize, limits: &Limits) -> (Requests, Option<Proto
             let input = &bytes[start..arrived];
             match parser.parse(input, limits) {
                 Err(error) => return (requests, Some(error)),
-                Ok(Progress::Incomplete { wanted_bytes }) => {
+                Ok(ParseProgress::Incomplete { wanted_bytes }) => {
                     assert!(wanted_bytes > input.len(), "it wants what it has");
                     break;
                 }
-                Ok(Progress::Complete) => {
+                Ok(ParseProgress::Complete) => {
                     let request = parser.request(input);
                     requests.push(request.iter_from(0).map(<[u8]>::to_vec).collect());
                     let consumed = parser.consumed();
@@ -37,7 +37,7 @@ fn parse(bytes: &[u8], piece: usize, limits: &Limits) -> (Requests, Option<Proto
 
 fuzz_target!(|data: &[u8]| {
     let Some((&choice, bytes)) = data.split_first() else { return };
-    let limits = Limits { bulk_bytes: 1 << 20, auth_required: choice & 0x80 != 0 };
+    let limits = RequestLimits { bulk_bytes: 1 << 20, auth_required: choice & 0x80 != 0 };
     let whole = parse(bytes, usize::MAX / 2, &limits);
     let cut = parse(bytes, usize::from(choice & 0x0f) + 1, &limits);
     assert_eq!(whole, cut);

@@ -10,7 +10,6 @@ use std::time::Duration;
 
 use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::net::{Net, RemoteStream, TcpListener};
-use boson::redis::keyspace::Keyspace;
 use boson::redis::{self, Config, Limits, Server};
 use boson::rt::{self, Core, CoreConfig, CoreThread, Handle, Signals};
 use boson::store::{Db, Durability, Options, RtEnv};
@@ -246,20 +245,21 @@ fn make_server(
 ) -> Result<Rc<RedisServer>> {
     let mut seed = [0; 32];
     rt::fill_random(&mut seed);
-    let limits = Limits { max_clients: options.server.max_connections, ..Limits::default() };
-    let config = Config {
-        limits,
-        password,
-        port: addresses.first().map_or(0, SocketAddr::port),
-        seed,
-        process_id: std::process::id(),
-        appendfsync: match options.durability.value.0 {
-            Durability::Sync => "always",
-            Durability::Interval(_) => "everysec",
-            Durability::None => "no",
-        },
+    let appendfsync = match options.durability.value.0 {
+        Durability::Sync => "always",
+        Durability::Interval(_) => "everysec",
+        Durability::None => "no",
     };
-    Ok(Server::new(RtEnv, Keyspace::new(db)?, Arc::clone(&first.clock), config))
+    let mut config = Config::default()
+        .limits(Limits::default().max_clients(options.server.max_connections))
+        .port(addresses.first().map_or(0, SocketAddr::port))
+        .seed(seed)
+        .process_id(std::process::id())
+        .appendfsync(appendfsync);
+    if let Some(password) = password {
+        config = config.password(password);
+    }
+    Server::new(RtEnv, db, Arc::clone(&first.clock), config)
 }
 
 thread_local! {

@@ -8,7 +8,8 @@ pub(super) use info::info;
 
 use super::super::keyspace::DATABASES;
 use super::super::request::Request;
-use super::{Context, Failure, Next, Outcome};
+use super::context::Context;
+use super::failure::{Failure, Outcome};
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -78,6 +79,6 @@ pub(super) fn shutdown<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, reques
     }
     // As in Redis, the end of the connection is the reply.
     ctx.server.request_shutdown();
-    ctx.next = Next::Close;
+    ctx.fate.close();
     Ok(())
 }

@@ -6,7 +6,9 @@ use super::super::number::parse_i64;
 use super::super::reply::Protocol;
 use super::super::request::Request;
 use super::super::server::REDIS_VERSION;
-use super::{Context, Failure, Next, Outcome, integer};
+use super::context::Context;
+use super::failure::{Failure, Outcome, integer};
+use super::spec::Command;
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -15,11 +17,15 @@ const WRONG_PASSWORD: Failure =
 const BAD_NAME: Failure =
     Failure::text("ERR Client names cannot contain spaces, newlines or special characters.");
 
-pub(super) fn ping<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn ping<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+    command: &Command,
+) -> Outcome {
     match (request.len(), request.get(1)) {
         (1, _) => ctx.replies.simple("PONG"),
         (2, Some(text)) => ctx.replies.bulk(text),
-        _ => return Err(Failure::text("ERR wrong number of arguments for 'ping' command")),
+        _ => return Err(Failure::wrong_arity(command)),
     }
     Ok(())
 }
@@ -131,7 +137,7 @@ pub(super) fn select<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request:
 
 pub(super) fn quit<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
     ctx.replies.ok();
-    ctx.next = Next::Close;
+    ctx.fate.close();
     Ok(())
 }
 
@@ -145,7 +151,7 @@ pub(super) fn reset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcom
     client.name.borrow_mut().clear();
     ctx.replies.set_protocol(Protocol::Resp2);
     ctx.replies.simple("RESET");
-    ctx.next = Next::Reset;
+    ctx.fate.reset_replies();
     Ok(())
 }
 
@@ -282,11 +288,11 @@ pub(super) fn client_reply<E: Env, N: Namespace>(
     let mode = &request[2];
     if mode.eq_ignore_ascii_case(b"on") {
         ctx.replies.ok();
-        ctx.next = Next::RepliesOn;
+        ctx.fate.reply_on();
     } else if mode.eq_ignore_ascii_case(b"off") {
-        ctx.next = Next::RepliesOff;
+        ctx.fate.reply_off();
     } else if mode.eq_ignore_ascii_case(b"skip") {
-        ctx.next = Next::SkipReply;
+        ctx.fate.reply_skip();
     } else {
         return Err(Failure::SYNTAX);
     }
@@ -358,7 +364,7 @@ pub(super) fn client_kill<E: Env, N: Namespace>(
     for client in ctx.server.clients.borrow().values().filter(|client| filter.matches(client, ctx.client)) {
         killed += 1;
         if client.id == ctx.client.id {
-            ctx.next = Next::Close;
+            ctx.fate.close();
         } else {
             client.kill();
         }

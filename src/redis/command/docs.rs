@@ -4,12 +4,13 @@ mod table;
 
 use self::table::DOCS;
 use super::super::reply::Replies;
-use super::table::Command;
+use super::spec::Command;
+use super::table::CommandId;
 
 /// What is known of a command besides how it is called.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doc {
-    full_name: &'static str,
+    id: CommandId,
     group: &'static str,
     since: &'static str,
     complexity: &'static str,
@@ -22,7 +23,7 @@ pub(super) struct Doc {
 }
 
 #[derive(Clone, Copy, Debug)]
-enum Kind {
+enum ArgumentKind {
     String,
     Integer,
     Double,
@@ -40,7 +41,7 @@ enum Kind {
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Argument {
     name: &'static str,
-    kind: Kind,
+    kind: ArgumentKind,
     /// The word in front of it.
     token: Option<&'static str>,
     since: Option<&'static str>,
@@ -52,13 +53,13 @@ pub(super) struct Argument {
 }
 
 const fn doc(
-    full_name: &'static str,
+    id: CommandId,
     group: &'static str,
     since: &'static str,
     complexity: &'static str,
     summary: &'static str,
 ) -> Doc {
-    Doc { full_name, group, since, complexity, summary, deprecated: None, history: &[], arguments: &[] }
+    Doc { id, group, since, complexity, summary, deprecated: None, history: &[], arguments: &[] }
 }
 
 impl Doc {
@@ -78,12 +79,11 @@ impl Doc {
     }
 
     fn of(command: &Command) -> Option<&'static Self> {
-        let index = DOCS.binary_search_by(|doc| doc.full_name.cmp(command.full_name)).ok()?;
-        DOCS.get(index)
+        DOCS.iter().find(|doc| doc.id == command.id)
     }
 }
 
-const fn argument(name: &'static str, kind: Kind) -> Argument {
+const fn argument(name: &'static str, kind: ArgumentKind) -> Argument {
     Argument {
         name,
         kind,
@@ -97,39 +97,39 @@ const fn argument(name: &'static str, kind: Kind) -> Argument {
 }
 
 const fn string(name: &'static str) -> Argument {
-    argument(name, Kind::String)
+    argument(name, ArgumentKind::String)
 }
 
 const fn integer(name: &'static str) -> Argument {
-    argument(name, Kind::Integer)
+    argument(name, ArgumentKind::Integer)
 }
 
 const fn double(name: &'static str) -> Argument {
-    argument(name, Kind::Double)
+    argument(name, ArgumentKind::Double)
 }
 
 const fn key(name: &'static str, specification: u8) -> Argument {
-    argument(name, Kind::Key(specification))
+    argument(name, ArgumentKind::Key(specification))
 }
 
 const fn pattern(name: &'static str) -> Argument {
-    argument(name, Kind::Pattern)
+    argument(name, ArgumentKind::Pattern)
 }
 
 const fn unix_time(name: &'static str) -> Argument {
-    argument(name, Kind::UnixTime)
+    argument(name, ArgumentKind::UnixTime)
 }
 
 const fn token(name: &'static str, token: &'static str) -> Argument {
-    argument(name, Kind::Token).behind(token)
+    argument(name, ArgumentKind::Token).behind(token)
 }
 
 const fn one_of(name: &'static str, arguments: &'static [Argument]) -> Argument {
-    argument(name, Kind::OneOf(arguments))
+    argument(name, ArgumentKind::OneOf(arguments))
 }
 
 const fn block(name: &'static str, arguments: &'static [Argument]) -> Argument {
-    argument(name, Kind::Block(arguments))
+    argument(name, ArgumentKind::Block(arguments))
 }
 
 impl Argument {
@@ -165,15 +165,15 @@ impl Argument {
 
     fn write(&self, replies: &mut Replies) {
         let (type_name, arguments) = match self.kind {
-            Kind::String => ("string", None),
-            Kind::Integer => ("integer", None),
-            Kind::Double => ("double", None),
-            Kind::Key(_) => ("key", None),
-            Kind::Pattern => ("pattern", None),
-            Kind::UnixTime => ("unix-time", None),
-            Kind::Token => ("pure-token", None),
-            Kind::OneOf(arguments) => ("oneof", Some(arguments)),
-            Kind::Block(arguments) => ("block", Some(arguments)),
+            ArgumentKind::String => ("string", None),
+            ArgumentKind::Integer => ("integer", None),
+            ArgumentKind::Double => ("double", None),
+            ArgumentKind::Key(_) => ("key", None),
+            ArgumentKind::Pattern => ("pattern", None),
+            ArgumentKind::UnixTime => ("unix-time", None),
+            ArgumentKind::Token => ("pure-token", None),
+            ArgumentKind::OneOf(arguments) => ("oneof", Some(arguments)),
+            ArgumentKind::Block(arguments) => ("block", Some(arguments)),
         };
         let texts =
             [("token", self.token), ("since", self.since), ("deprecated_since", self.deprecated_since)];
@@ -183,7 +183,7 @@ impl Argument {
             ("multiple_token", self.multiple_token),
         ];
         let flag_count = flags.iter().filter(|(_, is_set)| *is_set).count();
-        let specification = if let Kind::Key(index) = self.kind { Some(index) } else { None };
+        let specification = if let ArgumentKind::Key(index) = self.kind { Some(index) } else { None };
         let fields = 2
             + usize::from(specification.is_some())
             + texts.iter().filter(|(_, text)| text.is_some()).count()
@@ -272,10 +272,9 @@ mod tests {
 
     #[test]
     fn every_command_is_documented_and_no_other() {
-        let commands =
-            table::all().iter().flat_map(|command| std::iter::once(command).chain(command.subcommands));
-        let mut names: Vec<&str> = commands.map(|command| command.full_name).collect();
-        names.sort_unstable();
-        assert_eq!(DOCS.map(|doc| doc.full_name).to_vec(), names);
+        let mut commands: Vec<&Command> = table::all_with_subcommands().collect();
+        commands.sort_unstable_by_key(|command| command.full_name);
+        let ids: Vec<CommandId> = commands.iter().map(|command| command.id).collect();
+        assert_eq!(DOCS.map(|doc| doc.id).to_vec(), ids);
     }
 }

@@ -2,14 +2,16 @@
 
 use super::super::keyspace::{Entry, UnixMs, Update};
 use super::super::request::Request;
+use super::context::Context;
+use super::failure::{Failure, Outcome, integer};
 use super::options::{Unit, invalid_expire_time};
-use super::{Context, Failure, Outcome, integer};
+use super::spec::Command;
 use crate::block::Namespace;
 use crate::store::Env;
 
 /// What a time is counted from.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Base {
+pub(super) enum TimeBase {
     Now,
     Epoch,
 }
@@ -65,23 +67,18 @@ impl Conditions {
 pub(super) async fn expire<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
+    command: &Command,
     unit: Unit,
-    base: Base,
+    base: TimeBase,
 ) -> Outcome {
     let conditions = Conditions::parse(request)?;
-    let name = match (unit, base) {
-        (Unit::Seconds, Base::Now) => "expire",
-        (Unit::Milliseconds, Base::Now) => "pexpire",
-        (Unit::Seconds, Base::Epoch) => "expireat",
-        (Unit::Milliseconds, Base::Epoch) => "pexpireat",
-    };
     let now = ctx.now;
     let scale = if unit == Unit::Seconds { 1000 } else { 1 };
-    let origin = if base == Base::Now { now } else { 0 };
+    let origin = if base == TimeBase::Now { now } else { 0 };
     let expires_at = integer(&request[2])?
         .checked_mul(scale)
         .and_then(|amount| amount.checked_add(origin))
-        .ok_or_else(|| invalid_expire_time(name))?;
+        .ok_or_else(|| invalid_expire_time(command))?;
     let key = &request[1];
     let change = |update: &mut Update<'_, '_>| {
         let Some(entry) = update.get(0) else { return false };
@@ -105,14 +102,14 @@ pub(super) async fn report<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     unit: Unit,
-    base: Base,
+    base: TimeBase,
 ) -> Outcome {
     let now = ctx.now;
     let time = |entry: Option<Entry<'_>>| match entry {
         None => -2,
         Some(Entry { expires_at: None, .. }) => -1,
         Some(Entry { expires_at: Some(expires_at), .. }) => {
-            let ms = if base == Base::Now { expires_at.saturating_sub(now).max(0) } else { expires_at };
+            let ms = if base == TimeBase::Now { expires_at.saturating_sub(now).max(0) } else { expires_at };
             // Rounded to the nearest second.
             if unit == Unit::Seconds { ms / 1000 + i64::from(ms % 1000 >= 500) } else { ms }
         }

@@ -5,15 +5,15 @@
 use super::super::glob;
 use super::super::reply::Replies;
 use super::super::request::Request;
-use super::table::{self, Command, Id};
-use super::{Context, Failure, Outcome, docs, find, key_specs};
+use super::context::Context;
+use super::docs;
+use super::failure::{Failure, Outcome};
+use super::key_specs::{self, names};
+use super::lookup;
+use super::spec::Command;
+use super::table;
 use crate::block::Namespace;
 use crate::store::Env;
-
-pub(super) fn names(replies: &mut Replies, names: impl Iterator<Item = &'static str> + Clone) {
-    replies.set(names.clone().count());
-    names.for_each(|name| replies.simple(name));
-}
 
 fn describe(replies: &mut Replies, command: &Command) {
     replies.array(10);
@@ -81,18 +81,18 @@ pub(super) fn docs<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
 
 pub(super) fn list<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let listed: Vec<&Command> = match request.len() {
-        2 => all_with_subcommands().collect(),
+        2 => table::all_with_subcommands().collect(),
         5 if request[2].eq_ignore_ascii_case(b"filterby") => {
             let (filter, value) = (&request[3], request[4].to_ascii_lowercase());
             if filter.eq_ignore_ascii_case(b"pattern") {
-                all_with_subcommands()
+                table::all_with_subcommands()
                     .filter(|command| glob::matches(&value, command.full_name.as_bytes()))
                     .collect()
             } else if filter.eq_ignore_ascii_case(b"aclcat") {
                 let is_in = |command: &&Command| {
                     command.category_names().any(|category| category.as_bytes()[1..] == *value)
                 };
-                all_with_subcommands().filter(is_in).collect()
+                table::all_with_subcommands().filter(is_in).collect()
             } else if filter.eq_ignore_ascii_case(b"module") {
                 Vec::new()
             } else {
@@ -106,13 +106,9 @@ pub(super) fn list<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-fn all_with_subcommands() -> impl Iterator<Item = &'static Command> {
-    table::all().iter().flat_map(|command| std::iter::once(command).chain(command.subcommands))
-}
-
 pub(super) fn getkeys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
     let named = request.tail(2);
-    let command = find(named).map_err(|_| Failure::text("ERR Invalid command specified"))?;
+    let command = lookup::find(named).map_err(|_| Failure::text("ERR Invalid command specified"))?;
     if command.keys.first == 0 {
         return Err(Failure::text("ERR The command has no key arguments"));
     }
@@ -127,71 +123,73 @@ pub(super) fn getkeys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request
     Ok(())
 }
 
-/// CLIENT HELP, COMMAND HELP and CONFIG HELP.
-pub(super) fn help<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, id: Id) -> Outcome {
-    let (name, lines): (&str, &[&str]) = match id {
-        Id::ClientHelp => (
-            "CLIENT",
-            &[
-                "CACHING (YES|NO)",
-                "    Whether copies of what the next command reads are kept.",
-                "GETNAME",
-                "    The name of this connection.",
-                "GETREDIR",
-                "    Where invalidations go: 0, to this connection, or -1, nowhere.",
-                "ID",
-                "    The number of this connection.",
-                "INFO",
-                "    What the server knows of this connection.",
-                "KILL <ip:port> | <option> <value> [<option> <value> ...]",
-                "    End connections. Options: ID, ADDR, LADDR, TYPE, USER, SKIPME (yes|no).",
-                "LIST [TYPE <type> | ID <id> [<id> ...]]",
-                "    What the server knows of connections.",
-                "NO-EVICT (ON|OFF)",
-                "    Accepted; connections are never dropped for their memory.",
-                "REPLY (ON|OFF|SKIP)",
-                "    Whether replies are sent.",
-                "SETINFO (LIB-NAME|LIB-VER) <value>",
-                "    Which library the client uses.",
-                "SETNAME <name>",
-                "    Name this connection.",
-                "TRACKING (ON|OFF) [BCAST] [PREFIX <prefix> [...]] [OPTIN] [OPTOUT] [NOLOOP]",
-                "    Whether this connection is told of changes of the keys that it has read.",
-                "TRACKINGINFO",
-                "    How this connection tracks keys.",
-            ],
-        ),
-        Id::CommandHelp => (
-            "COMMAND",
-            &[
-                "(no subcommand)",
-                "    Details about all commands.",
-                "COUNT",
-                "    How many commands there are.",
-                "DOCS [<command> ...]",
-                "    What some commands, or all, do and take.",
-                "GETKEYS <full-command>",
-                "    The keys among a command's arguments.",
-                "INFO [<command> ...]",
-                "    Details about some commands, or all.",
-                "LIST [FILTERBY (PATTERN <pattern> | ACLCAT <category> | MODULE <name>)]",
-                "    The names of commands.",
-            ],
-        ),
-        _ => (
-            "CONFIG",
-            &[
-                "GET <pattern> [<pattern> ...]",
-                "    The settings whose names match.",
-                "SET <name> <value> [<name> <value> ...]",
-                "    Change settings until the server restarts.",
-                "RESETSTAT",
-                "    Set the counts that INFO shows back to zero.",
-            ],
-        ),
-    };
+/// The lines of CLIENT HELP, but for HELP itself.
+pub(super) const CLIENT_HELP: &[&str] = &[
+    "CACHING (YES|NO)",
+    "    Whether copies of what the next command reads are kept.",
+    "GETNAME",
+    "    The name of this connection.",
+    "GETREDIR",
+    "    Where invalidations go: 0, to this connection, or -1, nowhere.",
+    "ID",
+    "    The number of this connection.",
+    "INFO",
+    "    What the server knows of this connection.",
+    "KILL <ip:port> | <option> <value> [<option> <value> ...]",
+    "    End connections. Options: ID, ADDR, LADDR, TYPE, USER, SKIPME (yes|no).",
+    "LIST [TYPE <type> | ID <id> [<id> ...]]",
+    "    What the server knows of connections.",
+    "NO-EVICT (ON|OFF)",
+    "    Accepted; connections are never dropped for their memory.",
+    "REPLY (ON|OFF|SKIP)",
+    "    Whether replies are sent.",
+    "SETINFO (LIB-NAME|LIB-VER) <value>",
+    "    Which library the client uses.",
+    "SETNAME <name>",
+    "    Name this connection.",
+    "TRACKING (ON|OFF) [BCAST] [PREFIX <prefix> [...]] [OPTIN] [OPTOUT] [NOLOOP]",
+    "    Whether this connection is told of changes of the keys that it has read.",
+    "TRACKINGINFO",
+    "    How this connection tracks keys.",
+];
+
+/// The lines of COMMAND HELP, but for HELP itself.
+pub(super) const COMMAND_HELP: &[&str] = &[
+    "(no subcommand)",
+    "    Details about all commands.",
+    "COUNT",
+    "    How many commands there are.",
+    "DOCS [<command> ...]",
+    "    What some commands, or all, do and take.",
+    "GETKEYS <full-command>",
+    "    The keys among a command's arguments.",
+    "INFO [<command> ...]",
+    "    Details about some commands, or all.",
+    "LIST [FILTERBY (PATTERN <pattern> | ACLCAT <category> | MODULE <name>)]",
+    "    The names of commands.",
+];
+
+/// The lines of CONFIG HELP, but for HELP itself.
+pub(super) const CONFIG_HELP: &[&str] = &[
+    "GET <pattern> [<pattern> ...]",
+    "    The settings whose names match.",
+    "SET <name> <value> [<name> <value> ...]",
+    "    Change settings until the server restarts.",
+    "RESETSTAT",
+    "    Set the counts that INFO shows back to zero.",
+    "REWRITE",
+    "    An error: there is no configuration file.",
+];
+
+/// CLIENT HELP, COMMAND HELP and CONFIG HELP: `command` is the subcommand HELP.
+pub(super) fn help<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    command: &Command,
+    lines: &[&str],
+) -> Outcome {
+    let container = command.full_name.split('|').next().unwrap_or_default().to_ascii_uppercase();
     ctx.replies.array(lines.len() + 3);
-    ctx.replies.simple(&format!("{name} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
+    ctx.replies.simple(&format!("{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));
     lines.iter().chain(&["HELP", "    Prints this help."]).for_each(|line| ctx.replies.simple(line));
     Ok(())
 }

@@ -1,45 +1,18 @@
 //! The key specifications of COMMAND INFO: where a command's keys are, and what it does to them.
 
 use super::super::reply::Replies;
-use super::introspection::names;
-use super::table::{Command, Id};
 
-/// What a command does to keys: the flags of Redis.
-type Flags = &'static [&'static str];
+use super::spec::Command;
 
-/// The flags of each specification of `command`, and a note.
-fn flags(command: &Command) -> (&'static [Flags], Option<&'static str>) {
-    let specifications: &[Flags] = match command.id {
-        Id::Append => &[&["RW", "insert"]],
-        Id::Decr | Id::DecrBy | Id::GetSet | Id::Incr | Id::IncrBy | Id::IncrByFloat | Id::GetEx => {
-            &[&["RW", "access", "update"]]
-        }
-        Id::Set => &[&["RW", "access", "update", "variable_flags"]],
-        Id::Del | Id::Unlink => &[&["RM", "delete"]],
-        Id::Exists | Id::Touch | Id::StrLen | Id::Type => &[&["RO"]],
-        Id::Expire | Id::ExpireAt | Id::Persist | Id::PExpire | Id::PExpireAt | Id::SetRange => {
-            &[&["RW", "update"]]
-        }
-        Id::GetDel => &[&["RW", "access", "delete"]],
-        Id::Mset | Id::SetEx | Id::PsetEx => &[&["OW", "update"]],
-        Id::MsetNx | Id::SetNx => &[&["OW", "insert"]],
-        Id::Rename => &[&["RW", "access", "delete"], &["OW", "update"]],
-        Id::RenameNx => &[&["RW", "access", "delete"], &["OW", "insert"]],
-        _ if command.keys.first == 0 => &[],
-        // GET and whatever else reads values or expiry times.
-        _ => &[&["RO", "access"]],
-    };
-    let note = match command.id {
-        Id::GetEx => Some("RW and UPDATE because it changes the TTL"),
-        Id::Set => Some("RW and ACCESS due to the optional `GET` argument"),
-        _ => None,
-    };
-    (specifications, note)
+/// Writes a set of `names`.
+pub(super) fn names(replies: &mut Replies, names: impl Iterator<Item = &'static str> + Clone) {
+    replies.set(names.clone().count());
+    names.for_each(|name| replies.simple(name));
 }
 
 /// Writes the key specifications of `command`. Where there are several, each is of one key.
 pub(super) fn write(replies: &mut Replies, command: &Command) {
-    let (specifications, note) = flags(command);
+    let (specifications, note) = (command.key_flags, command.key_note);
     let place = command.keys;
     replies.set(specifications.len());
     for (first, flags) in (place.first..).zip(specifications) {

@@ -8,7 +8,8 @@ use super::super::keyspace::{Entry, LONG_KEY_PREFIX_BYTES, Update, Visited};
 use super::super::number::parse_digits;
 use super::super::reply::Replies;
 use super::super::request::Request;
-use super::{Context, Failure, Outcome, integer};
+use super::context::Context;
+use super::failure::{Failure, Outcome, integer};
 use crate::block::Namespace;
 use crate::store::Env;
 

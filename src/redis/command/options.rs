@@ -3,7 +3,8 @@
 use super::super::keyspace::UnixMs;
 use super::super::number::parse_i64;
 use super::super::request::Request;
-use super::Failure;
+use super::failure::Failure;
+use super::spec::Command;
 
 /// The unit of a time that a client gives or gets.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,8 +30,8 @@ impl Expiry<'_> {
     ///
     /// # Errors
     ///
-    /// It is no integer, or not positive, or too far away; `command` is named then.
-    pub(super) fn resolve(self, now: UnixMs, command: &str) -> Result<Option<UnixMs>, Failure> {
+    /// It is no integer, or not positive, or too far away; the error names `command`.
+    pub(super) fn resolve(self, now: UnixMs, command: &Command) -> Result<Option<UnixMs>, Failure> {
         let (amount, unit, base) = match self {
             Self::After(amount, unit) => (amount, unit, now),
             Self::At(amount, unit) => (amount, unit, 0),
@@ -46,8 +47,8 @@ impl Expiry<'_> {
     }
 }
 
-pub(super) fn invalid_expire_time(command: &str) -> Failure {
-    Failure::quoting("ERR invalid expire time in '", command.as_bytes(), "' command")
+pub(super) fn invalid_expire_time(command: &Command) -> Failure {
+    Failure::quoting("ERR invalid expire time in '", command.full_name.as_bytes(), "' command")
 }
 
 /// When SET sets.

@@ -5,8 +5,10 @@ use super::super::keyspace::{Entry, Update};
 use super::super::number::{parse_i64, push_i64};
 use super::super::reply::Replies;
 use super::super::request::Request;
+use super::context::Context;
+use super::failure::{Failure, Outcome, integer};
 use super::options::{Condition, Expiry, Options, Unit};
-use super::{Context, Failure, Outcome, integer};
+use super::spec::Command;
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -89,9 +91,13 @@ pub(super) async fn mget<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
     Ok(ctx.server.keyspace.read_all(database, request.iter_from(1), ctx.now, write).await?)
 }
 
-pub(super) async fn set<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn set<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+    command: &Command,
+) -> Outcome {
     let options = Options::of_set(request)?;
-    let expires_at = options.expiry.resolve(ctx.now, "set")?;
+    let expires_at = options.expiry.resolve(ctx.now, command)?;
     store(ctx, &request[1], &request[2], options, expires_at, Reply::OkOrNull).await
 }
 
@@ -161,10 +167,10 @@ pub(super) async fn setnx<E: Env, N: Namespace>(
 pub(super) async fn setex<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
+    command: &Command,
     unit: Unit,
 ) -> Outcome {
-    let name = if unit == Unit::Seconds { "setex" } else { "psetex" };
-    let expires_at = Expiry::After(&request[2], unit).resolve(ctx.now, name)?;
+    let expires_at = Expiry::After(&request[2], unit).resolve(ctx.now, command)?;
     store(ctx, &request[1], &request[3], Options::default(), expires_at, Reply::OkOrNull).await
 }
 
@@ -195,6 +201,7 @@ pub(super) async fn getdel<E: Env, N: Namespace>(
 pub(super) async fn getex<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
+    command: &Command,
 ) -> Outcome {
     let options = Options::of_getex(request)?;
     if options.expiry == Expiry::Unsaid {
@@ -209,7 +216,7 @@ pub(super) async fn getex<E: Env, N: Namespace>(
             return Ok(());
         };
         // Only now: a missing key has no reply to a wrong time but null.
-        let expires_at = options.expiry.resolve(now, "getex")?;
+        let expires_at = options.expiry.resolve(now, command)?;
         let had_expiry = entry.expires_at.is_some();
         replies.bulk(entry.value);
         match expires_at {
@@ -227,8 +234,12 @@ pub(super) async fn getex<E: Env, N: Namespace>(
     outcome
 }
 
-pub(super) async fn mset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
-    set_all(ctx, request, "mset", false).await?;
+pub(super) async fn mset<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+    command: &Command,
+) -> Outcome {
+    set_all(ctx, request, command, false).await?;
     ctx.replies.ok();
     Ok(())
 }
@@ -236,8 +247,9 @@ pub(super) async fn mset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
 pub(super) async fn msetnx<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
+    command: &Command,
 ) -> Outcome {
-    let set = set_all(ctx, request, "msetnx", true).await?;
+    let set = set_all(ctx, request, command, true).await?;
     ctx.replies.integer(i64::from(set));
     Ok(())
 }
@@ -246,11 +258,11 @@ pub(super) async fn msetnx<E: Env, N: Namespace>(
 async fn set_all<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-    name: &str,
+    command: &Command,
     only_if_absent: bool,
 ) -> Result<bool, Failure> {
     if request.len().is_multiple_of(2) {
-        return Err(Failure::quoting("ERR wrong number of arguments for '", name.as_bytes(), "' command"));
+        return Err(Failure::wrong_arity(command));
     }
     let keys: Vec<&[u8]> = request.iter_from(1).step_by(2).collect();
     let change = |update: &mut Update<'_, '_>| {

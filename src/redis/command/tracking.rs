@@ -3,7 +3,8 @@
 use super::super::client::Client;
 use super::super::request::Request;
 use super::super::tracking::{Choice, Mode};
-use super::{Context, Failure, Outcome, as_c_string, integer};
+use super::context::Context;
+use super::failure::{Failure, Outcome, as_c_string, integer};
 use crate::block::Namespace;
 use crate::store::Env;
 

@@ -8,8 +8,10 @@
 use std::borrow::Cow;
 
 use super::super::client::Client;
-use super::table::{Command, Id};
-use super::{Context, Failure, Outcome};
+use super::context::Context;
+use super::failure::{Failure, Outcome};
+use super::spec::Command;
+use super::table::CommandId;
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -58,18 +60,17 @@ pub(super) fn unwatch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outc
 ///
 /// It has not; the reply is this error.
 pub(super) fn refuse_inside(command: &Command) -> Outcome {
-    match command.id {
-        // Those that Redis does not queue.
-        Id::Multi | Id::Exec | Id::Discard | Id::Watch | Id::Quit | Id::Reset => Ok(()),
-        _ => Err(Failure::text("ERR not run: the MULTI before it is not supported yet")),
+    if command.runs_inside_multi {
+        return Ok(());
     }
+    Err(Failure::text("ERR not run: the MULTI before it is not supported yet"))
 }
 
 /// The reply to a command that is rejected before it runs, for `failure`. A rejected EXEC ends its
 /// transaction.
 pub(super) fn rejected(client: &Client, command: &Command, failure: Failure) -> Failure {
     match failure {
-        Failure::Reply(text) if command.id == Id::Exec => {
+        Failure::Reply(text) if command.id == CommandId::Exec => {
             client.in_refused_multi.set(false);
             let reason = text.strip_prefix(b"ERR ").unwrap_or(&text);
             let before = b"EXECABORT Transaction discarded because of: ";

@@ -8,9 +8,9 @@ use super::UnixMs;
 use crate::store::MAX_KEY_BYTES;
 
 /// The longest key that is stored as it is, in bytes.
-pub const MAX_PLAIN_KEY_BYTES: usize = MAX_KEY_BYTES - 1;
+pub(in super::super) const MAX_PLAIN_KEY_BYTES: usize = MAX_KEY_BYTES - 1;
 /// The bytes that the stored form of a longer key begins with are the key's own; so many.
-pub const LONG_KEY_PREFIX_BYTES: usize = MAX_KEY_BYTES - HASH_BYTES;
+pub(in super::super) const LONG_KEY_PREFIX_BYTES: usize = MAX_KEY_BYTES - HASH_BYTES;
 /// The bytes behind them: the SHA-256 of the whole key.
 const HASH_BYTES: usize = 32;
 
@@ -38,11 +38,11 @@ pub(super) fn key_rest(key: &[u8]) -> &[u8] {
 
 /// A key's value and when it expires, if ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Entry<'a> {
+pub(in super::super) struct Entry<'a> {
     /// The value.
-    pub value: &'a [u8],
+    pub(in super::super) value: &'a [u8],
     /// When the key ceases to exist.
-    pub expires_at: Option<UnixMs>,
+    pub(in super::super) expires_at: Option<UnixMs>,
 }
 
 impl<'a> Entry<'a> {
@@ -75,7 +75,7 @@ impl<'a> Entry<'a> {
     }
 
     /// Whether it is still there at `now`.
-    pub fn is_live(&self, now: UnixMs) -> bool {
+    pub(in super::super) fn is_live(&self, now: UnixMs) -> bool {
         self.expires_at.is_none_or(|expires_at| now < expires_at)
     }
 }

@@ -3,7 +3,7 @@ use redis_protocol::resp2::types::BorrowedFrame;
 
 use super::*;
 
-const LIMITS: Limits = Limits { bulk_bytes: 512 * 1024 * 1024, auth_required: false };
+const LIMITS: RequestLimits = RequestLimits { bulk_bytes: 512 * 1024 * 1024, auth_required: false };
 
 /// Everything a connection would see: the requests, and how the bytes end.
 #[derive(Debug, PartialEq)]
@@ -15,21 +15,21 @@ struct Seen {
 
 /// Parses bytes that arrive in `chunks`, as a connection does: what is left over is given again
 /// with what follows.
-fn parse(chunks: &[&[u8]], limits: &Limits) -> Seen {
-    let mut parser = Parser::new();
+fn parse(chunks: &[&[u8]], limits: &RequestLimits) -> Seen {
+    let mut parser = RequestParser::new();
     let mut input = Vec::new();
     let mut seen = Seen { requests: Vec::new(), error: None, unparsed_bytes: 0 };
     for chunk in chunks {
         input.extend_from_slice(chunk);
         loop {
             match parser.parse(&input, limits) {
-                Ok(Progress::Complete) => {
+                Ok(ParseProgress::Complete) => {
                     let request = parser.request(&input);
                     seen.requests.push(request.iter_from(0).map(<[u8]>::to_vec).collect());
                     input.drain(..parser.consumed());
                     parser.reset();
                 }
-                Ok(Progress::Incomplete { wanted_bytes }) => {
+                Ok(ParseProgress::Incomplete { wanted_bytes }) => {
                     assert!(wanted_bytes > input.len(), "wants what it has: {wanted_bytes}");
                     break;
                 }
@@ -109,7 +109,7 @@ fn limits_are_accepted_exactly() {
 
 #[test]
 fn an_unauthenticated_client_may_send_little() {
-    let limits = Limits { auth_required: true, ..LIMITS };
+    let limits = RequestLimits { auth_required: true, ..LIMITS };
     assert_eq!(parse(&[b"*10\r\n$16384\r\n"], &limits).error, None);
     assert_eq!(parse(&[b"*11\r\n"], &limits).error, Some(ProtocolError::UnauthenticatedMultibulkLength));
     assert_eq!(parse(&[b"*1\r\n$16385\r\n"], &limits).error, Some(ProtocolError::UnauthenticatedBulkLength));
@@ -145,17 +145,17 @@ fn inline_words_follow_the_quoting_rules() {
 
 #[test]
 fn an_announced_length_allocates_nothing() {
-    let mut parser = Parser::new();
+    let mut parser = RequestParser::new();
     assert!(parser.parse(b"*1048576\r\n$536870912\r\nabc", &LIMITS).is_ok());
     assert_eq!((parser.arguments.capacity(), parser.unquoted.capacity()), (0, 0));
 }
 
 #[test]
 fn a_large_request_leaves_nothing_behind() {
-    let mut parser = Parser::new();
+    let mut parser = RequestParser::new();
     let mut input = format!("*{MAX_ARGUMENTS}\r\n").into_bytes();
     input.extend(b"$1\r\nx\r\n".repeat(MAX_ARGUMENTS));
-    assert_eq!(parser.parse(&input, &LIMITS), Ok(Progress::Complete));
+    assert_eq!(parser.parse(&input, &LIMITS), Ok(ParseProgress::Complete));
     assert_eq!(parser.request(&input).len(), MAX_ARGUMENTS);
     parser.reset();
     assert!(parser.arguments.capacity() <= KEPT_ARGUMENTS, "{}", parser.arguments.capacity());
@@ -169,9 +169,12 @@ fn no_byte_is_searched_twice() {
         (b"*1111", b"*\r\n\r\n1"),
         (b"*2\r\n$1\r\nx\r\n$1111", b"*2\r\n$1\r\nx\r\n$\r\n\r\n1"),
     ] {
-        let mut parser = Parser::new();
+        let mut parser = RequestParser::new();
         for input in [first, second] {
-            assert!(matches!(parser.parse(input, &LIMITS), Ok(Progress::Incomplete { .. })), "{input:?}");
+            assert!(
+                matches!(parser.parse(input, &LIMITS), Ok(ParseProgress::Incomplete { .. })),
+                "{input:?}"
+            );
         }
     }
 }
@@ -185,16 +188,19 @@ fn work_does_not_depend_on_how_the_bytes_are_split() {
     input.extend(format!("${}\r\n", 200_000).into_bytes());
     input.extend(vec![b'\n'; 200_000]);
     input.extend(b"\r\n");
-    let mut parser = Parser::new();
+    let mut parser = RequestParser::new();
     for end in 0..input.len() {
-        assert!(matches!(parser.parse(&input[..end], &LIMITS), Ok(Progress::Incomplete { .. })));
+        assert!(matches!(parser.parse(&input[..end], &LIMITS), Ok(ParseProgress::Incomplete { .. })));
     }
-    assert_eq!(parser.parse(&input, &LIMITS), Ok(Progress::Complete));
+    assert_eq!(parser.parse(&input, &LIMITS), Ok(ParseProgress::Complete));
 
     let line = "x".repeat(MAX_LINE_BYTES);
     parser.reset();
     for end in 0..line.len() {
-        assert!(matches!(parser.parse(&line.as_bytes()[..end], &LIMITS), Ok(Progress::Incomplete { .. })));
+        assert!(matches!(
+            parser.parse(&line.as_bytes()[..end], &LIMITS),
+            Ok(ParseProgress::Incomplete { .. })
+        ));
     }
     assert!(started.elapsed().as_secs() < 20, "{:?}", started.elapsed());
 }
@@ -233,7 +239,7 @@ proptest! {
 
     #[test]
     fn random_bytes_never_panic(bytes in prop::collection::vec(any::<u8>(), 0..300), auth_required: bool) {
-        parse(&[&bytes], &Limits { bulk_bytes: 100, auth_required });
+        parse(&[&bytes], &RequestLimits { bulk_bytes: 100, auth_required });
     }
 
     #[test]

@@ -14,9 +14,10 @@ use std::pin::{Pin, pin};
 use std::task::Poll;
 use std::time::Duration;
 
+use super::super::fate::{DropReason, End, Stage};
 use super::super::keyspace::yield_now;
-use super::super::session::{DropReason, Session, Verdict};
-use super::{End, LINGER};
+use super::super::session::Session;
+use super::LINGER;
 use crate::Result;
 use crate::block::Namespace;
 use crate::error::{BufResult, without_buf};
@@ -42,21 +43,20 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
     let mut sent_bytes = 0;
     let mut timer = pin!(None);
     let mut limit = None;
-    let mut verdict = Verdict::Receive;
     let mut has_run_a_batch = false;
     loop {
         let mut goes_on = !session.is_held_back() && !session.client().is_killed();
-        if goes_on && verdict == Verdict::RunAgain {
+        if goes_on && session.stage() == Stage::Running {
             if has_run_a_batch {
                 // Others have a turn between two batches of a long pipeline.
                 yield_now().await;
             }
-            verdict = session.run().await;
+            session.run().await;
             has_run_a_batch = true;
-            if let Verdict::Drop(reason) = verdict {
-                return End::Drop(reason);
-            }
             goes_on = !session.is_held_back();
+        }
+        if let Stage::Ended(end) = session.stage() {
+            return end;
         }
         if sending.is_none() && session.has_replies() {
             let batch = session.take_replies();
@@ -64,36 +64,31 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
             sent_bytes = 0;
             sending = Some(stream.write(batch.slice(0..len)));
         }
-        let is_closing = verdict == Verdict::Close;
-        if is_closing && sending.is_none() {
-            return End::Close;
+        match session.stage() {
+            Stage::Closing if sending.is_none() => {
+                session.fate.sent_all();
+                continue;
+            }
+            Stage::Receiving if goes_on && receiving.is_none() => {
+                receiving = Some(stream.read(session.take_buffer()));
+            }
+            _ => {}
         }
-        if goes_on && verdict == Verdict::Receive && receiving.is_none() {
-            receiving = Some(stream.read(session.take_buffer()));
-        }
-        let waits = !(goes_on && verdict == Verdict::RunAgain);
-        let event = next_event(
-            session,
-            is_closing,
-            waits,
-            &mut receiving,
-            &mut sending,
-            (&mut limit, timer.as_mut()),
-            sleep,
-        )
-        .await;
+        let waits = !(goes_on && session.stage() == Stage::Running);
+        let event =
+            next_event(session, waits, &mut receiving, &mut sending, (&mut limit, timer.as_mut()), sleep)
+                .await;
         match event {
             Event::Received(result, buffer) => {
                 receiving = None;
                 match result {
                     // Whatever came before the end of the stream has been run.
-                    Ok(0) => verdict = Verdict::Close,
+                    Ok(0) => session.fate.close(),
                     Ok(len) => {
                         session.received(buffer, len);
                         has_run_a_batch = false;
-                        verdict = Verdict::RunAgain;
                     }
-                    Err(_) => return End::Gone,
+                    Err(_) => session.fate.lost(),
                 }
             }
             Event::Sent(Ok(len), part) if len > 0 => {
@@ -108,11 +103,10 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
                     session.sent(batch);
                 }
             }
-            Event::Sent(..) => return End::Gone,
+            Event::Sent(..) => session.fate.lost(),
             Event::Woken => {}
             Event::Late(reason) => {
                 if reason == DropReason::SlowReader {
-                    session.count_dropped();
                     tracing::warn!(
                         "client {} took none of its {} bytes of replies for {} s; the output buffer limit is {} bytes",
                         stream.peer_addr(),
@@ -121,7 +115,7 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
                         session.server().limits.get().output_bytes,
                     );
                 }
-                return End::Drop(reason);
+                session.drop_for(reason);
             }
         }
     }
@@ -130,13 +124,13 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
 type Limit = Option<(Duration, DropReason)>;
 
 /// How long the client may take to send or to take something, and what it is dropped for otherwise.
-fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_closing: bool, is_sending: bool) -> Limit {
+fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_sending: bool) -> Limit {
     if session.client().is_killed() {
         return Some((if is_sending { LINGER } else { Duration::ZERO }, DropReason::Killed));
     }
     let limits = session.server().limits.get();
     let idle = limits.idle.map(|idle| (idle, DropReason::Idle));
-    let must_read = is_sending && (is_closing || session.is_held_back());
+    let must_read = is_sending && (session.stage() == Stage::Closing || session.is_held_back());
     let write = must_read.then_some((limits.write, DropReason::SlowReader));
     [write, idle].into_iter().flatten().min_by_key(|(duration, _)| *duration)
 }
@@ -146,7 +140,6 @@ fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_closing: bool
 /// something is sent or received.
 async fn next_event<E, N, B, R, W, T>(
     session: &Session<E, N>,
-    is_closing: bool,
     waits: bool,
     receiving: &mut Option<R>,
     sending: &mut Option<W>,
@@ -190,7 +183,7 @@ where
         if !waits || session.is_held_back() != was_held_back || pushes_can_be_sent {
             return Poll::Ready(Event::Woken);
         }
-        let now = current_limit(session, is_closing, sending.is_some());
+        let now = current_limit(session, sending.is_some());
         if *limit != now {
             timer.set(None);
             *limit = now;

@@ -9,7 +9,6 @@ use super::*;
 use crate::block::MemoryNamespace;
 use crate::net::Net;
 use crate::redis::client::Client;
-use crate::redis::keyspace::Keyspace;
 use crate::redis::{Config, Limits};
 use crate::rt::time::MonotonicClock;
 use crate::rt::{self, Core, CoreConfig};
@@ -34,9 +33,9 @@ impl RunningServer {
                 let listener = listener.expect("a free port");
                 let namespace = MemoryNamespace::new("mem:", 256 << 20, 4096).expect("memory");
                 let db = Db::open_on(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
-                let keyspace = Keyspace::new(db).expect("room for the databases");
-                let config = Config { limits, ..Config::default() };
-                let server = Server::new(RtEnv, keyspace, Arc::new(MonotonicClock::new()), config);
+                let config = Config::default().limits(limits);
+                let server = Server::new(RtEnv, db, Arc::new(MonotonicClock::new()), config)
+                    .expect("room for the databases");
                 drop(rt::named("expiry").spawn(expire_keys(server.clone())));
                 sender.send(listener.local_addr()).expect("the test waits for it");
                 serve(&server, &listener).await.expect("its network is not lost");
@@ -96,8 +95,8 @@ fn an_idle_connection_is_small() {
             TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let namespace = MemoryNamespace::new("mem:", 64 << 20, 4096).expect("memory");
         let db = Db::open_on(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
-        let keyspace = Keyspace::new(db).expect("room for the databases");
-        let server = Server::new(RtEnv, keyspace, Arc::new(MonotonicClock::new()), Config::default());
+        let server = Server::new(RtEnv, db, Arc::new(MonotonicClock::new()), Config::default())
+            .expect("room for the databases");
         let stream = TcpStream::connect_on(&net, listener.local_addr()).await.expect("it listens");
         let mut session = Session::new(&server, "peer", "local").expect("room for a client");
         let buffer = session.take_buffer().into_inner().capacity();
@@ -134,7 +133,7 @@ fn large_values_go_in_and_out() {
 
 #[test]
 fn a_client_too_many_is_told_so() {
-    let server = RunningServer::start(Limits { max_clients: 1, ..Limits::default() });
+    let server = RunningServer::start(Limits::default().max_clients(1));
     let mut first = server.connect();
     first.write_all(b"ping\r\n").expect("sent");
     assert_eq!(line(&first), "+PONG\r\n");
@@ -148,7 +147,7 @@ fn a_client_too_many_is_told_so() {
 
 #[test]
 fn a_client_that_takes_no_replies_is_dropped_and_others_are_not() {
-    let limits = Limits { write: Duration::from_millis(300), output_bytes: 8 << 20, ..Limits::default() };
+    let limits = Limits::default().write(Duration::from_millis(300)).output_bytes(8 << 20);
     let server = RunningServer::start(limits);
     let mut slow = server.connect();
     let request = format!("*3\r\n$3\r\nset\r\n$1\r\nk\r\n${}\r\n{}\r\n", 4 << 20, "v".repeat(4 << 20));
@@ -178,7 +177,7 @@ fn a_client_that_takes_no_replies_is_dropped_and_others_are_not() {
 
 #[test]
 fn an_idle_client_is_dropped_if_so_configured() {
-    let server = RunningServer::start(Limits { idle: Some(Duration::from_millis(200)), ..Limits::default() });
+    let server = RunningServer::start(Limits::default().idle(Duration::from_millis(200)));
     let mut idle = server.connect();
     let mut rest = Vec::new();
     // An orderly end or a reset, but before the read times out.

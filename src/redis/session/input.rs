@@ -1,7 +1,9 @@
 //! The bytes that a connection has received and not yet used.
 
-use super::KEPT_BUFFER_BYTES;
 use crate::mem::{IoBuf, Slice};
+
+/// How large a buffer a connection keeps from one batch of requests to the next, in bytes.
+pub(super) const KEPT_BUFFER_BYTES: usize = 16 * 1024;
 
 /// How large the buffer of a connection is that has not sent much, in bytes.
 const INITIAL_BYTES: usize = 1024;

@@ -6,13 +6,17 @@ use std::collections::{BTreeMap, BTreeSet};
 use proptest::prelude::*;
 
 use self::world::{TestClient, World};
-use super::super::{Config, Limits};
+use super::super::{Config, End, Limits};
 use super::*;
 use crate::sim::Fault;
 use crate::store::{Durability, Options};
 
 fn world_with(limits: Limits) -> World {
-    World::with(Config { limits, ..Config::default() })
+    World::with(Config::default().limits(limits))
+}
+
+fn dropped(reason: DropReason) -> Stage {
+    Stage::Ended(End::Dropped(reason))
 }
 
 /// The bulk strings of a reply, in order.
@@ -39,11 +43,8 @@ fn a_pipeline_is_replied_to_in_order_however_it_is_split() {
         expected += &format!("+OK\r\n${}\r\n{index}\r\n:{}\r\n", index.to_string().len(), index + 1);
         expected += "-ERR unknown command 'nosuch', with args beginning with: \r\n";
     }
-    let (replies, verdict) = World::new().connect().send(commands.as_bytes());
-    assert_eq!(
-        (String::from_utf8_lossy(&replies).into_owned(), verdict),
-        (expected.clone(), Verdict::Receive)
-    );
+    let (replies, stage) = World::new().connect().send(commands.as_bytes());
+    assert_eq!((String::from_utf8_lossy(&replies).into_owned(), stage), (expected.clone(), Stage::Receiving));
 
     for len in [1, 7, 64, 1000] {
         let mut client = World::new().connect();
@@ -63,14 +64,14 @@ fn replies_come_in_batches() {
     let mut received = 0;
     let mut rounds = 0;
     loop {
-        let verdict = world.run(client.session.run());
+        let stage = world.run(client.session.run());
         let replies = client.session.take_replies();
         assert!(replies.len() < OUTPUT_MARK_BYTES + 300_100, "{}", replies.len());
         received += replies.len();
         rounds += 1;
         client.session.sent(replies);
-        if verdict != Verdict::RunAgain {
-            assert_eq!(verdict, Verdict::Receive);
+        if stage != Stage::Running {
+            assert_eq!(stage, Stage::Receiving);
             break;
         }
     }
@@ -89,17 +90,17 @@ fn set(client: &mut TestClient, key: &str, value: &[u8]) {
 #[test]
 fn commands_run_while_replies_wait_up_to_the_limit() {
     const LIMIT: usize = 5 << 20;
-    let world = world_with(Limits { output_bytes: LIMIT, ..Limits::default() });
+    let world = world_with(Limits::default().output_bytes(LIMIT));
     let mut client = world.connect();
     for index in 0..20u8 {
         set(&mut client, &format!("k{index}"), &vec![b'a' + index; 300_000]);
     }
     let commands: String = (0..40).map(|index| format!("get k{}\r\n", index % 20)).collect();
     client.session.feed(commands.as_bytes());
-    assert_eq!(world.run(client.session.run()), Verdict::RunAgain);
+    assert_eq!(world.run(client.session.run()), Stage::Running);
     let mut received = client.session.take_replies();
     while !client.session.is_held_back() {
-        assert_eq!(world.run(client.session.run()), Verdict::RunAgain);
+        assert_eq!(world.run(client.session.run()), Stage::Running);
     }
     let waits = client.session.unsent_bytes();
     assert!((LIMIT..LIMIT + 300_100).contains(&waits), "{waits} bytes");
@@ -112,13 +113,13 @@ fn commands_run_while_replies_wait_up_to_the_limit() {
     assert_eq!(client.session.unsent_bytes(), waits - 1_000_000);
     client.session.sent(Vec::new());
     loop {
-        let verdict = world.run(client.session.run());
+        let stage = world.run(client.session.run());
         while client.session.has_replies() {
             let batch = client.session.take_replies();
             received.extend_from_slice(&batch);
             client.session.sent(batch);
         }
-        if verdict == Verdict::Receive {
+        if stage == Stage::Receiving {
             break;
         }
     }
@@ -141,12 +142,12 @@ fn replies_that_are_thrown_away_leave_no_room_behind() {
 
 #[test]
 fn a_client_whose_reply_is_too_large_is_dropped() {
-    let world = world_with(Limits { reply_bytes: 10_000, ..Limits::default() });
+    let world = world_with(Limits::default().reply_bytes(10_000));
     let mut client = world.connect();
     for index in 0..2_000 {
         client.call(&format!("set key:{index} v"));
     }
-    assert_eq!(client.send(b"keys *\r\n").1, Verdict::Drop(DropReason::TooMuchOutput));
+    assert_eq!(client.send(b"keys *\r\n").1, dropped(DropReason::TooMuchOutput));
     assert_eq!(world.server.stats().dropped_clients.get(), 1);
     let mut other = world.connect();
     assert_eq!(other.call("get key:7"), "$1\r\nv\r\n");
@@ -154,45 +155,45 @@ fn a_client_whose_reply_is_too_large_is_dropped() {
 
 #[test]
 fn one_request_cannot_make_more_replies_than_the_limit() {
-    let world = world_with(Limits { reply_bytes: 10_000, ..Limits::default() });
+    let world = world_with(Limits::default().reply_bytes(10_000));
     let mut client = world.connect();
     client.call(&format!("set k {}", "v".repeat(4_000)));
-    let (replies, verdict) = client.send(format!("mget{}\r\n", " k".repeat(1_000)).as_bytes());
-    assert_eq!(verdict, Verdict::Drop(DropReason::TooMuchOutput));
+    let (replies, stage) = client.send(format!("mget{}\r\n", " k".repeat(1_000)).as_bytes());
+    assert_eq!(stage, dropped(DropReason::TooMuchOutput));
     assert!(replies.len() < 15_000, "{}", replies.len());
 }
 
 #[test]
 fn a_client_whose_request_is_too_large_is_dropped() {
-    let world = world_with(Limits { input_bytes: 10_000, ..Limits::default() });
+    let world = world_with(Limits::default().input_bytes(10_000));
     let mut client = world.connect();
-    assert_eq!(client.send(b"*2\r\n$4\r\nECHO\r\n$9000\r\n").1, Verdict::Receive);
-    assert_eq!(client.send(&[b'x'; 9_002]).1, Verdict::Receive);
-    assert_eq!(client.send(b"*3\r\n$4\r\nECHO\r\n$9000\r\n").1, Verdict::Receive);
-    assert_eq!(client.send(&[b'x'; 9_002]).1, Verdict::Receive);
-    assert_eq!(client.send(b"$9000\r\n").1, Verdict::Receive);
-    assert_eq!(client.send(&[b'x'; 9_000]).1, Verdict::Drop(DropReason::TooMuchInput));
+    assert_eq!(client.send(b"*2\r\n$4\r\nECHO\r\n$9000\r\n").1, Stage::Receiving);
+    assert_eq!(client.send(&[b'x'; 9_002]).1, Stage::Receiving);
+    assert_eq!(client.send(b"*3\r\n$4\r\nECHO\r\n$9000\r\n").1, Stage::Receiving);
+    assert_eq!(client.send(&[b'x'; 9_002]).1, Stage::Receiving);
+    assert_eq!(client.send(b"$9000\r\n").1, Stage::Receiving);
+    assert_eq!(client.send(&[b'x'; 9_000]).1, dropped(DropReason::TooMuchInput));
 }
 
 #[test]
 fn the_connection_ends_after_a_protocol_error() {
     let mut client = World::new().connect();
-    let (replies, verdict) = client.send(b"PING\r\n*1\r\n!\r\nPING\r\n");
+    let (replies, stage) = client.send(b"PING\r\n*1\r\n!\r\nPING\r\n");
     assert_eq!(replies, b"+PONG\r\n-ERR Protocol error: expected '$', got '!'\r\n");
-    assert_eq!(verdict, Verdict::Close);
-    assert_eq!(client.send(b"PING\r\n"), (Vec::new(), Verdict::Close));
+    assert_eq!(stage, Stage::Closing);
+    assert_eq!(client.send(b"PING\r\n"), (Vec::new(), Stage::Closing));
 }
 
 #[test]
 fn a_client_that_speaks_http_is_dropped() {
     let mut client = World::new().connect();
-    let (replies, verdict) = client.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nSET k v\r\n");
-    assert_eq!((replies, verdict), (Vec::new(), Verdict::Drop(DropReason::Http)));
+    let (replies, stage) = client.send(b"POST / HTTP/1.1\r\nHost: x\r\n\r\nSET k v\r\n");
+    assert_eq!((replies, stage), (Vec::new(), dropped(DropReason::Http)));
 }
 
 #[test]
 fn clients_beyond_the_limit_are_refused_until_one_leaves() {
-    let world = world_with(Limits { max_clients: 2, ..Limits::default() });
+    let world = world_with(Limits::default().max_clients(2));
     let (first, _second) = (world.connect(), world.connect());
     assert!(world.try_connect().is_none());
     assert_eq!(world.server.stats().rejected_connections.get(), 1);
@@ -205,14 +206,14 @@ fn a_client_is_ended_by_another_or_by_itself() {
     let world = World::new();
     let (mut one, mut other) = (world.connect(), world.connect());
     assert_eq!(one.call(&format!("client kill id {}", other.session.client().id)), ":1\r\n");
-    assert_eq!(other.send(b"PING\r\n").1, Verdict::Drop(DropReason::Killed));
-    assert_eq!(one.send(b"client kill 192.0.2.1:5000\r\n"), (b"+OK\r\n".to_vec(), Verdict::Close));
+    assert_eq!(other.send(b"PING\r\n").1, dropped(DropReason::Killed));
+    assert_eq!(one.send(b"client kill 192.0.2.1:5000\r\n"), (b"+OK\r\n".to_vec(), Stage::Closing));
 }
 
 #[test]
 fn shutdown_is_requested_without_a_reply() {
     let world = World::new();
-    assert_eq!(world.connect().send(b"shutdown nosave\r\n"), (Vec::new(), Verdict::Close));
+    assert_eq!(world.connect().send(b"shutdown nosave\r\n"), (Vec::new(), Stage::Closing));
     assert!(world.server.shutdown_is_requested());
 }
 
@@ -232,21 +233,41 @@ fn client_list_shows_every_client() {
     assert_eq!(one.call("client list id 2").lines().count(), 3, "length, line, end");
 }
 
+/// Each row of the table is found by its name, and with as many arguments as it takes its command
+/// runs and replies.
 #[test]
-fn every_command_of_the_table_replies() {
-    for command in command::table::all() {
-        let subcommands = command.subcommands.iter().map(|sub| format!("{} {}", command.name, sub.name));
-        for name in std::iter::once(command.name.to_owned()).chain(subcommands) {
-            if ["client reply", "shutdown"].contains(&name.as_str()) {
-                continue;
+fn every_command_of_the_table_is_handled() {
+    for command in command::table::every() {
+        let name = command.full_name.replace('|', " ");
+        let mut has_run = false;
+        for arguments in ["", " 1", " 1 2", " 1 2 3"] {
+            let request = format!("{name}{arguments}");
+            let mut client = World::new().connect();
+            let (reply, _) = client.send(format!("{request}\r\n").as_bytes());
+            let reply = String::from_utf8_lossy(&reply);
+            assert!(!reply.starts_with("-ERR unknown command"), "{request}: {reply}");
+            let names_a_subcommand = !command.subcommands.is_empty() && !arguments.is_empty();
+            let last = client.session.client().last_command.get();
+            if command.accepts(request.split(' ').count()) && !names_a_subcommand {
+                assert_eq!(last, command.full_name, "{request}: {reply}");
+                has_run = true;
             }
-            for arguments in ["", " 1", " 1 2", " 1 2 3"] {
-                let reply = World::new().connect().send(format!("{name}{arguments}\r\n").as_bytes()).0;
-                assert!(
-                    !reply.is_empty() && !reply.starts_with(b"-ERR unknown command"),
-                    "{name}{arguments}"
-                );
-            }
+            // The end of the connection is the reply to SHUTDOWN.
+            assert!(!reply.is_empty() || command.full_name == "shutdown", "{request}");
+        }
+        // The others are containers, and never run without a subcommand.
+        assert!(has_run || !command.subcommands.is_empty(), "{name}");
+    }
+}
+
+/// What HELP says is no second list of names.
+#[test]
+fn help_names_every_subcommand() {
+    for container in command::table::all().iter().filter(|command| !command.subcommands.is_empty()) {
+        let help = World::new().connect().call(&format!("{} help", container.name));
+        for subcommand in container.subcommands {
+            let name = format!("\r\n+{}", subcommand.name.to_ascii_uppercase());
+            assert!(help.contains(&name), "{} in {help}", subcommand.full_name);
         }
     }
 }
@@ -582,11 +603,11 @@ fn a_write_that_does_not_become_durable_is_not_acknowledged() {
     assert_eq!(client.call("set a before"), "+OK\r\n");
     client.call("set volatile v px 10000");
     world.disk.inject(Some(Fault::FlushAfter(0)));
-    let (replies, verdict) =
+    let (replies, stage) =
         client.send(b"get a\r\nset a after\r\nping\r\nincr n\r\nsetnx a x\r\nget nosuch\r\n");
     let replies = String::from_utf8(replies).expect("text");
     let lines: Vec<&str> = replies.split("\r\n").collect();
-    assert_eq!(verdict, Verdict::Receive);
+    assert_eq!(stage, Stage::Receiving);
     assert_eq!(lines[..2], ["$6", "before"]);
     assert!(lines[2].starts_with("-MISCONF ") && lines[2].contains("Input/output error"), "{}", lines[2]);
     assert_eq!(lines[3], "+PONG");

@@ -4,11 +4,14 @@ use std::borrow::Cow;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use super::super::super::config::Limits;
 use super::super::super::glob;
+use super::super::super::keyspace::DATABASES;
 use super::super::super::number::{parse_digits, parse_i64};
 use super::super::super::request::Request;
-use super::super::super::server::{Limits, Server};
-use super::super::{Context, Failure, Outcome};
+use super::super::super::server::Server;
+use super::super::context::Context;
+use super::super::failure::{Failure, Outcome};
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -43,7 +46,7 @@ fn value<E: Env, N: Namespace>(server: &Server<E, N>, name: &str) -> Vec<u8> {
         "appendfsync" => server.appendfsync.as_bytes().to_vec(),
         "client-output-buffer-limit" => describe_output_limit(&limits).into_bytes(),
         "client-query-buffer-limit" => limits.input_bytes.to_string().into_bytes(),
-        "databases" => super::DATABASES.to_string().into_bytes(),
+        "databases" => DATABASES.to_string().into_bytes(),
         "hz" => b"10".to_vec(),
         "io-threads" => b"1".to_vec(),
         "maxclients" => limits.max_clients.to_string().into_bytes(),

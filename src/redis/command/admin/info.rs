@@ -5,7 +5,8 @@ use std::fmt::Write;
 use super::super::super::keyspace::DATABASES;
 use super::super::super::request::Request;
 use super::super::super::server::{REDIS_VERSION, Server};
-use super::super::{Context, Outcome};
+use super::super::context::Context;
+use super::super::failure::Outcome;
 use crate::block::Namespace;
 use crate::store::Env;
 

@@ -1,12 +1,13 @@
 //! What COMMAND DOCS says of each command: the words of Redis 7.0, which `redis-cli` shows as help
 //! and hints.
 
+use super::super::table::CommandId;
 use super::{Doc, block, doc, double, integer, key, one_of, pattern, string, token, unix_time};
 
-/// In the order of full names.
+/// In the order of the commands' full names.
 pub(super) static DOCS: [Doc; 81] = [
     doc(
-        "append",
+        CommandId::Append,
         "string",
         "2.0.0",
         "O(1). The amortized time complexity is O(1) assuming the appended value is small \
@@ -16,7 +17,7 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .arguments(&[key("key", 0), string("value")]),
     doc(
-        "auth",
+        CommandId::Auth,
         "connection",
         "1.0.0",
         "O(N) where N is the number of passwords defined for the user",
@@ -25,39 +26,51 @@ pub(super) static DOCS: [Doc; 81] = [
     .history(&[("6.0.0", "Added ACL style (username and password).")])
     .arguments(&[string("username").since("6.0.0").optional(), string("password")]),
     doc(
-        "client",
+        CommandId::Client,
         "connection",
         "2.4.0",
         "Depends on subcommand.",
         "A container for client connection commands",
     ),
     doc(
-        "client|caching",
+        CommandId::ClientCaching,
         "connection",
         "6.0.0",
         "O(1)",
         "Instruct the server about tracking or not keys in the next request",
     )
     .arguments(&[one_of("mode", &[token("yes", "YES"), token("no", "NO")])]),
-    doc("client|getname", "connection", "2.6.9", "O(1)", "Get the current connection name"),
+    doc(CommandId::ClientGetName, "connection", "2.6.9", "O(1)", "Get the current connection name"),
     doc(
-        "client|getredir",
+        CommandId::ClientGetRedir,
         "connection",
         "6.0.0",
         "O(1)",
         "Get tracking notifications redirection client ID if any",
     ),
-    doc("client|help", "connection", "5.0.0", "O(1)", "Show helpful text about the different subcommands"),
-    doc("client|id", "connection", "5.0.0", "O(1)", "Returns the client ID for the current connection"),
     doc(
-        "client|info",
+        CommandId::ClientHelp,
+        "connection",
+        "5.0.0",
+        "O(1)",
+        "Show helpful text about the different subcommands",
+    ),
+    doc(
+        CommandId::ClientId,
+        "connection",
+        "5.0.0",
+        "O(1)",
+        "Returns the client ID for the current connection",
+    ),
+    doc(
+        CommandId::ClientInfo,
         "connection",
         "6.2.0",
         "O(1)",
         "Returns information about the current client connection.",
     ),
     doc(
-        "client|kill",
+        CommandId::ClientKill,
         "connection",
         "2.4.0",
         "O(N) where N is the number of client connections",
@@ -105,7 +118,7 @@ pub(super) static DOCS: [Doc; 81] = [
         ],
     )]),
     doc(
-        "client|list",
+        CommandId::ClientList,
         "connection",
         "2.4.0",
         "O(N) where N is the number of client connections",
@@ -139,25 +152,30 @@ pub(super) static DOCS: [Doc; 81] = [
         block("id", &[integer("client-id").multiple()]).behind("ID").since("6.2.0").optional(),
     ]),
     doc(
-        "client|no-evict",
+        CommandId::ClientNoEvict,
         "connection",
         "7.0.0",
         "O(1)",
         "Set client eviction mode for the current connection",
     )
     .arguments(&[one_of("enabled", &[token("on", "ON"), token("off", "OFF")])]),
-    doc("client|reply", "connection", "3.2.0", "O(1)", "Instruct the server whether to reply to commands")
+    doc(
+        CommandId::ClientReply,
+        "connection",
+        "3.2.0",
+        "O(1)",
+        "Instruct the server whether to reply to commands",
+    )
+    .arguments(&[one_of("on_off_skip", &[token("on", "ON"), token("off", "OFF"), token("skip", "SKIP")])]),
+    doc(CommandId::ClientSetInfo, "connection", "7.2.0", "O(1)", "Set client or connection specific info")
         .arguments(&[one_of(
-            "on_off_skip",
-            &[token("on", "ON"), token("off", "OFF"), token("skip", "SKIP")],
+            "attr",
+            &[string("libname").behind("LIB-NAME"), string("libver").behind("LIB-VER")],
         )]),
-    doc("client|setinfo", "connection", "7.2.0", "O(1)", "Set client or connection specific info").arguments(
-        &[one_of("attr", &[string("libname").behind("LIB-NAME"), string("libver").behind("LIB-VER")])],
-    ),
-    doc("client|setname", "connection", "2.6.9", "O(1)", "Set the current connection name")
+    doc(CommandId::ClientSetName, "connection", "2.6.9", "O(1)", "Set the current connection name")
         .arguments(&[string("connection-name")]),
     doc(
-        "client|tracking",
+        CommandId::ClientTracking,
         "connection",
         "6.0.0",
         "O(1). Some options may introduce additional complexity.",
@@ -173,7 +191,7 @@ pub(super) static DOCS: [Doc; 81] = [
         token("noloop", "NOLOOP").optional(),
     ]),
     doc(
-        "client|trackinginfo",
+        CommandId::ClientTrackingInfo,
         "connection",
         "6.2.0",
         "O(1)",
@@ -181,15 +199,15 @@ pub(super) static DOCS: [Doc; 81] = [
             connection",
     ),
     doc(
-        "command",
+        CommandId::Command,
         "server",
         "2.8.13",
         "O(N) where N is the total number of Redis commands",
         "Get array of Redis command details",
     ),
-    doc("command|count", "server", "2.8.13", "O(1)", "Get total number of Redis commands"),
+    doc(CommandId::CommandCount, "server", "2.8.13", "O(1)", "Get total number of Redis commands"),
     doc(
-        "command|docs",
+        CommandId::CommandDocs,
         "server",
         "7.0.0",
         "O(N) where N is the number of commands to look up",
@@ -197,15 +215,21 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .arguments(&[string("command-name").optional().multiple()]),
     doc(
-        "command|getkeys",
+        CommandId::CommandGetKeys,
         "server",
         "2.8.13",
         "O(N) where N is the number of arguments to the command",
         "Extract keys given a full Redis command",
     ),
-    doc("command|help", "server", "5.0.0", "O(1)", "Show helpful text about the different subcommands"),
     doc(
-        "command|info",
+        CommandId::CommandHelp,
+        "server",
+        "5.0.0",
+        "O(1)",
+        "Show helpful text about the different subcommands",
+    ),
+    doc(
+        CommandId::CommandInfo,
         "server",
         "2.8.13",
         "O(N) where N is the number of commands to look up",
@@ -214,7 +238,7 @@ pub(super) static DOCS: [Doc; 81] = [
     .history(&[("7.0.0", "Allowed to be called with no argument to get info on all commands.")])
     .arguments(&[string("command-name").optional().multiple()]),
     doc(
-        "command|list",
+        CommandId::CommandList,
         "server",
         "7.0.0",
         "O(N) where N is the total number of Redis commands",
@@ -231,14 +255,14 @@ pub(super) static DOCS: [Doc; 81] = [
     .behind("FILTERBY")
     .optional()]),
     doc(
-        "config",
+        CommandId::Config,
         "server",
         "2.0.0",
         "Depends on subcommand.",
         "A container for server configuration commands",
     ),
     doc(
-        "config|get",
+        CommandId::ConfigGet,
         "server",
         "2.0.0",
         "O(N) when N is the number of configuration parameters provided",
@@ -246,17 +270,23 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .history(&[("7.0.0", "Added the ability to pass multiple pattern parameters in one call")])
     .arguments(&[block("parameter", &[string("parameter")]).multiple()]),
-    doc("config|help", "server", "5.0.0", "O(1)", "Show helpful text about the different subcommands"),
-    doc("config|resetstat", "server", "2.0.0", "O(1)", "Reset the stats returned by INFO"),
     doc(
-        "config|rewrite",
+        CommandId::ConfigHelp,
+        "server",
+        "5.0.0",
+        "O(1)",
+        "Show helpful text about the different subcommands",
+    ),
+    doc(CommandId::ConfigResetStat, "server", "2.0.0", "O(1)", "Reset the stats returned by INFO"),
+    doc(
+        CommandId::ConfigRewrite,
         "server",
         "2.8.0",
         "O(1)",
         "Rewrite the configuration file with the in memory configuration",
     ),
     doc(
-        "config|set",
+        CommandId::ConfigSet,
         "server",
         "2.0.0",
         "O(N) when N is the number of configuration parameters provided",
@@ -264,13 +294,19 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .history(&[("7.0.0", "Added the ability to set multiple parameters in one call.")])
     .arguments(&[block("parameter_value", &[string("parameter"), string("value")]).multiple()]),
-    doc("dbsize", "server", "1.0.0", "O(1)", "Return the number of keys in the selected database"),
-    doc("decr", "string", "1.0.0", "O(1)", "Decrement the integer value of a key by one")
+    doc(CommandId::DbSize, "server", "1.0.0", "O(1)", "Return the number of keys in the selected database"),
+    doc(CommandId::Decr, "string", "1.0.0", "O(1)", "Decrement the integer value of a key by one")
         .arguments(&[key("key", 0)]),
-    doc("decrby", "string", "1.0.0", "O(1)", "Decrement the integer value of a key by the given number")
-        .arguments(&[key("key", 0), integer("decrement")]),
     doc(
-        "del",
+        CommandId::DecrBy,
+        "string",
+        "1.0.0",
+        "O(1)",
+        "Decrement the integer value of a key by the given number",
+    )
+    .arguments(&[key("key", 0), integer("decrement")]),
+    doc(
+        CommandId::Del,
         "generic",
         "1.0.0",
         "O(N) where N is the number of keys that will be removed. When a key to remove holds \
@@ -280,9 +316,10 @@ pub(super) static DOCS: [Doc; 81] = [
         "Delete a key",
     )
     .arguments(&[key("key", 0).multiple()]),
-    doc("echo", "connection", "1.0.0", "O(1)", "Echo the given string").arguments(&[string("message")]),
+    doc(CommandId::Echo, "connection", "1.0.0", "O(1)", "Echo the given string")
+        .arguments(&[string("message")]),
     doc(
-        "exists",
+        CommandId::Exists,
         "generic",
         "1.0.0",
         "O(N) where N is the number of keys to check.",
@@ -290,7 +327,7 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .history(&[("3.0.3", "Accepts multiple `key` arguments.")])
     .arguments(&[key("key", 0).multiple()]),
-    doc("expire", "generic", "1.0.0", "O(1)", "Set a key's time to live in seconds")
+    doc(CommandId::Expire, "generic", "1.0.0", "O(1)", "Set a key's time to live in seconds")
         .history(&[("7.0.0", "Added options: `NX`, `XX`, `GT` and `LT`.")])
         .arguments(&[
             key("key", 0),
@@ -302,7 +339,7 @@ pub(super) static DOCS: [Doc; 81] = [
             .since("7.0.0")
             .optional(),
         ]),
-    doc("expireat", "generic", "1.2.0", "O(1)", "Set the expiration for a key as a UNIX timestamp")
+    doc(CommandId::ExpireAt, "generic", "1.2.0", "O(1)", "Set the expiration for a key as a UNIX timestamp")
         .history(&[("7.0.0", "Added options: `NX`, `XX`, `GT` and `LT`.")])
         .arguments(&[
             key("key", 0),
@@ -314,10 +351,10 @@ pub(super) static DOCS: [Doc; 81] = [
             .since("7.0.0")
             .optional(),
         ]),
-    doc("expiretime", "generic", "7.0.0", "O(1)", "Get the expiration Unix timestamp for a key")
+    doc(CommandId::ExpireTime, "generic", "7.0.0", "O(1)", "Get the expiration Unix timestamp for a key")
         .arguments(&[key("key", 0)]),
     doc(
-        "flushall",
+        CommandId::FlushAll,
         "server",
         "1.0.0",
         "O(N) where N is the total number of keys in all databases",
@@ -333,7 +370,7 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .optional()]),
     doc(
-        "flushdb",
+        CommandId::FlushDb,
         "server",
         "1.0.0",
         "O(N) where N is the number of keys in the selected database",
@@ -348,26 +385,32 @@ pub(super) static DOCS: [Doc; 81] = [
         &[token("async", "ASYNC").since("4.0.0"), token("sync", "SYNC").since("6.2.0")],
     )
     .optional()]),
-    doc("get", "string", "1.0.0", "O(1)", "Get the value of a key").arguments(&[key("key", 0)]),
-    doc("getdel", "string", "6.2.0", "O(1)", "Get the value of a key and delete the key")
+    doc(CommandId::Get, "string", "1.0.0", "O(1)", "Get the value of a key").arguments(&[key("key", 0)]),
+    doc(CommandId::GetDel, "string", "6.2.0", "O(1)", "Get the value of a key and delete the key")
         .arguments(&[key("key", 0)]),
-    doc("getex", "string", "6.2.0", "O(1)", "Get the value of a key and optionally set its expiration")
-        .arguments(&[
-            key("key", 0),
-            one_of(
-                "expiration",
-                &[
-                    integer("seconds").behind("EX"),
-                    integer("milliseconds").behind("PX"),
-                    unix_time("unix-time-seconds").behind("EXAT"),
-                    unix_time("unix-time-milliseconds").behind("PXAT"),
-                    token("persist", "PERSIST"),
-                ],
-            )
-            .optional(),
-        ]),
     doc(
-        "getrange",
+        CommandId::GetEx,
+        "string",
+        "6.2.0",
+        "O(1)",
+        "Get the value of a key and optionally set its expiration",
+    )
+    .arguments(&[
+        key("key", 0),
+        one_of(
+            "expiration",
+            &[
+                integer("seconds").behind("EX"),
+                integer("milliseconds").behind("PX"),
+                unix_time("unix-time-seconds").behind("EXAT"),
+                unix_time("unix-time-milliseconds").behind("PXAT"),
+                token("persist", "PERSIST"),
+            ],
+        )
+        .optional(),
+    ]),
+    doc(
+        CommandId::GetRange,
         "string",
         "2.4.0",
         "O(N) where N is the length of the returned string. The complexity is ultimately \
@@ -376,10 +419,16 @@ pub(super) static DOCS: [Doc; 81] = [
         "Get a substring of the string stored at a key",
     )
     .arguments(&[key("key", 0), integer("start"), integer("end")]),
-    doc("getset", "string", "1.0.0", "O(1)", "Set the string value of a key and return its old value")
-        .deprecated("6.2.0", "`SET` with the `!GET` argument")
-        .arguments(&[key("key", 0), string("value")]),
-    doc("hello", "connection", "6.0.0", "O(1)", "Handshake with Redis")
+    doc(
+        CommandId::GetSet,
+        "string",
+        "1.0.0",
+        "O(1)",
+        "Set the string value of a key and return its old value",
+    )
+    .deprecated("6.2.0", "`SET` with the `!GET` argument")
+    .arguments(&[key("key", 0), string("value")]),
+    doc(CommandId::Hello, "connection", "6.0.0", "O(1)", "Handshake with Redis")
         .history(&[(
             "6.2.0",
             "`protover` made optional; when called without arguments the command reports the \
@@ -396,17 +445,29 @@ pub(super) static DOCS: [Doc; 81] = [
             ],
         )
         .optional()]),
-    doc("incr", "string", "1.0.0", "O(1)", "Increment the integer value of a key by one")
+    doc(CommandId::Incr, "string", "1.0.0", "O(1)", "Increment the integer value of a key by one")
         .arguments(&[key("key", 0)]),
-    doc("incrby", "string", "1.0.0", "O(1)", "Increment the integer value of a key by the given amount")
-        .arguments(&[key("key", 0), integer("increment")]),
-    doc("incrbyfloat", "string", "2.6.0", "O(1)", "Increment the float value of a key by the given amount")
-        .arguments(&[key("key", 0), double("increment")]),
-    doc("info", "server", "1.0.0", "O(1)", "Get information and statistics about the server")
+    doc(
+        CommandId::IncrBy,
+        "string",
+        "1.0.0",
+        "O(1)",
+        "Increment the integer value of a key by the given amount",
+    )
+    .arguments(&[key("key", 0), integer("increment")]),
+    doc(
+        CommandId::IncrByFloat,
+        "string",
+        "2.6.0",
+        "O(1)",
+        "Increment the float value of a key by the given amount",
+    )
+    .arguments(&[key("key", 0), double("increment")]),
+    doc(CommandId::Info, "server", "1.0.0", "O(1)", "Get information and statistics about the server")
         .history(&[("7.0.0", "Added support for taking multiple section arguments.")])
         .arguments(&[string("section").optional().multiple()]),
     doc(
-        "keys",
+        CommandId::Keys,
         "generic",
         "1.0.0",
         "O(N) with N being the number of keys in the database, under the assumption that the \
@@ -415,7 +476,7 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .arguments(&[pattern("pattern")]),
     doc(
-        "mget",
+        CommandId::Mget,
         "string",
         "1.0.0",
         "O(N) where N is the number of keys to retrieve.",
@@ -423,7 +484,7 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .arguments(&[key("key", 0).multiple()]),
     doc(
-        "mset",
+        CommandId::Mset,
         "string",
         "1.0.1",
         "O(N) where N is the number of keys to set.",
@@ -431,16 +492,16 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .arguments(&[block("key_value", &[key("key", 0), string("value")]).multiple()]),
     doc(
-        "msetnx",
+        CommandId::MsetNx,
         "string",
         "1.0.1",
         "O(N) where N is the number of keys to set.",
         "Set multiple keys to multiple values, only if none of the keys exist",
     )
     .arguments(&[block("key_value", &[key("key", 0), string("value")]).multiple()]),
-    doc("persist", "generic", "2.2.0", "O(1)", "Remove the expiration from a key")
+    doc(CommandId::Persist, "generic", "2.2.0", "O(1)", "Remove the expiration from a key")
         .arguments(&[key("key", 0)]),
-    doc("pexpire", "generic", "2.6.0", "O(1)", "Set a key's time to live in milliseconds")
+    doc(CommandId::PExpire, "generic", "2.6.0", "O(1)", "Set a key's time to live in milliseconds")
         .history(&[("7.0.0", "Added options: `NX`, `XX`, `GT` and `LT`.")])
         .arguments(&[
             key("key", 0),
@@ -453,7 +514,7 @@ pub(super) static DOCS: [Doc; 81] = [
             .optional(),
         ]),
     doc(
-        "pexpireat",
+        CommandId::PExpireAt,
         "generic",
         "2.6.0",
         "O(1)",
@@ -468,32 +529,40 @@ pub(super) static DOCS: [Doc; 81] = [
             .optional(),
     ]),
     doc(
-        "pexpiretime",
+        CommandId::PExpireTime,
         "generic",
         "7.0.0",
         "O(1)",
         "Get the expiration Unix timestamp for a key in milliseconds",
     )
     .arguments(&[key("key", 0)]),
-    doc("ping", "connection", "1.0.0", "O(1)", "Ping the server").arguments(&[string("message").optional()]),
-    doc("psetex", "string", "2.6.0", "O(1)", "Set the value and expiration in milliseconds of a key")
-        .arguments(&[key("key", 0), integer("milliseconds"), string("value")]),
-    doc("pttl", "generic", "2.6.0", "O(1)", "Get the time to live for a key in milliseconds")
+    doc(CommandId::Ping, "connection", "1.0.0", "O(1)", "Ping the server")
+        .arguments(&[string("message").optional()]),
+    doc(
+        CommandId::PsetEx,
+        "string",
+        "2.6.0",
+        "O(1)",
+        "Set the value and expiration in milliseconds of a key",
+    )
+    .arguments(&[key("key", 0), integer("milliseconds"), string("value")]),
+    doc(CommandId::Pttl, "generic", "2.6.0", "O(1)", "Get the time to live for a key in milliseconds")
         .history(&[("2.8.0", "Added the -2 reply.")])
         .arguments(&[key("key", 0)]),
-    doc("quit", "connection", "1.0.0", "O(1)", "Close the connection"),
-    doc("randomkey", "generic", "1.0.0", "O(1)", "Return a random key from the keyspace"),
-    doc("rename", "generic", "1.0.0", "O(1)", "Rename a key").arguments(&[key("key", 0), key("newkey", 1)]),
-    doc("renamenx", "generic", "1.0.0", "O(1)", "Rename a key, only if the new key does not exist")
+    doc(CommandId::Quit, "connection", "1.0.0", "O(1)", "Close the connection"),
+    doc(CommandId::RandomKey, "generic", "1.0.0", "O(1)", "Return a random key from the keyspace"),
+    doc(CommandId::Rename, "generic", "1.0.0", "O(1)", "Rename a key")
+        .arguments(&[key("key", 0), key("newkey", 1)]),
+    doc(CommandId::RenameNx, "generic", "1.0.0", "O(1)", "Rename a key, only if the new key does not exist")
         .history(&[(
             "3.2.0",
             "The command no longer returns an error when source and destination names are the \
             same.",
         )])
         .arguments(&[key("key", 0), key("newkey", 1)]),
-    doc("reset", "connection", "6.2.0", "O(1)", "Reset the connection"),
+    doc(CommandId::Reset, "connection", "6.2.0", "O(1)", "Reset the connection"),
     doc(
-        "scan",
+        CommandId::Scan,
         "generic",
         "2.8.0",
         "O(1) for every call. O(N) for a complete iteration, including enough command calls \
@@ -508,9 +577,15 @@ pub(super) static DOCS: [Doc; 81] = [
         integer("count").behind("COUNT").optional(),
         string("type").behind("TYPE").since("6.0.0").optional(),
     ]),
-    doc("select", "connection", "1.0.0", "O(1)", "Change the selected database for the current connection")
-        .arguments(&[integer("index")]),
-    doc("set", "string", "1.0.0", "O(1)", "Set the string value of a key")
+    doc(
+        CommandId::Select,
+        "connection",
+        "1.0.0",
+        "O(1)",
+        "Change the selected database for the current connection",
+    )
+    .arguments(&[integer("index")]),
+    doc(CommandId::Set, "string", "1.0.0", "O(1)", "Set the string value of a key")
         .history(&[
             ("2.6.12", "Added the `EX`, `PX`, `NX` and `XX` options."),
             ("6.0.0", "Added the `KEEPTTL` option."),
@@ -534,15 +609,21 @@ pub(super) static DOCS: [Doc; 81] = [
             )
             .optional(),
         ]),
-    doc("setex", "string", "2.0.0", "O(1)", "Set the value and expiration of a key").arguments(&[
+    doc(CommandId::SetEx, "string", "2.0.0", "O(1)", "Set the value and expiration of a key").arguments(&[
         key("key", 0),
         integer("seconds"),
         string("value"),
     ]),
-    doc("setnx", "string", "1.0.0", "O(1)", "Set the value of a key, only if the key does not exist")
-        .arguments(&[key("key", 0), string("value")]),
     doc(
-        "setrange",
+        CommandId::SetNx,
+        "string",
+        "1.0.0",
+        "O(1)",
+        "Set the value of a key, only if the key does not exist",
+    )
+    .arguments(&[key("key", 0), string("value")]),
+    doc(
+        CommandId::SetRange,
         "string",
         "2.2.0",
         "O(1), not counting the time taken to copy the new string in place. Usually, this \
@@ -552,7 +633,7 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .arguments(&[key("key", 0), integer("offset"), string("value")]),
     doc(
-        "shutdown",
+        CommandId::Shutdown,
         "server",
         "1.0.0",
         "O(N) when saving, where N is the total number of keys in all databases when saving \
@@ -566,10 +647,10 @@ pub(super) static DOCS: [Doc; 81] = [
         token("force", "FORCE").since("7.0.0").optional(),
         token("abort", "ABORT").since("7.0.0").optional(),
     ]),
-    doc("strlen", "string", "2.2.0", "O(1)", "Get the length of the value stored in a key")
+    doc(CommandId::StrLen, "string", "2.2.0", "O(1)", "Get the length of the value stored in a key")
         .arguments(&[key("key", 0)]),
     doc(
-        "substr",
+        CommandId::SubStr,
         "string",
         "1.0.0",
         "O(N) where N is the length of the returned string. The complexity is ultimately \
@@ -579,9 +660,9 @@ pub(super) static DOCS: [Doc; 81] = [
     )
     .deprecated("2.0.0", "`GETRANGE`")
     .arguments(&[key("key", 0), integer("start"), integer("end")]),
-    doc("time", "server", "2.6.0", "O(1)", "Return the current server time"),
+    doc(CommandId::Time, "server", "2.6.0", "O(1)", "Return the current server time"),
     doc(
-        "touch",
+        CommandId::Touch,
         "generic",
         "3.2.1",
         "O(N) where N is the number of keys that will be touched.",
@@ -589,12 +670,13 @@ pub(super) static DOCS: [Doc; 81] = [
             specified.",
     )
     .arguments(&[key("key", 0).multiple()]),
-    doc("ttl", "generic", "1.0.0", "O(1)", "Get the time to live for a key in seconds")
+    doc(CommandId::Ttl, "generic", "1.0.0", "O(1)", "Get the time to live for a key in seconds")
         .history(&[("2.8.0", "Added the -2 reply.")])
         .arguments(&[key("key", 0)]),
-    doc("type", "generic", "1.0.0", "O(1)", "Determine the type stored at key").arguments(&[key("key", 0)]),
+    doc(CommandId::Type, "generic", "1.0.0", "O(1)", "Determine the type stored at key")
+        .arguments(&[key("key", 0)]),
     doc(
-        "unlink",
+        CommandId::Unlink,
         "generic",
         "4.0.0",
         "O(1) for each key removed regardless of its size. Then the command does O(N) work \

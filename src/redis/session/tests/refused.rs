@@ -265,7 +265,7 @@ fn a_command_with_a_bad_part_does_nothing() {
 
 #[test]
 fn a_refused_hello_does_not_authenticate() {
-    let world = World::with(Config { password: Some(b"secret".to_vec()), ..Config::default() });
+    let world = World::with(Config::default().password("secret"));
     let mut client = world.connect();
     for command in [
         "hello 3 auth default secret nosuch",

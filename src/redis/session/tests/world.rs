@@ -7,8 +7,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
-use crate::redis::keyspace::Keyspace;
-use crate::redis::{Config, Server, Session, Verdict};
+use crate::redis::{Config, Server, Session, Stage};
 use crate::rt::Instant;
 use crate::rt::time::Clock;
 use crate::sim::{Disk, DiskOptions, Executor, SimEnv};
@@ -102,24 +101,23 @@ fn open(
 ) -> Rc<Server<SimEnv, Disk>> {
     let db =
         run(executor, Db::open_on(executor.env(), disk.clone(), options.clone())).expect("the store opens");
-    let keyspace = Keyspace::new(db).expect("room for the databases");
-    Server::new(executor.env(), keyspace, clock.clone(), config.clone())
+    Server::new(executor.env(), db, clock.clone(), config.clone()).expect("room for the databases")
 }
 
 impl TestClient {
     /// Sends `bytes`, runs them and returns the replies and what is to be done.
-    pub(super) fn send(&mut self, bytes: &[u8]) -> (Vec<u8>, Verdict) {
+    pub(super) fn send(&mut self, bytes: &[u8]) -> (Vec<u8>, Stage) {
         self.session.feed(bytes);
-        let verdict = run(&self.executor.borrow(), self.session.run());
+        let stage = run(&self.executor.borrow(), self.session.run());
         let replies = self.session.take_replies();
         self.session.sent(replies.clone());
-        (replies, verdict)
+        (replies, stage)
     }
 
     /// Sends an inline command and returns its reply as text.
     pub(super) fn call(&mut self, command: &str) -> String {
-        let (reply, verdict) = self.send(format!("{command}\r\n").as_bytes());
-        assert_eq!(verdict, Verdict::Receive, "after {command}");
+        let (reply, stage) = self.send(format!("{command}\r\n").as_bytes());
+        assert_eq!(stage, Stage::Receiving, "after {command}");
         String::from_utf8(reply).expect("text")
     }
 }
