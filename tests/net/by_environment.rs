@@ -120,19 +120,8 @@ fn child_shares_a_queue_pair() {
     });
     // That core has ended, and its network with it.
     boson::run(async {
-        // The kernel lets go of the interface when it has torn down the first core's ring.
-        let patience = rt::time::Deadline::within(Duration::from_secs(2));
-        loop {
-            match rt::named("bind").spawn_on(other.handle(), bind).await.expect("no panic") {
-                Err(error) if error.kind() == ErrorKind::InUse && !patience.has_passed() => {
-                    rt::sleep(Duration::from_millis(5)).await;
-                }
-                bound => {
-                    bound.expect("the other core gets the network");
-                    break;
-                }
-            }
-        }
+        let bound = rt::named("bind").spawn_on(other.handle(), bind).await.expect("no panic");
+        bound.expect("the other core gets the network");
     });
 }
 
