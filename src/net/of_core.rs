@@ -177,7 +177,8 @@ mod tests {
             let (device, _) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 1);
             let device = Box::new(ClosingNote { device, was_taken: Rc::clone(&was_taken) });
             let address = "10.9.0.1/24".parse().expect("an address");
-            let net = Net::on_device(device, StackConfig::new(vec![address], [0; 32])).expect("a stack");
+            let net = Net::on_device(device, StackConfig::default().addresses([address]).seed([0; 32]))
+                .expect("a stack");
             keep_with(&net, QueuePair::take().expect("nobody has it"));
             net.set_current();
         });

@@ -84,7 +84,7 @@ impl Stack {
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `config` contradicts itself or the
-    /// device: see the fields of [`StackConfig`].
+    /// device, or if it has no seed: see the methods of [`StackConfig`].
     pub fn new(device: Box<dyn PacketDevice>, config: StackConfig, now: Instant) -> Result<Self> {
         let engine = Engine::new(config, device.info(), now)?;
         Ok(Self(Rc::new(RefCell::new(Core { device, engine, device_failed: false, right: None }))))

@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use boson::observe;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 /// Collects the warnings of the thread that it is the default of.
@@ -41,8 +40,7 @@ fn a_task_that_blocks_its_core_is_reported_by_name() {
     own_process!();
     let warnings = Warnings::default();
     tracing::subscriber::with_default(warnings.clone(), || {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-        config.stall_after = Duration::from_millis(200);
+        let config = CoreConfig::default().seed([7; 32]).stall_after(Duration::from_millis(200));
         let core = Core::new(&config).expect("io_uring is usable");
         core.block_on(async {
             rt::named("innocent")

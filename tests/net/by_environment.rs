@@ -103,7 +103,7 @@ fn the_echo_example_runs_over_a_tap_interface() {
 #[test]
 #[ignore = "a child of another one"]
 fn child_shares_a_queue_pair() {
-    let config = || CoreConfig::from_machine().expect("randomness");
+    let config = || CoreConfig::default();
     let other = CoreThread::start("other", &config()).expect("a core");
     let bind = || async { TcpListener::bind("10.213.88.1:7000").await.map(|listener| listener.local_addr()) };
     boson::run(async {
@@ -180,7 +180,7 @@ fn a_program_that_chooses_its_network_does_not_ask_the_environment() {
 
 #[test]
 fn every_core_has_the_kernels_network() {
-    let config = CoreConfig::from_machine().expect("randomness");
+    let config = CoreConfig::default();
     let other = CoreThread::start("other", &config).expect("a core");
     boson::run(async {
         let listener = TcpListener::bind_shared("127.0.0.1:0").await.expect("a free port");

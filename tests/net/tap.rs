@@ -48,8 +48,7 @@ fn leave_the_network() {
 }
 
 fn tap_config(name: &str) -> TapConfig {
-    let host = vec![cidr(HOST_IPV4), cidr(HOST_IPV6)];
-    TapConfig { name: name.to_owned(), host, mac: None, mtu: 1500 }
+    TapConfig::default().name(name).host([cidr(HOST_IPV4), cidr(HOST_IPV6)])
 }
 
 pub(crate) fn open(name: &str) -> Option<TapDevice> {
@@ -145,7 +144,7 @@ fn use_echo_server(server: SocketAddr) {
 #[test]
 fn the_kernel_talks_to_the_stack() {
     let Some(device) = open("bosontest0") else { return };
-    let config = StackConfig::new(vec![cidr(STACK_IPV4), cidr(STACK_IPV6)], [42; 32]);
+    let config = StackConfig::default().addresses([cidr(STACK_IPV4), cidr(STACK_IPV6)]).seed([42; 32]);
     let clock = MonotonicClock::new();
     let stack = Stack::new(Box::new(device), config, clock.now()).expect("a stack");
 
@@ -234,7 +233,7 @@ fn block_on_thread(clock: &MonotonicClock, stack: &Stack, thread: thread::JoinHa
 #[test]
 fn an_interface_in_use_is_refused_with_advice() {
     let Some(device) = open("bosontest1") else { return };
-    let config = TapConfig { name: "bosontest1".to_owned(), host: Vec::new(), mac: None, mtu: 1500 };
+    let config = TapConfig::default().name("bosontest1");
     let error = TapDevice::open(&config).expect_err("it is in use");
     assert_eq!(error.kind(), boson::ErrorKind::InUse);
     assert!(error.to_string().contains("in use by another process"), "{error}");
@@ -254,7 +253,7 @@ fn the_kernels_end_gets_every_address_and_keeps_those_it_has() {
     ip("tuntap add dev bosontest2 mode tap");
     ip("address add 10.213.78.9/24 dev bosontest2");
     let host: Vec<IpCidr> = ["10.213.77.2", "10.213.79.2", "fd77:b050::2", "fd77:b051::2"].map(cidr).to_vec();
-    let config = TapConfig { name: "bosontest2".to_owned(), host: host.clone(), mac: None, mtu: 1400 };
+    let config = TapConfig::default().name("bosontest2").host(host.clone()).mtu(1400);
     for _ in 0..2 {
         let _device = TapDevice::open(&config).expect("the first was dropped");
         let has = ip("address show dev bosontest2");
@@ -278,8 +277,7 @@ fn an_interface_made_for_an_unprivileged_user_needs_no_privilege() {
     let mut rights = capabilities(None).expect("this thread's capabilities");
     rights.effective.remove(CapabilitySet::NET_ADMIN);
     let weaken = || set_capabilities(None, rights).expect("fewer capabilities");
-    let config =
-        TapConfig { name: "bosontest3".to_owned(), host: vec![cidr(HOST_IPV4)], mac: None, mtu: 1500 };
+    let config = TapConfig::default().name("bosontest3").host([cidr(HOST_IPV4)]);
     let refused = std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -301,8 +299,7 @@ fn an_interface_made_for_an_unprivileged_user_needs_no_privilege() {
 
 /// A core that sleeps as soon as it has nothing to do, with a poll on each of its descriptors.
 fn core() -> Core {
-    let mut config = CoreConfig::from_machine().expect("randomness");
-    config.idle = Idle::Sleep;
+    let config = CoreConfig::default().idle(Idle::Sleep);
     Core::new(&config).expect("a core")
 }
 
@@ -327,7 +324,7 @@ fn an_interface_can_be_opened_as_soon_as_its_poller_was_removed() {
     let Some(mut device) = open("bosontest5") else { return };
     core().block_on(async {
         for round in 0..50 {
-            let config = StackConfig::new(vec![cidr(STACK_IPV4)], [42; 32]);
+            let config = StackConfig::default().addresses([cidr(STACK_IPV4)]).seed([42; 32]);
             let stack = Stack::new(Box::new(device), config, rt::now()).expect("a stack");
             let registration = register_poller(Rc::new(RefCell::new(stack.poller())));
             rt::sleep(Duration::from_millis(1)).await;

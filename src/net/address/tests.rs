@@ -30,7 +30,7 @@ fn an_address_becomes_the_configuration_of_its_device_and_stack() {
     let config = TapConfig::from(&address);
     assert_eq!((config.name.as_str(), config.mtu, config.mac), ("t0", 1500, None));
     assert_eq!(config.host, address.host);
-    let config = StackConfig::for_station(&address.station, [1; 32]);
+    let config = StackConfig::for_station(&address.station);
     assert_eq!((config.addresses, config.gateways), (address.station.addresses, address.station.gateways));
 }
 

@@ -19,15 +19,12 @@ pub const EAL_MEMORY_MIB: u64 = 64;
 /// What the EAL may use of normal pages, in MiB. They are touched as they are needed.
 const NORMAL_MEMORY_MIB: u64 = 256;
 
-/// How DPDK is to start.
+/// How DPDK is to start. By default it opens no PCI device and gets no arguments but boson's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EalConfig {
-    /// The PCI devices that this process is going to open (`0000:03:00.0`, arguments after a
-    /// comma). DPDK takes no other card, and without any it does not look at the PCI bus.
-    pub pci_devices: Vec<String>,
-    /// EAL arguments of the user, separated by white space (`-m 512 --no-huge`). They win over
-    /// boson's own.
-    pub arguments: String,
+    pci_devices: Vec<String>,
+    arguments: String,
 }
 
 impl EalConfig {
@@ -36,10 +33,25 @@ impl EalConfig {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidInput`] if `devargs` is not a device in DPDK's notation.
-    pub fn for_device(devargs: &str, arguments: &str) -> Result<Self> {
+    pub fn for_device(devargs: &str) -> Result<Self> {
         let is_pci = Devargs::parse(devargs)?.is_pci();
-        let pci_devices = if is_pci { vec![devargs.to_owned()] } else { Vec::new() };
-        Ok(Self { pci_devices, arguments: arguments.to_owned() })
+        Ok(Self::default().pci_devices(is_pci.then(|| devargs.to_owned())))
+    }
+
+    /// Sets the PCI devices that this process is going to open (`0000:03:00.0`, arguments after a
+    /// comma). DPDK takes no other card, and without any it does not look at the PCI bus.
+    #[must_use]
+    pub fn pci_devices(mut self, devices: impl IntoIterator<Item = String>) -> Self {
+        self.pci_devices = devices.into_iter().collect();
+        self
+    }
+
+    /// Sets EAL arguments of the user, separated by white space (`-m 512 --no-huge`). They win over
+    /// boson's own.
+    #[must_use]
+    pub fn arguments(mut self, arguments: impl Into<String>) -> Self {
+        self.arguments = arguments.into();
+        self
     }
 }
 
