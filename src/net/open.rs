@@ -7,8 +7,6 @@ use super::address::{NetAddress, Station};
 use super::device::{PacketDevice, TapConfig, TapDevice};
 use super::stack::StackConfig;
 use crate::error::Result;
-#[cfg(not(feature = "dpdk"))]
-use crate::error::{Error, ErrorKind};
 
 /// What a network is opened with besides its address. [`NetConfig::default`] has the defaults.
 ///
@@ -108,8 +106,5 @@ fn open_dpdk(address: &super::address::DpdkAddress, config: &NetConfig) -> Resul
 
 #[cfg(not(feature = "dpdk"))]
 fn open_dpdk(address: &super::address::DpdkAddress, _config: &NetConfig) -> Result<Box<dyn PacketDevice>> {
-    Err(Error::new(ErrorKind::Unsupported, "open network").at(format!("dpdk:{}", address.device)).because(
-        "DPDK is not built in: apt-get install libdpdk-dev libclang-dev pkg-config, then build with \
-         --features dpdk",
-    ))
+    Err(super::address::dpdk_is_not_built_in().at(format!("dpdk:{}", address.device)))
 }

@@ -63,12 +63,12 @@ use crate::rt::poller::{Park, Poller};
 ///
 /// Nothing moves unless its [`Stack::poller`] is polled.
 #[derive(Clone)]
-pub struct Stack(Rc<RefCell<Core>>);
+pub struct Stack(Rc<RefCell<EngineOnDevice>>);
 
 /// How many frames go between two flushes of the device in the last turn.
 const LAST_BUDGET: usize = 64;
 
-struct Core {
+struct EngineOnDevice {
     device: Box<dyn PacketDevice>,
     engine: Engine,
     /// Whether the device reported that it will not work again.
@@ -87,7 +87,7 @@ impl Stack {
     /// device, or if it has no seed: see the methods of [`StackConfig`].
     pub fn new(device: Box<dyn PacketDevice>, config: StackConfig, now: Instant) -> Result<Self> {
         let engine = Engine::new(config, device.info(), now)?;
-        Ok(Self(Rc::new(RefCell::new(Core { device, engine, device_failed: false, right: None }))))
+        Ok(Self(Rc::new(RefCell::new(EngineOnDevice { device, engine, device_failed: false, right: None }))))
     }
 
     /// Keeps `right` until the device is closed.
@@ -200,7 +200,7 @@ impl Drop for StackPoller {
     }
 }
 
-impl Core {
+impl EngineOnDevice {
     /// The last turn.
     fn end(&mut self) {
         let Self { device, engine, device_failed, .. } = self;

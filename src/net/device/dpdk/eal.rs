@@ -62,7 +62,7 @@ pub struct Eal {
 }
 
 /// What became of the process's only start.
-enum State {
+enum EalStart {
     NotStarted,
     Running(EalConfig, Eal),
     Failed(String),
@@ -70,7 +70,7 @@ enum State {
 
 /// DPDK's control plane (starting, opening and closing) is not safe to enter twice; this lock is
 /// held for all of it.
-static CONTROL: Mutex<State> = Mutex::new(State::NotStarted);
+static CONTROL: Mutex<EalStart> = Mutex::new(EalStart::NotStarted);
 
 impl Eal {
     /// Starts DPDK, or returns the DPDK that runs already if `config` is the same.
@@ -88,18 +88,18 @@ impl Eal {
     pub fn init(config: &EalConfig) -> Result<Self> {
         let mut state = lock();
         match &*state {
-            State::Running(running, eal) if running == config => return Ok(*eal),
-            State::Running(running, _) => {
+            EalStart::Running(running, eal) if running == config => return Ok(*eal),
+            EalStart::Running(running, _) => {
                 return Err(Error::new(ErrorKind::InUse, "start DPDK").because(format!(
                     "it runs already, with other settings ({running:?}); a process has one DPDK"
                 )));
             }
-            State::Failed(reason) => {
+            EalStart::Failed(reason) => {
                 return Err(Error::new(ErrorKind::Unsupported, "start DPDK").because(format!(
                     "it failed to start earlier in this process ({reason}); restart the process"
                 )));
             }
-            State::NotStarted => {}
+            EalStart::NotStarted => {}
         }
 
         let cpus = sched_getaffinity(None).map_err(|code| Error::os(code.raw_os_error(), "start DPDK"))?;
@@ -124,13 +124,13 @@ impl Eal {
         }
         if result < 0 {
             let reason = if reason.is_empty() { strerror(code) } else { reason };
-            *state = State::Failed(reason.clone());
+            *state = EalStart::Failed(reason.clone());
             let kind = if code == libc::EINVAL { ErrorKind::InvalidInput } else { ErrorKind::Unsupported };
             return Err(Error::new(kind, "start DPDK")
                 .because(format!("{reason} (EAL arguments: {})", arguments[1..].join(" "))));
         }
         let eal = Self { uses_hugepages };
-        *state = State::Running(config.clone(), eal);
+        *state = EalStart::Running(config.clone(), eal);
         Ok(eal)
     }
 
@@ -191,7 +191,7 @@ impl Drop for Registration {
     }
 }
 
-fn lock() -> MutexGuard<'static, State> {
+fn lock() -> MutexGuard<'static, EalStart> {
     CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
