@@ -25,9 +25,7 @@ struct Bench {
 
 impl Bench {
     fn new(address: &NamespaceAddress, features: RingFeatures) -> Self {
-        let mut config = CoreConfig::from_machine().expect("the kernel gives random bytes");
-        config.ring_features = features;
-        config.register_arena = RegisterArena::Always;
+        let config = CoreConfig::default().ring_features(features).register_arena(RegisterArena::Always);
         let core = Core::new(&config).expect("a core");
         let namespace = core.block_on(AnyNamespace::open(address)).expect("opens");
         Self { core, namespace }

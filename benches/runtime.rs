@@ -13,7 +13,7 @@ use criterion::{Bencher, Criterion};
 const SLEEPING_TIMERS: usize = 100_000;
 
 fn run<F: Future>(future: F) -> F::Output {
-    let core = Core::new(&CoreConfig::from_machine().expect("the kernel gives random bytes"));
+    let core = Core::new(&CoreConfig::default());
     core.expect("io_uring is usable").block_on(future)
 }
 

@@ -241,8 +241,8 @@ impl Reactor {
         }
     }
 
-    /// Forgets which descriptors are watched, because one of them may be closed: the next
-    /// `wake_when_readable` starts anew.
+    /// Watches no descriptor any more, and returns when the kernel uses none of them: for before
+    /// one is closed. The next `wake_when_readable` starts anew.
     pub(crate) fn unwatch_all(&self) {
         match self {
             Self::Uring(ring) => ring.unwatch_all(),

@@ -30,6 +30,9 @@ pub enum NamespaceAddress {
     },
 }
 
+/// What a refusal recommends.
+const FORMS: &str = "mem:SIZE, file:PATH or blk:/dev/NAME";
+
 fn invalid(address: &str, detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, "parse namespace address")
         .at(format!("`{address}`"))
@@ -42,11 +45,11 @@ impl FromStr for NamespaceAddress {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and
-    /// [`Unsupported`](ErrorKind::Unsupported) for a backend that this build does not have, each
-    /// with one sentence that says what to write instead.
+    /// [`Unsupported`](ErrorKind::Unsupported) for `ng:`, `spdk:` and `nvme:`, which no version has
+    /// yet, each with one sentence that says what to write instead.
     fn from_str(address: &str) -> Result<Self> {
         let Some((scheme, rest)) = address.split_once(':') else {
-            return Err(invalid(address, "write mem:SIZE, file:PATH or blk:/dev/NAME"));
+            return Err(invalid(address, format!("it names no kind of namespace; write {FORMS}")));
         };
         match scheme {
             "mem" => {
@@ -62,12 +65,9 @@ impl FromStr for NamespaceAddress {
             "ng" | "spdk" | "nvme" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
                 .at(format!("`{address}`"))
                 .because(format!(
-                    "{scheme}: is not built into this version; use blk:/dev/NAME for a raw device"
+                    "{scheme}: does not exist in this version; write blk:/dev/NAME for a raw device"
                 ))),
-            _ => Err(invalid(
-                address,
-                format!("`{scheme}:` is no backend; write mem:SIZE, file:PATH or blk:/dev/NAME"),
-            )),
+            _ => Err(invalid(address, format!("there is no namespace of kind {scheme}:; write {FORMS}"))),
         }
     }
 }
@@ -151,11 +151,24 @@ mod tests {
             ("file:x?size=big", "`big` is no size"),
             ("file:x?direct=1", "`direct=1` is no option"),
             ("blk:sda", "the path of a block device"),
-            ("spdk:pcie/0000:04:00.0/1", "not built into this version"),
-            ("disk:/dev/sda", "is no backend"),
+            ("spdk:pcie/0000:04:00.0/1", "does not exist in this version"),
+            ("disk:/dev/sda", "no namespace of kind disk:"),
         ] {
             let error = text.parse::<NamespaceAddress>().expect_err(text).to_string();
             assert!(error.contains(part), "{text}: {error}");
+        }
+    }
+    #[test]
+    fn no_refusal_recommends_an_address_that_is_refused() {
+        for text in ["boson.data", "disk:/dev/sda", "ng:/dev/ng0n1", "spdk:pcie/0000:04:00.0/1", "nvme:x/1"] {
+            let refusal = text.parse::<NamespaceAddress>().expect_err(text).to_string();
+            let (_, advice) = refusal.split_once("; write ").expect("it says what to write");
+            let advice = advice.replace("SIZE", "1G");
+            let forms = advice.split([' ', ',']).filter(|word| word.contains(':'));
+            for address in forms.clone() {
+                address.parse::<NamespaceAddress>().unwrap_or_else(|error| panic!("{refusal}: {error}"));
+            }
+            assert!(forms.count() > 0, "{refusal}");
         }
     }
 }

@@ -63,7 +63,14 @@ pub struct Station {
     pub mtu: Option<usize>,
 }
 
-const SCHEMES: &str = "kernel:, tap: or dpdk:";
+/// What a refusal recommends: the networks of this build.
+const SCHEMES: &str = if HAS_DPDK { "kernel:, tap: or dpdk:" } else { "kernel: or tap:" };
+const EXAMPLES: &str = if HAS_DPDK {
+    "kernel:, tap:NAME?ip=10.9.0.1/24 or dpdk:DEVARGS?ip=10.9.0.1/24"
+} else {
+    "kernel: or tap:NAME?ip=10.9.0.1/24"
+};
+const HAS_DPDK: bool = cfg!(feature = "dpdk");
 const MAX_ADDRESSES: usize = 8;
 const MAX_INTERFACE_NAME_LEN: usize = 15;
 
@@ -74,10 +81,16 @@ fn refuse(reason: impl Into<String>) -> Error {
 /// The one refusal of what an address may say in a later version: `mem:`, `xdp:`, `ip=dhcp`, and
 /// more queues than one.
 fn does_not_exist(what: impl fmt::Display) -> Error {
-    Error::new(ErrorKind::Unsupported, "parse network address").because(format!(
-        "{what} does not exist in this version; write kernel:, tap:NAME?ip=10.9.0.1/24 or \
-         dpdk:DEVARGS?ip=10.9.0.1/24"
-    ))
+    Error::new(ErrorKind::Unsupported, "parse network address")
+        .because(format!("{what} does not exist in this version; write {EXAMPLES}"))
+}
+
+/// The one refusal of `dpdk:` in a build without it.
+pub(super) fn dpdk_is_not_built_in() -> Error {
+    Error::new(ErrorKind::Unsupported, "open network").because(
+        "DPDK is not built in; apt-get install libdpdk-dev libclang-dev pkg-config, then build with \
+         --features dpdk",
+    )
 }
 
 impl FromStr for NetAddress {
@@ -87,13 +100,13 @@ impl FromStr for NetAddress {
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse,
     /// [`Unsupported`](ErrorKind::Unsupported) for `mem:`, `xdp:`, `ip=dhcp` and `queues=` above 1,
-    /// which no version has yet.
+    /// which no version has yet, and for `dpdk:` in a build without it.
     fn from_str(text: &str) -> Result<Self> {
-        parse(text).map_err(|error| error.at(text.to_owned()))
+        parse(text, HAS_DPDK).map_err(|error| error.at(text.to_owned()))
     }
 }
 
-fn parse(text: &str) -> Result<NetAddress> {
+fn parse(text: &str, has_dpdk: bool) -> Result<NetAddress> {
     let Some((scheme, rest)) = text.split_once(':') else {
         return Err(refuse(format!("it names no kind of network; write {SCHEMES} and what belongs to it")));
     };
@@ -116,6 +129,7 @@ fn parse(text: &str) -> Result<NetAddress> {
             }
             Ok(NetAddress::Tap(TapAddress { interface, host, station }))
         }
+        "dpdk" if !has_dpdk => Err(dpdk_is_not_built_in()),
         "dpdk" => {
             if device.is_empty() {
                 let advice = "write a PCI address (dpdk:0000:03:00.0?ip=…) or a virtual device (dpdk:net_af_packet0,iface=v0?ip=…)";

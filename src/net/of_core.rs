@@ -26,15 +26,7 @@ use crate::rt::CoreLocal;
 const NET_VARIABLE: &str = "BOSON_NET";
 const EAL_VARIABLE: &str = "BOSON_EAL";
 
-static NETWORK: CoreLocal<Network> = CoreLocal::new();
-
-/// The network of a core.
-struct Network {
-    net: Net,
-    /// Held while a core of this process has the network of the environment, if that has one queue
-    /// pair.
-    _queue_pair: Option<QueuePair>,
-}
+static NETWORK: CoreLocal<Net> = CoreLocal::new();
 
 impl Net {
     /// The network of this core: the one that [`Net::set_current`] set, otherwise the one that the
@@ -53,12 +45,12 @@ impl Net {
     /// Outside a core.
     #[track_caller]
     pub fn current() -> Result<Self> {
-        if let Some(network) = NETWORK.get() {
-            return Ok(network.net.clone());
+        if let Some(net) = NETWORK.get() {
+            return Ok((*net).clone());
         }
-        let network = Rc::new(from_environment()?);
-        NETWORK.set(Rc::clone(&network));
-        Ok(network.net.clone())
+        let net = from_environment()?;
+        net.set_current();
+        Ok(net)
     }
 
     /// Makes this the network of this core, for sockets that are made from now on. The core keeps
@@ -69,12 +61,12 @@ impl Net {
     /// Outside a core.
     #[track_caller]
     pub fn set_current(&self) {
-        NETWORK.set(Rc::new(Network { net: self.clone(), _queue_pair: None }));
+        NETWORK.set(Rc::new(self.clone()));
     }
 }
 
 /// The right to open the network of the environment when it has one queue pair. One core of a
-/// process has it at a time.
+/// process has it at a time, and keeps it until the device is closed.
 struct QueuePair;
 
 static QUEUE_PAIR_IS_TAKEN: AtomicBool = AtomicBool::new(false);
@@ -97,10 +89,10 @@ impl Drop for QueuePair {
     }
 }
 
-fn from_environment() -> Result<Network> {
+fn from_environment() -> Result<Net> {
     let value = if is_simulated() { None } else { env::var_os(NET_VARIABLE) };
     let Some(value) = value.filter(|value| !value.is_empty()) else {
-        return Ok(Network { net: Net::kernel(), _queue_pair: None });
+        return Ok(Net::kernel());
     };
     let text = value.to_string_lossy();
     open(&text).map_err(|error| {
@@ -111,10 +103,86 @@ fn from_environment() -> Result<Network> {
     })
 }
 
-fn open(text: &str) -> Result<Network> {
+fn open(text: &str) -> Result<Net> {
     let address: NetAddress = text.parse()?;
-    let queue_pair = if address == NetAddress::Kernel { None } else { Some(QueuePair::take()?) };
     let eal = env::var_os(EAL_VARIABLE).unwrap_or_default();
     let config = NetConfig::default().eal_arguments(eal.to_string_lossy());
-    Ok(Network { net: Net::open(&address, &config)?, _queue_pair: queue_pair })
+    if address == NetAddress::Kernel {
+        return Net::open(&address, &config);
+    }
+    let queue_pair = QueuePair::take()?;
+    let net = Net::open(&address, &config)?;
+    keep_with(&net, queue_pair);
+    Ok(net)
+}
+
+/// Keeps the right for as long as the network's device is open.
+fn keep_with(net: &Net, queue_pair: QueuePair) {
+    if let Some(stack) = net.stack() {
+        stack.keep_right(queue_pair);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::cell::Cell;
+
+    use super::*;
+    use crate::net::device::{DeviceInfo, DeviceStats, MemoryDevice, PacketDevice};
+    use crate::net::stack::StackConfig;
+    use crate::rt::poller::Park;
+
+    /// A device that notes whether the right was still taken when it was closed.
+    struct ClosingNote {
+        device: MemoryDevice,
+        was_taken: Rc<Cell<bool>>,
+    }
+
+    impl PacketDevice for ClosingNote {
+        fn info(&self) -> &DeviceInfo {
+            self.device.info()
+        }
+
+        fn receive(&mut self, budget: usize, sink: &mut dyn FnMut(&mut [u8])) -> Result<usize> {
+            self.device.receive(budget, sink)
+        }
+
+        fn transmit(&mut self, len: usize, fill: &mut dyn FnMut(&mut [u8])) -> bool {
+            self.device.transmit(len, fill)
+        }
+
+        fn flush(&mut self) {
+            self.device.flush();
+        }
+
+        fn park(&mut self) -> Park {
+            self.device.park()
+        }
+
+        fn stats(&self) -> DeviceStats {
+            self.device.stats()
+        }
+    }
+
+    impl Drop for ClosingNote {
+        fn drop(&mut self) {
+            self.was_taken.set(QUEUE_PAIR_IS_TAKEN.load(Ordering::Acquire));
+        }
+    }
+
+    #[test]
+    fn the_right_to_open_the_network_is_free_when_its_device_is_closed_and_not_before() {
+        let was_taken = Rc::new(Cell::new(false));
+        crate::run(async {
+            let (device, _) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 1);
+            let device = Box::new(ClosingNote { device, was_taken: Rc::clone(&was_taken) });
+            let address = "10.9.0.1/24".parse().expect("an address");
+            let net = Net::on_device(device, StackConfig::default().addresses([address]).seed([0; 32]))
+                .expect("a stack");
+            keep_with(&net, QueuePair::take().expect("nobody has it"));
+            net.set_current();
+        });
+        assert!(was_taken.get());
+        QueuePair::take().expect("the core that had it has ended");
+    }
 }

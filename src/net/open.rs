@@ -7,9 +7,6 @@ use super::address::{NetAddress, Station};
 use super::device::{PacketDevice, TapConfig, TapDevice};
 use super::stack::StackConfig;
 use crate::error::Result;
-#[cfg(not(feature = "dpdk"))]
-use crate::error::{Error, ErrorKind};
-use crate::rt;
 
 /// What a network is opened with besides its address. [`NetConfig::default`] has the defaults.
 ///
@@ -60,15 +57,6 @@ impl NetConfig {
         self.eal_arguments = arguments.into();
         self
     }
-
-    /// The seed that was set, or a new one from the core's generator.
-    fn seed_of_stack(&self) -> [u8; 32] {
-        self.seed.unwrap_or_else(|| {
-            let mut seed = [0; 32];
-            rt::fill_random(&mut seed);
-            seed
-        })
-    }
 }
 
 impl fmt::Debug for NetConfig {
@@ -101,9 +89,8 @@ impl Net {
             }
             NetAddress::Dpdk(dpdk) => (open_dpdk(dpdk, config)?, &dpdk.station),
         };
-        let mut stack = StackConfig::for_station(station, config.seed_of_stack());
-        stack.max_connections = config.max_connections;
-        Self::on_device(device, stack)
+        let stack = StackConfig::for_station(station).max_connections(config.max_connections);
+        Self::on_device(device, if let Some(seed) = config.seed { stack.seed(seed) } else { stack })
     }
 }
 
@@ -111,16 +98,13 @@ impl Net {
 fn open_dpdk(address: &super::address::DpdkAddress, config: &NetConfig) -> Result<Box<dyn PacketDevice>> {
     use super::device::dpdk::{DpdkPort, Eal, EalConfig, PortConfig};
 
-    let eal = Eal::init(&EalConfig::for_device(&address.device, &config.eal_arguments)?)?;
+    let eal = Eal::init(&EalConfig::for_device(&address.device)?.arguments(&config.eal_arguments))?;
     let mtu = address.station.mtu.map(|mtu| u16::try_from(mtu).unwrap_or(u16::MAX));
-    let port = PortConfig { mac: address.station.mac, mtu, ..PortConfig::default() };
+    let port = PortConfig::default().mac(address.station.mac).mtu(mtu);
     Ok(Box::new(DpdkPort::open(eal, &address.device, &port)?))
 }
 
 #[cfg(not(feature = "dpdk"))]
 fn open_dpdk(address: &super::address::DpdkAddress, _config: &NetConfig) -> Result<Box<dyn PacketDevice>> {
-    Err(Error::new(ErrorKind::Unsupported, "open network").at(format!("dpdk:{}", address.device)).because(
-        "DPDK is not built in: apt-get install libdpdk-dev libclang-dev pkg-config, then build with \
-         --features dpdk",
-    ))
+    Err(super::address::dpdk_is_not_built_in().at(format!("dpdk:{}", address.device)))
 }

@@ -178,7 +178,7 @@ impl Drop for Loan {
     fn drop(&mut self) {
         // Without the table, which goes when its thread ends, there is nothing to take it from.
         let _ = LENT.try_with(|lent| lent.borrow_mut().streams.remove(&self.id));
-        // A read or a write that was given up goes on and keeps the stream: it must end, or the
+        // A read or a write that was dropped goes on and keeps the stream: it must end, or the
         // connection would stay open for as long as the peer likes.
         if Rc::strong_count(&self.stream) > 1 && !self.is_aborted {
             // A connection that is gone is shut down.

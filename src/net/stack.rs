@@ -40,6 +40,7 @@ mod timers;
 #[cfg(test)]
 mod tests;
 
+use std::any::Any;
 use std::cell::RefCell;
 use std::fmt;
 use std::rc::Rc;
@@ -62,16 +63,18 @@ use crate::rt::poller::{Park, Poller};
 ///
 /// Nothing moves unless its [`Stack::poller`] is polled.
 #[derive(Clone)]
-pub struct Stack(Rc<RefCell<Core>>);
+pub struct Stack(Rc<RefCell<EngineOnDevice>>);
 
 /// How many frames go between two flushes of the device in the last turn.
 const LAST_BUDGET: usize = 64;
 
-struct Core {
+struct EngineOnDevice {
     device: Box<dyn PacketDevice>,
     engine: Engine,
     /// Whether the device reported that it will not work again.
     device_failed: bool,
+    /// The right to open the device, if that needs one. After the device, which ends first.
+    right: Option<Box<dyn Any>>,
 }
 
 impl Stack {
@@ -81,10 +84,15 @@ impl Stack {
     /// # Errors
     ///
     /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `config` contradicts itself or the
-    /// device: see the fields of [`StackConfig`].
+    /// device, or if it has no seed: see the methods of [`StackConfig`].
     pub fn new(device: Box<dyn PacketDevice>, config: StackConfig, now: Instant) -> Result<Self> {
         let engine = Engine::new(config, device.info(), now)?;
-        Ok(Self(Rc::new(RefCell::new(Core { device, engine, device_failed: false }))))
+        Ok(Self(Rc::new(RefCell::new(EngineOnDevice { device, engine, device_failed: false, right: None }))))
+    }
+
+    /// Keeps `right` until the device is closed.
+    pub(crate) fn keep_right(&self, right: impl Any) {
+        self.0.borrow_mut().right = Some(Box::new(right));
     }
 
     /// What moves the stack: a core must poll it. Make one.
@@ -192,10 +200,10 @@ impl Drop for StackPoller {
     }
 }
 
-impl Core {
+impl EngineOnDevice {
     /// The last turn.
     fn end(&mut self) {
-        let Self { device, engine, device_failed } = self;
+        let Self { device, engine, device_failed, .. } = self;
         if *device_failed {
             return;
         }
@@ -209,7 +217,7 @@ impl Core {
     }
 
     fn turn(&mut self, now: Instant, budget: usize) -> usize {
-        let Self { device, engine, device_failed } = self;
+        let Self { device, engine, device_failed, .. } = self;
         engine.begin(now);
         if *device_failed {
             return 0;

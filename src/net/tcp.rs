@@ -37,7 +37,7 @@ impl Net {
     }
 
     /// The userspace stack on `device`, polled by the current core from now on for as long as that
-    /// core lives.
+    /// core lives. Without a seed in `config`, the core's generator gives one.
     ///
     /// # Errors
     ///
@@ -47,6 +47,11 @@ impl Net {
     ///
     /// Outside a core.
     pub fn on_device(device: Box<dyn PacketDevice>, config: StackConfig) -> Result<Self> {
+        let config = config.seeded(|| {
+            let mut seed = [0; 32];
+            rt::fill_random(&mut seed);
+            seed
+        });
         let stack = Stack::new(device, config, rt::now())?;
         rt::poller::register_poller(Rc::new(RefCell::new(stack.poller()))).keep();
         Ok(Self(NetKind::Stack(stack)))

@@ -10,7 +10,7 @@
 //!
 //! # fn main() -> boson::Result<()> {
 //! # let path = std::env::temp_dir().join(format!("boson-doc-{}.sock", std::process::id()));
-//! let core = CoreThread::start("worker", &CoreConfig::from_machine()?)?;
+//! let core = CoreThread::start("worker", &CoreConfig::default())?;
 //! let _inspector = Inspector::start(&path, "my program", vec![core.handle().clone()])?;
 //!
 //! // In any process of the same user:

@@ -450,7 +450,7 @@ mod tests {
 
     /// Checks a feed that was never armed, where there is an io_uring with its feature.
     fn on_a_core<T: Item>(check: impl FnOnce(Rc<Feed<T>>)) {
-        let config = CoreConfig::from_machine().expect("a clock");
+        let config = CoreConfig::default();
         let core = Core::new(&config).expect("a core");
         core.block_on(async {
             let socket =

@@ -8,50 +8,30 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::reactor::{ReactorChoice, RegisterArena, RingFeatures};
 use crate::time::Clock;
 
-/// How a core is set up. [`CoreConfig::from_machine`] gives the defaults with the machine's time
-/// and randomness, [`CoreConfig::new`] with others; then change the fields.
+/// How a core is set up. [`CoreConfig::default`] has the machine's time and randomness.
 ///
 /// ```
 /// # use boson::rt::{Core, CoreConfig, Idle};
 /// # fn main() -> boson::Result<()> {
-/// let mut config = CoreConfig::from_machine()?;
-/// config.idle = Idle::Sleep;
-/// let core = Core::new(&config)?;
+/// let core = Core::new(&CoreConfig::default().cpu(0).idle(Idle::Sleep))?;
 /// # Ok(())
 /// # }
 /// ```
 #[derive(Clone)]
 #[non_exhaustive]
 pub struct CoreConfig {
-    /// The CPU to pin the core's thread to; `None` leaves it to the kernel.
-    pub cpu: Option<usize>,
-    /// Where time comes from.
-    pub clock: Arc<dyn Clock>,
-    /// Where randomness comes from: the seed of the core's generator (ChaCha12).
-    pub seed: [u8; 32],
-    /// What to do I/O through.
-    pub reactor: ReactorChoice,
-    /// The size of the io_uring's submission queue, in entries: 1 to 32,768; the kernel rounds up
-    /// to a power of two.
-    pub ring_entries: u32,
-    /// Which of the kernel's io_uring features the core may use if they are there.
-    pub ring_features: RingFeatures,
-    /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files;
-    /// 1 to 1,024.
-    pub offload_threads: usize,
-    /// What the core does when it has nothing to do.
-    pub idle: Idle,
-    /// The size of the core's arena, in bytes. Pages are touched only with use.
-    pub arena_bytes: usize,
-    /// Whether the arena is registered with the io_uring.
-    pub register_arena: RegisterArena,
-    /// A poll of a task that takes longer is a stall: it is logged with the task's name, and
-    /// counted.
-    pub stall_after: Duration,
-    /// How many messages from other threads (see [`Handle`](super::Handle)) wait at most until the
-    /// core takes them; it takes all at once and runs them over its next turns, so that as many
-    /// again may not have run yet.
-    pub messages: usize,
+    pub(super) cpu: Option<usize>,
+    pub(super) clock: Arc<dyn Clock>,
+    seed: Option<[u8; 32]>,
+    pub(super) reactor: ReactorChoice,
+    pub(super) ring_entries: u32,
+    pub(super) ring_features: RingFeatures,
+    pub(super) offload_threads: usize,
+    pub(super) idle: Idle,
+    pub(super) arena_bytes: usize,
+    pub(super) register_arena: RegisterArena,
+    pub(super) stall_after: Duration,
+    pub(super) messages: usize,
 }
 
 /// What a core does when it has nothing to do.
@@ -77,33 +57,16 @@ const MAX_RING_ENTRIES: u32 = 32_768;
 /// The most threads of a core for blocking calls.
 const MAX_OFFLOAD_THREADS: usize = 1024;
 
-impl CoreConfig {
-    /// The defaults of [`CoreConfig::new`], on the machine's clocks and with a seed from the
-    /// kernel's generator.
+impl Default for CoreConfig {
+    /// The machine's clock, a seed from the kernel's generator, and what the methods name.
     ///
-    /// All configurations that this function makes share one
-    /// [`MonotonicClock`](crate::rt::time::MonotonicClock), so that the times of their cores can be
-    /// compared. Each has a seed of its own: for several cores call it once for each.
-    ///
-    /// # Errors
-    ///
-    /// As for [`machine_seed`].
-    pub fn from_machine() -> Result<Self> {
-        Ok(Self::new(machine_clock(), machine_seed()?))
-    }
-
-    /// With time and randomness that the caller brings: those of a simulation or of a test that is
-    /// to repeat, or a server's own. The seed makes sequence numbers, ports and hash keys
-    /// unguessable: a server on a network takes [`machine_seed`] or the like.
-    ///
-    /// Not pinned, io_uring with 256 entries or else epoll, 16 threads for blocking work, at most
-    /// 50 µs of spinning, a 16 MiB arena that is registered if it has hugepages, stalls from 10 ms
-    /// on, 65,536 messages.
-    pub fn new(clock: Arc<dyn Clock>, seed: [u8; 32]) -> Self {
+    /// All default configurations share one [`MonotonicClock`](crate::rt::time::MonotonicClock), so
+    /// that the times of their cores can be compared.
+    fn default() -> Self {
         Self {
             cpu: None,
-            clock,
-            seed,
+            clock: machine_clock(),
+            seed: None,
             reactor: ReactorChoice::Auto,
             ring_entries: 256,
             ring_features: RingFeatures::all(),
@@ -118,6 +81,104 @@ impl CoreConfig {
 }
 
 impl CoreConfig {
+    /// Sets the CPU to pin the core's thread to. `None`, the default, leaves it to the kernel.
+    #[must_use]
+    pub fn cpu(mut self, cpu: impl Into<Option<usize>>) -> Self {
+        self.cpu = cpu.into();
+        self
+    }
+
+    /// Sets where time comes from: the clock of a simulation or of a test, or a program's own.
+    #[must_use]
+    pub fn clock(mut self, clock: Arc<dyn Clock>) -> Self {
+        self.clock = clock;
+        self
+    }
+
+    /// Sets the seed of the core's generator (ChaCha12), for a simulation or a test that is to
+    /// repeat. By default each core gets its own from [`machine_seed`]. The seed makes sequence
+    /// numbers, ports and hash keys unguessable: a server on a network must not have a known one.
+    #[must_use]
+    pub fn seed(mut self, seed: [u8; 32]) -> Self {
+        self.seed = Some(seed);
+        self
+    }
+
+    /// Sets what to do I/O through: by default io_uring, or epoll where io_uring is refused.
+    #[must_use]
+    pub fn reactor(mut self, reactor: ReactorChoice) -> Self {
+        self.reactor = reactor;
+        self
+    }
+
+    /// Sets the size of the io_uring's submission queue, in entries: 1 to 32,768; 256 by default.
+    /// The kernel rounds up to a power of two.
+    #[must_use]
+    pub fn ring_entries(mut self, entries: u32) -> Self {
+        self.ring_entries = entries;
+        self
+    }
+
+    /// Sets which of the kernel's io_uring features the core may use if they are there; all by
+    /// default.
+    #[must_use]
+    pub fn ring_features(mut self, features: RingFeatures) -> Self {
+        self.ring_features = features;
+        self
+    }
+
+    /// Sets the most threads that [`offload`](super::offload()) may use, and without io_uring the
+    /// files; 1 to 1,024; 16 by default.
+    #[must_use]
+    pub fn offload_threads(mut self, threads: usize) -> Self {
+        self.offload_threads = threads;
+        self
+    }
+
+    /// Sets what the core does when it has nothing to do: by default it spins for at most 50 µs.
+    #[must_use]
+    pub fn idle(mut self, idle: Idle) -> Self {
+        self.idle = idle;
+        self
+    }
+
+    /// Sets the size of the core's arena, in bytes; 16 MiB by default. Pages are touched only with
+    /// use.
+    #[must_use]
+    pub fn arena_bytes(mut self, bytes: usize) -> Self {
+        self.arena_bytes = bytes;
+        self
+    }
+
+    /// Sets whether the arena is registered with the io_uring: by default if it has hugepages.
+    #[must_use]
+    pub fn register_arena(mut self, register: RegisterArena) -> Self {
+        self.register_arena = register;
+        self
+    }
+
+    /// Sets how long a poll of a task may take. A longer one, by default than 10 ms, is a stall: it
+    /// is logged with the task's name, and counted.
+    #[must_use]
+    pub fn stall_after(mut self, longest: Duration) -> Self {
+        self.stall_after = longest;
+        self
+    }
+
+    /// Sets how many messages from other threads (see [`Handle`](super::Handle)) wait at most until
+    /// the core takes them; 65,536 by default. It takes all at once and runs them over its next
+    /// turns, so that as many again may not have run yet.
+    #[must_use]
+    pub fn messages(mut self, messages: usize) -> Self {
+        self.messages = messages;
+        self
+    }
+
+    /// The seed that was set, or a new one from the machine.
+    pub(super) fn seed_or_new(&self) -> Result<[u8; 32]> {
+        self.seed.map_or_else(machine_seed, Ok)
+    }
+
     /// Whether its numbers are within what is documented.
     pub(super) fn check(&self) -> Result<()> {
         let invalid =

@@ -51,9 +51,10 @@ impl Core {
         let inbox = Arc::new(Inbox::new(config.messages, Box::new(move || doorbell.ring()), bury));
         let arena = Arena::new(config.arena_bytes)?;
         reactor.register(config.register_arena, &arena);
+        let seed = config.seed_or_new()?;
         // For good.
         std::mem::forget(pinned);
-        Ok(Self { state: Rc::new(CoreState::new(config, inbox, reactor, pool, arena)) })
+        Ok(Self { state: Rc::new(CoreState::new(config, seed, inbox, reactor, pool, arena)) })
     }
 
     /// Runs `future` and every task on this core until `future` is done, and gives its output.
@@ -200,7 +201,7 @@ impl Drop for Core {
 /// descriptor. [`Core::new`] and [`Core::try_block_on`] return the last two as errors.
 #[track_caller]
 pub fn run<F: Future>(future: F) -> F::Output {
-    match CoreConfig::from_machine().and_then(|config| Core::new(&config)) {
+    match Core::new(&CoreConfig::default()) {
         Ok(core) => core.block_on(future),
         Err(error) => panic!("a core for the program: {error}"),
     }

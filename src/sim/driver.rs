@@ -102,10 +102,12 @@ impl Driver {
     pub(super) fn add(&self, name: &str) -> Rc<CoreEntry> {
         let number = self.cores.borrow().len();
         assert!(number < MAX_CORES, "a world has {MAX_CORES} cores at most");
-        let mut config = CoreConfig::new(Arc::new(self.clock.clone()), self.random.borrow_mut().random());
-        config.arena_bytes = ARENA_BYTES;
-        // Time stands still in a poll.
-        config.stall_after = Duration::MAX;
+        let config = CoreConfig::default()
+            .clock(Arc::new(self.clock.clone()))
+            .seed(self.random.borrow_mut().random())
+            .arena_bytes(ARENA_BYTES)
+            // Time stands still in a poll.
+            .stall_after(Duration::MAX);
         let simulation = Simulation { between: between_steps, defect: self.options.defect };
         let core = match SteppedCore::new(&config, simulation) {
             Ok(core) => core,

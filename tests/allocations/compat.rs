@@ -4,19 +4,17 @@
 use crate::counting;
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::compat::{BufferSizes, FuturesIo, TokioIo};
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 const WARM_UP: u64 = 500;
 const ROUNDS: u64 = 5000;
 
 fn run<F: Future>(future: F) -> F::Output {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([9; 32])).expect("a core");
     let limit = Duration::from_secs(60);
     core.block_on(async { rt::timeout(limit, future).await.expect("nothing hangs") })
 }

@@ -1,18 +1,15 @@
 //! A coroutine that switches, sleeps and is woken asks the heap for nothing.
 
 use crate::counting;
-use std::sync::Arc;
 use std::time::Duration;
 
-use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig};
 use boson::thread;
 
 /// How often the heap is asked in `rounds` rounds of two coroutines that yield, park, unpark and
 /// sleep.
 fn allocations_of(rounds: u32, leak: bool) -> u64 {
-    let core =
-        Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("io_uring is usable");
     let counted = thread::try_run_on(&core, move || {
         let peer = thread::spawn(|| {
             loop {

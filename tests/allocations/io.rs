@@ -5,14 +5,12 @@ use crate::counting;
 use crate::support::parts::{Parts, PartsAll};
 use std::future::Future;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::mem::DmaBuf;
 use boson::net::{Net, TcpListener, TcpStream};
 use boson::rt::reactor::ReactorChoice;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use boson::sync::local::mpsc;
 
@@ -34,10 +32,8 @@ enum Round {
 fn every_round_is_free<F: Future<Output = u64>>(program: impl Fn(Round) -> F) {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
         let asked = |round| {
-            let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
-            config.reactor = reactor;
             // Over epoll files are read by threads, which the warm-up starts.
-            config.offload_threads = 1;
+            let config = CoreConfig::default().seed([9; 32]).reactor(reactor).offload_threads(1);
             let core = Core::new(&config).expect("a core");
             let limited = async { rt::timeout(Duration::from_secs(60), program(round)).await };
             core.block_on(limited).expect("nothing hangs")

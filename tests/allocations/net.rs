@@ -59,8 +59,12 @@ fn measure(bytes: usize, pause: Duration) -> f64 {
     let (a, b) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 64);
     let own = |host: u8| vec![IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix")];
     let stack = |device, host| {
-        Stack::new(Box::new(device), StackConfig::new(own(host), [host; 32]), Instant::ORIGIN)
-            .expect("a stack")
+        Stack::new(
+            Box::new(device),
+            StackConfig::default().addresses(own(host)).seed([host; 32]),
+            Instant::ORIGIN,
+        )
+        .expect("a stack")
     };
     let (client, server) = (stack(a, 1), stack(b, 2));
     let mut pollers = [client.poller(), server.poller()];

@@ -9,7 +9,6 @@ use std::task::{Context, Waker};
 
 use boson::block::{KernelNamespace, Namespace};
 use boson::rt::reactor::ReactorChoice;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig, offload};
 
 /// As documented.
@@ -19,9 +18,7 @@ const QUEUE_LIMIT: usize = 1024;
 /// a task is that waits for several things: that must not make the call anew each time.
 #[test]
 fn a_file_operation_in_line_asks_the_heap_for_nothing_when_it_is_polled_again() {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.reactor = ReactorChoice::Epoll;
-    config.offload_threads = 1;
+    let config = CoreConfig::default().seed([7; 32]).reactor(ReactorChoice::Epoll).offload_threads(1);
     let core = Core::new(&config).expect("a core");
     let path = std::env::temp_dir().join(format!("boson-offload-allocations-{}", std::process::id()));
     let (open, gate) = sync_channel::<()>(0);

@@ -49,7 +49,8 @@ fn steady_state_asks_the_heap_rarely() {
     let (sender, address) = std::sync::mpsc::channel::<SocketAddr>();
     let server_clock = clock.clone();
     let server = std::thread::spawn(move || {
-        let core = Core::new(&CoreConfig::new(server_clock.clone(), [1; 32])).expect("io_uring is usable");
+        let core = Core::new(&CoreConfig::default().clock(server_clock.clone()).seed([1; 32]))
+            .expect("io_uring is usable");
         core.block_on(async {
             let namespace = MemoryNamespace::new("mem:test", 256 << 20, 4096).expect("a size");
             let mut options = Options::new([2; 16]);

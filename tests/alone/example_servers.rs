@@ -4,12 +4,10 @@ use crate::support::own_process::named_in;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::process::{Command, Stdio};
-use std::sync::Arc;
 use std::sync::mpsc;
 use std::time::Duration;
 
 use boson::net::Net;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig};
 use rustix::process::{Resource, Rlimit, setrlimit};
 
@@ -36,7 +34,7 @@ mod on_coroutines {
 const DESCRIPTORS: usize = 40;
 
 fn core() -> Core {
-    Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core")
+    Core::new(&CoreConfig::default().seed([7; 32])).expect("a core")
 }
 
 /// Runs the test `name` in a process of its own, which this one has no descriptors in common with.

@@ -5,21 +5,20 @@ use crate::support::parts::Parts;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use boson::net::{Net, TcpListener, TcpStream, UnixAddr, UnixListener, UnixStream};
 use boson::observe::Watchdog;
 use boson::observe::inspect::{Client, Inspector};
 use boson::rt::reactor::{ReactorChoice, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, CoreThread, JoinError, Shutdown};
 
 /// Held by the test that runs.
 static ALONE: Mutex<()> = Mutex::new(());
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::default().seed([7; 32])
 }
 
 fn core() -> Core {
@@ -108,10 +107,7 @@ fn what_a_child_drops_goes_on_in_its_parent() {
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
         for features in [RingFeatures::all(), RingFeatures::linux_5_15()] {
-            let mut config = config();
-            config.reactor = reactor;
-            config.ring_features = features;
-            let core = Core::new(&config).expect("a core");
+            let core = Core::new(&config().reactor(reactor).ring_features(features)).expect("a core");
             core.block_on(drop_in_a_child_what_is_in_flight());
         }
     }
@@ -163,9 +159,7 @@ fn a_connection_that_both_dropped_has_ended() {
     own_process!();
     let _alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
     for features in [RingFeatures::all(), RingFeatures::linux_5_15()] {
-        let mut config = config();
-        config.ring_features = features;
-        let core = Core::new(&config).expect("a core");
+        let core = Core::new(&config().ring_features(features)).expect("a core");
         let (stream, mut peer) = core.block_on(async {
             let any = SocketAddr::from(([127, 0, 0, 1], 0));
             let listener = TcpListener::bind_on(&Net::kernel(), any).expect("a free port");

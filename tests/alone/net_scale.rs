@@ -32,8 +32,12 @@ impl Net {
         let (a, b) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 1024);
         let stack = |device, host: u8| {
             let own = IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix");
-            Stack::new(Box::new(device), StackConfig::new(vec![own], [host; 32]), Instant::ORIGIN)
-                .expect("a stack")
+            Stack::new(
+                Box::new(device),
+                StackConfig::default().addresses([own]).seed([host; 32]),
+                Instant::ORIGIN,
+            )
+            .expect("a stack")
         };
         let (client, server) = (stack(a, 1), stack(b, 2));
         let listener =

@@ -6,7 +6,7 @@ use std::io::{Read, Write};
 use std::mem::MaybeUninit;
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
 
@@ -15,7 +15,6 @@ use boson::block::{KernelNamespace, Namespace};
 use boson::mem::DmaBuf;
 use boson::net::{Net, TcpListener, TcpStream};
 use boson::rt::reactor::ReactorChoice;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,8 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 static ONE_AT_A_TIME: Mutex<()> = Mutex::new(());
 
 fn core_on(reactor: ReactorChoice) -> boson::Result<Core> {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.reactor = reactor;
+    let config = CoreConfig::default().seed([7; 32]).reactor(reactor);
     Core::new(&config)
 }
 

@@ -3,21 +3,18 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use boson::observe;
 use boson::rt::reactor::ReactorChoice;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, Signal, Signals};
 use boson::{ErrorKind, Result};
 
 /// Runs `test` on a core with an io_uring, where there is one, and on one with epoll.
 fn on_both<F: Future<Output = ()>>(test: impl Fn() -> F) {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [5; 32]);
-        config.reactor = reactor;
+        let config = CoreConfig::default().seed([5; 32]).reactor(reactor);
         let core = Core::new(&config).expect("a core");
         core.block_on(test());
     }

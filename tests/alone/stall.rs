@@ -5,7 +5,6 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use boson::observe::{self, Watchdog};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 /// Collects the warnings of the thread that it is the default of.
@@ -46,8 +45,7 @@ fn a_task_that_blocks_its_core_is_reported_by_name() {
     own_process!();
     let warnings = Warnings::default();
     tracing::subscriber::with_default(warnings.clone(), || {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-        config.stall_after = Duration::from_millis(200);
+        let config = CoreConfig::default().seed([7; 32]).stall_after(Duration::from_millis(200));
         let core = Core::new(&config).expect("io_uring is usable");
         core.block_on(async {
             rt::named("innocent")
@@ -83,8 +81,7 @@ fn a_task_that_blocks_its_core_is_reported_by_name() {
 #[test]
 fn a_core_goes_on_though_a_subscriber_panics_at_a_stall() {
     own_process!();
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.stall_after = Duration::from_millis(20);
+    let config = CoreConfig::default().seed([7; 32]).stall_after(Duration::from_millis(20));
     let core = Core::new(&config).expect("a core");
     let warnings = Warnings { panics: true, ..Warnings::default() };
     let output = tracing::subscriber::with_default(warnings.clone(), || {
@@ -101,7 +98,7 @@ fn a_core_goes_on_though_a_subscriber_panics_at_a_stall() {
 #[test]
 fn a_watchdog_goes_on_though_a_report_panics() {
     own_process!();
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("a core");
     let reports = Arc::new(Mutex::new(0));
     let watchdog = Watchdog::start_with(&[core.handle()], Duration::from_millis(20), {
         let reports = Arc::clone(&reports);

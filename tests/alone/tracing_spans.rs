@@ -6,7 +6,6 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use boson::rt::queue::TaskQueue;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, TaskGroup};
 use boson::thread;
 use tracing::level_filters::LevelFilter;
@@ -45,7 +44,7 @@ fn logged(level: Level, future: impl Future<Output = ()>) -> Vec<String> {
         .with_ansi(false)
         .without_time()
         .finish();
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([0; 32])).expect("a core");
     tracing::subscriber::with_default(subscriber, || core.block_on(future));
     let text = String::from_utf8(log.0.lock().expect("no panic").clone()).expect("UTF-8");
     text.lines().map(str::to_owned).collect()

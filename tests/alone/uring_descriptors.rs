@@ -2,13 +2,11 @@
 //! some again. Alone in its process, because the limit is the process's.
 
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::ErrorKind;
 use boson::net::{Net, TcpListener};
 use boson::rt::reactor::{RingFeature, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -23,8 +21,7 @@ fn next_descriptor() -> u64 {
 fn accepting_fails_without_descriptors_and_goes_on_with_them() {
     own_process!();
     for features in [RingFeatures::all(), RingFeatures::all().without(RingFeature::MultishotAccept)] {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [3; 32]);
-        config.ring_features = features;
+        let config = CoreConfig::default().seed([3; 32]).ring_features(features);
         let core = Core::new(&config).expect("io_uring is usable");
         core.block_on(async {
             let listener =

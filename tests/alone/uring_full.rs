@@ -7,14 +7,12 @@ use std::cell::Cell;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use boson::net::{Net, TcpListener, TcpStream};
 use boson::observe;
 use boson::rt::reactor::{ReactorKind, RingFeature, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, Shutdown};
 use hooked_waker::Hook;
 
@@ -24,9 +22,7 @@ const CONNECTIONS: usize = 100;
 const PATIENCE: Duration = Duration::from_secs(20);
 
 fn core(features: RingFeatures) -> Core {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [5; 32]);
-    config.ring_entries = RING_ENTRIES;
-    config.ring_features = features;
+    let config = CoreConfig::default().seed([5; 32]).ring_entries(RING_ENTRIES).ring_features(features);
     Core::new(&config).expect("a core")
 }
 

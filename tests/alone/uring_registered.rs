@@ -3,21 +3,16 @@
 
 use crate::support::parts::PartsAll;
 use std::path::PathBuf;
-use std::sync::Arc;
 
 use boson::block::{KernelNamespace, Namespace};
 use boson::mem::{DmaBuf, PageKind};
 use boson::rt::reactor::{ReactorChoice, RegisterArena, RingFeature, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 const BLOCK_BYTES: usize = 4096;
 
 fn config(features: RingFeatures, register: RegisterArena) -> CoreConfig {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
-    config.ring_features = features;
-    config.register_arena = register;
-    config
+    CoreConfig::default().seed([4; 32]).ring_features(features).register_arena(register)
 }
 
 /// A file that goes with this value.
@@ -113,8 +108,7 @@ fn the_same_bytes_with_and_without_registration() {
     assert_eq!(on(&config(all.without(buffers), RegisterArena::Always), "no-buffers"), with(0));
     assert_eq!(on(&config(RingFeatures::none(), RegisterArena::Always), "none"), None);
     assert_eq!(on(&config(RingFeatures::linux_5_15(), RegisterArena::Always), "5.15"), with(1));
-    let mut epoll = config(all, RegisterArena::Always);
-    epoll.reactor = ReactorChoice::Epoll;
+    let epoll = config(all, RegisterArena::Always).reactor(ReactorChoice::Epoll);
     assert_eq!(on(&epoll, "epoll"), None);
 }
 

@@ -4,13 +4,11 @@
 use crate::support::parts::PartsAll;
 use std::path::PathBuf;
 use std::pin::pin;
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
 use boson::block::{KernelNamespace, Namespace};
 use boson::mem::DmaBuf;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 const BLOCK_BYTES: usize = 4096;
@@ -37,7 +35,7 @@ impl Drop for File {
 #[test]
 fn a_write_that_was_given_up_never_reaches_the_file_that_is_opened_next() {
     own_process!();
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([4; 32])).expect("a core");
     let (first, second) = (File::new("first"), File::new("second"));
     let found = core.block_on(async {
         let given_up = first.open().await;

@@ -7,13 +7,12 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::SocketAddr;
 use std::pin::pin;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use boson::net::{Net, TcpListener, TcpStream};
 use boson::rt::reactor::{RingFeature, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 
@@ -27,8 +26,7 @@ fn alone() -> MutexGuard<'static, ()> {
 
 fn run_with<F: Future>(features: RingFeatures, future: F) -> F::Output {
     let _alone = alone();
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
-    config.ring_features = features;
+    let config = CoreConfig::default().seed([6; 32]).ring_features(features);
     Core::new(&config).expect("a core").block_on(future)
 }
 
@@ -141,7 +139,7 @@ fn operations_that_were_given_up_do_not_reach_the_next_connection() {
 #[test]
 fn a_stream_that_another_core_of_the_thread_uses_is_the_same() {
     own_process!();
-    let core = || Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32])).expect("a core");
+    let core = || Core::new(&CoreConfig::default().seed([6; 32])).expect("a core");
     let message = async |(stream, peer): &mut (TcpStream, std::net::TcpStream), message: u8| {
         peer.write_all(&[message]).expect("sent");
         assert_eq!(read(stream).await, [message]);
@@ -181,8 +179,7 @@ fn each_connection_gets_its_own_bytes_while_places_change_hands() {
     own_process!();
     for entries in [1, 8, 256] {
         let _alone = alone();
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
-        config.ring_entries = entries;
+        let config = CoreConfig::default().seed([6; 32]).ring_entries(entries);
         let core = Core::new(&config).expect("a core");
         let all = async {
             let tasks: Vec<_> =
@@ -262,8 +259,7 @@ fn a_table_with_few_places_leaves_some_to_files() {
 #[test]
 fn a_read_that_its_core_has_done_is_told_so_outside_of_it() {
     own_process!();
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
-    config.ring_features = RingFeatures::all();
+    let config = CoreConfig::default().seed([6; 32]).ring_features(RingFeatures::all());
     let core = Core::new(&config).expect("a core");
     let mut context = Context::from_waker(Waker::noop());
     let begun = core.block_on(async {

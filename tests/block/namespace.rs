@@ -5,17 +5,15 @@ use crate::support::not_run;
 use crate::support::parts::PartsAll;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::ErrorKind;
 use boson::block::{AnyNamespace, KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress};
 use boson::mem::DmaBuf;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 fn run<F: Future>(future: F) -> F::Output {
-    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [3; 32]);
+    let config = CoreConfig::default().seed([3; 32]);
     Core::new(&config).expect("io_uring is usable").block_on(future)
 }
 

@@ -6,14 +6,12 @@ use std::os::fd::OwnedFd;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use boson::blocking::fs::{self, DirBuilder, File, FileTimes, OpenOptions, TRANSFER_BYTES, TryLockError};
 use boson::blocking::os::unix::fs::{chown, fchown, lchown, symlink};
 use boson::observe;
 use boson::rt::reactor::ReactorChoice;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use boson::thread;
 
@@ -35,8 +33,7 @@ impl Drop for Temporary {
 }
 
 fn core(reactor: ReactorChoice) -> Core {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.reactor = reactor;
+    let config = CoreConfig::default().seed([7; 32]).reactor(reactor);
     Core::new(&config).expect("a core")
 }
 
@@ -281,8 +278,7 @@ fn files_are_locked_against_other_opens_of_them() {
 fn more_coroutines_than_threads_wait_for_the_lock_of_a_file() {
     let directory = Temporary::new("lock-waits");
     let path = directory.0.join("file");
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.offload_threads = 1;
+    let config = CoreConfig::default().seed([7; 32]).offload_threads(1);
     let core = Core::new(&config).expect("a core");
     let locked = thread::try_run_on(&core, move || {
         let held = File::create(&path).expect("new");
@@ -293,8 +289,12 @@ fn more_coroutines_than_threads_wait_for_the_lock_of_a_file() {
                 thread::spawn(move || File::open(path).expect("there").lock().expect("in the end"))
             })
             .collect();
-        thread::sleep(Duration::from_millis(10));
-        assert!(observe::tasks().iter().any(|task| task.waits_for == Some("the lock of a file")));
+        let one_waits = || observe::tasks().iter().any(|task| task.waits_for == Some("the lock of a file"));
+        let patience = rt::time::Deadline::within(Duration::from_secs(20));
+        while !one_waits() {
+            assert!(!patience.has_passed(), "nobody waits for the lock");
+            thread::sleep(Duration::from_millis(1));
+        }
         // Needs a thread, which nobody who waits has.
         held.sync_all().expect("durable");
         assert!(!waiting.iter().any(thread::JoinHandle::is_finished));

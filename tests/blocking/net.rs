@@ -21,7 +21,7 @@ mod example {
 /// Runs `f` as the first coroutine of a new core.
 fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
     let clock = std::sync::Arc::new(MonotonicClock::new());
-    let core = Core::new(&CoreConfig::new(clock, [7; 32])).expect("io_uring is usable");
+    let core = Core::new(&CoreConfig::default().clock(clock).seed([7; 32])).expect("io_uring is usable");
     match thread::try_run_on(&core, f).expect("the ring works") {
         Ok(output) => output,
         Err(payload) => std::panic::resume_unwind(payload),
@@ -199,7 +199,7 @@ fn a_buffered_writer_of_a_cancelled_coroutine_fails_to_flush_and_no_more() {
 #[test]
 fn blocking_in_an_async_task_is_refused() {
     let clock = std::sync::Arc::new(MonotonicClock::new());
-    let core = Core::new(&CoreConfig::new(clock, [7; 32])).expect("io_uring is usable");
+    let core = Core::new(&CoreConfig::default().clock(clock).seed([7; 32])).expect("io_uring is usable");
     let joined = core.block_on(async {
         boson::rt::named("async")
             .spawn(async {

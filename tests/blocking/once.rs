@@ -7,7 +7,6 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use boson::blocking::sync::{Arc, LazyLock, Once, OnceLock};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use boson::thread;
 
@@ -15,7 +14,7 @@ use boson::thread;
 fn run<T: Send + 'static>(f: impl FnOnce() -> T + Send + 'static) -> T {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
-        let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+        let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("a core");
         let output = thread::try_run_on(&core, f).expect("the core works").expect("no panic");
         sender.send(output).expect("somebody waits");
     });
@@ -144,7 +143,7 @@ fn a_cell_is_set_cloned_compared_and_emptied_as_in_std() {
 
 #[test]
 fn an_async_task_makes_the_value_but_does_not_wait_for_one() {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("a core");
     core.block_on(async {
         let cell = Arc::new(OnceLock::new());
         let maker = Arc::clone(&cell);

@@ -7,13 +7,11 @@ use std::time::Duration;
 
 use boson::blocking::sync::mpsc::{self, RecvTimeoutError, TryRecvError, TrySendError};
 use boson::blocking::sync::{Arc, Barrier, Condvar, Mutex, RwLock, TryLockError};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig};
 use boson::thread;
 
 fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
-    let core =
-        Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("io_uring is usable");
     match thread::try_run_on(&core, f).expect("the ring works") {
         Ok(output) => output,
         Err(payload) => std::panic::resume_unwind(payload),

@@ -5,22 +5,19 @@ use std::io::{ErrorKind, Read, Write};
 use std::net::Shutdown;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::linux::net::SocketAddrExt;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::blocking::net::{IpAddr, Ipv4Addr, TcpListener, TcpStream, ToSocketAddrs, UdpSocket};
 use boson::blocking::os::unix::net::{SocketAddr, UnixListener, UnixStream};
 use boson::observe;
 use boson::rt::reactor::ReactorChoice;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig};
 use boson::thread;
 
 /// Runs `test` as the first coroutine of a core, over the best reactor and over epoll.
 fn everywhere(test: fn()) {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-        config.reactor = reactor;
+        let config = CoreConfig::default().seed([7; 32]).reactor(reactor);
         let core = Core::new(&config).expect("a core");
         if let Err(payload) = thread::try_run_on(&core, test).expect("the core runs") {
             std::panic::resume_unwind(payload);
@@ -267,7 +264,7 @@ fn a_name_is_looked_up_while_other_tasks_run() {
 #[test]
 fn an_address_in_numbers_is_not_looked_up() {
     // In an async task a look-up would panic.
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("a core");
     core.block_on(async {
         let expected = std::net::SocketAddr::from(([127, 0, 0, 1], 80));
         let localhost = Ipv4Addr::LOCALHOST;

@@ -10,7 +10,6 @@ use std::future::{Future, pending};
 use std::net::SocketAddr;
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::compat::{HyperExecutor, HyperIo, HyperTimer, TokioIo, on_core};
@@ -18,15 +17,13 @@ use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::StackConfig;
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, JoinHandle};
 use futures_util::future::{AbortHandle, abortable, join};
 use hyper::rt::{Executor, Timer};
 use tokio::io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader};
 
 fn run<F: Future>(future: F) -> F::Output {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
-    config.ring_entries = 4096;
+    let config = CoreConfig::default().seed([9; 32]).ring_entries(4096);
     let core = Core::new(&config).expect("a core");
     let limit = Duration::from_secs(60);
     core.block_on(async { rt::timeout(limit, future).await.expect("nothing hangs") })
@@ -59,7 +56,8 @@ fn on_stack() -> Served {
     let (a, b) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 4096);
     let net = |device, host: u8| {
         let own = IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix");
-        Net::on_device(Box::new(device), StackConfig::new(vec![own], [host; 32])).expect("a stack")
+        Net::on_device(Box::new(device), StackConfig::default().addresses([own]).seed([host; 32]))
+            .expect("a stack")
     };
     start(net(a, 1), &net(b, 2), SocketAddr::from(([10, 0, 0, 2], 80)))
 }

@@ -6,7 +6,6 @@ use std::future::{Future, poll_fn};
 use std::io::{self, IoSlice};
 use std::net::SocketAddr;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -15,7 +14,6 @@ use boson::net::address::IpCidr;
 use boson::net::device::MemoryDevice;
 use boson::net::stack::StackConfig;
 use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, CoreThread};
 
 /// What the suite asks of a family of traits. The provided functions are what its extension traits
@@ -164,7 +162,8 @@ impl Wire for Stack {
         let (a, b) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 256);
         let net = |device, host: u8| {
             let own = IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix");
-            Net::on_device(Box::new(device), StackConfig::new(vec![own], [host; 32])).expect("a stack")
+            Net::on_device(Box::new(device), StackConfig::default().addresses([own]).seed([host; 32]))
+                .expect("a stack")
         };
         let (client, server) = (net(a, 1), net(b, 2));
         let listener =
@@ -176,7 +175,7 @@ impl Wire for Stack {
 impl Wire for Remote {
     /// Both sockets are another core's.
     async fn pair() -> (TcpStream, TcpStream, Owner) {
-        let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [8; 32]);
+        let config = CoreConfig::default().seed([8; 32]);
         let owner = CoreThread::start("owner", &config).expect("a thread");
         let (near, far) = rt::named("pair")
             .spawn_on(owner.handle(), || async {
@@ -190,7 +189,7 @@ impl Wire for Remote {
 }
 
 fn run<F: Future>(future: F) -> F::Output {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([9; 32])).expect("a core");
     let limit = Duration::from_secs(60);
     core.block_on(async { rt::timeout(limit, future).await.expect("nothing hangs") })
 }

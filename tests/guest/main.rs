@@ -7,11 +7,9 @@ mod support;
 mod polled;
 mod zero_copy;
 
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::rt::reactor::{ReactorChoice, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, Idle};
 
 /// How long a test may take on an emulated processor.
@@ -24,10 +22,11 @@ fn device(variable: &str) -> String {
 
 /// A core that sleeps as soon as it may.
 fn core(features: RingFeatures) -> Core {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [13; 32]);
-    config.reactor = ReactorChoice::IoUring;
-    config.ring_features = features;
-    config.idle = Idle::Sleep;
+    let config = CoreConfig::default()
+        .seed([13; 32])
+        .reactor(ReactorChoice::IoUring)
+        .ring_features(features)
+        .idle(Idle::Sleep);
     Core::new(&config).expect("io_uring is usable")
 }
 

@@ -10,21 +10,18 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::pin::pin;
 use std::process::{Command, Stdio};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use boson::ErrorKind;
 use boson::net::{PipeReader, PipeWriter, pipe};
 use boson::rt::reactor::ReactorChoice;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 /// Runs the program on io_uring (on epoll where that is forbidden), and on epoll.
 fn run<F: Future<Output = ()>>(program: impl Fn() -> F) {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
-        config.reactor = reactor;
+        let config = CoreConfig::default().seed([9; 32]).reactor(reactor);
         let core = Core::new(&config).expect("a core");
         let limit = Duration::from_secs(60);
         core.block_on(async { rt::timeout(limit, program()).await.expect("nothing hangs") });

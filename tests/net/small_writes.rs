@@ -15,7 +15,7 @@ use boson::rt::{self, Core, CoreConfig};
 const ROUNDS: usize = 20;
 
 fn run<F: Future>(future: F) -> F::Output {
-    let config = CoreConfig::from_machine().expect("a clock");
+    let config = CoreConfig::default();
     Core::new(&config).expect("a core").block_on(future)
 }
 
@@ -79,10 +79,9 @@ fn on_the_userspace_stack() {
     let (client, server) = MemoryDevice::pair(macs, 1500, 64);
     let net = |device, host: u8| {
         let own = IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix");
-        let mut config = StackConfig::new(vec![own], [host; 32]);
         // Far more than the patience of the test: a write that waits for an acknowledgement fails
         // it.
-        config.ack_delay = Duration::from_secs(60);
+        let config = StackConfig::default().addresses([own]).ack_delay(Duration::from_secs(60));
         Net::on_device(Box::new(device), config).expect("a stack")
     };
     run(async {

@@ -5,11 +5,13 @@
 
 use crate::support::not_run;
 use crate::support::parts::Parts;
+use std::cell::RefCell;
 use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::pin::pin;
 use std::process::Command;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
@@ -17,11 +19,13 @@ use std::thread;
 use std::time::Duration;
 
 use boson::mem::IoBuf;
-use boson::net::address::IpCidr;
+use boson::net::address::{IpCidr, NetAddress};
 use boson::net::device::{PacketDevice, TapConfig, TapDevice};
 use boson::net::stack::{Stack, StackConfig, StackListener, StackStream};
-use boson::rt::poller::{Park, Poller};
+use boson::net::{Net, NetConfig};
+use boson::rt::poller::{Park, Poller, register_poller};
 use boson::rt::time::{Clock, MonotonicClock};
+use boson::rt::{self, Core, CoreConfig, Idle};
 
 const STACK_IPV4: &str = "10.213.77.1";
 const HOST_IPV4: &str = "10.213.77.2";
@@ -43,15 +47,13 @@ fn leave_the_network() {
     }
 }
 
+fn tap_config(name: &str) -> TapConfig {
+    TapConfig::default().name(name).host([cidr(HOST_IPV4), cidr(HOST_IPV6)])
+}
+
 pub(crate) fn open(name: &str) -> Option<TapDevice> {
     leave_the_network();
-    let config = TapConfig {
-        name: name.to_owned(),
-        host: vec![cidr(HOST_IPV4), cidr(HOST_IPV6)],
-        mac: None,
-        mtu: 1500,
-    };
-    match TapDevice::open(&config) {
+    match TapDevice::open(&tap_config(name)) {
         Ok(device) => Some(device),
         Err(error) => {
             not_run::not_run(&format!("the stack on a TAP interface: {error}"));
@@ -142,7 +144,7 @@ fn use_echo_server(server: SocketAddr) {
 #[test]
 fn the_kernel_talks_to_the_stack() {
     let Some(device) = open("bosontest0") else { return };
-    let config = StackConfig::new(vec![cidr(STACK_IPV4), cidr(STACK_IPV6)], [42; 32]);
+    let config = StackConfig::default().addresses([cidr(STACK_IPV4), cidr(STACK_IPV6)]).seed([42; 32]);
     let clock = MonotonicClock::new();
     let stack = Stack::new(Box::new(device), config, clock.now()).expect("a stack");
 
@@ -231,7 +233,7 @@ fn block_on_thread(clock: &MonotonicClock, stack: &Stack, thread: thread::JoinHa
 #[test]
 fn an_interface_in_use_is_refused_with_advice() {
     let Some(device) = open("bosontest1") else { return };
-    let config = TapConfig { name: "bosontest1".to_owned(), host: Vec::new(), mac: None, mtu: 1500 };
+    let config = TapConfig::default().name("bosontest1");
     let error = TapDevice::open(&config).expect_err("it is in use");
     assert_eq!(error.kind(), boson::ErrorKind::InUse);
     assert!(error.to_string().contains("in use by another process"), "{error}");
@@ -251,7 +253,7 @@ fn the_kernels_end_gets_every_address_and_keeps_those_it_has() {
     ip("tuntap add dev bosontest2 mode tap");
     ip("address add 10.213.78.9/24 dev bosontest2");
     let host: Vec<IpCidr> = ["10.213.77.2", "10.213.79.2", "fd77:b050::2", "fd77:b051::2"].map(cidr).to_vec();
-    let config = TapConfig { name: "bosontest2".to_owned(), host: host.clone(), mac: None, mtu: 1400 };
+    let config = TapConfig::default().name("bosontest2").host(host.clone()).mtu(1400);
     for _ in 0..2 {
         let _device = TapDevice::open(&config).expect("the first was dropped");
         let has = ip("address show dev bosontest2");
@@ -275,8 +277,7 @@ fn an_interface_made_for_an_unprivileged_user_needs_no_privilege() {
     let mut rights = capabilities(None).expect("this thread's capabilities");
     rights.effective.remove(CapabilitySet::NET_ADMIN);
     let weaken = || set_capabilities(None, rights).expect("fewer capabilities");
-    let config =
-        TapConfig { name: "bosontest3".to_owned(), host: vec![cidr(HOST_IPV4)], mac: None, mtu: 1500 };
+    let config = TapConfig::default().name("bosontest3").host([cidr(HOST_IPV4)]);
     let refused = std::thread::scope(|scope| {
         scope
             .spawn(|| {
@@ -294,4 +295,42 @@ fn an_interface_made_for_an_unprivileged_user_needs_no_privilege() {
     TapDevice::open(&config).expect("nothing is left to set up");
     // In case the network is the machine's.
     ip("link delete dev bosontest3");
+}
+
+/// A core that sleeps as soon as it has nothing to do, with a poll on each of its descriptors.
+fn core() -> Core {
+    let config = CoreConfig::default().idle(Idle::Sleep);
+    Core::new(&config).expect("a core")
+}
+
+#[test]
+fn an_interface_can_be_opened_as_soon_as_the_core_that_had_it_has_ended() {
+    if open("bosontest4").is_none() {
+        return;
+    }
+    let address: NetAddress = "tap:bosontest4?ip=10.213.77.1/24".parse().expect("an address");
+    for round in 0..50 {
+        core().block_on(async {
+            if let Err(error) = Net::open(&address, &NetConfig::default()) {
+                panic!("round {round}: {error}");
+            }
+            rt::sleep(Duration::from_millis(1)).await;
+        });
+    }
+}
+
+#[test]
+fn an_interface_can_be_opened_as_soon_as_its_poller_was_removed() {
+    let Some(mut device) = open("bosontest5") else { return };
+    core().block_on(async {
+        for round in 0..50 {
+            let config = StackConfig::default().addresses([cidr(STACK_IPV4)]).seed([42; 32]);
+            let stack = Stack::new(Box::new(device), config, rt::now()).expect("a stack");
+            let registration = register_poller(Rc::new(RefCell::new(stack.poller())));
+            rt::sleep(Duration::from_millis(1)).await;
+            drop((registration, stack));
+            device = TapDevice::open(&tap_config("bosontest5"))
+                .unwrap_or_else(|error| panic!("round {round}: {error}"));
+        }
+    });
 }

@@ -7,14 +7,12 @@ use crate::support::watched_buffer;
 use std::cell::Cell;
 use std::net::{SocketAddr, UdpSocket as StdSocket};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::ErrorKind;
 use boson::net::{Net, UdpSocket};
 use boson::observe;
 use boson::rt::reactor::{ReactorChoice, ReactorKind};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 use watched_buffer::Watched;
@@ -22,8 +20,7 @@ use watched_buffer::Watched;
 /// Runs the program on io_uring (on epoll where that is forbidden), and on epoll.
 fn run<F: Future<Output = ()>>(program: impl Fn() -> F) {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
-        config.reactor = reactor;
+        let config = CoreConfig::default().seed([9; 32]).reactor(reactor);
         let core = Core::new(&config).expect("a core");
         let limit = Duration::from_secs(60);
         core.block_on(async { rt::timeout(limit, program()).await.expect("nothing hangs") });
@@ -275,8 +272,7 @@ fn an_address_in_use_is_an_error_unless_it_is_shared() {
 #[test]
 fn a_core_that_ends_frees_what_is_being_received() {
     for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
-        config.reactor = reactor;
+        let config = CoreConfig::default().seed([9; 32]).reactor(reactor);
         let core = Core::new(&config).expect("a core");
         let alive = Rc::new(Cell::new(0));
         core.block_on(async {

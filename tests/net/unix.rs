@@ -16,13 +16,12 @@ use std::time::{Duration, Instant};
 use boson::ErrorKind;
 use boson::compat::TokioIo;
 use boson::net::{UnixAddr, UnixListener, UnixStream};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use rustix::io::Errno;
 use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 fn run<F: Future>(future: F) -> F::Output {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([9; 32])).expect("a core");
     let limit = Duration::from_secs(60);
     core.block_on(async { rt::timeout(limit, future).await.expect("nothing hangs") })
 }

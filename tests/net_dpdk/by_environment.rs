@@ -40,7 +40,7 @@ fn the_echo_example_runs_over_dpdk() {
         Command::new(std::env::current_exe().expect("there is one"))
             .args(["--exact", "--ignored", "--nocapture", "--test-threads=1", &name])
             .env("BOSON_NET", net)
-            .env("BOSON_EAL", crate::eal_config().arguments)
+            .env("BOSON_EAL", crate::eal_arguments())
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .spawn()

@@ -21,9 +21,12 @@ mod veth;
 use boson::net::device::PacketDevice;
 use boson::net::device::dpdk::{DpdkPort, Eal, EalConfig, PortConfig};
 
+fn eal_arguments() -> String {
+    std::env::var("BOSON_TEST_EAL").unwrap_or_else(|_| "--no-huge -m 256".to_owned())
+}
+
 fn eal_config() -> EalConfig {
-    let arguments = std::env::var("BOSON_TEST_EAL").unwrap_or_else(|_| "--no-huge -m 256".to_owned());
-    EalConfig { pci_devices: Vec::new(), arguments }
+    EalConfig::default().arguments(eal_arguments())
 }
 
 fn eal() -> Eal {
@@ -36,7 +39,7 @@ fn eal() -> Eal {
 
 /// The smallest pool that the default queues allow, so that a leak shows soon.
 fn small() -> PortConfig {
-    PortConfig { rx_descriptors: 256, tx_descriptors: 256, mbufs: 2_047, ..PortConfig::default() }
+    PortConfig::default().rx_descriptors(256).tx_descriptors(256).mbufs(2_047)
 }
 
 fn open(devargs: &str) -> DpdkPort {

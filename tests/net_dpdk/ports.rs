@@ -81,7 +81,7 @@ fn a_frame_of_a_wrong_length_is_refused() {
 
 #[test]
 fn an_mtu_can_be_lowered_but_not_raised_beyond_the_device() {
-    let with_mtu = |mtu| DpdkPort::open(eal(), "net_ring_mtu", &PortConfig { mtu: Some(mtu), ..small() });
+    let with_mtu = |mtu| DpdkPort::open(eal(), "net_ring_mtu", &small().mtu(mtu));
     let mut port = with_mtu(600).expect("less than the device's");
     assert_eq!(port.info().mtu, 600);
     assert!(!port.transmit(615, &mut |_| panic!("longer than the MTU allows")));
@@ -165,15 +165,15 @@ fn opening_what_is_not_there_says_what_is() {
     assert!(error.to_string().contains("net_nosuchdriver0"), "{error}");
     assert!(error.to_string().len() > "open DPDK port net_nosuchdriver0: ".len(), "{error}");
 
-    let error = refused("net_ring_small", &PortConfig { mbufs: 100, ..small() });
+    let error = refused("net_ring_small", &small().mbufs(100));
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
     assert!(error.to_string().contains("100 buffers are asked for"), "{error}");
 
-    let error = refused("net_ring_mac", &PortConfig { mac: Some([1, 0, 0, 0, 0, 1]), ..small() });
+    let error = refused("net_ring_mac", &small().mac([1, 0, 0, 0, 0, 1]));
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 
     // More memory than the EAL has.
-    let error = refused("net_ring_big", &PortConfig { mbufs: 524_287, ..small() });
+    let error = refused("net_ring_big", &small().mbufs(524_287));
     assert!(error.to_string().contains("MiB, which DPDK does not have"), "{error}");
 
     // Nothing of a failed attempt stays behind.
@@ -184,7 +184,7 @@ fn opening_what_is_not_there_says_what_is() {
 fn the_environment_starts_once_with_one_configuration() {
     eal();
     assert!(Eal::init(&eal_config()).is_ok());
-    let other = EalConfig { arguments: "-m 64".to_owned(), ..eal_config() };
+    let other = EalConfig::default().arguments("-m 64");
     assert_eq!(Eal::init(&other).expect_err("it runs with other arguments").kind(), ErrorKind::InUse);
     assert!(Eal::version().starts_with("DPDK "), "{}", Eal::version());
 }

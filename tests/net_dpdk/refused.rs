@@ -4,7 +4,7 @@ use boson::ErrorKind;
 use boson::net::device::dpdk::{Eal, EalConfig};
 
 fn start(arguments: &str) -> boson::Error {
-    let config = EalConfig { arguments: arguments.to_owned(), ..EalConfig::default() };
+    let config = EalConfig::default().arguments(arguments);
     Eal::init(&config).expect_err("these arguments are refused")
 }
 

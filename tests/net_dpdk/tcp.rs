@@ -12,7 +12,6 @@ use boson::net::address::IpCidr;
 use boson::net::device::dpdk::PortConfig;
 use boson::net::stack::StackConfig;
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use rustix::time::{ClockId, clock_gettime};
 
@@ -30,13 +29,12 @@ fn serve<T: Send + 'static>(
     client: impl FnOnce() -> T + Send + 'static,
     after: impl AsyncFnOnce(&Net),
 ) -> T {
-    let core =
-        Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("io_uring is usable");
     core.block_on(async {
         let port = lab.open(&PortConfig::default());
         let address = IpCidr::new(SERVER.0.into(), 24).expect("a prefix of IPv4");
-        let net =
-            Net::on_device(Box::new(port), StackConfig::new(vec![address], [8; 32])).expect("a valid stack");
+        let net = Net::on_device(Box::new(port), StackConfig::default().addresses([address]).seed([8; 32]))
+            .expect("a valid stack");
         let listener = TcpListener::bind_on(&net, SERVER.into()).expect("the port is free");
         drop(rt::named("accept").spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {

@@ -98,7 +98,7 @@ fn a_port_takes_the_address_it_is_given_and_the_interfaces_mtu() {
     let Some(lab) = Lab::new(2) else { return };
     run_well(&["ip", "link", "set", &lab.near, "mtu", "1280"]);
     let mac = [0x02, 0, 0, 0xb0, 0x50, 0x01];
-    let mut port = lab.open(&PortConfig { mac: Some(mac), ..PortConfig::default() });
+    let mut port = lab.open(&PortConfig::default().mac(mac));
     assert_eq!(port.info().mac, mac);
     assert_eq!(lab.mac(), "02:00:00:b0:50:01", "the device knows, so that its filter lets our frames in");
     assert_eq!(port.info().mtu, 1_280);
@@ -111,7 +111,7 @@ fn a_port_takes_the_address_it_is_given_and_the_interfaces_mtu() {
 #[test]
 fn an_mtu_is_set_on_the_device_too() {
     let Some(lab) = Lab::new(7) else { return };
-    let port = lab.open(&PortConfig { mtu: Some(1_400), ..PortConfig::default() });
+    let port = lab.open(&PortConfig::default().mtu(1_400));
     assert_eq!(port.info().mtu, 1_400);
     assert_eq!(lab.mtu(), 1_400);
 }

@@ -123,12 +123,13 @@ fn random_pipelines_complete_over_another_core() {
 
 #[test]
 fn random_pipelines_complete_over_the_userspace_stack() {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([0; 32])).expect("a core");
     core.block_on(async {
         let (a, b) = MemoryDevice::pair([[2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]], 1500, 256);
         let net = |device, host: u8| {
             let own = IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix");
-            Net::on_device(Box::new(device), StackConfig::new(vec![own], [host; 32])).expect("a stack")
+            Net::on_device(Box::new(device), StackConfig::default().addresses([own]).seed([host; 32]))
+                .expect("a stack")
         };
         let (near, far) = (net(a, 1), net(b, 2));
         let listener = TcpListener::bind_on(&far, SocketAddr::from(([10, 0, 0, 2], 6380))).expect("free");

@@ -11,11 +11,10 @@ use std::time::{Duration, Instant as StdInstant};
 use boson::ErrorKind;
 use boson::observe;
 use boson::rt::poller::{Park, Poller};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, Instant, JoinError};
 
 fn core() -> Core {
-    Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable")
+    Core::new(&CoreConfig::default().seed([7; 32])).expect("io_uring is usable")
 }
 
 fn run<F: Future>(future: F) -> F::Output {
@@ -202,8 +201,7 @@ fn a_handle_runs_futures_from_other_threads() {
     let core = core();
     let handle = core.handle();
     let thread = std::thread::spawn(move || {
-        let other = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [8; 32]))
-            .expect("io_uring is usable");
+        let other = Core::new(&CoreConfig::default().seed([8; 32])).expect("io_uring is usable");
         other.block_on(async {
             let id = rt::named("remote").spawn_on(&handle, || async {
                 // `Rc` in the task: the future is made and stays on the core.
@@ -299,8 +297,7 @@ fn misuse_is_an_error_or_a_clear_panic() {
     let nested = run(async { core().try_block_on(async {}).expect_err("nested").to_string() });
     assert!(nested.contains("inside a boson core already"), "{nested}");
 
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32]);
-    config.cpu = Some(100_000);
+    let config = CoreConfig::default().seed([0; 32]).cpu(Some(100_000));
     let error = Core::new(&config).expect_err("no such CPU");
     assert_eq!(error.kind(), ErrorKind::InvalidInput);
 
@@ -329,23 +326,20 @@ fn randomness_comes_from_the_seed() {
 }
 
 #[test]
-fn configurations_from_the_machine_share_a_clock_and_no_seed() {
-    let (one, other) =
-        (CoreConfig::from_machine().expect("bytes"), CoreConfig::from_machine().expect("bytes"));
-    assert_ne!(one.seed, other.seed);
-    assert_ne!(one.seed, rt::machine_seed().expect("bytes"));
-    // Not apart by the time between the two calls, and whatever else happened since the first one
-    // of the process.
-    let before = one.clock.now();
-    let between = other.clock.now();
-    assert!(before <= between && between <= one.clock.now());
+fn default_configurations_share_a_clock_and_no_seed() {
+    let (one, other) = (CoreConfig::default(), CoreConfig::default());
     let drawn = |config: &CoreConfig| {
         let core = Core::new(config).expect("io_uring is usable");
         core.block_on(async {
             let mut bytes = [0; 16];
             rt::fill_random(&mut bytes);
-            bytes
+            (rt::now(), bytes)
         })
     };
-    assert_ne!(drawn(&one), drawn(&other));
+    // Not apart by the time between the two calls, and whatever else happened since the first one
+    // of the process.
+    let [before, between, after, copied] = [drawn(&one), drawn(&other), drawn(&one), drawn(&one.clone())];
+    assert!(before.0 <= between.0 && between.0 <= after.0);
+    // Not even two cores of one configuration.
+    assert!(before.1 != between.1 && before.1 != after.1 && before.1 != copied.1);
 }

@@ -4,14 +4,14 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use boson::rt::time::{Clock, MonotonicClock};
+use boson::rt::time::Clock;
 use boson::rt::{self, Core, CoreConfig, CoreThread, Shutdown};
 use boson::{ErrorKind, Outcome};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::default().seed([7; 32])
 }
 
 fn start(name: &str) -> CoreThread {
@@ -140,7 +140,7 @@ impl Clock for Broken {
 
 #[test]
 fn one_that_panics_before_it_runs_says_so() {
-    let error =
-        CoreThread::start("broken", &CoreConfig::new(Arc::new(Broken), [7; 32])).expect_err("no time");
+    let error = CoreThread::start("broken", &CoreConfig::default().clock(Arc::new(Broken)).seed([7; 32]))
+        .expect_err("no time");
     assert_eq!((error.kind(), error.to_string().contains("no time")), (ErrorKind::Panicked, true), "{error}");
 }

@@ -8,18 +8,16 @@ use std::hint::black_box;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::Command;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::task::Poll;
 use std::time::{Duration, Instant};
 
 use boson::observe;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, JoinError};
 use boson::thread;
 
 fn core() -> Core {
-    Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable")
+    Core::new(&CoreConfig::default().seed([7; 32])).expect("io_uring is usable")
 }
 
 /// Runs `f` as the first coroutine of a new core.

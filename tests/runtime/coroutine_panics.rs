@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use boson::blocking::sync::Mutex;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{Core, CoreConfig, JoinError};
 use boson::thread;
 
 /// Runs `f` as the first coroutine of a new core.
 fn run(f: impl FnOnce() + 'static) {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("a core");
     if let Err(payload) = thread::try_run_on(&core, f).expect("the core works") {
         std::panic::resume_unwind(payload);
     }

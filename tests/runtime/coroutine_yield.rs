@@ -4,16 +4,14 @@
 use std::cell::{Cell, RefCell};
 use std::hint::black_box;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use boson::observe;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, JoinError};
 use boson::thread;
 
 fn run<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("a core");
     match thread::try_run_on(&core, f).expect("the core runs") {
         Ok(output) => output,
         Err(payload) => std::panic::resume_unwind(payload),
@@ -157,7 +155,7 @@ fn a_coroutine_does_not_yield_inside_another_core() {
     let said = Rc::new(RefCell::new(Vec::new()));
     let others: Vec<Core> = (0..CORES)
         .map(|_| {
-            let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [8; 32])).expect("a core");
+            let core = Core::new(&CoreConfig::default().seed([8; 32])).expect("a core");
             let at_end = YieldsAtEnd(Rc::clone(&said));
             core.block_on(async {
                 drop(rt::named("until the end").spawn(async move {
@@ -329,7 +327,7 @@ fn coroutines_that_yield_without_end_do_not_keep_a_timer_waiting() {
 #[test]
 fn every_yield_counts_as_a_poll() {
     const YIELDS: u64 = 10_000;
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("a core");
     let before = core.stats().polls;
     let run = thread::try_run_on(&core, || {
         let coroutine = || thread::spawn(|| (0..YIELDS).for_each(|_| thread::yield_now()));

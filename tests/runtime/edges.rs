@@ -17,13 +17,12 @@ use std::time::{Duration, Instant as StdInstant};
 use boson::net::{Net, TcpListener, TcpStream};
 use boson::observe;
 use boson::rt::poller::{Park, Poller};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, Instant, JoinError};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::default().seed([7; 32])
 }
 
 fn core() -> Core {

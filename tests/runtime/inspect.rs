@@ -18,7 +18,6 @@ use boson::observe::inspect::{COUNTERS, Client, Inspector, MAX_TASKS_PER_ANSWER,
 use boson::observe::{TaskOrder, TaskRange, TaskState};
 use boson::rt::poller::{Park, Poller};
 use boson::rt::reactor::{ReactorChoice, ReactorKind, RingFeature, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, CoreConfig, CoreThread};
 
 /// A path for a socket that no other test has; removed at the end.
@@ -39,7 +38,7 @@ impl Drop for SocketPath {
 }
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])
+    CoreConfig::default().seed([0; 32])
 }
 
 fn core() -> CoreThread {
@@ -207,11 +206,8 @@ fn a_snapshot_counts_what_happened_in_between() {
 
 #[test]
 fn a_snapshot_says_what_a_core_does_its_io_through() {
-    let mut on_epoll = config();
-    on_epoll.reactor = ReactorChoice::Epoll;
-    let mut old = config();
-    old.ring_features = RingFeatures::linux_5_15();
-    let configs = [config(), on_epoll, old];
+    let old = config().ring_features(RingFeatures::linux_5_15());
+    let configs = [config(), config().reactor(ReactorChoice::Epoll), old];
     let cores = configs.map(|config| CoreThread::start("inspected", &config).expect("a core"));
     let path = SocketPath::new();
     let handles = cores.iter().map(|core| core.handle().clone()).collect();

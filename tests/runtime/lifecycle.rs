@@ -16,7 +16,7 @@ use boson::rt::{self, CancelToken, Core, CoreConfig, Instant, JoinError, Shutdow
 use boson::{ErrorKind, Outcome};
 
 fn core() -> Core {
-    Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable")
+    Core::new(&CoreConfig::default().seed([7; 32])).expect("io_uring is usable")
 }
 
 fn run<F: Future>(future: F) -> F::Output {
@@ -428,7 +428,7 @@ impl Clock for StopsForAWhile {
 #[test]
 fn draining_does_not_wait_for_a_thread_that_let_go_of_the_last_task() {
     let clock = Arc::new(StopsForAWhile { clock: MonotonicClock::new(), stopped: Mutex::default() });
-    let config = CoreConfig::new(Arc::clone(&clock) as Arc<dyn Clock>, [7; 32]);
+    let config = CoreConfig::default().clock(Arc::clone(&clock) as Arc<dyn Clock>).seed([7; 32]);
     let core = Core::new(&config).expect("io_uring is usable");
     core.block_on(async {
         rt::named("last")

@@ -7,11 +7,10 @@ use std::time::{Duration, Instant};
 
 use boson::ErrorKind;
 use boson::observe;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, JoinError};
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::default().seed([7; 32])
 }
 
 fn core() -> Core {
@@ -85,10 +84,8 @@ fn a_core_that_cannot_be_made_leaves_its_thread_on_the_cpus_that_it_had() {
     if before.count() < 2 {
         return not_run::not_run("with one CPU, being pinned to it cannot be seen");
     }
-    let mut pinned = config();
-    pinned.cpu = first;
-    let mut wrong = pinned.clone();
-    wrong.arena_bytes = usize::MAX / 2;
+    let pinned = config().cpu(first);
+    let wrong = pinned.clone().arena_bytes(usize::MAX / 2);
     Core::new(&wrong).expect_err("no machine has so much memory");
     assert_eq!(cpus(), before);
     drop(Core::new(&pinned).expect("io_uring is usable"));
@@ -97,9 +94,7 @@ fn a_core_that_cannot_be_made_leaves_its_thread_on_the_cpus_that_it_had() {
 
 #[test]
 fn a_core_takes_no_more_messages_than_its_limit() {
-    let mut config = config();
-    config.messages = 4;
-    let core = Core::new(&config).expect("io_uring is usable");
+    let core = Core::new(&config().messages(4)).expect("io_uring is usable");
     let handle = core.handle();
     let mut sent: Vec<_> =
         (0..5).map(|i| rt::named("message").spawn_on(&handle, move || async move { i })).collect();

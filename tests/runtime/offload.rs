@@ -15,7 +15,6 @@ use std::thread;
 use std::time::Duration;
 
 use boson::rt::task::Offload;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, JoinError, offload};
 
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -23,8 +22,7 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const QUEUE_LIMIT: usize = 1024;
 
 fn core_with(threads: usize) -> Core {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.offload_threads = threads;
+    let config = CoreConfig::default().seed([7; 32]).offload_threads(threads);
     Core::new(&config).expect("a core")
 }
 
@@ -255,11 +253,9 @@ fn no_more_threads_than_configured_and_not_on_the_cores_own_cpu() {
     let before = rustix::thread::sched_getaffinity(None).expect("allowed CPUs").count();
     // A thread of its own: it stays pinned.
     thread::spawn(move || {
-        let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-        config.offload_threads = 3;
         let first = (0..rustix::thread::CpuSet::MAX_CPU)
             .find(|cpu| rustix::thread::sched_getaffinity(None).is_ok_and(|set| set.is_set(*cpu)));
-        config.cpu = first;
+        let config = CoreConfig::default().seed([7; 32]).offload_threads(3).cpu(first);
         let core = Core::new(&config).expect("a core");
         core.block_on(async {
             let (now, most) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicUsize::new(0)));

@@ -14,16 +14,16 @@ use std::time::Duration;
 use boson::mem::{IoBuf, IoBufMut};
 use boson::net::{Net, PipeReader, PipeWriter, TcpListener, TcpStream, UdpSocket};
 use boson::rt::reactor::{ReactorChoice, RingFeature, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 
 use hooked_waker::Hook;
 
 /// Every read gives the kernel its own buffer.
 fn core(reactor: ReactorChoice) -> Core {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32]);
-    config.reactor = reactor;
-    config.ring_features = RingFeatures::all().without(RingFeature::MultishotReceive);
+    let config = CoreConfig::default()
+        .seed([6; 32])
+        .reactor(reactor)
+        .ring_features(RingFeatures::all().without(RingFeature::MultishotReceive));
     Core::new(&config).expect("a core")
 }
 
@@ -229,7 +229,7 @@ fn poll_without_a_clone<F: Future>(future: F) {
 #[test]
 fn a_wait_whose_waker_cannot_be_dropped_keeps_nothing_from_later_ones() {
     let without_multishot = || [core(ReactorChoice::Auto), core(ReactorChoice::Epoll)];
-    let with_all = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [6; 32])).expect("a core");
+    let with_all = Core::new(&CoreConfig::default().seed([6; 32])).expect("a core");
     for core in without_multishot().into_iter().chain([with_all]) {
         core.block_on(async {
             let ends = Ends::new().await;

@@ -13,7 +13,6 @@ use std::task::{Context, Poll, Waker};
 use std::time::Duration;
 
 use boson::rt::poller::{Park, Poller};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, CancelToken, Core, CoreConfig, Instant, JoinError};
 use hooked_waker::Hook;
 
@@ -21,7 +20,7 @@ const MOMENT: Duration = Duration::from_millis(2);
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn core() -> Core {
-    Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("io_uring is usable")
+    Core::new(&CoreConfig::default().seed([7; 32])).expect("io_uring is usable")
 }
 
 struct SetOnDrop(Rc<Cell<bool>>);

@@ -15,12 +15,12 @@ use boson::observe::Watchdog;
 use boson::rt::poller::{Park, Poller};
 use boson::rt::queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue};
 use boson::rt::reactor::ReactorKind;
-use boson::rt::time::{Clock, MonotonicClock};
+use boson::rt::time::Clock;
 use boson::rt::{self, Core, CoreConfig, Idle, Instant, JoinHandle};
 use boson::{ErrorKind, Result};
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::default().seed([7; 32])
 }
 
 fn run<F: Future>(future: F) -> F::Output {
@@ -63,7 +63,8 @@ fn works(clock: &Arc<WorkClock>, done: &Rc<Cell<u64>>) -> impl Future<Output = (
 
 fn run_on_work_clock<F: Future>(make: impl FnOnce(Arc<WorkClock>) -> F) -> F::Output {
     let clock = Arc::new(WorkClock::default());
-    let core = Core::new(&CoreConfig::new(clock.clone(), [7; 32])).expect("io_uring is usable");
+    let core =
+        Core::new(&CoreConfig::default().clock(clock.clone()).seed([7; 32])).expect("io_uring is usable");
     core.block_on(make(clock))
 }
 
@@ -465,9 +466,7 @@ fn a_watchdog_says_which_task_a_core_is_stuck_in_while_it_is() {
 #[test]
 fn the_idle_setting_goes_from_always_poll_to_always_sleep() {
     let after_a_moment = |idle| {
-        let mut config = config();
-        config.idle = idle;
-        let core = Core::new(&config).expect("io_uring is usable");
+        let core = Core::new(&config().idle(idle)).expect("io_uring is usable");
         core.block_on(rt::sleep(Duration::from_millis(50)));
         core.stats()
     };
@@ -590,7 +589,8 @@ fn block_ons_that_end_at_once_leave_devices_timers_and_messages_their_turn() {
 /// The same while the clock stands still.
 #[test]
 fn block_ons_are_counted_where_no_time_passes() {
-    let (core, polls) = core_with_a_poller(&CoreConfig::new(Arc::new(WorkClock::default()), [7; 32]));
+    let (core, polls) =
+        core_with_a_poller(&CoreConfig::default().clock(Arc::new(WorkClock::default())).seed([7; 32]));
     for _ in 0..1000 {
         core.block_on(async {});
     }

@@ -1,18 +1,16 @@
 //! What is told of tasks from outside and from inside.
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::observe;
 use boson::observe::{TaskInfo, TaskOrder, TaskRange, TaskState};
 use boson::rt::queue::{LatencyClass, Shares, TaskQueue};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use boson::thread;
 
 fn core() -> Core {
-    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
+    let config = CoreConfig::default().seed([7; 32]);
     Core::new(&config).expect("a core")
 }
 

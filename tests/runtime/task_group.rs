@@ -4,16 +4,14 @@ use crate::support::hooked_waker;
 use std::cell::{Cell, RefCell};
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::time::Duration;
 
 use boson::observe;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, TaskGroup};
 use hooked_waker::Hook;
 
 fn run<F: Future>(future: F) -> F::Output {
-    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
+    let config = CoreConfig::default().seed([7; 32]);
     Core::new(&config).expect("a core").block_on(future)
 }
 

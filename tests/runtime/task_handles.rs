@@ -11,13 +11,12 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use boson::observe;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, CoreThread, JoinError, RemoteJoin};
 use boson::sim::World;
 use boson::{ErrorKind, Outcome, thread};
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::default().seed([7; 32])
 }
 
 fn run<F: Future>(future: F) -> F::Output {
@@ -307,9 +306,7 @@ fn what_the_core_has_not_come_to_is_not_started() {
 /// It needs no message, so it is not refused when there is no room for one.
 #[test]
 fn a_full_core_can_be_asked_to_cancel() {
-    let mut config = config();
-    config.messages = 1;
-    let core = Core::new(&config).expect("a core");
+    let core = Core::new(&config().messages(1)).expect("a core");
     let handle = core.handle();
     let ends = Ends::default();
     let guard = ends.guard();

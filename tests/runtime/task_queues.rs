@@ -3,16 +3,14 @@
 use std::cell::RefCell;
 use std::future::Future;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use boson::observe;
 use boson::rt::queue::{LatencyClass, MAX_TASK_QUEUES, Shares, TaskQueue};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, TaskGroup};
 use boson::{ErrorKind, thread};
 
 fn core() -> Core {
-    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
+    let config = CoreConfig::default().seed([7; 32]);
     Core::new(&config).expect("a core")
 }
 

@@ -4,20 +4,16 @@
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::process::{Child, Command, Stdio};
-use std::sync::Arc;
 use std::thread;
 
 use boson::ErrorKind;
 use boson::observe;
 use boson::rt::reactor::{ReactorChoice, ReactorKind};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use without_io_uring::forbid_io_uring;
 
 fn config(reactor: ReactorChoice) -> CoreConfig {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.reactor = reactor;
-    config
+    CoreConfig::default().seed([7; 32]).reactor(reactor)
 }
 
 fn core(reactor: ReactorChoice) -> Core {
@@ -68,15 +64,13 @@ fn a_program_can_insist_on_io_uring() {
 #[test]
 fn a_mistake_in_the_configuration_is_no_reason_for_epoll() {
     for (break_it, part) in [
-        ((|config| config.ring_entries = 1 << 20) as fn(&mut CoreConfig), "ring_entries is 1048576"),
-        (|config| config.ring_entries = 0, "ring_entries is 0"),
-        (|config| config.offload_threads = 0, "offload_threads is 0: give 1 to 1024"),
-        (|config| config.offload_threads = 1025, "offload_threads is 1025"),
-        (|config| config.messages = 0, "messages is 0"),
+        ((|config| config.ring_entries(1 << 20)) as fn(CoreConfig) -> CoreConfig, "ring_entries is 1048576"),
+        (|config| config.ring_entries(0), "ring_entries is 0"),
+        (|config| config.offload_threads(0), "offload_threads is 0: give 1 to 1024"),
+        (|config| config.offload_threads(1025), "offload_threads is 1025"),
+        (|config| config.messages(0), "messages is 0"),
     ] {
-        let mut config = config(ReactorChoice::Auto);
-        break_it(&mut config);
-        let error = Core::new(&config).expect_err("out of range");
+        let error = Core::new(&break_it(config(ReactorChoice::Auto))).expect_err("out of range");
         assert_eq!(error.kind(), ErrorKind::InvalidInput, "{error}");
         assert!(error.to_string().contains(part), "{error}");
     }

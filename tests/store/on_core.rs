@@ -3,16 +3,14 @@
 use std::cell::Cell;
 use std::collections::BTreeSet;
 use std::rc::Rc;
-use std::sync::Arc;
 
 use boson::block::{AnyNamespace, MemoryNamespace, NamespaceAddress};
 use boson::observe;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use boson::store::{Db, Durability, Options, RtEnv, WriteOptions};
 
 fn core() -> Core {
-    Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [5; 32])).expect("io_uring is usable")
+    Core::new(&CoreConfig::default().seed([5; 32])).expect("io_uring is usable")
 }
 
 async fn open(address: &str, durability: Durability) -> Db<RtEnv, AnyNamespace> {

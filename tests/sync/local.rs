@@ -7,12 +7,10 @@ use std::cell::{Cell, RefCell};
 use std::future::{Future, pending};
 use std::pin::Pin;
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
 use boson::ErrorKind;
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use boson::sync::local::{
     Barrier, Condvar, MappedMutexGuard, Mutex, MutexGuard, Notify, OnceCell, RwLock, RwLockReadGuard,
@@ -23,7 +21,7 @@ use hooked_waker::Hook;
 type Boxed<'a, T> = Pin<Box<dyn Future<Output = T> + 'a>>;
 
 fn run<F: Future>(future: F) -> F::Output {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([7; 32])).expect("a core");
     core.block_on(future)
 }
 

@@ -11,7 +11,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig};
 use boson::sync::{Condvar, MappedMutexGuard, Mutex, MutexGuard, MutexLock, OwnedMutexGuard};
 use hooked_waker::Hook;
@@ -23,7 +22,7 @@ const OVERTAKEN: usize = 4;
 type Waiting<'a, T> = Pin<Box<MutexLock<'a, T>>>;
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::default().seed([7; 32])
 }
 
 fn poll<F: Future + ?Sized>(future: &mut Pin<Box<F>>) -> Poll<F::Output> {

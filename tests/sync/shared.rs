@@ -7,7 +7,6 @@ use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::task::{Context, Poll, Wake, Waker};
 use std::time::Duration;
 
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, CoreThread};
 use boson::sync::{
     Barrier, Condvar, Mutex, MutexGuard, Notify, OnceCell, RwLock, Semaphore, WaitGroup, broadcast, local,
@@ -18,7 +17,7 @@ use boson::{ErrorKind, Result};
 const ROUNDS: u64 = 2_000;
 
 fn config() -> CoreConfig {
-    CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32])
+    CoreConfig::default().seed([7; 32])
 }
 
 fn run<F: Future>(future: F) -> F::Output {

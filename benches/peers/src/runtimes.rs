@@ -40,11 +40,6 @@ pub fn wake_and_return() -> impl Future<Output = ()> {
     })
 }
 
-/// The defaults, but for the room that a thousand connections or a million tasks need.
-pub fn boson_config() -> CoreConfig {
-    CoreConfig::from_machine().expect("the kernel gives random bytes")
-}
-
 pub struct Boson;
 
 impl Runtime for Boson {
@@ -52,7 +47,7 @@ impl Runtime for Boson {
     where
         F::Output: 'static,
     {
-        let core = Core::new(&boson_config()).expect("io_uring is usable");
+        let core = Core::new(&CoreConfig::default()).expect("io_uring is usable");
         core.block_on(future)
     }
 

@@ -6,7 +6,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use crate::machine;
-use crate::runtimes::{Boson, Compio, Glommio, Monoio, Runtime, Tokio, boson_config};
+use crate::runtimes::{Boson, Compio, Glommio, Monoio, Runtime, Tokio};
 
 /// How many are tried, until one number works.
 const COUNTS: [usize; 4] = [1_000_000, 100_000, 30_000, 10_000];
@@ -39,7 +39,7 @@ fn grown(before: usize, count: usize) -> f64 {
 
 /// Resident bytes per coroutine that sleeps, its stack included.
 fn boson_stackful_asleep(count: usize) -> f64 {
-    let core = boson::rt::Core::new(&boson_config()).expect("a core starts");
+    let core = boson::rt::Core::new(&boson::rt::CoreConfig::default()).expect("a core starts");
     let measured = boson::thread::try_run_on(&core, move || {
         boson::thread::spawn(|| boson::thread::sleep(Duration::from_millis(1))).join().expect("no panic");
         let before = machine::resident_bytes();

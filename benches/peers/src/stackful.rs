@@ -7,7 +7,7 @@ use corosensei::{Coroutine, CoroutineResult};
 
 use crate::photon;
 use crate::report::{Better, Entry, compare, entry};
-use crate::runtimes::{Tokio, boson_config};
+use crate::runtimes::Tokio;
 use crate::tasks;
 
 const YIELDS: usize = 2_000_000;
@@ -61,7 +61,7 @@ fn corosensei_spawns() -> f64 {
 
 /// Everything is spawned and joined from a coroutine of one core, with the default stack.
 fn on_boson<T: 'static>(f: impl FnOnce() -> T + 'static) -> T {
-    let core = boson::rt::Core::new(&boson_config()).expect("a core starts");
+    let core = boson::rt::Core::new(&boson::rt::CoreConfig::default()).expect("a core starts");
     boson::thread::try_run_on(&core, f).expect("the core runs").expect("no panic")
 }
 

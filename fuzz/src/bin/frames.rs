@@ -99,7 +99,7 @@ impl Bench {
     fn new() -> Self {
         let (device, peer) = MemoryDevice::pair([STACK_MAC, PEER_MAC], MTU, 256);
         let own = IpCidr::new(STACK_IP.into(), 24).expect("a prefix");
-        let config = StackConfig::new(vec![own], [9; 32]);
+        let config = StackConfig::default().addresses([own]).seed([9; 32]);
         let stack = Stack::new(Box::new(device), config, Instant::ORIGIN).expect("a stack");
         let listener = StackListener::bind(&stack, (STACK_IP, PORT).into(), 4).expect("a free port");
         let poller = stack.poller();

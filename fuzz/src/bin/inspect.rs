@@ -21,7 +21,7 @@ fn socket_path(name: &str) -> PathBuf {
 /// An inspector of a core that does nothing.
 static ASKED: LazyLock<(PathBuf, Inspector, CoreThread)> = LazyLock::new(|| {
     let path = socket_path("asked");
-    let config = CoreConfig::from_machine().expect("a configuration");
+    let config = CoreConfig::default();
     let core = CoreThread::start("idle", &config).expect("a core");
     let inspector = Inspector::start(&path, "fuzz", vec![core.handle().clone()]).expect("an inspector");
     (path, inspector, core)

@@ -119,7 +119,11 @@ fn as_json(findings: &[Finding]) -> String {
 }
 
 fn not_built(backend: &'static str, what: &str) -> Finding {
-    let instead = if backend == "xdp:" { "use dpdk:net_af_xdp0,iface=…" } else { "use blk:/dev/NAME" };
+    let instead = match backend {
+        "xdp:" if cfg!(feature = "dpdk") => "use dpdk:net_af_xdp0,iface=…",
+        "xdp:" => "build with --features dpdk, for dpdk:net_af_xdp0,iface=…",
+        _ => "use blk:/dev/NAME",
+    };
     Finding::unusable(backend, format!("{what} is not in this version"), instead)
 }
 

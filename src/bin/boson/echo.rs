@@ -27,7 +27,7 @@ pub(crate) fn run(options: &EchoOptions) -> Result<()> {
     let signals = start::ending_signals()?;
     start::raise_descriptor_limit();
     let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 7000)));
-    let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
+    let mut configs = start::core_configs(options.server.cores.as_ref()).into_iter();
     let Some(first) = configs.next() else { return Ok(()) };
     let core = Core::new(&first)?;
     let limit = ConnectionLimit::new(options.server.max_connections);

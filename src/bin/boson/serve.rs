@@ -11,6 +11,7 @@ use std::time::Duration;
 use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::net::{Net, RemoteStream, TcpListener};
 use boson::redis::{self, Config, Limits, Server};
+use boson::rt::time::{Clock, MonotonicClock};
 use boson::rt::{self, Core, CoreConfig, CoreThread, Handle, Signals};
 use boson::store::{Db, Durability, Options, RtEnv};
 use boson::{Error, ErrorKind, Result};
@@ -79,11 +80,13 @@ pub(crate) fn run(options: &ServeOptions) -> Result<()> {
     // Before any thread starts: they inherit the blocked signals.
     let signals = start::ending_signals()?;
     start::raise_descriptor_limit();
-    let mut configs = start::core_configs(options.server.cores.as_ref())?.into_iter();
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+    let on_clock = |config: CoreConfig| config.clock(Arc::clone(&clock));
+    let mut configs = start::core_configs(options.server.cores.as_ref()).into_iter().map(on_clock);
     let Some(first) = configs.next() else { return Ok(()) };
     let password = options.password_file.as_deref().map(read_password).transpose()?;
     let core = Core::new(&first)?;
-    core.block_on(serve(options, &signals, &first, configs.collect(), password))
+    core.block_on(serve(options, &signals, &clock, configs.collect(), password))
 }
 
 fn read_password(path: &Path) -> Result<Vec<u8>> {
@@ -108,7 +111,7 @@ fn read_password(path: &Path) -> Result<Vec<u8>> {
 async fn serve(
     options: &ServeOptions,
     signals: &Signals,
-    first: &CoreConfig,
+    clock: &Arc<dyn Clock>,
     further: Vec<CoreConfig>,
     password: Option<Vec<u8>>,
 ) -> Result<()> {
@@ -135,7 +138,7 @@ async fn serve(
     let scraped_on = scraped.as_ref().map(TcpListener::local_addr);
 
     let db = open_store(options).await?;
-    let server = make_server(options, first, db.clone(), &addresses, password)?;
+    let server = make_server(options, clock, db.clone(), &addresses, password)?;
     let (mut accepting, mut parts): (Vec<Lasting>, Vec<Lasting>) = (Vec::new(), Vec::new());
     let store = db.clone();
     parts.push(Box::pin(async move { Err(store.failed().await) }));
@@ -238,7 +241,7 @@ fn defect_named(name: &str) -> Result<boson::store::Sabotage> {
 
 fn make_server(
     options: &ServeOptions,
-    first: &CoreConfig,
+    clock: &Arc<dyn Clock>,
     db: ServeDb,
     addresses: &[SocketAddr],
     password: Option<Vec<u8>>,
@@ -259,7 +262,7 @@ fn make_server(
     if let Some(password) = password {
         config = config.password(password);
     }
-    Server::new(RtEnv, db, Arc::clone(&first.clock), config)
+    Server::new(RtEnv, db, Arc::clone(clock), config)
 }
 
 thread_local! {

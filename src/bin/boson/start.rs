@@ -43,16 +43,11 @@ pub(crate) fn announce(line: &str) {
 }
 
 /// One configuration per core of `cores`, on one clock; without a list one core that is not pinned.
-pub(crate) fn core_configs(cores: Option<&CoreList>) -> Result<Vec<CoreConfig>> {
-    let cpus: Vec<Option<usize>> =
-        cores.map_or_else(|| vec![None], |list| list.0.iter().copied().map(Some).collect());
-    cpus.into_iter()
-        .map(|cpu| {
-            let mut config = CoreConfig::from_machine()?;
-            config.cpu = cpu;
-            Ok(config)
-        })
-        .collect()
+pub(crate) fn core_configs(cores: Option<&CoreList>) -> Vec<CoreConfig> {
+    cores.map_or_else(
+        || vec![CoreConfig::default()],
+        |list| list.0.iter().map(|&cpu| CoreConfig::default().cpu(cpu)).collect(),
+    )
 }
 
 /// The cores as a start-up line names them.

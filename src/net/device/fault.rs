@@ -15,21 +15,60 @@ use crate::rt::Instant;
 use crate::rt::poller::Park;
 use crate::rt::time::Clock;
 
-/// How bad. Chances are per frame, from 0 to 1.
+/// How bad. Chances are per frame, from 0 to 1. By default nothing is wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
+#[non_exhaustive]
 pub struct FaultConfig {
-    /// The chance that a frame is lost.
-    pub loss: f64,
-    /// The chance that a frame arrives twice.
-    pub duplicate: f64,
-    /// The chance that one bit of a frame is flipped.
-    pub corrupt: f64,
-    /// How late every frame arrives.
-    pub delay: Duration,
-    /// The chance that a frame is later still, and so may be overtaken.
-    pub reorder: f64,
-    /// How much later, at most.
-    pub jitter: Duration,
+    pub(crate) loss: f64,
+    pub(crate) duplicate: f64,
+    pub(crate) corrupt: f64,
+    pub(crate) delay: Duration,
+    pub(crate) reorder: f64,
+    pub(crate) jitter: Duration,
+}
+
+impl FaultConfig {
+    /// Sets the chance that a frame is lost.
+    #[must_use]
+    pub const fn loss(mut self, loss: f64) -> Self {
+        self.loss = loss;
+        self
+    }
+
+    /// Sets the chance that a frame arrives twice.
+    #[must_use]
+    pub const fn duplicate(mut self, duplicate: f64) -> Self {
+        self.duplicate = duplicate;
+        self
+    }
+
+    /// Sets the chance that one bit of a frame is flipped.
+    #[must_use]
+    pub const fn corrupt(mut self, corrupt: f64) -> Self {
+        self.corrupt = corrupt;
+        self
+    }
+
+    /// Sets how late every frame arrives.
+    #[must_use]
+    pub const fn delay(mut self, delay: Duration) -> Self {
+        self.delay = delay;
+        self
+    }
+
+    /// Sets the chance that a frame is later still, and so may be overtaken.
+    #[must_use]
+    pub const fn reorder(mut self, reorder: f64) -> Self {
+        self.reorder = reorder;
+        self
+    }
+
+    /// Sets how much later such a frame is at most.
+    #[must_use]
+    pub const fn jitter(mut self, jitter: Duration) -> Self {
+        self.jitter = jitter;
+        self
+    }
 }
 
 /// What a [`Fault`] did.
@@ -224,7 +263,7 @@ mod tests {
 
     #[test]
     fn faults_come_as_often_as_configured_and_are_counted() {
-        let config = FaultConfig { loss: 0.1, duplicate: 0.1, corrupt: 0.1, ..FaultConfig::default() };
+        let config = FaultConfig::default().loss(0.1).duplicate(0.1).corrupt(0.1);
         let (frames, faults) = run(config, 1, Duration::ZERO);
         let FaultStats { lost, duplicated, corrupted, .. } = faults;
         assert!(is_about(lost, 0.1) && is_about(duplicated, 0.1) && is_about(corrupted, 0.1), "{faults:?}");
@@ -233,13 +272,8 @@ mod tests {
 
     #[test]
     fn the_same_seed_gives_the_same_faults_and_another_gives_others() {
-        let config = FaultConfig {
-            loss: 0.1,
-            corrupt: 0.1,
-            reorder: 0.2,
-            jitter: Duration::from_millis(1),
-            ..FaultConfig::default()
-        };
+        let config =
+            FaultConfig::default().loss(0.1).corrupt(0.1).reorder(0.2).jitter(Duration::from_millis(1));
         let late = Duration::from_secs(1);
         assert_eq!(run(config, 1, late), run(config, 1, late));
         assert_ne!(run(config, 1, late).0, run(config, 2, late).0);
@@ -247,11 +281,11 @@ mod tests {
 
     #[test]
     fn delayed_frames_arrive_when_they_are_due_and_late_ones_are_overtaken() {
-        let delay = FaultConfig { delay: Duration::from_millis(5), ..FaultConfig::default() };
+        let delay = FaultConfig::default().delay(Duration::from_millis(5));
         assert_eq!(run(delay, 1, Duration::from_millis(4)).0.len(), 0);
         let (in_order, _) = run(delay, 1, Duration::from_millis(5));
         assert!(in_order.len() == 2000 && in_order.is_sorted());
-        let jitter = FaultConfig { reorder: 0.5, jitter: Duration::from_millis(1), ..delay };
+        let jitter = delay.reorder(0.5).jitter(Duration::from_millis(1));
         let (frames, faults) = run(jitter, 1, Duration::from_millis(6));
         assert!(frames.len() == 2000 && !frames.is_sorted() && faults.delayed > 500);
     }

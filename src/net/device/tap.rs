@@ -26,31 +26,71 @@ const CLONE_DEVICE: &str = "/dev/net/tun";
 const MAX_NAME_LEN: usize = libc::IFNAMSIZ - 1;
 
 /// Which interface to open, and how it is set up.
+///
+/// ```
+/// use boson::net::device::TapConfig;
+///
+/// let kernel_end = "10.9.0.2/24".parse().expect("an address and a prefix");
+/// let config = TapConfig::default().name("boson1").host([kernel_end]).mtu(9000);
+/// ```
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct TapConfig {
-    /// The interface's name, 1 to 15 bytes. It is made if it does not exist, and then goes away
-    /// with the device.
-    pub name: String,
-    /// The addresses of the kernel's end. Those it has already are kept.
-    pub host: Vec<IpCidr>,
-    /// The stack's Ethernet address; without one it is the kernel's with its last bit flipped.
-    pub mac: Option<[u8; 6]>,
-    /// The largest IP packet, in bytes, from 576 to 65,521.
-    pub mtu: usize,
+    pub(crate) name: String,
+    pub(crate) host: Vec<IpCidr>,
+    pub(crate) mac: Option<[u8; 6]>,
+    pub(crate) mtu: usize,
 }
 
 /// The MTU of an Ethernet without jumbo frames, in bytes.
 const DEFAULT_MTU: usize = 1500;
 
+impl Default for TapConfig {
+    /// The interface `boson0` with an MTU of 1500 bytes and no more addresses than it has.
+    fn default() -> Self {
+        Self { name: "boson0".to_owned(), host: Vec::new(), mac: None, mtu: DEFAULT_MTU }
+    }
+}
+
+impl TapConfig {
+    /// Sets the interface's name, 1 to 15 bytes; `boson0` by default. The interface is made if it
+    /// does not exist, and then goes away with the device.
+    #[must_use]
+    pub fn name(mut self, name: impl Into<String>) -> Self {
+        self.name = name.into();
+        self
+    }
+
+    /// Sets the addresses of the kernel's end, beside those that it has already.
+    #[must_use]
+    pub fn host(mut self, addresses: impl IntoIterator<Item = IpCidr>) -> Self {
+        self.host = addresses.into_iter().collect();
+        self
+    }
+
+    /// Sets the stack's Ethernet address. By default it is the kernel's with its last bit flipped.
+    #[must_use]
+    pub fn mac(mut self, mac: impl Into<Option<[u8; 6]>>) -> Self {
+        self.mac = mac.into();
+        self
+    }
+
+    /// Sets the size of the largest IP packet, in bytes, from 576 to 65,521; 1500 by default.
+    #[must_use]
+    pub fn mtu(mut self, mtu: usize) -> Self {
+        self.mtu = mtu;
+        self
+    }
+}
+
 impl From<&TapAddress> for TapConfig {
     /// What a `tap:` address asks for; without `mtu=`, an MTU of 1500 bytes.
     fn from(address: &TapAddress) -> Self {
-        Self {
-            name: address.interface.clone(),
-            host: address.host.clone(),
-            mac: address.station.mac,
-            mtu: address.station.mtu.unwrap_or(DEFAULT_MTU),
-        }
+        Self::default()
+            .name(&address.interface)
+            .host(address.host.iter().copied())
+            .mac(address.station.mac)
+            .mtu(address.station.mtu.unwrap_or(DEFAULT_MTU))
     }
 }
 
@@ -415,7 +455,7 @@ mod tests {
     use super::*;
 
     fn config(name: &str, mtu: usize) -> TapConfig {
-        TapConfig { name: name.to_owned(), host: Vec::new(), mac: None, mtu }
+        TapConfig::default().name(name).mtu(mtu)
     }
 
     #[test]

@@ -14,13 +14,13 @@ pub(super) struct ConnectionId {
 }
 
 #[derive(Default)]
-struct Slot {
+struct ConnectionSlot {
     generation: u32,
     connection: Option<Connection>,
 }
 
 pub(super) struct Connections {
-    slots: Vec<Slot>,
+    slots: Vec<ConnectionSlot>,
     free: Vec<u32>,
     by_flow: HashMap<Flow, ConnectionId, Secret>,
     capacity: usize,
@@ -48,7 +48,7 @@ impl Connections {
             Some(index) => index,
             None => {
                 let index = u32::try_from(self.slots.len()).ok()?;
-                self.slots.push(Slot::default());
+                self.slots.push(ConnectionSlot::default());
                 index
             }
         };

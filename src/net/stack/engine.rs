@@ -69,8 +69,8 @@ pub(super) struct Engine {
 
 impl Engine {
     pub(super) fn new(config: StackConfig, device: &DeviceInfo, now: Instant) -> Result<Self> {
-        config.validate(device)?;
-        let secrets = Secrets::new(&config.seed);
+        let seed = config.validate(device)?;
+        let secrets = Secrets::new(&seed);
         let identity = Identity {
             mac: device.mac,
             addresses: config.addresses.clone(),

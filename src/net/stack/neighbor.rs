@@ -25,7 +25,7 @@ const MAX_QUESTIONS: u8 = 3;
 /// there are connections.
 const CAPACITY: usize = 1024;
 
-struct Entry {
+struct NeighborEntry {
     mac: Option<Mac>,
     /// The last sign of life from that station.
     confirmed: Instant,
@@ -34,7 +34,7 @@ struct Entry {
     waiters: Vec<ConnectionId>,
 }
 
-impl Entry {
+impl NeighborEntry {
     /// Whether it has no answer, and is to be asked for again at `when`.
     fn waits_until(&self, when: Instant) -> bool {
         self.mac.is_none() && self.ask_again == when
@@ -58,7 +58,7 @@ pub(super) enum Answer {
 }
 
 pub(super) struct Neighbors {
-    entries: HashMap<IpAddr, Entry, Secret>,
+    entries: HashMap<IpAddr, NeighborEntry, Secret>,
     /// How many entries have no answer yet. Each stays at most `MAX_QUESTIONS` seconds.
     unanswered: usize,
     /// When to ask again for which address, in the order of time, for every question gets the same
@@ -94,7 +94,7 @@ impl Neighbors {
             self.unanswered += 1;
             self.to_ask.push_back((ask_again, address));
             let waiters = waiter.into_iter().collect();
-            let entry = Entry { mac: None, confirmed: now, questions: 1, ask_again, waiters };
+            let entry = NeighborEntry { mac: None, confirmed: now, questions: 1, ask_again, waiters };
             self.entries.insert(address, entry);
             return Answer::Unknown(Some(Question { address, station: None }));
         }
@@ -147,8 +147,13 @@ impl Neighbors {
             return waiters;
         }
         if !solicited && self.answered() < CAPACITY {
-            let entry =
-                Entry { mac: Some(mac), confirmed: now, questions: 0, ask_again: now, waiters: Vec::new() };
+            let entry = NeighborEntry {
+                mac: Some(mac),
+                confirmed: now,
+                questions: 0,
+                ask_again: now,
+                waiters: Vec::new(),
+            };
             self.entries.insert(address, entry);
         }
         Vec::new()

@@ -64,13 +64,13 @@ impl Outbox {
     }
 
     /// A device that yields `packet` once and stages what is sent in answer, to the station `to`.
-    pub(super) fn answering<'a>(&'a mut self, packet: &'a [u8], to: Mac) -> Port<'a> {
-        Port { packet: Some(packet), device: None, outbox: self, to }
+    pub(super) fn answering<'a>(&'a mut self, packet: &'a [u8], to: Mac) -> OutPort<'a> {
+        OutPort { packet: Some(packet), device: None, outbox: self, to }
     }
 
     /// A device that only sends, to the station `to`.
-    pub(super) fn sending<'a>(&'a mut self, device: &'a mut dyn PacketDevice, to: Mac) -> Port<'a> {
-        Port { packet: None, device: Some(device), outbox: self, to }
+    pub(super) fn sending<'a>(&'a mut self, device: &'a mut dyn PacketDevice, to: Mac) -> OutPort<'a> {
+        OutPort { packet: None, device: Some(device), outbox: self, to }
     }
 
     /// Stages a frame of `len` bytes after its Ethernet header, written by `fill`.
@@ -132,14 +132,14 @@ fn write_header(frame: &mut [u8], to: Mac, from: Mac, ethertype: u16) {
 }
 
 /// smoltcp's view of the network for the time of one call.
-pub(super) struct Port<'a> {
+pub(super) struct OutPort<'a> {
     packet: Option<&'a [u8]>,
     device: Option<&'a mut dyn PacketDevice>,
     outbox: &'a mut Outbox,
     to: Mac,
 }
 
-impl phy::Device for Port<'_> {
+impl phy::Device for OutPort<'_> {
     type RxToken<'t>
         = Packet<'t>
     where

@@ -29,16 +29,16 @@ const WARM_PIECES: usize = 64;
 /// Where the buffers of one stack's connections come from. Each piece holds one receive and one
 /// send buffer.
 #[derive(Clone)]
-pub(super) struct BufferPool(Rc<Shared>);
+pub(super) struct BufferPool(Rc<PoolMemory>);
 
-struct Shared {
+struct PoolMemory {
     receive_bytes: usize,
     send_bytes: usize,
-    state: RefCell<State>,
+    pieces: RefCell<Pieces>,
 }
 
 #[derive(Default)]
-struct State {
+struct Pieces {
     slabs: Vec<(NonNull<u8>, usize)>,
     free: Vec<NonNull<u8>>,
 }
@@ -47,21 +47,21 @@ impl BufferPool {
     /// A pool of pairs of a receive buffer and a send buffer of the given sizes in bytes, each at
     /// least 1 and at most 1 GiB.
     pub(super) fn new(receive_bytes: usize, send_bytes: usize) -> Self {
-        Self(Rc::new(Shared { receive_bytes, send_bytes, state: RefCell::default() }))
+        Self(Rc::new(PoolMemory { receive_bytes, send_bytes, pieces: RefCell::default() }))
     }
 
     fn take(&self) -> Result<Piece> {
-        let shared = &*self.0;
-        let mut state = shared.state.borrow_mut();
-        if state.free.is_empty() {
-            state.grow(shared.piece_bytes())?;
+        let memory = &*self.0;
+        let mut pieces = memory.pieces.borrow_mut();
+        if pieces.free.is_empty() {
+            pieces.grow(memory.piece_bytes())?;
         }
-        let start = state.free.pop().ok_or_else(|| Error::new(ErrorKind::LimitReached, "map buffers"))?;
+        let start = pieces.free.pop().ok_or_else(|| Error::new(ErrorKind::LimitReached, "map buffers"))?;
         Ok(Piece { start, pool: self.clone() })
     }
 }
 
-impl Shared {
+impl PoolMemory {
     /// Where the send buffer begins in a piece.
     fn send_offset(&self) -> usize {
         self.receive_bytes.next_multiple_of(PAGE_BYTES)
@@ -72,7 +72,7 @@ impl Shared {
     }
 }
 
-impl State {
+impl Pieces {
     /// Maps another slab and adds its pieces to the free ones.
     fn grow(&mut self, piece_bytes: usize) -> Result<()> {
         let pieces = (SLAB_BYTES / piece_bytes).max(1);
@@ -99,10 +99,10 @@ impl State {
     }
 }
 
-impl Drop for Shared {
+impl Drop for PoolMemory {
     fn drop(&mut self) {
-        for (start, len) in self.state.get_mut().slabs.drain(..) {
-            // SAFETY: this is a mapping made in `State::grow`, whole. Every piece holds a handle to
+        for (start, len) in self.pieces.get_mut().slabs.drain(..) {
+            // SAFETY: this is a mapping made in `Pieces::grow`, whole. Every piece holds a handle to
             // the pool, so none is left.
             let unmapped = unsafe { munmap(start.as_ptr().cast(), len) };
             debug_assert!(unmapped.is_ok(), "a slab can be unmapped");
@@ -123,37 +123,37 @@ impl Piece {
     ///
     /// Called once for a piece, and nothing returned is used after the piece is dropped.
     unsafe fn buffers(&self) -> (&'static mut [u8], &'static mut [u8]) {
-        let shared = &*self.pool.0;
+        let memory = &*self.pool.0;
         // SAFETY: the send buffer begins within the piece, whose size is that offset and the send
         // buffer's.
-        let send = unsafe { self.start.add(shared.send_offset()) };
+        let send = unsafe { self.start.add(memory.send_offset()) };
         // SAFETY:
         // - the piece has `receive_bytes` bytes at its start, mapped readable and writable as long
         //   as the piece holds its pool;
         // - an anonymous mapping starts zeroed, so they are initialised;
         // - only this piece has them until it is dropped, and the caller calls once and stops using
         //   them by then.
-        let receive = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), shared.receive_bytes) };
+        let receive = unsafe { std::slice::from_raw_parts_mut(self.start.as_ptr(), memory.receive_bytes) };
         // SAFETY: as above, for the `send_bytes` bytes from `send` on, which do not overlap the
         // receive buffer.
-        let send = unsafe { std::slice::from_raw_parts_mut(send.as_ptr(), shared.send_bytes) };
+        let send = unsafe { std::slice::from_raw_parts_mut(send.as_ptr(), memory.send_bytes) };
         (receive, send)
     }
 }
 
 impl Drop for Piece {
     fn drop(&mut self) {
-        let shared = &*self.pool.0;
-        let mut state = shared.state.borrow_mut();
-        if state.free.len() >= WARM_PIECES {
+        let memory = &*self.pool.0;
+        let mut pieces = memory.pieces.borrow_mut();
+        if pieces.free.len() >= WARM_PIECES {
             // SAFETY: the range is this piece, whole pages of a live mapping that nobody uses any
             // more (see `PooledSocket`); its content becomes zeros, which are as initialised as
             // what was there.
             let advised =
-                unsafe { madvise(self.start.as_ptr().cast(), shared.piece_bytes(), Advice::LinuxDontNeed) };
+                unsafe { madvise(self.start.as_ptr().cast(), memory.piece_bytes(), Advice::LinuxDontNeed) };
             debug_assert!(advised.is_ok(), "pages of an anonymous mapping can be given back");
         }
-        state.free.push(self.start);
+        pieces.free.push(self.start);
     }
 }
 
@@ -203,7 +203,7 @@ mod tests {
     use super::*;
 
     fn pieces(pool: &BufferPool) -> usize {
-        pool.0.state.borrow().free.len()
+        pool.0.pieces.borrow().free.len()
     }
 
     #[test]

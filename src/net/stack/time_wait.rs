@@ -19,13 +19,13 @@ pub(super) const DURATION: Duration = Duration::from_secs(30);
 /// connection of the same tuple whose sequence numbers lie behind the old ones; it holds no
 /// buffers. The oldest entry makes room when the table is full.
 pub(super) struct TimeWait {
-    entries: HashMap<Flow, Entry, Secret>,
+    entries: HashMap<Flow, ClosedFlow, Secret>,
     /// By expiry: every entry waits equally long.
     order: VecDeque<(Instant, Flow)>,
     capacity: usize,
 }
 
-struct Entry {
+struct ClosedFlow {
     expires: Instant,
     last: SentSegment,
 }
@@ -45,7 +45,7 @@ impl TimeWait {
             self.remove_oldest();
         }
         let expires = now + DURATION;
-        self.entries.insert(flow, Entry { expires, last });
+        self.entries.insert(flow, ClosedFlow { expires, last });
         self.order.push_back((expires, flow));
     }
 

@@ -21,14 +21,12 @@ use crate::mem::IoBuf;
 use crate::reactor::ops;
 use crate::reactor::ops::tests::{Watched, finish_read, read_slowly, slow_file};
 use crate::rt::reactor::{ReactorChoice, ReactorKind};
-use crate::rt::time::MonotonicClock;
 use crate::rt::{self, Core, CoreConfig, JoinHandle};
 
 const PATIENCE: Duration = Duration::from_secs(10);
 
 fn core() -> Core {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [7; 32]);
-    config.reactor = ReactorChoice::Epoll;
+    let config = CoreConfig::default().seed([7; 32]).reactor(ReactorChoice::Epoll);
     let core = Core::new(&config).expect("a core");
     assert_eq!(core.stats().reactor, ReactorKind::Epoll);
     core
@@ -393,8 +391,8 @@ fn events_come_though_the_clock_stands_still() {
     let (socket, peer) = pair(SocketType::STREAM);
     let (done, wait) = std::sync::mpsc::channel();
     std::thread::spawn(move || {
-        let mut config = CoreConfig::new(Arc::new(StandsStill), [7; 32]);
-        config.reactor = ReactorChoice::Epoll;
+        let config =
+            CoreConfig::default().clock(Arc::new(StandsStill)).seed([7; 32]).reactor(ReactorChoice::Epoll);
         let socket = Rc::new(socket);
         for _ in 0..2 {
             let bytes = Core::new(&config).expect("a core").block_on(recv(&socket, 8));

@@ -121,7 +121,8 @@ impl Drop for ReadsAtTheEnd {
 
 fn a_core_gives_up(reactor: ReactorChoice) {
     let clock = Arc::new(Steps { nanos: AtomicU64::new(0), step: AtomicU64::new(1000) });
-    let core = Core::new(&CoreConfig { reactor, ..CoreConfig::new(clock.clone(), [7; 32]) }).expect("a core");
+    let core = Core::new(&CoreConfig::default().clock(clock.clone()).seed([7; 32]).reactor(reactor))
+        .expect("a core");
     let (file, other) = (slow_file(), slow_file());
     let (alive, alive_at_the_end) = (Rc::default(), Rc::default());
     let begun = Rc::default();
@@ -179,7 +180,7 @@ fn what_one_operation_drops_when_it_is_given_up_keeps_no_other_from_it() {
         }
     }
     let clock = Arc::new(Steps { nanos: AtomicU64::new(0), step: AtomicU64::new(1000) });
-    let config = CoreConfig { reactor: ReactorChoice::IoUring, ..CoreConfig::new(clock.clone(), [7; 32]) };
+    let config = CoreConfig::default().clock(clock.clone()).seed([7; 32]).reactor(ReactorChoice::IoUring);
     let Ok(core) = Core::new(&config) else { return };
     let (dropped, alive) = (Rc::default(), Rc::default());
     let file = slow_file();

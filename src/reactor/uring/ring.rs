@@ -36,6 +36,8 @@ const READABLE: u64 = 1 << 63;
 const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 /// Rounds from one cancellation of everything to the next.
 const ROUNDS_PER_CANCEL: usize = 16;
+/// Rounds that cancelled polls on descriptors get to end.
+const ROUNDS_FOR_WATCHES: usize = 16;
 
 /// One core's io_uring.
 pub(crate) struct Ring {
@@ -75,6 +77,8 @@ struct RingInner {
     /// Descriptors with a poll in flight that wakes a parked core, and the poll's number: a closed
     /// descriptor's number may be another's already.
     watched: Vec<(RawFd, u64)>,
+    /// Polls on descriptors that were cancelled and have not ended.
+    watches_ending: usize,
     next_watch: u64,
 }
 
@@ -93,6 +97,7 @@ impl Ring {
             doorbell: Arc::clone(doorbell),
             doorbell_armed: false,
             watched: Vec::new(),
+            watches_ending: 0,
             next_watch: 0,
         };
         Ok(Self {
@@ -451,16 +456,30 @@ impl Ring {
         Ok(())
     }
 
-    /// Forgets which descriptors are watched, because one of them may be closed: the next
-    /// `wake_when_readable` starts anew.
+    /// Ends the polls on watched descriptors, and returns when the kernel has let go of these: one
+    /// that is closed then is closed for good, and what it had can be opened again at once. The
+    /// next `wake_when_readable` starts anew.
     pub(in crate::reactor) fn unwatch_all(&self) {
         if self.process.is_left() {
             return;
         }
         let mut inner = self.inner.borrow_mut();
         for (_, watch) in std::mem::take(&mut inner.watched) {
+            inner.watches_ending += 1;
             let cancel = opcode::AsyncCancel::new(READABLE | watch).build();
             self.push(&mut inner, cancel.user_data(IGNORED));
+        }
+        // The kernel ends a cancelled poll within the call that hands the cancellation over; a
+        // second round is for one that it handed over late.
+        for _ in 0..ROUNDS_FOR_WATCHES {
+            if inner.watches_ending == 0 {
+                return;
+            }
+            if self.enter(&mut inner, Some(ROUND)).is_err() {
+                // It comes again with the next `poll`, which returns it.
+                break;
+            }
+            self.reap(&mut inner);
         }
     }
 
@@ -489,7 +508,15 @@ impl Ring {
             self.deliver_all(inner);
             return Ok(());
         }
-        self.submit_backlog(&mut inner);
+        self.enter(&mut inner, longest)?;
+        self.deliver_all(inner);
+        Ok(())
+    }
+
+    /// Hands everything that is queued to the kernel and sleeps there until a completion is there
+    /// or `longest` has passed.
+    fn enter(&self, inner: &mut RingInner, longest: Option<Duration>) -> Result<()> {
+        self.submit_backlog(inner);
         let longest = if inner.backlog.is_empty() {
             longest
         } else {
@@ -501,11 +528,10 @@ impl Ring {
         if let Some(timespec) = &timespec {
             args = args.timespec(timespec);
         }
-        if let Err(error) = inner.ring.submitter().submit_with_args(1, &args) {
-            retry_later(&error)?;
+        match inner.ring.submitter().submit_with_args(1, &args) {
+            Ok(_) => Ok(()),
+            Err(error) => retry_later(&error),
         }
-        self.deliver_all(inner);
-        Ok(())
     }
 
     fn cancel_all(&self) {
@@ -523,6 +549,10 @@ impl Ring {
     /// Cancels everything and waits until the kernel has let go of every buffer, or `patience` is
     /// over.
     pub(in crate::reactor) fn shut_down(&self, mut patience: Patience<'_>) {
+        // The kernel tears a ring down some time after it was closed: polls that are left until
+        // then keep the devices of the core's pollers open.
+        self.unwatch_all();
+        self.deliver(self.inner.borrow_mut());
         let mut rounds = 0;
         let mut left = self.inner.borrow().slots.in_flight();
         while left > 0 && !patience.is_over() {
@@ -587,8 +617,10 @@ impl RingInner {
             data if data & READABLE != 0 => {
                 let before = self.watched.len();
                 self.watched.retain(|(_, watch)| READABLE | watch != data);
+                let ended = before - self.watched.len();
                 // One that was cancelled means nothing.
-                return before - self.watched.len();
+                self.watches_ending -= 1 - ended;
+                return ended;
             }
             _ => {}
         }

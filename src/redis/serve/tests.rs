@@ -27,7 +27,7 @@ impl RunningServer {
     fn start(limits: Limits) -> Self {
         let (sender, receiver) = mpsc::channel();
         let thread = std::thread::spawn(move || {
-            let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
+            let core = Core::new(&CoreConfig::default().seed([0; 32])).expect("a core");
             core.block_on(async move {
                 let listener = TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0)));
                 let listener = listener.expect("a free port");
@@ -88,7 +88,7 @@ fn line(stream: &StdStream) -> String {
 /// aside.
 #[test]
 fn an_idle_connection_is_small() {
-    let core = Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [0; 32])).expect("a core");
+    let core = Core::new(&CoreConfig::default().seed([0; 32])).expect("a core");
     let bytes = core.block_on(async {
         let net = Net::kernel();
         let listener =

@@ -48,7 +48,7 @@ impl Pollers {
         if let Some(at) = entries.iter().position(|entry| entry.id == id) {
             let removed = entries.remove(at);
             drop(entries);
-            // It may be about to close the descriptor it was watched by.
+            // It may be about to close its device.
             reactor.unwatch_all();
             drop(removed);
         }

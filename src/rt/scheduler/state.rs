@@ -100,6 +100,7 @@ pub(super) struct Record {
 impl CoreState {
     pub(in crate::rt) fn new(
         config: &CoreConfig,
+        seed: [u8; 32],
         inbox: Arc<Inbox>,
         reactor: Reactor,
         pool: Arc<Pool>,
@@ -139,7 +140,7 @@ impl CoreState {
             clock: Arc::clone(&config.clock),
             core_locals: Locals::default(),
             idle: config.idle,
-            rng: RefCell::new(StdRng::from_seed(config.seed)),
+            rng: RefCell::new(StdRng::from_seed(seed)),
         }
     }
 

@@ -93,7 +93,14 @@ impl SteppedCore {
         let pool = Arc::new(Pool::without_threads());
         let arena = Arena::new(config.arena_bytes)?;
         Ok(Self {
-            shared: Rc::new(CoreState::new(config, inbox, Reactor::Simulated, pool, arena)),
+            shared: Rc::new(CoreState::new(
+                config,
+                config.seed_or_new()?,
+                inbox,
+                Reactor::Simulated,
+                pool,
+                arena,
+            )),
             stage: Cell::new(Stage::Tasks),
             worked: Cell::new(false),
             polls_left: Cell::new(1),

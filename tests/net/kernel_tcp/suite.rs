@@ -6,7 +6,6 @@ use std::future::Future;
 use std::io::{Read, Write};
 use std::net::{Shutdown, SocketAddr};
 use std::rc::Rc;
-use std::sync::Arc;
 use std::task::{Context, Waker};
 use std::time::Duration;
 
@@ -15,14 +14,11 @@ use boson::mem::IoBuf;
 use boson::net::{Net, RemoteStream, TcpListener, TcpStream};
 use boson::observe;
 use boson::rt::reactor::{ReactorKind, RingFeature, RingFeatures};
-use boson::rt::time::MonotonicClock;
 use boson::rt::{self, Core, CoreConfig, Idle};
 use boson::{ErrorKind, Result};
 
 fn run_on<F: Future>(ring_entries: u32, features: RingFeatures, future: F) -> F::Output {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
-    config.ring_entries = ring_entries;
-    config.ring_features = features;
+    let config = CoreConfig::default().seed([9; 32]).ring_entries(ring_entries).ring_features(features);
     Core::new(&config).expect("io_uring is usable").block_on(future)
 }
 
@@ -450,10 +446,8 @@ fn completions_of_a_stream(capacity: usize) -> Option<usize> {
             stream.write_all(&piece).expect("write");
         }
     });
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [9; 32]);
-    config.ring_features = super::features();
     // A core that sleeps does not count what wakes it.
-    config.idle = Idle::Poll;
+    let config = CoreConfig::default().seed([9; 32]).ring_features(super::features()).idle(Idle::Poll);
     let core = Core::new(&config).expect("a core");
     let completions = core.block_on(async {
         let listener = TcpListener::bind_on(&Net::kernel(), loopback()).expect("bind");
@@ -487,7 +481,7 @@ fn completions_of_a_stream(capacity: usize) -> Option<usize> {
 fn a_stream_is_used_from_another_core() {
     use boson::rt::CoreThread;
 
-    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [10; 32]);
+    let config = CoreConfig::default().seed([10; 32]);
     let other = CoreThread::start("other", &config).expect("starts");
     run(async {
         let listener = TcpListener::bind_on(&Net::kernel(), loopback()).expect("bind");
@@ -599,7 +593,7 @@ async fn remote_with_an_abandoned_read(owner: &rt::CoreThread) -> (TcpStream, st
 
 #[test]
 fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
-    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
+    let config = CoreConfig::default().seed([4; 32]);
     let owner = rt::CoreThread::start("owner", &config).expect("a thread");
     run(async {
         let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
@@ -618,7 +612,7 @@ fn dropping_a_stream_of_another_core_closes_it_though_a_read_was_abandoned() {
 
 #[test]
 fn what_is_asked_of_an_aborted_stream_of_another_core_says_that_it_is_closed() {
-    let config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
+    let config = CoreConfig::default().seed([4; 32]);
     let owner = rt::CoreThread::start("owner", &config).expect("a thread");
     run(async {
         let listener = std::net::TcpListener::bind(loopback()).expect("bind");
@@ -641,8 +635,7 @@ fn what_is_asked_of_an_aborted_stream_of_another_core_says_that_it_is_closed() {
 /// Closing needs no room in the owner's inbox.
 #[test]
 fn dropping_a_stream_of_another_core_closes_it_though_that_core_takes_no_messages() {
-    let mut config = CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32]);
-    config.messages = 1;
+    let config = CoreConfig::default().seed([4; 32]).messages(1);
     let owner = rt::CoreThread::start("owner", &config).expect("a thread");
     run(async {
         let (stream, mut peer) = remote_with_an_abandoned_read(&owner).await;
@@ -666,8 +659,7 @@ fn dropping_a_stream_of_another_core_closes_it_though_that_core_takes_no_message
 
 #[test]
 fn a_lent_stream_closes_when_its_core_ends() {
-    let core =
-        Core::new(&CoreConfig::new(Arc::new(MonotonicClock::new()), [4; 32])).expect("io_uring is usable");
+    let core = Core::new(&CoreConfig::default().seed([4; 32])).expect("io_uring is usable");
     let listener = std::net::TcpListener::bind(loopback()).expect("bind");
     let address = listener.local_addr().expect("bound");
     let lent = core.block_on(async {

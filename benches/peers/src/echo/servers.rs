@@ -2,11 +2,11 @@
 
 use std::net::SocketAddr;
 
+use boson::rt::reactor::ReactorChoice;
 use boson::rt::{CoreConfig, Idle};
 
 use super::{BUFFER_BYTES, SERVER_CPU, SERVER_SECONDS};
 use crate::machine;
-use crate::runtimes::boson_config;
 
 /// The servers that [`serve`] knows, boson first.
 pub const NAMES: [&str; 10] = [
@@ -28,22 +28,10 @@ pub fn serve(name: &str) {
     machine::bound_lifetime(SERVER_SECONDS);
     machine::pin(SERVER_CPU);
     match name {
-        "boson" => boson(boson_config()),
-        "boson-poll" => {
-            let mut config = boson_config();
-            config.idle = Idle::Poll;
-            boson(config)
-        }
-        "boson-sleep" => {
-            let mut config = boson_config();
-            config.idle = Idle::Sleep;
-            boson(config)
-        }
-        "boson-epoll" => {
-            let mut config = boson_config();
-            config.reactor = boson::rt::reactor::ReactorChoice::Epoll;
-            boson(config)
-        }
+        "boson" => boson(CoreConfig::default()),
+        "boson-poll" => boson(CoreConfig::default().idle(Idle::Poll)),
+        "boson-sleep" => boson(CoreConfig::default().idle(Idle::Sleep)),
+        "boson-epoll" => boson(CoreConfig::default().reactor(ReactorChoice::Epoll)),
         "tokio" => tokio(),
         "monoio" => {
             let builder = monoio::RuntimeBuilder::<monoio::IoUringDriver>::new().with_entries(4096);
@@ -71,10 +59,9 @@ fn loopback() -> SocketAddr {
     SocketAddr::from(([127, 0, 0, 1], 0))
 }
 
-fn boson(mut config: CoreConfig) {
+fn boson(config: CoreConfig) {
     use boson::net::{Net, TcpListener};
-    config.ring_entries = 4096;
-    let core = boson::rt::Core::new(&config).expect("io_uring is usable");
+    let core = boson::rt::Core::new(&config.ring_entries(4096)).expect("io_uring is usable");
     let served: boson::Result<()> = core
         .block_on(async {
             let listener = TcpListener::bind_on(&Net::kernel(), loopback())?;

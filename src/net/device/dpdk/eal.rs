@@ -19,15 +19,12 @@ pub const EAL_MEMORY_MIB: u64 = 64;
 /// What the EAL may use of normal pages, in MiB. They are touched as they are needed.
 const NORMAL_MEMORY_MIB: u64 = 256;
 
-/// How DPDK is to start.
+/// How DPDK is to start. By default it opens no PCI device and gets no arguments but boson's own.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct EalConfig {
-    /// The PCI devices that this process is going to open (`0000:03:00.0`, arguments after a
-    /// comma). DPDK takes no other card, and without any it does not look at the PCI bus.
-    pub pci_devices: Vec<String>,
-    /// EAL arguments of the user, separated by white space (`-m 512 --no-huge`). They win over
-    /// boson's own.
-    pub arguments: String,
+    pci_devices: Vec<String>,
+    arguments: String,
 }
 
 impl EalConfig {
@@ -36,10 +33,25 @@ impl EalConfig {
     /// # Errors
     ///
     /// [`ErrorKind::InvalidInput`] if `devargs` is not a device in DPDK's notation.
-    pub fn for_device(devargs: &str, arguments: &str) -> Result<Self> {
+    pub fn for_device(devargs: &str) -> Result<Self> {
         let is_pci = Devargs::parse(devargs)?.is_pci();
-        let pci_devices = if is_pci { vec![devargs.to_owned()] } else { Vec::new() };
-        Ok(Self { pci_devices, arguments: arguments.to_owned() })
+        Ok(Self::default().pci_devices(is_pci.then(|| devargs.to_owned())))
+    }
+
+    /// Sets the PCI devices that this process is going to open (`0000:03:00.0`, arguments after a
+    /// comma). DPDK takes no other card, and without any it does not look at the PCI bus.
+    #[must_use]
+    pub fn pci_devices(mut self, devices: impl IntoIterator<Item = String>) -> Self {
+        self.pci_devices = devices.into_iter().collect();
+        self
+    }
+
+    /// Sets EAL arguments of the user, separated by white space (`-m 512 --no-huge`). They win over
+    /// boson's own.
+    #[must_use]
+    pub fn arguments(mut self, arguments: impl Into<String>) -> Self {
+        self.arguments = arguments.into();
+        self
     }
 }
 
@@ -50,7 +62,7 @@ pub struct Eal {
 }
 
 /// What became of the process's only start.
-enum State {
+enum EalStart {
     NotStarted,
     Running(EalConfig, Eal),
     Failed(String),
@@ -58,7 +70,7 @@ enum State {
 
 /// DPDK's control plane (starting, opening and closing) is not safe to enter twice; this lock is
 /// held for all of it.
-static CONTROL: Mutex<State> = Mutex::new(State::NotStarted);
+static CONTROL: Mutex<EalStart> = Mutex::new(EalStart::NotStarted);
 
 impl Eal {
     /// Starts DPDK, or returns the DPDK that runs already if `config` is the same.
@@ -76,18 +88,18 @@ impl Eal {
     pub fn init(config: &EalConfig) -> Result<Self> {
         let mut state = lock();
         match &*state {
-            State::Running(running, eal) if running == config => return Ok(*eal),
-            State::Running(running, _) => {
+            EalStart::Running(running, eal) if running == config => return Ok(*eal),
+            EalStart::Running(running, _) => {
                 return Err(Error::new(ErrorKind::InUse, "start DPDK").because(format!(
                     "it runs already, with other settings ({running:?}); a process has one DPDK"
                 )));
             }
-            State::Failed(reason) => {
+            EalStart::Failed(reason) => {
                 return Err(Error::new(ErrorKind::Unsupported, "start DPDK").because(format!(
                     "it failed to start earlier in this process ({reason}); restart the process"
                 )));
             }
-            State::NotStarted => {}
+            EalStart::NotStarted => {}
         }
 
         let cpus = sched_getaffinity(None).map_err(|code| Error::os(code.raw_os_error(), "start DPDK"))?;
@@ -112,13 +124,13 @@ impl Eal {
         }
         if result < 0 {
             let reason = if reason.is_empty() { strerror(code) } else { reason };
-            *state = State::Failed(reason.clone());
+            *state = EalStart::Failed(reason.clone());
             let kind = if code == libc::EINVAL { ErrorKind::InvalidInput } else { ErrorKind::Unsupported };
             return Err(Error::new(kind, "start DPDK")
                 .because(format!("{reason} (EAL arguments: {})", arguments[1..].join(" "))));
         }
         let eal = Self { uses_hugepages };
-        *state = State::Running(config.clone(), eal);
+        *state = EalStart::Running(config.clone(), eal);
         Ok(eal)
     }
 
@@ -179,7 +191,7 @@ impl Drop for Registration {
     }
 }
 
-fn lock() -> MutexGuard<'static, State> {
+fn lock() -> MutexGuard<'static, EalStart> {
     CONTROL.lock().unwrap_or_else(PoisonError::into_inner)
 }
 

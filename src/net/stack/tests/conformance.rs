@@ -65,7 +65,7 @@ pub(super) fn config(host: u8, conditions: Conditions) -> StackConfig {
     let addresses = [address("10.0.0.", 24), address("fd00::", 64)].map(|own| own.expect("a prefix"));
     let mut seed = [host; 32];
     seed[..8].copy_from_slice(&conditions.seed.to_le_bytes());
-    StackConfig::new(addresses.to_vec(), seed)
+    StackConfig::default().addresses(addresses.to_vec()).seed(seed)
 }
 
 pub(super) fn build(conditions: Conditions, change: impl Fn(&mut StackConfig)) -> (World, Net) {

@@ -213,7 +213,7 @@ fn an_orphan_that_cannot_deliver_is_given_up_after_the_linger_time() {
 #[test]
 fn contradictory_configurations_are_refused_in_a_sentence() {
     let own = |text: &str, len| IpCidr::new(text.parse().expect("an address"), len).expect("a prefix");
-    let good = StackConfig::new(vec![own("10.0.0.1", 24)], [1; 32]);
+    let good = StackConfig::default().addresses([own("10.0.0.1", 24)]).seed([1; 32]);
     type Change = fn(&mut StackConfig);
     let cases: [(Change, &str); 8] = [
         (|c| c.addresses.clear(), "1 to 8 addresses"),
@@ -248,7 +248,7 @@ fn contradictory_configurations_are_refused_in_a_sentence() {
 
 #[test]
 fn the_receive_window_fits_what_smoltcp_accepts() {
-    let mut config = StackConfig::new(Vec::new(), [0; 32]);
+    let mut config = StackConfig::default();
     for (asked, got) in
         [(4096, 4096), (65_535, 65_535), (65_536, 65_535), (200_000, 131_070), (1 << 20, 1_048_560)]
     {
@@ -266,8 +266,8 @@ fn a_full_transmit_queue_loses_nothing() {
     let mut world = super::world::World::default();
     let (a, b) = MemoryDevice::pair([super::world::CLIENT_MAC, super::world::SERVER_MAC], 1500, 2);
     let own = |host: u8| vec![IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix")];
-    let client = world.add(Box::new(a), StackConfig::new(own(1), [1; 32]));
-    let server = world.add(Box::new(b), StackConfig::new(own(2), [2; 32]));
+    let client = world.add(Box::new(a), StackConfig::default().addresses(own(1)).seed([1; 32]));
+    let server = world.add(Box::new(b), StackConfig::default().addresses(own(2)).seed([2; 32]));
     let address = SocketAddr::from(([10, 0, 0, 2], 7));
     let listener = StackListener::bind(&server, address, STREAMS).expect("free");
     let handle = world.handle.clone();
@@ -355,9 +355,9 @@ fn a_failed_device_ends_everything_that_waits_on_it() {
     let mut world = super::world::World::default();
     let (a, b) = MemoryDevice::pair([super::world::CLIENT_MAC, super::world::SERVER_MAC], 1500, 64);
     let own = |host: u8| vec![IpCidr::new([10, 0, 0, host].into(), 24).expect("a prefix")];
-    let client = world.add(Box::new(a), StackConfig::new(own(1), [1; 32]));
+    let client = world.add(Box::new(a), StackConfig::default().addresses(own(1)).seed([1; 32]));
     let failing = Failing { device: b, receives_left: 200 };
-    let server = world.add(Box::new(failing), StackConfig::new(own(2), [2; 32]));
+    let server = world.add(Box::new(failing), StackConfig::default().addresses(own(2)).seed([2; 32]));
     let address = SocketAddr::from(([10, 0, 0, 2], 7));
     let listener = StackListener::bind(&server, address, 8).expect("free");
     world.run(async move {

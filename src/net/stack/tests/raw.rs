@@ -37,7 +37,7 @@ impl Bench {
     fn with_config(change: impl FnOnce(&mut StackConfig)) -> Self {
         let (device, peer) = MemoryDevice::pair([STACK_MAC, PEER_MAC], 1500, 1024);
         let own = IpCidr::new(STACK_IP.into(), 24).expect("a prefix");
-        let mut config = StackConfig::new(vec![own], [9; 32]);
+        let mut config = StackConfig::default().addresses([own]).seed([9; 32]);
         change(&mut config);
         let stack = Stack::new(Box::new(device), config, Instant::ORIGIN).expect("a stack");
         let poller = stack.poller();

@@ -30,3 +30,26 @@ fn receive_buffers_outlive_a_ring_that_ends_with_an_operation_in_flight() {
     assert!(is_mapped(address), "the kernel may still write there");
     finish_read(&file);
 }
+
+/// Watches the end of a pipe that is read, closes it after `end`, and returns whether it is closed
+/// for good: nobody can read what is written any more.
+fn is_closed_after(end: impl FnOnce(&Ring)) -> Option<bool> {
+    let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
+    let ring = Ring::new(8, RingFeatures::all(), &doorbell).ok()?;
+    let (reader, mut writer) = std::io::pipe().expect("two descriptors");
+    ring.wake_when_readable(reader.as_raw_fd()).expect("a descriptor");
+    // The poll reaches the kernel.
+    ring.wait(Some(Duration::from_millis(1))).expect("the ring works");
+    end(&ring);
+    drop(reader);
+    Some(io::Write::write(&mut writer, &[0]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
+}
+
+#[test]
+fn a_watched_descriptor_is_closed_for_good_after_it_is_no_longer_watched() {
+    // A poll in flight keeps it open: that is what the others have to end.
+    assert_ne!(is_closed_after(|_| {}), Some(true));
+    assert_ne!(is_closed_after(Ring::unwatch_all), Some(false));
+    let clock = crate::time::MonotonicClock::new();
+    assert_ne!(is_closed_after(|ring| ring.shut_down(Patience::new(&clock, None))), Some(false));
+}
