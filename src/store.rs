@@ -60,6 +60,8 @@ mod space;
 mod state;
 mod stats;
 mod superblock;
+#[cfg(test)]
+mod tests;
 mod tree;
 mod tree_state;
 mod txn;
@@ -70,8 +72,6 @@ mod write;
 pub use cursor::Cursor;
 pub use db::Db;
 pub use env::{Env, RtEnv};
-#[doc(hidden)]
-pub use options::Sabotage;
 pub use options::{
     Durability, MAX_KEY_BYTES, MAX_TRANSACTION_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES,
     MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, WriteOptions,

@@ -206,12 +206,15 @@ impl Disk {
     /// Copies `bytes` to `offset` (bytes), behind everybody's back.
     pub fn overwrite(&self, offset: u64, bytes: &[u8]) {
         let mut state = self.state.borrow_mut();
-        for (index, byte) in bytes.iter().enumerate() {
-            let (sector, at) = locate(offset + index as u64);
+        let mut rest = bytes;
+        while !rest.is_empty() {
+            let (sector, at) = locate(offset + (bytes.len() - rest.len()) as u64);
+            let (part, after) = rest.split_at(rest.len().min(SECTOR_BYTES - at));
             let mut content = state.sector(sector);
-            content[at] = *byte;
+            content[at..at + part.len()].copy_from_slice(part);
             state.cache.remove(&sector);
             state.durable.insert(sector, content);
+            rest = after;
         }
     }
 

@@ -13,7 +13,7 @@ use super::disk::RunWriter;
 use super::env::Env;
 use super::log::LogPoint;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Placement, Stored};
-use super::options::Sabotage;
+use super::options::StoreDefect;
 use super::page::{Blob, Body, Garbage, Ledger, Page, Slot};
 use super::shared::{StoreShared, yield_now};
 use super::shrink;
@@ -90,7 +90,7 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &StoreShared<E, N>, clean
         }
         snapshot(&mut state)
     };
-    if shared.options.sabotage == Sabotage::FreeEarly {
+    if shared.options.defect == Some(StoreDefect::FreeEarly) {
         free(shared, &snapshot.freeing)?;
     }
     while shared.state.borrow().externals_written < snapshot.externals {
@@ -121,7 +121,7 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &StoreShared<E, N>, clean
     let mut copies = shared.copies.get();
     superblock::write(&shared.disk, &superblock, &mut copies, || flush_healthy(shared)).await?;
     shared.copies.set(copies);
-    if shared.options.sabotage != Sabotage::FreeEarly {
+    if shared.options.defect != Some(StoreDefect::FreeEarly) {
         free(shared, &snapshot.freeing)?;
     }
     let mut state = shared.state.borrow_mut();
@@ -392,8 +392,11 @@ impl<'a, E: Env, N: Namespace> PageWriter<'a, E, N> {
                 let placement = Placement::allocate(&mut state.space, len, self.shared.disk.unit)
                     .ok_or_else(|| self.no_space())?;
                 if state.space.used_bytes() <= len {
-                    let freeing =
-                        if self.shared.options.sabotage == Sabotage::FreeEarly { &[] } else { freeing };
+                    let freeing = if self.shared.options.defect == Some(StoreDefect::FreeEarly) {
+                        &[]
+                    } else {
+                        freeing
+                    };
                     let except = freeing.iter().chain(&state.external_extents);
                     break (placement, state.space.to_bytes(len, except));
                 }

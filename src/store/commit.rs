@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use super::env::Env;
 use super::log::{Batch, Step};
-use super::options::Sabotage;
+use super::options::StoreDefect;
 use super::shared::{StoreShared, either};
 use super::state::External;
 use crate::block::Namespace;
@@ -80,7 +80,7 @@ async fn write_batch<E: Env, N: Namespace>(shared: &StoreShared<E, N>, mut batch
     if batch.has_new_externals {
         flush_healthy(shared).await?;
     }
-    if shared.options.sabotage == Sabotage::AckBeforeWrite {
+    if shared.options.defect == Some(StoreDefect::AckBeforeWrite) {
         let mut state = shared.state.borrow_mut();
         state.log.flushed((batch.last_lsn, 0));
         drop(state);

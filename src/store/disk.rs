@@ -4,7 +4,7 @@ use std::rc::Rc;
 
 use super::codec::checksum;
 use super::object::{MAX_FRAGMENT_BYTES, ObjectRef, Stored, decode_index, plain_extent};
-use super::options::Sabotage;
+use super::options::StoreDefect;
 use super::shared::yield_now;
 use super::space::Extent;
 use crate::block::Namespace;
@@ -15,13 +15,13 @@ use crate::mem::DmaBuf;
 pub(super) struct Disk<N> {
     pub(super) namespace: N,
     pub(super) unit: u32,
-    sabotage: Sabotage,
+    defect: Option<StoreDefect>,
 }
 
 impl<N: Namespace> Disk<N> {
-    pub(super) fn new(namespace: N, sabotage: Sabotage) -> Self {
+    pub(super) fn new(namespace: N, defect: Option<StoreDefect>) -> Self {
         let unit = namespace.info().block_size_bytes.max(4096);
-        Self { namespace, unit, sabotage }
+        Self { namespace, unit, defect }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -77,7 +77,7 @@ impl<N: Namespace> Disk<N> {
     }
 
     pub(super) async fn flush(&self) -> Result<()> {
-        if self.sabotage == Sabotage::SkipFlush {
+        if self.defect == Some(StoreDefect::SkipFlush) {
             return Ok(());
         }
         self.namespace.flush().await

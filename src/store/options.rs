@@ -37,7 +37,15 @@ pub enum Durability {
 }
 
 /// How one write is done.
+///
+/// ```
+/// use boson::store::{Durability, WriteOptions};
+///
+/// let patient = WriteOptions::default().with_durability(Durability::None).with_divisible(true);
+/// assert!(patient.divisible);
+/// ```
 #[derive(Clone, Copy, Debug, Default)]
+#[non_exhaustive]
 pub struct WriteOptions {
     /// Instead of the store's own durability.
     pub durability: Option<Durability>,
@@ -52,10 +60,30 @@ impl WriteOptions {
     pub const SYNC: Self = Self { durability: Some(Durability::Sync), divisible: false };
     /// The write is acknowledged at once and never flushed for its own sake.
     pub const NONE: Self = Self { durability: Some(Durability::None), divisible: false };
+
+    /// With this durability instead of the store's own.
+    #[must_use]
+    pub const fn with_durability(self, durability: Durability) -> Self {
+        Self { durability: Some(durability), ..self }
+    }
+
+    /// Whether a transaction that only deletes [may be divided](Self::divisible).
+    #[must_use]
+    pub const fn with_divisible(self, divisible: bool) -> Self {
+        Self { divisible, ..self }
+    }
 }
 
 /// How a store is opened.
+///
+/// ```
+/// use boson::store::{Durability, Options};
+///
+/// let options = Options::default().with_durability(Durability::Sync).with_cache_bytes(1 << 30);
+/// assert_eq!(options.log_bytes, 64 << 20);
+/// ```
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub struct Options {
     /// Make a new store even if the namespace holds foreign data or another store: what it held is
     /// lost.
@@ -72,15 +100,45 @@ pub struct Options {
     /// The identity of a new store, which keeps what an earlier store left on the namespace apart;
     /// without one, the store draws it at random.
     pub identity: Option<[u8; 16]>,
-    /// Breaks a promise on purpose, so that tests can prove that they would notice.
-    #[doc(hidden)]
-    pub sabotage: Sabotage,
+    /// The promise that the store is to break.
+    pub(super) defect: Option<StoreDefect>,
 }
 
 impl Options {
     /// The defaults, with an identity for a store that is to repeat.
     pub fn new(identity: [u8; 16]) -> Self {
         Self { identity: Some(identity), ..Self::default() }
+    }
+
+    /// Whether a new store is made even over foreign data or another store, which are lost.
+    #[must_use]
+    pub fn with_format(self, format: bool) -> Self {
+        Self { format, ..self }
+    }
+
+    /// With another durability of writes that do not say.
+    #[must_use]
+    pub fn with_durability(self, durability: Durability) -> Self {
+        Self { durability, ..self }
+    }
+
+    /// With another length of a new store's log ring, in bytes: see [`Options::log_bytes`].
+    #[must_use]
+    pub fn with_log_bytes(self, log_bytes: u64) -> Self {
+        Self { log_bytes, ..self }
+    }
+
+    /// With another size of the cache, in bytes: see [`Options::cache_bytes`].
+    #[must_use]
+    pub fn with_cache_bytes(self, cache_bytes: usize) -> Self {
+        Self { cache_bytes, ..self }
+    }
+
+    /// With a defect, to prove that a test would notice it.
+    #[cfg(test)]
+    #[must_use]
+    pub(super) fn with_defect(self, defect: Option<StoreDefect>) -> Self {
+        Self { defect, ..self }
     }
 }
 
@@ -94,23 +152,19 @@ impl Default for Options {
             log_bytes: 64 << 20,
             cache_bytes: 256 << 20,
             identity: None,
-            sabotage: Sabotage::None,
+            defect: None,
         }
     }
 }
 
-/// A defect that a test asks for.
-#[doc(hidden)]
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Sabotage {
-    #[default]
-    None,
+/// A promise that a store breaks on purpose, so that the tests of crashes prove that they would
+/// notice.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum StoreDefect {
     /// Flushes are not sent to the namespace.
     SkipFlush,
     /// Writes are acknowledged as durable when their batch is about to be written.
     AckBeforeWrite,
-    /// Writes are acknowledged as durable when they are applied, long before their batch is made.
-    AckAtOnce,
     /// Units are reused before the checkpoint that frees them is durable.
     FreeEarly,
     /// Recovery takes batches after a hole in the log.

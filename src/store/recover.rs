@@ -8,7 +8,7 @@ use super::disk::Disk;
 use super::env::Env;
 use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, parse_payload};
 use super::object::{ObjectRef, Stored};
-use super::options::{MAX_INLINE_BYTES, MAX_TREES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, Sabotage};
+use super::options::{MAX_INLINE_BYTES, MAX_TREES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, StoreDefect};
 use super::page::{Blob, Garbage, NewValue, Slot};
 use super::shared::{Pace, StoreShared};
 use super::space::{Extent, Space};
@@ -27,7 +27,7 @@ pub(super) async fn open<E: Env, N: Namespace>(
     namespace: N,
     options: Options,
 ) -> Result<StoreShared<E, N>> {
-    let mut disk = Disk::new(namespace, options.sabotage);
+    let mut disk = Disk::new(namespace, options.defect);
     superblock::check_size(&disk)?;
     // What is refused stays as it is: so nothing is written before it is known what the namespace
     // holds.
@@ -277,7 +277,7 @@ async fn replay<E: Env, N: Namespace>(
     let mut point = superblock.log_start;
     loop {
         let Some((header, payload, next)) = reader.batch(point).await? else {
-            if shared.options.sabotage == Sabotage::IgnoreChain
+            if shared.options.defect == Some(StoreDefect::IgnoreChain)
                 && let Some(after_hole) = reader.skip_hole(point).await?
             {
                 point = after_hole;

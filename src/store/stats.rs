@@ -4,6 +4,7 @@ use super::state::StoreState;
 
 /// Sizes now, and counters since the store was opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub struct Stats {
     /// The size of the namespace.
     pub size_bytes: u64,

@@ -18,6 +18,7 @@ const MAX_FINDINGS: usize = 100;
 
 /// What a verification found.
 #[derive(Clone, Debug, Default)]
+#[non_exhaustive]
 pub struct VerifyReport {
     /// Pages read and found good.
     pub pages: u64,

@@ -9,8 +9,7 @@ use super::env::Env;
 use super::log::Operation;
 use super::object::{ObjectRef, Placement, Stored, object_cost};
 use super::options::{
-    Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, Sabotage,
-    WriteOptions,
+    Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, WriteOptions,
 };
 use super::page::{Blob, Garbage, NewValue};
 use super::shared::StoreShared;
@@ -476,9 +475,6 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
                 if state.closed {
                     return Err(Error::new(ErrorKind::Closed, "commit").because("the store was closed"));
                 }
-            }
-            if self.options.sabotage == Sabotage::AckAtOnce {
-                return Ok(());
             }
             self.durable.notified().await;
         }

@@ -425,7 +425,7 @@ fn a_copy_is_never_old_when_commands_overlap() {
         let disk = Disk::new(executor.env(), slow, seed);
         // So little memory that values are read from the disk, and so small a log that they get
         // there.
-        let options = Options { log_bytes: 512 << 10, cache_bytes: 64 << 10, ..Options::new([1; 16]) };
+        let options = Options::new([1; 16]).with_log_bytes(512 << 10).with_cache_bytes(64 << 10);
         let db = executor.block_on(Db::open_on(executor.env(), disk, options)).expect("a fresh store");
         let clock = Arc::new(MonotonicClock::new());
         let server =

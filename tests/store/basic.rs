@@ -18,7 +18,7 @@ fn run<F: Future<Output = ()> + 'static>(test: impl FnOnce(SimEnv) -> F) {
 }
 
 fn options() -> Options {
-    Options { log_bytes: 1 << 20, ..Options::new([7; 16]) }
+    Options::new([7; 16]).with_log_bytes(1 << 20)
 }
 
 fn namespace(bytes: u64) -> MemoryNamespace {
@@ -107,10 +107,8 @@ fn durability_is_what_was_asked_for() {
         let tree = db.tree("t").expect("valid");
         tree.put_with(b"k", b"1", WriteOptions::SYNC).await.expect("puts");
         assert_eq!(db.durable_lsn(), 1);
-        let interval = WriteOptions {
-            durability: Some(Durability::Interval(Duration::from_millis(100))),
-            ..WriteOptions::default()
-        };
+        let interval =
+            WriteOptions::default().with_durability(Durability::Interval(Duration::from_millis(100)));
         tree.put_with(b"k", b"2", interval).await.expect("puts");
         assert_eq!(db.durable_lsn(), 1, "acknowledged at once");
         env.sleep(Duration::from_millis(40)).await;
@@ -180,7 +178,7 @@ fn transfer_between_accounts(disk_options: DiskOptions) {
     let disk = Disk::new(env.clone(), disk_options, 6);
     let db = {
         let (env, disk) = (env.clone(), disk.clone());
-        let options = Options { cache_bytes: 16 << 10, ..options() };
+        let options = options().with_cache_bytes(16 << 10);
         executor.block_on(async move { Db::open_on(env, disk, options).await.expect("opens") })
     };
     let key = |account: u64| format!("account {:08}", account % u64::from(ACCOUNTS)).into_bytes();

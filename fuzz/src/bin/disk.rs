@@ -28,7 +28,7 @@ thread_local! {
 }
 
 fn options() -> Options {
-    Options { log_bytes: MIN_LOG_BYTES, ..Options::new([5; 16]) }
+    Options::new([5; 16]).with_log_bytes(MIN_LOG_BYTES)
 }
 
 fn namespace() -> MemoryNamespace {

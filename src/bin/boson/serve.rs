@@ -50,10 +50,6 @@ pub(crate) struct ServeOptions {
     /// Make a new store even if the namespace holds something else. What it held is lost.
     #[arg(long)]
     format: bool,
-    /// Break a promise on purpose, to see that the tests notice.
-    #[cfg(debug_assertions)]
-    #[arg(long, hide = true, value_name = "DEFECT")]
-    sabotage: Option<String>,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -203,12 +199,7 @@ async fn serve(
 
 async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
     let namespace = AnyNamespace::open(&options.store.value).await?;
-    let mut store = Options { format: options.format, ..Options::default() };
-    store.durability = options.durability.value.0;
-    #[cfg(debug_assertions)]
-    if let Some(defect) = &options.sabotage {
-        store.sabotage = defect_named(defect)?;
-    }
+    let store = Options::default().with_format(options.format).with_durability(options.durability.value.0);
     let size_bytes = namespace.size_bytes();
     let opening = Db::open_on(RtEnv, namespace, store);
     let db = with_progress(opening, size_bytes).await?;
@@ -228,15 +219,6 @@ async fn with_progress<F: Future>(opening: F, size_bytes: u64) -> F::Output {
     let opened = opening.await;
     reporter.cancel();
     opened
-}
-
-#[cfg(debug_assertions)]
-fn defect_named(name: &str) -> Result<boson::store::Sabotage> {
-    use boson::store::Sabotage;
-    match name {
-        "ack-at-once" => Ok(Sabotage::AckAtOnce),
-        _ => Err(Error::new(ErrorKind::InvalidInput, "sabotage").at(name.to_owned())),
-    }
 }
 
 fn make_server(

@@ -573,7 +573,7 @@ proptest! {
 }
 
 fn options(durability: Durability) -> Options {
-    Options { log_bytes: 1 << 20, durability, ..Options::new([7; 16]) }
+    Options::new([7; 16]).with_log_bytes(1 << 20).with_durability(durability)
 }
 
 #[test]

@@ -1,0 +1,3 @@
+//! Tests that break the store on purpose.
+
+mod crash;
