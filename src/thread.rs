@@ -43,7 +43,7 @@ pub use scope::{Scope, ScopedJoinHandle, scope};
 use crate::error::{Error, ErrorKind};
 use crate::rt::coroutine::{self, Coroutine, Identity};
 use crate::rt::queue::TaskQueue;
-use crate::rt::{self, AbortOnDrop, Cancel, Core, Handle, JoinError, RemoteJoin};
+use crate::rt::{self, Cancel, CancelOnDrop, Core, Handle, JoinError, RemoteJoin};
 use crate::user_code::PanicPayload;
 
 pub use crate::rt::coroutine::{StackStats, stack_stats, trim_stacks};
@@ -322,8 +322,8 @@ impl<T> JoinHandle<T> {
     }
 
     /// A handle that cancels the coroutine when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
+    pub fn cancel_on_drop(self) -> CancelOnDrop<Self> {
+        CancelOnDrop::new(self)
     }
 }
 
@@ -333,7 +333,7 @@ impl<T> Cancel for JoinHandle<T> {
     }
 }
 
-impl<T> AbortOnDrop<JoinHandle<T>> {
+impl<T> CancelOnDrop<JoinHandle<T>> {
     /// As [`JoinHandle::join`]. If the caller is cancelled meanwhile, the coroutine is too.
     ///
     /// # Errors

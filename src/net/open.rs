@@ -65,7 +65,7 @@ impl NetConfig {
     fn seed_of_stack(&self) -> [u8; 32] {
         self.seed.unwrap_or_else(|| {
             let mut seed = [0; 32];
-            rt::fill_random(&mut seed);
+            rt::random::fill_random(&mut seed);
             seed
         })
     }

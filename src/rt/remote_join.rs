@@ -5,7 +5,7 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::tasks::{AbortOnDrop, Cancel, Canceller, JoinError, noted};
+use super::tasks::{Cancel, CancelOnDrop, Canceller, JoinError, noted};
 use crate::fork::Process;
 use crate::user_code::contain;
 
@@ -183,8 +183,8 @@ impl<T> RemoteJoin<T> {
     }
 
     /// The same result, of a task that is cancelled when that is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
+    pub fn cancel_on_drop(self) -> CancelOnDrop<Self> {
+        CancelOnDrop::new(self)
     }
 
     /// In a child process: the result if it had come before the fork.

@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::{Builder, Thread, ThreadKind, task_name};
 use crate::rt::coroutine::{self, Coroutine};
-use crate::rt::{self, AbortOnDrop, Cancel};
+use crate::rt::{self, Cancel, CancelOnDrop};
 use crate::user_code::{self, PanicPayload, caught, drop_contained};
 
 /// Where scoped coroutines are spawned.
@@ -330,8 +330,8 @@ impl<T> ScopedJoinHandle<'_, T> {
     }
 
     /// A handle that cancels the coroutine when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
+    pub fn cancel_on_drop(self) -> CancelOnDrop<Self> {
+        CancelOnDrop::new(self)
     }
 }
 

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use boson::observe;
 use boson::rt::reactor::ReactorChoice;
+use boson::rt::signal::{Signal, Signals};
 use boson::rt::time::MonotonicClock;
-use boson::rt::{self, Core, CoreConfig, Signal, Signals};
+use boson::rt::{self, Core, CoreConfig};
 use boson::{ErrorKind, Result};
 
 /// Runs `test` on a core with an io_uring, where there is one, and on one with epoll.

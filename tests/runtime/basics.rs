@@ -321,7 +321,7 @@ fn randomness_comes_from_the_seed() {
     let draw = || {
         run(async {
             let mut bytes = [0u8; 32];
-            rt::fill_random(&mut bytes);
+            rt::random::fill_random(&mut bytes);
             bytes
         })
     };
@@ -333,7 +333,7 @@ fn configurations_from_the_machine_share_a_clock_and_no_seed() {
     let (one, other) =
         (CoreConfig::from_machine().expect("bytes"), CoreConfig::from_machine().expect("bytes"));
     assert_ne!(one.seed, other.seed);
-    assert_ne!(one.seed, rt::machine_seed().expect("bytes"));
+    assert_ne!(one.seed, rt::random::machine_seed().expect("bytes"));
     // Not apart by the time between the two calls, and whatever else happened since the first one
     // of the process.
     let before = one.clock.now();
@@ -343,7 +343,7 @@ fn configurations_from_the_machine_share_a_clock_and_no_seed() {
         let core = Core::new(config).expect("io_uring is usable");
         core.block_on(async {
             let mut bytes = [0; 16];
-            rt::fill_random(&mut bytes);
+            rt::random::fill_random(&mut bytes);
             bytes
         })
     };

@@ -12,7 +12,8 @@ use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::net::{Net, RemoteStream, TcpListener};
 use boson::redis::keyspace::Keyspace;
 use boson::redis::{self, Config, Limits, Server};
-use boson::rt::{self, Core, CoreConfig, CoreThread, Handle, Signals};
+use boson::rt::signal::Signals;
+use boson::rt::{self, Core, CoreConfig, CoreThread, Handle};
 use boson::store::{Db, Durability, Options, RtEnv};
 use boson::{Error, ErrorKind, Result};
 use clap::Args;
@@ -245,7 +246,7 @@ fn make_server(
     password: Option<Vec<u8>>,
 ) -> Result<Rc<RedisServer>> {
     let mut seed = [0; 32];
-    rt::fill_random(&mut seed);
+    rt::random::fill_random(&mut seed);
     let limits = Limits { max_clients: options.server.max_connections, ..Limits::default() };
     let config = Config {
         limits,

@@ -62,7 +62,7 @@ impl Inspector {
     /// Starts to answer for `cores` at `path`, for processes of the same user. `program` is what
     /// the asking side shows this process as. A core's number is its index in `cores`.
     ///
-    /// Start it after [`Signals`](rt::Signals), as every thread.
+    /// Start it after [`Signals`](rt::signal::Signals), as every thread.
     ///
     /// # Errors
     ///

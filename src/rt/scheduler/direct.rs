@@ -31,8 +31,8 @@ impl CoreState {
     ///
     /// # Safety
     ///
-    /// `task` was just taken from a run queue of this core, counts as running, and [only
-    /// resumes](tasks::TurnState::only_resumes) a coroutine. No task is being polled.
+    /// `task` was just taken from a run queue of this core, counts as running, and only
+    /// resumes a coroutine. No task is being polled.
     // Not inlined: the loop over async tasks needs its registers.
     #[inline(never)]
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {

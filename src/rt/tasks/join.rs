@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
 use super::JoinError;
-use super::abort::{AbortOnDrop, sealed::Cancel};
+use super::cancel_on_drop::{CancelOnDrop, sealed::Cancel};
 use super::header::Header;
 use super::list::Registry;
 use super::reference::TaskRef;
@@ -72,8 +72,8 @@ impl<T> JoinHandle<T> {
     }
 
     /// A handle that cancels the task when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
+    pub fn cancel_on_drop(self) -> CancelOnDrop<Self> {
+        CancelOnDrop::new(self)
     }
 
     /// Cancels the task from any thread.
