@@ -14,7 +14,7 @@
 //! - What is spawned stays on the core, so it need not be `Send`; a [`JoinHandle`] is not `Send`
 //!   either.
 //! - A coroutine ends when its core ends: its stack unwinds where it waits. The same happens to one
-//!   whose core is told to drop it.
+//!   that is cancelled.
 //! - The default stack has [`DEFAULT_STACK_BYTES`] (256 KiB; `std`'s has 2 MiB). It costs memory
 //!   only where it was touched.
 //! - As there, a panic goes to the joiner and leaves the core running; `std::thread::panicking`

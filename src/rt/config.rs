@@ -36,8 +36,8 @@ pub struct CoreConfig {
     pub ring_entries: u32,
     /// Which of the kernel's io_uring features the core may use if they are there.
     pub ring_features: RingFeatures,
-    /// The most threads that [`offload`](super::offload()) may use, and without io_uring the files;
-    /// 1 to 1,024.
+    /// The most threads for [`offload`](super::offload()), and without io_uring for files: 1 to
+    /// 1,024.
     pub offload_threads: usize,
     /// What the core does when it has nothing to do.
     pub idle: Idle,
@@ -45,12 +45,12 @@ pub struct CoreConfig {
     pub arena_bytes: usize,
     /// Whether the arena is registered with the io_uring.
     pub register_arena: RegisterArena,
-    /// A poll of a task that takes longer is a stall: it is logged with the task's name, and
-    /// counted.
+    /// A poll of a task that takes longer is a stall. The core counts it and logs it with the
+    /// task's name.
     pub stall_after: Duration,
-    /// How many messages from other threads (see [`Handle`](super::Handle)) wait at most until the
-    /// core takes them; it takes all at once and runs them over its next turns, so that as many
-    /// again may not have run yet.
+    /// The most messages from other threads (see [`Handle`](super::Handle)) that wait until the
+    /// core takes them. It takes all at once and runs them over its next turns, so there may be as
+    /// many again that have not run yet.
     pub messages: usize,
 }
 
@@ -60,10 +60,10 @@ pub struct CoreConfig {
 pub enum Idle {
     /// Keeps polling, for the shortest latency; takes all of its CPU.
     Poll,
-    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. Where four spins,
-    /// one after the other, saw nothing come, the core spins for a 64th only, until it was woken in
-    /// less than `spin` several times in a row: it uses CPU time where that makes answers faster. A
-    /// core whose work comes every `spin` or more often does not sleep.
+    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. After four spins
+    /// in a row that saw nothing come, the core spins for a 64th of it only, until it was woken in
+    /// less than `spin` several times in a row: it spends CPU time where that makes answers faster.
+    /// A core whose work comes every `spin` or more often does not sleep.
     Adaptive {
         /// The longest spin.
         spin: Duration,

@@ -176,8 +176,8 @@ impl<T> RemoteJoin<T> {
         self.process.is_left() || !self.shared.lock().delivery.is_waiting()
     }
 
-    /// Lets the task run on without anybody to take its result. The same as dropping this, but says
-    /// so.
+    /// Lets the task run on without anybody to take its result: the same as dropping this, in a
+    /// word.
     pub fn detach(self) {
         drop(self);
     }

@@ -25,9 +25,9 @@
 //! Everything in a node but `place` is touched under the lock only, and only while the node is
 //! linked or by its own waiter before it is. `place` changes to `WAITING` under the lock, by the
 //! waiter, and from there to a word under the lock, by the teller, as the last thing that the
-//! teller does to the node: who finds a word there (Acquire, against the teller's Release) has the
-//! node for itself. [`PhantomPinned`] makes the futures around nodes `!Unpin`, so that a `&mut` to
-//! such a future does not claim the node for itself alone.
+//! teller does to the node: a waiter that finds a word there (Acquire, against the teller's
+//! Release) has the node for itself. [`PhantomPinned`] makes the futures around nodes `!Unpin`, so
+//! that a `&mut` to such a future does not claim the node for itself alone.
 //!
 //! # User code
 //!

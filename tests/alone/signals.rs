@@ -1,4 +1,4 @@
-//! Signals that are awaited: none is lost, whoever stops waiting when.
+//! Signals that are awaited: none is lost, whichever task stops waiting at whatever time.
 
 use std::future::Future;
 use std::pin::Pin;

@@ -688,8 +688,8 @@ fn a_waker_that_panics_when_it_is_dropped_lets_those_behind_it_on() {
     assert!(poll(&mut wants_one).is_ready(), "nobody is before it any more");
 }
 
-/// What ends with a panic tells who waits for it from its destructor, and a second panic there
-/// would end the process.
+/// What ends with a panic wakes those that wait for it from its destructor, and a second panic
+/// there would end the process.
 #[test]
 fn a_waker_that_panics_while_another_panic_unwinds_does_not_end_the_process() {
     let hook = Hook::new();

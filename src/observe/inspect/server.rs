@@ -102,7 +102,7 @@ impl Drop for Inspector {
         self.ending.store(true, Ordering::Release);
         // While it listens, so that it is still this one's.
         self.name.remove();
-        // A listening socket that is shut down lets go of who waits in accept(2).
+        // Shutting a listening socket down ends the waits in accept(2).
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
     }
 }
@@ -140,7 +140,7 @@ impl Answering {
                 Ok((stream, _)) => drop(self.answer(stream)),
                 Err(_) if self.ending.load(Ordering::Acquire) => break,
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    // Whoever shut the socket down, it listens no more.
+                    // Somebody shut the socket down: it listens no more.
                     contain(|| {
                         tracing::warn!(
                             "inspection ends, because its socket does not listen any more: {error}"

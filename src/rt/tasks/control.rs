@@ -168,7 +168,7 @@ impl Outer {
         Self(RUNNING.get())
     }
 
-    /// The same of the one that runs, by who knows it.
+    /// The same for a caller that knows the coroutine that runs.
     #[inline]
     pub(in crate::rt) fn of(running: &Control) -> Self {
         Self(running)
