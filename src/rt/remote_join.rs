@@ -7,7 +7,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::tasks::{Cancel, CancelOnDrop, Canceller, JoinError, noted};
 use crate::fork::Process;
-use crate::user_code::contain;
+use crate::user_code::wake;
 
 /// Carries one result from any thread to any other; a dropped sender gives
 /// [`JoinError::Cancelled`].
@@ -88,7 +88,7 @@ impl<T> SharedResult<T> {
         // Its reference to the task goes with the result.
         drop(task);
         if let Delivery::Waiting(Some(waker)) = before {
-            waker.wake();
+            wake(waker);
         }
     }
 
@@ -128,8 +128,7 @@ impl<T> ResultSender<T> {
 
 impl<T> Drop for ResultSender<T> {
     fn drop(&mut self) {
-        // A panic may run this, and a second one, of the waker, would end the process.
-        contain(|| self.0.put(Err(JoinError::Cancelled)));
+        self.0.put(Err(JoinError::Cancelled));
     }
 }
 

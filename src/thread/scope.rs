@@ -89,14 +89,14 @@ struct TellsHandle<T>(Rc<Packet<T>>);
 impl<T> Drop for TellsHandle<T> {
     fn drop(&mut self) {
         self.0.ended.set(true);
-        wake(&self.0.waiter);
+        wake_waiter(&self.0.waiter);
     }
 }
 
-fn wake(waiter: &RefCell<Option<Waker>>) {
+fn wake_waiter(waiter: &RefCell<Option<Waker>>) {
     let waker = waiter.borrow_mut().take();
     if let Some(waker) = waker {
-        waker.wake();
+        user_code::wake(waker);
     }
 }
 
@@ -142,7 +142,7 @@ impl Drop for ChildTask {
     fn drop(&mut self) {
         self.child.end();
         self.children.running.borrow_mut().retain(|child| !Rc::ptr_eq(child, &self.child));
-        wake(&self.children.waiter);
+        wake_waiter(&self.children.waiter);
     }
 }
 

@@ -737,3 +737,16 @@ fn a_waker_that_panics_while_another_panic_unwinds_does_not_end_the_process() {
     unwinds_with(Box::new(told));
     assert!(poll(&mut next).is_ready());
 }
+
+/// The one who sends is not the one to hear of it.
+#[test]
+fn a_receivers_waker_that_panics_is_not_the_senders_panic() {
+    let hook = Hook::new();
+    let (sender, mut receiver) = mpsc::channel(1);
+    let mut receives = Box::pin(receiver.recv());
+    assert!(hook.poll(&mut receives).is_pending());
+    hook.on_wake.replace(Some(Box::new(|| panic!("woken"))));
+    sender.try_send(7).expect("room, and no panic");
+    assert_eq!(hook.take_wakes(), 1);
+    assert_eq!(poll(&mut receives), Poll::Ready(Some(7)));
+}

@@ -90,7 +90,7 @@ impl CoreState {
         let mut ran = 0;
         while room > 0 {
             let Some(message) = self.messages.borrow_mut().pop_front() else { break };
-            // It ends with a waker, or with the destructor of a result that nobody waits for.
+            // It may end with the destructor of a result that nobody waits for.
             if !contain(message) {
                 self.count_panic();
             }

@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::rt::record::{self, Phase, Site};
 use crate::rt::tasks::{self, Header, Polled};
 use crate::time::Instant;
-use crate::user_code::contain;
+use crate::user_code::{contain, wake};
 
 /// Polls of tasks per turn before the pollers get theirs.
 const POLLS_PER_TURN: u64 = 512;
@@ -190,7 +190,7 @@ impl CoreState {
             && let Some(drained) = self.tasks.drained.take()
         {
             // It looks for messages itself.
-            contain(|| drained.wake());
+            wake(drained);
         }
     }
 

@@ -91,7 +91,7 @@ impl<T> MpscShared<T> {
     fn remove_sender(&self) {
         self.senders.set(self.senders.get() - 1);
         if self.senders.get() == 0 {
-            self.receiver.wake_quietly();
+            self.receiver.wake();
         }
     }
 
@@ -235,7 +235,7 @@ impl<T> Drop for Permit<'_, T> {
         }
         // It may have been the last that a closed receiver waits for.
         if self.channel.closed.get() {
-            self.channel.receiver.wake_quietly();
+            self.channel.receiver.wake();
         }
     }
 }
