@@ -17,9 +17,9 @@
 //!   that is cancelled.
 //! - The default stack has [`DEFAULT_STACK_BYTES`] (256 KiB; `std`'s has 2 MiB). It costs memory
 //!   only where it was touched.
-//! - As there, a panic goes to the joiner and leaves the core running; `std::thread::panicking`
-//!   is true for every task of the core while a coroutine waits inside a destructor that a panic
-//!   runs.
+//! - As with threads, a panic goes to the joiner and leaves the core running;
+//!   `std::thread::panicking` is true for every task of the core while a coroutine waits inside a
+//!   destructor that a panic runs.
 //! - Thread-locals are the core's, not the coroutine's.
 //!
 //! Outside a coroutine, on a plain thread, [`current`], [`park`], [`sleep`] and [`yield_now`] are
@@ -89,7 +89,7 @@ where
     returned(crate::run(main_coroutine(created_at, f)))
 }
 
-/// The same on `core`, whose other tasks run meanwhile.
+/// The same on `core`, whose other tasks run at the same time.
 ///
 /// # Panics
 ///
@@ -315,8 +315,8 @@ impl<T> JoinHandle<T> {
         self.task.cancel();
     }
 
-    /// Lets the coroutine run on without anybody to take its result. The same as dropping the
-    /// handle, but says so.
+    /// Lets the coroutine run on without anybody to take its result: the same as dropping the
+    /// handle, but explicit.
     pub fn detach(self) {
         drop(self);
     }

@@ -175,8 +175,8 @@ impl<T> RemoteJoin<T> {
         self.process.is_left() || !self.shared.lock().delivery.is_waiting()
     }
 
-    /// Lets the task run on without anybody to take its result: the same as dropping this, in a
-    /// word.
+    /// Lets the task run on without anybody to take its result: the same as dropping this, but
+    /// explicit.
     pub fn detach(self) {
         drop(self);
     }

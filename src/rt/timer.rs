@@ -5,8 +5,8 @@
 //! wheel's current tick, so it moves down at most once per level before it fires. A bitmap per
 //! level finds the next occupied slot without a scan.
 //!
-//! A slot may hold any number of entries, so moving them to finer levels has a budget too. Until
-//! all of a slot's are there nothing fires: those that are left may be the earliest.
+//! A slot may hold any number of entries, so moving them to finer levels has a budget too. Nothing
+//! fires before all entries of a slot have moved: one that is left may be the earliest.
 
 use crate::time::Instant;
 

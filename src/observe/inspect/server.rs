@@ -62,7 +62,7 @@ impl Inspector {
     /// Starts to answer for `cores` at `path`, for processes of the same user. `program` is what
     /// the asking side shows this process as. A core's number is its index in `cores`.
     ///
-    /// Start it after [`Signals`](rt::signal::Signals), as every thread.
+    /// Start it after [`Signals`](rt::signal::Signals) are made, as any thread.
     ///
     /// # Errors
     ///
@@ -119,7 +119,7 @@ impl Patience {
         Self { ends: clock.now() + PATIENCE, clock }
     }
 
-    /// What is left, which is not nothing.
+    /// What is left of it, more than zero.
     fn left(&self) -> io::Result<Duration> {
         let left = self.ends.saturating_since(self.clock.now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }

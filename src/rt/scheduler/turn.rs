@@ -194,7 +194,7 @@ impl CoreState {
         }
     }
 
-    /// So many polls took so long.
+    /// Notes that `polls` polls took so long.
     fn measured(&self, took: Duration, polls: u64, is_first: bool) {
         if is_first {
             self.record.counters.latencies.borrow_mut().poll.record(record::nanos(took));

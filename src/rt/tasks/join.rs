@@ -65,8 +65,8 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Lets the task run on without anybody to take its result. The same as dropping the handle,
-    /// but says so.
+    /// Lets the task run on without anybody to take its result: the same as dropping the
+    /// handle, but explicit.
     pub fn detach(self) {
         drop(self);
     }
