@@ -13,16 +13,16 @@
 //! | for | use |
 //! |---|---|
 //! | cores | [`run`]; [`Core`] on this thread, [`CoreThread`] on its own; [`CoreConfig`]; [`Shutdown`] |
-//! | tasks | [`spawn`], [`named`], [`TaskBuilder`]; [`JoinHandle`], [`JoinError`], [`AbortOnDrop`]; [`TaskGroup`]; [`task_local`](macro@task_local), [`yield_now`] |
+//! | tasks | [`spawn`], [`named`], [`TaskBuilder`]; [`JoinHandle`], [`JoinError`]; [`TaskGroup`]; more in [`task`]; [`task_local`](macro@task_local), [`yield_now`] |
 //! | time | [`now`], [`sleep`], [`timeout`], [`interval`]; more in [`time`] |
 //! | several things at once | `join!`, `try_join!` and `select_biased!` of the `futures` crate, see [below](#several-things-at-once); [`TaskGroup`] |
-//! | stopping | [`CancelToken`]; [`Signals`]: SIGTERM, SIGINT and others as events |
+//! | cancelling | [`CancelToken`], [`CancelOnDrop`]; [`signal`]: SIGTERM, SIGINT and others as events |
 //! | locks and channels | [`sync`](crate::sync) between threads, [`sync::local`](crate::sync::local) within a core |
 //! | other threads | [`handle`], [`Handle::spawn`], [`RemoteJoin`]; [`offload`] for calls that block |
 //! | shares of a core | [`queue`] |
 //! | devices | [`poller`]; [`arena`] |
 //! | looking inside | [`observe`](crate::observe); [`waits_for`] for futures of your own |
-//! | the machine | [`reactor`]: io_uring and its features; [`machine_seed`], [`fill_random`] |
+//! | the machine | [`reactor`]: io_uring and its features; [`random`] |
 //!
 //! # Several things at once
 //!
@@ -127,7 +127,6 @@ mod timer;
 mod waits_for;
 mod yield_now;
 
-pub use crate::reactor::{Signal, Signals};
 pub use crate::time::Instant;
 pub use cancel::CancelToken;
 pub use config::{CoreConfig, Idle};
@@ -137,7 +136,6 @@ pub use coroutine::wait;
 pub use deadline::timeout;
 pub use handle::Handle;
 pub use interval::interval;
-pub use machine::machine_seed;
 pub use offload::offload;
 pub use remote_join::RemoteJoin;
 pub(crate) use scheduler::{Stage, SteppedCore};
@@ -145,10 +143,10 @@ pub use shutdown::{Shutdown, ShutdownReport};
 pub use sleep::sleep;
 pub use spawn::{TaskBuilder, named, spawn};
 pub use task_group::TaskGroup;
-pub use task_local::{TaskLocal, task_local};
-pub use tasks::{AbortOnDrop, JoinError, JoinHandle};
+pub use task_local::task_local;
 pub(crate) use tasks::{Cancel, Simulation, defect, noted, noted_over};
-pub use this_core::{arena, fill_random, handle, is_in_core, now};
+pub use tasks::{CancelOnDrop, JoinError, JoinHandle};
+pub use this_core::{arena, handle, is_in_core, now};
 pub use thread::CoreThread;
 pub use waits_for::waits_for;
 pub use yield_now::yield_now;
@@ -183,10 +181,22 @@ pub mod poller {
     pub use super::register_poller::{PollerRegistration, register_poller, register_poller_with_budget};
 }
 
+/// Signals of the process as events: SIGTERM, SIGINT and others.
+pub mod signal {
+    pub use crate::reactor::{Signal, Signals};
+}
+
+/// Random bytes: those of a core, which a simulation repeats, and the machine's.
+pub mod random {
+    pub use super::machine::machine_seed;
+    pub use super::this_core::fill_random;
+}
+
 /// The less common parts of tasks: futures of functions, and what handles have in common.
 pub mod task {
     pub use super::cancel::{Cancelled, DropGuard};
     pub use super::offload::Offload;
+    pub use super::task_local::TaskLocal;
     pub use super::tasks::{TaskHandle, waiting_for};
     pub use super::waits_for::WaitsFor;
     pub use super::yield_now::YieldNow;

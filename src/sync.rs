@@ -6,29 +6,30 @@
 //!
 //! | | waits for | order |
 //! |---|---|---|
-//! | [`Mutex`] | a lock | who finds it free takes it; first come, first served among those that wait, and nobody is overtaken for ever |
+//! | [`Mutex`] | a lock | a task that finds it free takes it; those that wait are served first come, first served, and nobody is overtaken for ever |
 //! | [`RwLock`], [`Semaphore`] | a lock or permits | first come, first served; no overtaking |
 //! | [`Condvar`], [`Notify`] | a change | told in the order of arrival |
 //! | [`Barrier`], [`WaitGroup`], [`OnceCell`] | others to come, or to be done | all at once; [`OnceCell`]: first come, first served |
 //! | [`oneshot`], [`mpsc`] | a value, or room | values in the order of sending; senders first come, first served |
 //! | [`broadcast`], [`watch`] | every value, or the newest | all at once |
 //!
-//! Most of them are tokio's, whose `sync` feature does not depend on its runtime, which are fair,
-//! and whose lock-free parts its own loom models check. [`WaitGroup`], which tokio lacks, is built
-//! upon them. [`Barrier`] is our own, as tokio's counts who stopped waiting. So are [`Mutex`] and
-//! [`Condvar`], with loom models: a lock that is handed to the next one each time makes every turn
-//! wait until another core has been woken. The names, methods and errors of [`local`] follow them,
-//! so that most code moves between the two by changing an import. What differs:
+//! Most of them are tokio's: its `sync` feature does not depend on its runtime, they are fair, and
+//! loom models of its own check their lock-free parts. [`WaitGroup`], which tokio lacks, is built
+//! upon them. [`Barrier`] is our own, because tokio's counts tasks that stopped waiting. So are
+//! [`Mutex`] and [`Condvar`], with loom models: a lock that is always handed to the next one makes
+//! each holder wait until its core has been woken. The names, methods and errors of [`local`]
+//! follow them, so that most code moves between the two by changing an import. What differs:
 //!
 //! - [`local::Mutex`] is handed to the task that has waited longest: on one core that one need not
 //!   be woken first.
-//! - [`Notify`] here stores one notification for who comes later (`notify_one`), as another thread
-//!   may come between a check and the wait; `notify_waiters` is what is `notify_all` there.
+//! - [`Notify`] here stores one notification for a task that comes later (`notify_one`), because
+//!   another thread may come between a check and the wait. Its `notify_waiters` is called
+//!   `notify_all` there.
 //! - The value of [`local::watch`] comes as `Rc` where a lock guard comes here: it may be kept
 //!   across awaits. It is replaced and not changed in place (no `send_modify`), and there is one
 //!   sender.
-//! - `_owned` methods and guards are there of [`local::Semaphore`] only, and take an `Rc`;
-//!   `blocking_` methods are here only.
+//! - There, only [`local::Semaphore`] has `_owned` methods and guards, and they take an `Rc`. Only
+//!   here there are `blocking_` methods.
 //! - Some of tokio's less common methods are missing there: what they say of a channel's other end
 //!   (`same_channel`, `closed` of [`mpsc`] and [`watch`], weak senders) and what handles many at
 //!   once (`recv_many`, `reserve_many`).
@@ -69,7 +70,8 @@
 //! they would stop its whole core. Those of [`Mutex`] are for coroutines too, and panic in async
 //! tasks.
 
-/// Functions that are `const`, but in loom's models: its types cannot be made at compile time.
+/// Functions that are `const`, except in loom's models: loom's types cannot be made at compile
+/// time.
 macro_rules! const_unless_loom {
     ($(#[$attribute:meta])* $visibility:vis fn $name:ident($($argument:ident: $type:ty)?) -> $result:ty $body:block) => {
         #[cfg(not(loom))]

@@ -14,12 +14,12 @@
 //! - What is spawned stays on the core, so it need not be `Send`; a [`JoinHandle`] is not `Send`
 //!   either.
 //! - A coroutine ends when its core ends: its stack unwinds where it waits. The same happens to one
-//!   whose core is told to drop it.
+//!   that is cancelled.
 //! - The default stack has [`DEFAULT_STACK_BYTES`] (256 KiB; `std`'s has 2 MiB). It costs memory
 //!   only where it was touched.
-//! - As there, a panic goes to the joiner and leaves the core running; `std::thread::panicking`
-//!   is true for every task of the core while a coroutine waits inside a destructor that a panic
-//!   runs.
+//! - As with threads, a panic goes to the joiner and leaves the core running;
+//!   `std::thread::panicking` is true for every task of the core while a coroutine waits inside a
+//!   destructor that a panic runs.
 //! - Thread-locals are the core's, not the coroutine's.
 //!
 //! Outside a coroutine, on a plain thread, [`current`], [`park`], [`sleep`] and [`yield_now`] are
@@ -43,7 +43,7 @@ pub use scope::{Scope, ScopedJoinHandle, scope};
 use crate::error::{Error, ErrorKind};
 use crate::rt::coroutine::{self, Coroutine, Identity};
 use crate::rt::queue::TaskQueue;
-use crate::rt::{self, AbortOnDrop, Cancel, Core, Handle, JoinError, RemoteJoin};
+use crate::rt::{self, Cancel, CancelOnDrop, Core, Handle, JoinError, RemoteJoin};
 use crate::user_code::PanicPayload;
 
 pub use crate::rt::coroutine::{StackStats, stack_stats, trim_stacks};
@@ -89,7 +89,7 @@ where
     returned(crate::run(main_coroutine(created_at, f)))
 }
 
-/// The same on `core`, whose other tasks run meanwhile.
+/// The same on `core`, whose other tasks run at the same time.
 ///
 /// # Panics
 ///
@@ -315,15 +315,15 @@ impl<T> JoinHandle<T> {
         self.task.cancel();
     }
 
-    /// Lets the coroutine run on without anybody to take its result. The same as dropping the
-    /// handle, but says so.
+    /// Lets the coroutine run on without anybody to take its result: the same as dropping the
+    /// handle, but explicit.
     pub fn detach(self) {
         drop(self);
     }
 
     /// A handle that cancels the coroutine when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
+    pub fn cancel_on_drop(self) -> CancelOnDrop<Self> {
+        CancelOnDrop::new(self)
     }
 }
 
@@ -333,7 +333,7 @@ impl<T> Cancel for JoinHandle<T> {
     }
 }
 
-impl<T> AbortOnDrop<JoinHandle<T>> {
+impl<T> CancelOnDrop<JoinHandle<T>> {
     /// As [`JoinHandle::join`]. If the caller is cancelled meanwhile, the coroutine is too.
     ///
     /// # Errors

@@ -10,8 +10,8 @@
 //! |---|---|---|---|
 //! | a future; a coroutine's function; the closure of `offload`, `Handle::run` or a scope | it is the result: the joiner gets [`JoinError::Panicked`](crate::rt::JoinError::Panicked), or the scope panics | somebody waits for the result, and the core has other tasks | [`caught`] |
 //! | the future of `block_on`, the closure of `blocking`'s calls | it goes on in the caller | the caller waits for it, as for a function | [`PanicPayload::go_on`] |
-//! | a waker, a destructor, a subscriber, that the runtime itself calls | the panic hook reports it, and it ends there; the next one has its turn | nobody waits for it; those after it must not pay | [`contain`], [`wake_all`], [`drop_contained`] |
-//! | a waker or a destructor in a call of the user's own, such as the `send` of a channel | it goes on in the caller, after the call has done its work | it is as if the caller had run it | the call |
+//! | a waker, whoever wakes it; a destructor or a subscriber that the runtime itself calls; the report of a watchdog | the panic hook reports it, and it ends there; the next one has its turn | nobody waits for it, and those after it must not pay | [`wake`], [`wake_all`], [`drop_contained`], [`contain`] |
+//! | a destructor, or the clone of a waker, in a call of the user's own (a channel's `send`, a future's `poll`) | it goes on in the caller; the call has done its work or nothing | it is as if the caller had run it | nobody |
 //! | a poller, the clock | it goes on in the caller of `block_on`, or ends the thread of the core with an error | a core without its device or its time is of no use | nobody |
 //! | the clock, while a core ends | it ends there, and the I/O in flight is leaked | the core must end whole: wakers elsewhere point to it | [`contain`] |
 //! | a coroutine that is unwound, because its core ends or its handle cancels it | it ends the unwinding and goes on in what dropped the coroutine, unless that panics already | a destructor that panics does the same | [`PanicPayload::go_on_unless_panicking`] |
@@ -112,6 +112,12 @@ pub(crate) fn contain(call: impl FnOnce()) -> bool {
 pub(crate) fn contain_each<T>(mut all: impl Iterator<Item = T>, mut call: impl FnMut(T)) {
     // One frame serves all up to the next panic, which has used up the item that it came from.
     while !contain(|| all.by_ref().for_each(&mut call)) {}
+}
+
+/// Wakes a task, which may be one of another executor.
+#[inline]
+pub(crate) fn wake(waker: Waker) {
+    contain(|| waker.wake());
 }
 
 /// Wakes every waker, also those after one that panics.

@@ -49,7 +49,7 @@ impl Net {
     pub fn on_device(device: Box<dyn PacketDevice>, config: StackConfig) -> Result<Self> {
         let config = config.seeded(|| {
             let mut seed = [0; 32];
-            rt::fill_random(&mut seed);
+            rt::random::fill_random(&mut seed);
             seed
         });
         let stack = Stack::new(device, config, rt::now())?;

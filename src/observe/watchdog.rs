@@ -12,7 +12,7 @@ use crate::rt::Handle;
 use crate::rt::record::{Beat, Phase};
 use crate::user_code::contain;
 
-/// Looks at a core in each span of time after which it is stuck.
+/// How often a core is looked at in the time after which it counts as stuck.
 const LOOKS: u32 = 4;
 
 /// A core that is stuck now.
@@ -21,10 +21,10 @@ const LOOKS: u32 = 4;
 pub struct Stall {
     /// The name of the core's thread.
     pub core: String,
-    /// The name and creation place of the task that it is in; `None` if it is in a poller, a waker
-    /// or a message.
+    /// The name and creation place of the task that the core is in; `None` if it is in a poller, a
+    /// waker or a message.
     pub task: Option<(&'static str, &'static Location<'static>)>,
-    /// For how long already, at least.
+    /// How long it has been stuck, at least.
     pub lasts: Duration,
 }
 

@@ -258,7 +258,7 @@ impl Pool {
         let job = take(&mut state.queue, id)?;
         let next = state.grant();
         drop(state);
-        next.into_iter().for_each(Waker::wake);
+        wake_all(next);
         Some(job)
     }
 

@@ -63,7 +63,8 @@ impl Signal {
 /// are one.
 ///
 /// ```no_run
-/// # use boson::rt::{self, Core, CoreConfig, Signal, Signals};
+/// # use boson::rt::signal::{Signal, Signals};
+/// # use boson::rt::{self, Core, CoreConfig};
 /// # fn main() -> boson::Result<()> {
 /// let signals = Signals::of(&[Signal::Hangup, Signal::Interrupt, Signal::Terminate])?;
 /// boson::run(async {

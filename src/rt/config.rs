@@ -40,10 +40,10 @@ pub struct CoreConfig {
 pub enum Idle {
     /// Keeps polling, for the shortest latency; takes all of its CPU.
     Poll,
-    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. Where four spins,
-    /// one after the other, saw nothing come, the core spins for a 64th only, until it was woken in
-    /// less than `spin` several times in a row: it uses CPU time where that makes answers faster. A
-    /// core whose work comes every `spin` or more often does not sleep.
+    /// Keeps polling for `spin` after the last event, then sleeps in the kernel. After four spins
+    /// in a row that saw nothing come, the core spins for a 64th of it only, until it was woken in
+    /// less than `spin` several times in a row: it spends CPU time where that makes answers faster.
+    /// A core whose work comes every `spin` or more often does not sleep.
     Adaptive {
         /// The longest spin.
         spin: Duration,
@@ -127,8 +127,8 @@ impl CoreConfig {
         self
     }
 
-    /// Sets the most threads that [`offload`](super::offload()) may use, and without io_uring the
-    /// files; 1 to 1,024; 16 by default.
+    /// Sets the most threads for [`offload`](super::offload()), and without io_uring for files: 1 to
+    /// 1,024; 16 by default.
     #[must_use]
     pub fn offload_threads(mut self, threads: usize) -> Self {
         self.offload_threads = threads;
@@ -165,9 +165,9 @@ impl CoreConfig {
         self
     }
 
-    /// Sets how many messages from other threads (see [`Handle`](super::Handle)) wait at most until
-    /// the core takes them; 65,536 by default. It takes all at once and runs them over its next
-    /// turns, so that as many again may not have run yet.
+    /// Sets the most messages from other threads (see [`Handle`](super::Handle)) that wait until the
+    /// core takes them; 65,536 by default. It takes all at once and runs them over its next turns,
+    /// so there may be as many again that have not run yet.
     #[must_use]
     pub fn messages(mut self, messages: usize) -> Self {
         self.messages = messages;

@@ -222,8 +222,8 @@ impl Pinned {
 impl Drop for Pinned {
     fn drop(&mut self) {
         if let Some(before) = &self.before {
-            // They were allowed a moment ago. If they are not any more, there is nobody to tell but
-            // who hears of the failure already.
+            // They were allowed a moment ago. If they no longer are, the caller hears of a failure
+            // already.
             let _ = rustix::thread::sched_setaffinity(None, before);
         }
     }

@@ -24,10 +24,10 @@
 //!
 //! # Thread-locals
 //!
-//! A task never changes its core and a core never changes its thread, so a thread-local's address
-//! that the compiler kept across a switch stays right. Its content is shared with every other task
-//! of the core, as it is for async code; in particular `std::thread::panicking` is true for all of
-//! them while one is suspended in a destructor that a panic runs.
+//! A task never changes its core and a core never changes its thread, so the address of a
+//! thread-local that the compiler kept across a switch stays valid. Its content is shared with
+//! every other task of the core, as it is for async code; in particular `std::thread::panicking` is
+//! true for all of them while one is suspended in a destructor that a panic runs.
 
 mod foreign;
 mod future;
@@ -152,7 +152,7 @@ pub(crate) fn yield_now() -> bool {
     true
 }
 
-/// Whether a coroutine yields that must look: not while it is being cancelled.
+/// Whether a restrained coroutine yields: not while it is being cancelled.
 #[cold]
 #[track_caller]
 fn may_yield(control: &Control) -> bool {
@@ -186,9 +186,9 @@ fn suspend(control: &Control, suspended: Suspended) {
     yielder.suspend(suspended);
 }
 
-/// Suspends the coroutine on whose stack this is until its task is woken. False if it cannot,
-/// because it is being cancelled and is in a destructor. Unwinds if it is cancelled meanwhile, or
-/// was before.
+/// Suspends the coroutine on whose stack this is until its task is woken. Returns false if it
+/// cannot, because it is being cancelled and is in a destructor. Unwinds if it was cancelled
+/// before, or is while it waits.
 #[inline]
 #[track_caller]
 fn wait_turn() -> bool {

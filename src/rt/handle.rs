@@ -124,8 +124,8 @@ impl Handle {
         join
     }
 
-    /// A message that cannot be sent is dropped, and its `Sender` with it, which says `Cancelled`;
-    /// unless it is said before why.
+    /// A message that cannot be sent is dropped, and its `ResultSender` with it, which says
+    /// `Cancelled` unless another reason was given before.
     fn send<T>(&self, message: Message, shared: &SharedResult<T>) {
         if self.process.is_left() {
             // Not the inbox: somebody may have held its lock when the process was forked.

@@ -9,7 +9,7 @@ use super::sleep::{Sleep, sleep_until};
 use super::this_core::now;
 use crate::time::Instant;
 
-/// What becomes of the ticks that nobody took in time.
+/// What happens to ticks that nobody took in time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum MissedTick {

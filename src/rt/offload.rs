@@ -18,8 +18,8 @@ use crate::reactor::current::attached;
 use crate::reactor::pool::{Job, Place, Pool, Refused, Work};
 use crate::user_code::caught;
 
-/// Runs `work` on a thread that may block. `name` says what it is: the thread is called so
-/// meanwhile (the kernel shows 15 bytes).
+/// Runs `work` on a thread that may block. `name` says what it is, and is the thread's name while
+/// it runs (the kernel shows 15 bytes).
 ///
 /// It is queued when the future is first polled, and waits its turn while the queue is full. Once
 /// queued it runs to its end: when the future is dropped, its result is dropped on the thread; when

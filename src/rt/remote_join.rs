@@ -5,9 +5,9 @@ use std::pin::Pin;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker};
 
-use super::tasks::{AbortOnDrop, Cancel, Canceller, JoinError, noted};
+use super::tasks::{Cancel, CancelOnDrop, Canceller, JoinError, noted};
 use crate::fork::Process;
-use crate::user_code::contain;
+use crate::user_code::wake;
 
 /// Carries one result from any thread to any other; a dropped sender gives
 /// [`JoinError::Cancelled`].
@@ -88,7 +88,7 @@ impl<T> SharedResult<T> {
         // Its reference to the task goes with the result.
         drop(task);
         if let Delivery::Waiting(Some(waker)) = before {
-            waker.wake();
+            wake(waker);
         }
     }
 
@@ -128,8 +128,7 @@ impl<T> ResultSender<T> {
 
 impl<T> Drop for ResultSender<T> {
     fn drop(&mut self) {
-        // A panic may run this, and a second one, of the waker, would end the process.
-        contain(|| self.0.put(Err(JoinError::Cancelled)));
+        self.0.put(Err(JoinError::Cancelled));
     }
 }
 
@@ -176,15 +175,15 @@ impl<T> RemoteJoin<T> {
         self.process.is_left() || !self.shared.lock().delivery.is_waiting()
     }
 
-    /// Lets the task run on without anybody to take its result. The same as dropping this, but says
-    /// so.
+    /// Lets the task run on without anybody to take its result: the same as dropping this, but
+    /// explicit.
     pub fn detach(self) {
         drop(self);
     }
 
     /// The same result, of a task that is cancelled when that is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
+    pub fn cancel_on_drop(self) -> CancelOnDrop<Self> {
+        CancelOnDrop::new(self)
     }
 
     /// In a child process: the result if it had come before the fork.

@@ -60,9 +60,9 @@ impl PooledStack {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](ErrorKind::InvalidInput) above [`MAX_STACK_BYTES`], the kernel's code if
-    /// there is no room, [`LimitReached`](ErrorKind::LimitReached) if there is no mapping left for
-    /// a guard.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) above [`MAX_STACK_BYTES`], the kernel's
+    /// code if there is no room, [`LimitReached`](crate::ErrorKind::LimitReached) if there is no
+    /// mapping left for a guard.
     pub(in crate::rt) fn take(bytes: usize) -> Result<Self> {
         let slot = POOL.with_borrow_mut(|pool| pool.take(bytes))?;
         Ok(Self { base: slot.base(), slot })

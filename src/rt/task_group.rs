@@ -131,7 +131,7 @@ impl<T: 'static> TaskGroup<T> {
 
     /// Lets every task run on without anybody to take its result. The group is empty then.
     pub fn detach_all(&mut self) {
-        // What they tell of their end is for nobody.
+        // Nobody wants to hear of their ends.
         self.ended = Rc::default();
         drop(std::mem::take(&mut self.running));
     }

@@ -30,8 +30,8 @@ use super::tasks::Locals;
 #[doc(hidden)]
 macro_rules! __boson_task_local {
     ($($(#[$attribute:meta])* $visibility:vis static $name:ident: $type:ty;)*) => {
-        $($(#[$attribute])* $visibility static $name: $crate::rt::TaskLocal<$type> =
-            $crate::rt::TaskLocal::new();)*
+        $($(#[$attribute])* $visibility static $name: $crate::rt::task::TaskLocal<$type> =
+            $crate::rt::task::TaskLocal::new();)*
     };
 }
 
@@ -102,5 +102,5 @@ impl<T: 'static> fmt::Debug for TaskLocal<T> {
 /// The values of the task that is being polled.
 #[track_caller]
 fn locals() -> Rc<Locals> {
-    in_core("rt::TaskLocal", |core| core.locals())
+    in_core("rt::task::TaskLocal", |core| core.locals())
 }

@@ -1,10 +1,10 @@
 //! A task: a future on the heap with its reference count, its waker and the slot for its result.
 //!
 //! A task belongs to one core and is polled, cancelled and completed only there. References are
-//! counted without atomics on that core, and through the [`InboxNode`] (see
-//! [`inbox`](super::inbox)) everywhere else. A reference is held by the core (until the task has
-//! ended and is on no run queue), by the join handle, and by every waker. The run queue needs none
-//! of its own, so that to yield counts nothing.
+//! counted without atomics on that core, and through the [`InboxNode`](inbox::InboxNode) everywhere
+//! else. A reference is held by the core (until the task has ended and is on no run queue), by the
+//! join handle, and by every waker. The run queue needs none of its own, so that to yield counts
+//! nothing.
 //!
 //! The last reference may be a waker's on another thread, after the core is gone. So the future and
 //! its result, which need not be `Send`, never wait for that: the future is dropped when the task
@@ -16,7 +16,7 @@
 //! | module | what |
 //! |---|---|
 //! | `new` | a new task |
-//! | `join`, `abort`, `join_error` | handles to a task, and its result |
+//! | `join`, `cancel_on_drop`, `join_error` | handles to a task, and its result |
 //! | `run` | its turns and its end |
 //! | `stage` | the part of a task that depends on the type of its future |
 //! | `waker`, `waiting` | waking it and cancelling it from anywhere; what it waits for |
@@ -27,7 +27,7 @@
 //! | `header`, `state`, `locals` | the part of a task that does not depend on its future; the states of its turns |
 //! | `inbox` | wakes and releases from other threads |
 
-mod abort;
+mod cancel_on_drop;
 mod control;
 pub(crate) mod defect;
 mod header;
@@ -47,8 +47,8 @@ mod state;
 mod waiting;
 mod waker;
 
-pub(crate) use abort::sealed::Cancel;
-pub use abort::{AbortOnDrop, TaskHandle};
+pub(crate) use cancel_on_drop::sealed::Cancel;
+pub use cancel_on_drop::{CancelOnDrop, TaskHandle};
 pub(in crate::rt) use control::*;
 pub(in crate::rt) use header::{Header, NewTask, Polled};
 pub(crate) use identity::Identity;

@@ -41,7 +41,7 @@ pub fn unix_time() -> Duration {
 /// Outside a core.
 #[track_caller]
 pub fn fill_random(bytes: &mut [u8]) {
-    in_core("rt::fill_random", |core| core.fill_random(bytes));
+    in_core("rt::random::fill_random", |core| core.fill_random(bytes));
 }
 
 /// The core's arena.

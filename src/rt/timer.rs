@@ -5,8 +5,8 @@
 //! wheel's current tick, so it moves down at most once per level before it fires. A bitmap per
 //! level finds the next occupied slot without a scan.
 //!
-//! A slot may hold any number of entries, so moving them to finer levels has a budget too. Until
-//! all of a slot's are there nothing fires: those that are left may be the earliest.
+//! A slot may hold any number of entries, so moving them to finer levels has a budget too. Nothing
+//! fires before all entries of a slot have moved: one that is left may be the earliest.
 
 use crate::time::Instant;
 
@@ -163,7 +163,7 @@ impl<T> Wheel<T> {
 
     /// Hands the values whose deadline is at or before `now` to `fire`, at most `budget` of them,
     /// and returns how many that were. It also moves entries within the wheel, at most four times
-    /// `budget`: there may be more to do even if it was fewer. [`Wheel::is_due`] says so.
+    /// `budget`: there may be more to do even if it was fewer, which [`Wheel::is_due`] tells.
     pub(super) fn expire(&mut self, now: Instant, budget: usize, fire: impl FnMut(T)) -> usize {
         let fired = self.expire_slots(now, budget, fire);
         self.due_tick = self.next_slot().map_or(u64::MAX, |(_, _, tick)| tick);

@@ -37,7 +37,7 @@ impl Env for RtEnv {
     }
 
     fn fill_random(&self, bytes: &mut [u8]) {
-        rt::fill_random(bytes);
+        rt::random::fill_random(bytes);
     }
 
     #[track_caller]

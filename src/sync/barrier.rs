@@ -16,8 +16,8 @@ use crate::rt::waits_for;
 /// Lets tasks of any threads go on together, once a given number of them have come. It can be used
 /// again and again.
 ///
-/// A task that stops waiting before the others are there is not counted; one that does so later
-/// was. The last to come is the leader.
+/// A task that stops waiting before the others are there does not count; one that stops later does.
+/// The last to come is the leader.
 #[derive(Debug)]
 pub struct Barrier {
     size: usize,
@@ -36,7 +36,7 @@ struct BarrierState {
 
 impl Barrier {
     const_unless_loom! {
-        /// A barrier for `size` tasks; one for none is one for one.
+        /// A barrier for `size` tasks; 0 counts as 1.
         pub fn new(size: usize) -> Self {
             Self {
                 size: if size == 0 { 1 } else { size },

@@ -45,8 +45,8 @@ impl Condvar {
     }
 
     /// As [`wait`](Self::wait), from a coroutine or a thread, for `limit` at most; and whether it
-    /// was told. The time that it then takes to get the lock does not count: who was told in time
-    /// is not late for having to wait for the lock.
+    /// was told. The time that it then takes to get the lock does not count: a waiter that was told
+    /// in time is not late because it has to wait for the lock.
     ///
     /// # Panics
     ///

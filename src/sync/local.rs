@@ -1,10 +1,10 @@
 //! Synchronisation between the tasks of one core: no atomics, no allocation per wait, none of it
 //! `Send`.
 //!
-//! Everything that waits is a future. Its place in the queue is that of its first poll; who waits
-//! is served first come, first served. A future that is dropped leaves the queue, and what had been
-//! granted to it goes to the next one. So [`rt::timeout`](crate::rt::timeout) gives any of them a
-//! deadline, and there is no second method for it:
+//! Everything that waits is a future. It takes its place in the queue with its first poll, and
+//! those that wait are served first come, first served. A future that is dropped leaves the queue,
+//! and what had been granted to it goes to the next one. So [`rt::timeout`](crate::rt::timeout)
+//! gives any of them a deadline, and there is no second method for it:
 //!
 //! ```
 //! use std::time::Duration;

@@ -128,7 +128,7 @@ fn a_dropped_waiter_takes_no_wake_up_with_it() {
     });
 }
 
-/// A waiter that lost often enough is given the lock by whoever gives it up.
+/// A waiter that lost often enough is given the lock by its holder.
 #[test]
 fn a_waiter_that_insists_is_given_the_lock() {
     model(3, || {
@@ -145,7 +145,7 @@ fn a_waiter_that_insists_is_given_the_lock() {
         let other = thread::spawn(move || add_one(&block_on(theirs.lock())));
         add_one(&guard);
         drop(guard);
-        // Without another chance for who only comes.
+        // One that only comes now has no other chance.
         let Poll::Ready(given) = poll_once(waits.as_mut()) else { panic!("it was not given the lock") };
         add_one(&given);
         drop(given);

@@ -1,13 +1,13 @@
-//! The lock of [`Mutex`](super::Mutex), without the value: one word that the first comer takes,
-//! and a queue for who does not get it.
+//! The lock of [`Mutex`](super::Mutex), without the value: one word that the first comer takes, and
+//! a queue for those who come later.
 //!
 //! # The word
 //!
 //! | | |
 //! |---|---|
 //! | 0 | free |
-//! | `LOCKED` | held; who gives it up just clears it |
-//! | `LOCKED`, `QUEUED` | held; who gives it up looks into the queue |
+//! | `LOCKED` | held; the holder that gives it up just clears it |
+//! | `LOCKED`, `QUEUED` | held; the holder that gives it up looks into the queue |
 //!
 //! A task that finds the lock free takes it, though others may wait: what the one that gave it up
 //! has in its cache it can use again at once, where a task that waits on another core has to be
@@ -25,12 +25,12 @@
 //!
 //! # No wake-up is lost
 //!
-//! While somebody waits, one of these is true, or about to be made true by who changes it: `QUEUED`
-//! is set, and with it `LOCKED`, so that somebody will look into the queue; or a waiter that was
-//! told to look has not done so. That one, when it looks, takes the lock and sets `QUEUED` if
-//! others wait, or waits again itself, which sets it; and when it is dropped it makes up for it
-//! ([`RawMutex::pass_on`]). `QUEUED` is set under the queue's lock and cleared under it. So a
-//! waiter that found `LOCKED` and set `QUEUED` is in the queue before the holder looks there.
+//! While somebody waits, one of these is true, or the task that changes it is about to make it
+//! true: `QUEUED` is set, and with it `LOCKED`, so that somebody will look into the queue; or a
+//! waiter that was told to look has not done so. That one, when it looks, takes the lock and sets
+//! `QUEUED` if others wait, or waits again itself, which sets it; and when it is dropped it makes
+//! up for it ([`RawMutex::pass_on`]). `QUEUED` is set under the queue's lock and cleared under it.
+//! So a waiter that found `LOCKED` and set `QUEUED` is in the queue before the holder looks there.
 
 use std::future::Future;
 use std::pin::Pin;

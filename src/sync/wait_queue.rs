@@ -25,9 +25,9 @@
 //! Everything in a node but `place` is touched under the lock only, and only while the node is
 //! linked or by its own waiter before it is. `place` changes to `WAITING` under the lock, by the
 //! waiter, and from there to a word under the lock, by the teller, as the last thing that the
-//! teller does to the node: who finds a word there (Acquire, against the teller's Release) has the
-//! node for itself. [`PhantomPinned`] makes the futures around nodes `!Unpin`, so that a `&mut` to
-//! such a future does not claim the node for itself alone.
+//! teller does to the node: a waiter that finds a word there (Acquire, against the teller's
+//! Release) has the node for itself. [`PhantomPinned`] makes the futures around nodes `!Unpin`, so
+//! that a `&mut` to such a future does not claim the node for itself alone.
 //!
 //! # User code
 //!
@@ -175,8 +175,8 @@ impl WaitQueue {
         Locked { queue: self, list: self.list.lock().unwrap_or_else(PoisonError::into_inner) }
     }
 
-    /// Whether nobody waits. Those waiters count of whose beginning the caller knows by other means
-    /// (a lock that they gave up, say), and of whose end it does not.
+    /// Whether nobody waits. A waiter counts if the caller knows by other means that it began to
+    /// wait (it gave up a lock, say), and does not know that it ended.
     pub(super) fn is_empty(&self) -> bool {
         // Relaxed: see above. It says nothing about others.
         self.len.load(Ordering::Relaxed) == 0
@@ -196,8 +196,8 @@ impl WaitQueue {
         told
     }
 
-    /// Tells everybody who waits now to look, in their order, whatever a waker panics with. Who
-    /// comes while this runs is not told.
+    /// Tells everybody who waits now to look, in their order, whatever a waker panics with. A
+    /// waiter that comes while this runs is not told.
     pub(super) fn tell_all(&self) {
         if self.is_empty() {
             return;

@@ -6,7 +6,7 @@ use std::sync::{Mutex, PoisonError};
 
 /// How many names there are at most. They are kept for ever.
 const MAX_TASK_NAMES: usize = 1024;
-/// What the task of a coroutine is called whose name is one too many, or that has none.
+/// The name of the task of a coroutine that has no name, or one too many.
 pub(super) const UNNAMED: &str = "coroutine";
 
 /// The names that tasks of coroutines have.

@@ -18,7 +18,7 @@ use std::task::{Context, Poll, Waker};
 
 use super::{Builder, Thread, ThreadKind, task_name};
 use crate::rt::coroutine::{self, Coroutine};
-use crate::rt::{self, AbortOnDrop, Cancel};
+use crate::rt::{self, Cancel, CancelOnDrop};
 use crate::user_code::{self, PanicPayload, caught, drop_contained};
 
 /// Where scoped coroutines are spawned.
@@ -89,14 +89,14 @@ struct TellsHandle<T>(Rc<Packet<T>>);
 impl<T> Drop for TellsHandle<T> {
     fn drop(&mut self) {
         self.0.ended.set(true);
-        wake(&self.0.waiter);
+        wake_waiter(&self.0.waiter);
     }
 }
 
-fn wake(waiter: &RefCell<Option<Waker>>) {
+fn wake_waiter(waiter: &RefCell<Option<Waker>>) {
     let waker = waiter.borrow_mut().take();
     if let Some(waker) = waker {
-        waker.wake();
+        user_code::wake(waker);
     }
 }
 
@@ -142,7 +142,7 @@ impl Drop for ChildTask {
     fn drop(&mut self) {
         self.child.end();
         self.children.running.borrow_mut().retain(|child| !Rc::ptr_eq(child, &self.child));
-        wake(&self.children.waiter);
+        wake_waiter(&self.children.waiter);
     }
 }
 
@@ -330,8 +330,8 @@ impl<T> ScopedJoinHandle<'_, T> {
     }
 
     /// A handle that cancels the coroutine when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
+    pub fn cancel_on_drop(self) -> CancelOnDrop<Self> {
+        CancelOnDrop::new(self)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Signals that are awaited: none is lost, whoever stops waiting when.
+//! Signals that are awaited: none is lost, whichever task stops waiting at whatever time.
 
 use std::future::Future;
 use std::pin::Pin;
@@ -8,7 +8,8 @@ use std::time::Duration;
 
 use boson::observe;
 use boson::rt::reactor::ReactorChoice;
-use boson::rt::{self, Core, CoreConfig, Signal, Signals};
+use boson::rt::signal::{Signal, Signals};
+use boson::rt::{self, Core, CoreConfig};
 use boson::{ErrorKind, Result};
 
 /// Runs `test` on a core with an io_uring, where there is one, and on one with epoll.

@@ -318,7 +318,7 @@ fn randomness_comes_from_the_seed() {
     let draw = || {
         run(async {
             let mut bytes = [0u8; 32];
-            rt::fill_random(&mut bytes);
+            rt::random::fill_random(&mut bytes);
             bytes
         })
     };
@@ -332,7 +332,7 @@ fn default_configurations_share_a_clock_and_no_seed() {
         let core = Core::new(config).expect("io_uring is usable");
         core.block_on(async {
             let mut bytes = [0; 16];
-            rt::fill_random(&mut bytes);
+            rt::random::fill_random(&mut bytes);
             (rt::now(), bytes)
         })
     };

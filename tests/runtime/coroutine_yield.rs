@@ -117,7 +117,7 @@ fn a_coroutine_that_is_woken_in_its_turn_keeps_the_place_that_it_got() {
     assert_eq!(order, expected);
 }
 
-/// The list of what is ready shows who waits for a turn, not who has it.
+/// The list of ready tasks shows those that wait for a turn, not the one that has it.
 #[test]
 fn a_coroutine_that_has_its_turn_does_not_count_as_ready() {
     let ready = run(|| {

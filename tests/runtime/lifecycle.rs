@@ -62,13 +62,13 @@ fn detached_tasks_run_on_and_abort_on_drop_ends_them() {
         rt::sleep(MOMENT).await;
         assert!(!dropped.get());
         let dropped = Rc::new(Cell::new(false));
-        let handle = rt::named("bound to its handle").spawn(waits(&dropped)).abort_on_drop();
+        let handle = rt::named("bound to its handle").spawn(waits(&dropped)).cancel_on_drop();
         rt::sleep(MOMENT).await;
         assert!(!dropped.get() && !handle.handle().is_finished());
         drop(handle);
         rt::sleep(MOMENT).await;
         assert!(dropped.get());
-        assert_eq!(rt::named("result").spawn(async { 3 }).abort_on_drop().await.expect("no panic"), 3);
+        assert_eq!(rt::named("result").spawn(async { 3 }).cancel_on_drop().await.expect("no panic"), 3);
     });
 }
 

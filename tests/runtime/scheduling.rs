@@ -1,4 +1,4 @@
-//! Who runs when: budgets, shares, latency classes, stalls, idling, and what is counted.
+//! Which task runs when: budgets, shares, latency classes, stalls, idling, and what is counted.
 
 use crate::support::parts::Parts;
 use std::cell::{Cell, RefCell};

@@ -109,13 +109,13 @@ fn a_handle_that_aborts_can_be_disarmed() {
                     let _guard = guard;
                     std::future::pending::<()>().await;
                 })
-                .abort_on_drop()
+                .cancel_on_drop()
         };
         waits(&first).detach();
         let handle = waits(&second).into_inner();
         rt::sleep(Duration::from_millis(5)).await;
         assert!(!first.have() && !second.have());
-        drop(handle.abort_on_drop());
+        drop(handle.cancel_on_drop());
         rt::sleep(Duration::from_millis(5)).await;
         assert!(!first.have() && second.have());
     });
@@ -133,10 +133,10 @@ fn coroutines_are_detached_and_aborted_as_tasks_are() {
             })
         };
         parks(&detached).detach();
-        drop(parks(&aborted).abort_on_drop());
+        drop(parks(&aborted).cancel_on_drop());
         rt::sleep(Duration::from_millis(5)).await;
         assert!(!detached.have() && aborted.have());
-        assert_eq!(thread::spawn(|| 3).abort_on_drop().await.expect("no panic"), 3);
+        assert_eq!(thread::spawn(|| 3).cancel_on_drop().await.expect("no panic"), 3);
     });
 }
 
@@ -151,7 +151,7 @@ fn joining_a_handle_that_aborts_keeps_its_promise() {
                 let _guard = guard;
                 thread::park();
             });
-            inner.abort_on_drop().join()
+            inner.cancel_on_drop().join()
         });
         rt::sleep(Duration::from_millis(5)).await;
         assert!(!ends.have());
@@ -162,8 +162,8 @@ fn joining_a_handle_that_aborts_keeps_its_promise() {
         let joins = thread::spawn(|| {
             let ended = thread::spawn(|| 1);
             thread::yield_now();
-            ended.abort_on_drop().join().expect("no panic")
-                + thread::spawn(|| 2).abort_on_drop().join().expect("no panic")
+            ended.cancel_on_drop().join().expect("no panic")
+                + thread::spawn(|| 2).cancel_on_drop().join().expect("no panic")
         });
         assert_eq!(joins.await.expect("no panic"), 3);
     });
@@ -189,13 +189,13 @@ fn a_scoped_coroutine_that_is_cancelled_is_no_panic_of_its_scope() {
                 let never_began = scope.spawn(|| borrowed.borrow_mut().push("never"));
                 never_began.cancel();
                 assert!(is_cancelled(&*never_began.join().expect_err("cancelled")));
-                drop(scope.spawn(thread::park).abort_on_drop());
+                drop(scope.spawn(thread::park).cancel_on_drop());
                 let runs_on = scope.spawn(|| {
                     thread::yield_now();
                     borrowed.borrow_mut().push("detached");
                 });
                 runs_on.detach();
-                let kept = scope.spawn(|| 4).abort_on_drop().into_inner();
+                let kept = scope.spawn(|| 4).cancel_on_drop().into_inner();
                 assert_eq!(kept.join().expect("no panic"), 4);
             });
             borrowed.into_inner()
@@ -257,7 +257,7 @@ fn a_task_on_another_core_is_cancelled_from_anywhere() {
 
     // From a task of a third core, and by dropping.
     let (first, second) = (Ends::default(), Ends::default());
-    let (aborts, detached) = (waits_on(&other, &first).abort_on_drop(), waits_on(&other, &second));
+    let (aborts, detached) = (waits_on(&other, &first).cancel_on_drop(), waits_on(&other, &second));
     run(async move { drop(aborts) });
     eventually(|| first.have());
     detached.detach();
@@ -279,7 +279,7 @@ fn a_cancel_after_the_end_changes_nothing() {
     let call = other.handle().run(|| 6);
     eventually(|| call.is_finished());
     call.cancel();
-    assert_eq!(boson::wait(call.abort_on_drop()).expect("it ended first"), 6);
+    assert_eq!(boson::wait(call.cancel_on_drop()).expect("it ended first"), 6);
 }
 
 #[test]
@@ -334,7 +334,7 @@ fn handles_may_outlive_the_core() {
     drop(other);
     assert!(ends.have() && task.is_finished());
     task.cancel();
-    assert!(boson::wait(task.abort_on_drop()).expect_err("its core ended").is_cancelled());
+    assert!(boson::wait(task.cancel_on_drop()).expect_err("its core ended").is_cancelled());
 }
 
 /// A cancel that meets the end of the core, over and over.

@@ -502,7 +502,7 @@ fn randomness_comes_from_the_seed() {
         let world = World::new(seed);
         let draw = || async {
             let mut bytes = [0; 16];
-            rt::fill_random(&mut bytes);
+            rt::random::fill_random(&mut bytes);
             bytes
         };
         (world.core("a").block_on(draw()), world.core("b").block_on(draw()), world.random())

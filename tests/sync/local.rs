@@ -686,8 +686,8 @@ fn a_waker_that_panics_when_it_is_dropped_lets_those_behind_it_on() {
     assert!(poll(&mut wants_one).is_ready(), "nobody is before it any more");
 }
 
-/// What ends with a panic tells who waits for it from its destructor, and a second panic there
-/// would end the process.
+/// What ends with a panic wakes those that wait for it from its destructor, and a second panic
+/// there would end the process.
 #[test]
 fn a_waker_that_panics_while_another_panic_unwinds_does_not_end_the_process() {
     let hook = Hook::new();
@@ -734,4 +734,17 @@ fn a_waker_that_panics_while_another_panic_unwinds_does_not_end_the_process() {
     assert!(notify.notify_one());
     unwinds_with(Box::new(told));
     assert!(poll(&mut next).is_ready());
+}
+
+/// The one who sends is not the one to hear of it.
+#[test]
+fn a_receivers_waker_that_panics_is_not_the_senders_panic() {
+    let hook = Hook::new();
+    let (sender, mut receiver) = mpsc::channel(1);
+    let mut receives = Box::pin(receiver.recv());
+    assert!(hook.poll(&mut receives).is_pending());
+    hook.on_wake.replace(Some(Box::new(|| panic!("woken"))));
+    sender.try_send(7).expect("room, and no panic");
+    assert_eq!(hook.take_wakes(), 1);
+    assert_eq!(poll(&mut receives), Poll::Ready(Some(7)));
 }

@@ -4,7 +4,8 @@ use std::future::{Future, poll_fn};
 use std::pin::{Pin, pin};
 use std::task::Poll;
 
-use boson::rt::{JoinError, Signals};
+use boson::rt::JoinError;
+use boson::rt::signal::Signals;
 use boson::{Error, ErrorKind, Result};
 use tracing::info;
 

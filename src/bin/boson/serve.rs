@@ -11,8 +11,9 @@ use std::time::Duration;
 use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
 use boson::net::{Net, RemoteStream, TcpListener};
 use boson::redis::{self, Config, Limits, Server};
+use boson::rt::signal::Signals;
 use boson::rt::time::{Clock, MonotonicClock};
-use boson::rt::{self, Core, CoreConfig, CoreThread, Handle, Signals};
+use boson::rt::{self, Core, CoreConfig, CoreThread, Handle};
 use boson::store::{Db, Durability, Options, RtEnv};
 use boson::{Error, ErrorKind, Result};
 use clap::Args;
@@ -229,7 +230,7 @@ fn make_server(
     password: Option<Vec<u8>>,
 ) -> Result<Rc<RedisServer>> {
     let mut seed = [0; 32];
-    rt::fill_random(&mut seed);
+    rt::random::fill_random(&mut seed);
     let appendfsync = match options.durability.value.0 {
         Durability::Sync => "always",
         Durability::Interval(_) => "everysec",

@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use boson::net::address::NetAddress;
 use boson::net::{Net, NetConfig, TcpListener};
-use boson::rt::{self, CoreConfig, JoinError, Signal, Signals};
+use boson::rt::signal::{Signal, Signals};
+use boson::rt::{self, CoreConfig, JoinError};
 use boson::{Error, ErrorKind, Result};
 use rustix::process::{Resource, getrlimit, setrlimit};
 use tracing::warn;

@@ -24,7 +24,7 @@ struct Asked {
     is_asked: Arc<AtomicBool>,
 }
 
-/// What a core is sent with: gives word even if the core never runs it.
+/// What a core is sent along with a question: it gives word even if the core never runs it.
 struct Question<T> {
     core: usize,
     answers: Sender<(usize, Option<T>)>,

@@ -62,7 +62,7 @@ impl Inspector {
     /// Starts to answer for `cores` at `path`, for processes of the same user. `program` is what
     /// the asking side shows this process as. A core's number is its index in `cores`.
     ///
-    /// Start it after [`Signals`](rt::Signals), as every thread.
+    /// Start it after [`Signals`](rt::signal::Signals) are made, as any thread.
     ///
     /// # Errors
     ///
@@ -102,7 +102,7 @@ impl Drop for Inspector {
         self.ending.store(true, Ordering::Release);
         // While it listens, so that it is still this one's.
         self.name.remove();
-        // A listening socket that is shut down lets go of who waits in accept(2).
+        // Shutting a listening socket down ends the waits in accept(2).
         let _ = rustix::net::shutdown(&self.listener, rustix::net::Shutdown::Both);
     }
 }
@@ -119,7 +119,7 @@ impl Patience {
         Self { ends: clock.now() + PATIENCE, clock }
     }
 
-    /// What is left, which is not nothing.
+    /// What is left of it, more than zero.
     fn left(&self) -> io::Result<Duration> {
         let left = self.ends.saturating_since(self.clock.now());
         if left.is_zero() { Err(io::ErrorKind::TimedOut.into()) } else { Ok(left) }
@@ -140,7 +140,7 @@ impl Answering {
                 Ok((stream, _)) => drop(self.answer(stream)),
                 Err(_) if self.ending.load(Ordering::Acquire) => break,
                 Err(error) if error.kind() == io::ErrorKind::InvalidInput => {
-                    // Whoever shut the socket down, it listens no more.
+                    // Somebody shut the socket down: it listens no more.
                     contain(|| {
                         tracing::warn!(
                             "inspection ends, because its socket does not listen any more: {error}"

@@ -86,8 +86,8 @@ impl Beat {
         self.poll_after(self.polls.load(Ordering::Relaxed), site);
     }
 
-    /// The same, by who knows how many began before: the `number` that [`polls`](Self::polls)
-    /// gives.
+    /// The same for a caller that knows how many began before: the `number` that
+    /// [`polls`](Self::polls) gives.
     #[inline]
     pub(crate) fn poll_after(&self, number: u64, site: &'static Site) {
         self.sites[slot(number)].store(ptr::from_ref(site).cast_mut(), Ordering::Relaxed);

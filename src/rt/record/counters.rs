@@ -59,8 +59,8 @@ pub struct CoreStats {
 pub struct CoreLatencies {
     /// A poll of a task: the first of each turn.
     pub poll: Histogram,
-    /// From the time a task is woken to its poll: one task at a time is followed, and rounded up to
-    /// whole turns.
+    /// From the time a task is woken to its poll, rounded up to whole turns. One task at a time is
+    /// followed.
     pub queue_wait: Histogram,
     /// A turn that did something.
     pub turn: Histogram,

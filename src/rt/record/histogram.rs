@@ -81,7 +81,7 @@ impl Histogram {
         self.count
     }
 
-    /// The sum of all values; it stays at `u64::MAX` once there.
+    /// The sum of all values, at most `u64::MAX`.
     pub fn sum(&self) -> u64 {
         self.sum
     }

@@ -13,13 +13,14 @@ use crate::user_code::{contain, wake_all};
 const MESSAGES_PER_ROUND: u64 = 256;
 /// Messages run from one reading of the clock to the next.
 const MESSAGES_PER_READING: usize = 16;
-/// Tasks per turn of which it is taken note that other threads woke or released them.
+/// Tasks per turn whose wakes and releases by other threads are applied.
 const WAKES_PER_TURN: usize = 256;
 /// Timers fired per turn.
 const TIMERS_PER_TURN: usize = 256;
 
 impl CoreState {
-    /// Gives devices, timers and the inbox their turn; whether there was anything, or is.
+    /// Gives devices, timers and the inbox their turn; returns whether there was anything to do, or
+    /// still is.
     pub(super) fn look_around(&self) -> Result<bool> {
         self.turn.skipped.set(0);
         self.turn.looked_around_at.set(self.local.now.get());
@@ -51,7 +52,7 @@ impl CoreState {
     }
 
     /// Whether it is time to hand the kernel what tasks asked for. With several queues it always
-    /// is: what one of them waits for does not wait for the tasks of the others.
+    /// is: the I/O of one does not wait for the tasks of the others.
     fn is_to_submit(&self) -> bool {
         let (round_ends, since) = self.turn.submission.get();
         self.beat.polls() >= round_ends
@@ -71,8 +72,8 @@ impl CoreState {
         })
     }
 
-    /// Runs messages. They make tasks, each of which makes a round longer for all the others: so a
-    /// round has room for so many, however many turns it takes.
+    /// Runs messages. They make tasks, each of which makes the round longer for all the others. So
+    /// a round has room for a fixed number, however many turns it takes.
     pub(super) fn run_messages(&self) -> usize {
         if self.messages.borrow().is_empty()
             && !self.local.inbox.take_messages(&mut self.messages.borrow_mut())
@@ -90,7 +91,7 @@ impl CoreState {
         let mut ran = 0;
         while room > 0 {
             let Some(message) = self.messages.borrow_mut().pop_front() else { break };
-            // It ends with a waker, or with the destructor of a result that nobody waits for.
+            // It may end with the destructor of a result that nobody waits for.
             if !contain(message) {
                 self.count_panic();
             }

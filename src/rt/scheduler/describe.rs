@@ -108,7 +108,7 @@ impl CoreState {
         sites
     }
 
-    /// Completes when there is no task but that of `block_on`, for which it is, and no message.
+    /// Completes when there is no message and no task but that of `block_on`, which awaits this.
     pub(in crate::rt) fn drained(self: &Rc<Self>) -> impl Future<Output = ()> + use<> {
         let core = Rc::clone(self);
         std::future::poll_fn(move |cx| {
@@ -124,8 +124,8 @@ impl CoreState {
 
     /// Whether there is no task but that of `block_on`, and no message.
     pub(super) fn is_drained(&self) -> bool {
-        // Without tasks, what else is in the inbox are those that ended: nobody is told when it has
-        // gone.
+        // Without tasks, all that else can be in the inbox is tasks that have ended, and nobody is
+        // told when they go.
         self.tasks.registry.len() == 0
             && self.messages.borrow().is_empty()
             && !self.local.inbox.has_messages()

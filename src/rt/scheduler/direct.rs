@@ -1,10 +1,10 @@
-//! From coroutine to coroutine without a way through the loop.
+//! Switching from coroutine to coroutine without going through the loop.
 //!
 //! A coroutine that yields need not switch to the loop for the next one to run: it takes the next
 //! one from the run queue itself and resumes it from its own stack. That one switches back there
-//! when it yields or waits. When the first coroutine's own turn comes, it just returns. So of two
-//! coroutines that yield to each other, one switch of stacks is made for each yield and not two,
-//! and the loop is not gone through.
+//! when it yields or waits. When the first coroutine's own turn comes, its yield just returns. So
+//! two coroutines that yield to each other switch stacks once for each yield and not twice, and
+//! never go through the loop.
 //!
 //! What may happen on a coroutine's stack is limited, because that stack is small, and because the
 //! coroutine below must not be ended meanwhile:
@@ -31,8 +31,8 @@ impl CoreState {
     ///
     /// # Safety
     ///
-    /// `task` was just taken from a run queue of this core, counts as running, and [only
-    /// resumes](tasks::TurnState::only_resumes) a coroutine. No task is being polled.
+    /// `task` was just taken from a run queue of this core, counts as running, and only
+    /// resumes a coroutine. No task is being polled.
     // Not inlined: the loop over async tasks needs its registers.
     #[inline(never)]
     pub(super) unsafe fn run_coroutine(&self, task: NonNull<Header>) -> Polled {

@@ -15,7 +15,7 @@ const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;
 
 impl CoreState {
-    /// When the I/O in flight is to have ended after the tasks did.
+    /// By when the I/O in flight must have ended after the tasks did.
     pub(in crate::rt) fn set_io_deadline(&self, deadline: Instant) {
         self.io.deadline.set(Some(deadline));
     }

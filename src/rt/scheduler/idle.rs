@@ -1,24 +1,24 @@
 //! When a core that has nothing to do goes from polling to sleeping in the kernel.
 //!
-//! To sleep and be woken takes longer than most answers from a neighbour are away: an interrupt
-//! between processors, and on a virtual machine a way through the hypervisor. So a core spins
-//! first. To spin where nothing comes is waste, and worse where the one that would send something
-//! needs this very processor. So spinning has to pay: after some spins in vain, one after the
-//! other, the core sleeps (nearly) at once, until so many idle times in a row were short that
-//! spinning would have caught their end. If the spins in vain go on all the same, spinning was what
-//! made those times longer, and twice as many are asked for the next time.
+//! Most answers from a neighbour come sooner than a core can sleep and be woken: that takes an
+//! interrupt between processors, and on a virtual machine a way through the hypervisor. So a core
+//! spins first. Spinning where nothing comes is waste, and worse where the sender needs this very
+//! processor. So spinning has to pay. After some spins in a row that saw nothing come, the core
+//! sleeps (nearly) at once. It spins again after a number of idle times in a row that were short
+//! enough for a spin. If those spins see nothing either, it was spinning that made the idle times
+//! longer, and the core asks for twice as many short ones the next time.
 
 use std::time::Duration;
 
 use crate::rt::config::Idle;
 use crate::time::Instant;
 
-/// Spins that did not pay, one after the other, until the core stops to spin.
+/// Spins in a row that see nothing come before the core stops spinning.
 const VAIN_SPINS: u32 = 4;
 /// A core that does not spin still does for this part of the longest spin: one more look costs
 /// little.
 const SHORTEST: u32 = 64;
-/// Short idle times, one after the other, until a core spins again: at least and at most.
+/// Short idle times in a row before a core spins again: at least and at most.
 const FEWEST_SHORT_TIMES: u32 = 2;
 const MOST_SHORT_TIMES: u32 = 1024;
 
@@ -28,9 +28,9 @@ pub(in crate::rt) struct Idler {
     longest: Duration,
     spins: bool,
     since: Option<Instant>,
-    /// Spins in vain, one after the other.
+    /// Spins in a row that saw nothing come.
     vain: u32,
-    /// Short idle times without spinning, one after the other.
+    /// Short idle times without spinning, in a row.
     short: u32,
     /// So many of them make the core spin.
     short_needed: u32,

@@ -59,8 +59,7 @@ impl Pollers {
         drop(entries);
     }
 
-    /// By index and with a borrow per step: a poller may be added or removed by what another one
-    /// completes.
+    /// By index, with a borrow per step: what one poller completes may add or remove another.
     fn get(&self, at: usize) -> Option<PollerEntry> {
         self.entries.borrow().get(at).cloned()
     }

@@ -30,7 +30,7 @@ impl CoreState {
         created_at: &'static Location<'static>,
         future: F,
     ) -> Root<'_, F::Output> {
-        // What the thread did outside of the core is none of its time.
+        // The time that the thread spent outside of the core is not the core's.
         self.record.accounted.set(self.read_clock());
         let new = self.new_task(DEFAULT_QUEUE, Some("block_on"), created_at);
         // SAFETY: `Root` ends the task and drops its result when it goes. It is on the stack of

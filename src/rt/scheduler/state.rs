@@ -54,8 +54,8 @@ pub(super) struct TurnBudget {
     /// The number of polls at which the round of messages ends, and how many messages it still has
     /// room for.
     pub(super) round: Cell<(u64, u64)>,
-    /// The number of polls at which all tasks have had their turn that were ready when operations
-    /// were last handed to the kernel, and when the first turn since then began, if one did.
+    /// The number of polls by which every task that was ready when operations were last handed to
+    /// the kernel has had its turn; and when the first turn since then began, if one did.
     pub(super) submission: Cell<(u64, Option<Instant>)>,
 }
 
@@ -82,7 +82,7 @@ pub(super) struct Io {
     pub(super) attachment: Attachment,
     pub(super) pollers: Pollers,
     pub(super) arena: Arena,
-    /// When the I/O in flight of a core that ends is to have ended, if somebody said.
+    /// By when the I/O in flight of a core that ends must have ended, if somebody said.
     pub(super) deadline: Cell<Option<Instant>>,
 }
 

@@ -6,8 +6,8 @@
 //! a running poll may overrun. Tasks that become ready meanwhile count: with few tasks that yield,
 //! many polls share one pass over the devices. Timers, pollers and other threads wait no longer
 //! than that time and one poll. Reading the clock costs as much as several polls of a small task,
-//! so the loop reads it after the 1st, 8th and 64th poll and at the end, and sooner if the polls so
-//! far were slow.
+//! so the loop reads it after the 1st, 8th and 64th poll and at the end, and sooner if the polls
+//! before were slow.
 //!
 //! Operations go to the kernel once per round. A round ends when every task that was ready at its
 //! beginning has had its turn, or after [`TIME_PER_SUBMISSION`]: with many ready tasks one system
@@ -22,7 +22,7 @@ use crate::error::Result;
 use crate::rt::record::{self, Phase, Site};
 use crate::rt::tasks::{self, Header, Polled};
 use crate::time::Instant;
-use crate::user_code::contain;
+use crate::user_code::{contain, wake};
 
 /// Polls of tasks per turn before the pollers get theirs.
 const POLLS_PER_TURN: u64 = 512;
@@ -51,9 +51,9 @@ impl CoreState {
         self.local.now.get()
     }
 
-    /// One turn of the loop; whether anything was done. It ends at once when `is_done` after a task
-    /// has ended. What comes after the tasks is not skipped so for long: a turn that finds it
-    /// skipped begins with it.
+    /// One turn of the loop; returns whether anything was done. It ends at once if `is_done` when a
+    /// task has ended. What comes after the tasks is then skipped, but not for long: the next turn
+    /// begins with it.
     pub(in crate::rt) fn turn(&self, is_done: impl Fn() -> bool) -> Result<bool> {
         self.process().check("turn of a core")?;
         self.beat.turn();
@@ -184,17 +184,17 @@ impl CoreState {
         self.tell_drained();
     }
 
-    /// Tells who waits for the last task and the last message, if those are gone.
+    /// Wakes the task that waits for the last task and the last message, if those are gone.
     pub(super) fn tell_drained(&self) {
         if self.tasks.registry.len() == 0
             && let Some(drained) = self.tasks.drained.take()
         {
             // It looks for messages itself.
-            contain(|| drained.wake());
+            wake(drained);
         }
     }
 
-    /// So many polls took so long.
+    /// Notes that `polls` polls took so long.
     fn measured(&self, took: Duration, polls: u64, is_first: bool) {
         if is_first {
             self.record.counters.latencies.borrow_mut().poll.record(record::nanos(took));

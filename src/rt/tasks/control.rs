@@ -1,5 +1,5 @@
-//! What the code on a coroutine's stack and the core that runs it have in common, and the switch
-//! between them.
+//! What the code on a coroutine's stack shares with the core that runs it, and the switch between
+//! them.
 
 use std::cell::{Cell, OnceCell, UnsafeCell};
 use std::ops::Range;
@@ -60,8 +60,7 @@ pub(in crate::rt) enum Role {
     Guest,
     /// The loop resumed it: it lets others run on its stack.
     Lender,
-    /// It must look: it is being cancelled, or its thread is inside another core than its own, or
-    /// outside.
+    /// It must look first: it is being cancelled, or its thread is inside another core, or in none.
     Restrained,
 }
 
@@ -168,7 +167,7 @@ impl Outer {
         Self(RUNNING.get())
     }
 
-    /// The same of the one that runs, by who knows it.
+    /// The same for a caller that knows the coroutine that runs.
     #[inline]
     pub(in crate::rt) fn of(running: &Control) -> Self {
         Self(running)

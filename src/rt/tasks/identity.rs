@@ -4,6 +4,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::Waker;
 
+use crate::user_code::wake;
+
 static NEXT_ID: AtomicU64 = AtomicU64::new(1);
 
 /// Shared by the coroutine and the handles to it on every thread.
@@ -44,7 +46,7 @@ impl Identity {
             parking.waker.take()
         };
         if let Some(waker) = waker {
-            waker.wake();
+            wake(waker);
         }
     }
 }

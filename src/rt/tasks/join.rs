@@ -7,7 +7,7 @@ use std::ptr::NonNull;
 use std::task::{Context, Poll, Waker};
 
 use super::JoinError;
-use super::abort::{AbortOnDrop, sealed::Cancel};
+use super::cancel_on_drop::{CancelOnDrop, sealed::Cancel};
 use super::header::Header;
 use super::list::Registry;
 use super::reference::TaskRef;
@@ -65,15 +65,15 @@ impl<T> JoinHandle<T> {
         }
     }
 
-    /// Lets the task run on without anybody to take its result. The same as dropping the handle,
-    /// but says so.
+    /// Lets the task run on without anybody to take its result: the same as dropping the
+    /// handle, but explicit.
     pub fn detach(self) {
         drop(self);
     }
 
     /// A handle that cancels the task when it is dropped.
-    pub fn abort_on_drop(self) -> AbortOnDrop<Self> {
-        AbortOnDrop::new(self)
+    pub fn cancel_on_drop(self) -> CancelOnDrop<Self> {
+        CancelOnDrop::new(self)
     }
 
     /// Cancels the task from any thread.

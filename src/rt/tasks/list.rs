@@ -14,8 +14,8 @@ use super::reference::TaskRef;
 /// which is not given up while the mark is set.
 ///
 /// While a coroutine has its turn there, the first comes again after the last: to go to the end
-/// only changes who is first and last. What is taken from the front otherwise leaves the last as it
-/// is, which need not be read for that.
+/// only changes which ones are first and last. What is taken from the front otherwise leaves the
+/// last as it is, which need not be read for that.
 #[derive(Default)]
 pub(in crate::rt) struct ReadyList {
     head: Cell<Option<NonNull<Header>>>,
@@ -79,8 +79,8 @@ impl ReadyList {
         self.head.get()
     }
 
-    /// The coroutine that has its turn, and is the first therefore, goes to the end. Returns who is
-    /// first then, which may be the same.
+    /// Moves the coroutine that has its turn, and so is the first, to the end. Returns the one that
+    /// is first then, which may be the same.
     ///
     /// # Safety
     ///

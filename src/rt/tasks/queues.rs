@@ -64,8 +64,7 @@ pub enum LatencyClass {
     NotImportant,
 }
 
-/// The queue of tasks that are spawned from no other queue's, nor with
-/// [`spawn_in`](crate::rt::spawn_in).
+/// The queue of tasks that are spawned from no other queue's, and that name none.
 pub(in crate::rt) const DEFAULT_QUEUE: u8 = 0;
 
 /// One queue. A slot without a name is free.

@@ -15,7 +15,7 @@ use super::state::TurnState;
 use super::waker::borrowed_waker;
 use crate::rt::record::Beat;
 use crate::time::Instant;
-use crate::user_code::{contain, drop_contained};
+use crate::user_code::{drop_contained, wake};
 
 /// A turn begins of a task that [only resumes](TurnState::only_resumes) a coroutine: the task was
 /// taken from its run queue or, if `in_turn`, stays the first on it. `number` polls began before.
@@ -130,7 +130,7 @@ unsafe fn end(task: NonNull<Header>, registry: &Registry) {
     // of which calls into user code while it holds the borrow: `take` moves the waker out first.
     let joiner = unsafe { &mut *header.joiner.get() }.take();
     if let Some(joiner) = joiner {
-        contain(|| joiner.wake());
+        wake(joiner);
     }
     if let Some(locals) = header.locals.take() {
         drop_contained(locals);

@@ -41,7 +41,7 @@ pub struct Barrier {
 }
 
 impl Barrier {
-    /// A barrier for `size` tasks; one for none is one for one.
+    /// A barrier for `size` tasks; 0 counts as 1.
     pub const fn new(size: usize) -> Self {
         Self {
             size: if size == 0 { 1 } else { size },

@@ -48,7 +48,7 @@ pub fn channel<T>(capacity: usize) -> (Sender<T>, Receiver<T>) {
 
 struct BroadcastShared<T> {
     capacity: usize,
-    /// Borrowed only to move values in and out: what is dropped or cloned is so outside.
+    /// Borrowed only to move values in and out: they are dropped and cloned outside of the borrow.
     kept: RefCell<Kept<T>>,
     senders: Cell<usize>,
     receivers: Cell<usize>,

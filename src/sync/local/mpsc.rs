@@ -1,7 +1,7 @@
 //! Queues from many tasks of a core to one: bounded, where senders wait for room, and unbounded.
 //!
-//! Values arrive in the order in which they were sent. Senders that wait for room get it first
-//! come, first served; one that is dropped after it got its place gives it to the next. The queue's
+//! Values arrive in the order in which they were sent. Senders that wait for room are served first
+//! come, first served; one that is dropped after it got its place passes that on. The queue's
 //! memory grows with use and is kept: in the steady state nothing is allocated.
 //!
 //! ```
@@ -91,7 +91,7 @@ impl<T> MpscShared<T> {
     fn remove_sender(&self) {
         self.senders.set(self.senders.get() - 1);
         if self.senders.get() == 0 {
-            self.receiver.wake_quietly();
+            self.receiver.wake();
         }
     }
 
@@ -235,7 +235,7 @@ impl<T> Drop for Permit<'_, T> {
         }
         // It may have been the last that a closed receiver waits for.
         if self.channel.closed.get() {
-            self.channel.receiver.wake_quietly();
+            self.channel.receiver.wake();
         }
     }
 }

@@ -126,7 +126,7 @@ impl<T: ?Sized> fmt::Debug for MutexLock<'_, T> {
 /// The lock of a [`Mutex`], which is given up when this is dropped.
 #[must_use = "dropping it gives the lock up"]
 pub struct MutexGuard<'a, T: ?Sized> {
-    // Fields are dropped in this order: the value is free before the next task is told so.
+    // Fields are dropped in this order: the value is free before the next task hears of it.
     value: RefMut<'a, T>,
     mutex: &'a Mutex<T>,
     _permit: SemaphorePermit<'a>,
@@ -164,7 +164,7 @@ impl<'a, T: ?Sized> MutexGuard<'a, T> {
 /// when this is dropped.
 #[must_use = "dropping it gives the lock up"]
 pub struct MappedMutexGuard<'a, T: ?Sized> {
-    // Fields are dropped in this order: the value is free before the next task is told so.
+    // Fields are dropped in this order: the value is free before the next task hears of it.
     value: RefMut<'a, T>,
     _permit: SemaphorePermit<'a>,
 }

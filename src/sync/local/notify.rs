@@ -14,7 +14,7 @@ use crate::user_code::wake_all;
 ///
 /// A task checks its condition, and if it does not hold yet awaits [`Notify::notified`]. Nothing is
 /// stored for later waiters: on one core nothing runs between the check and the wait, so no
-/// notification can be missed. (Where a notification shall wait for its taker, use a
+/// notification can be missed. (Where a notification is to wait for its taker, use a
 /// [`Semaphore`](super::Semaphore) without permits and add one.)
 ///
 /// Those that wait are told in the order in which they came.

@@ -95,7 +95,7 @@ impl<T> Drop for Sender<T> {
     fn drop(&mut self) {
         self.shared.sender_gone.set(true);
         self.shared.sender.clear();
-        self.shared.receiver.wake_quietly();
+        self.shared.receiver.wake();
     }
 }
 
@@ -149,7 +149,7 @@ impl<T> Future for Receiver<T> {
 impl<T> Drop for Receiver<T> {
     fn drop(&mut self) {
         self.shared.closed.set(true);
-        self.shared.sender.wake_quietly();
+        self.shared.sender.wake();
         self.shared.receiver.clear();
         drop(self.shared.value.take());
     }

@@ -178,7 +178,7 @@ impl<T: ?Sized> fmt::Debug for RwLockWrite<'_, T> {
 /// [`RwLockReadGuard::map`].
 #[must_use = "dropping it gives the lock up"]
 pub struct RwLockReadGuard<'a, T: ?Sized> {
-    // Fields are dropped in this order: the value is free before the next task is told so.
+    // Fields are dropped in this order: the value is free before the next task hears of it.
     value: Ref<'a, T>,
     permit: SemaphorePermit<'a>,
 }
@@ -207,7 +207,7 @@ impl<T: ?Sized + fmt::Debug> fmt::Debug for RwLockReadGuard<'_, T> {
 /// A [`RwLock`] held for changing its value, until this is dropped.
 #[must_use = "dropping it gives the lock up"]
 pub struct RwLockWriteGuard<'a, T: ?Sized> {
-    // Fields are dropped in this order: the value is free before the next task is told so.
+    // Fields are dropped in this order: the value is free before the next task hears of it.
     value: RefMut<'a, T>,
     lock: &'a RwLock<T>,
     permit: SemaphorePermit<'a>,

@@ -5,7 +5,7 @@ use std::cell::Cell;
 use std::fmt;
 use std::task::{Context, Waker};
 
-use crate::user_code::wake_all;
+use crate::user_code;
 
 /// At most one waker. Nothing is borrowed while a waker is cloned, woken or dropped.
 #[derive(Default)]
@@ -28,13 +28,8 @@ impl WakerSlot {
     #[inline]
     pub(crate) fn wake(&self) {
         if let Some(waker) = self.0.take() {
-            waker.wake();
+            user_code::wake(waker);
         }
-    }
-
-    /// The same in a destructor, which a panic may run: one of the waker's ends here.
-    pub(super) fn wake_quietly(&self) {
-        wake_all(self.0.take());
     }
 
     /// Forgets the task.

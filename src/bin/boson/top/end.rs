@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use boson::rt::Signal;
+use boson::rt::signal::Signal;
 use boson::{Error, ErrorKind, Result};
 use ratatui::crossterm::cursor::Show;
 use ratatui::crossterm::execute;

@@ -19,12 +19,13 @@ pub(crate) mod sealed {
 }
 
 /// A handle that cancels its task when it is dropped. It is awaited, or joined, as the handle
-/// inside. Made by the handles' `abort_on_drop`, as
-/// [`JoinHandle::abort_on_drop`](super::JoinHandle::abort_on_drop).
+/// inside. Made by the handles' `cancel_on_drop`, as
+/// [`JoinHandle::cancel_on_drop`](super::JoinHandle::cancel_on_drop).
+#[doc(alias = "AbortOnDropHandle")]
 #[must_use = "dropping it cancels the task"]
-pub struct AbortOnDrop<H: TaskHandle>(Option<H>);
+pub struct CancelOnDrop<H: TaskHandle>(Option<H>);
 
-impl<H: TaskHandle> AbortOnDrop<H> {
+impl<H: TaskHandle> CancelOnDrop<H> {
     pub(crate) fn new(handle: H) -> Self {
         Self(Some(handle))
     }
@@ -46,7 +47,7 @@ impl<H: TaskHandle> AbortOnDrop<H> {
     }
 }
 
-impl<H: TaskHandle + Future + Unpin> Future for AbortOnDrop<H> {
+impl<H: TaskHandle + Future + Unpin> Future for CancelOnDrop<H> {
     type Output = H::Output;
 
     /// # Panics
@@ -57,7 +58,7 @@ impl<H: TaskHandle + Future + Unpin> Future for AbortOnDrop<H> {
     }
 }
 
-impl<H: TaskHandle> Drop for AbortOnDrop<H> {
+impl<H: TaskHandle> Drop for CancelOnDrop<H> {
     fn drop(&mut self) {
         if let Some(handle) = &self.0 {
             handle.cancel();
@@ -65,8 +66,8 @@ impl<H: TaskHandle> Drop for AbortOnDrop<H> {
     }
 }
 
-impl<H: TaskHandle + fmt::Debug> fmt::Debug for AbortOnDrop<H> {
+impl<H: TaskHandle + fmt::Debug> fmt::Debug for CancelOnDrop<H> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_tuple("AbortOnDrop").field(&self.0).finish()
+        f.debug_tuple("CancelOnDrop").field(&self.0).finish()
     }
 }
