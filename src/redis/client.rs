@@ -5,7 +5,7 @@ use std::fmt::Write;
 use std::task::Waker;
 
 use super::reply::{Protocol, Replies};
-use super::tracking::Mode;
+use super::tracking::mode::TrackingMode;
 use crate::rt::Instant;
 
 /// A connected client, as other clients see it (CLIENT LIST) and reach it (CLIENT KILL).
@@ -40,7 +40,7 @@ pub(super) struct Client {
     /// Its MULTI was refused: nothing runs up to EXEC or DISCARD.
     pub(super) in_refused_multi: Cell<bool>,
     /// How it tracks keys, if it does.
-    pub(super) tracking: RefCell<Option<Mode>>,
+    pub(super) tracking: RefCell<Option<TrackingMode>>,
     /// What others want to be sent to it.
     pub(super) pushes: RefCell<Replies>,
     killed: Cell<bool>,
@@ -127,7 +127,7 @@ impl Client {
         for (flag, is_set) in [
             ('x', is_in_multi),
             ('t', tracking.is_some()),
-            ('B', tracking.as_ref().is_some_and(Mode::broadcasts)),
+            ('B', tracking.as_ref().is_some_and(TrackingMode::broadcasts)),
             ('e', self.no_evict.get()),
         ] {
             flags.extend(is_set.then_some(flag));

@@ -32,13 +32,13 @@ pub(super) fn is_possible(cursor: u64) -> bool {
 }
 
 #[derive(Debug)]
-struct Position {
+struct ScanPosition {
     key: Vec<u8>,
     /// When it was used last.
     used: u64,
 }
 
-impl Position {
+impl ScanPosition {
     fn bytes(&self) -> usize {
         POSITION_BYTES + self.key.len()
     }
@@ -47,7 +47,7 @@ impl Position {
 /// The positions that are remembered.
 #[derive(Debug)]
 pub(super) struct ScanCursors {
-    positions: HashMap<u64, Position>,
+    positions: HashMap<u64, ScanPosition>,
     /// The cursors by when they were used last.
     by_use: BTreeMap<u64, u64>,
     uses: u64,
@@ -84,7 +84,7 @@ impl ScanCursors {
             return (remembered == key).then_some(cursor);
         }
         self.uses += 1;
-        let position = Position { key: key.to_vec(), used: self.uses };
+        let position = ScanPosition { key: key.to_vec(), used: self.uses };
         self.bytes += position.bytes();
         self.by_use.insert(self.uses, cursor);
         self.positions.insert(cursor, position);
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_scan_does_not_stop_where_its_cursor_stands_for_another_key() {
         let mut cursors = ScanCursors::default();
-        let position = Position { key: b"another".to_vec(), used: 0 };
+        let position = ScanPosition { key: b"another".to_vec(), used: 0 };
         cursors.positions.insert(cursor_of(b"a"), position);
         cursors.by_use.insert(0, cursor_of(b"a"));
         assert_eq!(cursors.stop_at(b"a"), None);

@@ -133,9 +133,9 @@ impl ExpiryCycle {
 
 /// Takes the cycle out for one step, so that no borrow is held while the step waits for the store.
 #[derive(Debug, Default)]
-pub(super) struct CycleSlot(RefCell<Option<ExpiryCycle>>);
+pub(super) struct SharedExpiryCycle(RefCell<Option<ExpiryCycle>>);
 
-impl CycleSlot {
+impl SharedExpiryCycle {
     /// Runs one step, unless another one is still under way.
     pub(super) async fn step<E: Env, N: Namespace>(
         &self,

@@ -29,8 +29,8 @@ use std::ops::{Bound, ControlFlow, Range};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-pub(super) use self::stored::{Entry, LONG_KEY_PREFIX_BYTES};
-use self::stored::{Header, is_long, key_rest, stored_key};
+pub(super) use self::stored::{KeyspaceEntry, LONG_KEY_PREFIX_BYTES, UnixMs};
+use self::stored::{StoredHeader, is_long, key_rest, stored_key};
 use super::tracking::{NOBODY, Tracking};
 use crate::block::Namespace;
 use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
@@ -46,9 +46,6 @@ const KEYS_PER_TURN: usize = 256;
 /// How often a random key may turn out to be expired before RANDOMKEY gives up.
 const RANDOM_TRIES: usize = 100;
 
-/// A point in wall-clock time: milliseconds since the Unix epoch.
-pub(super) type UnixMs = i64;
-
 /// A key that a scan visits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Visited<'a> {
@@ -57,7 +54,7 @@ pub(super) struct Visited<'a> {
     /// The key.
     pub(super) key: &'a [u8],
     /// What it holds.
-    pub(super) entry: Entry<'a>,
+    pub(super) entry: KeyspaceEntry<'a>,
 }
 
 /// What the stored form `position` of a long key has of it.
@@ -84,14 +81,14 @@ pub(super) struct KeyspaceStats {
 
 /// What is known about a database's keys with expiry times.
 #[derive(Debug)]
-pub(super) struct Volatile {
+pub(super) struct VolatileKeys {
     /// No key expires before this time.
     pub(super) earliest: Cell<UnixMs>,
     /// How many such keys the last complete pass of active expiry found and left.
     pub(super) counted: Cell<u64>,
 }
 
-impl Volatile {
+impl VolatileKeys {
     /// Takes note of a key that expires at `expires_at`.
     pub(super) fn note(&self, expires_at: UnixMs) {
         self.earliest.set(self.earliest.get().min(expires_at));
@@ -102,7 +99,7 @@ impl Volatile {
 pub(super) struct Keyspace<E: Env, N: Namespace> {
     db: Db<E, N>,
     trees: Vec<Tree<E, N>>,
-    volatile: [Volatile; DATABASES],
+    volatile: [VolatileKeys; DATABASES],
     stats: Cell<KeyspaceStats>,
     tracking: Tracking,
     /// Where values get their stored form; taken out meanwhile.
@@ -123,7 +120,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(Self {
             trees,
             db,
-            volatile: std::array::from_fn(|_| Volatile {
+            volatile: std::array::from_fn(|_| VolatileKeys {
                 earliest: Cell::new(UnixMs::MIN),
                 counted: Cell::new(0),
             }),
@@ -159,7 +156,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         self.stats.set(stats);
     }
 
-    pub(super) fn volatile(&self, database: usize) -> &Volatile {
+    pub(super) fn volatile(&self, database: usize) -> &VolatileKeys {
         &self.volatile[database]
     }
 
@@ -175,14 +172,15 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         database: usize,
         key: &[u8],
         now: UnixMs,
-        mut read: impl FnMut(Option<Entry<'_>>) -> R,
+        mut read: impl FnMut(Option<KeyspaceEntry<'_>>) -> R,
     ) -> Result<R> {
         let stored_key = stored_key(key);
-        let found = self.trees[database].get_with(&stored_key, |stored| match Entry::decode(stored) {
-            None => Err(corrupt_value(key)),
-            Some(entry) if entry.is_live(now) => Ok(Some(read(Some(entry)))),
-            Some(_) => Ok(None),
-        });
+        let found =
+            self.trees[database].get_with(&stored_key, |stored| match KeyspaceEntry::decode(stored) {
+                None => Err(corrupt_value(key)),
+                Some(entry) if entry.is_live(now) => Ok(Some(read(Some(entry)))),
+                Some(_) => Ok(None),
+            });
         let found = found.await?.transpose()?;
         if let Some(Some(result)) = found {
             self.count(|stats| stats.hits += 1);
@@ -205,7 +203,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         database: usize,
         mut keys: impl ExactSizeIterator<Item = &'k [u8]>,
         now: UnixMs,
-        mut read: impl FnMut(Option<Entry<'_>>),
+        mut read: impl FnMut(Option<KeyspaceEntry<'_>>),
     ) -> Result<()> {
         if keys.len() == 1
             && let Some(key) = keys.next()
@@ -326,7 +324,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     ) -> Result<Commit> {
         let (stored_key, key_rest) = (stored_key(key), key_rest(key));
         let mut stored = self.scratch.take();
-        stored.extend_from_slice(Header::new(expires_at, key_rest).as_bytes());
+        stored.extend_from_slice(StoredHeader::new(expires_at, key_rest).as_bytes());
         stored.extend_from_slice(key_rest);
         stored.extend_from_slice(value);
         let result = self.trees[database].apply_put(&stored_key, &stored, WriteOptions::default()).await;
@@ -380,7 +378,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         let mut long_key = Vec::new();
         while let Some((position, stored)) = cursor.next().await? {
             let (entry, key_rest) =
-                Entry::decode_with_key_rest(&stored).ok_or_else(|| corrupt_value(&position))?;
+                KeyspaceEntry::decode_with_key_rest(&stored).ok_or_else(|| corrupt_value(&position))?;
             let key = match key_rest {
                 None => &position,
                 Some(rest) => {
@@ -465,7 +463,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             let Some(position) = self.trees[database].random(&mut random).await? else { break };
             let key = self.trees[database].get_with(&position, |stored| {
                 let (entry, key_rest) =
-                    Entry::decode_with_key_rest(stored).ok_or_else(|| corrupt_value(&position))?;
+                    KeyspaceEntry::decode_with_key_rest(stored).ok_or_else(|| corrupt_value(&position))?;
                 let key = match key_rest {
                     None => position.clone(),
                     Some(rest) => [key_prefix(&position)?, rest].concat(),
@@ -515,8 +513,8 @@ pub(super) struct Update<'a, 't> {
 
 impl Update<'_, '_> {
     /// What a key holds.
-    pub(super) fn get(&mut self, index: usize) -> Option<Entry<'_>> {
-        let entry = Entry::decode(self.txn.get_at(index)?);
+    pub(super) fn get(&mut self, index: usize) -> Option<KeyspaceEntry<'_>> {
+        let entry = KeyspaceEntry::decode(self.txn.get_at(index)?);
         if entry.is_none() {
             self.corrupt = Some(index);
         }
@@ -534,7 +532,7 @@ impl Update<'_, '_> {
         self.note_change(index);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         let key_rest = key_rest(self.keys[index]);
-        self.txn.put_parts_at(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, value]);
+        self.txn.put_parts_at(index, &[StoredHeader::new(expires_at, key_rest).as_bytes(), key_rest, value]);
     }
 
     /// Sets a key to what `write` appends to its buffer, given the present value; until
@@ -546,14 +544,16 @@ impl Update<'_, '_> {
         write: impl FnOnce(&mut Vec<u8>, Option<&[u8]>),
     ) {
         self.note_change(index);
-        let present = self.txn.get_at(index).and_then(Entry::decode);
+        let present = self.txn.get_at(index).and_then(KeyspaceEntry::decode);
         let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
         self.scratch.clear();
         write(&mut self.scratch, present);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         let key_rest = key_rest(self.keys[index]);
-        self.txn
-            .put_parts_at(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, &self.scratch]);
+        self.txn.put_parts_at(
+            index,
+            &[StoredHeader::new(expires_at, key_rest).as_bytes(), key_rest, &self.scratch],
+        );
     }
 
     /// Changes when a key expires, if it is there.
@@ -578,7 +578,7 @@ impl Update<'_, '_> {
 
     /// Whether a key is there and its time has come.
     fn is_expired(&self, index: usize) -> bool {
-        let entry = self.txn.get_at(index).and_then(Entry::decode);
+        let entry = self.txn.get_at(index).and_then(KeyspaceEntry::decode);
         entry.is_some_and(|entry| !entry.is_live(self.now))
     }
 

@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use self::conversation::converse;
+use self::conversation::{LINGER, converse};
 use super::fate::{DropReason, End};
 use super::server::Server;
 use super::session::{Session, TOO_MANY_CLIENTS};
@@ -28,9 +28,6 @@ const EXPIRY_BUDGET: usize = 1_000;
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 /// Accepting that has not failed for so long works again; what fails then is said again.
 const ACCEPT_WORKS_AFTER: Duration = Duration::from_secs(10);
-/// How long a connection that ends gets to take its last replies, and how long its input is
-/// discarded then, so that no reset overtakes them.
-const LINGER: Duration = Duration::from_secs(1);
 /// How much input is discarded, in bytes.
 const LINGER_BYTES: usize = 1 << 20;
 /// How long connections get to end when the server does.

@@ -12,7 +12,7 @@ use rand::{RngCore, SeedableRng};
 use super::client::Client;
 use super::config::{Config, Limits};
 use super::cursor::ScanCursors;
-use super::expiry::CycleSlot;
+use super::expiry::SharedExpiryCycle;
 use super::keyspace::{Keyspace, UnixMs};
 use crate::Result;
 use crate::block::Namespace;
@@ -83,7 +83,7 @@ pub struct Server<E: Env, N: Namespace> {
     clock: Arc<dyn Clock>,
     random: RefCell<StdRng>,
     last_client: Cell<u64>,
-    expiry: CycleSlot,
+    expiry: SharedExpiryCycle,
     shutdown: Cell<bool>,
     shutdown_requested: Notify,
 }
@@ -116,7 +116,7 @@ impl<E: Env, N: Namespace> Server<E, N> {
             clock,
             random: RefCell::new(random),
             last_client: Cell::new(0),
-            expiry: CycleSlot::new(),
+            expiry: SharedExpiryCycle::new(),
             shutdown: Cell::new(false),
             shutdown_requested: Notify::new(),
         }))

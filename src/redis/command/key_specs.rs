@@ -2,7 +2,7 @@
 
 use super::super::reply::Replies;
 
-use super::spec::Command;
+use super::table::Command;
 
 /// Writes a set of `names`.
 pub(super) fn names(replies: &mut Replies, names: impl Iterator<Item = &'static str> + Clone) {

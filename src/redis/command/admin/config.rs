@@ -11,7 +11,7 @@ use super::super::super::number::{parse_digits, parse_i64};
 use super::super::super::request::Request;
 use super::super::super::server::Server;
 use super::super::context::Context;
-use super::super::failure::{Failure, Outcome};
+use super::super::failure::{CommandResult, Failure};
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -64,7 +64,7 @@ fn value<E: Env, N: Namespace>(server: &Server<E, N>, name: &str) -> Vec<u8> {
 pub(in super::super) fn config_get<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     // A parameter that is named is shown under the name the client gave it, one that a pattern
     // matches under its own.
     let mut found: Vec<(&[u8], &str)> = Vec::new();
@@ -187,7 +187,7 @@ fn parse_memory(text: &[u8]) -> Option<usize> {
 pub(in super::super) fn config_set<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     if !request.len().is_multiple_of(2) {
         return Err(Failure::SYNTAX);
     }
@@ -227,7 +227,7 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
     Ok(())
 }
 
-pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.server.stats.reset();
     ctx.server.keyspace.reset_stats();
     ctx.server.keyspace.tracking().dropped_clients.set(0);
@@ -235,6 +235,6 @@ pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context
     Ok(())
 }
 
-pub(in super::super) fn config_rewrite() -> Outcome {
+pub(in super::super) fn config_rewrite() -> CommandResult {
     Err(Failure::text("ERR The server is running without a config file"))
 }

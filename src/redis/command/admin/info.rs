@@ -6,7 +6,7 @@ use super::super::super::keyspace::DATABASES;
 use super::super::super::request::Request;
 use super::super::super::server::{REDIS_VERSION, Server};
 use super::super::context::Context;
-use super::super::failure::Outcome;
+use super::super::failure::CommandResult;
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -16,7 +16,7 @@ const SECTIONS: [&str; 8] =
 pub(in super::super) fn info<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let all = request.len() == 1
         || request.iter_from(1).any(|name| {
             ["all", "default", "everything"].iter().any(|all| name.eq_ignore_ascii_case(all.as_bytes()))
