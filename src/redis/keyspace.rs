@@ -1,24 +1,24 @@
 //! Databases of keys with values and expiry times, as trees of a store.
 //!
-//! The database `n` is the tree named `n`. A value is stored as
+//! The database `n` is the tree named `n`. The stored form of a value:
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 1 | flags: bit 0 is set if there is an expiry time, bit 1 if the key is a long one; the others are zero |
 //! | 8, if bit 0 is set | the expiry time: milliseconds since the Unix epoch, little endian |
 //! | 4, if bit 1 is set | how long the rest of the key is, little endian |
-//! | so many, if bit 1 is set | the rest of the key |
+//! | that many, if bit 1 is set | the rest of the key |
 //! | the rest | the value |
 //!
-//! so that expiry times survive a restart without more ado. A key whose time has come is absent
-//! from every access, and is deleted by the first one that meets it, or by the [active
-//! expiry](super::expiry).
+//! Expiry times therefore survive a restart. An expired key is absent from every access. The first
+//! access that meets it deletes it, or the [active expiry](super::expiry) does.
 //!
 //! Keys of up to 4,095 bytes ([`MAX_PLAIN_KEY_BYTES`]) are stored as they are. The store takes no
 //! key above 4,096 bytes, so the stored form of a longer key is its first 4,064 bytes
 //! ([`LONG_KEY_PREFIX_BYTES`]) and the SHA-256 of all of it: 4,096 bytes, which no plain key has.
 //! The value carries the key from byte 4,064 on. Long keys that begin with the same 4,064 bytes are
-//! in no particular order among each other; otherwise the order of stored keys is that of keys.
+//! in no particular order among each other; otherwise stored keys are in the order of the keys
+//! themselves.
 
 mod stored;
 
@@ -57,7 +57,7 @@ pub(super) struct Visited<'a> {
     pub(super) entry: KeyspaceEntry<'a>,
 }
 
-/// What the stored form `position` of a long key has of it.
+/// The part of a long key that its stored form `position` holds.
 fn key_prefix(position: &[u8]) -> Result<&[u8]> {
     position.get(..LONG_KEY_PREFIX_BYTES).ok_or_else(|| corrupt_value(position))
 }
@@ -75,7 +75,7 @@ pub(super) struct KeyspaceStats {
     pub(super) hits: u64,
     /// Reads that did not.
     pub(super) misses: u64,
-    /// Keys deleted because their time had come.
+    /// Keys deleted because they had expired.
     pub(super) expired: u64,
 }
 
@@ -89,7 +89,7 @@ pub(super) struct VolatileKeys {
 }
 
 impl VolatileKeys {
-    /// Takes note of a key that expires at `expires_at`.
+    /// Notes a key that expires at `expires_at`.
     pub(super) fn note(&self, expires_at: UnixMs) {
         self.earliest.set(self.earliest.get().min(expires_at));
     }
@@ -102,7 +102,7 @@ pub(super) struct Keyspace<E: Env, N: Namespace> {
     volatile: [VolatileKeys; DATABASES],
     stats: Cell<KeyspaceStats>,
     tracking: Tracking,
-    /// Where values get their stored form; taken out meanwhile.
+    /// The buffer in which values get their stored form; taken out while it is used.
     scratch: Cell<Vec<u8>>,
 }
 
@@ -193,7 +193,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(read(None))
     }
 
-    /// Gives `read` what each of `keys` holds, all at the same time.
+    /// Gives `read` what each of `keys` holds, all as of one moment.
     ///
     /// # Errors
     ///
@@ -280,7 +280,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             deleted_expired = expired;
             Ok(result)
         };
-        // Deletes go on in parts where a full store has no room for all of them at once.
+        // Where a full store has no room for all deletions at once, they go on in parts.
         let options = WriteOptions { divisible: true, ..WriteOptions::default() };
         let applied = match *stored {
             [key] => self.db.apply(&[(tree, key)], options, run).await,
@@ -308,7 +308,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok((result?, commit))
     }
 
-    /// Sets `key` whatever it holds, for the client with the id `writer`, and tells those that
+    /// Sets `key`, whatever it holds, for the client with the id `writer`, and tells those that
     /// track it.
     ///
     /// # Errors
@@ -340,7 +340,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         self.scratch.set(scratch);
     }
 
-    /// Deletes those of `keys` that are there and whose time has come; returns how many.
+    /// Deletes those of `keys` that have expired; returns how many it deleted.
     pub(super) async fn delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) -> Result<usize> {
         // Nobody waits for this to become durable: after a crash the keys are expired all the same.
         let (deleted, _) = self
@@ -359,8 +359,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         }
     }
 
-    /// Gives `visit` the keys of a database from the stored form `from` on in order, those included
-    /// whose time has come, until it breaks or there are no more. Returns whether it broke.
+    /// Gives `visit` the keys of a database in order, from the stored form `from` on, expired ones
+    /// included, until `visit` breaks or there are no more. Returns whether it broke.
     ///
     /// Keys may be written and deleted meanwhile; a key that is there all the time is visited once.
     ///
@@ -425,7 +425,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(None)
     }
 
-    /// How many keys a database has, those included whose time has come but which nobody met since.
+    /// How many keys a database has, including expired ones that nobody has met since.
     pub(super) fn len(&self, database: usize) -> u64 {
         self.trees[database].len()
     }
@@ -479,8 +479,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(None)
     }
 
-    /// Waits until `commit` and everything before it is durable, as far as the store was told to
-    /// make it.
+    /// Waits until `commit` and everything before it is as durable as the store was told to make
+    /// it.
     ///
     /// # Errors
     ///
@@ -505,7 +505,7 @@ pub(super) struct Update<'a, 't> {
     expired: u64,
     /// When the first of the keys that were written expires.
     earliest: UnixMs,
-    /// The keys that were changed, for those that track keys; `None` if there are none.
+    /// The keys that were changed, for the clients that track keys; `None` if no client does.
     changed: Option<Vec<usize>>,
     /// A key whose value could not be understood.
     corrupt: Option<usize>,
@@ -565,7 +565,8 @@ impl Update<'_, '_> {
         }
     }
 
-    /// Deletes a key; returns whether it was there. Works also if its value cannot be understood.
+    /// Deletes a key; returns whether it was there. This works even if its value cannot be
+    /// understood.
     pub(super) fn delete(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
         let deleted = self.txn.delete_at(index);
@@ -576,13 +577,13 @@ impl Update<'_, '_> {
         deleted && !expired
     }
 
-    /// Whether a key is there and its time has come.
+    /// Whether a key is there and has expired.
     fn is_expired(&self, index: usize) -> bool {
         let entry = self.txn.get_at(index).and_then(KeyspaceEntry::decode);
         entry.is_some_and(|entry| !entry.is_live(self.now))
     }
 
-    /// Deletes a key if it is there and its time has come; returns whether so.
+    /// Deletes a key if it has expired; returns whether it did.
     fn delete_if_expired(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
         if expired {

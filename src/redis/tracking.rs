@@ -11,7 +11,7 @@
 //!   visible. Whatever comes in between, it either reads the new value or is told.
 //! - What is pushed to a client while one of its commands runs is sent behind the reply, never in
 //!   front of it: the reply may hold the value from before.
-//! - A client with more to be sent to it than `client-output-buffer-limit` is disconnected.
+//! - A client for which more waits to be sent than `client-output-buffer-limit` is disconnected.
 
 pub(super) mod mode;
 
@@ -23,8 +23,8 @@ use self::mode::{TrackedReads, TrackingMode};
 use super::client::Client;
 use super::reply::{Protocol, Replies};
 
-/// How many keys are remembered at most, unless `tracking-table-max-keys` says otherwise. Beyond,
-/// clients are told to drop some.
+/// How many keys are remembered at most, unless `tracking-table-max-keys` says otherwise. Beyond
+/// that, clients are told to drop some.
 pub(super) const MAX_TRACKED_KEYS: usize = 1_000_000;
 /// How much the remembered keys may take, in bytes: a single one may be half a GiB long.
 pub(super) const MAX_TRACKED_BYTES: usize = 256 << 20;
@@ -36,9 +36,9 @@ const KEPT_PUSH_BYTES: usize = 1024;
 /// The clients that may have copies of a key.
 #[derive(Debug)]
 struct KeyHolders {
-    /// In order.
+    /// In ascending order.
     clients: Vec<u64>,
-    /// Where the key is among all.
+    /// The index of the key in [`TrackedKeys::keys`].
     place: usize,
 }
 
@@ -83,7 +83,7 @@ impl TrackedKeys {
         holders.clients
     }
 
-    /// Some key, another one each time.
+    /// A key, a different one each time.
     fn next_key(&mut self) -> Option<Rc<[u8]>> {
         self.hand = self.hand.checked_add(1).filter(|&hand| hand < self.keys.len()).unwrap_or(0);
         self.keys.get(self.hand).cloned()
@@ -233,7 +233,7 @@ impl Tracking {
         });
     }
 
-    /// Pushes an invalidation of what `write` writes. Clients that speak RESP2 get none, as in
+    /// Pushes an invalidation; `write` writes its keys. Clients that speak RESP2 get none, as in
     /// Redis.
     fn push(&self, client: &Client, write: impl FnOnce(&mut Replies)) {
         if client.protocol.get() != Protocol::Resp3 || client.is_killed() {
@@ -259,7 +259,7 @@ impl Tracking {
     }
 }
 
-/// Moves what is to be pushed to `client` behind `replies`.
+/// Moves what waits to be pushed to `client` to the end of `replies`.
 pub(super) fn take_pushes(client: &Client, replies: &mut Replies) {
     let mut pushes = client.pushes.borrow_mut();
     if !pushes.is_empty() {

@@ -35,7 +35,7 @@ pub(super) fn echo<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-/// Whether these are the words of a user. There is one, `default`.
+/// Checks the name and the password of a user. There is one user, `default`.
 fn check_password<E: Env, N: Namespace>(
     ctx: &Context<'_, E, N>,
     user: &[u8],
@@ -73,8 +73,8 @@ pub(super) fn auth<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-/// HELLO: does all that it is asked, or nothing. (Redis 7.0 leaves what came before a bad option
-/// done; 7.2 does not.)
+/// HELLO does everything that it is asked, or nothing. (Redis 7.0 leaves what came before a bad
+/// option done; 7.2 does not.)
 pub(super) fn hello<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
@@ -237,7 +237,7 @@ pub(super) fn client_info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> 
     Ok(())
 }
 
-/// Whether the clients of this type are all there are: there are no replicas and no subscribers
+/// Whether all clients are of this type; if not, none is: there are no replicas and no subscribers
 /// here.
 fn is_normal_type(name: &[u8]) -> Result<bool, Failure> {
     if name.eq_ignore_ascii_case(b"normal") {
@@ -313,7 +313,7 @@ pub(super) fn client_reply<E: Env, N: Namespace>(
     Ok(())
 }
 
-/// Which clients CLIENT KILL ends: those for which everything that was said holds.
+/// Which clients CLIENT KILL ends: those that meet every condition it was given.
 #[derive(Debug)]
 struct KillFilter<'a> {
     id: Option<u64>,
@@ -367,7 +367,7 @@ pub(super) fn client_kill<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
 ) -> CommandResult {
-    // The old form names an address only, which may be one's own.
+    // The old form names an address only, which may be the caller's own.
     let old_form = request.len() == 3;
     let filter = if old_form {
         KillFilter { id: None, peer: request.get(2), local: None, is_normal: true, not_myself: false }

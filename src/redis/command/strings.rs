@@ -107,7 +107,7 @@ pub(super) async fn set<E: Env, N: Namespace>(
     store(ctx, &request[1], &request[2], options, expires_at, SetReply::OkOrNull).await
 }
 
-/// How a command says whether it set.
+/// How a command reports whether it has set its key.
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum SetReply {
     OkOrNull,

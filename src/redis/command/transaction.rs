@@ -37,8 +37,8 @@ pub(super) fn discard<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Comm
     Ok(())
 }
 
-/// The MULTI of a client that goes on all the same is refused, so that nothing runs which relies on
-/// what it watches.
+/// If the client goes on all the same, its MULTI is refused, so nothing runs that relies on what it
+/// watches.
 pub(super) fn watch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     Err(Failure::text(if ctx.client.in_refused_multi.get() {
         "ERR WATCH inside MULTI is not allowed"
@@ -53,11 +53,11 @@ pub(super) fn unwatch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Comm
     Ok(())
 }
 
-/// Whether `command` has a reply of its own after a MULTI that was refused.
+/// Lets `command` run inside a MULTI that was refused if Redis would not queue it.
 ///
 /// # Errors
 ///
-/// It has not; the reply is this error.
+/// Redis would queue it; the reply is this error.
 pub(super) fn refuse_inside(command: &Command) -> CommandResult {
     if command.runs_inside_multi {
         return Ok(());

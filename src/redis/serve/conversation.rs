@@ -24,15 +24,15 @@ use crate::mem::IoBuf;
 use crate::net::TcpStream;
 use crate::store::Env;
 
-/// How long a connection that ends gets to take its last replies, and how long its input is
-/// discarded then, so that no reset overtakes them.
+/// How long a client whose connection ends may take to accept its last replies, and for how long
+/// its input is then discarded, so that no reset overtakes them.
 pub(super) const LINGER: Duration = Duration::from_secs(1);
 
-/// What a connection waited for.
+/// What a connection has waited for.
 enum ConnectionEvent<B> {
     Received(Result<usize>, B),
     Sent(Result<usize>, B),
-    /// Something else: look at everything again.
+    /// Something else has happened: look at everything again.
     Woken,
     /// The client's time is over.
     Late(DropReason),
@@ -126,7 +126,7 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
 
 type TimeLimit = Option<(Duration, DropReason)>;
 
-/// How long the client may take to send or to take something, and what it is dropped for otherwise.
+/// How long the client may take to send or to take something, and why it is dropped otherwise.
 fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_sending: bool) -> TimeLimit {
     if session.client().is_killed() {
         return Some((if is_sending { LINGER } else { Duration::ZERO }, DropReason::Killed));
@@ -179,8 +179,8 @@ where
             restart(limit, &mut timer);
             return Poll::Ready(ConnectionEvent::Received(result, buffer));
         }
-        // This has the task woken, also when others push something; `current_limit` looks at the
-        // result.
+        // This gets the task woken when the client is killed and when others push something;
+        // `current_limit` looks at whether it is killed.
         let _ = session.client().poll_killed(cx.waker());
         let pushes_can_be_sent = sending.is_none() && session.has_pushes();
         if !waits || session.is_held_back() != was_held_back || pushes_can_be_sent {

@@ -97,8 +97,8 @@ impl Input {
                 (self.start, self.end) = (0, unread);
             } else {
                 let len = self.bytes.len();
-                // To the size of the request if that is near, but always by half, so that growing
-                // stays cheap.
+                // It grows to the size of the request if that is near, but always by at least half,
+                // so that growing stays cheap.
                 self.resize((self.start + self.wanted).clamp(len + len / 2, len * 2));
             }
         }

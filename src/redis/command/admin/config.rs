@@ -15,7 +15,7 @@ use super::super::failure::{CommandResult, Failure};
 use crate::block::Namespace;
 use crate::store::Env;
 
-/// The parameters there are, in the order of their names, and whether CONFIG SET can change them.
+/// The parameters in the order of their names, and whether CONFIG SET can change them.
 const PARAMETERS: [(&str, bool); 16] = [
     ("appendfsync", false),
     ("appendonly", false),
@@ -124,8 +124,9 @@ fn describe_output_limit(limits: &Limits) -> String {
     format!("normal 0 {bytes} {seconds} slave 0 0 0 pubsub 0 0 0")
 }
 
-/// The smaller of the two limits of normal clients holds; 0 is none. Without seconds the present
-/// ones stay. Limits of the other classes are accepted: there are no such clients.
+/// For normal clients the smaller of the two limits holds; 0 means no limit. Without seconds the
+/// present time stays. Limits of the other classes are accepted and mean nothing: there are no such
+/// clients.
 fn set_output_limit(limits: &mut Limits, value: &[u8]) -> Result<(), &'static str> {
     let words: Vec<&[u8]> =
         value.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty()).collect();

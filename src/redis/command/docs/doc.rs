@@ -2,7 +2,7 @@
 
 use super::super::table::CommandId;
 
-/// What is known of a command besides how it is called.
+/// What COMMAND DOCS says of a command.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Doc {
     pub(super) id: CommandId,
