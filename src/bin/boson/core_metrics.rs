@@ -9,10 +9,10 @@ use boson::rt::{self, Handle, Instant};
 
 use crate::metrics::{Metric, MetricKind};
 
-/// How long a core may take for its answer.
+/// How long a core may take to answer.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Buckets end below these powers of two, in nanoseconds: from 255 ns to 17 s. There the histograms
-/// of a core have borders too, so every count is exact.
+/// Buckets end below these powers of two, in nanoseconds: from 255 ns to 17 s. The histograms of a
+/// core have borders there too, so every count is exact.
 const BUCKET_BITS: std::ops::RangeInclusive<u32> = 8..=34;
 
 /// A core's counters and histograms; `None` if it did not answer.

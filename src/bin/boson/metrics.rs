@@ -75,7 +75,8 @@ pub(crate) fn render(metrics: &[Metric]) -> String {
     text
 }
 
-/// Answers scrapes for as long as it is polled. Returns why there can be no further ones.
+/// Answers scrapes for as long as it is polled. Returns the error after which there can be no
+/// further ones.
 pub(crate) async fn serve<C>(listener: TcpListener, collect: C) -> Error
 where
     C: AsyncFn() -> Vec<Metric> + 'static,

@@ -16,7 +16,7 @@ pub(super) enum TimeBase {
     Epoch,
 }
 
-/// On which present expiry times EXPIRE and its kin act.
+/// For which present expiry times EXPIRE and its kin act.
 #[derive(Clone, Copy, Debug, Default)]
 struct ExpireConditions {
     if_none: bool,

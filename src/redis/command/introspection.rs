@@ -1,6 +1,6 @@
 //! Commands about commands.
 //!
-//! COMMAND INFO and COMMAND DOCS tell of the commands there are what Redis 7.0 tells of them.
+//! Of the commands that there are, COMMAND INFO and COMMAND DOCS say what Redis 7.0 says.
 
 use super::super::glob;
 use super::super::reply::Replies;
@@ -67,7 +67,7 @@ pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-/// COMMAND DOCS: of all commands, or of those named that there are.
+/// COMMAND DOCS: about all commands, or about those named, as far as they exist.
 pub(super) fn docs<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> CommandResult {
     let documented: Vec<&'static Command> = match request.len() {
         2 => table::all().iter().collect(),
@@ -125,7 +125,7 @@ pub(super) fn getkeys<E: Env, N: Namespace>(
     Ok(())
 }
 
-/// The lines of CLIENT HELP, but for HELP itself.
+/// The lines of CLIENT HELP, without HELP itself.
 pub(super) const CLIENT_HELP: &[&str] = &[
     "CACHING (YES|NO)",
     "    Whether copies of what the next command reads are kept.",
@@ -155,7 +155,7 @@ pub(super) const CLIENT_HELP: &[&str] = &[
     "    How this connection tracks keys.",
 ];
 
-/// The lines of COMMAND HELP, but for HELP itself.
+/// The lines of COMMAND HELP, without HELP itself.
 pub(super) const COMMAND_HELP: &[&str] = &[
     "(no subcommand)",
     "    Details about all commands.",
@@ -171,7 +171,7 @@ pub(super) const COMMAND_HELP: &[&str] = &[
     "    The names of commands.",
 ];
 
-/// The lines of CONFIG HELP, but for HELP itself.
+/// The lines of CONFIG HELP, without HELP itself.
 pub(super) const CONFIG_HELP: &[&str] = &[
     "GET <pattern> [<pattern> ...]",
     "    The settings whose names match.",

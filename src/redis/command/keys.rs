@@ -1,4 +1,4 @@
-//! Commands on keys of whatever type.
+//! Commands on keys of any type.
 
 use std::ops::{Bound, ControlFlow};
 
@@ -135,7 +135,7 @@ impl<'a> KeyPattern<'a> {
     }
 
     fn matches(&self, key: &[u8]) -> bool {
-        // Alone, a star matches the empty key too.
+        // A star alone matches the empty key, too.
         self.pattern == b"*" || glob::matches(self.pattern, key)
     }
 
@@ -153,7 +153,7 @@ pub(super) async fn scan<E: Env, N: Namespace>(
     let options = ScanOptions::parse(request)?;
     let pattern = KeyPattern::new(options.pattern);
     let resumed = if cursor == 0 { None } else { find_position(ctx, cursor, &pattern).await? };
-    // A pattern may be another one than in the call before.
+    // The pattern need not be that of the call before.
     let from = match &resumed {
         Some(last) if last.as_slice() >= pattern.prefix => Bound::Excluded(last.as_slice()),
         _ => Bound::Included(pattern.prefix),
@@ -216,7 +216,7 @@ async fn find_position<E: Env, N: Namespace>(
     Ok(ctx.server.keyspace.find_position(ctx.database(), pattern.prefix, is_it).await?)
 }
 
-/// Parses a cursor as C's `strtoul` does, without blanks in front: a negative number wraps around,
+/// Parses a cursor as C's `strtoul` does, without spaces in front: a negative number wraps around,
 /// no text at all is 0.
 fn parse_cursor(text: &[u8]) -> Option<u64> {
     match text {

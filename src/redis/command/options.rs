@@ -16,7 +16,7 @@ pub(super) enum TimeUnit {
 /// What a command does about the expiry time.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum ExpiryOption<'a> {
-    /// Nothing was said: SET removes it, GETEX keeps it.
+    /// The command says nothing: SET removes it, GETEX keeps it.
     #[default]
     Unsaid,
     Keep,
@@ -51,7 +51,7 @@ pub(super) fn invalid_expire_time(command: &Command) -> Failure {
     Failure::quoting("ERR invalid expire time in '", command.full_name.as_bytes(), "' command")
 }
 
-/// When SET sets.
+/// The condition on which SET sets its key.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) enum SetCondition {
     #[default]
@@ -60,12 +60,12 @@ pub(super) enum SetCondition {
     IfPresent,
 }
 
-/// What SET and GETEX take behind their fixed arguments.
+/// What SET and GETEX take after their fixed arguments.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct SetOptions<'a> {
     pub(super) expiry: ExpiryOption<'a>,
     pub(super) condition: SetCondition,
-    /// SetReply with the previous value.
+    /// Reply with the previous value.
     pub(super) get: bool,
 }
 
@@ -139,8 +139,8 @@ impl<'a> SetOptions<'a> {
         })
     }
 
-    /// Whether `expiry` may be said: nothing else was, or the same option with another time. The
-    /// last one counts.
+    /// Whether `expiry` may be given: no other option was, or only the same one with another time.
+    /// The last one counts.
     fn expect_expiry(&mut self, expiry: ExpiryOption<'a>) -> bool {
         let allowed = match (self.expiry, expiry) {
             (ExpiryOption::Unsaid, _) => true,

@@ -30,7 +30,7 @@ pub(in super::super) struct Command {
     pub(in super::super) full_name: &'static str,
     /// Which one it is.
     pub(super) id: CommandId,
-    /// How many arguments it takes, the name included; if negative, at least so many.
+    /// How many arguments it takes, the name included; if negative, at least that many.
     pub(super) arity: i32,
     /// Where its keys are.
     pub(super) keys: KeyPlaces,
@@ -42,7 +42,7 @@ pub(in super::super) struct Command {
     pub(super) tips: &'static [&'static str],
     /// Its subcommands, by name. If there are any, the second argument names one.
     pub(in super::super) subcommands: &'static [Self],
-    /// Whether it is run inside a MULTI, where Redis queues the others.
+    /// Whether it runs at once inside a MULTI, where Redis queues the others.
     pub(super) runs_inside_multi: bool,
     flags: u16,
     categories: u8,
@@ -159,7 +159,7 @@ impl Command {
     }
 }
 
-/// What is behind the bar of `full_name`, or all of it if there is no bar.
+/// What follows the bar in `full_name`, or all of it if there is no bar.
 const fn behind_bar(full_name: &'static str) -> &'static str {
     let bytes = full_name.as_bytes();
     let mut at = 0;
@@ -195,8 +195,8 @@ macro_rules! commands {
     };
 }
 
-// REFUSED are known only to be refused properly. They are in no list: a client that looks for one
-// is told that it is not there.
+// Those in REFUSED are known only to be refused properly. They are in no list: a client that looks
+// for one is told that it does not exist.
 commands!(
     COMMANDS = [
         Append("append", 3, WRITE | DENYOOM | FAST).in_categories(STRING).with_key(&[RW_INSERT]),
@@ -378,22 +378,22 @@ commands!(
 /// The longest name of a command, in bytes.
 const MAX_NAME_BYTES: usize = 16;
 
-/// All commands that there are for clients, in the order of their names.
+/// All commands that clients may use, in the order of their names.
 pub(in super::super) fn all() -> &'static [Command] {
     &COMMANDS
 }
 
-/// They and their subcommands, each behind its command.
+/// All commands that clients may use and their subcommands, which follow their command.
 pub(super) fn all_with_subcommands() -> impl Iterator<Item = &'static Command> {
     all().iter().flat_map(|command| std::iter::once(command).chain(command.subcommands))
 }
 
-/// The command called `name`, in upper or lower case, if it is one for clients.
+/// The command called `name`, in upper or lower case, if clients may use it.
 pub(super) fn find(name: &[u8]) -> Option<&'static Command> {
     find_in(&COMMANDS, name)
 }
 
-/// The command called `name`, in upper or lower case, whether it is run or refused.
+/// The command called `name`, in upper or lower case, whether it runs or is refused.
 pub(super) fn find_any(name: &[u8]) -> Option<&'static Command> {
     find(name).or_else(|| find_in(&REFUSED, name))
 }

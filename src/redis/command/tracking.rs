@@ -53,7 +53,7 @@ impl<'a> TrackingOptions<'a> {
         Ok(options)
     }
 
-    /// The mode that they ask for, of a client that is in the mode `before`.
+    /// The mode that they ask for, for a client that is in the mode `before`.
     fn mode(self, before: Option<&TrackingMode>) -> Result<TrackingMode, Failure> {
         if !self.broadcast && !self.prefixes.is_empty() {
             return Err(Failure::text("ERR PREFIX option requires BCAST mode to be enabled"));
@@ -174,7 +174,8 @@ pub(super) fn caching<E: Env, N: Namespace>(
     Ok(())
 }
 
-/// After a command that is not CLIENT something: CLIENT CACHING was about it.
+/// Called after a command that is not a subcommand of CLIENT: the exception of CLIENT CACHING held
+/// for it and ends with it.
 pub(super) fn end_exception(client: &Client) {
     if let Some(mode) = client.tracking.borrow_mut().as_mut() {
         mode.caching = false;

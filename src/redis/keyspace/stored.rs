@@ -11,9 +11,9 @@ pub(in super::super) type UnixMs = i64;
 
 /// The longest key that is stored as it is, in bytes.
 pub(in super::super) const MAX_PLAIN_KEY_BYTES: usize = MAX_KEY_BYTES - 1;
-/// The bytes that the stored form of a longer key begins with are the key's own; so many.
+/// How many bytes at the beginning of the stored form of a longer key are the key's own.
 pub(in super::super) const LONG_KEY_PREFIX_BYTES: usize = MAX_KEY_BYTES - HASH_BYTES;
-/// The bytes behind them: the SHA-256 of the whole key.
+/// How many bytes follow them: the SHA-256 of the whole key.
 const HASH_BYTES: usize = 32;
 
 /// Set in the flags of a value that has an expiry time.
@@ -33,7 +33,7 @@ pub(super) fn stored_key(key: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned([&key[..LONG_KEY_PREFIX_BYTES], &Sha256::digest(key)[..]].concat())
 }
 
-/// What the value of `key` carries of it.
+/// The part of `key` that its value carries.
 pub(super) fn key_rest(key: &[u8]) -> &[u8] {
     if is_long(key) { &key[LONG_KEY_PREFIX_BYTES..] } else { &[] }
 }
@@ -98,7 +98,7 @@ impl StoredHeader {
         }
         if !key_rest.is_empty() {
             header.bytes[0] |= HAS_KEY_REST;
-            // The store takes no value that is longer than a u32 can say.
+            // The store takes no value whose length does not fit in a u32.
             header.push(u32::try_from(key_rest.len()).unwrap_or(u32::MAX).to_le_bytes());
         }
         header

@@ -5,8 +5,8 @@ use super::{ArgumentSpan, ProtocolError};
 /// Splits `line` into words and appends their bytes to `unquoted` and their places in it to
 /// `words`.
 ///
-/// Blanks separate words. Inside double quotes, `\n \r \t \b \a`, `\xHH` and `\` with any other
-/// byte are escapes; inside single quotes only `\'` is. A closing quote must end its word.
+/// White space separates words. Inside double quotes, `\n \r \t \b \a`, `\xHH` and `\` with any
+/// other byte are escapes; inside single quotes only `\'` is. A closing quote must end its word.
 pub(super) fn split(
     line: &[u8],
     unquoted: &mut Vec<u8>,

@@ -5,9 +5,9 @@
 pub(in super::super) enum TrackedReads {
     #[default]
     All,
-    /// Those of a command behind CLIENT CACHING YES.
+    /// Those of a command that follows CLIENT CACHING YES.
     OptIn,
-    /// All but those of a command behind CLIENT CACHING NO.
+    /// All but those of a command that follows CLIENT CACHING NO.
     OptOut,
 }
 
@@ -17,9 +17,10 @@ pub(in super::super) struct TrackingMode {
     pub(in super::super) reads: TrackedReads,
     /// The client is not told of its own changes.
     pub(in super::super) no_loop: bool,
-    /// What the keys begin with that it is told of without having read them.
+    /// In broadcast mode: the prefixes of the keys that it is told of whether it has read them or
+    /// not.
     pub(in super::super) prefixes: Vec<Vec<u8>>,
-    /// CLIENT CACHING was said: the next command is an exception.
+    /// CLIENT CACHING was sent: the next command is an exception.
     pub(in super::super) caching: bool,
 }
 

@@ -65,8 +65,8 @@ pub(in super::super) fn config_get<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
 ) -> CommandResult {
-    // A parameter that is named is shown under the name the client gave it, one that a pattern
-    // matches under its own.
+    // A parameter that the client names is shown as the client wrote it, one that a pattern matches
+    // under its own name.
     let mut found: Vec<(&[u8], &str)> = Vec::new();
     let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
     for asked in request.iter_from(2) {
@@ -87,7 +87,7 @@ pub(in super::super) fn config_get<E: Env, N: Namespace>(
     Ok(())
 }
 
-/// Settings as CONFIG SET changes them: all or, if one is refused, none.
+/// Settings as CONFIG SET changes them: all of them, or none if one is refused.
 struct Settings {
     limits: Limits,
     password: Option<Vec<u8>>,
