@@ -5,13 +5,13 @@ use std::fmt::Write;
 use std::task::Waker;
 
 use super::reply::{Protocol, Replies};
-use super::tracking::Mode;
+use super::tracking::mode::TrackingMode;
 use crate::rt::Instant;
 
 /// A connected client, as other clients see it (CLIENT LIST) and reach it (CLIENT KILL).
 #[derive(Debug)]
 pub(super) struct Client {
-    /// Unique as long as the server runs; grows.
+    /// Unique while the server runs; a later client has a larger one.
     pub(super) id: u64,
     /// Its address, as text.
     pub(super) peer: String,
@@ -30,7 +30,7 @@ pub(super) struct Client {
     pub(super) last_command: Cell<&'static str>,
     pub(super) input_bytes: Cell<usize>,
     pub(super) input_capacity_bytes: Cell<usize>,
-    /// Replies that wait and are in no batch behind the one being sent.
+    /// Bytes of replies in the batch being sent and in the newest one.
     pub(super) output_bytes: Cell<usize>,
     /// Batches of replies behind the one being sent.
     pub(super) output_batches: Cell<usize>,
@@ -40,8 +40,8 @@ pub(super) struct Client {
     /// Its MULTI was refused: nothing runs up to EXEC or DISCARD.
     pub(super) in_refused_multi: Cell<bool>,
     /// How it tracks keys, if it does.
-    pub(super) tracking: RefCell<Option<Mode>>,
-    /// What others want to be sent to it.
+    pub(super) tracking: RefCell<Option<TrackingMode>>,
+    /// What others have pushed to it and is not yet among its replies.
     pub(super) pushes: RefCell<Replies>,
     killed: Cell<bool>,
     /// Wakes the connection while it waits for the client.
@@ -84,7 +84,7 @@ impl Client {
         self.wake();
     }
 
-    /// Has the connection look again at what it waits for: limits have changed, or there is
+    /// Makes the connection check again what it waits for, because limits have changed or there is
     /// something to send.
     pub(super) fn wake(&self) {
         if let Some(waker) = self.waker.borrow_mut().take() {
@@ -127,7 +127,7 @@ impl Client {
         for (flag, is_set) in [
             ('x', is_in_multi),
             ('t', tracking.is_some()),
-            ('B', tracking.as_ref().is_some_and(Mode::broadcasts)),
+            ('B', tracking.as_ref().is_some_and(TrackingMode::broadcasts)),
             ('e', self.no_evict.get()),
         ] {
             flags.extend(is_set.then_some(flag));

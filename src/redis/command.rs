@@ -9,12 +9,12 @@ mod context;
 mod docs;
 mod expiration;
 mod failure;
+mod flags;
 mod introspection;
 mod key_specs;
 mod keys;
 mod lookup;
 mod options;
-mod spec;
 mod strings;
 pub(super) mod table;
 mod tracking;
@@ -23,10 +23,10 @@ mod transaction;
 pub(super) use self::context::Context;
 use self::expiration::TimeBase;
 pub(super) use self::failure::describe_store_error;
-use self::failure::{Failure, Outcome, integer};
-use self::options::Unit;
-use self::spec::{Command, NO_AUTH, READONLY};
-use self::table::CommandId;
+use self::failure::{CommandResult, Failure, integer};
+use self::flags::{NO_AUTH, READONLY};
+use self::options::TimeUnit;
+use self::table::{Command, CommandId};
 use super::request::Request;
 use super::server::add;
 use crate::block::Namespace;
@@ -90,7 +90,7 @@ async fn run<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     command: &'static Command,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     match command.id {
         // Hot: no allocation.
         CommandId::Get => strings::get(ctx, request).await,
@@ -157,8 +157,8 @@ async fn run<E: Env, N: Namespace>(
         CommandId::GetEx => Box::pin(strings::getex(ctx, request, command)).await,
         CommandId::GetSet => Box::pin(strings::getset(ctx, request)).await,
         CommandId::SetNx => Box::pin(strings::setnx(ctx, request)).await,
-        CommandId::SetEx => Box::pin(strings::setex(ctx, request, command, Unit::Seconds)).await,
-        CommandId::PsetEx => Box::pin(strings::setex(ctx, request, command, Unit::Milliseconds)).await,
+        CommandId::SetEx => Box::pin(strings::setex(ctx, request, command, TimeUnit::Seconds)).await,
+        CommandId::PsetEx => Box::pin(strings::setex(ctx, request, command, TimeUnit::Milliseconds)).await,
         CommandId::MsetNx => Box::pin(strings::msetnx(ctx, request, command)).await,
         CommandId::IncrByFloat => Box::pin(strings::increment_by_float(ctx, request)).await,
         CommandId::Append => Box::pin(strings::append(ctx, request)).await,
@@ -166,26 +166,26 @@ async fn run<E: Env, N: Namespace>(
         CommandId::GetRange | CommandId::SubStr => Box::pin(strings::getrange(ctx, request)).await,
         CommandId::SetRange => Box::pin(strings::setrange(ctx, request)).await,
         CommandId::Expire => {
-            Box::pin(expiration::expire(ctx, request, command, Unit::Seconds, TimeBase::Now)).await
+            Box::pin(expiration::expire(ctx, request, command, TimeUnit::Seconds, TimeBase::Now)).await
         }
         CommandId::PExpire => {
-            Box::pin(expiration::expire(ctx, request, command, Unit::Milliseconds, TimeBase::Now)).await
+            Box::pin(expiration::expire(ctx, request, command, TimeUnit::Milliseconds, TimeBase::Now)).await
         }
         CommandId::ExpireAt => {
-            Box::pin(expiration::expire(ctx, request, command, Unit::Seconds, TimeBase::Epoch)).await
+            Box::pin(expiration::expire(ctx, request, command, TimeUnit::Seconds, TimeBase::Epoch)).await
         }
         CommandId::PExpireAt => {
-            Box::pin(expiration::expire(ctx, request, command, Unit::Milliseconds, TimeBase::Epoch)).await
+            Box::pin(expiration::expire(ctx, request, command, TimeUnit::Milliseconds, TimeBase::Epoch)).await
         }
-        CommandId::Ttl => Box::pin(expiration::report(ctx, request, Unit::Seconds, TimeBase::Now)).await,
+        CommandId::Ttl => Box::pin(expiration::report(ctx, request, TimeUnit::Seconds, TimeBase::Now)).await,
         CommandId::Pttl => {
-            Box::pin(expiration::report(ctx, request, Unit::Milliseconds, TimeBase::Now)).await
+            Box::pin(expiration::report(ctx, request, TimeUnit::Milliseconds, TimeBase::Now)).await
         }
         CommandId::ExpireTime => {
-            Box::pin(expiration::report(ctx, request, Unit::Seconds, TimeBase::Epoch)).await
+            Box::pin(expiration::report(ctx, request, TimeUnit::Seconds, TimeBase::Epoch)).await
         }
         CommandId::PExpireTime => {
-            Box::pin(expiration::report(ctx, request, Unit::Milliseconds, TimeBase::Epoch)).await
+            Box::pin(expiration::report(ctx, request, TimeUnit::Milliseconds, TimeBase::Epoch)).await
         }
         CommandId::Persist => Box::pin(expiration::persist(ctx, request)).await,
         CommandId::Type => Box::pin(keys::key_type(ctx, request)).await,

@@ -4,10 +4,10 @@
 //! last. A client carries a number instead, its cursor, which is a hash of that key. All scans that
 //! stop at one key have the same cursor.
 //!
-//! The server remembers the positions that were used last, up to [`MAX_REMEMBERED_BYTES`]. One that
-//! it has forgotten, or never knew because it was restarted since, it looks for among the keys. If
-//! the key is gone as well, the scan starts over: that repeats keys, which SCAN may, and misses
-//! none. So every number is a valid cursor.
+//! The server remembers the positions that were used last, up to [`MAX_REMEMBERED_BYTES`]. If it
+//! has forgotten one, or never knew it because it was restarted since, it looks for it among the
+//! keys. If the key is gone as well, the scan starts over: that repeats keys, which SCAN may do,
+//! and misses none. So every number is a valid cursor.
 
 use std::collections::{BTreeMap, HashMap};
 
@@ -15,7 +15,7 @@ use xxhash_rust::xxh3::xxh3_64;
 
 /// How much the remembered positions may take, in bytes.
 pub(super) const MAX_REMEMBERED_BYTES: usize = 16 << 20;
-/// What a position takes besides its key, in bytes.
+/// How much memory a position takes besides its key, in bytes.
 const POSITION_BYTES: usize = 128;
 /// Cursors are below 2 to this power: some clients keep numbers as JavaScript does, in a `double`.
 const CURSOR_BITS: u32 = 53;
@@ -32,13 +32,13 @@ pub(super) fn is_possible(cursor: u64) -> bool {
 }
 
 #[derive(Debug)]
-struct Position {
+struct ScanPosition {
     key: Vec<u8>,
     /// When it was used last.
     used: u64,
 }
 
-impl Position {
+impl ScanPosition {
     fn bytes(&self) -> usize {
         POSITION_BYTES + self.key.len()
     }
@@ -47,7 +47,7 @@ impl Position {
 /// The positions that are remembered.
 #[derive(Debug)]
 pub(super) struct ScanCursors {
-    positions: HashMap<u64, Position>,
+    positions: HashMap<u64, ScanPosition>,
     /// The cursors by when they were used last.
     by_use: BTreeMap<u64, u64>,
     uses: u64,
@@ -62,7 +62,7 @@ impl Default for ScanCursors {
 }
 
 impl ScanCursors {
-    /// None yet; at most `max_bytes`.
+    /// No positions yet, and never more than `max_bytes` of them.
     pub(super) fn new(max_bytes: usize) -> Self {
         Self { positions: HashMap::new(), by_use: BTreeMap::new(), uses: 0, bytes: 0, max_bytes }
     }
@@ -76,15 +76,15 @@ impl ScanCursors {
         Some(&position.key)
     }
 
-    /// The cursor of a scan that stops at `key`. `None` if that already stands for another key,
-    /// whose hash is the same: then the scan must not stop here.
+    /// The cursor of a scan that stops at `key`. `None` if that cursor already stands for another
+    /// key with the same hash; the scan must not stop here then.
     pub(super) fn stop_at(&mut self, key: &[u8]) -> Option<u64> {
         let cursor = cursor_of(key);
         if let Some(remembered) = self.resume(cursor) {
             return (remembered == key).then_some(cursor);
         }
         self.uses += 1;
-        let position = Position { key: key.to_vec(), used: self.uses };
+        let position = ScanPosition { key: key.to_vec(), used: self.uses };
         self.bytes += position.bytes();
         self.by_use.insert(self.uses, cursor);
         self.positions.insert(cursor, position);
@@ -134,7 +134,7 @@ mod tests {
     #[test]
     fn a_scan_does_not_stop_where_its_cursor_stands_for_another_key() {
         let mut cursors = ScanCursors::default();
-        let position = Position { key: b"another".to_vec(), used: 0 };
+        let position = ScanPosition { key: b"another".to_vec(), used: 0 };
         cursors.positions.insert(cursor_of(b"a"), position);
         cursors.by_use.insert(0, cursor_of(b"a"));
         assert_eq!(cursors.stop_at(b"a"), None);

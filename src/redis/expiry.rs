@@ -1,4 +1,4 @@
-//! Active expiry: deleting keys whose time has come although nobody asks for them.
+//! Active expiry: the deletion of expired keys that nobody asks for.
 
 use std::cell::RefCell;
 use std::ops::{Bound, ControlFlow};
@@ -13,10 +13,10 @@ const KEYS_PER_TRANSACTION: usize = 64;
 /// Expired keys beyond this many bytes are left to the next transaction, since a single one may be
 /// half a GiB long.
 const KEY_BYTES_PER_TRANSACTION: usize = 1 << 20;
-/// How long a pass that met an error is not repeated, in milliseconds.
+/// How long to wait after a pass that met an error, in milliseconds.
 const RETRY_MS: UnixMs = 10_000;
 
-/// Where the passes over the databases are.
+/// How far the passes over the databases have come.
 ///
 /// A pass visits the keys of one database in order. It finds out when the next key expires, and
 /// there is no other pass until then: keys that live long, or for ever, cost nothing.
@@ -43,8 +43,8 @@ impl ExpiryCycle {
         Self::default()
     }
 
-    /// Visits at most `budget` keys and deletes those whose time has come at `now`. Returns how
-    /// many keys it visited: fewer than `budget` if that was all there is to do.
+    /// Visits at most `budget` keys and deletes those that have expired at `now`. Returns how many
+    /// keys it visited, which is fewer than `budget` if there was no more to do.
     ///
     /// # Errors
     ///
@@ -79,8 +79,8 @@ impl ExpiryCycle {
         let volatile = keyspace.volatile(self.database);
         let after = self.after.take();
         if after.is_none() {
-            // A write of a key with an expiry time from here on notes it; the pass
-            // finds the others.
+            // From here on, each write of a key with an expiry time notes it; the pass finds the
+            // others.
             volatile.earliest.set(UnixMs::MAX);
             (self.volatile_keys, self.earliest) = (0, UnixMs::MAX);
         }
@@ -133,9 +133,9 @@ impl ExpiryCycle {
 
 /// Takes the cycle out for one step, so that no borrow is held while the step waits for the store.
 #[derive(Debug, Default)]
-pub(super) struct CycleSlot(RefCell<Option<ExpiryCycle>>);
+pub(super) struct SharedExpiryCycle(RefCell<Option<ExpiryCycle>>);
 
-impl CycleSlot {
+impl SharedExpiryCycle {
     /// Runs one step, unless another one is still under way.
     pub(super) async fn step<E: Env, N: Namespace>(
         &self,

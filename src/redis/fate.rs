@@ -260,7 +260,8 @@ mod tests {
     fn client_reply_decides_what_is_sent() {
         use ReplyMode::{Off, On, SkipNext};
         type Says = fn(&mut Fate);
-        let table: [(&str, Says, [(bool, ReplyMode); 3]); 5] = [
+        type SentAndThen = (bool, ReplyMode);
+        let table: [(&str, Says, [SentAndThen; 3]); 5] = [
             ("nothing", |_| {}, [(true, On), (false, Off), (false, On)]),
             ("reply on", Fate::reply_on, [(true, On), (true, On), (true, On)]),
             ("reply off", Fate::reply_off, [(true, Off), (false, Off), (false, Off)]),

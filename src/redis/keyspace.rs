@@ -1,24 +1,24 @@
 //! Databases of keys with values and expiry times, as trees of a store.
 //!
-//! The database `n` is the tree named `n`. A value is stored as
+//! The database `n` is the tree named `n`. The stored form of a value:
 //!
 //! | bytes | what |
 //! |---|---|
 //! | 1 | flags: bit 0 is set if there is an expiry time, bit 1 if the key is a long one; the others are zero |
 //! | 8, if bit 0 is set | the expiry time: milliseconds since the Unix epoch, little endian |
 //! | 4, if bit 1 is set | how long the rest of the key is, little endian |
-//! | so many, if bit 1 is set | the rest of the key |
+//! | that many, if bit 1 is set | the rest of the key |
 //! | the rest | the value |
 //!
-//! so that expiry times survive a restart without more ado. A key whose time has come is absent
-//! from every access, and is deleted by the first one that meets it, or by the [active
-//! expiry](super::expiry).
+//! Expiry times therefore survive a restart. An expired key is absent from every access. The first
+//! access that meets it deletes it, or the [active expiry](super::expiry) does.
 //!
 //! Keys of up to 4,095 bytes ([`MAX_PLAIN_KEY_BYTES`]) are stored as they are. The store takes no
 //! key above 4,096 bytes, so the stored form of a longer key is its first 4,064 bytes
 //! ([`LONG_KEY_PREFIX_BYTES`]) and the SHA-256 of all of it: 4,096 bytes, which no plain key has.
 //! The value carries the key from byte 4,064 on. Long keys that begin with the same 4,064 bytes are
-//! in no particular order among each other; otherwise the order of stored keys is that of keys.
+//! in no particular order among each other; otherwise stored keys are in the order of the keys
+//! themselves.
 
 mod stored;
 
@@ -29,8 +29,8 @@ use std::ops::{Bound, ControlFlow, Range};
 use std::pin::Pin;
 use std::task::{Context, Poll};
 
-pub(super) use self::stored::{Entry, LONG_KEY_PREFIX_BYTES};
-use self::stored::{Header, is_long, key_rest, stored_key};
+pub(super) use self::stored::{KeyspaceEntry, LONG_KEY_PREFIX_BYTES, UnixMs};
+use self::stored::{StoredHeader, is_long, key_rest, stored_key};
 use super::tracking::{NOBODY, Tracking};
 use crate::block::Namespace;
 use crate::store::{Commit, Db, Env, Tree, Txn, WriteOptions};
@@ -46,9 +46,6 @@ const KEYS_PER_TURN: usize = 256;
 /// How often a random key may turn out to be expired before RANDOMKEY gives up.
 const RANDOM_TRIES: usize = 100;
 
-/// A point in wall-clock time: milliseconds since the Unix epoch.
-pub(super) type UnixMs = i64;
-
 /// A key that a scan visits.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Visited<'a> {
@@ -57,10 +54,10 @@ pub(super) struct Visited<'a> {
     /// The key.
     pub(super) key: &'a [u8],
     /// What it holds.
-    pub(super) entry: Entry<'a>,
+    pub(super) entry: KeyspaceEntry<'a>,
 }
 
-/// What the stored form `position` of a long key has of it.
+/// The part of a long key that its stored form `position` holds.
 fn key_prefix(position: &[u8]) -> Result<&[u8]> {
     position.get(..LONG_KEY_PREFIX_BYTES).ok_or_else(|| corrupt_value(position))
 }
@@ -78,21 +75,21 @@ pub(super) struct KeyspaceStats {
     pub(super) hits: u64,
     /// Reads that did not.
     pub(super) misses: u64,
-    /// Keys deleted because their time had come.
+    /// Keys deleted because they had expired.
     pub(super) expired: u64,
 }
 
 /// What is known about a database's keys with expiry times.
 #[derive(Debug)]
-pub(super) struct Volatile {
+pub(super) struct VolatileKeys {
     /// No key expires before this time.
     pub(super) earliest: Cell<UnixMs>,
     /// How many such keys the last complete pass of active expiry found and left.
     pub(super) counted: Cell<u64>,
 }
 
-impl Volatile {
-    /// Takes note of a key that expires at `expires_at`.
+impl VolatileKeys {
+    /// Notes a key that expires at `expires_at`.
     pub(super) fn note(&self, expires_at: UnixMs) {
         self.earliest.set(self.earliest.get().min(expires_at));
     }
@@ -102,10 +99,10 @@ impl Volatile {
 pub(super) struct Keyspace<E: Env, N: Namespace> {
     db: Db<E, N>,
     trees: Vec<Tree<E, N>>,
-    volatile: [Volatile; DATABASES],
+    volatile: [VolatileKeys; DATABASES],
     stats: Cell<KeyspaceStats>,
     tracking: Tracking,
-    /// Where values get their stored form; taken out meanwhile.
+    /// The buffer in which values get their stored form; taken out while it is used.
     scratch: Cell<Vec<u8>>,
 }
 
@@ -123,7 +120,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(Self {
             trees,
             db,
-            volatile: std::array::from_fn(|_| Volatile {
+            volatile: std::array::from_fn(|_| VolatileKeys {
                 earliest: Cell::new(UnixMs::MIN),
                 counted: Cell::new(0),
             }),
@@ -159,7 +156,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         self.stats.set(stats);
     }
 
-    pub(super) fn volatile(&self, database: usize) -> &Volatile {
+    pub(super) fn volatile(&self, database: usize) -> &VolatileKeys {
         &self.volatile[database]
     }
 
@@ -175,14 +172,15 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         database: usize,
         key: &[u8],
         now: UnixMs,
-        mut read: impl FnMut(Option<Entry<'_>>) -> R,
+        mut read: impl FnMut(Option<KeyspaceEntry<'_>>) -> R,
     ) -> Result<R> {
         let stored_key = stored_key(key);
-        let found = self.trees[database].get_with(&stored_key, |stored| match Entry::decode(stored) {
-            None => Err(corrupt_value(key)),
-            Some(entry) if entry.is_live(now) => Ok(Some(read(Some(entry)))),
-            Some(_) => Ok(None),
-        });
+        let found =
+            self.trees[database].get_with(&stored_key, |stored| match KeyspaceEntry::decode(stored) {
+                None => Err(corrupt_value(key)),
+                Some(entry) if entry.is_live(now) => Ok(Some(read(Some(entry)))),
+                Some(_) => Ok(None),
+            });
         let found = found.await?.transpose()?;
         if let Some(Some(result)) = found {
             self.count(|stats| stats.hits += 1);
@@ -195,7 +193,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(read(None))
     }
 
-    /// Gives `read` what each of `keys` holds, all at the same time.
+    /// Gives `read` what each of `keys` holds, all as of one moment.
     ///
     /// # Errors
     ///
@@ -205,7 +203,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         database: usize,
         mut keys: impl ExactSizeIterator<Item = &'k [u8]>,
         now: UnixMs,
-        mut read: impl FnMut(Option<Entry<'_>>),
+        mut read: impl FnMut(Option<KeyspaceEntry<'_>>),
     ) -> Result<()> {
         if keys.len() == 1
             && let Some(key) = keys.next()
@@ -282,7 +280,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             deleted_expired = expired;
             Ok(result)
         };
-        // Deletes go on in parts where a full store has no room for all of them at once.
+        // Where a full store has no room for all deletions at once, they go on in parts.
         let options = WriteOptions { divisible: true, ..WriteOptions::default() };
         let applied = match *stored {
             [key] => self.db.apply(&[(tree, key)], options, run).await,
@@ -310,7 +308,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok((result?, commit))
     }
 
-    /// Sets `key` whatever it holds, for the client with the id `writer`, and tells those that
+    /// Sets `key`, whatever it holds, for the client with the id `writer`, and tells those that
     /// track it.
     ///
     /// # Errors
@@ -326,7 +324,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
     ) -> Result<Commit> {
         let (stored_key, key_rest) = (stored_key(key), key_rest(key));
         let mut stored = self.scratch.take();
-        stored.extend_from_slice(Header::new(expires_at, key_rest).as_bytes());
+        stored.extend_from_slice(StoredHeader::new(expires_at, key_rest).as_bytes());
         stored.extend_from_slice(key_rest);
         stored.extend_from_slice(value);
         let result = self.trees[database].apply_put(&stored_key, &stored, WriteOptions::default()).await;
@@ -342,7 +340,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         self.scratch.set(scratch);
     }
 
-    /// Deletes those of `keys` that are there and whose time has come; returns how many.
+    /// Deletes those of `keys` that have expired; returns how many it deleted.
     pub(super) async fn delete_expired(&self, database: usize, keys: &[&[u8]], now: UnixMs) -> Result<usize> {
         // Nobody waits for this to become durable: after a crash the keys are expired all the same.
         let (deleted, _) = self
@@ -361,8 +359,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         }
     }
 
-    /// Gives `visit` the keys of a database from the stored form `from` on in order, those included
-    /// whose time has come, until it breaks or there are no more. Returns whether it broke.
+    /// Gives `visit` the keys of a database in order, from the stored form `from` on, expired ones
+    /// included, until `visit` breaks or there are no more. Returns whether it broke.
     ///
     /// Keys may be written and deleted meanwhile; a key that is there all the time is visited once.
     ///
@@ -380,7 +378,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         let mut long_key = Vec::new();
         while let Some((position, stored)) = cursor.next().await? {
             let (entry, key_rest) =
-                Entry::decode_with_key_rest(&stored).ok_or_else(|| corrupt_value(&position))?;
+                KeyspaceEntry::decode_with_key_rest(&stored).ok_or_else(|| corrupt_value(&position))?;
             let key = match key_rest {
                 None => &position,
                 Some(rest) => {
@@ -427,7 +425,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(None)
     }
 
-    /// How many keys a database has, those included whose time has come but which nobody met since.
+    /// How many keys a database has, including expired ones that nobody has met since.
     pub(super) fn len(&self, database: usize) -> u64 {
         self.trees[database].len()
     }
@@ -465,7 +463,7 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
             let Some(position) = self.trees[database].random(&mut random).await? else { break };
             let key = self.trees[database].get_with(&position, |stored| {
                 let (entry, key_rest) =
-                    Entry::decode_with_key_rest(stored).ok_or_else(|| corrupt_value(&position))?;
+                    KeyspaceEntry::decode_with_key_rest(stored).ok_or_else(|| corrupt_value(&position))?;
                 let key = match key_rest {
                     None => position.clone(),
                     Some(rest) => [key_prefix(&position)?, rest].concat(),
@@ -481,8 +479,8 @@ impl<E: Env, N: Namespace> Keyspace<E, N> {
         Ok(None)
     }
 
-    /// Waits until `commit` and everything before it is durable, as far as the store was told to
-    /// make it.
+    /// Waits until `commit` and everything before it is as durable as the store was told to make
+    /// it.
     ///
     /// # Errors
     ///
@@ -507,7 +505,7 @@ pub(super) struct Update<'a, 't> {
     expired: u64,
     /// When the first of the keys that were written expires.
     earliest: UnixMs,
-    /// The keys that were changed, for those that track keys; `None` if there are none.
+    /// The keys that were changed, for the clients that track keys; `None` if no client does.
     changed: Option<Vec<usize>>,
     /// A key whose value could not be understood.
     corrupt: Option<usize>,
@@ -515,8 +513,8 @@ pub(super) struct Update<'a, 't> {
 
 impl Update<'_, '_> {
     /// What a key holds.
-    pub(super) fn get(&mut self, index: usize) -> Option<Entry<'_>> {
-        let entry = Entry::decode(self.txn.get_at(index)?);
+    pub(super) fn get(&mut self, index: usize) -> Option<KeyspaceEntry<'_>> {
+        let entry = KeyspaceEntry::decode(self.txn.get_at(index)?);
         if entry.is_none() {
             self.corrupt = Some(index);
         }
@@ -534,7 +532,7 @@ impl Update<'_, '_> {
         self.note_change(index);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         let key_rest = key_rest(self.keys[index]);
-        self.txn.put_parts_at(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, value]);
+        self.txn.put_parts_at(index, &[StoredHeader::new(expires_at, key_rest).as_bytes(), key_rest, value]);
     }
 
     /// Sets a key to what `write` appends to its buffer, given the present value; until
@@ -546,14 +544,16 @@ impl Update<'_, '_> {
         write: impl FnOnce(&mut Vec<u8>, Option<&[u8]>),
     ) {
         self.note_change(index);
-        let present = self.txn.get_at(index).and_then(Entry::decode);
+        let present = self.txn.get_at(index).and_then(KeyspaceEntry::decode);
         let present = present.filter(|entry| entry.is_live(self.now)).map(|entry| entry.value);
         self.scratch.clear();
         write(&mut self.scratch, present);
         self.earliest = self.earliest.min(expires_at.unwrap_or(UnixMs::MAX));
         let key_rest = key_rest(self.keys[index]);
-        self.txn
-            .put_parts_at(index, &[Header::new(expires_at, key_rest).as_bytes(), key_rest, &self.scratch]);
+        self.txn.put_parts_at(
+            index,
+            &[StoredHeader::new(expires_at, key_rest).as_bytes(), key_rest, &self.scratch],
+        );
     }
 
     /// Changes when a key expires, if it is there.
@@ -565,7 +565,8 @@ impl Update<'_, '_> {
         }
     }
 
-    /// Deletes a key; returns whether it was there. Works also if its value cannot be understood.
+    /// Deletes a key; returns whether it was there. This works even if its value cannot be
+    /// understood.
     pub(super) fn delete(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
         let deleted = self.txn.delete_at(index);
@@ -576,13 +577,13 @@ impl Update<'_, '_> {
         deleted && !expired
     }
 
-    /// Whether a key is there and its time has come.
+    /// Whether a key is there and has expired.
     fn is_expired(&self, index: usize) -> bool {
-        let entry = self.txn.get_at(index).and_then(Entry::decode);
+        let entry = self.txn.get_at(index).and_then(KeyspaceEntry::decode);
         entry.is_some_and(|entry| !entry.is_live(self.now))
     }
 
-    /// Deletes a key if it is there and its time has come; returns whether so.
+    /// Deletes a key if it has expired; returns whether it did.
     fn delete_if_expired(&mut self, index: usize) -> bool {
         let expired = self.is_expired(index);
         if expired {

@@ -4,7 +4,7 @@
 //! strings, integers, nulls) are written directly, because the crate computes a frame's length,
 //! zero-fills the output and only then encodes into it; and so are the heads of arrays and maps,
 //! because the crate encodes whole aggregates only, and its maps are hash maps without an order. A
-//! test holds both against each other, byte for byte.
+//! test compares the two byte for byte.
 
 use redis_protocol::{resp2, resp3};
 
@@ -199,7 +199,7 @@ impl Replies {
         }
     }
 
-    /// An error: a code in capitals, a blank, and what went wrong. Line ends in it become blanks,
+    /// An error: a code in capitals, a space, and what went wrong. Line ends in it become spaces,
     /// since it may quote what a client sent; for the same reason it need not be UTF-8, which the
     /// codec crate would demand.
     pub(super) fn error(&mut self, text: &[u8]) {

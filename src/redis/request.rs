@@ -102,7 +102,7 @@ pub enum ParseProgress {
 
 /// Where an argument lies.
 #[derive(Clone, Copy, Debug)]
-struct Span {
+struct ArgumentSpan {
     start: usize,
     end: usize,
 }
@@ -132,7 +132,7 @@ pub struct RequestParser {
     position: usize,
     /// No line ends between `position` and here.
     scanned: usize,
-    arguments: Vec<Span>,
+    arguments: Vec<ArgumentSpan>,
     /// The arguments of an inline command, without their quotes.
     unquoted: Vec<u8>,
 }
@@ -210,7 +210,7 @@ impl RequestParser {
                     if input.len() < end + 2 {
                         return Ok(ParseProgress::Incomplete { wanted_bytes: end + 2 });
                     }
-                    self.arguments.push(Span { start: self.position, end });
+                    self.arguments.push(ArgumentSpan { start: self.position, end });
                     // As in Redis, the two bytes behind an argument are skipped, whatever they are.
                     self.go_on_at(end + 2);
                     self.state = ParseState::Length { arguments_left: arguments_left - 1 };
@@ -279,7 +279,7 @@ impl RequestParser {
 #[derive(Clone, Copy)]
 pub struct Request<'a> {
     bytes: &'a [u8],
-    arguments: &'a [Span],
+    arguments: &'a [ArgumentSpan],
 }
 
 impl<'a> Request<'a> {

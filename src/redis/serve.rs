@@ -9,7 +9,7 @@ use std::rc::Rc;
 use std::task::Poll;
 use std::time::Duration;
 
-use self::conversation::converse;
+use self::conversation::{LINGER, converse};
 use super::fate::{DropReason, End};
 use super::server::Server;
 use super::session::{Session, TOO_MANY_CLIENTS};
@@ -26,22 +26,18 @@ const EXPIRY_PAUSE: Duration = Duration::from_millis(10);
 const EXPIRY_BUDGET: usize = 1_000;
 /// How long to wait before accepting again when there are no descriptors left.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-/// Accepting that has not failed for so long works again; what fails then is said again.
+/// If accepting has not failed for this long, it works again, and the next failure is logged anew.
 const ACCEPT_WORKS_AFTER: Duration = Duration::from_secs(10);
-/// How long a connection that ends gets to take its last replies, and how long its input is
-/// discarded then, so that no reset overtakes them.
-const LINGER: Duration = Duration::from_secs(1);
 /// How much input is discarded, in bytes.
 const LINGER_BYTES: usize = 1 << 20;
-/// How long connections get to end when the server does.
+/// How long connections may take to end when the server ends.
 const DRAIN: Duration = Duration::from_secs(5);
-/// How often it is looked whether they have.
+/// How often to check whether they have ended.
 const DRAIN_PERIOD: Duration = Duration::from_millis(10);
 
 /// Accepts connections and serves each in a task of its own until a client sends SHUTDOWN or
 /// [`Server::request_shutdown`] is called; then ends the connections and returns. When accepting
-/// fails, for want of descriptors or memory say, it says so in the log and tries again until it
-/// works.
+/// fails, say for want of descriptors or memory, it logs that and tries again until it works.
 ///
 /// # Errors
 ///
@@ -59,7 +55,7 @@ pub async fn serve<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &T
     lost.map_or(Ok(()), Err)
 }
 
-/// Returns why there will be no further connection.
+/// Accepts until the network is lost, and returns that error.
 async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpListener) -> Error {
     let mut failed_at = None;
     loop {
@@ -72,7 +68,7 @@ async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpL
             Err(error) if error.kind() == ErrorKind::Closed => {}
             Err(error) if is_network_lost(&error) => return error,
             Err(error) => {
-                // Once: it is tried twenty times a second, and may fail for hours.
+                // Logged once: accepting is tried twenty times a second, and may fail for hours.
                 let now = server.now();
                 if failed_at
                     .replace(now)
@@ -89,8 +85,8 @@ async fn accept<E: Env, N: Namespace>(server: &Rc<Server<E, N>>, listener: &TcpL
     }
 }
 
-/// Deletes keys whose time has come, for as long as the server runs: one task per server. Costs
-/// next to nothing while no key has an expiry time.
+/// Deletes expired keys for as long as the server runs. Spawn it once per server. It costs next to
+/// nothing while no key has an expiry time.
 pub async fn expire_keys<E: Env, N: Namespace>(server: Rc<Server<E, N>>) {
     let mut is_failing = false;
     while !server.shutdown_is_requested() {
@@ -130,7 +126,7 @@ pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, st
         End::Sent => linger(&server.env, stream).await,
         End::Dropped(reason) => {
             tracing::info!("client {} dropped: {reason}", stream.peer_addr());
-            // What waits to be sent to a client that does not behave is thrown away.
+            // What waits for a client that misbehaves is thrown away.
             if !matches!(reason, DropReason::Killed | DropReason::Idle) {
                 stream.abort();
             }
@@ -138,8 +134,9 @@ pub async fn serve_connection<E: Env, N: Namespace>(server: Rc<Server<E, N>>, st
     }
 }
 
-/// Closes the connection after what was sent. What still comes is discarded for a while: closing a
-/// socket with unread input resets the connection, and the reset may overtake the last reply.
+/// Closes the connection behind what was sent. Input that still comes is discarded for a while:
+/// closing a socket with unread input resets the connection, and the reset may overtake the last
+/// reply.
 async fn linger<E: Env>(env: &E, stream: TcpStream) {
     if stream.shutdown(Shutdown::Write).is_err() {
         return;

@@ -12,7 +12,7 @@ use rand::{RngCore, SeedableRng};
 use super::client::Client;
 use super::config::{Config, Limits};
 use super::cursor::ScanCursors;
-use super::expiry::CycleSlot;
+use super::expiry::SharedExpiryCycle;
 use super::keyspace::{Keyspace, UnixMs};
 use crate::Result;
 use crate::block::Namespace;
@@ -83,7 +83,7 @@ pub struct Server<E: Env, N: Namespace> {
     clock: Arc<dyn Clock>,
     random: RefCell<StdRng>,
     last_client: Cell<u64>,
-    expiry: CycleSlot,
+    expiry: SharedExpiryCycle,
     shutdown: Cell<bool>,
     shutdown_requested: Notify,
 }
@@ -116,7 +116,7 @@ impl<E: Env, N: Namespace> Server<E, N> {
             clock,
             random: RefCell::new(random),
             last_client: Cell::new(0),
-            expiry: CycleSlot::new(),
+            expiry: SharedExpiryCycle::new(),
             shutdown: Cell::new(false),
             shutdown_requested: Notify::new(),
         }))
@@ -161,7 +161,7 @@ impl<E: Env, N: Namespace> Server<E, N> {
         self.password.borrow().is_some()
     }
 
-    /// Whether `password` is the one. Takes the same time wherever they differ.
+    /// Whether `password` is right. Takes the same time wherever it differs.
     pub(super) fn accepts_password(&self, password: &[u8]) -> bool {
         match &*self.password.borrow() {
             None => true,
@@ -191,9 +191,9 @@ impl<E: Env, N: Namespace> Server<E, N> {
         self.keyspace.tracking().disable(client);
     }
 
-    /// Deletes keys whose time has come: visits at most `budget` keys and returns how many it
-    /// visited; fewer than `budget` if that was all there is to do. To be called now and then, ten
-    /// times a second with a budget of 1,000 say.
+    /// Deletes expired keys: visits at most `budget` keys and returns how many it visited, which is
+    /// fewer than `budget` if there was no more to do. Call it regularly, for example ten times a
+    /// second with a budget of 1,000.
     ///
     /// # Errors
     ///
@@ -220,7 +220,7 @@ impl<E: Env, N: Namespace> Server<E, N> {
         }
     }
 
-    /// Has all connections look again at their limits.
+    /// Makes all connections check their limits again.
     pub(super) fn wake_all(&self) {
         for client in self.clients.borrow().values() {
             client.wake();

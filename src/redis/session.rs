@@ -1,14 +1,14 @@
 //! One connection without its socket: requests in, replies out.
 //!
-//! The commands of a pipeline run one after the other, in the order they came, and so come their
-//! replies. What they changed becomes durable together: [`Session::run`] waits once, at the end,
-//! before any of the replies may be sent. Other connections see a change as soon as it is made, so
-//! a read may show what a power failure can still take away.
+//! The commands of a pipeline run one after the other, in the order they came, and their replies
+//! come in the same order. What they changed becomes durable together: [`Session::run`] waits once,
+//! at the end, before any of the replies may be sent. Other connections see a change as soon as it
+//! is made, so a read may show what a power failure can still take away.
 //!
-//! Running does not wait for sending: while the client takes its replies, or does not, its next
-//! commands run, until [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait. A
-//! client may therefore write a whole pipeline before it reads. [`Session::take_replies`] hands the
-//! replies over in batches; each is durable before it is.
+//! Running does not wait for sending: the next commands run whether or not the client takes its
+//! replies, until [`Limits::output_bytes`](super::Limits::output_bytes) of replies wait. A client
+//! may therefore write a whole pipeline before it reads. [`Session::take_replies`] hands the
+//! replies over in batches; what a batch acknowledges is durable before the batch is handed over.
 
 mod input;
 mod outbox;
@@ -30,13 +30,14 @@ use crate::block::Namespace;
 use crate::mem::{IoBuf, Slice};
 use crate::store::{Commit, Env};
 
-/// Replies of this many bytes are a batch: commands that run later write to the next one.
+/// How large a batch of replies is, in bytes. Once there are so many, later commands write to the
+/// next batch.
 const OUTPUT_MARK_BYTES: usize = 1 << 20;
 
 /// How many commands of one connection run before other tasks get a turn.
 const COMMANDS_PER_TURN: usize = 512;
 
-/// The reply to a connection that is one too many.
+/// What to send on a connection that is one too many.
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
 
 /// One connection.
@@ -47,14 +48,14 @@ pub struct Session<E: Env, N: Namespace> {
     parser: RequestParser,
     /// The replies to what ran last.
     replies: Replies,
-    /// Those before.
+    /// The batches before them.
     outbox: Outbox,
     pub(super) fate: Fate,
     /// How many commands have run since other tasks had a turn.
     turn: usize,
-    /// The changes that are not known to be durable.
+    /// The changes that are not yet known to be durable.
     commit: Commit,
-    /// Where the replies are that promise a change.
+    /// Where the replies lie that acknowledge a change.
     promises: Vec<Range<usize>>,
 }
 
@@ -97,8 +98,8 @@ impl<E: Env, N: Namespace> Session<E, N> {
         &self.client
     }
 
-    /// Takes the buffer to receive into: to be given back by [`Session::received`]. It grows as
-    /// requests arrive, never for what they announce.
+    /// Takes the buffer to receive into; [`Session::received`] takes it back. It grows as requests
+    /// arrive, never because of the lengths that they announce.
     pub fn take_buffer(&mut self) -> Slice<Vec<u8>> {
         let buffer = self.input.take_space();
         self.client.input_capacity_bytes.set(self.input.capacity());
@@ -127,9 +128,9 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.client.last_active.set(self.server.now());
     }
 
-    /// Runs the commands that have arrived, until one is incomplete, there is a batch of
-    /// 1 MiB of replies or the client is [held back](Session::is_held_back), and
-    /// waits until what they changed is durable. Returns the stage that the connection is in then.
+    /// Runs the commands that have arrived, until one is incomplete, there are 1 MiB of replies, or
+    /// the client is [held back](Session::is_held_back), and waits until what they changed is
+    /// durable. Returns the stage that the connection is in then.
     pub async fn run(&mut self) -> Stage {
         if self.replies.len() >= OUTPUT_MARK_BYTES {
             self.outbox.push(self.replies.take());
@@ -173,7 +174,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
             self.fate.close();
         }
         self.client.input_bytes.set(self.input.unread().len());
-        // Replies that CLIENT REPLY throws away leave their room behind.
+        // Replies that CLIENT REPLY threw away have left their buffer behind.
         self.replies.release_unused(KEPT_BUFFER_BYTES);
         self.count_unsent();
         self.fate.stage()
@@ -224,7 +225,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.fate.begin_command();
         if self.fate.sends_reply() {
             match error {
-                // Redis quotes the byte as it is, which need not be text.
+                // Redis quotes the byte as it is, text or not.
                 ProtocolError::ExpectedDollar(byte) => {
                     let text = [&b"ERR Protocol error: expected '$', got '"[..], &[byte], b"'"].concat();
                     self.replies.error(&text);
@@ -251,13 +252,13 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.promises.shrink_to(KEPT_BUFFER_BYTES / size_of::<Range<usize>>());
     }
 
-    /// How many bytes of replies are not sent, those of the batch that was taken included.
+    /// How many bytes of replies are still to be sent, including those of the batch that was taken.
     pub fn unsent_bytes(&self) -> usize {
         self.outbox.taken_bytes() + self.outbox.waiting_bytes() + self.replies.len()
     }
 
-    /// Whether so many replies wait that nothing more is to be received from this client, or run,
-    /// until it takes some.
+    /// Whether so many replies wait that nothing more should be received from this client, or run
+    /// for it, until it takes some.
     pub fn is_held_back(&self) -> bool {
         self.unsent_bytes() > self.server.limits.get().output_bytes
     }
@@ -267,12 +268,12 @@ impl<E: Env, N: Namespace> Session<E, N> {
         self.has_pushes() || self.outbox.waiting() > 0 || !self.replies.is_empty()
     }
 
-    /// Whether others have something to be sent to this client.
+    /// Whether others have pushed something that is to be sent to this client.
     pub fn has_pushes(&self) -> bool {
         !self.client.pushes.borrow().is_empty()
     }
 
-    /// Takes the next batch of replies, and of what others want to be sent, to send it.
+    /// Takes the next batch to send: replies, and what others push to this client.
     pub fn take_replies(&mut self) -> Vec<u8> {
         take_pushes(&self.client, &mut self.replies);
         let batch = self.outbox.pop().unwrap_or_else(|| self.replies.take());
@@ -288,22 +289,22 @@ impl<E: Env, N: Namespace> Session<E, N> {
         }
     }
 
-    /// Takes note that `len` bytes more of the batch of [`Session::take_replies`] are sent, but not
-    /// all.
+    /// Notes that `len` more bytes of the batch of [`Session::take_replies`] are sent, though not
+    /// yet all of it.
     pub fn sent_part(&mut self, len: usize) {
         self.outbox.sent_part(len);
         add(&self.server.stats.output_bytes, len);
         self.count_unsent();
     }
 
-    /// Gives back the buffer of [`Session::take_replies`] when all its bytes are sent.
+    /// Gives back the buffer of [`Session::take_replies`] once all its bytes are sent.
     pub fn sent(&mut self, buffer: Vec<u8>) {
         add(&self.server.stats.output_bytes, self.outbox.sent());
         self.replies.give_back(buffer, KEPT_BUFFER_BYTES);
         self.count_unsent();
     }
 
-    /// Tells CLIENT LIST and INFO.
+    /// Updates what CLIENT LIST and INFO show.
     fn count_unsent(&self) {
         let (client, outbox) = (&self.client, &self.outbox);
         client.output_bytes.set(outbox.taken_bytes() + self.replies.len());

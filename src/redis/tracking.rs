@@ -11,17 +11,20 @@
 //!   visible. Whatever comes in between, it either reads the new value or is told.
 //! - What is pushed to a client while one of its commands runs is sent behind the reply, never in
 //!   front of it: the reply may hold the value from before.
-//! - A client with more to be sent to it than `client-output-buffer-limit` is disconnected.
+//! - A client for which more waits to be sent than `client-output-buffer-limit` is disconnected.
+
+pub(super) mod mode;
 
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::rc::Rc;
 
+use self::mode::{TrackedReads, TrackingMode};
 use super::client::Client;
 use super::reply::{Protocol, Replies};
 
-/// How many keys are remembered at most, unless `tracking-table-max-keys` says otherwise. Beyond,
-/// clients are told to drop some.
+/// How many keys are remembered at most, unless `tracking-table-max-keys` says otherwise. Beyond
+/// that, clients are told to drop some.
 pub(super) const MAX_TRACKED_KEYS: usize = 1_000_000;
 /// How much the remembered keys may take, in bytes: a single one may be half a GiB long.
 pub(super) const MAX_TRACKED_BYTES: usize = 256 << 20;
@@ -30,66 +33,32 @@ pub(super) const NOBODY: u64 = 0;
 /// How large a buffer for pushes is kept, in bytes.
 const KEPT_PUSH_BYTES: usize = 1024;
 
-/// Which of the keys that it reads a client keeps copies of.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum Choice {
-    #[default]
-    All,
-    /// Those of a command behind CLIENT CACHING YES.
-    OptIn,
-    /// All but those of a command behind CLIENT CACHING NO.
-    OptOut,
-}
-
-/// How a client tracks.
-#[derive(Clone, Debug, Default)]
-pub(super) struct Mode {
-    pub(super) choice: Choice,
-    /// The client is not told of its own changes.
-    pub(super) no_loop: bool,
-    /// What the keys begin with that it is told of without having read them.
-    pub(super) prefixes: Vec<Vec<u8>>,
-    /// CLIENT CACHING was said: the next command is an exception.
-    pub(super) caching: bool,
-}
-
-impl Mode {
-    /// Whether it is in broadcast mode.
-    pub(super) fn broadcasts(&self) -> bool {
-        !self.prefixes.is_empty()
-    }
-
-    fn covers(&self, key: &[u8]) -> bool {
-        self.prefixes.iter().any(|prefix| key.starts_with(prefix))
-    }
-}
-
 /// The clients that may have copies of a key.
 #[derive(Debug)]
-struct Holders {
-    /// In order.
+struct KeyHolders {
+    /// In ascending order.
     clients: Vec<u64>,
-    /// Where the key is among all.
+    /// The index of the key in [`TrackedKeys::keys`].
     place: usize,
 }
 
 /// The keys that clients may have copies of.
 #[derive(Debug, Default)]
-struct Table {
-    holders: HashMap<Rc<[u8]>, Holders>,
+struct TrackedKeys {
+    holders: HashMap<Rc<[u8]>, KeyHolders>,
     keys: Vec<Rc<[u8]>>,
     bytes: usize,
     /// Where the next key is taken from when there are too many.
     hand: usize,
 }
 
-impl Table {
+impl TrackedKeys {
     /// Remembers that `client` may have a copy of `key`. `is_there` tells which clients still are.
     fn remember(&mut self, key: &[u8], client: u64, tracking: usize, is_there: impl Fn(u64) -> bool) {
         let Some(holders) = self.holders.get_mut(key) else {
             let key: Rc<[u8]> = key.into();
             self.bytes += key.len();
-            self.holders.insert(key.clone(), Holders { clients: vec![client], place: self.keys.len() });
+            self.holders.insert(key.clone(), KeyHolders { clients: vec![client], place: self.keys.len() });
             self.keys.push(key);
             return;
         };
@@ -114,7 +83,7 @@ impl Table {
         holders.clients
     }
 
-    /// Some key, another one each time.
+    /// A key, a different one each time.
     fn next_key(&mut self) -> Option<Rc<[u8]>> {
         self.hand = self.hand.checked_add(1).filter(|&hand| hand < self.keys.len()).unwrap_or(0);
         self.keys.get(self.hand).cloned()
@@ -125,7 +94,7 @@ impl Table {
 #[derive(Debug)]
 pub(super) struct Tracking {
     trackers: RefCell<BTreeMap<u64, Rc<Client>>>,
-    table: RefCell<Table>,
+    table: RefCell<TrackedKeys>,
     /// `tracking-table-max-keys`; 0 is no limit.
     pub(super) max_keys: Cell<usize>,
     /// The most bytes that may wait to be sent to a client.
@@ -170,7 +139,7 @@ impl Tracking {
     }
 
     /// From here on `client` tracks in this mode.
-    pub(super) fn enable(&self, client: &Rc<Client>, mode: Mode) {
+    pub(super) fn enable(&self, client: &Rc<Client>, mode: TrackingMode) {
         *client.tracking.borrow_mut() = Some(mode);
         self.trackers.borrow_mut().insert(client.id, client.clone());
     }
@@ -181,16 +150,16 @@ impl Tracking {
         let mut trackers = self.trackers.borrow_mut();
         trackers.remove(&client.id);
         if trackers.is_empty() {
-            *self.table.borrow_mut() = Table::default();
+            *self.table.borrow_mut() = TrackedKeys::default();
         }
     }
 
     /// Remembers that `client` is about to read `keys`, if it tracks those of this command.
     pub(super) fn remember<'k>(&self, client: &Client, keys: impl Iterator<Item = &'k [u8]>) {
         match &*client.tracking.borrow() {
-            Some(mode) if !mode.broadcasts() => match mode.choice {
-                Choice::OptIn if !mode.caching => return,
-                Choice::OptOut if mode.caching => return,
+            Some(mode) if !mode.broadcasts() => match mode.reads {
+                TrackedReads::OptIn if !mode.caching => return,
+                TrackedReads::OptOut if mode.caching => return,
                 _ => {}
             },
             _ => return,
@@ -211,7 +180,7 @@ impl Tracking {
         }
     }
 
-    fn is_over(&self, table: &Table) -> bool {
+    fn is_over(&self, table: &TrackedKeys) -> bool {
         let max_keys = Some(self.max_keys.get()).filter(|&keys| keys > 0).unwrap_or(usize::MAX);
         table.keys.len() > max_keys || table.bytes > MAX_TRACKED_BYTES
     }
@@ -251,7 +220,7 @@ impl Tracking {
 
     /// Tells all clients that track that every key may have changed.
     pub(super) fn invalidate_all(&self) {
-        *self.table.borrow_mut() = Table::default();
+        *self.table.borrow_mut() = TrackedKeys::default();
         for client in self.trackers.borrow().values() {
             self.push(client, Replies::null);
         }
@@ -264,7 +233,7 @@ impl Tracking {
         });
     }
 
-    /// Pushes an invalidation of what `write` writes. Clients that speak RESP2 get none, as in
+    /// Pushes an invalidation; `write` writes its keys. Clients that speak RESP2 get none, as in
     /// Redis.
     fn push(&self, client: &Client, write: impl FnOnce(&mut Replies)) {
         if client.protocol.get() != Protocol::Resp3 || client.is_killed() {
@@ -290,7 +259,7 @@ impl Tracking {
     }
 }
 
-/// Moves what is to be pushed to `client` behind `replies`.
+/// Moves what waits to be pushed to `client` to the end of `replies`.
 pub(super) fn take_pushes(client: &Client, replies: &mut Replies) {
     let mut pushes = client.pushes.borrow_mut();
     if !pushes.is_empty() {
@@ -304,13 +273,13 @@ pub(super) fn take_pushes(client: &Client, replies: &mut Replies) {
 mod tests {
     use super::*;
 
-    fn remember(table: &mut Table, key: &[u8], client: u64) {
+    fn remember(table: &mut TrackedKeys, key: &[u8], client: u64) {
         table.remember(key, client, usize::MAX / 4, |_| true);
     }
 
     #[test]
     fn the_table_knows_who_may_have_a_copy() {
-        let mut table = Table::default();
+        let mut table = TrackedKeys::default();
         for (key, client) in [(b"a", 2), (b"b", 1), (b"a", 1), (b"c", 3), (b"a", 2)] {
             remember(&mut table, key, client);
         }
@@ -325,7 +294,7 @@ mod tests {
 
     #[test]
     fn every_key_has_its_turn_to_be_dropped() {
-        let mut table = Table::default();
+        let mut table = TrackedKeys::default();
         (0..100u8).for_each(|key| remember(&mut table, &[key], 1));
         for left in (0..100).rev() {
             let key = table.next_key().expect("a key");
@@ -336,7 +305,7 @@ mod tests {
 
     #[test]
     fn clients_that_went_away_do_not_pile_up() {
-        let mut table = Table::default();
+        let mut table = TrackedKeys::default();
         for client in 0..10_000 {
             table.remember(b"hot", client, 1, |other| other == client);
             assert!(table.holders[&b"hot"[..]].clients.len() <= 11);

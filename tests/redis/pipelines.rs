@@ -1,6 +1,6 @@
 //! Clients that write all their requests before they read a reply, as client libraries do with a
-//! pipeline: every reply comes and is right, over each network; and what those cost that read late
-//! or never.
+//! pipeline. Every reply comes and is right, over each network. Also: what clients cost that read
+//! late or never.
 
 mod pipeline;
 
@@ -25,7 +25,7 @@ use pipeline::{Pipeline, Pipelines, bulk, request};
 use rustix::net::{AddressFamily, SocketType, sockopt};
 use server::{Client, Directory, Reply, Server};
 
-/// How long nothing may happen.
+/// How long to wait while nothing happens.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// The seeds to try: that of `BOSON_SEED`, or some.
@@ -36,7 +36,7 @@ fn seeds(count: u64) -> std::ops::Range<u64> {
     }
 }
 
-/// Says where `received` departs from `expected`, which it is a part of from `at` on.
+/// Says where `received` departs from `expected`, of which it should be the part from `at` on.
 fn check(received: &[u8], expected: &[u8], at: usize, seed: u64) {
     let expected = &expected[at..];
     assert!(received.len() <= expected.len(), "BOSON_SEED={seed}: more replies than requests");
@@ -45,8 +45,8 @@ fn check(received: &[u8], expected: &[u8], at: usize, seed: u64) {
     }
 }
 
-/// Connects by a socket with these buffers. They are set before it connects: to make them smaller
-/// when the window is known stops the kernel's TCP, with redis-server too.
+/// Connects a socket with these buffers. They are set before it connects: to make them smaller when
+/// the window is known stops the kernel's TCP, with redis-server too.
 fn connect(address: SocketAddr, buffers_bytes: Option<(usize, usize)>) -> TcpStream {
     let socket = rustix::net::socket(AddressFamily::INET, SocketType::STREAM, None).expect("a socket");
     if let Some((send, receive)) = buffers_bytes {

@@ -1,5 +1,5 @@
-//! SCAN keeps the promise of Redis, whatever else happens meanwhile: every key that is there all
-//! the time is returned, the scan ends, and no cursor is an error.
+//! SCAN keeps the promises of Redis whatever happens meanwhile: it returns every key that is there
+//! all the time, it ends, and no cursor is an error.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -64,7 +64,7 @@ fn connect(executor: &Executor, db: &Db<SimEnv, MemoryNamespace>) -> Session<Sim
     Session::new(&server, "127.0.0.1:1", "127.0.0.1:6380").expect("room for a client")
 }
 
-/// So many scans at once, each of which stops somewhere else.
+/// Runs so many scans at once; each of them stops somewhere else.
 fn interleave(scans: usize) {
     let mut store = Store::new();
     for scan in 0..scans {

@@ -486,8 +486,8 @@ fn a_copy_is_never_old_when_commands_overlap() {
     }
 }
 
-/// A value that is changed while it is being read from the disk: whoever gets the old one is told
-/// behind it.
+/// A value that is changed while it is being read from the disk: a client that gets the old one is
+/// told right after it.
 #[test]
 fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
     let mut old_values = 0;
@@ -547,7 +547,7 @@ fn run_all(executor: &Executor, sessions: &mut [Session<SimEnv, Disk>]) -> Vec<V
     sessions.iter_mut().map(everything).collect()
 }
 
-/// Reads from `stream` until that is what came.
+/// Reads from `stream` until it has received `expected`.
 fn expect_bytes(stream: &mut TcpStream, expected: &[u8]) {
     let mut received = vec![0; expected.len()];
     stream.read_exact(&mut received).expect("so many bytes");

@@ -1,5 +1,5 @@
-//! Commands that run long, when the terminal, the pipe or the process that they depend on goes
-//! away, and on signals.
+//! What long-running commands do when the terminal, the pipe or the process that they depend on
+//! goes away, and on signals.
 
 use crate::support::server;
 use std::fs::File;
@@ -312,7 +312,7 @@ fn servers_serve_though_nobody_reads_what_they_say() {
                 }
             }
         };
-        // It is refused, of which a line of the log tells.
+        // It is refused, and a log line says so.
         let mut second = Client::connect(address).expect("it listens");
         let mut rest = Vec::new();
         second.stream().read_to_end(&mut rest).expect("the connection ends");

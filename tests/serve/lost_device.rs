@@ -29,8 +29,8 @@ struct Running {
 }
 
 impl Running {
-    /// Runs the shell's `line`, which starts a server, and waits until that listens. Otherwise what
-    /// it said.
+    /// Runs the shell's `line`, which starts a server, and waits until that listens. If it does
+    /// not, returns what it said.
     fn start(directory: &Path, line: &str) -> Result<Self, String> {
         let mut child = Command::new("sh")
             .args(["-c", &line.replace("boson ", &format!("exec {} ", env!("CARGO_BIN_EXE_boson")))])
@@ -60,7 +60,7 @@ impl Running {
         self.child.try_wait().expect("a child").is_none()
     }
 
-    /// How it ended, which must be soon, and what it said.
+    /// Waits until it has ended, which must be soon. Returns how it ended and what it said.
     fn ended(&mut self) -> (ExitStatus, String) {
         let began = Instant::now();
         while self.is_running() {
@@ -71,7 +71,7 @@ impl Running {
         (self.child.wait().expect("a child"), said)
     }
 
-    /// Asks it to end, and what it said.
+    /// Asks it to end, and returns what it said.
     fn terminate(mut self) -> String {
         let id = rustix::process::Pid::from_child(&self.child);
         rustix::process::kill_process(id, rustix::process::Signal::TERM).expect("it runs");
@@ -329,7 +329,7 @@ fn a_write_that_fails_makes_a_store_say_so() {
     }
 }
 
-/// A place that cannot be read costs what is there, not the store.
+/// A place that cannot be read costs what lies there, not the whole store.
 #[test]
 fn a_read_that_fails_does_not() {
     const KEYS: u32 = 100;

@@ -1,4 +1,4 @@
-//! Cores where the kernel refuses io_uring: what they take instead, what they say, and that it
+//! Cores where the kernel refuses io_uring: what they use instead, what they say, and that this
 //! holds under misuse.
 
 use std::io::{BufRead, BufReader, Read, Write};

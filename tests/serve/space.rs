@@ -1,5 +1,5 @@
-//! `boson serve` and the room it takes: files stay in proportion to what they hold, a full store
-//! empties itself of what expires and of what is deleted.
+//! `boson serve` and the room that it takes: files stay in proportion to what they hold, and a full
+//! store gives back the room of what expires and of what is deleted.
 
 use crate::support::not_run;
 use crate::support::server;

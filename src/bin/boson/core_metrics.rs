@@ -7,12 +7,12 @@ use boson::observe::inspect::{COUNTERS, CounterKind};
 use boson::observe::{CoreLatencies, CoreStats, Histogram};
 use boson::rt::{self, Handle, Instant};
 
-use crate::metrics::{Kind, Metric};
+use crate::metrics::{Metric, MetricKind};
 
-/// How long a core may take for its answer.
+/// How long a core may take to answer.
 const PATIENCE: Duration = Duration::from_millis(250);
-/// Buckets end below these powers of two, in nanoseconds: from 255 ns to 17 s. There the histograms
-/// of a core have borders too, so every count is exact.
+/// Buckets end below these powers of two, in nanoseconds: from 255 ns to 17 s. The histograms of a
+/// core have borders there too, so every count is exact.
 const BUCKET_BITS: std::ops::RangeInclusive<u32> = 8..=34;
 
 /// A core's counters and histograms; `None` if it did not answer.
@@ -37,17 +37,17 @@ async fn answer_until(give_up: Instant, question: rt::RemoteJoin<(CoreStats, Cor
 fn metrics(answers: &[Answer]) -> Vec<Metric> {
     let numbered = || answers.iter().enumerate();
     let answered = || numbered().filter_map(|(core, answer)| Some((core, answer.as_ref()?)));
-    let mut up = Metric::new(Kind::Gauge, "core_up", "1 if the core answers, 0 if it is stuck.");
+    let mut up = Metric::new(MetricKind::Gauge, "core_up", "1 if the core answers, 0 if it is stuck.");
     for (core, answer) in numbered() {
         up = up.with(format!("{{core=\"{core}\"}}"), u8::from(answer.is_some()));
     }
     let mut metrics = vec![up];
     for counter in COUNTERS {
         let (kind, name) = match counter.kind {
-            CounterKind::Total => (Kind::Counter, format!("core_{}_total", counter.name)),
-            CounterKind::TotalNanos => (Kind::Counter, format!("core_{}_seconds_total", counter.name)),
+            CounterKind::Total => (MetricKind::Counter, format!("core_{}_total", counter.name)),
+            CounterKind::TotalNanos => (MetricKind::Counter, format!("core_{}_seconds_total", counter.name)),
             // `Current`, and what a later version of the library may add.
-            _ => (Kind::Gauge, format!("core_{}", counter.name)),
+            _ => (MetricKind::Gauge, format!("core_{}", counter.name)),
         };
         let mut metric = Metric::new(kind, name, counter.help);
         for (core, (stats, _)) in answered() {
@@ -61,7 +61,7 @@ fn metrics(answers: &[Answer]) -> Vec<Metric> {
         metrics.push(metric);
     }
     for (name, help, get) in HISTOGRAMS {
-        let mut metric = Metric::new(Kind::Histogram, *name, help);
+        let mut metric = Metric::new(MetricKind::Histogram, *name, help);
         for (core, (_, latencies)) in answered() {
             metric = histogram(metric, core, get(latencies));
         }
@@ -114,7 +114,7 @@ mod tests {
         for nanos in [100, 255, 256, 1_000_000, 1 << 36] {
             values.record(nanos);
         }
-        let metric = histogram(Metric::new(Kind::Histogram, "h", "Help."), 3, &values);
+        let metric = histogram(Metric::new(MetricKind::Histogram, "h", "Help."), 3, &values);
         let text = render(&[metric]);
         for line in [
             "boson_h_bucket{core=\"3\",le=\"0.000000255\"} 2",

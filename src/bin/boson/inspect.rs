@@ -12,13 +12,13 @@ use boson::{Error, Result};
 use rustix::process::{Pid, getuid, test_kill_process};
 use tracing::warn;
 
-/// How many names in the runtime directory are looked at.
+/// How many names in the runtime directory are examined at most.
 const MAX_NAMES: usize = 4096;
-/// What `--inspect` says to have no inspector.
+/// The value of `--inspect` that asks for no inspector.
 const NONE: &str = "none";
 
-/// Starts the inspector of a server named `command`: at the `asked` path; without one in the
-/// runtime directory, where a failure is no more than a warning.
+/// Starts the inspector of a server named `command`, at the `asked` path. Without a path it starts
+/// in the runtime directory, and a failure there is no more than a warning.
 pub(crate) fn start(asked: Option<&Path>, command: &str, cores: Vec<Handle>) -> Result<Option<Inspector>> {
     let program = format!("boson {command}");
     if let Some(path) = asked {
@@ -84,7 +84,7 @@ fn own_directory() -> Result<PathBuf> {
 }
 
 /// Refuses a runtime directory in which others can make and remove names: a server there could be
-/// anybody's. One that is absent is empty.
+/// anybody's. An absent one counts as empty.
 fn check(path: &Path) -> Result<()> {
     // Not through a link: anybody may make one among the temporary files.
     let found = match fs::symlink_metadata(path) {

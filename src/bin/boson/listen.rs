@@ -16,11 +16,11 @@ use crate::start;
 
 /// How long to wait before accepting again when the process has no descriptor left.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
-/// Accepting that has not failed for so long works again; what fails then is said again.
+/// If accepting has not failed for this long, it works again, and the next failure is logged anew.
 const WORKS_AFTER: Duration = Duration::from_secs(10);
 
-/// Has another core listen at `address` of the kernel too, and run `serve` with the listener. That
-/// is a part of the server then.
+/// Makes another core listen on the kernel's `address` too and run `serve` with the listener, and
+/// returns that as a part of the server.
 pub(crate) async fn listen_on<F>(
     core: &CoreThread,
     address: SocketAddr,
@@ -45,7 +45,7 @@ where
     });
     match told.await {
         Ok(bound) => bound.map(|()| lasting::task(serving)),
-        // It could not tell: its core is gone.
+        // It could not say: its core is gone.
         Err(_) => {
             serving.await.map_err(|error| start::core_ended(&error))??;
             Ok(lasting::task(async { Ok(Ok(())) }))
@@ -53,8 +53,8 @@ where
     }
 }
 
-/// Hands each connection to `take`, for as long as it is polled. Returns why there will be no
-/// further connection.
+/// Hands each connection to `take` for as long as it is polled. Returns the error after which there
+/// will be no further connection.
 pub(crate) async fn accept_each(listener: TcpListener, mut take: impl FnMut(TcpStream, SocketAddr)) -> Error {
     let mut failed_at = None;
     loop {
@@ -64,7 +64,7 @@ pub(crate) async fn accept_each(listener: TcpListener, mut take: impl FnMut(TcpS
             Err(error) if error.kind() == ErrorKind::Closed => {}
             Err(error) if is_network_lost(&error) => return error,
             Err(error) => {
-                // Once: it is tried ten times a second, and may fail for hours.
+                // Logged once: accepting is tried ten times a second, and may fail for hours.
                 let now = rt::now();
                 if failed_at.replace(now).is_none_or(|before| now.saturating_since(before) > WORKS_AFTER) {
                     warn!("accepting on {} fails, tried until it works: {error}", listener.local_addr());
@@ -87,11 +87,11 @@ impl ConnectionLimit {
         Arc::new(Self { open: AtomicUsize::new(0), most })
     }
 
-    /// A place for one connection until it is dropped. `None`, with a log line, if there is none
+    /// A place for one connection, held until it is dropped. `None`, with a log line, if none is
     /// left.
     pub(crate) fn take(self: &Arc<Self>, peer: SocketAddr) -> Option<ConnectionPlace> {
         let before = self.open.fetch_add(1, Ordering::Relaxed);
-        // Dropping the place gives back what was taken too much.
+        // If none was left, dropping this place gives it back.
         let place = ConnectionPlace(Arc::clone(self));
         if before < self.most {
             return Some(place);

@@ -23,31 +23,31 @@ pub(crate) struct Metric {
     /// Without the `boson_` that every name starts with.
     name: String,
     help: &'static str,
-    kind: Kind,
+    kind: MetricKind,
     /// What follows the name, such as `{core="0"}`, and the value.
     samples: Vec<(String, String)>,
 }
 
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Kind {
+pub(crate) enum MetricKind {
     Counter,
     Gauge,
     Histogram,
 }
 
 impl Metric {
-    pub(crate) fn new(kind: Kind, name: impl Into<String>, help: &'static str) -> Self {
+    pub(crate) fn new(kind: MetricKind, name: impl Into<String>, help: &'static str) -> Self {
         Self { name: name.into(), help, kind, samples: Vec::new() }
     }
 
     /// A counter with one value.
     pub(crate) fn counter(name: &'static str, help: &'static str, value: u64) -> Self {
-        Self::new(Kind::Counter, name, help).with("", value)
+        Self::new(MetricKind::Counter, name, help).with("", value)
     }
 
     /// A gauge with one value.
     pub(crate) fn gauge(name: &'static str, help: &'static str, value: u64) -> Self {
-        Self::new(Kind::Gauge, name, help).with("", value)
+        Self::new(MetricKind::Gauge, name, help).with("", value)
     }
 
     /// The same, with one more value.
@@ -62,9 +62,9 @@ pub(crate) fn render(metrics: &[Metric]) -> String {
     let mut text = String::new();
     for Metric { name, help, kind, samples } in metrics {
         let kind = match kind {
-            Kind::Counter => "counter",
-            Kind::Gauge => "gauge",
-            Kind::Histogram => "histogram",
+            MetricKind::Counter => "counter",
+            MetricKind::Gauge => "gauge",
+            MetricKind::Histogram => "histogram",
         };
         // Writing to a String cannot fail.
         let _ = writeln!(text, "# HELP boson_{name} {help}\n# TYPE boson_{name} {kind}");
@@ -75,7 +75,8 @@ pub(crate) fn render(metrics: &[Metric]) -> String {
     text
 }
 
-/// Answers scrapes for as long as it is polled. Returns why there can be no further ones.
+/// Answers scrapes for as long as it is polled. Returns the error after which there can be no
+/// further ones.
 pub(crate) async fn serve<C>(listener: TcpListener, collect: C) -> Error
 where
     C: AsyncFn() -> Vec<Metric> + 'static,
@@ -135,7 +136,7 @@ mod tests {
     fn the_exposition_names_kind_and_help() {
         let metrics = [
             Metric::counter("commands_total", "Commands run.", 7),
-            Metric::new(Kind::Gauge, "tasks", "Tasks.").with("{core=\"0\"}", 1).with("{core=\"1\"}", 2),
+            Metric::new(MetricKind::Gauge, "tasks", "Tasks.").with("{core=\"0\"}", 1).with("{core=\"1\"}", 2),
         ];
         assert_eq!(
             render(&metrics),

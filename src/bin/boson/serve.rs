@@ -122,8 +122,8 @@ async fn serve(
     }
     let addresses: Vec<SocketAddr> = listeners.iter().map(TcpListener::local_addr).collect();
 
-    // Whatever else a start can fail for comes before it, too: a start that fails leaves the store
-    // as it was.
+    // Everything else that can make a start fail comes before that, too: a start that fails leaves
+    // the store as it was.
     let mut cores = Vec::new();
     for (number, config) in further.into_iter().enumerate() {
         cores.push(CoreThread::start(format!("boson-{}", number + 1), &config)?);

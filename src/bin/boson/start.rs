@@ -17,8 +17,8 @@ use tracing_subscriber::util::SubscriberInitExt;
 
 use crate::options::{CoreList, ServerOptions};
 
-/// Log lines that pass `filter` go to standard error. Those that cannot be written there are lost,
-/// and nothing else.
+/// Sends log lines that pass `filter` to standard error. Lines that cannot be written there are
+/// lost; nothing else happens.
 pub(crate) fn log_to_stderr(filter: Targets) {
     let lines = tracing_subscriber::fmt::layer()
         .with_writer(std::io::stderr)
@@ -28,17 +28,17 @@ pub(crate) fn log_to_stderr(filter: Targets) {
     tracing_subscriber::registry().with(lines).with(filter).init();
 }
 
-/// Takes the signals that ask a server to end: SIGTERM, SIGINT, and SIGHUP, which the end of its
-/// terminal is. A server that was started to outlive its terminal, by nohup(1) say, ignores SIGHUP
-/// and goes on doing so.
+/// Takes the signals that ask a server to end: SIGTERM, SIGINT, and SIGHUP, which it gets when its
+/// terminal ends. A server that was started to outlive its terminal, for example by nohup(1),
+/// ignores SIGHUP and goes on ignoring it.
 pub(crate) fn ending_signals() -> Result<Signals> {
     let hangup = (!Signal::Hangup.is_ignored()).then_some(Signal::Hangup);
     let signals: Vec<Signal> = [Signal::Interrupt, Signal::Terminate].into_iter().chain(hangup).collect();
     Signals::of(&signals)
 }
 
-/// Prints the line that says a server is ready. Nobody need read it: its reader may be gone (`|
-/// head -1`).
+/// Prints the line that says that a server is ready. Its reader may be gone (`| head -1`); that is
+/// no error.
 pub(crate) fn announce(line: &str) {
     let _ = writeln!(std::io::stdout(), "{line}");
 }
@@ -94,7 +94,7 @@ pub(crate) async fn bind(net: &Net, address: SocketAddr, options: &ServerOptions
         return Ok(alone);
     }
     // Bound alone first: the kernel would let another process that shares its address in the same
-    // way have it too, and give each of them a part of the connections.
+    // way have it too, and would give each of them a part of the connections.
     let address = alone.local_addr();
     drop(alone);
     TcpListener::bind_shared_on(net, address)

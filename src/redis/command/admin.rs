@@ -9,17 +9,17 @@ pub(super) use info::info;
 use super::super::keyspace::DATABASES;
 use super::super::request::Request;
 use super::context::Context;
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandResult, Failure};
 use crate::block::Namespace;
 use crate::store::Env;
 
-pub(super) fn dbsize<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn dbsize<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.replies.count(ctx.server.keyspace.len(ctx.database()));
     Ok(())
 }
 
 /// FLUSHDB and FLUSHALL take SYNC and ASYNC, which make no difference here.
-fn check_flush_options(request: Request<'_>) -> Outcome {
+fn check_flush_options(request: Request<'_>) -> CommandResult {
     match request.get(1) {
         None => Ok(()),
         Some(option)
@@ -35,7 +35,7 @@ fn check_flush_options(request: Request<'_>) -> Outcome {
 pub(super) async fn flushdb<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     check_flush_options(request)?;
     let database = ctx.database();
     let commit = ctx.server.keyspace.clear(database..database + 1).await?;
@@ -47,7 +47,7 @@ pub(super) async fn flushdb<E: Env, N: Namespace>(
 pub(super) async fn flushall<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     check_flush_options(request)?;
     let commit = ctx.server.keyspace.clear(0..DATABASES).await?;
     ctx.commit(commit);
@@ -55,7 +55,7 @@ pub(super) async fn flushall<E: Env, N: Namespace>(
     Ok(())
 }
 
-pub(super) fn time<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn time<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     let now = ctx.server.unix_time();
     ctx.replies.array(2);
     ctx.replies.bulk_u64(now.as_secs());
@@ -65,7 +65,10 @@ pub(super) fn time<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome
 
 /// SHUTDOWN: what was acknowledged is safe already, so SAVE and NOSAVE, NOW and FORCE make no
 /// difference.
-pub(super) fn shutdown<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn shutdown<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
     let said = |name: &str| request.iter_from(1).any(|option| option.eq_ignore_ascii_case(name.as_bytes()));
     let known: [&[u8]; 5] = [b"nosave", b"save", b"now", b"force", b"abort"];
     let all_known =

@@ -7,8 +7,8 @@ use super::super::reply::Protocol;
 use super::super::request::Request;
 use super::super::server::REDIS_VERSION;
 use super::context::Context;
-use super::failure::{Failure, Outcome, integer};
-use super::spec::Command;
+use super::failure::{CommandResult, Failure, integer};
+use super::table::Command;
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -21,7 +21,7 @@ pub(super) fn ping<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     command: &Command,
-) -> Outcome {
+) -> CommandResult {
     match (request.len(), request.get(1)) {
         (1, _) => ctx.replies.simple("PONG"),
         (2, Some(text)) => ctx.replies.bulk(text),
@@ -30,26 +30,34 @@ pub(super) fn ping<E: Env, N: Namespace>(
     Ok(())
 }
 
-pub(super) fn echo<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn echo<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> CommandResult {
     ctx.replies.bulk(&request[1]);
     Ok(())
 }
 
-/// Whether these are the words of a user. There is one, `default`.
-fn check_password<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, user: &[u8], password: &[u8]) -> Outcome {
+/// Checks the name and the password of a user. There is one user, `default`.
+fn check_password<E: Env, N: Namespace>(
+    ctx: &Context<'_, E, N>,
+    user: &[u8],
+    password: &[u8],
+) -> CommandResult {
     if user != b"default" || !ctx.server.accepts_password(password) {
         return Err(WRONG_PASSWORD);
     }
     Ok(())
 }
 
-fn authenticate<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, user: &[u8], password: &[u8]) -> Outcome {
+fn authenticate<E: Env, N: Namespace>(
+    ctx: &Context<'_, E, N>,
+    user: &[u8],
+    password: &[u8],
+) -> CommandResult {
     check_password(ctx, user, password)?;
     ctx.client.authenticated.set(true);
     Ok(())
 }
 
-pub(super) fn auth<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn auth<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> CommandResult {
     match request.len() {
         2 if !ctx.server.needs_password() => {
             return Err(Failure::text(
@@ -65,9 +73,12 @@ pub(super) fn auth<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-/// HELLO: does all that it is asked, or nothing. (Redis 7.0 leaves what came before a bad option
-/// done; 7.2 does not.)
-pub(super) fn hello<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+/// HELLO does everything that it is asked, or nothing. (Redis 7.0 leaves what came before a bad
+/// option done; 7.2 does not.)
+pub(super) fn hello<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
     let protocol = match request.get(1).map(parse_i64) {
         None => ctx.client.protocol.get(),
         Some(Some(2)) => Protocol::Resp2,
@@ -121,7 +132,10 @@ pub(super) fn hello<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: 
     Ok(())
 }
 
-pub(super) fn select<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn select<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
     let index = integer(&request[1])?;
     let database = usize::try_from(index).ok().filter(|&index| index < DATABASES);
     // Redis takes a C `int` here, and says so of what is beyond one.
@@ -135,13 +149,13 @@ pub(super) fn select<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request:
     Ok(())
 }
 
-pub(super) fn quit<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn quit<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.replies.ok();
     ctx.fate.close();
     Ok(())
 }
 
-pub(super) fn reset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn reset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     let client = ctx.client;
     client.in_refused_multi.set(false);
     ctx.server.keyspace.tracking().disable(client);
@@ -155,12 +169,12 @@ pub(super) fn reset<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcom
     Ok(())
 }
 
-pub(super) fn client_id<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn client_id<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.replies.count(ctx.client.id);
     Ok(())
 }
 
-pub(super) fn client_getname<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn client_getname<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     let name = ctx.client.name.borrow();
     if name.is_empty() {
         ctx.replies.null();
@@ -175,11 +189,11 @@ fn is_listable(name: &[u8]) -> bool {
     name.iter().all(u8::is_ascii_graphic)
 }
 
-fn check_name(name: &[u8]) -> Outcome {
+fn check_name(name: &[u8]) -> CommandResult {
     if is_listable(name) { Ok(()) } else { Err(BAD_NAME) }
 }
 
-fn set_name(client: &Client, name: &[u8]) -> Outcome {
+fn set_name(client: &Client, name: &[u8]) -> CommandResult {
     check_name(name)?;
     *client.name.borrow_mut() = name.to_vec();
     Ok(())
@@ -188,7 +202,7 @@ fn set_name(client: &Client, name: &[u8]) -> Outcome {
 pub(super) fn client_setname<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     set_name(ctx.client, &request[2])?;
     ctx.replies.ok();
     Ok(())
@@ -198,7 +212,7 @@ pub(super) fn client_setname<E: Env, N: Namespace>(
 pub(super) fn client_setinfo<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let (option, value) = (&request[2], &request[3]);
     let (name, place) = if option.eq_ignore_ascii_case(b"lib-name") {
         ("lib-name", &ctx.client.library)
@@ -216,14 +230,14 @@ pub(super) fn client_setinfo<E: Env, N: Namespace>(
     Ok(())
 }
 
-pub(super) fn client_info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn client_info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     let mut line = ctx.client.describe(ctx.server.now());
     line.push(b'\n');
     ctx.replies.verbatim(&line);
     Ok(())
 }
 
-/// Whether the clients of this type are all there are: there are no replicas and no subscribers
+/// Whether all clients are of this type; if not, none is: there are no replicas and no subscribers
 /// here.
 fn is_normal_type(name: &[u8]) -> Result<bool, Failure> {
     if name.eq_ignore_ascii_case(b"normal") {
@@ -239,7 +253,7 @@ fn is_normal_type(name: &[u8]) -> Result<bool, Failure> {
 pub(super) fn client_list<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let now = ctx.server.now();
     let clients = ctx.server.clients.borrow();
     let mut lines = Vec::new();
@@ -271,7 +285,7 @@ pub(super) fn client_list<E: Env, N: Namespace>(
 pub(super) fn client_no_evict<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let on = request[2].eq_ignore_ascii_case(b"on");
     if !on && !request[2].eq_ignore_ascii_case(b"off") {
         return Err(Failure::SYNTAX);
@@ -284,7 +298,7 @@ pub(super) fn client_no_evict<E: Env, N: Namespace>(
 pub(super) fn client_reply<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let mode = &request[2];
     if mode.eq_ignore_ascii_case(b"on") {
         ctx.replies.ok();
@@ -299,7 +313,7 @@ pub(super) fn client_reply<E: Env, N: Namespace>(
     Ok(())
 }
 
-/// Which clients CLIENT KILL ends: those for which everything that was said holds.
+/// Which clients CLIENT KILL ends: those that meet every condition it was given.
 #[derive(Debug)]
 struct KillFilter<'a> {
     id: Option<u64>,
@@ -352,8 +366,8 @@ impl<'a> KillFilter<'a> {
 pub(super) fn client_kill<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
-    // The old form names an address only, which may be one's own.
+) -> CommandResult {
+    // The old form names an address only, which may be the caller's own.
     let old_form = request.len() == 3;
     let filter = if old_form {
         KillFilter { id: None, peer: request.get(2), local: None, is_normal: true, not_myself: false }

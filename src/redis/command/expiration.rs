@@ -1,11 +1,11 @@
 //! Commands on expiry times.
 
-use super::super::keyspace::{Entry, UnixMs, Update};
+use super::super::keyspace::{KeyspaceEntry, UnixMs, Update};
 use super::super::request::Request;
 use super::context::Context;
-use super::failure::{Failure, Outcome, integer};
-use super::options::{Unit, invalid_expire_time};
-use super::spec::Command;
+use super::failure::{CommandResult, Failure, integer};
+use super::options::{TimeUnit, invalid_expire_time};
+use super::table::Command;
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -16,16 +16,16 @@ pub(super) enum TimeBase {
     Epoch,
 }
 
-/// On which present expiry times EXPIRE and its kin act.
+/// For which present expiry times EXPIRE and its kin act.
 #[derive(Clone, Copy, Debug, Default)]
-struct Conditions {
+struct ExpireConditions {
     if_none: bool,
     if_any: bool,
     if_later: bool,
     if_earlier: bool,
 }
 
-impl Conditions {
+impl ExpireConditions {
     fn parse(request: Request<'_>) -> Result<Self, Failure> {
         let mut conditions = Self::default();
         for option in request.iter_from(3) {
@@ -68,12 +68,12 @@ pub(super) async fn expire<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     command: &Command,
-    unit: Unit,
+    unit: TimeUnit,
     base: TimeBase,
-) -> Outcome {
-    let conditions = Conditions::parse(request)?;
+) -> CommandResult {
+    let conditions = ExpireConditions::parse(request)?;
     let now = ctx.now;
-    let scale = if unit == Unit::Seconds { 1000 } else { 1 };
+    let scale = if unit == TimeUnit::Seconds { 1000 } else { 1 };
     let origin = if base == TimeBase::Now { now } else { 0 };
     let expires_at = integer(&request[2])?
         .checked_mul(scale)
@@ -101,17 +101,17 @@ pub(super) async fn expire<E: Env, N: Namespace>(
 pub(super) async fn report<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-    unit: Unit,
+    unit: TimeUnit,
     base: TimeBase,
-) -> Outcome {
+) -> CommandResult {
     let now = ctx.now;
-    let time = |entry: Option<Entry<'_>>| match entry {
+    let time = |entry: Option<KeyspaceEntry<'_>>| match entry {
         None => -2,
-        Some(Entry { expires_at: None, .. }) => -1,
-        Some(Entry { expires_at: Some(expires_at), .. }) => {
+        Some(KeyspaceEntry { expires_at: None, .. }) => -1,
+        Some(KeyspaceEntry { expires_at: Some(expires_at), .. }) => {
             let ms = if base == TimeBase::Now { expires_at.saturating_sub(now).max(0) } else { expires_at };
             // Rounded to the nearest second.
-            if unit == Unit::Seconds { ms / 1000 + i64::from(ms % 1000 >= 500) } else { ms }
+            if unit == TimeUnit::Seconds { ms / 1000 + i64::from(ms % 1000 >= 500) } else { ms }
         }
     };
     let time = ctx.server.keyspace.read(ctx.database(), &request[1], now, time).await?;
@@ -122,7 +122,7 @@ pub(super) async fn report<E: Env, N: Namespace>(
 pub(super) async fn persist<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let key = &request[1];
     let change = |update: &mut Update<'_, '_>| {
         let volatile = update.get(0).is_some_and(|entry| entry.expires_at.is_some());

@@ -3,7 +3,7 @@
 use std::borrow::Cow;
 
 use super::super::number::parse_i64;
-use super::spec::Command;
+use super::table::Command;
 use crate::{Error, ErrorKind};
 
 /// Why a command did not do what it was asked.
@@ -60,9 +60,9 @@ pub(in super::super) fn describe_store_error(error: &Error) -> Vec<u8> {
 }
 
 /// How a command ended.
-pub(super) type Outcome = Result<(), Failure>;
+pub(super) type CommandResult = Result<(), Failure>;
 
-/// What C prints of `bytes` with `%s`: Redis quotes arguments so.
+/// What C prints of `bytes` with `%s`, which is how Redis quotes arguments.
 pub(super) fn as_c_string(bytes: &[u8]) -> &[u8] {
     let end = bytes.iter().position(|&byte| byte == 0).unwrap_or(bytes.len());
     &bytes[..end]

@@ -1,17 +1,16 @@
 //! Commands about commands.
 //!
-//! COMMAND INFO and COMMAND DOCS tell of the commands there are what Redis 7.0 tells of them.
+//! Of the commands that there are, COMMAND INFO and COMMAND DOCS say what Redis 7.0 says.
 
 use super::super::glob;
 use super::super::reply::Replies;
 use super::super::request::Request;
 use super::context::Context;
 use super::docs;
-use super::failure::{Failure, Outcome};
+use super::failure::{CommandResult, Failure};
 use super::key_specs::{self, names};
 use super::lookup;
-use super::spec::Command;
-use super::table;
+use super::table::{self, Command};
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -35,13 +34,13 @@ fn describe(replies: &mut Replies, command: &Command) {
 }
 
 /// COMMAND alone.
-pub(super) fn command<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn command<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.replies.array(table::all().len());
     table::all().iter().for_each(|command| describe(ctx.replies, command));
     Ok(())
 }
 
-pub(super) fn count<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn count<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.replies.count(table::all().len());
     Ok(())
 }
@@ -54,7 +53,7 @@ fn find_by_full_name(name: &[u8]) -> Option<&'static Command> {
     }
 }
 
-pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> CommandResult {
     if request.len() == 2 {
         return command(ctx);
     }
@@ -68,8 +67,8 @@ pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-/// COMMAND DOCS: of all commands, or of those named that there are.
-pub(super) fn docs<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+/// COMMAND DOCS: about all commands, or about those named, as far as they exist.
+pub(super) fn docs<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> CommandResult {
     let documented: Vec<&'static Command> = match request.len() {
         2 => table::all().iter().collect(),
         _ => request.iter_from(2).filter_map(find_by_full_name).collect(),
@@ -79,7 +78,7 @@ pub(super) fn docs<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-pub(super) fn list<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn list<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> CommandResult {
     let listed: Vec<&Command> = match request.len() {
         2 => table::all_with_subcommands().collect(),
         5 if request[2].eq_ignore_ascii_case(b"filterby") => {
@@ -106,7 +105,10 @@ pub(super) fn list<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: R
     Ok(())
 }
 
-pub(super) fn getkeys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn getkeys<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
     let named = request.tail(2);
     let command = lookup::find(named).map_err(|_| Failure::text("ERR Invalid command specified"))?;
     if command.keys.first == 0 {
@@ -123,7 +125,7 @@ pub(super) fn getkeys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request
     Ok(())
 }
 
-/// The lines of CLIENT HELP, but for HELP itself.
+/// The lines of CLIENT HELP, without HELP itself.
 pub(super) const CLIENT_HELP: &[&str] = &[
     "CACHING (YES|NO)",
     "    Whether copies of what the next command reads are kept.",
@@ -153,7 +155,7 @@ pub(super) const CLIENT_HELP: &[&str] = &[
     "    How this connection tracks keys.",
 ];
 
-/// The lines of COMMAND HELP, but for HELP itself.
+/// The lines of COMMAND HELP, without HELP itself.
 pub(super) const COMMAND_HELP: &[&str] = &[
     "(no subcommand)",
     "    Details about all commands.",
@@ -169,7 +171,7 @@ pub(super) const COMMAND_HELP: &[&str] = &[
     "    The names of commands.",
 ];
 
-/// The lines of CONFIG HELP, but for HELP itself.
+/// The lines of CONFIG HELP, without HELP itself.
 pub(super) const CONFIG_HELP: &[&str] = &[
     "GET <pattern> [<pattern> ...]",
     "    The settings whose names match.",
@@ -186,7 +188,7 @@ pub(super) fn help<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     command: &Command,
     lines: &[&str],
-) -> Outcome {
+) -> CommandResult {
     let container = command.full_name.split('|').next().unwrap_or_default().to_ascii_uppercase();
     ctx.replies.array(lines.len() + 3);
     ctx.replies.simple(&format!("{container} <subcommand> [<arg> [value] [opt] ...]. Subcommands are:"));

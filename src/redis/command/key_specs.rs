@@ -2,7 +2,7 @@
 
 use super::super::reply::Replies;
 
-use super::spec::Command;
+use super::table::Command;
 
 /// Writes a set of `names`.
 pub(super) fn names(replies: &mut Replies, names: impl Iterator<Item = &'static str> + Clone) {
@@ -10,7 +10,7 @@ pub(super) fn names(replies: &mut Replies, names: impl Iterator<Item = &'static 
     names.for_each(|name| replies.simple(name));
 }
 
-/// Writes the key specifications of `command`. Where there are several, each is of one key.
+/// Writes the key specifications of `command`. Where there are several, each is about one key.
 pub(super) fn write(replies: &mut Replies, command: &Command) {
     let (specifications, note) = (command.key_flags, command.key_note);
     let place = command.keys;

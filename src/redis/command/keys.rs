@@ -1,15 +1,15 @@
-//! Commands on keys of whatever type.
+//! Commands on keys of any type.
 
 use std::ops::{Bound, ControlFlow};
 
 use super::super::cursor;
 use super::super::glob;
-use super::super::keyspace::{Entry, LONG_KEY_PREFIX_BYTES, Update, Visited};
+use super::super::keyspace::{KeyspaceEntry, LONG_KEY_PREFIX_BYTES, Update, Visited};
 use super::super::number::parse_digits;
 use super::super::reply::Replies;
 use super::super::request::Request;
 use super::context::Context;
-use super::failure::{Failure, Outcome, integer};
+use super::failure::{CommandResult, Failure, integer};
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -20,7 +20,7 @@ const SCAN_COUNT: usize = 10;
 pub(super) async fn delete<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let (database, now) = (ctx.database(), ctx.now);
     let keyspace = &ctx.server.keyspace;
     let delete_all =
@@ -40,9 +40,9 @@ pub(super) async fn delete<E: Env, N: Namespace>(
 pub(super) async fn exists<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let mut found = 0;
-    let count = |entry: Option<Entry<'_>>| found += usize::from(entry.is_some());
+    let count = |entry: Option<KeyspaceEntry<'_>>| found += usize::from(entry.is_some());
     ctx.server.keyspace.read_all(ctx.database(), request.iter_from(1), ctx.now, count).await?;
     ctx.replies.count(found);
     Ok(())
@@ -51,8 +51,8 @@ pub(super) async fn exists<E: Env, N: Namespace>(
 pub(super) async fn key_type<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
-    let is_there = |entry: Option<Entry<'_>>| entry.is_some();
+) -> CommandResult {
+    let is_there = |entry: Option<KeyspaceEntry<'_>>| entry.is_some();
     let found = ctx.server.keyspace.read(ctx.database(), &request[1], ctx.now, is_there).await?;
     ctx.replies.simple(if found { "string" } else { "none" });
     Ok(())
@@ -63,7 +63,7 @@ pub(super) async fn rename<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     only_if_absent: bool,
-) -> Outcome {
+) -> CommandResult {
     let (from, to) = (&request[1], &request[2]);
     let change = |update: &mut Update<'_, '_>| {
         let Some(entry) = update.get(0) else { return Err(Failure::text("ERR no such key")) };
@@ -87,7 +87,7 @@ pub(super) async fn rename<E: Env, N: Namespace>(
     Ok(())
 }
 
-pub(super) async fn random<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) async fn random<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     let server = ctx.server;
     match server.keyspace.random_key(ctx.database(), ctx.now, || server.random()).await? {
         Some(key) => ctx.replies.bulk(&key),
@@ -96,8 +96,11 @@ pub(super) async fn random<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) ->
     Ok(())
 }
 
-pub(super) async fn keys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
-    let pattern = Pattern::new(&request[1]);
+pub(super) async fn keys<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
+    let pattern = KeyPattern::new(&request[1]);
     let max_bytes = ctx.server.limits.get().reply_bytes;
     let mut found = Replies::new();
     let mut count = 0;
@@ -120,19 +123,19 @@ pub(super) async fn keys<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
 
 /// A pattern, and what the stored forms of all keys that match it begin with: they are in order, so
 /// only those need be visited.
-struct Pattern<'a> {
+struct KeyPattern<'a> {
     pattern: &'a [u8],
     prefix: &'a [u8],
 }
 
-impl<'a> Pattern<'a> {
+impl<'a> KeyPattern<'a> {
     fn new(pattern: &'a [u8]) -> Self {
         let prefix = glob::literal_prefix(pattern);
         Self { pattern, prefix: &prefix[..prefix.len().min(LONG_KEY_PREFIX_BYTES)] }
     }
 
     fn matches(&self, key: &[u8]) -> bool {
-        // Alone, a star matches the empty key too.
+        // A star alone matches the empty key, too.
         self.pattern == b"*" || glob::matches(self.pattern, key)
     }
 
@@ -142,12 +145,15 @@ impl<'a> Pattern<'a> {
     }
 }
 
-pub(super) async fn scan<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn scan<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
     let cursor = parse_cursor(&request[1]).ok_or(Failure::text("ERR invalid cursor"))?;
     let options = ScanOptions::parse(request)?;
-    let pattern = Pattern::new(options.pattern);
+    let pattern = KeyPattern::new(options.pattern);
     let resumed = if cursor == 0 { None } else { find_position(ctx, cursor, &pattern).await? };
-    // A pattern may be another one than in the call before.
+    // The pattern need not be that of the call before.
     let from = match &resumed {
         Some(last) if last.as_slice() >= pattern.prefix => Bound::Excluded(last.as_slice()),
         _ => Bound::Included(pattern.prefix),
@@ -190,7 +196,7 @@ pub(super) async fn scan<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, requ
 async fn find_position<E: Env, N: Namespace>(
     ctx: &Context<'_, E, N>,
     cursor: u64,
-    pattern: &Pattern<'_>,
+    pattern: &KeyPattern<'_>,
 ) -> Result<Option<Vec<u8>>, Failure> {
     if !cursor::is_possible(cursor) {
         return Ok(None);
@@ -210,7 +216,7 @@ async fn find_position<E: Env, N: Namespace>(
     Ok(ctx.server.keyspace.find_position(ctx.database(), pattern.prefix, is_it).await?)
 }
 
-/// Parses a cursor as C's `strtoul` does, without blanks in front: a negative number wraps around,
+/// Parses a cursor as C's `strtoul` does, without spaces in front: a negative number wraps around,
 /// no text at all is 0.
 fn parse_cursor(text: &[u8]) -> Option<u64> {
     match text {

@@ -4,8 +4,7 @@ use std::borrow::Cow;
 
 use super::super::request::Request;
 use super::failure::{Failure, as_c_string};
-use super::spec::Command;
-use super::table;
+use super::table::{self, Command};
 
 /// The command, or subcommand, that `request` names.
 pub(super) fn find(request: Request<'_>) -> Result<&'static Command, Failure> {

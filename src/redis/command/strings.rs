@@ -1,14 +1,14 @@
 //! Commands on strings.
 
 use super::super::extended::Extended;
-use super::super::keyspace::{Entry, Update};
+use super::super::keyspace::{KeyspaceEntry, Update};
 use super::super::number::{parse_i64, push_i64};
 use super::super::reply::Replies;
 use super::super::request::Request;
 use super::context::Context;
-use super::failure::{Failure, Outcome, integer};
-use super::options::{Condition, Expiry, Options, Unit};
-use super::spec::Command;
+use super::failure::{CommandResult, Failure, integer};
+use super::options::{ExpiryOption, SetCondition, SetOptions, TimeUnit};
+use super::table::Command;
 use crate::block::Namespace;
 use crate::store::Env;
 
@@ -17,14 +17,17 @@ fn check_len<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, len: Option<usize>) 
     len.filter(|&len| len <= ctx.server.limits.get().bulk_bytes).ok_or(Failure::TOO_LONG)
 }
 
-fn bulk_or_null(replies: &mut Replies, entry: Option<Entry<'_>>) {
+fn bulk_or_null(replies: &mut Replies, entry: Option<KeyspaceEntry<'_>>) {
     match entry {
         Some(entry) => replies.bulk(entry.value),
         None => replies.null(),
     }
 }
 
-pub(super) async fn get<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn get<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
     let database = ctx.database();
     let replies = &mut *ctx.replies;
     let keyspace = &ctx.server.keyspace;
@@ -34,9 +37,9 @@ pub(super) async fn get<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, reque
 pub(super) async fn strlen<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let keyspace = &ctx.server.keyspace;
-    let len = |entry: Option<Entry<'_>>| entry.map_or(0, |entry| entry.value.len());
+    let len = |entry: Option<KeyspaceEntry<'_>>| entry.map_or(0, |entry| entry.value.len());
     let len = keyspace.read(ctx.database(), &request[1], ctx.now, len).await?;
     ctx.replies.count(len);
     Ok(())
@@ -46,12 +49,12 @@ pub(super) async fn strlen<E: Env, N: Namespace>(
 pub(super) async fn getrange<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let (start, end) = (integer(&request[2])?, integer(&request[3])?);
     let database = ctx.database();
     let replies = &mut *ctx.replies;
     let keyspace = &ctx.server.keyspace;
-    let part = |entry: Option<Entry<'_>>| {
+    let part = |entry: Option<KeyspaceEntry<'_>>| {
         let value = entry.map_or(&[][..], |entry| entry.value);
         replies.bulk(&value[absolute_range(start, end, value.len())]);
     };
@@ -74,12 +77,15 @@ fn absolute_range(start: i64, end: i64, len: usize) -> std::ops::Range<usize> {
     if start < end { start..end } else { 0..0 }
 }
 
-pub(super) async fn mget<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) async fn mget<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
     let database = ctx.database();
     let max_bytes = ctx.server.limits.get().reply_bytes;
     let replies = &mut *ctx.replies;
     replies.array(request.len() - 1);
-    let write = |entry: Option<Entry<'_>>| {
+    let write = |entry: Option<KeyspaceEntry<'_>>| {
         // One request can ask for more than there is memory. Past the limit the client is dropped
         // anyway.
         if replies.len() <= max_bytes {
@@ -95,15 +101,15 @@ pub(super) async fn set<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     command: &Command,
-) -> Outcome {
-    let options = Options::of_set(request)?;
+) -> CommandResult {
+    let options = SetOptions::of_set(request)?;
     let expires_at = options.expiry.resolve(ctx.now, command)?;
-    store(ctx, &request[1], &request[2], options, expires_at, Reply::OkOrNull).await
+    store(ctx, &request[1], &request[2], options, expires_at, SetReply::OkOrNull).await
 }
 
-/// How a command says whether it set.
+/// How a command reports whether it has set its key.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Reply {
+enum SetReply {
     OkOrNull,
     OneOrZero,
 }
@@ -113,16 +119,16 @@ async fn store<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     key: &[u8],
     value: &[u8],
-    options: Options<'_>,
+    options: SetOptions<'_>,
     expires_at: Option<i64>,
-    reply: Reply,
-) -> Outcome {
+    reply: SetReply,
+) -> CommandResult {
     check_len(ctx, Some(value.len()))?;
     let database = ctx.database();
     let replies = &mut *ctx.replies;
     let keyspace = &ctx.server.keyspace;
     let unconditional =
-        options.condition == Condition::Always && !options.get && options.expiry != Expiry::Keep;
+        options.condition == SetCondition::Always && !options.get && options.expiry != ExpiryOption::Keep;
     if unconditional {
         let commit = keyspace.put(database, key, value, expires_at, ctx.client.id).await?;
         replies.ok();
@@ -136,18 +142,18 @@ async fn store<E: Env, N: Namespace>(
             bulk_or_null(replies, present);
         }
         let sets = match options.condition {
-            Condition::Always => true,
-            Condition::IfAbsent => !found,
-            Condition::IfPresent => found,
+            SetCondition::Always => true,
+            SetCondition::IfAbsent => !found,
+            SetCondition::IfPresent => found,
         };
         if sets {
-            update.put(0, value, if options.expiry == Expiry::Keep { kept } else { expires_at });
+            update.put(0, value, if options.expiry == ExpiryOption::Keep { kept } else { expires_at });
         }
         match reply {
             _ if options.get => {}
-            Reply::OkOrNull if sets => replies.ok(),
-            Reply::OkOrNull => replies.null(),
-            Reply::OneOrZero => replies.integer(i64::from(sets)),
+            SetReply::OkOrNull if sets => replies.ok(),
+            SetReply::OkOrNull => replies.null(),
+            SetReply::OneOrZero => replies.integer(i64::from(sets)),
         }
     };
     let ((), commit) = keyspace.update(database, &[key], ctx.now, ctx.client.id, change).await?;
@@ -158,9 +164,9 @@ async fn store<E: Env, N: Namespace>(
 pub(super) async fn setnx<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
-    let options = Options { condition: Condition::IfAbsent, ..Options::default() };
-    store(ctx, &request[1], &request[2], options, None, Reply::OneOrZero).await
+) -> CommandResult {
+    let options = SetOptions { condition: SetCondition::IfAbsent, ..SetOptions::default() };
+    store(ctx, &request[1], &request[2], options, None, SetReply::OneOrZero).await
 }
 
 /// SETEX and PSETEX.
@@ -168,24 +174,24 @@ pub(super) async fn setex<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     command: &Command,
-    unit: Unit,
-) -> Outcome {
-    let expires_at = Expiry::After(&request[2], unit).resolve(ctx.now, command)?;
-    store(ctx, &request[1], &request[3], Options::default(), expires_at, Reply::OkOrNull).await
+    unit: TimeUnit,
+) -> CommandResult {
+    let expires_at = ExpiryOption::After(&request[2], unit).resolve(ctx.now, command)?;
+    store(ctx, &request[1], &request[3], SetOptions::default(), expires_at, SetReply::OkOrNull).await
 }
 
 pub(super) async fn getset<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
-    let options = Options { get: true, ..Options::default() };
-    store(ctx, &request[1], &request[2], options, None, Reply::OkOrNull).await
+) -> CommandResult {
+    let options = SetOptions { get: true, ..SetOptions::default() };
+    store(ctx, &request[1], &request[2], options, None, SetReply::OkOrNull).await
 }
 
 pub(super) async fn getdel<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let key = &request[1];
     let database = ctx.database();
     let replies = &mut *ctx.replies;
@@ -202,9 +208,9 @@ pub(super) async fn getex<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     command: &Command,
-) -> Outcome {
-    let options = Options::of_getex(request)?;
-    if options.expiry == Expiry::Unsaid {
+) -> CommandResult {
+    let options = SetOptions::of_getex(request)?;
+    if options.expiry == ExpiryOption::Unsaid {
         return get(ctx, request).await;
     }
     let key = &request[1];
@@ -238,7 +244,7 @@ pub(super) async fn mset<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     command: &Command,
-) -> Outcome {
+) -> CommandResult {
     set_all(ctx, request, command, false).await?;
     ctx.replies.ok();
     Ok(())
@@ -248,7 +254,7 @@ pub(super) async fn msetnx<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
     command: &Command,
-) -> Outcome {
+) -> CommandResult {
     let set = set_all(ctx, request, command, true).await?;
     ctx.replies.integer(i64::from(set));
     Ok(())
@@ -281,7 +287,7 @@ async fn set_all<E: Env, N: Namespace>(
 pub(super) async fn decrement_by<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let amount = integer(&request[2])?.checked_neg().ok_or(Failure::text("ERR decrement would overflow"))?;
     increment(ctx, &request[1], amount).await
 }
@@ -291,7 +297,7 @@ pub(super) async fn increment<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     key: &[u8],
     amount: i64,
-) -> Outcome {
+) -> CommandResult {
     let change = |update: &mut Update<'_, '_>| {
         let present = update.get(0);
         let value = present.map_or(Some(0), |entry| parse_i64(entry.value)).ok_or(Failure::NOT_AN_INTEGER)?;
@@ -309,7 +315,7 @@ pub(super) async fn increment<E: Env, N: Namespace>(
 pub(super) async fn increment_by_float<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let key = &request[1];
     let database = ctx.database();
     let replies = &mut *ctx.replies;
@@ -337,7 +343,7 @@ pub(super) async fn increment_by_float<E: Env, N: Namespace>(
 pub(super) async fn append<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let (key, tail) = (&request[1], &request[2]);
     let max_len = ctx.server.limits.get().bulk_bytes;
     let change = |update: &mut Update<'_, '_>| {
@@ -361,7 +367,7 @@ pub(super) async fn append<E: Env, N: Namespace>(
 pub(super) async fn setrange<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let (key, part) = (&request[1], &request[3]);
     let offset =
         usize::try_from(integer(&request[2])?).map_err(|_| Failure::text("ERR offset is out of range"))?;

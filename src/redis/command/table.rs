@@ -4,11 +4,173 @@
 //! the name, the arity, the flags, the categories, where the keys are. Dispatch is an exhaustive
 //! `match` over [`CommandId`], which the rows define: a row without a handler does not compile.
 
-use super::spec::{
-    ADMIN, ALLOW_BUSY, CONNECTION, Command, DANGEROUS, DENYOOM, FAST, KEYSPACE, LOADING, NO_AUTH, NO_MULTI,
-    NOSCRIPT, OW_INSERT, OW_UPDATE, READONLY, RM_DELETE, RO, RO_ACCESS, RW_ACCESS_DELETE, RW_ACCESS_UPDATE,
-    RW_ACCESS_UPDATE_VARIABLE, RW_INSERT, RW_UPDATE, STALE, STRING, WRITE,
+use super::flags::{
+    ADMIN, ALLOW_BUSY, CONNECTION, DANGEROUS, DENYOOM, FAST, FLAG_NAMES, KEYSPACE, KeyFlags, LOADING,
+    NO_AUTH, NO_MULTI, NOSCRIPT, OW_INSERT, OW_UPDATE, READONLY, RM_DELETE, RO, RO_ACCESS, RW_ACCESS_DELETE,
+    RW_ACCESS_UPDATE, RW_ACCESS_UPDATE_VARIABLE, RW_INSERT, RW_UPDATE, STALE, STRING, WRITE,
 };
+
+/// Where the keys are among the arguments, the name being argument 0. All zero if there are none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in super::super) struct KeyPlaces {
+    /// The first key.
+    pub(super) first: i32,
+    /// The last key; negative if counted from the end, -1 being the last argument.
+    pub(super) last: i32,
+    /// From one key to the next.
+    pub(super) step: i32,
+}
+
+/// What is known about a command, or a subcommand.
+#[derive(Debug)]
+pub(in super::super) struct Command {
+    /// Its name: lower case, without that of the command that it is a subcommand of.
+    pub(in super::super) name: &'static str,
+    /// Its name, as `command|subcommand` if it is a subcommand.
+    pub(in super::super) full_name: &'static str,
+    /// Which one it is.
+    pub(super) id: CommandId,
+    /// How many arguments it takes, the name included; if negative, at least that many.
+    pub(super) arity: i32,
+    /// Where its keys are.
+    pub(super) keys: KeyPlaces,
+    /// What it does to them: one for all keys, or one for each.
+    pub(super) key_flags: &'static [KeyFlags],
+    /// A remark on that.
+    pub(super) key_note: Option<&'static str>,
+    /// Advice to clients that distribute commands over several servers.
+    pub(super) tips: &'static [&'static str],
+    /// Its subcommands, by name. If there are any, the second argument names one.
+    pub(in super::super) subcommands: &'static [Self],
+    /// Whether it runs at once inside a MULTI, where Redis queues the others.
+    pub(super) runs_inside_multi: bool,
+    flags: u16,
+    categories: u8,
+}
+
+impl Command {
+    pub(super) const fn new(id: CommandId, full_name: &'static str, arity: i32, flags: u16) -> Self {
+        Self {
+            name: behind_bar(full_name),
+            full_name,
+            id,
+            arity,
+            keys: KeyPlaces { first: 0, last: 0, step: 0 },
+            key_flags: &[],
+            key_note: None,
+            tips: &[],
+            subcommands: &[],
+            runs_inside_multi: false,
+            flags,
+            categories: 0,
+        }
+    }
+
+    pub(super) const fn in_categories(mut self, categories: u8) -> Self {
+        self.categories = categories;
+        self
+    }
+
+    pub(super) const fn with_key(self, flags: &'static [KeyFlags]) -> Self {
+        self.with_keys(1, 1, 1, flags)
+    }
+
+    pub(super) const fn with_keys(
+        mut self,
+        first: i32,
+        last: i32,
+        step: i32,
+        flags: &'static [KeyFlags],
+    ) -> Self {
+        self.keys = KeyPlaces { first, last, step };
+        self.key_flags = flags;
+        self
+    }
+
+    pub(super) const fn with_key_note(mut self, note: &'static str) -> Self {
+        self.key_note = Some(note);
+        self
+    }
+
+    pub(super) const fn with_tips(mut self, tips: &'static [&'static str]) -> Self {
+        self.tips = tips;
+        self
+    }
+
+    pub(super) const fn with_subcommands(mut self, subcommands: &'static [Self]) -> Self {
+        self.subcommands = subcommands;
+        self
+    }
+
+    pub(super) const fn not_queued(mut self) -> Self {
+        self.runs_inside_multi = true;
+        self
+    }
+
+    /// Whether it is a subcommand of the command called `container`.
+    pub(super) fn is_subcommand_of(&self, container: &str) -> bool {
+        self.full_name.split_once('|').is_some_and(|(before, _)| before == container)
+    }
+
+    /// Whether it can be called with `arguments` arguments, its name included.
+    pub(in super::super) fn accepts(&self, arguments: usize) -> bool {
+        let least = usize::try_from(self.arity.unsigned_abs()).unwrap_or(usize::MAX);
+        if self.arity < 0 { arguments >= least } else { arguments == least }
+    }
+
+    /// Whether it has `flag`.
+    pub(super) fn has_flag(&self, flag: u16) -> bool {
+        self.flags & flag != 0
+    }
+
+    /// The names of its flags.
+    pub(super) fn flag_names(&self) -> impl Iterator<Item = &'static str> + Clone {
+        let flags = self.flags;
+        FLAG_NAMES.iter().enumerate().filter(move |(bit, _)| flags >> bit & 1 != 0).map(|(_, &name)| name)
+    }
+
+    /// The names of its access categories.
+    pub(super) fn category_names(&self) -> impl Iterator<Item = &'static str> + Clone {
+        let category = |bit| self.categories & bit != 0;
+        [
+            (category(KEYSPACE), "@keyspace"),
+            (self.has_flag(READONLY), "@read"),
+            (self.has_flag(WRITE), "@write"),
+            (category(STRING), "@string"),
+            (self.has_flag(ADMIN), "@admin"),
+            (self.has_flag(FAST), "@fast"),
+            (!self.has_flag(FAST), "@slow"),
+            (category(DANGEROUS) || self.has_flag(ADMIN), "@dangerous"),
+            (category(CONNECTION), "@connection"),
+        ]
+        .into_iter()
+        .filter_map(|(is_in, name)| is_in.then_some(name))
+    }
+
+    /// The places of the keys among `arguments` arguments, the name included.
+    pub(super) fn key_indexes(&self, arguments: usize) -> impl Iterator<Item = usize> + use<> {
+        let from_end = |index: i32| match usize::try_from(index) {
+            Ok(index) => index,
+            Err(_) => arguments.saturating_sub(usize::try_from(index.unsigned_abs()).unwrap_or(usize::MAX)),
+        };
+        let first = if self.keys.first == 0 { usize::MAX } else { from_end(self.keys.first) };
+        let last = from_end(self.keys.last).min(arguments.saturating_sub(1));
+        (first..=last).step_by(usize::try_from(self.keys.step).unwrap_or(1).max(1))
+    }
+}
+
+/// What follows the bar in `full_name`, or all of it if there is no bar.
+const fn behind_bar(full_name: &'static str) -> &'static str {
+    let bytes = full_name.as_bytes();
+    let mut at = 0;
+    while at < bytes.len() {
+        if bytes[at] == b'|' {
+            return full_name.split_at(at + 1).1;
+        }
+        at += 1;
+    }
+    full_name
+}
 
 /// Makes the enum of all commands, and tables of them in the order of their names. A row is
 /// `Id("name", arity, flags)` and more calls of [`Command`].
@@ -33,8 +195,8 @@ macro_rules! commands {
     };
 }
 
-// REFUSED are known only to be refused properly. They are in no list: a client that looks for one
-// is told that it is not there.
+// Those in REFUSED are known only to be refused properly. They are in no list: a client that looks
+// for one is told that it does not exist.
 commands!(
     COMMANDS = [
         Append("append", 3, WRITE | DENYOOM | FAST).in_categories(STRING).with_key(&[RW_INSERT]),
@@ -216,22 +378,22 @@ commands!(
 /// The longest name of a command, in bytes.
 const MAX_NAME_BYTES: usize = 16;
 
-/// All commands that there are for clients, in the order of their names.
+/// All commands that clients may use, in the order of their names.
 pub(in super::super) fn all() -> &'static [Command] {
     &COMMANDS
 }
 
-/// They and their subcommands, each behind its command.
+/// All commands that clients may use and their subcommands, which follow their command.
 pub(super) fn all_with_subcommands() -> impl Iterator<Item = &'static Command> {
     all().iter().flat_map(|command| std::iter::once(command).chain(command.subcommands))
 }
 
-/// The command called `name`, in upper or lower case, if it is one for clients.
+/// The command called `name`, in upper or lower case, if clients may use it.
 pub(super) fn find(name: &[u8]) -> Option<&'static Command> {
     find_in(&COMMANDS, name)
 }
 
-/// The command called `name`, in upper or lower case, whether it is run or refused.
+/// The command called `name`, in upper or lower case, whether it runs or is refused.
 pub(super) fn find_any(name: &[u8]) -> Option<&'static Command> {
     find(name).or_else(|| find_in(&REFUSED, name))
 }

@@ -2,15 +2,15 @@
 
 use super::super::client::Client;
 use super::super::request::Request;
-use super::super::tracking::{Choice, Mode};
+use super::super::tracking::mode::{TrackedReads, TrackingMode};
 use super::context::Context;
-use super::failure::{Failure, Outcome, as_c_string, integer};
+use super::failure::{CommandResult, Failure, as_c_string, integer};
 use crate::block::Namespace;
 use crate::store::Env;
 
 /// What CLIENT TRACKING was told.
 #[derive(Debug, Default)]
-struct Options<'a> {
+struct TrackingOptions<'a> {
     redirect: Option<i64>,
     broadcast: bool,
     opt_in: bool,
@@ -19,7 +19,7 @@ struct Options<'a> {
     prefixes: Vec<&'a [u8]>,
 }
 
-impl<'a> Options<'a> {
+impl<'a> TrackingOptions<'a> {
     fn parse<E: Env, N: Namespace>(ctx: &Context<'_, E, N>, request: Request<'a>) -> Result<Self, Failure> {
         let mut options = Self::default();
         let mut arguments = request.iter_from(3);
@@ -53,8 +53,8 @@ impl<'a> Options<'a> {
         Ok(options)
     }
 
-    /// The mode that they ask for, of a client that is in the mode `before`.
-    fn mode(self, before: Option<&Mode>) -> Result<Mode, Failure> {
+    /// The mode that they ask for, for a client that is in the mode `before`.
+    fn mode(self, before: Option<&TrackingMode>) -> Result<TrackingMode, Failure> {
         if !self.broadcast && !self.prefixes.is_empty() {
             return Err(Failure::text("ERR PREFIX option requires BCAST mode to be enabled"));
         }
@@ -67,16 +67,16 @@ impl<'a> Options<'a> {
         if self.broadcast && (self.opt_in || self.opt_out) {
             return Err(Failure::text("ERR OPTIN and OPTOUT are not compatible with BCAST"));
         }
-        let choice = match (self.opt_in, self.opt_out) {
+        let reads = match (self.opt_in, self.opt_out) {
             (true, true) => {
                 return Err(Failure::text("ERR You can't specify both OPTIN mode and OPTOUT mode"));
             }
-            (true, false) => Choice::OptIn,
-            (false, true) => Choice::OptOut,
-            (false, false) => Choice::All,
+            (true, false) => TrackedReads::OptIn,
+            (false, true) => TrackedReads::OptOut,
+            (false, false) => TrackedReads::All,
         };
-        let choice_before = before.map(|before| before.choice).unwrap_or_default();
-        if choice != choice_before && choice != Choice::All && choice_before != Choice::All {
+        let reads_before = before.map(|before| before.reads).unwrap_or_default();
+        if reads != reads_before && reads != TrackedReads::All && reads_before != TrackedReads::All {
             return Err(Failure::text(
                 "ERR You can't switch OPTIN/OPTOUT mode before disabling tracking for this client, and then re-enabling \
                  it with a different mode.",
@@ -95,12 +95,17 @@ impl<'a> Options<'a> {
                 "ERR REDIRECT is not supported: invalidations are pushed to the connection that tracks, in RESP3 (HELLO 3)",
             ));
         }
-        Ok(Mode { choice, no_loop: self.no_loop, prefixes, caching: before.is_some_and(|mode| mode.caching) })
+        Ok(TrackingMode {
+            reads,
+            no_loop: self.no_loop,
+            prefixes,
+            caching: before.is_some_and(|mode| mode.caching),
+        })
     }
 }
 
 /// No prefix of a client may begin with another one: it would be told twice.
-fn check_prefixes(new: &[&[u8]], present: &[Vec<u8>]) -> Outcome {
+fn check_prefixes(new: &[&[u8]], present: &[Vec<u8>]) -> CommandResult {
     let overlap = |a: &[u8], b: &[u8]| a.starts_with(b) || b.starts_with(a);
     let refuse = |new: &[u8], which: &str, other: &[u8]| {
         let mut text = b"ERR Prefix '".to_vec();
@@ -121,8 +126,11 @@ fn check_prefixes(new: &[&[u8]], present: &[Vec<u8>]) -> Outcome {
     Ok(())
 }
 
-pub(super) fn tracking<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
-    let options = Options::parse(ctx, request)?;
+pub(super) fn tracking<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
+    let options = TrackingOptions::parse(ctx, request)?;
     let tracking = ctx.server.keyspace.tracking();
     if request[2].eq_ignore_ascii_case(b"on") {
         let mode = options.mode(ctx.client.tracking.borrow().as_ref())?;
@@ -136,7 +144,10 @@ pub(super) fn tracking<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, reques
     Ok(())
 }
 
-pub(super) fn caching<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request: Request<'_>) -> Outcome {
+pub(super) fn caching<E: Env, N: Namespace>(
+    ctx: &mut Context<'_, E, N>,
+    request: Request<'_>,
+) -> CommandResult {
     let mut mode = ctx.client.tracking.borrow_mut();
     let Some(mode) = mode.as_mut() else {
         return Err(Failure::text(
@@ -144,13 +155,13 @@ pub(super) fn caching<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request
         ));
     };
     if request[2].eq_ignore_ascii_case(b"yes") {
-        if mode.choice != Choice::OptIn {
+        if mode.reads != TrackedReads::OptIn {
             return Err(Failure::text(
                 "ERR CLIENT CACHING YES is only valid when tracking is enabled in OPTIN mode.",
             ));
         }
     } else if request[2].eq_ignore_ascii_case(b"no") {
-        if mode.choice != Choice::OptOut {
+        if mode.reads != TrackedReads::OptOut {
             return Err(Failure::text(
                 "ERR CLIENT CACHING NO is only valid when tracking is enabled in OPTOUT mode.",
             ));
@@ -163,14 +174,15 @@ pub(super) fn caching<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>, request
     Ok(())
 }
 
-/// After a command that is not CLIENT something: CLIENT CACHING was about it.
+/// Called after a command that is not a subcommand of CLIENT: the exception of CLIENT CACHING held
+/// for it and ends with it.
 pub(super) fn end_exception(client: &Client) {
     if let Some(mode) = client.tracking.borrow_mut().as_mut() {
         mode.caching = false;
     }
 }
 
-pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     let mode = ctx.client.tracking.borrow();
     let replies = &mut *ctx.replies;
     let mut flags = vec![if mode.is_some() { "on" } else { "off" }];
@@ -178,12 +190,12 @@ pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome
         if mode.broadcasts() {
             flags.push("bcast");
         }
-        match (mode.choice, mode.caching) {
-            (Choice::All, _) => {}
-            (Choice::OptIn, false) => flags.push("optin"),
-            (Choice::OptIn, true) => flags.extend(["optin", "caching-yes"]),
-            (Choice::OptOut, false) => flags.push("optout"),
-            (Choice::OptOut, true) => flags.extend(["optout", "caching-no"]),
+        match (mode.reads, mode.caching) {
+            (TrackedReads::All, _) => {}
+            (TrackedReads::OptIn, false) => flags.push("optin"),
+            (TrackedReads::OptIn, true) => flags.extend(["optin", "caching-yes"]),
+            (TrackedReads::OptOut, false) => flags.push("optout"),
+            (TrackedReads::OptOut, true) => flags.extend(["optout", "caching-no"]),
         }
         if mode.no_loop {
             flags.push("noloop");
@@ -204,7 +216,7 @@ pub(super) fn info<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome
 }
 
 /// CLIENT GETREDIR: there is no redirection.
-pub(super) fn getredir<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn getredir<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.replies.integer(if ctx.client.tracking.borrow().is_some() { 0 } else { -1 });
     Ok(())
 }

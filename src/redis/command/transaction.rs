@@ -9,20 +9,19 @@ use std::borrow::Cow;
 
 use super::super::client::Client;
 use super::context::Context;
-use super::failure::{Failure, Outcome};
-use super::spec::Command;
-use super::table::CommandId;
+use super::failure::{CommandResult, Failure};
+use super::table::{Command, CommandId};
 use crate::block::Namespace;
 use crate::store::Env;
 
-pub(super) fn multi<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn multi<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     if ctx.client.in_refused_multi.replace(true) {
         return Err(Failure::text("ERR MULTI calls can not be nested"));
     }
     Err(Failure::text("ERR MULTI is not supported yet: nothing is run up to EXEC or DISCARD"))
 }
 
-pub(super) fn exec<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn exec<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     Err(Failure::text(if ctx.client.in_refused_multi.replace(false) {
         "EXECABORT Transaction discarded because of previous errors."
     } else {
@@ -30,7 +29,7 @@ pub(super) fn exec<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome
     }))
 }
 
-pub(super) fn discard<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn discard<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     if !ctx.client.in_refused_multi.replace(false) {
         return Err(Failure::text("ERR DISCARD without MULTI"));
     }
@@ -38,9 +37,9 @@ pub(super) fn discard<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outc
     Ok(())
 }
 
-/// The MULTI of a client that goes on all the same is refused, so that nothing runs which relies on
-/// what it watches.
-pub(super) fn watch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+/// If the client goes on all the same, its MULTI is refused, so nothing runs that relies on what it
+/// watches.
+pub(super) fn watch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     Err(Failure::text(if ctx.client.in_refused_multi.get() {
         "ERR WATCH inside MULTI is not allowed"
     } else {
@@ -49,17 +48,17 @@ pub(super) fn watch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcom
 }
 
 /// No key is watched afterwards, as none was before.
-pub(super) fn unwatch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(super) fn unwatch<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.replies.ok();
     Ok(())
 }
 
-/// Whether `command` has a reply of its own after a MULTI that was refused.
+/// Lets `command` run inside a MULTI that was refused if Redis would not queue it.
 ///
 /// # Errors
 ///
-/// It has not; the reply is this error.
-pub(super) fn refuse_inside(command: &Command) -> Outcome {
+/// Redis would queue it; the reply is this error.
+pub(super) fn refuse_inside(command: &Command) -> CommandResult {
     if command.runs_inside_multi {
         return Ok(());
     }

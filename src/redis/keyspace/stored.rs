@@ -4,14 +4,16 @@ use std::borrow::Cow;
 
 use sha2::{Digest, Sha256};
 
-use super::UnixMs;
 use crate::store::MAX_KEY_BYTES;
+
+/// A point in wall-clock time: milliseconds since the Unix epoch.
+pub(in super::super) type UnixMs = i64;
 
 /// The longest key that is stored as it is, in bytes.
 pub(in super::super) const MAX_PLAIN_KEY_BYTES: usize = MAX_KEY_BYTES - 1;
-/// The bytes that the stored form of a longer key begins with are the key's own; so many.
+/// How many bytes at the beginning of the stored form of a longer key are the key's own.
 pub(in super::super) const LONG_KEY_PREFIX_BYTES: usize = MAX_KEY_BYTES - HASH_BYTES;
-/// The bytes behind them: the SHA-256 of the whole key.
+/// How many bytes follow them: the SHA-256 of the whole key.
 const HASH_BYTES: usize = 32;
 
 /// Set in the flags of a value that has an expiry time.
@@ -31,21 +33,21 @@ pub(super) fn stored_key(key: &[u8]) -> Cow<'_, [u8]> {
     Cow::Owned([&key[..LONG_KEY_PREFIX_BYTES], &Sha256::digest(key)[..]].concat())
 }
 
-/// What the value of `key` carries of it.
+/// The part of `key` that its value carries.
 pub(super) fn key_rest(key: &[u8]) -> &[u8] {
     if is_long(key) { &key[LONG_KEY_PREFIX_BYTES..] } else { &[] }
 }
 
 /// A key's value and when it expires, if ever.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in super::super) struct Entry<'a> {
+pub(in super::super) struct KeyspaceEntry<'a> {
     /// The value.
     pub(in super::super) value: &'a [u8],
     /// When the key ceases to exist.
     pub(in super::super) expires_at: Option<UnixMs>,
 }
 
-impl<'a> Entry<'a> {
+impl<'a> KeyspaceEntry<'a> {
     /// The entry in its stored form.
     pub(super) fn decode(stored: &'a [u8]) -> Option<Self> {
         match *stored {
@@ -81,12 +83,12 @@ impl<'a> Entry<'a> {
 }
 
 /// What stands in front of a stored value, and of the rest of its key.
-pub(super) struct Header {
+pub(super) struct StoredHeader {
     bytes: [u8; 13],
     len: usize,
 }
 
-impl Header {
+impl StoredHeader {
     /// For a value whose key has `key_rest` left to be stored with it.
     pub(super) fn new(expires_at: Option<UnixMs>, key_rest: &[u8]) -> Self {
         let mut header = Self { bytes: [0; 13], len: 1 };
@@ -96,7 +98,7 @@ impl Header {
         }
         if !key_rest.is_empty() {
             header.bytes[0] |= HAS_KEY_REST;
-            // The store takes no value that is longer than a u32 can say.
+            // The store takes no value whose length does not fit in a u32.
             header.push(u32::try_from(key_rest.len()).unwrap_or(u32::MAX).to_le_bytes());
         }
         header
@@ -134,19 +136,19 @@ mod tests {
     fn what_is_written_is_read() {
         for expires_at in [None, Some(0), Some(UnixMs::MAX)] {
             for rest in [&b""[..], b"rest of the key"] {
-                let mut stored = Header::new(expires_at, rest).as_bytes().to_vec();
+                let mut stored = StoredHeader::new(expires_at, rest).as_bytes().to_vec();
                 stored.extend_from_slice(rest);
                 stored.extend_from_slice(b"value");
-                let entry = Entry { value: b"value", expires_at };
+                let entry = KeyspaceEntry { value: b"value", expires_at };
                 let key_rest = Some(rest).filter(|rest| !rest.is_empty());
-                assert_eq!(Entry::decode(&stored), Some(entry));
-                assert_eq!(Entry::decode_with_key_rest(&stored), Some((entry, key_rest)));
+                assert_eq!(KeyspaceEntry::decode(&stored), Some(entry));
+                assert_eq!(KeyspaceEntry::decode_with_key_rest(&stored), Some((entry, key_rest)));
                 let head = stored.len() - b"value".len();
                 for end in 0..head {
-                    assert_eq!(Entry::decode(&stored[..end]), None, "{end} bytes of the head");
+                    assert_eq!(KeyspaceEntry::decode(&stored[..end]), None, "{end} bytes of the head");
                 }
             }
         }
-        assert_eq!(Entry::decode(&[4, 0, 0]), None);
+        assert_eq!(KeyspaceEntry::decode(&[4, 0, 0]), None);
     }
 }

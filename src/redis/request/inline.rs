@@ -1,18 +1,22 @@
 //! Inline commands: a line of words, for a person at a terminal.
 
-use super::{ProtocolError, Span};
+use super::{ArgumentSpan, ProtocolError};
 
 /// Splits `line` into words and appends their bytes to `unquoted` and their places in it to
 /// `words`.
 ///
-/// Blanks separate words. Inside double quotes, `\n \r \t \b \a`, `\xHH` and `\` with any other
-/// byte are escapes; inside single quotes only `\'` is. A closing quote must end its word.
-pub(super) fn split(line: &[u8], unquoted: &mut Vec<u8>, words: &mut Vec<Span>) -> Result<(), ProtocolError> {
+/// White space separates words. Inside double quotes, `\n \r \t \b \a`, `\xHH` and `\` with any
+/// other byte are escapes; inside single quotes only `\'` is. A closing quote must end its word.
+pub(super) fn split(
+    line: &[u8],
+    unquoted: &mut Vec<u8>,
+    words: &mut Vec<ArgumentSpan>,
+) -> Result<(), ProtocolError> {
     let mut rest = skip_blanks(line);
     while !rest.is_empty() {
         let start = unquoted.len();
         rest = skip_blanks(word(rest, unquoted)?);
-        words.push(Span { start, end: unquoted.len() });
+        words.push(ArgumentSpan { start, end: unquoted.len() });
     }
     Ok(())
 }

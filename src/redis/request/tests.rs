@@ -161,7 +161,7 @@ fn a_large_request_leaves_nothing_behind() {
     assert!(parser.arguments.capacity() <= KEPT_ARGUMENTS, "{}", parser.arguments.capacity());
 }
 
-/// What a call has looked at, no later call looks at again: here it would find the end of a line.
+/// No later call looks again at what a call has looked at: here it would find the end of a line.
 #[test]
 fn no_byte_is_searched_twice() {
     for (first, second) in [

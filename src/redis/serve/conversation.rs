@@ -17,7 +17,6 @@ use std::time::Duration;
 use super::super::fate::{DropReason, End, Stage};
 use super::super::keyspace::yield_now;
 use super::super::session::Session;
-use super::LINGER;
 use crate::Result;
 use crate::block::Namespace;
 use crate::error::{BufResult, without_buf};
@@ -25,11 +24,15 @@ use crate::mem::IoBuf;
 use crate::net::TcpStream;
 use crate::store::Env;
 
-/// What a connection waited for.
-enum Event<B> {
+/// How long a client whose connection ends may take to accept its last replies, and for how long
+/// its input is then discarded, so that no reset overtakes them.
+pub(super) const LINGER: Duration = Duration::from_secs(1);
+
+/// What a connection has waited for.
+enum ConnectionEvent<B> {
     Received(Result<usize>, B),
     Sent(Result<usize>, B),
-    /// Something else: look at everything again.
+    /// Something else has happened: look at everything again.
     Woken,
     /// The client's time is over.
     Late(DropReason),
@@ -79,7 +82,7 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
             next_event(session, waits, &mut receiving, &mut sending, (&mut limit, timer.as_mut()), sleep)
                 .await;
         match event {
-            Event::Received(result, buffer) => {
+            ConnectionEvent::Received(result, buffer) => {
                 receiving = None;
                 match result {
                     // Whatever came before the end of the stream has been run.
@@ -91,7 +94,7 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
                     Err(_) => session.fate.lost(),
                 }
             }
-            Event::Sent(Ok(len), part) if len > 0 => {
+            ConnectionEvent::Sent(Ok(len), part) if len > 0 => {
                 sending = None;
                 sent_bytes += len;
                 let batch = part.into_inner();
@@ -103,9 +106,9 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
                     session.sent(batch);
                 }
             }
-            Event::Sent(..) => session.fate.lost(),
-            Event::Woken => {}
-            Event::Late(reason) => {
+            ConnectionEvent::Sent(..) => session.fate.lost(),
+            ConnectionEvent::Woken => {}
+            ConnectionEvent::Late(reason) => {
                 if reason == DropReason::SlowReader {
                     tracing::warn!(
                         "client {} took none of its {} bytes of replies for {} s; the output buffer limit is {} bytes",
@@ -121,10 +124,10 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
     }
 }
 
-type Limit = Option<(Duration, DropReason)>;
+type TimeLimit = Option<(Duration, DropReason)>;
 
-/// How long the client may take to send or to take something, and what it is dropped for otherwise.
-fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_sending: bool) -> Limit {
+/// How long the client may take to send or to take something, and why it is dropped otherwise.
+fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_sending: bool) -> TimeLimit {
     if session.client().is_killed() {
         return Some((if is_sending { LINGER } else { Duration::ZERO }, DropReason::Killed));
     }
@@ -135,17 +138,17 @@ fn current_limit<E: Env, N: Namespace>(session: &Session<E, N>, is_sending: bool
     [write, idle].into_iter().flatten().min_by_key(|(duration, _)| *duration)
 }
 
-/// What happens next to a read or a write, or to the client. Returns [`Event::Woken`] at once
-/// unless it `waits`. A timer is set, by `sleep`, only if there is a limit; it runs on until
+/// What happens next to a read or a write, or to the client. Returns [`ConnectionEvent::Woken`] at
+/// once unless it `waits`. A timer is set, by `sleep`, only if there is a limit; it runs on until
 /// something is sent or received.
 async fn next_event<E, N, B, R, W, T>(
     session: &Session<E, N>,
     waits: bool,
     receiving: &mut Option<R>,
     sending: &mut Option<W>,
-    (limit, mut timer): (&mut Limit, Pin<&mut Option<T>>),
+    (limit, mut timer): (&mut TimeLimit, Pin<&mut Option<T>>),
     sleep: impl Fn(Duration) -> T,
-) -> Event<B>
+) -> ConnectionEvent<B>
 where
     E: Env,
     N: Namespace,
@@ -155,7 +158,7 @@ where
 {
     let was_held_back = session.is_held_back();
     // A client that is killed gets no more time by taking something.
-    let restart = |limit: &mut Limit, timer: &mut Pin<&mut Option<T>>| {
+    let restart = |limit: &mut TimeLimit, timer: &mut Pin<&mut Option<T>>| {
         if !session.client().is_killed() {
             timer.set(None);
             *limit = None;
@@ -167,21 +170,21 @@ where
         {
             let (result, buffer) = without_buf(sent);
             restart(limit, &mut timer);
-            return Poll::Ready(Event::Sent(result, buffer));
+            return Poll::Ready(ConnectionEvent::Sent(result, buffer));
         }
         if let Some(read) = receiving
             && let Poll::Ready(received) = Pin::new(read).poll(cx)
         {
             let (result, buffer) = without_buf(received);
             restart(limit, &mut timer);
-            return Poll::Ready(Event::Received(result, buffer));
+            return Poll::Ready(ConnectionEvent::Received(result, buffer));
         }
-        // This has the task woken, also when others push something; `current_limit` looks at the
-        // result.
+        // This gets the task woken when the client is killed and when others push something;
+        // `current_limit` looks at whether it is killed.
         let _ = session.client().poll_killed(cx.waker());
         let pushes_can_be_sent = sending.is_none() && session.has_pushes();
         if !waits || session.is_held_back() != was_held_back || pushes_can_be_sent {
-            return Poll::Ready(Event::Woken);
+            return Poll::Ready(ConnectionEvent::Woken);
         }
         let now = current_limit(session, sending.is_some());
         if *limit != now {
@@ -190,13 +193,13 @@ where
         }
         let Some((duration, reason)) = now else { return Poll::Pending };
         if duration.is_zero() {
-            return Poll::Ready(Event::Late(reason));
+            return Poll::Ready(ConnectionEvent::Late(reason));
         }
         if timer.is_none() {
             timer.set(Some(sleep(duration)));
         }
         match timer.as_mut().as_pin_mut().map(|timer| timer.poll(cx)) {
-            Some(Poll::Ready(())) => Poll::Ready(Event::Late(reason)),
+            Some(Poll::Ready(())) => Poll::Ready(ConnectionEvent::Late(reason)),
             _ => Poll::Pending,
         }
     })

@@ -84,8 +84,8 @@ fn line(stream: &StdStream) -> String {
     line
 }
 
-/// Ten thousand idle connections are to cost no more than some 60 MB, the socket's own memory
-/// aside.
+/// Ten thousand idle connections should cost no more than some 60 MB, apart from the sockets' own
+/// memory.
 #[test]
 fn an_idle_connection_is_small() {
     let core = Core::new(&CoreConfig::default().seed([0; 32])).expect("a core");

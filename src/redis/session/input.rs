@@ -5,7 +5,7 @@ use crate::mem::{IoBuf, Slice};
 /// How large a buffer a connection keeps from one batch of requests to the next, in bytes.
 pub(super) const KEPT_BUFFER_BYTES: usize = 16 * 1024;
 
-/// How large the buffer of a connection is that has not sent much, in bytes.
+/// How large the buffer of a connection is at first, in bytes.
 const INITIAL_BYTES: usize = 1024;
 
 /// A buffer that a socket receives into directly.
@@ -17,7 +17,7 @@ pub(super) struct Input {
     bytes: Vec<u8>,
     start: usize,
     end: usize,
-    /// How long the current request is at least, in bytes.
+    /// The least length of the current request, in bytes.
     wanted: usize,
     /// The last receive filled the buffer: there was probably more.
     was_filled: bool,
@@ -46,7 +46,7 @@ impl Input {
         }
     }
 
-    /// Says how many bytes, the unread ones included, the current request takes at least.
+    /// Says how many bytes the current request has at least, the unread ones included.
     pub(super) fn want(&mut self, wanted: usize) {
         self.wanted = wanted;
     }
@@ -97,8 +97,8 @@ impl Input {
                 (self.start, self.end) = (0, unread);
             } else {
                 let len = self.bytes.len();
-                // To the size of the request if that is near, but always by half, so that growing
-                // stays cheap.
+                // It grows to the size of the request if that is near, but always by at least half,
+                // so that growing stays cheap.
                 self.resize((self.start + self.wanted).clamp(len + len / 2, len * 2));
             }
         }

@@ -27,7 +27,7 @@ impl Outbox {
 
     /// Puts a batch behind the others.
     pub(super) fn push(&mut self, mut batch: Vec<u8>) {
-        // It grew by doubling, and may wait for long.
+        // It grew by doubling, and may wait for a long time.
         batch.shrink_to_fit();
         self.batches_bytes += batch.len();
         self.batches.push_back(batch);

@@ -233,8 +233,8 @@ fn client_list_shows_every_client() {
     assert_eq!(one.call("client list id 2").lines().count(), 3, "length, line, end");
 }
 
-/// Each row of the table is found by its name, and with as many arguments as it takes its command
-/// runs and replies.
+/// Each row of the table is found by its name. With as many arguments as it takes, its command runs
+/// and replies.
 #[test]
 fn every_command_of_the_table_is_handled() {
     for command in command::table::every() {
@@ -260,7 +260,7 @@ fn every_command_of_the_table_is_handled() {
     }
 }
 
-/// What HELP says is no second list of names.
+/// HELP leaves no subcommand out.
 #[test]
 fn help_names_every_subcommand() {
     for container in command::table::all().iter().filter(|command| !command.subcommands.is_empty()) {
@@ -455,7 +455,7 @@ fn a_scan_finds_whatever_is_there_all_the_time() {
     }
     for count in [1, 3, 10, 50] {
         let found = scan(&mut client, &format!("count {count}"), |client, round| {
-            // Keys come and go, before and behind the cursor, and the one it stands on too.
+            // Keys come and go before and behind the cursor, and so does the one that it stands on.
             let at = (round * 37) % 800;
             client.call(&format!("set k{:03} v", at | 1));
             client.call(&format!("del k{:03}", (at * 7 % 800) | 1));

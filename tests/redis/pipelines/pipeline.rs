@@ -8,16 +8,17 @@ use rand::{Rng, SeedableRng};
 const KEYS: [&[u8]; 5] = [b"a", b"b", b"c", b"d", b"{e}:longer"];
 /// The longest value.
 const MAX_VALUE_BYTES: usize = 8 << 20;
-/// No more commands once a pipeline, or what is replied to it, is so long.
+/// No more commands once a pipeline, or the replies to it, are this long, in bytes.
 const ENOUGH_BYTES: usize = 6 << 20;
-/// No more commands once so many bytes of values were rewritten: more takes a debug build too long.
+/// No more commands once this many bytes of values were rewritten: more would take a debug build
+/// too long.
 const ENOUGH_REWRITTEN_BYTES: usize = 24 << 20;
 
 /// The requests of one client, and the replies it must get.
 pub(crate) struct Pipeline {
     pub(crate) requests: Vec<u8>,
     pub(crate) replies: Vec<u8>,
-    /// How long the pieces are at most that the client writes.
+    /// The length of the longest piece that the client writes.
     pub(crate) piece_bytes: usize,
     /// The sizes of the client's send and receive buffers, if it does not leave them to the kernel.
     pub(crate) buffers_bytes: Option<(usize, usize)>,

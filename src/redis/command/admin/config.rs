@@ -11,83 +11,105 @@ use super::super::super::number::{parse_digits, parse_i64};
 use super::super::super::request::Request;
 use super::super::super::server::Server;
 use super::super::context::Context;
-use super::super::failure::{Failure, Outcome};
+use super::super::failure::{CommandResult, Failure};
 use crate::block::Namespace;
 use crate::store::Env;
 
-/// The parameters there are, in the order of their names, and whether CONFIG SET can change them.
-const PARAMETERS: [(&str, bool); 16] = [
-    ("appendfsync", false),
-    ("appendonly", false),
-    ("client-output-buffer-limit", true),
-    ("client-query-buffer-limit", true),
-    ("databases", false),
-    ("hz", false),
-    ("io-threads", false),
-    ("maxclients", true),
-    ("maxmemory", false),
-    ("maxmemory-policy", false),
-    ("port", false),
-    ("proto-max-bulk-len", true),
-    ("requirepass", true),
-    ("save", false),
-    ("timeout", true),
-    ("tracking-table-max-keys", true),
+/// What CONFIG calls a parameter.
+#[derive(Clone, Copy, Debug)]
+enum Parameter {
+    AppendFsync,
+    AppendOnly,
+    OutputBufferLimit,
+    QueryBufferLimit,
+    Databases,
+    Hz,
+    IoThreads,
+    MaxClients,
+    MaxMemory,
+    MaxMemoryPolicy,
+    Port,
+    MaxBulkLen,
+    RequirePass,
+    Save,
+    Timeout,
+    TrackingMaxKeys,
+}
+
+/// The parameters in the order of their names.
+const PARAMETERS: [(&str, Parameter); 16] = [
+    ("appendfsync", Parameter::AppendFsync),
+    ("appendonly", Parameter::AppendOnly),
+    ("client-output-buffer-limit", Parameter::OutputBufferLimit),
+    ("client-query-buffer-limit", Parameter::QueryBufferLimit),
+    ("databases", Parameter::Databases),
+    ("hz", Parameter::Hz),
+    ("io-threads", Parameter::IoThreads),
+    ("maxclients", Parameter::MaxClients),
+    ("maxmemory", Parameter::MaxMemory),
+    ("maxmemory-policy", Parameter::MaxMemoryPolicy),
+    ("port", Parameter::Port),
+    ("proto-max-bulk-len", Parameter::MaxBulkLen),
+    ("requirepass", Parameter::RequirePass),
+    ("save", Parameter::Save),
+    ("timeout", Parameter::Timeout),
+    ("tracking-table-max-keys", Parameter::TrackingMaxKeys),
 ];
 
 /// The least `proto-max-bulk-len` and `client-query-buffer-limit`, in bytes.
 const MIN_BYTES: usize = 1 << 20;
 
-fn value<E: Env, N: Namespace>(server: &Server<E, N>, name: &str) -> Vec<u8> {
+fn value<E: Env, N: Namespace>(server: &Server<E, N>, parameter: Parameter) -> Vec<u8> {
     let limits = server.limits.get();
-    match name {
+    match parameter {
         // The log of the store is what an append-only file is to Redis.
-        "appendonly" => b"yes".to_vec(),
-        "appendfsync" => server.appendfsync.as_bytes().to_vec(),
-        "client-output-buffer-limit" => describe_output_limit(&limits).into_bytes(),
-        "client-query-buffer-limit" => limits.input_bytes.to_string().into_bytes(),
-        "databases" => DATABASES.to_string().into_bytes(),
-        "hz" => b"10".to_vec(),
-        "io-threads" => b"1".to_vec(),
-        "maxclients" => limits.max_clients.to_string().into_bytes(),
-        "maxmemory" => b"0".to_vec(),
-        "maxmemory-policy" => b"noeviction".to_vec(),
-        "port" => server.port.to_string().into_bytes(),
-        "proto-max-bulk-len" => limits.bulk_bytes.to_string().into_bytes(),
-        "requirepass" => server.password.borrow().clone().unwrap_or_default(),
-        "timeout" => limits.idle.unwrap_or_default().as_secs().to_string().into_bytes(),
-        "tracking-table-max-keys" => server.keyspace.tracking().max_keys.get().to_string().into_bytes(),
-        _ => Vec::new(),
+        Parameter::AppendOnly => b"yes".to_vec(),
+        Parameter::AppendFsync => server.appendfsync.as_bytes().to_vec(),
+        Parameter::OutputBufferLimit => describe_output_limit(&limits).into_bytes(),
+        Parameter::QueryBufferLimit => limits.input_bytes.to_string().into_bytes(),
+        Parameter::Databases => DATABASES.to_string().into_bytes(),
+        Parameter::Hz => b"10".to_vec(),
+        Parameter::IoThreads => b"1".to_vec(),
+        Parameter::MaxClients => limits.max_clients.to_string().into_bytes(),
+        Parameter::MaxMemory => b"0".to_vec(),
+        Parameter::MaxMemoryPolicy => b"noeviction".to_vec(),
+        Parameter::Port => server.port.to_string().into_bytes(),
+        Parameter::MaxBulkLen => limits.bulk_bytes.to_string().into_bytes(),
+        Parameter::RequirePass => server.password.borrow().clone().unwrap_or_default(),
+        Parameter::Timeout => limits.idle.unwrap_or_default().as_secs().to_string().into_bytes(),
+        Parameter::TrackingMaxKeys => server.keyspace.tracking().max_keys.get().to_string().into_bytes(),
+        Parameter::Save => Vec::new(),
     }
 }
 
 pub(in super::super) fn config_get<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
-    // A parameter that is named is shown under the name the client gave it, one that a pattern
-    // matches under its own.
-    let mut found: Vec<(&[u8], &str)> = Vec::new();
+) -> CommandResult {
+    // A parameter that the client names is shown as the client wrote it, one that a pattern matches
+    // under its own name.
+    let mut found: Vec<(&[u8], Parameter)> = Vec::new();
     let mut seen: BTreeSet<&[u8]> = BTreeSet::new();
     for asked in request.iter_from(2) {
         let is_pattern = asked.iter().any(|byte| matches!(byte, b'[' | b'*' | b'?'));
         let lower = asked.to_ascii_lowercase();
-        for (name, _) in PARAMETERS.iter().filter(|(name, _)| glob::matches(&lower, name.as_bytes())) {
+        for (name, parameter) in PARAMETERS.iter().filter(|(name, _)| glob::matches(&lower, name.as_bytes()))
+        {
             let shown = if is_pattern { name.as_bytes() } else { asked };
             if seen.insert(shown) {
-                found.push((shown, name));
+                found.push((shown, *parameter));
             }
         }
     }
     ctx.replies.map(found.len());
-    for (shown, name) in found {
+    for (shown, parameter) in found {
         ctx.replies.bulk(shown);
-        ctx.replies.bulk(&value(ctx.server, name));
+        ctx.replies.bulk(&value(ctx.server, parameter));
     }
     Ok(())
 }
 
-/// Settings as CONFIG SET changes them: all or, if one is refused, none.
+/// Settings as CONFIG SET changes them: all of them, or none if one is refused.
 struct Settings {
     limits: Limits,
     password: Option<Vec<u8>>,
@@ -95,21 +117,36 @@ struct Settings {
 }
 
 impl Settings {
-    fn set(&mut self, name: &str, value: &[u8]) -> Result<(), &'static str> {
-        match name {
-            "client-output-buffer-limit" => set_output_limit(&mut self.limits, value)?,
-            "client-query-buffer-limit" => self.limits.input_bytes = parse_bytes(value)?,
-            "proto-max-bulk-len" => self.limits.bulk_bytes = parse_bytes(value)?,
-            "maxclients" => self.limits.max_clients = parse_count(value)?.max(1),
-            "timeout" => {
+    /// Sets `parameter` to `value`, or returns false if it cannot be changed.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with the value.
+    fn set(&mut self, parameter: Parameter, value: &[u8]) -> Result<bool, &'static str> {
+        match parameter {
+            Parameter::OutputBufferLimit => set_output_limit(&mut self.limits, value)?,
+            Parameter::QueryBufferLimit => self.limits.input_bytes = parse_bytes(value)?,
+            Parameter::MaxBulkLen => self.limits.bulk_bytes = parse_bytes(value)?,
+            Parameter::MaxClients => self.limits.max_clients = parse_count(value)?.max(1),
+            Parameter::Timeout => {
                 let seconds = u64::try_from(parse_count(value)?).unwrap_or(u64::MAX);
                 self.limits.idle = Some(Duration::from_secs(seconds)).filter(|idle| !idle.is_zero());
             }
-            "tracking-table-max-keys" => self.tracked_keys = parse_count(value)?,
-            "requirepass" => self.password = Some(value.to_vec()).filter(|password| !password.is_empty()),
-            _ => return Err("can't set immutable config"),
+            Parameter::TrackingMaxKeys => self.tracked_keys = parse_count(value)?,
+            Parameter::RequirePass => {
+                self.password = Some(value.to_vec()).filter(|password| !password.is_empty())
+            }
+            Parameter::AppendFsync
+            | Parameter::AppendOnly
+            | Parameter::Databases
+            | Parameter::Hz
+            | Parameter::IoThreads
+            | Parameter::MaxMemory
+            | Parameter::MaxMemoryPolicy
+            | Parameter::Port
+            | Parameter::Save => return Ok(false),
         }
-        Ok(())
+        Ok(true)
     }
 }
 
@@ -124,8 +161,9 @@ fn describe_output_limit(limits: &Limits) -> String {
     format!("normal 0 {bytes} {seconds} slave 0 0 0 pubsub 0 0 0")
 }
 
-/// The smaller of the two limits of normal clients holds; 0 is none. Without seconds the present
-/// ones stay. Limits of the other classes are accepted: there are no such clients.
+/// For normal clients the smaller of the two limits holds; 0 means no limit. Without seconds the
+/// present time stays. Limits of the other classes are accepted and mean nothing: there are no such
+/// clients.
 fn set_output_limit(limits: &mut Limits, value: &[u8]) -> Result<(), &'static str> {
     let words: Vec<&[u8]> =
         value.split(|byte| byte.is_ascii_whitespace()).filter(|word| !word.is_empty()).collect();
@@ -187,7 +225,7 @@ fn parse_memory(text: &[u8]) -> Option<usize> {
 pub(in super::super) fn config_set<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     if !request.len().is_multiple_of(2) {
         return Err(Failure::SYNTAX);
     }
@@ -210,14 +248,14 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
         tracked_keys: ctx.server.keyspace.tracking().max_keys.get(),
     };
     for (index, name) in names.iter().enumerate() {
-        let Some((known, changeable)) = find(name) else { continue };
-        if !changeable {
-            return Err(refuse(name, "can't set immutable config"));
-        }
+        let Some((known, parameter)) = find(name) else { continue };
         if names[..index].iter().any(|earlier| earlier.eq_ignore_ascii_case(name)) {
             return Err(refuse(name, "duplicate parameter"));
         }
-        settings.set(known, &request[3 + index * 2]).map_err(|reason| refuse(known.as_bytes(), reason))?;
+        let set = settings.set(*parameter, &request[3 + index * 2]);
+        if !set.map_err(|reason| refuse(known.as_bytes(), reason))? {
+            return Err(refuse(name, "can't set immutable config"));
+        }
     }
     ctx.server.set_limits(settings.limits);
     ctx.server.keyspace.tracking().max_keys.set(settings.tracked_keys);
@@ -227,7 +265,7 @@ pub(in super::super) fn config_set<E: Env, N: Namespace>(
     Ok(())
 }
 
-pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> Outcome {
+pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context<'_, E, N>) -> CommandResult {
     ctx.server.stats.reset();
     ctx.server.keyspace.reset_stats();
     ctx.server.keyspace.tracking().dropped_clients.set(0);
@@ -235,6 +273,6 @@ pub(in super::super) fn config_resetstat<E: Env, N: Namespace>(ctx: &mut Context
     Ok(())
 }
 
-pub(in super::super) fn config_rewrite() -> Outcome {
+pub(in super::super) fn config_rewrite() -> CommandResult {
     Err(Failure::text("ERR The server is running without a config file"))
 }

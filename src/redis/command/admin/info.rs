@@ -6,17 +6,39 @@ use super::super::super::keyspace::DATABASES;
 use super::super::super::request::Request;
 use super::super::super::server::{REDIS_VERSION, Server};
 use super::super::context::Context;
-use super::super::failure::Outcome;
+use super::super::failure::CommandResult;
 use crate::block::Namespace;
 use crate::store::Env;
 
-const SECTIONS: [&str; 8] =
-    ["server", "clients", "memory", "persistence", "stats", "replication", "cluster", "keyspace"];
+/// A part of INFO.
+#[derive(Clone, Copy, Debug)]
+enum Section {
+    Server,
+    Clients,
+    Memory,
+    Persistence,
+    Stats,
+    Replication,
+    Cluster,
+    Keyspace,
+}
+
+/// The sections in the order in which INFO shows them.
+const SECTIONS: [(&str, Section); 8] = [
+    ("server", Section::Server),
+    ("clients", Section::Clients),
+    ("memory", Section::Memory),
+    ("persistence", Section::Persistence),
+    ("stats", Section::Stats),
+    ("replication", Section::Replication),
+    ("cluster", Section::Cluster),
+    ("keyspace", Section::Keyspace),
+];
 
 pub(in super::super) fn info<E: Env, N: Namespace>(
     ctx: &mut Context<'_, E, N>,
     request: Request<'_>,
-) -> Outcome {
+) -> CommandResult {
     let all = request.len() == 1
         || request.iter_from(1).any(|name| {
             ["all", "default", "everything"].iter().any(|all| name.eq_ignore_ascii_case(all.as_bytes()))
@@ -24,12 +46,12 @@ pub(in super::super) fn info<E: Env, N: Namespace>(
     let wanted =
         |section: &str| all || request.iter_from(1).any(|name| name.eq_ignore_ascii_case(section.as_bytes()));
     let mut text = String::new();
-    for section in SECTIONS.into_iter().filter(|section| wanted(section)) {
+    for (name, section) in SECTIONS.into_iter().filter(|(name, _)| wanted(name)) {
         if !text.is_empty() {
             text.push_str("\r\n");
         }
         // Writing to a String cannot fail.
-        let _ = write_section(&mut text, ctx.server, section);
+        let _ = write_section(&mut text, ctx.server, name, section);
     }
     ctx.replies.verbatim(text.as_bytes());
     Ok(())
@@ -38,32 +60,33 @@ pub(in super::super) fn info<E: Env, N: Namespace>(
 fn write_section<E: Env, N: Namespace>(
     text: &mut String,
     server: &Server<E, N>,
-    section: &str,
+    name: &str,
+    section: Section,
 ) -> std::fmt::Result {
-    let (first, rest) = section.split_at(1);
+    let (first, rest) = name.split_at(1);
     write!(text, "# {}{rest}\r\n", first.to_ascii_uppercase())?;
     match section {
-        "server" => write_server(text, server),
-        "clients" => write!(
+        Section::Server => write_server(text, server),
+        Section::Clients => write!(
             text,
             "connected_clients:{}\r\nmaxclients:{}\r\nblocked_clients:0\r\ntracking_clients:{}\r\n",
             server.client_count(),
             server.limits.get().max_clients,
             server.keyspace.tracking().client_count(),
         ),
-        "memory" => write_memory(text, server),
-        "persistence" => text.write_str(
+        Section::Memory => write_memory(text, server),
+        Section::Persistence => text.write_str(
             "loading:0\r\nrdb_changes_since_last_save:0\r\nrdb_bgsave_in_progress:0\r\nrdb_last_bgsave_status:ok\r\n\
              aof_enabled:1\r\naof_rewrite_in_progress:0\r\naof_last_write_status:ok\r\n",
         ),
-        "stats" => write_stats(text, server),
-        "replication" => write!(
+        Section::Stats => write_stats(text, server),
+        Section::Replication => write!(
             text,
             "role:master\r\nconnected_slaves:0\r\nmaster_replid:{}\r\nmaster_repl_offset:0\r\n",
             server.run_id,
         ),
-        "cluster" => text.write_str("cluster_enabled:0\r\n"),
-        _ => write_keyspace(text, server),
+        Section::Cluster => text.write_str("cluster_enabled:0\r\n"),
+        Section::Keyspace => write_keyspace(text, server),
     }
 }
 

@@ -2,7 +2,7 @@
 //! and hints.
 
 use super::super::table::CommandId;
-use super::{Doc, block, doc, double, integer, key, one_of, pattern, string, token, unix_time};
+use super::doc::{Doc, block, doc, double, integer, key, one_of, pattern, string, token, unix_time};
 
 /// In the order of the commands' full names.
 pub(super) static DOCS: [Doc; 81] = [

@@ -13,7 +13,7 @@ use crate::rt::time::Clock;
 use crate::sim::{Disk, DiskOptions, Executor, SimEnv};
 use crate::store::{Db, Options};
 
-/// Wall-clock time that passes only when a test says so.
+/// Wall-clock time that passes only when a test lets it.
 #[derive(Debug, Default)]
 pub(super) struct TestClock(AtomicU64);
 
@@ -105,7 +105,8 @@ fn open(
 }
 
 impl TestClient {
-    /// Sends `bytes`, runs them and returns the replies and what is to be done.
+    /// Sends `bytes`, runs them and returns the replies and the stage that the connection is in
+    /// then.
     pub(super) fn send(&mut self, bytes: &[u8]) -> (Vec<u8>, Stage) {
         self.session.feed(bytes);
         let stage = run(&self.executor.borrow(), self.session.run());
