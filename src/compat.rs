@@ -1,11 +1,11 @@
 //! Other ecosystems' traits on boson's sockets: `futures-io`, `tokio::io`, hyper.
 //!
 //! Those traits lend a buffer to a poll and take it back when the poll returns; boson's sockets
-//! take a buffer and keep it until the device is done. An adapter stands between: [`TokioIo`],
-//! [`FuturesIo`] and [`HyperIo`] own the buffers that are in flight, so a caller that gives up a
-//! read or a write loses nothing. [`HyperExecutor`] and [`HyperTimer`] let hyper start tasks and
-//! measure time on a core, and [`on_core`] gives a future that stays on its core to libraries that
-//! ask for `Send`.
+//! take a buffer and keep it until the device is done. An adapter stands between them: [`TokioIo`],
+//! [`FuturesIo`] and [`HyperIo`] own the buffers that are in flight, so a caller that drops a read
+//! or a write loses nothing. [`HyperExecutor`] and [`HyperTimer`] let hyper start tasks and measure
+//! time on a core, and [`on_core`] makes a future that stays on its core acceptable to libraries
+//! that ask for `Send`.
 //!
 //! What all three adapters promise:
 //!
@@ -60,8 +60,8 @@ macro_rules! adapter {
             /// bytes that were received and not read yet: what a protocol that takes over the
             /// connection (`Upgrade` in HTTP) begins with.
             ///
-            /// A read that was begun and given up is cancelled. The socket keeps what that would
-            /// have brought; only one that belongs to another core
+            /// A read that was begun and dropped is cancelled. The socket keeps what that read
+            /// would have brought; only a socket of another core
             /// ([`RemoteStream`](crate::net::RemoteStream)) may lose it.
             ///
             /// # Errors

@@ -237,7 +237,7 @@ impl BarrierWaitResult {
 
 impl Barrier {
     const_unless_loom! {
-        /// For `count` of them; none is one.
+        /// A barrier for `count` coroutines or threads; 0 counts as 1.
         pub fn new(count: usize) -> Self {
             Self(crate::sync::Barrier::new(count))
         }

@@ -80,7 +80,7 @@ impl<F: Future + 'static> Executor<F> for HyperExecutor {
     }
 }
 
-/// Measures hyper's time by the core's clock, which may be virtual.
+/// Measures time for hyper by the core's clock, which may be virtual.
 ///
 /// hyper names points in time by [`std::time::Instant`], which only the machine can make. So the
 /// timer is told one, and counts from there by the core's clock: use [`HyperTimer::now`] for

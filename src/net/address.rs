@@ -1,4 +1,5 @@
-//! What `--net` says: which network to use, and which addresses to have on it.
+//! Network addresses, as `--net` and `BOSON_NET` hold them: which network to use, and which
+//! addresses to have on it.
 //!
 //! | address | what |
 //! |---|---|
@@ -50,7 +51,7 @@ pub struct DpdkAddress {
     pub station: Station,
 }
 
-/// A host on an Ethernet: what the userspace stack is told of itself.
+/// A host on an Ethernet: what an address says of the end that the userspace stack is.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Station {
     /// `ip=`: at least one.

@@ -28,7 +28,7 @@ pub fn pipe() -> Result<(PipeReader, PipeWriter)> {
     Ok((PipeReader::new(reader), PipeWriter::new(writer)))
 }
 
-/// The end of a pipe that is read. Dropping it closes it; who writes then gets an error.
+/// The end of a pipe that is read. Dropping it closes it; after that writes fail.
 #[derive(Debug)]
 pub struct PipeReader {
     pipe: kernel::PipeReader,
@@ -39,10 +39,11 @@ impl PipeReader {
         Self { pipe: kernel::PipeReader::new(descriptor) }
     }
 
-    /// The end that is read of a pipe or a named pipe that somebody else made:
+    /// The reading end of a pipe or of a named pipe that somebody else made:
     /// [`std::io::PipeReader`], the [output](std::process::ChildStdout) of a child process, an
-    /// opened file. Whether it is non-blocking is up to the core from then on, also for those who
-    /// share it: cores that do should have the same [reactor](crate::rt::CoreConfig::reactor).
+    /// opened file. From then on the core decides whether it is non-blocking, also for everybody
+    /// who shares it: cores that share one should have the same
+    /// [reactor](crate::rt::CoreConfig::reactor).
     ///
     /// # Errors
     ///
@@ -91,8 +92,8 @@ impl PipeReader {
     }
 }
 
-/// The end of a pipe that is written. Dropping it closes it; who reads gets what is left, and then
-/// the end.
+/// The end of a pipe that is written. Dropping it closes it; reads then get what is left, and after
+/// that the end.
 #[derive(Debug)]
 pub struct PipeWriter {
     pipe: kernel::PipeWriter,
@@ -116,8 +117,8 @@ impl PipeWriter {
     /// (`PIPE_BUF`) are written together or not at all, so that several writers do not mix theirs.
     /// A write whose future is dropped may take effect, wholly or in part.
     ///
-    /// Rust programs ignore `SIGPIPE`, which the kernel sends who writes when nobody reads; one
-    /// that does not ends by it.
+    /// The kernel sends `SIGPIPE` to a process that writes when nobody reads. Rust programs ignore
+    /// it; a program that does not is ended by it.
     ///
     /// # Errors
     ///

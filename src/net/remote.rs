@@ -1,10 +1,10 @@
 //! Connections that are used on another core than the one that owns their socket.
 //!
 //! Reads and writes are messages to the owning core, which takes only so many
-//! ([`CoreConfig::messages`](crate::rt::CoreConfig::messages)); more fail. Closing must not: the
-//! peer would wait for ever. So every lent stream has a task on its core that waits for the
-//! [`Ending`], and waking a task needs no message. That task owns the stream, so when the core ends
-//! the connection does, too.
+//! ([`CoreConfig::messages`](crate::rt::CoreConfig::messages)); those beyond that fail. Closing
+//! must not fail: the peer would wait for ever. So every lent stream has a task on its core that
+//! waits for the [`Ending`], and waking a task needs no message. That task owns the stream, so the
+//! connection ends with the core.
 
 use std::cell::RefCell;
 use std::collections::HashMap;
@@ -215,7 +215,7 @@ fn find(id: u64) -> Option<Rc<TcpStream>> {
     LENT.with_borrow(|lent| lent.streams.get(&id).map(Rc::clone))
 }
 
-/// What an operation comes to after `abort`.
+/// The result of an operation after `abort`.
 fn closed(operation: &'static str) -> Error {
     Error::new(ErrorKind::Closed, operation).because("the connection is closed")
 }
@@ -224,7 +224,7 @@ fn gone(operation: &'static str) -> Error {
     Error::new(ErrorKind::Closed, operation).because("the core that owns the connection has ended")
 }
 
-/// What an operation comes to whose message brought no answer.
+/// The result of an operation whose message brought no answer.
 fn unsent(operation: &'static str, error: &JoinError) -> Error {
     match error {
         JoinError::Full => Error::new(ErrorKind::LimitReached, operation)

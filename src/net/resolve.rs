@@ -1,4 +1,4 @@
-//! From what programs write to socket addresses. Only host names are looked up.
+//! How what a program writes becomes socket addresses. Only host names are looked up.
 
 use std::net::{
     IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, SocketAddrV4, SocketAddrV6, ToSocketAddrs as StdToSocketAddrs,

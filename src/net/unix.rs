@@ -154,12 +154,12 @@ pub struct UnixListener {
 }
 
 impl UnixListener {
-    /// Listens on `address`. The permissions of its directory say who may connect to a path,
-    /// and of the path itself: it is made with mode `0777` less the process's umask.
+    /// Listens on `address`. Who may connect to a path is decided by the permissions of its
+    /// directory and of the path itself, which is made with mode `0777` less the process's umask.
     ///
-    /// A path that a process left behind when it was killed is taken over: one that is a socket on
-    /// which nobody listens. Of several that want it at once one gets it. For that each holds a
-    /// lock meanwhile, an empty file `.NAME.boson-lock` beside the socket.
+    /// A path that a killed process left behind, a socket on which nobody listens, is taken over.
+    /// If several processes want it at once, one gets it: each of them holds a lock meanwhile, an
+    /// empty file `.NAME.boson-lock` beside the socket.
     ///
     /// # Errors
     ///
@@ -224,8 +224,7 @@ impl UnixStream {
         }
     }
 
-    /// Connects to the listener at `address`. While that has more connections waiting than it
-    /// takes, so does this.
+    /// Connects to the listener at `address`. Waits while the backlog of that listener is full.
     ///
     /// # Errors
     ///

@@ -80,7 +80,7 @@ impl Drop for CachedFile {
 }
 
 fn boson_reads(path: &Path, time: Duration) -> Vec<u64> {
-    use boson::block::{Namespace, KernelNamespace};
+    use boson::block::{KernelNamespace, Namespace};
     let path = path.to_owned();
     Boson::run(async move {
         let size = 16 * READ_BYTES as u64;
@@ -89,9 +89,7 @@ fn boson_reads(path: &Path, time: Duration) -> Vec<u64> {
         beside_a_yielding_task::<Boson, _>(
             time,
             time_reads(time, async || {
-                let (result, back) = file.read(0, buf.take().expect("it came back")).await;
-                result.expect("read");
-                buf = Some(back);
+                buf = Some(file.read(0, buf.take().expect("it came back")).await.expect("read"));
             }),
         )
         .await
@@ -243,8 +241,8 @@ fn boson_messages(time: Duration) -> Vec<u64> {
             time_messages(&sender, async || {
                 let mut empty = buf.take().expect("it came back");
                 empty.clear();
-                let (result, back): (_, Vec<u8>) = reader.read(empty).await;
-                let message = back.as_slice().try_into().ok().filter(|_| result.expect("read") > 0);
+                let (len, back) = reader.read(empty).await.expect("read");
+                let message = back.as_slice().try_into().ok().filter(|_| len > 0);
                 buf = Some(back);
                 message
             }),

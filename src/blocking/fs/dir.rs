@@ -12,7 +12,7 @@ use super::run;
 /// Entries that are fetched at once.
 const BATCH: usize = 128;
 
-/// The entries of a directory, but `.` and `..`.
+/// The entries of a directory, without `.` and `..`.
 ///
 /// # Errors
 ///

@@ -15,12 +15,12 @@ use crate::mem::IoBuf;
 use crate::rt;
 use crate::rt::coroutine::wait_unless_cancelled;
 
-/// What one read or write carries at most, in bytes: the file's own buffer, which the kernel may
-/// use while the caller's is gone.
+/// The most that one read or write carries, in bytes. It goes through a buffer of the file, which
+/// the kernel may still be using when the caller's is gone.
 pub const TRANSFER_BYTES: usize = 256 << 10;
 /// What a file keeps of its buffer between operations, in bytes.
 const KEPT_BYTES: usize = 64 << 10;
-/// As an offset: where the file is.
+/// In place of an offset: the file's own.
 const CURRENT: u64 = u64::MAX;
 
 /// An open file.
@@ -164,8 +164,8 @@ impl File {
         Ok(Self { file: kernel::File::new(Rc::clone(self.file.descriptor())), buffer: RefCell::default() })
     }
 
-    /// Reads at `offset` (bytes) from the start, and leaves alone where the file is. Returns how
-    /// many bytes there were.
+    /// Reads at `offset`, in bytes from the start, and does not move the file's own offset. Returns
+    /// how many bytes there were.
     ///
     /// # Errors
     ///
@@ -197,8 +197,8 @@ impl File {
         Ok(())
     }
 
-    /// Writes at `offset` (bytes) from the start, and leaves alone where the file is. Returns how
-    /// many bytes were taken.
+    /// Writes at `offset`, in bytes from the start, and does not move the file's own offset.
+    /// Returns how many bytes were taken.
     ///
     /// # Errors
     ///

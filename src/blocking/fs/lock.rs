@@ -14,12 +14,13 @@ const LOCK_PAUSES: (Duration, Duration) = (Duration::from_millis(1), Duration::f
 type TryLock = fn(&std::fs::File) -> Result<(), TryLockError>;
 
 impl File {
-    /// Waits for the file's advisory lock (flock(2)), for this open file alone. It is given up by
-    /// [`unlock`](Self::unlock), and when the last handle to this open file is dropped.
+    /// Waits for the file's advisory lock (flock(2)), for this open file alone.
+    /// [`unlock`](Self::unlock) releases it, and so does dropping the last handle to this open
+    /// file.
     ///
-    /// A coroutine asks again and again, after 1 to 50 ms: were the call that blocks given to a
-    /// thread, those that wait for locks could hold all threads of the core, and the holder of the
-    /// lock could need one to go on. The order of arrival therefore does not count.
+    /// A coroutine asks again and again, after 1 to 50 ms. If a thread made the call that blocks,
+    /// those that wait for locks could hold all threads of the core, while the holder of a lock
+    /// needs one to go on. So the order of arrival does not count.
     ///
     /// # Errors
     ///
@@ -61,7 +62,7 @@ impl File {
         self.try_lock_with(std::fs::File::try_lock_shared)
     }
 
-    /// Gives the lock up.
+    /// Releases the lock.
     ///
     /// # Errors
     ///

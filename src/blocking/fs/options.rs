@@ -18,30 +18,30 @@ impl Default for OpenOptions {
 }
 
 impl OpenOptions {
-    /// Everything off.
+    /// No way to open a file yet.
     pub fn new() -> Self {
         Self(std::fs::OpenOptions::new())
     }
 
-    /// To read.
+    /// Opens the file for reading.
     pub fn read(&mut self, read: bool) -> &mut Self {
         self.0.read(read);
         self
     }
 
-    /// To write.
+    /// Opens the file for writing.
     pub fn write(&mut self, write: bool) -> &mut Self {
         self.0.write(write);
         self
     }
 
-    /// To write at the end, wherever that is then.
+    /// Writes at the end of the file, wherever that is when a write is made.
     pub fn append(&mut self, append: bool) -> &mut Self {
         self.0.append(append);
         self
     }
 
-    /// Empties the file.
+    /// Empties the file when it is opened.
     pub fn truncate(&mut self, truncate: bool) -> &mut Self {
         self.0.truncate(truncate);
         self
@@ -59,13 +59,13 @@ impl OpenOptions {
         self
     }
 
-    /// The mode bits of a file that is created, less the umask.
+    /// Sets the mode bits of a file that is created; those of the umask are taken away.
     pub fn mode(&mut self, mode: u32) -> &mut Self {
         self.0.mode(mode);
         self
     }
 
-    /// Further flags of open(2).
+    /// Sets further flags of open(2).
     pub fn custom_flags(&mut self, flags: i32) -> &mut Self {
         self.0.custom_flags(flags);
         self

@@ -1,4 +1,4 @@
-//! From what programs write to addresses.
+//! How what a program writes becomes addresses.
 
 use std::io;
 use std::net::{
@@ -8,9 +8,9 @@ use std::{option, slice, vec};
 
 use crate::blocking::offloaded::run;
 
-/// As [`std::net::ToSocketAddrs`], but that a host name is looked up on a thread for blocking work:
-/// in a coroutine the other tasks of the core run meanwhile. An address in numbers is not looked
-/// up.
+/// As [`std::net::ToSocketAddrs`], except that a host name is looked up on a thread for blocking
+/// work, so that a coroutine does not keep the other tasks of its core waiting. An address in
+/// numbers needs no look-up.
 pub trait ToSocketAddrs {
     /// The addresses.
     type Iter: Iterator<Item = SocketAddr>;

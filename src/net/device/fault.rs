@@ -15,7 +15,8 @@ use crate::rt::Instant;
 use crate::rt::poller::Park;
 use crate::rt::time::Clock;
 
-/// How bad. Chances are per frame, from 0 to 1. By default nothing is wrong.
+/// How bad a [`Fault`] makes a network. Chances are per frame, from 0 to 1. By default nothing is
+/// wrong.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 #[non_exhaustive]
 pub struct FaultConfig {

@@ -1,4 +1,4 @@
-//! Listening, and greeting who comes.
+//! Listening, and accepting connections.
 
 use std::net::SocketAddr;
 use std::os::fd::OwnedFd;

@@ -102,8 +102,8 @@ impl Pieces {
 impl Drop for PoolMemory {
     fn drop(&mut self) {
         for (start, len) in self.pieces.get_mut().slabs.drain(..) {
-            // SAFETY: this is a mapping made in `Pieces::grow`, whole. Every piece holds a handle to
-            // the pool, so none is left.
+            // SAFETY: this is a mapping made in `Pieces::grow`, whole. Every piece holds a handle
+            // to the pool, so none is left.
             let unmapped = unsafe { munmap(start.as_ptr().cast(), len) };
             debug_assert!(unmapped.is_ok(), "a slab can be unmapped");
         }

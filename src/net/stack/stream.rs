@@ -13,7 +13,7 @@ use crate::error::{BufResult, Result};
 use crate::mem::{IoBuf, IoBufMut, vectored};
 use crate::net::transfer::{Given, Transferred};
 
-/// What is said of a transfer that is polled once too often.
+/// The panic of a transfer that is polled after it was done.
 const GAVE_ITS_RESULT: &str = "a transfer is not polled again after its result";
 
 /// A TCP connection of a [`Stack`].
@@ -41,7 +41,7 @@ impl StackStream {
         Self { stack, id, flow: Box::new(flow) }
     }
 
-    /// Opens a connection to `peer`. Dropping the future gives it up.
+    /// Opens a connection to `peer`. Dropping the future cancels that.
     ///
     /// # Errors
     ///

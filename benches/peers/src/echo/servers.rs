@@ -62,29 +62,21 @@ fn loopback() -> SocketAddr {
 fn boson(config: CoreConfig) {
     use boson::net::{Net, TcpListener};
     let core = boson::rt::Core::new(&config.ring_entries(4096)).expect("io_uring is usable");
-    let served: boson::Result<()> = core
-        .block_on(async {
-            let listener = TcpListener::bind_on(&Net::kernel(), loopback())?;
-            println!("{}", listener.local_addr());
-            loop {
-                let (stream, _) = listener.accept().await?;
-                boson::rt::named("echo").spawn(async move {
-                    let mut buf = Vec::with_capacity(BUFFER_BYTES);
-                    loop {
-                        let (read, filled) = stream.read(buf).await;
-                        if !matches!(read, Ok(1..)) {
-                            return;
-                        }
-                        let (written, back) = stream.write_all(filled).await;
-                        if written.is_err() {
-                            return;
-                        }
-                        buf = back;
-                        buf.clear();
-                    }
-                });
-            }
-        });
+    let served: boson::Result<()> = core.block_on(async {
+        let listener = TcpListener::bind_on(&Net::kernel(), loopback())?;
+        println!("{}", listener.local_addr());
+        loop {
+            let (stream, _) = listener.accept().await?;
+            boson::rt::named("echo").spawn(async move {
+                let mut buf = Vec::with_capacity(BUFFER_BYTES);
+                while let Ok((1.., filled)) = stream.read(buf).await {
+                    let Ok(back) = stream.write_all(filled).await else { return };
+                    buf = back;
+                    buf.clear();
+                }
+            });
+        }
+    });
     served.expect("it listens");
 }
 
