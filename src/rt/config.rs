@@ -127,8 +127,8 @@ impl CoreConfig {
         self
     }
 
-    /// Sets the most threads for [`offload`](super::offload()), and without io_uring for files: 1 to
-    /// 1,024; 16 by default.
+    /// Sets the most threads for [`offload`](super::offload()), and without io_uring for files: 1
+    /// to 1,024; 16 by default.
     #[must_use]
     pub fn offload_threads(mut self, threads: usize) -> Self {
         self.offload_threads = threads;
@@ -165,9 +165,9 @@ impl CoreConfig {
         self
     }
 
-    /// Sets the most messages from other threads (see [`Handle`](super::Handle)) that wait until the
-    /// core takes them; 65,536 by default. It takes all at once and runs them over its next turns,
-    /// so there may be as many again that have not run yet.
+    /// Sets the most messages from other threads (see [`Handle`](super::Handle)) that wait until
+    /// the core takes them; 65,536 by default. It takes all at once and runs them over its next
+    /// turns, so there may be as many again that have not run yet.
     #[must_use]
     pub fn messages(mut self, messages: usize) -> Self {
         self.messages = messages;
