@@ -58,6 +58,7 @@ use super::device::{DeviceInfo, DeviceStats, PacketDevice};
 use crate::error::Result;
 use crate::rt::Instant;
 use crate::rt::poller::{Park, Poller};
+use crate::user_code::{contain, wake_all};
 
 /// A handle to a stack; cheap to clone. Not `Send`: a stack belongs to one core.
 ///
@@ -126,7 +127,7 @@ impl Stack {
             (result, if wakes.is_empty() { Vec::new() } else { std::mem::take(wakes) })
         };
         if !wakes.is_empty() {
-            crate::user_code::wake_all(wakes);
+            wake_all(wakes);
         }
         result
     }
@@ -168,7 +169,7 @@ impl Poller for StackPoller {
             std::mem::swap(&mut core.engine.wakes, &mut self.wakes);
             handled
         };
-        crate::user_code::wake_all(self.wakes.drain(..));
+        wake_all(self.wakes.drain(..));
         handled
     }
 
@@ -226,7 +227,7 @@ impl EngineOnDevice {
         match device.receive(budget, &mut |frame| engine.ingress(frame)) {
             Ok(received) => handled += received,
             Err(cause) => {
-                error!("the network device failed, every connection on it ends: {cause}");
+                contain(|| error!("the network device failed, every connection on it ends: {cause}"));
                 *device_failed = true;
                 engine.device_failed(&cause);
                 return 0;

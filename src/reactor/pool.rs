@@ -226,7 +226,8 @@ impl Pool {
         let threads = state.threads;
         let refused = if threads == 0 { take(&mut state.queue, id) } else { None };
         drop(state);
-        warn!("a thread for blocking work cannot be started, {threads} go on: {error}");
+        // Should it panic, the job would be lost.
+        contain(|| warn!("a thread for blocking work cannot be started, {threads} go on: {error}"));
         match refused {
             Some(job) => Err(Refused::NoThread(job, error.raw_os_error().unwrap_or(libc::EAGAIN))),
             None => Ok(id),
