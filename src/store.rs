@@ -31,13 +31,14 @@
 //! `docs/disk-format.md` is the format; the parts, from the outside in:
 //!
 //! - `db`, `tree`, `cursor`, `txn`: the interface.
-//! - `write`, `apply`, `cost`, `shared`, `state`: how a write is admitted, applied and logged in
-//!   one step, and how pages get into memory and out.
+//! - `write`, `apply`, `cost`, `scratch`, `shared`, `state`: how a write is admitted, applied and
+//!   logged in one step, and how pages get into memory and out.
 //! - `page`, `tree_state`: the B+tree, copy-on-write.
 //! - `log`, `commit`: records, batches, group commit.
 //! - `checkpoint`, `recover`, `verify`: what is on the namespace, and back.
-//! - `shrink`: a namespace that is larger than what it holds calls for becomes smaller.
+//! - `shrink`, `evacuate`: a namespace that is larger than what it holds calls for becomes smaller.
 //! - `superblock`, `catalog`, `space`, `object`, `disk`, `codec`: the format's parts.
+//! - `pace`: how its tasks let others run.
 
 mod apply;
 mod catalog;
@@ -49,11 +50,14 @@ mod cursor;
 mod db;
 mod disk;
 mod env;
+mod evacuate;
 mod log;
 mod object;
 mod options;
+mod pace;
 mod page;
 mod recover;
+mod scratch;
 mod shared;
 mod shrink;
 mod space;

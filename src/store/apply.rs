@@ -8,12 +8,13 @@ use super::codec::to_u32;
 use super::cost::{Change, Cost, Demand};
 use super::env::Env;
 use super::log::{Operation, RECORD_HEADER_BYTES};
+use super::object::value_units;
 use super::options::{MAX_INLINE_BYTES, MAX_TRANSACTION_BYTES, WriteOptions};
+use super::scratch::{Decided, Pins};
 use super::shared::StoreShared;
 use super::state::{Admission, Lookup, StoreState};
 use super::tree_state::Seek;
-use super::txn::{Decided, Pins};
-use super::write::{Commit, Patience, check_limits, value_units};
+use super::write::{Commit, Patience, check_limits};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 

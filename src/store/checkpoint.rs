@@ -11,12 +11,13 @@ use super::catalog::{self, CatalogEntry};
 use super::commit::flush_healthy;
 use super::disk::RunWriter;
 use super::env::Env;
+use super::evacuate;
 use super::log::LogPoint;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Placement, Stored};
 use super::options::StoreDefect;
+use super::pace::yield_now;
 use super::page::{Blob, Body, Garbage, Ledger, Page, Slot};
-use super::shared::{StoreShared, yield_now};
-use super::shrink;
+use super::shared::StoreShared;
 use super::space::Extent;
 use super::state::StoreState;
 use super::superblock::{self, Superblock};
@@ -58,7 +59,7 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<StoreShared<E, N>>) {
             Ok(()) => {
                 shared.progress.notify_all();
                 shared.durable.notify_all();
-                shrink::step(&shared).await;
+                evacuate::step(&shared).await;
                 // Neither may have had anything to wait for.
                 yield_now().await;
             }

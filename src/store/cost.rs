@@ -7,13 +7,12 @@
 
 use std::rc::Rc;
 
-use super::object::object_cost;
+use super::object::{object_cost, value_units};
 use super::options::MAX_INLINE_BYTES;
 use super::page::{
     Leaf, LeafValue, MERGE_BELOW_BYTES, MERGED_MAX_BYTES, PAGE_STEP_BYTES, PAGE_TARGET_BYTES, Page, Slot,
 };
 use super::state::StoreState;
-use super::write::value_units;
 
 /// The largest page, with an index page, in units.
 const PAGE_UNITS: u64 = 5;

@@ -5,7 +5,7 @@ use std::rc::Rc;
 use super::codec::checksum;
 use super::object::{MAX_FRAGMENT_BYTES, ObjectRef, Stored, decode_index, plain_extent};
 use super::options::StoreDefect;
-use super::shared::yield_now;
+use super::pace::yield_now;
 use super::space::Extent;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};

@@ -101,6 +101,11 @@ pub(super) fn object_cost(len: usize, unit: u32) -> u64 {
     if units > 1 { units + units.div_ceil(fragments_per_index(unit) as u64) } else { units }
 }
 
+/// The units that a value takes besides its leaf.
+pub(super) fn value_units(len: usize, unit: u32) -> u64 {
+    if len > MAX_INLINE_BYTES { object_cost(len, unit) } else { 0 }
+}
+
 /// How many fragments one index page lists.
 pub(super) fn fragments_per_index(unit: u32) -> usize {
     (unit as usize - INDEX_HEADER_BYTES) / REF_BYTES

@@ -19,6 +19,14 @@ impl Extent {
     }
 }
 
+/// The smallest and the largest step by which a namespace grows.
+const GROW_STEP_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 30;
+
+/// By how much a namespace of `size_bytes` grows at once.
+pub(super) fn grow_step_bytes(size_bytes: u64) -> u64 {
+    (size_bytes / 8).clamp(*GROW_STEP_BYTES.start(), *GROW_STEP_BYTES.end())
+}
+
 const WORD: u64 = 64;
 /// Words per group: the free units of a group are counted, so that a search skips full groups.
 const GROUP_WORDS: u64 = 64;

@@ -113,8 +113,6 @@ pub(super) struct StoreState {
     pub(super) min_units: u64,
     /// How it is being made smaller.
     pub(super) shrink: Shrink,
-    /// The end of the namespace is being given back: it must not grow meanwhile.
-    pub(super) truncating: bool,
     pub(super) checkpoint: CheckpointState,
     /// Where the catalog and the map of the last checkpoint are.
     pub(super) meta: Vec<Stored>,
@@ -156,7 +154,6 @@ impl StoreState {
             exclusive: false,
             min_units: u64::MAX,
             shrink: Shrink::default(),
-            truncating: false,
             checkpoint: CheckpointState::default(),
             meta: Vec::new(),
             external_extents: Vec::new(),

@@ -5,7 +5,7 @@ use super::disk::Disk;
 use super::log::{LogPoint, Ring};
 use super::object::ObjectRef;
 use super::options::{MIN_LOG_BYTES, MIN_NAMESPACE_BYTES};
-use super::shared::yield_now;
+use super::pace::yield_now;
 use super::space::Extent;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};

@@ -2,14 +2,14 @@
 
 use std::cell::OnceCell;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::rc::Rc;
 
 use super::apply::Writes;
 use super::codec::checksum;
 use super::env::Env;
 use super::options::WriteOptions;
-use super::page::{LeafValue, Page};
+use super::page::LeafValue;
+use super::scratch::{Base, Decided, Pins, Scratch, StagedWrite};
 use super::shared::StoreShared;
 use super::state::Lookup;
 use super::tree_state::Seek;
@@ -33,40 +33,8 @@ pub struct Txn<'a> {
     bases: Vec<Base>,
     /// For each index, the first index of the same key; empty if no key was declared twice.
     aliases: Vec<usize>,
-    writes: Vec<Write>,
+    writes: Vec<StagedWrite>,
     staged: Vec<u8>,
-}
-
-/// The buffers of a transaction that ended, for the next one: a transaction in steady state
-/// allocates nothing.
-#[derive(Default)]
-pub(super) struct Scratch {
-    bases: Vec<Base>,
-    writes: Vec<Write>,
-    pub(super) list: Vec<Decided>,
-    pub(super) staged: Vec<u8>,
-}
-
-/// Larger buffers are not kept.
-const MAX_KEPT_BYTES: usize = 64 << 10;
-const MAX_KEPT_KEYS: usize = 256;
-
-/// A write that a transaction decided on: the index of its key, and where among the staged bytes
-/// its new value is; `None` deletes.
-pub(super) type Decided = (usize, Option<Range<usize>>);
-
-/// What the store holds at a key.
-enum Base {
-    Absent,
-    Leaf(Rc<Page>, usize),
-    Bytes(Rc<[u8]>),
-}
-
-#[derive(Clone)]
-enum Write {
-    None,
-    Put(Range<usize>),
-    Delete,
 }
 
 impl Txn<'_> {
@@ -98,9 +66,9 @@ impl Txn<'_> {
     pub fn get_at(&self, index: usize) -> Option<&[u8]> {
         let index = self.canonical(index);
         match &self.writes[index] {
-            Write::Put(range) => Some(&self.staged[range.clone()]),
-            Write::Delete => None,
-            Write::None => self.bases[index].bytes(),
+            StagedWrite::Put(range) => Some(&self.staged[range.clone()]),
+            StagedWrite::Delete => None,
+            StagedWrite::None => self.bases[index].bytes(),
         }
     }
 
@@ -108,9 +76,9 @@ impl Txn<'_> {
     pub fn contains_at(&self, index: usize) -> bool {
         let index = self.canonical(index);
         match &self.writes[index] {
-            Write::Put(_) => true,
-            Write::Delete => false,
-            Write::None => !matches!(self.bases[index], Base::Absent),
+            StagedWrite::Put(_) => true,
+            StagedWrite::Delete => false,
+            StagedWrite::None => !matches!(self.bases[index], Base::Absent),
         }
     }
 
@@ -124,20 +92,20 @@ impl Txn<'_> {
         let index = self.canonical(index);
         let start = self.staged.len();
         parts.iter().for_each(|part| self.staged.extend_from_slice(part));
-        self.writes[index] = Write::Put(start..self.staged.len());
+        self.writes[index] = StagedWrite::Put(start..self.staged.len());
     }
 
     /// Deletes key `index`; returns whether it was there.
     pub fn delete_at(&mut self, index: usize) -> bool {
         let was_there = self.contains_at(index);
         let index = self.canonical(index);
-        self.writes[index] = Write::Delete;
+        self.writes[index] = StagedWrite::Delete;
         was_there
     }
 
     /// Takes everything back that was put or deleted so far.
     pub fn discard(&mut self) {
-        self.writes.fill(Write::None);
+        self.writes.fill(StagedWrite::None);
         self.staged.clear();
     }
 
@@ -150,25 +118,12 @@ impl Txn<'_> {
     fn finish(mut self, mut list: Vec<Decided>) -> Scratch {
         let changes = self.writes.drain(..).zip(&self.bases).enumerate();
         list.extend(changes.filter_map(|(index, (write, base))| match write {
-            Write::Put(range) => Some((index, Some(range))),
-            Write::Delete if !matches!(base, Base::Absent) => Some((index, None)),
-            Write::Delete | Write::None => None,
+            StagedWrite::Put(range) => Some((index, Some(range))),
+            StagedWrite::Delete if !matches!(base, Base::Absent) => Some((index, None)),
+            StagedWrite::Delete | StagedWrite::None => None,
         }));
         self.bases.clear();
         Scratch { bases: self.bases, writes: self.writes, list, staged: self.staged }
-    }
-}
-
-impl Base {
-    fn bytes(&self) -> Option<&[u8]> {
-        match self {
-            Base::Absent => None,
-            Base::Bytes(bytes) => Some(bytes),
-            Base::Leaf(page, index) => match page.as_leaf().map(|leaf| leaf.value(*index)) {
-                Some(LeafValue::Inline(bytes)) => Some(bytes),
-                _ => None,
-            },
-        }
     }
 }
 
@@ -208,13 +163,6 @@ enum Pass {
     Blob(usize, Rc<super::page::Blob>),
 }
 
-/// Keeps what was loaded from being evicted until the transaction has run.
-#[derive(Default)]
-pub(super) struct Pins {
-    pub(super) pages: Vec<Rc<Page>>,
-    values: Vec<Rc<[u8]>>,
-}
-
 impl<E: Env, N: Namespace> StoreShared<E, N> {
     /// Runs a transaction over `keys` (tree and key each) and applies what it wrote.
     pub(super) async fn transact<R>(
@@ -228,7 +176,7 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         let mut pins = Pins::default();
         let Scratch { mut bases, mut writes, list, staged } = self.scratch.take();
         self.resolve(keys, &mut bases, &mut pins).await?;
-        writes.resize(keys.len(), Write::None);
+        writes.resize(keys.len(), StagedWrite::None);
         let mut txn = Txn { keys, index: OnceCell::new(), writes, bases, aliases, staged };
         let result = run(&mut txn);
         // From here to the log nothing else runs, unless space is short: then no other write is let
@@ -237,17 +185,8 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         drop(pins);
         let writes = Writes { keys, list: &scratch.list, staged: &scratch.staged };
         let commit = self.apply_all(writes, options).await;
-        self.keep(scratch);
+        scratch.keep_in(&self.scratch);
         Ok((result, commit?))
-    }
-
-    /// Keeps the buffers for the next transaction.
-    fn keep(&self, mut scratch: Scratch) {
-        if scratch.staged.capacity() <= MAX_KEPT_BYTES && scratch.bases.capacity() <= MAX_KEPT_KEYS {
-            scratch.list.clear();
-            scratch.staged.clear();
-            self.scratch.set(scratch);
-        }
     }
 
     /// Loads every key's page and value; ends in the step in which all are in memory and writes are

@@ -7,27 +7,20 @@ use super::codec::to_usize;
 use super::cost::{Change, Cost, Demand};
 use super::env::Env;
 use super::log::Operation;
-use super::object::{ObjectRef, Placement, Stored, object_cost};
+use super::object::{ObjectRef, Placement, Stored, value_units};
 use super::options::{
     Durability, MAX_INLINE_BYTES, MAX_KEY_BYTES, MAX_LOGGED_VALUE_BYTES, MAX_VALUE_BYTES, WriteOptions,
 };
 use super::page::{Blob, Garbage, NewValue};
 use super::shared::StoreShared;
+use super::space::grow_step_bytes;
 use super::state::{Admission, External, Lookup, StoreState};
 use super::tree_state::{Missing, Seek};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
-/// The smallest and the largest step by which a namespace grows.
-const GROW_STEP_BYTES: std::ops::RangeInclusive<u64> = 16 << 20..=1 << 30;
-
 /// How many nearly empty leaves a write sees to before it begins.
 pub(super) const TIDIED_AT_ONCE: usize = 4;
-
-/// By how much a namespace of `size_bytes` grows at once.
-pub(super) fn grow_step_bytes(size_bytes: u64) -> u64 {
-    (size_bytes / 8).clamp(*GROW_STEP_BYTES.start(), *GROW_STEP_BYTES.end())
-}
 
 /// A write that was applied: what to wait for before it is acknowledged.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,11 +68,6 @@ pub(super) fn check_limits(key: &[u8], value: Option<&[u8]>) -> Result<()> {
         Some(value) if value.len() > MAX_VALUE_BYTES => refuse("value", value.len(), MAX_VALUE_BYTES),
         _ => Ok(()),
     }
-}
-
-/// The units that a value takes besides its leaf.
-pub(super) fn value_units(len: usize, unit: u32) -> u64 {
-    if len > MAX_INLINE_BYTES { object_cost(len, unit) } else { 0 }
 }
 
 impl StoreState {
@@ -410,7 +398,7 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
     ///
     /// [`ErrorKind::NoSpace`] if neither helps any more.
     pub(super) async fn make_room(&self, patience: &mut Patience) -> Result<()> {
-        if self.state.borrow().truncating {
+        if self.state.borrow().shrink.is_truncating() {
             self.progress.notified().await;
             return Ok(());
         }
