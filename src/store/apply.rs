@@ -85,8 +85,8 @@ impl<'a> Writes<'a> {
         Cost { units, demand }
     }
 
-    fn record(self, max_bytes: usize) -> Record {
-        let mut form = Record { all_bytes: 0, small_bytes: 0, max_bytes };
+    fn record(self, max_bytes: usize) -> RecordForm {
+        let mut form = RecordForm { all_bytes: 0, small_bytes: 0, max_bytes };
         for ((_, key), value) in self.iter() {
             let len = value.map_or(0, <[u8]>::len);
             let fixed = OPERATION_BYTES + key.len();
@@ -99,7 +99,7 @@ impl<'a> Writes<'a> {
 
 /// How a transaction is logged.
 #[derive(Clone, Copy, Debug)]
-struct Record {
+struct RecordForm {
     all_bytes: usize,
     /// Without the values that can go ahead of the log.
     small_bytes: usize,
@@ -107,7 +107,7 @@ struct Record {
     max_bytes: usize,
 }
 
-impl Record {
+impl RecordForm {
     /// Large values go to their places ahead of the log.
     fn externalises(self) -> bool {
         self.all_bytes > self.max_bytes / 4
@@ -166,7 +166,12 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
     }
 
     /// Applies the writes, if there is room for them now.
-    fn try_apply(&self, writes: Writes<'_>, record: Record, options: WriteOptions) -> Result<Option<Commit>> {
+    fn try_apply(
+        &self,
+        writes: Writes<'_>,
+        record: RecordForm,
+        options: WriteOptions,
+    ) -> Result<Option<Commit>> {
         let mut guard = self.state.borrow_mut();
         let state = &mut *guard;
         let mut cost = writes.quick_cost(state);
@@ -190,7 +195,7 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
         &self,
         state: &mut StoreState,
         writes: Writes<'_>,
-        record: Record,
+        record: RecordForm,
         options: WriteOptions,
     ) -> Option<Commit> {
         let externalise = record.externalises();
@@ -252,7 +257,7 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
     async fn apply_exclusively(
         &self,
         writes: Writes<'_>,
-        record: Record,
+        record: RecordForm,
         options: WriteOptions,
     ) -> Result<Commit> {
         let _lock = ExclusiveLock::take(self);
@@ -296,7 +301,7 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
     async fn apply_part(
         &self,
         writes: Writes<'_>,
-        record: Record,
+        record: RecordForm,
         options: WriteOptions,
     ) -> Result<Option<Commit>> {
         let mut pins = Pins::default();
@@ -317,7 +322,7 @@ impl<E: Env, N: Namespace> StoreShared<E, N> {
 
 impl StoreState {
     /// Whether there is room for the writes, whose leaves are in memory.
-    fn has_room_for(&self, writes: Writes<'_>, record: Record) -> bool {
+    fn has_room_for(&self, writes: Writes<'_>, record: RecordForm) -> bool {
         let mut cost = self.exact_cost(writes.changes());
         cost.units += record.units(self.ledger.unit);
         self.room_for(cost) == Admission::Go

@@ -16,7 +16,7 @@ use super::log::LogPoint;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Placement, Stored};
 use super::options::StoreDefect;
 use super::pace::yield_now;
-use super::page::{Blob, Body, Garbage, Ledger, Page, Slot};
+use super::page::{Blob, Body, Garbage, Ledger, Page, PageRef};
 use super::shared::StoreShared;
 use super::space::Extent;
 use super::state::StoreState;
@@ -72,7 +72,7 @@ pub(super) async fn run<E: Env, N: Namespace>(shared: Rc<StoreShared<E, N>>) {
 
 /// What a checkpoint holds on to while it is written.
 struct Snapshot {
-    trees: Vec<(CatalogEntry, Option<Slot>)>,
+    trees: Vec<(CatalogEntry, Option<PageRef>)>,
     next_id: u32,
     log_start: LogPoint,
     /// Extents that become free once this checkpoint is durable.
@@ -103,8 +103,8 @@ pub(super) async fn take<E: Env, N: Namespace>(shared: &StoreShared<E, N>, clean
     for (mut entry, root) in snapshot.trees {
         entry.root = match &root {
             None => ObjectRef::default(),
-            Some(Slot::OnDisk(reference)) => *reference,
-            Some(Slot::Resident(page)) => writer.write_tree(page).await?,
+            Some(PageRef::OnDisk(reference)) => *reference,
+            Some(PageRef::Resident(page)) => writer.write_tree(page).await?,
         };
         entries.push(entry);
     }
@@ -235,7 +235,7 @@ async fn resolve_garbage<E: Env, N: Namespace>(shared: &StoreShared<E, N>) -> Re
     }
 }
 
-async fn free_tree<E: Env, N: Namespace>(shared: &StoreShared<E, N>, root: Slot) -> Result<()> {
+async fn free_tree<E: Env, N: Namespace>(shared: &StoreShared<E, N>, root: PageRef) -> Result<()> {
     let mut stack = vec![(root, None)];
     let mut result = Ok(());
     let mut freed = 0;
@@ -245,7 +245,7 @@ async fn free_tree<E: Env, N: Namespace>(shared: &StoreShared<E, N>, root: Slot)
             yield_now().await;
         }
         match slot {
-            Slot::Resident(page) => {
+            PageRef::Resident(page) => {
                 let mut state = shared.state.borrow_mut();
                 match &page.body {
                     Body::Leaf(leaf) => leaf.blobs().iter().for_each(|blob| blob.retire(&mut state.ledger)),
@@ -253,14 +253,14 @@ async fn free_tree<E: Env, N: Namespace>(shared: &StoreShared<E, N>, root: Slot)
                 }
                 page.retire(&mut state.ledger);
             }
-            Slot::OnDisk(reference)
+            PageRef::OnDisk(reference)
                 if level == Some(0)
                     && reference.flags & FLAG_HAS_OVERFLOW == 0
                     && !reference.is_scattered() =>
             {
                 shared.state.borrow_mut().ledger.release(&Stored::from_ref(reference));
             }
-            Slot::OnDisk(reference) => {
+            PageRef::OnDisk(reference) => {
                 let read = shared.disk.read_object(reference).await;
                 let mut state = shared.state.borrow_mut();
                 let ledger: &mut Ledger = &mut state.ledger;
@@ -286,7 +286,7 @@ async fn free_tree<E: Env, N: Namespace>(shared: &StoreShared<E, N>, root: Slot)
     result
 }
 
-fn children(inner: &super::page::Inner) -> impl Iterator<Item = (Slot, Option<u8>)> + '_ {
+fn children(inner: &super::page::Inner) -> impl Iterator<Item = (PageRef, Option<u8>)> + '_ {
     (0..inner.count()).map(|index| (inner.child(index).borrow().clone(), Some(inner.level - 1)))
 }
 
@@ -423,7 +423,7 @@ fn collect_dirty(page: &Rc<Page>, levels: &mut Vec<Vec<Rc<Page>>>) {
     }
     if let Some(inner) = page.as_inner() {
         for index in 0..inner.count() {
-            if let Slot::Resident(child) = &*inner.child(index).borrow() {
+            if let PageRef::Resident(child) = &*inner.child(index).borrow() {
                 collect_dirty(child, levels);
             }
         }

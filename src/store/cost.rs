@@ -10,7 +10,7 @@ use std::rc::Rc;
 use super::object::{object_cost, value_units};
 use super::options::MAX_INLINE_BYTES;
 use super::page::{
-    Leaf, LeafValue, MERGE_BELOW_BYTES, MERGED_MAX_BYTES, PAGE_STEP_BYTES, PAGE_TARGET_BYTES, Page, Slot,
+    Leaf, LeafValue, MERGE_BELOW_BYTES, MERGED_MAX_BYTES, PAGE_STEP_BYTES, PAGE_TARGET_BYTES, Page, PageRef,
 };
 use super::state::StoreState;
 
@@ -67,7 +67,7 @@ impl StoreState {
         for of_tree in changes.chunk_by(|a, b| a.tree == b.tree) {
             let tree = self.tree(of_tree[0].tree);
             match &tree.root {
-                Some(Slot::Resident(root)) => self.add_page(root, of_tree, &mut sum),
+                Some(PageRef::Resident(root)) => self.add_page(root, of_tree, &mut sum),
                 // It gets its first leaves.
                 _ => self.add_new_leaves(of_tree, &mut sum),
             };
@@ -89,9 +89,9 @@ impl StoreState {
                 let groups = changes.chunk_by(|a, b| inner.child_for(a.key) == inner.child_for(b.key));
                 for group in groups {
                     let pages = match &*inner.child(inner.child_for(group[0].key)).borrow() {
-                        Slot::Resident(child) => self.add_page(child, group, sum),
+                        PageRef::Resident(child) => self.add_page(child, group, sum),
                         // A declared key's leaf is in memory; this is what it would be at worst.
-                        Slot::OnDisk(_) => self.add_new_leaves(group, sum),
+                        PageRef::OnDisk(_) => self.add_new_leaves(group, sum),
                     };
                     added += pages - 1;
                 }

@@ -9,7 +9,7 @@ use super::cost::{Cost, Demand};
 use super::env::Env;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Stored, plain_extent, value_units};
 use super::pace::yield_now;
-use super::page::{Blob, Body, LeafValue, Page, Slot};
+use super::page::{Blob, Body, LeafValue, Page, PageRef};
 use super::shared::StoreShared;
 use super::shrink::{Evacuation, Shrink};
 use super::space::grow_step_bytes;
@@ -322,15 +322,15 @@ impl TreeState {
 }
 
 /// Searches below `slot`, to which `from` leads; `level` is what its parent says.
-fn find_in(slot: &Slot, level: Option<u8>, from: &[u8], search: &Search) -> Option<(Vec<u8>, Beyond)> {
+fn find_in(slot: &PageRef, level: Option<u8>, from: &[u8], search: &Search) -> Option<(Vec<u8>, Beyond)> {
     let found = |beyond| Some((from.to_vec(), beyond));
     if search.left.get() == 0 {
         return found(Beyond::Unknown);
     }
     search.left.set(search.left.get() - 1);
     let page = match slot {
-        Slot::Resident(page) => page,
-        Slot::OnDisk(reference) => {
+        PageRef::Resident(page) => page,
+        PageRef::OnDisk(reference) => {
             // What cannot be told from the reference is looked into.
             let has_more = level != Some(0) || reference.flags & FLAG_HAS_OVERFLOW != 0;
             if has_more || reference.is_scattered() || search.has_beyond(reference) {

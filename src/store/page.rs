@@ -14,7 +14,7 @@ mod tests;
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
-pub(super) use inner::{Inner, Slot};
+pub(super) use inner::{Inner, PageRef};
 pub(super) use leaf::{Leaf, LeafValue, NewValue};
 pub(super) use ledger::{Garbage, Ledger, Reservation};
 

@@ -10,7 +10,7 @@ use super::log::{BatchHeader, HEADER_BYTES, Log, LogPoint, Operation, Ring, pars
 use super::object::{ObjectRef, Stored};
 use super::options::{MAX_INLINE_BYTES, MAX_TREES, MIN_LOG_BYTES, MIN_NAMESPACE_BYTES, Options, StoreDefect};
 use super::pace::Pace;
-use super::page::{Blob, Garbage, NewValue, Slot};
+use super::page::{Blob, Garbage, NewValue, PageRef};
 use super::shared::StoreShared;
 use super::space::{Extent, Space};
 use super::state::{Lookup, StoreState};
@@ -114,7 +114,7 @@ async fn load<E: Env, N: Namespace>(
     state.checkpoint.space_units = superblock.units;
     state.trees.resize_with(next_id as usize, || None);
     for entry in entries {
-        let root = (!entry.root.is_nothing()).then_some(Slot::OnDisk(entry.root));
+        let root = (!entry.root.is_nothing()).then_some(PageRef::OnDisk(entry.root));
         state.place_tree(entry.id, TreeState { name: entry.name, root, len: entry.len, created: true });
     }
     let shared = StoreShared::new(env, disk, options, state, copies);

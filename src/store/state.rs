@@ -8,7 +8,7 @@ use super::cost::{Cost, Demand};
 use super::log::Log;
 use super::object::{Stored, object_cost};
 use super::options::{MAX_TREE_NAME_BYTES, MAX_TREES};
-use super::page::{Ledger, Slot};
+use super::page::{Ledger, PageRef};
 use super::shrink::Shrink;
 use super::space::{Extent, Space};
 use super::tree_state::{Seek, TreeState};
@@ -395,7 +395,7 @@ fn evict_from(
     ledger: &mut Ledger,
     counters: &mut Counters,
 ) -> Option<Vec<u8>> {
-    let Some(Slot::Resident(root)) = &tree.root else { return None };
+    let Some(PageRef::Resident(root)) = &tree.root else { return None };
     let mut page = Rc::clone(root);
     let mut upper: Option<Vec<u8>> = None;
     loop {
@@ -409,7 +409,7 @@ fn evict_from(
             if inner.level == 1 {
                 let end = inner.count().min(index + count);
                 for child in index..end {
-                    evict_slot(&mut inner.child(child).borrow_mut(), ledger, counters);
+                    evict_page(&mut inner.child(child).borrow_mut(), ledger, counters);
                 }
                 return if end < inner.count() { Some(inner.separator(end - 1).to_vec()) } else { upper };
             }
@@ -417,23 +417,23 @@ fn evict_from(
                 upper = Some(inner.separator(index).to_vec());
             }
             match &*inner.child(index).borrow() {
-                Slot::Resident(child) => Rc::clone(child),
-                Slot::OnDisk(_) => return upper,
+                PageRef::Resident(child) => Rc::clone(child),
+                PageRef::OnDisk(_) => return upper,
             }
         };
         page = next;
     }
 }
 
-fn evict_slot(slot: &mut Slot, ledger: &mut Ledger, counters: &mut Counters) {
-    let Slot::Resident(page) = slot else { return };
+fn evict_page(slot: &mut PageRef, ledger: &mut Ledger, counters: &mut Counters) {
+    let PageRef::Resident(page) = slot else { return };
     let Some(leaf) = page.as_leaf() else { return };
     let unused = !page.touched.replace(false);
     match page.reference() {
         Some(reference) if unused && Rc::strong_count(page) == 1 => {
             leaf.blobs().iter().for_each(|blob| blob.evicted(ledger));
             page.evicted(ledger);
-            *slot = Slot::OnDisk(reference);
+            *slot = PageRef::OnDisk(reference);
             counters.evictions += 1;
         }
         _ => leaf.blobs().iter().for_each(|blob| blob.evict(ledger)),

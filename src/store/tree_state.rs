@@ -4,12 +4,12 @@
 use std::rc::Rc;
 
 use super::object::{ObjectRef, Stored};
-use super::page::{Body, Inner, Leaf, Ledger, MERGE_BELOW_BYTES, NewValue, Page, Slot, Split};
+use super::page::{Body, Inner, Leaf, Ledger, MERGE_BELOW_BYTES, NewValue, Page, PageRef, Split};
 
 /// A named tree.
 pub(super) struct TreeState {
     pub(super) name: String,
-    pub(super) root: Option<Slot>,
+    pub(super) root: Option<PageRef>,
     /// How many keys it holds.
     pub(super) len: u64,
     /// Whether a log record or a checkpoint has created it.
@@ -61,10 +61,10 @@ impl TreeState {
     pub(super) fn descend(&self, seek: Seek<'_>) -> Descent {
         let mut page = match &self.root {
             None => return Descent::Empty,
-            Some(Slot::OnDisk(reference)) => {
+            Some(PageRef::OnDisk(reference)) => {
                 return Descent::Missing(Missing { reference: *reference, level: None });
             }
-            Some(Slot::Resident(page)) => Rc::clone(page),
+            Some(PageRef::Resident(page)) => Rc::clone(page),
         };
         loop {
             let Some(inner) = page.as_inner() else {
@@ -72,10 +72,10 @@ impl TreeState {
                 return Descent::Leaf(page);
             };
             let next = match &*inner.child(seek.child(inner)).borrow() {
-                Slot::OnDisk(reference) => {
+                PageRef::OnDisk(reference) => {
                     return Descent::Missing(Missing { reference: *reference, level: Some(inner.level - 1) });
                 }
-                Slot::Resident(child) => Rc::clone(child),
+                PageRef::Resident(child) => Rc::clone(child),
             };
             page = next;
         }
@@ -86,7 +86,7 @@ impl TreeState {
     pub(super) fn bounds(&self, seek: Seek<'_>) -> (Option<Vec<u8>>, Option<Vec<u8>>) {
         let (mut lower, mut upper) = (None, None);
         let mut page = match &self.root {
-            Some(Slot::Resident(page)) => Rc::clone(page),
+            Some(PageRef::Resident(page)) => Rc::clone(page),
             _ => return (None, None),
         };
         loop {
@@ -99,7 +99,7 @@ impl TreeState {
                 if index + 1 < inner.count() {
                     upper = Some(inner.separator(index).to_vec());
                 }
-                let Slot::Resident(child) = &*inner.child(index).borrow() else { break };
+                let PageRef::Resident(child) = &*inner.child(index).borrow() else { break };
                 Rc::clone(child)
             };
             page = next;
@@ -113,8 +113,8 @@ impl TreeState {
         let mut lower = Vec::new();
         let mut page = match &self.root {
             None => return Ok(lower),
-            Some(Slot::OnDisk(reference)) => return Err(Missing { reference: *reference, level: None }),
-            Some(Slot::Resident(page)) => Rc::clone(page),
+            Some(PageRef::OnDisk(reference)) => return Err(Missing { reference: *reference, level: None }),
+            Some(PageRef::Resident(page)) => Rc::clone(page),
         };
         loop {
             let next = {
@@ -125,8 +125,8 @@ impl TreeState {
                 }
                 match &*inner.child(index).borrow() {
                     // A missing leaf is found, and loaded, by its lower bound.
-                    Slot::OnDisk(_) => return Ok(lower),
-                    Slot::Resident(child) => Rc::clone(child),
+                    PageRef::OnDisk(_) => return Ok(lower),
+                    PageRef::Resident(child) => Rc::clone(child),
                 }
             };
             page = next;
@@ -136,29 +136,29 @@ impl TreeState {
     /// Puts a loaded page where `seek` finds its reference; drops it if the tree has moved on.
     pub(super) fn install(&mut self, seek: Seek<'_>, body: Body, stored: Stored, ledger: &mut Ledger) {
         let reference = stored.reference;
-        let load = |ledger: &mut Ledger| Slot::Resident(Rc::new(Page::loaded(body, stored, ledger)));
+        let load = |ledger: &mut Ledger| PageRef::Resident(Rc::new(Page::loaded(body, stored, ledger)));
         let mut page = match &mut self.root {
             None => return,
-            Some(root @ Slot::OnDisk(_)) => {
+            Some(root @ PageRef::OnDisk(_)) => {
                 if root.reference() == Some(reference) {
                     *root = load(ledger);
                 }
                 return;
             }
-            Some(Slot::Resident(page)) => Rc::clone(page),
+            Some(PageRef::Resident(page)) => Rc::clone(page),
         };
         loop {
             let next = {
                 let Some(inner) = page.as_inner() else { return };
                 let mut slot = inner.child(seek.child(inner)).borrow_mut();
                 match &*slot {
-                    Slot::OnDisk(missing) => {
+                    PageRef::OnDisk(missing) => {
                         if *missing == reference {
                             *slot = load(ledger);
                         }
                         return;
                     }
-                    Slot::Resident(child) => Rc::clone(child),
+                    PageRef::Resident(child) => Rc::clone(child),
                 }
             };
             page = next;
@@ -168,8 +168,8 @@ impl TreeState {
     /// How many levels the tree has, as far as can be told without loading.
     pub(super) fn height(&self) -> u64 {
         match &self.root {
-            Some(Slot::Resident(page)) => page.as_inner().map_or(1, |inner| u64::from(inner.level) + 1),
-            Some(Slot::OnDisk(_)) => 4,
+            Some(PageRef::Resident(page)) => page.as_inner().map_or(1, |inner| u64::from(inner.level) + 1),
+            Some(PageRef::OnDisk(_)) => 4,
             None => 1,
         }
     }
@@ -184,17 +184,17 @@ impl TreeState {
         ledger: &mut Ledger,
     ) -> Result<bool, Missing> {
         let root =
-            self.root.get_or_insert_with(|| Slot::Resident(Rc::new(Page::new(Body::Leaf(Leaf::new())))));
+            self.root.get_or_insert_with(|| PageRef::Resident(Rc::new(Page::new(Body::Leaf(Leaf::new())))));
         let page = match root {
-            Slot::OnDisk(reference) => return Err(Missing { reference: *reference, level: None }),
-            Slot::Resident(page) => page,
+            PageRef::OnDisk(reference) => return Err(Missing { reference: *reference, level: None }),
+            PageRef::Resident(page) => page,
         };
         let Done { replaced, sparse, split } = put_in(page, key, value, ledger)?;
         if let Some(split) = split {
             let left = Rc::clone(page);
             let new_root = Page::new(Body::Inner(Inner::root(left, split)));
             new_root.settle(ledger);
-            *root = Slot::Resident(Rc::new(new_root));
+            *root = PageRef::Resident(Rc::new(new_root));
         }
         self.len += u64::from(!replaced);
         Ok(sparse && self.height() > 1)
@@ -203,7 +203,7 @@ impl TreeState {
     /// Removes a key that is there and whose leaf is in memory; returns whether that left the leaf
     /// nearly empty beside one that is not in memory.
     pub(super) fn delete(&mut self, key: &[u8], ledger: &mut Ledger) -> bool {
-        let Some(Slot::Resident(page)) = &mut self.root else {
+        let Some(PageRef::Resident(page)) = &mut self.root else {
             unreachable!("the leaf of a key to delete is in memory")
         };
         let sparse = delete_in(page, key, ledger);
@@ -218,7 +218,7 @@ impl TreeState {
     /// memory.
     pub(super) fn tidy(&mut self, key: &[u8], ledger: &mut Ledger) -> bool {
         let sparse = match &mut self.root {
-            Some(Slot::Resident(root)) => tidy_in(root, key, ledger),
+            Some(PageRef::Resident(root)) => tidy_in(root, key, ledger),
             _ => false,
         };
         self.lower_root(ledger);
@@ -228,13 +228,13 @@ impl TreeState {
     /// A neighbour, under the same page, of the nearly empty leaf that `key` leads to, if it is not
     /// in memory.
     pub(super) fn missing_sibling(&self, key: &[u8]) -> Option<Sibling> {
-        let Some(Slot::Resident(root)) = &self.root else { return None };
+        let Some(PageRef::Resident(root)) = &self.root else { return None };
         let mut page = Rc::clone(root);
         loop {
             let next = {
                 let inner = page.as_inner()?;
                 let index = inner.child_for(key);
-                let Slot::Resident(child) = &*inner.child(index).borrow() else { return None };
+                let PageRef::Resident(child) = &*inner.child(index).borrow() else { return None };
                 if inner.level == 1 {
                     return if child.used_bytes() < MERGE_BELOW_BYTES { sibling(inner, index) } else { None };
                 }
@@ -247,14 +247,14 @@ impl TreeState {
     /// Counts the page at `level` that holds `key`, and those above it, as changed, as far as they
     /// are in memory.
     pub(super) fn touch(&mut self, key: &[u8], level: u8, ledger: &mut Ledger) {
-        if let Some(Slot::Resident(root)) = &mut self.root {
+        if let Some(PageRef::Resident(root)) = &mut self.root {
             touch_in(root, key, level, ledger);
         }
     }
 
     /// Drops an empty root, and inner roots with one child.
     fn lower_root(&mut self, ledger: &mut Ledger) {
-        while let Some(Slot::Resident(page)) = &self.root {
+        while let Some(PageRef::Resident(page)) = &self.root {
             let page = Rc::clone(page);
             let only = match &page.body {
                 Body::Leaf(leaf) if leaf.count() == 0 => None,
@@ -300,8 +300,8 @@ fn put_in(
         Body::Inner(inner) => {
             let (index, level) = (inner.child_for(key), inner.level - 1);
             let child = match inner.child_mut(index) {
-                Slot::Resident(child) => child,
-                Slot::OnDisk(reference) => {
+                PageRef::Resident(child) => child,
+                PageRef::OnDisk(reference) => {
                     let missing = Missing { reference: *reference, level: Some(level) };
                     page.settle(ledger);
                     return Err(missing);
@@ -340,7 +340,7 @@ fn delete_in(page: &mut Rc<Page>, key: &[u8], ledger: &mut Ledger) -> bool {
         }
         Body::Inner(inner) => {
             let (index, is_leaf_parent) = (inner.child_for(key), inner.level == 1);
-            let Slot::Resident(child) = inner.child_mut(index) else {
+            let PageRef::Resident(child) = inner.child_mut(index) else {
                 unreachable!("the leaf of a key to delete is in memory")
             };
             let below = delete_in(child, key, ledger);
@@ -370,8 +370,8 @@ impl Sibling {
 /// A neighbour of child `index` that is not in memory.
 fn sibling(inner: &Inner, index: usize) -> Option<Sibling> {
     let on_disk = |index: usize| match &*inner.child(index).borrow() {
-        Slot::OnDisk(reference) => Some(Missing { reference: *reference, level: Some(inner.level - 1) }),
-        Slot::Resident(_) => None,
+        PageRef::OnDisk(reference) => Some(Missing { reference: *reference, level: Some(inner.level - 1) }),
+        PageRef::Resident(_) => None,
     };
     let right = (index + 1 < inner.count()).then(|| on_disk(index + 1)).flatten();
     if let Some(missing) = right {
@@ -389,7 +389,7 @@ fn tidy_in(page: &mut Rc<Page>, key: &[u8], ledger: &mut Ledger) -> bool {
     let mut sparse = false;
     if let Body::Inner(inner) = &mut page.body {
         let (index, is_leaf_parent) = (inner.child_for(key), inner.level == 1);
-        if let Slot::Resident(child) = inner.child_mut(index) {
+        if let PageRef::Resident(child) = inner.child_mut(index) {
             sparse = tidy_in(child, key, ledger);
         }
         let here = tidy_child(inner, index, ledger);
@@ -405,7 +405,7 @@ fn touch_in(page: &mut Rc<Page>, key: &[u8], level: u8, ledger: &mut Ledger) {
         && inner.level > level
     {
         let index = inner.child_for(key);
-        if let Slot::Resident(child) = inner.child_mut(index) {
+        if let PageRef::Resident(child) = inner.child_mut(index) {
             touch_in(child, key, level, ledger);
         }
     }
@@ -416,8 +416,8 @@ fn touch_in(page: &mut Rc<Page>, key: &[u8], level: u8, ledger: &mut Ledger) {
 /// Returns whether a small one stays beside a neighbour that is not in memory.
 fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) -> bool {
     let (empty, small) = match &*inner.child(index).borrow() {
-        Slot::OnDisk(_) => return false,
-        Slot::Resident(page) => {
+        PageRef::OnDisk(_) => return false,
+        PageRef::Resident(page) => {
             let empty = match &page.body {
                 Body::Leaf(leaf) => leaf.count() == 0,
                 Body::Inner(inner) => inner.count() == 0,
@@ -426,7 +426,7 @@ fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) -> bool {
         }
     };
     if empty {
-        if let Slot::Resident(page) = inner.remove(index) {
+        if let PageRef::Resident(page) = inner.remove(index) {
             page.retire(ledger);
         }
         return false;
@@ -442,7 +442,7 @@ fn tidy_child(inner: &mut Inner, index: usize, ledger: &mut Ledger) -> bool {
 /// Merges child `index` and the next one if both are in memory and fit in one page.
 fn merge(inner: &mut Inner, index: usize, ledger: &mut Ledger) -> bool {
     let fits = match (&*inner.child(index).borrow(), &*inner.child(index + 1).borrow()) {
-        (Slot::Resident(left), Slot::Resident(right)) => match (&left.body, &right.body) {
+        (PageRef::Resident(left), PageRef::Resident(right)) => match (&left.body, &right.body) {
             (Body::Leaf(left), Body::Leaf(right)) => left.can_absorb(right),
             (Body::Inner(left), Body::Inner(right)) => left.can_absorb(right, inner.separator(index)),
             _ => false,
@@ -453,8 +453,8 @@ fn merge(inner: &mut Inner, index: usize, ledger: &mut Ledger) -> bool {
         return false;
     }
     let separator = inner.separator(index).to_vec();
-    let Slot::Resident(right) = inner.remove(index + 1) else { return false };
-    let Slot::Resident(left) = inner.child_mut(index) else { return false };
+    let PageRef::Resident(right) = inner.remove(index + 1) else { return false };
+    let PageRef::Resident(left) = inner.child_mut(index) else { return false };
     let left = Page::own(left, ledger);
     match (&mut left.body, &right.body) {
         (Body::Leaf(left), Body::Leaf(right)) => left.absorb(right),

@@ -112,6 +112,11 @@ async fn look(env: SimEnv, disk: MemoryNamespace) -> Result<()> {
     }
     let _ = db.verify().await;
     let _ = db.checkpoint().await;
+    // What is cleared is walked to find its units.
+    for name in db.tree_names() {
+        let _ = db.tree(&name)?.clear(WriteOptions::NONE).await;
+    }
+    let _ = db.checkpoint().await;
     db.close().await
 }
 

@@ -15,19 +15,19 @@ const MAX_LEVEL: u8 = 63;
 /// Fewer children are never split: with the longest keys a page may be larger than its target.
 const MIN_SPLIT_CHILDREN: usize = 4;
 
-/// A child: in memory, or where to load it from.
+/// A page as a tree or its parent refers to it: in memory, or where to load it from.
 #[derive(Clone)]
-pub(in crate::store) enum Slot {
+pub(in crate::store) enum PageRef {
     Resident(Rc<Page>),
     OnDisk(ObjectRef),
 }
 
-impl Slot {
+impl PageRef {
     /// The reference to write into the parent. `None` if the child was changed and not written yet.
     pub(in crate::store) fn reference(&self) -> Option<ObjectRef> {
         match self {
-            Slot::Resident(page) => page.reference(),
-            Slot::OnDisk(reference) => Some(*reference),
+            PageRef::Resident(page) => page.reference(),
+            PageRef::OnDisk(reference) => Some(*reference),
         }
     }
 }
@@ -38,7 +38,7 @@ pub(in crate::store) struct Inner {
     pub(in crate::store) level: u8,
     separators: Vec<u8>,
     ends: Vec<u32>,
-    children: Vec<RefCell<Slot>>,
+    children: Vec<RefCell<PageRef>>,
 }
 
 impl Inner {
@@ -49,7 +49,10 @@ impl Inner {
             level,
             ends: vec![to_u32(split.separator.len())],
             separators: split.separator,
-            children: vec![RefCell::new(Slot::Resident(left)), RefCell::new(Slot::Resident(split.right))],
+            children: vec![
+                RefCell::new(PageRef::Resident(left)),
+                RefCell::new(PageRef::Resident(split.right)),
+            ],
         }
     }
 
@@ -57,12 +60,12 @@ impl Inner {
         self.children.len()
     }
 
-    pub(in crate::store) fn child(&self, index: usize) -> &RefCell<Slot> {
+    pub(in crate::store) fn child(&self, index: usize) -> &RefCell<PageRef> {
         &self.children[index]
     }
 
     /// The child to change, if it is in memory.
-    pub(in crate::store) fn child_mut(&mut self, index: usize) -> &mut Slot {
+    pub(in crate::store) fn child_mut(&mut self, index: usize) -> &mut PageRef {
         self.children[index].get_mut()
     }
 
@@ -106,7 +109,7 @@ impl Inner {
     /// large.
     pub(in crate::store) fn add(&mut self, index: usize, split: Split) -> Option<(Vec<u8>, Self)> {
         self.insert_separator(index, &split.separator);
-        self.children.insert(index + 1, RefCell::new(Slot::Resident(split.right)));
+        self.children.insert(index + 1, RefCell::new(PageRef::Resident(split.right)));
         (self.encoded_bytes() > PAGE_TARGET_BYTES && self.count() >= MIN_SPLIT_CHILDREN)
             .then(|| self.split(index))
     }
@@ -147,7 +150,7 @@ impl Inner {
 
     /// Takes child `index` out; the range of its keys goes to its left neighbour, or to the right
     /// one if it was the first.
-    pub(in crate::store) fn remove(&mut self, index: usize) -> Slot {
+    pub(in crate::store) fn remove(&mut self, index: usize) -> PageRef {
         if !self.ends.is_empty() {
             self.remove_separator(index.saturating_sub(1));
         }
@@ -193,7 +196,7 @@ impl Inner {
         let count = reader.u16()? as usize;
         let separators_len = reader.u32()?;
         let children = (0..count)
-            .map(|_| ObjectRef::decode(&mut reader).map(|reference| RefCell::new(Slot::OnDisk(reference))))
+            .map(|_| ObjectRef::decode(&mut reader).map(|reference| RefCell::new(PageRef::OnDisk(reference))))
             .collect::<Option<Vec<_>>>()?;
         let ends = (1..count).map(|_| reader.u32()).collect::<Option<Vec<_>>>()?;
         let separators = reader.bytes(separators_len as usize)?.to_vec();

@@ -3,14 +3,14 @@
 
 use std::cell::Cell;
 
-use super::Slot;
+use super::PageRef;
 use crate::store::object::{ObjectRef, Stored, object_cost};
 use crate::store::space::Extent;
 
 /// Something whose units can only be found by reading it first.
 pub(in crate::store) enum Garbage {
     /// A detached tree.
-    Tree(Slot),
+    Tree(PageRef),
     /// A scattered object whose index was not read.
     Object(ObjectRef),
 }
