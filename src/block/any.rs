@@ -9,11 +9,12 @@ const MEMORY_BLOCK_BYTES: u32 = 4096;
 
 /// A namespace of a kind that was chosen at run time.
 #[derive(Clone, Debug)]
+#[non_exhaustive]
 pub enum AnyNamespace {
     /// `mem:`
     Memory(MemoryNamespace),
     /// `file:` and `blk:`
-    Uring(KernelNamespace),
+    Kernel(KernelNamespace),
 }
 
 impl AnyNamespace {
@@ -29,10 +30,10 @@ impl AnyNamespace {
                 MemoryNamespace::new(address.to_string(), *size_bytes, MEMORY_BLOCK_BYTES).map(Self::Memory)
             }
             NamespaceAddress::File { path, size_bytes } => {
-                KernelNamespace::open_file(path, *size_bytes).await.map(Self::Uring)
+                KernelNamespace::open_file(path, *size_bytes).await.map(Self::Kernel)
             }
             NamespaceAddress::Block { path } => {
-                KernelNamespace::open_block_device(path).await.map(Self::Uring)
+                KernelNamespace::open_block_device(path).await.map(Self::Kernel)
             }
         }
     }
@@ -42,63 +43,63 @@ impl Namespace for AnyNamespace {
     fn info(&self) -> &NamespaceInfo {
         match self {
             Self::Memory(memory) => memory.info(),
-            Self::Uring(uring) => uring.info(),
+            Self::Kernel(kernel) => kernel.info(),
         }
     }
 
     fn size_bytes(&self) -> u64 {
         match self {
             Self::Memory(memory) => memory.size_bytes(),
-            Self::Uring(uring) => uring.size_bytes(),
+            Self::Kernel(kernel) => kernel.size_bytes(),
         }
     }
 
     async fn read(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         match self {
             Self::Memory(memory) => memory.read(offset, buf).await,
-            Self::Uring(uring) => uring.read(offset, buf).await,
+            Self::Kernel(kernel) => kernel.read(offset, buf).await,
         }
     }
 
     async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
         match self {
             Self::Memory(memory) => memory.write(offset, buf).await,
-            Self::Uring(uring) => uring.write(offset, buf).await,
+            Self::Kernel(kernel) => kernel.write(offset, buf).await,
         }
     }
 
     async fn flush(&self) -> Result<()> {
         match self {
             Self::Memory(memory) => memory.flush().await,
-            Self::Uring(uring) => uring.flush().await,
+            Self::Kernel(kernel) => kernel.flush().await,
         }
     }
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
         match self {
             Self::Memory(memory) => memory.trim(offset, len).await,
-            Self::Uring(uring) => uring.trim(offset, len).await,
+            Self::Kernel(kernel) => kernel.trim(offset, len).await,
         }
     }
 
     async fn grow(&self, size_bytes: u64) -> Result<()> {
         match self {
             Self::Memory(memory) => memory.grow(size_bytes).await,
-            Self::Uring(uring) => uring.grow(size_bytes).await,
+            Self::Kernel(kernel) => kernel.grow(size_bytes).await,
         }
     }
 
     async fn shrink(&self, size_bytes: u64) -> Result<()> {
         match self {
             Self::Memory(memory) => memory.shrink(size_bytes).await,
-            Self::Uring(uring) => uring.shrink(size_bytes).await,
+            Self::Kernel(kernel) => kernel.shrink(size_bytes).await,
         }
     }
 
     fn next_data(&self, offset: u64) -> Option<u64> {
         match self {
             Self::Memory(memory) => memory.next_data(offset),
-            Self::Uring(uring) => uring.next_data(offset),
+            Self::Kernel(kernel) => kernel.next_data(offset),
         }
     }
 }
