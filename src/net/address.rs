@@ -21,6 +21,7 @@ mod tests;
 
 /// A network, as `--net` names it.
 #[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum NetAddress {
     /// `kernel:`
     Kernel,
