@@ -21,9 +21,9 @@
 //!     // Several keys at once, durable before it returns.
 //!     let keys = [(&fruit, &b"apple"[..]), (&fruit, &b"pear"[..])];
 //!     let moved = db.transact(&keys, WriteOptions::SYNC, |txn| {
-//!         let apples = txn.get(0).map(<[u8]>::to_vec);
-//!         txn.put(1, b"5");
-//!         txn.delete(0);
+//!         let apples = txn.get(&fruit, b"apple").map(<[u8]>::to_vec);
+//!         txn.put(&fruit, b"pear", b"5");
+//!         txn.delete(&fruit, b"apple");
 //!         apples
 //!     });
 //!     assert_eq!(moved.await?.as_deref(), Some(&b"5"[..]));
