@@ -8,7 +8,7 @@ fn main() -> boson::Result<()> {
 
 async fn run() -> boson::Result<()> {
     // The same program runs on `blk:/dev/nvme0n1` or `mem:1G`.
-    let options = Options::default().with_durability(Durability::Sync);
+    let options = Options::default().durability(Durability::Sync);
     let db = Db::open_with("file:example.boson", options).await?;
 
     let visits = db.tree("visits")?;

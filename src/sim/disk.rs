@@ -53,31 +53,31 @@ impl DiskOptions {
 
     /// With another size to which it can grow, in bytes.
     #[must_use]
-    pub fn with_max_size_bytes(self, max_size_bytes: u64) -> Self {
+    pub fn max_size_bytes(self, max_size_bytes: u64) -> Self {
         Self { max_size_bytes, ..self }
     }
 
     /// With another block size, in bytes.
     #[must_use]
-    pub fn with_block_size_bytes(self, block_size_bytes: u32) -> Self {
+    pub fn block_size_bytes(self, block_size_bytes: u32) -> Self {
         Self { block_size_bytes, ..self }
     }
 
     /// With another longest time that a read takes.
     #[must_use]
-    pub fn with_read_latency(self, read_latency: Duration) -> Self {
+    pub fn read_latency(self, read_latency: Duration) -> Self {
         Self { read_latency, ..self }
     }
 
     /// With another longest time that a write takes.
     #[must_use]
-    pub fn with_write_latency(self, write_latency: Duration) -> Self {
+    pub fn write_latency(self, write_latency: Duration) -> Self {
         Self { write_latency, ..self }
     }
 
     /// With another longest time that a flush takes.
     #[must_use]
-    pub fn with_flush_latency(self, flush_latency: Duration) -> Self {
+    pub fn flush_latency(self, flush_latency: Duration) -> Self {
         Self { flush_latency, ..self }
     }
 }

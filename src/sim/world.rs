@@ -38,13 +38,13 @@ impl WorldOptions {
 
     /// With the runtime broken in this way.
     #[must_use]
-    pub fn with_defect(self, defect: Defect) -> Self {
+    pub fn defect(self, defect: Defect) -> Self {
         Self { defect: Some(defect), ..self }
     }
 
     /// With so many steps at most while time stands still.
     #[must_use]
-    pub fn with_most_steps(self, most_steps: u64) -> Self {
+    pub fn most_steps(self, most_steps: u64) -> Self {
         Self { most_steps, ..self }
     }
 }

@@ -41,18 +41,13 @@ pub enum Durability {
 /// ```
 /// use boson::store::{Durability, WriteOptions};
 ///
-/// let patient = WriteOptions::default().with_durability(Durability::None).with_divisible(true);
-/// assert!(patient.divisible);
+/// let patient = WriteOptions::default().durability(Durability::None).divisible(true);
 /// ```
 #[derive(Clone, Copy, Debug, Default)]
 #[non_exhaustive]
 pub struct WriteOptions {
-    /// Instead of the store's own durability.
-    pub durability: Option<Durability>,
-    /// A transaction that only deletes may be carried out in parts, each a record of its own, where
-    /// a nearly full namespace has no room for all of it at once, or the log's record is too short.
-    /// No other write comes in between, but a crash may leave some of its keys.
-    pub divisible: bool,
+    pub(crate) durability: Option<Durability>,
+    pub(crate) divisible: bool,
 }
 
 impl WriteOptions {
@@ -61,15 +56,18 @@ impl WriteOptions {
     /// The write is acknowledged at once and never flushed for its own sake.
     pub const NONE: Self = Self { durability: Some(Durability::None), divisible: false };
 
-    /// With this durability instead of the store's own.
+    /// Sets the durability; by default it is the store's own.
     #[must_use]
-    pub const fn with_durability(self, durability: Durability) -> Self {
+    pub const fn durability(self, durability: Durability) -> Self {
         Self { durability: Some(durability), ..self }
     }
 
-    /// Whether a transaction that only deletes [may be divided](Self::divisible).
+    /// Sets whether a transaction that only deletes may be carried out in parts, each a record of
+    /// its own, where a nearly full namespace has no room for all of it at once, or the log's
+    /// record is too short; by default not. No other write comes in between, but a crash may leave
+    /// some of its keys.
     #[must_use]
-    pub const fn with_divisible(self, divisible: bool) -> Self {
+    pub const fn divisible(self, divisible: bool) -> Self {
         Self { divisible, ..self }
     }
 }
@@ -79,72 +77,66 @@ impl WriteOptions {
 /// ```
 /// use boson::store::{Durability, Options};
 ///
-/// let options = Options::default().with_durability(Durability::Sync).with_cache_bytes(1 << 30);
-/// assert_eq!(options.log_bytes, 64 << 20);
+/// let options = Options::default().durability(Durability::Sync).cache_bytes(1 << 30);
 /// ```
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub struct Options {
-    /// Make a new store even if the namespace holds foreign data or another store: what it held is
-    /// lost.
-    pub format: bool,
-    /// The durability of writes that do not say.
-    pub durability: Durability,
-    /// The length of the log ring of a new store, in bytes; rounded up to 64 KiB, at least
-    /// [`MIN_LOG_BYTES`], at most a quarter of the namespace's (maximal) size. It bounds the time
-    /// that recovery takes and a transaction's size.
-    pub log_bytes: u64,
-    /// How many bytes of leaves and values are kept in memory. Changed pages stay until a
-    /// checkpoint has written them, also beyond this. Inner pages are always kept.
-    pub cache_bytes: usize,
-    /// The identity of a new store, which keeps what an earlier store left on the namespace apart;
-    /// without one, the store draws it at random.
-    pub identity: Option<[u8; 16]>,
+    pub(super) format: bool,
+    pub(super) durability: Durability,
+    pub(super) log_bytes: u64,
+    pub(super) cache_bytes: usize,
+    pub(super) identity: Option<[u8; 16]>,
     /// The promise that the store is to break.
     pub(super) defect: Option<StoreDefect>,
 }
 
 impl Options {
-    /// The defaults, with an identity for a store that is to repeat.
-    pub fn new(identity: [u8; 16]) -> Self {
-        Self { identity: Some(identity), ..Self::default() }
-    }
-
-    /// Whether a new store is made even over foreign data or another store, which are lost.
+    /// Sets whether a new store is made even if the namespace holds foreign data or another store,
+    /// which are lost; by default not.
     #[must_use]
-    pub fn with_format(self, format: bool) -> Self {
+    pub fn format(self, format: bool) -> Self {
         Self { format, ..self }
     }
 
-    /// With another durability of writes that do not say.
+    /// Sets the durability of writes that do not say; an interval of one second by default.
     #[must_use]
-    pub fn with_durability(self, durability: Durability) -> Self {
+    pub fn durability(self, durability: Durability) -> Self {
         Self { durability, ..self }
     }
 
-    /// With another length of a new store's log ring, in bytes: see [`Options::log_bytes`].
+    /// Sets the length of the log ring of a new store, in bytes; 64 MiB by default. It is rounded
+    /// up to 64 KiB, at least [`MIN_LOG_BYTES`], and at most a quarter of the namespace's (maximal)
+    /// size. It bounds the time that recovery takes and a transaction's size.
     #[must_use]
-    pub fn with_log_bytes(self, log_bytes: u64) -> Self {
+    pub fn log_bytes(self, log_bytes: u64) -> Self {
         Self { log_bytes, ..self }
     }
 
-    /// With another size of the cache, in bytes: see [`Options::cache_bytes`].
+    /// Sets how many bytes of leaves and values are kept in memory; 256 MiB by default. Changed
+    /// pages stay until a checkpoint has written them, even beyond this. Inner pages are always
+    /// kept.
     #[must_use]
-    pub fn with_cache_bytes(self, cache_bytes: usize) -> Self {
+    pub fn cache_bytes(self, cache_bytes: usize) -> Self {
         Self { cache_bytes, ..self }
     }
 
-    /// With a defect, to prove that a test would notice it.
+    /// Sets the identity of a new store, which keeps what an earlier store left on the namespace
+    /// apart; by default the store draws it at random.
+    #[must_use]
+    pub fn identity(self, identity: [u8; 16]) -> Self {
+        Self { identity: Some(identity), ..self }
+    }
+
+    /// Breaks a promise, to prove that a test would notice it.
     #[cfg(test)]
     #[must_use]
-    pub(super) fn with_defect(self, defect: Option<StoreDefect>) -> Self {
+    pub(super) fn defect(self, defect: Option<StoreDefect>) -> Self {
         Self { defect, ..self }
     }
 }
 
 impl Default for Options {
-    /// Interval durability of one second, a log of 64 MiB, a cache of 256 MiB, no formatting over
-    /// data.
     fn default() -> Self {
         Self {
             format: false,

@@ -53,8 +53,7 @@ fn steady_state_asks_the_heap_rarely() {
             .expect("io_uring is usable");
         core.block_on(async {
             let namespace = MemoryNamespace::new("mem:test", 256 << 20, 4096).expect("a size");
-            let mut options = Options::new([2; 16]);
-            options.durability = Durability::None;
+            let options = Options::default().identity([2; 16]).durability(Durability::None);
             let db = Db::open_on(RtEnv, namespace, options).await.expect("a new store");
             let server =
                 Server::new(RtEnv, db, server_clock, Config::default()).expect("room for the databases");

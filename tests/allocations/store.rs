@@ -15,7 +15,7 @@ fn steady_state_allocates_next_to_nothing() {
     let env = executor.env();
     executor.block_on(async move {
         let namespace = MemoryNamespace::new("mem:allocations", 256 << 20, 4096).expect("valid");
-        let db = Db::open_on(env, namespace, Options::new([1; 16])).await.expect("opens");
+        let db = Db::open_on(env, namespace, Options::default().identity([1; 16])).await.expect("opens");
         let tree = db.tree("t").expect("valid");
         let keys: Vec<_> = (0..KEYS).map(|number| format!("key:{number:012}").into_bytes()).collect();
         let key = |number: u32| &keys[(number.wrapping_mul(0x9e37_79b1) % KEYS) as usize];

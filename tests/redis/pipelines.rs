@@ -134,7 +134,8 @@ fn random_pipelines_complete_over_the_userspace_stack() {
         let (near, far) = (net(a, 1), net(b, 2));
         let listener = TcpListener::bind_on(&far, SocketAddr::from(([10, 0, 0, 2], 6380))).expect("free");
         let namespace = MemoryNamespace::new("mem:", 512 << 20, 4096).expect("memory");
-        let db = Db::open_on(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
+        let db =
+            Db::open_on(RtEnv, namespace, Options::default().identity([1; 16])).await.expect("a fresh store");
         let server = redis::Server::new(RtEnv, db, Arc::new(MonotonicClock::new()), Config::default())
             .expect("room for the databases");
         let serving = rt::named("serve").spawn({

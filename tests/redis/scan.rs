@@ -24,7 +24,7 @@ impl Store {
     fn new() -> Self {
         let executor = Executor::new(1);
         let namespace = MemoryNamespace::new("mem:1G", 1 << 30, 4096).expect("memory");
-        let options = Options::new([1; 16]).with_log_bytes(64 << 20);
+        let options = Options::default().identity([1; 16]).log_bytes(64 << 20);
         let db = executor.block_on(Db::open_on(executor.env(), namespace, options)).expect("a fresh store");
         let session = connect(&executor, &db);
         Self { executor, db, session }

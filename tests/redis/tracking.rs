@@ -421,11 +421,11 @@ fn a_copy_is_never_old_when_commands_overlap() {
     for seed in first..first + 20u64 {
         let mut random = StdRng::seed_from_u64(seed);
         let executor = Executor::new(seed);
-        let slow = DiskOptions::new(256 << 20).with_read_latency(Duration::from_millis(2));
+        let slow = DiskOptions::new(256 << 20).read_latency(Duration::from_millis(2));
         let disk = Disk::new(executor.env(), slow, seed);
         // So little memory that values are read from the disk, and so small a log that they get
         // there.
-        let options = Options::new([1; 16]).with_log_bytes(512 << 10).with_cache_bytes(64 << 10);
+        let options = Options::default().identity([1; 16]).log_bytes(512 << 10).cache_bytes(64 << 10);
         let db = executor.block_on(Db::open_on(executor.env(), disk, options)).expect("a fresh store");
         let clock = Arc::new(MonotonicClock::new());
         let server =
@@ -493,10 +493,10 @@ fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
     let mut old_values = 0;
     for seed in 0..20 {
         let executor = Executor::new(seed);
-        let slow = DiskOptions::new(64 << 20).with_read_latency(Duration::from_millis(2));
+        let slow = DiskOptions::new(64 << 20).read_latency(Duration::from_millis(2));
         let disk = Disk::new(executor.env(), slow, seed);
         let open = || {
-            let db = Db::open_on(executor.env(), disk.clone(), Options::new([1; 16]));
+            let db = Db::open_on(executor.env(), disk.clone(), Options::default().identity([1; 16]));
             executor.block_on(db).expect("opens")
         };
         let connect = |db: Db<SimEnv, Disk>| {

@@ -298,7 +298,7 @@ fn want_of_descriptors_is_said_once_and_passes() {
 
 /// A store in a simulation, and whether it has said that it failed.
 async fn store_that_says_so(env: &SimEnv, disk: &Disk) -> (Db<SimEnv, Disk>, Rc<Cell<bool>>) {
-    let options = Options::new([9; 16]).with_durability(Durability::Sync);
+    let options = Options::default().identity([9; 16]).durability(Durability::Sync);
     let db = Db::open_on(env.clone(), disk.clone(), options).await.expect("opens");
     let has_failed = Rc::new(Cell::new(false));
     let (failing, told) = (db.clone(), Rc::clone(&has_failed));

@@ -82,7 +82,7 @@ fn no_wake_is_lost() {
 
 /// The first seed that notices the defect, with what it noticed.
 fn noticed(defect: Defect) -> (u64, Stuck) {
-    let run = |seed| run_ping_pong(WorldOptions::new(seed).with_defect(defect), 20).err();
+    let run = |seed| run_ping_pong(WorldOptions::new(seed).defect(defect), 20).err();
     let found = (0..DEFECT_SEEDS).find_map(|seed| run(seed).map(|stuck| (seed, stuck)));
     let (seed, stuck) = found.expect("a lost wake must be noticed");
     println!("{defect:?}: {stuck}");
@@ -315,7 +315,7 @@ fn a_deadlock_lists_who_waits_for_what() {
 
 #[test]
 fn going_round_in_circles_is_noticed() {
-    let world = World::with(WorldOptions::new(1).with_most_steps(10_000));
+    let world = World::with(WorldOptions::new(1).most_steps(10_000));
     let core = world.core("a");
     let stuck = core.try_block_on(async {
         loop {

@@ -432,7 +432,7 @@ fn random_programs_notice_every_defect() {
     for defect in [Defect::SleepWithoutLook, Defect::LookBeforeListing, Defect::WakeUnlisted] {
         let noticed = (0..DEFECT_SEEDS).find_map(|seed| {
             let run = |cores, programs: &[Vec<Operation>], world| {
-                let options = WorldOptions::new(world).with_defect(defect);
+                let options = WorldOptions::new(world).defect(defect);
                 check(options, cores, programs).map(drop)
             };
             run_case(seed, 0, run).err().map(|error| (seed, error))

@@ -24,7 +24,7 @@ fn run<F: Future<Output = ()> + 'static>(disk_bytes: u64, test: impl FnOnce(SimE
 }
 
 fn options() -> Options {
-    Options::new([5; 16]).with_log_bytes(512 << 10).with_durability(Durability::Sync)
+    Options::default().identity([5; 16]).log_bytes(512 << 10).durability(Durability::Sync)
 }
 
 async fn try_open(env: &SimEnv, disk: &Disk) -> Result<SimDb, Error> {
@@ -89,7 +89,7 @@ fn foreign_data_is_named_and_left_alone() {
             assert!(error.to_string().contains(name) && error.to_string().contains("--format"), "{error}");
             assert!(disk.peek(0, 16 << 20) == before, "nothing was written");
 
-            let format = options().with_format(true);
+            let format = options().format(true);
             let db = Db::open_on(env.clone(), disk.clone(), format).await.expect("formats");
             db.tree("t").expect("valid").put(b"k", b"v").await.expect("puts");
             db.close().await.expect("closes");
@@ -103,7 +103,7 @@ fn foreign_data_is_named_and_left_alone() {
 fn formatting_over_a_store_forgets_it() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        let format = Options::new([6; 16]).with_format(true);
+        let format = Options::default().identity([6; 16]).format(true);
         let db = Db::open_on(env.clone(), disk.clone(), format).await.expect("formats");
         assert!(db.tree_names().is_empty());
         db.close().await.expect("closes");
@@ -451,7 +451,7 @@ fn large_values_lie_scattered_where_no_run_is_free() {
 #[test]
 fn a_namespace_that_can_grow_does() {
     let executor = Executor::new(1);
-    let disk_options = DiskOptions::new(0).with_max_size_bytes(64 << 20);
+    let disk_options = DiskOptions::new(0).max_size_bytes(64 << 20);
     let disk = Disk::new(executor.env(), disk_options, 1);
     let env = executor.env();
     executor.block_on(async move {

@@ -18,7 +18,7 @@ fn run<F: Future<Output = ()> + 'static>(test: impl FnOnce(SimEnv) -> F) {
 }
 
 fn options() -> Options {
-    Options::new([7; 16]).with_log_bytes(1 << 20)
+    Options::default().identity([7; 16]).log_bytes(1 << 20)
 }
 
 fn namespace(bytes: u64) -> MemoryNamespace {
@@ -107,8 +107,7 @@ fn durability_is_what_was_asked_for() {
         let tree = db.tree("t").expect("valid");
         tree.put_with(b"k", b"1", WriteOptions::SYNC).await.expect("puts");
         assert_eq!(db.durable_lsn(), 1);
-        let interval =
-            WriteOptions::default().with_durability(Durability::Interval(Duration::from_millis(100)));
+        let interval = WriteOptions::default().durability(Durability::Interval(Duration::from_millis(100)));
         tree.put_with(b"k", b"2", interval).await.expect("puts");
         assert_eq!(db.durable_lsn(), 1, "acknowledged at once");
         env.sleep(Duration::from_millis(40)).await;
@@ -168,7 +167,7 @@ fn transactions_of_many_tasks_lose_no_update_and_readers_see_whole_ones() {
 #[test]
 fn a_read_so_slow_that_its_units_are_reused_meanwhile_is_read_again() {
     let read_latency = Duration::from_millis(60);
-    transfer_between_accounts(DiskOptions::new(32 << 20).with_read_latency(read_latency));
+    transfer_between_accounts(DiskOptions::new(32 << 20).read_latency(read_latency));
 }
 
 fn transfer_between_accounts(disk_options: DiskOptions) {
@@ -178,7 +177,7 @@ fn transfer_between_accounts(disk_options: DiskOptions) {
     let disk = Disk::new(env.clone(), disk_options, 6);
     let db = {
         let (env, disk) = (env.clone(), disk.clone());
-        let options = options().with_cache_bytes(16 << 10);
+        let options = options().cache_bytes(16 << 10);
         executor.block_on(async move { Db::open_on(env, disk, options).await.expect("opens") })
     };
     let key = |account: u64| format!("account {:08}", account % u64::from(ACCOUNTS)).into_bytes();

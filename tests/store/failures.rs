@@ -18,7 +18,7 @@ fn run<F: Future<Output = ()> + 'static>(seed: u64, disk_bytes: u64, test: impl 
 }
 
 fn options() -> Options {
-    Options::new([9; 16]).with_log_bytes(512 << 10).with_durability(Durability::Sync)
+    Options::default().identity([9; 16]).log_bytes(512 << 10).durability(Durability::Sync)
 }
 
 async fn open(env: &SimEnv, disk: &Disk, options: Options) -> (SimDb, SimTree) {
@@ -84,7 +84,7 @@ fn a_flush_that_fails_once_takes_nothing_that_was_acknowledged_before_or_after()
 fn large_values_in_a_tree_of_one_leaf_leave_the_cache() {
     const CACHE_BYTES: usize = 8 << 20;
     run(1, 128 << 20, async |env, disk| {
-        let options = options().with_cache_bytes(CACHE_BYTES);
+        let options = options().cache_bytes(CACHE_BYTES);
         let (db, tree) = open(&env, &disk, options).await;
         for number in 0..40 {
             tree.put(&key(0, number), &vec![1; 1 << 20]).await.expect("puts");
@@ -101,7 +101,7 @@ fn large_values_in_a_tree_of_one_leaf_leave_the_cache() {
 fn a_burst_of_large_values_does_not_outrun_eviction_among_many_leaves() {
     const CACHE_BYTES: usize = 16 << 20;
     run(2, 256 << 20, async |env, disk| {
-        let options = options().with_cache_bytes(CACHE_BYTES).with_durability(Durability::None);
+        let options = options().cache_bytes(CACHE_BYTES).durability(Durability::None);
         let (db, tree) = open(&env, &disk, options).await;
         for number in 0..15_000 {
             tree.put(&key(0, number), &[1; 1000]).await.expect("puts");
@@ -121,7 +121,7 @@ fn a_burst_of_large_values_does_not_outrun_eviction_among_many_leaves() {
 #[test]
 fn a_value_that_is_read_while_its_leaf_is_evicted_is_not_counted_for_ever() {
     run(3, 128 << 20, async |env, disk| {
-        let options = options().with_cache_bytes(64 << 10);
+        let options = options().cache_bytes(64 << 10);
         let (db, tree) = open(&env, &disk, options).await;
         for number in 0..400 {
             tree.put_with(&key(0, number), &vec![1; 5000], WriteOptions::NONE).await.expect("puts");
@@ -154,7 +154,7 @@ fn a_value_that_is_read_while_its_leaf_is_evicted_is_not_counted_for_ever() {
 #[test]
 fn an_interval_is_kept_while_later_writes_wait_for_room_in_the_log() {
     let executor = Executor::new(4);
-    let slow = DiskOptions::new(64 << 20).with_read_latency(Duration::from_millis(50));
+    let slow = DiskOptions::new(64 << 20).read_latency(Duration::from_millis(50));
     let disk = Disk::new(executor.env(), slow, 4);
     let env = executor.env();
     executor.block_on(async move {
@@ -170,7 +170,7 @@ fn an_interval_is_kept_while_later_writes_wait_for_room_in_the_log() {
             done.set(true);
         });
         env.sleep(Duration::from_millis(500)).await;
-        let interval = WriteOptions::default().with_durability(Durability::Interval(Duration::from_secs(1)));
+        let interval = WriteOptions::default().durability(Durability::Interval(Duration::from_secs(1)));
         tree.put_with(b"promised", b"", interval).await.expect("puts");
         let promised = db.last_lsn();
         let flooded = tree.clone();

@@ -18,10 +18,11 @@ type TestTree = Tree<SimEnv, MemoryNamespace>;
 type Model = BTreeMap<Vec<u8>, usize>;
 
 async fn open(env: &SimEnv, namespace: &MemoryNamespace) -> (TestDb, TestTree) {
-    let options = Options::new([6; 16])
-        .with_log_bytes(1 << 20)
-        .with_cache_bytes(4 << 20)
-        .with_durability(Durability::Interval(Duration::from_millis(100)));
+    let options = Options::default()
+        .identity([6; 16])
+        .log_bytes(1 << 20)
+        .cache_bytes(4 << 20)
+        .durability(Durability::Interval(Duration::from_millis(100)));
     let db = Db::open_on(env.clone(), namespace.clone(), options).await.expect("opens");
     let tree = db.tree("t").expect("valid");
     (db, tree)
@@ -57,7 +58,7 @@ async fn free(db: &TestDb, tree: &TestTree, model: &mut Model, random: &mut StdR
             let count = random.random_range(2..=model.len());
             let doomed: Vec<Vec<u8>> = model.keys().cloned().choose_multiple(random, count);
             let keys: Vec<_> = doomed.iter().map(|key| (tree, key.as_slice())).collect();
-            let deleted = db.transact(&keys, WriteOptions::default().with_divisible(true), |txn| {
+            let deleted = db.transact(&keys, WriteOptions::default().divisible(true), |txn| {
                 (0..keys.len()).filter(|&index| txn.delete_at(index)).count()
             });
             assert_eq!(deleted.await.expect("a delete of many keys"), count);

@@ -84,7 +84,7 @@ fn key(number: u16) -> Vec<u8> {
 
 /// A cache so small that nearly every page is loaded again and again.
 fn options() -> Options {
-    Options::new([3; 16]).with_log_bytes(1 << 20).with_cache_bytes(32 << 10)
+    Options::default().identity([3; 16]).log_bytes(1 << 20).cache_bytes(32 << 10)
 }
 
 async fn open(env: &SimEnv, namespace: &MemoryNamespace) -> (TestDb, TestTree) {

@@ -16,8 +16,7 @@ fn core() -> Core {
 async fn open(address: &str, durability: Durability) -> Db<RtEnv, AnyNamespace> {
     let address: NamespaceAddress = address.parse().expect("valid");
     let namespace = AnyNamespace::open(&address).await.expect("opens");
-    let mut options = Options::new([6; 16]);
-    options.durability = durability;
+    let options = Options::default().identity([6; 16]).durability(durability);
     Db::open_on(RtEnv, namespace, options).await.expect("opens")
 }
 
@@ -66,7 +65,7 @@ fn opening_a_store_leaves_other_tasks_their_turn() {
     const RECORDS: u32 = 10_000;
     // No read of it waits for anything.
     let namespace = MemoryNamespace::new("mem:test", 64 << 20, 4096).expect("valid");
-    let open = || Db::open_on(RtEnv, namespace.clone(), Options::new([6; 16]));
+    let open = || Db::open_on(RtEnv, namespace.clone(), Options::default().identity([6; 16]));
     {
         let core = core();
         core.block_on(async {

@@ -46,10 +46,11 @@ struct Store {
 
 impl Store {
     async fn open(env: SimEnv, namespace: MemoryNamespace) -> Self {
-        let options = Options::new([5; 16])
-            .with_log_bytes(LOG_BYTES)
-            .with_cache_bytes(16 << 20)
-            .with_durability(Durability::Interval(Duration::from_millis(100)));
+        let options = Options::default()
+            .identity([5; 16])
+            .log_bytes(LOG_BYTES)
+            .cache_bytes(16 << 20)
+            .durability(Durability::Interval(Duration::from_millis(100)));
         let db = Db::open_on(env.clone(), namespace.clone(), options).await.expect("opens");
         let tree = db.tree("t").expect("valid");
         Self { env, namespace, db, tree }

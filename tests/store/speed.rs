@@ -17,7 +17,7 @@ fn puts_and_gets_per_second() {
     let env = executor.env();
     executor.block_on(async move {
         let namespace = MemoryNamespace::new("mem:speed", 1 << 30, 4096).expect("valid");
-        let db = Db::open_on(env, namespace, Options::new([1; 16])).await.expect("opens");
+        let db = Db::open_on(env, namespace, Options::default().identity([1; 16])).await.expect("opens");
         let tree = db.tree("t").expect("valid");
         let key = |number: u32| format!("key:{:012}", number.wrapping_mul(0x9e37_79b1) % KEYS).into_bytes();
         let keys: Vec<_> = (0..OPERATIONS).map(key).collect();

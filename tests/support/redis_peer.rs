@@ -127,7 +127,7 @@ impl Boson {
     fn with_config(config: Config) -> Self {
         let executor = Executor::new(1);
         let namespace = MemoryNamespace::new("mem:4G", 4 << 30, 4096).expect("memory");
-        let options = Options::new([1; 16]).with_log_bytes(1 << 30);
+        let options = Options::default().identity([1; 16]).log_bytes(1 << 30);
         let db = run(&executor, Db::open_on(executor.env(), namespace, options)).expect("a fresh store");
         // The time that keys expire by is the one that redis-server sees, too.
         let server = Server::new(executor.env(), db, Arc::new(MonotonicClock::new()), config)

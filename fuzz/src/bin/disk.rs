@@ -28,7 +28,7 @@ thread_local! {
 }
 
 fn options() -> Options {
-    Options::new([5; 16]).with_log_bytes(MIN_LOG_BYTES)
+    Options::default().identity([5; 16]).log_bytes(MIN_LOG_BYTES)
 }
 
 fn namespace() -> MemoryNamespace {

@@ -200,7 +200,7 @@ async fn serve(
 
 async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
     let namespace = AnyNamespace::open(&options.store.value).await?;
-    let store = Options::default().with_format(options.format).with_durability(options.durability.value.0);
+    let store = Options::default().format(options.format).durability(options.durability.value.0);
     let size_bytes = namespace.size_bytes();
     let opening = Db::open_on(RtEnv, namespace, store);
     let db = with_progress(opening, size_bytes).await?;

@@ -32,7 +32,9 @@ impl RunningServer {
                 let listener = TcpListener::bind_on(&Net::kernel(), SocketAddr::from(([127, 0, 0, 1], 0)));
                 let listener = listener.expect("a free port");
                 let namespace = MemoryNamespace::new("mem:", 256 << 20, 4096).expect("memory");
-                let db = Db::open_on(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
+                let db = Db::open_on(RtEnv, namespace, Options::default().identity([1; 16]))
+                    .await
+                    .expect("a fresh store");
                 let config = Config::default().limits(limits);
                 let server = Server::new(RtEnv, db, Arc::new(MonotonicClock::new()), config)
                     .expect("room for the databases");
@@ -94,7 +96,8 @@ fn an_idle_connection_is_small() {
         let listener =
             TcpListener::bind_on(&net, SocketAddr::from(([127, 0, 0, 1], 0))).expect("a free port");
         let namespace = MemoryNamespace::new("mem:", 64 << 20, 4096).expect("memory");
-        let db = Db::open_on(RtEnv, namespace, Options::new([1; 16])).await.expect("a fresh store");
+        let db =
+            Db::open_on(RtEnv, namespace, Options::default().identity([1; 16])).await.expect("a fresh store");
         let server = Server::new(RtEnv, db, Arc::new(MonotonicClock::new()), Config::default())
             .expect("room for the databases");
         let stream = TcpStream::connect_on(&net, listener.local_addr()).await.expect("it listens");

@@ -573,7 +573,7 @@ proptest! {
 }
 
 fn options(durability: Durability) -> Options {
-    Options::new([7; 16]).with_log_bytes(1 << 20).with_durability(durability)
+    Options::default().identity([7; 16]).log_bytes(1 << 20).durability(durability)
 }
 
 #[test]

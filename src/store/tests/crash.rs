@@ -111,7 +111,7 @@ struct Coverage {
 }
 
 fn options(defect: Option<StoreDefect>) -> Options {
-    Options::new([9; 16]).with_log_bytes(512 << 10).with_cache_bytes(256 << 10).with_defect(defect)
+    Options::default().identity([9; 16]).log_bytes(512 << 10).cache_bytes(256 << 10).defect(defect)
 }
 
 fn random_key(random: &mut StdRng) -> Vec<u8> {
@@ -141,7 +141,7 @@ async fn client(
     crowded: bool,
 ) {
     let mut random = StdRng::seed_from_u64(seed);
-    let options = WriteOptions::default().with_durability(durability);
+    let options = WriteOptions::default().durability(durability);
     let trees: Vec<Tree<SimEnv, Disk>> = TREES.map(|name| db.tree(name).expect("valid")).into();
     loop {
         let tree = random.random_range(0..TREES.len());
@@ -306,8 +306,8 @@ fn run(seed: u64, defect: Option<StoreDefect>, coverage: &Rc<RefCell<Coverage>>)
     // One in four disks is so small that it is full most of the time.
     let crowded = random.random_ratio(1, 4);
     let options_of_disk = DiskOptions::new(0)
-        .with_block_size_bytes(if random.random() { 512 } else { 4096 })
-        .with_max_size_bytes(if crowded { 9 << 20 } else { 64 << 20 });
+        .block_size_bytes(if random.random() { 512 } else { 4096 })
+        .max_size_bytes(if crowded { 9 << 20 } else { 64 << 20 });
     let disk = Disk::new(executor.env(), options_of_disk, seed);
     let history = Rc::new(RefCell::new(History::default()));
     for round in 0..ROUNDS {
@@ -482,7 +482,7 @@ fn a_crash_while_the_disk_shrinks_takes_nothing() {
     for seed in 0..8 {
         let mut random = StdRng::seed_from_u64(seed);
         let executor = Executor::new(seed);
-        let options_of_disk = DiskOptions::new(0).with_max_size_bytes(256 << 20);
+        let options_of_disk = DiskOptions::new(0).max_size_bytes(256 << 20);
         let disk = Disk::new(executor.env(), options_of_disk, seed);
         let (env, machine) = (executor.env(), disk.clone());
         let lives_for = Duration::from_micros(random.random_range(0..60_000));

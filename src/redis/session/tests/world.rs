@@ -49,8 +49,7 @@ impl World {
     }
 
     pub(super) fn with(config: Config) -> Self {
-        let mut options = Options::new([7; 16]);
-        options.log_bytes = 1 << 20;
+        let options = Options::default().identity([7; 16]).log_bytes(1 << 20);
         Self::on_disk(config, options, 64 << 20)
     }
 
