@@ -88,9 +88,9 @@ impl NamespaceInfo {
 /// Any future may be dropped while the device works on it. The buffer is then the backend's: it
 /// keeps the buffer until the device is done with it, and frees it after that; the caller does not
 /// get it back. A backend may cancel the operation or let it go on. The blocks of a dropped write
-/// are old, new or mixed, and no `flush` says which. The orphans of io_uring
-/// (`src/reactor/ops.rs`, `src/reactor/uring/slots.rs`) are a model. What is still in flight when the
-/// core ends is the business of the backend's [`Poller`](crate::rt::poller::Poller).
+/// are old, new or mixed, and no `flush` says which. The orphans of io_uring (`src/reactor/ops.rs`,
+/// `src/reactor/uring/slots.rs`) are a model. What is still in flight when the core ends is the
+/// business of the backend's [`Poller`](crate::rt::poller::Poller).
 ///
 /// # Errors
 ///
