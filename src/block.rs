@@ -20,8 +20,7 @@ pub use memory::MemoryNamespace;
 pub struct NamespaceInfo {
     /// The address it was opened by, for messages.
     pub name: String,
-    /// How large it is now. A namespace that grows ([`NamespaceInfo::max_size_bytes`]) reports its
-    /// size at opening.
+    /// How large it was when it was opened; [`Namespace::size_bytes`] is the size now.
     pub size_bytes: u64,
     /// How large it may become by [`Namespace::grow`]; equal to `size_bytes` if it cannot grow.
     pub max_size_bytes: u64,
@@ -31,12 +30,15 @@ pub struct NamespaceInfo {
     /// The unit of reads and writes: offsets and lengths are multiples of it. A power of two from
     /// 512 to 65536.
     pub block_size_bytes: u32,
-    /// The largest single transfer; a multiple of the block size.
+    /// The largest single read or write; a multiple of the block size. Callers divide what is
+    /// larger: a namespace may refuse it with [`InvalidInput`](crate::ErrorKind::InvalidInput), as
+    /// the simulated disk does, or do it in several transfers, as files and memory do.
     pub max_transfer_bytes: u32,
     /// How many bytes, aligned to themselves, a power failure leaves either old or new, never
-    /// mixed. At least a block is assumed by nobody: 0 means no promise.
+    /// mixed. 0 promises nothing, not even for one block.
     pub atomic_write_bytes: u32,
-    /// Writes may sit in a volatile cache until [`Namespace::flush`].
+    /// Writes may sit in a volatile cache until [`Namespace::flush`]. If false, a completed write
+    /// is as durable as it gets, and `flush` may do nothing.
     pub volatile_cache: bool,
     /// Whether [`Namespace::trim`] tells the device anything.
     pub trim: bool,
@@ -72,7 +74,23 @@ impl NamespaceInfo {
 /// A handle is cheap to clone and belongs to one core. Operations in flight at the same time are
 /// independent: two that overlap and are not ordered by awaiting have no defined order. A completed
 /// write is visible to later reads at once and survives a power failure once a later `flush` has
-/// completed. Buffers always come back.
+/// completed. An empty range is valid, and nothing is done for it.
+///
+/// # Buffers
+///
+/// A [`DmaBuf`] is aligned to [`DmaBuf::ALIGN`] and does not move. It may be from the heap or from
+/// an arena ([`DmaBuf::arena_offset`] tells): a backend whose device needs registered memory copies
+/// what is from the heap, which is all that the store gives it. The buffer comes back with the
+/// result, and with an error.
+///
+/// # Dropped futures
+///
+/// Any future may be dropped while the device works on it. The buffer is then the backend's: it
+/// keeps the buffer until the device is done with it, and frees it after that; the caller does not
+/// get it back. A backend may cancel the operation or let it go on. The blocks of a dropped write
+/// are old, new or mixed, and no `flush` says which. The orphans of io_uring (`src/reactor/ops.rs`,
+/// `src/reactor/uring/slots.rs`) are a model. What is still in flight when the core ends is the
+/// business of the backend's [`Poller`](crate::rt::poller::Poller).
 ///
 /// # Errors
 ///
@@ -83,7 +101,7 @@ pub trait Namespace: Clone + 'static {
     /// Size, units and capabilities.
     fn info(&self) -> &NamespaceInfo;
 
-    /// The size now, in bytes: grows with [`Namespace::grow`].
+    /// The size now, in bytes, after [`Namespace::grow`] and [`Namespace::shrink`].
     fn size_bytes(&self) -> u64;
 
     /// Fills the whole of `buf` from `offset` (bytes).
@@ -92,7 +110,9 @@ pub trait Namespace: Clone + 'static {
     /// Writes the whole of `buf` at `offset` (bytes).
     fn write(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = Result<DmaBuf, BufError<DmaBuf>>>;
 
-    /// Makes every write that completed before this call durable.
+    /// Makes every write that completed before this call durable. It may do nothing where
+    /// [`NamespaceInfo::volatile_cache`] is false. After a failed flush a later one that succeeds
+    /// proves nothing about the writes before the failure.
     fn flush(&self) -> impl Future<Output = Result<()>>;
 
     /// Tells the device that `len` bytes from `offset` hold nothing of use; what they read as
@@ -107,7 +127,7 @@ pub trait Namespace: Clone + 'static {
     /// file system has left.
     fn grow(&self, size_bytes: u64) -> impl Future<Output = Result<()>>;
 
-    /// Gives everything from `size_bytes` on back to its lender, down to
+    /// Gives everything from `size_bytes` on back to whatever it came from, down to
     /// [`NamespaceInfo::min_size_bytes`]. What was there is lost. Nothing may grow the namespace,
     /// or read or write there, before this has completed.
     ///

@@ -1,20 +1,21 @@
 //! boson: a kernel-bypass I/O framework.
 //!
-//! One scheduler per core polls everything that core owns: a userspace TCP stack on a packet
-//! device, an io_uring, timers, and messages from other cores. The same application code runs over
-//! the kernel's sockets and files on a laptop and over a NIC and a raw device on a storage node; an
-//! address chooses.
+//! One scheduler per core polls everything the core owns: a userspace TCP stack on a packet device,
+//! an io_uring, timers, and messages from other cores. The same application code runs over the
+//! kernel's sockets and files on a laptop and over a NIC and a raw device on a storage node; the
+//! address decides which.
 //!
-//! In the reader's order:
+//! In reading order:
 //!
 //! - [`error`]: one error for all layers, with its code, operation, place and outcome.
 //! - [`mem`]: buffers that devices read and write. I/O takes a buffer by value and gives it back.
 //! - [`rt`]: cores, tasks, timers, pollers.
+//! - [`sync`]: locks and channels, between threads and, cheaper, within a core.
 //! - [`observe`]: what cores and tasks do; `boson top` shows it for a running process.
 //! - [`thread`]: stackful coroutines with the surface of `std::thread`; [`wait`] lets them await
 //!   any future.
 //! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types; UDP, Unix sockets
-//!   and pipes of the kernel.
+//!   and pipes through the kernel only.
 //! - [`blocking`]: files, sockets and locks for coroutines, with the surface of `std`.
 //! - [`block`]: namespaces: memory, files, block devices.
 //! - [`store`]: a B-tree with a log on a namespace.

@@ -1,10 +1,10 @@
 //! The runtime: one polling scheduler per core.
 //!
-//! A [`Core`] is a thread, usually pinned to a CPU, that runs tasks, polls devices
-//! ([`Poller`](poller::Poller)) and its io_uring (or epoll), and fires timers. A task never changes
-//! its core. Inside a core the functions of this module ([`spawn`], [`sleep`], [`now`], …) act on
-//! that core; outside one they panic ([`is_in_core`] tells). A [`Handle`] reaches a core from other
-//! threads.
+//! A [`Core`] is a thread, pinned to a CPU if asked for ([`CoreConfig::cpu`]), that runs tasks,
+//! polls devices ([`Poller`](poller::Poller)) and its io_uring (or epoll), and fires timers. A task
+//! never changes its core. Inside a core the functions of this module ([`spawn`], [`sleep`],
+//! [`now`], …) act on that core; outside one they panic ([`is_in_core`] tells). A [`Handle`]
+//! reaches a core from other threads.
 //!
 //! [`boson::run`](run), [`spawn`] and [`sleep`] are all that a first program needs: see the
 //! [example](crate#example). Coroutines are tasks too: [`thread`](crate::thread) starts them, and

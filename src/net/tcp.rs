@@ -187,8 +187,9 @@ impl TcpListener {
 /// A TCP connection.
 ///
 /// Reads and writes take their buffer by value and give it back. One task may read while another
-/// writes. A dropped read loses no data: the next one gets it. Small segments are sent at once
-/// (`TCP_NODELAY`). Dropping the stream closes it; what was written is still delivered.
+/// writes. A dropped read loses no data: the next one gets it (except of a stream that another core
+/// owns, see [`RemoteStream`]). Small segments are sent at once (`TCP_NODELAY`). Dropping the
+/// stream closes it; what was written is still delivered.
 #[derive(Debug)]
 pub struct TcpStream(StreamKind);
 

@@ -10,6 +10,14 @@ use crate::time::Instant;
 ///
 /// A poller never blocks and never runs a task: it completes operations and wakes the tasks that
 /// wait for them.
+///
+/// # Its end
+///
+/// A poller goes when its registration is dropped, or when its core ends: after all tasks of the
+/// core, after its I/O with the kernel, and without another `poll`. Futures that were dropped just
+/// before may have left operations in flight. So the destructor of a poller stops the device and
+/// waits, for a bounded time, until the device no longer uses any memory of theirs; what it still
+/// uses then is leaked, not freed. `src/reactor/uring/ring.rs` (`shut_down`) is a model.
 pub trait Poller {
     /// A short name for statistics ([`PollerStats`](crate::observe::PollerStats)); asked for once,
     /// when the poller is registered.
@@ -30,11 +38,11 @@ pub trait Poller {
     fn park(&mut self) -> Park;
 }
 
-/// How a core may idle for the sake of one poller.
+/// How a core may idle on behalf of one poller.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Park {
-    /// Nothing is outstanding: sleep as long as you like.
+    /// Nothing is outstanding: the core may sleep until something else wakes it.
     Idle,
     /// Sleep until this descriptor is readable.
     Wake(RawFd),
