@@ -88,7 +88,12 @@ impl Epoll {
             .map_err(failed)?;
         Ok(Self {
             epoll,
-            inner: RefCell::new(EpollInner { events: Vec::with_capacity(EVENTS), ..EpollInner::default() }),
+            inner: RefCell::new(EpollInner {
+                events: Vec::with_capacity(EVENTS),
+                // The epoll instance and some devices: the first sleep asks the heap for nothing.
+                sleeping_on: Vec::with_capacity(8),
+                ..EpollInner::default()
+            }),
             returned: Arc::new(Returned::new(doorbell)),
             pool: Arc::clone(pool),
             attempts: Cell::new(0),
