@@ -12,7 +12,7 @@ use super::DmaBuf;
 ///
 /// `stable_ptr` must stay valid for reads of `bytes_init` bytes, at the same address, until the
 /// value is dropped or handed back, also while the value itself is moved: the bytes live outside
-/// the value (heap, mapping, static).
+/// the value (heap, mapping, static). `as_slice` stays as it is provided.
 pub unsafe trait IoBuf: Unpin + 'static {
     /// The address of the first byte. It does not change when the value moves.
     fn stable_ptr(&self) -> *const u8;

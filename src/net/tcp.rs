@@ -427,8 +427,14 @@ impl TcpStream {
             StreamKind::Kernel(stream, _) => stream.write_vectored(bufs, skip).await,
             StreamKind::Stack(stream) => stream.transfer_write_vectored(bufs, skip).await,
             StreamKind::Remote(stream) => {
-                let parts = vectored::parts_after(&bufs, skip);
-                let part = parts.flatten().copied().take(REMOTE_TRANSFER_BYTES).collect();
+                let mut part = Vec::new();
+                for bytes in vectored::parts_after(&bufs, skip) {
+                    let room = REMOTE_TRANSFER_BYTES - part.len();
+                    part.extend_from_slice(&bytes[..bytes.len().min(room)]);
+                    if part.len() == REMOTE_TRANSFER_BYTES {
+                        break;
+                    }
+                }
                 (stream.transfer_write(part).await.0, bufs)
             }
         }

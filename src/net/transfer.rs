@@ -7,7 +7,7 @@ use std::future::{Future, poll_fn};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
-use crate::error::{BufError, BufResult, Error, ErrorKind, with_buf};
+use crate::error::{BufError, BufResult, Error, ErrorKind, Outcome, with_buf};
 pub(super) use crate::kernel::{Step, Transferred};
 use crate::mem::{IoBuf, IoBufMut, Rest, Slice};
 
@@ -70,7 +70,7 @@ where
             let buf = Rest::into_inner(rest);
             match result {
                 Ok(read) => done += read,
-                Err(error) => return Poll::Ready((Err(error), buf)),
+                Err(error) => return Poll::Ready((Err(after(done, error)), buf)),
             }
             if done == len {
                 return Poll::Ready((Ok(()), buf));
@@ -81,6 +81,12 @@ where
             step = Step::Begins(buf);
         }
     })
+}
+
+/// The error of a transfer of several parts: if some took effect, it is not true any more that
+/// nothing changed.
+fn after(done: usize, error: Error) -> Error {
+    if done > 0 { error.outcome_is(Outcome::Unknown) } else { error }
 }
 
 /// Writes all of `buf` by means of `write`, which writes at least one byte from the front of what
@@ -105,7 +111,7 @@ where
             let buf = Slice::into_inner(part);
             match result {
                 Ok(written) => done += written,
-                Err(error) => return Poll::Ready((Err(error), buf)),
+                Err(error) => return Poll::Ready((Err(after(done, error)), buf)),
             }
             if done == len {
                 return Poll::Ready((Ok(()), buf));
@@ -136,8 +142,54 @@ where
         match result {
             Ok(0) => return Err(BufError::new(Error::new(ErrorKind::Closed, "write"), bufs)),
             Ok(written) => done += written,
-            Err(error) => return Err(BufError::new(error, bufs)),
+            Err(error) => return Err(BufError::new(after(done, error), bufs)),
         }
     }
     Ok(bufs)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::ready;
+    use std::task::Waker;
+
+    use super::*;
+
+    fn now<T>(future: impl Future<Output = T>) -> T {
+        let mut future = std::pin::pin!(future);
+        match future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            Poll::Ready(output) => output,
+            Poll::Pending => panic!("it waits for nothing"),
+        }
+    }
+
+    /// The first `good` calls transfer two bytes each; the next one is refused.
+    fn calls(mut good: usize) -> impl FnMut() -> crate::error::Result<usize> {
+        move || match good.checked_sub(1) {
+            Some(left) => {
+                good = left;
+                Ok(2)
+            }
+            None => Err(Error::new(ErrorKind::LimitReached, "write").outcome_is(Outcome::NotStarted)),
+        }
+    }
+
+    #[test]
+    fn nothing_changed_is_not_said_of_a_transfer_whose_first_parts_took_effect() {
+        for (good, outcome) in [(0, Outcome::NotStarted), (1, Outcome::Unknown)] {
+            let mut call = calls(good);
+            let (result, buf) = now(write_all(vec![1; 4], |part| ready((call(), part))));
+            assert_eq!(result.expect_err("it is refused").outcome(), outcome);
+            assert_eq!(buf, [1; 4]);
+
+            let mut call = calls(good);
+            let bufs = vec![vec![1; 3], vec![2; 3]];
+            let error = now(write_all_vectored(bufs, |bufs, _| ready((call(), bufs)))).expect_err("refused");
+            assert_eq!(error.into_parts().0.outcome(), outcome);
+
+            let mut call = calls(good);
+            let (result, _) = now(read_exact(vec![0; 4], |rest| ready((call(), rest))));
+            assert_eq!(result.expect_err("it is refused").outcome(), outcome);
+        }
+    }
 }
