@@ -95,6 +95,8 @@ impl fmt::Debug for PanicPayload {
 }
 
 /// Runs user code whose panic is a result: that of a task, a call or a scope.
+// Every poll of a task comes through here; a frame of its own would be a tenth of a yield.
+#[inline(always)]
 pub(crate) fn caught<T>(call: impl FnOnce() -> T) -> Result<T, PanicPayload> {
     // Whatever the panic left half done is the user's own: the runtime holds no borrow meanwhile.
     match catch_unwind(AssertUnwindSafe(call)) {

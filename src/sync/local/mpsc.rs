@@ -153,18 +153,15 @@ impl<T> Sender<T> {
     /// If the channel is full, if others wait to send, or if the receiver is gone or closed:
     /// `value` comes back.
     pub fn try_send(&self, value: T) -> Result<(), TrySendError<T>> {
-        let room = self.channel.room.as_ref().map_or(Ok(None), |room| room.try_acquire().map(Some));
-        match room {
-            Ok(permit) => {
-                if let Some(permit) = permit {
-                    permit.forget();
-                }
-                self.channel.push(value);
-                Ok(())
+        if let Some(room) = &self.channel.room {
+            match room.try_acquire() {
+                Ok(permit) => permit.forget(),
+                Err(TryAcquireError::NoPermits) => return Err(TrySendError::Full(value)),
+                Err(TryAcquireError::Closed) => return Err(TrySendError::Closed(value)),
             }
-            Err(TryAcquireError::NoPermits) => Err(TrySendError::Full(value)),
-            Err(TryAcquireError::Closed) => Err(TrySendError::Closed(value)),
         }
+        self.channel.push(value);
+        Ok(())
     }
 
     /// Waits for room for one value, so that it need not be made before there is.
