@@ -105,9 +105,9 @@ impl Options {
         Self { durability, ..self }
     }
 
-    /// Sets the length of the log ring of a new store, in bytes; 64 MiB by default. It is rounded
-    /// up to 64 KiB, at least [`MIN_LOG_BYTES`], and at most a quarter of the namespace's (maximal)
-    /// size. It bounds the time that recovery takes and a transaction's size.
+    /// Sets the length of the log ring of a new store, in bytes; 64 MiB by default. It is at least
+    /// [`MIN_LOG_BYTES`] and at most a quarter of the namespace's (maximal) size, rounded down to
+    /// whole 64 KiB. It bounds the time that recovery takes and a transaction's size.
     #[must_use]
     pub fn log_bytes(self, log_bytes: u64) -> Self {
         Self { log_bytes, ..self }
