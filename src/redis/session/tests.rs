@@ -495,6 +495,27 @@ fn info_counts_what_happened() {
     assert!(client.call("info stats").contains("\r\nexpired_keys:0\r\n"));
 }
 
+/// What tells starts of a server apart comes from its `Env`, unless a seed is set.
+#[test]
+fn only_starts_with_the_same_randomness_are_alike() {
+    fn start(executor_seed: u64, config: Config) -> (String, Vec<String>) {
+        let world = World::seeded(executor_seed, config);
+        let mut client = world.connect();
+        let info = client.call("info server");
+        let run_id = info.lines().find(|line| line.starts_with("run_id:")).expect("a line").to_owned();
+        for key in 0..100 {
+            client.call(&format!("set {key} v"));
+        }
+        (run_id, (0..20).map(|_| client.call("randomkey")).collect())
+    }
+
+    let (run_id, keys) = start(1, Config::default());
+    assert_eq!(start(1, Config::default()), (run_id.clone(), keys.clone()), "a simulation repeats");
+    let other = start(2, Config::default());
+    assert!(other.0 != run_id && other.1 != keys, "{run_id} {keys:?} again");
+    assert_eq!(start(1, Config::default().seed([9; 32])), start(2, Config::default().seed([9; 32])));
+}
+
 #[test]
 fn a_connection_keeps_no_large_buffers() {
     let mut client = World::new().connect();
