@@ -43,9 +43,9 @@ fn namespace() -> MemoryNamespace {
 async fn fill(env: SimEnv, disk: MemoryNamespace) -> Result<()> {
     let db = Db::open_on(env, disk, options()).await?;
     let (small, large) = (db.tree("small")?, db.tree("large")?);
-    for number in 0..1000u32 {
+    for number in 0..800u32 {
         let key = format!("key {number:05}");
-        small.put_with(key.as_bytes(), &[7; 70], WriteOptions::NONE).await?;
+        small.put_with(key.as_bytes(), &[7; 90], WriteOptions::NONE).await?;
     }
     for len in [3000, 40_000, 1_050_000] {
         large.put(format!("{len}").as_bytes(), &vec![1; len]).await?;
@@ -69,10 +69,10 @@ async fn fill(env: SimEnv, disk: MemoryNamespace) -> Result<()> {
 async fn spill(db: &Db<SimEnv, MemoryNamespace>) -> Result<()> {
     let (small, large, long) = (db.tree("small")?, db.tree("large")?, db.tree("long")?);
     let long_keys: Vec<_> = (1..=22).map(|number| vec![number; MAX_KEY_BYTES]).collect();
-    let mut keys = vec![(&small, &b"key 00900"[..]), (&large, &b"spilled"[..])];
+    let mut keys = vec![(&small, &b"key 00750"[..]), (&large, &b"spilled"[..])];
     keys.extend(long_keys.iter().map(|key| (&long, &key[..])));
     let write = |txn: &mut Txn<'_>| {
-        txn.delete(&small, b"key 00900");
+        txn.delete(&small, b"key 00750");
         txn.put(&large, b"spilled", &[1; 3000]);
         long_keys.iter().for_each(|key| txn.put(&long, key, &[1; 2048]));
     };
