@@ -156,8 +156,8 @@ fn log_kinds(image: &Image) -> Vec<(usize, usize, u8)> {
     kinds
 }
 
-/// Changes: which unit, where in it, how many bytes, and these bytes. Returns whether all are in the
-/// log.
+/// Changes: which unit, where in it, how many bytes, and these bytes. Returns whether all are in
+/// the log.
 fn change(image: &mut Image, mut data: &[u8]) -> bool {
     let mut only_log = true;
     while let [unit, low, high, len, rest @ ..] = data {
@@ -175,8 +175,8 @@ fn change(image: &mut Image, mut data: &[u8]) -> bool {
     only_log
 }
 
-/// Everything that reads. Errors are fine; but whatever the log says, replay lets no two objects have
-/// the same units.
+/// Everything that reads. Errors are fine; but whatever the log says, replay lets no two objects
+/// have the same units.
 async fn look(env: SimEnv, disk: MemoryNamespace, only_log: bool) -> Result<()> {
     let db = Db::open_on(env, disk, options()).await?;
     for name in db.tree_names() {
