@@ -3,13 +3,13 @@
 //! A [`Server`] serves the databases of a [store](crate::store) on one core. [`serve()`] accepts
 //! its connections, [`serve_connection`] serves one that was accepted elsewhere, and
 //! [`expire_keys`] deletes keys whose time has come. A [`Session`] is one connection without its
-//! socket, for programs that bring their own: bytes in, bytes out.
+//! socket, for programs that bring their own: bytes in, bytes out, and events from other clients.
 //!
 //! ```
 //! use std::sync::Arc;
 //!
 //! use boson::block::MemoryNamespace;
-//! use boson::redis::{Config, Server, Session};
+//! use boson::redis::{Config, End, Server, Session, Stage};
 //! use boson::rt::time::MonotonicClock;
 //! use boson::sim::Executor;
 //! use boson::store::{Db, Options};
@@ -24,7 +24,14 @@
 //! let mut session = Session::new(&server, "client", "server").expect("room for a client");
 //! session.feed(b"SET key value\r\nGET key\r\n");
 //! executor.block_on(session.run());
-//! assert_eq!(session.take_replies(), b"+OK\r\n$5\r\nvalue\r\n");
+//! let replies = session.take_replies();
+//! assert_eq!(replies, b"+OK\r\n$5\r\nvalue\r\n");
+//! session.sent(replies);
+//!
+//! // The client closes its side.
+//! session.close();
+//! session.sent_all();
+//! assert_eq!(session.stage(), Stage::Ended(End::Sent));
 //! # Ok(())
 //! # }
 //! ```

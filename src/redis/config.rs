@@ -81,10 +81,10 @@ impl Limits {
     }
 
     /// Sets after how much time a client is dropped that sends nothing and takes nothing
-    /// (`timeout`). By default it never is.
+    /// (`timeout`). With `None` or zero, and by default, it never is.
     #[must_use]
-    pub fn idle(mut self, time: Duration) -> Self {
-        self.idle = Some(time);
+    pub fn idle(mut self, time: impl Into<Option<Duration>>) -> Self {
+        self.idle = time.into().filter(|time| !time.is_zero());
         self
     }
 
@@ -111,19 +111,20 @@ pub struct Config {
     pub(super) limits: Limits,
     pub(super) password: Option<Vec<u8>>,
     pub(super) port: u16,
-    pub(super) seed: [u8; 32],
+    pub(super) seed: Option<[u8; 32]>,
     pub(super) process_id: u32,
     pub(super) appendfsync: &'static str,
 }
 
 impl Default for Config {
-    /// The default limits, no password, port 6380, a seed of zeros, process 0 and `everysec`.
+    /// The default limits, no password, port 6380, a seed that each server draws for itself,
+    /// process 0 and `everysec`.
     fn default() -> Self {
         Self {
             limits: Limits::default(),
             password: None,
             port: 6380,
-            seed: [0; 32],
+            seed: None,
             process_id: 0,
             appendfsync: "everysec",
         }
@@ -153,11 +154,12 @@ impl Config {
         self
     }
 
-    /// Sets what `run_id` in INFO is made of, and where RANDOMKEY gets its randomness from. It
-    /// should differ between starts.
+    /// Sets what `run_id` in INFO is made of, and where RANDOMKEY gets its randomness from, for a
+    /// test that is to repeat. By default [`Server::new`](super::Server::new) draws it from its
+    /// `Env`: it differs between starts, and a simulation repeats.
     #[must_use]
     pub fn seed(mut self, seed: [u8; 32]) -> Self {
-        self.seed = seed;
+        self.seed = Some(seed);
         self
     }
 
@@ -187,5 +189,20 @@ impl std::fmt::Debug for Config {
             .field("process_id", &self.process_id)
             .field("appendfsync", &self.appendfsync)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// As with CONFIG SET `timeout 0`.
+    #[test]
+    fn an_idle_time_of_zero_is_none() {
+        let never = Limits::default();
+        let minute = never.idle(Duration::from_secs(60));
+        assert_ne!(minute, never);
+        assert_eq!(minute.idle(Duration::ZERO), never);
+        assert_eq!(minute.idle(None), never);
     }
 }

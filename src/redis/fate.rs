@@ -24,9 +24,11 @@
 //! | all but `Ended` | `Ended(Dropped)` | [`drop_for`](Fate::drop_for) | the session: [`Killed`](DropReason::Killed) before its commands ran, [`TooMuchInput`](DropReason::TooMuchInput), [`TooMuchOutput`](DropReason::TooMuchOutput), [`Http`](DropReason::Http) |
 //! | | | | the socket's task, when time is up: `Killed`, [`SlowReader`](DropReason::SlowReader), [`Idle`](DropReason::Idle) |
 //!
-//! The socket's task is `serve::conversation`. Other connections and the end of the server make no
-//! transition. They mark the client ([`Client::kill`](super::client::Client::kill)) and wake its
-//! task, which makes the transition itself.
+//! The socket's task is `serve::conversation`, or a program with a socket of its own; both make
+//! their transitions by the [`Session`](super::Session)'s methods of these names. Other connections
+//! and the end of the server make no transition. They mark the client
+//! ([`Client::kill`](super::client::Client::kill)) and wake its task, which makes the transition
+//! itself.
 //!
 //! # Replies
 //!
@@ -44,6 +46,7 @@
 
 /// Which stage of its life a connection is in.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum Stage {
     /// All that arrived is run: send the replies, and receive more meanwhile.
     #[default]
@@ -58,6 +61,7 @@ pub enum Stage {
 
 /// How a connection ended.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum End {
     /// All replies are sent: close in order.
     Sent,
@@ -69,6 +73,7 @@ pub enum End {
 
 /// Why a connection is closed without sending its replies.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
 pub enum DropReason {
     /// Another client or the end of the program asked for it.
     Killed,

@@ -89,15 +89,24 @@ pub struct Server<E: Env, N: Namespace> {
 }
 
 impl<E: Env, N: Namespace> Server<E, N> {
-    /// A server for the databases of the store `db`. `env` gives timers; `clock` gives the time
-    /// that keys expire by.
+    /// A server for the databases of the store `db`. `env` gives timers, and the seed unless
+    /// [`Config::seed`] sets one; `clock` gives the time that keys expire by.
     ///
     /// # Errors
     ///
     /// [`LimitReached`](crate::ErrorKind::LimitReached) if the store has too many other trees.
+    ///
+    /// # Panics
+    ///
+    /// With [`RtEnv`](crate::store::RtEnv) and without a seed, outside a core.
     pub fn new(env: E, db: Db<E, N>, clock: Arc<dyn Clock>, config: Config) -> Result<Rc<Self>> {
         let keyspace = Keyspace::new(db)?;
-        let mut random = StdRng::from_seed(config.seed);
+        let seed = config.seed.unwrap_or_else(|| {
+            let mut drawn = [0; 32];
+            env.fill_random(&mut drawn);
+            drawn
+        });
+        let mut random = StdRng::from_seed(seed);
         keyspace.tracking().output_bytes.set(config.limits.output_bytes);
         let run_id = (0..5).map(|_| format!("{:08x}", random.next_u32())).collect();
         Ok(Rc::new(Self {

@@ -15,6 +15,7 @@ mod outbox;
 
 use std::ops::Range;
 use std::rc::Rc;
+use std::task::{self, Poll};
 
 use self::input::{Input, KEPT_BUFFER_BYTES};
 use self::outbox::Outbox;
@@ -40,7 +41,20 @@ const COMMANDS_PER_TURN: usize = 512;
 /// What to send on a connection that is one too many.
 pub const TOO_MANY_CLIENTS: &[u8] = b"-ERR max number of clients reached\r\n";
 
-/// One connection.
+/// One connection without its socket.
+///
+/// The program that has the socket receives ([`feed`](Self::feed), or
+/// [`take_buffer`](Self::take_buffer) and [`received`](Self::received)), runs what has arrived
+/// ([`run`](Self::run)) and sends ([`take_replies`](Self::take_replies), [`sent`](Self::sent)).
+/// While it waits for the socket it polls [`poll_event`](Self::poll_event), too: other clients push
+/// to this one and may end it. It says what becomes of the socket by [`close`](Self::close),
+/// [`sent_all`](Self::sent_all) and [`lost`](Self::lost), until the [`stage`](Self::stage) is
+/// [`Ended`](Stage::Ended).
+///
+/// A session keeps no time: [`Limits::idle`](super::Limits::idle) and
+/// [`Limits::write`](super::Limits::write) are enforced by [`serve()`](super::serve()) and
+/// [`serve_connection`](super::serve_connection). A program with limits of its own calls
+/// [`drop_for`](Self::drop_for).
 pub struct Session<E: Env, N: Namespace> {
     server: Rc<Server<E, N>>,
     client: Rc<Client>,
@@ -50,7 +64,7 @@ pub struct Session<E: Env, N: Namespace> {
     replies: Replies,
     /// The batches before them.
     outbox: Outbox,
-    pub(super) fate: Fate,
+    fate: Fate,
     /// How many commands have run since other tasks had a turn.
     turn: usize,
     /// The changes that are not yet known to be durable.
@@ -91,6 +105,35 @@ impl<E: Env, N: Namespace> Session<E, N> {
     /// Whether another client or the end of the server asked for its end.
     pub fn is_killed(&self) -> bool {
         self.client.is_killed()
+    }
+
+    /// Ready when others have pushed something to this client ([`has_pushes`](Self::has_pushes):
+    /// send it) or have asked for its end ([`is_killed`](Self::is_killed): [`run`](Self::run) makes
+    /// it [`Closing`](Stage::Closing) or [`Ended`](Stage::Ended)). The task is woken for either,
+    /// and when limits have changed, so that it asks again whether the client
+    /// [is held back](Self::is_held_back). Only the task that polled last is woken.
+    pub fn poll_event(&self, cx: &mut task::Context<'_>) -> Poll<()> {
+        // Whoever is sending and cannot send a push yet must still hear of the client's end.
+        let is_killed = self.client.poll_killed(cx.waker());
+        if is_killed || self.has_pushes() { Poll::Ready(()) } else { Poll::Pending }
+    }
+
+    /// The client's stream has ended: what waits is sent, nothing more is received or run. A
+    /// session that is [`Running`](Stage::Running) leaves the rest of its requests.
+    pub fn close(&mut self) {
+        self.fate.close();
+    }
+
+    /// Ends a session that is [`Closing`](Stage::Closing), if nothing is left to send.
+    pub fn sent_all(&mut self) {
+        if self.outbox.taken_bytes() == 0 && !self.has_replies() {
+            self.fate.sent_all();
+        }
+    }
+
+    /// The network failed or the client went away: nothing more is sent.
+    pub fn lost(&mut self) {
+        self.fate.lost();
     }
 
     /// What the server knows of this client.
@@ -282,7 +325,7 @@ impl<E: Env, N: Namespace> Session<E, N> {
     }
 
     /// Ends the connection without sending its replies.
-    pub(super) fn drop_for(&mut self, reason: DropReason) {
+    pub fn drop_for(&mut self, reason: DropReason) {
         self.fate.drop_for(reason);
         if matches!(reason, DropReason::TooMuchOutput | DropReason::SlowReader) {
             add(&self.server.stats.dropped_clients, 1);

@@ -229,8 +229,6 @@ fn make_server(
     addresses: &[SocketAddr],
     password: Option<Vec<u8>>,
 ) -> Result<Rc<RedisServer>> {
-    let mut seed = [0; 32];
-    rt::random::fill_random(&mut seed);
     let appendfsync = match options.durability.value.0 {
         Durability::Sync => "always",
         Durability::Interval(_) => "everysec",
@@ -239,7 +237,6 @@ fn make_server(
     let mut config = Config::default()
         .limits(Limits::default().max_clients(options.server.max_connections))
         .port(addresses.first().map_or(0, SocketAddr::port))
-        .seed(seed)
         .process_id(std::process::id())
         .appendfsync(appendfsync);
     if let Some(password) = password {

@@ -69,7 +69,7 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
         }
         match session.stage() {
             Stage::Closing if sending.is_none() => {
-                session.fate.sent_all();
+                session.sent_all();
                 continue;
             }
             Stage::Receiving if goes_on && receiving.is_none() => {
@@ -86,12 +86,12 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
                 receiving = None;
                 match result {
                     // Whatever came before the end of the stream has been run.
-                    Ok(0) => session.fate.close(),
+                    Ok(0) => session.close(),
                     Ok(len) => {
                         session.received(buffer, len);
                         has_run_a_batch = false;
                     }
-                    Err(_) => session.fate.lost(),
+                    Err(_) => session.lost(),
                 }
             }
             ConnectionEvent::Sent(Ok(len), part) if len > 0 => {
@@ -106,7 +106,7 @@ pub(super) async fn converse<E: Env, N: Namespace>(session: &mut Session<E, N>, 
                     session.sent(batch);
                 }
             }
-            ConnectionEvent::Sent(..) => session.fate.lost(),
+            ConnectionEvent::Sent(..) => session.lost(),
             ConnectionEvent::Woken => {}
             ConnectionEvent::Late(reason) => {
                 if reason == DropReason::SlowReader {
@@ -181,8 +181,8 @@ where
         }
         // This gets the task woken when the client is killed and when others push something;
         // `current_limit` looks at whether it is killed.
-        let _ = session.client().poll_killed(cx.waker());
-        let pushes_can_be_sent = sending.is_none() && session.has_pushes();
+        let has_event = session.poll_event(cx).is_ready();
+        let pushes_can_be_sent = has_event && sending.is_none() && session.has_pushes();
         if !waits || session.is_held_back() != was_held_back || pushes_can_be_sent {
             return Poll::Ready(ConnectionEvent::Woken);
         }

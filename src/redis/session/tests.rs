@@ -2,6 +2,9 @@ mod refused;
 mod world;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::task::{Wake, Waker};
 
 use proptest::prelude::*;
 
@@ -208,6 +211,58 @@ fn a_client_is_ended_by_another_or_by_itself() {
     assert_eq!(one.call(&format!("client kill id {}", other.session.client().id)), ":1\r\n");
     assert_eq!(other.send(b"PING\r\n").1, dropped(DropReason::Killed));
     assert_eq!(one.send(b"client kill 192.0.2.1:5000\r\n"), (b"+OK\r\n".to_vec(), Stage::Closing));
+}
+
+#[derive(Default)]
+struct WakeCount(AtomicUsize);
+
+impl Wake for WakeCount {
+    fn wake(self: Arc<Self>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+}
+
+/// All that a program with a socket of its own needs, without the socket.
+#[test]
+fn whoever_has_the_socket_hears_of_pushes_and_of_the_end() {
+    let world = World::new();
+    let (mut one, mut other) = (world.connect(), world.connect());
+    other.send(b"hello 3\r\nclient tracking on\r\nget k\r\n");
+    let wakes = Arc::new(WakeCount::default());
+    let waker = Waker::from(wakes.clone());
+    let mut cx = std::task::Context::from_waker(&waker);
+    assert!(other.session.poll_event(&mut cx).is_pending());
+    one.call("set k v");
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 1, "woken by the push");
+    // It may be sending: then the push waits, and the client's end must not.
+    assert!(other.session.poll_event(&mut cx).is_ready());
+    one.call(&format!("client kill id {}", other.session.client().id));
+    assert_eq!(wakes.0.load(Ordering::Relaxed), 2, "woken by the end");
+    assert!(other.session.poll_event(&mut cx).is_ready() && other.session.is_killed());
+    assert_eq!(world.run(other.session.run()), dropped(DropReason::Killed));
+}
+
+#[test]
+fn whoever_has_the_socket_ends_the_connection() {
+    let world = World::new();
+    let mut client = world.connect();
+    client.session.feed(b"ping\r\n");
+    world.run(client.session.run());
+    client.session.sent_all();
+    assert_eq!(client.session.stage(), Stage::Receiving, "nobody closed it");
+    client.session.close();
+    client.session.sent_all();
+    assert_eq!(client.session.stage(), Stage::Closing, "a reply waits");
+    let replies = client.session.take_replies();
+    client.session.sent_all();
+    assert_eq!(client.session.stage(), Stage::Closing, "a reply is being sent");
+    client.session.sent(replies);
+    client.session.sent_all();
+    assert_eq!(client.session.stage(), Stage::Ended(End::Sent));
+
+    let mut client = world.connect();
+    client.session.lost();
+    assert_eq!(client.session.stage(), Stage::Ended(End::Gone));
 }
 
 #[test]
@@ -493,6 +548,27 @@ fn info_counts_what_happened() {
     }
     client.call("config resetstat");
     assert!(client.call("info stats").contains("\r\nexpired_keys:0\r\n"));
+}
+
+/// What tells starts of a server apart comes from its `Env`, unless a seed is set.
+#[test]
+fn only_starts_with_the_same_randomness_are_alike() {
+    fn start(executor_seed: u64, config: Config) -> (String, Vec<String>) {
+        let world = World::seeded(executor_seed, config);
+        let mut client = world.connect();
+        let info = client.call("info server");
+        let run_id = info.lines().find(|line| line.starts_with("run_id:")).expect("a line").to_owned();
+        for key in 0..100 {
+            client.call(&format!("set {key} v"));
+        }
+        (run_id, (0..20).map(|_| client.call("randomkey")).collect())
+    }
+
+    let (run_id, keys) = start(1, Config::default());
+    assert_eq!(start(1, Config::default()), (run_id.clone(), keys.clone()), "a simulation repeats");
+    let other = start(2, Config::default());
+    assert!(other.0 != run_id && other.1 != keys, "{run_id} {keys:?} again");
+    assert_eq!(start(1, Config::default().seed([9; 32])), start(2, Config::default().seed([9; 32])));
 }
 
 #[test]

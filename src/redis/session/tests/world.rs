@@ -49,12 +49,20 @@ impl World {
     }
 
     pub(super) fn with(config: Config) -> Self {
+        Self::seeded(1, config)
+    }
+
+    /// All that is random in it follows from `seed`.
+    pub(super) fn seeded(seed: u64, config: Config) -> Self {
         let options = Options::default().identity([7; 16]).log_bytes(1 << 20);
-        Self::on_disk(config, options, 64 << 20)
+        Self::start(Executor::new(seed), config, options, 64 << 20)
     }
 
     pub(super) fn on_disk(config: Config, options: Options, disk_bytes: u64) -> Self {
-        let executor = Executor::new(1);
+        Self::start(Executor::new(1), config, options, disk_bytes)
+    }
+
+    fn start(executor: Executor, config: Config, options: Options, disk_bytes: u64) -> Self {
         let disk = Disk::new(executor.env(), DiskOptions::new(disk_bytes), 2);
         let clock = Arc::new(TestClock::default());
         let server = open(&executor, &disk, &clock, &config, &options);
