@@ -2,7 +2,7 @@
 //!
 //! A fork copies the memory of a process and one of its threads. Descriptors are shared, and so are
 //! the rings behind them: an entry that the child queued would be its parent's operation. Threads
-//! are not in the child, and a lock that one of them held is held there for ever. So the child
+//! are not in the child, and a lock that one of them held is held there forever. So the child
 //! leaves alone what it has a copy of. It may make cores of its own, and call exec.
 //!
 //! | copy | use in the child | its end in the child | why |
@@ -42,7 +42,7 @@ impl Process {
     /// The calling one.
     pub(crate) fn current() -> Self {
         WATCH.call_once(|| {
-            // SAFETY: `in_child` is a function for ever, and does what a handler in a child may do.
+            // SAFETY: `in_child` is a function forever, and does what a handler in a child may do.
             // It fails only without memory, and then forks go unnoticed.
             unsafe { libc::pthread_atfork(None, None, Some(in_child)) };
         });

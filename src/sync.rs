@@ -6,7 +6,7 @@
 //!
 //! | | waits for | order |
 //! |---|---|---|
-//! | [`Mutex`] | a lock | a task that finds it free takes it; those that wait are served first come, first served, and nobody is overtaken for ever |
+//! | [`Mutex`] | a lock | a task that finds it free takes it; those that wait are served first come, first served, and nobody is overtaken forever |
 //! | [`RwLock`], [`Semaphore`] | a lock or permits | first come, first served; no overtaking |
 //! | [`Condvar`], [`Notify`] | a change | told in the order of arrival |
 //! | [`Barrier`], [`WaitGroup`], [`OnceCell`] | others to come, or to be done | all at once; [`OnceCell`]: first come, first served |

@@ -159,7 +159,7 @@ impl Builder {
     /// Names the coroutine, for messages about it, and its task for
     /// [`observe::tasks`](crate::observe::tasks).
     ///
-    /// A task's name is kept for ever, so a process has at most 1,024 of those: the tasks of
+    /// A task's name is kept forever, so a process has at most 1,024 of those: the tasks of
     /// coroutines with further names are called `coroutine`. [`Thread::name`] has every name.
     pub fn name(mut self, name: String) -> Self {
         self.name = Some(name);
@@ -357,7 +357,7 @@ impl<T> CancelOnDrop<JoinHandle<T>> {
 fn assert_joinable() {
     assert!(
         rt::is_in_core(),
-        "join would wait for ever: the coroutine's core does not run on this thread now"
+        "join would wait forever: the coroutine's core does not run on this thread now"
     );
 }
 

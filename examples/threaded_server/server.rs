@@ -22,7 +22,7 @@ struct Table {
 /// when a connection ends.
 const RETRY_AFTER: Duration = Duration::from_millis(100);
 
-/// Serves for ever: what goes wrong with one connection, or before it is one, is no reason to leave
+/// Serves forever: what goes wrong with one connection, or before it is one, is no reason to leave
 /// the others.
 pub(crate) fn serve(listener: &TcpListener) {
     let table = Arc::new(Table::default());

@@ -278,7 +278,7 @@ impl TcpStream {
         self.0.stream.shutdown(how).map_err(into_io)
     }
 
-    /// How long a read waits at most; `None` for ever. A read whose time is up fails with
+    /// How long a read waits at most; `None` forever. A read whose time is up fails with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock).
     ///
     /// # Errors
@@ -288,7 +288,7 @@ impl TcpStream {
         self.0.set_read_timeout(timeout)
     }
 
-    /// How long a write waits at most; `None` for ever. A write whose time is up fails with
+    /// How long a write waits at most; `None` forever. A write whose time is up fails with
     /// [`WouldBlock`](io::ErrorKind::WouldBlock), and may have been done.
     ///
     /// # Errors

@@ -161,7 +161,7 @@ unsafe impl IoBufMut for Box<[u8]> {
     unsafe fn set_init(&mut self, _len: usize) {}
 }
 
-// SAFETY: static bytes live for ever at one address.
+// SAFETY: static bytes live forever at one address.
 unsafe impl IoBuf for &'static [u8] {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()
@@ -209,7 +209,7 @@ unsafe impl IoBuf for String {
     }
 }
 
-// SAFETY: static bytes live for ever at one address.
+// SAFETY: static bytes live forever at one address.
 unsafe impl IoBuf for &'static str {
     fn stable_ptr(&self) -> *const u8 {
         self.as_ptr()

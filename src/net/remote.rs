@@ -2,7 +2,7 @@
 //!
 //! Reads and writes are messages to the owning core, which takes only so many
 //! ([`CoreConfig::messages`](crate::rt::CoreConfig::messages)); those beyond that fail. Closing
-//! must not fail: the peer would wait for ever. So every lent stream has a task on its core that
+//! must not fail: the peer would wait forever. So every lent stream has a task on its core that
 //! waits for the [`Ending`], and waking a task needs no message. That task owns the stream, so the
 //! connection ends with the core.
 

@@ -19,7 +19,7 @@ const RETRY_MS: UnixMs = 10_000;
 /// How far the passes over the databases have come.
 ///
 /// A pass visits the keys of one database in order. It finds out when the next key expires, and
-/// there is no other pass until then: keys that live long, or for ever, cost nothing.
+/// there is no other pass until then: keys that live long, or forever, cost nothing.
 #[derive(Debug)]
 pub(super) struct ExpiryCycle {
     database: usize,

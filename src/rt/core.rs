@@ -169,7 +169,7 @@ impl Drop for Core {
     /// Ends every task by dropping its future, then waits for the I/O that they left in flight.
     /// Tasks that destructors spawn meanwhile are ended too, up to 1,000 and nine for each task and
     /// timer that there was: those beyond that are leaked, with a warning, and their join handles
-    /// wait for ever. The thread may be inside another core meanwhile. In a child process nothing
+    /// wait forever. The thread may be inside another core meanwhile. In a child process nothing
     /// is ended: the tasks and the ring are the parent's, and their copies are leaked.
     fn drop(&mut self) {
         if self.state.process().is_left() {

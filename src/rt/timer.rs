@@ -16,7 +16,7 @@ const SLOTS: usize = 1 << SLOT_BITS;
 const LEVELS: usize = 7;
 /// Deadlines further away than the wheel spans wait on the last level and are inserted again. It
 /// spans 62 of the last level's 64 slots of 2³⁶ ticks (807 days): with 64 an entry could come
-/// around to the current slot and seem due at once, for ever.
+/// around to the current slot and seem due at once, forever.
 const MAX_TICKS: u64 = 62 << (SLOT_BITS * 6);
 const NIL: u32 = u32::MAX;
 /// Entries are moved to a finer level so many times as cheaply as one is fired.

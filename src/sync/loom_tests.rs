@@ -2,7 +2,7 @@
 //! with loom.
 //!
 //! What the mutex guards is a cell of loom's, which notices an access that the lock does not order.
-//! A wake-up that is lost leaves a thread parked for ever, which loom reports as a deadlock.
+//! A wake-up that is lost leaves a thread parked forever, which loom reports as a deadlock.
 
 use std::future::Future;
 use std::pin::{Pin, pin};

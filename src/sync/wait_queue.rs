@@ -31,8 +31,8 @@
 //!
 //! # User code
 //!
-//! Wakers are foreign: cloning, waking and dropping one may call back into the queue that holds it.
-//! So none of these is done under the lock.
+//! Cloning, waking and dropping a waker may call back into the queue that holds it. So none of
+//! these is done under the lock.
 
 use std::cell::Cell;
 use std::fmt;

@@ -4,7 +4,7 @@ use std::cell::RefCell;
 use std::collections::BTreeSet;
 use std::sync::{Mutex, PoisonError};
 
-/// How many names there are at most. They are kept for ever.
+/// How many names there are at most. They are kept forever.
 const MAX_TASK_NAMES: usize = 1024;
 /// The name of the task of a coroutine that has no name, or one too many.
 pub(super) const UNNAMED: &str = "coroutine";
@@ -77,7 +77,7 @@ mod tests {
         assert!(named <= MAX_TASK_NAMES - 2 && named > MAX_TASK_NAMES / 2, "{named}");
         assert_eq!(task_name("one too many"), UNNAMED);
         let lock = NAMES.lock().unwrap_or_else(PoisonError::into_inner);
-        // Each of these would wait for ever for the lock.
+        // Each of these would wait forever for the lock.
         assert!(std::ptr::eq(first, task_name("the first")));
         assert!(std::ptr::eq(elsewhere, task_name("from another thread")));
         assert_eq!(task_name("number 0"), "number 0");

@@ -242,7 +242,7 @@ fn parents_thread(thread: &Option<CoreThread>) -> &CoreThread {
 /// Results of the parent's threads that come after the fork come to the parent alone; what was
 /// there before is the child's too.
 fn what_waits_at_the_fork_says_cancelled(thread: &CoreThread) {
-    let mut pending = Box::pin(rt::named("for ever").spawn_on(thread.handle(), std::future::pending::<()>));
+    let mut pending = Box::pin(rt::named("forever").spawn_on(thread.handle(), std::future::pending::<()>));
     let mut done = Box::pin(thread.handle().run(|| 7));
     let own = core();
     own.block_on(async {

@@ -145,7 +145,7 @@ fn sleeping_is_traced() {
     assert!(!quiet.iter().any(|line| line.contains("sleeping") || line.contains("awake")), "{quiet:#?}");
 }
 
-/// A subscriber is foreign code, which may use the runtime.
+/// A subscriber is user code, which may use the runtime.
 #[test]
 fn a_subscriber_may_spawn() {
     own_process!();

@@ -165,7 +165,7 @@ fn a_read_that_is_done_is_not_lost_though_a_waker_cannot_be_dropped() {
 fn a_kernel_that_takes_no_submissions_stops_neither_the_core_nor_its_end() {
     own_process!();
     for errno in [libc::EBUSY, libc::EAGAIN, libc::EINTR] {
-        // The filter is for ever, so a thread of its own.
+        // The filter is forever, so a thread of its own.
         let outcome = std::thread::spawn(move || {
             let core = core(RingFeatures::all());
             let kept = core.block_on(async {
@@ -210,7 +210,7 @@ fn operations_that_wait_for_the_queue_stay_in_their_order() {
     const WRITERS: usize = 16;
     const WRITES: u32 = 48;
     for features in [RingFeatures::all(), RingFeatures::linux_5_15()] {
-        // The filter is for ever, so a thread of its own.
+        // The filter is forever, so a thread of its own.
         let outcome = std::thread::spawn(move || {
             let core = core(features);
             let done = core.block_on(rt::timeout(PATIENCE, async {

@@ -129,7 +129,7 @@ fn dropped_reads_lose_no_byte() {
     });
 }
 
-/// Its end is no end for ever, also if a read that was dropped was told of it.
+/// Its end is no end forever, also if a read that was dropped was told of it.
 #[test]
 fn a_named_pipe_that_is_opened_again_goes_on() {
     run(async || {

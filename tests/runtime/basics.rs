@@ -65,7 +65,7 @@ fn a_cancelled_task_drops_its_future_and_says_so() {
     run(async {
         let dropped = Rc::new(Cell::new(false));
         let guard = SetOnDrop(Rc::clone(&dropped));
-        let task = rt::named("waits for ever").spawn(async move {
+        let task = rt::named("waits forever").spawn(async move {
             let _guard = guard;
             std::future::pending::<()>().await;
         });
@@ -84,7 +84,7 @@ fn dropping_the_core_drops_every_future() {
     let core = core();
     let mut handle = None;
     core.block_on(async {
-        handle = Some(rt::named("waits for ever").spawn(async move {
+        handle = Some(rt::named("waits forever").spawn(async move {
             let _guard = guard;
             std::future::pending::<()>().await;
         }));

@@ -65,7 +65,7 @@ fn cancelling_waits_for_no_task() {
     assert_eq!((report.finished, report.cancelled.len()), (0, 1));
 }
 
-/// Foreign code that the loop calls between tasks.
+/// User code that the loop calls between tasks.
 struct FailingPoller;
 
 impl rt::poller::Poller for FailingPoller {

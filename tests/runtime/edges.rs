@@ -882,7 +882,7 @@ fn a_core_may_end_with_wakes_that_it_has_taken_in_part() {
     thread::spawn(move || drop(outlive)).join().expect("no panic");
 }
 
-/// Waits for ever, and gives its waker away at its first poll.
+/// Waits forever, and gives its waker away at its first poll.
 async fn give_waker_away_for_ever(wakers: Rc<RefCell<Vec<Waker>>>) {
     let mut given = false;
     std::future::poll_fn(|cx| {

@@ -234,7 +234,7 @@ fn a_snapshot_says_what_a_core_does_its_io_through() {
     assert_eq!(features[2].iter().filter(newer).count(), 0, "{:?}", features[2]);
 }
 
-/// Has nine events each time that it is polled, for ever.
+/// Has nine events each time that it is polled, forever.
 struct Nine;
 
 impl Poller for Nine {

@@ -196,7 +196,7 @@ impl Ends {
         Self { client, server, reader, writer, udp, listener }
     }
 
-    /// Something is written to each, and comes; an error if one waits for ever.
+    /// Something is written to each, and comes; an error if one waits forever.
     async fn get_what_comes(&self) -> boson::Result<()> {
         self.client.write_all(&b"tcp"[..]).await.expect("write");
         self.writer.write_all(&b"pipe"[..]).await.expect("write");

@@ -73,7 +73,7 @@ fn is_closed(handle: &rt::Handle) -> bool {
     matches!(polled, Poll::Ready(Err(JoinError::Cancelled)))
 }
 
-/// Hands out the waker of the task that awaits it, for ever.
+/// Hands out the waker of the task that awaits it, forever.
 async fn show_waker(slot: Rc<RefCell<Option<Waker>>>) {
     std::future::poll_fn(|cx| {
         *slot.borrow_mut() = Some(cx.waker().clone());
@@ -179,7 +179,7 @@ fn a_core_ends_whole_though_the_destructors_of_messages_and_timers_panic() {
 
 #[test]
 fn a_core_ends_whole_though_a_subscriber_panics_at_its_warning() {
-    /// Has a successor, for ever.
+    /// Has a successor, forever.
     struct Again;
     impl Drop for Again {
         fn drop(&mut self) {

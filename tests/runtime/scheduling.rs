@@ -49,7 +49,7 @@ impl Clock for WorkClock {
 
 const WORK: Duration = Duration::from_micros(4);
 
-/// A task that works for ever, `WORK` at a time.
+/// A task that works forever, `WORK` at a time.
 fn works(clock: &Arc<WorkClock>, done: &Rc<Cell<u64>>) -> impl Future<Output = ()> + use<> {
     let (clock, done) = (Arc::clone(clock), Rc::clone(done));
     async move {

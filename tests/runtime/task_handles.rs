@@ -221,7 +221,7 @@ fn a_scoped_coroutine_that_panics_is_still_noticed() {
 
 // --- On another core ---
 
-/// A task there that waits for ever, once it has begun.
+/// A task there that waits forever, once it has begun.
 fn waits_on(core: &CoreThread, ends: &Ends) -> RemoteJoin<()> {
     let (begun, begins) = mpsc::channel();
     let guard = ends.guard();

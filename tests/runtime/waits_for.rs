@@ -9,7 +9,7 @@ use boson::sim::{Stuck, World};
 use boson::thread;
 use boson::{rt, sync};
 
-/// Runs `start`, which starts a task that waits for ever, and returns what that task is said to
+/// Runs `start`, which starts a task that waits forever, and returns what that task is said to
 /// wait for.
 fn awaited<F: Future<Output = ()> + 'static>(start: impl FnOnce() -> F) -> Option<&'static str> {
     let world = World::new(1);

@@ -360,7 +360,7 @@ fn large_transactions_at_once_do_not_outgrow_the_log() {
             });
         }
         env.sleep(Duration::from_secs(60)).await;
-        assert_eq!(finished.get(), 32, "transactions wait for ever");
+        assert_eq!(finished.get(), 32, "transactions wait forever");
         db.close().await.expect("closes");
         let db = Db::open_on(env.clone(), disk, options()).await.expect("opens");
         assert_eq!(db.tree("t").expect("valid").len(), 1 + 32 * 120);

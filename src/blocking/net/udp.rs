@@ -137,7 +137,7 @@ impl UdpSocket {
         Ok(Self(Rc::clone(&self.0)))
     }
 
-    /// How long a receive waits at most; `None` for ever.
+    /// How long a receive waits at most; `None` forever.
     ///
     /// # Errors
     ///
@@ -148,7 +148,7 @@ impl UdpSocket {
         Ok(())
     }
 
-    /// How long a send waits at most; `None` for ever.
+    /// How long a send waits at most; `None` forever.
     ///
     /// # Errors
     ///

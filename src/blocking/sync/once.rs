@@ -21,7 +21,7 @@ const COMPLETE: u8 = 3;
 /// Runs a function once: the first caller runs it, and the others wait until it has returned.
 ///
 /// What the function awaits or blocks on lets other tasks of the core run. A function that calls
-/// the same `Once` again waits for itself, for ever.
+/// the same `Once` again waits for itself, forever.
 pub struct Once {
     /// Acquire and Release: who finds `COMPLETE` sees what the function did.
     state: AtomicU8,

@@ -1,4 +1,4 @@
-//! Asking cores from a thread that may wait, but not for ever.
+//! Asking cores from a thread that may wait, but not forever.
 
 use std::panic::Location;
 use std::sync::Arc;

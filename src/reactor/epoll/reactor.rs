@@ -142,7 +142,7 @@ impl Epoll {
         cx: &mut Context<'_>,
     ) -> Option<i32> {
         if matches!(flight, Flight::Grounded) && self.attempts.get() >= ATTEMPTS_PER_POLL {
-            // Only once: it tries when it comes back, so that nobody waits for ever for those
+            // Only once: it tries when it comes back, so that nobody waits forever for those
             // before it. First, for it may panic, and what has not begun to wait is not told of its
             // end.
             cx.waker().wake_by_ref();

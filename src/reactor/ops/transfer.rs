@@ -93,7 +93,7 @@ where
     }
 }
 
-/// Has `buf` go out, possibly only a part; waits until there is room. `guard` is dropped when the
+/// Sends `buf`, possibly only a part; waits until there is room. `guard` is dropped when the
 /// kernel is done, also if nobody waits for it any more.
 pub(super) fn outgoing<V, B, G>(to: &Rc<OwnedFd>, buf: B, guard: G) -> Op<Outgoing<V, B, G>>
 where

@@ -8,7 +8,7 @@ use std::sync::Mutex;
 
 /// The name and the creation place that tasks have in common.
 ///
-/// Sites are kept for ever: 40 bytes for each pair of a spawning call and a static name, and the
+/// Sites are kept forever: 40 bytes for each pair of a spawning call and a static name, and the
 /// text of the place where there is no name.
 #[derive(Debug)]
 pub(crate) struct Site {

@@ -105,7 +105,7 @@ unsafe fn free<F: Future>(task: NonNull<Header>) {
     let mut task = unsafe { Box::from_raw(task.cast::<TaskCell<F>>().as_ptr()) };
     debug_assert!(
         matches!(task.stage.get_mut(), TaskStage::Taken),
-        "nothing foreign is left in a task that is freed"
+        "nothing of the user is left in a task that is freed"
     );
     drop(task);
 }

@@ -20,7 +20,7 @@ const MAX_READERS: u32 = u32::MAX;
 ///
 /// Strictly first come, first served: readers that come while a writer waits are behind it, so
 /// neither side starves. A task that holds a read guard and awaits another one may therefore wait
-/// for ever, if a writer came in between.
+/// forever, if a writer came in between.
 ///
 /// ```
 /// # use std::time::Duration;

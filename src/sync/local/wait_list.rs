@@ -30,9 +30,9 @@
 //!
 //! # User code
 //!
-//! Wakers are foreign: cloning, waking and dropping one may call back into the list that holds it.
-//! Here nothing is ever borrowed: each method reads and writes cells until the list is consistent,
-//! and only then touches a waker. [`WaitList::tell_all`] tells everybody first, by moving the chain
+//! Cloning, waking and dropping a waker may call back into the list that holds it. Here nothing is
+//! ever borrowed: each method reads and writes cells until the list is consistent, and only then
+//! touches a waker. [`WaitList::tell_all`] tells everybody first, by moving the chain
 //! as a whole to a second one, `waking`; it then wakes from there one at a time, and a waiter that
 //! comes to wait meanwhile waits on the first chain and is not told.
 

@@ -12,8 +12,8 @@ use crate::user_code;
 pub(crate) struct WakerSlot(Cell<Option<Waker>>);
 
 impl WakerSlot {
-    /// Sees to it that the next [`WakerSlot::wake`] wakes the task of `cx`. That may run foreign
-    /// code: look at what is waited for again after it.
+    /// Registers the task of `cx`: the next [`WakerSlot::wake`] wakes it. That may run user code,
+    /// so look again at what is waited for.
     pub(crate) fn register(&self, cx: &Context<'_>) {
         let current = self.0.take();
         let unchanged = current.as_ref().is_some_and(|current| current.will_wake(cx.waker()));

@@ -315,9 +315,7 @@ fn io_in_flight_ends_with_the_core() {
         let (client, server) = pair().await;
         for stream in [client, server] {
             let buf = Watched::new(64, &alive);
-            drop(
-                rt::named("reads for ever").spawn(async move { stream.read(buf).await.parts().0.map(drop) }),
-            );
+            drop(rt::named("reads forever").spawn(async move { stream.read(buf).await.parts().0.map(drop) }));
         }
         rt::sleep(Duration::from_millis(2)).await;
         assert_eq!(alive.get(), 2);
@@ -674,7 +672,7 @@ fn a_lent_stream_closes_when_its_core_ends() {
 }
 
 /// What the core's receive buffers cannot hold stays in the kernel, and nothing is lost or waits
-/// for ever.
+/// forever.
 #[test]
 fn slow_readers_neither_lose_bytes_nor_stop_others() {
     const STREAMS: usize = 48;

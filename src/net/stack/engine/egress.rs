@@ -213,7 +213,7 @@ impl Engine {
 /// How long a connection that just sent `sent` frames must at least wait before it is looked at
 /// again on its own account.
 ///
-/// smoltcp can want to send the same bare acknowledgement for ever: a peer that acknowledges a FIN
+/// smoltcp can want to send the same bare acknowledgement forever: a peer that acknowledges a FIN
 /// with a closed window leaves the zero-window timer running in a state that never stops it. So
 /// bare acknowledgements that nothing called for come ever slower.
 fn hold_off(sent: usize, bare_streak: u32) -> Duration {
