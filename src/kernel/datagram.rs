@@ -10,7 +10,7 @@ use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags};
 
 use super::dropped::{Dropped, is_cancelled};
-use super::transfer::{Transferred, from_io};
+use super::transfer::{Transferred, at_once, from_io};
 use crate::error::{Error, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::reactor::{self, ops};
@@ -163,11 +163,7 @@ impl DatagramSocket {
             Some(address) => rustix::net::sendto(&self.socket, bytes, flags, address),
             None => rustix::net::send(&self.socket, bytes, flags),
         };
-        match sent {
-            Ok(len) => Ok(Some(len)),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(errno) => Err(Error::os(errno.raw_os_error(), "send")),
-        }
+        at_once(sent, "send")
     }
 
     fn take_envelope(&self) -> ops::Envelope {

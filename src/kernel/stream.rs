@@ -13,14 +13,13 @@ use std::rc::Rc;
 use std::task::{Poll, ready};
 use std::time::Duration;
 
-use rustix::io::Errno;
 use rustix::net::{RecvFlags, SendFlags, sockopt};
 
 use flow::{Flow, InFlight};
 
 use super::dropped::PendingGuard;
-use super::transfer::{Step, Transferred, from_io, written};
-use crate::error::{Error, Outcome, Result};
+use super::transfer::{Step, Transferred, at_once, from_io, written, written_at_once};
+use crate::error::{Error, Result};
 use crate::mem::{IoBuf, IoBufMut};
 use crate::reactor::{self, Arrival, CHUNK_BYTES, Chunk, Feed, FixedFile, RingFeature, ops};
 use crate::sync::local::Notified;
@@ -264,11 +263,8 @@ impl Stream {
                 None => {}
             }
         }
-        match rustix::net::recv(&self.socket, buf, RecvFlags::DONTWAIT) {
-            Ok((len, _)) => Ok(Some(len)),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(errno) => Err(Error::os(errno.raw_os_error(), "read")),
-        }
+        let received = rustix::net::recv(&self.socket, buf, RecvFlags::DONTWAIT);
+        at_once(received.map(|(len, _)| len), "read")
     }
 
     /// Writes what there is room for without waiting.
@@ -277,11 +273,7 @@ impl Stream {
             // It would overtake them.
             return Ok(None);
         }
-        match rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL) {
-            Ok(len) => Ok(Some(len)),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(errno) => Err(Error::os(errno.raw_os_error(), "write").outcome_is(Outcome::Unknown)),
-        }
+        written_at_once(rustix::net::send(&self.socket, bytes, SendFlags::DONTWAIT | SendFlags::NOSIGNAL))
     }
 
     pub(crate) fn shutdown(&self, how: Shutdown) -> Result<()> {

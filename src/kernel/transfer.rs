@@ -5,6 +5,8 @@ use std::io;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 
+use rustix::io::Errno;
+
 use crate::error::{Error, Outcome, Result};
 
 /// What became of a transfer, and its buffer: as the parts of the network hand it to each other.
@@ -48,6 +50,23 @@ impl<B, O: Future + Unpin> Step<B, O> {
         *self = Self::Over;
         Poll::Ready(result(output))
     }
+}
+
+/// The result of a system call that does not wait; `None` if it would have had to.
+pub(super) fn at_once<T>(
+    result: std::result::Result<T, Errno>,
+    operation: &'static str,
+) -> Result<Option<T>> {
+    match result {
+        Ok(value) => Ok(Some(value)),
+        Err(Errno::AGAIN | Errno::INTR) => Ok(None),
+        Err(errno) => Err(Error::os(errno.raw_os_error(), operation)),
+    }
+}
+
+/// The result of a write that does not wait; `None` if it would have had to.
+pub(super) fn written_at_once(result: std::result::Result<usize, Errno>) -> Result<Option<usize>> {
+    at_once(result, "write").map_err(|error| error.outcome_is(Outcome::Unknown))
 }
 
 /// The result of a write that the kernel was asked for.

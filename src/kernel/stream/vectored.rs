@@ -6,13 +6,12 @@ use std::io::IoSlice;
 use std::pin::pin;
 use std::rc::Rc;
 
-use rustix::io::Errno;
 use rustix::net::{SendAncillaryBuffer, SendFlags};
 
 use super::flow::InFlight;
 use super::{Receiving, Stream};
-use crate::error::{Error, Outcome, Result};
-use crate::kernel::transfer::{Transferred, written};
+use crate::error::Result;
+use crate::kernel::transfer::{Transferred, written, written_at_once};
 use crate::mem::{IoBuf, IoBufMut, vectored};
 use crate::reactor::{self, ops};
 
@@ -76,10 +75,7 @@ impl Stream {
         let parts: Vec<IoSlice<'_>> =
             vectored::parts_after(bufs, skip).take(ops::MAX_BUFFERS).map(IoSlice::new).collect();
         let flags = SendFlags::DONTWAIT | SendFlags::NOSIGNAL;
-        match rustix::net::sendmsg(&self.socket, &parts, &mut SendAncillaryBuffer::default(), flags) {
-            Ok(len) => Ok(Some(len)),
-            Err(Errno::AGAIN | Errno::INTR) => Ok(None),
-            Err(errno) => Err(Error::os(errno.raw_os_error(), "write").outcome_is(Outcome::Unknown)),
-        }
+        let sent = rustix::net::sendmsg(&self.socket, &parts, &mut SendAncillaryBuffer::default(), flags);
+        written_at_once(sent)
     }
 }
