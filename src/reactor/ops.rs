@@ -54,6 +54,11 @@ pub(crate) unsafe trait Operation: Unpin + 'static {
     /// What it asks of the kernel. May be asked for again until the operation is complete.
     fn call(&mut self) -> Call;
 
+    /// What the list of tasks says that a task which awaits `call` waits for.
+    fn waits_for(&self, call: Call) -> &'static str {
+        call.waits_for()
+    }
+
     /// The kernel completed the operation with `result` (a count or descriptor, or a negated
     /// errno).
     fn complete(self, result: io::Result<u32>) -> Self::Output;
@@ -96,8 +101,6 @@ impl<O: Operation> Orphan for Orphaned<O> {
 #[must_use = "futures do nothing unless awaited"]
 pub(crate) struct Op<O: Operation> {
     operation: Option<O>,
-    /// What the list of tasks says instead of what the call itself says.
-    label: Option<&'static str>,
     flight: Flight,
 }
 
@@ -118,13 +121,7 @@ enum Flight {
 
 impl<O: Operation> Op<O> {
     fn new(operation: O) -> Self {
-        Self { operation: Some(operation), label: None, flight: Flight::Unstarted }
-    }
-
-    /// Has the list of tasks say that a task which awaits this waits for `what`.
-    pub(super) fn waits_for(mut self, what: &'static str) -> Self {
-        self.label = Some(what);
-        self
+        Self { operation: Some(operation), flight: Flight::Unstarted }
     }
 
     fn start(&mut self, cx: &mut Context<'_>) {
@@ -132,7 +129,7 @@ impl<O: Operation> Op<O> {
         self.flight = match attached(|attached| attached.reactor.clone()) {
             Reactor::Uring(reactor) => {
                 let call = operation.call();
-                waits_for(self.label.unwrap_or_else(|| call.waits_for()));
+                waits_for(operation.waits_for(call));
                 let descriptor = operation.descriptor().as_raw_fd();
                 // SAFETY: the call's memory lives as long as `operation` by the trait's contract.
                 // `operation` is kept in this future until the slot is done, and `drop` gives it to
@@ -189,7 +186,8 @@ impl<O: Operation> Future for Op<O> {
         };
         let Some(result) = result else {
             let operation = this.operation.as_mut().expect("an operation in flight has its value");
-            waits_for(this.label.unwrap_or_else(|| operation.call().waits_for()));
+            let call = operation.call();
+            waits_for(operation.waits_for(call));
             return Poll::Pending;
         };
         this.flight = Flight::Done;

@@ -149,7 +149,7 @@ impl Signals {
     pub async fn next(&self) -> Result<Signal> {
         let failed = |error: io::Error| Error::io(error, "read a signal");
         loop {
-            ops::readable(&self.descriptor).waits_for("a signal").await.map_err(failed)?;
+            ops::readable(&self.descriptor, "a signal").await.map_err(failed)?;
             // By this thread, for which the signal may be meant alone: before Linux 6.10 an
             // io_uring has one of its own read.
             let mut info = [0; size_of::<libc::signalfd_siginfo>()];

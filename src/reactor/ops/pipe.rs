@@ -31,13 +31,14 @@ where
 }
 
 /// Waits until there is something to read, or an error to be told. Takes nothing, so nothing is
-/// lost when the future is dropped.
-pub(crate) fn readable(stream: &Rc<OwnedFd>) -> Op<Readable> {
-    Op::new(Readable { stream: Rc::clone(stream) })
+/// lost when the future is dropped. The list of tasks says that it waits for `awaited`.
+pub(crate) fn readable(stream: &Rc<OwnedFd>, awaited: &'static str) -> Op<Readable> {
+    Op::new(Readable { stream: Rc::clone(stream), awaited })
 }
 
 pub(crate) struct Readable {
     stream: Rc<OwnedFd>,
+    awaited: &'static str,
 }
 
 // SAFETY: the call has no pointers.
@@ -50,6 +51,10 @@ unsafe impl Operation for Readable {
 
     fn call(&mut self) -> Call {
         Call::PollReadable
+    }
+
+    fn waits_for(&self, _call: Call) -> &'static str {
+        self.awaited
     }
 
     fn complete(self, result: io::Result<u32>) -> Self::Output {

@@ -63,7 +63,6 @@ where
     let list = vectored::parts_after(&bufs, skip).take(MAX_BUFFERS).map(entry).collect();
     let message = Message::new(list);
     Op::new(SendVectored { socket: Rc::clone(socket), message, bufs, _guard: guard })
-        .waits_for("room to send")
 }
 
 pub(crate) struct SendVectored<B, G> {
@@ -87,6 +86,10 @@ unsafe impl<B: IoBuf, G: Unpin + 'static> Operation for SendVectored<B, G> {
         Call::SendMessage { header: self.message.header() }
     }
 
+    fn waits_for(&self, _call: Call) -> &'static str {
+        "room to send"
+    }
+
     fn complete(self, result: io::Result<u32>) -> Self::Output {
         (result, self.bufs)
     }
@@ -106,7 +109,7 @@ where
         .map(|buf| libc::iovec { iov_base: buf.stable_mut_ptr().cast(), iov_len: buf.bytes_total() })
         .collect();
     let message = Message::new(list);
-    Op::new(RecvVectored { socket: Rc::clone(socket), message, bufs, orphan }).waits_for("bytes to receive")
+    Op::new(RecvVectored { socket: Rc::clone(socket), message, bufs, orphan })
 }
 
 pub(crate) struct RecvVectored<B, F> {
@@ -149,6 +152,10 @@ where
 
     fn call(&mut self) -> Call {
         Call::ReceiveMessage { header: self.message.header() }
+    }
+
+    fn waits_for(&self, _call: Call) -> &'static str {
+        "bytes to receive"
     }
 
     fn complete(mut self, result: io::Result<u32>) -> Self::Output {

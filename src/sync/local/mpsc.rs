@@ -79,6 +79,7 @@ impl<T> MpscShared<T> {
         }
     }
 
+    #[inline]
     fn push(&self, value: T) {
         self.queue.borrow_mut().push_back(value);
         self.receiver.wake();
@@ -104,11 +105,14 @@ impl<T> MpscShared<T> {
                 }
                 Ok(value)
             }
-            None if self.senders.get() == 0 || (self.closed.get() && self.reserved.get() == 0) => {
-                Err(TryRecvError::Disconnected)
-            }
+            None if self.has_ended() => Err(TryRecvError::Disconnected),
             None => Err(TryRecvError::Empty),
         }
+    }
+
+    /// Whether no value will come any more.
+    fn has_ended(&self) -> bool {
+        self.senders.get() == 0 || (self.closed.get() && self.reserved.get() == 0)
     }
 
     fn close(&self) {
@@ -290,15 +294,17 @@ impl<T> Receiver<T> {
     /// As [`Receiver::recv`], for futures written by hand.
     #[inline]
     pub fn poll_recv(&mut self, cx: &mut Context<'_>) -> Poll<Option<T>> {
-        for may_register in [true, false] {
+        loop {
             match self.channel.try_recv() {
                 Ok(value) => return Poll::Ready(Some(value)),
                 Err(TryRecvError::Disconnected) => return Poll::Ready(None),
-                Err(_) if may_register => self.channel.receiver.register(cx),
-                Err(_) => {}
+                Err(TryRecvError::Empty) => self.channel.receiver.register(cx),
+            }
+            // Cloning a waker may be user code, which may have sent or closed.
+            if self.channel.queue.borrow().is_empty() && !self.channel.has_ended() {
+                return noted("a message of a channel", Poll::Pending);
             }
         }
-        noted("a message of a channel", Poll::Pending)
     }
 
     /// The next value, if it is there.

@@ -69,7 +69,8 @@ fn boson(config: CoreConfig) {
             let (stream, _) = listener.accept().await?;
             boson::rt::named("echo").spawn(async move {
                 let mut buf = Vec::with_capacity(BUFFER_BYTES);
-                while let Ok((1.., filled)) = stream.read(buf).await {
+                loop {
+                    let Ok((1.., filled)) = stream.read(buf).await else { return };
                     let Ok(back) = stream.write_all(filled).await else { return };
                     buf = back;
                     buf.clear();
