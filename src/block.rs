@@ -9,9 +9,9 @@
 //! | `file:PATH`, `blk:/dev/NAME` | [`KernelNamespace`] | the core's io_uring, or a thread where there is none |
 //!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
-//! (`queue`): it divides what is too large, lets callers wait in order while the device is full, keeps
-//! the memory of dropped futures until the device is done with it, copies memory that the device cannot
-//! reach, and counts.
+//! (`queue`): it divides what is too large, lets callers wait in order while the device is full,
+//! keeps the memory of dropped futures until the device is done with it, copies memory that the
+//! device cannot reach, and counts.
 
 mod address;
 mod any;

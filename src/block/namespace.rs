@@ -56,8 +56,8 @@ pub struct NamespaceInfo {
 }
 
 impl NamespaceInfo {
-    /// A namespace of `size_bytes` bytes in blocks of `block_size_bytes` that cannot change its size,
-    /// may hold writes in a volatile cache, and of which nothing else is known.
+    /// A namespace of `size_bytes` bytes in blocks of `block_size_bytes` that cannot change its
+    /// size, may hold writes in a volatile cache, and of which nothing else is known.
     pub fn new(name: impl Into<String>, size_bytes: u64, block_size_bytes: u32) -> Self {
         Self {
             name: name.into(),
