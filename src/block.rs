@@ -4,6 +4,7 @@ mod address;
 mod any;
 mod kernel;
 mod memory;
+pub mod nvme;
 
 use std::future::Future;
 
