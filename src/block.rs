@@ -4,6 +4,7 @@ mod address;
 mod any;
 mod kernel;
 mod memory;
+pub mod vfio;
 
 use std::future::Future;
 
