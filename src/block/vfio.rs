@@ -35,7 +35,7 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::Path;
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use rustix::event::{EventfdFlags, eventfd};
 use rustix::io::{Errno, pread, pwrite};
@@ -69,8 +69,9 @@ pub struct Device {
     dma: Dma,
     vectors: u32,
     resets: bool,
-    /// Held while interrupts are set up, which takes more than one call.
-    interrupts: Mutex<()>,
+    /// Whether interrupts of MSI-X are on. Held while they are set up, which takes more than one
+    /// call.
+    interrupts_on: Mutex<bool>,
 }
 
 impl Device {
@@ -119,7 +120,7 @@ impl Device {
             dma: Dma(Arc::new(iommu)),
             vectors: vectors.min(MAX_VECTORS),
             resets: info.flags & uapi::DEVICE_RESETS != 0,
-            interrupts: Mutex::new(()),
+            interrupts_on: Mutex::new(false),
         })
     }
 
@@ -165,14 +166,17 @@ impl Device {
             .map(|_| new_eventfd())
             .collect::<Result<Vec<_>, Errno>>()
             .map_err(|errno| failed(errno.raw_os_error()))?;
-        let _one_at_a_time = self.interrupts.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
-        if self.vectors > 0 {
-            // How many there are is fixed while any is on.
+        let mut on = self.interrupts_on.lock().unwrap_or_else(PoisonError::into_inner);
+        if *on {
+            // How many there are is fixed while any is on. The kernel refuses to switch off what is
+            // not on.
             uapi::set_irqs(self.descriptor.as_fd(), uapi::MSIX_IRQ, &[]).map_err(failed)?;
+            *on = false;
         }
         if count > 0 {
             let borrowed: Vec<_> = eventfds.iter().map(AsFd::as_fd).collect();
             uapi::set_irqs(self.descriptor.as_fd(), uapi::MSIX_IRQ, &borrowed).map_err(failed)?;
+            *on = true;
         }
         Ok(eventfds)
     }
@@ -274,8 +278,8 @@ impl Opening<'_> {
         let path = format!("/dev/vfio/{}", group.number);
         let file = self.file(&path).map_err(|code| match code {
             libc::EBUSY => self.failed(code).because(format!(
-                "another process drives this device, or one of its IOMMU group: type `sudo fuser -v {path}` \
-                 to see which"
+                "it is driven already, or another device of its IOMMU group is: type `sudo fuser -v {path}` to \
+                 see by which process"
             )),
             libc::ENOENT => self.failed(code).because(format!(
                 "there is no {path}, though VFIO has the device: give it to this container (--device {path})"

@@ -309,7 +309,10 @@ impl DmaPages {
     /// Outside of the pages, or if it is not aligned.
     fn at<T>(&self, offset: usize) -> *mut T {
         let whole = offset.checked_add(size_of::<T>()).is_some_and(|end| end <= self.pages.len);
-        assert!(whole && offset.is_multiple_of(align_of::<T>()), "offset {offset} is in the pages");
+        assert!(
+            whole && offset.is_multiple_of(align_of::<T>()),
+            "nothing of this size is aligned at offset {offset}"
+        );
         // SAFETY: `offset` is within the pages, as was just checked.
         unsafe { self.pages.base.add(offset) }.cast::<T>().as_ptr()
     }
