@@ -23,6 +23,7 @@ pub mod nvme;
 #[allow(dead_code, unused_imports, reason = "the first device that has queues of its own is not merged yet")]
 mod queue;
 mod stats;
+pub mod vfio;
 
 pub use address::{NamespaceAddress, parse_size};
 pub use any::AnyNamespace;
