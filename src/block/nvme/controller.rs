@@ -207,7 +207,8 @@ impl<R: Registers + Clone> Controller<R> {
     pub fn new(registers: R, memory: &dyn DmaMemory, options: ControllerOptions) -> Result<Self> {
         const OPEN: &str = "open controller";
         let cap = registers.read64(CAP);
-        let refused = |kind, why: &str| Err(Error::new(kind, OPEN).at(options.name.clone()).because(why.to_owned()));
+        let refused =
+            |kind, why: &str| Err(Error::new(kind, OPEN).at(options.name.clone()).because(why.to_owned()));
         if cap == u64::MAX {
             return refused(
                 ErrorKind::NotFound,
@@ -219,7 +220,10 @@ impl<R: Registers + Clone> Controller<R> {
             return refused(ErrorKind::Unsupported, "it has no NVM command set: it is no block device");
         }
         if capabilities.max_queue_entries < 2 {
-            return refused(ErrorKind::Unsupported, "its queues have one entry; the specification asks for two");
+            return refused(
+                ErrorKind::Unsupported,
+                "its queues have one entry; the specification asks for two",
+            );
         }
         let rings = Rings::new(
             registers.clone(),
@@ -557,8 +561,11 @@ impl<R: Registers + Clone> Controller<R> {
         }
         entry.set_command_id(self.ids.issue(index));
         // An event may take forever.
-        let deadline =
-            if purpose == Purpose::AsyncEvent { Instant::FAR_FUTURE } else { now + self.options.admin_timeout };
+        let deadline = if purpose == Purpose::AsyncEvent {
+            Instant::FAR_FUTURE
+        } else {
+            now + self.options.admin_timeout
+        };
         self.commands[index] = Some(AdminCommand { purpose, deadline });
         self.rings.push(&entry);
         self.rings.ring_tail();

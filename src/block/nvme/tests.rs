@@ -1,7 +1,5 @@
 //! The driver against the modelled controller.
 
-mod canaries;
+mod device;
 mod host;
-mod life;
 mod queues;
-mod schedules;

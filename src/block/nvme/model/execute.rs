@@ -72,7 +72,8 @@ impl Machine {
         }
         if self.chance(noise.statuses) {
             let field = self.random.random_range(1..0x800);
-            let status = Status::new(u8::try_from(field >> 8).unwrap_or(7), u8::try_from(field & 0xff).unwrap_or(1));
+            let status =
+                Status::new(u8::try_from(field >> 8).unwrap_or(7), u8::try_from(field & 0xff).unwrap_or(1));
             return if self.random.random_bool(0.5) { status.do_not_retry() } else { status };
         }
         let Some(disk) = self.disk(entry.words[1]) else { return INVALID_NAMESPACE };
