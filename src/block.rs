@@ -24,9 +24,9 @@ mod queue;
 mod stats;
 
 pub use address::{NamespaceAddress, parse_size};
-pub use any::AnyNamespace;
+pub use any::{AnyDevice, AnyNamespace};
 pub use device::Device;
-pub use kernel::KernelNamespace;
+pub use kernel::{KernelDevice, KernelNamespace};
 pub use memory::MemoryNamespace;
 pub use namespace::{Namespace, NamespaceInfo};
 pub use stats::{NamespaceStats, OperationStats, stats};

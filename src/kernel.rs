@@ -15,7 +15,7 @@ mod transfer;
 
 pub(crate) use acceptor::Acceptor;
 pub(crate) use datagram::DatagramSocket;
-pub(crate) use file::File;
+pub(crate) use file::{File, WriteFlags};
 pub(crate) use pipe::{PipeReader, PipeWriter};
 pub(crate) use stream::Stream;
 pub(crate) use transfer::{Step, Transferred, from_io};
