@@ -20,4 +20,4 @@ pub(crate) use pipe::{PipeReader, PipeWriter};
 pub(crate) use stream::Stream;
 pub(crate) use transfer::{Step, Transferred, from_io};
 
-pub(crate) use crate::reactor::is_simulated;
+pub(crate) use crate::reactor::{COMMAND_BYTES, CommandRing, DeviceCommand, is_simulated};

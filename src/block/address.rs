@@ -6,8 +6,8 @@ use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE` or
-/// `blk:/dev/NAME`.
+/// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE`,
+/// `blk:/dev/NAME` or `ng:/dev/ngXnY`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamespaceAddress {
@@ -28,10 +28,15 @@ pub enum NamespaceAddress {
         /// The device's node.
         path: PathBuf,
     },
+    /// An NVMe namespace by the kernel's driver, without the block layer.
+    NvmeGeneric {
+        /// The namespace's generic device, such as `/dev/ng0n1`.
+        path: PathBuf,
+    },
 }
 
 /// What a refusal recommends.
-const FORMS: &str = "mem:SIZE, file:PATH or blk:/dev/NAME";
+const FORMS: &str = "mem:SIZE, file:PATH, blk:/dev/NAME or ng:/dev/ng0n1";
 
 fn invalid(address: &str, detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, "parse namespace address")
@@ -45,7 +50,7 @@ impl FromStr for NamespaceAddress {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and
-    /// [`Unsupported`](ErrorKind::Unsupported) for `ng:`, `spdk:` and `nvme:`, which no version has
+    /// [`Unsupported`](ErrorKind::Unsupported) for `spdk:` and `nvme:`, which no version has
     /// yet, each with one sentence that says what to write instead.
     fn from_str(address: &str) -> Result<Self> {
         let Some((scheme, rest)) = address.split_once(':') else {
@@ -62,7 +67,12 @@ impl FromStr for NamespaceAddress {
             "blk" => {
                 Err(invalid(address, "after blk: comes the path of a block device such as /dev/nvme0n1"))
             }
-            "ng" | "spdk" | "nvme" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
+            "ng" if rest.starts_with('/') => Ok(Self::NvmeGeneric { path: rest.into() }),
+            "ng" => Err(invalid(
+                address,
+                "after ng: comes the path of an NVMe namespace's generic device such as /dev/ng0n1",
+            )),
+            "spdk" | "nvme" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
                 .at(format!("`{address}`"))
                 .because(format!(
                     "{scheme}: does not exist in this version; write blk:/dev/NAME for a raw device"
@@ -115,6 +125,7 @@ impl fmt::Display for NamespaceAddress {
             Self::File { path, size_bytes: None } => write!(f, "file:{}", path.display()),
             Self::File { path, size_bytes: Some(size) } => write!(f, "file:{}?size={size}", path.display()),
             Self::Block { path } => write!(f, "blk:{}", path.display()),
+            Self::NvmeGeneric { path } => write!(f, "ng:{}", path.display()),
         }
     }
 }
@@ -130,6 +141,7 @@ mod tests {
             ("file:boson.data", "file:boson.data"),
             ("file:/a/b:c?size=2G", "file:/a/b:c?size=2147483648"),
             ("blk:/dev/loop0", "blk:/dev/loop0"),
+            ("ng:/dev/ng0n1", "ng:/dev/ng0n1"),
         ] {
             let address: NamespaceAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), shown);
@@ -151,6 +163,7 @@ mod tests {
             ("file:x?size=big", "`big` is no size"),
             ("file:x?direct=1", "`direct=1` is no option"),
             ("blk:sda", "the path of a block device"),
+            ("ng:nvme0", "generic device such as /dev/ng0n1"),
             ("spdk:pcie/0000:04:00.0/1", "does not exist in this version"),
             ("disk:/dev/sda", "no namespace of kind disk:"),
         ] {
@@ -160,7 +173,7 @@ mod tests {
     }
     #[test]
     fn no_refusal_recommends_an_address_that_is_refused() {
-        for text in ["boson.data", "disk:/dev/sda", "ng:/dev/ng0n1", "spdk:pcie/0000:04:00.0/1", "nvme:x/1"] {
+        for text in ["boson.data", "disk:/dev/sda", "spdk:pcie/0000:04:00.0/1", "nvme:x/1"] {
             let refusal = text.parse::<NamespaceAddress>().expect_err(text).to_string();
             let (_, advice) = refusal.split_once("; write ").expect("it says what to write");
             let advice = advice.replace("SIZE", "1G");

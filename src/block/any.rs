@@ -2,6 +2,7 @@
 
 use super::{
     Device, KernelDevice, KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo,
+    PassthroughDevice, PassthroughNamespace,
 };
 use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
@@ -15,6 +16,8 @@ const MEMORY_BLOCK_BYTES: u32 = 4096;
 pub enum AnyDevice {
     /// `file:` and `blk:`
     Kernel(KernelDevice),
+    /// `ng:`
+    Passthrough(PassthroughDevice),
 }
 
 impl AnyDevice {
@@ -22,7 +25,8 @@ impl AnyDevice {
     ///
     /// # Errors
     ///
-    /// As for [`KernelDevice::open_file`] and [`KernelDevice::open_block_device`].
+    /// As for [`KernelDevice::open_file`], [`KernelDevice::open_block_device`] and
+    /// [`PassthroughDevice::open`].
     ///
     /// # Panics
     ///
@@ -36,6 +40,9 @@ impl AnyDevice {
                 KernelDevice::open_file(path, *size_bytes).await.map(Self::Kernel)
             }
             NamespaceAddress::Block { path } => KernelDevice::open_block_device(path).await.map(Self::Kernel),
+            NamespaceAddress::NvmeGeneric { path } => {
+                PassthroughDevice::open(path).await.map(Self::Passthrough)
+            }
         }
     }
 }
@@ -45,13 +52,15 @@ impl Device for AnyDevice {
 
     fn info(&self) -> &NamespaceInfo {
         match self {
-            Self::Kernel(kernel) => kernel.info(),
+            Self::Kernel(device) => device.info(),
+            Self::Passthrough(device) => device.info(),
         }
     }
 
     async fn attach(&self) -> Result<AnyNamespace> {
         match self {
-            Self::Kernel(kernel) => kernel.attach().await.map(AnyNamespace::Kernel),
+            Self::Kernel(device) => device.attach().await.map(AnyNamespace::Kernel),
+            Self::Passthrough(device) => device.attach().await.map(AnyNamespace::Passthrough),
         }
     }
 }
@@ -64,6 +73,8 @@ pub enum AnyNamespace {
     Memory(MemoryNamespace),
     /// `file:` and `blk:`
     Kernel(KernelNamespace),
+    /// `ng:`
+    Passthrough(PassthroughNamespace),
 }
 
 impl AnyNamespace {
@@ -88,6 +99,7 @@ macro_rules! each {
         match $any {
             Self::Memory($namespace) => $call,
             Self::Kernel($namespace) => $call,
+            Self::Passthrough($namespace) => $call,
         }
     };
 }

@@ -26,8 +26,10 @@ use extent::Extent;
 use limits::{Allocates, AtomicWrites, DirectAlignment, DirectLimits};
 use open::Opened;
 
+pub(super) use ioctl::is_read_only;
 pub(super) use limits::Sysfs;
 pub use namespace::KernelNamespace;
+pub(super) use open::{lock, patiently};
 
 /// The block size of a file: what nearly every file system's direct I/O accepts.
 const FILE_BLOCK_BYTES: u32 = 4096;
@@ -217,11 +219,11 @@ fn poll(device: &mut File, info: &NamespaceInfo) {
     }
 }
 
-fn open_error(error: &io::Error, name: &str) -> Error {
+pub(super) fn open_error(error: &io::Error, name: &str) -> Error {
     os_error(error, "open", name).outcome_is(Outcome::NotStarted)
 }
 
-fn os_error(error: &io::Error, operation: &'static str, place: &str) -> Error {
+pub(super) fn os_error(error: &io::Error, operation: &'static str, place: &str) -> Error {
     let code = error.raw_os_error().unwrap_or(libc::EIO);
     let described = Error::os(code, operation).at(place.to_owned());
     match code {

@@ -15,7 +15,7 @@
 //! Sections named here are those of the NVM Express Base Specification 2.0c and, where it says so,
 //! of the NVM Command Set Specification 1.0c.
 
-mod command;
+pub(super) mod command;
 mod command_id;
 mod controller;
 mod dma;

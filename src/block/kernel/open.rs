@@ -64,7 +64,7 @@ pub(super) async fn open_block_device(path: &Path, name: &str) -> Result<Opened>
         patiently(in_use, || open(path, OFlags::EXCL)).await.map_err(|error| open_error(&error, name))?;
     let file = OwnedFd::from(file);
     lock(&file, name).await?;
-    let read_only = read_only || super::ioctl::is_read_only(&file);
+    let read_only = read_only || super::is_read_only(&file);
     Ok(Opened { file, direct, made: false, read_only })
 }
 
@@ -113,7 +113,8 @@ fn open(path: &Path, flags: OFlags) -> io::Result<Attempt> {
     Ok(Attempt { file, direct, made: false, read_only })
 }
 
-async fn lock(file: &impl AsFd, name: &str) -> Result<()> {
+/// Locks a file or device against other processes.
+pub(in super::super) async fn lock(file: &impl AsFd, name: &str) -> Result<()> {
     let locked = patiently(
         |errno: &Errno| *errno == Errno::WOULDBLOCK,
         || rustix::fs::flock(file, FlockOperation::NonBlockingLockExclusive),
@@ -132,7 +133,8 @@ async fn lock(file: &impl AsFd, name: &str) -> Result<()> {
 const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
 const IN_USE_RETRY: Duration = Duration::from_millis(5);
 
-async fn patiently<T, E>(
+/// Tries for a while what fails because it is `in_use`.
+pub(in super::super) async fn patiently<T, E>(
     in_use: impl Fn(&E) -> bool,
     mut attempt: impl FnMut() -> Result<T, E>,
 ) -> Result<T, E> {
