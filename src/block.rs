@@ -24,6 +24,7 @@ pub mod nvme;
 mod passthrough;
 mod queue;
 mod stats;
+pub mod vfio;
 
 pub use address::{NamespaceAddress, parse_size};
 pub use any::{AnyDevice, AnyNamespace};

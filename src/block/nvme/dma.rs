@@ -163,9 +163,8 @@ impl Regions {
 
     /// Adds a region. Regions must not overlap; one that does replaces those it overlaps.
     pub fn insert(&mut self, region: Region) {
-        self.sorted.retain(|old| {
-            old.start + old.len <= region.start || region.start + region.len <= old.start
-        });
+        self.sorted
+            .retain(|old| old.start + old.len <= region.start || region.start + region.len <= old.start);
         let at = self.sorted.partition_point(|old| old.start < region.start);
         self.sorted.insert(at, region);
         self.last = at;

@@ -360,7 +360,8 @@ mod tests {
         assert!(error.to_string().contains("8 bytes of metadata with each block of 4096"), "{error}");
         data[132] = 0;
         data[29] = 1;
-        let error = NamespaceIdentity::parse(&data, 1).expect("active").check_format().expect_err("protected");
+        let error =
+            NamespaceIdentity::parse(&data, 1).expect("active").check_format().expect_err("protected");
         assert!(error.to_string().contains("protection of type 1"), "{error}");
     }
 

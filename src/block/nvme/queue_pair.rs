@@ -10,9 +10,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::ptr::NonNull;
 
-use super::command::{
-    DEALLOCATE, Entry, FORCE_UNIT_ACCESS, FUSED_FIRST, FUSED_SECOND, opcode,
-};
+use super::command::{DEALLOCATE, Entry, FORCE_UNIT_ACCESS, FUSED_FIRST, FUSED_SECOND, opcode};
 use super::command_id::CommandIds;
 use super::controller::QueueSpec;
 use super::dma::{DmaMemory, DmaRegion, Regions};
@@ -527,11 +525,7 @@ impl<R: Registers> QueuePair<R> {
     }
 
     /// The controller is gone for good: everything fails with `error`, now and later.
-    pub fn give_up(
-        &mut self,
-        error: &dyn Fn(Operation) -> Error,
-        done: &mut dyn FnMut(u16, Result<()>),
-    ) {
+    pub fn give_up(&mut self, error: &dyn Fn(Operation) -> Error, done: &mut dyn FnMut(u16, Result<()>)) {
         self.stop(error, &mut |_, _, _| Fate::Fail, done);
         self.state = State::Gone;
         while let Some(slot) = self.waiting.pop_front() {
@@ -653,9 +647,7 @@ impl<R: Registers> QueuePair<R> {
         let namespace = self.attachment.namespace;
         let (code, flags) = match transfer.operation {
             Operation::Read => (opcode::READ, 0),
-            Operation::Write { durable } => {
-                (opcode::WRITE, if durable { FORCE_UNIT_ACCESS } else { 0 })
-            }
+            Operation::Write { durable } => (opcode::WRITE, if durable { FORCE_UNIT_ACCESS } else { 0 }),
             Operation::CompareAndWrite => (opcode::WRITE, 0),
             Operation::Flush => return Ok(Entry::new(opcode::FLUSH, namespace)),
             Operation::Trim => return self.trim(index, transfer),
@@ -692,7 +684,9 @@ impl<R: Registers> QueuePair<R> {
         let mask = (1 << shift) - 1;
         let blocks = transfer.len >> shift;
         match u32::try_from(blocks) {
-            Ok(count) if (1..=MAX_BLOCKS).contains(&blocks) && (transfer.offset | transfer.len) & mask == 0 => {
+            Ok(count)
+                if (1..=MAX_BLOCKS).contains(&blocks) && (transfer.offset | transfer.len) & mask == 0 =>
+            {
                 Ok((transfer.offset >> shift, count))
             }
             _ => Err(self.invalid(

@@ -155,8 +155,7 @@ impl<R: Registers> Rings<R> {
         if (status & 1 == 1) != self.phase {
             return None;
         }
-        let [head_low, head_high, queue_low, queue_high] =
-            self.completions.read32(at + 8).to_le_bytes();
+        let [head_low, head_high, queue_low, queue_high] = self.completions.read32(at + 8).to_le_bytes();
         let completion = Completion {
             result: self.completions.read32(at),
             submission_head: u16::from_le_bytes([head_low, head_high]),

@@ -4,8 +4,8 @@ use std::ffi::c_void;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
 
-use super::super::nvme::command::{admin, cns};
 use super::super::nvme::Status;
+use super::super::nvme::command::{admin, cns};
 
 /// `NVME_IOCTL_ID`: `_IO('N', 0x40)`.
 const NVME_IOCTL_ID: libc::Ioctl = 0x4e40;
@@ -55,7 +55,8 @@ pub(super) fn identify(device: &impl AsFd, nsid: u32) -> io::Result<(Box<Identit
 }
 
 fn ask(device: &impl AsFd, what: u32, nsid: u32) -> io::Result<Box<Identity>> {
-    let mut answer: Box<Identity> = vec![0; 4096].into_boxed_slice().try_into().map_err(|_| io::ErrorKind::Other)?;
+    let mut answer: Box<Identity> =
+        vec![0; 4096].into_boxed_slice().try_into().map_err(|_| io::ErrorKind::Other)?;
     let mut command = AdminCommand {
         opcode: admin::IDENTIFY,
         nsid,

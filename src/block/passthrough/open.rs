@@ -21,9 +21,8 @@ pub(super) struct Opened {
 pub(super) async fn open(path: &Path, name: &str) -> Result<Opened> {
     let failed = |error: io::Error| open_error(&error, name);
     let metadata = std::fs::metadata(path).map_err(failed)?;
-    let no_such_device = |why: &str| {
-        Error::new(ErrorKind::InvalidInput, "open").at(name.to_owned()).because(why.to_owned())
-    };
+    let no_such_device =
+        |why: &str| Error::new(ErrorKind::InvalidInput, "open").at(name.to_owned()).because(why.to_owned());
     if metadata.file_type().is_block_device() {
         return Err(no_such_device("it is a block device: write blk: instead of ng:"));
     }

@@ -75,7 +75,7 @@ fn count(len: usize) -> u32 {
 
 /// Whether the driver tells the controller of these pieces where they are, by physical region pages
 /// (Base 4.1.1), and does not copy them.
-fn fits(memory: &[Segment]) -> bool {
+pub(super) fn fits(memory: &[Segment]) -> bool {
     let last = memory.len().saturating_sub(1);
     memory.len() <= MAX_PIECES
         && memory.iter().enumerate().all(|(number, piece)| {

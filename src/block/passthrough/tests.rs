@@ -61,7 +61,9 @@ fn the_block_device_of_a_namespace_is_found_by_its_name() {
     let found = |path| open::block_device_of(Path::new(path));
     assert_eq!(found("/dev/ng0n1").as_deref(), Some(Path::new("/dev/nvme0n1")));
     assert_eq!(found("/dev/ng12n34").as_deref(), Some(Path::new("/dev/nvme12n34")));
-    for path in ["/dev/null", "/dev/nvme0n1", "/dev/ng0", "/dev/ngn1", "/dev/ng0n", "/dev/ng0n1p1", "/dev/ng0c0n1"] {
+    for path in
+        ["/dev/null", "/dev/nvme0n1", "/dev/ng0", "/dev/ngn1", "/dev/ng0n", "/dev/ng0n1p1", "/dev/ng0c0n1"]
+    {
         assert_eq!(found(path), None, "{path}");
     }
 }

@@ -204,9 +204,11 @@ impl Machine {
                 }
             }
             cns::ACTIVE_NAMESPACES => {
-                let active = self.disks.iter().zip(1_u32..).filter(|(disk, number)| {
-                    disk.active && *number > entry.words[1]
-                });
+                let active = self
+                    .disks
+                    .iter()
+                    .zip(1_u32..)
+                    .filter(|(disk, number)| disk.active && *number > entry.words[1]);
                 for ((_, number), at) in active.zip((0..4096).step_by(4)) {
                     data[at..at + 4].copy_from_slice(&number.to_le_bytes());
                 }

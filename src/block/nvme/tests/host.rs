@@ -58,23 +58,22 @@ impl Host {
             page_shift: controller.page_shift(),
             sgl_alignment: identity.sgl_alignment,
         };
-        let mut queue =
-            QueuePair::new(model.clone(), controller.capabilities(), &model, 1, entries, Some(1), attachment)?;
+        let mut queue = QueuePair::new(
+            model.clone(),
+            controller.capabilities(),
+            &model,
+            1,
+            entries,
+            Some(1),
+            attachment,
+        )?;
         let mut memory = DmaBuf::zeroed(MEMORY_BYTES);
         let base = NonNull::new(memory.as_mut_ptr()).expect("a buffer is somewhere");
         // SAFETY: the buffer is aligned to 4096, does not move, and is dropped with the model.
         let region = unsafe { model.map(base, MEMORY_BYTES) };
         queue.regions_mut().insert(region);
-        let mut host = Self {
-            model,
-            controller,
-            queue,
-            now,
-            events: Vec::new(),
-            base,
-            region,
-            _memory: memory,
-        };
+        let mut host =
+            Self { model, controller, queue, now, events: Vec::new(), base, region, _memory: memory };
         host.attach()?;
         Ok(host)
     }

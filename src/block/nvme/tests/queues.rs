@@ -222,11 +222,15 @@ fn a_bad_block_fails_only_its_own_commands() {
 fn wrong_commands_are_refused_before_they_are_sent() {
     let mut host = Host::start(options(), 8, 23);
     let segment = host.segment(0, false, 0, 1024);
-    let refused = |host: &mut Host, slot, offset, len, memory: &[Segment]| {
-        match host.submit(slot, Operation::Read, offset, len, memory) {
-            Err(Refusal::Failed(error)) => error.to_string(),
-            other => panic!("{other:?}"),
-        }
+    let refused = |host: &mut Host, slot, offset, len, memory: &[Segment]| match host.submit(
+        slot,
+        Operation::Read,
+        offset,
+        len,
+        memory,
+    ) {
+        Err(Refusal::Failed(error)) => error.to_string(),
+        other => panic!("{other:?}"),
     };
     assert!(refused(&mut host, 0, 1, 1024, &[segment]).contains("whole blocks"));
     assert!(refused(&mut host, 0, 0, 100, &[segment]).contains("whole blocks"));
