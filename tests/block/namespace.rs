@@ -18,16 +18,16 @@ fn run<F: Future>(future: F) -> F::Output {
 }
 
 /// A directory of this test process, removed when the test ends.
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("boson-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a temporary directory");
         Self(path)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -38,7 +38,7 @@ impl Drop for Directory {
     }
 }
 
-fn pattern(len: usize, seed: u8) -> DmaBuf {
+pub(crate) fn pattern(len: usize, seed: u8) -> DmaBuf {
     let mut buf = DmaBuf::zeroed(len);
     for (at, byte) in buf.iter_mut().enumerate() {
         *byte = u8::try_from((at / 512 + usize::from(seed)) % 251).expect("small");

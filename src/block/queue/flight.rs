@@ -33,6 +33,7 @@ pub(super) struct Wanted {
 }
 
 /// The memory of a request whose future was dropped.
+#[expect(dead_code, reason = "what is kept is dropped, and not used otherwise")]
 pub(super) enum Kept {
     Nothing,
     One(DmaBuf),
