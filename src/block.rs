@@ -5,7 +5,7 @@
 //!
 //! | address | device | how it works |
 //! |---|---|---|
-//! | `mem:SIZE` | [`MemoryNamespace`] | memory of this process |
+//! | `mem:SIZE` | [`MemoryDevice`] | memory of this process, with faults to order |
 //! | `file:PATH`, `blk:/dev/NAME` | [`KernelNamespace`] | the core's io_uring, or a thread where there is none |
 //!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
@@ -27,6 +27,6 @@ pub use address::{NamespaceAddress, parse_size};
 pub use any::AnyNamespace;
 pub use device::Device;
 pub use kernel::KernelNamespace;
-pub use memory::MemoryNamespace;
+pub use memory::{Fault, MemoryDevice, MemoryNamespace, MemoryOptions, TrimLeaves};
 pub use namespace::{Namespace, NamespaceInfo};
 pub use stats::{NamespaceStats, OperationStats, stats};
