@@ -2,19 +2,18 @@
 
 use super::nvme::{NvmeDevice, NvmeNamespace};
 use super::{
-    Device, KernelDevice, KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo,
-    PassthroughDevice, PassthroughNamespace,
+    Device, KernelDevice, KernelNamespace, MemoryDevice, MemoryNamespace, MemoryOptions, Namespace,
+    NamespaceAddress, NamespaceInfo, PassthroughDevice, PassthroughNamespace,
 };
-use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
+use crate::error::{BufError, BufResult, Result};
 use crate::mem::DmaBuf;
-
-/// The block size of memory, in bytes: that of most devices.
-const MEMORY_BLOCK_BYTES: u32 = 4096;
 
 /// A device of a kind that was chosen at run time.
 #[derive(Clone, Debug)]
 #[non_exhaustive]
 pub enum AnyDevice {
+    /// `mem:`
+    Memory(MemoryDevice),
     /// `file:` and `blk:`
     Kernel(KernelDevice),
     /// `ng:`
@@ -28,7 +27,7 @@ impl AnyDevice {
     ///
     /// # Errors
     ///
-    /// As for [`KernelDevice::open_file`], [`KernelDevice::open_block_device`],
+    /// As for [`MemoryDevice::open`], [`KernelDevice::open_file`], [`KernelDevice::open_block_device`],
     /// [`PassthroughDevice::open`] and [`NvmeDevice::open`].
     ///
     /// # Panics
@@ -36,9 +35,9 @@ impl AnyDevice {
     /// Outside a core.
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
         match address {
-            NamespaceAddress::Memory { .. } => Err(Error::new(ErrorKind::Unsupported, "open")
-                .at(address.to_string())
-                .because("memory is of one core: open it with `AnyNamespace::open`")),
+            NamespaceAddress::Memory { size_bytes } => {
+                MemoryDevice::open(address.to_string(), MemoryOptions::new(*size_bytes)).map(Self::Memory)
+            }
             NamespaceAddress::File { path, size_bytes } => {
                 KernelDevice::open_file(path, *size_bytes).await.map(Self::Kernel)
             }
@@ -58,6 +57,7 @@ impl Device for AnyDevice {
 
     fn info(&self) -> &NamespaceInfo {
         match self {
+            Self::Memory(device) => device.info(),
             Self::Kernel(device) => device.info(),
             Self::Passthrough(device) => device.info(),
             Self::Nvme(device) => device.info(),
@@ -66,6 +66,7 @@ impl Device for AnyDevice {
 
     async fn attach(&self) -> Result<AnyNamespace> {
         match self {
+            Self::Memory(device) => device.attach().await.map(AnyNamespace::Memory),
             Self::Kernel(device) => device.attach().await.map(AnyNamespace::Kernel),
             Self::Passthrough(device) => device.attach().await.map(AnyNamespace::Passthrough),
             Self::Nvme(device) => device.attach().await.map(AnyNamespace::Nvme),
@@ -92,14 +93,9 @@ impl AnyNamespace {
     ///
     /// # Errors
     ///
-    /// As for [`MemoryNamespace::new`] and [`AnyDevice::open`].
+    /// As for [`AnyDevice::open`] and [`Device::attach`].
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
-        match address {
-            NamespaceAddress::Memory { size_bytes } => {
-                MemoryNamespace::new(address.to_string(), *size_bytes, MEMORY_BLOCK_BYTES).map(Self::Memory)
-            }
-            _ => AnyDevice::open(address).await?.attach().await,
-        }
+        AnyDevice::open(address).await?.attach().await
     }
 }
 

@@ -12,7 +12,7 @@ use boson::block::{AnyNamespace, KernelNamespace, MemoryNamespace, Namespace, Na
 use boson::mem::DmaBuf;
 use boson::rt::{self, Core, CoreConfig};
 
-fn run<F: Future>(future: F) -> F::Output {
+pub(crate) fn run<F: Future>(future: F) -> F::Output {
     let config = CoreConfig::default().seed([3; 32]);
     Core::new(&config).expect("io_uring is usable").block_on(future)
 }
@@ -227,14 +227,14 @@ fn what_is_not_a_file_or_a_device_is_refused_with_a_sentence() {
 }
 
 /// A loop device over a file; detached when the test ends.
-struct LoopDevice {
-    path: PathBuf,
+pub(crate) struct LoopDevice {
+    pub(crate) path: PathBuf,
     _directory: Directory,
 }
 
 impl LoopDevice {
     /// `None`, and says why, where loop devices cannot be made.
-    fn new(size_bytes: u64) -> Option<Self> {
+    pub(crate) fn new(size_bytes: u64) -> Option<Self> {
         let directory = Directory::new("loop");
         let image = directory.file("image");
         let file = std::fs::File::create(&image).expect("an image");
