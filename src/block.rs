@@ -24,7 +24,7 @@ mod queue;
 mod stats;
 
 pub use address::{NamespaceAddress, parse_size};
-pub use any::AnyNamespace;
+pub use any::{AnyDevice, AnyNamespace};
 pub use device::Device;
 pub use kernel::KernelNamespace;
 pub use memory::MemoryNamespace;
