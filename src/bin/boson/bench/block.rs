@@ -5,6 +5,7 @@ mod load;
 mod pattern;
 mod progress;
 mod report;
+mod usage;
 mod worker;
 
 use std::future::{Future, poll_fn};
@@ -25,6 +26,7 @@ use crate::options::{CoreList, Spelled};
 use crate::start;
 use load::{Load, Plan};
 use progress::Progress;
+use usage::Usage;
 use worker::Counts;
 
 #[derive(Args, Debug)]
@@ -124,6 +126,7 @@ async fn measure(options: &BlockOptions, signals: &Signals, further: Vec<CoreCon
     }
     let progress = Arc::new(Progress::default());
     let handles = std::iter::once(rt::handle()).chain(cores.iter().map(|core| core.handle().clone()));
+    let before = Usage::now();
     let mut jobs: Vec<_> = (0..)
         .zip(handles)
         .map(|(number, core)| {
@@ -147,7 +150,7 @@ async fn measure(options: &BlockOptions, signals: &Signals, further: Vec<CoreCon
     for job in jobs.drain(..) {
         counts.merge(job.await.map_err(|error| start::core_ended(&error))??);
     }
-    report::print(options, device.info(), &plan, &counts);
+    report::print(options, device.info(), &plan, &counts, Usage::now().since(before));
     counts.verdict(&options.namespace.to_string())
 }
 

@@ -4,6 +4,7 @@ use boson::block::NamespaceInfo;
 use serde_json::{Map, Value, json};
 
 use super::load::Plan;
+use super::usage::Usage;
 use super::worker::{Counts, Side};
 use super::{BlockOptions, Style};
 use crate::start::announce;
@@ -20,9 +21,15 @@ const PERCENTILES: [(&str, f64); 7] = [
 ];
 
 /// Prints what was measured to standard output.
-pub(super) fn print(options: &BlockOptions, info: &NamespaceInfo, plan: &Plan, counts: &Counts) {
+pub(super) fn print(
+    options: &BlockOptions,
+    info: &NamespaceInfo,
+    plan: &Plan,
+    counts: &Counts,
+    usage: Usage,
+) {
     if options.json {
-        announce(&format!("{:#}", as_json(options, info, plan, counts)));
+        announce(&format!("{:#}", as_json(options, info, plan, counts, usage)));
     } else {
         as_table(options, info, plan, counts).iter().for_each(|line| announce(line));
     }
@@ -97,7 +104,13 @@ fn micros(nanos: u64) -> String {
     format!("{:.2}", nanos as f64 / 1e3)
 }
 
-fn as_json(options: &BlockOptions, info: &NamespaceInfo, plan: &Plan, counts: &Counts) -> Value {
+fn as_json(
+    options: &BlockOptions,
+    info: &NamespaceInfo,
+    plan: &Plan,
+    counts: &Counts,
+    usage: Usage,
+) -> Value {
     json!({
         "boson version": env!("CARGO_PKG_VERSION"),
         "namespace": info.name,
@@ -114,6 +127,9 @@ fn as_json(options: &BlockOptions, info: &NamespaceInfo, plan: &Plan, counts: &C
                 "ramp_time": plan.warm_up.as_secs().to_string(),
                 "rwmixread": plan.reads_of_100.to_string(),
             },
+            "job_runtime": usage.wall.as_millis(),
+            "usr_cpu": usage.percent(usage.user),
+            "sys_cpu": usage.percent(usage.system),
             "read": side(&counts.reads, plan, counts),
             "write": side(&counts.writes, plan, counts),
         }],
