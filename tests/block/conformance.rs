@@ -24,6 +24,10 @@ fn hooks() -> Hooks<MemoryDevice> {
 
 /// Runs the suite on memory that behaves as `options` say.
 fn memory(name: &str, options: MemoryOptions) {
+    memory_with(name, options, hooks());
+}
+
+fn memory_with(name: &str, options: MemoryOptions, hooks: Hooks<MemoryDevice>) {
     let device = MemoryDevice::open(format!("mem:{name}"), options).expect("possible options");
     run(async {
         conformance::all(
@@ -32,7 +36,7 @@ fn memory(name: &str, options: MemoryOptions) {
                 device.power_on();
                 device.clone()
             },
-            hooks(),
+            hooks,
         )
         .await;
     });
@@ -44,7 +48,8 @@ const SIZE: u64 = conformance::NEEDED_BYTES;
 fn memory_conforms() {
     memory("plain", MemoryOptions::new(SIZE));
     memory("of 512 byte blocks", MemoryOptions::new(SIZE + 512).block_size_bytes(512));
-    memory("of 64 KiB blocks", MemoryOptions::new(SIZE).block_size_bytes(64 << 10));
+    let large = MemoryOptions::new(SIZE).block_size_bytes(16 << 10);
+    memory_with("of 16 KiB blocks", large, hooks().operations(300));
 }
 
 #[test]

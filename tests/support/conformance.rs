@@ -3,7 +3,8 @@
 //!
 //! A backend's tests call [`all`] with a name for messages, a way to open the device and the
 //! [`Hooks`] that it has. The device is opened several times, one after the other, and its first
-//! [`NEEDED_BYTES`] are overwritten. Data is compared after each part.
+//! [`NEEDED_BYTES`] are overwritten; its blocks have at most 16 KiB. Data is compared after each
+//! part.
 //!
 //! ```ignore
 //! conformance::all("file", async || open().await, Hooks::new().reopens().on_cores()).await;
@@ -21,8 +22,6 @@ use std::time::Duration;
 use boson::block::{Device, Namespace};
 use boson::mem::{Arena, DmaBuf};
 use boson::rt;
-
-pub(crate) use bad_use::read_only;
 
 /// How much of a device the suite works on.
 pub(crate) const NEEDED_BYTES: u64 = 8 << 20;
@@ -143,6 +142,16 @@ pub(crate) async fn all<D: Device>(name: &str, open: impl AsyncFn() -> D, hooks:
     println!("{name}: conforms");
 }
 
+/// Shows that a device which may only be read refuses everything that would change it, and nothing
+/// else.
+///
+/// # Panics
+///
+/// If it does not.
+pub(crate) async fn read_only<D: Device>(name: &str, device: &D) {
+    bad_use::read_only(name, device).await;
+}
+
 /// One run of the suite.
 struct Run<'a> {
     name: &'a str,
@@ -191,13 +200,17 @@ fn fill(bytes: &mut [u8], offset: u64, tag: u64) {
     }
 }
 
+thread_local! {
+    static OTHER_ARENA: Arena = Arena::new(2 << 20).expect("memory for an arena");
+}
+
 /// Memory of every kind that a caller may have: of the core's arena, of the heap, of an arena that
 /// no device knows.
 fn memory(len: usize, kind: u64) -> DmaBuf {
     match kind % 3 {
         0 => rt::arena().alloc(len),
         1 => DmaBuf::zeroed(len),
-        _ => Arena::new(2 << 20).expect("memory for an arena").alloc(len),
+        _ => OTHER_ARENA.with(|arena| arena.alloc(len)),
     }
 }
 
@@ -231,7 +244,9 @@ async fn write<N: Namespace>(run: &Run<'_>, namespace: &N, offset: u64, len: usi
 fn assert_written(run: &Run<'_>, found: &[u8], offset: u64, tag: u64) {
     let mut expected = vec![0; found.len()];
     fill(&mut expected, offset, tag);
-    if let Some(at) = (0..found.len()).find(|&at| found[at] != expected[at]) {
+    if found[..] != expected[..]
+        && let Some(at) = (0..found.len()).find(|&at| found[at] != expected[at])
+    {
         panic!(
             "{}: the byte {at} of {} at offset {offset} is {:#x} instead of {:#x}",
             run.name,
@@ -242,6 +257,10 @@ fn assert_written(run: &Run<'_>, found: &[u8], offset: u64, tag: u64) {
     }
 }
 
+/// What is read there, if anything, was written with `tag`.
 async fn check<N: Namespace>(run: &Run<'_>, namespace: &N, offset: u64, len: usize, tag: u64) {
+    if len == 0 {
+        return;
+    }
     assert_written(run, &read(run, namespace, offset, len).await, offset, tag);
 }

@@ -48,7 +48,7 @@ pub(super) async fn bad_use<D: Device>(run: &Run<'_>, device: &D) {
         refusals.push(namespace.write_durable(offset, buf()).await.expect_err(part).into());
         refusals.push(namespace.trim(offset, len as u64).await.expect_err(part));
         refusals.push(namespace.write_zeroes(offset, len as u64).await.expect_err(part));
-        if info.max_compare_and_write_bytes as usize >= len {
+        if info.max_compare_and_write_bytes as usize >= len.max(1) {
             let compared = namespace.compare_and_write(offset, buf(), buf()).await;
             refusals.push(compared.expect_err(part).into());
         }
@@ -95,7 +95,7 @@ async fn compare_and_write<N: Namespace>(run: &Run<'_>, namespace: &N) {
 }
 
 /// A device that may only be read: everything that would change it is refused, and nothing else.
-pub(crate) async fn read_only<D: Device>(name: &str, device: &D) {
+pub(super) async fn read_only<D: Device>(name: &str, device: &D) {
     let run = Run { name, seed: 0 };
     let namespace = device.attach().await.expect("attaches");
     assert!(namespace.info().read_only, "{name}");

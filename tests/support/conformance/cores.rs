@@ -108,7 +108,7 @@ pub(super) async fn shutdown_in_flight<D: Device>(run: &Run<'_>, device: D) {
                     drop(rt::spawn(async move {
                         let offset = offset_of(number);
                         if namespace.write(offset, pattern(offset, 4 * block, new)).await.is_ok() {
-                            drop(told.send(number));
+                            told.send(number).expect("somebody listens");
                         }
                     }));
                 }

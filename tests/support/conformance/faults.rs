@@ -126,7 +126,10 @@ async fn power_cuts<D: Device>(run: &Run<'_>, device: &D, cut: &dyn Fn(&D)) {
         let (mut old, mut new) = (vec![0; found.len()], vec![0; found.len()]);
         super::fill(&mut old, place(1), tag(1));
         super::fill(&mut new, place(1), tag(11));
-        let unit = (namespace.info().atomic_write_bytes as usize).clamp(512, 4 * block);
+        let info = namespace.info();
+        let boundary = info.atomic_boundary_bytes as usize;
+        let unit = (info.atomic_write_bytes as usize).clamp(512, 4 * block);
+        let unit = if boundary == 0 { unit } else { unit.min(boundary) };
         for at in (0..found.len()).step_by(unit) {
             let is = |version: &[u8]| version[at..at + unit] == found[at..at + unit];
             let is_whole = is(&old) || is(&new);

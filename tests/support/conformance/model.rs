@@ -9,8 +9,8 @@ use super::{Run, attach, block_bytes, memory, pattern};
 
 /// How many blocks the operations are on.
 const BLOCKS: u64 = 192;
-/// The longest operation, in blocks.
-const MOST_BLOCKS: u64 = 24;
+/// The longest operation, in bytes; at least one block.
+const MOST_BYTES: u64 = 96 << 10;
 
 /// One thing to do to a namespace.
 #[derive(Clone, Debug)]
@@ -67,7 +67,7 @@ pub(super) async fn random_operations<D: Device>(run: &Run<'_>, device: &D, oper
     namespace.write(0, DmaBuf::zeroed(whole)).await.expect("writes");
     let mut random = StdRng::seed_from_u64(run.seed);
     for number in 0..operations {
-        let len = random.random_range(1..=MOST_BLOCKS.min(blocks));
+        let len = random.random_range(1..=(MOST_BYTES / block as u64).max(1));
         let offset = random.random_range(0..=blocks - len) * block as u64;
         let len = usize::try_from(len).expect("small") * block;
         let operation = Operation::random(&mut random, len);
