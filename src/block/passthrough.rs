@@ -21,7 +21,7 @@ use super::nvme::{ControllerIdentity, NamespaceIdentity};
 use super::{Device, NamespaceInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, CommandRing};
-use crate::rt;
+use crate::rt::{self, reactor::RingFeature};
 use open::Opened;
 use port::PassthroughPort;
 
@@ -181,7 +181,8 @@ impl Device for PassthroughDevice {
         }
         let failed = |error: std::io::Error| os_error(&error, "attach to", name);
         let device = shared.device.try_clone().map_err(failed)?;
-        let ring = CommandRing::new(device, shared.slots, shared.is_polled, &rt::arena());
+        let may_poll = rt::reactor::ring_features().contains(RingFeature::PolledDevices);
+        let ring = CommandRing::new(device, shared.slots, shared.is_polled && may_poll, &rt::arena());
         let ring = ring.map_err(|error| match error.raw_os_error() {
             Some(libc::EPERM | libc::ENOSYS | libc::EACCES | libc::EINVAL) => {
                 Error::new(ErrorKind::Unsupported, "attach to").at(name.clone()).because(format!(
