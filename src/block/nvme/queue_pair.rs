@@ -2,9 +2,9 @@
 //! no allocation between [`QueuePair::submit`] and [`QueuePair::poll`].
 //!
 //! A command occupies a *slot*, a number that the caller chooses and that is free again when
-//! [`QueuePair::poll`] (or [`QueuePair::stop`]) has reported it. Each slot has a page of its own for
-//! a PRP or SGL list. A compare-and-write takes two entries of the rings: index `slot` is its write,
-//! `slot + slots` its compare.
+//! [`QueuePair::poll`] (or [`QueuePair::stop`]) has reported it. Each slot has a page of its own
+//! for a PRP or SGL list. A compare-and-write takes two entries of the rings: index `slot` is its
+//! write, `slot + slots` its compare.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -119,7 +119,8 @@ pub struct Transfer<'a> {
 pub enum Refusal {
     /// No place in the queue now; some after the next completions.
     Full,
-    /// The memory is in too odd pieces for this controller: copy it into one.
+    /// The memory is in too odd pieces for this controller, or it does not reach it: copy it into
+    /// one piece of the core's arena.
     Odd,
     /// It will not be taken at all.
     Failed(Error),
@@ -161,8 +162,8 @@ pub enum Fate {
 ///   that failed may have lost the cache, and a second flush would call lost writes durable: it
 ///   fails.
 /// - A write, trim or compare-and-write may have taken effect, and a write to the same blocks that
-///   came after it would be undone if its caller has given it up: it fails. A caller that knows that
-///   somebody still waits for a write may replay it.
+///   came after it would be undone if its caller has given it up: it fails. A caller that knows
+///   that somebody still waits for a write may replay it.
 pub fn default_fate(operation: Operation, announced: bool, healthy: bool) -> Fate {
     match operation {
         _ if !announced => Fate::Replay,
@@ -387,6 +388,12 @@ impl<R: Registers> QueuePair<R> {
     #[cfg(test)]
     pub(super) fn mutate(&mut self, mutation: Option<Mutation>) {
         self.mutation = mutation;
+    }
+
+    /// Where the submission and the completion ring are in this process.
+    #[cfg(test)]
+    pub(super) fn ring_pointers(&self) -> [*mut u8; 2] {
+        self.rings.pointers()
     }
 
     /// Puts a command into `slot`, which is free and less than [`QueuePair::slots`]. The controller
@@ -713,11 +720,7 @@ impl<R: Registers> QueuePair<R> {
         let translate = |segment: &Segment| regions.translate(segment.address(), segment.len);
         match describe(self.method, entry, segments, translate, &self.lists, list * LIST_BYTES) {
             Ok(()) => Ok(()),
-            Err(Unfit::Odd) => Err(Refusal::Odd),
-            Err(Unfit::Unreachable) => Err(self.invalid(
-                transfer,
-                "the device does not reach this memory: use a buffer from this core's arena".to_owned(),
-            )),
+            Err(Unfit::Odd | Unfit::Unreachable) => Err(Refusal::Odd),
         }
     }
 

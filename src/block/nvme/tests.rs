@@ -1,6 +1,7 @@
 //! The driver against the modelled controller.
 
 mod canaries;
+mod cost;
 mod host;
 mod life;
 mod queues;
