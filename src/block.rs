@@ -20,7 +20,6 @@ mod kernel;
 mod memory;
 mod namespace;
 pub mod nvme;
-#[allow(dead_code, unused_imports, reason = "the first device that has queues of its own is not merged yet")]
 mod queue;
 mod stats;
 pub mod vfio;

@@ -321,3 +321,94 @@ pub(super) async fn write_zeros(namespace: &impl Namespace, offset: u64, len: u6
     }
     Ok(())
 }
+
+/// Makes a type with one field, a namespace, a namespace: so that the type of the field is nobody's
+/// business.
+macro_rules! namespace_by_its_field {
+    ($type:ty) => {
+        impl $crate::block::Namespace for $type {
+            fn info(&self) -> &$crate::block::NamespaceInfo {
+                self.0.info()
+            }
+
+            fn size_bytes(&self) -> u64 {
+                self.0.size_bytes()
+            }
+
+            async fn read(
+                &self,
+                offset: u64,
+                buf: $crate::mem::DmaBuf,
+            ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
+                self.0.read(offset, buf).await
+            }
+
+            async fn write(
+                &self,
+                offset: u64,
+                buf: $crate::mem::DmaBuf,
+            ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
+                self.0.write(offset, buf).await
+            }
+
+            async fn read_vectored(
+                &self,
+                offset: u64,
+                bufs: Vec<$crate::mem::DmaBuf>,
+            ) -> $crate::Result<Vec<$crate::mem::DmaBuf>, $crate::BufError<Vec<$crate::mem::DmaBuf>>> {
+                self.0.read_vectored(offset, bufs).await
+            }
+
+            async fn write_vectored(
+                &self,
+                offset: u64,
+                bufs: Vec<$crate::mem::DmaBuf>,
+            ) -> $crate::Result<Vec<$crate::mem::DmaBuf>, $crate::BufError<Vec<$crate::mem::DmaBuf>>> {
+                self.0.write_vectored(offset, bufs).await
+            }
+
+            async fn write_durable(
+                &self,
+                offset: u64,
+                buf: $crate::mem::DmaBuf,
+            ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
+                self.0.write_durable(offset, buf).await
+            }
+
+            async fn flush(&self) -> $crate::Result<()> {
+                self.0.flush().await
+            }
+
+            async fn trim(&self, offset: u64, len: u64) -> $crate::Result<()> {
+                self.0.trim(offset, len).await
+            }
+
+            async fn write_zeroes(&self, offset: u64, len: u64) -> $crate::Result<()> {
+                self.0.write_zeroes(offset, len).await
+            }
+
+            async fn compare_and_write(
+                &self,
+                offset: u64,
+                expected: $crate::mem::DmaBuf,
+                new: $crate::mem::DmaBuf,
+            ) -> $crate::BufResult<bool, ($crate::mem::DmaBuf, $crate::mem::DmaBuf)> {
+                self.0.compare_and_write(offset, expected, new).await
+            }
+
+            async fn grow(&self, size_bytes: u64) -> $crate::Result<()> {
+                self.0.grow(size_bytes).await
+            }
+
+            async fn shrink(&self, size_bytes: u64) -> $crate::Result<()> {
+                self.0.shrink(size_bytes).await
+            }
+
+            fn next_data(&self, offset: u64) -> Option<u64> {
+                self.0.next_data(offset)
+            }
+        }
+    };
+}
+
+pub(super) use namespace_by_its_field;

@@ -2,6 +2,7 @@
 
 mod canaries;
 mod cost;
+mod device;
 mod host;
 mod life;
 mod queues;

@@ -15,7 +15,7 @@ fn what_is_written_is_read() {
         let block = 1_usize << shift;
         for (blocks, at) in [(1, 0), (3, 5), (9, 17), (16, 240), (1, 255)] {
             let (len, offset) = (blocks * block, (at * block) as u64);
-            if len > 60 << 10 {
+            if len > 48 << 10 {
                 continue;
             }
             let bytes = pattern(len, 7);
