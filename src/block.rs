@@ -2,8 +2,10 @@
 
 mod address;
 mod any;
+pub(crate) mod contents;
 mod kernel;
 mod memory;
+pub mod pci;
 
 use std::future::Future;
 

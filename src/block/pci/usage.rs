@@ -1,0 +1,420 @@
+//! Whether, and for what, the kernel or another process uses a namespace, and what it holds.
+
+use std::fmt;
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use rustix::fs::OFlags;
+
+use super::controller::{BlockNode, NvmeController, NvmeNamespace, device_number};
+use super::root::{SystemRoot, attribute, names_in};
+use crate::block::contents::{FRONT_BYTES, is_store, recognise};
+
+/// One reason why a namespace must not be taken from the kernel. Displayed as a clause whose
+/// subject is the device.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Usage {
+    /// A file system on it, on its partition or on a device made of it is mounted.
+    Mounted {
+        /// The node of that device.
+        device: PathBuf,
+        /// Where.
+        at: String,
+    },
+    /// The kernel swaps to it.
+    Swap {
+        /// The node of the device.
+        device: PathBuf,
+    },
+    /// Another block device is made of it: an LVM volume, a RAID, an encrypted volume.
+    Held {
+        /// The node of the device.
+        device: PathBuf,
+        /// What is made of it.
+        by: String,
+    },
+    /// A process has it open.
+    Open {
+        /// The node of the device.
+        device: PathBuf,
+        /// The process's number.
+        process: u32,
+        /// The process's name.
+        command: String,
+    },
+    /// It is held exclusively, and nothing else tells by whom.
+    Claimed {
+        /// The node of the device.
+        device: PathBuf,
+    },
+    /// It has partitions.
+    Partitioned {
+        /// The node of the device.
+        device: PathBuf,
+        /// How many.
+        partitions: usize,
+    },
+    /// It holds something that boson did not write.
+    Foreign {
+        /// The node of the device.
+        device: PathBuf,
+        /// What, as a phrase.
+        holds: &'static str,
+    },
+    /// Whether it is in use cannot be told.
+    Unknown {
+        /// The node of the device, or the table that cannot be read.
+        device: PathBuf,
+        /// Why not.
+        why: String,
+    },
+}
+
+impl fmt::Display for Usage {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Mounted { device, at } => write!(f, "{} is mounted at {at}", device.display()),
+            Self::Swap { device } => write!(f, "{} is used as swap", device.display()),
+            Self::Held { device, by } => write!(f, "{} is part of {by}", device.display()),
+            Self::Open { device, process, command } => {
+                write!(f, "{} is open in process {process} ({command})", device.display())
+            }
+            Self::Claimed { device } => {
+                write!(f, "{} is in use by the kernel or a process", device.display())
+            }
+            Self::Partitioned { device, partitions: 1 } => write!(f, "{} has a partition", device.display()),
+            Self::Partitioned { device, partitions } => {
+                write!(f, "{} has {partitions} partitions", device.display())
+            }
+            Self::Foreign { device, holds } => write!(f, "{} holds {holds}", device.display()),
+            Self::Unknown { device, why } => write!(f, "{} cannot be looked at ({why})", device.display()),
+        }
+    }
+}
+
+/// What the front of a namespace holds. Displayed as a phrase.
+#[derive(Clone, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Contents {
+    /// Zeros, as far as was looked.
+    Blank,
+    /// A boson store.
+    Store,
+    /// A format that boson knows by its mark.
+    Foreign(&'static str),
+    /// Something else.
+    Unrecognised,
+    /// It cannot be read.
+    Unreadable(String),
+}
+
+impl fmt::Display for Contents {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Blank => f.write_str("zeros at its front"),
+            Self::Store => f.write_str("a boson store"),
+            Self::Foreign(what) => f.write_str(what),
+            Self::Unrecognised => f.write_str("data that is not recognised"),
+            Self::Unreadable(why) => write!(f, "unreadable: {why}"),
+        }
+    }
+}
+
+/// Looks at the front of a namespace; reads at most 128 KiB. `None` where there is no block device
+/// with a size.
+pub fn contents_of(root: &SystemRoot, namespace: &NvmeNamespace) -> Option<Contents> {
+    let block = namespace.block.as_ref().filter(|_| namespace.size_bytes > 0)?;
+    let front = open(&root.node(&block.name), OFlags::empty()).and_then(|file| front_of(&file));
+    Some(match front {
+        Err(error) => Contents::Unreadable(error.to_string()),
+        Ok(front) if is_store(&front) => Contents::Store,
+        Ok(front) => match recognise(&front) {
+            Some(what) => Contents::Foreign(what),
+            None if front.iter().all(|&byte| byte == 0) => Contents::Blank,
+            None => Contents::Unrecognised,
+        },
+    })
+}
+
+fn front_of(file: &File) -> io::Result<Vec<u8>> {
+    let mut front = vec![0; FRONT_BYTES];
+    let mut len = 0;
+    while len < front.len() {
+        match file.read_at(&mut front[len..], len as u64) {
+            Ok(0) => break,
+            Ok(read) => len += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(error),
+        }
+    }
+    front.truncate(len);
+    Ok(front)
+}
+
+fn open(node: &Path, flags: OFlags) -> io::Result<File> {
+    // A node that is something else, such as a pipe, must not make this wait.
+    let flags = (flags | OFlags::NONBLOCK).bits().cast_signed();
+    OpenOptions::new().read(true).custom_flags(flags).open(node)
+}
+
+/// Everything that a controller's namespaces are used for, most important first.
+pub fn usages_of(root: &SystemRoot, controller: &NvmeController) -> Vec<Usage> {
+    look(root, controller).0
+}
+
+/// Namespaces that nobody else can mount, swap to or hold while this exists.
+#[derive(Debug)]
+#[must_use]
+pub(super) struct Claims(#[expect(dead_code, reason = "the open files are the claims")] Vec<File>);
+
+/// What a controller's namespaces are used for, and claims on those that are not.
+pub(super) fn look(root: &SystemRoot, controller: &NvmeController) -> (Vec<Usage>, Claims) {
+    let mut usages = Vec::new();
+    let mut claims = Vec::new();
+    let mut contents = Vec::new();
+    let tables = Tables::read(root, &mut usages);
+    let processes = Processes::read(root, controller);
+    for namespace in &controller.namespaces {
+        let before = usages.len();
+        let nodes = nodes_of(root, namespace, &mut usages);
+        for node in &nodes {
+            tables.usages(root, node, &mut usages);
+        }
+        processes.usages(root, &nodes, namespace, &mut usages);
+        let Some(block) = &namespace.block else { continue };
+        let device = root.node(&block.name);
+        match open(&device, OFlags::EXCL) {
+            Ok(file) => claims.push(file),
+            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                if usages.len() == before {
+                    usages.push(Usage::Claimed { device: device.clone() });
+                }
+            }
+            // The kernel itself could not use it either.
+            Err(_) if namespace.size_bytes == 0 => {}
+            Err(error) => usages.push(Usage::Unknown { device: device.clone(), why: error.to_string() }),
+        }
+        if !namespace.partitions.is_empty() {
+            let partitions = namespace.partitions.len();
+            contents.push(Usage::Partitioned { device: device.clone(), partitions });
+        } else if let Some(Contents::Foreign(holds)) = contents_of(root, namespace) {
+            contents.push(Usage::Foreign { device, holds });
+        }
+    }
+    usages.extend(contents);
+    usages.sort_by_key(Usage::rank);
+    (usages, Claims(claims))
+}
+
+impl Usage {
+    fn rank(&self) -> u8 {
+        match self {
+            Self::Mounted { .. } => 0,
+            Self::Swap { .. } => 1,
+            Self::Held { .. } => 2,
+            Self::Open { .. } => 3,
+            Self::Claimed { .. } => 4,
+            Self::Unknown { .. } => 5,
+            Self::Partitioned { .. } => 6,
+            Self::Foreign { .. } => 7,
+        }
+    }
+}
+
+/// Devices made of devices made of devices: more than anybody has.
+const MAX_NODES: usize = 256;
+
+/// The namespace, its partitions, and everything that is made of them.
+fn nodes_of(root: &SystemRoot, namespace: &NvmeNamespace, usages: &mut Vec<Usage>) -> Vec<BlockNode> {
+    let mut nodes: Vec<BlockNode> = namespace.block.iter().chain(&namespace.partitions).cloned().collect();
+    let mut at = 0;
+    while let Some(node) = nodes.get(at).cloned() {
+        at += 1;
+        for holder in names_in(&root.block(&node.name).join("holders")) {
+            usages.push(Usage::Held { device: root.node(&node.name), by: describe_holder(root, &holder) });
+            if nodes.len() < MAX_NODES && !nodes.iter().any(|known| known.name == holder) {
+                nodes.push(BlockNode::read(&holder, &root.block(&holder)));
+            }
+        }
+    }
+    nodes
+}
+
+/// A device that is made of others, in words.
+fn describe_holder(root: &SystemRoot, name: &str) -> String {
+    let directory = root.block(name);
+    if let Some(mapped) = attribute(&directory.join("dm/name")) {
+        let uuid = attribute(&directory.join("dm/uuid")).unwrap_or_default();
+        let kind = match uuid.split('-').next().unwrap_or_default() {
+            "LVM" => "the LVM volume",
+            "CRYPT" => "the encrypted volume",
+            "mpath" => "the multipath device",
+            _ => "the device-mapper device",
+        };
+        return format!("{kind} {mapped}");
+    }
+    match attribute(&directory.join("md/level")) {
+        Some(level) => format!("the RAID {name} ({level})"),
+        None => format!("the device {name}"),
+    }
+}
+
+/// Mounts and swap areas.
+struct Tables {
+    mounts: Vec<Mount>,
+    /// As they were named when they were added.
+    swaps: Vec<String>,
+}
+
+struct Mount {
+    number: Option<(u32, u32)>,
+    source: String,
+    at: String,
+}
+
+impl Tables {
+    fn read(root: &SystemRoot, usages: &mut Vec<Usage>) -> Self {
+        let mounts = root.table("proc/self/mountinfo").unwrap_or_else(|error| {
+            let device = root.path("proc/self/mountinfo");
+            usages.push(Usage::Unknown { device, why: error.to_string() });
+            String::new()
+        });
+        // Absent in a kernel without swap.
+        let swaps = root.table("proc/swaps").unwrap_or_default();
+        Self {
+            mounts: mounts.lines().filter_map(parse_mount).collect(),
+            swaps: swaps
+                .lines()
+                .skip(1)
+                .filter_map(|line| line.split_whitespace().next().map(unescape))
+                .collect(),
+        }
+    }
+
+    fn usages(&self, root: &SystemRoot, node: &BlockNode, usages: &mut Vec<Usage>) {
+        let device = root.node(&node.name);
+        // Btrfs has a number of its own for each mount, so the name counts too.
+        let mounts = |mount: &&Mount| {
+            (mount.number.is_some() && mount.number == node.number) || names(root, &mount.source, &node.name)
+        };
+        // One device may be mounted at many places, as for containers: one tells enough.
+        if let Some(mount) = self.mounts.iter().find(mounts) {
+            usages.push(Usage::Mounted { device: device.clone(), at: mount.at.clone() });
+        }
+        if self.swaps.iter().any(|swap| names(root, swap, &node.name)) {
+            usages.push(Usage::Swap { device });
+        }
+    }
+}
+
+/// Whether `path`, as the kernel prints it, is the node of the device `name`, itself or through a
+/// link such as `/dev/disk/by-uuid/…`.
+fn names(root: &SystemRoot, path: &str, name: &str) -> bool {
+    let Some(in_dev) = path.strip_prefix("/dev/") else { return false };
+    in_dev == name
+        || fs::canonicalize(root.node(in_dev))
+            .is_ok_and(|target| target.file_name().is_some_and(|file_name| file_name == name))
+}
+
+/// A line of `/proc/self/mountinfo`, proc_pid_mountinfo(5).
+fn parse_mount(line: &str) -> Option<Mount> {
+    let (fields, after) = line.split_once(" - ")?;
+    let mut fields = fields.split(' ').skip(2);
+    let number = device_number(fields.next()?);
+    let at = unescape(fields.nth(1)?);
+    let source = unescape(after.split(' ').nth(1).unwrap_or_default());
+    Some(Mount { number, source, at })
+}
+
+/// The kernel writes blanks and backslashes in its tables as `\040`.
+fn unescape(text: &str) -> String {
+    let mut out = Vec::with_capacity(text.len());
+    let mut rest = text.as_bytes();
+    while let Some((&byte, after)) = rest.split_first() {
+        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
+        match octal.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
+            Some(escaped) => {
+                out.push(escaped);
+                rest = &after[3..];
+            }
+            None => {
+                out.push(byte);
+                rest = after;
+            }
+        }
+    }
+    // The message goes to a terminal.
+    String::from_utf8_lossy(&out).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
+}
+
+/// Which processes have which devices open.
+struct Processes(Vec<Opened>);
+
+struct Opened {
+    /// The device's name in `/dev`.
+    name: String,
+    process: u32,
+    command: String,
+}
+
+impl Processes {
+    /// Those that may be looked at: all for root, the user's own otherwise.
+    fn read(root: &SystemRoot, controller: &NvmeController) -> Self {
+        if controller.namespaces.is_empty() {
+            return Self(Vec::new());
+        }
+        Self(opened_devices(root, |name| name.starts_with("nvme") || name.starts_with("ng")))
+    }
+
+    fn usages(
+        &self,
+        root: &SystemRoot,
+        nodes: &[BlockNode],
+        namespace: &NvmeNamespace,
+        usages: &mut Vec<Usage>,
+    ) {
+        let is_ours = |opened: &&Opened| {
+            nodes.iter().any(|node| node.name == opened.name)
+                || namespace.generic.as_ref().is_some_and(|generic| *generic == opened.name)
+        };
+        usages.extend(self.0.iter().filter(is_ours).map(|opened| Usage::Open {
+            device: root.node(&opened.name),
+            process: opened.process,
+            command: opened.command.clone(),
+        }));
+    }
+}
+
+/// What other processes have open below `/dev` whose name is `wanted`; one entry for each process
+/// and name.
+fn opened_devices(root: &SystemRoot, wanted: impl Fn(&str) -> bool) -> Vec<Opened> {
+    let own = fs::read_link(root.path("proc/self")).ok();
+    let is_own = |name: &str| own.as_deref().is_some_and(|own| own == Path::new(name));
+    let mut found: Vec<Opened> = Vec::new();
+    for process_name in names_in(&root.path("proc")) {
+        let Ok(process) = process_name.parse::<u32>() else { continue };
+        if is_own(&process_name) {
+            continue;
+        }
+        let directory = root.path("proc").join(&process_name);
+        let Ok(descriptors) = fs::read_dir(directory.join("fd")) else { continue };
+        for descriptor in descriptors.flatten() {
+            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
+            let Some(name) = target.strip_prefix("/dev").ok().and_then(Path::to_str) else { continue };
+            if wanted(name) && !found.iter().any(|known| known.process == process && known.name == name) {
+                let command = attribute(&directory.join("comm")).unwrap_or_else(|| "unknown".to_owned());
+                found.push(Opened { name: name.to_owned(), process, command });
+            }
+        }
+    }
+    found
+}
+
+/// A process that has the node of this name open.
+pub(super) fn user_of(root: &SystemRoot, node: &str) -> Option<String> {
+    let opened = opened_devices(root, |name| name == node).into_iter().next()?;
+    Some(format!("process {} ({})", opened.process, opened.command))
+}
