@@ -2,6 +2,7 @@
 
 mod config;
 mod core_metrics;
+mod device;
 mod doctor;
 mod echo;
 mod inspect;
@@ -44,6 +45,8 @@ enum Command {
     Echo(echo::EchoOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
+    /// Show the NVMe controllers of this machine, and hand them to user space and back.
+    Device(device::DeviceOptions),
     /// Show what the cores and tasks of a running process do.
     Top(top::TopOptions),
 }
@@ -68,6 +71,7 @@ fn run() -> boson::Result<()> {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Device(options) => device::run(&options),
         Command::Top(options) => top::run(&options),
     }
 }

@@ -11,7 +11,7 @@ use std::path::Path;
 use super::address::PciAddress;
 use super::controller::{self, NvmeController};
 use super::root::{SystemRoot, attribute, link_name, names_in};
-use super::usage;
+use super::usage::{self, Usage};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
 const VFIO: &str = "vfio-pci";
@@ -115,6 +115,8 @@ pub(super) fn bind_with(
         return Err(refused(ErrorKind::Unsupported, BIND, address, why));
     }
     let (usages, _claims) = usage::look(root, &controller);
+    let mut usages: Vec<Usage> = usages.into_iter().flatten().collect();
+    usages.sort_by_key(Usage::rank);
     if !force && let Some(first) = usages.first() {
         let others = match usages.len() - 1 {
             0 => String::new(),

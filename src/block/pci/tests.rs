@@ -8,7 +8,7 @@ use super::address::PciAddress;
 use super::controller::{NvmeController, controllers, find};
 use super::driver::{DriverChange, bind_with, give_back_with, has_vfio_driver, is_behind_iommu};
 use super::fake::{FakeKernel, FakeMachine};
-use super::usage::{Contents, Usage, contents_of, usages_of};
+use super::usage::{Contents, Usage, contents_of};
 use crate::error::{Error, ErrorKind, Outcome, Result};
 
 const ADDRESS: &str = "0000:04:00.0";
@@ -31,6 +31,11 @@ fn machine_with(front: &[u8]) -> FakeMachine {
 
 fn only(machine: &FakeMachine) -> NvmeController {
     find(&machine.root(), address()).expect("it is there")
+}
+
+/// What its namespaces are used for.
+fn usages(machine: &FakeMachine) -> Vec<Usage> {
+    super::usage::usages_of(&machine.root(), &only(machine)).concat()
 }
 
 fn bind(machine: &FakeMachine, force: bool) -> Result<DriverChange> {
@@ -115,7 +120,7 @@ mod what_is_found {
         assert_eq!((namespace.name(), namespace.nsid, namespace.size_bytes), ("ng0n2", Some(2), 0));
         assert_eq!(namespace.block, None);
         assert_eq!(contents_of(&machine.root(), &namespace), None);
-        assert_eq!(usages_of(&machine.root(), &only(&machine)), []);
+        assert_eq!(usages(&machine), []);
     }
 
     #[test]
@@ -147,7 +152,7 @@ mod use_of_namespaces {
     fn a_blank_namespace_or_a_store_has_none() {
         for front in [vec![0; 8192], b"boson\0sb and more".to_vec(), b"anything".to_vec()] {
             let machine = machine_with(&front);
-            assert_eq!(usages_of(&machine.root(), &only(&machine)), []);
+            assert_eq!(usages(&machine), []);
             assert_eq!(bind(&machine, false).expect("it is free"), DriverChange::Changed);
             assert_eq!(driver(&machine).as_deref(), Some("vfio-pci"));
         }
@@ -207,7 +212,7 @@ mod use_of_namespaces {
         machine.append("proc/self/mountinfo", "37 35 0:5 / /b rw - tmpfs nvme0n1 rw\n");
         machine.append("proc/swaps", "/dev/nvme0n1p9 partition 1 0 -2\n/nvme0n1 file 1 0 -3\n");
         machine.process(77, "cat", "nvme0n11");
-        assert_eq!(usages_of(&machine.root(), &only(&machine)), []);
+        assert_eq!(usages(&machine), []);
     }
 
     #[test]
@@ -240,8 +245,11 @@ mod use_of_namespaces {
         machine.file("sys/class/block/dm-0/dm/uuid", "LVM-abcdef\n");
         machine.file("sys/class/block/dm-0/dev", "254:0\n");
         machine.append("proc/self/mountinfo", "36 35 254:0 / / rw - ext4 /dev/mapper/vg-root rw\n");
-        let usages = usages_of(&machine.root(), &only(&machine));
-        assert!(usages.iter().any(|usage| usage.to_string().ends_with("is part of the LVM volume vg-root")));
+        assert!(
+            usages(&machine)
+                .iter()
+                .any(|usage| usage.to_string().ends_with("is part of the LVM volume vg-root"))
+        );
         assert!(refusal(&machine).contains("/dev/dm-0 is mounted at /"));
     }
 
@@ -285,7 +293,7 @@ mod use_of_namespaces {
         machine.process(4711, "boson", "nvme0n1");
         machine.file("proc/4711/mountinfo", "");
         machine.link("proc/self", "4711");
-        assert_eq!(usages_of(&machine.root(), &only(&machine)), []);
+        assert_eq!(usages(&machine), []);
     }
 
     #[test]
@@ -510,7 +518,7 @@ proptest! {
         let node = std::fs::File::options().write(true).open(machine.root().node("nvme0n1")).expect("a file");
         node.write_all_at(&front, 0).expect("written");
         for controller in controllers(&machine.root()) {
-            let mut said: Vec<String> = usages_of(&machine.root(), &controller).iter().map(ToString::to_string).collect();
+            let mut said: Vec<String> = super::usage::usages_of(&machine.root(), &controller).concat().iter().map(ToString::to_string).collect();
             said.extend([controller.model, controller.serial].into_iter().flatten());
             prop_assert!(!said.concat().contains(|c: char| c.is_control()), "{said:?}");
         }

@@ -160,8 +160,9 @@ fn open(node: &Path, flags: OFlags) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(flags).open(node)
 }
 
-/// Everything that a controller's namespaces are used for, most important first.
-pub fn usages_of(root: &SystemRoot, controller: &NvmeController) -> Vec<Usage> {
+/// What each namespace of a controller is used for, in their order; for each the most important
+/// use first.
+pub fn usages_of(root: &SystemRoot, controller: &NvmeController) -> Vec<Vec<Usage>> {
     look(root, controller).0
 }
 
@@ -170,47 +171,55 @@ pub fn usages_of(root: &SystemRoot, controller: &NvmeController) -> Vec<Usage> {
 #[must_use]
 pub(super) struct Claims(#[expect(dead_code, reason = "the open files are the claims")] Vec<File>);
 
-/// What a controller's namespaces are used for, and claims on those that are not.
-pub(super) fn look(root: &SystemRoot, controller: &NvmeController) -> (Vec<Usage>, Claims) {
-    let mut usages = Vec::new();
-    let mut claims = Vec::new();
-    let mut contents = Vec::new();
-    let tables = Tables::read(root, &mut usages);
+/// [`usages_of`], and claims on the namespaces that nobody else has claimed.
+pub(super) fn look(root: &SystemRoot, controller: &NvmeController) -> (Vec<Vec<Usage>>, Claims) {
+    let tables = Tables::read(root);
     let processes = Processes::read(root, controller);
-    for namespace in &controller.namespaces {
-        let before = usages.len();
+    let mut claims = Vec::new();
+    let of = |namespace: &NvmeNamespace| {
+        let mut usages = Vec::new();
         let nodes = nodes_of(root, namespace, &mut usages);
         for node in &nodes {
             tables.usages(root, node, &mut usages);
         }
         processes.usages(root, &nodes, namespace, &mut usages);
-        let Some(block) = &namespace.block else { continue };
-        let device = root.node(&block.name);
-        match open(&device, OFlags::EXCL) {
-            Ok(file) => claims.push(file),
-            Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
-                if usages.len() == before {
-                    usages.push(Usage::Claimed { device: device.clone() });
+        if let Some(block) = &namespace.block {
+            let device = root.node(&block.name);
+            match open(&device, OFlags::EXCL) {
+                Ok(file) => claims.push(file),
+                Err(error) if error.raw_os_error() == Some(libc::EBUSY) => {
+                    if usages.is_empty() {
+                        usages.push(Usage::Claimed { device: device.clone() });
+                    }
                 }
+                // The kernel itself could not use it either.
+                Err(_) if namespace.size_bytes == 0 => {}
+                Err(error) => usages.push(Usage::Unknown { device: device.clone(), why: error.to_string() }),
             }
-            // The kernel itself could not use it either.
-            Err(_) if namespace.size_bytes == 0 => {}
-            Err(error) => usages.push(Usage::Unknown { device: device.clone(), why: error.to_string() }),
+            if !namespace.partitions.is_empty() {
+                usages.push(Usage::Partitioned { device, partitions: namespace.partitions.len() });
+            } else if let Some(Contents::Foreign(holds)) = contents_of(root, namespace) {
+                usages.push(Usage::Foreign { device, holds });
+            }
+            if let Some(why) = &tables.unreadable {
+                let device = root.path(MOUNTS);
+                usages.push(Usage::Unknown { device, why: why.clone() });
+            }
         }
-        if !namespace.partitions.is_empty() {
-            let partitions = namespace.partitions.len();
-            contents.push(Usage::Partitioned { device: device.clone(), partitions });
-        } else if let Some(Contents::Foreign(holds)) = contents_of(root, namespace) {
-            contents.push(Usage::Foreign { device, holds });
-        }
-    }
-    usages.extend(contents);
-    usages.sort_by_key(Usage::rank);
+        usages.sort_by_key(Usage::rank);
+        usages
+    };
+    let usages = controller.namespaces.iter().map(of).collect();
     (usages, Claims(claims))
 }
 
 impl Usage {
-    fn rank(&self) -> u8 {
+    /// Whether it is used now, or that cannot be told; otherwise it holds something.
+    pub fn is_active(&self) -> bool {
+        !matches!(self, Self::Partitioned { .. } | Self::Foreign { .. })
+    }
+
+    pub(super) fn rank(&self) -> u8 {
         match self {
             Self::Mounted { .. } => 0,
             Self::Swap { .. } => 1,
@@ -262,9 +271,13 @@ fn describe_holder(root: &SystemRoot, name: &str) -> String {
     }
 }
 
+const MOUNTS: &str = "proc/self/mountinfo";
+
 /// Mounts and swap areas.
 struct Tables {
     mounts: Vec<Mount>,
+    /// Why the mounts are not known.
+    unreadable: Option<String>,
     /// As they were named when they were added.
     swaps: Vec<String>,
 }
@@ -276,16 +289,16 @@ struct Mount {
 }
 
 impl Tables {
-    fn read(root: &SystemRoot, usages: &mut Vec<Usage>) -> Self {
-        let mounts = root.table("proc/self/mountinfo").unwrap_or_else(|error| {
-            let device = root.path("proc/self/mountinfo");
-            usages.push(Usage::Unknown { device, why: error.to_string() });
-            String::new()
-        });
+    fn read(root: &SystemRoot) -> Self {
+        let (mounts, unreadable) = match root.table(MOUNTS) {
+            Ok(mounts) => (mounts, None),
+            Err(error) => (String::new(), Some(error.to_string())),
+        };
         // Absent in a kernel without swap.
         let swaps = root.table("proc/swaps").unwrap_or_default();
         Self {
             mounts: mounts.lines().filter_map(parse_mount).collect(),
+            unreadable,
             swaps: swaps
                 .lines()
                 .skip(1)
