@@ -5,6 +5,7 @@ mod support;
 
 mod basics;
 mod closed_terminal;
+mod device;
 mod lost_device;
 mod metrics;
 mod no_io_uring;
