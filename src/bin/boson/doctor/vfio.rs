@@ -1,5 +1,5 @@
-//! What it takes to hand a device to this process: an IOMMU, the vfio-pci driver, memory that may be
-//! locked, and a group with nothing else in it that may be opened.
+//! What it takes to hand a device to this process: an IOMMU, the vfio-pci driver, memory that may
+//! be locked, and an IOMMU group without other drivers' devices that may be opened.
 
 use std::fs;
 use std::path::Path;
