@@ -6,6 +6,7 @@ pub(crate) mod contents;
 mod kernel;
 mod memory;
 pub mod pci;
+pub mod vfio;
 
 use std::future::Future;
 

@@ -62,7 +62,9 @@ impl GroupMember {
     /// Whether VFIO hands out the group while this driver has the device: those that promise not to
     /// do DMA do not hinder it.
     pub fn hinders(&self) -> bool {
-        !matches!(self.driver.as_deref(), None | Some("vfio-pci" | "pci-stub" | "pcieport"))
+        let harmless =
+            |driver: &str| driver.ends_with("vfio-pci") || ["pci-stub", "pcieport"].contains(&driver);
+        self.driver.as_deref().is_some_and(|driver| !harmless(driver))
     }
 }
 

@@ -287,13 +287,12 @@ mod use_of_namespaces {
     }
 
     #[test]
-    fn one_s_own_process_does_not_count() {
+    fn a_loop_device() {
         let machine = machine();
-        machine.remove("proc/self");
-        machine.process(4711, "boson", "nvme0n1");
-        machine.file("proc/4711/mountinfo", "");
-        machine.link("proc/self", "4711");
+        machine.file("sys/class/block/loop1/loop/backing_file", "/dev/nvme0n2\n");
         assert_eq!(usages(&machine), []);
+        machine.file("sys/class/block/loop0/loop/backing_file", "/dev/nvme0n1\n");
+        assert!(refusal(&machine).contains("/dev/nvme0n1 is part of the device loop0"));
     }
 
     #[test]

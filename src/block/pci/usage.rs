@@ -242,7 +242,8 @@ fn nodes_of(root: &SystemRoot, namespace: &NvmeNamespace, usages: &mut Vec<Usage
     let mut at = 0;
     while let Some(node) = nodes.get(at).cloned() {
         at += 1;
-        for holder in names_in(&root.block(&node.name).join("holders")) {
+        let holders = names_in(&root.block(&node.name).join("holders"));
+        for holder in holders.into_iter().chain(loops_over(root, &node.name)) {
             usages.push(Usage::Held { device: root.node(&node.name), by: describe_holder(root, &holder) });
             if nodes.len() < MAX_NODES && !nodes.iter().any(|known| known.name == holder) {
                 nodes.push(BlockNode::read(&holder, &root.block(&holder)));
@@ -250,6 +251,16 @@ fn nodes_of(root: &SystemRoot, namespace: &NvmeNamespace, usages: &mut Vec<Usage
         }
     }
     nodes
+}
+
+/// Loop devices over a block device: they neither claim it nor are its holders.
+fn loops_over(root: &SystemRoot, name: &str) -> Vec<String> {
+    let mut loops = names_in(&root.path("sys/class/block"));
+    loops.retain(|entry| {
+        let behind = attribute(&root.block(entry).join("loop/backing_file"));
+        entry.starts_with("loop") && behind.is_some_and(|path| names(root, &path, name))
+    });
+    loops
 }
 
 /// A device that is made of others, in words.
@@ -401,17 +412,12 @@ impl Processes {
     }
 }
 
-/// What other processes have open below `/dev` whose name is `wanted`; one entry for each process
-/// and name.
+/// What processes have open below `/dev` whose name is `wanted`; one entry for each process and
+/// name.
 fn opened_devices(root: &SystemRoot, wanted: impl Fn(&str) -> bool) -> Vec<Opened> {
-    let own = fs::read_link(root.path("proc/self")).ok();
-    let is_own = |name: &str| own.as_deref().is_some_and(|own| own == Path::new(name));
     let mut found: Vec<Opened> = Vec::new();
     for process_name in names_in(&root.path("proc")) {
         let Ok(process) = process_name.parse::<u32>() else { continue };
-        if is_own(&process_name) {
-            continue;
-        }
         let directory = root.path("proc").join(&process_name);
         let Ok(descriptors) = fs::read_dir(directory.join("fd")) else { continue };
         for descriptor in descriptors.flatten() {
