@@ -168,7 +168,7 @@ fn what_is_in_use_is_not_taken() {
     fs::create_dir_all(&mount_point).expect("a directory");
 
     // A file system, before it is mounted, while it is and after that.
-    run("mke2fs", &[large]);
+    run("mke2fs", &["-b", "4096", large]);
     borrowed.is_refused(&format!("{large} holds an ext2, ext3 or ext4 file system"));
     run("mount", &["-t", "ext4", large, name(&mount_point)]);
     borrowed.is_refused(&format!("{large} is mounted at {}", mount_point.display()));
