@@ -59,6 +59,19 @@ fn yes_no(yes: bool) -> String {
     if yes { "yes" } else { "no" }.to_owned()
 }
 
+fn blocks(count: u32) -> String {
+    if count == 1 { "1 block".to_owned() } else { format!("{count} blocks") }
+}
+
+/// A controller without NVM set management need not tell.
+fn capacity_in_words(bytes: u128) -> String {
+    match u64::try_from(bytes) {
+        Ok(0) => String::new(),
+        Ok(bytes) => size(bytes),
+        Err(_) => format!("{bytes} B"),
+    }
+}
+
 /// An optional command of the controller, by its bit in ONCS.
 const OPTIONAL_COMMANDS: [(u16, &str); 6] = [
     (1 << 0, "compare"),
@@ -79,7 +92,6 @@ pub(super) fn controller(data: &[u8]) -> Vec<Field> {
     };
     let commands = fields.u16(520);
     let commands = OPTIONAL_COMMANDS.iter().filter(|(bit, _)| commands & bit != 0);
-    let capacity = fields.u128(280);
     vec![
         ("model", fields.text(24, 40)),
         ("serial number", fields.text(4, 20)),
@@ -87,12 +99,12 @@ pub(super) fn controller(data: &[u8]) -> Vec<Field> {
         ("NVMe version", format!("{}.{}.{}", version >> 16, version >> 8 & 0xff, version & 0xff)),
         ("controller ID", fields.u16(78).to_string()),
         ("subsystem", fields.text(768, 256)),
-        ("capacity", u64::try_from(capacity).map_or_else(|_| capacity.to_string(), size)),
+        ("capacity", capacity_in_words(fields.u128(280))),
         ("namespaces at most", fields.u32(516).to_string()),
         ("largest transfer", max_transfer),
         ("volatile write cache", yes_no(fields.u8(525) & 1 != 0)),
-        ("atomic write unit", format!("{} blocks", u32::from(fields.u16(526)) + 1)),
-        ("on power failure", format!("{} blocks", u32::from(fields.u16(528)) + 1)),
+        ("atomic write unit", blocks(u32::from(fields.u16(526)) + 1)),
+        ("on power failure", blocks(u32::from(fields.u16(528)) + 1)),
         ("optional commands", commands.map(|(_, name)| *name).collect::<Vec<_>>().join(", ")),
     ]
 }
@@ -209,7 +221,7 @@ mod tests {
         assert_eq!(value(&fields, "NVMe version"), "1.4.0");
         assert_eq!(value(&fields, "capacity"), "3.0 GiB");
         assert_eq!(value(&fields, "volatile write cache"), "yes");
-        assert_eq!(value(&fields, "atomic write unit"), "1 blocks");
+        assert_eq!(value(&fields, "atomic write unit"), "1 block");
         assert_eq!(value(&fields, "on power failure"), "8 blocks");
         assert_eq!(value(&fields, "optional commands"), "dataset management (trim), write zeroes");
     }
