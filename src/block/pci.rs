@@ -10,7 +10,9 @@ mod controller;
 mod driver;
 #[cfg(test)]
 mod fake;
+mod processes;
 mod root;
+mod tables;
 #[cfg(test)]
 mod tests;
 mod usage;

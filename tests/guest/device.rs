@@ -126,6 +126,14 @@ fn a_controller_that_a_process_drives_is_not_given_back() {
     let opened = Device::open(&address).expect("scripts/guest bound it");
     let said = refused(&["device", "unbind", &address]);
     assert!(said.contains(&format!("process {}", std::process::id())), "{said}");
+    // From where this process cannot be seen, the group is in use all the same.
+    let program = device("BOSON_GUEST_PROGRAM");
+    let output = Command::new("unshare")
+        .args(["-m", "-p", "-f", "--mount-proc", &program, "device", "unbind", &address])
+        .output()
+        .expect("the guest has it");
+    let said = String::from_utf8_lossy(&output.stderr);
+    assert!(said.contains("a process that cannot be seen from here uses it"), "{said}");
     assert_eq!(listed(&address)["driver"], "vfio-pci");
     drop(opened);
 }

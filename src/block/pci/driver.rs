@@ -10,6 +10,7 @@ use std::path::Path;
 
 use super::address::PciAddress;
 use super::controller::{self, NvmeController};
+use super::processes::user_of;
 use super::root::{SystemRoot, attribute, link_name, names_in};
 use super::usage::{self, Usage};
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -184,12 +185,19 @@ pub(super) fn give_back_with(
     Ok(DriverChange::Changed)
 }
 
-/// The process that has the controller open through VFIO: by its group, or by its own node.
+/// Who has the controller open through VFIO: by its group, or by its own node.
 fn vfio_user(root: &SystemRoot, controller: &NvmeController) -> Option<String> {
     let own = names_in(&root.pci_device(controller.address).join("vfio-dev")).into_iter();
     let nodes = own.map(|name| format!("vfio/devices/{name}"));
-    let group = controller.group.iter().map(|group| format!("vfio/{}", group.number));
-    nodes.chain(group).find_map(|node| usage::user_of(root, &node))
+    let group = controller.group.as_ref().map(|group| format!("vfio/{}", group.number));
+    if let Some(user) = nodes.chain(group.clone()).find_map(|node| user_of(root, &node)) {
+        return Some(user);
+    }
+    // A process that cannot be seen from here, as from a container: VFIO opens a group only once.
+    let node = root.node(&group?);
+    let opened = OpenOptions::new().read(true).write(true).open(node);
+    let is_busy = opened.is_err_and(|error| error.raw_os_error() == Some(libc::EBUSY));
+    is_busy.then(|| "a process that cannot be seen from here".to_owned())
 }
 
 /// A step of a change of drivers that failed.

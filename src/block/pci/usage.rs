@@ -1,15 +1,17 @@
 //! Whether, and for what, the kernel or another process uses a namespace, and what it holds.
 
 use std::fmt;
-use std::fs::{self, File, OpenOptions};
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::controller::{BlockNode, NvmeController, NvmeNamespace, device_number};
+use super::controller::{BlockNode, NvmeController, NvmeNamespace};
+use super::processes::{Opened, opened_devices};
 use super::root::{SystemRoot, attribute, names_in};
+use super::tables::{MOUNTS, Tables, names};
 use crate::block::contents::{FRONT_BYTES, is_store, recognise};
 
 /// One reason why a namespace must not be taken from the kernel. Displayed as a clause whose
@@ -174,15 +176,31 @@ pub(super) struct Claims(#[expect(dead_code, reason = "the open files are the cl
 /// [`usages_of`], and claims on the namespaces that nobody else has claimed.
 pub(super) fn look(root: &SystemRoot, controller: &NvmeController) -> (Vec<Vec<Usage>>, Claims) {
     let tables = Tables::read(root);
-    let processes = Processes::read(root, controller);
+    let is_nvme = |name: &str| name.starts_with("nvme") || name.starts_with("ng");
+    let opened = match controller.namespaces.is_empty() {
+        true => Vec::new(),
+        false => opened_devices(root, is_nvme),
+    };
     let mut claims = Vec::new();
     let of = |namespace: &NvmeNamespace| {
         let mut usages = Vec::new();
         let nodes = nodes_of(root, namespace, &mut usages);
         for node in &nodes {
-            tables.usages(root, node, &mut usages);
+            let device = root.node(&node.name);
+            if let Some(at) = tables.mount_point(root, node) {
+                usages.push(Usage::Mounted { device: device.clone(), at: at.to_owned() });
+            }
+            if tables.is_swap(root, node) {
+                usages.push(Usage::Swap { device });
+            }
         }
-        processes.usages(root, &nodes, namespace, &mut usages);
+        usages.extend(opened.iter().filter(|opened| is_open(opened, &nodes, namespace)).map(|opened| {
+            Usage::Open {
+                device: root.node(&opened.name),
+                process: opened.process,
+                command: opened.command.clone(),
+            }
+        }));
         if let Some(block) = &namespace.block {
             let device = root.node(&block.name);
             match open(&device, OFlags::EXCL) {
@@ -211,6 +229,12 @@ pub(super) fn look(root: &SystemRoot, controller: &NvmeController) -> (Vec<Vec<U
     };
     let usages = controller.namespaces.iter().map(of).collect();
     (usages, Claims(claims))
+}
+
+/// Whether it is the namespace, or one of the devices made of it, that is open.
+fn is_open(opened: &Opened, nodes: &[BlockNode], namespace: &NvmeNamespace) -> bool {
+    nodes.iter().any(|node| node.name == opened.name)
+        || namespace.generic.as_ref().is_some_and(|generic| *generic == opened.name)
 }
 
 impl Usage {
@@ -280,160 +304,4 @@ fn describe_holder(root: &SystemRoot, name: &str) -> String {
         Some(level) => format!("the RAID {name} ({level})"),
         None => format!("the device {name}"),
     }
-}
-
-const MOUNTS: &str = "proc/self/mountinfo";
-
-/// Mounts and swap areas.
-struct Tables {
-    mounts: Vec<Mount>,
-    /// Why the mounts are not known.
-    unreadable: Option<String>,
-    /// As they were named when they were added.
-    swaps: Vec<String>,
-}
-
-struct Mount {
-    number: Option<(u32, u32)>,
-    source: String,
-    at: String,
-}
-
-impl Tables {
-    fn read(root: &SystemRoot) -> Self {
-        let (mounts, unreadable) = match root.table(MOUNTS) {
-            Ok(mounts) => (mounts, None),
-            Err(error) => (String::new(), Some(error.to_string())),
-        };
-        // Absent in a kernel without swap.
-        let swaps = root.table("proc/swaps").unwrap_or_default();
-        Self {
-            mounts: mounts.lines().filter_map(parse_mount).collect(),
-            unreadable,
-            swaps: swaps
-                .lines()
-                .skip(1)
-                .filter_map(|line| line.split_whitespace().next().map(unescape))
-                .collect(),
-        }
-    }
-
-    fn usages(&self, root: &SystemRoot, node: &BlockNode, usages: &mut Vec<Usage>) {
-        let device = root.node(&node.name);
-        // Btrfs has a number of its own for each mount, so the name counts too.
-        let mounts = |mount: &&Mount| {
-            (mount.number.is_some() && mount.number == node.number) || names(root, &mount.source, &node.name)
-        };
-        // One device may be mounted at many places, as for containers: one tells enough.
-        if let Some(mount) = self.mounts.iter().find(mounts) {
-            usages.push(Usage::Mounted { device: device.clone(), at: mount.at.clone() });
-        }
-        if self.swaps.iter().any(|swap| names(root, swap, &node.name)) {
-            usages.push(Usage::Swap { device });
-        }
-    }
-}
-
-/// Whether `path`, as the kernel prints it, is the node of the device `name`, itself or through a
-/// link such as `/dev/disk/by-uuid/…`.
-fn names(root: &SystemRoot, path: &str, name: &str) -> bool {
-    let Some(in_dev) = path.strip_prefix("/dev/") else { return false };
-    in_dev == name
-        || fs::canonicalize(root.node(in_dev))
-            .is_ok_and(|target| target.file_name().is_some_and(|file_name| file_name == name))
-}
-
-/// A line of `/proc/self/mountinfo`, proc_pid_mountinfo(5).
-fn parse_mount(line: &str) -> Option<Mount> {
-    let (fields, after) = line.split_once(" - ")?;
-    let mut fields = fields.split(' ').skip(2);
-    let number = device_number(fields.next()?);
-    let at = unescape(fields.nth(1)?);
-    let source = unescape(after.split(' ').nth(1).unwrap_or_default());
-    Some(Mount { number, source, at })
-}
-
-/// The kernel writes blanks and backslashes in its tables as `\040`.
-fn unescape(text: &str) -> String {
-    let mut out = Vec::with_capacity(text.len());
-    let mut rest = text.as_bytes();
-    while let Some((&byte, after)) = rest.split_first() {
-        let octal = after.get(..3).and_then(|digits| std::str::from_utf8(digits).ok());
-        match octal.filter(|_| byte == b'\\').and_then(|digits| u8::from_str_radix(digits, 8).ok()) {
-            Some(escaped) => {
-                out.push(escaped);
-                rest = &after[3..];
-            }
-            None => {
-                out.push(byte);
-                rest = after;
-            }
-        }
-    }
-    // The message goes to a terminal.
-    String::from_utf8_lossy(&out).chars().map(|c| if c.is_control() { '?' } else { c }).collect()
-}
-
-/// Which processes have which devices open.
-struct Processes(Vec<Opened>);
-
-struct Opened {
-    /// The device's name in `/dev`.
-    name: String,
-    process: u32,
-    command: String,
-}
-
-impl Processes {
-    /// Those that may be looked at: all for root, the user's own otherwise.
-    fn read(root: &SystemRoot, controller: &NvmeController) -> Self {
-        if controller.namespaces.is_empty() {
-            return Self(Vec::new());
-        }
-        Self(opened_devices(root, |name| name.starts_with("nvme") || name.starts_with("ng")))
-    }
-
-    fn usages(
-        &self,
-        root: &SystemRoot,
-        nodes: &[BlockNode],
-        namespace: &NvmeNamespace,
-        usages: &mut Vec<Usage>,
-    ) {
-        let is_ours = |opened: &&Opened| {
-            nodes.iter().any(|node| node.name == opened.name)
-                || namespace.generic.as_ref().is_some_and(|generic| *generic == opened.name)
-        };
-        usages.extend(self.0.iter().filter(is_ours).map(|opened| Usage::Open {
-            device: root.node(&opened.name),
-            process: opened.process,
-            command: opened.command.clone(),
-        }));
-    }
-}
-
-/// What processes have open below `/dev` whose name is `wanted`; one entry for each process and
-/// name.
-fn opened_devices(root: &SystemRoot, wanted: impl Fn(&str) -> bool) -> Vec<Opened> {
-    let mut found: Vec<Opened> = Vec::new();
-    for process_name in names_in(&root.path("proc")) {
-        let Ok(process) = process_name.parse::<u32>() else { continue };
-        let directory = root.path("proc").join(&process_name);
-        let Ok(descriptors) = fs::read_dir(directory.join("fd")) else { continue };
-        for descriptor in descriptors.flatten() {
-            let Ok(target) = fs::read_link(descriptor.path()) else { continue };
-            let Some(name) = target.strip_prefix("/dev").ok().and_then(Path::to_str) else { continue };
-            if wanted(name) && !found.iter().any(|known| known.process == process && known.name == name) {
-                let command = attribute(&directory.join("comm")).unwrap_or_else(|| "unknown".to_owned());
-                found.push(Opened { name: name.to_owned(), process, command });
-            }
-        }
-    }
-    found
-}
-
-/// A process that has the node of this name open.
-pub(super) fn user_of(root: &SystemRoot, node: &str) -> Option<String> {
-    let opened = opened_devices(root, |name| name == node).into_iter().next()?;
-    Some(format!("process {} ({})", opened.process, opened.command))
 }
