@@ -5,8 +5,8 @@
 //! arrive at eventfds, and its [`Dma`] says which memory it reaches. The IOMMU keeps it from all
 //! other memory, so a driver with a bug, or a device with one, can harm this process at most.
 //!
-//! One process has a device, and once: the kernel refuses a second with `EBUSY`. The same is true of
-//! all devices in one IOMMU group.
+//! One process has a device, and has it once: the kernel refuses a second with `EBUSY`. The same is
+//! true of all devices in one IOMMU group.
 //!
 //! VFIO's mode without an IOMMU is not supported: there a device can write to all of the machine's
 //! memory, needs physical addresses and taints the kernel. [`Device::open`] names it where it meets
@@ -145,8 +145,8 @@ impl Device {
     }
 
     /// Switches its first `count` interrupts of MSI-X on, and gives an eventfd (close-on-exec, not
-    /// blocking) for each, in order, to which every interrupt adds one. Those of an earlier call get
-    /// none any more. With 0 all interrupts are off.
+    /// blocking) for each, in order, to which every interrupt adds one. Those of an earlier call
+    /// get none any more. With 0 all interrupts are off.
     ///
     /// All are switched on at once: before Linux 6.5 none can be added later.
     ///

@@ -216,6 +216,14 @@ fn memory_that_cannot_be_mapped_is_refused_by_name() {
     for _ in 0..1000 {
         drop(dma.alloc(page).expect("nothing is used up"));
     }
+    for (len, align) in [(1, 4096), (4097, 8192), (20_000, 32_768), (200_000, 65_536)] {
+        let pages = dma.alloc(len).expect("mapped");
+        assert!(pages.len_bytes() >= len && pages.len_bytes().is_multiple_of(page));
+        assert!(
+            pages.device_address().is_multiple_of(align) && pages.as_ptr().addr().get().is_multiple_of(4096)
+        );
+        assert!((0..pages.len_bytes() / 8).all(|word| pages.read64(8 * word) == 0));
+    }
 }
 
 #[test]

@@ -172,7 +172,8 @@ impl Dma {
     }
 
     /// Makes at least `len` zeroed bytes, whole pages, that the device may read and write until
-    /// they are dropped.
+    /// they are dropped. Both sides' addresses of them are aligned to 64 KiB, or to `len` rounded
+    /// up to a power of two where that is less.
     ///
     /// # Errors
     ///
@@ -185,7 +186,7 @@ impl Dma {
         let pages = Pages::new(len).map_err(|code| Error::os(code, "allocate memory for"))?;
         // SAFETY: the pages go after the mapping does, and are accessed by nothing but the volatile
         // loads and stores of `DmaPages`, which may meet those of a device.
-        let mapping = unsafe { self.0.map(pages.base, len) }?;
+        let mapping = unsafe { self.0.map(pages.start, len) }?;
         Ok(DmaPages { mapping, pages })
     }
 }
@@ -245,23 +246,38 @@ impl ArenaMapping {
     }
 }
 
-/// Zeroed pages of this process; unmapped when this is dropped.
+/// Zeroed pages of this process, aligned to as much as [`Dma::alloc`] says; unmapped when this is
+/// dropped.
 struct Pages {
-    base: NonNull<u8>,
+    start: NonNull<u8>,
     len: usize,
+    /// What is mapped: the pages, and before and after them some that nobody touches.
+    mapped: NonNull<u8>,
+    mapped_len: usize,
 }
 
 // SAFETY: the pages belong to this value alone, whichever thread has it.
 unsafe impl Send for Pages {}
 
+/// The largest alignment that a device may want of its queues.
+const MAX_ALIGN: usize = 64 << 10;
+
 impl Pages {
     fn new(len: usize) -> Result<Self, i32> {
+        let align = len.checked_next_power_of_two().map_or(MAX_ALIGN, |align| align.min(MAX_ALIGN));
+        let mapped_len = len.checked_add(align).ok_or(libc::ENOMEM)?;
         let protection = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
         // existing memory.
-        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), len, protection, MapFlags::PRIVATE) };
-        let base = base.map_err(rustix::io::Errno::raw_os_error)?;
-        Ok(Self { base: NonNull::new(base.cast()).ok_or(libc::ENOMEM)?, len })
+        let mapped =
+            unsafe { mmap_anonymous(std::ptr::null_mut(), mapped_len, protection, MapFlags::PRIVATE) };
+        let mapped = mapped.map_err(rustix::io::Errno::raw_os_error)?;
+        let mapped = NonNull::new(mapped.cast::<u8>()).ok_or(libc::ENOMEM)?;
+        let before = mapped.as_ptr().addr().wrapping_neg() % align;
+        // SAFETY: less than `align` bytes before the pages, which the mapping is longer than them
+        // by.
+        let start = unsafe { mapped.add(before) };
+        Ok(Self { start, len, mapped, mapped_len })
     }
 }
 
@@ -269,7 +285,7 @@ impl Drop for Pages {
     fn drop(&mut self) {
         // SAFETY: the mapping made in `new`, with its length; nobody has a pointer into it any
         // more.
-        let unmapped = unsafe { munmap(self.base.as_ptr().cast(), self.len) };
+        let unmapped = unsafe { munmap(self.mapped.as_ptr().cast(), self.mapped_len) };
         debug_assert!(unmapped.is_ok(), "own pages can be unmapped");
     }
 }
@@ -299,7 +315,7 @@ impl DmaPages {
     /// The first byte. It is valid for reads and writes of [`DmaPages::len_bytes`] bytes while this
     /// lives; the device may access them at the same time.
     pub fn as_ptr(&self) -> NonNull<u8> {
-        self.pages.base
+        self.pages.start
     }
 
     /// The address of a `T` at `offset`.
@@ -314,7 +330,7 @@ impl DmaPages {
             "nothing of this size is aligned at offset {offset}"
         );
         // SAFETY: `offset` is within the pages, as was just checked.
-        unsafe { self.pages.base.add(offset) }.cast::<T>().as_ptr()
+        unsafe { self.pages.start.add(offset) }.cast::<T>().as_ptr()
     }
 
     /// Reads 32 bits.

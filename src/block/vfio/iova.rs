@@ -10,8 +10,11 @@ use std::ops::RangeInclusive;
 
 /// Addresses below this are not given out, so that none is 0.
 const LOWEST: u64 = 64 << 10;
-/// Regions of at least this size keep their place within such a unit, so that the IOMMU can
-/// translate a hugepage in one step.
+/// Regions keep their place within such a unit: what is aligned for this process is so for the
+/// device.
+const SMALL_BYTES: u64 = 64 << 10;
+/// The same for regions of at least this size, so that the IOMMU can translate a hugepage in one
+/// step.
 const LARGE_BYTES: u64 = 2 << 20;
 
 /// `VFIO_IOMMU_INFO_PGSIZES` and `VFIO_IOMMU_INFO_CAPS`.
@@ -107,7 +110,7 @@ impl IovaSpace {
     }
 
     fn lowest_free(&self, address: u64, len: u64) -> Option<u64> {
-        let unit = if len >= LARGE_BYTES { LARGE_BYTES } else { self.page_bytes };
+        let unit = if len >= LARGE_BYTES { LARGE_BYTES } else { SMALL_BYTES.max(self.page_bytes) };
         for range in &self.allowed {
             let mut first = at_place((*range.start()).max(LOWEST), address % unit, unit)?;
             while let Some(last) = first.checked_add(len - 1).filter(|last| last <= range.end()) {
@@ -160,7 +163,7 @@ mod tests {
         let mut space = space();
         assert_eq!(space.reserve(0x1_2345_6000, PAGE), Some(0x1_2345_6000));
         // Twice the same memory: the second cannot have the same address.
-        assert_eq!(space.reserve(0x1_2345_6000, PAGE), Some(LOWEST));
+        assert_eq!(space.reserve(0x1_2345_6000, PAGE), Some(LOWEST + 0x6000));
         space.release(0x1_2345_6000);
         assert_eq!(space.reserve(0x1_2345_5000, 2 * PAGE), Some(0x1_2345_5000));
         // The last byte is allowed, the one after it is not.
@@ -170,27 +173,35 @@ mod tests {
     #[test]
     fn otherwise_it_gets_the_lowest_free_address_within_what_is_allowed() {
         let mut space = space();
-        let far = 0x7f12_3456_7000;
-        assert_eq!(space.reserve(far, PAGE), Some(LOWEST));
-        assert_eq!(space.reserve(far, 3 * PAGE), Some(LOWEST + PAGE));
-        assert_eq!(space.reserve(far, PAGE), Some(LOWEST + 4 * PAGE));
-        space.release(LOWEST + PAGE);
-        assert_eq!(space.reserve(far, 4 * PAGE), Some(LOWEST + 5 * PAGE), "the gap is too small");
-        assert_eq!(space.reserve(far, 3 * PAGE), Some(LOWEST + PAGE), "the gap fits");
-        // Neither across nor inside of the gap.
+        let far = 0x7f12_3456_0000;
+        assert_eq!(space.reserve(far, SMALL_BYTES), Some(LOWEST));
+        assert_eq!(space.reserve(far, 3 * SMALL_BYTES), Some(LOWEST + SMALL_BYTES));
+        assert_eq!(space.reserve(far, SMALL_BYTES), Some(LOWEST + 4 * SMALL_BYTES));
+        space.release(LOWEST + SMALL_BYTES);
+        assert_eq!(
+            space.reserve(far, 4 * SMALL_BYTES),
+            Some(LOWEST + 5 * SMALL_BYTES),
+            "the gap is too small"
+        );
+        assert_eq!(space.reserve(far, 3 * SMALL_BYTES), Some(LOWEST + SMALL_BYTES), "the gap fits");
+        // Neither across the gap nor inside of it.
         let mut space = self::space();
-        assert_eq!(space.reserve(0xfedf_f000, 2 * PAGE), Some(LOWEST));
-        assert_eq!(space.reserve(0xfee0_0000, PAGE), Some(LOWEST + 2 * PAGE));
+        assert_eq!(space.reserve(0xfedf_f000, 2 * PAGE), Some(LOWEST + 0xf000));
+        assert_eq!(space.reserve(0xfee0_0000, PAGE), Some(LOWEST));
         // Only above the gap, at its place within two megabytes.
-        assert_eq!(space.reserve(far, 0xfee0_0000), Some(0xfef6_7000));
+        assert_eq!(space.reserve(far, 0xfee0_0000), Some(0xfef6_0000));
         assert_eq!(space.reserve(far, 0x80_0000_0000), None);
-        assert_eq!(space.reserve(u64::MAX - PAGE + 1, 2 * PAGE), Some(LOWEST + 3 * PAGE), "no overflow");
+        // Not past the last address of all.
+        assert_eq!(space.reserve(u64::MAX - PAGE + 1, 2 * PAGE), Some(LOWEST + SMALL_BYTES + 0xf000));
     }
 
     #[test]
-    fn hugepages_keep_their_place_in_two_megabytes() {
+    fn memory_keeps_its_place_in_64_kilobytes_and_hugepages_in_two_megabytes() {
         let mut space = space();
-        assert_eq!(space.reserve(0x7f00_0000_0000, PAGE), Some(LOWEST));
+        for offset in [0_u64, PAGE, 15 * PAGE] {
+            let iova = space.reserve(0x7f00_0000_0000 + offset, PAGE).expect("free");
+            assert_eq!(iova % SMALL_BYTES, offset);
+        }
         let iova = space.reserve(0x7f00_0000_0000, 2 * LARGE_BYTES).expect("free");
         assert_eq!((iova % LARGE_BYTES, iova > 0), (0, true));
         let iova = space.reserve(0x7f00_0000_3000, LARGE_BYTES).expect("free");
@@ -199,13 +210,13 @@ mod tests {
 
     #[test]
     fn what_is_given_out_never_overlaps_and_all_of_it_comes_back() {
-        let mut space = IovaSpace::new(PAGE, vec![0..=64 * PAGE - 1, 80 * PAGE..=200 * PAGE - 1]);
+        let mut space = IovaSpace::new(PAGE, vec![0..=64 * PAGE - 1, 80 * PAGE..=400 * PAGE - 1]);
         let mut taken: Vec<(u64, u64)> = Vec::new();
         let mut random: u64 = 1;
         for _ in 0..10_000 {
             random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
             let pages = (random >> 33) % 9 + 1;
-            let address = (random >> 40) % 250 * PAGE;
+            let address = (random >> 40) % 450 * PAGE;
             if random >> 63 == 0 {
                 if let Some(iova) = space.reserve(address, pages * PAGE) {
                     let last = iova + pages * PAGE - 1;
