@@ -1,6 +1,7 @@
 //! Whichever kind of namespace an address names.
 
-use super::{KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo};
+use super::nvme::{NvmeDevice, NvmeNamespace};
+use super::{Device, KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo};
 use crate::error::{BufError, Result};
 use crate::mem::DmaBuf;
 
@@ -15,6 +16,8 @@ pub enum AnyNamespace {
     Memory(MemoryNamespace),
     /// `file:` and `blk:`
     Kernel(KernelNamespace),
+    /// `nvme:`
+    Nvme(NvmeNamespace),
 }
 
 impl AnyNamespace {
@@ -35,6 +38,9 @@ impl AnyNamespace {
             NamespaceAddress::Block { path } => {
                 KernelNamespace::open_block_device(path).await.map(Self::Kernel)
             }
+            NamespaceAddress::Nvme { controller, namespace } => {
+                NvmeDevice::open(controller, *namespace).await?.attach().await.map(Self::Nvme)
+            }
         }
     }
 }
@@ -44,6 +50,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.info(),
             Self::Kernel(kernel) => kernel.info(),
+            Self::Nvme(nvme) => nvme.info(),
         }
     }
 
@@ -51,6 +58,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.size_bytes(),
             Self::Kernel(kernel) => kernel.size_bytes(),
+            Self::Nvme(nvme) => nvme.size_bytes(),
         }
     }
 
@@ -58,6 +66,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.read(offset, buf).await,
             Self::Kernel(kernel) => kernel.read(offset, buf).await,
+            Self::Nvme(nvme) => nvme.read(offset, buf).await,
         }
     }
 
@@ -65,6 +74,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.write(offset, buf).await,
             Self::Kernel(kernel) => kernel.write(offset, buf).await,
+            Self::Nvme(nvme) => nvme.write(offset, buf).await,
         }
     }
 
@@ -72,6 +82,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.flush().await,
             Self::Kernel(kernel) => kernel.flush().await,
+            Self::Nvme(nvme) => nvme.flush().await,
         }
     }
 
@@ -79,6 +90,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.trim(offset, len).await,
             Self::Kernel(kernel) => kernel.trim(offset, len).await,
+            Self::Nvme(nvme) => nvme.trim(offset, len).await,
         }
     }
 
@@ -86,6 +98,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.grow(size_bytes).await,
             Self::Kernel(kernel) => kernel.grow(size_bytes).await,
+            Self::Nvme(nvme) => nvme.grow(size_bytes).await,
         }
     }
 
@@ -93,6 +106,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.shrink(size_bytes).await,
             Self::Kernel(kernel) => kernel.shrink(size_bytes).await,
+            Self::Nvme(nvme) => nvme.shrink(size_bytes).await,
         }
     }
 
@@ -100,6 +114,7 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.next_data(offset),
             Self::Kernel(kernel) => kernel.next_data(offset),
+            Self::Nvme(nvme) => nvme.next_data(offset),
         }
     }
 }

@@ -18,8 +18,10 @@ mod tests;
 mod usage;
 
 pub use address::PciAddress;
-pub use admin::{AdminCommands, IDENTIFY_BYTES, SMART_LOG_BYTES};
-pub use controller::{BlockNode, GroupMember, IommuGroup, NvmeController, NvmeNamespace, controllers, find};
+pub use admin::AdminCommands;
+pub use controller::{
+    BlockNode, FoundController, FoundNamespace, GroupMember, IommuGroup, controllers, find,
+};
 pub use driver::{DriverChange, bind_to_vfio, give_back, has_vfio_driver, is_behind_iommu};
 pub use root::SystemRoot;
 pub use usage::{Contents, Usage, contents_of, usages_of};

@@ -82,7 +82,6 @@ pub(crate) fn run(options: &DoctorOptions) -> boson::Result<()> {
         block_devices(),
         not_built("ng:", "NVMe passthrough"),
         not_built("spdk:", "SPDK"),
-        not_built("nvme:", "boson's own NVMe driver"),
     ]);
     findings.extend(vfio::findings(&SystemRoot::default(), may_read_and_write));
     let text = if options.json { as_json(&findings) } else { as_table(&findings) };

@@ -15,7 +15,7 @@ const SECTOR_BYTES: u64 = 512;
 /// An NVMe controller on PCI.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct NvmeController {
+pub struct FoundController {
     /// Where it is.
     pub address: PciAddress,
     /// The PCI vendor.
@@ -35,7 +35,7 @@ pub struct NvmeController {
     /// The firmware revision (FR); only the nvme driver tells.
     pub firmware: Option<String>,
     /// The namespaces that the nvme driver shows.
-    pub namespaces: Vec<NvmeNamespace>,
+    pub namespaces: Vec<FoundNamespace>,
 }
 
 /// The devices that the IOMMU cannot tell apart: VFIO hands them out together.
@@ -78,7 +78,7 @@ impl IommuGroup {
 /// A namespace of a controller that the nvme driver has.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct NvmeNamespace {
+pub struct FoundNamespace {
     /// The block device; none where the kernel cannot use the namespace's format or command set.
     pub block: Option<BlockNode>,
     /// The character device for passthrough commands, such as `ng0n1`.
@@ -97,7 +97,7 @@ pub struct NvmeNamespace {
     pub partitions: Vec<BlockNode>,
 }
 
-impl NvmeNamespace {
+impl FoundNamespace {
     /// The name of its device: the block device if there is one.
     pub fn name(&self) -> &str {
         let generic = self.generic.as_deref().unwrap_or_default();
@@ -130,9 +130,9 @@ pub(super) fn device_number(text: &str) -> Option<(u32, u32)> {
 }
 
 /// Every NVMe controller on PCI, by address. None where there is no PCI.
-pub fn controllers(root: &SystemRoot) -> Vec<NvmeController> {
+pub fn controllers(root: &SystemRoot) -> Vec<FoundController> {
     let addresses = names_in(&root.path("sys/bus/pci/devices"));
-    let mut found: Vec<NvmeController> =
+    let mut found: Vec<FoundController> =
         addresses.iter().filter_map(|name| controller(root, name.parse().ok()?)).collect();
     found.sort_by_key(|controller| controller.address);
     found
@@ -144,7 +144,7 @@ pub fn controllers(root: &SystemRoot) -> Vec<NvmeController> {
 ///
 /// [`NotFound`](ErrorKind::NotFound) if no PCI device is there, and
 /// [`InvalidInput`](ErrorKind::InvalidInput) if it is no NVMe controller.
-pub fn find(root: &SystemRoot, address: PciAddress) -> Result<NvmeController> {
+pub fn find(root: &SystemRoot, address: PciAddress) -> Result<FoundController> {
     let wrong = |kind, why| Error::new(kind, "find NVMe controller").at(address.to_string()).because(why);
     if !root.pci_device(address).exists() {
         return Err(wrong(
@@ -160,7 +160,7 @@ pub fn find(root: &SystemRoot, address: PciAddress) -> Result<NvmeController> {
     })
 }
 
-fn controller(root: &SystemRoot, address: PciAddress) -> Option<NvmeController> {
+fn controller(root: &SystemRoot, address: PciAddress) -> Option<FoundController> {
     let directory = root.pci_device(address);
     let id = |name| number(&directory.join(name)).and_then(|id| u16::try_from(id).ok());
     if number(&directory.join("class"))? >> 8 != NVME_CLASS {
@@ -170,7 +170,7 @@ fn controller(root: &SystemRoot, address: PciAddress) -> Option<NvmeController> 
     let name = names_in(&directory.join("nvme")).into_iter().next();
     let own = directory.join("nvme").join(name.as_deref().unwrap_or_default());
     let text = |attribute_name| name.as_ref().and_then(|_| attribute(&own.join(attribute_name)));
-    Some(NvmeController {
+    Some(FoundController {
         address,
         vendor: id("vendor").unwrap_or(0),
         device: id("device").unwrap_or(0),
@@ -208,12 +208,12 @@ fn head(name: &str) -> Option<(u32, u32)> {
     Some((instance.parse().ok()?, number.parse().ok()?))
 }
 
-fn namespaces(root: &SystemRoot, controller: &Path) -> Vec<NvmeNamespace> {
+fn namespaces(root: &SystemRoot, controller: &Path) -> Vec<FoundNamespace> {
     let heads: BTreeSet<(u32, u32)> = names_in(controller).iter().filter_map(|name| head(name)).collect();
     heads.into_iter().map(|head| namespace(root, controller, head)).collect()
 }
 
-fn namespace(root: &SystemRoot, controller: &Path, (instance, number_in_it): (u32, u32)) -> NvmeNamespace {
+fn namespace(root: &SystemRoot, controller: &Path, (instance, number_in_it): (u32, u32)) -> FoundNamespace {
     let block_name = format!("nvme{instance}n{number_in_it}");
     let generic_name = format!("ng{instance}n{number_in_it}");
     let directory = root.block(&block_name);
@@ -223,7 +223,7 @@ fn namespace(root: &SystemRoot, controller: &Path, (instance, number_in_it): (u3
     let small = |path: &Path| number(path).and_then(|number| u32::try_from(number).ok());
     // What shows no block device has these beside the character device.
     let described = if block.is_some() { directory.clone() } else { controller.join(&generic_name) };
-    NvmeNamespace {
+    FoundNamespace {
         nsid: small(&described.join("nsid")),
         size_bytes: number(&described.join("size")).unwrap_or(0).saturating_mul(SECTOR_BYTES),
         block_size_bytes: small(&described.join("queue/logical_block_size")).unwrap_or(0),

@@ -9,7 +9,7 @@ use std::io::{self, Write};
 use std::path::Path;
 
 use super::address::PciAddress;
-use super::controller::{self, NvmeController};
+use super::controller::{self, FoundController};
 use super::processes::user_of;
 use super::root::{SystemRoot, attribute, link_name, names_in};
 use super::usage::{self, Usage};
@@ -132,7 +132,7 @@ pub(super) fn bind_with(
     Ok(DriverChange::Changed)
 }
 
-fn check_group(root: &SystemRoot, controller: &NvmeController) -> Result<()> {
+fn check_group(root: &SystemRoot, controller: &FoundController) -> Result<()> {
     let address = controller.address;
     let unsupported = |why: String| Err(refused(ErrorKind::Unsupported, BIND, address, why));
     let Some(group) = controller.group.as_ref().filter(|group| isolates(root, &group.number.to_string()))
@@ -186,7 +186,7 @@ pub(super) fn give_back_with(
 }
 
 /// Who has the controller open through VFIO: by its group, or by its own node.
-fn vfio_user(root: &SystemRoot, controller: &NvmeController) -> Option<String> {
+fn vfio_user(root: &SystemRoot, controller: &FoundController) -> Option<String> {
     let own = names_in(&root.pci_device(controller.address).join("vfio-dev")).into_iter();
     let nodes = own.map(|name| format!("vfio/devices/{name}"));
     let group = controller.group.as_ref().map(|group| format!("vfio/{}", group.number));
@@ -237,7 +237,7 @@ fn driver_of(root: &SystemRoot, address: PciAddress) -> Option<String> {
 fn hand_over(
     kernel: &dyn Kernel,
     root: &SystemRoot,
-    controller: &NvmeController,
+    controller: &FoundController,
     driver: &str,
     operation: &'static str,
 ) -> Result<()> {

@@ -5,7 +5,7 @@ use std::os::unix::fs::FileExt;
 use proptest::prelude::*;
 
 use super::address::PciAddress;
-use super::controller::{NvmeController, controllers, find};
+use super::controller::{FoundController, controllers, find};
 use super::driver::{DriverChange, bind_with, give_back_with, has_vfio_driver, is_behind_iommu};
 use super::fake::{FakeKernel, FakeMachine};
 use super::usage::{Contents, Usage, contents_of};
@@ -29,7 +29,7 @@ fn machine_with(front: &[u8]) -> FakeMachine {
     machine
 }
 
-fn only(machine: &FakeMachine) -> NvmeController {
+fn only(machine: &FakeMachine) -> FoundController {
     find(&machine.root(), address()).expect("it is there")
 }
 

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::OFlags;
 
-use super::controller::{BlockNode, NvmeController, NvmeNamespace};
+use super::controller::{BlockNode, FoundController, FoundNamespace};
 use super::processes::{Opened, opened_devices};
 use super::root::{SystemRoot, attribute, names_in};
 use super::tables::{MOUNTS, Tables, names};
@@ -127,7 +127,7 @@ impl fmt::Display for Contents {
 
 /// Looks at the front of a namespace; reads at most 128 KiB. `None` where there is no block device
 /// with a size.
-pub fn contents_of(root: &SystemRoot, namespace: &NvmeNamespace) -> Option<Contents> {
+pub fn contents_of(root: &SystemRoot, namespace: &FoundNamespace) -> Option<Contents> {
     let block = namespace.block.as_ref().filter(|_| namespace.size_bytes > 0)?;
     let front = open(&root.node(&block.name), OFlags::empty()).and_then(|file| front_of(&file));
     Some(match front {
@@ -164,7 +164,7 @@ fn open(node: &Path, flags: OFlags) -> io::Result<File> {
 
 /// What each namespace of a controller is used for, in their order; for each the most important
 /// use first.
-pub fn usages_of(root: &SystemRoot, controller: &NvmeController) -> Vec<Vec<Usage>> {
+pub fn usages_of(root: &SystemRoot, controller: &FoundController) -> Vec<Vec<Usage>> {
     look(root, controller).0
 }
 
@@ -174,7 +174,7 @@ pub fn usages_of(root: &SystemRoot, controller: &NvmeController) -> Vec<Vec<Usag
 pub(super) struct Claims(#[expect(dead_code, reason = "the open files are the claims")] Vec<File>);
 
 /// [`usages_of`], and claims on the namespaces that nobody else has claimed.
-pub(super) fn look(root: &SystemRoot, controller: &NvmeController) -> (Vec<Vec<Usage>>, Claims) {
+pub(super) fn look(root: &SystemRoot, controller: &FoundController) -> (Vec<Vec<Usage>>, Claims) {
     let tables = Tables::read(root);
     let is_nvme = |name: &str| name.starts_with("nvme") || name.starts_with("ng");
     let opened = match controller.namespaces.is_empty() {
@@ -182,7 +182,7 @@ pub(super) fn look(root: &SystemRoot, controller: &NvmeController) -> (Vec<Vec<U
         false => opened_devices(root, is_nvme),
     };
     let mut claims = Vec::new();
-    let of = |namespace: &NvmeNamespace| {
+    let of = |namespace: &FoundNamespace| {
         let mut usages = Vec::new();
         let nodes = nodes_of(root, namespace, &mut usages);
         for node in &nodes {
@@ -232,7 +232,7 @@ pub(super) fn look(root: &SystemRoot, controller: &NvmeController) -> (Vec<Vec<U
 }
 
 /// Whether it is the namespace, or one of the devices made of it, that is open.
-fn is_open(opened: &Opened, nodes: &[BlockNode], namespace: &NvmeNamespace) -> bool {
+fn is_open(opened: &Opened, nodes: &[BlockNode], namespace: &FoundNamespace) -> bool {
     nodes.iter().any(|node| node.name == opened.name)
         || namespace.generic.as_ref().is_some_and(|generic| *generic == opened.name)
 }
@@ -261,7 +261,7 @@ impl Usage {
 const MAX_NODES: usize = 256;
 
 /// The namespace, its partitions, and everything that is made of them.
-fn nodes_of(root: &SystemRoot, namespace: &NvmeNamespace, usages: &mut Vec<Usage>) -> Vec<BlockNode> {
+fn nodes_of(root: &SystemRoot, namespace: &FoundNamespace, usages: &mut Vec<Usage>) -> Vec<BlockNode> {
     let mut nodes: Vec<BlockNode> = namespace.block.iter().chain(&namespace.partitions).cloned().collect();
     let mut at = 0;
     while let Some(node) = nodes.get(at).cloned() {

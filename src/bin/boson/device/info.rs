@@ -1,6 +1,6 @@
 //! `boson device info`: what a controller says of itself and its namespaces, and its health.
 
-use boson::block::pci::{self, AdminCommands, NvmeController, NvmeNamespace, PciAddress, SystemRoot};
+use boson::block::pci::{self, AdminCommands, FoundController, FoundNamespace, PciAddress, SystemRoot};
 use boson::{Error, ErrorKind, Result};
 
 use super::list::model;
@@ -21,14 +21,16 @@ pub(super) fn print(root: &SystemRoot, device: &str) -> Result<String> {
     for namespace in shown {
         let Some(nsid) = namespace.nsid else { continue };
         let title = format!("Namespace {nsid}, /dev/{}", namespace.name());
-        text += &section(&title, words::namespace(&admin.identify_namespace(nsid)?));
+        // It may have been detached since the list was made.
+        let Some(identity) = admin.identify_namespace(nsid)? else { continue };
+        text += &section(&title, words::namespace(&identity));
     }
-    text += &section("Health", words::health(&admin.smart_log()?));
+    text += &section("Health", words::health(&admin.health_log()?));
     Ok(text)
 }
 
 /// The controller that `device` names, and the name of the namespace if it names one.
-fn find(root: &SystemRoot, device: &str) -> Result<(NvmeController, Option<String>)> {
+fn find(root: &SystemRoot, device: &str) -> Result<(FoundController, Option<String>)> {
     let Some(name) = device.strip_prefix("/dev/") else {
         let address: PciAddress = device.parse()?;
         return Ok((pci::find(root, address)?, None));
@@ -46,12 +48,12 @@ fn find(root: &SystemRoot, device: &str) -> Result<(NvmeController, Option<Strin
         .because("no NVMe controller on PCI has it; `boson device list` shows what there is"))
 }
 
-fn is(namespace: &NvmeNamespace, name: &str) -> bool {
+fn is(namespace: &FoundNamespace, name: &str) -> bool {
     namespace.generic.as_deref() == Some(name)
         || namespace.block.as_ref().is_some_and(|block| block.name == name)
 }
 
-fn overview(controller: &NvmeController) -> String {
+fn overview(controller: &FoundController) -> String {
     let driver = match &controller.driver {
         Some(driver) => format!("driver {driver}"),
         None => "no driver".to_owned(),
@@ -75,7 +77,7 @@ fn overview(controller: &NvmeController) -> String {
 }
 
 /// Only the driver that has a controller can ask it.
-fn without_the_nvme_driver(controller: &NvmeController) -> String {
+fn without_the_nvme_driver(controller: &FoundController) -> String {
     let give_back = format!("`boson device unbind {}` gives it to the nvme driver", controller.address);
     match controller.driver.as_deref() {
         Some("nvme") => "\nThe nvme driver is not ready with it: try again, or see dmesg.\n".to_owned(),

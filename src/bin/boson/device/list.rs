@@ -1,13 +1,13 @@
 //! `boson device list`: controllers and namespaces, as a table or as JSON.
 
-use boson::block::pci::{self, Contents, NvmeController, NvmeNamespace, SystemRoot, Usage};
+use boson::block::pci::{self, Contents, FoundController, FoundNamespace, SystemRoot, Usage};
 use serde_json::{Value, json};
 
 use super::words::size;
 
 /// A controller with what was found out about its namespaces.
 struct Listed {
-    controller: NvmeController,
+    controller: FoundController,
     /// For each namespace: what it holds, and what uses it.
     namespaces: Vec<(Option<Contents>, Vec<Usage>)>,
 }
@@ -21,7 +21,7 @@ pub(super) fn print(root: &SystemRoot, as_json: bool) -> String {
     }
 }
 
-fn look(root: &SystemRoot, controller: NvmeController) -> Listed {
+fn look(root: &SystemRoot, controller: FoundController) -> Listed {
     let usages = pci::usages_of(root, &controller);
     let contents = controller.namespaces.iter().map(|namespace| pci::contents_of(root, namespace));
     Listed { namespaces: contents.zip(usages).collect(), controller }
@@ -121,13 +121,13 @@ impl Listed {
 }
 
 /// The model, or what PCI says as long as the nvme driver does not.
-pub(super) fn model(controller: &NvmeController) -> String {
+pub(super) fn model(controller: &FoundController) -> String {
     let ids = || format!("{:04x}:{:04x}", controller.vendor, controller.device);
     controller.model.clone().unwrap_or_else(ids)
 }
 
 /// `4096` or `512+8`: bytes per block, and of metadata.
-fn format_of(namespace: &NvmeNamespace) -> Option<String> {
+fn format_of(namespace: &FoundNamespace) -> Option<String> {
     let block = namespace.block_size_bytes;
     (block > 0).then(|| match namespace.metadata_bytes {
         None | Some(0) => block.to_string(),
@@ -135,7 +135,7 @@ fn format_of(namespace: &NvmeNamespace) -> Option<String> {
     })
 }
 
-fn holds(namespace: &NvmeNamespace, contents: Option<&Contents>) -> Option<String> {
+fn holds(namespace: &FoundNamespace, contents: Option<&Contents>) -> Option<String> {
     let contents = contents?;
     Some(match namespace.partitions.len() {
         0 => contents.to_string(),

@@ -1,29 +1,43 @@
-//! What it takes to hand a device to this process: an IOMMU, the vfio-pci driver, memory that may
+//! What it takes to drive an NVMe controller from this process (`nvme:`): an IOMMU, the vfio-pci driver, memory that may
 //! be locked, and an IOMMU group without other drivers' devices that may be opened.
 
 use std::fs;
 use std::path::Path;
 
-use boson::block::pci::{self, NvmeController, SystemRoot};
+use boson::block::pci::{self, FoundController, SystemRoot};
 
 use super::{BackendState, Finding, read_trimmed};
 
-const BACKEND: &str = "vfio";
+const BACKEND: &str = "nvme:";
 
-/// The finding as a whole, and one for each thing that it takes. `may_open` tells whether this
+/// Whether `nvme:` can be used, and one finding for each thing that it takes. `may_open` tells whether this
 /// process may read and write a file.
 pub(super) fn findings(root: &SystemRoot, may_open: impl Fn(&Path) -> bool) -> Vec<Finding> {
     let controllers = pci::controllers(root);
     let mut parts = vec![iommu(root), module(root), locked_memory(root)];
     parts.extend(controllers.iter().filter_map(group));
     parts.extend(controllers.iter().filter_map(|controller| permission(root, controller, &may_open)));
-    let state = match parts.iter().all(|part| part.state == BackendState::Usable) {
-        true => BackendState::Usable,
-        false if parts.iter().any(|part| part.state == BackendState::Unusable) => BackendState::Unusable,
-        false => BackendState::Degraded,
-    };
-    let whole = Finding { state, ..Finding::usable(BACKEND, "devices driven by this process") };
-    std::iter::once(whole).chain(parts).collect()
+    let is_well = parts.iter().all(|part| part.state == BackendState::Usable);
+    std::iter::once(as_a_whole(&controllers, is_well)).chain(parts).collect()
+}
+
+fn as_a_whole(controllers: &[FoundController], is_well: bool) -> Finding {
+    const WHAT: &str = "boson's own NVMe driver";
+    let bound = controllers.iter().filter(|found| found.driver.as_deref() == Some("vfio-pci"));
+    let bound: Vec<String> = bound.map(|found| found.address.to_string()).collect();
+    if controllers.is_empty() {
+        Finding::unusable(BACKEND, format!("{WHAT}: there is no NVMe controller on PCI"), "use blk:/dev/NAME")
+    } else if !is_well {
+        Finding {
+            state: BackendState::Unusable,
+            ..Finding::usable(BACKEND, format!("{WHAT} takes what follows"))
+        }
+    } else if bound.is_empty() {
+        let detail = format!("{WHAT}: vfio-pci has no controller");
+        Finding::unusable(BACKEND, detail, "boson device list, then: boson device bind ADDRESS")
+    } else {
+        Finding::usable(BACKEND, format!("{WHAT}: vfio-pci has {}", bound.join(" ")))
+    }
 }
 
 fn iommu(root: &SystemRoot) -> Finding {
@@ -107,7 +121,7 @@ fn locked_memory(root: &SystemRoot) -> Finding {
     .of(FEATURE)
 }
 
-fn group(controller: &NvmeController) -> Option<Finding> {
+fn group(controller: &FoundController) -> Option<Finding> {
     let group = controller.group.as_ref()?;
     let other = group.hindered_by()?;
     let detail = format!(
@@ -123,7 +137,7 @@ fn group(controller: &NvmeController) -> Option<Finding> {
 
 fn permission(
     root: &SystemRoot,
-    controller: &NvmeController,
+    controller: &FoundController,
     may_open: impl Fn(&Path) -> bool,
 ) -> Option<Finding> {
     let group = controller.group.as_ref().filter(|_| controller.driver.as_deref() == Some("vfio-pci"))?;
@@ -222,6 +236,17 @@ mod tests {
         let findings = findings(&SystemRoot::at(&machine.0), |_| true);
         assert!(findings.iter().all(|finding| finding.state == BackendState::Usable));
         assert_eq!(findings.len(), 5);
+    }
+
+    #[test]
+    fn a_controller_that_no_one_handed_over() {
+        let machine = Machine::new("unbound");
+        fs::remove_file(machine.0.join(CONTROLLER).join("driver")).expect("a link");
+        let findings = findings(&SystemRoot::at(&machine.0), |_| true);
+        assert!(findings[0].help.as_ref().expect("help").contains("boson device bind"));
+        machine.remove(CONTROLLER);
+        let findings = super::findings(&SystemRoot::at(&machine.0), |_| true);
+        assert!(findings[0].detail.contains("no NVMe controller"), "{}", findings[0].detail);
     }
 
     #[test]
