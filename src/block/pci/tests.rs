@@ -495,7 +495,7 @@ mod drivers {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
 
     /// Whatever stands in sysfs and in the tables, looking at it does not panic, and a refusal is
     /// printed without a character that a terminal acts on.

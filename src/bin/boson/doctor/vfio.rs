@@ -1,5 +1,6 @@
-//! What it takes to drive an NVMe controller from this process (`nvme:`): an IOMMU, the vfio-pci driver, memory that may
-//! be locked, and an IOMMU group without other drivers' devices that may be opened.
+//! What it takes to drive an NVMe controller from this process (`nvme:`): an IOMMU, the vfio-pci
+//! driver, memory that may be locked, and an IOMMU group without other drivers' devices that may be
+//! opened.
 
 use std::fs;
 use std::path::Path;
@@ -10,8 +11,8 @@ use super::{BackendState, Finding, read_trimmed};
 
 const BACKEND: &str = "nvme:";
 
-/// Whether `nvme:` can be used, and one finding for each thing that it takes. `may_open` tells whether this
-/// process may read and write a file.
+/// Whether `nvme:` can be used, and one finding for each thing that it takes. `may_open` tells
+/// whether this process may read and write a file.
 pub(super) fn findings(root: &SystemRoot, may_open: impl Fn(&Path) -> bool) -> Vec<Finding> {
     let controllers = pci::controllers(root);
     let mut parts = vec![iommu(root), module(root), locked_memory(root)];
