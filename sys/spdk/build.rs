@@ -105,9 +105,9 @@ fn main() {
     let bindings = match panic::catch_unwind(generate) {
         Ok(Ok(bindings)) => bindings,
         Ok(Err(error)) => fail(&format!("the SPDK headers cannot be translated ({error})")),
-        Err(_) => {
-            fail("libclang, which translates the SPDK headers, is missing: apt install libclang-dev pkg-config")
-        }
+        Err(_) => fail(
+            "libclang, which translates the SPDK headers, is missing: apt install libclang-dev pkg-config",
+        ),
     };
     write(&bindings.to_string(), "bindings.rs");
 }
@@ -149,13 +149,18 @@ fn link() -> &'static str {
         println!("cargo::rustc-link-search=native={}", directory.display());
     }
     let file = |name: &str, ending: &str| {
-        directories.iter().map(|directory| directory.join(format!("lib{name}.{ending}"))).find(|path| path.exists())
+        directories
+            .iter()
+            .map(|directory| directory.join(format!("lib{name}.{ending}")))
+            .find(|path| path.exists())
     };
 
     let is_shared = match env::var("BOSON_SPDK_LINK").as_deref() {
         Ok("static") => false,
         Ok("shared") => true,
-        Ok(other) => fail(&format!("BOSON_SPDK_LINK is \"{other}\": write static or shared, or leave it out")),
+        Ok(other) => {
+            fail(&format!("BOSON_SPDK_LINK is \"{other}\": write static or shared, or leave it out"))
+        }
         // Without a directory of its own SPDK is in the system's, where only shared libraries are.
         Err(_) => directories.is_empty() || file("spdk_nvme", "so").is_some(),
     };

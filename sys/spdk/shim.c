@@ -185,7 +185,7 @@ int boson_spdk_describe_namespace(struct spdk_nvme_ctrlr *controller, uint32_t n
 	out->max_transfer_bytes = spdk_nvme_ns_get_max_io_xfer_size(ns);
 	out->boundary_blocks = spdk_nvme_ns_get_optimal_io_boundary(ns);
 	out->max_segments = spdk_nvme_ctrlr_get_max_sges(controller);
-	out->io_queues = (uint16_t)SPDK_MIN(spdk_nvme_ctrlr_get_opts(controller)->num_io_queues, UINT16_MAX);
+	out->io_queues = (uint16_t)spdk_min(spdk_nvme_ctrlr_get_opts(controller)->num_io_queues, UINT16_MAX);
 	out->flush = flags & SPDK_NVME_NS_FLUSH_SUPPORTED;
 	out->trim = flags & SPDK_NVME_NS_DEALLOCATE_SUPPORTED;
 	out->write_zeroes = flags & SPDK_NVME_NS_WRITE_ZEROES_SUPPORTED;
