@@ -147,16 +147,12 @@ impl KernelNamespace {
             None => (0, MAX_FILE_BYTES),
         };
         let info = NamespaceInfo {
-            name,
-            size_bytes: size,
             max_size_bytes,
             min_size_bytes,
-            block_size_bytes: FILE_BLOCK_BYTES,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
-            atomic_write_bytes: 0,
-            volatile_cache: true,
             trim: true,
             direct,
+            ..NamespaceInfo::new(name, size, FILE_BLOCK_BYTES)
         };
         let backing = Backing { len_bytes: Cell::new(len), unwritten: RefCell::new(unwritten) };
         Ok(Self::new(File::new(file), info, size, backing))
@@ -187,18 +183,12 @@ impl KernelNamespace {
         let failed = |errno: Errno| open_error(&errno.into(), &name);
         let block_size_bytes = rustix::fs::ioctl_blksszget(&file).map_err(failed)?;
         let size_bytes = rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)).map_err(failed)?;
+        // The kernel promises nothing about power failure for a device of unknown make.
         let info = NamespaceInfo {
-            name,
-            size_bytes,
-            max_size_bytes: size_bytes,
-            min_size_bytes: size_bytes,
-            block_size_bytes,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
-            // The kernel promises nothing about power failure for a device of unknown make.
-            atomic_write_bytes: 0,
-            volatile_cache: true,
             trim: true,
             direct,
+            ..NamespaceInfo::new(name, size_bytes, block_size_bytes)
         };
         let mut file = File::new(Rc::new(file));
         if direct && size_bytes > 0 {
@@ -329,8 +319,8 @@ impl Namespace for KernelNamespace {
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
         self.check("trim", offset, len)?;
-        if len == 0 || offset >= self.0.backing.len_bytes.get() {
-            // The kernel calls an empty range invalid, and there is nothing to give back.
+        if offset >= self.0.backing.len_bytes.get() {
+            // There is nothing to give back.
             return Ok(());
         }
         let mode = libc::FALLOC_FL_PUNCH_HOLE | libc::FALLOC_FL_KEEP_SIZE;

@@ -59,16 +59,12 @@ impl MemoryNamespace {
             )));
         }
         let info = NamespaceInfo {
-            name: name.into(),
-            size_bytes,
             max_size_bytes,
-            min_size_bytes: size_bytes,
-            block_size_bytes,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             atomic_write_bytes: block_size_bytes,
             volatile_cache: false,
             trim: true,
-            direct: true,
+            ..NamespaceInfo::new(name, size_bytes, block_size_bytes)
         };
         let shared = MemoryShared { info, size_bytes: Cell::new(size_bytes), chunks: RefCell::default() };
         Ok(Self(Rc::new(shared)))

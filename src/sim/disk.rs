@@ -127,16 +127,10 @@ impl Disk {
     /// A disk of zeros. `seed` decides latencies and what power failures take.
     pub fn new(env: SimEnv, options: DiskOptions, seed: u64) -> Self {
         let info = NamespaceInfo {
-            name: "sim:disk".to_owned(),
-            size_bytes: options.size_bytes,
             max_size_bytes: options.max_size_bytes,
-            min_size_bytes: options.size_bytes,
-            block_size_bytes: options.block_size_bytes,
             max_transfer_bytes: MAX_TRANSFER_BYTES,
             atomic_write_bytes: 512,
-            volatile_cache: true,
-            trim: false,
-            direct: true,
+            ..NamespaceInfo::new("sim:disk", options.size_bytes, options.block_size_bytes)
         };
         let state = DiskState {
             random: StdRng::seed_from_u64(seed),

@@ -55,10 +55,15 @@ async fn conforms<N: Namespace>(namespace: N) {
     assert!(size >= 1 << 20 && size.is_multiple_of(block as u64), "size {size}");
     assert!(info.max_transfer_bytes as usize >= block && info.max_size_bytes >= size);
 
-    // Nothing is done to no bytes.
-    namespace.trim(0, 0).await.expect("trim nothing");
-    namespace.write(0, DmaBuf::zeroed(0)).await.expect("write nothing");
-    namespace.read(size, DmaBuf::zeroed(0)).await.expect("read nothing");
+    // No bytes are no range.
+    for error in [
+        namespace.trim(0, 0).await.expect_err("trim nothing"),
+        namespace.write(0, DmaBuf::zeroed(0)).await.expect_err("write nothing").into(),
+        namespace.read(0, DmaBuf::zeroed(0)).await.expect_err("read nothing").into(),
+    ] {
+        assert_eq!(error.kind(), ErrorKind::InvalidInput);
+        assert!(error.to_string().contains("give it one block or more"), "{error}");
+    }
 
     // What was written is read, from any place, in any sizes of whole blocks.
     let len = 16 * block;
