@@ -6,6 +6,7 @@
 //! | address | device | how it works |
 //! |---|---|---|
 //! | `mem:SIZE` | [`MemoryNamespace`] | memory of this process |
+//! | `spdk:…` | `spdk::SpdkDevice` (feature `spdk`) | SPDK, polled by the core |
 //! | `file:PATH`, `blk:/dev/NAME` | [`KernelNamespace`] | the core's io_uring, or a thread where there is none |
 //!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
@@ -19,14 +20,25 @@ mod device;
 mod kernel;
 mod memory;
 mod namespace;
-#[allow(dead_code, unused_imports, reason = "the first device that has queues of its own is not merged yet")]
+mod open;
+#[cfg_attr(
+    not(feature = "spdk"),
+    allow(
+        dead_code,
+        unused_imports,
+        reason = "the first device that has queues of its own is not merged yet"
+    )
+)]
 mod queue;
+#[cfg(feature = "spdk")]
+pub mod spdk;
 mod stats;
 
-pub use address::{NamespaceAddress, parse_size};
+pub use address::{NamespaceAddress, SpdkAddress, parse_size};
 pub use any::AnyNamespace;
 pub use device::Device;
 pub use kernel::KernelNamespace;
 pub use memory::MemoryNamespace;
 pub use namespace::{Namespace, NamespaceInfo};
+pub use open::NamespaceConfig;
 pub use stats::{NamespaceStats, OperationStats, stats};

@@ -1,13 +1,17 @@
 //! Addresses of namespaces, as the command line and configurations give them.
 
+mod spdk;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 
-/// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE` or
-/// `blk:/dev/NAME`.
+pub use spdk::SpdkAddress;
+
+/// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE`,
+/// `blk:/dev/NAME` or `spdk:` and what [`SpdkAddress`] lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamespaceAddress {
@@ -28,10 +32,17 @@ pub enum NamespaceAddress {
         /// The device's node.
         path: PathBuf,
     },
+    /// A device of SPDK.
+    Spdk(SpdkAddress),
 }
 
 /// What a refusal recommends.
-const FORMS: &str = "mem:SIZE, file:PATH or blk:/dev/NAME";
+const FORMS: &str = if HAS_SPDK {
+    "mem:SIZE, file:PATH, blk:/dev/NAME or spdk:pcie/BDF/NSID"
+} else {
+    "mem:SIZE, file:PATH or blk:/dev/NAME"
+};
+const HAS_SPDK: bool = cfg!(feature = "spdk");
 
 fn invalid(address: &str, detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, "parse namespace address")
@@ -45,8 +56,8 @@ impl FromStr for NamespaceAddress {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and
-    /// [`Unsupported`](ErrorKind::Unsupported) for `ng:`, `spdk:` and `nvme:`, which no version has
-    /// yet, each with one sentence that says what to write instead.
+    /// [`Unsupported`](ErrorKind::Unsupported) for `ng:` and `nvme:`, which no version has yet, and
+    /// for `spdk:` in a build without it, each with one sentence that says what to write instead.
     fn from_str(address: &str) -> Result<Self> {
         let Some((scheme, rest)) = address.split_once(':') else {
             return Err(invalid(address, format!("it names no kind of namespace; write {FORMS}")));
@@ -62,7 +73,15 @@ impl FromStr for NamespaceAddress {
             "blk" => {
                 Err(invalid(address, "after blk: comes the path of a block device such as /dev/nvme0n1"))
             }
-            "ng" | "spdk" | "nvme" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
+            "spdk" => {
+                let spdk = SpdkAddress::parse(rest).map_err(|why| invalid(address, why))?;
+                if HAS_SPDK {
+                    Ok(Self::Spdk(spdk))
+                } else {
+                    Err(spdk_is_not_built_in().at(format!("`{address}`")))
+                }
+            }
+            "ng" | "nvme" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
                 .at(format!("`{address}`"))
                 .because(format!(
                     "{scheme}: does not exist in this version; write blk:/dev/NAME for a raw device"
@@ -70,6 +89,14 @@ impl FromStr for NamespaceAddress {
             _ => Err(invalid(address, format!("there is no namespace of kind {scheme}:; write {FORMS}"))),
         }
     }
+}
+
+/// The one refusal of `spdk:` in a build without it.
+pub(super) fn spdk_is_not_built_in() -> Error {
+    Error::new(ErrorKind::Unsupported, "open namespace").because(
+        "SPDK is not built in: docs/spdk.md says how to get it, then build with --features spdk; or write \
+         blk:/dev/NAME for a raw device",
+    )
 }
 
 fn parse_file(address: &str, rest: &str) -> Result<NamespaceAddress> {
@@ -115,6 +142,7 @@ impl fmt::Display for NamespaceAddress {
             Self::File { path, size_bytes: None } => write!(f, "file:{}", path.display()),
             Self::File { path, size_bytes: Some(size) } => write!(f, "file:{}?size={size}", path.display()),
             Self::Block { path } => write!(f, "blk:{}", path.display()),
+            Self::Spdk(spdk) => spdk.fmt(f),
         }
     }
 }
@@ -151,7 +179,8 @@ mod tests {
             ("file:x?size=big", "`big` is no size"),
             ("file:x?direct=1", "`direct=1` is no option"),
             ("blk:sda", "the path of a block device"),
-            ("spdk:pcie/0000:04:00.0/1", "does not exist in this version"),
+            ("ng:/dev/ng0n1", "does not exist in this version"),
+            ("spdk:pcie/x/1", "no PCI address"),
             ("disk:/dev/sda", "no namespace of kind disk:"),
         ] {
             let error = text.parse::<NamespaceAddress>().expect_err(text).to_string();
@@ -160,10 +189,10 @@ mod tests {
     }
     #[test]
     fn no_refusal_recommends_an_address_that_is_refused() {
-        for text in ["boson.data", "disk:/dev/sda", "ng:/dev/ng0n1", "spdk:pcie/0000:04:00.0/1", "nvme:x/1"] {
+        for text in ["boson.data", "disk:/dev/sda", "ng:/dev/ng0n1", "nvme:x/1"] {
             let refusal = text.parse::<NamespaceAddress>().expect_err(text).to_string();
             let (_, advice) = refusal.split_once("; write ").expect("it says what to write");
-            let advice = advice.replace("SIZE", "1G");
+            let advice = advice.replace("SIZE", "1G").replace("BDF/NSID", "0000:04:00.0/1");
             let forms = advice.split([' ', ',']).filter(|word| word.contains(':'));
             for address in forms.clone() {
                 address.parse::<NamespaceAddress>().unwrap_or_else(|error| panic!("{refusal}: {error}"));

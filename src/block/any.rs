@@ -1,6 +1,8 @@
 //! Whichever kind of namespace an address names.
 
-use super::{KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo};
+#[cfg(feature = "spdk")]
+use super::spdk::{SpdkDevice, SpdkNamespace};
+use super::{KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceConfig, NamespaceInfo};
 use crate::error::{BufError, Result};
 use crate::mem::DmaBuf;
 
@@ -15,16 +17,29 @@ pub enum AnyNamespace {
     Memory(MemoryNamespace),
     /// `file:` and `blk:`
     Kernel(KernelNamespace),
+    /// `spdk:`
+    #[cfg(feature = "spdk")]
+    Spdk(SpdkNamespace),
 }
 
 impl AnyNamespace {
-    /// Opens what `address` names.
+    /// Opens what `address` names, with the default configuration.
     ///
     /// # Errors
     ///
     /// As for [`MemoryNamespace::new`], [`KernelNamespace::open_file`] and
     /// [`KernelNamespace::open_block_device`].
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
+        Self::open_with(address, &NamespaceConfig::default()).await
+    }
+
+    /// Opens what `address` names.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MemoryNamespace::new`], [`KernelNamespace::open_file`],
+    /// [`KernelNamespace::open_block_device`] and `spdk::SpdkDevice::open`.
+    pub async fn open_with(address: &NamespaceAddress, config: &NamespaceConfig) -> Result<Self> {
         match address {
             NamespaceAddress::Memory { size_bytes } => {
                 MemoryNamespace::new(address.to_string(), *size_bytes, MEMORY_BLOCK_BYTES).map(Self::Memory)
@@ -35,6 +50,16 @@ impl AnyNamespace {
             NamespaceAddress::Block { path } => {
                 KernelNamespace::open_block_device(path).await.map(Self::Kernel)
             }
+            #[cfg(feature = "spdk")]
+            NamespaceAddress::Spdk(spdk) => {
+                use super::Device;
+                SpdkDevice::open(spdk, config).await?.attach().await.map(Self::Spdk)
+            }
+            #[cfg(not(feature = "spdk"))]
+            NamespaceAddress::Spdk(spdk) => {
+                let _ = config;
+                Err(super::address::spdk_is_not_built_in().at(spdk.to_string()))
+            }
         }
     }
 }
@@ -44,6 +69,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.info(),
             Self::Kernel(kernel) => kernel.info(),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.info(),
         }
     }
 
@@ -51,6 +78,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.size_bytes(),
             Self::Kernel(kernel) => kernel.size_bytes(),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.size_bytes(),
         }
     }
 
@@ -58,6 +87,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.read(offset, buf).await,
             Self::Kernel(kernel) => kernel.read(offset, buf).await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.read(offset, buf).await,
         }
     }
 
@@ -65,6 +96,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.write(offset, buf).await,
             Self::Kernel(kernel) => kernel.write(offset, buf).await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.write(offset, buf).await,
         }
     }
 
@@ -72,6 +105,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.flush().await,
             Self::Kernel(kernel) => kernel.flush().await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.flush().await,
         }
     }
 
@@ -79,6 +114,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.trim(offset, len).await,
             Self::Kernel(kernel) => kernel.trim(offset, len).await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.trim(offset, len).await,
         }
     }
 
@@ -86,6 +123,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.grow(size_bytes).await,
             Self::Kernel(kernel) => kernel.grow(size_bytes).await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.grow(size_bytes).await,
         }
     }
 
@@ -93,6 +132,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.shrink(size_bytes).await,
             Self::Kernel(kernel) => kernel.shrink(size_bytes).await,
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.shrink(size_bytes).await,
         }
     }
 
@@ -100,6 +141,8 @@ impl Namespace for AnyNamespace {
         match self {
             Self::Memory(memory) => memory.next_data(offset),
             Self::Kernel(kernel) => kernel.next_data(offset),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(spdk) => spdk.next_data(offset),
         }
     }
 }

@@ -108,6 +108,15 @@ int boson_spdk_is_mapped(const void *address, size_t length)
 	return 1;
 }
 
+int boson_spdk_set_tcp_connect_timeout(uint32_t milliseconds)
+{
+	struct spdk_nvme_transport_opts options;
+
+	spdk_nvme_transport_get_opts(&options, sizeof(options));
+	options.tcp_connect_timeout_ms = milliseconds;
+	return spdk_nvme_transport_set_opts(&options, sizeof(options));
+}
+
 /* --- NVMe controllers --- */
 
 struct boson_spdk_attach {
@@ -230,6 +239,14 @@ struct spdk_nvme_qpair *boson_spdk_qpair_allocate(struct spdk_nvme_ctrlr *contro
 uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion)
 {
 	return completion->status_raw >> 1;
+}
+
+const char *boson_spdk_status_text(uint16_t field)
+{
+	struct spdk_nvme_cpl completion = { 0 };
+
+	completion.status_raw = field << 1;
+	return spdk_nvme_cpl_get_status_string_ext(&completion.status, SPDK_NVME_OPC_READ);
 }
 
 int boson_spdk_read(struct spdk_nvme_ns *ns, struct spdk_nvme_qpair *qpair, uint64_t block, uint32_t blocks,

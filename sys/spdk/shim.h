@@ -40,6 +40,9 @@ int boson_spdk_bound_sigbus(void);
 /* Whether a device can reach all `length` bytes from `address`: 1 or 0. */
 int boson_spdk_is_mapped(const void *address, size_t length);
 
+/* How long a connection over TCP may take to be established, for controllers that are attached from now on. */
+int boson_spdk_set_tcp_connect_timeout(uint32_t milliseconds);
+
 /* --- NVMe controllers --- */
 
 struct boson_spdk_attach_options {
@@ -100,6 +103,9 @@ typedef void (*boson_spdk_done)(void *argument, const struct spdk_nvme_cpl *comp
 
 /* The completion's status field without the phase: code 0-7, type 8-10, retry delay 11-12, more 13, do not retry 14. */
 uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion);
+
+/* The words for such a status field: type and code. */
+const char *boson_spdk_status_text(uint16_t field);
 
 /* The pieces must live until `done` is called, which happens exactly if the result is 0. */
 int boson_spdk_read(struct spdk_nvme_ns *ns, struct spdk_nvme_qpair *qpair, uint64_t block, uint32_t blocks,
