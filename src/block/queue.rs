@@ -102,13 +102,15 @@ impl<P: Port> Queue<P> {
 
     /// Stops the device's work and the polling, once.
     fn end(&self) {
-        let mut state = self.state.borrow_mut();
-        let state = &mut *state;
+        let mut borrowed = self.state.borrow_mut();
+        let state = &mut *borrowed;
         if state.end.is_none() {
             let clean = state.port.shut_down();
             state.end = Some(if clean { QueueEnd::Clean } else { QueueEnd::Uncertain });
             state.flight.give_up(clean);
         }
+        drop(borrowed);
+        // It has the poller, whose destructor comes back here.
         drop(self.registration.take());
     }
 

@@ -34,6 +34,12 @@ const PACKAGES: [&str; 9] = [
 const CALLED: [&str; 7] =
     ["spdk_nvme", "spdk_bdev", "spdk_env_dpdk", "spdk_init", "spdk_rpc", "spdk_thread", "spdk_log"];
 
+/// What these need without saying so; the shim names a symbol of each.
+const NEEDED: [&str; 5] = ["crypto", "ssl", "rte_bus_pci", "rte_mempool", "rte_ring"];
+
+/// Libraries that every program has.
+const OF_THE_C_LIBRARY: [&str; 5] = ["c", "dl", "m", "pthread", "rt"];
+
 /// The names of libraries that are modules start with one of these.
 const MODULES: [&str; 4] = ["spdk_event_", "spdk_bdev_", "spdk_sock_", "spdk_accel_"];
 
@@ -166,11 +172,17 @@ fn link() -> &'static str {
     };
     let mut modules = String::new();
     if is_shared {
-        for name in CALLED {
+        for name in CALLED.iter().chain(&NEEDED) {
             println!("cargo::rustc-link-lib=dylib={name}");
         }
-        for name in names.iter().filter(|name| MODULES.iter().any(|prefix| name.starts_with(prefix))) {
-            let path = file(name, "so").unwrap_or_else(|| PathBuf::from(format!("lib{name}.so")));
+        // First what the modules need without saying so, then they.
+        let needed =
+            names.iter().filter(|name| !name.starts_with("spdk_") && !OF_THE_C_LIBRARY.contains(name));
+        let needed = needed.filter_map(|name| system_library(name));
+        let of_spdk = names.iter().filter(|name| MODULES.iter().any(|prefix| name.starts_with(prefix)));
+        let of_spdk =
+            of_spdk.map(|name| file(name, "so").unwrap_or_else(|| PathBuf::from(format!("lib{name}.so"))));
+        for path in needed.chain(of_spdk) {
             let path = fs::canonicalize(&path).unwrap_or(path);
             // The file's name with its version is the name that the loader knows it by.
             let loaded = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
@@ -193,6 +205,19 @@ fn link() -> &'static str {
         "modules.rs",
     );
     if is_shared { "shared" } else { "static" }
+}
+
+/// Where the compiler finds a library of the system.
+fn system_library(name: &str) -> Option<PathBuf> {
+    let output = cc::Build::new()
+        .try_get_compiler()
+        .ok()?
+        .to_command()
+        .arg(format!("-print-file-name=lib{name}.so"))
+        .output()
+        .ok()?;
+    let path = PathBuf::from(String::from_utf8_lossy(&output.stdout).trim());
+    path.is_absolute().then_some(path)
 }
 
 /// What pkg-config prints, as words.

@@ -18,6 +18,20 @@ const char *boson_spdk_version(void)
 	return SPDK_VERSION_STRING;
 }
 
+/*
+ * SPDK's shared libraries do not name all that they need. A linker that keeps only what is used keeps these because they
+ * are named here.
+ */
+extern char EVP_MD_CTX_free[], OPENSSL_init_ssl[], rte_pci_register[], rte_mempool_create[], rte_ring_create[];
+
+const void *boson_spdk_needed(unsigned int index)
+{
+	static const void *const needed[] = { EVP_MD_CTX_free, OPENSSL_init_ssl, rte_pci_register, rte_mempool_create,
+					      rte_ring_create };
+
+	return index < sizeof(needed) / sizeof(needed[0]) ? needed[index] : NULL;
+}
+
 #define LONGEST_MESSAGE 1024
 
 static boson_spdk_log_sink g_sink;

@@ -24,6 +24,9 @@ struct spdk_io_channel;
 /* SPDK's release as its headers name it. */
 const char *boson_spdk_version(void);
 
+/* An address in each library that SPDK's own need without saying so; NULL beyond the last. */
+const void *boson_spdk_needed(unsigned int index);
+
 /* Receives one message without its line end, and SPDK's level (0 error ... 4 debug). */
 typedef void (*boson_spdk_log_sink)(int level, const char *text, size_t length);
 

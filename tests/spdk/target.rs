@@ -54,7 +54,7 @@ impl Target {
         std::fs::write(&config, configuration(self.port)).expect("a temporary file");
         let socket = self.directory.join("rpc.sock");
         let mut process = Command::new("nvmf_tgt")
-            .args(["-m", "0x1", "--no-pci", "--no-huge", "-s", "512", "-r"])
+            .args(["-m", "0x1", "--disable-cpumask-locks", "--no-pci", "--no-huge", "-s", "512", "-r"])
             .arg(&socket)
             .arg("-c")
             .arg(&config)

@@ -98,20 +98,39 @@ pub(super) fn version() -> String {
 /// themselves while they are loaded. The loader finds them as it found the others, or where they were
 /// when this was built.
 fn load_modules() -> Result<(), String> {
+    // SAFETY: the function only returns an address.
+    if unsafe { sys::boson_spdk_needed(0) }.is_null() {
+        return Err("it was linked without a library that it needs".to_owned());
+    }
     for (name, path) in sys::MODULES {
         let load = |name: &CStr| {
-            // SAFETY: `name` ends with NUL. What runs when the library is loaded are SPDK's own
-            // constructors, which only add to lists.
+            // SAFETY: `name` ends with NUL. What runs when the library is loaded are constructors: those
+            // of SPDK's modules only add to lists.
             !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null()
         };
-        if !load(name) && !load(path) {
-            return Err(format!(
-                "its library {} is not found: LD_LIBRARY_PATH must name the directory that it is in",
-                name.to_string_lossy()
-            ));
+        if load(name) || load(path) {
+            continue;
         }
+        let why = loading_error();
+        if name.to_bytes().starts_with(b"libspdk_sock_posix")
+            || name.to_bytes().starts_with(b"libspdk_event_bdev")
+        {
+            return Err(format!("{why}: LD_LIBRARY_PATH must name the directory of its libraries"));
+        }
+        tracing::warn!(target: "spdk", "what a module of SPDK is for does not work: {why}");
     }
     Ok(())
+}
+
+fn loading_error() -> String {
+    // SAFETY: the function returns null, or a string that lives until this thread's next call of the
+    // loader.
+    let text = unsafe { libc::dlerror() };
+    if text.is_null() {
+        return "a library cannot be loaded".to_owned();
+    }
+    // SAFETY: `text` is that string, and ends with NUL.
+    unsafe { CStr::from_ptr(text) }.to_string_lossy().into_owned()
 }
 
 /// The words for an `errno` code, of either sign.
