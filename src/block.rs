@@ -10,9 +10,9 @@
 //! | `file:PATH`, `blk:/dev/NAME` | [`KernelNamespace`] | the core's io_uring, or a thread where there is none |
 //!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
-//! (`queue`): it divides what is too large, lets callers wait in order while the device is full, keeps
-//! the memory of dropped futures until the device is done with it, copies memory that the device cannot
-//! reach, and counts.
+//! (`queue`): it divides what is too large, lets callers wait in order while the device is full,
+//! keeps the memory of dropped futures until the device is done with it, copies memory that the
+//! device cannot reach, and counts.
 
 mod address;
 mod any;
@@ -20,19 +20,14 @@ mod device;
 mod kernel;
 mod memory;
 mod namespace;
+pub mod nvme;
 mod open;
-#[cfg_attr(
-    not(feature = "spdk"),
-    allow(
-        dead_code,
-        unused_imports,
-        reason = "the first device that has queues of its own is not merged yet"
-    )
-)]
+#[allow(dead_code, unused_imports, reason = "not every kind of device in the build has queues of its own")]
 mod queue;
 #[cfg(feature = "spdk")]
 pub mod spdk;
 mod stats;
+pub mod vfio;
 
 pub use address::{NamespaceAddress, SpdkAddress, parse_size};
 pub use any::AnyNamespace;

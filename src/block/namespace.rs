@@ -56,8 +56,8 @@ pub struct NamespaceInfo {
 }
 
 impl NamespaceInfo {
-    /// A namespace of `size_bytes` bytes in blocks of `block_size_bytes` that cannot change its size,
-    /// may hold writes in a volatile cache, and of which nothing else is known.
+    /// A namespace of `size_bytes` bytes in blocks of `block_size_bytes` that cannot change its
+    /// size, may hold writes in a volatile cache, and of which nothing else is known.
     pub fn new(name: impl Into<String>, size_bytes: u64, block_size_bytes: u32) -> Self {
         Self {
             name: name.into(),
@@ -140,32 +140,32 @@ impl NamespaceInfo {
 /// A handle is cheap to clone and belongs to one core. Operations in flight at the same time are
 /// independent: two that overlap and are not ordered by awaiting have no defined order. A completed
 /// write is visible to later reads at once and survives a power failure once a later `flush` has
-/// completed. Transfers that are too large for the device are divided; more at once than it takes wait
-/// their turn, in the order in which they were first polled.
+/// completed. Transfers that are too large for the device are divided; more at once than it takes
+/// wait their turn, in the order in which they were first polled.
 ///
 /// # Buffers
 ///
 /// A [`DmaBuf`] is aligned to [`DmaBuf::ALIGN`] and does not move. It may be from the heap or from
 /// the core's [arena](crate::rt::arena) ([`DmaBuf::arena_offset`] tells): a backend whose device
 /// needs registered memory copies what is from elsewhere, and counts that
-/// ([`NamespaceStats::copied_bytes`](super::NamespaceStats::copied_bytes)). The buffer comes back with
-/// the result, and with an error.
+/// ([`NamespaceStats::copied_bytes`](super::NamespaceStats::copied_bytes)). The buffer comes back
+/// with the result, and with an error.
 ///
 /// # Dropped futures
 ///
 /// Any future may be dropped while the device works on it. The buffer is then the backend's: it
 /// keeps the buffer until the device is done with it, and frees it after that; the caller does not
 /// get it back. A backend may cancel the operation or let it go on. The blocks of a dropped write
-/// are old, new or mixed, and no `flush` says which. So [`rt::timeout`](crate::rt::timeout()) bounds
-/// any operation. What is still in flight when the core ends is the business of the backend's
-/// [`Poller`](crate::rt::poller::Poller).
+/// are old, new or mixed, and no `flush` says which. So [`rt::timeout`](crate::rt::timeout())
+/// bounds any operation. What is still in flight when the core ends is the business of the
+/// backend's [`Poller`](crate::rt::poller::Poller).
 ///
 /// # Errors
 ///
 /// Every operation reports [`InvalidInput`](crate::ErrorKind::InvalidInput) for a range that is
 /// empty, outside the namespace or not aligned to its block size,
-/// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) for a change of a read-only namespace, and
-/// otherwise the device's own code. A failed write or flush has outcome
+/// [`PermissionDenied`](crate::ErrorKind::PermissionDenied) for a change of a read-only namespace,
+/// and otherwise the device's own code. A failed write or flush has outcome
 /// [`Unknown`](crate::Outcome::Unknown).
 pub trait Namespace: Clone + 'static {
     /// Size, units and capabilities.
@@ -180,8 +180,8 @@ pub trait Namespace: Clone + 'static {
     /// Writes the whole of `buf` at `offset` (bytes).
     fn write(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = Result<DmaBuf, BufError<DmaBuf>>>;
 
-    /// Fills all of `bufs`, one after the other, from `offset` (bytes). Their lengths may be any; the
-    /// sum is whole blocks.
+    /// Fills all of `bufs`, one after the other, from `offset` (bytes). Their lengths may be any;
+    /// the sum is whole blocks.
     fn read_vectored(
         &self,
         offset: u64,
@@ -204,8 +204,8 @@ pub trait Namespace: Clone + 'static {
         }
     }
 
-    /// Writes all of `bufs`, one after the other, at `offset` (bytes). Their lengths may be any; the
-    /// sum is whole blocks.
+    /// Writes all of `bufs`, one after the other, at `offset` (bytes). Their lengths may be any;
+    /// the sum is whole blocks.
     fn write_vectored(
         &self,
         offset: u64,
@@ -226,9 +226,9 @@ pub trait Namespace: Clone + 'static {
         }
     }
 
-    /// Writes the whole of `buf` at `offset` (bytes), and completes when that is durable: with forced
-    /// unit access where the device has it ([`NamespaceInfo::forced_unit_access`]), otherwise by a
-    /// flush after it.
+    /// Writes the whole of `buf` at `offset` (bytes), and completes when that is durable: with
+    /// forced unit access where the device has it ([`NamespaceInfo::forced_unit_access`]),
+    /// otherwise by a flush after it.
     fn write_durable(
         &self,
         offset: u64,
@@ -260,8 +260,8 @@ pub trait Namespace: Clone + 'static {
         }
     }
 
-    /// Writes `new` at `offset` (bytes) if `expected`, of the same length, is there, as one step that
-    /// nothing comes between. Gives whether it did, and both buffers.
+    /// Writes `new` at `offset` (bytes) if `expected`, of the same length, is there, as one step
+    /// that nothing comes between. Gives whether it did, and both buffers.
     ///
     /// # Errors
     ///

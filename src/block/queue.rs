@@ -1,9 +1,10 @@
-//! One queue for every device that has queues of its own: what callers want on one side, commands of
-//! a [`Port`] on the other.
+//! One queue for every device that has queues of its own: what callers want on one side, commands
+//! of a [`Port`] on the other.
 //!
-//! A caller's operation is a **request**. It is divided into **commands** of the device's sizes; each
-//! has a slot of the port while the device works on it. Requests wait in the order in which they were
-//! first polled: while the first of them cannot send its next command, nobody else sends one.
+//! A caller's operation is a **request**. It is divided into **commands** of the device's sizes;
+//! each has a slot of the port while the device works on it. Requests wait in the order in which
+//! they were first polled: while the first of them cannot send its next command, nobody else sends
+//! one.
 //!
 //! | stage of a request | who has its memory | next |
 //! |---|---|---|
@@ -12,8 +13,8 @@
 //! | done | its future | free: the future took the result, or was dropped |
 //! | free | | live |
 //!
-//! A request that was dropped before its first command was sent is free at once; one of which a part
-//! was sent sends no more.
+//! A request that was dropped before its first command was sent is free at once; one of which a
+//! part was sent sends no more.
 //!
 //! Commands are shown to the device once per turn of the core, when the queue is polled.
 

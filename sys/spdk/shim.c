@@ -255,14 +255,6 @@ uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion)
 	return completion->status_raw >> 1;
 }
 
-const char *boson_spdk_status_text(uint16_t field)
-{
-	struct spdk_nvme_cpl completion = { 0 };
-
-	completion.status_raw = field << 1;
-	return spdk_nvme_cpl_get_status_string_ext(&completion.status, SPDK_NVME_OPC_READ);
-}
-
 int boson_spdk_read(struct spdk_nvme_ns *ns, struct spdk_nvme_qpair *qpair, uint64_t block, uint32_t blocks,
 		    struct iovec *pieces, uint32_t count, boson_spdk_done done, void *argument)
 {

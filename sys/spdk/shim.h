@@ -107,9 +107,6 @@ typedef void (*boson_spdk_done)(void *argument, const struct spdk_nvme_cpl *comp
 /* The completion's status field without the phase: code 0-7, type 8-10, retry delay 11-12, more 13, do not retry 14. */
 uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion);
 
-/* The words for such a status field: type and code. */
-const char *boson_spdk_status_text(uint16_t field);
-
 /* The pieces must live until `done` is called, which happens exactly if the result is 0. */
 int boson_spdk_read(struct spdk_nvme_ns *ns, struct spdk_nvme_qpair *qpair, uint64_t block, uint32_t blocks,
 		    struct iovec *pieces, uint32_t count, boson_spdk_done done, void *argument);

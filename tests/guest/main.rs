@@ -5,6 +5,7 @@
 mod support;
 
 mod polled;
+mod vfio;
 mod zero_copy;
 
 use std::time::Duration;

@@ -11,8 +11,8 @@ use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 use crate::rt;
 
-/// A namespace over a [`Port`]. Clones share its queue, which ends when the last of them is gone and
-/// the device has nothing of it.
+/// A namespace over a [`Port`]. Clones share its queue, which ends when the last of them is gone
+/// and the device has nothing of it.
 pub(crate) struct QueueNamespace<P: Port>(Rc<Handles<P>>);
 
 /// Closes the queue when the last handle goes.
@@ -31,8 +31,8 @@ impl<P: Port> Clone for QueueNamespace<P> {
 }
 
 impl<P: Port> QueueNamespace<P> {
-    /// Has the current core poll `port`, which is of the device that `info` is about. Memory that the
-    /// device cannot reach is copied to the core's arena.
+    /// Has the current core poll `port`, which is of the device that `info` is about. Memory that
+    /// the device cannot reach is copied to the core's arena.
     ///
     /// # Panics
     ///

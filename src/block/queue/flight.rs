@@ -334,9 +334,9 @@ impl Flight {
             sent.copy = Some(copy);
         }
         let command = Command { kind, offset: sent.offset, len: sent.len, memory, expected };
-        // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The memory
-        // is that of the request, which keeps it in place until its last command has ended (`begin`,
-        // `orphan`), or the copy, which the slot keeps.
+        // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The
+        // memory is that of the request, which keeps it in place until its last command has ended
+        // (`begin`, `orphan`), or the copy, which the slot keeps.
         match unsafe { port.submit(slot, &command) } {
             Ok(()) => {
                 self.free_slots.pop();
@@ -460,7 +460,8 @@ impl Flight {
         self.woken.extend(request.waker.take());
     }
 
-    /// Those to wake. Give the list back with [`Flight::return_woken`], so that it is not made anew.
+    /// Those to wake. Give the list back with [`Flight::return_woken`], so that it is not made
+    /// anew.
     pub(super) fn take_woken(&mut self) -> Vec<Waker> {
         std::mem::take(&mut self.woken)
     }

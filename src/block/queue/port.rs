@@ -126,8 +126,8 @@ pub(crate) enum Refused {
 ///
 /// # Safety
 ///
-/// A device works on the memory of a command only between its `submit` and the moment at which `poll`
-/// says, once, that its slot is done. [`Port::poll`] names no slot that is not in use. If
+/// A device works on the memory of a command only between its `submit` and the moment at which
+/// `poll` says, once, that its slot is done. [`Port::poll`] names no slot that is not in use. If
 /// [`Port::shut_down`] returns true, the device works on no memory any more.
 pub(crate) unsafe trait Port: 'static {
     /// The name of the poller, for statistics.
@@ -155,8 +155,8 @@ pub(crate) unsafe trait Port: 'static {
     /// Shows the device what was queued since the last call.
     fn kick(&mut self);
 
-    /// Calls `done` for each command that is done, at most `budget` times, with its slot and result.
-    /// Returns how many events it handled.
+    /// Calls `done` for each command that is done, at most `budget` times, with its slot and
+    /// result. Returns how many events it handled.
     fn poll(&mut self, now: Instant, budget: usize, done: impl FnMut(u16, Result<(), Box<Failure>>))
     -> usize;
 
@@ -174,7 +174,7 @@ pub(crate) unsafe trait Port: 'static {
         None
     }
 
-    /// Stops the device's work on this queue, for ever, within a bounded time. Returns whether it is
-    /// certain that the device works on no memory any more.
+    /// Stops the device's work on this queue, for ever, within a bounded time. Returns whether it
+    /// is certain that the device works on no memory any more.
     fn shut_down(&mut self) -> bool;
 }
