@@ -49,6 +49,22 @@ impl EalConfig {
         self
     }
 
+    /// What a process needs that also needs `other`: the devices of both, the larger memory, and the
+    /// arguments of whichever has some.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        for device in &other.pci_devices {
+            if !self.pci_devices.contains(device) {
+                self.pci_devices.push(device.clone());
+            }
+        }
+        self.memory_mib = self.memory_mib.max(other.memory_mib);
+        if self.arguments.is_empty() {
+            self.arguments.clone_from(&other.arguments);
+        }
+        self
+    }
+
     /// Whether DPDK, started with this, can do what `wanted` asks for.
     fn suffices_for(&self, wanted: &Self) -> bool {
         (wanted.arguments.is_empty() || wanted.arguments == self.arguments)

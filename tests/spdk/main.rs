@@ -11,6 +11,7 @@ mod support;
 
 mod bdev;
 mod loss;
+mod pcie;
 mod refused;
 mod target;
 mod tcp;

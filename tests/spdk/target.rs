@@ -102,7 +102,7 @@ fn configuration(port: u16) -> String {
                     "avg_write_latency": 500000, "p99_write_latency": 500000}}}},
                 {{"method": "bdev_wait_for_examine"}}]}},
             {{"subsystem": "nvmf", "config": [
-                {{"method": "nvmf_create_transport", "params": {{"trtype": "TCP", "max_qpairs_per_ctrlr": 4,
+                {{"method": "nvmf_create_transport", "params": {{"trtype": "TCP", "max_io_qpairs_per_ctrlr": 3,
                     "num_shared_buffers": 511, "buf_cache_size": 16}}}},
                 {{"method": "nvmf_create_subsystem", "params": {{"nqn": "{NQN}", "allow_any_host": true,
                     "serial_number": "BOSON1", "model_number": "boson test"}}}},

@@ -78,10 +78,11 @@ impl Managed {
     /// Goes on. Returns whether there is still a controller.
     pub(super) fn turn(&mut self, now: Instant) -> bool {
         // A reset runs to its end first: SPDK holds the controller's lock during it.
-        if self.detach.is_some() && !matches!(self.stage, Stage::Reconnecting | Stage::Detaching(_)) {
-            if !self.start_detaching() {
-                return false;
-            }
+        if self.detach.is_some()
+            && !matches!(self.stage, Stage::Reconnecting | Stage::Detaching(_))
+            && !self.start_detaching()
+        {
+            return false;
         }
         match self.stage {
             Stage::Serving => self.serve(now),

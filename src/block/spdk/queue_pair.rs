@@ -262,7 +262,8 @@ impl QueuePair {
                 events += usize::from(self.go_on_connecting(raw, since, now));
             }
         }
-        let loss = (!self.loss.is_empty()).then_some(self.loss.as_str());
+        // A queue pair is deleted for no other reason; SPDK may say so a poll later.
+        let loss = Some(self.loss.as_str());
         events += self.requests.drain(|slot, field| {
             let result =
                 if field & STATUS_TYPE_AND_CODE == 0 { Ok(()) } else { Err(status::failure(field, loss)) };

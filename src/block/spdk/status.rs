@@ -9,17 +9,21 @@ use crate::error::ErrorKind;
 /// had that was reset or lost.
 const ABORTED_QUEUE_DELETION: Status = Status::new(0, 0x08);
 
-/// Why a command failed. `lost` says, where that is so, why the queue pair that it was on is gone.
-pub(super) fn failure(field: StatusField, lost: Option<&str>) -> Box<Failure> {
+/// Why a command failed. `loss` is why the queue pair is gone, for a device that has one and as far
+/// as that is known.
+pub(super) fn failure(field: StatusField, loss: Option<&str>) -> Box<Failure> {
     let status = Status::from_field(field);
     let is_aborted = (status.code_type(), status.code())
         == (ABORTED_QUEUE_DELETION.code_type(), ABORTED_QUEUE_DELETION.code());
-    if let Some(reason) = lost
+    if let Some(reason) = loss
         && is_aborted
     {
         return Box::new(Failure::new(
             ErrorKind::Closed,
-            format!("the controller was lost while it had the command ({reason}); do it again"),
+            format!(
+                "the controller was lost while it had the command ({}); do it again",
+                if reason.is_empty() { "its connection or its queue pair failed" } else { reason }
+            ),
         ));
     }
     let mut failure = Failure::new(status.kind(), format!("{status}{}", status.advice()));

@@ -55,7 +55,7 @@ fn failed(code: c_int) -> Error {
 /// SPDK tells of a thread: 0 a new one, 1 one that is to be looked at.
 unsafe extern "C" fn on_thread(thread: *mut c_void, operation: c_int) -> c_int {
     if operation == 0 && !CREATING.get() {
-        ADOPTED.lock().unwrap_or_else(PoisonError::into_inner).push(thread.addr());
+        ADOPTED.lock().unwrap_or_else(PoisonError::into_inner).push(thread.expose_provenance());
     }
     0
 }
@@ -63,7 +63,7 @@ unsafe extern "C" fn on_thread(thread: *mut c_void, operation: c_int) -> c_int {
 /// The threads that SPDK created since the last call.
 pub(super) fn take_adopted() -> Vec<SpdkThread> {
     let mut adopted = ADOPTED.lock().unwrap_or_else(PoisonError::into_inner);
-    let threads = adopted.drain(..).map(|address| ptr::with_exposed_provenance_mut(address));
+    let threads = adopted.drain(..).map(ptr::with_exposed_provenance_mut);
     threads.filter_map(NonNull::new).map(|raw| SpdkThread { raw }).collect()
 }
 
