@@ -380,11 +380,6 @@ impl<R: Registers> QueuePair<R> {
         self.ids.current(usize::from(slot))
     }
 
-    /// How the command that was in `slot` last ended.
-    pub(super) fn status(&self, slot: u16) -> Status {
-        self.trackers[usize::from(slot)].status
-    }
-
     /// Whether a completion waits in memory.
     pub fn has_completion(&self) -> bool {
         self.state == State::Attached && self.rings.has_completion()
