@@ -23,6 +23,7 @@ mod controller;
 mod device;
 mod dma;
 mod identify;
+mod io;
 pub mod model;
 mod port;
 mod queue_pair;
@@ -41,8 +42,7 @@ pub use controller::{
 pub use device::{NvmeDevice, NvmeNamespace};
 pub use dma::{DmaMemory, DmaRegion, Region, Regions};
 pub use identify::{ControllerIdentity, HealthLog, NamespaceIdentity};
-pub use queue_pair::{
-    Attachment, Fate, Operation, QueueCounts, QueuePair, Refusal, Segment, Transfer, default_fate,
-};
+pub use io::{Attachment, Fate, Operation, QueueCounts, Refusal, Segment, Transfer, default_fate};
+pub use queue_pair::QueuePair;
 pub use registers::{Capabilities, Registers};
 pub use status::Status;

@@ -330,7 +330,7 @@ impl Schedule {
     }
 
     fn check_read(&mut self, flight: &InFlight) -> Result<(), String> {
-        let bytes: Vec<u8> = flight.memory.iter().flat_map(|segment| self.host.bytes(segment)).collect();
+        let bytes = flight.memory.iter().map(|segment| self.host.bytes(segment)).collect::<Vec<_>>().concat();
         for (bytes, block) in bytes.chunks_exact(self.block_len).zip(flight.block..) {
             match content_of(bytes) {
                 Some(content) if self.oracle.may_read(block, content) => {}
