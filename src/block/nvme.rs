@@ -29,6 +29,7 @@ mod port;
 mod queue_pair;
 mod registers;
 mod rings;
+mod shadow;
 mod status;
 mod transfer;
 
@@ -45,4 +46,5 @@ pub use identify::{ControllerIdentity, HealthLog, NamespaceIdentity};
 pub use io::{Attachment, Fate, Operation, QueueCounts, Refusal, Segment, Transfer, default_fate};
 pub use queue_pair::QueuePair;
 pub use registers::{Capabilities, Registers};
+pub use shadow::ShadowDoorbells;
 pub use status::Status;

@@ -137,7 +137,11 @@ impl<B: Bus> Opened<B> {
             attachment,
         )?;
         pair.regions_mut().insert(region);
-        let stops = control.lock().stops;
+        let stops = {
+            let state = control.lock();
+            pair.mirror(&capabilities, state.controller.shadow_doorbells());
+            state.stops
+        };
         control.ask(Request::CreateQueues(pair.spec())).await?;
         let port = NvmePort::new(pair, Arc::clone(control), reached, stops, rt::now());
         number.keep();

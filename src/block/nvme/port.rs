@@ -119,6 +119,7 @@ impl<B: Bus> NvmePort<B> {
         match self.link {
             Link::Stopped if phase == Phase::Ready => {
                 self.stops = state.stops;
+                self.pair.mirror(state.controller.capabilities(), state.controller.shadow_doorbells());
                 let request = Request::CreateQueues(self.pair.spec());
                 if let Ok(ticket) = state.controller.request(request, self.now) {
                     self.link = Link::Creating(ticket);

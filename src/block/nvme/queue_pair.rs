@@ -11,6 +11,7 @@ mod reset;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 
 use super::command::Entry;
 use super::command_id::CommandIds;
@@ -19,6 +20,7 @@ use super::dma::{DmaMemory, DmaRegion, Regions};
 use super::io::{Attachment, Operation, QueueCounts, Refusal, Transfer};
 use super::registers::{Capabilities, Registers};
 use super::rings::{COMPLETION_BYTES, ENTRY_BYTES, Rings};
+use super::shadow::ShadowDoorbells;
 use super::status::Status;
 use super::transfer::{LIST_BYTES, Method, SglSupport};
 use crate::error::{Error, ErrorKind, Result};
@@ -189,6 +191,12 @@ impl<R: Registers> QueuePair<R> {
         }
     }
 
+    /// Uses the controller's doorbells in memory, if it has them, or its registers: for queues that
+    /// it does not know yet.
+    pub fn mirror(&mut self, capabilities: &Capabilities, shadow: Option<Arc<ShadowDoorbells>>) {
+        self.rings.mirror(shadow.filter(|shadow| shadow.covers(capabilities, self.number)));
+    }
+
     /// How many slots there are.
     pub fn slots(&self) -> u16 {
         self.rings.entries() - 1
@@ -280,8 +288,7 @@ impl<R: Registers> QueuePair<R> {
     pub fn kick(&mut self) {
         if self.announced != self.next_number && self.state == State::Attached {
             self.announced = self.next_number;
-            self.counts.tail_doorbells += 1;
-            self.rings.ring_tail();
+            self.counts.tail_doorbells += u64::from(self.rings.ring_tail());
         }
     }
 
@@ -309,8 +316,7 @@ impl<R: Registers> QueuePair<R> {
             self.end(index, completion.status, done);
         }
         if taken > 0 {
-            self.counts.head_doorbells += 1;
-            self.rings.ring_head();
+            self.counts.head_doorbells += u64::from(self.rings.ring_head());
         }
         if !self.waiting.is_empty() {
             self.send_waiting();

@@ -96,6 +96,7 @@ impl Host {
     /// Creates the queues with the controller and lets the queue pair go on.
     pub(super) fn attach(&mut self) -> Result<()> {
         let spec = self.queue.spec();
+        self.queue.mirror(self.controller.capabilities(), self.controller.shadow_doorbells());
         self.ask(Request::CreateQueues(spec))?;
         self.queue.resume();
         Ok(())
