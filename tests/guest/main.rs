@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod device;
+mod passthrough;
 mod polled;
 mod vfio;
 mod zero_copy;

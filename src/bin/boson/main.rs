@@ -1,7 +1,9 @@
 //! The command line of boson.
 
+mod bench;
 mod config;
 mod core_metrics;
+mod device;
 mod doctor;
 mod echo;
 mod inspect;
@@ -37,13 +39,18 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for as long as the process lives")]
 enum Command {
     /// Serve keys and values by the Redis protocol.
     Serve(serve::ServeOptions),
     /// Answer every connection with what it sends.
     Echo(echo::EchoOptions),
+    /// Measure a device.
+    Bench(bench::BenchOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
+    /// Show the NVMe controllers of this machine, and hand them to user space and back.
+    Device(device::DeviceOptions),
     /// Show what the cores and tasks of a running process do.
     Top(top::TopOptions),
 }
@@ -67,7 +74,9 @@ fn run() -> boson::Result<()> {
     match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Device(options) => device::run(&options),
         Command::Top(options) => top::run(&options),
     }
 }
