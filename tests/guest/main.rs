@@ -5,6 +5,7 @@
 mod support;
 
 mod device;
+mod passthrough;
 mod polled;
 mod vfio;
 mod zero_copy;

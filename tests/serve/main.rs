@@ -4,6 +4,7 @@
 mod support;
 
 mod basics;
+mod bench_block;
 mod closed_terminal;
 mod device;
 mod lost_device;

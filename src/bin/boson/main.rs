@@ -1,5 +1,6 @@
 //! The command line of boson.
 
+mod bench;
 mod config;
 mod core_metrics;
 mod device;
@@ -38,11 +39,14 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for as long as the process lives")]
 enum Command {
     /// Serve keys and values by the Redis protocol.
     Serve(serve::ServeOptions),
     /// Answer every connection with what it sends.
     Echo(echo::EchoOptions),
+    /// Measure a device.
+    Bench(bench::BenchOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
     /// Show the NVMe controllers of this machine, and hand them to user space and back.
@@ -70,6 +74,7 @@ fn run() -> boson::Result<()> {
     match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Device(options) => device::run(&options),
         Command::Top(options) => top::run(&options),

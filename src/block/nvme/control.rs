@@ -10,7 +10,7 @@ use std::time::Duration;
 use tracing::{info, warn};
 
 use super::bus::Bus;
-use super::controller::{Controller, ControllerOptions, Event, Phase, Reply, Request, Ticket};
+use super::controller::{Controller, ControllerOptions, Event, Phase, Reply, Request, ResetCause, Ticket};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
 use crate::rt::Instant;
@@ -178,13 +178,21 @@ impl<B: Bus> Control<B> {
             return self.is_quiet(&state, stops);
         };
         drop(state);
-        let until = now + PATIENCE;
+        let (until, reset_at) = (now + PATIENCE, now + PATIENCE / 3);
         while now < until {
             now += ASK_EVERY;
             let mut state = self.lock();
             self.advance(&mut state, now);
+            if self.is_quiet(&state, stops) {
+                state.controller.forget(ticket);
+                return true;
+            }
             if let Some(answer) = state.controller.take(ticket) {
-                return answer.is_ok() || self.is_quiet(&state, stops);
+                return answer.is_ok();
+            }
+            if now >= reset_at {
+                // It does nothing any more. Other cores come through a reset.
+                state.controller.reset(ResetCause::TimedOut, now);
             }
             drop(state);
             std::thread::sleep(ASK_EVERY);
