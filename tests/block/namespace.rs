@@ -38,7 +38,7 @@ impl Drop for Directory {
     }
 }
 
-fn pattern(len: usize, seed: u8) -> DmaBuf {
+pub(crate) fn pattern(len: usize, seed: u8) -> DmaBuf {
     let mut buf = DmaBuf::zeroed(len);
     for (at, byte) in buf.iter_mut().enumerate() {
         *byte = u8::try_from((at / 512 + usize::from(seed)) % 251).expect("small");

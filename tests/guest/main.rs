@@ -4,7 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod passthrough;
 mod polled;
+mod vfio;
 mod zero_copy;
 
 use std::time::Duration;

@@ -1,0 +1,219 @@
+//! Memory that a controller reads and writes by itself: owned regions of it, and a table that says
+//! under which address the controller knows other memory.
+
+use std::any::Any;
+use std::fmt;
+use std::ptr::NonNull;
+use std::sync::atomic::{AtomicU32, Ordering, fence};
+
+use crate::error::Result;
+
+/// Where regions of DMA memory come from.
+pub trait DmaMemory {
+    /// `len` bytes (a multiple of 4096) of zeros, aligned to 65536 bytes or to `len` rounded up to
+    /// a power of two, whichever is less, and contiguous for the device.
+    ///
+    /// # Errors
+    ///
+    /// There is no memory, or the limit of what may be mapped for the device is reached.
+    fn allocate(&self, len: usize) -> Result<DmaRegion>;
+}
+
+/// Zeroed memory that its owner and a device share. Freed with its owner.
+///
+/// Accesses are by value at an offset in bytes, never by reference: the device writes when it
+/// likes.
+pub struct DmaRegion {
+    ptr: NonNull<u8>,
+    len: usize,
+    device_address: u64,
+    _keeper: Box<dyn Any + Send>,
+}
+
+// SAFETY: the memory belongs to this value (`new` says that nothing else on this side uses it), and
+// every access goes through a method of it, so that it may move to another thread with its owner;
+// the keeper is `Send` too.
+unsafe impl Send for DmaRegion {}
+
+impl DmaRegion {
+    /// A region of `len` bytes at `ptr`, which the device knows as `device_address`. Dropping
+    /// `keeper` frees the memory.
+    ///
+    /// # Safety
+    ///
+    /// `ptr` is aligned to 4096 and valid for reads and writes of `len` zeroed bytes until `keeper`
+    /// is dropped, and only the device uses them besides this value.
+    pub unsafe fn new(
+        ptr: NonNull<u8>,
+        len: usize,
+        device_address: u64,
+        keeper: Box<dyn Any + Send>,
+    ) -> Self {
+        Self { ptr, len, device_address, _keeper: keeper }
+    }
+
+    /// How many bytes it has.
+    pub fn len(&self) -> usize {
+        self.len
+    }
+
+    /// Whether it has none.
+    pub fn is_empty(&self) -> bool {
+        self.len == 0
+    }
+
+    /// What the device calls its byte at `offset`.
+    pub fn device_address(&self, offset: usize) -> u64 {
+        self.device_address + offset as u64
+    }
+
+    /// A pointer to the aligned value of type `T` at `offset`.
+    fn at<T>(&self, offset: usize) -> *mut T {
+        assert!(
+            offset.is_multiple_of(align_of::<T>()) && offset + size_of::<T>() <= self.len,
+            "offset {offset} lies in a DMA region of {} bytes",
+            self.len
+        );
+        self.ptr.as_ptr().wrapping_add(offset).cast()
+    }
+
+    /// The value at `offset`, a multiple of 4, in the machine's byte order, read before everything that is read later.
+    pub(super) fn load_acquire(&self, offset: usize) -> u32 {
+        let ptr = self.at::<AtomicU32>(offset);
+        // SAFETY: `at` checked that `ptr` is aligned and lies in memory that is valid while `self`
+        // lives; all bits are a valid integer. The device writes the same word as a whole.
+        let word = unsafe { &*ptr };
+        word.load(Ordering::Acquire)
+    }
+
+    /// The value at `offset`, a multiple of 4.
+    pub(super) fn read32(&self, offset: usize) -> u32 {
+        let ptr = self.at::<u32>(offset);
+        // SAFETY: `at` checked that `ptr` is aligned and lies in memory that is valid while `self`
+        // lives; the read is volatile because a device may have written there.
+        u32::from_le(unsafe { ptr.read_volatile() })
+    }
+
+    /// Sets the value at `offset`, a multiple of 8.
+    pub(super) fn write64(&self, offset: usize, value: u64) {
+        let ptr = self.at::<u64>(offset);
+        // SAFETY: as in `read32`; this side's accesses are all by the one owner.
+        unsafe { ptr.write_volatile(value.to_le()) };
+    }
+
+    /// Sets the 64 bytes at `offset`, a multiple of 64.
+    pub(super) fn write_entry(&self, offset: usize, words: &[u32; 16]) {
+        let ptr = self.at::<[u32; 16]>(offset);
+        // SAFETY: as in `write64`; the device reads the entry only after a later doorbell.
+        unsafe { ptr.write_volatile(words.map(u32::to_le)) };
+    }
+
+    /// Copies `out.len()` bytes from `offset`.
+    pub(super) fn read_bytes(&self, offset: usize, out: &mut [u8]) {
+        assert!(offset.checked_add(out.len()).is_some_and(|end| end <= self.len), "within the region");
+        fence(Ordering::Acquire);
+        let from = self.ptr.as_ptr().wrapping_add(offset);
+        // SAFETY: the assertion keeps the source in this region, which `out`, a buffer of the
+        // caller's own, does not overlap; the command that filled it has completed.
+        unsafe { from.copy_to_nonoverlapping(out.as_mut_ptr(), out.len()) };
+    }
+
+    /// Sets `len` bytes from `offset` to zero.
+    pub(super) fn zero(&self, offset: usize, len: usize) {
+        assert!(offset.checked_add(len).is_some_and(|end| end <= self.len), "within the region");
+        let from = self.ptr.as_ptr().wrapping_add(offset);
+        // SAFETY: the assertion keeps the range in this region, which this value owns; callers
+        // clear a queue only while the controller is disabled or does not know it.
+        unsafe { from.write_bytes(0, len) };
+    }
+}
+
+impl fmt::Debug for DmaRegion {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("DmaRegion")
+            .field("len", &self.len)
+            .field("device_address", &format_args!("{:#x}", self.device_address))
+            .finish()
+    }
+}
+
+/// A piece of this process's memory that is mapped for a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Region {
+    /// Its first address in this process.
+    pub start: usize,
+    /// Its length in bytes.
+    pub len: usize,
+    /// What the device calls its first byte.
+    pub device_address: u64,
+}
+
+/// The memory that a device reaches: a sorted table, and the region that was found last.
+#[derive(Clone, Debug, Default)]
+pub struct Regions {
+    sorted: Vec<Region>,
+    last: usize,
+}
+
+impl Regions {
+    /// A table of no memory.
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// Adds a region. Regions must not overlap; one that does replaces those it overlaps.
+    pub fn insert(&mut self, region: Region) {
+        self.sorted
+            .retain(|old| old.start + old.len <= region.start || region.start + region.len <= old.start);
+        let at = self.sorted.partition_point(|old| old.start < region.start);
+        self.sorted.insert(at, region);
+        self.last = at;
+    }
+
+    /// Removes the region that starts at `start`.
+    pub fn remove(&mut self, start: usize) {
+        self.sorted.retain(|region| region.start != start);
+        self.last = 0;
+    }
+
+    /// What the device calls the `len` bytes from `start`, if they lie in one region. They are
+    /// contiguous for the device.
+    #[inline]
+    pub fn translate(&mut self, start: usize, len: usize) -> Option<u64> {
+        let found = self.sorted.get(self.last).and_then(|region| within(region, start, len));
+        if found.is_some() {
+            return found;
+        }
+        let at = self.sorted.partition_point(|region| region.start <= start).checked_sub(1)?;
+        let found = within(self.sorted.get(at)?, start, len)?;
+        self.last = at;
+        Some(found)
+    }
+}
+
+#[inline]
+fn within(region: &Region, start: usize, len: usize) -> Option<u64> {
+    let offset = start.wrapping_sub(region.start);
+    (offset <= region.len && len <= region.len - offset).then(|| region.device_address + offset as u64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_translated_within_one_region() {
+        let mut regions = Regions::new();
+        regions.insert(Region { start: 0x3000, len: 0x1000, device_address: 0x10_0000 });
+        regions.insert(Region { start: 0x1000, len: 0x1000, device_address: 0x20_0000 });
+        assert_eq!(regions.translate(0x1000, 0x1000), Some(0x20_0000));
+        assert_eq!(regions.translate(0x3800, 0x800), Some(0x10_0800));
+        assert_eq!(regions.translate(0x3800, 0x801), None, "past its end");
+        assert_eq!(regions.translate(0x2000, 1), None, "between two");
+        assert_eq!(regions.translate(0xfff, 1), None, "before the first");
+        assert_eq!(regions.translate(usize::MAX, 2), None);
+        regions.remove(0x3000);
+        assert_eq!(regions.translate(0x3800, 1), None);
+        assert_eq!(regions.translate(0x1fff, 1), Some(0x20_0fff));
+    }
+}

@@ -1,0 +1,194 @@
+//! A submission ring and a completion ring (Base 3.3): heads, tails, phase, doorbells. The rings
+//! know no command; [`super::queue_pair`] and [`super::controller`] do.
+
+use super::command::{Completion, Entry};
+use super::dma::DmaRegion;
+use super::registers::{Capabilities, Registers};
+use super::status::Status;
+
+/// The size of a submission queue entry, in bytes.
+pub(super) const ENTRY_BYTES: usize = 64;
+/// The size of a completion queue entry, in bytes.
+pub(super) const COMPLETION_BYTES: usize = 16;
+
+#[derive(Debug)]
+pub(super) struct Rings<R> {
+    registers: R,
+    submissions: DmaRegion,
+    completions: DmaRegion,
+    submission_doorbell: usize,
+    completion_doorbell: usize,
+    /// Entries of each ring.
+    entries: u16,
+    /// Where the next submission goes.
+    tail: u16,
+    /// The tail that the controller was told.
+    announced_tail: u16,
+    /// How far the controller said that it has read.
+    submission_head: u16,
+    /// Where the next completion comes.
+    head: u16,
+    /// The head that the controller was told.
+    announced_head: u16,
+    /// The phase bit of a completion that is new.
+    phase: bool,
+    /// Entries that were submitted and are not completed: each will take a place in the completion
+    /// ring.
+    outstanding: u16,
+    /// Completions whose submission head was outside of what was submitted.
+    wrong_heads: u64,
+}
+
+impl<R: Registers> Rings<R> {
+    /// Rings of `entries` places (2 to 4096) each for the queues `number`, over zeroed memory.
+    pub(super) fn new(
+        registers: R,
+        capabilities: &Capabilities,
+        number: u16,
+        entries: u16,
+        submissions: DmaRegion,
+        completions: DmaRegion,
+    ) -> Self {
+        debug_assert!(entries >= 2 && submissions.len() >= usize::from(entries) * ENTRY_BYTES);
+        Self {
+            registers,
+            submissions,
+            completions,
+            submission_doorbell: capabilities.submission_doorbell(number),
+            completion_doorbell: capabilities.completion_doorbell(number),
+            entries,
+            tail: 0,
+            announced_tail: 0,
+            submission_head: 0,
+            head: 0,
+            announced_head: 0,
+            phase: true,
+            outstanding: 0,
+            wrong_heads: 0,
+        }
+    }
+
+    /// As new: for a controller that knows neither ring any more.
+    pub(super) fn clear(&mut self) {
+        self.submissions.zero(0, self.submissions.len());
+        self.completions.zero(0, self.completions.len());
+        self.tail = 0;
+        self.announced_tail = 0;
+        self.submission_head = 0;
+        self.head = 0;
+        self.announced_head = 0;
+        self.phase = true;
+        self.outstanding = 0;
+    }
+
+    pub(super) fn entries(&self) -> u16 {
+        self.entries
+    }
+
+    pub(super) fn wrong_heads(&self) -> u64 {
+        self.wrong_heads
+    }
+
+    /// Where the device finds the submission and the completion ring.
+    pub(super) fn device_addresses(&self) -> [u64; 2] {
+        [self.submissions.device_address(0), self.completions.device_address(0)]
+    }
+
+    fn next(&self, at: u16) -> u16 {
+        if at + 1 == self.entries { 0 } else { at + 1 }
+    }
+
+    /// How many entries lie between `from` and `to`, going up and around.
+    fn distance(&self, from: u16, to: u16) -> u16 {
+        if to >= from { to - from } else { to + self.entries - from }
+    }
+
+    /// How many entries can be pushed: one place of the submission ring stays free so that full
+    /// differs from empty, and each needs a place in the completion ring.
+    #[inline]
+    pub(super) fn room(&self) -> u16 {
+        let taken = self.distance(self.submission_head, self.tail).max(self.outstanding);
+        self.entries - 1 - taken
+    }
+
+    /// Adds an entry. There is [`Rings::room`].
+    #[inline]
+    pub(super) fn push(&mut self, entry: &Entry) {
+        debug_assert!(self.room() > 0, "callers look for room first");
+        self.submissions.write_entry(usize::from(self.tail) * ENTRY_BYTES, &entry.words);
+        self.tail = self.next(self.tail);
+        self.outstanding += 1;
+    }
+
+    /// Tells the controller about everything that was pushed since the last time.
+    #[inline]
+    pub(super) fn ring_tail(&mut self) {
+        if self.announced_tail != self.tail {
+            self.announced_tail = self.tail;
+            self.registers.write32(self.submission_doorbell, u32::from(self.tail));
+        }
+    }
+
+    /// Tells the controller about every completion that was taken since the last time.
+    #[inline]
+    pub(super) fn ring_head(&mut self) {
+        if self.announced_head != self.head {
+            self.announced_head = self.head;
+            self.registers.write32(self.completion_doorbell, u32::from(self.head));
+        }
+    }
+
+    /// Whether [`Rings::pop`] would give one.
+    #[inline]
+    pub(super) fn has_completion(&self) -> bool {
+        let last = self.completions.load_acquire(usize::from(self.head) * COMPLETION_BYTES + 12);
+        (u32::from_le(last) >> 16 & 1 == 1) == self.phase
+    }
+
+    /// The next completion, if there is one.
+    #[inline]
+    pub(super) fn pop(&mut self) -> Option<Completion> {
+        let at = usize::from(self.head) * COMPLETION_BYTES;
+        // The device writes this word last, or all sixteen bytes at once.
+        let [low, high, status_low, status_high] = self.completions.load_acquire(at + 12).to_ne_bytes();
+        let status = u16::from_le_bytes([status_low, status_high]);
+        if (status & 1 == 1) != self.phase {
+            return None;
+        }
+        let [head_low, head_high, queue_low, queue_high] = self.completions.read32(at + 8).to_le_bytes();
+        let completion = Completion {
+            result: self.completions.read32(at),
+            submission_head: u16::from_le_bytes([head_low, head_high]),
+            submission_queue: u16::from_le_bytes([queue_low, queue_high]),
+            command_id: u16::from_le_bytes([low, high]),
+            status: Status::from_field(status >> 1),
+        };
+        self.head = self.next(self.head);
+        if self.head == 0 {
+            self.phase = !self.phase;
+        }
+        let read = self.distance(self.submission_head, completion.submission_head);
+        if completion.submission_head < self.entries
+            && read <= self.distance(self.submission_head, self.announced_tail)
+        {
+            self.submission_head = completion.submission_head;
+        } else {
+            self.wrong_heads += 1;
+        }
+        Some(completion)
+    }
+
+    /// A completion was for an entry of this ring: its place in the completion ring is free again.
+    #[inline]
+    pub(super) fn completed(&mut self) {
+        self.outstanding = self.outstanding.saturating_sub(1);
+    }
+
+    /// The tail and what was announced of it, for mutations that break the order on purpose.
+    #[cfg(test)]
+    pub(super) fn ring_before_entry(&mut self) {
+        let next = self.next(self.tail);
+        self.registers.write32(self.submission_doorbell, u32::from(next));
+        self.announced_tail = next;
+    }
+}

@@ -1,0 +1,5 @@
+//! The driver against the modelled controller.
+
+mod device;
+mod host;
+mod queues;
