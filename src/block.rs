@@ -17,12 +17,14 @@
 
 mod address;
 mod any;
+pub(crate) mod contents;
 mod device;
 mod kernel;
 mod memory;
 mod namespace;
 pub mod nvme;
 mod passthrough;
+pub mod pci;
 mod queue;
 mod stats;
 pub mod vfio;

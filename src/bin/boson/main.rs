@@ -3,6 +3,7 @@
 mod bench;
 mod config;
 mod core_metrics;
+mod device;
 mod doctor;
 mod echo;
 mod inspect;
@@ -47,6 +48,8 @@ enum Command {
     Bench(bench::BenchOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
+    /// Show the NVMe controllers of this machine, and hand them to user space and back.
+    Device(device::DeviceOptions),
     /// Show what the cores and tasks of a running process do.
     Top(top::TopOptions),
 }
@@ -72,6 +75,7 @@ fn run() -> boson::Result<()> {
         Command::Echo(options) => echo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Device(options) => device::run(&options),
         Command::Top(options) => top::run(&options),
     }
 }
