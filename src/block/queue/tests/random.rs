@@ -15,7 +15,7 @@ use crate::error::Result;
 use crate::mem::DmaBuf;
 use crate::rt;
 
-const SEEDS: u64 = 2000;
+const SEEDS: u64 = 1000;
 const TASKS: usize = 4;
 /// The blocks that a task has for itself.
 const BLOCKS: usize = 24;
