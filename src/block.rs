@@ -5,8 +5,10 @@
 //!
 //! | address | device | how it works |
 //! |---|---|---|
-//! | `mem:SIZE` | [`MemoryNamespace`] | memory of this process |
-//! | `file:PATH`, `blk:/dev/NAME` | [`KernelNamespace`] | the core's io_uring, or a thread where there is none |
+//! | `mem:SIZE` | [`MemoryDevice`] | memory of this process, with faults to order |
+//! | `file:PATH`, `blk:/dev/NAME` | [`KernelDevice`] | the core's io_uring, or a thread where there is none |
+//! | `ng:/dev/ngXnY` | [`PassthroughDevice`] | NVMe commands to the kernel's driver, by an io_uring for each core |
+//! | `nvme:BDF/NSID` | [`NvmeDevice`](nvme::NvmeDevice) | boson's own NVMe driver, over VFIO |
 //!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
 //! (`queue`): it divides what is too large, lets callers wait in order while the device is full,
@@ -20,14 +22,16 @@ mod kernel;
 mod memory;
 mod namespace;
 pub mod nvme;
+mod passthrough;
 mod queue;
 mod stats;
 pub mod vfio;
 
 pub use address::{NamespaceAddress, parse_size};
-pub use any::AnyNamespace;
+pub use any::{AnyDevice, AnyNamespace};
 pub use device::Device;
-pub use kernel::KernelNamespace;
-pub use memory::MemoryNamespace;
+pub use kernel::{KernelDevice, KernelNamespace};
+pub use memory::{Fault, MemoryDevice, MemoryNamespace, MemoryOptions, TrimLeaves};
 pub use namespace::{Namespace, NamespaceInfo};
+pub use passthrough::{PassthroughDevice, PassthroughNamespace};
 pub use stats::{NamespaceStats, OperationStats, stats};

@@ -7,7 +7,7 @@ use std::str::FromStr;
 use crate::error::{Error, ErrorKind, Result};
 
 /// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE`,
-/// `blk:/dev/NAME` or `nvme:BDF/NSID`.
+/// `blk:/dev/NAME`, `ng:/dev/ngXnY` or `nvme:BDF/NSID`.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamespaceAddress {
@@ -28,6 +28,11 @@ pub enum NamespaceAddress {
         /// The device's node.
         path: PathBuf,
     },
+    /// An NVMe namespace by the kernel's driver, without the block layer.
+    NvmeGeneric {
+        /// The namespace's generic device, such as `/dev/ng0n1`.
+        path: PathBuf,
+    },
     /// A namespace of an NVMe controller that this process drives.
     Nvme {
         /// The controller's PCI address, such as `0000:04:00.0`.
@@ -38,7 +43,7 @@ pub enum NamespaceAddress {
 }
 
 /// What a refusal recommends.
-const FORMS: &str = "mem:SIZE, file:PATH, blk:/dev/NAME or nvme:BDF/NSID";
+const FORMS: &str = "mem:SIZE, file:PATH, blk:/dev/NAME, ng:/dev/ng0n1 or nvme:BDF/NSID";
 
 fn invalid(address: &str, detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, "parse namespace address")
@@ -52,7 +57,8 @@ impl FromStr for NamespaceAddress {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and
-    /// [`Unsupported`](ErrorKind::Unsupported) for `ng:` and `spdk:`, which no version has yet, each with one sentence that says what to write instead.
+    /// [`Unsupported`](ErrorKind::Unsupported) for `spdk:`, which no version has yet, each with one
+    /// sentence that says what to write instead.
     fn from_str(address: &str) -> Result<Self> {
         let Some((scheme, rest)) = address.split_once(':') else {
             return Err(invalid(address, format!("it names no kind of namespace; write {FORMS}")));
@@ -69,7 +75,12 @@ impl FromStr for NamespaceAddress {
                 Err(invalid(address, "after blk: comes the path of a block device such as /dev/nvme0n1"))
             }
             "nvme" => parse_nvme(address, rest),
-            "ng" | "spdk" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
+            "ng" if rest.starts_with('/') => Ok(Self::NvmeGeneric { path: rest.into() }),
+            "ng" => Err(invalid(
+                address,
+                "after ng: comes the path of an NVMe namespace's generic device such as /dev/ng0n1",
+            )),
+            "spdk" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
                 .at(format!("`{address}`"))
                 .because(format!(
                     "{scheme}: does not exist in this version; write blk:/dev/NAME for a raw device"
@@ -146,6 +157,7 @@ impl fmt::Display for NamespaceAddress {
             Self::File { path, size_bytes: Some(size) } => write!(f, "file:{}?size={size}", path.display()),
             Self::Block { path } => write!(f, "blk:{}", path.display()),
             Self::Nvme { controller, namespace } => write!(f, "nvme:{controller}/{namespace}"),
+            Self::NvmeGeneric { path } => write!(f, "ng:{}", path.display()),
         }
     }
 }
@@ -163,6 +175,7 @@ mod tests {
             ("blk:/dev/loop0", "blk:/dev/loop0"),
             ("nvme:0000:04:00.0/1", "nvme:0000:04:00.0/1"),
             ("nvme:0000:C4:00.0/12", "nvme:0000:c4:00.0/12"),
+            ("ng:/dev/ng0n1", "ng:/dev/ng0n1"),
         ] {
             let address: NamespaceAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), shown);
@@ -184,6 +197,7 @@ mod tests {
             ("file:x?size=big", "`big` is no size"),
             ("file:x?direct=1", "`direct=1` is no option"),
             ("blk:sda", "the path of a block device"),
+            ("ng:nvme0", "generic device such as /dev/ng0n1"),
             ("spdk:pcie/0000:04:00.0/1", "does not exist in this version"),
             ("nvme:0000:04:00.0", "the number of a namespace"),
             ("nvme:0000:04:00.0/0", "the number of a namespace"),
@@ -198,7 +212,7 @@ mod tests {
     }
     #[test]
     fn no_refusal_recommends_an_address_that_is_refused() {
-        for text in ["boson.data", "disk:/dev/sda", "ng:/dev/ng0n1", "spdk:pcie/0000:04:00.0/1"] {
+        for text in ["boson.data", "disk:/dev/sda", "spdk:pcie/0000:04:00.0/1"] {
             let refusal = text.parse::<NamespaceAddress>().expect_err(text).to_string();
             let (_, advice) = refusal.split_once("; write ").expect("it says what to write");
             let advice = advice.replace("SIZE", "1G").replace("BDF/NSID", "0000:04:00.0/1");

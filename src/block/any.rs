@@ -1,12 +1,78 @@
 //! Whichever kind of namespace an address names.
 
 use super::nvme::{NvmeDevice, NvmeNamespace};
-use super::{Device, KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceInfo};
-use crate::error::{BufError, Result};
+use super::{
+    Device, KernelDevice, KernelNamespace, MemoryDevice, MemoryNamespace, MemoryOptions, Namespace,
+    NamespaceAddress, NamespaceInfo, PassthroughDevice, PassthroughNamespace,
+};
+use crate::error::{BufError, BufResult, Result};
 use crate::mem::DmaBuf;
 
-/// The block size of memory, in bytes: that of most devices.
-const MEMORY_BLOCK_BYTES: u32 = 4096;
+/// A device of a kind that was chosen at run time.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AnyDevice {
+    /// `mem:`
+    Memory(MemoryDevice),
+    /// `file:` and `blk:`
+    Kernel(KernelDevice),
+    /// `ng:`
+    Passthrough(PassthroughDevice),
+    /// `nvme:`
+    Nvme(NvmeDevice),
+}
+
+impl AnyDevice {
+    /// Opens what `address` names, for every core of this process.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MemoryDevice::open`], [`KernelDevice::open_file`], [`KernelDevice::open_block_device`],
+    /// [`PassthroughDevice::open`] and [`NvmeDevice::open`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn open(address: &NamespaceAddress) -> Result<Self> {
+        match address {
+            NamespaceAddress::Memory { size_bytes } => {
+                MemoryDevice::open(address.to_string(), MemoryOptions::new(*size_bytes)).map(Self::Memory)
+            }
+            NamespaceAddress::File { path, size_bytes } => {
+                KernelDevice::open_file(path, *size_bytes).await.map(Self::Kernel)
+            }
+            NamespaceAddress::Block { path } => KernelDevice::open_block_device(path).await.map(Self::Kernel),
+            NamespaceAddress::NvmeGeneric { path } => {
+                PassthroughDevice::open(path).await.map(Self::Passthrough)
+            }
+            NamespaceAddress::Nvme { controller, namespace } => {
+                NvmeDevice::open(controller, *namespace).await.map(Self::Nvme)
+            }
+        }
+    }
+}
+
+impl Device for AnyDevice {
+    type Namespace = AnyNamespace;
+
+    fn info(&self) -> &NamespaceInfo {
+        match self {
+            Self::Memory(device) => device.info(),
+            Self::Kernel(device) => device.info(),
+            Self::Passthrough(device) => device.info(),
+            Self::Nvme(device) => device.info(),
+        }
+    }
+
+    async fn attach(&self) -> Result<AnyNamespace> {
+        match self {
+            Self::Memory(device) => device.attach().await.map(AnyNamespace::Memory),
+            Self::Kernel(device) => device.attach().await.map(AnyNamespace::Kernel),
+            Self::Passthrough(device) => device.attach().await.map(AnyNamespace::Passthrough),
+            Self::Nvme(device) => device.attach().await.map(AnyNamespace::Nvme),
+        }
+    }
+}
 
 /// A namespace of a kind that was chosen at run time.
 #[derive(Clone, Debug)]
@@ -16,105 +82,102 @@ pub enum AnyNamespace {
     Memory(MemoryNamespace),
     /// `file:` and `blk:`
     Kernel(KernelNamespace),
+    /// `ng:`
+    Passthrough(PassthroughNamespace),
     /// `nvme:`
     Nvme(NvmeNamespace),
 }
 
 impl AnyNamespace {
-    /// Opens what `address` names.
+    /// Opens what `address` names for this core alone.
     ///
     /// # Errors
     ///
-    /// As for [`MemoryNamespace::new`], [`KernelNamespace::open_file`] and
-    /// [`KernelNamespace::open_block_device`].
+    /// As for [`AnyDevice::open`] and [`Device::attach`].
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
-        match address {
-            NamespaceAddress::Memory { size_bytes } => {
-                MemoryNamespace::new(address.to_string(), *size_bytes, MEMORY_BLOCK_BYTES).map(Self::Memory)
-            }
-            NamespaceAddress::File { path, size_bytes } => {
-                KernelNamespace::open_file(path, *size_bytes).await.map(Self::Kernel)
-            }
-            NamespaceAddress::Block { path } => {
-                KernelNamespace::open_block_device(path).await.map(Self::Kernel)
-            }
-            NamespaceAddress::Nvme { controller, namespace } => {
-                NvmeDevice::open(controller, *namespace).await?.attach().await.map(Self::Nvme)
-            }
-        }
+        AnyDevice::open(address).await?.attach().await
     }
+}
+
+/// Calls the same of whichever namespace it is.
+macro_rules! each {
+    ($any:expr, $namespace:ident => $call:expr) => {
+        match $any {
+            Self::Memory($namespace) => $call,
+            Self::Kernel($namespace) => $call,
+            Self::Passthrough($namespace) => $call,
+            Self::Nvme($namespace) => $call,
+        }
+    };
 }
 
 impl Namespace for AnyNamespace {
     fn info(&self) -> &NamespaceInfo {
-        match self {
-            Self::Memory(memory) => memory.info(),
-            Self::Kernel(kernel) => kernel.info(),
-            Self::Nvme(nvme) => nvme.info(),
-        }
+        each!(self, namespace => namespace.info())
     }
 
     fn size_bytes(&self) -> u64 {
-        match self {
-            Self::Memory(memory) => memory.size_bytes(),
-            Self::Kernel(kernel) => kernel.size_bytes(),
-            Self::Nvme(nvme) => nvme.size_bytes(),
-        }
+        each!(self, namespace => namespace.size_bytes())
     }
 
     async fn read(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        match self {
-            Self::Memory(memory) => memory.read(offset, buf).await,
-            Self::Kernel(kernel) => kernel.read(offset, buf).await,
-            Self::Nvme(nvme) => nvme.read(offset, buf).await,
-        }
+        each!(self, namespace => namespace.read(offset, buf).await)
     }
 
     async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        match self {
-            Self::Memory(memory) => memory.write(offset, buf).await,
-            Self::Kernel(kernel) => kernel.write(offset, buf).await,
-            Self::Nvme(nvme) => nvme.write(offset, buf).await,
-        }
+        each!(self, namespace => namespace.write(offset, buf).await)
+    }
+
+    async fn read_vectored(
+        &self,
+        offset: u64,
+        bufs: Vec<DmaBuf>,
+    ) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
+        each!(self, namespace => namespace.read_vectored(offset, bufs).await)
+    }
+
+    async fn write_vectored(
+        &self,
+        offset: u64,
+        bufs: Vec<DmaBuf>,
+    ) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
+        each!(self, namespace => namespace.write_vectored(offset, bufs).await)
+    }
+
+    async fn write_durable(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
+        each!(self, namespace => namespace.write_durable(offset, buf).await)
     }
 
     async fn flush(&self) -> Result<()> {
-        match self {
-            Self::Memory(memory) => memory.flush().await,
-            Self::Kernel(kernel) => kernel.flush().await,
-            Self::Nvme(nvme) => nvme.flush().await,
-        }
+        each!(self, namespace => namespace.flush().await)
     }
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        match self {
-            Self::Memory(memory) => memory.trim(offset, len).await,
-            Self::Kernel(kernel) => kernel.trim(offset, len).await,
-            Self::Nvme(nvme) => nvme.trim(offset, len).await,
-        }
+        each!(self, namespace => namespace.trim(offset, len).await)
+    }
+
+    async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        each!(self, namespace => namespace.write_zeroes(offset, len).await)
+    }
+
+    async fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: DmaBuf,
+        new: DmaBuf,
+    ) -> BufResult<bool, (DmaBuf, DmaBuf)> {
+        each!(self, namespace => namespace.compare_and_write(offset, expected, new).await)
     }
 
     async fn grow(&self, size_bytes: u64) -> Result<()> {
-        match self {
-            Self::Memory(memory) => memory.grow(size_bytes).await,
-            Self::Kernel(kernel) => kernel.grow(size_bytes).await,
-            Self::Nvme(nvme) => nvme.grow(size_bytes).await,
-        }
+        each!(self, namespace => namespace.grow(size_bytes).await)
     }
 
     async fn shrink(&self, size_bytes: u64) -> Result<()> {
-        match self {
-            Self::Memory(memory) => memory.shrink(size_bytes).await,
-            Self::Kernel(kernel) => kernel.shrink(size_bytes).await,
-            Self::Nvme(nvme) => nvme.shrink(size_bytes).await,
-        }
+        each!(self, namespace => namespace.shrink(size_bytes).await)
     }
 
     fn next_data(&self, offset: u64) -> Option<u64> {
-        match self {
-            Self::Memory(memory) => memory.next_data(offset),
-            Self::Kernel(kernel) => kernel.next_data(offset),
-            Self::Nvme(nvme) => nvme.next_data(offset),
-        }
+        each!(self, namespace => namespace.next_data(offset))
     }
 }

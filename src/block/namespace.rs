@@ -187,21 +187,7 @@ pub trait Namespace: Clone + 'static {
         offset: u64,
         bufs: Vec<DmaBuf>,
     ) -> impl Future<Output = Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>>> {
-        async move {
-            let mut bufs = bufs;
-            let whole = DmaBuf::zeroed(bufs.iter().map(|buf| buf.len()).sum());
-            let whole = match self.read(offset, whole).await {
-                Ok(whole) => whole,
-                Err(error) => return Err(error.map_buf(|_| bufs)),
-            };
-            let mut rest = &whole[..];
-            for buf in &mut bufs {
-                let (part, after) = rest.split_at(buf.len());
-                buf.copy_from_slice(part);
-                rest = after;
-            }
-            Ok(bufs)
-        }
+        read_copied(self, offset, bufs)
     }
 
     /// Writes all of `bufs`, one after the other, at `offset` (bytes). Their lengths may be any;
@@ -211,19 +197,7 @@ pub trait Namespace: Clone + 'static {
         offset: u64,
         bufs: Vec<DmaBuf>,
     ) -> impl Future<Output = Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>>> {
-        async move {
-            let mut whole = DmaBuf::zeroed(bufs.iter().map(|buf| buf.len()).sum());
-            let mut rest = &mut whole[..];
-            for buf in &bufs {
-                let (part, after) = rest.split_at_mut(buf.len());
-                part.copy_from_slice(buf);
-                rest = after;
-            }
-            match self.write(offset, whole).await {
-                Ok(_) => Ok(bufs),
-                Err(error) => Err(error.map_buf(|_| bufs)),
-            }
-        }
+        write_copied(self, offset, bufs)
     }
 
     /// Writes the whole of `buf` at `offset` (bytes), and completes when that is durable: with
@@ -322,6 +296,44 @@ pub(super) async fn write_zeros(namespace: &impl Namespace, offset: u64, len: u6
     Ok(())
 }
 
+/// Reads into one buffer and copies from that: for devices that do not take many.
+pub(super) async fn read_copied(
+    namespace: &impl Namespace,
+    offset: u64,
+    mut bufs: Vec<DmaBuf>,
+) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
+    let whole = DmaBuf::zeroed(bufs.iter().map(|buf| buf.len()).sum());
+    let whole = match namespace.read(offset, whole).await {
+        Ok(whole) => whole,
+        Err(error) => return Err(error.map_buf(|_| bufs)),
+    };
+    let mut rest = &whole[..];
+    for buf in &mut bufs {
+        let (part, after) = rest.split_at(buf.len());
+        buf.copy_from_slice(part);
+        rest = after;
+    }
+    Ok(bufs)
+}
+
+/// Copies into one buffer and writes that: for devices that do not take many.
+pub(super) async fn write_copied(
+    namespace: &impl Namespace,
+    offset: u64,
+    bufs: Vec<DmaBuf>,
+) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
+    let mut whole = DmaBuf::zeroed(bufs.iter().map(|buf| buf.len()).sum());
+    let mut rest = &mut whole[..];
+    for buf in &bufs {
+        let (part, after) = rest.split_at_mut(buf.len());
+        part.copy_from_slice(buf);
+        rest = after;
+    }
+    match namespace.write(offset, whole).await {
+        Ok(_) => Ok(bufs),
+        Err(error) => Err(error.map_buf(|_| bufs)),
+    }
+}
 /// Makes a type with one field, a namespace, a namespace: so that the type of the field is nobody's
 /// business.
 macro_rules! namespace_by_its_field {

@@ -16,7 +16,7 @@
 //! of the NVM Command Set Specification 1.0c.
 
 mod bus;
-mod command;
+pub(super) mod command;
 mod command_id;
 mod control;
 mod controller;

@@ -4,6 +4,7 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod passthrough;
 mod polled;
 mod vfio;
 mod zero_copy;

@@ -4,6 +4,7 @@
 mod support;
 
 mod basics;
+mod bench_block;
 mod closed_terminal;
 mod lost_device;
 mod metrics;

@@ -1,5 +1,6 @@
 //! The command line of boson.
 
+mod bench;
 mod config;
 mod core_metrics;
 mod doctor;
@@ -42,6 +43,8 @@ enum Command {
     Serve(serve::ServeOptions),
     /// Answer every connection with what it sends.
     Echo(echo::EchoOptions),
+    /// Measure a device.
+    Bench(bench::BenchOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
     /// Show what the cores and tasks of a running process do.
@@ -67,6 +70,7 @@ fn run() -> boson::Result<()> {
     match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
         Command::Top(options) => top::run(&options),
     }

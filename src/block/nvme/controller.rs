@@ -185,6 +185,8 @@ pub struct Controller<R> {
     jobs: Vec<Job>,
     next_ticket: u64,
     events: VecDeque<Event>,
+    /// What the last event about its health said.
+    health: &'static str,
     strays: u64,
 }
 
@@ -257,6 +259,7 @@ impl<R: Registers + Clone> Controller<R> {
             jobs: Vec::new(),
             next_ticket: 0,
             events: VecDeque::new(),
+            health: "",
             strays: 0,
             options,
         })
@@ -545,7 +548,9 @@ impl<R: Registers + Clone> Controller<R> {
         match purpose {
             Purpose::BringUp(step) => self.brought_up(step, index, completion, now),
             Purpose::AsyncEvent => self.event(completion, now),
-            Purpose::EventLog(page) => self.event_log(page, index, completion),
+            Purpose::EventLog(page) => {
+                self.event_log(page, completion.status.is_success().then_some(index));
+            }
             Purpose::Job(ticket, step) => self.job_answered(ticket, step, index, completion, now),
         }
     }

@@ -20,7 +20,7 @@ impl Status {
     pub const SUCCESS: Self = Self(0);
 
     /// The status field as it stands in bits 15:1 of a completion's last half-word.
-    pub(super) const fn from_field(field: u16) -> Self {
+    pub(in super::super) const fn from_field(field: u16) -> Self {
         Self(field)
     }
 
@@ -120,7 +120,7 @@ impl Status {
     }
 
     /// The class of error that it is.
-    fn kind(self) -> ErrorKind {
+    pub(in super::super) fn kind(self) -> ErrorKind {
         match (self.code_type(), self.code()) {
             // Invalid opcode: the controller lacks the command.
             (GENERIC, 0x01) => ErrorKind::Unsupported,
@@ -140,7 +140,7 @@ impl Status {
 
     /// Whether a command that ended so may have taken effect. Only what is refused before it begins
     /// surely did not.
-    fn outcome(self) -> Outcome {
+    pub(in super::super) fn outcome(self) -> Outcome {
         match (self.code_type(), self.code()) {
             (GENERIC, 0x01..=0x03 | 0x09..=0x11 | 0x13..=0x16 | 0x1e | 0x20 | 0x23 | 0x80 | 0x83)
             | (COMMAND_SPECIFIC, _)
@@ -158,7 +158,7 @@ impl Status {
     }
 
     /// What to do about it, after a full stop, where there is something.
-    fn advice(self) -> &'static str {
+    pub(in super::super) fn advice(self) -> &'static str {
         match (self.code_type(), self.code()) {
             (GENERIC, 0x20) => "; the namespace is write-protected",
             (GENERIC, 0x82) => "; the namespace is not ready yet: try again later",

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use super::super::NamespaceInfo;
-use super::super::stats::{NamespaceStats, OperationStats};
+use super::super::stats::NamespaceStats;
 use super::port::{Command, CommandKind, Failure, Port, Refused, Segment};
 use crate::error::{ErrorKind, Outcome};
 use crate::mem::{Arena, DmaBuf};
@@ -33,6 +33,7 @@ pub(super) struct Wanted {
 }
 
 /// The memory of a request whose future was dropped.
+#[expect(dead_code, reason = "what is kept is dropped, and not used otherwise")]
 pub(super) enum Kept {
     Nothing,
     One(DmaBuf),
@@ -462,7 +463,7 @@ impl Flight {
             self.release(id);
             return;
         }
-        let counted = operation(stats, request.wanted.kind);
+        let counted = stats.of(request.wanted.kind);
         match &request.failure {
             Some((failure, _)) if !failure.miscompare => counted.failed += 1,
             _ => {
@@ -526,17 +527,6 @@ fn command_len(info: &NamespaceInfo, kind: CommandKind, offset: u64, left: u64) 
                 boundary => len.min(boundary - offset % boundary),
             }
         }
-    }
-}
-
-fn operation(stats: &mut NamespaceStats, kind: CommandKind) -> &mut OperationStats {
-    match kind {
-        CommandKind::Read => &mut stats.reads,
-        CommandKind::Write { .. } => &mut stats.writes,
-        CommandKind::Flush => &mut stats.flushes,
-        CommandKind::Trim => &mut stats.trims,
-        CommandKind::WriteZeroes => &mut stats.write_zeroes,
-        CommandKind::CompareAndWrite => &mut stats.compares,
     }
 }
 

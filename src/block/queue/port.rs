@@ -63,6 +63,7 @@ pub(crate) struct Command<'a> {
     /// The memory to fill or to write: `len` bytes in all, or nothing.
     pub(crate) memory: &'a [Segment],
     /// What a compare-and-write expects: `len` bytes in all.
+    #[allow(dead_code, reason = "of a port that has no such command nobody reads it")]
     pub(crate) expected: &'a [Segment],
 }
 

@@ -79,7 +79,7 @@ impl<R: Registers + Clone> Controller<R> {
                 Some(log_page::ERROR_INFORMATION)
             }
             (1, info) => {
-                self.push_event(Event::Health(health_words(info), None));
+                self.health = health_words(info);
                 Some(log_page::HEALTH)
             }
             (2, 0) => Some(log_page::CHANGED_NAMESPACES),
@@ -91,30 +91,26 @@ impl<R: Registers + Clone> Controller<R> {
         if let Some(page) = clear {
             // The largest that is read: a page of memory; health has 512 bytes.
             let dwords = if page == log_page::CHANGED_NAMESPACES { 1024 } else { 128 };
-            self.send(log(page, dwords), true, Purpose::EventLog(page), now);
+            if !self.send(log(page, dwords), true, Purpose::EventLog(page), now) {
+                self.event_log(page, None);
+            }
         }
         self.request_event(now);
     }
 
-    pub(super) fn event_log(&mut self, page: u8, index: usize, completion: &Completion) {
-        let success = completion.status.is_success();
+    /// The log page of an event was read, into the page of the admin slot; without one it could not
+    /// be.
+    pub(super) fn event_log(&mut self, page: u8, read: Option<usize>) {
         match page {
             log_page::CHANGED_NAMESPACES => {
-                let mut numbers = if success { namespace_list(&self.page(index)) } else { Vec::new() };
+                let mut numbers = read.map_or(Vec::new(), |index| namespace_list(&self.page(index)));
                 // All ones says that there are more than the list can name.
                 numbers.retain(|&number| number != u32::MAX);
                 self.push_event(Event::NamespacesChanged(numbers));
             }
-            log_page::HEALTH if success => {
-                let health = HealthLog::parse(&self.page(index));
-                let waiting = self.events.iter_mut().rev().find_map(|event| match event {
-                    Event::Health(_, log @ None) => Some(log),
-                    _ => None,
-                });
-                match waiting {
-                    Some(log) => *log = Some(Box::new(health)),
-                    None => self.push_event(Event::Health(health_words(u8::MAX), Some(Box::new(health)))),
-                }
+            log_page::HEALTH => {
+                let log = read.map(|index| Box::new(HealthLog::parse(&self.page(index))));
+                self.push_event(Event::Health(self.health, log));
             }
             _ => {}
         }

@@ -53,10 +53,8 @@ impl Machine {
         if command.queue == 0 || command.second.is_some() || entry.opcode() != opcode::WRITE {
             return;
         }
-        let mut part = *entry;
-        let last = part.words[12] & 0xffff;
-        part.words[12] = part.words[12] & !0xffff | self.random.random_range(0..=last);
-        let _ = self.write(&part);
+        let blocks = self.random.random_range(1..=(entry.words[12] & 0xffff) + 1);
+        let _ = self.write(entry, u64::from(blocks));
     }
 
     fn run(&mut self, entry: &Entry) -> Status {
@@ -103,7 +101,7 @@ impl Machine {
                 let data = self.disks[disk].read(block, bytes).to_vec();
                 self.to_host(entry, &data)
             }
-            opcode::WRITE => self.write(entry),
+            opcode::WRITE => self.write(entry, count),
             opcode::COMPARE => self.compare(entry),
             opcode::WRITE_ZEROES => {
                 let zeros = vec![0; usize::try_from(count << shift).unwrap_or(usize::MAX)];
@@ -137,7 +135,8 @@ impl Machine {
         })
     }
 
-    fn write(&mut self, entry: &Entry) -> Result<(), Status> {
+    /// Executes a write, of which the first `kept` blocks are written.
+    fn write(&mut self, entry: &Entry, kept: u64) -> Result<(), Status> {
         let disk = self.disk(entry.words[1]).ok_or(INVALID_NAMESPACE)?;
         let shift = self.disks[disk].format.block_shift;
         let (block, count) = (entry.pair(10), u64::from(entry.words[12] & 0xffff) + 1);
@@ -147,6 +146,7 @@ impl Machine {
         let mut data = vec![0; usize::try_from(count << shift).unwrap_or(usize::MAX)];
         self.take_from_host(entry, &mut data)?;
         let durable = entry.words[12] & FORCE_UNIT_ACCESS != 0 || !self.cache_enabled;
+        data.truncate(usize::try_from(kept << shift).unwrap_or(usize::MAX));
         self.disks[disk].write(block, &data, durable);
         Ok(())
     }
