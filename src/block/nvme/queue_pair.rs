@@ -2,9 +2,9 @@
 //! no allocation between [`QueuePair::submit`] and [`QueuePair::poll`].
 //!
 //! A command occupies a *slot*, a number that the caller chooses and that is free again when
-//! [`QueuePair::poll`] (or [`QueuePair::stop`]) has reported it. Each slot has a page of its own for
-//! a PRP or SGL list. A compare-and-write takes two entries of the rings: index `slot` is its write,
-//! `slot + slots` its compare.
+//! [`QueuePair::poll`] (or [`QueuePair::stop`]) has reported it. Each slot has a page of its own
+//! for a PRP or SGL list. A compare-and-write takes two entries of the rings: index `slot` is its
+//! write, `slot + slots` its compare.
 
 use std::collections::VecDeque;
 use std::fmt;
@@ -162,8 +162,8 @@ pub enum Fate {
 ///   that failed may have lost the cache, and a second flush would call lost writes durable: it
 ///   fails.
 /// - A write, trim or compare-and-write may have taken effect, and a write to the same blocks that
-///   came after it would be undone if its caller has given it up: it fails. A caller that knows that
-///   somebody still waits for a write may replay it.
+///   came after it would be undone if its caller has given it up: it fails. A caller that knows
+///   that somebody still waits for a write may replay it.
 pub fn default_fate(operation: Operation, announced: bool, healthy: bool) -> Fate {
     match operation {
         _ if !announced => Fate::Replay,
@@ -393,6 +393,12 @@ impl<R: Registers> QueuePair<R> {
     #[cfg(test)]
     pub(super) fn mutate(&mut self, mutation: Option<Mutation>) {
         self.mutation = mutation;
+    }
+
+    /// Where the submission and the completion ring are in this process.
+    #[cfg(test)]
+    pub(super) fn ring_pointers(&self) -> [*mut u8; 2] {
+        self.rings.pointers()
     }
 
     /// Puts a command into `slot`, which is free and less than [`QueuePair::slots`]. The controller

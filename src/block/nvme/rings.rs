@@ -184,7 +184,13 @@ impl<R: Registers> Rings<R> {
         self.outstanding = self.outstanding.saturating_sub(1);
     }
 
-    /// The tail and what was announced of it, for mutations that break the order on purpose.
+    /// Where the rings are in this process.
+    #[cfg(test)]
+    pub(super) fn pointers(&self) -> [*mut u8; 2] {
+        [self.submissions.pointer(), self.completions.pointer()]
+    }
+
+    /// Announces an entry that is pushed after this, for mutations that break the order on purpose.
     #[cfg(test)]
     pub(super) fn ring_before_entry(&mut self) {
         let next = self.next(self.tail);

@@ -224,7 +224,7 @@ impl Machine {
         }
         let [low, high] = [self.admin_attributes & 0xfff, self.admin_attributes >> 16 & 0xfff];
         let entries = |last: u32| u16::try_from(last + 1).expect("twelve bits and one");
-        if self.admin_bases.iter().any(|base| base % 4096 != 0) {
+        if !self.admin_bases.iter().all(|base| base.is_multiple_of(4096)) {
             self.violation("admin queues are not aligned to pages");
         }
         self.create_completion_queue(0, self.admin_bases[1], entries(high), Some(0));

@@ -13,7 +13,9 @@ use crate::mem::DmaBuf;
 use crate::rt::Instant;
 
 /// Memory of each slot, in bytes.
-pub(super) const SLOT_BYTES: usize = 64 << 10;
+pub(super) const SLOT_BYTES: usize = 52 << 10;
+/// So many slots have memory.
+pub(super) const SLOTS: u16 = 20;
 /// Nothing takes more turns than this.
 const MAX_TURNS: usize = 100_000;
 
@@ -28,8 +30,8 @@ pub(super) struct Host {
     _memory: DmaBuf,
 }
 
-/// Two buffers for each of 32 slots.
-const MEMORY_BYTES: usize = 64 * SLOT_BYTES;
+/// Two buffers for each slot.
+const MEMORY_BYTES: usize = 2 * SLOTS as usize * SLOT_BYTES;
 
 pub(super) fn options() -> ModelOptions {
     ModelOptions::new(ModelNamespace::new(1024, 9))
