@@ -134,7 +134,7 @@ fn more_at_once_than_the_queue_is_long_wait_their_turn() {
             for task in tasks {
                 task.await.expect("no panic");
             }
-            assert_eq!(stats().max_queue_depth, AT_ONCE.into());
+            assert_eq!(stats().max_queue_depth, u64::from(AT_ONCE));
         });
     }
 }
