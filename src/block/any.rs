@@ -181,26 +181,3 @@ impl Namespace for AnyNamespace {
         each!(self, namespace => namespace.next_data(offset))
     }
 }
-
-/// TEMPORARY: replaced at the merge of the kernel backends.
-#[derive(Clone, Debug)]
-pub struct AnyDevice {
-    address: NamespaceAddress,
-    info: NamespaceInfo,
-}
-impl AnyDevice {
-    /// Opens.
-    pub async fn open(address: &NamespaceAddress) -> Result<Self> {
-        let namespace = AnyNamespace::open(address).await?;
-        Ok(Self { address: address.clone(), info: namespace.info().clone() })
-    }
-}
-impl super::Device for AnyDevice {
-    type Namespace = AnyNamespace;
-    fn info(&self) -> &NamespaceInfo {
-        &self.info
-    }
-    async fn attach(&self) -> Result<AnyNamespace> {
-        AnyNamespace::open(&self.address).await
-    }
-}
