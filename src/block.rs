@@ -5,9 +5,11 @@
 //!
 //! | address | device | how it works |
 //! |---|---|---|
-//! | `mem:SIZE` | [`MemoryNamespace`] | memory of this process |
+//! | `mem:SIZE` | [`MemoryDevice`] | memory of this process, with faults to order |
+//! | `file:PATH`, `blk:/dev/NAME` | [`KernelDevice`] | the core's io_uring, or a thread where there is none |
+//! | `ng:/dev/ngXnY` | [`PassthroughDevice`] | NVMe commands to the kernel's driver, by an io_uring for each core |
+//! | `nvme:BDF/NSID` | [`NvmeDevice`](nvme::NvmeDevice) | boson's own NVMe driver, over VFIO |
 //! | `spdk:…` | `spdk::SpdkDevice` (feature `spdk`) | SPDK, polled by the core |
-//! | `file:PATH`, `blk:/dev/NAME` | [`KernelNamespace`] | the core's io_uring, or a thread where there is none |
 //!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
 //! (`queue`): it divides what is too large, lets callers wait in order while the device is full,
@@ -16,13 +18,15 @@
 
 mod address;
 mod any;
+pub(crate) mod contents;
 mod device;
 mod kernel;
 mod memory;
 mod namespace;
 pub mod nvme;
 mod open;
-#[allow(dead_code, unused_imports, reason = "not every kind of device in the build has queues of its own")]
+mod passthrough;
+pub mod pci;
 mod queue;
 #[cfg(feature = "spdk")]
 pub mod spdk;
@@ -30,10 +34,11 @@ mod stats;
 pub mod vfio;
 
 pub use address::{NamespaceAddress, SpdkAddress, parse_size};
-pub use any::AnyNamespace;
+pub use any::{AnyDevice, AnyNamespace};
 pub use device::Device;
-pub use kernel::KernelNamespace;
-pub use memory::MemoryNamespace;
+pub use kernel::{KernelDevice, KernelNamespace};
+pub use memory::{Fault, MemoryDevice, MemoryNamespace, MemoryOptions, TrimLeaves};
 pub use namespace::{Namespace, NamespaceInfo};
 pub use open::NamespaceConfig;
+pub use passthrough::{PassthroughDevice, PassthroughNamespace};
 pub use stats::{NamespaceStats, OperationStats, stats};

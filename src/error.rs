@@ -346,6 +346,11 @@ impl Error {
         self.0.place.as_deref()
     }
 
+    /// The sentence that says what is wrong, if it has one of its own.
+    pub(crate) fn detail(&self) -> Option<&str> {
+        self.0.detail.as_deref()
+    }
+
     /// Whether the operation may have taken effect.
     pub fn outcome(&self) -> Outcome {
         self.0.outcome.unwrap_or_default()

@@ -15,9 +15,9 @@ mod transfer;
 
 pub(crate) use acceptor::Acceptor;
 pub(crate) use datagram::DatagramSocket;
-pub(crate) use file::File;
+pub(crate) use file::{File, WriteFlags};
 pub(crate) use pipe::{PipeReader, PipeWriter};
 pub(crate) use stream::Stream;
 pub(crate) use transfer::{Step, Transferred, from_io};
 
-pub(crate) use crate::reactor::is_simulated;
+pub(crate) use crate::reactor::{COMMAND_BYTES, CommandRing, DeviceCommand, is_simulated};

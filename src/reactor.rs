@@ -47,6 +47,7 @@ use patience::Patience;
 pub(crate) use polled_device::PolledDevice;
 use pool::Pool;
 pub use signal::{Signal, Signals};
+pub(crate) use uring::{COMMAND_BYTES, CommandRing, DeviceCommand};
 pub use uring::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 
 /// What a core is asked to do its I/O through.

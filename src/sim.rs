@@ -16,7 +16,7 @@ mod stuck;
 mod world;
 
 pub use crate::rt::defect::Defect;
-pub use disk::{Disk, DiskOptions, Fault};
+pub use disk::Disk;
 pub use executor::{Executor, SimEnv};
 pub use stuck::{Stuck, StuckKind};
 pub use world::{MAX_CORES, VirtualCore, World, WorldOptions};

@@ -11,7 +11,7 @@ use crate::error::{Error, ErrorKind, Result};
 pub use spdk::SpdkAddress;
 
 /// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE`,
-/// `blk:/dev/NAME` or `spdk:` and what [`SpdkAddress`] lists.
+/// `blk:/dev/NAME`, `ng:/dev/ngXnY`, `nvme:BDF/NSID`, or `spdk:` and what [`SpdkAddress`] lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamespaceAddress {
@@ -32,15 +32,27 @@ pub enum NamespaceAddress {
         /// The device's node.
         path: PathBuf,
     },
+    /// An NVMe namespace by the kernel's driver, without the block layer.
+    NvmeGeneric {
+        /// The namespace's generic device, such as `/dev/ng0n1`.
+        path: PathBuf,
+    },
+    /// A namespace of an NVMe controller that this process drives.
+    Nvme {
+        /// The controller's PCI address, such as `0000:04:00.0`.
+        controller: String,
+        /// The namespace's number.
+        namespace: u32,
+    },
     /// A device of SPDK.
     Spdk(SpdkAddress),
 }
 
 /// What a refusal recommends.
 const FORMS: &str = if HAS_SPDK {
-    "mem:SIZE, file:PATH, blk:/dev/NAME or spdk:pcie/BDF/NSID"
+    "mem:SIZE, file:PATH, blk:/dev/NAME, ng:/dev/ng0n1, nvme:BDF/NSID or spdk:pcie/BDF/NSID"
 } else {
-    "mem:SIZE, file:PATH or blk:/dev/NAME"
+    "mem:SIZE, file:PATH, blk:/dev/NAME, ng:/dev/ng0n1 or nvme:BDF/NSID"
 };
 const HAS_SPDK: bool = cfg!(feature = "spdk");
 
@@ -56,8 +68,8 @@ impl FromStr for NamespaceAddress {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and
-    /// [`Unsupported`](ErrorKind::Unsupported) for `ng:` and `nvme:`, which no version has yet, and
-    /// for `spdk:` in a build without it, each with one sentence that says what to write instead.
+    /// [`Unsupported`](ErrorKind::Unsupported) for `spdk:` in a build without it, each with one
+    /// sentence that says what to write instead.
     fn from_str(address: &str) -> Result<Self> {
         let Some((scheme, rest)) = address.split_once(':') else {
             return Err(invalid(address, format!("it names no kind of namespace; write {FORMS}")));
@@ -73,6 +85,12 @@ impl FromStr for NamespaceAddress {
             "blk" => {
                 Err(invalid(address, "after blk: comes the path of a block device such as /dev/nvme0n1"))
             }
+            "nvme" => parse_nvme(address, rest),
+            "ng" if rest.starts_with('/') => Ok(Self::NvmeGeneric { path: rest.into() }),
+            "ng" => Err(invalid(
+                address,
+                "after ng: comes the path of an NVMe namespace's generic device such as /dev/ng0n1",
+            )),
             "spdk" => {
                 let spdk = SpdkAddress::parse(rest).map_err(|why| invalid(address, why))?;
                 if HAS_SPDK {
@@ -81,14 +99,32 @@ impl FromStr for NamespaceAddress {
                     Err(spdk_is_not_built_in().at(format!("`{address}`")))
                 }
             }
-            "ng" | "nvme" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
-                .at(format!("`{address}`"))
-                .because(format!(
-                    "{scheme}: does not exist in this version; write blk:/dev/NAME for a raw device"
-                ))),
             _ => Err(invalid(address, format!("there is no namespace of kind {scheme}:; write {FORMS}"))),
         }
     }
+}
+
+fn parse_nvme(address: &str, rest: &str) -> Result<NamespaceAddress> {
+    let form = "after nvme: comes the PCI address of a controller and the number of a namespace, such as \
+                0000:04:00.0/1; `boson device list` shows them";
+    let (controller, number) = rest.split_once('/').ok_or_else(|| invalid(address, form))?;
+    let namespace = number.parse().ok().filter(|&number| number > 0);
+    match (is_pci_address(controller), namespace) {
+        (true, Some(namespace)) => {
+            Ok(NamespaceAddress::Nvme { controller: controller.to_ascii_lowercase(), namespace })
+        }
+        _ => Err(invalid(address, form)),
+    }
+}
+
+/// Whether `text` is domain, bus, device and function, as the kernel writes them.
+fn is_pci_address(text: &str) -> bool {
+    let digits =
+        |part: &str, count: usize| part.len() == count && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let parts: Vec<&str> = text.split([':', '.']).collect();
+    matches!(parts[..], [domain, bus, device, function]
+        if digits(domain, 4) && digits(bus, 2) && digits(device, 2) && digits(function, 1))
+        && text.bytes().filter(|&byte| byte == b':').count() == 2
 }
 
 /// The one refusal of `spdk:` in a build without it.
@@ -142,6 +178,8 @@ impl fmt::Display for NamespaceAddress {
             Self::File { path, size_bytes: None } => write!(f, "file:{}", path.display()),
             Self::File { path, size_bytes: Some(size) } => write!(f, "file:{}?size={size}", path.display()),
             Self::Block { path } => write!(f, "blk:{}", path.display()),
+            Self::Nvme { controller, namespace } => write!(f, "nvme:{controller}/{namespace}"),
+            Self::NvmeGeneric { path } => write!(f, "ng:{}", path.display()),
             Self::Spdk(spdk) => spdk.fmt(f),
         }
     }
@@ -158,6 +196,9 @@ mod tests {
             ("file:boson.data", "file:boson.data"),
             ("file:/a/b:c?size=2G", "file:/a/b:c?size=2147483648"),
             ("blk:/dev/loop0", "blk:/dev/loop0"),
+            ("nvme:0000:04:00.0/1", "nvme:0000:04:00.0/1"),
+            ("nvme:0000:C4:00.0/12", "nvme:0000:c4:00.0/12"),
+            ("ng:/dev/ng0n1", "ng:/dev/ng0n1"),
         ] {
             let address: NamespaceAddress = text.parse().expect(text);
             assert_eq!(address.to_string(), shown);
@@ -179,7 +220,12 @@ mod tests {
             ("file:x?size=big", "`big` is no size"),
             ("file:x?direct=1", "`direct=1` is no option"),
             ("blk:sda", "the path of a block device"),
-            ("ng:/dev/ng0n1", "does not exist in this version"),
+            ("ng:nvme0", "generic device such as /dev/ng0n1"),
+            ("nvme:0000:04:00.0", "the number of a namespace"),
+            ("nvme:0000:04:00.0/0", "the number of a namespace"),
+            ("nvme:04:00.0/1", "the PCI address of a controller"),
+            ("nvme:0000.04.00:0/1", "the PCI address of a controller"),
+            ("nvme:0000:04:00.0/1/2", "the number of a namespace"),
             ("spdk:pcie/x/1", "no PCI address"),
             ("disk:/dev/sda", "no namespace of kind disk:"),
         ] {
@@ -189,7 +235,7 @@ mod tests {
     }
     #[test]
     fn no_refusal_recommends_an_address_that_is_refused() {
-        for text in ["boson.data", "disk:/dev/sda", "ng:/dev/ng0n1", "nvme:x/1"] {
+        for text in ["boson.data", "disk:/dev/sda"] {
             let refusal = text.parse::<NamespaceAddress>().expect_err(text).to_string();
             let (_, advice) = refusal.split_once("; write ").expect("it says what to write");
             let advice = advice.replace("SIZE", "1G").replace("BDF/NSID", "0000:04:00.0/1");

@@ -1,13 +1,108 @@
 //! Whichever kind of namespace an address names.
 
+use super::nvme::{NvmeDevice, NvmeNamespace};
 #[cfg(feature = "spdk")]
 use super::spdk::{SpdkDevice, SpdkNamespace};
-use super::{KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress, NamespaceConfig, NamespaceInfo};
-use crate::error::{BufError, Result};
+use super::{
+    Device, KernelDevice, KernelNamespace, MemoryDevice, MemoryNamespace, MemoryOptions, Namespace,
+    NamespaceAddress, NamespaceConfig, NamespaceInfo, PassthroughDevice, PassthroughNamespace,
+};
+use crate::error::{BufError, BufResult, Result};
 use crate::mem::DmaBuf;
 
-/// The block size of memory, in bytes: that of most devices.
-const MEMORY_BLOCK_BYTES: u32 = 4096;
+/// A device of a kind that was chosen at run time.
+#[derive(Clone, Debug)]
+#[non_exhaustive]
+pub enum AnyDevice {
+    /// `mem:`
+    Memory(MemoryDevice),
+    /// `file:` and `blk:`
+    Kernel(KernelDevice),
+    /// `ng:`
+    Passthrough(PassthroughDevice),
+    /// `nvme:`
+    Nvme(NvmeDevice),
+    /// `spdk:`
+    #[cfg(feature = "spdk")]
+    Spdk(SpdkDevice),
+}
+
+impl AnyDevice {
+    /// Opens what `address` names, for every core of this process, with the default configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`AnyDevice::open_with`].
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn open(address: &NamespaceAddress) -> Result<Self> {
+        Self::open_with(address, &NamespaceConfig::default()).await
+    }
+
+    /// Opens what `address` names, for every core of this process.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MemoryDevice::open`], [`KernelDevice::open_file`], [`KernelDevice::open_block_device`],
+    /// [`PassthroughDevice::open`], [`NvmeDevice::open`] and `spdk::SpdkDevice::open`.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn open_with(address: &NamespaceAddress, config: &NamespaceConfig) -> Result<Self> {
+        match address {
+            NamespaceAddress::Memory { size_bytes } => {
+                MemoryDevice::open(address.to_string(), MemoryOptions::new(*size_bytes)).map(Self::Memory)
+            }
+            NamespaceAddress::File { path, size_bytes } => {
+                KernelDevice::open_file(path, *size_bytes).await.map(Self::Kernel)
+            }
+            NamespaceAddress::Block { path } => KernelDevice::open_block_device(path).await.map(Self::Kernel),
+            NamespaceAddress::NvmeGeneric { path } => {
+                PassthroughDevice::open(path).await.map(Self::Passthrough)
+            }
+            NamespaceAddress::Nvme { controller, namespace } => {
+                NvmeDevice::open(controller, *namespace).await.map(Self::Nvme)
+            }
+            #[cfg(feature = "spdk")]
+            NamespaceAddress::Spdk(spdk) => SpdkDevice::open(spdk, config).await.map(Self::Spdk),
+            #[cfg(not(feature = "spdk"))]
+            NamespaceAddress::Spdk(spdk) => {
+                // It configures SPDK alone.
+                let _ = config;
+                Err(super::address::spdk_is_not_built_in().at(spdk.to_string()))
+            }
+        }
+    }
+}
+
+impl Device for AnyDevice {
+    type Namespace = AnyNamespace;
+
+    fn info(&self) -> &NamespaceInfo {
+        match self {
+            Self::Memory(device) => device.info(),
+            Self::Kernel(device) => device.info(),
+            Self::Passthrough(device) => device.info(),
+            Self::Nvme(device) => device.info(),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(device) => device.info(),
+        }
+    }
+
+    async fn attach(&self) -> Result<AnyNamespace> {
+        match self {
+            Self::Memory(device) => device.attach().await.map(AnyNamespace::Memory),
+            Self::Kernel(device) => device.attach().await.map(AnyNamespace::Kernel),
+            Self::Passthrough(device) => device.attach().await.map(AnyNamespace::Passthrough),
+            Self::Nvme(device) => device.attach().await.map(AnyNamespace::Nvme),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(device) => device.attach().await.map(AnyNamespace::Spdk),
+        }
+    }
+}
 
 /// A namespace of a kind that was chosen at run time.
 #[derive(Clone, Debug)]
@@ -17,132 +112,116 @@ pub enum AnyNamespace {
     Memory(MemoryNamespace),
     /// `file:` and `blk:`
     Kernel(KernelNamespace),
+    /// `ng:`
+    Passthrough(PassthroughNamespace),
+    /// `nvme:`
+    Nvme(NvmeNamespace),
     /// `spdk:`
     #[cfg(feature = "spdk")]
     Spdk(SpdkNamespace),
 }
 
 impl AnyNamespace {
-    /// Opens what `address` names, with the default configuration.
+    /// Opens what `address` names and attaches the current core to it: for programs of one core.
     ///
     /// # Errors
     ///
-    /// As for [`MemoryNamespace::new`], [`KernelNamespace::open_file`] and
-    /// [`KernelNamespace::open_block_device`].
+    /// As for [`AnyDevice::open_with`] and [`Device::attach`].
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
         Self::open_with(address, &NamespaceConfig::default()).await
     }
 
-    /// Opens what `address` names.
+    /// The same with a configuration.
     ///
     /// # Errors
     ///
-    /// As for [`MemoryNamespace::new`], [`KernelNamespace::open_file`],
-    /// [`KernelNamespace::open_block_device`] and `spdk::SpdkDevice::open`.
+    /// As for [`AnyNamespace::open`].
     pub async fn open_with(address: &NamespaceAddress, config: &NamespaceConfig) -> Result<Self> {
-        match address {
-            NamespaceAddress::Memory { size_bytes } => {
-                MemoryNamespace::new(address.to_string(), *size_bytes, MEMORY_BLOCK_BYTES).map(Self::Memory)
-            }
-            NamespaceAddress::File { path, size_bytes } => {
-                KernelNamespace::open_file(path, *size_bytes).await.map(Self::Kernel)
-            }
-            NamespaceAddress::Block { path } => {
-                KernelNamespace::open_block_device(path).await.map(Self::Kernel)
-            }
-            #[cfg(feature = "spdk")]
-            NamespaceAddress::Spdk(spdk) => {
-                use super::Device;
-                SpdkDevice::open(spdk, config).await?.attach().await.map(Self::Spdk)
-            }
-            #[cfg(not(feature = "spdk"))]
-            NamespaceAddress::Spdk(spdk) => {
-                let _ = config;
-                Err(super::address::spdk_is_not_built_in().at(spdk.to_string()))
-            }
-        }
+        AnyDevice::open_with(address, config).await?.attach().await
     }
+}
+
+/// Calls the same of whichever namespace it is.
+macro_rules! each {
+    ($any:expr, $namespace:ident => $call:expr) => {
+        match $any {
+            Self::Memory($namespace) => $call,
+            Self::Kernel($namespace) => $call,
+            Self::Passthrough($namespace) => $call,
+            Self::Nvme($namespace) => $call,
+            #[cfg(feature = "spdk")]
+            Self::Spdk($namespace) => $call,
+        }
+    };
 }
 
 impl Namespace for AnyNamespace {
     fn info(&self) -> &NamespaceInfo {
-        match self {
-            Self::Memory(memory) => memory.info(),
-            Self::Kernel(kernel) => kernel.info(),
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.info(),
-        }
+        each!(self, namespace => namespace.info())
     }
 
     fn size_bytes(&self) -> u64 {
-        match self {
-            Self::Memory(memory) => memory.size_bytes(),
-            Self::Kernel(kernel) => kernel.size_bytes(),
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.size_bytes(),
-        }
+        each!(self, namespace => namespace.size_bytes())
     }
 
     async fn read(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        match self {
-            Self::Memory(memory) => memory.read(offset, buf).await,
-            Self::Kernel(kernel) => kernel.read(offset, buf).await,
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.read(offset, buf).await,
-        }
+        each!(self, namespace => namespace.read(offset, buf).await)
     }
 
     async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        match self {
-            Self::Memory(memory) => memory.write(offset, buf).await,
-            Self::Kernel(kernel) => kernel.write(offset, buf).await,
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.write(offset, buf).await,
-        }
+        each!(self, namespace => namespace.write(offset, buf).await)
+    }
+
+    async fn read_vectored(
+        &self,
+        offset: u64,
+        bufs: Vec<DmaBuf>,
+    ) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
+        each!(self, namespace => namespace.read_vectored(offset, bufs).await)
+    }
+
+    async fn write_vectored(
+        &self,
+        offset: u64,
+        bufs: Vec<DmaBuf>,
+    ) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
+        each!(self, namespace => namespace.write_vectored(offset, bufs).await)
+    }
+
+    async fn write_durable(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
+        each!(self, namespace => namespace.write_durable(offset, buf).await)
     }
 
     async fn flush(&self) -> Result<()> {
-        match self {
-            Self::Memory(memory) => memory.flush().await,
-            Self::Kernel(kernel) => kernel.flush().await,
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.flush().await,
-        }
+        each!(self, namespace => namespace.flush().await)
     }
 
     async fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        match self {
-            Self::Memory(memory) => memory.trim(offset, len).await,
-            Self::Kernel(kernel) => kernel.trim(offset, len).await,
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.trim(offset, len).await,
-        }
+        each!(self, namespace => namespace.trim(offset, len).await)
+    }
+
+    async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
+        each!(self, namespace => namespace.write_zeroes(offset, len).await)
+    }
+
+    async fn compare_and_write(
+        &self,
+        offset: u64,
+        expected: DmaBuf,
+        new: DmaBuf,
+    ) -> BufResult<bool, (DmaBuf, DmaBuf)> {
+        each!(self, namespace => namespace.compare_and_write(offset, expected, new).await)
     }
 
     async fn grow(&self, size_bytes: u64) -> Result<()> {
-        match self {
-            Self::Memory(memory) => memory.grow(size_bytes).await,
-            Self::Kernel(kernel) => kernel.grow(size_bytes).await,
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.grow(size_bytes).await,
-        }
+        each!(self, namespace => namespace.grow(size_bytes).await)
     }
 
     async fn shrink(&self, size_bytes: u64) -> Result<()> {
-        match self {
-            Self::Memory(memory) => memory.shrink(size_bytes).await,
-            Self::Kernel(kernel) => kernel.shrink(size_bytes).await,
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.shrink(size_bytes).await,
-        }
+        each!(self, namespace => namespace.shrink(size_bytes).await)
     }
 
     fn next_data(&self, offset: u64) -> Option<u64> {
-        match self {
-            Self::Memory(memory) => memory.next_data(offset),
-            Self::Kernel(kernel) => kernel.next_data(offset),
-            #[cfg(feature = "spdk")]
-            Self::Spdk(spdk) => spdk.next_data(offset),
-        }
+        each!(self, namespace => namespace.next_data(offset))
     }
 }

@@ -187,21 +187,7 @@ pub trait Namespace: Clone + 'static {
         offset: u64,
         bufs: Vec<DmaBuf>,
     ) -> impl Future<Output = Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>>> {
-        async move {
-            let mut bufs = bufs;
-            let whole = DmaBuf::zeroed(bufs.iter().map(|buf| buf.len()).sum());
-            let whole = match self.read(offset, whole).await {
-                Ok(whole) => whole,
-                Err(error) => return Err(error.map_buf(|_| bufs)),
-            };
-            let mut rest = &whole[..];
-            for buf in &mut bufs {
-                let (part, after) = rest.split_at(buf.len());
-                buf.copy_from_slice(part);
-                rest = after;
-            }
-            Ok(bufs)
-        }
+        read_copied(self, offset, bufs)
     }
 
     /// Writes all of `bufs`, one after the other, at `offset` (bytes). Their lengths may be any;
@@ -211,19 +197,7 @@ pub trait Namespace: Clone + 'static {
         offset: u64,
         bufs: Vec<DmaBuf>,
     ) -> impl Future<Output = Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>>> {
-        async move {
-            let mut whole = DmaBuf::zeroed(bufs.iter().map(|buf| buf.len()).sum());
-            let mut rest = &mut whole[..];
-            for buf in &bufs {
-                let (part, after) = rest.split_at_mut(buf.len());
-                part.copy_from_slice(buf);
-                rest = after;
-            }
-            match self.write(offset, whole).await {
-                Ok(_) => Ok(bufs),
-                Err(error) => Err(error.map_buf(|_| bufs)),
-            }
-        }
+        write_copied(self, offset, bufs)
     }
 
     /// Writes the whole of `buf` at `offset` (bytes), and completes when that is durable: with
@@ -321,3 +295,132 @@ pub(super) async fn write_zeros(namespace: &impl Namespace, offset: u64, len: u6
     }
     Ok(())
 }
+
+/// Reads into one buffer and copies from that: for devices that do not take many.
+pub(super) async fn read_copied(
+    namespace: &impl Namespace,
+    offset: u64,
+    mut bufs: Vec<DmaBuf>,
+) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
+    let whole = DmaBuf::zeroed(bufs.iter().map(|buf| buf.len()).sum());
+    let whole = match namespace.read(offset, whole).await {
+        Ok(whole) => whole,
+        Err(error) => return Err(error.map_buf(|_| bufs)),
+    };
+    let mut rest = &whole[..];
+    for buf in &mut bufs {
+        let (part, after) = rest.split_at(buf.len());
+        buf.copy_from_slice(part);
+        rest = after;
+    }
+    Ok(bufs)
+}
+
+/// Copies into one buffer and writes that: for devices that do not take many.
+pub(super) async fn write_copied(
+    namespace: &impl Namespace,
+    offset: u64,
+    bufs: Vec<DmaBuf>,
+) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
+    let mut whole = DmaBuf::zeroed(bufs.iter().map(|buf| buf.len()).sum());
+    let mut rest = &mut whole[..];
+    for buf in &bufs {
+        let (part, after) = rest.split_at_mut(buf.len());
+        part.copy_from_slice(buf);
+        rest = after;
+    }
+    match namespace.write(offset, whole).await {
+        Ok(_) => Ok(bufs),
+        Err(error) => Err(error.map_buf(|_| bufs)),
+    }
+}
+/// Makes a type with one field, a namespace, a namespace: so that the type of the field is nobody's
+/// business.
+macro_rules! namespace_by_its_field {
+    ($type:ty) => {
+        impl $crate::block::Namespace for $type {
+            fn info(&self) -> &$crate::block::NamespaceInfo {
+                self.0.info()
+            }
+
+            fn size_bytes(&self) -> u64 {
+                self.0.size_bytes()
+            }
+
+            async fn read(
+                &self,
+                offset: u64,
+                buf: $crate::mem::DmaBuf,
+            ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
+                self.0.read(offset, buf).await
+            }
+
+            async fn write(
+                &self,
+                offset: u64,
+                buf: $crate::mem::DmaBuf,
+            ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
+                self.0.write(offset, buf).await
+            }
+
+            async fn read_vectored(
+                &self,
+                offset: u64,
+                bufs: Vec<$crate::mem::DmaBuf>,
+            ) -> $crate::Result<Vec<$crate::mem::DmaBuf>, $crate::BufError<Vec<$crate::mem::DmaBuf>>> {
+                self.0.read_vectored(offset, bufs).await
+            }
+
+            async fn write_vectored(
+                &self,
+                offset: u64,
+                bufs: Vec<$crate::mem::DmaBuf>,
+            ) -> $crate::Result<Vec<$crate::mem::DmaBuf>, $crate::BufError<Vec<$crate::mem::DmaBuf>>> {
+                self.0.write_vectored(offset, bufs).await
+            }
+
+            async fn write_durable(
+                &self,
+                offset: u64,
+                buf: $crate::mem::DmaBuf,
+            ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
+                self.0.write_durable(offset, buf).await
+            }
+
+            async fn flush(&self) -> $crate::Result<()> {
+                self.0.flush().await
+            }
+
+            async fn trim(&self, offset: u64, len: u64) -> $crate::Result<()> {
+                self.0.trim(offset, len).await
+            }
+
+            async fn write_zeroes(&self, offset: u64, len: u64) -> $crate::Result<()> {
+                self.0.write_zeroes(offset, len).await
+            }
+
+            async fn compare_and_write(
+                &self,
+                offset: u64,
+                expected: $crate::mem::DmaBuf,
+                new: $crate::mem::DmaBuf,
+            ) -> $crate::BufResult<bool, ($crate::mem::DmaBuf, $crate::mem::DmaBuf)> {
+                self.0.compare_and_write(offset, expected, new).await
+            }
+
+            async fn grow(&self, size_bytes: u64) -> $crate::Result<()> {
+                self.0.grow(size_bytes).await
+            }
+
+            async fn shrink(&self, size_bytes: u64) -> $crate::Result<()> {
+                self.0.shrink(size_bytes).await
+            }
+
+            fn next_data(&self, offset: u64) -> Option<u64> {
+                self.0.next_data(offset)
+            }
+        }
+    };
+}
+
+pub(super) use namespace_by_its_field;

@@ -15,12 +15,16 @@
 //! Sections named here are those of the NVM Express Base Specification 2.0c and, where it says so,
 //! of the NVM Command Set Specification 1.0c.
 
-mod command;
+mod bus;
+pub(super) mod command;
 mod command_id;
+mod control;
 mod controller;
+mod device;
 mod dma;
 mod identify;
 pub mod model;
+mod port;
 mod queue_pair;
 mod registers;
 mod rings;
@@ -34,6 +38,7 @@ pub use command::{Completion, Entry};
 pub use controller::{
     Controller, ControllerOptions, Event, Phase, QueueSpec, Reply, Request, ResetCause, Ticket,
 };
+pub use device::{NvmeDevice, NvmeNamespace};
 pub use dma::{DmaMemory, DmaRegion, Region, Regions};
 pub use identify::{ControllerIdentity, HealthLog, NamespaceIdentity};
 pub use queue_pair::{

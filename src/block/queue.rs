@@ -103,16 +103,17 @@ impl<P: Port> Queue<P> {
 
     /// Stops the device's work and the polling, once.
     fn end(&self) {
-        let mut borrowed = self.state.borrow_mut();
-        let state = &mut *borrowed;
-        if state.end.is_none() {
-            let clean = state.port.shut_down();
-            state.end = Some(if clean { QueueEnd::Clean } else { QueueEnd::Uncertain });
-            state.flight.give_up(clean);
+        let mut state = self.state.borrow_mut();
+        let QueueState { port, flight, end, .. } = &mut *state;
+        if end.is_none() {
+            let clean = port.shut_down();
+            *end = Some(if clean { QueueEnd::Clean } else { QueueEnd::Uncertain });
+            flight.give_up(clean);
         }
-        drop(borrowed);
-        // It has the poller, whose destructor comes back here.
-        drop(self.registration.take());
+        drop(state);
+        // The core drops its poller, which comes here again.
+        let registration = self.registration.take();
+        drop(registration);
     }
 
     fn closed(&self, operation: &'static str) -> Error {

@@ -3,6 +3,7 @@
 use std::cell::RefCell;
 use std::rc::{Rc, Weak};
 
+use super::queue::CommandKind;
 use crate::rt::CoreLocal;
 use crate::rt::record::Histogram;
 
@@ -32,6 +33,20 @@ pub struct NamespaceStats {
     pub retries: u64,
     /// Bytes that were copied because the device cannot reach the memory that they were in.
     pub copied_bytes: u64,
+}
+
+impl NamespaceStats {
+    /// Those of the operations of one kind.
+    pub(super) fn of(&mut self, kind: CommandKind) -> &mut OperationStats {
+        match kind {
+            CommandKind::Read => &mut self.reads,
+            CommandKind::Write { .. } => &mut self.writes,
+            CommandKind::Flush => &mut self.flushes,
+            CommandKind::Trim => &mut self.trims,
+            CommandKind::WriteZeroes => &mut self.write_zeroes,
+            CommandKind::CompareAndWrite => &mut self.compares,
+        }
+    }
 }
 
 /// What the operations of one kind did.

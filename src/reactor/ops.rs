@@ -9,6 +9,7 @@
 mod call;
 mod datagram;
 mod file;
+mod file_vectored;
 mod pipe;
 mod socket;
 #[cfg(test)]
@@ -26,7 +27,8 @@ use std::task::{Context, Poll};
 pub(crate) use call::Call;
 pub(in crate::reactor) use call::{COPIED, Direction, REPORT_USAGE, Way};
 pub(crate) use datagram::{Envelope, Received, receive_from, send_to};
-pub(crate) use file::{fallocate, fsync, read_at, write_at};
+pub(crate) use file::{discard, discard_now, fallocate, fsync, read_at, write_at};
+pub(crate) use file_vectored::{read_vectored_at, write_vectored_at};
 pub(crate) use pipe::{read_stream, readable, write_stream};
 pub(crate) use socket::{accept, connect, recv, send, send_zero_copy};
 pub(crate) use vectored::{MAX_BUFFERS, recv_vectored, send_vectored};

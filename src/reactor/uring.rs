@@ -7,6 +7,7 @@
 //! [`Operation::orphaned`](super::ops::Operation::orphaned) instead of being lost.
 
 mod buffer_ring;
+mod command_ring;
 mod multishot;
 mod polled;
 mod probe;
@@ -16,6 +17,7 @@ mod slots;
 
 pub(super) use buffer_ring::BUFFER_GROUP;
 pub(crate) use buffer_ring::{BUFFER_BYTES, Chunk};
+pub(crate) use command_ring::{COMMAND_BYTES, CommandRing, DeviceCommand};
 pub(super) use multishot::{Event, Multishot};
 pub use probe::{RingFeature, RingFeatures, probe_io_uring, probe_ring_features};
 pub(super) use ring::Ring;

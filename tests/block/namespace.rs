@@ -12,22 +12,22 @@ use boson::block::{AnyNamespace, KernelNamespace, MemoryNamespace, Namespace, Na
 use boson::mem::DmaBuf;
 use boson::rt::{self, Core, CoreConfig};
 
-fn run<F: Future>(future: F) -> F::Output {
+pub(crate) fn run<F: Future>(future: F) -> F::Output {
     let config = CoreConfig::default().seed([3; 32]);
     Core::new(&config).expect("io_uring is usable").block_on(future)
 }
 
 /// A directory of this test process, removed when the test ends.
-struct Directory(PathBuf);
+pub(crate) struct Directory(PathBuf);
 
 impl Directory {
-    fn new(name: &str) -> Self {
+    pub(crate) fn new(name: &str) -> Self {
         let path = std::env::temp_dir().join(format!("boson-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&path).expect("a temporary directory");
         Self(path)
     }
 
-    fn file(&self, name: &str) -> PathBuf {
+    pub(crate) fn file(&self, name: &str) -> PathBuf {
         self.0.join(name)
     }
 }
@@ -38,7 +38,7 @@ impl Drop for Directory {
     }
 }
 
-fn pattern(len: usize, seed: u8) -> DmaBuf {
+pub(crate) fn pattern(len: usize, seed: u8) -> DmaBuf {
     let mut buf = DmaBuf::zeroed(len);
     for (at, byte) in buf.iter_mut().enumerate() {
         *byte = u8::try_from((at / 512 + usize::from(seed)) % 251).expect("small");
@@ -227,14 +227,14 @@ fn what_is_not_a_file_or_a_device_is_refused_with_a_sentence() {
 }
 
 /// A loop device over a file; detached when the test ends.
-struct LoopDevice {
-    path: PathBuf,
+pub(crate) struct LoopDevice {
+    pub(crate) path: PathBuf,
     _directory: Directory,
 }
 
 impl LoopDevice {
     /// `None`, and says why, where loop devices cannot be made.
-    fn new(size_bytes: u64) -> Option<Self> {
+    pub(crate) fn new(size_bytes: u64) -> Option<Self> {
         let directory = Directory::new("loop");
         let image = directory.file("image");
         let file = std::fs::File::create(&image).expect("an image");

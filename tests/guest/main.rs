@@ -4,6 +4,9 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod device;
+mod nvme;
+mod passthrough;
 mod polled;
 mod vfio;
 mod zero_copy;

@@ -10,10 +10,10 @@ use std::os::unix::net::UnixStream;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boson::block::MemoryNamespace;
+use boson::block::{MemoryNamespace, MemoryOptions};
 use boson::redis::{Config, Server as RedisServer, Session, Stage};
 use boson::rt::time::MonotonicClock;
-use boson::sim::{Disk, DiskOptions, Executor, SimEnv};
+use boson::sim::{Disk, Executor, SimEnv};
 use boson::store::{Db, Options};
 use peer::{Boson, Redis, reply_len};
 use rand::rngs::StdRng;
@@ -421,8 +421,8 @@ fn a_copy_is_never_old_when_commands_overlap() {
     for seed in first..first + 20u64 {
         let mut random = StdRng::seed_from_u64(seed);
         let executor = Executor::new(seed);
-        let slow = DiskOptions::new(256 << 20).read_latency(Duration::from_millis(2));
-        let disk = Disk::new(executor.env(), slow, seed);
+        let slow = MemoryOptions::disk(256 << 20).read_latency(Duration::from_millis(2));
+        let disk = Disk::new(slow, seed);
         // So little memory that values are read from the disk, and so small a log that they get
         // there.
         let options = Options::default().identity([1; 16]).log_bytes(512 << 10).cache_bytes(64 << 10);
@@ -493,8 +493,8 @@ fn an_old_value_that_was_slow_to_read_is_followed_by_its_invalidation() {
     let mut old_values = 0;
     for seed in 0..20 {
         let executor = Executor::new(seed);
-        let slow = DiskOptions::new(64 << 20).read_latency(Duration::from_millis(2));
-        let disk = Disk::new(executor.env(), slow, seed);
+        let slow = MemoryOptions::disk(64 << 20).read_latency(Duration::from_millis(2));
+        let disk = Disk::new(slow, seed);
         let open = || {
             let db = Db::open_on(executor.env(), disk.clone(), Options::default().identity([1; 16]));
             executor.block_on(db).expect("opens")

@@ -14,7 +14,8 @@ use std::rc::Rc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use boson::sim::{Disk, DiskOptions, Executor, Fault, SimEnv};
+use boson::block::{Fault, MemoryOptions};
+use boson::sim::{Disk, Executor, SimEnv};
 use boson::store::{Db, Durability, Env, Options};
 use server::{Client, Directory, Reply, Server};
 
@@ -311,9 +312,9 @@ async fn store_that_says_so(env: &SimEnv, disk: &Disk) -> (Db<SimEnv, Disk>, Rc<
 
 #[test]
 fn a_write_that_fails_makes_a_store_say_so() {
-    for fault in [Fault::WriteAfter(0), Fault::FlushAfter(0), Fault::FlushLoses(0)] {
+    for fault in [Fault::write(), Fault::flush(), Fault::flush().once().loses_cache()] {
         let executor = Executor::new(1);
-        let disk = Disk::new(executor.env(), DiskOptions::new(64 << 20), 1);
+        let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
         let env = executor.env();
         executor.block_on(async move {
             let (db, has_failed) = store_that_says_so(&env, &disk).await;
@@ -321,7 +322,7 @@ fn a_write_that_fails_makes_a_store_say_so() {
             tree.put(b"k", b"v").await.expect("the disk works");
             env.sleep(Duration::from_secs(10)).await;
             assert!(!has_failed.get(), "{fault:?}: nothing was wrong yet");
-            disk.inject(Some(fault));
+            disk.inject([fault.clone()]);
             assert!(tree.put(b"k", b"w").await.is_err(), "{fault:?}");
             env.sleep(Duration::from_secs(10)).await;
             assert!(has_failed.get(), "{fault:?}");
@@ -334,7 +335,7 @@ fn a_write_that_fails_makes_a_store_say_so() {
 fn a_read_that_fails_does_not() {
     const KEYS: u32 = 100;
     let executor = Executor::new(1);
-    let disk = Disk::new(executor.env(), DiskOptions::new(64 << 20), 1);
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
     let env = executor.env();
     executor.block_on(async move {
         let (db, _) = store_that_says_so(&env, &disk).await;
@@ -348,11 +349,11 @@ fn a_read_that_fails_does_not() {
         for place in (0..64).map(|megabyte| megabyte << 20) {
             let (db, has_failed) = store_that_says_so(&env, &disk).await;
             let tree = db.tree("t").expect("valid");
-            disk.inject(Some(Fault::ReadAt(place)));
+            disk.inject([Fault::read().at(place)]);
             for number in 0..KEYS {
                 failed_reads += u32::from(tree.get(&number.to_be_bytes()).await.is_err());
             }
-            disk.inject(None);
+            disk.inject([]);
             env.sleep(Duration::from_secs(10)).await;
             assert!(!has_failed.get(), "a read at {place} failed");
             tree.put(b"k", b"v").await.expect("writes go on");

@@ -4,7 +4,9 @@
 mod support;
 
 mod basics;
+mod bench_block;
 mod closed_terminal;
+mod device;
 mod lost_device;
 mod metrics;
 mod no_io_uring;

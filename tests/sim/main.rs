@@ -4,4 +4,5 @@
 mod support;
 
 mod cores;
+mod disk;
 mod programs;

@@ -3,7 +3,8 @@
 use std::future::Future;
 use std::time::Duration;
 
-use boson::sim::{Disk, DiskOptions, Executor, Fault, SimEnv};
+use boson::block::{Fault, MemoryOptions};
+use boson::sim::{Disk, Executor, SimEnv};
 use boson::store::{
     Db, Durability, Env, MAX_KEY_BYTES, MAX_TREE_NAME_BYTES, MAX_TREES, MAX_VALUE_BYTES, Options, Tree,
     WriteOptions,
@@ -19,7 +20,7 @@ const LOG_OFFSET: u64 = 4 << 20;
 
 fn run<F: Future<Output = ()> + 'static>(disk_bytes: u64, test: impl FnOnce(SimEnv, Disk) -> F) {
     let executor = Executor::new(11);
-    let disk = Disk::new(executor.env(), DiskOptions::new(disk_bytes), 11);
+    let disk = Disk::new(MemoryOptions::disk(disk_bytes), 11);
     executor.block_on(test(executor.env(), disk));
 }
 
@@ -169,7 +170,7 @@ fn any_three_superblock_copies_may_be_lost_but_not_all() {
     }
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        disk.inject(Some(Fault::ReadAt(0)));
+        disk.inject([Fault::read().at(0)]);
         let (_db, tree) = open(&env, &disk).await;
         assert_eq!(tree.len(), 2001, "a bad sector under a copy is like a damaged copy");
     });
@@ -200,7 +201,7 @@ fn a_damaged_catalog_or_map_is_an_error_at_opening() {
 fn a_namespace_that_was_cut_is_refused() {
     run(SIZE, async |env, disk| {
         closed_store(&env, &disk).await;
-        let smaller = Disk::new(env.clone(), DiskOptions::new(SIZE - (1 << 20)), 1);
+        let smaller = Disk::new(MemoryOptions::disk(SIZE - (1 << 20)), 1);
         smaller.overwrite(0, &disk.peek(0, 15 << 20));
         let error = open_error(&env, &smaller).await;
         assert_eq!(error.kind(), ErrorKind::Corrupt);
@@ -262,10 +263,10 @@ fn a_bad_sector_is_the_devices_error_for_its_keys_only() {
         closed_store(&env, &disk).await;
         let offset = find(&disk, b"value of 01000")[0];
         let (_db, tree) = open(&env, &disk).await;
-        disk.inject(Some(Fault::ReadAt(offset)));
+        disk.inject([Fault::read().at(offset)]);
         assert_eq!(tree.get(b"01000").await.expect_err("bad sector").code(), Some(libc::EIO));
         assert!(tree.get(b"00000").await.expect("reads").is_some());
-        disk.inject(None);
+        disk.inject([]);
         assert!(tree.get(b"01000").await.expect("reads").is_some());
     });
 }
@@ -451,8 +452,8 @@ fn large_values_lie_scattered_where_no_run_is_free() {
 #[test]
 fn a_namespace_that_can_grow_does() {
     let executor = Executor::new(1);
-    let disk_options = DiskOptions::new(0).max_size_bytes(64 << 20);
-    let disk = Disk::new(executor.env(), disk_options, 1);
+    let disk_options = MemoryOptions::disk(0).max_size_bytes(64 << 20);
+    let disk = Disk::new(disk_options, 1);
     let env = executor.env();
     executor.block_on(async move {
         let (db, tree) = open(&env, &disk).await;
@@ -470,11 +471,11 @@ fn a_namespace_that_can_grow_does() {
 
 #[test]
 fn after_a_failed_write_or_flush_every_write_gets_its_error_and_reads_go_on() {
-    for fault in [Fault::WriteAfter(0), Fault::WriteAfter(7), Fault::FlushAfter(0), Fault::FlushAfter(3)] {
+    for fault in [Fault::write(), Fault::write().after(7), Fault::flush(), Fault::flush().after(3)] {
         run(SIZE, async move |env, disk| {
             let (db, tree) = open(&env, &disk).await;
             tree.put(b"before", b"v").await.expect("puts");
-            disk.inject(Some(fault));
+            disk.inject([fault.clone()]);
             let mut acknowledged = 0;
             let error = loop {
                 match tree.put(&[b'x', acknowledged], b"v").await {
@@ -483,7 +484,7 @@ fn after_a_failed_write_or_flush_every_write_gets_its_error_and_reads_go_on() {
                 }
             };
             assert_eq!((error.code(), error.outcome()), (Some(libc::EIO), Outcome::Unknown), "{error}");
-            disk.inject(None);
+            disk.inject([]);
             let error = tree.put(b"later", b"v").await.expect_err("failed for good");
             assert_eq!((error.code(), error.outcome()), (Some(libc::EIO), Outcome::NotStarted), "{error}");
             assert_eq!(tree.delete(b"before").await.expect_err("failed").code(), Some(libc::EIO));
@@ -516,9 +517,9 @@ fn a_checkpoint_that_fails_leaves_the_one_before() {
                     .expect("puts");
             }
             db.flush().await.expect("works");
-            disk.inject(Some(Fault::WriteAfter(writes)));
+            disk.inject([Fault::write().after(writes)]);
             let failed = db.checkpoint().await.is_err();
-            disk.inject(None);
+            disk.inject([]);
             db.close().await.err();
             disk.power_loss();
             let (db, tree) = open(&env, &disk).await;

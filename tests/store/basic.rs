@@ -6,8 +6,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use boson::ErrorKind;
-use boson::block::MemoryNamespace;
-use boson::sim::{Disk, DiskOptions, Executor, SimEnv};
+use boson::block::{MemoryNamespace, MemoryOptions};
+use boson::sim::{Disk, Executor, SimEnv};
 use boson::store::{Commit, Db, Durability, Env, Options, WriteOptions};
 
 type TestDb = Db<SimEnv, MemoryNamespace>;
@@ -101,7 +101,7 @@ fn a_transaction_sees_its_own_writes_and_applies_all_or_nothing() {
 fn durability_is_what_was_asked_for() {
     let executor = Executor::new(3);
     let env = executor.env();
-    let disk = Disk::new(env.clone(), DiskOptions::new(16 << 20), 3);
+    let disk = Disk::new(MemoryOptions::disk(16 << 20), 3);
     executor.block_on(async move {
         let db = Db::open_on(env.clone(), disk.clone(), options()).await.expect("opens");
         let tree = db.tree("t").expect("valid");
@@ -139,7 +139,7 @@ fn durability_is_what_was_asked_for() {
 fn concurrent_commits_share_flushes() {
     let executor = Executor::new(4);
     let env = executor.env();
-    let disk = Disk::new(env.clone(), DiskOptions::new(16 << 20), 4);
+    let disk = Disk::new(MemoryOptions::disk(16 << 20), 4);
     let db = {
         let (env, disk) = (env.clone(), disk.clone());
         executor.block_on(async move { Db::open_on(env, disk, options()).await.expect("opens") })
@@ -161,20 +161,20 @@ fn concurrent_commits_share_flushes() {
 
 #[test]
 fn transactions_of_many_tasks_lose_no_update_and_readers_see_whole_ones() {
-    transfer_between_accounts(DiskOptions::new(32 << 20));
+    transfer_between_accounts(MemoryOptions::disk(32 << 20));
 }
 
 #[test]
 fn a_read_so_slow_that_its_units_are_reused_meanwhile_is_read_again() {
     let read_latency = Duration::from_millis(60);
-    transfer_between_accounts(DiskOptions::new(32 << 20).read_latency(read_latency));
+    transfer_between_accounts(MemoryOptions::disk(32 << 20).read_latency(read_latency));
 }
 
-fn transfer_between_accounts(disk_options: DiskOptions) {
+fn transfer_between_accounts(disk_options: MemoryOptions) {
     const ACCOUNTS: u32 = 12_000;
     let executor = Executor::new(6);
     let env = executor.env();
-    let disk = Disk::new(env.clone(), disk_options, 6);
+    let disk = Disk::new(disk_options, 6);
     let db = {
         let (env, disk) = (env.clone(), disk.clone());
         let options = options().cache_bytes(16 << 10);
@@ -340,7 +340,7 @@ fn values_of_every_size_come_back_on_blocks_of_every_size() {
 fn large_transactions_at_once_do_not_outgrow_the_log() {
     let executor = Executor::new(8);
     let env = executor.env();
-    let disk = Disk::new(env.clone(), DiskOptions::new(64 << 20), 8);
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 8);
     executor.block_on(async move {
         let db = Db::open_on(env.clone(), disk.clone(), options()).await.expect("opens");
         db.tree("t").expect("valid").put(b"first", b"").await.expect("writes");

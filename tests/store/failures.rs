@@ -5,7 +5,8 @@ use std::future::Future;
 use std::rc::Rc;
 use std::time::Duration;
 
-use boson::sim::{Disk, DiskOptions, Executor, Fault, SimEnv};
+use boson::block::{Fault, MemoryOptions};
+use boson::sim::{Disk, Executor, SimEnv};
 use boson::store::{Db, Durability, Env, Options, Tree, WriteOptions};
 
 type SimDb = Db<SimEnv, Disk>;
@@ -13,7 +14,7 @@ type SimTree = Tree<SimEnv, Disk>;
 
 fn run<F: Future<Output = ()> + 'static>(seed: u64, disk_bytes: u64, test: impl FnOnce(SimEnv, Disk) -> F) {
     let executor = Executor::new(seed);
-    let disk = Disk::new(executor.env(), DiskOptions::new(disk_bytes), seed);
+    let disk = Disk::new(MemoryOptions::disk(disk_bytes), seed);
     executor.block_on(test(executor.env(), disk));
 }
 
@@ -50,7 +51,7 @@ fn a_flush_that_fails_once_takes_nothing_that_was_acknowledged_before_or_after()
             let (db, tree) = open(&env, &disk, options()).await;
             let running = Rc::new(Cell::new(WRITERS + 1));
             let acknowledged = Rc::new(RefCell::new(Vec::new()));
-            disk.inject(Some(Fault::FlushLoses(flushes)));
+            disk.inject([Fault::flush().after(flushes).once().loses_cache()]);
             for writer in 0..WRITERS {
                 let (tree, running) = (tree.clone(), Rc::clone(&running));
                 let acknowledged = Rc::clone(&acknowledged);
@@ -154,8 +155,8 @@ fn a_value_that_is_read_while_its_leaf_is_evicted_is_not_counted_for_ever() {
 #[test]
 fn an_interval_is_kept_while_later_writes_wait_for_room_in_the_log() {
     let executor = Executor::new(4);
-    let slow = DiskOptions::new(64 << 20).read_latency(Duration::from_millis(50));
-    let disk = Disk::new(executor.env(), slow, 4);
+    let slow = MemoryOptions::disk(64 << 20).read_latency(Duration::from_millis(50));
+    let disk = Disk::new(slow, 4);
     let env = executor.env();
     executor.block_on(async move {
         let (db, tree) = open(&env, &disk, options()).await;

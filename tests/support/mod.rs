@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test program uses a part of it")]
 
+pub(crate) mod conformance;
 pub(crate) mod hooked_waker;
 pub(crate) mod not_run;
 #[macro_use]

@@ -1,11 +1,14 @@
 //! `boson doctor`: which backends can be used here, and the one command that helps where one
 //! cannot.
 
+mod vfio;
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use boson::block::pci::SystemRoot;
 use boson::rt;
 use boson::rt::reactor::RingFeature;
 use clap::Args;
@@ -77,10 +80,9 @@ pub(crate) fn run(options: &DoctorOptions) -> boson::Result<()> {
         Finding::usable("mem:", "a namespace in memory needs nothing"),
         file(),
         block_devices(),
-        not_built("ng:", "NVMe passthrough"),
         spdk(),
-        not_built("nvme:", "boson's own NVMe driver"),
     ]);
+    findings.extend(vfio::findings(&SystemRoot::default(), may_read_and_write));
     let text = if options.json { as_json(&findings) } else { as_table(&findings) };
     // A reader that went away (`| head`) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -304,13 +306,18 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
 fn has_capability(number: u32) -> bool {
-    fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        })
-        .is_some_and(|effective| effective >> number & 1 == 1)
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| has_capability_in(&status, number))
+}
+
+/// Whether the process of a `/proc/PID/status` has the capability.
+fn has_capability_in(status: &str, number: u32) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok());
+    effective.is_some_and(|effective| effective >> number & 1 == 1)
+}
+
+fn may_read_and_write(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 fn read_trimmed(path: impl AsRef<Path>) -> Option<String> {

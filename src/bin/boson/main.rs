@@ -1,7 +1,9 @@
 //! The command line of boson.
 
+mod bench;
 mod config;
 mod core_metrics;
+mod device;
 mod doctor;
 mod echo;
 mod inspect;
@@ -43,8 +45,12 @@ enum Command {
     Serve(serve::ServeOptions),
     /// Answer every connection with what it sends.
     Echo(echo::EchoOptions),
+    /// Measure a device.
+    Bench(bench::BenchOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
+    /// Show the NVMe controllers of this machine, and hand them to user space and back.
+    Device(device::DeviceOptions),
     /// Show what the cores and tasks of a running process do.
     Top(top::TopOptions),
 }
@@ -68,7 +74,9 @@ fn run() -> boson::Result<()> {
     match cli.command {
         Command::Serve(options) => serve::run(&options),
         Command::Echo(options) => echo::run(&options),
+        Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Device(options) => device::run(&options),
         Command::Top(options) => top::run(&options),
     }
 }

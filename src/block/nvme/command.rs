@@ -8,23 +8,23 @@ pub struct Entry {
 }
 
 /// Opcodes of the NVM command set (NVM Command Set 3.2).
-pub(super) mod opcode {
-    pub(in super::super) const FLUSH: u8 = 0x00;
-    pub(in super::super) const WRITE: u8 = 0x01;
-    pub(in super::super) const READ: u8 = 0x02;
-    pub(in super::super) const COMPARE: u8 = 0x05;
-    pub(in super::super) const WRITE_ZEROES: u8 = 0x08;
-    pub(in super::super) const DATASET_MANAGEMENT: u8 = 0x09;
+pub(in super::super) mod opcode {
+    pub(in crate::block) const FLUSH: u8 = 0x00;
+    pub(in crate::block) const WRITE: u8 = 0x01;
+    pub(in crate::block) const READ: u8 = 0x02;
+    pub(in crate::block) const COMPARE: u8 = 0x05;
+    pub(in crate::block) const WRITE_ZEROES: u8 = 0x08;
+    pub(in crate::block) const DATASET_MANAGEMENT: u8 = 0x09;
 }
 
 /// Opcodes of admin commands (Base 5).
-pub(super) mod admin {
+pub(in super::super) mod admin {
     pub(in super::super) const DELETE_SUBMISSION_QUEUE: u8 = 0x00;
     pub(in super::super) const CREATE_SUBMISSION_QUEUE: u8 = 0x01;
     pub(in super::super) const GET_LOG_PAGE: u8 = 0x02;
     pub(in super::super) const DELETE_COMPLETION_QUEUE: u8 = 0x04;
     pub(in super::super) const CREATE_COMPLETION_QUEUE: u8 = 0x05;
-    pub(in super::super) const IDENTIFY: u8 = 0x06;
+    pub(in crate::block) const IDENTIFY: u8 = 0x06;
     pub(in super::super) const ABORT: u8 = 0x08;
     pub(in super::super) const SET_FEATURES: u8 = 0x09;
     pub(in super::super) const GET_FEATURES: u8 = 0x0a;
@@ -46,14 +46,14 @@ pub(super) mod log_page {
 }
 
 /// What an Identify command asks for (CNS, Base 5.17.2).
-pub(super) mod cns {
-    pub(in super::super) const NAMESPACE: u32 = 0x00;
-    pub(in super::super) const CONTROLLER: u32 = 0x01;
+pub(in super::super) mod cns {
+    pub(in crate::block) const NAMESPACE: u32 = 0x00;
+    pub(in crate::block) const CONTROLLER: u32 = 0x01;
     pub(in super::super) const ACTIVE_NAMESPACES: u32 = 0x02;
 }
 
 /// FUA in the upper half of a 64-bit view of dwords 12 and 13, that is bit 30 of dword 12.
-pub(super) const FORCE_UNIT_ACCESS: u32 = 1 << 30;
+pub(in super::super) const FORCE_UNIT_ACCESS: u32 = 1 << 30;
 /// FUSE: the first of two fused commands (dword 0, bits 9:8).
 pub(super) const FUSED_FIRST: u32 = 0b01 << 8;
 /// FUSE: the second of two fused commands.
@@ -61,7 +61,7 @@ pub(super) const FUSED_SECOND: u32 = 0b10 << 8;
 /// PSDT: the data pointer is an SGL, metadata is one buffer (dword 0, bits 15:14).
 pub(super) const DATA_IS_SGL: u32 = 0b01 << 14;
 /// Dataset Management dword 11: deallocate (AD).
-pub(super) const DEALLOCATE: u32 = 1 << 2;
+pub(in super::super) const DEALLOCATE: u32 = 1 << 2;
 
 impl Entry {
     /// A command with `opcode` for namespace `nsid` (0 for none, all ones for all).

@@ -185,6 +185,8 @@ pub struct Controller<R> {
     jobs: Vec<Job>,
     next_ticket: u64,
     events: VecDeque<Event>,
+    /// What the last event about its health said.
+    health: &'static str,
     strays: u64,
 }
 
@@ -207,7 +209,8 @@ impl<R: Registers + Clone> Controller<R> {
     pub fn new(registers: R, memory: &dyn DmaMemory, options: ControllerOptions) -> Result<Self> {
         const OPEN: &str = "open controller";
         let cap = registers.read64(CAP);
-        let refused = |kind, why: &str| Err(Error::new(kind, OPEN).at(options.name.clone()).because(why.to_owned()));
+        let refused =
+            |kind, why: &str| Err(Error::new(kind, OPEN).at(options.name.clone()).because(why.to_owned()));
         if cap == u64::MAX {
             return refused(
                 ErrorKind::NotFound,
@@ -219,7 +222,10 @@ impl<R: Registers + Clone> Controller<R> {
             return refused(ErrorKind::Unsupported, "it has no NVM command set: it is no block device");
         }
         if capabilities.max_queue_entries < 2 {
-            return refused(ErrorKind::Unsupported, "its queues have one entry; the specification asks for two");
+            return refused(
+                ErrorKind::Unsupported,
+                "its queues have one entry; the specification asks for two",
+            );
         }
         let rings = Rings::new(
             registers.clone(),
@@ -253,6 +259,7 @@ impl<R: Registers + Clone> Controller<R> {
             jobs: Vec::new(),
             next_ticket: 0,
             events: VecDeque::new(),
+            health: "",
             strays: 0,
             options,
         })
@@ -541,7 +548,9 @@ impl<R: Registers + Clone> Controller<R> {
         match purpose {
             Purpose::BringUp(step) => self.brought_up(step, index, completion, now),
             Purpose::AsyncEvent => self.event(completion, now),
-            Purpose::EventLog(page) => self.event_log(page, index, completion),
+            Purpose::EventLog(page) => {
+                self.event_log(page, completion.status.is_success().then_some(index));
+            }
             Purpose::Job(ticket, step) => self.job_answered(ticket, step, index, completion, now),
         }
     }
@@ -557,8 +566,11 @@ impl<R: Registers + Clone> Controller<R> {
         }
         entry.set_command_id(self.ids.issue(index));
         // An event may take forever.
-        let deadline =
-            if purpose == Purpose::AsyncEvent { Instant::FAR_FUTURE } else { now + self.options.admin_timeout };
+        let deadline = if purpose == Purpose::AsyncEvent {
+            Instant::FAR_FUTURE
+        } else {
+            now + self.options.admin_timeout
+        };
         self.commands[index] = Some(AdminCommand { purpose, deadline });
         self.rings.push(&entry);
         self.rings.ring_tail();

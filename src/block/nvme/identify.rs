@@ -72,7 +72,7 @@ impl ControllerIdentity {
     /// # Errors
     ///
     /// It is no I/O controller, or its queue entries have other sizes than all I/O controllers'.
-    pub(super) fn parse(data: &[u8; 4096], min_page_shift: u32, version: u32) -> Result<Self> {
+    pub(in crate::block) fn parse(data: &[u8; 4096], min_page_shift: u32, version: u32) -> Result<Self> {
         let refused = |why: String| Error::new(ErrorKind::Unsupported, "identify controller").because(why);
         // 0 is a controller older than the field.
         if data[111] > 1 {
@@ -170,7 +170,7 @@ pub struct NamespaceIdentity {
 impl NamespaceIdentity {
     /// What the data structure says about namespace `number`; `None` if there is no such
     /// namespace.
-    pub(super) fn parse(data: &[u8; 4096], number: u32) -> Option<Self> {
+    pub(in crate::block) fn parse(data: &[u8; 4096], number: u32) -> Option<Self> {
         let blocks = u64_at(data, 0);
         if blocks == 0 {
             return None;
@@ -280,7 +280,7 @@ pub struct HealthLog {
 }
 
 impl HealthLog {
-    pub(super) fn parse(data: &[u8; 4096]) -> Self {
+    pub(in crate::block) fn parse(data: &[u8; 4096]) -> Self {
         let wide = |at: usize| u128::from_le_bytes(std::array::from_fn(|byte| data[at + byte]));
         Self {
             critical_warning: data[0],
@@ -360,7 +360,8 @@ mod tests {
         assert!(error.to_string().contains("8 bytes of metadata with each block of 4096"), "{error}");
         data[132] = 0;
         data[29] = 1;
-        let error = NamespaceIdentity::parse(&data, 1).expect("active").check_format().expect_err("protected");
+        let error =
+            NamespaceIdentity::parse(&data, 1).expect("active").check_format().expect_err("protected");
         assert!(error.to_string().contains("protection of type 1"), "{error}");
     }
 

@@ -155,8 +155,7 @@ impl<R: Registers> Rings<R> {
         if (status & 1 == 1) != self.phase {
             return None;
         }
-        let [head_low, head_high, queue_low, queue_high] =
-            self.completions.read32(at + 8).to_le_bytes();
+        let [head_low, head_high, queue_low, queue_high] = self.completions.read32(at + 8).to_le_bytes();
         let completion = Completion {
             result: self.completions.read32(at),
             submission_head: u16::from_le_bytes([head_low, head_high]),
@@ -185,7 +184,13 @@ impl<R: Registers> Rings<R> {
         self.outstanding = self.outstanding.saturating_sub(1);
     }
 
-    /// The tail and what was announced of it, for mutations that break the order on purpose.
+    /// Where the rings are in this process.
+    #[cfg(test)]
+    pub(super) fn pointers(&self) -> [*mut u8; 2] {
+        [self.submissions.pointer(), self.completions.pointer()]
+    }
+
+    /// Announces an entry that is pushed after this, for mutations that break the order on purpose.
     #[cfg(test)]
     pub(super) fn ring_before_entry(&mut self) {
         let next = self.next(self.tail);

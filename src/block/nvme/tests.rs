@@ -1,6 +1,8 @@
 //! The driver against the modelled controller.
 
 mod canaries;
+mod cost;
+mod device;
 mod host;
 mod life;
 mod queues;

@@ -123,11 +123,14 @@ fn physical_pages(
         }
     }
     entry.set_pair(6, first.unwrap_or(0));
-    entry.set_pair(8, match listed {
-        0 => 0,
-        1 => second,
-        _ => lists.device_address(at),
-    });
+    entry.set_pair(
+        8,
+        match listed {
+            0 => 0,
+            1 => second,
+            _ => lists.device_address(at),
+        },
+    );
     Ok(())
 }
 

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::task::Waker;
 
 use super::super::NamespaceInfo;
-use super::super::stats::{NamespaceStats, OperationStats};
+use super::super::stats::NamespaceStats;
 use super::port::{Command, CommandKind, Failure, Port, Refused, Segment};
 use crate::error::{ErrorKind, Outcome};
 use crate::mem::{Arena, DmaBuf};
@@ -33,6 +33,7 @@ pub(super) struct Wanted {
 }
 
 /// The memory of a request whose future was dropped.
+#[expect(dead_code, reason = "what is kept is dropped, and not used otherwise")]
 pub(super) enum Kept {
     Nothing,
     One(DmaBuf),
@@ -297,61 +298,77 @@ impl Flight {
         let from = sent.offset - request.wanted.offset;
         pieces(&request.memory, from, sent.len, &mut self.pieces);
         pieces(&request.expected, from, sent.len, &mut self.expected_pieces);
-        let (memory, expected) = (&mut self.pieces, &mut self.expected_pieces);
         let reaches = |memory: &[Segment]| memory.is_empty() || port.accepts(memory);
-        if !(reaches(memory) && reaches(expected)) {
-            let bytes = usize::try_from(sent.len).unwrap_or(usize::MAX);
-            let two = if expected.is_empty() { 1 } else { 2 };
-            let mut copy = self.arena.alloc(bytes * two);
-            let whole = [segment(&mut copy)];
-            if !port.accepts(&whole) {
-                // The arena has nothing left. Commands that end give something back.
-                if self.in_use() > 0 {
+        let mut must_copy = !(reaches(&self.pieces) && reaches(&self.expected_pieces));
+        loop {
+            if must_copy {
+                match self.copy(sent.request, sent.len) {
+                    Some(copy) => sent.copy = Some(copy),
+                    // Commands that end give something back.
+                    None if self.in_use() > 0 => return Err(sent),
+                    None => {
+                        let failure = (Box::new(nothing_to_copy_to()), sent.offset);
+                        self.end_command(sent.request, Some(failure), stats);
+                        return Ok(());
+                    }
+                }
+            }
+            let command = Command {
+                kind,
+                offset: sent.offset,
+                len: sent.len,
+                memory: &self.pieces,
+                expected: &self.expected_pieces,
+            };
+            // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The
+            // memory is that of the request, which keeps it in place until its last command has
+            // ended (`begin`, `orphan`), or the copy, which the slot keeps.
+            match unsafe { port.submit(slot, &command) } {
+                Ok(()) => {
+                    if sent.copy.is_some() {
+                        stats.copied_bytes += sent.len;
+                    }
+                    self.free_slots.pop();
+                    self.slots[usize::from(slot)] = Some(sent);
+                    return Ok(());
+                }
+                Err(Refused::Copy) if !must_copy => must_copy = true,
+                Err(Refused::Full) => {
+                    sent.copy = None;
                     return Err(sent);
                 }
-                let failure = Failure {
-                    outcome: Outcome::NotStarted,
-                    ..Failure::new(
-                        ErrorKind::OutOfMemory,
-                        "the memory is none that the device can reach, and the core's arena has none \
-                         left for a copy: give the core a larger arena, or take buffers from it",
-                    )
-                };
-                let offset = sent.offset;
-                self.end_command(sent.request, Some((Box::new(failure), offset)), stats);
-                return Ok(());
-            }
-            let (front, back) = copy.split_at_mut(bytes);
-            if matches!(kind, CommandKind::Write { .. } | CommandKind::CompareAndWrite) {
-                copy_in(memory, front);
-                copy_in(expected, back);
-            }
-            stats.copied_bytes += sent.len;
-            replace(memory, front);
-            if two == 2 {
-                replace(expected, back);
-            }
-            sent.copy = Some(copy);
-        }
-        let command = Command { kind, offset: sent.offset, len: sent.len, memory, expected };
-        // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The
-        // memory is that of the request, which keeps it in place until its last command has ended
-        // (`begin`, `orphan`), or the copy, which the slot keeps.
-        match unsafe { port.submit(slot, &command) } {
-            Ok(()) => {
-                self.free_slots.pop();
-                self.slots[usize::from(slot)] = Some(sent);
-                Ok(())
-            }
-            Err(Refused::Full) => {
-                sent.copy = None;
-                Err(sent)
-            }
-            Err(Refused::Failed(failure)) => {
-                self.end_command(sent.request, Some((Box::new(failure), sent.offset)), stats);
-                Ok(())
+                Err(refused) => {
+                    let failure = match refused {
+                        Refused::Failed(failure) => failure,
+                        _ => nothing_to_copy_to(),
+                    };
+                    let failure = (Box::new(failure), sent.offset);
+                    self.end_command(sent.request, Some(failure), stats);
+                    return Ok(());
+                }
             }
         }
+    }
+
+    /// Copies the command that is being sent to the arena, and points its pieces there. `None` if
+    /// the arena has nothing left.
+    fn copy(&mut self, request: RequestId, len: u64) -> Option<DmaBuf> {
+        let kind = self.requests[request as usize].wanted.kind;
+        let bytes = usize::try_from(len).unwrap_or(usize::MAX);
+        let two = if self.expected_pieces.is_empty() { 1 } else { 2 };
+        let mut copy = self.arena.alloc(bytes * two);
+        // What is not from the arena the device reaches no better.
+        copy.arena_offset()?;
+        let (front, back) = copy.split_at_mut(bytes);
+        if matches!(kind, CommandKind::Write { .. } | CommandKind::CompareAndWrite) {
+            copy_in(&self.pieces, front);
+            copy_in(&self.expected_pieces, back);
+        }
+        replace(&mut self.pieces, front);
+        if two == 2 {
+            replace(&mut self.expected_pieces, back);
+        }
+        Some(copy)
     }
 
     /// The device is done with a command.
@@ -446,7 +463,7 @@ impl Flight {
             self.release(id);
             return;
         }
-        let counted = operation(stats, request.wanted.kind);
+        let counted = stats.of(request.wanted.kind);
         match &request.failure {
             Some((failure, _)) if !failure.miscompare => counted.failed += 1,
             _ => {
@@ -487,6 +504,17 @@ impl Flight {
     }
 }
 
+fn nothing_to_copy_to() -> Failure {
+    Failure {
+        outcome: Outcome::NotStarted,
+        ..Failure::new(
+            ErrorKind::OutOfMemory,
+            "the memory is none that the device can reach, and the core's arena has none left for a copy: \
+             give the core a larger arena, or take buffers from it",
+        )
+    }
+}
+
 /// How long the next command is of a request that wants `left` bytes from `offset` on.
 fn command_len(info: &NamespaceInfo, kind: CommandKind, offset: u64, left: u64) -> u64 {
     match kind {
@@ -499,17 +527,6 @@ fn command_len(info: &NamespaceInfo, kind: CommandKind, offset: u64, left: u64) 
                 boundary => len.min(boundary - offset % boundary),
             }
         }
-    }
-}
-
-fn operation(stats: &mut NamespaceStats, kind: CommandKind) -> &mut OperationStats {
-    match kind {
-        CommandKind::Read => &mut stats.reads,
-        CommandKind::Write { .. } => &mut stats.writes,
-        CommandKind::Flush => &mut stats.flushes,
-        CommandKind::Trim => &mut stats.trims,
-        CommandKind::WriteZeroes => &mut stats.write_zeroes,
-        CommandKind::CompareAndWrite => &mut stats.compares,
     }
 }
 

@@ -63,6 +63,7 @@ pub(crate) struct Command<'a> {
     /// The memory to fill or to write: `len` bytes in all, or nothing.
     pub(crate) memory: &'a [Segment],
     /// What a compare-and-write expects: `len` bytes in all.
+    #[allow(dead_code, reason = "of a port that has no such command nobody reads it")]
     pub(crate) expected: &'a [Segment],
 }
 
@@ -95,6 +96,12 @@ impl Failure {
         }
     }
 
+    /// The failure that `error` tells of.
+    pub(crate) fn of(error: &Error) -> Self {
+        let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);
+        Self { code: error.code(), outcome: error.outcome(), ..Self::new(error.kind(), detail) }
+    }
+
     /// As an error of `kind` at `offset` of the namespace `name`.
     pub(super) fn into_error(self, kind: CommandKind, name: &str, offset: u64) -> Error {
         let error = match self.code {
@@ -115,6 +122,9 @@ impl Failure {
 pub(crate) enum Refused {
     /// There is no room now: after a completion there may be.
     Full,
+    /// The device cannot reach this memory, or take it in these pieces: it is copied, and the
+    /// command comes again.
+    Copy,
     /// It cannot be done.
     Failed(Failure),
 }
@@ -136,9 +146,11 @@ pub(crate) unsafe trait Port: 'static {
     /// How many commands there can be at once.
     fn slots(&self) -> u16;
 
-    /// Whether the device can reach `memory` and take it in these pieces, also if a transfer of it
-    /// is divided at whole blocks. Otherwise it is copied.
-    fn accepts(&self, memory: &[Segment]) -> bool;
+    /// Whether the device can reach `memory` and take it in these pieces. Otherwise it is copied. A
+    /// port that finds out only while it queues a command says [`Refused::Copy`] there.
+    fn accepts(&self, _memory: &[Segment]) -> bool {
+        true
+    }
 
     /// Queues a command. The device need not see it before [`Port::kick`].
     ///

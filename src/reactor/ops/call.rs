@@ -30,13 +30,25 @@ pub(crate) enum Call {
     Write { buf: *const u8, len: u32 },
     /// `preadv2(2)`: the offset -1 is where a stream is, as for an io_uring.
     ReadAt { buf: *mut u8, len: u32, offset: u64 },
-    /// `pwritev2(2)`, likewise.
-    WriteAt { buf: *const u8, len: u32, offset: u64 },
+    /// `pwritev2(2)`, likewise, with its flags (`RWF_DSYNC`, `RWF_ATOMIC`).
+    WriteAt { buf: *const u8, len: u32, offset: u64, flags: i32 },
+    /// `preadv2(2)` into `count` pieces of memory.
+    ReadVectoredAt { list: *const libc::iovec, count: u32, offset: u64 },
+    /// `pwritev2(2)` from `count` pieces of memory.
+    WriteVectoredAt { list: *const libc::iovec, count: u32, offset: u64 },
     /// `fdatasync(2)`.
     Datasync,
     /// `fallocate(2)`.
     Allocate { mode: i32, offset: u64, len: u64 },
+    /// Tells a block device that a range holds nothing of use: `BLOCK_URING_CMD_DISCARD` (Linux
+    /// 6.12), or the ioctl `BLKDISCARD` on a thread.
+    Discard { offset: u64, len: u64 },
 }
+
+/// `BLOCK_URING_CMD_DISCARD`: `_IO(0x12, 0)` in `linux/blkdev.h`.
+const URING_DISCARD: u32 = 0x1200;
+/// `BLKDISCARD`: `_IO(0x12, 119)` in `linux/fs.h`.
+const BLKDISCARD: libc::Ioctl = 0x1277;
 
 /// In the result of [`Call::SendZeroCopy`]: the kernel copied the bytes. The others are how many it
 /// sent.
@@ -77,14 +89,19 @@ impl Call {
         match self {
             Self::ReadAt { buf, len, .. } => Some((buf.addr(), len as usize)),
             Self::WriteAt { buf, len, .. } => Some((buf.addr(), len as usize)),
-            Self::Datasync | Self::Allocate { .. } => Some((0, 0)),
+            Self::Datasync | Self::Allocate { .. } | Self::Discard { .. } => Some((0, 0)),
             _ => None,
         }
     }
 
-    /// Whether a ring that polls its devices takes it.
+    /// Whether a ring that polls its devices takes it. A durable write may end with a flush, which
+    /// the device says by an interrupt.
     pub(in crate::reactor) fn can_be_polled(self) -> bool {
-        matches!(self, Self::ReadAt { .. } | Self::WriteAt { .. })
+        match self {
+            Self::ReadAt { .. } | Self::ReadVectoredAt { .. } | Self::WriteVectoredAt { .. } => true,
+            Self::WriteAt { flags, .. } => flags & libc::RWF_DSYNC == 0,
+            _ => false,
+        }
     }
 
     /// The call as an io_uring entry; `buffer` is the registered buffer that the memory of a call
@@ -111,13 +128,27 @@ impl Call {
                 Some(index) => opcode::ReadFixed::new(fd, buf, len, index).offset(offset).build(),
                 None => opcode::Read::new(fd, buf, len).offset(offset).build(),
             },
-            Self::WriteAt { buf, len, offset } => match buffer {
-                Some(index) => opcode::WriteFixed::new(fd, buf, len, index).offset(offset).build(),
-                None => opcode::Write::new(fd, buf, len).offset(offset).build(),
+            Self::WriteAt { buf, len, offset, flags } => match buffer {
+                Some(index) => {
+                    opcode::WriteFixed::new(fd, buf, len, index).offset(offset).rw_flags(flags).build()
+                }
+                None => opcode::Write::new(fd, buf, len).offset(offset).rw_flags(flags).build(),
             },
+            Self::ReadVectoredAt { list, count, offset } => {
+                opcode::Readv::new(fd, list, count).offset(offset).build()
+            }
+            Self::WriteVectoredAt { list, count, offset } => {
+                opcode::Writev::new(fd, list, count).offset(offset).build()
+            }
             Self::Datasync => opcode::Fsync::new(fd).flags(types::FsyncFlags::DATASYNC).build(),
             Self::Allocate { mode, offset, len } => {
                 opcode::Fallocate::new(fd, len).offset(offset).mode(mode).build()
+            }
+            Self::Discard { offset, len } => {
+                // The length is in `addr3`, the first half of the command.
+                let mut command = [0; 16];
+                command[..8].copy_from_slice(&len.to_ne_bytes());
+                opcode::UringCmd16::new(fd, URING_DISCARD).addr(Some(offset)).cmd(command).build()
             }
         }
     }
@@ -135,10 +166,11 @@ impl Call {
             Self::PollReadable => "something to read",
             Self::Read { .. } => "a read",
             Self::Write { .. } => "room to write",
-            Self::ReadAt { .. } => "a read of a file",
-            Self::WriteAt { .. } => "a write to a file",
+            Self::ReadAt { .. } | Self::ReadVectoredAt { .. } => "a read of a file",
+            Self::WriteAt { .. } | Self::WriteVectoredAt { .. } => "a write to a file",
             Self::Datasync => "a flush of a file",
             Self::Allocate { .. } => "an allocation in a file",
+            Self::Discard { .. } => "a discard of a range of a device",
         }
     }
 
@@ -154,9 +186,13 @@ impl Call {
             | Self::Connect { .. }
             | Self::SendMessage { .. }
             | Self::Write { .. } => Way::WhenReady(Direction::Write),
-            Self::ReadAt { .. } | Self::WriteAt { .. } | Self::Datasync | Self::Allocate { .. } => {
-                Way::OnThread
-            }
+            Self::ReadAt { .. }
+            | Self::WriteAt { .. }
+            | Self::ReadVectoredAt { .. }
+            | Self::WriteVectoredAt { .. }
+            | Self::Datasync
+            | Self::Allocate { .. }
+            | Self::Discard { .. } => Way::OnThread,
         }
     }
 
@@ -264,17 +300,34 @@ impl Call {
                 // SAFETY: the one part is valid for writes of `len` bytes, by the caller's promise.
                 unsafe { libc::preadv2(descriptor, &raw const part, 1, at(offset), 0) }
             }
-            Self::WriteAt { buf, len, offset } => {
+            Self::WriteAt { buf, len, offset, flags } => {
                 let part = libc::iovec { iov_base: buf.cast_mut().cast(), iov_len: len as usize };
                 // SAFETY: the one part is valid for reads of `len` bytes, by the caller's promise;
                 // it is not written to.
-                unsafe { libc::pwritev2(descriptor, &raw const part, 1, at(offset), 0) }
+                unsafe { libc::pwritev2(descriptor, &raw const part, 1, at(offset), flags) }
+            }
+            Self::ReadVectoredAt { list, count, offset } => {
+                let count = count.cast_signed();
+                // SAFETY: `list` points to `count` parts, which are valid for writes, by the
+                // caller's promise.
+                unsafe { libc::preadv2(descriptor, list, count, at(offset), 0) }
+            }
+            Self::WriteVectoredAt { list, count, offset } => {
+                let count = count.cast_signed();
+                // SAFETY: `list` points to `count` parts, which are valid for reads, by the
+                // caller's promise; they are not written to.
+                unsafe { libc::pwritev2(descriptor, list, count, at(offset), 0) }
             }
             // SAFETY: the call has no pointers.
             Self::Datasync => unsafe { libc::fdatasync(descriptor) as isize },
             Self::Allocate { mode, offset, len } => {
                 // SAFETY: the call has no pointers.
                 unsafe { libc::fallocate64(descriptor, mode, at(offset), at(len)) as isize }
+            }
+            Self::Discard { offset, len } => {
+                let range = [offset, len];
+                // SAFETY: the call reads two numbers, those of `range`.
+                unsafe { libc::ioctl(descriptor, BLKDISCARD, range.as_ptr()) as isize }
             }
         }
     }

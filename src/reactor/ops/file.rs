@@ -1,10 +1,10 @@
 //! Operations on files and devices.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::rc::Rc;
 
-use super::{Call, Op, Operation, clamp_len, received};
+use super::{Call, Op, Operation, clamp_len, from_kernel, received};
 use crate::mem::{IoBuf, IoBufMut};
 
 /// Reads at `offset` (bytes) of a file or device into `buf`; possibly only a part.
@@ -40,15 +40,17 @@ unsafe impl<B: IoBufMut> Operation for ReadAt<B> {
     fn orphaned(self, _result: io::Result<u32>) {}
 }
 
-/// Writes `buf` at `offset` (bytes) of a file or device; possibly only a part.
-pub(crate) fn write_at<B: IoBuf>(file: &Rc<OwnedFd>, offset: u64, buf: B) -> Op<WriteAt<B>> {
-    Op::new(WriteAt { file: Rc::clone(file), offset, buf })
+/// Writes `buf` at `offset` (bytes) of a file or device, with the flags of pwritev2(2); possibly
+/// only a part.
+pub(crate) fn write_at<B: IoBuf>(file: &Rc<OwnedFd>, offset: u64, buf: B, flags: i32) -> Op<WriteAt<B>> {
+    Op::new(WriteAt { file: Rc::clone(file), offset, buf, flags })
 }
 
 pub(crate) struct WriteAt<B> {
     file: Rc<OwnedFd>,
     offset: u64,
     buf: B,
+    flags: i32,
 }
 
 // SAFETY: the call's `len <= bytes_init` readable bytes are those of `buf`, which the value owns
@@ -62,7 +64,7 @@ unsafe impl<B: IoBuf> Operation for WriteAt<B> {
 
     fn call(&mut self) -> Call {
         let len = clamp_len(self.buf.bytes_init());
-        Call::WriteAt { buf: self.buf.stable_ptr(), len, offset: self.offset }
+        Call::WriteAt { buf: self.buf.stable_ptr(), len, offset: self.offset, flags: self.flags }
     }
 
     fn complete(self, result: io::Result<u32>) -> Self::Output {
@@ -129,4 +131,42 @@ unsafe impl Operation for Fallocate {
     }
 
     fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+/// Tells a block device that `len` bytes from `offset` hold nothing of use. On a ring of a kernel
+/// that has no command for it: `EOPNOTSUPP` or `EINVAL`, and [`discard_now`] does it.
+pub(crate) fn discard(device: &Rc<OwnedFd>, offset: u64, len: u64) -> Op<Discard> {
+    Op::new(Discard { device: Rc::clone(device), offset, len })
+}
+
+pub(crate) struct Discard {
+    device: Rc<OwnedFd>,
+    offset: u64,
+    len: u64,
+}
+
+// SAFETY: the call has no pointers.
+unsafe impl Operation for Discard {
+    type Output = io::Result<()>;
+
+    fn descriptor(&self) -> &Rc<OwnedFd> {
+        &self.device
+    }
+
+    fn call(&mut self) -> Call {
+        Call::Discard { offset: self.offset, len: self.len }
+    }
+
+    fn complete(self, result: io::Result<u32>) -> Self::Output {
+        result.map(|_| ())
+    }
+
+    fn orphaned(self, _result: io::Result<u32>) {}
+}
+
+/// The same on this thread, which waits for the device.
+pub(crate) fn discard_now(device: &OwnedFd, offset: u64, len: u64) -> io::Result<()> {
+    // SAFETY: the call has no pointers.
+    let result = unsafe { Call::Discard { offset, len }.perform(device.as_raw_fd()) };
+    from_kernel(result).map(drop)
 }

@@ -7,7 +7,7 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::rc::Rc;
 
 use io_uring::squeue::Flags;
-use io_uring::{IoUring, squeue};
+use io_uring::{IoUring, cqueue, squeue};
 use rustix::process::{Resource, getrlimit};
 
 use super::probe::RingFeature;
@@ -32,7 +32,11 @@ pub(super) struct RegisteredArena {
 
 impl RegisteredArena {
     /// Registers all of `arena` with `ring`; from then on its pages are resident and locked.
-    pub(super) fn new(ring: &IoUring, arena: &Arena) -> io::Result<Self> {
+    pub(super) fn new<S, C>(ring: &IoUring<S, C>, arena: &Arena) -> io::Result<Self>
+    where
+        S: squeue::EntryMarker,
+        C: cqueue::EntryMarker,
+    {
         let (base, bytes) = arena.region();
         let pieces: Vec<libc::iovec> = (0..bytes)
             .step_by(MAX_BUFFER_BYTES)
@@ -48,7 +52,7 @@ impl RegisteredArena {
     }
 
     /// The registered buffer that has all of the `len` bytes at `address`, if one has.
-    fn index_of(&self, address: usize, len: usize) -> Option<u16> {
+    pub(super) fn index_of(&self, address: usize, len: usize) -> Option<u16> {
         let start = address.checked_sub(self.base)?;
         let last = start.checked_add(len.max(1) - 1).filter(|last| *last < self.bytes)?;
         let piece = start / MAX_BUFFER_BYTES;
@@ -139,6 +143,10 @@ impl Ring {
         let registered = self.with_ring(|ring| RegisteredArena::new(ring, arena))?;
         *self.arena.borrow_mut() = Some(registered);
         Ok(())
+    }
+
+    pub(in crate::reactor) fn has_registered_arena(&self) -> bool {
+        self.arena.borrow().is_some()
     }
 
     /// A call on a descriptor as this ring takes it best.

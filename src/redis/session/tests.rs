@@ -11,7 +11,8 @@ use proptest::prelude::*;
 use self::world::{TestClient, World};
 use super::super::{Config, End, Limits};
 use super::*;
-use crate::sim::Fault;
+
+use crate::block::Fault;
 use crate::store::{Durability, Options};
 
 fn world_with(limits: Limits) -> World {
@@ -678,7 +679,7 @@ fn a_write_that_does_not_become_durable_is_not_acknowledged() {
     let mut client = world.connect();
     assert_eq!(client.call("set a before"), "+OK\r\n");
     client.call("set volatile v px 10000");
-    world.disk.inject(Some(Fault::FlushAfter(0)));
+    world.disk.inject([Fault::flush()]);
     let (replies, stage) =
         client.send(b"get a\r\nset a after\r\nping\r\nincr n\r\nsetnx a x\r\nget nosuch\r\n");
     let replies = String::from_utf8(replies).expect("text");

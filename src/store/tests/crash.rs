@@ -12,10 +12,10 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use crate::block::Namespace;
+use crate::block::{MemoryOptions, Namespace};
 use crate::error::{Error, ErrorKind};
 use crate::rt::Instant;
-use crate::sim::{Disk, DiskOptions, Executor, SimEnv};
+use crate::sim::{Disk, Executor, SimEnv};
 use crate::store::options::StoreDefect;
 use crate::store::{Commit, Db, Durability, Env, Options, Tree, WriteOptions};
 
@@ -302,18 +302,17 @@ async fn check(
 /// few times on one disk.
 fn run(seed: u64, defect: Option<StoreDefect>, coverage: &Rc<RefCell<Coverage>>) -> Result<(), String> {
     let mut random = StdRng::seed_from_u64(seed);
-    let executor = Executor::new(seed);
     // One in four disks is so small that it is full most of the time.
     let crowded = random.random_ratio(1, 4);
-    let options_of_disk = DiskOptions::new(0)
+    let options_of_disk = MemoryOptions::disk(0)
         .block_size_bytes(if random.random() { 512 } else { 4096 })
         .max_size_bytes(if crowded { 9 << 20 } else { 64 << 20 });
-    let disk = Disk::new(executor.env(), options_of_disk, seed);
+    let disk = Disk::new(options_of_disk, seed);
     let history = Rc::new(RefCell::new(History::default()));
     for round in 0..ROUNDS {
         let executor = Executor::new(random.random());
         let env = executor.env();
-        let machine = disk.attach(env.clone());
+        let machine = disk.attach_again();
         let opened = Rc::clone(&history);
         let seeds: [u64; 4] = random.random();
         let durabilities = random_durabilities(&mut random);
@@ -337,7 +336,7 @@ fn run(seed: u64, defect: Option<StoreDefect>, coverage: &Rc<RefCell<Coverage>>)
         crash_disk(&disk, &mut random);
         if random.random_ratio(1, 3) {
             let executor = Executor::new(random.random());
-            let machine = disk.attach(executor.env());
+            let machine = disk.attach_again();
             let env = executor.env();
             executor.env().spawn("machine", async move {
                 drop(Db::open_on(env, machine, options(defect)).await);
@@ -347,7 +346,7 @@ fn run(seed: u64, defect: Option<StoreDefect>, coverage: &Rc<RefCell<Coverage>>)
             crash_disk(&disk, &mut random);
         }
         let executor = Executor::new(random.random());
-        let machine = disk.attach(executor.env());
+        let machine = disk.attach_again();
         executor
             .block_on(check(
                 executor.env(),
@@ -432,7 +431,7 @@ fn a_recovery_that_skips_a_hole_is_noticed() {
 fn a_checkpoint_waits_for_values_that_are_on_their_way() {
     let executor = Executor::new(1);
     let env = executor.env();
-    let disk = Disk::new(env.clone(), DiskOptions::new(64 << 20), 1);
+    let disk = Disk::new(MemoryOptions::disk(64 << 20), 1);
     let value: Vec<u8> = (0..8_000_000u32).map(|at| at.to_le_bytes()[at as usize % 3]).collect();
     let (machine, written) = (disk.clone(), value.clone());
     executor.block_on(async move {
@@ -444,7 +443,7 @@ fn a_checkpoint_waits_for_values_that_are_on_their_way() {
     executor.crash();
     disk.power_loss();
     let executor = Executor::new(2);
-    let (env, machine) = (executor.env(), disk.attach(executor.env()));
+    let (env, machine) = (executor.env(), disk.attach_again());
     executor.block_on(async move {
         let db = Db::open_on(env, machine, options(None)).await.expect("opens");
         let found = db.tree("t").expect("valid").get(b"large").await.expect("reads");
@@ -482,8 +481,8 @@ fn a_crash_while_the_disk_shrinks_takes_nothing() {
     for seed in 0..8 {
         let mut random = StdRng::seed_from_u64(seed);
         let executor = Executor::new(seed);
-        let options_of_disk = DiskOptions::new(0).max_size_bytes(256 << 20);
-        let disk = Disk::new(executor.env(), options_of_disk, seed);
+        let options_of_disk = MemoryOptions::disk(0).max_size_bytes(256 << 20);
+        let disk = Disk::new(options_of_disk, seed);
         let (env, machine) = (executor.env(), disk.clone());
         let lives_for = Duration::from_micros(random.random_range(0..60_000));
         let lengths = executor.block_on(async move {
@@ -498,7 +497,7 @@ fn a_crash_while_the_disk_shrinks_takes_nothing() {
         let largest = disk.size_bytes();
         disk.power_loss();
         let executor = Executor::new(seed + 1);
-        let (env, machine) = (executor.env(), disk.attach(executor.env()));
+        let (env, machine) = (executor.env(), disk.attach_again());
         executor.block_on(async move {
             let db = Db::open_on(env.clone(), machine, options(None)).await.expect("opens");
             let tree = db.tree("left").expect("valid");

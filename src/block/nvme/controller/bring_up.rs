@@ -52,9 +52,7 @@ impl<R: Registers + Clone> Controller<R> {
                 (entry.with(10, feature::ASYNC_EVENT_CONFIGURATION).with(11, events), false)
             }
             Step::ActiveNamespaces => (none.with(10, cns::ACTIVE_NAMESPACES), true),
-            Step::Namespace(number) => {
-                (Entry::new(admin::IDENTIFY, number).with(10, cns::NAMESPACE), true)
-            }
+            Step::Namespace(number) => (Entry::new(admin::IDENTIFY, number).with(10, cns::NAMESPACE), true),
         };
         if !self.send(entry, data, Purpose::BringUp(step), now) {
             self.refuse(&Error::new(ErrorKind::LimitReached, "bring up controller"));
@@ -74,8 +72,11 @@ impl<R: Registers + Clone> Controller<R> {
         }
         let next = match step {
             Step::Controller => {
-                let identity =
-                    ControllerIdentity::parse(&self.page(index), self.capabilities.page_shifts[0], self.version());
+                let identity = ControllerIdentity::parse(
+                    &self.page(index),
+                    self.capabilities.page_shifts[0],
+                    self.version(),
+                );
                 match identity {
                     Err(error) => {
                         self.refuse(&error);
@@ -101,8 +102,8 @@ impl<R: Registers + Clone> Controller<R> {
             }
             Step::QueueCount => {
                 let [low, high, completion_low, completion_high] = completion.result.to_le_bytes();
-                let granted =
-                    u16::from_le_bytes([low, high]).min(u16::from_le_bytes([completion_low, completion_high]));
+                let granted = u16::from_le_bytes([low, high])
+                    .min(u16::from_le_bytes([completion_low, completion_high]));
                 self.queue_pairs = granted.saturating_add(1).min(self.options.queue_pairs.max(1));
                 Step::EventConfiguration
             }

@@ -11,13 +11,13 @@ use crate::rt::Instant;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// It has stopped and touches no memory any more: [`QueuePair::stop`](super::super::QueuePair::stop)
-    /// may report what was in flight.
+    /// It has stopped and touches no memory any more:
+    /// [`QueuePair::stop`](super::super::QueuePair::stop) may report what was in flight.
     Stopped,
     /// It takes requests. After a reset the I/O queues have to be created again.
     Ready,
-    /// It does not work; [`Controller::failure`] says why. What is in flight may still be written by
-    /// it: reset its function from outside before that memory is used again.
+    /// It does not work; [`Controller::failure`] says why. It may still write to the memory of what
+    /// is in flight: reset its function from outside before that memory is used again.
     Failed,
     /// It is gone; it touches no memory any more.
     Removed,
@@ -79,7 +79,7 @@ impl<R: Registers + Clone> Controller<R> {
                 Some(log_page::ERROR_INFORMATION)
             }
             (1, info) => {
-                self.push_event(Event::Health(health_words(info), None));
+                self.health = health_words(info);
                 Some(log_page::HEALTH)
             }
             (2, 0) => Some(log_page::CHANGED_NAMESPACES),
@@ -91,30 +91,26 @@ impl<R: Registers + Clone> Controller<R> {
         if let Some(page) = clear {
             // The largest that is read: a page of memory; health has 512 bytes.
             let dwords = if page == log_page::CHANGED_NAMESPACES { 1024 } else { 128 };
-            self.send(log(page, dwords), true, Purpose::EventLog(page), now);
+            if !self.send(log(page, dwords), true, Purpose::EventLog(page), now) {
+                self.event_log(page, None);
+            }
         }
         self.request_event(now);
     }
 
-    pub(super) fn event_log(&mut self, page: u8, index: usize, completion: &Completion) {
-        let success = completion.status.is_success();
+    /// The log page of an event was read, into the page of the admin slot; without one it could not
+    /// be.
+    pub(super) fn event_log(&mut self, page: u8, read: Option<usize>) {
         match page {
             log_page::CHANGED_NAMESPACES => {
-                let mut numbers = if success { namespace_list(&self.page(index)) } else { Vec::new() };
+                let mut numbers = read.map_or(Vec::new(), |index| namespace_list(&self.page(index)));
                 // All ones says that there are more than the list can name.
                 numbers.retain(|&number| number != u32::MAX);
                 self.push_event(Event::NamespacesChanged(numbers));
             }
-            log_page::HEALTH if success => {
-                let health = HealthLog::parse(&self.page(index));
-                let waiting = self.events.iter_mut().rev().find_map(|event| match event {
-                    Event::Health(_, log @ None) => Some(log),
-                    _ => None,
-                });
-                match waiting {
-                    Some(log) => *log = Some(Box::new(health)),
-                    None => self.push_event(Event::Health(health_words(u8::MAX), Some(Box::new(health)))),
-                }
+            log_page::HEALTH => {
+                let log = read.map(|index| Box::new(HealthLog::parse(&self.page(index))));
+                self.push_event(Event::Health(self.health, log));
             }
             _ => {}
         }

@@ -175,8 +175,8 @@ impl<R: Registers + Clone> Controller<R> {
         let Some(at) = self.jobs.iter().position(|job| job.ticket == ticket) else { return };
         let request = self.jobs[at].request;
         let success = completion.status.is_success();
-        let failed = (!success)
-            .then(|| completion.status.error(request.name(), false).at(self.options.name.clone()));
+        let failed =
+            (!success).then(|| completion.status.error(request.name(), false).at(self.options.name.clone()));
         let next = match (request, step, success) {
             (Request::CreateQueues(_) | Request::DeleteQueues(_), 0, true) => Some(1),
             (Request::CreateQueues(_), 1, false) => Some(2),

@@ -88,7 +88,7 @@ impl Machine {
         if last == 0 || last >= self.options.max_queue_entries {
             return Err(QUEUE_SIZE_INVALID);
         }
-        if base % 4096 != 0 || flags & 1 == 0 {
+        if !base.is_multiple_of(4096) || flags & 1 == 0 {
             return Err(INVALID_FIELD);
         }
         Ok(())
@@ -179,7 +179,7 @@ impl Machine {
             log_page::ERROR_INFORMATION => {}
             _ => return Err(LOG_PAGE_INVALID),
         }
-        self.to_host(entry, &data[..bytes]).map(|()| 0)
+        self.give_to_host(entry, &data[..bytes]).map(|()| 0)
     }
 
     /// Changes the size of a namespace and says so.
@@ -204,16 +204,18 @@ impl Machine {
                 }
             }
             cns::ACTIVE_NAMESPACES => {
-                let active = self.disks.iter().zip(1_u32..).filter(|(disk, number)| {
-                    disk.active && *number > entry.words[1]
-                });
+                let active = self
+                    .disks
+                    .iter()
+                    .zip(1_u32..)
+                    .filter(|(disk, number)| disk.active && *number > entry.words[1]);
                 for ((_, number), at) in active.zip((0..4096).step_by(4)) {
                     data[at..at + 4].copy_from_slice(&number.to_le_bytes());
                 }
             }
             _ => return Err(INVALID_FIELD),
         }
-        self.to_host(entry, &data).map(|()| 0)
+        self.give_to_host(entry, &data).map(|()| 0)
     }
 
     fn describe_controller(&self, data: &mut [u8]) {

@@ -53,10 +53,8 @@ impl Machine {
         if command.queue == 0 || command.second.is_some() || entry.opcode() != opcode::WRITE {
             return;
         }
-        let mut part = *entry;
-        let last = part.words[12] & 0xffff;
-        part.words[12] = part.words[12] & !0xffff | self.random.random_range(0..=last);
-        let _ = self.write(&part);
+        let blocks = self.random.random_range(1..=(entry.words[12] & 0xffff) + 1);
+        let _ = self.write(entry, u64::from(blocks));
     }
 
     fn run(&mut self, entry: &Entry) -> Status {
@@ -72,7 +70,8 @@ impl Machine {
         }
         if self.chance(noise.statuses) {
             let field = self.random.random_range(1..0x800);
-            let status = Status::new(u8::try_from(field >> 8).unwrap_or(7), u8::try_from(field & 0xff).unwrap_or(1));
+            let status =
+                Status::new(u8::try_from(field >> 8).unwrap_or(7), u8::try_from(field & 0xff).unwrap_or(1));
             return if self.random.random_bool(0.5) { status.do_not_retry() } else { status };
         }
         let Some(disk) = self.disk(entry.words[1]) else { return INVALID_NAMESPACE };
@@ -100,9 +99,9 @@ impl Machine {
             opcode::READ => {
                 let bytes = usize::try_from(count << shift).unwrap_or(usize::MAX);
                 let data = self.disks[disk].read(block, bytes).to_vec();
-                self.to_host(entry, &data)
+                self.give_to_host(entry, &data)
             }
-            opcode::WRITE => self.write(entry),
+            opcode::WRITE => self.write(entry, count),
             opcode::COMPARE => self.compare(entry),
             opcode::WRITE_ZEROES => {
                 let zeros = vec![0; usize::try_from(count << shift).unwrap_or(usize::MAX)];
@@ -136,7 +135,8 @@ impl Machine {
         })
     }
 
-    fn write(&mut self, entry: &Entry) -> Result<(), Status> {
+    /// Executes a write, of which the first `kept` blocks are written.
+    fn write(&mut self, entry: &Entry, kept: u64) -> Result<(), Status> {
         let disk = self.disk(entry.words[1]).ok_or(INVALID_NAMESPACE)?;
         let shift = self.disks[disk].format.block_shift;
         let (block, count) = (entry.pair(10), u64::from(entry.words[12] & 0xffff) + 1);
@@ -146,6 +146,7 @@ impl Machine {
         let mut data = vec![0; usize::try_from(count << shift).unwrap_or(usize::MAX)];
         self.take_from_host(entry, &mut data)?;
         let durable = entry.words[12] & FORCE_UNIT_ACCESS != 0 || !self.cache_enabled;
+        data.truncate(usize::try_from(kept << shift).unwrap_or(usize::MAX));
         self.disks[disk].write(block, &data, durable);
         Ok(())
     }
@@ -182,7 +183,7 @@ impl Machine {
     }
 
     /// Copies `data` to the memory that `entry` names.
-    pub(super) fn to_host(&mut self, entry: &Entry, data: &[u8]) -> Result<(), Status> {
+    pub(super) fn give_to_host(&mut self, entry: &Entry, data: &[u8]) -> Result<(), Status> {
         let pieces = self.pieces(entry, data.len())?;
         let mut at = 0;
         for (address, len) in pieces {
@@ -227,7 +228,7 @@ impl Machine {
     fn physical_pages(&mut self, entry: &Entry, len: usize) -> Result<Pieces, Status> {
         let (first, second) = (entry.pair(6), entry.pair(8));
         let offset = first % PAGE;
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             self.violation(format!("PRP1 {first:#x} is not aligned to 4 bytes"));
             return Err(PRP_OFFSET_INVALID);
         }
@@ -252,7 +253,7 @@ impl Machine {
             } else {
                 second
             };
-            if page % PAGE != 0 {
+            if !page.is_multiple_of(PAGE) {
                 self.violation(format!("a PRP entry {page:#x} is not a page"));
                 return Err(PRP_OFFSET_INVALID);
             }
@@ -290,7 +291,7 @@ impl Machine {
         };
         for (address, rest) in descriptors {
             let bytes = usize::try_from(rest & 0xffff_ffff).unwrap_or(usize::MAX);
-            let odd = self.options.sgl == 2 && (address % 4 != 0 || !bytes.is_multiple_of(4));
+            let odd = self.options.sgl == 2 && (!address.is_multiple_of(4) || !bytes.is_multiple_of(4));
             if rest >> 60 != 0 || odd {
                 self.violation("an SGL descriptor that the controller does not take");
                 return Err(SGL_INVALID);

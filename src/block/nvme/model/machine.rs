@@ -7,8 +7,8 @@ use rand::{Rng, SeedableRng};
 
 use super::super::command::{Entry, FUSED_FIRST, FUSED_SECOND};
 use super::super::registers::{
-    ACQ, AQA, ASQ, CAP, CC, CC_ENABLE, CC_SHUTDOWN_MASK, CSTS, CSTS_FATAL, CSTS_READY, CSTS_SHUTDOWN_COMPLETE,
-    DOORBELLS, INTMC, INTMS, VS, halves,
+    ACQ, AQA, ASQ, CAP, CC, CC_ENABLE, CC_SHUTDOWN_MASK, CSTS, CSTS_FATAL, CSTS_READY,
+    CSTS_SHUTDOWN_COMPLETE, DOORBELLS, INTMC, INTMS, VS, halves,
 };
 use super::super::rings::{COMPLETION_BYTES, ENTRY_BYTES};
 use super::super::status::Status;
@@ -63,7 +63,9 @@ enum Power {
     /// CSTS.SHST says that it is shut down.
     ShutDown,
     /// It does nothing; `stuck` is whether a reset helps not either.
-    Hung { stuck: bool },
+    Hung {
+        stuck: bool,
+    },
 }
 
 pub(super) struct Machine {
@@ -222,7 +224,7 @@ impl Machine {
         }
         let [low, high] = [self.admin_attributes & 0xfff, self.admin_attributes >> 16 & 0xfff];
         let entries = |last: u32| u16::try_from(last + 1).expect("twelve bits and one");
-        if self.admin_bases.iter().any(|base| base % 4096 != 0) {
+        if !self.admin_bases.iter().all(|base| base.is_multiple_of(4096)) {
             self.violation("admin queues are not aligned to pages");
         }
         self.create_completion_queue(0, self.admin_bases[1], entries(high), Some(0));
@@ -230,12 +232,24 @@ impl Machine {
         self.power = Power::Starting(self.options.ready_steps);
     }
 
-    pub(super) fn create_completion_queue(&mut self, number: u16, base: u64, entries: u16, vector: Option<u16>) {
+    pub(super) fn create_completion_queue(
+        &mut self,
+        number: u16,
+        base: u64,
+        entries: u16,
+        vector: Option<u16>,
+    ) {
         let queue = CompletionQueue { base, entries, head: 0, tail: 0, phase: true, vector };
         self.completions.insert(number, queue);
     }
 
-    pub(super) fn create_submission_queue(&mut self, number: u16, base: u64, entries: u16, completion_queue: u16) {
+    pub(super) fn create_submission_queue(
+        &mut self,
+        number: u16,
+        base: u64,
+        entries: u16,
+        completion_queue: u16,
+    ) {
         let queue = SubmissionQueue { base, entries, head: 0, tail: 0, completion_queue };
         self.submissions.insert(number, queue);
     }
@@ -307,9 +321,15 @@ impl Machine {
         let number = u16::try_from(index / 2).unwrap_or(u16::MAX);
         let value = u16::try_from(value).unwrap_or(u16::MAX);
         let known = if index.is_multiple_of(2) {
-            self.submissions.get_mut(&number).filter(|queue| value < queue.entries).map(|queue| queue.tail = value)
+            self.submissions
+                .get_mut(&number)
+                .filter(|queue| value < queue.entries)
+                .map(|queue| queue.tail = value)
         } else {
-            self.completions.get_mut(&number).filter(|queue| value < queue.entries).map(|queue| queue.head = value)
+            self.completions
+                .get_mut(&number)
+                .filter(|queue| value < queue.entries)
+                .map(|queue| queue.head = value)
         };
         if known.is_none() {
             self.violation(format!("{value} is written to doorbell {index}"));
@@ -506,8 +526,11 @@ impl Machine {
     /// How many completions the host has room for.
     fn room(&self, number: u16) -> u16 {
         self.completions.get(&number).map_or(0, |queue| {
-            let used =
-                if queue.tail >= queue.head { queue.tail - queue.head } else { queue.tail + queue.entries - queue.head };
+            let used = if queue.tail >= queue.head {
+                queue.tail - queue.head
+            } else {
+                queue.tail + queue.entries - queue.head
+            };
             queue.entries - 1 - used
         })
     }

@@ -13,7 +13,9 @@ use crate::mem::DmaBuf;
 use crate::rt::Instant;
 
 /// Memory of each slot, in bytes.
-pub(super) const SLOT_BYTES: usize = 64 << 10;
+pub(super) const SLOT_BYTES: usize = 52 << 10;
+/// So many slots have memory.
+pub(super) const SLOTS: u16 = 20;
 /// Nothing takes more turns than this.
 const MAX_TURNS: usize = 100_000;
 
@@ -28,8 +30,8 @@ pub(super) struct Host {
     _memory: DmaBuf,
 }
 
-/// Two buffers for each of 32 slots.
-const MEMORY_BYTES: usize = 64 * SLOT_BYTES;
+/// Two buffers for each slot.
+const MEMORY_BYTES: usize = 2 * SLOTS as usize * SLOT_BYTES;
 
 pub(super) fn options() -> ModelOptions {
     ModelOptions::new(ModelNamespace::new(1024, 9))
@@ -58,23 +60,22 @@ impl Host {
             page_shift: controller.page_shift(),
             sgl_alignment: identity.sgl_alignment,
         };
-        let mut queue =
-            QueuePair::new(model.clone(), controller.capabilities(), &model, 1, entries, Some(1), attachment)?;
+        let mut queue = QueuePair::new(
+            model.clone(),
+            controller.capabilities(),
+            &model,
+            1,
+            entries,
+            Some(1),
+            attachment,
+        )?;
         let mut memory = DmaBuf::zeroed(MEMORY_BYTES);
         let base = NonNull::new(memory.as_mut_ptr()).expect("a buffer is somewhere");
         // SAFETY: the buffer is aligned to 4096, does not move, and is dropped with the model.
         let region = unsafe { model.map(base, MEMORY_BYTES) };
         queue.regions_mut().insert(region);
-        let mut host = Self {
-            model,
-            controller,
-            queue,
-            now,
-            events: Vec::new(),
-            base,
-            region,
-            _memory: memory,
-        };
+        let mut host =
+            Self { model, controller, queue, now, events: Vec::new(), base, region, _memory: memory };
         host.attach()?;
         Ok(host)
     }

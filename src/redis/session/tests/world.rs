@@ -7,10 +7,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
+use crate::block::MemoryOptions;
 use crate::redis::{Config, Server, Session, Stage};
 use crate::rt::Instant;
 use crate::rt::time::Clock;
-use crate::sim::{Disk, DiskOptions, Executor, SimEnv};
+use crate::sim::{Disk, Executor, SimEnv};
 use crate::store::{Db, Options};
 
 /// Wall-clock time that passes only when a test lets it.
@@ -63,7 +64,7 @@ impl World {
     }
 
     fn start(executor: Executor, config: Config, options: Options, disk_bytes: u64) -> Self {
-        let disk = Disk::new(executor.env(), DiskOptions::new(disk_bytes), 2);
+        let disk = Disk::new(MemoryOptions::disk(disk_bytes), 2);
         let clock = Arc::new(TestClock::default());
         let server = open(&executor, &disk, &clock, &config, &options);
         Self { server, disk, executor: Rc::new(RefCell::new(executor)), clock, config, options }
@@ -75,7 +76,7 @@ impl World {
         drop(server);
         disk.kill();
         let executor = Executor::new(3);
-        let disk = disk.attach(executor.env());
+        let disk = disk.attach_again();
         let server = open(&executor, &disk, &clock, &config, &options);
         Self { server, disk, executor: Rc::new(RefCell::new(executor)), clock, config, options }
     }

@@ -1,0 +1,147 @@
+//! What is between the driver and a controller: VFIO, or nothing but the model.
+
+use std::any::Any;
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::ptr::NonNull;
+
+use super::super::vfio;
+use super::dma::{DmaMemory, DmaRegion, Region};
+use super::model::Model;
+use super::registers::Registers;
+use crate::error::Result;
+use crate::mem::Arena;
+
+/// A way to a controller, for all cores of the process.
+pub(super) trait Bus: DmaMemory + Send + Sync + 'static {
+    type Registers: Registers + Clone + Send + 'static;
+
+    fn registers(&self) -> Self::Registers;
+
+    /// Lets the controller reach `arena` until what comes with the region is dropped.
+    ///
+    /// # Errors
+    ///
+    /// The limit of memory that may be locked is reached, or there is no address left.
+    fn reach(&self, arena: &Arena) -> Result<(Region, Box<dyn Any>)>;
+
+    /// Becomes readable with every interrupt of `vector`, if there is such a thing.
+    fn interrupt(&self, vector: u16) -> Option<RawFd>;
+
+    /// Resets the function, after which the controller touches no memory.
+    ///
+    /// # Errors
+    ///
+    /// There is no such reset, or it failed.
+    fn reset(&self) -> Result<()>;
+
+    /// Lets a controller that is none of its own hardware do its work.
+    fn turn(&self) {}
+}
+
+/// A controller that the kernel's driver `vfio-pci` has.
+pub(super) struct VfioBus {
+    interrupts: Vec<OwnedFd>,
+    device: vfio::Device,
+}
+
+impl VfioBus {
+    /// Opens the device at a PCI address, with as many interrupts as it has, up to `vectors`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`vfio::Device::open`].
+    pub(super) fn open(address: &str, vectors: u32) -> Result<Self> {
+        let device = vfio::Device::open(address)?;
+        let interrupts = device.enable_vectors(device.vectors().min(vectors))?;
+        Ok(Self { interrupts, device })
+    }
+}
+
+impl Registers for vfio::Registers {
+    fn read32(&self, offset: usize) -> u32 {
+        vfio::Registers::read32(self, offset)
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        vfio::Registers::write32(self, offset, value);
+    }
+}
+
+impl DmaMemory for VfioBus {
+    fn allocate(&self, len: usize) -> Result<DmaRegion> {
+        let pages = self.device.dma().alloc(len)?;
+        let (ptr, address) = (pages.as_ptr(), pages.device_address());
+        // SAFETY: the pages are zeroed and aligned to whole pages, valid until `pages`, the keeper, is
+        // dropped, and nobody else has them.
+        Ok(unsafe { DmaRegion::new(ptr, len, address, Box::new(pages)) })
+    }
+}
+
+impl Bus for VfioBus {
+    type Registers = vfio::Registers;
+
+    fn registers(&self) -> vfio::Registers {
+        self.device.registers().clone()
+    }
+
+    fn reach(&self, arena: &Arena) -> Result<(Region, Box<dyn Any>)> {
+        let (base, len) = arena.region();
+        // SAFETY: the driver tells the controller of memory in the arena only by commands of the
+        // queue above, whose requests own their buffers until the command has ended.
+        let mapping = unsafe { self.device.dma().map_arena(arena) }?;
+        // SAFETY: the arena's region is one allocation that lives while `mapping` keeps the arena.
+        let whole = unsafe { std::slice::from_raw_parts(base, 0) };
+        let device_address = mapping.device_address(whole).unwrap_or_default();
+        Ok((Region { start: base.addr(), len, device_address }, Box::new(mapping)))
+    }
+
+    fn interrupt(&self, vector: u16) -> Option<RawFd> {
+        self.interrupts.get(usize::from(vector)).map(AsRawFd::as_raw_fd)
+    }
+
+    fn reset(&self) -> Result<()> {
+        self.device.reset()
+    }
+}
+
+impl Bus for Model {
+    type Registers = Self;
+
+    fn registers(&self) -> Self {
+        self.clone()
+    }
+
+    fn reach(&self, arena: &Arena) -> Result<(Region, Box<dyn Any>)> {
+        let (base, len) = arena.region();
+        let base = NonNull::new(base.cast_mut()).expect("an arena is somewhere");
+        // SAFETY: the keeper holds the arena, and unmaps the region before it lets go of it. What a
+        // command names is its request's until it has ended.
+        let region = unsafe { self.map(base, len) };
+        Ok((region, Box::new(ModelReach { model: self.clone(), region, _arena: arena.clone() })))
+    }
+
+    fn interrupt(&self, _vector: u16) -> Option<RawFd> {
+        None
+    }
+
+    fn reset(&self) -> Result<()> {
+        self.cut_power();
+        Ok(())
+    }
+
+    fn turn(&self) {
+        self.settle();
+    }
+}
+
+struct ModelReach {
+    model: Model,
+    region: Region,
+    _arena: Arena,
+}
+
+impl Drop for ModelReach {
+    fn drop(&mut self) {
+        self.model.unmap(&self.region);
+    }
+}

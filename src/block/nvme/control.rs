@@ -1,0 +1,249 @@
+//! One controller, as all cores of the process share it.
+//!
+//! Nobody but the driver's queue pairs is on the way of an I/O: what is here is behind a lock, which
+//! cores take when they attach and detach, and for a moment now and then to see whether the
+//! controller has something to say ([`Control::tick`]). No thread is kept for that.
+
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use tracing::{info, warn};
+
+use super::bus::Bus;
+use super::controller::{Controller, ControllerOptions, Event, Phase, Reply, Request, ResetCause, Ticket};
+use crate::error::{Error, ErrorKind, Result};
+use crate::rt;
+use crate::rt::Instant;
+
+/// How long the controller's slow answers are waited for before it is asked again.
+const ASK_EVERY: Duration = Duration::from_micros(200);
+/// How long a core that ends waits for its queues to be deleted, and the process for the controller
+/// to shut down.
+const PATIENCE: Duration = Duration::from_secs(3);
+
+/// A controller and what is known of it.
+pub(super) struct Control<B: Bus> {
+    /// Before the bus, on which it ends.
+    state: Mutex<ControlState<B>>,
+    bus: B,
+    name: String,
+}
+
+pub(super) struct ControlState<B: Bus> {
+    pub(super) controller: Controller<B::Registers>,
+    /// Numbers of queue pairs that nobody has.
+    free: Vec<u16>,
+    /// How often it stopped: queues that were made before are gone.
+    pub(super) stops: u32,
+    /// It failed, and could not be kept from writing to memory.
+    pub(super) is_loose: bool,
+    /// Namespaces that said that they changed are identified again after this count has grown.
+    pub(super) changes: u32,
+    /// The last time that anybody looked.
+    now: Instant,
+}
+
+impl<B: Bus> Control<B> {
+    /// Brings the controller on `bus` up.
+    ///
+    /// # Errors
+    ///
+    /// It does not come up, or is none.
+    pub(super) async fn open(bus: B, name: String, queue_pairs: u16) -> Result<Self> {
+        let options = ControllerOptions::new(name.clone()).queue_pairs(queue_pairs);
+        let controller = Controller::new(bus.registers(), &bus, options)?;
+        let state = ControlState {
+            controller,
+            free: Vec::new(),
+            stops: 0,
+            is_loose: false,
+            changes: 0,
+            now: rt::now(),
+        };
+        let control = Self { state: Mutex::new(state), bus, name };
+        control.until_ready().await?;
+        let mut state = control.lock();
+        state.free = (1..=state.controller.queue_pairs()).rev().collect();
+        drop(state);
+        Ok(control)
+    }
+
+    pub(super) fn bus(&self) -> &B {
+        &self.bus
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn lock(&self) -> MutexGuard<'_, ControlState<B>> {
+        // A core that panicked with it has done a whole step, or none.
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Lets the controller go on, unless another core is at it.
+    pub(super) fn tick(&self, now: Instant) -> Option<MutexGuard<'_, ControlState<B>>> {
+        let mut state = self.state.try_lock().ok()?;
+        self.advance(&mut state, now);
+        Some(state)
+    }
+
+    fn advance(&self, state: &mut ControlState<B>, now: Instant) {
+        // Cores may have clocks of their own.
+        state.now = state.now.max(now);
+        self.bus.turn();
+        let now = state.now;
+        state.controller.poll(now);
+        while let Some(event) = state.controller.next_event() {
+            match event {
+                Event::Stopped => state.stops += 1,
+                Event::Removed => {
+                    state.stops += 1;
+                    warn!("{}: the controller was removed", self.name);
+                }
+                Event::Failed => {
+                    let why = state.controller.failure().unwrap_or("it does not say why").to_owned();
+                    warn!("{}: the controller failed: {why}", self.name);
+                    // It may still be writing.
+                    if let Err(error) = self.bus.reset() {
+                        state.is_loose = true;
+                        warn!("{}: memory that it may write to stays allocated: {error}", self.name);
+                    }
+                }
+                Event::NamespacesChanged(_) => state.changes += 1,
+                Event::Health(what, _) => warn!("{}: {what}: see `boson device info`", self.name),
+                Event::Error(what) => warn!("{}: the controller reports {what}", self.name),
+                Event::Ready if state.stops > 1 => info!("{}: the controller was reset", self.name),
+                Event::Ready | Event::Other(_) => {}
+            }
+        }
+    }
+
+    async fn until_ready(&self) -> Result<()> {
+        loop {
+            let mut state = self.lock();
+            self.advance(&mut state, rt::now());
+            match state.controller.phase() {
+                Phase::Ready => return Ok(()),
+                Phase::Failed | Phase::Removed | Phase::Off => return Err(state.controller.error("open")),
+                _ => {}
+            }
+            drop(state);
+            rt::sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// Has the controller do something.
+    ///
+    /// # Errors
+    ///
+    /// It refuses, or is not there.
+    pub(super) async fn ask(&self, request: Request) -> Result<Reply> {
+        self.until_ready().await?;
+        let ticket =
+            Pending { control: self, ticket: Some(self.lock().controller.request(request, rt::now())?) };
+        loop {
+            if let Some(answer) = ticket.take(rt::now()) {
+                return answer;
+            }
+            rt::sleep(ASK_EVERY).await;
+        }
+    }
+
+    /// The number of a queue pair for one core.
+    ///
+    /// # Errors
+    ///
+    /// All are taken.
+    pub(super) fn take_number(&self) -> Result<u16> {
+        let mut state = self.lock();
+        let all = state.controller.queue_pairs();
+        state.free.pop().ok_or_else(|| {
+            Error::new(ErrorKind::LimitReached, "attach").at(self.name.clone()).because(format!(
+                "its {all} queue pairs are in use, one by each core and namespace: use fewer cores"
+            ))
+        })
+    }
+
+    pub(super) fn give_number(&self, number: u16) {
+        self.lock().free.push(number);
+    }
+
+    /// Deletes a queue pair, while the core waits: it ends. Returns whether the controller works on
+    /// none of its memory any more.
+    pub(super) fn delete_queues(&self, number: u16, stops: u32) -> bool {
+        let mut state = self.lock();
+        let mut now = state.now;
+        let Ok(ticket) = state.controller.request(Request::DeleteQueues(number), now) else {
+            return self.is_quiet(&state, stops);
+        };
+        drop(state);
+        let (until, reset_at) = (now + PATIENCE, now + PATIENCE / 3);
+        while now < until {
+            now += ASK_EVERY;
+            let mut state = self.lock();
+            self.advance(&mut state, now);
+            if self.is_quiet(&state, stops) {
+                state.controller.forget(ticket);
+                return true;
+            }
+            if let Some(answer) = state.controller.take(ticket) {
+                return answer.is_ok();
+            }
+            if now >= reset_at {
+                // It does nothing any more. Other cores come through a reset.
+                state.controller.reset(ResetCause::TimedOut, now);
+            }
+            drop(state);
+            std::thread::sleep(ASK_EVERY);
+        }
+        self.lock().controller.forget(ticket);
+        false
+    }
+
+    /// Whether queues that were made after `stops` stops are none of the controller's any more.
+    fn is_quiet(&self, state: &ControlState<B>, stops: u32) -> bool {
+        let ended = matches!(state.controller.phase(), Phase::Failed | Phase::Removed | Phase::Off);
+        !state.is_loose && (ended || state.stops != stops)
+    }
+}
+
+/// A request that nobody may wait for any more.
+struct Pending<'a, B: Bus> {
+    control: &'a Control<B>,
+    ticket: Option<Ticket>,
+}
+
+impl<B: Bus> Pending<'_, B> {
+    fn take(&self, now: Instant) -> Option<Result<Reply>> {
+        let mut state = self.control.lock();
+        self.control.advance(&mut state, now);
+        state.controller.take(self.ticket?)
+    }
+}
+
+impl<B: Bus> Drop for Pending<'_, B> {
+    fn drop(&mut self) {
+        if let Some(ticket) = self.ticket.take() {
+            self.control.lock().controller.forget(ticket);
+        }
+    }
+}
+
+impl<B: Bus> Drop for Control<B> {
+    /// Shuts the controller down in an orderly way, so that it need not recover when it starts.
+    fn drop(&mut self) {
+        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let mut now = state.now;
+        state.controller.shutdown(now);
+        let until = now + PATIENCE;
+        while now < until {
+            self.bus.turn();
+            if matches!(state.controller.poll(now), Phase::Off | Phase::Failed | Phase::Removed) {
+                return;
+            }
+            now += ASK_EVERY;
+            std::thread::sleep(ASK_EVERY);
+        }
+    }
+}

@@ -1,0 +1,228 @@
+//! `nvme:BDF/NSID`: a namespace of a controller that this process drives.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::sync::{Arc, Mutex, PoisonError, Weak};
+
+use super::super::namespace::namespace_by_its_field;
+use super::super::queue::QueueNamespace;
+use super::super::{Device, NamespaceInfo};
+use super::bus::{Bus, VfioBus};
+use super::control::Control;
+use super::controller::Request;
+use super::identify::{ControllerIdentity, NamespaceIdentity};
+use super::port::NvmePort;
+use super::queue_pair::{Attachment, QueuePair};
+use crate::error::{Error, ErrorKind, Result};
+use crate::rt;
+use crate::sync::Mutex as Gate;
+
+/// How many commands a core may have with the controller: one less than its queues have entries.
+const QUEUE_ENTRIES: u16 = 256;
+/// How many queue pairs a controller is asked for. It grants fewer, if it has fewer.
+const QUEUE_PAIRS: u16 = 128;
+/// The interrupts that are switched on: one for the admin queues, one for each queue pair.
+const VECTORS: u32 = QUEUE_PAIRS as u32 + 1;
+
+/// A namespace of an NVMe controller that this process drives, without the kernel, over VFIO. Each
+/// core that attaches gets a queue pair of its own.
+///
+/// The controller belongs to this process while any of its namespaces is open or attached to; it is
+/// shut down in an orderly way when the last is dropped, which takes some milliseconds.
+#[derive(Clone)]
+pub struct NvmeDevice(Arc<Opened<VfioBus>>);
+
+/// A namespace of a controller on some bus.
+pub(super) struct Opened<B: Bus> {
+    control: Arc<Control<B>>,
+    info: NamespaceInfo,
+    namespace: NamespaceIdentity,
+    controller: ControllerIdentity,
+}
+
+/// The controllers of the process, by PCI address.
+static CONTROLLERS: Mutex<Option<HashMap<String, Weak<Control<VfioBus>>>>> = Mutex::new(None);
+
+impl NvmeDevice {
+    /// Opens namespace `number` of the controller at the PCI address `address`, such as
+    /// `0000:04:00.0`, which the kernel's driver `vfio-pci` has (`boson device bind`).
+    ///
+    /// # Errors
+    ///
+    /// One sentence with the command that helps: as for
+    /// [`vfio::Device::open`](super::super::vfio::Device::open),
+    /// [`NotFound`](ErrorKind::NotFound) if there is no such namespace,
+    /// [`Unsupported`](ErrorKind::Unsupported) if its format has metadata, or what the controller
+    /// says when it does not come up.
+    pub async fn open(address: &str, number: u32) -> Result<Self> {
+        static OPENING: Gate<()> = Gate::new(());
+        // Two cores that open it at the same time must not both find that nobody has.
+        let _gate = OPENING.lock().await;
+        let known = with_controllers(|all| all.get(address).and_then(Weak::upgrade));
+        let control = match known {
+            Some(control) => control,
+            None => {
+                let of = address.to_owned();
+                let bus = rt::offload("open an NVMe controller", move || VfioBus::open(&of, VECTORS))
+                    .await
+                    .map_err(|error| Error::new(ErrorKind::Cancelled, "open").because(error.to_string()))??;
+                let control = Arc::new(Control::open(bus, format!("nvme:{address}"), QUEUE_PAIRS).await?);
+                with_controllers(|all| {
+                    all.retain(|_, control| control.strong_count() > 0);
+                    all.insert(address.to_owned(), Arc::downgrade(&control))
+                });
+                control
+            }
+        };
+        Ok(Self(Arc::new(Opened::of(control, number).await?)))
+    }
+}
+
+fn with_controllers<T>(call: impl FnOnce(&mut HashMap<String, Weak<Control<VfioBus>>>) -> T) -> T {
+    let mut controllers = CONTROLLERS.lock().unwrap_or_else(PoisonError::into_inner);
+    call(controllers.get_or_insert_with(HashMap::new))
+}
+
+impl<B: Bus> Opened<B> {
+    pub(super) async fn of(control: Arc<Control<B>>, number: u32) -> Result<Self> {
+        let name = format!("{}/{number}", control.name());
+        let refused = |kind, why: String| Error::new(kind, "open").at(name.clone()).because(why);
+        let state = control.lock();
+        let known =
+            state.controller.namespaces().iter().find(|namespace| namespace.number == number).cloned();
+        let all: Vec<_> = state.controller.namespaces().iter().map(|one| one.number.to_string()).collect();
+        let identity = state.controller.identity().cloned();
+        let (volatile_cache, page_shift) = (state.controller.volatile_cache(), state.controller.page_shift());
+        drop(state);
+        let namespace = known.ok_or_else(|| {
+            let has =
+                if all.is_empty() { "it has none".to_owned() } else { format!("it has {}", all.join(", ")) };
+            refused(ErrorKind::NotFound, format!("there is no active namespace {number}: {has}"))
+        })?;
+        let controller =
+            identity.ok_or_else(|| refused(ErrorKind::Closed, "the controller is being reset".to_owned()))?;
+        namespace.check_format().map_err(|error| error.at(name.clone()))?;
+        let info = describe(name, &controller, &namespace, volatile_cache, page_shift);
+        Ok(Self { control, info, namespace, controller })
+    }
+
+    pub(super) async fn attach(&self) -> Result<QueueNamespace<NvmePort<B>>> {
+        let control = &self.control;
+        let (region, reached) = control.bus().reach(&rt::arena())?;
+        let number = Number { control, number: Some(control.take_number()?) };
+        let (capabilities, page_shift) = {
+            let state = control.lock();
+            (state.controller.capabilities().clone(), state.controller.page_shift())
+        };
+        let attachment = Attachment {
+            name: self.info.name.clone(),
+            namespace: self.namespace.number,
+            block_shift: self.namespace.block_shift,
+            fused: self.controller.fused_compare_and_write,
+            page_shift,
+            sgl_alignment: self.controller.sgl_alignment,
+        };
+        let entries = u16::try_from(capabilities.max_queue_entries).unwrap_or(u16::MAX).min(QUEUE_ENTRIES);
+        let taken = number.number.unwrap_or_default();
+        // A queue without an interrupt of its own is polled while it has commands.
+        let vector = control.bus().interrupt(taken).map(|_| taken);
+        let mut pair = QueuePair::new(
+            control.bus().registers(),
+            &capabilities,
+            control.bus(),
+            taken,
+            entries,
+            vector,
+            attachment,
+        )?;
+        pair.regions_mut().insert(region);
+        let stops = control.lock().stops;
+        control.ask(Request::CreateQueues(pair.spec())).await?;
+        let port = NvmePort::new(pair, Arc::clone(control), reached, stops, rt::now());
+        number.keep();
+        Ok(QueueNamespace::attach(port, self.info.clone()))
+    }
+}
+
+/// The number of a queue pair, which goes back if it is not made.
+struct Number<'a, B: Bus> {
+    control: &'a Control<B>,
+    number: Option<u16>,
+}
+
+impl<B: Bus> Number<'_, B> {
+    fn keep(mut self) {
+        self.number = None;
+    }
+}
+
+impl<B: Bus> Drop for Number<'_, B> {
+    fn drop(&mut self) {
+        if let Some(number) = self.number.take() {
+            self.control.give_number(number);
+        }
+    }
+}
+
+/// What the controller says about a namespace, in bytes.
+fn describe(
+    name: String,
+    controller: &ControllerIdentity,
+    namespace: &NamespaceIdentity,
+    volatile_cache: bool,
+    page_shift: u32,
+) -> NamespaceInfo {
+    let shift = namespace.block_shift;
+    let bytes = |blocks: u32| blocks.checked_shl(shift).unwrap_or(0);
+    let most = controller.transfer_limit_bytes(page_shift);
+    let atomic = namespace.atomic_blocks_power_fail.unwrap_or(controller.atomic_blocks_power_fail);
+    let compared = namespace.atomic_blocks_compare.unwrap_or(controller.atomic_blocks_compare);
+    NamespaceInfo {
+        model: controller.model.clone(),
+        max_transfer_bytes: (most >> shift << shift).max(1 << shift),
+        optimal_boundary_bytes: namespace.optimal_boundary_blocks.map_or(0, |blocks| bytes(blocks.into())),
+        // A boundary that does not begin at block 0 is none that a multiple can tell.
+        atomic_write_bytes: if namespace.atomic_boundary_offset_blocks == 0 {
+            bytes(atomic)
+        } else {
+            bytes(1)
+        },
+        atomic_boundary_bytes: namespace.atomic_boundary_blocks.map_or(0, bytes),
+        volatile_cache,
+        forced_unit_access: true,
+        trim: controller.dataset_management,
+        zeros_after_trim: namespace.deallocated_reads_zero,
+        write_zeroes: controller.write_zeroes,
+        max_compare_and_write_bytes: if controller.fused_compare_and_write {
+            bytes(compared).min(most)
+        } else {
+            0
+        },
+        read_only: namespace.write_protected,
+        ..NamespaceInfo::new(name, namespace.size_bytes(), 1 << shift)
+    }
+}
+
+impl Device for NvmeDevice {
+    type Namespace = NvmeNamespace;
+
+    fn info(&self) -> &NamespaceInfo {
+        &self.0.info
+    }
+
+    async fn attach(&self) -> Result<NvmeNamespace> {
+        self.0.attach().await.map(NvmeNamespace)
+    }
+}
+
+impl fmt::Debug for NvmeDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("NvmeDevice").field("info", &self.0.info).finish_non_exhaustive()
+    }
+}
+
+/// What a core has of an [`NvmeDevice`].
+#[derive(Clone, Debug)]
+pub struct NvmeNamespace(QueueNamespace<NvmePort<VfioBus>>);
+
+namespace_by_its_field!(NvmeNamespace);

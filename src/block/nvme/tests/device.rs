@@ -1,0 +1,168 @@
+//! The device as a core uses it, over the model: attached, reset, removed, closed.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use super::super::control::Control;
+use super::super::device::Opened;
+use super::super::model::{Model, ModelNamespace, ModelOptions};
+use crate::block::Namespace;
+use crate::error::{ErrorKind, Result};
+use crate::mem::DmaBuf;
+use crate::rt::{self, Core, CoreConfig};
+
+const BLOCKS: u64 = 4096;
+
+fn options() -> ModelOptions {
+    ModelOptions::new(ModelNamespace::new(BLOCKS, 12))
+}
+
+fn run<F: Future>(model: &Model, test: impl FnOnce(Opened<Model>) -> F) -> F::Output {
+    let core = Core::new(&CoreConfig::default().seed([5; 32])).expect("a core");
+    core.block_on(async {
+        let control = Control::open(model.clone(), "nvme:model".to_owned(), 4).await.expect("it comes up");
+        let opened = Opened::of(Arc::new(control), 1).await.expect("it has a namespace");
+        rt::timeout(Duration::from_secs(60), test(opened)).await.expect("in time")
+    })
+}
+
+fn filled(len: usize, byte: u8) -> DmaBuf {
+    let mut buf = rt::arena().alloc(len);
+    buf.fill(byte);
+    buf
+}
+
+#[test]
+fn what_a_core_writes_it_reads_and_so_does_another() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| async move {
+        let (first, second) =
+            (opened.attach().await.expect("attach"), opened.attach().await.expect("attach"));
+        assert_eq!(first.info().block_size_bytes, 4096);
+        for (number, len) in [(0_u64, 4096), (1, 8192), (7, 1 << 20), (300, 3 << 20)] {
+            let byte = u8::try_from(number % 251).expect("small");
+            first.write(number * 4096, filled(len, byte)).await.expect("write");
+            let read = second.read(number * 4096, DmaBuf::zeroed(len)).await.expect("read");
+            assert!(read.iter().all(|&found| found == byte), "{len} bytes at {number}");
+        }
+        first.flush().await.expect("flush");
+        first.trim(0, 4096).await.expect("trim");
+        first.write_zeroes(4096, 8192).await.expect("zeroes");
+        let zeros = second.read(4096, filled(8192, 1)).await.expect("read");
+        assert!(zeros.iter().all(|&byte| byte == 0));
+    });
+    assert!(model.violations().is_empty(), "{:?}", model.violations());
+}
+
+#[test]
+fn a_compare_and_write_says_whether_it_wrote() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| async move {
+        let namespace = opened.attach().await.expect("attach");
+        if namespace.info().max_compare_and_write_bytes == 0 {
+            panic!("the model has it: {:?}", namespace.info());
+        }
+        namespace.write(0, filled(4096, 1)).await.expect("write");
+        let (wrote, _) =
+            namespace.compare_and_write(0, filled(4096, 9), filled(4096, 2)).await.expect("compares");
+        assert!(!wrote, "something else is there");
+        let (wrote, _) =
+            namespace.compare_and_write(0, filled(4096, 1), filled(4096, 2)).await.expect("compares");
+        assert!(wrote);
+        assert_eq!(namespace.read(0, filled(4096, 0)).await.expect("read")[0], 2);
+    });
+}
+
+#[test]
+fn reads_go_on_through_a_reset_and_writes_say_that_they_may_not_have() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            namespace.write(0, filled(4096, 7)).await.expect("write");
+            namespace.flush().await.expect("flush");
+            model.hang(false);
+            let reads: Vec<_> = (0..100)
+                .map(|_| {
+                    let namespace = namespace.clone();
+                    rt::spawn(async move { namespace.read(0, filled(4096, 0)).await.map(|buf| buf[0]) })
+                })
+                .collect();
+            let writing = namespace.clone();
+            let write = rt::spawn(async move { writing.write(4096, filled(4096, 1)).await.map(drop) });
+            rt::sleep(Duration::from_millis(20)).await;
+            model.fail();
+            for read in reads {
+                assert_eq!(read.await.expect("no panic").expect("it is sent again"), 7);
+            }
+            let error = write.await.expect("no panic").expect_err("nobody knows");
+            assert_eq!(error.outcome(), crate::Outcome::Unknown, "{error}");
+            namespace.write(4096, filled(4096, 2)).await.expect("it works again");
+        }
+    });
+    assert!(model.violations().is_empty(), "{:?}", model.violations());
+}
+
+#[test]
+fn a_removed_controller_ends_what_is_in_flight_and_refuses_the_rest() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            model.hang(true);
+            let reading = namespace.clone();
+            let read = rt::spawn(async move { reading.read(0, filled(4096, 0)).await.map(drop) });
+            rt::sleep(Duration::from_millis(5)).await;
+            model.remove();
+            let error = read.await.expect("no panic").expect_err("it is gone");
+            assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+            let error = namespace.write(0, filled(4096, 1)).await.map(drop).expect_err("it is gone");
+            assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        }
+    });
+}
+
+#[test]
+fn the_memory_of_dropped_operations_stays_until_they_end_and_cores_end_with_io_in_flight() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            let before = rt::arena().stats().used_bytes;
+            model.hang(false);
+            for number in 0..10 {
+                let write = namespace.write(number * 4096, filled(4096, 1));
+                assert!(rt::timeout(Duration::from_millis(1), write).await.is_err(), "it hangs");
+            }
+            assert_eq!(rt::arena().stats().used_bytes, before + 10 * 4096);
+            model.fail();
+            namespace.read(0, filled(4096, 0)).await.expect("it was reset");
+            assert_eq!(rt::arena().stats().used_bytes, before);
+            model.hang(false);
+            drop(namespace.read(0, filled(4096, 0)));
+            let hung = rt::timeout(Duration::from_millis(1), namespace.write(0, filled(4096, 1))).await;
+            assert!(hung.is_err());
+        }
+    });
+}
+
+#[test]
+fn queue_pairs_are_given_back_and_one_too_many_is_refused() -> Result<()> {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| async move {
+        let mut attached = Vec::new();
+        let error = loop {
+            match opened.attach().await {
+                Ok(namespace) => attached.push(namespace),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}");
+        assert!(!attached.is_empty());
+        attached.pop();
+        opened.attach().await.map(drop)
+    })
+}
