@@ -1,7 +1,7 @@
 //! One controller, as all cores of the process share it.
 //!
-//! Nobody but the driver's queue pairs is on the way of an I/O: what is here is behind a lock, which
-//! cores take when they attach and detach, and for a moment now and then to see whether the
+//! Nobody but the driver's queue pairs is on the way of an I/O: what is here is behind a lock,
+//! which cores take when they attach and detach, and for a moment now and then to see whether the
 //! controller has something to say ([`Control::tick`]). No thread is kept for that.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -156,7 +156,8 @@ impl<B: Bus> Control<B> {
         }
     }
 
-    /// Waits for the answer to a request while the core waits too: it ends. Returns whether it came.
+    /// Waits for the answer to a request while the core waits too: it ends. Returns whether it
+    /// came.
     pub(super) fn wait_for(&self, ticket: Ticket) -> bool {
         let mut now = self.lock().now;
         let until = now + PATIENCE;
@@ -168,7 +169,7 @@ impl<B: Bus> Control<B> {
                 return true;
             }
             drop(state);
-            std::thread::sleep(ASK_EVERY);
+            self.bus.pause(ASK_EVERY);
         }
         self.lock().controller.forget(ticket);
         false
@@ -219,7 +220,7 @@ impl<B: Bus> Control<B> {
                 state.controller.reset(ResetCause::TimedOut, now);
             }
             drop(state);
-            std::thread::sleep(ASK_EVERY);
+            self.bus.pause(ASK_EVERY);
         }
         self.lock().controller.forget(ticket);
         false
@@ -241,17 +242,17 @@ impl<B: Bus> Drop for Control<B> {
         let (mut now, until) = (state.now, state.now + PATIENCE);
         let is_over = |phase| matches!(phase, Phase::Off | Phase::Failed | Phase::Removed);
         while now < until && !is_over(state.controller.poll(now)) {
-            self.bus.turn();
             now += ASK_EVERY;
-            std::thread::sleep(ASK_EVERY);
+            self.bus.pause(ASK_EVERY);
+            self.bus.turn();
         }
         let registers = self.bus.registers();
         registers.write32(CC, 0);
         let until = now + PATIENCE;
         while now < until && is_ready(registers.read32(CSTS)) {
-            self.bus.turn();
             now += ASK_EVERY;
-            std::thread::sleep(ASK_EVERY);
+            self.bus.pause(ASK_EVERY);
+            self.bus.turn();
         }
     }
 }
