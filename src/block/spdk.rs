@@ -20,7 +20,7 @@
 //! # An idle core
 //!
 //! While nothing is with the device the core sleeps up to 100 ms at a time (with a block device of
-//! SPDK 2 ms, for its messages and timers). With commands under way it spins at first and naps later,
+//! SPDK 2 to 20 ms, for its messages and timers). With commands under way it spins at first and naps later,
 //! as for packet devices without an interrupt.
 //!
 //! `docs/spdk.md` says how to get SPDK.

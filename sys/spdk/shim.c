@@ -35,16 +35,21 @@ const void *boson_spdk_needed(unsigned int index)
 #define LONGEST_MESSAGE 1024
 
 static boson_spdk_log_sink g_sink;
+static int g_sink_level;
 
 static void log_message(int level, const char *file, const int line, const char *function, const char *format,
 			va_list arguments)
 {
 	char text[LONGEST_MESSAGE];
-	int length = vsnprintf(text, sizeof(text), format, arguments);
+	int length;
 
 	(void)file;
 	(void)line;
 	(void)function;
+	/* SPDK leaves the choice to whoever takes its log. */
+	if (level > g_sink_level)
+		return;
+	length = vsnprintf(text, sizeof(text), format, arguments);
 	if (length <= 0)
 		return;
 	if ((size_t)length >= sizeof(text))
@@ -57,6 +62,7 @@ static void log_message(int level, const char *file, const int line, const char 
 void boson_spdk_log_redirect(boson_spdk_log_sink sink, int level)
 {
 	g_sink = sink;
+	g_sink_level = level;
 	spdk_log_open(log_message);
 	spdk_log_set_level((enum spdk_log_level)level);
 	spdk_log_set_print_level((enum spdk_log_level)level);

@@ -8,6 +8,7 @@ use boson::block::{Device, Namespace, NamespaceConfig};
 use boson::mem::DmaBuf;
 use boson::{ErrorKind, rt};
 
+use crate::support::conformance::{self, Hooks};
 use crate::{compares, config, open, reads_what_was_written, run, serves_two_cores};
 
 const CONFIGURATION: &str = r#"{"subsystems": [
@@ -52,6 +53,19 @@ fn a_device_in_memory_keeps_what_is_written() {
             device
         });
         serves_two_cores(&device);
+    }
+}
+
+#[test]
+fn they_conform() {
+    for name in ["Memory", "Small"] {
+        run(async {
+            // What is in memory lasts as long as SPDK's subsystems, which end with the last device.
+            let _kept = open("spdk:bdev/Nothing", &configured()).await.expect("it opens");
+            let address = format!("spdk:bdev/{name}");
+            let open = async || open(&address, &configured()).await.expect("it opens");
+            conformance::all(&address, open, Hooks::new().reopens().on_cores()).await;
+        });
     }
 }
 

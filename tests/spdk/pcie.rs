@@ -4,6 +4,7 @@
 use boson::block::{Device, Namespace};
 use boson::{ErrorKind, rt};
 
+use crate::support::conformance::{self, Hooks};
 use crate::{compares, config, open, reads_what_was_written, run, serves_two_cores};
 
 fn controller() -> Option<String> {
@@ -32,6 +33,10 @@ fn a_controller_on_the_bus_keeps_what_is_written() {
     });
     serves_two_cores(&device);
     drop(device);
+    run(async {
+        let open = async || open(&address, &config()).await.expect("it is attached");
+        conformance::all(&address, open, Hooks::new().reopens().on_cores()).await;
+    });
     run(async {
         let device = open(&address, &config()).await.expect("it is attached again");
         let error = open(&format!("spdk:pcie/{pci}/77"), &config()).await.expect_err("there is none");

@@ -48,6 +48,13 @@ impl Target {
         }
     }
 
+    /// Starts it if it does not run.
+    pub(crate) fn ensure_running(&mut self) {
+        if self.process.is_none() {
+            self.restart();
+        }
+    }
+
     /// Starts it again on the same port.
     pub(crate) fn restart(&mut self) {
         let config = self.directory.join("target.json");
@@ -102,7 +109,7 @@ fn configuration(port: u16) -> String {
                     "avg_write_latency": 500000, "p99_write_latency": 500000}}}},
                 {{"method": "bdev_wait_for_examine"}}]}},
             {{"subsystem": "nvmf", "config": [
-                {{"method": "nvmf_create_transport", "params": {{"trtype": "TCP", "max_io_qpairs_per_ctrlr": 3,
+                {{"method": "nvmf_create_transport", "params": {{"trtype": "TCP", "max_io_qpairs_per_ctrlr": 8,
                     "num_shared_buffers": 511, "buf_cache_size": 16}}}},
                 {{"method": "nvmf_create_subsystem", "params": {{"nqn": "{NQN}", "allow_any_host": true,
                     "serial_number": "BOSON1", "model_number": "boson test"}}}},

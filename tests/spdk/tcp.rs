@@ -1,8 +1,12 @@
 //! NVMe over TCP.
 
+use std::cell::RefCell;
+use std::rc::Rc;
+
 use boson::block::{Device, Namespace};
 use boson::{ErrorKind, rt};
 
+use crate::support::conformance::{self, Hooks};
 use crate::target::Target;
 use crate::{compares, config, open, reads_what_was_written, run, serves_two_cores};
 
@@ -29,6 +33,22 @@ fn a_namespace_over_tcp_keeps_what_is_written() {
 }
 
 #[test]
+fn it_conforms() {
+    let Some(target) = Target::start("conforms") else { return };
+    let address = target.address(1);
+    let target = Rc::new(RefCell::new(target));
+    let killed = Rc::clone(&target);
+    let hooks = Hooks::new().reopens().on_cores().removes(move |_| killed.borrow_mut().kill());
+    run(async {
+        let open = async || {
+            target.borrow_mut().ensure_running();
+            open(&address, &config()).await.expect("it is attached")
+        };
+        conformance::all("spdk:tcp", open, hooks).await;
+    });
+}
+
+#[test]
 fn two_namespaces_of_one_controller_are_two_devices() {
     let Some(target) = Target::start("two") else { return };
     run(async {
@@ -50,10 +70,10 @@ fn more_cores_than_queue_pairs_are_refused_by_name() {
     run(async {
         let device = open(&target.address(1), &config()).await.expect("it is attached");
         let mut attached = Vec::new();
-        for _ in 0..3 {
+        for _ in 0..8 {
             attached.push(device.attach().await.expect("a queue pair"));
         }
-        let error = device.attach().await.expect_err("the target gives three");
+        let error = device.attach().await.expect_err("the target gives eight");
         assert_eq!(error.kind(), ErrorKind::LimitReached);
         assert!(error.to_string().contains("no queue pair left"), "{error}");
         drop(attached);

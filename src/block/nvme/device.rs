@@ -197,7 +197,9 @@ fn describe(
         volatile_cache,
         forced_unit_access: true,
         trim: controller.dataset_management,
-        zeros_after_trim: namespace.deallocated_reads_zero,
+        // Whatever deallocated blocks read as (DLFEAT): the controller need not deallocate what it is
+        // asked to (NVM Command Set 3.2.3).
+        zeros_after_trim: false,
         write_zeroes: controller.write_zeroes,
         max_compare_and_write_bytes: if controller.fused_compare_and_write {
             bytes(compared).min(most)

@@ -20,8 +20,6 @@ use crate::user_code::contain;
 /// How long the thread sleeps while nothing is under way: keep-alive, events of the admin queue and
 /// removals are seen this late at most.
 const NAP: Duration = Duration::from_millis(100);
-/// The same while block devices of SPDK are open, whose modules have timers on its application thread.
-const BDEV_NAP: Duration = Duration::from_millis(1);
 /// The same while a controller is attached, reset or detached.
 const BUSY_NAP: Duration = Duration::from_micros(20);
 /// How long a handle that is dropped waits for the thread.
@@ -147,7 +145,7 @@ impl ControlThread {
         if busy || self.bdevs.is_busy() {
             BUSY_NAP
         } else if self.bdevs.is_running() {
-            BDEV_NAP
+            self.bdevs.rest()
         } else {
             NAP
         }

@@ -117,7 +117,9 @@ fn load_modules() -> Result<(), String> {
         {
             return Err(format!("{why}: LD_LIBRARY_PATH must name the directory of its libraries"));
         }
-        tracing::warn!(target: "spdk", "what a module of SPDK is for does not work: {why}");
+        if name.to_bytes().starts_with(b"libspdk") {
+            tracing::warn!(target: "spdk", "what a module of SPDK is for does not work: {why}");
+        }
     }
     Ok(())
 }

@@ -13,7 +13,7 @@ use boson_spdk_sys as sys;
 use super::super::queue::{Command, CommandKind, Failure, Refused, Segment};
 use super::attach::{QUEUE_ENTRIES, REQUESTS};
 use super::controller::{Controller, Description, Phase};
-use super::env::strerror;
+use super::env::{capture, strerror};
 use super::reach::Reach;
 use super::requests::{Requests, StatusField, slot};
 use super::status;
@@ -382,9 +382,12 @@ impl QueuePair {
     fn free(&mut self) {
         let link = mem::replace(&mut self.link, Link::Down { retry_at: Instant::ORIGIN });
         let (Link::Up(raw) | Link::Connecting { raw, .. }) = link else { return };
-        // SAFETY: the queue pair is this core's, this is no callback of it, and nobody uses it after
-        // this.
-        let code = unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) };
+        // SPDK logs an error for a connection that it closes itself.
+        let (code, _) = capture(|| {
+            // SAFETY: the queue pair is this core's, this is no callback of it, and nobody uses it after
+            // this.
+            unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) }
+        });
         debug_assert_eq!(code, 0, "freeing a queue pair has no error");
         self.controller.state().leave_queue_pair();
     }

@@ -24,9 +24,11 @@ use crate::rt::poller::Park;
 /// The most commands at once.
 const SLOTS: u16 = 256;
 
-/// The nap of a core that has no command with the device. Messages of other threads of SPDK, and its
-/// timers, are seen this late at most.
-const IDLE_NAP: Duration = Duration::from_millis(2);
+/// The naps of a core that has no command with the device: the longer one while the device has nothing
+/// that wants to be polled all the time. Messages of other threads of SPDK, and its timers, are seen
+/// this late at most.
+const SHORT_NAP: Duration = Duration::from_millis(2);
+const LONG_NAP: Duration = Duration::from_millis(20);
 
 /// How often the thread is polled at the end until the device has given back its last command.
 const END_POLLS: u32 = 10_000_000;
@@ -231,7 +233,7 @@ impl Channel {
     }
 
     pub(in super::super) fn park(&mut self, in_use: usize) -> Park {
-        if in_use > 0 { self.idle.park() } else { Park::Nap(IDLE_NAP) }
+        if in_use > 0 { self.idle.park() } else { Park::Nap(self.thread.rest(SHORT_NAP, LONG_NAP)) }
     }
 
     pub(in super::super) fn shut_down(&mut self) -> bool {

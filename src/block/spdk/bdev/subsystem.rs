@@ -6,6 +6,7 @@ use std::ptr;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::Sender;
+use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
@@ -17,6 +18,10 @@ use crate::error::{Error, ErrorKind, Result};
 /// The states in which SPDK runs what a configuration says.
 const STARTUP: u32 = 1;
 const RUNTIME: u32 = 2;
+
+/// The pauses of threads that nothing happens on.
+const SHORTEST_REST: Duration = Duration::from_millis(2);
+const LONGEST_REST: Duration = Duration::from_millis(20);
 
 /// How often the application thread is polled per turn while there is something.
 const POLLS_PER_TURN: usize = 64;
@@ -85,6 +90,13 @@ impl Subsystem {
 
     pub(in super::super) fn is_busy(&self) -> bool {
         !self.closing.is_empty() || !matches!(self.stage, Stage::Stopped | Stage::Running)
+    }
+
+    /// How long the threads may be left alone while nothing is under way: messages of the cores, and
+    /// timers, wait as long at most.
+    pub(in super::super) fn rest(&self) -> Duration {
+        let threads = self.app.iter().chain(&self.adopted);
+        threads.map(|thread| thread.rest(SHORTEST_REST, LONGEST_REST)).min().unwrap_or(LONGEST_REST)
     }
 
     pub(in super::super) fn handle(&mut self, request: Request) {

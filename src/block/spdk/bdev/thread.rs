@@ -5,6 +5,7 @@ use std::ffi::{CStr, c_int, c_void};
 use std::ptr::{self, NonNull};
 use std::rc::{Rc, Weak};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
@@ -83,6 +84,26 @@ impl SpdkThread {
     pub(super) fn poll(&self) -> bool {
         // SAFETY: the thread exists as long as `self`, which never leaves the thread that owns it.
         unsafe { sys::spdk_thread_poll(self.raw.as_ptr(), 0, 0) > 0 }
+    }
+
+    /// How long it may be left alone: until its next timer, at most `longest`, and at most `active` while
+    /// something of it wants to be polled all the time.
+    pub(super) fn rest(&self, active: Duration, longest: Duration) -> Duration {
+        // SAFETY: the thread exists, and this is the thread that polls it.
+        if unsafe { sys::spdk_thread_has_active_pollers(self.raw.as_ptr()) } != 0 {
+            return active;
+        }
+        // SAFETY: as above. The result is a time in ticks; 0 if there is no timer.
+        let next = unsafe { sys::spdk_thread_next_poller_expiration(self.raw.as_ptr()) };
+        if next == 0 {
+            return longest;
+        }
+        // SAFETY: the function reads the processor's counter.
+        let now = unsafe { sys::spdk_get_ticks() };
+        // SAFETY: the function returns a constant.
+        let per_second = unsafe { sys::spdk_get_ticks_hz() }.max(1);
+        let micros = u128::from(next.saturating_sub(now)) * 1_000_000 / u128::from(per_second);
+        Duration::from_micros(u64::try_from(micros).unwrap_or(u64::MAX)).clamp(active, longest)
     }
 
     /// Makes it the one in whose name the calling thread uses SPDK.
