@@ -385,8 +385,8 @@ impl<R: Registers + Clone> Controller<R> {
         self.volatile_cache
     }
 
-    /// Its doorbells in memory, if it has such, for [`QueuePair::mirror`](super::QueuePair::mirror):
-    /// anew after each reset.
+    /// Its doorbells in memory, if it has such. [`QueuePair::mirror`](super::QueuePair::mirror)
+    /// wants them anew after each reset.
     pub fn shadow_doorbells(&self) -> Option<Arc<ShadowDoorbells>> {
         self.is_shadowed.then(|| Arc::clone(&self.shadow))
     }

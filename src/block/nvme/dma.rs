@@ -10,8 +10,8 @@ use crate::error::Result;
 
 /// Where regions of DMA memory come from.
 pub trait DmaMemory {
-    /// `len` bytes (a multiple of 4096) of zeros, aligned to 4096 in this process and for the device,
-    /// and contiguous for it.
+    /// `len` bytes (a multiple of 4096) of zeros, aligned to 4096 in this process and for the
+    /// device, and contiguous for it.
     ///
     /// # Errors
     ///
