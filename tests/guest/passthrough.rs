@@ -237,7 +237,7 @@ fn a_core_sleeps_while_a_device_that_interrupts_works_and_not_while_it_asks_one(
                 read(&namespace, 0, 2 << 20).await;
             }
             let parks = observe::stats().parks - before;
-            assert!(if sleeps { parks >= 10 } else { parks == 0 }, "{parks} sleeps with {features:?}");
+            assert!(if sleeps { parks >= 3 } else { parks == 0 }, "{parks} sleeps with {features:?}");
             // Nothing is under way: it sleeps in either case.
             rt::sleep(Duration::from_millis(20)).await;
             assert!(observe::stats().parks > before + parks);
@@ -339,8 +339,8 @@ fn a_dropped_operation_keeps_its_memory() {
     for features in rings() {
         run_with(features, async {
             let namespace = attach().await;
-            for round in 0..60u64 {
-                let offset = round % 50 * LEN as u64;
+            for round in 0..30u64 {
+                let offset = round * LEN as u64;
                 namespace.write(offset, bytes(LEN, 1)).await.expect("write");
                 {
                     let mut write = pin!(namespace.write(offset, bytes(LEN, 2)));
