@@ -8,10 +8,10 @@ use super::options::{MIN_LOG_BYTES, MIN_NAMESPACE_BYTES};
 use super::pace::yield_now;
 use super::space::Extent;
 use crate::block::Namespace;
+use crate::block::contents::{STORE_MAGIC as MAGIC, recognise};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 
-const MAGIC: [u8; 8] = *b"boson\0sb";
 const VERSION: u32 = 1;
 const BYTES: usize = 512;
 const FLAG_CLEAN: u32 = 1;
@@ -280,32 +280,6 @@ async fn first_data<N: Namespace>(disk: &Disk<N>) -> Result<Option<u64>> {
         yield_now().await;
     }
     Ok(None)
-}
-
-/// What the first 128 KiB of foreign data look like.
-fn recognise(front: &[u8]) -> Option<&'static str> {
-    let has = |offset: usize, magic: &[u8]| front.get(offset..offset + magic.len()) == Some(magic);
-    Some(if has(0, b"XFSB") {
-        "an XFS file system"
-    } else if has(1024 + 56, &[0x53, 0xef]) {
-        "an ext2, ext3 or ext4 file system"
-    } else if has(0x10040, b"_BHRfS_M") {
-        "a Btrfs file system"
-    } else if has(0, b"LUKS\xba\xbe") {
-        "a LUKS encrypted volume"
-    } else if has(512, b"LABELONE") {
-        "an LVM physical volume"
-    } else if has(4096 - 10, b"SWAPSPACE2") {
-        "a swap area"
-    } else if has(4096, &[0xfc, 0x4e, 0x2b, 0xa9]) {
-        "a Linux RAID member"
-    } else if has(512, b"EFI PART") {
-        "a GPT partition table"
-    } else if has(510, &[0x55, 0xaa]) {
-        "a partition table or boot sector"
-    } else {
-        return None;
-    })
 }
 
 /// Where a namespace that is being formatted says so.

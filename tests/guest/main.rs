@@ -4,6 +4,8 @@
 #[path = "../support/mod.rs"]
 mod support;
 
+mod device;
+mod nvme;
 mod passthrough;
 mod polled;
 mod vfio;

@@ -6,7 +6,7 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::ptr::NonNull;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use boson::ErrorKind;
 use boson::block::vfio::{Device, DmaPages, Registers};
@@ -42,6 +42,11 @@ fn open() -> Device {
 
 fn sentence(address: &str) -> String {
     Device::open(address).expect_err("it cannot be opened").to_string()
+}
+
+/// What is said of a device that perhaps can be opened.
+fn sentence_or_nothing(address: &str) -> String {
+    Device::open(address).map_or_else(|error| error.to_string(), |_| String::new())
 }
 
 /// Waits until an eventfd was written to.
@@ -247,10 +252,6 @@ fn a_device_that_is_taken_away_asks_for_its_release() {
     let address = address();
     let device = open();
     let request = device.release_request().expect("an eventfd");
-    let write = |file: &str, text: &str| {
-        std::fs::write(format!("/sys/bus/pci/{file}"), text)
-            .unwrap_or_else(|error| panic!("{file}: {error}"));
-    };
     std::thread::scope(|scope| {
         let unbind = scope.spawn(|| write("drivers/vfio-pci/unbind", &address));
         assert!(signalled(&request), "the kernel asks");
@@ -260,6 +261,54 @@ fn a_device_that_is_taken_away_asks_for_its_release() {
     assert!(sentence(&address).contains("no driver has this device"), "{}", sentence(&address));
     write("drivers_probe", &address);
     open();
+}
+
+/// Writes to a file of the PCI bus in sysfs.
+fn write(file: &str, text: &str) {
+    std::fs::write(format!("/sys/bus/pci/{file}"), text).unwrap_or_else(|error| panic!("{file}: {error}"));
+}
+
+/// Asks the machine around this one for something; `scripts/guest` reads the console.
+fn ask_host(what: &str) {
+    std::fs::write("/dev/console", format!("\nHOST {what}\n")).expect("the console");
+}
+
+fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
+    let started = Instant::now();
+    while !done() {
+        assert!(started.elapsed() < PATIENCE, "{what}");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+#[ignore = "takes a NVMe controller under VFIO: scripts/guest"]
+fn a_device_that_is_pulled_out_goes_when_it_is_dropped_and_comes_back() {
+    let address = device("BOSON_GUEST_VFIO_HOT");
+    let path = format!("/sys/bus/pci/devices/{address}");
+    let there = || std::path::Path::new(&path).exists();
+    for _ in 0..2 {
+        let device = Device::open(&address).expect("scripts/guest bound it");
+        let request = device.release_request().expect("an eventfd");
+        let page = device.dma().alloc(4096).expect("a page");
+        ask_host("device_del hot");
+        assert!(signalled(&request), "the kernel asks");
+        assert!(there(), "it waits");
+        assert_eq!(device.registers().read32(VS) >> 16, 1, "and the device is still there");
+        drop(device);
+        wait_until("the device goes", || !there());
+        assert!(sentence(&address).contains("there is no PCI device"));
+        drop(page);
+        ask_host("device_add hot");
+        wait_until("the device comes", there);
+        write(&format!("devices/{address}/driver_override"), "vfio-pci");
+        // The kernel's driver may have been faster.
+        wait_until("a driver takes it", || std::path::Path::new(&path).join("driver").exists());
+        if sentence_or_nothing(&address).contains("driver nvme has this device") {
+            write(&format!("devices/{address}/driver/unbind"), &address);
+            write("drivers_probe", &address);
+        }
+    }
 }
 
 #[test]

@@ -6,6 +6,7 @@ mod support;
 mod basics;
 mod bench_block;
 mod closed_terminal;
+mod device;
 mod lost_device;
 mod metrics;
 mod no_io_uring;

@@ -1,11 +1,14 @@
 //! `boson doctor`: which backends can be used here, and the one command that helps where one
 //! cannot.
 
+mod vfio;
+
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
+use boson::block::pci::SystemRoot;
 use boson::rt;
 use boson::rt::reactor::RingFeature;
 use clap::Args;
@@ -77,10 +80,9 @@ pub(crate) fn run(options: &DoctorOptions) -> boson::Result<()> {
         Finding::usable("mem:", "a namespace in memory needs nothing"),
         file(),
         block_devices(),
-        not_built("ng:", "NVMe passthrough"),
-        not_built("spdk:", "SPDK"),
-        not_built("nvme:", "boson's own NVMe driver"),
+        spdk(),
     ]);
+    findings.extend(vfio::findings(&SystemRoot::default(), may_read_and_write));
     let text = if options.json { as_json(&findings) } else { as_table(&findings) };
     // A reader that went away (`| head`) is no error.
     let _ = std::io::stdout().write_all(text.as_bytes());
@@ -229,6 +231,27 @@ fn dpdk() -> Finding {
     )
 }
 
+#[cfg(feature = "spdk")]
+fn spdk() -> Finding {
+    let version = boson::block::spdk::version();
+    let vfio = Path::new("/dev/vfio/vfio").exists();
+    let controllers = if vfio {
+        "controllers through VFIO, NVMe over TCP and SPDK's block devices"
+    } else {
+        "NVMe over TCP and SPDK's block devices; no controllers: VFIO is absent"
+    };
+    Finding::usable("spdk:", format!("{version}; {controllers}"))
+}
+
+#[cfg(not(feature = "spdk"))]
+fn spdk() -> Finding {
+    Finding::unusable(
+        "spdk:",
+        "not built in",
+        "build SPDK as docs/spdk.md says, then cargo build --release --features spdk",
+    )
+}
+
 fn file() -> Finding {
     let probe =
         std::env::current_dir().unwrap_or_default().join(format!(".boson-doctor-{}", std::process::id()));
@@ -283,13 +306,18 @@ const CAP_NET_ADMIN: u32 = 12;
 const CAP_NET_RAW: u32 = 13;
 
 fn has_capability(number: u32) -> bool {
-    fs::read_to_string("/proc/self/status")
-        .ok()
-        .and_then(|status| {
-            let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-            u64::from_str_radix(line.trim(), 16).ok()
-        })
-        .is_some_and(|effective| effective >> number & 1 == 1)
+    fs::read_to_string("/proc/self/status").is_ok_and(|status| has_capability_in(&status, number))
+}
+
+/// Whether the process of a `/proc/PID/status` has the capability.
+fn has_capability_in(status: &str, number: u32) -> bool {
+    let line = status.lines().find_map(|line| line.strip_prefix("CapEff:"));
+    let effective = line.and_then(|line| u64::from_str_radix(line.trim(), 16).ok());
+    effective.is_some_and(|effective| effective >> number & 1 == 1)
+}
+
+fn may_read_and_write(path: &Path) -> bool {
+    rustix::fs::access(path, rustix::fs::Access::READ_OK | rustix::fs::Access::WRITE_OK).is_ok()
 }
 
 fn read_trimmed(path: impl AsRef<Path>) -> Option<String> {

@@ -3,12 +3,14 @@
 mod bench;
 mod config;
 mod core_metrics;
+mod device;
 mod doctor;
 mod echo;
 mod inspect;
 mod lasting;
 mod listen;
 mod metrics;
+mod namespace_metrics;
 mod options;
 mod serve;
 mod start;
@@ -38,6 +40,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for as long as the process lives")]
 enum Command {
     /// Serve keys and values by the Redis protocol.
     Serve(serve::ServeOptions),
@@ -47,6 +50,8 @@ enum Command {
     Bench(bench::BenchOptions),
     /// Say which backends can be used here, and what to do about those that cannot.
     Doctor(doctor::DoctorOptions),
+    /// Show the NVMe controllers of this machine, and hand them to user space and back.
+    Device(device::DeviceOptions),
     /// Show what the cores and tasks of a running process do.
     Top(top::TopOptions),
 }
@@ -72,6 +77,7 @@ fn run() -> boson::Result<()> {
         Command::Echo(options) => echo::run(&options),
         Command::Bench(options) => bench::run(&options),
         Command::Doctor(options) => doctor::run(&options),
+        Command::Device(options) => device::run(&options),
         Command::Top(options) => top::run(&options),
     }
 }

@@ -19,7 +19,8 @@ pub trait DmaMemory {
     fn allocate(&self, len: usize) -> Result<DmaRegion>;
 }
 
-/// Zeroed memory that its owner and a device share. Freed with its owner.
+/// Zeroed memory that its owner and a device share. Freed with its owner: a queue pair or a
+/// controller that the device may still know is forgotten ([`std::mem::forget`]), not dropped.
 ///
 /// Accesses are by value at an offset in bytes, never by reference: the device writes when it
 /// likes.
@@ -67,6 +68,12 @@ impl DmaRegion {
         self.device_address + offset as u64
     }
 
+    /// Where it is in this process, for a controller that is a test.
+    #[cfg(test)]
+    pub(super) fn pointer(&self) -> *mut u8 {
+        self.ptr.as_ptr()
+    }
+
     /// A pointer to the aligned value of type `T` at `offset`.
     fn at<T>(&self, offset: usize) -> *mut T {
         assert!(
@@ -77,13 +84,23 @@ impl DmaRegion {
         self.ptr.as_ptr().wrapping_add(offset).cast()
     }
 
-    /// The value at `offset`, a multiple of 4, in the machine's byte order, read before everything that is read later.
+    /// The value at `offset`, a multiple of 4, in the machine's byte order. Everything that is read
+    /// later is read after it.
     pub(super) fn load_acquire(&self, offset: usize) -> u32 {
         let ptr = self.at::<AtomicU32>(offset);
         // SAFETY: `at` checked that `ptr` is aligned and lies in memory that is valid while `self`
         // lives; all bits are a valid integer. The device writes the same word as a whole.
         let word = unsafe { &*ptr };
         word.load(Ordering::Acquire)
+    }
+
+    /// Sets the value at `offset`, a multiple of 4, in the machine's byte order. Everything that
+    /// was written earlier is written before it.
+    pub(super) fn store_release(&self, offset: usize, value: u32) {
+        let ptr = self.at::<AtomicU32>(offset);
+        // SAFETY: as in `load_acquire`.
+        let word = unsafe { &*ptr };
+        word.store(value, Ordering::Release);
     }
 
     /// The value at `offset`, a multiple of 4.

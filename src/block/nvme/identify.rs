@@ -62,6 +62,8 @@ pub struct ControllerIdentity {
     pub atomic_blocks_compare: u32,
     /// SGL pieces' alignment in bytes (SGLS): 1, 4, or `None` without SGLs.
     pub sgl_alignment: Option<u32>,
+    /// It takes doorbells in memory (OACS bit 8), as emulated controllers do.
+    pub shadow_doorbells: bool,
     /// How long an orderly shutdown may take, in microseconds (RTD3E); 0 if it does not say.
     pub shutdown_micros: u32,
 }
@@ -72,7 +74,7 @@ impl ControllerIdentity {
     /// # Errors
     ///
     /// It is no I/O controller, or its queue entries have other sizes than all I/O controllers'.
-    pub(in super::super) fn parse(data: &[u8; 4096], min_page_shift: u32, version: u32) -> Result<Self> {
+    pub(in crate::block) fn parse(data: &[u8; 4096], min_page_shift: u32, version: u32) -> Result<Self> {
         let refused = |why: String| Error::new(ErrorKind::Unsupported, "identify controller").because(why);
         // 0 is a controller older than the field.
         if data[111] > 1 {
@@ -116,6 +118,7 @@ impl ControllerIdentity {
                 2 => Some(4),
                 _ => None,
             },
+            shadow_doorbells: u16_at(data, 256) >> 8 & 1 == 1,
             shutdown_micros: u32_at(data, 88),
         })
     }
@@ -170,7 +173,7 @@ pub struct NamespaceIdentity {
 impl NamespaceIdentity {
     /// What the data structure says about namespace `number`; `None` if there is no such
     /// namespace.
-    pub(in super::super) fn parse(data: &[u8; 4096], number: u32) -> Option<Self> {
+    pub(in crate::block) fn parse(data: &[u8; 4096], number: u32) -> Option<Self> {
         let blocks = u64_at(data, 0);
         if blocks == 0 {
             return None;
@@ -280,7 +283,7 @@ pub struct HealthLog {
 }
 
 impl HealthLog {
-    pub(super) fn parse(data: &[u8; 4096]) -> Self {
+    pub(in crate::block) fn parse(data: &[u8; 4096]) -> Self {
         let wide = |at: usize| u128::from_le_bytes(std::array::from_fn(|byte| data[at + byte]));
         Self {
             critical_warning: data[0],

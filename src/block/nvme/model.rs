@@ -124,7 +124,7 @@ impl Model {
         self.machine().options.noise = noise;
     }
 
-    /// Whether an interrupt with this vector came since the last call; spurious ones are among them.
+    /// Whether an interrupt with this vector came since the last call, a spurious one perhaps.
     pub fn take_interrupt(&self, vector: u16) -> bool {
         self.machine().interrupts.remove(&vector)
     }

@@ -149,11 +149,12 @@ impl Status {
         }
     }
 
-    /// The error of `operation` that ended so; `changes` says whether the operation changes
-    /// anything, so that its error has to say whether it may have.
+    /// The error of `operation` that ended so, with this status as its source. `changes` says
+    /// whether the operation changes anything: its error then says whether it may have.
     #[cold]
     pub fn error(self, operation: &'static str, changes: bool) -> Error {
         let error = Error::new(self.kind(), operation).because(format!("{self}{}", self.advice()));
+        let error = error.caused_by(self);
         if changes { error.outcome_is(self.outcome()) } else { error }
     }
 
@@ -183,6 +184,18 @@ impl fmt::Display for Status {
             if self.has_more() { ", more in the error log" } else { "" }
         )
     }
+}
+
+impl std::error::Error for Status {}
+
+/// The status of which `error` was made, if it was made of one.
+pub(super) fn status_of(error: &Error) -> Option<Status> {
+    std::error::Error::source(error)?.downcast_ref().copied()
+}
+
+/// Whether `error` is that of a compare-and-write that found other data.
+pub(super) fn is_miscompare(error: &Error) -> bool {
+    status_of(error).is_some_and(Status::is_compare_failure)
 }
 
 impl fmt::Debug for Status {

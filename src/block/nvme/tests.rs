@@ -1,5 +1,9 @@
 //! The driver against the modelled controller.
 
+mod canaries;
+mod cost;
 mod device;
 mod host;
+mod life;
 mod queues;
+mod schedules;

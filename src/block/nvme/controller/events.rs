@@ -11,13 +11,13 @@ use crate::rt::Instant;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// It has stopped and touches no memory any more: [`QueuePair::stop`](super::super::QueuePair::stop)
-    /// may report what was in flight.
+    /// It has stopped and touches no memory any more:
+    /// [`QueuePair::stop`](super::super::QueuePair::stop) may report what was in flight.
     Stopped,
     /// It takes requests. After a reset the I/O queues have to be created again.
     Ready,
-    /// It does not work; [`Controller::failure`] says why. What is in flight may still be written by
-    /// it: reset its function from outside before that memory is used again.
+    /// It does not work; [`Controller::failure`] says why. It may still write to the memory of what
+    /// is in flight: reset its function from outside before that memory is used again.
     Failed,
     /// It is gone; it touches no memory any more.
     Removed,

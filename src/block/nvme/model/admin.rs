@@ -74,6 +74,14 @@ impl Machine {
             }
             admin::ABORT => Ok(u32::from(!self.abort(number, last))),
             admin::GET_LOG_PAGE => self.log(entry),
+            admin::DOORBELL_BUFFER_CONFIG if self.options.shadow_doorbells => {
+                let buffers = [entry.pair(6), entry.pair(8)];
+                if !buffers.iter().all(|buffer| buffer.is_multiple_of(4096)) {
+                    return Err(INVALID_FIELD);
+                }
+                self.shadow = Some(buffers);
+                Ok(0)
+            }
             _ => Err(INVALID_OPCODE),
         }
     }
@@ -88,7 +96,7 @@ impl Machine {
         if last == 0 || last >= self.options.max_queue_entries {
             return Err(QUEUE_SIZE_INVALID);
         }
-        if base % 4096 != 0 || flags & 1 == 0 {
+        if !base.is_multiple_of(4096) || flags & 1 == 0 {
             return Err(INVALID_FIELD);
         }
         Ok(())
@@ -179,7 +187,7 @@ impl Machine {
             log_page::ERROR_INFORMATION => {}
             _ => return Err(LOG_PAGE_INVALID),
         }
-        self.to_host(entry, &data[..bytes]).map(|()| 0)
+        self.give_to_host(entry, &data[..bytes]).map(|()| 0)
     }
 
     /// Changes the size of a namespace and says so.
@@ -215,7 +223,7 @@ impl Machine {
             }
             _ => return Err(INVALID_FIELD),
         }
-        self.to_host(entry, &data).map(|()| 0)
+        self.give_to_host(entry, &data).map(|()| 0)
     }
 
     fn describe_controller(&self, data: &mut [u8]) {
@@ -231,6 +239,7 @@ impl Machine {
         data[80..84].copy_from_slice(&VERSION.to_le_bytes());
         data[92..96].copy_from_slice(&(1_u32 << 8).to_le_bytes());
         data[111] = 1;
+        data[257] = u8::from(self.options.shadow_doorbells);
         data[258] = 3;
         data[259] = u8::try_from(MAX_EVENT_REQUESTS - 1).unwrap_or(u8::MAX);
         data[512] = 0x66;

@@ -99,7 +99,7 @@ impl Machine {
             opcode::READ => {
                 let bytes = usize::try_from(count << shift).unwrap_or(usize::MAX);
                 let data = self.disks[disk].read(block, bytes).to_vec();
-                self.to_host(entry, &data)
+                self.give_to_host(entry, &data)
             }
             opcode::WRITE => self.write(entry, count),
             opcode::COMPARE => self.compare(entry),
@@ -183,7 +183,7 @@ impl Machine {
     }
 
     /// Copies `data` to the memory that `entry` names.
-    pub(super) fn to_host(&mut self, entry: &Entry, data: &[u8]) -> Result<(), Status> {
+    pub(super) fn give_to_host(&mut self, entry: &Entry, data: &[u8]) -> Result<(), Status> {
         let pieces = self.pieces(entry, data.len())?;
         let mut at = 0;
         for (address, len) in pieces {
@@ -228,7 +228,7 @@ impl Machine {
     fn physical_pages(&mut self, entry: &Entry, len: usize) -> Result<Pieces, Status> {
         let (first, second) = (entry.pair(6), entry.pair(8));
         let offset = first % PAGE;
-        if offset % 4 != 0 {
+        if !offset.is_multiple_of(4) {
             self.violation(format!("PRP1 {first:#x} is not aligned to 4 bytes"));
             return Err(PRP_OFFSET_INVALID);
         }
@@ -253,7 +253,7 @@ impl Machine {
             } else {
                 second
             };
-            if page % PAGE != 0 {
+            if !page.is_multiple_of(PAGE) {
                 self.violation(format!("a PRP entry {page:#x} is not a page"));
                 return Err(PRP_OFFSET_INVALID);
             }
@@ -291,7 +291,7 @@ impl Machine {
         };
         for (address, rest) in descriptors {
             let bytes = usize::try_from(rest & 0xffff_ffff).unwrap_or(usize::MAX);
-            let odd = self.options.sgl == 2 && (address % 4 != 0 || !bytes.is_multiple_of(4));
+            let odd = self.options.sgl == 2 && (!address.is_multiple_of(4) || !bytes.is_multiple_of(4));
             if rest >> 60 != 0 || odd {
                 self.violation("an SGL descriptor that the controller does not take");
                 return Err(SGL_INVALID);
