@@ -137,7 +137,7 @@ fn more_at_once_than_the_queue_is_long_wait_their_turn() {
                 assert!(*got == *bytes(BLOCK, number.into()), "operation {number} saw another's bytes");
             };
             join_all((0..AT_ONCE).map(write_and_read)).await;
-            assert_eq!(stats().max_queue_depth, AT_ONCE.into());
+            assert_eq!(stats().max_queue_depth, u64::from(AT_ONCE));
         });
     }
 }
