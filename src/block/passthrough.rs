@@ -18,6 +18,7 @@ use std::sync::Arc;
 
 use super::kernel::{Sysfs, is_read_only, os_error};
 use super::nvme::{ControllerIdentity, NamespaceIdentity};
+use super::pci::AdminCommands;
 use super::{Device, NamespaceInfo};
 use crate::error::{Error, ErrorKind, Result};
 use crate::kernel::{self, CommandRing};
@@ -33,7 +34,7 @@ const MAX_SLOTS: u16 = 256;
 const CAUTIOUS_SLOTS: u16 = 32;
 /// The largest transfer where sysfs does not say.
 const CAUTIOUS_TRANSFER_BYTES: u64 = 128 << 10;
-/// A page of the controller, as a power of two: what MDTS counts in, on every machine in use.
+/// A page of memory, as a power of two.
 const PAGE_SHIFT: u32 = 12;
 
 /// An NVMe namespace that the kernel's driver passes commands to, opened by `ng:/dev/ngXnY`.
@@ -72,13 +73,14 @@ impl PassthroughDevice {
         let name = format!("ng:{}", path.display());
         let Opened { device, block_device, nsid } = open::open(path, &name).await?;
         let asked = device.try_clone().map_err(|error| os_error(&error, "open", &name))?;
+        let admin = AdminCommands::of(File::from(asked), name.clone());
         // A controller may take long to answer.
-        let identified = rt::offload("identify", move || ioctl::identify(&asked, nsid)).await;
-        let (controller, namespace) = identified
-            .map_err(|error| Error::new(ErrorKind::Cancelled, "identify").because(error.to_string()))?
-            .map_err(|error| os_error(&error, "identify", &name))?;
-        let controller = ControllerIdentity::parse(&controller, PAGE_SHIFT, 0)?;
-        let Some(namespace) = NamespaceIdentity::parse(&namespace, nsid) else {
+        let identify = move || Ok((admin.identify_controller()?, admin.identify_namespace(nsid)?));
+        let identified: Result<_> = rt::offload("identify", identify)
+            .await
+            .map_err(|error| Error::new(ErrorKind::Cancelled, "identify").because(error.to_string()))?;
+        let (controller, namespace) = identified?;
+        let Some(namespace) = namespace else {
             return Err(Error::new(ErrorKind::NotFound, "open")
                 .at(name)
                 .because("the namespace is inactive: it has no blocks"));

@@ -81,8 +81,6 @@ pub(super) fn result(result: i32) -> Result<(), Box<Failure>> {
             let error = std::io::Error::from_raw_os_error(result.wrapping_neg());
             Failure {
                 code: error.raw_os_error(),
-                // The kernel had no room for it, or was interrupted before it was sent.
-                retry: matches!(error.raw_os_error(), Some(libc::EAGAIN | libc::EINTR)),
                 ..Failure::new(ErrorKind::Os, format!("the kernel's NVMe driver refused it: {error}"))
             }
         }

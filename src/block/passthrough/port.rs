@@ -5,16 +5,18 @@ use std::time::Duration;
 
 use super::super::queue::{Command, CommandKind, Failure, Port, Refused, Segment};
 use super::command::{self, Data, URING_IO, URING_IO_VECTORED};
-use crate::kernel::{CommandRing, DeviceCommand};
+use crate::kernel::{COMMAND_BYTES, CommandRing, DeviceCommand};
 use crate::rt::poller::Park;
 use crate::time::Instant;
 
-/// The most pieces of memory of one command.
-const MAX_PIECES: usize = 32;
+/// The most pieces of memory of one command: the pages of the longest.
+const MAX_PIECES: usize = 256;
 /// A page of the controller, in bytes. What is in several pieces ends, and goes on, at one.
 const PAGE_BYTES: usize = 4096;
 /// The alignment of memory that the driver does not copy, in bytes.
 const DWORD_BYTES: usize = 4;
+/// How often a command goes to the kernel again that was not sent to the controller.
+const MAX_TRIES: u16 = 1000;
 /// How long a core that ends waits for its commands: some seconds.
 const ROUNDS_AT_END: usize = 100;
 const ROUND: Duration = Duration::from_millis(50);
@@ -24,48 +26,89 @@ const POLLS_AT_END: usize = 1 << 20;
 /// See [the module](self).
 pub(super) struct PassthroughPort {
     ring: CommandRing,
-    /// What the commands of each slot point to. The kernel reads there while the slot is in use.
-    slots: Vec<SlotMemory>,
+    slots: Vec<SlotCommand>,
+    /// Slots whose commands go to the kernel again.
+    again: Vec<u16>,
     nsid: u32,
     block_shift: u32,
 }
 
-#[derive(Clone)]
-struct SlotMemory {
-    pieces: [libc::iovec; MAX_PIECES],
-    range: [u8; 16],
+/// The command of a slot.
+struct SlotCommand {
+    command: DeviceCommand,
+    /// Its memory is registered, and was used as such.
+    is_registered: bool,
+    tries: u16,
+    /// What the command may point to. The kernel reads there while the slot is in use.
+    pieces: Vec<libc::iovec>,
+    range: Box<[u8; 16]>,
 }
 
-impl SlotMemory {
-    const EMPTY: Self = Self {
-        pieces: [libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 }; MAX_PIECES],
-        range: [0; 16],
-    };
+impl SlotCommand {
+    fn empty() -> Self {
+        let command =
+            DeviceCommand { operation: URING_IO, command: [0; COMMAND_BYTES], memory: None, user_data: 0 };
+        Self { command, is_registered: false, tries: 0, pieces: Vec::new(), range: Box::default() }
+    }
 }
 
 impl PassthroughPort {
     pub(super) fn new(ring: CommandRing, slots: u16, nsid: u32, block_shift: u32) -> Self {
-        Self { ring, slots: vec![SlotMemory::EMPTY; usize::from(slots)], nsid, block_shift }
+        let slots = (0..slots).map(|_| SlotCommand::empty()).collect();
+        Self { ring, slots, again: Vec::new(), nsid, block_shift }
     }
 
     /// Where the memory of a command is, and whether that is a list.
     fn data(&mut self, slot: u16, command: &Command<'_>) -> (Data, bool) {
-        let memory = &mut self.slots[usize::from(slot)];
+        let SlotCommand { pieces, range, .. } = &mut self.slots[usize::from(slot)];
         let address = |pointer: *const u8| pointer.expose_provenance() as u64;
         match command.memory {
             [] if command.kind == CommandKind::Trim => {
-                memory.range = command::range(command, self.block_shift);
-                (Data { address: address(memory.range.as_ptr()), len: 16 }, false)
+                **range = command::range(command, self.block_shift);
+                (Data { address: address(range.as_ptr()), len: 16 }, false)
             }
             [] => (Data::default(), false),
             [only] => (Data { address: address(only.ptr.as_ptr()), len: count(only.len) }, false),
-            pieces => {
-                for (entry, piece) in memory.pieces.iter_mut().zip(pieces) {
-                    *entry = libc::iovec { iov_base: piece.ptr.as_ptr().cast(), iov_len: piece.len };
-                }
-                (Data { address: address(memory.pieces.as_ptr().cast()), len: count(pieces.len()) }, true)
+            memory => {
+                pieces.clear();
+                pieces.extend(
+                    memory
+                        .iter()
+                        .map(|piece| libc::iovec { iov_base: piece.ptr.as_ptr().cast(), iov_len: piece.len }),
+                );
+                (Data { address: address(pieces.as_ptr().cast()), len: count(pieces.len()) }, true)
             }
         }
+    }
+
+    /// Gives the command of a slot to the ring; whether there was room.
+    fn push(&mut self, slot: u16) -> bool {
+        let of_slot = &mut self.slots[usize::from(slot)];
+        of_slot.is_registered = self.ring.is_registered(of_slot.command.memory);
+        of_slot.tries += 1;
+        // SAFETY: the command points to memory that stays until the slot is done, as the caller of
+        // `submit` promised, or to the slot's own, which nobody changes until then.
+        unsafe { self.ring.push(&of_slot.command) }
+    }
+
+    /// Whether the command of a slot goes to the kernel again because of its `result`, which says
+    /// that it was not sent to the controller.
+    fn goes_again(&mut self, slot: u16, result: i32) -> bool {
+        let Some(of_slot) = self.slots.get(usize::from(slot)) else { return false };
+        let again = match result.wrapping_neg() {
+            // There was no room, or a signal.
+            libc::EAGAIN | libc::EINTR => true,
+            // Linux 6.1 takes registered memory only if what is registered is small.
+            libc::EINVAL if of_slot.is_registered => {
+                self.ring.use_no_registered_memory();
+                true
+            }
+            // The address is good. Linux 6.1 says this of commands that found the driver's queue
+            // full and went on in one of the kernel's threads.
+            libc::EFAULT => true,
+            _ => false,
+        };
+        again && of_slot.tries < MAX_TRIES
     }
 }
 
@@ -105,7 +148,9 @@ unsafe impl Port for PassthroughPort {
         let (data, is_list) = self.data(slot, command);
         let bytes = command::encode(command, self.nsid, self.block_shift, data);
         let bytes = bytes.ok_or_else(|| Refused::Failed(command::impossible()))?;
-        let command = DeviceCommand {
+        let of_slot = &mut self.slots[usize::from(slot)];
+        of_slot.tries = 0;
+        of_slot.command = DeviceCommand {
             operation: if is_list { URING_IO_VECTORED } else { URING_IO },
             command: bytes,
             memory: match command.memory {
@@ -114,12 +159,16 @@ unsafe impl Port for PassthroughPort {
             },
             user_data: slot.into(),
         };
-        // SAFETY: the command points to the caller's memory, which stays until the slot is done by
-        // the caller's promise, or to the slot's own, which nobody changes until then.
-        if unsafe { self.ring.push(&command) } { Ok(()) } else { Err(Refused::Full) }
+        if self.push(slot) { Ok(()) } else { Err(Refused::Full) }
     }
 
     fn kick(&mut self) {
+        while let Some(slot) = self.again.pop() {
+            if !self.push(slot) {
+                self.again.push(slot);
+                break;
+            }
+        }
         self.ring.hand_over();
     }
 
@@ -135,7 +184,12 @@ unsafe impl Port for PassthroughPort {
             && let Some((slot, result)) = self.ring.next()
         {
             events += 1;
-            done(u16::try_from(slot).unwrap_or(u16::MAX), command::result(result));
+            let slot = u16::try_from(slot).unwrap_or(u16::MAX);
+            if self.goes_again(slot, result) {
+                self.again.push(slot);
+            } else {
+                done(slot, command::result(result));
+            }
         }
         events
     }

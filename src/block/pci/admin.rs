@@ -86,6 +86,12 @@ impl AdminCommands {
         Ok(Self { file, name })
     }
 
+    /// The controller behind `file`, which is open on its character device or on that of one of its
+    /// namespaces; `name` is for messages.
+    pub(in crate::block) fn of(file: File, name: String) -> Self {
+        Self { file, name }
+    }
+
     /// The Identify Controller data structure.
     ///
     /// # Errors

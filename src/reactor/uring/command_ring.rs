@@ -38,6 +38,7 @@ pub(crate) struct CommandRing {
     ring: IoUring<squeue::Entry128, cqueue::Entry32>,
     /// After the ring, which may have it until then.
     arena: Option<RegisteredArena>,
+    uses_arena: bool,
     _device: OwnedFd,
     is_polled: bool,
     entries: u32,
@@ -63,7 +64,7 @@ impl CommandRing {
         // What cannot be registered is pinned for each command.
         let arena = if wants_arena { RegisteredArena::new(&ring, arena).ok() } else { None };
         let process = Process::current();
-        Ok(Self { ring, arena, _device: device, is_polled, entries, in_flight: 0, process })
+        Ok(Self { ring, arena, uses_arena: true, _device: device, is_polled, entries, in_flight: 0, process })
     }
 
     /// Queues a command if there is room.
@@ -76,7 +77,7 @@ impl CommandRing {
         if self.in_flight == self.entries {
             return false;
         }
-        let buffer = command.memory.and_then(|(address, len)| self.arena.as_ref()?.index_of(address, len));
+        let buffer = self.registered_index(command.memory);
         let entry = opcode::UringCmd80::new(DEVICE, command.operation)
             .cmd(command.command)
             .buf_index(buffer)
@@ -86,6 +87,22 @@ impl CommandRing {
         let pushed = unsafe { self.ring.submission().push(&entry) }.is_ok();
         self.in_flight += u32::from(pushed);
         pushed
+    }
+
+    /// Whether `memory` (address and length) is registered, so that it is not pinned each time.
+    pub(crate) fn is_registered(&self, memory: Option<(usize, usize)>) -> bool {
+        self.registered_index(memory).is_some()
+    }
+
+    fn registered_index(&self, memory: Option<(usize, usize)>) -> Option<u16> {
+        let (address, len) = memory.filter(|_| self.uses_arena)?;
+        self.arena.as_ref()?.index_of(address, len)
+    }
+
+    /// Pins memory for each command from now on, also what is registered.
+    pub(crate) fn use_no_registered_memory(&mut self) {
+        // It stays registered, and so the arena has to stay.
+        self.uses_arena = false;
     }
 
     /// How many commands the kernel has, or will have.
