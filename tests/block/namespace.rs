@@ -4,6 +4,7 @@ use crate::support::not_run;
 use crate::support::parts::PartsAll;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use boson::ErrorKind;
@@ -166,7 +167,9 @@ pub(crate) struct LoopDevice {
 impl LoopDevice {
     /// `None`, and says why, where loop devices cannot be made.
     pub(crate) fn new(size_bytes: u64) -> Option<Self> {
-        let directory = Directory::new("loop");
+        // Tests that run at the same time have images of their own.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let directory = Directory::new(&format!("loop-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let image = directory.file("image");
         let file = std::fs::File::create(&image).expect("an image");
         file.set_len(size_bytes).expect("a sparse image");
