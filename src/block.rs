@@ -9,6 +9,7 @@
 //! | `file:PATH`, `blk:/dev/NAME` | [`KernelDevice`] | the core's io_uring, or a thread where there is none |
 //! | `ng:/dev/ngXnY` | [`PassthroughDevice`] | NVMe commands to the kernel's driver, by an io_uring for each core |
 //! | `nvme:BDF/NSID` | [`NvmeDevice`](nvme::NvmeDevice) | boson's own NVMe driver, over VFIO |
+//! | `spdk:…` | `spdk::SpdkDevice` (feature `spdk`) | SPDK, polled by the core |
 //!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
 //! (`queue`): it divides what is too large, lets callers wait in order while the device is full,
@@ -23,17 +24,21 @@ mod kernel;
 mod memory;
 mod namespace;
 pub mod nvme;
+mod open;
 mod passthrough;
 pub mod pci;
 mod queue;
+#[cfg(feature = "spdk")]
+pub mod spdk;
 mod stats;
 pub mod vfio;
 
-pub use address::{NamespaceAddress, parse_size};
+pub use address::{NamespaceAddress, SpdkAddress, parse_size};
 pub use any::{AnyDevice, AnyNamespace};
 pub use device::Device;
 pub use kernel::{KernelDevice, KernelNamespace};
 pub use memory::{Fault, MemoryDevice, MemoryNamespace, MemoryOptions, TrimLeaves};
 pub use namespace::{Namespace, NamespaceInfo};
+pub use open::NamespaceConfig;
 pub use passthrough::{PassthroughDevice, PassthroughNamespace};
 pub use stats::{NamespaceStats, OperationStats, stats};

@@ -52,6 +52,8 @@ pub mod block;
 pub mod blocking;
 #[cfg(any(feature = "futures", feature = "hyper", feature = "tokio"))]
 pub mod compat;
+#[cfg(any(feature = "dpdk", feature = "spdk"))]
+pub mod eal;
 pub mod error;
 mod fork;
 mod kernel;

@@ -4,7 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layers from the bottom up; a module may use those of lower rank, and itself.
-const LAYERS: [(&str, u32); 20] = [
+const LAYERS: [(&str, u32); 21] = [
     ("error", 0),
     ("sys", 0),
     ("time", 0),
@@ -16,6 +16,7 @@ const LAYERS: [(&str, u32); 20] = [
     ("sync", 4),
     ("thread", 4),
     ("kernel", 5),
+    ("eal", 5),
     ("net", 6),
     ("block", 6),
     ("observe", 7),

@@ -1,13 +1,17 @@
 //! Addresses of namespaces, as the command line and configurations give them.
 
+mod spdk;
+
 use std::fmt;
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
 
+pub use spdk::SpdkAddress;
+
 /// Where a namespace is. Parsed from, and displayed as, `mem:SIZE`, `file:PATH?size=SIZE`,
-/// `blk:/dev/NAME`, `ng:/dev/ngXnY` or `nvme:BDF/NSID`.
+/// `blk:/dev/NAME`, `ng:/dev/ngXnY`, `nvme:BDF/NSID`, or `spdk:` and what [`SpdkAddress`] lists.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum NamespaceAddress {
@@ -40,10 +44,17 @@ pub enum NamespaceAddress {
         /// The namespace's number.
         namespace: u32,
     },
+    /// A device of SPDK.
+    Spdk(SpdkAddress),
 }
 
 /// What a refusal recommends.
-const FORMS: &str = "mem:SIZE, file:PATH, blk:/dev/NAME, ng:/dev/ng0n1 or nvme:BDF/NSID";
+const FORMS: &str = if HAS_SPDK {
+    "mem:SIZE, file:PATH, blk:/dev/NAME, ng:/dev/ng0n1, nvme:BDF/NSID or spdk:pcie/BDF/NSID"
+} else {
+    "mem:SIZE, file:PATH, blk:/dev/NAME, ng:/dev/ng0n1 or nvme:BDF/NSID"
+};
+const HAS_SPDK: bool = cfg!(feature = "spdk");
 
 fn invalid(address: &str, detail: impl Into<String>) -> Error {
     Error::new(ErrorKind::InvalidInput, "parse namespace address")
@@ -57,7 +68,7 @@ impl FromStr for NamespaceAddress {
     /// # Errors
     ///
     /// [`InvalidInput`](ErrorKind::InvalidInput) for what does not parse and
-    /// [`Unsupported`](ErrorKind::Unsupported) for `spdk:`, which no version has yet, each with one
+    /// [`Unsupported`](ErrorKind::Unsupported) for `spdk:` in a build without it, each with one
     /// sentence that says what to write instead.
     fn from_str(address: &str) -> Result<Self> {
         let Some((scheme, rest)) = address.split_once(':') else {
@@ -80,11 +91,14 @@ impl FromStr for NamespaceAddress {
                 address,
                 "after ng: comes the path of an NVMe namespace's generic device such as /dev/ng0n1",
             )),
-            "spdk" => Err(Error::new(ErrorKind::Unsupported, "parse namespace address")
-                .at(format!("`{address}`"))
-                .because(format!(
-                    "{scheme}: does not exist in this version; write blk:/dev/NAME for a raw device"
-                ))),
+            "spdk" => {
+                let spdk = SpdkAddress::parse(rest).map_err(|why| invalid(address, why))?;
+                if HAS_SPDK {
+                    Ok(Self::Spdk(spdk))
+                } else {
+                    Err(spdk_is_not_built_in().at(format!("`{address}`")))
+                }
+            }
             _ => Err(invalid(address, format!("there is no namespace of kind {scheme}:; write {FORMS}"))),
         }
     }
@@ -111,6 +125,14 @@ fn is_pci_address(text: &str) -> bool {
     matches!(parts[..], [domain, bus, device, function]
         if digits(domain, 4) && digits(bus, 2) && digits(device, 2) && digits(function, 1))
         && text.bytes().filter(|&byte| byte == b':').count() == 2
+}
+
+/// The one refusal of `spdk:` in a build without it.
+pub(super) fn spdk_is_not_built_in() -> Error {
+    Error::new(ErrorKind::Unsupported, "open namespace").because(
+        "SPDK is not built in: docs/spdk.md says how to get it, then build with --features spdk; or write \
+         blk:/dev/NAME for a raw device",
+    )
 }
 
 fn parse_file(address: &str, rest: &str) -> Result<NamespaceAddress> {
@@ -158,6 +180,7 @@ impl fmt::Display for NamespaceAddress {
             Self::Block { path } => write!(f, "blk:{}", path.display()),
             Self::Nvme { controller, namespace } => write!(f, "nvme:{controller}/{namespace}"),
             Self::NvmeGeneric { path } => write!(f, "ng:{}", path.display()),
+            Self::Spdk(spdk) => spdk.fmt(f),
         }
     }
 }
@@ -198,12 +221,12 @@ mod tests {
             ("file:x?direct=1", "`direct=1` is no option"),
             ("blk:sda", "the path of a block device"),
             ("ng:nvme0", "generic device such as /dev/ng0n1"),
-            ("spdk:pcie/0000:04:00.0/1", "does not exist in this version"),
             ("nvme:0000:04:00.0", "the number of a namespace"),
             ("nvme:0000:04:00.0/0", "the number of a namespace"),
             ("nvme:04:00.0/1", "the PCI address of a controller"),
             ("nvme:0000.04.00:0/1", "the PCI address of a controller"),
             ("nvme:0000:04:00.0/1/2", "the number of a namespace"),
+            ("spdk:pcie/x/1", "no PCI address"),
             ("disk:/dev/sda", "no namespace of kind disk:"),
         ] {
             let error = text.parse::<NamespaceAddress>().expect_err(text).to_string();
@@ -212,7 +235,7 @@ mod tests {
     }
     #[test]
     fn no_refusal_recommends_an_address_that_is_refused() {
-        for text in ["boson.data", "disk:/dev/sda", "spdk:pcie/0000:04:00.0/1"] {
+        for text in ["boson.data", "disk:/dev/sda"] {
             let refusal = text.parse::<NamespaceAddress>().expect_err(text).to_string();
             let (_, advice) = refusal.split_once("; write ").expect("it says what to write");
             let advice = advice.replace("SIZE", "1G").replace("BDF/NSID", "0000:04:00.0/1");

@@ -1,9 +1,11 @@
 //! Whichever kind of namespace an address names.
 
 use super::nvme::{NvmeDevice, NvmeNamespace};
+#[cfg(feature = "spdk")]
+use super::spdk::{SpdkDevice, SpdkNamespace};
 use super::{
     Device, KernelDevice, KernelNamespace, MemoryDevice, MemoryNamespace, MemoryOptions, Namespace,
-    NamespaceAddress, NamespaceInfo, PassthroughDevice, PassthroughNamespace,
+    NamespaceAddress, NamespaceConfig, NamespaceInfo, PassthroughDevice, PassthroughNamespace,
 };
 use crate::error::{BufError, BufResult, Result};
 use crate::mem::DmaBuf;
@@ -20,20 +22,36 @@ pub enum AnyDevice {
     Passthrough(PassthroughDevice),
     /// `nvme:`
     Nvme(NvmeDevice),
+    /// `spdk:`
+    #[cfg(feature = "spdk")]
+    Spdk(SpdkDevice),
 }
 
 impl AnyDevice {
-    /// Opens what `address` names, for every core of this process.
+    /// Opens what `address` names, for every core of this process, with the default configuration.
     ///
     /// # Errors
     ///
-    /// As for [`MemoryDevice::open`], [`KernelDevice::open_file`], [`KernelDevice::open_block_device`],
-    /// [`PassthroughDevice::open`] and [`NvmeDevice::open`].
+    /// As for [`AnyDevice::open_with`].
     ///
     /// # Panics
     ///
     /// Outside a core.
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
+        Self::open_with(address, &NamespaceConfig::default()).await
+    }
+
+    /// Opens what `address` names, for every core of this process.
+    ///
+    /// # Errors
+    ///
+    /// As for [`MemoryDevice::open`], [`KernelDevice::open_file`], [`KernelDevice::open_block_device`],
+    /// [`PassthroughDevice::open`], [`NvmeDevice::open`] and `spdk::SpdkDevice::open`.
+    ///
+    /// # Panics
+    ///
+    /// Outside a core.
+    pub async fn open_with(address: &NamespaceAddress, config: &NamespaceConfig) -> Result<Self> {
         match address {
             NamespaceAddress::Memory { size_bytes } => {
                 MemoryDevice::open(address.to_string(), MemoryOptions::new(*size_bytes)).map(Self::Memory)
@@ -48,6 +66,14 @@ impl AnyDevice {
             NamespaceAddress::Nvme { controller, namespace } => {
                 NvmeDevice::open(controller, *namespace).await.map(Self::Nvme)
             }
+            #[cfg(feature = "spdk")]
+            NamespaceAddress::Spdk(spdk) => SpdkDevice::open(spdk, config).await.map(Self::Spdk),
+            #[cfg(not(feature = "spdk"))]
+            NamespaceAddress::Spdk(spdk) => {
+                // It configures SPDK alone.
+                let _ = config;
+                Err(super::address::spdk_is_not_built_in().at(spdk.to_string()))
+            }
         }
     }
 }
@@ -61,6 +87,8 @@ impl Device for AnyDevice {
             Self::Kernel(device) => device.info(),
             Self::Passthrough(device) => device.info(),
             Self::Nvme(device) => device.info(),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(device) => device.info(),
         }
     }
 
@@ -70,6 +98,8 @@ impl Device for AnyDevice {
             Self::Kernel(device) => device.attach().await.map(AnyNamespace::Kernel),
             Self::Passthrough(device) => device.attach().await.map(AnyNamespace::Passthrough),
             Self::Nvme(device) => device.attach().await.map(AnyNamespace::Nvme),
+            #[cfg(feature = "spdk")]
+            Self::Spdk(device) => device.attach().await.map(AnyNamespace::Spdk),
         }
     }
 }
@@ -86,16 +116,28 @@ pub enum AnyNamespace {
     Passthrough(PassthroughNamespace),
     /// `nvme:`
     Nvme(NvmeNamespace),
+    /// `spdk:`
+    #[cfg(feature = "spdk")]
+    Spdk(SpdkNamespace),
 }
 
 impl AnyNamespace {
-    /// Opens what `address` names for this core alone.
+    /// Opens what `address` names and attaches the current core to it: for programs of one core.
     ///
     /// # Errors
     ///
-    /// As for [`AnyDevice::open`] and [`Device::attach`].
+    /// As for [`AnyDevice::open_with`] and [`Device::attach`].
     pub async fn open(address: &NamespaceAddress) -> Result<Self> {
-        AnyDevice::open(address).await?.attach().await
+        Self::open_with(address, &NamespaceConfig::default()).await
+    }
+
+    /// The same with a configuration.
+    ///
+    /// # Errors
+    ///
+    /// As for [`AnyNamespace::open`].
+    pub async fn open_with(address: &NamespaceAddress, config: &NamespaceConfig) -> Result<Self> {
+        AnyDevice::open_with(address, config).await?.attach().await
     }
 }
 
@@ -107,6 +149,8 @@ macro_rules! each {
             Self::Kernel($namespace) => $call,
             Self::Passthrough($namespace) => $call,
             Self::Nvme($namespace) => $call,
+            #[cfg(feature = "spdk")]
+            Self::Spdk($namespace) => $call,
         }
     };
 }

@@ -5,6 +5,7 @@
 mod support;
 
 mod device;
+mod nvme;
 mod passthrough;
 mod polled;
 mod vfio;

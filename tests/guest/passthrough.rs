@@ -18,6 +18,7 @@ use boson::rt::reactor::{ReactorChoice, RegisterArena, RingFeature, RingFeatures
 use boson::rt::{self, Core, CoreConfig, CoreThread, Shutdown};
 
 use super::{PATIENCE, core, device, run, run_with};
+use crate::support::conformance::{self, Hooks};
 use crate::support::parts::PartsAll;
 
 /// More than the driver's queues are long.
@@ -92,6 +93,17 @@ fn what_is_written_by_commands_is_on_the_device() {
 
 #[test]
 #[ignore = "takes an NVMe device: scripts/guest"]
+fn a_namespace_conforms_over_either_ring() {
+    for features in rings() {
+        core(features).block_on(async {
+            let open = async || PassthroughDevice::open(&generic()).await.expect("open");
+            conformance::all("ng:", open, Hooks::new().reopens().on_cores().operations(200)).await;
+        });
+    }
+}
+
+#[test]
+#[ignore = "takes an NVMe device: scripts/guest"]
 fn the_namespace_is_what_the_controller_says() {
     let (info, by_block_layer) = run(async {
         let device = PassthroughDevice::open(&generic()).await.expect("open");
@@ -134,7 +146,7 @@ fn more_at_once_than_the_queue_is_long_wait_their_turn() {
             for task in tasks {
                 task.await.expect("no panic");
             }
-            assert_eq!(stats().max_queue_depth, AT_ONCE.into());
+            assert_eq!(stats().max_queue_depth, u64::from(AT_ONCE));
         });
     }
 }

@@ -375,7 +375,7 @@ fn the_version_says_what_was_built() {
     let output = Command::new(env!("CARGO_BIN_EXE_boson")).arg("--version").output().expect("it runs");
     let text = String::from_utf8(output.stdout).expect("text");
     assert!(text.starts_with(concat!("boson ", env!("CARGO_PKG_VERSION"), "\n")), "{text}");
-    let dpdk = if cfg!(feature = "dpdk") { "for DPDK " } else { "without DPDK" };
+    let dpdk = if cfg!(any(feature = "dpdk", feature = "spdk")) { "for DPDK " } else { "without DPDK" };
     assert!(text.contains(dpdk) && text.contains("features: ") && text.contains(" cli"), "{text}");
 }
 

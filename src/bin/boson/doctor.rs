@@ -80,8 +80,7 @@ pub(crate) fn run(options: &DoctorOptions) -> boson::Result<()> {
         Finding::usable("mem:", "a namespace in memory needs nothing"),
         file(),
         block_devices(),
-        not_built("ng:", "NVMe passthrough"),
-        not_built("spdk:", "SPDK"),
+        spdk(),
     ]);
     findings.extend(vfio::findings(&SystemRoot::default(), may_read_and_write));
     let text = if options.json { as_json(&findings) } else { as_table(&findings) };
@@ -229,6 +228,27 @@ fn dpdk() -> Finding {
         "dpdk:",
         "not built in",
         "apt-get install libdpdk-dev libclang-dev pkg-config && cargo build --release --features dpdk",
+    )
+}
+
+#[cfg(feature = "spdk")]
+fn spdk() -> Finding {
+    let version = boson::block::spdk::version();
+    let vfio = Path::new("/dev/vfio/vfio").exists();
+    let controllers = if vfio {
+        "controllers through VFIO, NVMe over TCP and SPDK's block devices"
+    } else {
+        "NVMe over TCP and SPDK's block devices; no controllers: VFIO is absent"
+    };
+    Finding::usable("spdk:", format!("{version}; {controllers}"))
+}
+
+#[cfg(not(feature = "spdk"))]
+fn spdk() -> Finding {
+    Finding::unusable(
+        "spdk:",
+        "not built in",
+        "build SPDK as docs/spdk.md says, then cargo build --release --features spdk",
     )
 }
 

@@ -40,6 +40,7 @@ struct Cli {
 }
 
 #[derive(Debug, Subcommand)]
+#[expect(clippy::large_enum_variant, reason = "there is one, for as long as the process lives")]
 enum Command {
     /// Serve keys and values by the Redis protocol.
     Serve(serve::ServeOptions),

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
+use boson::block::{AnyNamespace, Namespace, NamespaceAddress, NamespaceConfig};
 use boson::net::{Net, RemoteStream, TcpListener};
 use boson::redis::{self, Config, Limits, Server};
 use boson::rt::signal::Signals;
@@ -35,9 +35,13 @@ pub(crate) struct ServeOptions {
     #[command(flatten)]
     server: ServerOptions,
     /// The namespace of the store: `file:PATH`, `file:PATH?size=64G`, `blk:/dev/NAME` or
-    /// `mem:SIZE`.
+    /// `mem:SIZE`; with SPDK built in `spdk:pcie/BDF/NSID`, `spdk:tcp/IP:PORT/NQN/NSID` or
+    /// `spdk:bdev/NAME`.
     #[arg(long, value_name = "URL", default_value = "file:boson.data")]
     store: Spelled<NamespaceAddress>,
+    /// SPDK's configuration (its JSON), which makes the devices of `spdk:bdev/NAME`.
+    #[arg(long, value_name = "FILE")]
+    spdk_config: Option<PathBuf>,
     /// When a write is acknowledged: `none`, `interval:MS` (what is older than that survives a
     /// crash) or `sync`.
     #[arg(long, value_name = "WHEN", default_value = "interval:1000")]
@@ -51,6 +55,16 @@ pub(crate) struct ServeOptions {
     /// Make a new store even if the namespace holds something else. What it held is lost.
     #[arg(long)]
     format: bool,
+}
+
+impl ServeOptions {
+    fn namespace_config(&self) -> NamespaceConfig {
+        let config = NamespaceConfig::default().eal_arguments(self.server.eal.clone().unwrap_or_default());
+        match &self.spdk_config {
+            Some(path) => config.spdk_config(path),
+            None => config,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -112,6 +126,7 @@ async fn serve(
     further: Vec<CoreConfig>,
     password: Option<Vec<u8>>,
 ) -> Result<()> {
+    start::share_eal(&options.server, &options.store.value, &options.namespace_config())?;
     let net = start::open_net(&options.server)?;
     let listen = options.server.listen_or(SocketAddr::from(([127, 0, 0, 1], 6380)));
     // Listening comes before opening the store: a second server must not wait for recovery to learn
@@ -199,7 +214,7 @@ async fn serve(
 }
 
 async fn open_store(options: &ServeOptions) -> Result<ServeDb> {
-    let namespace = AnyNamespace::open(&options.store.value).await?;
+    let namespace = AnyNamespace::open_with(&options.store.value, &options.namespace_config()).await?;
     let store = Options::default().format(options.format).durability(options.durability.value.0);
     let size_bytes = namespace.size_bytes();
     let opening = Db::open_on(RtEnv, namespace, store);

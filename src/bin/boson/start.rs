@@ -4,6 +4,9 @@ use std::io::Write;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use boson::block::{NamespaceAddress, NamespaceConfig};
+#[cfg(all(feature = "dpdk", feature = "spdk"))]
+use boson::eal::{Eal, EalConfig};
 use boson::net::address::NetAddress;
 use boson::net::{Net, NetConfig, TcpListener};
 use boson::rt::signal::{Signal, Signals};
@@ -57,6 +60,31 @@ pub(crate) fn describe_cores(cores: Option<&CoreList>) -> String {
         None => "1 (not pinned)".to_owned(),
         Some(list) => list.0.iter().map(ToString::to_string).collect::<Vec<_>>().join(","),
     }
+}
+
+/// Starts DPDK's environment with what the network and the store both need of it, if both do: it starts
+/// once per process.
+#[cfg(all(feature = "dpdk", feature = "spdk"))]
+pub(crate) fn share_eal(
+    options: &ServerOptions,
+    store: &NamespaceAddress,
+    config: &NamespaceConfig,
+) -> Result<()> {
+    if let (NetAddress::Dpdk(net), NamespaceAddress::Spdk(store)) = (&options.net.value, store) {
+        let both = EalConfig::for_device(&net.device)?.and(&boson::block::spdk::eal_config(store, config));
+        Eal::init(&both)?;
+    }
+    Ok(())
+}
+
+/// Only a build with both shares anything.
+#[cfg(not(all(feature = "dpdk", feature = "spdk")))]
+pub(crate) fn share_eal(
+    _options: &ServerOptions,
+    _store: &NamespaceAddress,
+    _config: &NamespaceConfig,
+) -> Result<()> {
+    Ok(())
 }
 
 /// Opens the network that the options name, on the current core.

@@ -18,7 +18,9 @@ use super::super::queue::{Command, CommandKind, Failure, Port, Refused};
 use super::bus::Bus;
 use super::control::{Control, ControlState};
 use super::controller::{Phase, Request, ResetCause, Ticket};
-use super::queue_pair::{Fate, Operation, QueuePair, Refusal, Segment, Transfer, default_fate};
+use super::io::{Fate, Operation, Refusal, Segment, Transfer, default_fate};
+use super::queue_pair::QueuePair;
+use super::status::is_miscompare;
 use crate::error::{Error, Outcome};
 use crate::rt::Instant;
 use crate::rt::poller::Park;
@@ -60,8 +62,6 @@ pub(super) struct NvmePort<B: Bus> {
     next_look: Instant,
     memory: Vec<Segment>,
     expected: Vec<Segment>,
-    /// Commands that failed and are not reported yet.
-    failed: Vec<(u16, Error)>,
     /// The core's arena, which the controller reaches until this is dropped.
     _reached: Box<dyn Any>,
 }
@@ -90,7 +90,6 @@ impl<B: Bus> NvmePort<B> {
             next_look: now,
             memory: Vec::new(),
             expected: Vec::new(),
-            failed: Vec::new(),
             _reached: reached,
         }
     }
@@ -118,6 +117,7 @@ impl<B: Bus> NvmePort<B> {
         match self.link {
             Link::Stopped if phase == Phase::Ready => {
                 self.stops = state.stops;
+                self.pair.mirror(state.controller.capabilities(), state.controller.shadow_doorbells());
                 let request = Request::CreateQueues(self.pair.spec());
                 if let Ok(ticket) = state.controller.request(request, self.now) {
                     self.link = Link::Creating(ticket);
@@ -246,13 +246,10 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     ) -> usize {
         self.now = now;
         self.control.bus().turn();
-        let (issued, failed) = (&mut self.issued, &mut self.failed);
+        let issued = &mut self.issued;
         let mut events = self.pair.poll(budget, &mut |slot, result| {
             issued[usize::from(slot)].is_out = false;
-            match result {
-                Ok(()) => done(slot, Ok(())),
-                Err(error) => failed.push((slot, error)),
-            }
+            done(slot, result.map_err(failure));
         });
         if now >= self.next_look {
             let mut ended = Vec::new();
@@ -260,15 +257,8 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
             events += ended.len();
             for (slot, result) in ended {
                 self.issued[usize::from(slot)].is_out = false;
-                match result {
-                    Ok(()) => done(slot, Ok(())),
-                    Err(error) => self.failed.push((slot, error)),
-                }
+                done(slot, result.map_err(failure));
             }
-        }
-        for (slot, error) in self.failed.drain(..) {
-            let miscompare = self.pair.status(slot).is_compare_failure();
-            done(slot, Err(Box::new(Failure { miscompare, ..Failure::of(&error) })));
         }
         events
     }
@@ -308,6 +298,11 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
         }
         clean
     }
+}
+
+#[cold]
+fn failure(error: Error) -> Box<Failure> {
+    Box::new(Failure { miscompare: is_miscompare(&error), ..Failure::of(&error) })
 }
 
 const fn operation(kind: CommandKind) -> Operation {

@@ -44,13 +44,10 @@
 mod attach;
 mod config;
 mod devargs;
-mod eal;
-mod idle;
-mod log;
 mod pool;
 mod port;
 
+pub use crate::eal::{EAL_MEMORY_MIB, Eal, EalConfig};
 pub use config::PortConfig;
-pub use eal::{EAL_MEMORY_MIB, Eal, EalConfig};
 pub use pool::MAX_MBUFS;
 pub use port::DpdkPort;

@@ -9,9 +9,9 @@ use boson_dpdk_sys as sys;
 
 use super::config::PortConfig;
 use super::devargs::Devargs;
-use super::eal::{Eal, strerror};
-use super::log;
 use super::pool::{Pool, PoolSize};
+use crate::eal::log;
+use crate::eal::{Eal, strerror};
 use crate::error::{Error, ErrorKind, Result};
 
 /// The names of the ports that this process has open.

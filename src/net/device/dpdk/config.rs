@@ -1,5 +1,9 @@
 //! How a port is set up.
 
+use super::devargs::Devargs;
+use crate::eal::EalConfig;
+use crate::error::Result;
+
 /// How many frames go to or come from the driver in one call.
 pub(super) const BURST: usize = 64;
 pub(super) const BURST_U16: u16 = 64;
@@ -66,5 +70,17 @@ impl PortConfig {
     pub fn mbufs(mut self, mbufs: u32) -> Self {
         self.mbufs = mbufs;
         self
+    }
+}
+
+impl EalConfig {
+    /// What a process that opens the one device `devargs` needs.
+    ///
+    /// # Errors
+    ///
+    /// [`ErrorKind::InvalidInput`] if `devargs` is not a device in DPDK's notation.
+    pub fn for_device(devargs: &str) -> Result<Self> {
+        let is_pci = Devargs::parse(devargs)?.is_pci();
+        Ok(Self::default().pci_devices(is_pci.then(|| devargs.to_owned())))
     }
 }

@@ -3,6 +3,7 @@
 use std::ffi::CString;
 use std::fs;
 
+use crate::eal::pci_address;
 use crate::error::{Error, ErrorKind, Result};
 
 /// `RTE_DEV_NAME_MAX_LEN`, of which one byte is the terminator.
@@ -122,21 +123,6 @@ impl Devargs {
         }
         self.text.split(',').find_map(|argument| argument.strip_prefix("iface="))
     }
-}
-
-/// `[DDDD:]BB:DD.F` with the domain written out, if `name` is a PCI address.
-fn pci_address(name: &str) -> Option<String> {
-    let is_hex =
-        |text: &str, digits| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let (rest, function) = name.rsplit_once('.')?;
-    let mut parts = rest.rsplit(':');
-    let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
-    let is_address = parts.next().is_none()
-        && matches!(function.as_bytes(), [b'0'..=b'7'])
-        && is_hex(device, 2)
-        && is_hex(bus, 2)
-        && is_hex(domain, 4);
-    is_address.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
 }
 
 /// The line `CapEff` of `/proc/PID/status`.

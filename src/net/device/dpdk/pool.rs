@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use boson_dpdk_sys as sys;
 
 use super::config::{BURST_U16, ETHERNET_HEADER_BYTES};
-use super::eal::{Eal, strerror};
+use crate::eal::{Eal, strerror};
 use crate::error::{Error, ErrorKind, Result};
 
 /// What each thread keeps of a pool for itself, at most one and a half times.

@@ -15,14 +15,14 @@ const INFO: u32 = 7;
 const MAX_REASON_BYTES: usize = 1_024;
 
 /// Between the errors of one call.
-pub(super) const SEPARATOR: &str = "; ";
+pub(crate) const SEPARATOR: &str = "; ";
 
 /// The errors logged during the running [`capture`]; `None` outside of one.
 static REASON: Mutex<Option<String>> = Mutex::new(None);
 
 /// Sends DPDK's log to [`sink`], from its next message on. Without memory for the stream the log
 /// stays on stderr.
-pub(super) fn redirect() {
+pub(crate) fn redirect() {
     // SAFETY: `sink` has the signature that the shim calls, and is a function, so it is valid as
     // long as the stream is.
     let stream = unsafe { sys::boson_dpdk_log_stream(Some(sink)) };
@@ -38,7 +38,7 @@ pub(super) fn redirect() {
 /// Runs `call` and returns, beside its result, the errors that DPDK logged meanwhile, joined by
 /// [`SEPARATOR`]. The caller holds the lock of the EAL's control plane, so that no other call's
 /// errors are among them.
-pub(super) fn capture<T>(call: impl FnOnce() -> T) -> (T, String) {
+pub(crate) fn capture<T>(call: impl FnOnce() -> T) -> (T, String) {
     let swap = |new| std::mem::replace(&mut *REASON.lock().unwrap_or_else(PoisonError::into_inner), new);
     swap(Some(String::new()));
     let result = call();

@@ -22,24 +22,24 @@ const NAPS_PER_LENGTH: u32 = 128;
 ///
 /// It counts turns, not time, because a turn without work is short and a device reads no clock.
 #[derive(Debug)]
-pub(super) struct Idle {
+pub(crate) struct Idle {
     empty_turns: u32,
     naps: u32,
     nap: Duration,
 }
 
 impl Idle {
-    pub(super) fn new() -> Self {
+    pub(crate) fn new() -> Self {
         Self { empty_turns: 0, naps: 0, nap: SHORTEST_NAP }
     }
 
     /// Frames came or went: stay awake.
-    pub(super) fn busy(&mut self) {
+    pub(crate) fn busy(&mut self) {
         *self = Self::new();
     }
 
     /// One more turn without a frame.
-    pub(super) fn park(&mut self) -> Park {
+    pub(crate) fn park(&mut self) -> Park {
         if self.empty_turns < SPIN_TURNS {
             self.empty_turns += 1;
             return Park::Spin;

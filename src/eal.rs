@@ -1,4 +1,11 @@
-//! The environment abstraction layer: DPDK's memory, devices and threads, started once per process.
+//! DPDK's environment abstraction layer: its memory, devices and threads, started once per process.
+//!
+//! DPDK's ports ([`net::device`](crate::net::device)) and SPDK's devices ([`block`](crate::block)) share
+//! it. A program that uses both starts it with the PCI devices of both: [`Eal::init`] then serves
+//! each. Without that, whoever comes first starts it for its own devices.
+
+pub(crate) mod idle;
+pub(crate) mod log;
 
 use std::cell::OnceCell;
 use std::ffi::{CStr, CString, c_char, c_int};
@@ -8,8 +15,6 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use boson_dpdk_sys as sys;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
-use super::devargs::Devargs;
-use super::log;
 use crate::error::{Error, ErrorKind, Result};
 
 /// How much memory the EAL needs for a port and its buffers, in MiB: with less of it free in
@@ -25,25 +30,45 @@ const NORMAL_MEMORY_MIB: u64 = 256;
 pub struct EalConfig {
     pci_devices: Vec<String>,
     arguments: String,
+    memory_mib: u64,
 }
 
 impl EalConfig {
-    /// What a process that opens the one device `devargs` needs.
-    ///
-    /// # Errors
-    ///
-    /// [`ErrorKind::InvalidInput`] if `devargs` is not a device in DPDK's notation.
-    pub fn for_device(devargs: &str) -> Result<Self> {
-        let is_pci = Devargs::parse(devargs)?.is_pci();
-        Ok(Self::default().pci_devices(is_pci.then(|| devargs.to_owned())))
-    }
-
     /// Sets the PCI devices that this process is going to open (`0000:03:00.0`, arguments after a
     /// comma). DPDK takes no other card, and without any it does not look at the PCI bus.
     #[must_use]
     pub fn pci_devices(mut self, devices: impl IntoIterator<Item = String>) -> Self {
         self.pci_devices = devices.into_iter().collect();
         self
+    }
+
+    /// Sets how much memory is needed, in MiB, if it is more than [`EAL_MEMORY_MIB`].
+    #[must_use]
+    pub fn memory_mib(mut self, mib: u64) -> Self {
+        self.memory_mib = mib;
+        self
+    }
+
+    /// What a process needs that also needs `other`: the devices of both, the larger memory, and the
+    /// arguments of whichever has some.
+    #[must_use]
+    pub fn and(mut self, other: &Self) -> Self {
+        for device in &other.pci_devices {
+            if !self.pci_devices.contains(device) {
+                self.pci_devices.push(device.clone());
+            }
+        }
+        self.memory_mib = self.memory_mib.max(other.memory_mib);
+        if self.arguments.is_empty() {
+            self.arguments.clone_from(&other.arguments);
+        }
+        self
+    }
+
+    /// Whether DPDK, started with this, can do what `wanted` asks for.
+    fn suffices_for(&self, wanted: &Self) -> bool {
+        (wanted.arguments.is_empty() || wanted.arguments == self.arguments)
+            && wanted.pci_devices.iter().all(|device| self.pci_devices.contains(device))
     }
 
     /// Sets EAL arguments of the user, separated by white space (`-m 512 --no-huge`). They win over
@@ -59,6 +84,7 @@ impl EalConfig {
 #[derive(Clone, Copy, Debug)]
 pub struct Eal {
     uses_hugepages: bool,
+    memory_is_fixed: bool,
 }
 
 /// What became of the process's only start.
@@ -73,7 +99,8 @@ enum EalStart {
 static CONTROL: Mutex<EalStart> = Mutex::new(EalStart::NotStarted);
 
 impl Eal {
-    /// Starts DPDK, or returns the DPDK that runs already if `config` is the same.
+    /// Starts DPDK, or returns the DPDK that runs already if it was started
+    /// with the same arguments (or `config` has none) and with all the PCI devices of `config`.
     ///
     /// The calling thread becomes DPDK's main thread; its CPU affinity stays what it was. DPDK's
     /// log goes to `tracing`, target `dpdk`, from level warning up (`--log-level` in the arguments
@@ -82,13 +109,14 @@ impl Eal {
     /// # Errors
     ///
     /// - [`ErrorKind::InvalidInput`]: an argument that DPDK does not know, or `--help`.
-    /// - [`ErrorKind::InUse`]: DPDK runs already with another configuration.
+    /// - [`ErrorKind::InUse`]: DPDK runs already, with other arguments or without a device of
+    ///   `config`.
     /// - [`ErrorKind::Unsupported`]: DPDK refused to start, now or earlier; a process cannot try
     ///   twice.
     pub fn init(config: &EalConfig) -> Result<Self> {
         let mut state = lock();
         match &*state {
-            EalStart::Running(running, eal) if running == config => return Ok(*eal),
+            EalStart::Running(running, eal) if running.suffices_for(config) => return Ok(*eal),
             EalStart::Running(running, _) => {
                 return Err(Error::new(ErrorKind::InUse, "start DPDK").because(format!(
                     "it runs already, with other settings ({running:?}); a process has one DPDK"
@@ -109,11 +137,15 @@ impl Eal {
             free_hugepages_mib: free_hugepages_mib(),
         };
         let (arguments, uses_hugepages) = start.arguments()?;
+        let memory_is_fixed =
+            arguments.iter().any(|argument| argument == "--legacy-mem" || argument == "--no-huge");
         if !uses_hugepages {
             tracing::warn!(
-                "DPDK runs on normal pages: {} MiB of hugepages are free, {EAL_MEMORY_MIB} are needed \
-                 (as root: sysctl vm.nr_hugepages=128); virtual devices work, network cards do not",
-                start.free_hugepages_mib
+                "DPDK runs on normal pages: {} MiB of hugepages are free, {} are needed (as root: \
+                 sysctl vm.nr_hugepages={}); virtual devices work, PCI devices do not",
+                start.free_hugepages_mib,
+                start.needed_mib(),
+                start.needed_mib().max(128)
             );
         }
 
@@ -129,7 +161,7 @@ impl Eal {
             return Err(Error::new(kind, "start DPDK")
                 .because(format!("{reason} (EAL arguments: {})", arguments[1..].join(" "))));
         }
-        let eal = Self { uses_hugepages };
+        let eal = Self { uses_hugepages, memory_is_fixed };
         *state = EalStart::Running(config.clone(), eal);
         Ok(eal)
     }
@@ -149,9 +181,16 @@ impl Eal {
         self.uses_hugepages
     }
 
+    /// Whether all memory was taken at the start (`--no-huge`, `--legacy-mem`), so that it cannot
+    /// grow.
+    #[cfg(feature = "spdk")]
+    pub fn memory_is_fixed(self) -> bool {
+        self.memory_is_fixed
+    }
+
     /// Runs `call`, which is part of the control plane, alone, and returns with its result the
     /// errors that DPDK logged for it. `call` must not come back here: the lock is not re-entrant.
-    pub(super) fn control<T>(self, call: impl FnOnce() -> T) -> (T, String) {
+    pub(crate) fn control<T>(self, call: impl FnOnce() -> T) -> (T, String) {
         let _alone = lock();
         log::capture(call)
     }
@@ -159,7 +198,7 @@ impl Eal {
     /// Gives the calling thread an lcore id, if it has none, so that memory pools keep a cache for
     /// it. The thread gives it back when it ends. DPDK has 128 of them; a thread without one works,
     /// slower.
-    pub(super) fn register_thread(self) {
+    pub(crate) fn register_thread(self) {
         thread_local! {
             static REGISTRATION: OnceCell<Registration> = const { OnceCell::new() };
         }
@@ -218,7 +257,7 @@ fn initialise(arguments: &[String]) -> (c_int, c_int) {
 }
 
 /// The words for a DPDK or system error code, of either sign.
-pub(super) fn strerror(code: c_int) -> String {
+pub(crate) fn strerror(code: c_int) -> String {
     // SAFETY: any code is accepted; the result is a string of the calling thread.
     let text = unsafe { sys::rte_strerror(code.saturating_abs()) };
     // SAFETY: `text` ends with NUL, and stays as it is until this thread's next call of
@@ -235,6 +274,10 @@ struct Start<'a> {
 }
 
 impl Start<'_> {
+    fn needed_mib(&self) -> u64 {
+        self.config.memory_mib.max(EAL_MEMORY_MIB)
+    }
+
     /// The arguments, and whether the EAL is going to use hugepages.
     fn arguments(&self) -> Result<(Vec<String>, bool)> {
         let invalid =
@@ -273,7 +316,7 @@ impl Start<'_> {
             "--file-prefix",
         ]);
         if uses_hugepages && !user_decides {
-            if self.free_hugepages_mib >= EAL_MEMORY_MIB {
+            if self.free_hugepages_mib >= self.needed_mib() {
                 arguments.push("--in-memory".to_owned());
             } else {
                 uses_hugepages = false;
@@ -283,7 +326,7 @@ impl Start<'_> {
         if !uses_hugepages {
             arguments.push("--no-shconf".to_owned());
             if !given(&["-m"]) {
-                arguments.extend(["-m".to_owned(), NORMAL_MEMORY_MIB.to_string()]);
+                arguments.extend(["-m".to_owned(), self.needed_mib().max(NORMAL_MEMORY_MIB).to_string()]);
             }
         }
         if !given(&["-a", "--allow", "-b", "--block", "--no-pci"]) {
@@ -291,16 +334,32 @@ impl Start<'_> {
                 arguments.push("--no-pci".to_owned());
             }
             for device in &self.config.pci_devices {
-                let devargs = Devargs::parse(device)?;
-                if !devargs.is_pci() {
+                let (address, driver) = device.split_once(',').unwrap_or((device, ""));
+                let Some(address) = pci_address(address) else {
                     return Err(invalid("only PCI devices are listed before DPDK starts").at(device.clone()));
-                }
-                arguments.extend(["-a".to_owned(), devargs.text().to_owned()]);
+                };
+                let comma = if driver.is_empty() { "" } else { "," };
+                arguments.extend(["-a".to_owned(), format!("{address}{comma}{driver}")]);
             }
         }
         arguments.extend(user.into_iter().map(str::to_owned));
         Ok((arguments, uses_hugepages))
     }
+}
+
+/// `[DDDD:]BB:DD.F` with the domain written out, if `name` is a PCI address.
+pub(crate) fn pci_address(name: &str) -> Option<String> {
+    let is_hex =
+        |text: &str, digits| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let (rest, function) = name.rsplit_once('.')?;
+    let mut parts = rest.rsplit(':');
+    let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
+    let is_address = parts.next().is_none()
+        && matches!(function.as_bytes(), [b'0'..=b'7'])
+        && is_hex(device, 2)
+        && is_hex(bus, 2)
+        && is_hex(domain, 4);
+    is_address.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
 }
 
 /// How much memory is free in hugepages of any size, in MiB.
@@ -327,6 +386,7 @@ mod tests {
         let config = EalConfig {
             pci_devices: pci.iter().map(|&device| device.to_owned()).collect(),
             arguments: user.to_owned(),
+            memory_mib: 0,
         };
         let (arguments, huge) = Start { config: &config, cpu: 3, free_hugepages_mib }.arguments()?;
         Ok((arguments.join(" "), huge))

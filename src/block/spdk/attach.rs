@@ -1,0 +1,149 @@
+//! Attaching a controller, without blocking the control thread.
+
+use std::ffi::{CString, c_int};
+use std::net::SocketAddr;
+use std::ptr::{self, NonNull};
+use std::sync::Arc;
+use std::sync::mpsc::Sender;
+use std::time::Duration;
+
+use boson_spdk_sys as sys;
+
+use super::controller::{Controller, ControllerState};
+use super::env::{Env, capture, words};
+use crate::error::{Error, ErrorKind, Result};
+use crate::time::Instant;
+
+/// How long a controller may take to become ready.
+const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
+
+/// The entries of a queue pair, and the requests that SPDK has for them: one more for each command
+/// that it divides.
+pub(super) const QUEUE_ENTRIES: u32 = 256;
+pub(super) const REQUESTS: u32 = 4 * QUEUE_ENTRIES;
+
+const KEEP_ALIVE_MS: u32 = 10_000;
+const CONNECT_TIMEOUT_MS: u32 = 10_000;
+
+/// Where a controller is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct ControllerAddress {
+    name: String,
+    transport: String,
+    is_pci: bool,
+}
+
+impl ControllerAddress {
+    pub(super) fn pci(address: &str) -> Self {
+        Self {
+            name: format!("spdk:pcie/{address}"),
+            transport: format!("trtype:PCIe traddr:{address}"),
+            is_pci: true,
+        }
+    }
+
+    pub(super) fn tcp(address: SocketAddr, nqn: &str) -> Self {
+        let family = if address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let (ip, port) = (address.ip(), address.port());
+        Self {
+            name: format!("spdk:tcp/{address}/{nqn}"),
+            transport: format!("trtype:TCP adrfam:{family} traddr:{ip} trsvcid:{port} subnqn:{nqn}"),
+            is_pci: false,
+        }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+}
+
+/// A controller that is being attached.
+pub(super) struct Attaching {
+    env: Env,
+    address: ControllerAddress,
+    reply: Sender<Result<Arc<Controller>>>,
+    /// SPDK's attempt, once it was started, and since when.
+    attempt: Option<(NonNull<sys::boson_spdk_attach>, Instant)>,
+    /// The first error that SPDK logged.
+    reason: String,
+}
+
+impl Attaching {
+    pub(super) fn new(env: Env, address: ControllerAddress, reply: Sender<Result<Arc<Controller>>>) -> Self {
+        Self { env, address, reply, attempt: None, reason: String::new() }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.address.name
+    }
+
+    /// Tells the one who asked. If that one is gone, a handle is dropped, which detaches.
+    pub(super) fn give(self, result: Result<Arc<Controller>>) {
+        let _ = self.reply.send(result);
+    }
+
+    /// Goes on. `None` while it is not done.
+    pub(super) fn poll(&mut self, now: Instant) -> Option<Result<ControllerState>> {
+        let Some((attempt, since)) = self.attempt else { return self.start(now) };
+        let mut controller = ptr::null_mut();
+        let (code, reason) = capture(|| {
+            // SAFETY: `attempt` is an attempt that has not ended: one that has is not polled again. This
+            // is the control thread, on which all attaching happens.
+            unsafe { sys::boson_spdk_attach_poll(attempt.as_ptr(), &raw mut controller) }
+        });
+        if self.reason.is_empty() {
+            self.reason = reason;
+        }
+        if code == -libc::EAGAIN {
+            if now.saturating_since(since) > ATTACH_TIMEOUT {
+                // SPDK cannot be told to stop; its own timeouts end the attempt later, unseen.
+                return Some(Err(self.error(ErrorKind::TimedOut, code)));
+            }
+            return None;
+        }
+        let Some(controller) = NonNull::new(controller) else {
+            return Some(Err(self.error(ErrorKind::NotFound, code)));
+        };
+        Some(Ok(ControllerState::new(controller, self.env, self.address.name.clone(), self.address.is_pci)))
+    }
+
+    fn start(&mut self, now: Instant) -> Option<Result<ControllerState>> {
+        let Ok(transport) = CString::new(self.address.transport.as_str()) else {
+            return Some(Err(self.error(ErrorKind::InvalidInput, -libc::EINVAL)));
+        };
+        let options = sys::boson_spdk_attach_options {
+            io_queues: 1024,
+            queue_entries: QUEUE_ENTRIES,
+            requests: REQUESTS,
+            keep_alive_ms: KEEP_ALIVE_MS,
+            connect_timeout_ms: CONNECT_TIMEOUT_MS,
+            interrupts: false,
+        };
+        let mut code = 0;
+        let (attempt, reason) = capture(|| {
+            // SAFETY: the environment runs, as `env` proves; `transport` ends with NUL; SPDK copies it
+            // and the options; `code` is a place for a number. This is the control thread.
+            unsafe { sys::boson_spdk_attach_start(transport.as_ptr(), &raw const options, &raw mut code) }
+        });
+        self.reason = reason;
+        match NonNull::new(attempt) {
+            Some(attempt) => {
+                self.attempt = Some((attempt, now));
+                None
+            }
+            None => Some(Err(self.error(ErrorKind::NotFound, code))),
+        }
+    }
+
+    fn error(&mut self, kind: ErrorKind, code: c_int) -> Error {
+        let reason = words(code, std::mem::take(&mut self.reason));
+        let help = if self.address.is_pci {
+            "is there such a controller, bound to vfio-pci, and named to DPDK when it started?"
+        } else {
+            "does the target listen there, and have that subsystem?"
+        };
+        Error::new(kind, "attach NVMe controller")
+            .at(self.address.name.clone())
+            .because(format!("SPDK cannot attach it ({reason}); {help}"))
+    }
+}

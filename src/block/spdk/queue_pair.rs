@@ -1,0 +1,471 @@
+//! One core's queue pair of a controller, and what becomes of it when the controller is lost.
+
+use std::cell::Cell;
+use std::ffi::c_void;
+use std::mem;
+use std::ptr::{self, NonNull};
+use std::rc::Rc;
+use std::sync::Arc;
+use std::time::Duration;
+
+use boson_spdk_sys as sys;
+
+use super::super::queue::{Command, CommandKind, Failure, Refused, Segment};
+use super::attach::{QUEUE_ENTRIES, REQUESTS};
+use super::controller::{Controller, Description, Phase};
+use super::env::{capture, strerror};
+use super::reach::Reach;
+use super::requests::{Requests, StatusField, slot};
+use super::status;
+use crate::eal::idle::Idle;
+use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::rt::poller::Park;
+use crate::time::Instant;
+
+/// The most commands at once. One entry of a queue is never used, and a fused command takes two.
+const SLOTS: u16 = 128;
+
+/// How long a queue pair may take to connect before its controller is reset.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// The pause before another attempt to make one.
+const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// The naps of a core whose queue pair has no command, and of one whose queue pair is connected or
+/// waits for its controller: a loss is seen this late at most.
+const IDLE_NAP: Duration = Duration::from_millis(100);
+const CONNECT_NAP: Duration = Duration::from_micros(50);
+const WAIT_NAP: Duration = Duration::from_millis(2);
+
+const STATUS_TYPE_AND_CODE: StatusField = 0x07ff;
+const COMPARE_FAILURE: StatusField = 0x0285;
+
+type RawQueuePair = NonNull<sys::spdk_nvme_qpair>;
+
+/// | link | commands | next |
+/// |---|---|---|
+/// | `Down` | wait; refused if the controller does not answer or is gone | `Connecting`, once the controller serves |
+/// | `Connecting` | wait | `Up`; `Down` after a failure, which has the controller reset |
+/// | `Up` | are sent | `Down`, if the queue pair fails or the controller no longer serves |
+#[derive(Clone, Copy)]
+enum Link {
+    Down { retry_at: Instant },
+    Connecting { raw: RawQueuePair, since: Option<Instant> },
+    Up(RawQueuePair),
+}
+
+/// A queue pair of one core for one namespace.
+pub(super) struct QueuePair {
+    controller: Arc<Controller>,
+    nsid: u32,
+    ns: *mut sys::spdk_nvme_ns,
+    block_shift: u32,
+    max_segments: usize,
+    link: Link,
+    /// SPDK's group, of which the queue pair is the only one: it polls what needs polling.
+    group: NonNull<sys::spdk_nvme_poll_group>,
+    /// SPDK says here that the queue pair is disconnected.
+    disconnected: Rc<Cell<bool>>,
+    requests: Requests,
+    reach: Rc<Reach>,
+    idle: Idle,
+    /// The phase at the last poll.
+    seen: Phase,
+    /// Why the last queue pair was lost.
+    loss: String,
+    ended: bool,
+}
+
+impl QueuePair {
+    /// Has the controller make a queue pair for the current core.
+    pub(super) fn attach(controller: Arc<Controller>, nsid: u32, description: &Description) -> Result<Self> {
+        let state = controller.state();
+        state.env().eal().register_thread();
+        let reach = Reach::of_this_core();
+        if state.is_pci() && !reach.is_reachable() {
+            return Err(Error::new(ErrorKind::Unsupported, "attach to namespace")
+                .at(state.name().to_owned())
+                .because(
+                    "the core's arena is on normal pages, which the controller cannot reach without an \
+                     IOMMU: give the machine hugepages (as root: sysctl vm.nr_hugepages=512)",
+                ));
+        }
+        let disconnected = Rc::new(Cell::new(false));
+        let context = Rc::as_ptr(&disconnected).cast_mut().cast();
+        // SAFETY: the context lives as long as the group, which ends in `shut_down`; without a table of
+        // functions SPDK uses its own.
+        let group = unsafe { sys::spdk_nvme_poll_group_create(context, ptr::null_mut()) };
+        let Some(group) = NonNull::new(group) else {
+            return Err(Error::new(ErrorKind::OutOfMemory, "attach to namespace").at(state.name().to_owned()));
+        };
+        let mut queue_pair = Self {
+            nsid,
+            ns: ptr::null_mut(),
+            block_shift: description.namespace.block_bytes.trailing_zeros(),
+            max_segments: description.namespace.max_segments.max(1) as usize,
+            link: Link::Down { retry_at: Instant::ORIGIN },
+            group,
+            disconnected,
+            requests: Requests::new(SLOTS),
+            reach,
+            idle: Idle::new(),
+            seen: Phase::Serving,
+            loss: String::new(),
+            ended: false,
+            controller,
+        };
+        if !queue_pair.connect() && queue_pair.controller.state().phase() == Phase::Serving {
+            return Err(Error::new(ErrorKind::LimitReached, "attach to namespace")
+                .at(queue_pair.controller.state().name().to_owned())
+                .because(format!(
+                    "the controller has no queue pair left (it gave {}), or DPDK no memory: use fewer cores, \
+                     or give DPDK more with --eal",
+                    description.namespace.io_queues
+                )));
+        }
+        Ok(queue_pair)
+    }
+
+    pub(super) fn slots(&self) -> u16 {
+        self.requests.count()
+    }
+
+    /// A device on the PCI bus reaches the arena only; over TCP the kernel copies from anywhere.
+    pub(super) fn accepts(&self, memory: &[Segment]) -> bool {
+        memory.len() <= self.max_segments
+            && (!self.controller.state().is_pci() || (self.reach.holds(memory) && fits_page_lists(memory)))
+    }
+
+    /// # Safety
+    ///
+    /// As [`Port::submit`](super::super::queue::Port::submit).
+    pub(super) unsafe fn submit(&mut self, number: u16, command: &Command<'_>) -> Result<(), Refused> {
+        let Link::Up(raw) = self.link else { return Err(self.refusal()) };
+        let request = self.requests.begin(number, command.memory, command.expected);
+        let callbacks = if command.kind == CommandKind::CompareAndWrite { 2 } else { 1 };
+        request.sent(callbacks);
+        let (ns, queue, argument) = (self.ns, raw.as_ptr(), request.argument());
+        let (pieces, count) = request.pieces();
+        let count = u32::try_from(count).unwrap_or(u32::MAX);
+        let block = command.offset >> self.block_shift;
+        let blocks = u32::try_from(command.len >> self.block_shift).unwrap_or(u32::MAX);
+        let code = match command.kind {
+            // SAFETY: for this and the next five calls:
+            // - `ns` and `queue` are of the attached controller, and this core's: `connect` fetched
+            //   them, and the link is up;
+            // - the pieces stay in the slot until the command is done, and the memory that they name
+            //   until then too, as the caller promises;
+            // - `done` takes `argument`, the slot's address; slots live until `shut_down`, after which
+            //   SPDK has no command of theirs.
+            CommandKind::Read => unsafe {
+                sys::boson_spdk_read(ns, queue, block, blocks, pieces.cast(), count, Some(done), argument)
+            },
+            CommandKind::Write { durable } => {
+                // SAFETY: as for the read.
+                unsafe {
+                    sys::boson_spdk_write(
+                        ns,
+                        queue,
+                        block,
+                        blocks,
+                        pieces.cast(),
+                        count,
+                        durable,
+                        Some(done),
+                        argument,
+                    )
+                }
+            }
+            // SAFETY: as for the read; there is no memory.
+            CommandKind::Flush => unsafe { sys::spdk_nvme_ns_cmd_flush(ns, queue, Some(done), argument) },
+            CommandKind::Trim => {
+                // SAFETY: as for the flush.
+                unsafe { sys::boson_spdk_trim(ns, queue, block, blocks, Some(done), argument) }
+            }
+            CommandKind::WriteZeroes => {
+                // SAFETY: as for the flush.
+                unsafe { sys::boson_spdk_write_zeroes(ns, queue, block, blocks, Some(done), argument) }
+            }
+            CommandKind::CompareAndWrite => {
+                let ([memory], [expected]) = (command.memory, command.expected) else {
+                    request.sent(0);
+                    return Err(refused("a compare and write takes its memory in one piece each"));
+                };
+                let (memory, expected) = (memory.ptr.as_ptr().cast(), expected.ptr.as_ptr().cast());
+                let mut submitted = 0;
+                // SAFETY: as for the read; `submitted` is a place for a number.
+                let code = unsafe {
+                    sys::boson_spdk_compare_and_write(
+                        ns,
+                        queue,
+                        block,
+                        blocks,
+                        expected,
+                        memory,
+                        Some(done),
+                        Some(done),
+                        argument,
+                        &raw mut submitted,
+                    )
+                };
+                if submitted == 1 {
+                    // The device aborts a first half without its second, and says so.
+                    request.sent(1);
+                    return Ok(());
+                }
+                code
+            }
+        };
+        if code == 0 {
+            return Ok(());
+        }
+        request.sent(0);
+        Err(match -code {
+            // No request of SPDK's is free, or the queue pair failed a moment ago: the next poll sees it.
+            libc::ENOMEM | libc::ENXIO | libc::EAGAIN => Refused::Full,
+            _ => refused(format!("SPDK does not take the command: {}", strerror(code))),
+        })
+    }
+
+    /// What a command gets while there is no queue pair.
+    fn refusal(&self) -> Refused {
+        let state = self.controller.state();
+        let why = match state.phase() {
+            Phase::Gone => "the controller was removed".to_owned(),
+            Phase::Down => format!("{}; boson goes on trying to reach it", state.reason()),
+            Phase::Serving | Phase::Draining | Phase::Resetting => return Refused::Full,
+        };
+        let failure = Failure { outcome: Outcome::NotStarted, ..Failure::new(ErrorKind::Closed, why) };
+        Refused::Failed(failure)
+    }
+
+    pub(super) fn poll(
+        &mut self,
+        now: Instant,
+        budget: usize,
+        mut done: impl FnMut(u16, Result<(), Box<Failure>>),
+    ) -> usize {
+        let mut events = self.follow_controller(now);
+        if !matches!(self.link, Link::Down { .. }) {
+            let budget = u32::try_from(budget).unwrap_or(u32::MAX);
+            // SAFETY: the group is this core's, and this is no callback of it.
+            let code = unsafe {
+                sys::spdk_nvme_poll_group_process_completions(
+                    self.group.as_ptr(),
+                    budget,
+                    Some(on_disconnect),
+                )
+            };
+            if code < 0 || self.disconnected.get() {
+                self.lose(now);
+                events += 1;
+            } else if let Link::Connecting { raw, since } = self.link {
+                events += usize::from(self.go_on_connecting(raw, since, now));
+            }
+        }
+        // A queue pair is deleted for no other reason; SPDK may say so a poll later.
+        let loss = Some(self.loss.as_str());
+        events += self.requests.drain(|slot, field| {
+            let result =
+                if field & STATUS_TYPE_AND_CODE == 0 { Ok(()) } else { Err(status::failure(field, loss)) };
+            done(slot, result);
+        });
+        if events > 0 {
+            self.idle.busy();
+        }
+        events
+    }
+
+    /// Does what the controller's phase asks for. Returns how many events that was: those that wait
+    /// learn of it.
+    fn follow_controller(&mut self, now: Instant) -> usize {
+        let phase = self.controller.state().phase();
+        let changed = mem::replace(&mut self.seen, phase) != phase;
+        match (phase, self.link) {
+            (Phase::Serving, Link::Down { retry_at }) if now >= retry_at => {
+                if !self.connect() {
+                    self.link = Link::Down { retry_at: now.checked_add(RETRY_AFTER).unwrap_or(now) };
+                }
+            }
+            (Phase::Serving, _) | (_, Link::Down { .. }) => {}
+            (_, Link::Up(_) | Link::Connecting { .. }) => {
+                self.loss = self.controller.state().reason();
+                self.free();
+            }
+        }
+        usize::from(changed)
+    }
+
+    /// Makes a queue pair and begins to connect it. Returns whether there is one.
+    fn connect(&mut self) -> bool {
+        let state = self.controller.state();
+        if !state.enter_queue_pair() {
+            return false;
+        }
+        // SAFETY: the controller serves, and does so until this queue pair is freed: it is counted.
+        self.ns = unsafe { sys::spdk_nvme_ctrlr_get_ns(state.raw(), self.nsid) };
+        // SAFETY: as above.
+        let raw = unsafe { sys::boson_spdk_qpair_allocate(state.raw(), REQUESTS, state.is_pci()) };
+        let Some(raw) = NonNull::new(raw).filter(|_| !self.ns.is_null()) else {
+            state.leave_queue_pair();
+            return false;
+        };
+        self.disconnected.set(false);
+        // SAFETY: the queue pair is new, so it is not connected and in no group.
+        let mut code = unsafe { sys::spdk_nvme_poll_group_add(self.group.as_ptr(), raw.as_ptr()) };
+        if code == 0 {
+            // SAFETY: the queue pair is of that controller, and not connected.
+            code = unsafe { sys::spdk_nvme_ctrlr_connect_io_qpair(state.raw(), raw.as_ptr()) };
+        }
+        self.link = Link::Connecting { raw, since: None };
+        if code != 0 {
+            let why = format!("a queue pair cannot be connected: {}", strerror(code));
+            state.report_loss(&why);
+            self.free();
+            return false;
+        }
+        true
+    }
+
+    /// Returns whether it is up now.
+    fn go_on_connecting(&mut self, raw: RawQueuePair, since: Option<Instant>, now: Instant) -> bool {
+        let since = since.unwrap_or(now);
+        self.link = Link::Connecting { raw, since: Some(since) };
+        let state = self.controller.state();
+        // The queue pair of a PCI device is made by commands of the admin queue, whose own thread looks
+        // only now and then.
+        // SAFETY: the controller is attached; the function takes SPDK's lock.
+        let admin = unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(state.raw()) };
+        // SAFETY: the group is this core's.
+        let code = unsafe { sys::spdk_nvme_poll_group_all_connected(self.group.as_ptr()) };
+        if code == 0 {
+            self.link = Link::Up(raw);
+            self.loss.clear();
+            return true;
+        }
+        let failed = code != -libc::EAGAIN || admin < 0;
+        if failed || now.saturating_since(since) > CONNECT_TIMEOUT {
+            state.report_loss("a queue pair cannot be connected");
+            self.lose(now);
+        }
+        false
+    }
+
+    /// The queue pair is of no use any more.
+    fn lose(&mut self, now: Instant) {
+        let was_up = matches!(self.link, Link::Up(_));
+        let state = self.controller.state();
+        let reason = match self.link {
+            Link::Up(raw) | Link::Connecting { raw, .. } => {
+                // SAFETY: the queue pair is not freed yet.
+                unsafe { sys::spdk_nvme_qpair_get_failure_reason(raw.as_ptr()) }
+            }
+            Link::Down { .. } => return,
+        };
+        self.loss = match reason {
+            sys::spdk_nvme_qp_failure_reason_SPDK_NVME_QPAIR_FAILURE_REMOTE => {
+                "the other side closed the connection"
+            }
+            _ if state.is_pci() => "its queue pair failed",
+            _ => "the connection to the target is lost",
+        }
+        .to_owned();
+        if !was_up {
+            // It was not the queue pair alone.
+            state.report_loss(&self.loss);
+        }
+        tracing::warn!("{}: {}", state.name(), self.loss);
+        self.free();
+        self.link = Link::Down { retry_at: now.checked_add(RETRY_AFTER).unwrap_or(now) };
+    }
+
+    /// Frees the queue pair, if there is one. SPDK calls back for every command that it had.
+    fn free(&mut self) {
+        let link = mem::replace(&mut self.link, Link::Down { retry_at: Instant::ORIGIN });
+        let (Link::Up(raw) | Link::Connecting { raw, .. }) = link else { return };
+        // SPDK logs an error for a connection that it closes itself.
+        let (code, _) = capture(|| {
+            // SAFETY: the queue pair is this core's, this is no callback of it, and nobody uses it after
+            // this.
+            unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) }
+        });
+        debug_assert_eq!(code, 0, "freeing a queue pair has no error");
+        self.controller.state().leave_queue_pair();
+    }
+
+    pub(super) fn park(&mut self, in_use: usize) -> Park {
+        match self.link {
+            Link::Connecting { .. } => Park::Nap(CONNECT_NAP),
+            Link::Down { .. } => Park::Nap(WAIT_NAP),
+            Link::Up(_) if in_use > 0 => self.idle.park(),
+            Link::Up(_) => {
+                self.idle.busy();
+                Park::Nap(IDLE_NAP)
+            }
+        }
+    }
+
+    pub(super) fn shut_down(&mut self) -> bool {
+        if mem::replace(&mut self.ended, true) {
+            return true;
+        }
+        // A controller on the bus that does not answer may still write to memory.
+        let state = self.controller.state();
+        let is_certain = !(state.is_pci() && state.phase() == Phase::Down);
+        self.free();
+        self.requests.drain(|_, _| {});
+        // SAFETY: the group's only queue pair is freed.
+        let code = unsafe { sys::spdk_nvme_poll_group_destroy(self.group.as_ptr()) };
+        let is_clean = is_certain && code == 0 && self.requests.are_idle();
+        if !is_clean {
+            // What SPDK or the device may still use stays.
+            self.requests.leak();
+            mem::forget((Rc::clone(&self.reach), Rc::clone(&self.disconnected)));
+        }
+        is_clean
+    }
+}
+
+impl Drop for QueuePair {
+    fn drop(&mut self) {
+        self.shut_down();
+    }
+}
+
+/// Whether page lists can describe the memory (PRP, Base 2.0c 4.1.1): it starts at a double word, and
+/// pieces meet at page boundaries.
+fn fits_page_lists(memory: &[Segment]) -> bool {
+    const PAGE: usize = 4096;
+    let last = memory.len().saturating_sub(1);
+    memory.iter().enumerate().all(|(number, piece)| {
+        let at = piece.ptr.addr().get();
+        at.is_multiple_of(if number == 0 { 4 } else { PAGE })
+            && (number == last || (at + piece.len).is_multiple_of(PAGE))
+    })
+}
+
+fn refused(why: impl Into<String>) -> Refused {
+    Refused::Failed(Failure {
+        outcome: Outcome::NotStarted,
+        ..Failure::new(ErrorKind::InvalidInput, why.into())
+    })
+}
+
+/// SPDK is done with a command, or with one half of a fused one.
+unsafe extern "C" fn done(argument: *mut c_void, completion: *const sys::spdk_nvme_cpl) {
+    // SAFETY: SPDK passes a completion that is valid during this call.
+    let field = unsafe { sys::boson_spdk_status(completion) };
+    // SAFETY: `submit` gave SPDK the slot's address, and slots live until SPDK has none of their
+    // commands.
+    let slot = unsafe { slot(argument) };
+    let is_success = field & STATUS_TYPE_AND_CODE == 0;
+    slot.called_back(if is_success { 0 } else { field }, field & STATUS_TYPE_AND_CODE == COMPARE_FAILURE);
+}
+
+/// The group's only queue pair is disconnected. SPDK says it at every poll from then on.
+unsafe extern "C" fn on_disconnect(_queue_pair: *mut sys::spdk_nvme_qpair, context: *mut c_void) {
+    // SAFETY: the context of the group is the cell, which its `QueuePair` keeps.
+    let disconnected = unsafe { &*context.cast::<Cell<bool>>() };
+    disconnected.set(true);
+}
+
+const _: () = assert!(SLOTS as u32 * 2 <= QUEUE_ENTRIES, "a queue has entries for all commands");
