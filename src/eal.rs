@@ -1,8 +1,8 @@
 //! DPDK's environment abstraction layer: its memory, devices and threads, started once per process.
 //!
-//! DPDK's ports ([`net::device`](crate::net::device)) and SPDK's devices ([`block`](crate::block)) share
-//! it. A program that uses both starts it with the PCI devices of both: [`Eal::init`] then serves
-//! each. Without that, whoever comes first starts it for its own devices.
+//! DPDK's ports ([`net::device`](crate::net::device)) and SPDK's devices ([`block`](crate::block))
+//! share it. A program that uses both starts it with the PCI devices of both: [`Eal::init`] then
+//! serves each. Without that, whoever comes first starts it for its own devices.
 
 pub(crate) mod idle;
 pub(crate) mod log;
@@ -49,8 +49,8 @@ impl EalConfig {
         self
     }
 
-    /// What a process needs that also needs `other`: the devices of both, the larger memory, and the
-    /// arguments of whichever has some.
+    /// What a process needs that also needs `other`: the devices of both, the larger memory, and
+    /// the arguments of whichever has some.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
         for device in &other.pci_devices {

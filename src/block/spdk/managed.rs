@@ -97,8 +97,8 @@ impl Managed {
             Stage::Disconnecting => {
                 // It says "no such device" when the admin queue is down.
                 if self.poll_admin() < 0 {
-                    // SPDK holds the controller's lock, on this thread, until the reconnecting is done.
-                    // SAFETY: the controller is disconnected, and has no queue pair.
+                    // SPDK holds the controller's lock, on this thread, until the reconnecting is
+                    // done. SAFETY: the controller is disconnected, and has no queue pair.
                     unsafe { sys::spdk_nvme_ctrlr_reconnect_async(self.state.raw()) };
                     self.stage = Stage::Reconnecting;
                 }
@@ -112,7 +112,8 @@ impl Managed {
             }
             Stage::Gone => {}
             Stage::Detaching(context) => {
-                // SAFETY: the context is that of a detaching that is not done: it is forgotten then.
+                // SAFETY: the context is that of a detaching that is not done: it is forgotten
+                // then.
                 let code = unsafe { sys::spdk_nvme_detach_poll_async(context.as_ptr()) };
                 if code != -libc::EAGAIN {
                     self.finish();
@@ -213,8 +214,8 @@ impl Managed {
     fn start_detaching(&mut self) -> bool {
         // Every queue pair holds a handle, so there is none.
         let mut context = ptr::null_mut();
-        // SAFETY: the controller is attached, nobody uses it any more, and `context` is a place for a
-        // pointer.
+        // SAFETY: the controller is attached, nobody uses it any more, and `context` is a place for
+        // a pointer.
         let code = unsafe { sys::spdk_nvme_detach_async(self.state.raw(), &raw mut context) };
         match NonNull::new(context) {
             Some(context) if code == 0 => {

@@ -11,9 +11,9 @@ pub(crate) enum SpdkPort {
     Channel(Channel),
 }
 
-// SAFETY: either kind names a slot in `poll` when SPDK has called back for it, once for each `submit`,
-// and SPDK's devices work on memory only until then. `shut_down` frees the queue pair, or gives the
-// channel back when it has no command, and says so if that cannot be done.
+// SAFETY: either kind names a slot in `poll` when SPDK has called back for it, once for each
+// `submit`, and SPDK's devices work on memory only until then. `shut_down` frees the queue pair, or
+// gives the channel back when it has no command, and says so if that cannot be done.
 unsafe impl Port for SpdkPort {
     const NAME: &'static str = "spdk";
 

@@ -115,8 +115,8 @@ impl Slot {
         self.pending.set(callbacks);
     }
 
-    /// One callback. The first status that is no success counts, unless `replaces` says that this one
-    /// tells more.
+    /// One callback. The first status that is no success counts, unless `replaces` says that this
+    /// one tells more.
     pub(super) fn called_back(&self, status: StatusField, replaces: bool) {
         if status != 0 && (self.status.get() == 0 || replaces) {
             self.status.set(status);
