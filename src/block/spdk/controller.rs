@@ -1,5 +1,6 @@
 //! A controller that is attached once per process: what its cores and the control thread share.
 
+use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -54,6 +55,8 @@ pub(super) struct ControllerState {
     queue_pairs: AtomicU32,
     /// A core lost its queue pair: the control thread is to reset the controller.
     lost: AtomicBool,
+    /// SPDK says that the device was pulled off the bus.
+    removed: AtomicBool,
     /// Why it is not serving.
     reason: Mutex<String>,
 }
@@ -82,6 +85,7 @@ impl ControllerState {
             phase: AtomicU8::new(Phase::Serving as u8),
             queue_pairs: AtomicU32::new(0),
             lost: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             reason: Mutex::default(),
         }
     }
@@ -140,6 +144,18 @@ impl ControllerState {
         }
     }
 
+    /// Has SPDK say when the device is pulled off the bus.
+    pub(super) fn watch_removal(self: &Arc<Self>) {
+        let context = Arc::as_ptr(self).cast_mut().cast();
+        // SAFETY: the controller is attached, and whoever keeps it keeps this value until it is
+        // detached.
+        unsafe { sys::spdk_nvme_ctrlr_set_remove_cb(self.raw(), Some(on_removal), context) };
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::SeqCst)
+    }
+
     /// Whether a core lost its queue pair since the last call.
     pub(super) fn take_loss(&self) -> bool {
         self.lost.swap(false, Ordering::SeqCst)
@@ -169,6 +185,11 @@ impl Controller {
     /// What namespace `nsid` is.
     pub(super) fn describe(&self, nsid: u32) -> Result<Description> {
         let state = &*self.0;
+        if state.phase() == Phase::Gone {
+            return Err(Error::new(ErrorKind::Closed, "open namespace")
+                .at(state.name.clone())
+                .because("the controller was removed"));
+        }
         let mut namespace = sys::boson_spdk_namespace::default();
         // SAFETY: the controller is attached as long as `self` is, and `namespace` is a place for
         // the description.
@@ -204,6 +225,14 @@ impl Drop for Controller {
     fn drop(&mut self) {
         self.0.keeper.detach(&self.0);
     }
+}
+
+/// SPDK says that a device was pulled off the bus.
+unsafe extern "C" fn on_removal(context: *mut c_void, _controller: *mut sys::spdk_nvme_ctrlr) {
+    // SAFETY: `watch_removal` gave the state's address, and the state is kept until the controller is
+    // detached, after which SPDK does not call this.
+    let state = unsafe { &*context.cast::<ControllerState>() };
+    state.removed.store(true, Ordering::SeqCst);
 }
 
 const IDENTIFY_BYTES: usize = 4096;

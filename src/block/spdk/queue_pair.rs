@@ -79,6 +79,11 @@ impl QueuePair {
     /// Has the controller make a queue pair for the current core.
     pub(super) fn attach(controller: Arc<Controller>, nsid: u32, description: &Description) -> Result<Self> {
         let state = controller.state();
+        if state.phase() == Phase::Gone {
+            return Err(Error::new(ErrorKind::Closed, "attach to namespace")
+                .at(state.name().to_owned())
+                .because("the controller was removed"));
+        }
         state.env().eal().register_thread();
         let reach = Reach::of_this_core();
         if state.is_pci() && !reach.is_reachable() {
