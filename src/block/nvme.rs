@@ -23,11 +23,13 @@ mod controller;
 mod device;
 mod dma;
 mod identify;
+mod io;
 pub mod model;
 mod port;
 mod queue_pair;
 mod registers;
 mod rings;
+mod shadow;
 mod status;
 mod transfer;
 
@@ -38,11 +40,11 @@ pub use command::{Completion, Entry};
 pub use controller::{
     Controller, ControllerOptions, Event, Phase, QueueSpec, Reply, Request, ResetCause, Ticket,
 };
-pub use device::{NvmeDevice, NvmeNamespace};
+pub use device::{ModelledDevice, ModelledNamespace, NvmeDevice, NvmeNamespace};
 pub use dma::{DmaMemory, DmaRegion, Region, Regions};
 pub use identify::{ControllerIdentity, HealthLog, NamespaceIdentity};
-pub use queue_pair::{
-    Attachment, Fate, Operation, QueueCounts, QueuePair, Refusal, Segment, Transfer, default_fate,
-};
+pub use io::{Attachment, Fate, Operation, QueueCounts, Refusal, Segment, Transfer, default_fate};
+pub use queue_pair::QueuePair;
 pub use registers::{Capabilities, Registers};
+pub use shadow::ShadowDoorbells;
 pub use status::Status;

@@ -35,7 +35,64 @@ pub struct NamespaceStats {
     pub copied_bytes: u64,
 }
 
+/// The names of the kinds of operations, in the order of [`NamespaceStats::operations`].
+const OPERATIONS: [&str; 6] = ["read", "write", "flush", "trim", "write_zeroes", "compare_and_write"];
+
 impl NamespaceStats {
+    /// What the operations of each kind did, with a name for each kind: `read`, `write`, `flush`,
+    /// `trim`, `write_zeroes` and `compare_and_write`.
+    pub fn operations(&self) -> [(&'static str, &OperationStats); 6] {
+        let [read, write, flush, trim, write_zeroes, compare] = OPERATIONS;
+        [
+            (read, &self.reads),
+            (write, &self.writes),
+            (flush, &self.flushes),
+            (trim, &self.trims),
+            (write_zeroes, &self.write_zeroes),
+            (compare, &self.compares),
+        ]
+    }
+
+    /// In the order of [`operations`](Self::operations).
+    fn operations_mut(&mut self) -> [&mut OperationStats; 6] {
+        [
+            &mut self.reads,
+            &mut self.writes,
+            &mut self.flushes,
+            &mut self.trims,
+            &mut self.write_zeroes,
+            &mut self.compares,
+        ]
+    }
+
+    /// What the operations of the kind with that name did.
+    pub(crate) fn named_mut(&mut self, name: &str) -> Option<&mut OperationStats> {
+        let at = OPERATIONS.iter().position(|other| *other == name)?;
+        self.operations_mut().into_iter().nth(at)
+    }
+
+    /// One for each name: a core may attach to a device more than once.
+    pub fn by_name(all: impl IntoIterator<Item = Self>) -> Vec<Self> {
+        let mut merged: Vec<Self> = Vec::new();
+        for mut stats in all {
+            let Some(into) = merged.iter_mut().find(|into| into.name == stats.name) else {
+                merged.push(stats);
+                continue;
+            };
+            into.queue_depth += stats.queue_depth;
+            into.max_queue_depth = into.max_queue_depth.max(stats.max_queue_depth);
+            into.retries += stats.retries;
+            into.copied_bytes += stats.copied_bytes;
+            for (into, operation) in into.operations_mut().into_iter().zip(stats.operations_mut()) {
+                into.completed += operation.completed;
+                into.failed += operation.failed;
+                into.bytes += operation.bytes;
+                into.latency.merge(&operation.latency);
+            }
+        }
+        merged
+    }
+
     /// Those of the operations of one kind.
     pub(super) fn of(&mut self, kind: CommandKind) -> &mut OperationStats {
         match kind {

@@ -2,12 +2,11 @@
 
 use std::time::Duration;
 
-use boson::block::{
-    AnyNamespace, Device, Fault, MemoryDevice, MemoryOptions, Namespace, NamespaceAddress, NamespaceInfo,
-    TrimLeaves,
-};
-use boson::rt;
-use boson::{ErrorKind, Result};
+use boson::block::nvme::ModelledDevice;
+use boson::block::nvme::model::{Model, ModelNamespace, ModelOptions};
+use boson::block::{AnyDevice, Fault, MemoryDevice, MemoryOptions, NamespaceAddress, TrimLeaves};
+use boson::rt::reactor::ReactorChoice;
+use boson::rt::{Core, CoreConfig};
 
 use crate::namespace::{Directory, LoopDevice, run};
 use crate::support::conformance::{self, Hooks};
@@ -82,51 +81,17 @@ fn memory_that_may_only_be_read_conforms() {
     run(async { conformance::read_only("read-only", &device.expect("possible options")).await });
 }
 
-/// A file or a device of the kernel's, which one core at a time opens.
-#[derive(Clone)]
-struct OneAtATime {
-    address: NamespaceAddress,
-    info: NamespaceInfo,
-}
-
-impl OneAtATime {
-    async fn open(address: &str) -> Self {
-        let address: NamespaceAddress = address.parse().expect("an address");
-        let info = open(&address).await.expect("opens").info().clone();
-        Self { address, info }
-    }
-}
-
-/// Waits for the one before to be closed.
-async fn open(address: &NamespaceAddress) -> Result<AnyNamespace> {
-    let opened = async {
-        loop {
-            match AnyNamespace::open(address).await {
-                Err(error) if error.kind() == ErrorKind::InUse => rt::sleep(Duration::from_millis(1)).await,
-                opened => return opened,
-            }
-        }
-    };
-    rt::timeout(Duration::from_secs(10), opened).await?
-}
-
-impl Device for OneAtATime {
-    type Namespace = AnyNamespace;
-
-    fn info(&self) -> &NamespaceInfo {
-        &self.info
-    }
-
-    async fn attach(&self) -> Result<AnyNamespace> {
-        open(&self.address).await
-    }
-}
-
-/// Runs the suite on what `address` names.
+/// Runs the suite on what `address` names, over each reactor.
 fn kernel(name: &str, address: &str) {
-    run(async {
-        conformance::all(name, async || OneAtATime::open(address).await, Hooks::new().reopens()).await;
-    });
+    let address: NamespaceAddress = address.parse().expect("an address");
+    for reactor in [ReactorChoice::Auto, ReactorChoice::Epoll] {
+        let config = CoreConfig::default().seed([6; 32]).reactor(reactor);
+        Core::new(&config).expect("a core").block_on(async {
+            // It waits for the one before to be closed, as a restarted server does.
+            let open = async || AnyDevice::open(&address).await.expect("opens");
+            conformance::all(name, open, Hooks::new().reopens().on_cores()).await;
+        });
+    }
 }
 
 #[test]
@@ -146,4 +111,22 @@ fn a_growing_file_conforms() {
 fn a_block_device_conforms() {
     let Some(device) = LoopDevice::new(SIZE) else { return };
     kernel("blk:", &format!("blk:{}", device.path.display()));
+}
+
+/// The driver of `nvme:` against controllers that are modelled in memory.
+#[test]
+fn modelled_nvme_controllers_conform() {
+    let kinds = [
+        ("512, PRPs only", ModelOptions::new(ModelNamespace::new(SIZE / 512, 9))),
+        ("4096", ModelOptions::new(ModelNamespace::new(SIZE / 4096, 12))),
+    ];
+    for (name, options) in kinds {
+        let model = Model::new(options, 7);
+        run(async {
+            let hooks = Hooks::new().reopens().on_cores().operations(500);
+            let open = async || ModelledDevice::open(&model, 1).await.expect("it comes up");
+            conformance::all(name, open, hooks).await;
+        });
+        assert!(model.violations().is_empty(), "{name}: {:?}", model.violations());
+    }
 }

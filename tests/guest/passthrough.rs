@@ -18,6 +18,7 @@ use boson::rt::reactor::{ReactorChoice, RegisterArena, RingFeature, RingFeatures
 use boson::rt::{self, Core, CoreConfig, CoreThread, Shutdown};
 
 use super::{PATIENCE, core, device, run, run_with};
+use crate::support::conformance::{self, Hooks};
 use crate::support::parts::PartsAll;
 
 /// More than the driver's queues are long.
@@ -87,6 +88,17 @@ fn what_is_written_by_commands_is_on_the_device() {
         for number in [0, 7, 49] {
             assert!(*found((number * BLOCK) as u64, BLOCK) == *bytes(BLOCK, number + seed), "{number}");
         }
+    }
+}
+
+#[test]
+#[ignore = "takes an NVMe device: scripts/guest"]
+fn a_namespace_conforms_over_either_ring() {
+    for features in rings() {
+        core(features).block_on(async {
+            let open = async || PassthroughDevice::open(&generic()).await.expect("open");
+            conformance::all("ng:", open, Hooks::new().reopens().on_cores().operations(200)).await;
+        });
     }
 }
 

@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use boson::ErrorKind;
+use boson::block::{Device, Fault, MemoryDevice, MemoryOptions, Namespace};
+use boson::mem::DmaBuf;
 use boson::observe;
 use boson::observe::inspect::{COUNTERS, Client, Inspector, MAX_TASKS_PER_ANSWER, TaskRecord};
 use boson::observe::{TaskOrder, TaskRange, TaskState};
@@ -274,6 +276,49 @@ fn each_poller_is_told_of_by_its_name() {
     // The core adds up its own when the turn is over.
     let sum = roomy.events + tight.events;
     assert!([sum, sum - 13].contains(&core.stats.poller_events), "{} of {sum}", core.stats.poller_events);
+}
+
+#[test]
+fn each_namespace_is_told_of_by_its_name() {
+    let (core, path) = (core(), SocketPath::new());
+    let _inspector = Inspector::start(&path.0, "a test", vec![core.handle().clone()]).expect("it starts");
+    let client = Client::new(&path.0);
+    assert!(client.snapshot().expect("an answer").cores[0].namespaces.is_empty());
+    let name = "mem:a name, with % and =";
+    let (sender, receiver) = std::sync::mpsc::channel();
+    drop(core.handle().spawn(move || async move {
+        let options = MemoryOptions::new(1 << 20).write_latency(Duration::from_micros(50));
+        let device = MemoryDevice::open(name, options).expect("possible options");
+        // Both are of one name: they are told of as one.
+        for _ in 0..2 {
+            let namespace = device.attach().await.expect("attaches");
+            for _ in 0..10 {
+                namespace.write(0, DmaBuf::zeroed(8192)).await.expect("writes");
+            }
+            namespace.read(1 << 20, DmaBuf::zeroed(4096)).await.expect_err("past the end");
+            namespace.read(4096, DmaBuf::zeroed(4096)).await.expect("reads");
+            device.inject([Fault::read()]);
+            namespace.read(4096, DmaBuf::zeroed(4096)).await.expect_err("injected");
+            device.inject([]);
+            std::mem::forget(namespace);
+        }
+        device.inject([Fault::read().hangs()]);
+        let waiting = device.attach().await.expect("attaches");
+        drop(rt::spawn(async move { waiting.read(0, DmaBuf::zeroed(4096)).await.map(drop) }));
+        rt::yield_now().await;
+        sender.send(()).expect("somebody listens");
+    }));
+    receiver.recv_timeout(Duration::from_secs(10)).expect("the core runs");
+    let ask = || client.snapshot().expect("an answer").cores.remove(0);
+    let core = eventually(ask, |core| core.namespaces.first().is_some_and(|stats| stats.queue_depth == 1));
+    let [stats] = &core.namespaces[..] else { panic!("there is one: {:?}", core.namespaces) };
+    assert_eq!((stats.name.as_str(), stats.queue_depth, stats.max_queue_depth), (name, 1, 1));
+    assert_eq!((stats.writes.completed, stats.writes.failed, stats.writes.bytes), (20, 0, 20 * 8192));
+    assert_eq!(stats.writes.latency.count(), 20);
+    assert!(stats.writes.latency.max() > 1000, "{:?}", stats.writes.latency);
+    // What is refused does not count: the device never heard of it.
+    assert_eq!((stats.reads.completed, stats.reads.failed, stats.reads.bytes), (2, 2, 2 * 4096));
+    assert_eq!((stats.trims.completed, stats.retries, stats.copied_bytes), (0, 0, 0));
 }
 
 /// The time in which there was nothing to wait for is no part of the wait.

@@ -197,6 +197,15 @@ fn a_scrape_is_well_formed_and_counts() {
     let polls = value(&after, "boson_core_poll_seconds_count", Some(0));
     assert!(polls > 100.0, "{polls}");
     assert!(value(&after, "boson_core_turn_seconds_count", Some(0)) > 100.0);
+    // And writes to the store's namespace.
+    let of = "core=\"0\",namespace=\"mem:67108864\"";
+    for name in ["operations_total", "bytes_total", "operation_seconds_count"] {
+        let start = format!("boson_namespace_{name}{{{of},operation=\"write\"}} ");
+        let line = text.lines().find_map(|line| line.strip_prefix(&start));
+        let value: f64 = line.unwrap_or_else(|| panic!("no {start} in\n{text}")).parse().expect("a number");
+        assert!(value >= 1.0, "{start}{value}");
+    }
+    assert!(text.contains(&format!("boson_namespace_queue_depth{{{of}}} ")), "{text}");
     assert!(server.terminate().success());
 }
 

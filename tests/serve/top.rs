@@ -67,6 +67,10 @@ fn a_server_is_found_and_shown() {
         let task = tasks.iter().find(|task| task["name"] == name).expect(name);
         assert_eq!(task["waits_for"], what, "{task}");
     }
+    let namespaces = object["namespaces"].as_array().expect("a list");
+    let writes = namespaces.iter().find(|row| row["operation"] == "write").expect("the store wrote");
+    assert_eq!((&writes["core"], &writes["failed"]), (&0.into(), &0.into()), "{writes}");
+    assert!(text.contains("ops/s") && text.contains(writes["namespace"].as_str().expect("a name")), "{text}");
     assert!(expire["polls"].as_u64().is_some_and(|polls| polls > 0));
 
     let socket = socket_of(&directory, &server);

@@ -2,12 +2,14 @@
 
 use std::time::Duration;
 
+use boson::block::{self, NamespaceStats};
 use boson::observe;
 use boson::observe::inspect::{COUNTERS, CounterKind};
 use boson::observe::{CoreLatencies, CoreStats, Histogram};
 use boson::rt::{self, Handle, Instant};
 
 use crate::metrics::{Metric, MetricKind};
+use crate::namespace_metrics;
 
 /// How long a core may take to answer.
 const PATIENCE: Duration = Duration::from_millis(250);
@@ -15,14 +17,26 @@ const PATIENCE: Duration = Duration::from_millis(250);
 /// core have borders there too, so every count is exact.
 const BUCKET_BITS: std::ops::RangeInclusive<u32> = 8..=34;
 
-/// A core's counters and histograms; `None` if it did not answer.
-type Answer = Option<(CoreStats, CoreLatencies)>;
+/// What a core counted.
+#[derive(Debug, Default)]
+struct Counted {
+    stats: CoreStats,
+    latencies: CoreLatencies,
+    namespaces: Vec<NamespaceStats>,
+}
+
+/// `None` if the core did not answer.
+type Answer = Option<Counted>;
 
 /// Asks every core, which may be this one too.
 pub(crate) async fn collect(cores: &[Handle]) -> Vec<Metric> {
     let give_up = rt::now() + PATIENCE;
-    let questions: Vec<_> =
-        cores.iter().map(|core| core.run(|| (observe::stats(), observe::latencies()))).collect();
+    let count = || Counted {
+        stats: observe::stats(),
+        latencies: observe::latencies(),
+        namespaces: NamespaceStats::by_name(block::stats()),
+    };
+    let questions: Vec<_> = cores.iter().map(|core| core.run(count)).collect();
     let mut answers = Vec::new();
     for question in questions {
         answers.push(answer_until(give_up, question).await);
@@ -30,7 +44,7 @@ pub(crate) async fn collect(cores: &[Handle]) -> Vec<Metric> {
     metrics(&answers)
 }
 
-async fn answer_until(give_up: Instant, question: rt::RemoteJoin<(CoreStats, CoreLatencies)>) -> Answer {
+async fn answer_until(give_up: Instant, question: rt::RemoteJoin<Counted>) -> Answer {
     rt::timeout(give_up - rt::now(), question).await.ok()?.ok()
 }
 
@@ -50,8 +64,8 @@ fn metrics(answers: &[Answer]) -> Vec<Metric> {
             _ => (MetricKind::Gauge, format!("core_{}", counter.name)),
         };
         let mut metric = Metric::new(kind, name, counter.help);
-        for (core, (stats, _)) in answered() {
-            let value = counter.get(stats);
+        for (core, counted) in answered() {
+            let value = counter.get(&counted.stats);
             let label = format!("{{core=\"{core}\"}}");
             metric = match counter.kind {
                 CounterKind::TotalNanos => metric.with(label, seconds(value)),
@@ -62,11 +76,14 @@ fn metrics(answers: &[Answer]) -> Vec<Metric> {
     }
     for (name, help, get) in HISTOGRAMS {
         let mut metric = Metric::new(MetricKind::Histogram, *name, help);
-        for (core, (_, latencies)) in answered() {
-            metric = histogram(metric, core, get(latencies));
+        for (core, counted) in answered() {
+            metric = histogram(metric, &format!("core=\"{core}\""), get(&counted.latencies));
         }
         metrics.push(metric);
     }
+    let namespaces =
+        answered().flat_map(|(core, counted)| counted.namespaces.iter().map(move |stats| (core, stats)));
+    metrics.extend(namespace_metrics::metrics(&namespaces.collect::<Vec<_>>()));
     metrics
 }
 
@@ -82,7 +99,8 @@ const HISTOGRAMS: &[(&str, &str, GetHistogram)] = &[
     }),
 ];
 
-fn histogram(mut metric: Metric, core: usize, histogram: &Histogram) -> Metric {
+/// Adds what `histogram` counts, in nanoseconds, with `labels`.
+pub(crate) fn histogram(mut metric: Metric, labels: &str, histogram: &Histogram) -> Metric {
     let mut buckets = histogram.buckets().peekable();
     let mut below = 0;
     for bits in BUCKET_BITS {
@@ -90,12 +108,12 @@ fn histogram(mut metric: Metric, core: usize, histogram: &Histogram) -> Metric {
         while let Some((_, count)) = buckets.next_if(|(top, _)| *top <= largest) {
             below += count;
         }
-        metric = metric.with(format!("_bucket{{core=\"{core}\",le=\"{}\"}}", seconds(largest)), below);
+        metric = metric.with(format!("_bucket{{{labels},le=\"{}\"}}", seconds(largest)), below);
     }
     metric
-        .with(format!("_bucket{{core=\"{core}\",le=\"+Inf\"}}"), histogram.count())
-        .with(format!("_sum{{core=\"{core}\"}}"), seconds(histogram.sum()))
-        .with(format!("_count{{core=\"{core}\"}}"), histogram.count())
+        .with(format!("_bucket{{{labels},le=\"+Inf\"}}"), histogram.count())
+        .with(format!("_sum{{{labels}}}"), seconds(histogram.sum()))
+        .with(format!("_count{{{labels}}}"), histogram.count())
 }
 
 /// Nanoseconds in seconds.
@@ -114,7 +132,7 @@ mod tests {
         for nanos in [100, 255, 256, 1_000_000, 1 << 36] {
             values.record(nanos);
         }
-        let metric = histogram(Metric::new(MetricKind::Histogram, "h", "Help."), 3, &values);
+        let metric = histogram(Metric::new(MetricKind::Histogram, "h", "Help."), "core=\"3\"", &values);
         let text = render(&[metric]);
         for line in [
             "boson_h_bucket{core=\"3\",le=\"0.000000255\"} 2",

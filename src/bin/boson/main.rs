@@ -10,6 +10,7 @@ mod inspect;
 mod lasting;
 mod listen;
 mod metrics;
+mod namespace_metrics;
 mod options;
 mod serve;
 mod start;

@@ -29,6 +29,7 @@ pub(in super::super) mod admin {
     pub(in super::super) const SET_FEATURES: u8 = 0x09;
     pub(in super::super) const GET_FEATURES: u8 = 0x0a;
     pub(in super::super) const ASYNC_EVENT_REQUEST: u8 = 0x0c;
+    pub(in super::super) const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
 }
 
 /// Feature identifiers (Base 5.27.1).

@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::bus::Bus;
 use super::controller::{Controller, ControllerOptions, Event, Phase, Reply, Request, ResetCause, Ticket};
+use super::registers::{ALL_ONES, CC, CSTS, CSTS_READY, Registers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
 use crate::rt::Instant;
@@ -231,19 +232,30 @@ impl<B: Bus> Drop for Pending<'_, B> {
 }
 
 impl<B: Bus> Drop for Control<B> {
-    /// Shuts the controller down in an orderly way, so that it need not recover when it starts.
+    /// Shuts the controller down in an orderly way, so that it need not recover when it starts, and
+    /// disables it: an enabled one may look at its queues although it was shut down.
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        let mut now = state.now;
-        state.controller.shutdown(now);
-        let until = now + PATIENCE;
-        while now < until {
+        state.controller.shutdown(state.now);
+        let (mut now, until) = (state.now, state.now + PATIENCE);
+        let is_over = |phase| matches!(phase, Phase::Off | Phase::Failed | Phase::Removed);
+        while now < until && !is_over(state.controller.poll(now)) {
             self.bus.turn();
-            if matches!(state.controller.poll(now), Phase::Off | Phase::Failed | Phase::Removed) {
-                return;
-            }
+            now += ASK_EVERY;
+            std::thread::sleep(ASK_EVERY);
+        }
+        let registers = self.bus.registers();
+        registers.write32(CC, 0);
+        let until = now + PATIENCE;
+        while now < until && is_ready(registers.read32(CSTS)) {
+            self.bus.turn();
             now += ASK_EVERY;
             std::thread::sleep(ASK_EVERY);
         }
     }
+}
+
+/// Whether the controller is enabled; one that was removed is not.
+fn is_ready(status: u32) -> bool {
+    status != ALL_ONES && status & CSTS_READY != 0
 }

@@ -22,6 +22,7 @@ mod requests;
 
 use std::collections::VecDeque;
 use std::fmt;
+use std::sync::Arc;
 use std::time::Duration;
 
 use super::command::{Completion, Entry};
@@ -34,6 +35,7 @@ use super::registers::{
     enabled_configuration,
 };
 use super::rings::{COMPLETION_BYTES, ENTRY_BYTES, Rings};
+use super::shadow::ShadowDoorbells;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Instant;
 
@@ -182,6 +184,9 @@ pub struct Controller<R> {
     unidentified: VecDeque<u32>,
     queue_pairs: u16,
     volatile_cache: bool,
+    shadow: Arc<ShadowDoorbells>,
+    /// The controller reads its doorbells there.
+    is_shadowed: bool,
     jobs: Vec<Job>,
     next_ticket: u64,
     events: VecDeque<Event>,
@@ -256,6 +261,8 @@ impl<R: Registers + Clone> Controller<R> {
             unidentified: VecDeque::new(),
             queue_pairs: 0,
             volatile_cache: false,
+            shadow: Arc::new(ShadowDoorbells::new(memory)?),
+            is_shadowed: false,
             jobs: Vec::new(),
             next_ticket: 0,
             events: VecDeque::new(),
@@ -369,6 +376,12 @@ impl<R: Registers + Clone> Controller<R> {
         self.volatile_cache
     }
 
+    /// Its doorbells in memory, if it has such, for [`QueuePair::mirror`](super::QueuePair::mirror):
+    /// anew after each reset.
+    pub fn shadow_doorbells(&self) -> Option<Arc<ShadowDoorbells>> {
+        self.is_shadowed.then(|| Arc::clone(&self.shadow))
+    }
+
     /// Completions of its admin queue for no command in flight.
     pub fn strays(&self) -> u64 {
         self.strays
@@ -445,6 +458,8 @@ impl<R: Registers + Clone> Controller<R> {
             }
         }
         self.rings.clear();
+        self.is_shadowed = false;
+        self.shadow.clear();
         self.push_event(Event::Stopped);
         let [submissions, completions] = self.rings.device_addresses();
         let last = u32::from(ADMIN_ENTRIES - 1);

@@ -11,8 +11,10 @@ use super::bus::{Bus, VfioBus};
 use super::control::Control;
 use super::controller::Request;
 use super::identify::{ControllerIdentity, NamespaceIdentity};
+use super::io::Attachment;
+use super::model::Model;
 use super::port::NvmePort;
-use super::queue_pair::{Attachment, QueuePair};
+use super::queue_pair::QueuePair;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
 use crate::sync::Mutex as Gate;
@@ -136,7 +138,11 @@ impl<B: Bus> Opened<B> {
             attachment,
         )?;
         pair.regions_mut().insert(region);
-        let stops = control.lock().stops;
+        let stops = {
+            let state = control.lock();
+            pair.mirror(&capabilities, state.controller.shadow_doorbells());
+            state.stops
+        };
         control.ask(Request::CreateQueues(pair.spec())).await?;
         let port = NvmePort::new(pair, Arc::clone(control), reached, stops, rt::now());
         number.keep();
@@ -191,7 +197,9 @@ fn describe(
         volatile_cache,
         forced_unit_access: true,
         trim: controller.dataset_management,
-        zeros_after_trim: namespace.deallocated_reads_zero,
+        // Whatever deallocated blocks read as (DLFEAT): the controller need not deallocate what it is
+        // asked to (NVM Command Set 3.2.3).
+        zeros_after_trim: false,
         write_zeroes: controller.write_zeroes,
         max_compare_and_write_bytes: if controller.fused_compare_and_write {
             bytes(compared).min(most)
@@ -226,3 +234,44 @@ impl fmt::Debug for NvmeDevice {
 pub struct NvmeNamespace(QueueNamespace<NvmePort<VfioBus>>);
 
 namespace_by_its_field!(NvmeNamespace);
+
+/// A namespace of a [`Model`], driven by the same code as an [`NvmeDevice`]: for tests and
+/// benchmarks.
+#[derive(Clone)]
+pub struct ModelledDevice(Arc<Opened<Model>>);
+
+impl ModelledDevice {
+    /// Brings `model` up and opens its namespace `number`.
+    ///
+    /// # Errors
+    ///
+    /// As for [`NvmeDevice::open`], as far as it is about the controller.
+    pub async fn open(model: &Model, number: u32) -> Result<Self> {
+        let control = Control::open(model.clone(), "nvme:model".to_owned(), QUEUE_PAIRS).await?;
+        Opened::of(Arc::new(control), number).await.map(|opened| Self(Arc::new(opened)))
+    }
+}
+
+impl Device for ModelledDevice {
+    type Namespace = ModelledNamespace;
+
+    fn info(&self) -> &NamespaceInfo {
+        &self.0.info
+    }
+
+    async fn attach(&self) -> Result<ModelledNamespace> {
+        self.0.attach().await.map(ModelledNamespace)
+    }
+}
+
+impl fmt::Debug for ModelledDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ModelledDevice").field("info", &self.0.info).finish_non_exhaustive()
+    }
+}
+
+/// What a core has of a [`ModelledDevice`].
+#[derive(Clone, Debug)]
+pub struct ModelledNamespace(QueueNamespace<NvmePort<Model>>);
+
+namespace_by_its_field!(ModelledNamespace);

@@ -94,6 +94,15 @@ impl DmaRegion {
         word.load(Ordering::Acquire)
     }
 
+    /// Sets the value at `offset`, a multiple of 4, in the machine's byte order. Everything that
+    /// was written earlier is written before it.
+    pub(super) fn store_release(&self, offset: usize, value: u32) {
+        let ptr = self.at::<AtomicU32>(offset);
+        // SAFETY: as in `load_acquire`.
+        let word = unsafe { &*ptr };
+        word.store(value, Ordering::Release);
+    }
+
     /// The value at `offset`, a multiple of 4.
     pub(super) fn read32(&self, offset: usize) -> u32 {
         let ptr = self.at::<u32>(offset);

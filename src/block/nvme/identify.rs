@@ -62,6 +62,8 @@ pub struct ControllerIdentity {
     pub atomic_blocks_compare: u32,
     /// SGL pieces' alignment in bytes (SGLS): 1, 4, or `None` without SGLs.
     pub sgl_alignment: Option<u32>,
+    /// It takes doorbells in memory (OACS bit 8), as emulated controllers do.
+    pub shadow_doorbells: bool,
     /// How long an orderly shutdown may take, in microseconds (RTD3E); 0 if it does not say.
     pub shutdown_micros: u32,
 }
@@ -116,6 +118,7 @@ impl ControllerIdentity {
                 2 => Some(4),
                 _ => None,
             },
+            shadow_doorbells: u16_at(data, 256) >> 8 & 1 == 1,
             shutdown_micros: u32_at(data, 88),
         })
     }

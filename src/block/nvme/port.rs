@@ -18,7 +18,8 @@ use super::super::queue::{Command, CommandKind, Failure, Port, Refused};
 use super::bus::Bus;
 use super::control::{Control, ControlState};
 use super::controller::{Phase, Request, ResetCause, Ticket};
-use super::queue_pair::{Fate, Operation, QueuePair, Refusal, Segment, Transfer, default_fate};
+use super::io::{Fate, Operation, Refusal, Segment, Transfer, default_fate};
+use super::queue_pair::QueuePair;
 use super::status::is_miscompare;
 use crate::error::{Error, Outcome};
 use crate::rt::Instant;
@@ -116,6 +117,7 @@ impl<B: Bus> NvmePort<B> {
         match self.link {
             Link::Stopped if phase == Phase::Ready => {
                 self.stops = state.stops;
+                self.pair.mirror(state.controller.capabilities(), state.controller.shadow_doorbells());
                 let request = Request::CreateQueues(self.pair.spec());
                 if let Ok(ticket) = state.controller.request(request, self.now) {
                     self.link = Link::Creating(ticket);

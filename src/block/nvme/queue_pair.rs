@@ -6,193 +6,30 @@
 //! for a PRP or SGL list. A compare-and-write takes two entries of the rings: index `slot` is its
 //! write, `slot + slots` its compare.
 
+mod entries;
+mod reset;
+
 use std::collections::VecDeque;
 use std::fmt;
-use std::ptr::NonNull;
+use std::sync::Arc;
 
-use super::command::{DEALLOCATE, Entry, FORCE_UNIT_ACCESS, FUSED_FIRST, FUSED_SECOND, opcode};
+use super::command::Entry;
 use super::command_id::CommandIds;
 use super::controller::QueueSpec;
 use super::dma::{DmaMemory, DmaRegion, Regions};
+use super::io::{Attachment, Operation, QueueCounts, Refusal, Transfer};
 use super::registers::{Capabilities, Registers};
 use super::rings::{COMPLETION_BYTES, ENTRY_BYTES, Rings};
+use super::shadow::ShadowDoorbells;
 use super::status::Status;
-use super::transfer::{LIST_BYTES, Method, SglSupport, Unfit, describe};
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use super::transfer::{LIST_BYTES, Method, SglSupport};
+use crate::error::{Error, ErrorKind, Result};
 
 /// The most entries of a queue that the driver asks for: more would leave too few bits of a command
 /// id for its generation.
-pub(super) const MAX_ENTRIES: u16 = 1024;
+const MAX_ENTRIES: u16 = 1024;
 /// How often a command that ended with a transient status is tried in all.
 const MAX_TRIES: u8 = 4;
-/// The most blocks of one read, write or write-zeroes (NLB has 16 bits and means one more).
-const MAX_BLOCKS: u64 = 1 << 16;
-/// The most ranges of one Dataset Management command.
-const MAX_RANGES: u64 = 256;
-
-/// A piece of memory of a command: contiguous, in a region that the device reaches.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
-    ptr: NonNull<u8>,
-    len: usize,
-}
-
-impl Segment {
-    /// The `len` bytes from `ptr`.
-    ///
-    /// # Safety
-    ///
-    /// They are valid for reads and writes, and nothing else writes them (or, if a device is to
-    /// write them, reads them), until the command that they are given to is reported as done.
-    pub unsafe fn new(ptr: NonNull<u8>, len: usize) -> Self {
-        Self { ptr, len }
-    }
-
-    /// Its length in bytes.
-    #[expect(clippy::len_without_is_empty, reason = "an empty segment is as good as any")]
-    pub fn len(&self) -> usize {
-        self.len
-    }
-
-    /// Its address in this process.
-    pub fn address(&self) -> usize {
-        self.ptr.addr().get()
-    }
-}
-
-/// What a command does.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Operation {
-    /// Reads into the memory.
-    Read,
-    /// Writes the memory; `durable` writes survive a power failure once they complete (FUA).
-    Write {
-        /// Whether it is to be on the medium when it completes.
-        durable: bool,
-    },
-    /// Makes every write that completed before it durable.
-    Flush,
-    /// Says that blocks hold nothing of use (Dataset Management, deallocate).
-    Trim,
-    /// Makes blocks read as zeros.
-    WriteZeroes,
-    /// Writes the memory if the blocks are as `expected` (fused compare and write).
-    CompareAndWrite,
-}
-
-impl Operation {
-    /// Its name in errors.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Read => "read",
-            Self::Write { .. } => "write",
-            Self::Flush => "flush",
-            Self::Trim => "trim",
-            Self::WriteZeroes => "write zeroes",
-            Self::CompareAndWrite => "compare and write",
-        }
-    }
-
-    /// Whether it changes the namespace or what is durable of it.
-    fn changes(self) -> bool {
-        self != Self::Read
-    }
-}
-
-/// A command: whole blocks, no more than the controller's largest transfer.
-#[derive(Clone, Copy, Debug)]
-pub struct Transfer<'a> {
-    /// What to do.
-    pub operation: Operation,
-    /// Where in the namespace, in bytes.
-    pub offset: u64,
-    /// How much of it, in bytes; 0 for a flush.
-    pub len: u64,
-    /// The memory, of `len` bytes; none for a flush, a trim and zeroes.
-    pub memory: &'a [Segment],
-    /// What a compare-and-write expects to find, of `len` bytes.
-    pub expected: &'a [Segment],
-}
-
-/// Why a command was not taken.
-#[derive(Debug)]
-pub enum Refusal {
-    /// No place in the queue now; some after the next completions.
-    Full,
-    /// The memory is in too odd pieces for this controller, or it does not reach it: copy it into
-    /// one piece of the core's arena.
-    Odd,
-    /// It will not be taken at all.
-    Failed(Error),
-}
-
-/// What a queue pair is attached to: one namespace in one format.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Attachment {
-    /// What it is called in errors.
-    pub name: String,
-    /// The namespace's number (NSID).
-    pub namespace: u32,
-    /// Its block size as a power of two.
-    pub block_shift: u32,
-    /// Whether the controller has fused compare and write.
-    pub fused: bool,
-    /// The controller's page size as a power of two.
-    pub page_shift: u32,
-    /// The alignment of SGL pieces in bytes (1 or 4), where the controller has SGLs.
-    pub sgl_alignment: Option<u32>,
-}
-
-/// What is to become of a command that was in flight when its controller stopped.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Fate {
-    /// It is sent again when the queue pair resumes.
-    Replay,
-    /// It fails, and its error says that it may have taken effect.
-    Fail,
-}
-
-/// What to do with a command when a controller was reset. `announced` says whether the controller
-/// was told about it at all, `healthy` that the host wanted the reset and the controller had not
-/// failed.
-///
-/// - What was never announced did not happen: it is replayed.
-/// - A read changes nothing: it is replayed.
-/// - A flush is replayed after a healthy reset, which keeps the controller's cache. A controller
-///   that failed may have lost the cache, and a second flush would call lost writes durable: it
-///   fails.
-/// - A write, trim or compare-and-write may have taken effect, and a write to the same blocks that
-///   came after it would be undone if its caller has given it up: it fails. A caller that knows
-///   that somebody still waits for a write may replay it.
-pub fn default_fate(operation: Operation, announced: bool, healthy: bool) -> Fate {
-    match operation {
-        _ if !announced => Fate::Replay,
-        Operation::Read => Fate::Replay,
-        Operation::Flush if healthy => Fate::Replay,
-        _ => Fate::Fail,
-    }
-}
-
-/// What a queue pair counted since it was made.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub struct QueueCounts {
-    /// Commands that were taken.
-    pub submitted: u64,
-    /// Commands that were reported as done.
-    pub completed: u64,
-    /// Writes of the submission queue's doorbell.
-    pub tail_doorbells: u64,
-    /// Writes of the completion queue's doorbell.
-    pub head_doorbells: u64,
-    /// Commands that were tried again after a transient status.
-    pub retries: u64,
-    /// Commands that were sent again after a reset.
-    pub replays: u64,
-    /// Completions for no command in flight: unknown, duplicate or too late.
-    pub strays: u64,
-    /// Completions that said the controller read entries which there are not.
-    pub wrong_heads: u64,
-}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -354,6 +191,12 @@ impl<R: Registers> QueuePair<R> {
         }
     }
 
+    /// Uses the controller's doorbells in memory, if it has them, or its registers: for queues that
+    /// it does not know yet.
+    pub fn mirror(&mut self, capabilities: &Capabilities, shadow: Option<Arc<ShadowDoorbells>>) {
+        self.rings.mirror(shadow.filter(|shadow| shadow.covers(capabilities, self.number)));
+    }
+
     /// How many slots there are.
     pub fn slots(&self) -> u16 {
         self.rings.entries() - 1
@@ -440,8 +283,7 @@ impl<R: Registers> QueuePair<R> {
     pub fn kick(&mut self) {
         if self.announced != self.next_number && self.state == State::Attached {
             self.announced = self.next_number;
-            self.counts.tail_doorbells += 1;
-            self.rings.ring_tail();
+            self.counts.tail_doorbells += u64::from(self.rings.ring_tail());
         }
     }
 
@@ -469,8 +311,7 @@ impl<R: Registers> QueuePair<R> {
             self.end(index, completion.status, done);
         }
         if taken > 0 {
-            self.counts.head_doorbells += 1;
-            self.rings.ring_head();
+            self.counts.head_doorbells += u64::from(self.rings.ring_head());
         }
         if !self.waiting.is_empty() {
             self.send_waiting();
@@ -480,66 +321,6 @@ impl<R: Registers> QueuePair<R> {
             self.report(usize::from(slot), Ok(()), done);
         }
         taken
-    }
-
-    /// The controller has stopped (it is disabled, was reset by the bus, or is gone) and touches no
-    /// memory any more. Every command in flight fails now with `error` or waits for
-    /// [`QueuePair::resume`], as `decide` says for its slot, its operation, and whether it was
-    /// announced to the controller. The rings are as new.
-    pub fn stop(
-        &mut self,
-        error: &dyn Fn(Operation) -> Error,
-        decide: &mut dyn FnMut(u16, Operation, bool) -> Fate,
-        done: &mut dyn FnMut(u16, Result<()>),
-    ) {
-        if self.state == State::Gone {
-            return;
-        }
-        self.state = State::Stopped;
-        self.rings.clear();
-        let announced = self.announced;
-        self.announced = self.next_number;
-        for index in 0..self.trackers.len() {
-            for id in [index, index + self.trackers.len()] {
-                if self.ids.is_issued(id) {
-                    self.ids.revoke(id);
-                }
-            }
-            let tracker = &mut self.trackers[index];
-            if tracker.pending == 0 {
-                // Free, or it waits already.
-                continue;
-            }
-            let slot = u16::try_from(index).expect("at most 1023 slots");
-            tracker.pending = 0;
-            let (operation, was_announced) = (tracker.operation, tracker.number < announced);
-            match decide(slot, operation, was_announced) {
-                Fate::Replay => {
-                    self.counts.replays += 1;
-                    self.waiting.push_back(slot);
-                }
-                Fate::Fail => self.report(index, Err(error(operation)), done),
-            }
-        }
-    }
-
-    /// The controller knows the queues (again). What waited is sent.
-    pub fn resume(&mut self) {
-        if self.state == State::Stopped {
-            self.state = State::Attached;
-            self.send_waiting();
-        }
-    }
-
-    /// The controller is gone for good: everything fails with `error`, now and later.
-    pub fn give_up(&mut self, error: &dyn Fn(Operation) -> Error, done: &mut dyn FnMut(u16, Result<()>)) {
-        self.stop(error, &mut |_, _, _| Fate::Fail, done);
-        self.state = State::Gone;
-        while let Some(slot) = self.waiting.pop_front() {
-            let index = usize::from(slot);
-            let operation = self.trackers[index].operation;
-            self.report(index, Err(error(operation)), done);
-        }
     }
 
     /// Gives the entries of the command at `index` ids and pushes them. There is room.
@@ -646,139 +427,5 @@ impl<R: Registers> QueuePair<R> {
     #[cold]
     fn stray(&mut self) {
         self.counts.strays += 1;
-    }
-
-    /// The entry of a command; its list, if it needs one, is in the page of `index`.
-    #[inline]
-    fn entry(&mut self, index: usize, transfer: &Transfer<'_>) -> Result<Entry, Refusal> {
-        let namespace = self.attachment.namespace;
-        let (code, flags) = match transfer.operation {
-            Operation::Read => (opcode::READ, 0),
-            Operation::Write { durable } => (opcode::WRITE, if durable { FORCE_UNIT_ACCESS } else { 0 }),
-            Operation::CompareAndWrite => (opcode::WRITE, 0),
-            Operation::Flush => return Ok(Entry::new(opcode::FLUSH, namespace)),
-            Operation::Trim => return self.trim(index, transfer),
-            Operation::WriteZeroes => {
-                let (lba, blocks) = self.blocks(transfer)?;
-                return Ok(Entry::new(opcode::WRITE_ZEROES, namespace).blocks(lba, blocks));
-            }
-        };
-        let (lba, blocks) = self.blocks(transfer)?;
-        let mut entry = Entry::new(code, namespace).with(12, flags).blocks(lba, blocks);
-        if transfer.operation == Operation::CompareAndWrite {
-            if self.compares.is_empty() {
-                return Err(self.unsupported(transfer));
-            }
-            entry.words[0] |= FUSED_SECOND;
-        }
-        self.data(index, transfer, transfer.memory, &mut entry)?;
-        Ok(entry)
-    }
-
-    fn compare(&mut self, index: usize, transfer: &Transfer<'_>) -> Result<Entry, Refusal> {
-        let (lba, blocks) = self.blocks(transfer)?;
-        let mut entry = Entry::new(opcode::COMPARE, self.attachment.namespace).blocks(lba, blocks);
-        entry.words[0] |= FUSED_FIRST;
-        let list = index + self.trackers.len();
-        self.data(list, transfer, transfer.expected, &mut entry)?;
-        Ok(entry)
-    }
-
-    /// The first block of a transfer and how many there are: 1 to 65536.
-    #[inline]
-    fn blocks(&self, transfer: &Transfer<'_>) -> Result<(u64, u32), Refusal> {
-        let shift = self.attachment.block_shift;
-        let mask = (1 << shift) - 1;
-        let blocks = transfer.len >> shift;
-        match u32::try_from(blocks) {
-            Ok(count)
-                if (1..=MAX_BLOCKS).contains(&blocks) && (transfer.offset | transfer.len) & mask == 0 =>
-            {
-                Ok((transfer.offset >> shift, count))
-            }
-            _ => Err(self.invalid(
-                transfer,
-                format!("{} bytes are not 1 to {MAX_BLOCKS} whole blocks of {}", transfer.len, mask + 1),
-            )),
-        }
-    }
-
-    /// Sets the data pointer of `entry` to `segments`.
-    #[inline]
-    fn data(
-        &mut self,
-        list: usize,
-        transfer: &Transfer<'_>,
-        segments: &[Segment],
-        entry: &mut Entry,
-    ) -> Result<(), Refusal> {
-        // The controller transfers what the blocks say, whatever the pieces are.
-        if segments.iter().map(|segment| segment.len as u64).sum::<u64>() != transfer.len {
-            return Err(self.invalid(transfer, "the memory is not as long as the blocks".to_owned()));
-        }
-        let regions = &mut self.regions;
-        let translate = |segment: &Segment| regions.translate(segment.address(), segment.len);
-        match describe(self.method, entry, segments, translate, &self.lists, list * LIST_BYTES) {
-            Ok(()) => Ok(()),
-            Err(Unfit::Odd | Unfit::Unreachable) => Err(Refusal::Odd),
-        }
-    }
-
-    fn trim(&mut self, index: usize, transfer: &Transfer<'_>) -> Result<Entry, Refusal> {
-        let shift = self.attachment.block_shift;
-        let (mut lba, mut left) = (transfer.offset >> shift, transfer.len >> shift);
-        let most = u64::from(u32::MAX);
-        let ranges = left.div_ceil(most);
-        let whole = (transfer.offset | transfer.len) & ((1 << shift) - 1) == 0;
-        if !(1..=MAX_RANGES).contains(&ranges) || !whole {
-            return Err(self.invalid(transfer, format!("{} bytes cannot be one trim", transfer.len)));
-        }
-        let page = index * LIST_BYTES;
-        let mut at = page;
-        while left > 0 {
-            let blocks = left.min(most);
-            // Context attributes are 0; then the length in blocks and the first block.
-            self.lists.write64(at, blocks << 32);
-            self.lists.write64(at + 8, lba);
-            at += 16;
-            lba += blocks;
-            left -= blocks;
-        }
-        let last = u32::try_from(ranges - 1).expect("at most 256");
-        Ok(Entry::new(opcode::DATASET_MANAGEMENT, self.attachment.namespace)
-            .data(self.lists.device_address(page), 0)
-            .with(10, last)
-            .with(11, DEALLOCATE))
-    }
-
-    #[cold]
-    fn invalid(&self, transfer: &Transfer<'_>, why: String) -> Refusal {
-        Refusal::Failed(
-            Error::new(ErrorKind::InvalidInput, transfer.operation.name())
-                .at(format!("{} offset {}", self.attachment.name, transfer.offset))
-                .because(why),
-        )
-    }
-
-    #[cold]
-    fn unsupported(&self, transfer: &Transfer<'_>) -> Refusal {
-        Refusal::Failed(
-            Error::new(ErrorKind::Unsupported, transfer.operation.name())
-                .at(self.attachment.name.clone())
-                .because("the controller has no fused compare and write"),
-        )
-    }
-
-    #[cold]
-    fn not_attached(&self, transfer: &Transfer<'_>) -> Refusal {
-        if self.state == State::Stopped {
-            return Refusal::Full;
-        }
-        Refusal::Failed(
-            Error::new(ErrorKind::Closed, transfer.operation.name())
-                .at(self.attachment.name.clone())
-                .because("the controller is gone: open the device again when it is back")
-                .outcome_is(Outcome::NotStarted),
-        )
     }
 }

@@ -1,9 +1,12 @@
 //! A submission ring and a completion ring (Base 3.3): heads, tails, phase, doorbells. The rings
 //! know no command; [`super::queue_pair`] and [`super::controller`] do.
 
+use std::sync::Arc;
+
 use super::command::{Completion, Entry};
 use super::dma::DmaRegion;
 use super::registers::{Capabilities, Registers};
+use super::shadow::ShadowDoorbells;
 use super::status::Status;
 
 /// The size of a submission queue entry, in bytes.
@@ -18,6 +21,8 @@ pub(super) struct Rings<R> {
     completions: DmaRegion,
     submission_doorbell: usize,
     completion_doorbell: usize,
+    /// Doorbells in memory, where the controller has them.
+    shadow: Option<Arc<ShadowDoorbells>>,
     /// Entries of each ring.
     entries: u16,
     /// Where the next submission goes.
@@ -56,6 +61,7 @@ impl<R: Registers> Rings<R> {
             completions,
             submission_doorbell: capabilities.submission_doorbell(number),
             completion_doorbell: capabilities.completion_doorbell(number),
+            shadow: None,
             entries,
             tail: 0,
             announced_tail: 0,
@@ -66,6 +72,15 @@ impl<R: Registers> Rings<R> {
             outstanding: 0,
             wrong_heads: 0,
         }
+    }
+
+    /// Writes doorbells to memory from now on, or to registers only.
+    pub(super) fn mirror(&mut self, shadow: Option<Arc<ShadowDoorbells>>) {
+        if let Some(shadow) = &shadow {
+            shadow.clear_one(self.submission_doorbell);
+            shadow.clear_one(self.completion_doorbell);
+        }
+        self.shadow = shadow;
     }
 
     /// As new: for a controller that knows neither ring any more.
@@ -120,22 +135,31 @@ impl<R: Registers> Rings<R> {
         self.outstanding += 1;
     }
 
-    /// Tells the controller about everything that was pushed since the last time.
+    /// Tells the controller about everything that was pushed since the last time. Returns whether
+    /// that took a write of the register.
     #[inline]
-    pub(super) fn ring_tail(&mut self) {
-        if self.announced_tail != self.tail {
-            self.announced_tail = self.tail;
-            self.registers.write32(self.submission_doorbell, u32::from(self.tail));
-        }
+    pub(super) fn ring_tail(&mut self) -> bool {
+        let old = self.announced_tail;
+        self.announced_tail = self.tail;
+        self.ring(self.submission_doorbell, old, self.tail)
     }
 
-    /// Tells the controller about every completion that was taken since the last time.
+    /// Tells the controller about every completion that was taken since the last time. Returns
+    /// whether that took a write of the register.
     #[inline]
-    pub(super) fn ring_head(&mut self) {
-        if self.announced_head != self.head {
-            self.announced_head = self.head;
-            self.registers.write32(self.completion_doorbell, u32::from(self.head));
+    pub(super) fn ring_head(&mut self) -> bool {
+        let old = self.announced_head;
+        self.announced_head = self.head;
+        self.ring(self.completion_doorbell, old, self.head)
+    }
+
+    #[inline]
+    fn ring(&self, doorbell: usize, old: u16, new: u16) -> bool {
+        let write = old != new && self.shadow.as_ref().is_none_or(|shadow| shadow.ring(doorbell, old, new));
+        if write {
+            self.registers.write32(doorbell, u32::from(new));
         }
+        write
     }
 
     /// Whether [`Rings::pop`] would give one.
@@ -193,8 +217,8 @@ impl<R: Registers> Rings<R> {
     /// Announces an entry that is pushed after this, for mutations that break the order on purpose.
     #[cfg(test)]
     pub(super) fn ring_before_entry(&mut self) {
-        let next = self.next(self.tail);
-        self.registers.write32(self.submission_doorbell, u32::from(next));
+        let (old, next) = (self.announced_tail, self.next(self.tail));
+        self.ring(self.submission_doorbell, old, next);
         self.announced_tail = next;
     }
 }

@@ -7,7 +7,7 @@
 
 use super::command::{DATA_IS_SGL, Entry};
 use super::dma::DmaRegion;
-use super::queue_pair::Segment;
+use super::io::Segment;
 
 /// The bytes of a list page: one per command, preallocated.
 pub(super) const LIST_BYTES: usize = 4096;

@@ -144,9 +144,9 @@ impl AdminCommands {
         let argument: *mut PassthroughCommand = &mut command;
         // SAFETY: the request reads and writes one `nvme_passthru_cmd`, which `argument` points to:
         // a live one, exclusively borrowed, of the size that is asserted above. The kernel also
-        // writes at most `data_len` bytes at `data`: that is at most the length of the array, which is
-        // not touched until the call is over. `metadata` is null with length 0. `open` took a character
-        // device by the name that the nvme driver gives its own.
+        // writes at most `data_len` bytes at `data`: that is at most the length of the array, which
+        // is not touched until the call is over. `metadata` is null with length 0. `open` took a
+        // character device by the name that the nvme driver gives its own.
         let result = unsafe { libc::ioctl(self.file.as_raw_fd(), ADMIN_COMMAND, argument) };
         match result {
             0 => Ok(data),

@@ -34,7 +34,7 @@ pub struct FoundController {
     pub serial: Option<String>,
     /// The firmware revision (FR); only the nvme driver tells.
     pub firmware: Option<String>,
-    /// The namespaces that the nvme driver shows.
+    /// The namespaces that the nvme driver shows, by their identifiers.
     pub namespaces: Vec<FoundNamespace>,
 }
 
@@ -210,7 +210,11 @@ fn head(name: &str) -> Option<(u32, u32)> {
 
 fn namespaces(root: &SystemRoot, controller: &Path) -> Vec<FoundNamespace> {
     let heads: BTreeSet<(u32, u32)> = names_in(controller).iter().filter_map(|name| head(name)).collect();
-    heads.into_iter().map(|head| namespace(root, controller, head)).collect()
+    let mut namespaces: Vec<FoundNamespace> =
+        heads.into_iter().map(|head| namespace(root, controller, head)).collect();
+    // The kernel finds them side by side, so that `nvme0n1` need not be the first.
+    namespaces.sort_by_key(|namespace| namespace.nsid);
+    namespaces
 }
 
 fn namespace(root: &SystemRoot, controller: &Path, (instance, number_in_it): (u32, u32)) -> FoundNamespace {

@@ -99,6 +99,12 @@ mod what_is_found {
         assert_eq!(addresses, [ADDRESS, "0000:0a:00.0", "10000:01:00.0"]);
         let names: Vec<&str> = found[0].namespaces.iter().map(|namespace| namespace.name()).collect();
         assert_eq!(names, ["nvme0n1", "nvme0n2", "nvme0n10"]);
+        // Their numbers count, not the names that the kernel happened to give.
+        machine.file("sys/class/block/nvme0n1/nsid", "3\n");
+        machine.file("sys/class/block/nvme0n2/nsid", "2\n");
+        let names = only(&machine).namespaces;
+        let names: Vec<&str> = names.iter().map(|namespace| namespace.name()).collect();
+        assert_eq!(names, ["nvme0n10", "nvme0n2", "nvme0n1"]);
     }
 
     #[test]

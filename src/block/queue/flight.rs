@@ -51,7 +51,10 @@ enum Stage {
 
 struct Request {
     stage: Stage,
+    /// What is to be sent: in the end perhaps a flush.
     wanted: Wanted,
+    /// What it counts as, and how many bytes it moves.
+    counts_as: (CommandKind, u64),
     /// How many of its bytes were sent.
     sent: u64,
     /// There is more to send, and it is in line.
@@ -71,6 +74,7 @@ impl Request {
         Self {
             stage: Stage::Free,
             wanted: Wanted { kind: CommandKind::Flush, offset: 0, len: 0, then_flush: false },
+            counts_as: (CommandKind::Flush, 0),
             sent: 0,
             in_line: false,
             commands: 0,
@@ -168,6 +172,7 @@ impl Flight {
         let request = &mut self.requests[id as usize];
         request.stage = Stage::Live;
         request.wanted = wanted;
+        request.counts_as = (wanted.kind, wanted.len);
         request.sent = 0;
         request.in_line = true;
         request.waker = Some(waker);
@@ -463,14 +468,15 @@ impl Flight {
             self.release(id);
             return;
         }
-        let counted = stats.of(request.wanted.kind);
+        let (kind, bytes) = request.counts_as;
+        let counted = stats.of(kind);
         match &request.failure {
             Some((failure, _)) if !failure.miscompare => counted.failed += 1,
             _ => {
                 let nanos = request.began.zip(now).map(|(began, now)| {
                     u64::try_from(now.saturating_since(began).as_nanos()).unwrap_or(u64::MAX)
                 });
-                counted.record(request.sent, nanos);
+                counted.record(bytes, nanos);
             }
         }
         request.stage = Stage::Done;

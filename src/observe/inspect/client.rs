@@ -10,6 +10,7 @@ use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType};
 
 use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting};
+use crate::block::{NamespaceStats, OperationStats};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Instant;
 use crate::rt::reactor::{ReactorKind, RingFeature, RingFeatures};
@@ -73,6 +74,8 @@ pub struct CoreReport {
     pub latencies: CoreLatencies,
     /// What its pollers did, in the order in which they are polled.
     pub pollers: Vec<PollerReport>,
+    /// What it did with each namespace that it is attached to.
+    pub namespaces: Vec<NamespaceStats>,
 }
 
 /// What a poller of another process did: [`PollerStats`](crate::observe::PollerStats).
@@ -164,6 +167,12 @@ impl Client {
                     }
                     continue;
                 }
+                "namespace" | "operation" => {
+                    if let Some(report) = cores.iter_mut().find(|other| other.core == core) {
+                        read_namespace(line, &mut report.namespaces);
+                    }
+                    continue;
+                }
                 _ => continue,
             }
             let mut report = CoreReport {
@@ -179,6 +188,7 @@ impl Client {
                 ring_features: RingFeatures::none(),
                 latencies: CoreLatencies::default(),
                 pollers: Vec::new(),
+                namespaces: Vec::new(),
             };
             if let Some(name) = line.field("reactor") {
                 report.stats.reactor = ReactorKind::named(&name);
@@ -334,6 +344,32 @@ fn read_poller(line: Line<'_>) -> Option<PollerReport> {
         events: line.number("events")?,
         exhausted: line.number("exhausted")?,
     })
+}
+
+/// A namespace, or an operation of one that was told of.
+fn read_namespace(line: Line<'_>, namespaces: &mut Vec<NamespaceStats>) {
+    let number = |name: &str| line.number(name).unwrap_or(0);
+    let Some(name) = line.field("name") else { return };
+    if line.kind() == "namespace" {
+        return namespaces.push(NamespaceStats {
+            name: name.into_owned(),
+            queue_depth: number("queue_depth"),
+            max_queue_depth: number("max_queue_depth"),
+            retries: number("retries"),
+            copied_bytes: number("copied_bytes"),
+            ..NamespaceStats::default()
+        });
+    }
+    let Some(of) = line.field("namespace") else { return };
+    let namespace = namespaces.iter_mut().find(|namespace| namespace.name == of);
+    if let Some(operation) = namespace.and_then(|namespace| namespace.named_mut(&name)) {
+        *operation = OperationStats {
+            completed: number("completed"),
+            failed: number("failed"),
+            bytes: number("bytes"),
+            latency: read_histogram(line),
+        };
+    }
 }
 
 fn read_task(line: Line<'_>) -> Option<TaskRecord> {

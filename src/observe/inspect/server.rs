@@ -14,6 +14,7 @@ use super::ask::Cores;
 use super::bind;
 use super::counters::COUNTERS;
 use super::wire::{Line, MAGIC, VERSION, greeting, write_line};
+use crate::block::{self, NamespaceStats};
 use crate::error::{Error, Result};
 use crate::fork::Process;
 use crate::net::unix::Name;
@@ -229,10 +230,11 @@ impl Answering {
                 rt::reactor::ring_features(),
                 rt::look::stats(),
                 rt::look::pollers(),
+                NamespaceStats::by_name(block::stats()),
             )
         });
         for (core, answer) in answers.into_iter().enumerate() {
-            let Some((now_ns, cpu, ring_features, stats, pollers)) = answer else {
+            let Some((now_ns, cpu, ring_features, stats, pollers, namespaces)) = answer else {
                 self.silent(text, core);
                 continue;
             };
@@ -259,6 +261,7 @@ impl Answering {
                 ];
                 write_line(text, "poller", &fields);
             }
+            namespaces.iter().for_each(|namespace| write_namespace(text, core, namespace));
         }
     }
 
@@ -310,6 +313,35 @@ impl Answering {
             None => self.silent(text, core),
         }
         Ok(())
+    }
+}
+
+fn write_namespace(text: &mut String, core: usize, stats: &NamespaceStats) {
+    let fields: [(&str, &dyn Display); 6] = [
+        ("core", &core),
+        ("name", &stats.name),
+        ("queue_depth", &stats.queue_depth),
+        ("max_queue_depth", &stats.max_queue_depth),
+        ("retries", &stats.retries),
+        ("copied_bytes", &stats.copied_bytes),
+    ];
+    write_line(text, "namespace", &fields);
+    for (name, operation) in stats.operations() {
+        if operation.completed + operation.failed == 0 {
+            continue;
+        }
+        let fields: [(&str, &dyn Display); 9] = [
+            ("core", &core),
+            ("namespace", &stats.name),
+            ("name", &name),
+            ("completed", &operation.completed),
+            ("failed", &operation.failed),
+            ("bytes", &operation.bytes),
+            ("sum", &operation.latency.sum()),
+            ("max", &operation.latency.max()),
+            ("buckets", &buckets(&operation.latency)),
+        ];
+        write_line(text, "operation", &fields);
     }
 }
 

@@ -15,30 +15,31 @@ const BACKEND: &str = "nvme:";
 /// whether this process may read and write a file.
 pub(super) fn findings(root: &SystemRoot, may_open: impl Fn(&Path) -> bool) -> Vec<Finding> {
     let controllers = pci::controllers(root);
-    let mut parts = vec![iommu(root), module(root), locked_memory(root)];
+    let machine = [iommu(root), module(root), locked_memory(root)];
+    let is_usable = |part: &Finding| part.state == BackendState::Usable;
+    let is_ready = |found: &&FoundController| {
+        group(found).is_none() && permission(root, found, &may_open).is_some_and(|part| is_usable(&part))
+    };
+    let ready = match machine.iter().all(is_usable) {
+        true => controllers.iter().filter(is_ready).map(|found| found.address.to_string()).collect(),
+        false => Vec::new(),
+    };
+    let mut parts = Vec::from(machine);
     parts.extend(controllers.iter().filter_map(group));
-    parts.extend(controllers.iter().filter_map(|controller| permission(root, controller, &may_open)));
-    let is_well = parts.iter().all(|part| part.state == BackendState::Usable);
-    std::iter::once(as_a_whole(&controllers, is_well)).chain(parts).collect()
-}
-
-fn as_a_whole(controllers: &[FoundController], is_well: bool) -> Finding {
+    parts.extend(controllers.iter().filter_map(|found| permission(root, found, &may_open)));
     const WHAT: &str = "boson's own NVMe driver";
-    let bound = controllers.iter().filter(|found| found.driver.as_deref() == Some("vfio-pci"));
-    let bound: Vec<String> = bound.map(|found| found.address.to_string()).collect();
-    if controllers.is_empty() {
+    let whole = if controllers.is_empty() {
         Finding::unusable(BACKEND, format!("{WHAT}: there is no NVMe controller on PCI"), "use blk:/dev/NAME")
-    } else if !is_well {
-        Finding {
-            state: BackendState::Unusable,
-            ..Finding::usable(BACKEND, format!("{WHAT} takes what follows"))
-        }
-    } else if bound.is_empty() {
+    } else if !ready.is_empty() {
+        Finding::usable(BACKEND, format!("{WHAT}: vfio-pci has {}", ready.join(" ")))
+    } else if !parts.iter().all(is_usable) {
+        let detail = format!("{WHAT} takes what follows");
+        Finding { state: BackendState::Unusable, ..Finding::usable(BACKEND, detail) }
+    } else {
         let detail = format!("{WHAT}: vfio-pci has no controller");
         Finding::unusable(BACKEND, detail, "boson device list, then: boson device bind ADDRESS")
-    } else {
-        Finding::usable(BACKEND, format!("{WHAT}: vfio-pci has {}", bound.join(" ")))
-    }
+    };
+    std::iter::once(whole).chain(parts).collect()
 }
 
 fn iommu(root: &SystemRoot) -> Finding {
@@ -237,6 +238,20 @@ mod tests {
         let findings = findings(&SystemRoot::at(&machine.0), |_| true);
         assert!(findings.iter().all(|finding| finding.state == BackendState::Usable));
         assert_eq!(findings.len(), 5);
+        // A second controller that is not as well does not take the first away.
+        machine.file("sys/bus/pci/devices/0000:05:00.0/class", "0x010802\n");
+        machine.link("sys/bus/pci/devices/0000:05:00.0/iommu_group", "../../../../kernel/iommu_groups/13");
+        machine.file("sys/kernel/iommu_groups/13/devices/0000:05:00.1", "");
+        machine.link("sys/bus/pci/devices/0000:05:00.1/driver", "../../drivers/e1000e");
+        let findings = super::findings(&SystemRoot::at(&machine.0), |_| true);
+        assert!(
+            findings[0].state == BackendState::Usable && findings[0].detail.ends_with("has 0000:04:00.0")
+        );
+        assert!(
+            findings
+                .iter()
+                .any(|finding| finding.detail.starts_with("0000:05:00.0 is in the IOMMU group 13"))
+        );
     }
 
     #[test]

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use boson::observe::TaskState;
 
-use super::view::{CoreRow, Quantiles, TaskRow, View};
+use super::view::{CoreRow, NamespaceRow, Quantiles, TaskRow, View};
 
 /// The most telling ones first: a narrow screen shows no more of them than it has room for.
 pub(crate) const CORE_HEAD: [&str; 13] = [
@@ -15,6 +15,21 @@ pub(crate) const LATENCY_HEAD: [&str; 10] =
     ["core", "poll50", "poll99", "max", "wait50", "wait99", "max", "turn50", "turn99", "max"];
 pub(crate) const TASK_HEAD: [&str; 9] =
     ["core", "id", "state", "since", "polls", "polls/s", "name", "waits for", "created at"];
+
+pub(crate) const NAMESPACE_HEAD: [&str; 12] = [
+    "core",
+    "ops/s",
+    "bytes/s",
+    "lat50",
+    "lat99",
+    "max",
+    "depth",
+    "most",
+    "failed",
+    "retries",
+    "operation",
+    "namespace",
+];
 
 /// The cells below [`CORE_HEAD`].
 pub(crate) fn core(row: &CoreRow) -> [String; 13] {
@@ -49,6 +64,24 @@ pub(crate) fn latency(row: &CoreRow) -> [String; 10] {
     };
     let ([a, b, c], [d, e, f], [g, h, i]) = (three(&row.poll), three(&row.queue_wait), three(&row.turn));
     [row.core.to_string(), a, b, c, d, e, f, g, h, i]
+}
+
+/// The cells below [`NAMESPACE_HEAD`].
+pub(crate) fn namespace(row: &NamespaceRow) -> [String; 12] {
+    [
+        row.core.to_string(),
+        count(row.completed),
+        count(row.bytes),
+        time(row.latency.p50),
+        time(row.latency.p99),
+        time(row.latency.max),
+        whole(row.queue_depth),
+        whole(row.max_queue_depth),
+        whole(row.failed),
+        whole(row.retries),
+        row.operation.to_owned(),
+        row.name.clone(),
+    ]
 }
 
 /// The cells below [`TASK_HEAD`].
@@ -167,6 +200,11 @@ pub(crate) fn print(view: &View) -> String {
     text.push('\n');
     let latencies: Vec<Vec<String>> = view.cores.iter().map(|row| latency(row).into()).collect();
     table(&mut text, &LATENCY_HEAD, LATENCY_HEAD.len(), &latencies);
+    if !view.namespaces.is_empty() {
+        text.push('\n');
+        let namespaces: Vec<Vec<String>> = view.namespaces.iter().map(|row| namespace(row).into()).collect();
+        table(&mut text, &NAMESPACE_HEAD, 10, &namespaces);
+    }
     text += &format!("\n{}\n", task_title(view));
     let tasks: Vec<Vec<String>> = view.tasks.iter().map(|row| task(row).into()).collect();
     // From the name on they are words, which stand on the left.

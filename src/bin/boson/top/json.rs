@@ -31,6 +31,20 @@ pub(crate) fn print(view: &View) -> String {
             "turn": quantiles(&core.turn),
         })
     });
+    let namespaces = view.namespaces.iter().map(|row| {
+        json!({
+            "core": row.core,
+            "namespace": row.name,
+            "operation": row.operation,
+            "completed_per_s": row.completed,
+            "bytes_per_s": row.bytes,
+            "latency": quantiles(&row.latency),
+            "failed": row.failed,
+            "queue_depth": row.queue_depth,
+            "max_queue_depth": row.max_queue_depth,
+            "retries": row.retries,
+        })
+    });
     let tasks = view.tasks.iter().map(|task| {
         json!({
             "core": task.core,
@@ -54,6 +68,7 @@ pub(crate) fn print(view: &View) -> String {
         "window_ns": nanos(view.window),
         "task_count": view.task_count(),
         "cores": cores.collect::<Vec<Value>>(),
+        "namespaces": namespaces.collect::<Vec<Value>>(),
         "tasks": tasks.collect::<Vec<Value>>(),
     });
     format!("{object}\n")

@@ -9,13 +9,15 @@ use ratatui::style::{Color, Modifier, Style};
 use ratatui::text::{Line, Span, Text};
 use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
 
-use super::cells::{self, CORE_HEAD, LATENCY_HEAD, TASK_HEAD};
-use super::view::{CoreRow, Order, TaskRow, View};
+use super::cells::{self, CORE_HEAD, LATENCY_HEAD, NAMESPACE_HEAD, TASK_HEAD};
+use super::view::{CoreRow, NamespaceRow, Order, TaskRow, View};
 
 /// How much of the height the tables of cores take at most, one of so many parts each.
 const CORES_SHARE: u16 = 4;
 const CORE_WIDTHS: [u16; 13] = [4, 3, 5, 5, 5, 7, 6, 6, 6, 7, 8, 7, 6];
 const LATENCY_WIDTHS: [u16; 10] = [4, 7, 7, 7, 7, 7, 7, 7, 7, 7];
+/// The numbers of it.
+const NAMESPACE_WIDTHS: [u16; 10] = [4, 6, 7, 7, 7, 7, 5, 5, 6, 7];
 /// Below this width there is no room for where tasks were made.
 const WIDE: u16 = 100;
 
@@ -120,10 +122,18 @@ impl Screen {
             self.view.cores.iter().filter(|core| self.is_shown(core.core)).cloned().collect();
         let rows = u16::try_from(cores.len()).unwrap_or(u16::MAX);
         let cores_height = rows.saturating_add(1).min((frame.area().height / CORES_SHARE).max(2));
-        let [title, core_area, latency_area, task_area, foot] = Layout::vertical([
+        let namespaces: Vec<NamespaceRow> =
+            self.view.namespaces.iter().filter(|row| self.is_shown(row.core)).cloned().collect();
+        let rows = u16::try_from(namespaces.len()).unwrap_or(u16::MAX);
+        let namespaces_height = match rows {
+            0 => 0,
+            rows => rows.saturating_add(1).min((frame.area().height / CORES_SHARE).max(2)),
+        };
+        let [title, core_area, latency_area, namespace_area, task_area, foot] = Layout::vertical([
             Constraint::Length(1),
             Constraint::Length(cores_height),
             Constraint::Length(cores_height),
+            Constraint::Length(namespaces_height),
             Constraint::Fill(1),
             Constraint::Length(1),
         ])
@@ -133,6 +143,7 @@ impl Screen {
         draw_cores(frame, latency_area, &LATENCY_HEAD, &LATENCY_WIDTHS, &cores, |core| {
             cells::latency(core).into()
         });
+        draw_namespaces(frame, namespace_area, &namespaces);
         self.draw_tasks(frame, task_area);
         frame.render_widget(self.foot(), foot);
     }
@@ -219,6 +230,20 @@ fn draw_cores(
     });
     let head = head.iter().take(columns).map(|name| cell((*name).to_owned(), true));
     let widths = widths.iter().take(columns).map(|width| Constraint::Length(*width));
+    frame.render_widget(Table::new(rows, widths).header(Row::new(head).style(Modifier::BOLD)), area);
+}
+
+/// The words, which say what the numbers are of, have what room is left.
+fn draw_namespaces(frame: &mut Frame<'_>, area: Rect, namespaces: &[NamespaceRow]) {
+    let mut widths = NAMESPACE_WIDTHS.map(Constraint::Length).to_vec();
+    widths.extend([Constraint::Length(17), Constraint::Fill(1)]);
+    let numbers = NAMESPACE_WIDTHS.len();
+    let rows = namespaces.iter().map(|row| {
+        let cells = cells::namespace(row).into_iter().enumerate();
+        Row::new(cells.map(|(column, text)| cell(text, column < numbers)))
+    });
+    let head = NAMESPACE_HEAD.iter().enumerate();
+    let head = head.map(|(column, name)| cell((*name).to_owned(), column < numbers));
     frame.render_widget(Table::new(rows, widths).header(Row::new(head).style(Modifier::BOLD)), area);
 }
 

@@ -4,6 +4,7 @@ use std::cmp::Ordering;
 use std::collections::HashMap;
 use std::time::Duration;
 
+use boson::block::{NamespaceStats, OperationStats};
 use boson::observe::inspect::{CoreReport, TaskRecord};
 use boson::observe::{Histogram, TaskState};
 use boson::rt::Instant;
@@ -20,6 +21,7 @@ pub(crate) struct View {
     /// The time that rates and quantiles are of.
     pub(crate) window: Duration,
     pub(crate) cores: Vec<CoreRow>,
+    pub(crate) namespaces: Vec<NamespaceRow>,
     pub(crate) tasks: Vec<TaskRow>,
     /// There are further tasks.
     pub(crate) is_cut: bool,
@@ -52,6 +54,24 @@ pub(crate) struct CoreRow {
     pub(crate) poll: Quantiles,
     pub(crate) queue_wait: Quantiles,
     pub(crate) turn: Quantiles,
+}
+
+/// What is shown of one kind of operation on a namespace of a core.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct NamespaceRow {
+    pub(crate) core: usize,
+    pub(crate) name: String,
+    pub(crate) operation: &'static str,
+    /// Per second.
+    pub(crate) completed: f64,
+    pub(crate) bytes: f64,
+    pub(crate) latency: Quantiles,
+    /// Since the core attached to it.
+    pub(crate) failed: u64,
+    /// Of the namespace: now, and since the core attached to it.
+    pub(crate) queue_depth: u64,
+    pub(crate) max_queue_depth: u64,
+    pub(crate) retries: u64,
 }
 
 /// A distribution in three numbers.
@@ -132,6 +152,7 @@ impl View {
             |core: usize| before?.snapshot.cores.iter().find(|old| old.core == core && !old.is_silent);
         let cores: Vec<CoreRow> =
             now.snapshot.cores.iter().map(|core| CoreRow::between(old_core(core.core), core)).collect();
+        let namespaces = now.snapshot.cores.iter().flat_map(|core| namespaces(old_core(core.core), core));
         let windows: HashMap<usize, Duration> =
             now.snapshot.cores.iter().map(|core| (core.core, window(old_core(core.core), core))).collect();
         let old_polls: HashMap<(usize, u64), u32> = before
@@ -161,6 +182,7 @@ impl View {
             process: process.id,
             release: printable(&process.release),
             window: windows.values().copied().max().unwrap_or_default(),
+            namespaces: namespaces.collect(),
             cores,
             tasks: now.tasks.iter().map(task_row).collect(),
             is_cut: now.is_cut,
@@ -194,6 +216,41 @@ fn printable(text: &str) -> String {
 
 fn window(old: Option<&CoreReport>, new: &CoreReport) -> Duration {
     new.now - old.map_or(Instant::ORIGIN, |old| old.now)
+}
+
+/// The operations of a core's namespaces that there were since the core attached to them.
+fn namespaces(old: Option<&CoreReport>, new: &CoreReport) -> Vec<NamespaceRow> {
+    let window = window(old, new);
+    let mut rows = Vec::new();
+    for stats in &new.namespaces {
+        let old = old.and_then(|old| old.namespaces.iter().find(|old| old.name == stats.name));
+        let before = |name: &str| {
+            let operations = old.map(NamespaceStats::operations)?;
+            operations.into_iter().find(|(other, _)| *other == name).map(|(_, operation)| operation)
+        };
+        let operations = stats.operations().into_iter();
+        let is_used = |operation: &OperationStats| operation.completed + operation.failed > 0;
+        for (name, operation) in operations.filter(|(_, operation)| is_used(operation)) {
+            let old = before(name);
+            let since = |new: u64, old: Option<u64>| rate(new.saturating_sub(old.unwrap_or(0)), window);
+            rows.push(NamespaceRow {
+                core: new.core,
+                name: printable(&stats.name),
+                operation: name,
+                completed: since(operation.completed, old.map(|old| old.completed)),
+                bytes: since(operation.bytes, old.map(|old| old.bytes)),
+                latency: match old {
+                    Some(old) => Quantiles::of(&operation.latency.since(&old.latency)),
+                    None => Quantiles::of(&operation.latency),
+                },
+                failed: operation.failed,
+                queue_depth: stats.queue_depth,
+                max_queue_depth: stats.max_queue_depth,
+                retries: stats.retries,
+            });
+        }
+    }
+    rows
 }
 
 fn rate(count: u64, window: Duration) -> f64 {

@@ -21,6 +21,7 @@ pub(super) enum Step {
     SetWriteCache,
     WriteCache,
     QueueCount,
+    DoorbellBuffers,
     EventConfiguration,
     ActiveNamespaces,
     Namespace(u32),
@@ -45,6 +46,10 @@ impl<R: Registers + Clone> Controller<R> {
                 let entry = Entry::new(admin::SET_FEATURES, 0);
                 (entry.with(10, feature::NUMBER_OF_QUEUES).with(11, last | last << 16), false)
             }
+            Step::DoorbellBuffers => {
+                let [values, events] = self.shadow.device_addresses();
+                (Entry::new(admin::DOORBELL_BUFFER_CONFIG, 0).data(values, events), false)
+            }
             Step::EventConfiguration => {
                 let notices = self.identity.as_ref().is_some_and(|identity| identity.namespace_notices);
                 let events = HEALTH_EVENTS | if notices { NAMESPACE_EVENTS } else { 0 };
@@ -65,7 +70,10 @@ impl<R: Registers + Clone> Controller<R> {
             return;
         }
         let status = completion.status;
-        let optional = matches!(step, Step::SetWriteCache | Step::WriteCache | Step::EventConfiguration);
+        let optional = matches!(
+            step,
+            Step::SetWriteCache | Step::WriteCache | Step::DoorbellBuffers | Step::EventConfiguration
+        );
         if !status.is_success() && !optional {
             self.refuse(&status.error("bring up controller", false));
             return;
@@ -105,6 +113,11 @@ impl<R: Registers + Clone> Controller<R> {
                 let granted = u16::from_le_bytes([low, high])
                     .min(u16::from_le_bytes([completion_low, completion_high]));
                 self.queue_pairs = granted.saturating_add(1).min(self.options.queue_pairs.max(1));
+                let shadowed = self.identity.as_ref().is_some_and(|identity| identity.shadow_doorbells);
+                if shadowed { Step::DoorbellBuffers } else { Step::EventConfiguration }
+            }
+            Step::DoorbellBuffers => {
+                self.is_shadowed = status.is_success();
                 Step::EventConfiguration
             }
             Step::EventConfiguration if self.version() >= VERSION_1_1 => Step::ActiveNamespaces,

@@ -74,6 +74,14 @@ impl Machine {
             }
             admin::ABORT => Ok(u32::from(!self.abort(number, last))),
             admin::GET_LOG_PAGE => self.log(entry),
+            admin::DOORBELL_BUFFER_CONFIG if self.options.shadow_doorbells => {
+                let buffers = [entry.pair(6), entry.pair(8)];
+                if !buffers.iter().all(|buffer| buffer.is_multiple_of(4096)) {
+                    return Err(INVALID_FIELD);
+                }
+                self.shadow = Some(buffers);
+                Ok(0)
+            }
             _ => Err(INVALID_OPCODE),
         }
     }
@@ -231,6 +239,7 @@ impl Machine {
         data[80..84].copy_from_slice(&VERSION.to_le_bytes());
         data[92..96].copy_from_slice(&(1_u32 << 8).to_le_bytes());
         data[111] = 1;
+        data[257] = u8::from(self.options.shadow_doorbells);
         data[258] = 3;
         data[259] = u8::try_from(MAX_EVENT_REQUESTS - 1).unwrap_or(u8::MAX);
         data[512] = 0x66;

@@ -90,6 +90,10 @@ pub(super) struct Machine {
     pub(super) changed: Vec<u32>,
     pub(super) queues_granted: bool,
     pub(super) cache_enabled: bool,
+    /// Where doorbells and event indices are in memory, if the host said so.
+    pub(super) shadow: Option<[u64; 2]>,
+    /// Submission queues whose doorbells in memory are looked at.
+    awake: BTreeSet<u16>,
     pub(super) failures: VecDeque<(u8, Status)>,
     pub(super) bad_blocks: BTreeMap<(u32, u64), Status>,
     pub(super) interrupts: BTreeSet<u16>,
@@ -121,6 +125,8 @@ impl Machine {
             changed: Vec::new(),
             queues_granted: false,
             cache_enabled: true,
+            shadow: None,
+            awake: BTreeSet::new(),
             failures: VecDeque::new(),
             bad_blocks: BTreeMap::new(),
             interrupts: BTreeSet::new(),
@@ -279,6 +285,8 @@ impl Machine {
         self.outstanding.clear();
         self.event_requests.clear();
         self.queues_granted = false;
+        self.shadow = None;
+        self.awake.clear();
     }
 
     pub(super) fn cut_power(&mut self) {
@@ -317,6 +325,10 @@ impl Machine {
     }
 
     fn doorbell(&mut self, offset: usize, value: u32) {
+        if !matches!(self.power, Power::Running | Power::ShutDown) {
+            // Cores that have not noticed a reset yet do that.
+            return;
+        }
         let index = offset / (4 << self.options.doorbell_stride);
         let number = u16::try_from(index / 2).unwrap_or(u16::MAX);
         let value = u16::try_from(value).unwrap_or(u16::MAX);
@@ -334,7 +346,11 @@ impl Machine {
         if known.is_none() {
             self.violation(format!("{value} is written to doorbell {index}"));
             self.report_event(0x0001_0000);
-        } else if self.options.immediate {
+        }
+        if index.is_multiple_of(2) && number > 0 && self.shadow.is_some() {
+            self.awake.insert(number);
+        }
+        if self.options.immediate {
             self.settle_in_order();
         } else if index.is_multiple_of(2) && self.random.random_bool(0.5) && self.works() {
             // Some controllers fetch before the write of the doorbell has returned.
@@ -359,6 +375,7 @@ impl Machine {
         if self.chance(noise.spurious_interrupts) {
             self.interrupts.extend(self.completions.values().filter_map(|queue| queue.vector).next_back());
         }
+        self.look_at_shadows();
         let first = self.random.random_range(0..3);
         (0..3).any(|number| match (first + number) % 3 {
             0 => {
@@ -401,6 +418,42 @@ impl Machine {
             }
         }
         while !self.done.is_empty() && self.complete(0) {}
+    }
+
+    /// Where the doorbell of a queue is in the buffers.
+    fn shadow_of(&self, number: u16, completions: bool) -> Option<[u64; 2]> {
+        let stride = 4_u64 << self.options.doorbell_stride;
+        let offset = (2 * u64::from(number) + u64::from(completions)) * stride;
+        self.shadow.filter(|_| number > 0).map(|buffers| buffers.map(|buffer| buffer + offset))
+    }
+
+    /// Reads a doorbell from memory, after its event index was set to `seen`.
+    fn shadow_doorbell(&mut self, number: u16, completions: bool, seen: Option<u16>) -> Option<u16> {
+        let [value, event] = self.shadow_of(number, completions)?;
+        let mut bytes = [0; 4];
+        let written = seen.map_or(Ok(()), |seen| self.space.write(event, &u32::from(seen).to_le_bytes()));
+        if let Err(Unmapped(address)) = written.and_then(|()| self.space.read(value, &mut bytes)) {
+            self.violation(format!("a doorbell in memory at {address:#x}, which is not mapped"));
+            return None;
+        }
+        u16::try_from(u32::from_le_bytes(bytes)).ok()
+    }
+
+    /// Looks at the doorbells of queues that are awake. One with nothing in it falls asleep, once
+    /// its event index says so and the doorbell still has not moved.
+    fn look_at_shadows(&mut self) {
+        for number in self.awake.clone() {
+            let Some(queue) = self.submissions.get(&number) else { continue };
+            let seen = (queue.head == queue.tail).then_some(queue.tail);
+            let Some(tail) = self.shadow_doorbell(number, false, seen) else { continue };
+            if seen == Some(tail) {
+                self.awake.remove(&number);
+            }
+            match self.submissions.get_mut(&number) {
+                Some(queue) if tail < queue.entries => queue.tail = tail,
+                _ => self.violation(format!("{tail} is in the doorbell of queue {number} in memory")),
+            }
+        }
     }
 
     fn entry_at(&self, base: u64, at: u16) -> Result<Entry, Unmapped> {
@@ -484,6 +537,12 @@ impl Machine {
             self.done.swap_remove(at);
             return true;
         };
+        let head = self.completions.get(&completion_queue).map(|queue| queue.head);
+        if let Some(head) = self.shadow_doorbell(completion_queue, true, head)
+            && let Some(queue) = self.completions.get_mut(&completion_queue)
+        {
+            queue.head = head.min(queue.entries - 1);
+        }
         if self.room(completion_queue) == 0 {
             return false;
         }

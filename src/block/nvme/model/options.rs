@@ -90,6 +90,8 @@ pub struct ModelOptions {
     pub volatile_cache: bool,
     /// It has the fused compare and write.
     pub fused: bool,
+    /// It takes doorbells in memory.
+    pub shadow_doorbells: bool,
     /// It completes everything at once, in order, when a doorbell is written.
     pub immediate: bool,
     /// What it does that it should not.
@@ -111,6 +113,7 @@ impl ModelOptions {
             sgl: 0,
             volatile_cache: true,
             fused: true,
+            shadow_doorbells: false,
             immediate: false,
             noise: Noise::default(),
         }

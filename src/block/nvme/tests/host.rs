@@ -1,5 +1,6 @@
 //! A host in one piece: the model, the driver, memory and a clock that the test moves.
 
+use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::time::Duration;
 
@@ -19,6 +20,11 @@ pub(super) const SLOTS: u16 = 20;
 /// Nothing takes more turns than this.
 const MAX_TURNS: usize = 100_000;
 
+thread_local! {
+    /// The memory of the last host, for the next: most of a short schedule's time is its zeroing.
+    static MEMORY: RefCell<Option<DmaBuf>> = const { RefCell::new(None) };
+}
+
 pub(super) struct Host {
     pub(super) model: Model,
     pub(super) controller: Controller<Model>,
@@ -27,7 +33,14 @@ pub(super) struct Host {
     pub(super) events: Vec<Event>,
     base: NonNull<u8>,
     pub(super) region: Region,
-    _memory: DmaBuf,
+    memory: Option<DmaBuf>,
+}
+
+impl Drop for Host {
+    fn drop(&mut self) {
+        self.model.unmap(&self.region);
+        MEMORY.with_borrow_mut(|memory| *memory = self.memory.take());
+    }
 }
 
 /// Two buffers for each slot.
@@ -69,13 +82,13 @@ impl Host {
             Some(1),
             attachment,
         )?;
-        let mut memory = DmaBuf::zeroed(MEMORY_BYTES);
+        let mut memory = MEMORY.take().unwrap_or_else(|| DmaBuf::zeroed(MEMORY_BYTES));
         let base = NonNull::new(memory.as_mut_ptr()).expect("a buffer is somewhere");
-        // SAFETY: the buffer is aligned to 4096, does not move, and is dropped with the model.
+        // SAFETY: the buffer is aligned to 4096, does not move, and the host unmaps it before it goes.
         let region = unsafe { model.map(base, MEMORY_BYTES) };
         queue.regions_mut().insert(region);
         let mut host =
-            Self { model, controller, queue, now, events: Vec::new(), base, region, _memory: memory };
+            Self { model, controller, queue, now, events: Vec::new(), base, region, memory: Some(memory) };
         host.attach()?;
         Ok(host)
     }
@@ -83,6 +96,7 @@ impl Host {
     /// Creates the queues with the controller and lets the queue pair go on.
     pub(super) fn attach(&mut self) -> Result<()> {
         let spec = self.queue.spec();
+        self.queue.mirror(self.controller.capabilities(), self.controller.shadow_doorbells());
         self.ask(Request::CreateQueues(spec))?;
         self.queue.resume();
         Ok(())

@@ -59,6 +59,29 @@ fn doorbells_are_written_once_for_many_commands() {
     assert!(host.model.take_interrupt(1), "its completions interrupt");
 }
 
+#[test]
+fn doorbells_in_memory_spare_registers() {
+    let mut host = Host::start(ModelOptions { shadow_doorbells: true, ..options() }, 32, 6);
+    assert!(host.controller.shadow_doorbells().is_some());
+    let before = host.queue.counts();
+    let mut ended = 0;
+    for round in 0..100_u16 {
+        for slot in 0..20 {
+            let segment = host.segment(slot, false, 0, 512);
+            // Those that are still under way are refused.
+            let _ = host.submit(slot, Operation::Read, u64::from(round) * 512, 512, &[segment]);
+        }
+        host.queue.kick();
+        for _ in 0..30 {
+            host.model.step();
+        }
+        ended += host.poll().len();
+    }
+    let tails = host.queue.counts().tail_doorbells - before.tail_doorbells;
+    assert!(ended > 200 && tails < 90, "{ended} commands with {tails} writes of the tail's register");
+    assert_eq!(host.model.violations(), [""; 0]);
+}
+
 /// Segments of these offsets and lengths in slot 0's memory.
 fn pieces(host: &Host, pieces: &[(usize, usize)]) -> Vec<Segment> {
     pieces.iter().map(|&(from, len)| host.segment(0, false, from, len)).collect()

@@ -128,6 +128,7 @@ pub(super) fn run(seed: u64, mutation: Option<Mutation>) -> Result<QueueCounts, 
     options.volatile_cache = random.random_bool(0.8);
     options.ready_steps = Some(random.random_range(0..6));
     options.doorbell_stride = random.random_range(0..3);
+    options.shadow_doorbells = random.random_bool(0.4);
     let noise = if random.random_bool(0.7) { Noise::harmless() } else { Noise::default() };
     options.noise = noise;
     let entries = [2, 3, 4, 5, 8, 17, 32][random.random_range(0..7)];
@@ -330,7 +331,7 @@ impl Schedule {
     }
 
     fn check_read(&mut self, flight: &InFlight) -> Result<(), String> {
-        let bytes: Vec<u8> = flight.memory.iter().flat_map(|segment| self.host.bytes(segment)).collect();
+        let bytes = flight.memory.iter().map(|segment| self.host.bytes(segment)).collect::<Vec<_>>().concat();
         for (bytes, block) in bytes.chunks_exact(self.block_len).zip(flight.block..) {
             match content_of(bytes) {
                 Some(content) if self.oracle.may_read(block, content) => {}

@@ -46,6 +46,7 @@ fn view() -> View {
         release: "0.1.0".to_owned(),
         window: Duration::from_secs(1),
         cores: vec![core, stuck],
+        namespaces: Vec::new(),
         tasks: vec![
             task(0, 1, "accept", 10),
             task(0, 2, "connection", 9_000),
@@ -103,6 +104,37 @@ fn everything_has_its_place() {
             assert!(lines[line].contains(part), "{part} in line {line} of {lines:#?}");
         }
     }
+}
+
+#[test]
+fn namespaces_have_a_table_of_their_own() {
+    let read = NamespaceRow {
+        name: "nvme:0000:04:00.0/1".to_owned(),
+        operation: "read",
+        completed: 123_456.0,
+        bytes: 505_675_776.0,
+        queue_depth: 31,
+        max_queue_depth: 64,
+        failed: 2,
+        ..NamespaceRow::default()
+    };
+    let other = NamespaceRow { core: 1, operation: "compare_and_write", ..read.clone() };
+    let view = View { namespaces: vec![read, other], ..view() };
+    let mut screen = Screen::new(view, Duration::from_secs(1));
+    let lines = drawn(&mut screen, 120, 32);
+    for (line, parts) in [
+        (7, &["ops/s", "lat99", "depth", "namespace"][..]),
+        (8, &["   0   123k    506M", "   31    64", " read ", "nvme:0000:04:00.0/1"]),
+        (9, &["   1   123k", "compare_and_write nvme:"]),
+        (10, &[" 3 tasks, 1–3 "]),
+    ] {
+        for part in parts {
+            assert!(lines[line].contains(part), "{part} in line {line} of {lines:#?}");
+        }
+    }
+    press(&mut screen, KeyCode::Char('c'));
+    let lines = drawn(&mut screen, 120, 32);
+    assert!(!lines.iter().any(|line| line.contains("compare_and_write")), "core 0 only: {lines:#?}");
 }
 
 #[test]
