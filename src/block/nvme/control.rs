@@ -120,7 +120,12 @@ impl<B: Bus> Control<B> {
         }
     }
 
-    async fn until_ready(&self) -> Result<()> {
+    /// Waits until the controller takes requests.
+    ///
+    /// # Errors
+    ///
+    /// It never will.
+    pub(super) async fn until_ready(&self) -> Result<()> {
         loop {
             let mut state = self.lock();
             self.advance(&mut state, rt::now());
@@ -134,21 +139,39 @@ impl<B: Bus> Control<B> {
         }
     }
 
-    /// Has the controller do something.
+    /// The answer to a request, when it is there.
     ///
     /// # Errors
     ///
-    /// It refuses, or is not there.
-    pub(super) async fn ask(&self, request: Request) -> Result<Reply> {
-        self.until_ready().await?;
-        let ticket =
-            Pending { control: self, ticket: Some(self.lock().controller.request(request, rt::now())?) };
+    /// The controller refuses, or is not there.
+    pub(super) async fn answer(&self, ticket: Ticket) -> Result<Reply> {
         loop {
-            if let Some(answer) = ticket.take(rt::now()) {
+            let mut state = self.lock();
+            self.advance(&mut state, rt::now());
+            if let Some(answer) = state.controller.take(ticket) {
                 return answer;
             }
+            drop(state);
             rt::sleep(ASK_EVERY).await;
         }
+    }
+
+    /// Waits for the answer to a request while the core waits too: it ends. Returns whether it came.
+    pub(super) fn wait_for(&self, ticket: Ticket) -> bool {
+        let mut now = self.lock().now;
+        let until = now + PATIENCE;
+        while now < until {
+            now += ASK_EVERY;
+            let mut state = self.lock();
+            self.advance(&mut state, now);
+            if state.controller.take(ticket).is_some() {
+                return true;
+            }
+            drop(state);
+            std::thread::sleep(ASK_EVERY);
+        }
+        self.lock().controller.forget(ticket);
+        false
     }
 
     /// The number of a queue pair for one core.
@@ -206,28 +229,6 @@ impl<B: Bus> Control<B> {
     fn is_quiet(&self, state: &ControlState<B>, stops: u32) -> bool {
         let ended = matches!(state.controller.phase(), Phase::Failed | Phase::Removed | Phase::Off);
         !state.is_loose && (ended || state.stops != stops)
-    }
-}
-
-/// A request that nobody may wait for any more.
-struct Pending<'a, B: Bus> {
-    control: &'a Control<B>,
-    ticket: Option<Ticket>,
-}
-
-impl<B: Bus> Pending<'_, B> {
-    fn take(&self, now: Instant) -> Option<Result<Reply>> {
-        let mut state = self.control.lock();
-        self.control.advance(&mut state, now);
-        state.controller.take(self.ticket?)
-    }
-}
-
-impl<B: Bus> Drop for Pending<'_, B> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.control.lock().controller.forget(ticket);
-        }
     }
 }
 
