@@ -229,8 +229,8 @@ impl Drop for Controller {
 
 /// SPDK says that a device was pulled off the bus.
 unsafe extern "C" fn on_removal(context: *mut c_void, _controller: *mut sys::spdk_nvme_ctrlr) {
-    // SAFETY: `watch_removal` gave the state's address, and the state is kept until the controller is
-    // detached, after which SPDK does not call this.
+    // SAFETY: `watch_removal` gave the state's address, and the state is kept until the controller
+    // is detached, after which SPDK does not call this.
     let state = unsafe { &*context.cast::<ControllerState>() };
     state.removed.store(true, Ordering::SeqCst);
 }
