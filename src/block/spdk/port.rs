@@ -52,7 +52,7 @@ unsafe impl Port for SpdkPort {
     ) -> usize {
         match self {
             Self::QueuePair(queue_pair) => queue_pair.poll(now, budget, done),
-            Self::Channel(channel) => channel.poll(done),
+            Self::Channel(channel) => channel.poll(budget, done),
         }
     }
 

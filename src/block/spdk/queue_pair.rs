@@ -252,14 +252,10 @@ impl QueuePair {
     ) -> usize {
         let mut events = self.follow_controller(now);
         if !matches!(self.link, Link::Down { .. }) {
-            let budget = u32::try_from(budget).unwrap_or(u32::MAX);
+            let most = u32::try_from(budget).unwrap_or(u32::MAX);
             // SAFETY: the group is this core's, and this is no callback of it.
             let code = unsafe {
-                sys::spdk_nvme_poll_group_process_completions(
-                    self.group.as_ptr(),
-                    budget,
-                    Some(on_disconnect),
-                )
+                sys::spdk_nvme_poll_group_process_completions(self.group.as_ptr(), most, Some(on_disconnect))
             };
             if code < 0 || self.disconnected.get() {
                 self.lose(now);
@@ -270,7 +266,7 @@ impl QueuePair {
         }
         // A queue pair is deleted for no other reason; SPDK may say so a poll later.
         let loss = Some(self.loss.as_str());
-        events += self.requests.drain(|slot, field| {
+        events += self.requests.drain(budget, |slot, field| {
             let result =
                 if field & STATUS_TYPE_AND_CODE == 0 { Ok(()) } else { Err(status::failure(field, loss)) };
             done(slot, result);
@@ -418,7 +414,7 @@ impl QueuePair {
         let state = self.controller.state();
         let is_certain = !(state.is_pci() && state.phase() == Phase::Down);
         self.free();
-        self.requests.drain(|_, _| {});
+        self.requests.drain(usize::MAX, |_, _| {});
         // SAFETY: the group's only queue pair is freed.
         let code = unsafe { sys::spdk_nvme_poll_group_destroy(self.group.as_ptr()) };
         let is_clean = is_certain && code == 0 && self.requests.are_idle();

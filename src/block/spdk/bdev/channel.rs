@@ -212,9 +212,13 @@ impl Channel {
         })
     }
 
-    pub(in super::super) fn poll(&mut self, mut done: impl FnMut(u16, Result<(), Box<Failure>>)) -> usize {
+    pub(in super::super) fn poll(
+        &mut self,
+        budget: usize,
+        mut done: impl FnMut(u16, Result<(), Box<Failure>>),
+    ) -> usize {
         let busy = self.thread.poll();
-        let events = self.requests.drain(|slot, field| {
+        let events = self.requests.drain(budget, |slot, field| {
             let result = if field == 0 { Ok(()) } else { Err(status::failure(field, None)) };
             done(slot, result);
         });
@@ -242,7 +246,7 @@ impl Channel {
             if self.in_use == 0 {
                 break;
             }
-            self.poll(|_, _| {});
+            self.poll(usize::MAX, |_, _| {});
         }
         if self.in_use > 0 {
             // Giving the channel back now would free what the device works with.
