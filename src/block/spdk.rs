@@ -155,7 +155,6 @@ impl Opened {
         info.volatile_cache = description.has_volatile_cache() && namespace.flush;
         info.forced_unit_access = true;
         info.trim = namespace.trim;
-        info.zeros_after_trim = namespace.trim && description.zeros_after_trim();
         info.write_zeroes = namespace.write_zeroes;
         if namespace.compare_and_write {
             info.max_compare_and_write_bytes = namespace.block_bytes;

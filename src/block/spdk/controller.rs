@@ -278,11 +278,6 @@ impl Description {
         }
     }
 
-    /// DLFEAT, byte 33, bits 2:0: deallocated blocks read as zeros.
-    pub(super) fn zeros_after_trim(&self) -> bool {
-        self.identify_namespace[33] & 7 == 1
-    }
-
     /// NSATTR, byte 99, bit 0: the namespace is write protected.
     pub(super) fn is_read_only(&self) -> bool {
         self.identify_namespace[99] & 1 == 1

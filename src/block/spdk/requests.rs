@@ -68,8 +68,8 @@ impl Requests {
         slot
     }
 
-    /// Calls `done` for commands that are done, at most `budget` times, and returns how often. `done`
-    /// does not call SPDK.
+    /// Calls `done` for commands that are done, at most `budget` times, and returns how often.
+    /// `done` does not call SPDK.
     pub(super) fn drain(&self, budget: usize, mut done: impl FnMut(u16, StatusField)) -> usize {
         let mut list = self.finished.0.take();
         let mut count = 0;
