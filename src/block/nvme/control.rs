@@ -38,7 +38,7 @@ pub(super) struct ControlState<B: Bus> {
     pub(super) stops: u32,
     /// It failed, and could not be kept from writing to memory.
     pub(super) is_loose: bool,
-    /// Namespaces that said that they changed are identified again after this count has grown.
+    /// How often namespaces were said to have changed.
     pub(super) changes: u32,
     /// The last time that anybody looked.
     now: Instant,
@@ -126,16 +126,19 @@ impl<B: Bus> Control<B> {
     ///
     /// It never will.
     pub(super) async fn until_ready(&self) -> Result<()> {
-        loop {
-            let mut state = self.lock();
-            self.advance(&mut state, rt::now());
-            match state.controller.phase() {
-                Phase::Ready => return Ok(()),
-                Phase::Failed | Phase::Removed | Phase::Off => return Err(state.controller.error("open")),
-                _ => {}
-            }
-            drop(state);
+        while !self.is_ready()? {
             rt::sleep(ASK_EVERY).await;
+        }
+        Ok(())
+    }
+
+    fn is_ready(&self) -> Result<bool> {
+        let mut state = self.lock();
+        self.advance(&mut state, rt::now());
+        match state.controller.phase() {
+            Phase::Ready => Ok(true),
+            Phase::Failed | Phase::Removed | Phase::Off => Err(state.controller.error("open")),
+            _ => Ok(false),
         }
     }
 
@@ -146,14 +149,17 @@ impl<B: Bus> Control<B> {
     /// The controller refuses, or is not there.
     pub(super) async fn answer(&self, ticket: Ticket) -> Result<Reply> {
         loop {
-            let mut state = self.lock();
-            self.advance(&mut state, rt::now());
-            if let Some(answer) = state.controller.take(ticket) {
+            if let Some(answer) = self.take(ticket, rt::now()) {
                 return answer;
             }
-            drop(state);
             rt::sleep(ASK_EVERY).await;
         }
+    }
+
+    fn take(&self, ticket: Ticket, now: Instant) -> Option<Result<Reply>> {
+        let mut state = self.lock();
+        self.advance(&mut state, now);
+        state.controller.take(ticket)
     }
 
     /// Waits for the answer to a request while the core waits too: it ends. Returns whether it
@@ -163,12 +169,9 @@ impl<B: Bus> Control<B> {
         let until = now + PATIENCE;
         while now < until {
             now += ASK_EVERY;
-            let mut state = self.lock();
-            self.advance(&mut state, now);
-            if state.controller.take(ticket).is_some() {
+            if self.take(ticket, now).is_some() {
                 return true;
             }
-            drop(state);
             self.bus.pause(ASK_EVERY);
         }
         self.lock().controller.forget(ticket);

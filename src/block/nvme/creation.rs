@@ -13,6 +13,9 @@ use super::queue_pair::QueuePair;
 use crate::error::Result;
 use crate::rt;
 
+/// A queue pair, and what keeps the memory that its commands may name.
+type Known<B> = (QueuePair<<B as Bus>::Registers>, Box<dyn Any>);
+
 /// Owns what the controller knows of, from the request on. Dropped before it is made, it has the
 /// queues deleted first.
 pub(super) struct Creation<B: Bus> {
@@ -22,7 +25,7 @@ pub(super) struct Creation<B: Bus> {
     stops: u32,
     ticket: Option<Ticket>,
     /// `None` once they belong to a port.
-    memory: Option<(QueuePair<B::Registers>, Box<dyn Any>)>,
+    memory: Option<Known<B>>,
 }
 
 impl<B: Bus> Creation<B> {

@@ -130,7 +130,7 @@ impl<B: Bus> Opened<B> {
         let control = &self.control;
         let (capabilities, page_shift) = {
             let state = control.lock();
-            (state.controller.capabilities().clone(), state.controller.page_shift())
+            (*state.controller.capabilities(), state.controller.page_shift())
         };
         let attachment = Attachment {
             name: self.info.name.clone(),

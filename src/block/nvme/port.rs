@@ -17,7 +17,7 @@ use tracing::warn;
 use super::super::queue::{Command, CommandKind, Failure, Port, Refused};
 use super::bus::Bus;
 use super::control::{Control, ControlState};
-use super::controller::{Phase, Request, ResetCause, Ticket};
+use super::controller::{Phase, Reply, Request, ResetCause, Ticket};
 use super::io::{Fate, Operation, Refusal, Segment, Transfer, default_fate};
 use super::queue_pair::QueuePair;
 use super::status::is_miscompare;
@@ -58,6 +58,13 @@ pub(super) struct NvmePort<B: Bus> {
     /// How often the controller had stopped when the queues were made.
     stops: u32,
     issued: Box<[Issued]>,
+    /// Of which namespace it is.
+    namespace: u32,
+    /// How often namespaces had changed when this one was identified last.
+    changes: u32,
+    identifying: Option<Ticket>,
+    /// Its size in bytes, where that is news.
+    resized: Option<u64>,
     now: Instant,
     next_look: Instant,
     memory: Vec<Segment>,
@@ -77,6 +84,8 @@ impl<B: Bus> NvmePort<B> {
     ) -> Self {
         pair.resume();
         let spec = pair.spec();
+        let namespace = pair.namespace();
+        let changes = control.lock().changes;
         let free = Issued { at: now, is_out: false, was_aborted: false };
         Self {
             issued: vec![free; usize::from(pair.slots())].into(),
@@ -86,6 +95,10 @@ impl<B: Bus> NvmePort<B> {
             control,
             link: Link::Attached,
             stops,
+            namespace,
+            changes,
+            identifying: None,
+            resized: None,
             now,
             next_look: now,
             memory: Vec::new(),
@@ -139,12 +152,15 @@ impl<B: Bus> NvmePort<B> {
                     self.lose(&state, done);
                 }
             },
-            Link::Attached => self.watch_commands(&mut state),
+            Link::Attached => {
+                self.watch_commands(&mut state);
+                self.watch_size(&mut state);
+            }
             Link::Stopped | Link::Lost => {}
         }
         self.next_look = self.now
             + match self.link {
-                Link::Attached if self.pair.in_flight() > 0 => LOOK_BUSY,
+                Link::Attached if self.pair.in_flight() > 0 || self.identifying.is_some() => LOOK_BUSY,
                 Link::Attached | Link::Lost => LOOK_IDLE,
                 Link::Stopped | Link::Creating(_) => LOOK_SOON,
             };
@@ -162,6 +178,26 @@ impl<B: Bus> NvmePort<B> {
         let error =
             |operation: Operation| state.controller.error(operation.name()).outcome_is(Outcome::Unknown);
         self.pair.give_up(&error, done);
+    }
+
+    /// Identifies the namespace again after it was said to have changed.
+    fn watch_size(&mut self, state: &mut ControlState<B>) {
+        if let Some(ticket) = self.identifying
+            && let Some(answer) = state.controller.take(ticket)
+        {
+            self.identifying = None;
+            match answer {
+                Ok(Reply::Namespace(Some(found))) => self.resized = Some(found.size_bytes()),
+                // It is gone: commands say so.
+                Ok(Reply::Namespace(None)) => self.resized = Some(0),
+                Ok(_) => {}
+                Err(error) => warn!("{}: its size may have changed: {error}", self.control.name()),
+            }
+        }
+        if self.changes != state.changes && self.identifying.is_none() {
+            self.changes = state.changes;
+            self.identifying = state.controller.request(Request::Namespace(self.namespace), self.now).ok();
+        }
     }
 
     /// Aborts commands that take too long, and resets a controller that does not even abort.
@@ -287,6 +323,11 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
         Some(self.next_look)
     }
 
+    fn resized(&mut self) -> Option<u64> {
+        self.resized.take()
+    }
+
+    /// What the controller may still know is out of its reach, by the IOMMU, before it is freed.
     fn shut_down(&mut self) -> bool {
         let clean = match self.link {
             Link::Lost => !self.control.lock().is_loose,

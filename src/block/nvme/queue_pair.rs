@@ -200,6 +200,11 @@ impl<R: Registers> QueuePair<R> {
         self.rings.mirror(shadow.filter(|shadow| shadow.covers(capabilities, self.number)));
     }
 
+    /// The number of the namespace that it is attached to.
+    pub(super) fn namespace(&self) -> u32 {
+        self.attachment.namespace
+    }
+
     /// How many slots there are.
     pub fn slots(&self) -> u16 {
         self.rings.entries() - 1

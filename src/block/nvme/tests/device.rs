@@ -193,3 +193,23 @@ fn an_attachment_that_is_given_up_in_the_middle_leaves_nothing_behind() {
     });
     assert!(model.violations().is_empty(), "{:?}", model.violations());
 }
+
+#[test]
+fn a_namespace_that_grows_or_goes_says_so() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            assert_eq!(namespace.size_bytes(), BLOCKS * 4096);
+            for blocks in [2 * BLOCKS, BLOCKS / 2, 0] {
+                model.resize_namespace(1, blocks);
+                while namespace.size_bytes() != blocks * 4096 {
+                    rt::sleep(Duration::from_millis(10)).await;
+                }
+                let read = namespace.read((2 * BLOCKS - 1) * 4096, filled(4096, 0)).await;
+                assert_eq!(read.is_ok(), blocks == 2 * BLOCKS);
+            }
+        }
+    });
+}
