@@ -45,8 +45,9 @@ impl AnyDevice {
     ///
     /// # Errors
     ///
-    /// As for [`MemoryDevice::open`], [`KernelDevice::open_file`], [`KernelDevice::open_block_device`],
-    /// [`PassthroughDevice::open`], [`NvmeDevice::open`] and `spdk::SpdkDevice::open`.
+    /// As for [`MemoryDevice::open`], [`KernelDevice::open_file`],
+    /// [`KernelDevice::open_block_device`], [`PassthroughDevice::open`], [`NvmeDevice::open`] and
+    /// `spdk::SpdkDevice::open`.
     ///
     /// # Panics
     ///
