@@ -1,8 +1,8 @@
 //! DPDK's environment abstraction layer: its memory, devices and threads, started once per process.
 //!
-//! DPDK's ports ([`net::device`](crate::net::device)) and SPDK's devices ([`block`](crate::block)) share
-//! it. A program that uses both starts it with the PCI devices of both: [`Eal::init`] then serves
-//! each. Without that, whoever comes first starts it for its own devices.
+//! DPDK's ports ([`net::device`](crate::net::device)) and SPDK's devices ([`block`](crate::block))
+//! share it. A program that uses both starts it with the PCI devices of both: [`Eal::init`] then
+//! serves each. Without that, whoever comes first starts it for its own devices.
 
 pub(crate) mod idle;
 pub(crate) mod log;
@@ -49,8 +49,8 @@ impl EalConfig {
         self
     }
 
-    /// What a process needs that also needs `other`: the devices of both, the larger memory, and the
-    /// arguments of whichever has some.
+    /// What a process needs that also needs `other`: the devices of both, the larger memory, and
+    /// the arguments of whichever has some.
     #[must_use]
     pub fn and(mut self, other: &Self) -> Self {
         for device in &other.pci_devices {
@@ -183,7 +183,6 @@ impl Eal {
 
     /// Whether all memory was taken at the start (`--no-huge`, `--legacy-mem`), so that it cannot
     /// grow.
-    #[cfg(feature = "spdk")]
     pub fn memory_is_fixed(self) -> bool {
         self.memory_is_fixed
     }
@@ -426,6 +425,21 @@ mod tests {
             text.ends_with("-a 0000:03:00.0 -a 0000:04:00.1,x=1") && !text.contains("--no-pci"),
             "{text}"
         );
+    }
+
+    #[test]
+    fn what_was_started_for_both_serves_each() {
+        let card = EalConfig::default().pci_devices(["0000:03:00.0".to_owned()]).arguments("-m 256");
+        let disk = EalConfig::default().pci_devices(["0000:04:00.0".to_owned()]).memory_mib(512);
+        let both = card.clone().and(&disk);
+        assert!(both.suffices_for(&card) && both.suffices_for(&disk) && both.suffices_for(&both));
+        assert!(!card.suffices_for(&both) && !card.suffices_for(&disk));
+        assert!(!both.suffices_for(&card.arguments("-m 128")), "other arguments are not ignored");
+        let (text, huge) =
+            Start { config: &both, cpu: 0, free_hugepages_mib: 511 }.arguments().expect("valid");
+        let text = text.join(" ");
+        assert!(text.contains("-a 0000:03:00.0 -a 0000:04:00.0") && text.ends_with("-m 256"), "{text}");
+        assert!(!huge, "511 MiB are less than the 512 that are needed");
     }
 
     #[test]

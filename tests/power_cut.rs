@@ -1,7 +1,7 @@
 //! What a namespace acknowledged as durable is there after a power cut.
 //!
-//! `scripts/guest` runs [`before`] in a virtual machine, kills that while the test writes, starts it
-//! again with the same devices and runs [`after`], to which it says what was acknowledged last.
+//! `scripts/guest` runs [`before`] in a virtual machine, kills that while the test writes, starts
+//! it again with the same devices and runs [`after`], to which it says what was acknowledged last.
 
 use std::fs::{File, OpenOptions};
 use std::io::Write;

@@ -20,6 +20,7 @@ pub(super) mod command;
 mod command_id;
 mod control;
 mod controller;
+mod creation;
 mod device;
 mod dma;
 mod identify;

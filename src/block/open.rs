@@ -17,8 +17,8 @@ pub struct NamespaceConfig {
 }
 
 impl NamespaceConfig {
-    /// Sets DPDK's arguments for `spdk:`, separated by white space; with `dpdk:` in the same process,
-    /// those that it has.
+    /// Sets DPDK's arguments for `spdk:`, separated by white space; with `dpdk:` in the same
+    /// process, those that it has.
     #[must_use]
     pub fn eal_arguments(mut self, arguments: impl Into<String>) -> Self {
         self.eal_arguments = arguments.into();

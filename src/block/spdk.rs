@@ -1,4 +1,5 @@
-//! SPDK: NVMe controllers and SPDK's own block devices, driven from this process without the kernel.
+//! SPDK: NVMe controllers and SPDK's own block devices, driven from this process without the
+//! kernel.
 //!
 //! | address | what |
 //! |---|---|
@@ -6,22 +7,22 @@
 //! | `spdk:tcp/IP:PORT/NQN/NSID` | a namespace of an NVMe over TCP target |
 //! | `spdk:bdev/NAME` | a block device that SPDK's configuration makes ([`NamespaceConfig::spdk_config`]) |
 //!
-//! A controller is attached once per process. A thread of its own keeps it alive, resets it when it is
-//! lost, and detaches it with the last handle. Every core has a queue pair, polled by its scheduler: no
-//! thread, no lock and no copy between a task and the device, as far as the buffers are from the core's
-//! arena.
+//! A controller is attached once per process. A thread of its own keeps it alive, resets it when it
+//! is lost, and detaches it with the last handle. Every core has a queue pair, polled by its
+//! scheduler: no thread, no lock and no copy between a task and the device, as far as the buffers
+//! are from the core's arena.
 //!
 //! # A controller that is lost
 //!
-//! Commands that it had fail with outcome `Unknown`; new ones wait while it is reset. If it does not
-//! come back they are refused, and boson goes on trying, with pauses of up to eight seconds. A command
-//! that merely failed (a bad block, say) loses nothing but itself.
+//! Commands that it had fail with outcome `Unknown`; new ones wait while it is reset. If it does
+//! not come back they are refused, and boson goes on trying, with pauses of up to eight seconds. A
+//! command that merely failed (a bad block, say) loses nothing but itself.
 //!
 //! # An idle core
 //!
 //! While nothing is with the device the core sleeps up to 100 ms at a time (with a block device of
-//! SPDK 2 to 20 ms, for its messages and timers). With commands under way it spins at first and naps later,
-//! as for packet devices without an interrupt.
+//! SPDK 2 to 20 ms, for its messages and timers). With commands under way it spins at first and
+//! naps later, as for packet devices without an interrupt.
 //!
 //! `docs/spdk.md` says how to get SPDK.
 
@@ -68,8 +69,8 @@ pub fn version() -> String {
     env::version()
 }
 
-/// What DPDK must be started with for `address`. A program that uses DPDK's ports too starts it with
-/// the devices of both ([`EalConfig::pci_devices`]) before it opens either.
+/// What DPDK must be started with for `address`. A program that uses DPDK's ports too starts it
+/// with the devices of both ([`EalConfig::pci_devices`]) before it opens either.
 pub fn eal_config(address: &SpdkAddress, config: &NamespaceConfig) -> EalConfig {
     let (device, mib) = match address {
         SpdkAddress::Pcie { address, .. } => (Some(address.clone()), CONTROLLER_MEMORY_MIB),
@@ -98,12 +99,14 @@ impl SpdkDevice {
     ///
     /// # Errors
     ///
-    /// - [`NotFound`](ErrorKind::NotFound): no such controller, namespace or device, with what there is
-    ///   instead.
-    /// - [`InvalidInput`](ErrorKind::InvalidInput): SPDK refuses the configuration, with its reason.
-    /// - [`Unsupported`](ErrorKind::Unsupported): DPDK or SPDK does not start, or blocks carry metadata.
-    /// - [`InUse`](ErrorKind::InUse): DPDK or SPDK runs with other settings, or somebody claimed the
-    ///   device.
+    /// - [`NotFound`](ErrorKind::NotFound): no such controller, namespace or device, with what
+    ///   there is instead.
+    /// - [`InvalidInput`](ErrorKind::InvalidInput): SPDK refuses the configuration, with its
+    ///   reason.
+    /// - [`Unsupported`](ErrorKind::Unsupported): DPDK or SPDK does not start, or blocks carry
+    ///   metadata.
+    /// - [`InUse`](ErrorKind::InUse): DPDK or SPDK runs with other settings, or somebody claimed
+    ///   the device.
     ///
     /// # Panics
     ///
@@ -152,7 +155,6 @@ impl Opened {
         info.volatile_cache = description.has_volatile_cache() && namespace.flush;
         info.forced_unit_access = true;
         info.trim = namespace.trim;
-        info.zeros_after_trim = namespace.trim && description.zeros_after_trim();
         info.write_zeroes = namespace.write_zeroes;
         if namespace.compare_and_write {
             info.max_compare_and_write_bytes = namespace.block_bytes;

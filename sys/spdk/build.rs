@@ -46,7 +46,7 @@ const MODULES: [&str; 4] = ["spdk_event_", "spdk_bdev_", "spdk_sock_", "spdk_acc
 /// The functions that boson calls and that exist as symbols; the others are in the shim.
 const FUNCTIONS: &str = "spdk_env_dpdk_post_init|spdk_env_dpdk_post_fini|spdk_mem_register|spdk_mem_unregister\
     |spdk_iommu_is_enabled|spdk_dma_zmalloc|spdk_dma_free|spdk_get_ticks|spdk_get_ticks_hz\
-    |spdk_nvme_detach_async|spdk_nvme_detach_poll_async|spdk_nvme_scan_attached|spdk_nvme_ctrlr_set_remove_cb\
+    |spdk_nvme_detach_async|spdk_nvme_detach_poll_async|spdk_nvme_ctrlr_set_remove_cb\
     |spdk_nvme_ctrlr_process_admin_completions|spdk_nvme_ctrlr_is_failed|spdk_nvme_ctrlr_is_fabrics\
     |spdk_nvme_ctrlr_disconnect|spdk_nvme_ctrlr_reconnect_async|spdk_nvme_ctrlr_reconnect_poll_async\
     |spdk_nvme_ctrlr_get_transport_id|spdk_nvme_ctrlr_get_ns|spdk_nvme_ctrlr_get_first_active_ns\

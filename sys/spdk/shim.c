@@ -234,6 +234,13 @@ const uint8_t *boson_spdk_identify_namespace(struct spdk_nvme_ns *ns)
 	return (const uint8_t *)spdk_nvme_ns_get_data(ns);
 }
 
+int boson_spdk_scan_bus(void)
+{
+	struct spdk_nvme_transport_id bus = { .trtype = SPDK_NVME_TRANSPORT_PCIE, .trstring = "PCIE" };
+
+	return spdk_nvme_scan_attached(&bus);
+}
+
 int boson_spdk_controller_status(struct spdk_nvme_ctrlr *controller)
 {
 	union spdk_nvme_csts_register status = spdk_nvme_ctrlr_get_regs_csts(controller);

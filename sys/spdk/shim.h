@@ -92,6 +92,9 @@ int boson_spdk_describe_namespace(struct spdk_nvme_ctrlr *controller, uint32_t n
 const uint8_t *boson_spdk_identify_controller(struct spdk_nvme_ctrlr *controller);
 const uint8_t *boson_spdk_identify_namespace(struct spdk_nvme_ns *ns);
 
+/* Has SPDK look which controllers were pulled off the bus, and call their `removed` for that. */
+int boson_spdk_scan_bus(void);
+
 /* Whether the controller's registers are gone or say a fatal status: bit 0 removed, bit 1 CSTS.CFS. */
 int boson_spdk_controller_status(struct spdk_nvme_ctrlr *controller);
 

@@ -81,6 +81,47 @@ fn memory_that_may_only_be_read_conforms() {
     run(async { conformance::read_only("read-only", &device.expect("possible options")).await });
 }
 
+/// Whether the suite finds that a device which shows `faults` all the time does not conform.
+fn is_found_out(what: &str, options: MemoryOptions, faults: &[Fault]) -> bool {
+    let device = MemoryDevice::open(format!("mem:{what}"), options).expect("possible options");
+    let hook = faults.to_vec();
+    let hooks = Hooks::new().operations(500).cuts_power(move |device: &MemoryDevice| {
+        device.power_loss();
+        device.inject(hook.clone());
+    });
+    let open = async || {
+        device.inject(faults.to_vec());
+        device.clone()
+    };
+    let suite = std::panic::AssertUnwindSafe(|| run(conformance::all(what, open, hooks)));
+    std::panic::catch_unwind(suite).is_err()
+}
+
+#[test]
+fn devices_that_do_not_conform_are_found_out() {
+    let options = MemoryOptions::new(SIZE).volatile_cache(true);
+    assert!(!is_found_out("one that conforms", options.clone(), &[]));
+    let unforced = options.clone().forced_unit_access(false);
+    // Now and then: where writes are dropped, nobody can tell.
+    let sometimes = |fault: Fault| (0..20).map(|nth| fault.clone().after(30 + 61 * nth).once()).collect();
+    let always = |fault: Fault| vec![fault];
+    for (what, options, faults) in [
+        ("a write that is lost", &options, sometimes(Fault::write().vanishes())),
+        ("a write that goes astray", &options, sometimes(Fault::write().is_misdirected(4096))),
+        ("a write that is corrupted", &options, sometimes(Fault::write().flips_a_bit())),
+        ("a write that fails", &options, sometimes(Fault::write())),
+        ("a read that is corrupted", &options, sometimes(Fault::read().flips_a_bit())),
+        ("reads of what was there before", &options, always(Fault::read().after(100).is_stale())),
+        ("flushes that are skipped", &options, always(Fault::flush().vanishes())),
+        ("flushes of durable writes that are skipped", &unforced, always(Fault::flush().vanishes())),
+        ("trims that are not done", &options, always(Fault::trim().vanishes())),
+        ("zeros that are not written", &options, always(Fault::write_zeroes().vanishes())),
+        ("a comparison that writes nothing", &options, always(Fault::compare_and_write().once().vanishes())),
+    ] {
+        assert!(is_found_out(what, options.clone(), &faults), "{what} passes");
+    }
+}
+
 /// Runs the suite on what `address` names, over each reactor.
 fn kernel(name: &str, address: &str) {
     let address: NamespaceAddress = address.parse().expect("an address");
@@ -92,6 +133,14 @@ fn kernel(name: &str, address: &str) {
             conformance::all(name, open, Hooks::new().reopens().on_cores()).await;
         });
     }
+}
+
+#[test]
+fn the_memory_of_an_address_conforms() {
+    let address: NamespaceAddress = format!("mem:{SIZE}").parse().expect("an address");
+    let device = run(async { AnyDevice::open(&address).await.expect("opens") });
+    let hooks = Hooks::new().reopens().on_cores().operations(500);
+    run(conformance::all("mem:", async || device.clone(), hooks));
 }
 
 #[test]

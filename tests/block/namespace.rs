@@ -1,14 +1,14 @@
-//! One conformance suite over every kind of namespace, and what is particular to files and block
-//! devices.
+//! What is particular to files and block devices.
 
 use crate::support::not_run;
 use crate::support::parts::PartsAll;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use boson::ErrorKind;
-use boson::block::{AnyNamespace, KernelNamespace, MemoryNamespace, Namespace, NamespaceAddress};
+use boson::block::{KernelNamespace, Namespace};
 use boson::mem::DmaBuf;
 use boson::rt::{self, Core, CoreConfig};
 
@@ -46,87 +46,20 @@ pub(crate) fn pattern(len: usize, seed: u8) -> DmaBuf {
     buf
 }
 
-/// What every namespace of at least 1 MiB does.
-async fn conforms<N: Namespace>(namespace: N) {
-    let info = namespace.info().clone();
-    let block = info.block_size_bytes as usize;
-    let size = namespace.size_bytes();
-    assert!(block.is_power_of_two() && (512..=65_536).contains(&block), "block size {block}");
-    assert!(size >= 1 << 20 && size.is_multiple_of(block as u64), "size {size}");
-    assert!(info.max_transfer_bytes as usize >= block && info.max_size_bytes >= size);
-
-    // No bytes are no range.
-    for error in [
-        namespace.trim(0, 0).await.expect_err("trim nothing"),
-        namespace.write(0, DmaBuf::zeroed(0)).await.expect_err("write nothing").into(),
-        namespace.read(0, DmaBuf::zeroed(0)).await.expect_err("read nothing").into(),
-    ] {
-        assert_eq!(error.kind(), ErrorKind::InvalidInput);
-        assert!(error.to_string().contains("give it one block or more"), "{error}");
-    }
-
-    // What was written is read, from any place, in any sizes of whole blocks.
-    let len = 16 * block;
-    for offset in [0, block as u64, size - len as u64] {
-        namespace.write(offset, pattern(len, 1)).await.expect("write");
-        let (result, read) = namespace.read(offset, DmaBuf::zeroed(len)).await.parts_all();
-        result.expect("read");
-        assert!(*read == *pattern(len, 1), "other bytes than were written at {offset}");
-    }
-    namespace.write(block as u64, pattern(block, 9)).await.expect("write");
-    let (result, read) = namespace.read(0, DmaBuf::zeroed(3 * block)).await.parts_all();
-    result.expect("read");
-    assert!(read[block..2 * block] == *pattern(block, 9), "the block in the middle is new");
-    assert!(read[..block] == pattern(3 * block, 1)[..block], "the block before it is old");
-    namespace.flush().await.expect("flush");
-
-    // Many at once.
-    let tasks: Vec<_> = (0..64u8)
-        .map(|i| {
-            let namespace = namespace.clone();
-            rt::named("writer").spawn(async move {
-                let offset = u64::from(i) * 2 * block as u64;
-                namespace.write(offset, pattern(block, i)).await.expect("write");
-                let (result, read) = namespace.read(offset, DmaBuf::zeroed(block)).await.parts_all();
-                result.expect("read");
-                assert!(*read == *pattern(block, i), "operation {i} saw another's bytes");
-            })
-        })
-        .collect();
-    for task in tasks {
-        task.await.expect("no panic");
-    }
-
-    // Ranges that are not whole blocks inside the namespace are refused, and the buffer comes back.
-    for (offset, len) in
-        [(1, block), (0, block + 1), (size, block), (size - block as u64, 2 * block), (u64::MAX, block)]
-    {
-        let (result, buf) = namespace.read(offset, DmaBuf::zeroed(len)).await.parts_all();
-        assert_eq!(result.expect_err("refused").kind(), ErrorKind::InvalidInput, "read {len} at {offset}");
-        assert_eq!(buf.len(), len);
-        let (result, buf) = namespace.write(offset, DmaBuf::zeroed(len)).await.parts_all();
-        assert_eq!(result.expect_err("refused").kind(), ErrorKind::InvalidInput, "write {len} at {offset}");
-        assert_eq!(buf.len(), len);
-    }
-    namespace.trim(0, len as u64).await.expect("trim is a hint");
-    namespace.grow(size).await.expect("it is that large already");
-}
-
 #[test]
-fn a_file_of_fixed_size_conforms() {
+fn a_file_of_fixed_size_does_not_grow() {
     let directory = Directory::new("fixed");
     run(async {
         let namespace =
             KernelNamespace::open_file(&directory.file("data"), Some(2 << 20)).await.expect("open");
         assert_eq!(namespace.size_bytes(), 2 << 20);
-        conforms(namespace.clone()).await;
         let full = namespace.grow(3 << 20).await.expect_err("its size is fixed");
         assert_eq!(full.kind(), ErrorKind::NoSpace);
     });
 }
 
 #[test]
-fn a_growing_file_conforms_and_keeps_its_size() {
+fn a_growing_file_keeps_its_size() {
     let directory = Directory::new("growing");
     let path = directory.file("data");
     run(async {
@@ -136,7 +69,6 @@ fn a_growing_file_conforms_and_keeps_its_size() {
         let (result, zeros) = namespace.read(1 << 19, DmaBuf::zeroed(4096)).await.parts_all();
         result.expect("read");
         assert!(zeros.iter().all(|&byte| byte == 0), "new blocks read as zeros");
-        conforms(namespace).await;
     });
     run(async {
         let again = KernelNamespace::open_file(&path, None).await.expect("open again");
@@ -235,7 +167,9 @@ pub(crate) struct LoopDevice {
 impl LoopDevice {
     /// `None`, and says why, where loop devices cannot be made.
     pub(crate) fn new(size_bytes: u64) -> Option<Self> {
-        let directory = Directory::new("loop");
+        // Tests that run at the same time have images of their own.
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let directory = Directory::new(&format!("loop-{}", NEXT.fetch_add(1, Ordering::Relaxed)));
         let image = directory.file("image");
         let file = std::fs::File::create(&image).expect("an image");
         file.set_len(size_bytes).expect("a sparse image");
@@ -260,38 +194,16 @@ impl Drop for LoopDevice {
 }
 
 #[test]
-fn a_block_device_conforms_and_is_exclusive() {
+fn a_block_device_is_exclusive() {
     let Some(device) = LoopDevice::new(2 << 20) else { return };
     run(async {
         let namespace = KernelNamespace::open_block_device(&device.path).await.expect("open");
         assert_eq!(namespace.size_bytes(), 2 << 20);
         assert!(namespace.info().direct);
-        conforms(namespace.clone()).await;
         let error = KernelNamespace::open_block_device(&device.path).await.expect_err("in use");
         assert_eq!(error.kind(), ErrorKind::InUse);
         let error = KernelNamespace::open_file(&device.path, None).await.expect_err("not a file");
         assert!(error.to_string().contains("blk:"), "{error}");
-    });
-}
-
-#[test]
-fn memory_conforms() {
-    run(async {
-        for block_size in [512, 4096] {
-            conforms(MemoryNamespace::new("mem:test", 2 << 20, block_size).expect("a size")).await;
-        }
-    });
-}
-
-#[test]
-fn the_namespace_of_an_address_conforms() {
-    let directory = Directory::new("any");
-    run(async {
-        let file = format!("file:{}?size=2M", directory.file("data").display());
-        for address in ["mem:2M", &file] {
-            let address: NamespaceAddress = address.parse().expect("valid");
-            conforms(AnyNamespace::open(&address).await.expect("opens")).await;
-        }
     });
 }
 

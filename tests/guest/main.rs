@@ -8,6 +8,7 @@ mod device;
 mod nvme;
 mod passthrough;
 mod polled;
+mod serve;
 mod vfio;
 mod zero_copy;
 

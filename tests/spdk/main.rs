@@ -1,9 +1,9 @@
-//! Devices of SPDK: its own block devices in this process, and NVMe over TCP to a target that a test
-//! starts on a free port of the loopback.
+//! Devices of SPDK: its own block devices in this process, and NVMe over TCP to a target that a
+//! test starts on a free port of the loopback.
 //!
 //! The EAL and SPDK start once per process, so all tests here share them; on normal pages, unless
-//! `BOSON_TEST_EAL` holds other EAL arguments. The tests with a target need SPDK's `nvmf_tgt` in the
-//! `PATH`; without it they say so and pass.
+//! `BOSON_TEST_EAL` holds other EAL arguments. The tests with a target need SPDK's `nvmf_tgt` in
+//! the `PATH`; without it they say so and pass.
 #![cfg(feature = "spdk")]
 
 #[path = "../support/mod.rs"]

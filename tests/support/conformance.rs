@@ -181,10 +181,10 @@ async fn attach<D: Device>(run: &Run<'_>, device: &D) -> D::Namespace {
         Ok(namespace) => namespace,
         Err(error) => panic!("{}: {error}", run.name),
     };
-    if namespace.size_bytes() < NEEDED_BYTES {
-        if let Err(error) = namespace.grow(NEEDED_BYTES).await {
-            panic!("{}: the suite needs {NEEDED_BYTES} bytes: {error}", run.name);
-        }
+    if namespace.size_bytes() < NEEDED_BYTES
+        && let Err(error) = namespace.grow(NEEDED_BYTES).await
+    {
+        panic!("{}: the suite needs {NEEDED_BYTES} bytes: {error}", run.name);
     }
     namespace
 }

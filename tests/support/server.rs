@@ -2,6 +2,7 @@
 
 #![allow(dead_code, reason = "each test uses a part of it")]
 
+use std::ffi::OsString;
 use std::io::{self, BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
@@ -33,6 +34,11 @@ impl Drop for Directory {
     }
 }
 
+/// The program; `scripts/guest` has it elsewhere.
+fn program() -> OsString {
+    std::env::var_os("BOSON_GUEST_PROGRAM").unwrap_or_else(|| env!("CARGO_BIN_EXE_boson").into())
+}
+
 /// A running `boson serve`; killed when dropped.
 pub(crate) struct Server {
     child: Child,
@@ -53,7 +59,7 @@ impl Server {
 
     /// The same, or what the server wrote to standard error before it ended.
     pub(crate) fn try_start(directory: &Path, arguments: &[&str]) -> Result<Self, String> {
-        let mut child = Command::new(env!("CARGO_BIN_EXE_boson"))
+        let mut child = Command::new(program())
             .args(["serve", "--listen", "127.0.0.1:0"])
             .args(arguments)
             .current_dir(directory)

@@ -62,8 +62,8 @@ pub(crate) fn describe_cores(cores: Option<&CoreList>) -> String {
     }
 }
 
-/// Starts DPDK's environment with what the network and the store both need of it, if both do: it starts
-/// once per process.
+/// Starts DPDK's environment with what the network and the store both need of it, if both do: it
+/// starts once per process.
 #[cfg(all(feature = "dpdk", feature = "spdk"))]
 pub(crate) fn share_eal(
     options: &ServerOptions,

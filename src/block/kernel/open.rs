@@ -130,7 +130,7 @@ pub(in super::super) async fn lock(file: &impl AsFd, name: &str) -> Result<()> {
 /// How long to wait for a namespace that is in use. The kernel tears down the io_uring of a killed
 /// process, and with it the process's hold on its files, only some time after the process is gone;
 /// a supervisor may have restarted it by then.
-const IN_USE_PATIENCE: Duration = Duration::from_secs(2);
+const IN_USE_PATIENCE: Duration = Duration::from_secs(5);
 const IN_USE_RETRY: Duration = Duration::from_millis(5);
 
 /// Tries for a while what fails because it is `in_use`.

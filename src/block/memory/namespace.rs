@@ -162,9 +162,7 @@ impl MemoryNamespace {
             stats.queue_depth += 1;
             stats.max_queue_depth = stats.max_queue_depth.max(stats.queue_depth);
         }
-        // What takes no time needs no clock.
-        let takes_time = self.0.turns.is_some() || !self.device().options().latency(kind).is_zero();
-        Counting { stats, kind, began: takes_time.then(now).flatten() }
+        Counting { stats, kind, began: now() }
     }
 }
 
@@ -178,13 +176,14 @@ struct Counting<'a> {
 impl Counting<'_> {
     fn end(self, result: &Result<bool>, len: u64) {
         let Some(stats) = self.stats else { return };
-        let took = self.began.zip(now()).map_or(0, |(began, now)| {
-            u64::try_from(now.saturating_since(began).as_nanos()).unwrap_or(u64::MAX)
-        });
+        let took = self
+            .began
+            .zip(now())
+            .map(|(began, now)| u64::try_from(now.saturating_since(began).as_nanos()).unwrap_or(u64::MAX));
         let mut stats = stats.borrow_mut();
         let operation = stats.of(self.kind);
         match result {
-            Ok(_) => operation.record(len, Some(took)),
+            Ok(_) => operation.record(len, took),
             Err(_) => operation.failed += 1,
         }
     }

@@ -177,7 +177,12 @@ impl DeviceState {
                 self.power = Power::Off;
                 return Poll::Ready(Err(lost(kind)));
             }
-            Some(Effect::Misdirect(by)) if offset + by + len <= self.size_bytes => at += by,
+            Some(Effect::Misdirect(by)) => {
+                let there = offset.saturating_add(by);
+                if there.checked_add(len).is_some_and(|end| end <= self.size_bytes) {
+                    at = there;
+                }
+            }
             _ => {}
         }
         let place = Command { offset: at, ..command };

@@ -3,6 +3,9 @@
 use std::any::Any;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
+use std::time::Duration;
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 use super::super::vfio;
 use super::dma::{DmaMemory, DmaRegion, Region};
@@ -33,6 +36,10 @@ pub(super) trait Bus: DmaMemory + Send + Sync + 'static {
     ///
     /// There is no such reset, or it failed.
     fn reset(&self) -> Result<()>;
+
+    /// Waits for an interrupt of the admin queue, for so long at most. Only for a core that ends:
+    /// nothing else runs on it meanwhile.
+    fn pause(&self, longest: Duration);
 
     /// Lets a controller that is none of its own hardware do its work.
     fn turn(&self) {}
@@ -71,8 +78,8 @@ impl DmaMemory for VfioBus {
     fn allocate(&self, len: usize) -> Result<DmaRegion> {
         let pages = self.device.dma().alloc(len)?;
         let (ptr, address) = (pages.as_ptr(), pages.device_address());
-        // SAFETY: the pages are zeroed and aligned to whole pages, valid until `pages`, the keeper, is
-        // dropped, and nobody else has them.
+        // SAFETY: the pages are zeroed and aligned to whole pages, valid until `pages`, the keeper,
+        // is dropped, and nobody else has them.
         Ok(unsafe { DmaRegion::new(ptr, len, address, Box::new(pages)) })
     }
 }
@@ -102,6 +109,18 @@ impl Bus for VfioBus {
     fn reset(&self) -> Result<()> {
         self.device.reset()
     }
+
+    fn pause(&self, longest: Duration) {
+        let mut admin: Vec<_> =
+            self.interrupts.iter().take(1).map(|eventfd| PollFd::new(eventfd, PollFlags::IN)).collect();
+        let timeout = Timespec { tv_sec: 0, tv_nsec: longest.subsec_nanos().into() };
+        if poll(&mut admin, Some(&timeout)).is_ok_and(|ready| ready > 0)
+            && let Some(eventfd) = self.interrupts.first()
+        {
+            // It does not block, and counts from zero after that.
+            let _ = rustix::io::read(eventfd, &mut [0; 8]);
+        }
+    }
 }
 
 impl Bus for Model {
@@ -128,6 +147,9 @@ impl Bus for Model {
         self.cut_power();
         Ok(())
     }
+
+    /// The model does all that there is to do in each of its turns.
+    fn pause(&self, _longest: Duration) {}
 
     fn turn(&self) {
         self.settle();

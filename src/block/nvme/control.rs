@@ -1,7 +1,7 @@
 //! One controller, as all cores of the process share it.
 //!
-//! Nobody but the driver's queue pairs is on the way of an I/O: what is here is behind a lock, which
-//! cores take when they attach and detach, and for a moment now and then to see whether the
+//! Nobody but the driver's queue pairs is on the way of an I/O: what is here is behind a lock,
+//! which cores take when they attach and detach, and for a moment now and then to see whether the
 //! controller has something to say ([`Control::tick`]). No thread is kept for that.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -120,7 +120,12 @@ impl<B: Bus> Control<B> {
         }
     }
 
-    async fn until_ready(&self) -> Result<()> {
+    /// Waits until the controller takes requests.
+    ///
+    /// # Errors
+    ///
+    /// It never will.
+    pub(super) async fn until_ready(&self) -> Result<()> {
         loop {
             let mut state = self.lock();
             self.advance(&mut state, rt::now());
@@ -134,21 +139,40 @@ impl<B: Bus> Control<B> {
         }
     }
 
-    /// Has the controller do something.
+    /// The answer to a request, when it is there.
     ///
     /// # Errors
     ///
-    /// It refuses, or is not there.
-    pub(super) async fn ask(&self, request: Request) -> Result<Reply> {
-        self.until_ready().await?;
-        let ticket =
-            Pending { control: self, ticket: Some(self.lock().controller.request(request, rt::now())?) };
+    /// The controller refuses, or is not there.
+    pub(super) async fn answer(&self, ticket: Ticket) -> Result<Reply> {
         loop {
-            if let Some(answer) = ticket.take(rt::now()) {
+            let mut state = self.lock();
+            self.advance(&mut state, rt::now());
+            if let Some(answer) = state.controller.take(ticket) {
                 return answer;
             }
+            drop(state);
             rt::sleep(ASK_EVERY).await;
         }
+    }
+
+    /// Waits for the answer to a request while the core waits too: it ends. Returns whether it
+    /// came.
+    pub(super) fn wait_for(&self, ticket: Ticket) -> bool {
+        let mut now = self.lock().now;
+        let until = now + PATIENCE;
+        while now < until {
+            now += ASK_EVERY;
+            let mut state = self.lock();
+            self.advance(&mut state, now);
+            if state.controller.take(ticket).is_some() {
+                return true;
+            }
+            drop(state);
+            self.bus.pause(ASK_EVERY);
+        }
+        self.lock().controller.forget(ticket);
+        false
     }
 
     /// The number of a queue pair for one core.
@@ -196,7 +220,7 @@ impl<B: Bus> Control<B> {
                 state.controller.reset(ResetCause::TimedOut, now);
             }
             drop(state);
-            std::thread::sleep(ASK_EVERY);
+            self.bus.pause(ASK_EVERY);
         }
         self.lock().controller.forget(ticket);
         false
@@ -209,28 +233,6 @@ impl<B: Bus> Control<B> {
     }
 }
 
-/// A request that nobody may wait for any more.
-struct Pending<'a, B: Bus> {
-    control: &'a Control<B>,
-    ticket: Option<Ticket>,
-}
-
-impl<B: Bus> Pending<'_, B> {
-    fn take(&self, now: Instant) -> Option<Result<Reply>> {
-        let mut state = self.control.lock();
-        self.control.advance(&mut state, now);
-        state.controller.take(self.ticket?)
-    }
-}
-
-impl<B: Bus> Drop for Pending<'_, B> {
-    fn drop(&mut self) {
-        if let Some(ticket) = self.ticket.take() {
-            self.control.lock().controller.forget(ticket);
-        }
-    }
-}
-
 impl<B: Bus> Drop for Control<B> {
     /// Shuts the controller down in an orderly way, so that it need not recover when it starts, and
     /// disables it: an enabled one may look at its queues although it was shut down.
@@ -240,17 +242,17 @@ impl<B: Bus> Drop for Control<B> {
         let (mut now, until) = (state.now, state.now + PATIENCE);
         let is_over = |phase| matches!(phase, Phase::Off | Phase::Failed | Phase::Removed);
         while now < until && !is_over(state.controller.poll(now)) {
-            self.bus.turn();
             now += ASK_EVERY;
-            std::thread::sleep(ASK_EVERY);
+            self.bus.pause(ASK_EVERY);
+            self.bus.turn();
         }
         let registers = self.bus.registers();
         registers.write32(CC, 0);
         let until = now + PATIENCE;
         while now < until && is_ready(registers.read32(CSTS)) {
-            self.bus.turn();
             now += ASK_EVERY;
-            std::thread::sleep(ASK_EVERY);
+            self.bus.pause(ASK_EVERY);
+            self.bus.turn();
         }
     }
 }

@@ -30,8 +30,8 @@ use super::command_id::CommandIds;
 use super::dma::{DmaMemory, DmaRegion};
 use super::identify::{ControllerIdentity, NamespaceIdentity};
 use super::registers::{
-    ACQ, ALL_ONES, AQA, ASQ, CAP, CC, CC_ENABLE, CC_SHUTDOWN_MASK, CC_SHUTDOWN_NORMAL, CSTS, CSTS_FATAL,
-    CSTS_READY, CSTS_SHUTDOWN_COMPLETE, CSTS_SHUTDOWN_MASK, Capabilities, Registers, VS,
+    ACQ, ALL_ONES, AQA, ASQ, CAP, CC, CC_ENABLE, CC_SHUTDOWN_MASK, CC_SHUTDOWN_NORMAL, CRTO, CSTS,
+    CSTS_FATAL, CSTS_READY, CSTS_SHUTDOWN_COMPLETE, CSTS_SHUTDOWN_MASK, Capabilities, Registers, VS,
     enabled_configuration,
 };
 use super::rings::{COMPLETION_BYTES, ENTRY_BYTES, Rings};
@@ -46,6 +46,8 @@ pub use requests::{QueueSpec, Reply, Request, Ticket};
 
 /// Entries of the admin queues.
 const ADMIN_ENTRIES: u16 = 16;
+/// The controller's pages have 4096 bytes, which every controller in use offers.
+const PAGE_SHIFT: u32 = 12;
 /// Bytes for the data of each admin command.
 const PAGE_BYTES: usize = 4096;
 /// How often in a row a controller that fails by itself is reset.
@@ -222,9 +224,16 @@ impl<R: Registers + Clone> Controller<R> {
                 "its registers read as all ones: the device is gone or its memory space is disabled",
             );
         }
-        let capabilities = Capabilities::new(cap);
+        let capabilities = Capabilities::new(cap).with_ready_timeouts(registers.read32(CRTO));
         if !capabilities.nvm_command_set && !capabilities.all_command_sets {
             return refused(ErrorKind::Unsupported, "it has no NVM command set: it is no block device");
+        }
+        let [page_shift, _] = capabilities.page_shifts;
+        if page_shift > PAGE_SHIFT {
+            return refused(
+                ErrorKind::Unsupported,
+                "its smallest pages are larger than the driver's 4096 bytes",
+            );
         }
         if capabilities.max_queue_entries < 2 {
             return refused(
@@ -242,7 +251,7 @@ impl<R: Registers + Clone> Controller<R> {
         );
         let slots = usize::from(ADMIN_ENTRIES) - 1;
         Ok(Self {
-            page_shift: capabilities.page_shifts[0],
+            page_shift: PAGE_SHIFT,
             registers,
             capabilities,
             rings,
@@ -376,8 +385,8 @@ impl<R: Registers + Clone> Controller<R> {
         self.volatile_cache
     }
 
-    /// Its doorbells in memory, if it has such, for [`QueuePair::mirror`](super::QueuePair::mirror):
-    /// anew after each reset.
+    /// Its doorbells in memory, if it has such. [`QueuePair::mirror`](super::QueuePair::mirror)
+    /// wants them anew after each reset.
     pub fn shadow_doorbells(&self) -> Option<Arc<ShadowDoorbells>> {
         self.is_shadowed.then(|| Arc::clone(&self.shadow))
     }

@@ -9,7 +9,7 @@ use super::super::queue::QueueNamespace;
 use super::super::{Device, NamespaceInfo};
 use super::bus::{Bus, VfioBus};
 use super::control::Control;
-use super::controller::Request;
+use super::creation::Creation;
 use super::identify::{ControllerIdentity, NamespaceIdentity};
 use super::io::Attachment;
 use super::model::Model;
@@ -110,8 +110,24 @@ impl<B: Bus> Opened<B> {
 
     pub(super) async fn attach(&self) -> Result<QueueNamespace<NvmePort<B>>> {
         let control = &self.control;
+        control.until_ready().await?;
         let (region, reached) = control.bus().reach(&rt::arena())?;
-        let number = Number { control, number: Some(control.take_number()?) };
+        let number = control.take_number()?;
+        let creation = match self.queue_pair(number) {
+            Ok(mut pair) => {
+                pair.regions_mut().insert(region);
+                Creation::begin(control, pair, reached)?
+            }
+            Err(error) => {
+                control.give_number(number);
+                return Err(error);
+            }
+        };
+        Ok(QueueNamespace::attach(creation.finish().await?, self.info.clone()))
+    }
+
+    fn queue_pair(&self, number: u16) -> Result<QueuePair<B::Registers>> {
+        let control = &self.control;
         let (capabilities, page_shift) = {
             let state = control.lock();
             (state.controller.capabilities().clone(), state.controller.page_shift())
@@ -125,48 +141,10 @@ impl<B: Bus> Opened<B> {
             sgl_alignment: self.controller.sgl_alignment,
         };
         let entries = u16::try_from(capabilities.max_queue_entries).unwrap_or(u16::MAX).min(QUEUE_ENTRIES);
-        let taken = number.number.unwrap_or_default();
         // A queue without an interrupt of its own is polled while it has commands.
-        let vector = control.bus().interrupt(taken).map(|_| taken);
-        let mut pair = QueuePair::new(
-            control.bus().registers(),
-            &capabilities,
-            control.bus(),
-            taken,
-            entries,
-            vector,
-            attachment,
-        )?;
-        pair.regions_mut().insert(region);
-        let stops = {
-            let state = control.lock();
-            pair.mirror(&capabilities, state.controller.shadow_doorbells());
-            state.stops
-        };
-        control.ask(Request::CreateQueues(pair.spec())).await?;
-        let port = NvmePort::new(pair, Arc::clone(control), reached, stops, rt::now());
-        number.keep();
-        Ok(QueueNamespace::attach(port, self.info.clone()))
-    }
-}
-
-/// The number of a queue pair, which goes back if it is not made.
-struct Number<'a, B: Bus> {
-    control: &'a Control<B>,
-    number: Option<u16>,
-}
-
-impl<B: Bus> Number<'_, B> {
-    fn keep(mut self) {
-        self.number = None;
-    }
-}
-
-impl<B: Bus> Drop for Number<'_, B> {
-    fn drop(&mut self) {
-        if let Some(number) = self.number.take() {
-            self.control.give_number(number);
-        }
+        let vector = control.bus().interrupt(number).map(|_| number);
+        let (registers, memory) = (control.bus().registers(), control.bus());
+        QueuePair::new(registers, &capabilities, memory, number, entries, vector, attachment)
     }
 }
 
@@ -197,8 +175,8 @@ fn describe(
         volatile_cache,
         forced_unit_access: true,
         trim: controller.dataset_management,
-        // Whatever deallocated blocks read as (DLFEAT): the controller need not deallocate what it is
-        // asked to (NVM Command Set 3.2.3).
+        // Whatever deallocated blocks read as (DLFEAT): the controller need not deallocate what it
+        // is asked to (NVM Command Set 3.2.3).
         zeros_after_trim: false,
         write_zeroes: controller.write_zeroes,
         max_compare_and_write_bytes: if controller.fused_compare_and_write {

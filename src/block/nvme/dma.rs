@@ -10,8 +10,8 @@ use crate::error::Result;
 
 /// Where regions of DMA memory come from.
 pub trait DmaMemory {
-    /// `len` bytes (a multiple of 4096) of zeros, aligned to 65536 bytes or to `len` rounded up to
-    /// a power of two, whichever is less, and contiguous for the device.
+    /// `len` bytes (a multiple of 4096) of zeros, aligned to 4096 in this process and for the
+    /// device, and contiguous for it.
     ///
     /// # Errors
     ///
@@ -118,11 +118,16 @@ impl DmaRegion {
         unsafe { ptr.write_volatile(value.to_le()) };
     }
 
-    /// Sets the 64 bytes at `offset`, a multiple of 64.
+    /// Sets the 64 bytes at `offset`, a multiple of 64, in as few stores as the compiler likes: the
+    /// device looks at them only after a doorbell, which [`Registers`](super::Registers) orders
+    /// after them.
+    #[inline]
     pub(super) fn write_entry(&self, offset: usize, words: &[u32; 16]) {
         let ptr = self.at::<[u32; 16]>(offset);
-        // SAFETY: as in `write64`; the device reads the entry only after a later doorbell.
-        unsafe { ptr.write_volatile(words.map(u32::to_le)) };
+        let words = if cfg!(target_endian = "big") { words.map(u32::to_le) } else { *words };
+        // SAFETY: `at` checked that `ptr` is aligned and lies in memory that is valid while `self`
+        // lives; the device does not read an entry before its doorbell.
+        unsafe { ptr.write(words) };
     }
 
     /// Copies `out.len()` bytes from `offset`.

@@ -275,8 +275,8 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
                 };
                 // SAFETY: the bus, which the control keeps, holds the descriptor open.
                 let borrowed = unsafe { BorrowedFd::borrow_raw(eventfd) };
-                // Empties the eventfd, or finds it empty. A completion from here on makes it readable
-                // again; one from before is seen now.
+                // Empties the eventfd, or finds it empty. A completion from here on makes it
+                // readable again; one from before is seen now.
                 let _ = rustix::io::read(borrowed, &mut [0; 8]);
                 if self.pair.has_completion() { Park::Spin } else { Park::Wake(eventfd) }
             }

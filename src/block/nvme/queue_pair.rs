@@ -69,6 +69,9 @@ pub(super) enum Mutation {
 }
 
 /// A submission queue and its completion queue, of one core.
+///
+/// Its memory goes with it: drop it when the controller has deleted the queues, has stopped or is
+/// gone. If none of these is certain, [`std::mem::forget`] it.
 pub struct QueuePair<R> {
     rings: Rings<R>,
     ids: CommandIds,

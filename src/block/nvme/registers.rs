@@ -71,6 +71,8 @@ pub(super) const AQA: usize = 0x24;
 pub(super) const ASQ: usize = 0x28;
 /// Admin Completion Queue Base Address (ACQ).
 pub(super) const ACQ: usize = 0x30;
+/// Controller Ready Timeouts (CRTO).
+pub(super) const CRTO: usize = 0x68;
 /// The first doorbell (NVMe over PCIe Transport 3.1.2).
 pub(super) const DOORBELLS: usize = 0x1000;
 
@@ -113,6 +115,8 @@ pub struct Capabilities {
     pub nvm_command_set: bool,
     /// One or more I/O command sets are there (CSS bit 6).
     pub all_command_sets: bool,
+    /// CRTO says how long becoming ready may take (CRMS bit 0).
+    pub ready_timeouts: bool,
     /// Pages of the controller are between these (MPSMIN, MPSMAX), each as a power of two.
     pub page_shifts: [u32; 2],
 }
@@ -130,8 +134,18 @@ impl Capabilities {
             doorbell_stride_bytes: 4 << bits(32, 4),
             nvm_command_set: bits(37, 1) == 1,
             all_command_sets: bits(43, 1) == 1,
+            ready_timeouts: bits(59, 1) == 1,
             page_shifts: [12 + bits(48, 4), 12 + bits(52, 4)],
         }
+    }
+
+    /// With what the register CRTO says, where there is one: CAP.TO has but 127 s.
+    pub(super) fn with_ready_timeouts(self, crto: u32) -> Self {
+        let units = crto & 0xffff;
+        if !self.ready_timeouts {
+            return self;
+        }
+        Self { timeout: self.timeout.max(Duration::from_millis(500) * units), ..self }
     }
 
     /// Where the tail of submission queue `queue` is written.
@@ -160,6 +174,9 @@ mod tests {
         assert!(read.nvm_command_set && read.all_command_sets);
         assert_eq!(read.submission_doorbell(0), 0x1000);
         assert_eq!(read.completion_doorbell(3), 0x1000 + 7 * 4);
+        let slow = Capabilities::new(cap | 1 << 59);
+        assert_eq!(slow.with_ready_timeouts(0x0002_0400).timeout, Duration::from_secs(512));
+        assert_eq!(read.with_ready_timeouts(0x0002_0400).timeout, read.timeout, "a reserved register");
         let strided = Capabilities::new(cap | 2 << 32);
         assert_eq!(strided.completion_doorbell(1), 0x1000 + 3 * 16);
     }

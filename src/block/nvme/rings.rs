@@ -222,3 +222,52 @@ impl<R: Registers> Rings<R> {
         self.announced_tail = next;
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::dma::DmaMemory;
+    use super::super::model::{Model, ModelNamespace, ModelOptions};
+    use super::*;
+
+    /// Puts a completion at `at` of the ring, as a controller would.
+    fn post(rings: &Rings<Model>, at: usize, head: u16, phase: bool) {
+        let words = [0, 0, u32::from(head) | 1 << 16, u32::from(phase) << 16];
+        for (word, number) in words.into_iter().zip(0..) {
+            rings.completions.store_release(at * COMPLETION_BYTES + number * 4, word.to_le());
+        }
+    }
+
+    #[test]
+    fn a_head_that_the_controller_cannot_have_reached_is_not_believed() {
+        let model = Model::new(ModelOptions::new(ModelNamespace::new(8, 9)), 1);
+        let region = || model.allocate(4096).expect("memory");
+        let capabilities = Capabilities::new(1023 | 1 << 37);
+        let mut rings = Rings::new(model.clone(), &capabilities, 1, 4, region(), region());
+        for _ in 0..3 {
+            rings.push(&Entry::new(0, 1));
+        }
+        rings.ring_tail();
+        assert_eq!(rings.room(), 0);
+        for (at, head) in [(0, 4), (1, u16::MAX)] {
+            post(&rings, at, head, true);
+            assert!(rings.pop().is_some());
+            rings.completed();
+            assert_eq!(rings.room(), 0, "head {head}");
+        }
+        assert_eq!(rings.wrong_heads(), 2);
+        post(&rings, 2, 3, true);
+        assert!(rings.pop().is_some());
+        rings.completed();
+        assert_eq!((rings.room(), rings.wrong_heads()), (3, 2));
+        // Around the end of both rings: what is there from before is not new.
+        post(&rings, 3, 3, true);
+        assert!(rings.pop().is_some());
+        assert!(!rings.has_completion() && rings.pop().is_none());
+        rings.push(&Entry::new(0, 1));
+        rings.push(&Entry::new(0, 1));
+        rings.ring_tail();
+        post(&rings, 0, 4, false);
+        assert!(rings.pop().is_some(), "the phase has turned");
+        assert_eq!(rings.wrong_heads(), 3, "there is no place 4");
+    }
+}

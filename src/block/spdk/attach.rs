@@ -3,13 +3,11 @@
 use std::ffi::{CString, c_int};
 use std::net::SocketAddr;
 use std::ptr::{self, NonNull};
-use std::sync::Arc;
-use std::sync::mpsc::Sender;
 use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
-use super::controller::{Controller, ControllerState};
+use super::controller::{ControllerState, Keeper};
 use super::env::{Env, capture, words};
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::Instant;
@@ -61,7 +59,7 @@ impl ControllerAddress {
 pub(super) struct Attaching {
     env: Env,
     address: ControllerAddress,
-    reply: Sender<Result<Arc<Controller>>>,
+    keeper: &'static dyn Keeper,
     /// SPDK's attempt, once it was started, and since when.
     attempt: Option<(NonNull<sys::boson_spdk_attach>, Instant)>,
     /// The first error that SPDK logged.
@@ -69,17 +67,12 @@ pub(super) struct Attaching {
 }
 
 impl Attaching {
-    pub(super) fn new(env: Env, address: ControllerAddress, reply: Sender<Result<Arc<Controller>>>) -> Self {
-        Self { env, address, reply, attempt: None, reason: String::new() }
+    pub(super) fn new(env: Env, address: ControllerAddress, keeper: &'static dyn Keeper) -> Self {
+        Self { env, address, keeper, attempt: None, reason: String::new() }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.address.name
-    }
-
-    /// Tells the one who asked. If that one is gone, a handle is dropped, which detaches.
-    pub(super) fn give(self, result: Result<Arc<Controller>>) {
-        let _ = self.reply.send(result);
     }
 
     /// Goes on. `None` while it is not done.
@@ -87,8 +80,8 @@ impl Attaching {
         let Some((attempt, since)) = self.attempt else { return self.start(now) };
         let mut controller = ptr::null_mut();
         let (code, reason) = capture(|| {
-            // SAFETY: `attempt` is an attempt that has not ended: one that has is not polled again. This
-            // is the control thread, on which all attaching happens.
+            // SAFETY: `attempt` is an attempt that has not ended: one that has is not polled again.
+            // This is the control thread, on which all attaching happens.
             unsafe { sys::boson_spdk_attach_poll(attempt.as_ptr(), &raw mut controller) }
         });
         if self.reason.is_empty() {
@@ -104,7 +97,13 @@ impl Attaching {
         let Some(controller) = NonNull::new(controller) else {
             return Some(Err(self.error(ErrorKind::NotFound, code)));
         };
-        Some(Ok(ControllerState::new(controller, self.env, self.address.name.clone(), self.address.is_pci)))
+        Some(Ok(ControllerState::new(
+            controller,
+            self.env,
+            self.keeper,
+            self.address.name.clone(),
+            self.address.is_pci,
+        )))
     }
 
     fn start(&mut self, now: Instant) -> Option<Result<ControllerState>> {
@@ -121,8 +120,8 @@ impl Attaching {
         };
         let mut code = 0;
         let (attempt, reason) = capture(|| {
-            // SAFETY: the environment runs, as `env` proves; `transport` ends with NUL; SPDK copies it
-            // and the options; `code` is a place for a number. This is the control thread.
+            // SAFETY: the environment runs, as `env` proves; `transport` ends with NUL; SPDK copies
+            // it and the options; `code` is a place for a number. This is the control thread.
             unsafe { sys::boson_spdk_attach_start(transport.as_ptr(), &raw const options, &raw mut code) }
         });
         self.reason = reason;

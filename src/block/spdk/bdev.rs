@@ -1,10 +1,10 @@
-//! SPDK's own block devices (`spdk:bdev/NAME`): local ones, remote ones, and what its modules build on
-//! them.
+//! SPDK's own block devices (`spdk:bdev/NAME`): local ones, remote ones, and what its modules build
+//! on them.
 //!
-//! They need SPDK's threads, of which this process has one per core that uses such a device, polled by
-//! that core, and the application thread, polled by the control thread. A configuration in SPDK's JSON
-//! creates the devices; it is loaded when the first is opened. When the last is closed, the subsystems
-//! end in order, so that what they keep on disk is clean.
+//! They need SPDK's threads, of which this process has one per core that uses such a device, polled
+//! by that core, and the application thread, polled by the control thread. A configuration in
+//! SPDK's JSON creates the devices; it is loaded when the first is opened. When the last is closed,
+//! the subsystems end in order, so that what they keep on disk is clean.
 
 pub(super) mod channel;
 pub(super) mod subsystem;
@@ -112,7 +112,8 @@ unsafe extern "C" fn on_event(
     bdev: *mut sys::spdk_bdev,
     context: *mut c_void,
 ) {
-    // SAFETY: the context is the state, which the control thread keeps until the descriptor is closed.
+    // SAFETY: the context is the state, which the control thread keeps until the descriptor is
+    // closed.
     let state = unsafe { &*context.cast::<BdevState>() };
     match event {
         sys::spdk_bdev_event_type_SPDK_BDEV_EVENT_REMOVE => state.removed.store(true, Ordering::Release),

@@ -1,5 +1,5 @@
-//! The control thread: it attaches controllers, keeps them alive, resets and detaches them, and polls
-//! SPDK's application thread. One per process, started with the first device.
+//! The control thread: it attaches controllers, keeps them alive, resets and detaches them, and
+//! polls SPDK's application thread. One per process, started with the first device.
 
 use std::cell::Cell;
 use std::collections::BTreeMap;
@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use super::attach::{Attaching, ControllerAddress};
 use super::bdev::subsystem::Subsystem;
-use super::controller::{Controller, ControllerState};
+use super::controller::{Controller, ControllerState, Keeper};
 use super::env::Env;
 use super::managed::Managed;
 use crate::error::{Error, ErrorKind, Result};
@@ -28,7 +28,7 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 /// What the control thread is asked for.
 pub(super) enum Request {
     /// Attach a controller, or give another handle to it.
-    Attach { env: Env, address: ControllerAddress, reply: Sender<Result<Arc<Controller>>> },
+    Attach { env: Env, address: ControllerAddress, reply: AttachReply },
     /// Detach a controller of which the last handle is gone.
     Detach(Arc<ControllerState>, Sender<()>),
     /// Something of a block device of SPDK.
@@ -75,15 +75,6 @@ impl Control {
         }
     }
 
-    /// Has the thread look at once.
-    pub(super) fn wake() {
-        let thread = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Some(sender) = &*thread {
-            // A thread that has ended looks at nothing.
-            let _ = sender.send(Request::Wake);
-        }
-    }
-
     fn send(request: Request) -> Result<()> {
         let failed = |why: String| Error::new(ErrorKind::Closed, "ask SPDK's control thread").because(why);
         let mut thread = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
@@ -102,10 +93,27 @@ impl Control {
     }
 }
 
+impl Keeper for Control {
+    fn look(&self) {
+        let thread = THREAD.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(sender) = &*thread {
+            // A thread that has ended looks at nothing.
+            let _ = sender.send(Request::Wake);
+        }
+    }
+
+    fn detach(&self, controller: &Arc<ControllerState>) {
+        Self::finish(|reply| Request::Detach(Arc::clone(controller), reply));
+    }
+}
+
+type AttachReply = Sender<Result<Arc<Controller>>>;
+
 struct ControlThread {
     requests: Receiver<Request>,
     clock: MonotonicClock,
-    attaching: Vec<Attaching>,
+    /// Who asked, with each. One who is gone leaves a handle to be dropped, which detaches.
+    attaching: Vec<(Attaching, AttachReply)>,
     /// By address.
     handles: BTreeMap<String, Weak<Controller>>,
     controllers: Vec<Managed>,
@@ -128,8 +136,8 @@ impl ControlThread {
         IS_CONTROL.set(true);
         loop {
             match self.requests.recv_timeout(self.nap()) {
-                // A panic here, of a subscriber to the log, say, must not end the thread that keeps the
-                // controllers alive.
+                // A panic here, of a subscriber to the log, say, must not end the thread that keeps
+                // the controllers alive.
                 Ok(request) => {
                     contain(|| self.handle(request));
                 }
@@ -164,42 +172,44 @@ impl ControlThread {
         }
     }
 
-    fn attach(&mut self, env: Env, address: ControllerAddress, reply: Sender<Result<Arc<Controller>>>) {
+    fn attach(&mut self, env: Env, address: ControllerAddress, reply: AttachReply) {
         if let Some(controller) = self.handles.get(address.name()).and_then(Weak::upgrade) {
             // Who asked may be gone; then the handle is dropped.
             let _ = reply.send(Ok(controller));
             return;
         }
         env.eal().register_thread();
-        self.attaching.push(Attaching::new(env, address, reply));
+        self.attaching.push((Attaching::new(env, address, &Control), reply));
     }
 
     fn turn(&mut self) {
         let now = self.clock.now();
-        for mut attaching in std::mem::take(&mut self.attaching) {
+        for (mut attaching, reply) in std::mem::take(&mut self.attaching) {
             let name = attaching.name().to_owned();
-            // The same controller under the same address: the one that is there, or first the end of
-            // the one that goes.
+            // The same controller under the same address: the one that is there, or first the end
+            // of the one that goes.
             if let Some(controller) = self.handles.get(&name).and_then(Weak::upgrade) {
-                attaching.give(Ok(controller));
+                let _ = reply.send(Ok(controller));
                 continue;
             }
             let in_use = self.controllers.iter().any(|managed| managed.name() == name)
-                || self.attaching.iter().any(|other| other.name() == name);
+                || self.attaching.iter().any(|(other, _)| other.name() == name);
             if in_use {
-                self.attaching.push(attaching);
+                self.attaching.push((attaching, reply));
                 continue;
             }
             match attaching.poll(now) {
-                None => self.attaching.push(attaching),
+                None => self.attaching.push((attaching, reply)),
                 Some(Ok(state)) => {
                     let state = Arc::new(state);
                     self.controllers.push(Managed::new(Arc::clone(&state), now));
                     let controller = Arc::new(Controller::new(state));
                     self.handles.insert(name, Arc::downgrade(&controller));
-                    attaching.give(Ok(controller));
+                    let _ = reply.send(Ok(controller));
                 }
-                Some(Err(error)) => attaching.give(Err(error)),
+                Some(Err(error)) => {
+                    let _ = reply.send(Err(error));
+                }
             }
         }
         self.controllers.retain_mut(|managed| managed.turn(now));

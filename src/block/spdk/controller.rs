@@ -1,12 +1,12 @@
 //! A controller that is attached once per process: what its cores and the control thread share.
 
+use std::ffi::c_void;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use boson_spdk_sys as sys;
 
-use super::control::{Control, Request};
 use super::env::Env;
 use crate::error::{Error, ErrorKind, Result};
 
@@ -33,10 +33,20 @@ impl Phase {
     const ALL: [Self; 5] = [Self::Serving, Self::Draining, Self::Resetting, Self::Down, Self::Gone];
 }
 
+/// Who keeps controllers: the control thread.
+pub(super) trait Keeper: Send + Sync {
+    /// Something of a controller is to be looked at.
+    fn look(&self);
+
+    /// The last handle is gone. Waits for a bounded time until the controller is detached.
+    fn detach(&self, controller: &Arc<ControllerState>);
+}
+
 /// What the control thread and the queue pairs of a controller share.
 pub(super) struct ControllerState {
     raw: NonNull<sys::spdk_nvme_ctrlr>,
     env: Env,
+    keeper: &'static dyn Keeper,
     /// Its address, for messages.
     name: String,
     is_pci: bool,
@@ -45,6 +55,8 @@ pub(super) struct ControllerState {
     queue_pairs: AtomicU32,
     /// A core lost its queue pair: the control thread is to reset the controller.
     lost: AtomicBool,
+    /// SPDK says that the device was pulled off the bus.
+    removed: AtomicBool,
     /// Why it is not serving.
     reason: Mutex<String>,
 }
@@ -57,15 +69,23 @@ unsafe impl Send for ControllerState {}
 unsafe impl Sync for ControllerState {}
 
 impl ControllerState {
-    pub(super) fn new(raw: NonNull<sys::spdk_nvme_ctrlr>, env: Env, name: String, is_pci: bool) -> Self {
+    pub(super) fn new(
+        raw: NonNull<sys::spdk_nvme_ctrlr>,
+        env: Env,
+        keeper: &'static dyn Keeper,
+        name: String,
+        is_pci: bool,
+    ) -> Self {
         Self {
             raw,
             env,
+            keeper,
             name,
             is_pci,
             phase: AtomicU8::new(Phase::Serving as u8),
             queue_pairs: AtomicU32::new(0),
             lost: AtomicBool::new(false),
+            removed: AtomicBool::new(false),
             reason: Mutex::default(),
         }
     }
@@ -120,8 +140,20 @@ impl ControllerState {
     pub(super) fn report_loss(&self, why: &str) {
         if !self.lost.swap(true, Ordering::SeqCst) {
             self.set_reason(why);
-            Control::wake();
+            self.keeper.look();
         }
+    }
+
+    /// Has SPDK say when the device is pulled off the bus.
+    pub(super) fn watch_removal(self: &Arc<Self>) {
+        let context = Arc::as_ptr(self).cast_mut().cast();
+        // SAFETY: the controller is attached, and whoever keeps it keeps this value until it is
+        // detached.
+        unsafe { sys::spdk_nvme_ctrlr_set_remove_cb(self.raw(), Some(on_removal), context) };
+    }
+
+    pub(super) fn is_removed(&self) -> bool {
+        self.removed.load(Ordering::SeqCst)
     }
 
     /// Whether a core lost its queue pair since the last call.
@@ -153,9 +185,14 @@ impl Controller {
     /// What namespace `nsid` is.
     pub(super) fn describe(&self, nsid: u32) -> Result<Description> {
         let state = &*self.0;
+        if state.phase() == Phase::Gone {
+            return Err(Error::new(ErrorKind::Closed, "open namespace")
+                .at(state.name.clone())
+                .because("the controller was removed"));
+        }
         let mut namespace = sys::boson_spdk_namespace::default();
-        // SAFETY: the controller is attached as long as `self` is, and `namespace` is a place for the
-        // description.
+        // SAFETY: the controller is attached as long as `self` is, and `namespace` is a place for
+        // the description.
         let code = unsafe { sys::boson_spdk_describe_namespace(state.raw(), nsid, &raw mut namespace) };
         if code != 0 {
             return Err(Error::new(ErrorKind::NotFound, "open namespace").at(state.name.clone()).because(
@@ -186,8 +223,16 @@ impl Controller {
 
 impl Drop for Controller {
     fn drop(&mut self) {
-        Control::finish(|reply| Request::Detach(Arc::clone(&self.0), reply));
+        self.0.keeper.detach(&self.0);
     }
+}
+
+/// SPDK says that a device was pulled off the bus.
+unsafe extern "C" fn on_removal(context: *mut c_void, _controller: *mut sys::spdk_nvme_ctrlr) {
+    // SAFETY: `watch_removal` gave the state's address, and the state is kept until the controller
+    // is detached, after which SPDK does not call this.
+    let state = unsafe { &*context.cast::<ControllerState>() };
+    state.removed.store(true, Ordering::SeqCst);
 }
 
 const IDENTIFY_BYTES: usize = 4096;
@@ -197,8 +242,8 @@ fn copy(data: *const u8) -> Box<[u8]> {
     if data.is_null() {
         return vec![0; IDENTIFY_BYTES].into_boxed_slice();
     }
-    // SAFETY: SPDK keeps 4096 bytes of identify data there as long as the controller is attached, and
-    // changes them only during a reset, when a stale or mixed copy is replaced by the next one.
+    // SAFETY: SPDK keeps 4096 bytes of identify data there as long as the controller is attached,
+    // and changes them only during a reset, when a stale or mixed copy is replaced by the next one.
     unsafe { std::slice::from_raw_parts(data, IDENTIFY_BYTES) }.into()
 }
 
@@ -220,8 +265,8 @@ impl Description {
         self.controller[525] & 1 == 1
     }
 
-    /// The power-fail atomic write unit and boundary, in blocks: those of the namespace (NSFEAT bit 1,
-    /// NAWUPF, NABSPF; NVM 1.0c, figure 97), or the controller's (AWUPF).
+    /// The power-fail atomic write unit and boundary, in blocks: those of the namespace (NSFEAT bit
+    /// 1, NAWUPF, NABSPF; NVM 1.0c, figure 97), or the controller's (AWUPF).
     pub(super) fn atomic_blocks(&self) -> (u32, u32) {
         let of = |data: &[u8], at: usize| u32::from(u16::from_le_bytes([data[at], data[at + 1]]));
         let ns = &self.identify_namespace;
@@ -231,11 +276,6 @@ impl Description {
         } else {
             (of(&self.controller, 528) + 1, boundary)
         }
-    }
-
-    /// DLFEAT, byte 33, bits 2:0: deallocated blocks read as zeros.
-    pub(super) fn zeros_after_trim(&self) -> bool {
-        self.identify_namespace[33] & 7 == 1
     }
 
     /// NSATTR, byte 99, bit 0: the namespace is write protected.

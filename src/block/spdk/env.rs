@@ -51,13 +51,14 @@ impl Env {
             EnvStart::Failed(reason) => return Err(failed(reason)),
             EnvStart::NotStarted => {}
         }
-        // SAFETY: `sink` is a function, and valid for ever; it has the signature that the shim calls.
+        // SAFETY: `sink` is a function, and valid for ever; it has the signature that the shim
+        // calls.
         unsafe { sys::boson_spdk_log_redirect(Some(sink), WARNING) };
         let started = load_modules().and_then(|()| {
             let (code, reason) = eal
                 .control(|| {
-                    // SAFETY: the EAL runs, as `eal` proves, and this is the first call; the argument says
-                    // whether its memory can grow.
+                    // SAFETY: the EAL runs, as `eal` proves, and this is the first call; the
+                    // argument says whether its memory can grow.
                     capture(|| unsafe { sys::spdk_env_dpdk_post_init(eal.memory_is_fixed()) })
                 })
                 .0;
@@ -95,8 +96,8 @@ pub(super) fn version() -> String {
 }
 
 /// Loads SPDK's modules, if they are shared libraries: sockets and kinds of block devices register
-/// themselves while they are loaded. The loader finds them as it found the others, or where they were
-/// when this was built.
+/// themselves while they are loaded. The loader finds them as it found the others, or where they
+/// were when this was built.
 fn load_modules() -> Result<(), String> {
     // SAFETY: the function only returns an address.
     if unsafe { sys::boson_spdk_needed(0) }.is_null() {
@@ -104,8 +105,8 @@ fn load_modules() -> Result<(), String> {
     }
     for (name, path) in sys::MODULES {
         let load = |name: &CStr| {
-            // SAFETY: `name` ends with NUL. What runs when the library is loaded are constructors: those
-            // of SPDK's modules only add to lists.
+            // SAFETY: `name` ends with NUL. What runs when the library is loaded are constructors:
+            // those of SPDK's modules only add to lists.
             !unsafe { libc::dlopen(name.as_ptr(), libc::RTLD_NOW | libc::RTLD_GLOBAL) }.is_null()
         };
         if load(name) || load(path) {
@@ -125,8 +126,8 @@ fn load_modules() -> Result<(), String> {
 }
 
 fn loading_error() -> String {
-    // SAFETY: the function returns null, or a string that lives until this thread's next call of the
-    // loader.
+    // SAFETY: the function returns null, or a string that lives until this thread's next call of
+    // the loader.
     let text = unsafe { libc::dlerror() };
     if text.is_null() {
         return "a library cannot be loaded".to_owned();

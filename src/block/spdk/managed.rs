@@ -27,8 +27,9 @@ const SCAN_EVERY: Duration = Duration::from_secs(1);
 /// | `Disconnecting` | the admin queue is down | `Reconnecting` |
 /// | `Reconnecting` | SPDK is done | `Serving`, or `Pausing` |
 /// | `Pausing` | its time | `Disconnecting` |
-/// | `Gone` | for ever | |
-/// | `Detaching` | SPDK is done | it is forgotten |
+/// | `Gone` | the cores have freed their queue pairs | `Detaching` |
+/// | `Detaching` | SPDK is done | it is forgotten, or `Released` if there are handles |
+/// | `Released` | the last handle is gone | it is forgotten |
 #[derive(Clone, Copy)]
 enum Stage {
     Serving,
@@ -38,6 +39,7 @@ enum Stage {
     Pausing { until: Instant },
     Gone,
     Detaching(NonNull<sys::spdk_nvme_detach_ctx>),
+    Released,
 }
 
 pub(super) struct Managed {
@@ -51,6 +53,7 @@ pub(super) struct Managed {
 
 impl Managed {
     pub(super) fn new(state: Arc<ControllerState>, now: Instant) -> Self {
+        state.watch_removal();
         Self { state, stage: Stage::Serving, pause: FIRST_PAUSE, scanned: now, detach: None }
     }
 
@@ -79,10 +82,9 @@ impl Managed {
     pub(super) fn turn(&mut self, now: Instant) -> bool {
         // A reset runs to its end first: SPDK holds the controller's lock during it.
         if self.detach.is_some()
-            && !matches!(self.stage, Stage::Reconnecting | Stage::Detaching(_))
-            && !self.start_detaching()
+            && !matches!(self.stage, Stage::Reconnecting | Stage::Detaching(_) | Stage::Released)
         {
-            return false;
+            self.start_detaching();
         }
         match self.stage {
             Stage::Serving => self.serve(now),
@@ -97,8 +99,8 @@ impl Managed {
             Stage::Disconnecting => {
                 // It says "no such device" when the admin queue is down.
                 if self.poll_admin() < 0 {
-                    // SPDK holds the controller's lock, on this thread, until the reconnecting is done.
-                    // SAFETY: the controller is disconnected, and has no queue pair.
+                    // SPDK holds the controller's lock, on this thread, until the reconnecting is
+                    // done. SAFETY: the controller is disconnected, and has no queue pair.
                     unsafe { sys::spdk_nvme_ctrlr_reconnect_async(self.state.raw()) };
                     self.stage = Stage::Reconnecting;
                 }
@@ -110,13 +112,24 @@ impl Managed {
                     self.disconnect();
                 }
             }
-            Stage::Gone => {}
-            Stage::Detaching(context) => {
-                // SAFETY: the context is that of a detaching that is not done: it is forgotten then.
-                let code = unsafe { sys::spdk_nvme_detach_poll_async(context.as_ptr()) };
-                if code != -libc::EAGAIN {
+            Stage::Gone => {
+                // The kernel waits for the device to be let go of, also while there are handles.
+                if self.state.queue_pairs() == 0 {
+                    self.start_detaching();
+                }
+            }
+            Stage::Released => {
+                if self.detach.is_some() {
                     self.finish();
                     return false;
+                }
+            }
+            Stage::Detaching(context) => {
+                // SAFETY: the context is that of a detaching that is not done: it is forgotten
+                // then.
+                let code = unsafe { sys::spdk_nvme_detach_poll_async(context.as_ptr()) };
+                if code != -libc::EAGAIN {
+                    self.stage = Stage::Released;
                 }
             }
         }
@@ -147,18 +160,28 @@ impl Managed {
         }
     }
 
-    /// A device that is unplugged reads as all ones.
+    /// A device that is unplugged reads as all ones, or the kernel says that it is to go.
     fn look_for_removal(&mut self) {
+        // SAFETY: this is the control thread, on which all attaching and detaching happens.
+        unsafe { sys::boson_spdk_scan_bus() };
+        if self.state.is_removed() {
+            self.remove();
+            return;
+        }
         // SAFETY: the controller is attached.
         let status = unsafe { sys::boson_spdk_controller_status(self.state.raw()) };
         if status == 1 {
-            tracing::error!("{}: the controller was removed", self.state.name());
-            self.state.set_reason("it was removed");
-            self.state.set_phase(Phase::Gone);
-            self.stage = Stage::Gone;
+            self.remove();
         } else if status == 2 {
             self.state.report_loss("it reports a fatal status (CSTS.CFS)");
         }
+    }
+
+    fn remove(&mut self) {
+        tracing::error!("{}: the controller was removed", self.state.name());
+        self.state.set_reason("it was removed");
+        self.state.set_phase(Phase::Gone);
+        self.stage = Stage::Gone;
     }
 
     /// Keep-alive, events and completions of the admin queue. Negative if it is down.
@@ -171,9 +194,7 @@ impl Managed {
         // SAFETY: the controller is attached, and no core has a queue pair of it.
         let code = unsafe { sys::spdk_nvme_ctrlr_disconnect(self.state.raw()) };
         if code == -libc::ENXIO {
-            self.state.set_reason("it was removed");
-            self.state.set_phase(Phase::Gone);
-            self.stage = Stage::Gone;
+            self.remove();
         }
     }
 
@@ -209,22 +230,19 @@ impl Managed {
         reason.split(", and it does not answer").next().unwrap_or_default().to_owned()
     }
 
-    /// Returns whether there is still a controller.
-    fn start_detaching(&mut self) -> bool {
+    fn start_detaching(&mut self) {
         // Every queue pair holds a handle, so there is none.
         let mut context = ptr::null_mut();
-        // SAFETY: the controller is attached, nobody uses it any more, and `context` is a place for a
-        // pointer.
+        // SAFETY: the controller is attached, nobody uses it any more, and `context` is a place for
+        // a pointer.
         let code = unsafe { sys::spdk_nvme_detach_async(self.state.raw(), &raw mut context) };
         match NonNull::new(context) {
             Some(context) if code == 0 => {
                 self.stage = Stage::Detaching(context);
-                true
             }
             _ => {
                 // Nothing is left to wait for.
-                self.finish();
-                false
+                self.stage = Stage::Released;
             }
         }
     }

@@ -11,9 +11,9 @@ pub(crate) enum SpdkPort {
     Channel(Channel),
 }
 
-// SAFETY: either kind names a slot in `poll` when SPDK has called back for it, once for each `submit`,
-// and SPDK's devices work on memory only until then. `shut_down` frees the queue pair, or gives the
-// channel back when it has no command, and says so if that cannot be done.
+// SAFETY: either kind names a slot in `poll` when SPDK has called back for it, once for each
+// `submit`, and SPDK's devices work on memory only until then. `shut_down` frees the queue pair, or
+// gives the channel back when it has no command, and says so if that cannot be done.
 unsafe impl Port for SpdkPort {
     const NAME: &'static str = "spdk";
 
@@ -52,7 +52,7 @@ unsafe impl Port for SpdkPort {
     ) -> usize {
         match self {
             Self::QueuePair(queue_pair) => queue_pair.poll(now, budget, done),
-            Self::Channel(channel) => channel.poll(done),
+            Self::Channel(channel) => channel.poll(budget, done),
         }
     }
 

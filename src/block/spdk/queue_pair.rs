@@ -79,6 +79,11 @@ impl QueuePair {
     /// Has the controller make a queue pair for the current core.
     pub(super) fn attach(controller: Arc<Controller>, nsid: u32, description: &Description) -> Result<Self> {
         let state = controller.state();
+        if state.phase() == Phase::Gone {
+            return Err(Error::new(ErrorKind::Closed, "attach to namespace")
+                .at(state.name().to_owned())
+                .because("the controller was removed"));
+        }
         state.env().eal().register_thread();
         let reach = Reach::of_this_core();
         if state.is_pci() && !reach.is_reachable() {
@@ -91,8 +96,8 @@ impl QueuePair {
         }
         let disconnected = Rc::new(Cell::new(false));
         let context = Rc::as_ptr(&disconnected).cast_mut().cast();
-        // SAFETY: the context lives as long as the group, which ends in `shut_down`; without a table of
-        // functions SPDK uses its own.
+        // SAFETY: the context lives as long as the group, which ends in `shut_down`; without a
+        // table of functions SPDK uses its own.
         let group = unsafe { sys::spdk_nvme_poll_group_create(context, ptr::null_mut()) };
         let Some(group) = NonNull::new(group) else {
             return Err(Error::new(ErrorKind::OutOfMemory, "attach to namespace").at(state.name().to_owned()));
@@ -152,10 +157,10 @@ impl QueuePair {
             // SAFETY: for this and the next five calls:
             // - `ns` and `queue` are of the attached controller, and this core's: `connect` fetched
             //   them, and the link is up;
-            // - the pieces stay in the slot until the command is done, and the memory that they name
-            //   until then too, as the caller promises;
-            // - `done` takes `argument`, the slot's address; slots live until `shut_down`, after which
-            //   SPDK has no command of theirs.
+            // - the pieces stay in the slot until the command is done, and the memory that they
+            //   name until then too, as the caller promises;
+            // - `done` takes `argument`, the slot's address; slots live until `shut_down`, after
+            //   which SPDK has no command of theirs.
             CommandKind::Read => unsafe {
                 sys::boson_spdk_read(ns, queue, block, blocks, pieces.cast(), count, Some(done), argument)
             },
@@ -220,7 +225,8 @@ impl QueuePair {
         }
         request.sent(0);
         Err(match -code {
-            // No request of SPDK's is free, or the queue pair failed a moment ago: the next poll sees it.
+            // No request of SPDK's is free, or the queue pair failed a moment ago: the next poll
+            // sees it.
             libc::ENOMEM | libc::ENXIO | libc::EAGAIN => Refused::Full,
             _ => refused(format!("SPDK does not take the command: {}", strerror(code))),
         })
@@ -246,14 +252,10 @@ impl QueuePair {
     ) -> usize {
         let mut events = self.follow_controller(now);
         if !matches!(self.link, Link::Down { .. }) {
-            let budget = u32::try_from(budget).unwrap_or(u32::MAX);
+            let most = u32::try_from(budget).unwrap_or(u32::MAX);
             // SAFETY: the group is this core's, and this is no callback of it.
             let code = unsafe {
-                sys::spdk_nvme_poll_group_process_completions(
-                    self.group.as_ptr(),
-                    budget,
-                    Some(on_disconnect),
-                )
+                sys::spdk_nvme_poll_group_process_completions(self.group.as_ptr(), most, Some(on_disconnect))
             };
             if code < 0 || self.disconnected.get() {
                 self.lose(now);
@@ -264,7 +266,7 @@ impl QueuePair {
         }
         // A queue pair is deleted for no other reason; SPDK may say so a poll later.
         let loss = Some(self.loss.as_str());
-        events += self.requests.drain(|slot, field| {
+        events += self.requests.drain(budget, |slot, field| {
             let result =
                 if field & STATUS_TYPE_AND_CODE == 0 { Ok(()) } else { Err(status::failure(field, loss)) };
             done(slot, result);
@@ -331,9 +333,9 @@ impl QueuePair {
         let since = since.unwrap_or(now);
         self.link = Link::Connecting { raw, since: Some(since) };
         let state = self.controller.state();
-        // The queue pair of a PCI device is made by commands of the admin queue, whose own thread looks
-        // only now and then.
-        // SAFETY: the controller is attached; the function takes SPDK's lock.
+        // The queue pair of a PCI device is made by commands of the admin queue, whose own thread
+        // looks only now and then. SAFETY: the controller is attached; the function takes SPDK's
+        // lock.
         let admin = unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(state.raw()) };
         // SAFETY: the group is this core's.
         let code = unsafe { sys::spdk_nvme_poll_group_all_connected(self.group.as_ptr()) };
@@ -384,8 +386,8 @@ impl QueuePair {
         let (Link::Up(raw) | Link::Connecting { raw, .. }) = link else { return };
         // SPDK logs an error for a connection that it closes itself.
         let (code, _) = capture(|| {
-            // SAFETY: the queue pair is this core's, this is no callback of it, and nobody uses it after
-            // this.
+            // SAFETY: the queue pair is this core's, this is no callback of it, and nobody uses it
+            // after this.
             unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) }
         });
         debug_assert_eq!(code, 0, "freeing a queue pair has no error");
@@ -412,7 +414,7 @@ impl QueuePair {
         let state = self.controller.state();
         let is_certain = !(state.is_pci() && state.phase() == Phase::Down);
         self.free();
-        self.requests.drain(|_, _| {});
+        self.requests.drain(usize::MAX, |_, _| {});
         // SAFETY: the group's only queue pair is freed.
         let code = unsafe { sys::spdk_nvme_poll_group_destroy(self.group.as_ptr()) };
         let is_clean = is_certain && code == 0 && self.requests.are_idle();
@@ -431,8 +433,8 @@ impl Drop for QueuePair {
     }
 }
 
-/// Whether page lists can describe the memory (PRP, Base 2.0c 4.1.1): it starts at a double word, and
-/// pieces meet at page boundaries.
+/// Whether page lists can describe the memory (PRP, Base 2.0c 4.1.1): it starts at a double word,
+/// and pieces meet at page boundaries.
 fn fits_page_lists(memory: &[Segment]) -> bool {
     const PAGE: usize = 4096;
     let last = memory.len().saturating_sub(1);

@@ -31,8 +31,9 @@ impl Reach {
 
     fn register(arena: Arena) -> Self {
         let (base, len) = region(&arena);
-        // SAFETY: the mapping is whole hugepages in size, aligned at least to a page, and stays while
-        // `arena` does, which the result keeps. Nobody else registers it: there is one `Reach` per core.
+        // SAFETY: the mapping is whole hugepages in size, aligned at least to a page, and stays
+        // while `arena` does, which the result keeps. Nobody else registers it: there is one
+        // `Reach` per core.
         let code = unsafe { sys::spdk_mem_register(base, len) };
         let is_registered = code == 0;
         if !is_registered {
@@ -71,8 +72,8 @@ impl Drop for Reach {
             return;
         }
         let (base, len) = region(&self.arena);
-        // SAFETY: it was registered as this one piece. Whoever gives memory of it to a device keeps the
-        // `Reach` until the device is done.
+        // SAFETY: it was registered as this one piece. Whoever gives memory of it to a device keeps
+        // the `Reach` until the device is done.
         let code = unsafe { sys::spdk_mem_unregister(base, len) };
         if code != 0 {
             // The device could still reach it: it must stay mapped.

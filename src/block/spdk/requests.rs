@@ -1,6 +1,7 @@
 //! Commands that SPDK has: one place per slot, whose address is what SPDK hands back.
 
 use std::cell::Cell;
+use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::rc::Rc;
 
@@ -23,12 +24,12 @@ pub(super) struct Slot {
 
 /// The commands that are done, in order.
 #[derive(Default)]
-struct Finished(Cell<Vec<(u16, StatusField)>>);
+struct Finished(Cell<VecDeque<(u16, StatusField)>>);
 
 impl Finished {
     fn push(&self, slot: u16, status: StatusField) {
         let mut list = self.0.take();
-        list.push((slot, status));
+        list.push_back((slot, status));
         self.0.set(list);
     }
 }
@@ -37,13 +38,11 @@ impl Finished {
 pub(super) struct Requests {
     slots: Rc<[Slot]>,
     finished: Rc<Finished>,
-    /// The list that [`Requests::drain`] empties, while callbacks fill the other one.
-    taken: Vec<(u16, StatusField)>,
 }
 
 impl Requests {
     pub(super) fn new(slots: u16) -> Self {
-        let finished = Rc::new(Finished(Cell::new(Vec::with_capacity(slots.into()))));
+        let finished = Rc::new(Finished(Cell::new(VecDeque::with_capacity(slots.into()))));
         let slot = |number| Slot {
             finished: Rc::clone(&finished),
             number,
@@ -52,7 +51,7 @@ impl Requests {
             pieces: Cell::new(Vec::with_capacity(2)),
             expected: Cell::default(),
         };
-        Self { slots: (0..slots).map(slot).collect(), finished, taken: Vec::with_capacity(slots.into()) }
+        Self { slots: (0..slots).map(slot).collect(), finished }
     }
 
     pub(super) fn count(&self) -> u16 {
@@ -69,16 +68,18 @@ impl Requests {
         slot
     }
 
-    /// Calls `done` for each command that is done, and returns how many there were.
-    pub(super) fn drain(&mut self, mut done: impl FnMut(u16, StatusField)) -> usize {
-        // The two lists change places, so that none is ever made anew.
-        let list = self.finished.0.replace(std::mem::take(&mut self.taken));
-        let count = list.len();
-        for &(slot, status) in &list {
+    /// Calls `done` for commands that are done, at most `budget` times, and returns how often.
+    /// `done` does not call SPDK.
+    pub(super) fn drain(&self, budget: usize, mut done: impl FnMut(u16, StatusField)) -> usize {
+        let mut list = self.finished.0.take();
+        let mut count = 0;
+        while count < budget
+            && let Some((slot, status)) = list.pop_front()
+        {
             done(slot, status);
+            count += 1;
         }
-        self.taken = list;
-        self.taken.clear();
+        self.finished.0.set(list);
         count
     }
 }
@@ -115,8 +116,8 @@ impl Slot {
         self.pending.set(callbacks);
     }
 
-    /// One callback. The first status that is no success counts, unless `replaces` says that this one
-    /// tells more.
+    /// One callback. The first status that is no success counts, unless `replaces` says that this
+    /// one tells more.
     pub(super) fn called_back(&self, status: StatusField, replaces: bool) {
         if status != 0 && (self.status.get() == 0 || replaces) {
             self.status.set(status);
@@ -154,4 +155,31 @@ fn place(pieces: &Cell<Vec<libc::iovec>>) -> (*mut libc::iovec, usize) {
 pub(super) unsafe fn slot<'a>(argument: *mut c_void) -> &'a Slot {
     // SAFETY: the caller's promise; nothing has a mutable reference to a slot.
     unsafe { &*argument.cast::<Slot>() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Requests;
+
+    #[test]
+    fn commands_end_once_with_their_first_failure_and_within_the_budget() {
+        let requests = Requests::new(4);
+        for number in 0..4 {
+            requests.begin(number, &[], &[]).sent(if number == 0 { 2 } else { 1 });
+        }
+        assert!(!requests.are_idle());
+        let slot = |number: usize| &requests.slots[number];
+        // A fused pair: the second half says that the first failed, and the first why.
+        slot(0).called_back(0x0009, false);
+        slot(1).called_back(0, false);
+        slot(0).called_back(0x0285, true);
+        slot(2).called_back(0x0281, false);
+        let mut ended = Vec::new();
+        assert_eq!(requests.drain(2, |slot, status| ended.push((slot, status))), 2);
+        assert_eq!(requests.drain(2, |slot, status| ended.push((slot, status))), 1);
+        assert_eq!(ended, [(1, 0), (0, 0x0285), (2, 0x0281)]);
+        slot(3).called_back(0, false);
+        assert!(requests.are_idle());
+        assert_eq!(requests.drain(9, |_, _| {}), 1);
+    }
 }

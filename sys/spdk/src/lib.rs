@@ -3,8 +3,8 @@
 //! field, a structure whose size depends on the release, or a variable argument list.
 //!
 //! SPDK's modules (socket implementations, kinds of block devices, subsystems) export nothing: they
-//! register themselves when they are loaded, and a linker drops what nobody names. Linked statically
-//! they are linked whole. Of shared libraries, [`MODULES`] lists them for `dlopen`.
+//! register themselves when they are loaded, and a linker drops what nobody names. Linked
+//! statically they are linked whole. Of shared libraries, [`MODULES`] lists them for `dlopen`.
 
 #![expect(non_camel_case_types, reason = "the names are SPDK's")]
 #![allow(

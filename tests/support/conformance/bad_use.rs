@@ -64,6 +64,7 @@ pub(super) async fn bad_use<D: Device>(run: &Run<'_>, device: &D) {
         }
     }
     compare_and_write(run, &namespace).await;
+    namespace.grow(size).await.expect("it is that large already");
     if info.max_size_bytes == size {
         let error = namespace.grow(size + block as u64).await.expect_err("it is as large as it gets");
         assert_eq!(error.kind(), ErrorKind::NoSpace, "{}: {error}", run.name);

@@ -161,7 +161,8 @@ async fn dropped_in_line<N: Namespace>(run: &Run<'_>, namespace: &N) {
                 if number % 2 == 0 {
                     return write.await.map(drop).map_err(boson::Error::from);
                 }
-                drop(drop_after(write, 1 + number as usize % 7).await);
+                let polls = 1 + usize::try_from(number % 7).expect("small");
+                drop(drop_after(write, polls).await);
                 Ok(())
             })
         })

@@ -9,12 +9,13 @@ mod usage;
 mod worker;
 
 use std::future::{Future, poll_fn};
+use std::path::PathBuf;
 use std::pin::pin;
 use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use boson::block::{AnyDevice, Device, Namespace, NamespaceAddress, parse_size};
+use boson::block::{AnyDevice, Device, Namespace, NamespaceAddress, NamespaceConfig, parse_size};
 use boson::mem::DmaBuf;
 use boson::rt::signal::Signals;
 use boson::rt::time::{Clock, MonotonicClock};
@@ -73,6 +74,12 @@ pub(crate) struct BlockOptions {
     /// Write even if the namespace holds something. What it held is lost.
     #[arg(long)]
     format: bool,
+    /// SPDK's configuration, its JSON, which makes the devices of `spdk:bdev/`.
+    #[arg(long, value_name = "FILE")]
+    spdk_config: Option<PathBuf>,
+    /// Arguments for DPDK's environment, such as `-m 256 --no-huge`, for `spdk:`.
+    #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
+    eal: Option<String>,
     /// Draws offsets, in the same order for the same number.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -113,7 +120,11 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
 }
 
 async fn measure(options: &BlockOptions, signals: &Signals, further: Vec<CoreConfig>) -> Result<()> {
-    let device = AnyDevice::open(&options.namespace.value).await?;
+    let mut config = NamespaceConfig::default().eal_arguments(options.eal.clone().unwrap_or_default());
+    if let Some(path) = &options.spdk_config {
+        config = config.spdk_config(path);
+    }
+    let device = AnyDevice::open_with(&options.namespace.value, &config).await?;
     let namespace = device.attach().await?;
     let plan = plan(options, &namespace, 1 + further.len() as u64)?;
     if options.rw.writes() {

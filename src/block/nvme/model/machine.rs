@@ -519,6 +519,10 @@ impl Machine {
             self.violation(format!("command id {:#x} of queue {queue} is in use", entry.command_id()));
             self.finish(queue, entry, Status::new(0, 0x03));
         }
+        let places = self.submissions.get(&queue).map_or(0, |queue| queue.entries) - 1;
+        if self.outstanding.range((queue, 0)..=(queue, u16::MAX)).count() > usize::from(places) {
+            self.violation(format!("queue {queue} has more commands than places for their completions"));
+        }
         fresh
     }
 
@@ -572,7 +576,9 @@ impl Machine {
             }
         }
         if self.chance(noise.wrong) {
-            extra.push(words(queue ^ 0x55, u16::MAX, executed.command_id, Status::SUCCESS));
+            let entries = self.submissions.get(&queue).map_or(0, |queue| queue.entries);
+            let head = if self.random.random_bool(0.5) { entries } else { u16::MAX };
+            extra.push(words(queue ^ 0x55, head, executed.command_id, Status::SUCCESS));
         }
         for words in extra {
             if queue != 0 && usize::from(self.room(completion_queue)) > spare {

@@ -166,3 +166,30 @@ fn queue_pairs_are_given_back_and_one_too_many_is_refused() -> Result<()> {
         opened.attach().await.map(drop)
     })
 }
+
+#[test]
+fn an_attachment_that_is_given_up_in_the_middle_leaves_nothing_behind() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| async move {
+        for polls in 1..12 {
+            // So many times more than there are queue pairs.
+            for _ in 0..3 {
+                let mut attaching = Box::pin(opened.attach());
+                let mut left = polls;
+                let ended = std::future::poll_fn(|cx| {
+                    if left == 0 {
+                        return std::task::Poll::Ready(None);
+                    }
+                    left -= 1;
+                    attaching.as_mut().poll(cx).map(Some)
+                })
+                .await;
+                drop(ended.transpose().expect("attach"));
+            }
+            let namespace = opened.attach().await.expect("attach");
+            namespace.write(0, filled(4096, polls)).await.expect("write");
+            assert_eq!(namespace.read(0, filled(4096, 0)).await.expect("read")[0], polls);
+        }
+    });
+    assert!(model.violations().is_empty(), "{:?}", model.violations());
+}

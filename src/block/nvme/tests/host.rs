@@ -84,7 +84,8 @@ impl Host {
         )?;
         let mut memory = MEMORY.take().unwrap_or_else(|| DmaBuf::zeroed(MEMORY_BYTES));
         let base = NonNull::new(memory.as_mut_ptr()).expect("a buffer is somewhere");
-        // SAFETY: the buffer is aligned to 4096, does not move, and the host unmaps it before it goes.
+        // SAFETY: the buffer is aligned to 4096 and does not move, and the host unmaps it before it
+        // goes.
         let region = unsafe { model.map(base, MEMORY_BYTES) };
         queue.regions_mut().insert(region);
         let mut host =

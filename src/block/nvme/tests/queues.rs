@@ -87,10 +87,13 @@ fn pieces(host: &Host, pieces: &[(usize, usize)]) -> Vec<Segment> {
     pieces.iter().map(|&(from, len)| host.segment(0, false, from, len)).collect()
 }
 
+/// Offsets and lengths within a slot's memory, in bytes.
+type Pieces = &'static [(usize, usize)];
+
 #[test]
 fn memory_in_pieces_is_carried_or_refused() {
     // Offsets and lengths; whether PRPs, SGLs of 4 bytes and SGLs of any alignment carry them.
-    let cases: [(&[(usize, usize)], [bool; 3]); 8] = [
+    let cases: [(Pieces, [bool; 3]); 8] = [
         (&[(0, 8192)], [true; 3]),
         (&[(512, 8192)], [true; 3]),
         (&[(4, 8192)], [true; 3]),

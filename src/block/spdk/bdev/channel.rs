@@ -24,9 +24,9 @@ use crate::rt::poller::Park;
 /// The most commands at once.
 const SLOTS: u16 = 256;
 
-/// The naps of a core that has no command with the device: the longer one while the device has nothing
-/// that wants to be polled all the time. Messages of other threads of SPDK, and its timers, are seen
-/// this late at most.
+/// The naps of a core that has no command with the device: the longer one while the device has
+/// nothing that wants to be polled all the time. Messages of other threads of SPDK, and its timers,
+/// are seen this late at most.
 const SHORT_NAP: Duration = Duration::from_millis(2);
 const LONG_NAP: Duration = Duration::from_millis(20);
 
@@ -64,8 +64,8 @@ impl Channel {
         let thread = thread::of_this_core()?;
         thread.enter();
         state.channels.fetch_add(1, Ordering::AcqRel);
-        // SAFETY: the descriptor is open as long as `bdev` lives, and this core's thread is the current
-        // one.
+        // SAFETY: the descriptor is open as long as `bdev` lives, and this core's thread is the
+        // current one.
         let raw = unsafe { sys::spdk_bdev_get_io_channel(state.descriptor()) };
         let Some(raw) = NonNull::new(raw) else {
             state.channels.fetch_sub(1, Ordering::AcqRel);
@@ -90,9 +90,9 @@ impl Channel {
         self.requests.count()
     }
 
-    /// What is not aligned as the device wants it SPDK copies itself, so boson does it, which counts
-    /// it. What is behind the device may be on the bus, so the memory must be in the arena, if that can
-    /// be reached at all.
+    /// What is not aligned as the device wants it SPDK copies itself, so boson does it, which
+    /// counts it. What is behind the device may be on the bus, so the memory must be in the arena,
+    /// if that can be reached at all.
     pub(in super::super) fn accepts(&self, memory: &[Segment]) -> bool {
         (!self.reach.is_reachable() || self.reach.holds(memory))
             && memory.iter().all(|piece| piece.ptr.addr().get().is_multiple_of(self.buffer_align))
@@ -121,11 +121,12 @@ impl Channel {
         self.thread.enter();
         let code = match command.kind {
             // SAFETY: for this and the next five calls:
-            // - the descriptor is open and the channel is this core's, whose thread is the current one;
-            // - the pieces stay in the slot until the command is done, and the memory that they name
-            //   until then too, as the caller promises;
-            // - `done` takes `argument`, the slot's address; slots live until `shut_down`, after which
-            //   SPDK has no command of theirs.
+            // - the descriptor is open and the channel is this core's, whose thread is the current
+            //   one;
+            // - the pieces stay in the slot until the command is done, and the memory that they
+            //   name until then too, as the caller promises;
+            // - `done` takes `argument`, the slot's address; slots live until `shut_down`, after
+            //   which SPDK has no command of theirs.
             CommandKind::Read => unsafe {
                 sys::spdk_bdev_readv_blocks(
                     descriptor,
@@ -211,9 +212,13 @@ impl Channel {
         })
     }
 
-    pub(in super::super) fn poll(&mut self, mut done: impl FnMut(u16, Result<(), Box<Failure>>)) -> usize {
+    pub(in super::super) fn poll(
+        &mut self,
+        budget: usize,
+        mut done: impl FnMut(u16, Result<(), Box<Failure>>),
+    ) -> usize {
         let busy = self.thread.poll();
-        let events = self.requests.drain(|slot, field| {
+        let events = self.requests.drain(budget, |slot, field| {
             let result = if field == 0 { Ok(()) } else { Err(status::failure(field, None)) };
             done(slot, result);
         });
@@ -241,7 +246,7 @@ impl Channel {
             if self.in_use == 0 {
                 break;
             }
-            self.poll(|_, _| {});
+            self.poll(usize::MAX, |_, _| {});
         }
         if self.in_use > 0 {
             // Giving the channel back now would free what the device works with.

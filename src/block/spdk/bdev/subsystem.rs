@@ -92,8 +92,8 @@ impl Subsystem {
         !self.closing.is_empty() || !matches!(self.stage, Stage::Stopped | Stage::Running)
     }
 
-    /// How long the threads may be left alone while nothing is under way: messages of the cores, and
-    /// timers, wait as long at most.
+    /// How long the threads may be left alone while nothing is under way: messages of the cores,
+    /// and timers, wait as long at most.
     pub(in super::super) fn rest(&self) -> Duration {
         let threads = self.app.iter().chain(&self.adopted);
         threads.map(|thread| thread.rest(SHORTEST_REST, LONGEST_REST)).min().unwrap_or(LONGEST_REST)
@@ -182,8 +182,8 @@ impl Subsystem {
         // SAFETY: this is the application thread.
         unsafe { sys::spdk_rpc_set_state(state) };
         let len = isize::try_from(json.len()).unwrap_or(isize::MAX);
-        // SAFETY: SPDK copies the text before it returns; the callback gets a place that lives as long
-        // as `self`, which outlives the application thread.
+        // SAFETY: SPDK copies the text before it returns; the callback gets a place that lives as
+        // long as `self`, which outlives the application thread.
         unsafe {
             sys::spdk_subsystem_load_config(
                 json.as_ptr().cast_mut().cast(),
@@ -338,7 +338,8 @@ impl Subsystem {
                 continue;
             }
             app.enter();
-            // SAFETY: this is the application thread, the descriptor is open, and no channel is left.
+            // SAFETY: this is the application thread, the descriptor is open, and no channel is
+            // left.
             unsafe { sys::spdk_bdev_close(state.descriptor()) };
             SpdkThread::leave();
             self.open.retain(|other| !Arc::ptr_eq(other, &state));

@@ -16,7 +16,8 @@ use crate::rt::CoreLocal;
 /// The messages between SPDK's threads that may wait at once.
 const MESSAGES: usize = 8_191;
 
-/// How often a thread that exits is polled at most. SPDK itself gives up waiting after five seconds.
+/// How often a thread that exits is polled at most. SPDK itself gives up waiting after five
+/// seconds.
 const EXIT_POLLS: u32 = 100_000_000;
 
 /// A thread of SPDK, owned and polled by one thread of ours.
@@ -73,8 +74,8 @@ impl SpdkThread {
     /// application thread.
     pub(super) fn create(name: &CStr) -> Result<Self> {
         CREATING.set(true);
-        // SAFETY: the thread library runs; `name` ends with NUL and is copied; without a set of CPUs the
-        // thread may be polled anywhere.
+        // SAFETY: the thread library runs; `name` ends with NUL and is copied; without a set of
+        // CPUs the thread may be polled anywhere.
         let raw = unsafe { sys::spdk_thread_create(name.as_ptr(), ptr::null()) };
         CREATING.set(false);
         NonNull::new(raw).map(|raw| Self { raw }).ok_or_else(|| failed(-libc::ENOMEM))
@@ -86,8 +87,8 @@ impl SpdkThread {
         unsafe { sys::spdk_thread_poll(self.raw.as_ptr(), 0, 0) > 0 }
     }
 
-    /// How long it may be left alone: until its next timer, at most `longest`, and at most `active` while
-    /// something of it wants to be polled all the time.
+    /// How long it may be left alone: until its next timer, at most `longest`, and at most `active`
+    /// while something of it wants to be polled all the time.
     pub(super) fn rest(&self, active: Duration, longest: Duration) -> Duration {
         // SAFETY: the thread exists, and this is the thread that polls it.
         if unsafe { sys::spdk_thread_has_active_pollers(self.raw.as_ptr()) } != 0 {
