@@ -49,8 +49,8 @@ const MAX_FILE_BYTES: u64 = 16 << 40;
 /// Where the kernel has them (`RWF_ATOMIC`, Linux 6.11),
 /// [`atomic_write_bytes`](NamespaceInfo::atomic_write_bytes) is the largest: a
 /// [`write`](super::Namespace::write) of a power of two bytes up to that, aligned to its own
-/// length, is old or new after a power failure. So is each such part of a longer one only by
-/// chance: the kernel divides where it likes.
+/// length, is old or new after a power failure. Of longer ones, and others, the kernel promises
+/// nothing.
 #[derive(Clone, Debug)]
 pub struct KernelDevice(Arc<KernelShared>);
 

@@ -8,6 +8,7 @@ use std::process::Command;
 use boson::ErrorKind;
 use boson::block::{
     AnyDevice, Device, KernelDevice, KernelNamespace, Namespace, NamespaceAddress, NamespaceStats,
+    PassthroughDevice,
 };
 use boson::mem::DmaBuf;
 use boson::rt::reactor::ReactorChoice;
@@ -249,6 +250,24 @@ fn a_block_device_is_what_the_kernel_says() {
         assert_eq!(info.trim, number("queue/discard_max_bytes") > 0);
         assert_eq!(info.atomic_write_bytes, 0, "a loop device promises nothing");
         assert!(!info.read_only && info.direct && info.model.is_empty());
+    });
+}
+
+#[test]
+fn what_is_no_generic_nvme_device_is_refused_with_a_sentence() {
+    let device = Loop::new("no-generic", &[]);
+    let block_device = device.as_ref().map(|device| (device.device.clone(), "write blk: instead of ng:"));
+    let others = [
+        (PathBuf::from("/dev/null"), "such as /dev/ng0n1"),
+        (PathBuf::from("/dev/ng77n77"), "No such file or directory"),
+        (std::env::temp_dir(), "such as /dev/ng0n1"),
+    ];
+    run_on(ReactorChoice::Auto, async {
+        for (path, part) in others.into_iter().chain(block_device) {
+            let error = PassthroughDevice::open(&path).await.expect_err("no such device").to_string();
+            assert!(error.contains(part), "{error}");
+            assert!(error.starts_with(&format!("open ng:{}", path.display())), "{error}");
+        }
     });
 }
 
