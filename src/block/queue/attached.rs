@@ -1,12 +1,13 @@
 //! The namespace that a core has of a device with queues of its own.
 
+use std::future::Future;
 use std::rc::Rc;
 
 use super::super::{Namespace, NamespaceInfo};
 use super::Queue;
 use super::flight::Wanted;
 use super::port::{CommandKind, Port};
-use super::transfer::{Memory, Transfer};
+use super::transfer::{Memory, Moved, Transfer};
 use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 use crate::rt;
@@ -46,15 +47,11 @@ impl<P: Port> QueueNamespace<P> {
         &self.0.0
     }
 
-    async fn transfer<M: Memory>(
-        &self,
-        kind: CommandKind,
-        offset: u64,
-        len: u64,
-        memory: M,
-    ) -> std::result::Result<M, BufError<M>> {
+    // Not an `async fn`, nor are those that call it: one would hold the memory twice, and move it once
+    // more for each I/O.
+    fn transfer<M: Memory>(&self, kind: CommandKind, offset: u64, len: u64, memory: M) -> Moved<P, M> {
         let wanted = Wanted { kind, offset, len, then_flush: false };
-        Transfer::new(self.queue(), wanted, memory).await.map(|(_, memory)| memory)
+        Moved(Transfer::new(self.queue(), wanted, memory))
     }
 }
 
@@ -67,12 +64,14 @@ impl<P: Port> Namespace for QueueNamespace<P> {
         self.queue().size_bytes.get()
     }
 
-    async fn read(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        self.transfer(CommandKind::Read, offset, buf.len() as u64, buf).await
+    #[inline]
+    fn read(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = Result<DmaBuf, BufError<DmaBuf>>> {
+        self.transfer(CommandKind::Read, offset, buf.len() as u64, buf)
     }
 
-    async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        self.transfer(CommandKind::Write { durable: false }, offset, buf.len() as u64, buf).await
+    #[inline]
+    fn write(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = Result<DmaBuf, BufError<DmaBuf>>> {
+        self.transfer(CommandKind::Write { durable: false }, offset, buf.len() as u64, buf)
     }
 
     async fn read_vectored(

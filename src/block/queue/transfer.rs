@@ -153,6 +153,19 @@ impl<P: Port, M: Memory> Future for Transfer<P, M> {
     }
 }
 
+/// A transfer that has no other result than its memory.
+#[must_use = "futures do nothing unless awaited"]
+pub(super) struct Moved<P: Port, M: Memory>(pub(super) Transfer<P, M>);
+
+impl<P: Port, M: Memory> Future for Moved<P, M> {
+    type Output = std::result::Result<M, BufError<M>>;
+
+    #[inline]
+    fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
+        Pin::new(&mut self.0).poll(cx).map_ok(|(_, memory)| memory)
+    }
+}
+
 fn given_back<M>(memory: &mut Option<M>) -> M {
     memory.take().expect("a transfer is not polled again after its result")
 }
