@@ -183,7 +183,7 @@ impl Device for PassthroughDevice {
         }
         let failed = |error: std::io::Error| os_error(&error, "attach to", name);
         let device = shared.device.try_clone().map_err(failed)?;
-        let may_poll = rt::reactor::ring_features().contains(RingFeature::PolledDevices);
+        let may_poll = rt::reactor::ring_features().contains(RingFeature::PolledDevices) && polling_is_safe();
         let ring = CommandRing::new(device, shared.slots, shared.is_polled && may_poll, &rt::arena());
         let ring = ring.map_err(|error| match error.raw_os_error() {
             Some(libc::EPERM | libc::ENOSYS | libc::EACCES | libc::EINVAL) => {
@@ -197,6 +197,23 @@ impl Device for PassthroughDevice {
         let port = PassthroughPort::new(ring, shared.slots, shared.nsid, shared.block_shift);
         Ok(PassthroughNamespace::attach(port, self.clone()))
     }
+}
+
+/// The first Linux, by major and minor version, that may be asked whether NVMe commands are done.
+/// Those before look at the memory of a command that another core's question has ended and freed
+/// ("nvme: improved uring polling" in the log of 6.5), and crash. This is not to be found out by
+/// trying.
+const POLLING_SINCE: (u32, u32) = (6, 5);
+
+fn polling_is_safe() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease");
+    release.ok().and_then(|release| version(&release)).is_some_and(|version| version >= POLLING_SINCE)
+}
+
+/// The major and the minor number of a release such as `6.1.0-18-amd64`.
+fn version(release: &str) -> Option<(u32, u32)> {
+    let mut numbers = release.split(['.', '-']).map(|number| number.trim().parse().ok());
+    Some((numbers.next()??, numbers.next()??))
 }
 
 #[cfg(test)]

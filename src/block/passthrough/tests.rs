@@ -84,3 +84,11 @@ fn pieces_fit_if_only_the_first_begins_and_only_the_last_ends_within_a_page() {
     assert!(!fits(&[(4096, 4096), (16384 + 512, 512)]), "the second begins within one");
     assert!(fits(&[(4096, 4096); 256]) && !fits(&[(4096, 4096); 257]));
 }
+
+#[test]
+fn kernels_are_told_apart_by_major_and_minor_version() {
+    assert_eq!(super::version("6.1.0-57-amd64\n"), Some((6, 1)));
+    assert_eq!(super::version("6.18\n"), Some((6, 18)));
+    assert!(super::version("6.12.1") >= Some(super::POLLING_SINCE));
+    assert_eq!(super::version("unknown"), None);
+}
