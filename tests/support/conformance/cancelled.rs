@@ -208,6 +208,7 @@ async fn deadlines<N: Namespace>(run: &Run<'_>, namespace: &N) {
                 late += 1;
             }
         }
+        settle(namespace).await;
         let found = read(run, namespace, offset, len).await;
         match bounded {
             Ok(_) => super::assert_written(run, &found, offset, new),
