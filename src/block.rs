@@ -35,6 +35,7 @@ pub mod vfio;
 
 pub use address::{NamespaceAddress, SpdkAddress, parse_size};
 pub use any::{AnyDevice, AnyNamespace};
+pub use contents::first_data;
 pub use device::Device;
 pub use kernel::{KernelDevice, KernelNamespace};
 pub use memory::{Fault, MemoryDevice, MemoryNamespace, MemoryOptions, TrimLeaves};

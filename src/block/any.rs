@@ -1,5 +1,11 @@
 //! Whichever kind of namespace an address names.
 
+use std::future::Future;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+
+use pin_project_lite::pin_project;
+
 use super::nvme::{NvmeDevice, NvmeNamespace};
 #[cfg(feature = "spdk")]
 use super::spdk::{SpdkDevice, SpdkNamespace};
@@ -156,6 +162,68 @@ macro_rules! each {
     };
 }
 
+pin_project! {
+    /// The future of a read or write of whichever namespace it is. Made by hand: an `async fn` would
+    /// hold the buffer once more, and move it twice for each I/O.
+    #[project = EachProjected]
+    enum Each<M, K, P, N, S> {
+        Memory { #[pin] future: M },
+        Kernel { #[pin] future: K },
+        Passthrough { #[pin] future: P },
+        Nvme { #[pin] future: N },
+        Spdk { #[pin] future: S },
+    }
+}
+
+impl<M, K, P, N, S> Future for Each<M, K, P, N, S>
+where
+    M: Future,
+    K: Future<Output = M::Output>,
+    P: Future<Output = M::Output>,
+    N: Future<Output = M::Output>,
+    S: Future<Output = M::Output>,
+{
+    type Output = M::Output;
+
+    #[inline]
+    fn poll(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<M::Output> {
+        match self.project() {
+            EachProjected::Memory { future } => future.poll(cx),
+            EachProjected::Kernel { future } => future.poll(cx),
+            EachProjected::Passthrough { future } => future.poll(cx),
+            EachProjected::Nvme { future } => future.poll(cx),
+            EachProjected::Spdk { future } => future.poll(cx),
+        }
+    }
+}
+
+/// Says what the future of SPDK's namespaces is, where there are none.
+#[cfg(not(feature = "spdk"))]
+fn each<M: Future, K, P, N>(
+    future: Each<M, K, P, N, std::future::Pending<M::Output>>,
+) -> Each<M, K, P, N, std::future::Pending<M::Output>> {
+    future
+}
+
+#[cfg(feature = "spdk")]
+fn each<M, K, P, N, S>(future: Each<M, K, P, N, S>) -> Each<M, K, P, N, S> {
+    future
+}
+
+/// The future of a call of whichever namespace it is.
+macro_rules! future_of_each {
+    ($any:expr, $namespace:ident => $call:expr) => {
+        each(match $any {
+            Self::Memory($namespace) => Each::Memory { future: $call },
+            Self::Kernel($namespace) => Each::Kernel { future: $call },
+            Self::Passthrough($namespace) => Each::Passthrough { future: $call },
+            Self::Nvme($namespace) => Each::Nvme { future: $call },
+            #[cfg(feature = "spdk")]
+            Self::Spdk($namespace) => Each::Spdk { future: $call },
+        })
+    };
+}
+
 impl Namespace for AnyNamespace {
     fn info(&self) -> &NamespaceInfo {
         each!(self, namespace => namespace.info())
@@ -165,12 +233,14 @@ impl Namespace for AnyNamespace {
         each!(self, namespace => namespace.size_bytes())
     }
 
-    async fn read(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        each!(self, namespace => namespace.read(offset, buf).await)
+    #[inline]
+    fn read(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = Result<DmaBuf, BufError<DmaBuf>>> {
+        future_of_each!(self, namespace => namespace.read(offset, buf))
     }
 
-    async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        each!(self, namespace => namespace.write(offset, buf).await)
+    #[inline]
+    fn write(&self, offset: u64, buf: DmaBuf) -> impl Future<Output = Result<DmaBuf, BufError<DmaBuf>>> {
+        future_of_each!(self, namespace => namespace.write(offset, buf))
     }
 
     async fn read_vectored(

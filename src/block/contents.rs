@@ -1,4 +1,12 @@
-//! What a namespace holds, by the marks that the usual formats leave at its front.
+//! What a namespace holds: whether it is anything, and by the marks that the usual formats leave at
+//! its front, what.
+
+use std::future::poll_fn;
+use std::task::Poll;
+
+use super::Namespace;
+use crate::error::Result;
+use crate::mem::DmaBuf;
 
 /// What a superblock of a boson store starts with (disk format, section 2).
 pub(crate) const STORE_MAGIC: [u8; 8] = *b"boson\0sb";
@@ -56,6 +64,54 @@ pub(crate) fn recognise(front: &[u8]) -> Option<&'static str> {
 /// Whether a boson store starts here.
 pub(crate) fn is_store(front: &[u8]) -> bool {
     front.starts_with(&STORE_MAGIC)
+}
+
+/// How much of a namespace is looked through for data, at the front and at the end.
+const SEARCHED_FRONT_BYTES: u64 = 1 << 30;
+const SEARCHED_END_BYTES: u64 = 1 << 20;
+/// How much of it is read at once.
+const SEARCH_STEP_BYTES: u64 = 1 << 20;
+
+/// Where the first byte is that differs from zero, in the first gigabyte or in the last megabyte of
+/// what is not known to be a hole; `None` if there is none. What writes over a namespace asks this
+/// first.
+///
+/// # Errors
+///
+/// Those of [`Namespace::read`].
+pub async fn first_data(namespace: &impl Namespace) -> Result<Option<u64>> {
+    let size = namespace.size_bytes();
+    let end = size.saturating_sub(SEARCHED_END_BYTES);
+    let block = u64::from(namespace.info().block_size_bytes);
+    let mut at = 0;
+    while let Some(data) = namespace.next_data(at) {
+        let mut start = data / block * block;
+        if start >= SEARCHED_FRONT_BYTES && start < end {
+            start = end / block * block;
+        }
+        let len = (size - start).min(SEARCH_STEP_BYTES);
+        let buf = DmaBuf::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
+        let bytes = namespace.read(start, buf).await?;
+        if let Some(found) = bytes.iter().position(|&byte| byte != 0) {
+            return Ok(Some(start + found as u64));
+        }
+        at = start + len;
+        yield_once().await;
+    }
+    Ok(None)
+}
+
+/// Lets other tasks of whatever runs this have a turn: memory is never waited for.
+async fn yield_once() {
+    let mut yielded = false;
+    poll_fn(|cx| {
+        if std::mem::replace(&mut yielded, true) {
+            return Poll::Ready(());
+        }
+        cx.waker().wake_by_ref();
+        Poll::Pending
+    })
+    .await;
 }
 
 #[cfg(test)]

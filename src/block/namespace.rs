@@ -356,20 +356,26 @@ macro_rules! namespace_by_its_field {
                 self.0.size_bytes()
             }
 
-            async fn read(
+            #[inline]
+            fn read(
                 &self,
                 offset: u64,
                 buf: $crate::mem::DmaBuf,
-            ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
-                self.0.read(offset, buf).await
+            ) -> impl Future<
+                Output = $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>>,
+            > {
+                self.0.read(offset, buf)
             }
 
-            async fn write(
+            #[inline]
+            fn write(
                 &self,
                 offset: u64,
                 buf: $crate::mem::DmaBuf,
-            ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
-                self.0.write(offset, buf).await
+            ) -> impl Future<
+                Output = $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>>,
+            > {
+                self.0.write(offset, buf)
             }
 
             async fn read_vectored(

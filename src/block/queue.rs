@@ -28,6 +28,7 @@ mod tests;
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::NamespaceInfo;
 use super::stats::{self, SharedStats};
@@ -41,6 +42,9 @@ use flight::Flight;
 
 pub(crate) use attached::QueueNamespace;
 pub(crate) use port::{Command, CommandKind, Failure, Port, Refused, Segment};
+
+/// How soon a command is offered again that a port with nothing in flight had no room for.
+const OFFER_AGAIN: Duration = Duration::from_millis(1);
 
 /// What the handles of one core share, and its poller.
 struct Queue<P: Port> {
@@ -141,7 +145,8 @@ impl<P: Port> Poller for QueuePoller<P> {
         flight.begin_turn(now);
         port.kick();
         let events = port.poll(now, budget, |slot, result| flight.complete(slot, result, now, &mut stats));
-        if events > 0 {
+        // Not only after events: a port that had no room may have some again, or never will.
+        if flight.has_more_to_send() {
             flight.send(port, &queue.info, &mut stats);
             port.kick();
         }
@@ -164,7 +169,14 @@ impl<P: Port> Poller for QueuePoller<P> {
     fn park(&mut self) -> Park {
         let mut state = self.0.state.borrow_mut();
         let QueueState { port, flight, end, .. } = &mut *state;
-        if end.is_some() { Park::Idle } else { port.park(flight.in_use()) }
+        if end.is_some() {
+            return Park::Idle;
+        }
+        match port.park(flight.in_use()) {
+            // What the port had no room for is offered again soon.
+            Park::Idle if flight.has_more_to_send() => Park::Nap(OFFER_AGAIN),
+            park => park,
+        }
     }
 }
 

@@ -5,10 +5,9 @@ use super::disk::Disk;
 use super::log::{LogPoint, Ring};
 use super::object::ObjectRef;
 use super::options::{MIN_LOG_BYTES, MIN_NAMESPACE_BYTES};
-use super::pace::yield_now;
 use super::space::Extent;
-use crate::block::Namespace;
 use crate::block::contents::{STORE_MAGIC as MAGIC, recognise};
+use crate::block::{Namespace, first_data};
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 
@@ -242,7 +241,7 @@ pub(super) async fn find<N: Namespace>(disk: &Disk<N>) -> Result<Found> {
     if is_being_formatted(&front) {
         return Ok(Found::Fresh);
     }
-    let foreign = if blank == COPIES.len() { first_data(disk).await? } else { Some(0) };
+    let foreign = if blank == COPIES.len() { first_data(&disk.namespace).await? } else { Some(0) };
     let Some(offset) = foreign else { return Ok(Found::Fresh) };
     let what = match recognise(&front) {
         Some(what) => what.to_owned(),
@@ -252,34 +251,6 @@ pub(super) async fn find<N: Namespace>(disk: &Disk<N>) -> Result<Found> {
     Err(Error::new(ErrorKind::ForeignData, "open store").at(disk.name().to_owned()).because(format!(
         "it holds {what}, not a boson store; to overwrite it, open it with formatting (--format)"
     )))
-}
-
-/// How much of a namespace is looked through for foreign data, at the front and at the end.
-const SEARCHED_FRONT_BYTES: u64 = 1 << 30;
-const SEARCHED_END_BYTES: u64 = 1 << 20;
-/// How much of it is read at once.
-const SEARCH_STEP_BYTES: u64 = 1 << 20;
-
-/// Where the first byte is that differs from zero, as far as that is looked for.
-async fn first_data<N: Namespace>(disk: &Disk<N>) -> Result<Option<u64>> {
-    let size = disk.namespace.size_bytes();
-    let end = size.saturating_sub(SEARCHED_END_BYTES);
-    let mut at = 0;
-    while let Some(data) = disk.namespace.next_data(at) {
-        let block = u64::from(disk.namespace.info().block_size_bytes);
-        let mut start = data / block * block;
-        if start >= SEARCHED_FRONT_BYTES && start < end {
-            start = end / block * block;
-        }
-        let len = to_usize((size - start).min(SEARCH_STEP_BYTES));
-        let bytes = disk.read(start, len).await?;
-        if let Some(found) = bytes.iter().position(|&byte| byte != 0) {
-            return Ok(Some(start + found as u64));
-        }
-        at = start + len as u64;
-        yield_now().await;
-    }
-    Ok(None)
 }
 
 /// Where a namespace that is being formatted says so.

@@ -55,10 +55,17 @@ fn a_second_run_checks_what_the_first_one_wrote() {
 fn it_writes_over_nothing_that_nobody_gave_up() {
     let directory = Directory::new("bench-format");
     let at = directory.path();
-    std::fs::write(at.join("data"), [b"precious".as_slice(), &[0; 8184]].concat()).expect("writes");
-    let refused = fails(at, &[FILE, "--rw", "randwrite", "--time", "1"]);
-    assert!(refused.contains("it is not empty") && refused.contains("--format"), "{refused}");
-    assert_eq!(&std::fs::read(at.join("data")).expect("there")[..8], b"precious");
+    // At the front, behind an empty first megabyte, in the middle of a sparse file, at its end.
+    for place in [0, (1 << 20) + 5, 5 << 20, (8 << 20) - 8] {
+        let path = at.join("data");
+        let file = std::fs::File::create(&path).expect("made");
+        file.set_len(8 << 20).expect("sparse");
+        file.write_all_at(b"precious", place).expect("writes");
+        let refused = fails(at, &[FILE, "--rw", "randwrite", "--time", "1"]);
+        assert!(refused.contains("it is not empty") && refused.contains("--format"), "{refused}");
+        let place = usize::try_from(place).expect("small");
+        assert_eq!(&std::fs::read(&path).expect("there")[place..place + 8], b"precious");
+    }
     // Reading it is no harm.
     succeeds(at, &[FILE, "--rw", "randread", "--time", "1", "--warm-up", "0"]);
 }
@@ -86,6 +93,7 @@ fn what_cannot_be_is_refused_with_a_sentence() {
         (&["mem:16M", "--block-size", "1000"][..], "multiple of that"),
         (&["mem:16M", "--durable"][..], "--durable is about writes"),
         (&["mem:8K", "--block-size", "1M"][..], "too few"),
+        (&["mem:16M", "--block-size", "18446744073709551615"][..], "blocks have 512 to"),
         (&["mem:16M", "--mix", "101"][..], "101"),
         (&["disk:/dev/sda"][..], "no namespace of kind disk:"),
         (&["blk:/dev/none"][..], "/dev/none"),

@@ -4,6 +4,7 @@
 
 pub(crate) mod conformance;
 pub(crate) mod hooked_waker;
+pub(crate) mod hugepages;
 pub(crate) mod not_run;
 #[macro_use]
 pub(crate) mod own_process;

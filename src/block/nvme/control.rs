@@ -4,7 +4,7 @@
 //! which cores take when they attach and detach, and for a moment now and then to see whether the
 //! controller has something to say ([`Control::tick`]). No thread is kept for that.
 
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;
 
 use tracing::{info, warn};
@@ -17,7 +17,7 @@ use crate::rt;
 use crate::rt::Instant;
 
 /// How long the controller's slow answers are waited for before it is asked again.
-const ASK_EVERY: Duration = Duration::from_micros(200);
+pub(super) const ASK_EVERY: Duration = Duration::from_micros(200);
 /// How long a core that ends waits for its queues to be deleted, and the process for the controller
 /// to shut down.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -36,6 +36,8 @@ pub(super) struct ControlState<B: Bus> {
     free: Vec<u16>,
     /// How often it stopped: queues that were made before are gone.
     pub(super) stops: u32,
+    /// How often it stopped because it failed: what was in its cache may be lost.
+    pub(super) fatal_stops: u32,
     /// It failed, and could not be kept from writing to memory.
     pub(super) is_loose: bool,
     /// How often namespaces were said to have changed.
@@ -57,6 +59,7 @@ impl<B: Bus> Control<B> {
             controller,
             free: Vec::new(),
             stops: 0,
+            fatal_stops: 0,
             is_loose: false,
             changes: 0,
             now: rt::now(),
@@ -84,7 +87,11 @@ impl<B: Bus> Control<B> {
 
     /// Lets the controller go on, unless another core is at it.
     pub(super) fn tick(&self, now: Instant) -> Option<MutexGuard<'_, ControlState<B>>> {
-        let mut state = self.state.try_lock().ok()?;
+        let mut state = match self.state.try_lock() {
+            Ok(state) => state,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
         self.advance(&mut state, now);
         Some(state)
     }
@@ -97,7 +104,12 @@ impl<B: Bus> Control<B> {
         state.controller.poll(now);
         while let Some(event) = state.controller.next_event() {
             match event {
-                Event::Stopped => state.stops += 1,
+                Event::Stopped => {
+                    state.stops += 1;
+                    if state.controller.reset_cause() == ResetCause::Fatal {
+                        state.fatal_stops += 1;
+                    }
+                }
                 Event::Removed => {
                     state.stops += 1;
                     warn!("{}: the controller was removed", self.name);
@@ -200,32 +212,37 @@ impl<B: Bus> Control<B> {
     /// Deletes a queue pair, while the core waits: it ends. Returns whether the controller works on
     /// none of its memory any more.
     pub(super) fn delete_queues(&self, number: u16, stops: u32) -> bool {
-        let mut state = self.lock();
-        let mut now = state.now;
-        let Ok(ticket) = state.controller.request(Request::DeleteQueues(number), now) else {
-            return self.is_quiet(&state, stops);
-        };
-        drop(state);
+        let mut now = self.lock().now;
         let (until, reset_at) = (now + PATIENCE, now + PATIENCE / 3);
+        let mut ticket = None;
         while now < until {
-            now += ASK_EVERY;
             let mut state = self.lock();
             self.advance(&mut state, now);
             if self.is_quiet(&state, stops) {
-                state.controller.forget(ticket);
+                if let Some(ticket) = ticket {
+                    state.controller.forget(ticket);
+                }
                 return true;
             }
-            if let Some(answer) = state.controller.take(ticket) {
-                return answer.is_ok();
+            match ticket.map(|ticket| state.controller.take(ticket)) {
+                // Not asked yet, or refused: a reset is under way, or too much is asked of it.
+                None | Some(Some(Err(_))) => {
+                    ticket = state.controller.request(Request::DeleteQueues(number), now).ok();
+                }
+                Some(Some(Ok(_))) => return true,
+                Some(None) => {}
             }
             if now >= reset_at {
                 // It does nothing any more. Other cores come through a reset.
                 state.controller.reset(ResetCause::TimedOut, now);
             }
             drop(state);
+            now += ASK_EVERY;
             self.bus.pause(ASK_EVERY);
         }
-        self.lock().controller.forget(ticket);
+        if let Some(ticket) = ticket {
+            self.lock().controller.forget(ticket);
+        }
         false
     }
 

@@ -6,11 +6,11 @@ use std::mem;
 use std::sync::Arc;
 
 use super::bus::Bus;
-use super::control::Control;
+use super::control::{ASK_EVERY, Control};
 use super::controller::{Request, Ticket};
 use super::port::NvmePort;
 use super::queue_pair::QueuePair;
-use crate::error::Result;
+use crate::error::{ErrorKind, Result};
 use crate::rt;
 
 /// A queue pair, and what keeps the memory that its commands may name.
@@ -24,49 +24,51 @@ pub(super) struct Creation<B: Bus> {
     /// How often the controller had stopped when it was asked.
     stops: u32,
     ticket: Option<Ticket>,
+    /// The controller may know of them.
+    is_asked: bool,
     /// `None` once they belong to a port.
     memory: Option<Known<B>>,
 }
 
 impl<B: Bus> Creation<B> {
-    /// Asks the controller to make the queues of `pair`, which has a number of its own that goes
-    /// back if this fails. `reached` keeps the memory that its commands may name.
-    ///
-    /// # Errors
-    ///
-    /// The controller takes no request.
-    pub(super) fn begin(
+    /// Of the queues of `pair`, which has a number of its own that goes back if this fails.
+    /// `reached` keeps the memory that its commands may name.
+    pub(super) fn new(
         control: &Arc<Control<B>>,
-        mut pair: QueuePair<B::Registers>,
+        pair: QueuePair<B::Registers>,
         reached: Box<dyn Any>,
-    ) -> Result<Self> {
-        let spec = pair.spec();
-        let mut state = control.lock();
+    ) -> Self {
+        let number = pair.spec().number;
+        let control = Arc::clone(control);
+        Self { control, number, stops: 0, ticket: None, is_asked: false, memory: Some((pair, reached)) }
+    }
+
+    /// Asks the controller to make them; false if it has no room for the request now.
+    fn ask(&mut self) -> Result<bool> {
+        let Some((pair, _)) = &mut self.memory else { return Ok(true) };
+        let mut state = self.control.lock();
         pair.mirror(state.controller.capabilities(), state.controller.shadow_doorbells());
-        let asked = state.controller.request(Request::CreateQueues(spec), rt::now());
-        let stops = state.stops;
-        drop(state);
-        match asked {
-            Ok(ticket) => Ok(Self {
-                control: Arc::clone(control),
-                number: spec.number,
-                stops,
-                ticket: Some(ticket),
-                memory: Some((pair, reached)),
-            }),
-            Err(error) => {
-                control.give_number(spec.number);
-                Err(error)
+        match state.controller.request(Request::CreateQueues(pair.spec()), rt::now()) {
+            Ok(ticket) => {
+                self.stops = state.stops;
+                (self.ticket, self.is_asked) = (Some(ticket), true);
+                Ok(true)
             }
+            Err(error) if error.kind() == ErrorKind::LimitReached => Ok(false),
+            Err(error) => Err(error),
         }
     }
 
-    /// Waits until they are made.
+    /// Has them made.
     ///
     /// # Errors
     ///
     /// What the controller answers.
     pub(super) async fn finish(mut self) -> Result<NvmePort<B>> {
+        self.control.until_ready().await?;
+        while !self.ask()? {
+            rt::sleep(ASK_EVERY).await;
+        }
         if let Some(ticket) = self.ticket {
             let answer = self.control.answer(ticket).await;
             self.ticket = None;
@@ -86,6 +88,10 @@ impl<B: Bus> Creation<B> {
 impl<B: Bus> Drop for Creation<B> {
     fn drop(&mut self) {
         let Some(memory) = self.memory.take() else { return };
+        if !self.is_asked {
+            self.control.give_number(self.number);
+            return;
+        }
         // What is being made cannot be deleted.
         let is_known = self.ticket.take().is_none_or(|ticket| self.control.wait_for(ticket));
         if is_known && self.control.delete_queues(self.number, self.stops) {

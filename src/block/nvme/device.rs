@@ -116,7 +116,7 @@ impl<B: Bus> Opened<B> {
         let creation = match self.queue_pair(number) {
             Ok(mut pair) => {
                 pair.regions_mut().insert(region);
-                Creation::begin(control, pair, reached)?
+                Creation::new(control, pair, reached)
             }
             Err(error) => {
                 control.give_number(number);

@@ -21,7 +21,7 @@ use super::controller::{Phase, Reply, Request, ResetCause, Ticket};
 use super::io::{Fate, Operation, Refusal, Segment, Transfer, default_fate};
 use super::queue_pair::QueuePair;
 use super::status::is_miscompare;
-use crate::error::{Error, Outcome};
+use crate::error::{Error, ErrorKind, Outcome};
 use crate::rt::Instant;
 use crate::rt::poller::Park;
 
@@ -58,6 +58,10 @@ pub(super) struct NvmePort<B: Bus> {
     /// How often the controller had stopped when the queues were made.
     stops: u32,
     issued: Box<[Issued]>,
+    /// How often the controller had failed when the queues were made.
+    fatal_stops: u32,
+    /// It failed since: the next flush says that what was written may be lost.
+    may_have_lost: bool,
     /// Of which namespace it is.
     namespace: u32,
     /// How often namespaces had changed when this one was identified last.
@@ -85,7 +89,9 @@ impl<B: Bus> NvmePort<B> {
         pair.resume();
         let spec = pair.spec();
         let namespace = pair.namespace();
-        let changes = control.lock().changes;
+        // The size may have changed since the device was opened: it is asked for once.
+        let changes = control.lock().changes.wrapping_sub(1);
+        let fatal_stops = control.lock().fatal_stops;
         let free = Issued { at: now, is_out: false, was_aborted: false };
         Self {
             issued: vec![free; usize::from(pair.slots())].into(),
@@ -95,6 +101,8 @@ impl<B: Bus> NvmePort<B> {
             control,
             link: Link::Attached,
             stops,
+            fatal_stops,
+            may_have_lost: false,
             namespace,
             changes,
             identifying: None,
@@ -119,11 +127,17 @@ impl<B: Bus> NvmePort<B> {
         if matches!(phase, Phase::Failed | Phase::Removed | Phase::Off) {
             self.lose(&state, done);
         } else if matches!(self.link, Link::Attached) && state.stops != self.stops {
-            let healthy = state.controller.reset_cause() != ResetCause::Fatal;
+            let healthy = state.fatal_stops == self.fatal_stops;
+            self.fatal_stops = state.fatal_stops;
+            self.may_have_lost |= !healthy && state.controller.volatile_cache();
             let error =
                 |operation: Operation| state.controller.error(operation.name()).outcome_is(Outcome::Unknown);
-            let mut decide =
-                |_slot, operation, announced| -> Fate { default_fate(operation, announced, healthy) };
+            let mut decide = |_slot, operation, announced| -> Fate {
+                if operation == Operation::Flush && !healthy {
+                    return Fate::Fail;
+                }
+                default_fate(operation, announced, healthy)
+            };
             self.pair.stop(&error, &mut decide, done);
             self.link = Link::Stopped;
         }
@@ -143,9 +157,17 @@ impl<B: Bus> NvmePort<B> {
             Link::Creating(ticket) => match state.controller.take(ticket) {
                 None => {}
                 Some(Ok(_)) => {
+                    // What is sent again begins anew.
+                    for issued in self.issued.iter_mut().filter(|issued| issued.is_out) {
+                        (issued.at, issued.was_aborted) = (self.now, false);
+                    }
                     self.pair.resume();
                     self.pair.kick();
                     self.link = Link::Attached;
+                }
+                // Another reset came in between, or there was no room for the command.
+                Some(Err(error)) if phase != Phase::Ready || error.kind() == ErrorKind::LimitReached => {
+                    self.link = Link::Stopped;
                 }
                 Some(Err(error)) => {
                     warn!("{}: a core lost its queues: {error}", self.control.name());
@@ -191,12 +213,16 @@ impl<B: Bus> NvmePort<B> {
                 // It is gone: commands say so.
                 Ok(Reply::Namespace(None)) => self.resized = Some(0),
                 Ok(_) => {}
-                Err(error) => warn!("{}: its size may have changed: {error}", self.control.name()),
+                // Asked again below.
+                Err(_) => self.changes = state.changes.wrapping_sub(1),
             }
         }
         if self.changes != state.changes && self.identifying.is_none() {
-            self.changes = state.changes;
-            self.identifying = state.controller.request(Request::Namespace(self.namespace), self.now).ok();
+            let asked = state.controller.request(Request::Namespace(self.namespace), self.now);
+            // Without room it is asked at the next look.
+            if let Ok(ticket) = asked {
+                (self.changes, self.identifying) = (state.changes, Some(ticket));
+            }
         }
     }
 
@@ -241,6 +267,16 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     }
 
     unsafe fn submit(&mut self, slot: u16, command: &Command<'_>) -> Result<(), Refused> {
+        if matches!(self.link, Link::Lost) {
+            let error = self.control.lock().controller.error(command.kind.name());
+            return Err(Refused::Failed(Failure::of(&error.outcome_is(Outcome::NotStarted))));
+        }
+        if command.kind == CommandKind::Flush && std::mem::take(&mut self.may_have_lost) {
+            return Err(Refused::Failed(Failure::new(
+                ErrorKind::Os,
+                "the controller failed and was reset since the last flush: what was written before may be lost",
+            )));
+        }
         self.memory.clear();
         for segment in command.memory {
             // SAFETY: the caller keeps this memory valid, and to itself, until the slot is done.
@@ -329,6 +365,13 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
 
     /// What the controller may still know is out of its reach, by the IOMMU, before it is freed.
     fn shut_down(&mut self) -> bool {
+        if let Some(ticket) = self.identifying.take() {
+            self.control.lock().controller.forget(ticket);
+        }
+        if let Link::Creating(ticket) = self.link {
+            // What is being made cannot be deleted.
+            self.control.wait_for(ticket);
+        }
         let clean = match self.link {
             Link::Lost => !self.control.lock().is_loose,
             Link::Attached | Link::Creating(_) => self.control.delete_queues(self.number, self.stops),

@@ -160,6 +160,15 @@ pub fn find(root: &SystemRoot, address: PciAddress) -> Result<FoundController> {
     })
 }
 
+impl FoundController {
+    /// Whether the driver nvme is ready with it, as far as that driver says.
+    pub(super) fn is_live(&self, root: &SystemRoot) -> bool {
+        let Some(name) = &self.name else { return false };
+        let own = root.pci_device(self.address).join("nvme").join(name);
+        attribute(&own.join("state")).is_none_or(|state| state == "live")
+    }
+}
+
 fn controller(root: &SystemRoot, address: PciAddress) -> Option<FoundController> {
     let directory = root.pci_device(address);
     let id = |name| number(&directory.join(name)).and_then(|id| u16::try_from(id).ok());

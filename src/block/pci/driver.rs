@@ -110,6 +110,7 @@ pub(super) fn bind_with(
     if controller.driver.as_deref() == Some(VFIO) {
         return Ok(DriverChange::AlreadyThere);
     }
+    check_driver(root, &controller)?;
     check_group(root, &controller)?;
     if !has_vfio_driver(root) {
         let why = "the driver vfio-pci is not loaded: modprobe vfio-pci";
@@ -130,6 +131,27 @@ pub(super) fn bind_with(
     }
     hand_over(kernel, root, &controller, VFIO, BIND)?;
     Ok(DriverChange::Changed)
+}
+
+/// Refuses a controller of which nobody can say what its namespaces are used for.
+fn check_driver(root: &SystemRoot, controller: &FoundController) -> Result<()> {
+    let address = controller.address;
+    match controller.driver.as_deref() {
+        None => Ok(()),
+        Some(NVME) if controller.is_live(root) => Ok(()),
+        Some(NVME) => {
+            let why = "the driver nvme is not ready with it, so nobody can say what its namespaces are used \
+                       for: try again when `boson device list` shows them";
+            Err(refused(ErrorKind::InUse, BIND, address, why))
+        }
+        Some(other) => {
+            let why = format!(
+                "it has the driver {other}, for another program perhaps: take it from that one first, by echo \
+                 {address} > /sys/bus/pci/devices/{address}/driver/unbind"
+            );
+            Err(refused(ErrorKind::InUse, BIND, address, why))
+        }
+    }
 }
 
 fn check_group(root: &SystemRoot, controller: &FoundController) -> Result<()> {

@@ -156,12 +156,30 @@ mod use_of_namespaces {
 
     #[test]
     fn a_blank_namespace_or_a_store_has_none() {
-        for front in [vec![0; 8192], b"boson\0sb and more".to_vec(), b"anything".to_vec()] {
+        for front in [vec![0; 8192], b"boson\0sb and more".to_vec()] {
             let machine = machine_with(&front);
             assert_eq!(usages(&machine), []);
             assert_eq!(bind(&machine, false).expect("it is free"), DriverChange::Changed);
             assert_eq!(driver(&machine).as_deref(), Some("vfio-pci"));
         }
+    }
+
+    #[test]
+    fn data_that_nobody_recognises_is_data() {
+        let machine = machine_with(b"anything");
+        assert!(refusal(&machine).contains("data that is not recognised"));
+    }
+
+    #[test]
+    fn a_controller_that_its_driver_is_not_ready_with_or_another_driver_has() {
+        let machine = machine();
+        machine.file("sys/bus/pci/devices/0000:04:00.0/nvme/nvme0/state", "connecting\n");
+        let error = bind(&machine, true).expect_err("nobody can say");
+        assert!(error.to_string().contains("not ready with it"), "{error}");
+        let machine = FakeMachine::new();
+        machine.pci_device(ADDRESS, "0x010802", Some("uio_pci_generic"), Some(12));
+        let error = bind(&machine, true).expect_err("somebody else's");
+        assert!(error.to_string().contains("it has the driver uio_pci_generic"), "{error}");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::OFlags;
 
 use super::controller::{BlockNode, FoundController, FoundNamespace};
-use super::processes::{Opened, opened_devices};
+use super::processes::{Opened, device_number, opened_devices};
 use super::root::{SystemRoot, attribute, names_in};
 use super::tables::{MOUNTS, Tables, names};
 use crate::block::contents::{FRONT_BYTES, is_store, recognise};
@@ -176,10 +176,13 @@ pub(super) struct Claims(#[expect(dead_code, reason = "the open files are the cl
 /// [`usages_of`], and claims on the namespaces that nobody else has claimed.
 pub(super) fn look(root: &SystemRoot, controller: &FoundController) -> (Vec<Vec<Usage>>, Claims) {
     let tables = Tables::read(root);
-    let is_nvme = |name: &str| name.starts_with("nvme") || name.starts_with("ng");
+    // A device by another name than the usual has a number all the same.
+    let is_device = |name: &str, number: Option<u64>| {
+        number.is_some() || name.starts_with("nvme") || name.starts_with("ng")
+    };
     let opened = match controller.namespaces.is_empty() {
         true => Vec::new(),
-        false => opened_devices(root, is_nvme),
+        false => opened_devices(root, is_device),
     };
     let mut claims = Vec::new();
     let of = |namespace: &FoundNamespace| {
@@ -194,12 +197,12 @@ pub(super) fn look(root: &SystemRoot, controller: &FoundController) -> (Vec<Vec<
                 usages.push(Usage::Swap { device });
             }
         }
-        usages.extend(opened.iter().filter(|opened| is_open(opened, &nodes, namespace)).map(|opened| {
-            Usage::Open {
-                device: root.node(&opened.name),
-                process: opened.process,
-                command: opened.command.clone(),
-            }
+        let names = nodes.iter().map(|node| &node.name).chain(&namespace.generic).chain(&controller.name);
+        let own: Vec<_> = names.map(|name| (name.clone(), device_number(&root.node(name)))).collect();
+        usages.extend(opened.iter().filter(|opened| is_open(opened, &own)).map(|opened| Usage::Open {
+            device: root.node(&opened.name),
+            process: opened.process,
+            command: opened.command.clone(),
         }));
         if let Some(block) = &namespace.block {
             let device = root.node(&block.name);
@@ -216,8 +219,15 @@ pub(super) fn look(root: &SystemRoot, controller: &FoundController) -> (Vec<Vec<
             }
             if !namespace.partitions.is_empty() {
                 usages.push(Usage::Partitioned { device, partitions: namespace.partitions.len() });
-            } else if let Some(Contents::Foreign(holds)) = contents_of(root, namespace) {
-                usages.push(Usage::Foreign { device, holds });
+            } else {
+                match contents_of(root, namespace) {
+                    Some(Contents::Foreign(holds)) => usages.push(Usage::Foreign { device, holds }),
+                    Some(Contents::Unrecognised) => {
+                        usages.push(Usage::Foreign { device, holds: "data that is not recognised" });
+                    }
+                    // The claim says so already where it cannot be opened.
+                    Some(Contents::Blank | Contents::Store | Contents::Unreadable(_)) | None => {}
+                }
             }
             if let Some(why) = &tables.unreadable {
                 let device = root.path(MOUNTS);
@@ -231,10 +241,11 @@ pub(super) fn look(root: &SystemRoot, controller: &FoundController) -> (Vec<Vec<
     (usages, Claims(claims))
 }
 
-/// Whether it is the namespace, or one of the devices made of it, that is open.
-fn is_open(opened: &Opened, nodes: &[BlockNode], namespace: &FoundNamespace) -> bool {
-    nodes.iter().any(|node| node.name == opened.name)
-        || namespace.generic.as_ref().is_some_and(|generic| *generic == opened.name)
+/// Whether it is one of these devices, by name or by number, that is open.
+fn is_open(opened: &Opened, devices: &[(String, Option<u64>)]) -> bool {
+    devices
+        .iter()
+        .any(|(name, number)| *name == opened.name || (number.is_some() && *number == opened.number))
 }
 
 impl Usage {

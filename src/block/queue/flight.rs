@@ -62,6 +62,8 @@ struct Request {
     /// Its commands that the device has, or that are to be sent again.
     commands: u32,
     failure: Option<(Box<Failure>, u64)>,
+    /// Commands of it were with the device: whatever a later one says, it may have had an effect.
+    was_sent: bool,
     memory: Vec<Segment>,
     expected: Vec<Segment>,
     kept: Kept,
@@ -79,6 +81,7 @@ impl Request {
             in_line: false,
             commands: 0,
             failure: None,
+            was_sent: false,
             memory: Vec::new(),
             expected: Vec::new(),
             kept: Kept::Nothing,
@@ -149,6 +152,11 @@ impl Flight {
         self.slots.len() - self.free_slots.len()
     }
 
+    /// Whether something waits to be sent for which there is a slot.
+    pub(super) fn has_more_to_send(&self) -> bool {
+        !(self.line.is_empty() && self.again.is_empty()) && !self.free_slots.is_empty()
+    }
+
     /// Whether nothing is under way.
     pub(super) fn is_idle(&self) -> bool {
         self.in_use() == 0 && self.line.is_empty() && self.again.is_empty()
@@ -175,6 +183,7 @@ impl Flight {
         request.counts_as = (wanted.kind, wanted.len);
         request.sent = 0;
         request.in_line = true;
+        request.was_sent = false;
         request.waker = Some(waker);
         request.began = None;
         request.memory.clear();
@@ -393,6 +402,7 @@ impl Flight {
         let is_live = request.stage == Stage::Live;
         let failure = match result {
             Ok(()) => {
+                request.was_sent = true;
                 if let Some(copy) = &sent.copy
                     && is_live
                     && request.wanted.kind == CommandKind::Read
@@ -404,6 +414,7 @@ impl Flight {
             }
             Err(failure) if failure.retry && is_live && sent.tries + 1 < MAX_TRIES => {
                 stats.retries += 1;
+                request.was_sent = true;
                 sent.tries += 1;
                 sent.copy = None;
                 self.again.push_back(sent);
@@ -437,6 +448,12 @@ impl Flight {
         request.commands -= 1;
         if failure.is_some() && request.failure.is_none() {
             request.failure = failure;
+        }
+        // Others of its commands are with the device, or were.
+        if (request.was_sent || request.commands > 0)
+            && let Some((failure, _)) = &mut request.failure
+        {
+            failure.outcome = Outcome::Unknown;
         }
         if request.failure.is_some() && request.in_line {
             // It sends no more.

@@ -15,8 +15,7 @@ use std::sync::Arc;
 use std::task::Poll;
 use std::time::Duration;
 
-use boson::block::{AnyDevice, Device, Namespace, NamespaceAddress, NamespaceConfig, parse_size};
-use boson::mem::DmaBuf;
+use boson::block::{AnyDevice, Device, Namespace, NamespaceAddress, NamespaceConfig, first_data, parse_size};
 use boson::rt::signal::Signals;
 use boson::rt::time::{Clock, MonotonicClock};
 use boson::rt::{self, Core, CoreConfig, CoreThread};
@@ -43,7 +42,7 @@ pub(crate) struct BlockOptions {
     #[arg(long, value_name = "PERCENT", default_value_t = 70, value_parser = clap::value_parser!(u8).range(0..=100))]
     mix: u8,
     /// The size of each operation, such as `4K` or `1M`.
-    #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = size)]
+    #[arg(long, value_name = "SIZE", default_value = "4K", value_parser = block_size)]
     block_size: u64,
     /// How many operations each core has under way.
     #[arg(long, value_name = "N", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=65_536))]
@@ -100,8 +99,18 @@ fn size(text: &str) -> std::result::Result<u64, String> {
     parse_size(text).ok_or_else(|| format!("`{text}` is no size; write one such as 4K or 2G"))
 }
 
-/// How much at either end of a namespace must be zeros for it to count as empty.
-const LOOKED_AT_BYTES: u64 = 1 << 20;
+/// The largest block, which a core has as many of as operations.
+const MAX_BLOCK_BYTES: u64 = 64 << 20;
+/// The largest arena of a core: what does not fit into it is from the heap.
+const MAX_ARENA_BYTES: u64 = 1 << 30;
+
+fn block_size(text: &str) -> std::result::Result<u64, String> {
+    match size(text)? {
+        bytes @ 512..=MAX_BLOCK_BYTES => Ok(bytes),
+        _ => Err(format!("blocks have 512 to {MAX_BLOCK_BYTES} bytes")),
+    }
+}
+
 /// How large a namespace that grows becomes, if nothing else is said.
 const DEFAULT_GROWTH_BYTES: u64 = 1 << 30;
 /// How many blocks each core keeps track of: 8 bytes each.
@@ -111,7 +120,8 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
     let signals = start::ending_signals()?;
     let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
     let buffers = u64::from(options.depth).saturating_mul(options.block_size.next_power_of_two().max(4096));
-    let arena = usize::try_from(buffers.saturating_mul(2).max(16 << 20)).unwrap_or(usize::MAX);
+    let arena =
+        usize::try_from(buffers.saturating_mul(2).clamp(16 << 20, MAX_ARENA_BYTES)).unwrap_or(usize::MAX);
     let config = |config: CoreConfig| config.clock(Arc::clone(&clock)).arena_bytes(arena);
     let mut configs = start::core_configs(options.cores.as_ref()).into_iter().map(config);
     let Some(first) = configs.next() else { return Ok(()) };
@@ -189,7 +199,7 @@ fn plan(options: &BlockOptions, namespace: &impl Namespace, jobs: u64) -> Result
     };
     let blocks = most / block / jobs;
     if blocks == 0 {
-        return wrong(format!("{most} bytes are too few for {jobs} cores with blocks of {block} bytes"));
+        return wrong(format!("{most} bytes are too few for {jobs} core(s) with blocks of {block} bytes"));
     }
     if options.verify && blocks > MAX_VERIFIED_BLOCKS {
         return wrong(format!("--verify keeps track of {MAX_VERIFIED_BLOCKS} blocks at most: give --size"));
@@ -201,7 +211,12 @@ fn plan(options: &BlockOptions, namespace: &impl Namespace, jobs: u64) -> Result
         block_bytes: block,
         blocks,
         size_bytes: blocks * block * jobs,
-        depth: options.depth,
+        // Each operation of a verified load has a block of its own.
+        depth: if options.verify {
+            u64::from(options.depth).min(blocks).try_into().unwrap_or(1)
+        } else {
+            options.depth
+        },
         warm_up: Duration::from_secs(warm_up),
         time: Duration::from_secs(options.time),
         style: options.style,
@@ -224,23 +239,4 @@ async fn prepare(options: &BlockOptions, namespace: &impl Namespace, size_bytes:
             )));
     }
     if namespace.size_bytes() < size_bytes { namespace.grow(size_bytes).await } else { Ok(()) }
-}
-
-/// Where something other than zeros is, at the front or at the end of the namespace.
-async fn first_data(namespace: &impl Namespace) -> Result<Option<u64>> {
-    let size = namespace.size_bytes();
-    let block = u64::from(namespace.info().block_size_bytes);
-    let looked_at = LOOKED_AT_BYTES.min(size);
-    let end = (size - looked_at).next_multiple_of(block);
-    for (offset, len) in [(0, looked_at), (end, size - end)] {
-        if len == 0 {
-            continue;
-        }
-        let buf = DmaBuf::zeroed(usize::try_from(len).unwrap_or(usize::MAX));
-        let buf = namespace.read(offset, buf).await?;
-        if let Some(at) = buf.iter().position(|&byte| byte != 0) {
-            return Ok(Some(offset + at as u64));
-        }
-    }
-    Ok(None)
 }

@@ -213,3 +213,65 @@ fn a_namespace_that_grows_or_goes_says_so() {
         }
     });
 }
+
+#[test]
+fn what_arrives_while_the_controller_is_reset_is_done_after_it() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            model.hang(false);
+            let writing = namespace.clone();
+            let write = rt::spawn(async move {
+                writing.write(4096, filled(4096, 1)).await.map(drop).expect_err("nobody knows");
+                // At once: the queues are not made anew yet.
+                writing.write(4096, filled(4096, 2)).await.map(drop)
+            });
+            rt::sleep(Duration::from_millis(20)).await;
+            model.fail();
+            write.await.expect("no panic").expect("it is sent after the reset");
+            assert_eq!(namespace.read(4096, filled(4096, 0)).await.expect("read")[0], 2);
+        }
+    });
+}
+
+#[test]
+fn a_flush_after_the_controller_failed_says_that_writes_may_be_lost() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            assert!(namespace.info().volatile_cache, "the model has one");
+            namespace.write(0, filled(4096, 1)).await.expect("write");
+            model.fail();
+            // It is seen that the controller failed, and that it works again.
+            rt::sleep(Duration::from_millis(1500)).await;
+            namespace.read(0, filled(4096, 0)).await.expect("read");
+            let error = namespace.flush().await.expect_err("the write may be lost");
+            assert_eq!(error.outcome(), crate::Outcome::Unknown, "{error}");
+            namespace.flush().await.expect("nothing was written since");
+        }
+    });
+}
+
+#[test]
+fn many_cores_attach_at_once() {
+    let model = Model::new(options(), 1);
+    let core = Core::new(&CoreConfig::default().seed([5; 32])).expect("a core");
+    core.block_on(async {
+        let control = Control::open(model.clone(), "nvme:model".to_owned(), 64).await.expect("it comes up");
+        let granted = control.lock().controller.queue_pairs();
+        let opened = std::rc::Rc::new(Opened::of(Arc::new(control), 1).await.expect("it has a namespace"));
+        let attaching: Vec<_> = (0..granted)
+            .map(|_| {
+                let opened = std::rc::Rc::clone(&opened);
+                rt::spawn(async move { opened.attach().await })
+            })
+            .collect();
+        for attaching in attaching {
+            attaching.await.expect("no panic").expect("there is a queue pair for it");
+        }
+    });
+}

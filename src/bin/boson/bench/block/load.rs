@@ -31,6 +31,10 @@ impl Load {
         !matches!(self, Self::Read | Self::RandRead)
     }
 
+    pub(super) fn reads(self) -> bool {
+        !matches!(self, Self::Write | Self::RandWrite)
+    }
+
     pub(super) fn is_random(self) -> bool {
         matches!(self, Self::RandRead | Self::RandWrite | Self::RandRw)
     }

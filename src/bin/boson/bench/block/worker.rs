@@ -101,10 +101,18 @@ pub(super) fn start(
     progress: Arc<Progress>,
 ) -> RemoteJoin<Result<Counts>> {
     rt::named("bench").spawn_on(core, move || async move {
-        let done = Job::run(&device, plan, number, &progress).await;
-        progress.core_is_over();
-        done
+        // Also if it panics: whoever shows progress waits for it.
+        let _over = CoreIsOver(&progress);
+        Job::run(&device, plan, number, &progress).await
     })
+}
+
+struct CoreIsOver<'a>(&'a Progress);
+
+impl Drop for CoreIsOver<'_> {
+    fn drop(&mut self) {
+        self.0.core_is_over();
+    }
 }
 
 struct Job {
@@ -169,7 +177,8 @@ impl Job {
             }
         }
         group.wait().await;
-        let ended = rt::now().min(job.until);
+        let now = rt::now();
+        let ended = if job.plan.is_one_pass() { now } else { now.min(job.until) };
         let Some(job) = Rc::into_inner(job) else {
             return Err(Error::new(ErrorKind::Panicked, "bench block").because("a task of it panicked"));
         };
@@ -182,23 +191,28 @@ impl Job {
     /// One operation after the other, until the time is up.
     async fn work(&self) {
         let bytes = usize::try_from(self.plan.block_bytes).unwrap_or(usize::MAX);
-        let mut buf = rt::arena().alloc(bytes);
-        if self.plan.load.writes() {
-            // What a device compresses, or finds to be zeros, it writes faster than data.
+        // One to read into, one to write from: what a device compresses, or finds to be zeros, it
+        // writes faster than data.
+        let mut read_into = self.plan.load.reads().then(|| rt::arena().alloc(bytes));
+        let mut write_from = self.plan.load.writes().then(|| {
+            let mut buf = rt::arena().alloc(bytes);
             pattern::fill(&mut buf, rt::now().as_nanos(), self.plan.seed);
-        }
+            buf
+        });
         let mut began = rt::now();
         while !self.is_over(began) {
             let Some(step) = self.steps.next() else {
                 self.ended.set(true);
                 break;
             };
+            let place = if step.is_read { &mut read_into } else { &mut write_from };
+            let Some(buf) = place.take() else { break };
             let done = match self.verified.as_ref() {
                 None => self.transfer(step, buf).await,
                 Some(verified) => self.transfer_verified(verified, step, buf).await,
             };
-            buf = match done {
-                Ok(buf) => buf,
+            *place = match done {
+                Ok(buf) => Some(buf),
                 Err(error) => {
                     self.ended.set(true);
                     let mut counts = self.counts.borrow_mut();
