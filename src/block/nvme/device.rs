@@ -157,7 +157,8 @@ fn describe(
     page_shift: u32,
 ) -> NamespaceInfo {
     let shift = namespace.block_shift;
-    let bytes = |blocks: u32| blocks.checked_shl(shift).unwrap_or(0);
+    let bytes =
+        |blocks: u32| u32::try_from(u64::from(blocks) << shift.min(16)).unwrap_or(u32::MAX >> 16 << 16);
     let most = controller.transfer_limit_bytes(page_shift);
     let atomic = namespace.atomic_blocks_power_fail.unwrap_or(controller.atomic_blocks_power_fail);
     let compared = namespace.atomic_blocks_compare.unwrap_or(controller.atomic_blocks_compare);

@@ -15,6 +15,8 @@ const MAX_PIECES: usize = 256;
 const PAGE_BYTES: usize = 4096;
 /// The alignment of memory that the driver does not copy, in bytes.
 const DWORD_BYTES: usize = 4;
+/// How soon commands are offered again that the kernel did not take.
+const OFFER_AGAIN: Duration = Duration::from_millis(1);
 /// How often a command goes to the kernel again that was not sent to the controller.
 const MAX_TRIES: u16 = 1000;
 /// How long a core that ends waits for its commands: some seconds.
@@ -197,6 +199,8 @@ unsafe impl Port for PassthroughPort {
     fn park(&mut self, in_use: usize) -> Park {
         match (in_use, self.ring.is_polled()) {
             (0, _) => Park::Idle,
+            // Nothing wakes the core for what the kernel does not have.
+            _ if !self.again.is_empty() || self.ring.has_queued() => Park::Nap(OFFER_AGAIN),
             (_, true) => Park::Spin,
             (_, false) => Park::Wake(self.ring.descriptor()),
         }

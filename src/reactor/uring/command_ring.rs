@@ -118,6 +118,11 @@ impl CommandRing {
         }
     }
 
+    /// Whether commands are queued that the kernel did not take.
+    pub(crate) fn has_queued(&mut self) -> bool {
+        !self.ring.submission().is_empty()
+    }
+
     /// Has the kernel say what is done: asks a polled device, and runs what was deferred.
     pub(crate) fn refresh(&mut self) {
         if self.process.is_left() || self.in_flight == 0 {
