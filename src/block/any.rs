@@ -163,8 +163,8 @@ macro_rules! each {
 }
 
 pin_project! {
-    /// The future of a read or write of whichever namespace it is. Made by hand: an `async fn` would
-    /// hold the buffer once more, and move it twice for each I/O.
+    /// The future of a read or write of whichever namespace it is. Made by hand: an `async fn`
+    /// would hold the buffer once more, and move it twice for each I/O.
     #[project = EachProjected]
     enum Each<M, K, P, N, S> {
         Memory { #[pin] future: M },

@@ -154,7 +154,8 @@ impl Flight {
 
     /// Whether something waits to be sent for which there is a slot.
     pub(super) fn has_more_to_send(&self) -> bool {
-        !(self.line.is_empty() && self.again.is_empty()) && !self.free_slots.is_empty()
+        let has_more = !self.line.is_empty() || !self.again.is_empty();
+        has_more && !self.free_slots.is_empty()
     }
 
     /// Whether nothing is under way.

@@ -78,7 +78,8 @@ impl EalConfig {
     ///
     /// # Errors
     ///
-    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `devargs` is not a device in DPDK's notation.
+    /// [`InvalidInput`](crate::ErrorKind::InvalidInput) if `devargs` is not a device in DPDK's
+    /// notation.
     pub fn for_device(devargs: &str) -> Result<Self> {
         let is_pci = Devargs::parse(devargs)?.is_pci();
         Ok(Self::default().pci_devices(is_pci.then(|| devargs.to_owned())))
