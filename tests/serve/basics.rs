@@ -95,7 +95,9 @@ fn namespaces_that_cannot_be_used_are_refused_and_left_alone() {
         (&["--store", "file:small?size=64K"], &["at least"]),
         (&["--store", "file:no/such/directory"], &["No such file"]),
         (&["--store", "nowhere"], &["mem:SIZE"]),
-        (&["--store", "spdk:pcie/0000:01:00.0/1"], &["does not exist", "blk:/dev/NAME"]),
+        #[cfg(not(feature = "spdk"))]
+        (&["--store", "spdk:pcie/0000:01:00.0/1"], &["not built in", "blk:/dev/NAME"]),
+        (&["--store", "nvme:0000:01:00.0"], &["the number of a namespace"]),
         (&["--net", "carrier-pigeon:"], &["kernel:"]),
         (&["--durability", "eventually"], &["interval:"]),
         (&["--cores", "9999"], &["9999"]),
