@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::fmt;
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
 use super::super::namespace::namespace_by_its_field;
 use super::super::queue::QueueNamespace;
@@ -57,7 +57,7 @@ impl NvmeDevice {
     /// [`Unsupported`](ErrorKind::Unsupported) if its format has metadata, or what the controller
     /// says when it does not come up.
     pub async fn open(address: &str, number: u32) -> Result<Self> {
-        static OPENING: Gate<()> = Gate::new(());
+        static OPENING: LazyLock<Gate<()>> = LazyLock::new(|| Gate::new(()));
         // Two cores that open it at the same time must not both find that nobody has.
         let _gate = OPENING.lock().await;
         let known = with_controllers(|all| all.get(address).and_then(Weak::upgrade));
