@@ -39,6 +39,7 @@ pub use contents::first_data;
 pub use device::Device;
 pub use kernel::{KernelDevice, KernelNamespace};
 pub use memory::{Fault, MemoryDevice, MemoryNamespace, MemoryOptions, TrimLeaves};
+pub(crate) use namespace::namespace_by_its_field;
 pub use namespace::{Namespace, NamespaceInfo};
 pub use open::NamespaceConfig;
 pub use passthrough::{PassthroughDevice, PassthroughNamespace};

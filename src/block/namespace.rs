@@ -343,17 +343,17 @@ pub(super) async fn write_copied(
         Err(error) => Err(error.map_buf(|_| bufs)),
     }
 }
-/// Makes a type with one field, a namespace, a namespace: so that the type of the field is nobody's
-/// business.
+/// Makes a type that has a namespace in the field `$field` a namespace: so that the type of the
+/// field is nobody's business.
 macro_rules! namespace_by_its_field {
-    ($type:ty) => {
+    ($type:ty, $field:tt) => {
         impl $crate::block::Namespace for $type {
             fn info(&self) -> &$crate::block::NamespaceInfo {
-                self.0.info()
+                self.$field.info()
             }
 
             fn size_bytes(&self) -> u64 {
-                self.0.size_bytes()
+                self.$field.size_bytes()
             }
 
             #[inline]
@@ -364,7 +364,7 @@ macro_rules! namespace_by_its_field {
             ) -> impl Future<
                 Output = $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>>,
             > {
-                self.0.read(offset, buf)
+                self.$field.read(offset, buf)
             }
 
             #[inline]
@@ -375,7 +375,7 @@ macro_rules! namespace_by_its_field {
             ) -> impl Future<
                 Output = $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>>,
             > {
-                self.0.write(offset, buf)
+                self.$field.write(offset, buf)
             }
 
             async fn read_vectored(
@@ -383,7 +383,7 @@ macro_rules! namespace_by_its_field {
                 offset: u64,
                 bufs: Vec<$crate::mem::DmaBuf>,
             ) -> $crate::Result<Vec<$crate::mem::DmaBuf>, $crate::BufError<Vec<$crate::mem::DmaBuf>>> {
-                self.0.read_vectored(offset, bufs).await
+                self.$field.read_vectored(offset, bufs).await
             }
 
             async fn write_vectored(
@@ -391,7 +391,7 @@ macro_rules! namespace_by_its_field {
                 offset: u64,
                 bufs: Vec<$crate::mem::DmaBuf>,
             ) -> $crate::Result<Vec<$crate::mem::DmaBuf>, $crate::BufError<Vec<$crate::mem::DmaBuf>>> {
-                self.0.write_vectored(offset, bufs).await
+                self.$field.write_vectored(offset, bufs).await
             }
 
             async fn write_durable(
@@ -399,19 +399,19 @@ macro_rules! namespace_by_its_field {
                 offset: u64,
                 buf: $crate::mem::DmaBuf,
             ) -> $crate::Result<$crate::mem::DmaBuf, $crate::BufError<$crate::mem::DmaBuf>> {
-                self.0.write_durable(offset, buf).await
+                self.$field.write_durable(offset, buf).await
             }
 
             async fn flush(&self) -> $crate::Result<()> {
-                self.0.flush().await
+                self.$field.flush().await
             }
 
             async fn trim(&self, offset: u64, len: u64) -> $crate::Result<()> {
-                self.0.trim(offset, len).await
+                self.$field.trim(offset, len).await
             }
 
             async fn write_zeroes(&self, offset: u64, len: u64) -> $crate::Result<()> {
-                self.0.write_zeroes(offset, len).await
+                self.$field.write_zeroes(offset, len).await
             }
 
             async fn compare_and_write(
@@ -420,22 +420,22 @@ macro_rules! namespace_by_its_field {
                 expected: $crate::mem::DmaBuf,
                 new: $crate::mem::DmaBuf,
             ) -> $crate::BufResult<bool, ($crate::mem::DmaBuf, $crate::mem::DmaBuf)> {
-                self.0.compare_and_write(offset, expected, new).await
+                self.$field.compare_and_write(offset, expected, new).await
             }
 
             async fn grow(&self, size_bytes: u64) -> $crate::Result<()> {
-                self.0.grow(size_bytes).await
+                self.$field.grow(size_bytes).await
             }
 
             async fn shrink(&self, size_bytes: u64) -> $crate::Result<()> {
-                self.0.shrink(size_bytes).await
+                self.$field.shrink(size_bytes).await
             }
 
             fn next_data(&self, offset: u64) -> Option<u64> {
-                self.0.next_data(offset)
+                self.$field.next_data(offset)
             }
         }
     };
 }
 
-pub(super) use namespace_by_its_field;
+pub(crate) use namespace_by_its_field;

@@ -2,9 +2,7 @@
 
 use std::ops::Deref;
 
-use crate::block::{MemoryDevice, MemoryNamespace, MemoryOptions, Namespace, NamespaceInfo};
-use crate::error::{BufError, BufResult, Result};
-use crate::mem::DmaBuf;
+use crate::block::{MemoryDevice, MemoryNamespace, MemoryOptions, namespace_by_its_field};
 
 /// A [`MemoryDevice`] together with a namespace of it: its time is that of the core that uses it,
 /// which is virtual in a simulation, and its seed decides the rest.
@@ -47,73 +45,4 @@ impl Deref for Disk {
     }
 }
 
-impl Namespace for Disk {
-    fn info(&self) -> &NamespaceInfo {
-        self.namespace.info()
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.namespace.size_bytes()
-    }
-
-    async fn read(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        self.namespace.read(offset, buf).await
-    }
-
-    async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        self.namespace.write(offset, buf).await
-    }
-
-    async fn read_vectored(
-        &self,
-        offset: u64,
-        bufs: Vec<DmaBuf>,
-    ) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
-        self.namespace.read_vectored(offset, bufs).await
-    }
-
-    async fn write_vectored(
-        &self,
-        offset: u64,
-        bufs: Vec<DmaBuf>,
-    ) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
-        self.namespace.write_vectored(offset, bufs).await
-    }
-
-    async fn write_durable(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        self.namespace.write_durable(offset, buf).await
-    }
-
-    async fn flush(&self) -> Result<()> {
-        self.namespace.flush().await
-    }
-
-    async fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        self.namespace.trim(offset, len).await
-    }
-
-    async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
-        self.namespace.write_zeroes(offset, len).await
-    }
-
-    async fn compare_and_write(
-        &self,
-        offset: u64,
-        expected: DmaBuf,
-        new: DmaBuf,
-    ) -> BufResult<bool, (DmaBuf, DmaBuf)> {
-        self.namespace.compare_and_write(offset, expected, new).await
-    }
-
-    async fn grow(&self, size_bytes: u64) -> Result<()> {
-        self.namespace.grow(size_bytes).await
-    }
-
-    async fn shrink(&self, size_bytes: u64) -> Result<()> {
-        self.namespace.shrink(size_bytes).await
-    }
-
-    fn next_data(&self, offset: u64) -> Option<u64> {
-        self.namespace.next_data(offset)
-    }
-}
+namespace_by_its_field!(Disk, namespace);

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::fmt;
 use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 
-use super::super::namespace::namespace_by_its_field;
+use super::super::namespace_by_its_field;
 use super::super::queue::QueueNamespace;
 use super::super::{Device, NamespaceInfo};
 use super::bus::{Bus, VfioBus};
@@ -212,7 +212,7 @@ impl fmt::Debug for NvmeDevice {
 #[derive(Clone, Debug)]
 pub struct NvmeNamespace(QueueNamespace<NvmePort<VfioBus>>);
 
-namespace_by_its_field!(NvmeNamespace);
+namespace_by_its_field!(NvmeNamespace, 0);
 
 /// A namespace of a [`Model`], driven by the same code as an [`NvmeDevice`]: for tests and
 /// benchmarks.
@@ -253,4 +253,4 @@ impl fmt::Debug for ModelledDevice {
 #[derive(Clone, Debug)]
 pub struct ModelledNamespace(QueueNamespace<NvmePort<Model>>);
 
-namespace_by_its_field!(ModelledNamespace);
+namespace_by_its_field!(ModelledNamespace, 0);
