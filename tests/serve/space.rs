@@ -99,7 +99,9 @@ fn is_emptied_by_expiry(server: &Server) {
     let keys = fill(&mut client, "PX 4000");
     assert!(keys > 500, "{keys} keys fit");
     eventually("all keys expire", || client.run("DBSIZE") == Reply::Integer(0));
-    assert_eq!(info(&mut client, "expired_keys"), keys.unsigned_abs());
+    // A deletion counts when its write returns, and while the store is short of room that is later
+    // than the keys are gone.
+    eventually("all are counted", || info(&mut client, "expired_keys") == keys.unsigned_abs());
     assert_eq!(client.run("SET after this"), Reply::ok());
     assert_eq!(client.run("FLUSHALL"), Reply::ok());
 }
