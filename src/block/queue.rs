@@ -4,7 +4,7 @@
 //! A caller's operation is a **request**. It is divided into **commands** of the device's sizes;
 //! each has a slot of the port while the device works on it. Requests wait in the order in which
 //! they were first polled: while the first of them cannot send its next command, nobody else sends
-//! one.
+//! one. One that has sent 16 commands and has more gives way to those behind it.
 //!
 //! | stage of a request | who has its memory | next |
 //! |---|---|---|

@@ -73,13 +73,19 @@ impl Arena {
     ///
     /// Comes from the heap (and is counted) when the arena has no block of that size left.
     pub fn alloc(&self, len: usize) -> DmaBuf {
-        match self.0.take(len) {
-            // SAFETY: `take` hands out a block of at least `len` bytes inside the mapping that is
-            // on no free list and in no other buffer; the mapping starts zeroed, so the bytes are
-            // initialised; the handle keeps it mapped.
-            Some((ptr, class)) => unsafe { DmaBuf::from_arena(ptr, len, self.0.clone(), class) },
-            None => DmaBuf::zeroed(len),
-        }
+        self.alloc_within(len).unwrap_or_else(|| {
+            self.0.0.state.borrow_mut().heap_fallbacks += 1;
+            DmaBuf::zeroed(len)
+        })
+    }
+
+    /// The same, but `None` when the arena has no block of that size left.
+    pub(crate) fn alloc_within(&self, len: usize) -> Option<DmaBuf> {
+        let ptr = self.0.take(len)?;
+        // SAFETY: `take` hands out a block of at least `len` bytes inside the mapping that is on no
+        // free list and in no other buffer; the mapping starts zeroed, so the bytes are
+        // initialised; the handle keeps it mapped.
+        Some(unsafe { DmaBuf::from_arena(ptr, len, self.0.clone()) })
     }
 
     /// How much is in use.
@@ -111,22 +117,17 @@ impl fmt::Debug for Arena {
 }
 
 /// The size class that holds `len` bytes, if any does.
-fn class_of(len: usize) -> Option<usize> {
+pub(super) fn class_of(len: usize) -> Option<usize> {
     (0..CLASSES).find(|&class| len <= MIN_BLOCK_BYTES << class)
 }
 
 impl ArenaHandle {
-    fn take(&self, len: usize) -> Option<(NonNull<u8>, usize)> {
+    fn take(&self, len: usize) -> Option<NonNull<u8>> {
         let mut state = self.0.state.borrow_mut();
-        let block =
-            class_of(len).and_then(|class| Some((state.take_block(class, self.0.mapping.len())?, class)));
-        if block.is_none() {
-            state.heap_fallbacks += 1;
-        }
-        let (offset, class) = block?;
+        let offset = state.take_block(class_of(len)?, self.0.mapping.len())?;
         // SAFETY: `take_block` returns an offset with a whole block of the class inside the
         // mapping.
-        Some((unsafe { self.0.mapping.base().add(offset) }, class))
+        Some(unsafe { self.0.mapping.base().add(offset) })
     }
 
     pub(super) fn give_back(&self, ptr: NonNull<u8>, class: usize) {

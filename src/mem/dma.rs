@@ -1,26 +1,23 @@
 //! A buffer that devices can read and write: aligned, zeroed at birth, returned to its arena on
 //! drop.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc, handle_alloc_error};
+use std::alloc::{Layout, LayoutError, alloc_zeroed, dealloc, handle_alloc_error};
 use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
-use super::arena::ArenaHandle;
+use super::arena::{ArenaHandle, class_of};
 
 /// An owned, aligned buffer for device I/O.
 ///
 /// It comes from an [`Arena`](super::Arena) (hugepages, registered with devices) or, with
 /// [`DmaBuf::zeroed`], from the process's heap. Its bytes never move.
+// Three words: every layer between a caller and a device moves it.
 pub struct DmaBuf {
     ptr: NonNull<u8>,
     len: usize,
-    origin: Origin,
-}
-
-enum Origin {
-    Heap(Layout),
-    Arena { arena: ArenaHandle, class: usize },
+    /// `None` if it is from the heap.
+    arena: Option<ArenaHandle>,
 }
 
 impl DmaBuf {
@@ -33,33 +30,34 @@ impl DmaBuf {
     ///
     /// If `len` exceeds `isize::MAX` once rounded up to the alignment.
     pub fn zeroed(len: usize) -> Self {
-        let layout =
-            Layout::from_size_align(len.max(1), Self::ALIGN).expect("a buffer fits the address space");
+        let layout = heap_layout(len).expect("a buffer fits the address space");
         // SAFETY: `layout` has a size of at least one byte.
         let ptr = unsafe { alloc_zeroed(layout) };
         let Some(ptr) = NonNull::new(ptr) else { handle_alloc_error(layout) };
-        Self { ptr, len, origin: Origin::Heap(layout) }
+        Self { ptr, len, arena: None }
     }
 
     /// A buffer over `len` bytes at `ptr`, which `arena` owns and takes back on drop as a block of
-    /// size class `class`.
+    /// the size class that [holds](class_of) `len` bytes.
     ///
     /// # Safety
     ///
     /// `ptr` is valid for reads and writes of `len` initialised bytes that nothing else uses until
     /// they go back to `arena`, and `arena` keeps them mapped.
-    pub(super) unsafe fn from_arena(ptr: NonNull<u8>, len: usize, arena: ArenaHandle, class: usize) -> Self {
-        Self { ptr, len, origin: Origin::Arena { arena, class } }
+    pub(super) unsafe fn from_arena(ptr: NonNull<u8>, len: usize, arena: ArenaHandle) -> Self {
+        Self { ptr, len, arena: Some(arena) }
     }
 
     /// Where the buffer lies in its arena's mapping, for devices that registered it: offset in
     /// bytes.
     pub fn arena_offset(&self) -> Option<usize> {
-        match &self.origin {
-            Origin::Heap(_) => None,
-            Origin::Arena { arena, .. } => Some(arena.offset_of(self.ptr)),
-        }
+        self.arena.as_ref().map(|arena| arena.offset_of(self.ptr))
     }
+}
+
+/// What a buffer of `len` bytes from the heap is allocated with.
+fn heap_layout(len: usize) -> Result<Layout, LayoutError> {
+    Layout::from_size_align(len.max(1), DmaBuf::ALIGN)
 }
 
 impl Deref for DmaBuf {
@@ -81,13 +79,14 @@ impl DerefMut for DmaBuf {
 
 impl Drop for DmaBuf {
     fn drop(&mut self) {
-        match &self.origin {
-            Origin::Heap(layout) => {
-                // SAFETY: `ptr` came from `alloc_zeroed` with this very layout, and is freed only
-                // here.
-                unsafe { dealloc(self.ptr.as_ptr(), *layout) };
+        if let Some(arena) = &self.arena {
+            if let Some(class) = class_of(self.len) {
+                arena.give_back(self.ptr, class);
             }
-            Origin::Arena { arena, class } => arena.give_back(self.ptr, *class),
+        } else if let Ok(layout) = heap_layout(self.len) {
+            // SAFETY: `ptr` came from `alloc_zeroed` with the layout of this very length, which
+            // never changes, and is freed only here.
+            unsafe { dealloc(self.ptr.as_ptr(), layout) };
         }
     }
 }

@@ -49,6 +49,7 @@ impl<P: Port> QueueNamespace<P> {
 
     // Not an `async fn`, nor are those that call it: one would hold the memory twice, and move it
     // once more for each I/O.
+    #[inline]
     fn transfer<M: Memory>(&self, kind: CommandKind, offset: u64, len: u64, memory: M) -> Moved<P, M> {
         let wanted = Wanted { kind, offset, len, then_flush: false };
         Moved(Transfer::new(self.queue(), wanted, memory))

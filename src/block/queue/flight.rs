@@ -3,6 +3,8 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
+use smallvec::SmallVec;
+
 use super::super::NamespaceInfo;
 use super::super::stats::NamespaceStats;
 use super::port::{Command, CommandKind, Failure, Port, Refused, Segment};
@@ -16,6 +18,12 @@ const MAX_COMMAND_BYTES: u64 = 1 << 20;
 const MAX_RANGE_BYTES: u64 = 32 << 20;
 /// How often a command is sent again that the device asks to send again.
 const MAX_TRIES: u8 = 4;
+/// After so many commands a request gives way to those behind it: a trim of a terabyte has many
+/// thousands.
+const COMMANDS_PER_TURN: u32 = 16;
+
+/// The memory of a request or of a command. Mostly one piece, which then takes no memory elsewhere.
+pub(super) type Pieces = SmallVec<[Segment; 1]>;
 
 /// The number of a request.
 pub(super) type RequestId = u32;
@@ -57,16 +65,17 @@ struct Request {
     counts_as: (CommandKind, u64),
     /// How many of its bytes were sent.
     sent: u64,
-    /// There is more to send, and it is in line.
-    in_line: bool,
+    /// There is more to send. It is in line, unless it is being sent at once.
+    has_more: bool,
     /// Its commands that the device has, or that are to be sent again.
     commands: u32,
     failure: Option<(Box<Failure>, u64)>,
     /// Commands of it were with the device: whatever a later one says, it may have had an effect.
     was_sent: bool,
-    memory: Vec<Segment>,
-    expected: Vec<Segment>,
-    kept: Kept,
+    memory: Pieces,
+    expected: Pieces,
+    /// Boxed: it is rare, and what all requests take should stay in the processor's cache.
+    kept: Option<Box<Kept>>,
     waker: Option<Waker>,
     began: Option<Instant>,
 }
@@ -78,13 +87,13 @@ impl Request {
             wanted: Wanted { kind: CommandKind::Flush, offset: 0, len: 0, then_flush: false },
             counts_as: (CommandKind::Flush, 0),
             sent: 0,
-            in_line: false,
+            has_more: false,
             commands: 0,
             failure: None,
             was_sent: false,
-            memory: Vec::new(),
-            expected: Vec::new(),
-            kept: Kept::Nothing,
+            memory: SmallVec::new_const(),
+            expected: SmallVec::new_const(),
+            kept: None,
             waker: None,
             began: None,
         }
@@ -101,8 +110,20 @@ struct Sent {
     offset: u64,
     len: u64,
     tries: u8,
-    /// The memory that the device works on, if it is not the request's own.
-    copy: Option<DmaBuf>,
+    /// The memory that the device works on, if it is not the request's own. Boxed: it is rare, and
+    /// every command is moved.
+    copy: Option<Box<DmaBuf>>,
+}
+
+/// What became of a request's next command.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Next {
+    /// It was the last: the request has nothing more to send.
+    AllSent,
+    /// There is more.
+    More,
+    /// There is no room.
+    Full,
 }
 
 /// How a request ended.
@@ -114,6 +135,8 @@ pub(super) struct Flight {
     free_requests: Vec<RequestId>,
     /// Those that have something to send, in order.
     line: VecDeque<RequestId>,
+    /// How many commands the first in line may send until it gives way.
+    turn_left: u32,
     /// Commands that are to be sent again, before anything else.
     again: VecDeque<Sent>,
     slots: Vec<Option<Sent>>,
@@ -123,8 +146,8 @@ pub(super) struct Flight {
     woken: Vec<Waker>,
     live: u64,
     /// The pieces of the command that is being sent.
-    pieces: Vec<Segment>,
-    expected_pieces: Vec<Segment>,
+    pieces: Pieces,
+    expected_pieces: Pieces,
     /// For copies of what the device cannot reach.
     arena: Arena,
 }
@@ -135,14 +158,15 @@ impl Flight {
             requests: Vec::new(),
             free_requests: Vec::new(),
             line: VecDeque::new(),
+            turn_left: COMMANDS_PER_TURN,
             again: VecDeque::new(),
             slots: (0..slots).map(|_| None).collect(),
             free_slots: (0..slots).rev().collect(),
             fresh: Vec::new(),
             woken: Vec::new(),
             live: 0,
-            pieces: Vec::new(),
-            expected_pieces: Vec::new(),
+            pieces: Pieces::new(),
+            expected_pieces: Pieces::new(),
             arena,
         }
     }
@@ -163,15 +187,18 @@ impl Flight {
         self.in_use() == 0 && self.line.is_empty() && self.again.is_empty()
     }
 
-    /// A new request, which is last in line. Its memory is what `fill` says.
+    /// A new request, which is last in line; sends what there is room for. Its memory is what
+    /// `fill` says.
     ///
     /// The caller keeps that memory in place, and uses it no more, until the request has ended or
     /// [`Flight::orphan`] took it.
-    pub(super) fn begin(
+    #[inline]
+    pub(super) fn begin<P: Port>(
         &mut self,
         wanted: Wanted,
         waker: Waker,
-        fill: impl FnOnce(&mut Vec<Segment>, &mut Vec<Segment>),
+        fill: impl FnOnce(&mut Pieces, &mut Pieces),
+        (port, info): (&mut P, &NamespaceInfo),
         stats: &mut NamespaceStats,
     ) -> RequestId {
         let id = self.free_requests.pop().unwrap_or_else(|| {
@@ -183,22 +210,28 @@ impl Flight {
         request.wanted = wanted;
         request.counts_as = (wanted.kind, wanted.len);
         request.sent = 0;
-        request.in_line = true;
+        request.has_more = true;
         request.was_sent = false;
         request.waker = Some(waker);
         request.began = None;
         request.memory.clear();
         request.expected.clear();
         fill(&mut request.memory, &mut request.expected);
-        self.line.push_back(id);
         self.fresh.push(id);
         self.live += 1;
         stats.queue_depth = self.live;
         stats.max_queue_depth = stats.max_queue_depth.max(self.live);
+        // Mostly nobody is before it, and it is one command: the line is for the others.
+        let goes_at_once = self.line.is_empty() && self.again.is_empty();
+        if !goes_at_once || self.send_next(port, info, id, stats) != Next::AllSent {
+            self.line.push_back(id);
+            self.send(port, info, stats);
+        }
         id
     }
 
     /// The result of a request that ended, once.
+    #[inline]
     pub(super) fn take_ended(&mut self, id: RequestId) -> Option<Ended> {
         let request = &mut self.requests[id as usize];
         if request.stage != Stage::Done {
@@ -224,15 +257,15 @@ impl Flight {
     pub(super) fn orphan(&mut self, id: RequestId, kept: Kept, stats: &mut NamespaceStats) -> Option<Waker> {
         let request = &mut self.requests[id as usize];
         let waker = request.waker.take();
-        if request.stage == Stage::Live && request.in_line {
-            request.in_line = false;
+        if request.stage == Stage::Live && request.has_more {
+            request.has_more = false;
             self.line.retain(|other| *other != id);
         }
         let request = &mut self.requests[id as usize];
         if request.stage == Stage::Live && request.is_with_device() {
             request.stage = Stage::Orphaned;
             request.wanted.then_flush = false;
-            request.kept = kept;
+            request.kept = Some(Box::new(kept));
         } else {
             if request.stage == Stage::Live {
                 self.live -= 1;
@@ -247,7 +280,7 @@ impl Flight {
     fn release(&mut self, id: RequestId) {
         let request = &mut self.requests[id as usize];
         request.stage = Stage::Free;
-        request.kept = Kept::Nothing;
+        request.kept = None;
         self.free_requests.push(id);
     }
 
@@ -264,7 +297,7 @@ impl Flight {
         while let Some(sent) = self.again.pop_front() {
             let request = &self.requests[sent.request as usize];
             if request.failure.is_some() || request.stage != Stage::Live {
-                self.end_command(sent.request, None, stats);
+                self.end_command(sent.request, None, None, stats);
                 continue;
             }
             match self.send_one(port, sent, stats) {
@@ -276,93 +309,159 @@ impl Flight {
             }
         }
         while let Some(&id) = self.line.front() {
-            let request = &self.requests[id as usize];
-            let offset = request.wanted.offset + request.sent;
-            let len = command_len(info, request.wanted.kind, offset, request.wanted.len - request.sent);
-            let is_last = request.sent + len == request.wanted.len;
-            self.requests[id as usize].commands += 1;
-            match self.send_one(port, Sent { request: id, offset, len, tries: 0, copy: None }, stats) {
-                Ok(()) => {
-                    let request = &mut self.requests[id as usize];
-                    request.sent += len;
+            match self.send_next(port, info, id, stats) {
+                Next::AllSent => {
                     // It may have failed, and then have left the line.
-                    if is_last && request.in_line {
-                        request.in_line = false;
+                    if self.line.front() == Some(&id) {
                         self.line.pop_front();
                     }
+                    self.turn_left = COMMANDS_PER_TURN;
                 }
-                Err(_) => {
-                    self.requests[id as usize].commands -= 1;
-                    return;
+                Next::More => {
+                    self.turn_left -= 1;
+                    if self.turn_left == 0 {
+                        self.line.rotate_left(1);
+                        self.turn_left = COMMANDS_PER_TURN;
+                    }
                 }
+                Next::Full => return,
             }
         }
     }
 
+    /// Sends the next command of a request that has one.
+    #[inline]
+    fn send_next<P: Port>(
+        &mut self,
+        port: &mut P,
+        info: &NamespaceInfo,
+        id: RequestId,
+        stats: &mut NamespaceStats,
+    ) -> Next {
+        let request = &mut self.requests[id as usize];
+        let offset = request.wanted.offset + request.sent;
+        let left = request.wanted.len - request.sent;
+        let len = command_len(info, request.wanted.kind, offset, left);
+        request.commands += 1;
+        let sent = Sent { request: id, offset, len, tries: 0, copy: None };
+        if self.send_one(port, sent, stats).is_err() {
+            self.requests[id as usize].commands -= 1;
+            return Next::Full;
+        }
+        let request = &mut self.requests[id as usize];
+        request.sent += len;
+        // One that failed has no more.
+        request.has_more &= len < left;
+        if request.has_more { Next::More } else { Next::AllSent }
+    }
+
     /// Sends one command, or says by its failure that the port cannot; gives it back if there is no
     /// room.
+    #[inline]
     fn send_one<P: Port>(
         &mut self,
         port: &mut P,
-        mut sent: Sent,
+        sent: Sent,
         stats: &mut NamespaceStats,
     ) -> Result<(), Sent> {
         let Some(&slot) = self.free_slots.last() else { return Err(sent) };
         let request = &self.requests[sent.request as usize];
-        let kind = request.wanted.kind;
-        let from = sent.offset - request.wanted.offset;
-        pieces(&request.memory, from, sent.len, &mut self.pieces);
-        pieces(&request.expected, from, sent.len, &mut self.expected_pieces);
+        let (memory, expected) = if sent.len == request.wanted.len {
+            (&request.memory, &request.expected)
+        } else {
+            self.cut(sent.request, sent.offset, sent.len);
+            (&self.pieces, &self.expected_pieces)
+        };
         let reaches = |memory: &[Segment]| memory.is_empty() || port.accepts(memory);
-        let mut must_copy = !(reaches(&self.pieces) && reaches(&self.expected_pieces));
-        loop {
-            if must_copy {
-                match self.copy(sent.request, sent.len) {
-                    Some(copy) => sent.copy = Some(copy),
-                    // Commands that end give something back.
-                    None if self.in_use() > 0 => return Err(sent),
-                    None => {
-                        let failure = (Box::new(nothing_to_copy_to()), sent.offset);
-                        self.end_command(sent.request, Some(failure), stats);
-                        return Ok(());
-                    }
-                }
+        if !(reaches(memory) && reaches(expected)) {
+            return self.send_copied(port, slot, sent, stats);
+        }
+        let kind = self.requests[sent.request as usize].wanted.kind;
+        let command = Command { kind, offset: sent.offset, len: sent.len, memory, expected };
+        // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The
+        // memory is that of the request, which keeps it in place until its last command has ended
+        // (`begin`, `orphan`).
+        match unsafe { port.submit(slot, &command) } {
+            Ok(()) => {
+                self.occupy(slot, sent);
+                Ok(())
             }
-            let command = Command {
-                kind,
-                offset: sent.offset,
-                len: sent.len,
-                memory: &self.pieces,
-                expected: &self.expected_pieces,
-            };
-            // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The
-            // memory is that of the request, which keeps it in place until its last command has
-            // ended (`begin`, `orphan`), or the copy, which the slot keeps.
-            match unsafe { port.submit(slot, &command) } {
-                Ok(()) => {
-                    if sent.copy.is_some() {
-                        stats.copied_bytes += sent.len;
-                    }
-                    self.free_slots.pop();
-                    self.slots[usize::from(slot)] = Some(sent);
-                    return Ok(());
-                }
-                Err(Refused::Copy) if !must_copy => must_copy = true,
-                Err(Refused::Full) => {
-                    sent.copy = None;
-                    return Err(sent);
-                }
-                Err(refused) => {
-                    let failure = match refused {
-                        Refused::Failed(failure) => failure,
-                        _ => nothing_to_copy_to(),
-                    };
-                    let failure = (Box::new(failure), sent.offset);
-                    self.end_command(sent.request, Some(failure), stats);
-                    return Ok(());
-                }
+            Err(Refused::Full) => Err(sent),
+            Err(Refused::Copy) => self.send_copied(port, slot, sent, stats),
+            Err(Refused::Failed(failure)) => {
+                self.refuse(&sent, failure, stats);
+                Ok(())
             }
         }
+    }
+
+    /// Sends one command whose memory the device cannot reach, or not in these pieces: from a copy
+    /// in the arena.
+    #[cold]
+    fn send_copied<P: Port>(
+        &mut self,
+        port: &mut P,
+        slot: u16,
+        mut sent: Sent,
+        stats: &mut NamespaceStats,
+    ) -> Result<(), Sent> {
+        self.cut(sent.request, sent.offset, sent.len);
+        let Some(copy) = self.copy(sent.request, sent.len) else {
+            // Commands that end give something back.
+            if self.in_use() > 0 {
+                return Err(sent);
+            }
+            self.refuse(&sent, nothing_to_copy_to(), stats);
+            return Ok(());
+        };
+        let command = Command {
+            kind: self.requests[sent.request as usize].wanted.kind,
+            offset: sent.offset,
+            len: sent.len,
+            memory: &self.pieces,
+            expected: &self.expected_pieces,
+        };
+        // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The
+        // memory is that of the copy, which the slot keeps.
+        match unsafe { port.submit(slot, &command) } {
+            Ok(()) => {
+                stats.copied_bytes += sent.len;
+                sent.copy = Some(Box::new(copy));
+                self.occupy(slot, sent);
+                Ok(())
+            }
+            Err(Refused::Full) => Err(sent),
+            Err(Refused::Copy) => {
+                self.refuse(&sent, nothing_to_copy_to(), stats);
+                Ok(())
+            }
+            Err(Refused::Failed(failure)) => {
+                self.refuse(&sent, failure, stats);
+                Ok(())
+            }
+        }
+    }
+
+    /// The device has the command.
+    #[inline]
+    fn occupy(&mut self, slot: u16, sent: Sent) {
+        let last = self.free_slots.pop();
+        debug_assert_eq!(last, Some(slot), "it was the last of the free ones");
+        self.slots[usize::from(slot)] = Some(sent);
+    }
+
+    /// The device never sees the command.
+    #[cold]
+    fn refuse(&mut self, sent: &Sent, failure: Failure, stats: &mut NamespaceStats) {
+        self.end_command(sent.request, Some((Box::new(failure), sent.offset)), None, stats);
+    }
+
+    /// Finds the pieces of a command within the memory of its request.
+    fn cut(&mut self, request: RequestId, offset: u64, len: u64) {
+        let request = &self.requests[request as usize];
+        let from = offset - request.wanted.offset;
+        pieces(&request.memory, from, len, &mut self.pieces);
+        pieces(&request.expected, from, len, &mut self.expected_pieces);
     }
 
     /// Copies the command that is being sent to the arena, and points its pieces there. `None` if
@@ -371,9 +470,8 @@ impl Flight {
         let kind = self.requests[request as usize].wanted.kind;
         let bytes = usize::try_from(len).unwrap_or(usize::MAX);
         let two = if self.expected_pieces.is_empty() { 1 } else { 2 };
-        let mut copy = self.arena.alloc(bytes * two);
         // What is not from the arena the device reaches no better.
-        copy.arena_offset()?;
+        let mut copy = self.arena.alloc_within(bytes * two)?;
         let (front, back) = copy.split_at_mut(bytes);
         if matches!(kind, CommandKind::Write { .. } | CommandKind::CompareAndWrite) {
             copy_in(&self.pieces, front);
@@ -387,6 +485,7 @@ impl Flight {
     }
 
     /// The device is done with a command.
+    #[inline]
     pub(super) fn complete(
         &mut self,
         slot: u16,
@@ -425,20 +524,13 @@ impl Flight {
         };
         let id = sent.request;
         drop(sent);
-        self.end_command_at(id, failure, Some(now), stats);
+        self.end_command(id, failure, Some(now), stats);
     }
 
+    /// One command of a request has ended, at `now` if the device had it; the last one ends the
+    /// request.
+    #[inline]
     fn end_command(
-        &mut self,
-        id: RequestId,
-        failure: Option<(Box<Failure>, u64)>,
-        stats: &mut NamespaceStats,
-    ) {
-        self.end_command_at(id, failure, None, stats);
-    }
-
-    /// One command of a request has ended; the last one ends the request.
-    fn end_command_at(
         &mut self,
         id: RequestId,
         failure: Option<(Box<Failure>, u64)>,
@@ -456,13 +548,13 @@ impl Flight {
         {
             failure.outcome = Outcome::Unknown;
         }
-        if request.failure.is_some() && request.in_line {
+        if request.failure.is_some() && request.has_more {
             // It sends no more.
-            request.in_line = false;
+            request.has_more = false;
             self.line.retain(|other| *other != id);
         }
         let request = &mut self.requests[id as usize];
-        if request.commands > 0 || request.in_line {
+        if request.commands > 0 || request.has_more {
             return;
         }
         if request.wanted.then_flush && request.failure.is_none() {
@@ -470,7 +562,7 @@ impl Flight {
             request.wanted.kind = CommandKind::Flush;
             (request.wanted.len, request.sent) = (0, 0);
             request.memory.clear();
-            request.in_line = true;
+            request.has_more = true;
             self.line.push_back(id);
             return;
         }
@@ -520,7 +612,7 @@ impl Flight {
         let sent = self.slots.iter_mut().filter_map(Option::take);
         for sent in sent.chain(self.again.drain(..)) {
             let request = &mut self.requests[sent.request as usize];
-            let kept = std::mem::replace(&mut request.kept, Kept::Nothing);
+            let kept = request.kept.take();
             if !clean {
                 std::mem::forget((sent, kept));
             }
@@ -560,7 +652,7 @@ pub(super) fn segment(buf: &mut [u8]) -> Segment {
 }
 
 /// The pieces of `memory` from byte `from` on, `len` bytes of them.
-fn pieces(memory: &[Segment], from: u64, len: u64, pieces: &mut Vec<Segment>) {
+fn pieces(memory: &[Segment], from: u64, len: u64, pieces: &mut Pieces) {
     pieces.clear();
     let mut skip = usize::try_from(from).unwrap_or(usize::MAX);
     let mut left = usize::try_from(len).unwrap_or(usize::MAX);
@@ -581,7 +673,7 @@ fn pieces(memory: &[Segment], from: u64, len: u64, pieces: &mut Vec<Segment>) {
     }
 }
 
-fn replace(pieces: &mut Vec<Segment>, copy: &mut [u8]) {
+fn replace(pieces: &mut Pieces, copy: &mut [u8]) {
     pieces.clear();
     pieces.push(segment(copy));
 }

@@ -108,6 +108,24 @@ fn requests_begin_in_the_order_in_which_they_were_first_polled() {
 }
 
 #[test]
+fn a_request_of_very_many_commands_gives_way_to_those_behind_it() {
+    core().block_on(async {
+        let (script, namespace) = attach(Difficulty { slots: 1, ..easy() }, info());
+        let mut long = Box::pin(namespace.write(0, filled(200 * BLOCK, 1)));
+        let mut short = Box::pin(namespace.write(200 * 512, filled(BLOCK, 2)));
+        assert!(begin(long.as_mut()).await.is_pending());
+        assert!(begin(short.as_mut()).await.is_pending());
+        long.await.expect("writes");
+        short.await.expect("writes");
+        let script = script.borrow();
+        let turn =
+            script.taken.iter().position(|(_, offset, _)| *offset == 200 * 512).expect("it was written");
+        assert!(turn <= 17, "it was the command with the number {turn}, of {}", script.taken.len());
+        assert!(script.blocks[..200 * BLOCK].iter().all(|&byte| byte == 1));
+    });
+}
+
+#[test]
 fn what_is_dropped_in_line_is_free_at_once_and_what_the_device_has_is_not() {
     core().block_on(async {
         let (script, namespace) = attach(Difficulty { slots: 1, ..easy() }, info());
@@ -207,7 +225,9 @@ fn an_arena_that_is_used_up_makes_requests_wait_and_at_last_fail_by_name() {
             }
             taken.push(buf);
         }
+        let fallbacks = rt::arena().stats().heap_fallbacks;
         let error = namespace.write(0, DmaBuf::zeroed(BLOCK)).await.expect_err("no memory");
+        assert_eq!(rt::arena().stats().heap_fallbacks, fallbacks, "memory of the heap is of no use");
         assert_eq!(error.kind(), ErrorKind::OutOfMemory);
         assert!(error.to_string().contains("give the core a larger arena"), "{error}");
         // One buffer is enough for all, one after the other.
@@ -307,4 +327,20 @@ fn handles_that_outlive_the_core_say_that_it_has_ended() {
             Poll::Pending => assert!(!stops),
         }
     }
+}
+
+#[test]
+fn what_was_done_when_the_core_ended_says_so() {
+    let core = core();
+    let mut write = core.block_on(async {
+        let (script, namespace) = attach(easy(), info());
+        let mut write = Box::pin(async move { namespace.write(0, filled(BLOCK, 4)).await });
+        assert!(begin(write.as_mut()).await.is_pending());
+        drained(&script).await;
+        write
+    });
+    drop(core);
+    let mut cx = Context::from_waker(Waker::noop());
+    let Poll::Ready(result) = write.as_mut().poll(&mut cx) else { panic!("nobody would wake it") };
+    assert!(result.expect("the device had done it").iter().all(|&byte| byte == 4));
 }

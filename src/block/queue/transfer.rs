@@ -4,10 +4,10 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 
-use super::flight::{Ended, Kept, RequestId, Wanted, segment};
-use super::port::{CommandKind, Port, Segment};
+use super::flight::{Ended, Kept, Pieces, RequestId, Wanted, segment};
+use super::port::{CommandKind, Port};
 use super::{Queue, QueueEnd, QueueState};
 use crate::error::{BufError, Result};
 use crate::mem::DmaBuf;
@@ -16,13 +16,13 @@ use crate::rt::noted;
 /// What a request works on.
 pub(super) trait Memory: Unpin {
     /// The memory to fill or to write, and what is expected there.
-    fn segments(&mut self, memory: &mut Vec<Segment>, expected: &mut Vec<Segment>);
+    fn segments(&mut self, memory: &mut Pieces, expected: &mut Pieces);
 
     fn into_kept(self) -> Kept;
 }
 
 impl Memory for () {
-    fn segments(&mut self, _memory: &mut Vec<Segment>, _expected: &mut Vec<Segment>) {}
+    fn segments(&mut self, _memory: &mut Pieces, _expected: &mut Pieces) {}
 
     fn into_kept(self) -> Kept {
         Kept::Nothing
@@ -30,7 +30,7 @@ impl Memory for () {
 }
 
 impl Memory for DmaBuf {
-    fn segments(&mut self, memory: &mut Vec<Segment>, _expected: &mut Vec<Segment>) {
+    fn segments(&mut self, memory: &mut Pieces, _expected: &mut Pieces) {
         memory.push(segment(self));
     }
 
@@ -40,7 +40,7 @@ impl Memory for DmaBuf {
 }
 
 impl Memory for Vec<DmaBuf> {
-    fn segments(&mut self, memory: &mut Vec<Segment>, _expected: &mut Vec<Segment>) {
+    fn segments(&mut self, memory: &mut Pieces, _expected: &mut Pieces) {
         memory.extend(self.iter_mut().filter(|buf| !buf.is_empty()).map(|buf| segment(buf)));
     }
 
@@ -51,7 +51,7 @@ impl Memory for Vec<DmaBuf> {
 
 /// What is expected, and what is written.
 impl Memory for (DmaBuf, DmaBuf) {
-    fn segments(&mut self, memory: &mut Vec<Segment>, expected: &mut Vec<Segment>) {
+    fn segments(&mut self, memory: &mut Pieces, expected: &mut Pieces) {
         expected.push(segment(&mut self.0));
         memory.push(segment(&mut self.1));
     }
@@ -72,6 +72,7 @@ pub(super) struct Transfer<P: Port, M: Memory> {
 }
 
 impl<P: Port, M: Memory> Transfer<P, M> {
+    #[inline]
     pub(super) fn new(queue: &Rc<Queue<P>>, wanted: Wanted, memory: M) -> Self {
         Self { queue: Rc::clone(queue), wanted, memory: Some(memory), request: None }
     }
@@ -85,32 +86,81 @@ impl<P: Port, M: Memory> Transfer<P, M> {
         if wanted.kind.only_reads() { Ok(()) } else { info.check_writable(operation) }
     }
 
-    /// Puts the request in line and sends what there is room for.
-    fn begin(&mut self, cx: &mut Context<'_>) -> Option<Ended> {
+    /// Has the request sent, as far as there is room.
+    fn begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool>> {
+        self.check()?;
         // Cloning a waker may be user code: not under the borrow.
         let waker = cx.waker().clone();
-        let memory = self.memory.as_mut()?;
-        let mut state = self.queue.state.borrow_mut();
-        let QueueState { port, flight, .. } = &mut *state;
-        let mut stats = self.queue.stats.borrow_mut();
-        let fill = |pieces: &mut Vec<Segment>, expected: &mut Vec<Segment>| memory.segments(pieces, expected);
-        let id = flight.begin(self.wanted, waker, fill, &mut stats);
+        let queue = &*self.queue;
+        let mut guard = queue.state.borrow_mut();
+        let QueueState { port, flight, end, .. } = &mut *guard;
+        if end.is_some() {
+            drop(guard);
+            return Poll::Ready(Err(queue.closed(self.wanted.kind.name())));
+        }
+        let Some(memory) = &mut self.memory else { return Poll::Pending };
+        let mut stats = queue.stats.borrow_mut();
+        let fill = |pieces: &mut Pieces, expected: &mut Pieces| memory.segments(pieces, expected);
+        let id = flight.begin(self.wanted, waker, fill, (port, &queue.info), &mut stats);
         self.request = Some(id);
-        flight.send(port, &self.queue.info, &mut stats);
-        flight.take_ended(id)
+        let ended = flight.take_ended(id);
+        drop((stats, guard));
+        match ended {
+            None => Poll::Pending,
+            Some(ended) => self.ended(ended),
+        }
     }
 
     /// What became of it, if it has ended.
-    fn proceed(&mut self, id: RequestId, cx: &mut Context<'_>) -> Option<Ended> {
+    #[inline]
+    fn proceed(&mut self, id: RequestId, cx: &mut Context<'_>) -> Poll<Result<bool>> {
         let mut state = self.queue.state.borrow_mut();
-        let ended = state.flight.take_ended(id);
-        if ended.is_none() && !state.flight.wakes(id, cx.waker()) {
+        if let Some(ended) = state.flight.take_ended(id) {
             drop(state);
-            let waker = cx.waker().clone();
-            let before = self.queue.state.borrow_mut().flight.set_waker(id, waker);
-            drop(before);
+            return self.ended(ended);
         }
-        ended
+        match state.end {
+            None if state.flight.wakes(id, cx.waker()) => {}
+            None => {
+                drop(state);
+                let waker = cx.waker().clone();
+                let before = self.queue.state.borrow_mut().flight.set_waker(id, waker);
+                drop(before);
+            }
+            Some(QueueEnd::Clean) => {
+                drop(state);
+                self.request = None;
+                return Poll::Ready(Err(self.queue.closed(self.wanted.kind.name())));
+            }
+            // The device may still work on the memory: nobody gets it.
+            Some(QueueEnd::Uncertain) => {}
+        }
+        Poll::Pending
+    }
+
+    #[inline]
+    fn ended(&mut self, ended: Ended) -> Poll<Result<bool>> {
+        self.request = None;
+        Poll::Ready(match ended {
+            Ok(()) => Ok(true),
+            Err((failure, _)) if failure.miscompare => Ok(false),
+            Err((failure, offset)) => {
+                Err(failure.into_error(self.wanted.kind, &self.queue.info.name, offset))
+            }
+        })
+    }
+
+    /// Whether it is done; a compare-and-write also says whether it found what it expected. The
+    /// memory is the caller's then.
+    // Not inlined, so that the polls around it are: then the memory moves once and not through each
+    // of them.
+    #[inline(never)]
+    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool>> {
+        let polled = match self.request {
+            None => self.begin(cx),
+            Some(id) => self.proceed(id, cx),
+        };
+        noted(waits_for(self.wanted.kind), polled)
     }
 }
 
@@ -119,36 +169,11 @@ impl<P: Port, M: Memory> Future for Transfer<P, M> {
     type Output = std::result::Result<(bool, M), BufError<M>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let this = &mut *self;
-        let end = this.queue.state.borrow().end;
-        let ended = match (this.request, end) {
-            // The device may still work on the memory: nobody gets it.
-            (Some(_), Some(QueueEnd::Uncertain)) => return Poll::Pending,
-            (None, Some(_)) | (Some(_), Some(QueueEnd::Clean)) => {
-                let error = this.queue.closed(this.wanted.kind.name());
-                this.request = None;
-                return Poll::Ready(Err(BufError::new(error, given_back(&mut this.memory))));
-            }
-            (None, None) => {
-                if let Err(error) = this.check() {
-                    return Poll::Ready(Err(BufError::new(error, given_back(&mut this.memory))));
-                }
-                this.begin(cx)
-            }
-            (Some(id), None) => this.proceed(id, cx),
-        };
-        let Some(ended) = ended else {
-            return noted(waits_for(this.wanted.kind), Poll::Pending);
-        };
-        this.request = None;
-        let memory = given_back(&mut this.memory);
-        Poll::Ready(match ended {
-            Ok(()) => Ok((true, memory)),
-            Err((failure, _)) if failure.miscompare => Ok((false, memory)),
-            Err((failure, offset)) => {
-                let error = failure.into_error(this.wanted.kind, &this.queue.info.name, offset);
-                Err(BufError::new(error, memory))
-            }
+        let result = ready!(self.poll_end(cx));
+        let memory = given_back(&mut self.memory);
+        Poll::Ready(match result {
+            Ok(found) => Ok((found, memory)),
+            Err(error) => Err(BufError::new(error, memory)),
         })
     }
 }
@@ -160,9 +185,14 @@ pub(super) struct Moved<P: Port, M: Memory>(pub(super) Transfer<P, M>);
 impl<P: Port, M: Memory> Future for Moved<P, M> {
     type Output = std::result::Result<M, BufError<M>>;
 
-    #[inline]
+    #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        Pin::new(&mut self.0).poll(cx).map_ok(|(_, memory)| memory)
+        let result = ready!(self.0.poll_end(cx));
+        let memory = given_back(&mut self.0.memory);
+        Poll::Ready(match result {
+            Ok(_) => Ok(memory),
+            Err(error) => Err(BufError::new(error, memory)),
+        })
     }
 }
 

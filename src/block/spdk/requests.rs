@@ -1,7 +1,6 @@
 //! Commands that SPDK has: one place per slot, whose address is what SPDK hands back.
 
 use std::cell::Cell;
-use std::collections::VecDeque;
 use std::ffi::c_void;
 use std::rc::Rc;
 
@@ -18,19 +17,96 @@ pub(super) struct Slot {
     pending: Cell<u16>,
     status: Cell<StatusField>,
     /// What SPDK reads during the command: the pieces of its memory, and of what it expects.
-    pieces: Cell<Vec<libc::iovec>>,
-    expected: Cell<Vec<libc::iovec>>,
+    pieces: Pieces,
+    expected: Pieces,
 }
 
-/// The commands that are done, in order.
-#[derive(Default)]
-struct Finished(Cell<VecDeque<(u16, StatusField)>>);
+/// A list for SPDK to read. Its place stays the same until it is filled anew.
+struct Pieces {
+    /// The only one, mostly.
+    one: Cell<libc::iovec>,
+    /// All of them, if there are more.
+    more: Cell<Vec<libc::iovec>>,
+    count: Cell<usize>,
+}
+
+impl Pieces {
+    const fn new() -> Self {
+        let none = libc::iovec { iov_base: std::ptr::null_mut(), iov_len: 0 };
+        Self { one: Cell::new(none), more: Cell::new(Vec::new()), count: Cell::new(0) }
+    }
+
+    #[inline]
+    fn fill(&self, memory: &[Segment]) {
+        self.count.set(memory.len());
+        match memory {
+            [] => {}
+            [piece] => self.one.set(vector(piece)),
+            _ => {
+                let mut more = self.more.take();
+                more.clear();
+                more.extend(memory.iter().map(vector));
+                self.more.set(more);
+            }
+        }
+    }
+
+    #[inline]
+    fn place(&self) -> (*mut libc::iovec, usize) {
+        let count = self.count.get();
+        if count <= 1 {
+            return (self.one.as_ptr(), count);
+        }
+        // Moving a vector leaves its elements where they are.
+        let mut more = self.more.take();
+        let place = more.as_mut_ptr();
+        self.more.set(more);
+        (place, count)
+    }
+}
+
+#[inline]
+fn vector(piece: &Segment) -> libc::iovec {
+    libc::iovec { iov_base: piece.ptr.as_ptr().cast(), iov_len: piece.len }
+}
+
+/// The commands that are done, in order: a ring with room for all slots, each of which is in it
+/// once at most.
+struct Finished {
+    ring: Box<[Cell<(u16, StatusField)>]>,
+    /// How many came in and went out so far.
+    pushed: Cell<usize>,
+    popped: Cell<usize>,
+}
 
 impl Finished {
+    fn new(slots: u16) -> Self {
+        let room = usize::from(slots).next_power_of_two();
+        let ring = (0..room).map(|_| Cell::default()).collect();
+        Self { ring, pushed: Cell::new(0), popped: Cell::new(0) }
+    }
+
+    #[inline]
+    fn place(&self, number: usize) -> &Cell<(u16, StatusField)> {
+        &self.ring[number & (self.ring.len() - 1)]
+    }
+
+    #[inline]
     fn push(&self, slot: u16, status: StatusField) {
-        let mut list = self.0.take();
-        list.push_back((slot, status));
-        self.0.set(list);
+        let pushed = self.pushed.get();
+        debug_assert!(pushed - self.popped.get() < self.ring.len(), "each slot is there once at most");
+        self.place(pushed).set((slot, status));
+        self.pushed.set(pushed + 1);
+    }
+
+    #[inline]
+    fn pop(&self) -> Option<(u16, StatusField)> {
+        let popped = self.popped.get();
+        if popped == self.pushed.get() {
+            return None;
+        }
+        self.popped.set(popped + 1);
+        Some(self.place(popped).get())
     }
 }
 
@@ -42,14 +118,14 @@ pub(super) struct Requests {
 
 impl Requests {
     pub(super) fn new(slots: u16) -> Self {
-        let finished = Rc::new(Finished(Cell::new(VecDeque::with_capacity(slots.into()))));
+        let finished = Rc::new(Finished::new(slots));
         let slot = |number| Slot {
             finished: Rc::clone(&finished),
             number,
             pending: Cell::new(0),
             status: Cell::new(0),
-            pieces: Cell::new(Vec::with_capacity(2)),
-            expected: Cell::default(),
+            pieces: Pieces::new(),
+            expected: Pieces::new(),
         };
         Self { slots: (0..slots).map(slot).collect(), finished }
     }
@@ -59,27 +135,27 @@ impl Requests {
     }
 
     /// Gets a slot ready for a command whose memory is in these pieces.
+    #[inline]
     pub(super) fn begin(&self, slot: u16, memory: &[Segment], expected: &[Segment]) -> &Slot {
         let slot = &self.slots[usize::from(slot)];
         debug_assert_eq!(slot.pending.get(), 0, "the slot is not in use");
         slot.status.set(0);
-        fill(&slot.pieces, memory);
-        fill(&slot.expected, expected);
+        slot.pieces.fill(memory);
+        slot.expected.fill(expected);
         slot
     }
 
     /// Calls `done` for commands that are done, at most `budget` times, and returns how often.
     /// `done` does not call SPDK.
+    #[inline]
     pub(super) fn drain(&self, budget: usize, mut done: impl FnMut(u16, StatusField)) -> usize {
-        let mut list = self.finished.0.take();
         let mut count = 0;
         while count < budget
-            && let Some((slot, status)) = list.pop_front()
+            && let Some((slot, status)) = self.finished.pop()
         {
             done(slot, status);
             count += 1;
         }
-        self.finished.0.set(list);
         count
     }
 }
@@ -104,11 +180,11 @@ impl Slot {
 
     /// Where the pieces are, and how many. They stay there until the slot begins anew.
     pub(super) fn pieces(&self) -> (*mut libc::iovec, usize) {
-        place(&self.pieces)
+        self.pieces.place()
     }
 
     pub(super) fn expected(&self) -> (*mut libc::iovec, usize) {
-        place(&self.expected)
+        self.expected.place()
     }
 
     /// SPDK has the command, and calls back `callbacks` times.
@@ -118,6 +194,7 @@ impl Slot {
 
     /// One callback. The first status that is no success counts, unless `replaces` says that this
     /// one tells more.
+    #[inline]
     pub(super) fn called_back(&self, status: StatusField, replaces: bool) {
         if status != 0 && (self.status.get() == 0 || replaces) {
             self.status.set(status);
@@ -128,23 +205,6 @@ impl Slot {
             self.finished.push(self.number, self.status.get());
         }
     }
-}
-
-fn fill(place: &Cell<Vec<libc::iovec>>, memory: &[Segment]) {
-    let mut pieces = place.take();
-    pieces.clear();
-    pieces.extend(
-        memory.iter().map(|piece| libc::iovec { iov_base: piece.ptr.as_ptr().cast(), iov_len: piece.len }),
-    );
-    place.set(pieces);
-}
-
-fn place(pieces: &Cell<Vec<libc::iovec>>) -> (*mut libc::iovec, usize) {
-    // Moving a vector leaves its elements where they are.
-    let mut taken = pieces.take();
-    let found = (taken.as_mut_ptr(), taken.len());
-    pieces.set(taken);
-    found
 }
 
 /// The slot that SPDK hands back.

@@ -79,6 +79,10 @@ pub(crate) struct BlockOptions {
     /// Arguments for DPDK's environment, such as `-m 256 --no-huge`, for `spdk:`.
     #[arg(long, value_name = "ARGS", allow_hyphen_values = true)]
     eal: Option<String>,
+    /// Time one of N operations of each task, and count the others. Reading the clock takes some
+    /// 20 ns.
+    #[arg(long, value_name = "N", default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=65_536))]
+    time_every: u32,
     /// Draws offsets, in the same order for the same number.
     #[arg(long, value_name = "N", default_value_t = 1)]
     seed: u64,
@@ -220,6 +224,7 @@ fn plan(options: &BlockOptions, namespace: &impl Namespace, jobs: u64) -> Result
         warm_up: Duration::from_secs(warm_up),
         time: Duration::from_secs(options.time),
         style: options.style,
+        time_every: options.time_every,
         verify: options.verify,
         durable: options.durable,
         seed: options.seed,

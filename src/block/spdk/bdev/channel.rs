@@ -38,7 +38,8 @@ pub(in super::super) struct Channel {
     raw: Option<NonNull<sys::spdk_io_channel>>,
     requests: Requests,
     block_shift: u32,
-    buffer_align: usize,
+    /// The bits of an address that must be 0.
+    unaligned: usize,
     blocks: u64,
     reach: Rc<Reach>,
     idle: Idle,
@@ -76,7 +77,7 @@ impl Channel {
             raw: Some(raw),
             requests: Requests::new(SLOTS),
             block_shift: description.block_bytes.trailing_zeros(),
-            buffer_align: usize::try_from(description.buffer_align).unwrap_or(1).max(1),
+            unaligned: usize::try_from(description.buffer_align).unwrap_or(1).max(1).next_power_of_two() - 1,
             blocks: description.blocks,
             reach,
             idle: Idle::new(),
@@ -95,7 +96,7 @@ impl Channel {
     /// if that can be reached at all.
     pub(in super::super) fn accepts(&self, memory: &[Segment]) -> bool {
         (!self.reach.is_reachable() || self.reach.holds(memory))
-            && memory.iter().all(|piece| piece.ptr.addr().get().is_multiple_of(self.buffer_align))
+            && memory.iter().all(|piece| piece.ptr.addr().get() & self.unaligned == 0)
     }
 
     /// # Safety

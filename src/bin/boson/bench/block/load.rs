@@ -70,6 +70,8 @@ pub(super) struct Plan {
     pub(super) warm_up: Duration,
     pub(super) time: Duration,
     pub(super) style: Style,
+    /// One of so many operations of a task is timed.
+    pub(super) time_every: u32,
     pub(super) verify: bool,
     pub(super) durable: bool,
     pub(super) seed: u64,
@@ -162,6 +164,7 @@ mod tests {
             warm_up: Duration::ZERO,
             time: Duration::from_secs(1),
             style: Style::Async,
+            time_every: 1,
             verify,
             durable: false,
             seed: 1,

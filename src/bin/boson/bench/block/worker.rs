@@ -47,7 +47,6 @@ pub(super) struct Side {
 
 impl Side {
     fn record(&mut self, nanos: u64) {
-        self.operations += 1;
         self.latency.record(nanos);
         self.min_nanos = Some(self.min_nanos.map_or(nanos, |min| min.min(nanos)));
     }
@@ -103,7 +102,14 @@ pub(super) fn start(
     rt::named("bench").spawn_on(core, move || async move {
         // Also if it panics: whoever shows progress waits for it.
         let _over = CoreIsOver(&progress);
-        Job::run(&device, plan, number, &progress).await
+        let job = (plan, number, &progress);
+        // Of those whose software counts most, the kind is known when this is compiled.
+        match device.attach().await? {
+            AnyNamespace::Nvme(namespace) => Job::run(namespace, job).await,
+            #[cfg(feature = "spdk")]
+            AnyNamespace::Spdk(namespace) => Job::run(namespace, job).await,
+            namespace => Job::run(namespace, job).await,
+        }
     })
 }
 
@@ -115,8 +121,8 @@ impl Drop for CoreIsOver<'_> {
     }
 }
 
-struct Job {
-    namespace: AnyNamespace,
+struct Job<N> {
+    namespace: N,
     steps: Steps,
     plan: Plan,
     /// Where the core's blocks begin, in bytes.
@@ -137,9 +143,8 @@ struct Verified {
     writes: u32,
 }
 
-impl Job {
-    async fn run(device: &AnyDevice, plan: Plan, number: u64, progress: &Arc<Progress>) -> Result<Counts> {
-        let namespace = device.attach().await?;
+impl<N: Namespace> Job<N> {
+    async fn run(namespace: N, (plan, number, progress): (Plan, u64, &Arc<Progress>)) -> Result<Counts> {
         let now = rt::now();
         let blocks = usize::try_from(plan.blocks).unwrap_or(usize::MAX);
         let job = Rc::new(Self {
@@ -199,15 +204,27 @@ impl Job {
             pattern::fill(&mut buf, rt::now().as_nanos(), self.plan.seed);
             buf
         });
-        let mut began = rt::now();
-        while !self.is_over(began) {
+        let time_every = self.plan.time_every;
+        let mut until_timed = time_every;
+        let mut now = rt::now();
+        while !self.is_over(now) {
             let Some(step) = self.steps.next() else {
                 self.ended.set(true);
                 break;
             };
             let place = if step.is_read { &mut read_into } else { &mut write_from };
             let Some(buf) = place.take() else { break };
+            until_timed -= 1;
+            let is_timed = until_timed == 0;
+            if is_timed && time_every > 1 {
+                now = rt::now();
+            }
+            let began = now;
             let done = match self.verified.as_ref() {
+                // The most frequent load, without a future around the one of the read.
+                None if step.is_read => {
+                    self.namespace.read(self.offset(step.block), buf).await.map_err(Error::from)
+                }
                 None => self.transfer(step, buf).await,
                 Some(verified) => self.transfer_verified(verified, step, buf).await,
             };
@@ -220,9 +237,11 @@ impl Job {
                     break;
                 }
             };
-            let now = rt::now();
-            self.count(step, began, now);
-            began = now;
+            if is_timed {
+                until_timed = time_every;
+                now = rt::now();
+            }
+            self.count(step, began, now, is_timed);
             if self.told.get() == 0 {
                 // Memory is never waited for: the others, and the core, want their turn.
                 rt::yield_now().await;
@@ -236,7 +255,8 @@ impl Job {
         is_late || self.ended.get() || self.progress.is_stopped()
     }
 
-    fn count(&self, step: Step, began: Instant, ended: Instant) {
+    /// One operation more; the times are those of the last one that was timed, or of this one.
+    fn count(&self, step: Step, began: Instant, ended: Instant, is_timed: bool) {
         let told = self.told.get() + 1;
         self.told.set(told);
         if told == TELL_EVERY {
@@ -245,9 +265,12 @@ impl Job {
         if began < self.measure_from || (ended > self.until && !self.plan.is_one_pass()) {
             return;
         }
-        let nanos = u64::try_from(ended.saturating_since(began).as_nanos()).unwrap_or(u64::MAX);
         let mut counts = self.counts.borrow_mut();
-        if step.is_read { counts.reads.record(nanos) } else { counts.writes.record(nanos) }
+        let side = if step.is_read { &mut counts.reads } else { &mut counts.writes };
+        side.operations += 1;
+        if is_timed {
+            side.record(u64::try_from(ended.saturating_since(began).as_nanos()).unwrap_or(u64::MAX));
+        }
     }
 
     fn offset(&self, block: u64) -> u64 {
