@@ -4,14 +4,14 @@ use std::future::Future;
 use std::mem;
 use std::pin::Pin;
 use std::rc::Rc;
-use std::task::{Context, Poll, ready};
+use std::task::{Context, Poll};
 
 use super::flight::{Ended, Kept, Pieces, RequestId, Wanted, segment};
 use super::port::{CommandKind, Port};
 use super::{Queue, QueueEnd, QueueState};
-use crate::error::{BufError, Result};
+use crate::error::{BufError, Error, Result};
 use crate::mem::DmaBuf;
-use crate::rt::noted;
+use crate::rt::task::waiting_for;
 
 /// What a request works on.
 pub(super) trait Memory: Unpin {
@@ -61,6 +61,17 @@ impl Memory for (DmaBuf, DmaBuf) {
     }
 }
 
+/// How a request stands.
+// Two words that fit into registers, which no nesting of `Poll` and `Result` does.
+enum Progress {
+    Pending,
+    /// It is done.
+    Done,
+    /// A compare-and-write found something else.
+    Missed,
+    Failed(Error),
+}
+
 /// A request, from its first poll to its end; gives its memory back.
 #[must_use = "futures do nothing unless awaited"]
 pub(super) struct Transfer<P: Port, M: Memory> {
@@ -87,8 +98,10 @@ impl<P: Port, M: Memory> Transfer<P, M> {
     }
 
     /// Has the request sent, as far as there is room.
-    fn begin(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool>> {
-        self.check()?;
+    fn begin(&mut self, cx: &mut Context<'_>) -> Progress {
+        if let Err(error) = self.check() {
+            return Progress::Failed(error);
+        }
         // Cloning a waker may be user code: not under the borrow.
         let waker = cx.waker().clone();
         let queue = &*self.queue;
@@ -96,9 +109,9 @@ impl<P: Port, M: Memory> Transfer<P, M> {
         let QueueState { port, flight, end, .. } = &mut *guard;
         if end.is_some() {
             drop(guard);
-            return Poll::Ready(Err(queue.closed(self.wanted.kind.name())));
+            return Progress::Failed(queue.closed(self.wanted.kind.name()));
         }
-        let Some(memory) = &mut self.memory else { return Poll::Pending };
+        let Some(memory) = &mut self.memory else { return Progress::Pending };
         let mut stats = queue.stats.borrow_mut();
         let fill = |pieces: &mut Pieces, expected: &mut Pieces| memory.segments(pieces, expected);
         let id = flight.begin(self.wanted, waker, fill, (port, &queue.info), &mut stats);
@@ -106,14 +119,14 @@ impl<P: Port, M: Memory> Transfer<P, M> {
         let ended = flight.take_ended(id);
         drop((stats, guard));
         match ended {
-            None => Poll::Pending,
+            None => Progress::Pending,
             Some(ended) => self.ended(ended),
         }
     }
 
     /// What became of it, if it has ended.
     #[inline]
-    fn proceed(&mut self, id: RequestId, cx: &mut Context<'_>) -> Poll<Result<bool>> {
+    fn proceed(&mut self, id: RequestId, cx: &mut Context<'_>) -> Progress {
         let mut state = self.queue.state.borrow_mut();
         if let Some(ended) = state.flight.take_ended(id) {
             drop(state);
@@ -130,37 +143,39 @@ impl<P: Port, M: Memory> Transfer<P, M> {
             Some(QueueEnd::Clean) => {
                 drop(state);
                 self.request = None;
-                return Poll::Ready(Err(self.queue.closed(self.wanted.kind.name())));
+                return Progress::Failed(self.queue.closed(self.wanted.kind.name()));
             }
             // The device may still work on the memory: nobody gets it.
             Some(QueueEnd::Uncertain) => {}
         }
-        Poll::Pending
+        Progress::Pending
     }
 
     #[inline]
-    fn ended(&mut self, ended: Ended) -> Poll<Result<bool>> {
+    fn ended(&mut self, ended: Ended) -> Progress {
         self.request = None;
-        Poll::Ready(match ended {
-            Ok(()) => Ok(true),
-            Err((failure, _)) if failure.miscompare => Ok(false),
+        match ended {
+            Ok(()) => Progress::Done,
+            Err((failure, _)) if failure.miscompare => Progress::Missed,
             Err((failure, offset)) => {
-                Err(failure.into_error(self.wanted.kind, &self.queue.info.name, offset))
+                Progress::Failed(failure.into_error(self.wanted.kind, &self.queue.info.name, offset))
             }
-        })
+        }
     }
 
-    /// Whether it is done; a compare-and-write also says whether it found what it expected. The
-    /// memory is the caller's then.
+    /// How it stands. Unless it is pending, the memory is the caller's.
     // Not inlined, so that the polls around it are: then the memory moves once and not through each
     // of them.
     #[inline(never)]
-    fn poll_end(&mut self, cx: &mut Context<'_>) -> Poll<Result<bool>> {
-        let polled = match self.request {
+    fn progress(&mut self, cx: &mut Context<'_>) -> Progress {
+        let progress = match self.request {
             None => self.begin(cx),
             Some(id) => self.proceed(id, cx),
         };
-        noted(waits_for(self.wanted.kind), polled)
+        if matches!(progress, Progress::Pending) {
+            waiting_for(waits_for(self.wanted.kind));
+        }
+        progress
     }
 }
 
@@ -169,12 +184,15 @@ impl<P: Port, M: Memory> Future for Transfer<P, M> {
     type Output = std::result::Result<(bool, M), BufError<M>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(self.poll_end(cx));
-        let memory = given_back(&mut self.memory);
-        Poll::Ready(match result {
-            Ok(found) => Ok((found, memory)),
-            Err(error) => Err(BufError::new(error, memory)),
-        })
+        let found = match self.progress(cx) {
+            Progress::Pending => return Poll::Pending,
+            Progress::Failed(error) => {
+                return Poll::Ready(Err(BufError::new(error, given_back(&mut self.memory))));
+            }
+            Progress::Done => true,
+            Progress::Missed => false,
+        };
+        Poll::Ready(Ok((found, given_back(&mut self.memory))))
     }
 }
 
@@ -187,12 +205,11 @@ impl<P: Port, M: Memory> Future for Moved<P, M> {
 
     #[inline(always)]
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let result = ready!(self.0.poll_end(cx));
-        let memory = given_back(&mut self.0.memory);
-        Poll::Ready(match result {
-            Ok(_) => Ok(memory),
-            Err(error) => Err(BufError::new(error, memory)),
-        })
+        match self.0.progress(cx) {
+            Progress::Pending => Poll::Pending,
+            Progress::Done | Progress::Missed => Poll::Ready(Ok(given_back(&mut self.0.memory))),
+            Progress::Failed(error) => Poll::Ready(Err(BufError::new(error, given_back(&mut self.0.memory)))),
+        }
     }
 }
 

@@ -220,23 +220,26 @@ impl<N: Namespace> Job<N> {
                 now = rt::now();
             }
             let began = now;
-            let done = match self.verified.as_ref() {
+            let failed = match self.verified.as_ref() {
                 // The most frequent load, without a future around the one of the read.
-                None if step.is_read => {
-                    self.namespace.read(self.offset(step.block), buf).await.map_err(Error::from)
-                }
-                None => self.transfer(step, buf).await,
-                Some(verified) => self.transfer_verified(verified, step, buf).await,
+                None if step.is_read => match self.namespace.read(self.offset(step.block), buf).await {
+                    Ok(buf) => given_back(place, buf),
+                    Err(error) => Some(error.into()),
+                },
+                None => match self.transfer(step, buf).await {
+                    Ok(buf) => given_back(place, buf),
+                    Err(error) => Some(error),
+                },
+                Some(verified) => match self.transfer_verified(verified, step, buf).await {
+                    Ok(buf) => given_back(place, buf),
+                    Err(error) => Some(error),
+                },
             };
-            *place = match done {
-                Ok(buf) => Some(buf),
-                Err(error) => {
-                    self.ended.set(true);
-                    let mut counts = self.counts.borrow_mut();
-                    counts.failure.get_or_insert(error);
-                    break;
-                }
-            };
+            if let Some(error) = failed {
+                self.ended.set(true);
+                self.counts.borrow_mut().failure.get_or_insert(error);
+                break;
+            }
             if is_timed {
                 until_timed = time_every;
                 now = rt::now();
@@ -337,6 +340,12 @@ impl<N: Namespace> Job<N> {
             counts.told.push(format!("at {offset} {wrong}"));
         }
     }
+}
+
+/// Puts a buffer back to its place. No error is left over.
+fn given_back(place: &mut Option<DmaBuf>, buf: DmaBuf) -> Option<Error> {
+    *place = Some(buf);
+    None
 }
 
 impl Verified {
