@@ -34,9 +34,9 @@ type RedisServer = Server<RtEnv, AnyNamespace>;
 pub(crate) struct ServeOptions {
     #[command(flatten)]
     server: ServerOptions,
-    /// The namespace of the store: `file:PATH`, `file:PATH?size=64G`, `blk:/dev/NAME` or
-    /// `mem:SIZE`; with SPDK built in `spdk:pcie/BDF/NSID`, `spdk:tcp/IP:PORT/NQN/NSID` or
-    /// `spdk:bdev/NAME`.
+    /// The namespace of the store: `file:PATH`, `file:PATH?size=64G`, `blk:/dev/NAME`,
+    /// `nvme:BDF/NSID`, `ng:/dev/NAME` or `mem:SIZE`; with SPDK built in `spdk:pcie/BDF/NSID`,
+    /// `spdk:tcp/IP:PORT/NQN/NSID` or `spdk:bdev/NAME`.
     #[arg(long, value_name = "URL", default_value = "file:boson.data")]
     store: Spelled<NamespaceAddress>,
     /// SPDK's configuration (its JSON), which makes the devices of `spdk:bdev/NAME`.

@@ -1,20 +1,29 @@
-//! The kernel's tables of mounts and of swap areas.
+//! The kernel's tables of mounts, of swap areas and of what it serves to other machines.
 
 use std::fs;
 
 use super::controller::{BlockNode, device_number};
-use super::root::SystemRoot;
+use super::root::{SystemRoot, attribute, names_in};
 
 /// The table of mounts, below the root.
 pub(super) const MOUNTS: &str = "proc/self/mountinfo";
 
-/// Mounts and swap areas.
+/// What the kernel's NVMe target serves, in the file system through which it is configured.
+const TARGET: &str = "sys/kernel/config/nvmet/subsystems";
+
+/// Mounts, swap areas and exports.
 pub(super) struct Tables {
     mounts: Vec<Mount>,
     /// Why the mounts are not known.
     pub(super) unreadable: Option<String>,
     /// As they were named when they were added.
     swaps: Vec<String>,
+    exports: Vec<Export>,
+}
+
+struct Export {
+    device: String,
+    subsystem: String,
 }
 
 struct Mount {
@@ -39,6 +48,7 @@ impl Tables {
                 .skip(1)
                 .filter_map(|line| line.split_whitespace().next().map(unescape))
                 .collect(),
+            exports: exports(root),
         }
     }
 
@@ -56,6 +66,28 @@ impl Tables {
     pub(super) fn is_swap(&self, root: &SystemRoot, node: &BlockNode) -> bool {
         self.swaps.iter().any(|swap| names(root, swap, &node.name))
     }
+
+    /// The subsystem as part of which the kernel serves a device to other machines.
+    pub(super) fn export(&self, root: &SystemRoot, node: &BlockNode) -> Option<&str> {
+        let export = self.exports.iter().find(|export| names(root, &export.device, &node.name))?;
+        Some(&export.subsystem)
+    }
+}
+
+/// The namespaces of the kernel's NVMe target that are switched on. It opens their devices without
+/// a claim on them.
+fn exports(root: &SystemRoot) -> Vec<Export> {
+    let subsystems = root.path(TARGET);
+    let of = |subsystem: String| {
+        let namespaces = subsystems.join(&subsystem).join("namespaces");
+        names_in(&namespaces).into_iter().filter_map(move |number| {
+            let namespace = namespaces.join(number);
+            let is_on = attribute(&namespace.join("enable")).as_deref() == Some("1");
+            let device = attribute(&namespace.join("device_path")).filter(|_| is_on)?;
+            Some(Export { device, subsystem: subsystem.clone() })
+        })
+    };
+    names_in(&subsystems).into_iter().flat_map(of).collect()
 }
 
 /// Whether `path`, as the kernel prints it, is the node of the device `name`, itself or through a

@@ -261,6 +261,21 @@ mod use_of_namespaces {
     }
 
     #[test]
+    fn what_is_served_to_other_machines() {
+        let machine = machine();
+        machine.partition("nvme0n1", 2);
+        let namespace = "sys/kernel/config/nvmet/subsystems/nqn.2026-11.example:disk/namespaces/1";
+        machine.file(&format!("{namespace}/device_path"), "/dev/nvme0n1p2\n");
+        machine.file(&format!("{namespace}/enable"), "0\n");
+        let is_export = |usage: &Usage| matches!(usage, Usage::Exported { .. });
+        assert!(!usages(&machine).iter().any(is_export), "it is switched off");
+        machine.file(&format!("{namespace}/enable"), "1\n");
+        let refusal = refusal(&machine);
+        let served = "/dev/nvme0n1p2 is served to other machines as nqn.2026-11.example:disk";
+        assert!(refusal.contains(served), "{refusal}");
+    }
+
+    #[test]
     fn an_lvm_volume_on_a_partition_with_a_mount_on_it() {
         let machine = machine();
         machine.partition("nvme0n1", 1);

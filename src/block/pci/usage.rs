@@ -38,6 +38,13 @@ pub enum Usage {
         /// What is made of it.
         by: String,
     },
+    /// The kernel's NVMe target serves it to other machines.
+    Exported {
+        /// The node of the device.
+        device: PathBuf,
+        /// The subsystem that it is in, by its name (NQN).
+        subsystem: String,
+    },
     /// A process has it open.
     Open {
         /// The node of the device.
@@ -81,6 +88,9 @@ impl fmt::Display for Usage {
             Self::Mounted { device, at } => write!(f, "{} is mounted at {at}", device.display()),
             Self::Swap { device } => write!(f, "{} is used as swap", device.display()),
             Self::Held { device, by } => write!(f, "{} is part of {by}", device.display()),
+            Self::Exported { device, subsystem } => {
+                write!(f, "{} is served to other machines as {subsystem}", device.display())
+            }
             Self::Open { device, process, command } => {
                 write!(f, "{} is open in process {process} ({command})", device.display())
             }
@@ -193,6 +203,9 @@ pub(super) fn look(root: &SystemRoot, controller: &FoundController) -> (Vec<Vec<
             if let Some(at) = tables.mount_point(root, node) {
                 usages.push(Usage::Mounted { device: device.clone(), at: at.to_owned() });
             }
+            if let Some(subsystem) = tables.export(root, node) {
+                usages.push(Usage::Exported { device: device.clone(), subsystem: subsystem.to_owned() });
+            }
             if tables.is_swap(root, node) {
                 usages.push(Usage::Swap { device });
             }
@@ -259,11 +272,12 @@ impl Usage {
             Self::Mounted { .. } => 0,
             Self::Swap { .. } => 1,
             Self::Held { .. } => 2,
-            Self::Open { .. } => 3,
-            Self::Claimed { .. } => 4,
-            Self::Unknown { .. } => 5,
-            Self::Partitioned { .. } => 6,
-            Self::Foreign { .. } => 7,
+            Self::Exported { .. } => 3,
+            Self::Open { .. } => 4,
+            Self::Claimed { .. } => 5,
+            Self::Unknown { .. } => 6,
+            Self::Partitioned { .. } => 7,
+            Self::Foreign { .. } => 8,
         }
     }
 }

@@ -49,14 +49,14 @@ impl Group {
         if name.trim() == "vfio-noiommu" {
             return Err(failed(ErrorKind::Unsupported).because(
                 "VFIO is in its no-IOMMU mode, in which a device may write to all of the machine's memory, and \
-                 boson does not use it: switch the IOMMU on (kernel command line intel_iommu=on or \
-                 amd_iommu=on)",
+                 boson does not use it: switch the IOMMU on (in the firmware, and for Intel's with \
+                 intel_iommu=on on the kernel's command line)",
             ));
         }
         let number = link_name(&group).and_then(|name| name.parse().ok()).ok_or_else(|| {
             failed(ErrorKind::Unsupported).because(
-                "no IOMMU is at work for this device: switch on VT-d or AMD-Vi in the firmware and boot with \
-                 intel_iommu=on or amd_iommu=on on the kernel's command line",
+                "no IOMMU is at work for this device: switch on VT-d or AMD-Vi in the firmware, and for VT-d \
+                 boot with intel_iommu=on on the kernel's command line",
             )
         })?;
         let holder = match link_name(&device.join("driver")) {

@@ -18,7 +18,7 @@ use std::time::Duration;
 use boson::block::{AnyDevice, Device, Namespace, NamespaceAddress, NamespaceConfig, first_data, parse_size};
 use boson::rt::signal::Signals;
 use boson::rt::time::{Clock, MonotonicClock};
-use boson::rt::{self, Core, CoreConfig, CoreThread};
+use boson::rt::{self, Core, CoreConfig, CoreThread, Idle};
 use boson::{Error, ErrorKind, Result};
 use clap::{Args, ValueEnum};
 
@@ -31,8 +31,8 @@ use worker::Counts;
 
 #[derive(Args, Debug)]
 pub(crate) struct BlockOptions {
-    /// The namespace: `file:PATH?size=4G`, `blk:/dev/NAME`, `mem:SIZE` and so on, as for `boson
-    /// serve --store`.
+    /// The namespace: `file:PATH?size=4G`, `blk:/dev/NAME`, `nvme:BDF/NSID`, `ng:/dev/NAME`,
+    /// `mem:SIZE` and so on, as for `boson serve --store`.
     #[arg(value_name = "URL")]
     namespace: Spelled<NamespaceAddress>,
     /// What to do.
@@ -64,6 +64,9 @@ pub(crate) struct BlockOptions {
     /// Each operation is under way in one of these.
     #[arg(long, value_enum, default_value_t = Style::Async)]
     style: Style,
+    /// What a core does while nothing happens.
+    #[arg(long, value_enum, default_value_t = IdleStyle::Adaptive)]
+    idle: IdleStyle,
     /// Write blocks that tell where they belong, and check the blocks that are read.
     #[arg(long)]
     verify: bool,
@@ -99,6 +102,26 @@ enum Style {
     Coroutine,
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum IdleStyle {
+    /// It polls for a while, where that paid lately, and then sleeps.
+    Adaptive,
+    /// It polls: the shortest latency, for all of the CPU.
+    Poll,
+    /// It sleeps: the least CPU.
+    Sleep,
+}
+
+impl IdleStyle {
+    fn of(self, config: CoreConfig) -> CoreConfig {
+        match self {
+            Self::Adaptive => config,
+            Self::Poll => config.idle(Idle::Poll),
+            Self::Sleep => config.idle(Idle::Sleep),
+        }
+    }
+}
+
 fn size(text: &str) -> std::result::Result<u64, String> {
     parse_size(text).ok_or_else(|| format!("`{text}` is no size; write one such as 4K or 2G"))
 }
@@ -126,7 +149,7 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
     let buffers = u64::from(options.depth).saturating_mul(options.block_size.next_power_of_two().max(4096));
     let arena =
         usize::try_from(buffers.saturating_mul(2).clamp(16 << 20, MAX_ARENA_BYTES)).unwrap_or(usize::MAX);
-    let config = |config: CoreConfig| config.clock(Arc::clone(&clock)).arena_bytes(arena);
+    let config = |config: CoreConfig| options.idle.of(config.clock(Arc::clone(&clock)).arena_bytes(arena));
     let mut configs = start::core_configs(options.cores.as_ref()).into_iter().map(config);
     let Some(first) = configs.next() else { return Ok(()) };
     let core = Core::new(&first)?;

@@ -53,8 +53,9 @@ fn iommu(root: &SystemRoot) -> Finding {
     let boots_with = |option: &str| command_line.split_whitespace().any(|word| word == option);
     let (detail, help) = if table("DMAR") && !boots_with("intel_iommu=on") {
         ("there is one, but it is off", "boot with intel_iommu=on")
-    } else if table("IVRS") && !boots_with("amd_iommu=on") {
-        ("there is one, but it is off", "boot with amd_iommu=on")
+    } else if table("IVRS") && boots_with("amd_iommu=off") {
+        // Linux uses it without an option, and has none that says "on".
+        ("there is one, but it is off", "boot without amd_iommu=off")
     } else if table("DMAR") || table("IVRS") {
         ("there is one, but the kernel does not use it", "dmesg | grep -i -e iommu -e dmar")
     } else if flags(&processor).any(|flag| flag == "hypervisor") {
@@ -64,7 +65,7 @@ fn iommu(root: &SystemRoot) -> Finding {
              then boot with intel_iommu=on",
         )
     } else if processor.contains("AuthenticAMD") {
-        ("none is found", "turn on IOMMU (AMD-Vi) in the firmware's setup, and boot with amd_iommu=on")
+        ("none is found", "turn on IOMMU (AMD-Vi) in the firmware's setup")
     } else if processor.contains("GenuineIntel") {
         ("none is found", "turn on VT-d in the firmware's setup, and boot with intel_iommu=on")
     } else {
@@ -271,16 +272,17 @@ mod tests {
         machine.remove("sys/kernel/iommu_groups");
         assert!(machine.iommu_help().contains("firmware"));
         machine.file("proc/cpuinfo", "vendor_id\t: AuthenticAMD\nflags\t\t: fpu vme\n");
-        assert!(machine.iommu_help().contains("amd_iommu=on"));
+        assert!(machine.iommu_help().contains("AMD-Vi"));
         machine.file("proc/cpuinfo", "vendor_id\t: GenuineIntel\nflags\t\t: fpu vme\n");
         assert!(machine.iommu_help().contains("VT-d"));
         machine.file("proc/cpuinfo", "vendor_id\t: GenuineIntel\nflags\t\t: fpu hypervisor vme\n");
         assert!(machine.iommu_help().contains("QEMU"));
         machine.file("sys/firmware/acpi/tables/IVRS", "");
-        assert_eq!(machine.iommu_help(), "boot with amd_iommu=on");
+        machine.file("proc/cmdline", "ro quiet amd_iommu=off\n");
+        assert_eq!(machine.iommu_help(), "boot without amd_iommu=off");
         machine.file("sys/firmware/acpi/tables/DMAR", "");
         assert_eq!(machine.iommu_help(), "boot with intel_iommu=on");
-        machine.file("proc/cmdline", "ro quiet intel_iommu=on amd_iommu=on\n");
+        machine.file("proc/cmdline", "ro quiet intel_iommu=on\n");
         assert!(machine.iommu_help().starts_with("dmesg"));
     }
 
