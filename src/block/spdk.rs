@@ -30,6 +30,7 @@ mod attach;
 mod bdev;
 mod control;
 mod controller;
+mod description;
 mod env;
 mod managed;
 mod port;
@@ -43,16 +44,16 @@ use std::fs;
 use std::sync::Arc;
 
 use super::queue::QueueNamespace;
-use super::{Device, Namespace, NamespaceConfig, NamespaceInfo, SpdkAddress};
+use super::{Device, NamespaceConfig, NamespaceInfo, SpdkAddress, namespace_by_its_field};
 use crate::eal::{Eal, EalConfig};
-use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
-use crate::mem::DmaBuf;
+use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
 use attach::ControllerAddress;
 use bdev::Bdev;
 use bdev::channel::Channel;
 use control::{Control, Request};
-use controller::{Controller, Description};
+use controller::Controller;
+use description::Description;
 use env::Env;
 use port::SpdkPort;
 use queue_pair::QueuePair;
@@ -146,20 +147,20 @@ impl Opened {
             namespace.blocks.saturating_mul(namespace.block_bytes.into()),
             namespace.block_bytes,
         );
-        info.model = description.model();
+        info.model = description.controller.model.clone();
         info.max_transfer_bytes = namespace.max_transfer_bytes;
         info.optimal_boundary_bytes = bytes(namespace.boundary_blocks);
         let (atomic, boundary) = description.atomic_blocks();
         info.atomic_write_bytes = bytes(atomic);
         info.atomic_boundary_bytes = bytes(boundary);
-        info.volatile_cache = description.has_volatile_cache() && namespace.flush;
+        info.volatile_cache = description.controller.volatile_cache && namespace.flush;
         info.forced_unit_access = true;
         info.trim = namespace.trim;
         info.write_zeroes = namespace.write_zeroes;
         if namespace.compare_and_write {
             info.max_compare_and_write_bytes = namespace.block_bytes;
         }
-        info.read_only = description.is_read_only();
+        info.read_only = description.identity.write_protected;
         Ok(Self { info, kind: Kind::Controller { controller, nsid, description } })
     }
 
@@ -241,69 +242,4 @@ impl fmt::Debug for SpdkDevice {
 #[derive(Clone, Debug)]
 pub struct SpdkNamespace(QueueNamespace<SpdkPort>);
 
-impl Namespace for SpdkNamespace {
-    fn info(&self) -> &NamespaceInfo {
-        self.0.info()
-    }
-
-    fn size_bytes(&self) -> u64 {
-        self.0.size_bytes()
-    }
-
-    async fn read(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        self.0.read(offset, buf).await
-    }
-
-    async fn write(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        self.0.write(offset, buf).await
-    }
-
-    async fn read_vectored(
-        &self,
-        offset: u64,
-        bufs: Vec<DmaBuf>,
-    ) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
-        self.0.read_vectored(offset, bufs).await
-    }
-
-    async fn write_vectored(
-        &self,
-        offset: u64,
-        bufs: Vec<DmaBuf>,
-    ) -> Result<Vec<DmaBuf>, BufError<Vec<DmaBuf>>> {
-        self.0.write_vectored(offset, bufs).await
-    }
-
-    async fn write_durable(&self, offset: u64, buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {
-        self.0.write_durable(offset, buf).await
-    }
-
-    async fn flush(&self) -> Result<()> {
-        self.0.flush().await
-    }
-
-    async fn trim(&self, offset: u64, len: u64) -> Result<()> {
-        self.0.trim(offset, len).await
-    }
-
-    async fn write_zeroes(&self, offset: u64, len: u64) -> Result<()> {
-        self.0.write_zeroes(offset, len).await
-    }
-
-    async fn compare_and_write(
-        &self,
-        offset: u64,
-        expected: DmaBuf,
-        new: DmaBuf,
-    ) -> BufResult<bool, (DmaBuf, DmaBuf)> {
-        self.0.compare_and_write(offset, expected, new).await
-    }
-
-    async fn grow(&self, size_bytes: u64) -> Result<()> {
-        self.0.grow(size_bytes).await
-    }
-
-    async fn shrink(&self, size_bytes: u64) -> Result<()> {
-        self.0.shrink(size_bytes).await
-    }
-}
+namespace_by_its_field!(SpdkNamespace, 0);

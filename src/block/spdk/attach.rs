@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
-use super::controller::{ControllerState, Keeper};
+use super::controller::{ADMIN_TIMEOUT_MS, ControllerState, Keeper};
 use super::env::{Env, capture, words};
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::Instant;
@@ -55,6 +55,14 @@ impl ControllerAddress {
     }
 }
 
+/// How far an attempt is.
+pub(super) enum Progress {
+    UnderWay,
+    /// It takes too long for whoever asked. It is to be polled on: SPDK ends it by itself.
+    Late(Error),
+    Ended(Result<ControllerState>),
+}
+
 /// A controller that is being attached.
 pub(super) struct Attaching {
     env: Env,
@@ -64,19 +72,25 @@ pub(super) struct Attaching {
     attempt: Option<(NonNull<sys::boson_spdk_attach>, Instant)>,
     /// The first error that SPDK logged.
     reason: String,
+    is_late: bool,
 }
 
 impl Attaching {
     pub(super) fn new(env: Env, address: ControllerAddress, keeper: &'static dyn Keeper) -> Self {
-        Self { env, address, keeper, attempt: None, reason: String::new() }
+        Self { env, address, keeper, attempt: None, reason: String::new(), is_late: false }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.address.name
     }
 
-    /// Goes on. `None` while it is not done.
-    pub(super) fn poll(&mut self, now: Instant) -> Option<Result<ControllerState>> {
+    /// Whether SPDK has it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.attempt.is_some()
+    }
+
+    /// Goes on.
+    pub(super) fn poll(&mut self, now: Instant) -> Progress {
         let Some((attempt, since)) = self.attempt else { return self.start(now) };
         let mut controller = ptr::null_mut();
         let (code, reason) = capture(|| {
@@ -88,16 +102,16 @@ impl Attaching {
             self.reason = reason;
         }
         if code == -libc::EAGAIN {
-            if now.saturating_since(since) > ATTACH_TIMEOUT {
-                // SPDK cannot be told to stop; its own timeouts end the attempt later, unseen.
-                return Some(Err(self.error(ErrorKind::TimedOut, code)));
+            if !self.is_late && now.saturating_since(since) > ATTACH_TIMEOUT {
+                self.is_late = true;
+                return Progress::Late(self.error(ErrorKind::TimedOut, code));
             }
-            return None;
+            return Progress::UnderWay;
         }
         let Some(controller) = NonNull::new(controller) else {
-            return Some(Err(self.error(ErrorKind::NotFound, code)));
+            return Progress::Ended(Err(self.error(ErrorKind::NotFound, code)));
         };
-        Some(Ok(ControllerState::new(
+        Progress::Ended(Ok(ControllerState::new(
             controller,
             self.env,
             self.keeper,
@@ -106,9 +120,9 @@ impl Attaching {
         )))
     }
 
-    fn start(&mut self, now: Instant) -> Option<Result<ControllerState>> {
+    fn start(&mut self, now: Instant) -> Progress {
         let Ok(transport) = CString::new(self.address.transport.as_str()) else {
-            return Some(Err(self.error(ErrorKind::InvalidInput, -libc::EINVAL)));
+            return Progress::Ended(Err(self.error(ErrorKind::InvalidInput, -libc::EINVAL)));
         };
         let options = sys::boson_spdk_attach_options {
             io_queues: 1024,
@@ -116,6 +130,7 @@ impl Attaching {
             requests: REQUESTS,
             keep_alive_ms: KEEP_ALIVE_MS,
             connect_timeout_ms: CONNECT_TIMEOUT_MS,
+            admin_timeout_ms: ADMIN_TIMEOUT_MS,
             interrupts: false,
         };
         let mut code = 0;
@@ -128,9 +143,9 @@ impl Attaching {
         match NonNull::new(attempt) {
             Some(attempt) => {
                 self.attempt = Some((attempt, now));
-                None
+                Progress::UnderWay
             }
-            None => Some(Err(self.error(ErrorKind::NotFound, code))),
+            None => Progress::Ended(Err(self.error(ErrorKind::NotFound, code))),
         }
     }
 
