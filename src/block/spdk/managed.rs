@@ -106,10 +106,7 @@ impl Managed {
     /// Whether it wants another turn soon.
     pub(super) fn is_busy(&self) -> bool {
         self.detach.is_some()
-            || !matches!(
-                self.stage,
-                Stage::Serving | Stage::Pausing { .. } | Stage::Gone | Stage::Released
-            )
+            || !matches!(self.stage, Stage::Serving | Stage::Pausing { .. } | Stage::Gone | Stage::Released)
     }
 
     pub(super) fn detach(&mut self, reply: Sender<()>) {
@@ -128,11 +125,7 @@ impl Managed {
             && !self.state.has_abandoned()
             && matches!(
                 self.stage,
-                Stage::Serving
-                    | Stage::Draining
-                    | Stage::Disconnecting
-                    | Stage::Pausing { .. }
-                    | Stage::Gone
+                Stage::Serving | Stage::Draining | Stage::Disconnecting | Stage::Pausing { .. } | Stage::Gone
             )
         {
             self.start_detaching();
@@ -196,15 +189,17 @@ impl Managed {
         let why = match self.stage {
             Stage::Serving => None,
             Stage::Pausing { .. } => Some(self.state.reason()),
-            Stage::Gone | Stage::Detaching(_) | Stage::Released => Some("the controller was removed".to_owned()),
+            Stage::Gone | Stage::Detaching(_) | Stage::Released => {
+                Some("the controller was removed".to_owned())
+            }
             _ => return,
         };
         for (nsid, reply) in mem::take(&mut self.describing) {
             let answer = match &why {
                 None => Description::of(&self.state, nsid),
-                Some(why) => {
-                    Err(Error::new(ErrorKind::Closed, "open namespace").at(name.to_owned()).because(why.clone()))
-                }
+                Some(why) => Err(Error::new(ErrorKind::Closed, "open namespace")
+                    .at(name.to_owned())
+                    .because(why.clone())),
             };
             // Who asked may be gone.
             let _ = reply.send(answer);
