@@ -268,6 +268,12 @@ uint32_t boson_spdk_ready_timeout_ms(struct spdk_nvme_ctrlr *controller)
 	return (uint32_t)spdk_nvme_ctrlr_get_regs_cap(controller).bits.to * 500;
 }
 
+void boson_spdk_ask_for_queues(struct spdk_nvme_ctrlr *controller, uint32_t io_queues)
+{
+	/* These are the controller's own options, which SPDK changes too; only its users may not. */
+	((struct spdk_nvme_ctrlr_opts *)spdk_nvme_ctrlr_get_opts(controller))->num_io_queues = io_queues;
+}
+
 #define PCI_COMMAND 4
 #define PCI_COMMAND_MASTER 4
 

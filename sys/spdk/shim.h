@@ -112,6 +112,12 @@ void boson_spdk_disable(struct spdk_nvme_ctrlr *controller);
 /* How long the controller may take for that (CAP.TO). */
 uint32_t boson_spdk_ready_timeout_ms(struct spdk_nvme_ctrlr *controller);
 
+/*
+ * How many queue pairs the controller is asked for when it is connected again. SPDK would ask for as many as it was given
+ * the last time. Only while the controller is disconnected.
+ */
+void boson_spdk_ask_for_queues(struct spdk_nvme_ctrlr *controller, uint32_t io_queues);
+
 /* Allows a controller on the bus to reach memory, or keeps it from it (the command register of its PCI function). */
 int boson_spdk_set_bus_master(struct spdk_nvme_ctrlr *controller, bool allowed);
 

@@ -20,6 +20,9 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
 pub(super) const QUEUE_ENTRIES: u32 = 256;
 pub(super) const REQUESTS: u32 = 4 * QUEUE_ENTRIES;
 
+/// The most queue pairs that a controller is asked for.
+pub(super) const IO_QUEUES: u32 = 1024;
+
 const KEEP_ALIVE_MS: u32 = 10_000;
 const CONNECT_TIMEOUT_MS: u32 = 10_000;
 
@@ -125,7 +128,7 @@ impl Attaching {
             return Progress::Ended(Err(self.error(ErrorKind::InvalidInput, -libc::EINVAL)));
         };
         let options = sys::boson_spdk_attach_options {
-            io_queues: 1024,
+            io_queues: IO_QUEUES,
             queue_entries: QUEUE_ENTRIES,
             requests: REQUESTS,
             keep_alive_ms: KEEP_ALIVE_MS,

@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
+use super::attach::IO_QUEUES;
 use super::controller::{ControllerState, Phase};
 use super::description::Description;
 use super::env::{capture, strerror, words};
@@ -366,6 +367,8 @@ impl Managed {
             self.set_bus_master(true);
             self.is_muted = false;
         }
+        // SAFETY: the controller is disconnected.
+        unsafe { sys::boson_spdk_ask_for_queues(self.state.raw(), IO_QUEUES) };
         // SPDK holds the controller's lock, on this thread, until the reconnecting is done.
         // SAFETY: the controller is disconnected, and has no queue pair.
         unsafe { sys::spdk_nvme_ctrlr_reconnect_async(self.state.raw()) };
