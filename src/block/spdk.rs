@@ -91,7 +91,7 @@ struct Opened {
 }
 
 enum Kind {
-    Controller { controller: Arc<Controller>, nsid: u32, description: Description },
+    Controller { controller: Arc<Controller>, nsid: u32, description: Box<Description> },
     Bdev(Arc<Bdev>),
 }
 
@@ -161,7 +161,7 @@ impl Opened {
             info.max_compare_and_write_bytes = namespace.block_bytes;
         }
         info.read_only = description.identity.write_protected;
-        Ok(Self { info, kind: Kind::Controller { controller, nsid, description } })
+        Ok(Self { info, kind: Kind::Controller { controller, nsid, description: Box::new(description) } })
     }
 
     fn bdev(env: Env, name: &str, config: &NamespaceConfig, address: &SpdkAddress) -> Result<Self> {

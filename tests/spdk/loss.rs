@@ -136,7 +136,10 @@ fn cores_without_a_queue_pair_after_a_reset_say_so() {
                 match ended(read.await.expect("no command waits for ever")) {
                     Ok(()) => served += 1,
                     Err(error) if error.kind() == ErrorKind::LimitReached => {
-                        assert!(error.to_string().contains("fewer queue pairs than there are cores"), "{error}");
+                        assert!(
+                            error.to_string().contains("fewer queue pairs than there are cores"),
+                            "{error}"
+                        );
                         starved += 1;
                     }
                     Err(error) => assert_eq!(error.kind(), ErrorKind::Closed, "{error}"),

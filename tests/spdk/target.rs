@@ -69,7 +69,8 @@ impl Target {
     /// Asks it for something, in the words of SPDK's JSON-RPC, and gives what it says.
     pub(crate) fn ask(&self, method: &str, parameters: &str) -> String {
         let mut socket = UnixStream::connect(self.directory.join("rpc.sock")).expect("its socket");
-        let request = format!(r#"{{"jsonrpc": "2.0", "id": 1, "method": "{method}", "params": {parameters}}}"#);
+        let request =
+            format!(r#"{{"jsonrpc": "2.0", "id": 1, "method": "{method}", "params": {parameters}}}"#);
         socket.write_all(request.as_bytes()).expect("it reads");
         let mut answer = [0; 4096];
         let len = socket.read(&mut answer).expect("it answers");

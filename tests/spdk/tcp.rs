@@ -88,7 +88,8 @@ fn a_namespace_that_grows_is_larger_for_everybody() {
     let Some(target) = Target::start("grows") else { return };
     run(async {
         let device = open(&target.address(4), &config()).await.expect("it is attached");
-        let namespaces = [device.attach().await.expect("a queue pair"), device.attach().await.expect("another")];
+        let namespaces =
+            [device.attach().await.expect("a queue pair"), device.attach().await.expect("another")];
         let size = 64 << 20;
         assert!(namespaces.iter().all(|namespace| namespace.size_bytes() == size));
         namespaces[0].read(size, rt::arena().alloc(4096)).await.expect_err("past the end");
