@@ -30,6 +30,7 @@ mod attach;
 mod bdev;
 mod control;
 mod controller;
+mod description;
 mod env;
 mod managed;
 mod port;
@@ -51,7 +52,8 @@ use attach::ControllerAddress;
 use bdev::Bdev;
 use bdev::channel::Channel;
 use control::{Control, Request};
-use controller::{Controller, Description};
+use controller::Controller;
+use description::Description;
 use env::Env;
 use port::SpdkPort;
 use queue_pair::QueuePair;
@@ -89,7 +91,7 @@ struct Opened {
 }
 
 enum Kind {
-    Controller { controller: Arc<Controller>, nsid: u32, description: Description },
+    Controller { controller: Arc<Controller>, nsid: u32, description: Box<Description> },
     Bdev(Arc<Bdev>),
 }
 
@@ -145,21 +147,21 @@ impl Opened {
             namespace.blocks.saturating_mul(namespace.block_bytes.into()),
             namespace.block_bytes,
         );
-        info.model = description.model();
+        info.model = description.controller.model.clone();
         info.max_transfer_bytes = namespace.max_transfer_bytes;
         info.optimal_boundary_bytes = bytes(namespace.boundary_blocks);
         let (atomic, boundary) = description.atomic_blocks();
         info.atomic_write_bytes = bytes(atomic);
         info.atomic_boundary_bytes = bytes(boundary);
-        info.volatile_cache = description.has_volatile_cache() && namespace.flush;
+        info.volatile_cache = description.controller.volatile_cache && namespace.flush;
         info.forced_unit_access = true;
         info.trim = namespace.trim;
         info.write_zeroes = namespace.write_zeroes;
         if namespace.compare_and_write {
             info.max_compare_and_write_bytes = namespace.block_bytes;
         }
-        info.read_only = description.is_read_only();
-        Ok(Self { info, kind: Kind::Controller { controller, nsid, description } })
+        info.read_only = description.identity.write_protected;
+        Ok(Self { info, kind: Kind::Controller { controller, nsid, description: Box::new(description) } })
     }
 
     fn bdev(env: Env, name: &str, config: &NamespaceConfig, address: &SpdkAddress) -> Result<Self> {

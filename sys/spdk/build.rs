@@ -48,11 +48,12 @@ const FUNCTIONS: &str = "spdk_env_dpdk_post_init|spdk_env_dpdk_post_fini|spdk_me
     |spdk_iommu_is_enabled|spdk_dma_zmalloc|spdk_dma_free|spdk_get_ticks|spdk_get_ticks_hz\
     |spdk_nvme_detach_async|spdk_nvme_detach_poll_async|spdk_nvme_ctrlr_set_remove_cb\
     |spdk_nvme_ctrlr_process_admin_completions|spdk_nvme_ctrlr_is_failed|spdk_nvme_ctrlr_is_fabrics\
-    |spdk_nvme_ctrlr_disconnect|spdk_nvme_ctrlr_reconnect_async|spdk_nvme_ctrlr_reconnect_poll_async\
+    |spdk_nvme_ctrlr_fail|spdk_nvme_ctrlr_disconnect|spdk_nvme_ctrlr_reconnect_async|spdk_nvme_ctrlr_reconnect_poll_async\
     |spdk_nvme_ctrlr_get_transport_id|spdk_nvme_ctrlr_get_ns|spdk_nvme_ctrlr_get_first_active_ns\
     |spdk_nvme_ctrlr_get_next_active_ns|spdk_nvme_ctrlr_connect_io_qpair|spdk_nvme_ctrlr_free_io_qpair\
     |spdk_nvme_qpair_process_completions|spdk_nvme_qpair_is_connected|spdk_nvme_qpair_get_failure_reason\
-    |spdk_nvme_qpair_get_num_outstanding_reqs|spdk_nvme_ns_cmd_flush|spdk_nvme_ctrlr_cmd_abort_ext\
+    |spdk_nvme_qpair_get_num_outstanding_reqs|spdk_nvme_ns_cmd_flush|spdk_nvme_ctrlr_cmd_abort\
+    |spdk_nvme_ctrlr_register_timeout_callback|spdk_nvme_ctrlr_register_aer_callback\
     |spdk_nvme_poll_group_create|spdk_nvme_poll_group_add|spdk_nvme_poll_group_remove|spdk_nvme_poll_group_destroy\
     |spdk_nvme_poll_group_process_completions|spdk_nvme_poll_group_all_connected|spdk_nvme_poll_group_get_fd_group\
     |spdk_fd_group_get_fd|spdk_fd_group_wait|spdk_nvme_qpair_get_fd\
@@ -101,6 +102,7 @@ fn main() {
             .header("wrapper.h")
             .clang_args(&flags)
             .allowlist_function(FUNCTIONS)
+            .allowlist_var("BOSON_SPDK_.*")
             .allowlist_recursively(true)
             .opaque_type(OPAQUE)
             .derive_default(true)

@@ -176,6 +176,7 @@ struct boson_spdk_attach *boson_spdk_attach_start(const char *transport, const s
 	attach->options.io_queue_requests = options->requests;
 	attach->options.keep_alive_timeout_ms = options->keep_alive_ms;
 	attach->options.fabrics_connect_timeout_us = (uint64_t)options->connect_timeout_ms * 1000;
+	attach->options.admin_timeout_ms = options->admin_timeout_ms;
 	attach->options.disable_error_logging = true;
 	attach->options.enable_interrupts = options->interrupts;
 	attach->probe = spdk_nvme_connect_async(&id, &attach->options, attached);
@@ -241,13 +242,58 @@ int boson_spdk_scan_bus(void)
 	return spdk_nvme_scan_attached(&bus);
 }
 
-int boson_spdk_controller_status(struct spdk_nvme_ctrlr *controller)
+uint32_t boson_spdk_controller_status(struct spdk_nvme_ctrlr *controller)
 {
 	union spdk_nvme_csts_register status = spdk_nvme_ctrlr_get_regs_csts(controller);
 
 	if (status.raw == UINT32_MAX)
-		return 1;
-	return status.bits.cfs ? 2 : 0;
+		return BOSON_SPDK_REMOVED;
+	return (status.bits.cfs ? BOSON_SPDK_FATAL : 0) | (status.bits.rdy ? BOSON_SPDK_READY : 0);
+}
+
+void boson_spdk_disable(struct spdk_nvme_ctrlr *controller)
+{
+	volatile struct spdk_nvme_registers *registers = spdk_nvme_ctrlr_get_registers(controller);
+	union spdk_nvme_cc_register configuration;
+
+	if (registers == NULL)
+		return;
+	configuration.raw = registers->cc.raw;
+	configuration.bits.en = 0;
+	registers->cc.raw = configuration.raw;
+}
+
+uint32_t boson_spdk_ready_timeout_ms(struct spdk_nvme_ctrlr *controller)
+{
+	return (uint32_t)spdk_nvme_ctrlr_get_regs_cap(controller).bits.to * 500;
+}
+
+void boson_spdk_ask_for_queues(struct spdk_nvme_ctrlr *controller, uint32_t io_queues)
+{
+	/* These are the controller's own options, which SPDK changes too; only its users may not. */
+	((struct spdk_nvme_ctrlr_opts *)spdk_nvme_ctrlr_get_opts(controller))->num_io_queues = io_queues;
+}
+
+#define PCI_COMMAND 4
+#define PCI_COMMAND_MASTER 4
+
+int boson_spdk_set_bus_master(struct spdk_nvme_ctrlr *controller, bool allowed)
+{
+	struct spdk_pci_device *device = spdk_nvme_ctrlr_get_pci_device(controller);
+	uint16_t command;
+	int result;
+
+	if (device == NULL)
+		return -ENODEV;
+	result = spdk_pci_device_cfg_read16(device, &command, PCI_COMMAND);
+	if (result != 0)
+		return result;
+	command = allowed ? command | PCI_COMMAND_MASTER : command & ~PCI_COMMAND_MASTER;
+	result = spdk_pci_device_cfg_write16(device, command, PCI_COMMAND);
+	if (result != 0)
+		return result;
+	/* Reading waits for what the device wrote before. */
+	return spdk_pci_device_cfg_read16(device, &command, PCI_COMMAND);
 }
 
 struct spdk_nvme_qpair *boson_spdk_qpair_allocate(struct spdk_nvme_ctrlr *controller, uint32_t requests,
@@ -266,6 +312,16 @@ struct spdk_nvme_qpair *boson_spdk_qpair_allocate(struct spdk_nvme_ctrlr *contro
 uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion)
 {
 	return completion->status_raw >> 1;
+}
+
+bool boson_spdk_abort_failed(const struct spdk_nvme_cpl *completion)
+{
+	return spdk_nvme_cpl_is_error(completion) || (completion->cdw0 & 1);
+}
+
+uint64_t boson_spdk_namespace_bytes(struct spdk_nvme_ns *ns)
+{
+	return spdk_nvme_ns_is_active(ns) ? spdk_nvme_ns_get_size(ns) : 0;
 }
 
 int boson_spdk_read(struct spdk_nvme_ns *ns, struct spdk_nvme_qpair *qpair, uint64_t block, uint32_t blocks,

@@ -54,6 +54,7 @@ struct boson_spdk_attach_options {
 	uint32_t requests;	       /* of one queue pair, at SPDK's level */
 	uint32_t keep_alive_ms;
 	uint32_t connect_timeout_ms;
+	uint32_t admin_timeout_ms;     /* of one admin command; SPDK waits for some of them under its lock */
 	bool interrupts;
 };
 
@@ -95,8 +96,30 @@ const uint8_t *boson_spdk_identify_namespace(struct spdk_nvme_ns *ns);
 /* Has SPDK look which controllers were pulled off the bus, and call their `removed` for that. */
 int boson_spdk_scan_bus(void);
 
-/* Whether the controller's registers are gone or say a fatal status: bit 0 removed, bit 1 CSTS.CFS. */
-int boson_spdk_controller_status(struct spdk_nvme_ctrlr *controller);
+/* What the registers of a controller on the bus say: they are gone, a fatal status (CSTS.CFS), or CSTS.RDY. */
+enum {
+	BOSON_SPDK_REMOVED = 1,
+	BOSON_SPDK_FATAL = 2,
+	BOSON_SPDK_READY = 4,
+};
+
+/* A set of these. */
+uint32_t boson_spdk_controller_status(struct spdk_nvme_ctrlr *controller);
+
+/* Clears CC.EN of a controller on the bus, and does not wait: it touches no memory once it is not BOSON_SPDK_READY. */
+void boson_spdk_disable(struct spdk_nvme_ctrlr *controller);
+
+/* How long the controller may take for that (CAP.TO). */
+uint32_t boson_spdk_ready_timeout_ms(struct spdk_nvme_ctrlr *controller);
+
+/*
+ * How many queue pairs the controller is asked for when it is connected again. SPDK would ask for as many as it was given
+ * the last time. Only while the controller is disconnected.
+ */
+void boson_spdk_ask_for_queues(struct spdk_nvme_ctrlr *controller, uint32_t io_queues);
+
+/* Allows a controller on the bus to reach memory, or keeps it from it (the command register of its PCI function). */
+int boson_spdk_set_bus_master(struct spdk_nvme_ctrlr *controller, bool allowed);
 
 /*
  * Allocates a queue pair that is not connected yet, with `requests` requests; NULL while the controller resets, without
@@ -109,6 +132,12 @@ typedef void (*boson_spdk_done)(void *argument, const struct spdk_nvme_cpl *comp
 
 /* The completion's status field without the phase: code 0-7, type 8-10, retry delay 11-12, more 13, do not retry 14. */
 uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion);
+
+/* Whether an abort command ended without having aborted anything. */
+bool boson_spdk_abort_failed(const struct spdk_nvme_cpl *completion);
+
+/* The namespace's size in bytes now; 0 if it is not active. */
+uint64_t boson_spdk_namespace_bytes(struct spdk_nvme_ns *ns);
 
 /* The pieces must live until `done` is called, which happens exactly if the result is 0. */
 int boson_spdk_read(struct spdk_nvme_ns *ns, struct spdk_nvme_qpair *qpair, uint64_t block, uint32_t blocks,

@@ -9,6 +9,8 @@ mod nvme;
 mod passthrough;
 mod polled;
 mod serve;
+#[cfg(feature = "spdk")]
+mod serve_spdk;
 mod vfio;
 mod zero_copy;
 

@@ -126,3 +126,18 @@ fn what_the_configuration_does_not_make_is_named_with_what_it_does() {
         drop(keep);
     });
 }
+
+#[test]
+fn a_device_that_another_one_stands_on_is_read_only_and_says_so() {
+    run(async {
+        // `Slow` has claimed it.
+        let device = open("spdk:bdev/Nothing", &configured()).await.expect("it opens for reading");
+        assert!(device.info().read_only);
+        let namespace = device.attach().await.expect("a channel");
+        namespace.read(0, DmaBuf::zeroed(4096)).await.expect("read");
+        let (error, _) = namespace.write(0, DmaBuf::zeroed(4096)).await.expect_err("claimed").into_parts();
+        assert!(error.to_string().contains("read-only"), "{error}");
+        let slow = open("spdk:bdev/Slow", &configured()).await.expect("it opens");
+        assert!(!slow.info().read_only);
+    });
+}

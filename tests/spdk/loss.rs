@@ -1,13 +1,15 @@
 //! A target that goes away.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use boson::block::{Device, Namespace};
 use boson::mem::DmaBuf;
 use boson::{ErrorKind, Outcome, rt};
 
 use crate::target::Target;
-use crate::{assert_pattern, config, open, pattern, run};
+use crate::{assert_pattern, config, ended, open, pattern, run};
+
+const PATIENCE: Duration = Duration::from_secs(20);
 
 #[test]
 fn a_target_killed_in_flight_is_an_error_and_its_return_is_used() {
@@ -110,5 +112,96 @@ fn a_core_ends_with_commands_in_flight() {
     run(async {
         let namespace = device.attach().await.expect("a queue pair");
         namespace.read(0, DmaBuf::zeroed(4096)).await.expect("read");
+    });
+}
+
+#[test]
+fn cores_without_a_queue_pair_after_a_reset_say_so() {
+    let Some(mut target) = Target::start("fewer") else { return };
+    run(async {
+        let device = open(&target.address(1), &config()).await.expect("it is attached");
+        let mut all = Vec::new();
+        for _ in 0..3 {
+            all.push(device.attach().await.expect("a queue pair"));
+        }
+        target.kill();
+        target.set_queue_pairs(1);
+        target.restart();
+        // Each waits for the controller first. One of them gets the only queue pair.
+        let mut tries = 0;
+        loop {
+            let (mut served, mut starved) = (0, 0);
+            for namespace in &all {
+                let read = rt::timeout(PATIENCE, namespace.read(0, DmaBuf::zeroed(4096)));
+                match ended(read.await.expect("no command waits for ever")) {
+                    Ok(()) => served += 1,
+                    Err(error) if error.kind() == ErrorKind::LimitReached => {
+                        assert!(
+                            error.to_string().contains("fewer queue pairs than there are cores"),
+                            "{error}"
+                        );
+                        starved += 1;
+                    }
+                    Err(error) => assert_eq!(error.kind(), ErrorKind::Closed, "{error}"),
+                }
+            }
+            if (served, starved) == (1, 2) {
+                break;
+            }
+            tries += 1;
+            assert!(tries < 100, "{served} have a queue pair, {starved} have none");
+            rt::sleep(Duration::from_millis(100)).await;
+        }
+        // With more of them, everybody goes on.
+        target.kill();
+        target.set_queue_pairs(8);
+        target.restart();
+        for namespace in &all {
+            let mut tries = 0;
+            while let Err(error) = ended(namespace.read(0, DmaBuf::zeroed(4096)).await) {
+                tries += 1;
+                assert!(tries < 300, "it does not come back: {error}");
+                rt::sleep(Duration::from_millis(100)).await;
+            }
+        }
+    });
+}
+
+#[test]
+fn a_target_that_stands_still_is_given_up_and_found_again() {
+    let Some(target) = Target::start("still") else { return };
+    run(async {
+        let device = open(&target.address(1), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        namespace.write(0, pattern(4096, 3)).await.expect("write");
+        target.stand_still(true);
+        // Nothing says that the connection is lost, but keep-alive goes unanswered.
+        let write = rt::timeout(Duration::from_secs(60), namespace.write(4096, pattern(4096, 4)));
+        let error = ended(write.await.expect("it ends")).expect_err("nobody answers");
+        assert_eq!((error.kind(), error.outcome()), (ErrorKind::Closed, Outcome::Unknown), "{error}");
+        assert!(error.to_string().contains("does not answer"), "{error}");
+        target.stand_still(false);
+        let mut tries = 0;
+        while let Err(error) = ended(namespace.read(0, DmaBuf::zeroed(4096)).await) {
+            tries += 1;
+            assert!(tries < 600, "it does not come back: {error}");
+            rt::sleep(Duration::from_millis(50)).await;
+        }
+        let read = namespace.read(0, DmaBuf::zeroed(4096)).await.expect("read");
+        assert_pattern(&read, 3);
+    });
+}
+
+#[test]
+fn a_command_that_does_not_end_is_aborted() {
+    let Some(target) = Target::start("aborted") else { return };
+    run(async {
+        let device = open(&target.address(3), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        let began = Instant::now();
+        let error = ended(namespace.read(0, DmaBuf::zeroed(4096)).await).expect_err("it takes 45 s");
+        let took = began.elapsed();
+        assert!(Duration::from_secs(29) < took && took < Duration::from_secs(42), "{took:?}");
+        assert!(error.to_string().contains("Abort"), "{error}");
     });
 }

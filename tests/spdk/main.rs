@@ -12,12 +12,15 @@ mod support;
 mod bdev;
 mod loss;
 mod pcie;
+mod pulled;
 mod refused;
+mod serve;
 mod target;
 mod tcp;
 
 use std::rc::Rc;
 
+use boson::Error;
 use boson::block::spdk::{SpdkDevice, SpdkNamespace};
 use boson::block::{Device, Namespace, NamespaceAddress, NamespaceConfig};
 use boson::mem::DmaBuf;
@@ -33,6 +36,13 @@ fn config() -> NamespaceConfig {
 
 fn run<F: Future>(future: F) -> F::Output {
     Core::new(&CoreConfig::default()).expect("a core").block_on(future)
+}
+
+/// What a write or a read may end with while its controller is lost.
+type Ended = Result<(), Error>;
+
+fn ended<T, B>(result: Result<T, boson::BufError<B>>) -> Ended {
+    result.map(drop).map_err(|error| error.into_parts().0)
 }
 
 async fn open(address: &str, config: &NamespaceConfig) -> boson::Result<SpdkDevice> {
@@ -57,7 +67,14 @@ fn pattern(len: usize, seed: u64) -> DmaBuf {
 fn assert_pattern(buf: &[u8], seed: u64) {
     let mut expected = vec![0; buf.len()];
     fill(&mut expected, seed);
-    assert!(buf == expected.as_slice(), "the bytes of {seed}");
+    let wrong = || buf.iter().zip(&expected).enumerate().filter(|(_, (found, wanted))| found != wanted);
+    assert!(
+        buf == expected.as_slice(),
+        "not the bytes of {seed}: {} of {} differ, from byte {:?} on",
+        wrong().count(),
+        buf.len(),
+        wrong().next().map(|(at, _)| at)
+    );
 }
 
 /// What every device does: from one core, with more operations at once than it has room for.

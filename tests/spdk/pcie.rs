@@ -1,47 +1,23 @@
-//! A controller on the bus, where there is one: `BOSON_TEST_NVME` names its PCI address. Its first
-//! namespace is overwritten. `scripts/guest` has such a machine.
+//! A controller on the bus, where there is one: `BOSON_TEST_NVME` names its PCI address. Its
+//! namespaces 1 and, if there is one, 2 are overwritten, and it is reset. `scripts/guest` has such
+//! a machine.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
+use std::time::{Duration, Instant};
+
+use boson::block::spdk::{SpdkDevice, SpdkNamespace};
 use boson::block::{Device, Namespace};
-use boson::{ErrorKind, rt};
+use boson::{ErrorKind, Outcome, rt};
 
 use crate::support::conformance::{self, Hooks};
-use crate::{compares, config, open, reads_what_was_written, run, serves_two_cores};
+use crate::{
+    assert_pattern, compares, config, ended, open, pattern, reads_what_was_written, run, serves_two_cores,
+};
 
-/// With `BOSON_TEST_NVME_PULLED` set: whoever set it pulls the controller when the test says so.
-#[test]
-fn a_controller_that_is_pulled_is_closed() {
-    let Some(pci) = controller() else { return };
-    if std::env::var_os("BOSON_TEST_NVME_PULLED").is_none() {
-        return;
-    }
-    run(async {
-        let address = format!("spdk:pcie/{pci}/1");
-        let device = open(&address, &config()).await.expect("it is attached");
-        let namespace = device.attach().await.expect("a queue pair");
-        println!("PULL IT");
-        let error = loop {
-            match namespace.read(0, rt::arena().alloc(4096)).await {
-                Ok(_) => rt::sleep(std::time::Duration::from_millis(1)).await,
-                Err(error) => break error,
-            }
-        };
-        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-        println!("{error}");
-        let error = namespace.read(0, rt::arena().alloc(4096)).await.expect_err("it is gone");
-        assert!(error.to_string().contains("removed"), "{error}");
-        let error = device.attach().await.map(drop).expect_err("it is gone");
-        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-        // The kernel has let it go: its directory disappears while there are handles.
-        let directory = format!("/sys/bus/pci/devices/{pci}");
-        for _ in 0..100 {
-            if !std::path::Path::new(&directory).exists() {
-                return;
-            }
-            rt::sleep(std::time::Duration::from_millis(100)).await;
-        }
-        panic!("the kernel still has the device");
-    });
-}
+/// How long a controller may take to come back. Emulated ones do it in a second; one that is freed
+/// before it has stopped takes half a minute for each queue pair.
+const PATIENCE: Duration = Duration::from_secs(20);
 
 fn controller() -> Option<String> {
     let address = std::env::var("BOSON_TEST_NVME").ok();
@@ -51,33 +27,158 @@ fn controller() -> Option<String> {
     address
 }
 
+/// The addresses of its namespaces.
+fn namespaces(pci: &str) -> Vec<String> {
+    run(async {
+        let mut found = Vec::new();
+        for number in [1, 2] {
+            let address = format!("spdk:pcie/{pci}/{number}");
+            match open(&address, &config()).await {
+                Ok(_) => found.push(address),
+                Err(error) => assert_eq!((error.kind(), number), (ErrorKind::NotFound, 2), "{error}"),
+            }
+        }
+        found
+    })
+}
+
 #[test]
 fn a_controller_on_the_bus_keeps_what_is_written() {
     let Some(pci) = controller() else { return };
-    let address = format!("spdk:pcie/{pci}/1");
-    let device = run(async {
-        let device = open(&address, &config()).await.expect("it is attached");
-        println!("{:?}", device.info());
-        let namespace = device.attach().await.expect("a queue pair");
-        reads_what_was_written(&namespace).await;
-        compares(&namespace).await;
-        // From the arena nothing is copied.
-        let before = boson::block::stats()[0].copied_bytes;
-        namespace.read(0, rt::arena().alloc(128 << 10)).await.expect("read");
-        assert_eq!(boson::block::stats()[0].copied_bytes, before);
-        device
-    });
-    serves_two_cores(&device);
-    drop(device);
+    for address in namespaces(&pci) {
+        let device = run(async {
+            let device = open(&address, &config()).await.expect("it is attached");
+            println!("{:?}", device.info());
+            let namespace = device.attach().await.expect("a queue pair");
+            reads_what_was_written(&namespace).await;
+            compares(&namespace).await;
+            // From the arena nothing is copied.
+            let before = boson::block::stats()[0].copied_bytes;
+            namespace.read(0, rt::arena().alloc(128 << 10)).await.expect("read");
+            assert_eq!(boson::block::stats()[0].copied_bytes, before);
+            device
+        });
+        serves_two_cores(&device);
+    }
+}
+
+#[test]
+fn it_conforms() {
+    let Some(pci) = controller() else { return };
+    for address in namespaces(&pci) {
+        run(async {
+            let open = async || open(&address, &config()).await.expect("it is attached");
+            conformance::all(&address, open, Hooks::new().reopens().on_cores()).await;
+        });
+    }
+}
+
+#[test]
+fn a_namespace_that_is_not_there_is_named() {
+    let Some(pci) = controller() else { return };
     run(async {
-        let open = async || open(&address, &config()).await.expect("it is attached");
-        conformance::all(&address, open, Hooks::new().reopens().on_cores()).await;
-    });
-    run(async {
-        let device = open(&address, &config()).await.expect("it is attached again");
+        let device = open(&format!("spdk:pcie/{pci}/1"), &config()).await.expect("it is attached");
         let error = open(&format!("spdk:pcie/{pci}/77"), &config()).await.expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::NotFound);
         let namespace = device.attach().await.expect("a queue pair");
         namespace.read(0, rt::arena().alloc(4096)).await.expect("read");
     });
+}
+
+#[test]
+fn a_controller_that_is_reset_under_us_comes_back_with_what_was_written() {
+    let Some(pci) = controller() else { return };
+    comes_back_after(&pci, "was disabled", || {
+        std::fs::write(format!("/sys/bus/pci/devices/{pci}/reset"), "1").expect("its function has a reset");
+    });
+}
+
+#[test]
+fn a_controller_with_a_fatal_status_comes_back_with_what_was_written() {
+    let Some(pci) = controller() else { return };
+    // It cannot fetch a command while its function may not reach memory, and gives up then.
+    let file = File::options().read(true).write(true).open(format!("/sys/bus/pci/devices/{pci}/config"));
+    let file = file.expect("its configuration space");
+    comes_back_after(&pci, "fatal status", || {
+        // Its command register, as it is while somebody drives it.
+        let mut command = [0; 2];
+        file.read_exact_at(&mut command, 4).expect("readable");
+        let without_memory = [command[0] & !4, command[1]];
+        file.write_all_at(&without_memory, 4).expect("writable");
+        // Those that are on their way.
+        std::thread::sleep(Duration::from_millis(20));
+        file.write_all_at(&command, 4).expect("writable");
+    });
+}
+
+/// Three queue pairs of one controller with reads and writes under way, while `harm` is done to it
+/// from another thread: those in flight fail as lost, for that reason, and all go on soon.
+fn comes_back_after(pci: &str, reason: &str, harm: impl FnOnce() + Send) {
+    let address = format!("spdk:pcie/{pci}/1");
+    let kept = 3 << 20;
+    let began = std::thread::scope(|scope| {
+        run(async {
+            let device = open(&address, &config()).await.expect("it is attached");
+            let mut all = Vec::new();
+            for _ in 0..3 {
+                all.push(device.attach().await.expect("a queue pair"));
+            }
+            all[0].write(kept, pattern(64 << 10, 1)).await.expect("write");
+            all[0].flush().await.expect("flush");
+            let loads: Vec<_> =
+                (0..6).map(|number| rt::spawn(until_lost(all[number % 3].clone(), number as u64))).collect();
+            rt::sleep(Duration::from_millis(100)).await;
+            let harmed = scope.spawn(harm);
+            let began = Instant::now();
+            let mut lost = 0;
+            for load in loads {
+                let error = rt::timeout(PATIENCE, load).await.expect("commands end").expect("no panic");
+                assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+                assert!(error.to_string().contains(reason), "{error}");
+                lost += u32::from(error.outcome() == Outcome::Unknown);
+            }
+            assert!(lost > 0, "a write was in flight");
+            println!("commands failed after {:?}", began.elapsed());
+            assert!(harmed.join().is_ok());
+            serve_again(&device, &all, kept).await;
+            began
+        })
+    });
+    let took = began.elapsed();
+    println!("{address} is back after {took:?}");
+    assert!(took < PATIENCE, "{took:?}");
+}
+
+/// Reads or writes until one fails.
+async fn until_lost(namespace: SpdkNamespace, number: u64) -> boson::Error {
+    loop {
+        let offset = number << 16;
+        let result = if number.is_multiple_of(2) {
+            ended(namespace.write(offset, pattern(4096, number)).await)
+        } else {
+            ended(namespace.read(offset, rt::arena().alloc(4096)).await)
+        };
+        if let Err(error) = result {
+            return error;
+        }
+    }
+}
+
+async fn serve_again(device: &SpdkDevice, all: &[SpdkNamespace], kept: u64) {
+    let more = device.attach().await.expect("another queue pair");
+    for namespace in all.iter().chain([&more]) {
+        let began = Instant::now();
+        let read = loop {
+            let read = rt::timeout(PATIENCE, namespace.read(kept, rt::arena().alloc(64 << 10)));
+            match read.await.expect("it ends").map_err(|error| error.into_parts().0) {
+                Ok(read) => break read,
+                // The first attempt to reach it may have failed.
+                Err(error) => assert!(error.to_string().contains("goes on trying"), "{error}"),
+            }
+            assert!(began.elapsed() < PATIENCE, "it does not come back");
+            rt::sleep(Duration::from_millis(20)).await;
+        };
+        assert_pattern(&read, 1);
+        namespace.write(0, pattern(4096, 9)).await.expect("write");
+    }
 }

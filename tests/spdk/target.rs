@@ -1,7 +1,8 @@
 //! An NVMe over TCP target on the loopback: SPDK's own, in a process of its own.
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -10,10 +11,13 @@ use crate::support::not_run::not_run;
 
 const NQN: &str = "nqn.2016-06.io.spdk:boson";
 
-/// A target with a namespace in memory (1, 64 MiB, blocks of 4096 bytes), and a slow one (2: every
-/// operation takes half a second). It ends with this value.
+/// A target with a namespace in memory (1, 64 MiB, blocks of 4096 bytes), a slow one (2: every
+/// operation takes half a second), one that is hardly there (3: every operation takes 45 seconds),
+/// and one whose size may be changed (4: `Grows`). It ends with this value.
 pub(crate) struct Target {
     port: u16,
+    /// The most that a controller has.
+    queue_pairs: u32,
     process: Option<Child>,
     directory: PathBuf,
 }
@@ -31,7 +35,8 @@ impl Target {
         let directory = std::env::temp_dir().join(format!("boson-spdk-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&directory).expect("a temporary directory");
         let port = TcpListener::bind("127.0.0.1:0").and_then(|socket| socket.local_addr());
-        let mut target = Self { port: port.expect("a free port").port(), process: None, directory };
+        let port = port.expect("a free port").port();
+        let mut target = Self { port, queue_pairs: 8, process: None, directory };
         target.restart();
         Some(target)
     }
@@ -48,6 +53,30 @@ impl Target {
         }
     }
 
+    /// From its next start on its controllers have so many queue pairs.
+    pub(crate) fn set_queue_pairs(&mut self, queue_pairs: u32) {
+        self.queue_pairs = queue_pairs;
+    }
+
+    /// Has it stand still, or go on.
+    pub(crate) fn stand_still(&self, still: bool) {
+        let id = self.process.as_ref().expect("it runs").id();
+        let process = rustix::process::Pid::from_raw(i32::try_from(id).expect("positive")).expect("positive");
+        let signal = if still { rustix::process::Signal::STOP } else { rustix::process::Signal::CONT };
+        rustix::process::kill_process(process, signal).expect("it runs");
+    }
+
+    /// Asks it for something, in the words of SPDK's JSON-RPC, and gives what it says.
+    pub(crate) fn ask(&self, method: &str, parameters: &str) -> String {
+        let mut socket = UnixStream::connect(self.directory.join("rpc.sock")).expect("its socket");
+        let request =
+            format!(r#"{{"jsonrpc": "2.0", "id": 1, "method": "{method}", "params": {parameters}}}"#);
+        socket.write_all(request.as_bytes()).expect("it reads");
+        let mut answer = [0; 4096];
+        let len = socket.read(&mut answer).expect("it answers");
+        String::from_utf8_lossy(&answer[..len]).into_owned()
+    }
+
     /// Starts it if it does not run.
     pub(crate) fn ensure_running(&mut self) {
         if self.process.is_none() {
@@ -58,7 +87,7 @@ impl Target {
     /// Starts it again on the same port.
     pub(crate) fn restart(&mut self) {
         let config = self.directory.join("target.json");
-        std::fs::write(&config, configuration(self.port)).expect("a temporary file");
+        std::fs::write(&config, configuration(self.port, self.queue_pairs)).expect("a temporary file");
         let socket = self.directory.join("rpc.sock");
         let mut process = Command::new("nvmf_tgt")
             .args(["-m", "0x1", "--disable-cpumask-locks", "--no-pci", "--no-huge", "-s", "512", "-r"])
@@ -94,12 +123,13 @@ impl Drop for Target {
     }
 }
 
-fn configuration(port: u16) -> String {
+fn configuration(port: u16, queue_pairs: u32) -> String {
     format!(
         r#"{{"subsystems": [
             {{"subsystem": "iobuf", "config": [{{"method": "iobuf_set_options",
                 "params": {{"small_pool_count": 2048, "large_pool_count": 256}}}}]}},
             {{"subsystem": "bdev", "config": [
+                {{"method": "bdev_set_options", "params": {{"bdev_auto_examine": false}}}},
                 {{"method": "bdev_malloc_create",
                     "params": {{"name": "Memory", "num_blocks": 16384, "block_size": 4096}}}},
                 {{"method": "bdev_null_create",
@@ -107,9 +137,16 @@ fn configuration(port: u16) -> String {
                 {{"method": "bdev_delay_create", "params": {{"name": "Slow", "base_bdev_name": "Nothing",
                     "avg_read_latency": 500000, "p99_read_latency": 500000,
                     "avg_write_latency": 500000, "p99_write_latency": 500000}}}},
+                {{"method": "bdev_null_create",
+                    "params": {{"name": "Void", "num_blocks": 16384, "block_size": 4096}}}},
+                {{"method": "bdev_delay_create", "params": {{"name": "Stuck", "base_bdev_name": "Void",
+                    "avg_read_latency": 45000000, "p99_read_latency": 45000000,
+                    "avg_write_latency": 45000000, "p99_write_latency": 45000000}}}},
+                {{"method": "bdev_null_create",
+                    "params": {{"name": "Grows", "num_blocks": 16384, "block_size": 4096}}}},
                 {{"method": "bdev_wait_for_examine"}}]}},
             {{"subsystem": "nvmf", "config": [
-                {{"method": "nvmf_create_transport", "params": {{"trtype": "TCP", "max_io_qpairs_per_ctrlr": 8,
+                {{"method": "nvmf_create_transport", "params": {{"trtype": "TCP", "max_io_qpairs_per_ctrlr": {queue_pairs},
                     "num_shared_buffers": 511, "buf_cache_size": 16}}}},
                 {{"method": "nvmf_create_subsystem", "params": {{"nqn": "{NQN}", "allow_any_host": true,
                     "serial_number": "BOSON1", "model_number": "boson test"}}}},
@@ -117,6 +154,10 @@ fn configuration(port: u16) -> String {
                     "params": {{"nqn": "{NQN}", "namespace": {{"nsid": 1, "bdev_name": "Memory"}}}}}},
                 {{"method": "nvmf_subsystem_add_ns",
                     "params": {{"nqn": "{NQN}", "namespace": {{"nsid": 2, "bdev_name": "Slow"}}}}}},
+                {{"method": "nvmf_subsystem_add_ns",
+                    "params": {{"nqn": "{NQN}", "namespace": {{"nsid": 3, "bdev_name": "Stuck"}}}}}},
+                {{"method": "nvmf_subsystem_add_ns",
+                    "params": {{"nqn": "{NQN}", "namespace": {{"nsid": 4, "bdev_name": "Grows"}}}}}},
                 {{"method": "nvmf_subsystem_add_listener", "params": {{"nqn": "{NQN}", "listen_address": {{
                     "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": "{port}"}}}}}}]}}
         ]}}"#

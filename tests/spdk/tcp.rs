@@ -2,6 +2,7 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
+use std::time::Duration;
 
 use boson::block::{Device, Namespace};
 use boson::{ErrorKind, rt};
@@ -54,9 +55,9 @@ fn two_namespaces_of_one_controller_are_two_devices() {
     run(async {
         let first = open(&target.address(1), &config()).await.expect("namespace 1");
         let second = open(&target.address(2), &config()).await.expect("namespace 2");
-        let error = open(&target.address(3), &config()).await.expect_err("there is none");
+        let error = open(&target.address(5), &config()).await.expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert!(error.to_string().contains("it has 1, 2"), "{error}");
+        assert!(error.to_string().contains("it has 1, 2, 3, 4"), "{error}");
         for device in [first, second] {
             let namespace = device.attach().await.expect("a queue pair");
             namespace.read(0, rt::arena().alloc(4096)).await.expect("read");
@@ -79,5 +80,30 @@ fn more_cores_than_queue_pairs_are_refused_by_name() {
         drop(attached);
         rt::yield_now().await;
         device.attach().await.expect("one was given back");
+    });
+}
+
+#[test]
+fn a_namespace_that_grows_is_larger_for_everybody() {
+    let Some(target) = Target::start("grows") else { return };
+    run(async {
+        let device = open(&target.address(4), &config()).await.expect("it is attached");
+        let namespaces =
+            [device.attach().await.expect("a queue pair"), device.attach().await.expect("another")];
+        let size = 64 << 20;
+        assert!(namespaces.iter().all(|namespace| namespace.size_bytes() == size));
+        namespaces[0].read(size, rt::arena().alloc(4096)).await.expect_err("past the end");
+        let said = target.ask("bdev_null_resize", r#"{"name": "Grows", "new_size": 128}"#);
+        assert!(said.contains("true"), "{said}");
+        for namespace in &namespaces {
+            let mut looks = 0;
+            while namespace.size_bytes() == size {
+                looks += 1;
+                assert!(looks < 200, "nobody noticed");
+                rt::sleep(Duration::from_millis(50)).await;
+            }
+            assert_eq!(namespace.size_bytes(), 2 * size);
+            namespace.read(size, rt::arena().alloc(4096)).await.expect("there is more");
+        }
     });
 }

@@ -5,6 +5,8 @@
 pub(crate) mod conformance;
 pub(crate) mod hooked_waker;
 pub(crate) mod hugepages;
+#[cfg(feature = "cli")]
+pub(crate) mod killed_server;
 pub(crate) mod not_run;
 #[macro_use]
 pub(crate) mod own_process;

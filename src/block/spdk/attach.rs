@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
-use super::controller::{ControllerState, Keeper};
+use super::controller::{ADMIN_TIMEOUT_MS, ControllerState, Keeper};
 use super::env::{Env, capture, words};
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::Instant;
@@ -19,6 +19,9 @@ const ATTACH_TIMEOUT: Duration = Duration::from_secs(60);
 /// that it divides.
 pub(super) const QUEUE_ENTRIES: u32 = 256;
 pub(super) const REQUESTS: u32 = 4 * QUEUE_ENTRIES;
+
+/// The most queue pairs that a controller is asked for.
+pub(super) const IO_QUEUES: u32 = 1024;
 
 const KEEP_ALIVE_MS: u32 = 10_000;
 const CONNECT_TIMEOUT_MS: u32 = 10_000;
@@ -55,6 +58,14 @@ impl ControllerAddress {
     }
 }
 
+/// How far an attempt is.
+pub(super) enum Progress {
+    UnderWay,
+    /// It takes too long for whoever asked. It is to be polled on: SPDK ends it by itself.
+    Late(Error),
+    Ended(Result<ControllerState>),
+}
+
 /// A controller that is being attached.
 pub(super) struct Attaching {
     env: Env,
@@ -64,19 +75,25 @@ pub(super) struct Attaching {
     attempt: Option<(NonNull<sys::boson_spdk_attach>, Instant)>,
     /// The first error that SPDK logged.
     reason: String,
+    is_late: bool,
 }
 
 impl Attaching {
     pub(super) fn new(env: Env, address: ControllerAddress, keeper: &'static dyn Keeper) -> Self {
-        Self { env, address, keeper, attempt: None, reason: String::new() }
+        Self { env, address, keeper, attempt: None, reason: String::new(), is_late: false }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.address.name
     }
 
-    /// Goes on. `None` while it is not done.
-    pub(super) fn poll(&mut self, now: Instant) -> Option<Result<ControllerState>> {
+    /// Whether SPDK has it.
+    pub(super) fn has_begun(&self) -> bool {
+        self.attempt.is_some()
+    }
+
+    /// Goes on.
+    pub(super) fn poll(&mut self, now: Instant) -> Progress {
         let Some((attempt, since)) = self.attempt else { return self.start(now) };
         let mut controller = ptr::null_mut();
         let (code, reason) = capture(|| {
@@ -88,16 +105,16 @@ impl Attaching {
             self.reason = reason;
         }
         if code == -libc::EAGAIN {
-            if now.saturating_since(since) > ATTACH_TIMEOUT {
-                // SPDK cannot be told to stop; its own timeouts end the attempt later, unseen.
-                return Some(Err(self.error(ErrorKind::TimedOut, code)));
+            if !self.is_late && now.saturating_since(since) > ATTACH_TIMEOUT {
+                self.is_late = true;
+                return Progress::Late(self.error(ErrorKind::TimedOut, code));
             }
-            return None;
+            return Progress::UnderWay;
         }
         let Some(controller) = NonNull::new(controller) else {
-            return Some(Err(self.error(ErrorKind::NotFound, code)));
+            return Progress::Ended(Err(self.error(ErrorKind::NotFound, code)));
         };
-        Some(Ok(ControllerState::new(
+        Progress::Ended(Ok(ControllerState::new(
             controller,
             self.env,
             self.keeper,
@@ -106,16 +123,17 @@ impl Attaching {
         )))
     }
 
-    fn start(&mut self, now: Instant) -> Option<Result<ControllerState>> {
+    fn start(&mut self, now: Instant) -> Progress {
         let Ok(transport) = CString::new(self.address.transport.as_str()) else {
-            return Some(Err(self.error(ErrorKind::InvalidInput, -libc::EINVAL)));
+            return Progress::Ended(Err(self.error(ErrorKind::InvalidInput, -libc::EINVAL)));
         };
         let options = sys::boson_spdk_attach_options {
-            io_queues: 1024,
+            io_queues: IO_QUEUES,
             queue_entries: QUEUE_ENTRIES,
             requests: REQUESTS,
             keep_alive_ms: KEEP_ALIVE_MS,
             connect_timeout_ms: CONNECT_TIMEOUT_MS,
+            admin_timeout_ms: ADMIN_TIMEOUT_MS,
             interrupts: false,
         };
         let mut code = 0;
@@ -128,9 +146,9 @@ impl Attaching {
         match NonNull::new(attempt) {
             Some(attempt) => {
                 self.attempt = Some((attempt, now));
-                None
+                Progress::UnderWay
             }
-            None => Some(Err(self.error(ErrorKind::NotFound, code))),
+            None => Progress::Ended(Err(self.error(ErrorKind::NotFound, code))),
         }
     }
 

@@ -84,10 +84,12 @@ impl Bdev {
         Control::ask(|reply| control::Request::Bdev(Request::Open { env, config, name, reply }))
     }
 
-    fn new(state: Arc<BdevState>) -> Self {
+    /// Describes an open device; `writes` says whether it is open for writing too.
+    fn new(state: Arc<BdevState>, writes: bool) -> Self {
         let mut description = sys::boson_spdk_bdev::default();
         // SAFETY: the descriptor is open; `description` is a place for the answer.
         unsafe { sys::boson_spdk_describe_bdev(state.bdev(), &raw mut description) };
+        description.writes &= writes;
         Self { state, description }
     }
 

@@ -8,9 +8,10 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::thread;
 use std::time::Duration;
 
-use super::attach::{Attaching, ControllerAddress};
+use super::attach::{Attaching, ControllerAddress, Progress};
 use super::bdev::subsystem::Subsystem;
 use super::controller::{Controller, ControllerState, Keeper};
+use super::description::Description;
 use super::env::Env;
 use super::managed::Managed;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,6 +30,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 pub(super) enum Request {
     /// Attach a controller, or give another handle to it.
     Attach { env: Env, address: ControllerAddress, reply: AttachReply },
+    /// Say what a namespace of a controller is, when no reset of it is under way.
+    Describe(Arc<ControllerState>, u32, Sender<Result<Description>>),
     /// Detach a controller of which the last handle is gone.
     Detach(Arc<ControllerState>, Sender<()>),
     /// Something of a block device of SPDK.
@@ -102,6 +105,10 @@ impl Keeper for Control {
         }
     }
 
+    fn describe(&self, controller: &Arc<ControllerState>, nsid: u32) -> Result<Description> {
+        Self::ask(|reply| Request::Describe(Arc::clone(controller), nsid, reply))
+    }
+
     fn detach(&self, controller: &Arc<ControllerState>) {
         Self::finish(|reply| Request::Detach(Arc::clone(controller), reply));
     }
@@ -112,8 +119,9 @@ type AttachReply = Sender<Result<Arc<Controller>>>;
 struct ControlThread {
     requests: Receiver<Request>,
     clock: MonotonicClock,
-    /// Who asked, with each. One who is gone leaves a handle to be dropped, which detaches.
-    attaching: Vec<(Attaching, AttachReply)>,
+    /// Who asked, with each, until there is an answer. One who is gone leaves a handle to be
+    /// dropped, which detaches.
+    attaching: Vec<(Attaching, Option<AttachReply>)>,
     /// By address.
     handles: BTreeMap<String, Weak<Controller>>,
     controllers: Vec<Managed>,
@@ -162,6 +170,13 @@ impl ControlThread {
     fn handle(&mut self, request: Request) {
         match request {
             Request::Attach { env, address, reply } => self.attach(env, address, reply),
+            Request::Describe(state, nsid, reply) => {
+                match self.controllers.iter_mut().find(|managed| managed.is(&state)) {
+                    Some(managed) => managed.describe(nsid, reply),
+                    // Who asked may be gone.
+                    None => drop(reply.send(Err(removed(state.name())))),
+                }
+            }
             Request::Detach(state, reply) => {
                 if let Some(managed) = self.controllers.iter_mut().find(|managed| managed.is(&state)) {
                     managed.detach(reply);
@@ -179,7 +194,7 @@ impl ControlThread {
             return;
         }
         env.eal().register_thread();
-        self.attaching.push((Attaching::new(env, address, &Control), reply));
+        self.attaching.push((Attaching::new(env, address, &Control), Some(reply)));
     }
 
     fn turn(&mut self) {
@@ -188,32 +203,48 @@ impl ControlThread {
             let name = attaching.name().to_owned();
             // The same controller under the same address: the one that is there, or first the end
             // of the one that goes.
-            if let Some(controller) = self.handles.get(&name).and_then(Weak::upgrade) {
-                let _ = reply.send(Ok(controller));
+            if !attaching.has_begun()
+                && let Some(controller) = self.handles.get(&name).and_then(Weak::upgrade)
+            {
+                answer(reply, Ok(controller));
                 continue;
             }
             let in_use = self.controllers.iter().any(|managed| managed.name() == name)
                 || self.attaching.iter().any(|(other, _)| other.name() == name);
-            if in_use {
+            if in_use && !attaching.has_begun() {
                 self.attaching.push((attaching, reply));
                 continue;
             }
             match attaching.poll(now) {
-                None => self.attaching.push((attaching, reply)),
-                Some(Ok(state)) => {
+                Progress::UnderWay => self.attaching.push((attaching, reply)),
+                // SPDK cannot be told to stop: what it makes of the attempt is dropped.
+                Progress::Late(error) => {
+                    answer(reply, Err(error));
+                    self.attaching.push((attaching, None));
+                }
+                Progress::Ended(Ok(state)) => {
                     let state = Arc::new(state);
                     self.controllers.push(Managed::new(Arc::clone(&state), now));
                     let controller = Arc::new(Controller::new(state));
                     self.handles.insert(name, Arc::downgrade(&controller));
-                    let _ = reply.send(Ok(controller));
+                    answer(reply, Ok(controller));
                 }
-                Some(Err(error)) => {
-                    let _ = reply.send(Err(error));
-                }
+                Progress::Ended(Err(error)) => answer(reply, Err(error)),
             }
         }
         self.controllers.retain_mut(|managed| managed.turn(now));
         self.handles.retain(|_, handle| handle.strong_count() > 0);
         self.bdevs.turn();
     }
+}
+
+/// Tells who asked. One who is gone leaves a handle to be dropped.
+fn answer(reply: Option<AttachReply>, result: Result<Arc<Controller>>) {
+    if let Some(reply) = reply {
+        let _ = reply.send(result);
+    }
+}
+
+fn removed(name: &str) -> Error {
+    Error::new(ErrorKind::Closed, "open namespace").at(name.to_owned()).because("the controller was removed")
 }

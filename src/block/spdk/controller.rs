@@ -1,28 +1,41 @@
 //! A controller that is attached once per process: what its cores and the control thread share.
 
 use std::ffi::c_void;
-use std::ptr::NonNull;
+use std::ptr::{self, NonNull};
 use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use boson_spdk_sys as sys;
 
+use super::description::Description;
 use super::env::Env;
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::Result;
+
+/// How long a command may take before it is aborted. A controller that cannot abort it is reset.
+const COMMAND_TIMEOUT_US: u64 = 30_000_000;
+/// How long an admin command may take before the controller is reset. SPDK waits for some of them
+/// while it holds the controller's lock.
+pub(super) const ADMIN_TIMEOUT_MS: u32 = 5_000;
 
 /// Where a controller is.
 ///
 /// | phase | what cores do | who ends it |
 /// |---|---|---|
 /// | `Serving` | create queue pairs and use them | the control thread, when a core or the admin queue lost the controller, or it was removed |
+/// | `Stopping` | touch nothing of it; commands wait. Only on the bus | the control thread, when the controller touches no memory any more |
 /// | `Draining` | free their queue pairs, each on its own core; commands wait | the control thread, when there are none |
 /// | `Resetting` | nothing; commands wait | the control thread: `Serving`, or `Down` |
 /// | `Down` | refuse commands | the control thread, which tries again now and then |
 /// | `Gone` | free their queue pairs, refuse commands | nobody: the device was removed |
+///
+/// A controller on the bus is stopped before its queue pairs are freed. Until then it may write to
+/// the memory of its commands; and to free a queue pair of one that runs means commands to its
+/// admin queue, for which SPDK waits.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[repr(u8)]
 pub(super) enum Phase {
     Serving,
+    Stopping,
     Draining,
     Resetting,
     Down,
@@ -30,7 +43,8 @@ pub(super) enum Phase {
 }
 
 impl Phase {
-    const ALL: [Self; 5] = [Self::Serving, Self::Draining, Self::Resetting, Self::Down, Self::Gone];
+    const ALL: [Self; 6] =
+        [Self::Serving, Self::Stopping, Self::Draining, Self::Resetting, Self::Down, Self::Gone];
 }
 
 /// Who keeps controllers: the control thread.
@@ -38,9 +52,22 @@ pub(super) trait Keeper: Send + Sync {
     /// Something of a controller is to be looked at.
     fn look(&self);
 
+    /// What namespace `nsid` of the controller is, once that can be said. Blocks.
+    fn describe(&self, controller: &Arc<ControllerState>, nsid: u32) -> Result<Description>;
+
     /// The last handle is gone. Waits for a bounded time until the controller is detached.
     fn detach(&self, controller: &Arc<ControllerState>);
 }
+
+/// A queue pair of a core that ended before its controller had stopped, and its group.
+pub(super) struct Abandoned {
+    raw: NonNull<sys::spdk_nvme_qpair>,
+    group: NonNull<sys::spdk_nvme_poll_group>,
+}
+
+// SAFETY: the core that used them has ended, and whoever has this value is the only one who knows
+// them. SPDK binds neither to a thread.
+unsafe impl Send for Abandoned {}
 
 /// What the control thread and the queue pairs of a controller share.
 pub(super) struct ControllerState {
@@ -53,12 +80,17 @@ pub(super) struct ControllerState {
     phase: AtomicU8,
     /// How many queue pairs there are, or are about to be.
     queue_pairs: AtomicU32,
+    /// How many cores are making one at this moment.
+    making: AtomicU32,
     /// A core lost its queue pair: the control thread is to reset the controller.
     lost: AtomicBool,
     /// SPDK says that the device was pulled off the bus.
     removed: AtomicBool,
+    /// How often SPDK told of something that happened to the controller or its namespaces.
+    events: AtomicU32,
     /// Why it is not serving.
     reason: Mutex<String>,
+    abandoned: Mutex<Vec<Abandoned>>,
 }
 
 // SAFETY: the pointer is to a structure that SPDK guards with a lock of its own where it is not the
@@ -84,9 +116,12 @@ impl ControllerState {
             is_pci,
             phase: AtomicU8::new(Phase::Serving as u8),
             queue_pairs: AtomicU32::new(0),
+            making: AtomicU32::new(0),
             lost: AtomicBool::new(false),
             removed: AtomicBool::new(false),
+            events: AtomicU32::new(0),
             reason: Mutex::default(),
+            abandoned: Mutex::default(),
         }
     }
 
@@ -121,19 +156,58 @@ impl ControllerState {
         self.queue_pairs.load(Ordering::SeqCst)
     }
 
-    /// Counts a queue pair that is about to be made, if there may be one now.
-    pub(super) fn enter_queue_pair(&self) -> bool {
+    /// Has `make` make a queue pair, if there may be one now, and counts it if it did. The phase
+    /// may change meanwhile, but the controller is neither disconnected nor detached.
+    pub(super) fn make_queue_pair<T>(&self, make: impl FnOnce() -> Option<T>) -> Option<T> {
+        self.making.fetch_add(1, Ordering::SeqCst);
         self.queue_pairs.fetch_add(1, Ordering::SeqCst);
-        if self.phase() == Phase::Serving {
-            return true;
+        let made = if self.phase() == Phase::Serving { make() } else { None };
+        if made.is_none() {
+            self.leave_queue_pair();
         }
-        self.leave_queue_pair();
-        false
+        self.making.fetch_sub(1, Ordering::SeqCst);
+        made
+    }
+
+    /// Whether a core is making a queue pair.
+    pub(super) fn is_making(&self) -> bool {
+        self.making.load(Ordering::SeqCst) > 0
     }
 
     /// A queue pair that was counted is freed.
     pub(super) fn leave_queue_pair(&self) {
         self.queue_pairs.fetch_sub(1, Ordering::SeqCst);
+    }
+
+    /// The current core ends and leaves a queue pair to the control thread.
+    ///
+    /// # Safety
+    ///
+    /// Nobody uses the two again, the queue pair is the group's only one, and what SPDK calls back
+    /// for its commands stays for ever.
+    pub(super) unsafe fn abandon(
+        &self,
+        raw: NonNull<sys::spdk_nvme_qpair>,
+        group: NonNull<sys::spdk_nvme_poll_group>,
+    ) {
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(Abandoned { raw, group });
+        self.report_loss("a core ended while it had commands that do not end");
+    }
+
+    pub(super) fn has_abandoned(&self) -> bool {
+        !self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+    }
+
+    /// Frees what cores left behind. Only on the control thread, with the controller stopped.
+    pub(super) fn free_abandoned(&self) {
+        let abandoned = std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
+        for Abandoned { raw, group } in abandoned {
+            // SAFETY: nobody else knows the queue pair, and what it calls back stays (`abandon`).
+            unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) };
+            // SAFETY: its only queue pair is freed, and nobody else knows it.
+            unsafe { sys::spdk_nvme_poll_group_destroy(group.as_ptr()) };
+            self.leave_queue_pair();
+        }
     }
 
     /// A core lost its queue pair, or cannot make one.
@@ -144,12 +218,39 @@ impl ControllerState {
         }
     }
 
-    /// Has SPDK say when the device is pulled off the bus.
-    pub(super) fn watch_removal(self: &Arc<Self>) {
+    /// Has SPDK say when the device is pulled off the bus, when a command does not end, and when
+    /// something happens to the namespaces.
+    pub(super) fn watch(self: &Arc<Self>) {
         let context = Arc::as_ptr(self).cast_mut().cast();
-        // SAFETY: the controller is attached, and whoever keeps it keeps this value until it is
-        // detached.
+        let admin_us = u64::from(ADMIN_TIMEOUT_MS) * 1_000;
+        // SAFETY: for these three: the controller is attached, and whoever keeps it keeps this
+        // value until it is detached or no longer watched; the functions have the signatures that
+        // SPDK calls.
         unsafe { sys::spdk_nvme_ctrlr_set_remove_cb(self.raw(), Some(on_removal), context) };
+        // SAFETY: as above.
+        unsafe {
+            sys::spdk_nvme_ctrlr_register_timeout_callback(
+                self.raw(),
+                COMMAND_TIMEOUT_US,
+                admin_us,
+                Some(on_timeout),
+                context,
+            );
+        }
+        // SAFETY: as above.
+        unsafe { sys::spdk_nvme_ctrlr_register_aer_callback(self.raw(), Some(on_event), context) };
+    }
+
+    /// Has SPDK say nothing any more.
+    pub(super) fn watch_no_more(&self) {
+        // SAFETY: for these three: the controller is attached, and no function needs no context.
+        unsafe { sys::spdk_nvme_ctrlr_set_remove_cb(self.raw(), None, ptr::null_mut()) };
+        // SAFETY: as above.
+        unsafe {
+            sys::spdk_nvme_ctrlr_register_timeout_callback(self.raw(), 0, 0, None, ptr::null_mut());
+        }
+        // SAFETY: as above.
+        unsafe { sys::spdk_nvme_ctrlr_register_aer_callback(self.raw(), None, ptr::null_mut()) };
     }
 
     pub(super) fn is_removed(&self) -> bool {
@@ -159,6 +260,11 @@ impl ControllerState {
     /// Whether a core lost its queue pair since the last call.
     pub(super) fn take_loss(&self) -> bool {
         self.lost.swap(false, Ordering::SeqCst)
+    }
+
+    /// A number that changes with each event of the controller.
+    pub(super) fn events(&self) -> u32 {
+        self.events.load(Ordering::Acquire)
     }
 
     pub(super) fn set_reason(&self, why: &str) {
@@ -182,42 +288,9 @@ impl Controller {
         &self.0
     }
 
-    /// What namespace `nsid` is.
+    /// What namespace `nsid` is. Blocks while the controller is reset.
     pub(super) fn describe(&self, nsid: u32) -> Result<Description> {
-        let state = &*self.0;
-        if state.phase() == Phase::Gone {
-            return Err(Error::new(ErrorKind::Closed, "open namespace")
-                .at(state.name.clone())
-                .because("the controller was removed"));
-        }
-        let mut namespace = sys::boson_spdk_namespace::default();
-        // SAFETY: the controller is attached as long as `self` is, and `namespace` is a place for
-        // the description.
-        let code = unsafe { sys::boson_spdk_describe_namespace(state.raw(), nsid, &raw mut namespace) };
-        if code != 0 {
-            return Err(Error::new(ErrorKind::NotFound, "open namespace").at(state.name.clone()).because(
-                format!("the controller has no active namespace {nsid}; it has {}", self.namespaces()),
-            ));
-        }
-        // SAFETY: the controller is attached.
-        let identify = unsafe { sys::boson_spdk_identify_controller(state.raw()) };
-        // SAFETY: the description above succeeded, so the namespace exists.
-        let ns = unsafe { sys::spdk_nvme_ctrlr_get_ns(state.raw(), nsid) };
-        // SAFETY: `ns` is that namespace.
-        let identify_ns = unsafe { sys::boson_spdk_identify_namespace(ns) };
-        Ok(Description { namespace, controller: copy(identify), identify_namespace: copy(identify_ns) })
-    }
-
-    fn namespaces(&self) -> String {
-        let mut numbers = Vec::new();
-        // SAFETY: the controller is attached as long as `self` is.
-        let mut nsid = unsafe { sys::spdk_nvme_ctrlr_get_first_active_ns(self.0.raw()) };
-        while nsid != 0 && numbers.len() < 64 {
-            numbers.push(nsid.to_string());
-            // SAFETY: as above.
-            nsid = unsafe { sys::spdk_nvme_ctrlr_get_next_active_ns(self.0.raw(), nsid) };
-        }
-        if numbers.is_empty() { "none".to_owned() } else { numbers.join(", ") }
+        self.0.keeper.describe(&self.0, nsid)
     }
 }
 
@@ -227,59 +300,60 @@ impl Drop for Controller {
     }
 }
 
+/// The state that SPDK hands back.
+///
+/// # Safety
+///
+/// `context` is what [`ControllerState::watch`] gave SPDK.
+unsafe fn state_of<'a>(context: *mut c_void) -> &'a ControllerState {
+    // SAFETY: `watch` gave the state's address, and the state is kept until the controller is
+    // detached or no longer watched, after which SPDK does not call back.
+    unsafe { &*context.cast::<ControllerState>() }
+}
+
 /// SPDK says that a device was pulled off the bus.
 unsafe extern "C" fn on_removal(context: *mut c_void, _controller: *mut sys::spdk_nvme_ctrlr) {
-    // SAFETY: `watch_removal` gave the state's address, and the state is kept until the controller
-    // is detached, after which SPDK does not call this.
-    let state = unsafe { &*context.cast::<ControllerState>() };
-    state.removed.store(true, Ordering::SeqCst);
+    // SAFETY: SPDK passes what `watch` gave it.
+    unsafe { state_of(context) }.removed.store(true, Ordering::SeqCst);
 }
 
-const IDENTIFY_BYTES: usize = 4096;
-
-/// A copy of identify data, which SPDK changes when it identifies again.
-fn copy(data: *const u8) -> Box<[u8]> {
-    if data.is_null() {
-        return vec![0; IDENTIFY_BYTES].into_boxed_slice();
-    }
-    // SAFETY: SPDK keeps 4096 bytes of identify data there as long as the controller is attached,
-    // and changes them only during a reset, when a stale or mixed copy is replaced by the next one.
-    unsafe { std::slice::from_raw_parts(data, IDENTIFY_BYTES) }.into()
+/// The controller tells of an event. SPDK has asked again what the namespaces are by then, if it
+/// was about them.
+unsafe extern "C" fn on_event(context: *mut c_void, _completion: *const sys::spdk_nvme_cpl) {
+    // SAFETY: SPDK passes what `watch` gave it.
+    unsafe { state_of(context) }.events.fetch_add(1, Ordering::Release);
 }
 
-/// What SPDK and the identify data say of a namespace.
-pub(super) struct Description {
-    pub(super) namespace: sys::boson_spdk_namespace,
-    controller: Box<[u8]>,
-    identify_namespace: Box<[u8]>,
+/// A command does not end; of the admin queue if `queue_pair` is null. SPDK says it once for each,
+/// on the thread that polls its queue.
+unsafe extern "C" fn on_timeout(
+    context: *mut c_void,
+    controller: *mut sys::spdk_nvme_ctrlr,
+    queue_pair: *mut sys::spdk_nvme_qpair,
+    number: u16,
+) {
+    // SAFETY: SPDK passes what `watch` gave it.
+    let state = unsafe { state_of(context) };
+    if queue_pair.is_null() {
+        state.report_loss("it does not answer a command of its admin queue");
+        return;
+    }
+    tracing::warn!("{}: a command does not end; aborting it", state.name());
+    // SAFETY: the controller and the queue pair are those of the command, and `on_abort` takes the
+    // state's address.
+    let code =
+        unsafe { sys::spdk_nvme_ctrlr_cmd_abort(controller, queue_pair, number, Some(on_abort), context) };
+    if code != 0 {
+        state.report_loss("a command does not end, and cannot be aborted");
+    }
 }
 
-impl Description {
-    /// MN, Identify Controller bytes 24 to 63 (Base 2.0c, figure 275).
-    pub(super) fn model(&self) -> String {
-        String::from_utf8_lossy(&self.controller[24..64]).trim().to_owned()
-    }
-
-    /// VWC, byte 525, bit 0: a volatile write cache is present.
-    pub(super) fn has_volatile_cache(&self) -> bool {
-        self.controller[525] & 1 == 1
-    }
-
-    /// The power-fail atomic write unit and boundary, in blocks: those of the namespace (NSFEAT bit
-    /// 1, NAWUPF, NABSPF; NVM 1.0c, figure 97), or the controller's (AWUPF).
-    pub(super) fn atomic_blocks(&self) -> (u32, u32) {
-        let of = |data: &[u8], at: usize| u32::from(u16::from_le_bytes([data[at], data[at + 1]]));
-        let ns = &self.identify_namespace;
-        let boundary = of(ns, 44);
-        if ns[24] & 2 != 0 && of(ns, 36) != 0 {
-            (of(ns, 36) + 1, boundary)
-        } else {
-            (of(&self.controller, 528) + 1, boundary)
-        }
-    }
-
-    /// NSATTR, byte 99, bit 0: the namespace is write protected.
-    pub(super) fn is_read_only(&self) -> bool {
-        self.identify_namespace[99] & 1 == 1
+/// The controller has done what it does about a command that is to be aborted.
+unsafe extern "C" fn on_abort(context: *mut c_void, completion: *const sys::spdk_nvme_cpl) {
+    // SAFETY: `on_timeout` passed what SPDK got from `watch`.
+    let state = unsafe { state_of(context) };
+    // SAFETY: SPDK passes a completion that is valid during this call.
+    if unsafe { sys::boson_spdk_abort_failed(completion) } {
+        state.report_loss("a command does not end, and the controller does not abort it");
     }
 }

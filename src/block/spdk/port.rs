@@ -65,7 +65,7 @@ unsafe impl Port for SpdkPort {
 
     fn resized(&mut self) -> Option<u64> {
         match self {
-            Self::QueuePair(_) => None,
+            Self::QueuePair(queue_pair) => queue_pair.resized(),
             Self::Channel(channel) => channel.resized(),
         }
     }

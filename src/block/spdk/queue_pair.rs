@@ -6,13 +6,15 @@ use std::mem;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
+use std::thread;
 use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
 use super::super::queue::{Command, CommandKind, Failure, Refused, Segment};
 use super::attach::{QUEUE_ENTRIES, REQUESTS};
-use super::controller::{Controller, Description, Phase};
+use super::controller::{Controller, Phase};
+use super::description::Description;
 use super::env::{capture, strerror};
 use super::reach::Reach;
 use super::requests::{Requests, StatusField, slot};
@@ -20,7 +22,7 @@ use super::status;
 use crate::eal::idle::Idle;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::poller::Park;
-use crate::time::Instant;
+use crate::time::{Clock, Instant, MonotonicClock};
 
 /// The most commands at once. One entry of a queue is never used, and a fused command takes two.
 const SLOTS: u16 = 128;
@@ -29,6 +31,15 @@ const SLOTS: u16 = 128;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 /// The pause before another attempt to make one.
 const RETRY_AFTER: Duration = Duration::from_millis(50);
+
+/// How long commands wait for a queue pair that the controller does not give before they fail.
+const STARVED_AFTER: Duration = Duration::from_secs(1);
+
+/// How long a core that ends waits for its commands before it has the controller reset, and until
+/// it leaves the queue pair to the control thread; and how often it looks.
+const END_PATIENCE: Duration = Duration::from_secs(1);
+const STOP_PATIENCE: Duration = Duration::from_secs(20);
+const END_NAP: Duration = Duration::from_micros(100);
 
 /// The naps of a core whose queue pair has no command, and of one whose queue pair is connected or
 /// waits for its controller: a loss is seen this late at most.
@@ -46,11 +57,26 @@ type RawQueuePair = NonNull<sys::spdk_nvme_qpair>;
 /// | `Down` | wait; refused if the controller does not answer or is gone | `Connecting`, once the controller serves |
 /// | `Connecting` | wait | `Up`; `Down` after a failure, which has the controller reset |
 /// | `Up` | are sent | `Down`, if the queue pair fails or the controller no longer serves |
+/// | `Halted` | wait | `Down`, once the controller has stopped |
+///
+/// A queue pair of a controller on the bus goes to `Down` by way of `Halted`: it is not touched
+/// before the controller has stopped.
 #[derive(Clone, Copy)]
 enum Link {
     Down { retry_at: Instant },
     Connecting { raw: RawQueuePair, since: Option<Instant> },
     Up(RawQueuePair),
+    Halted(RawQueuePair),
+}
+
+/// What became of an attempt to make a queue pair.
+enum Made {
+    /// There is one, if only to be given up later.
+    One,
+    /// The controller gives no more of them, or there is no memory for one.
+    NoneLeft,
+    /// The controller does not serve.
+    NotNow,
 }
 
 /// A queue pair of one core for one namespace.
@@ -70,6 +96,13 @@ pub(super) struct QueuePair {
     idle: Idle,
     /// The phase at the last poll.
     seen: Phase,
+    /// Since when the controller gives no queue pair, and whether that is too long to wait for.
+    starved: Option<Instant>,
+    is_starved: bool,
+    /// The controller's events that were seen, and a size that nobody was told of yet.
+    events: u32,
+    size_bytes: u64,
+    told_bytes: u64,
     /// Why the last queue pair was lost.
     loss: String,
     ended: bool,
@@ -102,6 +135,7 @@ impl QueuePair {
         let Some(group) = NonNull::new(group) else {
             return Err(Error::new(ErrorKind::OutOfMemory, "attach to namespace").at(state.name().to_owned()));
         };
+        let size_bytes = description.identity.size_bytes();
         let mut queue_pair = Self {
             nsid,
             ns: ptr::null_mut(),
@@ -114,11 +148,16 @@ impl QueuePair {
             reach,
             idle: Idle::new(),
             seen: Phase::Serving,
+            starved: None,
+            is_starved: false,
+            events: 0,
+            size_bytes,
+            told_bytes: size_bytes,
             loss: String::new(),
             ended: false,
             controller,
         };
-        if !queue_pair.connect() && queue_pair.controller.state().phase() == Phase::Serving {
+        if let Made::NoneLeft = queue_pair.connect() {
             return Err(Error::new(ErrorKind::LimitReached, "attach to namespace")
                 .at(queue_pair.controller.state().name().to_owned())
                 .because(format!(
@@ -235,12 +274,20 @@ impl QueuePair {
     /// What a command gets while there is no queue pair.
     fn refusal(&self) -> Refused {
         let state = self.controller.state();
-        let why = match state.phase() {
-            Phase::Gone => "the controller was removed".to_owned(),
-            Phase::Down => format!("{}; boson goes on trying to reach it", state.reason()),
-            Phase::Serving | Phase::Draining | Phase::Resetting => return Refused::Full,
+        let (kind, why) = match state.phase() {
+            Phase::Gone => (ErrorKind::Closed, "the controller was removed".to_owned()),
+            Phase::Down => {
+                (ErrorKind::Closed, format!("{}; boson goes on trying to reach it", state.reason()))
+            }
+            Phase::Serving if self.is_starved => (
+                ErrorKind::LimitReached,
+                "the controller came back with fewer queue pairs than there are cores, or DPDK has no \
+                 memory for one: use fewer cores; boson goes on trying to get one"
+                    .to_owned(),
+            ),
+            Phase::Serving | Phase::Stopping | Phase::Draining | Phase::Resetting => return Refused::Full,
         };
-        let failure = Failure { outcome: Outcome::NotStarted, ..Failure::new(ErrorKind::Closed, why) };
+        let failure = Failure { outcome: Outcome::NotStarted, ..Failure::new(kind, why) };
         Refused::Failed(failure)
     }
 
@@ -251,7 +298,7 @@ impl QueuePair {
         mut done: impl FnMut(u16, Result<(), Box<Failure>>),
     ) -> usize {
         let mut events = self.follow_controller(now);
-        if !matches!(self.link, Link::Down { .. }) {
+        if matches!(self.link, Link::Up(_) | Link::Connecting { .. }) {
             let most = u32::try_from(budget).unwrap_or(u32::MAX);
             // SAFETY: the group is this core's, and this is no callback of it.
             let code = unsafe {
@@ -283,13 +330,10 @@ impl QueuePair {
         let phase = self.controller.state().phase();
         let changed = mem::replace(&mut self.seen, phase) != phase;
         match (phase, self.link) {
-            (Phase::Serving, Link::Down { retry_at }) if now >= retry_at => {
-                if !self.connect() {
-                    self.link = Link::Down { retry_at: now.checked_add(RETRY_AFTER).unwrap_or(now) };
-                }
-            }
-            (Phase::Serving, _) | (_, Link::Down { .. }) => {}
-            (_, Link::Up(_) | Link::Connecting { .. }) => {
+            (Phase::Serving, Link::Down { retry_at }) if now >= retry_at => self.try_again(now),
+            (Phase::Serving, _) | (_, Link::Down { .. }) | (Phase::Stopping, Link::Halted(_)) => {}
+            (Phase::Stopping, Link::Up(raw) | Link::Connecting { raw, .. }) => self.link = Link::Halted(raw),
+            (_, Link::Up(_) | Link::Connecting { .. } | Link::Halted(_)) => {
                 self.loss = self.controller.state().reason();
                 self.free();
             }
@@ -297,35 +341,48 @@ impl QueuePair {
         usize::from(changed)
     }
 
-    /// Makes a queue pair and begins to connect it. Returns whether there is one.
-    fn connect(&mut self) -> bool {
-        let state = self.controller.state();
-        if !state.enter_queue_pair() {
-            return false;
+    fn try_again(&mut self, now: Instant) {
+        self.link = Link::Down { retry_at: now.checked_add(RETRY_AFTER).unwrap_or(now) };
+        match self.connect() {
+            Made::One | Made::NotNow => self.starved = None,
+            Made::NoneLeft => {
+                self.starved.get_or_insert(now);
+            }
         }
-        // SAFETY: the controller serves, and does so until this queue pair is freed: it is counted.
-        self.ns = unsafe { sys::spdk_nvme_ctrlr_get_ns(state.raw(), self.nsid) };
-        // SAFETY: as above.
-        let raw = unsafe { sys::boson_spdk_qpair_allocate(state.raw(), REQUESTS, state.is_pci()) };
-        let Some(raw) = NonNull::new(raw).filter(|_| !self.ns.is_null()) else {
-            state.leave_queue_pair();
-            return false;
-        };
-        self.disconnected.set(false);
-        // SAFETY: the queue pair is new, so it is not connected and in no group.
-        let mut code = unsafe { sys::spdk_nvme_poll_group_add(self.group.as_ptr(), raw.as_ptr()) };
-        if code == 0 {
-            // SAFETY: the queue pair is of that controller, and not connected.
-            code = unsafe { sys::spdk_nvme_ctrlr_connect_io_qpair(state.raw(), raw.as_ptr()) };
-        }
-        self.link = Link::Connecting { raw, since: None };
-        if code != 0 {
-            let why = format!("a queue pair cannot be connected: {}", strerror(code));
-            state.report_loss(&why);
-            self.free();
-            return false;
-        }
-        true
+        self.is_starved = self.starved.is_some_and(|since| now.saturating_since(since) >= STARVED_AFTER);
+    }
+
+    /// Makes a queue pair and begins to connect it.
+    fn connect(&mut self) -> Made {
+        let controller = Arc::clone(&self.controller);
+        let state = controller.state();
+        let mut made = Made::NotNow;
+        state.make_queue_pair(|| {
+            // SAFETY: the controller is attached, and is neither disconnected nor detached during
+            // this call.
+            self.ns = unsafe { sys::spdk_nvme_ctrlr_get_ns(state.raw(), self.nsid) };
+            // SAFETY: as above.
+            let raw = unsafe { sys::boson_spdk_qpair_allocate(state.raw(), REQUESTS, state.is_pci()) };
+            let Some(raw) = NonNull::new(raw).filter(|_| !self.ns.is_null()) else {
+                made = Made::NoneLeft;
+                return None;
+            };
+            self.disconnected.set(false);
+            // SAFETY: the queue pair is new, so it is not connected and in no group.
+            let mut code = unsafe { sys::spdk_nvme_poll_group_add(self.group.as_ptr(), raw.as_ptr()) };
+            if code == 0 {
+                // SAFETY: the queue pair is of that controller, and not connected.
+                code = unsafe { sys::spdk_nvme_ctrlr_connect_io_qpair(state.raw(), raw.as_ptr()) };
+            }
+            made = Made::One;
+            self.link = Link::Connecting { raw, since: None };
+            if code != 0 {
+                state.report_loss(&format!("a queue pair cannot be connected: {}", strerror(code)));
+                self.give_up(Instant::ORIGIN);
+            }
+            Some(())
+        });
+        made
     }
 
     /// Returns whether it is up now.
@@ -342,6 +399,7 @@ impl QueuePair {
         if code == 0 {
             self.link = Link::Up(raw);
             self.loss.clear();
+            self.learn_size();
             return true;
         }
         let failed = code != -libc::EAGAIN || admin < 0;
@@ -361,7 +419,7 @@ impl QueuePair {
                 // SAFETY: the queue pair is not freed yet.
                 unsafe { sys::spdk_nvme_qpair_get_failure_reason(raw.as_ptr()) }
             }
-            Link::Down { .. } => return,
+            Link::Down { .. } | Link::Halted(_) => return,
         };
         self.loss = match reason {
             sys::spdk_nvme_qp_failure_reason_SPDK_NVME_QPAIR_FAILURE_REMOTE => {
@@ -371,19 +429,32 @@ impl QueuePair {
             _ => "the connection to the target is lost",
         }
         .to_owned();
-        if !was_up {
+        if !was_up || state.is_pci() {
             // It was not the queue pair alone.
             state.report_loss(&self.loss);
         }
         tracing::warn!("{}: {}", state.name(), self.loss);
-        self.free();
-        self.link = Link::Down { retry_at: now.checked_add(RETRY_AFTER).unwrap_or(now) };
+        self.give_up(now.checked_add(RETRY_AFTER).unwrap_or(now));
+    }
+
+    /// Frees the queue pair, or leaves it until the controller has stopped. Another one may be made
+    /// at `retry_at`.
+    fn give_up(&mut self, retry_at: Instant) {
+        match self.link {
+            Link::Up(raw) | Link::Connecting { raw, .. } if self.controller.state().is_pci() => {
+                self.link = Link::Halted(raw);
+            }
+            _ => {
+                self.free();
+                self.link = Link::Down { retry_at };
+            }
+        }
     }
 
     /// Frees the queue pair, if there is one. SPDK calls back for every command that it had.
     fn free(&mut self) {
         let link = mem::replace(&mut self.link, Link::Down { retry_at: Instant::ORIGIN });
-        let (Link::Up(raw) | Link::Connecting { raw, .. }) = link else { return };
+        let (Link::Up(raw) | Link::Connecting { raw, .. } | Link::Halted(raw)) = link else { return };
         // SPDK logs an error for a connection that it closes itself.
         let (code, _) = capture(|| {
             // SAFETY: the queue pair is this core's, this is no callback of it, and nobody uses it
@@ -394,10 +465,29 @@ impl QueuePair {
         self.controller.state().leave_queue_pair();
     }
 
+    /// The namespace's size now, if the controller said that it changed.
+    pub(super) fn resized(&mut self) -> Option<u64> {
+        let events = self.controller.state().events();
+        if mem::replace(&mut self.events, events) != events && matches!(self.link, Link::Up(_)) {
+            self.learn_size();
+        }
+        (mem::replace(&mut self.told_bytes, self.size_bytes) != self.size_bytes).then_some(self.size_bytes)
+    }
+
+    fn learn_size(&mut self) {
+        // SAFETY: the namespace is one of the attached controller, for which this core has a queue
+        // pair.
+        let bytes = unsafe { sys::boson_spdk_namespace_bytes(self.ns) };
+        // One that is not there any more says so with each command.
+        if bytes > 0 {
+            self.size_bytes = bytes;
+        }
+    }
+
     pub(super) fn park(&mut self, in_use: usize) -> Park {
         match self.link {
             Link::Connecting { .. } => Park::Nap(CONNECT_NAP),
-            Link::Down { .. } => Park::Nap(WAIT_NAP),
+            Link::Down { .. } | Link::Halted(_) => Park::Nap(WAIT_NAP),
             Link::Up(_) if in_use > 0 => self.idle.park(),
             Link::Up(_) => {
                 self.idle.busy();
@@ -410,20 +500,52 @@ impl QueuePair {
         if mem::replace(&mut self.ended, true) {
             return true;
         }
-        // A controller on the bus that does not answer may still write to memory.
-        let state = self.controller.state();
-        let is_certain = !(state.is_pci() && state.phase() == Phase::Down);
-        self.free();
-        self.requests.drain(usize::MAX, |_, _| {});
-        // SAFETY: the group's only queue pair is freed.
-        let code = unsafe { sys::spdk_nvme_poll_group_destroy(self.group.as_ptr()) };
-        let is_clean = is_certain && code == 0 && self.requests.are_idle();
+        let is_clean = self.settle() && {
+            self.free();
+            self.requests.drain(usize::MAX, |_, _| {});
+            // SAFETY: the group's only queue pair is freed.
+            let code = unsafe { sys::spdk_nvme_poll_group_destroy(self.group.as_ptr()) };
+            code == 0 && self.requests.are_idle()
+        };
         if !is_clean {
             // What SPDK or the device may still use stays.
             self.requests.leak();
             mem::forget((Rc::clone(&self.reach), Rc::clone(&self.disconnected)));
         }
         is_clean
+    }
+
+    /// Waits until the queue pair may be freed: one of a controller on the bus has no command, or
+    /// the controller has stopped. If that takes too long, leaves the queue pair to the control
+    /// thread and returns false.
+    fn settle(&mut self) -> bool {
+        if !self.controller.state().is_pci() {
+            return true;
+        }
+        let clock = MonotonicClock::new();
+        let begin = clock.now();
+        loop {
+            let raw = match self.link {
+                Link::Down { .. } => return true,
+                Link::Up(_) if self.requests.are_idle() => return true,
+                Link::Up(raw) | Link::Connecting { raw, .. } | Link::Halted(raw) => raw,
+            };
+            let now = clock.now();
+            let waited = now.saturating_since(begin);
+            if waited > STOP_PATIENCE {
+                self.link = Link::Down { retry_at: Instant::FAR_FUTURE };
+                // SAFETY: the link is down, so nobody uses the two again; the queue pair was the
+                // group's only one; the caller keeps for ever what is called back for its commands.
+                unsafe { self.controller.state().abandon(raw, self.group) };
+                return false;
+            }
+            if waited > END_PATIENCE && !matches!(self.link, Link::Halted(_)) {
+                self.controller.state().report_loss("a core ended while it had commands that do not end");
+                self.link = Link::Halted(raw);
+            }
+            self.poll(now, usize::MAX, |_, _| {});
+            thread::sleep(END_NAP);
+        }
     }
 }
 

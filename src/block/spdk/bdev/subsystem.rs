@@ -305,10 +305,13 @@ impl Subsystem {
             };
             (code, descriptor)
         };
-        let ((code, descriptor), reason) = capture(|| match open(true) {
+        let ((code, descriptor, writes), reason) = capture(|| match open(true) {
             // Claimed by another module, or read-only: reading may still be allowed.
-            (code, _) if code == -libc::EPERM || code == -libc::EACCES => open(false),
-            result => result,
+            (code, _) if code == -libc::EPERM || code == -libc::EACCES => {
+                let (code, descriptor) = open(false);
+                (code, descriptor, false)
+            }
+            (code, descriptor) => (code, descriptor, true),
         });
         SpdkThread::leave();
         match code {
@@ -324,7 +327,7 @@ impl Subsystem {
             }
         }
         state.descriptor.store(descriptor, Ordering::Release);
-        let bdev = Bdev::new(Arc::clone(&state));
+        let bdev = Bdev::new(Arc::clone(&state), writes);
         state.blocks.store(bdev.description().blocks, Ordering::Release);
         self.open.push(state);
         Ok(Arc::new(bdev))
