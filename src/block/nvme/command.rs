@@ -111,13 +111,6 @@ impl Entry {
         self.words[at] = value;
         self
     }
-
-    /// With a range of `blocks` (1 to 65536) logical blocks from `lba`.
-    pub(super) fn blocks(mut self, lba: u64, blocks: u32) -> Self {
-        self.set_pair(10, lba);
-        self.words[12] |= blocks - 1;
-        self
-    }
 }
 
 /// A completion queue entry.

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::error::Result;
 
@@ -75,6 +75,7 @@ impl DmaRegion {
     }
 
     /// A pointer to the aligned value of type `T` at `offset`.
+    #[inline]
     fn at<T>(&self, offset: usize) -> *mut T {
         assert!(
             offset.is_multiple_of(align_of::<T>()) && offset + size_of::<T>() <= self.len,
@@ -103,7 +104,19 @@ impl DmaRegion {
         word.store(value, Ordering::Release);
     }
 
+    /// The 64 bits at `offset`, a multiple of 8, as two little-endian words, in one load. Everything
+    /// that is read later is read after it.
+    #[inline]
+    pub(super) fn load_pair_acquire(&self, offset: usize) -> u64 {
+        let ptr = self.at::<AtomicU64>(offset);
+        // SAFETY: as in `load_acquire`; devices write completions as a whole, or these eight bytes
+        // last.
+        let pair = unsafe { &*ptr };
+        u64::from_le(pair.load(Ordering::Acquire))
+    }
+
     /// The value at `offset`, a multiple of 4.
+    #[inline]
     pub(super) fn read32(&self, offset: usize) -> u32 {
         let ptr = self.at::<u32>(offset);
         // SAFETY: `at` checked that `ptr` is aligned and lies in memory that is valid while `self`
@@ -128,6 +141,19 @@ impl DmaRegion {
         // SAFETY: `at` checked that `ptr` is aligned and lies in memory that is valid while `self`
         // lives; the device does not read an entry before its doorbell.
         unsafe { ptr.write(words) };
+    }
+
+    /// Sets what an I/O command's entry at `offset`, a multiple of 64, has besides zeros: dwords 0
+    /// and 1, 6 to 9, 10 and 11, 12 and 13. Nobody sets the others. Each pair is stored by itself
+    /// and straight from a register: a copy of what was just put together in memory waits for it.
+    #[inline]
+    pub(super) fn write_command(&self, offset: usize, start: u64, data: [u64; 2], rest: [u64; 2]) {
+        let ptr = self.at::<[u64; 8]>(offset).cast::<u64>();
+        for (at, value) in [(0, start), (3, data[0]), (4, data[1]), (5, rest[0]), (6, rest[1])] {
+            // SAFETY: `at` checked that 64 aligned bytes from `ptr` lie in memory that is valid
+            // while `self` lives; the device does not read an entry before its doorbell.
+            unsafe { ptr.add(at).write_volatile(value.to_le()) };
+        }
     }
 
     /// Copies `out.len()` bytes from `offset`.

@@ -18,7 +18,7 @@ use super::super::queue::{Command, CommandKind, Failure, Port, Refused};
 use super::bus::Bus;
 use super::control::{Control, ControlState};
 use super::controller::{Phase, Reply, Request, ResetCause, Ticket};
-use super::io::{Fate, Operation, Refusal, Segment, Transfer, default_fate};
+use super::io::{Fate, default_fate};
 use super::queue_pair::QueuePair;
 use super::status::is_miscompare;
 use crate::error::{Error, ErrorKind, Outcome};
@@ -40,13 +40,6 @@ enum Link {
     Lost,
 }
 
-#[derive(Clone, Copy)]
-struct Issued {
-    at: Instant,
-    is_out: bool,
-    was_aborted: bool,
-}
-
 /// See the table at the top of the file.
 pub(super) struct NvmePort<B: Bus> {
     pair: QueuePair<B::Registers>,
@@ -57,7 +50,6 @@ pub(super) struct NvmePort<B: Bus> {
     link: Link,
     /// How often the controller had stopped when the queues were made.
     stops: u32,
-    issued: Box<[Issued]>,
     /// How often the controller had failed when the queues were made.
     fatal_stops: u32,
     /// It failed since: the next flush says that what was written may be lost.
@@ -71,8 +63,6 @@ pub(super) struct NvmePort<B: Bus> {
     resized: Option<u64>,
     now: Instant,
     next_look: Instant,
-    memory: Vec<Segment>,
-    expected: Vec<Segment>,
     /// The core's arena, which the controller reaches until this is dropped.
     _reached: Box<dyn Any>,
 }
@@ -92,9 +82,7 @@ impl<B: Bus> NvmePort<B> {
         // The size may have changed since the device was opened: it is asked for once.
         let changes = control.lock().changes.wrapping_sub(1);
         let fatal_stops = control.lock().fatal_stops;
-        let free = Issued { at: now, is_out: false, was_aborted: false };
         Self {
-            issued: vec![free; usize::from(pair.slots())].into(),
             number: spec.number,
             vector: spec.vector.filter(|&vector| control.bus().interrupt(vector).is_some()),
             pair,
@@ -109,8 +97,6 @@ impl<B: Bus> NvmePort<B> {
             resized: None,
             now,
             next_look: now,
-            memory: Vec::new(),
-            expected: Vec::new(),
             _reached: reached,
         }
     }
@@ -130,13 +116,12 @@ impl<B: Bus> NvmePort<B> {
             let healthy = state.fatal_stops == self.fatal_stops;
             self.fatal_stops = state.fatal_stops;
             self.may_have_lost |= !healthy && state.controller.volatile_cache();
-            let error =
-                |operation: Operation| state.controller.error(operation.name()).outcome_is(Outcome::Unknown);
-            let mut decide = |_slot, operation, announced| -> Fate {
-                if operation == Operation::Flush && !healthy {
+            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
+            let mut decide = |_slot, kind, announced| -> Fate {
+                if kind == CommandKind::Flush && !healthy {
                     return Fate::Fail;
                 }
-                default_fate(operation, announced, healthy)
+                default_fate(kind, announced, healthy)
             };
             self.pair.stop(&error, &mut decide, done);
             self.link = Link::Stopped;
@@ -158,9 +143,7 @@ impl<B: Bus> NvmePort<B> {
                 None => {}
                 Some(Ok(_)) => {
                     // What is sent again begins anew.
-                    for issued in self.issued.iter_mut().filter(|issued| issued.is_out) {
-                        (issued.at, issued.was_aborted) = (self.now, false);
-                    }
+                    self.pair.restart_clocks(self.now);
                     self.pair.resume();
                     self.pair.kick();
                     self.link = Link::Attached;
@@ -197,8 +180,7 @@ impl<B: Bus> NvmePort<B> {
             // It may still work on the memory of what is in flight: nobody gets that back.
             return;
         }
-        let error =
-            |operation: Operation| state.controller.error(operation.name()).outcome_is(Outcome::Unknown);
+        let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
         self.pair.give_up(&error, done);
     }
 
@@ -231,12 +213,13 @@ impl<B: Bus> NvmePort<B> {
         if self.pair.in_flight() == 0 {
             return;
         }
-        for (slot, issued) in (0..).zip(&mut self.issued) {
-            let took = self.now.saturating_since(issued.at);
-            if !issued.is_out || took < COMMAND_TIMEOUT {
+        for slot in 0..self.pair.slots() {
+            let Some((at, was_aborted)) = self.pair.began(slot) else { continue };
+            let took = self.now.saturating_since(at);
+            if took < COMMAND_TIMEOUT {
                 continue;
             }
-            if issued.was_aborted {
+            if was_aborted {
                 if took >= 2 * COMMAND_TIMEOUT {
                     warn!("{}: a command takes {took:?}: resetting the controller", self.control.name());
                     state.controller.reset(ResetCause::TimedOut, self.now);
@@ -247,7 +230,7 @@ impl<B: Bus> NvmePort<B> {
                 let request = Request::Abort { queue: self.number, command_id };
                 if let Ok(ticket) = state.controller.request(request, self.now) {
                     state.controller.forget(ticket);
-                    issued.was_aborted = true;
+                    self.pair.set_aborted(slot);
                 }
             }
         }
@@ -277,33 +260,8 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
                 "the controller failed and was reset since the last flush: what was written before may be lost",
             )));
         }
-        self.memory.clear();
-        for segment in command.memory {
-            // SAFETY: the caller keeps this memory valid, and to itself, until the slot is done.
-            self.memory.push(unsafe { Segment::new(segment.ptr, segment.len) });
-        }
-        self.expected.clear();
-        for segment in command.expected {
-            // SAFETY: likewise.
-            self.expected.push(unsafe { Segment::new(segment.ptr, segment.len) });
-        }
-        let transfer = Transfer {
-            operation: operation(command.kind),
-            offset: command.offset,
-            len: command.len,
-            memory: &self.memory,
-            expected: &self.expected,
-        };
-        match self.pair.submit(slot, &transfer) {
-            Ok(()) => {
-                let issued = &mut self.issued[usize::from(slot)];
-                *issued = Issued { at: self.now, is_out: true, was_aborted: false };
-                Ok(())
-            }
-            Err(Refusal::Full) => Err(Refused::Full),
-            Err(Refusal::Odd) => Err(Refused::Copy),
-            Err(Refusal::Failed(error)) => Err(Refused::Failed(Failure::of(&error))),
-        }
+        // SAFETY: the caller keeps the memory valid, and to itself, until the slot is done.
+        unsafe { self.pair.submit(slot, command, self.now) }
     }
 
     fn kick(&mut self) {
@@ -318,17 +276,12 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     ) -> usize {
         self.now = now;
         self.control.bus().turn();
-        let issued = &mut self.issued;
-        let mut events = self.pair.poll(budget, &mut |slot, result| {
-            issued[usize::from(slot)].is_out = false;
-            done(slot, result.map_err(failure));
-        });
+        let mut events = self.pair.poll(budget, |slot, result| done(slot, result.map_err(failure)));
         if now >= self.next_look {
             let mut ended = Vec::new();
             self.look(&mut |slot, result| ended.push((slot, result)));
             events += ended.len();
             for (slot, result) in ended {
-                self.issued[usize::from(slot)].is_out = false;
                 done(slot, result.map_err(failure));
             }
         }
@@ -387,15 +340,4 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
 #[cold]
 fn failure(error: Error) -> Box<Failure> {
     Box::new(Failure { miscompare: is_miscompare(&error), ..Failure::of(&error) })
-}
-
-const fn operation(kind: CommandKind) -> Operation {
-    match kind {
-        CommandKind::Read => Operation::Read,
-        CommandKind::Write { durable } => Operation::Write { durable },
-        CommandKind::Flush => Operation::Flush,
-        CommandKind::Trim => Operation::Trim,
-        CommandKind::WriteZeroes => Operation::WriteZeroes,
-        CommandKind::CompareAndWrite => Operation::CompareAndWrite,
-    }
 }

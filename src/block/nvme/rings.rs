@@ -40,6 +40,8 @@ pub(super) struct Rings<R> {
     /// Entries that were submitted and are not completed: each will take a place in the completion
     /// ring.
     outstanding: u16,
+    /// At least so many entries can be pushed.
+    room: u16,
     /// Completions whose submission head was outside of what was submitted.
     wrong_heads: u64,
 }
@@ -70,6 +72,7 @@ impl<R: Registers> Rings<R> {
             announced_head: 0,
             phase: true,
             outstanding: 0,
+            room: entries - 1,
             wrong_heads: 0,
         }
     }
@@ -94,6 +97,7 @@ impl<R: Registers> Rings<R> {
         self.announced_head = 0;
         self.phase = true;
         self.outstanding = 0;
+        self.room = self.entries - 1;
     }
 
     pub(super) fn entries(&self) -> u16 {
@@ -109,30 +113,57 @@ impl<R: Registers> Rings<R> {
         [self.submissions.device_address(0), self.completions.device_address(0)]
     }
 
+    #[inline]
     fn next(&self, at: u16) -> u16 {
         if at + 1 == self.entries { 0 } else { at + 1 }
     }
 
     /// How many entries lie between `from` and `to`, going up and around.
+    #[inline]
     fn distance(&self, from: u16, to: u16) -> u16 {
         if to >= from { to - from } else { to + self.entries - from }
     }
 
-    /// How many entries can be pushed: one place of the submission ring stays free so that full
-    /// differs from empty, and each needs a place in the completion ring.
+    /// Whether `count` entries can be pushed: one place of the submission ring stays free so that
+    /// full differs from empty, and each needs a place in the completion ring.
     #[inline]
-    pub(super) fn room(&self) -> u16 {
-        let taken = self.distance(self.submission_head, self.tail).max(self.outstanding);
-        self.entries - 1 - taken
+    pub(super) fn has_room(&mut self, count: u16) -> bool {
+        self.room >= count || self.look_for_room(count)
     }
 
-    /// Adds an entry. There is [`Rings::room`].
+    #[cfg(test)]
+    fn room(&mut self) -> u16 {
+        self.look_for_room(0);
+        self.room
+    }
+
+    fn look_for_room(&mut self, count: u16) -> bool {
+        let taken = self.distance(self.submission_head, self.tail).max(self.outstanding);
+        self.room = self.entries - 1 - taken;
+        self.room >= count
+    }
+
+    /// Adds an entry. There is room ([`Rings::has_room`]).
     #[inline]
     pub(super) fn push(&mut self, entry: &Entry) {
-        debug_assert!(self.room() > 0, "callers look for room first");
         self.submissions.write_entry(usize::from(self.tail) * ENTRY_BYTES, &entry.words);
+        self.pushed();
+    }
+
+    /// Adds an I/O command, made in place: dwords 0 and 1, 6 to 9, and 10 to 13 as pairs. The rings
+    /// have no other entries; there is room ([`Rings::has_room`]).
+    #[inline]
+    pub(super) fn push_command(&mut self, start: u64, data: [u64; 2], rest: [u64; 2]) {
+        self.submissions.write_command(usize::from(self.tail) * ENTRY_BYTES, start, data, rest);
+        self.pushed();
+    }
+
+    #[inline]
+    fn pushed(&mut self) {
+        debug_assert!(self.room > 0, "callers look for room first");
         self.tail = self.next(self.tail);
         self.outstanding += 1;
+        self.room -= 1;
     }
 
     /// Tells the controller about everything that was pushed since the last time. Returns whether
@@ -165,27 +196,27 @@ impl<R: Registers> Rings<R> {
     /// Whether [`Rings::pop`] would give one.
     #[inline]
     pub(super) fn has_completion(&self) -> bool {
-        let last = self.completions.load_acquire(usize::from(self.head) * COMPLETION_BYTES + 12);
-        (u32::from_le(last) >> 16 & 1 == 1) == self.phase
+        self.next_completion().is_some()
+    }
+
+    /// The upper half of the next completion, if it is there.
+    #[inline]
+    fn next_completion(&self) -> Option<u64> {
+        // The device writes this half last, or all sixteen bytes at once.
+        let half = self.completions.load_pair_acquire(usize::from(self.head) * COMPLETION_BYTES + 8);
+        ((half >> 48 & 1 == 1) == self.phase).then_some(half)
     }
 
     /// The next completion, if there is one.
     #[inline]
     pub(super) fn pop(&mut self) -> Option<Completion> {
-        let at = usize::from(self.head) * COMPLETION_BYTES;
-        // The device writes this word last, or all sixteen bytes at once.
-        let [low, high, status_low, status_high] = self.completions.load_acquire(at + 12).to_ne_bytes();
-        let status = u16::from_le_bytes([status_low, status_high]);
-        if (status & 1 == 1) != self.phase {
-            return None;
-        }
-        let [head_low, head_high, queue_low, queue_high] = self.completions.read32(at + 8).to_le_bytes();
+        let [a, b, c, d, e, f, g, h] = self.next_completion()?.to_le_bytes();
         let completion = Completion {
-            result: self.completions.read32(at),
-            submission_head: u16::from_le_bytes([head_low, head_high]),
-            submission_queue: u16::from_le_bytes([queue_low, queue_high]),
-            command_id: u16::from_le_bytes([low, high]),
-            status: Status::from_field(status >> 1),
+            result: self.completions.read32(usize::from(self.head) * COMPLETION_BYTES),
+            submission_head: u16::from_le_bytes([a, b]),
+            submission_queue: u16::from_le_bytes([c, d]),
+            command_id: u16::from_le_bytes([e, f]),
+            status: Status::from_field(u16::from_le_bytes([g, h]) >> 1),
         };
         self.head = self.next(self.head);
         if self.head == 0 {

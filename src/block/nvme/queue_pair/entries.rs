@@ -1,102 +1,117 @@
-//! The entries of commands: what a [`Transfer`] is to a controller, and what is refused before.
+//! What a [`Command`] is to a controller, and what is refused before it gets there.
 
-use super::super::command::{DEALLOCATE, Entry, FORCE_UNIT_ACCESS, FUSED_FIRST, FUSED_SECOND, opcode};
-use super::super::io::{Operation, Refusal, Segment, Transfer};
+use super::super::super::queue::{Command, CommandKind, Failure, Refused, Segment};
+use super::super::command::{DEALLOCATE, FORCE_UNIT_ACCESS, FUSED_FIRST, FUSED_SECOND, opcode};
 use super::super::registers::Registers;
-use super::super::transfer::{LIST_BYTES, Unfit, describe};
-use super::{QueuePair, State};
-use crate::error::{Error, ErrorKind, Outcome};
+use super::super::transfer::{DataPointer, LIST_BYTES, describe};
+use super::{Compare, QueuePair, State};
+use crate::error::{ErrorKind, Outcome};
 
 /// The most blocks of one read, write or write-zeroes (NLB has 16 bits and means one more).
 const MAX_BLOCKS: u64 = 1 << 16;
 /// The most ranges of one Dataset Management command.
 const MAX_RANGES: u64 = 256;
 
+/// The words of a command's entry that are not the same for all commands of a queue pair.
+pub(super) struct Words {
+    /// Dword 0 without the command id.
+    pub(super) head: u32,
+    /// Dword 12.
+    pub(super) control: u32,
+    /// Dwords 10 and 11.
+    pub(super) start: u64,
+    /// Dwords 6 to 9.
+    pub(super) data: [u64; 2],
+}
+
+const NO_DATA: DataPointer = DataPointer { words: [0; 2], flag: 0 };
+
 impl<R: Registers> QueuePair<R> {
     /// The entry of a command; its list, if it needs one, is in the page of `index`.
     #[inline]
-    pub(super) fn entry(&mut self, index: usize, transfer: &Transfer<'_>) -> Result<Entry, Refusal> {
-        let namespace = self.attachment.namespace;
-        let (code, flags) = match transfer.operation {
-            Operation::Read => (opcode::READ, 0),
-            Operation::Write { durable } => (opcode::WRITE, if durable { FORCE_UNIT_ACCESS } else { 0 }),
-            Operation::CompareAndWrite => (opcode::WRITE, 0),
-            Operation::Flush => return Ok(Entry::new(opcode::FLUSH, namespace)),
-            Operation::Trim => return self.trim(index, transfer),
-            Operation::WriteZeroes => {
-                let (lba, blocks) = self.blocks(transfer)?;
-                return Ok(Entry::new(opcode::WRITE_ZEROES, namespace).blocks(lba, blocks));
-            }
+    pub(super) fn words(&mut self, index: usize, command: &Command<'_>) -> Result<Words, Refused> {
+        let (code, flags) = match command.kind {
+            CommandKind::Read => (opcode::READ, 0),
+            CommandKind::Write { durable } => (opcode::WRITE, if durable { FORCE_UNIT_ACCESS } else { 0 }),
+            _ => return self.rare_words(index, command),
         };
-        let (lba, blocks) = self.blocks(transfer)?;
-        let mut entry = Entry::new(code, namespace).with(12, flags).blocks(lba, blocks);
-        if transfer.operation == Operation::CompareAndWrite {
-            if self.compares.is_empty() {
-                return Err(self.unsupported(transfer));
+        let (start, last) = self.blocks(command)?;
+        let data = self.data(index, command, command.memory)?;
+        Ok(Words { head: u32::from(code) | data.flag, control: flags | last, start, data: data.words })
+    }
+
+    /// The same for all but reads and writes.
+    fn rare_words(&mut self, index: usize, command: &Command<'_>) -> Result<Words, Refused> {
+        let code = match command.kind {
+            CommandKind::Trim => return self.trim(index, command),
+            CommandKind::Flush => {
+                return Ok(Words { head: opcode::FLUSH.into(), control: 0, start: 0, data: [0; 2] });
             }
-            entry.words[0] |= FUSED_SECOND;
+            CommandKind::WriteZeroes => opcode::WRITE_ZEROES,
+            _ => opcode::WRITE,
+        };
+        let (start, last) = self.blocks(command)?;
+        let mut head = u32::from(code);
+        let mut data = NO_DATA;
+        if command.kind == CommandKind::CompareAndWrite {
+            if self.compares.is_empty() {
+                return Err(self.unsupported());
+            }
+            head |= FUSED_SECOND;
+            data = self.data(index, command, command.memory)?;
+            let expected = self.data(index + self.trackers.len(), command, command.expected)?;
+            self.compares[index] = Compare {
+                head: u32::from(opcode::COMPARE) | FUSED_FIRST | expected.flag,
+                data: expected.words,
+            };
         }
-        self.data(index, transfer, transfer.memory, &mut entry)?;
-        Ok(entry)
+        Ok(Words { head: head | data.flag, control: last, start, data: data.words })
     }
 
-    pub(super) fn compare(&mut self, index: usize, transfer: &Transfer<'_>) -> Result<Entry, Refusal> {
-        let (lba, blocks) = self.blocks(transfer)?;
-        let mut entry = Entry::new(opcode::COMPARE, self.attachment.namespace).blocks(lba, blocks);
-        entry.words[0] |= FUSED_FIRST;
-        let list = index + self.trackers.len();
-        self.data(list, transfer, transfer.expected, &mut entry)?;
-        Ok(entry)
-    }
-
-    /// The first block of a transfer and how many there are: 1 to 65536.
+    /// The first block of a command, and how many come after it: up to 65,535.
     #[inline]
-    fn blocks(&self, transfer: &Transfer<'_>) -> Result<(u64, u32), Refusal> {
+    fn blocks(&self, command: &Command<'_>) -> Result<(u64, u32), Refused> {
         let shift = self.attachment.block_shift;
         let mask = (1 << shift) - 1;
-        let blocks = transfer.len >> shift;
-        match u32::try_from(blocks) {
-            Ok(count)
-                if (1..=MAX_BLOCKS).contains(&blocks) && (transfer.offset | transfer.len) & mask == 0 =>
-            {
-                Ok((transfer.offset >> shift, count))
+        let last = (command.len >> shift).wrapping_sub(1);
+        match u32::try_from(last) {
+            Ok(count) if last < MAX_BLOCKS && (command.offset | command.len) & mask == 0 => {
+                Ok((command.offset >> shift, count))
             }
-            _ => Err(self.invalid(
-                transfer,
-                format!("{} bytes are not 1 to {MAX_BLOCKS} whole blocks of {}", transfer.len, mask + 1),
-            )),
+            _ => Err(self.invalid(format!(
+                "{} bytes at {} are not 1 to {MAX_BLOCKS} whole blocks of {}",
+                command.len,
+                command.offset,
+                mask + 1
+            ))),
         }
     }
 
-    /// Sets the data pointer of `entry` to `segments`.
+    /// The data pointer to `segments`, with a list in page `list` if it needs one.
     #[inline]
     fn data(
         &mut self,
         list: usize,
-        transfer: &Transfer<'_>,
+        command: &Command<'_>,
         segments: &[Segment],
-        entry: &mut Entry,
-    ) -> Result<(), Refusal> {
+    ) -> Result<DataPointer, Refused> {
         // The controller transfers what the blocks say, whatever the pieces are.
-        if segments.iter().map(|segment| segment.len() as u64).sum::<u64>() != transfer.len {
-            return Err(self.invalid(transfer, "the memory is not as long as the blocks".to_owned()));
+        if segments.iter().map(|segment| segment.len as u64).sum::<u64>() != command.len {
+            return Err(self.invalid("the memory is not as long as the blocks".to_owned()));
         }
         let regions = &mut self.regions;
-        let translate = |segment: &Segment| regions.translate(segment.address(), segment.len());
-        match describe(self.method, entry, segments, translate, &self.lists, list * LIST_BYTES) {
-            Ok(()) => Ok(()),
-            Err(Unfit::Odd | Unfit::Unreachable) => Err(Refusal::Odd),
-        }
+        let translate = |segment: &Segment| regions.translate(segment.ptr.addr().get(), segment.len);
+        describe(self.method, segments, translate, &self.lists, list * LIST_BYTES).map_err(|_| Refused::Copy)
     }
 
-    fn trim(&mut self, index: usize, transfer: &Transfer<'_>) -> Result<Entry, Refusal> {
+    fn trim(&mut self, index: usize, command: &Command<'_>) -> Result<Words, Refused> {
         let shift = self.attachment.block_shift;
-        let (mut lba, mut left) = (transfer.offset >> shift, transfer.len >> shift);
+        let (mut lba, mut left) = (command.offset >> shift, command.len >> shift);
         let most = u64::from(u32::MAX);
         let ranges = left.div_ceil(most);
-        let whole = (transfer.offset | transfer.len) & ((1 << shift) - 1) == 0;
+        let whole = (command.offset | command.len) & ((1 << shift) - 1) == 0;
         if !(1..=MAX_RANGES).contains(&ranges) || !whole {
-            return Err(self.invalid(transfer, format!("{} bytes cannot be one trim", transfer.len)));
+            return Err(self.invalid(format!("{} bytes cannot be one trim", command.len)));
         }
         let page = index * LIST_BYTES;
         let mut at = page;
@@ -109,41 +124,35 @@ impl<R: Registers> QueuePair<R> {
             lba += blocks;
             left -= blocks;
         }
-        let last = u32::try_from(ranges - 1).expect("at most 256");
-        Ok(Entry::new(opcode::DATASET_MANAGEMENT, self.attachment.namespace)
-            .data(self.lists.device_address(page), 0)
-            .with(10, last)
-            .with(11, DEALLOCATE))
+        // Dword 10 is how many ranges come after the first, dword 11 what to do with them.
+        Ok(Words {
+            head: opcode::DATASET_MANAGEMENT.into(),
+            control: 0,
+            start: (ranges - 1) | u64::from(DEALLOCATE) << 32,
+            data: [self.lists.device_address(page), 0],
+        })
     }
 
     #[cold]
-    pub(super) fn invalid(&self, transfer: &Transfer<'_>, why: String) -> Refusal {
-        Refusal::Failed(
-            Error::new(ErrorKind::InvalidInput, transfer.operation.name())
-                .at(format!("{} offset {}", self.attachment.name, transfer.offset))
-                .because(why),
-        )
+    pub(super) fn invalid(&self, why: String) -> Refused {
+        refused(ErrorKind::InvalidInput, why)
     }
 
     #[cold]
-    fn unsupported(&self, transfer: &Transfer<'_>) -> Refusal {
-        Refusal::Failed(
-            Error::new(ErrorKind::Unsupported, transfer.operation.name())
-                .at(self.attachment.name.clone())
-                .because("the controller has no fused compare and write"),
-        )
+    fn unsupported(&self) -> Refused {
+        refused(ErrorKind::Unsupported, "the controller has no fused compare and write".to_owned())
     }
 
     #[cold]
-    pub(super) fn not_attached(&self, transfer: &Transfer<'_>) -> Refusal {
+    pub(super) fn not_attached(&self) -> Refused {
         if self.state == State::Stopped {
-            return Refusal::Full;
+            return Refused::Full;
         }
-        Refusal::Failed(
-            Error::new(ErrorKind::Closed, transfer.operation.name())
-                .at(self.attachment.name.clone())
-                .because("the controller is gone: open the device again when it is back")
-                .outcome_is(Outcome::NotStarted),
-        )
+        let why = "the controller is gone: open the device again when it is back".to_owned();
+        refused(ErrorKind::Closed, why)
     }
+}
+
+fn refused(kind: ErrorKind, why: String) -> Refused {
+    Refused::Failed(Failure { outcome: Outcome::NotStarted, ..Failure::new(kind, why) })
 }
