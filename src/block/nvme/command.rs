@@ -118,8 +118,6 @@ impl Entry {
 pub struct Completion {
     /// What the command gives back (dword 0).
     pub result: u32,
-    /// How far the controller has read the submission queue.
-    pub submission_head: u16,
     /// The submission queue of the command.
     pub submission_queue: u16,
     /// The id of the command.

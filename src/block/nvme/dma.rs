@@ -85,6 +85,15 @@ impl DmaRegion {
         self.ptr.as_ptr().wrapping_add(offset).cast()
     }
 
+    /// A pointer to the value of type `T` with number `index`. Regions are aligned to 4096, which is
+    /// a multiple of what any `T` here is aligned to.
+    #[inline]
+    fn at_index<T>(&self, index: usize) -> *mut T {
+        let count = self.len / size_of::<T>();
+        assert!(index < count, "number {index} lies in a DMA region of {count}");
+        self.ptr.as_ptr().cast::<T>().wrapping_add(index)
+    }
+
     /// The value at `offset`, a multiple of 4, in the machine's byte order. Everything that is read
     /// later is read after it.
     pub(super) fn load_acquire(&self, offset: usize) -> u32 {
@@ -104,11 +113,11 @@ impl DmaRegion {
         word.store(value, Ordering::Release);
     }
 
-    /// The 64 bits at `offset`, a multiple of 8, as two little-endian words, in one load. Everything
-    /// that is read later is read after it.
+    /// The 64 bits with number `index`, as two little-endian words, in one load. Everything that is
+    /// read later is read after it.
     #[inline]
-    pub(super) fn load_pair_acquire(&self, offset: usize) -> u64 {
-        let ptr = self.at::<AtomicU64>(offset);
+    pub(super) fn load_pair_acquire(&self, index: usize) -> u64 {
+        let ptr = self.at_index::<AtomicU64>(index);
         // SAFETY: as in `load_acquire`; devices write completions as a whole, or these eight bytes
         // last.
         let pair = unsafe { &*ptr };
@@ -143,15 +152,16 @@ impl DmaRegion {
         unsafe { ptr.write(words) };
     }
 
-    /// Sets what an I/O command's entry at `offset`, a multiple of 64, has besides zeros: dwords 0
-    /// and 1, 6 to 9, 10 and 11, 12 and 13. Nobody sets the others. Each pair is stored by itself
-    /// and straight from a register: a copy of what was just put together in memory waits for it.
+    /// Sets what an I/O command's entry has besides zeros, in the 64 bytes with number `index`:
+    /// dwords 0 and 1, 6 to 9, 10 and 11, 12 and 13. Nobody sets the others. Each pair is stored by
+    /// itself and straight from a register: a copy of what was just put together in memory waits
+    /// for it.
     #[inline]
-    pub(super) fn write_command(&self, offset: usize, start: u64, data: [u64; 2], rest: [u64; 2]) {
-        let ptr = self.at::<[u64; 8]>(offset).cast::<u64>();
+    pub(super) fn write_command(&self, index: usize, start: u64, data: [u64; 2], rest: [u64; 2]) {
+        let ptr = self.at_index::<[u64; 8]>(index).cast::<u64>();
         for (at, value) in [(0, start), (3, data[0]), (4, data[1]), (5, rest[0]), (6, rest[1])] {
-            // SAFETY: `at` checked that 64 aligned bytes from `ptr` lie in memory that is valid
-            // while `self` lives; the device does not read an entry before its doorbell.
+            // SAFETY: `at_index` found 64 aligned bytes from `ptr` in memory that is valid while
+            // `self` lives; the device does not read an entry before its doorbell.
             unsafe { ptr.add(at).write_volatile(value.to_le()) };
         }
     }
@@ -197,10 +207,19 @@ pub struct Region {
 }
 
 /// The memory that a device reaches: a sorted table, and the region that was found last.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Regions {
+    last: Region,
     sorted: Vec<Region>,
-    last: usize,
+}
+
+/// Holds no address.
+const NOWHERE: Region = Region { start: 0, len: 0, device_address: 0 };
+
+impl Default for Regions {
+    fn default() -> Self {
+        Self { last: NOWHERE, sorted: Vec::new() }
+    }
 }
 
 impl Regions {
@@ -215,26 +234,31 @@ impl Regions {
             .retain(|old| old.start + old.len <= region.start || region.start + region.len <= old.start);
         let at = self.sorted.partition_point(|old| old.start < region.start);
         self.sorted.insert(at, region);
-        self.last = at;
+        self.last = region;
     }
 
     /// Removes the region that starts at `start`.
     pub fn remove(&mut self, start: usize) {
         self.sorted.retain(|region| region.start != start);
-        self.last = 0;
+        self.last = NOWHERE;
     }
 
     /// What the device calls the `len` bytes from `start`, if they lie in one region. They are
     /// contiguous for the device.
     #[inline]
     pub fn translate(&mut self, start: usize, len: usize) -> Option<u64> {
-        let found = self.sorted.get(self.last).and_then(|region| within(region, start, len));
-        if found.is_some() {
-            return found;
+        match within(&self.last, start, len) {
+            None => self.look_up(start, len),
+            found => found,
         }
+    }
+
+    #[inline(never)]
+    fn look_up(&mut self, start: usize, len: usize) -> Option<u64> {
         let at = self.sorted.partition_point(|region| region.start <= start).checked_sub(1)?;
-        let found = within(self.sorted.get(at)?, start, len)?;
-        self.last = at;
+        let region = self.sorted.get(at)?;
+        let found = within(region, start, len)?;
+        self.last = *region;
         Some(found)
     }
 }

@@ -10,6 +10,7 @@ mod disk;
 mod execute;
 mod machine;
 mod options;
+mod queues;
 mod space;
 
 use std::fmt;

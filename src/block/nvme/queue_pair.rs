@@ -25,7 +25,7 @@ use super::status::Status;
 use super::transfer::{LIST_BYTES, Method, SglSupport};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Instant;
-use entries::Words;
+use entries::{Format, Simple, invalid};
 
 /// The most entries of a queue that the driver asks for: more would leave too few bits of a command
 /// id for its generation.
@@ -124,7 +124,7 @@ pub(super) struct QueuePair<R> {
     lists: DmaRegion,
     regions: Regions,
     attachment: Attachment,
-    method: Method,
+    format: Format,
     number: u16,
     vector: Option<u16>,
     state: State,
@@ -196,9 +196,12 @@ impl<R: Registers> QueuePair<R> {
             compares: vec![Compare { head: 0, data: [0; 2] }; indices - slots].into(),
             lists: region(indices * LIST_BYTES)?,
             regions: Regions::new(),
-            method: Method {
-                page_shift: attachment.page_shift,
-                sgl: attachment.sgl_alignment.map(|alignment| SglSupport { alignment }),
+            format: Format {
+                block_shift: attachment.block_shift,
+                method: Method {
+                    page_shift: attachment.page_shift,
+                    sgl: attachment.sgl_alignment.map(|alignment| SglSupport { alignment }),
+                },
             },
             attachment,
             number,
@@ -324,12 +327,17 @@ impl<R: Registers> QueuePair<R> {
         if !self.rings.has_room(1 + u16::from(command.kind == CommandKind::CompareAndWrite)) {
             return Err(Refused::Full);
         }
-        if self.trackers.get(index).is_none_or(|tracker| tracker.busy) {
-            return Err(self.invalid(format!("slot {slot} is in use or there is none")));
+        let Some(tracker) = self.trackers.get_mut(index).filter(|tracker| !tracker.busy) else {
+            return Err(invalid(format!("slot {slot} is in use or there is none")));
+        };
+        let simple = Simple::of(command, &self.format, &mut self.regions);
+        if let Some(Simple { head, control, start, address }) = simple {
+            (tracker.head, tracker.control) = (head, control);
+            (tracker.start, tracker.data) = (start, [address, 0]);
+        } else {
+            self.describe(index, command)?;
         }
-        let Words { head, control, start, data } = self.words(index, command)?;
         let tracker = &mut self.trackers[index];
-        (tracker.head, tracker.control, tracker.start, tracker.data) = (head, control, start, data);
         tracker.kind = command.kind;
         tracker.at = now;
         (tracker.tries, tracker.busy, tracker.was_aborted) = (0, true, false);
@@ -362,7 +370,7 @@ impl<R: Registers> QueuePair<R> {
         }
         let mut taken = 0;
         while taken < budget {
-            let Some(completion) = self.rings.pop() else { break };
+            let Some(completion) = self.rings.pop_quickly() else { break };
             taken += 1;
             let known = if completion.submission_queue == self.number {
                 self.ids.complete(completion.command_id)
@@ -390,7 +398,7 @@ impl<R: Registers> QueuePair<R> {
     }
 
     /// Gives the entries of the command at `index` ids and puts them into the ring. There is room.
-    #[inline]
+    #[inline(always)]
     fn send(&mut self, index: usize) {
         let (slots, number) = (self.trackers.len(), self.next_number);
         let namespace = u64::from(self.attachment.namespace) << 32;

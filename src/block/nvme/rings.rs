@@ -31,6 +31,8 @@ pub(super) struct Rings<R> {
     announced_tail: u16,
     /// How far the controller said that it has read.
     submission_head: u16,
+    /// How many entries it was told about from there on.
+    unread: u16,
     /// Where the next completion comes.
     head: u16,
     /// The head that the controller was told.
@@ -68,6 +70,7 @@ impl<R: Registers> Rings<R> {
             tail: 0,
             announced_tail: 0,
             submission_head: 0,
+            unread: 0,
             head: 0,
             announced_head: 0,
             phase: true,
@@ -93,6 +96,7 @@ impl<R: Registers> Rings<R> {
         self.tail = 0;
         self.announced_tail = 0;
         self.submission_head = 0;
+        self.unread = 0;
         self.head = 0;
         self.announced_head = 0;
         self.phase = true;
@@ -154,7 +158,7 @@ impl<R: Registers> Rings<R> {
     /// have no other entries; there is room ([`Rings::has_room`]).
     #[inline]
     pub(super) fn push_command(&mut self, start: u64, data: [u64; 2], rest: [u64; 2]) {
-        self.submissions.write_command(usize::from(self.tail) * ENTRY_BYTES, start, data, rest);
+        self.submissions.write_command(usize::from(self.tail), start, data, rest);
         self.pushed();
     }
 
@@ -172,6 +176,7 @@ impl<R: Registers> Rings<R> {
     pub(super) fn ring_tail(&mut self) -> bool {
         let old = self.announced_tail;
         self.announced_tail = self.tail;
+        self.unread += self.distance(old, self.tail);
         self.ring(self.submission_doorbell, old, self.tail)
     }
 
@@ -203,34 +208,38 @@ impl<R: Registers> Rings<R> {
     #[inline]
     fn next_completion(&self) -> Option<u64> {
         // The device writes this half last, or all sixteen bytes at once.
-        let half = self.completions.load_pair_acquire(usize::from(self.head) * COMPLETION_BYTES + 8);
+        let half = self.completions.load_pair_acquire(usize::from(self.head) * 2 + 1);
         ((half >> 48 & 1 == 1) == self.phase).then_some(half)
     }
 
-    /// The next completion, if there is one.
-    #[inline]
+    /// The next completion, if there is one, with its result.
     pub(super) fn pop(&mut self) -> Option<Completion> {
+        let at = usize::from(self.head) * COMPLETION_BYTES;
+        let completion = self.pop_quickly()?;
+        // The device writes there again only after the next `ring_head`.
+        Some(Completion { result: self.completions.read32(at), ..completion })
+    }
+
+    /// The next completion, if there is one: of an I/O command, whose result nobody wants.
+    #[inline]
+    pub(super) fn pop_quickly(&mut self) -> Option<Completion> {
         let [a, b, c, d, e, f, g, h] = self.next_completion()?.to_le_bytes();
-        let completion = Completion {
-            result: self.completions.read32(usize::from(self.head) * COMPLETION_BYTES),
-            submission_head: u16::from_le_bytes([a, b]),
-            submission_queue: u16::from_le_bytes([c, d]),
-            command_id: u16::from_le_bytes([e, f]),
-            status: Status::from_field(u16::from_le_bytes([g, h]) >> 1),
-        };
         self.head = self.next(self.head);
-        if self.head == 0 {
-            self.phase = !self.phase;
-        }
-        let read = self.distance(self.submission_head, completion.submission_head);
-        if completion.submission_head < self.entries
-            && read <= self.distance(self.submission_head, self.announced_tail)
-        {
-            self.submission_head = completion.submission_head;
+        self.phase ^= self.head == 0;
+        let submission_head = u16::from_le_bytes([a, b]);
+        let read = self.distance(self.submission_head, submission_head);
+        if submission_head < self.entries && read <= self.unread {
+            self.submission_head = submission_head;
+            self.unread -= read;
         } else {
             self.wrong_heads += 1;
         }
-        Some(completion)
+        Some(Completion {
+            result: 0,
+            submission_queue: u16::from_le_bytes([c, d]),
+            command_id: u16::from_le_bytes([e, f]),
+            status: Status::from_field(u16::from_le_bytes([g, h]) >> 1),
+        })
     }
 
     /// A completion was for an entry of this ring: its place in the completion ring is free again.
@@ -251,6 +260,7 @@ impl<R: Registers> Rings<R> {
         let (old, next) = (self.announced_tail, self.next(self.tail));
         self.ring(self.submission_doorbell, old, next);
         self.announced_tail = next;
+        self.unread += 1;
     }
 }
 

@@ -34,6 +34,15 @@ pub(super) struct Method {
     pub(super) sgl: Option<SglSupport>,
 }
 
+impl Method {
+    /// Whether PRP1 alone carries one piece at the device's `address`.
+    #[inline]
+    pub(super) fn is_in_a_page(&self, address: u64, len: usize) -> bool {
+        let page = 1_u64 << self.page_shift;
+        address & 3 == 0 && (address & (page - 1)) + len as u64 <= page
+    }
+}
+
 /// What SGLs a controller takes (SGLS, Base 5.17.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SglSupport {
@@ -58,9 +67,11 @@ pub(super) struct DataPointer {
     pub(super) flag: u32,
 }
 
+/// Of a command that moves no data.
+pub(super) const NO_DATA: DataPointer = DataPointer { words: [0; 2], flag: 0 };
+
 /// The data pointer to `segments`, with the page at `at` of `lists` for what does not fit into the
 /// entry. `translate` gives the device's address of a piece.
-#[inline]
 pub(super) fn describe(
     method: Method,
     segments: &[Segment],
@@ -68,36 +79,18 @@ pub(super) fn describe(
     lists: &DmaRegion,
     at: usize,
 ) -> Result<DataPointer, Unfit> {
-    let page = 1_u64 << method.page_shift;
-    // One piece within a page is most of what a store does.
-    if let [only] = segments {
-        let address = translate(only).ok_or(Unfit::Unreachable)?;
-        if address & 3 == 0 && (address & (page - 1)) + only.len as u64 <= page {
-            return Ok(DataPointer { words: [address, 0], flag: 0 });
-        }
-    }
-    describe_many(method, segments, &mut translate, lists, at)
-}
-
-fn describe_many(
-    method: Method,
-    segments: &[Segment],
-    translate: &mut dyn FnMut(&Segment) -> Option<u64>,
-    lists: &DmaRegion,
-    at: usize,
-) -> Result<DataPointer, Unfit> {
-    match physical_pages(method.page_shift, segments, translate, lists, at) {
+    match physical_pages(method.page_shift, segments, &mut translate, lists, at) {
         Err(Unfit::Odd) => {}
         result => return result,
     }
     let Some(sgl) = method.sgl else { return Err(Unfit::Odd) };
-    scatter_gather(sgl, segments, translate, lists, at)
+    scatter_gather(sgl, segments, &mut translate, lists, at)
 }
 
 fn physical_pages(
     page_shift: u32,
     segments: &[Segment],
-    translate: &mut dyn FnMut(&Segment) -> Option<u64>,
+    translate: &mut impl FnMut(&Segment) -> Option<u64>,
     lists: &DmaRegion,
     at: usize,
 ) -> Result<DataPointer, Unfit> {
@@ -148,7 +141,7 @@ fn physical_pages(
 fn scatter_gather(
     sgl: SglSupport,
     segments: &[Segment],
-    translate: &mut dyn FnMut(&Segment) -> Option<u64>,
+    translate: &mut impl FnMut(&Segment) -> Option<u64>,
     lists: &DmaRegion,
     at: usize,
 ) -> Result<DataPointer, Unfit> {

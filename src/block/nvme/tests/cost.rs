@@ -53,7 +53,9 @@ struct Places {
 
 impl Smallest {
     fn new() -> Self {
-        let options = ModelOptions::new(ModelNamespace::new(4096, 12));
+        // Its admin queue answers at once, too.
+        let namespace = ModelNamespace::new(4096, 12);
+        let options = ModelOptions { immediate: true, ..ModelOptions::new(namespace) };
         let places = Places { phase: AtomicU16::new(1), ..Places::default() };
         Self { model: Model::new(options, 1), places: Arc::new(places) }
     }
