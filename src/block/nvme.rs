@@ -29,6 +29,7 @@ pub mod model;
 mod port;
 mod queue_pair;
 mod registers;
+mod retirement;
 mod rings;
 mod shadow;
 mod status;

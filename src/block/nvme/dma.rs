@@ -19,8 +19,8 @@ pub trait DmaMemory {
     fn allocate(&self, len: usize) -> Result<DmaRegion>;
 }
 
-/// Zeroed memory that its owner and a device share. Freed with its owner: a queue pair or a
-/// controller that the device may still know is forgotten ([`std::mem::forget`]), not dropped.
+/// Zeroed memory that its owner and a device share. Freed with its owner, unless that leaks it
+/// before, because the device may still know it.
 ///
 /// Accesses are by value at an offset in bytes, never by reference: the device writes when it
 /// likes.
@@ -28,7 +28,7 @@ pub struct DmaRegion {
     ptr: NonNull<u8>,
     len: usize,
     device_address: u64,
-    _keeper: Box<dyn Any + Send>,
+    keeper: Option<Box<dyn Any + Send>>,
 }
 
 // SAFETY: the memory belongs to this value (`new` says that nothing else on this side uses it), and
@@ -50,7 +50,12 @@ impl DmaRegion {
         device_address: u64,
         keeper: Box<dyn Any + Send>,
     ) -> Self {
-        Self { ptr, len, device_address, _keeper: keeper }
+        Self { ptr, len, device_address, keeper: Some(keeper) }
+    }
+
+    /// It is never freed, and the device's address of it never given to other memory.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(self.keeper.take());
     }
 
     /// How many bytes it has.
@@ -243,18 +248,15 @@ impl Regions {
         self.last = NOWHERE;
     }
 
-    /// What the device calls the `len` bytes from `start`, if they lie in one region. They are
-    /// contiguous for the device.
+    /// The same as [`Regions::translate`], but only if they lie in the region that was found last.
     #[inline]
-    pub fn translate(&mut self, start: usize, len: usize) -> Option<u64> {
-        match within(&self.last, start, len) {
-            None => self.look_up(start, len),
-            found => found,
-        }
+    pub(super) fn translate_again(&self, start: usize, len: usize) -> Option<u64> {
+        within(&self.last, start, len)
     }
 
-    #[inline(never)]
-    fn look_up(&mut self, start: usize, len: usize) -> Option<u64> {
+    /// What the device calls the `len` bytes from `start`, if they lie in one region. They are
+    /// contiguous for the device.
+    pub fn translate(&mut self, start: usize, len: usize) -> Option<u64> {
         let at = self.sorted.partition_point(|region| region.start <= start).checked_sub(1)?;
         let region = self.sorted.get(at)?;
         let found = within(region, start, len)?;

@@ -7,7 +7,6 @@
 //! | `Creating` | is making them | `Attached`; `Stopped`: it was stopped again; `Lost`: it refuses |
 //! | `Lost` | is gone or does not work | |
 
-use std::any::Any;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -19,7 +18,7 @@ use super::bus::Bus;
 use super::control::{Control, ControlState};
 use super::controller::{Phase, Reply, Request, ResetCause, Ticket};
 use super::io::{Fate, default_fate};
-use super::queue_pair::QueuePair;
+use super::retirement::{KnownQueues, Retirement};
 use super::status::is_miscompare;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::rt::Instant;
@@ -42,62 +41,53 @@ enum Link {
 
 /// See the table at the top of the file.
 pub(super) struct NvmePort<B: Bus> {
-    pair: QueuePair<B::Registers>,
+    /// `None` once it is shut down.
+    queues: Option<KnownQueues<B>>,
+    now: Instant,
+    next_look: Instant,
+    /// Some commands are refused: [`NvmePort::refusal`] says which.
+    is_suspect: bool,
+    link: Link,
     control: Arc<Control<B>>,
-    number: u16,
     /// Its interrupt; without one the core polls while it waits.
     vector: Option<u16>,
-    link: Link,
-    /// How often the controller had stopped when the queues were made.
-    stops: u32,
     /// How often the controller had failed when the queues were made.
     fatal_stops: u32,
     /// It failed since: the next flush says that what was written may be lost.
     may_have_lost: bool,
-    /// Of which namespace it is.
-    namespace: u32,
     /// How often namespaces had changed when this one was identified last.
     changes: u32,
     identifying: Option<Ticket>,
     /// Its size in bytes, where that is news.
     resized: Option<u64>,
-    now: Instant,
-    next_look: Instant,
-    /// The core's arena, which the controller reaches until this is dropped.
-    _reached: Box<dyn Any>,
+    /// Why nothing is sent to the namespace any more: it was formatted anew.
+    misfit: Option<String>,
 }
 
 impl<B: Bus> NvmePort<B> {
-    /// Over `pair`, whose queues the controller has made after `stops` stops.
-    pub(super) fn new(
-        mut pair: QueuePair<B::Registers>,
-        control: Arc<Control<B>>,
-        reached: Box<dyn Any>,
-        stops: u32,
-        now: Instant,
-    ) -> Self {
-        pair.resume();
-        let spec = pair.spec();
-        let namespace = pair.namespace();
-        // The size may have changed since the device was opened: it is asked for once.
-        let changes = control.lock().changes.wrapping_sub(1);
-        let fatal_stops = control.lock().fatal_stops;
+    /// Over queues that the controller has made.
+    pub(super) fn new(mut queues: KnownQueues<B>, control: Arc<Control<B>>, now: Instant) -> Self {
+        queues.pair.resume();
+        let vector = queues.pair.spec().vector;
+        let state = control.lock();
+        // The namespace may have changed since the device was opened: it is asked for once.
+        let changes = state.changes.wrapping_sub(1);
+        let fatal_stops = state.fatal_stops;
+        drop(state);
         Self {
-            number: spec.number,
-            vector: spec.vector.filter(|&vector| control.bus().interrupt(vector).is_some()),
-            pair,
-            control,
+            queues: Some(queues),
+            now,
+            next_look: now,
+            is_suspect: false,
             link: Link::Attached,
-            stops,
+            vector: vector.filter(|&vector| control.bus().interrupt(vector).is_some()),
+            control,
             fatal_stops,
             may_have_lost: false,
-            namespace,
             changes,
             identifying: None,
             resized: None,
-            now,
-            next_look: now,
-            _reached: reached,
+            misfit: None,
         }
     }
 
@@ -105,14 +95,14 @@ impl<B: Bus> NvmePort<B> {
     #[cold]
     fn look(&mut self, done: &mut dyn FnMut(u16, Result<(), Error>)) {
         let control = Arc::clone(&self.control);
-        let Some(mut state) = control.tick(self.now) else {
+        let (Some(mut state), Some(queues)) = (control.tick(self.now), &mut self.queues) else {
             self.next_look = self.now + LOOK_SOON;
             return;
         };
         let phase = state.controller.phase();
         if matches!(phase, Phase::Failed | Phase::Removed | Phase::Off) {
             self.lose(&state, done);
-        } else if matches!(self.link, Link::Attached) && state.stops != self.stops {
+        } else if matches!(self.link, Link::Attached) && state.stops != queues.stops {
             let healthy = state.fatal_stops == self.fatal_stops;
             self.fatal_stops = state.fatal_stops;
             self.may_have_lost |= !healthy && state.controller.volatile_cache();
@@ -123,19 +113,35 @@ impl<B: Bus> NvmePort<B> {
                 }
                 default_fate(kind, announced, healthy)
             };
-            self.pair.stop(&error, &mut decide, done);
+            queues.pair.stop(&error, &mut decide, done);
             self.link = Link::Stopped;
         }
+        self.follow(&mut state, done);
+        self.is_suspect = self.may_have_lost || self.misfit.is_some() || matches!(self.link, Link::Lost);
+        let is_waiting = self.identifying.is_some()
+            || self.queues.as_ref().is_some_and(|queues| queues.pair.in_flight() > 0);
+        self.next_look = self.now
+            + match self.link {
+                Link::Attached if is_waiting => LOOK_BUSY,
+                Link::Attached | Link::Lost => LOOK_IDLE,
+                Link::Stopped | Link::Creating(_) => LOOK_SOON,
+            };
+    }
+
+    /// Has the queues made anew after a stop, and looks after what is with the controller.
+    fn follow(&mut self, state: &mut ControlState<B>, done: &mut dyn FnMut(u16, Result<(), Error>)) {
+        let Some(queues) = &mut self.queues else { return };
+        let phase = state.controller.phase();
         match self.link {
             Link::Stopped if phase == Phase::Ready => {
-                self.stops = state.stops;
-                self.pair.mirror(state.controller.capabilities(), state.controller.shadow_doorbells());
-                let request = Request::CreateQueues(self.pair.spec());
+                queues.pair.mirror(state.controller.capabilities(), state.controller.shadow_doorbells());
+                let request = Request::CreateQueues(queues.pair.spec());
                 if let Ok(ticket) = state.controller.request(request, self.now) {
+                    queues.are_asked_for(state.stops);
                     self.link = Link::Creating(ticket);
                 }
             }
-            Link::Creating(ticket) if state.stops != self.stops => {
+            Link::Creating(ticket) if state.stops != queues.stops => {
                 state.controller.forget(ticket);
                 self.link = Link::Stopped;
             }
@@ -143,9 +149,9 @@ impl<B: Bus> NvmePort<B> {
                 None => {}
                 Some(Ok(_)) => {
                     // What is sent again begins anew.
-                    self.pair.restart_clocks(self.now);
-                    self.pair.resume();
-                    self.pair.kick();
+                    queues.pair.restart_clocks(self.now);
+                    queues.pair.resume();
+                    queues.pair.kick();
                     self.link = Link::Attached;
                 }
                 // Another reset came in between, or there was no room for the command.
@@ -154,21 +160,15 @@ impl<B: Bus> NvmePort<B> {
                 }
                 Some(Err(error)) => {
                     warn!("{}: a core lost its queues: {error}", self.control.name());
-                    self.lose(&state, done);
+                    self.lose(state, done);
                 }
             },
             Link::Attached => {
-                self.watch_commands(&mut state);
-                self.watch_size(&mut state);
+                self.watch_commands(state);
+                self.watch_namespace(state);
             }
             Link::Stopped | Link::Lost => {}
         }
-        self.next_look = self.now
-            + match self.link {
-                Link::Attached if self.pair.in_flight() > 0 || self.identifying.is_some() => LOOK_BUSY,
-                Link::Attached | Link::Lost => LOOK_IDLE,
-                Link::Stopped | Link::Creating(_) => LOOK_SOON,
-            };
     }
 
     fn lose(&mut self, state: &ControlState<B>, done: &mut dyn FnMut(u16, Result<(), Error>)) {
@@ -176,22 +176,30 @@ impl<B: Bus> NvmePort<B> {
             return;
         }
         self.link = Link::Lost;
-        if state.is_loose {
+        if let Some(queues) = &mut self.queues
             // It may still work on the memory of what is in flight: nobody gets that back.
-            return;
+            && !state.is_loose
+        {
+            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
+            queues.pair.give_up(&error, done);
         }
-        let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
-        self.pair.give_up(&error, done);
     }
 
     /// Identifies the namespace again after it was said to have changed.
-    fn watch_size(&mut self, state: &mut ControlState<B>) {
+    fn watch_namespace(&mut self, state: &mut ControlState<B>) {
+        let Some(queues) = &self.queues else { return };
         if let Some(ticket) = self.identifying
             && let Some(answer) = state.controller.take(ticket)
         {
             self.identifying = None;
             match answer {
-                Ok(Reply::Namespace(Some(found))) => self.resized = Some(found.size_bytes()),
+                Ok(Reply::Namespace(Some(found))) => {
+                    self.misfit = found.misfit(queues.pair.block_shift());
+                    match &self.misfit {
+                        Some(why) => warn!("{}: {why}", queues.pair.name()),
+                        None => self.resized = Some(found.size_bytes()),
+                    }
+                }
                 // It is gone: commands say so.
                 Ok(Reply::Namespace(None)) => self.resized = Some(0),
                 Ok(_) => {}
@@ -200,7 +208,7 @@ impl<B: Bus> NvmePort<B> {
             }
         }
         if self.changes != state.changes && self.identifying.is_none() {
-            let asked = state.controller.request(Request::Namespace(self.namespace), self.now);
+            let asked = state.controller.request(Request::Namespace(queues.pair.namespace()), self.now);
             // Without room it is asked at the next look.
             if let Ok(ticket) = asked {
                 (self.changes, self.identifying) = (state.changes, Some(ticket));
@@ -208,13 +216,36 @@ impl<B: Bus> NvmePort<B> {
         }
     }
 
+    /// Why a command is not even tried.
+    #[cold]
+    fn refusal(&mut self, kind: CommandKind) -> Option<Failure> {
+        let not_started =
+            |kind, why: String| Failure { outcome: Outcome::NotStarted, ..Failure::new(kind, why) };
+        if matches!(self.link, Link::Lost) {
+            let error = self.control.lock().controller.error(kind.name());
+            return Some(Failure::of(&error.outcome_is(Outcome::NotStarted)));
+        }
+        if let Some(why) = &self.misfit {
+            return Some(not_started(ErrorKind::UnsupportedFormat, why.clone()));
+        }
+        if kind == CommandKind::Flush && std::mem::take(&mut self.may_have_lost) {
+            return Some(Failure::new(
+                ErrorKind::Os,
+                "the controller failed and was reset since the last flush: what was written before may be lost",
+            ));
+        }
+        None
+    }
+
     /// Aborts commands that take too long, and resets a controller that does not even abort.
     fn watch_commands(&mut self, state: &mut ControlState<B>) {
-        if self.pair.in_flight() == 0 {
+        let Some(queues) = &mut self.queues else { return };
+        let pair = &mut queues.pair;
+        if pair.in_flight() == 0 {
             return;
         }
-        for slot in 0..self.pair.slots() {
-            let Some((at, was_aborted)) = self.pair.began(slot) else { continue };
+        for slot in 0..pair.slots() {
+            let Some((at, was_aborted)) = pair.began(slot) else { continue };
             let took = self.now.saturating_since(at);
             if took < COMMAND_TIMEOUT {
                 continue;
@@ -225,12 +256,12 @@ impl<B: Bus> NvmePort<B> {
                     state.controller.reset(ResetCause::TimedOut, self.now);
                     return;
                 }
-            } else if let Some(command_id) = self.pair.command_id(slot) {
+            } else if let Some(command_id) = pair.command_id(slot) {
                 warn!("{}: a command takes {took:?}: aborting it", self.control.name());
-                let request = Request::Abort { queue: self.number, command_id };
+                let request = Request::Abort { queue: queues.number, command_id };
                 if let Ok(ticket) = state.controller.request(request, self.now) {
                     state.controller.forget(ticket);
-                    self.pair.set_aborted(slot);
+                    pair.set_aborted(slot);
                 }
             }
         }
@@ -246,28 +277,29 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     const NAME: &'static str = "nvme";
 
     fn slots(&self) -> u16 {
-        self.pair.slots()
+        self.queues.as_ref().map_or(0, |queues| queues.pair.slots())
     }
 
+    #[inline]
     unsafe fn submit(&mut self, slot: u16, command: &Command<'_>) -> Result<(), Refused> {
-        if matches!(self.link, Link::Lost) {
-            let error = self.control.lock().controller.error(command.kind.name());
-            return Err(Refused::Failed(Failure::of(&error.outcome_is(Outcome::NotStarted))));
+        if self.is_suspect
+            && let Some(failure) = self.refusal(command.kind)
+        {
+            return Err(Refused::Failed(failure));
         }
-        if command.kind == CommandKind::Flush && std::mem::take(&mut self.may_have_lost) {
-            return Err(Refused::Failed(Failure::new(
-                ErrorKind::Os,
-                "the controller failed and was reset since the last flush: what was written before may be lost",
-            )));
-        }
+        let Some(queues) = &mut self.queues else { return Err(Refused::Full) };
         // SAFETY: the caller keeps the memory valid, and to itself, until the slot is done.
-        unsafe { self.pair.submit(slot, command, self.now) }
+        unsafe { queues.pair.submit(slot, command, self.now) }
     }
 
+    #[inline]
     fn kick(&mut self) {
-        self.pair.kick();
+        if let Some(queues) = &mut self.queues {
+            queues.pair.kick();
+        }
     }
 
+    #[inline]
     fn poll(
         &mut self,
         now: Instant,
@@ -276,7 +308,8 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     ) -> usize {
         self.now = now;
         self.control.bus().turn();
-        let mut events = self.pair.poll(budget, |slot, result| done(slot, result.map_err(failure)));
+        let Some(queues) = &mut self.queues else { return 0 };
+        let mut events = queues.pair.poll(budget, |slot, result| done(slot, result.map_err(failure)));
         if now >= self.next_look {
             let mut ended = Vec::new();
             self.look(&mut |slot, result| ended.push((slot, result)));
@@ -289,6 +322,7 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     }
 
     fn park(&mut self, in_use: usize) -> Park {
+        let Some(queues) = &self.queues else { return Park::Idle };
         match self.link {
             Link::Lost => Park::Idle,
             Link::Stopped | Link::Creating(_) => Park::Nap(LOOK_SOON),
@@ -303,7 +337,7 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
                 // Empties the eventfd, or finds it empty. A completion from here on makes it
                 // readable again; one from before is seen now.
                 let _ = rustix::io::read(borrowed, &mut [0; 8]);
-                if self.pair.has_completion() { Park::Spin } else { Park::Wake(eventfd) }
+                if queues.pair.has_completion() { Park::Spin } else { Park::Wake(eventfd) }
             }
         }
     }
@@ -316,24 +350,30 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
         self.resized.take()
     }
 
-    /// What the controller may still know is out of its reach, by the IOMMU, before it is freed.
+    /// With nothing in flight the memory of callers is safe already, and the poller sees to the
+    /// queues. Otherwise the core ends, and waits.
     fn shut_down(&mut self) -> bool {
+        let Some(mut queues) = self.queues.take() else { return true };
+        let state = self.control.lock();
+        let is_loose = state.is_loose;
+        drop(state);
         if let Some(ticket) = self.identifying.take() {
             self.control.lock().controller.forget(ticket);
         }
-        if let Link::Creating(ticket) = self.link {
-            // What is being made cannot be deleted.
-            self.control.wait_for(ticket);
-        }
-        let clean = match self.link {
-            Link::Lost => !self.control.lock().is_loose,
-            Link::Attached | Link::Creating(_) => self.control.delete_queues(self.number, self.stops),
-            Link::Stopped => true,
+        let ticket = match self.link {
+            Link::Lost if is_loose => return false,
+            Link::Lost | Link::Stopped => {
+                queues.are_forgotten();
+                return true;
+            }
+            Link::Creating(ticket) => Some(ticket),
+            Link::Attached => None,
         };
-        if clean {
-            self.control.give_number(self.number);
+        if queues.pair.in_flight() == 0 {
+            Retirement::begin(queues, ticket);
+            return true;
         }
-        clean
+        Retirement::wait_for(queues, ticket)
     }
 }
 

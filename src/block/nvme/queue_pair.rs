@@ -113,7 +113,7 @@ pub(super) enum Mutation {
 /// A submission queue and its completion queue, of one core.
 ///
 /// Its memory goes with it: drop it when the controller has deleted the queues, has stopped or is
-/// gone. If none of these is certain, [`std::mem::forget`] it.
+/// gone. If none of these is certain, [`QueuePair::leak`] it before.
 pub(super) struct QueuePair<R> {
     rings: Rings<R>,
     ids: CommandIds,
@@ -198,6 +198,8 @@ impl<R: Registers> QueuePair<R> {
             regions: Regions::new(),
             format: Format {
                 block_shift: attachment.block_shift,
+                block_mask: (1 << attachment.block_shift) - 1,
+                page_bytes: 1 << attachment.page_shift,
                 method: Method {
                     page_shift: attachment.page_shift,
                     sgl: attachment.sgl_alignment.map(|alignment| SglSupport { alignment }),
@@ -236,9 +238,25 @@ impl<R: Registers> QueuePair<R> {
         self.rings.mirror(shadow.filter(|shadow| shadow.covers(capabilities, self.number)));
     }
 
+    /// What the namespace is called in errors.
+    pub(super) fn name(&self) -> &str {
+        &self.attachment.name
+    }
+
     /// The number of the namespace that it is attached to.
     pub(super) fn namespace(&self) -> u32 {
         self.attachment.namespace
+    }
+
+    /// The block size that commands go by, as a power of two.
+    pub(super) fn block_shift(&self) -> u32 {
+        self.attachment.block_shift
+    }
+
+    /// Its memory is never freed, and stays mapped: the controller may know the queues for ever.
+    pub(super) fn leak(&mut self) {
+        self.rings.leak();
+        self.lists.leak();
     }
 
     /// How many slots there are.
@@ -321,34 +339,52 @@ impl<R: Registers> QueuePair<R> {
         now: Instant,
     ) -> Result<(), Refused> {
         let index = usize::from(slot);
+        if self.state == State::Attached
+            && self.rings.has_room(1)
+            && let Some(Simple { head, control, start, address }) =
+                Simple::of(command, &self.format, &self.regions)
+            && let Some(tracker) = self.trackers.get_mut(index)
+            && !tracker.busy
+        {
+            (tracker.head, tracker.control) = (head, control);
+            (tracker.start, tracker.data) = (start, [address, 0]);
+            self.take(index, command.kind, now);
+            return Ok(());
+        }
+        self.submit_other(index, command, now)
+    }
+
+    /// Takes a command that is not simple, or has anything wrong.
+    #[inline(never)]
+    fn submit_other(&mut self, index: usize, command: &Command<'_>, now: Instant) -> Result<(), Refused> {
         if self.state != State::Attached {
             return Err(self.not_attached());
         }
         if !self.rings.has_room(1 + u16::from(command.kind == CommandKind::CompareAndWrite)) {
             return Err(Refused::Full);
         }
-        let Some(tracker) = self.trackers.get_mut(index).filter(|tracker| !tracker.busy) else {
-            return Err(invalid(format!("slot {slot} is in use or there is none")));
-        };
-        let simple = Simple::of(command, &self.format, &mut self.regions);
-        if let Some(Simple { head, control, start, address }) = simple {
-            (tracker.head, tracker.control) = (head, control);
-            (tracker.start, tracker.data) = (start, [address, 0]);
-        } else {
-            self.describe(index, command)?;
+        if self.trackers.get(index).is_none_or(|tracker| tracker.busy) {
+            return Err(invalid(format!("slot {index} is in use or there is none")));
         }
+        self.describe(index, command)?;
+        self.take(index, command.kind, now);
+        Ok(())
+    }
+
+    /// A command is described in the tracker of `index`: it is on its way. There is room.
+    #[inline(always)]
+    fn take(&mut self, index: usize, kind: CommandKind, now: Instant) {
         let tracker = &mut self.trackers[index];
-        tracker.kind = command.kind;
+        tracker.kind = kind;
         tracker.at = now;
         (tracker.tries, tracker.busy, tracker.was_aborted) = (0, true, false);
         self.counts.submitted += 1;
         #[cfg(test)]
-        if self.mutation == Some(Mutation::SkippedFlush) && command.kind == CommandKind::Flush {
-            self.skipped.push_back(slot);
-            return Ok(());
+        if self.mutation == Some(Mutation::SkippedFlush) && kind == CommandKind::Flush {
+            self.skipped.push_back(u16::try_from(index).expect("at most 1023 slots"));
+            return;
         }
         self.send(index);
-        Ok(())
     }
 
     /// Tells the controller about everything that was submitted since the last time, with one write

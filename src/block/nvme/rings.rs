@@ -43,7 +43,7 @@ pub(super) struct Rings<R> {
     /// ring.
     outstanding: u16,
     /// At least so many entries can be pushed.
-    room: u16,
+    room: u32,
     /// Completions whose submission head was outside of what was submitted.
     wrong_heads: u64,
 }
@@ -75,7 +75,7 @@ impl<R: Registers> Rings<R> {
             announced_head: 0,
             phase: true,
             outstanding: 0,
-            room: entries - 1,
+            room: u32::from(entries) - 1,
             wrong_heads: 0,
         }
     }
@@ -101,7 +101,13 @@ impl<R: Registers> Rings<R> {
         self.announced_head = 0;
         self.phase = true;
         self.outstanding = 0;
-        self.room = self.entries - 1;
+        self.room = u32::from(self.entries) - 1;
+    }
+
+    /// Its memory is never freed, and stays mapped.
+    pub(super) fn leak(&mut self) {
+        self.submissions.leak();
+        self.completions.leak();
     }
 
     pub(super) fn entries(&self) -> u16 {
@@ -132,19 +138,20 @@ impl<R: Registers> Rings<R> {
     /// full differs from empty, and each needs a place in the completion ring.
     #[inline]
     pub(super) fn has_room(&mut self, count: u16) -> bool {
-        self.room >= count || self.look_for_room(count)
+        self.room >= u32::from(count) || self.look_for_room(count)
     }
 
     #[cfg(test)]
-    fn room(&mut self) -> u16 {
+    fn room(&mut self) -> u32 {
         self.look_for_room(0);
         self.room
     }
 
+    #[inline(never)]
     fn look_for_room(&mut self, count: u16) -> bool {
         let taken = self.distance(self.submission_head, self.tail).max(self.outstanding);
-        self.room = self.entries - 1 - taken;
-        self.room >= count
+        self.room = u32::from(self.entries - 1 - taken);
+        self.room >= u32::from(count)
     }
 
     /// Adds an entry. There is room ([`Rings::has_room`]).

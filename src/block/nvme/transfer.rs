@@ -34,15 +34,6 @@ pub(super) struct Method {
     pub(super) sgl: Option<SglSupport>,
 }
 
-impl Method {
-    /// Whether PRP1 alone carries one piece at the device's `address`.
-    #[inline]
-    pub(super) fn is_in_a_page(&self, address: u64, len: usize) -> bool {
-        let page = 1_u64 << self.page_shift;
-        address & 3 == 0 && (address & (page - 1)) + len as u64 <= page
-    }
-}
-
 /// What SGLs a controller takes (SGLS, Base 5.17.2.1).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct SglSupport {

@@ -1,9 +1,12 @@
 //! The model's registers and its power, and what it does next.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::event::{EventfdFlags, eventfd};
 
 use super::super::registers::{
     ACQ, AQA, ASQ, CAP, CC, CC_ENABLE, CC_SHUTDOWN_MASK, CSTS, CSTS_FATAL, CSTS_READY,
@@ -63,7 +66,9 @@ pub(super) struct Machine {
     pub(super) awake: BTreeSet<u16>,
     pub(super) failures: VecDeque<(u8, Status)>,
     pub(super) bad_blocks: BTreeMap<(u32, u64), Status>,
+    /// Vectors that interrupted since somebody looked, and where interrupts arrive.
     pub(super) interrupts: BTreeSet<u16>,
+    eventfds: BTreeMap<u16, OwnedFd>,
     pub(super) violations: Vec<String>,
     pub(super) executed: u64,
     /// Kept so that a command needs no new ones: the pieces of its memory, and its data.
@@ -100,6 +105,7 @@ impl Machine {
             failures: VecDeque::new(),
             bad_blocks: BTreeMap::new(),
             interrupts: BTreeSet::new(),
+            eventfds: BTreeMap::new(),
             violations: Vec::new(),
             executed: 0,
             pieces: Vec::new(),
@@ -262,6 +268,12 @@ impl Machine {
         self.power = Power::Hung { stuck };
     }
 
+    pub(super) fn wake_up(&mut self) {
+        if let Power::Hung { .. } = self.power {
+            self.power = Power::Running;
+        }
+    }
+
     /// Comes a step nearer to being ready, or to not being so. False if neither is due.
     fn change_power(&mut self) -> bool {
         self.power = match self.power {
@@ -275,7 +287,8 @@ impl Machine {
     }
 
     fn doorbell(&mut self, offset: usize, value: u32) {
-        if !matches!(self.power, Power::Running | Power::ShutDown) {
+        // One that hangs sees them when it goes on.
+        if !matches!(self.power, Power::Running | Power::ShutDown | Power::Hung { .. }) {
             // Cores that have not noticed a reset yet do that.
             return;
         }
@@ -308,6 +321,29 @@ impl Machine {
         }
     }
 
+    pub(super) fn interrupt(&mut self, vector: u16) {
+        self.interrupts.insert(vector);
+        if let Some(eventfd) = self.eventfds.get(&vector) {
+            // It fails only with more interrupts than there will ever be.
+            let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Where interrupts of `vector` arrive from now on.
+    pub(super) fn eventfd(&mut self, vector: u16) -> Option<RawFd> {
+        if !self.options.eventfds {
+            return None;
+        }
+        let opened = match self.eventfds.entry(vector) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+                entry.insert(eventfd(0, flags).ok()?)
+            }
+        };
+        Some(opened.as_raw_fd())
+    }
+
     // What it does.
 
     fn works(&self) -> bool {
@@ -323,7 +359,8 @@ impl Machine {
         }
         let noise = self.options.noise;
         if self.chance(noise.spurious_interrupts) {
-            self.interrupts.extend(self.completions.values().filter_map(|queue| queue.vector).next_back());
+            let vector = self.completions.values().filter_map(|queue| queue.vector).next_back();
+            vector.into_iter().for_each(|vector| self.interrupt(vector));
         }
         self.look_at_shadows();
         let first = self.random.random_range(0..3);

@@ -289,10 +289,12 @@ impl Machine {
             queue.tail = 0;
             queue.phase = !queue.phase;
         }
-        self.interrupts.extend(queue.vector);
+        let vector = queue.vector;
         if let Err(Unmapped(address)) = self.space.post(at, words) {
             self.violation(format!("a completion queue at {address:#x}, which is not mapped"));
         }
+        // Not before the completion is there.
+        vector.into_iter().for_each(|vector| self.interrupt(vector));
     }
 
     pub(super) fn report_event(&mut self, event: u32) {

@@ -67,6 +67,11 @@ impl Space {
         }
     }
 
+    /// How many mappings there are.
+    pub(super) fn mappings(&self) -> usize {
+        self.mappings.len()
+    }
+
     /// A pointer to `len` bytes at `address`.
     fn at(&self, address: u64, len: usize) -> Result<*mut u8, Unmapped> {
         let (start, mapping) = self.mappings.range(..=address).next_back().ok_or(Unmapped(address))?;

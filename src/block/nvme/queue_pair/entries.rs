@@ -18,16 +18,18 @@ const MAX_RANGES: u64 = 256;
 pub(super) struct Format {
     /// The block size as a power of two.
     pub(super) block_shift: u32,
+    /// The bits of an offset within a block.
+    pub(super) block_mask: u64,
+    pub(super) page_bytes: u64,
     pub(super) method: Method,
 }
 
 impl Format {
     /// The first block of a command, and how many come after it: up to 65,535.
-    #[inline]
     fn blocks(&self, command: &Command<'_>) -> Option<(u64, u32)> {
         let shift = self.block_shift;
         let last = (command.len >> shift).wrapping_sub(1);
-        let are_whole = (command.offset | command.len) & ((1 << shift) - 1) == 0;
+        let are_whole = (command.offset | command.len) & self.block_mask == 0;
         let last = u32::try_from(last).ok().filter(|&last| u64::from(last) < MAX_BLOCKS && are_whole)?;
         Some((command.offset >> shift, last))
     }
@@ -48,17 +50,23 @@ pub(super) struct Simple {
 impl Simple {
     /// `None` if the command is no such, or has anything wrong.
     #[inline]
-    pub(super) fn of(command: &Command<'_>, format: &Format, regions: &mut Regions) -> Option<Self> {
+    pub(super) fn of(command: &Command<'_>, format: &Format, regions: &Regions) -> Option<Self> {
         let (code, flags) = match command.kind {
             CommandKind::Read => (opcode::READ, 0),
             CommandKind::Write { durable } => (opcode::WRITE, if durable { FORCE_UNIT_ACCESS } else { 0 }),
             _ => return None,
         };
         let [only] = command.memory else { return None };
-        let address = regions.translate(only.ptr.addr().get(), only.len)?;
-        let (start, last) = format.blocks(command)?;
-        let is_simple = only.len as u64 == command.len && format.method.is_in_a_page(address, only.len);
-        is_simple.then_some(Self { head: code.into(), control: flags | last, start, address })
+        let len = command.len;
+        let address = regions.translate_again(only.ptr.addr().get(), only.len)?;
+        let is_whole = (command.offset | len) & format.block_mask == 0 && len != 0 && only.len as u64 == len;
+        let is_in_a_page = address & 3 == 0 && (address & (format.page_bytes - 1)) + len <= format.page_bytes;
+        if !is_whole || !is_in_a_page {
+            return None;
+        }
+        let last = u32::try_from((len >> format.block_shift) - 1).ok().filter(|&last| last < 1 << 16)?;
+        let start = command.offset >> format.block_shift;
+        Some(Self { head: code.into(), control: flags | last, start, address })
     }
 }
 
