@@ -6,7 +6,6 @@ use std::sync::Arc;
 use super::bus::Bus;
 use super::control::{ASK_EVERY, Control};
 use super::controller::{Request, Ticket};
-use super::port::NvmePort;
 use super::retirement::{KnownQueues, Retirement};
 use crate::error::{ErrorKind, Result};
 use crate::rt;
@@ -16,7 +15,7 @@ use crate::rt;
 pub(super) struct Creation<B: Bus> {
     control: Arc<Control<B>>,
     ticket: Option<Ticket>,
-    /// `None` once they belong to a port.
+    /// `None` once they are made.
     queues: Option<KnownQueues<B>>,
 }
 
@@ -46,7 +45,7 @@ impl<B: Bus> Creation<B> {
     /// # Errors
     ///
     /// What the controller answers.
-    pub(super) async fn finish(mut self) -> Result<NvmePort<B>> {
+    pub(super) async fn finish(mut self) -> Result<KnownQueues<B>> {
         self.control.until_ready().await?;
         while !self.ask()? {
             rt::sleep(ASK_EVERY).await;
@@ -64,8 +63,7 @@ impl<B: Bus> Creation<B> {
                 return Err(error);
             }
         }
-        let queues = self.queues.take().expect("taken once, here");
-        Ok(NvmePort::new(queues, Arc::clone(&self.control), rt::now()))
+        Ok(self.queues.take().expect("taken once, here"))
     }
 }
 

@@ -121,7 +121,8 @@ impl<B: Bus> Opened<B> {
 
     pub(super) async fn attach(&self) -> Result<QueueNamespace<NvmePort<B>>> {
         let control = &self.control;
-        self.check_namespace().await?;
+        let changes = control.lock().changes;
+        let size_bytes = self.namespace_size().await?;
         let (region, reached) = control.bus().reach(&rt::arena())?;
         let number = control.take_number().await?;
         let creation = match self.queue_pair(number) {
@@ -134,7 +135,10 @@ impl<B: Bus> Opened<B> {
                 return Err(error);
             }
         };
-        Ok(QueueNamespace::attach(creation.finish().await?, self.info.clone()))
+        let queues = creation.finish().await?;
+        let resized = (size_bytes != self.info.size_bytes).then_some(size_bytes);
+        let port = NvmePort::new(queues, Arc::clone(control), changes, resized, rt::now());
+        Ok(QueueNamespace::attach(port, self.info.clone()))
     }
 
     /// Opens a namespace of the same controller.
@@ -161,8 +165,12 @@ impl<B: Bus> Opened<B> {
         state.controller.reset(ResetCause::Requested, now);
     }
 
-    /// Whether the namespace still is what it was when it was opened.
-    async fn check_namespace(&self) -> Result<()> {
+    /// The namespace's size now, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// It is no longer what it was when it was opened.
+    async fn namespace_size(&self) -> Result<u64> {
         let refused = |kind, why| Error::new(kind, "attach").at(self.info.name.clone()).because(why);
         let Some(found) = self.control.identify(self.namespace.number).await? else {
             let why = "the namespace is not active any more".to_owned();
@@ -170,7 +178,7 @@ impl<B: Bus> Opened<B> {
         };
         match found.misfit(self.namespace.block_shift) {
             Some(why) => Err(refused(ErrorKind::UnsupportedFormat, why)),
-            None => Ok(()),
+            None => Ok(found.size_bytes()),
         }
     }
 

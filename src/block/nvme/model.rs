@@ -186,9 +186,18 @@ impl Model {
         can_be
     }
 
+    /// How often a core has waited for it, with nothing else to do meanwhile.
+    #[cfg(test)]
+    pub(super) fn pauses(&self) -> u64 {
+        self.machine().pauses
+    }
+
     /// Lets it work for `longest` at most, if it works beside the cores.
     pub(super) fn pause(&self, longest: Duration) {
-        let is_alone = self.machine().options.pace == Pace::Alone;
+        let mut machine = self.machine();
+        machine.pauses += 1;
+        let is_alone = machine.options.pace == Pace::Alone;
+        drop(machine);
         if is_alone {
             std::thread::sleep(longest);
         }

@@ -65,15 +65,18 @@ pub(super) struct NvmePort<B: Bus> {
 }
 
 impl<B: Bus> NvmePort<B> {
-    /// Over queues that the controller has made.
-    pub(super) fn new(mut queues: KnownQueues<B>, control: Arc<Control<B>>, now: Instant) -> Self {
+    /// Over queues that the controller has made. The namespace was identified after `changes`
+    /// changes of any, and has a size that is news, if it is `resized`.
+    pub(super) fn new(
+        mut queues: KnownQueues<B>,
+        control: Arc<Control<B>>,
+        changes: u32,
+        resized: Option<u64>,
+        now: Instant,
+    ) -> Self {
         queues.pair.resume();
         let vector = queues.pair.spec().vector;
-        let state = control.lock();
-        // The namespace may have changed since the device was opened: it is asked for once.
-        let changes = state.changes.wrapping_sub(1);
-        let fatal_stops = state.fatal_stops;
-        drop(state);
+        let fatal_stops = control.lock().fatal_stops;
         Self {
             queues: Some(queues),
             now,
@@ -86,7 +89,7 @@ impl<B: Bus> NvmePort<B> {
             may_have_lost: false,
             changes,
             identifying: None,
-            resized: None,
+            resized,
             misfit: None,
         }
     }

@@ -71,6 +71,7 @@ pub(super) struct Machine {
     eventfds: BTreeMap<u16, OwnedFd>,
     pub(super) violations: Vec<String>,
     pub(super) executed: u64,
+    pub(super) pauses: u64,
     /// Kept so that a command needs no new ones: the pieces of its memory, and its data.
     pub(super) pieces: Pieces,
     pub(super) data: Vec<u8>,
@@ -108,6 +109,7 @@ impl Machine {
             eventfds: BTreeMap::new(),
             violations: Vec::new(),
             executed: 0,
+            pauses: 0,
             pieces: Vec::new(),
             data: Vec::new(),
             options,
