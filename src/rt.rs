@@ -146,6 +146,7 @@ pub use task_group::TaskGroup;
 pub use task_local::task_local;
 pub(crate) use tasks::{Cancel, Simulation, defect, noted, noted_over};
 pub use tasks::{CancelOnDrop, JoinError, JoinHandle};
+pub(crate) use this_core::never_sleeps;
 pub use this_core::{arena, handle, is_in_core, now};
 pub use thread::CoreThread;
 pub use waits_for::waits_for;

@@ -9,7 +9,7 @@
 //!   address.
 //! - [`Controller`]: brings a controller up, asks what it is, makes and deletes queues, resets it,
 //!   shuts it down.
-//! - [`QueuePair`]: one core's submission and completion queue.
+//! - `QueuePair`: one core's submission and completion queue.
 //! - [`Status`]: how a command ended, in the specification's words.
 //!
 //! Sections named here are those of the NVM Express Base Specification 2.0c and, where it says so,
@@ -29,6 +29,7 @@ pub mod model;
 mod port;
 mod queue_pair;
 mod registers;
+mod retirement;
 mod rings;
 mod shadow;
 mod status;
@@ -44,8 +45,6 @@ pub use controller::{
 pub use device::{ModelledDevice, ModelledNamespace, NvmeDevice, NvmeNamespace};
 pub use dma::{DmaMemory, DmaRegion, Region, Regions};
 pub use identify::{ControllerIdentity, HealthLog, NamespaceIdentity};
-pub use io::{Attachment, Fate, Operation, QueueCounts, Refusal, Segment, Transfer, default_fate};
-pub use queue_pair::QueuePair;
 pub use registers::{Capabilities, Registers};
 pub use shadow::ShadowDoorbells;
 pub use status::Status;

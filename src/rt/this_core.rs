@@ -3,6 +3,7 @@
 
 use std::time::Duration;
 
+use super::config::Idle;
 use super::handle::Handle;
 use super::scheduler::{current, in_core};
 use crate::mem::Arena;
@@ -52,6 +53,16 @@ pub fn fill_random(bytes: &mut [u8]) {
 #[track_caller]
 pub fn arena() -> Arena {
     in_core("rt::arena", |core| core.arena().clone())
+}
+
+/// Whether the core polls all the time ([`Idle::Poll`]).
+///
+/// # Panics
+///
+/// Outside a core.
+#[track_caller]
+pub(crate) fn never_sleeps() -> bool {
+    in_core("rt::never_sleeps", |core| core.idle() == Idle::Poll)
 }
 
 /// A handle through which other threads can send work to this core.

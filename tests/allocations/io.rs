@@ -5,13 +5,17 @@ use crate::counting;
 use crate::support::parts::{Parts, PartsAll};
 use std::future::Future;
 use std::net::SocketAddr;
+use std::pin::Pin;
 use std::time::Duration;
 
-use boson::block::{AnyNamespace, Namespace, NamespaceAddress};
+use boson::block::nvme::model::{Model, ModelNamespace, ModelOptions};
+use boson::block::nvme::{ModelledDevice, ModelledNamespace};
+use boson::block::{AnyNamespace, Device, Namespace, NamespaceAddress};
 use boson::mem::DmaBuf;
 use boson::net::{Net, TcpListener, TcpStream};
-use boson::rt::reactor::ReactorChoice;
-use boson::rt::{self, Core, CoreConfig};
+use boson::observe;
+use boson::rt::reactor::{ReactorChoice, ReactorKind};
+use boson::rt::{self, Core, CoreConfig, Idle};
 use boson::sync::local::mpsc;
 
 const WARM_UP: u32 = 200;
@@ -117,6 +121,65 @@ fn a_block_of_a_file_is_written_and_read_without_allocating() {
         .await
     });
     std::fs::remove_file(&path).expect("it is there");
+}
+
+/// A controller that does everything at once and whose writes are durable.
+fn controller() -> Model {
+    let mut options = ModelOptions::new(ModelNamespace::new(16, 12));
+    options.immediate = true;
+    options.volatile_cache = false;
+    Model::new(options, 1)
+}
+
+#[test]
+fn a_block_of_an_nvme_controller_is_written_and_read_without_allocating() {
+    every_round_is_free(async |round| {
+        let device = ModelledDevice::open(&controller(), 1).await.expect("it comes up");
+        let namespace = device.attach().await.expect("a queue pair");
+        let mut kept: Option<DmaBuf> = Some(rt::arena().alloc(BLOCK_BYTES));
+        count(round, async || {
+            let mut buf = kept.take().expect("put back");
+            buf.fill(7);
+            let buf = namespace.write(0, buf).await.expect("written");
+            let buf = namespace.read(0, buf).await.expect("read");
+            kept = Some(buf);
+        })
+        .await
+    });
+}
+
+#[test]
+fn a_core_that_polls_an_nvme_controller_does_not_enter_its_ring() {
+    let enters = |idle, program: fn(ModelledNamespace) -> Pin<Box<dyn Future<Output = ()>>>| {
+        let core = Core::new(&CoreConfig::default().seed([9; 32]).idle(idle)).expect("a core");
+        core.block_on(async {
+            let device = ModelledDevice::open(&controller(), 1).await.expect("it comes up");
+            let namespace = device.attach().await.expect("a queue pair");
+            program(namespace.clone()).await;
+            let before = observe::stats();
+            program(namespace).await;
+            let after = observe::stats();
+            (after.reactor == ReactorKind::IoUring).then_some(after.ring_enters - before.ring_enters)
+        })
+    };
+    let reads = |namespace: ModelledNamespace| -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(async move {
+            let mut buf = rt::arena().alloc(BLOCK_BYTES);
+            for _ in 0..ROUNDS {
+                buf = namespace.read(0, buf).await.expect("read");
+            }
+        })
+    };
+    // The control: a core that sleeps does so in its ring.
+    let sleeps = |_: ModelledNamespace| -> Pin<Box<dyn Future<Output = ()>>> {
+        Box::pin(async {
+            for _ in 0..100 {
+                rt::sleep(Duration::from_micros(100)).await;
+            }
+        })
+    };
+    assert!(enters(Idle::Poll, reads).is_none_or(|made| made == 0));
+    assert!(enters(Idle::Sleep, sleeps).is_none_or(|made| made >= 100), "the counter counts");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use super::super::vfio;
 use super::dma::{DmaMemory, DmaRegion, Region};
 use super::model::Model;
 use super::registers::Registers;
-use crate::error::Result;
+use crate::error::{Error, ErrorKind, Result};
 use crate::mem::Arena;
 
 /// A way to a controller, for all cores of the process.
@@ -139,20 +139,23 @@ impl Bus for Model {
         Ok((region, Box::new(ModelReach { model: self.clone(), region, _arena: arena.clone() })))
     }
 
-    fn interrupt(&self, _vector: u16) -> Option<RawFd> {
-        None
+    fn interrupt(&self, vector: u16) -> Option<RawFd> {
+        self.eventfd(vector)
     }
 
     fn reset(&self) -> Result<()> {
-        self.cut_power();
-        Ok(())
+        if self.reset_function() {
+            return Ok(());
+        }
+        Err(Error::new(ErrorKind::Unsupported, "reset").at("nvme:model").because("it has no such reset"))
     }
 
-    /// The model does all that there is to do in each of its turns.
-    fn pause(&self, _longest: Duration) {}
+    fn pause(&self, longest: Duration) {
+        Model::pause(self, longest);
+    }
 
     fn turn(&self) {
-        self.settle();
+        Model::turn(self);
     }
 }
 

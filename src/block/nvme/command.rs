@@ -111,13 +111,6 @@ impl Entry {
         self.words[at] = value;
         self
     }
-
-    /// With a range of `blocks` (1 to 65536) logical blocks from `lba`.
-    pub(super) fn blocks(mut self, lba: u64, blocks: u32) -> Self {
-        self.set_pair(10, lba);
-        self.words[12] |= blocks - 1;
-        self
-    }
 }
 
 /// A completion queue entry.
@@ -125,8 +118,6 @@ impl Entry {
 pub struct Completion {
     /// What the command gives back (dword 0).
     pub result: u32,
-    /// How far the controller has read the submission queue.
-    pub submission_head: u16,
     /// The submission queue of the command.
     pub submission_queue: u16,
     /// The id of the command.

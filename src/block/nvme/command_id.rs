@@ -19,7 +19,8 @@
 pub(super) struct CommandIds {
     /// For each index its last id, and whether it is issued.
     ids: Box<[Id]>,
-    index_bits: u32,
+    /// Which bits of an id are its index.
+    index_mask: u16,
 }
 
 #[derive(Clone, Copy, Debug)]
@@ -35,7 +36,8 @@ impl CommandIds {
         let ids = (0..u16::try_from(count).expect("a queue has at most 4096 indices"))
             .map(|index| Id { last: index, issued: false })
             .collect();
-        Self { ids, index_bits }
+        let index_mask = u16::try_from((1_u32 << index_bits) - 1).expect("at most 12 bits");
+        Self { ids, index_mask }
     }
 
     pub(super) fn is_issued(&self, index: usize) -> bool {
@@ -48,14 +50,14 @@ impl CommandIds {
         let id = &mut self.ids[index];
         debug_assert!(!id.issued, "a command id is issued once at a time");
         id.issued = true;
-        id.last = id.last.wrapping_add(1 << self.index_bits);
+        id.last = id.last.wrapping_add(self.index_mask + 1);
         id.last
     }
 
     /// The index that a completion with `id` ends, which becomes free; `None` for a stray.
     #[inline]
     pub(super) fn complete(&mut self, id: u16) -> Option<usize> {
-        let index = usize::from(id) & ((1 << self.index_bits) - 1);
+        let index = usize::from(id & self.index_mask);
         let known = self.ids.get_mut(index)?;
         if !known.issued || known.last != id {
             return None;

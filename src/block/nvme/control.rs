@@ -11,6 +11,7 @@ use tracing::{info, warn};
 
 use super::bus::Bus;
 use super::controller::{Controller, ControllerOptions, Event, Phase, Reply, Request, ResetCause, Ticket};
+use super::identify::NamespaceIdentity;
 use super::registers::{ALL_ONES, CC, CSTS, CSTS_READY, Registers};
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
@@ -20,7 +21,7 @@ use crate::rt::Instant;
 pub(super) const ASK_EVERY: Duration = Duration::from_micros(200);
 /// How long a core that ends waits for its queues to be deleted, and the process for the controller
 /// to shut down.
-const PATIENCE: Duration = Duration::from_secs(3);
+pub(super) const PATIENCE: Duration = Duration::from_secs(3);
 
 /// A controller and what is known of it.
 pub(super) struct Control<B: Bus> {
@@ -34,6 +35,8 @@ pub(super) struct ControlState<B: Bus> {
     pub(super) controller: Controller<B::Registers>,
     /// Numbers of queue pairs that nobody has.
     free: Vec<u16>,
+    /// How many queue pairs are being deleted.
+    pub(super) retiring: usize,
     /// How often it stopped: queues that were made before are gone.
     pub(super) stops: u32,
     /// How often it stopped because it failed: what was in its cache may be lost.
@@ -58,6 +61,7 @@ impl<B: Bus> Control<B> {
         let state = ControlState {
             controller,
             free: Vec::new(),
+            retiring: 0,
             stops: 0,
             fatal_stops: 0,
             is_loose: false,
@@ -96,7 +100,7 @@ impl<B: Bus> Control<B> {
         Some(state)
     }
 
-    fn advance(&self, state: &mut ControlState<B>, now: Instant) {
+    pub(super) fn advance(&self, state: &mut ControlState<B>, now: Instant) {
         // Cores may have clocks of their own.
         state.now = state.now.max(now);
         self.bus.turn();
@@ -174,82 +178,96 @@ impl<B: Bus> Control<B> {
         state.controller.take(ticket)
     }
 
-    /// Waits for the answer to a request while the core waits too: it ends. Returns whether it
-    /// came.
-    pub(super) fn wait_for(&self, ticket: Ticket) -> bool {
-        let mut now = self.lock().now;
-        let until = now + PATIENCE;
-        while now < until {
-            now += ASK_EVERY;
-            if self.take(ticket, now).is_some() {
-                return true;
+    /// What the controller says now about the namespace with this number; `None` if it is not
+    /// active.
+    ///
+    /// # Errors
+    ///
+    /// The controller refuses, or is not there.
+    pub(super) async fn identify(&self, number: u32) -> Result<Option<Box<NamespaceIdentity>>> {
+        loop {
+            self.until_ready().await?;
+            let asked = self.lock().controller.request(Request::Namespace(number), rt::now());
+            let answer = match asked {
+                Ok(ticket) => {
+                    let asked = Asked { control: self, ticket };
+                    self.answer(asked.ticket).await
+                }
+                Err(error) => Err(error),
+            };
+            match answer {
+                Ok(Reply::Namespace(found)) => return Ok(found),
+                // There was no room for the request, or a reset came in between.
+                Err(error) if matches!(error.kind(), ErrorKind::LimitReached | ErrorKind::Cancelled) => {}
+                Err(error) => return Err(error),
+                Ok(_) => {}
             }
-            self.bus.pause(ASK_EVERY);
+            rt::sleep(ASK_EVERY).await;
         }
-        self.lock().controller.forget(ticket);
-        false
     }
 
-    /// The number of a queue pair for one core.
+    /// The number of a queue pair for one core. If all are taken, but some are about to come back,
+    /// it waits for those.
     ///
     /// # Errors
     ///
     /// All are taken.
-    pub(super) fn take_number(&self) -> Result<u16> {
-        let mut state = self.lock();
-        let all = state.controller.queue_pairs();
-        state.free.pop().ok_or_else(|| {
-            Error::new(ErrorKind::LimitReached, "attach").at(self.name.clone()).because(format!(
-                "its {all} queue pairs are in use, one by each core and namespace: use fewer cores"
-            ))
-        })
+    pub(super) async fn take_number(&self) -> Result<u16> {
+        let until = rt::now() + PATIENCE;
+        loop {
+            let mut state = self.lock();
+            if let Some(number) = state.free.pop() {
+                return Ok(number);
+            }
+            let all = state.controller.queue_pairs();
+            let is_hopeless = state.retiring == 0 || rt::now() >= until;
+            drop(state);
+            if is_hopeless {
+                return Err(Error::new(ErrorKind::LimitReached, "attach").at(self.name.clone()).because(
+                    format!(
+                        "its {all} queue pairs are in use, one by each core and namespace: use fewer cores"
+                    ),
+                ));
+            }
+            rt::sleep(ASK_EVERY).await;
+        }
     }
 
     pub(super) fn give_number(&self, number: u16) {
         self.lock().free.push(number);
     }
 
-    /// Deletes a queue pair, while the core waits: it ends. Returns whether the controller works on
-    /// none of its memory any more.
-    pub(super) fn delete_queues(&self, number: u16, stops: u32) -> bool {
-        let mut now = self.lock().now;
-        let (until, reset_at) = (now + PATIENCE, now + PATIENCE / 3);
-        let mut ticket = None;
-        while now < until {
-            let mut state = self.lock();
-            self.advance(&mut state, now);
-            if self.is_quiet(&state, stops) {
-                if let Some(ticket) = ticket {
-                    state.controller.forget(ticket);
-                }
-                return true;
-            }
-            match ticket.map(|ticket| state.controller.take(ticket)) {
-                // Not asked yet, or refused: a reset is under way, or too much is asked of it.
-                None | Some(Some(Err(_))) => {
-                    ticket = state.controller.request(Request::DeleteQueues(number), now).ok();
-                }
-                Some(Some(Ok(_))) => return true,
-                Some(None) => {}
-            }
-            if now >= reset_at {
-                // It does nothing any more. Other cores come through a reset.
-                state.controller.reset(ResetCause::TimedOut, now);
-            }
-            drop(state);
-            now += ASK_EVERY;
-            self.bus.pause(ASK_EVERY);
-        }
-        if let Some(ticket) = ticket {
-            self.lock().controller.forget(ticket);
-        }
-        false
+    /// Queues are gone: their `number` is free, unless they are leaked. `were_retiring` says
+    /// whether they were counted as such.
+    pub(super) fn end_queues(&self, number: Option<u16>, were_retiring: bool) {
+        let mut state = self.lock();
+        state.free.extend(number);
+        state.retiring -= usize::from(were_retiring);
+    }
+}
+
+/// A request whose answer nobody waits for any more is forgotten.
+struct Asked<'a, B: Bus> {
+    control: &'a Control<B>,
+    ticket: Ticket,
+}
+
+impl<B: Bus> Drop for Asked<'_, B> {
+    fn drop(&mut self) {
+        self.control.lock().controller.forget(self.ticket);
+    }
+}
+
+impl<B: Bus> ControlState<B> {
+    /// The last time that anybody looked.
+    pub(super) fn now(&self) -> Instant {
+        self.now
     }
 
     /// Whether queues that were made after `stops` stops are none of the controller's any more.
-    fn is_quiet(&self, state: &ControlState<B>, stops: u32) -> bool {
-        let ended = matches!(state.controller.phase(), Phase::Failed | Phase::Removed | Phase::Off);
-        !state.is_loose && (ended || state.stops != stops)
+    pub(super) fn is_quiet(&self, stops: u32) -> bool {
+        let ended = matches!(self.controller.phase(), Phase::Failed | Phase::Removed | Phase::Off);
+        !self.is_loose && (ended || self.stops != stops)
     }
 }
 

@@ -385,8 +385,8 @@ impl<R: Registers + Clone> Controller<R> {
         self.volatile_cache
     }
 
-    /// Its doorbells in memory, if it has such. [`QueuePair::mirror`](super::QueuePair::mirror)
-    /// wants them anew after each reset.
+    /// Its doorbells in memory, if it has such. A queue pair wants them anew after each
+    /// reset.
     pub fn shadow_doorbells(&self) -> Option<Arc<ShadowDoorbells>> {
         self.is_shadowed.then(|| Arc::clone(&self.shadow))
     }
@@ -583,7 +583,7 @@ impl<R: Registers + Clone> Controller<R> {
     /// is no room.
     fn send(&mut self, mut entry: Entry, data: bool, purpose: Purpose, now: Instant) -> bool {
         let free = self.commands.iter().position(Option::is_none);
-        let Some(index) = free.filter(|_| self.rings.room() > 0) else { return false };
+        let Some(index) = free.filter(|_| self.rings.has_room(1)) else { return false };
         if data {
             self.pages.zero(index * PAGE_BYTES, PAGE_BYTES);
             entry = entry.data(self.pages.device_address(index * PAGE_BYTES), 0);

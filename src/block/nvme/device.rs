@@ -9,12 +9,15 @@ use super::super::queue::QueueNamespace;
 use super::super::{Device, NamespaceInfo};
 use super::bus::{Bus, VfioBus};
 use super::control::Control;
+#[cfg(test)]
+use super::controller::ResetCause;
 use super::creation::Creation;
 use super::identify::{ControllerIdentity, NamespaceIdentity};
 use super::io::Attachment;
 use super::model::Model;
 use super::port::NvmePort;
 use super::queue_pair::QueuePair;
+use super::retirement::KnownQueues;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt;
 use crate::sync::Mutex as Gate;
@@ -89,18 +92,26 @@ impl<B: Bus> Opened<B> {
     pub(super) async fn of(control: Arc<Control<B>>, number: u32) -> Result<Self> {
         let name = format!("{}/{number}", control.name());
         let refused = |kind, why: String| Error::new(kind, "open").at(name.clone()).because(why);
+        // Not what it said when it came up: that may be long ago.
+        let found = if (1..u32::MAX).contains(&number) { control.identify(number).await } else { Ok(None) };
         let state = control.lock();
-        let known =
-            state.controller.namespaces().iter().find(|namespace| namespace.number == number).cloned();
         let all: Vec<_> = state.controller.namespaces().iter().map(|one| one.number.to_string()).collect();
         let identity = state.controller.identity().cloned();
         let (volatile_cache, page_shift) = (state.controller.volatile_cache(), state.controller.page_shift());
+        let is_known = all.contains(&number.to_string());
         drop(state);
-        let namespace = known.ok_or_else(|| {
+        let found = match found {
+            // Controllers refuse numbers past their last in different words.
+            Err(error) if is_known || error.kind() == ErrorKind::Closed => return Err(error),
+            Err(_) => None,
+            Ok(found) => found,
+        };
+        let namespace = found.ok_or_else(|| {
             let has =
-                if all.is_empty() { "it has none".to_owned() } else { format!("it has {}", all.join(", ")) };
+                if all.is_empty() { "it had none".to_owned() } else { format!("it had {}", all.join(", ")) };
             refused(ErrorKind::NotFound, format!("there is no active namespace {number}: {has}"))
         })?;
+        let namespace = *namespace;
         let controller =
             identity.ok_or_else(|| refused(ErrorKind::Closed, "the controller is being reset".to_owned()))?;
         namespace.check_format().map_err(|error| error.at(name.clone()))?;
@@ -110,20 +121,65 @@ impl<B: Bus> Opened<B> {
 
     pub(super) async fn attach(&self) -> Result<QueueNamespace<NvmePort<B>>> {
         let control = &self.control;
-        control.until_ready().await?;
+        let changes = control.lock().changes;
+        let size_bytes = self.namespace_size().await?;
         let (region, reached) = control.bus().reach(&rt::arena())?;
-        let number = control.take_number()?;
+        let number = control.take_number().await?;
         let creation = match self.queue_pair(number) {
             Ok(mut pair) => {
                 pair.regions_mut().insert(region);
-                Creation::new(control, pair, reached)
+                Creation::new(control, KnownQueues::new(control, pair, reached))
             }
             Err(error) => {
                 control.give_number(number);
                 return Err(error);
             }
         };
-        Ok(QueueNamespace::attach(creation.finish().await?, self.info.clone()))
+        let queues = creation.finish().await?;
+        let resized = (size_bytes != self.info.size_bytes).then_some(size_bytes);
+        let port = NvmePort::new(queues, Arc::clone(control), changes, resized, rt::now());
+        Ok(QueueNamespace::attach(port, self.info.clone()))
+    }
+
+    /// Opens a namespace of the same controller.
+    #[cfg(test)]
+    pub(super) async fn again(&self, number: u32) -> Result<Self> {
+        Self::of(Arc::clone(&self.control), number).await
+    }
+
+    #[cfg(test)]
+    pub(super) fn info(&self) -> &NamespaceInfo {
+        &self.info
+    }
+
+    /// How often the controller has stopped; once before it came up.
+    #[cfg(test)]
+    pub(super) fn stops(&self) -> u32 {
+        self.control.lock().stops
+    }
+
+    #[cfg(test)]
+    pub(super) fn reset(&self) {
+        let mut state = self.control.lock();
+        let now = state.now();
+        state.controller.reset(ResetCause::Requested, now);
+    }
+
+    /// The namespace's size now, in bytes.
+    ///
+    /// # Errors
+    ///
+    /// It is no longer what it was when it was opened.
+    async fn namespace_size(&self) -> Result<u64> {
+        let refused = |kind, why| Error::new(kind, "attach").at(self.info.name.clone()).because(why);
+        let Some(found) = self.control.identify(self.namespace.number).await? else {
+            let why = "the namespace is not active any more".to_owned();
+            return Err(refused(ErrorKind::NotFound, why));
+        };
+        match found.misfit(self.namespace.block_shift) {
+            Some(why) => Err(refused(ErrorKind::UnsupportedFormat, why)),
+            None => Ok(found.size_bytes()),
+        }
     }
 
     fn queue_pair(&self, number: u16) -> Result<QueuePair<B::Registers>> {
@@ -141,8 +197,9 @@ impl<B: Bus> Opened<B> {
             sgl_alignment: self.controller.sgl_alignment,
         };
         let entries = u16::try_from(capabilities.max_queue_entries).unwrap_or(u16::MAX).min(QUEUE_ENTRIES);
-        // A queue without an interrupt of its own is polled while it has commands.
-        let vector = control.bus().interrupt(number).map(|_| number);
+        // A queue without an interrupt of its own is polled while it has commands, which a core that
+        // never sleeps does anyway.
+        let vector = control.bus().interrupt(number).filter(|_| !rt::never_sleeps()).map(|_| number);
         let (registers, memory) = (control.bus().registers(), control.bus());
         QueuePair::new(registers, &capabilities, memory, number, entries, vector, attachment)
     }

@@ -4,7 +4,7 @@
 use std::any::Any;
 use std::fmt;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering, fence};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
 
 use crate::error::Result;
 
@@ -19,8 +19,8 @@ pub trait DmaMemory {
     fn allocate(&self, len: usize) -> Result<DmaRegion>;
 }
 
-/// Zeroed memory that its owner and a device share. Freed with its owner: a queue pair or a
-/// controller that the device may still know is forgotten ([`std::mem::forget`]), not dropped.
+/// Zeroed memory that its owner and a device share. Freed with its owner, unless that leaks it
+/// before, because the device may still know it.
 ///
 /// Accesses are by value at an offset in bytes, never by reference: the device writes when it
 /// likes.
@@ -28,7 +28,7 @@ pub struct DmaRegion {
     ptr: NonNull<u8>,
     len: usize,
     device_address: u64,
-    _keeper: Box<dyn Any + Send>,
+    keeper: Option<Box<dyn Any + Send>>,
 }
 
 // SAFETY: the memory belongs to this value (`new` says that nothing else on this side uses it), and
@@ -50,7 +50,12 @@ impl DmaRegion {
         device_address: u64,
         keeper: Box<dyn Any + Send>,
     ) -> Self {
-        Self { ptr, len, device_address, _keeper: keeper }
+        Self { ptr, len, device_address, keeper: Some(keeper) }
+    }
+
+    /// It is never freed, and the device's address of it never given to other memory.
+    pub(super) fn leak(&mut self) {
+        std::mem::forget(self.keeper.take());
     }
 
     /// How many bytes it has.
@@ -75,6 +80,7 @@ impl DmaRegion {
     }
 
     /// A pointer to the aligned value of type `T` at `offset`.
+    #[inline]
     fn at<T>(&self, offset: usize) -> *mut T {
         assert!(
             offset.is_multiple_of(align_of::<T>()) && offset + size_of::<T>() <= self.len,
@@ -82,6 +88,15 @@ impl DmaRegion {
             self.len
         );
         self.ptr.as_ptr().wrapping_add(offset).cast()
+    }
+
+    /// A pointer to the value of type `T` with number `index`. Regions are aligned to 4096, which is
+    /// a multiple of what any `T` here is aligned to.
+    #[inline]
+    fn at_index<T>(&self, index: usize) -> *mut T {
+        let count = self.len / size_of::<T>();
+        assert!(index < count, "number {index} lies in a DMA region of {count}");
+        self.ptr.as_ptr().cast::<T>().wrapping_add(index)
     }
 
     /// The value at `offset`, a multiple of 4, in the machine's byte order. Everything that is read
@@ -103,7 +118,19 @@ impl DmaRegion {
         word.store(value, Ordering::Release);
     }
 
+    /// The 64 bits with number `index`, as two little-endian words, in one load. Everything that is
+    /// read later is read after it.
+    #[inline]
+    pub(super) fn load_pair_acquire(&self, index: usize) -> u64 {
+        let ptr = self.at_index::<AtomicU64>(index);
+        // SAFETY: as in `load_acquire`; devices write completions as a whole, or these eight bytes
+        // last.
+        let pair = unsafe { &*ptr };
+        u64::from_le(pair.load(Ordering::Acquire))
+    }
+
     /// The value at `offset`, a multiple of 4.
+    #[inline]
     pub(super) fn read32(&self, offset: usize) -> u32 {
         let ptr = self.at::<u32>(offset);
         // SAFETY: `at` checked that `ptr` is aligned and lies in memory that is valid while `self`
@@ -128,6 +155,20 @@ impl DmaRegion {
         // SAFETY: `at` checked that `ptr` is aligned and lies in memory that is valid while `self`
         // lives; the device does not read an entry before its doorbell.
         unsafe { ptr.write(words) };
+    }
+
+    /// Sets what an I/O command's entry has besides zeros, in the 64 bytes with number `index`:
+    /// dwords 0 and 1, 6 to 9, 10 and 11, 12 and 13. Nobody sets the others. Each pair is stored by
+    /// itself and straight from a register: a copy of what was just put together in memory waits
+    /// for it.
+    #[inline]
+    pub(super) fn write_command(&self, index: usize, start: u64, data: [u64; 2], rest: [u64; 2]) {
+        let ptr = self.at_index::<[u64; 8]>(index).cast::<u64>();
+        for (at, value) in [(0, start), (3, data[0]), (4, data[1]), (5, rest[0]), (6, rest[1])] {
+            // SAFETY: `at_index` found 64 aligned bytes from `ptr` in memory that is valid while
+            // `self` lives; the device does not read an entry before its doorbell.
+            unsafe { ptr.add(at).write_volatile(value.to_le()) };
+        }
     }
 
     /// Copies `out.len()` bytes from `offset`.
@@ -171,10 +212,19 @@ pub struct Region {
 }
 
 /// The memory that a device reaches: a sorted table, and the region that was found last.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub struct Regions {
+    last: Region,
     sorted: Vec<Region>,
-    last: usize,
+}
+
+/// Holds no address.
+const NOWHERE: Region = Region { start: 0, len: 0, device_address: 0 };
+
+impl Default for Regions {
+    fn default() -> Self {
+        Self { last: NOWHERE, sorted: Vec::new() }
+    }
 }
 
 impl Regions {
@@ -189,26 +239,28 @@ impl Regions {
             .retain(|old| old.start + old.len <= region.start || region.start + region.len <= old.start);
         let at = self.sorted.partition_point(|old| old.start < region.start);
         self.sorted.insert(at, region);
-        self.last = at;
+        self.last = region;
     }
 
     /// Removes the region that starts at `start`.
     pub fn remove(&mut self, start: usize) {
         self.sorted.retain(|region| region.start != start);
-        self.last = 0;
+        self.last = NOWHERE;
+    }
+
+    /// The same as [`Regions::translate`], but only if they lie in the region that was found last.
+    #[inline]
+    pub(super) fn translate_again(&self, start: usize, len: usize) -> Option<u64> {
+        within(&self.last, start, len)
     }
 
     /// What the device calls the `len` bytes from `start`, if they lie in one region. They are
     /// contiguous for the device.
-    #[inline]
     pub fn translate(&mut self, start: usize, len: usize) -> Option<u64> {
-        let found = self.sorted.get(self.last).and_then(|region| within(region, start, len));
-        if found.is_some() {
-            return found;
-        }
         let at = self.sorted.partition_point(|region| region.start <= start).checked_sub(1)?;
-        let found = within(self.sorted.get(at)?, start, len)?;
-        self.last = at;
+        let region = self.sorted.get(at)?;
+        let found = within(region, start, len)?;
+        self.last = *region;
         Some(found)
     }
 }

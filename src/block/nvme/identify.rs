@@ -242,6 +242,22 @@ impl NamespaceIdentity {
         }
     }
 
+    /// Why I/O in blocks of `1 << block_shift` bytes is none of this namespace's any more, if it is
+    /// not.
+    pub(super) fn misfit(&self, block_shift: u32) -> Option<String> {
+        let again = "open it again";
+        if let Err(error) = self.check_format() {
+            let why = error.detail().unwrap_or("in a way that boson does not know");
+            return Some(format!("the namespace was formatted anew: {why}; then {again}"));
+        }
+        (self.block_shift != block_shift).then(|| {
+            let [now, before] = [self.block_shift, block_shift].map(|shift| 1_u64 << shift);
+            format!(
+                "the namespace was formatted anew, in blocks of {now} bytes in place of {before}: {again}"
+            )
+        })
+    }
+
     /// Its size in bytes.
     pub fn size_bytes(&self) -> u64 {
         self.blocks.checked_shl(self.block_shift).unwrap_or(u64::MAX)

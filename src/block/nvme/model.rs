@@ -10,11 +10,14 @@ mod disk;
 mod execute;
 mod machine;
 mod options;
+mod queues;
 mod space;
 
 use std::fmt;
+use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use super::dma::{DmaMemory, DmaRegion, Region};
 use super::registers::Registers;
@@ -22,7 +25,7 @@ use super::status::Status;
 use crate::error::{Error, ErrorKind, Result};
 
 use machine::Machine;
-pub use options::{ModelNamespace, ModelOptions, Noise};
+pub use options::{ModelNamespace, ModelOptions, Noise, Pace};
 
 /// A controller in memory. Clones are the same controller.
 #[derive(Clone)]
@@ -119,6 +122,44 @@ impl Model {
         self.machine().resize(number, blocks);
     }
 
+    /// Formats namespace `number` with blocks of `1 << block_shift` bytes, and reports that. Nothing
+    /// of what was there is left.
+    pub fn format_namespace(&self, number: u32, block_shift: u32) {
+        self.machine().reformat(number, block_shift);
+    }
+
+    /// It goes on after it hung, as if nothing had been.
+    pub fn wake_up(&self) {
+        self.machine().wake_up();
+    }
+
+    /// How many I/O queue pairs it knows.
+    pub fn queue_pairs(&self) -> usize {
+        // The first is the admin queue.
+        self.machine().submissions.len().saturating_sub(1)
+    }
+
+    /// How many pieces of memory are mapped for it.
+    pub fn mappings(&self) -> usize {
+        self.machine().space.mappings()
+    }
+
+    /// Does what is to be done in a turn of a core.
+    pub(super) fn turn(&self) {
+        let mut machine = self.machine();
+        match machine.options.pace {
+            Pace::AtOnce => machine.settle(),
+            Pace::Steps(most) => {
+                for _ in 0..most {
+                    if !machine.step() {
+                        break;
+                    }
+                }
+            }
+            Pace::Alone => {}
+        }
+    }
+
     /// Changes how it misbehaves from now on.
     pub fn set_noise(&self, noise: Noise) {
         self.machine().options.noise = noise;
@@ -127,6 +168,39 @@ impl Model {
     /// Whether an interrupt with this vector came since the last call, a spurious one perhaps.
     pub fn take_interrupt(&self, vector: u16) -> bool {
         self.machine().interrupts.remove(&vector)
+    }
+
+    /// What becomes readable with each interrupt of `vector`, if its interrupts arrive anywhere. It
+    /// stays open as long as the model.
+    pub(super) fn eventfd(&self, vector: u16) -> Option<RawFd> {
+        self.machine().eventfd(vector)
+    }
+
+    /// Its function is reset from outside, if it can be.
+    pub(super) fn reset_function(&self) -> bool {
+        let mut machine = self.machine();
+        let can_be = machine.options.function_reset;
+        if can_be {
+            machine.cut_power();
+        }
+        can_be
+    }
+
+    /// How often a core has waited for it, with nothing else to do meanwhile.
+    #[cfg(test)]
+    pub(super) fn pauses(&self) -> u64 {
+        self.machine().pauses
+    }
+
+    /// Lets it work for `longest` at most, if it works beside the cores.
+    pub(super) fn pause(&self, longest: Duration) {
+        let mut machine = self.machine();
+        machine.pauses += 1;
+        let is_alone = machine.options.pace == Pace::Alone;
+        drop(machine);
+        if is_alone {
+            std::thread::sleep(longest);
+        }
     }
 
     /// What the host did against the specification, in words; at most 16.

@@ -7,7 +7,6 @@
 //! | `Creating` | is making them | `Attached`; `Stopped`: it was stopped again; `Lost`: it refuses |
 //! | `Lost` | is gone or does not work | |
 
-use std::any::Any;
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
@@ -18,8 +17,8 @@ use super::super::queue::{Command, CommandKind, Failure, Port, Refused};
 use super::bus::Bus;
 use super::control::{Control, ControlState};
 use super::controller::{Phase, Reply, Request, ResetCause, Ticket};
-use super::io::{Fate, Operation, Refusal, Segment, Transfer, default_fate};
-use super::queue_pair::QueuePair;
+use super::io::{Fate, default_fate};
+use super::retirement::{KnownQueues, Retirement};
 use super::status::is_miscompare;
 use crate::error::{Error, ErrorKind, Outcome};
 use crate::rt::Instant;
@@ -40,78 +39,58 @@ enum Link {
     Lost,
 }
 
-#[derive(Clone, Copy)]
-struct Issued {
-    at: Instant,
-    is_out: bool,
-    was_aborted: bool,
-}
-
 /// See the table at the top of the file.
 pub(super) struct NvmePort<B: Bus> {
-    pair: QueuePair<B::Registers>,
+    /// `None` once it is shut down.
+    queues: Option<KnownQueues<B>>,
+    now: Instant,
+    next_look: Instant,
+    /// Some commands are refused: [`NvmePort::refusal`] says which.
+    is_suspect: bool,
+    link: Link,
     control: Arc<Control<B>>,
-    number: u16,
     /// Its interrupt; without one the core polls while it waits.
     vector: Option<u16>,
-    link: Link,
-    /// How often the controller had stopped when the queues were made.
-    stops: u32,
-    issued: Box<[Issued]>,
     /// How often the controller had failed when the queues were made.
     fatal_stops: u32,
     /// It failed since: the next flush says that what was written may be lost.
     may_have_lost: bool,
-    /// Of which namespace it is.
-    namespace: u32,
     /// How often namespaces had changed when this one was identified last.
     changes: u32,
     identifying: Option<Ticket>,
     /// Its size in bytes, where that is news.
     resized: Option<u64>,
-    now: Instant,
-    next_look: Instant,
-    memory: Vec<Segment>,
-    expected: Vec<Segment>,
-    /// The core's arena, which the controller reaches until this is dropped.
-    _reached: Box<dyn Any>,
+    /// Why nothing is sent to the namespace any more: it was formatted anew.
+    misfit: Option<String>,
 }
 
 impl<B: Bus> NvmePort<B> {
-    /// Over `pair`, whose queues the controller has made after `stops` stops.
+    /// Over queues that the controller has made. The namespace was identified after `changes`
+    /// changes of any, and has a size that is news, if it is `resized`.
     pub(super) fn new(
-        mut pair: QueuePair<B::Registers>,
+        mut queues: KnownQueues<B>,
         control: Arc<Control<B>>,
-        reached: Box<dyn Any>,
-        stops: u32,
+        changes: u32,
+        resized: Option<u64>,
         now: Instant,
     ) -> Self {
-        pair.resume();
-        let spec = pair.spec();
-        let namespace = pair.namespace();
-        // The size may have changed since the device was opened: it is asked for once.
-        let changes = control.lock().changes.wrapping_sub(1);
+        queues.pair.resume();
+        let vector = queues.pair.spec().vector;
         let fatal_stops = control.lock().fatal_stops;
-        let free = Issued { at: now, is_out: false, was_aborted: false };
         Self {
-            issued: vec![free; usize::from(pair.slots())].into(),
-            number: spec.number,
-            vector: spec.vector.filter(|&vector| control.bus().interrupt(vector).is_some()),
-            pair,
-            control,
-            link: Link::Attached,
-            stops,
-            fatal_stops,
-            may_have_lost: false,
-            namespace,
-            changes,
-            identifying: None,
-            resized: None,
+            queues: Some(queues),
             now,
             next_look: now,
-            memory: Vec::new(),
-            expected: Vec::new(),
-            _reached: reached,
+            is_suspect: false,
+            link: Link::Attached,
+            vector: vector.filter(|&vector| control.bus().interrupt(vector).is_some()),
+            control,
+            fatal_stops,
+            may_have_lost: false,
+            changes,
+            identifying: None,
+            resized,
+            misfit: None,
         }
     }
 
@@ -119,38 +98,53 @@ impl<B: Bus> NvmePort<B> {
     #[cold]
     fn look(&mut self, done: &mut dyn FnMut(u16, Result<(), Error>)) {
         let control = Arc::clone(&self.control);
-        let Some(mut state) = control.tick(self.now) else {
+        let (Some(mut state), Some(queues)) = (control.tick(self.now), &mut self.queues) else {
             self.next_look = self.now + LOOK_SOON;
             return;
         };
         let phase = state.controller.phase();
         if matches!(phase, Phase::Failed | Phase::Removed | Phase::Off) {
             self.lose(&state, done);
-        } else if matches!(self.link, Link::Attached) && state.stops != self.stops {
+        } else if matches!(self.link, Link::Attached) && state.stops != queues.stops {
             let healthy = state.fatal_stops == self.fatal_stops;
             self.fatal_stops = state.fatal_stops;
             self.may_have_lost |= !healthy && state.controller.volatile_cache();
-            let error =
-                |operation: Operation| state.controller.error(operation.name()).outcome_is(Outcome::Unknown);
-            let mut decide = |_slot, operation, announced| -> Fate {
-                if operation == Operation::Flush && !healthy {
+            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
+            let mut decide = |_slot, kind, announced| -> Fate {
+                if kind == CommandKind::Flush && !healthy {
                     return Fate::Fail;
                 }
-                default_fate(operation, announced, healthy)
+                default_fate(kind, announced, healthy)
             };
-            self.pair.stop(&error, &mut decide, done);
+            queues.pair.stop(&error, &mut decide, done);
             self.link = Link::Stopped;
         }
+        self.follow(&mut state, done);
+        self.is_suspect = self.may_have_lost || self.misfit.is_some() || matches!(self.link, Link::Lost);
+        let is_waiting = self.identifying.is_some()
+            || self.queues.as_ref().is_some_and(|queues| queues.pair.in_flight() > 0);
+        self.next_look = self.now
+            + match self.link {
+                Link::Attached if is_waiting => LOOK_BUSY,
+                Link::Attached | Link::Lost => LOOK_IDLE,
+                Link::Stopped | Link::Creating(_) => LOOK_SOON,
+            };
+    }
+
+    /// Has the queues made anew after a stop, and looks after what is with the controller.
+    fn follow(&mut self, state: &mut ControlState<B>, done: &mut dyn FnMut(u16, Result<(), Error>)) {
+        let Some(queues) = &mut self.queues else { return };
+        let phase = state.controller.phase();
         match self.link {
             Link::Stopped if phase == Phase::Ready => {
-                self.stops = state.stops;
-                self.pair.mirror(state.controller.capabilities(), state.controller.shadow_doorbells());
-                let request = Request::CreateQueues(self.pair.spec());
+                queues.pair.mirror(state.controller.capabilities(), state.controller.shadow_doorbells());
+                let request = Request::CreateQueues(queues.pair.spec());
                 if let Ok(ticket) = state.controller.request(request, self.now) {
+                    queues.are_asked_for(state.stops);
                     self.link = Link::Creating(ticket);
                 }
             }
-            Link::Creating(ticket) if state.stops != self.stops => {
+            Link::Creating(ticket) if state.stops != queues.stops => {
                 state.controller.forget(ticket);
                 self.link = Link::Stopped;
             }
@@ -158,11 +152,9 @@ impl<B: Bus> NvmePort<B> {
                 None => {}
                 Some(Ok(_)) => {
                     // What is sent again begins anew.
-                    for issued in self.issued.iter_mut().filter(|issued| issued.is_out) {
-                        (issued.at, issued.was_aborted) = (self.now, false);
-                    }
-                    self.pair.resume();
-                    self.pair.kick();
+                    queues.pair.restart_clocks(self.now);
+                    queues.pair.resume();
+                    queues.pair.kick();
                     self.link = Link::Attached;
                 }
                 // Another reset came in between, or there was no room for the command.
@@ -171,21 +163,15 @@ impl<B: Bus> NvmePort<B> {
                 }
                 Some(Err(error)) => {
                     warn!("{}: a core lost its queues: {error}", self.control.name());
-                    self.lose(&state, done);
+                    self.lose(state, done);
                 }
             },
             Link::Attached => {
-                self.watch_commands(&mut state);
-                self.watch_size(&mut state);
+                self.watch_commands(state);
+                self.watch_namespace(state);
             }
             Link::Stopped | Link::Lost => {}
         }
-        self.next_look = self.now
-            + match self.link {
-                Link::Attached if self.pair.in_flight() > 0 || self.identifying.is_some() => LOOK_BUSY,
-                Link::Attached | Link::Lost => LOOK_IDLE,
-                Link::Stopped | Link::Creating(_) => LOOK_SOON,
-            };
     }
 
     fn lose(&mut self, state: &ControlState<B>, done: &mut dyn FnMut(u16, Result<(), Error>)) {
@@ -193,23 +179,30 @@ impl<B: Bus> NvmePort<B> {
             return;
         }
         self.link = Link::Lost;
-        if state.is_loose {
+        if let Some(queues) = &mut self.queues
             // It may still work on the memory of what is in flight: nobody gets that back.
-            return;
+            && !state.is_loose
+        {
+            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
+            queues.pair.give_up(&error, done);
         }
-        let error =
-            |operation: Operation| state.controller.error(operation.name()).outcome_is(Outcome::Unknown);
-        self.pair.give_up(&error, done);
     }
 
     /// Identifies the namespace again after it was said to have changed.
-    fn watch_size(&mut self, state: &mut ControlState<B>) {
+    fn watch_namespace(&mut self, state: &mut ControlState<B>) {
+        let Some(queues) = &self.queues else { return };
         if let Some(ticket) = self.identifying
             && let Some(answer) = state.controller.take(ticket)
         {
             self.identifying = None;
             match answer {
-                Ok(Reply::Namespace(Some(found))) => self.resized = Some(found.size_bytes()),
+                Ok(Reply::Namespace(Some(found))) => {
+                    self.misfit = found.misfit(queues.pair.block_shift());
+                    match &self.misfit {
+                        Some(why) => warn!("{}: {why}", queues.pair.name()),
+                        None => self.resized = Some(found.size_bytes()),
+                    }
+                }
                 // It is gone: commands say so.
                 Ok(Reply::Namespace(None)) => self.resized = Some(0),
                 Ok(_) => {}
@@ -218,7 +211,7 @@ impl<B: Bus> NvmePort<B> {
             }
         }
         if self.changes != state.changes && self.identifying.is_none() {
-            let asked = state.controller.request(Request::Namespace(self.namespace), self.now);
+            let asked = state.controller.request(Request::Namespace(queues.pair.namespace()), self.now);
             // Without room it is asked at the next look.
             if let Ok(ticket) = asked {
                 (self.changes, self.identifying) = (state.changes, Some(ticket));
@@ -226,28 +219,52 @@ impl<B: Bus> NvmePort<B> {
         }
     }
 
+    /// Why a command is not even tried.
+    #[cold]
+    fn refusal(&mut self, kind: CommandKind) -> Option<Failure> {
+        let not_started =
+            |kind, why: String| Failure { outcome: Outcome::NotStarted, ..Failure::new(kind, why) };
+        if matches!(self.link, Link::Lost) {
+            let error = self.control.lock().controller.error(kind.name());
+            return Some(Failure::of(&error.outcome_is(Outcome::NotStarted)));
+        }
+        if let Some(why) = &self.misfit {
+            return Some(not_started(ErrorKind::UnsupportedFormat, why.clone()));
+        }
+        if kind == CommandKind::Flush && std::mem::take(&mut self.may_have_lost) {
+            return Some(Failure::new(
+                ErrorKind::Os,
+                "the controller failed and was reset since the last flush: what was written before may be lost",
+            ));
+        }
+        None
+    }
+
     /// Aborts commands that take too long, and resets a controller that does not even abort.
     fn watch_commands(&mut self, state: &mut ControlState<B>) {
-        if self.pair.in_flight() == 0 {
+        let Some(queues) = &mut self.queues else { return };
+        let pair = &mut queues.pair;
+        if pair.in_flight() == 0 {
             return;
         }
-        for (slot, issued) in (0..).zip(&mut self.issued) {
-            let took = self.now.saturating_since(issued.at);
-            if !issued.is_out || took < COMMAND_TIMEOUT {
+        for slot in 0..pair.slots() {
+            let Some((at, was_aborted)) = pair.began(slot) else { continue };
+            let took = self.now.saturating_since(at);
+            if took < COMMAND_TIMEOUT {
                 continue;
             }
-            if issued.was_aborted {
+            if was_aborted {
                 if took >= 2 * COMMAND_TIMEOUT {
                     warn!("{}: a command takes {took:?}: resetting the controller", self.control.name());
                     state.controller.reset(ResetCause::TimedOut, self.now);
                     return;
                 }
-            } else if let Some(command_id) = self.pair.command_id(slot) {
+            } else if let Some(command_id) = pair.command_id(slot) {
                 warn!("{}: a command takes {took:?}: aborting it", self.control.name());
-                let request = Request::Abort { queue: self.number, command_id };
+                let request = Request::Abort { queue: queues.number, command_id };
                 if let Ok(ticket) = state.controller.request(request, self.now) {
                     state.controller.forget(ticket);
-                    issued.was_aborted = true;
+                    pair.set_aborted(slot);
                 }
             }
         }
@@ -263,53 +280,29 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     const NAME: &'static str = "nvme";
 
     fn slots(&self) -> u16 {
-        self.pair.slots()
+        self.queues.as_ref().map_or(0, |queues| queues.pair.slots())
     }
 
+    #[inline]
     unsafe fn submit(&mut self, slot: u16, command: &Command<'_>) -> Result<(), Refused> {
-        if matches!(self.link, Link::Lost) {
-            let error = self.control.lock().controller.error(command.kind.name());
-            return Err(Refused::Failed(Failure::of(&error.outcome_is(Outcome::NotStarted))));
+        if self.is_suspect
+            && let Some(failure) = self.refusal(command.kind)
+        {
+            return Err(Refused::Failed(failure));
         }
-        if command.kind == CommandKind::Flush && std::mem::take(&mut self.may_have_lost) {
-            return Err(Refused::Failed(Failure::new(
-                ErrorKind::Os,
-                "the controller failed and was reset since the last flush: what was written before may be lost",
-            )));
-        }
-        self.memory.clear();
-        for segment in command.memory {
-            // SAFETY: the caller keeps this memory valid, and to itself, until the slot is done.
-            self.memory.push(unsafe { Segment::new(segment.ptr, segment.len) });
-        }
-        self.expected.clear();
-        for segment in command.expected {
-            // SAFETY: likewise.
-            self.expected.push(unsafe { Segment::new(segment.ptr, segment.len) });
-        }
-        let transfer = Transfer {
-            operation: operation(command.kind),
-            offset: command.offset,
-            len: command.len,
-            memory: &self.memory,
-            expected: &self.expected,
-        };
-        match self.pair.submit(slot, &transfer) {
-            Ok(()) => {
-                let issued = &mut self.issued[usize::from(slot)];
-                *issued = Issued { at: self.now, is_out: true, was_aborted: false };
-                Ok(())
-            }
-            Err(Refusal::Full) => Err(Refused::Full),
-            Err(Refusal::Odd) => Err(Refused::Copy),
-            Err(Refusal::Failed(error)) => Err(Refused::Failed(Failure::of(&error))),
-        }
+        let Some(queues) = &mut self.queues else { return Err(Refused::Full) };
+        // SAFETY: the caller keeps the memory valid, and to itself, until the slot is done.
+        unsafe { queues.pair.submit(slot, command, self.now) }
     }
 
+    #[inline]
     fn kick(&mut self) {
-        self.pair.kick();
+        if let Some(queues) = &mut self.queues {
+            queues.pair.kick();
+        }
     }
 
+    #[inline]
     fn poll(
         &mut self,
         now: Instant,
@@ -318,17 +311,13 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     ) -> usize {
         self.now = now;
         self.control.bus().turn();
-        let issued = &mut self.issued;
-        let mut events = self.pair.poll(budget, &mut |slot, result| {
-            issued[usize::from(slot)].is_out = false;
-            done(slot, result.map_err(failure));
-        });
+        let Some(queues) = &mut self.queues else { return 0 };
+        let mut events = queues.pair.poll(budget, |slot, result| done(slot, result.map_err(failure)));
         if now >= self.next_look {
             let mut ended = Vec::new();
             self.look(&mut |slot, result| ended.push((slot, result)));
             events += ended.len();
             for (slot, result) in ended {
-                self.issued[usize::from(slot)].is_out = false;
                 done(slot, result.map_err(failure));
             }
         }
@@ -336,6 +325,7 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     }
 
     fn park(&mut self, in_use: usize) -> Park {
+        let Some(queues) = &self.queues else { return Park::Idle };
         match self.link {
             Link::Lost => Park::Idle,
             Link::Stopped | Link::Creating(_) => Park::Nap(LOOK_SOON),
@@ -350,7 +340,7 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
                 // Empties the eventfd, or finds it empty. A completion from here on makes it
                 // readable again; one from before is seen now.
                 let _ = rustix::io::read(borrowed, &mut [0; 8]);
-                if self.pair.has_completion() { Park::Spin } else { Park::Wake(eventfd) }
+                if queues.pair.has_completion() { Park::Spin } else { Park::Wake(eventfd) }
             }
         }
     }
@@ -363,39 +353,34 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
         self.resized.take()
     }
 
-    /// What the controller may still know is out of its reach, by the IOMMU, before it is freed.
+    /// With nothing in flight the memory of callers is safe already, and the poller sees to the
+    /// queues. Otherwise the core ends, and waits.
     fn shut_down(&mut self) -> bool {
+        let Some(mut queues) = self.queues.take() else { return true };
+        let state = self.control.lock();
+        let is_loose = state.is_loose;
+        drop(state);
         if let Some(ticket) = self.identifying.take() {
             self.control.lock().controller.forget(ticket);
         }
-        if let Link::Creating(ticket) = self.link {
-            // What is being made cannot be deleted.
-            self.control.wait_for(ticket);
-        }
-        let clean = match self.link {
-            Link::Lost => !self.control.lock().is_loose,
-            Link::Attached | Link::Creating(_) => self.control.delete_queues(self.number, self.stops),
-            Link::Stopped => true,
+        let ticket = match self.link {
+            Link::Lost if is_loose => return false,
+            Link::Lost | Link::Stopped => {
+                queues.are_forgotten();
+                return true;
+            }
+            Link::Creating(ticket) => Some(ticket),
+            Link::Attached => None,
         };
-        if clean {
-            self.control.give_number(self.number);
+        if queues.pair.in_flight() == 0 {
+            Retirement::begin(queues, ticket);
+            return true;
         }
-        clean
+        Retirement::wait_for(queues, ticket)
     }
 }
 
 #[cold]
 fn failure(error: Error) -> Box<Failure> {
     Box::new(Failure { miscompare: is_miscompare(&error), ..Failure::of(&error) })
-}
-
-const fn operation(kind: CommandKind) -> Operation {
-    match kind {
-        CommandKind::Read => Operation::Read,
-        CommandKind::Write { durable } => Operation::Write { durable },
-        CommandKind::Flush => Operation::Flush,
-        CommandKind::Trim => Operation::Trim,
-        CommandKind::WriteZeroes => Operation::WriteZeroes,
-        CommandKind::CompareAndWrite => Operation::CompareAndWrite,
-    }
 }

@@ -13,17 +13,19 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::sync::Arc;
 
-use super::command::Entry;
+use super::super::queue::{Command, CommandKind, Refused};
 use super::command_id::CommandIds;
 use super::controller::QueueSpec;
 use super::dma::{DmaMemory, DmaRegion, Regions};
-use super::io::{Attachment, Operation, QueueCounts, Refusal, Transfer};
+use super::io::{Attachment, QueueCounts};
 use super::registers::{Capabilities, Registers};
 use super::rings::{COMPLETION_BYTES, ENTRY_BYTES, Rings};
 use super::shadow::ShadowDoorbells;
 use super::status::Status;
 use super::transfer::{LIST_BYTES, Method, SglSupport};
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::Instant;
+use entries::{Format, Simple, invalid};
 
 /// The most entries of a queue that the driver asks for: more would leave too few bits of a command
 /// id for its generation.
@@ -41,19 +43,59 @@ enum State {
     Gone,
 }
 
-/// What is known about the command in a slot. Its entries are kept to send them again.
+/// What is known about the command in a slot, in one cache line: what its entry says that those of
+/// others do not, to send it again, and how far it is.
 #[derive(Clone, Debug)]
+#[repr(align(64))]
 struct Tracker {
-    entry: Entry,
+    /// Dwords 6 to 9: its data pointer.
+    data: [u64; 2],
+    /// Dwords 10 and 11.
+    start: u64,
+    /// Dword 0 without the command id.
+    head: u32,
+    /// Dword 12.
+    control: u32,
     /// Its number among those taken.
     number: u64,
-    operation: Operation,
+    /// When it was submitted, or sent again after a reset.
+    at: Instant,
+    kind: CommandKind,
+    /// The first failure of its entries.
+    status: Status,
     tries: u8,
     /// How many completions are to come; 0 if the slot is free or the command waits to be sent.
     pending: u8,
     busy: bool,
-    /// The first failure of its entries.
-    status: Status,
+    was_aborted: bool,
+}
+
+const _: () = assert!(size_of::<Tracker>() == 64);
+
+impl Tracker {
+    fn free() -> Self {
+        Self {
+            data: [0; 2],
+            start: 0,
+            head: 0,
+            control: 0,
+            number: 0,
+            at: Instant::ORIGIN,
+            kind: CommandKind::Read,
+            status: Status::SUCCESS,
+            tries: 0,
+            pending: 0,
+            busy: false,
+            was_aborted: false,
+        }
+    }
+}
+
+/// The compare of a compare-and-write; the rest of its entry is that of the write.
+#[derive(Clone, Copy, Debug)]
+struct Compare {
+    head: u32,
+    data: [u64; 2],
 }
 
 /// Breaks the driver on purpose: each mutation must be noticed by the model's tests.
@@ -71,18 +113,18 @@ pub(super) enum Mutation {
 /// A submission queue and its completion queue, of one core.
 ///
 /// Its memory goes with it: drop it when the controller has deleted the queues, has stopped or is
-/// gone. If none of these is certain, [`std::mem::forget`] it.
-pub struct QueuePair<R> {
+/// gone. If none of these is certain, [`QueuePair::leak`] it before.
+pub(super) struct QueuePair<R> {
     rings: Rings<R>,
     ids: CommandIds,
     trackers: Box<[Tracker]>,
     /// The compare of a compare-and-write in the slot of the same number.
-    compares: Box<[Entry]>,
+    compares: Box<[Compare]>,
     /// List pages: one per index.
     lists: DmaRegion,
     regions: Regions,
     attachment: Attachment,
-    method: Method,
+    format: Format,
     number: u16,
     vector: Option<u16>,
     state: State,
@@ -99,13 +141,13 @@ pub struct QueuePair<R> {
     skipped: VecDeque<u16>,
 }
 
-impl<R> fmt::Debug for QueuePair<R> {
+impl<R: Registers> fmt::Debug for QueuePair<R> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.debug_struct("QueuePair")
             .field("number", &self.number)
             .field("name", &self.attachment.name)
             .field("state", &self.state)
-            .field("counts", &self.counts)
+            .field("counts", &self.counts())
             .finish_non_exhaustive()
     }
 }
@@ -118,7 +160,7 @@ impl<R: Registers> QueuePair<R> {
     /// # Errors
     ///
     /// `entries` is not between 2 and what the controller has, or there is no memory.
-    pub fn new(
+    pub(super) fn new(
         registers: R,
         capabilities: &Capabilities,
         memory: &dyn DmaMemory,
@@ -147,25 +189,21 @@ impl<R: Registers> QueuePair<R> {
             region(places * ENTRY_BYTES)?,
             region(places * COMPLETION_BYTES)?,
         );
-        let tracker = Tracker {
-            entry: Entry::new(0, 0),
-            number: 0,
-            operation: Operation::Read,
-            tries: 0,
-            pending: 0,
-            busy: false,
-            status: Status::SUCCESS,
-        };
         Ok(Self {
             rings,
             ids: CommandIds::new(indices),
-            trackers: vec![tracker; slots].into(),
-            compares: vec![Entry::new(0, 0); indices - slots].into(),
+            trackers: vec![Tracker::free(); slots].into(),
+            compares: vec![Compare { head: 0, data: [0; 2] }; indices - slots].into(),
             lists: region(indices * LIST_BYTES)?,
             regions: Regions::new(),
-            method: Method {
-                page_shift: attachment.page_shift,
-                sgl: attachment.sgl_alignment.map(|alignment| SglSupport { alignment }),
+            format: Format {
+                block_shift: attachment.block_shift,
+                block_mask: (1 << attachment.block_shift) - 1,
+                page_bytes: 1 << attachment.page_shift,
+                method: Method {
+                    page_shift: attachment.page_shift,
+                    sgl: attachment.sgl_alignment.map(|alignment| SglSupport { alignment }),
+                },
             },
             attachment,
             number,
@@ -183,7 +221,7 @@ impl<R: Registers> QueuePair<R> {
     }
 
     /// What the controller is to be told about the queues.
-    pub fn spec(&self) -> QueueSpec {
+    pub(super) fn spec(&self) -> QueueSpec {
         let [submissions, completions] = self.rings.device_addresses();
         QueueSpec {
             number: self.number,
@@ -196,8 +234,13 @@ impl<R: Registers> QueuePair<R> {
 
     /// Uses the controller's doorbells in memory, if it has them, or its registers: for queues that
     /// it does not know yet.
-    pub fn mirror(&mut self, capabilities: &Capabilities, shadow: Option<Arc<ShadowDoorbells>>) {
+    pub(super) fn mirror(&mut self, capabilities: &Capabilities, shadow: Option<Arc<ShadowDoorbells>>) {
         self.rings.mirror(shadow.filter(|shadow| shadow.covers(capabilities, self.number)));
+    }
+
+    /// What the namespace is called in errors.
+    pub(super) fn name(&self) -> &str {
+        &self.attachment.name
     }
 
     /// The number of the namespace that it is attached to.
@@ -205,34 +248,45 @@ impl<R: Registers> QueuePair<R> {
         self.attachment.namespace
     }
 
+    /// The block size that commands go by, as a power of two.
+    pub(super) fn block_shift(&self) -> u32 {
+        self.attachment.block_shift
+    }
+
+    /// Its memory is never freed, and stays mapped: the controller may know the queues for ever.
+    pub(super) fn leak(&mut self) {
+        self.rings.leak();
+        self.lists.leak();
+    }
+
     /// How many slots there are.
-    pub fn slots(&self) -> u16 {
+    pub(super) fn slots(&self) -> u16 {
         self.rings.entries() - 1
     }
 
     /// How many commands are in flight or wait to be sent again.
-    pub fn in_flight(&self) -> usize {
+    pub(super) fn in_flight(&self) -> usize {
         usize::try_from(self.counts.submitted - self.counts.completed).unwrap_or(usize::MAX)
     }
 
     /// The memory that commands may name.
-    pub fn regions_mut(&mut self) -> &mut Regions {
+    pub(super) fn regions_mut(&mut self) -> &mut Regions {
         &mut self.regions
     }
 
     /// What it counted.
-    pub fn counts(&self) -> QueueCounts {
+    pub(super) fn counts(&self) -> QueueCounts {
         QueueCounts { wrong_heads: self.rings.wrong_heads(), ..self.counts }
     }
 
     /// The id of the command in `slot` for
     /// [`Request::Abort`](super::Request::Abort), if it is with the controller.
-    pub fn command_id(&self, slot: u16) -> Option<u16> {
+    pub(super) fn command_id(&self, slot: u16) -> Option<u16> {
         self.ids.current(usize::from(slot))
     }
 
     /// Whether a completion waits in memory.
-    pub fn has_completion(&self) -> bool {
+    pub(super) fn has_completion(&self) -> bool {
         self.state == State::Attached && self.rings.has_completion()
     }
 
@@ -247,48 +301,96 @@ impl<R: Registers> QueuePair<R> {
         self.rings.pointers()
     }
 
-    /// Puts a command into `slot`, which is free and less than [`QueuePair::slots`]. The controller
-    /// sees it after [`QueuePair::kick`].
+    /// When the command in `slot` was submitted or sent again, and whether it was said to be
+    /// aborted; `None` if there is none.
+    pub(super) fn began(&self, slot: u16) -> Option<(Instant, bool)> {
+        let tracker = self.trackers.get(usize::from(slot)).filter(|tracker| tracker.busy)?;
+        Some((tracker.at, tracker.was_aborted))
+    }
+
+    /// The controller was told to abort the command in `slot`.
+    pub(super) fn set_aborted(&mut self, slot: u16) {
+        self.trackers[usize::from(slot)].was_aborted = true;
+    }
+
+    /// The commands that there are begin anew.
+    pub(super) fn restart_clocks(&mut self, now: Instant) {
+        for tracker in &mut self.trackers {
+            (tracker.at, tracker.was_aborted) = (now, false);
+        }
+    }
+
+    /// Puts a command into `slot`, which is free and less than [`QueuePair::slots`], at `now`. The
+    /// controller sees it after [`QueuePair::kick`].
     ///
     /// # Errors
     ///
-    /// Nothing was done: see [`Refusal`].
+    /// Nothing was done: see [`Refused`].
+    ///
+    /// # Safety
+    ///
+    /// The memory that the command names is valid for reads and writes, and nothing else writes it
+    /// (or, if the device is to write it, reads it), until the slot is reported as done.
     #[inline]
-    pub fn submit(&mut self, slot: u16, transfer: &Transfer<'_>) -> Result<(), Refusal> {
+    pub(super) unsafe fn submit(
+        &mut self,
+        slot: u16,
+        command: &Command<'_>,
+        now: Instant,
+    ) -> Result<(), Refused> {
         let index = usize::from(slot);
-        let fused = transfer.operation == Operation::CompareAndWrite;
-        if self.state != State::Attached {
-            return Err(self.not_attached(transfer));
-        }
-        if self.rings.room() < 1 + u16::from(fused) {
-            return Err(Refusal::Full);
-        }
-        if self.trackers.get(index).is_none_or(|tracker| tracker.busy) {
-            return Err(self.invalid(transfer, format!("slot {slot} is in use or there is none")));
-        }
-        let entry = self.entry(index, transfer)?;
-        if fused {
-            self.compares[index] = self.compare(index, transfer)?;
-        }
-        let tracker = &mut self.trackers[index];
-        tracker.entry = entry;
-        tracker.operation = transfer.operation;
-        tracker.tries = 0;
-        tracker.busy = true;
-        self.counts.submitted += 1;
-        #[cfg(test)]
-        if self.mutation == Some(Mutation::SkippedFlush) && transfer.operation == Operation::Flush {
-            self.skipped.push_back(slot);
+        if self.state == State::Attached
+            && self.rings.has_room(1)
+            && let Some(Simple { head, control, start, address }) =
+                Simple::of(command, &self.format, &self.regions)
+            && let Some(tracker) = self.trackers.get_mut(index)
+            && !tracker.busy
+        {
+            (tracker.head, tracker.control) = (head, control);
+            (tracker.start, tracker.data) = (start, [address, 0]);
+            self.take(index, command.kind, now);
             return Ok(());
         }
-        self.send(index);
+        self.submit_other(index, command, now)
+    }
+
+    /// Takes a command that is not simple, or has anything wrong.
+    #[inline(never)]
+    fn submit_other(&mut self, index: usize, command: &Command<'_>, now: Instant) -> Result<(), Refused> {
+        if self.state != State::Attached {
+            return Err(self.not_attached());
+        }
+        if !self.rings.has_room(1 + u16::from(command.kind == CommandKind::CompareAndWrite)) {
+            return Err(Refused::Full);
+        }
+        if self.trackers.get(index).is_none_or(|tracker| tracker.busy) {
+            return Err(invalid(format!("slot {index} is in use or there is none")));
+        }
+        self.describe(index, command)?;
+        self.take(index, command.kind, now);
         Ok(())
+    }
+
+    /// A command is described in the tracker of `index`: it is on its way. There is room.
+    #[inline(always)]
+    fn take(&mut self, index: usize, kind: CommandKind, now: Instant) {
+        let tracker = &mut self.trackers[index];
+        tracker.kind = kind;
+        tracker.at = now;
+        (tracker.tries, tracker.busy, tracker.was_aborted) = (0, true, false);
+        self.counts.submitted += 1;
+        #[cfg(test)]
+        if self.mutation == Some(Mutation::SkippedFlush) && kind == CommandKind::Flush {
+            self.skipped.push_back(u16::try_from(index).expect("at most 1023 slots"));
+            return;
+        }
+        self.send(index);
     }
 
     /// Tells the controller about everything that was submitted since the last time, with one write
     /// of the doorbell.
     #[inline]
-    pub fn kick(&mut self) {
+    pub(super) fn kick(&mut self) {
         if self.announced != self.next_number && self.state == State::Attached {
             self.announced = self.next_number;
             self.counts.tail_doorbells += u64::from(self.rings.ring_tail());
@@ -298,13 +400,13 @@ impl<R: Registers> QueuePair<R> {
     /// Reports at most `budget` completions to `done`, with the slot, which is free again, and
     /// returns how many it took from the queue.
     #[inline]
-    pub fn poll(&mut self, budget: usize, done: &mut dyn FnMut(u16, Result<()>)) -> usize {
+    pub(super) fn poll(&mut self, budget: usize, mut done: impl FnMut(u16, Result<()>)) -> usize {
         if self.state != State::Attached {
             return 0;
         }
         let mut taken = 0;
         while taken < budget {
-            let Some(completion) = self.rings.pop() else { break };
+            let Some(completion) = self.rings.pop_quickly() else { break };
             taken += 1;
             let known = if completion.submission_queue == self.number {
                 self.ids.complete(completion.command_id)
@@ -316,7 +418,7 @@ impl<R: Registers> QueuePair<R> {
                 continue;
             };
             self.rings.completed();
-            self.end(index, completion.status, done);
+            self.end(index, completion.status, &mut done);
         }
         if taken > 0 {
             self.counts.head_doorbells += u64::from(self.rings.ring_head());
@@ -326,47 +428,51 @@ impl<R: Registers> QueuePair<R> {
         }
         #[cfg(test)]
         while let Some(slot) = self.skipped.pop_front() {
-            self.report(usize::from(slot), Ok(()), done);
+            self.report(usize::from(slot), Ok(()), &mut done);
         }
         taken
     }
 
-    /// Gives the entries of the command at `index` ids and pushes them. There is room.
-    #[inline]
+    /// Gives the entries of the command at `index` ids and puts them into the ring. There is room.
+    #[inline(always)]
     fn send(&mut self, index: usize) {
+        let (slots, number) = (self.trackers.len(), self.next_number);
+        let namespace = u64::from(self.attachment.namespace) << 32;
+        self.next_number += 1;
         let tracker = &mut self.trackers[index];
-        tracker.number = self.next_number;
+        tracker.number = number;
         tracker.tries += 1;
         tracker.status = Status::SUCCESS;
         tracker.pending = 1;
-        self.next_number += 1;
-        if tracker.operation == Operation::CompareAndWrite {
+        let (head, data) = (tracker.head, tracker.data);
+        let rest = [tracker.start, u64::from(tracker.control)];
+        if tracker.kind == CommandKind::CompareAndWrite {
             tracker.pending = 2;
-            let compare = &mut self.compares[index];
-            compare.set_command_id(self.ids.issue(index + self.trackers.len()));
-            self.rings.push(compare);
+            let compare = self.compares[index];
+            let start = compare.head | u32::from(self.ids.issue(index + slots)) << 16;
+            self.rings.push_command(u64::from(start) | namespace, compare.data, rest);
         }
-        let tracker = &mut self.trackers[index];
-        tracker.entry.set_command_id(self.ids.issue(index));
+        let id = self.ids.issue(index);
         #[cfg(test)]
-        match self.mutation {
-            Some(Mutation::DoorbellFirst) => self.rings.ring_before_entry(),
-            Some(Mutation::SharedId) => {
-                // The neighbour's id, as if it were free already.
-                let id = self.ids.current(index ^ 1).unwrap_or(tracker.entry.command_id());
-                tracker.entry.set_command_id(id);
-            }
-            _ => {}
+        let id = match self.mutation {
+            // The neighbour's id, as if it were free already.
+            Some(Mutation::SharedId) => self.ids.current(index ^ 1).unwrap_or(id),
+            _ => id,
+        };
+        #[cfg(test)]
+        if self.mutation == Some(Mutation::DoorbellFirst) {
+            self.rings.ring_before_entry();
         }
-        self.rings.push(&tracker.entry);
+        let start = head | u32::from(id) << 16;
+        self.rings.push_command(u64::from(start) | namespace, data, rest);
     }
 
     #[cold]
     fn send_waiting(&mut self) {
         while let Some(&slot) = self.waiting.front() {
             let index = usize::from(slot);
-            let fused = self.trackers[index].operation == Operation::CompareAndWrite;
-            if self.rings.room() < 1 + u16::from(fused) {
+            let fused = self.trackers[index].kind == CommandKind::CompareAndWrite;
+            if !self.rings.has_room(1 + u16::from(fused)) {
                 break;
             }
             self.waiting.pop_front();
@@ -377,7 +483,7 @@ impl<R: Registers> QueuePair<R> {
 
     /// One entry of a command has completed.
     #[inline]
-    fn end(&mut self, index: usize, status: Status, done: &mut dyn FnMut(u16, Result<()>)) {
+    fn end(&mut self, index: usize, status: Status, done: &mut impl FnMut(u16, Result<()>)) {
         let slots = self.trackers.len();
         let index = if index < slots { index } else { index - slots };
         let tracker = &mut self.trackers[index];
@@ -399,19 +505,19 @@ impl<R: Registers> QueuePair<R> {
         if tracker.pending > 0 {
             return;
         }
-        let (status, operation) = (tracker.status, tracker.operation);
-        if status.is_transient() && tracker.tries < MAX_TRIES && operation != Operation::CompareAndWrite {
+        let (status, kind, start) = (tracker.status, tracker.kind, tracker.start);
+        if status.is_transient() && tracker.tries < MAX_TRIES && kind != CommandKind::CompareAndWrite {
             self.counts.retries += 1;
             self.waiting.push_back(u16::try_from(index).expect("at most 1023 slots"));
             return;
         }
-        let mut error = status.error(operation.name(), operation.changes());
-        if matches!(operation, Operation::Flush) {
+        let mut error = status.error(kind.name(), !kind.only_reads());
+        if kind == CommandKind::Flush {
             error = error.at(self.attachment.name.clone());
         } else {
-            let offset = match operation {
-                Operation::Trim => self.trimmed(index),
-                _ => tracker.entry.pair(10) << self.attachment.block_shift,
+            let offset = match kind {
+                CommandKind::Trim => self.trimmed(index),
+                _ => start << self.attachment.block_shift,
             };
             error = error.at(format!("{} offset {offset}", self.attachment.name));
         }
@@ -426,7 +532,7 @@ impl<R: Registers> QueuePair<R> {
     }
 
     #[inline]
-    fn report(&mut self, index: usize, result: Result<()>, done: &mut dyn FnMut(u16, Result<()>)) {
+    fn report<F: FnMut(u16, Result<()>) + ?Sized>(&mut self, index: usize, result: Result<()>, done: &mut F) {
         self.trackers[index].busy = false;
         self.counts.completed += 1;
         done(u16::try_from(index).expect("at most 1023 slots"), result);

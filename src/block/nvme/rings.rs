@@ -31,6 +31,8 @@ pub(super) struct Rings<R> {
     announced_tail: u16,
     /// How far the controller said that it has read.
     submission_head: u16,
+    /// How many entries it was told about from there on.
+    unread: u16,
     /// Where the next completion comes.
     head: u16,
     /// The head that the controller was told.
@@ -40,6 +42,8 @@ pub(super) struct Rings<R> {
     /// Entries that were submitted and are not completed: each will take a place in the completion
     /// ring.
     outstanding: u16,
+    /// At least so many entries can be pushed.
+    room: u32,
     /// Completions whose submission head was outside of what was submitted.
     wrong_heads: u64,
 }
@@ -66,10 +70,12 @@ impl<R: Registers> Rings<R> {
             tail: 0,
             announced_tail: 0,
             submission_head: 0,
+            unread: 0,
             head: 0,
             announced_head: 0,
             phase: true,
             outstanding: 0,
+            room: u32::from(entries) - 1,
             wrong_heads: 0,
         }
     }
@@ -90,10 +96,18 @@ impl<R: Registers> Rings<R> {
         self.tail = 0;
         self.announced_tail = 0;
         self.submission_head = 0;
+        self.unread = 0;
         self.head = 0;
         self.announced_head = 0;
         self.phase = true;
         self.outstanding = 0;
+        self.room = u32::from(self.entries) - 1;
+    }
+
+    /// Its memory is never freed, and stays mapped.
+    pub(super) fn leak(&mut self) {
+        self.submissions.leak();
+        self.completions.leak();
     }
 
     pub(super) fn entries(&self) -> u16 {
@@ -109,30 +123,58 @@ impl<R: Registers> Rings<R> {
         [self.submissions.device_address(0), self.completions.device_address(0)]
     }
 
+    #[inline]
     fn next(&self, at: u16) -> u16 {
         if at + 1 == self.entries { 0 } else { at + 1 }
     }
 
     /// How many entries lie between `from` and `to`, going up and around.
+    #[inline]
     fn distance(&self, from: u16, to: u16) -> u16 {
         if to >= from { to - from } else { to + self.entries - from }
     }
 
-    /// How many entries can be pushed: one place of the submission ring stays free so that full
-    /// differs from empty, and each needs a place in the completion ring.
+    /// Whether `count` entries can be pushed: one place of the submission ring stays free so that
+    /// full differs from empty, and each needs a place in the completion ring.
     #[inline]
-    pub(super) fn room(&self) -> u16 {
-        let taken = self.distance(self.submission_head, self.tail).max(self.outstanding);
-        self.entries - 1 - taken
+    pub(super) fn has_room(&mut self, count: u16) -> bool {
+        self.room >= u32::from(count) || self.look_for_room(count)
     }
 
-    /// Adds an entry. There is [`Rings::room`].
+    #[cfg(test)]
+    fn room(&mut self) -> u32 {
+        self.look_for_room(0);
+        self.room
+    }
+
+    #[inline(never)]
+    fn look_for_room(&mut self, count: u16) -> bool {
+        let taken = self.distance(self.submission_head, self.tail).max(self.outstanding);
+        self.room = u32::from(self.entries - 1 - taken);
+        self.room >= u32::from(count)
+    }
+
+    /// Adds an entry. There is room ([`Rings::has_room`]).
     #[inline]
     pub(super) fn push(&mut self, entry: &Entry) {
-        debug_assert!(self.room() > 0, "callers look for room first");
         self.submissions.write_entry(usize::from(self.tail) * ENTRY_BYTES, &entry.words);
+        self.pushed();
+    }
+
+    /// Adds an I/O command, made in place: dwords 0 and 1, 6 to 9, and 10 to 13 as pairs. The rings
+    /// have no other entries; there is room ([`Rings::has_room`]).
+    #[inline]
+    pub(super) fn push_command(&mut self, start: u64, data: [u64; 2], rest: [u64; 2]) {
+        self.submissions.write_command(usize::from(self.tail), start, data, rest);
+        self.pushed();
+    }
+
+    #[inline]
+    fn pushed(&mut self) {
+        debug_assert!(self.room > 0, "callers look for room first");
         self.tail = self.next(self.tail);
         self.outstanding += 1;
+        self.room -= 1;
     }
 
     /// Tells the controller about everything that was pushed since the last time. Returns whether
@@ -141,6 +183,7 @@ impl<R: Registers> Rings<R> {
     pub(super) fn ring_tail(&mut self) -> bool {
         let old = self.announced_tail;
         self.announced_tail = self.tail;
+        self.unread += self.distance(old, self.tail);
         self.ring(self.submission_doorbell, old, self.tail)
     }
 
@@ -165,41 +208,45 @@ impl<R: Registers> Rings<R> {
     /// Whether [`Rings::pop`] would give one.
     #[inline]
     pub(super) fn has_completion(&self) -> bool {
-        let last = self.completions.load_acquire(usize::from(self.head) * COMPLETION_BYTES + 12);
-        (u32::from_le(last) >> 16 & 1 == 1) == self.phase
+        self.next_completion().is_some()
     }
 
-    /// The next completion, if there is one.
+    /// The upper half of the next completion, if it is there.
     #[inline]
+    fn next_completion(&self) -> Option<u64> {
+        // The device writes this half last, or all sixteen bytes at once.
+        let half = self.completions.load_pair_acquire(usize::from(self.head) * 2 + 1);
+        ((half >> 48 & 1 == 1) == self.phase).then_some(half)
+    }
+
+    /// The next completion, if there is one, with its result.
     pub(super) fn pop(&mut self) -> Option<Completion> {
         let at = usize::from(self.head) * COMPLETION_BYTES;
-        // The device writes this word last, or all sixteen bytes at once.
-        let [low, high, status_low, status_high] = self.completions.load_acquire(at + 12).to_ne_bytes();
-        let status = u16::from_le_bytes([status_low, status_high]);
-        if (status & 1 == 1) != self.phase {
-            return None;
-        }
-        let [head_low, head_high, queue_low, queue_high] = self.completions.read32(at + 8).to_le_bytes();
-        let completion = Completion {
-            result: self.completions.read32(at),
-            submission_head: u16::from_le_bytes([head_low, head_high]),
-            submission_queue: u16::from_le_bytes([queue_low, queue_high]),
-            command_id: u16::from_le_bytes([low, high]),
-            status: Status::from_field(status >> 1),
-        };
+        let completion = self.pop_quickly()?;
+        // The device writes there again only after the next `ring_head`.
+        Some(Completion { result: self.completions.read32(at), ..completion })
+    }
+
+    /// The next completion, if there is one: of an I/O command, whose result nobody wants.
+    #[inline]
+    pub(super) fn pop_quickly(&mut self) -> Option<Completion> {
+        let [a, b, c, d, e, f, g, h] = self.next_completion()?.to_le_bytes();
         self.head = self.next(self.head);
-        if self.head == 0 {
-            self.phase = !self.phase;
-        }
-        let read = self.distance(self.submission_head, completion.submission_head);
-        if completion.submission_head < self.entries
-            && read <= self.distance(self.submission_head, self.announced_tail)
-        {
-            self.submission_head = completion.submission_head;
+        self.phase ^= self.head == 0;
+        let submission_head = u16::from_le_bytes([a, b]);
+        let read = self.distance(self.submission_head, submission_head);
+        if submission_head < self.entries && read <= self.unread {
+            self.submission_head = submission_head;
+            self.unread -= read;
         } else {
             self.wrong_heads += 1;
         }
-        Some(completion)
+        Some(Completion {
+            result: 0,
+            submission_queue: u16::from_le_bytes([c, d]),
+            command_id: u16::from_le_bytes([e, f]),
+            status: Status::from_field(u16::from_le_bytes([g, h]) >> 1),
+        })
     }
 
     /// A completion was for an entry of this ring: its place in the completion ring is free again.
@@ -220,6 +267,7 @@ impl<R: Registers> Rings<R> {
         let (old, next) = (self.announced_tail, self.next(self.tail));
         self.ring(self.submission_doorbell, old, next);
         self.announced_tail = next;
+        self.unread += 1;
     }
 }
 

@@ -4,6 +4,7 @@ mod canaries;
 mod cost;
 mod device;
 mod host;
+mod idle;
 mod life;
 mod queues;
 mod schedules;

@@ -5,9 +5,9 @@
 //! is whole pages. SGLs carry any pieces, where a controller has them. What neither carries is
 //! copied by the caller.
 
-use super::command::{DATA_IS_SGL, Entry};
+use super::super::queue::Segment;
+use super::command::DATA_IS_SGL;
 use super::dma::DmaRegion;
-use super::io::Segment;
 
 /// The bytes of a list page: one per command, preallocated.
 pub(super) const LIST_BYTES: usize = 4096;
@@ -50,42 +50,41 @@ pub(super) enum Unfit {
     Odd,
 }
 
-/// Sets the data pointer of `entry` to `segments`, with the page at `at` of `lists` for what does
-/// not fit into the entry. `translate` gives the device's address of a piece.
-#[inline]
+/// A command's data pointer (dwords 6 to 9), and what dword 0 says of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct DataPointer {
+    pub(super) words: [u64; 2],
+    /// 0, or [`DATA_IS_SGL`].
+    pub(super) flag: u32,
+}
+
+/// Of a command that moves no data.
+pub(super) const NO_DATA: DataPointer = DataPointer { words: [0; 2], flag: 0 };
+
+/// The data pointer to `segments`, with the page at `at` of `lists` for what does not fit into the
+/// entry. `translate` gives the device's address of a piece.
 pub(super) fn describe(
     method: Method,
-    entry: &mut Entry,
     segments: &[Segment],
     mut translate: impl FnMut(&Segment) -> Option<u64>,
     lists: &DmaRegion,
     at: usize,
-) -> Result<(), Unfit> {
-    let page = 1_u64 << method.page_shift;
-    // One piece within a page is most of what a store does.
-    if let [only] = segments {
-        let address = translate(only).ok_or(Unfit::Unreachable)?;
-        if address & 3 == 0 && (address & (page - 1)) + only.len() as u64 <= page {
-            entry.set_pair(6, address);
-            return Ok(());
-        }
-    }
-    match physical_pages(method.page_shift, entry, segments, &mut translate, lists, at) {
+) -> Result<DataPointer, Unfit> {
+    match physical_pages(method.page_shift, segments, &mut translate, lists, at) {
         Err(Unfit::Odd) => {}
         result => return result,
     }
     let Some(sgl) = method.sgl else { return Err(Unfit::Odd) };
-    scatter_gather(sgl, entry, segments, &mut translate, lists, at)
+    scatter_gather(sgl, segments, &mut translate, lists, at)
 }
 
 fn physical_pages(
     page_shift: u32,
-    entry: &mut Entry,
     segments: &[Segment],
     translate: &mut impl FnMut(&Segment) -> Option<u64>,
     lists: &DmaRegion,
     at: usize,
-) -> Result<(), Unfit> {
+) -> Result<DataPointer, Unfit> {
     let page = 1_u64 << page_shift;
     let mut first = None;
     // How many entries of the list are set, and the first of them.
@@ -95,7 +94,7 @@ fn physical_pages(
     let mut ended = false;
     for segment in segments {
         let mut address = translate(segment).ok_or(Unfit::Unreachable)?;
-        let mut left = segment.len() as u64;
+        let mut left = segment.len as u64;
         while left > 0 {
             let offset = address & (page - 1);
             let piece = (page - offset).min(left);
@@ -122,47 +121,37 @@ fn physical_pages(
             left -= piece;
         }
     }
-    entry.set_pair(6, first.unwrap_or(0));
-    entry.set_pair(
-        8,
-        match listed {
-            0 => 0,
-            1 => second,
-            _ => lists.device_address(at),
-        },
-    );
-    Ok(())
+    let second = match listed {
+        0 => 0,
+        1 => second,
+        _ => lists.device_address(at),
+    };
+    Ok(DataPointer { words: [first.unwrap_or(0), second], flag: 0 })
 }
 
 fn scatter_gather(
     sgl: SglSupport,
-    entry: &mut Entry,
     segments: &[Segment],
     translate: &mut impl FnMut(&Segment) -> Option<u64>,
     lists: &DmaRegion,
     at: usize,
-) -> Result<(), Unfit> {
+) -> Result<DataPointer, Unfit> {
     let mask = u64::from(sgl.alignment) - 1;
     let mut count = 0;
-    let mut only = [0_u32; 4];
-    for segment in segments.iter().filter(|segment| segment.len() > 0) {
+    let mut words = [0; 2];
+    for segment in segments.iter().filter(|segment| segment.len > 0) {
         let address = translate(segment).ok_or(Unfit::Unreachable)?;
-        let len = u32::try_from(segment.len()).map_err(|_| Unfit::Odd)?;
+        let len = u32::try_from(segment.len).map_err(|_| Unfit::Odd)?;
         if (address | u64::from(len)) & mask != 0 || count == LIST_DESCRIPTORS {
             return Err(Unfit::Odd);
         }
-        let [low, high] = super::registers::halves(address);
-        only = [low, high, len, DATA_BLOCK];
-        lists.write64(at + count * 16, address);
-        lists.write64(at + count * 16 + 8, u64::from(len) | u64::from(DATA_BLOCK) << 32);
+        words = [address, u64::from(len) | u64::from(DATA_BLOCK) << 32];
+        lists.write64(at + count * 16, words[0]);
+        lists.write64(at + count * 16 + 8, words[1]);
         count += 1;
     }
     if count != 1 {
-        let [low, high] = super::registers::halves(lists.device_address(at));
-        let len = u32::try_from(count * 16).expect("a page of descriptors");
-        only = [low, high, len, LAST_SEGMENT];
+        words = [lists.device_address(at), (count * 16) as u64 | u64::from(LAST_SEGMENT) << 32];
     }
-    entry.words[0] |= DATA_IS_SGL;
-    entry.words[6..10].copy_from_slice(&only);
-    Ok(())
+    Ok(DataPointer { words, flag: DATA_IS_SGL })
 }

@@ -11,8 +11,7 @@ use crate::rt::Instant;
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
 pub enum Event {
-    /// It has stopped and touches no memory any more:
-    /// [`QueuePair::stop`](super::super::QueuePair::stop) may report what was in flight.
+    /// It has stopped and touches no memory any more: what was in flight may be reported.
     Stopped,
     /// It takes requests. After a reset the I/O queues have to be created again.
     Ready,

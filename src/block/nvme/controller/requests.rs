@@ -40,7 +40,7 @@ pub enum Request {
     Abort {
         /// The number of its queue.
         queue: u16,
-        /// Its id: [`QueuePair::command_id`](super::super::QueuePair::command_id).
+        /// Its id.
         command_id: u16,
     },
     /// Read the SMART / Health Information log page.

@@ -2,6 +2,7 @@
 
 use super::super::command::{Entry, admin, cns, feature, log_page};
 use super::super::status::Status;
+use super::disk::Disk;
 use super::machine::{Machine, VERSION};
 
 const INVALID_OPCODE: Status = Status::new(0, 0x01).do_not_retry();
@@ -157,7 +158,7 @@ impl Machine {
                 if set {
                     self.cache_enabled = entry.words[11] & 1 == 1;
                     if !self.cache_enabled {
-                        self.disks.iter_mut().for_each(super::disk::Disk::flush);
+                        self.disks.iter_mut().for_each(Disk::flush);
                     }
                 }
                 Ok(u32::from(self.cache_enabled))
@@ -192,9 +193,18 @@ impl Machine {
 
     /// Changes the size of a namespace and says so.
     pub(super) fn resize(&mut self, number: u32, blocks: u64) {
+        self.change_namespace(number, |disk| disk.resize(blocks));
+    }
+
+    /// Changes the block size of a namespace and says so.
+    pub(super) fn reformat(&mut self, number: u32, block_shift: u32) {
+        self.change_namespace(number, |disk| disk.reformat(block_shift));
+    }
+
+    fn change_namespace(&mut self, number: u32, change: impl FnOnce(&mut Disk)) {
         let index = usize::try_from(number).ok().and_then(|number| number.checked_sub(1));
         if let Some(disk) = index.and_then(|index| self.disks.get_mut(index)) {
-            disk.resize(blocks);
+            change(disk);
             self.changed.push(number);
             self.report_event(NAMESPACE_CHANGED);
         }

@@ -113,4 +113,12 @@ impl Disk {
             self.durable.resize(bytes, 0);
         }
     }
+
+    /// Formats it with blocks of another size. All of it is zero.
+    pub(super) fn reformat(&mut self, block_shift: u32) {
+        let format = &mut self.format;
+        format.blocks = format.blocks << format.block_shift >> block_shift;
+        format.block_shift = block_shift;
+        *self = Self::new(*format, self.volatile);
+    }
 }

@@ -1,10 +1,13 @@
 //! How the model executes commands of the NVM command set, and moves their data.
 
+use std::mem;
+
 use rand::Rng;
 
 use super::super::command::{DATA_IS_SGL, DEALLOCATE, Entry, FORCE_UNIT_ACCESS, opcode};
 use super::super::status::Status;
-use super::machine::{Fetched, Machine};
+use super::machine::Machine;
+use super::queues::Fetched;
 use super::space::Unmapped;
 
 const INVALID_OPCODE: Status = Status::new(0, 0x01).do_not_retry();
@@ -20,7 +23,7 @@ const COMPARE_FAILURE: Status = Status::new(2, 0x85);
 const PAGE: u64 = 4096;
 
 /// Pieces of host memory: address and length in bytes.
-type Pieces = Vec<(u64, usize)>;
+pub(super) type Pieces = Vec<(u64, usize)>;
 
 impl Machine {
     pub(super) fn execute(&mut self, command: &Fetched) {
@@ -98,8 +101,16 @@ impl Machine {
             }
             opcode::READ => {
                 let bytes = usize::try_from(count << shift).unwrap_or(usize::MAX);
-                let data = self.disks[disk].read(block, bytes).to_vec();
-                self.give_to_host(entry, &data)
+                let result = self.with_pieces(entry, bytes, |machine, pieces| {
+                    let mut data = machine.disks[disk].read(block, bytes);
+                    for &(address, len) in pieces {
+                        let piece;
+                        (piece, data) = data.split_at(len);
+                        machine.space.write(address, piece)?;
+                    }
+                    Ok(())
+                });
+                result
             }
             opcode::WRITE => self.write(entry, count),
             opcode::COMPARE => self.compare(entry),
@@ -143,12 +154,16 @@ impl Machine {
         if !self.disks[disk].has(block, count) {
             return Err(LBA_OUT_OF_RANGE);
         }
-        let mut data = vec![0; usize::try_from(count << shift).unwrap_or(usize::MAX)];
-        self.take_from_host(entry, &mut data)?;
-        let durable = entry.words[12] & FORCE_UNIT_ACCESS != 0 || !self.cache_enabled;
-        data.truncate(usize::try_from(kept << shift).unwrap_or(usize::MAX));
-        self.disks[disk].write(block, &data, durable);
-        Ok(())
+        let mut data = mem::take(&mut self.data);
+        data.resize(usize::try_from(count << shift).unwrap_or(usize::MAX), 0);
+        let taken = self.take_from_host(entry, &mut data);
+        if taken.is_ok() {
+            let durable = entry.words[12] & FORCE_UNIT_ACCESS != 0 || !self.cache_enabled;
+            data.truncate(usize::try_from(kept << shift).unwrap_or(usize::MAX));
+            self.disks[disk].write(block, &data, durable);
+        }
+        self.data = data;
+        taken
     }
 
     fn compare(&mut self, entry: &Entry) -> Result<(), Status> {
@@ -184,27 +199,41 @@ impl Machine {
 
     /// Copies `data` to the memory that `entry` names.
     pub(super) fn give_to_host(&mut self, entry: &Entry, data: &[u8]) -> Result<(), Status> {
-        let pieces = self.pieces(entry, data.len())?;
-        let mut at = 0;
-        for (address, len) in pieces {
-            if let Err(fault) = self.space.write(address, &data[at..at + len]) {
-                return Err(self.fault(fault));
+        self.with_pieces(entry, data.len(), |machine, pieces| {
+            let mut rest = data;
+            for &(address, len) in pieces {
+                let piece;
+                (piece, rest) = rest.split_at(len);
+                machine.space.write(address, piece)?;
             }
-            at += len;
-        }
-        Ok(())
+            Ok(())
+        })
     }
 
     fn take_from_host(&mut self, entry: &Entry, data: &mut [u8]) -> Result<(), Status> {
-        let pieces = self.pieces(entry, data.len())?;
-        let mut at = 0;
-        for (address, len) in pieces {
-            if let Err(fault) = self.space.read(address, &mut data[at..at + len]) {
-                return Err(self.fault(fault));
+        self.with_pieces(entry, data.len(), |machine, pieces| {
+            let mut at = 0;
+            for &(address, len) in pieces {
+                machine.space.read(address, &mut data[at..at + len])?;
+                at += len;
             }
-            at += len;
-        }
-        Ok(())
+            Ok(())
+        })
+    }
+
+    /// Has `move_data` move the data of a command with `len` bytes.
+    fn with_pieces(
+        &mut self,
+        entry: &Entry,
+        len: usize,
+        move_data: impl FnOnce(&Self, &Pieces) -> Result<(), Unmapped>,
+    ) -> Result<(), Status> {
+        let mut pieces = mem::take(&mut self.pieces);
+        pieces.clear();
+        let found = self.find_pieces(entry, len, &mut pieces);
+        let moved = found.map(|()| move_data(self, &pieces));
+        self.pieces = pieces;
+        moved?.map_err(|fault| self.fault(fault))
     }
 
     fn fault(&mut self, Unmapped(address): Unmapped) -> Status {
@@ -213,19 +242,19 @@ impl Machine {
     }
 
     /// The memory of a command that moves `len` bytes.
-    fn pieces(&mut self, entry: &Entry, len: usize) -> Result<Pieces, Status> {
+    fn find_pieces(&mut self, entry: &Entry, len: usize, pieces: &mut Pieces) -> Result<(), Status> {
         if entry.words[0] & DATA_IS_SGL != 0 {
             if self.options.sgl == 0 {
                 self.violation("an SGL for a controller without");
                 return Err(INVALID_FIELD);
             }
-            self.scatter_gather(entry, len)
+            self.scatter_gather(entry, len, pieces)
         } else {
-            self.physical_pages(entry, len)
+            self.physical_pages(entry, len, pieces)
         }
     }
 
-    fn physical_pages(&mut self, entry: &Entry, len: usize) -> Result<Pieces, Status> {
+    fn physical_pages(&mut self, entry: &Entry, len: usize, pieces: &mut Pieces) -> Result<(), Status> {
         let (first, second) = (entry.pair(6), entry.pair(8));
         let offset = first % PAGE;
         if !offset.is_multiple_of(4) {
@@ -233,11 +262,9 @@ impl Machine {
             return Err(PRP_OFFSET_INVALID);
         }
         let size = |bytes: u64| usize::try_from(bytes).unwrap_or(usize::MAX);
-        let mut pieces = vec![(first, size(PAGE - offset).min(len))];
-        let mut left = len - pieces[0].1;
-        if left == 0 {
-            return Ok(pieces);
-        }
+        let in_first = size(PAGE - offset).min(len);
+        pieces.push((first, in_first));
+        let mut left = len - in_first;
         let mut list = second;
         let is_list = left > size(PAGE);
         while left > 0 {
@@ -261,7 +288,7 @@ impl Machine {
             pieces.push((page, piece));
             left -= piece;
         }
-        Ok(pieces)
+        Ok(())
     }
 
     fn word(&mut self, address: u64) -> Result<u64, Status> {
@@ -272,8 +299,7 @@ impl Machine {
         }
     }
 
-    fn scatter_gather(&mut self, entry: &Entry, len: usize) -> Result<Pieces, Status> {
-        let mut pieces = Vec::new();
+    fn scatter_gather(&mut self, entry: &Entry, len: usize, pieces: &mut Pieces) -> Result<(), Status> {
         let mut left = len;
         let (address, rest) = (entry.pair(6), entry.pair(8));
         let descriptors = match rest >> 60 {
@@ -304,6 +330,6 @@ impl Machine {
             self.violation("an SGL that is shorter than its command");
             return Err(SGL_LENGTH_INVALID);
         }
-        Ok(pieces)
+        Ok(())
     }
 }

@@ -1,57 +1,28 @@
-//! The model's registers and queues, and what it does next.
+//! The model's registers and its power, and what it does next.
 
+use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
+use rustix::event::{EventfdFlags, eventfd};
 
-use super::super::command::{Entry, FUSED_FIRST, FUSED_SECOND};
 use super::super::registers::{
     ACQ, AQA, ASQ, CAP, CC, CC_ENABLE, CC_SHUTDOWN_MASK, CSTS, CSTS_FATAL, CSTS_READY,
     CSTS_SHUTDOWN_COMPLETE, DOORBELLS, INTMC, INTMS, VS, halves,
 };
-use super::super::rings::{COMPLETION_BYTES, ENTRY_BYTES};
 use super::super::status::Status;
 use super::disk::Disk;
+use super::execute::Pieces;
 use super::options::ModelOptions;
-use super::space::{Space, Unmapped};
+use super::queues::{CompletionQueue, Executed, Fetched, Outstanding, SubmissionQueue};
+use super::space::Space;
 
 pub(super) const VERSION: u32 = 0x2_0000;
 const MAX_VIOLATIONS: usize = 16;
 /// No schedule needs more steps than this to settle.
 const MAX_SETTLING: usize = 1 << 20;
-
-pub(super) struct SubmissionQueue {
-    pub(super) base: u64,
-    pub(super) entries: u16,
-    pub(super) head: u16,
-    pub(super) tail: u16,
-    pub(super) completion_queue: u16,
-}
-
-pub(super) struct CompletionQueue {
-    pub(super) base: u64,
-    pub(super) entries: u16,
-    pub(super) head: u16,
-    pub(super) tail: u16,
-    pub(super) phase: bool,
-    pub(super) vector: Option<u16>,
-}
-
-/// A command that was fetched and not executed, with the second of its fused pair.
-pub(super) struct Fetched {
-    pub(super) queue: u16,
-    pub(super) entry: Entry,
-    pub(super) second: Option<Entry>,
-}
-
-/// A command that was executed and not completed.
-pub(super) struct Executed {
-    pub(super) queue: u16,
-    pub(super) command_id: u16,
-    pub(super) result: u32,
-    pub(super) status: Status,
-}
 
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Power {
@@ -74,7 +45,7 @@ pub(super) struct Machine {
     pub(super) space: Space,
     pub(super) disks: Vec<Disk>,
     power: Power,
-    fatal: bool,
+    pub(super) is_fatal: bool,
     pub(super) removed: bool,
     configuration: u32,
     admin_attributes: u32,
@@ -83,8 +54,7 @@ pub(super) struct Machine {
     pub(super) completions: BTreeMap<u16, CompletionQueue>,
     pub(super) fetched: Vec<Fetched>,
     pub(super) done: Vec<Executed>,
-    /// Command ids that the host may not use: their commands are not completed.
-    pub(super) outstanding: BTreeSet<(u16, u16)>,
+    pub(super) outstanding: Outstanding,
     pub(super) event_requests: VecDeque<u16>,
     pub(super) events: VecDeque<u32>,
     pub(super) changed: Vec<u32>,
@@ -93,12 +63,18 @@ pub(super) struct Machine {
     /// Where doorbells and event indices are in memory, if the host said so.
     pub(super) shadow: Option<[u64; 2]>,
     /// Submission queues whose doorbells in memory are looked at.
-    awake: BTreeSet<u16>,
+    pub(super) awake: BTreeSet<u16>,
     pub(super) failures: VecDeque<(u8, Status)>,
     pub(super) bad_blocks: BTreeMap<(u32, u64), Status>,
+    /// Vectors that interrupted since somebody looked, and where interrupts arrive.
     pub(super) interrupts: BTreeSet<u16>,
+    eventfds: BTreeMap<u16, OwnedFd>,
     pub(super) violations: Vec<String>,
     pub(super) executed: u64,
+    pub(super) pauses: u64,
+    /// Kept so that a command needs no new ones: the pieces of its memory, and its data.
+    pub(super) pieces: Pieces,
+    pub(super) data: Vec<u8>,
 }
 
 impl Machine {
@@ -110,7 +86,7 @@ impl Machine {
             space: Space::default(),
             disks,
             power: Power::Stopped,
-            fatal: false,
+            is_fatal: false,
             removed: false,
             configuration: 0,
             admin_attributes: 0,
@@ -119,7 +95,7 @@ impl Machine {
             completions: BTreeMap::new(),
             fetched: Vec::new(),
             done: Vec::new(),
-            outstanding: BTreeSet::new(),
+            outstanding: Outstanding::default(),
             event_requests: VecDeque::new(),
             events: VecDeque::new(),
             changed: Vec::new(),
@@ -130,8 +106,12 @@ impl Machine {
             failures: VecDeque::new(),
             bad_blocks: BTreeMap::new(),
             interrupts: BTreeSet::new(),
+            eventfds: BTreeMap::new(),
             violations: Vec::new(),
             executed: 0,
+            pauses: 0,
+            pieces: Vec::new(),
+            data: Vec::new(),
             options,
         }
     }
@@ -180,7 +160,7 @@ impl Machine {
             Power::ShutDown => CSTS_READY | CSTS_SHUTDOWN_COMPLETE,
             Power::Stopped | Power::Starting(_) => 0,
         };
-        ready | if self.fatal { CSTS_FATAL } else { 0 }
+        ready | if self.is_fatal { CSTS_FATAL } else { 0 }
     }
 
     pub(super) fn write32(&mut self, offset: usize, value: u32) {
@@ -238,37 +218,15 @@ impl Machine {
         self.power = Power::Starting(self.options.ready_steps);
     }
 
-    pub(super) fn create_completion_queue(
-        &mut self,
-        number: u16,
-        base: u64,
-        entries: u16,
-        vector: Option<u16>,
-    ) {
-        let queue = CompletionQueue { base, entries, head: 0, tail: 0, phase: true, vector };
-        self.completions.insert(number, queue);
-    }
-
-    pub(super) fn create_submission_queue(
-        &mut self,
-        number: u16,
-        base: u64,
-        entries: u16,
-        completion_queue: u16,
-    ) {
-        let queue = SubmissionQueue { base, entries, head: 0, tail: 0, completion_queue };
-        self.submissions.insert(number, queue);
-    }
-
     /// A controller level reset: some of what was under way happens, some does not.
     fn stop(&mut self) {
         for command in std::mem::take(&mut self.fetched) {
-            if self.random.random_bool(0.5) && !self.fatal {
+            if self.random.random_bool(0.5) && !self.is_fatal {
                 self.execute_partly(&command);
             }
         }
         self.forget();
-        self.fatal = false;
+        self.is_fatal = false;
         self.power = match self.power {
             Power::Hung { stuck: true } => Power::Hung { stuck: true },
             Power::Starting(None) => Power::Stopped,
@@ -292,7 +250,7 @@ impl Machine {
     pub(super) fn cut_power(&mut self) {
         self.forget();
         self.configuration = 0;
-        self.fatal = false;
+        self.is_fatal = false;
         self.power = Power::Stopped;
         self.events.clear();
         for disk in &mut self.disks {
@@ -301,7 +259,7 @@ impl Machine {
     }
 
     pub(super) fn fatal(&mut self) {
-        self.fatal = true;
+        self.is_fatal = true;
         // A controller that failed has lost its cache, or not.
         for disk in &mut self.disks {
             disk.cut_power(&mut self.random);
@@ -310,6 +268,12 @@ impl Machine {
 
     pub(super) fn hang(&mut self, stuck: bool) {
         self.power = Power::Hung { stuck };
+    }
+
+    pub(super) fn wake_up(&mut self) {
+        if let Power::Hung { .. } = self.power {
+            self.power = Power::Running;
+        }
     }
 
     /// Comes a step nearer to being ready, or to not being so. False if neither is due.
@@ -325,7 +289,8 @@ impl Machine {
     }
 
     fn doorbell(&mut self, offset: usize, value: u32) {
-        if !matches!(self.power, Power::Running | Power::ShutDown) {
+        // One that hangs sees them when it goes on.
+        if !matches!(self.power, Power::Running | Power::ShutDown | Power::Hung { .. }) {
             // Cores that have not noticed a reset yet do that.
             return;
         }
@@ -358,10 +323,33 @@ impl Machine {
         }
     }
 
+    pub(super) fn interrupt(&mut self, vector: u16) {
+        self.interrupts.insert(vector);
+        if let Some(eventfd) = self.eventfds.get(&vector) {
+            // It fails only with more interrupts than there will ever be.
+            let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
+        }
+    }
+
+    /// Where interrupts of `vector` arrive from now on.
+    pub(super) fn eventfd(&mut self, vector: u16) -> Option<RawFd> {
+        if !self.options.eventfds {
+            return None;
+        }
+        let opened = match self.eventfds.entry(vector) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => {
+                let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
+                entry.insert(eventfd(0, flags).ok()?)
+            }
+        };
+        Some(opened.as_raw_fd())
+    }
+
     // What it does.
 
     fn works(&self) -> bool {
-        !self.removed && !self.fatal && matches!(self.power, Power::Running | Power::ShutDown)
+        !self.removed && !self.is_fatal && matches!(self.power, Power::Running | Power::ShutDown)
     }
 
     pub(super) fn step(&mut self) -> bool {
@@ -373,7 +361,8 @@ impl Machine {
         }
         let noise = self.options.noise;
         if self.chance(noise.spurious_interrupts) {
-            self.interrupts.extend(self.completions.values().filter_map(|queue| queue.vector).next_back());
+            let vector = self.completions.values().filter_map(|queue| queue.vector).next_back();
+            vector.into_iter().for_each(|vector| self.interrupt(vector));
         }
         self.look_at_shadows();
         let first = self.random.random_range(0..3);
@@ -409,8 +398,9 @@ impl Machine {
         if !self.works() {
             return;
         }
-        let numbers: Vec<u16> = self.submissions.keys().copied().collect();
-        for number in numbers {
+        let mut from = 0;
+        while let Some((&number, _)) = self.submissions.range(from..).next() {
+            from = number.saturating_add(1);
             while self.fetch(number) {
                 while let Some(command) = self.fetched.pop() {
                     self.execute(&command);
@@ -418,216 +408,6 @@ impl Machine {
             }
         }
         while !self.done.is_empty() && self.complete(0) {}
-    }
-
-    /// Where the doorbell of a queue is in the buffers.
-    fn shadow_of(&self, number: u16, completions: bool) -> Option<[u64; 2]> {
-        let stride = 4_u64 << self.options.doorbell_stride;
-        let offset = (2 * u64::from(number) + u64::from(completions)) * stride;
-        self.shadow.filter(|_| number > 0).map(|buffers| buffers.map(|buffer| buffer + offset))
-    }
-
-    /// Reads a doorbell from memory, after its event index was set to `seen`.
-    fn shadow_doorbell(&mut self, number: u16, completions: bool, seen: Option<u16>) -> Option<u16> {
-        let [value, event] = self.shadow_of(number, completions)?;
-        let mut bytes = [0; 4];
-        let written = seen.map_or(Ok(()), |seen| self.space.write(event, &u32::from(seen).to_le_bytes()));
-        if let Err(Unmapped(address)) = written.and_then(|()| self.space.read(value, &mut bytes)) {
-            self.violation(format!("a doorbell in memory at {address:#x}, which is not mapped"));
-            return None;
-        }
-        u16::try_from(u32::from_le_bytes(bytes)).ok()
-    }
-
-    /// Looks at the doorbells of queues that are awake. One with nothing in it falls asleep, once
-    /// its event index says so and the doorbell still has not moved.
-    fn look_at_shadows(&mut self) {
-        for number in self.awake.clone() {
-            let Some(queue) = self.submissions.get(&number) else { continue };
-            let seen = (queue.head == queue.tail).then_some(queue.tail);
-            let Some(tail) = self.shadow_doorbell(number, false, seen) else { continue };
-            if seen == Some(tail) {
-                self.awake.remove(&number);
-            }
-            match self.submissions.get_mut(&number) {
-                Some(queue) if tail < queue.entries => queue.tail = tail,
-                _ => self.violation(format!("{tail} is in the doorbell of queue {number} in memory")),
-            }
-        }
-    }
-
-    fn entry_at(&self, base: u64, at: u16) -> Result<Entry, Unmapped> {
-        let mut bytes = [0; ENTRY_BYTES];
-        self.space.read(base + u64::from(at) * ENTRY_BYTES as u64, &mut bytes)?;
-        let mut words = [0; 16];
-        for (word, bytes) in words.iter_mut().zip(bytes.as_chunks().0) {
-            *word = u32::from_le_bytes(*bytes);
-        }
-        Ok(Entry { words })
-    }
-
-    /// Takes the next entry of a submission queue: false if there is none.
-    fn next_entry(&mut self, number: u16) -> Option<Entry> {
-        let queue = self.submissions.get(&number)?;
-        if queue.head == queue.tail {
-            return None;
-        }
-        let (base, at, entries) = (queue.base, queue.head, queue.entries);
-        let entry = match self.entry_at(base, at) {
-            Ok(entry) => entry,
-            Err(Unmapped(address)) => {
-                self.violation(format!("a submission queue at {address:#x}, which is not mapped"));
-                self.fatal = true;
-                return None;
-            }
-        };
-        if let Some(queue) = self.submissions.get_mut(&number) {
-            queue.head = if at + 1 == entries { 0 } else { at + 1 };
-        }
-        Some(entry)
-    }
-
-    fn fetch(&mut self, number: u16) -> bool {
-        let Some(entry) = self.next_entry(number) else { return false };
-        if !self.accept(number, &entry) {
-            return true;
-        }
-        let mut second = None;
-        if entry.words[0] & FUSED_FIRST != 0 {
-            match self.next_entry(number) {
-                Some(next) if next.words[0] & FUSED_SECOND != 0 && self.accept(number, &next) => {
-                    second = Some(next);
-                }
-                other => {
-                    self.violation("the first of two fused commands without the second");
-                    self.finish(number, &entry, Status::new(0, 0x0a));
-                    if let Some(other) = other {
-                        self.finish(number, &other, Status::new(0, 0x0a));
-                    }
-                    return true;
-                }
-            }
-        }
-        self.fetched.push(Fetched { queue: number, entry, second });
-        true
-    }
-
-    /// Refuses a command whose id is in use.
-    fn accept(&mut self, queue: u16, entry: &Entry) -> bool {
-        let fresh = self.outstanding.insert((queue, entry.command_id()));
-        if !fresh {
-            self.violation(format!("command id {:#x} of queue {queue} is in use", entry.command_id()));
-            self.finish(queue, entry, Status::new(0, 0x03));
-        }
-        let places = self.submissions.get(&queue).map_or(0, |queue| queue.entries) - 1;
-        if self.outstanding.range((queue, 0)..=(queue, u16::MAX)).count() > usize::from(places) {
-            self.violation(format!("queue {queue} has more commands than places for their completions"));
-        }
-        fresh
-    }
-
-    pub(super) fn finish(&mut self, queue: u16, entry: &Entry, status: Status) {
-        self.finish_with(queue, entry, status, 0);
-    }
-
-    pub(super) fn finish_with(&mut self, queue: u16, entry: &Entry, status: Status, result: u32) {
-        self.done.push(Executed { queue, command_id: entry.command_id(), result, status });
-    }
-
-    /// Posts a completion; false if its queue is full.
-    pub(super) fn complete(&mut self, at: usize) -> bool {
-        let (queue, noise) = (self.done[at].queue, self.options.noise);
-        let Some(completion_queue) = self.submissions.get(&queue).map(|queue| queue.completion_queue) else {
-            self.done.swap_remove(at);
-            return true;
-        };
-        let head = self.completions.get(&completion_queue).map(|queue| queue.head);
-        if let Some(head) = self.shadow_doorbell(completion_queue, true, head)
-            && let Some(queue) = self.completions.get_mut(&completion_queue)
-        {
-            queue.head = head.min(queue.entries - 1);
-        }
-        if self.room(completion_queue) == 0 {
-            return false;
-        }
-        let executed = self.done.remove(at);
-        let head = self.submissions.get(&queue).map_or(0, |queue| queue.head);
-        self.outstanding.remove(&(queue, executed.command_id));
-        let words = |queue: u16, head: u16, id: u16, status: Status| {
-            [
-                executed.result,
-                0,
-                u32::from(head) | u32::from(queue) << 16,
-                u32::from(id) | u32::from(status.field()) << 17,
-            ]
-        };
-        let right = words(queue, head, executed.command_id, executed.status);
-        self.post(completion_queue, right);
-        // A host leaves room for as many completions as it has commands out, and no more.
-        let spare = self.outstanding.iter().filter(|(number, _)| *number == queue).count();
-        let mut extra = Vec::new();
-        if self.chance(noise.duplicates) {
-            extra.push(right);
-        }
-        if self.chance(noise.unknown) {
-            let id = self.random.random();
-            if !self.outstanding.contains(&(queue, id)) {
-                extra.push(words(queue, head, id, Status::SUCCESS));
-            }
-        }
-        if self.chance(noise.wrong) {
-            let entries = self.submissions.get(&queue).map_or(0, |queue| queue.entries);
-            let head = if self.random.random_bool(0.5) { entries } else { u16::MAX };
-            extra.push(words(queue ^ 0x55, head, executed.command_id, Status::SUCCESS));
-        }
-        for words in extra {
-            if queue != 0 && usize::from(self.room(completion_queue)) > spare {
-                self.post(completion_queue, words);
-            }
-        }
-        true
-    }
-
-    /// How many completions the host has room for.
-    fn room(&self, number: u16) -> u16 {
-        self.completions.get(&number).map_or(0, |queue| {
-            let used = if queue.tail >= queue.head {
-                queue.tail - queue.head
-            } else {
-                queue.tail + queue.entries - queue.head
-            };
-            queue.entries - 1 - used
-        })
-    }
-
-    fn post(&mut self, number: u16, mut words: [u32; 4]) {
-        let Some(queue) = self.completions.get_mut(&number) else { return };
-        words[3] |= u32::from(queue.phase) << 16;
-        let at = queue.base + u64::from(queue.tail) * COMPLETION_BYTES as u64;
-        queue.tail += 1;
-        if queue.tail == queue.entries {
-            queue.tail = 0;
-            queue.phase = !queue.phase;
-        }
-        self.interrupts.extend(queue.vector);
-        if let Err(Unmapped(address)) = self.space.post(at, words) {
-            self.violation(format!("a completion queue at {address:#x}, which is not mapped"));
-        }
-    }
-
-    pub(super) fn report_event(&mut self, event: u32) {
-        self.events.push_back(event);
-        self.answer_events();
-    }
-
-    /// Gives events to requests, as long as there are both.
-    pub(super) fn answer_events(&mut self) {
-        while !self.events.is_empty()
-            && let Some(command_id) = self.event_requests.pop_front()
-        {
-            let result = self.events.pop_front().unwrap_or_default();
-            self.done.push(Executed { queue: 0, command_id, result, status: Status::SUCCESS });
-        }
     }
 }
 

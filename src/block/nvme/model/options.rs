@@ -66,6 +66,19 @@ impl Noise {
     }
 }
 
+/// When a model that a core drives does its work.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Pace {
+    /// All of it, in each turn of each core.
+    AtOnce,
+    /// So many steps in each turn of each core.
+    Steps(u32),
+    /// In no turn: somebody calls [`Model::step`](super::Model::step) or its kin, another thread
+    /// perhaps, as hardware works beside the cores.
+    Alone,
+}
+
 /// What kind of controller a model is.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -94,6 +107,12 @@ pub struct ModelOptions {
     pub shadow_doorbells: bool,
     /// It completes everything at once, in order, when a doorbell is written.
     pub immediate: bool,
+    /// When it does what it does not do at once.
+    pub pace: Pace,
+    /// Its interrupts arrive at eventfds, one for each vector; otherwise cores see none.
+    pub eventfds: bool,
+    /// Its function can be reset from outside.
+    pub function_reset: bool,
     /// What it does that it should not.
     pub noise: Noise,
 }
@@ -115,6 +134,9 @@ impl ModelOptions {
             fused: true,
             shadow_doorbells: false,
             immediate: false,
+            pace: Pace::AtOnce,
+            eventfds: false,
+            function_reset: true,
             noise: Noise::default(),
         }
     }

@@ -3,7 +3,7 @@
 use std::alloc::{Layout, alloc_zeroed, dealloc};
 use std::collections::BTreeMap;
 use std::ptr::NonNull;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use super::super::dma::Region;
 
@@ -67,6 +67,11 @@ impl Space {
         }
     }
 
+    /// How many mappings there are.
+    pub(super) fn mappings(&self) -> usize {
+        self.mappings.len()
+    }
+
     /// A pointer to `len` bytes at `address`.
     fn at(&self, address: u64, len: usize) -> Result<*mut u8, Unmapped> {
         let (start, mapping) = self.mappings.range(..=address).next_back().ok_or(Unmapped(address))?;
@@ -93,15 +98,14 @@ impl Space {
         Ok(())
     }
 
-    /// Copies a completion to the host, its last word after the others.
+    /// Copies a completion to the host, its second half after the first.
     pub(super) fn post(&self, address: u64, words: [u32; 4]) -> Result<(), Unmapped> {
-        let to = self.at(address, 16)?;
-        let first = words[..3].iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
-        self.write(address, &first)?;
-        let last = to.wrapping_add(12).cast::<AtomicU32>();
+        let to = self.at(address, 16)?.cast::<AtomicU64>();
+        let pair = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le();
         // SAFETY: `at` found sixteen bytes in mapped memory, and completions are aligned to 16.
-        let last = unsafe { &*last };
-        last.store(words[3].to_le(), Ordering::Release);
+        let [first, second] = unsafe { [&*to, &*to.add(1)] };
+        first.store(pair(words[0], words[1]), Ordering::Relaxed);
+        second.store(pair(words[2], words[3]), Ordering::Release);
         Ok(())
     }
 }

@@ -1,6 +1,7 @@
 //! A queue pair through resets of its controller: what waits, what fails.
 
-use super::super::io::{Fate, Operation};
+use super::super::super::queue::CommandKind;
+use super::super::io::Fate;
 use super::super::registers::Registers;
 use super::{QueuePair, State};
 use crate::error::{Error, Result};
@@ -8,12 +9,12 @@ use crate::error::{Error, Result};
 impl<R: Registers> QueuePair<R> {
     /// The controller has stopped (it is disabled, was reset by the bus, or is gone) and touches no
     /// memory any more. Every command in flight fails now with `error` or waits for
-    /// [`QueuePair::resume`], as `decide` says for its slot, its operation, and whether it was
+    /// [`QueuePair::resume`], as `decide` says for its slot, its kind, and whether it was
     /// announced to the controller. The rings are as new.
-    pub fn stop(
+    pub(in super::super) fn stop(
         &mut self,
-        error: &dyn Fn(Operation) -> Error,
-        decide: &mut dyn FnMut(u16, Operation, bool) -> Fate,
+        error: &dyn Fn(CommandKind) -> Error,
+        decide: &mut dyn FnMut(u16, CommandKind, bool) -> Fate,
         done: &mut dyn FnMut(u16, Result<()>),
     ) {
         if self.state == State::Gone {
@@ -36,19 +37,19 @@ impl<R: Registers> QueuePair<R> {
             }
             let slot = u16::try_from(index).expect("at most 1023 slots");
             tracker.pending = 0;
-            let (operation, was_announced) = (tracker.operation, tracker.number < announced);
-            match decide(slot, operation, was_announced) {
+            let (kind, was_announced) = (tracker.kind, tracker.number < announced);
+            match decide(slot, kind, was_announced) {
                 Fate::Replay => {
                     self.counts.replays += 1;
                     self.waiting.push_back(slot);
                 }
-                Fate::Fail => self.report(index, Err(error(operation)), done),
+                Fate::Fail => self.report(index, Err(error(kind)), done),
             }
         }
     }
 
     /// The controller knows the queues (again). What waited is sent.
-    pub fn resume(&mut self) {
+    pub(in super::super) fn resume(&mut self) {
         if self.state == State::Stopped {
             self.state = State::Attached;
             self.send_waiting();
@@ -56,13 +57,17 @@ impl<R: Registers> QueuePair<R> {
     }
 
     /// The controller is gone for good: everything fails with `error`, now and later.
-    pub fn give_up(&mut self, error: &dyn Fn(Operation) -> Error, done: &mut dyn FnMut(u16, Result<()>)) {
+    pub(in super::super) fn give_up(
+        &mut self,
+        error: &dyn Fn(CommandKind) -> Error,
+        done: &mut dyn FnMut(u16, Result<()>),
+    ) {
         self.stop(error, &mut |_, _, _| Fate::Fail, done);
         self.state = State::Gone;
         while let Some(slot) = self.waiting.pop_front() {
             let index = usize::from(slot);
-            let operation = self.trackers[index].operation;
-            self.report(index, Err(error(operation)), done);
+            let kind = self.trackers[index].kind;
+            self.report(index, Err(error(kind)), done);
         }
     }
 }

@@ -1,15 +1,16 @@
 //! The device as a core uses it, over the model: attached, reset, removed, closed.
 
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::super::control::Control;
 use super::super::device::Opened;
-use super::super::model::{Model, ModelNamespace, ModelOptions};
+use super::super::model::{Model, ModelNamespace, ModelOptions, Pace};
 use crate::block::Namespace;
 use crate::error::{ErrorKind, Result};
 use crate::mem::DmaBuf;
-use crate::rt::{self, Core, CoreConfig};
+use crate::rt::{self, Core, CoreConfig, Idle};
 
 const BLOCKS: u64 = 4096;
 
@@ -18,7 +19,11 @@ fn options() -> ModelOptions {
 }
 
 fn run<F: Future>(model: &Model, test: impl FnOnce(Opened<Model>) -> F) -> F::Output {
-    let core = Core::new(&CoreConfig::default().seed([5; 32])).expect("a core");
+    run_on(&CoreConfig::default(), model, test)
+}
+
+fn run_on<F: Future>(config: &CoreConfig, model: &Model, test: impl FnOnce(Opened<Model>) -> F) -> F::Output {
+    let core = Core::new(&config.clone().seed([5; 32])).expect("a core");
     core.block_on(async {
         let control = Control::open(model.clone(), "nvme:model".to_owned(), 4).await.expect("it comes up");
         let opened = Opened::of(Arc::new(control), 1).await.expect("it has a namespace");
@@ -274,4 +279,195 @@ fn many_cores_attach_at_once() {
             attaching.await.expect("no panic").expect("there is a queue pair for it");
         }
     });
+}
+
+#[test]
+fn the_last_handle_of_a_hung_device_does_not_hold_its_core_up() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let (first, second) =
+                (opened.attach().await.expect("attach"), opened.attach().await.expect("attach"));
+            second.write(0, filled(4096, 3)).await.expect("write");
+            assert_eq!(model.queue_pairs(), 2);
+            model.hang(false);
+            let pauses = model.pauses();
+            drop(first);
+            // An attachment that is given up waits no longer.
+            assert!(rt::timeout(Duration::from_millis(1), opened.attach()).await.is_err(), "it hangs");
+            assert_eq!(model.pauses(), pauses, "the core does not wait");
+            // For longer than it once took until the controller was reset.
+            rt::sleep(Duration::from_millis(1500)).await;
+            model.wake_up();
+            assert_eq!(second.read(0, filled(4096, 0)).await.expect("read")[0], 3);
+            while model.queue_pairs() > 1 {
+                rt::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(opened.stops(), 1, "nobody reset it for that");
+            opened.attach().await.expect("the number is free again");
+        }
+    });
+    assert!(model.violations().is_empty(), "{:?}", model.violations());
+}
+
+#[test]
+fn a_core_that_ends_has_its_queues_deleted() {
+    let model = Model::new(options(), 1);
+    let core = Core::new(&CoreConfig::default().seed([5; 32])).expect("a core");
+    let (control, namespace) = core.block_on(async {
+        let control = Control::open(model.clone(), "nvme:model".to_owned(), 4).await.expect("it comes up");
+        let control = Arc::new(control);
+        let opened = Opened::of(Arc::clone(&control), 1).await.expect("it has a namespace");
+        let namespace = opened.attach().await.expect("attach");
+        drop(opened.attach().await.expect("attach"));
+        (control, namespace)
+    });
+    drop(core);
+    assert_eq!(model.queue_pairs(), 0, "neither of the one in use nor of the one that was dropped");
+    drop((control, namespace));
+    assert_eq!(model.mappings(), 0);
+}
+
+#[test]
+fn memory_that_a_hung_controller_may_know_stays_mapped() {
+    let model = Model::new(ModelOptions { function_reset: false, timeout: 1, ..options() }, 1);
+    let core = Core::new(&CoreConfig::default().seed([5; 32])).expect("a core");
+    let mut before = 0;
+    core.block_on(async {
+        let control = Control::open(model.clone(), "nvme:model".to_owned(), 4).await.expect("it comes up");
+        let opened = Opened::of(Arc::new(control), 1).await.expect("it has a namespace");
+        let namespace = opened.attach().await.expect("attach");
+        before = model.mappings();
+        let written = namespace.write(0, filled(4096, 1)).await;
+        written.expect("write");
+        model.hang(true);
+        let write = namespace.write(0, filled(4096, 2));
+        assert!(rt::timeout(Duration::from_millis(1), write).await.is_err(), "it hangs");
+    });
+    drop(core);
+    // Its two rings, the lists and the core's arena: the admin queue's memory goes with the device.
+    assert_eq!(model.mappings(), 4, "of {before}");
+}
+
+#[test]
+fn a_namespace_that_is_formatted_anew_says_so() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            namespace.write(0, filled(4096, 3)).await.expect("write");
+            model.format_namespace(1, 9);
+            let error = loop {
+                match namespace.write(8192, filled(4096, 4)).await {
+                    Ok(_) => rt::sleep(Duration::from_millis(10)).await,
+                    Err(error) => break error.into_parts().0,
+                }
+            };
+            assert_eq!(error.kind(), ErrorKind::UnsupportedFormat, "{error}");
+            assert_eq!(error.outcome(), crate::Outcome::NotStarted, "{error}");
+            let said = "nvme:model/1 offset 8192: the namespace was formatted anew, in blocks of 512 bytes \
+                        in place of 4096: open it again";
+            assert!(error.to_string().contains(said), "{error}");
+            let error = opened.attach().await.expect_err("it is another namespace");
+            assert!(error.to_string().contains("formatted anew"), "{error}");
+            let again = opened.again(1).await.expect("it opens");
+            assert_eq!(again.info().block_size_bytes, 512);
+            let namespace = again.attach().await.expect("attach");
+            namespace.write(512, filled(512, 5)).await.expect("write");
+            assert_eq!(model.peek(1, 1), [5; 512]);
+        }
+    });
+    assert!(model.violations().is_empty(), "{:?}", model.violations());
+}
+
+#[test]
+fn resets_that_take_many_turns_lose_nothing() {
+    let model = Model::new(ModelOptions { pace: Pace::Steps(1), ready_steps: Some(40), ..options() }, 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            namespace.write(0, filled(4096, 1)).await.expect("write");
+            for round in 0..5 {
+                let reads: Vec<_> = (0..50)
+                    .map(|_| {
+                        let namespace = namespace.clone();
+                        rt::spawn(async move { namespace.read(0, filled(4096, 0)).await.map(|buf| buf[0]) })
+                    })
+                    .collect();
+                rt::sleep(Duration::from_micros(100)).await;
+                if round % 2 == 0 {
+                    model.fail()
+                } else {
+                    opened.reset()
+                }
+                for read in reads {
+                    assert_eq!(read.await.expect("no panic").expect("it is sent again"), 1);
+                }
+                // The first may be told that the controller failed.
+                let _ = namespace.flush().await;
+                namespace.write(4096, filled(4096, round)).await.expect("write");
+                namespace.flush().await.expect("flush");
+            }
+            assert!(opened.stops() > 5, "{} stops", opened.stops());
+        }
+    });
+    assert!(model.violations().is_empty(), "{:?}", model.violations());
+}
+
+/// Has a model work beside its cores until it is dropped, as hardware does.
+struct Hardware(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+
+impl Hardware {
+    fn new(model: &Model, delay: Duration) -> Self {
+        let (is_over, model) = (Arc::new(AtomicBool::new(false)), model.clone());
+        let seen = Arc::clone(&is_over);
+        let work = move || {
+            while !seen.load(Ordering::Relaxed) {
+                model.settle();
+                std::thread::sleep(delay);
+            }
+        };
+        Self(is_over, Some(std::thread::spawn(work)))
+    }
+}
+
+impl Drop for Hardware {
+    fn drop(&mut self) {
+        self.0.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.1.take() {
+            thread.join().expect("the hardware does not panic");
+        }
+    }
+}
+
+#[test]
+fn interrupts_wake_a_core_that_sleeps() {
+    const READS: u32 = 100;
+    let alone = ModelOptions { pace: Pace::Alone, eventfds: true, ..options() };
+    for idle in [Idle::Sleep, Idle::Poll] {
+        let model = Model::new(alone.clone(), 1);
+        let hardware = Hardware::new(&model, Duration::from_millis(1));
+        run_on(&CoreConfig::default().idle(idle), &model, |opened| {
+            let model = model.clone();
+            async move {
+                let namespace = opened.attach().await.expect("attach");
+                namespace.write(0, filled(4096, 9)).await.expect("write");
+                model.take_interrupt(4);
+                let begin = std::time::Instant::now();
+                for _ in 0..READS {
+                    assert_eq!(namespace.read(0, filled(4096, 0)).await.expect("read")[0], 9);
+                }
+                // Without interrupts the core would look every ten milliseconds.
+                let took = begin.elapsed();
+                assert!(took < READS * Duration::from_millis(7), "{took:?} for {READS} reads");
+                let interrupts = (1..=4).any(|vector| model.take_interrupt(vector));
+                assert_eq!(interrupts, idle == Idle::Sleep, "{idle:?}");
+            }
+        });
+        drop(hardware);
+        assert!(model.violations().is_empty(), "{:?}", model.violations());
+    }
 }

@@ -4,11 +4,11 @@ use std::cell::RefCell;
 use std::ptr::NonNull;
 use std::time::Duration;
 
+use super::super::super::queue::{Command, CommandKind, Refused, Segment};
+use super::super::io::{Attachment, Fate, default_fate};
 use super::super::model::{Model, ModelNamespace, ModelOptions};
-use super::super::{
-    Attachment, Controller, ControllerOptions, Event, Fate, Operation, Phase, QueuePair, Refusal, Region,
-    Reply, Request, ResetCause, Segment, Ticket, Transfer, default_fate,
-};
+use super::super::queue_pair::QueuePair;
+use super::super::{Controller, ControllerOptions, Event, Phase, Region, Reply, Request, ResetCause, Ticket};
 use crate::error::{Error, Result};
 use crate::mem::DmaBuf;
 use crate::rt::Instant;
@@ -152,11 +152,11 @@ impl Host {
 
     pub(super) fn stop(
         &mut self,
-        mut decide: impl FnMut(u16, Operation, bool) -> Fate,
+        mut decide: impl FnMut(u16, CommandKind, bool) -> Fate,
     ) -> Vec<(u16, Result<()>)> {
         let mut failed = Vec::new();
         let controller = &self.controller;
-        let error = |operation: Operation| -> Error { controller.error(operation.name()) };
+        let error = |operation: CommandKind| -> Error { controller.error(operation.name()) };
         self.queue.stop(&error, &mut decide, &mut |slot, result| failed.push((slot, result)));
         failed
     }
@@ -166,20 +166,19 @@ impl Host {
         let at = (usize::from(slot) * 2 + usize::from(second)) * SLOT_BYTES + from;
         assert!(at + len <= MEMORY_BYTES);
         let ptr = self.base.as_ptr().wrapping_add(at);
-        // SAFETY: the memory lives as long as the host, and a slot has one command at a time.
-        unsafe { Segment::new(NonNull::new(ptr).expect("within the buffer"), len) }
+        Segment { ptr: NonNull::new(ptr).expect("within the buffer"), len }
     }
 
     pub(super) fn fill(&self, segment: &Segment, bytes: &[u8]) {
-        assert_eq!(segment.len(), bytes.len());
-        let to = self.base.as_ptr().wrapping_add(segment.address() - self.base.addr().get());
+        assert_eq!(segment.len, bytes.len());
+        let to = self.base.as_ptr().wrapping_add(segment.ptr.addr().get() - self.base.addr().get());
         // SAFETY: the segment lies in the host's memory, which no command uses now.
         unsafe { to.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
     }
 
     pub(super) fn bytes(&self, segment: &Segment) -> Vec<u8> {
-        let from = self.base.as_ptr().wrapping_add(segment.address() - self.base.addr().get());
-        let mut bytes = vec![0; segment.len()];
+        let from = self.base.as_ptr().wrapping_add(segment.ptr.addr().get() - self.base.addr().get());
+        let mut bytes = vec![0; segment.len];
         // SAFETY: as in `fill`.
         unsafe { from.copy_to_nonoverlapping(bytes.as_mut_ptr(), bytes.len()) };
         bytes
@@ -188,18 +187,24 @@ impl Host {
     pub(super) fn submit(
         &mut self,
         slot: u16,
-        operation: Operation,
+        kind: CommandKind,
         offset: u64,
         len: u64,
         memory: &[Segment],
-    ) -> Result<(), Refusal> {
-        self.queue.submit(slot, &Transfer { operation, offset, len, memory, expected: &[] })
+    ) -> Result<(), Refused> {
+        self.send(slot, &Command { kind, offset, len, memory, expected: &[] })
+    }
+
+    /// Submits a command that names memory of the host.
+    pub(super) fn send(&mut self, slot: u16, command: &Command<'_>) -> Result<(), Refused> {
+        // SAFETY: the memory lives as long as the host, and a slot has one command at a time.
+        unsafe { self.queue.submit(slot, command, self.now) }
     }
 
     /// Polls once; what is done.
     pub(super) fn poll(&mut self) -> Vec<(u16, Result<()>)> {
         let mut done = Vec::new();
-        self.queue.poll(32, &mut |slot, result| done.push((slot, result)));
+        self.queue.poll(32, |slot, result| done.push((slot, result)));
         done
     }
 
@@ -221,7 +226,7 @@ impl Host {
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8], durable: bool) -> Result<()> {
         let segment = self.segment(0, false, 0, bytes.len());
         self.fill(&segment, bytes);
-        self.submit(0, Operation::Write { durable }, offset, bytes.len() as u64, &[segment])
+        self.submit(0, CommandKind::Write { durable }, offset, bytes.len() as u64, &[segment])
             .expect("there is room");
         self.wait(0)
     }
@@ -230,13 +235,13 @@ impl Host {
     pub(super) fn read(&mut self, offset: u64, len: usize) -> Result<Vec<u8>> {
         let segment = self.segment(0, false, 0, len);
         self.fill(&segment, &vec![0xee; len]);
-        self.submit(0, Operation::Read, offset, len as u64, &[segment]).expect("there is room");
+        self.submit(0, CommandKind::Read, offset, len as u64, &[segment]).expect("there is room");
         self.wait(0)?;
         Ok(self.bytes(&segment))
     }
 
     pub(super) fn flush(&mut self) -> Result<()> {
-        self.submit(0, Operation::Flush, 0, 0, &[]).expect("there is room");
+        self.submit(0, CommandKind::Flush, 0, 0, &[]).expect("there is room");
         self.wait(0)
     }
 }

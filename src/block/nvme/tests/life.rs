@@ -2,11 +2,11 @@
 
 use std::time::Duration;
 
+use super::super::super::queue::{CommandKind, Refused};
+use super::super::io::Fate;
 use super::super::model::{Model, ModelNamespace, ModelOptions, Noise};
 use super::super::registers::{AQA, CC, Registers};
-use super::super::{
-    Controller, ControllerOptions, Event, Fate, Operation, Phase, Refusal, Reply, Request, ResetCause,
-};
+use super::super::{Controller, ControllerOptions, Event, Phase, Reply, Request, ResetCause};
 use super::host::{Host, options, pattern, turn_until};
 use crate::error::{ErrorKind, Outcome};
 use crate::rt::Instant;
@@ -104,14 +104,14 @@ fn a_reset_replays_reads_and_fails_writes_by_name() {
     let bytes = pattern(512, 4);
     host.write(0, &bytes, false).expect("write");
     let (read, write) = (host.segment(1, false, 0, 512), host.segment(2, false, 0, 512));
-    host.submit(1, Operation::Read, 0, 512, &[read]).expect("room");
-    host.submit(2, Operation::Write { durable: false }, 512, 512, &[write]).expect("room");
-    host.submit(3, Operation::Flush, 0, 0, &[]).expect("room");
+    host.submit(1, CommandKind::Read, 0, 512, &[read]).expect("room");
+    host.submit(2, CommandKind::Write { durable: false }, 512, 512, &[write]).expect("room");
+    host.submit(3, CommandKind::Flush, 0, 0, &[]).expect("room");
     host.queue.kick();
     // What the controller was never told about cannot have happened.
     let late = host.segment(4, false, 0, 512);
     host.fill(&late, &pattern(512, 9));
-    host.submit(4, Operation::Write { durable: false }, 1024, 512, &[late]).expect("room");
+    host.submit(4, CommandKind::Write { durable: false }, 1024, 512, &[late]).expect("room");
     host.model.hang(false);
     let failed = host.reset(ResetCause::TimedOut).expect("it is ready again");
     let [(2, Err(error))] = &failed[..] else { panic!("{failed:?}") };
@@ -133,7 +133,7 @@ fn a_reset_replays_reads_and_fails_writes_by_name() {
 #[test]
 fn a_flush_is_not_replayed_after_a_fatal_status() {
     let mut host = Host::start(options(), 16, 3);
-    host.submit(3, Operation::Flush, 0, 0, &[]).expect("room");
+    host.submit(3, CommandKind::Flush, 0, 0, &[]).expect("room");
     host.model.fail();
     host.queue.kick();
     assert_ne!(host.controller.poll(host.now), Phase::Ready);
@@ -146,7 +146,7 @@ fn a_flush_is_not_replayed_after_a_fatal_status() {
 fn while_the_controller_is_stopped_callers_wait() {
     let mut host = Host::start(options(), 16, 3);
     host.stop(|_, _, _| Fate::Fail);
-    assert!(matches!(host.submit(0, Operation::Flush, 0, 0, &[]), Err(Refusal::Full)));
+    assert!(matches!(host.submit(0, CommandKind::Flush, 0, 0, &[]), Err(Refused::Full)));
 }
 
 #[test]
@@ -196,7 +196,7 @@ fn an_admin_command_without_an_answer_resets_the_controller() {
 fn a_removed_controller_fails_everything_and_can_come_back() {
     let mut host = Host::start(options(), 16, 7);
     let segment = host.segment(1, false, 0, 512);
-    host.submit(1, Operation::Read, 0, 512, &[segment]).expect("room");
+    host.submit(1, CommandKind::Read, 0, 512, &[segment]).expect("room");
     host.queue.kick();
     host.model.remove();
     assert_eq!(host.controller.poll(host.now), Phase::Removed);
@@ -209,8 +209,8 @@ fn a_removed_controller_fails_everything_and_can_come_back() {
         failed.push((slot, result));
     });
     assert!(matches!(failed[..], [(1, Err(_))]));
-    match host.submit(1, Operation::Read, 0, 512, &[segment]) {
-        Err(Refusal::Failed(error)) => assert_eq!(error.kind(), ErrorKind::Closed),
+    match host.submit(1, CommandKind::Read, 0, 512, &[segment]) {
+        Err(Refused::Failed(failure)) => assert_eq!(failure.kind, ErrorKind::Closed),
         other => panic!("{other:?}"),
     }
     assert!(host.controller.request(Request::Health, host.now).is_err());
@@ -272,7 +272,7 @@ fn an_abort_ends_a_command_or_comes_too_late() {
         noisy.noise = Noise { late_aborts: 500, ..Noise::default() };
         let mut host = Host::start(noisy, 16, seed);
         let segment = host.segment(1, false, 0, 512);
-        host.submit(1, Operation::Read, 0, 512, &[segment]).expect("room");
+        host.submit(1, CommandKind::Read, 0, 512, &[segment]).expect("room");
         host.queue.kick();
         let command_id = host.queue.command_id(1).expect("it is with the controller");
         let abort = Request::Abort { queue: 1, command_id };
@@ -296,7 +296,7 @@ fn deleted_queues_end_their_commands() {
     let mut host = Host::start(options(), 16, 13);
     for slot in 0..8 {
         let segment = host.segment(slot, false, 0, 512);
-        host.submit(slot, Operation::Read, 0, 512, &[segment]).expect("room");
+        host.submit(slot, CommandKind::Read, 0, 512, &[segment]).expect("room");
     }
     host.queue.kick();
     host.ask(Request::DeleteQueues(1)).expect("deleted");

@@ -1,9 +1,10 @@
 //! Commands through one queue pair.
 
+use super::super::super::queue::{Command, CommandKind, Refused, Segment};
+use super::super::Status;
 use super::super::command::opcode;
 use super::super::model::{ModelNamespace, ModelOptions};
 use super::super::status::{is_miscompare, status_of};
-use super::super::{Operation, Refusal, Segment, Status, Transfer};
 use super::host::{Host, options, pattern};
 use crate::error::{ErrorKind, Outcome};
 
@@ -36,8 +37,8 @@ fn a_queue_of_two_entries_wraps_and_works() {
         assert!(host.read(u64::from(round) * 1024, 1024).expect("read") == bytes);
     }
     let segment = host.segment(0, false, 0, 512);
-    host.submit(0, Operation::Read, 0, 512, &[segment]).expect("room for one");
-    assert!(matches!(host.submit(0, Operation::Flush, 0, 0, &[]), Err(Refusal::Full)));
+    host.submit(0, CommandKind::Read, 0, 512, &[segment]).expect("room for one");
+    assert!(matches!(host.submit(0, CommandKind::Flush, 0, 0, &[]), Err(Refused::Full)));
     host.wait(0).expect("read");
 }
 
@@ -47,7 +48,7 @@ fn doorbells_are_written_once_for_many_commands() {
     let before = host.queue.counts();
     for slot in 0..20 {
         let segment = host.segment(slot, false, 0, 512);
-        host.submit(slot, Operation::Read, u64::from(slot) * 512, 512, &[segment]).expect("room");
+        host.submit(slot, CommandKind::Read, u64::from(slot) * 512, 512, &[segment]).expect("room");
     }
     host.queue.kick();
     host.queue.kick();
@@ -69,7 +70,7 @@ fn doorbells_in_memory_spare_registers() {
         for slot in 0..20 {
             let segment = host.segment(slot, false, 0, 512);
             // Those that are still under way are refused.
-            let _ = host.submit(slot, Operation::Read, u64::from(round) * 512, 512, &[segment]);
+            let _ = host.submit(slot, CommandKind::Read, u64::from(round) * 512, 512, &[segment]);
         }
         host.queue.kick();
         for _ in 0..30 {
@@ -111,16 +112,16 @@ fn memory_in_pieces_is_carried_or_refused() {
             host.write(512, &bytes, false).expect("write");
             let segments = pieces(&host, case);
             for segment in &segments {
-                host.fill(segment, &vec![0; segment.len()]);
+                host.fill(segment, &vec![0; segment.len]);
             }
-            match host.submit(0, Operation::Read, 512, len as u64, &segments) {
+            match host.submit(0, CommandKind::Read, 512, len as u64, &segments) {
                 Ok(()) => {
                     assert!(carried[column], "{case:?} with SGLs {sgl}");
                     host.wait(0).expect("read");
                     let read: Vec<u8> = segments.iter().flat_map(|segment| host.bytes(segment)).collect();
                     assert!(read == bytes, "{case:?} with SGLs {sgl}");
                 }
-                Err(Refusal::Odd) => assert!(!carried[column], "{case:?} with SGLs {sgl}"),
+                Err(Refused::Copy) => assert!(!carried[column], "{case:?} with SGLs {sgl}"),
                 Err(other) => panic!("{other:?}"),
             }
             assert_eq!(host.model.violations(), [""; 0]);
@@ -138,14 +139,14 @@ fn compare_and_write_is_one_step() {
         let compared = [host.segment(3, true, 0, 1024)];
         host.fill(&memory[0], bytes);
         host.fill(&compared[0], expected);
-        let transfer = Transfer {
-            operation: Operation::CompareAndWrite,
+        let command = Command {
+            kind: CommandKind::CompareAndWrite,
             offset: 4096,
             len: 1024,
             memory: &memory,
             expected: &compared,
         };
-        host.queue.submit(3, &transfer).expect("room");
+        host.send(3, &command).expect("room");
         host.wait(3)
     };
     let error = run(&mut host, &new, &old).expect_err("other data is there");
@@ -159,15 +160,15 @@ fn compare_and_write_is_one_step() {
 
     let mut host = Host::start(ModelOptions { fused: false, ..options() }, 8, 11);
     let memory = [host.segment(0, false, 0, 512)];
-    let transfer = Transfer {
-        operation: Operation::CompareAndWrite,
+    let command = Command {
+        kind: CommandKind::CompareAndWrite,
         offset: 0,
         len: 512,
         memory: &memory,
         expected: &memory,
     };
-    match host.queue.submit(0, &transfer) {
-        Err(Refusal::Failed(error)) => assert_eq!(error.kind(), ErrorKind::Unsupported),
+    match host.send(0, &command) {
+        Err(Refused::Failed(failure)) => assert_eq!(failure.kind, ErrorKind::Unsupported),
         other => panic!("{other:?}"),
     }
 }
@@ -177,15 +178,15 @@ fn trims_and_zeroes_read_as_zeros() {
     let mut host = Host::start(options(), 8, 13);
     let bytes = pattern(4096, 5);
     host.write(0, &bytes, false).expect("write");
-    host.submit(0, Operation::Trim, 512, 1024, &[]).expect("room");
+    host.submit(0, CommandKind::Trim, 512, 1024, &[]).expect("room");
     host.wait(0).expect("trim");
-    host.submit(0, Operation::WriteZeroes, 2048, 512, &[]).expect("room");
+    host.submit(0, CommandKind::WriteZeroes, 2048, 512, &[]).expect("room");
     host.wait(0).expect("zeroes");
     let read = host.read(0, 4096).expect("read");
     assert!(read[..512] == bytes[..512] && read[512..1536].iter().all(|&byte| byte == 0));
     assert!(read[1536..2048] == bytes[1536..2048] && read[2048..2560].iter().all(|&byte| byte == 0));
     assert!(read[2560..] == bytes[2560..]);
-    host.submit(0, Operation::Trim, 512 * 1023, 1024, &[]).expect("room");
+    host.submit(0, CommandKind::Trim, 512 * 1023, 1024, &[]).expect("room");
     let error = host.wait(0).expect_err("past the end");
     assert!(error.to_string().contains("LBA Out of Range"), "{error}");
     assert!(error.to_string().contains("nvme:test/1 offset 523776"), "{error}");
@@ -253,12 +254,12 @@ fn wrong_commands_are_refused_before_they_are_sent() {
     let segment = host.segment(0, false, 0, 1024);
     let refused = |host: &mut Host, slot, offset, len, memory: &[Segment]| match host.submit(
         slot,
-        Operation::Read,
+        CommandKind::Read,
         offset,
         len,
         memory,
     ) {
-        Err(Refusal::Failed(error)) => error.to_string(),
+        Err(Refused::Failed(failure)) => failure.detail.into_owned(),
         other => panic!("{other:?}"),
     };
     assert!(refused(&mut host, 0, 1, 1024, &[segment]).contains("whole blocks"));
@@ -268,7 +269,7 @@ fn wrong_commands_are_refused_before_they_are_sent() {
     assert!(refused(&mut host, 7, 0, 1024, &[segment]).contains("slot 7"));
     let start = host.region.start;
     host.queue.regions_mut().remove(start);
-    let unreachable = host.submit(0, Operation::Read, 0, 1024, &[segment]);
-    assert!(matches!(unreachable, Err(Refusal::Odd)), "it is to be copied: {unreachable:?}");
+    let unreachable = host.submit(0, CommandKind::Read, 0, 1024, &[segment]);
+    assert!(matches!(unreachable, Err(Refused::Copy)), "it is to be copied: {unreachable:?}");
     assert_eq!(host.queue.in_flight(), 0);
 }

@@ -6,9 +6,11 @@ use std::time::Duration;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
+use super::super::super::queue::{Command, CommandKind, Refused, Segment};
+use super::super::io::{Fate, QueueCounts};
 use super::super::model::{ModelNamespace, ModelOptions, Noise};
 use super::super::queue_pair::Mutation;
-use super::super::{Fate, Operation, Phase, QueueCounts, Refusal, ResetCause, Segment, Transfer};
+use super::super::{Phase, ResetCause};
 use super::host::{Host, SLOT_BYTES, SLOTS};
 use crate::error::{Error, ErrorKind, Outcome};
 
@@ -95,7 +97,7 @@ fn content_of(bytes: &[u8]) -> Option<u64> {
 
 #[derive(Clone, Debug)]
 struct InFlight {
-    operation: Operation,
+    operation: CommandKind,
     block: u64,
     count: u64,
     content: u64,
@@ -179,7 +181,7 @@ impl Schedule {
 
     fn busy(&self, block: u64, count: u64) -> bool {
         self.in_flight.iter().flatten().any(|other| {
-            other.operation != Operation::Flush
+            other.operation != CommandKind::Flush
                 && block < other.block + other.count
                 && other.block < block + count
         })
@@ -191,20 +193,20 @@ impl Schedule {
         let count = self.random.random_range(1..=(SLOT_BYTES / self.block_len).min(12) as u64);
         let block = self.random.random_range(0..=BLOCKS - count);
         let operation = match self.random.random_range(0..20) {
-            0..=6 => Operation::Read,
-            7..=12 => Operation::Write { durable: false },
-            13..=14 => Operation::Write { durable: true },
-            15..=16 => Operation::Flush,
-            17 => Operation::WriteZeroes,
-            18 => Operation::Trim,
-            _ if self.host.queue.slots() >= 2 => Operation::CompareAndWrite,
-            _ => Operation::Read,
+            0..=6 => CommandKind::Read,
+            7..=12 => CommandKind::Write { durable: false },
+            13..=14 => CommandKind::Write { durable: true },
+            15..=16 => CommandKind::Flush,
+            17 => CommandKind::WriteZeroes,
+            18 => CommandKind::Trim,
+            _ if self.host.queue.slots() >= 2 => CommandKind::CompareAndWrite,
+            _ => CommandKind::Read,
         };
         // Two that overlap have no defined order; the oracle wants one.
-        if operation != Operation::Flush && self.busy(block, count) {
+        if operation != CommandKind::Flush && self.busy(block, count) {
             return Ok(());
         }
-        let content = if matches!(operation, Operation::WriteZeroes | Operation::Trim) {
+        let content = if matches!(operation, CommandKind::WriteZeroes | CommandKind::Trim) {
             0
         } else {
             self.next_content += 1;
@@ -216,32 +218,32 @@ impl Schedule {
         let since = self.oracle.time;
         let mut flight =
             InFlight { operation, block, count, content, since, matches: None, memory: memory.clone() };
-        let mut transfer = Transfer {
-            operation,
+        let mut command = Command {
+            kind: operation,
             offset: block * self.block_len as u64,
             len: len as u64,
             memory: &memory,
             expected: &[],
         };
         match operation {
-            Operation::Flush => (transfer.offset, transfer.len, transfer.memory) = (0, 0, &[]),
-            Operation::Trim | Operation::WriteZeroes => transfer.memory = &[],
-            Operation::Read => {
-                memory.iter().for_each(|segment| self.host.fill(segment, &vec![0xee; segment.len()]));
+            CommandKind::Flush => (command.offset, command.len, command.memory) = (0, 0, &[]),
+            CommandKind::Trim | CommandKind::WriteZeroes => command.memory = &[],
+            CommandKind::Read => {
+                memory.iter().for_each(|segment| self.host.fill(segment, &vec![0xee; segment.len]));
             }
-            Operation::Write { .. } | Operation::CompareAndWrite => {
+            CommandKind::Write { .. } | CommandKind::CompareAndWrite => {
                 let bytes = block_bytes(len, content);
                 let mut at = 0;
                 for segment in &memory {
-                    self.host.fill(segment, &bytes[at..at + segment.len()]);
-                    at += segment.len();
+                    self.host.fill(segment, &bytes[at..at + segment.len]);
+                    at += segment.len;
                 }
             }
         }
-        if operation == Operation::CompareAndWrite {
+        if operation == CommandKind::CompareAndWrite {
             let matches = self.random.random_bool(0.5);
             flight.matches = Some(matches);
-            transfer.expected = &expected;
+            command.expected = &expected;
             let mut bytes = Vec::new();
             for block in block..block + count {
                 bytes.extend(self.host.model.peek(1, block));
@@ -251,11 +253,11 @@ impl Schedule {
             }
             self.host.fill(&expected[0], &bytes);
         }
-        match self.host.queue.submit(slot, &transfer) {
+        match self.host.send(slot, &command) {
             Ok(()) => self.in_flight[index] = Some(flight),
-            Err(Refusal::Full) => {}
-            Err(Refusal::Odd) => return Err(format!("{memory:?} is odd")),
-            Err(Refusal::Failed(error)) => return Err(format!("submit: {error}")),
+            Err(Refused::Full) => {}
+            Err(Refused::Copy) => return Err(format!("{memory:?} is odd")),
+            Err(Refused::Failed(failure)) => return Err(format!("submit: {failure:?}")),
         }
         Ok(())
     }
@@ -272,7 +274,7 @@ impl Schedule {
                     host.segment(slot, false, (pages - 1 - page) * 4096, piece)
                 })
                 .collect();
-            if pieces.last().is_some_and(|last| last.len() == 0) {
+            if pieces.last().is_some_and(|last| last.len == 0) {
                 pieces.pop();
             }
             return pieces;
@@ -284,7 +286,7 @@ impl Schedule {
     fn poll(&mut self) -> Result<(), String> {
         let budget = self.random.random_range(1..6);
         let mut done = Vec::new();
-        self.host.queue.poll(budget, &mut |slot, result| done.push((slot, result)));
+        self.host.queue.poll(budget, |slot, result| done.push((slot, result)));
         for (slot, result) in done {
             self.ended(slot, result, false)?;
         }
@@ -298,22 +300,22 @@ impl Schedule {
         let InFlight { operation, block, count, content, matches, .. } = flight;
         let blocks = block..block + count;
         match (operation, result) {
-            (Operation::Read, Ok(())) => self.check_read(&flight),
-            (Operation::Flush, Ok(())) => {
+            (CommandKind::Read, Ok(())) => self.check_read(&flight),
+            (CommandKind::Flush, Ok(())) => {
                 self.oracle.flushed(flight.since);
                 Ok(())
             }
-            (Operation::CompareAndWrite, Err(error)) if error.outcome() == Outcome::NotStarted => {
+            (CommandKind::CompareAndWrite, Err(error)) if error.outcome() == Outcome::NotStarted => {
                 if matches == Some(true) {
                     return Err(format!("a compare that should match: {error}"));
                 }
                 Ok(())
             }
-            (Operation::CompareAndWrite, Ok(())) if matches == Some(false) => {
+            (CommandKind::CompareAndWrite, Ok(())) if matches == Some(false) => {
                 Err("a compare that should not match does".to_owned())
             }
             (_, Ok(())) => {
-                let durable = operation == Operation::Write { durable: true };
+                let durable = operation == CommandKind::Write { durable: true };
                 blocks.for_each(|block| self.oracle.wrote(block, content, true, durable));
                 Ok(())
             }
@@ -322,7 +324,7 @@ impl Schedule {
                 if !disturbed && !exhausted {
                     return Err(format!("{operation:?} fails: {error}"));
                 }
-                if !matches!(operation, Operation::Read | Operation::Flush) {
+                if !matches!(operation, CommandKind::Read | CommandKind::Flush) {
                     blocks.for_each(|block| self.oracle.wrote(block, content, false, false));
                 }
                 Ok(())
