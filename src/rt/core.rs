@@ -9,6 +9,7 @@ use std::time::Duration;
 use rustix::thread::CpuSet;
 
 use super::config::CoreConfig;
+use super::config::Idle;
 use super::deadline::timeout;
 use super::handle::Handle;
 use super::record::{CoreLatencies, CoreStats};
@@ -109,7 +110,9 @@ impl Core {
                 idler.worked(now);
             } else if idler.should_park(now) {
                 self.state.park(now)?;
-            } else {
+            } else if self.state.idle() != Idle::Poll {
+                // Eases the other thread of the processor's core, for some 40 ns. A core that polls
+                // all the time is to see what comes at once.
                 std::hint::spin_loop();
             }
         }
