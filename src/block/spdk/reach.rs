@@ -82,7 +82,8 @@ impl Drop for Reach {
         if code != 0 || is_reachable {
             // It must stay mapped.
             std::mem::forget(self.arena.clone());
-            tracing::warn!("SPDK does not give up a core's arena: {}", strerror(code));
+            let why = if is_reachable { "its translation is still there".to_owned() } else { strerror(code) };
+            tracing::warn!("SPDK does not give up a core's arena, which stays mapped: {why}");
         }
     }
 }
