@@ -31,9 +31,9 @@ impl Reach {
 
     fn register(arena: Arena) -> Self {
         let (base, len) = region(&arena);
-        // SAFETY: the mapping is whole hugepages in size and aligned to one, and stays while `arena`
-        // does, which the result keeps. Nobody else registers it: there is one
-        // `Reach` per core.
+        // SAFETY: the mapping is whole hugepages in size and aligned to one, and stays while
+        // `arena` does, which the result keeps. Nobody else registers it: there is one `Reach` per
+        // core.
         let code = unsafe { sys::spdk_mem_register(base, len) };
         let is_registered = code == 0;
         if !is_registered {
