@@ -54,14 +54,7 @@ impl Mapping {
             return Ok(Self { base, bytes, pages: PageKind::Huge2M });
         }
         say_what_is_missing(bytes / HUGE_PAGE_BYTES);
-        // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no
-        // existing memory.
-        let ptr = unsafe {
-            mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
-        }
-        .map_err(|errno| Error::os(errno.raw_os_error(), "map arena"))?;
-        let base = NonNull::new(ptr.cast::<u8>()).ok_or_else(|| Error::os(libc::ENOMEM, "map arena"))?;
-        Ok(Self { base, bytes, pages: PageKind::Normal })
+        Ok(Self { base: map_normal(bytes)?, bytes, pages: PageKind::Normal })
     }
 
     pub(super) fn base(&self) -> NonNull<u8> {
@@ -121,6 +114,33 @@ pub fn default_hugepage_bytes() -> Option<usize> {
     Some(*DEFAULT.get_or_init(|| kib << 10))
 }
 
+/// Maps `bytes` bytes, whole hugepages, in normal pages at an address that a hugepage could have.
+///
+/// The kernel may then back them with transparent hugepages. And SPDK's map of memory has entries
+/// of 2 MiB: of a region that is not aligned to them it does not take the translation for devices
+/// back, and says nothing (`vtophys_notify` in its `memory.c`).
+fn map_normal(bytes: usize) -> Result<NonNull<u8>> {
+    let failed = |code| Error::os(code, "map arena");
+    let with_room = bytes.checked_add(HUGE_PAGE_BYTES).ok_or_else(|| failed(libc::ENOMEM))?;
+    // SAFETY: an anonymous private mapping at an address of the kernel's choice touches no existing
+    // memory.
+    let ptr = unsafe {
+        mmap_anonymous(std::ptr::null_mut(), with_room, ProtFlags::READ | ProtFlags::WRITE, MapFlags::PRIVATE)
+    }
+    .map_err(|errno| failed(errno.raw_os_error()))?;
+    let before = ptr.addr().next_multiple_of(HUGE_PAGE_BYTES) - ptr.addr();
+    let base = ptr.wrapping_byte_add(before);
+    for (rest, len) in [(ptr, before), (base.wrapping_byte_add(bytes), HUGE_PAGE_BYTES - before)] {
+        if len > 0 {
+            // SAFETY: this is a part of the mapping that was made just now, which nobody uses; the
+            // addresses and lengths are multiples of a page, as those of the mapping are.
+            let unmapped = unsafe { munmap(rest, len) };
+            debug_assert!(unmapped.is_ok(), "a part of a mapping can be unmapped");
+        }
+    }
+    NonNull::new(base.cast::<u8>()).ok_or_else(|| failed(libc::ENOMEM))
+}
+
 /// Says in the log, once for the process, why arenas have normal pages.
 fn say_what_is_missing(wanted: usize) {
     static SAID: AtomicBool = AtomicBool::new(false);
@@ -138,5 +158,24 @@ fn say_what_is_missing(wanted: usize) {
             "no {wanted} free hugepages for an arena, using normal pages; for hugepages: \
              echo {wanted} > /proc/sys/vm/nr_hugepages, and as many for each further core"
         ),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{HUGE_PAGE_BYTES, Mapping, PageKind, map_normal};
+
+    #[test]
+    fn normal_pages_are_where_hugepages_could_be() {
+        for count in [1, 3, 1, 2] {
+            let bytes = count * HUGE_PAGE_BYTES;
+            let mapping =
+                Mapping { base: map_normal(bytes).expect("mapped"), bytes, pages: PageKind::Normal };
+            assert!(mapping.base().addr().get().is_multiple_of(HUGE_PAGE_BYTES), "{:?}", mapping.base());
+            // SAFETY: the mapping has that many bytes, zeroed, and nobody else knows it.
+            let all = unsafe { std::slice::from_raw_parts_mut(mapping.base().as_ptr(), mapping.len()) };
+            all.fill(1);
+            assert!(all.iter().all(|&byte| byte == 1));
+        }
     }
 }

@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use rustix::thread::CpuSet;
 
-use super::config::CoreConfig;
-use super::config::Idle;
+use super::config::{CoreConfig, Idle};
 use super::deadline::timeout;
 use super::handle::Handle;
 use super::record::{CoreLatencies, CoreStats};

@@ -88,9 +88,41 @@ fn a_namespace_that_is_not_there_is_named() {
 #[test]
 fn a_controller_that_is_reset_under_us_comes_back_with_what_was_written() {
     let Some(pci) = controller() else { return };
-    comes_back_after(&pci, "was disabled", || {
-        std::fs::write(format!("/sys/bus/pci/devices/{pci}/reset"), "1").expect("its function has a reset");
-    });
+    comes_back_after(&pci, "was disabled", || reset(&pci));
+}
+
+/// Resets its function behind our back.
+fn reset(pci: &str) {
+    std::fs::write(format!("/sys/bus/pci/devices/{pci}/reset"), "1").expect("its function has a reset");
+}
+
+#[test]
+fn a_core_ends_with_commands_in_flight_and_with_a_controller_that_has_just_been_lost() {
+    let Some(pci) = controller() else { return };
+    let address = format!("spdk:pcie/{pci}/1");
+    for is_lost in [false, true] {
+        let (device, began) = run(async {
+            let device = open(&address, &config()).await.expect("it is attached");
+            let namespace = device.attach().await.expect("a queue pair");
+            namespace.write(1 << 20, pattern(4096, 5)).await.expect("write");
+            namespace.flush().await.expect("flush");
+            if is_lost {
+                reset(&pci);
+            }
+            for number in 0..200_u64 {
+                let namespace = namespace.clone();
+                drop(rt::spawn(async move { namespace.read(number << 12, rt::arena().alloc(4096)).await }));
+            }
+            rt::yield_now().await;
+            (device, Instant::now())
+        });
+        assert!(began.elapsed() < PATIENCE, "the core ended after {:?}", began.elapsed());
+        run(async {
+            let namespace = device.attach().await.expect("a queue pair");
+            let read = rt::timeout(PATIENCE, namespace.read(1 << 20, rt::arena().alloc(4096)));
+            assert_pattern(&read.await.expect("soon").expect("read"), 5);
+        });
+    }
 }
 
 #[test]

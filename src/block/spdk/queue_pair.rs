@@ -544,7 +544,7 @@ impl QueuePair {
                 self.link = Link::Halted(raw);
             }
             self.poll(now, usize::MAX, |_, _| {});
-            thread::sleep(END_NAP);
+            thread::park_timeout(END_NAP);
         }
     }
 }

@@ -31,9 +31,9 @@ impl Reach {
 
     fn register(arena: Arena) -> Self {
         let (base, len) = region(&arena);
-        // SAFETY: the mapping is whole hugepages in size, aligned at least to a page, and stays
-        // while `arena` does, which the result keeps. Nobody else registers it: there is one
-        // `Reach` per core.
+        // SAFETY: the mapping is whole hugepages in size and aligned to one, and stays while
+        // `arena` does, which the result keeps. Nobody else registers it: there is one `Reach` per
+        // core.
         let code = unsafe { sys::spdk_mem_register(base, len) };
         let is_registered = code == 0;
         if !is_registered {
@@ -75,10 +75,15 @@ impl Drop for Reach {
         // SAFETY: it was registered as this one piece. Whoever gives memory of it to a device keeps
         // the `Reach` until the device is done.
         let code = unsafe { sys::spdk_mem_unregister(base, len) };
-        if code != 0 {
-            // The device could still reach it: it must stay mapped.
+        // The result says nothing about the translation, which may be there still: a device would
+        // work on these pages when others are mapped at the same address, and registered.
+        // SAFETY: the function only looks the address up.
+        let is_reachable = unsafe { sys::boson_spdk_is_mapped(base, 1) } == 1;
+        if code != 0 || is_reachable {
+            // It must stay mapped.
             std::mem::forget(self.arena.clone());
-            tracing::warn!("SPDK does not give up a core's arena: {}", strerror(code));
+            let why = if is_reachable { "its translation is still there".to_owned() } else { strerror(code) };
+            tracing::warn!("SPDK does not give up a core's arena, which stays mapped: {why}");
         }
     }
 }
