@@ -16,6 +16,7 @@ use boson_dpdk_sys as sys;
 use rustix::thread::{CpuSet, sched_getaffinity, sched_setaffinity};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::pci_address::PciAddress;
 
 /// How much memory the EAL needs for a port and its buffers, in MiB: with less of it free in
 /// hugepages it gets normal pages.
@@ -334,7 +335,7 @@ impl Start<'_> {
             }
             for device in &self.config.pci_devices {
                 let (address, driver) = device.split_once(',').unwrap_or((device, ""));
-                let Some(address) = pci_address(address) else {
+                let Ok(address) = address.parse::<PciAddress>() else {
                     return Err(invalid("only PCI devices are listed before DPDK starts").at(device.clone()));
                 };
                 let comma = if driver.is_empty() { "" } else { "," };
@@ -344,21 +345,6 @@ impl Start<'_> {
         arguments.extend(user.into_iter().map(str::to_owned));
         Ok((arguments, uses_hugepages))
     }
-}
-
-/// `[DDDD:]BB:DD.F` with the domain written out, if `name` is a PCI address.
-pub(crate) fn pci_address(name: &str) -> Option<String> {
-    let is_hex =
-        |text: &str, digits| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let (rest, function) = name.rsplit_once('.')?;
-    let mut parts = rest.rsplit(':');
-    let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
-    let is_address = parts.next().is_none()
-        && matches!(function.as_bytes(), [b'0'..=b'7'])
-        && is_hex(device, 2)
-        && is_hex(bus, 2)
-        && is_hex(domain, 4);
-    is_address.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
 }
 
 /// How much memory is free in hugepages of any size, in MiB.

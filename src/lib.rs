@@ -60,6 +60,7 @@ mod kernel;
 pub mod mem;
 pub mod net;
 pub mod observe;
+mod pci_address;
 mod reactor;
 pub mod redis;
 pub mod rt;

@@ -4,13 +4,14 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 /// Layers from the bottom up; a module may use those of lower rank, and itself.
-const LAYERS: [(&str, u32); 21] = [
+const LAYERS: [(&str, u32); 22] = [
     ("error", 0),
     ("sys", 0),
     ("time", 0),
     ("user_code", 0),
     ("fork", 1),
     ("mem", 1),
+    ("pci_address", 1),
     ("reactor", 2),
     ("rt", 3),
     ("sync", 4),

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::pci_address::PciAddress;
 
 pub use spdk::SpdkAddress;
 
@@ -109,22 +110,12 @@ fn parse_nvme(address: &str, rest: &str) -> Result<NamespaceAddress> {
                 0000:04:00.0/1; `boson device list` shows them";
     let (controller, number) = rest.split_once('/').ok_or_else(|| invalid(address, form))?;
     let namespace = number.parse().ok().filter(|&number| number > 0);
-    match (is_pci_address(controller), namespace) {
-        (true, Some(namespace)) => {
-            Ok(NamespaceAddress::Nvme { controller: controller.to_ascii_lowercase(), namespace })
+    match (controller.parse::<PciAddress>(), namespace) {
+        (Ok(controller), Some(namespace)) => {
+            Ok(NamespaceAddress::Nvme { controller: controller.to_string(), namespace })
         }
         _ => Err(invalid(address, form)),
     }
-}
-
-/// Whether `text` is domain, bus, device and function, as the kernel writes them.
-fn is_pci_address(text: &str) -> bool {
-    let digits =
-        |part: &str, count: usize| part.len() == count && part.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let parts: Vec<&str> = text.split([':', '.']).collect();
-    matches!(parts[..], [domain, bus, device, function]
-        if digits(domain, 4) && digits(bus, 2) && digits(device, 2) && digits(function, 1))
-        && text.bytes().filter(|&byte| byte == b':').count() == 2
 }
 
 /// The one refusal of `spdk:` in a build without it.
@@ -197,6 +188,7 @@ mod tests {
             ("file:/a/b:c?size=2G", "file:/a/b:c?size=2147483648"),
             ("blk:/dev/loop0", "blk:/dev/loop0"),
             ("nvme:0000:04:00.0/1", "nvme:0000:04:00.0/1"),
+            ("nvme:E1:00.0/1", "nvme:0000:e1:00.0/1"),
             ("nvme:0000:C4:00.0/12", "nvme:0000:c4:00.0/12"),
             ("ng:/dev/ng0n1", "ng:/dev/ng0n1"),
         ] {
@@ -223,7 +215,7 @@ mod tests {
             ("ng:nvme0", "generic device such as /dev/ng0n1"),
             ("nvme:0000:04:00.0", "the number of a namespace"),
             ("nvme:0000:04:00.0/0", "the number of a namespace"),
-            ("nvme:04:00.0/1", "the PCI address of a controller"),
+            ("nvme:04:00/1", "the PCI address of a controller"),
             ("nvme:0000.04.00:0/1", "the PCI address of a controller"),
             ("nvme:0000:04:00.0/1/2", "the number of a namespace"),
             ("spdk:pcie/x/1", "no PCI address"),

@@ -4,7 +4,6 @@
 //! Everything here reads and writes below a [`SystemRoot`], which is `/` but in tests. Nothing
 //! writes to a namespace.
 
-mod address;
 mod admin;
 mod controller;
 mod driver;
@@ -17,7 +16,7 @@ mod tables;
 mod tests;
 mod usage;
 
-pub use address::PciAddress;
+pub use crate::pci_address::PciAddress;
 pub use admin::AdminCommands;
 pub use controller::{
     BlockNode, FoundController, FoundNamespace, GroupMember, IommuGroup, controllers, find,

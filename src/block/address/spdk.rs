@@ -3,6 +3,8 @@
 use std::fmt;
 use std::net::SocketAddr;
 
+use crate::pci_address::PciAddress;
+
 /// A namespace through SPDK, as `spdk:` names it.
 #[derive(Clone, Debug, PartialEq, Eq, Hash)]
 #[non_exhaustive]
@@ -44,9 +46,10 @@ impl SpdkAddress {
             "pcie" => {
                 let (address, nsid) =
                     rest.split_once('/').ok_or("after spdk:pcie/ comes BDF/NSID such as 0000:04:00.0/1")?;
-                let address = pci_address(address)
-                    .ok_or_else(|| format!("`{address}` is no PCI address such as 0000:04:00.0"))?;
-                Ok(Self::Pcie { address, nsid: namespace(nsid)? })
+                let address: PciAddress = address
+                    .parse()
+                    .map_err(|_| format!("`{address}` is no PCI address such as 0000:04:00.0"))?;
+                Ok(Self::Pcie { address: address.to_string(), nsid: namespace(nsid)? })
             }
             "tcp" => {
                 let mut parts = rest.splitn(2, '/');
@@ -79,21 +82,6 @@ fn namespace(text: &str) -> Result<u32, String> {
         Ok(nsid @ 1..=0xffff_fffe) => Ok(nsid),
         _ => Err(format!("`{text}` is no namespace: they are numbered from 1")),
     }
-}
-
-/// `[DDDD:]BB:DD.F` with the domain written out, if `name` is a PCI address.
-fn pci_address(name: &str) -> Option<String> {
-    let is_hex =
-        |text: &str, digits| text.len() == digits && text.bytes().all(|byte| byte.is_ascii_hexdigit());
-    let (rest, function) = name.rsplit_once('.')?;
-    let mut parts = rest.rsplit(':');
-    let (device, bus, domain) = (parts.next()?, parts.next()?, parts.next().unwrap_or("0000"));
-    let is_address = parts.next().is_none()
-        && matches!(function.as_bytes(), [b'0'..=b'7'])
-        && is_hex(device, 2)
-        && is_hex(bus, 2)
-        && is_hex(domain, 4);
-    is_address.then(|| format!("{domain}:{bus}:{device}.{function}").to_ascii_lowercase())
 }
 
 impl fmt::Display for SpdkAddress {

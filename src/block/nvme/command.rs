@@ -18,13 +18,13 @@ pub(in super::super) mod opcode {
 }
 
 /// Opcodes of admin commands (Base 5).
-pub(super) mod admin {
+pub(in super::super) mod admin {
     pub(in super::super) const DELETE_SUBMISSION_QUEUE: u8 = 0x00;
     pub(in super::super) const CREATE_SUBMISSION_QUEUE: u8 = 0x01;
-    pub(in super::super) const GET_LOG_PAGE: u8 = 0x02;
+    pub(in crate::block) const GET_LOG_PAGE: u8 = 0x02;
     pub(in super::super) const DELETE_COMPLETION_QUEUE: u8 = 0x04;
     pub(in super::super) const CREATE_COMPLETION_QUEUE: u8 = 0x05;
-    pub(in super::super) const IDENTIFY: u8 = 0x06;
+    pub(in crate::block) const IDENTIFY: u8 = 0x06;
     pub(in super::super) const ABORT: u8 = 0x08;
     pub(in super::super) const SET_FEATURES: u8 = 0x09;
     pub(in super::super) const GET_FEATURES: u8 = 0x0a;
@@ -40,16 +40,16 @@ pub(super) mod feature {
 }
 
 /// Log page identifiers (Base 5.16.1).
-pub(super) mod log_page {
+pub(in super::super) mod log_page {
     pub(in super::super) const ERROR_INFORMATION: u8 = 0x01;
-    pub(in super::super) const HEALTH: u8 = 0x02;
+    pub(in crate::block) const HEALTH: u8 = 0x02;
     pub(in super::super) const CHANGED_NAMESPACES: u8 = 0x04;
 }
 
 /// What an Identify command asks for (CNS, Base 5.17.2).
-pub(super) mod cns {
-    pub(in super::super) const NAMESPACE: u32 = 0x00;
-    pub(in super::super) const CONTROLLER: u32 = 0x01;
+pub(in super::super) mod cns {
+    pub(in crate::block) const NAMESPACE: u32 = 0x00;
+    pub(in crate::block) const CONTROLLER: u32 = 0x01;
     pub(in super::super) const ACTIVE_NAMESPACES: u32 = 0x02;
 }
 

@@ -215,22 +215,24 @@ impl<B: Bus> Control<B> {
     pub(super) async fn take_number(&self) -> Result<u16> {
         let until = rt::now() + PATIENCE;
         loop {
-            let mut state = self.lock();
-            if let Some(number) = state.free.pop() {
+            if let Some(number) = self.free_number(rt::now() < until)? {
                 return Ok(number);
-            }
-            let all = state.controller.queue_pairs();
-            let is_hopeless = state.retiring == 0 || rt::now() >= until;
-            drop(state);
-            if is_hopeless {
-                return Err(Error::new(ErrorKind::LimitReached, "attach").at(self.name.clone()).because(
-                    format!(
-                        "its {all} queue pairs are in use, one by each core and namespace: use fewer cores"
-                    ),
-                ));
             }
             rt::sleep(ASK_EVERY).await;
         }
+    }
+
+    /// A free number; `None` if one is about to come back, and the caller has the `patience`.
+    fn free_number(&self, patience: bool) -> Result<Option<u16>> {
+        let mut state = self.lock();
+        let number = state.free.pop();
+        if number.is_some() || (state.retiring > 0 && patience) {
+            return Ok(number);
+        }
+        let all = state.controller.queue_pairs();
+        Err(Error::new(ErrorKind::LimitReached, "attach").at(self.name.clone()).because(format!(
+            "its {all} queue pairs are in use, one by each core and namespace: use fewer cores"
+        )))
     }
 
     pub(super) fn give_number(&self, number: u16) {

@@ -16,8 +16,10 @@
 //! | `Disabling`, `Enabling`, `Identifying` | CAP.TO or a deadline passed, a refusal | `Failed` |
 //! | `Failed`, `Removed`, `Off` | `restart` | `New` |
 
+mod admin_queue;
 mod bring_up;
 mod events;
+mod options;
 mod requests;
 
 use std::collections::VecDeque;
@@ -25,7 +27,6 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use super::command::{Completion, Entry};
 use super::command_id::CommandIds;
 use super::dma::{DmaMemory, DmaRegion};
 use super::identify::{ControllerIdentity, NamespaceIdentity};
@@ -39,8 +40,10 @@ use super::shadow::ShadowDoorbells;
 use crate::error::{Error, ErrorKind, Result};
 use crate::rt::Instant;
 
+use admin_queue::{AdminCommand, Purpose};
 use bring_up::Step;
 pub use events::Event;
+pub use options::ControllerOptions;
 use requests::Job;
 pub use requests::{QueueSpec, Reply, Request, Ticket};
 
@@ -56,57 +59,6 @@ const MAX_RESETS: u32 = 5;
 const RECOVERED_AFTER: Duration = Duration::from_secs(30);
 /// The most events that wait to be taken; the oldest go first.
 const MAX_EVENTS: usize = 64;
-
-/// How a controller is to be used.
-#[derive(Clone, Debug)]
-#[non_exhaustive]
-pub struct ControllerOptions {
-    /// What it is called in errors.
-    pub name: String,
-    /// How many I/O queue pairs to ask for.
-    pub queue_pairs: u16,
-    /// How long an admin command may take before the controller is reset.
-    pub admin_timeout: Duration,
-    /// How long an orderly shutdown may take, unless the controller says that it takes longer.
-    pub shutdown_timeout: Duration,
-    /// How many asynchronous event requests to keep with the controller.
-    pub async_events: u16,
-    /// Whether to switch the volatile write cache on or off; `None` leaves it.
-    pub write_cache: Option<bool>,
-}
-
-impl ControllerOptions {
-    /// A controller called `name`, one queue pair, a minute for admin commands, ten seconds for a
-    /// shutdown, and the write cache as it is.
-    pub fn new(name: impl Into<String>) -> Self {
-        Self {
-            name: name.into(),
-            queue_pairs: 1,
-            admin_timeout: Duration::from_secs(60),
-            shutdown_timeout: Duration::from_secs(10),
-            async_events: 4,
-            write_cache: None,
-        }
-    }
-
-    /// With another number of I/O queue pairs.
-    #[must_use]
-    pub fn queue_pairs(self, queue_pairs: u16) -> Self {
-        Self { queue_pairs, ..self }
-    }
-
-    /// With another time for admin commands.
-    #[must_use]
-    pub fn admin_timeout(self, admin_timeout: Duration) -> Self {
-        Self { admin_timeout, ..self }
-    }
-
-    /// With the volatile write cache switched on or off.
-    #[must_use]
-    pub fn write_cache(self, enabled: bool) -> Self {
-        Self { write_cache: Some(enabled), ..self }
-    }
-}
 
 /// Where a controller is in its life; the table is at the top of the file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -143,22 +95,6 @@ pub enum ResetCause {
     TimedOut,
     /// It said that it failed (CSTS.CFS).
     Fatal,
-}
-
-/// What an admin command in flight is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Purpose {
-    BringUp(Step),
-    AsyncEvent,
-    /// Reading this log page ends an asynchronous event.
-    EventLog(u8),
-    Job(Ticket, u8),
-}
-
-#[derive(Clone, Copy, Debug)]
-struct AdminCommand {
-    purpose: Purpose,
-    deadline: Instant,
 }
 
 /// One controller: its registers, its admin queues and what is known about it.
@@ -370,7 +306,7 @@ impl<R: Registers + Clone> Controller<R> {
         self.identity.as_ref()
     }
 
-    /// Its active namespaces, as of [`Phase::Ready`].
+    /// Its active namespaces, as of [`Phase::Ready`], or when it was asked for one since.
     pub fn namespaces(&self) -> &[NamespaceIdentity] {
         &self.namespaces
     }
@@ -543,69 +479,6 @@ impl<R: Registers + Clone> Controller<R> {
             self.events.pop_front();
         }
         self.events.push_back(event);
-    }
-
-    /// Takes what the admin queue has, and looks whether anything in it is late.
-    fn poll_admin(&mut self, now: Instant) {
-        for _ in 0..ADMIN_ENTRIES {
-            let Some(completion) = self.rings.pop() else { break };
-            let Some(index) = self.ids.complete(completion.command_id) else {
-                self.strays += 1;
-                continue;
-            };
-            self.rings.completed();
-            if let Some(command) = self.commands[index].take() {
-                self.answered(index, command.purpose, &completion, now);
-            }
-        }
-        self.rings.ring_head();
-        self.rings.ring_tail();
-        let late = self.commands.iter().flatten().any(|command| now >= command.deadline);
-        if late && self.phase == Phase::Identifying && !self.was_ready {
-            self.fail("it did not answer an admin command in time");
-        } else if late && matches!(self.phase, Phase::Identifying | Phase::Ready) {
-            self.recover(ResetCause::TimedOut, now);
-        }
-    }
-
-    fn answered(&mut self, index: usize, purpose: Purpose, completion: &Completion, now: Instant) {
-        match purpose {
-            Purpose::BringUp(step) => self.brought_up(step, index, completion, now),
-            Purpose::AsyncEvent => self.event(completion, now),
-            Purpose::EventLog(page) => {
-                self.event_log(page, completion.status.is_success().then_some(index));
-            }
-            Purpose::Job(ticket, step) => self.job_answered(ticket, step, index, completion, now),
-        }
-    }
-
-    /// Sends an admin command; with `data` its data pointer is the page of its slot. False if there
-    /// is no room.
-    fn send(&mut self, mut entry: Entry, data: bool, purpose: Purpose, now: Instant) -> bool {
-        let free = self.commands.iter().position(Option::is_none);
-        let Some(index) = free.filter(|_| self.rings.has_room(1)) else { return false };
-        if data {
-            self.pages.zero(index * PAGE_BYTES, PAGE_BYTES);
-            entry = entry.data(self.pages.device_address(index * PAGE_BYTES), 0);
-        }
-        entry.set_command_id(self.ids.issue(index));
-        // An event may take forever.
-        let deadline = if purpose == Purpose::AsyncEvent {
-            Instant::FAR_FUTURE
-        } else {
-            now + self.options.admin_timeout
-        };
-        self.commands[index] = Some(AdminCommand { purpose, deadline });
-        self.rings.push(&entry);
-        self.rings.ring_tail();
-        true
-    }
-
-    /// The data that an admin command left in the page of its slot.
-    fn page(&self, index: usize) -> Box<[u8; PAGE_BYTES]> {
-        let mut data = Box::new([0; PAGE_BYTES]);
-        self.pages.read_bytes(index * PAGE_BYTES, &mut *data);
-        data
     }
 
     fn version(&self) -> u32 {

@@ -108,7 +108,7 @@ impl<B: Bus> Opened<B> {
         };
         let namespace = found.ok_or_else(|| {
             let has =
-                if all.is_empty() { "it had none".to_owned() } else { format!("it had {}", all.join(", ")) };
+                if all.is_empty() { "it has none".to_owned() } else { format!("it has {}", all.join(", ")) };
             refused(ErrorKind::NotFound, format!("there is no active namespace {number}: {has}"))
         })?;
         let namespace = *namespace;
@@ -197,8 +197,8 @@ impl<B: Bus> Opened<B> {
             sgl_alignment: self.controller.sgl_alignment,
         };
         let entries = u16::try_from(capabilities.max_queue_entries).unwrap_or(u16::MAX).min(QUEUE_ENTRIES);
-        // A queue without an interrupt of its own is polled while it has commands, which a core that
-        // never sleeps does anyway.
+        // A queue without an interrupt of its own is polled while it has commands, which a core
+        // that never sleeps does anyway.
         let vector = control.bus().interrupt(number).filter(|_| !rt::never_sleeps()).map(|_| number);
         let (registers, memory) = (control.bus().registers(), control.bus());
         QueuePair::new(registers, &capabilities, memory, number, entries, vector, attachment)

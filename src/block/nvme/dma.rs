@@ -90,8 +90,8 @@ impl DmaRegion {
         self.ptr.as_ptr().wrapping_add(offset).cast()
     }
 
-    /// A pointer to the value of type `T` with number `index`. Regions are aligned to 4096, which is
-    /// a multiple of what any `T` here is aligned to.
+    /// A pointer to the value of type `T` with number `index`. Regions are aligned to 4096, which
+    /// is a multiple of what any `T` here is aligned to.
     #[inline]
     fn at_index<T>(&self, index: usize) -> *mut T {
         let count = self.len / size_of::<T>();
@@ -167,7 +167,7 @@ impl DmaRegion {
         for (at, value) in [(0, start), (3, data[0]), (4, data[1]), (5, rest[0]), (6, rest[1])] {
             // SAFETY: `at_index` found 64 aligned bytes from `ptr` in memory that is valid while
             // `self` lives; the device does not read an entry before its doorbell.
-            unsafe { ptr.add(at).write_volatile(value.to_le()) };
+            unsafe { ptr.wrapping_add(at).write_volatile(value.to_le()) };
         }
     }
 

@@ -17,7 +17,6 @@ use std::fmt;
 use std::os::fd::RawFd;
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
 
 use super::dma::{DmaMemory, DmaRegion, Region};
 use super::registers::Registers;
@@ -122,8 +121,8 @@ impl Model {
         self.machine().resize(number, blocks);
     }
 
-    /// Formats namespace `number` with blocks of `1 << block_shift` bytes, and reports that. Nothing
-    /// of what was there is left.
+    /// Formats namespace `number` with blocks of `1 << block_shift` bytes, and reports that.
+    /// Nothing of what was there is left.
     pub fn format_namespace(&self, number: u32, block_shift: u32) {
         self.machine().reformat(number, block_shift);
     }
@@ -192,15 +191,11 @@ impl Model {
         self.machine().pauses
     }
 
-    /// Lets it work for `longest` at most, if it works beside the cores.
-    pub(super) fn pause(&self, longest: Duration) {
+    /// A core waits for it. Returns whether it works beside the cores, and wants time for that.
+    pub(super) fn pause(&self) -> bool {
         let mut machine = self.machine();
         machine.pauses += 1;
-        let is_alone = machine.options.pace == Pace::Alone;
-        drop(machine);
-        if is_alone {
-            std::thread::sleep(longest);
-        }
+        machine.options.pace == Pace::Alone
     }
 
     /// What the host did against the specification, in words; at most 16.

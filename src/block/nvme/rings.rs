@@ -249,10 +249,11 @@ impl<R: Registers> Rings<R> {
         })
     }
 
-    /// A completion was for an entry of this ring: its place in the completion ring is free again.
+    /// So many completions were for entries of this ring: their places in the completion ring are
+    /// free again.
     #[inline]
-    pub(super) fn completed(&mut self) {
-        self.outstanding = self.outstanding.saturating_sub(1);
+    pub(super) fn completed(&mut self, count: u16) {
+        self.outstanding = self.outstanding.saturating_sub(count);
     }
 
     /// Where the rings are in this process.
@@ -299,13 +300,13 @@ mod tests {
         for (at, head) in [(0, 4), (1, u16::MAX)] {
             post(&rings, at, head, true);
             assert!(rings.pop().is_some());
-            rings.completed();
+            rings.completed(1);
             assert_eq!(rings.room(), 0, "head {head}");
         }
         assert_eq!(rings.wrong_heads(), 2);
         post(&rings, 2, 3, true);
         assert!(rings.pop().is_some());
-        rings.completed();
+        rings.completed(1);
         assert_eq!((rings.room(), rings.wrong_heads()), (3, 2));
         // Around the end of both rings: what is there from before is not new.
         post(&rings, 3, 3, true);

@@ -6,6 +6,7 @@ use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileTypeExt;
 
 use super::root::SystemRoot;
+use crate::block::nvme::command::{admin, cns, log_page};
 use crate::block::nvme::{ControllerIdentity, HealthLog, NamespaceIdentity, Status};
 use crate::error::{Error, ErrorKind, Result};
 
@@ -20,14 +21,6 @@ const VERSION: usize = 80;
 /// on CAP.MPSMIN, which only the largest transfer depends on.
 const PAGE_SHIFT: u32 = 12;
 
-// NVMe Base 2.0c, figure 21.
-const GET_LOG_PAGE: u8 = 0x02;
-const IDENTIFY: u8 = 0x06;
-// NVMe Base 2.0c, figure 273.
-const CNS_NAMESPACE: u32 = 0x00;
-const CNS_CONTROLLER: u32 = 0x01;
-// NVMe Base 2.0c, figure 202.
-const LOG_SMART: u32 = 0x02;
 const ALL_NAMESPACES: u32 = 0xffff_ffff;
 
 /// The command of `linux/nvme_ioctl.h`.
@@ -98,7 +91,7 @@ impl AdminCommands {
     ///
     /// The kernel's code, or [`Os`](ErrorKind::Os) with the controller's status in words.
     pub fn identify_controller(&self) -> Result<ControllerIdentity> {
-        let data = self.command(IDENTIFY, 0, CNS_CONTROLLER, DATA_BYTES, "identify controller")?;
+        let data = self.command(admin::IDENTIFY, 0, cns::CONTROLLER, DATA_BYTES, "identify controller")?;
         let version = u32::from_le_bytes(std::array::from_fn(|at| data[VERSION + at]));
         ControllerIdentity::parse(&data, PAGE_SHIFT, version).map_err(|error| error.at(self.name.clone()))
     }
@@ -110,7 +103,7 @@ impl AdminCommands {
     ///
     /// As for [`AdminCommands::identify_controller`].
     pub fn identify_namespace(&self, nsid: u32) -> Result<Option<NamespaceIdentity>> {
-        let data = self.command(IDENTIFY, nsid, CNS_NAMESPACE, DATA_BYTES, "identify namespace")?;
+        let data = self.command(admin::IDENTIFY, nsid, cns::NAMESPACE, DATA_BYTES, "identify namespace")?;
         Ok(NamespaceIdentity::parse(&data, nsid))
     }
 
@@ -122,9 +115,9 @@ impl AdminCommands {
     pub fn health_log(&self) -> Result<HealthLog> {
         // The number of dwords less one is in the upper half of dword 10.
         let dwords = u32::try_from(SMART_LOG_BYTES / 4 - 1).unwrap_or(0);
-        let dword_10 = dwords << 16 | LOG_SMART;
+        let dword_10 = dwords << 16 | u32::from(log_page::HEALTH);
         let data =
-            self.command(GET_LOG_PAGE, ALL_NAMESPACES, dword_10, SMART_LOG_BYTES, "read health log")?;
+            self.command(admin::GET_LOG_PAGE, ALL_NAMESPACES, dword_10, SMART_LOG_BYTES, "read health log")?;
         Ok(HealthLog::parse(&data))
     }
 

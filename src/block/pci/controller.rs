@@ -3,9 +3,9 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::address::PciAddress;
 use super::root::{SystemRoot, attribute, link_name, names_in, number};
 use crate::error::{Error, ErrorKind, Result};
+use crate::pci_address::PciAddress;
 
 /// The class code of NVMe controllers, without the programming interface.
 const NVME_CLASS: u64 = 0x0108;

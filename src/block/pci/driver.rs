@@ -8,12 +8,12 @@ use std::fs::OpenOptions;
 use std::io::{self, Write};
 use std::path::Path;
 
-use super::address::PciAddress;
 use super::controller::{self, FoundController};
 use super::processes::user_of;
 use super::root::{SystemRoot, attribute, link_name, names_in};
 use super::usage::{self, Usage};
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::pci_address::PciAddress;
 
 const VFIO: &str = "vfio-pci";
 const NVME: &str = "nvme";

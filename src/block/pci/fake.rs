@@ -7,9 +7,9 @@ use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::address::PciAddress;
 use super::driver::Kernel;
 use super::root::SystemRoot;
+use crate::pci_address::PciAddress;
 
 /// `sys`, `proc` and `dev` of a machine; removed when dropped.
 pub(super) struct FakeMachine(PathBuf);

@@ -4,12 +4,12 @@ use std::os::unix::fs::FileExt;
 
 use proptest::prelude::*;
 
-use super::address::PciAddress;
 use super::controller::{FoundController, controllers, find};
 use super::driver::{DriverChange, bind_with, give_back_with, has_vfio_driver, is_behind_iommu};
 use super::fake::{FakeKernel, FakeMachine};
 use super::usage::{Contents, Usage, contents_of};
 use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::pci_address::PciAddress;
 
 const ADDRESS: &str = "0000:04:00.0";
 

@@ -1,9 +1,9 @@
 //! What sysfs says about a PCI device before it is opened: its driver and its IOMMU group.
 
-use std::ops::RangeInclusive;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, ErrorKind, Result};
+use crate::pci_address::PciAddress;
 
 /// The devices of one IOMMU group are opened together or not at all: the IOMMU cannot tell them
 /// apart.
@@ -13,18 +13,9 @@ pub(super) struct Group {
     devices: PathBuf,
 }
 
-/// Whether `address` looks like `0000:04:00.0`.
+/// Whether `address` is written as sysfs writes it: `0000:04:00.0`.
 fn is_pci_address(address: &str) -> bool {
-    let parts: Vec<&str> = address.split([':', '.']).collect();
-    let [domain, bus, device, function] = parts[..] else { return false };
-    let digits = |part: &str, lens: RangeInclusive<usize>| {
-        lens.contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_hexdigit())
-    };
-    digits(domain, 4..=8)
-        && digits(bus, 2..=2)
-        && digits(device, 2..=2)
-        && digits(function, 1..=1)
-        && address == format!("{domain}:{bus}:{device}.{function}")
+    address.parse::<PciAddress>().is_ok_and(|parsed| parsed.to_string() == address)
 }
 
 impl Group {

@@ -203,7 +203,11 @@ impl<R: Registers + Clone> Controller<R> {
                 Request::Abort { .. } => Reply::Aborted(completion.result & 1 == 0),
                 Request::Health => Reply::Health(Box::new(HealthLog::parse(&self.page(index)))),
                 Request::Namespace(number) => {
-                    Reply::Namespace(NamespaceIdentity::parse(&self.page(index), number).map(Box::new))
+                    let found = NamespaceIdentity::parse(&self.page(index), number);
+                    self.namespaces.retain(|known| known.number != number);
+                    self.namespaces.extend(found.clone());
+                    self.namespaces.sort_unstable_by_key(|known| known.number);
+                    Reply::Namespace(found.map(Box::new))
                 }
                 Request::ActiveNamespaces => Reply::Namespaces(namespace_list(&self.page(index))),
             }),

@@ -101,7 +101,7 @@ impl Machine {
             }
             opcode::READ => {
                 let bytes = usize::try_from(count << shift).unwrap_or(usize::MAX);
-                let result = self.with_pieces(entry, bytes, |machine, pieces| {
+                self.with_pieces(entry, bytes, |machine, pieces| {
                     let mut data = machine.disks[disk].read(block, bytes);
                     for &(address, len) in pieces {
                         let piece;
@@ -109,8 +109,7 @@ impl Machine {
                         machine.space.write(address, piece)?;
                     }
                     Ok(())
-                });
-                result
+                })
             }
             opcode::WRITE => self.write(entry, count),
             opcode::COMPARE => self.compare(entry),

@@ -100,12 +100,12 @@ impl Space {
 
     /// Copies a completion to the host, its second half after the first.
     pub(super) fn post(&self, address: u64, words: [u32; 4]) -> Result<(), Unmapped> {
-        let to = self.at(address, 16)?.cast::<AtomicU64>();
+        let to = self.at(address, 16)?.cast::<[AtomicU64; 2]>();
         let pair = |low: u32, high: u32| (u64::from(low) | u64::from(high) << 32).to_le();
         // SAFETY: `at` found sixteen bytes in mapped memory, and completions are aligned to 16.
-        let [first, second] = unsafe { [&*to, &*to.add(1)] };
-        first.store(pair(words[0], words[1]), Ordering::Relaxed);
-        second.store(pair(words[2], words[3]), Ordering::Release);
+        let halves = unsafe { &*to };
+        halves[0].store(pair(words[0], words[1]), Ordering::Relaxed);
+        halves[1].store(pair(words[2], words[3]), Ordering::Release);
         Ok(())
     }
 }

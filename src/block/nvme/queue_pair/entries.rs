@@ -71,8 +71,8 @@ impl Simple {
 }
 
 impl<R: Registers> QueuePair<R> {
-    /// Describes any command in the tracker of `index`. Its list, if it needs one, is in the page of
-    /// that index.
+    /// Describes any command in the tracker of `index`. Its list, if it needs one, is in the page
+    /// of that index.
     #[inline(never)]
     pub(super) fn describe(&mut self, index: usize, command: &Command<'_>) -> Result<(), Refused> {
         let (code, flags) = match command.kind {

@@ -390,6 +390,7 @@ fn resets_that_take_many_turns_lose_nothing() {
         async move {
             let namespace = opened.attach().await.expect("attach");
             namespace.write(0, filled(4096, 1)).await.expect("write");
+            namespace.flush().await.expect("flush");
             for round in 0..5 {
                 let reads: Vec<_> = (0..50)
                     .map(|_| {

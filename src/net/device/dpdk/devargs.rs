@@ -3,8 +3,8 @@
 use std::ffi::CString;
 use std::fs;
 
-use crate::eal::pci_address;
 use crate::error::{Error, ErrorKind, Result};
+use crate::pci_address::PciAddress;
 
 /// `RTE_DEV_NAME_MAX_LEN`, of which one byte is the terminator.
 const MAX_NAME_BYTES: usize = 63;
@@ -44,7 +44,7 @@ impl Devargs {
         if text.contains('\0') {
             return Err(invalid("a NUL byte cannot be part of a device's name"));
         }
-        let address = pci_address(name);
+        let address = name.parse::<PciAddress>().ok().map(|address| address.to_string());
         let is_pci = address.is_some();
         let name = address.unwrap_or_else(|| name.to_owned());
         if name.is_empty() {

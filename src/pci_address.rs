@@ -1,4 +1,5 @@
-//! Addresses of PCI functions.
+//! Addresses of PCI functions: NVMe controllers, network cards, and what DPDK and SPDK are told of
+//! them.
 
 use std::fmt;
 use std::str::FromStr;
