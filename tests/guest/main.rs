@@ -5,10 +5,13 @@
 mod support;
 
 mod device;
+mod host;
+mod in_flight;
 mod nvme;
 mod passthrough;
 mod polled;
 mod serve;
+mod suite;
 mod vfio;
 mod zero_copy;
 
