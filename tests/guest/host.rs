@@ -107,8 +107,8 @@ impl Hot {
         let controller = self.directory.join("nvme").read_dir().ok()?.next()?.ok()?.path();
         let names =
             controller.read_dir().ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-        let name = names.into_iter().find(|name| name.starts_with(begins) && name.ends_with("n1"))?;
-        let node = Path::new("/dev").join(name);
-        node.exists().then_some(node)
+        let mut nodes =
+            names.filter(|name| name.starts_with(begins)).map(|name| Path::new("/dev").join(name));
+        nodes.find(|node| node.exists())
     }
 }
