@@ -197,8 +197,8 @@ impl Device {
     }
 
     /// Takes from the device the right to read and write memory (bus mastering), which a
-    /// [`reset`](Self::reset) gives back. Works while the kernel waits for the device, when it cannot
-    /// be reset.
+    /// [`reset`](Self::reset) gives back. Works while the kernel waits for the device, when it
+    /// cannot be reset.
     ///
     /// # Errors
     ///

@@ -1,5 +1,5 @@
-//! What both ways through the kernel's NVMe driver are put through: operations that are dropped, and
-//! a core that ends, while the device works.
+//! What both ways through the kernel's NVMe driver are put through: operations that are dropped,
+//! and a core that ends, while the device works.
 
 use std::future::poll_fn;
 use std::pin::pin;

@@ -303,7 +303,8 @@ fn a_namespace_in_use_is_refused_whoever_uses_it() {
 fn a_dropped_operation_keeps_its_memory() {
     for features in rings() {
         run_with(features, async {
-            dropped_operations_keep_their_memory(&attach().await, 30).await;
+            let namespace = attach().await;
+            dropped_operations_keep_their_memory(&namespace, 30).await;
             assert_eq!(stats().queue_depth, 0);
         });
     }

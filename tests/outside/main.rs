@@ -1,5 +1,5 @@
-//! `boson serve` in a virtual machine, with clients outside of it: what they were told is written is
-//! there after SIGKILL, after a power cut, and after any power cut that the log of the device's
+//! `boson serve` in a virtual machine, with clients outside of it: what they were told is written
+//! is there after SIGKILL, after a power cut, and after any power cut that the log of the device's
 //! writes allows.
 //!
 //! `scripts/guest` makes the machine and runs these tests; elsewhere they are ignored. They look at
@@ -196,8 +196,8 @@ impl Story {
         WriteLog::read(&self.logs.path().join(store.name)).expect("copied")
     }
 
-    /// Opens a store as it may be after power cuts at `points` of its log, and compares it with what
-    /// was acknowledged until then.
+    /// Opens a store as it may be after power cuts at `points` of its log, and compares it with
+    /// what was acknowledged until then.
     fn replay(
         &self,
         store: &Store,
@@ -293,7 +293,8 @@ fn what_was_acknowledged_survives_a_power_cut_at_any_point_of_the_log() {
     }
 }
 
-/// The canaries: a device that dropped its last flush, and a server that waits for none, are found out.
+/// The canaries: a device that dropped its last flush, and a server that waits for none, are found
+/// out.
 #[test]
 #[ignore = "takes a virtual machine: scripts/guest"]
 fn a_replay_finds_out_a_flush_that_was_dropped_and_writes_acknowledged_too_early() {

@@ -1,5 +1,5 @@
-//! Writers whose every step can be recognised afterwards: what a store holds must be a prefix of each
-//! writer's steps that has in it all that were acknowledged.
+//! Writers whose every step can be recognised afterwards: what a store holds must be a prefix of
+//! each writer's steps that has in it all that were acknowledged.
 
 use std::collections::HashMap;
 use std::net::SocketAddr;

@@ -94,9 +94,9 @@ impl Call {
         }
     }
 
-    /// How many bytes it moves, if a ring that polls its devices may have it. A durable write may end
-    /// with a flush, which the device says by an interrupt; of pieces nobody knows how many commands
-    /// the driver makes.
+    /// How many bytes it moves, if a ring that polls its devices may have it. A durable write may
+    /// end with a flush, which the device says by an interrupt; of pieces nobody knows how many
+    /// commands the driver makes.
     pub(in crate::reactor) fn polled_bytes(self) -> Option<u32> {
         match self {
             Self::ReadAt { len, .. } => Some(len),
