@@ -196,6 +196,18 @@ impl Device {
         Ok(eventfd)
     }
 
+    /// Takes from the device the right to read and write memory (bus mastering), which a
+    /// [`reset`](Self::reset) gives back. Works while the kernel waits for the device, when it
+    /// cannot be reset.
+    ///
+    /// # Errors
+    ///
+    /// The kernel's code.
+    pub fn stop_dma(&self) -> Result<()> {
+        Opening { address: &self.address }
+            .change_command(self.descriptor.as_fd(), |command| command & !BUS_MASTER)
+    }
+
     /// Resets the device's function. Its registers are as after power-on, its configuration, its
     /// interrupts and its mappings stay. Accesses to registers wait meanwhile.
     ///
@@ -350,12 +362,17 @@ impl Opening<'_> {
 
     /// Lets the device answer to accesses and start its own.
     fn enable(&self, device: BorrowedFd<'_>) -> Result<()> {
+        self.change_command(device, |command| command | MEMORY_SPACE | BUS_MASTER)
+    }
+
+    /// Changes the command register of its configuration.
+    fn change_command(&self, device: BorrowedFd<'_>, change: impl FnOnce(u16) -> u16) -> Result<()> {
         let failed = |code: i32| self.failed(code);
         let region = uapi::region_info(device, uapi::CONFIG_REGION).map_err(failed)?;
         let at = region.offset + COMMAND;
         let mut bytes = [0; 2];
         let read = pread(device, &mut bytes, at).map_err(|errno| failed(errno.raw_os_error()))?;
-        let command = u16::from_le_bytes(bytes) | MEMORY_SPACE | BUS_MASTER;
+        let command = change(u16::from_le_bytes(bytes));
         let written =
             pwrite(device, &command.to_le_bytes(), at).map_err(|errno| failed(errno.raw_os_error()))?;
         if (read, written) == (2, 2) { Ok(()) } else { Err(failed(libc::EIO)) }

@@ -5,12 +5,15 @@
 mod support;
 
 mod device;
+mod host;
+mod in_flight;
 mod nvme;
 mod passthrough;
 mod polled;
 mod serve;
 #[cfg(feature = "spdk")]
 mod serve_spdk;
+mod suite;
 mod vfio;
 mod zero_copy;
 

@@ -1,5 +1,5 @@
-//! boson's own NVMe driver, on controllers that `vfio-pci` has: the conformance suite on both
-//! formats, an idle core, and a controller that answers with errors.
+//! boson's own NVMe driver, on controllers that `vfio-pci` has: cores that share one, an idle core,
+//! and what cannot be opened.
 
 use std::time::Duration;
 
@@ -10,15 +10,9 @@ use boson::{ErrorKind, observe};
 use rustix::time::{ClockId, clock_gettime};
 
 use super::{PATIENCE, device, run};
-use crate::support::conformance::{self, Hooks};
-
-/// Larger than what the suite asks of the arena.
-const ARENA_BYTES: usize = 64 << 20;
-/// Operations of the suite's model test: the processor is emulated.
-const OPERATIONS: u32 = 300;
 
 fn config() -> CoreConfig {
-    CoreConfig::default().seed([13; 32]).idle(Idle::Sleep).arena_bytes(ARENA_BYTES)
+    CoreConfig::default().seed([13; 32]).idle(Idle::Sleep)
 }
 
 fn run_all<F: Future>(future: F) -> F::Output {
@@ -28,22 +22,6 @@ fn run_all<F: Future>(future: F) -> F::Output {
 
 async fn open(number: u32) -> NvmeDevice {
     NvmeDevice::open(&device("BOSON_GUEST_VFIO"), number).await.expect("scripts/guest bound it")
-}
-
-#[test]
-#[ignore = "takes an NVMe controller under VFIO: scripts/guest"]
-fn namespaces_of_both_formats_conform() {
-    run_all(async {
-        let mut sizes = Vec::new();
-        for number in [1, 2] {
-            sizes.push(open(number).await.info().block_size_bytes);
-            let name = format!("nvme:/{number}");
-            let hooks = Hooks::new().reopens().on_cores().operations(OPERATIONS);
-            conformance::all(&name, async || open(number).await, hooks).await;
-        }
-        sizes.sort_unstable();
-        assert_eq!(sizes, [512, 4096]);
-    });
 }
 
 #[test]

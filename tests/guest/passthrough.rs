@@ -1,10 +1,7 @@
 //! An NVMe namespace by the kernel's driver (`ng:`), over rings that ask the device and over rings
 //! that are interrupted.
 
-use std::future::poll_fn;
 use std::path::{Path, PathBuf};
-use std::pin::pin;
-use std::task::Poll;
 use std::time::Duration;
 
 use boson::ErrorKind;
@@ -15,16 +12,14 @@ use boson::block::{
 use boson::mem::DmaBuf;
 use boson::observe;
 use boson::rt::reactor::{ReactorChoice, RegisterArena, RingFeature, RingFeatures};
-use boson::rt::{self, Core, CoreConfig, CoreThread, Shutdown};
+use boson::rt::{self, Core, CoreConfig, CoreThread};
 use futures_util::future::join_all;
 
-use super::{PATIENCE, core, device, run, run_with};
-use crate::support::conformance::{self, Hooks};
+use super::in_flight::{
+    AT_ONCE, BLOCK, a_core_ends_with_reads, bytes, dropped_operations_keep_their_memory, read,
+};
+use super::{PATIENCE, device, run, run_with};
 use crate::support::parts::PartsAll;
-
-/// More than the driver's queues are long.
-const AT_ONCE: u8 = 200;
-const BLOCK: usize = 4096;
 
 fn generic() -> PathBuf {
     device("BOSON_GUEST_NG").into()
@@ -55,21 +50,6 @@ fn stats() -> NamespaceStats {
     boson::block::stats().pop().expect("a namespace is attached")
 }
 
-/// Every byte differs from its neighbours.
-fn bytes(len: usize, seed: usize) -> DmaBuf {
-    let mut buf = DmaBuf::zeroed(len);
-    for (at, byte) in buf.iter_mut().enumerate() {
-        *byte = u8::try_from((at + at / 255 + seed) % 251).expect("small");
-    }
-    buf
-}
-
-async fn read(namespace: &impl Namespace, offset: u64, len: usize) -> DmaBuf {
-    let (result, buf) = namespace.read(offset, DmaBuf::zeroed(len)).await.parts_all();
-    result.expect("read");
-    buf
-}
-
 /// What the kernel's block layer finds on the device, which has nothing of it in its cache.
 fn found(offset: u64, len: usize) -> DmaBuf {
     run(async {
@@ -96,17 +76,6 @@ fn what_is_written_by_commands_is_on_the_device() {
         for number in [0, 7, 49] {
             assert!(*found((number * BLOCK) as u64, BLOCK) == *bytes(BLOCK, number + seed), "{number}");
         }
-    }
-}
-
-#[test]
-#[ignore = "takes an NVMe device: scripts/guest"]
-fn a_namespace_conforms_over_either_ring() {
-    for features in rings() {
-        core(features).block_on(async {
-            let open = async || PassthroughDevice::open(&generic()).await.expect("open");
-            conformance::all("ng:", open, Hooks::new().reopens().on_cores().operations(200)).await;
-        });
     }
 }
 
@@ -329,43 +298,13 @@ fn a_namespace_in_use_is_refused_whoever_uses_it() {
     });
 }
 
-/// Operations are dropped while the device has them, and memory like theirs is overwritten at once.
 #[test]
 #[ignore = "takes an NVMe device: scripts/guest"]
 fn a_dropped_operation_keeps_its_memory() {
-    const LEN: usize = 64 << 10;
     for features in rings() {
         run_with(features, async {
             let namespace = attach().await;
-            for round in 0..30u64 {
-                let offset = round * LEN as u64;
-                namespace.write(offset, bytes(LEN, 1)).await.expect("write");
-                {
-                    let mut write = pin!(namespace.write(offset, bytes(LEN, 2)));
-                    let mut read = pin!(namespace.read(offset, DmaBuf::zeroed(LEN)));
-                    let pending = poll_fn(|cx| {
-                        Poll::Ready(
-                            write.as_mut().poll(cx).is_pending() && read.as_mut().poll(cx).is_pending(),
-                        )
-                    });
-                    assert!(pending.await, "an operation takes at least one turn");
-                    for _ in 0..round % 3 {
-                        rt::yield_now().await;
-                    }
-                }
-                let mut reused: Vec<DmaBuf> = (0..8).map(|_| DmaBuf::zeroed(LEN)).collect();
-                reused.iter_mut().for_each(|buf| buf.fill(0xee));
-                rt::sleep(Duration::from_millis(2)).await;
-                assert!(
-                    reused.iter().flat_map(|buf| buf.iter()).all(|byte| *byte == 0xee),
-                    "round {round}: memory was freed while the device wrote to it"
-                );
-                let got = read(&namespace, offset, LEN).await;
-                assert!(
-                    *got == *bytes(LEN, 1) || *got == *bytes(LEN, 2),
-                    "round {round}: bytes that nobody wrote"
-                );
-            }
+            dropped_operations_keep_their_memory(&namespace, 30).await;
             assert_eq!(stats().queue_depth, 0);
         });
     }
@@ -376,21 +315,7 @@ fn a_dropped_operation_keeps_its_memory() {
 fn a_core_that_ends_lets_the_device_finish_and_the_next_one_has_it_at_once() {
     for features in rings() {
         for _ in 0..5 {
-            let core = core(features);
-            core.block_on(async {
-                let namespace = attach().await;
-                for number in 0..AT_ONCE {
-                    let namespace = namespace.clone();
-                    rt::named("reader")
-                        .spawn(async move {
-                            read(&namespace, u64::from(number) * BLOCK as u64, BLOCK).await;
-                        })
-                        .detach();
-                }
-                rt::yield_now().await;
-            });
-            let report = core.shutdown(Shutdown::Cancel, Duration::from_secs(10)).expect("the ring works");
-            assert!(!report.cancelled.is_empty(), "all were done: the test shows nothing");
+            a_core_ends_with_reads(features, attach);
         }
     }
 }

@@ -6,13 +6,14 @@ use std::os::unix::fs::chown;
 use std::os::unix::process::CommandExt;
 use std::process::{Command, Stdio};
 use std::ptr::NonNull;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use boson::ErrorKind;
 use boson::block::vfio::{Device, DmaPages, Registers};
 use boson::mem::{Arena, DmaBuf};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
+use super::host::{Hot, wait_until};
 use super::{PATIENCE, device};
 use crate::support::own_process::named_in;
 
@@ -42,11 +43,6 @@ fn open() -> Device {
 
 fn sentence(address: &str) -> String {
     Device::open(address).expect_err("it cannot be opened").to_string()
-}
-
-/// What is said of a device that perhaps can be opened.
-fn sentence_or_nothing(address: &str) -> String {
-    Device::open(address).map_or_else(|error| error.to_string(), |_| String::new())
 }
 
 /// Waits until an eventfd was written to.
@@ -268,46 +264,23 @@ fn write(file: &str, text: &str) {
     std::fs::write(format!("/sys/bus/pci/{file}"), text).unwrap_or_else(|error| panic!("{file}: {error}"));
 }
 
-/// Asks the machine around this one for something; `scripts/guest` reads the console.
-fn ask_host(what: &str) {
-    std::fs::write("/dev/console", format!("\nHOST {what}\n")).expect("the console");
-}
-
-fn wait_until(what: &str, mut done: impl FnMut() -> bool) {
-    let started = Instant::now();
-    while !done() {
-        assert!(started.elapsed() < PATIENCE, "{what}");
-        std::thread::sleep(Duration::from_millis(20));
-    }
-}
-
 #[test]
 #[ignore = "takes a NVMe controller under VFIO: scripts/guest"]
 fn a_device_that_is_pulled_out_goes_when_it_is_dropped_and_comes_back() {
-    let address = device("BOSON_GUEST_VFIO_HOT");
-    let path = format!("/sys/bus/pci/devices/{address}");
-    let there = || std::path::Path::new(&path).exists();
+    let (hot, address) = (Hot::new(), device("BOSON_GUEST_VFIO_HOT"));
     for _ in 0..2 {
         let device = Device::open(&address).expect("scripts/guest bound it");
         let request = device.release_request().expect("an eventfd");
         let page = device.dma().alloc(4096).expect("a page");
-        ask_host("device_del hot");
+        hot.pull();
         assert!(signalled(&request), "the kernel asks");
-        assert!(there(), "it waits");
+        assert!(hot.is_there(), "it waits");
         assert_eq!(device.registers().read32(VS) >> 16, 1, "and the device is still there");
         drop(device);
-        wait_until("the device goes", || !there());
+        wait_until("the device goes", || !hot.is_there());
         assert!(sentence(&address).contains("there is no PCI device"));
         drop(page);
-        ask_host("device_add hot");
-        wait_until("the device comes", there);
-        write(&format!("devices/{address}/driver_override"), "vfio-pci");
-        // The kernel's driver may have been faster.
-        wait_until("a driver takes it", || std::path::Path::new(&path).join("driver").exists());
-        if sentence_or_nothing(&address).contains("driver nvme has this device") {
-            write(&format!("devices/{address}/driver/unbind"), &address);
-            write("drivers_probe", &address);
-        }
+        hot.put_back("vfio-pci");
     }
 }
 

@@ -14,6 +14,8 @@ pub(crate) mod parts;
 pub(crate) mod redis_peer;
 #[cfg(feature = "cli")]
 pub(crate) mod server;
+#[cfg(feature = "cli")]
+pub(crate) mod steps;
 pub(crate) mod watched_buffer;
 
 use boson::mem::{IoBuf, IoBufMut};

@@ -81,17 +81,30 @@ impl KernelNamespace {
     }
 
     fn write_failed(&self, error: &io::Error, offset: u64) -> Error {
+        if error.raw_os_error() == Some(libc::ENOSPC) && self.0.device.0.kind == FileKind::BlockDevice {
+            return self.gone("write", offset).outcome_is(Outcome::Unknown);
+        }
         os_error(error, "write", &self.place(offset)).outcome_is(Outcome::Unknown)
     }
 
     fn shortened(&self, offset: u64) -> Error {
+        if self.0.device.0.kind == FileKind::BlockDevice {
+            return self.gone("read", offset).outcome_is(Outcome::NotStarted);
+        }
         Error::new(ErrorKind::Corrupt, "read")
             .at(self.place(offset))
             .because("the file ends here: it was shortened while it was open")
     }
 
     fn wrote_nothing(&self, offset: u64) -> Error {
-        Error::os(libc::ENOSPC, "write").at(self.place(offset)).outcome_is(Outcome::Unknown)
+        self.write_failed(&io::Error::from_raw_os_error(libc::ENOSPC), offset)
+    }
+
+    /// To the kernel a block device that was pulled out ends at its first byte.
+    fn gone(&self, operation: &'static str, offset: u64) -> Error {
+        Error::new(ErrorKind::Closed, operation)
+            .at(self.place(offset))
+            .because("the device was removed, or is smaller than when it was opened")
     }
 
     async fn read_all(&self, offset: u64, mut buf: DmaBuf) -> Result<DmaBuf, BufError<DmaBuf>> {

@@ -3,6 +3,8 @@
 use std::any::Any;
 use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::ptr::NonNull;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
@@ -43,12 +45,32 @@ pub(super) trait Bus: DmaMemory + Send + Sync + 'static {
 
     /// Lets a controller that is none of its own hardware do its work.
     fn turn(&self) {}
+
+    /// Gives up a controller that is about to be removed: it touches no memory any more, and its
+    /// registers read as all ones, as those of one that is gone.
+    ///
+    /// # Errors
+    ///
+    /// It cannot be kept from touching memory.
+    fn heed_removal(&self) -> Result<()> {
+        Ok(())
+    }
 }
 
 /// A controller that the kernel's driver `vfio-pci` has.
 pub(super) struct VfioBus {
     interrupts: Vec<OwnedFd>,
+    /// Readable when the kernel wants the device back.
+    removal: OwnedFd,
+    is_gone: Arc<AtomicBool>,
     device: vfio::Device,
+}
+
+/// The registers of a controller, until the kernel wants it back.
+#[derive(Clone)]
+pub(super) struct VfioRegisters {
+    registers: vfio::Registers,
+    is_gone: Arc<AtomicBool>,
 }
 
 impl VfioBus {
@@ -60,17 +82,22 @@ impl VfioBus {
     pub(super) fn open(address: &str, vectors: u32) -> Result<Self> {
         let device = vfio::Device::open(address)?;
         let interrupts = device.enable_vectors(device.vectors().min(vectors))?;
-        Ok(Self { interrupts, device })
+        let removal = device.release_request()?;
+        Ok(Self { interrupts, removal, is_gone: Arc::default(), device })
     }
 }
 
-impl Registers for vfio::Registers {
+impl Registers for VfioRegisters {
     fn read32(&self, offset: usize) -> u32 {
-        vfio::Registers::read32(self, offset)
+        // Relaxed: nothing else is read because of it.
+        if self.is_gone.load(Ordering::Relaxed) {
+            return vfio::Registers::REMOVED;
+        }
+        self.registers.read32(offset)
     }
 
     fn write32(&self, offset: usize, value: u32) {
-        vfio::Registers::write32(self, offset, value);
+        self.registers.write32(offset, value);
     }
 }
 
@@ -85,10 +112,10 @@ impl DmaMemory for VfioBus {
 }
 
 impl Bus for VfioBus {
-    type Registers = vfio::Registers;
+    type Registers = VfioRegisters;
 
-    fn registers(&self) -> vfio::Registers {
-        self.device.registers().clone()
+    fn registers(&self) -> VfioRegisters {
+        VfioRegisters { registers: self.device.registers().clone(), is_gone: Arc::clone(&self.is_gone) }
     }
 
     fn reach(&self, arena: &Arena) -> Result<(Region, Box<dyn Any>)> {
@@ -119,6 +146,16 @@ impl Bus for VfioBus {
             // It does not block, and counts from zero after that.
             let _ = rustix::io::read(eventfd, &mut [0; 8]);
         }
+    }
+
+    fn heed_removal(&self) -> Result<()> {
+        // It is readable once; the kernel asks again and again until it has the device.
+        if rustix::io::read(&self.removal, &mut [0; 8]).is_err() || self.is_gone.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        let stopped = self.device.stop_dma();
+        self.is_gone.store(true, Ordering::Relaxed);
+        stopped
     }
 }
 

@@ -105,6 +105,10 @@ impl<B: Bus> Control<B> {
         state.now = state.now.max(now);
         self.bus.turn();
         let now = state.now;
+        if let Err(error) = self.bus.heed_removal() {
+            state.is_loose = true;
+            warn!("{}: memory that it may write to stays allocated: {error}", self.name);
+        }
         state.controller.poll(now);
         while let Some(event) = state.controller.next_event() {
             match event {

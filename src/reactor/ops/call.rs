@@ -94,13 +94,14 @@ impl Call {
         }
     }
 
-    /// Whether a ring that polls its devices takes it. A durable write may end with a flush, which
-    /// the device says by an interrupt.
-    pub(in crate::reactor) fn can_be_polled(self) -> bool {
+    /// How many bytes it moves, if a ring that polls its devices may have it. A durable write may
+    /// end with a flush, which the device says by an interrupt; of pieces nobody knows how many
+    /// commands the driver makes.
+    pub(in crate::reactor) fn polled_bytes(self) -> Option<u32> {
         match self {
-            Self::ReadAt { .. } | Self::ReadVectoredAt { .. } | Self::WriteVectoredAt { .. } => true,
-            Self::WriteAt { flags, .. } => flags & libc::RWF_DSYNC == 0,
-            _ => false,
+            Self::ReadAt { len, .. } => Some(len),
+            Self::WriteAt { len, flags, .. } => (flags & libc::RWF_DSYNC == 0).then_some(len),
+            _ => None,
         }
     }
 

@@ -17,6 +17,8 @@ use crate::mem::{DmaBuf, IoBufMut};
 
 /// Operations under way at once; those beyond go through the other ring.
 const ENTRIES: u32 = 128;
+/// The least that one segment of a command carries: a page.
+const SEGMENT_BYTES: u32 = 4096;
 /// How often a device is asked for its answer to the one read that shows whether it can be polled:
 /// a second or more.
 const PROBE_ATTEMPTS: usize = 1 << 20;
@@ -25,8 +27,15 @@ const PROBE_ATTEMPTS: usize = 1 << 20;
 pub(super) struct PolledRing {
     ring: IoUring,
     /// The devices it serves, held open, so that a number here means the device that was tried.
-    devices: Vec<Rc<OwnedFd>>,
+    devices: Vec<Served>,
     in_flight: u32,
+}
+
+struct Served {
+    device: Rc<OwnedFd>,
+    /// What the driver makes one command of. What it cuts is not polled, and Linux 6.1 loses it: a
+    /// request of 516 KiB never completes where the limit is 512.
+    most_bytes: u32,
 }
 
 impl PolledRing {
@@ -34,8 +43,10 @@ impl PolledRing {
         Ok(Self { ring: build(ENTRIES)?, devices: Vec::new(), in_flight: 0 })
     }
 
-    pub(super) fn serves(&self, descriptor: RawFd) -> bool {
-        self.devices.iter().any(|device| device.as_raw_fd() == descriptor)
+    /// Whether it has so many bytes read from or written to this device.
+    pub(super) fn serves(&self, descriptor: RawFd, bytes: u32) -> bool {
+        let mut devices = self.devices.iter();
+        devices.any(|served| served.device.as_raw_fd() == descriptor && bytes <= served.most_bytes)
     }
 
     /// Queues an operation if there is room.
@@ -82,15 +93,23 @@ pub(super) fn is_available() -> bool {
     build(1).is_ok()
 }
 
-/// Whether the queue of a block device can be polled. Before Linux 6.12 the kernel polls others
-/// too, which interrupt all the same.
-fn has_poll_queues(device: &OwnedFd) -> io::Result<bool> {
+/// What the driver of a block device makes one command of, in bytes, if its queue can be polled.
+/// Before Linux 6.12 the kernel polls others too, which interrupt all the same.
+fn polled_queue(device: &OwnedFd) -> io::Result<Option<u32>> {
     let number = rustix::fs::fstat(device)?.st_rdev;
     let directory = format!("/sys/dev/block/{}:{}", rustix::fs::major(number), rustix::fs::minor(number));
-    // A partition has the queue of its disk.
-    let attribute = std::fs::read_to_string(format!("{directory}/queue/io_poll"))
-        .or_else(|_| std::fs::read_to_string(format!("{directory}/../queue/io_poll")))?;
-    Ok(attribute.trim() == "1")
+    let attribute = |name: &str| -> io::Result<u32> {
+        // A partition has the queue of its disk.
+        let text = std::fs::read_to_string(format!("{directory}/queue/{name}"))
+            .or_else(|_| std::fs::read_to_string(format!("{directory}/../queue/{name}")))?;
+        text.trim().parse().map_err(|_| io::ErrorKind::InvalidData.into())
+    };
+    if attribute("io_poll")? != 1 {
+        return Ok(None);
+    }
+    // Pages may lie apart, and the first and the last be parts of one.
+    let segments = attribute("max_segments")?.saturating_sub(1).saturating_mul(SEGMENT_BYTES);
+    Ok(Some(segments.min(attribute("max_sectors_kb")?.saturating_mul(1024))))
 }
 
 /// Reads the first block of `device` by polling. Fails with `EOPNOTSUPP` if its driver has no poll
@@ -128,15 +147,15 @@ impl Ring {
     /// [`Unsupported`](io::ErrorKind::Unsupported) if this ring may not, or if the driver has no
     /// poll queues (`queue/io_poll` in sysfs), or the kernel's code, for one if there is no sysfs.
     pub(in crate::reactor) fn poll_device(&self, device: &Rc<OwnedFd>, block_bytes: u32) -> io::Result<()> {
-        if !self.has(RingFeature::PolledDevices) || !has_poll_queues(device)? {
-            return Err(io::ErrorKind::Unsupported.into());
-        }
+        let most_bytes = if self.has(RingFeature::PolledDevices) { polled_queue(device)? } else { None };
+        let most_bytes = most_bytes.ok_or(io::ErrorKind::Unsupported)?;
         try_read(device, block_bytes)?;
         self.with_polled(|polled| {
             if polled.is_none() {
                 *polled = Some(PolledRing::new()?);
             }
-            polled.iter_mut().for_each(|polled| polled.devices.push(Rc::clone(device)));
+            let served = || Served { device: Rc::clone(device), most_bytes };
+            polled.iter_mut().for_each(|polled| polled.devices.push(served()));
             Ok(())
         })
     }
@@ -145,8 +164,8 @@ impl Ring {
     pub(in crate::reactor) fn stop_polling(&self, descriptor: RawFd) {
         let removed = self.with_polled(|polled| {
             let devices = polled.as_mut().map(|polled| &mut polled.devices);
-            let at = |devices: &Vec<Rc<OwnedFd>>| {
-                devices.iter().position(|device| device.as_raw_fd() == descriptor)
+            let at = |devices: &Vec<Served>| {
+                devices.iter().position(|served| served.device.as_raw_fd() == descriptor)
             };
             Ok(devices.and_then(|devices| at(devices).map(|at| devices.swap_remove(at))))
         });

@@ -191,8 +191,7 @@ impl Ring {
         let mut inner = self.inner.borrow_mut();
         let key = inner.slots.take(SlotState::InFlight(waker));
         if let Some(polled) = &mut inner.polled
-            && call.can_be_polled()
-            && polled.serves(descriptor)
+            && call.polled_bytes().is_some_and(|bytes| polled.serves(descriptor, bytes))
         {
             let entry = call.entry(descriptor, None).user_data(key.user_data());
             // SAFETY: the caller promises that the memory outlives the operation.

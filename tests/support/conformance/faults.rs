@@ -55,7 +55,7 @@ async fn failing_writes<D: Device>(run: &Run<'_>, device: &D, fail: &dyn Fn(&D, 
                 }
             }
         }
-        assert_eq!(failed, 1, "{}: one write fails", run.name);
+        assert_eq!(failed, 1, "{}: the write after {nth} more fails", run.name);
         for number in 0..16 {
             write(run, &namespace, offset_of(number), 2 * block, 3).await;
             check(run, &namespace, offset_of(number), 2 * block, 3).await;
@@ -80,7 +80,9 @@ async fn failing_reads<D: Device>(run: &Run<'_>, device: &D, fail: &dyn Fn(&D, u
             .map(|number| {
                 let namespace = namespace.clone();
                 let offset = number * block as u64;
-                rt::spawn(async move { (offset, namespace.read(offset, memory(block, number)).await) })
+                let mut buf = memory(block, number);
+                buf.fill(0xdd);
+                rt::spawn(async move { (offset, namespace.read(offset, buf).await) })
             })
             .collect();
         let mut failed = 0;
@@ -93,7 +95,7 @@ async fn failing_reads<D: Device>(run: &Run<'_>, device: &D, fail: &dyn Fn(&D, u
                 }
             }
         }
-        assert_eq!(failed, 1, "{}: one read fails", run.name);
+        assert_eq!(failed, 1, "{}: the read after {nth} more fails", run.name);
         check(run, &namespace, 0, 64 * block, 6).await;
     }
 }
