@@ -2,14 +2,13 @@
 //! its wake. The controller is the smallest that there can be; what it costs itself is printed too.
 //!
 //! `cargo test --profile lab --lib nvme::tests::cost -- --ignored --nocapture` prints times;
-//! `valgrind --tool=callgrind` with the name of one of the tests counts instructions
-//! (`BOSON_COUNT=1` gives the core a clock that valgrind can follow).
+//! `valgrind --tool=callgrind` with the name of one of the first two tests counts instructions.
 
 use std::any::Any;
 use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicPtr, AtomicU16, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicPtr, AtomicU16, Ordering};
 use std::time::Duration;
 
 use super::super::super::queue::{Command, CommandKind, Segment};
@@ -25,7 +24,6 @@ use super::super::rings::ENTRY_BYTES;
 use crate::block::Namespace;
 use crate::error::Result;
 use crate::mem::{Arena, DmaBuf};
-use crate::rt::time::Clock;
 use crate::rt::{self, Core, CoreConfig, Idle};
 
 /// As many as cores ask for.
@@ -218,27 +216,10 @@ fn cost_of_the_driver() {
     assert_eq!(ended, u64::from(ROUNDS) * u64::from(DEPTH));
 }
 
-/// Goes on by a microsecond each time it is asked.
-#[derive(Debug, Default)]
-struct Ticks(AtomicU64);
-
-impl Clock for Ticks {
-    fn now(&self) -> rt::Instant {
-        rt::Instant::from_nanos(self.0.fetch_add(1000, Ordering::Relaxed))
-    }
-
-    fn unix_time(&self) -> Duration {
-        Duration::ZERO
-    }
-}
-
 #[test]
 #[ignore = "prints a time, and wants an optimised build"]
 fn cost_of_the_whole_way() {
-    let mut config = CoreConfig::default().seed([5; 32]).idle(Idle::Poll);
-    if std::env::var_os("BOSON_COUNT").is_some() {
-        config = config.clock(Arc::new(Ticks::default()));
-    }
+    let config = CoreConfig::default().seed([5; 32]).idle(Idle::Poll);
     let core = Core::new(&config).expect("a core");
     let took = core.block_on(async {
         let bus = Smallest::new();
