@@ -332,12 +332,12 @@ fn handles_that_outlive_the_core_say_that_it_has_ended() {
 #[test]
 fn what_was_done_when_the_core_ended_says_so() {
     let core = core();
-    let mut write = core.block_on(async {
+    let (_script, mut write) = core.block_on(async {
         let (script, namespace) = attach(easy(), info());
         let mut write = Box::pin(async move { namespace.write(0, filled(BLOCK, 4)).await });
         assert!(begin(write.as_mut()).await.is_pending());
         drained(&script).await;
-        write
+        (script, write)
     });
     drop(core);
     let mut cx = Context::from_waker(Waker::noop());
