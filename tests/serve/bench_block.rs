@@ -49,6 +49,10 @@ fn a_second_run_checks_what_the_first_one_wrote() {
     assert!(wrong.contains("2 of 2048 blocks are wrong"), "{wrong}");
     assert!(wrong.contains("at 81920 it belongs elsewhere"), "{wrong}");
     assert!(wrong.contains("at 999424 its checksum is wrong"), "{wrong}");
+    let output = bench(at, &[FILE, "--rw", "read", "--verify", "--json"]);
+    assert!(!output.status.success());
+    let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
+    assert_eq!(json["jobs"][0]["error"], libc::EILSEQ, "as fio says it");
 }
 
 #[test]
@@ -84,6 +88,22 @@ fn its_json_has_the_names_of_fio() {
         assert!(job[side]["iops"].as_f64().is_some_and(|iops| iops > 0.0), "{text}");
         assert!(job[side]["clat_ns"]["percentile"]["99.990000"].is_u64(), "{text}");
     }
+    assert_eq!(job["error"], 0);
+}
+
+#[test]
+fn operations_that_are_not_timed_are_counted() {
+    let directory = Directory::new("bench-timed");
+    let arguments =
+        ["mem:16M", "--time", "1", "--warm-up", "0", "--json", "--time-every", "100", "--idle", "poll"];
+    let text = succeeds(directory.path(), &arguments);
+    let json: serde_json::Value = serde_json::from_str(&text).expect("JSON");
+    let read = &json["jobs"][0]["read"];
+    let (all, timed) = (read["total_ios"].as_u64().expect("a number"), read["clat_ns"]["N"].as_u64());
+    let timed = timed.expect("a number");
+    assert!(timed > 0 && (90..110).contains(&(all / timed)), "{timed} of {all}");
+    let number = |name: &str| read["clat_ns"][name].as_f64().expect("a number");
+    assert!(number("min") <= number("mean") && number("mean") <= number("max"), "{text}");
 }
 
 #[test]

@@ -81,14 +81,15 @@ impl KernelNamespace {
     }
 
     fn write_failed(&self, error: &io::Error, offset: u64) -> Error {
-        if error.raw_os_error() == Some(libc::ENOSPC) && self.0.device.0.kind == FileKind::BlockDevice {
+        // Thin volumes say the same when they have no room.
+        if error.raw_os_error() == Some(libc::ENOSPC) && self.ends_before(offset) {
             return self.gone("write", offset).outcome_is(Outcome::Unknown);
         }
         os_error(error, "write", &self.place(offset)).outcome_is(Outcome::Unknown)
     }
 
     fn shortened(&self, offset: u64) -> Error {
-        if self.0.device.0.kind == FileKind::BlockDevice {
+        if self.ends_before(offset) {
             return self.gone("read", offset).outcome_is(Outcome::NotStarted);
         }
         Error::new(ErrorKind::Corrupt, "read")
@@ -100,7 +101,13 @@ impl KernelNamespace {
         self.write_failed(&io::Error::from_raw_os_error(libc::ENOSPC), offset)
     }
 
-    /// To the kernel a block device that was pulled out ends at its first byte.
+    /// Whether this is a block device that has no byte at `offset` any more. One that was pulled out
+    /// ends at its first byte.
+    fn ends_before(&self, offset: u64) -> bool {
+        let end = || rustix::fs::seek(self.0.file.descriptor(), rustix::fs::SeekFrom::End(0));
+        self.0.device.0.kind == FileKind::BlockDevice && end().is_ok_and(|end| end <= offset)
+    }
+
     fn gone(&self, operation: &'static str, offset: u64) -> Error {
         Error::new(ErrorKind::Closed, operation)
             .at(self.place(offset))

@@ -194,12 +194,30 @@ async fn measure(options: &BlockOptions, signals: &Signals, further: Vec<CoreCon
         .await;
     }
     progress.stop();
-    let mut counts = Counts::default();
-    for job in jobs.drain(..) {
-        counts.merge(job.await.map_err(|error| start::core_ended(&error))??);
-    }
+    let counts = {
+        let mut ended = pin!(async {
+            let mut counts = Counts::default();
+            for job in jobs.drain(..) {
+                counts.merge(job.await.map_err(|error| start::core_ended(&error))??);
+            }
+            Ok(counts)
+        });
+        let mut signal = pin!(signals.next());
+        poll_fn(|cx| match ended.as_mut().poll(cx) {
+            // Operations that the device has end when it ends them. Who asks again does not wait.
+            Poll::Pending if signal.as_mut().poll(cx).is_ready() => Poll::Ready(Err(unanswered(options))),
+            ended => ended,
+        })
+        .await?
+    };
     report::print(options, device.info(), &plan, &counts, Usage::now().since(before));
     counts.verdict(&options.namespace.to_string())
+}
+
+fn unanswered(options: &BlockOptions) -> Error {
+    Error::new(ErrorKind::TimedOut, "bench block")
+        .at(options.namespace.to_string())
+        .because("the device still has operations, and was waited for until a second signal came")
 }
 
 /// What every core does, from what was asked and what the namespace is.

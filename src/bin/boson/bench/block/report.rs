@@ -42,7 +42,9 @@ fn rate(operations: u64, nanos: u64) -> f64 {
 
 #[expect(clippy::cast_precision_loss, reason = "a mean in nanoseconds")]
 fn mean(side: &Side) -> f64 {
-    if side.operations == 0 { 0.0 } else { side.latency.sum() as f64 / side.operations as f64 }
+    // Not all operations need be timed.
+    let timed = side.latency.count();
+    if timed == 0 { 0.0 } else { side.latency.sum() as f64 / timed as f64 }
 }
 
 #[expect(clippy::cast_precision_loss, reason = "rates are shown with a few digits")]
@@ -117,7 +119,7 @@ fn as_json(
         "model": info.model,
         "jobs": [{
             "jobname": plan.load.name(),
-            "error": 0,
+            "error": counts.error_code(),
             "job options": {
                 "rw": plan.load.name(),
                 "bs": plan.block_bytes.to_string(),
@@ -155,7 +157,7 @@ fn side(side: &Side, plan: &Plan, counts: &Counts) -> Value {
             "min": side.min_nanos.unwrap_or(0),
             "max": side.latency.max(),
             "mean": mean(side),
-            "N": side.operations,
+            "N": side.latency.count(),
             "percentile": percentiles,
         },
     })

@@ -70,6 +70,15 @@ impl Counts {
         self.failure = self.failure.take().or(other.failure);
     }
 
+    /// The `errno` code for what was wrong, as fio has it: 0 if nothing was.
+    pub(super) fn error_code(&self) -> i32 {
+        match &self.failure {
+            Some(failure) => failure.code().unwrap_or(libc::EIO),
+            None if self.wrong > 0 => libc::EILSEQ,
+            None => 0,
+        }
+    }
+
     /// # Errors
     ///
     /// The first operation that failed, or what was wrong with the blocks that were read.
