@@ -157,7 +157,7 @@ pub mod time {
     pub use super::deadline::{Deadline, timeout_at};
     pub use super::interval::{Interval, MissedTick, interval_at};
     pub use super::sleep::{Sleep, sleep_until};
-    pub use super::this_core::unix_time;
+    pub use super::this_core::{coarse_now, unix_time};
     pub use crate::time::{Clock, MonotonicClock};
 }
 

@@ -123,7 +123,7 @@ impl<P: Port> Queue<P> {
     fn closed(&self, operation: &'static str) -> Error {
         Error::new(ErrorKind::Closed, operation)
             .at(self.info.name.clone())
-            .because("the core that was attached to it has ended")
+            .because("what was attached to it has ended, with the core or with the last handle")
     }
 }
 

@@ -25,6 +25,16 @@ pub fn now() -> Instant {
     in_core("rt::now", |core| core.clock().now())
 }
 
+/// The time as the core last read its clock, at most a turn ago: costs less than reading it.
+///
+/// # Panics
+///
+/// Outside a core.
+#[track_caller]
+pub fn coarse_now() -> Instant {
+    in_core("rt::time::coarse_now", |core| core.last_reading())
+}
+
 /// Wall-clock time since the Unix epoch by the core's clock.
 ///
 /// # Panics

@@ -103,12 +103,16 @@ impl<B: Bus> NvmePort<B> {
             return;
         };
         let phase = state.controller.phase();
+        // Also while the queues are made anew after a stop that was none of these.
+        let healthy = std::mem::replace(&mut self.fatal_stops, state.fatal_stops) == state.fatal_stops;
+        if !healthy {
+            self.may_have_lost |= state.controller.volatile_cache();
+            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
+            queues.pair.fail_waiting(CommandKind::Flush, &error, done);
+        }
         if matches!(phase, Phase::Failed | Phase::Removed | Phase::Off) {
             self.lose(&state, done);
         } else if matches!(self.link, Link::Attached) && state.stops != queues.stops {
-            let healthy = state.fatal_stops == self.fatal_stops;
-            self.fatal_stops = state.fatal_stops;
-            self.may_have_lost |= !healthy && state.controller.volatile_cache();
             let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
             let mut decide = |_slot, kind, announced| -> Fate {
                 if kind == CommandKind::Flush && !healthy {

@@ -259,7 +259,7 @@ impl Flight {
         let waker = request.waker.take();
         if request.stage == Stage::Live && request.has_more {
             request.has_more = false;
-            self.line.retain(|other| *other != id);
+            self.leave_line(id);
         }
         let request = &mut self.requests[id as usize];
         if request.stage == Stage::Live && request.is_with_device() {
@@ -275,6 +275,14 @@ impl Flight {
             self.release(id);
         }
         waker
+    }
+
+    #[cold]
+    fn leave_line(&mut self, id: RequestId) {
+        if self.line.front() == Some(&id) {
+            self.turn_left = COMMANDS_PER_TURN;
+        }
+        self.line.retain(|other| *other != id);
     }
 
     fn release(&mut self, id: RequestId) {
@@ -551,7 +559,7 @@ impl Flight {
         if request.failure.is_some() && request.has_more {
             // It sends no more.
             request.has_more = false;
-            self.line.retain(|other| *other != id);
+            self.leave_line(id);
         }
         let request = &mut self.requests[id as usize];
         if request.commands > 0 || request.has_more {

@@ -317,7 +317,7 @@ fn handles_that_outlive_the_core_say_that_it_has_ended() {
         };
         let error = read.expect_err("there is no queue");
         assert_eq!(error.kind(), ErrorKind::Closed);
-        assert!(error.to_string().contains("the core that was attached to it has ended"), "{error}");
+        assert!(error.to_string().contains("what was attached to it has ended"), "{error}");
         match write.as_mut().poll(&mut cx) {
             Poll::Ready(result) => {
                 assert!(stops);

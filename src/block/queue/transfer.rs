@@ -61,6 +61,8 @@ impl Memory for (DmaBuf, DmaBuf) {
     }
 }
 
+const POLLED_AGAIN: &str = "a transfer is not polled again after its result";
+
 /// How a request stands.
 // Two words that fit into registers, which no nesting of `Poll` and `Result` does.
 enum Progress {
@@ -111,7 +113,7 @@ impl<P: Port, M: Memory> Transfer<P, M> {
             drop(guard);
             return Progress::Failed(queue.closed(self.wanted.kind.name()));
         }
-        let Some(memory) = &mut self.memory else { return Progress::Pending };
+        let memory = self.memory.as_mut().expect(POLLED_AGAIN);
         let mut stats = queue.stats.borrow_mut();
         let fill = |pieces: &mut Pieces, expected: &mut Pieces| memory.segments(pieces, expected);
         let id = flight.begin(self.wanted, waker, fill, (port, &queue.info), &mut stats);
@@ -214,7 +216,7 @@ impl<P: Port, M: Memory> Future for Moved<P, M> {
 }
 
 fn given_back<M>(memory: &mut Option<M>) -> M {
-    memory.take().expect("a transfer is not polled again after its result")
+    memory.take().expect(POLLED_AGAIN)
 }
 
 const fn waits_for(kind: CommandKind) -> &'static str {

@@ -88,6 +88,8 @@ pub(super) struct ControllerState {
     removed: AtomicBool,
     /// How often SPDK told of something that happened to the controller or its namespaces.
     events: AtomicU32,
+    /// How often it failed in a way that may have cost it its cache.
+    failures: AtomicU32,
     /// Why it is not serving.
     reason: Mutex<String>,
     abandoned: Mutex<Vec<Abandoned>>,
@@ -120,6 +122,7 @@ impl ControllerState {
             lost: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             events: AtomicU32::new(0),
+            failures: AtomicU32::new(0),
             reason: Mutex::default(),
             abandoned: Mutex::default(),
         }
@@ -265,6 +268,15 @@ impl ControllerState {
     /// A number that changes with each event of the controller.
     pub(super) fn events(&self) -> u32 {
         self.events.load(Ordering::Acquire)
+    }
+
+    /// How often it failed in a way that may have cost it its cache.
+    pub(super) fn failures(&self) -> u32 {
+        self.failures.load(Ordering::Acquire)
+    }
+
+    pub(super) fn count_failure(&self) {
+        self.failures.fetch_add(1, Ordering::AcqRel);
     }
 
     pub(super) fn set_reason(&self, why: &str) {

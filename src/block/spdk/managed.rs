@@ -249,8 +249,10 @@ impl Managed {
         if self.state.is_removed() || status & sys::BOSON_SPDK_REMOVED != 0 {
             self.remove();
         } else if status & sys::BOSON_SPDK_FATAL != 0 {
+            self.state.count_failure();
             self.state.report_loss("it reports a fatal status (CSTS.CFS)");
         } else if status & sys::BOSON_SPDK_READY == 0 {
+            self.state.count_failure();
             self.state.report_loss("it was disabled (CSTS.RDY is 0)");
         }
     }
@@ -329,17 +331,20 @@ impl Managed {
             return false;
         }
         tracing::error!("{}: it does not stop; it is kept from memory", self.state.name());
-        self.is_muted = true;
-        self.set_bus_master(false);
-        true
+        self.is_muted = self.set_bus_master(false);
+        // Nobody gets memory back until one or the other has worked.
+        self.disabled = Some(now);
+        self.is_muted
     }
 
-    fn set_bus_master(&self, allowed: bool) {
+    /// Returns whether its PCI function took it.
+    fn set_bus_master(&self, allowed: bool) -> bool {
         // SAFETY: the controller is attached.
         let code = unsafe { sys::boson_spdk_set_bus_master(self.state.raw(), allowed) };
         if code != 0 {
             tracing::error!("{}: its PCI function cannot be told: {}", self.state.name(), strerror(code));
         }
+        code == 0
     }
 
     fn drain(&mut self, now: Instant) {

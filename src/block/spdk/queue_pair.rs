@@ -103,6 +103,8 @@ pub(super) struct QueuePair {
     events: u32,
     size_bytes: u64,
     told_bytes: u64,
+    /// How often the controller had failed when somebody was told.
+    failures: u32,
     /// Why the last queue pair was lost.
     loss: String,
     ended: bool,
@@ -153,6 +155,7 @@ impl QueuePair {
             events: 0,
             size_bytes,
             told_bytes: size_bytes,
+            failures: controller.state().failures(),
             loss: String::new(),
             ended: false,
             controller,
@@ -184,6 +187,12 @@ impl QueuePair {
     /// As [`Port::submit`](super::super::queue::Port::submit).
     pub(super) unsafe fn submit(&mut self, number: u16, command: &Command<'_>) -> Result<(), Refused> {
         let Link::Up(raw) = self.link else { return Err(self.refusal()) };
+        if command.kind == CommandKind::Flush && self.may_have_lost() {
+            return Err(Refused::Failed(Failure::new(
+                ErrorKind::Os,
+                "the controller failed and was reset since the last flush: what was written before may be lost",
+            )));
+        }
         let request = self.requests.begin(number, command.memory, command.expected);
         let callbacks = if command.kind == CommandKind::CompareAndWrite { 2 } else { 1 };
         request.sent(callbacks);
@@ -271,6 +280,12 @@ impl QueuePair {
         })
     }
 
+    /// Whether the controller failed since the last flush, so that its cache may be gone: said once.
+    fn may_have_lost(&mut self) -> bool {
+        let failures = self.controller.state().failures();
+        mem::replace(&mut self.failures, failures) != failures
+    }
+
     /// What a command gets while there is no queue pair.
     fn refusal(&self) -> Refused {
         let state = self.controller.state();
@@ -310,6 +325,11 @@ impl QueuePair {
             } else if let Link::Connecting { raw, since } = self.link {
                 events += usize::from(self.go_on_connecting(raw, since, now));
             }
+        }
+        // SPDK calls back for all commands of a controller that is to be removed, while that may
+        // still work on them. The memory is given back when it has stopped.
+        if matches!(self.link, Link::Halted(_)) {
+            return events;
         }
         // A queue pair is deleted for no other reason; SPDK may say so a poll later.
         let loss = Some(self.loss.as_str());
@@ -361,9 +381,13 @@ impl QueuePair {
             // SAFETY: the controller is attached, and is neither disconnected nor detached during
             // this call.
             self.ns = unsafe { sys::spdk_nvme_ctrlr_get_ns(state.raw(), self.nsid) };
+            if self.ns.is_null() {
+                made = Made::NoneLeft;
+                return None;
+            }
             // SAFETY: as above.
             let raw = unsafe { sys::boson_spdk_qpair_allocate(state.raw(), REQUESTS, state.is_pci()) };
-            let Some(raw) = NonNull::new(raw).filter(|_| !self.ns.is_null()) else {
+            let Some(raw) = NonNull::new(raw) else {
                 made = Made::NoneLeft;
                 return None;
             };

@@ -110,7 +110,8 @@ impl Finished {
     }
 }
 
-/// The slots of one queue, of which no two threads ever know.
+/// The slots of one queue. SPDK calls back on the thread of its core, until they are
+/// [left behind](Requests::leak).
 pub(super) struct Requests {
     slots: Rc<[Slot]>,
     finished: Rc<Finished>,

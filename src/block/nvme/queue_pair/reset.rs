@@ -48,6 +48,24 @@ impl<R: Registers> QueuePair<R> {
         }
     }
 
+    /// Commands of this kind that wait fail with `error`.
+    pub(in super::super) fn fail_waiting(
+        &mut self,
+        kind: CommandKind,
+        error: &dyn Fn(CommandKind) -> Error,
+        done: &mut dyn FnMut(u16, Result<()>),
+    ) {
+        for _ in 0..self.waiting.len() {
+            let Some(slot) = self.waiting.pop_front() else { break };
+            let index = usize::from(slot);
+            if self.trackers[index].kind == kind {
+                self.report(index, Err(error(kind)), done);
+            } else {
+                self.waiting.push_back(slot);
+            }
+        }
+    }
+
     /// The controller knows the queues (again). What waited is sent.
     pub(in super::super) fn resume(&mut self) {
         if self.state == State::Stopped {

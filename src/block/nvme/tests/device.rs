@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use super::super::control::Control;
+use super::super::controller::Phase;
 use super::super::device::Opened;
 use super::super::model::{Model, ModelNamespace, ModelOptions, Pace};
 use crate::block::Namespace;
@@ -259,6 +260,47 @@ fn a_flush_after_the_controller_failed_says_that_writes_may_be_lost() {
             namespace.flush().await.expect("nothing was written since");
         }
     });
+}
+
+/// Has a controller fail so many turns of the core after it began to identify itself in a reset;
+/// returns whether the core had its queues back by then.
+fn fails_in_a_reset(turns: u32) -> bool {
+    let model = Model::new(ModelOptions { pace: Pace::Steps(1), ready_steps: Some(40), ..options() }, 1);
+    let core = Core::new(&CoreConfig::default().seed([5; 32])).expect("a core");
+    core.block_on(async {
+        let control = Control::open(model.clone(), "nvme:model".to_owned(), 4).await.expect("it comes up");
+        let control = Arc::new(control);
+        let opened = Opened::of(Arc::clone(&control), 1).await.expect("it has a namespace");
+        let namespace = opened.attach().await.expect("attach");
+        namespace.write(0, filled(4096, 1)).await.expect("write");
+        let (stops, fatal) = (opened.stops(), control.lock().fatal_stops);
+        opened.reset();
+        let reading = namespace.clone();
+        let read = rt::spawn(async move { reading.read(0, filled(4096, 0)).await.map(drop) });
+        // One that fails while it is enabled is given up.
+        let is_starting = |phase| !matches!(phase, Phase::Identifying | Phase::Ready);
+        while opened.stops() == stops || is_starting(control.lock().controller.phase()) {
+            rt::yield_now().await;
+        }
+        for _ in 0..turns {
+            rt::yield_now().await;
+        }
+        let is_back = read.is_finished();
+        model.fail();
+        read.await.expect("no panic").expect("it is sent again");
+        rt::sleep(Duration::from_millis(1100)).await;
+        assert!(control.lock().fatal_stops > fatal, "it is seen");
+        let error = namespace.flush().await.expect_err("the write may be lost");
+        assert_eq!(error.outcome(), crate::Outcome::Unknown, "{error}");
+        namespace.flush().await.expect("nothing was written since");
+        is_back
+    })
+}
+
+#[test]
+fn a_failure_in_the_middle_of_a_reset_is_told_too() {
+    let back = [0, 1, 4, 16].map(fails_in_a_reset);
+    assert!(back.contains(&false), "{back:?}");
 }
 
 #[test]

@@ -252,6 +252,8 @@ impl<N: Namespace> Job<N> {
             if is_timed {
                 until_timed = time_every;
                 now = rt::now();
+            } else {
+                now = rt::time::coarse_now();
             }
             self.count(step, began, now, is_timed);
             if self.told.get() == 0 {
@@ -267,7 +269,7 @@ impl<N: Namespace> Job<N> {
         is_late || self.ended.get() || self.progress.is_stopped()
     }
 
-    /// One operation more; the times are those of the last one that was timed, or of this one.
+    /// One operation more, between these times as the clock was last read.
     fn count(&self, step: Step, began: Instant, ended: Instant, is_timed: bool) {
         let told = self.told.get() + 1;
         self.told.set(told);
