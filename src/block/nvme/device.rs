@@ -271,6 +271,11 @@ pub struct NvmeNamespace(QueueNamespace<NvmePort<VfioBus>>);
 
 namespace_by_its_field!(NvmeNamespace, 0);
 
+fn with_modelled<T>(call: impl FnOnce(&mut Vec<Weak<Control<Model>>>) -> T) -> T {
+    static MODELLED: Mutex<Vec<Weak<Control<Model>>>> = Mutex::new(Vec::new());
+    call(&mut MODELLED.lock().unwrap_or_else(PoisonError::into_inner))
+}
+
 /// A namespace of a [`Model`], driven by the same code as an [`NvmeDevice`]: for tests and
 /// benchmarks.
 #[derive(Clone)]
@@ -283,8 +288,22 @@ impl ModelledDevice {
     ///
     /// As for [`NvmeDevice::open`], as far as it is about the controller.
     pub async fn open(model: &Model, number: u32) -> Result<Self> {
-        let control = Control::open(model.clone(), "nvme:model".to_owned(), QUEUE_PAIRS).await?;
-        Opened::of(Arc::new(control), number).await.map(|opened| Self(Arc::new(opened)))
+        // As that of a real controller, it may be there still, and have queues deleted.
+        let known =
+            with_modelled(|all| all.iter().filter_map(Weak::upgrade).find(|control| control.bus().is(model)));
+        let control = match known {
+            Some(control) => control,
+            None => {
+                let control = Control::open(model.clone(), "nvme:model".to_owned(), QUEUE_PAIRS).await?;
+                let control = Arc::new(control);
+                with_modelled(|all| {
+                    all.retain(|control| control.strong_count() > 0);
+                    all.push(Arc::downgrade(&control));
+                });
+                control
+            }
+        };
+        Opened::of(control, number).await.map(|opened| Self(Arc::new(opened)))
     }
 }
 

@@ -37,6 +37,11 @@ impl Model {
         Self(Arc::new(Mutex::new(Machine::new(options, seed))))
     }
 
+    /// Whether `other` is the same controller.
+    pub(super) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.0, &other.0)
+    }
+
     fn machine(&self) -> MutexGuard<'_, Machine> {
         // A test that panicked in the middle fails anyway; what comes after it may look on.
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
