@@ -101,8 +101,8 @@ impl KernelNamespace {
         self.write_failed(&io::Error::from_raw_os_error(libc::ENOSPC), offset)
     }
 
-    /// Whether this is a block device that has no byte at `offset` any more. One that was pulled out
-    /// ends at its first byte.
+    /// Whether this is a block device that has no byte at `offset` any more. One that was pulled
+    /// out ends at its first byte.
     fn ends_before(&self, offset: u64) -> bool {
         let end = || rustix::fs::seek(self.0.file.descriptor(), rustix::fs::SeekFrom::End(0));
         self.0.device.0.kind == FileKind::BlockDevice && end().is_ok_and(|end| end <= offset)

@@ -280,7 +280,8 @@ impl QueuePair {
         })
     }
 
-    /// Whether the controller failed since the last flush, so that its cache may be gone: said once.
+    /// Whether the controller failed since the last flush, so that its cache may be gone: said
+    /// once.
     fn may_have_lost(&mut self) -> bool {
         let failures = self.controller.state().failures();
         mem::replace(&mut self.failures, failures) != failures
