@@ -1,12 +1,10 @@
 //! What a namespace holds: whether it is anything, and by the marks that the usual formats leave at
 //! its front, what.
 
-use std::future::poll_fn;
-use std::task::Poll;
-
 use super::Namespace;
 use crate::error::Result;
 use crate::mem::DmaBuf;
+use crate::rt;
 
 /// What a superblock of a boson store starts with (disk format, section 2).
 pub(crate) const STORE_MAGIC: [u8; 8] = *b"boson\0sb";
@@ -96,22 +94,10 @@ pub async fn first_data(namespace: &impl Namespace) -> Result<Option<u64>> {
             return Ok(Some(start + found as u64));
         }
         at = start + len;
-        yield_once().await;
+        // Memory is never waited for: other tasks want their turn.
+        rt::yield_now().await;
     }
     Ok(None)
-}
-
-/// Lets other tasks of whatever runs this have a turn: memory is never waited for.
-async fn yield_once() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
-    })
-    .await;
 }
 
 #[cfg(test)]

@@ -15,7 +15,6 @@ use super::evacuate;
 use super::log::LogPoint;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Placement, Stored};
 use super::options::StoreDefect;
-use super::pace::yield_now;
 use super::page::{Blob, Body, Garbage, Ledger, Page, PageRef};
 use super::shared::StoreShared;
 use super::space::Extent;
@@ -23,6 +22,7 @@ use super::state::StoreState;
 use super::superblock::{self, Superblock};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
+use crate::rt::yield_now;
 
 /// A tree that is freed lets other tasks run after this many pages.
 const PAGES_PER_TURN: usize = 256;

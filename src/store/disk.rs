@@ -5,11 +5,11 @@ use std::rc::Rc;
 use super::codec::checksum;
 use super::object::{MAX_FRAGMENT_BYTES, ObjectRef, Stored, decode_index, plain_extent};
 use super::options::StoreDefect;
-use super::pace::yield_now;
 use super::space::Extent;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
+use crate::rt::yield_now;
 
 /// A namespace with the store's unit.
 pub(super) struct Disk<N> {

@@ -8,7 +8,6 @@ use super::codec::{to_u32, to_usize};
 use super::cost::{Cost, Demand};
 use super::env::Env;
 use super::object::{FLAG_HAS_OVERFLOW, ObjectRef, Stored, plain_extent, value_units};
-use super::pace::yield_now;
 use super::page::{Blob, Body, LeafValue, Page, PageRef};
 use super::shared::StoreShared;
 use super::shrink::{Evacuation, Shrink};
@@ -17,6 +16,7 @@ use super::state::{Admission, Lookup, StoreState};
 use super::tree_state::{Descent, Missing, Seek, TreeState};
 use crate::block::Namespace;
 use crate::error::Result;
+use crate::rt::yield_now;
 
 /// A namespace may have as much more than its content calls for as its log takes, and at least
 /// this.

@@ -4,6 +4,8 @@ use std::future::{Future, poll_fn};
 use std::pin::pin;
 use std::task::Poll;
 
+use crate::rt;
+
 /// Completes when either future does; the other is dropped.
 pub(super) async fn either(a: impl Future<Output = ()>, b: impl Future<Output = ()>) {
     let (mut a, mut b) = (pin!(a), pin!(b));
@@ -13,19 +15,6 @@ pub(super) async fn either(a: impl Future<Output = ()>, b: impl Future<Output = 
         } else {
             Poll::Pending
         }
-    })
-    .await;
-}
-
-/// Lets every other ready task run once.
-pub(super) async fn yield_now() {
-    let mut yielded = false;
-    poll_fn(|cx| {
-        if std::mem::replace(&mut yielded, true) {
-            return Poll::Ready(());
-        }
-        cx.waker().wake_by_ref();
-        Poll::Pending
     })
     .await;
 }
@@ -45,7 +34,7 @@ impl Pace {
         self.steps += 1;
         if self.steps == Self::STEPS {
             self.steps = 0;
-            yield_now().await;
+            rt::yield_now().await;
         }
     }
 }

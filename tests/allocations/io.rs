@@ -104,21 +104,26 @@ fn a_message_and_its_echo_allocate_nothing() {
     });
 }
 
+/// A round writes a block and reads it again.
+async fn write_and_read(round: Round, namespace: &impl Namespace) -> u64 {
+    let mut kept: Option<DmaBuf> = Some(rt::arena().alloc(BLOCK_BYTES));
+    count(round, async || {
+        let mut buf = kept.take().expect("put back");
+        buf.fill(7);
+        let buf = namespace.write(0, buf).await.expect("written");
+        let buf = namespace.read(0, buf).await.expect("read");
+        kept = Some(buf);
+    })
+    .await
+}
+
 #[test]
 fn a_block_of_a_file_is_written_and_read_without_allocating() {
     let path = std::env::temp_dir().join(format!("boson-io-allocations-{}", std::process::id()));
     let address: NamespaceAddress = format!("file:{}?size=1M", path.display()).parse().expect("an address");
     every_round_is_free(async |round| {
         let namespace = AnyNamespace::open(&address).await.expect("opens");
-        let mut kept: Option<DmaBuf> = Some(rt::arena().alloc(BLOCK_BYTES));
-        count(round, async || {
-            let mut buf = kept.take().expect("put back");
-            buf.fill(7);
-            let buf = namespace.write(0, buf).await.expect("written");
-            let buf = namespace.read(0, buf).await.expect("read");
-            kept = Some(buf);
-        })
-        .await
+        write_and_read(round, &namespace).await
     });
     std::fs::remove_file(&path).expect("it is there");
 }
@@ -136,15 +141,7 @@ fn a_block_of_an_nvme_controller_is_written_and_read_without_allocating() {
     every_round_is_free(async |round| {
         let device = ModelledDevice::open(&controller(), 1).await.expect("it comes up");
         let namespace = device.attach().await.expect("a queue pair");
-        let mut kept: Option<DmaBuf> = Some(rt::arena().alloc(BLOCK_BYTES));
-        count(round, async || {
-            let mut buf = kept.take().expect("put back");
-            buf.fill(7);
-            let buf = namespace.write(0, buf).await.expect("written");
-            let buf = namespace.read(0, buf).await.expect("read");
-            kept = Some(buf);
-        })
-        .await
+        write_and_read(round, &namespace).await
     });
 }
 

@@ -103,17 +103,16 @@ impl<B: Bus> NvmePort<B> {
             return;
         };
         let phase = state.controller.phase();
+        let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
         // Also while the queues are made anew after a stop that was none of these.
         let healthy = std::mem::replace(&mut self.fatal_stops, state.fatal_stops) == state.fatal_stops;
         if !healthy {
             self.may_have_lost |= state.controller.volatile_cache();
-            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
             queues.pair.fail_waiting(CommandKind::Flush, &error, done);
         }
         if matches!(phase, Phase::Failed | Phase::Removed | Phase::Off) {
             self.lose(&state, done);
         } else if matches!(self.link, Link::Attached) && state.stops != queues.stops {
-            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
             let mut decide = |_slot, kind, announced| -> Fate {
                 if kind == CommandKind::Flush && !healthy {
                     return Fate::Fail;
@@ -236,10 +235,7 @@ impl<B: Bus> NvmePort<B> {
             return Some(not_started(ErrorKind::UnsupportedFormat, why.clone()));
         }
         if kind == CommandKind::Flush && std::mem::take(&mut self.may_have_lost) {
-            return Some(Failure::new(
-                ErrorKind::Os,
-                "the controller failed and was reset since the last flush: what was written before may be lost",
-            ));
+            return Some(Failure::writes_may_be_lost());
         }
         None
     }

@@ -96,6 +96,15 @@ impl Failure {
         }
     }
 
+    /// That of a flush after the controller failed, which may have cost it its cache.
+    #[cold]
+    pub(crate) fn writes_may_be_lost() -> Self {
+        Self::new(
+            ErrorKind::Os,
+            "the controller failed and was reset since the last flush: what was written before may be lost",
+        )
+    }
+
     /// The failure that `error` tells of.
     pub(crate) fn of(error: &Error) -> Self {
         let detail = error.detail().map_or_else(|| error.to_string(), str::to_owned);

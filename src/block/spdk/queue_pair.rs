@@ -188,10 +188,7 @@ impl QueuePair {
     pub(super) unsafe fn submit(&mut self, number: u16, command: &Command<'_>) -> Result<(), Refused> {
         let Link::Up(raw) = self.link else { return Err(self.refusal()) };
         if command.kind == CommandKind::Flush && self.may_have_lost() {
-            return Err(Refused::Failed(Failure::new(
-                ErrorKind::Os,
-                "the controller failed and was reset since the last flush: what was written before may be lost",
-            )));
+            return Err(Refused::Failed(Failure::writes_may_be_lost()));
         }
         let request = self.requests.begin(number, command.memory, command.expected);
         let callbacks = if command.kind == CommandKind::CompareAndWrite { 2 } else { 1 };
