@@ -90,13 +90,19 @@ impl NamespaceInfo {
         len: u64,
         size_bytes: u64,
     ) -> Result<()> {
-        // A power of two: no division on the way of an I/O.
-        let block = u64::from(self.block_size_bytes);
-        let is_whole = (offset | len) & (block - 1) == 0;
-        if len > 0 && is_whole && offset.checked_add(len).is_some_and(|end| end <= size_bytes) {
+        if self.is_range(offset, len, size_bytes) {
             return Ok(());
         }
         Err(self.refuse_range(operation, offset, len, size_bytes))
+    }
+
+    /// Whether a range is one or more whole blocks within a namespace of `size_bytes` bytes.
+    #[inline]
+    pub(crate) fn is_range(&self, offset: u64, len: u64, size_bytes: u64) -> bool {
+        // A power of two: no division on the way of an I/O.
+        let block = u64::from(self.block_size_bytes);
+        let is_whole = (offset | len) & (block - 1) == 0;
+        len > 0 && is_whole && offset.checked_add(len).is_some_and(|end| end <= size_bytes)
     }
 
     #[cold]

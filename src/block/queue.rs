@@ -8,10 +8,11 @@
 //!
 //! | stage of a request | who has its memory | next |
 //! |---|---|---|
-//! | live | its future, in which it stays in place | done: its last command ended, or it failed and none of its commands is with the device; orphaned: its future was dropped |
+//! | plain: it is one command, which the device has, and nothing went wrong | its future, in which it stays in place | done: its command succeeded; live: it did not; orphaned: its future was dropped |
+//! | live | its future, in which it stays in place | done: its last command ended; failed: it failed and none of its commands is with the device; orphaned: its future was dropped |
 //! | orphaned | the request | free: none of its commands is with the device |
-//! | done | its future | free: the future took the result, or was dropped |
-//! | free | | live |
+//! | done, failed | its future | free: the future took the result, or was dropped |
+//! | free | | plain or live |
 //!
 //! A request that was dropped before its first command was sent is free at once; one of which a
 //! part was sent sends no more.
@@ -20,7 +21,9 @@
 
 mod attached;
 mod flight;
+mod pieces;
 mod port;
+mod request;
 mod transfer;
 
 #[cfg(test)]

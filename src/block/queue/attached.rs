@@ -5,8 +5,8 @@ use std::rc::Rc;
 
 use super::super::{Namespace, NamespaceInfo};
 use super::Queue;
-use super::flight::Wanted;
 use super::port::{CommandKind, Port};
+use super::request::Wanted;
 use super::transfer::{Memory, Moved, Transfer};
 use crate::error::{BufError, BufResult, Error, ErrorKind, Result};
 use crate::mem::DmaBuf;

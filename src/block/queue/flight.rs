@@ -3,11 +3,12 @@
 use std::collections::VecDeque;
 use std::task::Waker;
 
-use smallvec::SmallVec;
-
 use super::super::NamespaceInfo;
 use super::super::stats::NamespaceStats;
+use super::pieces::{self, Pieces};
 use super::port::{Command, CommandKind, Failure, Port, Refused, Segment};
+use super::request::{Kept, Request, Stage, Wanted};
+use super::transfer::Memory;
 use crate::error::{ErrorKind, Outcome};
 use crate::mem::{Arena, DmaBuf};
 use crate::time::Instant;
@@ -22,89 +23,18 @@ const MAX_TRIES: u8 = 4;
 /// thousands.
 const COMMANDS_PER_TURN: u32 = 16;
 
-/// The memory of a request or of a command. Mostly one piece, which then takes no memory elsewhere.
-pub(super) type Pieces = SmallVec<[Segment; 1]>;
-
 /// The number of a request.
 pub(super) type RequestId = u32;
 
-/// What a caller wants.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Wanted {
-    pub(super) kind: CommandKind,
-    /// In bytes.
-    pub(super) offset: u64,
-    /// In bytes.
-    pub(super) len: u64,
-    /// A flush follows when everything is written.
-    pub(super) then_flush: bool,
-}
-
-/// The memory of a request whose future was dropped.
-#[expect(dead_code, reason = "what is kept is dropped, and not used otherwise")]
-pub(super) enum Kept {
-    Nothing,
-    One(DmaBuf),
-    Two(DmaBuf, DmaBuf),
-    Many(Vec<DmaBuf>),
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Stage {
+/// Whose command a slot has.
+enum Slot {
     Free,
-    Live,
-    Orphaned,
-    Done,
+    /// That of a plain request, or of one that was.
+    Plain(RequestId),
+    Part(Sent),
 }
 
-struct Request {
-    stage: Stage,
-    /// What is to be sent: in the end perhaps a flush.
-    wanted: Wanted,
-    /// What it counts as, and how many bytes it moves.
-    counts_as: (CommandKind, u64),
-    /// How many of its bytes were sent.
-    sent: u64,
-    /// There is more to send. It is in line, unless it is being sent at once.
-    has_more: bool,
-    /// Its commands that the device has, or that are to be sent again.
-    commands: u32,
-    failure: Option<(Box<Failure>, u64)>,
-    /// Commands of it were with the device: whatever a later one says, it may have had an effect.
-    was_sent: bool,
-    memory: Pieces,
-    expected: Pieces,
-    /// Boxed: it is rare, and what all requests take should stay in the processor's cache.
-    kept: Option<Box<Kept>>,
-    waker: Option<Waker>,
-    began: Option<Instant>,
-}
-
-impl Request {
-    const fn free() -> Self {
-        Self {
-            stage: Stage::Free,
-            wanted: Wanted { kind: CommandKind::Flush, offset: 0, len: 0, then_flush: false },
-            counts_as: (CommandKind::Flush, 0),
-            sent: 0,
-            has_more: false,
-            commands: 0,
-            failure: None,
-            was_sent: false,
-            memory: SmallVec::new_const(),
-            expected: SmallVec::new_const(),
-            kept: None,
-            waker: None,
-            began: None,
-        }
-    }
-
-    fn is_with_device(&self) -> bool {
-        self.commands > 0
-    }
-}
-
-/// A command that the device has.
+/// A command of a request that is not plain.
 struct Sent {
     request: RequestId,
     offset: u64,
@@ -139,7 +69,7 @@ pub(super) struct Flight {
     turn_left: u32,
     /// Commands that are to be sent again, before anything else.
     again: VecDeque<Sent>,
-    slots: Vec<Option<Sent>>,
+    slots: Vec<Slot>,
     free_slots: Vec<u16>,
     /// Requests that began since the last turn.
     fresh: Vec<RequestId>,
@@ -160,7 +90,7 @@ impl Flight {
             line: VecDeque::new(),
             turn_left: COMMANDS_PER_TURN,
             again: VecDeque::new(),
-            slots: (0..slots).map(|_| None).collect(),
+            slots: (0..slots).map(|_| Slot::Free).collect(),
             free_slots: (0..slots).rev().collect(),
             fresh: Vec::new(),
             woken: Vec::new(),
@@ -187,57 +117,99 @@ impl Flight {
         self.in_use() == 0 && self.line.is_empty() && self.again.is_empty()
     }
 
-    /// A new request, which is last in line; sends what there is room for. Its memory is what
-    /// `fill` says.
+    /// A new request, which is last in line; sends what there is room for.
     ///
-    /// The caller keeps that memory in place, and uses it no more, until the request has ended or
+    /// The caller keeps `memory` in place, and uses it no more, until the request has ended or
     /// [`Flight::orphan`] took it.
     #[inline]
-    pub(super) fn begin<P: Port>(
+    pub(super) fn begin<P: Port, M: Memory>(
         &mut self,
         wanted: Wanted,
         waker: Waker,
-        fill: impl FnOnce(&mut Pieces, &mut Pieces),
+        memory: &mut M,
         (port, info): (&mut P, &NamespaceInfo),
         stats: &mut NamespaceStats,
     ) -> RequestId {
-        let id = self.free_requests.pop().unwrap_or_else(|| {
-            self.requests.push(Request::free());
-            RequestId::try_from(self.requests.len() - 1).expect("memory ends before the numbers do")
-        });
+        let id = self.free_requests.pop().unwrap_or_else(|| self.another_request());
         let request = &mut self.requests[id as usize];
-        request.stage = Stage::Live;
-        request.wanted = wanted;
-        request.counts_as = (wanted.kind, wanted.len);
-        request.sent = 0;
-        request.has_more = true;
-        request.was_sent = false;
+        (request.kind, request.offset, request.len) = (wanted.kind, wanted.offset, wanted.len);
         request.waker = Some(waker);
-        request.began = None;
-        request.memory.clear();
-        request.expected.clear();
-        fill(&mut request.memory, &mut request.expected);
+        request.began = Instant::FAR_FUTURE;
         self.fresh.push(id);
         self.live += 1;
         stats.queue_depth = self.live;
         stats.max_queue_depth = stats.max_queue_depth.max(self.live);
-        // Mostly nobody is before it, and it is one command: the line is for the others.
-        let goes_at_once = self.line.is_empty() && self.again.is_empty();
-        if !goes_at_once || self.send_next(port, info, id, stats) != Next::AllSent {
-            self.line.push_back(id);
-            self.send(port, info, stats);
+        let is_plain = memory.one().is_some_and(|piece| self.send_plain(port, info, id, &wanted, piece));
+        if !is_plain {
+            self.begin_parts(id, wanted, memory, (port, info), stats);
         }
         id
+    }
+
+    #[cold]
+    fn another_request(&mut self) -> RequestId {
+        self.requests.push(Request::free());
+        RequestId::try_from(self.requests.len() - 1).expect("memory ends before the numbers do")
+    }
+
+    /// Sends a whole request as one command, if nobody is before it and the port takes it so: most
+    /// are like that.
+    #[inline]
+    fn send_plain<P: Port>(
+        &mut self,
+        port: &mut P,
+        info: &NamespaceInfo,
+        id: RequestId,
+        wanted: &Wanted,
+        piece: Segment,
+    ) -> bool {
+        let Wanted { kind, offset, len, then_flush } = *wanted;
+        let Some(&slot) = self.free_slots.last() else { return false };
+        let is_first = self.line.is_empty() && self.again.is_empty();
+        let memory = [piece];
+        if then_flush || !is_first || command_len(info, kind, offset, len) != len || !port.accepts(&memory) {
+            return false;
+        }
+        let command = Command { kind, offset, len, memory: &memory, expected: &[] };
+        // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The
+        // memory is that of the request, which keeps it in place until its command has ended
+        // (`begin`, `orphan`).
+        if unsafe { port.submit(slot, &command) }.is_err() {
+            // What that means is found out with the next attempt.
+            return false;
+        }
+        self.occupy(slot, Slot::Plain(id));
+        let request = &mut self.requests[id as usize];
+        request.memory = piece.ptr;
+        request.stage = Stage::Plain;
+        true
+    }
+
+    /// Begins a request that is not plain.
+    #[inline(never)]
+    fn begin_parts<P: Port, M: Memory>(
+        &mut self,
+        id: RequestId,
+        wanted: Wanted,
+        memory: &mut M,
+        (port, info): (&mut P, &NamespaceInfo),
+        stats: &mut NamespaceStats,
+    ) {
+        let parts = self.requests[id as usize].begin_parts(wanted);
+        memory.segments(&mut parts.memory, &mut parts.expected);
+        self.line.push_back(id);
+        self.send(port, info, stats);
     }
 
     /// The result of a request that ended, once.
     #[inline]
     pub(super) fn take_ended(&mut self, id: RequestId) -> Option<Ended> {
         let request = &mut self.requests[id as usize];
-        if request.stage != Stage::Done {
-            return None;
-        }
-        let ended = request.failure.take().map_or(Ok(()), Err);
+        let ended = match request.stage {
+            Stage::Done => Ok(()),
+            Stage::Failed => request.parts().failure.take().map_or(Ok(()), Err),
+            Stage::Free | Stage::Plain | Stage::Live | Stage::Orphaned => return None,
+        };
         self.release(id);
         Some(ended)
     }
@@ -257,23 +229,26 @@ impl Flight {
     pub(super) fn orphan(&mut self, id: RequestId, kept: Kept, stats: &mut NamespaceStats) -> Option<Waker> {
         let request = &mut self.requests[id as usize];
         let waker = request.waker.take();
-        if request.stage == Stage::Live && request.has_more {
-            request.has_more = false;
-            self.leave_line(id);
+        if request.stage == Stage::Plain {
+            request.make_live();
         }
-        let request = &mut self.requests[id as usize];
-        if request.stage == Stage::Live && request.is_with_device() {
-            request.stage = Stage::Orphaned;
-            request.wanted.then_flush = false;
-            request.kept = Some(Box::new(kept));
-        } else {
-            if request.stage == Stage::Live {
-                self.live -= 1;
-                stats.queue_depth = self.live;
+        if request.stage == Stage::Live {
+            let parts = request.parts();
+            if std::mem::replace(&mut parts.has_more, false) {
+                self.leave_line(id);
             }
-            request.failure = None;
-            self.release(id);
+            let request = &mut self.requests[id as usize];
+            let parts = request.parts();
+            if parts.commands > 0 {
+                parts.wanted.then_flush = false;
+                parts.kept = kept;
+                request.stage = Stage::Orphaned;
+                return waker;
+            }
+            self.live -= 1;
+            stats.queue_depth = self.live;
         }
+        self.forget(id);
         waker
     }
 
@@ -285,26 +260,31 @@ impl Flight {
         self.line.retain(|other| *other != id);
     }
 
+    /// A request of which nobody takes the result is free, and whatever it kept.
+    fn forget(&mut self, id: RequestId) {
+        self.requests[id as usize].forget();
+        self.release(id);
+    }
+
+    #[inline]
     fn release(&mut self, id: RequestId) {
-        let request = &mut self.requests[id as usize];
-        request.stage = Stage::Free;
-        request.kept = None;
+        self.requests[id as usize].stage = Stage::Free;
         self.free_requests.push(id);
     }
 
     /// Latencies count from here.
     pub(super) fn begin_turn(&mut self, now: Instant) {
         for id in self.fresh.drain(..) {
-            let request = &mut self.requests[id as usize];
-            request.began.get_or_insert(now);
+            let began = &mut self.requests[id as usize].began;
+            *began = now.min(*began);
         }
     }
 
     /// Sends what is in line, as far as there is room.
     pub(super) fn send<P: Port>(&mut self, port: &mut P, info: &NamespaceInfo, stats: &mut NamespaceStats) {
         while let Some(sent) = self.again.pop_front() {
-            let request = &self.requests[sent.request as usize];
-            if request.failure.is_some() || request.stage != Stage::Live {
+            let request = &mut self.requests[sent.request as usize];
+            if request.stage != Stage::Live || request.parts().failure.is_some() {
                 self.end_command(sent.request, None, None, stats);
                 continue;
             }
@@ -346,21 +326,21 @@ impl Flight {
         id: RequestId,
         stats: &mut NamespaceStats,
     ) -> Next {
-        let request = &mut self.requests[id as usize];
-        let offset = request.wanted.offset + request.sent;
-        let left = request.wanted.len - request.sent;
-        let len = command_len(info, request.wanted.kind, offset, left);
-        request.commands += 1;
+        let parts = self.requests[id as usize].parts();
+        let offset = parts.wanted.offset + parts.sent;
+        let left = parts.wanted.len - parts.sent;
+        let len = command_len(info, parts.wanted.kind, offset, left);
+        parts.commands += 1;
         let sent = Sent { request: id, offset, len, tries: 0, copy: None };
         if self.send_one(port, sent, stats).is_err() {
-            self.requests[id as usize].commands -= 1;
+            self.requests[id as usize].parts().commands -= 1;
             return Next::Full;
         }
-        let request = &mut self.requests[id as usize];
-        request.sent += len;
+        let parts = self.requests[id as usize].parts();
+        parts.sent += len;
         // One that failed has no more.
-        request.has_more &= len < left;
-        if request.has_more { Next::More } else { Next::AllSent }
+        parts.has_more &= len < left;
+        if parts.has_more { Next::More } else { Next::AllSent }
     }
 
     /// Sends one command, or says by its failure that the port cannot; gives it back if there is no
@@ -373,9 +353,10 @@ impl Flight {
         stats: &mut NamespaceStats,
     ) -> Result<(), Sent> {
         let Some(&slot) = self.free_slots.last() else { return Err(sent) };
-        let request = &self.requests[sent.request as usize];
-        let (memory, expected) = if sent.len == request.wanted.len {
-            (&request.memory, &request.expected)
+        let parts = self.requests[sent.request as usize].parts();
+        let kind = parts.wanted.kind;
+        let (memory, expected) = if sent.len == parts.wanted.len {
+            (&parts.memory, &parts.expected)
         } else {
             self.cut(sent.request, sent.offset, sent.len);
             (&self.pieces, &self.expected_pieces)
@@ -384,14 +365,13 @@ impl Flight {
         if !(reaches(memory) && reaches(expected)) {
             return self.send_copied(port, slot, sent, stats);
         }
-        let kind = self.requests[sent.request as usize].wanted.kind;
         let command = Command { kind, offset: sent.offset, len: sent.len, memory, expected };
         // SAFETY: the slot is on the free list, so it is not in use and less than `slots`. The
         // memory is that of the request, which keeps it in place until its last command has ended
         // (`begin`, `orphan`).
         match unsafe { port.submit(slot, &command) } {
             Ok(()) => {
-                self.occupy(slot, sent);
+                self.occupy(slot, Slot::Part(sent));
                 Ok(())
             }
             Err(Refused::Full) => Err(sent),
@@ -423,7 +403,7 @@ impl Flight {
             return Ok(());
         };
         let command = Command {
-            kind: self.requests[sent.request as usize].wanted.kind,
+            kind: self.requests[sent.request as usize].parts().wanted.kind,
             offset: sent.offset,
             len: sent.len,
             memory: &self.pieces,
@@ -435,7 +415,7 @@ impl Flight {
             Ok(()) => {
                 stats.copied_bytes += sent.len;
                 sent.copy = Some(Box::new(copy));
-                self.occupy(slot, sent);
+                self.occupy(slot, Slot::Part(sent));
                 Ok(())
             }
             Err(Refused::Full) => Err(sent),
@@ -452,10 +432,10 @@ impl Flight {
 
     /// The device has the command.
     #[inline]
-    fn occupy(&mut self, slot: u16, sent: Sent) {
+    fn occupy(&mut self, slot: u16, by: Slot) {
         let last = self.free_slots.pop();
         debug_assert_eq!(last, Some(slot), "it was the last of the free ones");
-        self.slots[usize::from(slot)] = Some(sent);
+        self.slots[usize::from(slot)] = by;
     }
 
     /// The device never sees the command.
@@ -466,28 +446,28 @@ impl Flight {
 
     /// Finds the pieces of a command within the memory of its request.
     fn cut(&mut self, request: RequestId, offset: u64, len: u64) {
-        let request = &self.requests[request as usize];
-        let from = offset - request.wanted.offset;
-        pieces(&request.memory, from, len, &mut self.pieces);
-        pieces(&request.expected, from, len, &mut self.expected_pieces);
+        let parts = self.requests[request as usize].parts();
+        let from = offset - parts.wanted.offset;
+        pieces::cut(&parts.memory, from, len, &mut self.pieces);
+        pieces::cut(&parts.expected, from, len, &mut self.expected_pieces);
     }
 
     /// Copies the command that is being sent to the arena, and points its pieces there. `None` if
     /// the arena has nothing left.
     fn copy(&mut self, request: RequestId, len: u64) -> Option<DmaBuf> {
-        let kind = self.requests[request as usize].wanted.kind;
+        let kind = self.requests[request as usize].parts().wanted.kind;
         let bytes = usize::try_from(len).unwrap_or(usize::MAX);
         let two = if self.expected_pieces.is_empty() { 1 } else { 2 };
         // What is not from the arena the device reaches no better.
         let mut copy = self.arena.alloc_within(bytes * two)?;
         let (front, back) = copy.split_at_mut(bytes);
         if matches!(kind, CommandKind::Write { .. } | CommandKind::CompareAndWrite) {
-            copy_in(&self.pieces, front);
-            copy_in(&self.expected_pieces, back);
+            pieces::copy_in(&self.pieces, front);
+            pieces::copy_in(&self.expected_pieces, back);
         }
-        replace(&mut self.pieces, front);
+        pieces::replace(&mut self.pieces, front);
         if two == 2 {
-            replace(&mut self.expected_pieces, back);
+            pieces::replace(&mut self.expected_pieces, back);
         }
         Some(copy)
     }
@@ -501,28 +481,68 @@ impl Flight {
         now: Instant,
         stats: &mut NamespaceStats,
     ) {
-        let Some(mut sent) = self.slots.get_mut(usize::from(slot)).and_then(Option::take) else {
-            debug_assert!(false, "the port says that slot {slot} is done, which is not in use");
+        let Some(place) = self.slots.get_mut(usize::from(slot)) else {
+            debug_assert!(false, "the port says that slot {slot} is done, which it has not");
             return;
         };
+        let sent = match std::mem::replace(place, Slot::Free) {
+            Slot::Plain(id) => {
+                let request = &mut self.requests[id as usize];
+                if request.stage == Stage::Plain && result.is_ok() {
+                    self.free_slots.push(slot);
+                    self.end_request(id, Stage::Done, Some(now), stats);
+                    return;
+                }
+                self.part_of_plain(id)
+            }
+            Slot::Part(sent) => sent,
+            Slot::Free => {
+                debug_assert!(false, "the port says that slot {slot} is done, which is not in use");
+                return;
+            }
+        };
         self.free_slots.push(slot);
+        self.complete_part(sent, result, now, stats);
+    }
+
+    /// The command of a request that was sent as a plain one.
+    #[cold]
+    fn part_of_plain(&mut self, id: RequestId) -> Sent {
+        let request = &mut self.requests[id as usize];
+        if request.stage == Stage::Plain {
+            request.make_live();
+        }
+        Sent { request: id, offset: request.offset, len: request.len, tries: 0, copy: None }
+    }
+
+    /// The same with a command of a request that is not plain.
+    #[inline(never)]
+    fn complete_part(
+        &mut self,
+        mut sent: Sent,
+        result: Result<(), Box<Failure>>,
+        now: Instant,
+        stats: &mut NamespaceStats,
+    ) {
         let request = &mut self.requests[sent.request as usize];
         let is_live = request.stage == Stage::Live;
+        let parts = request.parts();
         let failure = match result {
             Ok(()) => {
-                request.was_sent = true;
+                parts.was_sent = true;
                 if let Some(copy) = &sent.copy
                     && is_live
-                    && request.wanted.kind == CommandKind::Read
+                    && parts.wanted.kind == CommandKind::Read
                 {
-                    pieces(&request.memory, sent.offset - request.wanted.offset, sent.len, &mut self.pieces);
-                    copy_out(copy, &self.pieces);
+                    let from = sent.offset - parts.wanted.offset;
+                    pieces::cut(&parts.memory, from, sent.len, &mut self.pieces);
+                    pieces::copy_out(copy, &self.pieces);
                 }
                 None
             }
             Err(failure) if failure.retry && is_live && sent.tries + 1 < MAX_TRIES => {
                 stats.retries += 1;
-                request.was_sent = true;
+                parts.was_sent = true;
                 sent.tries += 1;
                 sent.copy = None;
                 self.again.push_back(sent);
@@ -545,59 +565,59 @@ impl Flight {
         now: Option<Instant>,
         stats: &mut NamespaceStats,
     ) {
-        let request = &mut self.requests[id as usize];
-        request.commands -= 1;
-        if failure.is_some() && request.failure.is_none() {
-            request.failure = failure;
+        let parts = self.requests[id as usize].parts();
+        parts.commands -= 1;
+        if failure.is_some() && parts.failure.is_none() {
+            parts.failure = failure;
         }
         // Others of its commands are with the device, or were.
-        if (request.was_sent || request.commands > 0)
-            && let Some((failure, _)) = &mut request.failure
+        if (parts.was_sent || parts.commands > 0)
+            && let Some((failure, _)) = &mut parts.failure
         {
             failure.outcome = Outcome::Unknown;
         }
-        if request.failure.is_some() && request.has_more {
+        if parts.failure.is_some() && parts.has_more {
             // It sends no more.
-            request.has_more = false;
+            parts.has_more = false;
             self.leave_line(id);
         }
-        let request = &mut self.requests[id as usize];
-        if request.commands > 0 || request.has_more {
+        let parts = self.requests[id as usize].parts();
+        if parts.commands > 0 || parts.has_more {
             return;
         }
-        if request.wanted.then_flush && request.failure.is_none() {
-            request.wanted.then_flush = false;
-            request.wanted.kind = CommandKind::Flush;
-            (request.wanted.len, request.sent) = (0, 0);
-            request.memory.clear();
-            request.has_more = true;
+        if parts.wanted.then_flush && parts.failure.is_none() {
+            parts.wanted.then_flush = false;
+            parts.wanted.kind = CommandKind::Flush;
+            (parts.wanted.len, parts.sent) = (0, 0);
+            parts.memory.clear();
+            parts.has_more = true;
             self.line.push_back(id);
             return;
         }
-        self.end_request(id, now, stats);
+        let ended = if parts.failure.is_some() { Stage::Failed } else { Stage::Done };
+        self.end_request(id, ended, now, stats);
     }
 
-    fn end_request(&mut self, id: RequestId, now: Option<Instant>, stats: &mut NamespaceStats) {
+    /// A request has ended, as done or as failed.
+    #[inline]
+    fn end_request(&mut self, id: RequestId, ended: Stage, now: Option<Instant>, stats: &mut NamespaceStats) {
         self.live -= 1;
         stats.queue_depth = self.live;
         let request = &mut self.requests[id as usize];
         if request.stage == Stage::Orphaned {
-            request.failure = None;
-            self.release(id);
+            self.forget(id);
             return;
         }
-        let (kind, bytes) = request.counts_as;
-        let counted = stats.of(kind);
-        match &request.failure {
-            Some((failure, _)) if !failure.miscompare => counted.failed += 1,
-            _ => {
-                let nanos = request.began.zip(now).map(|(began, now)| {
-                    u64::try_from(now.saturating_since(began).as_nanos()).unwrap_or(u64::MAX)
-                });
-                counted.record(bytes, nanos);
-            }
+        let counted = stats.of(request.kind);
+        if ended == Stage::Failed && !request.missed() {
+            counted.failed += 1;
+        } else {
+            // Of one that was refused at once there is no time.
+            let now = now.filter(|_| request.began != Instant::FAR_FUTURE);
+            let took = now.map(|now| now.saturating_since(request.began).as_nanos());
+            counted.record(request.len, took.map(|nanos| u64::try_from(nanos).unwrap_or(u64::MAX)));
         }
-        request.stage = Stage::Done;
+        request.stage = ended;
         self.woken.extend(request.waker.take());
     }
 
@@ -617,13 +637,24 @@ impl Flight {
     /// The queue ended. If it is not `clean`, memory that the device had stays allocated for ever.
     pub(super) fn give_up(&mut self, clean: bool) {
         self.line.clear();
-        let sent = self.slots.iter_mut().filter_map(Option::take);
-        for sent in sent.chain(self.again.drain(..)) {
-            let request = &mut self.requests[sent.request as usize];
-            let kept = request.kept.take();
-            if !clean {
-                std::mem::forget((sent, kept));
-            }
+        for at in 0..self.slots.len() {
+            let sent = match std::mem::replace(&mut self.slots[at], Slot::Free) {
+                Slot::Free => continue,
+                Slot::Plain(id) => self.part_of_plain(id),
+                Slot::Part(sent) => sent,
+            };
+            self.let_go(sent, clean);
+        }
+        while let Some(sent) = self.again.pop_front() {
+            self.let_go(sent, clean);
+        }
+    }
+
+    fn let_go(&mut self, sent: Sent, clean: bool) {
+        let parts = self.requests[sent.request as usize].parts();
+        let kept = std::mem::replace(&mut parts.kept, Kept::Nothing);
+        if !clean {
+            std::mem::forget((sent, kept));
         }
     }
 }
@@ -651,61 +682,5 @@ fn command_len(info: &NamespaceInfo, kind: CommandKind, offset: u64, left: u64) 
                 boundary => len.min(boundary - offset % boundary),
             }
         }
-    }
-}
-
-pub(super) fn segment(buf: &mut [u8]) -> Segment {
-    let len = buf.len();
-    Segment { ptr: std::ptr::NonNull::from(buf).cast(), len }
-}
-
-/// The pieces of `memory` from byte `from` on, `len` bytes of them.
-fn pieces(memory: &[Segment], from: u64, len: u64, pieces: &mut Pieces) {
-    pieces.clear();
-    let mut skip = usize::try_from(from).unwrap_or(usize::MAX);
-    let mut left = usize::try_from(len).unwrap_or(usize::MAX);
-    for segment in memory {
-        if skip >= segment.len {
-            skip -= segment.len;
-            continue;
-        }
-        let len = (segment.len - skip).min(left);
-        // SAFETY: `skip` is less than the segment's length, so the pointer stays inside its memory.
-        let ptr = unsafe { segment.ptr.add(skip) };
-        pieces.push(Segment { ptr, len });
-        skip = 0;
-        left -= len;
-        if left == 0 {
-            break;
-        }
-    }
-}
-
-fn replace(pieces: &mut Pieces, copy: &mut [u8]) {
-    pieces.clear();
-    pieces.push(segment(copy));
-}
-
-/// Copies what `pieces` hold to the front of `copy`.
-fn copy_in(pieces: &[Segment], copy: &mut [u8]) {
-    let mut rest = copy;
-    for piece in pieces {
-        let (to, after) = rest.split_at_mut(piece.len);
-        // SAFETY: the pieces are of the memory of a request, which its future keeps valid and does
-        // not use meanwhile (`Flight::begin`); the device does not have it yet. The copy is another
-        // buffer.
-        unsafe { piece.ptr.copy_to_nonoverlapping(std::ptr::NonNull::from(to).cast(), piece.len) };
-        rest = after;
-    }
-}
-
-/// Copies the front of `copy` to `pieces`.
-fn copy_out(copy: &[u8], pieces: &[Segment]) {
-    let mut rest = copy;
-    for piece in pieces {
-        let (from, after) = rest.split_at(piece.len);
-        // SAFETY: as in `copy_in`; the request is live, so its future keeps the memory.
-        unsafe { piece.ptr.copy_from_nonoverlapping(std::ptr::NonNull::from(from).cast(), piece.len) };
-        rest = after;
     }
 }

@@ -164,6 +164,11 @@ fn a_durable_write_is_forced_or_flushed_once_all_of_it_is_written() {
         assert_eq!(kinds, [write, write, CommandKind::Flush]);
         let stats = stats_of("script:");
         assert_eq!((stats.flushes.completed, stats.queue_depth), (0, 0));
+        // Also one that is a single command.
+        script.borrow_mut().taken.clear();
+        namespace.write_durable(0, filled(BLOCK, 2)).await.expect("writes");
+        let kinds: Vec<_> = script.borrow().taken.iter().map(|(kind, ..)| *kind).collect();
+        assert_eq!(kinds, [write, CommandKind::Flush]);
         drop(namespace);
 
         let forced = NamespaceInfo { forced_unit_access: true, ..info() };
