@@ -10,6 +10,7 @@
 mod support;
 
 mod bdev;
+mod hung;
 mod loss;
 mod pcie;
 mod pulled;

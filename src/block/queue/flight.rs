@@ -431,7 +431,7 @@ impl Flight {
     }
 
     /// The device has the command.
-    #[inline]
+    #[inline(always)]
     fn occupy(&mut self, slot: u16, by: Slot) {
         let last = self.free_slots.pop();
         debug_assert_eq!(last, Some(slot), "it was the last of the free ones");

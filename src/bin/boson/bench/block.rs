@@ -203,9 +203,15 @@ async fn measure(options: &BlockOptions, signals: &Signals, further: Vec<CoreCon
             Ok(counts)
         });
         let mut signal = pin!(signals.next());
+        let mut tell = pin!(progress::tell_of_wait());
+        let mut told = false;
         poll_fn(|cx| match ended.as_mut().poll(cx) {
             // Operations that the device has end when it ends them. Who asks again does not wait.
             Poll::Pending if signal.as_mut().poll(cx).is_ready() => Poll::Ready(Err(unanswered(options))),
+            Poll::Pending => {
+                told = told || tell.as_mut().poll(cx).is_ready();
+                Poll::Pending
+            }
             ended => ended,
         })
         .await?

@@ -76,3 +76,12 @@ pub(super) async fn watch(plan: &Plan, progress: &Progress) {
         let _ = write!(std::io::stderr(), "{of}, {rate:.0}k operations/s   {end}");
     }
 }
+
+/// After a signal: says once what the end waits for, if it does.
+pub(super) async fn tell_of_wait() {
+    rt::sleep(ON_TERMINAL).await;
+    let _ = writeln!(
+        std::io::stderr(),
+        "waiting for the operations that the device still has; a second signal ends that"
+    );
+}
