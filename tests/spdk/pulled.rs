@@ -1,13 +1,18 @@
 //! A controller on the bus that is pulled out: `BOSON_GUEST_VFIO_HOT` names it in the machine of
 //! `scripts/guest`, which pulls it out when the console says so.
 
+use std::fs::File;
+use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use boson::block::{Device, Namespace};
 use boson::{ErrorKind, rt};
 
 use crate::{config, ended, open, pattern, run};
+
+/// How long a controller may take to be given up.
+const PATIENCE: Duration = Duration::from_secs(40);
 
 /// Asks the machine around this one for something; `scripts/guest` reads the console.
 fn ask_host(what: &str) {
@@ -50,11 +55,61 @@ fn a_controller_that_is_pulled_is_closed() {
         assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
         let error = open(&format!("spdk:pcie/{pci}/1"), &config()).await.map(drop).expect_err("it is gone");
         assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
-        // The kernel has let it go: its directory disappears while there are handles.
-        let directory = format!("/sys/bus/pci/devices/{pci}");
-        let there = || Path::new(&directory).exists();
-        until("the kernel still has the device", || !there()).await;
-        ask_host("device_add hot");
-        until("the device comes", there).await;
+        is_put_back(&pci).await;
     });
+}
+
+#[test]
+fn a_controller_that_is_pulled_while_it_does_not_answer_is_closed() {
+    let Ok(pci) = std::env::var("BOSON_GUEST_VFIO_HOT") else {
+        eprintln!("NOT RUN: a controller that is pulled out: scripts/guest");
+        return;
+    };
+    run(async {
+        let device = open(&format!("spdk:pcie/{pci}/1"), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        namespace.read(0, rt::arena().alloc(4096)).await.expect("read");
+        // It reaches no memory any more, so that no reset succeeds.
+        let file = File::options().read(true).write(true).open(format!("/sys/bus/pci/devices/{pci}/config"));
+        let file = file.expect("its configuration space");
+        let mut command = [0; 2];
+        file.read_exact_at(&mut command, 4).expect("readable");
+        file.write_all_at(&[command[0] & !4, command[1]], 4).expect("writable");
+        drop(file);
+        let began = Instant::now();
+        loop {
+            let read = rt::timeout(PATIENCE, namespace.read(0, rt::arena().alloc(4096)));
+            let error = ended(read.await.expect("it ends")).expect_err("it answers nothing");
+            assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+            if error.to_string().contains("goes on trying") {
+                break;
+            }
+            assert!(began.elapsed() < PATIENCE, "{error}");
+        }
+        ask_host("device_del hot");
+        is_put_back(&pci).await;
+        let error = namespace.read(0, rt::arena().alloc(4096)).await.expect_err("it is gone");
+        assert!(error.to_string().contains("removed"), "{error}");
+    });
+}
+
+/// The kernel has let it go: its directory disappears while there are handles. Then it comes again.
+async fn is_put_back(pci: &str) {
+    let directory = format!("/sys/bus/pci/devices/{pci}");
+    let there = || Path::new(&directory).exists();
+    until("the kernel still has the device", || !there()).await;
+    ask_host("device_add hot");
+    until("the device comes", there).await;
+    // After it came the kernel looks for a driver by itself.
+    let write = |file: String, text: &str| {
+        std::fs::write(&file, text).unwrap_or_else(|error| panic!("{file}: {error}"));
+    };
+    write(format!("{directory}/driver_override"), "vfio-pci");
+    let driver = || std::fs::read_link(format!("{directory}/driver")).ok();
+    until("a driver takes it", || driver().is_some()).await;
+    if !driver().is_some_and(|path| path.ends_with("vfio-pci")) {
+        write(format!("{directory}/driver/unbind"), pci);
+        write("/sys/bus/pci/drivers_probe".to_owned(), pci);
+    }
+    until("vfio-pci takes it", || driver().is_some_and(|path| path.ends_with("vfio-pci"))).await;
 }

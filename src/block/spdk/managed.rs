@@ -37,7 +37,7 @@ const SCAN_EVERY: Duration = Duration::from_secs(1);
 /// | `Draining` | the cores have freed their queue pairs | `Disconnecting`; `Pausing` if it is lost again and again |
 /// | `Disconnecting` | the admin queue is down, and the controller touches no memory | `Reconnecting` |
 /// | `Reconnecting` | SPDK is done | `Serving`, or `Pausing` |
-/// | `Pausing` | its time | `Disconnecting` |
+/// | `Pausing` | its time, or it was removed | `Disconnecting`; `Halting` if it was removed |
 /// | `Gone` | the cores have freed their queue pairs | `Detaching` |
 /// | `Detaching` | SPDK is done | it is forgotten, or `Released` if there are handles |
 /// | `Released` | the last handle is gone | it is forgotten |
@@ -153,7 +153,8 @@ impl Managed {
             }
             Stage::Reconnecting => self.reconnect(now),
             Stage::Pausing { until } => {
-                if now >= until {
+                self.look_at_bus(now);
+                if !self.is_removed && now >= until {
                     self.disconnect();
                 }
             }
@@ -209,10 +210,7 @@ impl Managed {
 
     fn serve(&mut self, now: Instant) {
         let code = self.poll_admin();
-        if self.state.is_pci() && now.saturating_since(self.scanned) >= SCAN_EVERY {
-            self.scanned = now;
-            self.look_at_bus();
-        }
+        self.look_at_bus(now);
         if !matches!(self.stage, Stage::Serving) {
             return;
         }
@@ -241,13 +239,20 @@ impl Managed {
         }
     }
 
-    /// A device that is unplugged reads as all ones, or the kernel says that it is to go.
-    fn look_at_bus(&mut self) {
+    /// Looks at the bus, if it is time to, and while the controller serves at its status too. A
+    /// device that is unplugged reads as all ones, or the kernel says that it is to go.
+    fn look_at_bus(&mut self, now: Instant) {
+        if !self.state.is_pci() || now.saturating_since(self.scanned) < SCAN_EVERY {
+            return;
+        }
+        self.scanned = now;
         // SAFETY: this is the control thread, on which all attaching and detaching happens.
         unsafe { sys::boson_spdk_scan_bus() };
         let status = self.status();
         if self.state.is_removed() || status & sys::BOSON_SPDK_REMOVED != 0 {
             self.remove();
+        } else if !matches!(self.stage, Stage::Serving) {
+            // What ails it is known.
         } else if status & sys::BOSON_SPDK_FATAL != 0 {
             self.state.count_failure();
             self.state.report_loss("it reports a fatal status (CSTS.CFS)");
