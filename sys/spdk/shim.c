@@ -314,11 +314,6 @@ uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion)
 	return completion->status_raw >> 1;
 }
 
-bool boson_spdk_abort_failed(const struct spdk_nvme_cpl *completion)
-{
-	return spdk_nvme_cpl_is_error(completion) || (completion->cdw0 & 1);
-}
-
 uint64_t boson_spdk_namespace_bytes(struct spdk_nvme_ns *ns)
 {
 	return spdk_nvme_ns_is_active(ns) ? spdk_nvme_ns_get_size(ns) : 0;

@@ -133,9 +133,6 @@ typedef void (*boson_spdk_done)(void *argument, const struct spdk_nvme_cpl *comp
 /* The completion's status field without the phase: code 0-7, type 8-10, retry delay 11-12, more 13, do not retry 14. */
 uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion);
 
-/* Whether an abort command ended without having aborted anything. */
-bool boson_spdk_abort_failed(const struct spdk_nvme_cpl *completion);
-
 /* The namespace's size in bytes now; 0 if it is not active. */
 uint64_t boson_spdk_namespace_bytes(struct spdk_nvme_ns *ns);
 

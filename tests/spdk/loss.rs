@@ -192,3 +192,43 @@ fn a_command_that_does_not_end_is_aborted() {
         assert!(error.to_string().contains("Abort"), "{error}");
     });
 }
+
+#[test]
+fn a_command_that_ends_although_it_was_not_aborted_costs_nothing() {
+    let Some(target) = Target::start("late") else { return };
+    run(async {
+        let device = open(&target.address(5), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        target.keep_back();
+        let began = Instant::now();
+        let late = namespace.clone();
+        let read = rt::spawn(async move { ended(late.read(0, DmaBuf::zeroed(4096)).await) });
+        // The abort finds a target that cannot do that.
+        rt::sleep(Duration::from_secs(33)).await;
+        namespace.write(0, pattern(4096, 6)).await.expect("others are served");
+        target.go_on();
+        read.await.expect("no panic").expect("the controller was not reset");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(35), "{took:?}");
+        // There is no reset later either.
+        rt::sleep(Duration::from_secs(5)).await;
+        namespace.write(0, pattern(4096, 7)).await.expect("write");
+    });
+}
+
+#[test]
+fn a_command_that_is_not_aborted_has_the_controller_reset() {
+    let Some(target) = Target::start("kept") else { return };
+    run(async {
+        let device = open(&target.address(5), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        target.keep_back();
+        let began = Instant::now();
+        let error = ended(namespace.read(0, DmaBuf::zeroed(4096)).await).expect_err("it is kept back");
+        let took = began.elapsed();
+        assert!(Duration::from_secs(34) < took && took < Duration::from_secs(42), "{took:?}");
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        assert!(error.to_string().contains("does not end"), "{error}");
+        read_once_it_is_back(&namespace).await;
+    });
+}

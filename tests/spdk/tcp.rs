@@ -55,9 +55,9 @@ fn two_namespaces_of_one_controller_are_two_devices() {
     run(async {
         let first = open(&target.address(1), &config()).await.expect("namespace 1");
         let second = open(&target.address(2), &config()).await.expect("namespace 2");
-        let error = open(&target.address(5), &config()).await.expect_err("there is none");
+        let error = open(&target.address(6), &config()).await.expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert!(error.to_string().contains("it has 1, 2, 3, 4"), "{error}");
+        assert!(error.to_string().contains("it has 1, 2, 3, 4, 5"), "{error}");
         for device in [first, second] {
             let namespace = device.attach().await.expect("a queue pair");
             namespace.read(0, rt::arena().alloc(4096)).await.expect("read");

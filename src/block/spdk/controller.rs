@@ -11,8 +11,9 @@ use super::description::Description;
 use super::env::Env;
 use crate::error::Result;
 
-/// How long a command may take before it is aborted. A controller that cannot abort it is reset.
-const COMMAND_TIMEOUT_US: u64 = 30_000_000;
+/// SPDK is to say nothing of how long commands take: their cores look after them. It must know a
+/// time, to have one for the admin queue.
+const COMMAND_TIMEOUT_US: u64 = u32::MAX as u64;
 /// How long an admin command may take before the controller is reset. SPDK waits for some of them
 /// while it holds the controller's lock.
 pub(super) const ADMIN_TIMEOUT_MS: u32 = 5_000;
@@ -221,7 +222,7 @@ impl ControllerState {
         }
     }
 
-    /// Has SPDK say when the device is pulled off the bus, when a command does not end, and when
+    /// Has SPDK say when the device is pulled off the bus, when an admin command does not end, and when
     /// something happens to the namespaces.
     pub(super) fn watch(self: &Arc<Self>) {
         let context = Arc::as_ptr(self).cast_mut().cast();
@@ -336,36 +337,16 @@ unsafe extern "C" fn on_event(context: *mut c_void, _completion: *const sys::spd
     unsafe { state_of(context) }.events.fetch_add(1, Ordering::Release);
 }
 
-/// A command does not end; of the admin queue if `queue_pair` is null. SPDK says it once for each,
-/// on the thread that polls its queue.
+/// A command does not end; one of the admin queue if `queue_pair` is null. SPDK says it once for
+/// each, on the thread that polls its queue.
 unsafe extern "C" fn on_timeout(
     context: *mut c_void,
-    controller: *mut sys::spdk_nvme_ctrlr,
+    _controller: *mut sys::spdk_nvme_ctrlr,
     queue_pair: *mut sys::spdk_nvme_qpair,
-    number: u16,
+    _number: u16,
 ) {
-    // SAFETY: SPDK passes what `watch` gave it.
-    let state = unsafe { state_of(context) };
     if queue_pair.is_null() {
-        state.report_loss("it does not answer a command of its admin queue");
-        return;
-    }
-    tracing::warn!("{}: a command does not end; aborting it", state.name());
-    // SAFETY: the controller and the queue pair are those of the command, and `on_abort` takes the
-    // state's address.
-    let code =
-        unsafe { sys::spdk_nvme_ctrlr_cmd_abort(controller, queue_pair, number, Some(on_abort), context) };
-    if code != 0 {
-        state.report_loss("a command does not end, and cannot be aborted");
-    }
-}
-
-/// The controller has done what it does about a command that is to be aborted.
-unsafe extern "C" fn on_abort(context: *mut c_void, completion: *const sys::spdk_nvme_cpl) {
-    // SAFETY: `on_timeout` passed what SPDK got from `watch`.
-    let state = unsafe { state_of(context) };
-    // SAFETY: SPDK passes a completion that is valid during this call.
-    if unsafe { sys::boson_spdk_abort_failed(completion) } {
-        state.report_loss("a command does not end, and the controller does not abort it");
+        // SAFETY: SPDK passes what `watch` gave it.
+        unsafe { state_of(context) }.report_loss("it does not answer a command of its admin queue");
     }
 }

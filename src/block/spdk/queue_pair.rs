@@ -1,6 +1,7 @@
 //! One core's queue pair of a controller, and what becomes of it when the controller is lost.
 
 mod end;
+mod late;
 mod submission;
 
 use std::cell::Cell;
@@ -36,6 +37,9 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 
 /// How long commands wait for a queue pair that the controller does not give before they fail.
 const STARVED_AFTER: Duration = Duration::from_secs(1);
+
+/// How often a core looks for commands that take too long.
+const LOOK_FOR_LATE: Duration = Duration::from_secs(1);
 
 /// The naps of a core whose queue pair has no command, and of one whose queue pair is connected or
 /// waits for its controller: a loss is seen this late at most.
@@ -89,6 +93,8 @@ pub(super) struct QueuePair {
     requests: Requests,
     reach: Rc<Reach>,
     idle: Idle,
+    /// When to look for commands that take too long.
+    next_look: Instant,
     /// The phase at the last poll.
     seen: Phase,
     /// Since when the controller gives no queue pair, and whether that is too long to wait for.
@@ -144,6 +150,7 @@ impl QueuePair {
             requests: Requests::new(SLOTS),
             reach,
             idle: Idle::new(),
+            next_look: Instant::ORIGIN,
             seen: Phase::Serving,
             starved: None,
             is_starved: false,
@@ -189,6 +196,12 @@ impl QueuePair {
                 events += 1;
             } else if let Link::Connecting { raw, since } = self.link {
                 events += usize::from(self.go_on_connecting(raw, since, now));
+            }
+            if let Link::Up(raw) = self.link
+                && now >= self.next_look
+            {
+                self.next_look = now.checked_add(LOOK_FOR_LATE).unwrap_or(Instant::FAR_FUTURE);
+                self.look_for_late_commands(raw, now);
             }
         }
         // SPDK calls back for all commands of a controller that is to be removed, while that may
