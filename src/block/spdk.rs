@@ -32,6 +32,7 @@ mod control;
 mod controller;
 mod description;
 mod env;
+mod gate;
 mod managed;
 mod port;
 mod queue_pair;

@@ -2,13 +2,14 @@
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use boson_spdk_sys as sys;
 
 use super::description::Description;
 use super::env::Env;
+use super::gate::{Gate, Phase, Presence};
 use crate::error::Result;
 
 /// SPDK is to say nothing of how long commands take: their cores look after them. It must know a
@@ -17,36 +18,6 @@ const COMMAND_TIMEOUT_US: u64 = u32::MAX as u64;
 /// How long an admin command may take before the controller is reset. SPDK waits for some of them
 /// while it holds the controller's lock.
 pub(super) const ADMIN_TIMEOUT_MS: u32 = 5_000;
-
-/// Where a controller is.
-///
-/// | phase | what cores do | who ends it |
-/// |---|---|---|
-/// | `Serving` | create queue pairs and use them | the control thread, when a core or the admin queue lost the controller, or it was removed |
-/// | `Stopping` | touch nothing of it; commands wait. Only on the bus | the control thread, when the controller touches no memory any more |
-/// | `Draining` | free their queue pairs, each on its own core; commands wait | the control thread, when there are none |
-/// | `Resetting` | nothing; commands wait | the control thread: `Serving`, or `Down` |
-/// | `Down` | refuse commands | the control thread, which tries again now and then |
-/// | `Gone` | free their queue pairs, refuse commands | nobody: the device was removed |
-///
-/// A controller on the bus is stopped before its queue pairs are freed. Until then it may write to
-/// the memory of its commands; and to free a queue pair of one that runs means commands to its
-/// admin queue, for which SPDK waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Phase {
-    Serving,
-    Stopping,
-    Draining,
-    Resetting,
-    Down,
-    Gone,
-}
-
-impl Phase {
-    const ALL: [Self; 6] =
-        [Self::Serving, Self::Stopping, Self::Draining, Self::Resetting, Self::Down, Self::Gone];
-}
 
 /// Who keeps controllers: the control thread.
 pub(super) trait Keeper: Send + Sync {
@@ -60,7 +31,7 @@ pub(super) trait Keeper: Send + Sync {
     fn detach(&self, controller: &Arc<ControllerState>);
 }
 
-/// A queue pair of a core that ended before its controller had stopped, and its group.
+/// A queue pair that its core left to the control thread, and its group.
 pub(super) struct Abandoned {
     raw: NonNull<sys::spdk_nvme_qpair>,
     group: NonNull<sys::spdk_nvme_poll_group>,
@@ -78,11 +49,9 @@ pub(super) struct ControllerState {
     /// Its address, for messages.
     name: String,
     is_pci: bool,
-    phase: AtomicU8,
+    gate: Gate,
     /// How many queue pairs there are, or are about to be.
     queue_pairs: AtomicU32,
-    /// How many cores are making one at this moment.
-    making: AtomicU32,
     /// A core lost its queue pair: the control thread is to reset the controller.
     lost: AtomicBool,
     /// SPDK says that the device was pulled off the bus.
@@ -117,9 +86,8 @@ impl ControllerState {
             keeper,
             name,
             is_pci,
-            phase: AtomicU8::new(Phase::Serving as u8),
+            gate: Gate::new(),
             queue_pairs: AtomicU32::new(0),
-            making: AtomicU32::new(0),
             lost: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             events: AtomicU32::new(0),
@@ -145,15 +113,12 @@ impl ControllerState {
         self.is_pci
     }
 
-    pub(super) fn phase(&self) -> Phase {
-        // With `enter_queue_pair` this is one total order: either the control thread sees the queue
-        // pair that a core is about to make, or the core sees that it must not.
-        Phase::ALL[usize::from(self.phase.load(Ordering::SeqCst))]
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
     }
 
-    /// Only the control thread changes the phase.
-    pub(super) fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::SeqCst);
+    pub(super) fn phase(&self) -> Phase {
+        self.gate.phase()
     }
 
     pub(super) fn queue_pairs(&self) -> u32 {
@@ -162,20 +127,18 @@ impl ControllerState {
 
     /// Has `make` make a queue pair, if there may be one now, and counts it if it did. The phase
     /// may change meanwhile, but the controller is neither disconnected nor detached.
-    pub(super) fn make_queue_pair<T>(&self, make: impl FnOnce() -> Option<T>) -> Option<T> {
-        self.making.fetch_add(1, Ordering::SeqCst);
+    pub(super) fn make_queue_pair<T>(
+        &self,
+        presence: &Presence,
+        make: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        // Before the phase is looked at: whoever changes it sees the queue pair.
         self.queue_pairs.fetch_add(1, Ordering::SeqCst);
-        let made = if self.phase() == Phase::Serving { make() } else { None };
+        let made = self.gate.pass(presence, make).flatten();
         if made.is_none() {
             self.leave_queue_pair();
         }
-        self.making.fetch_sub(1, Ordering::SeqCst);
         made
-    }
-
-    /// Whether a core is making a queue pair.
-    pub(super) fn is_making(&self) -> bool {
-        self.making.load(Ordering::SeqCst) > 0
     }
 
     /// A queue pair that was counted is freed.
@@ -183,12 +146,13 @@ impl ControllerState {
         self.queue_pairs.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// The current core ends and leaves a queue pair to the control thread.
+    /// The current core leaves a queue pair to the control thread.
     ///
     /// # Safety
     ///
     /// Nobody uses the two again, the queue pair is the group's only one, and what SPDK calls back
-    /// for its commands stays for ever.
+    /// for its commands, if it has any, stays for ever. One that is freed
+    /// once it is connected has none.
     pub(super) unsafe fn abandon(
         &self,
         raw: NonNull<sys::spdk_nvme_qpair>,

@@ -9,9 +9,10 @@ use std::time::Duration;
 use boson_spdk_sys as sys;
 
 use super::attach::IO_QUEUES;
-use super::controller::{ControllerState, Phase};
+use super::controller::ControllerState;
 use super::description::Description;
 use super::env::{capture, strerror, words};
+use super::gate::Phase;
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::Instant;
 
@@ -32,7 +33,7 @@ const SCAN_EVERY: Duration = Duration::from_secs(1);
 /// | stage | until | next |
 /// |---|---|---|
 /// | `Serving` | the admin queue fails, or a core lost its queue pair, or it was removed | on the bus `Halting`, else `Draining` |
-/// | `Halting` | no core is making a queue pair | `Stopping` |
+/// | `Halting` | no core is inside of SPDK with it | `Stopping` |
 /// | `Stopping` | the admin queue is down, and the controller touches no memory | `Draining`; `Gone` if it was removed |
 /// | `Draining` | the cores have freed their queue pairs | `Disconnecting`; `Pausing` if it is lost again and again |
 /// | `Disconnecting` | the admin queue is down, and the controller touches no memory | `Reconnecting` |
@@ -141,7 +142,7 @@ impl Managed {
                     } else {
                         (Phase::Draining, Stage::Draining)
                     };
-                    self.state.set_phase(phase);
+                    self.state.gate().set_phase(phase);
                     self.stage = stage;
                 }
             }
@@ -233,7 +234,7 @@ impl Managed {
             if self.state.is_pci() {
                 self.start_halting();
             } else {
-                self.state.set_phase(Phase::Draining);
+                self.state.gate().set_phase(Phase::Draining);
                 self.stage = Stage::Draining;
             }
         }
@@ -276,13 +277,14 @@ impl Managed {
 
     /// Keeps the cores from a controller on the bus.
     fn start_halting(&mut self) {
-        self.state.set_phase(Phase::Stopping);
+        self.state.gate().set_phase(Phase::Stopping);
         self.stage = Stage::Halting;
         self.halt();
     }
 
     fn halt(&mut self) {
-        if self.state.is_making() {
+        // What SPDK frees when it disconnects a controller is what they write to.
+        if self.state.gate().is_anyone_inside() {
             return;
         }
         if self.is_removed {
@@ -364,7 +366,7 @@ impl Managed {
             self.rest(now);
             return;
         }
-        self.state.set_phase(Phase::Resetting);
+        self.state.gate().set_phase(Phase::Resetting);
         self.disconnect();
     }
 
@@ -406,7 +408,7 @@ impl Managed {
         self.served = now;
         // What was reported before the reset is over with it.
         self.state.take_loss();
-        self.state.set_phase(Phase::Serving);
+        self.state.gate().set_phase(Phase::Serving);
         self.stage = Stage::Serving;
         tracing::warn!("{}: the controller is back", self.state.name());
     }
@@ -418,7 +420,7 @@ impl Managed {
 
     /// Refuses commands until the next attempt.
     fn rest(&mut self, now: Instant) {
-        self.state.set_phase(Phase::Down);
+        self.state.gate().set_phase(Phase::Down);
         self.stage = Stage::Pausing { until: now.checked_add(self.pause).unwrap_or(Instant::FAR_FUTURE) };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.losses = 0;

@@ -16,9 +16,10 @@ use boson_spdk_sys as sys;
 
 use super::super::queue::Failure;
 use super::attach::{QUEUE_ENTRIES, REQUESTS};
-use super::controller::{Controller, Phase};
+use super::controller::Controller;
 use super::description::Description;
 use super::env::{capture, strerror};
+use super::gate::{Phase, Presence};
 use super::reach::Reach;
 use super::requests::{Requests, StatusField};
 use super::status;
@@ -81,6 +82,8 @@ enum Made {
 /// A queue pair of one core for one namespace.
 pub(super) struct QueuePair {
     controller: Arc<Controller>,
+    /// Says when this core is inside of SPDK with the queue pair.
+    presence: Arc<Presence>,
     nsid: u32,
     ns: *mut sys::spdk_nvme_ns,
     block_shift: u32,
@@ -140,6 +143,7 @@ impl QueuePair {
         };
         let size_bytes = description.identity.size_bytes();
         let mut queue_pair = Self {
+            presence: state.gate().presence(),
             nsid,
             ns: ptr::null_mut(),
             block_shift: description.namespace.block_bytes.trailing_zeros(),
@@ -187,10 +191,14 @@ impl QueuePair {
         let mut events = self.follow_controller(now);
         if matches!(self.link, Link::Up(_) | Link::Connecting { .. }) {
             let most = u32::try_from(budget).unwrap_or(u32::MAX);
-            // SAFETY: the group is this core's, and this is no callback of it.
-            let code = unsafe {
-                sys::spdk_nvme_poll_group_process_completions(self.group.as_ptr(), most, Some(on_disconnect))
-            };
+            let group = self.group.as_ptr();
+            let code = self.controller.state().gate().pass(&self.presence, || {
+                // SAFETY: the group is this core's, and this is no callback of it; the controller
+                // is not disconnected during the call.
+                unsafe { sys::spdk_nvme_poll_group_process_completions(group, most, Some(on_disconnect)) }
+            });
+            // The next poll follows the controller that stops at this moment.
+            let Some(code) = code else { return events };
             if code < 0 || self.disconnected.get() {
                 self.lose(now);
                 events += 1;
@@ -255,7 +263,8 @@ impl QueuePair {
         let controller = Arc::clone(&self.controller);
         let state = controller.state();
         let mut made = Made::NotNow;
-        state.make_queue_pair(|| {
+        let presence = Arc::clone(&self.presence);
+        state.make_queue_pair(&presence, || {
             // SAFETY: the controller is attached, and is neither disconnected nor detached during
             // this call.
             self.ns = unsafe { sys::spdk_nvme_ctrlr_get_ns(state.raw(), self.nsid) };
@@ -293,9 +302,13 @@ impl QueuePair {
         self.link = Link::Connecting { raw, since: Some(since) };
         let state = self.controller.state();
         // The queue pair of a PCI device is made by commands of the admin queue, whose own thread
-        // looks only now and then. SAFETY: the controller is attached; the function takes SPDK's
-        // lock.
-        let admin = unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(state.raw()) };
+        // looks only now and then.
+        let admin = state.gate().pass(&self.presence, || {
+            // SAFETY: the controller is attached, and not disconnected during the call, which takes
+            // SPDK's lock.
+            unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(state.raw()) }
+        });
+        let Some(admin) = admin else { return false };
         // SAFETY: the group is this core's.
         let code = unsafe { sys::spdk_nvme_poll_group_all_connected(self.group.as_ptr()) };
         if code == 0 {

@@ -5,10 +5,10 @@ use std::mem;
 
 use boson_spdk_sys as sys;
 
-use super::super::controller::Phase;
 use super::super::env::strerror;
+use super::super::gate::Phase;
 use super::super::requests::{StatusField, slot};
-use super::{Link, QueuePair, STATUS_TYPE_AND_CODE};
+use super::{Link, QueuePair, RawQueuePair, STATUS_TYPE_AND_CODE};
 use crate::block::queue::{Command, CommandKind, Failure, Refused, Segment};
 use crate::error::{ErrorKind, Outcome};
 
@@ -33,6 +33,20 @@ impl QueuePair {
         if command.kind == CommandKind::Flush && self.may_have_lost() {
             return Err(Refused::Failed(Failure::writes_may_be_lost()));
         }
+        let sent = self.controller.state().gate().pass(&self.presence, || {
+            // SAFETY: the link is up, the controller is not disconnected during the call, and for
+            // the memory there is the caller's promise.
+            unsafe { self.send(raw, number, command) }
+        });
+        // The next poll follows the controller that stops at this moment.
+        sent.unwrap_or(Err(Refused::Full))
+    }
+
+    /// # Safety
+    ///
+    /// As for `submit`; the link is up with `raw`, and the controller is not disconnected during
+    /// the call.
+    unsafe fn send(&self, raw: RawQueuePair, number: u16, command: &Command<'_>) -> Result<(), Refused> {
         let request = self.requests.begin(number, command.memory, command.expected);
         let callbacks = if command.kind == CommandKind::CompareAndWrite { 2 } else { 1 };
         request.sent(callbacks);
