@@ -35,10 +35,39 @@ pub(super) trait Keeper: Send + Sync {
 pub(super) struct Abandoned {
     raw: NonNull<sys::spdk_nvme_qpair>,
     group: NonNull<sys::spdk_nvme_poll_group>,
+    free: WhenToFree,
 }
 
-// SAFETY: the core that used them has ended, and whoever has this value is the only one who knows
-// them. SPDK binds neither to a thread.
+/// When a queue pair that was left behind may be freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenToFree {
+    /// Also while the controller serves, once it is connected: it has no command. To free one that
+    /// is being connected SPDK would wait for the admin queue, without an end if that is dead.
+    Connected,
+    /// When the controller has stopped.
+    Stopped,
+}
+
+impl Abandoned {
+    /// Goes on connecting it, if it is one of those. 0 when that is done, or a negative `errno`
+    /// code, which is `EAGAIN` until then.
+    fn connect(&self) -> i32 {
+        if self.free == WhenToFree::Stopped {
+            return -libc::EAGAIN;
+        }
+        // SAFETY: the group is nobody else's, and this is no callback of it; it has no command, and
+        // `ignore` does not use the group's context, which is gone.
+        unsafe { sys::spdk_nvme_poll_group_process_completions(self.group.as_ptr(), 0, Some(ignore)) };
+        // SAFETY: the group is nobody else's.
+        unsafe { sys::spdk_nvme_poll_group_all_connected(self.group.as_ptr()) }
+    }
+}
+
+/// A queue pair that was left behind is disconnected: it is freed with the next reset.
+unsafe extern "C" fn ignore(_queue_pair: *mut sys::spdk_nvme_qpair, _context: *mut c_void) {}
+
+// SAFETY: the core that used them does so no more, and whoever has this value is the only one who
+// knows them. SPDK binds neither to a thread.
 unsafe impl Send for Abandoned {}
 
 /// What the control thread and the queue pairs of a controller share.
@@ -157,19 +186,33 @@ impl ControllerState {
         &self,
         raw: NonNull<sys::spdk_nvme_qpair>,
         group: NonNull<sys::spdk_nvme_poll_group>,
+        free: WhenToFree,
     ) {
-        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(Abandoned { raw, group });
-        self.report_loss("a core ended while it had commands that do not end");
+        let left = Abandoned { raw, group, free };
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(left);
+        self.keeper.look();
     }
 
     pub(super) fn has_abandoned(&self) -> bool {
         !self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Frees what cores left behind. Only on the control thread, with the controller stopped.
-    pub(super) fn free_abandoned(&self) {
-        let abandoned = std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
-        for Abandoned { raw, group } in abandoned {
+    /// Frees what cores left behind: all of it if the controller `has_stopped`, or else what was
+    /// being connected and is now. Only on the control thread.
+    pub(super) fn free_abandoned(&self, has_stopped: bool) {
+        let mut all = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut has_failed = false;
+        let may_be_freed = |left: &mut Abandoned| {
+            let code = if has_stopped { 0 } else { left.connect() };
+            has_failed |= code != 0 && code != -libc::EAGAIN;
+            code == 0
+        };
+        let ready: Vec<_> = all.extract_if(.., may_be_freed).collect();
+        drop(all);
+        if has_failed {
+            self.report_loss("a queue pair cannot be connected");
+        }
+        for Abandoned { raw, group, .. } in ready {
             // SAFETY: nobody else knows the queue pair, and what it calls back stays (`abandon`).
             unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) };
             // SAFETY: its only queue pair is freed, and nobody else knows it.
@@ -186,8 +229,8 @@ impl ControllerState {
         }
     }
 
-    /// Has SPDK say when the device is pulled off the bus, when an admin command does not end, and when
-    /// something happens to the namespaces.
+    /// Has SPDK say when the device is pulled off the bus, when an admin command does not end, and
+    /// when something happens to the namespaces.
     pub(super) fn watch(self: &Arc<Self>) {
         let context = Arc::as_ptr(self).cast_mut().cast();
         let admin_us = u64::from(ADMIN_TIMEOUT_MS) * 1_000;

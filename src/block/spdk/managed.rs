@@ -108,6 +108,7 @@ impl Managed {
     /// Whether it wants another turn soon.
     pub(super) fn is_busy(&self) -> bool {
         self.detach.is_some()
+            || self.state.has_abandoned()
             || !matches!(self.stage, Stage::Serving | Stage::Pausing { .. } | Stage::Gone | Stage::Released)
     }
 
@@ -160,7 +161,7 @@ impl Managed {
                 }
             }
             Stage::Gone => {
-                self.state.free_abandoned();
+                self.state.free_abandoned(true);
                 // The kernel waits for the device to be let go of, also while there are handles.
                 if self.state.queue_pairs() == 0 {
                     self.start_detaching();
@@ -216,6 +217,9 @@ impl Managed {
             return;
         }
         let lost = self.state.take_loss();
+        if code >= 0 && !lost {
+            self.state.free_abandoned(false);
+        }
         if code < 0 && !lost {
             self.state.set_reason(if self.state.is_pci() {
                 "its admin queue failed"
@@ -355,7 +359,7 @@ impl Managed {
     }
 
     fn drain(&mut self, now: Instant) {
-        self.state.free_abandoned();
+        self.state.free_abandoned(true);
         if !self.state.is_pci() {
             self.poll_admin();
         }

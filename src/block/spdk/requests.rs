@@ -196,6 +196,11 @@ impl Requests {
         self.slots.iter().all(|slot| slot.pending.get() == 0)
     }
 
+    /// Whether all commands that SPDK had are done, and were said to be.
+    pub(super) fn are_drained(&self) -> bool {
+        self.are_idle() && self.finished.pushed == self.finished.popped
+    }
+
     /// What is due at `now` for commands that take too long. The time of each counts from the first
     /// call that sees it.
     pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = (&Slot, Overdue)> {
