@@ -31,8 +31,16 @@ const PACKAGES: [&str; 9] = [
 ];
 
 /// The shared libraries that the crate calls.
-const CALLED: [&str; 7] =
-    ["spdk_nvme", "spdk_bdev", "spdk_env_dpdk", "spdk_init", "spdk_rpc", "spdk_thread", "spdk_log"];
+const CALLED: [&str; 8] = [
+    "spdk_nvme",
+    "spdk_bdev",
+    "spdk_env_dpdk",
+    "spdk_init",
+    "spdk_rpc",
+    "spdk_thread",
+    "spdk_log",
+    "spdk_util",
+];
 
 /// What these need without saying so; the shim names a symbol of each.
 const NEEDED: [&str; 5] = ["crypto", "ssl", "rte_bus_pci", "rte_mempool", "rte_ring"];

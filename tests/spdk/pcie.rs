@@ -88,7 +88,13 @@ fn a_namespace_that_is_not_there_is_named() {
 #[test]
 fn a_controller_that_is_reset_under_us_comes_back_with_what_was_written() {
     let Some(pci) = controller() else { return };
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("procfs").count();
     comes_back_after(&pci, "was disabled", || reset(&pci));
+    let before = descriptors();
+    comes_back_after(&pci, "was disabled", || reset(&pci));
+    // Each queue pair has one for its interrupt.
+    let after = descriptors();
+    assert!(after < before + 8, "{before} descriptors, and {after} after another reset");
 }
 
 /// Resets its function behind our back.

@@ -1,5 +1,5 @@
-//! A controller on the bus that is pulled out: `BOSON_GUEST_VFIO_HOT` names it in the machine of
-//! `scripts/guest`, which pulls it out when the console says so.
+//! A controller on the bus that is slow, or is pulled out: `BOSON_GUEST_VFIO_HOT` names it in the
+//! machine of `scripts/guest`, which slows it down and pulls it out when the console says so.
 
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -7,9 +7,10 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use boson::block::{Device, Namespace};
-use boson::{ErrorKind, rt};
+use boson::rt::{Core, CoreConfig, Idle};
+use boson::{ErrorKind, observe, rt};
 
-use crate::{config, ended, open, pattern, run};
+use crate::{config, cpu_time, ended, open, pattern, run};
 
 /// How long a controller may take to be given up.
 const PATIENCE: Duration = Duration::from_secs(40);
@@ -90,6 +91,59 @@ fn a_controller_that_is_pulled_while_it_does_not_answer_is_closed() {
         is_put_back(&pci).await;
         let error = namespace.read(0, rt::arena().alloc(4096)).await.expect_err("it is gone");
         assert!(error.to_string().contains("removed"), "{error}");
+    });
+}
+
+#[test]
+fn a_core_that_sleeps_is_woken_by_a_slow_controller() {
+    const READS: u32 = 50;
+    const IDLE: Duration = Duration::from_secs(5);
+    let Ok(pci) = std::env::var("BOSON_GUEST_VFIO_HOT") else {
+        eprintln!("NOT RUN: a controller that is slow: scripts/guest");
+        return;
+    };
+    let core = Core::new(&CoreConfig::default().idle(Idle::Sleep)).expect("a core");
+    core.block_on(async {
+        let device = open(&format!("spdk:pcie/{pci}/1"), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        // How long a read takes.
+        let read = async || {
+            let began = Instant::now();
+            namespace.read(0, rt::arena().alloc(4096)).await.expect("read");
+            began.elapsed()
+        };
+        read().await;
+        let busy = cpu_time();
+        rt::sleep(IDLE).await;
+        let used = cpu_time() - busy;
+        println!(
+            "{used:?} of CPU in {IDLE:?} of idleness; the first read after that took {:?}",
+            read().await
+        );
+        // An emulated processor is some twenty times slower than a real one.
+        assert!(used < IDLE / 20, "{used:?}");
+
+        ask_host("slow hot");
+        let began = Instant::now();
+        while read().await < Duration::from_millis(15) {
+            assert!(began.elapsed() < PATIENCE, "it does not become slow");
+        }
+        let (began, busy, parks) = (Instant::now(), cpu_time(), observe::stats().parks);
+        let mut took = Vec::new();
+        for _ in 0..READS {
+            took.push(read().await);
+        }
+        let (all, used) = (began.elapsed(), cpu_time() - busy);
+        let parks = observe::stats().parks - parks;
+        took.sort();
+        let half = took[took.len() / 2];
+        println!("{READS} reads in {all:?}, half of them in {half:?}: {used:?} of CPU, {parks} sleeps");
+        ask_host("fast hot");
+        // Twenty in a second, and the core sleeps until the interrupt; without one it would look
+        // after 100 ms, and naps would be many.
+        assert!(half < Duration::from_millis(75), "{half:?}");
+        assert!(parks >= u64::from(READS) / 2 && parks < 4 * u64::from(READS), "{parks} sleeps");
+        assert!(used < all / 4, "{used:?} of CPU in {all:?}");
     });
 }
 

@@ -78,6 +78,9 @@ pub(super) struct ControllerState {
     /// Its address, for messages.
     name: String,
     is_pci: bool,
+    /// How many queue pairs it is asked for.
+    io_queues: u32,
+    has_interrupts: bool,
     gate: Gate,
     /// How many queue pairs there are, or are about to be.
     queue_pairs: AtomicU32,
@@ -108,13 +111,17 @@ impl ControllerState {
         keeper: &'static dyn Keeper,
         name: String,
         is_pci: bool,
+        io_queues: u32,
     ) -> Self {
         Self {
+            // SAFETY: the controller is attached.
+            has_interrupts: unsafe { sys::boson_spdk_has_interrupts(raw.as_ptr()) },
             raw,
             env,
             keeper,
             name,
             is_pci,
+            io_queues,
             gate: Gate::new(),
             queue_pairs: AtomicU32::new(0),
             lost: AtomicBool::new(false),
@@ -140,6 +147,16 @@ impl ControllerState {
 
     pub(super) fn is_pci(&self) -> bool {
         self.is_pci
+    }
+
+    /// How many queue pairs it is asked for.
+    pub(super) fn io_queues(&self) -> u32 {
+        self.io_queues
+    }
+
+    /// Whether it wakes cores that sleep. This stays true through resets.
+    pub(super) fn has_interrupts(&self) -> bool {
+        self.has_interrupts
     }
 
     pub(super) fn gate(&self) -> &Gate {

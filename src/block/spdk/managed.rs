@@ -8,7 +8,6 @@ use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
-use super::attach::IO_QUEUES;
 use super::controller::ControllerState;
 use super::description::Description;
 use super::env::{capture, strerror, words};
@@ -383,8 +382,9 @@ impl Managed {
             self.set_bus_master(true);
             self.is_muted = false;
         }
-        // SAFETY: the controller is disconnected.
-        unsafe { sys::boson_spdk_ask_for_queues(self.state.raw(), IO_QUEUES) };
+        let (io_queues, interrupts) = (self.state.io_queues(), self.state.has_interrupts());
+        // SAFETY: the controller is disconnected, and has no queue pair.
+        unsafe { sys::boson_spdk_ask_for(self.state.raw(), io_queues, interrupts) };
         // SPDK holds the controller's lock, on this thread, until the reconnecting is done.
         // SAFETY: the controller is disconnected, and has no queue pair.
         unsafe { sys::spdk_nvme_ctrlr_reconnect_async(self.state.raw()) };
@@ -407,6 +407,12 @@ impl Managed {
         }
         if code != 0 {
             self.give_up_for_now(&words(code, reason), now);
+            return;
+        }
+        // SAFETY: the controller is attached.
+        if self.state.has_interrupts() && !unsafe { sys::boson_spdk_has_interrupts(self.state.raw()) } {
+            // SPDK's groups, of which each core has one, are with interrupts or without for ever.
+            self.give_up_for_now("its interrupts cannot be enabled again", now);
             return;
         }
         self.served = now;

@@ -96,6 +96,7 @@ pub(super) struct QueuePair {
     requests: Requests,
     reach: Rc<Reach>,
     idle: Idle,
+    polled: Instant,
     /// When to look for commands that take too long.
     next_look: Instant,
     /// The phase at the last poll.
@@ -154,6 +155,7 @@ impl QueuePair {
             requests: Requests::new(SLOTS),
             reach,
             idle: Idle::new(),
+            polled: Instant::ORIGIN,
             next_look: Instant::ORIGIN,
             seen: Phase::Serving,
             starved: None,
@@ -188,6 +190,7 @@ impl QueuePair {
         budget: usize,
         mut done: impl FnMut(u16, Result<(), Box<Failure>>),
     ) -> usize {
+        self.polled = now;
         let mut events = self.follow_controller(now);
         if matches!(self.link, Link::Up(_) | Link::Connecting { .. }) {
             let most = u32::try_from(budget).unwrap_or(u32::MAX);
@@ -264,6 +267,8 @@ impl QueuePair {
         let state = controller.state();
         let mut made = Made::NotNow;
         let presence = Arc::clone(&self.presence);
+        // SPDK does not batch doorbells of a controller with interrupts.
+        let batches = state.is_pci() && !state.has_interrupts();
         state.make_queue_pair(&presence, || {
             // SAFETY: the controller is attached, and is neither disconnected nor detached during
             // this call.
@@ -273,7 +278,7 @@ impl QueuePair {
                 return None;
             }
             // SAFETY: as above.
-            let raw = unsafe { sys::boson_spdk_qpair_allocate(state.raw(), REQUESTS, state.is_pci()) };
+            let raw = unsafe { sys::boson_spdk_qpair_allocate(state.raw(), REQUESTS, batches) };
             let Some(raw) = NonNull::new(raw) else {
                 made = Made::NoneLeft;
                 return None;
@@ -403,12 +408,40 @@ impl QueuePair {
         match self.link {
             Link::Connecting { .. } => Park::Nap(CONNECT_NAP),
             Link::Down { .. } | Link::Halted(_) => Park::Nap(WAIT_NAP),
+            Link::Up(_) if in_use > 0 && self.controller.state().has_interrupts() => self.arm(),
             Link::Up(_) if in_use > 0 => self.idle.park(),
             Link::Up(_) => {
                 self.idle.busy();
                 Park::Nap(IDLE_NAP)
             }
         }
+    }
+
+    /// Has the controller's next interrupt wake the core.
+    fn arm(&self) -> Park {
+        // SAFETY: the group is this core's.
+        let descriptors = unsafe { sys::spdk_nvme_poll_group_get_fd_group(self.group.as_ptr()) };
+        // This takes what interrupts left, if there was one since the last time, and looks for
+        // completions then: one that comes later makes the group's descriptor readable.
+        let looked = self.controller.state().gate().pass(&self.presence, || {
+            // SAFETY: the descriptors are those of this core's group, this is no callback of it,
+            // and the controller is not disconnected during the call.
+            unsafe { sys::spdk_fd_group_wait(descriptors, 0) }
+        });
+        match looked {
+            Some(0..) if self.requests.has_finished() => Park::Spin,
+            // SAFETY: as above.
+            Some(0..) => Park::Wake(unsafe { sys::spdk_fd_group_get_fd(descriptors) }),
+            Some(_) => Park::Nap(WAIT_NAP),
+            // The controller stops at this moment.
+            None => Park::Spin,
+        }
+    }
+
+    /// A core that waits for an interrupt looks at the controller now and then.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let waits = matches!(self.link, Link::Up(_)) && self.controller.state().has_interrupts();
+        waits.then(|| self.polled.checked_add(IDLE_NAP).unwrap_or(Instant::FAR_FUTURE))
     }
 }
 

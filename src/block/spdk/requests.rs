@@ -198,7 +198,12 @@ impl Requests {
 
     /// Whether all commands that SPDK had are done, and were said to be.
     pub(super) fn are_drained(&self) -> bool {
-        self.are_idle() && self.finished.pushed == self.finished.popped
+        self.are_idle() && !self.has_finished()
+    }
+
+    /// Whether a command is done, and was not said to be.
+    pub(super) fn has_finished(&self) -> bool {
+        self.finished.pushed != self.finished.popped
     }
 
     /// What is due at `now` for commands that take too long. The time of each counts from the first
