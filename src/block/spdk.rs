@@ -21,8 +21,11 @@
 //! # An idle core
 //!
 //! While nothing is with the device the core sleeps up to 100 ms at a time (with a block device of
-//! SPDK 2 to 20 ms, for its messages and timers). With commands under way it spins at first and
-//! naps later, as for packet devices without an interrupt.
+//! SPDK 2 to 20 ms, for its messages and timers). With commands under way a controller on the bus
+//! wakes it by an interrupt, if the core that opened it is one that sleeps
+//! ([`Idle`](crate::rt::Idle)): with interrupts SPDK rings a doorbell for each command, and cannot
+//! mask them while a core polls. Without them the core spins at first and naps later, as for packet
+//! devices without an interrupt.
 //!
 //! `docs/spdk.md` says how to get SPDK.
 
@@ -32,6 +35,7 @@ mod control;
 mod controller;
 mod description;
 mod env;
+mod gate;
 mod managed;
 mod port;
 mod queue_pair;
@@ -114,20 +118,21 @@ impl SpdkDevice {
     /// Outside a core.
     pub async fn open(address: &SpdkAddress, config: &NamespaceConfig) -> Result<Self> {
         let (address, config) = (address.clone(), config.clone());
-        let opening = rt::offload("open spdk device", move || Self::open_blocking(&address, &config));
+        let wakes = !rt::never_sleeps();
+        let opening = rt::offload("open spdk device", move || Self::open_blocking(&address, &config, wakes));
         opening.await.unwrap_or_else(|error| {
             Err(Error::new(ErrorKind::Closed, "open namespace").because(error.to_string()))
         })
     }
 
-    fn open_blocking(address: &SpdkAddress, config: &NamespaceConfig) -> Result<Self> {
+    fn open_blocking(address: &SpdkAddress, config: &NamespaceConfig, wakes: bool) -> Result<Self> {
         let env = Env::start(Eal::init(&eal_config(address, config))?)?;
         let opened = match address {
             SpdkAddress::Pcie { address: pci, nsid } => {
-                Opened::controller(env, ControllerAddress::pci(pci), *nsid, address)
+                Opened::controller(env, ControllerAddress::pci(pci), wakes, *nsid, address)
             }
             SpdkAddress::Tcp { address: target, nqn, nsid } => {
-                Opened::controller(env, ControllerAddress::tcp(*target, nqn), *nsid, address)
+                Opened::controller(env, ControllerAddress::tcp(*target, nqn), wakes, *nsid, address)
             }
             SpdkAddress::Bdev { name } => Opened::bdev(env, name, config, address),
         };
@@ -136,8 +141,14 @@ impl SpdkDevice {
 }
 
 impl Opened {
-    fn controller(env: Env, at: ControllerAddress, nsid: u32, address: &SpdkAddress) -> Result<Self> {
-        let controller = Control::ask(|reply| Request::Attach { env, address: at, reply })?;
+    fn controller(
+        env: Env,
+        at: ControllerAddress,
+        wakes: bool,
+        nsid: u32,
+        address: &SpdkAddress,
+    ) -> Result<Self> {
+        let controller = Control::ask(|reply| Request::Attach { env, address: at, wakes, reply })?;
         let description = controller.describe(nsid)?;
         let namespace = &description.namespace;
         refuse_format(address, namespace.block_bytes, namespace.metadata_bytes)?;

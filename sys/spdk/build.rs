@@ -31,8 +31,16 @@ const PACKAGES: [&str; 9] = [
 ];
 
 /// The shared libraries that the crate calls.
-const CALLED: [&str; 7] =
-    ["spdk_nvme", "spdk_bdev", "spdk_env_dpdk", "spdk_init", "spdk_rpc", "spdk_thread", "spdk_log"];
+const CALLED: [&str; 8] = [
+    "spdk_nvme",
+    "spdk_bdev",
+    "spdk_env_dpdk",
+    "spdk_init",
+    "spdk_rpc",
+    "spdk_thread",
+    "spdk_log",
+    "spdk_util",
+];
 
 /// What these need without saying so; the shim names a symbol of each.
 const NEEDED: [&str; 5] = ["crypto", "ssl", "rte_bus_pci", "rte_mempool", "rte_ring"];
@@ -52,7 +60,7 @@ const FUNCTIONS: &str = "spdk_env_dpdk_post_init|spdk_env_dpdk_post_fini|spdk_me
     |spdk_nvme_ctrlr_get_transport_id|spdk_nvme_ctrlr_get_ns|spdk_nvme_ctrlr_get_first_active_ns\
     |spdk_nvme_ctrlr_get_next_active_ns|spdk_nvme_ctrlr_connect_io_qpair|spdk_nvme_ctrlr_free_io_qpair\
     |spdk_nvme_qpair_process_completions|spdk_nvme_qpair_is_connected|spdk_nvme_qpair_get_failure_reason\
-    |spdk_nvme_qpair_get_num_outstanding_reqs|spdk_nvme_ns_cmd_flush|spdk_nvme_ctrlr_cmd_abort\
+    |spdk_nvme_qpair_get_num_outstanding_reqs|spdk_nvme_ns_cmd_flush|spdk_nvme_ctrlr_cmd_abort_ext\
     |spdk_nvme_ctrlr_register_timeout_callback|spdk_nvme_ctrlr_register_aer_callback\
     |spdk_nvme_poll_group_create|spdk_nvme_poll_group_add|spdk_nvme_poll_group_remove|spdk_nvme_poll_group_destroy\
     |spdk_nvme_poll_group_process_completions|spdk_nvme_poll_group_all_connected|spdk_nvme_poll_group_get_fd_group\

@@ -221,7 +221,6 @@ int boson_spdk_describe_namespace(struct spdk_nvme_ctrlr *controller, uint32_t n
 	out->write_zeroes = flags & SPDK_NVME_NS_WRITE_ZEROES_SUPPORTED;
 	out->compare_and_write =
 		spdk_nvme_ctrlr_get_flags(controller) & SPDK_NVME_CTRLR_COMPARE_AND_WRITE_SUPPORTED;
-	out->interrupts = spdk_nvme_ctrlr_get_opts(controller)->enable_interrupts;
 	return 0;
 }
 
@@ -268,10 +267,21 @@ uint32_t boson_spdk_ready_timeout_ms(struct spdk_nvme_ctrlr *controller)
 	return (uint32_t)spdk_nvme_ctrlr_get_regs_cap(controller).bits.to * 500;
 }
 
-void boson_spdk_ask_for_queues(struct spdk_nvme_ctrlr *controller, uint32_t io_queues)
+void boson_spdk_ask_for(struct spdk_nvme_ctrlr *controller, uint32_t io_queues, bool interrupts)
 {
 	/* These are the controller's own options, which SPDK changes too; only its users may not. */
-	((struct spdk_nvme_ctrlr_opts *)spdk_nvme_ctrlr_get_opts(controller))->num_io_queues = io_queues;
+	struct spdk_nvme_ctrlr_opts *options = (struct spdk_nvme_ctrlr_opts *)spdk_nvme_ctrlr_get_opts(controller);
+	struct spdk_pci_device *device = spdk_nvme_ctrlr_get_pci_device(controller);
+
+	if (options->enable_interrupts && device != NULL)
+		spdk_pci_device_disable_interrupts(device);
+	options->num_io_queues = io_queues;
+	options->enable_interrupts = interrupts;
+}
+
+bool boson_spdk_has_interrupts(struct spdk_nvme_ctrlr *controller)
+{
+	return spdk_nvme_ctrlr_get_opts(controller)->enable_interrupts;
 }
 
 #define PCI_COMMAND 4
@@ -312,11 +322,6 @@ struct spdk_nvme_qpair *boson_spdk_qpair_allocate(struct spdk_nvme_ctrlr *contro
 uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion)
 {
 	return completion->status_raw >> 1;
-}
-
-bool boson_spdk_abort_failed(const struct spdk_nvme_cpl *completion)
-{
-	return spdk_nvme_cpl_is_error(completion) || (completion->cdw0 & 1);
 }
 
 uint64_t boson_spdk_namespace_bytes(struct spdk_nvme_ns *ns)

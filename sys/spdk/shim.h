@@ -83,7 +83,6 @@ struct boson_spdk_namespace {
 	bool trim;
 	bool write_zeroes;
 	bool compare_and_write;
-	bool interrupts;
 };
 
 /* -ENODEV if the namespace does not exist or is not active. */
@@ -113,10 +112,14 @@ void boson_spdk_disable(struct spdk_nvme_ctrlr *controller);
 uint32_t boson_spdk_ready_timeout_ms(struct spdk_nvme_ctrlr *controller);
 
 /*
- * How many queue pairs the controller is asked for when it is connected again. SPDK would ask for as many as it was given
- * the last time. Only while the controller is disconnected.
+ * What the controller is asked for when it is connected again: so many queue pairs, where SPDK would ask for as many as it
+ * was given the last time, and interrupts, for which SPDK makes file descriptors anew without closing those that there are.
+ * Only while the controller is disconnected and has no queue pair.
  */
-void boson_spdk_ask_for_queues(struct spdk_nvme_ctrlr *controller, uint32_t io_queues);
+void boson_spdk_ask_for(struct spdk_nvme_ctrlr *controller, uint32_t io_queues, bool interrupts);
+
+/* Whether completions on its queue pairs make the file descriptor of their poll group's group readable. */
+bool boson_spdk_has_interrupts(struct spdk_nvme_ctrlr *controller);
 
 /* Allows a controller on the bus to reach memory, or keeps it from it (the command register of its PCI function). */
 int boson_spdk_set_bus_master(struct spdk_nvme_ctrlr *controller, bool allowed);
@@ -132,9 +135,6 @@ typedef void (*boson_spdk_done)(void *argument, const struct spdk_nvme_cpl *comp
 
 /* The completion's status field without the phase: code 0-7, type 8-10, retry delay 11-12, more 13, do not retry 14. */
 uint16_t boson_spdk_status(const struct spdk_nvme_cpl *completion);
-
-/* Whether an abort command ended without having aborted anything. */
-bool boson_spdk_abort_failed(const struct spdk_nvme_cpl *completion);
 
 /* The namespace's size in bytes now; 0 if it is not active. */
 uint64_t boson_spdk_namespace_bytes(struct spdk_nvme_ns *ns);

@@ -2,6 +2,7 @@
 
 use std::time::{Duration, Instant};
 
+use boson::block::spdk::SpdkNamespace;
 use boson::block::{Device, Namespace};
 use boson::mem::DmaBuf;
 use boson::{ErrorKind, Outcome, rt};
@@ -10,6 +11,21 @@ use crate::target::Target;
 use crate::{assert_pattern, config, ended, open, pattern, run};
 
 const PATIENCE: Duration = Duration::from_secs(20);
+
+/// How long a target that runs may be refused: the pauses between attempts to reach it, and more.
+const RETURN_PATIENCE: Duration = Duration::from_secs(60);
+
+/// The first block, read until that succeeds.
+async fn read_once_it_is_back(namespace: &SpdkNamespace) -> DmaBuf {
+    let began = Instant::now();
+    loop {
+        match namespace.read(0, DmaBuf::zeroed(4096)).await {
+            Ok(read) => return read,
+            Err(error) => assert!(began.elapsed() < RETURN_PATIENCE, "it does not come back: {error}"),
+        }
+        rt::sleep(Duration::from_millis(50)).await;
+    }
+}
 
 #[test]
 fn a_target_killed_in_flight_is_an_error_and_its_return_is_used() {
@@ -25,17 +41,9 @@ fn a_target_killed_in_flight_is_an_error_and_its_return_is_used() {
                 rt::spawn(async move {
                     let offset = number * 4096;
                     if number % 2 == 0 {
-                        namespace
-                            .write(offset, pattern(4096, number))
-                            .await
-                            .map(drop)
-                            .map_err(|error| error.into_parts().0)
+                        ended(namespace.write(offset, pattern(4096, number)).await)
                     } else {
-                        namespace
-                            .read(offset, DmaBuf::zeroed(4096))
-                            .await
-                            .map(drop)
-                            .map_err(|error| error.into_parts().0)
+                        ended(namespace.read(offset, DmaBuf::zeroed(4096)).await)
                     }
                 })
             })
@@ -65,12 +73,7 @@ fn a_target_killed_in_flight_is_an_error_and_its_return_is_used() {
         assert!(error.to_string().contains("goes on trying"), "{error}");
 
         target.restart();
-        let mut tries = 0;
-        while let Err(error) = namespace.read(0, DmaBuf::zeroed(4096)).await {
-            tries += 1;
-            assert!(tries < 300, "it does not come back: {error}");
-            rt::sleep(Duration::from_millis(100)).await;
-        }
+        read_once_it_is_back(&namespace).await;
     });
 }
 
@@ -84,12 +87,8 @@ fn a_core_that_attaches_while_the_target_is_away_is_served_later() {
         let _ = first.read(0, DmaBuf::zeroed(4096)).await;
         target.restart();
         let second = device.attach().await.expect("it waits");
-        let mut tries = 0;
-        while let Err(error) = second.write(0, pattern(4096, 5)).await {
-            tries += 1;
-            assert!(tries < 300, "it does not come back: {error}");
-            rt::sleep(Duration::from_millis(100)).await;
-        }
+        read_once_it_is_back(&second).await;
+        second.write(0, pattern(4096, 5)).await.expect("write");
         let read = second.read(0, DmaBuf::zeroed(4096)).await.expect("read");
         assert_pattern(&read, 5);
     });
@@ -157,12 +156,7 @@ fn cores_without_a_queue_pair_after_a_reset_say_so() {
         target.set_queue_pairs(8);
         target.restart();
         for namespace in &all {
-            let mut tries = 0;
-            while let Err(error) = ended(namespace.read(0, DmaBuf::zeroed(4096)).await) {
-                tries += 1;
-                assert!(tries < 300, "it does not come back: {error}");
-                rt::sleep(Duration::from_millis(100)).await;
-            }
+            read_once_it_is_back(namespace).await;
         }
     });
 }
@@ -181,14 +175,7 @@ fn a_target_that_stands_still_is_given_up_and_found_again() {
         assert_eq!((error.kind(), error.outcome()), (ErrorKind::Closed, Outcome::Unknown), "{error}");
         assert!(error.to_string().contains("does not answer"), "{error}");
         target.stand_still(false);
-        let mut tries = 0;
-        while let Err(error) = ended(namespace.read(0, DmaBuf::zeroed(4096)).await) {
-            tries += 1;
-            assert!(tries < 600, "it does not come back: {error}");
-            rt::sleep(Duration::from_millis(50)).await;
-        }
-        let read = namespace.read(0, DmaBuf::zeroed(4096)).await.expect("read");
-        assert_pattern(&read, 3);
+        assert_pattern(&read_once_it_is_back(&namespace).await, 3);
     });
 }
 
@@ -203,5 +190,45 @@ fn a_command_that_does_not_end_is_aborted() {
         let took = began.elapsed();
         assert!(Duration::from_secs(29) < took && took < Duration::from_secs(42), "{took:?}");
         assert!(error.to_string().contains("Abort"), "{error}");
+    });
+}
+
+#[test]
+fn a_command_that_ends_although_it_was_not_aborted_costs_nothing() {
+    let Some(target) = Target::start("late") else { return };
+    run(async {
+        let device = open(&target.address(5), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        target.keep_back();
+        let began = Instant::now();
+        let late = namespace.clone();
+        let read = rt::spawn(async move { ended(late.read(0, DmaBuf::zeroed(4096)).await) });
+        // The abort finds a target that cannot do that.
+        rt::sleep(Duration::from_secs(33)).await;
+        namespace.write(0, pattern(4096, 6)).await.expect("others are served");
+        target.go_on();
+        read.await.expect("no panic").expect("the controller was not reset");
+        let took = began.elapsed();
+        assert!(took < Duration::from_secs(35), "{took:?}");
+        // There is no reset later either.
+        rt::sleep(Duration::from_secs(5)).await;
+        namespace.write(0, pattern(4096, 7)).await.expect("write");
+    });
+}
+
+#[test]
+fn a_command_that_is_not_aborted_has_the_controller_reset() {
+    let Some(target) = Target::start("kept") else { return };
+    run(async {
+        let device = open(&target.address(5), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        target.keep_back();
+        let began = Instant::now();
+        let error = ended(namespace.read(0, DmaBuf::zeroed(4096)).await).expect_err("it is kept back");
+        let took = began.elapsed();
+        assert!(Duration::from_secs(34) < took && took < Duration::from_secs(42), "{took:?}");
+        assert_eq!(error.kind(), ErrorKind::Closed, "{error}");
+        assert!(error.to_string().contains("does not end"), "{error}");
+        read_once_it_is_back(&namespace).await;
     });
 }

@@ -20,12 +20,14 @@ mod target;
 mod tcp;
 
 use std::rc::Rc;
+use std::time::Duration;
 
 use boson::Error;
 use boson::block::spdk::{SpdkDevice, SpdkNamespace};
 use boson::block::{Device, Namespace, NamespaceAddress, NamespaceConfig};
 use boson::mem::DmaBuf;
 use boson::rt::{self, Core, CoreConfig};
+use rustix::time::{ClockId, clock_gettime};
 
 fn eal_arguments() -> String {
     std::env::var("BOSON_TEST_EAL").unwrap_or_else(|_| "--no-huge -m 768".to_owned())
@@ -37,6 +39,12 @@ fn config() -> NamespaceConfig {
 
 fn run<F: Future>(future: F) -> F::Output {
     Core::new(&CoreConfig::default()).expect("a core").block_on(future)
+}
+
+/// The CPU time of this thread.
+fn cpu_time() -> Duration {
+    let time = clock_gettime(ClockId::ThreadCPUTime);
+    Duration::new(time.tv_sec.try_into().expect("positive"), time.tv_nsec.try_into().expect("less than 1e9"))
 }
 
 /// What a write or a read may end with while its controller is lost.

@@ -88,7 +88,13 @@ fn a_namespace_that_is_not_there_is_named() {
 #[test]
 fn a_controller_that_is_reset_under_us_comes_back_with_what_was_written() {
     let Some(pci) = controller() else { return };
+    let descriptors = || std::fs::read_dir("/proc/self/fd").expect("procfs").count();
     comes_back_after(&pci, "was disabled", || reset(&pci));
+    let before = descriptors();
+    comes_back_after(&pci, "was disabled", || reset(&pci));
+    // Each queue pair has one for its interrupt.
+    let after = descriptors();
+    assert!(after < before + 8, "{before} descriptors, and {after} after another reset");
 }
 
 /// Resets its function behind our back.
@@ -126,21 +132,78 @@ fn a_core_ends_with_commands_in_flight_and_with_a_controller_that_has_just_been_
 }
 
 #[test]
+fn a_handle_that_is_dropped_while_its_queue_pair_is_made_holds_nobody_up() {
+    const SOON: Duration = Duration::from_millis(200);
+    let Some(pci) = controller() else { return };
+    let address = format!("spdk:pcie/{pci}/1");
+    run(async {
+        let device = open(&address, &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        namespace.write(1 << 20, pattern(64 << 10, 1)).await.expect("write");
+        namespace.flush().await.expect("flush");
+        // Those of a controller that serves are given back soon: it has not so many.
+        let (began, mut dropped) = (Instant::now(), 0);
+        while dropped < 100 {
+            match device.attach().await {
+                Ok(made) => {
+                    drop(made);
+                    dropped += 1;
+                }
+                Err(error) => assert_eq!(error.kind(), ErrorKind::LimitReached, "{error}"),
+            }
+            namespace.read(0, rt::arena().alloc(4096)).await.expect("it was not reset");
+            assert!(began.elapsed() < PATIENCE, "only {dropped} were given back");
+        }
+        rt::sleep(Duration::from_secs(1)).await;
+        // One that reaches no memory does no command of its admin queue. It is noticed within a
+        // second, and stopped then.
+        for _ in 0..4 {
+            let memory = Memory::of(&pci);
+            memory.allow(false);
+            let began = Instant::now();
+            drop(device.attach().await.expect("a queue pair that is to be connected"));
+            let took = began.elapsed();
+            memory.allow(true);
+            assert!(took < SOON, "{took:?}");
+            rt::sleep(Duration::from_secs(2)).await;
+            serve_again(&device, std::slice::from_ref(&namespace), 1 << 20).await;
+        }
+    });
+}
+
+#[test]
 fn a_controller_with_a_fatal_status_comes_back_with_what_was_written() {
     let Some(pci) = controller() else { return };
-    // It cannot fetch a command while its function may not reach memory, and gives up then.
-    let file = File::options().read(true).write(true).open(format!("/sys/bus/pci/devices/{pci}/config"));
-    let file = file.expect("its configuration space");
     comes_back_after(&pci, "fatal status", || {
-        // Its command register, as it is while somebody drives it.
+        let memory = Memory::of(&pci);
+        // It cannot fetch the commands that are on their way, and gives up.
+        memory.allow(false);
+        std::thread::sleep(Duration::from_millis(20));
+        memory.allow(true);
+    });
+}
+
+/// The command register of a PCI function, as it was while somebody drove it.
+struct Memory {
+    file: File,
+    command: [u8; 2],
+}
+
+impl Memory {
+    fn of(pci: &str) -> Self {
+        let file = File::options().read(true).write(true).open(format!("/sys/bus/pci/devices/{pci}/config"));
+        let file = file.expect("its configuration space");
         let mut command = [0; 2];
         file.read_exact_at(&mut command, 4).expect("readable");
-        let without_memory = [command[0] & !4, command[1]];
-        file.write_all_at(&without_memory, 4).expect("writable");
-        // Those that are on their way.
-        std::thread::sleep(Duration::from_millis(20));
-        file.write_all_at(&command, 4).expect("writable");
-    });
+        Self { file, command }
+    }
+
+    /// Lets the function reach memory, or keeps it from that.
+    fn allow(&self, allowed: bool) {
+        let [low, high] = self.command;
+        let low = if allowed { low } else { low & !4 };
+        self.file.write_all_at(&[low, high], 4).expect("writable");
+    }
 }
 
 /// Three queue pairs of one controller with reads and writes under way, while `harm` is done to it

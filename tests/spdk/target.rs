@@ -13,7 +13,8 @@ const NQN: &str = "nqn.2016-06.io.spdk:boson";
 
 /// A target with a namespace in memory (1, 64 MiB, blocks of 4096 bytes), a slow one (2: every
 /// operation takes half a second), one that is hardly there (3: every operation takes 45 seconds),
-/// and one whose size may be changed (4: `Grows`). It ends with this value.
+/// one whose size may be changed (4: `Grows`), and one that keeps commands back and aborts none
+/// ([`Target::keep_back`], 5). It ends with this value.
 pub(crate) struct Target {
     port: u16,
     /// The most that a controller has.
@@ -75,6 +76,18 @@ impl Target {
         let mut answer = [0; 4096];
         let len = socket.read(&mut answer).expect("it answers");
         String::from_utf8_lossy(&answer[..len]).into_owned()
+    }
+
+    /// Keeps the next read of namespace 5 back until [`Target::go_on`].
+    pub(crate) fn keep_back(&self) {
+        let what = r#"{"name": "EE_Base", "io_type": "read", "error_type": "pending", "num": 1}"#;
+        let said = self.ask("bdev_error_inject_error", what);
+        assert!(said.contains("true"), "{said}");
+    }
+
+    pub(crate) fn go_on(&self) {
+        let said = self.ask("bdev_error_resume_pending", r#"{"name": "EE_Base"}"#);
+        assert!(said.contains("true"), "{said}");
     }
 
     /// Starts it if it does not run.
@@ -144,6 +157,9 @@ fn configuration(port: u16, queue_pairs: u32) -> String {
                     "avg_write_latency": 45000000, "p99_write_latency": 45000000}}}},
                 {{"method": "bdev_null_create",
                     "params": {{"name": "Grows", "num_blocks": 16384, "block_size": 4096}}}},
+                {{"method": "bdev_null_create",
+                    "params": {{"name": "Base", "num_blocks": 16384, "block_size": 4096}}}},
+                {{"method": "bdev_error_create", "params": {{"base_name": "Base"}}}},
                 {{"method": "bdev_wait_for_examine"}}]}},
             {{"subsystem": "nvmf", "config": [
                 {{"method": "nvmf_create_transport", "params": {{"trtype": "TCP", "max_io_qpairs_per_ctrlr": {queue_pairs},
@@ -158,6 +174,8 @@ fn configuration(port: u16, queue_pairs: u32) -> String {
                     "params": {{"nqn": "{NQN}", "namespace": {{"nsid": 3, "bdev_name": "Stuck"}}}}}},
                 {{"method": "nvmf_subsystem_add_ns",
                     "params": {{"nqn": "{NQN}", "namespace": {{"nsid": 4, "bdev_name": "Grows"}}}}}},
+                {{"method": "nvmf_subsystem_add_ns",
+                    "params": {{"nqn": "{NQN}", "namespace": {{"nsid": 5, "bdev_name": "EE_Base"}}}}}},
                 {{"method": "nvmf_subsystem_add_listener", "params": {{"nqn": "{NQN}", "listen_address": {{
                     "trtype": "TCP", "adrfam": "IPv4", "traddr": "127.0.0.1", "trsvcid": "{port}"}}}}}}]}}
         ]}}"#

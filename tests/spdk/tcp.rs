@@ -2,14 +2,14 @@
 
 use std::cell::RefCell;
 use std::rc::Rc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use boson::block::{Device, Namespace};
 use boson::{ErrorKind, rt};
 
 use crate::support::conformance::{self, Hooks};
 use crate::target::Target;
-use crate::{compares, config, open, reads_what_was_written, run, serves_two_cores};
+use crate::{compares, config, cpu_time, open, reads_what_was_written, run, serves_two_cores};
 
 #[test]
 fn a_namespace_over_tcp_keeps_what_is_written() {
@@ -55,9 +55,9 @@ fn two_namespaces_of_one_controller_are_two_devices() {
     run(async {
         let first = open(&target.address(1), &config()).await.expect("namespace 1");
         let second = open(&target.address(2), &config()).await.expect("namespace 2");
-        let error = open(&target.address(5), &config()).await.expect_err("there is none");
+        let error = open(&target.address(6), &config()).await.expect_err("there is none");
         assert_eq!(error.kind(), ErrorKind::NotFound);
-        assert!(error.to_string().contains("it has 1, 2, 3, 4"), "{error}");
+        assert!(error.to_string().contains("it has 1, 2, 3, 4, 5"), "{error}");
         for device in [first, second] {
             let namespace = device.attach().await.expect("a queue pair");
             namespace.read(0, rt::arena().alloc(4096)).await.expect("read");
@@ -108,5 +108,30 @@ fn a_namespace_that_grows_is_larger_for_everybody() {
             assert_eq!(namespace.size_bytes(), 2 * size);
             namespace.read(size, rt::arena().alloc(4096)).await.expect("there is more");
         }
+    });
+}
+
+#[test]
+fn an_idle_core_sleeps_and_the_first_read_after_that_takes_no_nap() {
+    const IDLE: Duration = Duration::from_secs(5);
+    let Some(target) = Target::start("idle") else { return };
+    run(async {
+        let device = open(&target.address(1), &config()).await.expect("it is attached");
+        let namespace = device.attach().await.expect("a queue pair");
+        namespace.read(0, rt::arena().alloc(4096)).await.expect("read");
+        let mut took = Vec::new();
+        let busy = cpu_time();
+        for _ in 0..5 {
+            rt::sleep(IDLE / 5).await;
+            let began = Instant::now();
+            namespace.read(0, rt::arena().alloc(4096)).await.expect("read");
+            took.push(began.elapsed());
+        }
+        let used = cpu_time() - busy;
+        took.sort();
+        println!("{used:?} of CPU in {IDLE:?} of idleness; the first reads after each second took {took:?}");
+        assert!(used < IDLE / 50, "{used:?}, which includes five reads");
+        // An idle core looks every 100 ms. The target may have other things to do.
+        assert!(took[1] < Duration::from_millis(20), "{took:?}");
     });
 }

@@ -2,7 +2,9 @@
 
 use std::ffi::{CString, c_int};
 use std::net::SocketAddr;
+use std::num::NonZero;
 use std::ptr::{self, NonNull};
+use std::thread;
 use std::time::Duration;
 
 use boson_spdk_sys as sys;
@@ -21,7 +23,21 @@ pub(super) const QUEUE_ENTRIES: u32 = 256;
 pub(super) const REQUESTS: u32 = 4 * QUEUE_ENTRIES;
 
 /// The most queue pairs that a controller is asked for.
-pub(super) const IO_QUEUES: u32 = 1024;
+const IO_QUEUES: u32 = 1024;
+
+/// The same with interrupts, of which each queue pair takes one, with a file descriptor and a
+/// vector of the machine's: for each processor two, and at least and at most so many.
+const FEWEST_WITH_INTERRUPTS: usize = 16;
+const MOST_WITH_INTERRUPTS: usize = 256;
+
+fn io_queues(interrupts: bool) -> u32 {
+    if !interrupts {
+        return IO_QUEUES;
+    }
+    let processors = thread::available_parallelism().map_or(1, NonZero::get);
+    let queues = (2 * processors).clamp(FEWEST_WITH_INTERRUPTS, MOST_WITH_INTERRUPTS);
+    u32::try_from(queues).unwrap_or(IO_QUEUES)
+}
 
 const KEEP_ALIVE_MS: u32 = 10_000;
 const CONNECT_TIMEOUT_MS: u32 = 10_000;
@@ -71,6 +87,8 @@ pub(super) struct Attaching {
     env: Env,
     address: ControllerAddress,
     keeper: &'static dyn Keeper,
+    /// It is asked for interrupts.
+    interrupts: bool,
     /// SPDK's attempt, once it was started, and since when.
     attempt: Option<(NonNull<sys::boson_spdk_attach>, Instant)>,
     /// The first error that SPDK logged.
@@ -79,8 +97,16 @@ pub(super) struct Attaching {
 }
 
 impl Attaching {
-    pub(super) fn new(env: Env, address: ControllerAddress, keeper: &'static dyn Keeper) -> Self {
-        Self { env, address, keeper, attempt: None, reason: String::new(), is_late: false }
+    /// One that is to wake cores that sleep, where it can: SPDK's TCP transport has nothing to wait
+    /// for.
+    pub(super) fn new(
+        env: Env,
+        address: ControllerAddress,
+        wakes: bool,
+        keeper: &'static dyn Keeper,
+    ) -> Self {
+        let interrupts = wakes && address.is_pci;
+        Self { env, address, keeper, interrupts, attempt: None, reason: String::new(), is_late: false }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -114,12 +140,17 @@ impl Attaching {
         let Some(controller) = NonNull::new(controller) else {
             return Progress::Ended(Err(self.error(ErrorKind::NotFound, code)));
         };
+        // SAFETY: the controller is attached.
+        if self.interrupts && !unsafe { sys::boson_spdk_has_interrupts(controller.as_ptr()) } {
+            tracing::info!("{}: SPDK cannot enable its interrupts ({})", self.address.name, self.reason);
+        }
         Progress::Ended(Ok(ControllerState::new(
             controller,
             self.env,
             self.keeper,
             self.address.name.clone(),
             self.address.is_pci,
+            io_queues(self.interrupts),
         )))
     }
 
@@ -128,13 +159,13 @@ impl Attaching {
             return Progress::Ended(Err(self.error(ErrorKind::InvalidInput, -libc::EINVAL)));
         };
         let options = sys::boson_spdk_attach_options {
-            io_queues: IO_QUEUES,
+            io_queues: io_queues(self.interrupts),
             queue_entries: QUEUE_ENTRIES,
             requests: REQUESTS,
             keep_alive_ms: KEEP_ALIVE_MS,
             connect_timeout_ms: CONNECT_TIMEOUT_MS,
             admin_timeout_ms: ADMIN_TIMEOUT_MS,
-            interrupts: false,
+            interrupts: self.interrupts,
         };
         let mut code = 0;
         let (attempt, reason) = capture(|| {

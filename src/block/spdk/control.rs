@@ -28,8 +28,8 @@ const FINISH_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// What the control thread is asked for.
 pub(super) enum Request {
-    /// Attach a controller, or give another handle to it.
-    Attach { env: Env, address: ControllerAddress, reply: AttachReply },
+    /// Attach a controller that `wakes` cores that sleep, if it can, or give another handle to it.
+    Attach { env: Env, address: ControllerAddress, wakes: bool, reply: AttachReply },
     /// Say what a namespace of a controller is, when no reset of it is under way.
     Describe(Arc<ControllerState>, u32, Sender<Result<Description>>),
     /// Detach a controller of which the last handle is gone.
@@ -169,7 +169,7 @@ impl ControlThread {
 
     fn handle(&mut self, request: Request) {
         match request {
-            Request::Attach { env, address, reply } => self.attach(env, address, reply),
+            Request::Attach { env, address, wakes, reply } => self.attach(env, address, wakes, reply),
             Request::Describe(state, nsid, reply) => {
                 match self.controllers.iter_mut().find(|managed| managed.is(&state)) {
                     Some(managed) => managed.describe(nsid, reply),
@@ -187,14 +187,14 @@ impl ControlThread {
         }
     }
 
-    fn attach(&mut self, env: Env, address: ControllerAddress, reply: AttachReply) {
+    fn attach(&mut self, env: Env, address: ControllerAddress, wakes: bool, reply: AttachReply) {
         if let Some(controller) = self.handles.get(address.name()).and_then(Weak::upgrade) {
             // Who asked may be gone; then the handle is dropped.
             let _ = reply.send(Ok(controller));
             return;
         }
         env.eal().register_thread();
-        self.attaching.push((Attaching::new(env, address, &Control), Some(reply)));
+        self.attaching.push((Attaching::new(env, address, wakes, &Control), Some(reply)));
     }
 
     fn turn(&mut self) {

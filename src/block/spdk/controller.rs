@@ -2,50 +2,22 @@
 
 use std::ffi::c_void;
 use std::ptr::{self, NonNull};
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use boson_spdk_sys as sys;
 
 use super::description::Description;
 use super::env::Env;
+use super::gate::{Gate, Phase, Presence};
 use crate::error::Result;
 
-/// How long a command may take before it is aborted. A controller that cannot abort it is reset.
-const COMMAND_TIMEOUT_US: u64 = 30_000_000;
+/// SPDK is to say nothing of how long commands take: their cores look after them. It must know a
+/// time, to have one for the admin queue.
+const COMMAND_TIMEOUT_US: u64 = u32::MAX as u64;
 /// How long an admin command may take before the controller is reset. SPDK waits for some of them
 /// while it holds the controller's lock.
 pub(super) const ADMIN_TIMEOUT_MS: u32 = 5_000;
-
-/// Where a controller is.
-///
-/// | phase | what cores do | who ends it |
-/// |---|---|---|
-/// | `Serving` | create queue pairs and use them | the control thread, when a core or the admin queue lost the controller, or it was removed |
-/// | `Stopping` | touch nothing of it; commands wait. Only on the bus | the control thread, when the controller touches no memory any more |
-/// | `Draining` | free their queue pairs, each on its own core; commands wait | the control thread, when there are none |
-/// | `Resetting` | nothing; commands wait | the control thread: `Serving`, or `Down` |
-/// | `Down` | refuse commands | the control thread, which tries again now and then |
-/// | `Gone` | free their queue pairs, refuse commands | nobody: the device was removed |
-///
-/// A controller on the bus is stopped before its queue pairs are freed. Until then it may write to
-/// the memory of its commands; and to free a queue pair of one that runs means commands to its
-/// admin queue, for which SPDK waits.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u8)]
-pub(super) enum Phase {
-    Serving,
-    Stopping,
-    Draining,
-    Resetting,
-    Down,
-    Gone,
-}
-
-impl Phase {
-    const ALL: [Self; 6] =
-        [Self::Serving, Self::Stopping, Self::Draining, Self::Resetting, Self::Down, Self::Gone];
-}
 
 /// Who keeps controllers: the control thread.
 pub(super) trait Keeper: Send + Sync {
@@ -59,14 +31,43 @@ pub(super) trait Keeper: Send + Sync {
     fn detach(&self, controller: &Arc<ControllerState>);
 }
 
-/// A queue pair of a core that ended before its controller had stopped, and its group.
+/// A queue pair that its core left to the control thread, and its group.
 pub(super) struct Abandoned {
     raw: NonNull<sys::spdk_nvme_qpair>,
     group: NonNull<sys::spdk_nvme_poll_group>,
+    free: WhenToFree,
 }
 
-// SAFETY: the core that used them has ended, and whoever has this value is the only one who knows
-// them. SPDK binds neither to a thread.
+/// When a queue pair that was left behind may be freed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum WhenToFree {
+    /// Also while the controller serves, once it is connected: it has no command. To free one that
+    /// is being connected SPDK would wait for the admin queue, without an end if that is dead.
+    Connected,
+    /// When the controller has stopped.
+    Stopped,
+}
+
+impl Abandoned {
+    /// Goes on connecting it, if it is one of those. 0 when that is done, or a negative `errno`
+    /// code, which is `EAGAIN` until then.
+    fn connect(&self) -> i32 {
+        if self.free == WhenToFree::Stopped {
+            return -libc::EAGAIN;
+        }
+        // SAFETY: the group is nobody else's, and this is no callback of it; it has no command, and
+        // `ignore` does not use the group's context, which is gone.
+        unsafe { sys::spdk_nvme_poll_group_process_completions(self.group.as_ptr(), 0, Some(ignore)) };
+        // SAFETY: the group is nobody else's.
+        unsafe { sys::spdk_nvme_poll_group_all_connected(self.group.as_ptr()) }
+    }
+}
+
+/// A queue pair that was left behind is disconnected: it is freed with the next reset.
+unsafe extern "C" fn ignore(_queue_pair: *mut sys::spdk_nvme_qpair, _context: *mut c_void) {}
+
+// SAFETY: the core that used them does so no more, and whoever has this value is the only one who
+// knows them. SPDK binds neither to a thread.
 unsafe impl Send for Abandoned {}
 
 /// What the control thread and the queue pairs of a controller share.
@@ -77,11 +78,12 @@ pub(super) struct ControllerState {
     /// Its address, for messages.
     name: String,
     is_pci: bool,
-    phase: AtomicU8,
+    /// How many queue pairs it is asked for.
+    io_queues: u32,
+    has_interrupts: bool,
+    gate: Gate,
     /// How many queue pairs there are, or are about to be.
     queue_pairs: AtomicU32,
-    /// How many cores are making one at this moment.
-    making: AtomicU32,
     /// A core lost its queue pair: the control thread is to reset the controller.
     lost: AtomicBool,
     /// SPDK says that the device was pulled off the bus.
@@ -109,16 +111,19 @@ impl ControllerState {
         keeper: &'static dyn Keeper,
         name: String,
         is_pci: bool,
+        io_queues: u32,
     ) -> Self {
         Self {
+            // SAFETY: the controller is attached.
+            has_interrupts: unsafe { sys::boson_spdk_has_interrupts(raw.as_ptr()) },
             raw,
             env,
             keeper,
             name,
             is_pci,
-            phase: AtomicU8::new(Phase::Serving as u8),
+            io_queues,
+            gate: Gate::new(),
             queue_pairs: AtomicU32::new(0),
-            making: AtomicU32::new(0),
             lost: AtomicBool::new(false),
             removed: AtomicBool::new(false),
             events: AtomicU32::new(0),
@@ -144,15 +149,22 @@ impl ControllerState {
         self.is_pci
     }
 
-    pub(super) fn phase(&self) -> Phase {
-        // With `enter_queue_pair` this is one total order: either the control thread sees the queue
-        // pair that a core is about to make, or the core sees that it must not.
-        Phase::ALL[usize::from(self.phase.load(Ordering::SeqCst))]
+    /// How many queue pairs it is asked for.
+    pub(super) fn io_queues(&self) -> u32 {
+        self.io_queues
     }
 
-    /// Only the control thread changes the phase.
-    pub(super) fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::SeqCst);
+    /// Whether it wakes cores that sleep. This stays true through resets.
+    pub(super) fn has_interrupts(&self) -> bool {
+        self.has_interrupts
+    }
+
+    pub(super) fn gate(&self) -> &Gate {
+        &self.gate
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        self.gate.phase()
     }
 
     pub(super) fn queue_pairs(&self) -> u32 {
@@ -161,20 +173,18 @@ impl ControllerState {
 
     /// Has `make` make a queue pair, if there may be one now, and counts it if it did. The phase
     /// may change meanwhile, but the controller is neither disconnected nor detached.
-    pub(super) fn make_queue_pair<T>(&self, make: impl FnOnce() -> Option<T>) -> Option<T> {
-        self.making.fetch_add(1, Ordering::SeqCst);
+    pub(super) fn make_queue_pair<T>(
+        &self,
+        presence: &Presence,
+        make: impl FnOnce() -> Option<T>,
+    ) -> Option<T> {
+        // Before the phase is looked at: whoever changes it sees the queue pair.
         self.queue_pairs.fetch_add(1, Ordering::SeqCst);
-        let made = if self.phase() == Phase::Serving { make() } else { None };
+        let made = self.gate.pass(presence, make).flatten();
         if made.is_none() {
             self.leave_queue_pair();
         }
-        self.making.fetch_sub(1, Ordering::SeqCst);
         made
-    }
-
-    /// Whether a core is making a queue pair.
-    pub(super) fn is_making(&self) -> bool {
-        self.making.load(Ordering::SeqCst) > 0
     }
 
     /// A queue pair that was counted is freed.
@@ -182,29 +192,44 @@ impl ControllerState {
         self.queue_pairs.fetch_sub(1, Ordering::SeqCst);
     }
 
-    /// The current core ends and leaves a queue pair to the control thread.
+    /// The current core leaves a queue pair to the control thread.
     ///
     /// # Safety
     ///
     /// Nobody uses the two again, the queue pair is the group's only one, and what SPDK calls back
-    /// for its commands stays for ever.
+    /// for its commands, if it has any, stays for ever. One that is freed
+    /// once it is connected has none.
     pub(super) unsafe fn abandon(
         &self,
         raw: NonNull<sys::spdk_nvme_qpair>,
         group: NonNull<sys::spdk_nvme_poll_group>,
+        free: WhenToFree,
     ) {
-        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(Abandoned { raw, group });
-        self.report_loss("a core ended while it had commands that do not end");
+        let left = Abandoned { raw, group, free };
+        self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(left);
+        self.keeper.look();
     }
 
     pub(super) fn has_abandoned(&self) -> bool {
         !self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
     }
 
-    /// Frees what cores left behind. Only on the control thread, with the controller stopped.
-    pub(super) fn free_abandoned(&self) {
-        let abandoned = std::mem::take(&mut *self.abandoned.lock().unwrap_or_else(PoisonError::into_inner));
-        for Abandoned { raw, group } in abandoned {
+    /// Frees what cores left behind: all of it if the controller `has_stopped`, or else what was
+    /// being connected and is now. Only on the control thread.
+    pub(super) fn free_abandoned(&self, has_stopped: bool) {
+        let mut all = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut has_failed = false;
+        let may_be_freed = |left: &mut Abandoned| {
+            let code = if has_stopped { 0 } else { left.connect() };
+            has_failed |= code != 0 && code != -libc::EAGAIN;
+            code == 0
+        };
+        let ready: Vec<_> = all.extract_if(.., may_be_freed).collect();
+        drop(all);
+        if has_failed {
+            self.report_loss("a queue pair cannot be connected");
+        }
+        for Abandoned { raw, group, .. } in ready {
             // SAFETY: nobody else knows the queue pair, and what it calls back stays (`abandon`).
             unsafe { sys::spdk_nvme_ctrlr_free_io_qpair(raw.as_ptr()) };
             // SAFETY: its only queue pair is freed, and nobody else knows it.
@@ -221,8 +246,8 @@ impl ControllerState {
         }
     }
 
-    /// Has SPDK say when the device is pulled off the bus, when a command does not end, and when
-    /// something happens to the namespaces.
+    /// Has SPDK say when the device is pulled off the bus, when an admin command does not end, and
+    /// when something happens to the namespaces.
     pub(super) fn watch(self: &Arc<Self>) {
         let context = Arc::as_ptr(self).cast_mut().cast();
         let admin_us = u64::from(ADMIN_TIMEOUT_MS) * 1_000;
@@ -336,36 +361,16 @@ unsafe extern "C" fn on_event(context: *mut c_void, _completion: *const sys::spd
     unsafe { state_of(context) }.events.fetch_add(1, Ordering::Release);
 }
 
-/// A command does not end; of the admin queue if `queue_pair` is null. SPDK says it once for each,
-/// on the thread that polls its queue.
+/// A command does not end; one of the admin queue if `queue_pair` is null. SPDK says it once for
+/// each, on the thread that polls its queue.
 unsafe extern "C" fn on_timeout(
     context: *mut c_void,
-    controller: *mut sys::spdk_nvme_ctrlr,
+    _controller: *mut sys::spdk_nvme_ctrlr,
     queue_pair: *mut sys::spdk_nvme_qpair,
-    number: u16,
+    _number: u16,
 ) {
-    // SAFETY: SPDK passes what `watch` gave it.
-    let state = unsafe { state_of(context) };
     if queue_pair.is_null() {
-        state.report_loss("it does not answer a command of its admin queue");
-        return;
-    }
-    tracing::warn!("{}: a command does not end; aborting it", state.name());
-    // SAFETY: the controller and the queue pair are those of the command, and `on_abort` takes the
-    // state's address.
-    let code =
-        unsafe { sys::spdk_nvme_ctrlr_cmd_abort(controller, queue_pair, number, Some(on_abort), context) };
-    if code != 0 {
-        state.report_loss("a command does not end, and cannot be aborted");
-    }
-}
-
-/// The controller has done what it does about a command that is to be aborted.
-unsafe extern "C" fn on_abort(context: *mut c_void, completion: *const sys::spdk_nvme_cpl) {
-    // SAFETY: `on_timeout` passed what SPDK got from `watch`.
-    let state = unsafe { state_of(context) };
-    // SAFETY: SPDK passes a completion that is valid during this call.
-    if unsafe { sys::boson_spdk_abort_failed(completion) } {
-        state.report_loss("a command does not end, and the controller does not abort it");
+        // SAFETY: SPDK passes what `watch` gave it.
+        unsafe { state_of(context) }.report_loss("it does not answer a command of its admin queue");
     }
 }

@@ -8,10 +8,10 @@ use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
-use super::attach::IO_QUEUES;
-use super::controller::{ControllerState, Phase};
+use super::controller::ControllerState;
 use super::description::Description;
 use super::env::{capture, strerror, words};
+use super::gate::Phase;
 use crate::error::{Error, ErrorKind, Result};
 use crate::time::Instant;
 
@@ -32,12 +32,12 @@ const SCAN_EVERY: Duration = Duration::from_secs(1);
 /// | stage | until | next |
 /// |---|---|---|
 /// | `Serving` | the admin queue fails, or a core lost its queue pair, or it was removed | on the bus `Halting`, else `Draining` |
-/// | `Halting` | no core is making a queue pair | `Stopping` |
+/// | `Halting` | no core is inside of SPDK with it | `Stopping` |
 /// | `Stopping` | the admin queue is down, and the controller touches no memory | `Draining`; `Gone` if it was removed |
 /// | `Draining` | the cores have freed their queue pairs | `Disconnecting`; `Pausing` if it is lost again and again |
 /// | `Disconnecting` | the admin queue is down, and the controller touches no memory | `Reconnecting` |
 /// | `Reconnecting` | SPDK is done | `Serving`, or `Pausing` |
-/// | `Pausing` | its time | `Disconnecting` |
+/// | `Pausing` | its time, or it was removed | `Disconnecting`; `Halting` if it was removed |
 /// | `Gone` | the cores have freed their queue pairs | `Detaching` |
 /// | `Detaching` | SPDK is done | it is forgotten, or `Released` if there are handles |
 /// | `Released` | the last handle is gone | it is forgotten |
@@ -107,6 +107,7 @@ impl Managed {
     /// Whether it wants another turn soon.
     pub(super) fn is_busy(&self) -> bool {
         self.detach.is_some()
+            || self.state.has_abandoned()
             || !matches!(self.stage, Stage::Serving | Stage::Pausing { .. } | Stage::Gone | Stage::Released)
     }
 
@@ -141,7 +142,7 @@ impl Managed {
                     } else {
                         (Phase::Draining, Stage::Draining)
                     };
-                    self.state.set_phase(phase);
+                    self.state.gate().set_phase(phase);
                     self.stage = stage;
                 }
             }
@@ -153,12 +154,13 @@ impl Managed {
             }
             Stage::Reconnecting => self.reconnect(now),
             Stage::Pausing { until } => {
-                if now >= until {
+                self.look_at_bus(now);
+                if !self.is_removed && now >= until {
                     self.disconnect();
                 }
             }
             Stage::Gone => {
-                self.state.free_abandoned();
+                self.state.free_abandoned(true);
                 // The kernel waits for the device to be let go of, also while there are handles.
                 if self.state.queue_pairs() == 0 {
                     self.start_detaching();
@@ -209,14 +211,14 @@ impl Managed {
 
     fn serve(&mut self, now: Instant) {
         let code = self.poll_admin();
-        if self.state.is_pci() && now.saturating_since(self.scanned) >= SCAN_EVERY {
-            self.scanned = now;
-            self.look_at_bus();
-        }
+        self.look_at_bus(now);
         if !matches!(self.stage, Stage::Serving) {
             return;
         }
         let lost = self.state.take_loss();
+        if code >= 0 && !lost {
+            self.state.free_abandoned(false);
+        }
         if code < 0 && !lost {
             self.state.set_reason(if self.state.is_pci() {
                 "its admin queue failed"
@@ -235,19 +237,26 @@ impl Managed {
             if self.state.is_pci() {
                 self.start_halting();
             } else {
-                self.state.set_phase(Phase::Draining);
+                self.state.gate().set_phase(Phase::Draining);
                 self.stage = Stage::Draining;
             }
         }
     }
 
-    /// A device that is unplugged reads as all ones, or the kernel says that it is to go.
-    fn look_at_bus(&mut self) {
+    /// Looks at the bus, if it is time to, and while the controller serves at its status too. A
+    /// device that is unplugged reads as all ones, or the kernel says that it is to go.
+    fn look_at_bus(&mut self, now: Instant) {
+        if !self.state.is_pci() || now.saturating_since(self.scanned) < SCAN_EVERY {
+            return;
+        }
+        self.scanned = now;
         // SAFETY: this is the control thread, on which all attaching and detaching happens.
         unsafe { sys::boson_spdk_scan_bus() };
         let status = self.status();
         if self.state.is_removed() || status & sys::BOSON_SPDK_REMOVED != 0 {
             self.remove();
+        } else if !matches!(self.stage, Stage::Serving) {
+            // What ails it is known.
         } else if status & sys::BOSON_SPDK_FATAL != 0 {
             self.state.count_failure();
             self.state.report_loss("it reports a fatal status (CSTS.CFS)");
@@ -271,13 +280,14 @@ impl Managed {
 
     /// Keeps the cores from a controller on the bus.
     fn start_halting(&mut self) {
-        self.state.set_phase(Phase::Stopping);
+        self.state.gate().set_phase(Phase::Stopping);
         self.stage = Stage::Halting;
         self.halt();
     }
 
     fn halt(&mut self) {
-        if self.state.is_making() {
+        // What SPDK frees when it disconnects a controller is what they write to.
+        if self.state.gate().is_anyone_inside() {
             return;
         }
         if self.is_removed {
@@ -348,7 +358,7 @@ impl Managed {
     }
 
     fn drain(&mut self, now: Instant) {
-        self.state.free_abandoned();
+        self.state.free_abandoned(true);
         if !self.state.is_pci() {
             self.poll_admin();
         }
@@ -359,7 +369,7 @@ impl Managed {
             self.rest(now);
             return;
         }
-        self.state.set_phase(Phase::Resetting);
+        self.state.gate().set_phase(Phase::Resetting);
         self.disconnect();
     }
 
@@ -372,8 +382,9 @@ impl Managed {
             self.set_bus_master(true);
             self.is_muted = false;
         }
-        // SAFETY: the controller is disconnected.
-        unsafe { sys::boson_spdk_ask_for_queues(self.state.raw(), IO_QUEUES) };
+        let (io_queues, interrupts) = (self.state.io_queues(), self.state.has_interrupts());
+        // SAFETY: the controller is disconnected, and has no queue pair.
+        unsafe { sys::boson_spdk_ask_for(self.state.raw(), io_queues, interrupts) };
         // SPDK holds the controller's lock, on this thread, until the reconnecting is done.
         // SAFETY: the controller is disconnected, and has no queue pair.
         unsafe { sys::spdk_nvme_ctrlr_reconnect_async(self.state.raw()) };
@@ -398,10 +409,16 @@ impl Managed {
             self.give_up_for_now(&words(code, reason), now);
             return;
         }
+        // SAFETY: the controller is attached.
+        if self.state.has_interrupts() && !unsafe { sys::boson_spdk_has_interrupts(self.state.raw()) } {
+            // SPDK's groups, of which each core has one, are with interrupts or without for ever.
+            self.give_up_for_now("its interrupts cannot be enabled again", now);
+            return;
+        }
         self.served = now;
         // What was reported before the reset is over with it.
         self.state.take_loss();
-        self.state.set_phase(Phase::Serving);
+        self.state.gate().set_phase(Phase::Serving);
         self.stage = Stage::Serving;
         tracing::warn!("{}: the controller is back", self.state.name());
     }
@@ -413,7 +430,7 @@ impl Managed {
 
     /// Refuses commands until the next attempt.
     fn rest(&mut self, now: Instant) {
-        self.state.set_phase(Phase::Down);
+        self.state.gate().set_phase(Phase::Down);
         self.stage = Stage::Pausing { until: now.checked_add(self.pause).unwrap_or(Instant::FAR_FUTURE) };
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.losses = 0;

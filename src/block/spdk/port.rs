@@ -63,6 +63,13 @@ unsafe impl Port for SpdkPort {
         }
     }
 
+    fn next_deadline(&self) -> Option<Instant> {
+        match self {
+            Self::QueuePair(queue_pair) => queue_pair.next_deadline(),
+            Self::Channel(_) => None,
+        }
+    }
+
     fn resized(&mut self) -> Option<u64> {
         match self {
             Self::QueuePair(queue_pair) => queue_pair.resized(),

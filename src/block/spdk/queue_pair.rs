@@ -1,28 +1,32 @@
 //! One core's queue pair of a controller, and what becomes of it when the controller is lost.
 
+mod end;
+mod late;
+mod submission;
+
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::mem;
 use std::ptr::{self, NonNull};
 use std::rc::Rc;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use boson_spdk_sys as sys;
 
-use super::super::queue::{Command, CommandKind, Failure, Refused, Segment};
+use super::super::queue::Failure;
 use super::attach::{QUEUE_ENTRIES, REQUESTS};
-use super::controller::{Controller, Phase};
+use super::controller::Controller;
 use super::description::Description;
 use super::env::{capture, strerror};
+use super::gate::{Phase, Presence};
 use super::reach::Reach;
-use super::requests::{Requests, StatusField, slot};
+use super::requests::{Requests, StatusField};
 use super::status;
 use crate::eal::idle::Idle;
-use crate::error::{Error, ErrorKind, Outcome, Result};
+use crate::error::{Error, ErrorKind, Result};
 use crate::rt::poller::Park;
-use crate::time::{Clock, Instant, MonotonicClock};
+use crate::time::Instant;
 
 /// The most commands at once. One entry of a queue is never used, and a fused command takes two.
 const SLOTS: u16 = 128;
@@ -35,11 +39,8 @@ const RETRY_AFTER: Duration = Duration::from_millis(50);
 /// How long commands wait for a queue pair that the controller does not give before they fail.
 const STARVED_AFTER: Duration = Duration::from_secs(1);
 
-/// How long a core that ends waits for its commands before it has the controller reset, and until
-/// it leaves the queue pair to the control thread; and how often it looks.
-const END_PATIENCE: Duration = Duration::from_secs(1);
-const STOP_PATIENCE: Duration = Duration::from_secs(20);
-const END_NAP: Duration = Duration::from_micros(100);
+/// How often a core looks for commands that take too long.
+const LOOK_FOR_LATE: Duration = Duration::from_secs(1);
 
 /// The naps of a core whose queue pair has no command, and of one whose queue pair is connected or
 /// waits for its controller: a loss is seen this late at most.
@@ -48,7 +49,6 @@ const CONNECT_NAP: Duration = Duration::from_micros(50);
 const WAIT_NAP: Duration = Duration::from_millis(2);
 
 const STATUS_TYPE_AND_CODE: StatusField = 0x07ff;
-const COMPARE_FAILURE: StatusField = 0x0285;
 
 type RawQueuePair = NonNull<sys::spdk_nvme_qpair>;
 
@@ -82,6 +82,8 @@ enum Made {
 /// A queue pair of one core for one namespace.
 pub(super) struct QueuePair {
     controller: Arc<Controller>,
+    /// Says when this core is inside of SPDK with the queue pair.
+    presence: Arc<Presence>,
     nsid: u32,
     ns: *mut sys::spdk_nvme_ns,
     block_shift: u32,
@@ -94,6 +96,9 @@ pub(super) struct QueuePair {
     requests: Requests,
     reach: Rc<Reach>,
     idle: Idle,
+    polled: Instant,
+    /// When to look for commands that take too long.
+    next_look: Instant,
     /// The phase at the last poll.
     seen: Phase,
     /// Since when the controller gives no queue pair, and whether that is too long to wait for.
@@ -139,6 +144,7 @@ impl QueuePair {
         };
         let size_bytes = description.identity.size_bytes();
         let mut queue_pair = Self {
+            presence: state.gate().presence(),
             nsid,
             ns: ptr::null_mut(),
             block_shift: description.namespace.block_bytes.trailing_zeros(),
@@ -149,6 +155,8 @@ impl QueuePair {
             requests: Requests::new(SLOTS),
             reach,
             idle: Idle::new(),
+            polled: Instant::ORIGIN,
+            next_look: Instant::ORIGIN,
             seen: Phase::Serving,
             starved: None,
             is_starved: false,
@@ -176,152 +184,35 @@ impl QueuePair {
         self.requests.count()
     }
 
-    /// A device on the PCI bus reaches the arena only; over TCP the kernel copies from anywhere.
-    pub(super) fn accepts(&self, memory: &[Segment]) -> bool {
-        memory.len() <= self.max_segments
-            && (!self.controller.state().is_pci() || (self.reach.holds(memory) && fits_page_lists(memory)))
-    }
-
-    /// # Safety
-    ///
-    /// As [`Port::submit`](super::super::queue::Port::submit).
-    pub(super) unsafe fn submit(&mut self, number: u16, command: &Command<'_>) -> Result<(), Refused> {
-        let Link::Up(raw) = self.link else { return Err(self.refusal()) };
-        if command.kind == CommandKind::Flush && self.may_have_lost() {
-            return Err(Refused::Failed(Failure::writes_may_be_lost()));
-        }
-        let request = self.requests.begin(number, command.memory, command.expected);
-        let callbacks = if command.kind == CommandKind::CompareAndWrite { 2 } else { 1 };
-        request.sent(callbacks);
-        let (ns, queue, argument) = (self.ns, raw.as_ptr(), request.argument());
-        let (pieces, count) = request.pieces();
-        let count = u32::try_from(count).unwrap_or(u32::MAX);
-        let block = command.offset >> self.block_shift;
-        let blocks = u32::try_from(command.len >> self.block_shift).unwrap_or(u32::MAX);
-        let code = match command.kind {
-            // SAFETY: for this and the next five calls:
-            // - `ns` and `queue` are of the attached controller, and this core's: `connect` fetched
-            //   them, and the link is up;
-            // - the pieces stay in the slot until the command is done, and the memory that they
-            //   name until then too, as the caller promises;
-            // - `done` takes `argument`, the slot's address; slots live until `shut_down`, after
-            //   which SPDK has no command of theirs.
-            CommandKind::Read => unsafe {
-                sys::boson_spdk_read(ns, queue, block, blocks, pieces.cast(), count, Some(done), argument)
-            },
-            CommandKind::Write { durable } => {
-                // SAFETY: as for the read.
-                unsafe {
-                    sys::boson_spdk_write(
-                        ns,
-                        queue,
-                        block,
-                        blocks,
-                        pieces.cast(),
-                        count,
-                        durable,
-                        Some(done),
-                        argument,
-                    )
-                }
-            }
-            // SAFETY: as for the read; there is no memory.
-            CommandKind::Flush => unsafe { sys::spdk_nvme_ns_cmd_flush(ns, queue, Some(done), argument) },
-            CommandKind::Trim => {
-                // SAFETY: as for the flush.
-                unsafe { sys::boson_spdk_trim(ns, queue, block, blocks, Some(done), argument) }
-            }
-            CommandKind::WriteZeroes => {
-                // SAFETY: as for the flush.
-                unsafe { sys::boson_spdk_write_zeroes(ns, queue, block, blocks, Some(done), argument) }
-            }
-            CommandKind::CompareAndWrite => {
-                let ([memory], [expected]) = (command.memory, command.expected) else {
-                    request.sent(0);
-                    return Err(refused("a compare and write takes its memory in one piece each"));
-                };
-                let (memory, expected) = (memory.ptr.as_ptr().cast(), expected.ptr.as_ptr().cast());
-                let mut submitted = 0;
-                // SAFETY: as for the read; `submitted` is a place for a number.
-                let code = unsafe {
-                    sys::boson_spdk_compare_and_write(
-                        ns,
-                        queue,
-                        block,
-                        blocks,
-                        expected,
-                        memory,
-                        Some(done),
-                        Some(done),
-                        argument,
-                        &raw mut submitted,
-                    )
-                };
-                if submitted == 1 {
-                    // The device aborts a first half without its second, and says so.
-                    request.sent(1);
-                    return Ok(());
-                }
-                code
-            }
-        };
-        if code == 0 {
-            return Ok(());
-        }
-        request.sent(0);
-        Err(match -code {
-            // No request of SPDK's is free, or the queue pair failed a moment ago: the next poll
-            // sees it.
-            libc::ENOMEM | libc::ENXIO | libc::EAGAIN => Refused::Full,
-            _ => refused(format!("SPDK does not take the command: {}", strerror(code))),
-        })
-    }
-
-    /// Whether the controller failed since the last flush, so that its cache may be gone: said
-    /// once.
-    fn may_have_lost(&mut self) -> bool {
-        let failures = self.controller.state().failures();
-        mem::replace(&mut self.failures, failures) != failures
-    }
-
-    /// What a command gets while there is no queue pair.
-    fn refusal(&self) -> Refused {
-        let state = self.controller.state();
-        let (kind, why) = match state.phase() {
-            Phase::Gone => (ErrorKind::Closed, "the controller was removed".to_owned()),
-            Phase::Down => {
-                (ErrorKind::Closed, format!("{}; boson goes on trying to reach it", state.reason()))
-            }
-            Phase::Serving if self.is_starved => (
-                ErrorKind::LimitReached,
-                "the controller came back with fewer queue pairs than there are cores, or DPDK has no \
-                 memory for one: use fewer cores; boson goes on trying to get one"
-                    .to_owned(),
-            ),
-            Phase::Serving | Phase::Stopping | Phase::Draining | Phase::Resetting => return Refused::Full,
-        };
-        let failure = Failure { outcome: Outcome::NotStarted, ..Failure::new(kind, why) };
-        Refused::Failed(failure)
-    }
-
     pub(super) fn poll(
         &mut self,
         now: Instant,
         budget: usize,
         mut done: impl FnMut(u16, Result<(), Box<Failure>>),
     ) -> usize {
+        self.polled = now;
         let mut events = self.follow_controller(now);
         if matches!(self.link, Link::Up(_) | Link::Connecting { .. }) {
             let most = u32::try_from(budget).unwrap_or(u32::MAX);
-            // SAFETY: the group is this core's, and this is no callback of it.
-            let code = unsafe {
-                sys::spdk_nvme_poll_group_process_completions(self.group.as_ptr(), most, Some(on_disconnect))
-            };
+            let group = self.group.as_ptr();
+            let code = self.controller.state().gate().pass(&self.presence, || {
+                // SAFETY: the group is this core's, and this is no callback of it; the controller
+                // is not disconnected during the call.
+                unsafe { sys::spdk_nvme_poll_group_process_completions(group, most, Some(on_disconnect)) }
+            });
+            // The next poll follows the controller that stops at this moment.
+            let Some(code) = code else { return events };
             if code < 0 || self.disconnected.get() {
                 self.lose(now);
                 events += 1;
             } else if let Link::Connecting { raw, since } = self.link {
                 events += usize::from(self.go_on_connecting(raw, since, now));
+            }
+            if let Link::Up(raw) = self.link
+                && now >= self.next_look
+            {
+                self.next_look = now.checked_add(LOOK_FOR_LATE).unwrap_or(Instant::FAR_FUTURE);
+                self.look_for_late_commands(raw, now);
             }
         }
         // SPDK calls back for all commands of a controller that is to be removed, while that may
@@ -375,7 +266,10 @@ impl QueuePair {
         let controller = Arc::clone(&self.controller);
         let state = controller.state();
         let mut made = Made::NotNow;
-        state.make_queue_pair(|| {
+        let presence = Arc::clone(&self.presence);
+        // SPDK does not batch doorbells of a controller with interrupts.
+        let batches = state.is_pci() && !state.has_interrupts();
+        state.make_queue_pair(&presence, || {
             // SAFETY: the controller is attached, and is neither disconnected nor detached during
             // this call.
             self.ns = unsafe { sys::spdk_nvme_ctrlr_get_ns(state.raw(), self.nsid) };
@@ -384,7 +278,7 @@ impl QueuePair {
                 return None;
             }
             // SAFETY: as above.
-            let raw = unsafe { sys::boson_spdk_qpair_allocate(state.raw(), REQUESTS, state.is_pci()) };
+            let raw = unsafe { sys::boson_spdk_qpair_allocate(state.raw(), REQUESTS, batches) };
             let Some(raw) = NonNull::new(raw) else {
                 made = Made::NoneLeft;
                 return None;
@@ -413,9 +307,13 @@ impl QueuePair {
         self.link = Link::Connecting { raw, since: Some(since) };
         let state = self.controller.state();
         // The queue pair of a PCI device is made by commands of the admin queue, whose own thread
-        // looks only now and then. SAFETY: the controller is attached; the function takes SPDK's
-        // lock.
-        let admin = unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(state.raw()) };
+        // looks only now and then.
+        let admin = state.gate().pass(&self.presence, || {
+            // SAFETY: the controller is attached, and not disconnected during the call, which takes
+            // SPDK's lock.
+            unsafe { sys::spdk_nvme_ctrlr_process_admin_completions(state.raw()) }
+        });
+        let Some(admin) = admin else { return false };
         // SAFETY: the group is this core's.
         let code = unsafe { sys::spdk_nvme_poll_group_all_connected(self.group.as_ptr()) };
         if code == 0 {
@@ -510,6 +408,7 @@ impl QueuePair {
         match self.link {
             Link::Connecting { .. } => Park::Nap(CONNECT_NAP),
             Link::Down { .. } | Link::Halted(_) => Park::Nap(WAIT_NAP),
+            Link::Up(_) if in_use > 0 && self.controller.state().has_interrupts() => self.arm(),
             Link::Up(_) if in_use > 0 => self.idle.park(),
             Link::Up(_) => {
                 self.idle.busy();
@@ -518,93 +417,32 @@ impl QueuePair {
         }
     }
 
-    pub(super) fn shut_down(&mut self) -> bool {
-        if mem::replace(&mut self.ended, true) {
-            return true;
-        }
-        let is_clean = self.settle() && {
-            self.free();
-            self.requests.drain(usize::MAX, |_, _| {});
-            // SAFETY: the group's only queue pair is freed.
-            let code = unsafe { sys::spdk_nvme_poll_group_destroy(self.group.as_ptr()) };
-            code == 0 && self.requests.are_idle()
-        };
-        if !is_clean {
-            // What SPDK or the device may still use stays.
-            self.requests.leak();
-            mem::forget((Rc::clone(&self.reach), Rc::clone(&self.disconnected)));
-        }
-        is_clean
-    }
-
-    /// Waits until the queue pair may be freed: one of a controller on the bus has no command, or
-    /// the controller has stopped. If that takes too long, leaves the queue pair to the control
-    /// thread and returns false.
-    fn settle(&mut self) -> bool {
-        if !self.controller.state().is_pci() {
-            return true;
-        }
-        let clock = MonotonicClock::new();
-        let begin = clock.now();
-        loop {
-            let raw = match self.link {
-                Link::Down { .. } => return true,
-                Link::Up(_) if self.requests.are_idle() => return true,
-                Link::Up(raw) | Link::Connecting { raw, .. } | Link::Halted(raw) => raw,
-            };
-            let now = clock.now();
-            let waited = now.saturating_since(begin);
-            if waited > STOP_PATIENCE {
-                self.link = Link::Down { retry_at: Instant::FAR_FUTURE };
-                // SAFETY: the link is down, so nobody uses the two again; the queue pair was the
-                // group's only one; the caller keeps for ever what is called back for its commands.
-                unsafe { self.controller.state().abandon(raw, self.group) };
-                return false;
-            }
-            if waited > END_PATIENCE && !matches!(self.link, Link::Halted(_)) {
-                self.controller.state().report_loss("a core ended while it had commands that do not end");
-                self.link = Link::Halted(raw);
-            }
-            self.poll(now, usize::MAX, |_, _| {});
-            thread::park_timeout(END_NAP);
+    /// Has the controller's next interrupt wake the core.
+    fn arm(&self) -> Park {
+        // SAFETY: the group is this core's.
+        let descriptors = unsafe { sys::spdk_nvme_poll_group_get_fd_group(self.group.as_ptr()) };
+        // This takes what interrupts left, if there was one since the last time, and looks for
+        // completions then: one that comes later makes the group's descriptor readable.
+        let looked = self.controller.state().gate().pass(&self.presence, || {
+            // SAFETY: the descriptors are those of this core's group, this is no callback of it,
+            // and the controller is not disconnected during the call.
+            unsafe { sys::spdk_fd_group_wait(descriptors, 0) }
+        });
+        match looked {
+            Some(0..) if self.requests.has_finished() => Park::Spin,
+            // SAFETY: as above.
+            Some(0..) => Park::Wake(unsafe { sys::spdk_fd_group_get_fd(descriptors) }),
+            Some(_) => Park::Nap(WAIT_NAP),
+            // The controller stops at this moment.
+            None => Park::Spin,
         }
     }
-}
 
-impl Drop for QueuePair {
-    fn drop(&mut self) {
-        self.shut_down();
+    /// A core that waits for an interrupt looks at the controller now and then.
+    pub(super) fn next_deadline(&self) -> Option<Instant> {
+        let waits = matches!(self.link, Link::Up(_)) && self.controller.state().has_interrupts();
+        waits.then(|| self.polled.checked_add(IDLE_NAP).unwrap_or(Instant::FAR_FUTURE))
     }
-}
-
-/// Whether page lists can describe the memory (PRP, Base 2.0c 4.1.1): it starts at a double word,
-/// and pieces meet at page boundaries.
-fn fits_page_lists(memory: &[Segment]) -> bool {
-    const PAGE: usize = 4096;
-    let last = memory.len().saturating_sub(1);
-    memory.iter().enumerate().all(|(number, piece)| {
-        let at = piece.ptr.addr().get();
-        at.is_multiple_of(if number == 0 { 4 } else { PAGE })
-            && (number == last || (at + piece.len).is_multiple_of(PAGE))
-    })
-}
-
-fn refused(why: impl Into<String>) -> Refused {
-    Refused::Failed(Failure {
-        outcome: Outcome::NotStarted,
-        ..Failure::new(ErrorKind::InvalidInput, why.into())
-    })
-}
-
-/// SPDK is done with a command, or with one half of a fused one.
-unsafe extern "C" fn done(argument: *mut c_void, completion: *const sys::spdk_nvme_cpl) {
-    // SAFETY: SPDK passes a completion that is valid during this call.
-    let field = unsafe { sys::boson_spdk_status(completion) };
-    // SAFETY: `submit` gave SPDK the slot's address, and slots live until SPDK has none of their
-    // commands.
-    let slot = unsafe { slot(argument) };
-    let is_success = field & STATUS_TYPE_AND_CODE == 0;
-    slot.called_back(if is_success { 0 } else { field }, field & STATUS_TYPE_AND_CODE == COMPARE_FAILURE);
 }
 
 /// The group's only queue pair is disconnected. SPDK says it at every poll from then on.

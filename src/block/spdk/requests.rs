@@ -3,8 +3,16 @@
 use std::cell::Cell;
 use std::ffi::c_void;
 use std::rc::Rc;
+use std::time::Duration;
 
 use super::super::queue::Segment;
+use crate::time::Instant;
+
+/// How long a command may take before it is aborted, and how long from then on until its controller
+/// is reset: whatever the controller says of the abort, which finds nothing if the command ended
+/// meanwhile.
+const COMMAND_TIMEOUT: Duration = Duration::from_secs(30);
+const ABORT_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// A status field without the phase bit; 0 is success.
 pub(super) type StatusField = u16;
@@ -16,9 +24,28 @@ pub(super) struct Slot {
     /// How many callbacks come before the command is done.
     pending: Cell<u16>,
     status: Cell<StatusField>,
+    age: Cell<Age>,
     /// What SPDK reads during the command: the pieces of its memory, and of what it expects.
     pieces: Pieces,
     expected: Pieces,
+}
+
+/// What is known of how long a command takes.
+#[derive(Clone, Copy)]
+enum Age {
+    /// Nobody looked since it was sent.
+    New,
+    /// It was there at that time.
+    Seen(Instant),
+    /// It took too long, and was to be aborted at that time.
+    Aborted(Instant),
+}
+
+/// What is due because a command takes too long.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Overdue {
+    Abort,
+    Reset,
 }
 
 /// A list for SPDK to read. Its place stays the same until it is filled anew.
@@ -125,6 +152,7 @@ impl Requests {
             number,
             pending: Cell::new(0),
             status: Cell::new(0),
+            age: Cell::new(Age::New),
             pieces: Pieces::new(),
             expected: Pieces::new(),
         };
@@ -141,6 +169,7 @@ impl Requests {
         let slot = &self.slots[usize::from(slot)];
         debug_assert_eq!(slot.pending.get(), 0, "the slot is not in use");
         slot.status.set(0);
+        slot.age.set(Age::New);
         slot.pieces.fill(memory);
         slot.expected.fill(expected);
         slot
@@ -167,6 +196,22 @@ impl Requests {
         self.slots.iter().all(|slot| slot.pending.get() == 0)
     }
 
+    /// Whether all commands that SPDK had are done, and were said to be.
+    pub(super) fn are_drained(&self) -> bool {
+        self.are_idle() && !self.has_finished()
+    }
+
+    /// Whether a command is done, and was not said to be.
+    pub(super) fn has_finished(&self) -> bool {
+        self.finished.pushed != self.finished.popped
+    }
+
+    /// What is due at `now` for commands that take too long. The time of each counts from the first
+    /// call that sees it.
+    pub(super) fn overdue(&self, now: Instant) -> impl Iterator<Item = (&Slot, Overdue)> {
+        self.slots.iter().filter_map(move |slot| Some((slot, slot.overdue(now)?)))
+    }
+
     /// The slots stay for ever: SPDK may call back.
     pub(super) fn leak(&self) {
         std::mem::forget(Rc::clone(&self.slots));
@@ -174,6 +219,22 @@ impl Requests {
 }
 
 impl Slot {
+    fn overdue(&self, now: Instant) -> Option<Overdue> {
+        if self.pending.get() == 0 {
+            return None;
+        }
+        match self.age.get() {
+            Age::New => self.age.set(Age::Seen(now)),
+            Age::Seen(at) if now.saturating_since(at) >= COMMAND_TIMEOUT => {
+                self.age.set(Age::Aborted(now));
+                return Some(Overdue::Abort);
+            }
+            Age::Aborted(at) if now.saturating_since(at) >= ABORT_TIMEOUT => return Some(Overdue::Reset),
+            Age::Seen(_) | Age::Aborted(_) => {}
+        }
+        None
+    }
+
     /// What SPDK is to hand back.
     pub(super) fn argument(&self) -> *mut c_void {
         std::ptr::from_ref(self).cast_mut().cast()
@@ -220,7 +281,36 @@ pub(super) unsafe fn slot<'a>(argument: *mut c_void) -> &'a Slot {
 
 #[cfg(test)]
 mod tests {
-    use super::Requests;
+    use super::{Overdue, Requests};
+    use crate::time::Instant;
+
+    #[test]
+    fn a_command_that_does_not_end_is_aborted_once_and_then_costs_a_reset() {
+        let requests = Requests::new(2);
+        let due = |second: u64| {
+            let now = Instant::from_nanos(second * 1_000_000_000);
+            requests.overdue(now).map(|(slot, overdue)| (slot.number, overdue)).collect::<Vec<_>>()
+        };
+        assert_eq!(due(1), []);
+        requests.begin(1, &[], &[]).sent(1);
+        // Its core had other things to do, and looks now.
+        for second in [100, 101, 129] {
+            assert_eq!(due(second), []);
+        }
+        assert_eq!(due(130), [(1, Overdue::Abort)]);
+        assert_eq!(due(134), []);
+        // Whatever became of the abort.
+        assert_eq!(due(135), [(1, Overdue::Reset)]);
+        requests.slots[1].called_back(0, false);
+        assert_eq!(due(136), []);
+        // The next command of the slot has a time of its own.
+        assert_eq!(requests.drain(1, |_, _| {}), 1);
+        requests.begin(1, &[], &[]).sent(1);
+        assert_eq!(due(137), []);
+        assert_eq!(due(167), [(1, Overdue::Abort)]);
+        requests.slots[1].called_back(0x0007, false);
+        assert_eq!(due(200), []);
+    }
 
     #[test]
     fn commands_end_once_with_their_first_failure_and_within_the_budget() {

@@ -1,0 +1,161 @@
+//! The phase of a controller, and which cores are inside of SPDK with it.
+//!
+//! A reset frees what a core writes to while it polls or sends: SPDK's buffer of doorbells
+//! (`nvme_ctrlr_disconnect_done` in its `lib/nvme/nvme_ctrlr.c`, and
+//! `nvme_pcie_qpair_ring_cq_doorbell`). So a core says that it is inside, and looks at the phase
+//! then; the control thread changes the phase, and looks who is inside then. All four are in one
+//! total order: either the core sees that it must stay outside, or the control thread sees that it
+//! is inside, and waits. That a core is inside is on a cache line of its own, which no other core
+//! writes.
+
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+/// Where a controller is.
+///
+/// | phase | what cores do | who ends it |
+/// |---|---|---|
+/// | `Serving` | create queue pairs and use them | the control thread, when a core or the admin queue lost the controller, or it was removed |
+/// | `Stopping` | touch nothing of it; commands wait. Only on the bus | the control thread, when the controller touches no memory any more |
+/// | `Draining` | free their queue pairs, each on its own core; commands wait | the control thread, when there are none |
+/// | `Resetting` | nothing; commands wait | the control thread: `Serving`, or `Down` |
+/// | `Down` | refuse commands | the control thread, which tries again now and then |
+/// | `Gone` | free their queue pairs, refuse commands | nobody: the device was removed |
+///
+/// A controller on the bus is stopped before its queue pairs are freed. Until then it may write to
+/// the memory of its commands; and to free a queue pair of one that runs means commands to its
+/// admin queue, for which SPDK waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u8)]
+pub(super) enum Phase {
+    Serving,
+    Stopping,
+    Draining,
+    Resetting,
+    Down,
+    Gone,
+}
+
+impl Phase {
+    const ALL: [Self; 6] =
+        [Self::Serving, Self::Stopping, Self::Draining, Self::Resetting, Self::Down, Self::Gone];
+}
+
+/// Whether the core of one queue pair is inside.
+#[repr(align(64))]
+pub(super) struct Presence(AtomicBool);
+
+pub(super) struct Gate {
+    phase: AtomicU8,
+    presences: Mutex<Vec<Arc<Presence>>>,
+}
+
+impl Gate {
+    pub(super) fn new() -> Self {
+        Self { phase: AtomicU8::new(Phase::Serving as u8), presences: Mutex::default() }
+    }
+
+    pub(super) fn phase(&self) -> Phase {
+        Phase::ALL[usize::from(self.phase.load(Ordering::SeqCst))]
+    }
+
+    /// Only the control thread changes the phase.
+    pub(super) fn set_phase(&self, phase: Phase) {
+        self.phase.store(phase as u8, Ordering::SeqCst);
+    }
+
+    /// What one queue pair passes with.
+    pub(super) fn presence(&self) -> Arc<Presence> {
+        let presence = Arc::new(Presence(AtomicBool::new(false)));
+        let mut all = self.presences.lock().unwrap_or_else(PoisonError::into_inner);
+        // Those of queue pairs that have ended are nobody else's.
+        all.retain(|presence| Arc::strong_count(presence) > 1);
+        all.push(Arc::clone(&presence));
+        presence
+    }
+
+    /// Calls `call` if the controller serves. Until it returns the controller is neither
+    /// disconnected nor detached, even if the phase changes.
+    #[inline]
+    pub(super) fn pass<T>(&self, presence: &Presence, call: impl FnOnce() -> T) -> Option<T> {
+        let _inside = Inside::enter(presence);
+        (self.phase() == Phase::Serving).then(call)
+    }
+
+    /// Whether a core is inside. Once the phase is another than `Serving` and this was false, none
+    /// comes in.
+    pub(super) fn is_anyone_inside(&self) -> bool {
+        let all = self.presences.lock().unwrap_or_else(PoisonError::into_inner);
+        all.iter().any(|presence| presence.0.load(Ordering::SeqCst))
+    }
+}
+
+struct Inside<'a>(&'a Presence);
+
+impl<'a> Inside<'a> {
+    #[inline]
+    fn enter(presence: &'a Presence) -> Self {
+        presence.0.store(true, Ordering::SeqCst);
+        Self(presence)
+    }
+}
+
+impl Drop for Inside<'_> {
+    #[inline]
+    fn drop(&mut self) {
+        self.0.0.store(false, Ordering::Release);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Gate, Phase};
+
+    #[test]
+    fn whoever_is_inside_is_seen_and_nobody_comes_in_while_it_is_closed() {
+        let gate = Gate::new();
+        let (first, second) = (gate.presence(), gate.presence());
+        let passed = gate.pass(&first, || {
+            assert!(gate.is_anyone_inside());
+            gate.set_phase(Phase::Stopping);
+            assert_eq!(gate.pass(&second, || ()), None);
+            assert!(gate.is_anyone_inside(), "the first is still there");
+        });
+        assert!(passed.is_some() && !gate.is_anyone_inside());
+        gate.set_phase(Phase::Serving);
+        assert_eq!(gate.pass(&second, || 1), Some(1));
+        // A queue pair that has ended is forgotten.
+        drop((first, second));
+        let _third = gate.presence();
+        assert_eq!(gate.presences.lock().expect("nobody panicked").len(), 1);
+    }
+
+    /// What the control thread frees when nobody is inside is not touched by a core.
+    #[test]
+    fn no_core_is_inside_after_the_control_thread_saw_none() {
+        use std::sync::atomic::{AtomicBool, Ordering};
+        let gate = Gate::new();
+        let (freed, ended) = (AtomicBool::new(false), AtomicBool::new(false));
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    let presence = gate.presence();
+                    while !ended.load(Ordering::Relaxed) {
+                        gate.pass(&presence, || assert!(!freed.load(Ordering::Relaxed)));
+                    }
+                });
+            }
+            for _ in 0..20_000 {
+                gate.set_phase(Phase::Stopping);
+                while gate.is_anyone_inside() {
+                    std::hint::spin_loop();
+                }
+                freed.store(true, Ordering::Relaxed);
+                std::hint::spin_loop();
+                freed.store(false, Ordering::Relaxed);
+                gate.set_phase(Phase::Serving);
+            }
+            ended.store(true, Ordering::Relaxed);
+        });
+    }
+}
