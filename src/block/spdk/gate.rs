@@ -3,13 +3,19 @@
 //! A reset frees what a core writes to while it polls or sends: SPDK's buffer of doorbells
 //! (`nvme_ctrlr_disconnect_done` in its `lib/nvme/nvme_ctrlr.c`, and
 //! `nvme_pcie_qpair_ring_cq_doorbell`). So a core says that it is inside, and looks at the phase
-//! then; the control thread changes the phase, and looks who is inside then. All four are in one
-//! total order: either the core sees that it must stay outside, or the control thread sees that it
-//! is inside, and waits. That a core is inside is on a cache line of its own, which no other core
-//! writes.
+//! then; the control thread changes the phase, and looks who is inside then. Between the two steps
+//! of either is a barrier, so one of them sees the other: the core that it must stay outside, or
+//! the control thread that it is inside, and waits. That a core is inside is on a cache line of its
+//! own, which no other core writes.
+//!
+//! Cores pass with every command, the control thread looks when a controller is lost. So the
+//! barrier of both is the control thread's: membarrier(2) has every core execute one. Where the
+//! kernel has no such call a core executes its own.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering, compiler_fence, fence};
 use std::sync::{Arc, Mutex, PoisonError};
+
+use rustix::thread::{MembarrierCommand, membarrier};
 
 /// Where a controller is.
 ///
@@ -46,22 +52,28 @@ impl Phase {
 pub(super) struct Presence(AtomicBool);
 
 pub(super) struct Gate {
+    /// The control thread executes the barriers of the cores.
+    has_membarrier: bool,
     phase: AtomicU8,
     presences: Mutex<Vec<Arc<Presence>>>,
 }
 
 impl Gate {
     pub(super) fn new() -> Self {
-        Self { phase: AtomicU8::new(Phase::Serving as u8), presences: Mutex::default() }
+        Self {
+            has_membarrier: membarrier(MembarrierCommand::RegisterPrivateExpedited).is_ok(),
+            phase: AtomicU8::new(Phase::Serving as u8),
+            presences: Mutex::default(),
+        }
     }
 
     pub(super) fn phase(&self) -> Phase {
-        Phase::ALL[usize::from(self.phase.load(Ordering::SeqCst))]
+        Phase::ALL[usize::from(self.phase.load(Ordering::Acquire))]
     }
 
     /// Only the control thread changes the phase.
     pub(super) fn set_phase(&self, phase: Phase) {
-        self.phase.store(phase as u8, Ordering::SeqCst);
+        self.phase.store(phase as u8, Ordering::Release);
     }
 
     /// What one queue pair passes with.
@@ -78,27 +90,32 @@ impl Gate {
     /// disconnected nor detached, even if the phase changes.
     #[inline]
     pub(super) fn pass<T>(&self, presence: &Presence, call: impl FnOnce() -> T) -> Option<T> {
-        let _inside = Inside::enter(presence);
+        presence.0.store(true, Ordering::Relaxed);
+        let _inside = Inside(presence);
+        if self.has_membarrier {
+            // For the processor the barrier is that of `is_anyone_inside`.
+            compiler_fence(Ordering::SeqCst);
+        } else {
+            fence(Ordering::SeqCst);
+        }
         (self.phase() == Phase::Serving).then(call)
     }
 
     /// Whether a core is inside. Once the phase is another than `Serving` and this was false, none
     /// comes in.
     pub(super) fn is_anyone_inside(&self) -> bool {
+        if !self.has_membarrier {
+            fence(Ordering::SeqCst);
+        } else if membarrier(MembarrierCommand::PrivateExpedited).is_err() {
+            // The kernel says when it has done so, as it has registered that it will.
+            return true;
+        }
         let all = self.presences.lock().unwrap_or_else(PoisonError::into_inner);
-        all.iter().any(|presence| presence.0.load(Ordering::SeqCst))
+        all.iter().any(|presence| presence.0.load(Ordering::Acquire))
     }
 }
 
 struct Inside<'a>(&'a Presence);
-
-impl<'a> Inside<'a> {
-    #[inline]
-    fn enter(presence: &'a Presence) -> Self {
-        presence.0.store(true, Ordering::SeqCst);
-        Self(presence)
-    }
-}
 
 impl Drop for Inside<'_> {
     #[inline]
@@ -109,6 +126,8 @@ impl Drop for Inside<'_> {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::atomic::{AtomicBool, Ordering};
+
     use super::{Gate, Phase};
 
     #[test]
@@ -133,8 +152,14 @@ mod tests {
     /// What the control thread frees when nobody is inside is not touched by a core.
     #[test]
     fn no_core_is_inside_after_the_control_thread_saw_none() {
-        use std::sync::atomic::{AtomicBool, Ordering};
-        let gate = Gate::new();
+        let with_membarrier = Gate::new();
+        let without = Gate { has_membarrier: false, ..Gate::new() };
+        for gate in [with_membarrier, without] {
+            open_and_close(&gate);
+        }
+    }
+
+    fn open_and_close(gate: &Gate) {
         let (freed, ended) = (AtomicBool::new(false), AtomicBool::new(false));
         std::thread::scope(|scope| {
             for _ in 0..2 {
