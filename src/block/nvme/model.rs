@@ -12,6 +12,7 @@ mod machine;
 mod options;
 mod queues;
 mod space;
+mod vectors;
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -171,13 +172,34 @@ impl Model {
 
     /// Whether an interrupt with this vector came since the last call, a spurious one perhaps.
     pub fn take_interrupt(&self, vector: u16) -> bool {
-        self.machine().interrupts.remove(&vector)
+        let mut machine = self.machine();
+        machine.vectors.get_mut(&vector).is_some_and(|vector| std::mem::take(&mut vector.is_new))
+    }
+
+    /// How many interrupts with this vector came.
+    pub fn interrupts(&self, vector: u16) -> u64 {
+        self.machine().vectors.get(&vector).map_or(0, |vector| vector.raised)
     }
 
     /// What becomes readable with each interrupt of `vector`, if its interrupts arrive anywhere. It
     /// stays open as long as the model.
     pub(super) fn eventfd(&self, vector: u16) -> Option<RawFd> {
         self.machine().eventfd(vector)
+    }
+
+    /// Makes that unreadable until the next interrupt.
+    pub(super) fn empty(&self, vector: u16) {
+        self.machine().empty(vector);
+    }
+
+    /// Whether its interrupts can be masked.
+    pub(super) fn can_mask(&self) -> bool {
+        self.machine().options.maskable
+    }
+
+    /// Masks a vector, or unmasks it.
+    pub(super) fn set_mask(&self, vector: u16, masked: bool) {
+        self.machine().set_mask(vector, masked);
     }
 
     /// Its function is reset from outside, if it can be.

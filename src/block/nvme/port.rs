@@ -7,7 +7,6 @@
 //! | `Creating` | is making them | `Attached`; `Stopped`: it was stopped again; `Lost`: it refuses |
 //! | `Lost` | is gone or does not work | |
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use super::super::queue::{Command, CommandKind, Failure, Port, Refused};
 use super::bus::Bus;
 use super::control::{Control, ControlState};
 use super::controller::{Phase, Reply, Request, ResetCause, Ticket};
+use super::interrupt::Interrupt;
 use super::io::{Fate, default_fate};
 use super::retirement::{KnownQueues, Retirement};
 use super::status::is_miscompare;
@@ -49,8 +49,8 @@ pub(super) struct NvmePort<B: Bus> {
     is_suspect: bool,
     link: Link,
     control: Arc<Control<B>>,
-    /// Its interrupt; without one the core polls while it waits.
-    vector: Option<u16>,
+    /// Without one the core polls while it waits.
+    interrupt: Option<Interrupt>,
     /// How often the controller had failed when the queues were made.
     fatal_stops: u32,
     /// It failed since: the next flush says that what was written may be lost.
@@ -83,7 +83,7 @@ impl<B: Bus> NvmePort<B> {
             next_look: now,
             is_suspect: false,
             link: Link::Attached,
-            vector: vector.filter(|&vector| control.bus().interrupt(vector).is_some()),
+            interrupt: vector.and_then(|vector| control.bus().vector(vector)).map(Interrupt::new),
             control,
             fatal_stops,
             may_have_lost: false,
@@ -313,6 +313,11 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
         self.control.bus().turn();
         let Some(queues) = &mut self.queues else { return 0 };
         let mut events = queues.pair.poll(budget, |slot, result| done(slot, result.map_err(failure)));
+        if events > 0
+            && let Some(interrupt) = &mut self.interrupt
+        {
+            interrupt.completions_were_taken();
+        }
         if now >= self.next_look {
             let mut ended = Vec::new();
             self.look(&mut |slot, result| ended.push((slot, result)));
@@ -330,18 +335,10 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
             Link::Lost => Park::Idle,
             Link::Stopped | Link::Creating(_) => Park::Nap(LOOK_SOON),
             Link::Attached if in_use == 0 => Park::Idle,
-            Link::Attached => {
-                let Some(eventfd) = self.vector.and_then(|vector| self.control.bus().interrupt(vector))
-                else {
-                    return Park::Spin;
-                };
-                // SAFETY: the bus, which the control keeps, holds the descriptor open.
-                let borrowed = unsafe { BorrowedFd::borrow_raw(eventfd) };
-                // Empties the eventfd, or finds it empty. A completion from here on makes it
-                // readable again; one from before is seen now.
-                let _ = rustix::io::read(borrowed, &mut [0; 8]);
-                if queues.pair.has_completion() { Park::Spin } else { Park::Wake(eventfd) }
-            }
+            Link::Attached => match &mut self.interrupt {
+                Some(interrupt) => interrupt.park(|| queues.pair.has_completion()),
+                None => Park::Spin,
+            },
         }
     }
 

@@ -5,6 +5,7 @@ mod cost;
 mod device;
 mod host;
 mod idle;
+mod interrupts;
 mod life;
 mod queues;
 mod schedules;
