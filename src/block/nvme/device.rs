@@ -10,7 +10,7 @@ use super::super::{Device, NamespaceInfo};
 use super::bus::{Bus, VfioBus};
 use super::control::Control;
 #[cfg(test)]
-use super::controller::ResetCause;
+use super::controller::{Phase, ResetCause};
 use super::creation::Creation;
 use super::identify::{ControllerIdentity, NamespaceIdentity};
 use super::io::Attachment;
@@ -156,6 +156,11 @@ impl<B: Bus> Opened<B> {
     #[cfg(test)]
     pub(super) fn stops(&self) -> u32 {
         self.control.lock().stops
+    }
+
+    #[cfg(test)]
+    pub(super) fn phase(&self) -> Phase {
+        self.control.lock().controller.phase()
     }
 
     #[cfg(test)]

@@ -354,16 +354,25 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     /// queues. Otherwise the core ends, and waits.
     fn shut_down(&mut self) -> bool {
         let Some(mut queues) = self.queues.take() else { return true };
-        let state = self.control.lock();
-        let is_loose = state.is_loose;
-        drop(state);
+        let mut state = self.control.lock();
         if let Some(ticket) = self.identifying.take() {
-            self.control.lock().controller.forget(ticket);
+            state.controller.forget(ticket);
         }
+        let (is_loose, is_quiet) = (state.is_loose, state.is_quiet(queues.stops));
+        drop(state);
         let ticket = match self.link {
             Link::Lost if is_loose => return false,
-            Link::Lost | Link::Stopped => {
+            Link::Lost => {
                 queues.are_forgotten();
+                return true;
+            }
+            // Nothing was sent since it stopped, so that no command is with it. But a reset may
+            // have come while it made the queues anew: until it has stopped it may know them.
+            Link::Stopped => {
+                if is_quiet {
+                    queues.are_forgotten();
+                }
+                Retirement::begin(queues, None);
                 return true;
             }
             Link::Creating(ticket) => Some(ticket),

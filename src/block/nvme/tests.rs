@@ -3,6 +3,7 @@
 mod canaries;
 mod cost;
 mod device;
+mod forgotten;
 mod host;
 mod idle;
 mod interrupts;

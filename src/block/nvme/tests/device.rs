@@ -461,10 +461,10 @@ fn resets_that_take_many_turns_lose_nothing() {
 }
 
 /// Has a model work beside its cores until it is dropped, as hardware does.
-struct Hardware(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+pub(super) struct Hardware(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
 
 impl Hardware {
-    fn new(model: &Model, delay: Duration) -> Self {
+    pub(super) fn new(model: &Model, delay: Duration) -> Self {
         let (is_over, model) = (Arc::new(AtomicBool::new(false)), model.clone());
         let seen = Arc::clone(&is_over);
         let work = move || {
