@@ -117,6 +117,11 @@ impl Model {
         self.machine().fail_block(number, block, status);
     }
 
+    /// It makes no I/O queues from now on, or makes them again.
+    pub fn refuse_queues(&self, refuse: bool) {
+        self.machine().refuses_queues = refuse;
+    }
+
     /// Reports an asynchronous event: dword 0 of its completion.
     pub fn report_event(&self, event: u32) {
         self.machine().report_event(event);

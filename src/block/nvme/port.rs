@@ -48,6 +48,9 @@ pub(super) struct NvmePort<B: Bus> {
     /// Some commands are refused: [`NvmePort::refusal`] says which.
     is_suspect: bool,
     link: Link,
+    /// Why it is lost although the controller works: what that said when it was to make the queues
+    /// anew.
+    not_made: Option<Error>,
     control: Arc<Control<B>>,
     /// Without one the core polls while it waits.
     interrupt: Option<Interrupt>,
@@ -83,6 +86,7 @@ impl<B: Bus> NvmePort<B> {
             next_look: now,
             is_suspect: false,
             link: Link::Attached,
+            not_made: None,
             interrupt: vector.and_then(|vector| control.bus().vector(vector)).map(Interrupt::new),
             control,
             fatal_stops,
@@ -103,7 +107,7 @@ impl<B: Bus> NvmePort<B> {
             return;
         };
         let phase = state.controller.phase();
-        let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
+        let error = |kind| error_of(&state, None, kind);
         // Also while the queues are made anew after a stop that was none of these.
         let healthy = std::mem::replace(&mut self.fatal_stops, state.fatal_stops) == state.fatal_stops;
         if !healthy {
@@ -166,6 +170,7 @@ impl<B: Bus> NvmePort<B> {
                 }
                 Some(Err(error)) => {
                     warn!("{}: a core lost its queues: {error}", self.control.name());
+                    self.not_made = Some(error);
                     self.lose(state, done);
                 }
             },
@@ -186,8 +191,8 @@ impl<B: Bus> NvmePort<B> {
             // It may still work on the memory of what is in flight: nobody gets that back.
             && !state.is_loose
         {
-            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
-            queues.pair.give_up(&error, done);
+            let not_made = self.not_made.as_ref();
+            queues.pair.give_up(&|kind| error_of(state, not_made, kind), done);
         }
     }
 
@@ -228,7 +233,7 @@ impl<B: Bus> NvmePort<B> {
         let not_started =
             |kind, why: String| Failure { outcome: Outcome::NotStarted, ..Failure::new(kind, why) };
         if matches!(self.link, Link::Lost) {
-            let error = self.control.lock().controller.error(kind.name());
+            let error = error_of(&self.control.lock(), self.not_made.as_ref(), kind);
             return Some(Failure::of(&error.outcome_is(Outcome::NotStarted)));
         }
         if let Some(why) = &self.misfit {
@@ -269,6 +274,19 @@ impl<B: Bus> NvmePort<B> {
             }
         }
     }
+}
+
+/// The error of a command that the controller does not do, or did not end: it has stopped, or it
+/// works and has `not_made` the queues for it.
+fn error_of<B: Bus>(state: &ControlState<B>, not_made: Option<&Error>, kind: CommandKind) -> Error {
+    let error = match not_made {
+        Some(error) => Error::new(ErrorKind::Closed, kind.name()).because(format!(
+            "the controller was reset and has not made this core's queues anew: {}: attach again",
+            error.detail().unwrap_or("it does not say why")
+        )),
+        None => state.controller.error(kind.name()),
+    };
+    error.outcome_is(Outcome::Unknown)
 }
 
 // SAFETY: the controller works on memory that a command names from `submit` on. `QueuePair::poll`

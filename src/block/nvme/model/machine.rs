@@ -57,6 +57,8 @@ pub(super) struct Machine {
     pub(super) events: VecDeque<u32>,
     pub(super) changed: Vec<u32>,
     pub(super) queues_granted: bool,
+    /// It makes no I/O queues.
+    pub(super) refuses_queues: bool,
     pub(super) cache_enabled: bool,
     /// Where doorbells and event indices are in memory, if the host said so.
     pub(super) shadow: Option<[u64; 2]>,
@@ -98,6 +100,7 @@ impl Machine {
             events: VecDeque::new(),
             changed: Vec::new(),
             queues_granted: false,
+            refuses_queues: false,
             cache_enabled: true,
             shadow: None,
             awake: BTreeSet::new(),

@@ -131,6 +131,41 @@ fn a_removed_controller_ends_what_is_in_flight_and_refuses_the_rest() {
 }
 
 #[test]
+fn a_core_whose_queues_are_not_made_anew_says_so_though_the_controller_works() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            model.hang(false);
+            let read = rt::spawn({
+                let namespace = namespace.clone();
+                async move { namespace.read(0, filled(4096, 0)).await.map(drop) }
+            });
+            rt::yield_now().await;
+            model.refuse_queues(true);
+            opened.reset();
+            let lost = read.await.expect("no panic").expect_err("it cannot be sent again");
+            let refused = namespace.read(0, filled(4096, 0)).await.map(drop).expect_err("nor this");
+            for error in [lost, refused] {
+                assert_eq!(error.kind(), ErrorKind::Closed);
+                let error = error.to_string();
+                for part in
+                    ["has not made this core's queues anew", "Invalid Queue Identifier", "attach again"]
+                {
+                    assert!(error.contains(part), "{error}");
+                }
+            }
+            model.refuse_queues(false);
+            drop(namespace);
+            let again = opened.attach().await.expect("attach again");
+            again.read(0, filled(4096, 0)).await.expect("read");
+        }
+    });
+    assert!(model.violations().is_empty(), "{:?}", model.violations());
+}
+
+#[test]
 fn the_memory_of_dropped_operations_stays_until_they_end_and_cores_end_with_io_in_flight() {
     let model = Model::new(options(), 1);
     run(&model, |opened| {
