@@ -33,7 +33,8 @@ const VECTORS: u32 = QUEUE_PAIRS as u32 + 1;
 /// core that attaches gets a queue pair of its own.
 ///
 /// The controller belongs to this process while any of its namespaces is open or attached to; it is
-/// shut down in an orderly way when the last is dropped, which takes some milliseconds.
+/// shut down in an orderly way when the last is dropped, which takes some milliseconds. One that
+/// hangs is given up after some 3 s, in which the thread that drops it waits.
 #[derive(Clone)]
 pub struct NvmeDevice(Arc<Opened<VfioBus>>);
 

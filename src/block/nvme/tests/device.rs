@@ -428,6 +428,21 @@ fn memory_that_a_hung_controller_may_know_stays_mapped() {
 }
 
 #[test]
+fn a_controller_that_hangs_at_its_end_is_waited_for_once() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            model.hang(true);
+            drop(opened);
+        }
+    });
+    let waited = Duration::from_micros(200) * u32::try_from(model.pauses()).expect("few");
+    let (least, most) = (Duration::from_millis(3000), Duration::from_millis(3300));
+    assert!((least..most).contains(&waited), "{waited:?}");
+}
+
+#[test]
 fn a_namespace_that_is_formatted_anew_says_so() {
     let model = Model::new(options(), 1);
     run(&model, |opened| {
