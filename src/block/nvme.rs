@@ -24,6 +24,7 @@ mod creation;
 mod device;
 mod dma;
 mod identify;
+mod interrupt;
 mod io;
 pub mod model;
 mod port;

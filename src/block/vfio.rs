@@ -23,8 +23,10 @@
 //! `Documentation/driver-api/vfio.rst` and `include/uapi/linux/vfio.h` of Linux, and sections 7.5.1
 //! (configuration space) and 7.7.2 (MSI-X) of the PCI Express Base Specification 5.0.
 
+mod capabilities;
 mod dma;
 mod iova;
+mod msix;
 mod registers;
 mod sysfs;
 mod uapi;
@@ -42,9 +44,11 @@ use rustix::io::{Errno, pread, pwrite};
 
 use crate::error::{Error, ErrorKind, Result};
 use iova::IovaSpace;
+use msix::Table;
 use sysfs::Group;
 
 pub use dma::{ArenaMapping, Dma, DmaMapping, DmaPages};
+pub use msix::VectorMask;
 pub use registers::Registers;
 
 /// The command register, and in it the bits that let the device answer to accesses of its memory
@@ -68,6 +72,8 @@ pub struct Device {
     descriptor: OwnedFd,
     dma: Dma,
     vectors: u32,
+    /// `None` if the kernel keeps the table of MSI-X to itself.
+    table: Option<Table>,
     resets: bool,
     /// Whether interrupts of MSI-X are on. Held while they are set up, which takes more than one
     /// call.
@@ -112,6 +118,7 @@ impl Device {
             irqs if irqs <= uapi::MSIX_IRQ => 0,
             _ => uapi::irq_count(descriptor.as_fd(), uapi::MSIX_IRQ).map_err(|code| opening.failed(code))?,
         };
+        let table = Table::find(descriptor.as_fd(), &registers);
         let iommu = dma::Iommu::new(group, container, space, address.to_owned());
         Ok(Self {
             address: address.to_owned(),
@@ -119,6 +126,7 @@ impl Device {
             descriptor,
             dma: Dma(Arc::new(iommu)),
             vectors: vectors.min(MAX_VECTORS),
+            table,
             resets: info.flags & uapi::DEVICE_RESETS != 0,
             interrupts_on: Mutex::new(false),
         })
@@ -179,6 +187,15 @@ impl Device {
             *on = true;
         }
         Ok(eventfds)
+    }
+
+    /// How interrupt `vector` of MSI-X, which [`enable_vectors`](Self::enable_vectors) has switched
+    /// on, is masked without a system call. `None` where the kernel keeps the table to itself.
+    ///
+    /// An interrupt is not masked after it was switched on, nor after a [`reset`](Self::reset): the
+    /// kernel writes the table then.
+    pub fn vector_mask(&self, vector: u32) -> Option<VectorMask> {
+        self.table.as_ref()?.mask(vector)
     }
 
     /// An eventfd that becomes readable when the kernel wants the device back, because it is being

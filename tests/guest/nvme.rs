@@ -70,6 +70,52 @@ fn an_idle_core_sleeps_and_the_first_io_after_that_wakes_it() {
     });
 }
 
+/// How many interrupts of I/O queues the kernel took from the controller so far.
+fn interrupts() -> u64 {
+    let all = std::fs::read_to_string("/proc/interrupts").expect("it is there");
+    let controller = format!("({})", device("BOSON_GUEST_VFIO"));
+    let of_queues = |line: &&str| line.contains(&controller) && !line.contains("[0]");
+    // The number, a count for each processor, and words.
+    let counts = |line: &str| {
+        line.split_whitespace().skip(1).map_while(|count| count.parse::<u64>().ok()).sum::<u64>()
+    };
+    all.lines().filter(of_queues).map(counts).sum()
+}
+
+#[test]
+#[ignore = "takes an NVMe controller under VFIO: scripts/guest"]
+fn a_core_that_is_awake_is_not_interrupted() {
+    const READS: u64 = 320;
+    let spinning = Idle::Adaptive { spin: PATIENCE };
+    for (idle, depth) in [(spinning, 1), (spinning, 16), (Idle::Sleep, 1), (Idle::Sleep, 16)] {
+        let core = Core::new(&config().idle(idle)).expect("a core");
+        let (came, parks) = core.block_on(async {
+            let namespace = open(1).await.attach().await.expect("attach");
+            let (before, parks) = (interrupts(), observe::stats().parks);
+            let readers: Vec<_> = (0..depth)
+                .map(|_| {
+                    let namespace = namespace.clone();
+                    rt::spawn(async move {
+                        for at in 0..READS / depth {
+                            namespace.read(at * 4096, filled(4096, 0)).await.expect("read");
+                        }
+                    })
+                })
+                .collect();
+            for reader in readers {
+                reader.await.expect("no panic");
+            }
+            (interrupts() - before, observe::stats().parks - parks)
+        });
+        println!("{idle:?} at depth {depth}: {came} interrupts and {parks} sleeps in {READS} reads");
+        if idle == Idle::Sleep {
+            assert!(came > 0 && parks > 0, "an interrupt ends a sleep");
+        } else {
+            assert_eq!((came, parks), (0, 0), "interrupts and sleeps");
+        }
+    }
+}
+
 #[test]
 #[ignore = "takes an NVMe controller under VFIO: scripts/guest"]
 fn what_is_not_there_or_in_use_is_refused_with_a_sentence() {

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-use super::super::vfio;
+use super::super::vfio::{self, VectorMask};
 use super::dma::{DmaMemory, DmaRegion, Region};
+use super::interrupt::{Vector, empty_eventfd};
 use super::model::Model;
 use super::registers::Registers;
 use crate::error::{Error, ErrorKind, Result};
@@ -29,8 +30,8 @@ pub(super) trait Bus: DmaMemory + Send + Sync + 'static {
     /// The limit of memory that may be locked is reached, or there is no address left.
     fn reach(&self, arena: &Arena) -> Result<(Region, Box<dyn Any>)>;
 
-    /// Becomes readable with every interrupt of `vector`, if there is such a thing.
-    fn interrupt(&self, vector: u16) -> Option<RawFd>;
+    /// The interrupt with this number, if there is such a thing.
+    fn vector(&self, number: u16) -> Option<Box<dyn Vector>>;
 
     /// Resets the function, after which the controller touches no memory.
     ///
@@ -59,7 +60,7 @@ pub(super) trait Bus: DmaMemory + Send + Sync + 'static {
 
 /// A controller that the kernel's driver `vfio-pci` has.
 pub(super) struct VfioBus {
-    interrupts: Vec<OwnedFd>,
+    interrupts: Vec<Arc<OwnedFd>>,
     /// Readable when the kernel wants the device back.
     removal: OwnedFd,
     is_gone: Arc<AtomicBool>,
@@ -82,8 +83,36 @@ impl VfioBus {
     pub(super) fn open(address: &str, vectors: u32) -> Result<Self> {
         let device = vfio::Device::open(address)?;
         let interrupts = device.enable_vectors(device.vectors().min(vectors))?;
+        let interrupts = interrupts.into_iter().map(Arc::new).collect();
         let removal = device.release_request()?;
         Ok(Self { interrupts, removal, is_gone: Arc::default(), device })
+    }
+}
+
+/// An interrupt of MSI-X.
+struct VfioVector {
+    eventfd: Arc<OwnedFd>,
+    /// `None` where the kernel keeps the table of MSI-X to itself.
+    mask: Option<VectorMask>,
+}
+
+impl Vector for VfioVector {
+    fn descriptor(&self) -> RawFd {
+        self.eventfd.as_raw_fd()
+    }
+
+    fn empty(&self) {
+        empty_eventfd(&self.eventfd);
+    }
+
+    fn can_be_masked(&self) -> bool {
+        self.mask.is_some()
+    }
+
+    fn set_mask(&self, masked: bool) {
+        if let Some(mask) = &self.mask {
+            mask.set(masked);
+        }
     }
 }
 
@@ -129,8 +158,10 @@ impl Bus for VfioBus {
         Ok((Region { start: base.addr(), len, device_address }, Box::new(mapping)))
     }
 
-    fn interrupt(&self, vector: u16) -> Option<RawFd> {
-        self.interrupts.get(usize::from(vector)).map(AsRawFd::as_raw_fd)
+    fn vector(&self, number: u16) -> Option<Box<dyn Vector>> {
+        let eventfd = Arc::clone(self.interrupts.get(usize::from(number))?);
+        let mask = self.device.vector_mask(number.into());
+        Some(Box::new(VfioVector { eventfd, mask }))
     }
 
     fn reset(&self) -> Result<()> {
@@ -143,8 +174,7 @@ impl Bus for VfioBus {
         if poll(&mut admin, Some(&timeout(longest))).is_ok_and(|ready| ready > 0)
             && let Some(eventfd) = self.interrupts.first()
         {
-            // It does not block, and counts from zero after that.
-            let _ = rustix::io::read(eventfd, &mut [0; 8]);
+            empty_eventfd(eventfd);
         }
     }
 
@@ -180,8 +210,8 @@ impl Bus for Model {
         Ok((region, Box::new(ModelReach { model: self.clone(), region, _arena: arena.clone() })))
     }
 
-    fn interrupt(&self, vector: u16) -> Option<RawFd> {
-        self.eventfd(vector)
+    fn vector(&self, number: u16) -> Option<Box<dyn Vector>> {
+        Some(Box::new(ModelVector { descriptor: self.eventfd(number)?, number, model: self.clone() }))
     }
 
     fn reset(&self) -> Result<()> {
@@ -200,6 +230,31 @@ impl Bus for Model {
 
     fn turn(&self) {
         Model::turn(self);
+    }
+}
+
+/// An interrupt of a model, which works on while the core is at its interrupts.
+struct ModelVector {
+    model: Model,
+    number: u16,
+    descriptor: RawFd,
+}
+
+impl Vector for ModelVector {
+    fn descriptor(&self) -> RawFd {
+        self.descriptor
+    }
+
+    fn empty(&self) {
+        self.model.empty(self.number);
+    }
+
+    fn can_be_masked(&self) -> bool {
+        self.model.can_mask()
+    }
+
+    fn set_mask(&self, masked: bool) {
+        self.model.set_mask(self.number, masked);
     }
 }
 

@@ -22,6 +22,8 @@ pub(super) const ASK_EVERY: Duration = Duration::from_micros(200);
 /// How long a core that ends waits for its queues to be deleted, and the process for the controller
 /// to shut down.
 pub(super) const PATIENCE: Duration = Duration::from_secs(3);
+/// How long a controller that took all of that is given to stop.
+const LAST_PATIENCE: Duration = Duration::from_millis(200);
 
 /// A controller and what is known of it.
 pub(super) struct Control<B: Bus> {
@@ -280,6 +282,10 @@ impl<B: Bus> ControlState<B> {
 impl<B: Bus> Drop for Control<B> {
     /// Shuts the controller down in an orderly way, so that it need not recover when it starts, and
     /// disables it: an enabled one may look at its queues although it was shut down.
+    ///
+    /// The thread waits for that, as nobody else could: the process may be about to end, or to open
+    /// the controller again. One that hangs is waited for once. No memory is at stake here: before
+    /// the admin queue's memory is freed it is unmapped, and the bus resets the controller.
     fn drop(&mut self) {
         let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
         state.controller.shutdown(state.now);
@@ -292,7 +298,7 @@ impl<B: Bus> Drop for Control<B> {
         }
         let registers = self.bus.registers();
         registers.write32(CC, 0);
-        let until = now + PATIENCE;
+        let until = until.max(now + LAST_PATIENCE);
         while now < until && is_ready(registers.read32(CSTS)) {
             now += ASK_EVERY;
             self.bus.pause(ASK_EVERY);

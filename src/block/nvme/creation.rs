@@ -54,9 +54,10 @@ impl<B: Bus> Creation<B> {
             let answer = self.control.answer(ticket).await;
             self.ticket = None;
             if let Err(error) = answer {
-                // It has none of them, or was stopped, unless nothing stops it.
-                if let Some(mut queues) = self.queues.take()
-                    && !self.control.lock().is_loose
+                // A refusal: it has none of them. A reset is no answer: until it has stopped, the
+                // controller may make them, and know them. Dropped, they wait for that.
+                if error.kind() != ErrorKind::Cancelled
+                    && let Some(mut queues) = self.queues.take()
                 {
                     queues.are_forgotten();
                 }

@@ -1,8 +1,8 @@
 //! `nvme:BDF/NSID`: a namespace of a controller that this process drives.
 
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::fmt;
-use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError, Weak};
 
 use super::super::namespace_by_its_field;
 use super::super::queue::QueueNamespace;
@@ -10,7 +10,7 @@ use super::super::{Device, NamespaceInfo};
 use super::bus::{Bus, VfioBus};
 use super::control::Control;
 #[cfg(test)]
-use super::controller::ResetCause;
+use super::controller::{Phase, ResetCause};
 use super::creation::Creation;
 use super::identify::{ControllerIdentity, NamespaceIdentity};
 use super::io::Attachment;
@@ -33,7 +33,8 @@ const VECTORS: u32 = QUEUE_PAIRS as u32 + 1;
 /// core that attaches gets a queue pair of its own.
 ///
 /// The controller belongs to this process while any of its namespaces is open or attached to; it is
-/// shut down in an orderly way when the last is dropped, which takes some milliseconds.
+/// shut down in an orderly way when the last is dropped, which takes some milliseconds. One that
+/// hangs is given up after some 3 s, in which the thread that drops it waits.
 #[derive(Clone)]
 pub struct NvmeDevice(Arc<Opened<VfioBus>>);
 
@@ -45,8 +46,31 @@ pub(super) struct Opened<B: Bus> {
     controller: ControllerIdentity,
 }
 
-/// The controllers of the process, by PCI address.
-static CONTROLLERS: Mutex<Option<HashMap<String, Weak<Control<VfioBus>>>>> = Mutex::new(None);
+/// The controllers of the process on one kind of bus, by what tells them apart, as long as anything
+/// is left of them.
+struct Controllers<K, B: Bus>(Mutex<BTreeMap<K, Weak<Control<B>>>>);
+
+impl<K: Ord, B: Bus> Controllers<K, B> {
+    const fn new() -> Self {
+        Self(Mutex::new(BTreeMap::new()))
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<K, Weak<Control<B>>>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn find(&self, key: &K) -> Option<Arc<Control<B>>> {
+        self.lock().get(key).and_then(Weak::upgrade)
+    }
+
+    fn add(&self, key: K, control: Control<B>) -> Arc<Control<B>> {
+        let control = Arc::new(control);
+        let mut all = self.lock();
+        all.retain(|_, known| known.strong_count() > 0);
+        all.insert(key, Arc::downgrade(&control));
+        control
+    }
+}
 
 impl NvmeDevice {
     /// Opens namespace `number` of the controller at the PCI address `address`, such as
@@ -61,31 +85,23 @@ impl NvmeDevice {
     /// says when it does not come up.
     pub async fn open(address: &str, number: u32) -> Result<Self> {
         static OPENING: LazyLock<Gate<()>> = LazyLock::new(|| Gate::new(()));
+        static CONTROLLERS: Controllers<String, VfioBus> = Controllers::new();
         // Two cores that open it at the same time must not both find that nobody has.
         let _gate = OPENING.lock().await;
-        let known = with_controllers(|all| all.get(address).and_then(Weak::upgrade));
-        let control = match known {
+        let address = address.to_owned();
+        let control = match CONTROLLERS.find(&address) {
             Some(control) => control,
             None => {
-                let of = address.to_owned();
+                let of = address.clone();
                 let bus = rt::offload("open an NVMe controller", move || VfioBus::open(&of, VECTORS))
                     .await
                     .map_err(|error| Error::new(ErrorKind::Cancelled, "open").because(error.to_string()))??;
-                let control = Arc::new(Control::open(bus, format!("nvme:{address}"), QUEUE_PAIRS).await?);
-                with_controllers(|all| {
-                    all.retain(|_, control| control.strong_count() > 0);
-                    all.insert(address.to_owned(), Arc::downgrade(&control))
-                });
-                control
+                let control = Control::open(bus, format!("nvme:{address}"), QUEUE_PAIRS).await?;
+                CONTROLLERS.add(address, control)
             }
         };
         Ok(Self(Arc::new(Opened::of(control, number).await?)))
     }
-}
-
-fn with_controllers<T>(call: impl FnOnce(&mut HashMap<String, Weak<Control<VfioBus>>>) -> T) -> T {
-    let mut controllers = CONTROLLERS.lock().unwrap_or_else(PoisonError::into_inner);
-    call(controllers.get_or_insert_with(HashMap::new))
 }
 
 impl<B: Bus> Opened<B> {
@@ -159,6 +175,11 @@ impl<B: Bus> Opened<B> {
     }
 
     #[cfg(test)]
+    pub(super) fn phase(&self) -> Phase {
+        self.control.lock().controller.phase()
+    }
+
+    #[cfg(test)]
     pub(super) fn reset(&self) {
         let mut state = self.control.lock();
         let now = state.now();
@@ -199,7 +220,7 @@ impl<B: Bus> Opened<B> {
         let entries = u16::try_from(capabilities.max_queue_entries).unwrap_or(u16::MAX).min(QUEUE_ENTRIES);
         // A queue without an interrupt of its own is polled while it has commands, which a core
         // that never sleeps does anyway.
-        let vector = control.bus().interrupt(number).filter(|_| !rt::never_sleeps()).map(|_| number);
+        let vector = control.bus().vector(number).filter(|_| !rt::never_sleeps()).map(|_| number);
         let (registers, memory) = (control.bus().registers(), control.bus());
         QueuePair::new(registers, &capabilities, memory, number, entries, vector, attachment)
     }
@@ -271,11 +292,6 @@ pub struct NvmeNamespace(QueueNamespace<NvmePort<VfioBus>>);
 
 namespace_by_its_field!(NvmeNamespace, 0);
 
-fn with_modelled<T>(call: impl FnOnce(&mut Vec<Weak<Control<Model>>>) -> T) -> T {
-    static MODELLED: Mutex<Vec<Weak<Control<Model>>>> = Mutex::new(Vec::new());
-    call(&mut MODELLED.lock().unwrap_or_else(PoisonError::into_inner))
-}
-
 /// A namespace of a [`Model`], driven by the same code as an [`NvmeDevice`]: for tests and
 /// benchmarks.
 #[derive(Clone)]
@@ -288,19 +304,13 @@ impl ModelledDevice {
     ///
     /// As for [`NvmeDevice::open`], as far as it is about the controller.
     pub async fn open(model: &Model, number: u32) -> Result<Self> {
+        static CONTROLLERS: Controllers<usize, Model> = Controllers::new();
         // As that of a real controller, it may be there still, and have queues deleted.
-        let known =
-            with_modelled(|all| all.iter().filter_map(Weak::upgrade).find(|control| control.bus().is(model)));
-        let control = match known {
+        let control = match CONTROLLERS.find(&model.address()) {
             Some(control) => control,
             None => {
                 let control = Control::open(model.clone(), "nvme:model".to_owned(), QUEUE_PAIRS).await?;
-                let control = Arc::new(control);
-                with_modelled(|all| {
-                    all.retain(|control| control.strong_count() > 0);
-                    all.push(Arc::downgrade(&control));
-                });
-                control
+                CONTROLLERS.add(model.address(), control)
             }
         };
         Opened::of(control, number).await.map(|opened| Self(Arc::new(opened)))

@@ -12,6 +12,7 @@ mod machine;
 mod options;
 mod queues;
 mod space;
+mod vectors;
 
 use std::fmt;
 use std::os::fd::RawFd;
@@ -37,9 +38,9 @@ impl Model {
         Self(Arc::new(Mutex::new(Machine::new(options, seed))))
     }
 
-    /// Whether `other` is the same controller.
-    pub(super) fn is(&self, other: &Self) -> bool {
-        Arc::ptr_eq(&self.0, &other.0)
+    /// Where it is: no other controller that there is at the same time has this address.
+    pub(super) fn address(&self) -> usize {
+        Arc::as_ptr(&self.0).addr()
     }
 
     fn machine(&self) -> MutexGuard<'_, Machine> {
@@ -116,6 +117,11 @@ impl Model {
         self.machine().fail_block(number, block, status);
     }
 
+    /// It makes no I/O queues from now on, or makes them again.
+    pub fn refuse_queues(&self, refuse: bool) {
+        self.machine().refuses_queues = refuse;
+    }
+
     /// Reports an asynchronous event: dword 0 of its completion.
     pub fn report_event(&self, event: u32) {
         self.machine().report_event(event);
@@ -171,13 +177,34 @@ impl Model {
 
     /// Whether an interrupt with this vector came since the last call, a spurious one perhaps.
     pub fn take_interrupt(&self, vector: u16) -> bool {
-        self.machine().interrupts.remove(&vector)
+        let mut machine = self.machine();
+        machine.vectors.get_mut(&vector).is_some_and(|vector| std::mem::take(&mut vector.is_new))
+    }
+
+    /// How many interrupts with this vector came.
+    pub fn interrupts(&self, vector: u16) -> u64 {
+        self.machine().vectors.get(&vector).map_or(0, |vector| vector.raised)
     }
 
     /// What becomes readable with each interrupt of `vector`, if its interrupts arrive anywhere. It
     /// stays open as long as the model.
     pub(super) fn eventfd(&self, vector: u16) -> Option<RawFd> {
         self.machine().eventfd(vector)
+    }
+
+    /// Makes that unreadable until the next interrupt.
+    pub(super) fn empty(&self, vector: u16) {
+        self.machine().empty(vector);
+    }
+
+    /// Whether its interrupts can be masked.
+    pub(super) fn can_mask(&self) -> bool {
+        self.machine().options.maskable
+    }
+
+    /// Masks a vector, or unmasks it.
+    pub(super) fn set_mask(&self, vector: u16, masked: bool) {
+        self.machine().set_mask(vector, masked);
     }
 
     /// Its function is reset from outside, if it can be.

@@ -7,7 +7,6 @@
 //! | `Creating` | is making them | `Attached`; `Stopped`: it was stopped again; `Lost`: it refuses |
 //! | `Lost` | is gone or does not work | |
 
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,6 +16,7 @@ use super::super::queue::{Command, CommandKind, Failure, Port, Refused};
 use super::bus::Bus;
 use super::control::{Control, ControlState};
 use super::controller::{Phase, Reply, Request, ResetCause, Ticket};
+use super::interrupt::Interrupt;
 use super::io::{Fate, default_fate};
 use super::retirement::{KnownQueues, Retirement};
 use super::status::is_miscompare;
@@ -48,9 +48,12 @@ pub(super) struct NvmePort<B: Bus> {
     /// Some commands are refused: [`NvmePort::refusal`] says which.
     is_suspect: bool,
     link: Link,
+    /// Why it is lost although the controller works: what that said when it was to make the queues
+    /// anew.
+    not_made: Option<Error>,
     control: Arc<Control<B>>,
-    /// Its interrupt; without one the core polls while it waits.
-    vector: Option<u16>,
+    /// Without one the core polls while it waits.
+    interrupt: Option<Interrupt>,
     /// How often the controller had failed when the queues were made.
     fatal_stops: u32,
     /// It failed since: the next flush says that what was written may be lost.
@@ -83,7 +86,8 @@ impl<B: Bus> NvmePort<B> {
             next_look: now,
             is_suspect: false,
             link: Link::Attached,
-            vector: vector.filter(|&vector| control.bus().interrupt(vector).is_some()),
+            not_made: None,
+            interrupt: vector.and_then(|vector| control.bus().vector(vector)).map(Interrupt::new),
             control,
             fatal_stops,
             may_have_lost: false,
@@ -103,7 +107,7 @@ impl<B: Bus> NvmePort<B> {
             return;
         };
         let phase = state.controller.phase();
-        let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
+        let error = |kind| error_of(&state, None, kind);
         // Also while the queues are made anew after a stop that was none of these.
         let healthy = std::mem::replace(&mut self.fatal_stops, state.fatal_stops) == state.fatal_stops;
         if !healthy {
@@ -166,6 +170,7 @@ impl<B: Bus> NvmePort<B> {
                 }
                 Some(Err(error)) => {
                     warn!("{}: a core lost its queues: {error}", self.control.name());
+                    self.not_made = Some(error);
                     self.lose(state, done);
                 }
             },
@@ -186,8 +191,8 @@ impl<B: Bus> NvmePort<B> {
             // It may still work on the memory of what is in flight: nobody gets that back.
             && !state.is_loose
         {
-            let error = |kind: CommandKind| state.controller.error(kind.name()).outcome_is(Outcome::Unknown);
-            queues.pair.give_up(&error, done);
+            let not_made = self.not_made.as_ref();
+            queues.pair.give_up(&|kind| error_of(state, not_made, kind), done);
         }
     }
 
@@ -228,7 +233,7 @@ impl<B: Bus> NvmePort<B> {
         let not_started =
             |kind, why: String| Failure { outcome: Outcome::NotStarted, ..Failure::new(kind, why) };
         if matches!(self.link, Link::Lost) {
-            let error = self.control.lock().controller.error(kind.name());
+            let error = error_of(&self.control.lock(), self.not_made.as_ref(), kind);
             return Some(Failure::of(&error.outcome_is(Outcome::NotStarted)));
         }
         if let Some(why) = &self.misfit {
@@ -269,6 +274,19 @@ impl<B: Bus> NvmePort<B> {
             }
         }
     }
+}
+
+/// The error of a command that the controller does not do, or did not end: it has stopped, or it
+/// works and has `not_made` the queues for it.
+fn error_of<B: Bus>(state: &ControlState<B>, not_made: Option<&Error>, kind: CommandKind) -> Error {
+    let error = match not_made {
+        Some(error) => Error::new(ErrorKind::Closed, kind.name()).because(format!(
+            "the controller was reset and has not made this core's queues anew: {}: attach again",
+            error.detail().unwrap_or("it does not say why")
+        )),
+        None => state.controller.error(kind.name()),
+    };
+    error.outcome_is(Outcome::Unknown)
 }
 
 // SAFETY: the controller works on memory that a command names from `submit` on. `QueuePair::poll`
@@ -313,6 +331,11 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
         self.control.bus().turn();
         let Some(queues) = &mut self.queues else { return 0 };
         let mut events = queues.pair.poll(budget, |slot, result| done(slot, result.map_err(failure)));
+        if events > 0
+            && let Some(interrupt) = &mut self.interrupt
+        {
+            interrupt.completions_were_taken();
+        }
         if now >= self.next_look {
             let mut ended = Vec::new();
             self.look(&mut |slot, result| ended.push((slot, result)));
@@ -330,18 +353,10 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
             Link::Lost => Park::Idle,
             Link::Stopped | Link::Creating(_) => Park::Nap(LOOK_SOON),
             Link::Attached if in_use == 0 => Park::Idle,
-            Link::Attached => {
-                let Some(eventfd) = self.vector.and_then(|vector| self.control.bus().interrupt(vector))
-                else {
-                    return Park::Spin;
-                };
-                // SAFETY: the bus, which the control keeps, holds the descriptor open.
-                let borrowed = unsafe { BorrowedFd::borrow_raw(eventfd) };
-                // Empties the eventfd, or finds it empty. A completion from here on makes it
-                // readable again; one from before is seen now.
-                let _ = rustix::io::read(borrowed, &mut [0; 8]);
-                if queues.pair.has_completion() { Park::Spin } else { Park::Wake(eventfd) }
-            }
+            Link::Attached => match &mut self.interrupt {
+                Some(interrupt) => interrupt.park(|| queues.pair.has_completion()),
+                None => Park::Spin,
+            },
         }
     }
 
@@ -357,16 +372,25 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     /// queues. Otherwise the core ends, and waits.
     fn shut_down(&mut self) -> bool {
         let Some(mut queues) = self.queues.take() else { return true };
-        let state = self.control.lock();
-        let is_loose = state.is_loose;
-        drop(state);
+        let mut state = self.control.lock();
         if let Some(ticket) = self.identifying.take() {
-            self.control.lock().controller.forget(ticket);
+            state.controller.forget(ticket);
         }
+        let (is_loose, is_quiet) = (state.is_loose, state.is_quiet(queues.stops));
+        drop(state);
         let ticket = match self.link {
             Link::Lost if is_loose => return false,
-            Link::Lost | Link::Stopped => {
+            Link::Lost => {
                 queues.are_forgotten();
+                return true;
+            }
+            // Nothing was sent since it stopped, so that no command is with it. But a reset may
+            // have come while it made the queues anew: until it has stopped it may know them.
+            Link::Stopped => {
+                if is_quiet {
+                    queues.are_forgotten();
+                }
+                Retirement::begin(queues, None);
                 return true;
             }
             Link::Creating(ticket) => Some(ticket),

@@ -6,7 +6,7 @@
 //!
 //! | stage | left when | for |
 //! |---|---|---|
-//! | `Making` | the controller answered whether it made them | `Asking`; the end, if it did not |
+//! | `Making` | the controller answered whether it made them, or is being reset | `Asking`; the end, if it refused |
 //! | `Asking` | it took the request to delete them | `Deleting` |
 //! | `Deleting` | it deleted them | the end |
 //! | `Deleting` | it refused | `Asking`; after some times the end, and the memory is kept for ever |
@@ -25,6 +25,7 @@ use super::bus::Bus;
 use super::control::{ASK_EVERY, Control, ControlState, PATIENCE};
 use super::controller::{Request, ResetCause, Ticket};
 use super::queue_pair::QueuePair;
+use crate::error::ErrorKind;
 use crate::rt;
 use crate::rt::Instant;
 use crate::rt::poller::{Park, Poller, PollerRegistration, register_poller};
@@ -182,8 +183,10 @@ impl<B: Bus> Retirement<B> {
         match self.stage {
             Stage::Making(ticket) => match state.controller.take(ticket) {
                 None => {}
+                // Until it has stopped, a controller that is being reset may know them.
+                Some(Err(error)) if error.kind() == ErrorKind::Cancelled => self.stage = Stage::Asking,
                 Some(Ok(_)) => self.stage = Stage::Asking,
-                // It has none of them, or was stopped.
+                // It has none of them.
                 Some(Err(_)) => self.end(true),
             },
             Stage::Deleting(ticket) => match state.controller.take(ticket) {

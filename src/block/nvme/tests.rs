@@ -3,8 +3,10 @@
 mod canaries;
 mod cost;
 mod device;
+mod forgotten;
 mod host;
 mod idle;
+mod interrupts;
 mod life;
 mod queues;
 mod schedules;

@@ -8,6 +8,8 @@
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
+use super::capabilities::{self, u32_at, u64_at};
+
 /// Addresses below this are not given out, so that none is 0.
 const LOWEST: u64 = 64 << 10;
 /// Regions keep their place within such a unit: what is aligned for this process is so for the
@@ -22,8 +24,6 @@ const HAS_PAGE_SIZES: u32 = 1;
 const HAS_CAPABILITIES: u32 = 1 << 1;
 /// `VFIO_IOMMU_TYPE1_INFO_CAP_IOVA_RANGE`.
 const CAPABILITY_RANGES: u16 = 1;
-/// The most capabilities that are looked at; kernels have three.
-const MAX_CAPABILITIES: usize = 32;
 
 /// Which addresses a device may use.
 #[derive(Debug)]
@@ -52,26 +52,14 @@ impl IovaSpace {
         if flags & HAS_CAPABILITIES == 0 {
             return None;
         }
-        // Each starts with its kind (u16), a version (u16) and the offset of the next (u32).
-        let mut at = u32_at(info, 16)?;
-        for _ in 0..MAX_CAPABILITIES {
-            if at == 0 {
-                break;
-            }
-            let capability = usize::try_from(at).ok()?;
-            let kind = u16::from_ne_bytes(bytes_at(info, capability)?);
-            if kind == CAPABILITY_RANGES {
-                let count = usize::try_from(u32_at(info, capability + 8)?).ok()?;
-                let range = |number: usize| {
-                    let first = capability + 16 + number * 16;
-                    Some(u64_at(info, first)?..=u64_at(info, first + 8)?)
-                };
-                let allowed = (0..count).map(range).collect::<Option<Vec<_>>>()?;
-                return Some(Self::new(page_bytes, allowed));
-            }
-            at = u32_at(info, capability + 4)?;
-        }
-        None
+        let ranges = capabilities::find(info, u32_at(info, 16)?, CAPABILITY_RANGES)?;
+        let count = usize::try_from(u32_at(info, ranges + 8)?).ok()?;
+        let range = |number: usize| {
+            let first = ranges + 16 + number * 16;
+            Some(u64_at(info, first)?..=u64_at(info, first + 8)?)
+        };
+        let allowed = (0..count).map(range).collect::<Option<Vec<_>>>()?;
+        Some(Self::new(page_bytes, allowed))
     }
 
     /// The unit of mappings, in bytes; a power of two.
@@ -131,18 +119,6 @@ impl IovaSpace {
 fn at_place(from: u64, place: u64, unit: u64) -> Option<u64> {
     let base = from.saturating_sub(place).checked_next_multiple_of(unit)?;
     base.checked_add(place)
-}
-
-fn bytes_at<const N: usize>(bytes: &[u8], at: usize) -> Option<[u8; N]> {
-    bytes.get(at..at.checked_add(N)?)?.try_into().ok()
-}
-
-fn u32_at(bytes: &[u8], at: usize) -> Option<u32> {
-    bytes_at(bytes, at).map(u32::from_ne_bytes)
-}
-
-fn u64_at(bytes: &[u8], at: usize) -> Option<u64> {
-    bytes_at(bytes, at).map(u64::from_ne_bytes)
 }
 
 #[cfg(test)]

@@ -6,6 +6,8 @@
 use std::ffi::{CStr, c_int, c_void};
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
+use super::capabilities::{self, u32_at};
+
 /// `VFIO_TYPE`, the letter of all requests.
 const TYPE: u32 = b';' as u32;
 /// `VFIO_BASE`, the number of the first one.
@@ -36,8 +38,11 @@ const GROUP_VIABLE: u32 = 1;
 /// `VFIO_DEVICE_FLAGS_RESET` and `VFIO_DEVICE_FLAGS_PCI`.
 pub(super) const DEVICE_RESETS: u32 = 1;
 pub(super) const DEVICE_IS_PCI: u32 = 1 << 1;
-/// `VFIO_REGION_INFO_FLAG_MMAP`.
+/// `VFIO_REGION_INFO_FLAG_MMAP` and `VFIO_REGION_INFO_FLAG_CAPS`.
 pub(super) const REGION_MAPPABLE: u32 = 1 << 2;
+const REGION_HAS_CAPABILITIES: u32 = 1 << 3;
+/// `VFIO_REGION_INFO_CAP_MSIX_MAPPABLE`.
+const CAPABILITY_MSIX_MAPPABLE: u16 = 3;
 /// `VFIO_IRQ_SET_DATA_NONE`, `VFIO_IRQ_SET_DATA_EVENTFD` and `VFIO_IRQ_SET_ACTION_TRIGGER`.
 const IRQ_DATA_NONE: u32 = 1;
 const IRQ_DATA_EVENTFD: u32 = 1 << 2;
@@ -52,8 +57,8 @@ pub(super) const CONFIG_REGION: u32 = 7;
 pub(super) const MSIX_IRQ: u32 = 2;
 pub(super) const RELEASE_REQUEST_IRQ: u32 = 4;
 
-/// The most bytes that `IOMMU_GET_INFO` may want for its capabilities. Kernels say some hundred.
-const MAX_IOMMU_INFO_BYTES: u32 = 64 << 10;
+/// The most bytes that a structure may want for its capabilities. Kernels say some hundred.
+const MAX_INFO_BYTES: u32 = 64 << 10;
 
 /// `struct vfio_group_status`.
 #[repr(C)]
@@ -192,13 +197,31 @@ pub(super) fn iommu_info(container: BorrowedFd<'_>) -> Result<Vec<u8>, i32> {
     // SAFETY: the request fills this structure and nothing beyond `argsz`.
     unsafe { with_structure(container, IOMMU_GET_INFO, &mut head) }?;
     // What it wanted; once more with room for the capabilities.
-    let bytes = head.argsz.clamp(size::<IommuInfo>(), MAX_IOMMU_INFO_BYTES);
+    // SAFETY: the request fills a structure that starts with `argsz`, and nothing beyond that.
+    unsafe { with_capabilities(container, IOMMU_GET_INFO, head.argsz, 0) }
+}
+
+/// The structure that a request fills and the capabilities after it, as bytes; both together want
+/// `wanted` bytes. It starts with `argsz` and `flags`; if it is one of many, `index` comes third.
+///
+/// # Safety
+///
+/// The request takes a structure that starts so, has some tens of bytes and no pointers, and writes
+/// nothing beyond `argsz`.
+unsafe fn with_capabilities(
+    fd: BorrowedFd<'_>,
+    request: libc::Ioctl,
+    wanted: u32,
+    index: u32,
+) -> Result<Vec<u8>, i32> {
+    let bytes = wanted.clamp(size::<[u64; 4]>(), MAX_INFO_BYTES);
     let mut info = vec![0_u64; usize::try_from(bytes).unwrap_or(0).div_ceil(size_of::<u64>())];
     info[0] = u64::from_ne_bytes(joined(bytes, 0));
+    info[1] = u64::from_ne_bytes(joined(index, 0));
     let argument: *mut u64 = info.as_mut_ptr();
     // SAFETY: the vector is aligned for the structure, has at least the `bytes` that its first
     // field, `argsz`, states, and is not used otherwise until the call returns.
-    unsafe { call(container, IOMMU_GET_INFO, argument.cast()) }?;
+    unsafe { call(fd, request, argument.cast()) }?;
     Ok(info.into_iter().flat_map(u64::to_ne_bytes).collect())
 }
 
@@ -277,6 +300,19 @@ pub(super) fn region_info(device: BorrowedFd<'_>, index: u32) -> Result<RegionIn
     Ok(info)
 }
 
+/// Whether the table of MSI-X, where it lies in this region, may be mapped with the rest of it.
+pub(super) fn maps_msix(device: BorrowedFd<'_>, index: u32) -> Result<bool, i32> {
+    let head = region_info(device, index)?;
+    if head.flags & REGION_MAPPABLE == 0 || head.flags & REGION_HAS_CAPABILITIES == 0 {
+        return Ok(false);
+    }
+    // SAFETY: the request fills `struct vfio_region_info`, which starts so, has 32 bytes and no
+    // pointers, and its capabilities as far as `argsz` has room.
+    let info = unsafe { with_capabilities(device, DEVICE_GET_REGION_INFO, head.argsz, index) }?;
+    let first = u32_at(&info, std::mem::offset_of!(RegionInfo, cap_offset));
+    Ok(first.and_then(|first| capabilities::find(&info, first, CAPABILITY_MSIX_MAPPABLE)).is_some())
+}
+
 /// How many interrupts there are under an index.
 pub(super) fn irq_count(device: BorrowedFd<'_>, index: u32) -> Result<u32, i32> {
     let mut info = IrqInfo { argsz: size::<IrqInfo>(), index, ..IrqInfo::default() };
@@ -325,6 +361,7 @@ mod tests {
         ];
         assert_eq!(sizes, [8, 20, 32, 16, 24, 32, 24]);
         assert_eq!(std::mem::offset_of!(RegionInfo, offset), 24);
+        assert_eq!(std::mem::offset_of!(RegionInfo, cap_offset), 12);
         assert_eq!(std::mem::offset_of!(IommuInfo, cap_offset), 16);
     }
 }

@@ -139,7 +139,8 @@ impl<R: Registers + Clone> Controller<R> {
         let (entry, data) = match (request, step) {
             (Request::CreateQueues(spec), 0) => (create_completion_queue(&spec), false),
             (Request::CreateQueues(spec), 1) => (create_submission_queue(&spec), false),
-            // The completion queue of a submission queue that could not be made goes again.
+            // The completion queue of a submission queue that could not be made goes again. One
+            // that stays is written by nobody: no submission queue names it.
             (Request::CreateQueues(spec), _) => {
                 (Entry::new(admin::DELETE_COMPLETION_QUEUE, 0).with(10, spec.number.into()), false)
             }

@@ -48,7 +48,7 @@ impl Machine {
             admin::SET_FEATURES | admin::GET_FEATURES => self.feature(entry),
             admin::CREATE_COMPLETION_QUEUE => {
                 self.check_queue(number, last, entry.pair(6), flags)?;
-                if self.completions.contains_key(&number) {
+                if self.completions.contains_key(&number) || self.refuses_queues {
                     return Err(QUEUE_NUMBER_INVALID);
                 }
                 let vector = (flags >> 1 & 1 == 1).then(|| half(flags, true));

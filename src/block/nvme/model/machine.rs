@@ -1,12 +1,9 @@
 //! The model's registers and its power, and what it does next.
 
-use std::collections::btree_map::Entry;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
-use rustix::event::{EventfdFlags, eventfd};
 
 use super::super::registers::{
     ACQ, AQA, ASQ, CAP, CC, CC_ENABLE, CC_SHUTDOWN_MASK, CSTS, CSTS_FATAL, CSTS_READY,
@@ -18,6 +15,7 @@ use super::execute::Pieces;
 use super::options::ModelOptions;
 use super::queues::{CompletionQueue, Executed, Fetched, Outstanding, SubmissionQueue};
 use super::space::Space;
+use super::vectors::Vector;
 
 pub(super) const VERSION: u32 = 0x2_0000;
 const MAX_VIOLATIONS: usize = 16;
@@ -59,6 +57,8 @@ pub(super) struct Machine {
     pub(super) events: VecDeque<u32>,
     pub(super) changed: Vec<u32>,
     pub(super) queues_granted: bool,
+    /// It makes no I/O queues.
+    pub(super) refuses_queues: bool,
     pub(super) cache_enabled: bool,
     /// Where doorbells and event indices are in memory, if the host said so.
     pub(super) shadow: Option<[u64; 2]>,
@@ -66,9 +66,9 @@ pub(super) struct Machine {
     pub(super) awake: BTreeSet<u16>,
     pub(super) failures: VecDeque<(u8, Status)>,
     pub(super) bad_blocks: BTreeMap<(u32, u64), Status>,
-    /// Vectors that interrupted since somebody looked, and where interrupts arrive.
-    pub(super) interrupts: BTreeSet<u16>,
-    eventfds: BTreeMap<u16, OwnedFd>,
+    pub(super) vectors: BTreeMap<u16, Vector>,
+    /// Masks that the host wrote and that are on their way.
+    pub(super) masks: VecDeque<(u16, bool)>,
     pub(super) violations: Vec<String>,
     pub(super) executed: u64,
     pub(super) pauses: u64,
@@ -100,13 +100,14 @@ impl Machine {
             events: VecDeque::new(),
             changed: Vec::new(),
             queues_granted: false,
+            refuses_queues: false,
             cache_enabled: true,
             shadow: None,
             awake: BTreeSet::new(),
             failures: VecDeque::new(),
             bad_blocks: BTreeMap::new(),
-            interrupts: BTreeSet::new(),
-            eventfds: BTreeMap::new(),
+            vectors: BTreeMap::new(),
+            masks: VecDeque::new(),
             violations: Vec::new(),
             executed: 0,
             pauses: 0,
@@ -133,6 +134,7 @@ impl Machine {
         if self.removed {
             return u32::MAX;
         }
+        self.let_masks_arrive();
         let [cap_low, cap_high] = halves(self.capabilities());
         match offset {
             CAP => cap_low,
@@ -167,6 +169,7 @@ impl Machine {
         if self.removed {
             return;
         }
+        self.let_masks_arrive();
         let set_half = |whole: &mut u64, upper: bool| {
             let [low, high] = halves(*whole);
             let [low, high] = if upper { [low, value] } else { [value, high] };
@@ -253,6 +256,7 @@ impl Machine {
         self.is_fatal = false;
         self.power = Power::Stopped;
         self.events.clear();
+        self.reset_vectors();
         for disk in &mut self.disks {
             disk.cut_power(&mut self.random);
         }
@@ -323,29 +327,6 @@ impl Machine {
         }
     }
 
-    pub(super) fn interrupt(&mut self, vector: u16) {
-        self.interrupts.insert(vector);
-        if let Some(eventfd) = self.eventfds.get(&vector) {
-            // It fails only with more interrupts than there will ever be.
-            let _ = rustix::io::write(eventfd, &1_u64.to_ne_bytes());
-        }
-    }
-
-    /// Where interrupts of `vector` arrive from now on.
-    pub(super) fn eventfd(&mut self, vector: u16) -> Option<RawFd> {
-        if !self.options.eventfds {
-            return None;
-        }
-        let opened = match self.eventfds.entry(vector) {
-            Entry::Occupied(entry) => entry.into_mut(),
-            Entry::Vacant(entry) => {
-                let flags = EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK;
-                entry.insert(eventfd(0, flags).ok()?)
-            }
-        };
-        Some(opened.as_raw_fd())
-    }
-
     // What it does.
 
     fn works(&self) -> bool {
@@ -357,7 +338,10 @@ impl Machine {
             return !self.removed;
         }
         if !self.works() {
-            return false;
+            return self.let_mask_arrive();
+        }
+        if !self.masks.is_empty() && self.random.random_bool(0.5) {
+            return self.let_mask_arrive();
         }
         let noise = self.options.noise;
         if self.chance(noise.spurious_interrupts) {
@@ -383,7 +367,7 @@ impl Machine {
                 true
             }),
             _ => pick(&mut self.random, self.done.len()).is_some_and(|at| self.complete(at)),
-        })
+        }) || self.let_mask_arrive()
     }
 
     pub(super) fn settle(&mut self) {

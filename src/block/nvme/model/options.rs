@@ -111,6 +111,8 @@ pub struct ModelOptions {
     pub pace: Pace,
     /// Its interrupts arrive at eventfds, one for each vector; otherwise cores see none.
     pub eventfds: bool,
+    /// Its interrupts can be masked.
+    pub maskable: bool,
     /// Its function can be reset from outside.
     pub function_reset: bool,
     /// What it does that it should not.
@@ -136,6 +138,7 @@ impl ModelOptions {
             immediate: false,
             pace: Pace::AtOnce,
             eventfds: false,
+            maskable: true,
             function_reset: true,
             noise: Noise::default(),
         }

@@ -25,6 +25,13 @@ pub(super) struct CompletionQueue {
     pub(super) vector: Option<u16>,
 }
 
+impl CompletionQueue {
+    /// The host has taken all that was posted, as far as its doorbell says.
+    pub(super) fn is_empty(&self) -> bool {
+        self.head == self.tail
+    }
+}
+
 /// A command that was fetched and not executed, with the second of its fused pair.
 pub(super) struct Fetched {
     pub(super) queue: u16,

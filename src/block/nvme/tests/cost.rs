@@ -5,7 +5,6 @@
 //! `valgrind --tool=callgrind` with the name of one of the first two tests counts instructions.
 
 use std::any::Any;
-use std::os::fd::RawFd;
 use std::ptr::{self, NonNull};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicPtr, AtomicU16, Ordering};
@@ -16,6 +15,7 @@ use super::super::bus::Bus;
 use super::super::control::Control;
 use super::super::device::Opened;
 use super::super::dma::{DmaMemory, DmaRegion, Region};
+use super::super::interrupt::Vector;
 use super::super::io::Attachment;
 use super::super::model::{Model, ModelNamespace, ModelOptions};
 use super::super::queue_pair::QueuePair;
@@ -129,7 +129,7 @@ impl Bus for Smallest {
         Bus::reach(&self.model, arena)
     }
 
-    fn interrupt(&self, _vector: u16) -> Option<RawFd> {
+    fn vector(&self, _number: u16) -> Option<Box<dyn Vector>> {
         None
     }
 

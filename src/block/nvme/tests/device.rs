@@ -131,6 +131,41 @@ fn a_removed_controller_ends_what_is_in_flight_and_refuses_the_rest() {
 }
 
 #[test]
+fn a_core_whose_queues_are_not_made_anew_says_so_though_the_controller_works() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            model.hang(false);
+            let read = rt::spawn({
+                let namespace = namespace.clone();
+                async move { namespace.read(0, filled(4096, 0)).await.map(drop) }
+            });
+            rt::yield_now().await;
+            model.refuse_queues(true);
+            opened.reset();
+            let lost = read.await.expect("no panic").expect_err("it cannot be sent again");
+            let refused = namespace.read(0, filled(4096, 0)).await.map(drop).expect_err("nor this");
+            for error in [lost, refused] {
+                assert_eq!(error.kind(), ErrorKind::Closed);
+                let error = error.to_string();
+                for part in
+                    ["has not made this core's queues anew", "Invalid Queue Identifier", "attach again"]
+                {
+                    assert!(error.contains(part), "{error}");
+                }
+            }
+            model.refuse_queues(false);
+            drop(namespace);
+            let again = opened.attach().await.expect("attach again");
+            again.read(0, filled(4096, 0)).await.expect("read");
+        }
+    });
+    assert!(model.violations().is_empty(), "{:?}", model.violations());
+}
+
+#[test]
 fn the_memory_of_dropped_operations_stays_until_they_end_and_cores_end_with_io_in_flight() {
     let model = Model::new(options(), 1);
     run(&model, |opened| {
@@ -393,6 +428,21 @@ fn memory_that_a_hung_controller_may_know_stays_mapped() {
 }
 
 #[test]
+fn a_controller_that_hangs_at_its_end_is_waited_for_once() {
+    let model = Model::new(options(), 1);
+    run(&model, |opened| {
+        let model = model.clone();
+        async move {
+            model.hang(true);
+            drop(opened);
+        }
+    });
+    let waited = Duration::from_micros(200) * u32::try_from(model.pauses()).expect("few");
+    let (least, most) = (Duration::from_millis(3000), Duration::from_millis(3300));
+    assert!((least..most).contains(&waited), "{waited:?}");
+}
+
+#[test]
 fn a_namespace_that_is_formatted_anew_says_so() {
     let model = Model::new(options(), 1);
     run(&model, |opened| {
@@ -461,10 +511,10 @@ fn resets_that_take_many_turns_lose_nothing() {
 }
 
 /// Has a model work beside its cores until it is dropped, as hardware does.
-struct Hardware(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
+pub(super) struct Hardware(Arc<AtomicBool>, Option<std::thread::JoinHandle<()>>);
 
 impl Hardware {
-    fn new(model: &Model, delay: Duration) -> Self {
+    pub(super) fn new(model: &Model, delay: Duration) -> Self {
         let (is_over, model) = (Arc::new(AtomicBool::new(false)), model.clone());
         let seen = Arc::clone(&is_over);
         let work = move || {
@@ -490,15 +540,15 @@ impl Drop for Hardware {
 fn interrupts_wake_a_core_that_sleeps() {
     const READS: u32 = 100;
     let alone = ModelOptions { pace: Pace::Alone, eventfds: true, ..options() };
-    for idle in [Idle::Sleep, Idle::Poll] {
-        let model = Model::new(alone.clone(), 1);
+    for (idle, maskable) in [(Idle::Sleep, true), (Idle::Sleep, false), (Idle::Poll, true)] {
+        let model = Model::new(ModelOptions { maskable, ..alone.clone() }, 1);
         let hardware = Hardware::new(&model, Duration::from_millis(1));
         run_on(&CoreConfig::default().idle(idle), &model, |opened| {
             let model = model.clone();
             async move {
                 let namespace = opened.attach().await.expect("attach");
                 namespace.write(0, filled(4096, 9)).await.expect("write");
-                model.take_interrupt(4);
+                let before = interrupts(&model);
                 let begin = std::time::Instant::now();
                 for _ in 0..READS {
                     assert_eq!(namespace.read(0, filled(4096, 0)).await.expect("read")[0], 9);
@@ -506,11 +556,34 @@ fn interrupts_wake_a_core_that_sleeps() {
                 // Without interrupts the core would look every ten milliseconds.
                 let took = begin.elapsed();
                 assert!(took < READS * Duration::from_millis(7), "{took:?} for {READS} reads");
-                let interrupts = (1..=4).any(|vector| model.take_interrupt(vector));
-                assert_eq!(interrupts, idle == Idle::Sleep, "{idle:?}");
+                assert_eq!(interrupts(&model) > before, idle == Idle::Sleep, "{idle:?}");
             }
         });
         drop(hardware);
         assert!(model.violations().is_empty(), "{:?}", model.violations());
+    }
+}
+
+/// How many interrupts of I/O queues came.
+fn interrupts(model: &Model) -> u64 {
+    (1..=4).map(|vector| model.interrupts(vector)).sum()
+}
+
+#[test]
+fn a_core_that_is_awake_is_not_interrupted_where_that_can_be_masked() {
+    const READS: u64 = 200;
+    let alone = ModelOptions { pace: Pace::Alone, eventfds: true, ..options() };
+    for maskable in [true, false] {
+        let model = Model::new(ModelOptions { maskable, ..alone.clone() }, 1);
+        let hardware = Hardware::new(&model, Duration::from_micros(50));
+        let config = CoreConfig::default().idle(Idle::Adaptive { spin: Duration::from_secs(60) });
+        run_on(&config, &model, |opened| async move {
+            let namespace = opened.attach().await.expect("attach");
+            for _ in 0..READS {
+                namespace.read(0, filled(4096, 0)).await.expect("read");
+            }
+        });
+        drop(hardware);
+        assert_eq!(interrupts(&model), if maskable { 0 } else { READS });
     }
 }
