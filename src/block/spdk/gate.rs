@@ -126,7 +126,7 @@ impl Drop for Inside<'_> {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::sync::atomic::{AtomicU32, Ordering};
 
     use super::{Gate, Phase};
 
@@ -149,38 +149,48 @@ mod tests {
         assert_eq!(gate.presences.lock().expect("nobody panicked").len(), 1);
     }
 
-    /// What the control thread frees when nobody is inside is not touched by a core.
+    /// One core passes while the control thread closes: one of them sees the other.
     #[test]
-    fn no_core_is_inside_after_the_control_thread_saw_none() {
+    fn a_core_that_passed_is_seen_by_whoever_closes() {
+        const ROUNDS: u32 = 20_000;
         let with_membarrier = Gate::new();
         let without = Gate { has_membarrier: false, ..Gate::new() };
         for gate in [with_membarrier, without] {
-            open_and_close(&gate);
-        }
-    }
-
-    fn open_and_close(gate: &Gate) {
-        let (freed, ended) = (AtomicBool::new(false), AtomicBool::new(false));
-        std::thread::scope(|scope| {
-            for _ in 0..2 {
+            let [begun, looked, passed] = [0, 0, 0].map(AtomicU32::new);
+            let wait_for = |what: &AtomicU32, round| {
+                for turn in 0_u32.. {
+                    if what.load(Ordering::Acquire) >= round {
+                        return;
+                    }
+                    if turn > 1_000 {
+                        std::thread::yield_now();
+                    }
+                }
+            };
+            std::thread::scope(|scope| {
                 scope.spawn(|| {
                     let presence = gate.presence();
-                    while !ended.load(Ordering::Relaxed) {
-                        gate.pass(&presence, || assert!(!freed.load(Ordering::Relaxed)));
+                    for round in 1..=ROUNDS {
+                        wait_for(&begun, round);
+                        // It stays inside until the other has looked.
+                        let is_inside = gate.pass(&presence, || wait_for(&looked, round)).is_some();
+                        passed.store(2 * round + u32::from(is_inside), Ordering::Release);
                     }
                 });
-            }
-            for _ in 0..20_000 {
-                gate.set_phase(Phase::Stopping);
-                while gate.is_anyone_inside() {
-                    std::hint::spin_loop();
+                for round in 1..=ROUNDS {
+                    begun.store(round, Ordering::Release);
+                    for _ in 0..round % 64 {
+                        std::hint::spin_loop();
+                    }
+                    gate.set_phase(Phase::Stopping);
+                    let seen = gate.is_anyone_inside();
+                    looked.store(round, Ordering::Release);
+                    wait_for(&passed, 2 * round);
+                    let is_inside = passed.load(Ordering::Acquire) == 2 * round + 1;
+                    assert!(seen || !is_inside, "round {round}");
+                    gate.set_phase(Phase::Serving);
                 }
-                freed.store(true, Ordering::Relaxed);
-                std::hint::spin_loop();
-                freed.store(false, Ordering::Relaxed);
-                gate.set_phase(Phase::Serving);
-            }
-            ended.store(true, Ordering::Relaxed);
-        });
+            });
+        }
     }
 }
