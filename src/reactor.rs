@@ -221,14 +221,21 @@ impl Reactor {
         self.ring().is_some_and(|ring| ring.must_be_polled())
     }
 
-    /// Sleeps until there is something for `poll`, the doorbell rings, a watched descriptor is
-    /// readable, or `longest` has passed.
-    pub(crate) fn wait(&self, longest: Option<Duration>) -> Result<()> {
+    /// Whether operations are queued, or deferred by the kernel, until the next system call of
+    /// `poll` or `wait`.
+    pub(crate) fn needs_kernel(&self) -> bool {
+        self.ring().is_some_and(|ring| ring.needs_kernel())
+    }
+
+    /// Hands queued operations to the kernel, and sleeps until one is done or can go on, the
+    /// doorbell rings, a watched descriptor is readable, or `longest` has passed. Wakes tasks as
+    /// `poll` does; returns how many operations that were.
+    pub(crate) fn wait(&self, longest: Option<Duration>) -> Result<usize> {
         match self {
             Self::Uring(ring) => ring.wait(longest),
             Self::Epoll(epoll) => epoll.wait(longest),
             // The driver of the core lets it sleep.
-            Self::Simulated => Ok(()),
+            Self::Simulated => Ok(0),
         }
     }
 

@@ -382,11 +382,7 @@ impl Ring {
         let mut inner = self.inner.borrow_mut();
         self.submit_backlog(&mut inner);
         self.poll_devices(&mut inner)?;
-        let needs_kernel = {
-            let queue = inner.ring.submission();
-            !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
-        };
-        if needs_kernel {
+        if inner.needs_kernel() {
             // Also runs the kernel's deferred work if the ring's flags say that there is some.
             self.submit(&inner)?;
             for _ in 0..CALLS_FOR_DEFERRED {
@@ -397,6 +393,12 @@ impl Ring {
             }
         }
         Ok(self.deliver_all(inner))
+    }
+
+    /// Whether operations are queued, or deferred by the kernel, until the next system call.
+    pub(in crate::reactor) fn needs_kernel(&self) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        !inner.backlog.is_empty() || inner.needs_kernel()
     }
 
     /// Wakes the tasks whose operations are done already, and leaves the submission queue as it is.
@@ -487,8 +489,9 @@ impl Ring {
         self.inner.borrow().polled.as_ref().is_some_and(PolledRing::is_busy)
     }
 
-    /// Sleeps until a completion, the doorbell, or `longest` has passed.
-    pub(in crate::reactor) fn wait(&self, longest: Option<Duration>) -> Result<()> {
+    /// Hands queued operations to the kernel and sleeps until a completion, the doorbell, or
+    /// `longest` has passed. Returns what `poll` does.
+    pub(in crate::reactor) fn wait(&self, longest: Option<Duration>) -> Result<usize> {
         self.forget_files();
         let mut inner = self.inner.borrow_mut();
         if !inner.doorbell_armed {
@@ -498,18 +501,15 @@ impl Ring {
         }
         if self.poll_devices(&mut inner)? {
             // Nothing would end the sleep when a device is done.
-            self.deliver_all(inner);
-            return Ok(());
+            return Ok(self.deliver_all(inner));
         }
         if !inner.slots.completed.is_empty() {
             // Making room in the queue took completions whose owners were not told yet: no time to
             // sleep.
-            self.deliver_all(inner);
-            return Ok(());
+            return Ok(self.deliver_all(inner));
         }
         self.enter(&mut inner, longest)?;
-        self.deliver_all(inner);
-        Ok(())
+        Ok(self.deliver_all(inner))
     }
 
     /// Hands everything that is queued to the kernel and sleeps there until a completion is there
@@ -597,6 +597,13 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
 }
 
 impl RingInner {
+    /// Whether there is something in the queue, or the ring's flags say that the kernel has
+    /// deferred something.
+    fn needs_kernel(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
     /// Whether there was room for the entry.
     fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
         // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the
