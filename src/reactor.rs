@@ -31,7 +31,6 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tracing::warn;
 
@@ -227,13 +226,13 @@ impl Reactor {
         self.ring().is_some_and(|ring| ring.needs_kernel())
     }
 
-    /// Hands queued operations to the kernel, and sleeps until one is done or can go on, the
-    /// doorbell rings, a watched descriptor is readable, or `longest` has passed. Wakes tasks as
-    /// `poll` does; returns how many operations that were.
-    pub(crate) fn wait(&self, longest: Option<Duration>) -> Result<usize> {
+    /// Hands queued operations to the kernel, and sleeps from `now` until one is done or can go on,
+    /// the doorbell rings, a watched descriptor is readable, or `until` then at the latest. May
+    /// end for nothing. Wakes tasks as `poll` does; returns how many operations that were.
+    pub(crate) fn wait(&self, now: Instant, until: Option<Instant>) -> Result<usize> {
         match self {
-            Self::Uring(ring) => ring.wait(longest),
-            Self::Epoll(epoll) => epoll.wait(longest),
+            Self::Uring(ring) => ring.wait(now, until),
+            Self::Epoll(epoll) => epoll.wait(until.map(|until| until - now)),
             // The driver of the core lets it sleep.
             Self::Simulated => Ok(0),
         }

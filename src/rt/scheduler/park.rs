@@ -36,7 +36,7 @@ impl CoreState {
         }
         record::add(&self.record.counters.parks, 1);
         self.beat.enter(Phase::Parked);
-        let waited = self.io.attachment.reactor.wait(until.map(|until| until - now));
+        let waited = self.io.attachment.reactor.wait(now, until);
         self.beat.enter(Phase::Devices);
         let woke = self.read_clock();
         record::add_time(&self.record.counters.asleep, woke - now);
