@@ -12,14 +12,14 @@ use io_uring::{opcode, squeue, types};
 
 use crate::time::Instant;
 
-/// A sleep that may last no longer has a time-out of its own: more likely than not it lasts as long.
+/// A shorter sleep has a time-out of its own: more likely than not it lasts as long.
 const SHORT: Duration = Duration::from_millis(1);
 
 /// The time-out of one ring.
 pub(super) struct Alarm {
     /// When the kernel rings, if it was asked to.
     at: Option<Instant>,
-    /// What the last entry says. An entry that the kernel has not taken yet reads it too: of two the
+    /// What the last entry says. One that the kernel has not taken yet reads it too: of two the
     /// last counts, which is the sooner.
     after: Box<types::Timespec>,
 }

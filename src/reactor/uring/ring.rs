@@ -495,8 +495,8 @@ impl Ring {
         self.inner.borrow().polled.as_ref().is_some_and(PolledRing::is_busy)
     }
 
-    /// Hands queued operations to the kernel and sleeps from `now` until a completion, the doorbell,
-    /// or `until` then at the latest. Returns what `poll` does.
+    /// Hands queued operations to the kernel and sleeps from `now` until a completion, the doorbell
+    /// or `until`, whichever is first. Returns what `poll` does.
     pub(in crate::reactor) fn wait(&self, now: Instant, until: Option<Instant>) -> Result<usize> {
         let mut inner = self.inner.borrow_mut();
         let longest = match inner.alarm.set(now, until, ALARM) {
