@@ -31,7 +31,6 @@ use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::Duration;
 
 use tracing::warn;
 
@@ -221,14 +220,21 @@ impl Reactor {
         self.ring().is_some_and(|ring| ring.must_be_polled())
     }
 
-    /// Sleeps until there is something for `poll`, the doorbell rings, a watched descriptor is
-    /// readable, or `longest` has passed.
-    pub(crate) fn wait(&self, longest: Option<Duration>) -> Result<()> {
+    /// Whether operations are queued, or deferred by the kernel, until the next system call of
+    /// `poll` or `wait`.
+    pub(crate) fn needs_kernel(&self) -> bool {
+        self.ring().is_some_and(|ring| ring.needs_kernel())
+    }
+
+    /// Hands queued operations to the kernel, and sleeps from `now` until one is done or can go on,
+    /// the doorbell rings, a watched descriptor is readable, or `until` then at the latest. May
+    /// end for nothing. Wakes tasks as `poll` does; returns how many operations that were.
+    pub(crate) fn wait(&self, now: Instant, until: Option<Instant>) -> Result<usize> {
         match self {
-            Self::Uring(ring) => ring.wait(longest),
-            Self::Epoll(epoll) => epoll.wait(longest),
+            Self::Uring(ring) => ring.wait(now, until),
+            Self::Epoll(epoll) => epoll.wait(until.map(|until| until - now)),
             // The driver of the core lets it sleep.
-            Self::Simulated => Ok(()),
+            Self::Simulated => Ok(0),
         }
     }
 

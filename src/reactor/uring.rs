@@ -6,6 +6,7 @@
 //! it: the kernel never works on freed memory, and what it read is handed to
 //! [`Operation::orphaned`](super::ops::Operation::orphaned) instead of being lost.
 
+mod alarm;
 mod buffer_ring;
 mod command_ring;
 mod multishot;

@@ -96,7 +96,7 @@ impl Core {
         let mut root = self.state.start_root(created_at, future);
         let mut idler = Idler::new(self.state.idle());
         loop {
-            let worked = self.state.turn(|| root.has_ended())?;
+            let worked = self.state.turn(idler.sleeps_at_once(), || root.has_ended())?;
             if let Some(result) = root.take() {
                 return match result {
                     Ok(output) => Ok(output),
@@ -107,7 +107,7 @@ impl Core {
             let now = self.state.last_reading();
             if worked {
                 idler.worked(now);
-            } else if idler.should_park(now) {
+            } else if idler.should_park(now, self.state.needs_kernel()) {
                 self.state.park(now)?;
             } else if self.state.idle() != Idle::Poll {
                 // Eases the other thread of the processor's core, for some 40 ns. A core that polls

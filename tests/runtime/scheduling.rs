@@ -273,6 +273,81 @@ fn what_tasks_ask_of_the_kernel_does_not_wait_for_many_turns_of_slow_pollers() {
     });
 }
 
+/// Writes a byte into a pipe, `bytes` times, each long after the last.
+fn slow_writer(bytes: usize) -> (PipeReader, std::thread::JoinHandle<()>) {
+    let (reader, mut writer) = std::io::pipe().expect("descriptors");
+    let thread = std::thread::spawn(move || {
+        for _ in 0..bytes {
+            std::thread::sleep(Duration::from_micros(300));
+            std::io::Write::write_all(&mut writer, b"x").expect("somebody reads");
+        }
+    });
+    (PipeReader::from_descriptor(reader).expect("a pipe"), thread)
+}
+
+async fn read_one_by_one(reader: &PipeReader, bytes: usize) {
+    let mut buf = Vec::with_capacity(1);
+    for _ in 0..bytes {
+        buf.clear();
+        let (read, back) = reader.read(buf).await.parts();
+        assert_eq!(read.expect("a byte"), 1);
+        buf = back;
+    }
+}
+
+/// What the only task asks for, and the sleep until that is there, are one system call: also on a
+/// core that spins where that pays, because here it does not.
+#[test]
+fn a_core_that_sleeps_hands_over_what_tasks_ask_of_the_kernel_with_the_same_call() {
+    const READS: u32 = 200;
+    for idle in [Idle::Sleep, Idle::Adaptive { spin: Duration::from_micros(50) }] {
+        Core::new(&config().idle(idle)).expect("a core").block_on(async {
+            let (reader, writer) = slow_writer(READS as usize);
+            let before = observe::stats();
+            read_one_by_one(&reader, READS as usize).await;
+            let stats = observe::stats();
+            writer.join().expect("no panic");
+            if stats.reactor != ReactorKind::IoUring {
+                return;
+            }
+            let (made, came) =
+                (stats.ring_enters - before.ring_enters, stats.completions - before.completions);
+            // The first spins may see nothing come, and a few reads may find their byte.
+            assert!(made <= u64::from(READS) * 5 / 4, "{made} system calls for {READS} reads with {idle:?}");
+            assert_eq!(came, u64::from(READS), "with {idle:?}");
+        });
+    }
+}
+
+/// A poller keeps the core from sleeping, with events in every turn or without.
+#[test]
+fn what_tasks_ask_of_the_kernel_does_not_wait_for_a_sleep_that_does_not_come() {
+    struct Sleepless(usize);
+    impl Poller for Sleepless {
+        fn name(&self) -> &'static str {
+            "sleepless"
+        }
+        fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
+            self.0
+        }
+        fn next_deadline(&self) -> Option<Instant> {
+            None
+        }
+        fn park(&mut self) -> Park {
+            Park::Spin
+        }
+    }
+    for events in [0, 1] {
+        Core::new(&config().idle(Idle::Sleep)).expect("a core").block_on(async {
+            rt::poller::register_poller(Rc::new(RefCell::new(Sleepless(events)))).keep();
+            let (reader, writer) = slow_writer(3);
+            let reads = rt::timeout(Duration::from_secs(10), read_one_by_one(&reader, 3));
+            reads.await.expect("the reads reach the kernel");
+            writer.join().expect("no panic");
+        });
+    }
+}
+
 #[test]
 fn a_queue_that_slept_saves_nothing_up() {
     run_on_work_clock(|clock| async move {

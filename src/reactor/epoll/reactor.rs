@@ -394,21 +394,21 @@ impl Epoll {
         self.inner.borrow_mut().watched.clear();
     }
 
-    /// Sleeps until an event, the doorbell, or `longest` has passed.
-    pub(in crate::reactor) fn wait(&self, longest: Option<Duration>) -> Result<()> {
-        if self.settle() > 0 {
-            return Ok(());
+    /// Sleeps until an event, the doorbell, or `longest` has passed. Returns what `poll` does.
+    pub(in crate::reactor) fn wait(&self, longest: Option<Duration>) -> Result<usize> {
+        let settled = self.settle();
+        if settled > 0 {
+            return Ok(settled);
         }
         let watches = !self.inner.borrow().watched.is_empty();
-        if watches || longest.is_some() {
+        let woken = if watches || longest.is_some() {
             self.sleep(longest)?;
-            self.take_events(Some(Duration::ZERO))?;
+            self.take_events(Some(Duration::ZERO))?
         } else {
-            self.take_events(None)?;
-        }
+            self.take_events(None)?
+        };
         self.attempts.set(0);
-        self.settle();
-        Ok(())
+        Ok(woken + self.settle())
     }
 
     /// Sleeps by ppoll(2): its time-out is in nanoseconds on every kernel and in every container,

@@ -12,6 +12,7 @@ use std::time::Duration;
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use tracing::warn;
 
+use super::alarm::{Alarm, EndedBy};
 use super::buffer_ring::{BufferRing, Chunk};
 use super::multishot::Multishot;
 use super::polled::PolledRing;
@@ -23,12 +24,15 @@ use crate::fork::Process;
 use crate::reactor::doorbell::Doorbell;
 use crate::reactor::ops::{Call, Orphan};
 use crate::reactor::patience::{Patience, ROUND};
+use crate::time::Instant;
 use crate::user_code::{contain, contain_each, drop_contained};
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
 /// `user_data` of the poll on the doorbell.
 const DOORBELL: u64 = u64::MAX - 1;
+/// `user_data` of the time-out that lasts over many sleeps.
+const ALARM: u64 = u64::MAX - 2;
 /// Set in the `user_data` of a poll that wakes a parked core; which poll it is is in the other
 /// bits.
 const READABLE: u64 = 1 << 63;
@@ -74,6 +78,7 @@ struct RingInner {
     backlog: VecDeque<squeue::Entry>,
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
+    alarm: Alarm,
     /// Descriptors with a poll in flight that wakes a parked core, and the poll's number: a closed
     /// descriptor's number may be another's already.
     watched: Vec<(RawFd, u64)>,
@@ -96,6 +101,7 @@ impl Ring {
             backlog: VecDeque::new(),
             doorbell: Arc::clone(doorbell),
             doorbell_armed: false,
+            alarm: Alarm::new(),
             watched: Vec::new(),
             watches_ending: 0,
             next_watch: 0,
@@ -382,11 +388,7 @@ impl Ring {
         let mut inner = self.inner.borrow_mut();
         self.submit_backlog(&mut inner);
         self.poll_devices(&mut inner)?;
-        let needs_kernel = {
-            let queue = inner.ring.submission();
-            !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
-        };
-        if needs_kernel {
+        if inner.needs_kernel() {
             // Also runs the kernel's deferred work if the ring's flags say that there is some.
             self.submit(&inner)?;
             for _ in 0..CALLS_FOR_DEFERRED {
@@ -397,6 +399,12 @@ impl Ring {
             }
         }
         Ok(self.deliver_all(inner))
+    }
+
+    /// Whether operations are queued, or deferred by the kernel, until the next system call.
+    pub(in crate::reactor) fn needs_kernel(&self) -> bool {
+        let mut inner = self.inner.borrow_mut();
+        !inner.backlog.is_empty() || inner.needs_kernel()
     }
 
     /// Wakes the tasks whose operations are done already, and leaves the submission queue as it is.
@@ -446,7 +454,7 @@ impl Ring {
         let mut inner = self.inner.borrow_mut();
         if !inner.watched.iter().any(|(watched, _)| *watched == descriptor) {
             let watch = inner.next_watch;
-            // Far from `IGNORED` and `DOORBELL` for as long as anybody lives.
+            // Far from `IGNORED`, `DOORBELL` and `ALARM` for as long as anybody lives.
             inner.next_watch += 1;
             inner.watched.push((descriptor, watch));
             let poll = opcode::PollAdd::new(types::Fd(descriptor), POLLIN).build();
@@ -487,8 +495,28 @@ impl Ring {
         self.inner.borrow().polled.as_ref().is_some_and(PolledRing::is_busy)
     }
 
-    /// Sleeps until a completion, the doorbell, or `longest` has passed.
-    pub(in crate::reactor) fn wait(&self, longest: Option<Duration>) -> Result<()> {
+    /// Hands queued operations to the kernel and sleeps from `now` until a completion, the doorbell
+    /// or `until`, whichever is first. Returns what `poll` does.
+    pub(in crate::reactor) fn wait(&self, now: Instant, until: Option<Instant>) -> Result<usize> {
+        let mut inner = self.inner.borrow_mut();
+        let longest = match inner.alarm.set(now, until, ALARM) {
+            EndedBy::Alarm => None,
+            EndedBy::Call(longest) => Some(longest),
+            EndedBy::New(entry) => {
+                self.push(&mut inner, entry.user_data(ALARM));
+                None
+            }
+            EndedBy::Sooner(entry) => {
+                self.push(&mut inner, entry.user_data(IGNORED));
+                None
+            }
+        };
+        drop(inner);
+        self.wait_for(longest)
+    }
+
+    /// The same for `longest` at most, whatever the alarm is set to.
+    fn wait_for(&self, longest: Option<Duration>) -> Result<usize> {
         self.forget_files();
         let mut inner = self.inner.borrow_mut();
         if !inner.doorbell_armed {
@@ -498,18 +526,15 @@ impl Ring {
         }
         if self.poll_devices(&mut inner)? {
             // Nothing would end the sleep when a device is done.
-            self.deliver_all(inner);
-            return Ok(());
+            return Ok(self.deliver_all(inner));
         }
         if !inner.slots.completed.is_empty() {
             // Making room in the queue took completions whose owners were not told yet: no time to
             // sleep.
-            self.deliver_all(inner);
-            return Ok(());
+            return Ok(self.deliver_all(inner));
         }
         self.enter(&mut inner, longest)?;
-        self.deliver_all(inner);
-        Ok(())
+        Ok(self.deliver_all(inner))
     }
 
     /// Hands everything that is queued to the kernel and sleeps there until a completion is there
@@ -559,7 +584,7 @@ impl Ring {
             if rounds % ROUNDS_PER_CANCEL == 0 {
                 self.cancel_all();
             }
-            if let Err(error) = self.wait(Some(ROUND)) {
+            if let Err(error) = self.wait_for(Some(ROUND)) {
                 contain(|| warn!("waiting for I/O in flight failed: {error}"));
                 break;
             }
@@ -597,10 +622,18 @@ fn retry_later(error: &std::io::Error) -> Result<()> {
 }
 
 impl RingInner {
+    /// Whether there is something in the queue, or the ring's flags say that the kernel has
+    /// deferred something.
+    fn needs_kernel(&mut self) -> bool {
+        let queue = self.ring.submission();
+        !queue.is_empty() || queue.taskrun() || queue.cq_overflow()
+    }
+
     /// Whether there was room for the entry.
     fn push_entry(&mut self, entry: &squeue::Entry) -> bool {
-        // SAFETY: `start`'s caller promises that the entry's memory outlives the operation; the
-        // reactor's own entries (cancel, poll) point to none.
+        // SAFETY: `start`'s caller promises that the entry's memory outlives the operation. Of the
+        // reactor's own entries that of the alarm points to memory, which stays where it is for as
+        // long as this value lives; the kernel reads it when it takes the entry.
         unsafe { self.ring.submission().push(entry) }.is_ok()
     }
 
@@ -611,6 +644,10 @@ impl RingInner {
             DOORBELL => {
                 self.doorbell_armed = false;
                 self.doorbell.silence();
+                return 0;
+            }
+            ALARM => {
+                self.alarm.ended();
                 return 0;
             }
             data if data & READABLE != 0 => {

@@ -49,7 +49,7 @@ pub struct CoreStats {
     pub busy: Duration,
     /// Time in turns that found nothing to do.
     pub spinning: Duration,
-    /// Time asleep in the kernel.
+    /// Time asleep in the kernel, and in the same call handing over what tasks asked of it.
     pub asleep: Duration,
 }
 

@@ -20,25 +20,35 @@ const TIMERS_PER_TURN: usize = 256;
 
 impl CoreState {
     /// Gives devices, timers and the inbox their turn; returns whether there was anything to do, or
-    /// still is.
-    pub(super) fn look_around(&self) -> Result<bool> {
+    /// still is. If there is not and the core `sleeps_when_idle`, what tasks asked of the kernel
+    /// stays queued: the sleep hands it over.
+    pub(super) fn look_around(&self, sleeps_when_idle: bool) -> Result<bool> {
         self.turn.skipped.set(0);
         self.turn.looked_around_at.set(self.local.now.get());
         self.beat.enter(Phase::Devices);
+        let reactor = &self.io.attachment.reactor;
         let submits = self.is_to_submit();
-        let completions = if submits {
-            self.io.attachment.reactor.poll(self.local.now.get())?
+        let may_wait = submits && sleeps_when_idle && self.local.queues.is_empty() && reactor.needs_kernel();
+        let mut completions = if submits && !may_wait {
+            reactor.poll(self.local.now.get())?
         } else {
-            self.io.attachment.reactor.poll_completions(self.local.now.get())?
+            reactor.poll_completions(self.local.now.get())?
         };
         let events = self.io.pollers.poll(self.local.now.get());
         let timers = self.fire_timers();
         let woken = self.drain_inbox();
         let messages = self.run_messages();
+        let other = events + timers + woken + messages > 0;
+        // Timers that are due, and tasks that were woken, may have been moved towards their turn
+        // without any being told yet.
+        let goes_on = self.local.inbox.has_taken() || self.timers.wheel.borrow().is_due(self.local.now.get());
+        if may_wait && (other || goes_on || completions > 0) {
+            completions += reactor.poll(self.local.now.get())?;
+        }
         if submits {
             self.turn.submission.set((self.beat.polls() + self.local.queues.len() as u64, None));
         }
-        let worked = completions + events + timers + woken + messages > 0;
+        let worked = other || completions > 0;
         if worked {
             record::add(&self.record.counters.completions, completions);
             record::add(&self.record.counters.poller_events, events);
@@ -46,9 +56,7 @@ impl CoreState {
             record::add(&self.record.counters.remote_wakes, woken);
             record::add(&self.record.counters.messages, messages);
         }
-        // Timers that are due, and tasks that were woken, may have been moved towards their turn
-        // without any being told yet.
-        Ok(worked || self.local.inbox.has_taken() || self.timers.wheel.borrow().is_due(self.local.now.get()))
+        Ok(worked || goes_on)
     }
 
     /// Whether it is time to hand the kernel what tasks asked for. With several queues it always

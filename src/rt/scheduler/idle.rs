@@ -80,9 +80,18 @@ impl Idler {
         }
     }
 
-    /// There was nothing to do at `now`; whether the core should sleep.
-    pub(in crate::rt) fn should_park(&mut self, now: Instant) -> bool {
+    /// Whether a core with nothing to do does not spin.
+    pub(in crate::rt) fn sleeps_at_once(&self) -> bool {
+        !self.spins || self.longest.is_zero()
+    }
+
+    /// There was nothing to do at `now`; whether the core should sleep. One that does not spin
+    /// looks no longer if it `needs_the_kernel` anyway: the call is the same.
+    pub(in crate::rt) fn should_park(&mut self, now: Instant, needs_the_kernel: bool) -> bool {
         let since = *self.since.get_or_insert(now);
+        if needs_the_kernel && self.sleeps_at_once() {
+            return true;
+        }
         // No two instants are so far apart as `Idle::Poll` asks for.
         now - since >= if self.spins { self.longest } else { self.longest / SHORTEST }
     }
@@ -102,7 +111,7 @@ mod tests {
     fn idle_time(idler: &mut Idler, from: u64, to: u64) -> u64 {
         let mut parked = None;
         for at in from..to {
-            if parked.is_none() && idler.should_park(after(at)) {
+            if parked.is_none() && idler.should_park(after(at), false) {
                 parked = Some(at);
             }
         }
@@ -155,7 +164,7 @@ mod tests {
         let (mut from, mut spun) = (0, 0);
         for _ in 0..idle_times {
             let mut at = from;
-            while !idler.should_park(after(at)) {
+            while !idler.should_park(after(at), false) {
                 at += 1;
             }
             idler.worked(after(at + 20));
@@ -218,6 +227,16 @@ mod tests {
             }
             from += 10_000;
         }
+    }
+
+    #[test]
+    fn a_core_that_needs_the_kernel_anyway_sleeps_there_unless_it_spins() {
+        let mut spins = Idler::new(Idle::Adaptive { spin: SPIN });
+        assert!(!spins.sleeps_at_once() && !spins.should_park(after(0), true));
+        let mut sleeps = disappointed();
+        assert!(sleeps.sleeps_at_once() && !sleeps.should_park(after(200_000), false));
+        assert!(sleeps.should_park(after(200_000), true));
+        assert!(!Idler::new(Idle::Poll).should_park(after(1_000_000), true));
     }
 
     #[test]

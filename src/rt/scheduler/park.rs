@@ -9,27 +9,42 @@ use crate::time::Instant;
 use crate::user_code::contain;
 
 impl CoreState {
-    /// Sleeps in the kernel until something may have happened.
+    /// Whether only a system call brings on what tasks asked of the kernel.
+    pub(in crate::rt) fn needs_kernel(&self) -> bool {
+        self.io.attachment.reactor.needs_kernel()
+    }
+
+    /// Sleeps in the kernel until something may have happened. What tasks asked of the kernel is
+    /// handed over with the same call, or by itself if the core may not sleep.
     pub(in crate::rt) fn park(&self, now: Instant) -> Result<()> {
-        let Some(until) = self.may_park(now)? else { return Ok(()) };
+        if !self.try_park(now)? && self.needs_kernel() {
+            let completions = self.io.attachment.reactor.poll(now)?;
+            record::add(&self.record.counters.completions, completions);
+        }
+        Ok(())
+    }
+
+    /// Returns whether the core slept.
+    fn try_park(&self, now: Instant) -> Result<bool> {
+        let Some(until) = self.may_park(now)? else { return Ok(false) };
         // The subscriber is user code and may wake tasks of this core: before the queues are
         // looked at.
         trace_sleep(until.map(|until| until - now));
-        if self.announce_park() && self.local.inbox.look_again() {
-            record::add(&self.record.counters.parks, 1);
-            self.beat.enter(Phase::Parked);
-            let waited = self.io.attachment.reactor.wait(until.map(|until| until - now));
-            self.beat.enter(Phase::Devices);
-            let woke = self.read_clock();
-            record::add_time(&self.record.counters.asleep, woke - now);
-            self.record.accounted.set(woke);
+        if !self.announce_park() || !self.local.inbox.look_again() {
             self.local.inbox.unpark();
-            waited?;
-            trace_wake(woke - now);
-            return Ok(());
+            return Ok(false);
         }
+        record::add(&self.record.counters.parks, 1);
+        self.beat.enter(Phase::Parked);
+        let waited = self.io.attachment.reactor.wait(now, until);
+        self.beat.enter(Phase::Devices);
+        let woke = self.read_clock();
+        record::add_time(&self.record.counters.asleep, woke - now);
+        self.record.accounted.set(woke);
         self.local.inbox.unpark();
-        Ok(())
+        record::add(&self.record.counters.completions, waited?);
+        trace_wake(woke - now);
+        Ok(true)
     }
 
     /// Asks timers and pollers whether the core may sleep at `now`, and until when; `None` if it

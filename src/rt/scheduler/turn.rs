@@ -13,6 +13,10 @@
 //! beginning has had its turn, or after [`TIME_PER_SUBMISSION`]: with many ready tasks one system
 //! call takes the operations of all of them. The same call does what an io_uring has deferred, so a
 //! completion may wait that long, plus one turn and one poll.
+//!
+//! A core that has nothing else to do, and does not spin, is about to sleep in the kernel. Then the
+//! operations go there with the call in which it sleeps ([`park`](super::park)): one system call
+//! instead of two.
 
 use std::ptr::NonNull;
 use std::time::Duration;
@@ -54,7 +58,10 @@ impl CoreState {
     /// One turn of the loop; returns whether anything was done. It ends at once if `is_done` when a
     /// task has ended. What comes after the tasks is then skipped, but not for long: the next turn
     /// begins with it.
-    pub(in crate::rt) fn turn(&self, is_done: impl Fn() -> bool) -> Result<bool> {
+    ///
+    /// If the core `sleeps_when_idle`, it is to sleep after a turn that did nothing; operations may
+    /// stay queued until then.
+    pub(in crate::rt) fn turn(&self, sleeps_when_idle: bool, is_done: impl Fn() -> bool) -> Result<bool> {
         self.process().check("turn of a core")?;
         self.beat.turn();
         let mut started = self.read_clock();
@@ -62,7 +69,7 @@ impl CoreState {
         if skipped > 0
             && (skipped >= MOST_SKIPPED || started - self.turn.looked_around_at.get() >= TASK_TIME_PER_TURN)
         {
-            self.look_around()?;
+            self.look_around(false)?;
             started = self.read_clock();
         }
         let (round_ends, since) = self.turn.submission.get();
@@ -74,7 +81,7 @@ impl CoreState {
             self.beat.enter(Phase::Outside);
             return Ok(true);
         }
-        let worked = self.look_around()? || ran > 0;
+        let worked = self.look_around(sleeps_when_idle)? || ran > 0;
         self.account(worked);
         Ok(worked)
     }

@@ -16,6 +16,7 @@ use std::task::Poll;
 use std::time::Duration;
 
 use boson::block::{AnyDevice, Device, Namespace, NamespaceAddress, NamespaceConfig, first_data, parse_size};
+use boson::rt::reactor::RegisterArena;
 use boson::rt::signal::Signals;
 use boson::rt::time::{Clock, MonotonicClock};
 use boson::rt::{self, Core, CoreConfig, CoreThread, Idle};
@@ -67,6 +68,10 @@ pub(crate) struct BlockOptions {
     /// What a core does while nothing happens.
     #[arg(long, value_enum, default_value_t = IdleStyle::Adaptive)]
     idle: IdleStyle,
+    /// Register the memory that is read into and written from with the io_uring, also where it is
+    /// not in hugepages: it is pinned once and not for each operation, as by fio's `fixedbufs`.
+    #[arg(long)]
+    fixed_buffers: bool,
     /// Write blocks that tell where they belong, and check the blocks that are read.
     #[arg(long)]
     verify: bool,
@@ -149,7 +154,10 @@ pub(crate) fn run(options: &BlockOptions) -> Result<()> {
     let buffers = u64::from(options.depth).saturating_mul(options.block_size.next_power_of_two().max(4096));
     let arena =
         usize::try_from(buffers.saturating_mul(2).clamp(16 << 20, MAX_ARENA_BYTES)).unwrap_or(usize::MAX);
-    let config = |config: CoreConfig| options.idle.of(config.clock(Arc::clone(&clock)).arena_bytes(arena));
+    let register = if options.fixed_buffers { RegisterArena::Always } else { RegisterArena::default() };
+    let config = |config: CoreConfig| {
+        options.idle.of(config.clock(Arc::clone(&clock)).arena_bytes(arena).register_arena(register))
+    };
     let mut configs = start::core_configs(options.cores.as_ref()).into_iter().map(config);
     let Some(first) = configs.next() else { return Ok(()) };
     let core = Core::new(&first)?;

@@ -39,7 +39,7 @@ fn is_closed_after(end: impl FnOnce(&Ring)) -> Option<bool> {
     let (reader, mut writer) = std::io::pipe().expect("two descriptors");
     ring.wake_when_readable(reader.as_raw_fd()).expect("a descriptor");
     // The poll reaches the kernel.
-    ring.wait(Some(Duration::from_millis(1))).expect("the ring works");
+    ring.wait_for(Some(Duration::from_millis(1))).expect("the ring works");
     end(&ring);
     drop(reader);
     Some(io::Write::write(&mut writer, &[0]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
@@ -52,4 +52,37 @@ fn a_watched_descriptor_is_closed_for_good_after_it_is_no_longer_watched() {
     assert_ne!(is_closed_after(Ring::unwatch_all), Some(false));
     let clock = crate::time::MonotonicClock::new();
     assert_ne!(is_closed_after(|ring| ring.shut_down(Patience::new(&clock, None))), Some(false));
+}
+
+/// The clock stands still, so that the ring knows of no time that passed but by what it is told.
+#[test]
+fn a_sleep_ends_in_time_whatever_the_alarm_was_set_to_before() {
+    let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
+    let Ok(ring) = Ring::new(8, RingFeatures::all(), &doorbell) else { return };
+    // Ends a sleep that nothing else ends.
+    let late = Arc::clone(&doorbell);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(10));
+        late.ring();
+    });
+    let sleep = |millis: u64| {
+        let began = std::time::Instant::now();
+        let until = Instant::ORIGIN + Duration::from_millis(millis);
+        // A change of the alarm ends one sleep at once.
+        for _ in 0..2 {
+            ring.wait(Instant::ORIGIN, Some(until)).expect("the ring works");
+            if began.elapsed() >= Duration::from_millis(millis) {
+                break;
+            }
+        }
+        assert!(began.elapsed() >= Duration::from_millis(millis), "{millis} ms were {:?}", began.elapsed());
+        assert!(began.elapsed() < Duration::from_secs(5), "{millis} ms were {:?}", began.elapsed());
+    };
+    sleep(5);
+    sleep(5);
+    // Sets it to a minute, and is woken.
+    doorbell.ring();
+    ring.wait(Instant::ORIGIN, Some(Instant::ORIGIN + Duration::from_secs(60))).expect("the ring works");
+    sleep(5);
+    sleep(3);
 }
