@@ -11,6 +11,18 @@
 //! | `nvme:BDF/NSID` | [`NvmeDevice`](nvme::NvmeDevice) | boson's own NVMe driver, over VFIO |
 //! | `spdk:…` | `spdk::SpdkDevice` (feature `spdk`) | SPDK, polled by the core |
 //!
+//! | device | a durable write | compare and write | a core that waits for it |
+//! |---|---|---|---|
+//! | `mem:` | as [`MemoryOptions`] say | as they say | sleeps, if it has a latency |
+//! | `file:`, `blk:` | `RWF_DSYNC` | no | sleeps |
+//! | `ng:` | FUA | no: the kernel refuses fused commands | sleeps |
+//! | `nvme:` | FUA | if the controller has fused commands | sleeps, if it has interrupts |
+//! | `spdk:pcie/`, `spdk:tcp/` | FUA | if the controller has fused commands | on the bus sleeps, if it has interrupts; over TCP naps |
+//! | `spdk:bdev/` | a write and a flush | if the device has it | naps |
+//!
+//! FUA is a write that is forced to the medium by itself. [`NamespaceInfo`] says what a device that is
+//! open has.
+//!
 //! Devices that have queues of their own, which the core polls, stand on one implementation
 //! (`queue`): it divides what is too large, lets callers wait in order while the device is full,
 //! keeps the memory of dropped futures until the device is done with it, copies memory that the
