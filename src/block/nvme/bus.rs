@@ -30,6 +30,9 @@ pub(super) trait Bus: DmaMemory + Send + Sync + 'static {
     /// The limit of memory that may be locked is reached, or there is no address left.
     fn reach(&self, arena: &Arena) -> Result<(Region, Box<dyn Any>)>;
 
+    /// Whether there is an interrupt with this number.
+    fn has_vector(&self, number: u16) -> bool;
+
     /// The interrupt with this number, if there is such a thing.
     fn vector(&self, number: u16) -> Option<Box<dyn Vector>>;
 
@@ -158,6 +161,10 @@ impl Bus for VfioBus {
         Ok((Region { start: base.addr(), len, device_address }, Box::new(mapping)))
     }
 
+    fn has_vector(&self, number: u16) -> bool {
+        usize::from(number) < self.interrupts.len()
+    }
+
     fn vector(&self, number: u16) -> Option<Box<dyn Vector>> {
         let eventfd = Arc::clone(self.interrupts.get(usize::from(number))?);
         let mask = self.device.vector_mask(number.into());
@@ -208,6 +215,10 @@ impl Bus for Model {
         // command names is its request's until it has ended.
         let region = unsafe { self.map(base, len) };
         Ok((region, Box::new(ModelReach { model: self.clone(), region, _arena: arena.clone() })))
+    }
+
+    fn has_vector(&self, number: u16) -> bool {
+        self.eventfd(number).is_some()
     }
 
     fn vector(&self, number: u16) -> Option<Box<dyn Vector>> {

@@ -220,7 +220,7 @@ impl<B: Bus> Opened<B> {
         let entries = u16::try_from(capabilities.max_queue_entries).unwrap_or(u16::MAX).min(QUEUE_ENTRIES);
         // A queue without an interrupt of its own is polled while it has commands, which a core
         // that never sleeps does anyway.
-        let vector = control.bus().vector(number).filter(|_| !rt::never_sleeps()).map(|_| number);
+        let vector = (!rt::never_sleeps() && control.bus().has_vector(number)).then_some(number);
         let (registers, memory) = (control.bus().registers(), control.bus());
         QueuePair::new(registers, &capabilities, memory, number, entries, vector, attachment)
     }

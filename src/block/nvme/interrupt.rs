@@ -121,6 +121,8 @@ impl Interrupt {
         if self.is_masked {
             self.vector.set_mask(false);
             self.is_masked = false;
+            // Also if it then finds a completion, and does not sleep.
+            self.polls = 0;
         }
     }
 

@@ -361,7 +361,9 @@ unsafe impl<B: Bus> Port for NvmePort<B> {
     }
 
     fn next_deadline(&self) -> Option<Instant> {
-        Some(self.next_look)
+        let has_commands = self.queues.as_ref().is_some_and(|queues| queues.pair.in_flight() > 0);
+        // An interrupt may have been lost. The last look may have found nothing to wait for.
+        Some(if has_commands { self.next_look.min(self.now + LOOK_BUSY) } else { self.next_look })
     }
 
     fn resized(&mut self) -> Option<u64> {

@@ -165,7 +165,8 @@ pub(crate) unsafe trait Port: 'static {
     ///
     /// # Errors
     ///
-    /// Then the device never sees the command.
+    /// Then the device never sees the command. A read or write that is refused leaves the port as
+    /// it was: it may come again at once.
     ///
     /// # Safety
     ///

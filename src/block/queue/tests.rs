@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use super::*;
 use crate::block::{Namespace, NamespaceInfo};
+use crate::error::Outcome;
 use crate::mem::DmaBuf;
 use crate::rt::{self, Core, CoreConfig};
 use script::{BLOCK, Difficulty, Script, ScriptedPort};
@@ -221,15 +222,8 @@ fn an_arena_that_is_used_up_makes_requests_wait_and_at_last_fail_by_name() {
     let core = Core::new(&CoreConfig::default().arena_bytes(1 << 20)).expect("a core");
     core.block_on(async {
         let (_script, namespace) = attach(easy(), info());
-        // Everything is taken: nothing can be copied.
-        let mut taken: Vec<DmaBuf> = Vec::new();
-        loop {
-            let buf = rt::arena().alloc(4096);
-            if buf.arena_offset().is_none() {
-                break;
-            }
-            taken.push(buf);
-        }
+        // Nothing can be copied.
+        let mut taken = take_arena();
         let fallbacks = rt::arena().stats().heap_fallbacks;
         let error = namespace.write(0, DmaBuf::zeroed(BLOCK)).await.expect_err("no memory");
         assert_eq!(rt::arena().stats().heap_fallbacks, fallbacks, "memory of the heap is of no use");
@@ -246,6 +240,77 @@ fn an_arena_that_is_used_up_makes_requests_wait_and_at_last_fail_by_name() {
         for write in writes {
             write.await.expect("no panic").expect("writes");
         }
+    });
+}
+
+/// Takes what the arena has left.
+fn take_arena() -> Vec<DmaBuf> {
+    let buffers = std::iter::repeat_with(|| rt::arena().alloc(4096));
+    buffers.take_while(|buf| buf.arena_offset().is_some()).collect()
+}
+
+#[test]
+fn nobody_overtakes_a_request_that_waits_for_memory() {
+    let core = Core::new(&CoreConfig::default().arena_bytes(1 << 20)).expect("a core");
+    core.block_on(async {
+        let (script, namespace) = attach(easy(), info());
+        let (first, third) = (filled(BLOCK, 1), filled(BLOCK, 3));
+        let mut taken = take_arena();
+        script.borrow_mut().paused = true;
+        // The second is to be copied, which it cannot be yet.
+        let writes = [first, DmaBuf::zeroed(BLOCK), third].into_iter().zip(0..);
+        let mut writes: Vec<_> =
+            writes.map(|(buf, block): (_, u64)| Box::pin(namespace.write(block * 512, buf))).collect();
+        for write in &mut writes {
+            assert!(begin(write.as_mut()).await.is_pending());
+        }
+        assert_eq!(script.borrow().taken.len(), 1);
+        drop(taken.pop());
+        script.borrow_mut().paused = false;
+        for write in writes {
+            write.await.expect("writes");
+        }
+        let offsets: Vec<u64> = script.borrow().taken.iter().map(|(_, offset, _)| *offset).collect();
+        assert_eq!(offsets, [0, 512, 1024]);
+    });
+}
+
+#[test]
+fn nobody_overtakes_a_command_that_is_sent_again() {
+    core().block_on(async {
+        let (script, namespace) = attach(Difficulty { asks_again: 100, ..easy() }, info());
+        script.borrow_mut().paused = true;
+        let mut writes: Vec<_> =
+            (0..3_u64).map(|block| Box::pin(namespace.write(block * 512, filled(BLOCK, 1)))).collect();
+        for write in &mut writes[..2] {
+            assert!(begin(write.as_mut()).await.is_pending());
+        }
+        // It asks for both again, and then takes one.
+        script.borrow_mut().paused = false;
+        script.borrow_mut().difficulty.full = 100;
+        while script.borrow().taken.len() < 3 {
+            rt::yield_now().await;
+        }
+        script.borrow_mut().difficulty.asks_again = 0;
+        script.borrow_mut().difficulty.full = 0;
+        assert!(begin(writes[2].as_mut()).await.is_pending());
+        for write in writes {
+            write.await.expect("writes");
+        }
+        let offsets: Vec<u64> = script.borrow().taken.iter().map(|(_, offset, _)| *offset / 512).collect();
+        assert_eq!(offsets, [0, 1, 0, 1, 2]);
+    });
+}
+
+#[test]
+fn what_one_request_did_is_not_said_of_the_next_with_its_number() {
+    core().block_on(async {
+        let (script, namespace) = attach(Difficulty { asks_again: 100, ..easy() }, info());
+        let error = namespace.write(0, filled(BLOCK, 1)).await.expect_err("it always fails");
+        assert_eq!(error.outcome(), Outcome::Unknown);
+        script.borrow_mut().difficulty.refuses = 100;
+        let error = namespace.write(0, filled(BLOCK, 1)).await.expect_err("it is refused");
+        assert_eq!(error.outcome(), Outcome::NotStarted);
     });
 }
 

@@ -201,14 +201,18 @@ impl<P: Port, M: Memory> Transfer<P, M> {
         progress
     }
 
-    /// Gives the memory back, in the poll in which [`Transfer::progress`] was not pending.
+    /// Gives the memory back.
+    ///
+    /// # Safety
+    ///
+    /// [`Transfer::progress`], in the same poll, was not pending.
     #[inline(always)]
-    fn give_back(&mut self) -> M {
+    unsafe fn give_back(&mut self) -> M {
         debug_assert!(self.memory.is_some(), "`progress` leaves it where it is");
         // Asking whether it is there would make the buffer a pointer and two other words, which the
         // next to move it reads as two words and one: a wait of some nanoseconds, at each I/O.
-        // SAFETY: `progress`, which the two callers call before, in the same poll, ends with a
-        // panic unless the memory is there, and takes it never.
+        // SAFETY: by the caller's word `progress` has returned in this poll; it panics unless the
+        // memory is there, and never takes it.
         unsafe { self.memory.take().unwrap_unchecked() }
     }
 }
@@ -218,15 +222,18 @@ impl<P: Port, M: Memory> Future for Transfer<P, M> {
     type Output = std::result::Result<(bool, M), BufError<M>>;
 
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
-        let found = match self.progress(cx) {
+        let result = match self.progress(cx) {
             Progress::Pending => return Poll::Pending,
-            Progress::Failed(error) => {
-                return Poll::Ready(Err(BufError::new(error, self.give_back())));
-            }
-            Progress::Done => true,
-            Progress::Missed => false,
+            Progress::Failed(error) => Err(error),
+            Progress::Done => Ok(true),
+            Progress::Missed => Ok(false),
         };
-        Poll::Ready(Ok((found, self.give_back())))
+        // SAFETY: it was not pending.
+        let memory = unsafe { self.give_back() };
+        Poll::Ready(match result {
+            Ok(found) => Ok((found, memory)),
+            Err(error) => Err(BufError::new(error, memory)),
+        })
     }
 }
 
@@ -241,8 +248,13 @@ impl<P: Port, M: Memory> Future for Moved<P, M> {
     fn poll(mut self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Self::Output> {
         match self.0.progress(cx) {
             Progress::Pending => Poll::Pending,
-            Progress::Done | Progress::Missed => Poll::Ready(Ok(self.0.give_back())),
-            Progress::Failed(error) => Poll::Ready(Err(BufError::new(error, self.0.give_back()))),
+            // SAFETY: it was not pending.
+            Progress::Done | Progress::Missed => Poll::Ready(Ok(unsafe { self.0.give_back() })),
+            Progress::Failed(error) => {
+                // SAFETY: as above.
+                let memory = unsafe { self.0.give_back() };
+                Poll::Ready(Err(BufError::new(error, memory)))
+            }
         }
     }
 }

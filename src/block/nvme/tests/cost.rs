@@ -129,6 +129,10 @@ impl Bus for Smallest {
         Bus::reach(&self.model, arena)
     }
 
+    fn has_vector(&self, _number: u16) -> bool {
+        false
+    }
+
     fn vector(&self, _number: u16) -> Option<Box<dyn Vector>> {
         None
     }

@@ -587,3 +587,27 @@ fn a_core_that_is_awake_is_not_interrupted_where_that_can_be_masked() {
         assert_eq!(interrupts(&model), if maskable { 0 } else { READS });
     }
 }
+
+#[test]
+fn an_interrupt_that_is_lost_costs_ten_milliseconds() {
+    let alone = ModelOptions { pace: Pace::Alone, eventfds: true, maskable: false, ..options() };
+    let model = Model::new(alone, 1);
+    // Slow enough that the core sleeps before it has done anything.
+    let hardware = Hardware::new(&model, Duration::from_millis(3));
+    let config = CoreConfig::default().idle(Idle::Sleep);
+    let took = run_on(&config, &model, |opened| {
+        let model = model.clone();
+        async move {
+            let namespace = opened.attach().await.expect("attach");
+            // The queue looked a second after it was made, and found nothing to wait for.
+            rt::sleep(Duration::from_millis(1_300)).await;
+            // The driver does not know of it.
+            (1..=4).for_each(|vector| model.set_mask(vector, true));
+            let begin = std::time::Instant::now();
+            namespace.read(0, filled(4096, 0)).await.expect("read");
+            begin.elapsed()
+        }
+    });
+    drop(hardware);
+    assert!(took < Duration::from_millis(400), "{took:?}");
+}

@@ -181,3 +181,36 @@ fn a_wake_that_is_lost_is_noticed() {
         eprintln!("{mutation:?}: seed {seed}: {wrong}");
     }
 }
+
+#[test]
+fn a_core_that_found_a_completion_instead_of_sleeping_masks_again() {
+    let mut host = Host::start(interrupting(), ENTRIES, 7);
+    let mut interrupt = Interrupt::new(vector(&host));
+    let submit = |host: &mut Host| {
+        let segment = host.segment(0, false, 0, 512);
+        host.submit(0, CommandKind::Read, 0, 512, &[segment]).expect("room");
+        host.queue.kick();
+        host.model.settle();
+    };
+    // It slept, and polled since: masked.
+    assert!(asleep(&mut interrupt, &host));
+    for _ in 0..10 {
+        submit(&mut host);
+        assert_eq!(host.poll().len(), 1);
+        interrupt.completions_were_taken();
+    }
+    // It is about to sleep, and finds a completion.
+    submit(&mut host);
+    assert!(!asleep(&mut interrupt, &host));
+    assert_eq!(host.poll().len(), 1);
+    interrupt.completions_were_taken();
+    host.model.settle();
+    let before = host.model.interrupts(VECTOR);
+    for _ in 0..100 {
+        submit(&mut host);
+        assert_eq!(host.poll().len(), 1);
+        interrupt.completions_were_taken();
+    }
+    let came = host.model.interrupts(VECTOR) - before;
+    assert!(came <= u64::from(POLLS_BEFORE_MASK), "{came} interrupts of a core that did not sleep");
+}
