@@ -1,6 +1,6 @@
 //! The ring, and sleeping in it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -79,6 +79,8 @@ struct RingInner {
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
     alarm: Alarm,
+    /// Completions taken so far, also those that mean nothing.
+    taken: u64,
     /// Descriptors with a poll in flight that wakes a parked core, and the poll's number: a closed
     /// descriptor's number may be another's already.
     watched: Vec<(RawFd, u64)>,
@@ -94,6 +96,7 @@ impl Ring {
         doorbell: &Arc<Doorbell>,
     ) -> Result<Self> {
         let ProbedRing { ring, features, buffers } = ProbedRing::new(entries, allowed)?;
+        let alarm = Alarm::new(ring.params().is_feature_skip_cqe_on_success());
         let inner = RingInner {
             ring,
             polled: None,
@@ -101,7 +104,8 @@ impl Ring {
             backlog: VecDeque::new(),
             doorbell: Arc::clone(doorbell),
             doorbell_armed: false,
-            alarm: Alarm::new(),
+            alarm,
+            taken: 0,
             watched: Vec::new(),
             watches_ending: 0,
             next_watch: 0,
@@ -416,7 +420,7 @@ impl Ring {
 
     /// Delivers what the kernel has done of all that it was asked for: how much that is says what
     /// tasks may ask of it by themselves.
-    fn deliver_all(&self, inner: std::cell::RefMut<'_, RingInner>) -> usize {
+    fn deliver_all(&self, inner: RefMut<'_, RingInner>) -> usize {
         let delivered = self.deliver(inner);
         let few = delivered <= FEW_COMPLETIONS as usize;
         self.direct_calls_left.set(if few { FEW_COMPLETIONS } else { 0 });
@@ -424,7 +428,7 @@ impl Ring {
     }
 
     /// Takes completions and tells their owners, with no borrow held; returns how many.
-    fn deliver(&self, mut inner: std::cell::RefMut<'_, RingInner>) -> usize {
+    fn deliver(&self, mut inner: RefMut<'_, RingInner>) -> usize {
         let reaped = self.reap(&mut inner);
         while let Some(key) = inner.slots.overfed.pop() {
             self.push_cancel(&mut inner, key);
@@ -498,8 +502,11 @@ impl Ring {
     /// Hands queued operations to the kernel and sleeps from `now` until a completion, the doorbell
     /// or `until`, whichever is first. Returns what `poll` does.
     pub(in crate::reactor) fn wait(&self, now: Instant, until: Option<Instant>) -> Result<usize> {
+        let taken = self.inner.borrow().taken;
+        self.forget_files();
         let mut inner = self.inner.borrow_mut();
-        let longest = match inner.alarm.set(now, until, ALARM) {
+        self.arm_doorbell(&mut inner);
+        let longest = match inner.alarm.set(now, Instant::of_kernel(), until, ALARM) {
             EndedBy::Alarm => None,
             EndedBy::Call(longest) => Some(longest),
             EndedBy::New(entry) => {
@@ -511,19 +518,31 @@ impl Ring {
                 None
             }
         };
-        drop(inner);
-        self.wait_for(longest)
+        if inner.taken != taken {
+            // Making room in the queue took completions. With that of the doorbell or of the alarm
+            // among them nothing would end the sleep.
+            return Ok(self.deliver_all(inner));
+        }
+        self.sleep(inner, longest)
     }
 
     /// The same for `longest` at most, whatever the alarm is set to.
-    fn wait_for(&self, longest: Option<Duration>) -> Result<usize> {
+    fn wait_for(&self, longest: Duration) -> Result<usize> {
         self.forget_files();
         let mut inner = self.inner.borrow_mut();
+        self.arm_doorbell(&mut inner);
+        self.sleep(inner, Some(longest))
+    }
+
+    fn arm_doorbell(&self, inner: &mut RingInner) {
         if !inner.doorbell_armed {
             inner.doorbell_armed = true;
             let poll = opcode::PollAdd::new(types::Fd(inner.doorbell.as_fd().as_raw_fd()), POLLIN).build();
-            self.push(&mut inner, poll.user_data(DOORBELL));
+            self.push(inner, poll.user_data(DOORBELL));
         }
+    }
+
+    fn sleep(&self, mut inner: RefMut<'_, RingInner>, longest: Option<Duration>) -> Result<usize> {
         if self.poll_devices(&mut inner)? {
             // Nothing would end the sleep when a device is done.
             return Ok(self.deliver_all(inner));
@@ -584,7 +603,7 @@ impl Ring {
             if rounds % ROUNDS_PER_CANCEL == 0 {
                 self.cancel_all();
             }
-            if let Err(error) = self.wait_for(Some(ROUND)) {
+            if let Err(error) = self.wait_for(ROUND) {
                 contain(|| warn!("waiting for I/O in flight failed: {error}"));
                 break;
             }
@@ -639,6 +658,7 @@ impl RingInner {
 
     /// Returns 1 for something that somebody waited for.
     fn complete(&mut self, entry: &cqueue::Entry, buffers: Option<&mut BufferRing>) -> usize {
+        self.taken += 1;
         match entry.user_data() {
             IGNORED => return 0,
             DOORBELL => {
