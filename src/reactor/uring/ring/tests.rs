@@ -1,7 +1,11 @@
 //! What a ring leaves behind that ends before its operations do.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
 use super::*;
 use crate::reactor::ops::tests::{finish_read, slow_file};
+use crate::time::Instant;
 
 /// Whether `address` is in a mapping of this process.
 fn is_mapped(address: usize) -> bool {
@@ -104,6 +108,32 @@ fn a_sleep_ends_in_time_when_the_cores_clock_went_ahead() {
     let began = std::time::Instant::now();
     ring.wait(at(59_990), Some(at(60_000))).expect("the ring works");
     assert!(began.elapsed() < Duration::from_secs(2), "10 ms were {:?}", began.elapsed());
+}
+
+/// For once the kernel takes no submissions, and making room takes the doorbell's completion.
+#[test]
+fn a_core_does_not_sleep_when_what_would_have_woken_it_was_taken_before() {
+    let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
+    let Ok(ring) = Ring::new(8, RingFeatures::none(), &doorbell) else { return };
+    // The poll on the doorbell reaches the kernel.
+    ring.wait_for(Duration::from_millis(1)).expect("the ring works");
+    doorbell.ring();
+    let mut inner = ring.inner.borrow_mut();
+    while inner.push_entry(&opcode::Nop::new().build().user_data(IGNORED)) {}
+    let descriptor = inner.ring.as_raw_fd();
+    drop(inner);
+    // SAFETY: the ring keeps it open.
+    let kept = unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned().expect("a descriptor");
+    let other = std::fs::File::open("/dev/null").expect("it is there");
+    let replace = |by: RawFd| {
+        // SAFETY: both are open, and nobody else knows the ring's, which stays a descriptor.
+        assert_eq!(unsafe { libc::dup2(by, descriptor) }, descriptor);
+    };
+    replace(other.as_raw_fd());
+    let slept = ring.wait(Instant::ORIGIN, Some(Instant::ORIGIN + Duration::from_secs(60)));
+    replace(kept.as_raw_fd());
+    slept.expect("it does not call the kernel");
+    assert!(!ring.inner.borrow().doorbell_armed, "its completion was taken");
 }
 
 /// Each change of the alarm that ended a sleep would double the sleeps of a server like this.
