@@ -25,6 +25,11 @@ impl Instant {
         self.0
     }
 
+    /// The time by `CLOCK_MONOTONIC`, by which the kernel counts sleeps.
+    pub(crate) fn of_kernel() -> Self {
+        Self(monotonic_nanos())
+    }
+
     /// The time from `earlier` to this instant; zero if `earlier` is later.
     #[doc(alias = "duration_since")]
     pub const fn saturating_since(self, earlier: Self) -> Duration {
@@ -100,6 +105,10 @@ impl fmt::Debug for Instant {
 
 /// Where time comes from. The command line gives the runtime a [`MonotonicClock`]; a simulation
 /// gives it virtual time.
+///
+/// The kernel counts the sleeps of a core by `CLOCK_MONOTONIC`, whatever the core's clock is: a
+/// core sleeps for the time that its clock says is left then. If that clock goes ahead meanwhile,
+/// the core finds out when it wakes.
 pub trait Clock: Send + Sync {
     /// Monotonic time.
     fn now(&self) -> Instant;

@@ -29,6 +29,9 @@ pub struct Stall {
 }
 
 /// A thread that watches cores, until this is dropped. One is enough for a process.
+///
+/// A core that sleeps is not stuck. Operations that are handed to the kernel with the call that
+/// sleeps are part of the sleep: a core whose kernel blocks while it takes them is not reported.
 #[derive(Debug)]
 #[must_use = "dropping it ends the watch"]
 pub struct Watchdog {

@@ -319,6 +319,47 @@ fn a_core_that_sleeps_hands_over_what_tasks_ask_of_the_kernel_with_the_same_call
     }
 }
 
+/// Says how the core may sleep, and counts how often it was asked.
+struct Asked(Park, Rc<Cell<u64>>);
+
+impl Poller for Asked {
+    fn name(&self) -> &'static str {
+        "asked"
+    }
+    fn poll(&mut self, _now: Instant, _budget: usize) -> usize {
+        0
+    }
+    fn next_deadline(&self) -> Option<Instant> {
+        None
+    }
+    fn park(&mut self) -> Park {
+        self.1.set(self.1.get() + 1);
+        self.0
+    }
+}
+
+/// A poller may prepare its device for a sleep when it is asked, which costs a system call.
+#[test]
+fn pollers_are_not_asked_about_a_sleep_that_another_one_forbids() {
+    Core::new(&config().idle(Idle::Sleep)).expect("a core").block_on(async {
+        let asked = [(); 3].map(|()| Rc::new(Cell::new(0)));
+        let register = |park, asked: &Rc<Cell<u64>>| {
+            rt::poller::register_poller(Rc::new(RefCell::new(Asked(park, Rc::clone(asked)))))
+        };
+        let [before, spins, behind] = &asked;
+        let _before = register(Park::Idle, before);
+        let spinning = register(Park::Spin, spins);
+        let _behind = register(Park::Idle, behind);
+        rt::sleep(Duration::from_millis(5)).await;
+        assert!(spins.get() > 10, "the core asked {} times", spins.get());
+        assert_eq!((before.get(), behind.get()), (1, 0), "the first time nobody knew");
+        drop(spinning);
+        rt::sleep(Duration::from_millis(5)).await;
+        assert!(before.get() > 1 && before.get() == behind.get() + 1, "all are asked: {asked:?}");
+        assert!(before.get() < 100, "and the core sleeps: {asked:?}");
+    });
+}
+
 /// A poller keeps the core from sleeping, with events in every turn or without.
 #[test]
 fn what_tasks_ask_of_the_kernel_does_not_wait_for_a_sleep_that_does_not_come() {

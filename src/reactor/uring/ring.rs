@@ -1,31 +1,32 @@
-//! The ring, and sleeping in it.
+//! The ring: operations go to the kernel, and completions come back. `sleep` is about sleeping in
+//! it.
 
-use std::cell::{Cell, RefCell};
+use std::cell::{Cell, RefCell, RefMut};
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, AsRawFd, RawFd};
+use std::os::fd::RawFd;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::Waker;
-use std::time::Duration;
 
 use io_uring::{IoUring, cqueue, opcode, squeue, types};
 use tracing::warn;
 
-use super::alarm::{Alarm, EndedBy};
+use super::alarm::Alarm;
 use super::buffer_ring::{BufferRing, Chunk};
 use super::multishot::Multishot;
 use super::polled::PolledRing;
 use super::probe::{ProbedRing, RingFeature, RingFeatures};
 use super::registered::{RegisteredArena, RegisteredFiles};
 use super::slots::{Completed, SlotKey, SlotState, Slots};
-use crate::error::{Error, ErrorKind, Result};
+use crate::error::{Error, Result};
 use crate::fork::Process;
 use crate::reactor::doorbell::Doorbell;
 use crate::reactor::ops::{Call, Orphan};
 use crate::reactor::patience::{Patience, ROUND};
-use crate::time::Instant;
 use crate::user_code::{contain, contain_each, drop_contained};
+
+mod sleep;
 
 /// `user_data` of operations whose completion means nothing: cancellations.
 const IGNORED: u64 = u64::MAX;
@@ -36,12 +37,8 @@ const ALARM: u64 = u64::MAX - 2;
 /// Set in the `user_data` of a poll that wakes a parked core; which poll it is is in the other
 /// bits.
 const READABLE: u64 = 1 << 63;
-/// How soon the kernel is asked again when it took no more submissions.
-const BACKLOG_RETRY: Duration = Duration::from_millis(1);
 /// Rounds from one cancellation of everything to the next.
 const ROUNDS_PER_CANCEL: usize = 16;
-/// Rounds that cancelled polls on descriptors get to end.
-const ROUNDS_FOR_WATCHES: usize = 16;
 
 /// One core's io_uring.
 pub(crate) struct Ring {
@@ -79,6 +76,8 @@ struct RingInner {
     doorbell: Arc<Doorbell>,
     doorbell_armed: bool,
     alarm: Alarm,
+    /// Completions taken so far, also those that mean nothing.
+    taken: u64,
     /// Descriptors with a poll in flight that wakes a parked core, and the poll's number: a closed
     /// descriptor's number may be another's already.
     watched: Vec<(RawFd, u64)>,
@@ -94,6 +93,7 @@ impl Ring {
         doorbell: &Arc<Doorbell>,
     ) -> Result<Self> {
         let ProbedRing { ring, features, buffers } = ProbedRing::new(entries, allowed)?;
+        let alarm = Alarm::new(ring.params().is_feature_skip_cqe_on_success());
         let inner = RingInner {
             ring,
             polled: None,
@@ -101,7 +101,8 @@ impl Ring {
             backlog: VecDeque::new(),
             doorbell: Arc::clone(doorbell),
             doorbell_armed: false,
-            alarm: Alarm::new(),
+            alarm,
+            taken: 0,
             watched: Vec::new(),
             watches_ending: 0,
             next_watch: 0,
@@ -416,7 +417,7 @@ impl Ring {
 
     /// Delivers what the kernel has done of all that it was asked for: how much that is says what
     /// tasks may ask of it by themselves.
-    fn deliver_all(&self, inner: std::cell::RefMut<'_, RingInner>) -> usize {
+    fn deliver_all(&self, inner: RefMut<'_, RingInner>) -> usize {
         let delivered = self.deliver(inner);
         let few = delivered <= FEW_COMPLETIONS as usize;
         self.direct_calls_left.set(if few { FEW_COMPLETIONS } else { 0 });
@@ -424,7 +425,7 @@ impl Ring {
     }
 
     /// Takes completions and tells their owners, with no borrow held; returns how many.
-    fn deliver(&self, mut inner: std::cell::RefMut<'_, RingInner>) -> usize {
+    fn deliver(&self, mut inner: RefMut<'_, RingInner>) -> usize {
         let reaped = self.reap(&mut inner);
         while let Some(key) = inner.slots.overfed.pop() {
             self.push_cancel(&mut inner, key);
@@ -446,116 +447,9 @@ impl Ring {
         reaped
     }
 
-    /// Wakes a core that sleeps in `wait` when `descriptor` is readable, once.
-    pub(in crate::reactor) fn wake_when_readable(&self, descriptor: RawFd) -> Result<()> {
-        if descriptor < 0 {
-            return Err(Error::new(ErrorKind::InvalidInput, "watch descriptor").because("it is negative"));
-        }
-        let mut inner = self.inner.borrow_mut();
-        if !inner.watched.iter().any(|(watched, _)| *watched == descriptor) {
-            let watch = inner.next_watch;
-            // Far from `IGNORED`, `DOORBELL` and `ALARM` for as long as anybody lives.
-            inner.next_watch += 1;
-            inner.watched.push((descriptor, watch));
-            let poll = opcode::PollAdd::new(types::Fd(descriptor), POLLIN).build();
-            self.push(&mut inner, poll.user_data(READABLE | watch));
-        }
-        Ok(())
-    }
-
-    /// Ends the polls on watched descriptors, and returns when the kernel has let go of these: one
-    /// that is closed then is closed for good, and what it had can be opened again at once. The
-    /// next `wake_when_readable` starts anew.
-    pub(in crate::reactor) fn unwatch_all(&self) {
-        if self.process.is_left() {
-            return;
-        }
-        let mut inner = self.inner.borrow_mut();
-        for (_, watch) in std::mem::take(&mut inner.watched) {
-            inner.watches_ending += 1;
-            let cancel = opcode::AsyncCancel::new(READABLE | watch).build();
-            self.push(&mut inner, cancel.user_data(IGNORED));
-        }
-        // The kernel ends a cancelled poll within the call that hands the cancellation over; a
-        // second round is for one that it handed over late.
-        for _ in 0..ROUNDS_FOR_WATCHES {
-            if inner.watches_ending == 0 {
-                return;
-            }
-            if self.enter(&mut inner, Some(ROUND)).is_err() {
-                // It comes again with the next `poll`, which returns it.
-                break;
-            }
-            self.reap(&mut inner);
-        }
-    }
-
     /// Whether a device has operations that only asking it completes.
     pub(in crate::reactor) fn must_be_polled(&self) -> bool {
         self.inner.borrow().polled.as_ref().is_some_and(PolledRing::is_busy)
-    }
-
-    /// Hands queued operations to the kernel and sleeps from `now` until a completion, the doorbell
-    /// or `until`, whichever is first. Returns what `poll` does.
-    pub(in crate::reactor) fn wait(&self, now: Instant, until: Option<Instant>) -> Result<usize> {
-        let mut inner = self.inner.borrow_mut();
-        let longest = match inner.alarm.set(now, until, ALARM) {
-            EndedBy::Alarm => None,
-            EndedBy::Call(longest) => Some(longest),
-            EndedBy::New(entry) => {
-                self.push(&mut inner, entry.user_data(ALARM));
-                None
-            }
-            EndedBy::Sooner(entry) => {
-                self.push(&mut inner, entry.user_data(IGNORED));
-                None
-            }
-        };
-        drop(inner);
-        self.wait_for(longest)
-    }
-
-    /// The same for `longest` at most, whatever the alarm is set to.
-    fn wait_for(&self, longest: Option<Duration>) -> Result<usize> {
-        self.forget_files();
-        let mut inner = self.inner.borrow_mut();
-        if !inner.doorbell_armed {
-            inner.doorbell_armed = true;
-            let poll = opcode::PollAdd::new(types::Fd(inner.doorbell.as_fd().as_raw_fd()), POLLIN).build();
-            self.push(&mut inner, poll.user_data(DOORBELL));
-        }
-        if self.poll_devices(&mut inner)? {
-            // Nothing would end the sleep when a device is done.
-            return Ok(self.deliver_all(inner));
-        }
-        if !inner.slots.completed.is_empty() {
-            // Making room in the queue took completions whose owners were not told yet: no time to
-            // sleep.
-            return Ok(self.deliver_all(inner));
-        }
-        self.enter(&mut inner, longest)?;
-        Ok(self.deliver_all(inner))
-    }
-
-    /// Hands everything that is queued to the kernel and sleeps there until a completion is there
-    /// or `longest` has passed.
-    fn enter(&self, inner: &mut RingInner, longest: Option<Duration>) -> Result<()> {
-        self.submit_backlog(inner);
-        let longest = if inner.backlog.is_empty() {
-            longest
-        } else {
-            Some(longest.map_or(BACKLOG_RETRY, |longest| longest.min(BACKLOG_RETRY)))
-        };
-        self.enters.set(self.enters.get() + 1);
-        let timespec = longest.map(types::Timespec::from);
-        let mut args = types::SubmitArgs::new();
-        if let Some(timespec) = &timespec {
-            args = args.timespec(timespec);
-        }
-        match inner.ring.submitter().submit_with_args(1, &args) {
-            Ok(_) => Ok(()),
-            Err(error) => retry_later(&error),
-        }
     }
 
     fn cancel_all(&self) {
@@ -584,7 +478,7 @@ impl Ring {
             if rounds % ROUNDS_PER_CANCEL == 0 {
                 self.cancel_all();
             }
-            if let Err(error) = self.wait_for(Some(ROUND)) {
+            if let Err(error) = self.wait_for(ROUND) {
                 contain(|| warn!("waiting for I/O in flight failed: {error}"));
                 break;
             }
@@ -609,8 +503,6 @@ impl Drop for Ring {
         }
     }
 }
-
-const POLLIN: u32 = 1;
 
 /// What a failed `io_uring_enter` means: nothing for a time-out, a signal or a full completion
 /// queue.
@@ -639,6 +531,7 @@ impl RingInner {
 
     /// Returns 1 for something that somebody waited for.
     fn complete(&mut self, entry: &cqueue::Entry, buffers: Option<&mut BufferRing>) -> usize {
+        self.taken += 1;
         match entry.user_data() {
             IGNORED => return 0,
             DOORBELL => {

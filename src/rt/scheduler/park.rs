@@ -35,6 +35,7 @@ impl CoreState {
             return Ok(false);
         }
         record::add(&self.record.counters.parks, 1);
+        // Also while the kernel takes what was queued: the watchdog cannot tell that from a sleep.
         self.beat.enter(Phase::Parked);
         let waited = self.io.attachment.reactor.wait(now, until);
         self.beat.enter(Phase::Devices);

@@ -28,6 +28,8 @@ struct PollerEntry {
 pub(super) struct Pollers {
     entries: RefCell<Vec<PollerEntry>>,
     next_id: Cell<u64>,
+    /// Which of the entries kept the core from sleeping last time.
+    sleepless: Cell<usize>,
 }
 
 impl Pollers {
@@ -99,6 +101,9 @@ impl Pollers {
 
     /// Asks each what the core may do; false if it must go on polling. `until` becomes the earliest
     /// deadline.
+    ///
+    /// Who kept the core from sleeping last time is asked first: the others may prepare their
+    /// devices for a sleep, which is for nothing as long as that one says the same.
     pub(super) fn park(&self, now: Instant, reactor: &Reactor, until: &mut Option<Instant>) -> Result<bool> {
         let mut earlier = |deadline: Option<Instant>| {
             *until = match (*until, deadline) {
@@ -106,16 +111,22 @@ impl Pollers {
                 (a, b) => a.or(b),
             };
         };
-        let mut at = 0;
-        while let Some(entry) = self.get(at) {
-            at += 1;
+        let first = self.sleepless.get();
+        for at in std::iter::once(first).chain((0..).filter(|at| *at != first)) {
+            let Some(entry) = self.get(at) else {
+                // The first may have been removed since.
+                if at == first { continue } else { break }
+            };
             let mut poller = entry.poller.borrow_mut();
             earlier(poller.next_deadline());
             match poller.park() {
                 Park::Idle => {}
                 Park::Wake(descriptor) => reactor.wake_when_readable(descriptor)?,
                 Park::Nap(longest) => earlier(Some(now + longest)),
-                Park::Spin => return Ok(false),
+                Park::Spin => {
+                    self.sleepless.set(at);
+                    return Ok(false);
+                }
             }
         }
         Ok(true)

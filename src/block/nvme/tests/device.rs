@@ -611,3 +611,39 @@ fn an_interrupt_that_is_lost_costs_ten_milliseconds() {
     drop(hardware);
     assert!(took < Duration::from_millis(400), "{took:?}");
 }
+
+#[test]
+fn a_core_that_another_poller_keeps_awake_is_not_interrupted() {
+    use crate::rt::poller::{Park, Poller, register_poller};
+    struct Sleepless;
+    impl Poller for Sleepless {
+        fn name(&self) -> &'static str {
+            "sleepless"
+        }
+        fn poll(&mut self, _now: rt::Instant, _budget: usize) -> usize {
+            0
+        }
+        fn next_deadline(&self) -> Option<rt::Instant> {
+            None
+        }
+        fn park(&mut self) -> Park {
+            Park::Spin
+        }
+    }
+    const READS: u64 = 200;
+    let alone = ModelOptions { pace: Pace::Alone, eventfds: true, ..options() };
+    let model = Model::new(alone, 1);
+    let hardware = Hardware::new(&model, Duration::from_micros(50));
+    let config = CoreConfig::default().idle(Idle::Sleep);
+    run_on(&config, &model, |opened| async move {
+        let namespace = opened.attach().await.expect("attach");
+        register_poller(std::rc::Rc::new(std::cell::RefCell::new(Sleepless))).keep();
+        for _ in 0..READS {
+            namespace.read(0, filled(4096, 0)).await.expect("read");
+        }
+    });
+    drop(hardware);
+    // Those before the core knew of the other poller.
+    let came = interrupts(&model);
+    assert!(came <= READS / 10, "{came} interrupts for {READS} reads");
+}

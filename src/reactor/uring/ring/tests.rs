@@ -1,7 +1,11 @@
 //! What a ring leaves behind that ends before its operations do.
 
+use std::os::fd::{AsRawFd, BorrowedFd};
+use std::time::Duration;
+
 use super::*;
 use crate::reactor::ops::tests::{finish_read, slow_file};
+use crate::time::Instant;
 
 /// Whether `address` is in a mapping of this process.
 fn is_mapped(address: usize) -> bool {
@@ -39,7 +43,7 @@ fn is_closed_after(end: impl FnOnce(&Ring)) -> Option<bool> {
     let (reader, mut writer) = std::io::pipe().expect("two descriptors");
     ring.wake_when_readable(reader.as_raw_fd()).expect("a descriptor");
     // The poll reaches the kernel.
-    ring.wait_for(Some(Duration::from_millis(1))).expect("the ring works");
+    ring.wait_for(Duration::from_millis(1)).expect("the ring works");
     end(&ring);
     drop(reader);
     Some(io::Write::write(&mut writer, &[0]).is_err_and(|error| error.kind() == io::ErrorKind::BrokenPipe))
@@ -68,7 +72,7 @@ fn a_sleep_ends_in_time_whatever_the_alarm_was_set_to_before() {
     let sleep = |millis: u64| {
         let began = std::time::Instant::now();
         let until = Instant::ORIGIN + Duration::from_millis(millis);
-        // A change of the alarm ends one sleep at once.
+        // A change of the alarm ends one sleep at once before Linux 5.17.
         for _ in 0..2 {
             ring.wait(Instant::ORIGIN, Some(until)).expect("the ring works");
             if began.elapsed() >= Duration::from_millis(millis) {
@@ -85,4 +89,80 @@ fn a_sleep_ends_in_time_whatever_the_alarm_was_set_to_before() {
     ring.wait(Instant::ORIGIN, Some(Instant::ORIGIN + Duration::from_secs(60))).expect("the ring works");
     sleep(5);
     sleep(3);
+}
+
+#[test]
+fn a_sleep_ends_in_time_when_the_cores_clock_went_ahead() {
+    let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
+    let Ok(ring) = Ring::new(8, RingFeatures::all(), &doorbell) else { return };
+    // Ends a sleep that nothing else ends.
+    let late = Arc::clone(&doorbell);
+    std::thread::spawn(move || {
+        std::thread::sleep(Duration::from_secs(4));
+        late.ring();
+    });
+    let at = |millis: u64| Instant::ORIGIN + Duration::from_millis(millis);
+    // Sets the alarm to a minute, and is woken.
+    doorbell.ring();
+    ring.wait(at(0), Some(at(60_000))).expect("the ring works");
+    let began = std::time::Instant::now();
+    ring.wait(at(59_990), Some(at(60_000))).expect("the ring works");
+    assert!(began.elapsed() < Duration::from_secs(2), "10 ms were {:?}", began.elapsed());
+}
+
+/// For once the kernel takes no submissions, and making room takes the doorbell's completion.
+#[test]
+fn a_core_does_not_sleep_when_what_would_have_woken_it_was_taken_before() {
+    let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
+    let Ok(ring) = Ring::new(8, RingFeatures::none(), &doorbell) else { return };
+    // The poll on the doorbell reaches the kernel.
+    ring.wait_for(Duration::from_millis(1)).expect("the ring works");
+    doorbell.ring();
+    let mut inner = ring.inner.borrow_mut();
+    while inner.push_entry(&opcode::Nop::new().build().user_data(IGNORED)) {}
+    let descriptor = inner.ring.as_raw_fd();
+    drop(inner);
+    // SAFETY: the ring keeps it open.
+    let kept = unsafe { BorrowedFd::borrow_raw(descriptor) }.try_clone_to_owned().expect("a descriptor");
+    let other = std::fs::File::open("/dev/null").expect("it is there");
+    let replace = |by: RawFd| {
+        // SAFETY: both are open, and nobody else knows the ring's, which stays a descriptor.
+        assert_eq!(unsafe { libc::dup2(by, descriptor) }, descriptor);
+    };
+    replace(other.as_raw_fd());
+    let slept = ring.wait(Instant::ORIGIN, Some(Instant::ORIGIN + Duration::from_secs(60)));
+    replace(kept.as_raw_fd());
+    slept.expect("it does not call the kernel");
+    assert!(!ring.inner.borrow().doorbell_armed, "its completion was taken");
+}
+
+/// Each change of the alarm that ended a sleep would double the sleeps of a server like this.
+#[test]
+fn a_far_timer_and_short_time_outs_cost_no_sleeps() {
+    use crate::rt::{self, Core, CoreConfig, Idle, reactor::ReactorChoice};
+    const ROUNDS: u64 = 20;
+    let config = CoreConfig::default().idle(Idle::Sleep).reactor(ReactorChoice::IoUring);
+    let Ok(core) = Core::new(&config) else { return };
+    core.block_on(async {
+        rt::spawn(async { rt::sleep(Duration::from_secs(600)).await }).detach();
+        let (reader, mut writer) = std::io::pipe().expect("descriptors");
+        let writes = std::thread::spawn(move || {
+            for _ in 0..ROUNDS {
+                std::thread::sleep(Duration::from_millis(60));
+                io::Write::write_all(&mut writer, b"x").expect("somebody reads");
+                std::thread::sleep(Duration::from_millis(5));
+                io::Write::write_all(&mut writer, b"x").expect("somebody reads");
+            }
+        });
+        let reader = crate::net::PipeReader::from_descriptor(reader).expect("a pipe");
+        let before = crate::observe::stats().parks;
+        for _ in 0..ROUNDS {
+            reader.read(Vec::with_capacity(1)).await.expect("something is written");
+            // Whether it comes in time is up to the machine.
+            let _ = rt::timeout(Duration::from_millis(20), reader.read(Vec::with_capacity(1))).await;
+        }
+        let parks = crate::observe::stats().parks - before;
+        assert!(parks <= 2 * ROUNDS + ROUNDS / 2, "{parks} sleeps for {} reads", 2 * ROUNDS);
+        writes.join().expect("no panic");
+    });
 }
