@@ -141,7 +141,8 @@ impl Attaching {
             return Progress::Ended(Err(self.error(ErrorKind::NotFound, code)));
         };
         // SAFETY: the controller is attached.
-        if self.interrupts && !unsafe { sys::boson_spdk_has_interrupts(controller.as_ptr()) } {
+        let has_interrupts = unsafe { sys::boson_spdk_has_interrupts(controller.as_ptr()) };
+        if self.interrupts && !has_interrupts {
             tracing::info!("{}: SPDK cannot enable its interrupts ({})", self.address.name, self.reason);
         }
         Progress::Ended(Ok(ControllerState::new(
@@ -150,7 +151,8 @@ impl Attaching {
             self.keeper,
             self.address.name.clone(),
             self.address.is_pci,
-            io_queues(self.interrupts),
+            // One without interrupts has more from its first reset on.
+            io_queues(has_interrupts),
         )))
     }
 

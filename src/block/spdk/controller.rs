@@ -41,8 +41,9 @@ pub(super) struct Abandoned {
 /// When a queue pair that was left behind may be freed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum WhenToFree {
-    /// Also while the controller serves, once it is connected: it has no command. To free one that
-    /// is being connected SPDK would wait for the admin queue, without an end if that is dead.
+    /// Also while the controller serves, once it is connected: it has no command. SPDK waits for
+    /// the admin queue, up to five seconds if that is dead. To free one that is being connected it
+    /// would do so without an end.
     Connected,
     /// When the controller has stopped.
     Stopped,
@@ -95,6 +96,8 @@ pub(super) struct ControllerState {
     /// Why it is not serving.
     reason: Mutex<String>,
     abandoned: Mutex<Vec<Abandoned>>,
+    /// How many were left and are not freed yet.
+    abandoned_count: AtomicU32,
 }
 
 // SAFETY: the pointer is to a structure that SPDK guards with a lock of its own where it is not the
@@ -130,6 +133,7 @@ impl ControllerState {
             failures: AtomicU32::new(0),
             reason: Mutex::default(),
             abandoned: Mutex::default(),
+            abandoned_count: AtomicU32::new(0),
         }
     }
 
@@ -197,8 +201,8 @@ impl ControllerState {
     /// # Safety
     ///
     /// Nobody uses the two again, the queue pair is the group's only one, and what SPDK calls back
-    /// for its commands, if it has any, stays for ever. One that is freed
-    /// once it is connected has none.
+    /// for its commands, if it has any, stays for ever. One that is freed once it is connected has
+    /// none.
     pub(super) unsafe fn abandon(
         &self,
         raw: NonNull<sys::spdk_nvme_qpair>,
@@ -206,16 +210,18 @@ impl ControllerState {
         free: WhenToFree,
     ) {
         let left = Abandoned { raw, group, free };
+        self.abandoned_count.fetch_add(1, Ordering::SeqCst);
         self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).push(left);
         self.keeper.look();
     }
 
+    /// Whether a queue pair that a core left behind is not freed yet.
     pub(super) fn has_abandoned(&self) -> bool {
-        !self.abandoned.lock().unwrap_or_else(PoisonError::into_inner).is_empty()
+        self.abandoned_count.load(Ordering::SeqCst) > 0
     }
 
-    /// Frees what cores left behind: all of it if the controller `has_stopped`, or else what was
-    /// being connected and is now. Only on the control thread.
+    /// Frees what cores left behind: all of it if the controller `has_stopped`, or else what is
+    /// connected and has no command. Only on the control thread.
     pub(super) fn free_abandoned(&self, has_stopped: bool) {
         let mut all = self.abandoned.lock().unwrap_or_else(PoisonError::into_inner);
         let mut has_failed = false;
@@ -235,6 +241,7 @@ impl ControllerState {
             // SAFETY: its only queue pair is freed, and nobody else knows it.
             unsafe { sys::spdk_nvme_poll_group_destroy(group.as_ptr()) };
             self.leave_queue_pair();
+            self.abandoned_count.fetch_sub(1, Ordering::SeqCst);
         }
     }
 

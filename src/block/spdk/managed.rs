@@ -34,13 +34,18 @@ const SCAN_EVERY: Duration = Duration::from_secs(1);
 /// | `Serving` | the admin queue fails, or a core lost its queue pair, or it was removed | on the bus `Halting`, else `Draining` |
 /// | `Halting` | no core is inside of SPDK with it | `Stopping` |
 /// | `Stopping` | the admin queue is down, and the controller touches no memory | `Draining`; `Gone` if it was removed |
-/// | `Draining` | the cores have freed their queue pairs | `Disconnecting`; `Pausing` if it is lost again and again |
+/// | `Draining` | the cores have freed their queue pairs | `Disconnecting`; `Pausing` if it is lost again and again; `Stopping` if SPDK says that it was removed |
 /// | `Disconnecting` | the admin queue is down, and the controller touches no memory | `Reconnecting` |
 /// | `Reconnecting` | SPDK is done | `Serving`, or `Pausing` |
-/// | `Pausing` | its time, or it was removed | `Disconnecting`; `Halting` if it was removed |
+/// | `Pausing` | its time, or it was removed | `Disconnecting`; `Halting` if it was removed, or `Stopping` if SPDK says so |
 /// | `Gone` | the cores have freed their queue pairs | `Detaching` |
 /// | `Detaching` | SPDK is done | it is forgotten, or `Released` if there are handles |
 /// | `Released` | the last handle is gone | it is forgotten |
+///
+/// When the last handle goes, `Serving`, `Draining`, `Disconnecting`, `Pausing` and `Gone` end in
+/// `Detaching`, once nothing is left that cores left behind. The others come to one of these first.
+/// SPDK may refuse to detach: instead of `Detaching` comes `Released` then, and the controller
+/// stays until the process ends.
 ///
 /// Over TCP a connection's commands are over with it, and queue pairs are freed first. On the bus
 /// the controller is stopped first: it may write to memory until then.

@@ -168,7 +168,11 @@ impl QueuePair {
             ended: false,
             controller,
         };
-        if let Made::NoneLeft = queue_pair.connect() {
+        // What cores left behind is free again soon: until then commands wait.
+        let is_one_freed = queue_pair.controller.state().has_abandoned();
+        if let Made::NoneLeft = queue_pair.connect()
+            && !is_one_freed
+        {
             return Err(Error::new(ErrorKind::LimitReached, "attach to namespace")
                 .at(queue_pair.controller.state().name().to_owned())
                 .because(format!(

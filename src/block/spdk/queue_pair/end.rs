@@ -21,9 +21,10 @@ const ENDED_WITH_COMMANDS: &str = "a core ended while it had commands that do no
 
 /// Who frees a queue pair.
 enum Settled {
-    /// This core: it has no command, or the controller has stopped.
+    /// This core: it waits for nothing, as the controller has stopped or is not on the bus.
     Here,
-    /// The control thread. It has no command.
+    /// The control thread. It has no command, but to free it takes some of the admin queue, for
+    /// which SPDK waits.
     Elsewhere,
     /// The control thread, when the controller has stopped. Until then SPDK and the device may use
     /// what its commands name.
@@ -66,8 +67,7 @@ impl QueuePair {
         loop {
             let raw = match self.link {
                 Link::Down { .. } => return Settled::Here,
-                Link::Up(_) if self.requests.are_idle() => return Settled::Here,
-                Link::Connecting { raw, .. } if self.requests.are_drained() => {
+                Link::Up(raw) | Link::Connecting { raw, .. } if self.requests.are_idle() => {
                     self.leave(raw, WhenToFree::Connected);
                     return Settled::Elsewhere;
                 }
@@ -98,7 +98,7 @@ impl QueuePair {
         self.link = Link::Down { retry_at: Instant::FAR_FUTURE };
         // SAFETY: the link is down, so nobody uses the two again; the queue pair was the group's
         // only one. If it has commands, `shut_down` keeps for ever what is called back for them;
-        // one that is connecting has none.
+        // one that is freed while the controller serves has none.
         unsafe { self.controller.state().abandon(raw, self.group, free) };
     }
 }

@@ -18,18 +18,25 @@ impl QueuePair {
             match overdue {
                 Overdue::Abort => {
                     tracing::warn!("{}: a command does not end; aborting it", state.name());
-                    // SAFETY: the queue pair is this core's, and of the attached controller; SPDK
-                    // compares the slot's address with those of its commands, and calls no function
-                    // of ours for the abort.
-                    let code = unsafe {
-                        sys::spdk_nvme_ctrlr_cmd_abort_ext(
-                            state.raw(),
-                            raw.as_ptr(),
-                            slot.argument(),
-                            None,
-                            ptr::null_mut(),
-                        )
-                    };
+                    // One that is sent while the controller is disconnected counts for SPDK as under
+                    // way for ever.
+                    let code = state.gate().pass(&self.presence, || {
+                        // SAFETY: the queue pair is this core's, and of the attached controller,
+                        // which is not disconnected during the call; SPDK compares the slot's
+                        // address with those of its commands, and calls no function of ours for the
+                        // abort.
+                        unsafe {
+                            sys::spdk_nvme_ctrlr_cmd_abort_ext(
+                                state.raw(),
+                                raw.as_ptr(),
+                                slot.argument(),
+                                None,
+                                ptr::null_mut(),
+                            )
+                        }
+                    });
+                    // The next poll follows the controller that stops at this moment.
+                    let Some(code) = code else { return };
                     if code != 0 {
                         tracing::warn!("{}: it cannot be aborted: {}", state.name(), strerror(code));
                     }
