@@ -1,5 +1,6 @@
 //! The driver against the modelled controller.
 
+mod asleep;
 mod canaries;
 mod cost;
 mod device;

@@ -10,7 +10,7 @@ use super::super::controller::Phase;
 use super::super::device::Opened;
 use super::super::model::{Model, ModelNamespace, ModelOptions, Pace};
 use super::super::registers::{CSTS, CSTS_READY};
-use super::device::Hardware;
+use super::asleep::Hardware;
 use crate::block::Namespace;
 use crate::rt::{self, Core, CoreConfig};
 

@@ -18,8 +18,8 @@ impl QueuePair {
             match overdue {
                 Overdue::Abort => {
                     tracing::warn!("{}: a command does not end; aborting it", state.name());
-                    // One that is sent while the controller is disconnected counts for SPDK as under
-                    // way for ever.
+                    // One that is sent while the controller is disconnected counts for SPDK as
+                    // under way for ever.
                     let code = state.gate().pass(&self.presence, || {
                         // SAFETY: the queue pair is this core's, and of the attached controller,
                         // which is not disconnected during the call; SPDK compares the slot's
