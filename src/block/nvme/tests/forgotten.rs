@@ -54,16 +54,21 @@ async fn stay_until_it_has_stopped(model: &Model, opened: &Opened<Model>, mappin
     }
 }
 
+/// Has a model work until an attachment, before which there were `mappings`, has mapped its rings.
+async fn map_rings(model: &Model, attaching: &mut (impl Future + Unpin), mappings: usize) {
+    while model.mappings() < mappings + 4 {
+        assert!(rt::timeout(SOON, &mut *attaching).await.is_err(), "not that soon");
+        model.step();
+    }
+}
+
 #[test]
 fn of_an_attachment_that_a_reset_cancels() {
     run(|model, opened, hardware| async move {
         drop(hardware);
         let mappings = model.mappings();
         let mut attaching = Box::pin(opened.attach());
-        while model.mappings() < mappings + 4 {
-            assert!(rt::timeout(SOON, &mut attaching).await.is_err(), "not that soon");
-            model.step();
-        }
+        map_rings(&model, &mut attaching, mappings).await;
         opened.reset();
         let error = attaching.await.map(drop).expect_err("it was cancelled");
         assert!(error.to_string().contains("was reset before it answered"), "{error}");
@@ -77,10 +82,7 @@ fn of_an_attachment_that_is_given_up_before_a_reset_cancels_it() {
         drop(hardware);
         let mappings = model.mappings();
         let mut attaching = Box::pin(opened.attach());
-        while model.mappings() < mappings + 4 {
-            assert!(rt::timeout(SOON, &mut attaching).await.is_err(), "not that soon");
-            model.step();
-        }
+        map_rings(&model, &mut attaching, mappings).await;
         drop(attaching);
         opened.reset();
         stay_until_it_has_stopped(&model, &opened, mappings + 4, mappings).await;

@@ -58,17 +58,23 @@ fn a_watched_descriptor_is_closed_for_good_after_it_is_no_longer_watched() {
     assert_ne!(is_closed_after(|ring| ring.shut_down(Patience::new(&clock, None))), Some(false));
 }
 
+/// A ring, where there is one, and its doorbell, which rings after `longest` by itself: that ends a
+/// sleep which nothing else ends.
+fn ring_that_wakes(longest: Duration) -> Option<(Ring, Arc<Doorbell>)> {
+    let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
+    let ring = Ring::new(8, RingFeatures::all(), &doorbell).ok()?;
+    let late = Arc::clone(&doorbell);
+    std::thread::spawn(move || {
+        std::thread::sleep(longest);
+        late.ring();
+    });
+    Some((ring, doorbell))
+}
+
 /// The clock stands still, so that the ring knows of no time that passed but by what it is told.
 #[test]
 fn a_sleep_ends_in_time_whatever_the_alarm_was_set_to_before() {
-    let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
-    let Ok(ring) = Ring::new(8, RingFeatures::all(), &doorbell) else { return };
-    // Ends a sleep that nothing else ends.
-    let late = Arc::clone(&doorbell);
-    std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(10));
-        late.ring();
-    });
+    let Some((ring, doorbell)) = ring_that_wakes(Duration::from_secs(10)) else { return };
     let sleep = |millis: u64| {
         let began = std::time::Instant::now();
         let until = Instant::ORIGIN + Duration::from_millis(millis);
@@ -93,14 +99,7 @@ fn a_sleep_ends_in_time_whatever_the_alarm_was_set_to_before() {
 
 #[test]
 fn a_sleep_ends_in_time_when_the_cores_clock_went_ahead() {
-    let doorbell = Arc::new(Doorbell::new().expect("a descriptor"));
-    let Ok(ring) = Ring::new(8, RingFeatures::all(), &doorbell) else { return };
-    // Ends a sleep that nothing else ends.
-    let late = Arc::clone(&doorbell);
-    std::thread::spawn(move || {
-        std::thread::sleep(Duration::from_secs(4));
-        late.ring();
-    });
+    let Some((ring, doorbell)) = ring_that_wakes(Duration::from_secs(4)) else { return };
     let at = |millis: u64| Instant::ORIGIN + Duration::from_millis(millis);
     // Sets the alarm to a minute, and is woken.
     doorbell.ring();
