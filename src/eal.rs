@@ -107,6 +107,10 @@ impl Eal {
     /// log goes to `tracing`, target `dpdk`, from level warning up (`--log-level` in the arguments
     /// changes that).
     ///
+    /// Some of the drivers that DPDK loads set environment variables. While this call runs, no other
+    /// thread may start a process or read the environment, as for [`std::env::set_var`]: start DPDK
+    /// before other threads do so.
+    ///
     /// # Errors
     ///
     /// - [`ErrorKind::InvalidInput`]: an argument that DPDK does not know, or `--help`.

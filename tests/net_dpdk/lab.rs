@@ -43,6 +43,7 @@ impl Lab {
             not_run("DPDK on a veth pair: network namespaces need root");
             return None;
         }
+        eal();
         let id = format!("bd{}x{number}", std::process::id());
         let lab = Self { namespace: id.clone(), near: format!("{id}n") };
         let far = format!("{id}f");

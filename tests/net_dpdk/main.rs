@@ -18,6 +18,8 @@ mod refused;
 mod tcp;
 mod veth;
 
+use std::sync::LazyLock;
+
 use boson::net::device::PacketDevice;
 use boson::net::device::dpdk::{DpdkPort, Eal, EalConfig, PortConfig};
 
@@ -29,12 +31,17 @@ fn eal_config() -> EalConfig {
     EalConfig::default().arguments(eal_arguments())
 }
 
+/// The EAL of this process. A test that starts a process asks for it first: drivers that DPDK loads
+/// call `setenv`, which moves the environment away from under a process that starts meanwhile.
 fn eal() -> Eal {
-    let affinity = || rustix::thread::sched_getaffinity(None).expect("a thread may read its own");
-    let before = affinity();
-    let eal = Eal::init(&eal_config()).expect("DPDK starts without hugepages, rights or devices");
-    assert_eq!(affinity(), before, "starting DPDK leaves its thread where it was");
-    eal
+    static EAL: LazyLock<Eal> = LazyLock::new(|| {
+        let affinity = || rustix::thread::sched_getaffinity(None).expect("a thread may read its own");
+        let before = affinity();
+        let eal = Eal::init(&eal_config()).expect("DPDK starts without hugepages, rights or devices");
+        assert_eq!(affinity(), before, "starting DPDK leaves its thread where it was");
+        eal
+    });
+    *EAL
 }
 
 /// The smallest pool that the default queues allow, so that a leak shows soon.

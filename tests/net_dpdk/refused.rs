@@ -10,7 +10,7 @@ fn start(arguments: &str) -> boson::Error {
 
 #[test]
 fn a_refusal_is_an_error_with_its_reason_and_not_the_end_of_the_process() {
-    own_process!();
+    own_process!(after crate::eal());
     // DPDK itself would print its usage and end the process.
     for arguments in ["--help", "-m 64 -h"] {
         assert_eq!(start(arguments).kind(), ErrorKind::InvalidInput);

@@ -16,16 +16,18 @@ pub(crate) fn named_in(module: &str, name: &str) -> String {
     test_name(&format!("{module}::{name}"))
 }
 
-/// Runs the test in a child process, and returns true; false in that child, which is to run it now.
+/// Calls `first`, runs the test in a child process, and returns true; false in that child, which is
+/// to run it now.
 ///
 /// # Panics
 ///
 /// If the test fails in the child.
-pub(crate) fn ran_in_child(inner_function: &str) -> bool {
+pub(crate) fn ran_in_child(inner_function: &str, first: impl FnOnce()) -> bool {
     let name = test_name(inner_function);
     if std::env::var_os(VARIABLE).is_some_and(|test| *test == *name) {
         return false;
     }
+    first();
     let output = Command::new(std::env::current_exe().expect("there is one"))
         .args(["--exact", "--include-ignored", "--nocapture", &name])
         .env(VARIABLE, &name)
@@ -41,11 +43,18 @@ pub(crate) fn ran_in_child(inner_function: &str) -> bool {
 }
 
 #[allow(unused_macros, reason = "most test programs have no such test")]
-/// The first line of a test that needs a process of its own.
+/// The first line of a test that needs a process of its own; `after` is what the parent does before
+/// it starts the child.
 macro_rules! own_process {
     () => {
+        own_process!(after ())
+    };
+    (after $first:expr) => {
         fn here() {}
-        if crate::support::own_process::ran_in_child(std::any::type_name_of_val(&here)) {
+        let first = || {
+            $first;
+        };
+        if crate::support::own_process::ran_in_child(std::any::type_name_of_val(&here), first) {
             return;
         }
     };
