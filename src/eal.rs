@@ -107,9 +107,9 @@ impl Eal {
     /// log goes to `tracing`, target `dpdk`, from level warning up (`--log-level` in the arguments
     /// changes that).
     ///
-    /// Some of the drivers that DPDK loads set environment variables. While this call runs, no other
-    /// thread may start a process or read the environment, as for [`std::env::set_var`]: start DPDK
-    /// before other threads do so.
+    /// Some of the drivers that DPDK loads set environment variables. While this call runs, no
+    /// other thread may start a process or read the environment, as for [`std::env::set_var`]:
+    /// start DPDK before other threads do so.
     ///
     /// # Errors
     ///

@@ -11,10 +11,13 @@
 //! Every core can open `kernel:`. Any other network has one queue pair and belongs to the core that
 //! opens it first, until that core ends.
 //!
-//! A simulated core does not read the environment, which is not a part of its seed.
+//! The variables are read once per process. A simulated core does not read the environment, which
+//! is not a part of its seed.
 
 use std::env;
+use std::ffi::OsString;
 use std::rc::Rc;
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use super::address::NetAddress;
@@ -27,6 +30,18 @@ const NET_VARIABLE: &str = "BOSON_NET";
 const EAL_VARIABLE: &str = "BOSON_EAL";
 
 static NETWORK: CoreLocal<Net> = CoreLocal::new();
+
+/// The variables, read by the first core that asks and before any core opens a network: drivers
+/// that DPDK loads change the environment while other cores run.
+static ENVIRONMENT: LazyLock<Environment> = LazyLock::new(|| Environment {
+    net: env::var_os(NET_VARIABLE).unwrap_or_default(),
+    eal: env::var_os(EAL_VARIABLE).unwrap_or_default(),
+});
+
+struct Environment {
+    net: OsString,
+    eal: OsString,
+}
 
 impl Net {
     /// The network of this core: the one that [`Net::set_current`] set, otherwise the one that the
@@ -90,11 +105,10 @@ impl Drop for QueuePair {
 }
 
 fn from_environment() -> Result<Net> {
-    let value = if is_simulated() { None } else { env::var_os(NET_VARIABLE) };
-    let Some(value) = value.filter(|value| !value.is_empty()) else {
+    if is_simulated() || ENVIRONMENT.net.is_empty() {
         return Ok(Net::kernel());
-    };
-    let text = value.to_string_lossy();
+    }
+    let text = ENVIRONMENT.net.to_string_lossy();
     open(&text).map_err(|error| {
         Error::new(error.kind(), "open the network that BOSON_NET names")
             .at(text.into_owned())
@@ -105,8 +119,7 @@ fn from_environment() -> Result<Net> {
 
 fn open(text: &str) -> Result<Net> {
     let address: NetAddress = text.parse()?;
-    let eal = env::var_os(EAL_VARIABLE).unwrap_or_default();
-    let config = NetConfig::default().eal_arguments(eal.to_string_lossy());
+    let config = NetConfig::default().eal_arguments(ENVIRONMENT.eal.to_string_lossy());
     if address == NetAddress::Kernel {
         return Net::open(&address, &config);
     }

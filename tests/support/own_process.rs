@@ -47,7 +47,7 @@ pub(crate) fn ran_in_child(inner_function: &str, first: impl FnOnce()) -> bool {
 /// it starts the child.
 macro_rules! own_process {
     () => {
-        own_process!(after ())
+        own_process!(after())
     };
     (after $first:expr) => {
         fn here() {}
