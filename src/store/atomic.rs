@@ -1,0 +1,10 @@
+//! The atomics of the store's lock-free parts: the standard library's, or in models those of loom or
+//! shuttle.
+#![allow(unused_imports, reason = "which of them are used differs between the three")]
+
+#[cfg(loom)]
+pub(super) use loom::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(shuttle)]
+pub(super) use shuttle::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};
+#[cfg(not(any(loom, shuttle)))]
+pub(super) use std::sync::atomic::{AtomicU32, AtomicU64, Ordering, fence};

@@ -1,0 +1,1 @@
+//! The latch-free B-tree: words, nodes, images, and how they change.

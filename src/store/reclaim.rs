@@ -1,0 +1,1 @@
+//! Memory that other cores may still read is freed when they no longer can.

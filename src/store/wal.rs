@@ -1,0 +1,1 @@
+//! The order of writes: sequence numbers, log buffers of the cores, and group commit.
