@@ -232,7 +232,8 @@ pub trait Namespace: Clone + 'static {
         }
     }
 
-    /// Makes every write that completed before this call durable. It may do nothing where
+    /// Makes every write that completed before this call durable, through whichever handle and on
+    /// whichever core of the device it was made. It may do nothing where
     /// [`NamespaceInfo::volatile_cache`] is false. After a failed flush a later one that succeeds
     /// proves nothing about the writes before the failure.
     fn flush(&self) -> impl Future<Output = Result<()>>;

@@ -24,7 +24,7 @@ pub(super) async fn reopen<D: Device>(run: &Run<'_>, open: &impl AsyncFn() -> D)
     }
 }
 
-fn core(name: &str) -> CoreThread {
+pub(super) fn core(name: &str) -> CoreThread {
     CoreThread::start(name, &CoreConfig::default()).expect("a core")
 }
 

@@ -4,7 +4,7 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use boson::block::{Device, Namespace};
-use boson::rt;
+use boson::rt::{self, Shutdown};
 use boson::{ErrorKind, Outcome};
 
 use super::{Hooks, Run, attach, block_bytes, check, memory, pattern, write};
@@ -19,7 +19,10 @@ pub(super) async fn all<D: Device>(run: &Run<'_>, device: &D, hooks: &Hooks<D>) 
         None => run.not_run("an error of the n-th read: the backend has no hook for it"),
     }
     match &hooks.cut_power {
-        Some(cut) => power_cuts(run, device, cut).await,
+        Some(cut) => {
+            power_cuts(run, device, cut).await;
+            flushed_by_another(run, device, hooks, cut).await;
+        }
         None => run.not_run("what a flush and a durable write promise: the backend has no power to cut"),
     }
 }
@@ -140,6 +143,37 @@ async fn power_cuts<D: Device>(run: &Run<'_>, device: &D, cut: &dyn Fn(&D)) {
         if !namespace.info().volatile_cache {
             super::assert_written(run, &found, place(1), tag(11));
         }
+    }
+}
+
+/// A flush makes durable what was written through other handles, and on other cores.
+async fn flushed_by_another<D: Device>(run: &Run<'_>, device: &D, hooks: &Hooks<D>, cut: &dyn Fn(&D)) {
+    let writer = hooks.on_cores.then(|| super::cores::core("writer"));
+    for tag in 40..48 {
+        let flushing = attach(run, device).await;
+        let len = 4 * 4096.max(block_bytes(&flushing));
+        let namespace = attach(run, device).await;
+        write(run, &namespace, 0, len, tag).await;
+        drop(namespace);
+        if let Some(core) = &writer {
+            let (device, name) = (device.clone(), run.name.to_owned());
+            let written = core.handle().spawn(move || async move {
+                let run = Run { name: &name, seed: 0 };
+                write(&run, &attach(&run, &device).await, 4 * len as u64, len, tag).await;
+            });
+            written.await.expect("no panic");
+        }
+        flushing.flush().await.expect("flushes");
+        drop(flushing);
+        cut(device);
+        let namespace = attach(run, device).await;
+        check(run, &namespace, 0, len, tag).await;
+        if writer.is_some() {
+            check(run, &namespace, 4 * len as u64, len, tag).await;
+        }
+    }
+    if let Some(core) = writer {
+        core.shutdown(Shutdown::Cancel, Duration::from_secs(10)).expect("it ends");
     }
 }
 
