@@ -191,6 +191,10 @@ fn an_abandoned_name_is_taken_by_one() {
     for round in 0..300 {
         let path = directory.socket();
         drop(StdListener::bind(&path).expect("bind"));
+        // A process that another test is starting has the listener too, for a moment.
+        while StdStream::connect(&path).is_ok() {
+            std::thread::yield_now();
+        }
         let together = Arc::new(std::sync::Barrier::new(TAKERS));
         let takers: Vec<_> = (0..TAKERS)
             .map(|_| {

@@ -18,6 +18,7 @@ use rustix::net::{
 };
 
 use crate::mem::IoBuf;
+use crate::reactor::current::attached;
 use crate::reactor::ops;
 use crate::reactor::ops::tests::{Watched, finish_read, read_slowly, slow_file};
 use crate::rt::reactor::{ReactorChoice, ReactorKind};
@@ -50,6 +51,13 @@ fn recv(socket: &Rc<OwnedFd>, room: usize) -> impl Future<Output = Vec<u8>> + us
         let (result, bytes) = operation.await;
         result.expect("received");
         bytes
+    }
+}
+
+/// Waits until every call that was queued for a thread has begun.
+async fn threads_have_all() {
+    while attached(|attachment| attachment.pool.has_work()) {
+        rt::sleep(Duration::from_millis(1)).await;
     }
 }
 
@@ -270,8 +278,7 @@ fn a_buffer_of_a_dropped_read_lives_until_its_thread_is_done_with_it() {
         let alive = Rc::default();
         let mut operation = read_slowly(&file, Watched::new(8, &alive));
         assert!(!poll_once(&mut operation));
-        // Until a thread has taken it.
-        rt::sleep(Duration::from_millis(20)).await;
+        threads_have_all().await;
         drop(operation);
         rt::sleep(Duration::from_millis(5)).await;
         assert_eq!(alive.get(), 1, "the buffer was freed while a thread reads into it");
@@ -332,7 +339,8 @@ fn file_operations_in_any_number_wait_for_room_and_their_dropped_ones_do_not_los
                 rt::named("slow").spawn(async move { drop(operation.await) })
             })
             .collect();
-        rt::sleep(Duration::from_millis(20)).await;
+        rt::sleep(Duration::from_millis(2)).await;
+        threads_have_all().await;
         let alive = Rc::default();
         let mut operations: Vec<_> =
             (0..1500).map(|at| Some(ops::read_at(&file, at, Watched::new(8, &alive)))).collect();
