@@ -1,0 +1,1 @@
+//! The page store: superblocks, segments, bundles of pages, and the map of pages.
