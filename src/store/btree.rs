@@ -1,3 +1,4 @@
 //! The latch-free B-tree: words, nodes, images, and how they change.
 
+mod map;
 mod word;

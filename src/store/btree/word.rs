@@ -253,6 +253,12 @@ impl MapWord {
         (made == word).then_some(word)
     }
 
+    /// The word of an entry of the mapping, where only words of this type are stored.
+    pub(in crate::store) fn from_memory(bits: u64) -> Self {
+        debug_assert!(Self::from_bits(bits).is_some(), "{bits:#x} was never a mapping word");
+        Self(bits)
+    }
+
     pub(in crate::store) const fn bits(self) -> u64 {
         self.0
     }
@@ -309,6 +315,12 @@ impl SecondWord {
     /// None if a flag is set that has no meaning.
     pub(in crate::store) const fn from_bits(bits: u64) -> Option<Self> {
         if bits & !Self::KNOWN == 0 { Some(Self(bits)) } else { None }
+    }
+
+    /// The second word of an entry of the mapping, where only words of this type are stored.
+    pub(in crate::store) fn from_memory(bits: u64) -> Self {
+        debug_assert!(Self::from_bits(bits).is_some(), "{bits:#x} was never a second word");
+        Self(bits)
     }
 
     pub(in crate::store) const fn bits(self) -> u64 {
