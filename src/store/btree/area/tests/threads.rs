@@ -1,0 +1,216 @@
+//! Two threads on one leaf of real nodes, and what an operation costs.
+
+use std::collections::BTreeSet;
+use std::sync::Mutex;
+use std::thread;
+use std::time::Instant;
+
+use super::*;
+use crate::store::atomic::{AtomicU64, Ordering};
+use crate::store::btree::node::NodeRef;
+use crate::store::btree::word::{MapView, MapWord, NodeAddress};
+
+/// Keys 0 to 2 are put, this one is incremented.
+const COUNTED: u8 = 3;
+const KEYS: usize = 4;
+
+/// A leaf whose image is a table of number and value by key.
+struct Leaf {
+    mapping: AtomicU64,
+    counter: AtomicU64,
+    /// Freed at the end.
+    retired: Mutex<Vec<NodeAddress>>,
+}
+
+/// What one thread was told.
+#[derive(Default)]
+struct Told {
+    live: Vec<u64>,
+    void: Vec<u64>,
+}
+
+fn version(image: &[u8], key: u8) -> (u64, u64) {
+    let number = |at: usize| u64::from_le_bytes(image[at..at + 8].try_into().expect("8 bytes"));
+    let at = usize::from(key) * 16;
+    (number(at), number(at + 8))
+}
+
+fn value_of(entry: Entry<'_>) -> u64 {
+    u64::from_le_bytes(entry.value.try_into().expect("values have 8 bytes"))
+}
+
+fn new_leaf_node() -> Node {
+    let shape = Shape::new(ChildWord::from_bits(0), AreaSize::ALL[1], KEYS * 16);
+    NewNode::build(&ProcessMemory, &shape).expect("memory")
+}
+
+impl Leaf {
+    fn new() -> Self {
+        let word = MapWord::node(new_leaf_node().publish()).bits();
+        Self { mapping: AtomicU64::new(word), counter: AtomicU64::new(1), retired: Mutex::default() }
+    }
+
+    fn current(&self) -> (u64, NodeRef<'_>) {
+        let word = self.mapping.load(Ordering::Acquire);
+        let MapView::Node(address) = MapWord::from_bits(word).expect("a mapping word").view() else {
+            panic!("the page has a node");
+        };
+        // SAFETY: the address was published, the load of the word was Acquire, and nodes are freed
+        // when the leaf is dropped.
+        (word, unsafe { NodeRef::at(address) })
+    }
+
+    fn replace(&self, word: u64, node: NodeRef<'_>) {
+        node.area().freeze();
+        node.area().decide_all(spin);
+        let mut new = new_leaf_node();
+        let image = new.image_mut();
+        image.copy_from_slice(node.image());
+        let mut newest = BTreeSet::new();
+        for entry in node.area().live().filter(|entry| newest.insert(entry.key[0])) {
+            let at = usize::from(entry.key[0]) * 16;
+            image[at..at + 8].copy_from_slice(&entry.seq.to_le_bytes());
+            image[at + 8..at + 16].copy_from_slice(entry.value);
+        }
+        let new = new.publish();
+        let installed = MapWord::node(new).bits();
+        let is_ours =
+            self.mapping.compare_exchange(word, installed, Ordering::AcqRel, Ordering::Acquire).is_ok();
+        let MapView::Node(old) = MapWord::from_bits(word).expect("a mapping word").view() else {
+            panic!("the page had a node");
+        };
+        self.retired.lock().expect("no panic").push(if is_ours { old } else { new });
+    }
+
+    fn write(&self, told: &mut Told, key: u8, value: impl Fn(u64) -> u64, is_blind: bool) {
+        loop {
+            let (word, node) = self.current();
+            let area = node.area();
+            let mut drawn = None;
+            let draw = |_| *drawn.insert(self.counter.fetch_add(1, Ordering::AcqRel));
+            let written = if is_blind {
+                let value = value(0).to_le_bytes();
+                area.write(&entry(Kind::Put, &[key], &value), spin, draw)
+            } else {
+                let view = area.view(tag(&[key]), spin);
+                let found = area.lookup_in(view, &[key], tag(&[key]), no_intents);
+                let before = found.newest.map_or(version(node.image(), key).1, value_of);
+                let value = value(before).to_le_bytes();
+                match area.reserve_at(view, &entry(Kind::Put, &[key], &value)) {
+                    Ok(reserved) => reserved.finish(spin, draw),
+                    Err(refused) => Written::Refused(refused),
+                }
+            };
+            match written {
+                Written::Live(seq) => return told.live.push(seq),
+                Written::Aborted(_) => told.void.extend(drawn),
+                Written::Refused(Refused::Changed) => {}
+                Written::Refused(_) => self.replace(word, node),
+            }
+        }
+    }
+
+    fn get(&self, key: u8) -> (u64, u64) {
+        let (_, node) = self.current();
+        let newest = node.area().lookup(&[key], tag(&[key]), u64::MAX, no_intents).newest;
+        newest.map_or(version(node.image(), key), |entry| (entry.seq, value_of(entry)))
+    }
+}
+
+impl Drop for Leaf {
+    fn drop(&mut self) {
+        let MapView::Node(current) = MapWord::from_bits(*self.mapping.get_mut()).expect("a word").view()
+        else {
+            panic!("the page has a node");
+        };
+        let retired = std::mem::take(self.retired.get_mut().expect("no panic"));
+        for address in retired.into_iter().chain([current]) {
+            // SAFETY: each node is in the mapping word or was retired once, and nobody else has the
+            // leaf any more.
+            drop(unsafe { NewNode::take_back(&ProcessMemory, address) });
+        }
+    }
+}
+
+/// One thread's part: puts, increments, and reads that never go back.
+fn work(leaf: &Leaf, rounds: u64, thread: u64) -> Told {
+    let mut told = Told::default();
+    let mut seen = [0; KEYS];
+    for round in 0..rounds {
+        let key = u8::try_from(round % 3).expect("small");
+        leaf.write(&mut told, key, |_| round << 1 | thread, true);
+        let own = *told.live.last().expect("written");
+        let (seq, value) = leaf.get(key);
+        assert!(seq >= own, "a writer sees its write or a later one");
+        assert!(seq > own || value == round << 1 | thread, "a number has one value");
+        leaf.write(&mut told, COUNTED, |before| before + 1, false);
+        for (key, seen) in (0u8..).zip(&mut seen) {
+            let (seq, _) = leaf.get(key);
+            assert!(seq >= *seen, "a reader never goes back");
+            *seen = seq;
+        }
+    }
+    told
+}
+
+#[test]
+fn two_threads_lose_nothing() {
+    const ROUNDS: u64 = 20_000;
+    let leaf = Leaf::new();
+    let both = thread::scope(|scope| {
+        let threads = [0, 1].map(|thread| {
+            let leaf = &leaf;
+            scope.spawn(move || work(leaf, ROUNDS, thread))
+        });
+        threads.map(|thread| thread.join().expect("no panic"))
+    });
+    assert_eq!(leaf.get(COUNTED).1, 2 * ROUNDS, "no increment is lost");
+    let mut drawn: Vec<u64> =
+        both.iter().flat_map(|told| told.live.iter().chain(&told.void)).copied().collect();
+    drawn.sort_unstable();
+    let end = leaf.counter.load(Ordering::Acquire);
+    assert_eq!(drawn, (1..end).collect::<Vec<_>>(), "each number is live or void");
+    let voids: usize = both.iter().map(|told| told.void.len()).sum();
+    println!("{} writes, {voids} void numbers", 4 * ROUNDS);
+}
+
+/// What a put and a get cost in the area of one hot node, without descent, log and consolidation.
+#[test]
+#[ignore = "a measurement: run it in a release build, on a machine that does nothing else"]
+fn cost_of_an_operation() {
+    const NODES: usize = 2_000;
+    let counter = AtomicU64::new(1);
+    let nodes: Vec<Node> = (0..NODES).map(|_| node(AreaSize::ALL[4])).collect();
+    let value = [7; 100];
+    let keys: Vec<[u8; 16]> = (0..11u8).map(|key| [key; 16]).collect();
+    // The first round brings the memory into the process; its writes give up.
+    let mut best = (f64::MAX, f64::MAX);
+    for _ in 0..5 {
+        let nodes: Vec<Node> = nodes.iter().map(|_| node(AreaSize::ALL[4])).collect();
+        let start = Instant::now();
+        for node in &nodes {
+            let area = node.get().area();
+            for key in &keys {
+                let new = entry(Kind::Put, key, &value);
+                let written = area.write(&new, spin, |_| counter.fetch_add(1, Ordering::AcqRel));
+                assert!(matches!(written, Written::Live(_)));
+            }
+        }
+        let put = start.elapsed();
+        let area = nodes[0].get().area();
+        let start = Instant::now();
+        let mut found = 0;
+        for _ in 0..NODES {
+            for key in &keys {
+                let newest = area.lookup(std::hint::black_box(key), tag(key), u64::MAX, no_intents).newest;
+                found += newest.map_or(0, |entry| entry.value.len());
+            }
+        }
+        let get = start.elapsed();
+        assert_eq!(found, NODES * keys.len() * value.len());
+        let operations = f64::from(u32::try_from(NODES * keys.len()).expect("fits"));
+        let each = |time: std::time::Duration| time.as_secs_f64() * 1e9 / operations;
+        best = (best.0.min(each(put)), best.1.min(each(get)));
+    }
+    println!("put {:.1} ns, get {:.1} ns, the best of 5", best.0, best.1);
+}

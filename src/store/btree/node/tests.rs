@@ -1,0 +1,144 @@
+use std::cell::RefCell;
+use std::collections::BTreeMap;
+
+use super::*;
+use crate::store::btree::area::{IntentState, Kind, NewEntry, Written};
+use crate::store::btree::word::{ColdAddress, Epoch, MapView, MapWord, PageId};
+
+fn child() -> ChildWord {
+    ChildWord::new(PageId::new(17).expect("in range"), Epoch::new(3).expect("in range"))
+}
+
+/// Process memory that knows which blocks are in use, and has as many as it was told.
+struct Counted {
+    in_use: RefCell<BTreeMap<usize, u8>>,
+    most: usize,
+}
+
+impl Counted {
+    fn new(most: usize) -> Self {
+        Self { in_use: RefCell::default(), most }
+    }
+}
+
+// SAFETY: the blocks are those of the process's memory.
+unsafe impl NodeMemory for Counted {
+    fn allocate(&self, len_bytes: usize) -> Option<Block> {
+        if self.in_use.borrow().len() == self.most {
+            return None;
+        }
+        let block = ProcessMemory.allocate(len_bytes)?;
+        self.in_use.borrow_mut().insert(block.address.as_ptr().addr(), block.class);
+        Some(block)
+    }
+
+    unsafe fn free(&self, block: Block) {
+        let class = self.in_use.borrow_mut().remove(&block.address.as_ptr().addr());
+        assert_eq!(class, Some(block.class), "a block is freed once, as it was allocated");
+        // SAFETY: the block is from there, and the caller promises the rest.
+        unsafe { ProcessMemory.free(block) };
+    }
+}
+
+#[test]
+fn a_node_has_what_it_was_built_with() {
+    let home = MapWord::cold(ColdAddress::new(9, 2).expect("in range"), 0).expect("in range").bits();
+    let shape = Shape {
+        level: 1,
+        kind: 2,
+        next: 64,
+        home,
+        dirty_from: 77,
+        pending_at: 5,
+        flags: 6,
+        earliest_expiry: 8,
+        ..Shape::new(child(), AreaSize::ALL[1], 100)
+    };
+    let mut new = NewNode::build(&ProcessMemory, &shape).expect("memory");
+    assert_eq!(new.image_mut(), [0; 128]);
+    new.image_mut()[127] = 1;
+    let node = new.get();
+    assert_eq!((node.child(), node.level(), node.kind()), (child(), 1, 2));
+    assert_eq!((node.pending_at(), node.flags(), node.earliest_expiry()), (5, 6, 8));
+    assert_eq!(node.next().load(Ordering::Relaxed), 64);
+    assert_eq!(node.home().load(Ordering::Relaxed), home);
+    assert_eq!(node.dirty_from().load(Ordering::Relaxed), 77);
+    assert_eq!(node.pins().load(Ordering::Relaxed), 0);
+    assert_eq!((node.image().len(), node.image()[127]), (128, 1));
+    assert_eq!(node.touched(), 0);
+    node.set_touched(3);
+    assert_eq!(node.touched(), 3);
+}
+
+#[test]
+fn the_header_is_laid_out_as_documented() {
+    assert_eq!(std::mem::offset_of!(Header, next), 8);
+    assert_eq!(std::mem::offset_of!(Header, child), 16);
+    assert_eq!(std::mem::offset_of!(Header, home), 24);
+    assert_eq!(std::mem::offset_of!(Header, dirty_from), 32);
+    assert_eq!(std::mem::offset_of!(Header, pins), 40);
+    assert_eq!(std::mem::offset_of!(Header, touched), 47);
+    assert_eq!(std::mem::offset_of!(Header, area_bytes), 48);
+    assert_eq!(std::mem::offset_of!(Header, image_line), 52);
+    assert_eq!(std::mem::offset_of!(Header, pending_at), 56);
+    assert_eq!(std::mem::offset_of!(Header, earliest_expiry), 60);
+}
+
+/// Area and image lie apart: filling the one to its last byte leaves the other as it was.
+#[test]
+fn area_and_image_do_not_overlap() {
+    for (size, image_len) in AreaSize::ALL.into_iter().zip([0, 64, 4032, 16 << 10, 1]) {
+        let memory = Counted::new(1);
+        let shape = Shape::new(child(), size, image_len);
+        let mut new = NewNode::build(&memory, &shape).expect("memory");
+        new.image_mut().fill(0xAB);
+        let node = new.get();
+        let value = vec![0xCD; size.heap_bytes() - 13 - 1];
+        let entry = NewEntry::new(Kind::Put, 5, b"k", &value);
+        assert_eq!(node.area().write(&entry, |_| false, |_| 42), Written::Live(42));
+        let found = node.area().lookup(b"k", 5, u64::MAX, |_| IntentState::Open).newest.expect("written");
+        assert_eq!((found.seq, found.value), (42, &value[..]));
+        assert!(node.image().iter().all(|byte| *byte == 0xAB));
+        assert_eq!(node.child(), child());
+        drop(new);
+        assert!(memory.in_use.borrow().is_empty(), "a node that nobody knows is freed");
+    }
+}
+
+#[test]
+fn a_node_without_an_area_takes_no_writes() {
+    let new = NewNode::build(&ProcessMemory, &Shape::new(child(), AreaSize::NONE, 64)).expect("memory");
+    assert!(new.get().area().is_frozen());
+    assert_eq!(new.get().area().live().count(), 0);
+}
+
+#[test]
+fn without_memory_there_is_no_node() {
+    let memory = Counted::new(1);
+    let shape = Shape::new(child(), AreaSize::ALL[0], 64);
+    let one = NewNode::build(&memory, &shape).expect("the first");
+    assert!(NewNode::build(&memory, &shape).is_none());
+    drop(one);
+    assert!(NewNode::build(&memory, &shape).is_some());
+}
+
+#[test]
+fn a_published_node_is_reached_by_its_word_and_taken_back() {
+    let memory = Counted::new(1);
+    let shape = Shape::new(child(), AreaSize::ALL[0], 64);
+    let address = NewNode::build(&memory, &shape).expect("memory").publish();
+    assert_eq!(memory.in_use.borrow().len(), 1, "a node that was published stays");
+    let word = MapWord::from_bits(MapWord::node(address).bits()).expect("a word");
+    assert_eq!(word.view(), MapView::Node(address));
+    // SAFETY: the node was published by this thread and is not freed before the end of this test.
+    assert_eq!(unsafe { NodeRef::at(address) }.child(), child());
+    // SAFETY: the node was published from this memory, and this test alone knows it.
+    drop(unsafe { NewNode::take_back(&memory, address) });
+    assert!(memory.in_use.borrow().is_empty());
+}
+
+#[test]
+#[should_panic(expected = "a node is at most")]
+fn a_node_has_a_largest_size() {
+    let _ = NewNode::build(&ProcessMemory, &Shape::new(child(), AreaSize::ALL[4], MAX_NODE_BYTES));
+}
