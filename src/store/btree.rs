@@ -6,3 +6,4 @@ mod area;
 #[cfg(not(any(loom, shuttle)))]
 mod node;
 mod word;
+mod smo;

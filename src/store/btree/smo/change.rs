@@ -1,0 +1,194 @@
+//! The steps. Each is a function that makes one CAS on one mapping word; it says what it expects
+//! and what others see once it succeeded. If it fails, somebody else changed the page, nothing
+//! happened, and the visitor starts again at the root.
+
+use std::ops::Deref;
+
+#[cfg(test)]
+use super::defect::Defect;
+use super::page::{
+    Body, ChildWord, Content, ContentOf, Inner, Leaf, Mapping, Page, PageId, PageOf, Remainder, Split,
+};
+
+/// A page that a visitor came to by `child`, and found with that epoch.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) struct Place<R> {
+    pub(in crate::store::btree) child: ChildWord,
+    pub(in crate::store::btree) page: R,
+}
+
+impl<R> Place<R> {
+    fn live<M: Mapping<Ref = R>>(&self) -> &ContentOf<M>
+    where
+        R: Deref<Target = PageOf<M>>,
+    {
+        self.page.content().expect("a visitor stands on pages of the tree only")
+    }
+}
+
+/// S0. Makes the page of the right half of `at`, which is over its target. None if no id is free.
+///
+/// Nobody else knows the new page until S1, so it does not change. Without S1 it goes back by
+/// [`give_back`].
+pub(in crate::store::btree) fn split_create<M: Mapping>(
+    mapping: &M,
+    at: &Place<M::Ref>,
+) -> Option<ChildWord> {
+    let content = at.live::<M>();
+    mapping.create(content.from(&content.separator()))
+}
+
+/// S1. Turns `at` into its left half, one epoch on, with the split pending.
+///
+/// Expects that nothing changed since `at` was read. The visitor came with the epoch of `at`, so
+/// an earlier change of it is in the parent. From here on, each visitor of `at` or of the new page
+/// finds an epoch that is one more than its parent's, and posts the split before anything else; so
+/// neither page changes until S2.
+pub(in crate::store::btree) fn split_publish<M: Mapping>(
+    mapping: &M,
+    at: &Place<M::Ref>,
+    right: ChildWord,
+) -> bool {
+    let content = at.live::<M>();
+    let separator = content.separator();
+    let body = Body::Live(content.below(&separator));
+    let pending = Some(Split { separator, right });
+    mapping.replace(at.child.id(), &at.page, Page { epoch: at.page.epoch.next(), pending, body })
+}
+
+/// S2. Posts the pending split of `changed`, which was found under `child` in `parent`.
+///
+/// Expects the parent as it was read, with `child`; it need not have room. From here on visitors
+/// find both pages, and both may change again.
+pub(in crate::store::btree) fn post_split<M: Mapping>(
+    mapping: &M,
+    parent: &Place<M::Ref>,
+    child: ChildWord,
+    changed: &M::Ref,
+) -> bool {
+    let (Content::Inner(inner), Some(split)) = (parent.live::<M>(), &changed.pending) else { return false };
+    let Some(inner) = inner.with_split(child, split) else { return false };
+    replace_parent(mapping, parent, parent.page.with_content(Content::Inner(inner)))
+}
+
+/// The one step of a root split, after two of S0: the root becomes the parent of its halves.
+///
+/// Expects the root as it was read. It keeps its id and its epoch, and its range is the same.
+pub(in crate::store::btree) fn root_split<M: Mapping>(
+    mapping: &M,
+    root: &Place<M::Ref>,
+    left: ChildWord,
+    right: ChildWord,
+) -> bool {
+    let inner = M::Inner::pair(left, root.live::<M>().separator(), right);
+    mapping.replace(root.child.id(), &root.page, root.page.with_content(Content::Inner(inner)))
+}
+
+/// S0 of a root split: makes the page of the root's left half. The right one is [`split_create`].
+pub(in crate::store::btree) fn root_split_create_left<M: Mapping>(
+    mapping: &M,
+    root: &Place<M::Ref>,
+) -> Option<ChildWord> {
+    let content = root.live::<M>();
+    mapping.create(content.below(&content.separator()))
+}
+
+/// R1. Marks the empty leaf `at`, which is not the root, as removed, one epoch on.
+///
+/// Expects the leaf as it was read, so still empty. From here on nobody writes to it: each visitor
+/// finds an epoch that is one more than its parent's, and does R2 before anything else.
+pub(in crate::store::btree) fn remove<M: Mapping>(mapping: &M, at: &Place<M::Ref>) -> bool {
+    debug_assert!(matches!(at.live::<M>(), Content::Leaf(leaf) if leaf.is_empty()));
+    let removed = Page { epoch: at.page.epoch.next(), pending: None, body: Body::Removed };
+    #[cfg(test)]
+    if mapping.defect() == Some(Defect::RemoveBlind) {
+        return mapping.replace(at.child.id(), &mapping.load(at.child.id()), removed);
+    }
+    mapping.replace(at.child.id(), &at.page, removed)
+}
+
+/// R2. Takes the removed `child` out of `parent`: the range goes to a neighbour there. A parent that
+/// has no other child is removed in the same step (its own R1), or becomes an empty leaf if it is
+/// the root.
+///
+/// Expects the parent as it was read, with `child`. The neighbour's own word does not change: its
+/// range only grows, which harms nobody that still believes in the smaller one.
+pub(in crate::store::btree) fn post_removal<M: Mapping>(
+    mapping: &M,
+    parent: &Place<M::Ref>,
+    child: ChildWord,
+) -> bool {
+    let Content::Inner(inner) = parent.live::<M>() else { return false };
+    let new = match inner.without(child) {
+        None => return false,
+        Some(Remainder::Some(inner)) => parent.page.with_content(Content::Inner(inner)),
+        Some(Remainder::Nothing) if parent.child.id() == mapping.root().id() => {
+            parent.page.with_content(Content::Leaf(M::Leaf::empty()))
+        }
+        Some(Remainder::Nothing) => {
+            Page { epoch: parent.page.epoch.next(), pending: None, body: Body::Removed }
+        }
+    };
+    replace_parent(mapping, parent, new)
+}
+
+/// C1. Freezes the root's only child, one epoch on.
+///
+/// Expects the child as it was read. From here on nobody changes it, and so nobody changes the
+/// root either, but by C2.
+pub(in crate::store::btree) fn freeze_only_child<M: Mapping>(mapping: &M, at: &Place<M::Ref>) -> bool {
+    let body = Body::Moved(at.live::<M>().clone());
+    mapping.replace(at.child.id(), &at.page, Page { epoch: at.page.epoch.next(), pending: None, body })
+}
+
+/// C2. Gives the frozen content of its only child `child` to the root, which keeps its id and its
+/// epoch.
+///
+/// Expects the root as it was read, with `child` alone.
+pub(in crate::store::btree) fn collapse<M: Mapping>(
+    mapping: &M,
+    root: &Place<M::Ref>,
+    child: ChildWord,
+    frozen: &M::Ref,
+) -> bool {
+    let Content::Inner(inner) = root.live::<M>() else { return false };
+    let Body::Moved(content) = &frozen.body else { return false };
+    if inner.only_child() != Some(child) {
+        return false;
+    }
+    mapping.replace(root.child.id(), &root.page, root.page.with_content(content.clone()))
+}
+
+/// R3 and C3. Makes the id of a page that was removed or moved free. Whoever did R2 or C2 does it,
+/// once no word on the namespace can mean the page ("What a crash leaves").
+///
+/// The free word's epoch is one more than that of the page, so two more than any parent ever
+/// stated: a child word that somebody remembers never fits a page that takes the id.
+pub(in crate::store::btree) fn release<M: Mapping>(mapping: &M, id: PageId, gone: &M::Ref) -> bool {
+    debug_assert!(matches!(gone.body, Body::Removed | Body::Moved(_)));
+    #[cfg(test)]
+    if mapping.defect() == Some(Defect::FreeIdEarly) {
+        return mapping.replace(id, gone, Page::free(gone.epoch.before()));
+    }
+    mapping.replace(id, gone, Page::free(gone.epoch.next()))
+}
+
+/// Takes back a page from S0 that was not published. Nobody heard of its epoch, so that stays.
+pub(in crate::store::btree) fn give_back<M: Mapping>(mapping: &M, unused: ChildWord) -> bool {
+    let page = mapping.load(unused.id());
+    mapping.replace(unused.id(), &page, Page::free(page.epoch))
+}
+
+/// Drops the pending split of `at`, which is in the parent: once the parent is durable.
+pub(in crate::store::btree) fn clear_pending<M: Mapping>(mapping: &M, at: &Place<M::Ref>) -> bool {
+    mapping.replace(at.child.id(), &at.page, Page::live(at.page.epoch, at.live::<M>().clone()))
+}
+
+/// The CAS on a parent's word, in S2 and R2.
+fn replace_parent<M: Mapping>(mapping: &M, parent: &Place<M::Ref>, new: PageOf<M>) -> bool {
+    #[cfg(test)]
+    if mapping.defect() == Some(Defect::PostBlind) {
+        return mapping.replace(parent.child.id(), &mapping.load(parent.child.id()), new);
+    }
+    mapping.replace(parent.child.id(), &parent.page, new)
+}

@@ -1,0 +1,278 @@
+//! What the structure changes know of a page, and what they ask of its content and of the mapping.
+
+use std::fmt;
+use std::ops::Deref;
+
+#[cfg(test)]
+use super::defect::Defect;
+
+/// Names a page: an index into the mapping, below 2^40.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
+pub(in crate::store::btree) struct PageId(u64);
+
+/// Counts the changes of a page's range that made it smaller or ended it, modulo 2^24. Only
+/// equality and "one more" are ever asked.
+#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) struct Epoch(u32);
+
+/// What a parent says of a child: bits 0 to 39 its id, bits 40 to 63 the epoch that the parent last
+/// heard of.
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+pub(in crate::store::btree) struct ChildWord(u64);
+
+impl PageId {
+    const BITS: u32 = 40;
+
+    /// The page with this index in the mapping; the index is below 2^40.
+    pub(in crate::store::btree) fn new(index: u64) -> Self {
+        assert!(index < 1 << Self::BITS, "the mapping has at most 2^40 entries");
+        Self(index)
+    }
+
+    pub(in crate::store::btree) fn index(self) -> u64 {
+        self.0
+    }
+}
+
+impl Epoch {
+    const BITS: u32 = 24;
+    pub(in crate::store::btree) const FIRST: Self = Self(0);
+
+    /// The epoch after this one; after the last comes the first.
+    pub(in crate::store::btree) fn next(self) -> Self {
+        Self((self.0 + 1) & ((1 << Self::BITS) - 1))
+    }
+
+    #[cfg(test)]
+    pub(super) fn before(self) -> Self {
+        Self(self.0.wrapping_sub(1) & ((1 << Self::BITS) - 1))
+    }
+}
+
+impl ChildWord {
+    pub(in crate::store::btree) fn new(id: PageId, epoch: Epoch) -> Self {
+        Self(id.0 | u64::from(epoch.0) << PageId::BITS)
+    }
+
+    pub(in crate::store::btree) fn id(self) -> PageId {
+        PageId(self.0 & ((1 << PageId::BITS) - 1))
+    }
+
+    pub(in crate::store::btree) fn epoch(self) -> Epoch {
+        Epoch(u32::try_from(self.0 >> PageId::BITS).expect("24 bits are left"))
+    }
+}
+
+impl fmt::Debug for ChildWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.id().0, self.epoch().0)
+    }
+}
+
+/// One immutable state of a page: what a mapping word stands for.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) struct Page<L, I, K> {
+    pub(in crate::store::btree) epoch: Epoch,
+    /// The split that made this epoch. While the parent states the epoch before, it waits to be
+    /// posted there; afterwards only the namespace needs it (see "What a crash leaves").
+    pub(in crate::store::btree) pending: Option<Split<K>>,
+    pub(in crate::store::btree) body: Body<L, I>,
+}
+
+/// The keys from `separator` on went to the new page `right`.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) struct Split<K> {
+    pub(in crate::store::btree) separator: K,
+    pub(in crate::store::btree) right: ChildWord,
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) enum Body<L, I> {
+    /// No page: the id may be given out, with the epoch that stands here.
+    Free,
+    /// A page of the tree.
+    Live(Content<L, I>),
+    /// Was empty, and takes no keys any more: its range goes to a neighbour.
+    Removed,
+    /// Was the root's only child, and takes no changes any more: its content becomes the root's.
+    Moved(Content<L, I>),
+}
+
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) enum Content<L, I> {
+    Leaf(L),
+    Inner(I),
+}
+
+/// What the structure changes ask of a leaf's content: all its entries as they are once its area is
+/// frozen.
+pub(in crate::store::btree) trait Leaf: Clone {
+    type Key: Clone + Ord;
+
+    fn empty() -> Self;
+
+    /// Whether nothing at all is in it: no key, and no tombstone that a run or a snapshot needs.
+    fn is_empty(&self) -> bool;
+
+    /// Whether it is larger than its target and has two keys or more.
+    fn is_over(&self) -> bool;
+
+    /// A key that divides it: some of its keys are below, and the others are not. Only for a leaf
+    /// that [is over](Self::is_over).
+    fn separator(&self) -> Self::Key;
+
+    fn below(&self, separator: &Self::Key) -> Self;
+
+    fn from(&self, separator: &Self::Key) -> Self;
+}
+
+/// What the structure changes ask of an inner page's content. Child *i* holds the keys *k* with
+/// separator *i* − 1 ≤ *k* < separator *i*; there is one child at least.
+pub(in crate::store::btree) trait Inner: Clone {
+    type Key: Clone + Ord;
+
+    /// Two children, as the root has them after it split.
+    fn pair(left: ChildWord, separator: Self::Key, right: ChildWord) -> Self;
+
+    /// The child that holds `target`, and the separators beside it.
+    fn route(&self, target: &Target<Self::Key>) -> Route<'_, Self::Key>;
+
+    /// The child, if there is only one.
+    fn only_child(&self) -> Option<ChildWord>;
+
+    /// Whether it is larger than its target and has four children or more, so that each half has
+    /// two.
+    fn is_over(&self) -> bool;
+
+    /// A separator of the page that divides it. Only for a page that [is over](Self::is_over).
+    fn separator(&self) -> Self::Key;
+
+    /// The children below `separator`, which is one of the page's.
+    fn below(&self, separator: &Self::Key) -> Self;
+
+    /// The children from `separator` on, which is one of the page's.
+    fn from(&self, separator: &Self::Key) -> Self;
+
+    /// With the child's split posted: its epoch one more, and the new page behind it. None if the
+    /// page does not have `child` with that epoch.
+    fn with_split(&self, child: ChildWord, split: &Split<Self::Key>) -> Option<Self>;
+
+    /// Without `child`, whose range goes to its left neighbour here, or to its right neighbour if
+    /// it is the first. None if the page does not have `child` with that epoch.
+    fn without(&self, child: ChildWord) -> Option<Remainder<Self>>;
+}
+
+/// What is left of an inner page without one child.
+#[derive(Debug)]
+pub(in crate::store::btree) enum Remainder<I> {
+    Some(I),
+    /// It was the only child.
+    Nothing,
+}
+
+/// Where a descent goes.
+#[derive(Clone, PartialEq, Eq, Hash, Debug)]
+pub(in crate::store::btree) enum Target<K> {
+    /// To the leaf of this key.
+    At(K),
+    /// To the leaf of the largest keys below this one, or to the last leaf.
+    Below(Option<K>),
+}
+
+#[derive(Debug)]
+pub(in crate::store::btree) struct Route<'i, K> {
+    pub(in crate::store::btree) child: ChildWord,
+    /// The separator below the child, if it is not the first.
+    pub(in crate::store::btree) lower: Option<&'i K>,
+    /// The separator above the child, if it is not the last.
+    pub(in crate::store::btree) upper: Option<&'i K>,
+}
+
+/// The mapping under a pin: what is loaded from it stays readable while it is borrowed.
+pub(in crate::store::btree) trait Mapping {
+    type Key: Clone + Ord + 'static;
+    type Leaf: Leaf<Key = Self::Key>;
+    type Inner: Inner<Key = Self::Key>;
+    /// A page as one load saw it. It also is what a CAS expects: equal only for the same word.
+    type Ref: Clone + Deref<Target = PageOf<Self>>;
+
+    /// The root's id and epoch, which never change.
+    fn root(&self) -> ChildWord;
+
+    /// One load (Acquire) of the word of `id`.
+    fn load(&self, id: PageId) -> Self::Ref;
+
+    /// One CAS (AcqRel) of the word of `id` from `current` to `new`; whether it succeeded.
+    fn replace(&self, id: PageId, current: &Self::Ref, new: PageOf<Self>) -> bool;
+
+    /// One CAS (AcqRel) of the word of a free id to a page with this content, no pending change,
+    /// and the epoch that the free word states. None if no id is free.
+    fn create(&self, content: ContentOf<Self>) -> Option<ChildWord>;
+
+    /// What is to be done wrong on purpose.
+    #[cfg(test)]
+    fn defect(&self) -> Option<Defect> {
+        None
+    }
+}
+
+pub(in crate::store::btree) type PageOf<M> =
+    Page<<M as Mapping>::Leaf, <M as Mapping>::Inner, <M as Mapping>::Key>;
+pub(in crate::store::btree) type ContentOf<M> = Content<<M as Mapping>::Leaf, <M as Mapping>::Inner>;
+
+impl<L, I, K> Page<L, I, K> {
+    /// A page of the tree without a pending change.
+    pub(in crate::store::btree) fn live(epoch: Epoch, content: Content<L, I>) -> Self {
+        Self { epoch, pending: None, body: Body::Live(content) }
+    }
+
+    /// An id that a page with `epoch` may take.
+    pub(in crate::store::btree) fn free(epoch: Epoch) -> Self {
+        Self { epoch, pending: None, body: Body::Free }
+    }
+
+    /// The content of a page of the tree.
+    pub(in crate::store::btree) fn content(&self) -> Option<&Content<L, I>> {
+        match &self.body {
+            Body::Live(content) => Some(content),
+            Body::Free | Body::Removed | Body::Moved(_) => None,
+        }
+    }
+}
+
+impl<L: Clone, I: Clone, K: Clone> Page<L, I, K> {
+    /// The same page, of the same range, with other content.
+    pub(in crate::store::btree) fn with_content(&self, content: Content<L, I>) -> Self {
+        Self { epoch: self.epoch, pending: self.pending.clone(), body: Body::Live(content) }
+    }
+}
+
+impl<L: Leaf, I: Inner<Key = L::Key>> Content<L, I> {
+    pub(super) fn is_over(&self) -> bool {
+        match self {
+            Self::Leaf(leaf) => leaf.is_over(),
+            Self::Inner(inner) => inner.is_over(),
+        }
+    }
+
+    pub(super) fn separator(&self) -> L::Key {
+        match self {
+            Self::Leaf(leaf) => leaf.separator(),
+            Self::Inner(inner) => inner.separator(),
+        }
+    }
+
+    pub(super) fn below(&self, separator: &L::Key) -> Self {
+        match self {
+            Self::Leaf(leaf) => Self::Leaf(leaf.below(separator)),
+            Self::Inner(inner) => Self::Inner(inner.below(separator)),
+        }
+    }
+
+    pub(super) fn from(&self, separator: &L::Key) -> Self {
+        match self {
+            Self::Leaf(leaf) => Self::Leaf(leaf.from(separator)),
+            Self::Inner(inner) => Self::Inner(inner.from(separator)),
+        }
+    }
+}
