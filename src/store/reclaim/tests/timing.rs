@@ -1,0 +1,1 @@
+//! What a pin costs, beside crossbeam-epoch in a scratch crate. Ignored: it measures.
