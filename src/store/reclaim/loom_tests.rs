@@ -177,3 +177,34 @@ fn who_leaves_hands_its_garbage_over() {
         assert_eq!(collector.retired_bytes(), 0);
     });
 }
+
+/// A third core, which neither reads nor retires, advances the epoch.
+#[test]
+fn a_bystander_may_advance() {
+    check(2, || {
+        let model = model();
+        let collector = Collector::new(3);
+        let member = collector.join(Free(Arc::clone(&model))).expect("a slot");
+        let reader = {
+            let (model, collector) = (Arc::clone(&model), StdArc::clone(&collector));
+            thread::spawn(move || {
+                let member = collector.join(Free(Arc::clone(&model))).expect("a slot");
+                read(&model, &member);
+            })
+        };
+        let bystander = {
+            let (model, collector) = (Arc::clone(&model), StdArc::clone(&collector));
+            thread::spawn(move || {
+                let member = collector.join(Free(model)).expect("a slot");
+                member.collect();
+                member.collect();
+            })
+        };
+        replace(&model, &member, 1);
+        member.collect();
+        reader.join().expect("no panic");
+        bystander.join().expect("no panic");
+        drop(member);
+        assert_eq!(model.freed.load(Ordering::Relaxed), 1);
+    });
+}
