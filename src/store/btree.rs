@@ -1,1 +1,3 @@
 //! The latch-free B-tree: words, nodes, images, and how they change.
+
+mod image;
