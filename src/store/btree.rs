@@ -7,3 +7,4 @@ mod area;
 mod node;
 mod word;
 mod smo;
+mod image;

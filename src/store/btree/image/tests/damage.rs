@@ -1,0 +1,155 @@
+//! Bytes that are no page: each is refused, or is a page on which everything works.
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::btree::image::fuzzing;
+
+/// All that a leaf may have, in few bytes.
+fn small_leaf() -> Vec<u8> {
+    let version =
+        |kind, number, expiry_ms, value: &[u8]| Version { kind, number, expiry_ms, value: value.to_vec() };
+    let reference = ValueReference { page: ChildWord::new(20, 1), len: 9000, checksum: 1 };
+    let reference: [u8; VALUE_REFERENCE_BYTES] = reference.encode();
+    let contents = Contents::from([
+        (b"key".to_vec(), vec![version(EntryKind::Value, None, Some(5000), b"v")]),
+        (
+            b"key and more".to_vec(),
+            vec![
+                version(EntryKind::Deleted, Some(9), None, b""),
+                version(EntryKind::Operand, Some(8), None, b"+"),
+                version(EntryKind::Value, None, None, b"value"),
+            ],
+        ),
+        (b"key, large".to_vec(), vec![version(EntryKind::Reference, None, None, &reference)]),
+    ]);
+    let mut changes = Vec::new();
+    let (left, right) = (ChildWord::NONE, ChildWord::new(30, 2));
+    Change { kind: ChangeKind::Split, left, right, separator: b"kez" }.append_to(&mut changes);
+    build(entries(&contents), &changes)
+}
+
+fn small_inner() -> Vec<u8> {
+    let words = [21, 22, 23].map(|id| ChildWord::new(id, 4));
+    let separators: [&[u8]; 2] = [b"key", b"key and more"];
+    let branches = words.iter().enumerate().map(|(index, &child)| Branch {
+        child,
+        upper: separators.get(index).map(|separator| KeyParts::whole(separator)),
+    });
+    let run = Run {
+        first: words[0],
+        filter: ChildWord::NONE,
+        newest: 7,
+        oldest: 6,
+        bytes: 1000,
+        entries: 10,
+        pages: 1,
+        family_filter: words[1],
+    };
+    let (mut tombstones, mut changes) = (Vec::new(), Vec::new());
+    RangeTombstone { number: 5, from: b"a", to: b"b" }.append_to(&mut tombstones);
+    let change = Change { kind: ChangeKind::Merging, left: words[0], right: words[1], separator: b"key" };
+    change.append_to(&mut changes);
+    let parts = InnerParts { runs: &run.encode(), tombstones: &tombstones, changes: &changes };
+    let builder = InnerBuilder::new(branches, parts);
+    let mut image = vec![0; builder.size_bytes()];
+    builder.write(&mut image);
+    image
+}
+
+/// Each byte with each value, as if the checksum had been made to fit.
+#[test]
+fn any_single_byte_is_refused_or_harmless() {
+    let (leaf, inner) = (small_leaf(), small_inner());
+    LeafImage::parse(&leaf).expect("a leaf");
+    InnerImage::parse(&inner, 1).expect("an inner page");
+    for (image, decode) in [(leaf, fuzzing::leaf as fn(&[u8])), (inner, |bytes| fuzzing::inner(bytes, 1))] {
+        for at in 0..image.len() {
+            let mut damaged = image.clone();
+            for value in 0..=255 {
+                damaged[at] = value;
+                decode(&damaged);
+            }
+        }
+        for len in 0..image.len() {
+            decode(&image[..len]);
+        }
+    }
+}
+
+proptest! {
+    #[test]
+    fn many_bytes_are_refused_or_harmless(
+        contents in contents(),
+        damage in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4),
+        header in any::<bool>(),
+    ) {
+        let mut image = build(entries(&contents), &[]);
+        for (at, value) in damage {
+            let len = if header { 16 } else { image.len() };
+            image[at.index(len)] = value;
+        }
+        fuzzing::leaf(&image);
+        fuzzing::inner(&image, 1);
+    }
+
+    #[test]
+    fn whatever_is_built_holds_together(data in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fuzzing::build_leaf(&data);
+        fuzzing::build_inner(&data);
+    }
+
+    #[test]
+    fn pages_of_any_bytes_are_refused(mut data in proptest::collection::vec(any::<u8>(), 0..600)) {
+        fuzzing::page(&data);
+        if data.len() >= 16 {
+            data[8..12].copy_from_slice(b"bPG2");
+            prop_assert!(PageHeader::decode(&data).is_err());
+        }
+    }
+}
+
+/// Where and why a leaf is refused.
+#[test]
+fn the_reason_is_the_first_thing_that_is_wrong() {
+    let image = small_leaf();
+    // Prefix "key" and its padding, 5 heads, 5 slots.
+    let (heads, slots, entries) = (20, 40, 60);
+    let cases: [(usize, u8, &str); 13] = [
+        (0, 200, "more entries than there is room for"),
+        (3, 1, "prefix and heads do not fit"),
+        (6, 61, "entries do not begin behind the slots"),
+        (5, 0xff, "changes begin outside of the image"),
+        (8, 99, "the live bytes are not those of the entries"),
+        (12, 9, "the live keys are not those of the entries"),
+        (19, 1, "the padding of the prefix is not zero"),
+        (heads, 1, "a head is longer than its key"),
+        (heads + 7, 0xff, "keys do not ascend"),
+        (slots + 3, 0xff, "a key is too long"),
+        (slots, 61, "an entry does not follow the one before"),
+        (entries, 0x10, "unknown flags of an entry"),
+        (entries + 1, 90, "an entry does not fit"),
+    ];
+    for (at, value, reason) in cases {
+        let mut damaged = image.clone();
+        damaged[at] = value;
+        assert_eq!(LeafImage::parse(&damaged).expect_err(reason).reason, reason);
+    }
+}
+
+/// Of equal keys the newest comes first, and only the oldest may have no number.
+#[test]
+fn versions_in_another_order_are_refused() {
+    let version = |number| Version { kind: EntryKind::Value, number, expiry_ms: None, value: Vec::new() };
+    for (newer, older) in [(Some(3), Some(4)), (Some(3), Some(3)), (None, Some(3)), (None, None)] {
+        let contents = Contents::from([(b"k".to_vec(), vec![version(newer), version(older)])]);
+        let damage = LeafImage::parse(&build(entries(&contents), &[])).expect_err("the wrong order");
+        assert_eq!(damage.reason, "the newest version is not the first");
+    }
+}
+
+#[test]
+fn damage_says_where_and_why() {
+    let damage: Damage = LeafImage::parse(&[0; 8]).expect_err("too short");
+    assert_eq!(damage.to_string(), "at byte 0: no leaf has this length");
+}

@@ -1,0 +1,178 @@
+//! Leaf images against a `BTreeMap`.
+
+use proptest::prelude::*;
+
+use super::*;
+
+fn changes() -> Vec<u8> {
+    let mut section = Vec::new();
+    let right = ChildWord::new(77, 5);
+    Change { kind: ChangeKind::Split, left: ChildWord::NONE, right, separator: b"zz" }
+        .append_to(&mut section);
+    section
+}
+
+proptest! {
+    #[test]
+    fn a_leaf_has_what_it_was_built_from(contents in contents(), with_changes in any::<bool>()) {
+        let changes = if with_changes { changes() } else { Vec::new() };
+        let image = build(entries(&contents), &changes);
+        prop_assert_eq!(LeafBuilder::new(entries(&contents), &changes).len(), contents.values().map(Vec::len).sum::<usize>());
+        let leaf = LeafImage::parse(&image).expect("what was built is a leaf");
+        prop_assert_eq!(leaf.content(), &image[..]);
+        let expected = owned(entries(&contents));
+        prop_assert_eq!(leaf.len(), expected.len());
+        prop_assert_eq!(&owned(leaf.entries(0..leaf.len())), &expected);
+        let mut backwards = owned(leaf.entries(0..leaf.len()).rev());
+        backwards.reverse();
+        prop_assert_eq!(&backwards, &expected);
+        prop_assert_eq!(leaf.changes().section(), &changes[..]);
+        prop_assert_eq!(leaf.changes().pending().is_some(), with_changes);
+        let live: Vec<_> = contents.iter().filter(|(_, versions)| versions[0].kind != EntryKind::Deleted).collect();
+        let summary = leaf.summary();
+        prop_assert_eq!(summary.live_keys as usize, live.len());
+        let bytes: usize = live.iter().map(|(key, versions)| key.len() + versions[0].value.len()).sum();
+        prop_assert_eq!(summary.live_bytes as usize, bytes);
+        let all = || contents.values().flatten();
+        prop_assert_eq!(summary.earliest_expiry_ms, all().filter_map(|version| version.expiry_ms).min());
+        prop_assert_eq!(summary.numbered, all().any(|version| version.number.is_some()));
+        prop_assert_eq!(summary.references, all().any(|version| version.kind == EntryKind::Reference));
+    }
+
+    #[test]
+    fn searches_and_bounds_are_those_of_a_sorted_list(contents in contents()) {
+        let image = build(entries(&contents), &[]);
+        let leaf = LeafImage::of_verified(&image);
+        let all = owned(entries(&contents));
+        for probe in probes(contents.keys()) {
+            let lower = all.partition_point(|(key, _)| *key < probe);
+            let upper = all.partition_point(|(key, _)| *key <= probe);
+            let expected = if lower < upper { Position::Found(lower) } else { Position::Insert(lower) };
+            prop_assert_eq!(leaf.search(&probe), expected, "{:?}", &probe);
+            prop_assert_eq!(leaf.lower_bound(&probe), lower, "{:?}", &probe);
+            prop_assert_eq!(leaf.upper_bound(&probe), upper, "{:?}", &probe);
+            let newest = contents.get(&probe).map(|versions| versions[0].clone());
+            prop_assert_eq!(leaf.find(&probe).map(|entry| Version::of(&entry)), newest);
+        }
+    }
+
+    /// Whatever is cut, both halves hold what they held together, and the separator separates.
+    #[test]
+    fn a_split_keeps_every_entry_on_its_side(contents in contents(), share in 0usize..=100) {
+        let image = build(entries(&contents), &[]);
+        let leaf = LeafImage::of_verified(&image);
+        let all = leaf.entries(0..leaf.len());
+        let Some(point) = SplitPoint::of(all, image.len() * share / 100) else {
+            prop_assert!(contents.len() < 2);
+            return Ok(());
+        };
+        prop_assert!(contents.len() > 1);
+        let mut separator = Vec::new();
+        point.append_separator_to(&mut separator);
+        let left = build(leaf.entries(0..point.left), &[]);
+        let right = build(leaf.entries(point.left..leaf.len()), &[]);
+        let (left, right) = (LeafImage::parse(&left).expect("a leaf"), LeafImage::parse(&right).expect("a leaf"));
+        let (left, right) = (owned(left.entries(0..left.len())), owned(right.entries(0..right.len())));
+        prop_assert!(!left.is_empty() && !right.is_empty());
+        prop_assert!(left.iter().all(|(key, _)| *key < separator));
+        prop_assert!(right.iter().all(|(key, _)| *key >= separator));
+        // It is the shortest: one byte fewer would not be above the left side.
+        prop_assert!(left[left.len() - 1].0[..] >= separator[..separator.len() - 1]);
+        prop_assert_eq!([left, right].concat(), owned(entries(&contents)));
+    }
+
+    /// Parts of two leaves of different prefixes go into one.
+    #[test]
+    fn entries_move_between_leaves_in_their_pieces(contents in contents(), cut in any::<prop::sample::Index>()) {
+        let keys: Vec<_> = contents.keys().cloned().collect();
+        prop_assume!(keys.len() > 1);
+        let mut left = contents.clone();
+        let right = left.split_off(&keys[cut.index(keys.len())]);
+        let (a, b) = (build(entries(&left), &[]), build(entries(&right), &[]));
+        let (a, b) = (LeafImage::of_verified(&a), LeafImage::of_verified(&b));
+        let both = build(a.entries(0..a.len()).chain(b.entries(0..b.len())), &[]);
+        prop_assert_eq!(both, build(entries(&contents), &[]));
+    }
+
+    #[test]
+    fn keys_in_pieces_compare_as_keys_do(keys in keys(2..20)) {
+        let versions = vec![Version { kind: EntryKind::Deleted, number: None, expiry_ms: None, value: Vec::new() }];
+        let contents: Contents = keys.iter().take(10).map(|key| (key.clone(), versions.clone())).collect();
+        let image = build(entries(&contents), &[]);
+        let leaf = LeafImage::of_verified(&image);
+        for (index, a) in contents.keys().enumerate() {
+            let parts = leaf.get(index).key;
+            prop_assert_eq!(parts.len(), a.len());
+            prop_assert_eq!(&parts.to_vec(), a);
+            for b in probes(keys.iter()) {
+                prop_assert_eq!(parts.is(&b), *a == b);
+                prop_assert_eq!(parts.compare(&KeyParts::whole(&b)), a.cmp(&b));
+                prop_assert_eq!(KeyParts::whole(&b).compare(&parts), b.cmp(a));
+                let common = a.iter().zip(&b).take_while(|(a, b)| a == b).count();
+                prop_assert_eq!(parts.common_len(&KeyParts::whole(&b)), common);
+            }
+        }
+    }
+}
+
+#[test]
+fn an_empty_leaf_is_sixteen_bytes() {
+    let image = build(std::iter::empty(), &[]);
+    assert_eq!(image.len(), 16);
+    let leaf = LeafImage::parse(&image).expect("a leaf");
+    assert_eq!(leaf.search(b"anything"), Position::Insert(0));
+    assert_eq!((leaf.lower_bound(b""), leaf.upper_bound(b"\xff")), (0, 0));
+}
+
+/// 116 bytes of key and value, random keys: what the design's arithmetic counts on.
+#[test]
+fn an_entry_of_116_bytes_takes_122() {
+    let value = vec![7; 100];
+    let keys: Vec<[u8; 16]> = (0..30u8).map(|first| [first * 8; 16]).collect();
+    let whole = |key| Entry { kind: EntryKind::Value, number: None, expiry_ms: None, key, value: &value };
+    let image = build(keys.iter().map(|key| whole(KeyParts::whole(key))), &[]);
+    assert_eq!(image.len(), 16 + 30 * 122);
+}
+
+#[test]
+fn a_page_of_64_kib_holds_the_longest_key_with_the_longest_operand() {
+    let (key, value) = (vec![9; MAX_KEY_BYTES], vec![1; MAX_OPERAND_BYTES]);
+    let key = KeyParts::whole(&key);
+    let entry =
+        Entry { kind: EntryKind::Operand, number: Some(u64::MAX), expiry_ms: Some(1), key, value: &value };
+    let image = build([entry].into_iter(), &changes());
+    assert!(image.len() <= MAX_CONTENT_BYTES);
+    let leaf = LeafImage::parse(&image).expect("a leaf");
+    assert_eq!(leaf.get(0).value, &value[..]);
+}
+
+/// Of separators that leave the halves about as large, the shortest.
+#[test]
+fn the_separator_is_short_where_it_can_be() {
+    let mut keys: Vec<String> = (0..50).map(|number| format!("apple/{number:03}")).collect();
+    keys.extend((0..52).map(|number| format!("banana/{number:03}")));
+    let all = keys.iter().map(|key| Entry {
+        kind: EntryKind::Value,
+        number: None,
+        expiry_ms: None,
+        key: KeyParts::whole(key.as_bytes()),
+        value: b"some value",
+    });
+    let total: usize = keys.iter().map(|key| key.len() + 20).sum();
+    let point = SplitPoint::of(all, total / 2).expect("two keys");
+    let mut separator = Vec::new();
+    point.append_separator_to(&mut separator);
+    assert_eq!((point.left, &separator[..]), (50, &b"b"[..]));
+}
+
+/// A full leaf of small records is a page of 4 KiB; what cannot be split stays below 16 KiB.
+#[test]
+fn sizes_are_those_of_the_design() {
+    assert_eq!(LEAF_TARGET_BYTES + PAGE_HEADER_BYTES, 4096);
+    let (key, value) = (vec![9; MAX_KEY_BYTES], vec![1; MAX_LEAF_VALUE_BYTES]);
+    let keys = [KeyParts::whole(&key[1..]), KeyParts::whole(&key)];
+    let entry =
+        |key| Entry { kind: EntryKind::Value, number: Some(1), expiry_ms: Some(1), key, value: &value };
+    let image = build(keys.into_iter().map(entry), &changes());
+    assert!(image.len() <= IMAGE_BYTES, "{}", image.len());
+}
