@@ -30,6 +30,7 @@ mod loom_tests;
 mod measure;
 mod order;
 mod record;
+mod replay;
 mod segments;
 #[cfg(test)]
 mod tests;
