@@ -1,1 +1,37 @@
 //! The order of writes: sequence numbers, log buffers of the cores, and group commit.
+//!
+//! Every write of every core has one number from one counter. The number orders the log, the
+//! versions of an entry and the snapshots. A core writes the record of its write into a buffer of
+//! its own; whichever core needs it makes one batch of all buffers, in the order of the numbers,
+//! and one flush makes it durable for all.
+//!
+//! | module | what it is |
+//! |---|---|
+//! | [`order`] | the counter, which numbers are published, which snapshots are being read |
+//! | [`buffer`] | a core's log buffer: a ring with one producer and one consumer |
+//! | [`writer`] | what a core does for a write: room, number, record |
+//! | [`record`], [`batch`] | the bytes of operations, records and batches |
+//! | [`leader`] | forms batches from the buffers, and says what is durable |
+//! | [`group`] | what the cores share: the order, the leader, what is durable |
+//! | [`segments`] | where in the chain of log segments a batch goes |
+//! | [`replay`] | reads the chain again, up to its torn end |
+//!
+//! Nothing in here does I/O, sleeps or reads a clock.
+#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
+
+mod batch;
+mod buffer;
+mod defect;
+mod group;
+mod leader;
+#[cfg(all(test, loom))]
+mod loom_tests;
+#[cfg(all(test, not(loom)))]
+mod measure;
+mod order;
+mod record;
+mod replay;
+mod segments;
+#[cfg(test)]
+mod tests;
+mod writer;

@@ -1,0 +1,197 @@
+//! Reading the log again: the batches from a position on, up to the torn end.
+//!
+//! Replay asks for whole segments ([`Replay::wants`]), one after the other, and its caller reads
+//! them. A batch counts if both its checksums, identity, segment, generation, offset, number, first
+//! record and chain are what they must be there, and its epoch is not below that of the batch
+//! before.
+//!
+//! The next batch is where the last one ends, or, if it did not fit there, the first of the segment
+//! that the header names.
+//!
+//! # Torn tails and damage
+//!
+//! At the first place without a batch, number *s*, the log ends: it is torn there, or was never
+//! written further. But if any batch header behind it, in this segment or in the next ones, says
+//! that batches up to *s* or a later one were flushed, then the batch *s* was durable and is
+//! damaged, and replay refuses to call this the end. So replay looks through the rest of the
+//! segment, and through the segments that follow as long as their headers are whole.
+//!
+//! A damaged batch behind which nothing was ever written cannot be told from a torn one.
+
+use super::batch::{Batch, BatchHeader, HEADER_BYTES};
+use super::buffer::low;
+use super::defect::WalDefect;
+use super::segments::{LogFormat, LogPosition, SegmentHeader, SegmentName};
+
+/// The whole end of a log.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(in crate::store) struct LogEnd {
+    /// Where the next batch goes, if it fits the segment.
+    pub(in crate::store) position: LogPosition,
+    /// The segment after that.
+    pub(in crate::store) named: SegmentName,
+    /// The segments that batches were read from, with the number of the first of each.
+    pub(in crate::store) chain: Vec<(SegmentName, u64)>,
+}
+
+/// A log that is not what was flushed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct LogDamage {
+    /// Replay comes up to here: the last number that is known is `position.first - 1`.
+    pub(in crate::store) position: LogPosition,
+    /// Batches up to this one were flushed. Zero: the header of the segment where the log starts is
+    /// damaged, which was flushed before a superblock named it.
+    pub(in crate::store) flushed: u64,
+}
+
+/// Replay of one log.
+#[derive(Debug)]
+pub(in crate::store) struct Replay {
+    format: LogFormat,
+    /// Where the next batch is.
+    at: LogPosition,
+    epoch: u64,
+    /// The segment that the header of `at.segment` names.
+    named: Option<SegmentName>,
+    chain: Vec<(SegmentName, u64)>,
+    /// The segment to read next.
+    wants: Option<SegmentName>,
+    /// The log ended in a segment before; what is read now is looked through for later batches.
+    is_over: bool,
+    /// The newest batch that a header behind the end says to be flushed.
+    flushed: u64,
+    /// Segments that were looked through, so that headers that name each other end.
+    looked: Vec<SegmentName>,
+    damaged: bool,
+    defect: Option<WalDefect>,
+}
+
+impl Replay {
+    /// Replay from `start`, which a durable superblock states.
+    pub(in crate::store) fn new(format: LogFormat, start: LogPosition, defect: Option<WalDefect>) -> Self {
+        Self {
+            format,
+            at: start,
+            epoch: 0,
+            named: None,
+            chain: Vec::new(),
+            wants: Some(start.segment),
+            is_over: false,
+            flushed: 0,
+            looked: Vec::new(),
+            damaged: false,
+            defect,
+        }
+    }
+
+    /// The segment to read next, as a whole; its number. `None`: [`Replay::finish`].
+    pub(in crate::store) fn wants(&self) -> Option<u32> {
+        self.wants.map(|name| name.segment)
+    }
+
+    /// The segment that was wanted has these bytes. Calls `each` with every batch, in their order.
+    /// A segment that is shorter than the format says, or does not exist, has no batches.
+    pub(in crate::store) fn segment(&mut self, bytes: &[u8], each: impl FnMut(&Batch<'_>)) {
+        let Some(name) = self.wants.take() else { return };
+        let header = SegmentHeader::decode(bytes)
+            .filter(|header| header.identity == self.format.identity && header.name == name);
+        if self.chain.is_empty() {
+            // The header of the segment where the log starts is durable.
+            let Some(header) = header else {
+                self.damaged = true;
+                return;
+            };
+            self.enter(header, bytes, each);
+        } else if let Some(header) = header.filter(|header| !self.is_over && self.continues(header, bytes)) {
+            let (segment, offset) = (name, self.format.block_bytes);
+            self.at = LogPosition { segment, offset, ..self.at };
+            self.flushed = 0;
+            self.looked.clear();
+            self.enter(header, bytes, each);
+        } else {
+            self.is_over = true;
+            self.look(bytes, self.format.block_bytes);
+            self.looked.push(name);
+            self.wants = header.map(|header| header.next).filter(|next| !self.is_known(*next));
+        }
+    }
+
+    /// The end of the log, once no segment is wanted.
+    pub(in crate::store) fn finish(self) -> Result<LogEnd, LogDamage> {
+        let position = self.at;
+        match self.named {
+            Some(named) if !self.damaged && self.flushed < position.batch => {
+                Ok(LogEnd { position, named, chain: self.chain })
+            }
+            _ => Err(LogDamage { position, flushed: self.flushed }),
+        }
+    }
+
+    /// Reads the batches of a segment from `at` on.
+    fn enter(&mut self, header: SegmentHeader, bytes: &[u8], mut each: impl FnMut(&Batch<'_>)) {
+        self.chain.push((header.name, header.first_batch));
+        self.named = Some(header.next);
+        while let Some((batch, chain)) = self.batch(bytes) {
+            each(&batch);
+            let header = batch.header;
+            let stored = header.stored_bytes(self.format.block_bytes);
+            self.epoch = header.epoch;
+            self.at = LogPosition {
+                segment: self.at.segment,
+                offset: self.at.offset + u32::try_from(stored).expect("it lies in the segment"),
+                batch: header.batch + 1,
+                chain,
+                first: header.end(),
+            };
+        }
+        self.look(bytes, self.at.offset);
+        self.looked.push(header.name);
+        self.wants = self.named.filter(|next| !self.is_known(*next));
+    }
+
+    fn is_known(&self, name: SegmentName) -> bool {
+        self.looked.contains(&name) || self.chain.iter().any(|(known, _)| *known == name)
+    }
+
+    /// Whether the segment with this header begins with the batch that comes next.
+    fn continues(&self, header: &SegmentHeader, bytes: &[u8]) -> bool {
+        let at = LogPosition { segment: header.name, offset: self.format.block_bytes, ..self.at };
+        let first = Self { at, wants: None, chain: Vec::new(), looked: Vec::new(), ..*self };
+        header.first_batch == self.at.batch
+            && first.batch(bytes).is_some_and(|(batch, _)| header.epoch == low(batch.header.epoch))
+    }
+
+    /// The batch at `at` and its header's checksum, if all of it is right.
+    fn batch<'b>(&self, bytes: &'b [u8]) -> Option<(Batch<'b>, u64)> {
+        let at = self.at.offset as usize;
+        let segment = bytes.get(..self.format.segment_bytes as usize)?;
+        let (header, sum) = BatchHeader::decode(segment.get(at..)?)?;
+        let is_next = header.batch == self.at.batch
+            && header.chain == self.at.chain
+            && header.first == self.at.first
+            && header.epoch >= self.epoch;
+        let is_here = header.identity == self.format.identity
+            && header.segment == self.at.segment.segment
+            && header.generation == self.at.segment.generation
+            && header.offset as usize == at;
+        if !is_here || !(is_next || self.defect == Some(WalDefect::IgnoreChain)) {
+            return None;
+        }
+        let payload = at + HEADER_BYTES..at + HEADER_BYTES + header.payload_len as usize;
+        Some((Batch::check(header, segment.get(payload)?)?, sum))
+    }
+
+    /// Notes what batch headers from `offset` on say to be flushed.
+    fn look(&mut self, bytes: &[u8], offset: u32) {
+        let blocks = bytes.chunks(self.format.block_bytes as usize);
+        for block in blocks.skip((offset / self.format.block_bytes) as usize) {
+            let header = BatchHeader::decode(block).filter(|(h, _)| h.identity == self.format.identity);
+            if let Some((header, _)) = header {
+                self.flushed = self.flushed.max(header.durable);
+            }
+        }
+    }
+}
+
+#[cfg(all(test, not(loom)))]
+mod tests;
