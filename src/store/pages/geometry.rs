@@ -1,0 +1,148 @@
+//! How a namespace is divided: granules, blocks, segments (disk format 2, section 7.1).
+
+use super::word::ColdWord;
+
+/// The unit of addresses, in bytes.
+pub(super) const GRANULE_BYTES: usize = 64;
+/// Segments that begin below this offset are never used: the superblocks lie there.
+pub(super) const FRONT_BYTES: u64 = 512 << 10;
+/// The most segments that a store has: as many as the index of their table has room for.
+pub(super) const MAX_SEGMENTS: u32 = 1_000_000;
+/// The smallest namespace.
+pub(super) const MIN_STORE_BYTES: u64 = 8 << 20;
+
+const MIN_SEGMENT_BYTES: u64 = 256 << 10;
+/// What a segment has at most up to 16 TiB, and beyond. (2^48 bytes in a million segments.)
+const USUAL_SEGMENT_BYTES: u64 = 16 << 20;
+const MAX_SEGMENT_BYTES: u64 = 512 << 20;
+/// A file that grows starts small and may become large.
+const GROWING_SEGMENT_BYTES: u64 = 2 << 20;
+
+/// The sizes that are fixed when a store is formatted, and its length, which may grow.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Geometry {
+    /// Bytes that are written at once at least: 4,096, or the namespace's block if that is larger.
+    pub(super) block: u32,
+    /// Bytes of a segment, a power of two.
+    pub(super) segment: u32,
+    /// Segments of the store, those of the front included.
+    pub(super) segments: u32,
+}
+
+impl Geometry {
+    /// That of a new store on a namespace of `size` bytes with blocks of `block` bytes, which grows
+    /// or keeps its size. `None` if it is below 8 MiB or above 256 TiB.
+    pub(super) fn of_namespace(size: u64, block: u32, grows: bool) -> Option<Self> {
+        if !(MIN_STORE_BYTES..=1 << 48).contains(&size) {
+            return None;
+        }
+        let mut segment = if grows {
+            GROWING_SEGMENT_BYTES
+        } else {
+            let share = (size / 1024).max(1);
+            (1 << share.ilog2()).clamp(MIN_SEGMENT_BYTES, USUAL_SEGMENT_BYTES)
+        };
+        while size / segment > u64::from(MAX_SEGMENTS) {
+            segment *= 2;
+        }
+        let (segments, segment) = (u32::try_from(size / segment).ok()?, u32::try_from(segment).ok()?);
+        let geometry = Self { block: block.max(4096), segment, segments };
+        geometry.is_plausible().then_some(geometry)
+    }
+
+    /// Whether a store can have these sizes.
+    pub(super) fn is_plausible(&self) -> bool {
+        self.block.is_power_of_two()
+            && (4096..=65536).contains(&self.block)
+            && self.segment.is_power_of_two()
+            && (MIN_SEGMENT_BYTES..=MAX_SEGMENT_BYTES).contains(&u64::from(self.segment))
+            && (self.first_segment() + 2..=MAX_SEGMENTS).contains(&self.segments)
+            && self.size_bytes() <= 1 << 48
+    }
+
+    /// The first segment that is used.
+    pub(super) fn first_segment(&self) -> u32 {
+        u32::try_from(FRONT_BYTES.div_ceil(u64::from(self.segment))).expect("2 at most")
+    }
+
+    pub(super) fn size_bytes(&self) -> u64 {
+        u64::from(self.segments) * u64::from(self.segment)
+    }
+
+    /// Granules of a segment.
+    pub(super) fn segment_granules(&self) -> u32 {
+        self.segment / 64
+    }
+
+    /// Granules of a block.
+    pub(super) fn block_granules(&self) -> u32 {
+        self.block / 64
+    }
+
+    /// The byte at which a segment starts.
+    pub(super) fn offset(&self, segment: u32) -> u64 {
+        u64::from(segment) * u64::from(self.segment)
+    }
+
+    /// The address of a granule of a segment.
+    pub(super) fn granule(&self, segment: u32, granule: u32) -> u64 {
+        u64::from(segment) * u64::from(self.segment_granules()) + u64::from(granule)
+    }
+
+    /// The segment in which a page lies wholly, behind its header, and its first granule in there.
+    /// `None` if no page can lie there.
+    pub(super) fn locate(&self, place: ColdWord) -> Option<(u32, u32)> {
+        let of_segment = u64::from(self.segment_granules());
+        let segment = u32::try_from(place.granule() / of_segment).ok()?;
+        let first = u32::try_from(place.granule() % of_segment).ok()?;
+        let fits = first >= self.block_granules()
+            && first.checked_add(place.granules()).is_some_and(|end| end <= self.segment_granules());
+        let exists = (self.first_segment()..self.segments).contains(&segment);
+        (!place.is_none() && exists && fits).then_some((segment, first))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn segments_are_a_thousandth_within_bounds() {
+        let of = |size, grows| Geometry::of_namespace(size, 512, grows).map(|geometry| geometry.segment);
+        assert_eq!(of((8 << 20) - 1, false), None);
+        assert_eq!(of(8 << 20, false), Some(256 << 10));
+        assert_eq!(of(1 << 30, false), Some(1 << 20));
+        assert_eq!(of((2 << 30) - 1, false), Some(1 << 20));
+        assert_eq!(of(1 << 40, false), Some(16 << 20));
+        assert_eq!(of(8 << 20, true), Some(2 << 20));
+        assert_eq!(of(1 << 48, false), Some(512 << 20));
+        assert_eq!(of((1 << 48) + 1, false), None);
+        for bits in 23..=48 {
+            for size in [(1u64 << bits).saturating_sub(4096), 1 << bits, 3 << (bits - 1)] {
+                for grows in [false, true] {
+                    if let Some(geometry) = Geometry::of_namespace(size, 4096, grows) {
+                        assert!(geometry.is_plausible() && geometry.size_bytes() <= size, "{geometry:?}");
+                        assert!(size - geometry.size_bytes() < u64::from(geometry.segment));
+                    }
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_page_lies_within_one_segment_behind_its_header() {
+        let geometry = Geometry::of_namespace(8 << 20, 512, false).expect("large enough");
+        assert_eq!(geometry.first_segment(), 2);
+        let at = |segment, granule, len| {
+            geometry.locate(ColdWord::new(u64::from(segment * geometry.segment_granules() + granule), len))
+        };
+        assert_eq!(at(2, 64, 1), Some((2, 64)));
+        assert_eq!(at(2, 63, 1), None, "there is the segment's header");
+        assert_eq!(at(2, 4095, 1), Some((2, 4095)));
+        assert_eq!(at(2, 4095, 2), None);
+        assert_eq!(at(1, 64, 1), None, "there are superblocks");
+        assert_eq!(at(31, 64, 1024), Some((31, 64)));
+        assert_eq!(at(32, 64, 1), None);
+        assert_eq!(geometry.locate(ColdWord::NONE), None);
+    }
+}

@@ -1,0 +1,150 @@
+//! Pages of the map: from a page id to where the page lies (disk format 2, section 7.11).
+//!
+//! The map is a radix tree of pages with 256 entries. Entry *j* of level-0 page *i* is page id
+//! 256 *i* + *j*. Upper pages hold references; [`MapTree`] keeps these in memory (16 bytes for 256
+//! page ids), so that any level-0 page is found with one read. A checkpoint writes level-0 pages
+//! that changed and the path above each; [`MapWrite`] says which, from the bottom to the top.
+//!
+//! The design says "levels 1 to 4"; 2^40 ids need five.
+
+#[cfg(test)]
+mod tests;
+mod tree;
+
+pub(super) use tree::{MapLoad, MapTree};
+
+use super::damage::{Checker, Damage, Structure};
+use super::geometry::Geometry;
+use super::page::{self, PageHeader, PageKind};
+use super::word::{ChildWord, ColdWord, PageRef, SecondWord};
+use crate::store::codec::Reader;
+
+/// Entries of a map page.
+pub(super) const ENTRIES: usize = 256;
+/// The bytes of each map page's content.
+pub(super) const MAP_CONTENT_BYTES: usize = ENTRIES * 16;
+
+/// A special word: the page is damaged.
+const DAMAGED: u64 = 3 << 62 | 2;
+
+/// What the map says about one page id.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) enum MapEntry {
+    /// No page; its next use starts with this epoch.
+    Free { epoch: u32 },
+    /// The page's image, and its checksum, epoch and flags.
+    Cold { place: ColdWord, second: SecondWord },
+    /// The page cannot be read any more; what it had is kept, for `salvage`.
+    Damaged { second: SecondWord },
+    /// No page, never used: the entry of a new map page.
+    #[default]
+    Unused,
+}
+
+impl MapEntry {
+    /// The place of its image, if it has one.
+    pub(super) fn place(self) -> ColdWord {
+        if let Self::Cold { place, .. } = self { place } else { ColdWord::NONE }
+    }
+
+    fn words(self) -> (u64, SecondWord) {
+        match self {
+            Self::Unused => (0, SecondWord(0)),
+            Self::Free { epoch } => (0, SecondWord::new(0, epoch, 0)),
+            Self::Cold { place, second } => (place.0, second),
+            Self::Damaged { second } => (DAMAGED, second),
+        }
+    }
+
+    fn from_words(word: u64, second: u64) -> Option<Self> {
+        let free = SecondWord::checked(second, 0).filter(|second| second.checksum() == 0);
+        let flagged = SecondWord::checked(second, SecondWord::COLD | SecondWord::EXPIRES);
+        match word {
+            0 if second == 0 => Some(Self::Unused),
+            0 => free.map(|second| Self::Free { epoch: second.epoch() }),
+            DAMAGED => flagged.map(|second| Self::Damaged { second }),
+            _ => ColdWord::checked(word).zip(flagged).map(|(place, second)| Self::Cold { place, second }),
+        }
+    }
+}
+
+/// A level-0 page.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) struct MapPage(pub(super) Box<[MapEntry; ENTRIES]>);
+
+impl Default for MapPage {
+    fn default() -> Self {
+        Self(Box::new([MapEntry::default(); ENTRIES]))
+    }
+}
+
+impl MapPage {
+    /// Its content.
+    pub(super) fn encode(&self) -> Vec<u8> {
+        let words = self.0.iter().map(|entry| entry.words());
+        words.flat_map(|(word, second)| [word.to_le_bytes(), second.0.to_le_bytes()]).flatten().collect()
+    }
+
+    /// Parses level-0 page `index`, which `bytes` were read for from where `from` says.
+    ///
+    /// # Errors
+    ///
+    /// What is wrong with it.
+    pub(super) fn decode(bytes: &[u8], index: u64, from: PageRef, of: &Owner) -> Result<Self, Damage> {
+        let content = of.content(bytes, 0, index, from)?;
+        let is = Checker::new(Structure::MapPage, from.place.offset());
+        let reader = &mut Reader::new(content);
+        let mut page = Self::default();
+        for entry in page.0.iter_mut() {
+            let (word, second) = (is.some(reader.u64())?, is.some(reader.u64())?);
+            let found = MapEntry::from_words(word, second);
+            *entry = found.ok_or_else(|| is.damage("an entry has bits that no entry has"))?;
+            let place = entry.place();
+            let fits = place.is_none() || of.geometry.locate(place).is_some();
+            is.check(fits, "an entry says that a page lies where none can be")?;
+        }
+        is.check(reader.is_empty(), "it is too long")?;
+        Ok(page)
+    }
+}
+
+/// The references of an upper page.
+pub(super) type Upper = Box<[PageRef; ENTRIES]>;
+
+/// Whose map it is, and where its pages can lie.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owner {
+    pub(super) identity: [u8; 16],
+    pub(super) geometry: Geometry,
+}
+
+impl Owner {
+    /// The content of map page `index` of `level`, if it is that.
+    fn content<'a>(&self, bytes: &'a [u8], level: u8, index: u64, from: PageRef) -> Result<&'a [u8], Damage> {
+        let parsed = page::parse(bytes, from.place, &self.identity);
+        let parsed = parsed.map_err(|damage| Damage { structure: Structure::MapPage, ..damage })?;
+        let wanted = (PageKind::Map, level, ChildWord::new(index, u32::from(level)), from.checksum);
+        parsed.is(Structure::MapPage, from.place, wanted)
+    }
+
+    fn upper(&self, bytes: &[u8], level: u8, index: u64, from: PageRef) -> Result<Upper, Damage> {
+        let content = self.content(bytes, level, index, from)?;
+        let is = Checker::new(Structure::MapPage, from.place.offset());
+        let reader = &mut Reader::new(content);
+        let mut upper: Upper = Box::new([PageRef::default(); ENTRIES]);
+        for entry in upper.iter_mut() {
+            let found = PageRef::decode(reader);
+            *entry = found.ok_or_else(|| is.damage("it has a reference that is none"))?;
+            let place = entry.place;
+            let fits = place.is_none() || self.geometry.locate(place).is_some();
+            is.check(fits, "it says that a page of the map lies where none can be")?;
+        }
+        is.check(reader.is_empty(), "it is too long")?;
+        Ok(upper)
+    }
+}
+
+/// The header of map page `index` of `level`, in the bundle with this number.
+pub(super) fn header(level: u8, index: u64, bundle: u64) -> PageHeader {
+    PageHeader::plain(PageKind::Map, level, ChildWord::new(index, u32::from(level)), bundle)
+}
