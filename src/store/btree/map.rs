@@ -35,6 +35,7 @@ mod loom_tests;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 
+use std::fmt;
 use std::sync::OnceLock;
 
 use self::frames::{FRAME_LEN, Frame, FrameStack};
@@ -112,6 +113,12 @@ impl Entry {
 
 type Chunk = [OnceLock<Box<Frame>>];
 
+impl fmt::Debug for Map {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Map").finish_non_exhaustive()
+    }
+}
+
 /// The entries of all pages, and which ids are free. Shared by all cores.
 pub(in crate::store) struct Map {
     /// Made on demand, as the frames in them are.
@@ -151,6 +158,12 @@ impl Map {
     fn frame(&self, index: u32) -> Option<&Frame> {
         let (chunk, at) = place_of_frame(index);
         Some(self.chunks.get(chunk)?.get()?[at].get()?)
+    }
+
+    /// The first words of all pages, while nobody changes them.
+    pub(in crate::store) fn words(&self) -> impl Iterator<Item = MapWord> + '_ {
+        let frames = 0..self.next_frame.load(Ordering::Relaxed);
+        frames.flat_map(|index| &self.known(index).entries).map(Entry::word)
     }
 
     fn known(&self, index: u32) -> &Frame {

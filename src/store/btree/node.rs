@@ -121,6 +121,13 @@ impl AreaSize {
         usize::from(self.slots)
     }
 
+    /// The same, with at least this many bytes for entries. At most 32 KiB.
+    pub(in crate::store) fn with_room_for(self, heap_bytes: usize) -> Self {
+        let missing = heap_bytes.saturating_sub(self.heap_bytes());
+        let bytes = u16::try_from(usize::from(self.bytes) + missing).expect("an entry is below 64 KiB");
+        Self { bytes, ..self }
+    }
+
     /// The bytes for entries.
     pub(in crate::store) fn heap_bytes(self) -> usize {
         usize::from(self.bytes) - self.slots() * size_of::<u64>()

@@ -172,6 +172,12 @@ mod change;
 mod page;
 mod visit;
 
+pub(in crate::store::btree) use change::Place;
+pub(in crate::store::btree) use page::{
+    Body, Content, Inner, Leaf, Mapping, Page, Remainder, Route, Split, Target,
+};
+pub(in crate::store::btree) use visit::{Care, Step, Visitor};
+
 #[cfg(test)]
 mod arena;
 #[cfg(test)]

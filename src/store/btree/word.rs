@@ -12,6 +12,7 @@
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
 use std::num::NonZeroU64;
 
 /// Addresses on the namespace count in granules of this many bytes.
@@ -36,6 +37,12 @@ impl PageId {
 
     pub(in crate::store) const fn get(self) -> u64 {
         self.0
+    }
+
+    /// A page of a model: ids that tests choose.
+    #[cfg(test)]
+    pub(in crate::store) fn of_test(id: u64) -> Self {
+        Self::new(id).expect("below 2^40")
     }
 }
 
@@ -62,6 +69,12 @@ impl Epoch {
         Self((self.0 + 1) & ((1 << Self::BITS) - 1))
     }
 
+    /// The epoch before this one. It wraps.
+    #[cfg(test)]
+    pub(in crate::store) const fn before(self) -> Self {
+        Self(self.0.wrapping_sub(1) & ((1 << Self::BITS) - 1))
+    }
+
     fn from_low_bits(bits: u64) -> Self {
         let epoch = u32::try_from(bits & mask(Self::BITS)).expect("24 bits fit 32");
         Self(epoch)
@@ -70,8 +83,14 @@ impl Epoch {
 
 /// What a parent stores of a child: bits 0 to 39 the page, bits 40 to 63 its epoch when the parent
 /// last heard of it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, Hash)]
 pub(in crate::store) struct ChildWord(u64);
+
+impl fmt::Debug for ChildWord {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}@{}", self.id().get(), self.epoch().get())
+    }
+}
 
 impl ChildWord {
     pub(in crate::store) fn new(id: PageId, epoch: Epoch) -> Self {

@@ -2,8 +2,8 @@
 //! (`docs/experiments/two-cores-one-log.md`).
 
 use std::hint::black_box;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::Mutex;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
 use super::group::Wal;

@@ -242,7 +242,9 @@ impl Drop for Snapshot<'_> {
         while snapshots.front().is_some_and(|&(_, count)| count == 0) {
             snapshots.pop_front();
         }
-        if snapshots.front().copied() != oldest && snapshots.front().map(|&(b, _)| b) != oldest.map(|(b, _)| b) {
+        if snapshots.front().copied() != oldest
+            && snapshots.front().map(|&(b, _)| b) != oldest.map(|(b, _)| b)
+        {
             self.log.order.withdraw(self.log.core, snapshots.front().map(|&(bound, _)| bound));
         }
     }

@@ -74,7 +74,7 @@ impl<'a, const L: usize, const I: usize> Mapping for &'a Arena<L, I> {
     type Ref = Numbered<'a, ModelPage<L, I>>;
 
     fn root(&self) -> ChildWord {
-        ChildWord::new(PageId::new(0), Epoch::FIRST)
+        ChildWord::new(PageId::of_test(0), Epoch::FIRST)
     }
 
     fn load(&self, id: PageId) -> Self::Ref {
@@ -90,7 +90,7 @@ impl<'a, const L: usize, const I: usize> Mapping for &'a Arena<L, I> {
 
     fn create(&self, content: Content<LeafMap<L>, Children<I>>) -> Option<ChildWord> {
         for at in 0..self.words.len() {
-            let id = PageId::new(u64::try_from(at).expect("small"));
+            let id = PageId::of_test(u64::try_from(at).expect("small"));
             let page = self.load(id);
             if page.body == Body::Free && self.replace(id, &page, Page::live(page.epoch, content.clone())) {
                 return Some(ChildWord::new(id, page.epoch));

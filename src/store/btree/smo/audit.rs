@@ -144,7 +144,7 @@ pub(super) fn check<M: Tree<L, I>, const L: usize, const I: usize>(
         return Err(format!("the tree has {:?}, and should have {truth:?}", walk.entries));
     }
     for at in 0..ids {
-        let id = PageId::new(u64::try_from(at).expect("small"));
+        let id = PageId::of_test(u64::try_from(at).expect("small"));
         let page = tree.load(id);
         let unknown = private.iter().any(|child| child.id() == id);
         match (&page.body, walk.reached.contains(&at)) {

@@ -98,7 +98,6 @@ pub(in crate::store::btree) fn root_split_create_left<M: Mapping>(
 /// Expects the leaf as it was read, so still empty. From here on nobody writes to it: each visitor
 /// finds an epoch that is one more than its parent's, and does R2 before anything else.
 pub(in crate::store::btree) fn remove<M: Mapping>(mapping: &M, at: &Place<M::Ref>) -> bool {
-    debug_assert!(matches!(at.live::<M>(), Content::Leaf(leaf) if leaf.is_empty()));
     let removed = Page { epoch: at.page.epoch.next(), pending: None, body: Body::Removed };
     #[cfg(test)]
     if mapping.defect() == Some(Defect::RemoveBlind) {

@@ -79,14 +79,14 @@ impl<const MAX: usize> Inner for Children<MAX> {
         Self { children: vec![left, right], separators: vec![separator] }
     }
 
-    fn route(&self, target: &Target<Key>) -> Route<'_, Key> {
+    fn route(&self, target: &Target<Key>) -> Route<Key> {
         let at = match target {
             Target::At(key) => self.separators.partition_point(|separator| separator <= key),
             Target::Below(Some(key)) => self.separators.partition_point(|separator| separator < key),
             Target::Below(None) => self.separators.len(),
         };
-        let lower = at.checked_sub(1).map(|below| &self.separators[below]);
-        Route { child: self.children[at], lower, upper: self.separators.get(at) }
+        let lower = at.checked_sub(1).map(|below| self.separators[below]);
+        Route { child: self.children[at], lower, upper: self.separators.get(at).copied() }
     }
 
     fn only_child(&self) -> Option<ChildWord> {
@@ -232,7 +232,7 @@ impl<'p, const L: usize, const I: usize> Memory<'p, L, I> {
 }
 
 pub(super) fn index(id: PageId) -> usize {
-    usize::try_from(id.index()).expect("the models have few pages")
+    usize::try_from(id.get()).expect("the models have few pages")
 }
 
 impl<const L: usize, const I: usize> Mapping for Memory<'_, L, I> {
@@ -242,7 +242,7 @@ impl<const L: usize, const I: usize> Mapping for Memory<'_, L, I> {
     type Ref = Shared<ModelPage<L, I>>;
 
     fn root(&self) -> ChildWord {
-        ChildWord::new(PageId::new(0), Epoch::FIRST)
+        ChildWord::new(PageId::of_test(0), Epoch::FIRST)
     }
 
     fn load(&self, id: PageId) -> Self::Ref {
@@ -271,7 +271,7 @@ impl<const L: usize, const I: usize> Mapping for Memory<'_, L, I> {
         let epoch = self.words.borrow()[at].epoch;
         let page = self.share(Page::live(epoch, content));
         self.words.borrow_mut()[at] = page;
-        Some(ChildWord::new(PageId::new(u64::try_from(at).expect("small")), epoch))
+        Some(ChildWord::new(PageId::of_test(u64::try_from(at).expect("small")), epoch))
     }
 
     fn defect(&self) -> Option<Defect> {

@@ -1,73 +1,10 @@
 //! What the structure changes know of a page, and what they ask of its content and of the mapping.
 
-use std::fmt;
 use std::ops::Deref;
 
 #[cfg(test)]
 use super::defect::Defect;
-
-/// Names a page: an index into the mapping, below 2^40.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug)]
-pub(in crate::store::btree) struct PageId(u64);
-
-/// Counts the changes of a page's range that made it smaller or ended it, modulo 2^24. Only
-/// equality and "one more" are ever asked.
-#[derive(Clone, Copy, PartialEq, Eq, Hash, Debug)]
-pub(in crate::store::btree) struct Epoch(u32);
-
-/// What a parent says of a child: bits 0 to 39 its id, bits 40 to 63 the epoch that the parent last
-/// heard of.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
-pub(in crate::store::btree) struct ChildWord(u64);
-
-impl PageId {
-    const BITS: u32 = 40;
-
-    /// The page with this index in the mapping; the index is below 2^40.
-    pub(in crate::store::btree) fn new(index: u64) -> Self {
-        assert!(index < 1 << Self::BITS, "the mapping has at most 2^40 entries");
-        Self(index)
-    }
-
-    pub(in crate::store::btree) fn index(self) -> u64 {
-        self.0
-    }
-}
-
-impl Epoch {
-    const BITS: u32 = 24;
-    pub(in crate::store::btree) const FIRST: Self = Self(0);
-
-    /// The epoch after this one; after the last comes the first.
-    pub(in crate::store::btree) fn next(self) -> Self {
-        Self((self.0 + 1) & ((1 << Self::BITS) - 1))
-    }
-
-    #[cfg(test)]
-    pub(super) fn before(self) -> Self {
-        Self(self.0.wrapping_sub(1) & ((1 << Self::BITS) - 1))
-    }
-}
-
-impl ChildWord {
-    pub(in crate::store::btree) fn new(id: PageId, epoch: Epoch) -> Self {
-        Self(id.0 | u64::from(epoch.0) << PageId::BITS)
-    }
-
-    pub(in crate::store::btree) fn id(self) -> PageId {
-        PageId(self.0 & ((1 << PageId::BITS) - 1))
-    }
-
-    pub(in crate::store::btree) fn epoch(self) -> Epoch {
-        Epoch(u32::try_from(self.0 >> PageId::BITS).expect("24 bits are left"))
-    }
-}
-
-impl fmt::Debug for ChildWord {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}@{}", self.id().0, self.epoch().0)
-    }
-}
+pub(in crate::store::btree) use crate::store::btree::word::{ChildWord, Epoch, PageId};
 
 /// One immutable state of a page: what a mapping word stands for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -135,7 +72,7 @@ pub(in crate::store::btree) trait Inner: Clone {
     fn pair(left: ChildWord, separator: Self::Key, right: ChildWord) -> Self;
 
     /// The child that holds `target`, and the separators beside it.
-    fn route(&self, target: &Target<Self::Key>) -> Route<'_, Self::Key>;
+    fn route(&self, target: &Target<Self::Key>) -> Route<Self::Key>;
 
     /// The child, if there is only one.
     fn only_child(&self) -> Option<ChildWord>;
@@ -180,12 +117,12 @@ pub(in crate::store::btree) enum Target<K> {
 }
 
 #[derive(Debug)]
-pub(in crate::store::btree) struct Route<'i, K> {
+pub(in crate::store::btree) struct Route<K> {
     pub(in crate::store::btree) child: ChildWord,
     /// The separator below the child, if it is not the first.
-    pub(in crate::store::btree) lower: Option<&'i K>,
+    pub(in crate::store::btree) lower: Option<K>,
     /// The separator above the child, if it is not the last.
-    pub(in crate::store::btree) upper: Option<&'i K>,
+    pub(in crate::store::btree) upper: Option<K>,
 }
 
 /// The mapping under a pin: what is loaded from it stays readable while it is borrowed.

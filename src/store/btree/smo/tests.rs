@@ -65,7 +65,7 @@ fn random_writes_are_those_of_a_map() {
 
 #[test]
 fn a_child_word_keeps_id_and_epoch() {
-    let last = PageId::new((1 << 40) - 1);
+    let last = PageId::of_test((1 << 40) - 1);
     let before_wrap = Epoch::FIRST.before();
     let word = ChildWord::new(last, before_wrap);
     assert_eq!((word.id(), word.epoch()), (last, before_wrap));

@@ -307,8 +307,8 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
             return Step::Arrived;
         };
         let route = inner.route(&self.target);
-        self.lower = route.lower.or(self.lower.as_ref()).cloned();
-        self.upper = route.upper.or(self.upper.as_ref()).cloned();
+        self.lower = route.lower.or(self.lower.take());
+        self.upper = route.upper.or(self.upper.take());
         self.go(Next::Load(route.child))
     }
 

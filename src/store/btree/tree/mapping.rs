@@ -1,0 +1,227 @@
+//! The mapping as structure changes use it: pages are loaded under a guard, and replaced as a whole.
+
+use std::cell::Cell;
+use std::ops::Deref;
+use std::rc::Rc;
+
+use super::content::{InnerContent, LeafContent, of_image, to_image};
+use super::{Core, State};
+use crate::store::btree::area::spin;
+use crate::store::btree::image::{
+    self, Change, ChangeKind, Changes, InnerBuilder, InnerImage, InnerParts, LeafBuilder, LeafImage,
+};
+use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
+use crate::store::btree::smo::{Body, Content, Mapping, Page, Split};
+use crate::store::btree::word::{ChildWord, Epoch, MapView, MapWord, PageId};
+use crate::store::reclaim::Guard;
+
+/// A tree under a guard.
+pub(super) struct Pinned<'g, M: NodeMemory> {
+    core: &'g Core<M>,
+    root: ChildWord,
+    /// What a new area has to have room for, in bytes.
+    entry_bytes: usize,
+    is_out_of_room: Cell<bool>,
+    _guard: &'g Guard<'g>,
+}
+
+type PageContent<'g> = Page<LeafContent<'g>, InnerContent<'g>, Vec<u8>>;
+
+/// A page as one load saw it.
+#[derive(Clone, Debug)]
+pub(super) struct Loaded<'g>(Rc<(MapWord, Option<NodeRef<'g>>, PageContent<'g>)>);
+
+impl<'g> Deref for Loaded<'g> {
+    type Target = PageContent<'g>;
+
+    fn deref(&self) -> &PageContent<'g> {
+        &self.0.2
+    }
+}
+
+impl<'g> Loaded<'g> {
+    fn word(&self) -> MapWord {
+        self.0.0
+    }
+
+    pub(super) fn node(&self) -> Option<NodeRef<'g>> {
+        self.0.1
+    }
+}
+
+impl<'g, M: NodeMemory> Pinned<'g, M> {
+    pub(super) fn new(core: &'g Core<M>, root: ChildWord, guard: &'g Guard<'g>) -> Self {
+        Self { core, root, entry_bytes: 0, is_out_of_room: Cell::new(false), _guard: guard }
+    }
+
+    /// For a writer whose entry takes this many bytes of an area.
+    pub(super) fn for_entry(self, bytes: usize) -> Self {
+        Self { entry_bytes: bytes, ..self }
+    }
+
+    /// Whether a step was not done because there was no memory or no id for a page.
+    pub(super) fn is_out_of_room(&self) -> bool {
+        self.is_out_of_room.get()
+    }
+
+    /// A node of a page with this content, an inner page of `level` if the content does not know it.
+    /// None if there is no memory.
+    fn build(&self, child: ChildWord, new: &PageContent<'_>, level: u8) -> Option<NewNode<'g, M>> {
+        let mut changes = Vec::new();
+        if let Some(Split { separator, right }) = &new.pending {
+            let (kind, left) = (ChangeKind::Split, image::ChildWord::NONE);
+            Change { kind, left, right: to_image(*right), separator }.append_to(&mut changes);
+        }
+        let (state, content) = match &new.body {
+            Body::Live(content) => (State::Live, Some(content)),
+            Body::Moved(content) => (State::Moved, Some(content)),
+            Body::Removed | Body::Free => (State::Removed, None),
+        };
+        let memory = &*self.core.pages.memory;
+        let shape = |area, image_len, level| Shape {
+            kind: state.code(),
+            level,
+            ..Shape::new(child, area, image_len)
+        };
+        match content {
+            Some(Content::Leaf(leaf)) => {
+                let (entries, range) = leaf.entries();
+                let builder = LeafBuilder::new(entries[range].iter().copied(), &changes);
+                let len = builder.size_bytes();
+                let area = match state {
+                    State::Live => area_over(len).with_room_for(self.entry_bytes),
+                    State::Moved | State::Removed => AreaSize::NONE,
+                };
+                let mut node = NewNode::build(memory, &shape(area, len, 0))?;
+                builder.write(&mut node.image_mut()[..len]);
+                Some(node)
+            }
+            Some(Content::Inner(inner)) => {
+                let image = inner.image();
+                let parts = InnerParts { changes: &changes, ..InnerContent::parts(&image) };
+                let builder = InnerBuilder::new(image.branches(0..image.len()), parts);
+                let len = builder.size_bytes();
+                let mut node =
+                    NewNode::build(memory, &shape(AreaSize::NONE, len, inner.level().unwrap_or(level)))?;
+                builder.write(&mut node.image_mut()[..len]);
+                Some(node)
+            }
+            None => NewNode::build(memory, &shape(AreaSize::NONE, 0, 0)),
+        }
+    }
+
+    /// Replaces a page by one that is `new`, and retires its node.
+    fn install(&self, id: PageId, current: &Loaded<'g>, new: NewNode<'g, M>) -> bool {
+        let entry = self.core.entry(id);
+        let address = new.publish();
+        if entry.replace(current.word(), MapWord::node(address)).is_ok() {
+            self.core.retire(current.word());
+            return true;
+        }
+        // SAFETY: the node was not installed, so nobody else knows it.
+        drop(unsafe { NewNode::take_back(&*self.core.pages.memory, address) });
+        false
+    }
+}
+
+/// The area of a leaf whose image has this many bytes.
+fn area_over(image_len: usize) -> AreaSize {
+    let [_, small, middle, large, _] = AreaSize::ALL;
+    match image_len {
+        0..512 => small,
+        512..2048 => middle,
+        _ => large,
+    }
+}
+
+impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
+    type Key = Vec<u8>;
+    type Leaf = LeafContent<'g>;
+    type Inner = InnerContent<'g>;
+    type Ref = Loaded<'g>;
+
+    fn root(&self) -> ChildWord {
+        self.root
+    }
+
+    fn load(&self, id: PageId) -> Loaded<'g> {
+        let (word, second) = self.core.entry(id).load();
+        let node = match word.view() {
+            MapView::Node(address) => {
+                // SAFETY: the word was loaded with Acquire under the guard, which keeps the node.
+                unsafe { NodeRef::at(address) }
+            }
+            _ => return Loaded(Rc::new((word, None, Page::free(second.epoch())))),
+        };
+        let content = || {
+            if node.level() == 0 {
+                Content::Leaf(LeafContent::of(node))
+            } else {
+                Content::Inner(InnerContent::of(node))
+            }
+        };
+        let pending = |changes: Changes<'_>| {
+            changes
+                .pending()
+                .map(|split| Split { separator: split.separator.to_vec(), right: of_image(split.right) })
+        };
+        let (body, pending) = match State::of_code(node.kind()) {
+            State::Removed => (Body::Removed, None),
+            State::Moved => (Body::Moved(content()), None),
+            State::Live => {
+                let content = content();
+                let changes = match &content {
+                    Content::Leaf(_) => LeafImage::of_verified(node.image()).changes(),
+                    Content::Inner(_) => InnerImage::of_verified(node.image()).changes(),
+                };
+                (Body::Live(content), pending(changes))
+            }
+        };
+        let epoch: Epoch = node.child().epoch();
+        Loaded(Rc::new((word, Some(node), Page { epoch, pending, body })))
+    }
+
+    fn replace(&self, id: PageId, current: &Loaded<'g>, new: PageContent<'g>) -> bool {
+        if matches!(new.body, Body::Free) {
+            // Only one visitor comes to this: see `release` and `give_back`.
+            self.core.pages.map.free(id, current.word(), new.epoch);
+            self.core.retire(current.word());
+            return true;
+        }
+        if let Some(node) = current.node().filter(|node| node.level() == 0) {
+            // What the new page says of the leaf has to be its last word.
+            node.area().freeze();
+            node.area().decide_all(spin);
+            let empty = matches!(current.content(), Some(Content::Leaf(leaf)) if leaf.entries().1.is_empty());
+            if matches!(new.body, Body::Removed) && !empty {
+                return false;
+            }
+        }
+        let level = current.node().map_or(0, |node| node.level());
+        match self.build(ChildWord::new(id, new.epoch), &new, level + 1) {
+            Some(node) => self.install(id, current, node),
+            None => {
+                self.is_out_of_room.set(true);
+                false
+            }
+        }
+    }
+
+    fn create(&self, content: Content<LeafContent<'g>, InnerContent<'g>>) -> Option<ChildWord> {
+        let free = self.core.pages.map.allocate(None, &mut self.core.filling.borrow_mut());
+        let Some((id, epoch)) = free else {
+            self.is_out_of_room.set(true);
+            return None;
+        };
+        let child = ChildWord::new(id, epoch);
+        let Some(node) = self.build(child, &Page::live(epoch, content), 0) else {
+            self.core.pages.map.free(id, MapWord::FREE, epoch);
+            self.is_out_of_room.set(true);
+            return None;
+        };
+        let address = node.publish();
+        let installed = self.core.entry(id).replace(MapWord::FREE, MapWord::node(address));
+        debug_assert_eq!(installed, Ok(()), "nobody else has the id");
+        Some(child)
+    }
+}

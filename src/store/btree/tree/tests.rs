@@ -1,0 +1,252 @@
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::store::btree::node::ProcessMemory;
+
+fn pages(cores: usize) -> Arc<Pages<ProcessMemory>> {
+    Pages::new(ProcessMemory, 1 << 20, cores)
+}
+
+/// Counts up: the sequence numbers of a test.
+fn numbers() -> impl FnMut(bool) -> u64 {
+    let mut last = 0;
+    move |_| {
+        last += 1;
+        last
+    }
+}
+
+fn forwards(core: &Core<ProcessMemory>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut from = Some(Vec::new());
+    while let Some(key) = from {
+        from = core.scan_leaf(root, Target::At(key), |key, found| {
+            all.push((key.to_vec(), found.value.to_vec()));
+        });
+    }
+    all
+}
+
+fn backwards(core: &Core<ProcessMemory>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
+    let mut all = Vec::new();
+    let mut below = core.scan_leaf(root, Target::Below(None), |key, found| {
+        all.push((key.to_vec(), found.value.to_vec()));
+    });
+    while below.is_some() {
+        below = core.scan_leaf(root, Target::Below(below), |key, found| {
+            all.push((key.to_vec(), found.value.to_vec()));
+        });
+    }
+    all.reverse();
+    all
+}
+
+#[test]
+fn what_was_written_is_read_and_what_was_deleted_is_not() {
+    let pages = pages(1);
+    let core = pages.attach().expect("a core");
+    let root = core.new_tree().expect("room");
+    let mut draw = numbers();
+    for number in 0..20_000u32 {
+        let key = (number.wrapping_mul(0x9e37_79b9)).to_be_bytes();
+        core.write(root, &key, Change::Put(&number.to_le_bytes()), &mut draw).expect("room");
+    }
+    let guard = core.pin();
+    for number in 0..20_000u32 {
+        let key = (number.wrapping_mul(0x9e37_79b9)).to_be_bytes();
+        let found = core.get(root, &key, &guard).map(|found| found.value);
+        assert_eq!(found, Some(&number.to_le_bytes()[..]), "{number}");
+        assert_eq!(core.get(root, &key[1..], &guard), None);
+    }
+    drop(guard);
+    assert_eq!(forwards(&core, root).len(), 20_000);
+    for number in 0..20_000u32 {
+        let key = (number.wrapping_mul(0x9e37_79b9)).to_be_bytes();
+        core.write(root, &key, Change::Delete, &mut draw).expect("room");
+    }
+    assert!(forwards(&core, root).is_empty());
+    let in_use = pages.map.words().filter(|word| *word != MapWord::FREE).count();
+    assert!(in_use <= 3, "{in_use} pages are left of an empty tree");
+}
+
+#[derive(Clone, Debug)]
+enum Step {
+    Put(u16, Vec<u8>),
+    Delete(u16),
+    Append(u16, u8),
+    DeleteAllBelow(u16),
+}
+
+fn key_of(number: u16) -> Vec<u8> {
+    // Of different lengths, with shared prefixes, prefixes of each other among them.
+    let mut key = b"shared/".to_vec();
+    key.extend(number.to_be_bytes().into_iter().take(1 + usize::from(number % 3 > 0)));
+    key.extend(vec![b'x'; usize::from(number % 40)]);
+    key
+}
+
+fn step() -> impl Strategy<Value = Step> {
+    let value = prop_oneof![
+        8 => prop::collection::vec(any::<u8>(), 0..120),
+        1 => prop::collection::vec(any::<u8>(), 900..1008),
+    ];
+    prop_oneof![
+        20 => (any::<u16>(), value).prop_map(|(key, value)| Step::Put(key, value)),
+        15 => any::<u16>().prop_map(Step::Delete),
+        10 => (any::<u16>(), any::<u8>()).prop_map(|(key, byte)| Step::Append(key, byte)),
+        1 => any::<u16>().prop_map(Step::DeleteAllBelow),
+    ]
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+
+    #[test]
+    fn one_core_sees_a_map(steps in prop::collection::vec(step(), 1..1500)) {
+        let pages = pages(1);
+        let core = pages.attach().expect("a core");
+        let root = core.new_tree().expect("room");
+        let mut draw = numbers();
+        let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
+        for step in steps {
+            match step {
+                Step::Put(number, value) => {
+                    core.write(root, &key_of(number), Change::Put(&value), &mut draw).expect("room");
+                    model.insert(key_of(number), value);
+                }
+                Step::Delete(number) => {
+                    core.write(root, &key_of(number), Change::Delete, &mut draw).expect("room");
+                    model.remove(&key_of(number));
+                }
+                Step::Append(number, byte) => {
+                    core.update(root, &key_of(number), |found, value| {
+                        value.extend_from_slice(found.map_or(&[], |found| found.value));
+                        value.truncate(900);
+                        value.push(byte);
+                        Some(Change::Put(value))
+                    }, &mut draw).expect("room");
+                    let value = model.entry(key_of(number)).or_default();
+                    value.truncate(900);
+                    value.push(byte);
+                }
+                Step::DeleteAllBelow(number) => {
+                    let end = key_of(number);
+                    let keys: Vec<_> = model.range(..end).map(|(key, _)| key.clone()).collect();
+                    for key in keys {
+                        core.write(root, &key, Change::Delete, &mut draw).expect("room");
+                        model.remove(&key);
+                    }
+                }
+            }
+        }
+        let expected: Vec<_> = model.clone().into_iter().collect();
+        prop_assert_eq!(&forwards(&core, root), &expected);
+        prop_assert_eq!(&backwards(&core, root), &expected);
+        let guard = core.pin();
+        for (key, value) in &model {
+            prop_assert_eq!(core.get(root, key, &guard).map(|found| found.value), Some(&value[..]));
+        }
+    }
+}
+
+/// Two threads add to counters and move a token between keys, while they delete and put others.
+#[test]
+fn cores_write_one_tree_at_once_and_lose_nothing() {
+    const KEYS: u64 = 512;
+    const ADDS: u64 = 60_000;
+    let pages = pages(2);
+    let seq = AtomicU64::new(0);
+    let root = pages.attach().expect("a core").new_tree().expect("room");
+    std::thread::scope(|scope| {
+        for thread in 0..2u64 {
+            let (pages, seq) = (&pages, &seq);
+            scope.spawn(move || {
+                let core = pages.attach().expect("a core");
+                let mut draw = |_| seq.fetch_add(1, Ordering::AcqRel) + 1;
+                for number in 0..ADDS {
+                    let key = (number * 7919 % KEYS).to_be_bytes();
+                    core.update(
+                        root,
+                        &key,
+                        |found, value| {
+                            let count = found.map_or(0, |found| {
+                                u64::from_le_bytes(found.value[..8].try_into().expect("8 bytes"))
+                            });
+                            value.extend_from_slice(&(count + 1).to_le_bytes());
+                            value.extend_from_slice(&[7; 60]);
+                            Some(Change::Put(value))
+                        },
+                        &mut draw,
+                    )
+                    .expect("room");
+                    // Keys of its own come and go, so that leaves split and are removed.
+                    let own =
+                        [&key[..], &[u8::try_from(thread).expect("small")], &number.to_be_bytes()].concat();
+                    core.write(root, &own, Change::Put(&[1; 100]), &mut draw).expect("room");
+                    if number >= 1000 {
+                        let old = number - 1000;
+                        let key = (old * 7919 % KEYS).to_be_bytes();
+                        let own =
+                            [&key[..], &[u8::try_from(thread).expect("small")], &old.to_be_bytes()].concat();
+                        let guard = core.pin();
+                        assert!(core.get(root, &own, &guard).is_some(), "an own key is lost: {old}");
+                        drop(guard);
+                        core.write(root, &own, Change::Delete, &mut draw).expect("room");
+                    }
+                }
+            });
+        }
+    });
+    let core = pages.attach().expect("a core");
+    let all = forwards(&core, root);
+    let sum: u64 = all
+        .iter()
+        .filter(|(key, _)| key.len() == 8)
+        .map(|(_, value)| u64::from_le_bytes(value[..8].try_into().expect("8 bytes")))
+        .sum();
+    assert_eq!(sum, 2 * ADDS);
+    assert_eq!(all.len() as u64, KEYS + 2 * 1000);
+}
+
+/// Prints how long point reads and writes take, in memory, of as many records as `BOSON_RECORDS`
+/// says: 16 bytes of key and 100 of value, in random order.
+#[test]
+#[ignore = "a measurement"]
+fn time_of_point_reads_and_writes() {
+    let records: u64 =
+        std::env::var("BOSON_RECORDS").map_or(1_000_000, |text| text.parse().expect("a number"));
+    let pages = Pages::new(ProcessMemory, 1 << 24, 1);
+    let core = pages.attach().expect("a core");
+    let root = core.new_tree().expect("room");
+    let mut draw = numbers();
+    let key = |number: u64| {
+        let hash = xxhash_rust::xxh3::xxh3_128(&number.to_le_bytes());
+        hash.to_be_bytes()
+    };
+    let value = [5; 100];
+    for round in 0..2 {
+        let start = std::time::Instant::now();
+        for number in 0..records {
+            core.write(root, &key(number), Change::Put(&value), &mut draw).expect("room");
+        }
+        let each = start.elapsed().as_nanos() / u128::from(records);
+        println!("{}: {each} ns", if round == 0 { "insert" } else { "overwrite" });
+    }
+    for round in 0..3 {
+        let start = std::time::Instant::now();
+        let mut found = 0;
+        for number in 0..records {
+            let number = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % records;
+            let guard = core.pin();
+            found += core.get(root, &key(number), &guard).map_or(0, |found| found.value.len());
+        }
+        let each = start.elapsed().as_nanos() / u128::from(records);
+        println!("read, round {round}: {each} ns, {found} bytes");
+    }
+    let start = std::time::Instant::now();
+    let count = forwards(&core, root).len();
+    println!("scan: {} ns a record, {count} records", start.elapsed().as_nanos() / u128::from(records));
+}
