@@ -17,7 +17,8 @@ pub(in crate::store) enum IntentState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Lookup<'a> {
     /// The newest entry, which may be a committed intent; it has that kind then which the intent
-    /// becomes. If it is a [merge operand](Kind::Merge), older ones follow: see [`Area::live`].
+    /// becomes. If it is a [merge operand](Kind::Merge), older ones follow: see
+    /// [`Area::versions`].
     pub(in crate::store) newest: Option<Entry<'a>>,
     /// The record of an open transaction that writes the key.
     pub(in crate::store) open_intent: Option<u64>,
@@ -92,6 +93,18 @@ impl<'a> Area<'a> {
             }
         }
         found
+    }
+
+    /// The live entries of `key`, the last slot first; intents as they are.
+    pub(in crate::store) fn versions<'k>(
+        &self,
+        key: &'k [u8],
+        tag: u16,
+    ) -> impl Iterator<Item = Entry<'a>> + use<'a, 'k> {
+        let area = *self;
+        let of_tag = move |index: &usize| area.slots.load(*index).tag() == tag;
+        let entries = (0..self.taken()).rev().filter(of_tag).filter_map(move |index| area.entry(index));
+        entries.filter(move |entry| entry.key == key)
     }
 
     /// All live entries, the last slot first; intents as they are.

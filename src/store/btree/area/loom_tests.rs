@@ -160,7 +160,7 @@ fn canary_increments_of_a_frozen_area() {
 
 /// An increment beside a blind write of the same key: one of them comes first.
 fn increment_and_put(defect: Option<Defect>) {
-    model(6, move || {
+    model(4, move || {
         let leaf = Rc::new(Leaf::new(3, defect));
         let put = spawn(&leaf, |leaf| leaf.put(1, 10));
         let increment = leaf.increment(1);
@@ -185,7 +185,7 @@ fn canary_a_put_is_not_ordered_after_an_increment() {
 
 /// An increment beside a transaction that writes the same key: one of them comes first.
 fn increment_and_transaction(defect: Option<Defect>) {
-    model(6, move || {
+    model(4, move || {
         let leaf = Rc::new(Leaf::new(3, None));
         let transaction = spawn(&leaf, move |leaf| leaf.transact(1, 10, defect));
         let increment = leaf.increment(1);
@@ -215,7 +215,7 @@ fn canary_an_intent_is_not_ordered_after_an_increment() {
 /// Writers of two keys in an area with one slot: each has to make room for itself.
 #[test]
 fn writers_make_room() {
-    model(5, || {
+    model(3, || {
         let leaf = Rc::new(Leaf::new(1, None));
         let one = spawn(&leaf, |leaf| leaf.put(1, 10));
         let two = leaf.put(2, 20);

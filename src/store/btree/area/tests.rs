@@ -63,6 +63,8 @@ fn the_newest_write_is_found() {
     assert_eq!(get(area, b"a"), found(4, Kind::Delete, b""));
     let seqs: Vec<u64> = area.live().map(|entry| entry.seq).collect();
     assert_eq!(seqs, [4, 3, 2, 1], "newest first");
+    let seqs: Vec<u64> = area.versions(b"a", tag(b"a")).map(|entry| entry.seq).collect();
+    assert_eq!(seqs, [4, 3, 1]);
 }
 
 #[test]

@@ -18,6 +18,8 @@ use crate::store::btree::word::{MapView, MapWord, NodeAddress};
 pub(super) type Version = (u64, u64);
 
 const ENTRY_BYTES: usize = 24;
+/// A writer starts over when another one stands in its way. Models are short, so that ends.
+const MAX_ATTEMPTS: usize = 16;
 
 struct Node {
     words: Vec<AtomicU64>,
@@ -182,7 +184,7 @@ impl Leaf {
     /// A blind write.
     pub(super) fn put(&self, key: u8, value: u64) -> Told {
         let mut told = Told::default();
-        for _ in 0..8 {
+        for _ in 0..MAX_ATTEMPTS {
             let (word, node) = self.current();
             let area = node.area().with_defect(self.defect);
             let written = Self::entry(Kind::Put, key, value, |new| {
@@ -202,7 +204,7 @@ impl Leaf {
     /// intent on the key.
     pub(super) fn increment(&self, key: u8) -> Told {
         let mut told = Told::default();
-        for _ in 0..8 {
+        for _ in 0..MAX_ATTEMPTS {
             let (word, node) = self.current();
             let area = node.area().with_defect(self.defect);
             let view = area.view(7, self.wait());

@@ -27,6 +27,18 @@ struct Leaf {
 struct Told {
     live: Vec<u64>,
     void: Vec<u64>,
+    steps: u32,
+}
+
+impl Told {
+    /// Between two steps: lets the other thread run, now and then. Without this two threads on a
+    /// busy machine take turns of milliseconds, in which nothing meets.
+    fn step(&mut self) {
+        self.steps = self.steps.wrapping_add(1);
+        if self.steps.wrapping_mul(0x9E37_79B9) >> 28 == 0 {
+            thread::yield_now();
+        }
+    }
 }
 
 fn version(image: &[u8], key: u8) -> (u64, u64) {
@@ -60,8 +72,9 @@ impl Leaf {
         (word, unsafe { NodeRef::at(address) })
     }
 
-    fn replace(&self, word: u64, node: NodeRef<'_>) {
+    fn replace(&self, told: &mut Told, word: u64, node: NodeRef<'_>) {
         node.area().freeze();
+        told.step();
         node.area().decide_all(spin);
         let mut new = new_leaf_node();
         let image = new.image_mut();
@@ -72,6 +85,7 @@ impl Leaf {
             image[at..at + 8].copy_from_slice(&entry.seq.to_le_bytes());
             image[at + 8..at + 16].copy_from_slice(entry.value);
         }
+        told.step();
         let new = new.publish();
         let installed = MapWord::node(new).bits();
         let is_ours =
@@ -87,17 +101,23 @@ impl Leaf {
             let (word, node) = self.current();
             let area = node.area();
             let mut drawn = None;
-            let draw = |_| *drawn.insert(self.counter.fetch_add(1, Ordering::AcqRel));
+            let mut draw = |told: &mut Told| {
+                told.step();
+                let seq = *drawn.insert(self.counter.fetch_add(1, Ordering::AcqRel));
+                told.step();
+                seq
+            };
             let written = if is_blind {
                 let value = value(0).to_le_bytes();
-                area.write(&entry(Kind::Put, &[key], &value), spin, draw)
+                area.write(&entry(Kind::Put, &[key], &value), spin, |_| draw(told))
             } else {
                 let view = area.view(tag(&[key]), spin);
                 let found = area.lookup_in(view, &[key], tag(&[key]), no_intents);
                 let before = found.newest.map_or(version(node.image(), key).1, value_of);
                 let value = value(before).to_le_bytes();
+                told.step();
                 match area.reserve_at(view, &entry(Kind::Put, &[key], &value)) {
-                    Ok(reserved) => reserved.finish(spin, draw),
+                    Ok(reserved) => reserved.finish(spin, |_| draw(told)),
                     Err(refused) => Written::Refused(refused),
                 }
             };
@@ -105,7 +125,7 @@ impl Leaf {
                 Written::Live(seq) => return told.live.push(seq),
                 Written::Aborted(_) => told.void.extend(drawn),
                 Written::Refused(Refused::Changed) => {}
-                Written::Refused(_) => self.replace(word, node),
+                Written::Refused(_) => self.replace(told, word, node),
             }
         }
     }
@@ -144,6 +164,11 @@ fn work(leaf: &Leaf, rounds: u64, thread: u64) -> Told {
         assert!(seq >= own, "a writer sees its write or a later one");
         assert!(seq > own || value == round << 1 | thread, "a number has one value");
         leaf.write(&mut told, COUNTED, |before| before + 1, false);
+        if round % 5 == 0 {
+            // An area that is not full, which writers may be at.
+            let (word, node) = leaf.current();
+            leaf.replace(&mut told, word, node);
+        }
         for (key, seen) in (0u8..).zip(&mut seen) {
             let (seq, _) = leaf.get(key);
             assert!(seq >= *seen, "a reader never goes back");
@@ -155,7 +180,7 @@ fn work(leaf: &Leaf, rounds: u64, thread: u64) -> Told {
 
 #[test]
 fn two_threads_lose_nothing() {
-    const ROUNDS: u64 = 20_000;
+    const ROUNDS: u64 = 5_000;
     let leaf = Leaf::new();
     let both = thread::scope(|scope| {
         let threads = [0, 1].map(|thread| {
