@@ -20,6 +20,10 @@ pub(in crate::store) struct Lookup<'a> {
     /// becomes. If it is a [merge operand](Kind::Merge), older ones follow: see
     /// [`Area::versions`].
     pub(in crate::store) newest: Option<Entry<'a>>,
+    /// Whether `newest` is a committed intent. Then what lies below the area may be newer: the
+    /// intent may have come here from the node before this one, whose plain entries are in the
+    /// image now, also those that drew their number after the transaction did.
+    pub(in crate::store) is_intent: bool,
     /// The record of an open transaction that writes the key.
     pub(in crate::store) open_intent: Option<u64>,
 }
@@ -60,7 +64,7 @@ impl<'a> Area<'a> {
         before: u64,
         mut intent: impl FnMut(u64) -> IntentState,
     ) -> Lookup<'a> {
-        let mut found = Lookup { newest: None, open_intent: None };
+        let mut found = Lookup { newest: None, is_intent: false, open_intent: None };
         let mut is_plain_found = false;
         for index in (0..end).rev() {
             let word = self.slots.load(index);
@@ -90,6 +94,7 @@ impl<'a> Area<'a> {
             is_plain_found |= !is_intent;
             if found.newest.is_none_or(|newest| newest.seq < entry.seq) {
                 found.newest = Some(entry);
+                found.is_intent = is_intent;
             }
         }
         found

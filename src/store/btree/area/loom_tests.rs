@@ -212,6 +212,35 @@ fn canary_an_intent_is_not_ordered_after_an_increment() {
     increment_and_transaction(Some(Defect::DrawWithoutOrder));
 }
 
+/// A put beside a transaction that writes the same key, and a consolidation, which carries the
+/// transaction's intent over while that is open.
+fn put_and_transaction(defect: Option<Defect>) {
+    model(3, move || {
+        let leaf = Rc::new(Leaf::new(3, defect));
+        let transaction = spawn(&leaf, |leaf| leaf.transact(1, 10, None));
+        let put = spawn(&leaf, |leaf| leaf.put(1, 20));
+        leaf.consolidate();
+        let (transaction, put) = (join(transaction), join(put));
+        leaf.check(&[&transaction, &put]);
+        let put = (put.live[0], 20);
+        let newest = transaction.live.first().map_or(put, |seq| put.max((*seq, 10)));
+        assert_eq!(leaf.get(1), Some(newest), "the larger number wins");
+        leaf.consolidate();
+        assert_eq!(leaf.get(1), Some(newest), "a consolidation changes nothing");
+    });
+}
+
+#[test]
+fn of_a_put_and_a_transaction_the_larger_number_wins() {
+    put_and_transaction(None);
+}
+
+#[test]
+#[should_panic(expected = "the larger number wins")]
+fn canary_an_intent_that_was_carried_over_hides_what_is_newer() {
+    put_and_transaction(Some(Defect::TrustIntents));
+}
+
 /// Writers of two keys in an area with one slot: each has to make room for itself.
 #[test]
 fn writers_make_room() {
