@@ -106,7 +106,8 @@ use {
 /// room by a consolidation, or help with the one that is under way, and start over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Refused {
-    /// No slot is left, or the heap has too little room for this entry.
+    /// No slot is left, or the heap has too little room for this entry. An entry that needs more
+    /// than the heap of an empty area never fits.
     Full,
     /// The area is frozen: its node is being replaced.
     Frozen,
