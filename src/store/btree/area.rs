@@ -18,28 +18,44 @@
 //!    CAS. If it fails, a later writer of the key, or a consolidation, has aborted the slot: the
 //!    number is void, and the writer starts over.
 //!
-//! Every kind of slot settles before it becomes live, intents too, whose number is drawn much later.
-//! Without that a read-modify-write could reserve, and a transaction write and commit, and the
-//! read-modify-write draw a larger number than the write that it did not see.
+//! An abort needs no help from the writer that it hits, so nobody waits for a thread that does not
+//! run. It is the price that two writers of a key can abort each other in turns; the wait makes
+//! that rare, and whoever was aborted often yields.
 //!
 //! # A read-modify-write
 //!
 //! [`view`](Area::view) finds the first free slot and settles what lies before it;
-//! [`lookup`](Area::lookup) reads the key there; [`reserve_at`](Area::reserve_at) takes exactly that
-//! slot. If it succeeds no slot was taken since the view, and whatever is reserved later settles
-//! this slot first. A slot is free once only, so no version has to be compared. An open intent for
-//! the key is a conflict: the transaction may draw its number before this write does.
+//! [`lookup`](Area::lookup) reads the key there; [`reserve_at`](Area::reserve_at) takes exactly
+//! that slot. If it succeeds no slot was taken since the view, and whatever is reserved later
+//! settles this slot first. A slot is free once only, so no version has to be compared. An open
+//! intent for the key is a conflict: the transaction may draw its number before this write does.
 //!
 //! A cached copy is written in this way too. By [`reserve`](Area::reserve) it could come after a
 //! newer put of its key, and hide it.
 //!
+//! # Intents
+//!
+//! A transaction's intent settles like a write, and becomes live as an intent, with the address of
+//! the transaction record. Its number is drawn later, when all intents of the transaction are live.
+//! So an intent has a larger number than all earlier slots of its key, and any relation to later
+//! ones. Three rules follow:
+//!
+//! - It settles although it does not draw. Else a read-modify-write could reserve, a transaction
+//!   write and commit, and the read-modify-write draw a larger number than the write that it did
+//!   not see.
+//! - Readers look for intents in all slots, and take the largest number.
+//! - A consolidation that carries an open intent into the new area puts later writes of the key
+//!   below it, into the image. So whoever finds that the newest entry of an area is a committed
+//!   intent ([`Lookup::is_intent`]) compares its number with that of what lies below.
+//!
 //! # Freezing
 //!
 //! [`freeze`](Area::freeze) seals the area, and [`decide_all`](Area::decide_all) waits for, or
-//! aborts, what is reserved. Then the content is final: it is merged into a new node, which replaces
-//! this one by a CAS of the mapping word. A full area needs no seal: nobody can take a slot. All
-//! numbers in the new node's area are larger than all numbers here: its writers draw after they
-//! reserved there, which is after the last slot here became live.
+//! aborts, what is reserved. Then the content is final: it is merged into a new node, which
+//! replaces this one by a CAS of the mapping word. A full area needs no seal: nobody can take a
+//! slot. All numbers in the new node's area are larger than all numbers here: its writers draw
+//! after they reserved there, which is after the last slot here became live. For the same reason
+//! nobody may put a node with an area on top of this one before its slots are decided.
 //!
 //! # Dirt
 //!
@@ -53,10 +69,12 @@
 //! | access | ordering | what it publishes |
 //! |---|---|---|
 //! | CAS free → reserved | AcqRel | all slots before it are taken: who sees this one sees them |
-//! | CAS reserved → live | Release | entry and number |
-//! | load of a slot | Acquire | an entry that is live; that the draw of a settled slot came before |
-//! | CAS free → sealed | AcqRel | – |
-//! | CAS reserved → aborted | AcqRel | – |
+//! | CAS reserved → live | Release is enough | entry and number |
+//! | load of a slot | Acquire | an entry that is live; the draw of a settled slot came before |
+//! | CAS free → sealed, reserved → aborted | Acquire is enough | – |
+//! | failed CAS | Acquire | as a load |
+//!
+//! All of them are one function, whose CAS is AcqRel.
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 #![cfg_attr(all(test, any(loom, shuttle)), allow(dead_code, reason = "models use a part of it"))]
 
@@ -88,7 +106,8 @@ use {
 /// room by a consolidation, or help with the one that is under way, and start over.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Refused {
-    /// No slot is left, or the heap has too little room for this entry.
+    /// No slot is left, or the heap has too little room for this entry. An entry that needs more
+    /// than the heap of an empty area never fits.
     Full,
     /// The area is frozen: its node is being replaced.
     Frozen,
@@ -133,8 +152,8 @@ pub(in crate::store) struct Area<'a> {
     defect: Option<Defect>,
 }
 
-/// Waits for a slot that is reserved: some 200 ns altogether. That is longer than a writer that runs
-/// takes from reserving to publishing, and shorter than to be preempted.
+/// Waits for a slot that is reserved: some 200 ns altogether. That is longer than a writer that
+/// runs takes from reserving to publishing, and shorter than to be preempted.
 pub(in crate::store) fn spin(waited: u32) -> bool {
     const ROUNDS: u32 = 8;
     std::hint::spin_loop();
@@ -242,7 +261,8 @@ impl<'a> Area<'a> {
         }
     }
 
-    /// What a read-modify-write of a key with this tag reads. Every slot of the tag in it is decided.
+    /// What a read-modify-write of a key with this tag reads. Every slot of the tag in it is
+    /// decided.
     pub(in crate::store) fn view(&self, tag: u16, wait: impl FnMut(u32) -> bool) -> View {
         let view = View { end: self.taken() };
         self.settle_before(view.end, tag, wait);

@@ -4,10 +4,10 @@
 //! | offset | size | field | changes |
 //! |---|---|---|---|
 //! | 0 | 8 | zero | – |
-//! | 8 | 8 | `next`: a cold mapping word, that of a node with only an image, or 0 | by whoever flushes |
+//! | 8 | 8 | `next`: a cold mapping word, that of a node with only an image, or 0 | by flushers |
 //! | 16 | 8 | the page's child word: id and epoch | never |
-//! | 24 | 8 | `home`: cold word of the newest durable image, or 0 | by whoever flushes |
-//! | 32 | 8 | `dirty_from`: smallest number in the *image* that is in no durable page; 0 if none is | by whoever flushes |
+//! | 24 | 8 | `home`: cold word of the newest durable image, or 0 | by flushers |
+//! | 32 | 8 | `dirty_from`: smallest number in the *image*, not durable; or 0 | by flushers |
 //! | 40 | 4 | `pins`: cursors that hold this node across awaits | yes |
 //! | 44 | 4 | level, kind, size class (1 each); `touched` (1) | `touched` |
 //! | 48 | 4 | area: bytes (2), slots (2) | never |
@@ -93,7 +93,8 @@ unsafe impl NodeMemory for ProcessMemory {
     }
 
     unsafe fn free(&self, block: Block) {
-        // SAFETY: the caller says that the block is from here, so it was allocated with this layout.
+        // SAFETY: the caller says that the block is from here, so it was allocated with this
+        // layout.
         unsafe { dealloc(block.address.as_ptr(), Self::layout(block.class)) };
     }
 }
@@ -287,8 +288,8 @@ impl<'p> NodeRef<'p> {
         let words = unsafe { self.at.add(HEADER_BYTES) };
         // SAFETY: the heap lies behind the slots, in the same block.
         let heap = unsafe { words.add(slots_len) };
-        // SAFETY: the heap is aligned to 8 bytes, as the slots are; it is valid as long as the node.
-        // No accessor but this one reaches it, and this one pairs it with the node's slots.
+        // SAFETY: the heap is aligned to 8 bytes, as the slots are; it is valid as long as the
+        // node. No accessor but this one reaches it, and this one pairs it with the node's slots.
         let heap = unsafe { Heap::new(heap, bytes.saturating_sub(slots_len)) };
         // SAFETY: the builder made that many words, as 0, before the node was shared; behind a
         // header of 64 bytes they are aligned.

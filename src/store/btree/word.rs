@@ -308,9 +308,9 @@ impl MapWord {
     }
 }
 
-/// The second word of a page in the mapping, for cold pages and free ids: bits 31..0 the low half of
-/// the image's checksum, bits 55..32 the epoch, bits 63..56 flags (56: written to the cold stream,
-/// 57: has expiries).
+/// The second word of a page in the mapping, for cold pages and free ids: bits 31..0 the low half
+/// of the image's checksum, bits 55..32 the epoch, bits 63..56 flags (56: written to the cold
+/// stream, 57: has expiries).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct SecondWord(u64);
 

@@ -15,4 +15,7 @@ pub(in crate::store) enum Defect {
     LeaveUnsealed,
     /// Only the writer of the first slot puts the page on a list of dirty pages.
     ListFirstOnly,
+    /// Readers take a committed intent for the newest version, whatever lies below the area.
+    #[cfg(all(test, loom))]
+    TrustIntents,
 }

@@ -76,6 +76,8 @@ pub(in crate::store) struct Entry<'a> {
     /// The number of the write; of an [intent](Kind::Intent) the address of its transaction record;
     /// of a cached copy the number of what it is a copy of, or 0.
     pub(in crate::store) seq: u64,
+    /// 16 bits of the key's hash.
+    pub(in crate::store) tag: u16,
     pub(in crate::store) key: &'a [u8],
     pub(in crate::store) value: &'a [u8],
     /// In milliseconds since 1970.
@@ -99,11 +101,18 @@ impl<'a> Entry<'a> {
         Self {
             kind: word.kind(),
             seq: number(&fixed[..8]),
+            tag: word.tag(),
             key: bytes.get(key_at, word.key_len()),
             value: bytes.get(key_at + word.key_len(), value_len),
             expiry_ms: has_expiry.then(|| number(bytes.get(FIXED_BYTES, EXPIRY_BYTES))),
             becomes: Kind::of_code(u64::from(flags >> BECOMES)),
         }
+    }
+
+    /// The same entry for another area. Its number comes later, as always.
+    pub(in crate::store) fn again(self) -> NewEntry<'a> {
+        let Self { kind, tag, key, value, expiry_ms, becomes, .. } = self;
+        NewEntry { kind, tag, key, value, expiry_ms, becomes }
     }
 
     /// The entry that an intent is once its transaction has committed under `seq`.

@@ -17,8 +17,13 @@ pub(in crate::store) enum IntentState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Lookup<'a> {
     /// The newest entry, which may be a committed intent; it has that kind then which the intent
-    /// becomes. If it is a [merge operand](Kind::Merge), older ones follow: see [`Area::live`].
+    /// becomes. If it is a [merge operand](Kind::Merge), older ones follow: see
+    /// [`Area::versions`].
     pub(in crate::store) newest: Option<Entry<'a>>,
+    /// Whether `newest` is a committed intent. Then what lies below the area may be newer: the
+    /// intent may have come here from the node before this one, whose plain entries are in the
+    /// image now, also those that drew their number after the transaction did.
+    pub(in crate::store) is_intent: bool,
     /// The record of an open transaction that writes the key.
     pub(in crate::store) open_intent: Option<u64>,
 }
@@ -59,7 +64,7 @@ impl<'a> Area<'a> {
         before: u64,
         mut intent: impl FnMut(u64) -> IntentState,
     ) -> Lookup<'a> {
-        let mut found = Lookup { newest: None, open_intent: None };
+        let mut found = Lookup { newest: None, is_intent: false, open_intent: None };
         let mut is_plain_found = false;
         for index in (0..end).rev() {
             let word = self.slots.load(index);
@@ -89,9 +94,22 @@ impl<'a> Area<'a> {
             is_plain_found |= !is_intent;
             if found.newest.is_none_or(|newest| newest.seq < entry.seq) {
                 found.newest = Some(entry);
+                found.is_intent = is_intent;
             }
         }
         found
+    }
+
+    /// The live entries of `key`, the last slot first; intents as they are.
+    pub(in crate::store) fn versions<'k>(
+        &self,
+        key: &'k [u8],
+        tag: u16,
+    ) -> impl Iterator<Item = Entry<'a>> + use<'a, 'k> {
+        let area = *self;
+        let of_tag = move |index: &usize| area.slots.load(*index).tag() == tag;
+        let entries = (0..self.taken()).rev().filter(of_tag).filter_map(move |index| area.entry(index));
+        entries.filter(move |entry| entry.key == key)
     }
 
     /// All live entries, the last slot first; intents as they are.

@@ -160,7 +160,7 @@ fn canary_increments_of_a_frozen_area() {
 
 /// An increment beside a blind write of the same key: one of them comes first.
 fn increment_and_put(defect: Option<Defect>) {
-    model(6, move || {
+    model(4, move || {
         let leaf = Rc::new(Leaf::new(3, defect));
         let put = spawn(&leaf, |leaf| leaf.put(1, 10));
         let increment = leaf.increment(1);
@@ -185,7 +185,7 @@ fn canary_a_put_is_not_ordered_after_an_increment() {
 
 /// An increment beside a transaction that writes the same key: one of them comes first.
 fn increment_and_transaction(defect: Option<Defect>) {
-    model(6, move || {
+    model(4, move || {
         let leaf = Rc::new(Leaf::new(3, None));
         let transaction = spawn(&leaf, move |leaf| leaf.transact(1, 10, defect));
         let increment = leaf.increment(1);
@@ -212,10 +212,39 @@ fn canary_an_intent_is_not_ordered_after_an_increment() {
     increment_and_transaction(Some(Defect::DrawWithoutOrder));
 }
 
+/// A put beside a transaction that writes the same key, and a consolidation, which carries the
+/// transaction's intent over while that is open.
+fn put_and_transaction(defect: Option<Defect>) {
+    model(3, move || {
+        let leaf = Rc::new(Leaf::new(3, defect));
+        let transaction = spawn(&leaf, |leaf| leaf.transact(1, 10, None));
+        let put = spawn(&leaf, |leaf| leaf.put(1, 20));
+        leaf.consolidate();
+        let (transaction, put) = (join(transaction), join(put));
+        leaf.check(&[&transaction, &put]);
+        let put = (put.live[0], 20);
+        let newest = transaction.live.first().map_or(put, |seq| put.max((*seq, 10)));
+        assert_eq!(leaf.get(1), Some(newest), "the larger number wins");
+        leaf.consolidate();
+        assert_eq!(leaf.get(1), Some(newest), "a consolidation changes nothing");
+    });
+}
+
+#[test]
+fn of_a_put_and_a_transaction_the_larger_number_wins() {
+    put_and_transaction(None);
+}
+
+#[test]
+#[should_panic(expected = "the larger number wins")]
+fn canary_an_intent_that_was_carried_over_hides_what_is_newer() {
+    put_and_transaction(Some(Defect::TrustIntents));
+}
+
 /// Writers of two keys in an area with one slot: each has to make room for itself.
 #[test]
 fn writers_make_room() {
-    model(5, || {
+    model(3, || {
         let leaf = Rc::new(Leaf::new(1, None));
         let one = spawn(&leaf, |leaf| leaf.put(1, 10));
         let two = leaf.put(2, 20);

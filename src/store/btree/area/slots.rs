@@ -117,8 +117,8 @@ pub(in crate::store) struct Slots<'a> {
 impl<'a> Slots<'a> {
     /// # Safety
     ///
-    /// During `'a` the words are changed through `Slots` with this heap only. When the first of them
-    /// was made, they were 0.
+    /// During `'a` the words are changed through `Slots` with this heap only. When the first of
+    /// them was made, they were 0.
     pub(in crate::store) unsafe fn new(words: &'a [AtomicU64], heap: Heap<'a>) -> Self {
         Self { words, heap }
     }

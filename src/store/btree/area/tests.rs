@@ -63,6 +63,8 @@ fn the_newest_write_is_found() {
     assert_eq!(get(area, b"a"), found(4, Kind::Delete, b""));
     let seqs: Vec<u64> = area.live().map(|entry| entry.seq).collect();
     assert_eq!(seqs, [4, 3, 2, 1], "newest first");
+    let seqs: Vec<u64> = area.versions(b"a", tag(b"a")).map(|entry| entry.seq).collect();
+    assert_eq!(seqs, [4, 3, 1]);
 }
 
 #[test]
@@ -223,6 +225,8 @@ fn intents_count_when_they_have_committed() {
     let seen = look(u64::MAX, IntentState::Aborted);
     assert_eq!((seen.newest.map(|entry| entry.seq), seen.open_intent), (Some(5), None));
     // It may draw its number before the put that has a later slot, or after it.
+    assert!(!look(u64::MAX, IntentState::Committed(4)).is_intent);
+    assert!(look(u64::MAX, IntentState::Committed(6)).is_intent);
     let seen = look(u64::MAX, IntentState::Committed(4)).newest.expect("found");
     assert_eq!((seen.seq, seen.kind), (5, Kind::Put));
     let seen = look(u64::MAX, IntentState::Committed(6)).newest.expect("found");
@@ -323,8 +327,12 @@ proptest! {
         let new = NewEntry { expiry_ms, becomes, ..NewEntry::new(kind, 9, &key, &value) };
         prop_assert_eq!(node.get().area().write(&new, impatient, |_| seq), Written::Live(seq));
         let entries: Vec<_> = node.get().area().live().collect();
-        let expected = Entry { kind, seq, key: &key, value: &value, expiry_ms, becomes };
-        prop_assert_eq!(entries, vec![expected]);
+        let expected = Entry { kind, seq, tag: 9, key: &key, value: &value, expiry_ms, becomes };
+        prop_assert_eq!(&entries, &[expected]);
+        let other = self::node(AreaSize::ALL[4]);
+        let again = expected.again();
+        prop_assert_eq!(other.get().area().write(&again, impatient, |_| seq), Written::Live(seq));
+        prop_assert_eq!(other.get().area().live().collect::<Vec<_>>(), entries);
         prop_assert_eq!(new.room_bytes() % 8, 0);
         prop_assert!(new.room_bytes() - key.len() - value.len() < 13 + 6 + 8);
     }

@@ -10,7 +10,7 @@ use loom::cell::UnsafeCell;
 
 use crate::store::atomic::{AtomicU64, Ordering};
 use crate::store::btree::area::{
-    Area, Defect, Entry, Heap, IntentState, Kind, NewEntry, Refused, Slots, Written,
+    Area, Defect, Entry, Heap, IntentState, Kind, Lookup, NewEntry, Refused, Slots, Written,
 };
 use crate::store::btree::word::{MapView, MapWord, NodeAddress};
 
@@ -18,6 +18,8 @@ use crate::store::btree::word::{MapView, MapWord, NodeAddress};
 pub(super) type Version = (u64, u64);
 
 const ENTRY_BYTES: usize = 24;
+/// A writer starts over when another one stands in its way. Models are short, so that ends.
+const MAX_ATTEMPTS: usize = 16;
 
 struct Node {
     words: Vec<AtomicU64>,
@@ -182,7 +184,7 @@ impl Leaf {
     /// A blind write.
     pub(super) fn put(&self, key: u8, value: u64) -> Told {
         let mut told = Told::default();
-        for _ in 0..8 {
+        for _ in 0..MAX_ATTEMPTS {
             let (word, node) = self.current();
             let area = node.area().with_defect(self.defect);
             let written = Self::entry(Kind::Put, key, value, |new| {
@@ -202,7 +204,7 @@ impl Leaf {
     /// intent on the key.
     pub(super) fn increment(&self, key: u8) -> Told {
         let mut told = Told::default();
-        for _ in 0..8 {
+        for _ in 0..MAX_ATTEMPTS {
             let (word, node) = self.current();
             let area = node.area().with_defect(self.defect);
             let view = area.view(7, self.wait());
@@ -211,8 +213,7 @@ impl Leaf {
                 self.record.abort();
                 continue;
             }
-            let below = node.image.get(&key).map_or(0, |(_, value)| *value);
-            let value = found.newest.map_or(below, value_of) + 1;
+            let value = self.newest(&found, &node, key).map_or(0, |(_, value)| value) + 1;
             let written = Self::entry(Kind::Put, key, value, |new| match area.reserve_at(view, new) {
                 Ok(reserved) => reserved.finish(self.wait(), |must_list| self.draw(&mut told, must_list)),
                 Err(refused) => Written::Refused(refused),
@@ -246,7 +247,17 @@ impl Leaf {
     pub(super) fn get(&self, key: u8) -> Option<Version> {
         let (_, node) = self.current();
         let found = node.area().lookup(&[key], 7, u64::MAX, |_| self.record.state());
-        found.newest.map(|entry| (entry.seq, value_of(entry))).or(node.image.get(&key).copied())
+        self.newest(&found, &node, key)
+    }
+
+    /// The newest version of a key, of area and image.
+    fn newest(&self, found: &Lookup<'_>, node: &Node, key: u8) -> Option<Version> {
+        let below = node.image.get(&key).copied();
+        let newest = found.newest.map(|entry| (entry.seq, value_of(entry)));
+        if found.is_intent && self.defect != Some(Defect::TrustIntents) {
+            return newest.max(below);
+        }
+        newest.or(below)
     }
 
     /// Replaces the current node by its consolidation.
@@ -259,14 +270,27 @@ impl Leaf {
         let area = node.area().with_defect(self.defect);
         area.freeze();
         area.decide_all(self.wait());
-        let mut image = BTreeMap::new();
+        let mut image = node.image.clone();
+        let mut open = Vec::new();
         for entry in area.live() {
-            image.entry(entry.key[0]).or_insert((entry.seq, value_of(entry)));
+            let seq = match (entry.kind, self.record.state()) {
+                (Kind::Intent, IntentState::Open) => {
+                    open.push(entry);
+                    continue;
+                }
+                (Kind::Intent, IntentState::Aborted) => continue,
+                (Kind::Intent, IntentState::Committed(seq)) => seq,
+                _ => entry.seq,
+            };
+            let version = image.entry(entry.key[0]).or_default();
+            *version = (seq, value_of(entry)).max(*version);
         }
-        for (key, version) in &node.image {
-            image.entry(*key).or_insert(*version);
+        let new = Node::new(self.capacity, image);
+        for entry in open {
+            let carried = new.area().write(&entry.again(), |_| false, |_| entry.seq);
+            assert!(matches!(carried, Written::Live(_)), "an area has room for what the one before had");
         }
-        let new = self.add(Node::new(self.capacity, image));
+        let new = self.add(new);
         let _ = self.mapping.compare_exchange(word, new, Ordering::AcqRel, Ordering::Acquire);
     }
 
