@@ -4,4 +4,5 @@
 //! - `account`: how many bytes each part of the store uses, all of them together within one limit.
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
+mod account;
 mod arena;

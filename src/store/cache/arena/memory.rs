@@ -11,10 +11,10 @@ pub(super) struct Memory {
     base: NonNull<u8>,
 }
 
-// SAFETY: the arena inside is a counted reference that belongs to one thread, but there is only this
-// one: it is never cloned nor given out. It is dropped by whoever drops the `Memory`, and the mapping
-// may be unmapped by any thread. The address is a number to this module; its users say who may
-// access what is there.
+// SAFETY: the arena inside is a counted reference that belongs to one thread, but there is only
+// this one: it is never cloned nor given out. It is dropped by whoever drops the `Memory`, and the
+// mapping may be unmapped by any thread. The address is a number to this module; its users say who
+// may access what is there.
 unsafe impl Send for Memory {}
 
 // SAFETY: as above; a shared `Memory` does address arithmetic only.

@@ -201,7 +201,8 @@ struct Sent(Used);
 // SAFETY: a block may be used and freed by any thread, one at a time.
 unsafe impl Send for Sent {}
 
-/// Two threads allocate; each frees half of its blocks itself, and sends the others to the other one.
+/// Two threads allocate; each frees half of its blocks itself, and sends the others to the other
+/// one.
 #[test]
 fn two_threads_free_what_the_other_one_allocated() {
     let arena = NodeArena::new(32 * SLAB_BYTES).expect("mapped");
