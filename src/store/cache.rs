@@ -6,3 +6,8 @@
 
 mod account;
 mod arena;
+
+#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use account::{Account, Part, Portion};
+#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use arena::{Block, MAX_ALLOCATION_BYTES, Magazines, NodeArena, POISON};

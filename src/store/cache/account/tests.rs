@@ -20,7 +20,7 @@ fn all_of_the_limit_can_be_had_and_not_a_byte_more() {
     assert!(!core.try_take(Part::Overlay, 1));
     assert!(core.try_take(Part::Overlay, 0));
     assert!(!core.try_take(Part::Overlay, u64::MAX), "no sum overflows");
-    assert_eq!(account.used_bytes(), LIMIT_BYTES);
+    assert_eq!(core.account().used_bytes(), account.limit_bytes());
     core.give(Part::Filters, 1);
     assert!(core.try_take(Part::LogBuffers, 1));
     core.settle();

@@ -7,7 +7,7 @@ use crate::mem::Arena;
 
 pub(super) struct Memory {
     /// Keeps the memory mapped. It is a core's arena for I/O, which is used as a mapping here.
-    mapping: Arena,
+    _mapping: Arena,
     base: NonNull<u8>,
 }
 
@@ -31,7 +31,7 @@ impl Memory {
         let (base, mapped) = mapping.region();
         assert!(mapped >= bytes, "an arena is not smaller than asked for");
         let base = NonNull::new(base.cast_mut()).expect("a mapping is not at address 0");
-        Ok(Self { mapping, base })
+        Ok(Self { _mapping: mapping, base })
     }
 
     /// The address `offset` bytes into the memory.
