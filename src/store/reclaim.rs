@@ -1,15 +1,16 @@
-//! Memory that other cores may still read is freed when they no longer can: epoch-based reclamation.
+//! Memory that other cores may still read is freed when they no longer can: epoch-based
+//! reclamation.
 //!
-//! A core that reads the tree is *pinned*: it holds a [`Guard`]. A core that unlinks something gives
-//! it to [`Participant::retire`]. It is freed when every core that was pinned at that moment has
-//! unpinned since.
+//! A core that reads the tree is *pinned*: it holds a [`Guard`]. A core that unlinks something
+//! gives it to [`Participant::retire`]. It is freed when every core that was pinned at that moment
+//! has unpinned since.
 //!
 //! # The protocol
 //!
 //! There is one global epoch, and each participant announces the epoch that it is pinned in, or
-//! `IDLE`. The epoch advances from *g* to *g* + 1 only if every participant is idle or announces *g*.
-//! Something is retired with the epoch *e* that is read after it was unlinked, and is free to go at
-//! *e* + 2.
+//! `IDLE`. The epoch advances from *g* to *g* + 1 only if every participant is idle or announces
+//! *g*. Something is retired with the epoch *e* that is read after it was unlinked, and is free to
+//! go at *e* + 2.
 //!
 //! | step | who | accesses |
 //! |---|---|---|
@@ -34,8 +35,8 @@
 //! # What a sleeping task keeps
 //!
 //! A [`Guard`] lives between two awaits only, so a sleeping core is idle and holds up nobody. What
-//! a cursor keeps across an await it holds by a count in the node itself. [`Reclaim::free`] looks at
-//! that count and gives the node back while it is not zero. By then nobody can find the node any
+//! a cursor keeps across an await it holds by a count in the node itself. [`Reclaim::free`] looks
+//! at that count and gives the node back while it is not zero. By then nobody can find the node any
 //! more, so the count only falls; the participant asks again at a later step.
 //!
 //! # Steps
@@ -45,12 +46,21 @@
 //! ([`Participant::collect`]), which frees at most [`FREES_PER_STEP`]. A step frees twice what the
 //! retirements between two steps bring, so what a slow reader held up goes away again.
 //!
+//! # What a pin costs
+//!
+//! 2.5 ns by itself, of which the fence is 2. Between reads that miss the caches it costs more:
+//! reads of three dependent misses and nothing else go from 180 to 330 ns with a pin for each, and
+//! to 200 ns if an epoch is announced without a fence and without this module. A trial with
+//! `membarrier` in place of the fence took 330 ns too, so the fence is not the reason, or not the
+//! only one; what is, is not known. If branches depend on what is loaded, as in a search, a fence
+//! cost at most 23 ns of 150. So a batch of reads pins once, and the tree's own reads have to say
+//! what more is worth. (`tests/timing.rs` prints these but the trial and the one with branches;
+//! medians on a shared AMD EPYC.)
+//!
 //! # Why not `crossbeam-epoch`
 //!
-//! The protocol is the same and a pin costs the same: 2.3 ns there, 2.3 to 3.1 ns here (medians on a
-//! shared AMD EPYC; `tests/timing.rs` prints ours). Without any fence it would be 0.3 ns, so
-//! `membarrier` could save at most 2 ns of a read. What `crossbeam-epoch` does with garbage is not
-//! what the store needs:
+//! The protocol is the same, and a pin costs the same by itself, 2.3 ns. What `crossbeam-epoch`
+//! does with garbage is not what the store needs:
 //!
 //! - It is a queue that all threads share, of closures that any thread runs. They know nothing of
 //!   the core that runs them, so they cannot use its magazines and its portion of the account.
@@ -99,7 +109,8 @@ pub(super) trait Reclaim {
     /// Frees `garbage`, which nobody can find any more and no guard protects.
     ///
     /// Gives it back if somebody still holds it by a count of its own: the participant asks again
-    /// later. It may retire other garbage. It must not panic.
+    /// later. Such a count is raised under a guard (Relaxed), lowered with Release, and loaded here
+    /// with Acquire. `free` may retire other garbage. It must not panic.
     fn free(&self, garbage: Self::Garbage) -> Option<Self::Garbage>;
 }
 
@@ -159,8 +170,8 @@ impl<G: Send> Collector<G> {
         })
     }
 
-    /// Adds a participant, which stays with the calling core and frees with `reclaim`; `None` if all
-    /// slots are taken.
+    /// Adds a participant, which stays with the calling core and frees with `reclaim`; `None` if
+    /// all slots are taken.
     pub(super) fn join<R: Reclaim<Garbage = G>>(self: &Arc<Self>, reclaim: R) -> Option<Participant<R>> {
         let mut members = self.members();
         let slot = members.joined.iter().position(|joined| !joined)?;
@@ -227,8 +238,8 @@ pub(super) struct Participant<R: Reclaim> {
 }
 
 impl<R: Reclaim> Participant<R> {
-    /// Pins this core: what can be found from now on is not freed until the guard is dropped. May be
-    /// called while the core is pinned, which costs an addition.
+    /// Pins this core: what can be found from now on is not freed until the guard is dropped. May
+    /// be called while the core is pinned, which costs an addition.
     pub(super) fn pin(&self) -> Guard<'_> {
         self.pins.pin()
     }
@@ -258,8 +269,8 @@ impl<R: Reclaim> Participant<R> {
     }
 
     /// Takes a step: advances the epoch if that is possible, and frees at most [`FREES_PER_STEP`].
-    /// How many it freed. Three steps free what was retired before them if no core is pinned and the
-    /// bound allows it.
+    /// How many it freed. Three steps free what was retired before them if no core is pinned and
+    /// the bound allows it.
     pub(super) fn collect(&self) -> usize {
         // `free` may retire, and so come here again.
         if self.is_stepping.replace(true) {

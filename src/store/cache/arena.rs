@@ -5,19 +5,19 @@
 //! allocations take one or two slabs as a whole. A full arena says `None`.
 //!
 //! Each core has [`Magazines`]: a few free blocks of each class, which only it touches. An
-//! allocation or a free changes nothing that other cores read or write, but when a magazine is empty
-//! or full: then half of one comes from the [slabs](slabs) or goes back to them, without locks. A
-//! block may be freed by another core than the one that allocated it, and goes to that one's
-//! magazine.
+//! allocation or a free changes nothing that other cores read or write, but when a magazine is
+//! empty or full: then half of one comes from the [slabs](slabs) or goes back to them, without
+//! locks. A block may be freed by another core than the one that allocated it, and goes to that
+//! one's magazine.
 //!
 //! The design had a stack of surplus blocks per class. Here blocks go back to the bitmap of their
-//! slab: nothing is linked, so there is no ABA, no walk to find that a slab is empty, and nothing is
-//! written to free memory.
+//! slab: nothing is linked, so there is no ABA, no walk to find that a slab is empty, and nothing
+//! is written to free memory.
 //!
 //! What is not in use may still not be had: up to [`MAGAZINE_BYTES`] per class are in each core's
 //! magazines (a core that finds the arena full empties its own), and a slab with one block in use
-//! serves its own class only. An allocation that finds neither a block of its class nor an empty slab
-//! takes a block of up to twice the size.
+//! serves its own class only. An allocation that finds neither a block of its class nor an empty
+//! slab takes a block of up to twice the size.
 
 mod class;
 #[cfg(all(test, loom))]
@@ -59,8 +59,8 @@ pub(in crate::store) struct NodeArena {
     counters: Mutex<Vec<Arc<Counters>>>,
 }
 
-/// Blocks that a core has allocated less those that it has freed, wrapping: by class, and slabs that
-/// are allocations or parts of one. Only the core writes them.
+/// Blocks that a core has allocated less those that it has freed, wrapping: by class, and slabs
+/// that are allocations or parts of one. Only the core writes them.
 struct Counters {
     blocks: [AtomicU64; CLASSES],
     whole_slabs: AtomicU64,
@@ -75,7 +75,8 @@ pub(in crate::store) struct Block {
     pub(in crate::store) bytes: usize,
 }
 
-/// What one size class has, or, with 64 KiB as `block_bytes`, slabs that are allocations of their own.
+/// What one size class has, or, with 64 KiB as `block_bytes`, slabs that are allocations of their
+/// own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct ClassStats {
     /// The size of a block.
@@ -140,7 +141,8 @@ impl NodeArena {
         let counters = self.counters.lock().unwrap_or_else(PoisonError::into_inner);
         let sum = |count: &dyn Fn(&Counters) -> &AtomicU64| {
             let counts = counters.iter().map(|counters| count(counters).load(Ordering::Relaxed));
-            // Read one after the other, so what moved from one core to another may be missing twice.
+            // Read one after the other, so what moved from one core to another may be missing
+            // twice.
             let sum = counts.fold(0, u64::wrapping_add).cast_signed();
             u64::try_from(sum).unwrap_or(0)
         };
@@ -197,7 +199,8 @@ impl Magazines {
     ///
     /// # Safety
     ///
-    /// The block was allocated from this arena, by any core, was not freed since, and nobody uses it.
+    /// The block was allocated from this arena, by any core, was not freed since, and nobody uses
+    /// it.
     pub(in crate::store) unsafe fn free(&self, block: Block) {
         let place = self.arena.memory.offset_of(block.ptr) / GRANULE_BYTES;
         if cfg!(debug_assertions) {

@@ -87,8 +87,8 @@ impl Pins {
         self.epochs.epoch.0.load(Ordering::Relaxed)
     }
 
-    /// Advances the epoch if nobody is pinned in an older one. The epoch now; all that was read under
-    /// guards two epochs ago comes before this call's return.
+    /// Advances the epoch if nobody is pinned in an older one. The epoch now; all that was read
+    /// under guards two epochs ago comes before this call's return.
     pub(super) fn try_advance(&self) -> u64 {
         let epoch = self.epochs.epoch.0.load(Ordering::Acquire);
         fence(Ordering::SeqCst);
@@ -130,8 +130,8 @@ impl Pins {
     }
 }
 
-/// While it lives, nothing that its core can find is freed. It stays on its core and must not be held
-/// across an await: a core that sleeps with one holds up everybody's garbage.
+/// While it lives, nothing that its core can find is freed. It stays on its core and must not be
+/// held across an await: a core that sleeps with one holds up everybody's garbage.
 #[must_use = "what is read is protected only while the guard lives"]
 pub(in crate::store) struct Guard<'p> {
     pins: &'p Pins,

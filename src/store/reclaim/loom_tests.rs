@@ -1,9 +1,9 @@
 //! Every interleaving of pins, retirements and steps, with loom.
 //!
-//! A model has some nodes, in cells of loom's, and one link, which holds the number of the node that
-//! can be found. To free a node is to write to its cell. So loom fails a model in which a node is
-//! freed while somebody reads it, or without an order between the two; and a reader that comes too
-//! late reads that the node is gone.
+//! A model has some nodes, in cells of loom's, and one link, which holds the number of the node
+//! that can be found. To free a node is to write to its cell. So loom fails a model in which a node
+//! is freed while somebody reads it, or without an order between the two; and a reader that comes
+//! too late reads that the node is gone.
 
 use std::sync::Arc as StdArc;
 
@@ -11,6 +11,7 @@ use loom::cell::UnsafeCell;
 use loom::sync::Arc;
 use loom::thread;
 
+use super::super::atomic::AtomicU32;
 use super::*;
 
 const HERE: u64 = 1;
@@ -20,6 +21,8 @@ const NODES: usize = 3;
 struct Model {
     link: AtomicU64,
     nodes: [UnsafeCell<u64>; NODES],
+    /// Cursors that hold each node.
+    pins: [AtomicU32; NODES],
     freed: AtomicU64,
 }
 
@@ -33,6 +36,9 @@ impl Reclaim for Free {
     type Garbage = u64;
 
     fn free(&self, node: u64) -> Option<u64> {
+        if self.0.pins[index(node)].load(Ordering::Acquire) > 0 {
+            return Some(node);
+        }
         // SAFETY: loom fails the model if somebody else uses the cell at this moment.
         self.0.nodes[index(node)].with_mut(|node| unsafe { *node = GONE });
         self.0.freed.fetch_add(1, Ordering::Relaxed);
@@ -48,6 +54,7 @@ fn model() -> Arc<Model> {
     Arc::new(Model {
         link: AtomicU64::new(0),
         nodes: [(); NODES].map(|()| UnsafeCell::new(HERE)),
+        pins: [(); NODES].map(|()| AtomicU32::new(0)),
         freed: AtomicU64::new(0),
     })
 }
@@ -57,11 +64,25 @@ fn read(model: &Model, member: &Participant<Free>) {
     let guard = member.pin();
     let found = index(model.link.load(Ordering::Acquire));
     for _ in 0..2 {
-        // SAFETY: loom fails the model if somebody writes to the cell at this moment.
-        let node = model.nodes[found].with(|node| unsafe { *node });
-        assert_eq!(node, HERE, "node {found} was freed under a guard");
+        is_here(model, found);
     }
     drop(guard);
+}
+
+fn is_here(model: &Model, node: usize) {
+    // SAFETY: loom fails the model if somebody writes to the cell at this moment.
+    let content = model.nodes[node].with(|content| unsafe { *content });
+    assert_eq!(content, HERE, "node {node} was freed too early");
+}
+
+/// Finds the node that is linked, and holds it without a guard while it reads, as a cursor does.
+fn hold(model: &Model, member: &Participant<Free>) {
+    let guard = member.pin();
+    let found = index(model.link.load(Ordering::Acquire));
+    model.pins[found].fetch_add(1, Ordering::Relaxed);
+    drop(guard);
+    is_here(model, found);
+    model.pins[found].fetch_sub(1, Ordering::Release);
 }
 
 /// Links node `new` in place of what is linked, and retires that.
@@ -76,9 +97,9 @@ fn check(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     builder.check(f);
 }
 
-/// One core reads while the other replaces what it reads, and frees it.
-fn read_beside_a_free(defect: Option<Defect>) {
-    check(6, move || {
+/// One core reads, in the way of `read`, while the other replaces what it reads, and frees it.
+fn read_beside_a_free(defect: Option<Defect>, read: fn(&Model, &Participant<Free>)) {
+    check(3, move || {
         let model = model();
         let collector = Collector::with_defect(2, defect);
         let reader = {
@@ -106,25 +127,30 @@ fn read_beside_a_free(defect: Option<Defect>) {
 
 #[test]
 fn what_was_pinned_before_it_was_unlinked_stays() {
-    read_beside_a_free(None);
+    read_beside_a_free(None, read);
+}
+
+#[test]
+fn what_a_cursor_holds_stays() {
+    read_beside_a_free(None, hold);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn a_free_without_grace_is_found() {
-    read_beside_a_free(Some(Defect::FreeWithoutGrace));
+    read_beside_a_free(Some(Defect::FreeWithoutGrace), read);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn a_free_after_one_epoch_is_found() {
-    read_beside_a_free(Some(Defect::FreeAfterOneEpoch));
+    read_beside_a_free(Some(Defect::FreeAfterOneEpoch), read);
 }
 
 #[test]
 #[should_panic(expected = "Causality violation")]
 fn a_pin_without_a_fence_is_found() {
-    read_beside_a_free(Some(Defect::PinWithoutFence));
+    read_beside_a_free(Some(Defect::PinWithoutFence), read);
 }
 
 /// Both cores read, replace and free.
@@ -155,7 +181,7 @@ fn two_that_read_and_retire() {
 /// A core retires and leaves at once; the other one, which reads, frees it.
 #[test]
 fn who_leaves_hands_its_garbage_over() {
-    check(6, || {
+    check(4, || {
         let model = model();
         let collector = Collector::new(2);
         let member = collector.join(Free(Arc::clone(&model))).expect("a slot");

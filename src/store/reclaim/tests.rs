@@ -7,6 +7,7 @@ use std::thread;
 
 use super::{Collector, Defect, FREES_PER_STEP, Participant, RETIREMENTS_PER_STEP, Reclaim};
 
+mod nodes;
 mod timing;
 
 /// Notes what was freed; numbers in `held` are held.

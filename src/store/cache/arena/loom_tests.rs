@@ -1,7 +1,8 @@
 //! Every interleaving of two cores that take and give blocks, with loom.
 //!
-//! A block is a cell of loom's, which the core that has it writes to: loom fails a model in which two
-//! cores have a block at the same time, or the second one has it without an order after the first.
+//! A block is a cell of loom's, which the core that has it writes to: loom fails a model in which
+//! two cores have a block at the same time, or the second one has it without an order after the
+//! first.
 
 use loom::cell::UnsafeCell;
 use loom::sync::Arc;
@@ -114,8 +115,8 @@ fn two_that_take_from_one_slab() {
     });
 }
 
-/// A core looks for a block where there was none while another one gives one back. The slab is found
-/// in the end, also while it is not empty.
+/// A core looks for a block where there was none while another one gives one back. The slab is
+/// found in the end, also while it is not empty.
 #[test]
 fn a_free_block_is_not_forgotten() {
     check(4, || {

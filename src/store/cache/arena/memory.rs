@@ -7,14 +7,14 @@ use crate::mem::Arena;
 
 pub(super) struct Memory {
     /// Keeps the memory mapped. It is a core's arena for I/O, which is used as a mapping here.
-    mapping: Arena,
+    _mapping: Arena,
     base: NonNull<u8>,
 }
 
-// SAFETY: the arena inside is a counted reference that belongs to one thread, but there is only this
-// one: it is never cloned nor given out. It is dropped by whoever drops the `Memory`, and the mapping
-// may be unmapped by any thread. The address is a number to this module; its users say who may
-// access what is there.
+// SAFETY: the arena inside is a counted reference that belongs to one thread, but there is only
+// this one: it is never cloned nor given out. It is dropped by whoever drops the `Memory`, and the
+// mapping may be unmapped by any thread. The address is a number to this module; its users say who
+// may access what is there.
 unsafe impl Send for Memory {}
 
 // SAFETY: as above; a shared `Memory` does address arithmetic only.
@@ -31,7 +31,7 @@ impl Memory {
         let (base, mapped) = mapping.region();
         assert!(mapped >= bytes, "an arena is not smaller than asked for");
         let base = NonNull::new(base.cast_mut()).expect("a mapping is not at address 0");
-        Ok(Self { mapping, base })
+        Ok(Self { _mapping: mapping, base })
     }
 
     /// The address `offset` bytes into the memory.

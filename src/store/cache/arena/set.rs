@@ -1,10 +1,10 @@
 //! A set of slab numbers that threads change at the same time: one bit each.
 //!
 //! The sets here are hints. A slab's own word says what is true of it; a set says where to look. A
-//! hint may be stale, but it must not be lost. So whoever makes something true inserts *after* that,
-//! and whoever finds it untrue removes, looks *again*, and inserts if it is true by now. Both are
-//! read-modify-writes of one word: either the removal comes first and the insertion stays, or it
-//! reads the insertion, and then the second look sees what was true before it.
+//! hint may be stale, but it must not be lost. So whoever makes something true inserts *after*
+//! that, and whoever finds it untrue removes, looks *again*, and inserts if it is true by now. Both
+//! are read-modify-writes of one word: either the removal comes first and the insertion stays, or
+//! it reads the insertion, and then the second look sees what was true before it.
 
 use crate::store::atomic::{AtomicU64, Ordering};
 

@@ -1,8 +1,8 @@
 //! Slabs and their blocks, shared by all cores, without locks and without memory of their own: this
 //! module deals in numbers only.
 //!
-//! A slab has one class at a time and is cut into blocks of it. Which blocks are free is in a bitmap
-//! beside the slab; *how many* may be taken is in the slab's word, with the class:
+//! A slab has one class at a time and is cut into blocks of it. Which blocks are free is in a
+//! bitmap beside the slab; *how many* may be taken is in the slab's word, with the class:
 //!
 //! | slab | class | count |
 //! |---|---|---|
@@ -21,8 +21,9 @@
 //!
 //! Slabs are found through sets, which are hints (see [`Set`]): one per class of slabs with free
 //! blocks, and one of slabs that are empty, whatever their class. They are searched from where the
-//! core found something last, word by word: 64 slabs a step. Who looks while another core is between
-//! two steps may miss what that one is about to publish, and finds the arena full for a moment.
+//! core found something last, word by word: 64 slabs a step. Who looks while another core is
+//! between two steps may miss what that one is about to publish, and finds the arena full for a
+//! moment.
 
 use super::set::Set;
 use crate::store::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -99,9 +100,9 @@ impl Slabs {
         word.class == NONE || all.is_some_and(|&all| word.count == all)
     }
 
-    /// Takes at most `most` blocks of `class` out of one slab, and calls `put` with the number of the
-    /// slab and of the block for each. The slab; `None` if there is no such block and no empty slab.
-    /// Starts to look at slab `from`.
+    /// Takes at most `most` blocks of `class` out of one slab, and calls `put` with the number of
+    /// the slab and of the block for each. The slab; `None` if there is no such block and no empty
+    /// slab. Starts to look at slab `from`.
     pub(super) fn take(
         &self,
         class: usize,

@@ -3,7 +3,7 @@
 //! `cargo test --release --lib store::reclaim::tests::timing -- --ignored --nocapture`
 
 use std::hint::black_box;
-use std::sync::atomic::AtomicBool;
+use std::sync::atomic::{AtomicBool, compiler_fence};
 use std::time::Instant;
 
 use super::*;
@@ -67,4 +67,49 @@ fn two_threads() {
         println!("pin and unpin, beside a core that retires all the time: {pin:.2} ns");
         stop.store(true, Ordering::Relaxed);
     });
+}
+
+/// What a pin costs between reads that miss the caches, which a processor can overlap with each
+/// other.
+#[test]
+#[ignore = "it measures"]
+fn between_reads() {
+    const WORDS: usize = 1 << 24;
+    let mut random = 1u64;
+    let mut next = || {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        random
+    };
+    let table: Vec<u64> = (0..WORDS).map(|_| next()).collect();
+    let place = |word: u64| usize::try_from(word >> 33).expect("64 bits") % WORDS;
+    let collector = Collector::new(64);
+    let member = collector.join(Nothing).expect("a slot");
+    let announced = AtomicU64::new(0);
+    for loads in [1, 3, 6] {
+        // Short runs, most of which nobody interrupts; the three kinds take turns.
+        let mut times = [const { Vec::new() }; 3];
+        for _ in 0..1001 {
+            for (kind, times) in times.iter_mut().enumerate() {
+                times.push(median_ns(1, 300, || {
+                    let guard = (kind == 1).then(|| member.pin());
+                    if kind == 2 {
+                        announced.store(1, Ordering::Release);
+                        compiler_fence(Ordering::SeqCst);
+                    }
+                    black_box((0..loads).fold(next(), |at, _| table[place(at)]));
+                    drop(guard);
+                    if kind == 2 {
+                        announced.store(2, Ordering::Release);
+                    }
+                }));
+            }
+        }
+        let [bare, pinned, announced] = times.map(|mut times| {
+            times.sort_by(f64::total_cmp);
+            times[times.len() / 2]
+        });
+        println!(
+            "{loads} loads: {bare:.0} ns, pinned {pinned:.0} ns, announced without a fence {announced:.0} ns"
+        );
+    }
 }
