@@ -13,7 +13,7 @@ pub(crate) struct Levels {
     pub(crate) memtable: u32,
     pub(crate) first_level: u64,
     pub(crate) table: u64,
-    /// Targets from the last level's size upwards (RocksDB), not from the first's downwards (fjall).
+    /// Targets follow from the last level's size (RocksDB), not from the first's (fjall).
     pub(crate) dynamic: bool,
 }
 
@@ -107,7 +107,7 @@ impl Lsm {
         }
     }
 
-    /// The level that is furthest above its target. Puts a new level on top when there should be one.
+    /// The level that is furthest above its target. Puts a new level on top if there should be one.
     fn too_large(&mut self) -> Option<usize> {
         let sizes: Vec<f64> = self.below.iter().map(|level| bytes(level) as f64).collect();
         let last = sizes.len() - 1;

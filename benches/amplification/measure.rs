@@ -12,21 +12,26 @@ pub(crate) enum Keys {
     Uniform,
     /// YCSB's, 0.99.
     Zipfian,
+    /// The same, the hottest keys first in key order.
+    Clustered,
 }
 
 /// The keys of a workload after loading.
 pub(crate) struct Draw {
     keys: u32,
     zipf: Option<Zipf>,
+    clustered: bool,
 }
 
 impl Draw {
     pub(crate) fn new(which: Keys, keys: u32) -> Self {
-        Self { keys, zipf: (which == Keys::Zipfian).then(|| Zipf::new(keys, 0.99)) }
+        let zipf = (which != Keys::Uniform).then(|| Zipf::new(keys, 0.99));
+        Self { keys, zipf, clustered: which == Keys::Clustered }
     }
 
     pub(crate) fn next(&self, random: &mut Random) -> u32 {
         match &self.zipf {
+            Some(zipf) if self.clustered => zipf.rank(random),
             Some(zipf) => zipf.draw(random),
             None => random.below(self.keys),
         }

@@ -113,7 +113,14 @@ impl Zipf {
         Self { keys, theta, zeta, eta }
     }
 
+    /// A key, scrambled.
     pub(crate) fn draw(&self, random: &mut Random) -> u32 {
+        let rank = u64::from(self.rank(random));
+        u32::try_from(mix(rank + 1) % u64::from(self.keys)).expect("below a u32")
+    }
+
+    /// A rank: 0 is the most frequent.
+    pub(crate) fn rank(&self, random: &mut Random) -> u32 {
         let u = random.unit();
         let scaled = u * self.zeta;
         let rank = if scaled < 1.0 {
@@ -124,7 +131,7 @@ impl Zipf {
             let at = (self.eta * u - self.eta + 1.0).powf(1.0 / (1.0 - self.theta));
             whole(f64::from(self.keys) * at)
         };
-        u32::try_from(mix(rank + 1) % u64::from(self.keys)).expect("below a u32")
+        u32::try_from(rank.min(u64::from(self.keys) - 1)).expect("below a u32")
     }
 }
 

@@ -74,8 +74,6 @@ pub(crate) struct Config {
     pub(crate) fold: Fold,
     /// `Fold::Room`: a segment with a smaller share of live bytes is cleaned before any fold.
     pub(crate) clean_below: f64,
-    /// Cleaning folds a family whose runs have this share of `share`, instead of moving its leaves.
-    pub(crate) fold_in_cleaning: f64,
     /// Runs are of the whole store: no inner page changes with them.
     pub(crate) store_wide: bool,
     /// Emptied segments wait for a checkpoint, not only for the log.

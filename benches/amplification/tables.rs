@@ -8,7 +8,7 @@ use crate::numbers::{Random, whole};
 use crate::store::{Config, Costs, Fold, Scheme, Store, USER};
 
 pub(crate) type Table = (&'static str, fn(u32));
-pub(crate) const ALL: [Table; 10] = [
+pub(crate) const ALL: [Table; 11] = [
     ("checks", checks),
     ("schemes", schemes),
     ("space", space),
@@ -18,6 +18,7 @@ pub(crate) const ALL: [Table; 10] = [
     ("full", full),
     ("peers", peers),
     ("load", load),
+    ("skew", skew),
     ("ycsb-a", ycsb_a),
 ];
 
@@ -49,7 +50,6 @@ fn recommended(keys: u32) -> Config {
         max_runs: 24,
         fold: Fold::Room,
         clean_below: 0.4,
-        fold_in_cleaning: f64::INFINITY,
         store_wide: false,
         late_reuse: false,
         ascending: false,
@@ -187,6 +187,14 @@ fn space(scale: u32) {
     for clean_below in [0.2, 0.4, 0.6] {
         row(&format!("room, clean below {clean_below}"), Config { clean_below, ..cold }, Keys::Uniform);
     }
+    // Below 1.6 they clean for ever.
+    for (name, scheme) in [("parts of leaves, 8", Scheme::Parts(8)), ("whole leaves", Scheme::Whole)] {
+        let wide = spaces.map(|space| {
+            let of = || overwrite(on(Config { scheme, ..cold }, space), Keys::Uniform, 3).short();
+            if space < 1.6 { "-".into() } else { of() }
+        });
+        println!("{name:<28} {}", wide.map(|total| format!("{total:>6}")).join(" "));
+    }
     row("room, in memory", base, Keys::Uniform);
     row("room, zipfian", cold, Keys::Zipfian);
     row("room, zipfian in memory", base, Keys::Zipfian);
@@ -198,11 +206,19 @@ fn runs(scale: u32) {
     let user = u64::from(base.keys) * USER;
     println!("uniform, device 1.6; leaves of a family by data / cache");
     Outcome::head();
-    for ratio in [5, 10, 20, 40] {
+    for ratio in [5_u32, 10, 20, 40] {
         for family in [16, 40, 150, 600] {
-            let config = beyond(Config { family, ..base }, user / ratio);
+            let config = beyond(Config { family, ..base }, user / u64::from(ratio));
             let got = overwrite(on(config, 1.6), Keys::Uniform, 3);
             got.print(&format!("data {ratio} x cache, {family} ({:.0} a run)", got.run_records));
+        }
+    }
+    for ratio in [5, 10, 20, 40] {
+        // 64 MiB of cache are a memtable.
+        let shrunk = user as f64 / f64::from(ratio) / f64::from(64 << 20);
+        for (name, levels) in [("fjall", FJALL), ("RocksDB", ROCKSDB)] {
+            let got = leveled(levels.scaled(shrunk), base.keys, Keys::Uniform, 3);
+            println!("data {ratio} x cache, {name}: {:.2}, space {:.2} {:.2}", got.total, got.mean, got.most);
         }
     }
     for max_runs in [4, 8, 12, 16, 24, 48] {
@@ -237,7 +253,7 @@ fn cleaning_table(scale: u32) {
     for which in [Keys::Uniform, Keys::Zipfian] {
         println!("{which:?}, 10 x cache, device 1.4 and 1.6: streams and victims");
         for streams in 1..=4 {
-            for victim in [Victim::Oldest, Victim::Greedy, Victim::CostBenefit, Victim::Declining] {
+            for victim in [Victim::Greedy, Victim::CostBenefit, Victim::Declining] {
                 let config = Config { streams, victim, ..cold };
                 let of = |space| overwrite(on(config, space), which, 3).short();
                 println!("  {streams} {:<12} {:>6} {:>6}", format!("{victim:?}"), of(1.4), of(1.6));
@@ -276,36 +292,41 @@ fn full(scale: u32) {
     }
 }
 
+/// Beside leveled trees with their defaults; what is in memory at half of its size, what is beyond
+/// at a quarter, as are memtables, tables and levels.
 fn peers(scale: u32) {
-    let shrunk = 1.0 / f64::from(scale);
-    let mib = |bytes: u64| part(bytes << 20, shrunk);
-    for (name, keys, cache) in [("in memory", 2 * MILLION, None), ("10 x 64 MiB", 5_785_000, Some(64))] {
-        let keys = keys / scale;
-        for which in [Keys::Uniform, Keys::Zipfian] {
-            println!("{name}, {keys} records, {which:?}: load, then 3 overwrites; space mean, most, end");
+    let memory: &[f64] = &[1.5, 2.0, 2.25];
+    let beyond_memory: &[f64] = &[1.35, 1.5, 1.75];
+    for which in [Keys::Uniform, Keys::Zipfian] {
+        for (name, keys, cache, spaces) in [
+            ("2 M records in memory", 2 * MILLION, None, memory),
+            ("10 x 64 MiB", 5_785_000, Some(64 << 20), beyond_memory),
+        ] {
+            let scale = scale * if cache.is_some() { 4 } else { 2 };
+            let (keys, shrunk) = (keys / scale, 1.0 / f64::from(scale));
+            println!("{name}, {which:?}: load, then 3 overwrites; space mean, most, end");
             for (name, levels) in [("fjall", FJALL), ("RocksDB", ROCKSDB)] {
                 let got = leveled(levels.scaled(shrunk), keys, which, 3);
                 println!(
-                    "  {name:<10} load {:.2} total {:.2}, space {:.2} {:.2} {:.2}",
+                    "  {name:<22} load {:.2} total {:.2}, space {:.2} {:.2} {:.2}",
                     got.load, got.total, got.mean, got.most, got.end
                 );
             }
+            let user = u64::from(keys) * USER;
             let base = recommended(keys);
-            let base = cache.map_or(base, |cache| beyond(base, mib(cache)));
-            for space in [1.35, 1.5, 1.75, 2.0, 2.5] {
-                for log in [base.log, u64::from(keys) * USER / 4] {
-                    if log == base.log || cache.is_none() {
-                        let config = on(Config { log, ..base }, space);
-                        let got = overwrite(config, which, 3);
-                        println!(
-                            "  device {space:<4} log {:>3} MiB: total {:>5}, space {:.2} {:.2} {:.2}",
-                            log >> 20,
-                            got.short(),
-                            got.mean,
-                            got.most,
-                            got.closed
-                        );
-                    }
+            let base = cache.map_or(base, |cache| beyond(base, part(cache, shrunk)));
+            let logs = [base.log, user / 4, part(128 << 20, shrunk)];
+            for &space in spaces {
+                for log in &logs[..if cache.is_some() { 1 } else { 3 }] {
+                    let got = overwrite(on(Config { log: *log, ..base }, space), which, 3);
+                    println!(
+                        "  device {space:<4}, log {:.2}: total {:>5}, space {:.2} {:.2} {:.2}",
+                        *log as f64 / user as f64,
+                        got.short(),
+                        got.mean,
+                        got.most,
+                        got.closed
+                    );
                 }
             }
         }
@@ -330,7 +351,8 @@ fn load(scale: u32) {
         );
     };
     println!("seconds at 1.5 GB/s and 90,000 reads/s, and at 3 GB/s and 500,000");
-    let base = beyond(recommended(keys), part(64 << 20, shrunk));
+    let store = |keys: u32, shrunk: f64| on(beyond(recommended(keys), part(64 << 20, shrunk)), 2.0);
+    let (base, tenth) = (store(keys, shrunk), store(keys / 10, shrunk / 10.0));
     let run = |name: &str, config| {
         let got = outcome(loaded(config), Costs::default());
         if got.full {
@@ -339,20 +361,35 @@ fn load(scale: u32) {
             print(name, got.total, got.reads, got.read_bytes);
         }
     };
-    for space in [1.5, 2.0] {
-        let base = on(base, space);
-        println!("device {space}");
-        run("whole leaves", Config { scheme: Scheme::Whole, ..base });
-        run("parts of leaves, 8", Config { scheme: Scheme::Parts(8), ..base });
-        run("runs, as designed", designed(base));
-        run("runs, recommended", base);
-        run("runs, recommended, shared areas", Config { shared: true, log: base.log * 2, ..base });
-        run("runs, recommended, in order", Config { ascending: true, ..base });
-    }
+    run("whole leaves (a tenth of it)", Config { scheme: Scheme::Whole, ..tenth });
+    run("parts of leaves, 8 (a tenth)", Config { scheme: Scheme::Parts(8), ..tenth });
+    run("runs, as designed", designed(base));
+    run("runs, recommended", base);
+    run("  (a tenth)", tenth);
+    run("  device 1.5", on(base, 1.5));
+    run("  shared areas, log of the cache", Config { shared: true, log: base.log * 2, ..base });
+    run("  in order", Config { ascending: true, ..base });
     for (name, levels) in [("fjall", FJALL), ("RocksDB", ROCKSDB)] {
         let got = leveled(levels.scaled(shrunk), keys, Keys::Uniform, 0);
         // Compactions read tables in long stretches.
         print(name, got.load, got.load_read * USER as f64 / 1e6, got.load_read);
+    }
+}
+
+/// Hot keys next to each other: orders of flushes and folds under skew.
+fn skew(scale: u32) {
+    let base = recommended(HALF_A_MILLION / scale);
+    let cold = beyond(base, u64::from(base.keys) * USER / 10);
+    for space in [1.5, 2.0] {
+        println!("zipfian without scrambling, 10 x cache, device {space}");
+        Outcome::head();
+        let row = |name: &str, config| overwrite(on(config, space), Keys::Clustered, 3).print(name);
+        row("parts of leaves, 8", Config { scheme: Scheme::Parts(8), ..cold });
+        let design = Config { late_reuse: false, streams: 4, ..designed(cold) };
+        row("runs, share 0.4, largest area first", design);
+        row("runs, largest share first, s 0.3", Config { fold: Fold::Largest, share: 0.3, ..design });
+        row("folds go round, s 0.3", Config { fold: Fold::Sweep, share: 0.3, ..cold });
+        row("folds when room is short", cold);
     }
 }
 

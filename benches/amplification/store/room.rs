@@ -1,7 +1,11 @@
 //! Free segments: checkpoints, cleaning, folds for the sake of room.
 
-use super::{Fold, MAP_PAGE, Scheme, Store, part_of};
+use super::{Fold, MAP_PAGE, Store, part_of};
 use crate::device::Kind;
+
+/// Folds for the sake of room leave this part of the leaves in runs: smaller runs cost more to fold
+/// than a segment costs to clean.
+const LEAST_RUNS: u64 = 20;
 
 impl Store {
     pub(super) fn checkpoint(&mut self) {
@@ -44,7 +48,7 @@ impl Store {
             let mostly_garbage = part_of(self.device.segment_bytes, self.config.clean_below);
             if self.config.fold == Fold::Room
                 && self.device.live_in(victim) > mostly_garbage
-                && self.run_bytes * 100 > self.leaf_bytes
+                && self.run_bytes > self.leaf_bytes / LEAST_RUNS
                 && self.fold_in_turn()
             {
                 continue;
@@ -62,17 +66,6 @@ impl Store {
         self.costs.read_bytes += self.device.segment_bytes;
         for id in pages {
             let page = self.device.page(id);
-            if page.kind == Kind::Leaf && self.config.scheme == Scheme::Runs {
-                let at = self.leaves[page.owner as usize].family;
-                let family = &self.families[at as usize];
-                let share = family.run_bytes as f64 / family.leaf_bytes.max(1) as f64;
-                // A fold writes the whole family: only while there is room for it.
-                if share >= self.config.fold_in_cleaning * self.config.share
-                    && self.device.free() > self.device.reserve / 2
-                {
-                    self.fold(at);
-                }
-            }
             let frame = match page.kind {
                 Kind::Leaf => self.leaves[page.owner as usize].frame,
                 Kind::Part => self.leaves[page.owner as usize].frame,
