@@ -243,8 +243,8 @@ impl Device {
         self.now += bytes;
     }
 
-    /// The sealed segment to be cleaned next, if any has garbage: when there is little room, the one
-    /// with the most.
+    /// The sealed segment to be cleaned next, if any has garbage; when room is short, the one with
+    /// the most.
     pub(crate) fn victim(&self) -> Option<u32> {
         let short = self.free.len() < self.reserve / 2 && self.victim != Victim::Oldest;
         let victim = if short { Victim::Greedy } else { self.victim };

@@ -219,12 +219,12 @@ pub(crate) fn leveled(levels: Levels, keys: u32, which: Keys, rounds: u32) -> Le
 
 /// Pages of 4 KiB written again at random on a device that they fill to `fill`: bytes written per
 /// byte of them.
-pub(crate) fn cleaning(fill: f64, victim: Victim, which: Keys, segment: u64, streams: usize) -> f64 {
+pub(crate) fn cleaning(fill: f64, victim: Victim, which: Keys, segment: u64) -> f64 {
     let pages = 40_000;
     let room = (f64::from(pages) * 4096.0 / fill).round();
     let reserve = 2;
-    let bytes = crate::numbers::whole(room) + (reserve as u64 + streams.min(2) as u64) * segment;
-    let mut device = Device::new(bytes, segment, reserve, streams, victim);
+    let bytes = crate::numbers::whole(room) + (reserve as u64 + 1) * segment;
+    let mut device = Device::new(bytes, segment, reserve, 1, victim);
     for page in 0..pages {
         let page = device.reserve_page(Kind::Leaf, page);
         device.write(page, 4096);
@@ -247,6 +247,7 @@ pub(crate) fn cleaning(fill: f64, victim: Victim, which: Keys, segment: u64, str
             device.checkpoint();
         }
     }
+    assert!(!device.full, "no page was lost");
     device.audit();
     let written = (device.written[Kind::Leaf as usize] - written) as f64;
     1.0 + (device.moved - moved) as f64 / written

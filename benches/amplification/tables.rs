@@ -131,7 +131,7 @@ fn checks(scale: u32) {
         for _ in 0..200 {
             w = -alpha * (-alpha).exp() / w.exp();
         }
-        let of = |victim| cleaning(fill, victim, Keys::Uniform, 256 << 10, 1);
+        let of = |victim| cleaning(fill, victim, Keys::Uniform, 256 << 10);
         println!(
             "  fill {fill}: oldest {:.2}, formula {:.2}; greedy {:.2}; declining {:.2}",
             of(Victim::Oldest),
@@ -241,6 +241,10 @@ fn memory(scale: u32) {
             got.print(&format!("log {log} of cache, shared {shared}, areas {areas:.2}"));
         }
     }
+    for log in [0.5, 1.0, 1.5] {
+        let config = Config { log: part(cache, log), ..beyond(base, cache) };
+        overwrite(config, Keys::Zipfian, 3).print(&format!("zipfian, log {log} of cache"));
+    }
     for log in [0.02, 0.04, 0.08, 0.16, 0.32] {
         let config = Config { log: part(user, log), ..base };
         overwrite(config, Keys::Uniform, 3).print(&format!("in memory, log {log} of data"));
@@ -276,18 +280,16 @@ fn full(scale: u32) {
     let base = recommended(HALF_A_MILLION / scale);
     let user = u64::from(base.keys) * USER;
     let cold = beyond(base, user / 10);
-    println!("pages of 4 KiB alone (greedy; declining), and totals of runs at 10 x cache");
-    for fill in [0.5, 0.6, 0.7, 0.8, 0.85, 0.9, 0.92, 0.95] {
-        let of = |victim, which, streams| cleaning(fill, victim, which, 256 << 10, streams);
+    println!("pages of 4 KiB alone (greedy), and totals of runs at 10 x cache");
+    for fill in [0.5, 0.7, 0.8, 0.85, 0.9, 0.92, 0.95] {
+        let of = |which| cleaning(fill, Victim::Greedy, which, 256 << 10);
         let reserve = Store::new(cold).device.reserve as f64 + 4.0;
         let space = 1.10 / fill + (cold.log as f64 + reserve * cold.segment as f64) / user as f64;
         let got = [Keys::Uniform, Keys::Zipfian].map(|which| overwrite(on(cold, space), which, 3).short());
         println!(
-            "  u {fill}: uniform {:.2} {:.2}, zipfian {:.2} {:.2}; device {space:.2}: runs {got:?}",
-            of(Victim::Greedy, Keys::Uniform, 1),
-            of(Victim::Declining, Keys::Uniform, 2),
-            of(Victim::Greedy, Keys::Zipfian, 1),
-            of(Victim::Declining, Keys::Zipfian, 2)
+            "  u {fill}: uniform {:.2}, zipfian {:.2}; device {space:.2}: runs {got:?}",
+            of(Keys::Uniform),
+            of(Keys::Zipfian)
         );
     }
 }
@@ -333,13 +335,13 @@ fn peers(scale: u32) {
     }
 }
 
-/// 10 M records in random order, and in order, with 64 MiB.
+/// 10 M records in random order, and in order, with 64 MiB: a tenth of it is done, and multiplied.
 fn load(scale: u32) {
-    let keys = 10 * MILLION / scale;
-    let shrunk = 1.0 / f64::from(scale);
-    let gigabytes = f64::from(keys) * USER as f64 / 1e9;
+    let whole = 10 * MILLION;
+    let (keys, shrunk) = (whole / 10 / scale, 0.1 / f64::from(scale));
+    let gigabytes = f64::from(whole) * USER as f64 / 1e9;
     let print = |name: &str, total: f64, reads: f64, read: f64| {
-        let (reads, bytes) = (reads * f64::from(keys), (total + read) * gigabytes * 1e9);
+        let (reads, bytes) = (reads * f64::from(whole), (total + read) * gigabytes * 1e9);
         let on = |bandwidth: f64, iops: f64| bytes / bandwidth + reads / iops;
         println!(
             "{name:<34} written {:>6.2} GB ({total:>5.2}), read {:>6.2} GB in {:>10.0} reads; {:>5.1} s, {:>5.1} s",
@@ -351,8 +353,7 @@ fn load(scale: u32) {
         );
     };
     println!("seconds at 1.5 GB/s and 90,000 reads/s, and at 3 GB/s and 500,000");
-    let store = |keys: u32, shrunk: f64| on(beyond(recommended(keys), part(64 << 20, shrunk)), 2.0);
-    let (base, tenth) = (store(keys, shrunk), store(keys / 10, shrunk / 10.0));
+    let base = on(beyond(recommended(keys), part(64 << 20, shrunk)), 2.0);
     let run = |name: &str, config| {
         let got = outcome(loaded(config), Costs::default());
         if got.full {
@@ -361,11 +362,10 @@ fn load(scale: u32) {
             print(name, got.total, got.reads, got.read_bytes);
         }
     };
-    run("whole leaves (a tenth of it)", Config { scheme: Scheme::Whole, ..tenth });
-    run("parts of leaves, 8 (a tenth)", Config { scheme: Scheme::Parts(8), ..tenth });
+    run("whole leaves", Config { scheme: Scheme::Whole, ..base });
+    run("parts of leaves, 8", Config { scheme: Scheme::Parts(8), ..base });
     run("runs, as designed", designed(base));
     run("runs, recommended", base);
-    run("  (a tenth)", tenth);
     run("  device 1.5", on(base, 1.5));
     run("  shared areas, log of the cache", Config { shared: true, log: base.log * 2, ..base });
     run("  in order", Config { ascending: true, ..base });
