@@ -29,7 +29,7 @@ use super::area::{IntentState, Kind, NewEntry, Refused, Reserved, Written, spin}
 use super::image::{EntryKind, InnerImage, LeafImage};
 use super::map::{Entry, Filling, Map};
 use super::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
-use super::smo::{Care, Mapping, Step, Target, Visitor};
+use super::smo::{Care, Step, Target, Visitor};
 use super::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId};
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
 
@@ -157,9 +157,16 @@ impl<'v> Change<'v> {
     }
 }
 
+/// A leaf, and the mapping word that named it.
+#[derive(Clone, Copy, Debug)]
+struct Leaf<'g> {
+    node: NodeRef<'g>,
+    word: MapWord,
+}
+
 /// Where a descent ended.
 enum Way<'g> {
-    Leaf(NodeRef<'g>),
+    Leaf(Leaf<'g>),
     /// A page was not what its parent said.
     Lost,
 }
@@ -223,14 +230,15 @@ impl<M: NodeMemory> Core<M> {
     fn descend<'g>(&self, root: ChildWord, key: &[u8], _guard: &'g Guard<'_>) -> Way<'g> {
         let mut child = root;
         loop {
-            let MapView::Node(address) = self.entry(child.id()).word().view() else { return Way::Lost };
+            let word = self.entry(child.id()).word();
+            let MapView::Node(address) = word.view() else { return Way::Lost };
             // SAFETY: the word was loaded with Acquire under the guard, which keeps the node.
             let node: NodeRef<'g> = unsafe { NodeRef::at(address) };
             if node.child() != child || node.kind() != State::Live.code() {
                 return Way::Lost;
             }
             if node.level() == 0 {
-                return Way::Leaf(node);
+                return Way::Leaf(Leaf { node, word });
             }
             let (_, next) = InnerImage::of_verified(node.image()).child_for(key);
             child = content::of_image(next);
@@ -250,16 +258,14 @@ impl<M: NodeMemory> Core<M> {
     }
 
     /// The leaf of a key.
-    fn leaf<'g>(&'g self, root: ChildWord, key: &[u8], guard: &'g Guard<'g>) -> NodeRef<'g> {
+    fn leaf<'g>(&'g self, root: ChildWord, key: &[u8], guard: &'g Guard<'g>) -> Leaf<'g> {
         loop {
             if let Way::Leaf(leaf) = self.descend(root, key, guard) {
                 return leaf;
             }
+            // It finishes what is in the way.
             let pinned = Pinned::new(self, root, guard);
-            let visitor = self.visit(&pinned, Target::At(key.to_vec()), Care::None);
-            if let Some(leaf) = visitor.arrived().page.node() {
-                return leaf;
-            }
+            self.visit(&pinned, Target::At(key.to_vec()), Care::None);
         }
     }
 
@@ -270,7 +276,7 @@ impl<M: NodeMemory> Core<M> {
         key: &[u8],
         guard: &'g Guard<'g>,
     ) -> Option<Found<'g>> {
-        let leaf = self.leaf(root, key, guard);
+        let leaf = self.leaf(root, key, guard).node;
         let newest = leaf.area().lookup(key, tag(key), u64::MAX, no_intents).newest;
         found(leaf, key, newest)
     }
@@ -293,10 +299,10 @@ impl<M: NodeMemory> Core<M> {
         let guard = self.pin();
         loop {
             let leaf = self.leaf(root, key, &guard);
-            match leaf.area().write(&entry, spin, &mut draw) {
+            match leaf.node.area().write(&entry, spin, &mut draw) {
                 Written::Live(seq) => {
                     if change == Change::Delete {
-                        self.remove_if_empty(root, key, leaf, &guard);
+                        self.remove_if_empty(root, key, leaf.node, &guard);
                     }
                     return Ok(seq);
                 }
@@ -325,18 +331,18 @@ impl<M: NodeMemory> Core<M> {
         let guard = self.pin();
         loop {
             let leaf = self.leaf(root, key, &guard);
-            let view = leaf.area().view(tag, spin);
-            let newest = leaf.area().lookup_in(view, key, tag, no_intents).newest;
+            let view = leaf.node.area().view(tag, spin);
+            let newest = leaf.node.area().lookup_in(view, key, tag, no_intents).newest;
             value.clear();
-            let Some(change) = decide(found(leaf, key, newest), &mut value) else { return Ok(None) };
+            let Some(change) = decide(found(leaf.node, key, newest), &mut value) else { return Ok(None) };
             let entry = change.entry(key, tag);
-            match leaf.area().reserve_at(view, &entry) {
+            match leaf.node.area().reserve_at(view, &entry) {
                 Err(Refused::Changed) => {}
                 Err(Refused::Full | Refused::Frozen) => self.make_room(root, key, leaf, &entry, &guard)?,
                 Ok(reserved) => {
                     if let Written::Live(seq) = Reserved::finish(reserved, spin, &mut draw) {
                         if change == Change::Delete {
-                            self.remove_if_empty(root, key, leaf, &guard);
+                            self.remove_if_empty(root, key, leaf.node, &guard);
                         }
                         return Ok(Some(seq));
                     }
@@ -345,26 +351,21 @@ impl<M: NodeMemory> Core<M> {
         }
     }
 
-    /// Replaces a leaf whose area has no room by one whose area has.
+    /// Replaces a leaf whose area has no room for `entry` by one, or two, with room.
     fn make_room(
         &self,
         root: ChildWord,
         key: &[u8],
-        leaf: NodeRef<'_>,
+        leaf: Leaf<'_>,
         entry: &NewEntry<'_>,
         guard: &Guard<'_>,
     ) -> Result<(), NoRoom> {
-        leaf.area().freeze();
         let pinned = Pinned::new(self, root, guard).for_entry(entry.room_bytes());
-        // It splits a frozen leaf that is too large.
-        let visitor = self.visit(&pinned, Target::At(key.to_vec()), Care::Shape);
-        let arrived = visitor.arrived();
-        if let Some(node) = arrived.page.node()
-            && let Some(content) = arrived.page.content()
-            && node.area().is_frozen()
-            && !pinned.is_out_of_room()
-        {
-            pinned.replace(arrived.child.id(), &arrived.page, arrived.page.with_content(content.clone()));
+        leaf.node.area().freeze();
+        leaf.node.area().decide_all(spin);
+        if !pinned.consolidate(leaf) && !pinned.is_out_of_room() {
+            // It is too large for one page: the visitor splits it.
+            self.visit(&pinned, Target::At(key.to_vec()), Care::Shape);
         }
         if pinned.is_out_of_room() { Err(NoRoom) } else { Ok(()) }
     }

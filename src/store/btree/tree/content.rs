@@ -81,9 +81,8 @@ impl Leaf for LeafContent<'_> {
             return false;
         }
         let (entries, range) = self.entries();
-        let entries = entries[range].iter();
-        LeafBuilder::new(entries.clone().copied(), &[]).size_bytes() > LEAF_TARGET_BYTES
-            && SplitPoint::of(entries.copied(), 0).is_some()
+        let entries = &entries[range];
+        is_over(entries, LeafBuilder::new(entries.iter().copied(), &[]).size_bytes())
     }
 
     fn separator(&self) -> Vec<u8> {
@@ -103,6 +102,11 @@ impl Leaf for LeafContent<'_> {
     fn from(&self, separator: &Vec<u8>) -> Self {
         self.part(separator, |at, range| at..range.end)
     }
+}
+
+/// Whether a leaf of these entries, whose image has `len` bytes, is to be split.
+pub(super) fn is_over(entries: &[Entry<'_>], len: usize) -> bool {
+    len > LEAF_TARGET_BYTES && SplitPoint::of(entries.iter().copied(), 0).is_some()
 }
 
 /// What an inner page holds.

@@ -4,8 +4,9 @@ use std::cell::Cell;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::content::{InnerContent, LeafContent, of_image, to_image};
-use super::{Core, State};
+use super::content::{InnerContent, LeafContent, is_over, of_image, to_image};
+use super::merge::merged;
+use super::{Core, Leaf, State};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
     self, Change, ChangeKind, Changes, InnerBuilder, InnerImage, InnerParts, LeafBuilder, LeafImage,
@@ -110,12 +111,38 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         }
     }
 
+    /// Merges a leaf whose area is frozen and decided into a new one with an empty area. False if it
+    /// is too large for one page and is to be split, or if there is no memory. Whether another got
+    /// in between does not matter.
+    pub(super) fn consolidate(&self, leaf: Leaf<'_>) -> bool {
+        let entries = merged(leaf.node);
+        let changes = LeafImage::of_verified(leaf.node.image()).changes();
+        let mut section = Vec::new();
+        if let Some(split) = changes.pending() {
+            split.append_to(&mut section);
+        }
+        let builder = LeafBuilder::new(entries.iter().copied(), &section);
+        let len = builder.size_bytes();
+        if is_over(&entries, len - section.len()) {
+            return false;
+        }
+        let child = leaf.node.child();
+        let area = area_over(len).with_room_for(self.entry_bytes);
+        let Some(mut node) = NewNode::build(&*self.core.pages.memory, &Shape::new(child, area, len)) else {
+            self.is_out_of_room.set(true);
+            return false;
+        };
+        builder.write(&mut node.image_mut()[..len]);
+        self.install(child.id(), leaf.word, node);
+        true
+    }
+
     /// Replaces a page by one that is `new`, and retires its node.
-    fn install(&self, id: PageId, current: &Loaded<'g>, new: NewNode<'g, M>) -> bool {
+    fn install(&self, id: PageId, current: MapWord, new: NewNode<'g, M>) -> bool {
         let entry = self.core.entry(id);
         let address = new.publish();
-        if entry.replace(current.word(), MapWord::node(address)).is_ok() {
-            self.core.retire(current.word());
+        if entry.replace(current, MapWord::node(address)).is_ok() {
+            self.core.retire(current);
             return true;
         }
         // SAFETY: the node was not installed, so nobody else knows it.
@@ -199,7 +226,7 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
         }
         let level = current.node().map_or(0, |node| node.level());
         match self.build(ChildWord::new(id, new.epoch), &new, level + 1) {
-            Some(node) => self.install(id, current, node),
+            Some(node) => self.install(id, current.word(), node),
             None => {
                 self.is_out_of_room.set(true);
                 false

@@ -1,0 +1,28 @@
+//! What the next store's write path does to write, read and space amplification: a simulation that
+//! counts bytes and does no I/O. `cargo bench --bench amplification` prints the tables of
+//! `docs/experiments/store-amplification.md`; `-- --quick` a tenth of each, to see that it runs;
+//! `-- TABLE...` some of them.
+
+mod device;
+mod lsm;
+mod measure;
+mod numbers;
+mod store;
+mod tables;
+
+use std::time::Instant;
+
+fn main() {
+    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let quick = arguments.iter().any(|argument| argument == "--quick");
+    let names: Vec<&String> = arguments.iter().filter(|argument| *argument != "--quick").collect();
+    let scale = if quick { 10 } else { 1 };
+    for (name, table) in tables::ALL {
+        if names.is_empty() || names.iter().any(|wanted| *wanted == name) {
+            let started = Instant::now();
+            println!("\n## {name}");
+            table(scale);
+            println!("({:.0} s)", started.elapsed().as_secs_f64());
+        }
+    }
+}
