@@ -3,8 +3,8 @@
 use super::damage::{MAX_CONTENT_BYTES, MAX_KEY_BYTES};
 use super::entry::Entry;
 use super::key::KeyParts;
-use super::leaf::{LEAF_HEADER_BYTES, LeafSummary};
-use super::search::{KeyWriter, PER_KEY_BYTES, padded, put};
+use super::leaf::LeafSummary;
+use super::search::{IMAGE_HEADER_BYTES, KeyWriter, PER_KEY_BYTES, padded, put};
 use crate::store::codec::to_u16;
 
 /// Writes a leaf image into a buffer of its size. It walks the entries three times (for the prefix,
@@ -40,7 +40,7 @@ impl<'a, 'c, I: Iterator<Item = Entry<'a>> + Clone> LeafBuilder<'c, I> {
     }
 
     fn entries_at(&self) -> usize {
-        LEAF_HEADER_BYTES + padded(self.prefix_len) + PER_KEY_BYTES * self.count
+        IMAGE_HEADER_BYTES + padded(self.prefix_len) + PER_KEY_BYTES * self.count
     }
 
     /// The number of entries.
@@ -60,7 +60,7 @@ impl<'a, 'c, I: Iterator<Item = Entry<'a>> + Clone> LeafBuilder<'c, I> {
         assert!(out.len() <= MAX_CONTENT_BYTES, "a leaf of {} bytes is to be split", out.len());
         let first = self.entries.clone().next();
         let first_key = first.as_ref().map(|entry| &entry.key);
-        let mut keys = KeyWriter::new(out, LEAF_HEADER_BYTES, first_key, self.prefix_len, self.count);
+        let mut keys = KeyWriter::new(out, first_key, self.prefix_len, self.count);
         let mut summary = LeafSummary::default();
         let mut end = self.entries_at();
         let mut before: Option<KeyParts<'_>> = None;

@@ -23,6 +23,8 @@ use super::damage::{Damage, MAX_KEY_BYTES, check};
 use super::key::{HEAD_BYTES, KeyParts};
 use crate::store::codec::{compare, to_u16};
 
+/// The header of a leaf's or an inner page's image; the prefix follows.
+pub(super) const IMAGE_HEADER_BYTES: usize = 16;
 /// What a head and a slot take.
 pub(super) const PER_KEY_BYTES: usize = HEAD_BYTES + 4;
 
@@ -57,29 +59,30 @@ pub(super) fn padded(prefix_len: usize) -> usize {
 }
 
 impl<'a> SortedKeys<'a> {
-    /// The `count` keys whose prefix begins at `at`; `None` if they do not fit.
+    /// `count` keys that share a prefix of this length; `None` if they do not fit.
     #[inline]
-    pub(super) fn locate(content: &'a [u8], at: usize, prefix_len: usize, count: usize) -> Option<Self> {
-        let prefix = content.get(at..at + prefix_len)?;
-        let (words, _) = content.get(at + padded(prefix_len)..)?.as_chunks::<4>();
+    pub(super) fn locate(content: &'a [u8], prefix_len: usize, count: usize) -> Option<Self> {
+        let prefix = content.get(IMAGE_HEADER_BYTES..IMAGE_HEADER_BYTES + prefix_len)?;
+        let (words, _) = content.get(IMAGE_HEADER_BYTES + padded(prefix_len)..)?.as_chunks::<4>();
         Some(Self { content, prefix, heads: words.get(..count)?, slots: words.get(count..2 * count)? })
     }
 
-    /// Checks padding, lengths and order. `at` is where the prefix begins; `entry_end` gets the offset of each
+    /// Checks padding, lengths and order. Entries begin at `from`; `entry_end` gets the offset of each
     /// entry and the length of the key's rest there, and says where the entry ends; it has to refuse
     /// what does not fit. Keys may be `repeated`. Returns the end of the last entry.
     pub(super) fn parse(
         &self,
-        at: usize,
+        from: usize,
         repeated: bool,
         mut entry_end: impl FnMut(usize, usize) -> Result<usize, Damage>,
     ) -> Result<usize, Damage> {
+        let at = IMAGE_HEADER_BYTES;
         let heads_at = at + padded(self.prefix.len());
         let padding = &self.content[at + self.prefix.len()..heads_at];
         check(padding.iter().all(|&byte| byte == 0), at, "the padding of the prefix is not zero")?;
         check(self.len() > 0 || self.prefix.is_empty(), at, "there is a prefix of no keys")?;
         let slots_at = heads_at + HEAD_BYTES * self.len();
-        let mut end = slots_at + 4 * self.len();
+        let mut end = from;
         for index in 0..self.len() {
             let slot_at = slots_at + 4 * index;
             let (offset, len) = self.slot(index);
@@ -246,15 +249,9 @@ pub(super) struct KeyWriter {
 }
 
 impl KeyWriter {
-    /// For `count` keys, the first of which is `first`, that share `prefix_len` bytes. The prefix
-    /// is written at `at`.
-    pub(super) fn new(
-        out: &mut [u8],
-        at: usize,
-        first: Option<&KeyParts<'_>>,
-        prefix_len: usize,
-        count: usize,
-    ) -> Self {
+    /// For `count` keys, the first of which is `first`, that share `prefix_len` bytes.
+    pub(super) fn new(out: &mut [u8], first: Option<&KeyParts<'_>>, prefix_len: usize, count: usize) -> Self {
+        let at = IMAGE_HEADER_BYTES;
         let heads_at = at + padded(prefix_len);
         if let Some(first) = first {
             first.copy_from(0, &mut out[at..at + prefix_len]);

@@ -17,6 +17,7 @@ use std::hint::black_box;
 use rustix::time::{ClockId, clock_gettime};
 
 use super::*;
+use crate::store::codec::{to_u32, to_usize};
 
 const VALUE_BYTES: usize = 100;
 const QUERIES: usize = 100_000;
@@ -67,7 +68,7 @@ impl Arena {
             line.0[..part.len()].copy_from_slice(part);
         }
         self.used += bytes.len().div_ceil(64);
-        u32::try_from(at).expect("below 256 GiB")
+        to_u32(at)
     }
 
     #[inline]
@@ -93,12 +94,6 @@ fn u32_at(bytes: &[u8], at: usize) -> u32 {
     u32::from_le_bytes(bytes[at..at + 4].try_into().expect("four bytes"))
 }
 
-/// Leaves over all keys, of images of at most this many bytes: the content of each.
-fn leaves(keys: &[Key], image_bytes: usize) -> Vec<(Key, Vec<u8>)> {
-    let per_leaf = (image_bytes - 16) / 122;
-    keys.chunks(per_leaf).map(|keys| (keys[0], leaf(keys))).collect()
-}
-
 fn leaf(keys: &[Key]) -> Vec<u8> {
     let value = [0; VALUE_BYTES];
     build(
@@ -118,8 +113,8 @@ fn leaf(keys: &[Key]) -> Vec<u8> {
 fn node(front: &[u8], image: &[u8], next: u32) -> Vec<u8> {
     let image_at = NODE_HEADER_BYTES + front.len().next_multiple_of(64);
     let mut node = vec![0; image_at];
-    node[0..4].copy_from_slice(&(image_at as u32).to_le_bytes());
-    node[4..8].copy_from_slice(&(image.len() as u32).to_le_bytes());
+    node[0..4].copy_from_slice(&to_u32(image_at).to_le_bytes());
+    node[4..8].copy_from_slice(&to_u32(image.len()).to_le_bytes());
     node[8..12].copy_from_slice(&next.to_le_bytes());
     node[NODE_HEADER_BYTES..NODE_HEADER_BYTES + front.len()].copy_from_slice(front);
     node.extend_from_slice(image);
@@ -155,7 +150,7 @@ fn hash(key: &Key) -> u64 {
 }
 
 fn tags(keys: &[Key]) -> Vec<u8> {
-    keys.iter().map(|key| (hash(key) >> 56) as u8).collect()
+    keys.iter().map(|key| hash(key).to_be_bytes()[0]).collect()
 }
 
 /// The index of `key` by tags: `tags` are as many as there are entries.
@@ -206,7 +201,7 @@ struct Query {
 
 fn thread_ns() -> u64 {
     let time = clock_gettime(ClockId::ThreadCPUTime);
-    time.tv_sec as u64 * 1_000_000_000 + time.tv_nsec as u64
+    time.tv_sec.cast_unsigned() * 1_000_000_000 + time.tv_nsec.cast_unsigned()
 }
 
 type Read<'a> = (String, Box<dyn Fn(&Query, &mut [u8; VALUE_BYTES]) + 'a>);
@@ -217,8 +212,8 @@ fn measure(keys: &[Key], reads: &[Read<'_>]) {
     for _ in 0..ROUNDS {
         for (read, times) in reads.iter().zip(&mut times) {
             let queries: Vec<Query> = (0..QUERIES)
-                .map(|_| random(&mut state) as usize % keys.len())
-                .map(|rank| Query { key: keys[rank], rank: rank as u32 })
+                .map(|_| to_usize(random(&mut state)) % keys.len())
+                .map(|rank| Query { key: keys[rank], rank: to_u32(rank) })
                 .collect();
             let mut value = [0; VALUE_BYTES];
             let started = thread_ns();
@@ -259,7 +254,7 @@ fn one_line(arena: &Arena) -> Read<'_> {
     let lines = arena.used as u64;
     let read = move |query: &Query, value: &mut [u8; VALUE_BYTES]| {
         let at = u64::from(query.rank).wrapping_mul(0x9e37_79b9_7f4a_7c15) % lines;
-        value[0] = black_box(arena.lines[at as usize].0[63]) & black_box(0);
+        value[0] = black_box(arena.lines[to_usize(at)].0[63]) & black_box(0);
     };
     ("one line of memory".to_owned(), Box::new(read))
 }
@@ -297,7 +292,7 @@ fn leaf_by_size_and_tags() {
                 tagged.arena.prefetch(at, lines);
                 let leaf = LeafImage::of_verified(tagged.image(at));
                 let tags = &tagged.arena.bytes(at + 1, 64)[..leaf.len()];
-                copy(find_by_tag(&leaf, tags, &query.key, (hash(&query.key) >> 56) as u8), value);
+                copy(find_by_tag(&leaf, tags, &query.key, hash(&query.key).to_be_bytes()[0]), value);
             }),
         ));
     }
@@ -337,7 +332,8 @@ fn leaf_with_area_or_deltas() {
         for index in shuffled(plain.nodes.len(), &mut state) {
             let mut delta = vec![0; 140];
             delta[8..12].copy_from_slice(&below[index].to_le_bytes());
-            let other = keys[(per_leaf * index + random(&mut state) as usize % per_leaf).min(keys.len() - 1)];
+            let other =
+                keys[(per_leaf * index + to_usize(random(&mut state)) % per_leaf).min(keys.len() - 1)];
             delta[16..32].copy_from_slice(&other);
             delta[16] ^= 0x80;
             heads[index] = deltas.push(&delta);
@@ -365,7 +361,7 @@ fn leaf_with_area_or_deltas() {
                     let image_at = 1 + (slots * 72usize).div_ceil(64);
                     if prefetched {
                         layout.arena.prefetch(at, 1 + slots / 8);
-                        layout.arena.prefetch(at + image_at as u32, 5);
+                        layout.arena.prefetch(at + to_u32(image_at), 5);
                     }
                     let area = layout.arena.bytes(at + 1, 8 * slots);
                     assert_eq!(black_box(scan_area(area, slots, 0x1_0000 | hash(&query.key) >> 48)), None);
@@ -411,13 +407,13 @@ fn leaf_with_area_or_deltas() {
 fn shuffled(len: usize, state: &mut u64) -> Vec<usize> {
     let mut order: Vec<usize> = (0..len).collect();
     for index in (1..len).rev() {
-        order.swap(index, random(state) as usize % (index + 1));
+        order.swap(index, to_usize(random(state)) % (index + 1));
     }
     order
 }
 
 /// A descent by child words and a mapping, through levels of 150 children, to leaves of 2, 4 and
-/// 8 KiB.
+/// 8 KiB; with the lines of heads asked for at once, in inner pages, in the leaf and in both.
 #[test]
 #[ignore = "a measurement, of minutes and 5 GB"]
 fn descent_to_a_leaf() {
@@ -425,17 +421,25 @@ fn descent_to_a_leaf() {
     let trees: Vec<(usize, Tree)> = [4032, 2016, 8128].map(|size| (size, Tree::new(&keys, size))).into();
     let mut reads: Vec<Read<'_>> = vec![one_line(&trees[0].1.layout.arena)];
     for (size, tree) in &trees {
-        for prefetched in [false, true] {
-            let lines = if prefetched { 1 + (16 + 8 * ((size - 16) / 122)).div_ceil(64) } else { 0 };
-            let name = format!("{} levels over a leaf of {size}, {lines} lines prefetched", tree.levels);
+        let heads = 1 + (16 + 8 * ((size - 16) / 122)).div_ceil(64);
+        for (inner_lines, lines) in [(0, 0), (0, heads), (11, 0), (11, heads)] {
+            let name =
+                format!("{} levels, leaf of {size}, prefetched {inner_lines} and {lines}", tree.levels);
             reads.push((
                 name,
                 Box::new(move |query, value| {
-                    let at = tree.descend(&query.key, lines);
+                    let at = tree.descend(&query.key, inner_lines);
+                    tree.layout.arena.prefetch(at, lines);
                     copy(LeafImage::of_verified(tree.layout.image(at)).find(&query.key), value);
                 }),
             ));
         }
+        reads.push((
+            format!("{} levels alone, prefetched 11", tree.levels),
+            Box::new(move |query, value| {
+                value[0] = u8::try_from(black_box(tree.descend(&query.key, 11)) >> 31).expect("a bit");
+            }),
+        ));
     }
     measure(&keys, &reads);
 }
@@ -492,14 +496,99 @@ impl Tree {
     fn descend(&self, key: &Key, lines: usize) -> u32 {
         let mut child = self.root;
         for _ in 0..self.levels {
-            let at = self.mapping[child.id() as usize];
+            let at = self.mapping[to_usize(child.id())];
+            self.inner.prefetch(at, lines);
             let header = self.inner.bytes(at, NODE_HEADER_BYTES);
             let (image_at, len) = (u32_at(header, 0), u32_at(header, 4));
             let image = self.inner.bytes(at + image_at / 64, len as usize);
             (_, child) = InnerImage::of_verified(image).child_for(key);
         }
-        let at = self.mapping[child.id() as usize];
-        self.layout.arena.prefetch(at, lines);
-        at
+        self.mapping[to_usize(child.id())]
     }
+}
+
+/// The first head that is not smaller, by the search of images and by others, over arrays that are
+/// in the first cache.
+#[test]
+#[ignore = "a measurement"]
+fn search_of_heads() {
+    const ARRAYS: usize = 16;
+    let mut state = 3;
+    for count in [16, 32, 64, 150] {
+        let arrays: Vec<Vec<u32>> = (0..ARRAYS)
+            .map(|_| {
+                let mut heads: Vec<u32> =
+                    (0..count).map(|_| to_u32(to_usize(random(&mut state) >> 32))).collect();
+                heads.sort_unstable();
+                heads
+            })
+            .collect();
+        let needles: Vec<u32> = (0..4096).map(|_| to_u32(to_usize(random(&mut state) >> 32))).collect();
+        type Search = fn(&[u32], u32) -> usize;
+        let mut searches: Vec<(&str, Search)> =
+            vec![("binary", binary), ("binary to 16, then count", binary_and_count), ("count", smaller)];
+        if std::arch::is_x86_feature_detected!("avx2") {
+            searches.push(("count by AVX2", |heads, head| {
+                // SAFETY: the processor has AVX2: it was asked just now.
+                unsafe { smaller_avx2(heads, head) }
+            }));
+            searches.push(("binary to 16, then AVX2", |heads, head| {
+                let (base, size) = halve(heads, head, 16);
+                // SAFETY: the processor has AVX2: it was asked just now.
+                base + unsafe { smaller_avx2(&heads[base..base + size], head) }
+            }));
+        }
+        let mut times = vec![Vec::new(); searches.len()];
+        for _ in 0..41 {
+            for ((_, search), times) in searches.iter().zip(&mut times) {
+                let started = thread_ns();
+                let mut found = 0;
+                for &needle in &needles {
+                    // The array to search is known when the search before is done.
+                    found = search(&arrays[found % ARRAYS], needle);
+                }
+                black_box(found);
+                times.push((thread_ns() - started) as f64 / needles.len() as f64);
+            }
+        }
+        for ((name, search), times) in searches.iter().zip(&mut times) {
+            times.sort_unstable_by(f64::total_cmp);
+            println!("{count:>4} heads, {name:<28} {:>6.1} ns", times[times.len() / 2]);
+            for (needle, heads) in needles.iter().zip(arrays.iter().cycle()) {
+                assert_eq!(search(heads, *needle), heads.partition_point(|head| head < needle));
+            }
+        }
+    }
+}
+
+/// Where the answer is, in at most `until` heads.
+#[inline]
+fn halve(heads: &[u32], head: u32, until: usize) -> (usize, usize) {
+    let (mut base, mut size) = (0, heads.len());
+    while size > until {
+        let half = size / 2;
+        base = std::hint::select_unpredictable(heads[base + half - 1] < head, base + half, base);
+        size -= half;
+    }
+    (base, size)
+}
+
+fn binary(heads: &[u32], head: u32) -> usize {
+    let (base, size) = halve(heads, head, 1);
+    base + usize::from(size == 1 && heads[base] < head)
+}
+
+#[inline]
+fn smaller(heads: &[u32], head: u32) -> usize {
+    heads.iter().map(|&other| u32::from(other < head)).sum::<u32>() as usize
+}
+
+fn binary_and_count(heads: &[u32], head: u32) -> usize {
+    let (base, size) = halve(heads, head, 16);
+    base + smaller(&heads[base..base + size], head)
+}
+
+#[target_feature(enable = "avx2")]
+fn smaller_avx2(heads: &[u32], head: u32) -> usize {
+    smaller(heads, head)
 }
