@@ -114,11 +114,11 @@ impl<'a> LeafImage<'a> {
     fn check_versions(&self) -> Result<(), Damage> {
         for index in 1..self.len() {
             let same = self.keys.order(index - 1, index) == Ordering::Equal;
-            let descends = match (self.get(index - 1).number, self.get(index).number) {
+            let descends = || match (self.get(index - 1).number, self.get(index).number) {
                 (Some(newer), Some(older)) => newer > older,
                 (newer, _) => newer.is_some(),
             };
-            check(!same || descends, self.keys.slot(index).0, "the newest version is not the first")?;
+            check(!same || descends(), self.keys.slot(index).0, "the newest version is not the first")?;
         }
         Ok(())
     }

@@ -27,9 +27,9 @@ pub(super) const IMAGE_HEADER_BYTES: usize = 16;
 /// What a head and a slot take.
 pub(super) const PER_KEY_BYTES: usize = HEAD_BYTES + 4;
 
-/// As many heads as are counted instead of halved. To count is a loop without branches that compilers
-/// make vector instructions of; its loads do not wait for each other, while each step of a binary
-/// search waits for the line of the one before (`docs/experiments/leaf-layout.md`).
+/// As many heads as are counted instead of halved. To count is a loop without branches that
+/// compilers make vector instructions of; its loads do not wait for each other, while each step of
+/// a binary search waits for the line of the one before (`docs/experiments/leaf-layout.md`).
 const COUNTED_HEADS: usize = 256;
 
 /// Where a key is, or would be.
@@ -71,9 +71,9 @@ impl<'a> SortedKeys<'a> {
         Some(Self { content, prefix, heads: words.get(..count)?, slots: words.get(count..2 * count)? })
     }
 
-    /// Checks padding, lengths and order. Entries begin at `from`; `entry_end` gets the offset of each
-    /// entry and the length of the key's rest there, and says where the entry ends; it has to refuse
-    /// what does not fit. Keys may be `repeated`. Returns the end of the last entry.
+    /// Checks padding, lengths and order. Entries begin at `from`; `entry_end` gets the offset of
+    /// each entry and the length of the key's rest there, and says where the entry ends; it has to
+    /// refuse what does not fit. Keys may be `repeated`. Returns the end of the last entry.
     pub(super) fn parse(
         &self,
         from: usize,

@@ -181,7 +181,7 @@ fn area(slots: usize, state: &mut u64) -> Vec<u8> {
     area
 }
 
-/// Looks for the tag among live slots, the newest first.
+/// Looks for the tag, here of 17 bits so that none is there, among live slots, the newest first.
 #[inline]
 fn scan_area(area: &[u8], slots: usize, tag: u64) -> Option<usize> {
     let (words, _) = area[..8 * slots].as_chunks::<8>();
