@@ -75,12 +75,10 @@ impl<'a, 'p, I: Iterator<Item = Branch<'a>> + Clone> InnerBuilder<'p, I> {
         let (prefix_len, count) = (self.prefix_len, self.count - 1);
         let mut keys = KeyWriter::new(out, first.as_ref(), prefix_len, count);
         let mut end = self.rests_at();
-        let mut before: Option<KeyParts<'_>> = None;
         for separator in separators {
-            let ascends = before.is_none_or(|before| before.compare(&separator).is_lt());
+            let (rest_end, ascends) = keys.write(out, separator, end);
             assert!(ascends && separator.len() > 0, "separators do not ascend");
-            end = keys.write(out, &separator, end);
-            before = Some(separator);
+            end = rest_end;
         }
         let sections = [(8, self.parts.tombstones), (4, self.parts.changes)];
         out[..IMAGE_HEADER_BYTES].fill(0);

@@ -248,14 +248,15 @@ pub(super) fn first_head(heads: &[[u8; HEAD_BYTES]], head: u32) -> usize {
 }
 
 /// Writes prefix, heads and slots of keys that come in their order.
-pub(super) struct KeyWriter {
+pub(super) struct KeyWriter<'a> {
     prefix_len: usize,
     heads_at: usize,
     slots_at: usize,
     written: usize,
+    before: Option<(u32, KeyParts<'a>)>,
 }
 
-impl KeyWriter {
+impl<'a> KeyWriter<'a> {
     /// For `count` keys, the first of which is `first`, that share `prefix_len` bytes.
     pub(super) fn new(out: &mut [u8], first: Option<&KeyParts<'_>>, prefix_len: usize, count: usize) -> Self {
         let at = IMAGE_HEADER_BYTES;
@@ -264,7 +265,7 @@ impl KeyWriter {
             first.copy_from(0, &mut out[at..at + prefix_len]);
         }
         out[at + prefix_len..heads_at].fill(0);
-        Self { prefix_len, heads_at, slots_at: heads_at + HEAD_BYTES * count, written: 0 }
+        Self { prefix_len, heads_at, slots_at: heads_at + HEAD_BYTES * count, written: 0, before: None }
     }
 
     /// What the key's rest takes.
@@ -272,18 +273,25 @@ impl KeyWriter {
         key.len().saturating_sub(prefix_len + HEAD_BYTES)
     }
 
-    /// Writes the next key, its rest at `offset`, and returns where that ends.
-    pub(super) fn write(&mut self, out: &mut [u8], key: &KeyParts<'_>, offset: usize) -> usize {
+    /// Writes the next key, its rest at `offset`. Returns where that ends, and whether the key is
+    /// larger than the one before; a smaller one is a defect of the caller.
+    pub(super) fn write(&mut self, out: &mut [u8], key: KeyParts<'a>, offset: usize) -> (usize, bool) {
         let head = u32::from_be_bytes(key.head_at(self.prefix_len));
+        let order = self.before.map_or(Ordering::Less, |(before_head, before)| {
+            let order = before_head.cmp(&head).then_with(|| before.compare(&key));
+            debug_assert_eq!(order, before.compare(&key), "keys do not share the prefix");
+            order
+        });
+        assert!(order.is_le(), "keys do not ascend");
+        self.before = Some((head, key));
         put(out, self.heads_at + 4 * self.written, &head.to_le_bytes());
         let slot_at = self.slots_at + 4 * self.written;
         put(out, slot_at, &to_u16(offset).to_le_bytes());
-        let len = to_u16(key.len() - self.prefix_len);
-        put(out, slot_at + 2, &len.to_le_bytes());
+        put(out, slot_at + 2, &to_u16(key.len() - self.prefix_len).to_le_bytes());
         self.written += 1;
-        let end = offset + Self::rest_bytes(key, self.prefix_len);
+        let end = offset + Self::rest_bytes(&key, self.prefix_len);
         key.copy_from(self.prefix_len + HEAD_BYTES, &mut out[offset..end]);
-        end
+        (end, order.is_lt())
     }
 }
 

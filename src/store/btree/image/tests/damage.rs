@@ -179,3 +179,53 @@ fn images_are_those_that_the_description_makes() {
         }
     }
 }
+
+/// Also where the key before has the same head, so that their rests would be compared.
+#[test]
+fn a_separator_beyond_the_end_is_refused() {
+    let separators: [&[u8]; 3] = [b"a", b"bcdefgh1", b"bcdefgh2"];
+    let branches = (0..4).map(|index| Branch {
+        child: ChildWord::new(16 + index, 1),
+        upper: separators.get(usize::try_from(index).expect("small")).map(|key| KeyParts::whole(key)),
+    });
+    let builder = InnerBuilder::new(branches, InnerParts::default());
+    let mut image = vec![0; builder.size_bytes()];
+    builder.write(&mut image);
+    // Behind 3 heads: the length in the third slot.
+    let len_at = 16 + 3 * 4 + 2 * 4 + 2;
+    assert_eq!(image[len_at], 8);
+    image[len_at] = 200;
+    let damage = InnerImage::parse(&image, 1).expect_err("it is longer than the page");
+    assert_eq!(damage.reason, "a separator does not fit");
+}
+
+/// A page has one pending change, in front of the merges of its children.
+#[test]
+fn sections_of_changes_that_cannot_be_are_refused() {
+    let page = ChildWord::new(40, 1);
+    let split = Change { kind: ChangeKind::Split, left: ChildWord::NONE, right: page, separator: b"s" };
+    let merging = Change { kind: ChangeKind::Merging, left: page, right: page, separator: b"t" };
+    let cases: [(&[Change<'_>], bool, bool); 9] = [
+        (&[split], true, true),
+        (&[split, merging, merging], false, true),
+        (&[merging], false, true),
+        (&[split, split], false, false),
+        (&[merging, split], false, false),
+        (&[Change { left: page, ..split }], false, false),
+        (&[Change { left: ChildWord::NONE, ..merging }], false, false),
+        (&[Change { right: ChildWord::NONE, ..split }], false, false),
+        (&[Change { separator: b"", ..split }], false, false),
+    ];
+    for (changes, in_leaf, in_inner) in cases {
+        let mut section = Vec::new();
+        changes.iter().for_each(|change| change.append_to(&mut section));
+        let leaf = build(std::iter::empty(), &section);
+        assert_eq!(LeafImage::parse(&leaf).is_ok(), in_leaf, "{changes:?}");
+        let branches = [Branch { child: page, upper: None }].into_iter();
+        let parts = InnerParts { changes: &section, ..InnerParts::default() };
+        let builder = InnerBuilder::new(branches, parts);
+        let mut inner = vec![0; builder.size_bytes()];
+        builder.write(&mut inner);
+        assert_eq!(InnerImage::parse(&inner, 3).is_ok(), in_inner, "{changes:?}");
+    }
+}

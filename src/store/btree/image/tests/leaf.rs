@@ -197,3 +197,10 @@ fn thousands_of_keys_are_found() {
         }
     }
 }
+
+#[test]
+#[should_panic(expected = "keys do not ascend")]
+fn a_leaf_is_not_built_of_keys_in_another_order() {
+    let entry = |key| Entry { kind: EntryKind::Deleted, number: None, expiry_ms: None, key, value: &[] };
+    build([b"b", b"a"].into_iter().map(|key| entry(KeyParts::whole(key))), &[]);
+}

@@ -147,6 +147,54 @@ fn leaf_with_area_or_deltas() {
     measure(&keys, &reads);
 }
 
+/// What it takes to build a leaf of 32 entries from those of another, and to verify it.
+#[test]
+#[ignore = "a measurement"]
+fn building_and_parsing() {
+    const LEAVES: usize = 2000;
+    let mut state = 4;
+    let leaves: Vec<Vec<u8>> = (0..LEAVES)
+        .map(|_| {
+            let mut keys: Vec<Key> = (0..32)
+                .map(|_| {
+                    (u128::from(random(&mut state)) << 64 | u128::from(random(&mut state))).to_be_bytes()
+                })
+                .collect();
+            keys.sort_unstable();
+            leaf(&keys)
+        })
+        .collect();
+    let mut buffer = vec![0; 8192];
+    let (mut builds, mut parses, mut checksums) = (Vec::new(), Vec::new(), Vec::new());
+    for _ in 0..ROUNDS {
+        let started = thread_ns();
+        for image in &leaves {
+            let leaf = LeafImage::of_verified(image);
+            let builder = LeafBuilder::new(leaf.entries(0..leaf.len()), &[]);
+            let size = builder.size_bytes();
+            black_box(builder.write(&mut buffer[..size]));
+        }
+        let built = thread_ns();
+        for image in &leaves {
+            black_box(LeafImage::parse(image).expect("a leaf"));
+        }
+        let parsed = thread_ns();
+        for image in &leaves {
+            black_box(crate::store::codec::checksum(image));
+        }
+        let checked = thread_ns();
+        for (times, ns) in [
+            (&mut builds, built - started),
+            (&mut parses, parsed - built),
+            (&mut checksums, checked - parsed),
+        ] {
+            times.push(ns as f64 / LEAVES as f64);
+        }
+    }
+    let medians = medians(&mut [builds, parses, checksums]);
+    println!("build {:.0} ns, parse {:.0} ns, checksum {:.0} ns", medians[0], medians[1], medians[2]);
+}
+
 fn tags(keys: &[Key]) -> Vec<u8> {
     keys.iter().map(|key| hash(key).to_be_bytes()[0]).collect()
 }
