@@ -79,6 +79,7 @@ impl<'a> LeafImage<'a> {
         check(entries_at == expected, 6, "entries do not begin behind the slots")?;
         let end = image.entries_end();
         check((entries_at..=content.len()).contains(&end), 4, "changes begin outside of the image")?;
+        check((end == content.len()) == (u16_at(content, 4) == 0), 4, "there are no changes")?;
         let entry_end = |offset: usize, rest_len: usize| {
             let at = offset + rest_len;
             let (body, end) =

@@ -150,6 +150,14 @@ fn versions_in_another_order_are_refused() {
     }
 }
 
+/// The offset of an empty section is 0, so an image has one form.
+#[test]
+fn an_empty_section_of_changes_has_no_place() {
+    let mut leaf = build(std::iter::empty(), &[]);
+    leaf[4] = u8::try_from(leaf.len()).expect("16");
+    assert_eq!(LeafImage::parse(&leaf).expect_err("another form").reason, "there are no changes");
+}
+
 #[test]
 fn damage_says_where_and_why() {
     let damage: Damage = LeafImage::parse(&[0; 8]).expect_err("too short");
