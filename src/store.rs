@@ -82,6 +82,8 @@ mod verify;
 mod wal;
 mod write;
 
+#[cfg(fuzzing)]
+pub use btree::fuzzing;
 pub use cursor::Cursor;
 pub use db::Db;
 pub use env::{Env, RtEnv};

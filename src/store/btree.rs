@@ -10,3 +10,9 @@ mod smo;
 #[cfg(not(any(loom, shuttle)))]
 mod tree;
 mod word;
+
+/// What the fuzzer calls: there is no such module in any other build.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::image::fuzzing::{build_inner, build_leaf, inner, leaf, page};
+}

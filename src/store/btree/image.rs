@@ -1,8 +1,8 @@
-//! Page images: the sorted, immutable bytes of leaves and inner pages, the same in memory and, after
-//! a header, on the namespace.
+//! Page images: the sorted, immutable bytes of leaves and inner pages, the same in memory and,
+//! after a header, on the namespace.
 //!
-//! Readers search an image in place. Whoever changes a page builds another one; nothing here changes
-//! but the word of a child, and that only in a buffer that nobody else sees yet.
+//! Readers search an image in place. Whoever changes a page builds another one; nothing here
+//! changes but the word of a child, and that only in a buffer that nobody else sees yet.
 //!
 //! - `header`: the 64 bytes in front of each page on the namespace, with its checksum.
 //! - `search`: prefix, heads and slots, which leaves and inner pages share, and the search.
@@ -16,15 +16,15 @@
 //!
 //! `parse` looks at every byte, once, when a page comes from the namespace: 16 KiB of random bytes
 //! whose checksum is right are refused with a reason, or are an image on which nothing panics.
-//! `of_verified` reads the few lengths of the image's header only; it is what a descent uses. All of
-//! it is safe code with checked offsets, so an image that was never verified makes a panic and not a
-//! read out of bounds.
+//! `of_verified` reads the few lengths of the image's header only; it is what a descent uses. All
+//! of it is safe code with checked offsets, so an image that was never verified makes a panic and
+//! not a read out of bounds.
 //!
 //! # Sizes
 //!
 //! A leaf splits when its image exceeds [`LEAF_TARGET_BYTES`]. Long keys and versions may make an
-//! image larger, up to [`IMAGE_BYTES`]; beyond that is only what a single operand of a merge forces,
-//! up to [`MAX_CONTENT_BYTES`].
+//! image larger, up to [`IMAGE_BYTES`]; beyond that is only what a single operand of a merge
+//! forces, up to [`MAX_CONTENT_BYTES`].
 #![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod change;

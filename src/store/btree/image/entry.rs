@@ -175,25 +175,27 @@ impl Entry<'_> {
 
     /// Writes what follows the key's rest at `at`, and returns where it ends.
     pub(super) fn write_body(&self, out: &mut [u8], mut at: usize) -> usize {
-        let mut append = |bytes: &[u8]| {
-            put(out, at, bytes);
-            at += bytes.len();
-        };
         let numbered = if self.number.is_some() { NUMBERED } else { 0 };
         let expires = if self.expiry_ms.is_some() { EXPIRES } else { 0 };
-        append(&[self.kind as u8 | numbered | expires]);
+        out[at] = self.kind as u8 | numbered | expires;
+        at += 1;
         if self.has_len() {
             let bytes = to_leb128(self.value.len());
-            append(&bytes[..len_bytes(self.value.len())]);
+            for byte in &bytes[..len_bytes(self.value.len())] {
+                out[at] = *byte;
+                at += 1;
+            }
         }
         if let Some(number) = self.number {
-            append(&number.to_le_bytes());
+            put(out, at, &number.to_le_bytes());
+            at += NUMBER_BYTES;
         }
         if let Some(expiry_ms) = self.expiry_ms {
-            append(&expiry_ms.to_le_bytes()[..EXPIRY_BYTES]);
+            put(out, at, &expiry_ms.to_le_bytes()[..EXPIRY_BYTES]);
+            at += EXPIRY_BYTES;
         }
-        append(self.value);
-        at
+        put(out, at, self.value);
+        at + self.value.len()
     }
 }
 

@@ -1,5 +1,5 @@
-//! What the fuzz targets and the tests of damage do with bytes: decode them, and if they are a page,
-//! everything that a page can do. There is no such module in any other build.
+//! What the fuzz targets and the tests of damage do with bytes: decode them, and if they are a
+//! page, everything that a page can do. There is no such module in any other build.
 #![cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "the fuzzer has what is public here"))]
 
 use std::collections::BTreeMap;

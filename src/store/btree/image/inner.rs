@@ -8,15 +8,16 @@
 //! | 6 | 2 | number of runs *r* (0 unless level 1) |
 //! | 8 | 2 | offset of the range tombstones, or 0 (0 unless level 1) |
 //! | 10 | 6 | zero |
-//! | 16 | 8 *n* | child words |
+//! | 16 | | prefix, heads, slots of the *n* - 1 separators (`search.rs`) |
+//! | | 8 *n* | child words |
 //! | | 64 *r* | runs, newest first (`family.rs`) |
-//! | | | prefix, heads, slots of the *n* - 1 separators (`search.rs`) |
 //! | | | rests of the separators, one behind the other |
 //! | | | range tombstones (`family.rs`) |
 //! | | | the section of changes (`change.rs`) |
 //!
 //! Child *i* holds the keys from separator *i* - 1 on and below separator *i*. Separators are not
-//! empty, and ascend.
+//! empty, and ascend. Heads stand near the header, so that a descent can ask for their lines before
+//! it has read how many there are.
 
 use std::ops::Range;
 
@@ -25,10 +26,9 @@ use super::child::ChildWord;
 use super::damage::{Damage, MAX_CONTENT_BYTES, check};
 use super::family::{RUN_BYTES, RangeTombstone, Run, check_runs, next_tombstone, runs};
 use super::key::KeyParts;
-use super::search::{Position, SortedKeys, put};
+use super::search::{IMAGE_HEADER_BYTES, PER_KEY_BYTES, Position, SortedKeys, padded, put};
 use crate::store::codec::u16_at;
 
-pub(super) const INNER_HEADER_BYTES: usize = 16;
 pub(super) const CHILD_BYTES: usize = 8;
 
 /// An inner page over its bytes, which were verified.
@@ -51,26 +51,27 @@ impl<'a> InnerImage<'a> {
     /// Checks everything that `content`, a page of `level` after its header, has to be, once.
     /// Total: what is no inner page is refused with the reason.
     pub(crate) fn parse(content: &'a [u8], level: u8) -> Result<Self, Damage> {
-        let sizes = (INNER_HEADER_BYTES..=MAX_CONTENT_BYTES).contains(&content.len());
+        let sizes = (IMAGE_HEADER_BYTES..=MAX_CONTENT_BYTES).contains(&content.len());
         check(sizes, 0, "no inner page has this length")?;
         check(u16_at(content, 0) > 0, 0, "there are no children")?;
         check(content[10..16] == [0; 6], 10, "bytes of the header are not zero")?;
-        let image = Self::locate(content).ok_or(Damage::new(2, "children and separators do not fit"))?;
+        let image = Self::locate(content).ok_or(Damage::new(2, "separators and children do not fit"))?;
         let is_first = level == 1;
-        check(is_first || image.runs().len() == 0, 6, "runs above level 1")?;
+        check(is_first || u16_at(content, 6) == 0, 6, "runs above level 1")?;
+        let rests_at = image.runs_at() + RUN_BYTES * usize::from(u16_at(content, 6));
+        check(rests_at <= content.len(), 6, "runs do not fit")?;
         check_runs(image.run_bytes(), image.runs_at())?;
         for (index, child) in image.children.iter().enumerate() {
-            let at = INNER_HEADER_BYTES + CHILD_BYTES * index;
+            let at = image.children_at() + CHILD_BYTES * index;
             check(ChildWord::from_bits(u64::from_le_bytes(*child)).is_some(), at, "it is no child")?;
         }
-        let keys_at = image.runs_at() + image.run_bytes().len();
-        let separators_end = image.separators.parse(keys_at, false, |offset, rest_len| {
+        let separators_end = image.separators.parse(rests_at, false, |offset, rest_len| {
             let end = offset + rest_len;
             check(end <= content.len(), offset, "a separator does not fit")?;
             Ok(end)
         })?;
         let empty = image.len() > 1 && image.separator(0).len() == 0;
-        check(!empty, keys_at, "a separator is empty")?;
+        check(!empty, IMAGE_HEADER_BYTES, "a separator is empty")?;
         let (tombstones_at, changes_at) = image.tail();
         check(tombstones_at == separators_end, 8, "there is something behind the last separator")?;
         let inside = (tombstones_at..=content.len()).contains(&changes_at);
@@ -96,16 +97,20 @@ impl<'a> InnerImage<'a> {
 
     #[inline]
     fn locate(content: &'a [u8]) -> Option<Self> {
-        let (header, rest) = content.split_first_chunk::<INNER_HEADER_BYTES>()?;
+        let header = content.first_chunk::<IMAGE_HEADER_BYTES>()?;
         let (count, prefix_len): (usize, usize) = (u16_at(header, 0).into(), u16_at(header, 2).into());
-        let children = rest.as_chunks::<CHILD_BYTES>().0.get(..count)?;
-        let keys_at = INNER_HEADER_BYTES + CHILD_BYTES * count + RUN_BYTES * usize::from(u16_at(header, 6));
-        let separators = SortedKeys::locate(content, keys_at, prefix_len, count.checked_sub(1)?)?;
+        let separators = SortedKeys::locate(content, prefix_len, count.checked_sub(1)?)?;
+        let children =
+            content.get(children_at(count, prefix_len)..)?.as_chunks::<CHILD_BYTES>().0.get(..count)?;
         Some(Self { content, children, separators })
     }
 
+    fn children_at(&self) -> usize {
+        children_at(self.len(), u16_at(self.content, 2).into())
+    }
+
     fn runs_at(&self) -> usize {
-        INNER_HEADER_BYTES + CHILD_BYTES * self.len()
+        self.children_at() + CHILD_BYTES * self.len()
     }
 
     /// Where range tombstones and changes begin.
@@ -270,5 +275,11 @@ impl<'e> Edit<'e> {
 /// Sets the word of the child at `index` in an image: all that changes when a child's epoch does.
 pub(crate) fn replace_child(content: &mut [u8], index: usize, child: ChildWord) {
     assert!(index < usize::from(u16_at(content, 0)), "there is no child {index}");
-    put(content, INNER_HEADER_BYTES + CHILD_BYTES * index, &child.bits().to_le_bytes());
+    let children_at = children_at(u16_at(content, 0).into(), u16_at(content, 2).into());
+    put(content, children_at + CHILD_BYTES * index, &child.bits().to_le_bytes());
+}
+
+/// Where the words of `count` children begin behind a prefix of this length.
+pub(super) fn children_at(count: usize, prefix_len: usize) -> usize {
+    IMAGE_HEADER_BYTES + padded(prefix_len) + PER_KEY_BYTES * (count - 1)
 }

@@ -2,9 +2,9 @@
 
 use super::damage::MAX_CONTENT_BYTES;
 use super::family::RUN_BYTES;
-use super::inner::{Branch, CHILD_BYTES, INNER_HEADER_BYTES, InnerParts};
+use super::inner::{Branch, CHILD_BYTES, InnerParts, children_at};
 use super::key::KeyParts;
-use super::search::{KeyWriter, PER_KEY_BYTES, padded, put};
+use super::search::{IMAGE_HEADER_BYTES, KeyWriter, PER_KEY_BYTES, put};
 use crate::store::codec::to_u16;
 
 /// Writes the image of an inner page into a buffer of its size. It walks the children three times
@@ -47,12 +47,12 @@ impl<'a, 'p, I: Iterator<Item = Branch<'a>> + Clone> InnerBuilder<'p, I> {
         Self { branches, parts, count, prefix_len, rests_bytes }
     }
 
-    fn keys_at(&self) -> usize {
-        INNER_HEADER_BYTES + CHILD_BYTES * self.count + self.parts.runs.len()
+    fn children_at(&self) -> usize {
+        children_at(self.count, self.prefix_len)
     }
 
     fn rests_at(&self) -> usize {
-        self.keys_at() + padded(self.prefix_len) + PER_KEY_BYTES * (self.count - 1)
+        self.children_at() + CHILD_BYTES * self.count + self.parts.runs.len()
     }
 
     /// The length of the image.
@@ -66,24 +66,22 @@ impl<'a, 'p, I: Iterator<Item = Branch<'a>> + Clone> InnerBuilder<'p, I> {
         assert_eq!(out.len(), self.size_bytes(), "the buffer is as long as the image");
         assert!(out.len() <= MAX_CONTENT_BYTES, "an inner page of {} bytes is to be split", out.len());
         for (index, branch) in self.branches.clone().enumerate() {
-            let at = INNER_HEADER_BYTES + CHILD_BYTES * index;
+            let at = self.children_at() + CHILD_BYTES * index;
             put(out, at, &branch.child.bits().to_le_bytes());
         }
-        put(out, INNER_HEADER_BYTES + CHILD_BYTES * self.count, self.parts.runs);
+        put(out, self.children_at() + CHILD_BYTES * self.count, self.parts.runs);
         let separators = separators(self.branches.clone(), self.count);
         let first = separators.clone().next();
-        let keys_at = self.keys_at();
-        let mut keys = KeyWriter::new(out, keys_at, first.as_ref(), self.prefix_len, self.count - 1);
+        let (prefix_len, count) = (self.prefix_len, self.count - 1);
+        let mut keys = KeyWriter::new(out, first.as_ref(), prefix_len, count);
         let mut end = self.rests_at();
-        let mut before: Option<KeyParts<'_>> = None;
         for separator in separators {
-            let ascends = before.is_none_or(|before| before.compare(&separator).is_lt());
+            let (rest_end, ascends) = keys.write(out, separator, end);
             assert!(ascends && separator.len() > 0, "separators do not ascend");
-            end = keys.write(out, &separator, end);
-            before = Some(separator);
+            end = rest_end;
         }
         let sections = [(8, self.parts.tombstones), (4, self.parts.changes)];
-        out[..INNER_HEADER_BYTES].fill(0);
+        out[..IMAGE_HEADER_BYTES].fill(0);
         for (field, section) in sections {
             let at = if section.is_empty() { 0 } else { to_u16(end) };
             put(out, field, &at.to_le_bytes());

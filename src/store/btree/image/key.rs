@@ -98,17 +98,26 @@ impl<'a> KeyParts<'a> {
     pub(super) fn copy_from(&self, from: usize, out: &mut [u8]) -> usize {
         let (mut skip, mut copied) = (from, 0);
         for piece in self.pieces() {
-            let skipped = skip.min(piece.len());
-            skip -= skipped;
-            let len = (piece.len() - skipped).min(out.len() - copied);
-            out[copied..copied + len].copy_from_slice(&piece[skipped..skipped + len]);
+            if skip >= piece.len() {
+                skip -= piece.len();
+                continue;
+            }
+            let len = (piece.len() - skip).min(out.len() - copied);
+            out[copied..copied + len].copy_from_slice(&piece[skip..skip + len]);
             copied += len;
+            skip = 0;
         }
         copied
     }
 
     /// The 4 bytes from offset `from` on, zeros after the key's end.
     pub(super) fn head_at(&self, from: usize) -> [u8; HEAD_BYTES] {
+        if from == self.prefix.len() && self.head_len == HEAD_BYTES {
+            return self.head;
+        }
+        if let Some(head) = self.prefix.get(from..).and_then(<[u8]>::first_chunk) {
+            return *head;
+        }
         let mut head = [0; HEAD_BYTES];
         self.copy_from(from, &mut head);
         head

@@ -22,10 +22,9 @@ use super::change::Changes;
 use super::damage::{Damage, MAX_CONTENT_BYTES, check};
 use super::entry::{Body, Entry, EntryKind};
 use super::key::HEAD_BYTES;
-use super::search::{PER_KEY_BYTES, Position, SortedKeys, padded};
+use super::search::{IMAGE_HEADER_BYTES, PER_KEY_BYTES, Position, SortedKeys, padded};
 use crate::store::codec::{to_u32, u16_at};
 
-pub(super) const LEAF_HEADER_BYTES: usize = 16;
 /// What the smallest entry takes: an empty key that is deleted.
 const MIN_ENTRY_BYTES: usize = PER_KEY_BYTES + 1;
 
@@ -70,16 +69,17 @@ impl<'a> LeafImage<'a> {
     /// Checks everything that `content`, a page after its header, has to be, once. Total: what is
     /// no leaf is refused with the reason.
     pub(crate) fn parse(content: &'a [u8]) -> Result<Self, Damage> {
-        let sizes = (LEAF_HEADER_BYTES..=MAX_CONTENT_BYTES).contains(&content.len());
+        let sizes = (IMAGE_HEADER_BYTES..=MAX_CONTENT_BYTES).contains(&content.len());
         check(sizes, 0, "no leaf has this length")?;
         let count = usize::from(u16_at(content, 0));
         check(count <= content.len() / MIN_ENTRY_BYTES, 0, "more entries than there is room for")?;
         let image = Self::locate(content).ok_or(Damage::new(2, "prefix and heads do not fit"))?;
         let entries_at = usize::from(u16_at(content, 6));
-        let expected = LEAF_HEADER_BYTES + padded(image.prefix_len()) + PER_KEY_BYTES * count;
+        let expected = IMAGE_HEADER_BYTES + padded(image.prefix_len()) + PER_KEY_BYTES * count;
         check(entries_at == expected, 6, "entries do not begin behind the slots")?;
         let end = image.entries_end();
         check((entries_at..=content.len()).contains(&end), 4, "changes begin outside of the image")?;
+        check((end == content.len()) == (u16_at(content, 4) == 0), 4, "there are no changes")?;
         let entry_end = |offset: usize, rest_len: usize| {
             let at = offset + rest_len;
             let (body, end) =
@@ -87,7 +87,7 @@ impl<'a> LeafImage<'a> {
             body.check(content, at)?;
             Ok(end)
         };
-        let entries_end = image.keys.parse(LEAF_HEADER_BYTES, true, entry_end)?;
+        let entries_end = image.keys.parse(entries_at, true, entry_end)?;
         check(entries_end == end, end, "there is something behind the last entry")?;
         image.check_versions()?;
         let summary = image.summary();
@@ -106,20 +106,20 @@ impl<'a> LeafImage<'a> {
 
     #[inline]
     fn locate(content: &'a [u8]) -> Option<Self> {
-        let header = content.first_chunk::<LEAF_HEADER_BYTES>()?;
+        let header = content.first_chunk::<IMAGE_HEADER_BYTES>()?;
         let (count, prefix_len) = (u16_at(header, 0).into(), u16_at(header, 2).into());
-        let keys = SortedKeys::locate(content, LEAF_HEADER_BYTES, prefix_len, count)?;
+        let keys = SortedKeys::locate(content, prefix_len, count)?;
         Some(Self { content, keys })
     }
 
     fn check_versions(&self) -> Result<(), Damage> {
         for index in 1..self.len() {
             let same = self.keys.order(index - 1, index) == Ordering::Equal;
-            let descends = match (self.get(index - 1).number, self.get(index).number) {
+            let descends = || match (self.get(index - 1).number, self.get(index).number) {
                 (Some(newer), Some(older)) => newer > older,
                 (newer, _) => newer.is_some(),
             };
-            check(!same || descends, self.keys.slot(index).0, "the newest version is not the first")?;
+            check(!same || descends(), self.keys.slot(index).0, "the newest version is not the first")?;
         }
         Ok(())
     }

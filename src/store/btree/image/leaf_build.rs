@@ -2,13 +2,13 @@
 
 use super::damage::{MAX_CONTENT_BYTES, MAX_KEY_BYTES};
 use super::entry::Entry;
-use super::key::KeyParts;
-use super::leaf::{LEAF_HEADER_BYTES, LeafSummary};
-use super::search::{KeyWriter, PER_KEY_BYTES, padded, put};
+use super::key::{HEAD_BYTES, KeyParts};
+use super::leaf::LeafSummary;
+use super::search::{IMAGE_HEADER_BYTES, KeyWriter, PER_KEY_BYTES, padded, put};
 use crate::store::codec::to_u16;
 
-/// Writes a leaf image into a buffer of its size. It walks the entries three times (for the prefix,
-/// for the size, to write), and allocates nothing.
+/// Writes a leaf image into a buffer of its size. It walks the entries twice (for prefix and size,
+/// and to write), a third time if keys are shorter than prefix and head, and allocates nothing.
 #[derive(Clone, Debug)]
 pub(crate) struct LeafBuilder<'c, I> {
     entries: I,
@@ -23,24 +23,32 @@ impl<'a, 'c, I: Iterator<Item = Entry<'a>> + Clone> LeafBuilder<'c, I> {
     /// empty.
     pub(crate) fn new(entries: I, changes: &'c [u8]) -> Self {
         let (mut count, mut first, mut last) = (0, None, None);
+        let (mut key_bytes, mut body_bytes, mut shortest) = (0, 0, usize::MAX);
         for entry in entries.clone() {
             count += 1;
             first = first.or(Some(entry.key));
             last = Some(entry.key);
+            key_bytes += entry.key.len();
+            body_bytes += entry.body_bytes();
+            shortest = shortest.min(entry.key.len());
         }
         // Keys between the first and the last share what those share.
         let prefix_len = match (first, last) {
             (Some(first), Some(last)) => first.common_len(&last),
             _ => 0,
         };
-        let sizes =
-            entries.clone().map(|entry| KeyWriter::rest_bytes(&entry.key, prefix_len) + entry.body_bytes());
-        let entries_bytes = sizes.sum();
+        let in_front = prefix_len + HEAD_BYTES;
+        let rests_bytes = if shortest >= in_front && count > 0 {
+            key_bytes - count * in_front
+        } else {
+            entries.clone().map(|entry| KeyWriter::rest_bytes(&entry.key, prefix_len)).sum()
+        };
+        let entries_bytes = rests_bytes + body_bytes;
         Self { entries, changes, count, prefix_len, entries_bytes }
     }
 
     fn entries_at(&self) -> usize {
-        LEAF_HEADER_BYTES + padded(self.prefix_len) + PER_KEY_BYTES * self.count
+        IMAGE_HEADER_BYTES + padded(self.prefix_len) + PER_KEY_BYTES * self.count
     }
 
     /// The number of entries.
@@ -60,18 +68,14 @@ impl<'a, 'c, I: Iterator<Item = Entry<'a>> + Clone> LeafBuilder<'c, I> {
         assert!(out.len() <= MAX_CONTENT_BYTES, "a leaf of {} bytes is to be split", out.len());
         let first = self.entries.clone().next();
         let first_key = first.as_ref().map(|entry| &entry.key);
-        let mut keys = KeyWriter::new(out, LEAF_HEADER_BYTES, first_key, self.prefix_len, self.count);
+        let mut keys = KeyWriter::new(out, first_key, self.prefix_len, self.count);
         let mut summary = LeafSummary::default();
         let mut end = self.entries_at();
-        let mut before: Option<KeyParts<'_>> = None;
         for entry in self.entries.clone() {
             debug_assert!(entry.key.len() <= MAX_KEY_BYTES, "a key of {} bytes", entry.key.len());
-            let order = before.map(|before| before.compare(&entry.key));
-            assert!(order.is_none_or(|order| order.is_le()), "keys do not ascend");
-            summary.add(&entry, order.is_none_or(|order| order.is_lt()));
-            end = keys.write(out, &entry.key, end);
-            end = entry.write_body(out, end);
-            before = Some(entry.key);
+            let (rest_end, is_newest) = keys.write(out, entry.key, end);
+            summary.add(&entry, is_newest);
+            end = entry.write_body(out, rest_end);
         }
         put(out, 0, &to_u16(self.count).to_le_bytes());
         put(out, 2, &to_u16(self.prefix_len).to_le_bytes());

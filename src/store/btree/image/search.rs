@@ -12,19 +12,25 @@
 //! A key that ends within its head is padded with zeros there. Two keys with equal heads compare by
 //! their rests and then by their lengths: if one ends within the head it is a prefix of the other.
 //!
-//! A search compares the prefix once, finds the first head that is not smaller without a branch that
-//! depends on data, and looks at whole keys among equal heads only.
+//! A search compares the prefix once, counts the smaller heads, and looks at whole keys among equal
+//! heads only.
 
 use std::cmp::Ordering;
-use std::hint::select_unpredictable;
 use std::ops::Range;
 
 use super::damage::{Damage, MAX_KEY_BYTES, check};
 use super::key::{HEAD_BYTES, KeyParts};
-use crate::store::codec::{compare, to_u16};
+use crate::store::codec::{compare, to_u16, to_usize};
 
+/// The header of a leaf's or an inner page's image; the prefix follows.
+pub(super) const IMAGE_HEADER_BYTES: usize = 16;
 /// What a head and a slot take.
 pub(super) const PER_KEY_BYTES: usize = HEAD_BYTES + 4;
+
+/// As many heads as are counted instead of halved. To count is a loop without branches that
+/// compilers make vector instructions of; its loads do not wait for each other, while each step of
+/// a binary search waits for the line of the one before (`docs/experiments/leaf-layout.md`).
+const COUNTED_HEADS: usize = 256;
 
 /// Where a key is, or would be.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -57,29 +63,30 @@ pub(super) fn padded(prefix_len: usize) -> usize {
 }
 
 impl<'a> SortedKeys<'a> {
-    /// The `count` keys whose prefix begins at `at`; `None` if they do not fit.
+    /// `count` keys that share a prefix of this length; `None` if they do not fit.
     #[inline]
-    pub(super) fn locate(content: &'a [u8], at: usize, prefix_len: usize, count: usize) -> Option<Self> {
-        let prefix = content.get(at..at + prefix_len)?;
-        let (words, _) = content.get(at + padded(prefix_len)..)?.as_chunks::<4>();
+    pub(super) fn locate(content: &'a [u8], prefix_len: usize, count: usize) -> Option<Self> {
+        let prefix = content.get(IMAGE_HEADER_BYTES..IMAGE_HEADER_BYTES + prefix_len)?;
+        let (words, _) = content.get(IMAGE_HEADER_BYTES + padded(prefix_len)..)?.as_chunks::<4>();
         Some(Self { content, prefix, heads: words.get(..count)?, slots: words.get(count..2 * count)? })
     }
 
-    /// Checks padding, lengths and order. `at` is where the prefix begins; `entry_end` gets the offset of each
-    /// entry and the length of the key's rest there, and says where the entry ends; it has to refuse
-    /// what does not fit. Keys may be `repeated`. Returns the end of the last entry.
+    /// Checks padding, lengths and order. Entries begin at `from`; `entry_end` gets the offset of
+    /// each entry and the length of the key's rest there, and says where the entry ends; it has to
+    /// refuse what does not fit. Keys may be `repeated`. Returns the end of the last entry.
     pub(super) fn parse(
         &self,
-        at: usize,
+        from: usize,
         repeated: bool,
         mut entry_end: impl FnMut(usize, usize) -> Result<usize, Damage>,
     ) -> Result<usize, Damage> {
+        let at = IMAGE_HEADER_BYTES;
         let heads_at = at + padded(self.prefix.len());
         let padding = &self.content[at + self.prefix.len()..heads_at];
         check(padding.iter().all(|&byte| byte == 0), at, "the padding of the prefix is not zero")?;
         check(self.len() > 0 || self.prefix.is_empty(), at, "there is a prefix of no keys")?;
         let slots_at = heads_at + HEAD_BYTES * self.len();
-        let mut end = slots_at + 4 * self.len();
+        let mut end = from;
         for index in 0..self.len() {
             let slot_at = slots_at + 4 * index;
             let (offset, len) = self.slot(index);
@@ -143,7 +150,7 @@ impl<'a> SortedKeys<'a> {
             Ok(sought) => sought,
             Err(index) => return Position::Insert(index),
         };
-        let first = self.first_head(sought.head);
+        let first = first_head(self.heads, sought.head);
         if first == self.len() || self.head(first) != sought.head {
             return Position::Insert(first);
         }
@@ -172,7 +179,7 @@ impl<'a> SortedKeys<'a> {
             Ok(sought) => sought,
             Err(index) => return index,
         };
-        let first = self.first_head(sought.head);
+        let first = first_head(self.heads, sought.head);
         if first == self.len() || self.head(first) != sought.head {
             return first;
         }
@@ -206,22 +213,9 @@ impl<'a> SortedKeys<'a> {
         compare(rest, sought.rest).then(len.cmp(&sought.len))
     }
 
-    /// The index of the first head that is not smaller.
-    #[inline]
-    fn first_head(&self, head: u32) -> usize {
-        let (mut base, mut size) = (0, self.heads.len());
-        while size > 1 {
-            let half = size / 2;
-            let smaller = self.head(base + half - 1) < head;
-            base = select_unpredictable(smaller, base + half, base);
-            size -= half;
-        }
-        base + usize::from(size == 1 && self.head(base) < head)
-    }
-
     /// The indices from `from` on whose head is this one.
     fn equal_heads(&self, from: usize, head: u32) -> Range<usize> {
-        let after = head.checked_add(1).map_or(self.len(), |next| self.first_head(next));
+        let after = head.checked_add(1).map_or(self.len(), |next| first_head(self.heads, next));
         from..after.max(from)
     }
 
@@ -237,30 +231,41 @@ impl<'a> SortedKeys<'a> {
     }
 }
 
+/// The index of the first head that is not smaller.
+#[inline]
+pub(super) fn first_head(heads: &[[u8; HEAD_BYTES]], head: u32) -> usize {
+    let smaller = |other: &[u8; HEAD_BYTES]| u32::from_le_bytes(*other) < head;
+    let mut heads = heads;
+    let mut before = 0;
+    while heads.len() > COUNTED_HEADS {
+        let (front, back) = heads.split_at(heads.len() / 2);
+        let in_back = smaller(&back[0]);
+        before += if in_back { front.len() } else { 0 };
+        heads = if in_back { back } else { front };
+    }
+    let counted: u32 = heads.iter().map(|other| u32::from(smaller(other))).sum();
+    before + to_usize(counted.into())
+}
+
 /// Writes prefix, heads and slots of keys that come in their order.
-pub(super) struct KeyWriter {
+pub(super) struct KeyWriter<'a> {
     prefix_len: usize,
     heads_at: usize,
     slots_at: usize,
     written: usize,
+    before: Option<(u32, KeyParts<'a>)>,
 }
 
-impl KeyWriter {
-    /// For `count` keys, the first of which is `first`, that share `prefix_len` bytes. The prefix
-    /// is written at `at`.
-    pub(super) fn new(
-        out: &mut [u8],
-        at: usize,
-        first: Option<&KeyParts<'_>>,
-        prefix_len: usize,
-        count: usize,
-    ) -> Self {
+impl<'a> KeyWriter<'a> {
+    /// For `count` keys, the first of which is `first`, that share `prefix_len` bytes.
+    pub(super) fn new(out: &mut [u8], first: Option<&KeyParts<'_>>, prefix_len: usize, count: usize) -> Self {
+        let at = IMAGE_HEADER_BYTES;
         let heads_at = at + padded(prefix_len);
         if let Some(first) = first {
             first.copy_from(0, &mut out[at..at + prefix_len]);
         }
         out[at + prefix_len..heads_at].fill(0);
-        Self { prefix_len, heads_at, slots_at: heads_at + HEAD_BYTES * count, written: 0 }
+        Self { prefix_len, heads_at, slots_at: heads_at + HEAD_BYTES * count, written: 0, before: None }
     }
 
     /// What the key's rest takes.
@@ -268,18 +273,25 @@ impl KeyWriter {
         key.len().saturating_sub(prefix_len + HEAD_BYTES)
     }
 
-    /// Writes the next key, its rest at `offset`, and returns where that ends.
-    pub(super) fn write(&mut self, out: &mut [u8], key: &KeyParts<'_>, offset: usize) -> usize {
+    /// Writes the next key, its rest at `offset`. Returns where that ends, and whether the key is
+    /// larger than the one before; a smaller one is a defect of the caller.
+    pub(super) fn write(&mut self, out: &mut [u8], key: KeyParts<'a>, offset: usize) -> (usize, bool) {
         let head = u32::from_be_bytes(key.head_at(self.prefix_len));
+        let order = self.before.map_or(Ordering::Less, |(before_head, before)| {
+            let order = before_head.cmp(&head).then_with(|| before.compare(&key));
+            debug_assert_eq!(order, before.compare(&key), "keys do not share the prefix");
+            order
+        });
+        assert!(order.is_le(), "keys do not ascend");
+        self.before = Some((head, key));
         put(out, self.heads_at + 4 * self.written, &head.to_le_bytes());
         let slot_at = self.slots_at + 4 * self.written;
         put(out, slot_at, &to_u16(offset).to_le_bytes());
-        let len = to_u16(key.len() - self.prefix_len);
-        put(out, slot_at + 2, &len.to_le_bytes());
+        put(out, slot_at + 2, &to_u16(key.len() - self.prefix_len).to_le_bytes());
         self.written += 1;
-        let end = offset + Self::rest_bytes(key, self.prefix_len);
+        let end = offset + Self::rest_bytes(&key, self.prefix_len);
         key.copy_from(self.prefix_len + HEAD_BYTES, &mut out[offset..end]);
-        end
+        (end, order.is_lt())
     }
 }
 

@@ -57,7 +57,7 @@ fn small_inner() -> Vec<u8> {
     image
 }
 
-/// Each byte with each value, as if the checksum had been made to fit.
+/// Each byte with other values, as if the checksum had been made to fit.
 #[test]
 fn any_single_byte_is_refused_or_harmless() {
     let (leaf, inner) = (small_leaf(), small_inner());
@@ -66,7 +66,9 @@ fn any_single_byte_is_refused_or_harmless() {
     for (image, decode) in [(leaf, fuzzing::leaf as fn(&[u8])), (inner, |bytes| fuzzing::inner(bytes, 1))] {
         for at in 0..image.len() {
             let mut damaged = image.clone();
-            for value in 0..=255 {
+            let byte = image[at];
+            let flipped = (0..8).map(|bit| byte ^ 1 << bit);
+            for value in flipped.chain([0, 0x7f, 0x80, 0xff, byte.wrapping_add(1), byte.wrapping_sub(1)]) {
                 damaged[at] = value;
                 decode(&damaged);
             }
@@ -148,8 +150,90 @@ fn versions_in_another_order_are_refused() {
     }
 }
 
+/// The offset of an empty section is 0, so an image has one form.
+#[test]
+fn an_empty_section_of_changes_has_no_place() {
+    let mut leaf = build(std::iter::empty(), &[]);
+    leaf[4] = u8::try_from(leaf.len()).expect("16");
+    assert_eq!(LeafImage::parse(&leaf).expect_err("another form").reason, "there are no changes");
+}
+
 #[test]
 fn damage_says_where_and_why() {
     let damage: Damage = LeafImage::parse(&[0; 8]).expect_err("too short");
     assert_eq!(damage.to_string(), "at byte 0: no leaf has this length");
+}
+
+/// The fuzzer's seeds were written from the description of the format by another program; so this
+/// says too that the bytes are those of the description.
+#[test]
+fn images_are_those_that_the_description_makes() {
+    let seed = |name: &str| {
+        let path = format!("{}/fuzz/seeds/{name}", env!("CARGO_MANIFEST_DIR"));
+        std::fs::read(path).expect("the seed is there").split_off(1)
+    };
+    assert_eq!(small_leaf(), seed("store_leaf/content"));
+    assert_eq!(small_inner(), seed("store_inner/content"));
+    InnerImage::parse(&seed("store_inner/upper"), 2).expect("an inner page");
+    for (name, content) in [("store_leaf/page", small_leaf()), ("store_inner/page", small_inner())] {
+        let mut page = seed(name);
+        // The seed has the fuzzer's checksum.
+        let checksum = crate::store::codec::checksum(&page[8..]);
+        page[..8].copy_from_slice(&checksum.to_le_bytes());
+        let stored = PageHeader::decode(&page).expect("a page");
+        assert_eq!((stored.content, stored.header.page), (&content[..], ChildWord::new(99, 3)));
+        if let Ok(leaf) = LeafImage::parse(stored.content) {
+            assert_eq!(stored.header.check_leaf(&leaf), Ok(()));
+        }
+    }
+}
+
+/// Also where the key before has the same head, so that their rests would be compared.
+#[test]
+fn a_separator_beyond_the_end_is_refused() {
+    let separators: [&[u8]; 3] = [b"a", b"bcdefgh1", b"bcdefgh2"];
+    let branches = (0..4).map(|index| Branch {
+        child: ChildWord::new(16 + index, 1),
+        upper: separators.get(usize::try_from(index).expect("small")).map(|key| KeyParts::whole(key)),
+    });
+    let builder = InnerBuilder::new(branches, InnerParts::default());
+    let mut image = vec![0; builder.size_bytes()];
+    builder.write(&mut image);
+    // Behind 3 heads: the length in the third slot.
+    let len_at = 16 + 3 * 4 + 2 * 4 + 2;
+    assert_eq!(image[len_at], 8);
+    image[len_at] = 200;
+    let damage = InnerImage::parse(&image, 1).expect_err("it is longer than the page");
+    assert_eq!(damage.reason, "a separator does not fit");
+}
+
+/// A page has one pending change, in front of the merges of its children.
+#[test]
+fn sections_of_changes_that_cannot_be_are_refused() {
+    let page = ChildWord::new(40, 1);
+    let split = Change { kind: ChangeKind::Split, left: ChildWord::NONE, right: page, separator: b"s" };
+    let merging = Change { kind: ChangeKind::Merging, left: page, right: page, separator: b"t" };
+    let cases: [(&[Change<'_>], bool, bool); 9] = [
+        (&[split], true, true),
+        (&[split, merging, merging], false, true),
+        (&[merging], false, true),
+        (&[split, split], false, false),
+        (&[merging, split], false, false),
+        (&[Change { left: page, ..split }], false, false),
+        (&[Change { left: ChildWord::NONE, ..merging }], false, false),
+        (&[Change { right: ChildWord::NONE, ..split }], false, false),
+        (&[Change { separator: b"", ..split }], false, false),
+    ];
+    for (changes, in_leaf, in_inner) in cases {
+        let mut section = Vec::new();
+        changes.iter().for_each(|change| change.append_to(&mut section));
+        let leaf = build(std::iter::empty(), &section);
+        assert_eq!(LeafImage::parse(&leaf).is_ok(), in_leaf, "{changes:?}");
+        let branches = [Branch { child: page, upper: None }].into_iter();
+        let parts = InnerParts { changes: &section, ..InnerParts::default() };
+        let builder = InnerBuilder::new(branches, parts);
+        let mut inner = vec![0; builder.size_bytes()];
+        builder.write(&mut inner);
+        assert_eq!(InnerImage::parse(&inner, 3).is_ok(), in_inner, "{changes:?}");
+    }
 }

@@ -176,3 +176,31 @@ fn sizes_are_those_of_the_design() {
     let image = build(keys.into_iter().map(entry), &changes());
     assert!(image.len() <= IMAGE_BYTES, "{}", image.len());
 }
+
+/// More heads than are counted at once.
+#[test]
+fn thousands_of_keys_are_found() {
+    for count in [255u16, 256, 257, 511, 513, 5000] {
+        let mut keys: Vec<[u8; 5]> = Vec::new();
+        for number in 0..count {
+            let [a, b] = (13 * u32::from(number) % 65_521).to_be_bytes()[2..] else { unreachable!() };
+            keys.push([7, 7, 7, a, b]);
+        }
+        keys.sort_unstable();
+        let entry = |key| Entry { kind: EntryKind::Deleted, number: None, expiry_ms: None, key, value: &[] };
+        let image = build(keys.iter().map(|key| entry(KeyParts::whole(key))), &[]);
+        let leaf = LeafImage::parse(&image).expect("a leaf");
+        for (index, key) in keys.iter().enumerate() {
+            assert_eq!(leaf.search(key), Position::Found(index));
+            assert_eq!(leaf.upper_bound(key), index + 1);
+            assert_eq!(leaf.search(&[&key[..], &[0]].concat()), Position::Insert(index + 1));
+        }
+    }
+}
+
+#[test]
+#[should_panic(expected = "keys do not ascend")]
+fn a_leaf_is_not_built_of_keys_in_another_order() {
+    let entry = |key| Entry { kind: EntryKind::Deleted, number: None, expiry_ms: None, key, value: &[] };
+    build([b"b", b"a"].into_iter().map(|key| entry(KeyParts::whole(key))), &[]);
+}
