@@ -28,7 +28,6 @@
 #![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod change;
-mod child;
 mod damage;
 mod entry;
 mod family;
@@ -45,7 +44,6 @@ mod search;
 mod tests;
 
 pub(crate) use change::{Change, ChangeKind, Changes};
-pub(crate) use child::ChildWord;
 pub(crate) use damage::{Damage, MAX_CONTENT_BYTES, MAX_KEY_BYTES, MAX_LEAF_VALUE_BYTES, MAX_OPERAND_BYTES};
 pub(crate) use entry::{Entry, EntryKind, VALUE_REFERENCE_BYTES, ValueReference};
 pub(crate) use family::{RUN_BYTES, RangeTombstone, Run};

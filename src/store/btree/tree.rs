@@ -241,7 +241,7 @@ impl<M: NodeMemory> Core<M> {
                 return Way::Leaf(Leaf { node, word });
             }
             let (_, next) = InnerImage::of_verified(node.image()).child_for(key);
-            child = content::of_image(next);
+            child = next;
         }
     }
 

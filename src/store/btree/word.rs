@@ -97,6 +97,21 @@ impl ChildWord {
         Self(id.0 | u64::from(epoch.0) << PageId::BITS)
     }
 
+    /// No page. Its id is that of none.
+    pub(in crate::store) const NONE: Self = Self(0);
+
+    /// A page of a test.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::store) fn of_numbers(id: u64, epoch: u32) -> Self {
+        let id = PageId::new(id).expect("below 2^40");
+        Self::new(id, Epoch::new(epoch).expect("below 2^24"))
+    }
+
+    /// Whether it names a page: id 0 is that of none.
+    pub(in crate::store) fn is_some(self) -> bool {
+        self.id().get() != 0
+    }
+
     /// Every word is a child word.
     pub(in crate::store) const fn from_bits(bits: u64) -> Self {
         Self(bits)

@@ -11,7 +11,7 @@
 //!
 //! The key's rest comes first, so a search compares it without decoding what stands before it.
 
-use super::child::ChildWord;
+use crate::store::btree::word::ChildWord;
 use super::damage::{Damage, MAX_LEAF_VALUE_BYTES, MAX_OPERAND_BYTES, check};
 use super::key::KeyParts;
 use super::search::put;

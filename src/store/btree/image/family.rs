@@ -1,6 +1,6 @@
 //! What an inner page of level 1 knows about its family: runs and range tombstones.
 
-use super::child::ChildWord;
+use crate::store::btree::word::ChildWord;
 use super::damage::{Damage, MAX_KEY_BYTES, check};
 use super::search::put;
 use crate::store::codec::{Reader, to_u16};

@@ -2,6 +2,7 @@
 //! page, everything that a page can do. There is no such module in any other build.
 #![cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "the fuzzer has what is public here"))]
 
+use crate::store::btree::word::ChildWord;
 use std::collections::BTreeMap;
 
 use super::*;
@@ -63,7 +64,7 @@ pub fn inner(content: &[u8], level: u8) {
         let word = inner.child(index);
         assert!(inner.index_of(word.id()).is_some_and(|found| found <= index));
         let mut replaced = content.to_vec();
-        replace_child(&mut replaced, index, ChildWord::new(word.id(), word.epoch() ^ 1));
+        replace_child(&mut replaced, index, ChildWord::of_numbers(word.id().get(), word.epoch().get() ^ 1));
         InnerImage::parse(&replaced, level).expect("only an epoch is another");
     }
     assert_eq!(inner.child_for(&[]).0, 0);
@@ -122,7 +123,7 @@ pub fn build_leaf(mut data: &[u8]) {
         versions.entry(key).or_default().push((*flags, usize::from(*value_len)));
         data = rest;
     }
-    let reference = ValueReference { page: ChildWord::new(17, 1), len: 2000, checksum: 3 }.encode();
+    let reference = ValueReference { page: ChildWord::of_numbers(17, 1), len: 2000, checksum: 3 }.encode();
     let values = [0x5a; 255];
     let mut entries = Vec::new();
     for (key, versions) in &versions {
@@ -167,7 +168,7 @@ pub fn build_inner(mut data: &[u8]) {
     }
     let separators: Vec<&[u8]> = separators.into_iter().collect();
     let branches = (0..=separators.len()).map(|index| Branch {
-        child: ChildWord::new(index as u64 + 16, 1),
+        child: ChildWord::of_numbers(index as u64 + 16, 1),
         upper: separators.get(index).map(|separator| KeyParts::whole(separator)),
     });
     let builder = InnerBuilder::new(branches, InnerParts::default());

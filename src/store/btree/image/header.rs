@@ -19,7 +19,7 @@
 //!
 //! The checksum comes first and covers everything else: no flipped bit of a page goes unnoticed.
 
-use super::child::ChildWord;
+use crate::store::btree::word::ChildWord;
 use super::damage::{Damage, MAX_CONTENT_BYTES, check};
 use super::leaf::{LeafImage, LeafSummary};
 use super::search::put;

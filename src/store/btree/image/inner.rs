@@ -22,7 +22,7 @@
 use std::ops::Range;
 
 use super::change::Changes;
-use super::child::ChildWord;
+use crate::store::btree::word::{ChildWord, PageId};
 use super::damage::{Damage, MAX_CONTENT_BYTES, check};
 use super::family::{RUN_BYTES, RangeTombstone, Run, check_runs, next_tombstone, runs};
 use super::key::KeyParts;
@@ -169,7 +169,7 @@ impl<'a> InnerImage<'a> {
     }
 
     /// The index of the child with this page id.
-    pub(crate) fn index_of(&self, id: u64) -> Option<usize> {
+    pub(crate) fn index_of(&self, id: PageId) -> Option<usize> {
         (0..self.len()).find(|&index| self.child(index).id() == id)
     }
 

@@ -7,6 +7,7 @@ mod header;
 mod inner;
 mod leaf;
 
+use crate::store::btree::word::ChildWord;
 use std::collections::BTreeMap;
 
 use proptest::collection::{btree_set, vec};
@@ -72,7 +73,7 @@ fn version() -> impl Strategy<Value = Version> {
         [EntryKind::Value, EntryKind::Value, EntryKind::Reference, EntryKind::Deleted, EntryKind::Operand];
     (prop::sample::select(kinds.to_vec()), expiry, len, any::<u8>()).prop_map(
         |(kind, expiry_ms, len, fill)| {
-            let page = ChildWord::new(u64::from(fill) + 16, 3);
+            let page = ChildWord::of_numbers(u64::from(fill) + 16, 3);
             match kind {
                 EntryKind::Deleted => Version { kind, number: None, expiry_ms: None, value: Vec::new() },
                 EntryKind::Reference => {

@@ -7,7 +7,7 @@ use std::rc::Rc;
 use super::merge::merged;
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
-    self, Branch, Edit, Entry, InnerBuilder, InnerImage, InnerParts, KeyParts, LEAF_TARGET_BYTES,
+    Branch, Edit, Entry, InnerBuilder, InnerImage, InnerParts, KeyParts, LEAF_TARGET_BYTES,
     LeafBuilder, SplitPoint, inner_split_point,
 };
 use crate::store::btree::node::NodeRef;
@@ -158,18 +158,9 @@ impl<'g> InnerContent<'g> {
 
     /// The index of a child with this epoch.
     fn place(image: &InnerImage<'_>, child: ChildWord) -> Option<usize> {
-        let at = image.index_of(child.id().get())?;
-        (of_image(image.child(at)) == child).then_some(at)
+        let at = image.index_of(child.id())?;
+        (image.child(at) == child).then_some(at)
     }
-}
-
-/// The child words of images are those of the tree.
-pub(super) fn of_image(child: image::ChildWord) -> ChildWord {
-    ChildWord::from_bits(child.bits())
-}
-
-pub(super) fn to_image(child: ChildWord) -> image::ChildWord {
-    image::ChildWord::from_bits(child.bits())
 }
 
 impl Inner for InnerContent<'_> {
@@ -178,8 +169,8 @@ impl Inner for InnerContent<'_> {
     fn pair(left: ChildWord, separator: Vec<u8>, right: ChildWord) -> Self {
         let separator = KeyParts::whole(&separator);
         let branches = [
-            Branch { child: to_image(left), upper: Some(separator) },
-            Branch { child: to_image(right), upper: None },
+            Branch { child: left, upper: Some(separator) },
+            Branch { child: right, upper: None },
         ];
         Self::build(None, branches.into_iter(), InnerParts::default())
     }
@@ -192,12 +183,12 @@ impl Inner for InnerContent<'_> {
             Target::Below(None) => image.len() - 1,
         };
         let lower = at.checked_sub(1).map(|below| image.separator(below).to_vec());
-        Route { child: of_image(image.child(at)), lower, upper: image.upper(at).map(KeyParts::to_vec) }
+        Route { child: image.child(at), lower, upper: image.upper(at).map(KeyParts::to_vec) }
     }
 
     fn only_child(&self) -> Option<ChildWord> {
         let image = self.image();
-        (image.len() == 1).then(|| of_image(image.child(0)))
+        (image.len() == 1).then(|| image.child(0))
     }
 
     fn is_over(&self) -> bool {
@@ -227,9 +218,9 @@ impl Inner for InnerContent<'_> {
         let image = self.image();
         let edit = Edit::Split {
             index: InnerContent::place(&image, child)?,
-            left: to_image(ChildWord::new(child.id(), child.epoch().next())),
+            left: ChildWord::new(child.id(), child.epoch().next()),
             separator: KeyParts::whole(&split.separator),
-            right: to_image(split.right),
+            right: split.right,
         };
         Some(Self::build(self.level, image.edited(edit), InnerContent::parts(&image)))
     }

@@ -4,12 +4,12 @@ use std::cell::Cell;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::content::{InnerContent, LeafContent, is_over, of_image, to_image};
+use super::content::{InnerContent, LeafContent, is_over};
 use super::merge::merged;
 use super::{Core, Leaf, State};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
-    self, Change, ChangeKind, Changes, InnerBuilder, InnerImage, InnerParts, LeafBuilder, LeafImage,
+    Change, ChangeKind, Changes, InnerBuilder, InnerImage, InnerParts, LeafBuilder, LeafImage,
 };
 use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
 use crate::store::btree::smo::{Body, Content, Mapping, Page, Split};
@@ -70,8 +70,8 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     fn build(&self, child: ChildWord, new: &PageContent<'_>, level: u8) -> Option<NewNode<'g, M>> {
         let mut changes = Vec::new();
         if let Some(Split { separator, right }) = &new.pending {
-            let (kind, left) = (ChangeKind::Split, image::ChildWord::NONE);
-            Change { kind, left, right: to_image(*right), separator }.append_to(&mut changes);
+            let (kind, left) = (ChangeKind::Split, ChildWord::NONE);
+            Change { kind, left, right: *right, separator }.append_to(&mut changes);
         }
         let (state, content) = match &new.body {
             Body::Live(content) => (State::Live, Some(content)),
@@ -190,7 +190,7 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
         let pending = |changes: Changes<'_>| {
             changes
                 .pending()
-                .map(|split| Split { separator: split.separator.to_vec(), right: of_image(split.right) })
+                .map(|split| Split { separator: split.separator.to_vec(), right: split.right })
         };
         let (body, pending) = match State::of_code(node.kind()) {
             State::Removed => (Body::Removed, None),

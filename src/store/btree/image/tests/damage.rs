@@ -1,5 +1,6 @@
 //! Bytes that are no page: each is refused, or is a page on which everything works.
 
+use crate::store::btree::word::ChildWord;
 use proptest::prelude::*;
 
 use super::*;
@@ -9,7 +10,7 @@ use crate::store::btree::image::fuzzing;
 fn small_leaf() -> Vec<u8> {
     let version =
         |kind, number, expiry_ms, value: &[u8]| Version { kind, number, expiry_ms, value: value.to_vec() };
-    let reference = ValueReference { page: ChildWord::new(20, 1), len: 9000, checksum: 1 };
+    let reference = ValueReference { page: ChildWord::of_numbers(20, 1), len: 9000, checksum: 1 };
     let reference: [u8; VALUE_REFERENCE_BYTES] = reference.encode();
     let contents = Contents::from([
         (b"key".to_vec(), vec![version(EntryKind::Value, None, Some(5000), b"v")]),
@@ -24,13 +25,13 @@ fn small_leaf() -> Vec<u8> {
         (b"key, large".to_vec(), vec![version(EntryKind::Reference, None, None, &reference)]),
     ]);
     let mut changes = Vec::new();
-    let (left, right) = (ChildWord::NONE, ChildWord::new(30, 2));
+    let (left, right) = (ChildWord::NONE, ChildWord::of_numbers(30, 2));
     Change { kind: ChangeKind::Split, left, right, separator: b"kez" }.append_to(&mut changes);
     build(entries(&contents), &changes)
 }
 
 fn small_inner() -> Vec<u8> {
-    let words = [21, 22, 23].map(|id| ChildWord::new(id, 4));
+    let words = [21, 22, 23].map(|id| ChildWord::of_numbers(id, 4));
     let separators: [&[u8]; 2] = [b"key", b"key and more"];
     let branches = words.iter().enumerate().map(|(index, &child)| Branch {
         child,
@@ -181,7 +182,7 @@ fn images_are_those_that_the_description_makes() {
         let checksum = crate::store::codec::checksum(&page[8..]);
         page[..8].copy_from_slice(&checksum.to_le_bytes());
         let stored = PageHeader::decode(&page).expect("a page");
-        assert_eq!((stored.content, stored.header.page), (&content[..], ChildWord::new(99, 3)));
+        assert_eq!((stored.content, stored.header.page), (&content[..], ChildWord::of_numbers(99, 3)));
         if let Ok(leaf) = LeafImage::parse(stored.content) {
             assert_eq!(stored.header.check_leaf(&leaf), Ok(()));
         }
@@ -193,7 +194,7 @@ fn images_are_those_that_the_description_makes() {
 fn a_separator_beyond_the_end_is_refused() {
     let separators: [&[u8]; 3] = [b"a", b"bcdefgh1", b"bcdefgh2"];
     let branches = (0..4).map(|index| Branch {
-        child: ChildWord::new(16 + index, 1),
+        child: ChildWord::of_numbers(16 + index, 1),
         upper: separators.get(usize::try_from(index).expect("small")).map(|key| KeyParts::whole(key)),
     });
     let builder = InnerBuilder::new(branches, InnerParts::default());
@@ -210,7 +211,7 @@ fn a_separator_beyond_the_end_is_refused() {
 /// A page has one pending change, in front of the merges of its children.
 #[test]
 fn sections_of_changes_that_cannot_be_are_refused() {
-    let page = ChildWord::new(40, 1);
+    let page = ChildWord::of_numbers(40, 1);
     let split = Change { kind: ChangeKind::Split, left: ChildWord::NONE, right: page, separator: b"s" };
     let merging = Change { kind: ChangeKind::Merging, left: page, right: page, separator: b"t" };
     let cases: [(&[Change<'_>], bool, bool); 9] = [

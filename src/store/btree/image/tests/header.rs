@@ -1,5 +1,6 @@
 //! Page headers.
 
+use crate::store::btree::word::ChildWord;
 use proptest::prelude::*;
 
 use super::*;
@@ -17,7 +18,7 @@ fn header(content: &[u8]) -> PageHeader {
             references: summary.references,
             moved_versions: true,
         },
-        page: ChildWord::new(99, 3),
+        page: ChildWord::of_numbers(99, 3),
         bundle: 12,
         newest: 345,
         content_bytes: u32::try_from(content.len()).expect("short"),
@@ -35,7 +36,7 @@ fn page(content: &[u8]) -> (PageHeader, Vec<u8>) {
 }
 
 fn identity() -> PageIdentity {
-    PageIdentity { kind: PageKind::Leaf, level: 0, page: ChildWord::new(99, 3), tree: 6, store: *b"identity" }
+    PageIdentity { kind: PageKind::Leaf, level: 0, page: ChildWord::of_numbers(99, 3), tree: 6, store: *b"identity" }
 }
 
 proptest! {
@@ -80,8 +81,8 @@ fn another_page_than_the_one_that_was_meant_is_refused() {
     let others = [
         PageIdentity { kind: PageKind::Run, ..identity() },
         PageIdentity { level: 1, ..identity() },
-        PageIdentity { page: ChildWord::new(99, 4), ..identity() },
-        PageIdentity { page: ChildWord::new(98, 3), ..identity() },
+        PageIdentity { page: ChildWord::of_numbers(99, 4), ..identity() },
+        PageIdentity { page: ChildWord::of_numbers(98, 3), ..identity() },
         PageIdentity { tree: 7, ..identity() },
         PageIdentity { store: *b"identitz", ..identity() },
     ];
@@ -93,8 +94,8 @@ fn another_page_than_the_one_that_was_meant_is_refused() {
 #[test]
 fn a_child_word_is_an_id_and_an_epoch() {
     for (id, epoch) in [(0, 0), (1, 0), ((1 << 40) - 1, (1 << 24) - 1), (77, 5)] {
-        let word = ChildWord::new(id, epoch);
-        assert_eq!((word.id(), word.epoch(), word.is_some()), (id, epoch, id != 0));
+        let word = ChildWord::of_numbers(id, epoch);
+        assert_eq!((word.id().get(), word.epoch().get(), word.is_some()), (id, epoch, id != 0));
         assert_eq!(ChildWord::from_bits(word.bits()), word);
     }
 }

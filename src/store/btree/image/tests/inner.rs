@@ -1,11 +1,12 @@
 //! Images of inner pages against sorted lists.
 
+use crate::store::btree::word::{ChildWord, PageId};
 use proptest::prelude::*;
 
 use super::*;
 
 fn word(number: usize) -> ChildWord {
-    ChildWord::new(number as u64 + 16, 7)
+    ChildWord::of_numbers(number as u64 + 16, 7)
 }
 
 fn branches<'a>(
@@ -110,7 +111,7 @@ proptest! {
         for (index, child) in children.iter().enumerate() {
             prop_assert_eq!(inner.index_of(child.id()), Some(index));
         }
-        prop_assert_eq!(inner.index_of(1 << 39), None);
+        prop_assert_eq!(inner.index_of(PageId::of_test(1 << 39)), None);
     }
 
     #[test]

@@ -1,12 +1,13 @@
 //! Leaf images against a `BTreeMap`.
 
+use crate::store::btree::word::ChildWord;
 use proptest::prelude::*;
 
 use super::*;
 
 fn changes() -> Vec<u8> {
     let mut section = Vec::new();
-    let right = ChildWord::new(77, 5);
+    let right = ChildWord::of_numbers(77, 5);
     Change { kind: ChangeKind::Split, left: ChildWord::NONE, right, separator: b"zz" }
         .append_to(&mut section);
     section

@@ -1,5 +1,6 @@
 //! E2, second run: a whole descent.
 
+use crate::store::btree::word::ChildWord;
 use super::*;
 
 /// A descent by child words and a mapping, through levels of 150 children, to leaves of 2, 4 and
@@ -61,7 +62,7 @@ impl Tree {
             let first = KeyParts::whole(&keys[index * per_leaf]);
             let below = KeyParts::whole(&keys[(index * per_leaf).saturating_sub(1)]);
             let separator = keys[index * per_leaf][..(first.common_len(&below) + 1).min(16)].to_vec();
-            level.push((ChildWord::new((base + id) as u64, 1), separator));
+            level.push((ChildWord::of_numbers((base + id) as u64, 1), separator));
         }
         let mut levels = 0;
         while level.len() > 1 {
@@ -75,7 +76,7 @@ impl Tree {
                 let mut image = vec![0; builder.size_bytes()];
                 builder.write(&mut image);
                 mapping.push(inner.push(&node(&[], &image, 0)));
-                (ChildWord::new(mapping.len() as u64 - 1, 1), children[0].1.clone())
+                (ChildWord::of_numbers(mapping.len() as u64 - 1, 1), children[0].1.clone())
             });
             level = parents.collect();
         }
@@ -86,13 +87,13 @@ impl Tree {
     fn descend(&self, key: &Key, lines: usize) -> u32 {
         let mut child = self.root;
         for _ in 0..self.levels {
-            let at = self.mapping[to_usize(child.id())];
+            let at = self.mapping[to_usize(child.id().get())];
             self.inner.prefetch(at, lines);
             let header = self.inner.bytes(at, NODE_HEADER_BYTES);
             let (image_at, len) = (u32_at(header, 0), u32_at(header, 4));
             let image = self.inner.bytes(at + image_at / 64, len as usize);
             (_, child) = InnerImage::of_verified(image).child_for(key);
         }
-        self.mapping[to_usize(child.id())]
+        self.mapping[to_usize(child.id().get())]
     }
 }
