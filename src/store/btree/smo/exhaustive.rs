@@ -18,7 +18,7 @@ use super::visit::{Care, Step, Visitor};
 pub(super) const LEAF: usize = 2;
 pub(super) const INNER: usize = 3;
 /// Ids for who finishes alone.
-pub(super) const SPARE: usize = 8;
+pub(super) const SPARE: usize = 16;
 
 pub(super) type Ref = Shared<ModelPage<LEAF, INNER>>;
 
