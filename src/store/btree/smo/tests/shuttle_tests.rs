@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
 
-use super::defect::Defect;
+use super::super::defect::Defect;
 use super::threads::{COLLAPSE, Program, SPLIT_AND_REMOVE, Small, run};
 
 const SEED: u64 = 0x5eed;

@@ -6,11 +6,11 @@
 
 use std::collections::{BTreeMap, BTreeSet, HashSet};
 
+use super::super::page::{Body, ChildWord, Content, Epoch, Leaf, Mapping, Page, Target};
+use super::super::visit::{Care, Step, Visitor};
 use super::audit::{check, finish, try_write};
 use super::exhaustive::{INNER, LEAF, Ref, SPARE, first};
-use super::model::{Key, Memory, ModelPage, Pages, index};
-use super::page::{Body, ChildWord, Content, Epoch, Leaf, Mapping, Page, Target};
-use super::visit::{Care, Step, Visitor};
+use super::model::{Children, Key, LeafMap, Memory, ModelPage, Pages, index};
 
 /// A rule that the flusher does not keep.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
@@ -336,10 +336,8 @@ impl Search<'_> {
     }
 }
 
-fn shares_children(
-    before: &Content<super::model::LeafMap<LEAF>, super::model::Children<INNER>>,
-    children: &[ChildWord],
-) -> bool {
+/// Whether a change of an inner page kept one of its children.
+fn shares_children(before: &Content<LeafMap<LEAF>, Children<INNER>>, children: &[ChildWord]) -> bool {
     match before {
         Content::Leaf(_) => false,
         Content::Inner(before) => {

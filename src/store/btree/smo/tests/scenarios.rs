@@ -1,6 +1,6 @@
 //! What is searched exhaustively, and what has to be found when a rule is broken.
 
-use super::defect::Defect;
+use super::super::defect::Defect;
 use super::exhaustive::Work::{Delete, Down, Get, Put, Up};
 use super::exhaustive::{Reached, Work, search};
 use super::model::Key;
