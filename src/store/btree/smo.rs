@@ -71,6 +71,9 @@
 //! | the only child of the root | C1 |
 //! | empty leaf, not the root, and the writer came because it emptied it | R1 |
 //!
+//! The first line that fits counts. A writer that gets no id for a new page repairs nothing on its
+//! way and writes to the page as it is.
+//!
 //! # Steps
 //!
 //! Each is one CAS on one word. If it fails, another's succeeded, and the visitor starts again. So
