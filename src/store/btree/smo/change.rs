@@ -163,7 +163,8 @@ pub(in crate::store::btree) fn collapse<M: Mapping>(
 /// once no word on the namespace can mean the page ("What a crash leaves").
 ///
 /// The free word's epoch is one more than that of the page, so two more than any parent ever
-/// stated: a child word that somebody remembers never fits a page that takes the id.
+/// stated: a child word that somebody remembers never fits a page that takes the id. (One more than
+/// was stated would do for visitors; so an id and an epoch never mean two pages.)
 pub(in crate::store::btree) fn release<M: Mapping>(mapping: &M, id: PageId, gone: &M::Ref) -> bool {
     debug_assert!(matches!(gone.body, Body::Removed | Body::Moved(_)));
     #[cfg(test)]
