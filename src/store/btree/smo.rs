@@ -5,26 +5,29 @@
 //!
 //! The tree removes a leaf when it is **empty**, and never moves the entries of two pages into one
 //! ("free at empty", as PostgreSQL's B-tree does). A merge of two pages changes three words (both
-//! pages and the parent), of which the first two cannot be one CAS. So it needs a mark in the parent
-//! that keeps it from splitting there, an image of the content in the middle, a decision that all
-//! helpers read alike, and a way back. A removal changes two words, moves nothing, is never undone,
-//! and needs no mark: it is a split read backwards.
+//! pages and the parent), of which the first two cannot be one CAS. So it needs a mark in the
+//! parent that keeps it from splitting there, an image of the content in the middle, a decision
+//! that all helpers read alike, and a way back. A removal changes two words, moves nothing, is
+//! never undone, and needs no mark: it is a split read backwards.
 //!
-//! It costs little here, because pages are exact: a leaf with one entry takes a node and an image of
-//! that entry's size, not 4 KiB, and 16 bytes of mapping and some 30 of its parent. What it costs is
-//! the scan of a tree whose deletes left a key here and there: a page each. If that ever matters, a
-//! fold of a family (`docs/store-design.md`, 4.4) packs its leaves anyway, under its own rules.
+//! It costs little here, because pages are exact: a leaf with one entry takes a node and an image
+//! of that entry's size, not 4 KiB, and 16 bytes of mapping and some 30 of its parent. What it does
+//! cost is the scan of a tree whose deletes left a key here and there: a page each. Nothing here
+//! packs such leaves. If that ever matters, *moved* (below) is the way: two neighbours are frozen
+//! as moved, and their parent gets one new page in place of both. Whoever meets only one of them
+//! moved replaces that one alone, so that would not need a way back either. It is not built and not
+//! modelled.
 //!
 //! # The rules
 //!
 //! A [child word](page::ChildWord) is an id and an epoch. A page has no fence keys: **its range is
 //! what its parents say**. From this follows all that is simple here:
 //!
-//! 1. A page's epoch grows by one when its range shrinks (a split) or ends (a removal, or a collapse
-//!    of the root into its only child). When its range *grows*, since a neighbour was removed, its
-//!    epoch and its word stay. A visitor that still believes in the smaller range is right about all
-//!    of that; a scan leaves out what is beyond the range that it believes in, and comes for it with
-//!    its next descent.
+//! 1. A page's epoch grows by one when its range shrinks (a split) or ends (a removal, or a
+//!    collapse of the root into its only child). When its range *grows*, because a neighbour was
+//!    removed, its epoch and its word stay. A visitor that still believes in the smaller range is
+//!    right about all of that; a scan leaves out what is beyond the range that it believes in, and
+//!    comes for it with its next descent.
 //! 2. A page's epoch is at most one more than its parent says: who changes it came with its own
 //!    epoch, so the change before is posted.
 //! 3. A page that is one ahead is not changed until that is posted. Its word says what to post, and
@@ -66,7 +69,10 @@
 //! | over its target, not the root | S0, S1 |
 //! | over its target, the root | S0 twice, root split |
 //! | the only child of the root | C1 |
-//! | empty leaf, not the root, and the writer came since it emptied it | R1 |
+//! | empty leaf, not the root, and the writer came because it emptied it | R1 |
+//!
+//! The first line that fits counts. A writer that gets no id for a new page repairs nothing on its
+//! way and writes to the page as it is.
 //!
 //! # Steps
 //!
@@ -91,13 +97,13 @@
 //!
 //! What is half done, and who may come in between:
 //!
-//! - **Between S1 and S2** the parent may change, split (P is then in one of the halves, and S2 goes
-//!   there), lose or gain neighbours of P. If a neighbour of P is removed, P's entry takes its range,
-//!   and S2 gives the part from *s* on to Q. S2 needs no room in the parent: an inner page may be
-//!   over its target, and is split by the next writer that passes.
-//! - **Between R1 and R2** the parent may change and split: R is in one of the halves, perhaps alone.
-//!   Which neighbour takes the range is decided by R2, from the parent that it replaces. That
-//!   neighbour may itself be split and unposted, or removed: its own step passes the range on.
+//! - **Between S1 and S2** the parent may change, split (P is then in one of the halves, and S2
+//!   goes there), lose or gain neighbours of P. If a neighbour of P is removed, P's entry takes its
+//!   range, and S2 gives the part from *s* on to Q. S2 needs no room in the parent: an inner page
+//!   may be over its target, and is split by the next writer that passes.
+//! - **Between R1 and R2** the parent may change and split: R is in one of the halves, perhaps
+//!   alone. Which neighbour takes the range is decided by R2, from the parent that it replaces.
+//!   That neighbour may itself be split and unposted, or removed: its own step passes the range on.
 //! - **Between C1 and C2** the root cannot change: only its child's changes change it.
 //! - **Before R3 or C3** the id belongs to nobody; who did R2 or C2 owes the step. If it died, the
 //!   id is found by the next walk of the mapping: removed, and no parent has it.
@@ -110,66 +116,89 @@
 //! read is that of the frozen node, and a CAS from it succeeds only if nobody put another node
 //! there. So a write either is in what the step read, or meets the frozen area and comes back.
 //!
+//! A cold page says its epoch in the second word of its entry. One that is one ahead is loaded, for
+//! its pending split. *Removed* and *moved* are nodes without an area and are not evicted.
+//!
+//! Who notices that a leaf is empty: the consolidation that drops its last entry. A leaf that only
+//! has what a snapshot needs is not empty; it is still dirty, and the flusher consolidates it when
+//! it comes to it.
+//!
 //! # Memory orderings
 //!
-//! Loads of mapping words are Acquire, CASes AcqRel. A visitor that reads a parent with (P, *e* + 1)
-//! and (Q, *q*) acquires what S2 released; S2's author had acquired S1's release, and S0 comes before
-//! S1 in its author's program. So it finds P and Q at these epochs or later ones, never before.
+//! Loads of mapping words are Acquire, CASes AcqRel. A visitor that reads P at its new epoch in a
+//! parent acquires what S2 released; S2's author had acquired S1's release, and S0 comes before S1
+//! in its author's program. So it finds P and Q at the epochs that the parent says or later ones.
 //!
 //! # What a crash leaves
 //!
-//! Pages go to the namespace one by one, in bundles that are durable as a whole. After a crash the
-//! visitors go on by the same tables, if five rules hold. "Before" means in an earlier durable
+//! Pages go to the namespace in bundles that are durable as a whole. After a crash the visitors go
+//! on by the same tables, if the flusher keeps five rules. "Before" means in an earlier durable
 //! bundle, or in the same.
 //!
-//! 1. *Created before referred to*: a new page's first image comes before, or with, every image that
-//!    names it: Q with P (whose pending split names it), and before the parent; both halves with the
-//!    root; for a page that was removed before it was ever written, the parent that has its right
-//!    half.
-//! 2. *The parent is not ahead*: a parent's image comes after those of the children whose epochs it
-//!    states.
-//! 3. *The child is one ahead at most*: a page keeps its pending split in its images until an image
-//!    of the parent that states its epoch is durable. If it splits again before that, or is removed,
-//!    the parent goes into the same bundle, or before.
-//! 4. *A removal is durable with the parent*: neither *removed* nor *moved* is ever written. The
-//!    bundle of the parent without R (of the root after C2) says in its trailer that the ids are free
-//!    and at which epoch; they are used again when it is durable, not before (R3 and C3 wait for it).
-//!    Until then R's last image stands under the last image of the parent, and the log still has what
-//!    emptied it: the smallest number that R needs from the log (`dirty_from`) becomes the parent's,
-//!    in the same step as R2, and so does R's newest number, for the log must be durable before a
-//!    parent that says "all of this is deleted" (W1).
-//! 5. *A range is written by its new owner only once it is its own*: a page whose ancestor lost a
-//!    child, and is not durable without it, does not go to the namespace before that ancestor. The
-//!    flusher walks down to a page that it writes; on this way it takes each inner page along that is
-//!    marked so (a flag of the node, which both halves of a split inherit).
+//! 1. *Created before referred to.* A page whose pending split the durable parent does not know yet
+//!    is written with, or after, the new page that the split names. If that has been split on or
+//!    removed meanwhile, the parent is written with it instead, and the split is no news any more.
+//! 2. *The parent is not ahead.* An inner page is written with, or after, each child at the epoch
+//!    that it states, or one more. If such a child is removed or moved, the flusher does R2 or C2
+//!    first, as every visitor.
+//! 3. *The child is one ahead at most.* A page that the durable tree does not reach, or whose epoch
+//!    is two more than its durable parent says, is written with its parent (or with the page whose
+//!    pending split names it). So a page keeps its pending split until the parent is durable.
+//! 4. *A removal is durable with the parent.* Neither *removed* nor *moved* is ever written. The
+//!    bundle of the parent without R (of the root after C2) says in its trailer that the id is free
+//!    and with which epoch, and only when it is durable the id is: R3 and C3 wait for that. Until
+//!    then R's last image stands under the parent's, and the log has what emptied it: R2 and C2
+//!    make R's `dirty_from` the parent's if it is smaller, and hand on the ids that R itself owes.
+//!    R's newest number also becomes the parent's (W1): the log that deleted R's keys is durable
+//!    before a parent without R.
+//! 5. *A range has its new owner before that is written.* R2 marks the node of the parent (a split
+//!    hands the mark to both halves, C2 to the root) until it is durable. A page is written with,
+//!    or after, each of its ancestors that has the mark. The flusher meets them on its way down to
+//!    the page.
 //!
 //! | on the namespace | after a crash |
 //! |---|---|
-//! | P split, parent as before | P is one ahead: S2, with the pending split from P's image |
-//! | P and parent as before, Q nowhere | no split; its writes come from the log |
-//! | parent without R, R's id free | removed |
-//! | parent with R, R's old image | not removed; the log empties it again, then R1 and R2 |
-//! | root as before C2 | not collapsed; the child's image is the old one, and the log has the rest |
+//! | P split, its parent as before | P is one ahead: S2, by the pending split of P's image |
+//! | P and its parent as before, Q nowhere | no split; what was written comes from the log |
+//! | parent without R, and R's id free | removed |
+//! | parent with R, R's image from before | not removed; the log empties it again, then R1 and R2 |
+//! | root as before C2, its child's image from before | not collapsed; the rest comes from the log |
+//! | root after C2, and its child's id free | collapsed |
 //!
-//! Rule 5 is the price of a neighbour that does not change when its range grows. It is paid when the
-//! flusher writes, not by visitors, and only after removals.
+//! Written together, always: P, and Q if it is new (S); the root and both halves (root split); the
+//! parent without R, and that R's id is free (R, C). Rule 5 is the price of a neighbour whose word
+//! does not change when its range grows. The flusher pays it, after removals only; visitors do not.
 //!
-//! **Not settled here**: runs (`docs/store-design.md`, 4.4). A run may have old entries of a removed
-//! leaf's range that the new owner's `complete_to` does not cover. Until that is modelled, a family
-//! with runs removes no leaf, and a run flush leaves out what R2 took from its family.
+//! The rules speak of what is durable. A bundle on its way counts as durable for a later one if the
+//! log names them in that order; no page is in two bundles at once; and a buffer that is filled bit
+//! by bit is held to the rules when it is sealed, by the images that it then has.
+//!
+//! **Not settled here**: runs (`docs/store-design.md`, 4.4). A run may have old entries of a
+//! removed leaf's range that the new owner's `complete_to` does not cover. Until that is modelled,
+//! a family with runs removes no leaf, and a run flush leaves out what R2 took from its family.
 //!
 //! # How it is checked
 //!
-//! - `scenarios`, `exhaustive`: every interleaving, access by access, of up to three visitors of
-//!   small trees. In every state all of them die, and another must finish what they began.
+//! The models are in `tests`:
+//!
+//! - `scenarios`, searched by `exhaustive`: every interleaving, access by access, of up to three
+//!   visitors of small trees. In every state all of them die, and another must finish what they
+//!   began.
+//! - `crashes`, searched by `crash`: one writer, and a flusher that writes any page at any step by
+//!   the five rules. In every state the power fails, and the whole tree must come back. Bundles are
+//!   durable one after the other there, and numbers (W1) are left out.
 //! - `shuttle_tests`, `threads`: longer programs of four threads under many schedules.
-//! - `tests`: one visitor after the other against a map; 200,000 keys deleted leave one page.
-//! - `defect`: rules that are broken on purpose; the searches above must notice each of them.
+//! - `one_visitor`: one after the other against a map; 200,000 keys deleted leave one page.
+//! - `defect`, `crash::Broken`: rules that are broken on purpose; each must be noticed.
 
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod change;
+#[cfg(test)]
+mod defect;
 mod page;
+#[cfg(test)]
+mod tests;
 mod visit;
 
 pub(in crate::store::btree) use change::Place;
@@ -177,22 +206,3 @@ pub(in crate::store::btree) use page::{
     Body, Content, Inner, Leaf, Mapping, Page, Remainder, Route, Split, Target,
 };
 pub(in crate::store::btree) use visit::{Care, Step, Visitor};
-
-#[cfg(test)]
-mod arena;
-#[cfg(test)]
-mod audit;
-#[cfg(test)]
-mod defect;
-#[cfg(test)]
-mod exhaustive;
-#[cfg(test)]
-mod model;
-#[cfg(test)]
-mod scenarios;
-#[cfg(all(test, shuttle))]
-mod shuttle_tests;
-#[cfg(test)]
-mod tests;
-#[cfg(test)]
-mod threads;

@@ -40,8 +40,8 @@ pub(in crate::store::btree) fn split_create<M: Mapping>(
 
 /// S1. Turns `at` into its left half, one epoch on, with the split pending.
 ///
-/// Expects that nothing changed since `at` was read. The visitor came with the epoch of `at`, so
-/// an earlier change of it is in the parent. From here on, each visitor of `at` or of the new page
+/// Expects that nothing changed since `at` was read. The visitor came with the epoch of `at`, so an
+/// earlier change of it is in the parent. From here on, each visitor of `at` or of the new page
 /// finds an epoch that is one more than its parent's, and posts the split before anything else; so
 /// neither page changes until S2.
 pub(in crate::store::btree) fn split_publish<M: Mapping>(
@@ -106,9 +106,9 @@ pub(in crate::store::btree) fn remove<M: Mapping>(mapping: &M, at: &Place<M::Ref
     mapping.replace(at.child.id(), &at.page, removed)
 }
 
-/// R2. Takes the removed `child` out of `parent`: the range goes to a neighbour there. A parent that
-/// has no other child is removed in the same step (its own R1), or becomes an empty leaf if it is
-/// the root.
+/// R2. Takes the removed `child` out of `parent`: the range goes to a neighbour there. A parent
+/// that has no other child is removed in the same step (its own R1), or becomes an empty leaf if it
+/// is the root.
 ///
 /// Expects the parent as it was read, with `child`. The neighbour's own word does not change: its
 /// range only grows, which harms nobody that still believes in the smaller one.
@@ -133,8 +133,8 @@ pub(in crate::store::btree) fn post_removal<M: Mapping>(
 
 /// C1. Freezes the root's only child, one epoch on.
 ///
-/// Expects the child as it was read. From here on nobody changes it, and so nobody changes the
-/// root either, but by C2.
+/// Expects the child as it was read. From here on nobody changes it, and so nobody changes the root
+/// either, but by C2.
 pub(in crate::store::btree) fn freeze_only_child<M: Mapping>(mapping: &M, at: &Place<M::Ref>) -> bool {
     let body = Body::Moved(at.live::<M>().clone());
     mapping.replace(at.child.id(), &at.page, Page { epoch: at.page.epoch.next(), pending: None, body })
@@ -162,7 +162,8 @@ pub(in crate::store::btree) fn collapse<M: Mapping>(
 /// once no word on the namespace can mean the page ("What a crash leaves").
 ///
 /// The free word's epoch is one more than that of the page, so two more than any parent ever
-/// stated: a child word that somebody remembers never fits a page that takes the id.
+/// stated: a child word that somebody remembers never fits a page that takes the id. (One more than
+/// was stated would do for visitors; so an id and an epoch never mean two pages.)
 pub(in crate::store::btree) fn release<M: Mapping>(mapping: &M, id: PageId, gone: &M::Ref) -> bool {
     debug_assert!(matches!(gone.body, Body::Removed | Body::Moved(_)));
     #[cfg(test)]

@@ -10,8 +10,8 @@ pub(super) enum Defect {
     SkipEpochCheck,
     /// A removed page's id becomes free without its parent having been told.
     MergeHalf,
-    /// A visitor whose key is below the separator works on a page whose split is not posted, and
-    /// so splits it a second time.
+    /// A visitor whose key is below the separator works on a page whose split is not posted, and so
+    /// splits it a second time.
     SecondUnposted,
     /// A page's id becomes free with the epoch that the page had.
     FreeIdEarly,

@@ -114,8 +114,8 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
         self.upper.as_ref()
     }
 
-    /// Whether `key` is in the range that the visitor's parents said. The leaf may have more by now:
-    /// keys from the range of a neighbour that was removed.
+    /// Whether `key` is in the range that the visitor's parents said. The leaf may have more by
+    /// now: keys from the range of a neighbour that was removed.
     pub(in crate::store::btree) fn covers(&self, key: &K) -> bool {
         self.lower.as_ref().is_none_or(|lower| lower <= key)
             && self.upper.as_ref().is_none_or(|upper| key < upper)

@@ -9,16 +9,16 @@
 
 use std::collections::{BTreeMap, HashSet};
 
+use super::super::defect::Defect;
+use super::super::page::{Body, ChildWord, Content, Epoch, Leaf, Mapping, Page, PageId, Target};
+use super::super::visit::{Care, Step, Visitor};
 use super::audit::{check, finish, seen};
-use super::defect::Defect;
 use super::model::{Children, Key, LeafMap, Memory, ModelPage, Pages, Shared, index};
-use super::page::{Body, ChildWord, Content, Epoch, Leaf, Mapping, Page, PageId, Target};
-use super::visit::{Care, Step, Visitor};
 
 pub(super) const LEAF: usize = 2;
 pub(super) const INNER: usize = 3;
 /// Ids for who finishes alone.
-pub(super) const SPARE: usize = 8;
+pub(super) const SPARE: usize = 16;
 
 pub(super) type Ref = Shared<ModelPage<LEAF, INNER>>;
 

@@ -7,8 +7,8 @@ use std::hash::{Hash, Hasher};
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::defect::Defect;
-use super::page::{
+use super::super::defect::Defect;
+use super::super::page::{
     Body, ChildWord, Content, Epoch, Inner, Leaf, Mapping, Page, PageId, Remainder, Route, Split, Target,
 };
 

@@ -2,13 +2,14 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::change::{Place, clear_pending, release};
+use super::super::change::{Place, clear_pending, release};
+use super::super::defect::Defect;
+use super::super::page::{Body, ChildWord, Content, Leaf, Mapping, PageId, PageOf, Target};
+use super::super::visit::{Care, Step, Visitor};
 use super::model::{Children, Key, LeafMap, index};
-use super::page::{Body, ChildWord, Content, Leaf, Mapping, PageId, PageOf, Target};
-use super::visit::{Care, Step, Visitor};
 
-/// The most steps that a visitor takes while nobody else does any: a level costs one, and a
-/// restart finishes a change.
+/// The most steps that a visitor takes while nobody else does any: a level costs one, and a restart
+/// finishes a change.
 const MAX_STEPS: usize = 1_000;
 
 /// A tree of the models.
@@ -63,7 +64,7 @@ pub(super) fn get<M: Tree<L, I>, const L: usize, const I: usize>(tree: &M, key: 
 
 /// Whether a scan takes a key that it sees.
 fn takes<M: Mapping<Key = Key>>(tree: &M, visitor: &Visitor<Key, M::Ref>, key: &Key) -> bool {
-    tree.defect() == Some(super::defect::Defect::ScanWithoutBounds) || visitor.is_ahead(key)
+    tree.defect() == Some(Defect::ScanWithoutBounds) || visitor.is_ahead(key)
 }
 
 /// All entries, from the first to the last.
@@ -232,6 +233,6 @@ where
     M::Ref: std::ops::Deref<Target = PageOf<M>>,
 {
     let Some(Content::Leaf(leaf)) = visitor.arrived().page.content() else { return Vec::new() };
-    let everything = tree.defect() == Some(super::defect::Defect::ScanWithoutBounds);
+    let everything = tree.defect() == Some(Defect::ScanWithoutBounds);
     leaf.0.iter().filter(|entry| everything || visitor.covers(&entry.0)).copied().collect()
 }

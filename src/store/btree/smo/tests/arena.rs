@@ -10,9 +10,9 @@ use shuttle::sync::atomic::AtomicUsize;
 #[cfg(not(shuttle))]
 use std::sync::atomic::AtomicUsize;
 
-use super::defect::Defect;
+use super::super::defect::Defect;
+use super::super::page::{Body, ChildWord, Content, Epoch, Leaf, Mapping, Page, PageId};
 use super::model::{Children, Key, LeafMap, ModelPage, index};
-use super::page::{Body, ChildWord, Content, Epoch, Leaf, Mapping, Page, PageId};
 
 #[derive(Debug)]
 pub(super) struct Arena<const L: usize, const I: usize> {

@@ -6,7 +6,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
 use shuttle::{Config, MaxSteps, Runner};
 
-use super::defect::Defect;
+use super::super::defect::Defect;
 use super::threads::{COLLAPSE, Program, SPLIT_AND_REMOVE, Small, run};
 
 const SEED: u64 = 0x5eed;
@@ -22,7 +22,7 @@ fn schedules(scheduler: impl Scheduler + 'static, program: Program, defect: Opti
 #[test]
 fn random_schedules() {
     for program in [SPLIT_AND_REMOVE, COLLAPSE] {
-        schedules(RandomScheduler::new_from_seed(SEED, 15_000), program, None);
+        schedules(RandomScheduler::new_from_seed(SEED, 10_000), program, None);
     }
 }
 
@@ -30,7 +30,7 @@ fn random_schedules() {
 fn schedules_with_few_preemptions() {
     for program in [SPLIT_AND_REMOVE, COLLAPSE] {
         for depth in 1..=5 {
-            schedules(PctScheduler::new_from_seed(SEED, depth, 3_000), program, None);
+            schedules(PctScheduler::new_from_seed(SEED, depth, 2_000), program, None);
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What is searched exhaustively, and what has to be found when a rule is broken.
 
-use super::defect::Defect;
+use super::super::defect::Defect;
 use super::exhaustive::Work::{Delete, Down, Get, Put, Up};
 use super::exhaustive::{Reached, Work, search};
 use super::model::Key;
@@ -74,10 +74,12 @@ fn a_parent_splits_while_its_neighbour_goes_with_its_last_child() {
 
 #[test]
 fn a_parent_goes_with_its_last_child() {
-    let programs: &[&[Work]] =
-        &[&[Delete(30), Put(31), Up], &[Delete(30), Delete(10), Down], &[Delete(30), Delete(20), Delete(10)]];
+    let programs: &[&[Work]] = &[&[Delete(30), Put(31), Up], &[Delete(30), Delete(10), Down]];
     let reached = all_is_well(&[&[&[10], &[20]], &[&[30]], &[&[40]]], 1, programs);
     assert!(reached.inner_removal);
+    let reached =
+        all_is_well(&[&[&[10]], &[&[30]]], 1, &[&[Delete(30), Delete(10), Up], &[Delete(10), Put(15), Down]]);
+    assert!(reached.two_removals && reached.collapse);
 }
 
 #[test]
