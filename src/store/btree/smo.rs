@@ -201,7 +201,6 @@ mod page;
 mod tests;
 mod visit;
 
-pub(in crate::store::btree) use change::Place;
 pub(in crate::store::btree) use page::{
     Body, Content, Inner, Leaf, Mapping, Page, Remainder, Route, Split, Target,
 };

@@ -30,7 +30,7 @@ use super::image::{EntryKind, InnerImage, LeafImage};
 use super::map::{Entry, Filling, Map};
 use super::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
 use super::smo::{Care, Step, Target, Visitor};
-use super::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId};
+use super::word::{ChildWord, MapView, MapWord, NodeAddress, PageId};
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
 
 /// What a node is of a page.
