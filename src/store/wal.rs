@@ -22,6 +22,8 @@
 mod batch;
 mod buffer;
 mod defect;
+#[cfg(fuzzing)]
+pub mod fuzzing;
 mod group;
 mod leader;
 #[cfg(all(test, loom))]

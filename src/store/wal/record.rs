@@ -32,18 +32,58 @@ pub(in crate::store) type ValueReference = [u8; REFERENCE_BYTES];
 pub(in crate::store) enum Operation<'a> {
     /// The number is nobody's. The only operation of its record.
     Void,
-    Put { tree: u32, effect: Effect, expiry: Option<u64>, key: &'a [u8], value: &'a [u8] },
-    Delete { tree: u32, effect: Effect, key: &'a [u8] },
-    Merge { tree: u32, effect: Effect, key: &'a [u8], operand: &'a [u8] },
-    PutReference { tree: u32, effect: Effect, expiry: Option<u64>, reference: ValueReference, key: &'a [u8] },
+    Put {
+        tree: u32,
+        effect: Effect,
+        expiry: Option<u64>,
+        key: &'a [u8],
+        value: &'a [u8],
+    },
+    Delete {
+        tree: u32,
+        effect: Effect,
+        key: &'a [u8],
+    },
+    Merge {
+        tree: u32,
+        effect: Effect,
+        key: &'a [u8],
+        operand: &'a [u8],
+    },
+    PutReference {
+        tree: u32,
+        effect: Effect,
+        expiry: Option<u64>,
+        reference: ValueReference,
+        key: &'a [u8],
+    },
     /// A whole record's operations lie elsewhere. The only operation of its record.
-    Spilled { reference: ValueReference },
-    CreateTree { tree: u32, root: u64, options: u64, name: &'a str },
-    RemoveTree { tree: u32 },
-    ClearTree { tree: u32, root: u64 },
+    Spilled {
+        reference: ValueReference,
+    },
+    CreateTree {
+        tree: u32,
+        root: u64,
+        options: u64,
+        name: &'a str,
+    },
+    RemoveTree {
+        tree: u32,
+    },
+    ClearTree {
+        tree: u32,
+        root: u64,
+    },
     /// An empty `to` is no end.
-    DeleteRange { tree: u32, from: &'a [u8], to: &'a [u8] },
-    InstallTree { tree: u32, root: u64 },
+    DeleteRange {
+        tree: u32,
+        from: &'a [u8],
+        to: &'a [u8],
+    },
+    InstallTree {
+        tree: u32,
+        root: u64,
+    },
 }
 
 impl<'a> Operation<'a> {

@@ -5,7 +5,7 @@ use super::super::defect::WalDefect;
 use super::super::group::Wal;
 use super::super::record::{Operation, Operations};
 use super::super::segments::SegmentHeader;
-use super::super::tests::{format, fresh, fresh_with, name, start};
+use super::super::tests::{format, fresh, fresh_with, start};
 use super::super::writer::{CoreLog, NoRoom};
 use super::{Formed, NoBatch, Point};
 
@@ -85,6 +85,27 @@ fn one_batch_is_written_while_the_one_before_is_flushed() {
     let third = next(&wal, &mut out).expect("a record");
     let (header, _) = read(&third, &out);
     assert_eq!((header.batch, header.durable, header.chain), (3, 2, sum));
+}
+
+#[test]
+fn a_durable_write_does_not_stand_in_for_the_flush_of_the_batch_before() {
+    let wal = fresh(64 << 10, 512, (1, 4096), None);
+    let log = wal.attach().expect("room");
+    let mut out = vec![0; 8192];
+    append(&log, 0, 1);
+    next(&wal, &mut out).expect("a record");
+    wal.lead().expect("nobody else leads").written(false);
+    append(&log, 0, 1);
+    next(&wal, &mut out).expect("a record");
+    wal.lead().expect("nobody else leads").written(true);
+    assert_eq!(wal.durable(), 1);
+    wal.lead().expect("nobody else leads").start_flush().expect("two batches");
+    wal.lead().expect("nobody else leads").flushed();
+    assert_eq!(wal.durable(), 3);
+    append(&log, 0, 1);
+    next(&wal, &mut out).expect("a record");
+    wal.lead().expect("nobody else leads").written(true);
+    assert_eq!(wal.durable(), 4);
 }
 
 #[test]
@@ -282,6 +303,7 @@ fn a_full_buffer_is_an_answer_until_a_batch_was_formed() {
     }
     assert!((25..40).contains(&appended), "{appended} records");
     assert_eq!(log.room(1, 100).err(), Some(NoRoom::Full));
+    assert!((3000..4096).contains(&log.pending_bytes()));
     let mut out = vec![0; 8192];
     next(&wal, &mut out).expect("records");
     assert!(log.room(1, 100).is_ok());

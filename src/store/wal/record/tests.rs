@@ -126,15 +126,15 @@ fn operations_beyond_the_limits_are_refused() {
 #[test]
 fn what_encoding_does_not_write_is_refused() {
     let refused: [&[u8]; 9] = [
-        &[],                               // no operation
-        &[0x10],                           // a void that expires
-        &[0x20],                           // a void that counts
-        &[0x80],                           // a bit without a meaning
-        &[0x0b, 0],                        // a kind without a meaning
-        &[0x12, 0, 0],                     // a delete that expires
-        &[2, 0x80, 0, 0],                  // tree 0, too long
+        &[],                                   // no operation
+        &[0x10],                               // a void that expires
+        &[0x20],                               // a void that counts
+        &[0x80],                               // a bit without a meaning
+        &[0x0b, 0],                            // a kind without a meaning
+        &[0x12, 0, 0],                         // a delete that expires
+        &[2, 0x80, 0, 0],                      // tree 0, too long
         &[2, 0xff, 0xff, 0xff, 0xff, 0x10, 0], // tree 2^32
-        &[0, 0],                           // two voids
+        &[0, 0],                               // two voids
     ];
     for bytes in refused {
         assert!(!Operations(bytes).is_valid(), "{bytes:?}");

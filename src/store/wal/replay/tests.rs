@@ -112,7 +112,8 @@ fn one_batch(wal: &Wal, written: &mut Written, out: &mut [u8], batch: u64) {
     if opened {
         // The log starts in the segment before this one.
         let full = written.writes.last().expect("it was not the first").segment;
-        let first = written.writes.iter().rfind(|write| write.segment == full && write.offset <= BLOCK as usize);
+        let first =
+            written.writes.iter().rfind(|write| write.segment == full && write.offset <= BLOCK as usize);
         written.start = first.expect("it has a first batch").before;
         written.start.offset = BLOCK;
         written.start.segment = if written.start.segment.segment == full {
@@ -227,7 +228,8 @@ fn a_flipped_byte_is_damage_if_it_was_flushed_and_a_torn_end_else() {
     let (mut refused, mut torn) = (0, 0);
     for write in written.live() {
         // A batch that knows of the flush of this one.
-        let claimed = written.live().iter().any(|other| other.batch > write.batch && other.durable >= write.batch);
+        let claimed =
+            written.live().iter().any(|other| other.batch > write.batch && other.durable >= write.batch);
         for place in 0..write.bytes.len() {
             let mut segments = written.segments.clone();
             segments.get_mut(&write.segment).expect("it is written")[write.offset + place] ^= 0x20;
@@ -298,7 +300,9 @@ fn a_tail_of_an_earlier_epoch_does_not_come_back() {
         let mut replay = Replay::new(log_format(), start(BLOCK), defect);
         let mut batches = Vec::new();
         while let Some(segment) = replay.wants() {
-            replay.segment(segments.get(&segment).map_or(&[], Vec::as_slice), |batch| batches.push(batch.header.batch));
+            replay.segment(segments.get(&segment).map_or(&[], Vec::as_slice), |batch| {
+                batches.push(batch.header.batch)
+            });
         }
         assert_eq!(batches.len() > 2, defect.is_some(), "{batches:?} with {defect:?}");
     }
