@@ -132,16 +132,17 @@ fn a_bundle_is_named_after_the_numbers_in_its_pages() {
     let log = wal.attach().expect("room");
     let mut out = vec![0; 8192];
     let entry = |number| BundleEntry { number, trailer: 9, checksum: 8 };
-    append(&log, 0, 1);
-    append(&log, 0, 1);
     {
         let mut lead = wal.lead().expect("nobody else leads");
-        lead.leader().add_bundle(2, entry(50));
+        lead.leader().add_bundle(1, entry(50));
         lead.leader().add_bundle(0, entry(51));
     }
+    assert_eq!(next(&wal, &mut out), None, "number 1 is in no batch, and 51 waits for 50");
+    append(&log, 0, 1);
+    append(&log, 0, 1);
     let formed = next(&wal, &mut out).expect("two records");
     let (header, _) = read(&formed, &out);
-    assert_eq!((header.records, header.bundles), (2, 0), "number 2 was not in a batch; 51 waits for 50");
+    assert_eq!((header.records, header.bundles), (2, 0), "number 1 was in no batch before");
     wal.lead().expect("nobody else leads").written(false);
     let formed = next(&wal, &mut out).expect("bundles alone make a batch");
     let (header, payload) = read(&formed, &out);

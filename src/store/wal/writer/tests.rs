@@ -2,6 +2,8 @@
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use rand::rngs::StdRng;
+use rand::{Rng, SeedableRng};
 
 use super::super::tests::fresh;
 use super::{NoRoom, VOIDS};
@@ -68,6 +70,34 @@ proptest! {
     }
 }
 
+/// All of the room is used, up to its last void, at every place of the ring.
+#[test]
+fn promised_room_is_there_to_the_last_byte() {
+    let mut random = StdRng::seed_from_u64(1);
+    for _ in 0..300 {
+        let wal = fresh(64 << 10, 512, (1, 1024), None);
+        let log = wal.attach().expect("room");
+        let mut out = vec![0; 4096];
+        for _ in 0..40 {
+            let len = random.random_range(0..=log.max_record_bytes());
+            let mut room = loop {
+                if let Ok(room) = log.room(1, len) {
+                    break room;
+                }
+                let mut lead = wal.lead().expect("nobody else leads");
+                let current = lead.leader().position().segment;
+                lead.leader().segments.free_before(current);
+                lead.next_batch(&mut out).expect("there are segments");
+                lead.written(true);
+            };
+            for _ in 1..VOIDS {
+                drop(room.draw().expect("voids before the record"));
+            }
+            room.draw().expect("the last").append(len, |out| out.fill(1));
+        }
+    }
+}
+
 #[test]
 fn more_than_the_buffer_will_ever_hold_is_too_long() {
     let wal = fresh(64 << 10, 512, (1, 2048), None);
@@ -115,6 +145,8 @@ fn the_horizon_is_the_oldest_snapshot() {
     let same = b.snapshot();
     let other = a.snapshot();
     write();
+    let newest = b.snapshot();
+    write();
     assert_eq!([&oldest, &newer, &same, &other].map(|snapshot| snapshot.number()), [2, 3, 3, 3]);
     assert!(newer.is_ready());
     assert_eq!(wal.order().horizon(), 2);
@@ -125,7 +157,9 @@ fn the_horizon_is_the_oldest_snapshot() {
     drop(other);
     assert_eq!(wal.order().horizon(), 3);
     drop(same);
-    assert_eq!(wal.order().horizon(), 4);
+    assert_eq!(wal.order().horizon(), newest.number());
+    drop(newest);
+    assert_eq!(wal.order().horizon(), 5);
     let mut room = b.room(1, 1).expect("there is room");
     let draw = room.draw().expect("the first");
     let snapshot = a.snapshot();
