@@ -94,7 +94,8 @@ pub use txn::Txn;
 pub use verify::VerifyReport;
 pub use write::Commit;
 
-/// The decoders of the next store's log, for the fuzzer: there is no such module in any other build.
+/// The decoders of the next store's log, for the fuzzer: there is no such module in any other
+/// build.
 #[cfg(fuzzing)]
 pub mod fuzzing {
     pub use super::wal::fuzzing::{batch, log, record};

@@ -26,10 +26,6 @@ mod defect;
 pub mod fuzzing;
 mod group;
 mod leader;
-#[cfg(all(test, loom))]
-mod loom_tests;
-#[cfg(all(test, not(loom)))]
-mod measure;
 mod order;
 mod record;
 mod replay;

@@ -48,3 +48,7 @@ pub(super) fn fresh(
 
 #[cfg(not(loom))]
 mod crash;
+#[cfg(loom)]
+mod loom_tests;
+#[cfg(not(loom))]
+mod measure;

@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::group::Wal;
-use super::order::Line;
-use super::tests::fresh;
-use super::writer::{CoreLog, NoRoom};
+use super::fresh;
+use crate::store::wal::group::Wal;
+use crate::store::wal::order::Line;
+use crate::store::wal::writer::{CoreLog, NoRoom};
 
 const BUFFER_BYTES: usize = 1 << 20;
 /// With its head of 8 bytes a record has 116.
@@ -305,7 +305,7 @@ fn one_write() {
         let order = shared.wal.order();
         // A core that is attached to nothing draws: its numbers would be missing in the log, so
         // it has an order of its own.
-        let own = super::order::Order::new(1, 2, None);
+        let own = crate::store::wal::order::Order::new(1, 2, None);
         let times = [
             each(COUNT, |_| drop(black_box(log.room(1, OPERATIONS_BYTES)))),
             each(COUNT, |number| {
