@@ -23,7 +23,7 @@ mod batch;
 mod buffer;
 mod defect;
 #[cfg(fuzzing)]
-pub mod fuzzing;
+pub(super) mod fuzzing;
 mod group;
 mod leader;
 mod order;

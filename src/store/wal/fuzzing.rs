@@ -6,7 +6,7 @@ use super::record::{Operation, Operations};
 use super::replay::Replay;
 use super::segments::{LogFormat, LogPosition, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
 
-const SEGMENT_BYTES: usize = 4096;
+const SEGMENT_BYTES: u32 = 4096;
 const BLOCK_BYTES: u32 = 512;
 
 /// `data` as a record: it is refused, or encoding what it says gives the same bytes.
@@ -43,8 +43,7 @@ pub fn batch(data: &[u8]) {
 /// `data` as the segments of a log, 0 to 3. What a batch says and where it lies is the input's
 /// choice, whose identity is zero.
 pub fn log(data: &[u8]) {
-    let format =
-        LogFormat { identity: [0; 16], segment_bytes: SEGMENT_BYTES as u32, block_bytes: BLOCK_BYTES };
+    let format = LogFormat { identity: [0; 16], segment_bytes: SEGMENT_BYTES, block_bytes: BLOCK_BYTES };
     let start = LogPosition {
         segment: SegmentName { segment: 0, generation: 0 },
         offset: BLOCK_BYTES,
@@ -52,14 +51,14 @@ pub fn log(data: &[u8]) {
         chain: 0,
         first: 0,
     };
-    let mut image = vec![0; 4 * SEGMENT_BYTES];
+    let mut image = vec![0; 4 * SEGMENT_BYTES as usize];
     for (place, byte) in image.iter_mut().zip(data) {
         *place = *byte;
     }
     let mut replay = Replay::new(format, start, None);
     let (mut next, mut reads) = (0, 0);
     while let Some(segment) = replay.wants() {
-        let bytes = image.chunks(SEGMENT_BYTES).nth(segment as usize).unwrap_or(&[]);
+        let bytes = image.chunks(SEGMENT_BYTES as usize).nth(segment as usize).unwrap_or(&[]);
         replay.segment(bytes, |batch| {
             for (number, record) in batch.records() {
                 assert_eq!(number, next, "numbers have no holes");
