@@ -96,3 +96,10 @@ pub use tree::Tree;
 pub use txn::Txn;
 pub use verify::VerifyReport;
 pub use write::Commit;
+
+/// The decoders of the next store's log, for the fuzzer: there is no such module in any other
+/// build.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::wal::fuzzing::{batch, log, record};
+}

@@ -22,12 +22,10 @@
 mod batch;
 mod buffer;
 mod defect;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod group;
 mod leader;
-#[cfg(all(test, loom))]
-mod loom_tests;
-#[cfg(all(test, not(loom)))]
-mod measure;
 mod order;
 mod record;
 mod replay;

@@ -12,8 +12,8 @@
 //! Release. So the bytes of a piece are written before the consumer may look, and read before the
 //! producer may write there again.
 //!
-//! The two ends are values of their own. There is one of each, they are not `Sync` in effect (both
-//! work through `&mut self`), and a leader that hands over hands over the consumer by a lock.
+//! The two ends are values of their own, one of each, and both work through `&mut self` alone. A
+//! leader that changes takes the consumer along under a lock.
 
 use std::sync::Arc;
 
@@ -70,6 +70,11 @@ impl Producer {
         self.capacity / 4 - HEAD_BYTES
     }
 
+    /// The length of the ring.
+    pub(super) fn capacity(&self) -> usize {
+        self.capacity
+    }
+
     /// How many bytes of entries can be appended for certain, if none of them is longer than
     /// `longest`, which the filler before the end of the ring may waste.
     fn room(&self, longest: usize) -> usize {
@@ -112,9 +117,9 @@ impl Producer {
         self.tail = tail;
         assert!(self.has_room(total, 0), "room was reserved");
         self.head(at).copy_from_slice(&head(to_u32(len), low(number)));
-        // SAFETY: `has_room` says that `total` bytes from `tail` on are not the consumer's, and they
-        // do not cross the ring's end. No other reference to them exists, because `self` is borrowed
-        // mutably and is the only producer.
+        // SAFETY: `has_room` says that `total` bytes from `tail` on are not the consumer's, and
+        // they do not cross the ring's end. No other reference to them exists, because `self` is
+        // borrowed mutably and is the only producer.
         let operations = unsafe { self.shared.ring.slice_mut(at + HEAD_BYTES, len) };
         encode(operations);
         self.tail = tail + total as u64;
@@ -176,6 +181,7 @@ impl Consumer {
     /// front of `out`, which is as long.
     pub(super) fn take(&mut self, front: Front, out: &mut [u8]) {
         let len = front.len as usize;
+        assert!(self.head + entry_bytes(len) as u64 <= self.tail_seen, "it is in the buffer");
         let at = self.place();
         out.copy_from_slice(self.read(at, HEAD_BYTES + len));
         self.head += entry_bytes(len) as u64;
@@ -187,10 +193,10 @@ impl Consumer {
     }
 
     fn read(&self, at: usize, len: usize) -> &[u8] {
-        // SAFETY: `head` is below `tail_seen`, so a whole entry lies here, of which the caller reads
-        // the head, or as much as the head says; the producer's Release of `tail` came after it was
-        // written. The producer writes here again only after `release`, which takes `&mut self` and
-        // so comes after this borrow.
+        // SAFETY: both callers have checked that `at` is the place of `head` and that `len` bytes
+        // from there on lie before `tail_seen`; the producer's Release of `tail`, which `refresh`
+        // has acquired, came after they were written. The producer writes here again only after
+        // `release`, which takes `&mut self` and so comes after this borrow.
         unsafe { self.shared.ring.slice(at, len) }
     }
 

@@ -1,6 +1,6 @@
 //! What the cores of a store share: the order, the leader, and what is durable.
 
-use std::sync::Arc;
+use std::sync::{Arc, TryLockError};
 
 #[cfg(loom)]
 use loom::sync::{Mutex, MutexGuard};
@@ -79,8 +79,16 @@ impl Wal {
     /// Leads, unless another core does at this moment. It is then sure to look at what was appended
     /// before this call only if this core asks again.
     pub(in crate::store) fn lead(&self) -> Option<Lead<'_>> {
-        // A leader that panicked left a batch half formed; nobody leads any more.
-        self.leader.try_lock().ok().map(|leader| Lead { wal: self, leader })
+        match self.leader.try_lock() {
+            Ok(leader) => Some(Lead { wal: self, leader }),
+            Err(TryLockError::WouldBlock) => None,
+            Err(TryLockError::Poisoned(poisoned)) => {
+                // A leader that panicked may have left a batch half formed.
+                let mut leader = poisoned.into_inner();
+                leader.fail();
+                Some(Lead { wal: self, leader })
+            }
+        }
     }
 }
 

@@ -10,6 +10,9 @@
 //! | [`Leader::flushed`] | that flush is complete | numbers below its result are durable |
 //! | [`Leader::fail`] | a write or a flush failed | nothing is written any more |
 //!
+//! Whoever forms a batch or starts a flush reports its end, or a failure if it goes away before:
+//! until then no other begins.
+//!
 //! So two batches may be under way: one is written while the one before is flushed. A flush covers
 //! what was written when it *started*. After a failure no flush proves anything: the device may
 //! have dropped what it could not keep, and said so only once.
@@ -140,8 +143,8 @@ impl Leader {
     }
 
     /// Forms a batch at the front of `out`, which is longer than the longest record by
-    /// [`HEADER_BYTES`] and two blocks at least, and limits the batch. `None` while a batch is being
-    /// written, and if there is nothing to write.
+    /// [`HEADER_BYTES`] and two blocks at least, and limits the batch. `None` while a batch is
+    /// being written, and if there is nothing to write.
     pub(in crate::store) fn next_batch(
         &mut self,
         order: &Order,
@@ -251,7 +254,10 @@ impl Leader {
                         }
                         continue;
                     }
-                    None => return Err(NoBatch::Lost(number)),
+                    None => {
+                        self.failed = true;
+                        return Err(NoBatch::Lost(number));
+                    }
                 }
             }
             let front = self.fronts[core].expect("it was compared");
@@ -288,11 +294,13 @@ impl Leader {
     }
 
     /// The batch that was formed last is written. `is_durable`: by a write that is durable itself,
-    /// or to a namespace without a volatile cache; then everything before it must be, too.
+    /// or to a namespace without a volatile cache. It counts as durable if the batch before does;
+    /// else a flush covers both.
     pub(in crate::store) fn written(&mut self, is_durable: bool) {
         if let Some(point) = self.writing.take() {
             self.written = point;
-            if (is_durable || self.defect == Some(WalDefect::SkipFlush)) && !self.failed {
+            let is_next = self.durable.batch + 1 == point.batch;
+            if !self.failed && (is_durable && is_next || self.defect == Some(WalDefect::SkipFlush)) {
                 self.durable = point;
             }
         }

@@ -16,8 +16,8 @@
 //! | 5 | `active` := idle (Release) | | |
 //!
 //! If *a* counts *n*, it reads from step 2 or from a later `fetch_add`, and each of these continues
-//! the release sequence of those before. So *b* sees step 1 of *n* or something later. Steps 1 and 3
-//! hold `stable()` at *n* or below. Step 5, or any later store of that core, comes with what was
+//! the release sequence of those before. So *b* sees step 1 of *n* or something later. Steps 1 and
+//! 3 hold `stable()` at *n* or below. Step 5, or any later store of that core, comes with what was
 //! published, because each of these stores is a Release. (Step 1 as well: a later store by the same
 //! thread does not continue the release sequence of an earlier one.)
 //!
@@ -70,11 +70,6 @@ impl Order {
         Self { counter: Line(AtomicU64::new(first)), cores: (0..cores).map(|_| slot()).collect(), defect }
     }
 
-    /// How many cores it is for.
-    pub(super) fn cores(&self) -> usize {
-        self.cores.len()
-    }
-
     /// The number that the next write gets. Acquire: who sees a number counted also sees that its
     /// core was active.
     pub(in crate::store) fn next(&self) -> u64 {
@@ -115,8 +110,8 @@ impl Order {
         }
     }
 
-    /// Draws `count` numbers in a row on `core` and returns the first. `at_least` is a lower bound of
-    /// it, the number after the core's last draw. Until [`Order::published`] or [`Order::idle`]
+    /// Draws `count` numbers in a row on `core` and returns the first. `at_least` is a lower bound
+    /// of it, the number after the core's last draw. Until [`Order::published`] or [`Order::idle`]
     /// `stable()` does not pass the first. Called by the core itself, and not again before `idle`.
     pub(super) fn draw(&self, core: usize, at_least: u64, count: u64) -> u64 {
         let active = &self.cores[core].active.0;
@@ -126,8 +121,8 @@ impl Order {
         number
     }
 
-    /// Says that the numbers below `number` that `core` drew are published, and that `number`, which
-    /// it drew as well, is not.
+    /// Says that the numbers below `number` that `core` drew are published, and that `number`,
+    /// which it drew as well, is not.
     pub(super) fn published(&self, core: usize, number: u64) {
         self.cores[core].active.0.store(number, Ordering::Release);
     }

@@ -155,8 +155,9 @@ impl Segments {
         self.spare.pop_back()
     }
 
-    /// A superblock is durable in which the log starts at `start`: segments before it are spare, and
-    /// will be used with their next generation. A `start` that is not in the chain frees nothing.
+    /// A superblock is durable in which the log starts at `start`: segments before it are spare,
+    /// and will be used with their next generation. A `start` that is not in the chain frees
+    /// nothing.
     pub(in crate::store) fn free_before(&mut self, start: SegmentName) {
         let needed = self.chain.iter().position(|&(name, _)| name == start).unwrap_or(0);
         for _ in 0..needed {

@@ -45,3 +45,10 @@ pub(super) fn fresh(
 ) -> Wal {
     fresh_with(format(segment_bytes, block_bytes), 2, buffers, defect)
 }
+
+#[cfg(not(loom))]
+mod crash;
+#[cfg(loom)]
+mod loom_tests;
+#[cfg(not(loom))]
+mod measure;

@@ -88,12 +88,12 @@ impl CoreLog {
     /// draws that come to nothing before. After this nothing can fail.
     pub(in crate::store) fn room(&self, records: u32, len: usize) -> Result<Room<'_>, NoRoom> {
         let mut producer = self.producer.borrow_mut();
-        if len > self.max_record_bytes {
-            return Err(NoRoom::TooLong);
-        }
         // In the worst case each record is padded, and the longest of them leaves a filler.
         let voids = VOIDS * records as usize * entry_bytes(VOID_BYTES);
         let promised = voids + 2 * len.next_multiple_of(8) + 3 * records as usize * entry_bytes(0);
+        if len > self.max_record_bytes || promised > producer.capacity() {
+            return Err(NoRoom::TooLong);
+        }
         if !producer.has_room(self.promised.get() + promised, 0) {
             return Err(NoRoom::Full);
         }
@@ -238,14 +238,14 @@ impl Drop for Snapshot<'_> {
         let mut snapshots = self.log.snapshots.borrow_mut();
         let place = snapshots.iter().position(|&(bound, _)| bound == self.bound).expect("it is listed");
         snapshots[place].1 -= 1;
-        let oldest = snapshots.front().copied();
-        while snapshots.front().is_some_and(|&(_, count)| count == 0) {
-            snapshots.pop_front();
-        }
-        if snapshots.front().copied() != oldest
-            && snapshots.front().map(|&(b, _)| b) != oldest.map(|(b, _)| b)
-        {
+        if place == 0 && snapshots[0].1 == 0 {
+            while snapshots.front().is_some_and(|&(_, count)| count == 0) {
+                snapshots.pop_front();
+            }
             self.log.order.withdraw(self.log.core, snapshots.front().map(|&(bound, _)| bound));
         }
     }
 }
+
+#[cfg(all(test, not(loom)))]
+mod tests;

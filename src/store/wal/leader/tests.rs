@@ -5,7 +5,7 @@ use super::super::defect::WalDefect;
 use super::super::group::Wal;
 use super::super::record::{Operation, Operations};
 use super::super::segments::SegmentHeader;
-use super::super::tests::{format, fresh, fresh_with, name, start};
+use super::super::tests::{format, fresh, fresh_with, start};
 use super::super::writer::{CoreLog, NoRoom};
 use super::{Formed, NoBatch, Point};
 
@@ -88,6 +88,27 @@ fn one_batch_is_written_while_the_one_before_is_flushed() {
 }
 
 #[test]
+fn a_durable_write_does_not_stand_in_for_the_flush_of_the_batch_before() {
+    let wal = fresh(64 << 10, 512, (1, 4096), None);
+    let log = wal.attach().expect("room");
+    let mut out = vec![0; 8192];
+    append(&log, 0, 1);
+    next(&wal, &mut out).expect("a record");
+    wal.lead().expect("nobody else leads").written(false);
+    append(&log, 0, 1);
+    next(&wal, &mut out).expect("a record");
+    wal.lead().expect("nobody else leads").written(true);
+    assert_eq!(wal.durable(), 1);
+    wal.lead().expect("nobody else leads").start_flush().expect("two batches");
+    wal.lead().expect("nobody else leads").flushed();
+    assert_eq!(wal.durable(), 3);
+    append(&log, 0, 1);
+    next(&wal, &mut out).expect("a record");
+    wal.lead().expect("nobody else leads").written(true);
+    assert_eq!(wal.durable(), 4);
+}
+
+#[test]
 fn nothing_is_durable_after_a_failure() {
     let wal = fresh(64 << 10, 512, (1, 4096), None);
     let log = wal.attach().expect("room");
@@ -111,16 +132,17 @@ fn a_bundle_is_named_after_the_numbers_in_its_pages() {
     let log = wal.attach().expect("room");
     let mut out = vec![0; 8192];
     let entry = |number| BundleEntry { number, trailer: 9, checksum: 8 };
-    append(&log, 0, 1);
-    append(&log, 0, 1);
     {
         let mut lead = wal.lead().expect("nobody else leads");
-        lead.leader().add_bundle(2, entry(50));
+        lead.leader().add_bundle(1, entry(50));
         lead.leader().add_bundle(0, entry(51));
     }
+    assert_eq!(next(&wal, &mut out), None, "number 1 is in no batch, and 51 waits for 50");
+    append(&log, 0, 1);
+    append(&log, 0, 1);
     let formed = next(&wal, &mut out).expect("two records");
     let (header, _) = read(&formed, &out);
-    assert_eq!((header.records, header.bundles), (2, 0), "number 2 was not in a batch; 51 waits for 50");
+    assert_eq!((header.records, header.bundles), (2, 0), "number 1 was in no batch before");
     wal.lead().expect("nobody else leads").written(false);
     let formed = next(&wal, &mut out).expect("bundles alone make a batch");
     let (header, payload) = read(&formed, &out);
@@ -282,6 +304,7 @@ fn a_full_buffer_is_an_answer_until_a_batch_was_formed() {
     }
     assert!((25..40).contains(&appended), "{appended} records");
     assert_eq!(log.room(1, 100).err(), Some(NoRoom::Full));
+    assert!((3000..4096).contains(&log.pending_bytes()));
     let mut out = vec![0; 8192];
     next(&wal, &mut out).expect("records");
     assert!(log.room(1, 100).is_ok());

@@ -308,6 +308,48 @@ fn a_tail_of_an_earlier_epoch_does_not_come_back() {
     }
 }
 
+/// A torn tail left the header of a segment, which names a next one; the log came there again in a
+/// new epoch, and of its write only the batch arrived.
+#[test]
+fn a_segment_header_of_an_earlier_epoch_leads_nowhere() {
+    let written = write(5, 60);
+    let opened = written.writes.iter().rfind(|write| write.header > 0).expect("segments were opened");
+    let header = SegmentHeader::decode(&opened.bytes).expect("a header");
+    let mut segments = written.segments.clone();
+    put(&mut segments, opened.segment, 0, &SegmentHeader { epoch: header.epoch + 1, ..header }.encode());
+    let outcome = written.replay(&segments);
+    let (Ok(LogEnd { position, .. }) | Err(LogDamage { position, .. })) = outcome;
+    assert_eq!(position.batch, opened.batch);
+}
+
+/// A batch whose header is whole, and says something else than its place asks for.
+#[test]
+fn a_batch_that_says_something_else_is_not_the_next() {
+    let written = write(6, 60);
+    let last = written.writes.last().expect("there are some");
+    let (header, _) = super::BatchHeader::decode(&last.bytes[last.header..]).expect("a header");
+    let others = [
+        super::BatchHeader { identity: [0; 16], ..header },
+        super::BatchHeader { batch: header.batch + 1, ..header },
+        super::BatchHeader { segment: header.segment + 1, ..header },
+        super::BatchHeader { offset: header.offset + BLOCK, ..header },
+        super::BatchHeader { generation: header.generation + 1, ..header },
+        super::BatchHeader { generation: header.generation - 1, ..header },
+        super::BatchHeader { first: header.first + 1, ..header },
+        super::BatchHeader { chain: header.chain + 1, ..header },
+        super::BatchHeader { epoch: header.epoch - 1, ..header },
+        super::BatchHeader { payload_len: u32::MAX, ..header },
+    ];
+    for other in others {
+        let mut segments = written.segments.clone();
+        let mut bytes = [0; HEADER_BYTES];
+        other.encode(&mut bytes);
+        put(&mut segments, last.segment, last.offset + last.header, &bytes);
+        let end = written.replay(&segments).expect("nobody knows of its flush");
+        assert_eq!(end.position.batch, last.batch, "{other:?}");
+    }
+}
+
 /// Nothing that a namespace can hold makes replay panic or read for ever.
 #[test]
 fn noise_is_no_log() {

@@ -6,12 +6,12 @@ use loom::sync::Arc;
 use loom::sync::atomic::{AtomicU64, Ordering};
 use loom::thread;
 
-use super::batch::{BatchHeader, HEADER_BYTES};
-use super::buffer::buffer;
-use super::defect::WalDefect;
-use super::group::Wal;
-use super::order::Order;
-use super::tests::fresh;
+use super::fresh;
+use crate::store::wal::batch::{BatchHeader, HEADER_BYTES};
+use crate::store::wal::buffer::{Consumer, buffer};
+use crate::store::wal::defect::WalDefect;
+use crate::store::wal::group::Wal;
+use crate::store::wal::order::Order;
 
 fn model(preemptions: usize, f: impl Fn() + Send + Sync + 'static) {
     let mut builder = loom::model::Builder::new();
@@ -150,7 +150,7 @@ fn a_buffer_passes_from_its_core_to_leaders_that_change() {
             }
             appended
         });
-        let take = |consumer: &loom::sync::Mutex<(super::buffer::Consumer, u32)>| {
+        let take = |consumer: &loom::sync::Mutex<(Consumer, u32)>| {
             let Ok(mut held) = consumer.try_lock() else { return };
             let (consumer, next) = &mut *held;
             consumer.refresh();

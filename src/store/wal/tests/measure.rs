@@ -6,10 +6,10 @@ use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use super::group::Wal;
-use super::order::Line;
-use super::tests::fresh;
-use super::writer::{CoreLog, NoRoom};
+use super::fresh;
+use crate::store::wal::group::Wal;
+use crate::store::wal::order::Line;
+use crate::store::wal::writer::{CoreLog, NoRoom};
 
 const BUFFER_BYTES: usize = 1 << 20;
 /// With its head of 8 bytes a record has 116.
@@ -48,7 +48,7 @@ struct Lead {
 }
 
 /// Makes one batch in memory, unless somebody else does.
-fn lead(log: &Log) {
+fn lead_once(log: &Log) {
     let Ok(mut lead) = log.lead.try_lock() else { return };
     let lead = &mut *lead;
     let began = Instant::now();
@@ -96,12 +96,12 @@ fn work(setup: Setup, shared: &Log, log: &CoreLog, leads: bool) {
     let mut write = 0;
     while write < WRITES {
         if leads && write % LEAD_EVERY == 0 {
-            lead(shared);
+            lead_once(shared);
         }
         let mut room = loop {
             match log.room(count, OPERATIONS_BYTES * count as usize) {
                 Ok(room) => break room,
-                Err(NoRoom::Full) if leads => lead(shared),
+                Err(NoRoom::Full) if leads => lead_once(shared),
                 Err(NoRoom::Full) => std::hint::spin_loop(),
                 Err(NoRoom::TooLong) => panic!("short"),
             }
@@ -169,7 +169,7 @@ fn round(setup: Setup, cpus: &[usize]) -> (f64, f64) {
                     let ended = Instant::now();
                     done.fetch_add(1, Ordering::AcqRel);
                     while leads && done.load(Ordering::Acquire) < cores {
-                        lead(shared);
+                        lead_once(shared);
                     }
                     (began, ended)
                 })
@@ -276,5 +276,68 @@ fn two_cores_one_log() {
             median(&mut row.lead_one),
             median(&mut row.lead_two),
         );
+    }
+}
+
+/// Nanoseconds for each of `count` calls of `f`.
+fn each(count: u64, mut f: impl FnMut(u64)) -> f64 {
+    let began = Instant::now();
+    (0..count).for_each(&mut f);
+    let took = began.elapsed();
+    #[expect(clippy::cast_precision_loss, reason = "a measurement")]
+    let count = count as f64;
+    took.as_secs_f64() * 1e9 / count
+}
+
+/// What the steps of a write take on one core that nobody disturbs.
+#[test]
+#[ignore = "a measurement"]
+fn one_write() {
+    const COUNT: u64 = 4000;
+    pin_to(0);
+    let wal = fresh(1 << 20, 4096, (2, BUFFER_BYTES), None);
+    let lead = Mutex::new(Lead { out: vec![0; 128 << 10], nanos: 0, records: 0 });
+    let shared = Log { wal, lead };
+    let log = shared.wal.attach().expect("one for each core");
+    let record = [7u8; OPERATIONS_BYTES];
+    let mut steps: [Vec<f64>; 6] = Default::default();
+    for _ in 0..301 {
+        let order = shared.wal.order();
+        // A core that is attached to nothing draws: its numbers would be missing in the log, so
+        // it has an order of its own.
+        let own = crate::store::wal::order::Order::new(1, 2, None);
+        let times = [
+            each(COUNT, |_| drop(black_box(log.room(1, OPERATIONS_BYTES)))),
+            each(COUNT, |number| {
+                black_box(own.draw(0, number, 1));
+                own.idle(0);
+            }),
+            each(COUNT, |_| {
+                let mut room = log.room(1, OPERATIONS_BYTES).expect("there is room");
+                let mut draw = room.draw().expect("the first");
+                draw.append(OPERATIONS_BYTES, |out| out.copy_from_slice(&record));
+            }),
+            each(COUNT, |_| log.prepare()),
+            each(COUNT, |_| {
+                black_box(order.stable());
+            }),
+        ];
+        let before = {
+            let lead = shared.lead.lock().expect("nobody panicked");
+            (lead.nanos, lead.records)
+        };
+        while shared.wal.durable() < shared.wal.order().next() {
+            lead_once(&shared);
+        }
+        let lead = shared.lead.lock().expect("nobody panicked");
+        #[expect(clippy::cast_precision_loss, reason = "a measurement")]
+        let leader = (lead.nanos - before.0) as f64 / (lead.records - before.1) as f64;
+        for (step, time) in steps.iter_mut().zip(times.into_iter().chain([leader])) {
+            step.push(time);
+        }
+    }
+    let names = ["room", "draw and idle", "room, draw, append", "prepare", "stable", "leader, a record"];
+    for (name, times) in names.iter().zip(&mut steps) {
+        println!("{name}: {:.1} ns", median(times));
     }
 }
