@@ -23,10 +23,12 @@
 //! and only what was trimmed may be written again.
 #![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
+mod bundle;
 mod damage;
 mod defect;
 mod geometry;
 mod map_page;
+mod overlay;
 mod page;
 mod segment;
 mod superblock;

@@ -286,7 +286,7 @@ impl Segments {
         changed.live = changed.live.saturating_sub(place.granules());
         changed.pages = changed.pages.saturating_sub(1);
         changed.up2 = changed.up1;
-        changed.up1 = now;
+        changed.up1 = changed.up1.max(now);
         self.look(segment);
     }
 
