@@ -24,6 +24,7 @@
 #![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod bundle;
+mod clean;
 mod damage;
 mod defect;
 mod geometry;
@@ -31,5 +32,6 @@ mod map_page;
 mod overlay;
 mod page;
 mod segment;
+mod space;
 mod superblock;
 mod word;
