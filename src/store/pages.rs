@@ -34,4 +34,6 @@ mod page;
 mod segment;
 mod space;
 mod superblock;
+#[cfg(test)]
+mod tests;
 mod word;

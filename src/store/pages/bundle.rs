@@ -18,7 +18,7 @@ mod debts;
 #[cfg(test)]
 mod tests;
 
-pub(super) use buffer::{FlushClock, Naming, Sealed};
+pub(super) use buffer::{Durable, FlushClock, Naming, Sealed, Written};
 pub(super) use debts::Debts;
 
 use super::damage::{Checker, Damage, Structure};
