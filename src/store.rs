@@ -94,3 +94,9 @@ pub use tree::Tree;
 pub use txn::Txn;
 pub use verify::VerifyReport;
 pub use write::Commit;
+
+/// The decoders of the next store, for the fuzzer: there is no such module in any other build.
+#[cfg(fuzzing)]
+pub mod fuzzing {
+    pub use super::pages::fuzzing::{bundle, map, superblocks};
+}

@@ -27,6 +27,8 @@ mod bundle;
 mod clean;
 mod damage;
 mod defect;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod geometry;
 mod map_page;
 mod overlay;

@@ -1,10 +1,10 @@
 //! Which segment to clean next, and how fast (design, section 4.5).
 //!
 //! **Victims** by declining cost (Lomet and Luo, "Efficiently Reclaiming Space in a Log Structured
-//! Store", 5.1.3): least (live / free)² / (pages · (now − up2)). Segments lie in 64 buckets of
-//! live / free, each in the order of `up2`. Within a bucket the fill is nearly the same, so the
-//! oldest are the best but for their number of pages: the 8 oldest of each bucket are looked at, 512
-//! in all. When segments are short, it is the one with the most garbage, whatever its age.
+//! Store", 5.1.3): least (live / free)² / (pages · (now − up2)). Segments lie in 64 buckets of live
+//! / free, each in the order of `up2`. Within a bucket the fill is nearly the same, so the oldest
+//! are the best but for their number of pages: the 8 oldest of each bucket are looked at, 512 in
+//! all. When segments are short, it is the one with the most garbage, whatever its age.
 //!
 //! **Pace.** Moving the live share 1 − e of a victim makes its garbage share e free. So for each
 //! byte that is flushed, (1 − e) / e bytes are to be moved, from when free segments fall below an

@@ -1,10 +1,10 @@
-//! What bundles that were written after a checkpoint say about pages (design, section 6; disk format
-//! 2, section 7.5).
+//! What bundles that were written after a checkpoint say about pages (design, section 6; disk
+//! format 2, section 7.5).
 //!
 //! Recovery reads the trailers that the log names, in its order, into an [`Overlay`]; it is applied
 //! to a page of the map when that is read. Of two entries for a page the later one counts. An entry
-//! that cleaning *moved* counts only where the image that it replaces is the current one; whether it
-//! is, may be known only when the page of the map is.
+//! that cleaning *moved* counts only where the image that it replaces is the current one; whether
+//! it is, may be known only when the page of the map is.
 //!
 //! **Counting.** What a bundle brings counts as live at once; what it replaces is counted out when
 //! the map says what that was. (A trailer says it too, but that is what its writer knew when it

@@ -1,8 +1,8 @@
 //! The header in front of every page (disk format 2, section 7.6).
 //!
-//! The design has kind, level and flags at offset 4 and the stored length at 40; the checksum covers
-//! bytes 16 to the end. So a flipped bit in kind, level or flags would go unnoticed. Here the two
-//! fields have changed places: a wrong length is noticed by the checksum over it.
+//! The design has kind, level and flags at offset 4 and the stored length at 40; the checksum
+//! covers bytes 16 to the end. So a flipped bit in kind, level or flags would go unnoticed. Here
+//! the two fields have changed places: a wrong length is noticed by the checksum over it.
 
 use super::damage::{Checker, Damage, Structure};
 use super::geometry::GRANULE_BYTES;

@@ -1,17 +1,18 @@
 //! Which writes are admitted (design, section 4.6): each that is can be carried out.
 //!
-//! One account, in bytes. `used` is what map entries refer to ([`page_bytes`] of each page); `growth`
-//! is by how much it will have grown, at most, when all that is dirty is written. A write that grows
-//! is admitted if both and its own size fit in the *room*: a share of what all segments can hold,
-//! without those of the log and the reserve. A write that does not grow is always admitted.
+//! One account, in bytes. `used` is what map entries refer to ([`page_bytes`] of each page);
+//! `growth` is by how much it will have grown, at most, when all that is dirty is written. A write
+//! that grows is admitted if both and its own size fit in the *room*: a share of what all segments
+//! can hold, without those of the log and the reserve. A write that does not grow is always
+//! admitted.
 //!
 //! **What a segment can hold** is less than its size. Its header takes a block; each bundle has a
 //! trailer, and padding up to a block; and the last page that does not fit leaves a hole. The
-//! design counts none of these and takes 0.92 of the whole. With segments of 256 KiB and pages of 64
-//! KiB that cannot be reached: three of them fit. So here
+//! design counts none of these and takes 0.92 of the whole. With segments of 256 KiB and pages of
+//! 64 KiB that cannot be reached: three of them fit. So here
 //!
-//! - a page is a sixteenth of a segment at most ([`Capacity::max_page_granules`]); larger values are
-//!   cut into such pages;
+//! - a page is a sixteenth of a segment at most ([`Capacity::max_page_granules`]); larger values
+//!   are cut into such pages;
 //! - room is counted in what a segment holds in the worst case, when cleaning fills it: with
 //!   bundles as large as they can be, for which it waits while space is short;
 //! - of this, 11/12 are room, so that victims have a twelfth of garbage on average: each byte that
@@ -139,8 +140,8 @@ impl Account {
         self.growth = self.growth.saturating_sub(reserved - grows.min(reserved));
     }
 
-    /// A page was installed: its image counts `new` bytes, that before counted `old`, and `reserved`
-    /// was its share of the growth.
+    /// A page was installed: its image counts `new` bytes, that before counted `old`, and
+    /// `reserved` was its share of the growth.
     pub(super) fn installed(&mut self, old: u64, new: u64, reserved: u64) {
         self.used = self.used.saturating_sub(old).saturating_add(new);
         self.growth = self.growth.saturating_sub(reserved);

@@ -14,10 +14,11 @@
 //! A bundle settles the debts to its pages when it is durable. What was owed after it was sealed
 //! stays: its pages do not have it.
 //!
-//! A bundle has to hold all that its pages owe, and what these owe. Pages that owe each other cannot
-//! be taken apart, the others can go first, in bundles of their own. A family in which each child
-//! changed twice owes as a whole; [`Debts::with`] says when that becomes more than a bundle takes.
-//! So the flusher asks after each second change, and writes the parent before there are too many.
+//! A bundle has to hold all that its pages owe, and what these owe. Pages that owe each other
+//! cannot be taken apart, the others can go first, in bundles of their own. A family in which each
+//! child changed twice owes as a whole; [`Debts::with`] says when that becomes more than a bundle
+//! takes. So the flusher asks after each second change, and writes the parent before there are too
+//! many.
 
 use std::collections::{BTreeMap, BTreeSet};
 

@@ -6,6 +6,7 @@ use rand::Rng;
 use rand::rngs::StdRng;
 
 const BLOCK: u64 = 4096;
+const BLOCK_BYTES: usize = 4096;
 type Blocks = BTreeMap<u64, Vec<u8>>;
 
 #[derive(Default)]
@@ -19,9 +20,9 @@ impl Disk {
     /// Writes at the start of a block; the rest of the last block is zeros.
     pub(super) fn write(&mut self, offset: u64, bytes: &[u8]) {
         assert!(offset.is_multiple_of(BLOCK));
-        for (index, bytes) in (0..).zip(bytes.chunks(BLOCK as usize)) {
+        for (index, bytes) in (0..).zip(bytes.chunks(BLOCK_BYTES)) {
             let mut block = bytes.to_vec();
-            block.resize(BLOCK as usize, 0);
+            block.resize(BLOCK_BYTES, 0);
             self.unflushed.push((offset / BLOCK + index, block));
         }
     }
@@ -40,7 +41,7 @@ impl Disk {
         for block in first..last {
             let newest = self.unflushed.iter().rev().find(|(other, _)| *other == block);
             let found = newest.map(|(_, bytes)| bytes).or_else(|| self.durable.get(&block));
-            bytes.extend_from_slice(found.map_or(&[0; BLOCK as usize][..], |found| &found[..]));
+            bytes.extend_from_slice(found.map_or(&[0; BLOCK_BYTES][..], |found| &found[..]));
         }
         let start = usize::try_from(offset % BLOCK).expect("below a block");
         bytes[start..start + len].to_vec()

@@ -86,7 +86,8 @@ impl Model {
         self.check();
     }
 
-    /// As recovery finds it: each page is reached, and is what its parent says, or one change ahead.
+    /// As recovery finds it: each page is reached, and is what its parent says, or one change
+    /// ahead.
     fn check(&self) {
         let mut reached = BTreeSet::from([F]);
         let mut pending: Vec<(u64, u32)> =
