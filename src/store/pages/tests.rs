@@ -392,7 +392,13 @@ impl Store {
             45..65 => self.install(),
             65..72 => self.clean(),
             72..76 => self.begin_checkpoint(),
-            76..90 => self.go_on(),
+            76..90 => {
+                self.go_on();
+                // What a checkpoint does is what is to be cut.
+                if self.random.random_range(0..8) == 0 {
+                    self.crash();
+                }
+            }
             90..98 => self.trim(),
             _ => self.crash(),
         }
