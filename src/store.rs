@@ -82,8 +82,6 @@ mod verify;
 mod wal;
 mod write;
 
-#[cfg(fuzzing)]
-pub use btree::fuzzing;
 pub use cursor::Cursor;
 pub use db::Db;
 pub use env::{Env, RtEnv};
@@ -97,9 +95,10 @@ pub use txn::Txn;
 pub use verify::VerifyReport;
 pub use write::Commit;
 
-/// The decoders of the next store's log, for the fuzzer: there is no such module in any other
-/// build.
+/// The decoders of the next store, for the fuzzer: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub mod fuzzing {
+    pub use super::btree::fuzzing::{build_inner, build_leaf, inner, leaf, page};
+    pub use super::pages::fuzzing::{bundle, map, superblocks};
     pub use super::wal::fuzzing::{batch, log, record};
 }

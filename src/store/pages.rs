@@ -23,11 +23,19 @@
 //! and only what was trimmed may be written again.
 #![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
+mod bundle;
+mod clean;
 mod damage;
 mod defect;
+#[cfg(fuzzing)]
+pub(super) mod fuzzing;
 mod geometry;
 mod map_page;
+mod overlay;
 mod page;
 mod segment;
+mod space;
 mod superblock;
+#[cfg(test)]
+mod tests;
 mod word;

@@ -11,7 +11,7 @@
 mod tests;
 mod tree;
 
-pub(super) use tree::{MapLoad, MapTree};
+pub(super) use tree::{MapChange, MapLoad, MapTree};
 
 use super::damage::{Checker, Damage, Structure};
 use super::geometry::Geometry;

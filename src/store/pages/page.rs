@@ -1,4 +1,8 @@
 //! The header in front of every page (disk format 2, section 7.6).
+//!
+//! The design has kind, level and flags at offset 4 and the stored length at 40; the checksum
+//! covers bytes 16 to the end. So a flipped bit in kind, level or flags would go unnoticed. Here
+//! the two fields have changed places: a wrong length is noticed by the checksum over it.
 
 use super::damage::{Checker, Damage, Structure};
 use super::geometry::GRANULE_BYTES;
@@ -83,11 +87,11 @@ impl PageHeader {
         let out = &mut out[..stored_granules(stored.len()) as usize * GRANULE_BYTES];
         let (header, content) = out.split_at_mut(PAGE_HEADER_BYTES);
         header[..4].copy_from_slice(&MAGIC);
-        header[4..8].copy_from_slice(&[self.kind as u8, self.level, self.flags, 0]);
+        header[4..8].copy_from_slice(&to_u32(stored.len()).to_le_bytes());
         header[16..24].copy_from_slice(&self.page.0.to_le_bytes());
         header[24..32].copy_from_slice(&self.bundle.to_le_bytes());
         header[32..40].copy_from_slice(&self.complete_to.to_le_bytes());
-        header[40..44].copy_from_slice(&to_u32(stored.len()).to_le_bytes());
+        header[40..44].copy_from_slice(&[self.kind as u8, self.level, self.flags, 0]);
         header[44..48].copy_from_slice(&to_u32(content_len).to_le_bytes());
         header[48..52].copy_from_slice(&self.tree.to_le_bytes());
         header[52..56].copy_from_slice(&self.earliest_expiry.to_le_bytes());
@@ -129,12 +133,13 @@ pub(super) fn parse<'a>(bytes: &'a [u8], place: ColdWord, store: &[u8; 16]) -> R
     let bytes = is.some(bytes.get(..place.len_bytes()))?;
     let reader = &mut Reader::new(bytes);
     is.check(is.some(reader.bytes(4))? == MAGIC, "there is no page of a boson store")?;
-    let (kind, level) = (is.some(reader.u8())?, is.some(reader.u8())?);
-    let (flags, zero) = (is.some(reader.u8())?, is.some(reader.u8())?);
+    let stored_len = is.some(reader.u32())? as usize;
     let sum = is.some(reader.u64())?;
     let page = ChildWord(is.some(reader.u64())?);
     let (bundle, complete_to) = (is.some(reader.u64())?, is.some(reader.u64())?);
-    let (stored_len, content_len) = (is.some(reader.u32())? as usize, is.some(reader.u32())? as usize);
+    let (kind, level) = (is.some(reader.u8())?, is.some(reader.u8())?);
+    let (flags, zero) = (is.some(reader.u8())?, is.some(reader.u8())?);
+    let content_len = is.some(reader.u32())? as usize;
     let (tree, earliest_expiry) = (is.some(reader.u32())?, is.some(reader.u32())?);
     let owner = is.some(reader.bytes(8))?;
     is.check(stored_len <= MAX_CONTENT_BYTES, "it is longer than a page can be")?;

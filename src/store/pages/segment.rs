@@ -13,8 +13,8 @@
 //! | ended (*n*) | the log starts behind it from checkpoint *n* on | free for the log: [`Segments::superblock_durable`] |
 //! | retired | writing it failed three times | none |
 //!
-//! **When a segment is empty.** It is full, nothing in it lives, and no bundle in it is *under way*:
-//! appended, and neither installed in the map nor given up. (A bundle that is written but not
+//! **When a segment is empty.** It is full, nothing in it lives, and no bundle in it is *under
+//! way*: appended, and neither installed in the map nor given up. (A bundle that is written but not
 //! installed has no live page yet; without the count its segment could go before it counts.)
 //!
 //! **Why a generation late.** After an emptied segment's last page died, recovery may still read
@@ -286,7 +286,7 @@ impl Segments {
         changed.live = changed.live.saturating_sub(place.granules());
         changed.pages = changed.pages.saturating_sub(1);
         changed.up2 = changed.up1;
-        changed.up1 = now;
+        changed.up1 = changed.up1.max(now);
         self.look(segment);
     }
 
@@ -358,7 +358,8 @@ impl Segments {
         self.meta_born(page.place);
     }
 
-    /// The superblock of the checkpoint under way is durable; `write` is what it wrote of the table.
+    /// The superblock of the checkpoint under way is durable; `write` is what it wrote of the
+    /// table.
     pub(super) fn superblock_durable(&mut self, write: TableWrite) {
         self.kept = None;
         self.durable = self.begun;

@@ -114,8 +114,8 @@ fn read_copy(block: &[u8], place: usize) -> Copy {
     }
 }
 
-/// Whether the first block of one of [`V1_COPIES`](super::V1_COPIES) is a whole superblock of version 1. For stores
-/// whose places of version 2 say nothing, or are damaged.
+/// Whether the first block of one of [`V1_COPIES`](super::V1_COPIES) is a whole superblock of
+/// version 1. For stores whose places of version 2 say nothing, or are damaged.
 pub(in crate::store::pages) fn is_version_1(block: &[u8]) -> bool {
     matches!(read_copy(block, 0), Copy::Version(1))
 }

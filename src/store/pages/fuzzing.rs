@@ -1,0 +1,181 @@
+//! What the fuzz targets call: structures that are right but for what the input changes in them.
+//!
+//! Under the fuzzer every checksum has the same value (`cfg(fuzzing)` in `store::codec`), so each
+//! change reaches the decoder behind it.
+
+use super::bundle::{Builder, FlushClock, SegmentHeader, Trailer};
+use super::geometry::Geometry;
+use super::map_page::{self, MapEntry, MapLoad, MapPage, Owner};
+use super::page::{self, PageHeader, PageKind};
+use super::segment::{Segments, TableLoad, Temperature};
+use super::superblock::{self, Choice, LogStart, Superblock, choose};
+use super::word::{ChildWord, ColdWord, PageRef, SecondWord};
+
+fn owner() -> Owner {
+    Owner { identity: [9; 16], geometry: Geometry { block: 4096, segment: 256 << 10, segments: 300 } }
+}
+
+/// Changes `bytes`: by each three bytes of `input`, two for the offset and one for the value.
+fn change(bytes: &mut [u8], input: &[u8]) {
+    for edit in input.chunks_exact(3) {
+        let offset = usize::from(u16::from_le_bytes([edit[0], edit[1]])) % bytes.len();
+        bytes[offset] = edit[2];
+    }
+}
+
+/// Four superblocks: what is chosen among them can be written, and is chosen again.
+pub fn superblocks(input: &[u8]) {
+    let place = ColdWord::new(3 * 4096 + 64, 65);
+    let first = Superblock {
+        clean: false,
+        salvaged: false,
+        identity: owner().identity,
+        sequence: 5,
+        epoch: 1,
+        geometry: owner().geometry,
+        parent: 1,
+        log: LogStart { segment: 2, generation: 1, offset: 4096, batch: 1, chain: 0, first_write: 0 },
+        checkpoint: 3,
+        first_batch: 1,
+        next_page: 600,
+        map: PageRef { place, checksum: 1 },
+        map_levels: 2,
+        table: PageRef { place, checksum: 1 },
+        used_granules: 0,
+        written_ms: 0,
+    };
+    let mut bytes: Vec<u8> = (0..4).flat_map(|copy| first.encode(copy)).collect();
+    change(&mut bytes, input);
+    let look = |bytes: &[u8]| {
+        let mut blocks = [None; 4];
+        blocks.iter_mut().zip(bytes.chunks(superblock::BYTES)).for_each(|(to, block)| *to = Some(block));
+        choose(blocks)
+    };
+    match look(&bytes) {
+        Ok(Choice::Store { superblock, sequences, next_sequence }) => {
+            assert!(sequences.iter().all(|&sequence| sequence < next_sequence));
+            let again: Vec<u8> = (0..4).flat_map(|copy| superblock.encode(copy)).collect();
+            let sequences = [superblock.sequence; 4];
+            let next_sequence = superblock.sequence + 1;
+            assert_eq!(look(&again), Ok(Choice::Store { superblock, sequences, next_sequence }));
+        }
+        Ok(Choice::Blank | Choice::Foreign) => {}
+        Err(refusal) => assert!(!refusal.error("fuzz").to_string().is_empty()),
+    }
+}
+
+/// A bundle and the header of its segment: its pages lie in it, or it is refused.
+pub fn bundle(input: &[u8]) {
+    let header =
+        SegmentHeader { segment: 5, generation: 2, log: None, temperature: Temperature::Hot, first: 1 };
+    let mut bytes = header.encode(&owner().identity);
+    change(&mut bytes, input);
+    if let Ok(header) = SegmentHeader::parse(&bytes, 5, &owner().identity, &owner().geometry) {
+        assert_eq!(header.segment, 5);
+    }
+    let mut buffer = vec![0; 16 << 10];
+    let mut builder = Builder::new(owner(), 7, (5, 2), 64);
+    let old = ColdWord::new(3 * 4096 + 64, 10);
+    for id in 20..26 {
+        let header = PageHeader::plain(PageKind::Leaf, 0, ChildWord::new(id, 9), 0);
+        let moved = if id % 2 == 0 { SecondWord::MOVED } else { 0 };
+        builder.append(&mut buffer, &header, (&[1; 100], 100), (moved, 1, old)).expect("there is room");
+    }
+    builder.free(&buffer, ChildWord::new(30, 4)).expect("there is room");
+    let sealed = builder.seal(&mut buffer);
+    let (offset, len) = sealed.write();
+    let mut clock = FlushClock::default();
+    let flushed = sealed.written(&clock).flushed(clock.begin()).expect("a later flush");
+    let (_, at) = flushed.record();
+    buffer.truncate(len);
+    change(&mut buffer, input);
+    let part = |place: ColdWord| {
+        let start = usize::try_from(place.offset().checked_sub(offset)?).ok()?;
+        buffer.get(start..start.checked_add(place.len_bytes())?)
+    };
+    let bytes = part(at.place).expect("the trailer is in it");
+    match Trailer::parse(bytes, at, &owner()) {
+        Err(damage) => assert!(!damage.error("fuzz", "fuzz").to_string().is_empty()),
+        Ok(trailer) => {
+            for entry in &trailer.entries {
+                assert_eq!(owner().geometry.locate(entry.place).map(|(segment, _)| segment), Some(5));
+                let bytes = part(entry.place).expect("between the first page and the trailer");
+                if let Ok(page) = page::parse(bytes, entry.place, &owner().identity) {
+                    assert!(
+                        page.stored.len() + 64 <= bytes.len() && page.content_len <= page::MAX_CONTENT_BYTES
+                    );
+                }
+            }
+        }
+    }
+}
+
+/// A page at a place, as it is on the namespace.
+fn page_at(header: &PageHeader, content: &[u8], granule: u64) -> (PageRef, Vec<u8>) {
+    let granules = page::stored_granules(content.len());
+    let place = ColdWord::new(granule, granules);
+    let mut bytes = vec![0; place.len_bytes()];
+    let checksum = header.write(&owner().identity, content, content.len(), &mut bytes);
+    (PageRef { place, checksum }, bytes)
+}
+
+/// Pages of the map and of the segment table: what is decoded is encoded to the same bytes.
+pub fn map(input: &[u8]) {
+    let Some((&which, input)) = input.split_first() else { return };
+    let mut first = MapPage::default();
+    for (id, entry) in (0u32..).zip(first.0.iter_mut()).take(40) {
+        let second = SecondWord::new(1, id, SecondWord::COLD);
+        *entry = match id % 4 {
+            0 => MapEntry::Free { epoch: id },
+            1 => MapEntry::Damaged { second },
+            _ => MapEntry::Cold { place: ColdWord::new(3 * 4096 + 64, 9), second },
+        };
+    }
+    let (lower, mut bytes) = page_at(&map_page::header(0, 0, 1), &first.encode(), 3 * 4096 + 64);
+    match which % 3 {
+        0 => {
+            change(&mut bytes, input);
+            if let Ok(page) = MapPage::decode(&bytes, 0, lower, &owner()) {
+                assert_eq!(page.encode(), bytes[64..]);
+            }
+        }
+        1 => {
+            let mut content = Vec::new();
+            (0..3).for_each(|_| lower.encode(&mut content));
+            content.resize(map_page::MAP_CONTENT_BYTES, 0);
+            let (upper, mut bytes) = page_at(&map_page::header(1, 0, 1), &content, 4 * 4096 + 64);
+            change(&mut bytes, input);
+            let mut load = MapLoad::new(upper, 2, 600, owner());
+            if load.read(&bytes).is_ok() {
+                assert!(load.next().is_none() && load.finish().pages().count() <= 4);
+            }
+        }
+        _ => {
+            let mut segments = Segments::new(owner().geometry, None);
+            segments.open(Temperature::Hot).expect("free");
+            let mut write = segments.freeze();
+            let mut granule = 4 * 4096 + 64;
+            let mut pages = Vec::new();
+            while let Some(header) = write.header(1) {
+                let (place, mut bytes) = page_at(&header, &segments.content(&write), granule);
+                granule += u64::from(place.place.granules());
+                segments.table_placed(&mut write, place);
+                change(&mut bytes, input);
+                pages.push(bytes);
+            }
+            let index = pages.pop().expect("the last is the index");
+            let Ok(mut load) = TableLoad::new(&index, write.index(), owner()) else { return };
+            for bytes in pages {
+                if load.read(&bytes).is_err() {
+                    return;
+                }
+            }
+            if load.next().is_none() {
+                let mut loading = load.finish(1, None);
+                _ = loading.log(3, 1);
+                _ = loading.bundle((2, 1), Temperature::Hot, 0);
+                assert!(loading.finish().free_count() <= 298);
+            }
+        }
+    }
+}
