@@ -13,6 +13,6 @@ mod word;
 
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]
-pub mod fuzzing {
+pub(super) mod fuzzing {
     pub use super::image::fuzzing::{build_inner, build_leaf, inner, leaf, page};
 }

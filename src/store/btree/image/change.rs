@@ -15,8 +15,8 @@
 //! A page has one split or absorbed page at most, its *pending change*, and that comes first. Only
 //! inner pages have merges.
 
-use crate::store::btree::word::ChildWord;
 use super::damage::{Damage, MAX_KEY_BYTES, check};
+use crate::store::btree::word::ChildWord;
 use crate::store::codec::{Reader, to_u16};
 
 const FIXED_BYTES: usize = 24;

@@ -11,10 +11,10 @@
 //!
 //! The key's rest comes first, so a search compares it without decoding what stands before it.
 
-use crate::store::btree::word::ChildWord;
 use super::damage::{Damage, MAX_LEAF_VALUE_BYTES, MAX_OPERAND_BYTES, check};
 use super::key::KeyParts;
 use super::search::put;
+use crate::store::btree::word::ChildWord;
 use crate::store::codec::Reader;
 
 pub(crate) const VALUE_REFERENCE_BYTES: usize = 24;

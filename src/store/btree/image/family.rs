@@ -1,8 +1,8 @@
 //! What an inner page of level 1 knows about its family: runs and range tombstones.
 
-use crate::store::btree::word::ChildWord;
 use super::damage::{Damage, MAX_KEY_BYTES, check};
 use super::search::put;
+use crate::store::btree::word::ChildWord;
 use crate::store::codec::{Reader, to_u16};
 
 pub(crate) const RUN_BYTES: usize = 64;

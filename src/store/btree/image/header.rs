@@ -19,10 +19,10 @@
 //!
 //! The checksum comes first and covers everything else: no flipped bit of a page goes unnoticed.
 
-use crate::store::btree::word::ChildWord;
 use super::damage::{Damage, MAX_CONTENT_BYTES, check};
 use super::leaf::{LeafImage, LeafSummary};
 use super::search::put;
+use crate::store::btree::word::ChildWord;
 use crate::store::codec::{Reader, checksum, to_u32};
 
 pub(crate) const PAGE_HEADER_BYTES: usize = 64;

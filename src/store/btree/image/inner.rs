@@ -22,11 +22,11 @@
 use std::ops::Range;
 
 use super::change::Changes;
-use crate::store::btree::word::{ChildWord, PageId};
 use super::damage::{Damage, MAX_CONTENT_BYTES, check};
 use super::family::{RUN_BYTES, RangeTombstone, Run, check_runs, next_tombstone, runs};
 use super::key::KeyParts;
 use super::search::{IMAGE_HEADER_BYTES, PER_KEY_BYTES, Position, SortedKeys, padded, put};
+use crate::store::btree::word::{ChildWord, PageId};
 use crate::store::codec::u16_at;
 
 pub(super) const CHILD_BYTES: usize = 8;

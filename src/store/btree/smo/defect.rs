@@ -5,7 +5,7 @@ use super::page::{Content, Inner, Mapping, Page};
 
 /// A rule of the protocol that is broken. Test builds only.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Defect {
+pub(in crate::store::btree) enum Defect {
     /// A visitor takes every page for the one that it came for, whatever its epoch.
     SkipEpochCheck,
     /// A removed page's id becomes free without its parent having been told.

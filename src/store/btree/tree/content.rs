@@ -7,8 +7,8 @@ use std::rc::Rc;
 use super::merge::merged;
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
-    Branch, Edit, Entry, InnerBuilder, InnerImage, InnerParts, KeyParts, LEAF_TARGET_BYTES,
-    LeafBuilder, SplitPoint, inner_split_point,
+    Branch, Edit, Entry, InnerBuilder, InnerImage, InnerParts, KeyParts, LEAF_TARGET_BYTES, LeafBuilder,
+    SplitPoint, inner_split_point,
 };
 use crate::store::btree::node::NodeRef;
 use crate::store::btree::smo::{Inner, Leaf, Remainder, Route, Split, Target};
@@ -168,10 +168,7 @@ impl Inner for InnerContent<'_> {
 
     fn pair(left: ChildWord, separator: Vec<u8>, right: ChildWord) -> Self {
         let separator = KeyParts::whole(&separator);
-        let branches = [
-            Branch { child: left, upper: Some(separator) },
-            Branch { child: right, upper: None },
-        ];
+        let branches = [Branch { child: left, upper: Some(separator) }, Branch { child: right, upper: None }];
         Self::build(None, branches.into_iter(), InnerParts::default())
     }
 

@@ -188,9 +188,7 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
             }
         };
         let pending = |changes: Changes<'_>| {
-            changes
-                .pending()
-                .map(|split| Split { separator: split.separator.to_vec(), right: split.right })
+            changes.pending().map(|split| Split { separator: split.separator.to_vec(), right: split.right })
         };
         let (body, pending) = match State::of_code(node.kind()) {
             State::Removed => (Body::Removed, None),

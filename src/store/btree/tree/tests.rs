@@ -4,6 +4,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
+use crate::store::btree::image;
 use crate::store::btree::node::ProcessMemory;
 
 fn pages(cores: usize) -> Arc<Pages<ProcessMemory>> {
@@ -72,6 +73,25 @@ fn what_was_written_is_read_and_what_was_deleted_is_not() {
     assert!(in_use <= 3, "{in_use} pages are left of an empty tree");
 }
 
+#[test]
+fn a_reference_is_found_as_one_in_the_area_and_in_the_image() {
+    let pages = pages(1);
+    let core = pages.attach().expect("a core");
+    let root = core.new_tree().expect("room");
+    let mut draw = numbers();
+    let place = [3; image::VALUE_REFERENCE_BYTES];
+    core.write(root, b"large", Change::PutReference(&place), &mut draw).expect("room");
+    for number in 0..200u8 {
+        let guard = core.pin();
+        let found = core.get(root, b"large", &guard).expect("it is there");
+        assert!(found.is_reference && found.value == place, "after {number} writes of others");
+        drop(guard);
+        core.write(root, &[number], Change::Put(&[number; 40]), &mut draw).expect("room");
+        let guard = core.pin();
+        assert!(!core.get(root, &[number], &guard).expect("it is there").is_reference);
+    }
+}
+
 #[derive(Clone, Debug)]
 enum Step {
     Put(u16, Vec<u8>),
@@ -83,7 +103,7 @@ enum Step {
 fn key_of(number: u16) -> Vec<u8> {
     // Of different lengths, with shared prefixes, prefixes of each other among them.
     let mut key = b"shared/".to_vec();
-    key.extend(number.to_be_bytes().into_iter().take(1 + usize::from(number % 3 > 0)));
+    key.extend(number.to_be_bytes().into_iter().take(1 + usize::from(!number.is_multiple_of(3))));
     key.extend(vec![b'x'; usize::from(number % 40)]);
     key
 }

@@ -36,7 +36,13 @@ fn page(content: &[u8]) -> (PageHeader, Vec<u8>) {
 }
 
 fn identity() -> PageIdentity {
-    PageIdentity { kind: PageKind::Leaf, level: 0, page: ChildWord::of_numbers(99, 3), tree: 6, store: *b"identity" }
+    PageIdentity {
+        kind: PageKind::Leaf,
+        level: 0,
+        page: ChildWord::of_numbers(99, 3),
+        tree: 6,
+        store: *b"identity",
+    }
 }
 
 proptest! {
