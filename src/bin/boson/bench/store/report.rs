@@ -162,13 +162,15 @@ impl Measured {
     }
 
     fn side(&self, side: &Side) -> Value {
+        let has_checkpoints = side.during_checkpoint.count() > 0;
         json!({
             "operations": side.operations,
             "records": side.records,
             "operations_per_second": rate(side.operations, self.measured),
             "latency_ns": latency(&side.latency),
-            "during_checkpoint_ns": (side.during_checkpoint.count() > 0)
-                .then(|| latency(&side.during_checkpoint)),
+            "during_checkpoint_ns": has_checkpoints.then(|| latency(&side.during_checkpoint)),
+            "outside_checkpoint_ns": has_checkpoints
+                .then(|| latency(&side.latency.since(&side.during_checkpoint))),
         })
     }
 }
