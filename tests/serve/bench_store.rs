@@ -38,9 +38,9 @@ fn every_workload_does_what_its_name_says() {
     let directory = Directory::new("bench-store-loads");
     for (workload, kinds) in [
         ("a", &["read", "update"][..]),
-        ("d", &["read", "insert"][..]),
+        ("d", &["insert", "read"][..]),
         ("e", &["insert", "scan"][..]),
-        ("f", &["read", "modify"][..]),
+        ("f", &["modify", "read"][..]),
         ("fill-sequential", &["insert"][..]),
         ("fill-random", &["insert"][..]),
         ("overwrite", &["update"][..]),
@@ -82,10 +82,11 @@ fn what_is_written_and_taken_is_counted() {
 
 #[test]
 fn a_second_run_finds_the_records_of_the_first_and_notices_one_that_changed() {
+    fn run<'a>(arguments: &[&'a str]) -> Vec<&'a str> {
+        [&[FILE, "--records", "2000", "--cache", "64K"][..], arguments].concat()
+    }
     let directory = Directory::new("bench-store-load");
     let at = directory.path();
-    let records = ["--records", "2000", "--cache", "64K"];
-    let run = |arguments: &[&str]| [&[FILE][..], &records, arguments].concat();
     succeeds(at, &run(&["--workload", "a", "--operations", "1000"]));
     let refused = fails(at, &run(&["--workload", "c"]));
     assert!(refused.contains("it is not empty") && refused.contains("--load off"), "{refused}");

@@ -35,7 +35,7 @@ use data::KEY_BYTES;
 use engine::{Durability, Engine, Result};
 use options::Options;
 use report::{Measured, Space};
-use workload::{Kind, Plan, Workload};
+use workload::{Plan, Workload};
 
 /// How many records the writes have that fill the store before a load starts.
 const LOAD_BATCH: u64 = 1000;
@@ -96,18 +96,11 @@ fn measure(options: &Options) -> Result<Measured> {
     engine.settle()?;
     let settled = began.elapsed();
     let written = machine::written_bytes().zip(before).map(|(now, before)| now.saturating_sub(before));
-    let inserted: u64 =
-        counts.sides().filter(|(kind, _)| *kind == Kind::Insert).map(|(_, side)| side.records).sum();
-    let records = match options.plan.workload {
-        Workload::FillRandom | Workload::FillSequential => inserted,
-        Workload::DeleteRandom => 0,
-        _ => options.plan.records + inserted,
-    };
     let space = Space {
         written,
         written_to_namespace: None,
         store: allocated_bytes(&options.directory),
-        live: records * (KEY_BYTES + options.setup.value_bytes) as u64,
+        live: counts.live_records(&options.plan) * (KEY_BYTES + options.setup.value_bytes) as u64,
         resident,
     };
     drop(flusher);

@@ -15,10 +15,10 @@ pub(crate) struct BenchOptions {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Read and write a block device, and print rates and latencies.
-    Block(block::BlockOptions),
+    Block(Box<block::BlockOptions>),
     /// Load a store, and print rates, latencies, and what it writes and takes; or look for writes
     /// that it loses.
-    Store(store::StoreOptions),
+    Store(Box<store::StoreOptions>),
 }
 
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {

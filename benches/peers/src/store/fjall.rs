@@ -1,5 +1,5 @@
-//! fjall. Half of the cache's bytes are write buffers at most, as it advises for loads that write;
-//! the other half is its block cache. Filters of 10 bits are its default; no compression.
+//! fjall. A memtable is an eighth of the cache's bytes, 64 MiB at most, and there may be two; the
+//! rest is its block cache. Filters of 10 bits are its default; no compression.
 
 use std::path::Path;
 
@@ -23,10 +23,8 @@ pub struct Fjall {
 impl Fjall {
     pub fn open(directory: &Path, setup: Setup) -> Result<Self> {
         let memtable = (setup.cache_bytes / 8).clamp(MIN_MEMTABLE_BYTES, MAX_MEMTABLE_BYTES);
-        let write_buffers = setup.cache_bytes / 4;
         let database = Database::builder(directory)
-            .cache_size(setup.cache_bytes - write_buffers)
-            .max_write_buffer_size(Some(write_buffers.max(2 * memtable)))
+            .cache_size(setup.cache_bytes.saturating_sub(2 * memtable).max(1 << 20))
             .worker_threads(WORKERS)
             .journal_compression(CompressionType::None)
             .open()

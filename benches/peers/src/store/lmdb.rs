@@ -5,7 +5,7 @@
 use std::path::Path;
 
 use heed::types::Bytes;
-use heed::{Database, Env, EnvFlags, EnvOpenOptions};
+use heed::{CommitOrAbort, Database, Env, EnvFlags, EnvOpenOptions};
 
 use super::data::Key;
 use super::engine::{Durability, Engine, Result, Setup, failed};
@@ -16,8 +16,8 @@ const MAP_BYTES: usize = 32 << 30;
 const READERS: u32 = 256;
 
 pub struct Lmdb {
-    env: Env,
-    database: Database<Bytes, Bytes>,
+    env: &'static Env,
+    database: Database<'static, Bytes, Bytes>,
 }
 
 impl Lmdb {
@@ -33,10 +33,13 @@ impl Lmdb {
         unsafe { options.flags(flags) };
         // SAFETY: as above: the mapped file changes through this environment alone.
         let env = unsafe { options.open(directory) }.map_err(failed)?;
-        let mut transaction = env.write_txn().map_err(failed)?;
-        let database = env.create_database(&mut transaction, None).map_err(failed)?;
-        transaction.commit().map_err(failed)?;
-        Ok(Self { env, database })
+        // A process opens one; what its databases refer to may as well stay.
+        let env: &'static Env = Box::leak(Box::new(env));
+        let transaction = env.write_txn().map_err(failed)?;
+        let created = env.create_databases_and_commit(transaction, |opener, transaction| {
+            opener.create_database(transaction, None).map(CommitOrAbort::<_, ()>::Commit)
+        });
+        Ok(Self { env, database: created.map_err(|error: heed::Error| failed(error))?.unwrap_commit() })
     }
 }
 

@@ -4,7 +4,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use super::data::Values;
+use super::data::{MIN_VALUE_BYTES, Values};
 use super::engine::{Durability, NAMES, Setup};
 use super::workload::{Distribution, Plan, Workload};
 
@@ -62,14 +62,15 @@ impl Options {
         };
         let mut distribution = None;
         while let Some(argument) = arguments.next() {
-            let mut value = || arguments.next().unwrap_or_else(|| usage(&format!("{argument} takes a value")));
+            let mut value =
+                || arguments.next().unwrap_or_else(|| usage(&format!("{argument} takes a value")));
             match argument.as_str() {
                 "--workload" => options.plan.workload = parse(&value()),
                 "--distribution" => distribution = Some(parse(&value())),
                 "--records" => options.plan.records = parse::<u64>(&value()).max(1),
                 "--operations" => options.plan.operations = Some(parse(&value())),
                 "--time" => options.seconds = Some(parse(&value())),
-                "--value-bytes" => options.setup.value_bytes = parse::<usize>(&value()).max(8),
+                "--value-bytes" => options.setup.value_bytes = parse::<usize>(&value()).max(MIN_VALUE_BYTES),
                 "--threads" => options.plan.tasks = parse::<u64>(&value()).max(1),
                 "--batch" => options.plan.batch = parse::<u64>(&value()).max(1),
                 "--durability" => options.durability = value(),

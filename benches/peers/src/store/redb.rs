@@ -56,9 +56,9 @@ impl Engine for Redb {
 
     fn put_all(&self, pairs: &[(Key, Vec<u8>)]) -> Result<()> {
         self.write(self.durability, |table| {
-            pairs.iter().try_for_each(|(key, value)| {
-                table.insert(&key[..], &value[..]).map(drop).map_err(failed)
-            })
+            pairs
+                .iter()
+                .try_for_each(|(key, value)| table.insert(&key[..], &value[..]).map(drop).map_err(failed))
         })
     }
 

@@ -7,8 +7,8 @@ use std::path::Path;
 use std::time::{Duration, Instant};
 
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, Options, ReadOptions,
-    WriteBatch, WriteOptions,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DataBlockIndexType, Options, ReadOptions, WriteBatch,
+    WriteOptions,
 };
 
 use super::data::Key;
@@ -110,7 +110,8 @@ impl Engine for Rocks {
         const PATIENCE: Duration = Duration::from_secs(600);
         self.db.flush().map_err(failed)?;
         let began = Instant::now();
-        let busy = ["rocksdb.compaction-pending", "rocksdb.num-running-compactions", "rocksdb.num-running-flushes"];
+        let busy =
+            ["rocksdb.compaction-pending", "rocksdb.num-running-compactions", "rocksdb.num-running-flushes"];
         while busy.iter().any(|name| self.property(name) > 0) && began.elapsed() < PATIENCE {
             std::thread::sleep(Duration::from_millis(10));
         }

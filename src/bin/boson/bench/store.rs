@@ -32,7 +32,7 @@ pub(crate) use options::StoreOptions;
 use options::{End, Switch};
 use progress::Progress;
 use report::{Measured, Space};
-use workload::{Kind, Plan, Workload};
+use workload::{Plan, Workload};
 
 /// How many records the writes have that fill the store before a load starts.
 const LOAD_BATCH: u64 = 1000;
@@ -46,8 +46,8 @@ pub(crate) fn run(options: &StoreOptions) -> Result<()> {
     let signals = start::ending_signals()?;
     on_a_core(async {
         match (options.stress, options.child) {
-            (true, true) => stress::crash::child(options).await,
-            (true, false) => {
+            (true, Some(number)) => stress::crash::child(options, number).await,
+            (true, None) => {
                 start::announce(&stress::run(options, &signals).await?);
                 Ok(())
             }
@@ -93,17 +93,11 @@ async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
     let began = rt::now();
     store.checkpoint().await?;
     let settled = rt::now().saturating_since(began);
-    let records = options.records();
-    let live = match options.workload {
-        Workload::FillRandom | Workload::FillSequential => counts.user_bytes,
-        Workload::DeleteRandom => 0,
-        _ => records * (KEY_BYTES as u64 + options.value_bytes) + inserted_bytes(&counts, options),
-    };
     let space = Space {
         written: machine::written_bytes().zip(written.0).map(|(now, before)| now.saturating_sub(before)),
         written_to_namespace: Some(engine::written_to_namespaces().saturating_sub(written.1)),
         store: store.used_bytes(),
-        live,
+        live: counts.live_records(&plan) * (KEY_BYTES as u64 + options.value_bytes),
         resident,
     };
     store.close().await?;
@@ -127,13 +121,6 @@ async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
         measured.as_table().iter().for_each(|line| start::announce(line));
     }
     measured.counts.verdict().map_or(Ok(()), |wrong| Err(options.error(ErrorKind::Corrupt, wrong)))
-}
-
-/// What the workload added to the records that there were.
-fn inserted_bytes(counts: &counts::Counts, options: &StoreOptions) -> u64 {
-    let inserted: u64 =
-        counts.sides().filter(|(kind, _)| *kind == Kind::Insert).map(|(_, side)| side.records).sum();
-    inserted * (KEY_BYTES as u64 + options.value_bytes)
 }
 
 /// Puts all records into the store, and everything where it stays; how long that took.

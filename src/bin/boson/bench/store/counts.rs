@@ -3,7 +3,7 @@
 use boson::observe::Histogram;
 
 use super::data::{KEY_BYTES, Values};
-use super::workload::{Kind, Step};
+use super::workload::{Kind, Plan, Step};
 
 /// How many wrong records are told one by one.
 const MAX_TOLD: usize = 10;
@@ -61,6 +61,14 @@ impl Counts {
     /// The kinds that occurred, with what they did.
     pub(super) fn sides(&self) -> impl Iterator<Item = (Kind, &Side)> {
         Kind::ALL.iter().copied().zip(&self.sides).filter(|(_, side)| side.operations > 0)
+    }
+
+    /// How many records there are after `plan`.
+    pub(super) fn live_records(&self, plan: &Plan) -> u64 {
+        let records =
+            |of| self.sides().filter(|(kind, _)| *kind == of).map(|(_, side)| side.records).sum::<u64>();
+        let before = if plan.workload.fills() { 0 } else { plan.records };
+        (before + records(Kind::Insert)).saturating_sub(records(Kind::Delete))
     }
 
     /// Reads, scans and single writes, and the records of batches.

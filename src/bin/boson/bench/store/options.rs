@@ -72,9 +72,9 @@ pub(crate) struct StoreOptions {
     /// acknowledged as durable has to be there.
     #[arg(long, value_name = "N", requires = "stress", num_args = 0..=1, require_equals = true, default_missing_value = "10")]
     pub(super) crash: Option<u64>,
-    /// Be that child.
+    /// Be that child, and draw by this number.
     #[arg(long, hide = true, requires = "stress")]
-    pub(super) child: bool,
+    pub(super) child: Option<u64>,
     /// A canary: claim as durable what is acknowledged, whatever --durability says.
     #[arg(long, hide = true)]
     pub(super) claim_durable: bool,
@@ -136,17 +136,18 @@ impl StoreOptions {
         self.records.unwrap_or(if self.stress { 10_000 } else { 1_000_000 })
     }
 
-    /// The arguments of a child that stresses the same store, drawing by `seed`.
-    pub(super) fn arguments_of_a_child(&self, seed: u64) -> Vec<String> {
+    /// The arguments of a child that stresses the same store, with the same values, drawing by
+    /// `number`.
+    pub(super) fn arguments_of_a_child(&self, number: u64) -> Vec<String> {
         let numbers = [
             ("records", self.records()),
             ("value-bytes", self.value_bytes),
             ("tasks", self.tasks),
             ("cache", self.cache),
-            ("seed", seed),
+            ("seed", self.seed),
+            ("child", number),
         ];
-        let mut all: Vec<String> =
-            ["--log", "warn", "bench", "store", "--stress", "--child"].map(str::to_owned).into();
+        let mut all: Vec<String> = ["--log", "error", "bench", "store", "--stress"].map(str::to_owned).into();
         all.extend(numbers.map(|(name, number)| format!("--{name}={number}")));
         all.push(format!("--durability={}", describe(self.durability)));
         all.extend(self.claim_durable.then(|| "--claim-durable".to_owned()));

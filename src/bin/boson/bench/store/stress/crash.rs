@@ -89,7 +89,7 @@ fn send(what: u64, key: usize, version: u64) {
 }
 
 /// The child: takes what is in the store, says that it is ready, and works until it is killed.
-pub(in super::super) async fn child(options: &StoreOptions) -> Result<()> {
+pub(in super::super) async fn child(options: &StoreOptions, number: u64) -> Result<()> {
     let place = options.place().await?;
     let store = place.store(options.setup(), options.format).await?;
     let at_once = options.durability == Durability::Sync || options.claim_durable;
@@ -111,7 +111,7 @@ pub(in super::super) async fn child(options: &StoreOptions) -> Result<()> {
         })
         .detach();
     }
-    Rc::new(stress).run(options.tasks, options.seed, Duration::from_secs(86_400), &progress).await
+    Rc::new(stress).run(options.tasks, number, Duration::from_secs(86_400), &progress).await
 }
 
 /// A child that is killed when this is dropped.
@@ -138,8 +138,9 @@ pub(in super::super) fn run(options: &StoreOptions, rounds: u64) -> Result<Strin
     let mut total = Round::default();
     for round in 0..rounds {
         let lifetime = LIFETIME_MILLIS.start + random.below(LIFETIME_MILLIS.end - LIFETIME_MILLIS.start);
-        let seed = options.seed.wrapping_add(round);
-        let found = live_and_die(options, seed, Duration::from_millis(lifetime), &mut model)?;
+        // What it draws is its own in each round, its values are those of all of them.
+        let number = random.draw();
+        let found = live_and_die(options, number, Duration::from_millis(lifetime), &mut model)?;
         let _ = writeln!(
             std::io::stderr(),
             "round {}: killed after {lifetime} ms; {} writes begun, {} of them durable",
@@ -191,10 +192,10 @@ async fn verify(options: &StoreOptions, model: Model) -> Result<Model> {
 }
 
 /// One life of a child. What it reports goes to the model.
-fn live_and_die(options: &StoreOptions, seed: u64, lifetime: Duration, model: &mut Model) -> Result<Round> {
+fn live_and_die(options: &StoreOptions, number: u64, lifetime: Duration, model: &mut Model) -> Result<Round> {
     let program = std::env::current_exe().map_err(|error| Error::io(error, "find this program"))?;
     let mut command = Command::new(program);
-    command.args(options.arguments_of_a_child(seed)).stdin(Stdio::null()).stdout(Stdio::piped());
+    command.args(options.arguments_of_a_child(number)).stdin(Stdio::null()).stdout(Stdio::piped());
     let mut child = Killed(command.spawn().map_err(|error| Error::io(error, "start a child"))?);
     let Some(mut pipe) = child.0.stdout.take() else {
         return Err(wrong("the child has no pipe".to_owned()));

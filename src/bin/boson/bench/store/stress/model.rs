@@ -91,7 +91,7 @@ impl Model {
     ) -> Result<(), String> {
         let may_be = match found {
             Some(version) => {
-                version >= reading.since
+                (reading.since..self.next).contains(&version)
                     || reading.candidates.iter().any(|it| !it.is_delete && it.version == version)
             }
             None => {
