@@ -396,6 +396,15 @@ mod tests {
     }
 
     #[test]
+    fn a_record_is_there_when_all_before_it_are() {
+        let population = Population::new(10);
+        for (number, present) in [(12, 10), (11, 10), (10, 13), (14, 13), (13, 15)] {
+            population.inserted(number);
+            assert_eq!(population.present(), present, "after {number}");
+        }
+    }
+
+    #[test]
     fn uniform_and_zipfian_draw_every_record_and_no_other() {
         for distribution in [Distribution::Uniform, Distribution::Zipfian] {
             let mut counts = vec![0; 1000];
