@@ -1,5 +1,5 @@
-//! sled 0.34, its stable version. Its flush is sync_file_range(2), which leaves the device's cache as
-//! it is; so it takes no part where writes are to be durable.
+//! sled 0.34, its stable version. Its flush is sync_file_range(2), which leaves the device's cache
+//! as it is; so it takes no part where writes are to be durable.
 
 use std::path::Path;
 
