@@ -5,6 +5,7 @@ mod support;
 
 mod basics;
 mod bench_block;
+mod bench_store;
 mod closed_terminal;
 mod device;
 mod lost_device;

@@ -1,5 +1,6 @@
 //! boson beside its peers, in one run: `peers [--rounds N] [--seconds S] [ROW]…`, rows as in
-//! [`ROWS`]. `--servers A,B` and `--loads A,B` choose from what the row `echo` compares.
+//! [`ROWS`]. `--servers A,B` and `--loads A,B` choose from what the row `echo` compares. Built with
+//! the feature `store`, `peers store ENGINE DIRECTORY [OPTION]…` is one run of one store.
 
 mod echo;
 mod latency;
@@ -9,6 +10,8 @@ mod report;
 mod runtimes;
 mod sleepers;
 mod stackful;
+#[cfg(feature = "store")]
+mod store;
 mod sync;
 mod tasks;
 mod timers;
@@ -29,6 +32,8 @@ fn main() {
     machine::raise_limits();
     while let Some(argument) = arguments.next() {
         match argument.as_str() {
+            #[cfg(feature = "store")]
+            "store" => return store::run(arguments),
             "serve" => return echo::serve(&value(arguments.next(), "serve")),
             "sleepers" => {
                 return sleepers::child(

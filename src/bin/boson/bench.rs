@@ -1,6 +1,7 @@
-//! `boson bench`: measurements of devices.
+//! `boson bench`: measurements of devices and of the store.
 
 mod block;
+mod store;
 
 use boson::Result;
 use clap::{Args, Subcommand};
@@ -14,11 +15,15 @@ pub(crate) struct BenchOptions {
 #[derive(Debug, Subcommand)]
 enum What {
     /// Read and write a block device, and print rates and latencies.
-    Block(block::BlockOptions),
+    Block(Box<block::BlockOptions>),
+    /// Load a store, and print rates, latencies, and what it writes and takes; or look for writes
+    /// that it loses.
+    Store(Box<store::StoreOptions>),
 }
 
 pub(crate) fn run(options: &BenchOptions) -> Result<()> {
     match &options.what {
         What::Block(options) => block::run(options),
+        What::Store(options) => store::run(options),
     }
 }

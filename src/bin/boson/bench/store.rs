@@ -1,0 +1,162 @@
+//! `boson bench store`: how fast a store is, how much it writes and takes, and whether it gives
+//! back what it was given.
+
+mod counts;
+mod data;
+mod draw;
+mod engine;
+mod machine;
+mod options;
+mod progress;
+mod report;
+mod stress;
+mod worker;
+mod workload;
+
+use std::future::{Future, poll_fn};
+use std::pin::pin;
+use std::rc::Rc;
+use std::sync::Arc;
+use std::task::Poll;
+use std::time::Duration;
+
+use boson::rt::signal::Signals;
+use boson::rt::time::{Clock, MonotonicClock};
+use boson::rt::{self, Core};
+use boson::{ErrorKind, Result};
+
+use crate::start;
+use data::KEY_BYTES;
+use engine::{Engine, Store};
+pub(crate) use options::StoreOptions;
+use options::{End, Switch};
+use progress::Progress;
+use report::{Measured, Space};
+use workload::{Plan, Workload};
+
+/// How many records the writes have that fill the store before a load starts.
+const LOAD_BATCH: u64 = 1000;
+
+pub(crate) fn run(options: &StoreOptions) -> Result<()> {
+    if let Some(rounds) = options.crash {
+        // A signal ends it and the child at once.
+        start::announce(&stress::crash::run(options, rounds)?);
+        return Ok(());
+    }
+    let signals = start::ending_signals()?;
+    on_a_core(async {
+        match (options.stress, options.child) {
+            (true, Some(number)) => stress::crash::child(options, number).await,
+            (true, None) => {
+                start::announce(&stress::run(options, &signals).await?);
+                Ok(())
+            }
+            (false, _) => measure(options, &signals).await,
+        }
+    })
+}
+
+/// Runs `work` on a core of its own, that is not pinned.
+fn on_a_core<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
+    let clock: Arc<dyn Clock> = Arc::new(MonotonicClock::new());
+    let core = Core::new(&start::core_configs(None).remove(0).clock(clock))?;
+    core.block_on(work)
+}
+
+async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
+    let place = options.place().await?;
+    let begins_anew = options.load == Switch::On || options.workload.fills();
+    if begins_anew && !options.format && !place.is_empty().await? {
+        return Err(engine::not_empty(&options.namespace.to_string()));
+    }
+    let began = rt::now();
+    let store = place.store(options.setup(), begins_anew && options.format).await?;
+    // It is open when it answers.
+    store.read(b"", |_| ()).await?;
+    let open = rt::now().saturating_since(began);
+    let mut loaded = None;
+    if begins_anew && !options.workload.fills() {
+        loaded = Some((load(options, signals, &store).await?, options.records()));
+    }
+    let written = (machine::written_bytes(), engine::written_to_namespaces());
+    let plan = options.plan();
+    let progress = Rc::new(Progress::default());
+    let running =
+        worker::run(&store, &plan, options.values(), options.time(), options.checkpoints, &progress);
+    let (counts, measured) = watched(running, options.workload.name(), &progress, signals).await?;
+    // Before memory is asked for more by what follows.
+    let resident = machine::resident_bytes();
+    if options.end == End::Abort {
+        // Nothing is closed or written back.
+        std::process::exit(0);
+    }
+    let began = rt::now();
+    store.checkpoint().await?;
+    let settled = rt::now().saturating_since(began);
+    let space = Space {
+        written: machine::written_bytes().zip(written.0).map(|(now, before)| now.saturating_sub(before)),
+        written_to_namespace: Some(engine::written_to_namespaces().saturating_sub(written.1)),
+        store: store.used_bytes(),
+        live: counts.live_records(&plan) * (KEY_BYTES as u64 + options.value_bytes),
+        resident,
+    };
+    store.close().await?;
+    let measured = Measured {
+        engine: format!("boson {}", env!("CARGO_PKG_VERSION")),
+        place: options.namespace.to_string(),
+        plan,
+        value_bytes: options.values().bytes,
+        durability: options::describe(options.durability),
+        cache_bytes: options.cache,
+        open,
+        loaded,
+        measured,
+        counts,
+        settled,
+        space,
+    };
+    if options.json {
+        start::announce(&format!("{:#}", measured.as_json()));
+    } else {
+        measured.as_table().iter().for_each(|line| start::announce(line));
+    }
+    measured.counts.verdict().map_or(Ok(()), |wrong| Err(options.error(ErrorKind::Corrupt, wrong)))
+}
+
+/// Puts all records into the store, and everything where it stays; how long that took.
+async fn load(options: &StoreOptions, signals: &Signals, store: &Store) -> Result<Duration> {
+    let plan = Plan { workload: Workload::FillRandom, operations: None, batch: LOAD_BATCH, ..options.plan() };
+    let progress = Rc::new(Progress::default());
+    let began = rt::now();
+    let loading = async {
+        let (counts, _) = worker::run(store, &plan, options.values(), None, false, &progress).await?;
+        store.checkpoint().await.map(|()| counts)
+    };
+    let counts = watched(loading, "load", &progress, signals).await?;
+    if counts.user_bytes < options.records() * (KEY_BYTES as u64 + options.value_bytes) {
+        return Err(options.error(ErrorKind::Cancelled, "a signal came while the records were loaded"));
+    }
+    Ok(rt::now().saturating_since(began))
+}
+
+/// What `work` gives, while its progress is shown. A first signal asks it to end, a second one ends
+/// the process: the device may have operations that it never answers.
+async fn watched<R>(work: impl Future<Output = R>, what: &str, progress: &Progress, signals: &Signals) -> R {
+    let (mut work, mut watching) = (pin!(work), pin!(progress.watch(what)));
+    let mut signal = pin!(signals.next());
+    poll_fn(|cx| {
+        while signal.as_mut().poll(cx).is_ready() {
+            if progress.is_stopped() {
+                std::process::exit(130);
+            }
+            progress.stop();
+            signal.set(signals.next());
+        }
+        if let Poll::Ready(result) = work.as_mut().poll(cx) {
+            return Poll::Ready(result);
+        }
+        let _ = watching.as_mut().poll(cx);
+        Poll::Pending
+    })
+    .await
+}
