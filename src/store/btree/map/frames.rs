@@ -4,7 +4,7 @@
 use std::fmt;
 
 use super::{Entry, WORTHWHILE};
-use crate::store::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use crate::store::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
 
 /// Fewer in models, where each is an object of its own.
 pub(super) const FRAME_LEN: usize = if cfg!(loom) { 64 } else { 256 };
@@ -64,19 +64,18 @@ impl Frame {
     /// Whether the caller is to put the frame on the stack: it is worth filling, and nobody else
     /// does.
     pub(super) fn claim(&self) -> bool {
-        let is_worthwhile = || {
-            let free = self.free.iter().map(|word| word.load(Ordering::SeqCst).count_ones());
-            free.sum::<u32>() >= WORTHWHILE
-        };
-        is_worthwhile() && !self.is_claimed.swap(true, Ordering::SeqCst)
+        // Of two cores that give ids of this frame back, one at least counts both.
+        fence(Ordering::SeqCst);
+        let free = self.free.iter().map(|word| word.load(Ordering::Relaxed).count_ones());
+        // Release: a core that leaves the frame after this sees the ids that were counted here.
+        free.sum::<u32>() >= WORTHWHILE && !self.is_claimed.swap(true, Ordering::AcqRel)
     }
 
     /// The core that filled it goes on to another one. Whether the caller is to put it on the
     /// stack: ids were given back meanwhile, whose owners left that to this core.
     pub(super) fn leave(&self) -> bool {
-        // SeqCst here and in `claim`: of a core that leaves and one that gives an id back, one sees
-        // what the other did.
-        self.is_claimed.store(false, Ordering::SeqCst);
+        // Acquire, and so no mere store: of those who found the frame claimed, it sees the ids.
+        self.is_claimed.swap(false, Ordering::AcqRel);
         self.claim()
     }
 }
