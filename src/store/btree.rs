@@ -6,6 +6,8 @@ mod map;
 // A node is raw memory, which the atomics of models are not.
 #[cfg(not(any(loom, shuttle)))]
 mod node;
+#[cfg(not(any(loom, shuttle)))]
+mod nodes;
 mod smo;
 #[cfg(not(any(loom, shuttle)))]
 mod tree;

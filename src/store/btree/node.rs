@@ -308,6 +308,12 @@ impl<'p> NodeRef<'p> {
         unsafe { slice::from_raw_parts(start.as_ptr(), len) }
     }
 
+    /// The length of the node in bytes.
+    pub(in crate::store) fn len_bytes(self) -> u64 {
+        let (at, len) = self.image_place();
+        u64::try_from(at + len).expect("a node is small")
+    }
+
     /// Offset and length of the image in bytes.
     fn image_place(self) -> (usize, usize) {
         let header = self.header();
@@ -370,6 +376,11 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
     /// The node, for as long as it is not published.
     pub(in crate::store) fn get(&self) -> NodeRef<'_> {
         NodeRef { at: self.block.address, pinned: PhantomData }
+    }
+
+    /// Where the node has its memory from.
+    pub(in crate::store) fn memory(&self) -> &'m M {
+        self.memory
     }
 
     /// The image, to be written.

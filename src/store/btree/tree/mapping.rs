@@ -1,4 +1,4 @@
-//! The mapping as structure changes use it: pages are loaded under a guard, and replaced as a whole.
+//! The mapping as structure changes use it: pages are loaded under a pin, and replaced as a whole.
 
 use std::cell::Cell;
 use std::ops::Deref;
@@ -6,24 +6,23 @@ use std::rc::Rc;
 
 use super::content::{InnerContent, LeafContent, is_over};
 use super::merge::merged;
-use super::{Core, Leaf, State};
+use super::{Leaf, State};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
     Change, ChangeKind, Changes, InnerBuilder, InnerImage, InnerParts, LeafBuilder, LeafImage,
 };
 use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
+use crate::store::btree::nodes::{Found, Pin};
 use crate::store::btree::smo::{Body, Content, Mapping, Page, Split};
-use crate::store::btree::word::{ChildWord, Epoch, MapView, MapWord, PageId};
-use crate::store::reclaim::Guard;
+use crate::store::btree::word::{ChildWord, MapWord, PageId};
 
-/// A tree under a guard.
+/// A tree under a pin.
 pub(super) struct Pinned<'g, M: NodeMemory> {
-    core: &'g Core<M>,
+    pin: &'g Pin<'g, M>,
     root: ChildWord,
     /// What a new area has to have room for, in bytes.
     entry_bytes: usize,
     is_out_of_room: Cell<bool>,
-    _guard: &'g Guard<'g>,
 }
 
 type PageContent<'g> = Page<LeafContent<'g>, InnerContent<'g>, Vec<u8>>;
@@ -51,8 +50,8 @@ impl<'g> Loaded<'g> {
 }
 
 impl<'g, M: NodeMemory> Pinned<'g, M> {
-    pub(super) fn new(core: &'g Core<M>, root: ChildWord, guard: &'g Guard<'g>) -> Self {
-        Self { core, root, entry_bytes: 0, is_out_of_room: Cell::new(false), _guard: guard }
+    pub(super) fn new(pin: &'g Pin<'g, M>, root: ChildWord) -> Self {
+        Self { pin, root, entry_bytes: 0, is_out_of_room: Cell::new(false) }
     }
 
     /// For a writer whose entry takes this many bytes of an area.
@@ -65,8 +64,8 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         self.is_out_of_room.get()
     }
 
-    /// A node of a page with this content, an inner page of `level` if the content does not know it.
-    /// None if there is no memory.
+    /// A node of a page with this content, an inner page of `level` if the content does not know
+    /// it. None if there is no memory.
     fn build(&self, child: ChildWord, new: &PageContent<'_>, level: u8) -> Option<NewNode<'g, M>> {
         let mut changes = Vec::new();
         if let Some(Split { separator, right }) = &new.pending {
@@ -78,7 +77,6 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
             Body::Moved(content) => (State::Moved, Some(content)),
             Body::Removed | Body::Free => (State::Removed, None),
         };
-        let memory = &*self.core.pages.memory;
         let shape = |area, image_len, level| Shape {
             kind: state.code(),
             level,
@@ -93,7 +91,7 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
                     State::Live => area_over(len).with_room_for(self.entry_bytes),
                     State::Moved | State::Removed => AreaSize::NONE,
                 };
-                let mut node = NewNode::build(memory, &shape(area, len, 0))?;
+                let mut node = self.pin.build(&shape(area, len, 0))?;
                 builder.write(&mut node.image_mut()[..len]);
                 Some(node)
             }
@@ -102,18 +100,17 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
                 let parts = InnerParts { changes: &changes, ..InnerContent::parts(&image) };
                 let builder = InnerBuilder::new(image.branches(0..image.len()), parts);
                 let len = builder.size_bytes();
-                let mut node =
-                    NewNode::build(memory, &shape(AreaSize::NONE, len, inner.level().unwrap_or(level)))?;
+                let mut node = self.pin.build(&shape(AreaSize::NONE, len, inner.level().unwrap_or(level)))?;
                 builder.write(&mut node.image_mut()[..len]);
                 Some(node)
             }
-            None => NewNode::build(memory, &shape(AreaSize::NONE, 0, 0)),
+            None => self.pin.build(&shape(AreaSize::NONE, 0, 0)),
         }
     }
 
-    /// Merges a leaf whose area is frozen and decided into a new one with an empty area. False if it
-    /// is too large for one page and is to be split, or if there is no memory. Whether another got
-    /// in between does not matter.
+    /// Merges a leaf whose area is frozen and decided into a new one with an empty area. False if
+    /// it is too large for one page and is to be split, or if there is no memory. Whether another
+    /// got in between does not matter.
     pub(super) fn consolidate(&self, leaf: Leaf<'_>) -> bool {
         let entries = merged(leaf.node);
         let changes = LeafImage::of_verified(leaf.node.image()).changes();
@@ -128,26 +125,13 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         }
         let child = leaf.node.child();
         let area = area_over(len).with_room_for(self.entry_bytes);
-        let Some(mut node) = NewNode::build(&*self.core.pages.memory, &Shape::new(child, area, len)) else {
+        let Some(mut node) = self.pin.build(&Shape::new(child, area, len)) else {
             self.is_out_of_room.set(true);
             return false;
         };
         builder.write(&mut node.image_mut()[..len]);
-        self.install(child.id(), leaf.word, node);
+        self.pin.install(child.id(), leaf.word, node);
         true
-    }
-
-    /// Replaces a page by one that is `new`, and retires its node.
-    fn install(&self, id: PageId, current: MapWord, new: NewNode<'g, M>) -> bool {
-        let entry = self.core.entry(id);
-        let address = new.publish();
-        if entry.replace(current, MapWord::node(address)).is_ok() {
-            self.core.retire(current);
-            return true;
-        }
-        // SAFETY: the node was not installed, so nobody else knows it.
-        drop(unsafe { NewNode::take_back(&*self.core.pages.memory, address) });
-        false
     }
 }
 
@@ -172,13 +156,9 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
     }
 
     fn load(&self, id: PageId) -> Loaded<'g> {
-        let (word, second) = self.core.entry(id).load();
-        let node = match word.view() {
-            MapView::Node(address) => {
-                // SAFETY: the word was loaded with Acquire under the guard, which keeps the node.
-                unsafe { NodeRef::at(address) }
-            }
-            _ => return Loaded(Rc::new((word, None, Page::free(second.epoch())))),
+        let Found { word, second, node } = self.pin.load(id);
+        let Some(node) = node else {
+            return Loaded(Rc::new((word, None, Page::free(second.epoch()))));
         };
         let content = || {
             if node.level() == 0 {
@@ -202,15 +182,14 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
                 (Body::Live(content), pending(changes))
             }
         };
-        let epoch: Epoch = node.child().epoch();
-        Loaded(Rc::new((word, Some(node), Page { epoch, pending, body })))
+        let page = Page { epoch: node.child().epoch(), pending, body };
+        Loaded(Rc::new((word, Some(node), page)))
     }
 
     fn replace(&self, id: PageId, current: &Loaded<'g>, new: PageContent<'g>) -> bool {
         if matches!(new.body, Body::Free) {
             // Only one visitor comes to this: see `release` and `give_back`.
-            self.core.pages.map.free(id, current.word(), new.epoch);
-            self.core.retire(current.word());
+            self.pin.release(id, current.word(), new.epoch);
             return true;
         }
         if let Some(node) = current.node().filter(|node| node.level() == 0) {
@@ -224,7 +203,7 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
         }
         let level = current.node().map_or(0, |node| node.level());
         match self.build(ChildWord::new(id, new.epoch), &new, level + 1) {
-            Some(node) => self.install(id, current.word(), node),
+            Some(node) => self.pin.install(id, current.word(), node),
             None => {
                 self.is_out_of_room.set(true);
                 false
@@ -233,20 +212,11 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
     }
 
     fn create(&self, content: Content<LeafContent<'g>, InnerContent<'g>>) -> Option<ChildWord> {
-        let free = self.core.pages.map.allocate(None, &mut self.core.filling.borrow_mut());
-        let Some((id, epoch)) = free else {
-            self.is_out_of_room.set(true);
-            return None;
-        };
-        let child = ChildWord::new(id, epoch);
-        let Some(node) = self.build(child, &Page::live(epoch, content), 0) else {
-            self.core.pages.map.free(id, MapWord::FREE, epoch);
-            self.is_out_of_room.set(true);
-            return None;
-        };
-        let address = node.publish();
-        let installed = self.core.entry(id).replace(MapWord::FREE, MapWord::node(address));
-        debug_assert_eq!(installed, Ok(()), "nobody else has the id");
-        Some(child)
+        let child = self.pin.create(|child| {
+            let page = Page::live(child.epoch(), content);
+            self.build(child, &page, 0)
+        });
+        self.is_out_of_room.set(self.is_out_of_room() || child.is_none());
+        child
     }
 }

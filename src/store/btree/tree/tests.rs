@@ -1,4 +1,5 @@
 use std::collections::BTreeMap;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use proptest::prelude::*;
@@ -6,9 +7,10 @@ use proptest::prelude::*;
 use super::*;
 use crate::store::btree::image;
 use crate::store::btree::node::ProcessMemory;
+use crate::store::btree::nodes::Nodes;
 
-fn pages(cores: usize) -> Arc<Pages<ProcessMemory>> {
-    Pages::new(ProcessMemory, 1 << 20, cores)
+fn pages(cores: usize) -> Arc<Nodes<ProcessMemory>> {
+    Nodes::new(ProcessMemory, 1 << 20, cores)
 }
 
 /// Counts up: the sequence numbers of a test.
@@ -24,7 +26,7 @@ fn forwards(core: &Core<ProcessMemory>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8
     let mut all = Vec::new();
     let mut from = Some(Vec::new());
     while let Some(key) = from {
-        from = core.scan_leaf(root, Target::At(key), |key, found| {
+        from = core.pin().scan_leaf(root, Target::At(key), |key, found| {
             all.push((key.to_vec(), found.value.to_vec()));
         });
     }
@@ -33,11 +35,11 @@ fn forwards(core: &Core<ProcessMemory>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8
 
 fn backwards(core: &Core<ProcessMemory>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut all = Vec::new();
-    let mut below = core.scan_leaf(root, Target::Below(None), |key, found| {
+    let mut below = core.pin().scan_leaf(root, Target::Below(None), |key, found| {
         all.push((key.to_vec(), found.value.to_vec()));
     });
     while below.is_some() {
-        below = core.scan_leaf(root, Target::Below(below), |key, found| {
+        below = core.pin().scan_leaf(root, Target::Below(below), |key, found| {
             all.push((key.to_vec(), found.value.to_vec()));
         });
     }
@@ -53,23 +55,23 @@ fn what_was_written_is_read_and_what_was_deleted_is_not() {
     let mut draw = numbers();
     for number in 0..20_000u32 {
         let key = (number.wrapping_mul(0x9e37_79b9)).to_be_bytes();
-        core.write(root, &key, Change::Put(&number.to_le_bytes()), &mut draw).expect("room");
+        core.pin().write(root, &key, Change::Put(&number.to_le_bytes()), &mut draw).expect("room");
     }
-    let guard = core.pin();
+    let pin = core.pin();
     for number in 0..20_000u32 {
         let key = (number.wrapping_mul(0x9e37_79b9)).to_be_bytes();
-        let found = core.get(root, &key, &guard).map(|found| found.value);
+        let found = pin.get(root, &key).map(|found| found.value);
         assert_eq!(found, Some(&number.to_le_bytes()[..]), "{number}");
-        assert_eq!(core.get(root, &key[1..], &guard), None);
+        assert_eq!(pin.get(root, &key[1..]), None);
     }
-    drop(guard);
+    drop(pin);
     assert_eq!(forwards(&core, root).len(), 20_000);
     for number in 0..20_000u32 {
         let key = (number.wrapping_mul(0x9e37_79b9)).to_be_bytes();
-        core.write(root, &key, Change::Delete, &mut draw).expect("room");
+        core.pin().write(root, &key, Change::Delete, &mut draw).expect("room");
     }
     assert!(forwards(&core, root).is_empty());
-    let in_use = pages.map.words().filter(|word| *word != MapWord::FREE).count();
+    let in_use = pages.pages_in_use();
     assert!(in_use <= 3, "{in_use} pages are left of an empty tree");
 }
 
@@ -80,15 +82,15 @@ fn a_reference_is_found_as_one_in_the_area_and_in_the_image() {
     let root = core.new_tree().expect("room");
     let mut draw = numbers();
     let place = [3; image::VALUE_REFERENCE_BYTES];
-    core.write(root, b"large", Change::PutReference(&place), &mut draw).expect("room");
+    core.pin().write(root, b"large", Change::PutReference(&place), &mut draw).expect("room");
     for number in 0..200u8 {
-        let guard = core.pin();
-        let found = core.get(root, b"large", &guard).expect("it is there");
+        let pin = core.pin();
+        let found = pin.get(root, b"large").expect("it is there");
         assert!(found.is_reference && found.value == place, "after {number} writes of others");
-        drop(guard);
-        core.write(root, &[number], Change::Put(&[number; 40]), &mut draw).expect("room");
-        let guard = core.pin();
-        assert!(!core.get(root, &[number], &guard).expect("it is there").is_reference);
+        drop(pin);
+        core.pin().write(root, &[number], Change::Put(&[number; 40]), &mut draw).expect("room");
+        let pin = core.pin();
+        assert!(!pin.get(root, &[number]).expect("it is there").is_reference);
     }
 }
 
@@ -134,15 +136,15 @@ proptest! {
         for step in steps {
             match step {
                 Step::Put(number, value) => {
-                    core.write(root, &key_of(number), Change::Put(&value), &mut draw).expect("room");
+                    core.pin().write(root, &key_of(number), Change::Put(&value), &mut draw).expect("room");
                     model.insert(key_of(number), value);
                 }
                 Step::Delete(number) => {
-                    core.write(root, &key_of(number), Change::Delete, &mut draw).expect("room");
+                    core.pin().write(root, &key_of(number), Change::Delete, &mut draw).expect("room");
                     model.remove(&key_of(number));
                 }
                 Step::Append(number, byte) => {
-                    core.update(root, &key_of(number), |found, value| {
+                    core.pin().update(root, &key_of(number), |found, value| {
                         value.extend_from_slice(found.map_or(&[], |found| found.value));
                         value.truncate(900);
                         value.push(byte);
@@ -156,7 +158,7 @@ proptest! {
                     let end = key_of(number);
                     let keys: Vec<_> = model.range(..end).map(|(key, _)| key.clone()).collect();
                     for key in keys {
-                        core.write(root, &key, Change::Delete, &mut draw).expect("room");
+                        core.pin().write(root, &key, Change::Delete, &mut draw).expect("room");
                         model.remove(&key);
                     }
                 }
@@ -165,9 +167,9 @@ proptest! {
         let expected: Vec<_> = model.clone().into_iter().collect();
         prop_assert_eq!(&forwards(&core, root), &expected);
         prop_assert_eq!(&backwards(&core, root), &expected);
-        let guard = core.pin();
+        let pin = core.pin();
         for (key, value) in &model {
-            prop_assert_eq!(core.get(root, key, &guard).map(|found| found.value), Some(&value[..]));
+            prop_assert_eq!(pin.get(root, key).map(|found| found.value), Some(&value[..]));
         }
     }
 }
@@ -188,33 +190,34 @@ fn cores_write_one_tree_at_once_and_lose_nothing() {
                 let mut draw = |_| seq.fetch_add(1, Ordering::AcqRel) + 1;
                 for number in 0..ADDS {
                     let key = (number * 7919 % KEYS).to_be_bytes();
-                    core.update(
-                        root,
-                        &key,
-                        |found, value| {
-                            let count = found.map_or(0, |found| {
-                                u64::from_le_bytes(found.value[..8].try_into().expect("8 bytes"))
-                            });
-                            value.extend_from_slice(&(count + 1).to_le_bytes());
-                            value.extend_from_slice(&[7; 60]);
-                            Some(Change::Put(value))
-                        },
-                        &mut draw,
-                    )
-                    .expect("room");
+                    core.pin()
+                        .update(
+                            root,
+                            &key,
+                            |found, value| {
+                                let count = found.map_or(0, |found| {
+                                    u64::from_le_bytes(found.value[..8].try_into().expect("8 bytes"))
+                                });
+                                value.extend_from_slice(&(count + 1).to_le_bytes());
+                                value.extend_from_slice(&[7; 60]);
+                                Some(Change::Put(value))
+                            },
+                            &mut draw,
+                        )
+                        .expect("room");
                     // Keys of its own come and go, so that leaves split and are removed.
                     let own =
                         [&key[..], &[u8::try_from(thread).expect("small")], &number.to_be_bytes()].concat();
-                    core.write(root, &own, Change::Put(&[1; 100]), &mut draw).expect("room");
+                    core.pin().write(root, &own, Change::Put(&[1; 100]), &mut draw).expect("room");
                     if number >= 1000 {
                         let old = number - 1000;
                         let key = (old * 7919 % KEYS).to_be_bytes();
                         let own =
                             [&key[..], &[u8::try_from(thread).expect("small")], &old.to_be_bytes()].concat();
-                        let guard = core.pin();
-                        assert!(core.get(root, &own, &guard).is_some(), "an own key is lost: {old}");
-                        drop(guard);
-                        core.write(root, &own, Change::Delete, &mut draw).expect("room");
+                        let pin = core.pin();
+                        assert!(pin.get(root, &own).is_some(), "an own key is lost: {old}");
+                        drop(pin);
+                        core.pin().write(root, &own, Change::Delete, &mut draw).expect("room");
                     }
                 }
             });
@@ -238,7 +241,7 @@ fn cores_write_one_tree_at_once_and_lose_nothing() {
 fn time_of_point_reads_and_writes() {
     let records: u64 =
         std::env::var("BOSON_RECORDS").map_or(1_000_000, |text| text.parse().expect("a number"));
-    let pages = Pages::new(ProcessMemory, 1 << 24, 1);
+    let pages = Nodes::new(ProcessMemory, 1 << 24, 1);
     let core = pages.attach().expect("a core");
     let root = core.new_tree().expect("room");
     let mut draw = numbers();
@@ -250,7 +253,7 @@ fn time_of_point_reads_and_writes() {
     for round in 0..2 {
         let start = std::time::Instant::now();
         for number in 0..records {
-            core.write(root, &key(number), Change::Put(&value), &mut draw).expect("room");
+            core.pin().write(root, &key(number), Change::Put(&value), &mut draw).expect("room");
         }
         let each = start.elapsed().as_nanos() / u128::from(records);
         println!("{}: {each} ns", if round == 0 { "insert" } else { "overwrite" });
@@ -260,8 +263,8 @@ fn time_of_point_reads_and_writes() {
         let mut found = 0;
         for number in 0..records {
             let number = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % records;
-            let guard = core.pin();
-            found += core.get(root, &key(number), &guard).map_or(0, |found| found.value.len());
+            let pin = core.pin();
+            found += pin.get(root, &key(number)).map_or(0, |found| found.value.len());
         }
         let each = start.elapsed().as_nanos() / u128::from(records);
         println!("read, round {round}: {each} ns, {found} bytes");
