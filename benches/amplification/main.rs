@@ -13,9 +13,18 @@ mod tables;
 use std::time::Instant;
 
 fn main() {
-    let arguments: Vec<String> = std::env::args().skip(1).filter(|argument| argument != "--bench").collect();
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    if !arguments.iter().any(|argument| argument == "--bench") {
+        println!("nothing is simulated in a test: `cargo bench --bench amplification` does that");
+        return;
+    }
     let quick = arguments.iter().any(|argument| argument == "--quick");
-    let names: Vec<&String> = arguments.iter().filter(|argument| *argument != "--quick").collect();
+    let names: Vec<&String> = arguments.iter().filter(|argument| !argument.starts_with("--")).collect();
+    if let Some(unknown) = names.iter().find(|wanted| !tables::ALL.iter().any(|(name, _)| name == *wanted)) {
+        let known: Vec<&str> = tables::ALL.iter().map(|(name, _)| *name).collect();
+        eprintln!("there is no table `{unknown}`; there are {}", known.join(", "));
+        std::process::exit(2);
+    }
     let scale = if quick { 10 } else { 1 };
     for (name, table) in tables::ALL {
         if names.is_empty() || names.iter().any(|wanted| *wanted == name) {

@@ -234,19 +234,21 @@ impl Map {
         Some((id.expect("chunks end before the last id"), second.epoch()))
     }
 
-    /// Makes `id` free; its next use starts from `epoch`. `current` is what its entry says, which
-    /// nobody but the caller changes any more.
-    pub(in crate::store) fn free(&self, id: PageId, current: MapWord, epoch: Epoch) {
+    /// Makes `id` free if its entry says `current`, which nobody but the caller changes any more.
+    /// Its next use starts from `epoch`. Whether the entry said so.
+    pub(in crate::store) fn free(&self, id: PageId, current: MapWord, epoch: Epoch) -> bool {
         let (index, at) = place(id);
         let frame = self.known(index);
         let entry = &frame.entries[at];
         entry.second.store(SecondWord::new(0, epoch, false, false).bits(), Ordering::Relaxed);
-        let replaced = entry.replace(current, MapWord::FREE);
-        debug_assert_eq!(replaced, Ok(()), "nobody else changes a page that is gone");
+        if entry.replace(current, MapWord::FREE).is_err() {
+            return false;
+        }
         frame.give(at);
         if frame.claim() {
             self.reusable.push(index, frame);
         }
+        true
     }
 }
 

@@ -118,6 +118,12 @@ impl AreaSize {
         Self { slots: 64, bytes: 2048 },
     ];
 
+    /// An area of this many slots, with this many bytes for entries: together less than 32 KiB.
+    pub(in crate::store) fn new(slots: u8, heap_bytes: u16) -> Self {
+        let slots = u16::from(slots);
+        Self { slots, bytes: 8 * slots + heap_bytes.next_multiple_of(8) }
+    }
+
     pub(in crate::store) fn slots(self) -> usize {
         usize::from(self.slots)
     }

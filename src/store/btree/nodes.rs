@@ -44,6 +44,11 @@ impl<M: NodeMemory> Nodes<M> {
         Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default() })
     }
 
+    /// Where nodes have their memory from.
+    pub(in crate::store) fn memory(&self) -> &M {
+        &self.memory
+    }
+
     /// How many pages there are, while nobody changes that.
     pub(in crate::store) fn pages_in_use(&self) -> usize {
         self.map.words().filter(|word| *word != MapWord::FREE).count()
@@ -88,6 +93,14 @@ impl<M: NodeMemory> Core<M> {
     /// await.
     pub(in crate::store) fn pin(&self) -> Pin<'_, M> {
         Pin { core: self, _guard: self.participant.pin() }
+    }
+
+    /// Frees nodes that were replaced, as far as nobody reads them: all that this core has replaced
+    /// so far, if no core is pinned meanwhile and they are not too many for three steps.
+    pub(in crate::store) fn collect(&self) {
+        for _ in 0..3 {
+            self.participant.collect();
+        }
     }
 }
 
@@ -180,7 +193,8 @@ impl<M: NodeMemory> Pin<'_, M> {
                 Some(child)
             }
             None => {
-                self.map().free(id, MapWord::FREE, epoch);
+                let is_given_back = self.map().free(id, MapWord::FREE, epoch);
+                debug_assert!(is_given_back, "nobody else has the id");
                 None
             }
         }
@@ -189,8 +203,9 @@ impl<M: NodeMemory> Pin<'_, M> {
     /// Makes the id of a page free, whose word is `current` and is changed by nobody else any more.
     /// Its next use starts from `epoch`.
     pub(super) fn release(&self, id: PageId, current: MapWord, epoch: Epoch) {
-        self.map().free(id, current, epoch);
-        self.retire(current);
+        if self.map().free(id, current, epoch) {
+            self.retire(current);
+        }
     }
 
     /// Frees the node of a word that this core replaced, when nobody reads it any more.

@@ -2,11 +2,13 @@
 //!
 //! A **reader** goes from the root to the leaf of its key by child words. At each page it compares
 //! the page's child word with that of the parent: if they are equal the page is live and has the
-//! range that the parent said. It looks into the leaf's area, then into the image.
+//! range that the parent said. If the page is one epoch ahead the reader does as the page says: it
+//! goes on to the right half of a split, reads what moved to the root, finds nothing in what was
+//! removed. So reading needs no memory. It looks into the leaf's area, then into the image.
 //!
-//! A **writer** goes the same way, and takes a slot of the leaf's area ([`area`](super::area)). If
-//! the area is full or frozen, it merges image and area into a new leaf, which replaces the old one
-//! by a compare-and-swap of the mapping word.
+//! A **writer** enters only pages that are as their parents say, and takes a slot of the leaf's
+//! area ([`area`](super::area)). If the area is full or frozen, it merges image and area into a new
+//! leaf, which replaces the old one by a compare-and-swap of the mapping word.
 //!
 //! Whoever finds something else than it expects becomes a *visitor* ([`smo`](super::smo)): it goes
 //! down again step by step, finishes the structure changes that it meets, and splits or removes
@@ -23,7 +25,10 @@ use xxhash_rust::xxh3::xxh3_64;
 
 use self::mapping::{Loaded, Pinned};
 use super::area::{self, IntentState, Kind, NewEntry, Refused, Reserved, Written, spin};
-use super::image::{self, EntryKind, InnerImage, LeafBuilder, LeafImage};
+use super::image::{
+    self, EntryKind, IMAGE_BYTES, InnerImage, LEAF_TARGET_BYTES, LeafBuilder, LeafImage, MAX_KEY_BYTES,
+    MAX_LEAF_VALUE_BYTES, VALUE_REFERENCE_BYTES,
+};
 use super::node::{AreaSize, NodeMemory, NodeRef, Shape};
 use super::nodes::{Core, Pin};
 use super::smo::{Care, Step, Target, Visitor};
@@ -69,11 +74,20 @@ pub(in crate::store) struct Value<'g> {
 pub(in crate::store) enum Change<'v> {
     Put(&'v [u8]),
     /// The value lies elsewhere; these bytes say where.
-    PutReference(&'v [u8]),
+    PutReference(&'v [u8; VALUE_REFERENCE_BYTES]),
     Delete,
 }
 
 impl<'v> Change<'v> {
+    /// Whether key and value fit a leaf.
+    fn check(self, key: &[u8]) -> Result<(), Refusal> {
+        match self {
+            _ if key.len() > MAX_KEY_BYTES => Err(Refusal::KeyTooLong),
+            Self::Put(value) if value.len() > MAX_LEAF_VALUE_BYTES => Err(Refusal::ValueTooLong),
+            _ => Ok(()),
+        }
+    }
+
     fn entry<'k>(self, key: &'k [u8], tag: u16) -> NewEntry<'k>
     where
         'v: 'k,
@@ -94,16 +108,16 @@ struct Leaf<'g> {
     word: MapWord,
 }
 
-/// Where a descent ended.
-enum Way<'g> {
-    Leaf(Leaf<'g>),
-    /// A page was not what its parent said.
-    Lost,
-}
-
-/// There is no memory for a node, or no page id.
+/// Why a write was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct NoRoom;
+pub(in crate::store) enum Refusal {
+    /// There is no memory for a node, or no page id. A number that was drawn for the write is void.
+    NoRoom,
+    /// The key is longer than [`MAX_KEY_BYTES`].
+    KeyTooLong,
+    /// The value is longer than [`MAX_LEAF_VALUE_BYTES`], and is to lie elsewhere.
+    ValueTooLong,
+}
 
 /// The tag of a key in areas.
 fn tag(key: &[u8]) -> u16 {
@@ -121,8 +135,8 @@ impl<M: NodeMemory> Core<M> {
     ///
     /// # Errors
     ///
-    /// If there is no memory or no id for a page.
-    pub(in crate::store) fn new_tree(&self) -> Result<ChildWord, NoRoom> {
+    /// [`Refusal::NoRoom`].
+    pub(in crate::store) fn new_tree(&self) -> Result<ChildWord, Refusal> {
         let pin = self.pin();
         let empty = LeafBuilder::new(std::iter::empty(), &[]);
         let len = empty.size_bytes();
@@ -132,54 +146,92 @@ impl<M: NodeMemory> Core<M> {
             empty.write(&mut node.image_mut()[..len]);
             Some(node)
         });
-        root.ok_or(NoRoom)
+        root.ok_or(Refusal::NoRoom)
     }
 }
 
 impl<M: NodeMemory> Pin<'_, M> {
-    /// The fast way down.
-    fn descend(&self, root: ChildWord, key: &[u8]) -> Way<'_> {
+    /// The way down of a writer, which enters pages that are as their parents say.
+    fn descend(&self, root: ChildWord, key: &[u8]) -> Option<Leaf<'_>> {
         let mut child = root;
         loop {
-            let Some((node, word)) = self.find(child.id()) else { return Way::Lost };
+            let (node, word) = self.find(child.id())?;
             if node.child() != child || node.kind() != State::Live.code() {
-                return Way::Lost;
+                return None;
             }
             if node.level() == 0 {
-                return Way::Leaf(Leaf { node, word });
+                return Some(Leaf { node, word });
             }
-            let (_, next) = InnerImage::of_verified(node.image()).child_for(key);
-            child = next;
+            (_, child) = InnerImage::of_verified(node.image()).child_for(key);
         }
     }
 
-    /// Goes down step by step and finishes what it meets, with this care.
+    /// The way down of a reader, which changes nothing: where a change is not in the parent yet it
+    /// does as the page says. None if no page has the key's range at a moment of this call.
+    fn descend_to_read(&self, root: ChildWord, key: &[u8]) -> Option<NodeRef<'_>> {
+        let mut child = root;
+        loop {
+            let Some((node, _)) = self.find(child.id()) else {
+                // The parent that was read is old.
+                child = root;
+                continue;
+            };
+            let is_ahead = node.child() == ChildWord::new(child.id(), child.epoch().next());
+            match State::of_code(node.kind()) {
+                State::Live if node.child() == child => {}
+                State::Live if is_ahead => match pending(node) {
+                    Some(split) if split.separator <= key => {
+                        child = split.right;
+                        continue;
+                    }
+                    _ => {}
+                },
+                State::Moved if is_ahead => {}
+                State::Removed if is_ahead => return None,
+                _ => {
+                    child = root;
+                    continue;
+                }
+            }
+            if node.level() == 0 {
+                return Some(node);
+            }
+            (_, child) = InnerImage::of_verified(node.image()).child_for(key);
+        }
+    }
+
+    /// Goes down step by step and finishes what it meets, with this care. None if there is no room
+    /// for what is to be done.
     fn visit<'g>(
         &'g self,
         pinned: &Pinned<'g, M>,
         target: Target<Vec<u8>>,
         care: Care,
-    ) -> Visitor<Vec<u8>, Loaded<'g>> {
+    ) -> Option<Visitor<Vec<u8>, Loaded<'g>>> {
         let mut visitor = Visitor::new(pinned, target, care);
-        while visitor.step(pinned) != Step::Arrived {}
-        visitor
+        while visitor.step(pinned) != Step::Arrived {
+            if pinned.was_out_of_room() {
+                return None;
+            }
+        }
+        Some(visitor)
     }
 
-    /// The leaf of a key.
-    fn leaf(&self, root: ChildWord, key: &[u8]) -> Leaf<'_> {
+    /// The leaf of a key, for a writer.
+    fn leaf(&self, root: ChildWord, key: &[u8]) -> Result<Leaf<'_>, Refusal> {
         loop {
-            if let Way::Leaf(leaf) = self.descend(root, key) {
-                return leaf;
+            if let Some(leaf) = self.descend(root, key) {
+                return Ok(leaf);
             }
             // It finishes what is in the way.
             let pinned = Pinned::new(self, root);
-            self.visit(&pinned, Target::At(key.to_vec()), Care::None);
+            self.visit(&pinned, Target::At(key.to_vec()), Care::None).ok_or(Refusal::NoRoom)?;
         }
     }
 
     /// The value of a key.
     pub(in crate::store) fn get(&self, root: ChildWord, key: &[u8]) -> Option<Value<'_>> {
-        let leaf = self.leaf(root, key).node;
+        let leaf = self.descend_to_read(root, key)?;
         let newest = leaf.area().lookup(key, tag(key), u64::MAX, no_intents).newest;
         found(leaf, key, newest)
     }
@@ -190,25 +242,27 @@ impl<M: NodeMemory> Pin<'_, M> {
     ///
     /// # Errors
     ///
-    /// If there is no memory or no id for a page. Nothing was written then.
+    /// Each of [`Refusal`]. Nothing was written then.
     pub(in crate::store) fn write(
         &self,
         root: ChildWord,
         key: &[u8],
         change: Change<'_>,
         mut draw: impl FnMut(bool) -> u64,
-    ) -> Result<u64, NoRoom> {
+    ) -> Result<u64, Refusal> {
+        change.check(key)?;
         let entry = change.entry(key, tag(key));
+        let mut patience = Patience::default();
         loop {
-            let leaf = self.leaf(root, key);
-            match leaf.node.area().write(&entry, spin, &mut draw) {
+            let leaf = self.leaf(root, key)?;
+            match leaf.node.area().write(&entry, patience.wait(), &mut draw) {
                 Written::Live(seq) => {
                     if change == Change::Delete {
                         self.remove_if_empty(root, key, leaf.node);
                     }
                     return Ok(seq);
                 }
-                Written::Aborted(_) => {}
+                Written::Aborted(_) => patience.aborted(),
                 Written::Refused(_) => self.make_room(root, key, leaf, &entry)?,
             }
         }
@@ -220,33 +274,36 @@ impl<M: NodeMemory> Pin<'_, M> {
     ///
     /// # Errors
     ///
-    /// If there is no memory or no id for a page. Nothing was written then.
+    /// Each of [`Refusal`]. Nothing was written then.
     pub(in crate::store) fn update(
         &self,
         root: ChildWord,
         key: &[u8],
         mut decide: impl for<'v> FnMut(Option<Value<'_>>, &'v mut Vec<u8>) -> Option<Change<'v>>,
         mut draw: impl FnMut(bool) -> u64,
-    ) -> Result<Option<u64>, NoRoom> {
+    ) -> Result<Option<u64>, Refusal> {
         let tag = tag(key);
         let mut value = Vec::new();
+        let mut patience = Patience::default();
         loop {
-            let leaf = self.leaf(root, key);
-            let view = leaf.node.area().view(tag, spin);
+            let leaf = self.leaf(root, key)?;
+            let view = leaf.node.area().view(tag, patience.wait());
             let newest = leaf.node.area().lookup_in(view, key, tag, no_intents).newest;
             value.clear();
             let Some(change) = decide(found(leaf.node, key, newest), &mut value) else { return Ok(None) };
+            change.check(key)?;
             let entry = change.entry(key, tag);
             match leaf.node.area().reserve_at(view, &entry) {
                 Err(Refused::Changed) => {}
                 Err(Refused::Full | Refused::Frozen) => self.make_room(root, key, leaf, &entry)?,
                 Ok(reserved) => {
-                    if let Written::Live(seq) = Reserved::finish(reserved, spin, &mut draw) {
+                    if let Written::Live(seq) = Reserved::finish(reserved, patience.wait(), &mut draw) {
                         if change == Change::Delete {
                             self.remove_if_empty(root, key, leaf.node);
                         }
                         return Ok(Some(seq));
                     }
+                    patience.aborted();
                 }
             }
         }
@@ -259,28 +316,35 @@ impl<M: NodeMemory> Pin<'_, M> {
         key: &[u8],
         leaf: Leaf<'_>,
         entry: &NewEntry<'_>,
-    ) -> Result<(), NoRoom> {
+    ) -> Result<(), Refusal> {
         let pinned = Pinned::new(self, root).for_entry(entry.room_bytes());
         leaf.node.area().freeze();
         leaf.node.area().decide_all(spin);
-        if !pinned.consolidate(leaf) && !pinned.is_out_of_room() {
-            // It is too large for one page: the visitor splits it.
-            self.visit(&pinned, Target::At(key.to_vec()), Care::Shape);
+        if pinned.consolidate(leaf, LEAF_TARGET_BYTES) {
+            return Ok(());
         }
-        if pinned.is_out_of_room() { Err(NoRoom) } else { Ok(()) }
+        // It is too large for its target: the visitor splits it. If there is no room for that, a
+        // larger page has to do, so that what is full can be emptied.
+        let is_split =
+            !pinned.was_out_of_room() && self.visit(&pinned, Target::At(key.to_vec()), Care::Shape).is_some();
+        if is_split || pinned.consolidate(leaf, IMAGE_BYTES) { Ok(()) } else { Err(Refusal::NoRoom) }
     }
 
     /// The entries of the leaf of `target` that lie ahead of it, and where the next leaf begins:
     /// the smallest key above them, or, backwards, the key that the next ones are below.
+    ///
+    /// # Errors
+    ///
+    /// [`Refusal::NoRoom`], if there is none to finish what others have begun.
     pub(in crate::store) fn scan_leaf(
         &self,
         root: ChildWord,
         target: Target<Vec<u8>>,
         mut each: impl FnMut(&[u8], Value<'_>),
-    ) -> Option<Vec<u8>> {
+    ) -> Result<Option<Vec<u8>>, Refusal> {
         let pinned = Pinned::new(self, root);
         let is_backwards = matches!(target, Target::Below(_));
-        let visitor = self.visit(&pinned, target, Care::None);
+        let visitor = self.visit(&pinned, target, Care::None).ok_or(Refusal::NoRoom)?;
         let leaf = visitor.arrived().page.node().expect("a visitor arrives at a leaf");
         let mut entries = merge::merged(leaf);
         if is_backwards {
@@ -294,7 +358,7 @@ impl<M: NodeMemory> Pin<'_, M> {
                 each(&key, of_entry(&entry));
             }
         }
-        if is_backwards { visitor.lower().cloned() } else { visitor.upper().cloned() }
+        Ok(if is_backwards { visitor.lower().cloned() } else { visitor.upper().cloned() })
     }
 
     /// Removes the leaf if a delete has left nothing in it.
@@ -304,7 +368,38 @@ impl<M: NodeMemory> Pin<'_, M> {
             return;
         }
         let pinned = Pinned::new(self, root);
+        // Without room it stays, empty, until another delete comes by.
         self.visit(&pinned, Target::At(key.to_vec()), Care::Empty);
+    }
+}
+
+/// The split of a page that its parent may not know of.
+fn pending(node: NodeRef<'_>) -> Option<image::Change<'_>> {
+    let changes = match node.level() {
+        0 => LeafImage::of_verified(node.image()).changes(),
+        _ => InnerImage::of_verified(node.image()).changes(),
+    };
+    changes.pending()
+}
+
+/// How long a writer waits for a slot of its key that is reserved before it aborts it. Writers that
+/// abort each other wait longer each time, and let others run.
+#[derive(Default)]
+struct Patience {
+    aborts: u32,
+}
+
+impl Patience {
+    fn wait(&self) -> impl FnMut(u32) -> bool + use<> {
+        let longer = self.aborts.min(8);
+        move |waited| spin(waited >> longer)
+    }
+
+    fn aborted(&mut self) {
+        self.aborts += 1;
+        if self.aborts > 4 {
+            std::thread::yield_now();
+        }
     }
 }
 

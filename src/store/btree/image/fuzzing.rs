@@ -34,7 +34,7 @@ pub fn leaf(content: &[u8]) {
         assert_eq!(leaf.summary(), summary);
         assert_same(again.entries(0..again.len()), entries.clone());
     }
-    if let Some(point) = SplitPoint::of(entries.clone(), content.len() / 2) {
+    if let Some(point) = SplitPoint::of(entries.clone(), 50) {
         let mut separator = Vec::new();
         point.append_separator_to(&mut separator);
         assert_eq!(leaf.lower_bound(&separator), point.left, "the separator separates");

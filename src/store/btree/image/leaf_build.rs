@@ -99,12 +99,14 @@ pub(crate) struct SplitPoint<'a> {
 }
 
 impl<'a> SplitPoint<'a> {
-    /// The cut that leaves about `left_bytes` of the entries' bytes on the left, never between two
-    /// versions of a key; `None` if there is only one key. Of the cuts within a sixteenth of all
-    /// bytes from there it is the one with the shortest separator.
-    pub(crate) fn of(entries: impl Iterator<Item = Entry<'a>> + Clone, left_bytes: usize) -> Option<Self> {
+    /// The cut that leaves about `left_percent` of the entries' bytes on the left, never between
+    /// two versions of a key; `None` if there is only one key. Of the cuts within a sixteenth of
+    /// all bytes from there it is the one with the shortest separator.
+    pub(crate) fn of(entries: impl Iterator<Item = Entry<'a>> + Clone, left_percent: usize) -> Option<Self> {
+        // Whole keys: what they share is stored once in either half.
         let size = |entry: &Entry<'_>| PER_KEY_BYTES + entry.key.len() + entry.body_bytes();
         let total: usize = entries.clone().map(|entry| size(&entry)).sum();
+        let left_bytes = total * left_percent / 100;
         let mut best: Option<((u8, usize, usize), Self)> = None;
         let (mut before, mut bytes): (Option<KeyParts<'a>>, usize) = (None, 0);
         for (left, entry) in entries.enumerate() {

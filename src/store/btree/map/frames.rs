@@ -58,7 +58,7 @@ impl Frame {
     pub(super) fn give(&self, at: usize) {
         let bit = 1 << (at % 64);
         let before = self.free[at / 64].fetch_or(bit, Ordering::Release);
-        debug_assert_eq!(before & bit, 0, "an id is freed once");
+        assert_eq!(before & bit, 0, "an id is freed once");
     }
 
     /// Whether the caller is to put the frame on the stack: it is worth filling, and nobody else

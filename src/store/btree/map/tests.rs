@@ -66,7 +66,7 @@ fn when_all_ids_are_in_use_there_is_none_until_some_are_free_again() {
     assert!(map.allocate(None, &mut filling).is_none());
     let of_one_frame = &ids[1000..1000 + WORTHWHILE as usize + 256];
     for &id in of_one_frame {
-        map.free(id, MapWord::FREE, Epoch::FIRST.next());
+        assert!(map.free(id, MapWord::FREE, Epoch::FIRST.next()));
     }
     let (id, epoch) = map.allocate(None, &mut filling).expect("some are free");
     assert!(of_one_frame.contains(&id));
@@ -133,7 +133,7 @@ proptest! {
                 Step::Free(index) if !used.is_empty() => {
                     let id = used.swap_remove(index.index(used.len()));
                     let epoch = epochs[&id].next();
-                    map.free(id, MapWord::FREE, epoch);
+                    assert!(map.free(id, MapWord::FREE, epoch));
                     epochs.insert(id, epoch);
                 }
                 Step::StopFilling => map.stop_filling(filling),
@@ -162,7 +162,7 @@ fn ids_that_come_and_go_do_not_use_up_the_mapping() {
     for _ in 0..200_000 {
         living.push_back(map.allocate(None, &mut filling).expect("most ids are free").0);
         if living.len() > 5000 {
-            map.free(living.pop_front().expect("5001"), MapWord::FREE, Epoch::FIRST);
+            assert!(map.free(living.pop_front().expect("5001"), MapWord::FREE, Epoch::FIRST));
         }
     }
     let frames = map.next_frame.load(Ordering::Relaxed);
@@ -188,7 +188,7 @@ fn threads_never_have_the_same_id() {
                     ids.iter().for_each(|id| assert!(taken.remove(id)));
                     drop(taken);
                     for id in ids {
-                        map.free(id, MapWord::FREE, Epoch::FIRST);
+                        assert!(map.free(id, MapWord::FREE, Epoch::FIRST));
                     }
                 }
                 map.stop_filling(&mut filling);

@@ -82,14 +82,14 @@ impl Leaf for LeafContent<'_> {
         }
         let (entries, range) = self.entries();
         let entries = &entries[range];
-        is_over(entries, LeafBuilder::new(entries.iter().copied(), &[]).size_bytes())
+        let len = LeafBuilder::new(entries.iter().copied(), &[]).size_bytes();
+        is_over(entries, len, LEAF_TARGET_BYTES)
     }
 
     fn separator(&self) -> Vec<u8> {
         let (entries, range) = self.entries();
         let entries = entries[range].iter().copied();
-        let size = LeafBuilder::new(entries.clone(), &[]).size_bytes();
-        let point = SplitPoint::of(entries, size / 2).expect("a leaf that is over has two keys");
+        let point = SplitPoint::of(entries, 50).expect("a leaf that is over has two keys");
         let mut separator = Vec::new();
         point.append_separator_to(&mut separator);
         separator
@@ -104,9 +104,10 @@ impl Leaf for LeafContent<'_> {
     }
 }
 
-/// Whether a leaf of these entries, whose image has `len` bytes, is to be split.
-pub(super) fn is_over(entries: &[Entry<'_>], len: usize) -> bool {
-    len > LEAF_TARGET_BYTES && SplitPoint::of(entries.iter().copied(), 0).is_some()
+/// Whether a leaf of these entries, whose image has `len` bytes, is larger than `most_bytes` and
+/// can be split.
+pub(super) fn is_over(entries: &[Entry<'_>], len: usize, most_bytes: usize) -> bool {
+    len > most_bytes && SplitPoint::of(entries.iter().copied(), 50).is_some()
 }
 
 /// What an inner page holds.
@@ -236,7 +237,7 @@ impl Inner for InnerContent<'_> {
     }
 }
 
-/// The bytes of an image without the padding behind it in its node.
+/// The bytes of an image without a split that is posted, and without the padding in its node.
 fn content_len(image: &InnerImage<'_>) -> usize {
-    InnerBuilder::new(image.branches(0..image.len()), image.parts()).size_bytes()
+    InnerBuilder::new(image.branches(0..image.len()), InnerContent::parts(image)).size_bytes()
 }

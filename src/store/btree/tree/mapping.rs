@@ -59,9 +59,10 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         Self { entry_bytes: bytes, ..self }
     }
 
-    /// Whether a step was not done because there was no memory or no id for a page.
-    pub(super) fn is_out_of_room(&self) -> bool {
-        self.is_out_of_room.get()
+    /// Whether a step was not done since this was asked last because there was no memory or no id
+    /// for a page.
+    pub(super) fn was_out_of_room(&self) -> bool {
+        self.is_out_of_room.take()
     }
 
     /// A node of a page with this content, an inner page of `level` if the content does not know
@@ -86,9 +87,9 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
             Some(Content::Leaf(leaf)) => {
                 let (entries, range) = leaf.entries();
                 let builder = LeafBuilder::new(entries[range].iter().copied(), &changes);
-                let len = builder.size_bytes();
+                let (count, len) = (builder.len(), builder.size_bytes());
                 let area = match state {
-                    State::Live => area_over(len).with_room_for(self.entry_bytes),
+                    State::Live => area_over(count, len).with_room_for(self.entry_bytes),
                     State::Moved | State::Removed => AreaSize::NONE,
                 };
                 let mut node = self.pin.build(&shape(area, len, 0))?;
@@ -109,9 +110,9 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     }
 
     /// Merges a leaf whose area is frozen and decided into a new one with an empty area. False if
-    /// it is too large for one page and is to be split, or if there is no memory. Whether another
+    /// it is larger than `most_bytes` and can be split, or if there is no memory. Whether another
     /// got in between does not matter.
-    pub(super) fn consolidate(&self, leaf: Leaf<'_>) -> bool {
+    pub(super) fn consolidate(&self, leaf: Leaf<'_>, most_bytes: usize) -> bool {
         let entries = merged(leaf.node);
         let changes = LeafImage::of_verified(leaf.node.image()).changes();
         let mut section = Vec::new();
@@ -120,11 +121,11 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         }
         let builder = LeafBuilder::new(entries.iter().copied(), &section);
         let len = builder.size_bytes();
-        if is_over(&entries, len - section.len()) {
+        if is_over(&entries, len - section.len(), most_bytes) {
             return false;
         }
         let child = leaf.node.child();
-        let area = area_over(len).with_room_for(self.entry_bytes);
+        let area = area_over(entries.len(), len).with_room_for(self.entry_bytes);
         let Some(mut node) = self.pin.build(&Shape::new(child, area, len)) else {
             self.is_out_of_room.set(true);
             return false;
@@ -135,14 +136,15 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     }
 }
 
-/// The area of a leaf whose image has this many bytes.
-fn area_over(image_len: usize) -> AreaSize {
-    let [_, small, middle, large, _] = AreaSize::ALL;
-    match image_len {
-        0..512 => small,
-        512..2048 => middle,
-        _ => large,
-    }
+/// The area of a leaf whose image has this many entries and bytes: a third of the image, in slots
+/// for entries of its mean size. More than 16 slots cost readers more than they save writers.
+fn area_over(entries: usize, image_bytes: usize) -> AreaSize {
+    let heap = (image_bytes / 3).clamp(192, 1536);
+    // An entry of an area has 16 bytes that one of an image has not.
+    let mean = image_bytes / entries.max(1) + 16;
+    let slots = (heap / mean).clamp(4, 16);
+    let fits = "clamped to what fits";
+    AreaSize::new(u8::try_from(slots).expect(fits), u16::try_from(heap).expect(fits))
 }
 
 impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
@@ -216,7 +218,9 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
             let page = Page::live(child.epoch(), content);
             self.build(child, &page, 0)
         });
-        self.is_out_of_room.set(self.is_out_of_room() || child.is_none());
+        if child.is_none() {
+            self.is_out_of_room.set(true);
+        }
         child
     }
 }

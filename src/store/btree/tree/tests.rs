@@ -6,7 +6,7 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::store::btree::image;
-use crate::store::btree::node::ProcessMemory;
+use crate::store::btree::node::{Block, ProcessMemory};
 use crate::store::btree::nodes::Nodes;
 
 fn pages(cores: usize) -> Arc<Nodes<ProcessMemory>> {
@@ -22,26 +22,26 @@ fn numbers() -> impl FnMut(bool) -> u64 {
     }
 }
 
-fn forwards(core: &Core<ProcessMemory>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn forwards<M: NodeMemory>(core: &Core<M>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut all = Vec::new();
     let mut from = Some(Vec::new());
     while let Some(key) = from {
-        from = core.pin().scan_leaf(root, Target::At(key), |key, found| {
+        let leaf = core.pin().scan_leaf(root, Target::At(key), |key, found| {
             all.push((key.to_vec(), found.value.to_vec()));
         });
+        from = leaf.expect("room");
     }
     all
 }
 
-fn backwards(core: &Core<ProcessMemory>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn backwards<M: NodeMemory>(core: &Core<M>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut all = Vec::new();
-    let mut below = core.pin().scan_leaf(root, Target::Below(None), |key, found| {
-        all.push((key.to_vec(), found.value.to_vec()));
-    });
-    while below.is_some() {
-        below = core.pin().scan_leaf(root, Target::Below(below), |key, found| {
+    let mut target = Some(Target::Below(None));
+    while let Some(from) = target {
+        let leaf = core.pin().scan_leaf(root, from, |key, found| {
             all.push((key.to_vec(), found.value.to_vec()));
         });
+        target = leaf.expect("room").map(|below| Target::Below(Some(below)));
     }
     all.reverse();
     all
@@ -86,12 +86,215 @@ fn a_reference_is_found_as_one_in_the_area_and_in_the_image() {
     for number in 0..200u8 {
         let pin = core.pin();
         let found = pin.get(root, b"large").expect("it is there");
-        assert!(found.is_reference && found.value == place, "after {number} writes of others");
+        assert!(found.is_reference && found.value == &place[..], "after {number} writes of others");
         drop(pin);
         core.pin().write(root, &[number], Change::Put(&[number; 40]), &mut draw).expect("room");
         let pin = core.pin();
         assert!(!pin.get(root, &[number]).expect("it is there").is_reference);
     }
+}
+
+#[test]
+fn what_is_too_long_is_refused() {
+    let pages = pages(1);
+    let core = pages.attach().expect("a core");
+    let root = core.new_tree().expect("room");
+    let (key, value) = (vec![1; MAX_KEY_BYTES + 1], vec![2; MAX_LEAF_VALUE_BYTES + 1]);
+    let mut draw = |_| panic!("no number is drawn for what is refused");
+    let pin = core.pin();
+    assert_eq!(pin.write(root, &key, Change::Put(b""), &mut draw), Err(Refusal::KeyTooLong));
+    assert_eq!(pin.write(root, &key, Change::Delete, &mut draw), Err(Refusal::KeyTooLong));
+    assert_eq!(pin.write(root, &key[1..], Change::Put(&value), &mut draw), Err(Refusal::ValueTooLong));
+    let refused = pin.update(
+        root,
+        b"key",
+        |_, buffer| {
+            buffer.extend_from_slice(&value);
+            Some(Change::Put(buffer))
+        },
+        &mut draw,
+    );
+    assert_eq!(refused, Err(Refusal::ValueTooLong));
+    assert_eq!(pin.get(root, &key), None);
+}
+
+/// Of the longest keys and values, whose keys differ in the last byte alone, or in the first.
+#[test]
+fn the_longest_records_split_as_others_do() {
+    let pages = pages(1);
+    let core = pages.attach().expect("a core");
+    let root = core.new_tree().expect("room");
+    let mut draw = numbers();
+    let value = vec![3; MAX_LEAF_VALUE_BYTES];
+    let key = |number: u8| {
+        let mut key = vec![number % 2; MAX_KEY_BYTES];
+        key[MAX_KEY_BYTES - 1] = number;
+        key
+    };
+    for round in 0..3 {
+        for number in 0..=255 {
+            core.pin().write(root, &key(number), Change::Put(&value[round..]), &mut draw).expect("room");
+        }
+    }
+    let all = forwards(&core, root);
+    assert_eq!(all.len(), 256);
+    assert!(all.iter().all(|(_, found)| found[..] == value[2..]));
+    assert_eq!(all, backwards(&core, root));
+    for number in 0..=255 {
+        core.pin().write(root, &key(number), Change::Delete, &mut draw).expect("room");
+    }
+    assert!(forwards(&core, root).is_empty());
+}
+
+/// Both halves of a split are used: also if keys are much longer than what tells them apart.
+#[test]
+fn leaves_are_half_full_after_ascending_inserts() {
+    for shared in [0, 30, 90] {
+        let pages = pages(1);
+        let core = pages.attach().expect("a core");
+        let root = core.new_tree().expect("room");
+        let mut draw = numbers();
+        let records = 20_000u32;
+        for number in 0..records {
+            let key = [&vec![7; shared][..], &number.to_be_bytes(), &[0; 6]].concat();
+            core.pin().write(root, &key, Change::Put(&[1; 10]), &mut draw).expect("room");
+        }
+        // Keys share all but 10 bytes at most: an entry takes about 30 bytes.
+        let most = records as usize * 34 / (LEAF_TARGET_BYTES * 2 / 5);
+        let pages = pages.pages_in_use();
+        assert!(pages < most, "{shared} bytes shared: {pages} pages, {most} were enough");
+    }
+}
+
+/// Memory for so many nodes.
+struct Limited {
+    left: AtomicU64,
+}
+
+// SAFETY: blocks come from `ProcessMemory` and go back there.
+unsafe impl NodeMemory for Limited {
+    fn allocate(&self, len_bytes: usize) -> Option<Block> {
+        self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
+        ProcessMemory.allocate(len_bytes)
+    }
+
+    unsafe fn free(&self, block: Block) {
+        self.left.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: as the caller says, and it came from there.
+        unsafe { ProcessMemory.free(block) };
+    }
+}
+
+/// A tree whose memory is full is read as before and loses nothing, and goes on when there is
+/// memory again: what others begin to split or to remove without room is finished then.
+#[test]
+fn full_memory_is_an_answer_and_nothing_is_lost() {
+    for blocks in [3, 4, 6, 20] {
+        let pages = Nodes::new(Limited { left: AtomicU64::new(blocks) }, 1 << 18, 1);
+        let core = pages.attach().expect("a core");
+        let root = core.new_tree().expect("room");
+        let mut draw = numbers();
+        let mut model = BTreeMap::new();
+        let mut refused = 0;
+        let mut write = |key: [u8; 4], change: Change<'_>, model: &mut BTreeMap<Vec<u8>, Vec<u8>>| {
+            let mut written = core.pin().write(root, &key, change, &mut draw);
+            if written == Err(Refusal::NoRoom) {
+                core.collect();
+                written = core.pin().write(root, &key, change, &mut draw);
+            }
+            match (written, change) {
+                (Ok(_), Change::Put(value)) => drop(model.insert(key.to_vec(), value.to_vec())),
+                (Ok(_), _) => drop(model.remove(&key[..])),
+                (Err(refusal), _) => {
+                    assert_eq!(refusal, Refusal::NoRoom);
+                    return false;
+                }
+            }
+            true
+        };
+        for round in 0..3u32 {
+            for number in 0..1500u32 {
+                let key = (number.wrapping_mul(0x9e37_79b9) ^ round).to_be_bytes();
+                refused += u32::from(!write(key, Change::Put(&[5; 60]), &mut model));
+            }
+            let expected: Vec<_> = model.clone().into_iter().collect();
+            let pin = core.pin();
+            for (key, value) in &expected {
+                assert_eq!(pin.get(root, key).map(|found| found.value), Some(&value[..]));
+            }
+            drop(pin);
+            let keys: Vec<[u8; 4]> = model.keys().map(|key| key[..].try_into().expect("4 bytes")).collect();
+            for key in &keys {
+                write(*key, Change::Delete, &mut model);
+            }
+            let expected: Vec<_> = model.clone().into_iter().collect();
+            pages.memory().left.fetch_add(40, Ordering::Relaxed);
+            assert_eq!(forwards(&core, root), expected);
+            for key in keys {
+                assert!(write(key, Change::Delete, &mut model), "there is memory again");
+            }
+            core.collect();
+            pages.memory().left.fetch_sub(40, Ordering::Relaxed);
+        }
+        assert!(refused > 0, "{blocks} blocks were enough");
+    }
+}
+
+/// Two threads fill and empty ranges that overlap, a third one scans: leaves come and go under all.
+#[test]
+fn leaves_come_and_go_under_scans() {
+    const ROUNDS: u32 = 40;
+    const KEYS: u32 = 600;
+    let pages = pages(4);
+    let seq = AtomicU64::new(0);
+    let root = pages.attach().expect("a core").new_tree().expect("room");
+    let done = AtomicU64::new(0);
+    std::thread::scope(|scope| {
+        for thread in 0..2u32 {
+            let (pages, seq, done) = (&pages, &seq, &done);
+            scope.spawn(move || {
+                let core = pages.attach().expect("a core");
+                let mut draw = |_| seq.fetch_add(1, Ordering::AcqRel) + 1;
+                // Every fourth key stays; each thread has every other key of the rest.
+                let own = (0..KEYS).filter(|number| number % 4 != 0 && number % 2 == thread);
+                let stays = (0..KEYS).filter(|number| number % 4 == 0 && number / 4 % 2 == thread);
+                for number in stays.filter(|number| number / 100 % 2 == 0) {
+                    core.pin()
+                        .write(root, &number.to_be_bytes(), Change::Put(&[9; 80]), &mut draw)
+                        .expect("room");
+                }
+                for _ in 0..ROUNDS {
+                    for number in own.clone() {
+                        core.pin()
+                            .write(root, &number.to_be_bytes(), Change::Put(&[8; 80]), &mut draw)
+                            .expect("room");
+                    }
+                    for number in own.clone() {
+                        core.pin()
+                            .write(root, &number.to_be_bytes(), Change::Delete, &mut draw)
+                            .expect("room");
+                        assert_eq!(core.pin().get(root, &number.to_be_bytes()), None);
+                    }
+                }
+                done.fetch_add(1, Ordering::Release);
+            });
+        }
+        let core = pages.attach().expect("a core");
+        let mut known = 0;
+        while done.load(Ordering::Acquire) < 2 {
+            for all in [forwards(&core, root), backwards(&core, root)] {
+                assert!(all.is_sorted_by(|a, b| a.0 < b.0), "a scan went back, or found a key twice");
+                let staying = all.iter().filter(|(_, value)| value[0] == 9).count();
+                assert!(staying >= known, "a key that stays was passed over");
+                known = staying;
+            }
+        }
+    });
+    let core = pages.attach().expect("a core");
+    let all = forwards(&core, root);
+    assert!(all.iter().all(|(_, value)| value[0] == 9) && all.len() == 75);
+    let in_use = pages.pages_in_use();
+    assert!(in_use < 40, "{in_use} pages for 75 records");
 }
 
 #[derive(Clone, Debug)]

@@ -63,7 +63,7 @@ proptest! {
         let image = build(entries(&contents), &[]);
         let leaf = LeafImage::of_verified(&image);
         let all = leaf.entries(0..leaf.len());
-        let Some(point) = SplitPoint::of(all, image.len() * share / 100) else {
+        let Some(point) = SplitPoint::of(all, share) else {
             prop_assert!(contents.len() < 2);
             return Ok(());
         };
@@ -159,8 +159,7 @@ fn the_separator_is_short_where_it_can_be() {
         key: KeyParts::whole(key.as_bytes()),
         value: b"some value",
     });
-    let total: usize = keys.iter().map(|key| key.len() + 20).sum();
-    let point = SplitPoint::of(all, total / 2).expect("two keys");
+    let point = SplitPoint::of(all, 50).expect("two keys");
     let mut separator = Vec::new();
     point.append_separator_to(&mut separator);
     assert_eq!((point.left, &separator[..]), (50, &b"b"[..]));
