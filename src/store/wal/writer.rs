@@ -86,7 +86,12 @@ impl CoreLog {
 
     /// Room for `records` records with operations of at most `len` bytes in all, and for [`VOIDS`]
     /// draws that come to nothing before. After this nothing can fail.
+    ///
+    /// # Panics
+    ///
+    /// If `records` is 0: nothing would end what such a room draws.
     pub(in crate::store) fn room(&self, records: u32, len: usize) -> Result<Room<'_>, NoRoom> {
+        assert!(records > 0, "a room is for a record at least");
         let mut producer = self.producer.borrow_mut();
         // In the worst case each record is padded, and the longest of them leaves a filler.
         let voids = VOIDS * records as usize * entry_bytes(VOID_BYTES);
@@ -131,13 +136,12 @@ pub(in crate::store) struct Room<'a> {
 
 impl<'a> Room<'a> {
     /// Draws the numbers of the room's records. Until they are all appended or void the core draws
-    /// no other, and nothing may await. `None` after [`VOIDS`] draws of which nothing was appended:
-    /// the caller takes a new room, after others had their turn.
+    /// no other, and nothing may await. `None` if the room was used, and after [`VOIDS`] draws of
+    /// which nothing was appended: the caller takes a new room, after others had their turn.
     ///
     /// # Panics
     ///
-    /// If the core has drawn a number already, from another room, that is not published, or if this
-    /// room was used.
+    /// If the core has drawn a number already, from another room, that is not published.
     pub(in crate::store) fn draw(&mut self) -> Option<Draw<'_, 'a>> {
         self.draws = self.draws.checked_sub(1)?;
         let log = self.log;

@@ -156,6 +156,10 @@ pub(in super::super) fn run(options: &StoreOptions, rounds: u64) -> Result<Strin
             options.error(error.kind(), why)
         })?;
     }
+    if total.durable == 0 {
+        let why = format!("no write was durable in {rounds} rounds: they show nothing");
+        return Err(options.error(ErrorKind::TimedOut, why));
+    }
     Ok(format!(
         "{rounds} rounds, {} writes begun, {} acknowledged as durable: no acknowledged write lost",
         total.begun, total.durable
