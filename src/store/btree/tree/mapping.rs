@@ -6,11 +6,9 @@ use std::rc::Rc;
 
 use super::content::{InnerContent, LeafContent, is_over};
 use super::merge::merged;
-use super::{Leaf, State};
+use super::{Leaf, State, pending};
 use crate::store::btree::area::spin;
-use crate::store::btree::image::{
-    Change, ChangeKind, Changes, InnerBuilder, InnerImage, InnerParts, LeafBuilder, LeafImage,
-};
+use crate::store::btree::image::{Change, ChangeKind, InnerBuilder, InnerParts, LeafBuilder};
 use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
 use crate::store::btree::nodes::{Found, Pin};
 use crate::store::btree::smo::{Body, Content, Mapping, Page, Split};
@@ -114,9 +112,8 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
     /// got in between does not matter.
     pub(super) fn consolidate(&self, leaf: Leaf<'_>, most_bytes: usize) -> bool {
         let entries = merged(leaf.node);
-        let changes = LeafImage::of_verified(leaf.node.image()).changes();
         let mut section = Vec::new();
-        if let Some(split) = changes.pending() {
+        if let Some(split) = pending(leaf.node) {
             split.append_to(&mut section);
         }
         let builder = LeafBuilder::new(entries.iter().copied(), &section);
@@ -169,19 +166,14 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
                 Content::Inner(InnerContent::of(node))
             }
         };
-        let pending = |changes: Changes<'_>| {
-            changes.pending().map(|split| Split { separator: split.separator.to_vec(), right: split.right })
-        };
         let (body, pending) = match State::of_code(node.kind()) {
             State::Removed => (Body::Removed, None),
             State::Moved => (Body::Moved(content()), None),
             State::Live => {
-                let content = content();
-                let changes = match &content {
-                    Content::Leaf(_) => LeafImage::of_verified(node.image()).changes(),
-                    Content::Inner(_) => InnerImage::of_verified(node.image()).changes(),
-                };
-                (Body::Live(content), pending(changes))
+                let split = pending(node);
+                let split =
+                    split.map(|split| Split { separator: split.separator.to_vec(), right: split.right });
+                (Body::Live(content()), split)
             }
         };
         let page = Page { epoch: node.child().epoch(), pending, body };
