@@ -3,27 +3,18 @@
 use std::fs::OpenOptions;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
 
+use super::bench::Bench;
 use crate::support::server::Directory;
 
-fn bench(directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_boson"));
-    command.args(["--log", "warn", "bench", "block"]).args(arguments).current_dir(directory);
-    command.output().expect("boson starts")
-}
+const BENCH: Bench = Bench(&["--log", "warn", "bench", "block"]);
 
 fn succeeds(directory: &Path, arguments: &[&str]) -> String {
-    let output = bench(directory, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {error}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    BENCH.succeeds(directory, arguments)
 }
 
 fn fails(directory: &Path, arguments: &[&str]) -> String {
-    let output = bench(directory, arguments);
-    assert!(!output.status.success(), "{arguments:?} succeeds");
-    String::from_utf8(output.stderr).expect("UTF-8")
+    BENCH.fails(directory, arguments)
 }
 
 const FILE: &str = "file:data?size=8M";
@@ -49,7 +40,7 @@ fn a_second_run_checks_what_the_first_one_wrote() {
     assert!(wrong.contains("2 of 2048 blocks are wrong"), "{wrong}");
     assert!(wrong.contains("at 81920 it belongs elsewhere"), "{wrong}");
     assert!(wrong.contains("at 999424 its checksum is wrong"), "{wrong}");
-    let output = bench(at, &[FILE, "--rw", "read", "--verify", "--json"]);
+    let output = BENCH.run(at, &[FILE, "--rw", "read", "--verify", "--json"]);
     assert!(!output.status.success());
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).expect("JSON");
     assert_eq!(json["jobs"][0]["error"], libc::EILSEQ, "as fio says it");

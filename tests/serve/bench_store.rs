@@ -3,27 +3,18 @@
 
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::process::{Command, Output};
 
+use super::bench::Bench;
 use crate::support::server::Directory;
 
-fn bench(directory: &Path, arguments: &[&str]) -> Output {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_boson"));
-    command.args(["--log", "off", "bench", "store"]).args(arguments).current_dir(directory);
-    command.output().expect("boson starts")
-}
+const BENCH: Bench = Bench(&["--log", "off", "bench", "store"]);
 
 fn succeeds(directory: &Path, arguments: &[&str]) -> String {
-    let output = bench(directory, arguments);
-    let error = String::from_utf8_lossy(&output.stderr);
-    assert!(output.status.success(), "{arguments:?}: {error}");
-    String::from_utf8(output.stdout).expect("UTF-8")
+    BENCH.succeeds(directory, arguments)
 }
 
 fn fails(directory: &Path, arguments: &[&str]) -> String {
-    let output = bench(directory, arguments);
-    assert!(!output.status.success(), "{arguments:?} succeeds");
-    String::from_utf8(output.stderr).expect("UTF-8")
+    BENCH.fails(directory, arguments)
 }
 
 fn json(directory: &Path, arguments: &[&str]) -> serde_json::Value {

@@ -4,6 +4,7 @@
 mod support;
 
 mod basics;
+mod bench;
 mod bench_block;
 mod bench_store;
 mod closed_terminal;
