@@ -84,6 +84,9 @@ fn measure(options: &Options) -> Result<Measured> {
         engine.settle()?;
         loaded = Some((began.elapsed(), options.plan.records));
     }
+    if options.warm {
+        engine.scan(b"", u64::MAX, &mut |_, _| ())?;
+    }
     let before = machine::written_bytes();
     let (counts, measured) =
         runner::run(&engine, &options.plan, options.values(), options.time(), options.checkpoints)?;

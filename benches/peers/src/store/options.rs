@@ -10,7 +10,7 @@ use super::workload::{Distribution, Plan, Workload};
 
 const USAGE: &str = "usage: peers store ENGINE DIRECTORY [--workload NAME] [--distribution NAME] [--records N] \
      [--operations N] [--time SECONDS] [--value-bytes N] [--threads N] [--batch N] \
-     [--durability none|interval|sync] [--cache BYTES] [--load on|off] [--direct] [--checkpoints] \
+     [--durability none|interval|sync] [--cache BYTES] [--load on|off] [--warm] [--direct] [--checkpoints] \
      [--end close|abort] [--seed N] [--json]";
 
 pub struct Options {
@@ -21,6 +21,7 @@ pub struct Options {
     /// As it was given.
     pub durability: String,
     pub load: bool,
+    pub warm: bool,
     pub checkpoints: bool,
     pub abort: bool,
     pub json: bool,
@@ -55,6 +56,7 @@ impl Options {
             setup,
             durability: "interval".to_owned(),
             load: true,
+            warm: false,
             checkpoints: false,
             abort: false,
             json: false,
@@ -76,6 +78,7 @@ impl Options {
                 "--durability" => options.durability = value(),
                 "--cache" => options.setup.cache_bytes = parse(&value()),
                 "--load" => options.load = value() == "on",
+                "--warm" => options.warm = true,
                 "--direct" => options.setup.direct = true,
                 "--checkpoints" => options.checkpoints = true,
                 "--end" => options.abort = value() == "abort",

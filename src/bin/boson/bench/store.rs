@@ -66,8 +66,13 @@ fn on_a_core<R>(work: impl Future<Output = Result<R>>) -> Result<R> {
 async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
     let place = options.place().await?;
     let begins_anew = options.load == Switch::On || options.workload.fills();
-    if begins_anew && !options.format && !place.is_empty().await? {
+    let is_empty = place.is_empty().await?;
+    if begins_anew && !options.format && !is_empty {
         return Err(engine::not_empty(&options.namespace.to_string()));
+    }
+    if !begins_anew && is_empty {
+        let why = "it is empty, and --load off uses the records that an earlier run left: load them first";
+        return Err(options.error(ErrorKind::NotFound, why));
     }
     let began = rt::now();
     let store = place.store(options.setup(), begins_anew && options.format).await?;
@@ -77,6 +82,9 @@ async fn measure(options: &StoreOptions, signals: &Signals) -> Result<()> {
     let mut loaded = None;
     if begins_anew && !options.workload.fills() {
         loaded = Some((load(options, signals, &store).await?, options.records()));
+    }
+    if options.warm {
+        store.scan(b"", u64::MAX, |_, _| ()).await?;
     }
     let written = (machine::written_bytes(), engine::written_to_namespaces());
     let plan = options.plan();

@@ -60,6 +60,9 @@ pub(crate) struct StoreOptions {
     /// --seed.
     #[arg(long, value_enum, default_value_t = Switch::On)]
     pub(super) load: Switch,
+    /// Read all records once before the measurement, so that what fits is in the cache.
+    #[arg(long)]
+    pub(super) warm: bool,
     /// Take one checkpoint after the other, with half a second between them, and tell how long
     /// operations took meanwhile.
     #[arg(long)]
