@@ -1,9 +1,9 @@
 //! boson: a kernel-bypass I/O framework.
 //!
 //! One scheduler per core polls everything the core owns: a userspace TCP stack on a packet device,
-//! an io_uring, NVMe queue pairs, timers, and messages from other cores. It is for storage nodes and
-//! network servers that answer many small requests from fast devices: such a device completes an
-//! operation in the time that a thread switch takes. The same application code runs over the
+//! an io_uring, NVMe queue pairs, timers, and messages from other cores. It is for storage nodes
+//! and network servers that answer many small requests from fast devices: such a device completes
+//! an operation in the time that a thread switch takes. The same application code runs over the
 //! kernel's sockets and files on a laptop and over a NIC and a raw device on a storage node; the
 //! address decides which.
 //!

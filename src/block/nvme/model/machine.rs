@@ -280,7 +280,7 @@ impl Machine {
         }
     }
 
-    /// Comes a step nearer to being ready, or to not being so. False if neither is due.
+    /// Takes a step towards being ready, or disabled. False if neither is due.
     fn change_power(&mut self) -> bool {
         self.power = match self.power {
             Power::Starting(Some(0)) => Power::Running,

@@ -228,8 +228,8 @@ impl PacketDevice for DpdkPort {
         drop(unsafe { Mbufs::new(&mut mbufs[taken..]) });
     }
 
-    /// No poll mode driver of a virtual device can wake a core, so: spin for some turns after the
-    /// last frame, then nap, at first for 50 µs, at last for 2 ms.
+    /// No poll mode driver of a virtual device can wake a core. So the core spins for some turns
+    /// after the last frame and then naps, at first for 50 µs, at last for 2 ms.
     fn park(&mut self) -> Park {
         let park = self.idle.park();
         if let Park::Nap(nap) = &park {

@@ -100,7 +100,7 @@ impl Counts {
     }
 }
 
-/// Has `core` do its part of `plan`.
+/// Starts `core`'s part of `plan`.
 pub(super) fn start(
     core: &Handle,
     device: AnyDevice,
