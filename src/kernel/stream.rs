@@ -28,14 +28,14 @@ use crate::sync::local::Notified;
 /// (Linux, `Documentation/networking/msg_zerocopy.rst`, says 10 KB).
 const MIN_ZERO_COPY_BYTES: usize = 16 << 10;
 
-/// After so many reads in a row that filled their buffers the connection is a stream, and one
+/// After this many reads in a row that filled their buffers the connection is a stream, and one
 /// request receives for all reads that follow. Until then each read is a request of its own, which
 /// receives into the reader's buffer: a request/response connection gains nothing from reading
 /// ahead, and pays a copy for it.
 const READ_AHEAD_AFTER: u8 = 4;
 
-/// After so many reads that went to the kernel, the connection gets a fixed-file slot, if the ring
-/// has any: that takes two system calls in its life.
+/// After this many reads that went to the kernel, the connection gets a fixed-file slot, if the
+/// ring has any: that takes two system calls in its life.
 const REGISTER_AFTER: u8 = 32;
 
 /// A connected socket, of any family.

@@ -52,7 +52,7 @@ pub(crate) struct BlockOptions {
     /// of its own. Without it one core that is not pinned.
     #[arg(long, value_name = "LIST")]
     cores: Option<CoreList>,
-    /// Use only so many bytes from the front of the namespace.
+    /// Use only this many bytes from the front of the namespace.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     size: Option<u64>,
     /// How long to measure, in seconds. Sequential loads with `--verify` end with the namespace

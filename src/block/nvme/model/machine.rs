@@ -25,7 +25,7 @@ const MAX_SETTLING: usize = 1 << 20;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Power {
     Stopped,
-    /// It becomes ready in so many steps; `None` is never.
+    /// It becomes ready in this many steps; `None` is never.
     Starting(Option<u32>),
     Running,
     Stopping(u32),
@@ -123,7 +123,7 @@ impl Machine {
         }
     }
 
-    /// True in so many of 1000 cases.
+    /// True in this many of 1000 cases.
     pub(super) fn chance(&mut self, per_mille: u16) -> bool {
         per_mille > 0 && self.random.random_range(0..1000) < per_mille
     }

@@ -121,7 +121,7 @@ impl DpdkPort {
             let length = usize::try_from(frame.length).unwrap_or(0);
             // SAFETY:
             // - the shim set `data` and `length` to the data of an mbuf of this burst, which holds
-            //   so many bytes in one piece and is not freed before `burst` is dropped, after the
+            //   that many bytes in one piece and is not freed before `burst` is dropped, after the
             //   loop;
             // - the driver wrote those bytes, or the kernel zeroed their pages: they are
             //   initialised;
