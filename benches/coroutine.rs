@@ -2,6 +2,7 @@
 //! does it: `cargo bench --bench coroutine`.
 //!
 //! Each row is the minimum of interleaved rounds, so that a busy machine disturbs both sides alike.
+//! In a test (`cargo test --benches`) there is one round, to see that it runs.
 
 use std::time::{Duration, Instant};
 
@@ -13,10 +14,11 @@ const ROUNDS: usize = 15;
 const SWITCHES: u64 = 400_000;
 
 fn main() {
+    let rounds = if std::env::args().any(|argument| argument == "--bench") { ROUNDS } else { 1 };
     let core = Core::new(&CoreConfig::default()).expect("io_uring is usable");
     for count in [2, 1000] {
         let (mut bare, mut boson) = (f64::MAX, f64::MAX);
-        for _ in 0..ROUNDS {
+        for _ in 0..rounds {
             bare = bare.min(bare_yield(count));
             boson = boson.min(boson_yield(&core, count));
         }
@@ -26,7 +28,7 @@ fn main() {
         );
     }
     let (mut boson, mut system) = (f64::MAX, f64::MAX);
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         boson = boson.min(nanoseconds(100_000, || {
             on(&core, || {
                 for _ in 0..100_000 {

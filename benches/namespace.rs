@@ -2,7 +2,8 @@
 //! shown before.
 //!
 //! `BOSON_BENCH_NAMESPACE` names what to read and overwrite (`blk:/dev/zram0`); otherwise it is a
-//! file in the temporary directory. The kinds take turns in one process.
+//! file in the temporary directory. The kinds take turns in one process. In a test (`cargo test
+//! --benches`) there is one round, to see that it runs.
 
 use std::time::{Duration, Instant};
 
@@ -62,6 +63,7 @@ async fn worker(namespace: AnyNamespace, task: u64, writes: bool) {
 fn main() {
     let path = std::env::temp_dir().join(format!("boson-bench-{}", std::process::id()));
     let named = std::env::var("BOSON_BENCH_NAMESPACE").ok();
+    let rounds = if std::env::args().any(|argument| argument == "--bench") { ROUNDS } else { 1 };
     let text = named.clone().unwrap_or_else(|| format!("file:{}?size=16M", path.display()));
     let address: NamespaceAddress = text.parse().expect("an address");
     let all = RingFeatures::all();
@@ -74,7 +76,7 @@ fn main() {
     ];
     // A namespace is open once at a time, so each kind opens it for its turn.
     let mut best = [[Duration::MAX; 2]; 4];
-    for _ in 0..ROUNDS {
+    for _ in 0..rounds {
         for (kind, (_, features)) in kinds.iter().enumerate() {
             let bench = Bench::new(&address, *features);
             bench.round(true);
@@ -83,7 +85,7 @@ fn main() {
             }
         }
     }
-    println!("4 KiB on {text}, {AT_ONCE} at once, least of {ROUNDS} rounds, ns per operation");
+    println!("4 KiB on {text}, {AT_ONCE} at once, least of {rounds} rounds, ns per operation");
     println!("{:<20} {:>8} {:>8}", "", "read", "write");
     for ((name, _), [read, write]) in kinds.iter().zip(best) {
         println!("{name:<20} {:>8} {:>8}", read.as_nanos(), write.as_nanos());

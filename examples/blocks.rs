@@ -31,7 +31,7 @@ async fn run(address: NamespaceAddress) -> Result<()> {
 
     let task = rt::spawn(sum(namespace.clone(), blocks));
     let coroutine = thread::spawn(move || boson::wait(sum(namespace, blocks)));
-    let from_task = task.await??;
+    let from_task = task.await.expect("the task does not panic")?;
     let from_coroutine = coroutine.await.expect("the coroutine does not panic")?;
     println!("{blocks} blocks sum up to {from_task} in a task and {from_coroutine} in a coroutine");
     Ok(())

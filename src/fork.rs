@@ -9,7 +9,7 @@
 //! |---|---|---|---|
 //! | a core: `block_on`, `shutdown`, a turn, the functions of `rt`, a new operation | an error ([`check`](Process::check)); a panic where the call returns none ([`assert`](Process::assert)) | tasks, timers and ring are leaked; nothing runs | they are the parent's, and go on there |
 //! | an operation in flight | | its value is leaked, and nothing is cancelled | the kernel would cancel the parent's |
-//! | a place in the ring's table of files | | the child's descriptor closes, the place stays | the table is the parent's |
+//! | a fixed-file slot | | the child's descriptor closes, the slot stays taken | the table is the parent's |
 //! | a `Handle` | what it sends is dropped: [`JoinError::Cancelled`](crate::rt::JoinError::Cancelled) | as usual | the core is not there, and its inbox may be locked |
 //! | a `RemoteJoin` | gives the result if it was there before the fork, `Cancelled` otherwise; cancels nothing | as usual | as above |
 //! | a `CoreThread`, a `Watchdog` | an error | nobody waits for the thread | it is not there |

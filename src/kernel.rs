@@ -1,9 +1,9 @@
 //! The kernel's sockets, pipes and files, over whichever reactor the core has.
 //!
 //! The rooms above see descriptors that read and write; that some cores have an io_uring with
-//! multishot requests, registered files and polled devices, and others have epoll, ends here. Here
-//! is decided when a connection reads ahead, when it is worth a place in the ring's table, and what
-//! becomes of the bytes of a read that was dropped.
+//! multishot requests, registered files and polled devices, and others have epoll, ends here. This
+//! room decides when a connection reads ahead, when it is worth a fixed-file slot, and what becomes
+//! of the bytes of a read that was dropped.
 
 mod acceptor;
 mod datagram;

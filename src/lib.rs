@@ -1,7 +1,9 @@
 //! boson: a kernel-bypass I/O framework.
 //!
 //! One scheduler per core polls everything the core owns: a userspace TCP stack on a packet device,
-//! an io_uring, timers, and messages from other cores. The same application code runs over the
+//! an io_uring, NVMe queue pairs, timers, and messages from other cores. It is for storage nodes
+//! and network servers that answer many small requests from fast devices: such a device completes
+//! an operation in the time that a thread switch takes. The same application code runs over the
 //! kernel's sockets and files on a laptop and over a NIC and a raw device on a storage node; the
 //! address decides which.
 //!
@@ -17,10 +19,11 @@
 //! - [`net`]: TCP over the kernel, a TAP interface or DPDK, with the same types; UDP, Unix sockets
 //!   and pipes through the kernel only.
 //! - [`blocking`]: files, sockets and locks for coroutines, with the surface of `std`.
-//! - [`block`]: namespaces: memory, files, block devices.
+//! - [`block`]: block devices: files and devices of the kernel, NVMe controllers, memory.
 //! - [`store`]: a B-tree with a log on a namespace.
 //! - [`compat`]: the traits of `futures`, tokio and hyper on boson's sockets.
 //! - [`redis`]: the protocol and commands of `boson serve`.
+//! - `eal`: DPDK's environment (features `dpdk` and `spdk`).
 //! - [`sim`]: cores on virtual time in a seeded order, and a disk, for tests that replay.
 //!
 //! # Example

@@ -12,15 +12,15 @@ use boson::mem::DmaBuf;
 use boson::rt::{self, Core, CoreConfig};
 
 const PATIENCE: Duration = Duration::from_secs(60);
-/// So many bytes of this are old, new or mixed if the power goes while they are written.
+/// This many bytes of this are old, new or mixed if the power goes while they are written.
 const BLOCK: usize = 4096;
 /// What a device writes as a whole.
 const PIECE: usize = 512;
-/// A generation is so many blocks, written at once and flushed.
+/// A generation is this many blocks, written at once and flushed.
 const BLOCKS: u64 = 16;
-/// How many generations there is room for; a later one overwrites the one so many before it.
+/// How many generations there is room for; a later one overwrites the one this many before it.
 const ROOM: u64 = 64;
-/// After so many generations the power may go.
+/// After this many generations the power may go.
 const ENOUGH: u64 = 200;
 /// How many generations may have been written, or flushed, that were not acknowledged yet.
 const UNDER_WAY: u64 = 2;

@@ -513,6 +513,12 @@ fn prose_wraps_at_100_columns() {
         let words = |line| comment(line).then(|| line.trim_start().trim_start_matches(['/', '!']));
         prose(&source.text, words).for_each(|line| check(&source.path, line));
     }
+    for entry in fs::read_dir(root().join("scripts")).expect("readable") {
+        let path = entry.expect("readable").path();
+        let text = fs::read_to_string(&path).expect("readable");
+        let path = path.strip_prefix(root()).unwrap_or(&path).display().to_string();
+        prose(&text, |line| line.trim_start().strip_prefix('#')).for_each(|line| check(&path, line));
+    }
     let mut documents = 0;
     for directory in [".", "docs", "docs/experiments", "benches/peers", "fuzz"] {
         for entry in fs::read_dir(root().join(directory)).expect("readable") {

@@ -34,7 +34,7 @@ const MAP_PAGE: u64 = 64 + 256 * 16;
 pub(crate) enum Scheme {
     /// A changed leaf is written as a whole.
     Whole,
-    /// Its changes are written beside it, at most so many times or half its size.
+    /// Its changes are written beside it, at most this many times or half its size.
     Parts(u32),
     /// The changes of a family are written as a run.
     Runs,

@@ -82,8 +82,8 @@ impl MemoryDevice {
         changed
     }
 
-    /// Has the device show `faults` from now on, and no others. Which command meets them is counted
-    /// from here. With none it works again.
+    /// Replaces the device's faults with `faults`. Commands are counted from here. Without any, the
+    /// device works again.
     pub fn inject(&self, faults: impl IntoIterator<Item = Fault>) {
         let faults = faults.into_iter().collect();
         self.with(|state| state.set_faults(faults));

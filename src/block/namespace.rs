@@ -99,7 +99,7 @@ impl NamespaceInfo {
     /// Whether a range is one or more whole blocks within a namespace of `size_bytes` bytes.
     #[inline]
     pub(crate) fn is_range(&self, offset: u64, len: u64, size_bytes: u64) -> bool {
-        // A power of two: no division on the way of an I/O.
+        // A power of two: an I/O divides nothing.
         let block = u64::from(self.block_size_bytes);
         let is_whole = (offset | len) & (block - 1) == 0;
         len > 0 && is_whole && offset.checked_add(len).is_some_and(|end| end <= size_bytes)
@@ -350,8 +350,8 @@ pub(super) async fn write_copied(
         Err(error) => Err(error.map_buf(|_| bufs)),
     }
 }
-/// Makes a type that has a namespace in the field `$field` a namespace: so that the type of the
-/// field is nobody's business.
+/// Makes a type a namespace that wraps the one in its field `$field`, so that callers do not depend
+/// on the field's type.
 macro_rules! namespace_by_its_field {
     ($type:ty, $field:tt) => {
         impl $crate::block::Namespace for $type {

@@ -47,8 +47,8 @@ impl File {
         Self { fixed: None, polled: None, file, discards_by_ring: Cell::new(true) }
     }
 
-    /// Looks the file up once and not for each operation, where the core has a ring with room for
-    /// that in its table: for files that are used often.
+    /// Has the kernel look the file up once instead of for each operation, if the ring has a free
+    /// fixed-file slot: for files that are used often.
     pub(crate) fn register(&mut self) {
         self.fixed = FixedFile::register(&self.file);
     }

@@ -28,14 +28,14 @@ use crate::sync::local::Notified;
 /// (Linux, `Documentation/networking/msg_zerocopy.rst`, says 10 KB).
 const MIN_ZERO_COPY_BYTES: usize = 16 << 10;
 
-/// After so many reads in a row that filled their buffers the connection is a stream, and one
+/// After this many reads in a row that filled their buffers the connection is a stream, and one
 /// request receives for all reads that follow. Until then each read is a request of its own, which
-/// receives into the reader's buffer: who waits for one message at a time has nothing to gain from
-/// reading ahead, and pays a copy for it.
+/// receives into the reader's buffer: a request/response connection gains nothing from reading
+/// ahead, and pays a copy for it.
 const READ_AHEAD_AFTER: u8 = 4;
 
-/// After so many reads that the kernel was asked for, the connection gets a place in the ring's
-/// table, if it has one: that takes two system calls in its life.
+/// After this many reads that went to the kernel, the connection gets a fixed-file slot, if the
+/// ring has any: that takes two system calls in its life.
 const REGISTER_AFTER: u8 = 32;
 
 /// A connected socket, of any family.
@@ -133,8 +133,8 @@ impl Stream {
         })
     }
 
-    /// What a read with so much `room` gets that asks the kernel for nothing. `fill` copies bytes
-    /// behind as many as it is told, and says how many.
+    /// What a read with this much `room` gets without asking the kernel. `fill` copies bytes to an
+    /// offset, and says how many.
     fn take(&self, room: usize, mut fill: impl FnMut(usize, &[u8]) -> usize) -> Option<Result<usize>> {
         if room == 0 {
             // The kernel's answer, 0, would look like the end of the stream if the read were
@@ -188,7 +188,7 @@ impl Stream {
         if reads < REGISTER_AFTER {
             self.reads.set(reads + 1);
             if reads + 1 == REGISTER_AFTER {
-                *self.flow.place.borrow_mut() = FixedFile::register_socket(&self.socket);
+                *self.flow.slot.borrow_mut() = FixedFile::register_socket(&self.socket);
             }
         }
     }
@@ -336,7 +336,7 @@ impl Drop for Stream {
         if let Some(Some(feed)) = self.feed.get() {
             feed.stop();
         }
-        drop(self.flow.place.take());
+        drop(self.flow.slot.take());
     }
 }
 

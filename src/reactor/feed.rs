@@ -27,7 +27,7 @@ pub(crate) trait Item: Sized + 'static {
     const FEATURE: RingFeature;
     /// Whether the kernel puts what arrives into a buffer of the core's.
     const TAKES_BUFFERS: bool;
-    /// With so many in the queue the kernel is asked to stop. Those under way still come.
+    /// With this many in the queue the kernel is asked to stop. Those under way still come.
     const MAX_QUEUED: usize;
     /// What a task that awaits one waits for.
     const WAITS_FOR: &'static str;

@@ -1,4 +1,4 @@
-//! Files and sockets that the core's ring knows by their place in a table of its own.
+//! Files and sockets that the core's ring finds in fixed-file slots.
 
 use std::os::fd::OwnedFd;
 use std::rc::{Rc, Weak};
@@ -6,14 +6,14 @@ use std::rc::{Rc, Weak};
 use super::current;
 use super::uring::{Ring, RingFeature};
 
-/// How many places sockets leave to files.
-const PLACES_FOR_FILES: usize = 64;
+/// How many slots sockets leave to files.
+const SLOTS_FOR_FILES: usize = 64;
 
-/// A file's place in the table of its core's ring, until it is dropped.
+/// A file's slot in the table of its core's ring, until it is dropped.
 #[derive(Debug)]
 pub(crate) struct FixedFile {
     reactor: Weak<Ring>,
-    place: u16,
+    slot: u16,
 }
 
 impl FixedFile {
@@ -23,9 +23,9 @@ impl FixedFile {
         Self::register_if(RingFeature::RegisteredFiles, file, 0)
     }
 
-    /// The same for a socket. Sockets leave places for files.
+    /// The same for a socket. Sockets leave slots for files.
     pub(crate) fn register_socket(socket: &Rc<OwnedFd>) -> Option<Self> {
-        Self::register_if(RingFeature::RegisteredSockets, socket, PLACES_FOR_FILES)
+        Self::register_if(RingFeature::RegisteredSockets, socket, SLOTS_FOR_FILES)
     }
 
     fn register_if(feature: RingFeature, file: &Rc<OwnedFd>, kept: usize) -> Option<Self> {
@@ -34,15 +34,15 @@ impl FixedFile {
         if !reactor.has(feature) {
             return None;
         }
-        let place = reactor.register_file(file, kept).ok()?;
-        Some(Self { reactor: Rc::downgrade(&reactor), place })
+        let slot = reactor.register_file(file, kept).ok()?;
+        Some(Self { reactor: Rc::downgrade(&reactor), slot })
     }
 }
 
 impl Drop for FixedFile {
     fn drop(&mut self) {
         if let Some(reactor) = self.reactor.upgrade() {
-            reactor.unregister_file(self.place);
+            reactor.unregister_file(self.slot);
         }
     }
 }

@@ -31,7 +31,7 @@ use crate::block::Namespace;
 use crate::mem::{IoBuf, Slice};
 use crate::store::{Commit, Env};
 
-/// How large a batch of replies is, in bytes. Once there are so many, later commands write to the
+/// How large a batch of replies is, in bytes. Once there are this many, later commands write to the
 /// next batch.
 const OUTPUT_MARK_BYTES: usize = 1 << 20;
 

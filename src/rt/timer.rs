@@ -19,7 +19,7 @@ const LEVELS: usize = 7;
 /// around to the current slot and seem due at once, forever.
 const MAX_TICKS: u64 = 62 << (SLOT_BITS * 6);
 const NIL: u32 = u32::MAX;
-/// Entries are moved to a finer level so many times as cheaply as one is fired.
+/// Entries are moved to a finer level this many times as cheaply as one is fired.
 const MOVES_PER_FIRE: usize = 4;
 
 /// Names an entry of a [`Wheel`] until it fires or is removed.

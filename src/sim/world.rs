@@ -42,7 +42,7 @@ impl WorldOptions {
         Self { defect: Some(defect), ..self }
     }
 
-    /// With so many steps at most while time stands still.
+    /// With this many steps at most while time stands still.
     #[must_use]
     pub fn most_steps(self, most_steps: u64) -> Self {
         Self { most_steps, ..self }

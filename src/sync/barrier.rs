@@ -73,7 +73,7 @@ impl Barrier {
         BarrierWaitResult { is_leader: false }
     }
 
-    /// Has `waiter`, which is idle, wait for the others; gives the waker back if they are there.
+    /// Makes the idle `waiter` wait for the others; gives the waker back if they are there.
     fn enter(&self, place: &Arrival<'_>, waiter: Pin<&QueueWaiter<'_>>, waker: Waker) -> Option<Waker> {
         let state = self.lock();
         if state.meeting != place.meeting {

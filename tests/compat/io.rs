@@ -460,7 +460,7 @@ async fn a_reset_while_bytes_wait_reaches_the_writer<I: Io, W: Wire>() {
     writer.await.expect("no panic");
 }
 
-/// Who asks for the socket is told that what was written before did not all leave.
+/// A caller that takes the socket back is told that not all of what was written before has left.
 async fn a_reset_while_bytes_wait_reaches_who_wants_the_socket<I: Io, W: Wire>() {
     let (near, far, _owner) = W::pair().await;
     let mut near = I::wrap(near, SMALL);

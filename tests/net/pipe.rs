@@ -110,7 +110,7 @@ fn dropped_reads_lose_no_byte() {
         while received.len() < expected.len() {
             attempt += 1;
             let read = reader.read(Vec::with_capacity(300));
-            // Polled so many times, not for so long: that is the same on a busy machine.
+            // Polled this many times, not for so long: that is the same on a busy machine.
             match polled_at_most(read, attempt % 4).await.map(Parts::parts) {
                 Some((result, bytes)) => {
                     assert_ne!(result.expect("read"), 0, "the end came early");

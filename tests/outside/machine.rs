@@ -37,7 +37,7 @@ pub(crate) struct Machine {
 }
 
 impl Machine {
-    /// Boots it, with so many ports for servers. The namespaces hold what they held, and the logs
+    /// Boots it, with this many ports for servers. The namespaces hold what they held, and the logs
     /// of their writes are empty.
     pub(crate) fn boot(servers: u16) -> Self {
         let ports = free_ports(servers);

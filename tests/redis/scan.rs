@@ -64,7 +64,7 @@ fn connect(executor: &Executor, db: &Db<SimEnv, MemoryNamespace>) -> Session<Sim
     Session::new(&server, "127.0.0.1:1", "127.0.0.1:6380").expect("room for a client")
 }
 
-/// Runs so many scans at once; each of them stops somewhere else.
+/// Runs this many scans at once; each of them stops somewhere else.
 fn interleave(scans: usize) {
     let mut store = Store::new();
     for scan in 0..scans {

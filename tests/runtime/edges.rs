@@ -333,7 +333,7 @@ impl Drop for Immortal {
     }
 }
 
-/// A core with so many such tasks, and others before and after them; how many of each kind were
+/// A core with this many such tasks, and others before and after them; how many of each kind were
 /// dropped when it has ended.
 fn end_with_immortals(immortals: usize, children: usize) -> (usize, usize) {
     const MORTALS: usize = 10;

@@ -63,7 +63,7 @@ fn a_seed_decides_everything() {
 
 /// Seeds that must pass without a defect.
 const SEEDS: u64 = 2_000;
-/// A defect must be noticed within so many seeds.
+/// A defect must be noticed within this many seeds.
 const DEFECT_SEEDS: u64 = 100;
 
 /// The seed that the environment asks for, to see a failure again.

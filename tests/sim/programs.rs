@@ -398,7 +398,7 @@ fn run_case(
 const SEEDS: u64 = 300;
 /// Worlds that each of them runs in.
 const WORLDS: u64 = 4;
-/// A defect must be noticed within so many programs, each in one world.
+/// A defect must be noticed within this many programs, each in one world.
 const DEFECT_SEEDS: u64 = 100;
 
 #[test]

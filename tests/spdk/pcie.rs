@@ -141,7 +141,7 @@ fn a_handle_that_is_dropped_holds_nobody_up() {
         let namespace = device.attach().await.expect("a queue pair");
         namespace.write(1 << 20, pattern(64 << 10, 1)).await.expect("write");
         namespace.flush().await.expect("flush");
-        // Those of a controller that serves are given back soon: it has not so many.
+        // Those of a controller that serves are given back soon: it does not have that many.
         let (began, mut dropped) = (Instant::now(), 0);
         while dropped < 100 {
             match device.attach().await {

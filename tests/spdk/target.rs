@@ -54,7 +54,7 @@ impl Target {
         }
     }
 
-    /// From its next start on its controllers have so many queue pairs.
+    /// From its next start on its controllers have this many queue pairs.
     pub(crate) fn set_queue_pairs(&mut self, queue_pairs: u32) {
         self.queue_pairs = queue_pairs;
     }

@@ -163,7 +163,7 @@ impl Boson {
         received
     }
 
-    /// Sends `request` so many times and throws the replies away, as a connection does once they
+    /// Sends `request` this many times and throws the replies away, as a connection does once they
     /// are sent.
     #[allow(dead_code, reason = "not every test that shares this file uses it")]
     pub(crate) fn discard(&mut self, request: &[u8], times: usize) {

@@ -37,7 +37,7 @@ impl Writer {
         Self::after(number, 0, 0)
     }
 
-    /// A writer that was told of so many steps and sent so many.
+    /// A writer that was told of this many steps and sent this many.
     pub(crate) fn after(number: usize, acknowledged: u64, sent: u64) -> Self {
         Self { number, acknowledged, sent }
     }

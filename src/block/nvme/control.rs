@@ -1,8 +1,8 @@
 //! One controller, as all cores of the process share it.
 //!
-//! Nobody but the driver's queue pairs is on the way of an I/O: what is here is behind a lock,
-//! which cores take when they attach and detach, and for a moment now and then to see whether the
-//! controller has something to say ([`Control::tick`]). No thread is kept for that.
+//! An I/O passes through its queue pair alone. What is here is behind a lock, which cores take when
+//! they attach and detach, and now and then for a moment to see whether the controller has
+//! something to say ([`Control::tick`]). No thread is kept for that.
 
 use std::sync::{Mutex, MutexGuard, PoisonError, TryLockError};
 use std::time::Duration;

@@ -29,7 +29,7 @@ use std::os::fd::{OwnedFd, RawFd};
 
 use crate::rt::poller::Park;
 
-/// A core that took completions in so many polls since it slept does not need interrupts.
+/// A core that took completions in this many polls since it slept does not need interrupts.
 pub(super) const POLLS_BEFORE_MASK: u8 = 4;
 
 /// One interrupt of a controller.

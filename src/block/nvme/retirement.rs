@@ -68,7 +68,7 @@ impl<B: Bus> KnownQueues<B> {
         }
     }
 
-    /// The controller was asked to make them, after so many stops.
+    /// The controller was asked to make them, after this many stops.
     pub(super) fn are_asked_for(&mut self, stops: u32) {
         (self.stops, self.is_forgotten) = (stops, false);
     }

@@ -42,7 +42,7 @@ pub(super) struct Rings<R> {
     /// Entries that were submitted and are not completed: each will take a place in the completion
     /// ring.
     outstanding: u16,
-    /// At least so many entries can be pushed.
+    /// At least this many entries can be pushed.
     room: u32,
     /// Completions whose submission head was outside of what was submitted.
     wrong_heads: u64,
@@ -249,7 +249,7 @@ impl<R: Registers> Rings<R> {
         })
     }
 
-    /// So many completions were for entries of this ring: their places in the completion ring are
+    /// This many completions were for entries of this ring: their places in the completion ring are
     /// free again.
     #[inline]
     pub(super) fn completed(&mut self, count: u16) {

@@ -1,4 +1,5 @@
-//! Where the kernel's view of the machine is: `/sys`, `/proc` and `/dev`, or a tree that looks so.
+//! Where the kernel's view of the machine is: `/sys`, `/proc` and `/dev`, or a tree that looks like
+//! them.
 
 use std::fs;
 use std::io;

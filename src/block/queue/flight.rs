@@ -19,7 +19,7 @@ const MAX_COMMAND_BYTES: u64 = 1 << 20;
 const MAX_RANGE_BYTES: u64 = 32 << 20;
 /// How often a command is sent again that the device asks to send again.
 const MAX_TRIES: u8 = 4;
-/// After so many commands a request gives way to those behind it: a trim of a terabyte has many
+/// After this many commands a request gives way to those behind it: a trim of a terabyte has many
 /// thousands.
 const COMMANDS_PER_TURN: u32 = 16;
 

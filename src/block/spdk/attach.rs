@@ -25,8 +25,8 @@ pub(super) const REQUESTS: u32 = 4 * QUEUE_ENTRIES;
 /// The most queue pairs that a controller is asked for.
 const IO_QUEUES: u32 = 1024;
 
-/// The same with interrupts, of which each queue pair takes one, with a file descriptor and a
-/// vector of the machine's: for each processor two, and at least and at most so many.
+/// The same with interrupts. Each queue pair takes one, with a file descriptor and one of the
+/// machine's vectors, so boson asks for two per processor within these limits.
 const FEWEST_WITH_INTERRUPTS: usize = 16;
 const MOST_WITH_INTERRUPTS: usize = 256;
 

@@ -175,7 +175,7 @@ impl ControllerState {
         self.queue_pairs.load(Ordering::SeqCst)
     }
 
-    /// Has `make` make a queue pair, if there may be one now, and counts it if it did. The phase
+    /// Calls `make` for a queue pair, if there may be one now, and counts what it made. The phase
     /// may change meanwhile, but the controller is neither disconnected nor detached.
     pub(super) fn make_queue_pair<T>(
         &self,

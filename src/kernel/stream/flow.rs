@@ -22,9 +22,9 @@ pub(super) struct Flow {
     pub(super) dropped: Dropped,
     /// What was received for reads that were dropped before they could take it.
     unread: RefCell<Unread>,
-    /// The socket's place in the ring's table. It keeps the socket open, so the stream gives it up
-    /// when it goes.
-    pub(super) place: RefCell<Option<FixedFile>>,
+    /// The socket's fixed-file slot. It keeps the socket open, so the stream gives it up when it
+    /// goes.
+    pub(super) slot: RefCell<Option<FixedFile>>,
 }
 
 #[derive(Debug, Default)]

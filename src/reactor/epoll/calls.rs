@@ -250,8 +250,8 @@ pub(crate) struct CallJob {
     back: Return,
 }
 
-// SAFETY: the pointers of the call are addresses that do not depend on a thread. Who made the job,
-// by `job`, promised that the memory stays and that nobody else uses it until the call came back.
+// SAFETY: the pointers of the call are addresses that do not depend on a thread. The caller
+// of `job` promised that the memory stays and that nobody else uses it until the call came back.
 // The rest of it is `Send`.
 unsafe impl Send for CallJob {}
 

@@ -177,7 +177,7 @@ impl Epoll {
         None
     }
 
-    /// Has `waker` woken when the descriptor is ready.
+    /// Wakes `waker` when the descriptor is ready.
     fn wait_for(&self, flight: &mut Flight, number: RawFd, direction: Direction, waker: &Waker) {
         if let Flight::Waiting { id, .. } = flight
             && let Some(current) = self.inner.borrow_mut().registrations.waiter(number, direction, *id)

@@ -8,7 +8,10 @@
 //!
 //! A deadline before that of the alarm has a time-out of the call in its first sleep. Most of those
 //! are a single operation's, which ends well before. If another sleep has the same one, as with an
-//! interval of milliseconds while operations take microseconds, the alarm is set to it.
+//! interval of milliseconds while operations take microseconds, the alarm is set to it. To set it
+//! at once would cost a server with a far timer and a time-out for each read half as many sleeps
+//! again; never to set it would cost one with a far timer and an interval of 10 ms a time-out in
+//! each of its sleeps, instead of in one of eight.
 //!
 //! The kernel counts `CLOCK_MONOTONIC`, whatever the core's clock is. So the alarm is kept by the
 //! kernel's time: if the core's clock goes ahead, it is too late for its own deadline, and is set

@@ -17,7 +17,7 @@ use crate::reactor::current;
 
 /// How many bytes of an entry are the device's.
 pub(crate) const COMMAND_BYTES: usize = 80;
-/// The place of the device in the ring's table.
+/// The device's fixed-file slot.
 const DEVICE: types::Fixed = types::Fixed(0);
 
 /// A command for the device.

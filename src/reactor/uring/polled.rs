@@ -43,7 +43,7 @@ impl PolledRing {
         Ok(Self { ring: build(ENTRIES)?, devices: Vec::new(), in_flight: 0 })
     }
 
-    /// Whether it has so many bytes read from or written to this device.
+    /// Whether it has this many bytes read from or written to this device.
     pub(super) fn serves(&self, descriptor: RawFd, bytes: u32) -> bool {
         let mut devices = self.devices.iter();
         devices.any(|served| served.device.as_raw_fd() == descriptor && bytes <= served.most_bytes)

@@ -312,7 +312,7 @@ fn registers_buffers(ring: &IoUring) -> bool {
 }
 
 fn registers_files(ring: &IoUring) -> bool {
-    // A table with one empty place.
+    // A table with one empty slot.
     ring.submitter().register_files(&[-1]).and_then(|()| ring.submitter().unregister_files()).is_ok()
 }
 

@@ -60,73 +60,73 @@ impl RegisteredArena {
     }
 }
 
-/// The files that a ring knows by their place in its table.
+/// The files that a ring knows, by their fixed-file slots.
 #[derive(Default)]
 pub(super) struct RegisteredFiles {
     /// Empty until the first is registered. Holds the files open, so that a number here means the
     /// file that was registered.
     table: Vec<Option<Rc<OwnedFd>>>,
     free: Vec<u16>,
-    /// For each descriptor the place in which it is found, and one more; 0 if it is in none.
-    places: Vec<u16>,
-    /// Places that nobody uses any more, of files that the kernel was not yet told to forget.
+    /// By descriptor, the number of its slot plus one; 0 if it has none.
+    slots: Vec<u16>,
+    /// Unused slots whose files the kernel has not been told to forget yet.
     leaving: Vec<u16>,
 }
 
 impl RegisteredFiles {
-    /// Gives `file` a place if then so many are still `kept` free.
+    /// Gives `file` a slot if at least `kept` others stay free.
     fn add(&mut self, ring: &IoUring, file: &Rc<OwnedFd>, kept: usize) -> io::Result<u16> {
         if self.table.is_empty() {
             // The kernel takes no more than may be open.
             let may_be_open = getrlimit(Resource::Nofile).current.unwrap_or(u64::MAX);
             let len = usize::try_from(may_be_open).unwrap_or(MAX_FILES).min(MAX_FILES);
-            // -1 is an empty place.
+            // -1 is an empty slot.
             ring.submitter().register_files(&vec![-1; len])?;
             self.table.resize_with(len, || None);
             self.free = (0..u16::try_from(len).map_err(io::Error::other)?).rev().collect();
         }
-        let place = *self.free.get(kept..).and_then(<[u16]>::last).ok_or(io::ErrorKind::QuotaExceeded)?;
+        let slot = *self.free.get(kept..).and_then(<[u16]>::last).ok_or(io::ErrorKind::QuotaExceeded)?;
         let descriptor = file.as_raw_fd();
-        set(ring, place, descriptor)?;
+        set(ring, slot, descriptor)?;
         self.free.pop();
-        self.table[usize::from(place)] = Some(Rc::clone(file));
+        self.table[usize::from(slot)] = Some(Rc::clone(file));
         let number = usize::try_from(descriptor).map_err(io::Error::other)?;
-        if self.places.len() <= number {
-            self.places.resize(number + 1, 0);
+        if self.slots.len() <= number {
+            self.slots.resize(number + 1, 0);
         }
-        self.places[number] = place + 1;
-        Ok(place)
+        self.slots[number] = slot + 1;
+        Ok(slot)
     }
 
-    /// Uses a place no more.
-    fn leave(&mut self, place: u16) {
-        let file = self.table[usize::from(place)].as_ref();
+    /// Gives up a slot.
+    fn leave(&mut self, slot: u16) {
+        let file = self.table[usize::from(slot)].as_ref();
         let number = file.and_then(|file| usize::try_from(file.as_raw_fd()).ok());
-        if let Some(found) = number.and_then(|number| self.places.get_mut(number))
-            && *found == place + 1
+        if let Some(found) = number.and_then(|number| self.slots.get_mut(number))
+            && *found == slot + 1
         {
             *found = 0;
         }
-        self.leaving.push(place);
+        self.leaving.push(slot);
     }
 
-    /// Has the kernel forget a file whose place nobody uses any more, and returns it.
+    /// Tells the kernel to forget the file of an unused slot, and returns the file.
     fn remove_one(&mut self, ring: &IoUring) -> Option<Rc<OwnedFd>> {
-        let place = self.leaving.pop()?;
-        // If the kernel cannot, the place stays taken and its file open.
-        set(ring, place, -1).ok()?;
-        self.free.push(place);
-        self.table[usize::from(place)].take()
+        let slot = self.leaving.pop()?;
+        // If the kernel cannot, the slot stays taken and its file open.
+        set(ring, slot, -1).ok()?;
+        self.free.push(slot);
+        self.table[usize::from(slot)].take()
     }
 
     fn index_of(&self, descriptor: RawFd) -> Option<RawFd> {
-        let found = self.places.get(usize::try_from(descriptor).ok()?)?;
+        let found = self.slots.get(usize::try_from(descriptor).ok()?)?;
         found.checked_sub(1).map(RawFd::from)
     }
 }
 
-fn set(ring: &IoUring, place: u16, descriptor: RawFd) -> io::Result<()> {
-    match ring.submitter().register_files_update(u32::from(place), &[descriptor])? {
+fn set(ring: &IoUring, slot: u16, descriptor: RawFd) -> io::Result<()> {
+    match ring.submitter().register_files_update(u32::from(slot), &[descriptor])? {
         1 => Ok(()),
         _ => Err(io::ErrorKind::Other.into()),
     }
@@ -154,24 +154,24 @@ impl Ring {
         let buffer = call.file_memory().and_then(|(address, len)| {
             self.arena.borrow().as_ref().and_then(|arena| arena.index_of(address, len))
         });
-        let place = self.files.borrow().index_of(descriptor);
-        match place {
-            Some(place) => call.entry(place, buffer).flags(Flags::FIXED_FILE),
+        let slot = self.files.borrow().index_of(descriptor);
+        match slot {
+            Some(slot) => call.entry(slot, buffer).flags(Flags::FIXED_FILE),
             None => call.entry(descriptor, buffer),
         }
     }
 
-    /// Gives `file` a place in the table if then so many are still `kept` free.
+    /// Gives `file` a slot if at least `kept` others stay free.
     pub(in crate::reactor) fn register_file(&self, file: &Rc<OwnedFd>, kept: usize) -> io::Result<u16> {
         self.with_ring(|ring| self.files.borrow_mut().add(ring, file, kept))
     }
 
-    /// Gives up a place in the table.
-    pub(in crate::reactor) fn unregister_file(&self, place: u16) {
-        self.files.borrow_mut().leave(place);
+    /// Gives up a slot, and tells the kernel to forget its file.
+    pub(in crate::reactor) fn unregister_file(&self, slot: u16) {
+        self.files.borrow_mut().leave(slot);
         if self.is_forked() {
-            // The place is the parent's; the descriptor here is not.
-            let file = self.files.borrow_mut().table[usize::from(place)].take();
+            // The slot is the parent's; the descriptor here is not.
+            let file = self.files.borrow_mut().table[usize::from(slot)].take();
             drop(file);
             return;
         }
@@ -179,9 +179,9 @@ impl Ring {
         self.forget_files();
     }
 
-    /// Has the kernel forget the files whose places nobody uses any more. It looks a place up when
-    /// it takes the entry that names it: operations that were given up may be queued still, and
-    /// would go to the file that has the place next, so not before those are gone.
+    /// Tells the kernel to forget the files of unused slots. It looks a slot up when it takes the
+    /// entry that names it. An operation that was given up may still be queued, and would go to the
+    /// slot's next file, so the queue is handed over first.
     pub(super) fn forget_files(&self) {
         let are_there_any = || !self.files.borrow().leaving.is_empty();
         while are_there_any() && self.hand_over() {

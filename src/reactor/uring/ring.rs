@@ -61,8 +61,8 @@ pub(crate) struct Ring {
 /// takes many operations in one system call.
 const FEW_COMPLETIONS: u32 = 4;
 
-/// Since Linux 6.13 a call runs 20 of what the kernel deferred. After so many more calls tasks get
-/// their turn: handed over together, what they ask for next is mostly done with that call, and
+/// Since Linux 6.13 a call runs 20 of what the kernel deferred. After this many more calls tasks
+/// get their turn: handed over together, what they ask for next is mostly done with that call, and
 /// nothing is deferred.
 const CALLS_FOR_DEFERRED: usize = 16;
 

@@ -56,7 +56,7 @@ pub struct TaskRange {
     /// Leaves out the task with this number and those that come before it in this order: the last
     /// one of the piece before.
     pub after: Option<u64>,
-    /// At most so many.
+    /// At most this many.
     pub limit: usize,
 }
 

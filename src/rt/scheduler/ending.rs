@@ -9,7 +9,7 @@ use crate::rt::tasks::{self, Polled};
 use crate::time::Instant;
 use crate::user_code::{contain, drop_contained};
 
-/// Tasks and timers that destructors may start while a core ends: so many, and so many more for
+/// Tasks and timers that destructors may start while a core ends: this many, and this many more for
 /// each task and timer that it had.
 const STARTED_AT_THE_END: usize = 1000;
 const STARTED_AT_THE_END_EACH: usize = 9;

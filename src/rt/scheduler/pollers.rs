@@ -102,8 +102,8 @@ impl Pollers {
     /// Asks each what the core may do; false if it must go on polling. `until` becomes the earliest
     /// deadline.
     ///
-    /// Who kept the core from sleeping last time is asked first: the others may prepare their
-    /// devices for a sleep, which is for nothing as long as that one says the same.
+    /// The poller that kept the core awake last time is asked first: the others may prepare their
+    /// devices for a sleep, which is wasted as long as that one says the same.
     pub(super) fn park(&self, now: Instant, reactor: &Reactor, until: &mut Option<Instant>) -> Result<bool> {
         let mut earlier = |deadline: Option<Instant>| {
             *until = match (*until, deadline) {

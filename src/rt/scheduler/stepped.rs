@@ -28,7 +28,7 @@ use crate::time::Instant;
 
 /// A turn polls 2 to the power of a number below this many tasks.
 const BUDGETS: usize = 8;
-/// One in so many looks comes too early.
+/// One in this many looks comes too early.
 const EARLY: usize = 8;
 /// A core that may not sleep looks at its devices this often.
 const SPIN: Duration = Duration::from_micros(10);

@@ -58,7 +58,7 @@ async fn read_in_pieces(stream: &TcpStream, peer: &TcpStream) {
     }
 }
 
-/// Has read messages one by one, so many that the ring has the socket in its table if it can.
+/// Reads messages one by one until the socket has a fixed-file slot, if the ring has any.
 async fn read_messages(stream: &TcpStream, peer: &TcpStream) {
     for message in 0..40u8 {
         peer.write_all(vec![message]).await.expect("write");

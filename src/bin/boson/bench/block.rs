@@ -52,7 +52,7 @@ pub(crate) struct BlockOptions {
     /// of its own. Without it one core that is not pinned.
     #[arg(long, value_name = "LIST")]
     cores: Option<CoreList>,
-    /// Use only so many bytes from the front of the namespace.
+    /// Use only this many bytes from the front of the namespace.
     #[arg(long, value_name = "SIZE", value_parser = size)]
     size: Option<u64>,
     /// How long to measure, in seconds. Sequential loads with `--verify` end with the namespace
@@ -214,7 +214,7 @@ async fn measure(options: &BlockOptions, signals: &Signals, further: Vec<CoreCon
         let mut tell = pin!(progress::tell_of_wait());
         let mut told = false;
         poll_fn(|cx| match ended.as_mut().poll(cx) {
-            // Operations that the device has end when it ends them. Who asks again does not wait.
+            // Operations in flight end when the device ends them; a second signal ends this wait.
             Poll::Pending if signal.as_mut().poll(cx).is_ready() => Poll::Ready(Err(unanswered(options))),
             Poll::Pending => {
                 told = told || tell.as_mut().poll(cx).is_ready();

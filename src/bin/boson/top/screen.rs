@@ -12,7 +12,7 @@ use ratatui::widgets::{Block, Borders, Cell, Paragraph, Row, Table};
 use super::cells::{self, CORE_HEAD, LATENCY_HEAD, NAMESPACE_HEAD, TASK_HEAD};
 use super::view::{CoreRow, NamespaceRow, Order, TaskRow, View};
 
-/// How much of the height the tables of cores take at most, one of so many parts each.
+/// How much of the height the tables of cores take at most, one of this many parts each.
 const CORES_SHARE: u16 = 4;
 const CORE_WIDTHS: [u16; 13] = [4, 3, 5, 5, 5, 7, 6, 6, 6, 7, 8, 7, 6];
 const LATENCY_WIDTHS: [u16; 10] = [4, 7, 7, 7, 7, 7, 7, 7, 7, 7];

@@ -220,7 +220,7 @@ impl Machine {
         })
     }
 
-    /// Has `move_data` move the data of a command with `len` bytes.
+    /// Calls `move_data` with the pieces of a command's `len` bytes.
     fn with_pieces(
         &mut self,
         entry: &Entry,

@@ -25,7 +25,7 @@ const MAX_SETTLING: usize = 1 << 20;
 #[derive(Clone, Copy, PartialEq, Eq)]
 enum Power {
     Stopped,
-    /// It becomes ready in so many steps; `None` is never.
+    /// It becomes ready in this many steps; `None` is never.
     Starting(Option<u32>),
     Running,
     Stopping(u32),
@@ -123,7 +123,7 @@ impl Machine {
         }
     }
 
-    /// True in so many of 1000 cases.
+    /// True in this many of 1000 cases.
     pub(super) fn chance(&mut self, per_mille: u16) -> bool {
         per_mille > 0 && self.random.random_range(0..1000) < per_mille
     }
@@ -280,7 +280,7 @@ impl Machine {
         }
     }
 
-    /// Comes a step nearer to being ready, or to not being so. False if neither is due.
+    /// Takes a step towards being ready, or disabled. False if neither is due.
     fn change_power(&mut self) -> bool {
         self.power = match self.power {
             Power::Starting(Some(0)) => Power::Running,

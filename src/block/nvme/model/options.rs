@@ -31,7 +31,7 @@ impl ModelNamespace {
     }
 }
 
-/// How often a model does what it should not, each in so many of 1000 cases.
+/// How often a model does what it should not, each in this many of 1000 cases.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct Noise {
@@ -72,7 +72,7 @@ impl Noise {
 pub enum Pace {
     /// All of it, in each turn of each core.
     AtOnce,
-    /// So many steps in each turn of each core.
+    /// This many steps in each turn of each core.
     Steps(u32),
     /// In no turn: somebody calls [`Model::step`](super::Model::step) or its kin, another thread
     /// perhaps, as hardware works beside the cores.

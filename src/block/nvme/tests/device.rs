@@ -300,7 +300,7 @@ fn a_flush_after_the_controller_failed_says_that_writes_may_be_lost() {
     });
 }
 
-/// Has a controller fail so many turns of the core after it began to identify itself in a reset;
+/// Makes a controller fail `turns` turns of the core after it began to identify itself in a reset;
 /// returns whether the core had its queues back by then.
 fn fails_in_a_reset(turns: u32) -> bool {
     let model = Model::new(ModelOptions { pace: Pace::Steps(1), ready_steps: Some(40), ..options() }, 1);

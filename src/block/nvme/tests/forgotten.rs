@@ -14,7 +14,7 @@ use super::asleep::Hardware;
 use crate::block::Namespace;
 use crate::rt::{self, Core, CoreConfig};
 
-/// A controller that takes its time to stop: so many looks at it.
+/// A controller that takes its time to stop: this many looks at it.
 const STEPS: u32 = 60;
 const SOON: Duration = Duration::from_millis(1);
 

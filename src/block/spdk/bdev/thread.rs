@@ -87,8 +87,8 @@ impl SpdkThread {
         unsafe { sys::spdk_thread_poll(self.raw.as_ptr(), 0, 0) > 0 }
     }
 
-    /// How long it may be left alone: until its next timer, at most `longest`, and at most `active`
-    /// while something of it wants to be polled all the time.
+    /// How long it may be left alone: until its next timer, and no longer than `longest`, or than
+    /// `active` while one of its pollers wants to be polled all the time.
     pub(super) fn rest(&self, active: Duration, longest: Duration) -> Duration {
         // SAFETY: the thread exists, and this is the thread that polls it.
         if unsafe { sys::spdk_thread_has_active_pollers(self.raw.as_ptr()) } != 0 {

@@ -94,7 +94,7 @@ impl Pool {
     }
 
     /// An mbuf with `length` bytes for a frame, and the first of them. `None` if the pool is empty
-    /// or one mbuf cannot hold so many. The caller owns the mbuf.
+    /// or one mbuf cannot hold that many. The caller owns the mbuf.
     pub(super) fn allocate(&self, length: u16) -> Option<(*mut sys::rte_mbuf, NonNull<u8>)> {
         let mut data = ptr::null_mut();
         // SAFETY: the pool is not freed while `self` is alive, and `data` is a place for a pointer.

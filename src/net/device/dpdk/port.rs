@@ -121,7 +121,7 @@ impl DpdkPort {
             let length = usize::try_from(frame.length).unwrap_or(0);
             // SAFETY:
             // - the shim set `data` and `length` to the data of an mbuf of this burst, which holds
-            //   so many bytes in one piece and is not freed before `burst` is dropped, after the
+            //   that many bytes in one piece and is not freed before `burst` is dropped, after the
             //   loop;
             // - the driver wrote those bytes, or the kernel zeroed their pages: they are
             //   initialised;
@@ -228,8 +228,8 @@ impl PacketDevice for DpdkPort {
         drop(unsafe { Mbufs::new(&mut mbufs[taken..]) });
     }
 
-    /// No poll mode driver of a virtual device can wake a core, so: spin for some turns after the
-    /// last frame, then nap, at first for 50 µs, at last for 2 ms.
+    /// No poll mode driver of a virtual device can wake a core. So the core spins for some turns
+    /// after the last frame and then naps, at first for 50 µs, at last for 2 ms.
     fn park(&mut self) -> Park {
         let park = self.idle.park();
         if let Park::Nap(nap) = &park {

@@ -70,7 +70,7 @@ pub(super) struct Plan {
     pub(super) warm_up: Duration,
     pub(super) time: Duration,
     pub(super) style: Style,
-    /// One of so many operations of a task is timed.
+    /// One of this many operations of a task is timed.
     pub(super) time_every: u32,
     pub(super) verify: bool,
     pub(super) durable: bool,

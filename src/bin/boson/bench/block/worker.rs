@@ -18,7 +18,7 @@ use super::load::{Plan, Step, Steps};
 use super::pattern::{self, Found};
 use super::progress::Progress;
 
-/// A core tells how many operations it did each time that it did so many.
+/// A core tells how many operations it did each time that it did this many.
 const TELL_EVERY: u64 = 64;
 /// How many wrong blocks are told one by one.
 const MAX_TOLD: usize = 10;
@@ -100,7 +100,7 @@ impl Counts {
     }
 }
 
-/// Has `core` do its part of `plan`.
+/// Starts `core`'s part of `plan`.
 pub(super) fn start(
     core: &Handle,
     device: AnyDevice,

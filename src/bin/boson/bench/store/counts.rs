@@ -76,7 +76,7 @@ impl Counts {
         self.sides().map(|(kind, side)| if kind == Kind::Scan { side.operations } else { side.records }).sum()
     }
 
-    /// `step` took so many nanoseconds and had so many records.
+    /// `step` took this many nanoseconds and had this many records.
     pub(super) fn count(
         &mut self,
         step: Step,

@@ -147,7 +147,7 @@ mod tests {
         assert!(off < percent, "{found} of {DRAWS}, where {expected:.0} are expected: {off:.1} %");
     }
 
-    /// How many of so many draws have a rank below each of `limits`.
+    /// How many of the draws have a rank below each of `limits`.
     fn below(zipfian: &Zipfian, limits: &[u64]) -> Vec<u32> {
         let mut random = Random::new(7, 0);
         let mut counts = vec![0; limits.len()];

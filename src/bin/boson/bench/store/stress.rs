@@ -30,7 +30,7 @@ const GROUP_KEYS: usize = 8;
 /// How many keys half of the operations are at, so that tasks meet.
 const HOT_KEYS: u64 = 32;
 const SCAN_LENGTH: u64 = 50;
-/// The other tasks have a turn after so many operations.
+/// The other tasks have a turn after this many operations.
 const OPERATIONS_AT_ONCE: u64 = 4;
 
 /// The keys, and what is expected of each.

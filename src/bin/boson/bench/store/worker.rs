@@ -15,8 +15,8 @@ use super::engine::Engine;
 use super::progress::Progress;
 use super::workload::{Kind, Plan, Population, Step, Steps};
 
-/// After so many operations a task lets the others have a turn. What is in memory is never waited
-/// for.
+/// After this many operations a task yields to the others, because what is in memory makes no task
+/// wait.
 const OPERATIONS_AT_ONCE: u32 = 16;
 /// The version of the records that a load starts with. What overwrites them has larger ones.
 const FIRST_VERSION: u64 = 1;

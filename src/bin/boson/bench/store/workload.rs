@@ -145,7 +145,7 @@ pub(super) struct Plan {
     pub(super) distribution: Distribution,
     /// How many records there are at the start, or are to be filled in.
     pub(super) records: u64,
-    /// Ends after so many operations of all tasks together; a batch counts by its records.
+    /// Ends after this many operations of all tasks together; a batch counts by its records.
     pub(super) operations: Option<u64>,
     /// How many records a write of a fill or of `overwrite` has, at least 1.
     pub(super) batch: u64,

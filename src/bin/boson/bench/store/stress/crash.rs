@@ -42,7 +42,7 @@ const RECORD_BYTES: usize = 24;
 const PATIENCE: Duration = Duration::from_secs(60);
 /// How long a child works before it is killed, in milliseconds.
 const LIFETIME_MILLIS: std::ops::Range<u64> = 1..500;
-/// How often a child whose writes are not durable by themselves has all of them made so.
+/// How often a child whose writes are not durable by themselves flushes all of them.
 const FLUSH_EVERY: Duration = Duration::from_millis(20);
 
 /// What a child tells its parent.
