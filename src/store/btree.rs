@@ -11,7 +11,7 @@ mod nodes;
 mod smo;
 #[cfg(not(any(loom, shuttle)))]
 mod tree;
-mod word;
+pub(super) mod word;
 
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]
