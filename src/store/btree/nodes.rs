@@ -25,6 +25,9 @@ use crate::store::atomic::Ordering;
 use crate::store::events::Sink;
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
 
+#[allow(unused_imports, reason = "loaders are to use them")]
+pub(in crate::store) use self::cold::{LoadedPage, NotInstalled};
+
 /// The pages of a store, shared by its cores.
 pub(in crate::store) struct Nodes<M: NodeMemory> {
     map: Map,

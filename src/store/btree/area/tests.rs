@@ -171,21 +171,21 @@ fn a_writer_that_gives_up_is_not_waited_for() {
 }
 
 #[test]
-fn a_read_modify_write_takes_the_slot_after_its_view() {
+fn a_read_modify_write_takes_a_slot_after_its_view() {
     let node = node(AreaSize::ALL[0]);
     let area = node.get().area();
     put(area, b"a", b"1", 1);
     let view = area.view(tag(b"a"), impatient);
     let seen = area.lookup_in(view, b"a", tag(b"a"), no_intents);
     assert_eq!(seen.newest.map(|entry| entry.seq), Some(1));
-    // Any slot that is taken meanwhile stands in the way, of whatever key.
+    // It walks over what others take meanwhile, and over what gave up.
     put(area, b"b", b"2", 2);
+    drop(area.reserve(&entry(Kind::Put, b"a", b"2")).expect("room"));
     let change = entry(Kind::Put, b"a", b"3");
-    assert_eq!(area.reserve_at(view, &change).err(), Some(Refused::Changed));
-    let view = area.view(tag(b"a"), impatient);
-    let reserved = area.reserve_at(view, &change).expect("nothing came in");
+    let reserved = area.reserve_at(view, &change).expect("nothing came in for the key");
+    assert_eq!(area.reserve_at(view, &change).err(), Some(Refused::Changed), "it is reserved");
     assert_eq!(reserved.finish(impatient, |_| 3), Written::Live(3));
-    put(area, b"a", b"4", 4);
+    assert_eq!(area.reserve_at(view, &change).err(), Some(Refused::Changed));
     let seen = area.lookup_in(view, b"a", tag(b"a"), no_intents);
     assert_eq!(seen.newest.map(|entry| entry.seq), Some(1), "a view does not change");
     assert_eq!(area.reserve_at(area.view(0, impatient), &change).err(), Some(Refused::Full));

@@ -1,3 +1,7 @@
+mod cold;
+mod keeper;
+mod limits;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -53,6 +57,20 @@ fn backwards<M: NodeMemory>(core: &Core<M>, root: TreeRoot) -> Vec<(Vec<u8>, Vec
     }
     all.reverse();
     all
+}
+
+/// How many pages a tree has, all of which are in memory.
+fn reachable<M: NodeMemory>(core: &Core<M>, root: TreeRoot) -> usize {
+    fn below<M: NodeMemory>(pin: &Pin<'_, M>, id: PageId) -> usize {
+        let children = pin.children(id).expect("in memory").unwrap_or_default();
+        1 + children.iter().map(|child| below(pin, child.id())).sum::<usize>()
+    }
+    below(&core.pin(), root.root.id())
+}
+
+/// How many ids of pages are in use.
+fn used<M: NodeMemory>(pages: &Nodes<M>) -> usize {
+    pages.pages_in_use()
 }
 
 #[test]
@@ -249,6 +267,7 @@ fn full_memory_is_an_answer_and_nothing_is_lost() {
                 assert!(write(key, Change::Delete, &mut model), "there is memory again");
             }
             core.collect();
+            assert_eq!(reachable(&core, root), used(&pages), "a page was made and forgotten");
             pages.memory().left.fetch_sub(40, Ordering::Relaxed);
         }
         assert!(refused > 0, "{blocks} blocks were enough");

@@ -11,6 +11,10 @@ use crate::store::btree::nodes::Pin;
 use crate::store::btree::smo::{Care, Target};
 use crate::store::events::Event;
 
+/// The longest image that is made of the reserve. Above [`IMAGE_BYTES`] by what an area holds: of a
+/// leaf that is as long as it may be the last writes are to be merged too. A node has room for it.
+const RESERVE_IMAGE_BYTES: usize = 20 << 10;
+
 /// Where writes get their sequence numbers from.
 pub(in crate::store) trait Numbers {
     /// A number that is not larger than the one which the next [draw](Self::draw) gives.
@@ -137,7 +141,7 @@ impl<M: NodeMemory> Pin<'_, M> {
         if is_split || pinned.consolidate(leaf, IMAGE_BYTES) {
             return Ok(());
         }
-        if makes_no_more(leaf.node, entry) && pinned.of_reserve().consolidate(leaf, IMAGE_BYTES) {
+        if makes_no_more(leaf.node, entry) && pinned.of_reserve().consolidate(leaf, RESERVE_IMAGE_BYTES) {
             return Ok(());
         }
         Err(Refusal::NoRoom)
