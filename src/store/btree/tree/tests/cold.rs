@@ -403,3 +403,24 @@ fn what_is_captured_is_installed_only_over_itself() {
     assert!(core.pin().get(root, &key).is_err(), "it was clean and is cold");
     assert_eq!(get(&core, &device, root, &key).as_deref(), Some(&b"two"[..]));
 }
+
+/// A writer that was at the leaf when it went comes back: its write is not in what nobody reads.
+#[test]
+fn who_writes_to_a_leaf_that_goes_is_refused() {
+    use crate::store::btree::area::{Kind, NewEntry, Refused, Written};
+
+    let (pages, root, device) = all_cold(10);
+    let core = pages.attach().expect("a core");
+    let seq = AtomicU64::new(100);
+    let id = root.root.id();
+    loading(&core, &device, |pin| pin.write(root, b"key", Change::Put(b"1"), &mut draw(&seq)));
+    flush(&core, &device, id, || {});
+    let pin = core.pin();
+    let (node, _) = pin.find(id).expect("in memory").expect("a page");
+    let entry = NewEntry::new(Kind::Put, 1, b"key", b"2");
+    let late = node.area().reserve(&entry).expect("room");
+    evict(&core, &device, id);
+    assert!(pin.find(id).is_err(), "it was clean");
+    assert_eq!(late.finish(|_| false, |_| 1), Written::Aborted(None));
+    assert_eq!(node.area().write(&entry, |_| false, |_| 2), Written::Refused(Refused::Frozen));
+}
