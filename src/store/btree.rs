@@ -13,6 +13,16 @@ mod smo;
 mod tree;
 mod word;
 
+#[cfg(not(any(loom, shuttle)))]
+pub(super) use node::{Block, MAX_NODE_BYTES, NodeMemory};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use nodes::{Core, CoreMemories, Nodes};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use tree::{Change, Refusal};
+pub(super) use word::{ChildWord, PageId};
+
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {

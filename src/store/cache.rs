@@ -1,13 +1,26 @@
-//! Memory of the store: the arena of nodes, and the account of bytes.
+//! Memory of the store: where nodes live, how many bytes everything uses, what is evicted.
 //!
-//! - `arena`: where nodes live. It says no when it is full; what then goes is for eviction to say.
+//! - `arena`: blocks for nodes. It says no when it is full.
 //! - `account`: how many bytes each part of the store uses, all of them together within one limit.
+//! - `memory`: nodes are blocks of the arena that the account counts.
+//! - `hand`: which pages go when there is too little room.
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod account;
 mod arena;
+mod hand;
+// A node is raw memory, which the atomics of models are not.
+#[cfg(not(any(loom, shuttle)))]
+mod memory;
 
 #[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use account::{Account, Part, Portion};
+pub(super) use account::{Account, Part, Portion, Room};
 #[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use arena::{Block, MAX_ALLOCATION_BYTES, Magazines, NodeArena, POISON};
+#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use hand::{
+    Attempt, Hand, JUST_LOADED, Look, NEW, ON_PROBATION, Resident, Round, Stepped, Sweep, touched_again,
+};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use memory::{CacheMemory, CacheMemoryOfCore, reserve_bytes};

@@ -34,6 +34,7 @@ use std::sync::atomic::AtomicU8;
 use super::area::{Area, Heap, Slots};
 use super::word::{ChildWord, NodeAddress};
 use crate::store::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::store::cache::{Room, touched_again};
 
 /// Header, area and image start at multiples of this many bytes.
 const LINE: usize = 64;
@@ -59,14 +60,16 @@ pub(in crate::store) struct Block {
 /// A block from [`allocate`](Self::allocate) has as many bytes as were asked for, valid for reads
 /// and writes, aligned to 64, at an address below 2^48. Nobody else uses it until it is freed.
 pub(in crate::store) unsafe trait NodeMemory {
-    /// A block of at least `len_bytes`, at most [`MAX_NODE_BYTES`]. None if there is no memory.
-    fn allocate(&self, len_bytes: usize) -> Option<Block>;
+    /// A block of at least `len_bytes`, at most [`MAX_NODE_BYTES`]. None if there is no memory, or
+    /// only a reserve that is not for this.
+    fn allocate(&self, len_bytes: usize, room: Room) -> Option<Block>;
 
     /// Takes a block back.
     ///
     /// # Safety
     ///
-    /// The block is from this memory, and nobody uses it any more.
+    /// The block is from this memory, or from that of another core of the same store, and nobody
+    /// uses it any more.
     unsafe fn free(&self, block: Block);
 }
 
@@ -85,7 +88,7 @@ impl ProcessMemory {
 // SAFETY: the global allocator gives memory of the layout's size and alignment that nobody else
 // uses, in user space, which ends at 2^47.
 unsafe impl NodeMemory for ProcessMemory {
-    fn allocate(&self, len_bytes: usize) -> Option<Block> {
+    fn allocate(&self, len_bytes: usize, _room: Room) -> Option<Block> {
         let class = u8::try_from(len_bytes.div_ceil(Self::STEP)).ok().filter(|class| *class > 0)?;
         // SAFETY: the class is not 0, so the size is not.
         let address = NonNull::new(unsafe { alloc(Self::layout(class)) })?;
@@ -279,6 +282,11 @@ impl<'p> NodeRef<'p> {
         self.header().touched.load(Ordering::Relaxed)
     }
 
+    /// An operation found what it looked for in this page. It writes only if that changes something.
+    pub(in crate::store) fn touch(self) {
+        self.set_touched(touched_again(self.touched()));
+    }
+
     /// Sets [`touched`](Self::touched). It writes only if that changes something.
     pub(in crate::store) fn set_touched(self, touched: u8) {
         if self.touched() != touched {
@@ -340,13 +348,13 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
     /// # Panics
     ///
     /// If the node is larger than [`MAX_NODE_BYTES`].
-    pub(in crate::store) fn build(memory: &'m M, shape: &Shape) -> Option<Self> {
+    pub(in crate::store) fn build(memory: &'m M, room: Room, shape: &Shape) -> Option<Self> {
         let image_at = HEADER_BYTES + usize::from(shape.area.bytes).next_multiple_of(LINE);
         let image_len = shape.image_len.next_multiple_of(LINE);
         let len = image_at + image_len;
         assert!(len <= MAX_NODE_BYTES, "a node is at most {MAX_NODE_BYTES} bytes long");
         let lines = |bytes: usize| u16::try_from(bytes / LINE).expect("a node has 512 lines at most");
-        let block = memory.allocate(len)?;
+        let block = memory.allocate(len, room)?;
         let header = Header {
             zero: 0,
             next: AtomicU64::new(shape.next),
@@ -412,8 +420,9 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
     ///
     /// # Safety
     ///
-    /// The address is from [`publish`](Self::publish) of a node in this memory. No reference to the
-    /// node is left, no one else makes one or takes it back.
+    /// The address is from [`publish`](Self::publish) of a node in this memory, or in that of
+    /// another core of the same store. No reference to the node is left, no one else makes one or
+    /// takes it back.
     pub(in crate::store) unsafe fn take_back(memory: &'m M, address: NodeAddress) -> Self {
         // SAFETY: the node exists until the value that this call returns is dropped.
         let node = unsafe { NodeRef::at(address) };
@@ -423,7 +432,7 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
 
 impl<M: NodeMemory> Drop for NewNode<'_, M> {
     fn drop(&mut self) {
-        // SAFETY: the block is from this memory. The node was not published, or was taken back, so
+        // SAFETY: the block is from a memory of this store. The node was not published, or was taken back, so
         // nobody else uses it.
         unsafe { self.memory.free(self.block) };
     }

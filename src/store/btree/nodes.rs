@@ -8,6 +8,9 @@
 //!    a node word names a node that [`NodeMemory`] gave, once.
 //! 2. A node is retired by whoever replaced its word, after that.
 //! 3. A node is reached through a [`Pin`] of the same store, which keeps what it found.
+//!
+//! Each core has a memory of its own ([`CoreMemories`]): magazines that no other core touches. It
+//! builds nodes there, and there it frees what it has retired, whichever core built that.
 
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
@@ -19,34 +22,62 @@ use super::map::{Entry, Filling, Map};
 use super::node::{NewNode, NodeMemory, NodeRef, Shape};
 use super::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 use crate::store::atomic::Ordering;
+use crate::store::cache::{self, Room};
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
+
+/// Where the cores of a store have their memories from.
+///
+/// # Safety
+///
+/// Each memory takes back the blocks of all others.
+pub(in crate::store) unsafe trait CoreMemories: Send + Sync {
+    /// The memory of one core. It stays on its core.
+    type OfCore: NodeMemory;
+
+    /// The memory of the calling core.
+    fn attach(&self) -> Self::OfCore;
+}
+
+// SAFETY: a clone of a memory is that memory once more.
+unsafe impl<M: NodeMemory + Clone + Send + Sync> CoreMemories for M {
+    type OfCore = M;
+
+    fn attach(&self) -> M {
+        self.clone()
+    }
+}
 
 /// The pages of a store, shared by its cores.
 pub(in crate::store) struct Nodes<M: NodeMemory> {
     map: Map,
-    memory: Arc<M>,
+    memories: Box<dyn CoreMemories<OfCore = M>>,
     collector: Arc<Collector<NodeAddress>>,
 }
 
 impl<M: NodeMemory> Nodes<M> {
     /// Without pages, for at most `max_pages` of them, and for `cores` cores at a time.
-    pub(in crate::store) fn new(memory: M, max_pages: u64, cores: usize) -> Arc<Self> {
+    pub(in crate::store) fn new(
+        memories: impl CoreMemories<OfCore = M> + 'static,
+        max_pages: u64,
+        cores: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
             map: Map::new(max_pages),
-            memory: Arc::new(memory),
+            memories: Box::new(memories),
             collector: Collector::new(cores),
         })
     }
 
     /// The part of one core. None if there are as many as there may be.
     pub(in crate::store) fn attach(self: &Arc<Self>) -> Option<Core<M>> {
-        let participant = self.collector.join(Freeing(Arc::clone(&self.memory)))?;
+        let participant = self.collector.join(Freeing(self.memories.attach()))?;
         Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default() })
     }
 
-    /// Where nodes have their memory from.
-    pub(in crate::store) fn memory(&self) -> &M {
-        &self.memory
+    /// Bytes of nodes that are in no page any more and not freed yet. Exact if no core changes it at
+    /// this moment.
+    pub(in crate::store) fn retired_bytes(&self) -> u64 {
+        self.collector.retired_bytes()
     }
 
     /// How many pages there are, while nobody changes that.
@@ -57,18 +88,20 @@ impl<M: NodeMemory> Nodes<M> {
 
 impl<M: NodeMemory> Drop for Nodes<M> {
     fn drop(&mut self) {
+        // Of no core any more: it is gone at the end of this.
+        let memory = self.memories.attach();
         for word in self.map.words() {
             if let MapView::Node(address) = word.view() {
                 // SAFETY: one word names the node. Cores keep the `Nodes` alive, so none is left,
                 // and so is no pin.
-                drop(unsafe { NewNode::take_back(&*self.memory, address) });
+                drop(unsafe { NewNode::take_back(&memory, address) });
             }
         }
     }
 }
 
-/// Frees nodes that nobody can read any more.
-struct Freeing<M>(Arc<M>);
+/// Frees nodes that nobody can read any more, into the memory of the core that frees.
+struct Freeing<M>(M);
 
 impl<M: NodeMemory> Reclaim for Freeing<M> {
     type Garbage = NodeAddress;
@@ -76,7 +109,7 @@ impl<M: NodeMemory> Reclaim for Freeing<M> {
     fn free(&self, address: NodeAddress) -> Option<NodeAddress> {
         // SAFETY: the node was retired, so no word names it, and no pin from before that is left.
         // Cursors that counted themselves may still read it: then it is given away again.
-        let node = unsafe { NewNode::take_back(&*self.0, address) };
+        let node = unsafe { NewNode::take_back(&self.0, address) };
         (node.get().pins().load(Ordering::Acquire) > 0).then(|| node.publish())
     }
 }
@@ -92,7 +125,17 @@ impl<M: NodeMemory> Core<M> {
     /// Pins this core: nodes that are found under the pin stay. It must not be held across an
     /// await.
     pub(in crate::store) fn pin(&self) -> Pin<'_, M> {
-        Pin { core: self, _guard: self.participant.pin() }
+        self.pin_with(Room::Ordinary)
+    }
+
+    /// The same, and `room` says which memory may be used for new nodes.
+    pub(in crate::store) fn pin_with(&self, room: Room) -> Pin<'_, M> {
+        Pin { core: self, room, _guard: self.participant.pin() }
+    }
+
+    /// This core's memory of nodes.
+    pub(in crate::store) fn memory(&self) -> &M {
+        &self.participant.reclaim().0
     }
 
     /// Frees nodes that were replaced, as far as nobody reads them: all that this core has replaced
@@ -122,6 +165,8 @@ pub(super) struct Found<'p> {
 /// A core that is pinned.
 pub(in crate::store) struct Pin<'c, M: NodeMemory> {
     core: &'c Core<M>,
+    /// Of new nodes.
+    room: Room,
     _guard: Guard<'c>,
 }
 
@@ -131,7 +176,7 @@ impl<M: NodeMemory> Pin<'_, M> {
     }
 
     fn memory(&self) -> &M {
-        &self.core.nodes.memory
+        self.core.memory()
     }
 
     fn entry(&self, id: PageId) -> &Entry {
@@ -161,13 +206,17 @@ impl<M: NodeMemory> Pin<'_, M> {
 
     /// A node of this shape, to be filled. None if there is no memory.
     pub(super) fn build(&self, shape: &Shape) -> Option<NewNode<'_, M>> {
-        NewNode::build(self.memory(), shape)
+        NewNode::build(self.memory(), self.room, shape)
     }
 
     /// Replaces what `current` says of a page by a new node. False if the page is something else
     /// by now; the node is freed then.
     pub(super) fn install(&self, id: PageId, current: MapWord, new: NewNode<'_, M>) -> bool {
         assert!(ptr::eq(new.memory(), self.memory()), "a node goes where its memory is known");
+        if let Some(old) = self.node(current) {
+            // The page is as hot as it was.
+            new.get().set_touched(old.touched());
+        }
         let address = new.publish();
         if self.entry(id).replace(current, MapWord::node(address)).is_ok() {
             self.retire(current);
@@ -188,6 +237,7 @@ impl<M: NodeMemory> Pin<'_, M> {
         let child = ChildWord::new(id, epoch);
         match build(child) {
             Some(node) => {
+                node.get().set_touched(cache::NEW);
                 let installed = self.install(id, MapWord::FREE, node);
                 debug_assert!(installed, "nobody else has the id");
                 Some(child)

@@ -10,12 +10,13 @@ use super::slot::Request;
 use super::*;
 use crate::store::btree::node::{AreaSize, NewNode, ProcessMemory, Shape};
 use crate::store::btree::word::ChildWord;
+use crate::store::cache::Room;
 
 type Node = NewNode<'static, ProcessMemory>;
 
 fn node(size: AreaSize) -> Node {
     let shape = Shape::new(ChildWord::from_bits(0), size, 0);
-    NewNode::build(&ProcessMemory, &shape).expect("memory")
+    NewNode::build(&ProcessMemory, Room::Ordinary, &shape).expect("memory")
 }
 
 /// A tag that two of four keys share.

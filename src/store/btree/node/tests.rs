@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use super::*;
 use crate::store::btree::area::{IntentState, Kind, NewEntry, Written};
 use crate::store::btree::word::{ColdAddress, Epoch, MapView, MapWord, PageId};
+use crate::store::cache::Room;
 
 fn child() -> ChildWord {
     ChildWord::new(PageId::new(17).expect("in range"), Epoch::new(3).expect("in range"))
@@ -23,11 +24,11 @@ impl Counted {
 
 // SAFETY: the blocks are those of the process's memory.
 unsafe impl NodeMemory for Counted {
-    fn allocate(&self, len_bytes: usize) -> Option<Block> {
+    fn allocate(&self, len_bytes: usize, room: Room) -> Option<Block> {
         if self.in_use.borrow().len() == self.most {
             return None;
         }
-        let block = ProcessMemory.allocate(len_bytes)?;
+        let block = ProcessMemory.allocate(len_bytes, room)?;
         self.in_use.borrow_mut().insert(block.address.as_ptr().addr(), block.class);
         Some(block)
     }
@@ -54,7 +55,7 @@ fn a_node_has_what_it_was_built_with() {
         earliest_expiry: 8,
         ..Shape::new(child(), AreaSize::ALL[1], 100)
     };
-    let mut new = NewNode::build(&ProcessMemory, &shape).expect("memory");
+    let mut new = NewNode::build(&ProcessMemory, Room::Ordinary, &shape).expect("memory");
     assert_eq!(new.image_mut(), [0; 128]);
     new.image_mut()[127] = 1;
     let node = new.get();
@@ -90,7 +91,7 @@ fn area_and_image_do_not_overlap() {
     for (size, image_len) in AreaSize::ALL.into_iter().zip([0, 64, 4032, 16 << 10, 1]) {
         let memory = Counted::new(1);
         let shape = Shape::new(child(), size, image_len);
-        let mut new = NewNode::build(&memory, &shape).expect("memory");
+        let mut new = NewNode::build(&memory, Room::Ordinary, &shape).expect("memory");
         new.image_mut().fill(0xAB);
         let node = new.get();
         let value = vec![0xCD; size.heap_bytes() - 13 - 1];
@@ -107,7 +108,8 @@ fn area_and_image_do_not_overlap() {
 
 #[test]
 fn a_node_without_an_area_takes_no_writes() {
-    let new = NewNode::build(&ProcessMemory, &Shape::new(child(), AreaSize::NONE, 64)).expect("memory");
+    let new = NewNode::build(&ProcessMemory, Room::Ordinary, &Shape::new(child(), AreaSize::NONE, 64))
+        .expect("memory");
     assert!(new.get().area().is_frozen());
     assert_eq!(new.get().area().live().count(), 0);
 }
@@ -116,17 +118,17 @@ fn a_node_without_an_area_takes_no_writes() {
 fn without_memory_there_is_no_node() {
     let memory = Counted::new(1);
     let shape = Shape::new(child(), AreaSize::ALL[0], 64);
-    let one = NewNode::build(&memory, &shape).expect("the first");
-    assert!(NewNode::build(&memory, &shape).is_none());
+    let one = NewNode::build(&memory, Room::Ordinary, &shape).expect("the first");
+    assert!(NewNode::build(&memory, Room::Ordinary, &shape).is_none());
     drop(one);
-    assert!(NewNode::build(&memory, &shape).is_some());
+    assert!(NewNode::build(&memory, Room::Ordinary, &shape).is_some());
 }
 
 #[test]
 fn a_published_node_is_reached_by_its_word_and_taken_back() {
     let memory = Counted::new(1);
     let shape = Shape::new(child(), AreaSize::ALL[0], 64);
-    let address = NewNode::build(&memory, &shape).expect("memory").publish();
+    let address = NewNode::build(&memory, Room::Ordinary, &shape).expect("memory").publish();
     assert_eq!(memory.in_use.borrow().len(), 1, "a node that was published stays");
     let word = MapWord::from_bits(MapWord::node(address).bits()).expect("a word");
     assert_eq!(word.view(), MapView::Node(address));
@@ -140,5 +142,9 @@ fn a_published_node_is_reached_by_its_word_and_taken_back() {
 #[test]
 #[should_panic(expected = "a node is at most")]
 fn a_node_has_a_largest_size() {
-    let _ = NewNode::build(&ProcessMemory, &Shape::new(child(), AreaSize::ALL[4], MAX_NODE_BYTES));
+    let _ = NewNode::build(
+        &ProcessMemory,
+        Room::Ordinary,
+        &Shape::new(child(), AreaSize::ALL[4], MAX_NODE_BYTES),
+    );
 }

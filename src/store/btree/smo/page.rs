@@ -109,7 +109,7 @@ pub(in crate::store::btree) enum Remainder<I> {
 
 /// Where a descent goes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(in crate::store::btree) enum Target<K> {
+pub(in crate::store) enum Target<K> {
     /// To the leaf of this key.
     At(K),
     /// To the leaf of the largest keys below this one, or to the last leaf.

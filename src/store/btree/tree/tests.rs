@@ -8,6 +8,7 @@ use super::*;
 use crate::store::btree::image;
 use crate::store::btree::node::{Block, ProcessMemory};
 use crate::store::btree::nodes::Nodes;
+use crate::store::cache::Room;
 
 fn pages(cores: usize) -> Arc<Nodes<ProcessMemory>> {
     Nodes::new(ProcessMemory, 1 << 20, cores)
@@ -167,15 +168,16 @@ fn leaves_are_half_full_after_ascending_inserts() {
 }
 
 /// Memory for so many nodes.
+#[derive(Clone)]
 struct Limited {
-    left: AtomicU64,
+    left: Arc<AtomicU64>,
 }
 
 // SAFETY: blocks come from `ProcessMemory` and go back there.
 unsafe impl NodeMemory for Limited {
-    fn allocate(&self, len_bytes: usize) -> Option<Block> {
+    fn allocate(&self, len_bytes: usize, room: Room) -> Option<Block> {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        ProcessMemory.allocate(len_bytes)
+        ProcessMemory.allocate(len_bytes, room)
     }
 
     unsafe fn free(&self, block: Block) {
@@ -190,7 +192,8 @@ unsafe impl NodeMemory for Limited {
 #[test]
 fn full_memory_is_an_answer_and_nothing_is_lost() {
     for blocks in [3, 4, 6, 20] {
-        let pages = Nodes::new(Limited { left: AtomicU64::new(blocks) }, 1 << 18, 1);
+        let left = Arc::new(AtomicU64::new(blocks));
+        let pages = Nodes::new(Limited { left: Arc::clone(&left) }, 1 << 18, 1);
         let core = pages.attach().expect("a core");
         let root = core.new_tree().expect("room");
         let mut draw = numbers();
@@ -228,13 +231,13 @@ fn full_memory_is_an_answer_and_nothing_is_lost() {
                 write(*key, Change::Delete, &mut model);
             }
             let expected: Vec<_> = model.clone().into_iter().collect();
-            pages.memory().left.fetch_add(40, Ordering::Relaxed);
+            left.fetch_add(40, Ordering::Relaxed);
             assert_eq!(forwards(&core, root), expected);
             for key in keys {
                 assert!(write(key, Change::Delete, &mut model), "there is memory again");
             }
             core.collect();
-            pages.memory().left.fetch_sub(40, Ordering::Relaxed);
+            left.fetch_sub(40, Ordering::Relaxed);
         }
         assert!(refused > 0, "{blocks} blocks were enough");
     }

@@ -53,7 +53,7 @@ fn value_of(entry: Entry<'_>) -> u64 {
 
 fn new_leaf_node() -> Node {
     let shape = Shape::new(ChildWord::from_bits(0), AreaSize::ALL[1], KEYS * 16);
-    NewNode::build(&ProcessMemory, &shape).expect("memory")
+    NewNode::build(&ProcessMemory, Room::Ordinary, &shape).expect("memory")
 }
 
 impl Leaf {
