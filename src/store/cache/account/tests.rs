@@ -29,6 +29,37 @@ fn all_of_the_limit_can_be_had_and_not_a_byte_more() {
 }
 
 #[test]
+fn the_reserve_is_for_those_who_may_and_comes_back() {
+    let account = Account::new(LIMIT_BYTES, LIMIT_BYTES / 8);
+    let most = LIMIT_BYTES - account.reserve_bytes();
+    let [core, other] = [account.attach(), account.attach()];
+    assert!(core.try_take(Part::Nodes, most - LIMIT_BYTES / 32, Room::Ordinary));
+    assert_eq!(account.pressure_bytes(), account.used_bytes() - (most - LIMIT_BYTES / 32));
+    assert!(core.try_take(Part::Nodes, LIMIT_BYTES / 32, Room::Ordinary));
+    assert!(account.pressure_bytes() >= LIMIT_BYTES / 32, "evicters are asked before all is full");
+    assert!(!core.try_take(Part::Nodes, 1, Room::Ordinary));
+    // All of it can be had, and no core keeps more than it needs.
+    assert!(core.try_take(Part::Nodes, LIMIT_BYTES / 16, Room::Reserve));
+    assert_eq!(account.used_bytes(), most + LIMIT_BYTES / 16);
+    assert!(other.try_take(Part::Nodes, LIMIT_BYTES / 16, Room::Reserve));
+    assert!(!other.try_take(Part::Nodes, 1, Room::Reserve), "the limit holds");
+    // What is given back goes to who may have it, on whatever core.
+    other.give(Part::Nodes, LIMIT_BYTES / 16);
+    core.give(Part::Nodes, 100);
+    assert!(
+        !core.try_take(Part::Nodes, 1, Room::Ordinary) && !other.try_take(Part::Nodes, 1, Room::Ordinary)
+    );
+    assert!(other.try_take(Part::Nodes, LIMIT_BYTES / 16 + 100, Room::Reserve));
+    other.give(Part::Nodes, LIMIT_BYTES / 8);
+    assert!(other.try_take(Part::Nodes, 100, Room::Reserve));
+    core.give(Part::Nodes, 100);
+    core.give(Part::Nodes, most - 100);
+    other.give(Part::Nodes, 100);
+    [core, other].iter().for_each(Portion::settle);
+    assert_eq!((account.used_bytes(), account.pressure_bytes()), (0, 0));
+}
+
+#[test]
 fn parts_have_different_numbers() {
     let numbers: Vec<usize> = Part::ALL.into_iter().map(Part::index).collect();
     assert_eq!(numbers, (0..Part::ALL.len()).collect::<Vec<_>>());

@@ -168,6 +168,38 @@ fn a_full_class_takes_what_is_larger() {
 }
 
 #[test]
+fn reserved_slabs_stay_empty_but_for_those_who_may() {
+    for bytes in [64, 4096, 30_000, SLAB_BYTES, 2 * SLAB_BYTES] {
+        let arena = NodeArena::new(16 * SLAB_BYTES, 3 * SLAB_BYTES).expect("mapped");
+        let core = arena.attach();
+        let mut used = Vec::new();
+        assert_eq!(arena.missing_bytes(), 0);
+        used.extend(std::iter::from_fn(|| core.alloc(bytes, Room::Ordinary)));
+        let empty = if bytes > SLAB_BYTES { 4 } else { 3 };
+        assert_eq!(arena.empty_slabs(), empty, "{bytes}");
+        assert!(arena.missing_bytes() > 0, "evicters are asked");
+        if empty == 3 {
+            // Slabs of one class do not serve another, so this would need the reserve.
+            let other = if bytes == 4096 { 1024 } else { 4096 };
+            assert_eq!(core.alloc(other, Room::Ordinary), None, "{bytes}");
+        }
+        used.extend((0..3).map(|_| core.alloc(SLAB_BYTES, Room::Reserve).expect("the reserve")));
+        assert_eq!(arena.empty_slabs(), empty - 3);
+        for block in used.drain(..) {
+            // SAFETY: allocated above, and used by nobody.
+            unsafe { core.free(block) };
+        }
+        used.extend((0..13).map(|_| core.alloc(SLAB_BYTES, Room::Ordinary).expect("it is there again")));
+        assert_eq!((core.alloc(SLAB_BYTES, Room::Ordinary), arena.missing_bytes() > 0), (None, true));
+        for block in used {
+            // SAFETY: as above.
+            unsafe { core.free(block) };
+        }
+        assert!(core.alloc(SLAB_BYTES, Room::Ordinary).is_some_and(|_| arena.missing_bytes() == 0));
+    }
+}
+
+#[test]
 fn a_core_that_leaves_gives_back_what_it_has_free() {
     let arena = NodeArena::new(64 * SLAB_BYTES, 0).expect("mapped");
     let core = arena.attach();
