@@ -167,6 +167,27 @@ fn leaves_are_half_full_after_ascending_inserts() {
     }
 }
 
+#[test]
+fn a_page_stays_as_hot_as_it_was_when_its_node_is_replaced() {
+    let pages = pages(1);
+    let core = pages.attach().expect("a core");
+    let root = core.new_tree().expect("room");
+    let mut draw = numbers();
+    let look = || {
+        let pin = core.pin();
+        let (node, word) = pin.find(root.id()).expect("it is in memory");
+        (node.touched(), word)
+    };
+    let (new, first) = look();
+    assert_eq!(new, crate::store::cache::NEW);
+    core.pin().find(root.id()).expect("it is in memory").0.touch();
+    for number in 0..100u8 {
+        core.pin().write(root, b"key", Change::Put(&[number; 40]), &mut draw).expect("room");
+    }
+    let (touched, word) = look();
+    assert_eq!((touched, word == first), (new + 1, false));
+}
+
 /// Memory for so many nodes.
 #[derive(Clone)]
 struct Limited {
