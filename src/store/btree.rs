@@ -21,7 +21,10 @@ pub(super) use nodes::{Core, CoreMemories, Nodes};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use tree::{Change, Refusal};
-pub(super) use word::{ChildWord, PageId};
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(super) use word::ChildWord;
+#[cfg(not(any(loom, shuttle)))]
+pub(super) use word::PageId;
 
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]

@@ -8,19 +8,16 @@
 
 mod account;
 mod arena;
-mod hand;
+#[cfg(not(any(loom, shuttle)))]
+pub(super) mod hand;
 // A node is raw memory, which the atomics of models are not.
 #[cfg(not(any(loom, shuttle)))]
-mod memory;
+pub(super) mod memory;
 
 #[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use account::{Account, Part, Portion, Room};
 #[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use arena::{Block, MAX_ALLOCATION_BYTES, Magazines, NodeArena, POISON};
-#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use hand::{
-    Attempt, Hand, JUST_LOADED, Look, NEW, ON_PROBATION, Resident, Round, Stepped, Sweep, touched_again,
-};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use memory::{CacheMemory, CacheMemoryOfCore, reserve_bytes};
+pub(super) use memory::{CacheMemory, CacheMemoryOfCore};

@@ -34,7 +34,8 @@ use std::sync::atomic::AtomicU8;
 use super::area::{Area, Heap, Slots};
 use super::word::{ChildWord, NodeAddress};
 use crate::store::atomic::{AtomicU32, AtomicU64, Ordering};
-use crate::store::cache::{Room, touched_again};
+use crate::store::cache::Room;
+use crate::store::cache::hand::touched_again;
 
 /// Header, area and image start at multiples of this many bytes.
 const LINE: usize = 64;

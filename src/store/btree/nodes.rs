@@ -22,7 +22,7 @@ use super::map::{Entry, Filling, Map};
 use super::node::{NewNode, NodeMemory, NodeRef, Shape};
 use super::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 use crate::store::atomic::Ordering;
-use crate::store::cache::{self, Room};
+use crate::store::cache::{Room, hand};
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
 
 /// Where the cores of a store have their memories from.
@@ -237,7 +237,7 @@ impl<M: NodeMemory> Pin<'_, M> {
         let child = ChildWord::new(id, epoch);
         match build(child) {
             Some(node) => {
-                node.get().set_touched(cache::NEW);
+                node.get().set_touched(hand::NEW);
                 let installed = self.install(id, MapWord::FREE, node);
                 debug_assert!(installed, "nobody else has the id");
                 Some(child)

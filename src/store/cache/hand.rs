@@ -31,7 +31,7 @@
 //!
 //! A step costs [`STEP_COST`] at most, in units of some 20 ns.
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(test)]
 mod tests;
 
 use std::cell::Cell;

@@ -179,7 +179,7 @@ fn a_page_stays_as_hot_as_it_was_when_its_node_is_replaced() {
         (node.touched(), word)
     };
     let (new, first) = look();
-    assert_eq!(new, crate::store::cache::NEW);
+    assert_eq!(new, crate::store::cache::hand::NEW);
     core.pin().find(root.id()).expect("it is in memory").0.touch();
     for number in 0..100u8 {
         core.pin().write(root, b"key", Change::Put(&[number; 40]), &mut draw).expect("room");

@@ -90,8 +90,10 @@ impl Sweep for Mapping {
     }
 
     fn try_evict(&self, page: PageId) -> Attempt {
-        if self.page(page.get()).is_dirty {
-            return Attempt::Dirty;
+        match self.page(page.get()) {
+            Page { is_resident: false, .. } => return Attempt::Changed,
+            Page { is_dirty: true, .. } => return Attempt::Dirty,
+            _ => {}
         }
         self.change(page.get(), |page| page.is_resident = false);
         self.evicted.borrow_mut().push(page.get());

@@ -158,6 +158,7 @@ fn the_reserve_has_room_for_the_largest_nodes_whatever_fills_the_rest() {
 fn blocks_have_the_size_that_their_code_says() {
     let memory = memory(64 << 20);
     let core = memory.attach();
+    assert!(Arc::ptr_eq(core.portion().account(), memory.account()));
     for len in (1..=MAX_NODE_BYTES).step_by(61).chain([MAX_NODE_BYTES]) {
         let block = core.allocate(len, Room::Ordinary).expect("room");
         let of_code = Block::of_code(block.address, block.class);
