@@ -1,6 +1,7 @@
 //! The latch-free B-tree: words, nodes, images, and how they change.
 
 mod area;
+mod homes;
 mod image;
 mod map;
 // A node is raw memory, which the atomics of models are not.

@@ -78,6 +78,7 @@
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 #![cfg_attr(all(test, any(loom, shuttle)), allow(dead_code, reason = "models use a part of it"))]
 
+mod clean;
 mod defect;
 mod entry;
 mod lookup;

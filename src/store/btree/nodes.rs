@@ -4,8 +4,9 @@
 //! This is where a mapping word becomes a reference and an address becomes free memory. What the
 //! tree does with nodes is safe code, because of three rules that hold here alone:
 //!
-//! 1. Only [`Pin::install`], [`Pin::create`] and [`Pin::release`] change mapping words of nodes, so
-//!    a node word names a node that [`NodeMemory`] gave, once.
+//! 1. Only [`Pin::install`], [`Pin::create`], [`Pin::install_loaded`], [`Pin::try_evict`] and
+//!    [`Pin::release`] change mapping words of nodes, so a node word names a node that
+//!    [`NodeMemory`] gave, once.
 //! 2. A node is retired by whoever replaced its word, after that.
 //! 3. A node is reached through a [`Pin`] of the same store, which keeps what it found.
 
@@ -15,15 +16,17 @@ use std::cell::RefCell;
 use std::ptr;
 use std::sync::Arc;
 
+use super::homes::{Evicted, Homes, MapFreeze};
 use super::map::{Entry, Filling, Map};
 use super::node::{NewNode, NodeMemory, NodeRef, Shape};
-use super::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
+use super::word::{ChildWord, ColdAddress, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 use crate::store::atomic::Ordering;
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
 
 /// The pages of a store, shared by its cores.
 pub(in crate::store) struct Nodes<M: NodeMemory> {
     map: Map,
+    homes: Homes,
     memory: Arc<M>,
     collector: Arc<Collector<NodeAddress>>,
 }
@@ -31,8 +34,14 @@ pub(in crate::store) struct Nodes<M: NodeMemory> {
 impl<M: NodeMemory> Nodes<M> {
     /// Without pages, for at most `max_pages` of them, and for `cores` cores at a time.
     pub(in crate::store) fn new(memory: M, max_pages: u64, cores: usize) -> Arc<Self> {
+        Self::over(Map::new(max_pages), memory, cores)
+    }
+
+    /// The pages of this mapping, for `cores` cores at a time.
+    pub(in crate::store) fn over(map: Map, memory: M, cores: usize) -> Arc<Self> {
         Arc::new(Self {
-            map: Map::new(max_pages),
+            map,
+            homes: Homes::default(),
             memory: Arc::new(memory),
             collector: Collector::new(cores),
         })
@@ -47,6 +56,16 @@ impl<M: NodeMemory> Nodes<M> {
     /// Where nodes have their memory from.
     pub(in crate::store) fn memory(&self) -> &M {
         &self.memory
+    }
+
+    /// Where pages are.
+    pub(in crate::store) fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// What is durable of those that are in memory.
+    pub(in crate::store) fn homes(&self) -> &Homes {
+        &self.homes
     }
 
     /// How many pages there are, while nobody changes that.
@@ -119,6 +138,19 @@ pub(super) struct Found<'p> {
     pub(super) node: Option<NodeRef<'p>>,
 }
 
+/// What became of an eviction.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Eviction {
+    /// The page is cold. Its node, of so many bytes, is freed when nobody reads it any more.
+    Evicted { bytes: u64 },
+    /// The page has changes that are not durable, or was never durable.
+    Dirty,
+    /// It is cold already, or there is no such page.
+    NotInMemory,
+    /// A cursor holds the node, or somebody replaced it just now.
+    Busy,
+}
+
 /// A core that is pinned.
 pub(in crate::store) struct Pin<'c, M: NodeMemory> {
     core: &'c Core<M>,
@@ -135,7 +167,7 @@ impl<M: NodeMemory> Pin<'_, M> {
     }
 
     fn entry(&self, id: PageId) -> &Entry {
-        self.map().entry(id).expect("a page that somebody names has an entry")
+        self.map().entry(id).loaded().expect("a page that somebody names has an entry")
     }
 
     /// The node that a word of this store's mapping names, which was loaded under this pin.
@@ -200,12 +232,72 @@ impl<M: NodeMemory> Pin<'_, M> {
         }
     }
 
+    /// Gives a page that is cold the node `new`, which has the image that `cold` and `second` named.
+    /// False if the page is something else by now; the node is freed then.
+    pub(in crate::store) fn install_loaded(
+        &self,
+        id: PageId,
+        (cold, second): (MapWord, SecondWord),
+        new: NewNode<'_, M>,
+    ) -> bool {
+        assert!(ptr::eq(new.memory(), self.memory()), "a node goes where its memory is known");
+        let address = new.publish();
+        if self.core.nodes.homes.admit(id, self.entry(id), (cold, second), MapWord::node(address)) {
+            return true;
+        }
+        // SAFETY: the node was published a moment ago and not installed: nobody else knows it.
+        drop(unsafe { NewNode::take_back(self.memory(), address) });
+        false
+    }
+
+    /// Whether a page still is the image that `cold` and `second` named. An image that does not fit
+    /// them is damaged only if they do.
+    pub(in crate::store) fn is_current(&self, id: PageId, cold: MapWord, second: SecondWord) -> bool {
+        self.core.nodes.homes.is_current(id, self.entry(id), cold, second)
+    }
+
+    /// Makes a clean page cold: its image is durable, and nobody has changed it since. What is not
+    /// clean stays.
+    pub(in crate::store) fn try_evict(&self, id: PageId) -> Eviction {
+        let Some(entry) = self.map().entry(id).loaded() else { return Eviction::NotInMemory };
+        let word = entry.word();
+        let Some(node) = self.node(word) else { return Eviction::NotInMemory };
+        if node.pins().load(Ordering::Relaxed) > 0 {
+            return Eviction::Busy;
+        }
+        let Some(place) = place_of(node) else { return Eviction::Dirty };
+        let close = || node.area().freeze_if_clean();
+        match self.core.nodes.homes.evict(id, entry, (word, place), close) {
+            Evicted::Evicted => {
+                let bytes = node.len_bytes();
+                self.retire(word);
+                Eviction::Evicted { bytes }
+            }
+            Evicted::Dirty => Eviction::Dirty,
+            Evicted::Changed => Eviction::Busy,
+        }
+    }
+
     /// Makes the id of a page free, whose word is `current` and is changed by nobody else any more.
     /// Its next use starts from `epoch`.
     pub(super) fn release(&self, id: PageId, current: MapWord, epoch: Epoch) {
-        if self.map().free(id, current, epoch) {
+        if self.core.nodes.homes.free(self.map(), id, (current, epoch), None).is_some() {
             self.retire(current);
         }
+    }
+
+    /// The keeper makes an id free, since a bundle is durable that says so: `freed` is the id, and
+    /// the epoch that its next use starts from. Where the page's last image lay, if it had one.
+    pub(in crate::store) fn release_durable(
+        &self,
+        freed: ChildWord,
+        freeze: &mut MapFreeze,
+    ) -> Option<ColdAddress> {
+        let current = self.map().entry(freed.id()).loaded()?.word();
+        let step = (current, freed.epoch());
+        let left = self.core.nodes.homes.free(self.map(), freed.id(), step, Some(freeze))?;
+        self.retire(current);
+        left
     }
 
     /// Frees the node of a word that this core replaced, when nobody reads it any more.
@@ -215,5 +307,14 @@ impl<M: NodeMemory> Pin<'_, M> {
         {
             self.core.participant.retire(address, node.len_bytes());
         }
+    }
+}
+
+/// The cold address of exactly this node's image, if it was loaded from there or is being written
+/// there.
+fn place_of(node: NodeRef<'_>) -> Option<ColdAddress> {
+    match MapWord::from_bits(node.home().load(Ordering::Relaxed))?.view() {
+        MapView::Cold { address, .. } => Some(address),
+        _ => None,
     }
 }

@@ -25,7 +25,7 @@ fn reserved_ids_have_entries_and_are_not_given_out() {
     let (first, epoch) = map.allocate(None, &mut filling).expect("there are more");
     assert_eq!((first.get(), epoch), (RESERVED_PAGES, Epoch::FIRST));
     for id in 0..RESERVED_PAGES {
-        let entry = map.entry(PageId::new(id).expect("small")).expect("in the first frame");
+        let entry = map.entry(PageId::new(id).expect("small")).loaded().expect("in the first frame");
         assert_eq!(entry.word(), MapWord::FREE);
     }
 }
@@ -34,7 +34,8 @@ fn reserved_ids_have_entries_and_are_not_given_out() {
 fn an_id_that_was_never_given_out_has_no_entry() {
     let map = Map::new(1 << 20);
     for id in [256, 1 << 18, 1 << 20, 1 << 39] {
-        assert!(map.entry(PageId::new(id).expect("40 bits")).is_none(), "{id}");
+        let entry = map.entry(PageId::new(id).expect("40 bits"));
+        assert!(matches!(entry, Lookup::Never), "{id}: {entry:?}");
     }
 }
 
@@ -77,7 +78,7 @@ fn when_all_ids_are_in_use_there_is_none_until_some_are_free_again() {
 fn a_cold_entry_is_read_as_it_was_at_one_moment() {
     let map = Map::new(1);
     let (id, epoch) = map.allocate(None, &mut Filling::default()).expect("free");
-    let entry = map.entry(id).expect("it was given out");
+    let entry = map.entry(id).loaded().expect("it was given out");
     entry.replace(MapWord::FREE, node(1)).expect("it is the caller's");
     let is_done = crate::store::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
