@@ -90,7 +90,6 @@ mod loom_tests;
 mod model;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
-mod stand_in;
 
 use std::collections::HashMap;
 use std::fmt;
@@ -98,11 +97,11 @@ use std::hash::{BuildHasherDefault, Hasher};
 use std::sync::PoisonError;
 
 pub(in crate::store) use freeze::MapFreeze;
-pub(in crate::store) use stand_in::{MapEntry, MapPage};
 
 use super::map::{Entry, Map, frame_of};
-use super::word::{ColdAddress, Epoch, MapView, MapWord, PageId, SecondWord, Special};
 use crate::store::atomic::{Mutex, MutexGuard};
+use crate::store::pages::MapEntry;
+use crate::store::word::{ColdAddress, Epoch, MapView, MapWord, PageId, SecondWord, Special};
 
 /// Locks of the homes. Fewer in models, where each is an object of its own.
 const SHARDS: usize = if cfg!(loom) { 1 } else { 64 };

@@ -1,7 +1,7 @@
 //! The mapping: from the id of a page to where the page is.
 //!
 //! Every page has an entry of two words, 16 bytes, and every change of a page is a compare-and-swap
-//! on the first of them ([`word`](super::word)). Entries lie in **frames** of 256, which stay in
+//! on the first of them ([`word`](crate::store::word)). Entries lie in **frames** of 256, which stay in
 //! memory once they are there. A frame keeps one bit an id that says whether the id is free.
 //!
 //! # Frames
@@ -77,9 +77,9 @@ use std::fmt;
 use std::sync::{OnceLock, PoisonError};
 
 use self::frames::{FRAME_LEN, Frame, FrameStack};
-use super::homes::MapPage;
-use super::word::{Epoch, MapWord, PageId, SecondWord};
 use crate::store::atomic::{AtomicU32, AtomicU64, Mutex, Ordering};
+use crate::store::pages::MapPage;
+use crate::store::word::{Epoch, MapWord, PageId, SecondWord};
 
 /// Ids of a frame.
 pub(in crate::store) const FRAME_PAGES: u64 = FRAME_LEN as u64;

@@ -24,9 +24,10 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use super::{Homes, MapEntry, MapPage};
+use super::Homes;
 use crate::store::btree::map::{Map, frame_of};
-use crate::store::btree::word::PageId;
+use crate::store::pages::{MapEntry, MapPage};
+use crate::store::word::PageId;
 
 /// The keeper's side of the homes. There is one, and it is empty while no checkpoint is written.
 #[derive(Debug, Default)]
@@ -61,7 +62,7 @@ impl MapFreeze {
         let entries = map.entries(frame)?;
         let shard = homes.shard(frame);
         let mut page = MapPage::default();
-        for (content, (id, entry)) in page.0.iter_mut().zip(entries) {
+        for (content, (id, entry)) in page.entries_mut().iter_mut().zip(entries) {
             *content = self.kept.remove(&id).unwrap_or_else(|| shard.durable(id, entry));
         }
         self.waiting.remove(&frame);

@@ -7,7 +7,7 @@ use loom::thread;
 
 use super::model::{Keeper, Model};
 use crate::store::btree::map::Filling;
-use crate::store::btree::word::MapWord;
+use crate::store::word::MapWord;
 
 /// Every execution with at most `preemptions` preemptions, besides the switches where one waits.
 fn model(preemptions: usize, body: impl Fn() + Sync + Send + 'static) {

@@ -6,9 +6,10 @@
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use super::{Evicted, Home, Homes, Installed, MapEntry, MapFreeze};
+use super::{Evicted, Home, Homes, Installed, MapFreeze};
 use crate::store::btree::map::{Entry, Filling, Map};
-use crate::store::btree::word::{ColdAddress, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
+use crate::store::pages::MapEntry;
+use crate::store::word::{ColdAddress, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 
 /// Addresses are below this.
 const ADDRESSES: u64 = 64;
@@ -227,7 +228,7 @@ impl Keeper {
         for frame in frames {
             let page = self.freeze.export(&model.map, &model.homes, *frame).expect("loaded");
             let ids = model.map.entries(*frame).expect("loaded").map(|(id, _)| id);
-            of_page.extend(ids.zip(page.0.iter()).filter(|(id, _)| *id == model.id).map(|(_, entry)| *entry));
+            of_page.extend(ids.zip(page.entries().iter()).filter(|(id, _)| *id == model.id).map(|(_, entry)| *entry));
         }
         self.freeze.durable();
         of_page

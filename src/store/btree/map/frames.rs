@@ -3,9 +3,10 @@
 
 use std::fmt;
 
-use super::{Entry, MapPage, WORTHWHILE};
+use super::{Entry, WORTHWHILE};
 use crate::store::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
-use crate::store::btree::word::MapWord;
+use crate::store::pages::MapPage;
+use crate::store::word::MapWord;
 
 /// Fewer in models, where each is an object of its own.
 pub(super) const FRAME_LEN: usize = if cfg!(loom) { 64 } else { 256 };
@@ -34,7 +35,7 @@ impl Frame {
 
     /// What a map page says. Nobody fills it. The first `reserved` ids are not given out.
     pub(super) fn of(page: &MapPage, reserved: u64) -> Self {
-        let words: [_; FRAME_LEN] = std::array::from_fn(|at| page.0[at].words());
+        let words: [_; FRAME_LEN] = std::array::from_fn(|at| page.entries()[at].words());
         let is_free = |at: usize| at as u64 >= reserved && words[at].0 == MapWord::FREE;
         let free_bits = |word: usize| {
             let free = (0..64).filter(|bit| is_free(word * 64 + bit));
