@@ -90,6 +90,8 @@ mod loom_tests;
 mod model;
 #[cfg(all(test, shuttle))]
 mod shuttle_tests;
+#[cfg(all(test, not(any(loom, shuttle))))]
+mod tests;
 
 use std::collections::HashMap;
 use std::fmt;

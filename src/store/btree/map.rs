@@ -70,13 +70,15 @@
 mod frames;
 #[cfg(all(test, loom))]
 mod loom_tests;
+mod once;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
 
 use std::fmt;
-use std::sync::{OnceLock, PoisonError};
+use std::sync::PoisonError;
 
 use self::frames::{FRAME_LEN, Frame, FrameStack};
+use self::once::Once;
 use crate::store::atomic::{AtomicU32, AtomicU64, Mutex, Ordering};
 use crate::store::pages::MapPage;
 use crate::store::word::{Epoch, MapWord, PageId, SecondWord};
@@ -84,7 +86,7 @@ use crate::store::word::{Epoch, MapWord, PageId, SecondWord};
 /// Ids of a frame.
 pub(in crate::store) const FRAME_PAGES: u64 = FRAME_LEN as u64;
 /// Frames of a chunk of the directory.
-const CHUNK_FRAMES: usize = 1024;
+const CHUNK_FRAMES: usize = if cfg!(any(loom, shuttle)) { 64 } else { 1024 };
 /// The last frame is not used, so that a frame's number plus one fits 32 bits.
 const MAX_CHUNKS: u64 = (1 << 32) / CHUNK_FRAMES as u64 - 1;
 /// How many free ids bring a frame back to the cores.
@@ -177,7 +179,7 @@ impl<'m> Lookup<'m> {
 /// Neighbouring frames, made on demand.
 #[derive(Default)]
 struct Chunk {
-    frames: Box<[OnceLock<Box<Frame>>]>,
+    frames: Box<[Once<Box<Frame>>]>,
     /// A bit for each frame: whether what is durable of its pages is not what its map page says.
     changed: Box<[AtomicU64]>,
 }
@@ -185,7 +187,7 @@ struct Chunk {
 impl Chunk {
     fn new() -> Self {
         Self {
-            frames: (0..CHUNK_FRAMES).map(|_| OnceLock::new()).collect(),
+            frames: (0..CHUNK_FRAMES).map(|_| Once::new()).collect(),
             changed: (0..CHUNK_FRAMES / 64).map(|_| AtomicU64::new(0)).collect(),
         }
     }
@@ -200,7 +202,7 @@ impl fmt::Debug for Map {
 /// The entries of all pages, and which ids are free. Shared by all cores.
 pub(in crate::store) struct Map {
     /// Made on demand, as the frames in them are.
-    chunks: Box<[OnceLock<Chunk>]>,
+    chunks: Box<[Once<Chunk>]>,
     /// Frames below this one were given out.
     next_frame: AtomicU32,
     /// Frames below this one were given out before the store was opened: they may be absent.
@@ -242,7 +244,7 @@ impl Map {
     fn with_frames(max_pages: u64, frames: u32) -> Self {
         let chunks = max_pages.div_ceil(FRAME_PAGES * CHUNK_FRAMES as u64).clamp(1, MAX_CHUNKS);
         Self {
-            chunks: (0..chunks).map(|_| OnceLock::new()).collect(),
+            chunks: (0..chunks).map(|_| Once::new()).collect(),
             next_frame: AtomicU32::new(frames),
             stored_frames: frames,
             loading: Mutex::new(()),

@@ -12,6 +12,9 @@
 
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
+#[cfg(test)]
+mod tests;
+
 use std::cell::RefCell;
 use std::ptr;
 use std::sync::Arc;

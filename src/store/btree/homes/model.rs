@@ -228,7 +228,9 @@ impl Keeper {
         for frame in frames {
             let page = self.freeze.export(&model.map, &model.homes, *frame).expect("loaded");
             let ids = model.map.entries(*frame).expect("loaded").map(|(id, _)| id);
-            of_page.extend(ids.zip(page.entries().iter()).filter(|(id, _)| *id == model.id).map(|(_, entry)| *entry));
+            of_page.extend(
+                ids.zip(page.entries().iter()).filter(|(id, _)| *id == model.id).map(|(_, entry)| *entry),
+            );
         }
         self.freeze.durable();
         of_page

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use shuttle::thread;
+use shuttle::scheduler::{PctScheduler, RandomScheduler, Scheduler};
+use shuttle::{Config, Runner, thread};
 
 use super::model::{Keeper, Model};
 
@@ -40,12 +41,19 @@ fn program() {
     page.check(&keeper);
 }
 
+fn run(scheduler: impl Scheduler + 'static) {
+    // A frame of the mapping is made on the stack.
+    let mut config = Config::new();
+    config.stack_size = 1 << 20;
+    Runner::new(scheduler, config).run(program);
+}
+
 #[test]
 fn loaders_evicters_writers_and_a_keeper() {
-    shuttle::check_random(program, SCHEDULES);
+    run(RandomScheduler::new(SCHEDULES));
 }
 
 #[test]
 fn the_same_with_few_preemptions() {
-    shuttle::check_pct(program, SCHEDULES, 4);
+    run(PctScheduler::new(4, SCHEDULES));
 }

@@ -9,7 +9,7 @@ use crate::store::pages::MapPage;
 use crate::store::word::MapWord;
 
 /// Fewer in models, where each is an object of its own.
-pub(super) const FRAME_LEN: usize = if cfg!(loom) { 64 } else { 256 };
+pub(super) const FRAME_LEN: usize = if cfg!(any(loom, shuttle)) { 64 } else { 256 };
 
 /// 256 neighbouring ids.
 pub(super) struct Frame {
