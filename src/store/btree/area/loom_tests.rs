@@ -85,6 +85,29 @@ fn canary_a_frozen_area_takes_writes() {
     two_writers(2, 0, Some(Defect::LeaveUnsealed));
 }
 
+/// Two writers of one key and an eviction.
+fn an_eviction(preemptions: usize, defect: Option<Defect>) {
+    model(preemptions, move || {
+        let leaf = Rc::new(Leaf::new(2, defect));
+        let one = spawn(&leaf, |leaf| leaf.put(1, 10));
+        let two = spawn(&leaf, |leaf| leaf.put(1, 20));
+        leaf.evict();
+        let (one, two) = (join(one), join(two));
+        check_larger_wins(&leaf, &one, &two, (10, 20));
+    });
+}
+
+#[test]
+fn no_write_is_evicted() {
+    an_eviction(2, None);
+}
+
+#[test]
+#[should_panic(expected = "the larger number wins")]
+fn canary_an_area_is_evicted_that_takes_writes() {
+    an_eviction(2, Some(Defect::LeaveUnsealed));
+}
+
 /// Two writers of one key and a reader, who consolidates between its reads.
 fn a_reader(preemptions: usize, defect: Option<Defect>) {
     model(preemptions, move || {

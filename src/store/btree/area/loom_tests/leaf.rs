@@ -266,6 +266,15 @@ impl Leaf {
         self.replace(word, &node);
     }
 
+    /// Evicts the page and loads it again: its image goes on, without what the area has.
+    pub(super) fn evict(&self) {
+        let (word, node) = self.current();
+        if node.area().with_defect(self.defect).freeze_if_clean() {
+            let loaded = self.add(Node::new(self.capacity, node.image.clone()));
+            let _ = self.mapping.compare_exchange(word, loaded, Ordering::AcqRel, Ordering::Acquire);
+        }
+    }
+
     fn replace(&self, word: u64, node: &Node) {
         let area = node.area().with_defect(self.defect);
         area.freeze();
