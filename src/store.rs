@@ -55,6 +55,7 @@ mod cost;
 mod cursor;
 mod db;
 mod disk;
+mod engine;
 mod env;
 mod events;
 mod evacuate;
