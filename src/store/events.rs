@@ -25,7 +25,7 @@
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use super::btree::word::{ChildWord, PageId};
+use super::word::{ChildWord, PageId};
 
 /// What is about to happen to a page. The names of steps are those of `btree/smo.rs`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -78,7 +78,7 @@ pub(in crate::store) use pages::{Capture, Captured, Live, Look, Pages};
 
 use self::dirty::{Dirt, DirtyPages, Place};
 use self::structure::Structure;
-use crate::store::btree::word::{ChildWord, Epoch, PageId};
+use crate::store::word::{ChildWord, Epoch, PageId};
 use crate::store::events::Event;
 
 /// After so many looks into all queues without an end of structure changes the flusher lets them

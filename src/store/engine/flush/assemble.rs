@@ -6,7 +6,7 @@ use super::dirty::{Dirt, NO_NUMBER, Place};
 use super::rules::{Closing, Trouble};
 use super::set::{Member, Set};
 use super::{BundleId, Capture, Captured, FlushDefect, Flusher, Look, Pages, UnderWay};
-use crate::store::btree::word::{ChildWord, PageId};
+use crate::store::word::{ChildWord, PageId};
 use crate::store::events::Event;
 
 /// How often a set is held against new events, or a page captured anew, before it is left for now.

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use crate::store::btree::word::PageId;
+use crate::store::word::PageId;
 
 /// The numbers of a page that is to be written although the log keeps nothing for it.
 pub(in crate::store) const NO_NUMBER: u64 = u64::MAX;

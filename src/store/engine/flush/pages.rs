@@ -1,6 +1,6 @@
 //! What the flusher asks of the pages in memory.
 
-use crate::store::btree::word::{ChildWord, Epoch, PageId};
+use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// What a page is at one moment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

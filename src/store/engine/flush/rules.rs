@@ -8,7 +8,7 @@ use super::defect::FlushDefect;
 use super::pages::{Captured, Live, Look, Pages};
 use super::set::Set;
 use super::structure::{Gone, Structure};
-use crate::store::btree::word::{ChildWord, Epoch, PageId};
+use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// Why a page cannot be written as it was captured, together with any other pages.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::dirty::Dirt;
 use super::pages::Captured;
-use crate::store::btree::word::{ChildWord, Epoch, PageId};
+use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// A page in the set.
 #[derive(Debug)]

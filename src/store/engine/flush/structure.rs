@@ -25,7 +25,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pages::{Live, Look, Pages};
-use crate::store::btree::word::{ChildWord, Epoch, PageId};
+use crate::store::word::{ChildWord, Epoch, PageId};
 use crate::store::events::Event;
 
 /// A page whose epoch the durable parent may not state.
