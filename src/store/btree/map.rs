@@ -27,7 +27,6 @@
 //! the two belong together. (The first word could only have become the same again by a page that
 //! left the address and came back, and an address is not used again while an operation that may
 //! have seen it is under way.)
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod frames;
 #[cfg(all(test, loom))]

@@ -4,20 +4,24 @@
 //! This is where a mapping word becomes a reference and an address becomes free memory. What the
 //! tree does with nodes is safe code, because of three rules that hold here alone:
 //!
-//! 1. Only [`Pin::install`], [`Pin::create`] and [`Pin::release`] change mapping words of nodes, so
-//!    a node word names a node that [`NodeMemory`] gave, once.
+//! 1. Only [`Pin::install`], [`Pin::create`], [`Pin::release`] and what [`cold`] has change mapping
+//!    words of nodes, so a node word names a node that [`NodeMemory`] gave, once.
 //! 2. A node is retired by whoever replaced its word, after that.
 //! 3. A node is reached through a [`Pin`] of the same store, which keeps what it found.
 
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
+
+mod cold;
 
 use std::cell::RefCell;
 use std::ptr;
 use std::sync::Arc;
 
 use super::map::{Entry, Filling, Map};
-use super::node::{NewNode, NodeMemory, NodeRef, Shape};
+use super::miss::Miss;
+use super::node::{NewNode, NodeMemory, NodeRef, Room, Shape};
 use crate::store::atomic::Ordering;
+use crate::store::events::Sink;
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
 use crate::store::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 
@@ -38,10 +42,17 @@ impl<M: NodeMemory> Nodes<M> {
         })
     }
 
-    /// The part of one core. None if there are as many as there may be.
+    /// The part of one core, of a store without a keeper. None if there are as many as there may
+    /// be.
     pub(in crate::store) fn attach(self: &Arc<Self>) -> Option<Core<M>> {
+        self.attach_with(Sink::Nobody)
+    }
+
+    /// The part of one core, whose events go to `events`. None if there are as many as there may
+    /// be.
+    pub(in crate::store) fn attach_with(self: &Arc<Self>, events: Sink) -> Option<Core<M>> {
         let participant = self.collector.join(Freeing(Arc::clone(&self.memory)))?;
-        Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default() })
+        Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default(), events })
     }
 
     /// Where nodes have their memory from.
@@ -86,6 +97,7 @@ pub(in crate::store) struct Core<M: NodeMemory> {
     nodes: Arc<Nodes<M>>,
     participant: Participant<Freeing<M>>,
     filling: RefCell<Filling>,
+    events: Sink,
 }
 
 impl<M: NodeMemory> Core<M> {
@@ -115,7 +127,7 @@ impl<M: NodeMemory> Drop for Core<M> {
 pub(super) struct Found<'p> {
     pub(super) word: MapWord,
     pub(super) second: SecondWord,
-    /// The node of a page that is in memory.
+    /// The node of a page; None if the id is free.
     pub(super) node: Option<NodeRef<'p>>,
 }
 
@@ -134,8 +146,14 @@ impl<M: NodeMemory> Pin<'_, M> {
         &self.core.nodes.memory
     }
 
-    fn entry(&self, id: PageId) -> &Entry {
-        self.map().entry(id).expect("a page that somebody names has an entry")
+    /// Where the core's events go.
+    pub(super) fn events(&self) -> &Sink {
+        &self.core.events
+    }
+
+    fn entry(&self, id: PageId) -> Result<&Entry, Miss> {
+        // A page that somebody names has an entry, if not in memory.
+        self.map().entry(id).ok_or_else(|| Miss::of_frame(id))
     }
 
     /// The node that a word of this store's mapping names, which was loaded under this pin.
@@ -146,22 +164,32 @@ impl<M: NodeMemory> Pin<'_, M> {
         Some(unsafe { NodeRef::at(address) })
     }
 
-    /// A page's node and the word that names it; None if it is not in memory.
+    /// A page's node and the word that names it; None if the id is free.
     #[inline]
-    pub(super) fn find(&self, id: PageId) -> Option<(NodeRef<'_>, MapWord)> {
-        let word = self.entry(id).word();
-        Some((self.node(word)?, word))
+    pub(super) fn find(&self, id: PageId) -> Result<Option<(NodeRef<'_>, MapWord)>, Miss> {
+        let word = self.entry(id)?.word();
+        match self.node(word) {
+            Some(node) => Ok(Some((node, word))),
+            None => self.load(id).map(|Found { word, node, .. }| Some((node?, word))),
+        }
     }
 
     /// All that the mapping says of a page.
-    pub(super) fn load(&self, id: PageId) -> Found<'_> {
-        let (word, second) = self.entry(id).load();
-        Found { word, second, node: self.node(word) }
+    pub(super) fn load(&self, id: PageId) -> Result<Found<'_>, Miss> {
+        let (word, second) = self.entry(id)?.load();
+        match Miss::of_entry(id, word, second) {
+            Some(miss) => Err(miss),
+            None => Ok(Found { word, second, node: self.node(word) }),
+        }
     }
 
     /// A node of this shape, to be filled. None if there is no memory.
-    pub(super) fn build(&self, shape: &Shape) -> Option<NewNode<'_, M>> {
-        NewNode::build(self.memory(), shape)
+    pub(super) fn build(&self, shape: &Shape, room: Room) -> Option<NewNode<'_, M>> {
+        let node = NewNode::build(self.memory(), shape, Room::Ordinary);
+        match room {
+            Room::Reserve => node.or_else(|| NewNode::build(self.memory(), shape, Room::Reserve)),
+            Room::Ordinary => node,
+        }
     }
 
     /// Replaces what `current` says of a page by a new node. False if the page is something else
@@ -169,7 +197,8 @@ impl<M: NodeMemory> Pin<'_, M> {
     pub(super) fn install(&self, id: PageId, current: MapWord, new: NewNode<'_, M>) -> bool {
         assert!(ptr::eq(new.memory(), self.memory()), "a node goes where its memory is known");
         let address = new.publish();
-        if self.entry(id).replace(current, MapWord::node(address)).is_ok() {
+        let is_replaced = |entry: &Entry| entry.replace(current, MapWord::node(address)).is_ok();
+        if self.entry(id).is_ok_and(is_replaced) {
             self.retire(current);
             return true;
         }
@@ -178,13 +207,14 @@ impl<M: NodeMemory> Pin<'_, M> {
         false
     }
 
-    /// Takes a free id, and makes a page of the node that `build` makes for it. None if there is no
-    /// id, or `build` has none.
+    /// Takes a free id, near `neighbour` if there is one, and makes a page of the node that `build`
+    /// makes for it. None if there is no id, or `build` has none.
     pub(super) fn create<'p>(
         &'p self,
+        neighbour: Option<PageId>,
         build: impl FnOnce(ChildWord) -> Option<NewNode<'p, M>>,
     ) -> Option<ChildWord> {
-        let (id, epoch) = self.map().allocate(None, &mut self.core.filling.borrow_mut())?;
+        let (id, epoch) = self.map().allocate(neighbour, &mut self.core.filling.borrow_mut())?;
         let child = ChildWord::new(id, epoch);
         match build(child) {
             Some(node) => {

@@ -72,8 +72,8 @@ pub(in crate::store) trait Pages {
     /// All that the page holds at a moment of this call.
     ///
     /// **A write that is not in the image pushes `Dirty` after this call began**, and before its
-    /// number is drawn: the area that was captured is frozen, and has another in its place. So a
-    /// page is clean only if no slot of its area is taken.
+    /// number is drawn: the area is frozen, and writers put another in its place. That holds for a
+    /// page that is found clean too.
     fn capture(&self, page: PageId) -> Capture<Self::Content>;
 
     /// Whether the durable image of a page that is in memory is all that there is.

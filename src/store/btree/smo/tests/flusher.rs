@@ -116,13 +116,13 @@ impl Pages for World<'_> {
 
     fn capture(&self, page: PageId) -> Capture<Ref> {
         let word = self.word(page);
+        self.listed.borrow_mut()[index(page)] = false;
         let content = match &word.body {
             Body::Free => return Capture::Free,
             Body::Removed | Body::Moved(_) => return Capture::Gone,
             Body::Live(_) if self.is_clean(page) => return Capture::Clean,
             Body::Live(content) => content,
         };
-        self.listed.borrow_mut()[index(page)] = false;
         let children = match content {
             Content::Leaf(_) => Vec::new(),
             Content::Inner(inner) => inner.children.clone(),
@@ -348,6 +348,10 @@ impl<'p> Run<'p> {
                 }
             }
             *visitor = ahead;
+            // What a structure change puts in place has an empty area.
+            let mut listed = self.world.listed.borrow_mut();
+            (0..old.len()).filter(|at| old[*at] != new[*at]).for_each(|at| listed[at] = false);
+            drop(listed);
             *self.world.memory.words.borrow_mut() = new;
             self.world.note_levels();
             self.maybe_flush()?;
