@@ -4,6 +4,8 @@ mod area;
 mod homes;
 mod image;
 mod map;
+#[cfg(not(any(loom, shuttle)))]
+mod miss;
 // A node is raw memory, which the atomics of models are not.
 #[cfg(not(any(loom, shuttle)))]
 mod node;

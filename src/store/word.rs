@@ -77,7 +77,6 @@ impl Epoch {
     }
 
     /// The epoch before this one. It wraps.
-    #[cfg(test)]
     pub(in crate::store) const fn before(self) -> Self {
         Self(self.0.wrapping_sub(1) & ((1 << Self::BITS) - 1))
     }

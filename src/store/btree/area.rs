@@ -188,6 +188,11 @@ impl<'a> Area<'a> {
         has
     }
 
+    /// The number of slots that there are.
+    pub(in crate::store) fn slots(&self) -> usize {
+        self.slots.capacity()
+    }
+
     /// The number of slots that are taken.
     pub(in crate::store) fn taken(&self) -> usize {
         (0..self.slots.capacity())

@@ -7,7 +7,7 @@
 //! - `search`: prefix, heads and slots, which leaves and inner pages share, and the search.
 //! - `leaf`, `entry`, `leaf_build`: leaves, their entries, building and splitting them.
 //! - `inner`, `family`, `inner_build`: the same for inner pages.
-//! - `change`: splits and merges that are under way, in the tail of either.
+//! - `change`: a split that is under way, in the tail of either.
 //! - `key`: a key in pieces, as images have them; `child`: how a page refers to another.
 //! - `damage`: what `parse` says of bytes that are no page.
 //!
@@ -22,8 +22,8 @@
 //! # Sizes
 //!
 //! A leaf splits when its image exceeds [`LEAF_TARGET_BYTES`]. Long keys and versions may make an
-//! image larger, up to [`IMAGE_BYTES`]; beyond that is only what a single operand of a merge
-//! forces, up to [`MAX_CONTENT_BYTES`].
+//! image larger, up to [`IMAGE_BYTES`]. What comes from the namespace is read up to
+//! [`MAX_CONTENT_BYTES`].
 #![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod change;
@@ -41,8 +41,8 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use change::{Change, ChangeKind, Changes};
-pub(crate) use damage::{Damage, MAX_CONTENT_BYTES, MAX_KEY_BYTES, MAX_LEAF_VALUE_BYTES, MAX_OPERAND_BYTES};
+pub(crate) use change::PendingSplit;
+pub(crate) use damage::{Damage, MAX_CONTENT_BYTES, MAX_KEY_BYTES, MAX_LEAF_VALUE_BYTES};
 pub(crate) use entry::{Entry, EntryKind, VALUE_REFERENCE_BYTES, ValueReference};
 pub(crate) use family::{RUN_BYTES, RangeTombstone, Run};
 pub(crate) use inner::{Branch, Edit, InnerImage, InnerParts, replace_child};

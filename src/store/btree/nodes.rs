@@ -4,25 +4,29 @@
 //! This is where a mapping word becomes a reference and an address becomes free memory. What the
 //! tree does with nodes is safe code, because of three rules that hold here alone:
 //!
-//! 1. Only [`Pin::install`], [`Pin::create`], [`Pin::install_loaded`], [`Pin::try_evict`] and
-//!    [`Pin::release`] change mapping words of nodes, so a node word names a node that
-//!    [`NodeMemory`] gave, once.
+//! 1. Only [`Pin::install`], [`Pin::create`], [`Pin::release`] and what [`cold`] has change mapping
+//!    words of nodes, so a node word names a node that [`NodeMemory`] gave, once.
 //! 2. A node is retired by whoever replaced its word, after that.
 //! 3. A node is reached through a [`Pin`] of the same store, which keeps what it found.
 
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
+mod cold;
 #[cfg(test)]
 mod tests;
+
+pub(in crate::store) use cold::Eviction;
 
 use std::cell::RefCell;
 use std::ptr;
 use std::sync::Arc;
 
-use super::homes::{Evicted, Homes, MapFreeze};
-use super::map::{Entry, Filling, Map};
-use super::node::{NewNode, NodeMemory, NodeRef, Shape};
+use super::homes::{Homes, MapFreeze};
+use super::map::{Entry, Filling, Lookup, Map};
+use super::miss::Miss;
+use super::node::{NewNode, NodeMemory, NodeRef, Room, Shape};
 use crate::store::atomic::Ordering;
+use crate::store::events::Sink;
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
 use crate::store::word::{ChildWord, ColdAddress, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 
@@ -50,10 +54,17 @@ impl<M: NodeMemory> Nodes<M> {
         })
     }
 
-    /// The part of one core. None if there are as many as there may be.
+    /// The part of one core, of a store without a keeper. None if there are as many as there may
+    /// be.
     pub(in crate::store) fn attach(self: &Arc<Self>) -> Option<Core<M>> {
+        self.attach_with(Sink::Nobody)
+    }
+
+    /// The part of one core, whose events go to `events`. None if there are as many as there may
+    /// be.
+    pub(in crate::store) fn attach_with(self: &Arc<Self>, events: Sink) -> Option<Core<M>> {
         let participant = self.collector.join(Freeing(Arc::clone(&self.memory)))?;
-        Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default() })
+        Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default(), events })
     }
 
     /// Where nodes have their memory from.
@@ -108,6 +119,7 @@ pub(in crate::store) struct Core<M: NodeMemory> {
     nodes: Arc<Nodes<M>>,
     participant: Participant<Freeing<M>>,
     filling: RefCell<Filling>,
+    events: Sink,
 }
 
 impl<M: NodeMemory> Core<M> {
@@ -137,21 +149,8 @@ impl<M: NodeMemory> Drop for Core<M> {
 pub(super) struct Found<'p> {
     pub(super) word: MapWord,
     pub(super) second: SecondWord,
-    /// The node of a page that is in memory.
+    /// The node of a page; None if the id is free.
     pub(super) node: Option<NodeRef<'p>>,
-}
-
-/// What became of an eviction.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) enum Eviction {
-    /// The page is cold. Its node, of so many bytes, is freed when nobody reads it any more.
-    Evicted { bytes: u64 },
-    /// The page has changes that are not durable, or was never durable.
-    Dirty,
-    /// It is cold already, or there is no such page.
-    NotInMemory,
-    /// A cursor holds the node, or somebody replaced it just now.
-    Busy,
 }
 
 /// A core that is pinned.
@@ -169,8 +168,18 @@ impl<M: NodeMemory> Pin<'_, M> {
         &self.core.nodes.memory
     }
 
-    fn entry(&self, id: PageId) -> &Entry {
-        self.map().entry(id).loaded().expect("a page that somebody names has an entry")
+    /// Where the core's events go.
+    pub(super) fn events(&self) -> &Sink {
+        &self.core.events
+    }
+
+    fn entry(&self, id: PageId) -> Result<&Entry, Miss> {
+        match self.map().entry(id) {
+            Lookup::Entry(entry) => Ok(entry),
+            Lookup::Absent(frame) => Err(Miss::Frame(frame)),
+            // Whoever names such a page has read something that is damaged.
+            Lookup::Never => Err(Miss::Damaged(id)),
+        }
     }
 
     /// The node that a word of this store's mapping names, which was loaded under this pin.
@@ -181,45 +190,66 @@ impl<M: NodeMemory> Pin<'_, M> {
         Some(unsafe { NodeRef::at(address) })
     }
 
-    /// A page's node and the word that names it; None if it is not in memory.
+    /// A page's node and the word that names it; None if the id is free.
     #[inline]
-    pub(super) fn find(&self, id: PageId) -> Option<(NodeRef<'_>, MapWord)> {
-        let word = self.entry(id).word();
-        Some((self.node(word)?, word))
+    pub(super) fn find(&self, id: PageId) -> Result<Option<(NodeRef<'_>, MapWord)>, Miss> {
+        let word = self.entry(id)?.word();
+        match self.node(word) {
+            Some(node) => Ok(Some((node, word))),
+            None => self.load(id).map(|Found { word, node, .. }| Some((node?, word))),
+        }
     }
 
     /// All that the mapping says of a page.
-    pub(super) fn load(&self, id: PageId) -> Found<'_> {
-        let (word, second) = self.entry(id).load();
-        Found { word, second, node: self.node(word) }
+    pub(super) fn load(&self, id: PageId) -> Result<Found<'_>, Miss> {
+        let (word, second) = self.entry(id)?.load();
+        match Miss::of_entry(id, word, second) {
+            Some(miss) => Err(miss),
+            None => Ok(Found { word, second, node: self.node(word) }),
+        }
     }
 
     /// A node of this shape, to be filled. None if there is no memory.
-    pub(super) fn build(&self, shape: &Shape) -> Option<NewNode<'_, M>> {
-        NewNode::build(self.memory(), shape)
+    pub(super) fn build(&self, shape: &Shape, room: Room) -> Option<NewNode<'_, M>> {
+        let node = NewNode::build(self.memory(), shape, Room::Ordinary);
+        match room {
+            Room::Reserve => node.or_else(|| NewNode::build(self.memory(), shape, Room::Reserve)),
+            Room::Ordinary => node,
+        }
     }
 
     /// Replaces what `current` says of a page by a new node. False if the page is something else
     /// by now; the node is freed then.
     pub(super) fn install(&self, id: PageId, current: MapWord, new: NewNode<'_, M>) -> bool {
-        assert!(ptr::eq(new.memory(), self.memory()), "a node goes where its memory is known");
-        let address = new.publish();
-        if self.entry(id).replace(current, MapWord::node(address)).is_ok() {
+        let is_replaced =
+            self.put(new, |word| self.entry(id).is_ok_and(|entry| entry.replace(current, word).is_ok()));
+        if is_replaced {
             self.retire(current);
-            return true;
         }
-        // SAFETY: the node was published a moment ago and not installed: nobody else knows it.
-        drop(unsafe { NewNode::take_back(self.memory(), address) });
-        false
+        is_replaced
     }
 
-    /// Takes a free id, and makes a page of the node that `build` makes for it. None if there is no
-    /// id, or `build` has none.
+    /// Publishes a new node, whose word `store` stores in the mapping, or not: then it is freed.
+    /// Whether it is stored.
+    fn put(&self, new: NewNode<'_, M>, store: impl FnOnce(MapWord) -> bool) -> bool {
+        assert!(ptr::eq(new.memory(), self.memory()), "a node goes where its memory is known");
+        let address = new.publish();
+        let is_stored = store(MapWord::node(address));
+        if !is_stored {
+            // SAFETY: the node was published a moment ago and not stored: nobody else knows it.
+            drop(unsafe { NewNode::take_back(self.memory(), address) });
+        }
+        is_stored
+    }
+
+    /// Takes a free id, near `neighbour` if there is one, and makes a page of the node that `build`
+    /// makes for it. None if there is no id, or `build` has none.
     pub(super) fn create<'p>(
         &'p self,
+        neighbour: Option<PageId>,
         build: impl FnOnce(ChildWord) -> Option<NewNode<'p, M>>,
     ) -> Option<ChildWord> {
-        let (id, epoch) = self.map().allocate(None, &mut self.core.filling.borrow_mut())?;
+        let (id, epoch) = self.map().allocate(neighbour, &mut self.core.filling.borrow_mut())?;
         let child = ChildWord::new(id, epoch);
         match build(child) {
             Some(node) => {
@@ -232,52 +262,6 @@ impl<M: NodeMemory> Pin<'_, M> {
                 debug_assert!(is_given_back, "nobody else has the id");
                 None
             }
-        }
-    }
-
-    /// Gives a page that is cold the node `new`, which has the image that `cold` and `second` named.
-    /// False if the page is something else by now; the node is freed then.
-    pub(in crate::store) fn install_loaded(
-        &self,
-        id: PageId,
-        (cold, second): (MapWord, SecondWord),
-        new: NewNode<'_, M>,
-    ) -> bool {
-        assert!(ptr::eq(new.memory(), self.memory()), "a node goes where its memory is known");
-        let address = new.publish();
-        if self.core.nodes.homes.admit(id, self.entry(id), (cold, second), MapWord::node(address)) {
-            return true;
-        }
-        // SAFETY: the node was published a moment ago and not installed: nobody else knows it.
-        drop(unsafe { NewNode::take_back(self.memory(), address) });
-        false
-    }
-
-    /// Whether a page still is the image that `cold` and `second` named. An image that does not fit
-    /// them is damaged only if they do.
-    pub(in crate::store) fn is_current(&self, id: PageId, cold: MapWord, second: SecondWord) -> bool {
-        self.core.nodes.homes.is_current(id, self.entry(id), cold, second)
-    }
-
-    /// Makes a clean page cold: its image is durable, and nobody has changed it since. What is not
-    /// clean stays.
-    pub(in crate::store) fn try_evict(&self, id: PageId) -> Eviction {
-        let Some(entry) = self.map().entry(id).loaded() else { return Eviction::NotInMemory };
-        let word = entry.word();
-        let Some(node) = self.node(word) else { return Eviction::NotInMemory };
-        if node.pins().load(Ordering::Relaxed) > 0 {
-            return Eviction::Busy;
-        }
-        let Some(place) = place_of(node) else { return Eviction::Dirty };
-        let close = || node.area().freeze_if_clean();
-        match self.core.nodes.homes.evict(id, entry, (word, place), close) {
-            Evicted::Evicted => {
-                let bytes = node.len_bytes();
-                self.retire(word);
-                Eviction::Evicted { bytes }
-            }
-            Evicted::Dirty => Eviction::Dirty,
-            Evicted::Changed => Eviction::Busy,
         }
     }
 
@@ -310,14 +294,5 @@ impl<M: NodeMemory> Pin<'_, M> {
         {
             self.core.participant.retire(address, node.len_bytes());
         }
-    }
-}
-
-/// The cold address of exactly this node's image, if it was loaded from there or is being written
-/// there.
-fn place_of(node: NodeRef<'_>) -> Option<ColdAddress> {
-    match MapWord::from_bits(node.home().load(Ordering::Relaxed))?.view() {
-        MapView::Cold { address, .. } => Some(address),
-        _ => None,
     }
 }

@@ -84,7 +84,7 @@ impl<'a> InnerImage<'a> {
             (_, rest) = next_tombstone(rest).ok_or(Damage::new(at, "it is no range tombstone"))?;
         }
         check((changes_at == content.len()) == (u16_at(content, 4) == 0), 4, "there are no changes")?;
-        Changes::parse(&content[changes_at..], changes_at, true)?;
+        Changes::parse(&content[changes_at..], changes_at)?;
         Ok(image)
     }
 

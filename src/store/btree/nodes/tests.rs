@@ -1,7 +1,10 @@
 use super::*;
 use crate::store::btree::area::{Kind, NewEntry, Written, spin};
 use crate::store::btree::homes::{Home, Installed};
+use crate::store::btree::map::FRAME_PAGES;
+use crate::store::btree::miss::ColdPage;
 use crate::store::btree::node::{AreaSize, ProcessMemory};
+use crate::store::pages::MapPage;
 
 type Pages = Arc<Nodes<ProcessMemory>>;
 
@@ -22,22 +25,31 @@ fn word(granule: u64) -> MapWord {
 }
 
 /// A node whose image lies at `granule`; 0 is nowhere.
-fn shape(child: ChildWord, granule: u64, area: AreaSize) -> Shape {
-    let home = if granule == 0 { 0 } else { word(granule).bits() };
-    Shape { home, ..Shape::new(child, area, 64) }
+fn build<'p>(
+    pin: &'p Pin<'_, ProcessMemory>,
+    child: ChildWord,
+    granule: u64,
+    area: AreaSize,
+) -> Option<NewNode<'p, ProcessMemory>> {
+    let place = (granule != 0).then(|| image(granule).address);
+    pin.build(&Shape { place, ..Shape::new(child, 0, area, 64) }, Room::Ordinary)
 }
 
 /// A page that is clean, with an area.
 fn clean_page(pages: &Pages, pin: &Pin<'_, ProcessMemory>, granule: u64) -> PageId {
-    let child = pin.create(|child| pin.build(&shape(child, granule, AreaSize::ALL[1])));
+    let child = pin.create(None, |child| build(pin, child, granule, AreaSize::ALL[1]));
     let id = child.expect("memory").id();
     let installed = pages.homes().install(pages.map(), id, image(granule), &mut MapFreeze::default());
     assert_eq!(installed, Installed::Newest { left: None });
     id
 }
 
+fn found<'p>(pin: &'p Pin<'_, ProcessMemory>, id: PageId) -> (NodeRef<'p>, MapWord) {
+    pin.find(id).expect("nothing is missed").expect("it is in memory")
+}
+
 fn write(pin: &Pin<'_, ProcessMemory>, id: PageId, kind: Kind) -> Written {
-    let (node, _) = pin.find(id).expect("it is in memory");
+    let (node, _) = found(pin, id);
     let entry = NewEntry::new(kind, 1, b"key", if kind == Kind::Put { b"value" } else { b"" });
     node.area().write(&entry, spin, |_| 7)
 }
@@ -47,18 +59,38 @@ fn a_clean_page_is_evicted_and_loaded_again() {
     let (pages, core) = pages();
     let pin = core.pin();
     let id = clean_page(&pages, &pin, 5);
-    let bytes = pin.find(id).expect("it is in memory").0.len_bytes();
+    let bytes = found(&pin, id).0.len_bytes();
     assert_eq!(pin.try_evict(id), Eviction::Evicted { bytes });
     assert_eq!(pin.try_evict(id), Eviction::NotInMemory);
-    let found = pin.load(id);
-    assert_eq!((found.word, found.second, found.node.is_none()), (word(5), image(5).second, true));
-    let child = ChildWord::new(id, Epoch::FIRST);
-    let new = || pin.build(&shape(child, 5, AreaSize::NONE)).expect("memory");
-    assert!(!pin.install_loaded(id, (word(5), image(6).second), new()), "it was another image");
-    assert!(pin.is_current(id, word(5), image(5).second));
-    assert!(pin.install_loaded(id, (word(5), image(5).second), new()));
-    assert!(!pin.install_loaded(id, (word(5), image(5).second), new()), "somebody was faster");
+    let cold = ColdPage { id, word: word(5), second: image(5).second };
+    assert_eq!(pin.load(id).err(), Some(Miss::Page(cold)));
+    assert!(pin.is_current(&cold));
+    let stale = ColdPage { second: image(6).second, ..cold };
+    assert!(!pin.is_current(&stale));
+    assert!(!pin.install_damaged(&stale), "it was another image");
+    let put = |cold: &ColdPage| {
+        let node = build(&pin, ChildWord::new(id, Epoch::FIRST), 5, AreaSize::NONE).expect("memory");
+        let homes = pages.homes();
+        let entry = pin.entry(id).expect("it is loaded");
+        pin.put(node, |word| homes.admit(id, entry, (cold.word, cold.second), word))
+    };
+    assert!(!put(&stale), "it was another image");
+    assert!(put(&cold));
+    assert!(!put(&cold), "somebody was faster");
     assert!(matches!(pin.try_evict(id), Eviction::Evicted { .. }), "it is as it was");
+    assert!(pin.install_damaged(&cold));
+    assert_eq!(pin.load(id).err(), Some(Miss::Damaged(id)));
+}
+
+#[test]
+fn what_is_not_loaded_is_a_miss() {
+    let pages = Nodes::over(Map::open(1 << 18, 2 * FRAME_PAGES), ProcessMemory, 1);
+    let core = pages.attach().expect("the first core");
+    let miss = |id| core.pin().find(PageId::of_test(id)).err();
+    assert_eq!(miss(FRAME_PAGES + 3), Some(Miss::Frame(1)));
+    assert_eq!(miss(1 << 30), Some(Miss::Damaged(PageId::of_test(1 << 30))), "nobody names such a page");
+    assert!(pages.map().install_frame(1, MapPage::default(), |_| false));
+    assert_eq!(miss(FRAME_PAGES + 3), None);
 }
 
 #[test]
@@ -82,7 +114,7 @@ fn a_page_with_a_change_that_is_reserved_stays() {
     let (pages, core) = pages();
     let pin = core.pin();
     let id = clean_page(&pages, &pin, 5);
-    let node = pin.find(id).expect("it is in memory").0;
+    let node = found(&pin, id).0;
     let reserved = node.area().reserve(&NewEntry::new(Kind::Delete, 1, b"key", b"")).expect("room");
     assert_eq!(pin.try_evict(id), Eviction::Dirty);
     drop(reserved);
@@ -95,7 +127,7 @@ fn copies_that_an_area_caches_go_with_the_page() {
     let pin = core.pin();
     let id = clean_page(&pages, &pin, 5);
     assert_eq!(write(&pin, id, Kind::CachedAbsence), Written::Live(7));
-    let area = pin.find(id).expect("it is in memory").0.area();
+    let area = found(&pin, id).0.area();
     assert!(matches!(pin.try_evict(id), Eviction::Evicted { .. }));
     assert!(area.is_frozen(), "a writer that has found the node comes back");
 }
@@ -104,13 +136,13 @@ fn copies_that_an_area_caches_go_with_the_page() {
 fn a_page_that_is_not_what_is_durable_stays() {
     let (pages, core) = pages();
     let pin = core.pin();
-    let never = pin.create(|child| pin.build(&shape(child, 0, AreaSize::NONE))).expect("memory");
+    let never = pin.create(None, |child| build(&pin, child, 0, AreaSize::NONE)).expect("memory");
     assert_eq!(pin.try_evict(never.id()), Eviction::Dirty);
-    let written = pin.create(|child| pin.build(&shape(child, 8, AreaSize::NONE))).expect("memory");
+    let written = pin.create(None, |child| build(&pin, child, 8, AreaSize::NONE)).expect("memory");
     assert_eq!(pin.try_evict(written.id()), Eviction::Dirty, "it is being written");
     let id = clean_page(&pages, &pin, 5);
-    let (node, current) = pin.find(id).expect("it is in memory");
-    let successor = pin.build(&shape(node.child(), 6, AreaSize::NONE)).expect("memory");
+    let (node, current) = found(&pin, id);
+    let successor = build(&pin, node.child(), 6, AreaSize::NONE).expect("memory");
     assert!(pin.install(id, current, successor));
     assert_eq!(pin.try_evict(id), Eviction::Dirty, "its newer image is not installed");
     pages.homes().install(pages.map(), id, image(6), &mut MapFreeze::default());
@@ -122,7 +154,7 @@ fn a_page_that_a_cursor_holds_is_busy() {
     let (pages, core) = pages();
     let pin = core.pin();
     let id = clean_page(&pages, &pin, 5);
-    let pins = pin.find(id).expect("it is in memory").0.pins();
+    let pins = found(&pin, id).0.pins();
     pins.fetch_add(1, Ordering::Relaxed);
     assert_eq!(pin.try_evict(id), Eviction::Busy);
     pins.fetch_sub(1, Ordering::Release);
@@ -153,7 +185,8 @@ fn no_write_is_evicted() {
             let writer = scope.spawn(move || {
                 let core = pages.attach().expect("the second core");
                 let pin = core.pin();
-                pin.find(id).is_some() && write(&pin, id, Kind::Put) == Written::Live(7)
+                pin.find(id).is_ok_and(|found| found.is_some())
+                    && write(&pin, id, Kind::Put) == Written::Live(7)
             });
             let evicted = core.pin().try_evict(id);
             let is_written = writer.join().expect("no panic");
@@ -161,7 +194,7 @@ fn no_write_is_evicted() {
             is_written
         });
         if is_written {
-            let current = core.pin().find(id).expect("it was not evicted").1;
+            let current = found(&core.pin(), id).1;
             core.pin().release(id, current, Epoch::FIRST);
         }
     }

@@ -52,8 +52,8 @@ fn value_of(entry: Entry<'_>) -> u64 {
 }
 
 fn new_leaf_node() -> Node {
-    let shape = Shape::new(ChildWord::from_bits(0), AreaSize::ALL[1], KEYS * 16);
-    NewNode::build(&ProcessMemory, &shape).expect("memory")
+    let shape = Shape::new(ChildWord::from_bits(0), 1, AreaSize::ALL[1], KEYS * 16);
+    NewNode::build(&ProcessMemory, &shape, Room::Ordinary).expect("memory")
 }
 
 impl Leaf {

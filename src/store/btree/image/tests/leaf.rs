@@ -8,8 +8,7 @@ use super::*;
 fn changes() -> Vec<u8> {
     let mut section = Vec::new();
     let right = ChildWord::of_numbers(77, 5);
-    Change { kind: ChangeKind::Split, left: ChildWord::NONE, right, separator: b"zz" }
-        .append_to(&mut section);
+    PendingSplit { right, separator: b"zz" }.append_to(&mut section);
     section
 }
 
@@ -133,18 +132,6 @@ fn an_entry_of_116_bytes_takes_122() {
     let whole = |key| Entry { kind: EntryKind::Value, number: None, expiry_ms: None, key, value: &value };
     let image = build(keys.iter().map(|key| whole(KeyParts::whole(key))), &[]);
     assert_eq!(image.len(), 16 + 30 * 122);
-}
-
-#[test]
-fn a_page_of_64_kib_holds_the_longest_key_with_the_longest_operand() {
-    let (key, value) = (vec![9; MAX_KEY_BYTES], vec![1; MAX_OPERAND_BYTES]);
-    let key = KeyParts::whole(&key);
-    let entry =
-        Entry { kind: EntryKind::Operand, number: Some(u64::MAX), expiry_ms: Some(1), key, value: &value };
-    let image = build([entry].into_iter(), &changes());
-    assert!(image.len() <= MAX_CONTENT_BYTES);
-    let leaf = LeafImage::parse(&image).expect("a leaf");
-    assert_eq!(leaf.get(0).value, &value[..]);
 }
 
 /// Of separators that leave the halves about as large, the shortest.
