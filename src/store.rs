@@ -40,7 +40,7 @@
 //! - `superblock`, `catalog`, `space`, `object`, `disk`, `codec`: the format's parts.
 //! - `pace`: how its tasks let others run.
 //!
-//! The next store (`docs/store-design.md`) grows beside it, in `btree`, `cache`, `pages`,
+//! The next store (`docs/store-design.md`) grows beside it, in `btree`, `cache`, `engine`, `pages`,
 //! `reclaim` and `wal`, which nothing uses yet but their tests.
 
 mod apply;
@@ -55,6 +55,7 @@ mod cost;
 mod cursor;
 mod db;
 mod disk;
+mod engine;
 mod env;
 mod evacuate;
 mod log;

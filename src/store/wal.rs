@@ -33,3 +33,16 @@ mod segments;
 #[cfg(test)]
 mod tests;
 mod writer;
+
+pub(super) use batch::{Batch, BatchHeader, BundleEntry, HEADER_BYTES, RECORD_HEAD_BYTES};
+pub(super) use group::{Lead, Wal};
+pub(super) use leader::{Formed, Leader, NoBatch};
+pub(super) use replay::{LogDamage, LogEnd, Replay};
+pub(super) use segments::{LogFormat, LogPosition, SegmentHeader, SegmentName};
+pub(super) use writer::{CoreLog, NoRoom, Room};
+#[cfg(test)]
+pub(super) use {
+    defect::WalDefect,
+    record::{Effect, Operation},
+    segments::Segments,
+};

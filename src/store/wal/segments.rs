@@ -124,7 +124,7 @@ pub(in crate::store) struct Segments {
 impl Segments {
     /// The chain `chain`, the last of which is the current segment, in which the next batch goes to
     /// `offset`; its header names `named`.
-    pub(super) fn new(
+    pub(in crate::store) fn new(
         format: LogFormat,
         chain: VecDeque<(SegmentName, u64)>,
         offset: u32,

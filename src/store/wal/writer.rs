@@ -84,6 +84,13 @@ impl CoreLog {
         self.producer.borrow().pending_bytes()
     }
 
+    /// Whether less than half of the buffer is free.
+    pub(in crate::store) fn is_half_full(&self) -> bool {
+        let mut producer = self.producer.borrow_mut();
+        let half = producer.capacity() / 2;
+        !producer.has_room(half, 0)
+    }
+
     /// Room for `records` records with operations of at most `len` bytes in all, and for [`VOIDS`]
     /// draws that come to nothing before. After this nothing can fail.
     ///
