@@ -98,6 +98,9 @@ impl Needs {
         if let Some(later) = self.interval.take() {
             self.ask(later.to);
         }
+        if let Some(later) = self.lazy.take() {
+            self.ask_written(later.to);
+        }
     }
 
     /// When something is due next.

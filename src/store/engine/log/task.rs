@@ -103,6 +103,10 @@ pub(super) async fn run<E: Env, N: Namespace>(duty: Duty<E, N>) {
     loop {
         core.slot().is_told.swap(false, Ordering::AcqRel);
         let woken = core.wake();
+        if driver.has_failed() {
+            core.wake_all();
+        }
+        // What is under way is seen to its end also then: its bytes must not come later.
         if !core.is_busy() && (driver.has_failed() || core.is_over()) {
             break;
         }
@@ -185,7 +189,6 @@ pub(super) async fn run<E: Env, N: Namespace>(duty: Duty<E, N>) {
             has_ended = true;
         }
     }
-    core.wake_all();
 }
 
 impl LogDriver {
