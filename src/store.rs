@@ -81,6 +81,7 @@ mod txn;
 mod txn_keys;
 mod verify;
 mod wal;
+mod word;
 mod write;
 
 pub use cursor::Cursor;
@@ -99,7 +100,7 @@ pub use write::Commit;
 /// The decoders of the next store, for the fuzzer: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    pub use super::btree::fuzzing::{build_inner, build_leaf, inner, leaf, page};
-    pub use super::pages::fuzzing::{bundle, map, superblocks};
+    pub use super::btree::fuzzing::{build_inner, build_leaf, inner, leaf};
+    pub use super::pages::fuzzing::{bundle, map, page, superblocks};
     pub use super::wal::fuzzing::{batch, log, record};
 }

@@ -1,4 +1,4 @@
-//! The latch-free B-tree: words, nodes, images, and how they change.
+//! The latch-free B-tree: nodes, images, and how they change.
 
 mod area;
 mod image;
@@ -11,10 +11,9 @@ mod nodes;
 mod smo;
 #[cfg(not(any(loom, shuttle)))]
 mod tree;
-mod word;
 
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    pub use super::image::fuzzing::{build_inner, build_leaf, inner, leaf, page};
+    pub use super::image::fuzzing::{build_inner, build_leaf, inner, leaf};
 }

@@ -6,9 +6,9 @@
 //!
 //! | part | what it knows |
 //! |---|---|
-//! | `word`, `geometry` | addresses: words of 8 bytes, granules, segments |
+//! | `geometry` | granules, blocks, segments (addresses are words: `store::word`) |
 //! | `superblock` | where everything starts: four copies, how they are written, which one counts |
-//! | `segment` | what each segment is for, how much of it lives, when it may be written again |
+//! | `segment` | the header of each segment, what each is for, how much of it lives, when it may be written again |
 //! | `page` | the header in front of each page |
 //! | `bundle` | pages that are durable together: their bytes, their states, what must go with them |
 //! | `overlay` | what bundles since the last checkpoint say about pages, at recovery |
@@ -38,4 +38,6 @@ mod space;
 mod superblock;
 #[cfg(test)]
 mod tests;
-mod word;
+
+pub(in crate::store) use page::PAGE_HEADER_BYTES;
+pub(in crate::store) use segment::{SegmentHeader, SegmentName, SegmentUse};

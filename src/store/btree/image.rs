@@ -1,10 +1,9 @@
 //! Page images: the sorted, immutable bytes of leaves and inner pages, the same in memory and,
-//! after a header, on the namespace.
+//! after the header that the page store writes (`pages`), on the namespace.
 //!
 //! Readers search an image in place. Whoever changes a page builds another one; nothing here
 //! changes but the word of a child, and that only in a buffer that nobody else sees yet.
 //!
-//! - `header`: the 64 bytes in front of each page on the namespace, with its checksum.
 //! - `search`: prefix, heads and slots, which leaves and inner pages share, and the search.
 //! - `leaf`, `entry`, `leaf_build`: leaves, their entries, building and splitting them.
 //! - `inner`, `family`, `inner_build`: the same for inner pages.
@@ -33,7 +32,6 @@ mod entry;
 mod family;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
-mod header;
 mod inner;
 mod inner_build;
 mod key;
@@ -47,18 +45,14 @@ pub(crate) use change::{Change, ChangeKind, Changes};
 pub(crate) use damage::{Damage, MAX_CONTENT_BYTES, MAX_KEY_BYTES, MAX_LEAF_VALUE_BYTES, MAX_OPERAND_BYTES};
 pub(crate) use entry::{Entry, EntryKind, VALUE_REFERENCE_BYTES, ValueReference};
 pub(crate) use family::{RUN_BYTES, RangeTombstone, Run};
-pub(crate) use header::{
-    Compression, MAX_PAGE_BYTES, PAGE_HEADER_BYTES, PageFlags, PageHeader, PageIdentity, PageKind,
-    StoredPage, expiry_seconds,
-};
 pub(crate) use inner::{Branch, Edit, InnerImage, InnerParts, replace_child};
 pub(crate) use inner_build::{InnerBuilder, inner_split_point};
 pub(crate) use key::KeyParts;
-pub(crate) use leaf::{LeafImage, LeafSummary};
+pub(crate) use leaf::LeafImage;
 pub(crate) use leaf_build::{LeafBuilder, SplitPoint};
 pub(crate) use search::Position;
 
-/// A leaf whose image is longer splits: with its header it takes 4 KiB.
+/// A leaf whose image is longer splits: with its header of 64 bytes it takes 4 KiB.
 pub(crate) const LEAF_TARGET_BYTES: usize = 4032;
 /// The longest image of a leaf that can be split, and of an inner page.
 pub(crate) const IMAGE_BYTES: usize = 16 << 10;

@@ -1,7 +1,7 @@
 //! The mapping: from the id of a page to where the page is.
 //!
 //! Every page has an entry of two words, 16 bytes, and every change of a page is a compare-and-swap
-//! on the first of them ([`word`](super::word)). Entries lie in **frames** of 256, which are made
+//! on the first of them ([`word`](crate::store::word)). Entries lie in **frames** of 256, which are made
 //! when the first of their ids is given out. A frame keeps one bit an id that says whether the id
 //! is free.
 //!
@@ -39,8 +39,8 @@ use std::fmt;
 use std::sync::OnceLock;
 
 use self::frames::{FRAME_LEN, Frame, FrameStack};
-use super::word::{Epoch, MapWord, PageId, SecondWord};
 use crate::store::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::store::word::{Epoch, MapWord, PageId, SecondWord};
 
 /// Ids of a frame.
 pub(in crate::store) const FRAME_PAGES: u64 = FRAME_LEN as u64;

@@ -32,8 +32,8 @@ use std::slice;
 use std::sync::atomic::AtomicU8;
 
 use super::area::{Area, Heap, Slots};
-use super::word::{ChildWord, NodeAddress};
 use crate::store::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::store::word::{ChildWord, NodeAddress};
 
 /// Header, area and image start at multiples of this many bytes.
 const LINE: usize = 64;

@@ -17,9 +17,9 @@ use std::sync::Arc;
 
 use super::map::{Entry, Filling, Map};
 use super::node::{NewNode, NodeMemory, NodeRef, Shape};
-use super::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 use crate::store::atomic::Ordering;
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
+use crate::store::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 
 /// The pages of a store, shared by its cores.
 pub(in crate::store) struct Nodes<M: NodeMemory> {

@@ -32,7 +32,7 @@ use super::image::{
 use super::node::{AreaSize, NodeMemory, NodeRef, Shape};
 use super::nodes::{Core, Pin};
 use super::smo::{Care, Step, Target, Visitor};
-use super::word::{ChildWord, MapWord};
+use crate::store::word::{ChildWord, MapWord};
 
 /// What a node is of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,9 +1,10 @@
 //! How a namespace is divided: granules, blocks, segments (disk format 2, section 7.1).
 
-use super::word::ColdWord;
+use crate::store::word::ColdAddress;
 
 /// The unit of addresses, in bytes.
 pub(super) const GRANULE_BYTES: usize = 64;
+const _: () = assert!(GRANULE_BYTES as u64 == crate::store::word::GRANULE_BYTES);
 /// Segments that begin below this offset are never used: the superblocks lie there.
 pub(super) const FRONT_BYTES: u64 = 512 << 10;
 /// The most segments that a store has: as many as the index of their table has room for.
@@ -69,6 +70,11 @@ impl Geometry {
         u64::from(self.segments) * u64::from(self.segment)
     }
 
+    /// Whether it is a segment that is used.
+    pub(super) fn has(&self, segment: u32) -> bool {
+        (self.first_segment()..self.segments).contains(&segment)
+    }
+
     /// Granules of a segment.
     pub(super) fn segment_granules(&self) -> u32 {
         self.segment / 64
@@ -84,21 +90,25 @@ impl Geometry {
         u64::from(segment) * u64::from(self.segment)
     }
 
-    /// The address of a granule of a segment.
-    pub(super) fn granule(&self, segment: u32, granule: u32) -> u64 {
-        u64::from(segment) * u64::from(self.segment_granules()) + u64::from(granule)
+    /// The place of so many granules of a segment, from `granule` on.
+    ///
+    /// # Panics
+    ///
+    /// If there are none or more than 1,024 of them.
+    pub(super) fn place(&self, segment: u32, granule: u32, granules: u32) -> ColdAddress {
+        let granule = u64::from(segment) * u64::from(self.segment_granules()) + u64::from(granule);
+        ColdAddress::new(granule, granules).expect("2^48 bytes are 2^42 granules, and a page has 64 KiB")
     }
 
     /// The segment in which a page lies wholly, behind its header, and its first granule in there.
     /// `None` if no page can lie there.
-    pub(super) fn locate(&self, place: ColdWord) -> Option<(u32, u32)> {
+    pub(super) fn locate(&self, place: ColdAddress) -> Option<(u32, u32)> {
         let of_segment = u64::from(self.segment_granules());
         let segment = u32::try_from(place.granule() / of_segment).ok()?;
         let first = u32::try_from(place.granule() % of_segment).ok()?;
         let fits = first >= self.block_granules()
             && first.checked_add(place.granules()).is_some_and(|end| end <= self.segment_granules());
-        let exists = (self.first_segment()..self.segments).contains(&segment);
-        (!place.is_none() && exists && fits).then_some((segment, first))
+        (self.has(segment) && fits).then_some((segment, first))
     }
 }
 
@@ -133,9 +143,7 @@ mod tests {
     fn a_page_lies_within_one_segment_behind_its_header() {
         let geometry = Geometry::of_namespace(8 << 20, 512, false).expect("large enough");
         assert_eq!(geometry.first_segment(), 2);
-        let at = |segment, granule, len| {
-            geometry.locate(ColdWord::new(u64::from(segment * geometry.segment_granules() + granule), len))
-        };
+        let at = |segment, granule, len| geometry.locate(geometry.place(segment, granule, len));
         assert_eq!(at(2, 64, 1), Some((2, 64)));
         assert_eq!(at(2, 63, 1), None, "there is the segment's header");
         assert_eq!(at(2, 4095, 1), Some((2, 4095)));
@@ -143,6 +151,5 @@ mod tests {
         assert_eq!(at(1, 64, 1), None, "there are superblocks");
         assert_eq!(at(31, 64, 1024), Some((31, 64)));
         assert_eq!(at(32, 64, 1), None);
-        assert_eq!(geometry.locate(ColdWord::NONE), None);
     }
 }

@@ -18,8 +18,8 @@ use super::bundle::Trailer;
 use super::defect::PagesDefect;
 use super::map_page::{ENTRIES, MapEntry, MapPage};
 use super::segment::Segments;
-use super::word::ColdWord;
 use crate::store::codec::to_usize;
+use crate::store::word::{ColdAddress, PageId};
 
 /// What is known about one page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,7 +27,7 @@ enum Known {
     /// Its entry, whatever the map says.
     Is(MapEntry),
     /// Moves, from the place of an image to an entry, in their order.
-    Moved(Vec<(ColdWord, MapEntry)>),
+    Moved(Vec<(ColdAddress, MapEntry)>),
 }
 
 /// Entries newer than the map's.
@@ -45,23 +45,23 @@ impl Overlay {
     /// Adds what the next bundle says that the log names.
     pub(super) fn add(&mut self, trailer: &Trailer, segments: &mut Segments) {
         for entry in &trailer.entries {
-            let new = MapEntry::Cold { place: entry.place, second: entry.second.settled() };
+            let new = MapEntry::Cold { place: entry.place, second: entry.second };
             segments.born(entry.place);
-            let moved = entry.second.is_moved() && self.defect != Some(PagesDefect::MovedWins);
-            if !moved {
+            let moved_from = entry.moved_from().filter(|_| self.defect != Some(PagesDefect::MovedWins));
+            let Some(from) = moved_from else {
                 self.set(entry.page.id(), new, segments);
                 continue;
-            }
-            match self.pages.entry(entry.page.id()).or_insert_with(|| Known::Moved(Vec::new())) {
+            };
+            match self.pages.entry(entry.page.id().get()).or_insert_with(|| Known::Moved(Vec::new())) {
                 Known::Is(current) => {
-                    let unused = if current.place() == entry.replaces {
+                    let unused = if current.place() == Some(from) {
                         std::mem::replace(current, new).place()
                     } else {
-                        entry.place
+                        Some(entry.place)
                     };
                     segments.died(unused, 0);
                 }
-                Known::Moved(moves) => moves.push((entry.replaces, new)),
+                Known::Moved(moves) => moves.push((from, new)),
             }
         }
         for page in &trailer.freed {
@@ -69,8 +69,8 @@ impl Overlay {
         }
     }
 
-    fn set(&mut self, id: u64, new: MapEntry, segments: &mut Segments) {
-        match self.pages.insert(id, Known::Is(new)) {
+    fn set(&mut self, id: PageId, new: MapEntry, segments: &mut Segments) {
+        match self.pages.insert(id.get(), Known::Is(new)) {
             None => {}
             Some(Known::Is(old)) => segments.died(old.place(), 0),
             Some(Known::Moved(moves)) => moves.iter().for_each(|(_, old)| segments.died(old.place(), 0)),
@@ -99,7 +99,7 @@ impl Overlay {
                 }
                 Known::Moved(moves) => {
                     for (from, new) in moves {
-                        if entry.place() == from && !from.is_none() {
+                        if entry.place() == Some(from) {
                             segments.died(from, 0);
                             *entry = new;
                         } else {

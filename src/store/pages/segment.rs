@@ -28,11 +28,13 @@
 //! the map and of the table itself are counted apart, and not stored: who loads a checkpoint reads
 //! all references to them and counts them again. So writing the table changes nothing in it.
 
+mod header;
 mod load;
 mod table;
 #[cfg(test)]
 mod tests;
 
+pub(in crate::store) use header::{SegmentHeader, SegmentName, SegmentUse};
 pub(super) use load::TableLoad;
 pub(super) use table::{Class, Row, TableWrite};
 
@@ -40,7 +42,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::defect::PagesDefect;
 use super::geometry::Geometry;
-use super::word::{ColdWord, PageRef};
+use crate::store::word::{ColdAddress, PageRef};
 
 /// After so many failed writes a segment is not written again.
 const MAX_FAILURES: u8 = 3;
@@ -48,7 +50,7 @@ const MAX_FAILURES: u8 = 3;
 /// What pages a segment has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Temperature {
+pub(in crate::store) enum Temperature {
     /// Pages that were flushed by age.
     #[default]
     Hot = 0,
@@ -60,7 +62,7 @@ pub(super) enum Temperature {
 }
 
 impl Temperature {
-    pub(super) const ALL: [Self; 4] = [Self::Hot, Self::Cold, Self::Values, Self::Map];
+    const ALL: [Self; 4] = [Self::Hot, Self::Cold, Self::Values, Self::Map];
 }
 
 /// See the table at the head of the module; a checkpoint is named by its number.
@@ -138,8 +140,8 @@ pub(super) struct Segments {
     /// Pages of the table in which a row changed since the last checkpoint began.
     changed: BTreeSet<u32>,
     /// Where the table is, as of the last durable checkpoint.
-    table: Vec<PageRef>,
-    index: PageRef,
+    table: Vec<Option<PageRef>>,
+    index: Option<PageRef>,
     /// Recovery has not counted yet all that lives.
     is_loading: bool,
     defect: Option<PagesDefect>,
@@ -161,7 +163,7 @@ impl Segments {
             kept: None,
             changed: (0..table::pages(geometry.segments)).collect(),
             table: Vec::new(),
-            index: PageRef::default(),
+            index: None,
             is_loading: false,
             defect,
         }
@@ -196,28 +198,27 @@ impl Segments {
         &mut self.segments[segment as usize]
     }
 
-    /// Opens a free segment for bundles: its number and its generation. `None` if there is none.
-    pub(super) fn open(&mut self, temperature: Temperature) -> Option<(u32, u32)> {
+    /// Opens a free segment for bundles. `None` if there is none.
+    pub(super) fn open(&mut self, temperature: Temperature) -> Option<SegmentName> {
         let is_early = self.defect == Some(PagesDefect::ReuseEarly);
         let early = if is_early { self.emptied.pop_front().map(|(_, segment)| segment) } else { None };
         let segment = early.or_else(|| self.free.pop_first()).or_else(|| self.log_pool.pop_first())?;
-        Some((segment, self.start(segment, State::Open, temperature)))
+        Some(self.start(segment, State::Open, temperature))
     }
 
-    /// Opens a free segment for the log: its number, its generation, and whether its blocks were
-    /// written before.
-    pub(super) fn open_log(&mut self) -> Option<(u32, u32, bool)> {
+    /// Opens a free segment for the log: it, and whether its blocks were written before.
+    pub(super) fn open_log(&mut self) -> Option<(SegmentName, bool)> {
         let written = self.log_pool.pop_first();
         let segment = written.or_else(|| self.free.pop_first())?;
-        Some((segment, self.start(segment, State::Log, Temperature::Hot), written.is_some()))
+        Some((self.start(segment, State::Log, Temperature::Hot), written.is_some()))
     }
 
-    fn start(&mut self, segment: u32, state: State, temperature: Temperature) -> u32 {
+    fn start(&mut self, segment: u32, state: State, temperature: Temperature) -> SegmentName {
         let changed = self.change(segment);
         let generation = changed.generation + 1;
         let failures = changed.failures;
         *changed = Segment { state, temperature, generation, failures, ..Segment::FREE };
-        generation
+        SegmentName { segment, generation }
     }
 
     /// An open segment takes no more bundles.
@@ -270,7 +271,7 @@ impl Segments {
     }
 
     /// A map entry refers to `place` now. Places outside of all segments are no one's.
-    pub(super) fn born(&mut self, place: ColdWord) {
+    pub(super) fn born(&mut self, place: ColdAddress) {
         if let Some((segment, _)) = self.geometry.locate(place) {
             let changed = self.change(segment);
             changed.live = changed.live.saturating_add(place.granules());
@@ -278,8 +279,10 @@ impl Segments {
         }
     }
 
-    /// No map entry refers to `place` any more. `now` is in units of 2^16 write numbers.
-    pub(super) fn died(&mut self, place: ColdWord, now: u32) {
+    /// No map entry refers to `place` any more, if there is one. `now` is in units of 2^16 write
+    /// numbers.
+    pub(super) fn died(&mut self, place: impl Into<Option<ColdAddress>>, now: u32) {
+        let Some(place) = place.into() else { return };
         let Some((segment, _)) = self.geometry.locate(place) else { return };
         let changed = self.change(segment);
         changed.miscounted |= changed.live < place.granules() || changed.pages == 0;
@@ -291,7 +294,7 @@ impl Segments {
     }
 
     /// A page of the map or of the table was written to `place`.
-    pub(super) fn meta_born(&mut self, place: ColdWord) {
+    pub(super) fn meta_born(&mut self, place: ColdAddress) {
         if let Some((segment, _)) = self.geometry.locate(place) {
             let meta = &mut self.segments[segment as usize].meta;
             *meta = meta.saturating_add(place.granules());
@@ -299,7 +302,7 @@ impl Segments {
     }
 
     /// The superblock is durable that does not refer to this page of the map or table any more.
-    pub(super) fn meta_died(&mut self, place: ColdWord) {
+    pub(super) fn meta_died(&mut self, place: ColdAddress) {
         if let Some((segment, _)) = self.geometry.locate(place) {
             let changed = &mut self.segments[segment as usize];
             changed.miscounted |= changed.meta < place.granules();
@@ -365,7 +368,7 @@ impl Segments {
         self.durable = self.begun;
         let (left, index) = write.apply(&mut self.table);
         let old_index = std::mem::replace(&mut self.index, index);
-        for page in left.into_iter().chain([old_index]) {
+        for page in left.into_iter().chain(old_index) {
             self.meta_died(page.place);
         }
         while let Some(&(freed_at, segment)) = self.ended.front()

@@ -23,8 +23,8 @@ mod tests;
 
 use super::bundle::MAX_PAGES_BYTES;
 use super::geometry::{GRANULE_BYTES, Geometry};
-use super::word::MAX_PAGE_BYTES;
 use crate::store::codec::to_u32;
+use crate::store::word::MAX_PAGE_BYTES;
 
 /// What is free at least when there is no map to speak of.
 const MIN_FREE: u32 = 4;

@@ -22,9 +22,9 @@ mod tests;
 pub(super) use choose::{Choice, Refusal, choose, is_version_1};
 
 use super::geometry::Geometry;
-use super::word::{PAGE_IDS, PageRef};
 use crate::block::contents::STORE_MAGIC as MAGIC;
 use crate::store::codec::{Reader, checksum};
+use crate::store::word::{PAGE_IDS, PageRef};
 
 pub(super) const VERSION: u32 = 2;
 /// The bytes of a superblock; the rest of its block is zero.
@@ -80,11 +80,11 @@ pub(super) struct Superblock {
     pub(super) first_batch: u64,
     /// Page ids from here on were never used.
     pub(super) next_page: u64,
-    pub(super) map: PageRef,
+    pub(super) map: Option<PageRef>,
     /// Levels of the map, 1 to 5.
     pub(super) map_levels: u32,
     /// The index page of the segment table.
-    pub(super) table: PageRef,
+    pub(super) table: Option<PageRef>,
     /// Granules in use (informative).
     pub(super) used_granules: u64,
     /// When it was written, in ms since 1970 (informative).
@@ -194,7 +194,7 @@ impl Superblock {
     /// Whether the numbers can be those of a store.
     fn is_plausible(&self) -> bool {
         let geometry = self.geometry;
-        let is_place = |page: &PageRef| page.place.is_none() || geometry.locate(page.place).is_some();
+        let is_place = |page: Option<PageRef>| page.is_none_or(|page| geometry.locate(page.place).is_some());
         geometry.is_plausible()
             && (1..MAX_COUNT).contains(&self.sequence)
             && self.epoch < MAX_COUNT
@@ -210,19 +210,19 @@ impl Superblock {
             && self.next_page <= PAGE_IDS
             && (1..=MAX_LEVELS).contains(&self.map_levels)
             && self.next_page <= 1 << (8 * self.map_levels)
-            && is_place(&self.map)
-            && is_place(&self.table)
+            && is_place(self.map)
+            && is_place(self.table)
     }
 }
 
 /// A page reference of 24 bytes.
-fn encode_reference(page: PageRef, level: u8, kind: u8, out: &mut Vec<u8>) {
-    page.encode(out);
+fn encode_reference(page: Option<PageRef>, level: u8, kind: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(&PageRef::encode(page));
     out.extend_from_slice(&[level, kind, 0, 0, 0, 0, 0, 0]);
 }
 
 /// The reference to a page of `kind`, and its level.
-fn decode_reference(reader: &mut Reader<'_>, kind: u8) -> Option<(PageRef, u8)> {
+fn decode_reference(reader: &mut Reader<'_>, kind: u8) -> Option<(Option<PageRef>, u8)> {
     let page = PageRef::decode(reader)?;
     let rest = reader.bytes(8)?;
     (rest[1] == kind && rest[2..].iter().all(|&byte| byte == 0)).then_some((page, rest[0]))

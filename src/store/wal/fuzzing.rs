@@ -4,7 +4,8 @@
 use super::batch::{Batch, BatchHeader, HEADER_BYTES};
 use super::record::{Operation, Operations};
 use super::replay::Replay;
-use super::segments::{LogFormat, LogPosition, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::segments::{LogFormat, LogPosition};
+use crate::store::pages::{SegmentHeader, SegmentName};
 
 const SEGMENT_BYTES: u32 = 4096;
 const BLOCK_BYTES: u32 = 512;
@@ -35,8 +36,10 @@ pub fn batch(data: &[u8]) {
             assert_eq!(batch.bundles().count(), header.bundles as usize);
         }
     }
-    if let Some(header) = SegmentHeader::decode(data) {
-        assert_eq!(header.encode(), data[..SEGMENT_HEADER_BYTES]);
+    if let Some(identity) = data.get(16..32).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
+        && let Ok(header) = SegmentHeader::decode(data, &identity)
+    {
+        assert_eq!(header.encode(&identity), data[..SegmentHeader::BYTES]);
     }
 }
 

@@ -33,6 +33,7 @@ use super::defect::WalDefect;
 use super::order::Order;
 use super::segments::{LogFormat, LogPosition, Segments};
 use crate::store::codec::{checksum, to_u32};
+use crate::store::pages::SegmentName;
 
 /// A batch that is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -177,7 +178,7 @@ impl Leader {
         let formed = self.fill(place.name, place.offset, cut, &mut batch[..room])?;
         let formed = formed.expect("a record that was let in fits an empty segment");
         head.fill(0);
-        let header = header.encode();
+        let header = header.encode(&self.format.identity);
         head[..header.len()].copy_from_slice(&header);
         Ok(Some(Formed { offset: 0, bytes: formed.bytes + block, ..formed }))
     }
@@ -189,7 +190,7 @@ impl Leader {
     /// Forms a batch that fills `out` at most. `None` if nothing of what is there fits.
     fn fill(
         &mut self,
-        name: super::segments::SegmentName,
+        name: SegmentName,
         offset: u32,
         cut: u64,
         out: &mut [u8],

@@ -21,7 +21,8 @@
 use super::batch::{Batch, BatchHeader, HEADER_BYTES};
 use super::buffer::low;
 use super::defect::WalDefect;
-use super::segments::{LogFormat, LogPosition, SegmentHeader, SegmentName};
+use super::segments::{LogFormat, LogPosition};
+use crate::store::pages::{SegmentHeader, SegmentName, SegmentUse};
 
 /// The whole end of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +43,26 @@ pub(in crate::store) struct LogDamage {
     /// Batches up to this one were flushed. Zero: the header of the segment where the log starts is
     /// damaged, which was flushed before a superblock named it.
     pub(in crate::store) flushed: u64,
+}
+
+/// What the header of a segment of the log says.
+#[derive(Clone, Copy, Debug)]
+struct LogHeader {
+    name: SegmentName,
+    next: SegmentName,
+    epoch: u32,
+    /// The number of its first batch.
+    first: u64,
+}
+
+impl LogHeader {
+    fn decode(bytes: &[u8], format: &LogFormat) -> Option<Self> {
+        let SegmentHeader { name, usage, first } = SegmentHeader::decode(bytes, &format.identity).ok()?;
+        match usage {
+            SegmentUse::Log { next, epoch } => Some(Self { name, next, epoch, first }),
+            SegmentUse::Pages(_) => None,
+        }
+    }
 }
 
 /// Replay of one log.
@@ -93,8 +114,7 @@ impl Replay {
     /// A segment that is shorter than the format says, or does not exist, has no batches.
     pub(in crate::store) fn segment(&mut self, bytes: &[u8], each: impl FnMut(&Batch<'_>)) {
         let Some(name) = self.wants.take() else { return };
-        let header = SegmentHeader::decode(bytes)
-            .filter(|header| header.identity == self.format.identity && header.name == name);
+        let header = LogHeader::decode(bytes, &self.format).filter(|header| header.name == name);
         if self.chain.is_empty() {
             // The header of the segment where the log starts is durable.
             let Some(header) = header else {
@@ -128,8 +148,8 @@ impl Replay {
     }
 
     /// Reads the batches of a segment from `at` on.
-    fn enter(&mut self, header: SegmentHeader, bytes: &[u8], mut each: impl FnMut(&Batch<'_>)) {
-        self.chain.push((header.name, header.first_batch));
+    fn enter(&mut self, header: LogHeader, bytes: &[u8], mut each: impl FnMut(&Batch<'_>)) {
+        self.chain.push((header.name, header.first));
         self.named = Some(header.next);
         while let Some((batch, chain)) = self.batch(bytes) {
             each(&batch);
@@ -154,10 +174,10 @@ impl Replay {
     }
 
     /// Whether the segment with this header begins with the batch that comes next.
-    fn continues(&self, header: &SegmentHeader, bytes: &[u8]) -> bool {
+    fn continues(&self, header: &LogHeader, bytes: &[u8]) -> bool {
         let at = LogPosition { segment: header.name, offset: self.format.block_bytes, ..self.at };
         let first = Self { at, wants: None, chain: Vec::new(), looked: Vec::new(), ..*self };
-        header.first_batch == self.at.batch
+        header.first == self.at.batch
             && first.batch(bytes).is_some_and(|(batch, _)| header.epoch == low(batch.header.epoch))
     }
 

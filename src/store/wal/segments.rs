@@ -18,12 +18,7 @@
 
 use std::collections::VecDeque;
 
-use crate::store::codec::{Reader, checksum};
-
-/// The length of a segment header, without the zeros up to the end of its block.
-pub(in crate::store) const SEGMENT_HEADER_BYTES: usize = 64;
-const MAGIC: [u8; 8] = *b"boson\0sg";
-const CLASS_LOG: u8 = 2;
+use crate::store::pages::{SegmentHeader, SegmentName, SegmentUse};
 
 /// Whose log it is, and the sizes that were fixed at format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -32,59 +27,6 @@ pub(in crate::store) struct LogFormat {
     pub(in crate::store) segment_bytes: u32,
     /// Batches begin at multiples of this.
     pub(in crate::store) block_bytes: u32,
-}
-
-/// A segment at one time of its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct SegmentName {
-    pub(in crate::store) segment: u32,
-    pub(in crate::store) generation: u32,
-}
-
-/// The header of a log segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct SegmentHeader {
-    pub(in crate::store) identity: [u8; 16],
-    pub(in crate::store) name: SegmentName,
-    pub(in crate::store) next: SegmentName,
-    /// The low half of the epoch in which it was opened. Its first batch is of the same epoch: else
-    /// a header that was left by a torn tail, and that names a segment which is used for something
-    /// else by now, could stand before a batch of today.
-    pub(in crate::store) epoch: u32,
-    /// The number of its first batch.
-    pub(in crate::store) first_batch: u64,
-}
-
-impl SegmentHeader {
-    pub(in crate::store) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut out = [0; SEGMENT_HEADER_BYTES];
-        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &MAGIC);
-        put(16, &self.identity);
-        put(32, &self.name.segment.to_le_bytes());
-        put(36, &self.name.generation.to_le_bytes());
-        put(40, &[CLASS_LOG]);
-        put(44, &self.next.segment.to_le_bytes());
-        put(48, &self.next.generation.to_le_bytes());
-        put(52, &self.epoch.to_le_bytes());
-        put(56, &self.first_batch.to_le_bytes());
-        let sum = checksum(&out[16..]);
-        out[8..16].copy_from_slice(&sum.to_le_bytes());
-        out
-    }
-
-    /// The header at the front of a log segment, if all of it is right.
-    pub(in crate::store) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes = bytes.get(..SEGMENT_HEADER_BYTES)?;
-        let mut reader = Reader::new(bytes);
-        let (magic, sum, identity) = (reader.bytes(8)?, reader.u64()?, reader.identity()?);
-        let name = SegmentName { segment: reader.u32()?, generation: reader.u32()? };
-        let (class, zeros) = (reader.u8()?, reader.bytes(3)?);
-        let next = SegmentName { segment: reader.u32()?, generation: reader.u32()? };
-        let (epoch, first_batch) = (reader.u32()?, reader.u64()?);
-        let right = magic == MAGIC && sum == checksum(&bytes[16..]) && class == CLASS_LOG && zeros == [0; 3];
-        right.then_some(Self { identity, name, next, epoch, first_batch })
-    }
 }
 
 /// A point between two batches: what a superblock says of the log's start.
@@ -181,9 +123,8 @@ impl Segments {
         let name = std::mem::replace(&mut self.named, next);
         self.chain.push_back((name, first_batch));
         self.offset = self.format.block_bytes;
-        let epoch = super::buffer::low(epoch);
-        let header = SegmentHeader { identity: self.format.identity, name, next, epoch, first_batch };
-        Some((self.place(), header))
+        let usage = SegmentUse::Log { next, epoch: super::buffer::low(epoch) };
+        Some((self.place(), SegmentHeader { name, usage, first: first_batch }))
     }
 
     /// A batch of `bytes` bytes, a multiple of the block, was put to [`Segments::place`].

@@ -4,7 +4,8 @@ use std::collections::VecDeque;
 
 use super::defect::WalDefect;
 use super::group::Wal;
-use super::segments::{LogFormat, LogPosition, SegmentName, Segments};
+use super::segments::{LogFormat, LogPosition, Segments};
+use crate::store::pages::{SegmentHeader, SegmentName, SegmentUse};
 
 /// The first record of a fresh log.
 pub(super) const FIRST: u64 = 1;
@@ -15,6 +16,12 @@ pub(super) fn format(segment_bytes: u32, block_bytes: u32) -> LogFormat {
 
 pub(super) fn name(segment: u32, generation: u32) -> SegmentName {
     SegmentName { segment, generation }
+}
+
+/// The header of a fresh log's first segment.
+pub(super) fn first_header(format: LogFormat) -> [u8; SegmentHeader::BYTES] {
+    let usage = SegmentUse::Log { next: name(11, 1), epoch: 0 };
+    SegmentHeader { name: name(10, 1), usage, first: 1 }.encode(&format.identity)
 }
 
 /// Where a fresh log starts: segment 10, whose header names segment 11.

@@ -9,7 +9,7 @@ use std::collections::BTreeMap;
 use super::slot::Request;
 use super::*;
 use crate::store::btree::node::{AreaSize, NewNode, ProcessMemory, Shape};
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 
 type Node = NewNode<'static, ProcessMemory>;
 

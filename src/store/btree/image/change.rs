@@ -16,8 +16,8 @@
 //! inner pages have merges.
 
 use super::damage::{Damage, MAX_KEY_BYTES, check};
-use crate::store::btree::word::ChildWord;
 use crate::store::codec::{Reader, to_u16};
+use crate::store::word::ChildWord;
 
 const FIXED_BYTES: usize = 24;
 

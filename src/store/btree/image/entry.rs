@@ -14,8 +14,8 @@
 use super::damage::{Damage, MAX_LEAF_VALUE_BYTES, MAX_OPERAND_BYTES, check};
 use super::key::KeyParts;
 use super::search::put;
-use crate::store::btree::word::ChildWord;
 use crate::store::codec::Reader;
+use crate::store::word::ChildWord;
 
 pub(crate) const VALUE_REFERENCE_BYTES: usize = 24;
 const NUMBERED: u8 = 1 << 2;

@@ -2,7 +2,7 @@
 //! page, everything that a page can do. There is no such module in any other build.
 #![cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "the fuzzer has what is public here"))]
 
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 use std::collections::BTreeMap;
 
 use super::*;
@@ -91,26 +91,6 @@ pub fn inner(content: &[u8], level: u8) {
         let mut fewer = vec![0xaa; builder.size_bytes()];
         builder.write(&mut fewer);
         InnerImage::parse(&fewer, level).expect("what is built is an inner page");
-    }
-}
-
-/// Decodes bytes as a whole page, and its content as what the header says it is.
-pub fn page(bytes: &[u8]) {
-    let Ok(stored) = PageHeader::decode(bytes) else { return };
-    let StoredPage { header, content, .. } = stored;
-    assert!(content.len() <= bytes.len() - PAGE_HEADER_BYTES);
-    let mut again = [&[0; PAGE_HEADER_BYTES], content].concat();
-    header.seal(&mut again);
-    assert_eq!(again, bytes[..again.len()], "a header has one form");
-    match header.kind {
-        PageKind::Leaf if header.compression == Compression::None => {
-            leaf(content);
-            if let Ok(leaf) = LeafImage::parse(content) {
-                let _ = header.check_leaf(&leaf);
-            }
-        }
-        PageKind::Inner if header.compression == Compression::None => inner(content, header.level),
-        _ => {}
     }
 }
 

@@ -3,11 +3,10 @@
 #[cfg(target_arch = "x86_64")]
 mod budget;
 mod damage;
-mod header;
 mod inner;
 mod leaf;
 
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 use std::collections::BTreeMap;
 
 use proptest::collection::{btree_set, vec};

@@ -4,7 +4,7 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::btree::word::{ColdAddress, NodeAddress};
+use crate::store::word::{ColdAddress, NodeAddress};
 
 fn node(number: u64) -> MapWord {
     MapWord::node(NodeAddress::new(number * 64).expect("aligned"))

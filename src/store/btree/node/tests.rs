@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::store::btree::area::{IntentState, Kind, NewEntry, Written};
-use crate::store::btree::word::{ColdAddress, Epoch, MapView, MapWord, PageId};
+use crate::store::word::{ColdAddress, Epoch, MapView, MapWord, PageId};
 
 fn child() -> ChildWord {
     ChildWord::new(PageId::new(17).expect("in range"), Epoch::new(3).expect("in range"))

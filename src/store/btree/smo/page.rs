@@ -4,7 +4,7 @@ use std::ops::Deref;
 
 #[cfg(test)]
 use super::defect::Defect;
-pub(in crate::store::btree) use crate::store::btree::word::{ChildWord, Epoch, PageId};
+pub(in crate::store::btree) use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// One immutable state of a page: what a mapping word stands for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]

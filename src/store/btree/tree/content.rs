@@ -12,7 +12,7 @@ use crate::store::btree::image::{
 };
 use crate::store::btree::node::NodeRef;
 use crate::store::btree::smo::{Inner, Leaf, Remainder, Route, Split, Target};
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 
 /// Inner pages split above this size, in bytes.
 pub(super) const INNER_TARGET_BYTES: usize = 4032;

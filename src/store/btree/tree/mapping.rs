@@ -12,7 +12,7 @@ use crate::store::btree::image::{Change, ChangeKind, InnerBuilder, InnerParts, L
 use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
 use crate::store::btree::nodes::{Found, Pin};
 use crate::store::btree::smo::{Body, Content, Mapping, Page, Split};
-use crate::store::btree::word::{ChildWord, MapWord, PageId};
+use crate::store::word::{ChildWord, MapWord, PageId};
 
 /// A tree under a pin.
 pub(super) struct Pinned<'g, M: NodeMemory> {

@@ -16,7 +16,7 @@ use std::collections::VecDeque;
 
 use super::{Entry, Trailer};
 use crate::store::pages::defect::PagesDefect;
-use crate::store::pages::word::{ChildWord, PageRef};
+use crate::store::word::{ChildWord, PageRef};
 
 /// Numbers the flushes of a namespace.
 #[derive(Debug, Default)]

@@ -10,8 +10,8 @@ use super::{Segment, State, Temperature};
 use crate::store::codec::Reader;
 use crate::store::pages::damage::{Checker, Damage};
 use crate::store::pages::geometry::Geometry;
-use crate::store::pages::page::{PageHeader, PageKind};
-use crate::store::pages::word::{ChildWord, PageRef};
+use crate::store::pages::page::{PageHeader, PageKind, structure_word};
+use crate::store::word::PageRef;
 
 /// Rows of a page of the table.
 const ROWS: u32 = 256;
@@ -122,12 +122,12 @@ pub(in crate::store::pages) struct TableWrite {
     checkpoint: u64,
     pending: BTreeSet<u32>,
     placed: BTreeMap<u32, PageRef>,
-    index: PageRef,
+    index: Option<PageRef>,
 }
 
 impl TableWrite {
     pub(super) fn new(checkpoint: u64, pending: BTreeSet<u32>) -> Self {
-        Self { checkpoint, pending, placed: BTreeMap::new(), index: PageRef::default() }
+        Self { checkpoint, pending, placed: BTreeMap::new(), index: None }
     }
 
     /// The number of the checkpoint.
@@ -138,28 +138,29 @@ impl TableWrite {
     fn next(&self) -> TablePage {
         match self.pending.first() {
             Some(&page) => TablePage::Rows(page),
-            None if self.index.place.is_none() => TablePage::Index,
+            None if self.index.is_none() => TablePage::Index,
             None => TablePage::Nothing,
         }
     }
 
-    /// The header of the page to write next, in the bundle with this number; `None` if all are
-    /// written. Its content is [`Segments::content`](super::Segments::content), and it is placed by
+    /// The header of the page to write next, for a bundle; `None` if all are written. Its content is [`Segments::content`](super::Segments::content), and it is placed by
     /// [`Segments::table_placed`](super::Segments::table_placed).
-    pub(in crate::store::pages) fn header(&self, bundle: u64) -> Option<PageHeader> {
+    pub(in crate::store::pages) fn header(&self) -> Option<PageHeader> {
         Some(match self.next() {
             TablePage::Rows(page) => {
-                let page = ChildWord::new(u64::from(page), 0);
-                PageHeader::plain(PageKind::SegmentTable, 0, page, bundle)
+                PageHeader::plain(PageKind::SegmentTable, 0, structure_word(page.into(), 0))
             }
-            TablePage::Index => {
-                PageHeader::plain(PageKind::SegmentTableIndex, 0, ChildWord::default(), bundle)
-            }
+            TablePage::Index => PageHeader::plain(PageKind::SegmentTableIndex, 0, structure_word(0, 0)),
             TablePage::Nothing => return None,
         })
     }
 
-    pub(super) fn content(&self, segments: u32, old: &[PageRef], row: impl Fn(u32) -> Row) -> Vec<u8> {
+    pub(super) fn content(
+        &self,
+        segments: u32,
+        old: &[Option<PageRef>],
+        row: impl Fn(u32) -> Row,
+    ) -> Vec<u8> {
         let mut out = Vec::new();
         match self.next() {
             TablePage::Rows(page) => {
@@ -169,8 +170,9 @@ impl TableWrite {
                 out.extend_from_slice(&segments.to_le_bytes());
                 out.extend_from_slice(&[0; 4]);
                 for page in 0..pages(segments) {
-                    let placed = self.placed.get(&page).or_else(|| old.get(page as usize));
-                    placed.copied().unwrap_or_default().encode(&mut out);
+                    let before = || old.get(page as usize).copied().flatten();
+                    let placed = self.placed.get(&page).copied().or_else(before);
+                    out.extend_from_slice(&PageRef::encode(placed));
                 }
             }
             TablePage::Nothing => {}
@@ -187,25 +189,25 @@ impl TableWrite {
                 self.pending.remove(&rows);
                 self.placed.insert(rows, page);
             }
-            TablePage::Index => self.index = page,
+            TablePage::Index => self.index = Some(page),
             TablePage::Nothing => {}
         }
     }
 
     /// The index page, for the superblock, once there is no next page.
-    pub(in crate::store::pages) fn index(&self) -> PageRef {
+    pub(in crate::store::pages) fn index(&self) -> Option<PageRef> {
         self.index
     }
 
     /// Puts the new places into `table`: the pages that it has left, and the index.
-    pub(super) fn apply(self, table: &mut Vec<PageRef>) -> (Vec<PageRef>, PageRef) {
+    pub(super) fn apply(self, table: &mut Vec<Option<PageRef>>) -> (Vec<PageRef>, Option<PageRef>) {
         let mut left = Vec::new();
         for (page, place) in self.placed {
             let page = page as usize;
             if table.len() <= page {
-                table.resize(page + 1, PageRef::default());
+                table.resize(page + 1, None);
             }
-            left.push(std::mem::replace(&mut table[page], place));
+            left.extend(table[page].replace(place));
         }
         (left, self.index)
     }

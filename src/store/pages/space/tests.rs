@@ -9,7 +9,7 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::store::pages::clean::Victims;
 use crate::store::pages::segment::{Segments, State, Temperature};
-use crate::store::pages::word::{ColdWord, PageRef};
+use crate::store::word::{ColdAddress, PageRef};
 
 const LOG_SEGMENTS: u32 = 2;
 
@@ -18,8 +18,8 @@ struct Store {
     capacity: Capacity,
     account: Account,
     segments: Segments,
-    pages: BTreeMap<u64, ColdWord>,
-    map: Vec<ColdWord>,
+    pages: BTreeMap<u64, ColdAddress>,
+    map: Vec<ColdAddress>,
     /// Per stream the segment, its end, and how many pages it has.
     open: [Option<(u32, u32, u32)>; 4],
     now: u32,
@@ -45,7 +45,7 @@ impl Store {
     }
 
     /// A place for a page, in a bundle of as many pages as `bundle_granules` take.
-    fn place(&mut self, stream: Temperature, granules: u32, bundle_granules: u32) -> ColdWord {
+    fn place(&mut self, stream: Temperature, granules: u32, bundle_granules: u32) -> ColdAddress {
         let geometry = self.segments.geometry();
         let slot = stream as usize;
         // Behind each bundle a trailer and padding.
@@ -60,11 +60,11 @@ impl Store {
             self.open[slot] = None;
         }
         let (segment, end, pages) = self.open[slot].unwrap_or_else(|| {
-            let (segment, _) = self.segments.open(stream).expect("what was admitted finds room");
-            (segment, geometry.block_granules(), 0)
+            let name = self.segments.open(stream).expect("what was admitted finds room");
+            (name.segment, geometry.block_granules(), 0)
         });
         self.open[slot] = Some((segment, end + granules, pages + 1));
-        ColdWord::new(geometry.granule(segment, end), granules)
+        geometry.place(segment, end, granules)
     }
 
     fn put(&mut self, id: u64, granules: u32, stream: Temperature, bundle_granules: u32) {
@@ -110,7 +110,7 @@ impl Store {
                 victims.remove(victim);
                 assert!(self.segments.clean(victim));
                 let lies =
-                    |place: &ColdWord| geometry.locate(*place).is_some_and(|(found, _)| found == victim);
+                    |place: &ColdAddress| geometry.locate(*place).is_some_and(|(found, _)| found == victim);
                 let pages: Vec<_> = self
                     .pages
                     .iter()
@@ -135,7 +135,7 @@ impl Store {
             self.segments.meta_born(place);
             self.map.push(place);
         }
-        while write.header(1).is_some() {
+        while write.header().is_some() {
             let place = self.place(Temperature::Map, 65, 16384);
             self.segments.table_placed(&mut write, PageRef { place, checksum: 1 });
         }

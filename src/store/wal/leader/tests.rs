@@ -4,10 +4,10 @@ use super::super::batch::{Batch, BatchHeader, BundleEntry, HEADER_BYTES};
 use super::super::defect::WalDefect;
 use super::super::group::Wal;
 use super::super::record::{Operation, Operations};
-use super::super::segments::SegmentHeader;
 use super::super::tests::{format, fresh, fresh_with, start};
 use super::super::writer::{CoreLog, NoRoom};
 use super::{Formed, NoBatch, Point};
+use crate::store::pages::SegmentHeader;
 
 const BLOCK: usize = 512;
 
@@ -179,8 +179,9 @@ fn a_batch_that_does_not_fit_opens_the_next_segment() {
             let at = if formed.offset == 0 { BLOCK } else { 0 };
             chain = BatchHeader::decode(&out[at..]).expect("a header").1;
             if at > 0 {
-                let header = SegmentHeader::decode(&out).expect("a header goes with it");
-                assert_eq!((header.first_batch, header.name.segment), (formed.batch, formed.segment));
+                let header =
+                    SegmentHeader::decode(&out, &format(0, 0).identity).expect("a header goes with it");
+                assert_eq!((header.first, header.name.segment), (formed.batch, formed.segment));
             }
             places.push((header.segment, header.generation, header.offset));
         }

@@ -12,7 +12,7 @@ use crate::store::atomic::{AtomicU64, Ordering};
 use crate::store::btree::area::{
     Area, Defect, Entry, Heap, IntentState, Kind, Lookup, NewEntry, Refused, Slots, Written,
 };
-use crate::store::btree::word::{MapView, MapWord, NodeAddress};
+use crate::store::word::{MapView, MapWord, NodeAddress};
 
 /// A number and the value that was written under it.
 pub(super) type Version = (u64, u64);

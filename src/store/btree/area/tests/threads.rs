@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::store::atomic::{AtomicU64, Ordering};
 use crate::store::btree::node::NodeRef;
-use crate::store::btree::word::{MapView, MapWord, NodeAddress};
+use crate::store::word::{MapView, MapWord, NodeAddress};
 
 /// Keys 0 to 2 are put, this one is incremented.
 const COUNTED: u8 = 3;

@@ -1,6 +1,6 @@
 //! Images of inner pages against sorted lists.
 
-use crate::store::btree::word::{ChildWord, PageId};
+use crate::store::word::{ChildWord, PageId};
 use proptest::prelude::*;
 
 use super::*;

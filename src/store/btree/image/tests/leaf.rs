@@ -1,6 +1,6 @@
 //! Leaf images against a `BTreeMap`.
 
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 use proptest::prelude::*;
 
 use super::*;
@@ -168,7 +168,7 @@ fn the_separator_is_short_where_it_can_be() {
 /// A full leaf of small records is a page of 4 KiB; what cannot be split stays below 16 KiB.
 #[test]
 fn sizes_are_those_of_the_design() {
-    assert_eq!(LEAF_TARGET_BYTES + PAGE_HEADER_BYTES, 4096);
+    assert_eq!(LEAF_TARGET_BYTES + crate::store::pages::PAGE_HEADER_BYTES, 4096);
     let (key, value) = (vec![9; MAX_KEY_BYTES], vec![1; MAX_LEAF_VALUE_BYTES]);
     let keys = [KeyParts::whole(&key[1..]), KeyParts::whole(&key)];
     let entry =
