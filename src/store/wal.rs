@@ -38,7 +38,7 @@ pub(super) use batch::{Batch, BatchHeader, BundleEntry, HEADER_BYTES, RECORD_HEA
 pub(super) use group::{Lead, Wal};
 pub(super) use leader::{Formed, Leader, NoBatch};
 pub(super) use replay::{LogDamage, LogEnd, Replay};
-pub(super) use segments::{LogFormat, LogPosition, SegmentHeader, SegmentName};
+pub(super) use segments::{LogFormat, LogPosition};
 pub(super) use writer::{CoreLog, NoRoom, Room};
 #[cfg(test)]
 pub(super) use {

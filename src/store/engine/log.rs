@@ -63,12 +63,13 @@ use std::task::Waker;
 
 pub(in crate::store) use self::core_driver::CoreDriver;
 pub(in crate::store) use self::replay::replay;
-use super::super::env::Env;
-use super::super::state::Failure;
-use super::super::wal::{Lead, Leader, LogFormat, SegmentName, Wal};
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::yield_now;
+use crate::store::env::Env;
+use crate::store::pages::SegmentName;
+use crate::store::state::Failure;
+use crate::store::wal::{Lead, Leader, LogFormat, Wal};
 use bundles::Bundles;
 use needs::Goal;
 

@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 use crate::rt::yield_now;
 use crate::store::codec::to_usize;
-use crate::store::wal::{Batch, LogDamage, LogEnd, LogFormat, LogPosition, Replay, SegmentHeader};
+use crate::store::pages::SegmentHeader;
+use crate::store::wal::{Batch, LogDamage, LogEnd, LogFormat, LogPosition, Replay};
 
 /// After so many segments the log of the program says how far it is.
 const SEGMENTS_PER_MESSAGE: u32 = 16;
@@ -45,8 +46,9 @@ pub(in crate::store) async fn replay<N: Namespace>(
             each(batch);
         };
         // A header that cannot be read, or names what was read already, leads nowhere.
-        let next = SegmentHeader::decode(&bytes).filter(|header| header.identity == format.identity);
-        match next.map(|header| header.next.segment).filter(|&next| next != segment) {
+        let header = SegmentHeader::decode(&bytes, &format.identity).ok();
+        let next = header.and_then(|header| header.next()).map(|next| next.segment);
+        match next.filter(|&next| next != segment) {
             Some(next) => {
                 let mut reading = pin!(read(namespace, format, next, spare.take()));
                 // The first poll gives it to the device.

@@ -10,9 +10,8 @@ use crate::block::Namespace;
 use crate::error::Result;
 use crate::store::RtEnv;
 use crate::store::options::Durability;
-use crate::store::wal::{
-    Effect, LogEnd, LogFormat, LogPosition, Operation, SegmentHeader, SegmentName, Segments, Wal, WalDefect,
-};
+use crate::store::pages::{SegmentHeader, SegmentName, SegmentUse};
+use crate::store::wal::{Effect, LogEnd, LogFormat, LogPosition, Operation, Segments, Wal, WalDefect};
 
 mod cores;
 mod crash;
@@ -57,15 +56,10 @@ fn start(block_bytes: u32) -> LogPosition {
 /// The header of a fresh log's first segment.
 fn first_header(format: LogFormat) -> (u64, Vec<u8>) {
     let begin = start(format.block_bytes);
-    let header = SegmentHeader {
-        identity: format.identity,
-        name: begin.segment,
-        next: name(11, 1),
-        epoch: 0,
-        first_batch: begin.batch,
-    };
+    let usage = SegmentUse::Log { next: name(11, 1), epoch: 0 };
+    let header = SegmentHeader { name: begin.segment, usage, first: begin.batch };
     let offset = u64::from(begin.segment.segment) * u64::from(format.segment_bytes);
-    (offset, header.encode().to_vec())
+    (offset, header.encode(&format.identity).to_vec())
 }
 
 /// A fresh log on zeros: writes its first header.
