@@ -17,6 +17,7 @@ use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 use crate::rt::{self, yield_now};
+use crate::store::codec::to_usize;
 use crate::store::env::Env;
 use crate::store::wal::{BatchHeader, Formed, HEADER_BYTES, Lead, NoBatch, RECORD_HEAD_BYTES};
 
@@ -24,6 +25,8 @@ use crate::store::wal::{BatchHeader, Formed, HEADER_BYTES, Lead, NoBatch, RECORD
 const BATCH_BYTES: usize = 128 << 10;
 /// Larger writes are flushed also where a write can be durable by itself.
 const DURABLE_WRITE_BYTES: usize = 16 << 10;
+/// Blocks at the end of the last segment that only batches with bundles are written to.
+const RESERVED_BLOCKS: u32 = 8;
 /// A number that is drawn and not published holds the log back for some instructions of its core,
 /// or for longer if that core's thread was preempted. So often the others get a turn, and then...
 const TURNS: u32 = 16;
@@ -257,31 +260,52 @@ impl<E: Env, N: Namespace> Core<E, N> {
         Step::Flush
     }
 
+    /// Whether there is a segment to go on in after the named one, also by asking for it.
+    fn has_spare(&self, lead: &mut Lead<'_>) -> bool {
+        let segments = &mut lead.leader().segments;
+        if !segments.wants_spare() {
+            return true;
+        }
+        let name = self.driver.supply.next();
+        match name {
+            Some(name) => segments.offer(name),
+            None => self.driver.supply.wanted(),
+        }
+        name.is_some()
+    }
+
     fn form(&self, lead: &mut Lead<'_>, staging: &mut [u8], is_durable: bool) -> Step {
         let driver = &*self.driver;
-        let formed = loop {
-            match lead.next_batch(staging) {
-                Ok(Some(formed)) => break formed,
-                Ok(None) => return Step::Again,
-                Err(NoBatch::NoSegment) => match driver.supply.next() {
-                    Some(name) => lead.leader().segments.offer(name),
-                    None => {
-                        driver.supply.wanted();
-                        // What was written before keeps its promise, however long this takes.
-                        return if is_durable { self.start_flush(lead) } else { Step::Wait };
-                    }
-                },
-                Err(NoBatch::Lost(number)) => {
-                    return Step::Fail(Error::new(ErrorKind::Corrupt, "write log").because(format!(
-                        "record {number} was published and is in no buffer: a defect of the store"
-                    )));
-                }
-                Err(NoBatch::Failed) => {
-                    return Step::Fail(
-                        Error::new(ErrorKind::Panicked, "write log")
-                            .because("a core panicked while it formed a batch"),
-                    );
-                }
+        let (len, mut staging) = (staging.len(), staging);
+        if !self.has_spare(lead) {
+            // Records end here before bundles do: those are what a checkpoint is made of, which
+            // frees segments.
+            let position = lead.leader().position();
+            let block = driver.format.block_bytes;
+            let left = driver.format.segment_bytes - position.offset;
+            let is_due = driver.bundles.is_due(position.first);
+            let most = match left.saturating_sub(RESERVED_BLOCKS * block) {
+                0 if is_due => block.min(left),
+                most => most,
+            };
+            staging = &mut staging[..to_usize(u64::from(most)).min(len)];
+        }
+        let formed = match lead.next_batch(staging) {
+            Ok(Some(formed)) => formed,
+            Ok(None) => return Step::Again,
+            // What was written before keeps its promise, however long this takes.
+            Err(NoBatch::NoSegment) if is_durable => return self.start_flush(lead),
+            Err(NoBatch::NoSegment) => return Step::Wait,
+            Err(NoBatch::Lost(number)) => {
+                return Step::Fail(Error::new(ErrorKind::Corrupt, "write log").because(format!(
+                    "record {number} was published and is in no buffer: a defect of the store"
+                )));
+            }
+            Err(NoBatch::Failed) => {
+                return Step::Fail(
+                    Error::new(ErrorKind::Panicked, "write log")
+                        .because("a core panicked while it formed a batch"),
+                );
             }
         };
         if driver.bundles.has_unnamed() {
@@ -289,12 +313,8 @@ impl<E: Env, N: Namespace> Core<E, N> {
             let (header, _) = BatchHeader::decode(&staging[at..]).expect("it was just encoded");
             driver.bundles.formed(formed.batch, header.bundles);
         }
-        if lead.leader().segments.wants_spare() {
-            match driver.supply.next() {
-                Some(name) => lead.leader().segments.offer(name),
-                None => driver.supply.wanted(),
-            }
-        }
+        // The next one is asked for as soon as it will be needed.
+        self.has_spare(lead);
         driver.formed.store(formed.end, Ordering::Release);
         driver.is_writing.store(true, Ordering::Relaxed);
         self.is_writing.set(true);

@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::{append, driver, first_header, fresh, fresh_end, name, record, write};
@@ -13,7 +14,7 @@ use crate::sim::{Disk, World};
 use crate::store::RtEnv;
 use crate::store::engine::log::{CoreDriver, LogDriver, replay};
 use crate::store::options::Durability;
-use crate::store::wal::LogFormat;
+use crate::store::wal::{BundleEntry, LogFormat};
 
 const SEGMENT_BYTES: u32 = 64 << 10;
 const BLOCK_BYTES: u32 = 512;
@@ -185,14 +186,54 @@ fn without_a_segment_writers_wait_and_a_segment_lets_them_go_on() {
         let (log, pool) = fresh(format(), 2, (1, 8 << 10));
         let own = Rc::new(log.attach(&RtEnv, disk.attach_again()).expect("the first"));
         let waiting = fill(&own).await;
-        assert!(pool.wanted.load(std::sync::atomic::Ordering::Relaxed) > 0);
+        assert!(pool.wanted.load(Ordering::Relaxed) > 0);
         assert!(own.durable() > 60 && !waiting.is_finished());
+        // A checkpoint needs its bundles named, which the last blocks are for.
+        for number in 0..4 {
+            let newest = own.durable() - 1;
+            let ticket = own.name_bundle(newest, BundleEntry { number, trailer: 1, checksum: 2 });
+            let named = rt::timeout(Duration::from_secs(1), own.wait_bundle(ticket)).await;
+            named.expect("in time").expect("no fault is injected");
+            assert_eq!(own.bundles_durable(), ticket + 1);
+        }
+        assert!(!waiting.is_finished());
         // A checkpoint.
         let start = log.with_leader(|leader| leader.position()).await;
         log.with_leader(|leader| leader.segments.free_before(start.segment)).await;
         log.segments_came();
         let number = waiting.await.expect("no panic").expect("no fault is injected");
         assert!(own.durable() > number);
+    });
+}
+
+#[test]
+fn what_was_written_is_flushed_although_the_rest_waits_for_a_segment() {
+    let world = World::new(6);
+    let disk = disk(MemoryOptions::disk(2 << 20), 6);
+    let core = world.core("core");
+    core.block_on(async move {
+        let (log, pool) = fresh(format(), 2, (1, 8 << 10));
+        let own = Rc::new(log.attach(&RtEnv, disk.attach_again()).expect("the first"));
+        // Nobody asks for a flush until the log is full.
+        let mut last = 0;
+        while let Ok(number) = rt::timeout(Duration::from_secs(1), append(&own, 1500)).await {
+            last = number.expect("no fault is injected");
+            own.commit(last, Durability::None);
+        }
+        assert_eq!((own.durable(), pool.wanted.load(Ordering::Relaxed) > 0), (super::FIRST, true));
+        let written = log.with_leader(|leader| leader.position().first).await - 1;
+        assert!(super::FIRST < written && written < last);
+        let waiting = rt::spawn({
+            let own = Rc::clone(&own);
+            async move { own.wait(last).await }
+        });
+        let patience = Duration::from_secs(1);
+        rt::timeout(patience, own.wait(written)).await.expect("in time").expect("no fault is injected");
+        assert!(!waiting.is_finished());
+        let start = log.with_leader(|leader| leader.position()).await;
+        log.with_leader(|leader| leader.segments.free_before(start.segment)).await;
+        log.segments_came();
+        waiting.await.expect("no panic").expect("no fault is injected");
     });
 }
 
