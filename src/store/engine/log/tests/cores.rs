@@ -144,3 +144,36 @@ fn a_dropped_wait_takes_nothing_from_the_others() {
         }
     });
 }
+
+#[test]
+fn a_core_that_always_has_something_to_write_tells_the_others() {
+    let world = World::new(4);
+    let (disk, log) = machine(4, 2);
+    let (busy, other) = (world.core("busy"), world.core("other"));
+    let (shared, machine) = (Arc::clone(&log), disk.attach_again());
+    drop(busy.spawn(async move {
+        let own = shared.attach(&RtEnv, machine).expect("one for each core");
+        loop {
+            let number = append(&own, 10).await.expect("room");
+            own.commit(number, Durability::Sync);
+            rt::sleep(Duration::from_micros(100)).await;
+        }
+    }));
+    let shared = Arc::clone(&log);
+    let took = other.block_on(async move {
+        let own = Rc::new(shared.attach(&RtEnv, disk).expect("one for each core"));
+        rt::sleep(Duration::from_millis(20)).await;
+        let began = rt::now();
+        for _ in 0..10 {
+            write(&own, 50).await.expect("no fault is injected");
+        }
+        let waited = rt::now() - began;
+        // More than the buffer holds, of which nobody asks for anything.
+        for _ in 0..60 {
+            append(&own, 500).await.expect("room");
+        }
+        (waited, rt::now() - began - waited)
+    });
+    // A write and a flush take 2.2 ms at most, and one may be under way.
+    assert!(took.0 < Duration::from_millis(60) && took.1 < Duration::from_millis(60), "{took:?}");
+}
