@@ -65,7 +65,6 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::Waker;
 
 pub(in crate::store) use self::core_driver::CoreDriver;
-pub(in crate::store) use self::replay::replay;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt::yield_now;
@@ -79,7 +78,7 @@ use needs::Goal;
 mod bundles;
 mod core_driver;
 mod needs;
-mod replay;
+pub(in crate::store) mod replay;
 mod task;
 #[cfg(test)]
 mod tests;

@@ -20,7 +20,8 @@ use crate::block::{MemoryOptions, Namespace};
 use crate::rt::{self, Instant};
 use crate::sim::{Disk, World};
 use crate::store::RtEnv;
-use crate::store::engine::log::{CoreDriver, LogDriver, lock, replay};
+use crate::store::engine::log::replay::replay;
+use crate::store::engine::log::{CoreDriver, LogDriver, lock};
 use crate::store::options::Durability;
 use crate::store::wal::{BundleEntry, LogEnd, LogFormat, LogPosition, WalDefect};
 

@@ -12,7 +12,8 @@ use crate::error::{Error, ErrorKind, Outcome, Result};
 use crate::rt;
 use crate::sim::{Disk, World};
 use crate::store::RtEnv;
-use crate::store::engine::log::{CoreDriver, LogDriver, replay};
+use crate::store::engine::log::replay::replay;
+use crate::store::engine::log::{CoreDriver, LogDriver};
 use crate::store::options::Durability;
 use crate::store::wal::{BundleEntry, LogFormat};
 

@@ -7,7 +7,7 @@ use super::{fresh, fresh_end, prepare, record, write};
 use crate::block::{AnyDevice, Device, NamespaceAddress};
 use crate::rt::{self, CoreConfig, CoreThread};
 use crate::store::RtEnv;
-use crate::store::engine::log::replay;
+use crate::store::engine::log::replay::replay;
 
 const SEGMENT_BYTES: u32 = 256 << 10;
 const BLOCK_BYTES: u32 = 4096;
