@@ -65,8 +65,13 @@ impl Victims {
         octave as usize * 4 + usize::try_from(quarter).expect("below 4")
     }
 
-    /// A segment was sealed, or what lives in it has changed.
+    /// A segment was sealed, or what lives in it has changed, or a bundle in it was settled. While
+    /// one is under way it is no victim: cleaning could not empty it.
     pub(super) fn update(&mut self, number: u32, segment: &Segment) {
+        if !segment.can_be_emptied() {
+            self.remove(number);
+            return;
+        }
         let live = segment.live.saturating_add(segment.meta);
         // A page of the map or the table is not counted; it costs as much as one of 65 granules.
         let pages = segment.pages.saturating_add(segment.meta.div_ceil(65));

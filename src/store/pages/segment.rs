@@ -3,6 +3,7 @@
 //!
 //! | state | meaning | next, by |
 //! |---|---|---|
+//! | added | the namespace has grown by it, the superblock does not know it yet | free: [`Segments::superblock_durable`] |
 //! | free | may be opened; its generation is known | open: [`Segments::open`]; log: [`Segments::open_log`] |
 //! | open | one core appends bundles | sealed: [`Segments::seal`] |
 //! | sealed | full | cleaning: [`Segments::clean`]; emptied when nothing in it lives |
@@ -11,7 +12,7 @@
 //! | trimming | checkpoint *n* is durable | free, or retired: [`Segments::trimmed`] |
 //! | log | holds batches | ended: [`Segments::end_log`] |
 //! | ended (*n*) | the log starts behind it from checkpoint *n* on | free for the log: [`Segments::superblock_durable`] |
-//! | retired | writing it failed three times | none |
+//! | retired | writing it failed three times, or it has had its last generation | none |
 //!
 //! **When a segment is empty.** It is full, nothing in it lives, and no bundle in it is *under
 //! way*: appended, and neither installed in the map nor given up. (A bundle that is written but not
@@ -23,6 +24,19 @@
 //! all of it, so once its superblock is durable, nothing does. (*n* includes every bundle up to a
 //! batch, [`Naming`](super::bundle::Naming), and the table as of the same instant: rows that change
 //! while a checkpoint is written are kept as they were.)
+//!
+//! **After recovery** nothing is trimmed until the superblock with the new epoch is durable
+//! ([`Segments::epoch_durable`]): before, the next opening could begin with the same state and the
+//! same epoch, and would read what was trimmed.
+//!
+//! **The log.** This table owns its segments, too: [`wal`](crate::store::wal) has those that it was
+//! given by [`Segments::open_log`], and hands back those before the start that the next checkpoint
+//! names, for [`Segments::end_log`].
+//!
+//! **Growing.** A checkpoint that has begun has as many rows as segments were there then
+//! ([`TableWrite::segments`]); its superblock states as many. A bundle in a segment that no durable
+//! superblock knows could not be found again. So what was added is free when the first checkpoint
+//! that began later is durable.
 //!
 //! **What is counted.** The rows of the table count pages that map entries refer to. The pages of
 //! the map and of the table itself are counted apart, and not stored: who loads a checkpoint reads
@@ -68,6 +82,7 @@ impl Temperature {
 /// See the table at the head of the module; a checkpoint is named by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum State {
+    Added,
     Free,
     Open,
     Sealed,
@@ -118,6 +133,12 @@ impl Segment {
     fn is_empty(&self) -> bool {
         self.live == 0 && self.pages == 0 && self.meta == 0 && self.under_way == 0 && !self.miscounted
     }
+
+    /// Whether moving what is known to live in it makes it empty. A page of a bundle that is under
+    /// way is in no map entry: cleaning would not find it.
+    pub(super) fn can_be_emptied(&self) -> bool {
+        self.under_way == 0 && !self.miscounted
+    }
 }
 
 /// The table of all segments.
@@ -129,6 +150,8 @@ pub(super) struct Segments {
     free: BTreeSet<u32>,
     /// Free ones that were part of the log, whose blocks are written.
     log_pool: BTreeSet<u32>,
+    /// Added ones, from the number on that they begin with, in the order of `freed_at`.
+    added: VecDeque<(u64, std::ops::Range<u32>)>,
     /// Emptied and ended ones, in the order of `freed_at`.
     emptied: VecDeque<(u64, u32)>,
     ended: VecDeque<(u64, u32)>,
@@ -144,6 +167,8 @@ pub(super) struct Segments {
     index: Option<PageRef>,
     /// Recovery has not counted yet all that lives.
     is_loading: bool,
+    /// The epoch of this opening is in a durable superblock.
+    is_epoch_durable: bool,
     defect: Option<PagesDefect>,
 }
 
@@ -156,6 +181,7 @@ impl Segments {
             segments: vec![Segment::FREE; geometry.segments as usize],
             free,
             log_pool: BTreeSet::new(),
+            added: VecDeque::new(),
             emptied: VecDeque::new(),
             ended: VecDeque::new(),
             begun: 0,
@@ -165,6 +191,7 @@ impl Segments {
             table: Vec::new(),
             index: None,
             is_loading: false,
+            is_epoch_durable: true,
             defect,
         }
     }
@@ -201,24 +228,37 @@ impl Segments {
     /// Opens a free segment for bundles. `None` if there is none.
     pub(super) fn open(&mut self, temperature: Temperature) -> Option<SegmentName> {
         let is_early = self.defect == Some(PagesDefect::ReuseEarly);
-        let early = if is_early { self.emptied.pop_front().map(|(_, segment)| segment) } else { None };
-        let segment = early.or_else(|| self.free.pop_first()).or_else(|| self.log_pool.pop_first())?;
-        Some(self.start(segment, State::Open, temperature))
+        loop {
+            let early = if is_early { self.emptied.pop_front().map(|(_, segment)| segment) } else { None };
+            let segment = early.or_else(|| self.free.pop_first()).or_else(|| self.log_pool.pop_first())?;
+            if let Some(name) = self.start(segment, State::Open, temperature) {
+                return Some(name);
+            }
+        }
     }
 
     /// Opens a free segment for the log: it, and whether its blocks were written before.
     pub(super) fn open_log(&mut self) -> Option<(SegmentName, bool)> {
-        let written = self.log_pool.pop_first();
-        let segment = written.or_else(|| self.free.pop_first())?;
-        Some((self.start(segment, State::Log, Temperature::Hot), written.is_some()))
+        loop {
+            let written = self.log_pool.pop_first();
+            let segment = written.or_else(|| self.free.pop_first())?;
+            if let Some(name) = self.start(segment, State::Log, Temperature::Hot) {
+                return Some((name, written.is_some()));
+            }
+        }
     }
 
-    fn start(&mut self, segment: u32, state: State, temperature: Temperature) -> SegmentName {
+    /// Begins the next generation of a free segment. `None`: it has had its last, and is retired. A
+    /// generation that came again would make old pages and batches look like new ones.
+    fn start(&mut self, segment: u32, state: State, temperature: Temperature) -> Option<SegmentName> {
         let changed = self.change(segment);
-        let generation = changed.generation + 1;
+        let Some(generation) = changed.generation.checked_add(1) else {
+            changed.state = State::Retired;
+            return None;
+        };
         let failures = changed.failures;
         *changed = Segment { state, temperature, generation, failures, ..Segment::FREE };
-        SegmentName { segment, generation }
+        Some(SegmentName { segment, generation })
     }
 
     /// An open segment takes no more bundles.
@@ -229,13 +269,14 @@ impl Segments {
         }
     }
 
-    /// Victims of cleaning are sealed segments.
+    /// Victims of cleaning are sealed segments that can be emptied.
     pub(super) fn clean(&mut self, segment: u32) -> bool {
-        let sealed = self.get(segment).state == State::Sealed;
-        if sealed {
+        let found = self.get(segment);
+        let is_victim = found.state == State::Sealed && found.can_be_emptied();
+        if is_victim {
             self.change(segment).state = State::Cleaning;
         }
-        sealed
+        is_victim
     }
 
     /// Cleaning leaves a segment that is not empty yet.
@@ -304,8 +345,10 @@ impl Segments {
     /// The superblock is durable that does not refer to this page of the map or table any more.
     pub(super) fn meta_died(&mut self, place: ColdAddress) {
         if let Some((segment, _)) = self.geometry.locate(place) {
+            if self.get(segment).meta < place.granules() {
+                self.change(segment).miscounted = true;
+            }
             let changed = &mut self.segments[segment as usize];
-            changed.miscounted |= changed.meta < place.granules();
             changed.meta = changed.meta.saturating_sub(place.granules());
             self.look(segment);
         }
@@ -344,12 +387,12 @@ impl Segments {
         debug_assert!(self.kept.is_none(), "one checkpoint at a time");
         self.begun += 1;
         self.kept = Some(BTreeMap::new());
-        TableWrite::new(self.begun, std::mem::take(&mut self.changed))
+        TableWrite::new(self.begun, self.geometry.segments, std::mem::take(&mut self.changed))
     }
 
     /// The content of the page of the table that is to be written next.
     pub(super) fn content(&self, write: &TableWrite) -> Vec<u8> {
-        write.content(self.geometry.segments, &self.table, |segment| {
+        write.content(&self.table, |segment| {
             let kept = self.kept.as_ref().and_then(|kept| kept.get(&segment));
             kept.copied().unwrap_or_else(|| Row::of(self.get(segment)))
         })
@@ -366,6 +409,7 @@ impl Segments {
     pub(super) fn superblock_durable(&mut self, write: TableWrite) {
         self.kept = None;
         self.durable = self.begun;
+        self.is_epoch_durable = true;
         let (left, index) = write.apply(&mut self.table);
         let old_index = std::mem::replace(&mut self.index, index);
         for page in left.into_iter().chain(old_index) {
@@ -378,11 +422,29 @@ impl Segments {
             self.change(segment).state = State::Free;
             self.log_pool.insert(segment);
         }
+        while let Some((freed_at, _)) = self.added.front()
+            && *freed_at <= self.durable
+            && let Some((_, added)) = self.added.pop_front()
+        {
+            for segment in added {
+                self.segments[segment as usize].state = State::Free;
+                self.free.insert(segment);
+            }
+        }
+    }
+
+    /// A superblock with the epoch of this opening is durable: what was recovered as emptied may be
+    /// trimmed.
+    pub(super) fn epoch_durable(&mut self) {
+        self.is_epoch_durable = true;
     }
 
     /// The next segment to be trimmed: nothing that may be read lies in it. The caller trims it
     /// (where that is of use), then calls [`Segments::trimmed`].
     pub(super) fn next_trim(&mut self) -> Option<u32> {
+        if !self.is_epoch_durable {
+            return None;
+        }
         let early = self.defect == Some(PagesDefect::TrimEarly);
         let until = if early { self.begun } else { self.durable };
         let &(_, segment) = self.emptied.front().filter(|(freed_at, _)| *freed_at <= until)?;
@@ -403,14 +465,16 @@ impl Segments {
         }
     }
 
-    /// The namespace has grown to `segments`.
+    /// The namespace has grown to `segments`. They are free once a checkpoint is durable that began
+    /// after this.
     pub(super) fn grow(&mut self, segments: u32) {
         let old = self.geometry.segments;
         let grown = Geometry { segments, ..self.geometry };
         if segments > old && grown.is_plausible() {
             self.geometry = grown;
-            self.segments.resize(segments as usize, Segment::FREE);
-            self.free.extend(old..segments);
+            let added = Segment { state: State::Added, ..Segment::FREE };
+            self.segments.resize(segments as usize, added);
+            self.added.push_back((self.begun + 1, old..segments));
             self.changed.extend(table::page_of(old)..table::pages(segments));
         }
     }

@@ -88,6 +88,7 @@ impl TableLoad {
                 pages: row.pages,
                 up1: row.up2,
                 up2: row.up2,
+                miscounted: row.miscounted,
                 ..Segment::FREE
             });
         }
@@ -106,6 +107,7 @@ impl TableLoad {
         segments.begun = checkpoint;
         segments.durable = checkpoint;
         segments.is_loading = true;
+        segments.is_epoch_durable = false;
         let confirmed = vec![false; segments.segments.len()];
         let mut loading = Loading { segments, confirmed };
         self.table.iter().chain([&self.index]).for_each(|page| loading.meta(page.place));
@@ -131,7 +133,7 @@ impl Loading {
         if matches!(self.segments.get(segment).state, State::Free | State::Emptied { .. }) {
             // It was opened while the checkpoint was written, so the table does not say it.
             self.confirmed[segment as usize] = true;
-            self.segments.start(segment, State::Sealed, Temperature::Map);
+            _ = self.segments.start(segment, State::Sealed, Temperature::Map);
         }
         self.segments.meta_born(place);
     }
@@ -179,7 +181,7 @@ impl Loading {
             && found.generation.checked_add(1) == Some(generation);
         is.check(same || reused, "the generation of its segment is not that of the segment table")?;
         if reused {
-            self.segments.start(segment, state, temperature);
+            _ = self.segments.start(segment, state, temperature);
         }
         Ok(())
     }

@@ -2,7 +2,8 @@
 //! 7.12).
 //!
 //! The design has 20 bits for live granules, which is 64 MiB. A million segments of 256 TiB are
-//! larger, so a row has 24 bits for them, and the class and the temperature above.
+//! larger, so a row has 24 bits for them, 4 for the class and 3 for the temperature above, and in
+//! the last bit that the counts are wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -16,6 +17,8 @@ use crate::store::word::PageRef;
 /// Rows of a page of the table.
 const ROWS: u32 = 256;
 const ROW_BYTES: usize = 16;
+/// Beside the temperature.
+const MISCOUNTED: u32 = 1 << 31;
 
 /// How many pages the table of so many segments has.
 pub(super) fn pages(segments: u32) -> u32 {
@@ -53,12 +56,14 @@ pub(in crate::store::pages) struct Row {
     pub(in crate::store::pages) temperature: Temperature,
     pub(in crate::store::pages) pages: u32,
     pub(in crate::store::pages) up2: u32,
+    /// What lives in it is not known: it never counts as empty.
+    pub(in crate::store::pages) miscounted: bool,
 }
 
 impl Row {
     pub(super) fn of(segment: &Segment) -> Self {
         let class = match segment.state {
-            State::Free => Class::Free,
+            State::Free | State::Added => Class::Free,
             State::Open | State::Sealed | State::Cleaning => Class::Pages,
             // Whether it is part of the log is what the log says, from the superblock on.
             State::Log | State::Ended { .. } => Class::Log,
@@ -72,11 +77,15 @@ impl Row {
             temperature: segment.temperature,
             pages: segment.pages,
             up2: segment.up2,
+            miscounted: segment.miscounted && class == Class::Pages,
         }
     }
 
     pub(in crate::store::pages) fn encode(&self, out: &mut Vec<u8>) {
-        let bits = self.live | u32::from(self.class as u8) << 24 | u32::from(self.temperature as u8) << 28;
+        let bits = self.live
+            | u32::from(self.class as u8) << 24
+            | u32::from(self.temperature as u8) << 28
+            | if self.miscounted { MISCOUNTED } else { 0 };
         for field in [self.generation, bits, self.pages, self.up2] {
             out.extend_from_slice(&field.to_le_bytes());
         }
@@ -94,17 +103,23 @@ impl Row {
         let classes = [Class::Free, Class::Pages, Class::Log, Class::Emptied, Class::Retired];
         let class = classes.into_iter().find(|&class| u32::from(class as u8) == bits >> 24 & 0xf);
         let class = class.ok_or_else(|| is.damage("a segment has a class that is not known"))?;
-        let temperature = Temperature::ALL.into_iter().find(|&known| u32::from(known as u8) == bits >> 28);
+        let temperature = bits >> 28 & 0x7;
+        let temperature = Temperature::ALL.into_iter().find(|&known| u32::from(known as u8) == temperature);
+        let miscounted = bits & MISCOUNTED != 0;
         let temperature = temperature.ok_or_else(|| is.damage("a segment has a temperature that is none"))?;
         let live = bits & 0xff_ffff;
         let room = geometry.segment_granules() - geometry.block_granules();
-        is.check(live <= room && pages <= live, "more lives in a segment than fits there")?;
-        is.check((live == 0) == (pages == 0), "the pages of a segment have no length")?;
-        is.check(live == 0 || class == Class::Pages, "pages live in a segment that is not for pages")?;
+        is.check(live <= room, "more lives in a segment than fits there")?;
+        let fits = pages <= live && (live == 0) == (pages == 0);
+        is.check(fits || miscounted, "the pages of a segment cannot have this length")?;
+        is.check(
+            (live == 0 && !miscounted) || class == Class::Pages,
+            "pages live in a segment that is not for pages",
+        )?;
         is.check(generation > 0 || class == Class::Free, "a segment is used and was never opened")?;
         let front = segment < geometry.first_segment();
         is.check(!front || class == Class::Free, "a segment is used where superblocks lie")?;
-        Ok(Self { generation, live, class, temperature, pages, up2 })
+        Ok(Self { generation, live, class, temperature, pages, up2, miscounted })
     }
 }
 
@@ -120,19 +135,25 @@ enum TablePage {
 #[derive(Debug)]
 pub(in crate::store::pages) struct TableWrite {
     checkpoint: u64,
+    segments: u32,
     pending: BTreeSet<u32>,
     placed: BTreeMap<u32, PageRef>,
     index: Option<PageRef>,
 }
 
 impl TableWrite {
-    pub(super) fn new(checkpoint: u64, pending: BTreeSet<u32>) -> Self {
-        Self { checkpoint, pending, placed: BTreeMap::new(), index: None }
+    pub(super) fn new(checkpoint: u64, segments: u32, pending: BTreeSet<u32>) -> Self {
+        Self { checkpoint, segments, pending, placed: BTreeMap::new(), index: None }
     }
 
     /// The number of the checkpoint.
     pub(in crate::store::pages) fn checkpoint(&self) -> u64 {
         self.checkpoint
+    }
+
+    /// How many segments it knows, which its superblock has to state.
+    pub(in crate::store::pages) fn segments(&self) -> u32 {
+        self.segments
     }
 
     fn next(&self) -> TablePage {
@@ -155,13 +176,8 @@ impl TableWrite {
         })
     }
 
-    pub(super) fn content(
-        &self,
-        segments: u32,
-        old: &[Option<PageRef>],
-        row: impl Fn(u32) -> Row,
-    ) -> Vec<u8> {
-        let mut out = Vec::new();
+    pub(super) fn content(&self, old: &[Option<PageRef>], row: impl Fn(u32) -> Row) -> Vec<u8> {
+        let (segments, mut out) = (self.segments, Vec::new());
         match self.next() {
             TablePage::Rows(page) => {
                 segments_of(page, segments).for_each(|segment| row(segment).encode(&mut out));

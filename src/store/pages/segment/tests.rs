@@ -1,6 +1,8 @@
 //! Random operations on the table beside a model of what is durable; a crash loads the last durable
 //! table and looks at whether everything that it refers to is still there.
 
+mod states;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::rngs::StdRng;
@@ -282,6 +284,8 @@ impl Model {
             }
         }
         self.segments = loading.finish();
+        // The superblock with the next epoch.
+        self.segments.epoch_durable();
         for (id, (place, generation)) in &map {
             let segment = owner().geometry.locate(*place).expect("inside").0;
             let (found, content) = &self.disk[&segment];
@@ -405,6 +409,7 @@ fn impossible_rows_are_damage() {
         temperature: Temperature::Cold,
         pages: 2,
         up2: 5,
+        miscounted: false,
     };
     let decode = |row: &Row, segment| {
         let mut bytes = Vec::new();
@@ -413,6 +418,11 @@ fn impossible_rows_are_damage() {
     };
     assert_eq!(decode(&good, 2), Ok(good));
     assert!(decode(&good, 1).is_err(), "among the superblocks");
+    for live in [100, 0, 1] {
+        // A row that says that its counts are wrong may have any.
+        let wrong = Row { live, miscounted: true, ..good };
+        assert_eq!(decode(&wrong, 2), Ok(wrong));
+    }
     for bad in [
         Row { live: 0, ..good },
         Row { live: 4096 - 63, ..good },
@@ -421,6 +431,7 @@ fn impossible_rows_are_damage() {
         Row { generation: 0, ..good },
         Row { class: Class::Emptied, ..good },
         Row { class: Class::Log, ..good },
+        Row { class: Class::Free, live: 0, pages: 0, miscounted: true, ..good },
     ] {
         assert!(decode(&bad, 2).is_err(), "{bad:?}");
     }
@@ -438,11 +449,13 @@ fn a_store_that_grows_has_more_segments_and_one_that_shrinks_loses_free_ones() {
     assert_eq!(first.segment, 2, "from the lowest on");
     assert_eq!(segments.free_at_end(), 29);
     segments.grow(300);
-    assert_eq!((segments.free_count(), segments.geometry().segments), (297, 300));
+    assert_eq!((segments.free_count(), segments.geometry().segments), (29, 300));
     segments.grow(200);
     segments.grow(2_000_000);
     assert_eq!(segments.geometry().segments, 300, "it does not shrink by this, nor beyond a million");
+    let mut disk = states::TableDisk::default();
     let write = segments.freeze();
     assert_eq!(segments.content(&write).len(), 256 * 16);
-    assert_eq!(segments.waiting_count(), 0);
+    disk.write(&mut segments, write);
+    assert_eq!((segments.free_count(), segments.waiting_count()), (297, 0));
 }

@@ -64,6 +64,8 @@ impl Store {
         }
         assert_eq!(overlay.next(), None);
         self.segments = loading.finish();
+        // The superblock with the next epoch.
+        self.segments.epoch_durable();
         self.tree = tree;
         // (A store writes the next epoch before anything else. This one knows it.)
         self.epoch += 1;
