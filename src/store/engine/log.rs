@@ -84,7 +84,8 @@ mod task;
 mod tests;
 mod waiters;
 
-/// Where the log gets its segments from. It is asked while the log is locked: it does not call back.
+/// Where the log gets its segments from. It is asked while the log is locked, so it does not call
+/// back.
 pub(in crate::store) trait SegmentSupply: Send + Sync {
     /// A segment for the log, of a generation above all that were used of it. Its blocks should
     /// have been written before.
