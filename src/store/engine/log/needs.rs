@@ -128,16 +128,19 @@ impl Needs {
     }
 
     /// What is to be done next, if that much is in batches and that much is durable.
-    pub(super) fn want(&mut self, formed: Goal, durable: Goal) -> Want {
+    pub(super) fn want(&mut self, formed: Goal, durable: Goal, is_flushing: bool) -> Want {
         if self.goal.is_within(durable) {
             self.goal = self.needed();
         }
         let is_durable = !self.goal.is_within(durable);
         let is_urgent = self.written > formed.number;
-        if is_urgent || !self.goal.is_within(formed) {
+        if !self.goal.is_within(formed) {
             Want::Batch { is_durable, is_urgent }
-        } else if is_durable {
+        } else if is_durable && !is_flushing {
+            // Before what is urgent: that never ends if writers are faster than the device.
             Want::Flush
+        } else if is_urgent {
+            Want::Batch { is_durable, is_urgent }
         } else {
             Want::Nothing
         }
@@ -186,24 +189,34 @@ mod tests {
     fn a_round_has_a_goal_that_does_not_move() {
         let mut needs = Needs::default();
         needs.ask(5);
-        assert_eq!(needs.want(goal(1), goal(1)), Want::Batch { is_durable: true, is_urgent: false });
+        assert_eq!(needs.want(goal(1), goal(1), false), Want::Batch { is_durable: true, is_urgent: false });
         needs.ask(9);
-        assert_eq!(needs.want(goal(5), goal(1)), Want::Flush);
+        assert_eq!(needs.want(goal(5), goal(1), false), Want::Flush);
         // Only what was flushed is over.
-        assert_eq!(needs.want(goal(5), goal(5)), Want::Batch { is_durable: true, is_urgent: false });
-        assert_eq!(needs.want(goal(9), goal(5)), Want::Flush);
-        assert_eq!(needs.want(goal(9), goal(9)), Want::Nothing);
+        assert_eq!(needs.want(goal(5), goal(5), false), Want::Batch { is_durable: true, is_urgent: false });
+        assert_eq!(needs.want(goal(9), goal(5), false), Want::Flush);
+        assert_eq!(needs.want(goal(9), goal(9), false), Want::Nothing);
         assert!(!needs.are_unmet(9, goal(9)));
+    }
+
+    #[test]
+    fn a_flush_comes_before_what_is_urgent_and_that_goes_on_meanwhile() {
+        let mut needs = Needs::default();
+        needs.ask(5);
+        needs.ask_written(100);
+        assert_eq!(needs.want(goal(5), goal(1), false), Want::Flush);
+        let urgent = Want::Batch { is_durable: true, is_urgent: true };
+        assert_eq!(needs.want(goal(5), goal(1), true), urgent);
     }
 
     #[test]
     fn bundles_are_part_of_the_goal() {
         let mut needs = Needs::default();
         needs.ask_bundle(1);
-        assert_eq!(needs.want(goal(7), goal(7)), Want::Batch { is_durable: true, is_urgent: false });
+        assert_eq!(needs.want(goal(7), goal(7), false), Want::Batch { is_durable: true, is_urgent: false });
         let named = Goal { number: 7, ticket: 1 };
-        assert_eq!(needs.want(named, goal(7)), Want::Flush);
-        assert_eq!(needs.want(named, named), Want::Nothing);
+        assert_eq!(needs.want(named, goal(7), false), Want::Flush);
+        assert_eq!(needs.want(named, named, false), Want::Nothing);
     }
 
     #[test]
@@ -231,7 +244,7 @@ mod tests {
         let mut needs = Needs::default();
         assert!(needs.commit(2, Durability::None, 1, || Instant::ORIGIN));
         needs.pass_to(Instant::ORIGIN + WRITE_WITHIN);
-        assert_eq!(needs.want(goal(1), goal(1)), Want::Batch { is_durable: false, is_urgent: true });
-        assert_eq!(needs.want(goal(2), goal(1)), Want::Nothing);
+        assert_eq!(needs.want(goal(1), goal(1), false), Want::Batch { is_durable: false, is_urgent: true });
+        assert_eq!(needs.want(goal(2), goal(1), false), Want::Nothing);
     }
 }

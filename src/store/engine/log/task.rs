@@ -135,6 +135,8 @@ pub(super) async fn run<E: Env, N: Namespace>(duty: Duty<E, N>) {
             Step::Flush => {
                 flush.set(Some(core.namespace.flush()));
                 tries = 0;
+                // There may be much to write meanwhile.
+                continue;
             }
             Step::Again if tries < TURNS => {
                 tries += 1;
@@ -159,13 +161,13 @@ pub(super) async fn run<E: Env, N: Namespace>(duty: Duty<E, N>) {
         let ended = poll_fn(|cx| {
             core.register(cx);
             let mut ended = Ended::default();
-            if let Some(Poll::Ready(result)) = write.as_mut().as_pin_mut().map(|write| write.poll(cx)) {
-                write.set(None);
-                ended.written = Some(result);
-            }
             if let Some(Poll::Ready(result)) = flush.as_mut().as_pin_mut().map(|flush| flush.poll(cx)) {
                 flush.set(None);
                 ended.flushed = Some(result);
+            }
+            if let Some(Poll::Ready(result)) = write.as_mut().as_pin_mut().map(|write| write.poll(cx)) {
+                write.set(None);
+                ended.written = Some(result);
             }
             let is_any = ended.written.is_some() || ended.flushed.is_some();
             if is_any || core.slot().is_told.load(Ordering::Acquire) || sleep.as_mut().poll(cx).is_ready() {
@@ -234,9 +236,9 @@ impl<E: Env, N: Namespace> Core<E, N> {
         driver.bundles.hand_over(lead.leader());
         let formed = Goal { number: lead.leader().position().first, ticket: driver.bundles.named() };
         let durable = Goal { number: lead.leader().durable().end, ticket: driver.bundles.durable() };
-        let want = self.needs.borrow_mut().want(formed, durable);
         let (is_writing, is_flushing) =
             (driver.is_writing.load(Ordering::Relaxed), driver.is_flushing.load(Ordering::Relaxed));
+        let want = self.needs.borrow_mut().want(formed, durable, is_flushing);
         match want {
             _ if is_writing => Step::Wait,
             Want::Nothing => Step::Wait,

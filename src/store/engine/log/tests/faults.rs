@@ -3,6 +3,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -67,7 +68,7 @@ fn fails(options: MemoryOptions, fault: Fault, seed: u64) {
     let ended = Rc::new(Cell::new(0));
     let cores: Vec<_> = (0..3).map(|core| world.core(&format!("core {core}"))).collect();
     for core in &cores {
-        let (log, machine) = (std::sync::Arc::clone(&log), disk.attach_again());
+        let (log, machine) = (Arc::clone(&log), disk.attach_again());
         let (acknowledged, written, ended) =
             (Rc::clone(&acknowledged), Rc::clone(&written), Rc::clone(&ended));
         drop(core.spawn(async move {
@@ -125,6 +126,32 @@ fn any_write_or_flush_that_fails_ends_the_log_and_loses_nothing_that_was_durable
         fails(cached().forced_unit_access(true), Fault::write().after(after).once(), after);
         fails(cached().volatile_cache(false), Fault::write().after(after).once(), after);
     }
+}
+
+#[test]
+fn another_core_hears_of_a_failure_while_a_flush_hangs() {
+    let world = World::new(9);
+    let disk = disk(MemoryOptions::disk(2 << 20), 9);
+    let (log, _) = fresh(format(), SPARE, (2, 8 << 10));
+    let (first, second) = (world.core("first"), world.core("second"));
+    let (shared, machine) = (Arc::clone(&log), disk.clone());
+    drop(first.spawn(async move {
+        let own = shared.attach(&RtEnv, machine.attach_again()).expect("one for each core");
+        machine.inject([Fault::flush().hangs(), Fault::write().after(1).once()]);
+        let number = append(&own, 60).await.expect("room");
+        own.commit(number, Durability::Sync);
+        rt::sleep(Duration::from_millis(5)).await;
+        // More than the buffer holds, so that it is written meanwhile.
+        while append(&own, 500).await.is_ok() {}
+    }));
+    second.block_on(async move {
+        let own = log.attach(&RtEnv, disk.attach_again()).expect("one for each core");
+        rt::sleep(Duration::from_millis(2)).await;
+        let number = append(&own, 60).await.expect("room");
+        let waited = rt::timeout(Duration::from_secs(1), own.wait(number)).await.expect("in time");
+        assert_eq!(waited.expect_err("it failed").outcome(), Outcome::Unknown);
+    });
+    first.crash();
 }
 
 #[test]
@@ -244,7 +271,7 @@ fn damage_says_where_it_is_and_what_is_known() {
     let disk = disk(MemoryOptions::disk(2 << 20), 5);
     let core = world.core("core");
     let machine = disk.clone();
-    let (log, _): (std::sync::Arc<LogDriver>, _) =
+    let (log, _): (Arc<LogDriver>, _) =
         driver(format(), 1, &fresh_end(BLOCK_BYTES), [name(12, 1)], (1, 8 << 10), None);
     let positions = core.block_on(async move {
         let own = Rc::new(log.attach(&RtEnv, machine).expect("the first"));

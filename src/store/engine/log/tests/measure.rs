@@ -9,6 +9,7 @@ use crate::mem::DmaBuf;
 use crate::rt;
 use crate::sim::{Disk, World};
 use crate::store::RtEnv;
+use crate::store::options::Durability;
 
 const BLOCK_BYTES: u32 = 4096;
 const SEGMENT_BYTES: u32 = 256 << 10;
@@ -72,17 +73,44 @@ fn much_is_written_while_the_batch_before_is_flushed() {
         // The flush of the first record never ends.
         disk.inject([Fault::flush().hangs()]);
         let first = super::append(&own, 8).await.expect("room");
-        own.commit(first, crate::store::options::Durability::Sync);
+        own.commit(first, Durability::Sync);
+        rt::sleep(Duration::from_millis(5)).await;
         // Six times what the buffer holds, all of it written behind that.
         for _ in 0..400 {
             let number = super::append(&own, 1000).await.expect("room");
-            own.commit(number, crate::store::options::Durability::Sync);
+            own.commit(number, Durability::Sync);
         }
         assert_eq!(own.durable(), first);
         let position = log.with_leader(|leader| leader.position()).await;
         assert!(position.first > 300, "{position:?}");
         // The task does not end.
         std::mem::forget(own);
+    });
+}
+
+#[test]
+fn writers_that_are_faster_than_the_device_do_not_keep_a_flush_from_coming() {
+    let world = World::new(8);
+    let disk = Disk::new(MemoryOptions::disk(16 << 20), 8);
+    let core = world.core("core");
+    let format = super::format(SEGMENT_BYTES, BLOCK_BYTES);
+    core.block_on(async move {
+        prepare(&disk, format).await;
+        let (log, _) = fresh(format, SPARE, (1, 8 << 10));
+        let own = Rc::new(log.attach(&RtEnv, disk.attach_again()).expect("the first"));
+        let writer = Rc::clone(&own);
+        let _writing = rt::spawn(async move {
+            loop {
+                let number = super::append(&writer, 500).await.expect("room");
+                writer.commit(number, Durability::None);
+            }
+        });
+        rt::sleep(Duration::from_millis(5)).await;
+        let began = rt::now();
+        for _ in 0..5 {
+            write(&own, 50).await.expect("no fault is injected");
+        }
+        assert!(rt::now() - began < Duration::from_millis(50), "{:?}", rt::now() - began);
     });
 }
 
