@@ -60,8 +60,8 @@ pub(in crate::store) struct Point {
 /// Why there is no next batch, although there is something to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum NoBatch {
-    /// The next segment cannot be opened: offer one ([`Segments::offer`]), or make a checkpoint, for
-    /// which batches of bundles alone are still formed.
+    /// The next segment cannot be opened: offer one ([`Segments::offer`]), or make a checkpoint,
+    /// for which batches of bundles alone are still formed.
     NoSegment,
     /// This number was published and its record is nowhere. A defect of the store: no more writes.
     Lost(u64),

@@ -16,8 +16,8 @@
 //! damaged, and replay refuses to call this the end. So replay looks through the rest of the
 //! segment, and through the segments that follow as long as their headers are whole.
 //!
-//! A batch with both its checksums right that cannot be read was written like that, by a defect, and
-//! may have been acknowledged: it is damage as well, and no torn end.
+//! A batch with both its checksums right that cannot be read was written like that, by a defect,
+//! and may have been acknowledged: it is damage as well, and no torn end.
 //!
 //! A damaged batch behind which nothing was ever written cannot be told from a torn one.
 

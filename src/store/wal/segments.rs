@@ -2,8 +2,8 @@
 //!
 //! The header of each segment names the next one, so that recovery needs no other index. So the
 //! next segment has to be there before a segment is opened. A batch does not cross the end of its
-//! segment. All segments belong to the page store's table, which gives them out and takes them back;
-//! here they are only
+//! segment. All segments belong to the page store's table, which gives them out and takes them
+//! back; here they are only
 //!
 //! | a segment is | until |
 //! |---|---|
@@ -96,8 +96,8 @@ impl Segments {
         Self { format, chain, offset, named, spare: VecDeque::new() }
     }
 
-    /// A segment that may become part of the log, as [`Segments::wants_spare`] asks for: the table of
-    /// segments opened it for the log.
+    /// A segment that may become part of the log, as [`Segments::wants_spare`] asks for: the table
+    /// of segments opened it for the log.
     pub(in crate::store) fn offer(&mut self, name: SegmentName) {
         self.spare.push_back(name);
     }
@@ -120,8 +120,8 @@ impl Segments {
 
     /// A checkpoint begins in whose superblock the log starts at `start`: the segments before it,
     /// oldest first, which are no longer part of the chain. The table of segments is told of each
-    /// that the log has ended there, and frees it when that checkpoint is durable. A `start` that is
-    /// not in the chain frees nothing.
+    /// that the log has ended there, before that checkpoint is frozen, and frees it when the
+    /// checkpoint is durable. A `start` that is not in the chain frees nothing.
     #[must_use]
     pub(in crate::store) fn free_before(&mut self, start: SegmentName) -> Vec<SegmentName> {
         let needed = self.chain.iter().position(|&(name, _)| name == start).unwrap_or(0);
