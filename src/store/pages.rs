@@ -16,7 +16,8 @@
 //! | `clean` | which segment to clean next, and how fast |
 //! | `space` | which writes are admitted, so that each of them can be carried out |
 //!
-//! **One checkpoint.** (1) `Naming::freeze` says that every bundle up to a batch of the log is
+//! **One checkpoint.** (0) The segments that the log leaves behind its new start go to
+//! `Segments::end_log`. (1) `Naming::freeze` says that every bundle up to a batch of the log is
 //! installed in the map, and `Segments::freeze` remembers the table as it is. (2) `MapWrite` and
 //! `Segments::write` say which pages to write, and where they refer to. (3) A flush. (4) The
 //! `superblock::Update`. (5) `Segments::superblock_durable`: what was empty at (1) may be trimmed,

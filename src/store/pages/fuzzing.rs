@@ -110,7 +110,7 @@ pub fn bundle(input: &[u8]) {
     }
 }
 
-/// Decodes bytes as a page that lies in front of them, and its content as what the header says it is.
+/// Decodes bytes as the page in front of them, and its content as what the header says it is.
 pub fn page(bytes: &[u8]) {
     if bytes.len() < page::PAGE_HEADER_BYTES {
         return;

@@ -31,7 +31,7 @@
 //!
 //! **The log.** This table owns its segments, too: [`wal`](crate::store::wal) has those that it was
 //! given by [`Segments::open_log`], and hands back those before the start that the next checkpoint
-//! names, for [`Segments::end_log`].
+//! names, for [`Segments::end_log`] before that checkpoint is frozen.
 //!
 //! **Growing.** A checkpoint that has begun has as many rows as segments were there then
 //! ([`TableWrite::segments`]); its superblock states as many. A bundle in a segment that no durable

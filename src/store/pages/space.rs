@@ -14,7 +14,8 @@
 //! - a page is a sixteenth of a segment at most ([`Capacity::max_page_granules`]); larger values
 //!   are cut into such pages;
 //! - room is counted in what a segment holds in the worst case, when cleaning fills it: with
-//!   bundles as large as they can be, for which it waits while space is short;
+//!   bundles as large as their buffers allow, for which it waits while space is short (a buffer has
+//!   room for several of the longest pages: a store with smaller ones admits nothing);
 //! - of this, 11/12 are room, so that victims have a twelfth of garbage on average: each byte that
 //!   is written costs 11 that are moved, but cleaning goes on.
 
@@ -40,11 +41,13 @@ pub(super) fn page_bytes(granules: u32) -> u64 {
 pub(super) struct Capacity {
     geometry: Geometry,
     cores: u32,
+    bundle_bytes: u32,
 }
 
 impl Capacity {
-    pub(super) fn new(geometry: Geometry, cores: u32) -> Self {
-        Self { geometry, cores }
+    /// Of a store whose cores fill bundles in buffers of `bundle_bytes`.
+    pub(super) fn new(geometry: Geometry, cores: u32, bundle_bytes: u32) -> Self {
+        Self { geometry, cores, bundle_bytes }
     }
 
     /// The longest page, its header included.
@@ -58,8 +61,12 @@ impl Capacity {
         let (segment, block) = (self.geometry.segment, self.geometry.block);
         let hole = (self.max_page_granules() - 1) * to_u32(GRANULE_BYTES);
         // Per bundle padding, and the trailer without its entries, up to a granule.
-        let bundles = segment.div_ceil(to_u32(MAX_PAGES_BYTES)) * (block + 128);
-        u64::from(segment - block - bundles - hole)
+        let lost = block + 128;
+        // A bundle ends where the next page does not fit its buffer, whose room the trailer shares.
+        let filled = self.bundle_bytes.min(to_u32(MAX_PAGES_BYTES) + lost).saturating_sub(lost + hole);
+        // The last one ends with the segment.
+        let bundles = segment.div_ceil(filled.max(1)).saturating_mul(lost);
+        u64::from((segment - block - hole).saturating_sub(bundles))
     }
 
     /// Segments that no write is admitted to fill: each core has one open for each of its streams,
@@ -73,7 +80,7 @@ impl Capacity {
     /// that frees its victims may take others before it does, for `map_pages` pages of the map and
     /// the table.
     pub(super) fn min_free(&self, map_pages: u64) -> u32 {
-        let map = map_pages.saturating_mul(65 * GRANULE_BYTES as u64) / self.segment_bytes();
+        let map = map_pages.saturating_mul(65 * GRANULE_BYTES as u64) / self.segment_bytes().max(1);
         MIN_FREE.saturating_add(u32::try_from(map).unwrap_or(u32::MAX))
     }
 

@@ -30,7 +30,7 @@ pub fn batch(data: &[u8]) {
         header.encode(&mut bytes);
         assert_eq!(bytes, data[..HEADER_BYTES]);
         let payload = data[HEADER_BYTES..].get(..header.payload_len as usize);
-        if let Some(batch) = payload.and_then(|payload| Batch::check(header, payload)) {
+        if let Some(batch) = payload.and_then(|payload| Batch::check(header, payload).ok()) {
             let records = batch.records().inspect(|(_, record)| assert!(record.is_valid())).count();
             assert_eq!(records, header.records as usize);
             assert_eq!(batch.bundles().count(), header.bundles as usize);

@@ -46,6 +46,8 @@ pub(in crate::store) struct Formed {
     pub(in crate::store) batch: u64,
     /// The number after its last record.
     pub(in crate::store) end: u64,
+    /// How many bundles it names: the oldest of those that were added and not named before.
+    pub(in crate::store) bundles: u32,
 }
 
 /// A flush that is under way: it covers these batches, and the numbers below this one.
@@ -58,7 +60,8 @@ pub(in crate::store) struct Point {
 /// Why there is no next batch, although there is something to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum NoBatch {
-    /// The next segment cannot be opened: offer one ([`Segments::offer`]), or make a checkpoint.
+    /// The next segment cannot be opened: offer one ([`Segments::offer`]), or make a checkpoint,
+    /// for which batches of bundles alone are still formed.
     NoSegment,
     /// This number was published and its record is nowhere. A defect of the store: no more writes.
     Lost(u64),
@@ -167,14 +170,19 @@ impl Leader {
         }
         let block = self.format.block_bytes as usize;
         let place = self.segments.place();
-        let room = out.len().min(place.room as usize) / block * block;
-        let (batch, _) = out.split_at_mut(room);
-        if let Some(formed) = self.fill(place.name, place.offset, cut, batch)? {
+        let blocks = |bytes: u32, out: &[u8]| out.len().min(bytes as usize) / block * block;
+        let room = blocks(place.room_for_records, out);
+        if let Some(formed) = self.fill(place.name, place.offset, cut, &mut out[..room])? {
             return Ok(Some(formed));
         }
-        let (place, header) = self.segments.open(self.epoch, self.batch).ok_or(NoBatch::NoSegment)?;
+        let Some((place, header)) = self.segments.open(self.epoch, self.batch) else {
+            // The log is full: what is left of it is for bundles alone.
+            let room = blocks(place.room, out);
+            let formed = self.fill(place.name, place.offset, self.first, &mut out[..room])?;
+            return formed.map(Some).ok_or(NoBatch::NoSegment);
+        };
         let (head, batch) = out.split_at_mut(block);
-        let room = batch.len().min(place.room as usize) / block * block;
+        let room = blocks(place.room_for_records, batch);
         let formed = self.fill(place.name, place.offset, cut, &mut batch[..room])?;
         let formed = formed.expect("a record that was let in fits an empty segment");
         head.fill(0);
@@ -236,7 +244,7 @@ impl Leader {
             self.durable = point;
         }
         let Point { batch, end } = point;
-        Ok(Some(Formed { segment: name.segment, offset, bytes, batch, end }))
+        Ok(Some(Formed { segment: name.segment, offset, bytes, batch, end, bundles }))
     }
 
     /// Takes the records from `first` on, below `cut`, in their order, as many as fit `out`.

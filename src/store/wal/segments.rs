@@ -2,15 +2,27 @@
 //!
 //! The header of each segment names the next one, so that recovery needs no other index. So the
 //! next segment has to be there before a segment is opened. A batch does not cross the end of its
-//! segment. Segments that a durable superblock no longer needs are used again first, since their
-//! blocks were written once.
+//! segment. All segments belong to the page store's table, which gives them out and takes them
+//! back; here they are only
 //!
 //! | a segment is | until |
 //! |---|---|
-//! | spare: offered, or freed | it is named by the header of the one that is opened |
+//! | spare: offered, one or two of them | it is named by the header of the one that is opened |
 //! | named | the current one has no room for a batch |
 //! | current | the named one is opened |
-//! | full | a superblock that starts behind it is durable: spare |
+//! | full | a checkpoint begins that starts behind it: handed back ([`Segments::free_before`]) |
+//!
+//! # A full log
+//!
+//! Without a spare segment the named one cannot be opened, and the log is full when the current one
+//! is. Only a checkpoint makes room, and before that, bundles have to be named in the log. So while
+//! there is no spare segment, records leave the last eighth of the current one free (a block at
+//! least), for batches of bundles alone. A checkpoint that names its bundles in as few batches as
+//! they fit takes a block for some 80 of them.
+//!
+//! What this does not cover: a bundle whose pages have records that are in no batch yet (W1) waits
+//! for them, so also for room. Whoever makes bundles while the log is full takes pages without such
+//! records; and lets writers wait before the log is full, while what the buffers hold still fits.
 //!
 //! A header is written in one piece with the first batch of its segment, except for that of a fresh
 //! store's first segment, which formatting writes and flushes before the superblock names it. So
@@ -27,6 +39,13 @@ pub(in crate::store) struct LogFormat {
     pub(in crate::store) segment_bytes: u32,
     /// Batches begin at multiples of this.
     pub(in crate::store) block_bytes: u32,
+}
+
+impl LogFormat {
+    /// What records leave free in the last segment.
+    fn reserve_bytes(&self) -> u32 {
+        (self.segment_bytes / 8).next_multiple_of(self.block_bytes)
+    }
 }
 
 /// A point between two batches: what a superblock says of the log's start.
@@ -48,8 +67,9 @@ pub(in crate::store) struct LogPosition {
 pub(super) struct Place {
     pub(super) name: SegmentName,
     pub(super) offset: u32,
-    /// What is left of the segment from `offset` on.
+    /// What is left of the segment from `offset` on, and of that for a batch with records.
     pub(super) room: u32,
+    pub(super) room_for_records: u32,
 }
 
 /// The chain, from the segment where the log starts to the one that is named next.
@@ -76,8 +96,8 @@ impl Segments {
         Self { format, chain, offset, named, spare: VecDeque::new() }
     }
 
-    /// A segment that may become part of the log, as [`Segments::wants_spare`] asks for. Its
-    /// generation is above every one that was used of it, and its blocks should have been written.
+    /// A segment that may become part of the log, as [`Segments::wants_spare`] asks for: the table
+    /// of segments opened it for the log.
     pub(in crate::store) fn offer(&mut self, name: SegmentName) {
         self.spare.push_back(name);
     }
@@ -92,27 +112,28 @@ impl Segments {
         self.chain.len() + 1
     }
 
-    /// Takes a spare segment out of the log, for other uses.
+    /// Takes a spare segment out of the log. The table of segments is told that the log has ended
+    /// there.
     pub(in crate::store) fn withdraw(&mut self) -> Option<SegmentName> {
         self.spare.pop_back()
     }
 
-    /// A superblock is durable in which the log starts at `start`: segments before it are spare,
-    /// and will be used with their next generation. A `start` that is not in the chain frees
-    /// nothing.
-    pub(in crate::store) fn free_before(&mut self, start: SegmentName) {
+    /// A checkpoint begins in whose superblock the log starts at `start`: the segments before it,
+    /// oldest first, which are no longer part of the chain. The table of segments is told of each
+    /// that the log has ended there, before that checkpoint is frozen, and frees it when the
+    /// checkpoint is durable. A `start` that is not in the chain frees nothing.
+    #[must_use]
+    pub(in crate::store) fn free_before(&mut self, start: SegmentName) -> Vec<SegmentName> {
         let needed = self.chain.iter().position(|&(name, _)| name == start).unwrap_or(0);
-        for _ in 0..needed {
-            if let Some((name, _)) = self.chain.pop_front() {
-                self.spare.push_back(SegmentName { generation: name.generation + 1, ..name });
-            }
-        }
+        self.chain.drain(..needed).map(|(name, _)| name).collect()
     }
 
     /// Where the next batch goes as long as it fits.
     pub(super) fn place(&self) -> Place {
         let (name, _) = *self.chain.back().expect("there is a current segment");
-        Place { name, offset: self.offset, room: self.format.segment_bytes - self.offset }
+        let room = self.format.segment_bytes - self.offset;
+        let reserve = if self.spare.is_empty() { self.format.reserve_bytes() } else { 0 };
+        Place { name, offset: self.offset, room, room_for_records: room.saturating_sub(reserve) }
     }
 
     /// Opens the named segment for the batch `first_batch`. Returns where that goes and the header

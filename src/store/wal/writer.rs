@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use super::buffer::{Producer, entry_bytes};
 use super::order::Order;
+use super::record::Operations;
 
 /// How many numbers a room may void before its record.
 pub(in crate::store) const VOIDS: usize = 8;
@@ -188,10 +189,15 @@ impl Draw<'_, '_> {
     ///
     /// # Panics
     ///
-    /// If `len` is more than is left of the room's, or all numbers are used.
+    /// If `len` is more than is left of the room's, or all numbers are used. If what `encode` wrote
+    /// are no operations, of which there is one at least: replay would refuse the whole batch. The
+    /// number becomes a void then.
     pub(in crate::store) fn append(&mut self, len: usize, encode: impl FnOnce(&mut [u8])) {
         assert!(len <= self.room.len && self.number < self.end, "the record fits its room");
-        self.room.log.producer.borrow_mut().append(self.number, len, encode);
+        self.room.log.producer.borrow_mut().append(self.number, len, |out| {
+            encode(out);
+            assert!(Operations(out).is_valid(), "a record is operations, one at least");
+        });
         self.room.len -= len;
         self.room.draws = 0;
         self.published();

@@ -164,7 +164,8 @@ impl TableWrite {
         }
     }
 
-    /// The header of the page to write next, for a bundle; `None` if all are written. Its content is [`Segments::content`](super::Segments::content), and it is placed by
+    /// The header of the page to write next, for a bundle; `None` if all are written. Its content
+    /// is [`Segments::content`](super::Segments::content), and it is placed by
     /// [`Segments::table_placed`](super::Segments::table_placed).
     pub(in crate::store::pages) fn header(&self) -> Option<PageHeader> {
         Some(match self.next() {

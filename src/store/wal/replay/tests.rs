@@ -10,7 +10,7 @@ use super::super::defect::WalDefect;
 use super::super::group::Wal;
 use super::super::record::Operation;
 use super::super::segments::{LogFormat, LogPosition};
-use super::super::tests::{first_header, format, fresh_with, name, start};
+use super::super::tests::{first_header, format, fresh_with, name, recycle, start};
 use super::{LogDamage, LogEnd, Replay};
 use crate::store::pages::{SegmentHeader, SegmentUse};
 
@@ -71,12 +71,8 @@ fn write(seed: u64, count: u64) -> Written {
     for batch in 1..=count {
         for _ in 0..random.random_range(1..4) {
             let (key, value) = (random.random::<[u8; 8]>(), vec![7; random.random_range(0..400)]);
-            let operation = Operation::Merge {
-                tree: 9,
-                effect: super::super::record::Effect::None,
-                key: &key,
-                operand: &value,
-            };
+            let effect = super::super::record::Effect::None;
+            let operation = Operation::Put { tree: 9, effect, expiry: None, key: &key, value: &value };
             let mut room = log.room(1, operation.encoded_len()).expect("there is room");
             let mut draw = room.draw().expect("the first");
             let mut bytes = vec![0; operation.encoded_len()];
@@ -116,7 +112,7 @@ fn one_batch(wal: &Wal, written: &mut Written, out: &mut [u8], batch: u64) {
             let place = written.segments[&full].as_slice();
             SegmentHeader::decode(place, &log_format().identity).expect("a header").name
         };
-        lead.leader().segments.free_before(written.start.segment);
+        recycle(&mut lead.leader().segments, written.start.segment);
     }
     let (decoded, _) = super::BatchHeader::decode(&out[header..]).expect("a header");
     written.writes.push(Write {
@@ -364,5 +360,27 @@ fn noise_is_no_log() {
             }
         }
         let _ = written.replay(&segments);
+    }
+}
+
+/// Its checksums are right, and its last record ends with what is no operation: whatever wrote it
+/// may have acknowledged it. Also as the last batch, behind which nothing says that it was flushed.
+#[test]
+fn a_batch_that_was_written_and_cannot_be_read_is_damage() {
+    let written = write(7, 60);
+    let opened = written.live().iter().rfind(|write| write.header > 0).expect("segments were opened");
+    for bad in [written.writes.last().expect("there are some"), opened] {
+        let mut segments = written.segments.clone();
+        let mut bytes = bad.bytes.clone();
+        let (header, _) = super::BatchHeader::decode(&bytes[bad.header..]).expect("a header");
+        let record_at = bad.header + HEADER_BYTES + 8;
+        // Kind 3, which no operation has.
+        bytes[record_at] = 3;
+        let sum = crate::store::codec::checksum(&bytes[bad.header + HEADER_BYTES..bad.end]);
+        let header = super::BatchHeader { payload_checksum: sum, ..header };
+        header.encode((&mut bytes[bad.header..bad.header + HEADER_BYTES]).try_into().expect("as long"));
+        put(&mut segments, bad.segment, bad.offset, &bytes);
+        let damage = written.replay(&segments).expect_err("it is no torn end");
+        assert_eq!((damage.position.batch, damage.is_unreadable), (bad.batch, true));
     }
 }

@@ -23,7 +23,7 @@ use crate::store::wal::leader::NoBatch;
 use crate::store::wal::record::{Effect, Operation};
 use crate::store::wal::replay::{LogEnd, Replay};
 use crate::store::wal::segments::{LogFormat, LogPosition, Segments};
-use crate::store::wal::tests::{first_header, format, name, start};
+use crate::store::wal::tests::{first_header, format, name, recycle, start};
 use crate::store::wal::writer::{CoreLog, NoRoom};
 
 const SEEDS: u64 = 30;
@@ -94,7 +94,7 @@ impl Machine {
         }
         let Some(&start) = positions.front().filter(|position| position.batch <= durable + 1) else { return };
         *self.superblock.borrow_mut() = Superblock { start, generations: self.generations.borrow().clone() };
-        lead.leader().segments.free_before(start.segment);
+        recycle(&mut lead.leader().segments, start.segment);
         self.coverage.borrow_mut().checkpoints += 1;
     }
 }
