@@ -55,10 +55,8 @@
 //!
 //! The next segment is asked for ([`SegmentSupply`]) as soon as the last spare one is used, which
 //! is a whole segment before it is needed. If there is none then, what was written is still
-//! flushed, and the rest waits until [`LogDriver::segments_came`]. The last blocks of the last
-//! segment are kept for batches that name bundles, so that a checkpoint comes to its end. It needs
-//! records in the log only up to the newest number in its pages (W1); who supplies segments keeps
-//! some back for what the buffers of all cores hold, because pages may have that already.
+//! flushed, and the rest waits until [`LogDriver::segments_came`]. Bundles are still named then, in
+//! the room that the leader keeps for them.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering, fence};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

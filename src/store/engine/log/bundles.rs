@@ -24,8 +24,6 @@ pub(super) struct Bundles {
 struct Queue {
     /// Those that the leader does not have yet.
     incoming: Vec<(u64, BundleEntry)>,
-    /// The newest number in each bundle that no batch names.
-    unnamed: VecDeque<u64>,
     /// Batches that are not durable, each with the ticket after its last.
     batches: VecDeque<(u64, u64)>,
 }
@@ -35,7 +33,6 @@ impl Bundles {
     pub(super) fn give(&self, newest: u64, entry: BundleEntry) -> u64 {
         let mut queue = lock(&self.queue);
         queue.incoming.push((newest, entry));
-        queue.unnamed.push_back(newest);
         self.given.fetch_add(1, Ordering::Release)
     }
 
@@ -63,18 +60,11 @@ impl Bundles {
         self.named() < self.given.load(Ordering::Acquire)
     }
 
-    /// Whether the next batch, whose first number is `first`, may name one.
-    pub(super) fn is_due(&self, first: u64) -> bool {
-        self.has_unnamed() && lock(&self.queue).unnamed.front().is_some_and(|&newest| newest < first)
-    }
-
     /// `batch` was formed with `count` of them. The leader is locked.
     pub(super) fn formed(&self, batch: u64, count: u32) {
         if count > 0 {
             let named = self.named() + u64::from(count);
-            let mut queue = lock(&self.queue);
-            queue.batches.push_back((batch, named));
-            queue.unnamed.drain(..count as usize);
+            lock(&self.queue).batches.push_back((batch, named));
             self.named.store(named, Ordering::Release);
         }
     }

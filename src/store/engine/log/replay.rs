@@ -96,11 +96,17 @@ async fn read<N: Namespace>(
 }
 
 fn corrupt<N: Namespace>(namespace: &N, format: LogFormat, damage: LogDamage) -> Error {
-    let LogDamage { position, flushed } = damage;
+    let LogDamage { position, flushed, is_unreadable } = damage;
     let offset =
         u64::from(position.segment.segment) * u64::from(format.segment_bytes) + u64::from(position.offset);
     let known = position.first - 1;
-    let what = if flushed == 0 {
+    let what = if is_unreadable {
+        format!(
+            "batch {} of the log is what was written, and has records that cannot be read: writes up to \
+             number {known} are known",
+            position.batch
+        )
+    } else if flushed == 0 {
         format!(
             "the header of log segment {} is damaged, where the log starts: writes up to number {known} are \
              known, from before it",

@@ -17,16 +17,13 @@ use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 use crate::rt::{self, yield_now};
-use crate::store::codec::to_usize;
 use crate::store::env::Env;
-use crate::store::wal::{BatchHeader, Formed, HEADER_BYTES, Lead, NoBatch, RECORD_HEAD_BYTES};
+use crate::store::wal::{Formed, HEADER_BYTES, Lead, NoBatch, RECORD_HEAD_BYTES};
 
 /// The most that one batch has, unless a record is longer.
 const BATCH_BYTES: usize = 128 << 10;
 /// Larger writes are flushed also where a write can be durable by itself.
 const DURABLE_WRITE_BYTES: usize = 16 << 10;
-/// Blocks at the end of the last segment that only batches with bundles are written to.
-const RESERVED_BLOCKS: u32 = 8;
 /// A number that is drawn and not published holds the log back for some instructions of its core,
 /// or for longer if that core's thread was preempted. So often the others get a turn, and then...
 const TURNS: u32 = 16;
@@ -262,36 +259,20 @@ impl<E: Env, N: Namespace> Core<E, N> {
         Step::Flush
     }
 
-    /// Whether there is a segment to go on in after the named one, also by asking for it.
-    fn has_spare(&self, lead: &mut Lead<'_>) -> bool {
+    /// Asks for the segment after the named one, if the leader has none.
+    fn supply(&self, lead: &mut Lead<'_>) {
         let segments = &mut lead.leader().segments;
-        if !segments.wants_spare() {
-            return true;
+        if segments.wants_spare() {
+            match self.driver.supply.next() {
+                Some(name) => segments.offer(name),
+                None => self.driver.supply.wanted(),
+            }
         }
-        let name = self.driver.supply.next();
-        match name {
-            Some(name) => segments.offer(name),
-            None => self.driver.supply.wanted(),
-        }
-        name.is_some()
     }
 
     fn form(&self, lead: &mut Lead<'_>, staging: &mut [u8], is_durable: bool) -> Step {
         let driver = &*self.driver;
-        let (len, mut staging) = (staging.len(), staging);
-        if !self.has_spare(lead) {
-            // Records end here before bundles do: those are what a checkpoint is made of, which
-            // frees segments.
-            let position = lead.leader().position();
-            let block = driver.format.block_bytes;
-            let left = driver.format.segment_bytes - position.offset;
-            let is_due = driver.bundles.is_due(position.first);
-            let most = match left.saturating_sub(RESERVED_BLOCKS * block) {
-                0 if is_due => block.min(left),
-                most => most,
-            };
-            staging = &mut staging[..to_usize(u64::from(most)).min(len)];
-        }
+        self.supply(lead);
         let formed = match lead.next_batch(staging) {
             Ok(Some(formed)) => formed,
             Ok(None) => return Step::Again,
@@ -310,13 +291,9 @@ impl<E: Env, N: Namespace> Core<E, N> {
                 );
             }
         };
-        if driver.bundles.has_unnamed() {
-            let at = if formed.offset == 0 { driver.format.block_bytes as usize } else { 0 };
-            let (header, _) = BatchHeader::decode(&staging[at..]).expect("it was just encoded");
-            driver.bundles.formed(formed.batch, header.bundles);
-        }
+        driver.bundles.formed(formed.batch, formed.bundles);
         // The next one is asked for as soon as it will be needed.
-        self.has_spare(lead);
+        self.supply(lead);
         driver.formed.store(formed.end, Ordering::Release);
         driver.is_writing.store(true, Ordering::Relaxed);
         self.is_writing.set(true);

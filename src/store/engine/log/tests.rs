@@ -40,6 +40,16 @@ impl SegmentSupply for Arc<Pool> {
     }
 }
 
+impl Pool {
+    /// A checkpoint whose superblock, in which the log starts in `start`, is durable at once.
+    async fn recycle(&self, log: &LogDriver, start: SegmentName) {
+        let freed = log.with_leader(|leader| leader.segments.free_before(start)).await;
+        let again = freed.into_iter().map(|freed| name(freed.segment, freed.generation + 1));
+        lock(&self.free).extend(again);
+        log.segments_came();
+    }
+}
+
 fn format(segment_bytes: u32, block_bytes: u32) -> LogFormat {
     LogFormat { identity: *b"a log for tests.", segment_bytes, block_bytes }
 }

@@ -221,8 +221,7 @@ async fn checkpoints(machine: Rc<Machine>, seed: u64) {
         for _ in 0..200 {
             if log.with_leader(|leader| leader.durable().batch + 1 >= start.batch).await {
                 machine.superblock.set(Superblock { start, bundle });
-                log.with_leader(|leader| leader.segments.free_before(start.segment)).await;
-                log.segments_came();
+                machine.pool.recycle(log, start.segment).await;
                 machine.coverage.borrow_mut().checkpoints += 1;
                 break;
             }

@@ -227,8 +227,7 @@ fn without_a_segment_writers_wait_and_a_segment_lets_them_go_on() {
         assert!(!waiting.is_finished());
         // A checkpoint.
         let start = log.with_leader(|leader| leader.position()).await;
-        log.with_leader(|leader| leader.segments.free_before(start.segment)).await;
-        log.segments_came();
+        pool.recycle(&log, start.segment).await;
         let number = waiting.await.expect("no panic").expect("no fault is injected");
         assert!(own.durable() > number);
     });
@@ -259,8 +258,7 @@ fn what_was_written_is_flushed_although_the_rest_waits_for_a_segment() {
         rt::timeout(patience, own.wait(written)).await.expect("in time").expect("no fault is injected");
         assert!(!waiting.is_finished());
         let start = log.with_leader(|leader| leader.position()).await;
-        log.with_leader(|leader| leader.segments.free_before(start.segment)).await;
-        log.segments_came();
+        pool.recycle(&log, start.segment).await;
         waiting.await.expect("no panic").expect("no fault is injected");
     });
 }
