@@ -10,7 +10,7 @@ use std::time::Duration;
 use super::{append, driver, first_header, fresh, fresh_end, name, record, write};
 use crate::block::{Fault, MemoryOptions};
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::rt;
+use crate::rt::{self, Instant};
 use crate::sim::{Disk, World};
 use crate::store::RtEnv;
 use crate::store::engine::log::replay::replay;
@@ -149,6 +149,7 @@ fn another_core_hears_of_a_failure_while_a_flush_hangs() {
         rt::sleep(Duration::from_millis(2)).await;
         let number = append(&own, 60).await.expect("room");
         let waited = rt::timeout(Duration::from_secs(1), own.wait(number)).await.expect("in time");
+        assert!(rt::now() - Instant::ORIGIN < Duration::from_millis(10), "at {:?}", rt::now());
         assert_eq!(waited.expect_err("it failed").outcome(), Outcome::Unknown);
     });
     first.crash();
