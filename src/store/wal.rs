@@ -34,7 +34,7 @@ mod segments;
 mod tests;
 mod writer;
 
-pub(super) use batch::{Batch, BatchHeader, BundleEntry, HEADER_BYTES, RECORD_HEAD_BYTES};
+pub(super) use batch::{Batch, BundleEntry, HEADER_BYTES, RECORD_HEAD_BYTES};
 pub(super) use group::{Lead, Wal};
 pub(super) use leader::{Formed, Leader, NoBatch};
 pub(super) use replay::{LogDamage, LogEnd, Replay};
