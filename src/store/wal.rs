@@ -34,13 +34,16 @@ mod segments;
 mod tests;
 mod writer;
 
-pub(super) use batch::{Batch, BundleEntry, HEADER_BYTES, RECORD_HEAD_BYTES};
-pub(super) use group::{Lead, Wal};
-pub(super) use leader::{Formed, Leader, NoBatch};
-pub(super) use replay::{LogDamage, LogEnd, Replay};
-pub(super) use segments::{LogFormat, LogPosition};
-pub(super) use writer::{CoreLog, NoRoom, Room};
-#[cfg(test)]
+#[cfg(not(any(loom, shuttle)))]
+pub(super) use {
+    batch::{Batch, BundleEntry, HEADER_BYTES, RECORD_HEAD_BYTES},
+    group::{Lead, Wal},
+    leader::{Formed, Leader, NoBatch},
+    replay::{LogDamage, LogEnd, Replay},
+    segments::{LogFormat, LogPosition},
+    writer::{CoreLog, NoRoom, Room},
+};
+#[cfg(all(test, not(any(loom, shuttle))))]
 pub(super) use {
     defect::WalDefect,
     record::{Effect, Operation},
