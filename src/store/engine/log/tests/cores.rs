@@ -139,6 +139,10 @@ fn a_dropped_wait_takes_nothing_from_the_others() {
             })
             .collect();
         rt::timeout(Duration::from_micros(10), own.wait(number)).await.expect_err("a flush takes longer");
+        assert_eq!(own.shared().wal().order().next(), number + 1);
+        let longest = own.log().max_record_bytes();
+        let refused = own.room(1, longest + 1).await.map(drop).expect_err("it is longer");
+        assert_eq!((refused.kind(), refused.outcome()), (ErrorKind::InvalidInput, Outcome::NotStarted));
         for other in others {
             other.await.expect("no panic").expect("no fault is injected");
         }
