@@ -40,8 +40,8 @@
 //! - `superblock`, `catalog`, `space`, `object`, `disk`, `codec`: the format's parts.
 //! - `pace`: how its tasks let others run.
 //!
-//! The next store (`docs/store-design.md`) grows beside it, in `btree`, `cache`, `pages`,
-//! `reclaim` and `wal`, which nothing uses yet but their tests.
+//! The next store (`docs/store-design.md`) grows beside it, in `btree`, `cache`, `overlay`,
+//! `pages`, `reclaim` and `wal`, which nothing uses yet but their tests.
 
 mod apply;
 mod atomic;
@@ -60,6 +60,7 @@ mod evacuate;
 mod log;
 mod object;
 mod options;
+mod overlay;
 mod pace;
 mod page;
 mod pages;

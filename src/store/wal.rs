@@ -27,7 +27,7 @@ pub(super) mod fuzzing;
 mod group;
 mod leader;
 mod order;
-mod record;
+pub(in crate::store) mod record;
 mod replay;
 mod segments;
 #[cfg(test)]
