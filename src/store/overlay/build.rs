@@ -306,7 +306,8 @@ pub(super) fn hash(seed: u64, part: u32, key: &[u8]) -> u64 {
 fn forget(order: &[Ordered], pieces: &[Deletion], entries: &mut [Entry], arena: &Arena) -> usize {
     let (mut gone, mut at) = (0, 0);
     for piece in pieces {
-        at += order[at..].partition_point(|ordered| entries[ordered.entry as usize].key(arena) < &*piece.from);
+        at +=
+            order[at..].partition_point(|ordered| entries[ordered.entry as usize].key(arena) < &*piece.from);
         while let Some(ordered) = order.get(at) {
             let entry = &mut entries[ordered.entry as usize];
             if piece.to.as_ref().is_some_and(|to| entry.key(arena) >= &**to) {

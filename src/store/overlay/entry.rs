@@ -32,8 +32,14 @@ const EXPIRY_BYTES: usize = 8;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Newest<'o> {
     /// `expiry` in ms since 1970.
-    Put { value: &'o [u8], expiry: Option<u64> },
-    PutReference { reference: ValueReference, expiry: Option<u64> },
+    Put {
+        value: &'o [u8],
+        expiry: Option<u64>,
+    },
+    PutReference {
+        reference: ValueReference,
+        expiry: Option<u64>,
+    },
     /// It has no value, whatever the tree says.
     Deleted,
 }
@@ -138,8 +144,7 @@ impl Entry {
     }
 
     pub(super) fn claim(&self) -> Taken {
-        let claimed =
-            self.state.compare_exchange(UNDRAINED, DRAINING, Ordering::Acquire, Ordering::Acquire);
+        let claimed = self.state.compare_exchange(UNDRAINED, DRAINING, Ordering::Acquire, Ordering::Acquire);
         match claimed {
             Ok(_) => Taken::Mine,
             Err(DRAINING) => Taken::Busy,

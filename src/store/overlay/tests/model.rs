@@ -108,9 +108,7 @@ fn log(
             Operation::CreateTree { tree, root, options: 0, name: "tree" }
         }
         _ if !trees.contains_key(&tree) => return,
-        Logged::Put(key, value, expiry) => {
-            Operation::Put { tree, effect, expiry: *expiry, key, value }
-        }
+        Logged::Put(key, value, expiry) => Operation::Put { tree, effect, expiry: *expiry, key, value },
         Logged::Reference(key, byte) => {
             Operation::PutReference { tree, effect, expiry: None, reference: [*byte; 24], key }
         }

@@ -85,8 +85,7 @@ impl Versions {
 
     /// Reads keys as scans do: the view, then the tree.
     fn scan(&self, from: usize, to: usize) {
-        let before: Vec<_> =
-            (from..to).map(|at| self.acknowledged[at].load(Ordering::SeqCst)).collect();
+        let before: Vec<_> = (from..to).map(|at| self.acknowledged[at].load(Ordering::SeqCst)).collect();
         let (first, last) = (key(from), key(to));
         let bounds = (Bound::Included(first.as_slice()), Bound::Excluded(last.as_slice()));
         let view = self.overlay.view(TREE, bounds, Direction::Forwards, usize::MAX);

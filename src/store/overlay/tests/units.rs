@@ -135,12 +135,9 @@ fn a_tree_with_another_root_is_another_tree() {
 #[test]
 fn trees_that_are_removed_or_that_nobody_knows_are_dropped() {
     let mut builder = Builder::new(1, 0);
-    for operation in [
-        put(1, b"a", b"1"),
-        put(2, b"a", b"2"),
-        Operation::RemoveTree { tree: 2 },
-        put(2, b"b", b"too late"),
-    ] {
+    for operation in
+        [put(1, b"a", b"1"), put(2, b"a", b"2"), Operation::RemoveTree { tree: 2 }, put(2, b"b", b"too late")]
+    {
         assert_eq!(builder.add(5, &operation), None);
     }
     assert_eq!(builder.tree_changes(), [(5, TreeChange::Remove { tree: 2 })]);
@@ -198,10 +195,7 @@ fn a_core_lets_go_of_what_is_drained() {
 /// A view that was taken before says the same after all is drained.
 #[test]
 fn a_view_stays_as_it_was() {
-    let overlay = overlay_of(&[
-        Operation::DeleteRange { tree: 1, from: b"a", to: b"c" },
-        put(1, b"b", b"1"),
-    ]);
+    let overlay = overlay_of(&[Operation::DeleteRange { tree: 1, from: b"a", to: b"c" }, put(1, b"b", b"1")]);
     let all = (Bound::Unbounded, Bound::Unbounded);
     let view = overlay.view(TREE, all, Direction::Forwards, 10);
     mine(overlay.claim(TREE, b"b")).finish();
