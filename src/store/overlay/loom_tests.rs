@@ -1,8 +1,8 @@
 //! Every interleaving of a claim with readers, writers and the drain, with loom.
 //!
 //! The tree is one word per key, the version that it has: 0 was in its pages before the log, 1 is
-//! the log's, 2 and more were written since. Writing is a store, not a maximum: what is brought into
-//! the tree too late undoes a newer version.
+//! the log's, 2 and more were written since. Writing is a store, not a maximum: what is brought
+//! into the tree too late undoes a newer version.
 
 use loom::sync::Arc;
 use loom::thread;
@@ -177,4 +177,26 @@ fn a_view_and_the_tree_after_it_have_every_key() {
             drain.join().expect("no panic");
         });
     }
+}
+
+/// The pages have no such key, so the drain of the range has nothing to claim. It does not pass the
+/// key while a writer is about to delete it, or that would undo what another writer writes next.
+#[test]
+fn a_range_is_not_passed_where_a_key_is_claimed() {
+    model(|| {
+        let model = Model::of_range();
+        let writer = spawn(&model, |model| model.write(2));
+        let drain = spawn(&model, |model| {
+            let range = model.overlay.next_range(|_| Some(7)).expect("it is not drained");
+            let _later = range.pass(None);
+        });
+        model.write(3);
+        writer.join().expect("no panic");
+        drain.join().expect("no panic");
+        assert!(model.tree.load(Ordering::Relaxed) >= 2);
+        if let Some(range) = model.overlay.next_range(|_| Some(7)) {
+            assert!(range.pass(None), "no claim is left");
+        }
+        assert!(model.overlay.is_drained());
+    });
 }

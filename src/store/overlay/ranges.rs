@@ -16,8 +16,8 @@
 //! the key would. Then it says how far it has come ([`Range::pass`]). It cannot pass a key that
 //! somebody has claimed, who would delete in the tree what others have written meanwhile.
 //!
-//! Readers of keys in such a range take a lock for a moment. Deletions of ranges are rare, and those
-//! that a crash left in the log still more.
+//! Readers of keys in such a range take a lock for a moment. Deletions of ranges are rare, and
+//! those that a crash left in the log still more.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::ops::Bound;
