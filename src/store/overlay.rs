@@ -57,7 +57,8 @@
 //!
 //! Keys and values once, 32 bytes per key, 16 for its order and 16 to 32 for its hash. All of it
 //! lives until the overlay is dropped: it drains in the order of keys and lies in that of the log.
-//! 128 MiB of log take some 200 MiB, and about half a second to drain.
+//! 128 MiB of log with 892,032 keys take 187 MiB, and 0.31 to 0.36 s of one core's time to check,
+//! index and sort (`tests/timing.rs` prints this; on a shared AMD EPYC). Short records cost more.
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod access;

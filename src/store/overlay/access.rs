@@ -1,9 +1,9 @@
 //! How a core gets at the overlay.
 //!
 //! Each core has a handle of its own. With no overlay in it, asking is one branch on memory that
-//! the core has anyway; with one, one load more. A core that finds the overlay drained lets go of it,
-//! and the last to do so frees it: that should be whoever drains it, on a thread that may take its
-//! time.
+//! the core has anyway; with one, one load more. A core that finds the overlay drained lets go of
+//! it, and the last to do so frees it: that should be whoever drains it, on a thread that may take
+//! its time.
 
 use std::sync::Arc;
 
