@@ -228,7 +228,13 @@ impl Flusher {
         let Some(gone) = self.structure.gone.get_mut(&page) else { return false };
         gone.from = from;
         self.dirty.take(page);
-        self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)))
+        let Some(next) = self.structure.gone.get_mut(&heir) else {
+            return self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)));
+        };
+        // It goes on to the heir's own heirs.
+        let is_new = from.is_some_and(|from| next.from.is_none_or(|old| from < old));
+        next.from = next.from.into_iter().chain(from).min();
+        is_new
     }
 
     /// The number from which on the log has to be kept. `next_number` is what the next write would

@@ -94,10 +94,9 @@ impl Flusher {
             let (mut seeds, mut hand) = self.seeds(pages, reason);
             let mut set = Set::default();
             let (mut accepted, mut spoilt) = (Vec::new(), false);
-            while let Some(seed) = self.next_seed(&mut seeds, &mut hand, &left_out) {
-                if set.bytes() >= budget_bytes.min(room.bytes) || accepted.len() >= most {
-                    break;
-                }
+            while set.bytes() < budget_bytes.min(room.bytes) && accepted.len() < most {
+                let before = hand;
+                let Some(seed) = self.next_seed(&mut seeds, &mut hand, &left_out) else { break };
                 if set.contains(seed) {
                     continue;
                 }
@@ -112,7 +111,10 @@ impl Flusher {
                         spoilt = true;
                         break;
                     }
-                    Err(Left::TooLarge(_)) if set.len() > 0 => break,
+                    Err(Left::TooLarge(_)) if set.len() > 0 => {
+                        hand = before;
+                        break;
+                    }
                     Err(Left::TooLarge(needed)) => {
                         // Those of them that need less go first.
                         left_out.insert(seed);
@@ -259,7 +261,7 @@ impl Flusher {
         if self.under_way.contains_key(&page) {
             return Err(Left::Waits);
         }
-        if !self.structure.is_published(page, pages) {
+        if matches!(pages.look(page), Look::Live(_)) && !self.structure.is_published(page, pages) {
             return Err(Left::Waits);
         }
         self.captures += 1;
@@ -331,10 +333,24 @@ impl Flusher {
             let captures = self.captures;
             self.complete(pages, set, (&mut all, &mut false), room)?;
             if self.captures == captures {
-                return Ok(self.freed(pages, set));
+                let freed = self.freed(pages, set);
+                let is_kept = self.defect == Some(FlushDefect::RemovalAlone)
+                    || !self.leaves_one_behind(pages, set, &freed);
+                return if is_kept { Ok(freed) } else { Err(Left::Waits) };
             }
         }
         Err(Left::Waits)
+    }
+
+    /// Whether a page would be durable that nobody comes to any more: its heir is in the set without
+    /// it, and its id cannot be free yet, because a bundle under way has the page.
+    fn leaves_one_behind<P: Pages>(&self, pages: &P, set: &Set<P::Content>, freed: &[ChildWord]) -> bool {
+        self.structure.gone.iter().any(|(page, gone)| {
+            gone.heirs.iter().any(|heir| set.contains(*heir))
+                && set.stated(*page).is_none()
+                && !self.structure.is_stated(*page, pages)
+                && freed.iter().all(|freed| freed.id() != *page)
+        })
     }
 
     /// The ids that become free with a set.

@@ -61,6 +61,8 @@ pub(super) struct Gone {
 pub(super) struct Structure {
     pub(super) flux: BTreeMap<PageId, Flux>,
     pub(super) gone: BTreeMap<PageId, Gone>,
+    /// Roots of trees, as far as events have named them.
+    roots: BTreeSet<PageId>,
 }
 
 fn add(pages: &mut Vec<PageId>, page: PageId) {
@@ -89,7 +91,11 @@ impl Structure {
 
     fn enter(&mut self, event: &Event, pages: &impl Pages) {
         match *event {
-            Event::Dirty { .. } => {}
+            Event::Dirty { parent, page, .. } => {
+                if parent == page {
+                    self.roots.insert(page);
+                }
+            }
             Event::Split { tree, page, new } => {
                 let flux = self.flux.entry(page).or_insert_with(|| {
                     let says = pages.durable(page);
@@ -109,6 +115,7 @@ impl Structure {
                 }
             }
             Event::RootSplit { tree, root, left, right } => {
+                self.roots.insert(root);
                 for half in [left, right] {
                     let flux = self.flux.entry(half.id()).or_insert_with(|| Flux { tree, ..Flux::default() });
                     add(&mut flux.parents, root);
@@ -166,9 +173,14 @@ impl Structure {
     }
 
     /// Whether visitors can come to the page, if it is one. A new page that nobody names yet is its
-    /// creator's alone.
+    /// creator's alone, and may not even have been announced.
     pub(super) fn is_published(&self, page: PageId, pages: &impl Pages) -> bool {
-        let Some(flux) = self.flux.get(&page).filter(|flux| flux.says.is_none()) else { return true };
+        let Some(flux) = self.flux.get(&page) else {
+            return self.roots.contains(&page) || pages.durable(page).is_some();
+        };
+        if flux.says.is_some() {
+            return true;
+        }
         let Look::Live(live) = pages.look(page) else { return true };
         let names = |left: &PageId| match pages.look(*left) {
             Look::Live(Live { pending: Some(new), .. }) => {
@@ -180,7 +192,7 @@ impl Structure {
     }
 
     /// Whether one of the pages that may have it as a child still does, in memory.
-    fn is_stated(&self, gone: PageId, pages: &impl Pages) -> bool {
+    pub(super) fn is_stated(&self, gone: PageId, pages: &impl Pages) -> bool {
         let heirs = self.gone.get(&gone).into_iter().flat_map(|gone| &gone.heirs);
         heirs.into_iter().any(|heir| pages.stated(*heir, gone).is_some())
     }

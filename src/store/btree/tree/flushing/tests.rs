@@ -303,13 +303,13 @@ fn one_thread(seed: u64, writes: u32, defect: Option<FlushDefect>) -> Result<(us
 #[test]
 fn a_crash_at_any_bundle_loses_nothing() {
     let (mut bundles, mut removed) = (0, 0);
-    for seed in 0..30 {
-        let found = one_thread(seed, 4000, None).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+    for seed in 0..12 {
+        let found = one_thread(seed, 2500, None).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
         bundles += found.0;
         removed += found.1;
     }
     println!("{bundles} bundles, {removed} pages removed");
-    assert!(bundles > 1000 && removed > 1000);
+    assert!(bundles > 300 && removed > 200);
 }
 
 #[test]
@@ -324,8 +324,8 @@ fn each_broken_rule_is_noticed_with_the_real_tree() {
         FlushDefect::SplitForgets,
     ];
     for defect in defects {
-        let found = (0..30).find_map(|seed| {
-            let run = std::panic::catch_unwind(|| one_thread(seed, 4000, Some(defect)));
+        let found = (0..12).find_map(|seed| {
+            let run = std::panic::catch_unwind(|| one_thread(seed, 2500, Some(defect)));
             match run {
                 Ok(found) => found.err().map(|wrong| (seed, wrong)),
                 Err(_) => Some((seed, "it panics".into())),
@@ -419,11 +419,11 @@ fn threads(seed: u64, writes: u32, defect: Option<FlushDefect>) -> Result<(usize
 #[test]
 fn two_threads_write_while_a_third_flushes() {
     let (mut bundles, mut removed) = (0, 0);
-    for seed in 0..12 {
-        let found = threads(seed, 4000, None).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
+    for seed in 0..6 {
+        let found = threads(seed, 1500, None).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
         bundles += found.0;
         removed += found.1;
     }
     println!("{bundles} bundles, {removed} pages removed");
-    assert!(bundles > 100 && removed > 100);
+    assert!(bundles > 30 && removed > 30);
 }
