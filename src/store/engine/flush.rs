@@ -192,13 +192,11 @@ impl Flusher {
 
     /// Hands on what the log keeps for a page. Whether anything is new in that.
     fn inherit(&mut self, event: &Event) -> bool {
-        let keeps = |rule| self.defect != Some(rule);
         match *event {
             Event::Dirty { .. } | Event::Posted { .. } => false,
             Event::Split { tree, page, new } => {
                 let parent = self.dirty.get(page).map_or(page, |dirt| dirt.parent);
-                let from = self.from(page).filter(|_| keeps(FlushDefect::SplitForgets));
-                self.make_dirty(new.id(), tree, parent, from)
+                self.make_dirty(new.id(), tree, parent, self.from(page))
             }
             Event::RootSplit { tree, root, left, right } => {
                 let from = self.from(root);
@@ -206,15 +204,24 @@ impl Flusher {
                 self.make_dirty(right.id(), tree, root, from) || left
             }
             Event::Removed { tree, parent, gone } => {
-                let keeps = keeps(FlushDefect::LogForgets);
+                let keeps = self.defect != Some(FlushDefect::LogForgets);
                 self.bequeath(tree, gone.id(), parent, keeps)
             }
             Event::Collapsed { tree, root, gone } => self.bequeath(tree, gone.id(), root, true),
         }
     }
 
+    /// The log keeps numbers from `from` on for a page: a dirty one, or one that is gone, which hands
+    /// them on to its heirs. Whether that is news.
     fn make_dirty(&mut self, page: PageId, tree: u32, parent: PageId, from: Option<u64>) -> bool {
         let Some(from) = from else { return false };
+        if let Some(gone) = self.structure.gone.get_mut(&page) {
+            let is_news = from != NO_NUMBER && gone.from.is_none_or(|old| from < old);
+            if is_news {
+                gone.from = Some(from);
+            }
+            return is_news;
+        }
         if self.dirty.get(page).is_some_and(|dirt| dirt.from <= from) {
             return false;
         }
@@ -228,13 +235,7 @@ impl Flusher {
         let Some(gone) = self.structure.gone.get_mut(&page) else { return false };
         gone.from = from;
         self.dirty.take(page);
-        let Some(next) = self.structure.gone.get_mut(&heir) else {
-            return self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)));
-        };
-        // It goes on to the heir's own heirs.
-        let is_new = from.is_some_and(|from| next.from.is_none_or(|old| from < old));
-        next.from = next.from.into_iter().chain(from).min();
-        is_new
+        self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)))
     }
 
     /// The number from which on the log has to be kept. `next_number` is what the next write would

@@ -15,8 +15,6 @@ pub(in crate::store) enum FlushDefect {
     LogForgets,
     /// 5: a page goes before the parent that gave it a larger range.
     RangeBeforeOwner,
-    /// A new page does not inherit what the log keeps for the page that it was split from.
-    SplitForgets,
     /// A bundle is sealed without a look at what happened while it was put together.
     NoSecondDrain,
     /// A page that was written to after its capture counts as clean when the bundle is durable.

@@ -321,7 +321,6 @@ fn each_broken_rule_is_noticed_with_the_real_tree() {
         FlushDefect::RemovalAlone,
         FlushDefect::LogForgets,
         FlushDefect::RangeBeforeOwner,
-        FlushDefect::SplitForgets,
     ];
     for defect in defects {
         let found = (0..12).find_map(|seed| {
