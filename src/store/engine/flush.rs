@@ -78,8 +78,8 @@ pub(in crate::store) use pages::{Capture, Captured, Live, Look, Pages};
 
 use self::dirty::{Dirt, DirtyPages, Place};
 use self::structure::Structure;
-use crate::store::word::{ChildWord, Epoch, PageId};
 use crate::store::events::Event;
+use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// After so many looks into all queues without an end of structure changes the flusher lets them
 /// pass for now.
@@ -154,7 +154,11 @@ impl Flusher {
     ///
     /// It looks into all queues until it finds no structure change any more. So whatever was pushed
     /// before one that it learns from, on whichever core, is in the same batch or in one before.
-    pub(in crate::store) fn drain(&mut self, pages: &impl Pages, take: &mut impl FnMut(&mut Vec<Event>)) -> bool {
+    pub(in crate::store) fn drain(
+        &mut self,
+        pages: &impl Pages,
+        take: &mut impl FnMut(&mut Vec<Event>),
+    ) -> bool {
         let is_dirt = |event: &Event| matches!(event, Event::Dirty { .. });
         let mut known = 0;
         for _ in 0..MAX_PASSES {
@@ -278,6 +282,28 @@ impl Flusher {
     /// How many bundles are under way.
     pub(in crate::store) fn under_way_count(&self) -> usize {
         self.bundles.len()
+    }
+
+    /// Begins a bundle that moves images of cold pages elsewhere, for cleaning. Those that come back
+    /// may be in it; the others are in a bundle under way, or gone. A page of them that is changed
+    /// meanwhile waits until the bundle is durable or failed, and an entry of it counts only where
+    /// the page still has the image that it replaces.
+    ///
+    /// A page that is in memory is not moved but [wanted](Self::want): it is written as any other.
+    pub(in crate::store) fn move_cold(
+        &mut self,
+        cold: impl IntoIterator<Item = ChildWord>,
+    ) -> (BundleId, Vec<ChildWord>) {
+        self.last_bundle += 1;
+        let bundle = BundleId(self.last_bundle);
+        let is_in = |page: &ChildWord| {
+            !self.under_way.contains_key(&page.id()) && !self.structure.gone.contains_key(&page.id())
+        };
+        let moved: Vec<ChildWord> = cold.into_iter().filter(is_in).collect();
+        let pages = moved.iter().map(|page| (page.id(), (page.epoch(), None))).collect();
+        self.under_way.extend(moved.iter().map(|page| (page.id(), bundle)));
+        self.bundles.insert(bundle, UnderWay { pages, ..UnderWay::default() });
+        (bundle, moved)
     }
 
     /// The bundle is durable. The durable epochs that [`Pages::durable`] tells are those of before

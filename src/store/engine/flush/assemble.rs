@@ -6,8 +6,8 @@ use super::dirty::{Dirt, NO_NUMBER, Place};
 use super::rules::{Closing, Trouble};
 use super::set::{Member, Set};
 use super::{BundleId, Capture, Captured, FlushDefect, Flusher, Look, Pages, UnderWay};
-use crate::store::word::{ChildWord, PageId};
 use crate::store::events::Event;
+use crate::store::word::{ChildWord, PageId};
 
 /// How often a set is held against new events, or a page captured anew, before it is left for now.
 const MAX_ROUNDS: usize = 16;
@@ -195,9 +195,9 @@ impl Flusher {
     ) -> Result<(), Left> {
         let mut added = Vec::new();
         let mut is_spoilt = false;
-        let closed = self.add(pages, set, seed, &mut added).and_then(|()| {
-            self.complete(pages, set, (&mut added, &mut is_spoilt), room)
-        });
+        let closed = self
+            .add(pages, set, seed, &mut added)
+            .and_then(|()| self.complete(pages, set, (&mut added, &mut is_spoilt), room));
         closed.map_err(|left| {
             for page in added {
                 self.drop_member(set, page);
@@ -368,12 +368,7 @@ impl Flusher {
         gone.filter_map(word).collect()
     }
 
-    fn seal<P: Pages>(
-        &mut self,
-        pages: &P,
-        set: Set<P::Content>,
-        freed: Vec<ChildWord>,
-    ) -> Plan<P::Content> {
+    fn seal<P: Pages>(&mut self, pages: &P, set: Set<P::Content>, freed: Vec<ChildWord>) -> Plan<P::Content> {
         self.last_bundle += 1;
         let bundle = BundleId(self.last_bundle);
         let mut under_way = UnderWay { freed: freed.clone(), ..UnderWay::default() };
@@ -394,7 +389,11 @@ impl Flusher {
         let mut again = Vec::new();
         for (page, gone) in &self.structure.gone {
             if freed.iter().all(|freed| freed.id() != *page) {
-                let dirt = |heir: &PageId| Dirt { tree: gone.tree, parent: *heir, from: gone.from.unwrap_or(NO_NUMBER) };
+                let dirt = |heir: &PageId| Dirt {
+                    tree: gone.tree,
+                    parent: *heir,
+                    from: gone.from.unwrap_or(NO_NUMBER),
+                };
                 let heirs = gone.heirs.iter().filter(|heir| under_way.pages.contains_key(heir));
                 again.extend(heirs.map(|heir| (*heir, dirt(heir))));
             }

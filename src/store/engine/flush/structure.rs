@@ -25,8 +25,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::pages::{Live, Look, Pages};
-use crate::store::word::{ChildWord, Epoch, PageId};
 use crate::store::events::Event;
+use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// A page whose epoch the durable parent may not state.
 #[derive(Clone, Debug, Default)]
@@ -229,7 +229,8 @@ impl Structure {
                     let is_open = |new: &ChildWord| {
                         // It may yet be published, as part of a split that has not come to be.
                         let unknown = self.flux.get(&new.id()).is_some_and(|flux| flux.says.is_none());
-                        unknown && matches!(pages.look(new.id()), Look::Live(live) if live.epoch == new.epoch())
+                        unknown
+                            && matches!(pages.look(new.id()), Look::Live(live) if live.epoch == new.epoch())
                     };
                     says == epoch && durable == epoch && !flux.split_off.iter().any(is_open)
                 }

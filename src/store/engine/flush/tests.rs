@@ -93,9 +93,8 @@ fn the_hand_goes_round_by_parents() {
     (20..26).for_each(|page| fake.set(page, 0, None, &[]));
     let events = [dirty(12, 20, 5), dirty(11, 21, 4), dirty(12, 22, 6), dirty(11, 23, 7)];
     let mut take = looks(&[&events]);
-    let mut next = |flusher: &mut Flusher, reason| {
-        bundle(flusher.next_bundle(&fake, &mut take, ROOM, 1, reason))
-    };
+    let mut next =
+        |flusher: &mut Flusher, reason| bundle(flusher.next_bundle(&fake, &mut take, ROOM, 1, reason));
     let order = [21, 23, 20].map(|page| (next(&mut flusher, Reason::Age), page));
     for ((_, found), page) in &order {
         assert_eq!(found, &[*page]);
@@ -142,6 +141,35 @@ fn a_split_inherits_dirt_whose_event_is_seen_after_its_own() {
     // Neither goes without the other.
     let (_, pages) = bundle(flusher.next_bundle(&fake, &mut take, ROOM, 1, Reason::Age));
     assert_eq!(pages, [20, 60]);
+}
+
+#[test]
+fn what_an_image_shows_is_asked_for_before_the_seal() {
+    let written = |defect| {
+        let (fake, mut flusher) = (Fake::default(), Flusher::new(1, defect));
+        let new = word(60, 0);
+        fake.set(20, 1, Some(new), &[]);
+        fake.set(60, 0, None, &[]);
+        // It is split between the first look and its capture.
+        let split = Event::Split { tree: 1, page: id(20), new };
+        let mut take = looks(&[&[dirty(11, 20, 5)], &[split]]);
+        bundle(flusher.next_bundle(&fake, &mut take, ROOM, 1, Reason::Age)).1
+    };
+    assert_eq!(written(None), [20, 60]);
+    assert_eq!(written(Some(FlushDefect::NoSecondDrain)), [20], "the canary");
+}
+
+#[test]
+fn a_page_that_is_moved_waits_and_one_under_way_is_not_moved() {
+    let (fake, mut flusher) = (Fake::default(), Flusher::new(1, None));
+    (20..22).for_each(|page| fake.set(page, 0, None, &[]));
+    let mut take = looks(&[&[dirty(11, 20, 5)], &[], &[dirty(11, 21, 6)]]);
+    bundle(flusher.next_bundle(&fake, &mut take, ROOM, 1, Reason::Age));
+    let (moving, moved) = flusher.move_cold([word(20, 0), word(21, 0), word(22, 0)]);
+    assert_eq!(moved, [word(21, 0), word(22, 0)]);
+    assert!(matches!(flusher.next_bundle(&fake, &mut take, ROOM, 1, Reason::Age), Next::Nothing));
+    assert_eq!(flusher.durable(moving, &fake).pages, moved);
+    assert_eq!(bundle(flusher.next_bundle(&fake, &mut take, ROOM, 1, Reason::Age)).1, [21]);
 }
 
 #[test]

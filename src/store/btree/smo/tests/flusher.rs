@@ -224,8 +224,7 @@ impl<'p> Run<'p> {
         let free = || Page::free(Epoch::FIRST);
         let memory = Memory::over(Vec::new(), shares, None);
         let root = memory.share(Page::live(Epoch::FIRST, Content::Leaf(Leaf::empty())));
-        let words: Vec<Ref> =
-            std::iter::once(root).chain((1..IDS).map(|_| memory.share(free()))).collect();
+        let words: Vec<Ref> = std::iter::once(root).chain((1..IDS).map(|_| memory.share(free()))).collect();
         let mut memory = Memory::over(words.clone(), shares, None);
         memory.keeps_ids = true;
         let world = World {

@@ -388,7 +388,8 @@ fn threads(seed: u64, writes: u32, defect: Option<FlushDefect>) -> Result<(usize
                     let log_start = keeper.log_start(&core, &device);
                     // The power fails while no write is half done.
                     let written = [&written[0], &written[1]].map(|written| written.lock().expect("no panic"));
-                    let mut log: Vec<Write> = written.iter().flat_map(|one| one.log.iter().cloned()).collect();
+                    let mut log: Vec<Write> =
+                        written.iter().flat_map(|one| one.log.iter().cloned()).collect();
                     log.sort_by_key(|(number, ..)| *number);
                     let mut model = written[0].model.clone();
                     model.extend(written[1].model.clone());
