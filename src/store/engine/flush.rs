@@ -180,7 +180,13 @@ impl Flusher {
             }
         }
         self.structure.learn(&batch, pages);
-        while batch.iter().fold(false, |changed, event| self.inherit(event) || changed) {}
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for event in &batch {
+                changed |= self.inherit(event);
+            }
+        }
         self.batch = batch;
         self.batch.clear();
     }
@@ -342,7 +348,9 @@ impl Flusher {
             self.dirty.take(freed.id());
         }
         if self.defect == Some(FlushDefect::CleanByMistake) {
-            done.pages.keys().for_each(|page| drop(self.dirty.take(*page)));
+            for page in done.pages.keys() {
+                self.dirty.take(*page);
+            }
         }
         self.structure.settle(touched, pages);
         let pages = done.pages.iter().map(|(page, (epoch, _))| ChildWord::new(*page, *epoch));

@@ -77,9 +77,7 @@ impl<M: NodeMemory, H: DurableHomes> Pages for CorePages<'_, M, H> {
                 return Some(epoch);
             }
             // Who loads a page says where its home is before the page is in memory.
-            if self.homes.home(page).is_none() {
-                return None;
-            }
+            self.homes.home(page)?;
         }
     }
 

@@ -281,20 +281,12 @@ impl Flusher {
                 }
                 Ok(())
             }
-            Capture::Clean => {
-                self.structure.settle([page], pages);
-                Err(Left::Nothing)
-            }
-            Capture::Free => {
+            Capture::Clean | Capture::Free => {
                 self.structure.settle([page], pages);
                 Err(Left::Nothing)
             }
             Capture::Gone => {
                 // What it was emptied by is its heirs' to keep, once it has any.
-                self.put_back(page, dirt);
-                Err(Left::Waits)
-            }
-            Capture::NoRoom => {
                 self.put_back(page, dirt);
                 Err(Left::Waits)
             }

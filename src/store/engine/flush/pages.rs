@@ -52,8 +52,6 @@ pub(in crate::store) enum Capture<C> {
     /// Removed or moved.
     Gone,
     Free,
-    /// There is no memory for it now.
-    NoRoom,
 }
 
 /// The pages of a store, as the flusher sees them.

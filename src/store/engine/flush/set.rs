@@ -68,10 +68,6 @@ impl<C> Set<C> {
         self.members.keys().copied()
     }
 
-    pub(super) fn members(&self) -> impl Iterator<Item = (PageId, &Member<C>)> {
-        self.members.iter().map(|(page, member)| (*page, member))
-    }
-
     pub(super) fn into_members(self) -> impl Iterator<Item = (PageId, Member<C>)> {
         self.members.into_iter()
     }

@@ -31,7 +31,6 @@ use crate::store::word::{ChildWord, Epoch, PageId};
 /// A page whose epoch the durable parent may not state.
 #[derive(Clone, Debug, Default)]
 pub(super) struct Flux {
-    pub(super) tree: u32,
     /// What the durable tree says where it refers to the page: in its parent, or in the pending
     /// split of the page that it was split from. None if it does not.
     pub(super) says: Option<Epoch>,
@@ -96,15 +95,15 @@ impl Structure {
                     self.roots.insert(page);
                 }
             }
-            Event::Split { tree, page, new } => {
+            Event::Split { page, new, .. } => {
                 let flux = self.flux.entry(page).or_insert_with(|| {
                     let says = pages.durable(page);
-                    Flux { tree, says, durable: says, ..Flux::default() }
+                    Flux { says, durable: says, ..Flux::default() }
                 });
                 if !flux.split_off.contains(&new) {
                     flux.split_off.push(new);
                 }
-                let flux = self.flux.entry(new.id()).or_insert_with(|| Flux { tree, ..Flux::default() });
+                let flux = self.flux.entry(new.id()).or_default();
                 add(&mut flux.split_from, page);
             }
             Event::Posted { parent, page, new, .. } => {
@@ -114,10 +113,10 @@ impl Structure {
                     }
                 }
             }
-            Event::RootSplit { tree, root, left, right } => {
+            Event::RootSplit { root, left, right, .. } => {
                 self.roots.insert(root);
                 for half in [left, right] {
-                    let flux = self.flux.entry(half.id()).or_insert_with(|| Flux { tree, ..Flux::default() });
+                    let flux = self.flux.entry(half.id()).or_default();
                     add(&mut flux.parents, root);
                 }
             }

@@ -122,11 +122,14 @@ impl Walk<'_> {
 
 type Write = (u64, Vec<u8>, Option<Vec<u8>>);
 
+/// A bundle, its images, and ids that are free with it.
+type UnderWay = (BundleId, Vec<(Content, ColdAddress)>, Vec<ChildWord>);
+
 /// The flusher's side: bundles under way, and the device.
 struct Keeper {
     flusher: Flusher,
     queues: Vec<Arc<Events>>,
-    under_way: Vec<(BundleId, Vec<(Content, ColdAddress)>, Vec<ChildWord>)>,
+    under_way: Vec<UnderWay>,
     bundles: usize,
     removed: usize,
 }
@@ -145,7 +148,10 @@ impl Keeper {
         let Next::Bundle(plan) = self.flusher.next_bundle(&pages, take, ROOM, budget, reason) else {
             return false;
         };
-        let Plan { bundle, pages, freed, .. } = plan;
+        let Plan { bundle, pages, freed, newest } = plan;
+        // W1: what emptied a page is in the log before the page is gone.
+        assert!(pages.iter().all(|page| page.newest <= newest) && newest <= device.newest_number());
+        assert!(freed.is_empty() || newest > 0);
         let images = pages.into_iter().map(|page| (page.content, device.place())).collect();
         self.under_way.push((bundle, images, freed));
         self.bundles += 1;
@@ -226,7 +232,8 @@ impl Program {
     /// The next key by its number, and the value, which makes leaves of ten keys.
     fn next(&mut self) -> (u32, Option<Vec<u8>>) {
         self.at += 1;
-        let is_put = self.random.random_range(0..100) < if self.at / self.keys % 2 == 0 { 95 } else { 3 };
+        let is_put =
+            self.random.random_range(0..100) < if (self.at / self.keys).is_multiple_of(2) { 95 } else { 3 };
         if is_put {
             let mut value = vec![7; self.random.random_range(100..700)];
             value[..4].copy_from_slice(&self.at.to_le_bytes());
@@ -254,7 +261,7 @@ fn one_thread(seed: u64, writes: u32, defect: Option<FlushDefect>) -> Result<(us
     let core = nodes.attach_with(Sink::Keeper(Arc::clone(&queue))).expect("a core");
     let tree = core.new_tree(1).expect("room");
     let mut keeper = Keeper::new(vec![queue], defect);
-    let (mut log, mut log_start): (Vec<Write>, u64) = (Vec::new(), 1);
+    let mut log: Vec<Write> = Vec::new();
     let mut model = Entries::new();
     let mut program = Program::new(seed, random.random_range(100..900));
     for _ in 0..writes {
@@ -284,7 +291,7 @@ fn one_thread(seed: u64, writes: u32, defect: Option<FlushDefect>) -> Result<(us
                 } else {
                     keeper.durable(&core, &device, at);
                 }
-                log_start = keeper.log_start(&core, &device);
+                let log_start = keeper.log_start(&core, &device);
                 if recovered(&device, tree.root, &log, log_start)? != model {
                     return Err(format!("after write {number} the tree is another"));
                 }
@@ -300,16 +307,25 @@ fn one_thread(seed: u64, writes: u32, defect: Option<FlushDefect>) -> Result<(us
     Ok((keeper.bundles, keeper.removed))
 }
 
+/// `BOSON_SEED=N` runs that seed alone, `BOSON_SEEDS=N` as many.
+fn seeds(most: u64) -> std::ops::Range<u64> {
+    let number = |name| std::env::var(name).ok().and_then(|number| number.parse().ok());
+    match number("BOSON_SEED") {
+        Some(seed) => seed..seed + 1,
+        None => 0..number("BOSON_SEEDS").unwrap_or(most),
+    }
+}
+
 #[test]
 fn a_crash_at_any_bundle_loses_nothing() {
     let (mut bundles, mut removed) = (0, 0);
-    for seed in 0..12 {
+    for seed in seeds(12) {
         let found = one_thread(seed, 2500, None).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
         bundles += found.0;
         removed += found.1;
     }
     println!("{bundles} bundles, {removed} pages removed");
-    assert!(bundles > 300 && removed > 200);
+    assert!(bundles > 10 && removed > 10);
 }
 
 #[test]
@@ -419,11 +435,11 @@ fn threads(seed: u64, writes: u32, defect: Option<FlushDefect>) -> Result<(usize
 #[test]
 fn two_threads_write_while_a_third_flushes() {
     let (mut bundles, mut removed) = (0, 0);
-    for seed in 0..6 {
+    for seed in seeds(6) {
         let found = threads(seed, 1500, None).unwrap_or_else(|wrong| panic!("seed {seed}: {wrong}"));
         bundles += found.0;
         removed += found.1;
     }
     println!("{bundles} bundles, {removed} pages removed");
-    assert!(bundles > 30 && removed > 30);
+    assert!(bundles > 3 && removed > 3);
 }
