@@ -50,6 +50,11 @@
 //! in whatever order. What does not fit one bundle goes in several: pages that others need and that
 //! need less themselves go first, and the rest when they are durable.
 //!
+//! Some sets cannot be taken apart: all of a tree that grew before it was ever durable, or a family
+//! in which each child changed twice. [`Next::TooLarge`] says so. The caller asks again with the
+//! room of a *group*: several bundles that are named in one batch of the log, which makes them
+//! durable together. A [`Plan`] is such a group as soon as it has more than a bundle takes.
+//!
 //! # Order
 //!
 //! One hand goes round in the order of (parent's id, page's id), which brings families together

@@ -55,7 +55,8 @@ pub(in crate::store) enum Next<C> {
     /// What there is waits for a bundle under way, for memory, or for a visitor to finish a
     /// structure change.
     Waits,
-    /// These pages have to be durable together, and are more than a bundle has room for.
+    /// These pages have to be durable together, and are more than there is room for: the caller asks
+    /// again with the room of a group of bundles.
     TooLarge(Vec<PageId>),
 }
 

@@ -145,9 +145,13 @@ impl Keeper {
         let pages = CorePages { core, homes: device };
         let queues = &self.queues;
         let take = &mut |to: &mut Vec<Event>| queues.iter().for_each(|queue| queue.drain(to));
-        let Next::Bundle(plan) = self.flusher.next_bundle(&pages, take, ROOM, budget, reason) else {
-            return false;
-        };
+        let mut next = self.flusher.next_bundle(&pages, take, ROOM, budget, reason);
+        if matches!(next, Next::TooLarge(_)) {
+            // A tree that grew before it was ever durable: a group of bundles, named in one batch.
+            let group = Room { bytes: 64 * ROOM.bytes, entries: 64 * ROOM.entries };
+            next = self.flusher.next_bundle(&pages, take, group, budget, reason);
+        }
+        let Next::Bundle(plan) = next else { return false };
         let Plan { bundle, pages, freed, newest } = plan;
         // W1: what emptied a page is in the log before the page is gone.
         assert!(pages.iter().all(|page| page.newest <= newest) && newest <= device.newest_number());
