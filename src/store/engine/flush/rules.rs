@@ -54,7 +54,12 @@ impl<C, P: Pages> Closing<'_, C, P> {
         if self.keeps(FlushDefect::ChildTwoAhead) {
             needs.extend(self.child_is_one_ahead(captured)?);
         }
-        for (_, gone) in self.structure.gone.iter().filter(|(_, gone)| gone.tree == captured.tree) {
+        for (page, gone) in self.structure.gone.iter().filter(|(_, gone)| gone.tree == captured.tree) {
+            // An heir that was captured before the step is captured again.
+            let (heir, _) = self.set.stated(*page).unwrap_or((captured.page.id(), captured.page.epoch()));
+            if self.set.stated(*page).is_some() && self.pages.stated(heir, *page).is_none() {
+                return Err(Trouble::Stale(heir));
+            }
             self.removal_with_parent(captured, gone, &mut needs);
             if gone.is_removal && self.keeps(FlushDefect::RangeBeforeOwner) {
                 self.range_has_its_owner(captured, gone, &mut needs);
@@ -184,7 +189,9 @@ impl<C, P: Pages> Closing<'_, C, P> {
 
     /// Whether the set has the parent of a page that it has.
     fn has_parent(&self, captured: &Captured<C>) -> bool {
-        self.set.stated(captured.page.id()).is_some()
+        let page = captured.page.id();
+        let is_still = |(parent, _)| self.pages.stated(parent, page).is_some();
+        self.set.stated(page).is_some_and(is_still)
             || self.left_of(captured).is_some_and(|left| self.has_parent(left))
     }
 }
