@@ -144,9 +144,12 @@ impl Flusher {
             self.take_apart(set);
         }
         match too_large {
+            // What waits may wait for these.
+            Some(pages) if !is_waiting || self.bundles.is_empty() => {
+                Next::TooLarge(pages.into_iter().collect())
+            }
             _ if is_waiting => Next::Waits,
-            Some(pages) => Next::TooLarge(pages.into_iter().collect()),
-            None => Next::Nothing,
+            _ => Next::Nothing,
         }
     }
 
