@@ -40,8 +40,8 @@
 //! - `superblock`, `catalog`, `space`, `object`, `disk`, `codec`: the format's parts.
 //! - `pace`: how its tasks let others run.
 //!
-//! The next store (`docs/store-design.md`) grows beside it, in `btree`, `cache`, `pages`,
-//! `reclaim` and `wal`, which nothing uses yet but their tests.
+//! The next store (`docs/store-design.md`) grows beside it, in `btree`, `cache`, `engine`, `events`,
+//! `overlay`, `pages`, `reclaim` and `wal`, which nothing uses yet but their tests.
 
 mod apply;
 mod atomic;
@@ -55,11 +55,14 @@ mod cost;
 mod cursor;
 mod db;
 mod disk;
+mod engine;
 mod env;
 mod evacuate;
+mod events;
 mod log;
 mod object;
 mod options;
+mod overlay;
 mod pace;
 mod page;
 mod pages;
@@ -80,6 +83,7 @@ mod txn;
 mod txn_keys;
 mod verify;
 mod wal;
+mod word;
 mod write;
 
 pub use cursor::Cursor;
@@ -98,7 +102,7 @@ pub use write::Commit;
 /// The decoders of the next store, for the fuzzer: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub mod fuzzing {
-    pub use super::btree::fuzzing::{build_inner, build_leaf, inner, leaf, page};
-    pub use super::pages::fuzzing::{bundle, map, superblocks};
+    pub use super::btree::fuzzing::{build_inner, build_leaf, inner, leaf};
+    pub use super::pages::fuzzing::{bundle, map, page, superblocks};
     pub use super::wal::fuzzing::{batch, log, record};
 }

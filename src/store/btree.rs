@@ -1,8 +1,11 @@
-//! The latch-free B-tree: words, nodes, images, and how they change.
+//! The latch-free B-tree: nodes, images, and how they change.
 
 mod area;
+mod homes;
 mod image;
 mod map;
+#[cfg(not(any(loom, shuttle)))]
+mod miss;
 // A node is raw memory, which the atomics of models are not.
 #[cfg(not(any(loom, shuttle)))]
 mod node;
@@ -11,10 +14,29 @@ mod nodes;
 mod smo;
 #[cfg(not(any(loom, shuttle)))]
 mod tree;
-mod word;
+
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use homes::{Home, Homes, Installed, MapFreeze};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use map::{FRAME_PAGES, Map};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use miss::{ColdPage, Miss};
+#[cfg(not(any(loom, shuttle)))]
+pub(super) use node::{Block, MAX_NODE_BYTES, NodeMemory};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use nodes::{Core, CoreMemories, Eviction, LoadedPage, Nodes, NotInstalled, Pin};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use tree::{
+    Capture, Captured, Change, CorePages, DurableHomes, Numbers, Refusal, TreeRoot, Value,
+};
 
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
-    pub use super::image::fuzzing::{build_inner, build_leaf, inner, leaf, page};
+    pub use super::image::fuzzing::{build_inner, build_leaf, inner, leaf};
 }

@@ -1,13 +1,23 @@
-//! Memory of the store: the arena of nodes, and the account of bytes.
+//! Memory of the store: where nodes live, how many bytes everything uses, what is evicted.
 //!
-//! - `arena`: where nodes live. It says no when it is full; what then goes is for eviction to say.
+//! - `arena`: blocks for nodes. It says no when it is full.
 //! - `account`: how many bytes each part of the store uses, all of them together within one limit.
-#![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
+//! - `memory`: nodes are blocks of the arena that the account counts.
+//! - `hand`: which pages go when there is too little room.
+#![cfg_attr(not(test), allow(dead_code, reason = "the next store is not in use yet"))]
 
 mod account;
 mod arena;
+#[cfg(not(any(loom, shuttle)))]
+pub(super) mod hand;
+// A node is raw memory, which the atomics of models are not.
+#[cfg(not(any(loom, shuttle)))]
+pub(super) mod memory;
 
-#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use account::{Account, Part, Portion};
-#[cfg_attr(not(test), expect(unused_imports, reason = "the next store is not in use yet"))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use account::{Account, Part, Portion, Room};
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use arena::{Block, MAX_ALLOCATION_BYTES, Magazines, NodeArena, POISON};
+#[cfg(not(any(loom, shuttle)))]
+#[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
+pub(super) use memory::{CacheMemory, CacheMemoryOfCore};

@@ -48,14 +48,16 @@
 //!
 //! # What a pin costs
 //!
-//! 2.5 ns by itself, of which the fence is 2. Between reads that miss the caches it costs more:
-//! reads of three dependent misses and nothing else go from 180 to 330 ns with a pin for each, and
-//! to 200 ns if an epoch is announced without a fence and without this module. A trial with
-//! `membarrier` in place of the fence took 330 ns too, so the fence is not the reason, or not the
-//! only one; what is, is not known. If branches depend on what is loaded, as in a search, a fence
-//! cost at most 23 ns of 150. So a batch of reads pins once, and the tree's own reads have to say
-//! what more is worth. (`tests/timing.rs` prints these but the trial and the one with branches;
-//! medians on a shared AMD EPYC.)
+//! 2.5 ns by itself, of which the fence is 2. In reads of a tree it does not show: in one run, reads
+//! with a pin each took 1,168 ns, and 1,163 with one pin for 256 of them (0.996) where all of a
+//! million records are read, 507 and 507 ns (1.001) where 2,000 are. A second run had 0.997 and
+//! 0.990. (`tests/gets.rs`; on two shared cores, with other load. The absolute figures are those of
+//! a busy machine.) So every operation pins for itself, and nothing keeps a core announced between
+//! them. A core that is pinned may pin again, which costs an addition.
+//!
+//! Between reads that depend on each other and on nothing else the fence does cost: three dependent
+//! misses go from 180 to 330 ns. `tests/timing.rs` prints that; it is no read of a tree, whose
+//! searches wait for what they load anyway.
 //!
 //! # Why not `crossbeam-epoch`
 //!

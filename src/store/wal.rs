@@ -27,9 +27,22 @@ pub(super) mod fuzzing;
 mod group;
 mod leader;
 mod order;
-mod record;
+pub(in crate::store) mod record;
 mod replay;
 mod segments;
 #[cfg(test)]
 mod tests;
 mod writer;
+
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(super) use defect::WalDefect;
+#[cfg(not(any(loom, shuttle)))]
+pub(super) use {
+    batch::{Batch, BundleEntry, HEADER_BYTES, RECORD_HEAD_BYTES},
+    group::{Lead, Wal},
+    leader::{Formed, Leader, MAX_GROUP, NoBatch},
+    record::{Effect, Operation},
+    replay::{LogDamage, LogEnd, Replay},
+    segments::{LogFormat, LogPosition, Segments},
+    writer::{CoreLog, NoRoom, Room},
+};

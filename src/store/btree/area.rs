@@ -25,10 +25,11 @@
 //! # A read-modify-write
 //!
 //! [`view`](Area::view) finds the first free slot and settles what lies before it;
-//! [`lookup`](Area::lookup) reads the key there; [`reserve_at`](Area::reserve_at) takes exactly
-//! that slot. If it succeeds no slot was taken since the view, and whatever is reserved later
-//! settles this slot first. A slot is free once only, so no version has to be compared. An open
-//! intent for the key is a conflict: the transaction may draw its number before this write does.
+//! [`lookup`](Area::lookup) reads the key there; [`reserve_at`](Area::reserve_at) takes that slot,
+//! or one behind it, if no slot in between is of the same tag. So no write of the key came in since
+//! the view, and whatever is reserved later settles this slot first. A slot is free once only, so
+//! no version has to be compared. An open intent for the key is a conflict: the transaction may
+//! draw its number before this write does.
 //!
 //! A cached copy is written in this way too. By [`reserve`](Area::reserve) it could come after a
 //! newer put of its key, and hide it.
@@ -78,6 +79,7 @@
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 #![cfg_attr(all(test, any(loom, shuttle)), allow(dead_code, reason = "models use a part of it"))]
 
+mod clean;
 mod defect;
 mod entry;
 mod lookup;
@@ -111,7 +113,7 @@ pub(in crate::store) enum Refused {
     Full,
     /// The area is frozen: its node is being replaced.
     Frozen,
-    /// Someone has taken the slot since the [`View`]: read again.
+    /// Someone has taken a slot of the same tag since the [`View`]: read again.
     Changed,
 }
 
@@ -187,6 +189,11 @@ impl<'a> Area<'a> {
         has
     }
 
+    /// The number of slots that there are.
+    pub(in crate::store) fn slots(&self) -> usize {
+        self.slots.capacity()
+    }
+
     /// The number of slots that are taken.
     pub(in crate::store) fn taken(&self) -> usize {
         (0..self.slots.capacity())
@@ -206,11 +213,11 @@ impl<'a> Area<'a> {
     ///
     /// [`Refused::Full`] or [`Refused::Frozen`].
     pub(in crate::store) fn reserve(&self, new: &NewEntry<'_>) -> Result<Reserved<'a>, Refused> {
-        self.reserve_from(self.taken(), self.slots.capacity(), new)
+        self.reserve_from(self.taken(), new, |_| true)
     }
 
-    /// Reserves the slot at the end of `view` for `new`, and fills its entry. So nothing was
-    /// reserved since the view.
+    /// Reserves the first free slot for `new`, and fills its entry, if no slot of its tag was taken
+    /// since `view`.
     ///
     /// # Errors
     ///
@@ -223,23 +230,27 @@ impl<'a> Area<'a> {
         if self.has(Defect::IgnoreNewerSlots) {
             return self.reserve(new);
         }
-        if view.end == self.slots.capacity() {
-            return Err(Refused::Full);
-        }
-        self.reserve_from(view.end, view.end + 1, new).map_err(|refused| match refused {
-            Refused::Full if self.slots.load(view.end).is_taken() => Refused::Changed,
-            refused => refused,
+        self.reserve_from(view.end, new, |taken| {
+            // An aborted slot says nothing of its key.
+            taken.tag() != new.tag || taken.state() == State::Aborted
         })
     }
 
-    /// Reserves the first free slot from `first` on, below `end`.
-    fn reserve_from(&self, first: usize, end: usize, new: &NewEntry<'_>) -> Result<Reserved<'a>, Refused> {
+    /// Reserves the first free slot from `first` on, and walks over those before it that were taken
+    /// and do not matter.
+    fn reserve_from(
+        &self,
+        first: usize,
+        new: &NewEntry<'_>,
+        does_not_matter: impl Fn(SlotWord) -> bool,
+    ) -> Result<Reserved<'a>, Refused> {
         let (head, head_len) = new.head();
         let parts = [&head[..head_len], new.key, new.value];
-        for index in first..end {
+        for index in first..self.slots.capacity() {
             match self.slots.claim(index, new.request(head_len), &parts) {
                 Ok(room) => return Ok(Reserved { area: *self, room }),
-                Err(Unclaimed::Taken) => {}
+                Err(Unclaimed::Taken) if does_not_matter(self.slots.load(index)) => {}
+                Err(Unclaimed::Taken) => return Err(Refused::Changed),
                 Err(Unclaimed::Sealed) => return Err(Refused::Frozen),
                 Err(Unclaimed::NoRoom) => return Err(Refused::Full),
             }

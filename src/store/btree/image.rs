@@ -1,14 +1,13 @@
 //! Page images: the sorted, immutable bytes of leaves and inner pages, the same in memory and,
-//! after a header, on the namespace.
+//! after the header that the page store writes (`pages`), on the namespace.
 //!
 //! Readers search an image in place. Whoever changes a page builds another one; nothing here
 //! changes but the word of a child, and that only in a buffer that nobody else sees yet.
 //!
-//! - `header`: the 64 bytes in front of each page on the namespace, with its checksum.
 //! - `search`: prefix, heads and slots, which leaves and inner pages share, and the search.
 //! - `leaf`, `entry`, `leaf_build`: leaves, their entries, building and splitting them.
 //! - `inner`, `family`, `inner_build`: the same for inner pages.
-//! - `change`: splits and merges that are under way, in the tail of either.
+//! - `change`: a split that is under way, in the tail of either.
 //! - `key`: a key in pieces, as images have them; `child`: how a page refers to another.
 //! - `damage`: what `parse` says of bytes that are no page.
 //!
@@ -23,8 +22,8 @@
 //! # Sizes
 //!
 //! A leaf splits when its image exceeds [`LEAF_TARGET_BYTES`]. Long keys and versions may make an
-//! image larger, up to [`IMAGE_BYTES`]; beyond that is only what a single operand of a merge
-//! forces, up to [`MAX_CONTENT_BYTES`].
+//! image larger, up to [`IMAGE_BYTES`]. What comes from the namespace is read up to
+//! [`MAX_CONTENT_BYTES`].
 #![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
 
 mod change;
@@ -33,7 +32,6 @@ mod entry;
 mod family;
 #[cfg(any(test, fuzzing))]
 pub(super) mod fuzzing;
-mod header;
 mod inner;
 mod inner_build;
 mod key;
@@ -43,22 +41,18 @@ mod search;
 #[cfg(test)]
 mod tests;
 
-pub(crate) use change::{Change, ChangeKind, Changes};
-pub(crate) use damage::{Damage, MAX_CONTENT_BYTES, MAX_KEY_BYTES, MAX_LEAF_VALUE_BYTES, MAX_OPERAND_BYTES};
+pub(crate) use change::PendingSplit;
+pub(crate) use damage::{Damage, MAX_CONTENT_BYTES, MAX_KEY_BYTES, MAX_LEAF_VALUE_BYTES};
 pub(crate) use entry::{Entry, EntryKind, VALUE_REFERENCE_BYTES, ValueReference};
 pub(crate) use family::{RUN_BYTES, RangeTombstone, Run};
-pub(crate) use header::{
-    Compression, MAX_PAGE_BYTES, PAGE_HEADER_BYTES, PageFlags, PageHeader, PageIdentity, PageKind,
-    StoredPage, expiry_seconds,
-};
 pub(crate) use inner::{Branch, Edit, InnerImage, InnerParts, replace_child};
 pub(crate) use inner_build::{InnerBuilder, inner_split_point};
 pub(crate) use key::KeyParts;
-pub(crate) use leaf::{LeafImage, LeafSummary};
+pub(crate) use leaf::LeafImage;
 pub(crate) use leaf_build::{LeafBuilder, SplitPoint};
 pub(crate) use search::Position;
 
-/// A leaf whose image is longer splits: with its header it takes 4 KiB.
+/// A leaf whose image is longer splits: with its header of 64 bytes it takes 4 KiB.
 pub(crate) const LEAF_TARGET_BYTES: usize = 4032;
 /// The longest image of a leaf that can be split, and of an inner page.
 pub(crate) const IMAGE_BYTES: usize = 16 << 10;

@@ -3,19 +3,20 @@
 //!
 //! | offset | size | field | changes |
 //! |---|---|---|---|
-//! | 0 | 8 | zero | – |
-//! | 8 | 8 | `next`: a cold mapping word, that of a node with only an image, or 0 | by flushers |
-//! | 16 | 8 | the page's child word: id and epoch | never |
-//! | 24 | 8 | `home`: cold word of the newest durable image, or 0 | by flushers |
-//! | 32 | 8 | `dirty_from`: smallest number in the *image*, not durable; or 0 | by flushers |
-//! | 40 | 4 | `pins`: cursors that hold this node across awaits | yes |
-//! | 44 | 4 | level, kind, size class (1 each); `touched` (1) | `touched` |
-//! | 48 | 4 | area: bytes (2), slots (2) | never |
-//! | 52 | 4 | image: offset, length (2 each, in 64 bytes) | never |
-//! | 56 | 8 | offset of `pending` (2); flags (2); earliest expiry (4) | never |
+//! | 0 | 8 | `place`: cold word of exactly this node's image, if it lies, or is being written, there; or 0 | never |
+//! | 8 | 8 | the page's child word: id and epoch | never |
+//! | 16 | 8 | `newest`: the newest number that went into the image | never |
+//! | 24 | 4 | number of the tree | never |
+//! | 28 | 4 | `pins`: cursors that hold this node across awaits | yes |
+//! | 32 | 4 | level, kind, size class (1 each); `touched` (1) | `touched` |
+//! | 36 | 4 | area: bytes (2), slots (2) | never |
+//! | 40 | 4 | image: offset in 64 bytes (2), length in bytes (2) | never |
+//! | 44 | 20 | zero | – |
 //!
 //! Writers of the area do not write to the header, so cores that read the page keep the line. The
-//! area's own dirt is in its slots.
+//! area's own dirt is in its slots. Where the newest durable image of the page lies the node does not
+//! know, unless it is this one's: `Homes` does. A node is *clean* if its area has no change and its
+//! `place` is the page's home.
 //!
 //! A [`NewNode`] belongs to whoever builds it. Its address in a mapping word makes it shared; from
 //! then on it is reached as a [`NodeRef`], as long as the reader's pin keeps it from being freed.
@@ -32,8 +33,10 @@ use std::slice;
 use std::sync::atomic::AtomicU8;
 
 use super::area::{Area, Heap, Slots};
-use super::word::{ChildWord, NodeAddress};
 use crate::store::atomic::{AtomicU32, AtomicU64, Ordering};
+use crate::store::cache::Room;
+use crate::store::cache::hand::touched_again;
+use crate::store::word::{ChildWord, ColdAddress, MapView, MapWord, NodeAddress};
 
 /// Header, area and image start at multiples of this many bytes.
 const LINE: usize = 64;
@@ -59,14 +62,16 @@ pub(in crate::store) struct Block {
 /// A block from [`allocate`](Self::allocate) has as many bytes as were asked for, valid for reads
 /// and writes, aligned to 64, at an address below 2^48. Nobody else uses it until it is freed.
 pub(in crate::store) unsafe trait NodeMemory {
-    /// A block of at least `len_bytes`, at most [`MAX_NODE_BYTES`]. None if there is no memory.
-    fn allocate(&self, len_bytes: usize) -> Option<Block>;
+    /// A block of at least `len_bytes`, at most [`MAX_NODE_BYTES`]. None if there is no memory, or
+    /// only a reserve that is not for this.
+    fn allocate(&self, len_bytes: usize, room: Room) -> Option<Block>;
 
     /// Takes a block back.
     ///
     /// # Safety
     ///
-    /// The block is from this memory, and nobody uses it any more.
+    /// The block is from this memory, or from that of another core of the same store, and nobody
+    /// uses it any more.
     unsafe fn free(&self, block: Block);
 }
 
@@ -85,7 +90,7 @@ impl ProcessMemory {
 // SAFETY: the global allocator gives memory of the layout's size and alignment that nobody else
 // uses, in user space, which ends at 2^47.
 unsafe impl NodeMemory for ProcessMemory {
-    fn allocate(&self, len_bytes: usize) -> Option<Block> {
+    fn allocate(&self, len_bytes: usize, _room: Room) -> Option<Block> {
         let class = u8::try_from(len_bytes.div_ceil(Self::STEP)).ok().filter(|class| *class > 0)?;
         // SAFETY: the class is not 0, so the size is not.
         let address = NonNull::new(unsafe { alloc(Self::layout(class)) })?;
@@ -145,37 +150,43 @@ impl AreaSize {
 #[derive(Clone, Copy, Debug)]
 pub(in crate::store) struct Shape {
     pub(in crate::store) child: ChildWord,
+    pub(in crate::store) tree: u32,
     pub(in crate::store) level: u8,
     /// What kind of page it is; the tree says which there are.
     pub(in crate::store) kind: u8,
     pub(in crate::store) area: AreaSize,
     /// In bytes.
     pub(in crate::store) image_len: usize,
-    pub(in crate::store) next: u64,
-    pub(in crate::store) home: u64,
-    pub(in crate::store) dirty_from: u64,
-    /// Where `pending` starts in the image, in bytes; 0 if there is none.
-    pub(in crate::store) pending_at: u16,
-    pub(in crate::store) flags: u16,
-    pub(in crate::store) earliest_expiry: u32,
+    /// The newest number that went into the image.
+    pub(in crate::store) newest: u64,
+    /// Where exactly this image lies, or is being written.
+    pub(in crate::store) place: Option<ColdAddress>,
 }
 
 impl Shape {
     /// A page without anything.
-    pub(in crate::store) fn new(child: ChildWord, area: AreaSize, image_len: usize) -> Self {
+    pub(in crate::store) fn new(child: ChildWord, tree: u32, area: AreaSize, image_len: usize) -> Self {
+        Self { child, tree, level: 0, kind: 0, area, image_len, newest: 0, place: None }
+    }
+
+    /// What follows `node` on its page: all that belongs to the page stays as it is. The image is
+    /// another one, so it has no place.
+    pub(in crate::store) fn successor(node: NodeRef<'_>, area: AreaSize, image_len: usize) -> Self {
         Self {
-            child,
-            level: 0,
-            kind: 0,
+            child: node.child(),
+            tree: node.tree(),
+            level: node.level(),
+            kind: node.kind(),
             area,
             image_len,
-            next: 0,
-            home: 0,
-            dirty_from: 0,
-            pending_at: 0,
-            flags: 0,
-            earliest_expiry: 0,
+            newest: node.newest(),
+            place: None,
         }
+    }
+
+    /// The length in bytes of a node with such an area and an image of this length.
+    pub(in crate::store) fn len_bytes(area: AreaSize, image_len: usize) -> usize {
+        HEADER_BYTES + usize::from(area.bytes).next_multiple_of(LINE) + image_len.next_multiple_of(LINE)
     }
 }
 
@@ -183,11 +194,10 @@ impl Shape {
 #[repr(C, align(64))]
 #[derive(Debug)]
 struct Header {
-    zero: u64,
-    next: AtomicU64,
+    place: u64,
     child: u64,
-    home: AtomicU64,
-    dirty_from: AtomicU64,
+    newest: u64,
+    tree: u32,
     pins: AtomicU32,
     level: u8,
     kind: u8,
@@ -196,10 +206,7 @@ struct Header {
     area_bytes: u16,
     area_slots: u16,
     image_line: u16,
-    image_lines: u16,
-    pending_at: u16,
-    flags: u16,
-    earliest_expiry: u32,
+    image_bytes: u16,
 }
 
 /// A node that is in memory and stays there for `'p`.
@@ -241,32 +248,23 @@ impl<'p> NodeRef<'p> {
         self.header().kind
     }
 
-    pub(in crate::store) fn flags(self) -> u16 {
-        self.header().flags
+    /// The number of the page's tree.
+    pub(in crate::store) fn tree(self) -> u32 {
+        self.header().tree
     }
 
-    /// Where `pending` starts in the image, in bytes; 0 if there is none.
-    pub(in crate::store) fn pending_at(self) -> u16 {
-        self.header().pending_at
+    /// The newest number that went into the image, of a leaf; of an inner page 0 or the number of
+    /// something that was in the page before.
+    pub(in crate::store) fn newest(self) -> u64 {
+        self.header().newest
     }
 
-    pub(in crate::store) fn earliest_expiry(self) -> u32 {
-        self.header().earliest_expiry
-    }
-
-    /// What lies below this node: a mapping word, or 0.
-    pub(in crate::store) fn next(self) -> &'p AtomicU64 {
-        &self.header().next
-    }
-
-    /// Cold word of the newest durable image, or 0.
-    pub(in crate::store) fn home(self) -> &'p AtomicU64 {
-        &self.header().home
-    }
-
-    /// The smallest number in the image that is in no durable page, or 0.
-    pub(in crate::store) fn dirty_from(self) -> &'p AtomicU64 {
-        &self.header().dirty_from
+    /// Where exactly this node's image lies, or is being written; None if that is nowhere.
+    pub(in crate::store) fn place(self) -> Option<ColdAddress> {
+        match MapWord::from_memory(self.header().place).view() {
+            MapView::Cold { address, .. } => Some(address),
+            _ => None,
+        }
     }
 
     /// How many cursors hold the node across awaits.
@@ -277,6 +275,11 @@ impl<'p> NodeRef<'p> {
     /// How often the node was touched lately, 0 to 3.
     pub(in crate::store) fn touched(self) -> u8 {
         self.header().touched.load(Ordering::Relaxed)
+    }
+
+    /// An operation found what it looked for in this page. It writes only if that changes something.
+    pub(in crate::store) fn touch(self) {
+        self.set_touched(touched_again(self.touched()));
     }
 
     /// Sets [`touched`](Self::touched). It writes only if that changes something.
@@ -304,7 +307,7 @@ impl<'p> NodeRef<'p> {
         Area::new(unsafe { Slots::new(words, heap) })
     }
 
-    /// The image, in whole lines of 64 bytes; empty if the node has none.
+    /// The image; empty if the node has none.
     pub(in crate::store) fn image(self) -> &'p [u8] {
         let (at, len) = self.image_place();
         // SAFETY: the image lies in the node's block.
@@ -317,13 +320,13 @@ impl<'p> NodeRef<'p> {
     /// The length of the node in bytes.
     pub(in crate::store) fn len_bytes(self) -> u64 {
         let (at, len) = self.image_place();
-        u64::try_from(at + len).expect("a node is small")
+        u64::try_from(at + len.next_multiple_of(LINE)).expect("a node is small")
     }
 
     /// Offset and length of the image in bytes.
     fn image_place(self) -> (usize, usize) {
         let header = self.header();
-        (usize::from(header.image_line) * LINE, usize::from(header.image_lines) * LINE)
+        (usize::from(header.image_line) * LINE, usize::from(header.image_bytes))
     }
 }
 
@@ -340,19 +343,17 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
     /// # Panics
     ///
     /// If the node is larger than [`MAX_NODE_BYTES`].
-    pub(in crate::store) fn build(memory: &'m M, shape: &Shape) -> Option<Self> {
-        let image_at = HEADER_BYTES + usize::from(shape.area.bytes).next_multiple_of(LINE);
-        let image_len = shape.image_len.next_multiple_of(LINE);
-        let len = image_at + image_len;
+    pub(in crate::store) fn build(memory: &'m M, shape: &Shape, room: Room) -> Option<Self> {
+        let len = Shape::len_bytes(shape.area, shape.image_len);
         assert!(len <= MAX_NODE_BYTES, "a node is at most {MAX_NODE_BYTES} bytes long");
-        let lines = |bytes: usize| u16::try_from(bytes / LINE).expect("a node has 512 lines at most");
-        let block = memory.allocate(len)?;
+        let image_at = HEADER_BYTES + usize::from(shape.area.bytes).next_multiple_of(LINE);
+        let small = |bytes: usize| u16::try_from(bytes).expect("a node has 32 KiB at most");
+        let block = memory.allocate(len, room)?;
         let header = Header {
-            zero: 0,
-            next: AtomicU64::new(shape.next),
+            place: shape.place.and_then(|address| MapWord::cold(address, 0)).unwrap_or(MapWord::FREE).bits(),
             child: shape.child.bits(),
-            home: AtomicU64::new(shape.home),
-            dirty_from: AtomicU64::new(shape.dirty_from),
+            newest: shape.newest,
+            tree: shape.tree,
             pins: AtomicU32::new(0),
             level: shape.level,
             kind: shape.kind,
@@ -360,11 +361,8 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
             touched: AtomicU8::new(0),
             area_bytes: shape.area.bytes,
             area_slots: shape.area.slots,
-            image_line: lines(image_at),
-            image_lines: lines(image_len),
-            pending_at: shape.pending_at,
-            flags: shape.flags,
-            earliest_expiry: shape.earliest_expiry,
+            image_line: small(image_at / LINE),
+            image_bytes: small(shape.image_len),
         };
         // SAFETY: the block is ours, aligned to 64 bytes, and has room for a header.
         unsafe { block.address.cast().write(header) };
@@ -372,10 +370,10 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
         let slots = unsafe { block.address.add(HEADER_BYTES) };
         // SAFETY: the area, in the same block, has these slots.
         unsafe { slots.write_bytes(0, shape.area.slots() * size_of::<u64>()) };
-        // SAFETY: the block has `image_at + image_len` bytes.
+        // SAFETY: the block has `len` bytes, of which the image begins at `image_at`.
         let image = unsafe { block.address.add(image_at) };
         // SAFETY: as above, and the block is ours.
-        unsafe { image.write_bytes(0, image_len) };
+        unsafe { image.write_bytes(0, len - image_at) };
         Some(Self { block, memory })
     }
 
@@ -412,8 +410,9 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
     ///
     /// # Safety
     ///
-    /// The address is from [`publish`](Self::publish) of a node in this memory. No reference to the
-    /// node is left, no one else makes one or takes it back.
+    /// The address is from [`publish`](Self::publish) of a node in this memory, or in that of
+    /// another core of the same store. No reference to the node is left, no one else makes one or
+    /// takes it back.
     pub(in crate::store) unsafe fn take_back(memory: &'m M, address: NodeAddress) -> Self {
         // SAFETY: the node exists until the value that this call returns is dropped.
         let node = unsafe { NodeRef::at(address) };
@@ -423,7 +422,7 @@ impl<'m, M: NodeMemory> NewNode<'m, M> {
 
 impl<M: NodeMemory> Drop for NewNode<'_, M> {
     fn drop(&mut self) {
-        // SAFETY: the block is from this memory. The node was not published, or was taken back, so
+        // SAFETY: the block is from a memory of this store. The node was not published, or was taken back, so
         // nobody else uses it.
         unsafe { self.memory.free(self.block) };
     }

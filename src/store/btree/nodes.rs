@@ -4,49 +4,118 @@
 //! This is where a mapping word becomes a reference and an address becomes free memory. What the
 //! tree does with nodes is safe code, because of three rules that hold here alone:
 //!
-//! 1. Only [`Pin::install`], [`Pin::create`] and [`Pin::release`] change mapping words of nodes, so
-//!    a node word names a node that [`NodeMemory`] gave, once.
+//! 1. Only [`Pin::install`], [`Pin::create`], [`Pin::release`] and what [`cold`] has change mapping
+//!    words of nodes, so a node word names a node that [`NodeMemory`] gave, once.
 //! 2. A node is retired by whoever replaced its word, after that.
 //! 3. A node is reached through a [`Pin`] of the same store, which keeps what it found.
+//!
+//! Each core has a memory of its own ([`CoreMemories`]): magazines that no other core touches. It
+//! builds nodes there, and there it frees what it has retired, whichever core built that.
 
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
+
+mod cold;
+#[cfg(test)]
+mod tests;
+
+#[allow(unused_imports, reason = "whoever loads pages is to use them")]
+pub(in crate::store) use cold::{Eviction, LoadedPage, NotInstalled};
 
 use std::cell::RefCell;
 use std::ptr;
 use std::sync::Arc;
 
-use super::map::{Entry, Filling, Map};
+use super::homes::Homes;
+use super::map::{Entry, Filling, Lookup, Map};
+use super::miss::Miss;
 use super::node::{NewNode, NodeMemory, NodeRef, Shape};
-use super::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
 use crate::store::atomic::Ordering;
+use crate::store::cache::{Room, hand};
+use crate::store::events::Sink;
 use crate::store::reclaim::{Collector, Guard, Participant, Reclaim};
+use crate::store::word::{ChildWord, Epoch, MapView, MapWord, NodeAddress, PageId, SecondWord};
+
+/// Where the cores of a store have their memories from.
+///
+/// # Safety
+///
+/// Each memory takes back the blocks of all others.
+pub(in crate::store) unsafe trait CoreMemories: Send + Sync {
+    /// The memory of one core. It stays on its core.
+    type OfCore: NodeMemory;
+
+    /// The memory of the calling core.
+    fn attach(&self) -> Self::OfCore;
+}
+
+// SAFETY: a clone of a memory is that memory once more.
+unsafe impl<M: NodeMemory + Clone + Send + Sync> CoreMemories for M {
+    type OfCore = M;
+
+    fn attach(&self) -> M {
+        self.clone()
+    }
+}
 
 /// The pages of a store, shared by its cores.
 pub(in crate::store) struct Nodes<M: NodeMemory> {
     map: Map,
-    memory: Arc<M>,
+    homes: Homes,
+    memories: Box<dyn CoreMemories<OfCore = M>>,
     collector: Arc<Collector<NodeAddress>>,
 }
 
 impl<M: NodeMemory> Nodes<M> {
     /// Without pages, for at most `max_pages` of them, and for `cores` cores at a time.
-    pub(in crate::store) fn new(memory: M, max_pages: u64, cores: usize) -> Arc<Self> {
+    pub(in crate::store) fn new(
+        memories: impl CoreMemories<OfCore = M> + 'static,
+        max_pages: u64,
+        cores: usize,
+    ) -> Arc<Self> {
+        Self::over(Map::new(max_pages), memories, cores)
+    }
+
+    /// The pages of this mapping, for `cores` cores at a time.
+    pub(in crate::store) fn over(
+        map: Map,
+        memories: impl CoreMemories<OfCore = M> + 'static,
+        cores: usize,
+    ) -> Arc<Self> {
         Arc::new(Self {
-            map: Map::new(max_pages),
-            memory: Arc::new(memory),
+            map,
+            homes: Homes::default(),
+            memories: Box::new(memories),
             collector: Collector::new(cores),
         })
     }
 
-    /// The part of one core. None if there are as many as there may be.
+    /// The part of one core, of a store without a keeper. None if there are as many as there may
+    /// be.
     pub(in crate::store) fn attach(self: &Arc<Self>) -> Option<Core<M>> {
-        let participant = self.collector.join(Freeing(Arc::clone(&self.memory)))?;
-        Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default() })
+        self.attach_with(Sink::Nobody)
     }
 
-    /// Where nodes have their memory from.
-    pub(in crate::store) fn memory(&self) -> &M {
-        &self.memory
+    /// The part of one core, whose events go to `events`. None if there are as many as there may
+    /// be.
+    pub(in crate::store) fn attach_with(self: &Arc<Self>, events: Sink) -> Option<Core<M>> {
+        let participant = self.collector.join(Freeing(self.memories.attach()))?;
+        Some(Core { nodes: Arc::clone(self), participant, filling: RefCell::default(), events })
+    }
+
+    /// Bytes of nodes that are in no page any more and not freed yet. Exact if no core changes it at
+    /// this moment.
+    pub(in crate::store) fn retired_bytes(&self) -> u64 {
+        self.collector.retired_bytes()
+    }
+
+    /// Where pages are.
+    pub(in crate::store) fn map(&self) -> &Map {
+        &self.map
+    }
+
+    /// What is durable of those that are in memory.
+    pub(in crate::store) fn homes(&self) -> &Homes {
+        &self.homes
     }
 
     /// How many pages there are, while nobody changes that.
@@ -57,18 +126,20 @@ impl<M: NodeMemory> Nodes<M> {
 
 impl<M: NodeMemory> Drop for Nodes<M> {
     fn drop(&mut self) {
+        // Of no core any more: it is gone at the end of this.
+        let memory = self.memories.attach();
         for word in self.map.words() {
             if let MapView::Node(address) = word.view() {
                 // SAFETY: one word names the node. Cores keep the `Nodes` alive, so none is left,
                 // and so is no pin.
-                drop(unsafe { NewNode::take_back(&*self.memory, address) });
+                drop(unsafe { NewNode::take_back(&memory, address) });
             }
         }
     }
 }
 
-/// Frees nodes that nobody can read any more.
-struct Freeing<M>(Arc<M>);
+/// Frees nodes that nobody can read any more, into the memory of the core that frees.
+struct Freeing<M>(M);
 
 impl<M: NodeMemory> Reclaim for Freeing<M> {
     type Garbage = NodeAddress;
@@ -76,7 +147,7 @@ impl<M: NodeMemory> Reclaim for Freeing<M> {
     fn free(&self, address: NodeAddress) -> Option<NodeAddress> {
         // SAFETY: the node was retired, so no word names it, and no pin from before that is left.
         // Cursors that counted themselves may still read it: then it is given away again.
-        let node = unsafe { NewNode::take_back(&*self.0, address) };
+        let node = unsafe { NewNode::take_back(&self.0, address) };
         (node.get().pins().load(Ordering::Acquire) > 0).then(|| node.publish())
     }
 }
@@ -86,13 +157,24 @@ pub(in crate::store) struct Core<M: NodeMemory> {
     nodes: Arc<Nodes<M>>,
     participant: Participant<Freeing<M>>,
     filling: RefCell<Filling>,
+    events: Sink,
 }
 
 impl<M: NodeMemory> Core<M> {
     /// Pins this core: nodes that are found under the pin stay. It must not be held across an
     /// await.
     pub(in crate::store) fn pin(&self) -> Pin<'_, M> {
-        Pin { core: self, _guard: self.participant.pin() }
+        self.pin_with(Room::Ordinary)
+    }
+
+    /// The same, and `room` says which memory may be used for new nodes.
+    pub(in crate::store) fn pin_with(&self, room: Room) -> Pin<'_, M> {
+        Pin { core: self, room, _guard: self.participant.pin() }
+    }
+
+    /// This core's memory of nodes.
+    pub(in crate::store) fn memory(&self) -> &M {
+        &self.participant.reclaim().0
     }
 
     /// Frees nodes that were replaced, as far as nobody reads them: all that this core has replaced
@@ -115,13 +197,15 @@ impl<M: NodeMemory> Drop for Core<M> {
 pub(super) struct Found<'p> {
     pub(super) word: MapWord,
     pub(super) second: SecondWord,
-    /// The node of a page that is in memory.
+    /// The node of a page; None if the id is free.
     pub(super) node: Option<NodeRef<'p>>,
 }
 
 /// A core that is pinned.
 pub(in crate::store) struct Pin<'c, M: NodeMemory> {
     core: &'c Core<M>,
+    /// Of new nodes.
+    room: Room,
     _guard: Guard<'c>,
 }
 
@@ -131,11 +215,21 @@ impl<M: NodeMemory> Pin<'_, M> {
     }
 
     fn memory(&self) -> &M {
-        &self.core.nodes.memory
+        self.core.memory()
     }
 
-    fn entry(&self, id: PageId) -> &Entry {
-        self.map().entry(id).expect("a page that somebody names has an entry")
+    /// Where the core's events go.
+    pub(super) fn events(&self) -> &Sink {
+        &self.core.events
+    }
+
+    fn entry(&self, id: PageId) -> Result<&Entry, Miss> {
+        match self.map().entry(id) {
+            Lookup::Entry(entry) => Ok(entry),
+            Lookup::Absent(frame) => Err(Miss::Frame(frame)),
+            // Whoever names such a page has read something that is damaged.
+            Lookup::Never => Err(Miss::Damaged(id)),
+        }
     }
 
     /// The node that a word of this store's mapping names, which was loaded under this pin.
@@ -146,48 +240,71 @@ impl<M: NodeMemory> Pin<'_, M> {
         Some(unsafe { NodeRef::at(address) })
     }
 
-    /// A page's node and the word that names it; None if it is not in memory.
+    /// A page's node and the word that names it; None if the id is free.
     #[inline]
-    pub(super) fn find(&self, id: PageId) -> Option<(NodeRef<'_>, MapWord)> {
-        let word = self.entry(id).word();
-        Some((self.node(word)?, word))
+    pub(super) fn find(&self, id: PageId) -> Result<Option<(NodeRef<'_>, MapWord)>, Miss> {
+        let word = self.entry(id)?.word();
+        match self.node(word) {
+            Some(node) => Ok(Some((node, word))),
+            None => self.load(id).map(|Found { word, node, .. }| Some((node?, word))),
+        }
     }
 
     /// All that the mapping says of a page.
-    pub(super) fn load(&self, id: PageId) -> Found<'_> {
-        let (word, second) = self.entry(id).load();
-        Found { word, second, node: self.node(word) }
+    pub(super) fn load(&self, id: PageId) -> Result<Found<'_>, Miss> {
+        let (word, second) = self.entry(id)?.load();
+        match Miss::of_entry(id, word, second) {
+            Some(miss) => Err(miss),
+            None => Ok(Found { word, second, node: self.node(word) }),
+        }
     }
 
     /// A node of this shape, to be filled. None if there is no memory.
-    pub(super) fn build(&self, shape: &Shape) -> Option<NewNode<'_, M>> {
-        NewNode::build(self.memory(), shape)
+    pub(super) fn build(&self, shape: &Shape, room: Room) -> Option<NewNode<'_, M>> {
+        let room = if self.room == Room::Reserve { Room::Reserve } else { room };
+        NewNode::build(self.memory(), shape, room)
     }
 
     /// Replaces what `current` says of a page by a new node. False if the page is something else
     /// by now; the node is freed then.
     pub(super) fn install(&self, id: PageId, current: MapWord, new: NewNode<'_, M>) -> bool {
-        assert!(ptr::eq(new.memory(), self.memory()), "a node goes where its memory is known");
-        let address = new.publish();
-        if self.entry(id).replace(current, MapWord::node(address)).is_ok() {
-            self.retire(current);
-            return true;
+        if let Some(old) = self.node(current) {
+            // The page is as hot as it was.
+            new.get().set_touched(old.touched());
         }
-        // SAFETY: the node was published a moment ago and not installed: nobody else knows it.
-        drop(unsafe { NewNode::take_back(self.memory(), address) });
-        false
+        let is_replaced =
+            self.put(new, |word| self.entry(id).is_ok_and(|entry| entry.replace(current, word).is_ok()));
+        if is_replaced {
+            self.retire(current);
+        }
+        is_replaced
     }
 
-    /// Takes a free id, and makes a page of the node that `build` makes for it. None if there is no
-    /// id, or `build` has none.
+    /// Publishes a new node, whose word `store` stores in the mapping, or not: then it is freed.
+    /// Whether it is stored.
+    fn put(&self, new: NewNode<'_, M>, store: impl FnOnce(MapWord) -> bool) -> bool {
+        assert!(ptr::eq(new.memory(), self.memory()), "a node goes where its memory is known");
+        let address = new.publish();
+        let is_stored = store(MapWord::node(address));
+        if !is_stored {
+            // SAFETY: the node was published a moment ago and not stored: nobody else knows it.
+            drop(unsafe { NewNode::take_back(self.memory(), address) });
+        }
+        is_stored
+    }
+
+    /// Takes a free id, near `neighbour` if there is one, and makes a page of the node that `build`
+    /// makes for it. None if there is no id, or `build` has none.
     pub(super) fn create<'p>(
         &'p self,
+        neighbour: Option<PageId>,
         build: impl FnOnce(ChildWord) -> Option<NewNode<'p, M>>,
     ) -> Option<ChildWord> {
-        let (id, epoch) = self.map().allocate(None, &mut self.core.filling.borrow_mut())?;
+        let (id, epoch) = self.map().allocate(neighbour, &mut self.core.filling.borrow_mut())?;
         let child = ChildWord::new(id, epoch);
         match build(child) {
             Some(node) => {
+                node.get().set_touched(hand::NEW);
                 let installed = self.install(id, MapWord::FREE, node);
                 debug_assert!(installed, "nobody else has the id");
                 Some(child)
@@ -203,7 +320,7 @@ impl<M: NodeMemory> Pin<'_, M> {
     /// Makes the id of a page free, whose word is `current` and is changed by nobody else any more.
     /// Its next use starts from `epoch`.
     pub(super) fn release(&self, id: PageId, current: MapWord, epoch: Epoch) {
-        if self.map().free(id, current, epoch) {
+        if self.core.nodes.homes.free(self.map(), id, (current, epoch), None).is_some() {
             self.retire(current);
         }
     }

@@ -100,7 +100,9 @@
 //! - **Between S1 and S2** the parent may change, split (P is then in one of the halves, and S2
 //!   goes there), lose or gain neighbours of P. If a neighbour of P is removed, P's entry takes its
 //!   range, and S2 gives the part from *s* on to Q. S2 needs no room in the parent: an inner page
-//!   may be over its target, and is split by the next writer that passes.
+//!   may be over its target, and is split by the next writer that passes. One that is so far over
+//!   it that a node might not hold another separator is *full*: who comes to post a split there
+//!   splits it first, and starts again.
 //! - **Between R1 and R2** the parent may change and split: R is in one of the halves, perhaps
 //!   alone. Which neighbour takes the range is decided by R2, from the parent that it replaces.
 //!   That neighbour may itself be split and unposted, or removed: its own step passes the range on.
@@ -117,7 +119,9 @@
 //! there. So a write either is in what the step read, or meets the frozen area and comes back.
 //!
 //! A cold page says its epoch in the second word of its entry. One that is one ahead is loaded, for
-//! its pending split. *Removed* and *moved* are nodes without an area and are not evicted.
+//! its pending split. *Removed* and *moved* are nodes without an area and are not evicted. A
+//! visitor that comes to a cold page ends there, gives back what it has made, and another starts
+//! when the page is in memory.
 //!
 //! Who notices that a leaf is empty: the consolidation that drops its last entry. A leaf that only
 //! has what a snapshot needs is not empty; it is still dirty, and the flusher consolidates it when
@@ -147,8 +151,9 @@
 //! 4. *A removal is durable with the parent.* Neither *removed* nor *moved* is ever written. The
 //!    bundle of the parent without R (of the root after C2) says in its trailer that the id is free
 //!    and with which epoch, and only when it is durable the id is: R3 and C3 wait for that. Until
-//!    then R's last image stands under the parent's, and the log has what emptied it: R2 and C2
-//!    make R's `dirty_from` the parent's if it is smaller, and hand on the ids that R itself owes.
+//!    then R's last image stands under the parent's, and the log has what emptied it: The
+//!    flusher hears of R2 and C2 before they are done, makes R's oldest number that is not durable
+//!    the parent's if it is smaller, and hands on the ids that R itself owes.
 //!    R's newest number also becomes the parent's (W1): the log that deleted R's keys is durable
 //!    before a parent without R.
 //! 5. *A range has its new owner before that is written.* R2 marks the node of the parent (a split

@@ -13,26 +13,63 @@
 //! Whoever finds something else than it expects becomes a *visitor* ([`smo`](super::smo)): it goes
 //! down again step by step, finishes the structure changes that it meets, and splits or removes
 //! what is due. Then it starts over on the fast way.
+//!
+//! # Pages that are not in memory
+//!
+//! Nothing here waits. Where a page on its way is cold, an operation ends with a
+//! [`Miss`](super::miss::Miss) and nothing has changed; the caller loads the page and calls again.
+//!
+//! | who meets a cold page | ends with |
+//! |---|---|
+//! | a reader, a scan | the miss |
+//! | a writer, before its number was drawn | the miss |
+//! | a visitor that finishes what others began | the miss; private pages that it made are given back |
+//! | a visitor that is to remove a leaf, after the write that emptied it | nothing: the write is done, and the leaf stays, empty, until another delete comes by |
+//!
+//! # The keeper
+//!
+//! Where there is one, the tree says what it does by [events](crate::store::events), takes no id
+//! back by itself, and lets pages be [captured](keep).
 #![cfg_attr(not(test), expect(dead_code, reason = "the next store is not in use yet"))]
 
 mod content;
+mod flushing;
+mod keep;
 mod mapping;
 mod merge;
 #[cfg(test)]
 mod tests;
+mod write;
 
 use xxhash_rust::xxh3::xxh3_64;
 
+use self::content::Separator;
 use self::mapping::{Loaded, Pinned};
-use super::area::{self, IntentState, Kind, NewEntry, Refused, Reserved, Written, spin};
+use super::area::{self, IntentState, Kind, NewEntry};
 use super::image::{
-    self, EntryKind, IMAGE_BYTES, InnerImage, LEAF_TARGET_BYTES, LeafBuilder, LeafImage, MAX_KEY_BYTES,
-    MAX_LEAF_VALUE_BYTES, VALUE_REFERENCE_BYTES,
+    Entry, EntryKind, InnerImage, KeyParts, LeafBuilder, LeafImage, MAX_KEY_BYTES, MAX_LEAF_VALUE_BYTES,
+    PendingSplit, VALUE_REFERENCE_BYTES,
 };
+use super::miss::Miss;
 use super::node::{AreaSize, NodeMemory, NodeRef, Shape};
 use super::nodes::{Core, Pin};
 use super::smo::{Care, Step, Target, Visitor};
-use super::word::{ChildWord, MapWord};
+use crate::store::cache::Room;
+use crate::store::word::{ChildWord, MapWord, PageId};
+
+#[allow(unused_imports, reason = "the keeper is to use them")]
+pub(in crate::store) use self::flushing::{CorePages, DurableHomes};
+#[allow(unused_imports, reason = "the keeper is to use them")]
+pub(in crate::store) use self::keep::{Capture, Captured};
+#[allow(unused_imports, reason = "the keeper is to use them")]
+pub(in crate::store) use self::write::Numbers;
+
+/// A tree: its number, and its root, whose id and epoch never change.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct TreeRoot {
+    pub(in crate::store) tree: u32,
+    pub(in crate::store) root: ChildWord,
+}
 
 /// What a node is of a page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -106,9 +143,11 @@ impl<'v> Change<'v> {
 struct Leaf<'g> {
     node: NodeRef<'g>,
     word: MapWord,
+    /// The page above it: the leaf itself, if it is the root.
+    parent: PageId,
 }
 
-/// Why a write was not done.
+/// Why an operation was not done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum Refusal {
     /// There is no memory for a node, or no page id. A number that was drawn for the write is void.
@@ -117,6 +156,16 @@ pub(in crate::store) enum Refusal {
     KeyTooLong,
     /// The value is longer than [`MAX_LEAF_VALUE_BYTES`], and is to lie elsewhere.
     ValueTooLong,
+    /// A page is not in memory. A number that was drawn for the write is void.
+    Miss(Miss),
+    /// No other number may be drawn ([`Numbers::can_draw`]): the caller starts over.
+    Again,
+}
+
+impl From<Miss> for Refusal {
+    fn from(miss: Miss) -> Self {
+        Self::Miss(miss)
+    }
 }
 
 /// The tag of a key in areas.
@@ -131,49 +180,51 @@ fn no_intents(_record: u64) -> IntentState {
 }
 
 impl<M: NodeMemory> Core<M> {
-    /// Makes an empty tree; its root, which never changes.
+    /// Makes an empty tree with this number.
     ///
     /// # Errors
     ///
     /// [`Refusal::NoRoom`].
-    pub(in crate::store) fn new_tree(&self) -> Result<ChildWord, Refusal> {
+    pub(in crate::store) fn new_tree(&self, tree: u32) -> Result<TreeRoot, Refusal> {
         let pin = self.pin();
         let empty = LeafBuilder::new(std::iter::empty(), &[]);
         let len = empty.size_bytes();
-        let root = pin.create(|child| {
+        let root = pin.create(None, |child| {
             let [_, small, ..] = AreaSize::ALL;
-            let mut node = pin.build(&Shape::new(child, small, len))?;
-            empty.write(&mut node.image_mut()[..len]);
+            let mut node = pin.build(&Shape::new(child, tree, small, len), Room::Ordinary)?;
+            empty.write(node.image_mut());
             Some(node)
         });
-        root.ok_or(Refusal::NoRoom)
+        Ok(TreeRoot { tree, root: root.ok_or(Refusal::NoRoom)? })
     }
 }
 
 impl<M: NodeMemory> Pin<'_, M> {
-    /// The way down of a writer, which enters pages that are as their parents say.
-    fn descend(&self, root: ChildWord, key: &[u8]) -> Option<Leaf<'_>> {
-        let mut child = root;
+    /// The way down of a writer, which enters pages that are as their parents say. None if one is
+    /// not.
+    fn descend(&self, tree: TreeRoot, key: &[u8]) -> Result<Option<Leaf<'_>>, Miss> {
+        let (mut child, mut parent) = (tree.root, tree.root.id());
         loop {
-            let (node, word) = self.find(child.id())?;
+            let Some((node, word)) = self.find(child.id())? else { return Ok(None) };
             if node.child() != child || node.kind() != State::Live.code() {
-                return None;
+                return Ok(None);
             }
             if node.level() == 0 {
-                return Some(Leaf { node, word });
+                return Ok(Some(Leaf { node, word, parent }));
             }
+            parent = child.id();
             (_, child) = InnerImage::of_verified(node.image()).child_for(key);
         }
     }
 
     /// The way down of a reader, which changes nothing: where a change is not in the parent yet it
     /// does as the page says. None if no page has the key's range at a moment of this call.
-    fn descend_to_read(&self, root: ChildWord, key: &[u8]) -> Option<NodeRef<'_>> {
-        let mut child = root;
+    fn descend_to_read(&self, tree: TreeRoot, key: &[u8]) -> Result<Option<NodeRef<'_>>, Miss> {
+        let mut child = tree.root;
         loop {
-            let Some((node, _)) = self.find(child.id()) else {
+            let Some((node, _)) = self.find(child.id())? else {
                 // The parent that was read is old.
-                child = root;
+                child = tree.root;
                 continue;
             };
             let is_ahead = node.child() == ChildWord::new(child.id(), child.epoch().next());
@@ -187,147 +238,51 @@ impl<M: NodeMemory> Pin<'_, M> {
                     _ => {}
                 },
                 State::Moved if is_ahead => {}
-                State::Removed if is_ahead => return None,
+                State::Removed if is_ahead => return Ok(None),
                 _ => {
-                    child = root;
+                    child = tree.root;
                     continue;
                 }
             }
             if node.level() == 0 {
-                return Some(node);
+                return Ok(Some(node));
             }
             (_, child) = InnerImage::of_verified(node.image()).child_for(key);
         }
     }
 
-    /// Goes down step by step and finishes what it meets, with this care. None if there is no room
-    /// for what is to be done.
+    /// Goes down step by step and finishes what it meets, with this care. An error if a page on the
+    /// way is not in memory, or if there is no room for what is to be done; what was made for that
+    /// is given back.
     fn visit<'g>(
         &'g self,
         pinned: &Pinned<'g, M>,
-        target: Target<Vec<u8>>,
+        target: Target<Separator<'g>>,
         care: Care,
-    ) -> Option<Visitor<Vec<u8>, Loaded<'g>>> {
+    ) -> Result<Visitor<Separator<'g>, Loaded<'g>>, Refusal> {
         let mut visitor = Visitor::new(pinned, target, care);
         while visitor.step(pinned) != Step::Arrived {
-            if pinned.was_out_of_room() {
-                return None;
+            let stop = match pinned.miss() {
+                Some(miss) => Some(Refusal::Miss(miss)),
+                None => pinned.was_out_of_room().then_some(Refusal::NoRoom),
+            };
+            if let Some(refusal) = stop {
+                visitor.give_up(pinned);
+                return Err(refusal);
             }
         }
-        Some(visitor)
-    }
-
-    /// The leaf of a key, for a writer.
-    fn leaf(&self, root: ChildWord, key: &[u8]) -> Result<Leaf<'_>, Refusal> {
-        loop {
-            if let Some(leaf) = self.descend(root, key) {
-                return Ok(leaf);
-            }
-            // It finishes what is in the way.
-            let pinned = Pinned::new(self, root);
-            self.visit(&pinned, Target::At(key.to_vec()), Care::None).ok_or(Refusal::NoRoom)?;
-        }
+        Ok(visitor)
     }
 
     /// The value of a key.
-    pub(in crate::store) fn get(&self, root: ChildWord, key: &[u8]) -> Option<Value<'_>> {
-        let leaf = self.descend_to_read(root, key)?;
+    ///
+    /// # Errors
+    ///
+    /// A page on the way is not in memory.
+    pub(in crate::store) fn get(&self, tree: TreeRoot, key: &[u8]) -> Result<Option<Value<'_>>, Miss> {
+        let Some(leaf) = self.descend_to_read(tree, key)? else { return Ok(None) };
         let newest = leaf.area().lookup(key, tag(key), u64::MAX, no_intents).newest;
-        found(leaf, key, newest)
-    }
-
-    /// Changes a key. `draw` gives the sequence number of the write; it is called again, for
-    /// another number, if the one before became void. Its argument is that of
-    /// [`Settled::must_list`](super::area::Settled::must_list).
-    ///
-    /// # Errors
-    ///
-    /// Each of [`Refusal`]. Nothing was written then.
-    pub(in crate::store) fn write(
-        &self,
-        root: ChildWord,
-        key: &[u8],
-        change: Change<'_>,
-        mut draw: impl FnMut(bool) -> u64,
-    ) -> Result<u64, Refusal> {
-        change.check(key)?;
-        let entry = change.entry(key, tag(key));
-        let mut patience = Patience::default();
-        loop {
-            let leaf = self.leaf(root, key)?;
-            match leaf.node.area().write(&entry, patience.wait(), &mut draw) {
-                Written::Live(seq) => {
-                    if change == Change::Delete {
-                        self.remove_if_empty(root, key, leaf.node);
-                    }
-                    return Ok(seq);
-                }
-                Written::Aborted(_) => patience.aborted(),
-                Written::Refused(_) => self.make_room(root, key, leaf, &entry)?,
-            }
-        }
-    }
-
-    /// Reads a key, and makes the change that `decide` answers with, if any: no other write of the
-    /// key comes in between. `decide` gets an empty buffer for a new value, and may be called
-    /// several times. The number of the write.
-    ///
-    /// # Errors
-    ///
-    /// Each of [`Refusal`]. Nothing was written then.
-    pub(in crate::store) fn update(
-        &self,
-        root: ChildWord,
-        key: &[u8],
-        mut decide: impl for<'v> FnMut(Option<Value<'_>>, &'v mut Vec<u8>) -> Option<Change<'v>>,
-        mut draw: impl FnMut(bool) -> u64,
-    ) -> Result<Option<u64>, Refusal> {
-        let tag = tag(key);
-        let mut value = Vec::new();
-        let mut patience = Patience::default();
-        loop {
-            let leaf = self.leaf(root, key)?;
-            let view = leaf.node.area().view(tag, patience.wait());
-            let newest = leaf.node.area().lookup_in(view, key, tag, no_intents).newest;
-            value.clear();
-            let Some(change) = decide(found(leaf.node, key, newest), &mut value) else { return Ok(None) };
-            change.check(key)?;
-            let entry = change.entry(key, tag);
-            match leaf.node.area().reserve_at(view, &entry) {
-                Err(Refused::Changed) => {}
-                Err(Refused::Full | Refused::Frozen) => self.make_room(root, key, leaf, &entry)?,
-                Ok(reserved) => {
-                    if let Written::Live(seq) = Reserved::finish(reserved, patience.wait(), &mut draw) {
-                        if change == Change::Delete {
-                            self.remove_if_empty(root, key, leaf.node);
-                        }
-                        return Ok(Some(seq));
-                    }
-                    patience.aborted();
-                }
-            }
-        }
-    }
-
-    /// Replaces a leaf whose area has no room for `entry` by one, or two, with room.
-    fn make_room(
-        &self,
-        root: ChildWord,
-        key: &[u8],
-        leaf: Leaf<'_>,
-        entry: &NewEntry<'_>,
-    ) -> Result<(), Refusal> {
-        let pinned = Pinned::new(self, root).for_entry(entry.room_bytes());
-        leaf.node.area().freeze();
-        leaf.node.area().decide_all(spin);
-        if pinned.consolidate(leaf, LEAF_TARGET_BYTES) {
-            return Ok(());
-        }
-        // It is too large for its target: the visitor splits it. If there is no room for that, a
-        // larger page has to do, so that what is full can be emptied.
-        let is_split =
-            !pinned.was_out_of_room() && self.visit(&pinned, Target::At(key.to_vec()), Care::Shape).is_some();
-        if is_split || pinned.consolidate(leaf, IMAGE_BYTES) { Ok(()) } else { Err(Refusal::NoRoom) }
+        Ok(found(leaf, key, newest))
     }
 
     /// The entries of the leaf of `target` that lie ahead of it, and where the next leaf begins:
@@ -335,72 +290,44 @@ impl<M: NodeMemory> Pin<'_, M> {
     ///
     /// # Errors
     ///
-    /// [`Refusal::NoRoom`], if there is none to finish what others have begun.
+    /// [`Refusal::Miss`], and [`Refusal::NoRoom`] if there is none to finish what others have
+    /// begun.
     pub(in crate::store) fn scan_leaf(
         &self,
-        root: ChildWord,
-        target: Target<Vec<u8>>,
+        tree: TreeRoot,
+        target: &Target<Vec<u8>>,
         mut each: impl FnMut(&[u8], Value<'_>),
     ) -> Result<Option<Vec<u8>>, Refusal> {
-        let pinned = Pinned::new(self, root);
-        let is_backwards = matches!(target, Target::Below(_));
-        let visitor = self.visit(&pinned, target, Care::None).ok_or(Refusal::NoRoom)?;
+        let lies = |key| Separator::Lies(KeyParts::whole(key));
+        let (target, is_backwards) = match target {
+            Target::At(key) => (Target::At(lies(key)), false),
+            Target::Below(key) => (Target::Below(key.as_deref().map(lies)), true),
+        };
+        let pinned = Pinned::new(self, tree);
+        let visitor = self.visit(&pinned, target, Care::None)?;
         let leaf = visitor.arrived().page.node().expect("a visitor arrives at a leaf");
         let mut entries = merge::merged(leaf);
         if is_backwards {
             entries.reverse();
         }
         let mut key = Vec::new();
-        for entry in entries {
+        for entry in entries.iter().filter(|entry| visitor.is_ahead(&Separator::Lies(entry.key))) {
             key.clear();
             entry.key.append_to(&mut key);
-            if visitor.is_ahead(&key) {
-                each(&key, of_entry(&entry));
-            }
+            each(&key, of_entry(entry));
         }
-        Ok(if is_backwards { visitor.lower().cloned() } else { visitor.upper().cloned() })
-    }
-
-    /// Removes the leaf if a delete has left nothing in it.
-    fn remove_if_empty(&self, root: ChildWord, key: &[u8], leaf: NodeRef<'_>) {
-        if leaf.area().taken() < LeafImage::of_verified(leaf.image()).len() || !merge::merged(leaf).is_empty()
-        {
-            return;
-        }
-        let pinned = Pinned::new(self, root);
-        // Without room it stays, empty, until another delete comes by.
-        self.visit(&pinned, Target::At(key.to_vec()), Care::Empty);
+        let next = if is_backwards { visitor.lower() } else { visitor.upper() };
+        Ok(next.map(Separator::to_vec))
     }
 }
 
 /// The split of a page that its parent may not know of.
-fn pending(node: NodeRef<'_>) -> Option<image::Change<'_>> {
+fn pending(node: NodeRef<'_>) -> Option<PendingSplit<'_>> {
     let changes = match node.level() {
         0 => LeafImage::of_verified(node.image()).changes(),
         _ => InnerImage::of_verified(node.image()).changes(),
     };
     changes.pending()
-}
-
-/// How long a writer waits for a slot of its key that is reserved before it aborts it. Writers that
-/// abort each other wait longer each time, and let others run.
-#[derive(Default)]
-struct Patience {
-    aborts: u32,
-}
-
-impl Patience {
-    fn wait(&self) -> impl FnMut(u32) -> bool + use<> {
-        let longer = self.aborts.min(8);
-        move |waited| spin(waited >> longer)
-    }
-
-    fn aborted(&mut self) {
-        self.aborts += 1;
-        if self.aborts > 4 {
-            std::thread::yield_now();
-        }
-    }
 }
 
 /// What the leaf has of a key, whose newest entry in the area is `newest`.
@@ -412,12 +339,12 @@ fn found<'g>(leaf: NodeRef<'g>, key: &[u8], newest: Option<area::Entry<'g>>) -> 
             Kind::Overflow => return Some(of_area(true)),
             Kind::Delete | Kind::CachedAbsence => return None,
             // Nobody writes such yet.
-            Kind::Merge | Kind::Intent => {}
+            Kind::Intent => {}
         }
     }
     LeafImage::of_verified(leaf.image()).find(key).map(|entry| of_entry(&entry))
 }
 
-fn of_entry<'g>(entry: &image::Entry<'g>) -> Value<'g> {
+fn of_entry<'g>(entry: &Entry<'g>) -> Value<'g> {
     Value { value: entry.value, is_reference: entry.kind == EntryKind::Reference, expiry_ms: entry.expiry_ms }
 }

@@ -6,6 +6,14 @@
 //! use, and [`used_bytes`](Account::used_bytes) more than that by what lies in portions: up to two
 //! steps for each core.
 //!
+//! The last bytes of the limit are a **reserve**, for what frees memory or must not wait for it
+//! ([`Room::Reserve`]). Whoever takes from it takes no step more than it needs, and while any of it
+//! is in use, what is given back on any core goes back to the account at once, so that the reserve
+//! does not end up in portions.
+//!
+//! Eviction starts before takers are refused: at the low watermark, which lies a bit below the
+//! reserve ([`Account::pressure_bytes`]).
+//!
 //! Bytes may be given back on another core than the one that took them. So what a part uses is the
 //! sum of differences, which cores settle when they are as large as a step. It is exact when all
 //! cores have settled ([`Portion::settle`]).
@@ -24,6 +32,18 @@ use super::super::atomic::{AtomicU64, Ordering};
 const STEP_BYTES: u64 = 64 << 10;
 /// A step is at most this share of the limit.
 const STEPS_PER_LIMIT: u64 = 64;
+/// The low watermark lies this share of the limit below the reserve.
+const SLACK_PER_LIMIT: u64 = 32;
+
+/// How much of a limit may be used for something.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum Room {
+    /// All but the reserve.
+    Ordinary,
+    /// The reserve too. For what frees memory or is on the way to that: deletes, overwrites by
+    /// values of the same size, the keeper, and loads for them.
+    Reserve,
+}
 
 /// What bytes are used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -72,6 +92,7 @@ impl Part {
 /// The account of a store, shared by its cores.
 pub(in crate::store) struct Account {
     limit_bytes: u64,
+    reserve_bytes: u64,
     step_bytes: u64,
     /// What portions have taken and not given back. Never above the limit.
     taken: AtomicU64,
@@ -80,10 +101,13 @@ pub(in crate::store) struct Account {
 }
 
 impl Account {
-    /// An account of at most `limit_bytes` bytes.
-    pub(in crate::store) fn new(limit_bytes: u64) -> Arc<Self> {
+    /// An account of at most `limit_bytes` bytes, of which the last `reserve_bytes` are for
+    /// [`Room::Reserve`].
+    pub(in crate::store) fn new(limit_bytes: u64, reserve_bytes: u64) -> Arc<Self> {
+        assert!(reserve_bytes <= limit_bytes, "the reserve is a part of the limit");
         Arc::new(Self {
             limit_bytes,
+            reserve_bytes,
             step_bytes: STEP_BYTES.min(limit_bytes / STEPS_PER_LIMIT).max(1),
             taken: AtomicU64::new(0),
             parts: Part::ALL.map(|_| AtomicU64::new(0)),
@@ -100,9 +124,33 @@ impl Account {
         self.limit_bytes
     }
 
+    /// The last bytes of the limit, which are for [`Room::Reserve`].
+    pub(in crate::store) fn reserve_bytes(&self) -> u64 {
+        self.reserve_bytes
+    }
+
     /// Bytes in use, and those that lie in portions.
     pub(in crate::store) fn used_bytes(&self) -> u64 {
         self.taken.load(Ordering::Relaxed)
+    }
+
+    /// How much more is in use than the low watermark. Above zero, pages are to be evicted.
+    pub(in crate::store) fn pressure_bytes(&self) -> u64 {
+        let slack = self.limit_bytes / SLACK_PER_LIMIT;
+        self.used_bytes().saturating_sub(self.most_bytes(Room::Ordinary).saturating_sub(slack))
+    }
+
+    /// How much of the limit may be used.
+    fn most_bytes(&self, room: Room) -> u64 {
+        match room {
+            Room::Ordinary => self.limit_bytes - self.reserve_bytes,
+            Room::Reserve => self.limit_bytes,
+        }
+    }
+
+    /// Whether some of the reserve is in use.
+    fn is_in_reserve(&self) -> bool {
+        self.used_bytes() > self.most_bytes(Room::Ordinary)
     }
 
     /// Bytes that `part` uses, as far as cores have settled: each core may be a step off.
@@ -112,13 +160,15 @@ impl Account {
         u64::try_from(settled).unwrap_or(0)
     }
 
-    /// Takes `most` bytes, or else `least`. How many; `None` if the limit has no room for them.
-    fn take(&self, least: u64, most: u64) -> Option<u64> {
+    /// Takes `least` bytes, and a step more if that leaves the reserve alone. How many; `None` if
+    /// the limit has no room for them.
+    fn take(&self, least: u64, room: Room) -> Option<u64> {
         let mut taken = self.taken.load(Ordering::Relaxed);
         loop {
-            let free = self.limit_bytes - taken;
-            let bytes = if most <= free { most } else { least };
-            if bytes > free {
+            let most = least.saturating_add(self.step_bytes);
+            let ordinary = self.most_bytes(Room::Ordinary).saturating_sub(taken);
+            let bytes = if most <= ordinary { most } else { least };
+            if bytes > self.most_bytes(room).saturating_sub(taken) {
                 return None;
             }
             // Nothing is published by these numbers, so no ordering is needed.
@@ -142,17 +192,15 @@ pub(in crate::store) struct Portion {
 
 impl Portion {
     /// Takes `bytes` bytes for `part`. False if that would exceed the limit, counting what lies in
-    /// other cores' portions; then nothing has changed.
+    /// other cores' portions, or would need the reserve and `room` is not for it; then nothing has
+    /// changed.
     #[must_use = "bytes that were not taken must not be used"]
-    pub(in crate::store) fn try_take(&self, part: Part, bytes: u64) -> bool {
+    pub(in crate::store) fn try_take(&self, part: Part, bytes: u64, room: Room) -> bool {
         let spare = self.spare.get();
         let missing = bytes.saturating_sub(spare);
         let mut got = 0;
         if missing > 0 {
-            let Some(taken) = self.account.take(missing, missing.saturating_add(self.account.step_bytes))
-            else {
-                return false;
-            };
+            let Some(taken) = self.account.take(missing, room) else { return false };
             got = taken;
         }
         self.spare.set(spare + got - bytes);
@@ -164,7 +212,11 @@ impl Portion {
     pub(in crate::store) fn give(&self, part: Part, bytes: u64) {
         let spare = self.spare.get() + bytes;
         let step = self.account.step_bytes;
-        let surplus = if spare > 2 * step { spare - step } else { 0 };
+        let surplus = match () {
+            () if self.account.is_in_reserve() => spare,
+            () if spare > 2 * step => spare - step,
+            () => 0,
+        };
         self.spare.set(spare - surplus);
         if surplus > 0 {
             self.account.taken.fetch_sub(surplus, Ordering::Relaxed);

@@ -18,6 +18,9 @@
 //! magazines (a core that finds the arena full empties its own), and a slab with one block in use
 //! serves its own class only. An allocation that finds neither a block of its class nor an empty
 //! slab takes a block of up to twice the size.
+//!
+//! Some slabs are a reserve: they stay empty but for allocations with [`Room::Reserve`]. An account
+//! alone could not promise that, since its bytes may lie in slabs of other classes.
 
 mod class;
 #[cfg(all(test, loom))]
@@ -32,7 +35,8 @@ use std::cell::{Cell, RefCell};
 use std::ptr::NonNull;
 use std::sync::{Arc, Mutex, PoisonError};
 
-use super::super::atomic::{AtomicU64, Ordering};
+use super::super::atomic::{AtomicBool, AtomicU64, Ordering};
+use super::account::Room;
 use crate::error::Result;
 use class::{CLASSES, GRANULE_BYTES, bytes_of, class_of, granules_of};
 use memory::Memory;
@@ -54,6 +58,10 @@ const GRANULES_PER_SLAB: usize = SLAB_BYTES / GRANULE_BYTES;
 pub(in crate::store) struct NodeArena {
     memory: Memory,
     slabs: Slabs,
+    /// Slabs that stay empty but for who may use the reserve.
+    reserve: usize,
+    /// An allocation found no room, and none that had to look for some has found any since.
+    is_short: AtomicBool,
     magazine_bytes: usize,
     /// One per core that is or was there.
     counters: Mutex<Vec<Arc<Counters>>>,
@@ -75,6 +83,21 @@ pub(in crate::store) struct Block {
     pub(in crate::store) bytes: usize,
 }
 
+impl Block {
+    /// The size of the block, as one byte: its class, or behind the classes one or two slabs.
+    pub(in crate::store) fn code(self) -> u8 {
+        let code = class_of(self.bytes).unwrap_or(CLASSES - 1 + self.bytes / SLAB_BYTES);
+        u8::try_from(code).expect("few classes")
+    }
+
+    /// The block at `ptr` whose size has this code.
+    pub(in crate::store) fn of_code(ptr: NonNull<u8>, code: u8) -> Self {
+        let class = usize::from(code);
+        let bytes = if class < CLASSES { bytes_of(class) } else { (class + 1 - CLASSES) * SLAB_BYTES };
+        Self { ptr, bytes }
+    }
+}
+
 /// What one size class has, or, with 64 KiB as `block_bytes`, slabs that are allocations of their
 /// own.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -86,17 +109,20 @@ pub(in crate::store) struct ClassStats {
 }
 
 impl NodeArena {
-    /// Maps an arena of `bytes` bytes, rounded up to whole slabs.
+    /// Maps an arena of `bytes` bytes, of which `reserve_bytes` are for [`Room::Reserve`], both
+    /// rounded up to whole slabs.
     ///
     /// # Errors
     ///
     /// The kernel's code if it cannot be mapped.
-    pub(in crate::store) fn new(bytes: usize) -> Result<Arc<Self>> {
+    pub(in crate::store) fn new(bytes: usize, reserve_bytes: usize) -> Result<Arc<Self>> {
         let count = bytes.max(1).div_ceil(SLAB_BYTES);
         let blocks = |class| u32::try_from(GRANULES_PER_SLAB / granules_of(class)).expect("1024 at most");
         Ok(Arc::new(Self {
             memory: Memory::map(count * SLAB_BYTES)?,
             slabs: Slabs::new(count, (0..CLASSES).map(blocks).collect()),
+            reserve: reserve_bytes.div_ceil(SLAB_BYTES),
+            is_short: AtomicBool::new(false),
             magazine_bytes: MAGAZINE_BYTES.min(bytes / 512),
             counters: Mutex::new(Vec::new()),
         }))
@@ -159,17 +185,41 @@ impl NodeArena {
     pub(in crate::store) fn empty_slabs(&self) -> usize {
         self.slabs.empty_slabs()
     }
+
+    /// How many bytes are to be freed so that what found no room finds some: a slab, until one that
+    /// looked for room has found it again. Zero while all find room.
+    pub(in crate::store) fn missing_bytes(&self) -> u64 {
+        if self.is_short.load(Ordering::Relaxed) { SLAB_BYTES as u64 } else { 0 }
+    }
+
+    /// How many slabs such an allocation has to leave empty.
+    fn keep_empty(&self, room: Room) -> usize {
+        match room {
+            Room::Ordinary => self.reserve,
+            Room::Reserve => 0,
+        }
+    }
+
+    /// Notes whether an allocation that had to look for room has found it.
+    fn note<T>(&self, found: Option<T>) -> Option<T> {
+        let is_short = found.is_none();
+        if self.is_short.load(Ordering::Relaxed) != is_short {
+            self.is_short.store(is_short, Ordering::Relaxed);
+        }
+        found
+    }
 }
 
 /// Free blocks of one class, for one core: their places in the arena, in granules.
 struct Magazine {
     blocks: Vec<usize>,
+    /// Zero if a single one is too large for it.
     most: usize,
 }
 
 impl Magazine {
     fn new(class: usize, bytes: usize) -> RefCell<Self> {
-        let most = (bytes / bytes_of(class)).clamp(1, MAGAZINE_BLOCKS);
+        let most = (bytes / bytes_of(class)).min(MAGAZINE_BLOCKS);
         RefCell::new(Self { blocks: Vec::with_capacity(most), most })
     }
 }
@@ -184,14 +234,17 @@ pub(in crate::store) struct Magazines {
 }
 
 impl Magazines {
-    /// Allocates at least `bytes` bytes; `None` if the arena is full, or above
-    /// [`MAX_ALLOCATION_BYTES`].
-    pub(in crate::store) fn alloc(&self, bytes: usize) -> Option<Block> {
-        let Some(class) = class_of(bytes) else { return self.alloc_whole(bytes) };
+    /// Allocates at least `bytes` bytes; `None` if the arena is full, but for its reserve unless
+    /// `room` says so, or above [`MAX_ALLOCATION_BYTES`].
+    pub(in crate::store) fn alloc(&self, bytes: usize, room: Room) -> Option<Block> {
+        let keep_empty = self.arena.keep_empty(room);
+        let Some(class) = class_of(bytes) else {
+            return self.arena.note(self.alloc_whole(bytes, keep_empty));
+        };
         let place = self.by_class[class].borrow_mut().blocks.pop();
         match place {
             Some(place) => Some(self.allocated(class, place)),
-            None => self.refill(class),
+            None => self.arena.note(self.refill(class, keep_empty)),
         }
     }
 
@@ -214,6 +267,9 @@ impl Magazines {
         };
         sub(&self.counters.blocks[class], 1);
         let mut magazine = self.by_class[class].borrow_mut();
+        if magazine.most == 0 {
+            return self.give(class, place);
+        }
         if magazine.blocks.len() == magazine.most {
             let kept = magazine.most / 2;
             // The oldest go: the newest are likely in the core's caches.
@@ -236,24 +292,24 @@ impl Magazines {
     }
 
     #[cold]
-    fn refill(&self, class: usize) -> Option<Block> {
-        let half = self.by_class[class].borrow().most.div_ceil(2);
+    fn refill(&self, class: usize, keep_empty: usize) -> Option<Block> {
+        let half = self.by_class[class].borrow().most.div_ceil(2).max(1);
         let larger = class + 1..CLASSES.min(class + 1 + LARGER_CLASSES);
-        let place = self.take(class, half).map(|place| (class, place));
+        let place = self.take(class, half, keep_empty).map(|place| (class, place));
         let place = place.or_else(|| {
             self.flush();
             let all = std::iter::once((class, half)).chain(larger.map(|class| (class, 1)));
-            all.into_iter().find_map(|(class, most)| Some((class, self.take(class, most)?)))
+            all.into_iter().find_map(|(class, most)| Some((class, self.take(class, most, keep_empty)?)))
         });
         place.map(|(class, place)| self.allocated(class, place))
     }
 
     /// Takes at most `most` blocks out of one slab, all but one for the magazine. The place of that
     /// one.
-    fn take(&self, class: usize, most: usize) -> Option<usize> {
+    fn take(&self, class: usize, most: usize, keep_empty: usize) -> Option<usize> {
         let most = u32::try_from(most).expect("few blocks");
         let mut magazine = self.by_class[class].borrow_mut();
-        let slab = self.arena.slabs.take(class, most, self.last_slab.get(), |slab, block| {
+        let slab = self.arena.slabs.take(class, most, self.last_slab.get(), keep_empty, |slab, block| {
             magazine.blocks.push(slab * GRANULES_PER_SLAB + block * granules_of(class));
         })?;
         self.last_slab.set(slab);
@@ -270,12 +326,12 @@ impl Magazines {
         Block { ptr: self.arena.memory.at(place * GRANULE_BYTES), bytes: bytes_of(class) }
     }
 
-    fn alloc_whole(&self, bytes: usize) -> Option<Block> {
+    fn alloc_whole(&self, bytes: usize, keep_empty: usize) -> Option<Block> {
         if bytes > MAX_ALLOCATION_BYTES {
             return None;
         }
         let count = if bytes > SLAB_BYTES { 2 } else { 1 };
-        let take = || self.arena.slabs.take_whole(count, self.last_slab.get());
+        let take = || self.arena.slabs.take_whole(count, self.last_slab.get(), keep_empty);
         let slab = take().or_else(|| {
             self.flush();
             take()

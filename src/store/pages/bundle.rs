@@ -18,63 +18,83 @@ mod debts;
 #[cfg(test)]
 mod tests;
 
-pub(super) use buffer::{Durable, FlushClock, Naming, Sealed, Written};
-pub(super) use debts::Debts;
+pub(in crate::store) use buffer::{Durable, FlushClock, Naming, Sealed, Written};
+pub(in crate::store) use debts::Debts;
 
 use super::damage::{Checker, Damage, Structure};
-use super::geometry::{GRANULE_BYTES, Geometry};
+use super::geometry::GRANULE_BYTES;
 use super::map_page::Owner;
 use super::page::{PageHeader, stored_granules};
-use super::word::{ChildWord, ColdWord, MAX_PAGE_BYTES, PageRef, SecondWord};
-use crate::store::codec::{Reader, checksum, to_u32};
+use super::segment::SegmentName;
+use crate::store::codec::{Reader, checksum, to_u32, to_usize};
+use crate::store::word::{ChildWord, ColdAddress, MAX_PAGE_BYTES, PageRef, SecondWord};
 
 const MAGIC: [u8; 4] = *b"bTRL";
 const TRAILER_BYTES: usize = 80;
 const ENTRY_BYTES: usize = 32;
 const FREED_BYTES: usize = 8;
 /// The most pages of a bundle.
-pub(super) const MAX_ENTRIES: usize = (MAX_PAGE_BYTES - TRAILER_BYTES) / ENTRY_BYTES;
+pub(in crate::store) const MAX_ENTRIES: usize = (MAX_PAGE_BYTES - TRAILER_BYTES) / ENTRY_BYTES;
 /// The most bytes of a bundle's pages.
-pub(super) const MAX_PAGES_BYTES: usize = 1 << 20;
+pub(in crate::store) const MAX_PAGES_BYTES: usize = 1 << 20;
 
 /// The number of the `count`th bundle (below 2^40) since the opening with this epoch.
-pub(super) fn number(epoch: u64, count: u64) -> u64 {
+pub(in crate::store) fn number(epoch: u64, count: u64) -> u64 {
     debug_assert!(count < 1 << 40);
     epoch << 40 | count
 }
 
 /// What a trailer says about one page.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Entry {
-    pub(super) page: ChildWord,
-    pub(super) place: ColdWord,
-    /// Marked if cleaning moved the page.
-    pub(super) second: SecondWord,
-    /// Where the image lies that this one replaces; none for a first image.
-    pub(super) replaces: ColdWord,
+pub(in crate::store) struct Entry {
+    pub(in crate::store) page: ChildWord,
+    pub(in crate::store) place: ColdAddress,
+    pub(in crate::store) second: SecondWord,
+    /// Cleaning moved the page: it counts only where the image that it replaces is the current one.
+    pub(in crate::store) is_moved: bool,
+    /// Where the image lies that this one replaces; `None` for a first image.
+    pub(in crate::store) replaces: Option<ColdAddress>,
+}
+
+impl Entry {
+    /// Where the page lay that cleaning moved.
+    pub(in crate::store) fn moved_from(&self) -> Option<ColdAddress> {
+        self.replaces.filter(|_| self.is_moved)
+    }
+}
+
+/// What a trailer says of a page beside what its header does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::store) struct Origin {
+    /// It goes to a segment of the cold stream.
+    pub(in crate::store) is_cold_stream: bool,
+    /// Cleaning moves it.
+    pub(in crate::store) is_moved: bool,
+    /// Where its image before lies.
+    pub(in crate::store) replaces: Option<ColdAddress>,
 }
 
 /// What a bundle says about the map.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Trailer {
-    pub(super) number: u64,
-    pub(super) segment: u32,
-    pub(super) generation: u32,
+pub(in crate::store) struct Trailer {
+    pub(in crate::store) number: u64,
+    pub(in crate::store) segment: u32,
+    pub(in crate::store) generation: u32,
     /// The newest write in its pages.
-    pub(super) newest: u64,
-    pub(super) entries: Vec<Entry>,
+    pub(in crate::store) newest: u64,
+    pub(in crate::store) entries: Vec<Entry>,
     /// Ids that became free, with the epoch that their next use starts from.
-    pub(super) freed: Vec<ChildWord>,
+    pub(in crate::store) freed: Vec<ChildWord>,
 }
 
 /// The page does not fit: the bundle is to be sealed, and the page goes into the next one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Full;
+pub(in crate::store) struct Full;
 
 /// A bundle that is being filled. The bytes are the caller's: one buffer, as long as the whole
 /// bundle can become, passed to each call.
 #[derive(Debug)]
-pub(super) struct Builder {
+pub(in crate::store) struct Builder {
     owner: Owner,
     /// The granule in the segment at which it starts, and at which the next page starts.
     first: u32,
@@ -84,13 +104,14 @@ pub(super) struct Builder {
 
 impl Builder {
     /// Begins a bundle at `first` granules of a segment, which is the start of a block.
-    pub(super) fn new(owner: Owner, number: u64, (segment, generation): (u32, u32), first: u32) -> Self {
+    pub(in crate::store) fn new(owner: Owner, number: u64, segment: SegmentName, first: u32) -> Self {
         debug_assert!(first.is_multiple_of(owner.geometry.block_granules()) && first > 0);
+        let SegmentName { segment, generation } = segment;
         let trailer = Trailer { number, segment, generation, ..Trailer::default() };
         Self { owner, first, end: first, trailer }
     }
 
-    pub(super) fn is_empty(&self) -> bool {
+    pub(in crate::store) fn is_empty(&self) -> bool {
         self.end == self.first && self.trailer.freed.is_empty()
     }
 
@@ -104,27 +125,28 @@ impl Builder {
     }
 
     /// Adds a page of the tree: its content as `stored`, `content_len` bytes long when it is not
-    /// compressed. `flags` are those of its second word, `newest` its newest write, `replaces` the
-    /// place of its image before.
+    /// compressed.
     ///
     /// # Errors
     ///
     /// [`Full`]; nothing was added.
-    pub(super) fn append(
+    pub(in crate::store) fn append(
         &mut self,
         buffer: &mut [u8],
         header: &PageHeader,
         (stored, content_len): (&[u8], usize),
-        (flags, newest, replaces): (u64, u64, ColdWord),
+        origin: Origin,
     ) -> Result<Entry, Full> {
         if !self.has_room(buffer, stored_granules(stored.len()), 1, 0) {
             return Err(Full);
         }
         let PageRef { place, checksum } = self.write(buffer, header, (stored, content_len));
-        let second = SecondWord::new(checksum, header.page.epoch(), flags);
-        let entry = Entry { page: header.page, place, second, replaces };
+        let Origin { is_cold_stream, is_moved, replaces } = origin;
+        let has_expiries = header.earliest_expiry_seconds != 0;
+        let second = SecondWord::new(low(checksum), header.page.epoch(), is_cold_stream, has_expiries);
+        let entry = Entry { page: header.page, place, second, is_moved, replaces };
         self.trailer.entries.push(entry);
-        self.trailer.newest = self.trailer.newest.max(newest);
+        self.trailer.newest = self.trailer.newest.max(header.newest);
         Ok(entry)
     }
 
@@ -133,7 +155,7 @@ impl Builder {
     /// # Errors
     ///
     /// [`Full`]; nothing was added.
-    pub(super) fn append_meta(
+    pub(in crate::store) fn append_meta(
         &mut self,
         buffer: &mut [u8],
         header: &PageHeader,
@@ -150,9 +172,9 @@ impl Builder {
         let header = PageHeader { bundle: self.trailer.number, ..*header };
         let out = &mut buffer[(self.end - self.first) as usize * GRANULE_BYTES..];
         let checksum = header.write(&self.owner.identity, stored, len, out);
-        let granule = self.owner.geometry.granule(self.trailer.segment, self.end);
+        let place = self.owner.geometry.place(self.trailer.segment, self.end, granules);
         self.end += granules;
-        PageRef { place: ColdWord::new(granule, granules), checksum }
+        PageRef { place, checksum }
     }
 
     /// Says that an id became free.
@@ -160,7 +182,7 @@ impl Builder {
     /// # Errors
     ///
     /// [`Full`]; nothing was added.
-    pub(super) fn free(&mut self, buffer: &[u8], page: ChildWord) -> Result<(), Full> {
+    pub(in crate::store) fn free(&mut self, buffer: &[u8], page: ChildWord) -> Result<(), Full> {
         if !self.has_room(buffer, 0, 0, 1) {
             return Err(Full);
         }
@@ -169,7 +191,7 @@ impl Builder {
     }
 
     /// Writes the trailer and zeros to the end of the block behind it.
-    pub(super) fn seal(self, buffer: &mut [u8]) -> Sealed {
+    pub(in crate::store) fn seal(self, buffer: &mut [u8]) -> Sealed {
         let Self { owner, first, end, trailer } = self;
         let (bytes, sum) = trailer.encode(first, &owner.identity);
         let start = (end - first) as usize * GRANULE_BYTES;
@@ -177,15 +199,14 @@ impl Builder {
         let (content, padding) = buffer[start..len].split_at_mut(bytes.len());
         content.copy_from_slice(&bytes);
         padding.fill(0);
-        let granule = owner.geometry.granule(trailer.segment, end);
         let granules = to_u32(bytes.len().div_ceil(GRANULE_BYTES));
-        let at = PageRef { place: ColdWord::new(granule, granules), checksum: sum };
+        let at = PageRef { place: owner.geometry.place(trailer.segment, end, granules), checksum: sum };
         let offset = owner.geometry.offset(trailer.segment) + u64::from(first) * GRANULE_BYTES as u64;
         Sealed::new(trailer, at, offset, len)
     }
 }
 
-fn trailer_len(entries: usize, freed: usize) -> usize {
+pub(in crate::store) fn trailer_len(entries: usize, freed: usize) -> usize {
     TRAILER_BYTES + entries * ENTRY_BYTES + freed * FREED_BYTES
 }
 
@@ -206,11 +227,13 @@ impl Trailer {
         out.extend_from_slice(&self.newest.to_le_bytes());
         out.extend_from_slice(&[0; 8]);
         for entry in &self.entries {
-            for word in [entry.page.0, entry.place.0, entry.second.0, entry.replaces.0] {
+            let second = entry.second.trailer_bits(entry.is_moved);
+            let replaces = ColdAddress::optional_bits(entry.replaces);
+            for word in [entry.page.bits(), entry.place.bits(), second, replaces] {
                 out.extend_from_slice(&word.to_le_bytes());
             }
         }
-        self.freed.iter().for_each(|page| out.extend_from_slice(&page.0.to_le_bytes()));
+        self.freed.iter().for_each(|page| out.extend_from_slice(&page.bits().to_le_bytes()));
         let sum = checksum(&out[16..]);
         out[8..16].copy_from_slice(&sum.to_le_bytes());
         (out, sum)
@@ -221,13 +244,13 @@ impl Trailer {
     /// # Errors
     ///
     /// What is wrong with it.
-    pub(super) fn parse(bytes: &[u8], at: PageRef, owner: &Owner) -> Result<Self, Damage> {
-        let is = Checker::new(Structure::Trailer, at.place.offset());
+    pub(in crate::store) fn parse(bytes: &[u8], at: PageRef, owner: &Owner) -> Result<Self, Damage> {
+        let is = Checker::new(Structure::Trailer, at.place.offset_bytes());
         let geometry = &owner.geometry;
         let place = geometry.locate(at.place);
         let (in_segment, end) =
             place.ok_or_else(|| is.damage("the log says that it lies where none can be"))?;
-        let reader = &mut Reader::new(is.some(bytes.get(..at.place.len_bytes()))?);
+        let reader = &mut Reader::new(is.some(bytes.get(..to_usize(at.place.len_bytes())))?);
         is.check(is.some(reader.bytes(4))? == MAGIC, "there is none")?;
         let (len, sum) = (is.some(reader.u32())? as usize, is.some(reader.u64())?);
         is.check(len.div_ceil(GRANULE_BYTES) == at.place.granules() as usize, "its length is wrong")?;
@@ -251,12 +274,11 @@ impl Trailer {
         let mut entries = Vec::with_capacity(pages);
         let mut next = first;
         for _ in 0..pages {
-            let page = ChildWord(is.some(reader.u64())?);
-            let place = ColdWord::checked(is.some(reader.u64())?).unwrap_or_default();
-            let flags = SecondWord::COLD | SecondWord::EXPIRES | SecondWord::MOVED;
-            let second = SecondWord::checked(is.some(reader.u64())?, flags);
-            let replaces = ColdWord::checked(is.some(reader.u64())?);
-            let (Some(second), Some(replaces)) = (second, replaces) else {
+            let page = ChildWord::from_bits(is.some(reader.u64())?);
+            let place = ColdAddress::from_bits(is.some(reader.u64())?);
+            let second = SecondWord::from_trailer_bits(is.some(reader.u64())?);
+            let replaces = ColdAddress::optional_from_bits(is.some(reader.u64())?);
+            let (Some(place), Some((second, is_moved)), Some(replaces)) = (place, second, replaces) else {
                 return Err(is.damage("an entry has bits that no entry has"));
             };
             is.check(
@@ -264,91 +286,26 @@ impl Trailer {
                 "its pages do not lie one after the other",
             )?;
             next += place.granules();
-            is.check(page.id() > 0 && page.epoch() == second.epoch(), "an entry has two epochs, or no page")?;
-            let known = replaces.is_none() || geometry.locate(replaces).is_some();
             is.check(
-                known && (!second.is_moved() || !replaces.is_none()),
-                "an entry replaces what cannot be",
+                page.is_some() && page.epoch() == second.epoch(),
+                "an entry has two epochs, or no page",
             )?;
-            entries.push(Entry { page, place, second, replaces });
+            let known = replaces.is_none_or(|place| geometry.locate(place).is_some());
+            is.check(known && (!is_moved || replaces.is_some()), "an entry replaces what cannot be")?;
+            entries.push(Entry { page, place, second, is_moved, replaces });
         }
         is.check(pages == 0 || next == end, "it does not lie behind its pages")?;
         let mut freed = Vec::with_capacity(frees);
         for _ in 0..frees {
-            let page = ChildWord(is.some(reader.u64())?);
-            is.check(page.id() > 0, "it frees no page")?;
+            let page = ChildWord::from_bits(is.some(reader.u64())?);
+            is.check(page.is_some(), "it frees no page")?;
             freed.push(page);
         }
         Ok(Self { number, segment, generation, newest, entries, freed })
     }
 }
 
-/// The header of a segment (disk format 2, section 7.3), written with its first bundle.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct SegmentHeader {
-    pub(super) segment: u32,
-    pub(super) generation: u32,
-    /// Part of the log: the next segment and its generation.
-    pub(super) log: Option<(u32, u32)>,
-    pub(super) temperature: super::segment::Temperature,
-    /// The number of its first batch, or bundle.
-    pub(super) first: u64,
-}
-
-impl SegmentHeader {
-    const MAGIC: [u8; 8] = *b"boson\0sg";
-    /// Its bytes; the rest of its block is zero.
-    pub(super) const BYTES: usize = 64;
-
-    pub(super) fn encode(&self, identity: &[u8; 16]) -> [u8; Self::BYTES] {
-        let mut out = [0; Self::BYTES];
-        out[..8].copy_from_slice(&Self::MAGIC);
-        out[16..32].copy_from_slice(identity);
-        let (next, generation) = self.log.unwrap_or_default();
-        out[32..36].copy_from_slice(&self.segment.to_le_bytes());
-        out[36..40].copy_from_slice(&self.generation.to_le_bytes());
-        out[40] = if self.log.is_some() { 2 } else { 1 };
-        out[41] = self.temperature as u8;
-        out[44..48].copy_from_slice(&next.to_le_bytes());
-        out[48..52].copy_from_slice(&generation.to_le_bytes());
-        out[56..64].copy_from_slice(&self.first.to_le_bytes());
-        let sum = checksum(&out[16..]);
-        out[8..16].copy_from_slice(&sum.to_le_bytes());
-        out
-    }
-
-    /// Parses the header of `segment`.
-    ///
-    /// # Errors
-    ///
-    /// What is wrong with it.
-    pub(super) fn parse(
-        bytes: &[u8],
-        segment: u32,
-        identity: &[u8; 16],
-        geometry: &Geometry,
-    ) -> Result<Self, Damage> {
-        let is = Checker::new(Structure::SegmentHeader, geometry.offset(segment));
-        let bytes = is.some(bytes.first_chunk::<{ Self::BYTES }>())?;
-        let reader = &mut Reader::new(bytes);
-        is.check(is.some(reader.bytes(8))? == Self::MAGIC, "there is none")?;
-        is.check(is.some(reader.u64())? == checksum(&bytes[16..]), "its checksum is wrong")?;
-        is.check(is.some(reader.identity())? == *identity, "it belongs to another store")?;
-        is.check(is.some(reader.u32())? == segment, "it is that of another segment")?;
-        let generation = is.some(reader.u32())?;
-        let (class, temperature) = (is.some(reader.u8())?, is.some(reader.u8())?);
-        let zero = is.some(reader.u16())?;
-        let next = (is.some(reader.u32())?, is.some(reader.u32())?);
-        let zeros = is.some(reader.u32())?;
-        let first = is.some(reader.u64())?;
-        let log = match class {
-            1 if next == (0, 0) => None,
-            2 if (geometry.first_segment()..geometry.segments).contains(&next.0) => Some(next),
-            _ => return Err(is.damage("its class is not known, or what follows it cannot be")),
-        };
-        let known = super::segment::Temperature::ALL.into_iter().find(|&known| known as u8 == temperature);
-        let temperature = known.ok_or_else(|| is.damage("its temperature is not known"))?;
-        is.check(generation > 0 && zero == 0 && zeros == 0, "it has numbers that no header has")?;
-        Ok(Self { segment, generation, log, temperature, first })
-    }
+/// What a second word has of a checksum.
+fn low(checksum: u64) -> u32 {
+    u32::try_from(checksum & u64::from(u32::MAX)).expect("32 bits are left")
 }

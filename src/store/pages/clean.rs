@@ -21,10 +21,10 @@ const BUCKETS: u64 = 64;
 /// How many of a bucket are looked at.
 const OLDEST: usize = 8;
 /// How many are looked at in one call.
-pub(super) const MAX_CANDIDATES: usize = 512;
+pub(in crate::store) const MAX_CANDIDATES: usize = 512;
 /// The most that one step of cleaning moves.
-pub(super) const STEP_BYTES: u64 = 128 << 10;
-pub(super) const STEP_PAGES: u32 = 16;
+pub(in crate::store) const STEP_BYTES: u64 = 128 << 10;
+pub(in crate::store) const STEP_PAGES: u32 = 16;
 
 /// What is known of a sealed segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ struct Candidate {
 
 /// The sealed segments, by fill and age.
 #[derive(Debug)]
-pub(super) struct Victims {
+pub(in crate::store) struct Victims {
     /// Granules of a segment that pages can have.
     room: u32,
     /// Per bucket, `up2` and number of each.
@@ -46,7 +46,7 @@ pub(super) struct Victims {
 
 impl Victims {
     /// For segments with room for so many granules of pages.
-    pub(super) fn new(room: u32) -> Self {
+    pub(in crate::store) fn new(room: u32) -> Self {
         Self {
             room: room.max(1),
             buckets: (0..BUCKETS).map(|_| BTreeSet::new()).collect(),
@@ -65,8 +65,13 @@ impl Victims {
         octave as usize * 4 + usize::try_from(quarter).expect("below 4")
     }
 
-    /// A segment was sealed, or what lives in it has changed.
-    pub(super) fn update(&mut self, number: u32, segment: &Segment) {
+    /// A segment was sealed, or what lives in it has changed, or a bundle in it was settled. While
+    /// one is under way it is no victim: cleaning could not empty it.
+    pub(in crate::store) fn update(&mut self, number: u32, segment: &Segment) {
+        if !segment.can_be_emptied() {
+            self.remove(number);
+            return;
+        }
         let live = segment.live.saturating_add(segment.meta);
         // A page of the map or the table is not counted; it costs as much as one of 65 granules.
         let pages = segment.pages.saturating_add(segment.meta.div_ceil(65));
@@ -84,7 +89,7 @@ impl Victims {
     }
 
     /// A segment is being cleaned, or is empty.
-    pub(super) fn remove(&mut self, number: u32) {
+    pub(in crate::store) fn remove(&mut self, number: u32) {
         if let Some(old) = self.candidates.remove(&number) {
             let bucket = self.bucket(old.live);
             self.buckets[bucket].remove(&(old.up2, number));
@@ -93,7 +98,7 @@ impl Victims {
 
     /// The segment to clean next. `now` is in the units of `up2`. `None` if no sealed segment has
     /// garbage.
-    pub(super) fn choose(&self, now: u32, is_short: bool) -> Option<u32> {
+    pub(in crate::store) fn choose(&self, now: u32, is_short: bool) -> Option<u32> {
         let candidates = |number: u32| (number, self.candidates[&number]);
         if is_short {
             let bucket = self.buckets.iter().find(|bucket| !bucket.is_empty())?;
@@ -110,7 +115,7 @@ impl Victims {
     }
 
     /// The garbage of a segment and what lives in it, in granules.
-    pub(super) fn shares(&self, number: u32) -> Option<(u32, u32)> {
+    pub(in crate::store) fn shares(&self, number: u32) -> Option<(u32, u32)> {
         let found = self.candidates.get(&number)?;
         Some((self.room.saturating_sub(found.live), found.live))
     }
@@ -126,16 +131,16 @@ fn cost(live: u32, room: u32, pages: u32, age: u32) -> Option<f64> {
 
 /// How much is to be cleaned.
 #[derive(Debug, Default)]
-pub(super) struct CleanPace {
+pub(in crate::store) struct CleanPace {
     owed_bytes: u64,
 }
 
 /// What pace depends on: numbers of segments.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Supply {
-    pub(super) all: u32,
-    pub(super) free: u32,
-    pub(super) reserve: u32,
+pub(in crate::store) struct Supply {
+    pub(in crate::store) all: u32,
+    pub(in crate::store) free: u32,
+    pub(in crate::store) reserve: u32,
 }
 
 impl Supply {
@@ -145,7 +150,7 @@ impl Supply {
     }
 
     /// Whether the next victim is the one with the most garbage.
-    pub(super) fn is_short(self) -> bool {
+    pub(in crate::store) fn is_short(self) -> bool {
         self.free < self.reserve
     }
 }
@@ -153,7 +158,7 @@ impl Supply {
 impl CleanPace {
     /// So many bytes were flushed; the victim has `garbage` and `live` granules. Owes nothing while
     /// there is enough that is free.
-    pub(super) fn flushed(&mut self, bytes: u64, (garbage, live): (u32, u32), supply: Supply) {
+    pub(in crate::store) fn flushed(&mut self, bytes: u64, (garbage, live): (u32, u32), supply: Supply) {
         let threshold = supply.threshold();
         if supply.free >= threshold {
             self.owed_bytes = 0;
@@ -170,12 +175,12 @@ impl CleanPace {
     }
 
     /// How many bytes to move now: a step at most, 0 if nothing is owed.
-    pub(super) fn step(&self) -> u64 {
+    pub(in crate::store) fn step(&self) -> u64 {
         self.owed_bytes.min(STEP_BYTES)
     }
 
     /// So many bytes were moved.
-    pub(super) fn moved(&mut self, bytes: u64) {
+    pub(in crate::store) fn moved(&mut self, bytes: u64) {
         self.owed_bytes = self.owed_bytes.saturating_sub(bytes);
     }
 }

@@ -6,7 +6,7 @@ use crate::error::{Error, ErrorKind};
 
 /// What was to be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Structure {
+pub(in crate::store) enum Structure {
     SegmentHeader,
     SegmentTable,
     MapPage,
@@ -38,12 +38,12 @@ impl Structure {
 
 /// Why bytes of a store cannot be what refers to them says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Damage {
-    pub(super) structure: Structure,
+pub(in crate::store) struct Damage {
+    pub(in crate::store) structure: Structure,
     /// The offset on the namespace, in bytes.
-    pub(super) offset: u64,
+    pub(in crate::store) offset: u64,
     /// What is wrong with it, to follow "the trailer of a bundle: ".
-    pub(super) problem: &'static str,
+    pub(in crate::store) problem: &'static str,
 }
 
 impl fmt::Display for Damage {
@@ -54,8 +54,14 @@ impl fmt::Display for Damage {
 }
 
 impl Damage {
+    /// Another page lies at `place` than the one that is meant.
+    pub(in crate::store) fn another_page(place: crate::store::word::ColdAddress) -> Self {
+        let problem = "another page, or another state of it, lies in its place";
+        Self { structure: Structure::Page, offset: place.offset_bytes(), problem }
+    }
+
     /// The error of an operation on the namespace `name` that met it.
-    pub(super) fn error(self, operation: &'static str, name: &str) -> Error {
+    pub(in crate::store) fn error(self, operation: &'static str, name: &str) -> Error {
         let place = format!("{name} offset {}", self.offset);
         Error::new(ErrorKind::Corrupt, operation).at(place).because(self.to_string())
     }
@@ -63,31 +69,31 @@ impl Damage {
 
 /// Damage of one structure at one place.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Checker {
+pub(in crate::store) struct Checker {
     structure: Structure,
     offset: u64,
 }
 
 impl Checker {
-    pub(super) fn new(structure: Structure, offset: u64) -> Self {
+    pub(in crate::store) fn new(structure: Structure, offset: u64) -> Self {
         Self { structure, offset }
     }
 
-    pub(super) fn damage(self, problem: &'static str) -> Damage {
+    pub(in crate::store) fn damage(self, problem: &'static str) -> Damage {
         Damage { structure: self.structure, offset: self.offset, problem }
     }
 
     /// # Errors
     ///
     /// `problem`, unless `holds`.
-    pub(super) fn check(self, holds: bool, problem: &'static str) -> Result<(), Damage> {
+    pub(in crate::store) fn check(self, holds: bool, problem: &'static str) -> Result<(), Damage> {
         if holds { Ok(()) } else { Err(self.damage(problem)) }
     }
 
     /// # Errors
     ///
     /// That it ends too early, if there is no `value`.
-    pub(super) fn some<T>(self, value: Option<T>) -> Result<T, Damage> {
+    pub(in crate::store) fn some<T>(self, value: Option<T>) -> Result<T, Damage> {
         value.ok_or_else(|| self.damage("it ends too early"))
     }
 }

@@ -2,7 +2,7 @@
 
 /// A broken promise.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum PagesDefect {
+pub(in crate::store) enum PagesDefect {
     /// A segment is opened again before the superblock that frees it is durable.
     ReuseEarly,
     /// A segment is trimmed when the checkpoint that frees it is written, not when it is durable.

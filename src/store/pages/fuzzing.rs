@@ -3,13 +3,15 @@
 //! Under the fuzzer every checksum has the same value (`cfg(fuzzing)` in `store::codec`), so each
 //! change reaches the decoder behind it.
 
-use super::bundle::{Builder, FlushClock, SegmentHeader, Trailer};
+use super::bundle::{Builder, FlushClock, Origin, Trailer};
 use super::geometry::Geometry;
 use super::map_page::{self, MapEntry, MapLoad, MapPage, Owner};
 use super::page::{self, PageHeader, PageKind};
-use super::segment::{Segments, TableLoad, Temperature};
+use super::segment::{SegmentHeader, SegmentName, SegmentUse, Segments, TableLoad, Temperature};
 use super::superblock::{self, Choice, LogStart, Superblock, choose};
-use super::word::{ChildWord, ColdWord, PageRef, SecondWord};
+use crate::store::btree::fuzzing::{inner, leaf};
+use crate::store::codec::to_usize;
+use crate::store::word::{ChildWord, ColdAddress, Epoch, MAX_PAGE_BYTES, PageRef, SecondWord};
 
 fn owner() -> Owner {
     Owner { identity: [9; 16], geometry: Geometry { block: 4096, segment: 256 << 10, segments: 300 } }
@@ -25,7 +27,7 @@ fn change(bytes: &mut [u8], input: &[u8]) {
 
 /// Four superblocks: what is chosen among them can be written, and is chosen again.
 pub fn superblocks(input: &[u8]) {
-    let place = ColdWord::new(3 * 4096 + 64, 65);
+    let place = ColdAddress::of_numbers(3 * 4096 + 64, 65);
     let first = Superblock {
         clean: false,
         salvaged: false,
@@ -38,9 +40,9 @@ pub fn superblocks(input: &[u8]) {
         checkpoint: 3,
         first_batch: 1,
         next_page: 600,
-        map: PageRef { place, checksum: 1 },
+        map: Some(PageRef { place, checksum: 1 }),
         map_levels: 2,
-        table: PageRef { place, checksum: 1 },
+        table: Some(PageRef { place, checksum: 1 }),
         used_granules: 0,
         written_ms: 0,
     };
@@ -66,22 +68,22 @@ pub fn superblocks(input: &[u8]) {
 
 /// A bundle and the header of its segment: its pages lie in it, or it is refused.
 pub fn bundle(input: &[u8]) {
-    let header =
-        SegmentHeader { segment: 5, generation: 2, log: None, temperature: Temperature::Hot, first: 1 };
+    let name = SegmentName { segment: 5, generation: 2 };
+    let header = SegmentHeader { name, usage: SegmentUse::Pages(Temperature::Hot), first: 1 };
     let mut bytes = header.encode(&owner().identity);
     change(&mut bytes, input);
     if let Ok(header) = SegmentHeader::parse(&bytes, 5, &owner().identity, &owner().geometry) {
-        assert_eq!(header.segment, 5);
+        assert_eq!(header.name.segment, 5);
     }
     let mut buffer = vec![0; 16 << 10];
-    let mut builder = Builder::new(owner(), 7, (5, 2), 64);
-    let old = ColdWord::new(3 * 4096 + 64, 10);
+    let mut builder = Builder::new(owner(), 7, name, 64);
+    let replaces = Some(ColdAddress::of_numbers(3 * 4096 + 64, 10));
     for id in 20..26 {
-        let header = PageHeader::plain(PageKind::Leaf, 0, ChildWord::new(id, 9), 0);
-        let moved = if id % 2 == 0 { SecondWord::MOVED } else { 0 };
-        builder.append(&mut buffer, &header, (&[1; 100], 100), (moved, 1, old)).expect("there is room");
+        let header = PageHeader::plain(PageKind::Leaf, 0, ChildWord::of_numbers(id, 9));
+        let origin = Origin { is_cold_stream: false, is_moved: id % 2 == 0, replaces };
+        builder.append(&mut buffer, &header, (&[1; 100], 100), origin).expect("there is room");
     }
-    builder.free(&buffer, ChildWord::new(30, 4)).expect("there is room");
+    builder.free(&buffer, ChildWord::of_numbers(30, 4)).expect("there is room");
     let sealed = builder.seal(&mut buffer);
     let (offset, len) = sealed.write();
     let mut clock = FlushClock::default();
@@ -89,9 +91,9 @@ pub fn bundle(input: &[u8]) {
     let (_, at) = flushed.record();
     buffer.truncate(len);
     change(&mut buffer, input);
-    let part = |place: ColdWord| {
-        let start = usize::try_from(place.offset().checked_sub(offset)?).ok()?;
-        buffer.get(start..start.checked_add(place.len_bytes())?)
+    let part = |place: ColdAddress| {
+        let start = usize::try_from(place.offset_bytes().checked_sub(offset)?).ok()?;
+        buffer.get(start..start.checked_add(to_usize(place.len_bytes()))?)
     };
     let bytes = part(at.place).expect("the trailer is in it");
     match Trailer::parse(bytes, at, &owner()) {
@@ -101,20 +103,46 @@ pub fn bundle(input: &[u8]) {
                 assert_eq!(owner().geometry.locate(entry.place).map(|(segment, _)| segment), Some(5));
                 let bytes = part(entry.place).expect("between the first page and the trailer");
                 if let Ok(page) = page::parse(bytes, entry.place, &owner().identity) {
-                    assert!(
-                        page.stored.len() + 64 <= bytes.len() && page.content_len <= page::MAX_CONTENT_BYTES
-                    );
+                    assert!(page.stored.len() + 64 <= bytes.len() && page.content_len <= MAX_PAGE_BYTES);
                 }
             }
         }
     }
 }
 
+/// Decodes bytes as the page in front of them, and its content as what the header says it is.
+pub fn page(bytes: &[u8]) {
+    if bytes.len() < page::PAGE_HEADER_BYTES {
+        return;
+    }
+    let Some(stored) = bytes.get(40..44).and_then(|bytes| <[u8; 4]>::try_from(bytes).ok()) else { return };
+    let stored = u32::from_le_bytes(stored) as usize;
+    if stored > page::MAX_CONTENT_BYTES {
+        return;
+    }
+    let place = ColdAddress::of_numbers(64, page::stored_granules(stored));
+    let mut identity = [0; 16];
+    identity[..8].copy_from_slice(&bytes[56..64]);
+    let mut whole = bytes.to_vec();
+    whole.resize(bytes.len().next_multiple_of(64), 0);
+    let Ok(parsed) = page::parse(&whole, place, &identity) else { return };
+    let page::Page { header, stored, content_len, .. } = parsed;
+    let mut again = vec![0; to_usize(place.len_bytes())];
+    header.write(&identity, stored, content_len, &mut again);
+    let len = page::PAGE_HEADER_BYTES + stored.len();
+    assert_eq!(again[..len], whole[..len], "a header has one form");
+    match header.kind {
+        PageKind::Leaf if header.compression == page::Compression::None => leaf(stored),
+        PageKind::Inner if header.compression == page::Compression::None => inner(stored, header.level),
+        _ => {}
+    }
+}
+
 /// A page at a place, as it is on the namespace.
 fn page_at(header: &PageHeader, content: &[u8], granule: u64) -> (PageRef, Vec<u8>) {
     let granules = page::stored_granules(content.len());
-    let place = ColdWord::new(granule, granules);
-    let mut bytes = vec![0; place.len_bytes()];
+    let place = ColdAddress::of_numbers(granule, granules);
+    let mut bytes = vec![0; to_usize(place.len_bytes())];
     let checksum = header.write(&owner().identity, content, content.len(), &mut bytes);
     (PageRef { place, checksum }, bytes)
 }
@@ -124,14 +152,15 @@ pub fn map(input: &[u8]) {
     let Some((&which, input)) = input.split_first() else { return };
     let mut first = MapPage::default();
     for (id, entry) in (0u32..).zip(first.0.iter_mut()).take(40) {
-        let second = SecondWord::new(1, id, SecondWord::COLD);
+        let epoch = Epoch::new(id).expect("small");
+        let second = SecondWord::new(1, epoch, true, false);
         *entry = match id % 4 {
-            0 => MapEntry::Free { epoch: id },
+            0 => MapEntry::Free { epoch },
             1 => MapEntry::Damaged { second },
-            _ => MapEntry::Cold { place: ColdWord::new(3 * 4096 + 64, 9), second },
+            _ => MapEntry::Cold { place: ColdAddress::of_numbers(3 * 4096 + 64, 9), second },
         };
     }
-    let (lower, mut bytes) = page_at(&map_page::header(0, 0, 1), &first.encode(), 3 * 4096 + 64);
+    let (lower, mut bytes) = page_at(&map_page::header(0, 0), &first.encode(), 3 * 4096 + 64);
     match which % 3 {
         0 => {
             change(&mut bytes, input);
@@ -141,11 +170,11 @@ pub fn map(input: &[u8]) {
         }
         1 => {
             let mut content = Vec::new();
-            (0..3).for_each(|_| lower.encode(&mut content));
+            (0..3).for_each(|_| content.extend_from_slice(&PageRef::encode(Some(lower))));
             content.resize(map_page::MAP_CONTENT_BYTES, 0);
-            let (upper, mut bytes) = page_at(&map_page::header(1, 0, 1), &content, 4 * 4096 + 64);
+            let (upper, mut bytes) = page_at(&map_page::header(1, 0), &content, 4 * 4096 + 64);
             change(&mut bytes, input);
-            let mut load = MapLoad::new(upper, 2, 600, owner());
+            let mut load = MapLoad::new(Some(upper), 2, 600, owner());
             if load.read(&bytes).is_ok() {
                 assert!(load.next().is_none() && load.finish().pages().count() <= 4);
             }
@@ -156,7 +185,7 @@ pub fn map(input: &[u8]) {
             let mut write = segments.freeze();
             let mut granule = 4 * 4096 + 64;
             let mut pages = Vec::new();
-            while let Some(header) = write.header(1) {
+            while let Some(header) = write.header() {
                 let (place, mut bytes) = page_at(&header, &segments.content(&write), granule);
                 granule += u64::from(place.place.granules());
                 segments.table_placed(&mut write, place);
@@ -164,7 +193,8 @@ pub fn map(input: &[u8]) {
                 pages.push(bytes);
             }
             let index = pages.pop().expect("the last is the index");
-            let Ok(mut load) = TableLoad::new(&index, write.index(), owner()) else { return };
+            let place = write.index().expect("it was placed");
+            let Ok(mut load) = TableLoad::new(&index, place, owner()) else { return };
             for bytes in pages {
                 if load.read(&bytes).is_err() {
                     return;
@@ -172,8 +202,8 @@ pub fn map(input: &[u8]) {
             }
             if load.next().is_none() {
                 let mut loading = load.finish(1, None);
-                _ = loading.log(3, 1);
-                _ = loading.bundle((2, 1), Temperature::Hot, 0);
+                _ = loading.log(SegmentName { segment: 3, generation: 1 });
+                _ = loading.bundle(SegmentName { segment: 2, generation: 1 }, Temperature::Hot, 0);
                 assert!(loading.finish().free_count() <= 298);
             }
         }

@@ -1,15 +1,16 @@
 //! How a namespace is divided: granules, blocks, segments (disk format 2, section 7.1).
 
-use super::word::ColdWord;
+use crate::store::word::ColdAddress;
 
 /// The unit of addresses, in bytes.
-pub(super) const GRANULE_BYTES: usize = 64;
+pub(in crate::store) const GRANULE_BYTES: usize = 64;
+const _: () = assert!(GRANULE_BYTES as u64 == crate::store::word::GRANULE_BYTES);
 /// Segments that begin below this offset are never used: the superblocks lie there.
-pub(super) const FRONT_BYTES: u64 = 512 << 10;
+pub(in crate::store) const FRONT_BYTES: u64 = 512 << 10;
 /// The most segments that a store has: as many as the index of their table has room for.
-pub(super) const MAX_SEGMENTS: u32 = 1_000_000;
+pub(in crate::store) const MAX_SEGMENTS: u32 = 1_000_000;
 /// The smallest namespace.
-pub(super) const MIN_STORE_BYTES: u64 = 8 << 20;
+pub(in crate::store) const MIN_STORE_BYTES: u64 = 8 << 20;
 
 const MIN_SEGMENT_BYTES: u64 = 256 << 10;
 /// What a segment has at most up to 16 TiB, and beyond. (2^48 bytes in a million segments.)
@@ -20,19 +21,19 @@ const GROWING_SEGMENT_BYTES: u64 = 2 << 20;
 
 /// The sizes that are fixed when a store is formatted, and its length, which may grow.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Geometry {
+pub(in crate::store) struct Geometry {
     /// Bytes that are written at once at least: 4,096, or the namespace's block if that is larger.
-    pub(super) block: u32,
+    pub(in crate::store) block: u32,
     /// Bytes of a segment, a power of two.
-    pub(super) segment: u32,
+    pub(in crate::store) segment: u32,
     /// Segments of the store, those of the front included.
-    pub(super) segments: u32,
+    pub(in crate::store) segments: u32,
 }
 
 impl Geometry {
     /// That of a new store on a namespace of `size` bytes with blocks of `block` bytes, which grows
     /// or keeps its size. `None` if it is below 8 MiB or above 256 TiB.
-    pub(super) fn of_namespace(size: u64, block: u32, grows: bool) -> Option<Self> {
+    pub(in crate::store) fn of_namespace(size: u64, block: u32, grows: bool) -> Option<Self> {
         if !(MIN_STORE_BYTES..=1 << 48).contains(&size) {
             return None;
         }
@@ -51,7 +52,7 @@ impl Geometry {
     }
 
     /// Whether a store can have these sizes.
-    pub(super) fn is_plausible(&self) -> bool {
+    pub(in crate::store) fn is_plausible(&self) -> bool {
         self.block.is_power_of_two()
             && (4096..=65536).contains(&self.block)
             && self.segment.is_power_of_two()
@@ -61,44 +62,53 @@ impl Geometry {
     }
 
     /// The first segment that is used.
-    pub(super) fn first_segment(&self) -> u32 {
+    pub(in crate::store) fn first_segment(&self) -> u32 {
         u32::try_from(FRONT_BYTES.div_ceil(u64::from(self.segment))).expect("2 at most")
     }
 
-    pub(super) fn size_bytes(&self) -> u64 {
+    pub(in crate::store) fn size_bytes(&self) -> u64 {
         u64::from(self.segments) * u64::from(self.segment)
     }
 
+    /// Whether it is a segment that is used.
+    pub(in crate::store) fn has(&self, segment: u32) -> bool {
+        (self.first_segment()..self.segments).contains(&segment)
+    }
+
     /// Granules of a segment.
-    pub(super) fn segment_granules(&self) -> u32 {
+    pub(in crate::store) fn segment_granules(&self) -> u32 {
         self.segment / 64
     }
 
     /// Granules of a block.
-    pub(super) fn block_granules(&self) -> u32 {
+    pub(in crate::store) fn block_granules(&self) -> u32 {
         self.block / 64
     }
 
     /// The byte at which a segment starts.
-    pub(super) fn offset(&self, segment: u32) -> u64 {
+    pub(in crate::store) fn offset(&self, segment: u32) -> u64 {
         u64::from(segment) * u64::from(self.segment)
     }
 
-    /// The address of a granule of a segment.
-    pub(super) fn granule(&self, segment: u32, granule: u32) -> u64 {
-        u64::from(segment) * u64::from(self.segment_granules()) + u64::from(granule)
+    /// The place of so many granules of a segment, from `granule` on.
+    ///
+    /// # Panics
+    ///
+    /// If there are none or more than 1,024 of them.
+    pub(in crate::store) fn place(&self, segment: u32, granule: u32, granules: u32) -> ColdAddress {
+        let granule = u64::from(segment) * u64::from(self.segment_granules()) + u64::from(granule);
+        ColdAddress::new(granule, granules).expect("2^48 bytes are 2^42 granules, and a page has 64 KiB")
     }
 
     /// The segment in which a page lies wholly, behind its header, and its first granule in there.
     /// `None` if no page can lie there.
-    pub(super) fn locate(&self, place: ColdWord) -> Option<(u32, u32)> {
+    pub(in crate::store) fn locate(&self, place: ColdAddress) -> Option<(u32, u32)> {
         let of_segment = u64::from(self.segment_granules());
         let segment = u32::try_from(place.granule() / of_segment).ok()?;
         let first = u32::try_from(place.granule() % of_segment).ok()?;
         let fits = first >= self.block_granules()
             && first.checked_add(place.granules()).is_some_and(|end| end <= self.segment_granules());
-        let exists = (self.first_segment()..self.segments).contains(&segment);
-        (!place.is_none() && exists && fits).then_some((segment, first))
+        (self.has(segment) && fits).then_some((segment, first))
     }
 }
 
@@ -133,9 +143,7 @@ mod tests {
     fn a_page_lies_within_one_segment_behind_its_header() {
         let geometry = Geometry::of_namespace(8 << 20, 512, false).expect("large enough");
         assert_eq!(geometry.first_segment(), 2);
-        let at = |segment, granule, len| {
-            geometry.locate(ColdWord::new(u64::from(segment * geometry.segment_granules() + granule), len))
-        };
+        let at = |segment, granule, len| geometry.locate(geometry.place(segment, granule, len));
         assert_eq!(at(2, 64, 1), Some((2, 64)));
         assert_eq!(at(2, 63, 1), None, "there is the segment's header");
         assert_eq!(at(2, 4095, 1), Some((2, 4095)));
@@ -143,6 +151,5 @@ mod tests {
         assert_eq!(at(1, 64, 1), None, "there are superblocks");
         assert_eq!(at(31, 64, 1024), Some((31, 64)));
         assert_eq!(at(32, 64, 1), None);
-        assert_eq!(geometry.locate(ColdWord::NONE), None);
     }
 }

@@ -11,29 +11,26 @@
 mod tests;
 mod tree;
 
-pub(super) use tree::{MapChange, MapLoad, MapTree};
+pub(in crate::store) use tree::{MapChange, MapLoad, MapTree};
 
 use super::damage::{Checker, Damage, Structure};
 use super::geometry::Geometry;
-use super::page::{self, PageHeader, PageKind};
-use super::word::{ChildWord, ColdWord, PageRef, SecondWord};
+use super::page::{self, PageHeader, PageKind, structure_word};
 use crate::store::codec::Reader;
+use crate::store::word::{ColdAddress, Epoch, MapView, MapWord, PageRef, SecondWord, Special};
 
 /// Entries of a map page.
-pub(super) const ENTRIES: usize = 256;
+pub(in crate::store) const ENTRIES: usize = 256;
 /// The bytes of each map page's content.
-pub(super) const MAP_CONTENT_BYTES: usize = ENTRIES * 16;
-
-/// A special word: the page is damaged.
-const DAMAGED: u64 = 3 << 62 | 2;
+pub(in crate::store) const MAP_CONTENT_BYTES: usize = ENTRIES * 16;
 
 /// What the map says about one page id.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) enum MapEntry {
+pub(in crate::store) enum MapEntry {
     /// No page; its next use starts with this epoch.
-    Free { epoch: u32 },
+    Free { epoch: Epoch },
     /// The page's image, and its checksum, epoch and flags.
-    Cold { place: ColdWord, second: SecondWord },
+    Cold { place: ColdAddress, second: SecondWord },
     /// The page cannot be read any more; what it had is kept, for `salvage`.
     Damaged { second: SecondWord },
     /// No page, never used: the entry of a new map page.
@@ -43,34 +40,39 @@ pub(super) enum MapEntry {
 
 impl MapEntry {
     /// The place of its image, if it has one.
-    pub(super) fn place(self) -> ColdWord {
-        if let Self::Cold { place, .. } = self { place } else { ColdWord::NONE }
+    pub(in crate::store) fn place(self) -> Option<ColdAddress> {
+        if let Self::Cold { place, .. } = self { Some(place) } else { None }
     }
 
-    fn words(self) -> (u64, SecondWord) {
+    /// The two words of the mapping that say it.
+    pub(in crate::store) fn words(self) -> (MapWord, SecondWord) {
+        let free = |epoch| SecondWord::new(0, epoch, false, false);
         match self {
-            Self::Unused => (0, SecondWord(0)),
-            Self::Free { epoch } => (0, SecondWord::new(0, epoch, 0)),
-            Self::Cold { place, second } => (place.0, second),
-            Self::Damaged { second } => (DAMAGED, second),
+            Self::Unused => (MapWord::FREE, free(Epoch::FIRST)),
+            Self::Free { epoch } => (MapWord::FREE, free(epoch)),
+            Self::Cold { place, second } => (MapWord::cold(place, 0).expect("0 is an age"), second),
+            Self::Damaged { second } => (MapWord::special(Special::Damaged), second),
         }
     }
 
     fn from_words(word: u64, second: u64) -> Option<Self> {
-        let free = SecondWord::checked(second, 0).filter(|second| second.checksum() == 0);
-        let flagged = SecondWord::checked(second, SecondWord::COLD | SecondWord::EXPIRES);
-        match word {
-            0 if second == 0 => Some(Self::Unused),
-            0 => free.map(|second| Self::Free { epoch: second.epoch() }),
-            DAMAGED => flagged.map(|second| Self::Damaged { second }),
-            _ => ColdWord::checked(word).zip(flagged).map(|(place, second)| Self::Cold { place, second }),
+        let second = SecondWord::from_bits(second)?;
+        match MapWord::from_bits(word)?.view() {
+            MapView::Free if second.bits() == 0 => Some(Self::Unused),
+            MapView::Free => {
+                let epoch = second.epoch();
+                (second == SecondWord::new(0, epoch, false, false)).then_some(Self::Free { epoch })
+            }
+            MapView::Cold { address, age: 0 } => Some(Self::Cold { place: address, second }),
+            MapView::Special(Special::Damaged) => Some(Self::Damaged { second }),
+            _ => None,
         }
     }
 }
 
 /// A level-0 page.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct MapPage(pub(super) Box<[MapEntry; ENTRIES]>);
+pub(in crate::store) struct MapPage(pub(in crate::store) Box<[MapEntry; ENTRIES]>);
 
 impl Default for MapPage {
     fn default() -> Self {
@@ -79,10 +81,22 @@ impl Default for MapPage {
 }
 
 impl MapPage {
+    /// What it says about each page, in their order.
+    pub(in crate::store) fn entries(&self) -> &[MapEntry; ENTRIES] {
+        &self.0
+    }
+
+    pub(in crate::store) fn entries_mut(&mut self) -> &mut [MapEntry; ENTRIES] {
+        &mut self.0
+    }
+
     /// Its content.
-    pub(super) fn encode(&self) -> Vec<u8> {
+    pub(in crate::store) fn encode(&self) -> Vec<u8> {
         let words = self.0.iter().map(|entry| entry.words());
-        words.flat_map(|(word, second)| [word.to_le_bytes(), second.0.to_le_bytes()]).flatten().collect()
+        words
+            .flat_map(|(word, second)| [word.bits().to_le_bytes(), second.bits().to_le_bytes()])
+            .flatten()
+            .collect()
     }
 
     /// Parses level-0 page `index`, which `bytes` were read for from where `from` says.
@@ -90,17 +104,21 @@ impl MapPage {
     /// # Errors
     ///
     /// What is wrong with it.
-    pub(super) fn decode(bytes: &[u8], index: u64, from: PageRef, of: &Owner) -> Result<Self, Damage> {
+    pub(in crate::store) fn decode(
+        bytes: &[u8],
+        index: u64,
+        from: PageRef,
+        of: &Owner,
+    ) -> Result<Self, Damage> {
         let content = of.content(bytes, 0, index, from)?;
-        let is = Checker::new(Structure::MapPage, from.place.offset());
+        let is = Checker::new(Structure::MapPage, from.place.offset_bytes());
         let reader = &mut Reader::new(content);
         let mut page = Self::default();
         for entry in page.0.iter_mut() {
             let (word, second) = (is.some(reader.u64())?, is.some(reader.u64())?);
             let found = MapEntry::from_words(word, second);
             *entry = found.ok_or_else(|| is.damage("an entry has bits that no entry has"))?;
-            let place = entry.place();
-            let fits = place.is_none() || of.geometry.locate(place).is_some();
+            let fits = entry.place().is_none_or(|place| of.geometry.locate(place).is_some());
             is.check(fits, "an entry says that a page lies where none can be")?;
         }
         is.check(reader.is_empty(), "it is too long")?;
@@ -109,13 +127,13 @@ impl MapPage {
 }
 
 /// The references of an upper page.
-pub(super) type Upper = Box<[PageRef; ENTRIES]>;
+pub(in crate::store) type Upper = Box<[Option<PageRef>; ENTRIES]>;
 
 /// Whose map it is, and where its pages can lie.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Owner {
-    pub(super) identity: [u8; 16],
-    pub(super) geometry: Geometry,
+pub(in crate::store) struct Owner {
+    pub(in crate::store) identity: [u8; 16],
+    pub(in crate::store) geometry: Geometry,
 }
 
 impl Owner {
@@ -123,20 +141,19 @@ impl Owner {
     fn content<'a>(&self, bytes: &'a [u8], level: u8, index: u64, from: PageRef) -> Result<&'a [u8], Damage> {
         let parsed = page::parse(bytes, from.place, &self.identity);
         let parsed = parsed.map_err(|damage| Damage { structure: Structure::MapPage, ..damage })?;
-        let wanted = (PageKind::Map, level, ChildWord::new(index, u32::from(level)), from.checksum);
-        parsed.is(Structure::MapPage, from.place, wanted)
+        let wanted = (PageKind::Map, structure_word(index, level));
+        parsed.content_of(Structure::MapPage, wanted, level, from.checksum)
     }
 
     fn upper(&self, bytes: &[u8], level: u8, index: u64, from: PageRef) -> Result<Upper, Damage> {
         let content = self.content(bytes, level, index, from)?;
-        let is = Checker::new(Structure::MapPage, from.place.offset());
+        let is = Checker::new(Structure::MapPage, from.place.offset_bytes());
         let reader = &mut Reader::new(content);
-        let mut upper: Upper = Box::new([PageRef::default(); ENTRIES]);
+        let mut upper: Upper = Box::new([None; ENTRIES]);
         for entry in upper.iter_mut() {
             let found = PageRef::decode(reader);
             *entry = found.ok_or_else(|| is.damage("it has a reference that is none"))?;
-            let place = entry.place;
-            let fits = place.is_none() || self.geometry.locate(place).is_some();
+            let fits = entry.is_none_or(|page| self.geometry.locate(page.place).is_some());
             is.check(fits, "it says that a page of the map lies where none can be")?;
         }
         is.check(reader.is_empty(), "it is too long")?;
@@ -144,7 +161,7 @@ impl Owner {
     }
 }
 
-/// The header of map page `index` of `level`, in the bundle with this number.
-pub(super) fn header(level: u8, index: u64, bundle: u64) -> PageHeader {
-    PageHeader::plain(PageKind::Map, level, ChildWord::new(index, u32::from(level)), bundle)
+/// The header of map page `index` of `level`.
+pub(in crate::store) fn header(level: u8, index: u64) -> PageHeader {
+    PageHeader::plain(PageKind::Map, level, structure_word(index, level))
 }

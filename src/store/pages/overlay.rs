@@ -18,8 +18,8 @@ use super::bundle::Trailer;
 use super::defect::PagesDefect;
 use super::map_page::{ENTRIES, MapEntry, MapPage};
 use super::segment::Segments;
-use super::word::ColdWord;
 use crate::store::codec::to_usize;
+use crate::store::word::{ColdAddress, PageId};
 
 /// What is known about one page.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -27,41 +27,41 @@ enum Known {
     /// Its entry, whatever the map says.
     Is(MapEntry),
     /// Moves, from the place of an image to an entry, in their order.
-    Moved(Vec<(ColdWord, MapEntry)>),
+    Moved(Vec<(ColdAddress, MapEntry)>),
 }
 
 /// Entries newer than the map's.
 #[derive(Debug, Default)]
-pub(super) struct Overlay {
+pub(in crate::store) struct Overlay {
     pages: BTreeMap<u64, Known>,
     defect: Option<PagesDefect>,
 }
 
 impl Overlay {
-    pub(super) fn new(defect: Option<PagesDefect>) -> Self {
+    pub(in crate::store) fn new(defect: Option<PagesDefect>) -> Self {
         Self { pages: BTreeMap::new(), defect }
     }
 
     /// Adds what the next bundle says that the log names.
-    pub(super) fn add(&mut self, trailer: &Trailer, segments: &mut Segments) {
+    pub(in crate::store) fn add(&mut self, trailer: &Trailer, segments: &mut Segments) {
         for entry in &trailer.entries {
-            let new = MapEntry::Cold { place: entry.place, second: entry.second.settled() };
+            let new = MapEntry::Cold { place: entry.place, second: entry.second };
             segments.born(entry.place);
-            let moved = entry.second.is_moved() && self.defect != Some(PagesDefect::MovedWins);
-            if !moved {
+            let moved_from = entry.moved_from().filter(|_| self.defect != Some(PagesDefect::MovedWins));
+            let Some(from) = moved_from else {
                 self.set(entry.page.id(), new, segments);
                 continue;
-            }
-            match self.pages.entry(entry.page.id()).or_insert_with(|| Known::Moved(Vec::new())) {
+            };
+            match self.pages.entry(entry.page.id().get()).or_insert_with(|| Known::Moved(Vec::new())) {
                 Known::Is(current) => {
-                    let unused = if current.place() == entry.replaces {
+                    let unused = if current.place() == Some(from) {
                         std::mem::replace(current, new).place()
                     } else {
-                        entry.place
+                        Some(entry.place)
                     };
                     segments.died(unused, 0);
                 }
-                Known::Moved(moves) => moves.push((entry.replaces, new)),
+                Known::Moved(moves) => moves.push((from, new)),
             }
         }
         for page in &trailer.freed {
@@ -69,8 +69,8 @@ impl Overlay {
         }
     }
 
-    fn set(&mut self, id: u64, new: MapEntry, segments: &mut Segments) {
-        match self.pages.insert(id, Known::Is(new)) {
+    fn set(&mut self, id: PageId, new: MapEntry, segments: &mut Segments) {
+        match self.pages.insert(id.get(), Known::Is(new)) {
             None => {}
             Some(Known::Is(old)) => segments.died(old.place(), 0),
             Some(Known::Moved(moves)) => moves.iter().for_each(|(_, old)| segments.died(old.place(), 0)),
@@ -78,13 +78,18 @@ impl Overlay {
     }
 
     /// The level-0 pages of the map that are not what they will be. A checkpoint applies all.
-    pub(super) fn next(&self) -> Option<u64> {
+    pub(in crate::store) fn next(&self) -> Option<u64> {
         self.pages.keys().next().map(|id| id / ENTRIES as u64)
     }
 
     /// Applies what is known to level-0 page `index`, which was read, and forgets it. Returns
     /// whether the page changed.
-    pub(super) fn apply(&mut self, index: u64, page: &mut MapPage, segments: &mut Segments) -> bool {
+    pub(in crate::store) fn apply(
+        &mut self,
+        index: u64,
+        page: &mut MapPage,
+        segments: &mut Segments,
+    ) -> bool {
         let first = index * ENTRIES as u64;
         let ids: Vec<u64> = self.pages.range(first..first + ENTRIES as u64).map(|(id, _)| *id).collect();
         let mut changed = false;
@@ -99,7 +104,7 @@ impl Overlay {
                 }
                 Known::Moved(moves) => {
                     for (from, new) in moves {
-                        if entry.place() == from && !from.is_none() {
+                        if entry.place() == Some(from) {
                             segments.died(from, 0);
                             *entry = new;
                         } else {

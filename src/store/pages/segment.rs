@@ -3,6 +3,7 @@
 //!
 //! | state | meaning | next, by |
 //! |---|---|---|
+//! | added | the namespace has grown by it, the superblock does not know it yet | free: [`Segments::superblock_durable`] |
 //! | free | may be opened; its generation is known | open: [`Segments::open`]; log: [`Segments::open_log`] |
 //! | open | one core appends bundles | sealed: [`Segments::seal`] |
 //! | sealed | full | cleaning: [`Segments::clean`]; emptied when nothing in it lives |
@@ -11,7 +12,7 @@
 //! | trimming | checkpoint *n* is durable | free, or retired: [`Segments::trimmed`] |
 //! | log | holds batches | ended: [`Segments::end_log`] |
 //! | ended (*n*) | the log starts behind it from checkpoint *n* on | free for the log: [`Segments::superblock_durable`] |
-//! | retired | writing it failed three times | none |
+//! | retired | writing it failed three times, or it has had its last generation | none |
 //!
 //! **When a segment is empty.** It is full, nothing in it lives, and no bundle in it is *under
 //! way*: appended, and neither installed in the map nor given up. (A bundle that is written but not
@@ -24,23 +25,38 @@
 //! batch, [`Naming`](super::bundle::Naming), and the table as of the same instant: rows that change
 //! while a checkpoint is written are kept as they were.)
 //!
+//! **After recovery** nothing is trimmed until the superblock with the new epoch is durable
+//! ([`Segments::epoch_durable`]): before, the next opening could begin with the same state and the
+//! same epoch, and would read what was trimmed.
+//!
+//! **The log.** This table owns its segments, too: [`wal`](crate::store::wal) has those that it was
+//! given by [`Segments::open_log`], and hands back those before the start that the next checkpoint
+//! names, for [`Segments::end_log`] before that checkpoint is frozen.
+//!
+//! **Growing.** A checkpoint that has begun has as many rows as segments were there then
+//! ([`TableWrite::segments`]); its superblock states as many. A bundle in a segment that no durable
+//! superblock knows could not be found again. So what was added is free when the first checkpoint
+//! that began later is durable.
+//!
 //! **What is counted.** The rows of the table count pages that map entries refer to. The pages of
 //! the map and of the table itself are counted apart, and not stored: who loads a checkpoint reads
 //! all references to them and counts them again. So writing the table changes nothing in it.
 
+mod header;
 mod load;
 mod table;
 #[cfg(test)]
 mod tests;
 
-pub(super) use load::TableLoad;
-pub(super) use table::{Class, Row, TableWrite};
+pub(in crate::store) use header::{SegmentHeader, SegmentName, SegmentUse};
+pub(in crate::store) use load::TableLoad;
+pub(in crate::store) use table::{Class, Row, TableWrite};
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use super::defect::PagesDefect;
 use super::geometry::Geometry;
-use super::word::{ColdWord, PageRef};
+use crate::store::word::{ColdAddress, PageRef};
 
 /// After so many failed writes a segment is not written again.
 const MAX_FAILURES: u8 = 3;
@@ -48,7 +64,7 @@ const MAX_FAILURES: u8 = 3;
 /// What pages a segment has.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 #[repr(u8)]
-pub(super) enum Temperature {
+pub(in crate::store) enum Temperature {
     /// Pages that were flushed by age.
     #[default]
     Hot = 0,
@@ -60,12 +76,13 @@ pub(super) enum Temperature {
 }
 
 impl Temperature {
-    pub(super) const ALL: [Self; 4] = [Self::Hot, Self::Cold, Self::Values, Self::Map];
+    pub(in crate::store) const ALL: [Self; 4] = [Self::Hot, Self::Cold, Self::Values, Self::Map];
 }
 
 /// See the table at the head of the module; a checkpoint is named by its number.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum State {
+pub(in crate::store) enum State {
+    Added,
     Free,
     Open,
     Sealed,
@@ -79,19 +96,19 @@ pub(super) enum State {
 
 /// One segment.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Segment {
-    pub(super) state: State,
-    pub(super) temperature: Temperature,
+pub(in crate::store) struct Segment {
+    pub(in crate::store) state: State,
+    pub(in crate::store) temperature: Temperature,
     /// Grows by one whenever it is opened; 0 if it never was.
-    pub(super) generation: u32,
+    pub(in crate::store) generation: u32,
     /// Granules and pages that the map refers to.
-    pub(super) live: u32,
-    pub(super) pages: u32,
+    pub(in crate::store) live: u32,
+    pub(in crate::store) pages: u32,
     /// Granules of the map's and the table's own pages.
-    pub(super) meta: u32,
+    pub(in crate::store) meta: u32,
     /// When the last page died and when the one before it, in units of 2^16 write numbers.
-    pub(super) up1: u32,
-    pub(super) up2: u32,
+    pub(in crate::store) up1: u32,
+    pub(in crate::store) up2: u32,
     under_way: u32,
     failures: u8,
     /// More pages died than lived: the table was damaged, and what lives here is not known.
@@ -116,17 +133,25 @@ impl Segment {
     fn is_empty(&self) -> bool {
         self.live == 0 && self.pages == 0 && self.meta == 0 && self.under_way == 0 && !self.miscounted
     }
+
+    /// Whether moving what is known to live in it makes it empty. A page of a bundle that is under
+    /// way is in no map entry: cleaning would not find it.
+    pub(in crate::store) fn can_be_emptied(&self) -> bool {
+        self.under_way == 0 && !self.miscounted
+    }
 }
 
 /// The table of all segments.
 #[derive(Debug)]
-pub(super) struct Segments {
+pub(in crate::store) struct Segments {
     geometry: Geometry,
     segments: Vec<Segment>,
     /// Free ones: to be used from the lowest on, so that a file stays short.
     free: BTreeSet<u32>,
     /// Free ones that were part of the log, whose blocks are written.
     log_pool: BTreeSet<u32>,
+    /// Added ones, from the number on that they begin with, in the order of `freed_at`.
+    added: VecDeque<(u64, std::ops::Range<u32>)>,
     /// Emptied and ended ones, in the order of `freed_at`.
     emptied: VecDeque<(u64, u32)>,
     ended: VecDeque<(u64, u32)>,
@@ -138,22 +163,25 @@ pub(super) struct Segments {
     /// Pages of the table in which a row changed since the last checkpoint began.
     changed: BTreeSet<u32>,
     /// Where the table is, as of the last durable checkpoint.
-    table: Vec<PageRef>,
-    index: PageRef,
+    table: Vec<Option<PageRef>>,
+    index: Option<PageRef>,
     /// Recovery has not counted yet all that lives.
     is_loading: bool,
+    /// The epoch of this opening is in a durable superblock.
+    is_epoch_durable: bool,
     defect: Option<PagesDefect>,
 }
 
 impl Segments {
     /// The table of a new store, before its first checkpoint: all segments are free.
-    pub(super) fn new(geometry: Geometry, defect: Option<PagesDefect>) -> Self {
+    pub(in crate::store) fn new(geometry: Geometry, defect: Option<PagesDefect>) -> Self {
         let free = (geometry.first_segment()..geometry.segments).collect();
         Self {
             geometry,
             segments: vec![Segment::FREE; geometry.segments as usize],
             free,
             log_pool: BTreeSet::new(),
+            added: VecDeque::new(),
             emptied: VecDeque::new(),
             ended: VecDeque::new(),
             begun: 0,
@@ -161,27 +189,28 @@ impl Segments {
             kept: None,
             changed: (0..table::pages(geometry.segments)).collect(),
             table: Vec::new(),
-            index: PageRef::default(),
+            index: None,
             is_loading: false,
+            is_epoch_durable: true,
             defect,
         }
     }
 
-    pub(super) fn geometry(&self) -> Geometry {
+    pub(in crate::store) fn geometry(&self) -> Geometry {
         self.geometry
     }
 
-    pub(super) fn get(&self, segment: u32) -> &Segment {
+    pub(in crate::store) fn get(&self, segment: u32) -> &Segment {
         &self.segments[segment as usize]
     }
 
     /// Segments that may be opened at once.
-    pub(super) fn free_count(&self) -> usize {
+    pub(in crate::store) fn free_count(&self) -> usize {
         self.free.len() + self.log_pool.len()
     }
 
     /// Segments that are empty and wait for a checkpoint or for their trim.
-    pub(super) fn waiting_count(&self) -> usize {
+    pub(in crate::store) fn waiting_count(&self) -> usize {
         let trimming = |segment: &&Segment| segment.state == State::Trimming;
         self.emptied.len() + self.segments.iter().filter(trimming).count()
     }
@@ -196,61 +225,79 @@ impl Segments {
         &mut self.segments[segment as usize]
     }
 
-    /// Opens a free segment for bundles: its number and its generation. `None` if there is none.
-    pub(super) fn open(&mut self, temperature: Temperature) -> Option<(u32, u32)> {
+    /// How many segments the log has.
+    pub(in crate::store) fn log_count(&self) -> usize {
+        self.segments.iter().filter(|segment| segment.state == State::Log).count()
+    }
+
+    /// Opens a free segment for bundles. `None` if there is none.
+    pub(in crate::store) fn open(&mut self, temperature: Temperature) -> Option<SegmentName> {
         let is_early = self.defect == Some(PagesDefect::ReuseEarly);
-        let early = if is_early { self.emptied.pop_front().map(|(_, segment)| segment) } else { None };
-        let segment = early.or_else(|| self.free.pop_first()).or_else(|| self.log_pool.pop_first())?;
-        Some((segment, self.start(segment, State::Open, temperature)))
+        loop {
+            let early = if is_early { self.emptied.pop_front().map(|(_, segment)| segment) } else { None };
+            let segment = early.or_else(|| self.free.pop_first()).or_else(|| self.log_pool.pop_first())?;
+            if let Some(name) = self.start(segment, State::Open, temperature) {
+                return Some(name);
+            }
+        }
     }
 
-    /// Opens a free segment for the log: its number, its generation, and whether its blocks were
-    /// written before.
-    pub(super) fn open_log(&mut self) -> Option<(u32, u32, bool)> {
-        let written = self.log_pool.pop_first();
-        let segment = written.or_else(|| self.free.pop_first())?;
-        Some((segment, self.start(segment, State::Log, Temperature::Hot), written.is_some()))
+    /// Opens a free segment for the log: it, and whether its blocks were written before.
+    pub(in crate::store) fn open_log(&mut self) -> Option<(SegmentName, bool)> {
+        loop {
+            let written = self.log_pool.pop_first();
+            let segment = written.or_else(|| self.free.pop_first())?;
+            if let Some(name) = self.start(segment, State::Log, Temperature::Hot) {
+                return Some((name, written.is_some()));
+            }
+        }
     }
 
-    fn start(&mut self, segment: u32, state: State, temperature: Temperature) -> u32 {
+    /// Begins the next generation of a free segment. `None`: it has had its last, and is retired. A
+    /// generation that came again would make old pages and batches look like new ones.
+    fn start(&mut self, segment: u32, state: State, temperature: Temperature) -> Option<SegmentName> {
         let changed = self.change(segment);
-        let generation = changed.generation + 1;
+        let Some(generation) = changed.generation.checked_add(1) else {
+            changed.state = State::Retired;
+            return None;
+        };
         let failures = changed.failures;
         *changed = Segment { state, temperature, generation, failures, ..Segment::FREE };
-        generation
+        Some(SegmentName { segment, generation })
     }
 
     /// An open segment takes no more bundles.
-    pub(super) fn seal(&mut self, segment: u32) {
+    pub(in crate::store) fn seal(&mut self, segment: u32) {
         if self.get(segment).state == State::Open {
             self.change(segment).state = State::Sealed;
             self.look(segment);
         }
     }
 
-    /// Victims of cleaning are sealed segments.
-    pub(super) fn clean(&mut self, segment: u32) -> bool {
-        let sealed = self.get(segment).state == State::Sealed;
-        if sealed {
+    /// Victims of cleaning are sealed segments that can be emptied.
+    pub(in crate::store) fn clean(&mut self, segment: u32) -> bool {
+        let found = self.get(segment);
+        let is_victim = found.state == State::Sealed && found.can_be_emptied();
+        if is_victim {
             self.change(segment).state = State::Cleaning;
         }
-        sealed
+        is_victim
     }
 
     /// Cleaning leaves a segment that is not empty yet.
-    pub(super) fn leave(&mut self, segment: u32) {
+    pub(in crate::store) fn leave(&mut self, segment: u32) {
         if self.get(segment).state == State::Cleaning {
             self.change(segment).state = State::Sealed;
         }
     }
 
     /// A bundle will be written to an open segment.
-    pub(super) fn appended(&mut self, segment: u32) {
+    pub(in crate::store) fn appended(&mut self, segment: u32) {
         self.change(segment).under_way += 1;
     }
 
     /// All pages of a bundle are installed, or it was given up before it was written.
-    pub(super) fn settled(&mut self, segment: u32) {
+    pub(in crate::store) fn settled(&mut self, segment: u32) {
         let changed = self.change(segment);
         changed.under_way = changed.under_way.saturating_sub(1);
         self.look(segment);
@@ -258,7 +305,7 @@ impl Segments {
 
     /// Writing a bundle failed; it is written elsewhere. Returns whether the segment is to be given
     /// up: it is sealed then, and retired once it is empty.
-    pub(super) fn failed(&mut self, segment: u32) -> bool {
+    pub(in crate::store) fn failed(&mut self, segment: u32) -> bool {
         let changed = self.change(segment);
         changed.failures = changed.failures.saturating_add(1);
         let gives_up = changed.failures >= MAX_FAILURES;
@@ -270,7 +317,7 @@ impl Segments {
     }
 
     /// A map entry refers to `place` now. Places outside of all segments are no one's.
-    pub(super) fn born(&mut self, place: ColdWord) {
+    pub(in crate::store) fn born(&mut self, place: ColdAddress) {
         if let Some((segment, _)) = self.geometry.locate(place) {
             let changed = self.change(segment);
             changed.live = changed.live.saturating_add(place.granules());
@@ -278,8 +325,10 @@ impl Segments {
         }
     }
 
-    /// No map entry refers to `place` any more. `now` is in units of 2^16 write numbers.
-    pub(super) fn died(&mut self, place: ColdWord, now: u32) {
+    /// No map entry refers to `place` any more, if there is one. `now` is in units of 2^16 write
+    /// numbers.
+    pub(in crate::store) fn died(&mut self, place: impl Into<Option<ColdAddress>>, now: u32) {
+        let Some(place) = place.into() else { return };
         let Some((segment, _)) = self.geometry.locate(place) else { return };
         let changed = self.change(segment);
         changed.miscounted |= changed.live < place.granules() || changed.pages == 0;
@@ -291,7 +340,7 @@ impl Segments {
     }
 
     /// A page of the map or of the table was written to `place`.
-    pub(super) fn meta_born(&mut self, place: ColdWord) {
+    pub(in crate::store) fn meta_born(&mut self, place: ColdAddress) {
         if let Some((segment, _)) = self.geometry.locate(place) {
             let meta = &mut self.segments[segment as usize].meta;
             *meta = meta.saturating_add(place.granules());
@@ -299,17 +348,19 @@ impl Segments {
     }
 
     /// The superblock is durable that does not refer to this page of the map or table any more.
-    pub(super) fn meta_died(&mut self, place: ColdWord) {
+    pub(in crate::store) fn meta_died(&mut self, place: ColdAddress) {
         if let Some((segment, _)) = self.geometry.locate(place) {
+            if self.get(segment).meta < place.granules() {
+                self.change(segment).miscounted = true;
+            }
             let changed = &mut self.segments[segment as usize];
-            changed.miscounted |= changed.meta < place.granules();
             changed.meta = changed.meta.saturating_sub(place.granules());
             self.look(segment);
         }
     }
 
     /// Pages of this segment come from others: it is as old as they are.
-    pub(super) fn inherit(&mut self, segment: u32, up2: u32) {
+    pub(in crate::store) fn inherit(&mut self, segment: u32, up2: u32) {
         let changed = self.change(segment);
         changed.up2 = changed.up2.max(up2);
         changed.up1 = changed.up1.max(up2);
@@ -327,7 +378,7 @@ impl Segments {
     }
 
     /// A segment of the log lies before the start of the log that the next checkpoint names.
-    pub(super) fn end_log(&mut self, segment: u32) {
+    pub(in crate::store) fn end_log(&mut self, segment: u32) {
         if self.get(segment).state == State::Log {
             let freed_at = self.begun + 1;
             self.change(segment).state = State::Ended { freed_at };
@@ -337,35 +388,36 @@ impl Segments {
 
     /// A checkpoint begins, at an instant when every bundle that it includes is installed and no
     /// other. Returns what is to be written of the table. One at a time.
-    pub(super) fn freeze(&mut self) -> TableWrite {
+    pub(in crate::store) fn freeze(&mut self) -> TableWrite {
         debug_assert!(self.kept.is_none(), "one checkpoint at a time");
         self.begun += 1;
         self.kept = Some(BTreeMap::new());
-        TableWrite::new(self.begun, std::mem::take(&mut self.changed))
+        TableWrite::new(self.begun, self.geometry.segments, std::mem::take(&mut self.changed))
     }
 
     /// The content of the page of the table that is to be written next.
-    pub(super) fn content(&self, write: &TableWrite) -> Vec<u8> {
-        write.content(self.geometry.segments, &self.table, |segment| {
+    pub(in crate::store) fn content(&self, write: &TableWrite) -> Vec<u8> {
+        write.content(&self.table, |segment| {
             let kept = self.kept.as_ref().and_then(|kept| kept.get(&segment));
             kept.copied().unwrap_or_else(|| Row::of(self.get(segment)))
         })
     }
 
     /// The page of the table that was to be written next lies there.
-    pub(super) fn table_placed(&mut self, write: &mut TableWrite, page: PageRef) {
+    pub(in crate::store) fn table_placed(&mut self, write: &mut TableWrite, page: PageRef) {
         write.placed(page);
         self.meta_born(page.place);
     }
 
     /// The superblock of the checkpoint under way is durable; `write` is what it wrote of the
     /// table.
-    pub(super) fn superblock_durable(&mut self, write: TableWrite) {
+    pub(in crate::store) fn superblock_durable(&mut self, write: TableWrite) {
         self.kept = None;
         self.durable = self.begun;
+        self.is_epoch_durable = true;
         let (left, index) = write.apply(&mut self.table);
         let old_index = std::mem::replace(&mut self.index, index);
-        for page in left.into_iter().chain([old_index]) {
+        for page in left.into_iter().chain(old_index) {
             self.meta_died(page.place);
         }
         while let Some(&(freed_at, segment)) = self.ended.front()
@@ -375,11 +427,29 @@ impl Segments {
             self.change(segment).state = State::Free;
             self.log_pool.insert(segment);
         }
+        while let Some((freed_at, _)) = self.added.front()
+            && *freed_at <= self.durable
+            && let Some((_, added)) = self.added.pop_front()
+        {
+            for segment in added {
+                self.segments[segment as usize].state = State::Free;
+                self.free.insert(segment);
+            }
+        }
+    }
+
+    /// A superblock with the epoch of this opening is durable: what was recovered as emptied may be
+    /// trimmed.
+    pub(in crate::store) fn epoch_durable(&mut self) {
+        self.is_epoch_durable = true;
     }
 
     /// The next segment to be trimmed: nothing that may be read lies in it. The caller trims it
     /// (where that is of use), then calls [`Segments::trimmed`].
-    pub(super) fn next_trim(&mut self) -> Option<u32> {
+    pub(in crate::store) fn next_trim(&mut self) -> Option<u32> {
+        if !self.is_epoch_durable {
+            return None;
+        }
         let early = self.defect == Some(PagesDefect::TrimEarly);
         let until = if early { self.begun } else { self.durable };
         let &(_, segment) = self.emptied.front().filter(|(freed_at, _)| *freed_at <= until)?;
@@ -389,7 +459,7 @@ impl Segments {
     }
 
     /// A segment was trimmed: it is free.
-    pub(super) fn trimmed(&mut self, segment: u32) {
+    pub(in crate::store) fn trimmed(&mut self, segment: u32) {
         let found = *self.get(segment);
         if found.state == State::Trimming {
             let retired = found.failures >= MAX_FAILURES;
@@ -400,20 +470,22 @@ impl Segments {
         }
     }
 
-    /// The namespace has grown to `segments`.
-    pub(super) fn grow(&mut self, segments: u32) {
+    /// The namespace has grown to `segments`. They are free once a checkpoint is durable that began
+    /// after this.
+    pub(in crate::store) fn grow(&mut self, segments: u32) {
         let old = self.geometry.segments;
         let grown = Geometry { segments, ..self.geometry };
         if segments > old && grown.is_plausible() {
             self.geometry = grown;
-            self.segments.resize(segments as usize, Segment::FREE);
-            self.free.extend(old..segments);
+            let added = Segment { state: State::Added, ..Segment::FREE };
+            self.segments.resize(segments as usize, added);
+            self.added.push_back((self.begun + 1, old..segments));
             self.changed.extend(table::page_of(old)..table::pages(segments));
         }
     }
 
     /// How many free segments there are at the end, which can be cut off.
-    pub(super) fn free_at_end(&self) -> u32 {
+    pub(in crate::store) fn free_at_end(&self) -> u32 {
         let used = self.segments.iter().skip(self.geometry.first_segment() as usize).rev();
         let last = used.take_while(|segment| segment.state == State::Free);
         u32::try_from(last.count()).expect("there are a million segments at most")

@@ -19,24 +19,24 @@ mod choose;
 #[cfg(test)]
 mod tests;
 
-pub(super) use choose::{Choice, Refusal, choose, is_version_1};
+pub(in crate::store) use choose::{Choice, Refusal, choose, is_version_1};
 
 use super::geometry::Geometry;
-use super::word::{PAGE_IDS, PageRef};
 use crate::block::contents::STORE_MAGIC as MAGIC;
 use crate::store::codec::{Reader, checksum};
+use crate::store::word::{PAGE_IDS, PageRef};
 
-pub(super) const VERSION: u32 = 2;
+pub(in crate::store) const VERSION: u32 = 2;
 /// The bytes of a superblock; the rest of its block is zero.
-pub(super) const BYTES: usize = 512;
+pub(in crate::store) const BYTES: usize = 512;
 /// Where the copies are, in bytes.
-pub(super) const COPIES: [u64; 4] = [0, 128 << 10, 256 << 10, 384 << 10];
+pub(in crate::store) const COPIES: [u64; 4] = [0, 128 << 10, 256 << 10, 384 << 10];
 /// Where version 1 kept its copies, in bytes; the first is in the same place.
-pub(super) const V1_COPIES: [u64; 4] = [0, 1 << 20, 2 << 20, 3 << 20];
+pub(in crate::store) const V1_COPIES: [u64; 4] = [0, 1 << 20, 2 << 20, 3 << 20];
 /// Which copy it is; the checksum takes this byte as zero, so that equal copies have equal ones.
 const COPY_OFFSET: usize = 72;
 /// The most levels of the map: 256^5 is 2^40.
-pub(super) const MAX_LEVELS: u32 = 5;
+pub(in crate::store) const MAX_LEVELS: u32 = 5;
 
 const FLAG_CLEAN: u32 = 1;
 const FLAG_SALVAGED: u32 = 2;
@@ -47,53 +47,53 @@ const MAX_COUNT: u64 = 1 << 62;
 
 /// The batch of the log with which recovery begins.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct LogStart {
-    pub(super) segment: u32,
-    pub(super) generation: u32,
+pub(in crate::store) struct LogStart {
+    pub(in crate::store) segment: u32,
+    pub(in crate::store) generation: u32,
     /// In bytes from the start of the segment.
-    pub(super) offset: u32,
+    pub(in crate::store) offset: u32,
     /// The batch's number.
-    pub(super) batch: u64,
+    pub(in crate::store) batch: u64,
     /// The header checksum of the batch before it.
-    pub(super) chain: u64,
+    pub(in crate::store) chain: u64,
     /// Its first write number.
-    pub(super) first_write: u64,
+    pub(in crate::store) first_write: u64,
 }
 
 /// The content of a superblock.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Superblock {
+pub(in crate::store) struct Superblock {
     /// The store was closed, not killed (informative).
-    pub(super) clean: bool,
+    pub(in crate::store) clean: bool,
     /// The store is what `salvage` found.
-    pub(super) salvaged: bool,
-    pub(super) identity: [u8; 16],
-    pub(super) sequence: u64,
+    pub(in crate::store) salvaged: bool,
+    pub(in crate::store) identity: [u8; 16],
+    pub(in crate::store) sequence: u64,
     /// How often the store was opened.
-    pub(super) epoch: u64,
-    pub(super) geometry: Geometry,
+    pub(in crate::store) epoch: u64,
+    pub(in crate::store) geometry: Geometry,
     /// The checksum of the superblock whose state this one's was made of; 0 for the first.
-    pub(super) parent: u64,
-    pub(super) log: LogStart,
-    pub(super) checkpoint: u64,
+    pub(in crate::store) parent: u64,
+    pub(in crate::store) log: LogStart,
+    pub(in crate::store) checkpoint: u64,
     /// The map includes the bundles that earlier batches name, and no others.
-    pub(super) first_batch: u64,
+    pub(in crate::store) first_batch: u64,
     /// Page ids from here on were never used.
-    pub(super) next_page: u64,
-    pub(super) map: PageRef,
+    pub(in crate::store) next_page: u64,
+    pub(in crate::store) map: Option<PageRef>,
     /// Levels of the map, 1 to 5.
-    pub(super) map_levels: u32,
+    pub(in crate::store) map_levels: u32,
     /// The index page of the segment table.
-    pub(super) table: PageRef,
+    pub(in crate::store) table: Option<PageRef>,
     /// Granules in use (informative).
-    pub(super) used_granules: u64,
+    pub(in crate::store) used_granules: u64,
     /// When it was written, in ms since 1970 (informative).
-    pub(super) written_ms: u64,
+    pub(in crate::store) written_ms: u64,
 }
 
 impl Superblock {
     /// Copy number `copy` (0 to 3).
-    pub(super) fn encode(&self, copy: u8) -> [u8; BYTES] {
+    pub(in crate::store) fn encode(&self, copy: u8) -> [u8; BYTES] {
         let mut out = MAGIC.to_vec();
         out.extend_from_slice(&[0; 8]);
         out.extend_from_slice(&VERSION.to_le_bytes());
@@ -133,7 +133,7 @@ impl Superblock {
     }
 
     /// The checksum in each of its copies: the `parent` of its successor.
-    pub(super) fn checksum(&self) -> u64 {
+    pub(in crate::store) fn checksum(&self) -> u64 {
         sum(&self.encode(0))
     }
 
@@ -194,7 +194,7 @@ impl Superblock {
     /// Whether the numbers can be those of a store.
     fn is_plausible(&self) -> bool {
         let geometry = self.geometry;
-        let is_place = |page: &PageRef| page.place.is_none() || geometry.locate(page.place).is_some();
+        let is_place = |page: Option<PageRef>| page.is_none_or(|page| geometry.locate(page.place).is_some());
         geometry.is_plausible()
             && (1..MAX_COUNT).contains(&self.sequence)
             && self.epoch < MAX_COUNT
@@ -210,19 +210,19 @@ impl Superblock {
             && self.next_page <= PAGE_IDS
             && (1..=MAX_LEVELS).contains(&self.map_levels)
             && self.next_page <= 1 << (8 * self.map_levels)
-            && is_place(&self.map)
-            && is_place(&self.table)
+            && is_place(self.map)
+            && is_place(self.table)
     }
 }
 
 /// A page reference of 24 bytes.
-fn encode_reference(page: PageRef, level: u8, kind: u8, out: &mut Vec<u8>) {
-    page.encode(out);
+fn encode_reference(page: Option<PageRef>, level: u8, kind: u8, out: &mut Vec<u8>) {
+    out.extend_from_slice(&PageRef::encode(page));
     out.extend_from_slice(&[level, kind, 0, 0, 0, 0, 0, 0]);
 }
 
 /// The reference to a page of `kind`, and its level.
-fn decode_reference(reader: &mut Reader<'_>, kind: u8) -> Option<(PageRef, u8)> {
+fn decode_reference(reader: &mut Reader<'_>, kind: u8) -> Option<(Option<PageRef>, u8)> {
     let page = PageRef::decode(reader)?;
     let rest = reader.bytes(8)?;
     (rest[1] == kind && rest[2..].iter().all(|&byte| byte == 0)).then_some((page, rest[0]))
@@ -236,11 +236,11 @@ fn sum(bytes: &[u8; BYTES]) -> u64 {
 }
 
 /// The sequence number of each copy, 0 where there is no valid one.
-pub(super) type Sequences = [u64; 4];
+pub(in crate::store) type Sequences = [u64; 4];
 
 /// What an [`Update`] needs to be done next.
 #[derive(Debug)]
-pub(super) enum UpdateStep {
+pub(in crate::store) enum UpdateStep {
     /// Write this at the start of the block at `offset` (bytes), zeros behind it; the writes up to
     /// the next flush may be under way together.
     Write { offset: u64, bytes: Box<[u8; BYTES]> },
@@ -251,7 +251,7 @@ pub(super) enum UpdateStep {
 /// Writing a superblock. After an error of a write or a flush the store must be given up: either
 /// superblock may be the newest.
 #[derive(Debug)]
-pub(super) struct Update {
+pub(in crate::store) struct Update {
     superblock: Superblock,
     order: [u8; 4],
     step: usize,
@@ -259,7 +259,7 @@ pub(super) struct Update {
 
 impl Update {
     /// Begins to write `superblock` over copies with the numbers `sequences`.
-    pub(super) fn new(superblock: Superblock, sequences: &Sequences) -> Self {
+    pub(in crate::store) fn new(superblock: Superblock, sequences: &Sequences) -> Self {
         debug_assert!(sequences.iter().all(|&sequence| sequence < superblock.sequence));
         let mut order = [0, 2, 1, 3];
         order.sort_by_key(|&copy: &u8| sequences[usize::from(copy)]);
@@ -268,7 +268,7 @@ impl Update {
 
     /// What to do next, once what was asked for before is done; `None` when the update is durable,
     /// and the copies have its number.
-    pub(super) fn step(&mut self) -> Option<UpdateStep> {
+    pub(in crate::store) fn step(&mut self) -> Option<UpdateStep> {
         let place = match self.step {
             0 | 1 => self.step,
             3 | 4 => self.step - 1,

@@ -10,15 +10,16 @@ use std::collections::{BTreeMap, VecDeque};
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::bundle::{self, Builder, FlushClock, Full, Naming, Sealed, SegmentHeader, Trailer};
+use super::bundle::{self, Builder, FlushClock, Full, Naming, Origin, Sealed, Trailer};
 use super::clean::Victims;
 use super::defect::PagesDefect;
 use super::geometry::Geometry;
 use super::map_page::{self, ENTRIES, MapEntry, MapPage, MapTree, Owner};
 use super::page::{self, PageHeader, PageKind};
-use super::segment::{Segments, State, Temperature};
+use super::segment::{SegmentHeader, SegmentName, SegmentUse, Segments, State, Temperature};
 use super::superblock::{LogStart, Sequences, Superblock, Update, UpdateStep};
-use super::word::{ChildWord, ColdWord, PageRef, SecondWord};
+use crate::store::codec::to_usize;
+use crate::store::word::{ChildWord, ColdAddress, PageId, PageRef};
 use disk::Disk;
 
 const IDS: u64 = 600;
@@ -49,7 +50,7 @@ struct Store {
     sequences: Sequences,
     clock: FlushClock,
     bundles: u64,
-    open: [Option<((u32, u32), u32)>; 4],
+    open: [Option<(SegmentName, u32)>; 4],
     written: Vec<bundle::Written>,
     durable: VecDeque<bundle::Durable>,
     naming: Naming,
@@ -76,9 +77,9 @@ impl Store {
             checkpoint: 0,
             first_batch: 1,
             next_page: IDS,
-            map: PageRef::default(),
+            map: None,
             map_levels: 2,
-            table: PageRef::default(),
+            table: None,
             used_granules: 0,
             written_ms: 0,
         };
@@ -149,27 +150,26 @@ impl Store {
             let mut builder = Builder::new(owner(), number, segment, end);
             _ = fill(&mut builder, &mut buffer);
             if builder.is_empty() {
-                self.segments.seal(segment.0);
+                self.segments.seal(segment.segment);
                 self.open[index] = None;
                 continue;
             }
             let sealed = builder.seal(&mut buffer);
             let (offset, len) = sealed.write();
             if is_new {
-                let (segment, generation) = segment;
-                let header =
-                    SegmentHeader { segment, generation, log: None, temperature: stream, first: number };
-                self.disk.write(owner().geometry.offset(segment), &header.encode(&owner().identity));
+                let usage = SegmentUse::Pages(stream);
+                let header = SegmentHeader { name: segment, usage, first: number };
+                self.disk.write(owner().geometry.offset(segment.segment), &header.encode(&owner().identity));
             }
             self.disk.write(offset, &buffer[..len]);
             let end = end + u32::try_from(len / 64).expect("small");
             self.open[index] = Some((segment, end));
             if end >= owner().geometry.segment_granules() {
-                self.segments.seal(segment.0);
+                self.segments.seal(segment.segment);
                 self.open[index] = None;
             }
-            self.segments.appended(segment.0);
-            return Some((sealed, segment.0));
+            self.segments.appended(segment.segment);
+            return Some((sealed, segment.segment));
         }
         panic!("a new segment has room");
     }
@@ -192,10 +192,11 @@ impl Store {
         let written = self.bundle(Temperature::Hot, |builder, buffer| {
             for (number, (id, content, old)) in pages.iter().enumerate() {
                 if freed && number == 0 && pages.len() > 1 {
-                    builder.free(buffer, ChildWord::new(*id, 6))?;
+                    builder.free(buffer, ChildWord::of_numbers(*id, 6))?;
                 } else {
-                    let header = PageHeader::plain(PageKind::Leaf, 0, ChildWord::new(*id, 5), 0);
-                    builder.append(buffer, &header, (content, content.len()), (0, 0, old.place()))?;
+                    let header = PageHeader::plain(PageKind::Leaf, 0, ChildWord::of_numbers(*id, 5));
+                    let origin = Origin { replaces: old.place(), ..Origin::default() };
+                    builder.append(buffer, &header, (content, content.len()), origin)?;
                 }
                 done = number + 1;
             }
@@ -219,9 +220,11 @@ impl Store {
         }
         let Some(victim) = victims.choose(2, true).filter(|_| self.segments.free_count() > 3) else { return };
         let lies = |id: &u64| {
-            owner().geometry.locate(self.entry(*id).place()).is_some_and(|(segment, _)| segment == victim)
+            let place = self.entry(*id).place();
+            place.and_then(|place| owner().geometry.locate(place)).is_some_and(|(found, _)| found == victim)
         };
-        let pages: Vec<_> = (1..IDS).filter(lies).map(|id| (id, self.entry(id).place())).collect();
+        let pages: Vec<_> =
+            (1..IDS).filter(lies).filter_map(|id| Some((id, self.entry(id).place()?))).collect();
         if pages.is_empty() {
             // Its bundles are not installed yet.
             return;
@@ -230,9 +233,9 @@ impl Store {
         let mut done = 0;
         let written = self.bundle(Temperature::Cold, |builder, buffer| {
             for (number, ((id, place), content)) in pages.iter().zip(&contents).enumerate() {
-                let header = PageHeader::plain(PageKind::Leaf, 0, ChildWord::new(*id, 5), 0);
-                let flags = SecondWord::COLD | SecondWord::MOVED;
-                builder.append(buffer, &header, (content, content.len()), (flags, 0, *place))?;
+                let header = PageHeader::plain(PageKind::Leaf, 0, ChildWord::of_numbers(*id, 5));
+                let origin = Origin { is_cold_stream: true, is_moved: true, replaces: Some(*place) };
+                builder.append(buffer, &header, (content, content.len()), origin)?;
                 done = number + 1;
             }
             Ok(())
@@ -244,10 +247,10 @@ impl Store {
         self.written.push(sealed.written(&self.clock));
     }
 
-    fn read_page(&self, id: u64, place: ColdWord) -> Vec<u8> {
-        let bytes = self.disk.read(place.offset(), place.len_bytes());
+    fn read_page(&self, id: u64, place: ColdAddress) -> Vec<u8> {
+        let bytes = self.disk.read(place.offset_bytes(), to_usize(place.len_bytes()));
         let page = page::parse(&bytes, place, &owner().identity).expect("a whole page");
-        assert_eq!(page.header.page.id(), id);
+        assert_eq!(page.header.page.id(), PageId::of_test(id));
         page.stored.to_vec()
     }
 
@@ -276,11 +279,11 @@ impl Store {
 
     /// A moved page has the content that it had, so moves change nothing.
     fn tell_model(&mut self, trailer: &Trailer) {
-        for entry in trailer.entries.iter().filter(|entry| !entry.second.is_moved()) {
-            let content = self.contents[&(trailer.number, entry.page.id())].clone();
-            self.model.insert(entry.page.id(), content);
+        for entry in trailer.entries.iter().filter(|entry| !entry.is_moved) {
+            let id = entry.page.id().get();
+            self.model.insert(id, self.contents[&(trailer.number, id)].clone());
         }
-        trailer.freed.iter().for_each(|page| _ = self.model.remove(&page.id()));
+        trailer.freed.iter().for_each(|page| _ = self.model.remove(&page.id().get()));
     }
 
     /// Installs the oldest durable bundle in the map.
@@ -288,15 +291,15 @@ impl Store {
         let Some(bundle) = self.durable.pop_front() else { return };
         for entry in bundle.entries() {
             self.segments.born(entry.place);
-            let second = entry.second.settled();
-            if entry.second.is_moved() && self.entry(entry.page.id()).place() != entry.replaces {
+            let id = entry.page.id().get();
+            if entry.is_moved && self.entry(id).place() != entry.replaces {
                 self.segments.died(entry.place, 1);
             } else {
-                self.set(entry.page.id(), MapEntry::Cold { place: entry.place, second });
+                self.set(id, MapEntry::Cold { place: entry.place, second: entry.second });
             }
         }
         for page in bundle.freed() {
-            self.set(page.id(), MapEntry::Free { epoch: page.epoch() });
+            self.set(page.id().get(), MapEntry::Free { epoch: page.epoch() });
         }
         assert!(self.naming.installed(bundle.batch()));
         self.segments.settled(bundle.trailer().segment);
@@ -316,11 +319,11 @@ impl Store {
                 0 => self.map.entry(index).or_default().encode(),
                 _ => write.content(level, index),
             };
-            let page = self.write_meta(&map_page::header(level, index, 0), &content);
+            let page = self.write_meta(&map_page::header(level, index), &content);
             self.segments.meta_born(page.place);
             write.placed(page);
         }
-        while let Some(header) = table.header(0) {
+        while let Some(header) = table.header() {
             let content = self.segments.content(&table);
             let page = self.write_meta(&header, &content);
             self.segments.table_placed(&mut table, page);
@@ -329,17 +332,17 @@ impl Store {
     }
 
     fn write_meta(&mut self, header: &PageHeader, content: &[u8]) -> PageRef {
-        let mut page = PageRef::default();
+        let mut page = None;
         let (sealed, segment) = self
             .bundle(Temperature::Map, |builder, buffer| {
-                page = builder.append_meta(buffer, header, content)?;
+                page = Some(builder.append_meta(buffer, header, content)?);
                 Ok(())
             })
             .expect("segments are kept for checkpoints");
         assert!(sealed.trailer().entries.is_empty());
         // Its page is counted; once that is dead, so is the bundle.
         self.segments.settled(segment);
-        page
+        page.expect("it has room in a segment of its own")
     }
 
     /// The next step of the checkpoint under way.

@@ -7,6 +7,7 @@ use std::thread;
 
 use super::{Collector, Defect, FREES_PER_STEP, Participant, RETIREMENTS_PER_STEP, Reclaim};
 
+mod gets;
 mod nodes;
 mod timing;
 

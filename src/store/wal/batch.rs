@@ -149,6 +149,15 @@ impl BundleEntry {
     }
 }
 
+/// Why a payload is not that of a batch.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) enum NoPayload {
+    /// Its length or its checksum is another: it was not written to its end.
+    Torn,
+    /// It is what was written, and is no batch: a defect of what wrote it, or of what reads it.
+    Unreadable,
+}
+
 /// A batch whose bytes were checked.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Batch<'a> {
@@ -160,10 +169,18 @@ pub(in crate::store) struct Batch<'a> {
 impl<'a> Batch<'a> {
     /// The batch with `header` and `payload`, if the payload is as long as the header says, has its
     /// checksum, and is what the header says from its first to its last byte.
-    pub(in crate::store) fn check(header: BatchHeader, payload: &'a [u8]) -> Option<Self> {
+    ///
+    /// # Errors
+    ///
+    /// [`NoPayload`].
+    pub(in crate::store) fn check(header: BatchHeader, payload: &'a [u8]) -> Result<Self, NoPayload> {
         if payload.len() != header.payload_len as usize || checksum(payload) != header.payload_checksum {
-            return None;
+            return Err(NoPayload::Torn);
         }
+        Self::parse(header, payload).ok_or(NoPayload::Unreadable)
+    }
+
+    fn parse(header: BatchHeader, payload: &'a [u8]) -> Option<Self> {
         let (bundles, records) = payload.split_at_checked(header.bundles as usize * BUNDLE_BYTES)?;
         let mut reader = Reader::new(records);
         for index in 0..header.records {

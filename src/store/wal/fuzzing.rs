@@ -4,7 +4,8 @@
 use super::batch::{Batch, BatchHeader, HEADER_BYTES};
 use super::record::{Operation, Operations};
 use super::replay::Replay;
-use super::segments::{LogFormat, LogPosition, SEGMENT_HEADER_BYTES, SegmentHeader, SegmentName};
+use super::segments::{LogFormat, LogPosition};
+use crate::store::pages::{SegmentHeader, SegmentName};
 
 const SEGMENT_BYTES: u32 = 4096;
 const BLOCK_BYTES: u32 = 512;
@@ -29,14 +30,16 @@ pub fn batch(data: &[u8]) {
         header.encode(&mut bytes);
         assert_eq!(bytes, data[..HEADER_BYTES]);
         let payload = data[HEADER_BYTES..].get(..header.payload_len as usize);
-        if let Some(batch) = payload.and_then(|payload| Batch::check(header, payload)) {
+        if let Some(batch) = payload.and_then(|payload| Batch::check(header, payload).ok()) {
             let records = batch.records().inspect(|(_, record)| assert!(record.is_valid())).count();
             assert_eq!(records, header.records as usize);
             assert_eq!(batch.bundles().count(), header.bundles as usize);
         }
     }
-    if let Some(header) = SegmentHeader::decode(data) {
-        assert_eq!(header.encode(), data[..SEGMENT_HEADER_BYTES]);
+    if let Some(identity) = data.get(16..32).and_then(|bytes| <[u8; 16]>::try_from(bytes).ok())
+        && let Ok(header) = SegmentHeader::decode(data, &identity)
+    {
+        assert_eq!(header.encode(&identity), data[..SegmentHeader::BYTES]);
     }
 }
 

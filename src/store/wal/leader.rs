@@ -19,7 +19,7 @@
 //!
 //! **W1**: a bundle is named only in a batch whose last number is at least the newest number in
 //! its pages. The leader names it once that number is in an earlier batch, in the order in which
-//! bundles came.
+//! bundles came. A *group* of bundles, which have to be durable together, is named in one batch.
 //!
 //! The records of a batch are in the order of their numbers. Each buffer's are already, so the next
 //! number is at the front of some buffer; if it is at none although it is published, a record was
@@ -33,6 +33,7 @@ use super::defect::WalDefect;
 use super::order::Order;
 use super::segments::{LogFormat, LogPosition, Segments};
 use crate::store::codec::{checksum, to_u32};
+use crate::store::pages::SegmentName;
 
 /// A batch that is to be written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -45,6 +46,8 @@ pub(in crate::store) struct Formed {
     pub(in crate::store) batch: u64,
     /// The number after its last record.
     pub(in crate::store) end: u64,
+    /// How many bundles it names: the oldest of those that were added and not named before.
+    pub(in crate::store) bundles: u32,
 }
 
 /// A flush that is under way: it covers these batches, and the numbers below this one.
@@ -57,13 +60,18 @@ pub(in crate::store) struct Point {
 /// Why there is no next batch, although there is something to write.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) enum NoBatch {
-    /// The next segment cannot be opened: offer one ([`Segments::offer`]), or make a checkpoint.
+    /// The next segment cannot be opened: offer one ([`Segments::offer`]), or make a checkpoint,
+    /// for which batches of bundles alone are still formed.
     NoSegment,
     /// This number was published and its record is nowhere. A defect of the store: no more writes.
     Lost(u64),
     /// A write or a flush has failed.
     Failed,
 }
+
+/// Bundles that are named together: so many fit what a full log keeps for them.
+pub(in crate::store) const MAX_GROUP: usize = 128;
+const _: () = assert!(HEADER_BYTES + MAX_GROUP * BUNDLE_BYTES <= 4096, "a batch of a group is one block");
 
 /// Forms batches; one for a log, and one core at a time has it.
 #[derive(Debug)]
@@ -74,7 +82,8 @@ pub(in crate::store) struct Leader {
     fronts: Vec<Option<Front>>,
     /// The chain of segments.
     pub(in crate::store) segments: Segments,
-    bundles: VecDeque<(u64, BundleEntry)>,
+    /// Groups, each with the newest number in its pages.
+    bundles: VecDeque<(u64, Vec<BundleEntry>)>,
     /// The next batch, its chain and its first number.
     batch: u64,
     chain: u64,
@@ -122,7 +131,17 @@ impl Leader {
     /// batches. It is durable when [`Leader::durable`] reaches that batch, and its pages were
     /// flushed before this call.
     pub(in crate::store) fn add_bundle(&mut self, newest: u64, entry: BundleEntry) {
-        self.bundles.push_back((newest, entry));
+        self.add_group(newest, vec![entry]);
+    }
+
+    /// The same for bundles that have to be durable together: one batch names all of them.
+    ///
+    /// # Panics
+    ///
+    /// If there is none, or there are more than [`MAX_GROUP`].
+    pub(in crate::store) fn add_group(&mut self, newest: u64, entries: Vec<BundleEntry>) {
+        assert!((1..=MAX_GROUP).contains(&entries.len()), "a batch has room for a group");
+        self.bundles.push_back((newest, entries));
     }
 
     /// Where the next batch goes, for a checkpoint.
@@ -166,30 +185,35 @@ impl Leader {
         }
         let block = self.format.block_bytes as usize;
         let place = self.segments.place();
-        let room = out.len().min(place.room as usize) / block * block;
-        let (batch, _) = out.split_at_mut(room);
-        if let Some(formed) = self.fill(place.name, place.offset, cut, batch)? {
+        let blocks = |bytes: u32, out: &[u8]| out.len().min(bytes as usize) / block * block;
+        let room = blocks(place.room_for_records, out);
+        if let Some(formed) = self.fill(place.name, place.offset, cut, &mut out[..room])? {
             return Ok(Some(formed));
         }
-        let (place, header) = self.segments.open(self.epoch, self.batch).ok_or(NoBatch::NoSegment)?;
+        let Some((place, header)) = self.segments.open(self.epoch, self.batch) else {
+            // The log is full: what is left of it is for bundles alone.
+            let room = blocks(place.room, out);
+            let formed = self.fill(place.name, place.offset, self.first, &mut out[..room])?;
+            return formed.map(Some).ok_or(NoBatch::NoSegment);
+        };
         let (head, batch) = out.split_at_mut(block);
-        let room = batch.len().min(place.room as usize) / block * block;
+        let room = blocks(place.room_for_records, batch);
         let formed = self.fill(place.name, place.offset, cut, &mut batch[..room])?;
         let formed = formed.expect("a record that was let in fits an empty segment");
         head.fill(0);
-        let header = header.encode();
+        let header = header.encode(&self.format.identity);
         head[..header.len()].copy_from_slice(&header);
         Ok(Some(Formed { offset: 0, bytes: formed.bytes + block, ..formed }))
     }
 
     fn is_bundle_due(&self) -> bool {
-        self.bundles.front().is_some_and(|&(newest, _)| newest < self.first)
+        self.bundles.front().is_some_and(|(newest, _)| *newest < self.first)
     }
 
     /// Forms a batch that fills `out` at most. `None` if nothing of what is there fits.
     fn fill(
         &mut self,
-        name: super::segments::SegmentName,
+        name: SegmentName,
         offset: u32,
         cut: u64,
         out: &mut [u8],
@@ -197,11 +221,14 @@ impl Leader {
         let Some((header, payload)) = out.split_first_chunk_mut::<HEADER_BYTES>() else { return Ok(None) };
         let (mut len, mut bundles) = (0, 0);
         while self.is_bundle_due() && len < payload.len() / 2 {
-            let Some(place) = payload.get_mut(len..len + BUNDLE_BYTES) else { break };
-            let (_, entry) = self.bundles.pop_front().expect("one is due");
-            place.copy_from_slice(&entry.encode());
-            len += BUNDLE_BYTES;
-            bundles += 1;
+            let (_, group) = self.bundles.front().expect("one is due");
+            let Some(places) = payload.get_mut(len..len + group.len() * BUNDLE_BYTES) else { break };
+            for (place, entry) in places.chunks_exact_mut(BUNDLE_BYTES).zip(group) {
+                place.copy_from_slice(&entry.encode());
+            }
+            len += places.len();
+            bundles += to_u32(group.len());
+            self.bundles.pop_front();
         }
         let gathered = self.gather(cut, &mut payload[len..])?;
         if bundles == 0 && gathered.records == 0 {
@@ -235,7 +262,7 @@ impl Leader {
             self.durable = point;
         }
         let Point { batch, end } = point;
-        Ok(Some(Formed { segment: name.segment, offset, bytes, batch, end }))
+        Ok(Some(Formed { segment: name.segment, offset, bytes, batch, end, bundles }))
     }
 
     /// Takes the records from `first` on, below `cut`, in their order, as many as fit `out`.

@@ -1,13 +1,14 @@
 //! The operations of a record (format 7.13).
 //!
+//! Merges of values are reads and writes at write time, and are logged as puts: kind 3, which was
+//! theirs, is refused.
+//!
 //! Decoding is total, allocates nothing, and takes only what encoding writes: a length in its
 //! shortest form, flags only where they mean something, keys and names within their limits.
 
 use crate::store::codec::{Reader, to_u32};
 use crate::store::options::{MAX_KEY_BYTES, MAX_TREE_NAME_BYTES};
 
-/// The longest operand of a merge, in bytes.
-pub(in crate::store) const MAX_OPERAND_BYTES: usize = 64 << 10;
 /// Expiries have 48 bits: ms since 1970.
 const EXPIRY_BYTES: usize = 6;
 const REFERENCE_BYTES: usize = 24;
@@ -43,12 +44,6 @@ pub(in crate::store) enum Operation<'a> {
         tree: u32,
         effect: Effect,
         key: &'a [u8],
-    },
-    Merge {
-        tree: u32,
-        effect: Effect,
-        key: &'a [u8],
-        operand: &'a [u8],
     },
     PutReference {
         tree: u32,
@@ -96,7 +91,6 @@ impl<'a> Operation<'a> {
                 var_len(*tree) + text_len(key) + text_len(value) + expiry(e)
             }
             Self::Delete { tree, key, .. } => var_len(*tree) + text_len(key),
-            Self::Merge { tree, key, operand, .. } => var_len(*tree) + text_len(key) + text_len(operand),
             Self::PutReference { tree, expiry: e, key, .. } => {
                 var_len(*tree) + text_len(key) + expiry(e) + REFERENCE_BYTES
             }
@@ -130,14 +124,6 @@ impl<'a> Operation<'a> {
                 out.u8(2 | flags(effect, None));
                 out.var(tree);
                 out.text(key);
-            }
-            Self::Merge { tree, effect, key, operand } => {
-                out.u8(3 | flags(effect, None));
-                out.var(tree);
-                out.var(to_u32(key.len()));
-                out.var(to_u32(operand.len()));
-                out.bytes(key);
-                out.bytes(operand);
             }
             Self::PutReference { tree, effect, expiry, reference, key } => {
                 out.u8(4 | flags(effect, expiry));
@@ -196,7 +182,7 @@ impl<'a> Operation<'a> {
         };
         let flags_allowed = match kind {
             1 | 4 => true,
-            2 | 3 => !has_expiry,
+            2 => !has_expiry,
             _ => head == kind,
         };
         if !flags_allowed {
@@ -221,12 +207,6 @@ impl<'a> Operation<'a> {
             2 => {
                 let (tree, key_len) = (var(reader)?, key_len(reader)?);
                 Self::Delete { tree, effect, key: reader.bytes(key_len)? }
-            }
-            3 => {
-                let (tree, key_len, operand_len) = (var(reader)?, key_len(reader)?, var(reader)? as usize);
-                let key = reader.bytes(key_len)?;
-                let operand = (operand_len <= MAX_OPERAND_BYTES).then(|| reader.bytes(operand_len))??;
-                Self::Merge { tree, effect, key, operand }
             }
             4 => {
                 let (tree, key_len, expiry) = (var(reader)?, key_len(reader)?, expiry(reader)?);

@@ -16,12 +16,16 @@
 //! damaged, and replay refuses to call this the end. So replay looks through the rest of the
 //! segment, and through the segments that follow as long as their headers are whole.
 //!
+//! A batch with both its checksums right that cannot be read was written like that, by a defect,
+//! and may have been acknowledged: it is damage as well, and no torn end.
+//!
 //! A damaged batch behind which nothing was ever written cannot be told from a torn one.
 
-use super::batch::{Batch, BatchHeader, HEADER_BYTES};
+use super::batch::{Batch, BatchHeader, HEADER_BYTES, NoPayload};
 use super::buffer::low;
 use super::defect::WalDefect;
-use super::segments::{LogFormat, LogPosition, SegmentHeader, SegmentName};
+use super::segments::{LogFormat, LogPosition};
+use crate::store::pages::{SegmentHeader, SegmentName, SegmentUse};
 
 /// The whole end of a log.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -42,6 +46,28 @@ pub(in crate::store) struct LogDamage {
     /// Batches up to this one were flushed. Zero: the header of the segment where the log starts is
     /// damaged, which was flushed before a superblock named it.
     pub(in crate::store) flushed: u64,
+    /// The next batch is what was written, with its checksums, and has records that are none.
+    pub(in crate::store) is_unreadable: bool,
+}
+
+/// What the header of a segment of the log says.
+#[derive(Clone, Copy, Debug)]
+struct LogHeader {
+    name: SegmentName,
+    next: SegmentName,
+    epoch: u32,
+    /// The number of its first batch.
+    first: u64,
+}
+
+impl LogHeader {
+    fn decode(bytes: &[u8], format: &LogFormat) -> Option<Self> {
+        let SegmentHeader { name, usage, first } = SegmentHeader::decode(bytes, &format.identity).ok()?;
+        match usage {
+            SegmentUse::Log { next, epoch } => Some(Self { name, next, epoch, first }),
+            SegmentUse::Pages(_) => None,
+        }
+    }
 }
 
 /// Replay of one log.
@@ -63,6 +89,7 @@ pub(in crate::store) struct Replay {
     /// Segments that were looked through, so that headers that name each other end.
     looked: Vec<SegmentName>,
     damaged: bool,
+    is_unreadable: bool,
     defect: Option<WalDefect>,
 }
 
@@ -80,6 +107,7 @@ impl Replay {
             flushed: 0,
             looked: Vec::new(),
             damaged: false,
+            is_unreadable: false,
             defect,
         }
     }
@@ -93,8 +121,7 @@ impl Replay {
     /// A segment that is shorter than the format says, or does not exist, has no batches.
     pub(in crate::store) fn segment(&mut self, bytes: &[u8], each: impl FnMut(&Batch<'_>)) {
         let Some(name) = self.wants.take() else { return };
-        let header = SegmentHeader::decode(bytes)
-            .filter(|header| header.identity == self.format.identity && header.name == name);
+        let header = LogHeader::decode(bytes, &self.format).filter(|header| header.name == name);
         if self.chain.is_empty() {
             // The header of the segment where the log starts is durable.
             let Some(header) = header else {
@@ -120,18 +147,28 @@ impl Replay {
     pub(in crate::store) fn finish(self) -> Result<LogEnd, LogDamage> {
         let position = self.at;
         match self.named {
-            Some(named) if !self.damaged && self.flushed < position.batch => {
+            Some(named) if !self.damaged && !self.is_unreadable && self.flushed < position.batch => {
                 Ok(LogEnd { position, named, chain: self.chain })
             }
-            _ => Err(LogDamage { position, flushed: self.flushed }),
+            _ => {
+                let Self { flushed, is_unreadable, .. } = self;
+                Err(LogDamage { position, flushed, is_unreadable })
+            }
         }
     }
 
     /// Reads the batches of a segment from `at` on.
-    fn enter(&mut self, header: SegmentHeader, bytes: &[u8], mut each: impl FnMut(&Batch<'_>)) {
-        self.chain.push((header.name, header.first_batch));
+    fn enter(&mut self, header: LogHeader, bytes: &[u8], mut each: impl FnMut(&Batch<'_>)) {
+        self.chain.push((header.name, header.first));
         self.named = Some(header.next);
-        while let Some((batch, chain)) = self.batch(bytes) {
+        loop {
+            let (batch, chain) = match self.batch(bytes) {
+                Ok(found) => found,
+                Err(why) => {
+                    self.is_unreadable |= why == NoPayload::Unreadable;
+                    break;
+                }
+            };
             each(&batch);
             let header = batch.header;
             let stored = header.stored_bytes(self.format.block_bytes);
@@ -154,18 +191,24 @@ impl Replay {
     }
 
     /// Whether the segment with this header begins with the batch that comes next.
-    fn continues(&self, header: &SegmentHeader, bytes: &[u8]) -> bool {
+    fn continues(&self, header: &LogHeader, bytes: &[u8]) -> bool {
         let at = LogPosition { segment: header.name, offset: self.format.block_bytes, ..self.at };
         let first = Self { at, wants: None, chain: Vec::new(), looked: Vec::new(), ..*self };
-        header.first_batch == self.at.batch
-            && first.batch(bytes).is_some_and(|(batch, _)| header.epoch == low(batch.header.epoch))
+        let epoch = match first.batch(bytes) {
+            Ok((batch, _)) => batch.header.epoch,
+            // The segment is entered, and replay ends there with damage.
+            Err(NoPayload::Unreadable) => return header.first == self.at.batch,
+            Err(NoPayload::Torn) => return false,
+        };
+        header.first == self.at.batch && header.epoch == low(epoch)
     }
 
     /// The batch at `at` and its header's checksum, if all of it is right.
-    fn batch<'b>(&self, bytes: &'b [u8]) -> Option<(Batch<'b>, u64)> {
+    fn batch<'b>(&self, bytes: &'b [u8]) -> Result<(Batch<'b>, u64), NoPayload> {
         let at = self.at.offset as usize;
-        let segment = bytes.get(..self.format.segment_bytes as usize)?;
-        let (header, sum) = BatchHeader::decode(segment.get(at..)?)?;
+        let segment = bytes.get(..self.format.segment_bytes as usize).ok_or(NoPayload::Torn)?;
+        let rest = segment.get(at..).ok_or(NoPayload::Torn)?;
+        let (header, sum) = BatchHeader::decode(rest).ok_or(NoPayload::Torn)?;
         let is_next = header.batch == self.at.batch
             && header.chain == self.at.chain
             && header.first == self.at.first
@@ -175,10 +218,11 @@ impl Replay {
             && header.generation == self.at.segment.generation
             && header.offset as usize == at;
         if !is_here || !(is_next || self.defect == Some(WalDefect::IgnoreChain)) {
-            return None;
+            return Err(NoPayload::Torn);
         }
         let payload = at + HEADER_BYTES..at + HEADER_BYTES + header.payload_len as usize;
-        Some((Batch::check(header, segment.get(payload)?)?, sum))
+        let payload = segment.get(payload).ok_or(NoPayload::Torn)?;
+        Ok((Batch::check(header, payload)?, sum))
     }
 
     /// Notes what batch headers from `offset` on say to be flushed.

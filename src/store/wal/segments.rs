@@ -2,15 +2,27 @@
 //!
 //! The header of each segment names the next one, so that recovery needs no other index. So the
 //! next segment has to be there before a segment is opened. A batch does not cross the end of its
-//! segment. Segments that a durable superblock no longer needs are used again first, since their
-//! blocks were written once.
+//! segment. All segments belong to the page store's table, which gives them out and takes them
+//! back; here they are only
 //!
 //! | a segment is | until |
 //! |---|---|
-//! | spare: offered, or freed | it is named by the header of the one that is opened |
+//! | spare: offered, one or two of them | it is named by the header of the one that is opened |
 //! | named | the current one has no room for a batch |
 //! | current | the named one is opened |
-//! | full | a superblock that starts behind it is durable: spare |
+//! | full | a checkpoint begins that starts behind it: handed back ([`Segments::free_before`]) |
+//!
+//! # A full log
+//!
+//! Without a spare segment the named one cannot be opened, and the log is full when the current one
+//! is. Only a checkpoint makes room, and before that, bundles have to be named in the log. So while
+//! there is no spare segment, records leave the last eighth of the current one free (a block at
+//! least), for batches of bundles alone. A checkpoint that names its bundles in as few batches as
+//! they fit takes a block for some 80 of them.
+//!
+//! What this does not cover: a bundle whose pages have records that are in no batch yet (W1) waits
+//! for them, so also for room. Whoever makes bundles while the log is full takes pages without such
+//! records; and lets writers wait before the log is full, while what the buffers hold still fits.
 //!
 //! A header is written in one piece with the first batch of its segment, except for that of a fresh
 //! store's first segment, which formatting writes and flushes before the superblock names it. So
@@ -18,12 +30,7 @@
 
 use std::collections::VecDeque;
 
-use crate::store::codec::{Reader, checksum};
-
-/// The length of a segment header, without the zeros up to the end of its block.
-pub(in crate::store) const SEGMENT_HEADER_BYTES: usize = 64;
-const MAGIC: [u8; 8] = *b"boson\0sg";
-const CLASS_LOG: u8 = 2;
+use crate::store::pages::{SegmentHeader, SegmentName, SegmentUse};
 
 /// Whose log it is, and the sizes that were fixed at format.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -34,56 +41,10 @@ pub(in crate::store) struct LogFormat {
     pub(in crate::store) block_bytes: u32,
 }
 
-/// A segment at one time of its life.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct SegmentName {
-    pub(in crate::store) segment: u32,
-    pub(in crate::store) generation: u32,
-}
-
-/// The header of a log segment.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store) struct SegmentHeader {
-    pub(in crate::store) identity: [u8; 16],
-    pub(in crate::store) name: SegmentName,
-    pub(in crate::store) next: SegmentName,
-    /// The low half of the epoch in which it was opened. Its first batch is of the same epoch: else
-    /// a header that was left by a torn tail, and that names a segment which is used for something
-    /// else by now, could stand before a batch of today.
-    pub(in crate::store) epoch: u32,
-    /// The number of its first batch.
-    pub(in crate::store) first_batch: u64,
-}
-
-impl SegmentHeader {
-    pub(in crate::store) fn encode(&self) -> [u8; SEGMENT_HEADER_BYTES] {
-        let mut out = [0; SEGMENT_HEADER_BYTES];
-        let mut put = |at: usize, bytes: &[u8]| out[at..at + bytes.len()].copy_from_slice(bytes);
-        put(0, &MAGIC);
-        put(16, &self.identity);
-        put(32, &self.name.segment.to_le_bytes());
-        put(36, &self.name.generation.to_le_bytes());
-        put(40, &[CLASS_LOG]);
-        put(44, &self.next.segment.to_le_bytes());
-        put(48, &self.next.generation.to_le_bytes());
-        put(52, &self.epoch.to_le_bytes());
-        put(56, &self.first_batch.to_le_bytes());
-        let sum = checksum(&out[16..]);
-        out[8..16].copy_from_slice(&sum.to_le_bytes());
-        out
-    }
-
-    /// The header at the front of a log segment, if all of it is right.
-    pub(in crate::store) fn decode(bytes: &[u8]) -> Option<Self> {
-        let bytes = bytes.get(..SEGMENT_HEADER_BYTES)?;
-        let mut reader = Reader::new(bytes);
-        let (magic, sum, identity) = (reader.bytes(8)?, reader.u64()?, reader.identity()?);
-        let name = SegmentName { segment: reader.u32()?, generation: reader.u32()? };
-        let (class, zeros) = (reader.u8()?, reader.bytes(3)?);
-        let next = SegmentName { segment: reader.u32()?, generation: reader.u32()? };
-        let (epoch, first_batch) = (reader.u32()?, reader.u64()?);
-        let right = magic == MAGIC && sum == checksum(&bytes[16..]) && class == CLASS_LOG && zeros == [0; 3];
-        right.then_some(Self { identity, name, next, epoch, first_batch })
+impl LogFormat {
+    /// What records leave free in the last segment.
+    fn reserve_bytes(&self) -> u32 {
+        (self.segment_bytes / 8).next_multiple_of(self.block_bytes)
     }
 }
 
@@ -106,8 +67,9 @@ pub(in crate::store) struct LogPosition {
 pub(super) struct Place {
     pub(super) name: SegmentName,
     pub(super) offset: u32,
-    /// What is left of the segment from `offset` on.
+    /// What is left of the segment from `offset` on, and of that for a batch with records.
     pub(super) room: u32,
+    pub(super) room_for_records: u32,
 }
 
 /// The chain, from the segment where the log starts to the one that is named next.
@@ -124,7 +86,7 @@ pub(in crate::store) struct Segments {
 impl Segments {
     /// The chain `chain`, the last of which is the current segment, in which the next batch goes to
     /// `offset`; its header names `named`.
-    pub(super) fn new(
+    pub(in crate::store) fn new(
         format: LogFormat,
         chain: VecDeque<(SegmentName, u64)>,
         offset: u32,
@@ -134,8 +96,8 @@ impl Segments {
         Self { format, chain, offset, named, spare: VecDeque::new() }
     }
 
-    /// A segment that may become part of the log, as [`Segments::wants_spare`] asks for. Its
-    /// generation is above every one that was used of it, and its blocks should have been written.
+    /// A segment that may become part of the log, as [`Segments::wants_spare`] asks for: the table
+    /// of segments opened it for the log.
     pub(in crate::store) fn offer(&mut self, name: SegmentName) {
         self.spare.push_back(name);
     }
@@ -150,27 +112,28 @@ impl Segments {
         self.chain.len() + 1
     }
 
-    /// Takes a spare segment out of the log, for other uses.
+    /// Takes a spare segment out of the log. The table of segments is told that the log has ended
+    /// there.
     pub(in crate::store) fn withdraw(&mut self) -> Option<SegmentName> {
         self.spare.pop_back()
     }
 
-    /// A superblock is durable in which the log starts at `start`: segments before it are spare,
-    /// and will be used with their next generation. A `start` that is not in the chain frees
-    /// nothing.
-    pub(in crate::store) fn free_before(&mut self, start: SegmentName) {
+    /// A checkpoint begins in whose superblock the log starts at `start`: the segments before it,
+    /// oldest first, which are no longer part of the chain. The table of segments is told of each
+    /// that the log has ended there, before that checkpoint is frozen, and frees it when the
+    /// checkpoint is durable. A `start` that is not in the chain frees nothing.
+    #[must_use]
+    pub(in crate::store) fn free_before(&mut self, start: SegmentName) -> Vec<SegmentName> {
         let needed = self.chain.iter().position(|&(name, _)| name == start).unwrap_or(0);
-        for _ in 0..needed {
-            if let Some((name, _)) = self.chain.pop_front() {
-                self.spare.push_back(SegmentName { generation: name.generation + 1, ..name });
-            }
-        }
+        self.chain.drain(..needed).map(|(name, _)| name).collect()
     }
 
     /// Where the next batch goes as long as it fits.
     pub(super) fn place(&self) -> Place {
         let (name, _) = *self.chain.back().expect("there is a current segment");
-        Place { name, offset: self.offset, room: self.format.segment_bytes - self.offset }
+        let room = self.format.segment_bytes - self.offset;
+        let reserve = if self.spare.is_empty() { self.format.reserve_bytes() } else { 0 };
+        Place { name, offset: self.offset, room, room_for_records: room.saturating_sub(reserve) }
     }
 
     /// Opens the named segment for the batch `first_batch`. Returns where that goes and the header
@@ -181,9 +144,8 @@ impl Segments {
         let name = std::mem::replace(&mut self.named, next);
         self.chain.push_back((name, first_batch));
         self.offset = self.format.block_bytes;
-        let epoch = super::buffer::low(epoch);
-        let header = SegmentHeader { identity: self.format.identity, name, next, epoch, first_batch };
-        Some((self.place(), header))
+        let usage = SegmentUse::Log { next, epoch: super::buffer::low(epoch) };
+        Some((self.place(), SegmentHeader { name, usage, first: first_batch }))
     }
 
     /// A batch of `bytes` bytes, a multiple of the block, was put to [`Segments::place`].

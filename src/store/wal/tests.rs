@@ -4,7 +4,10 @@ use std::collections::VecDeque;
 
 use super::defect::WalDefect;
 use super::group::Wal;
-use super::segments::{LogFormat, LogPosition, SegmentName, Segments};
+use super::segments::{LogFormat, LogPosition, Segments};
+use crate::store::pages::SegmentName;
+#[cfg(not(loom))]
+pub(super) use made::{first_header, record, recycle};
 
 /// The first record of a fresh log.
 pub(super) const FIRST: u64 = 1;
@@ -50,5 +53,7 @@ pub(super) fn fresh(
 mod crash;
 #[cfg(loom)]
 mod loom_tests;
+#[cfg(not(loom))]
+mod made;
 #[cfg(not(loom))]
 mod measure;

@@ -23,6 +23,7 @@ use std::sync::Arc;
 
 use super::buffer::{Producer, entry_bytes};
 use super::order::Order;
+use super::record::Operations;
 
 /// How many numbers a room may void before its record.
 pub(in crate::store) const VOIDS: usize = 8;
@@ -69,6 +70,17 @@ impl CoreLog {
         }
     }
 
+    /// All numbers that were drawn are published.
+    fn idle(&self) {
+        self.order.idle(self.core);
+        self.drawing.set(false);
+    }
+
+    /// The number that the next write of any core gets.
+    pub(in crate::store) fn next_number(&self) -> u64 {
+        self.order.next()
+    }
+
     /// The longest operations of one record, in bytes.
     pub(in crate::store) fn max_record_bytes(&self) -> usize {
         self.max_record_bytes
@@ -82,6 +94,13 @@ impl CoreLog {
     /// Bytes in the buffer that the leader has not taken, as far as this core has looked.
     pub(in crate::store) fn pending_bytes(&self) -> usize {
         self.producer.borrow().pending_bytes()
+    }
+
+    /// Whether less than half of the buffer is free.
+    pub(in crate::store) fn is_half_full(&self) -> bool {
+        let mut producer = self.producer.borrow_mut();
+        let half = producer.capacity() / 2;
+        !producer.has_room(half, 0)
     }
 
     /// Room for `records` records with operations of at most `len` bytes in all, and for [`VOIDS`]
@@ -103,7 +122,7 @@ impl CoreLog {
             return Err(NoRoom::Full);
         }
         self.promised.set(self.promised.get() + promised);
-        Ok(Room { log: self, records, len, promised, draws: VOIDS })
+        Ok(Room { log: self, records, len, promised, draws: VOIDS, drawn: None })
     }
 
     /// Says that a draw is some 60 ns away: the counter's cache line is asked for.
@@ -132,9 +151,63 @@ pub(in crate::store) struct Room<'a> {
     len: usize,
     promised: usize,
     draws: usize,
+    /// A number that was drawn by [`Room::draw_one`] and is neither appended nor void.
+    drawn: Option<u64>,
 }
 
 impl<'a> Room<'a> {
+    /// Draws the number of the room's one record; one that was drawn before, and not appended,
+    /// becomes void. Nothing may await until it is appended.
+    ///
+    /// # Panics
+    ///
+    /// If [`Room::can_draw`] says no, or the core has drawn a number from another room that is not
+    /// published.
+    pub(in crate::store) fn draw_one(&mut self) -> u64 {
+        debug_assert_eq!(self.records, 1, "several records are drawn together");
+        self.void_drawn();
+        self.draws = self.draws.checked_sub(1).expect("the caller asked whether it may draw");
+        let log = self.log;
+        assert!(!log.drawing.replace(true), "a core publishes its numbers before it draws the next");
+        let number = log.order.draw(log.core, log.after_last.get(), 1);
+        log.after_last.set(number + 1);
+        self.drawn = Some(number);
+        number
+    }
+
+    /// Whether another number may be drawn: not after the record, and not after [`VOIDS`] draws of
+    /// which nothing was appended. The caller takes a new room then, after others had their turn.
+    pub(in crate::store) fn can_draw(&self) -> bool {
+        self.draws > 0
+    }
+
+    /// A number that is not above the one that is drawn next.
+    pub(in crate::store) fn at_least(&self) -> u64 {
+        self.log.after_last.get()
+    }
+
+    /// Appends the record of the number that was drawn, whose operations are the `len` bytes that
+    /// `encode` writes. What the caller stored before is visible to whoever sees [`Order::stable`]
+    /// above the number.
+    ///
+    /// # Panics
+    ///
+    /// If no number is drawn, or `len` is more than the room's.
+    pub(in crate::store) fn append(&mut self, len: usize, encode: impl FnOnce(&mut [u8])) {
+        assert!(len <= self.len, "the record fits its room");
+        let number = self.drawn.take().expect("a number was drawn");
+        self.log.producer.borrow_mut().append(number, len, encode);
+        (self.len, self.draws) = (self.len - len, 0);
+        self.log.idle();
+    }
+
+    fn void_drawn(&mut self) {
+        if let Some(number) = self.drawn.take() {
+            self.log.producer.borrow_mut().append(number, VOID_BYTES, |out| out[0] = 0);
+            self.log.idle();
+        }
+    }
+
     /// Draws the numbers of the room's records. Until they are all appended or void the core draws
     /// no other, and nothing may await. `None` if the room was used, and after [`VOIDS`] draws of
     /// which nothing was appended: the caller takes a new room, after others had their turn.
@@ -155,6 +228,7 @@ impl<'a> Room<'a> {
 
 impl Drop for Room<'_> {
     fn drop(&mut self) {
+        self.void_drawn();
         self.log.promised.set(self.log.promised.get() - self.promised);
     }
 }
@@ -181,10 +255,15 @@ impl Draw<'_, '_> {
     ///
     /// # Panics
     ///
-    /// If `len` is more than is left of the room's, or all numbers are used.
+    /// If `len` is more than is left of the room's, or all numbers are used. If what `encode` wrote
+    /// are no operations, of which there is one at least: replay would refuse the whole batch. The
+    /// number becomes a void then.
     pub(in crate::store) fn append(&mut self, len: usize, encode: impl FnOnce(&mut [u8])) {
         assert!(len <= self.room.len && self.number < self.end, "the record fits its room");
-        self.room.log.producer.borrow_mut().append(self.number, len, encode);
+        self.room.log.producer.borrow_mut().append(self.number, len, |out| {
+            encode(out);
+            assert!(Operations(out).is_valid(), "a record is operations, one at least");
+        });
         self.room.len -= len;
         self.room.draws = 0;
         self.published();
@@ -202,8 +281,7 @@ impl Draw<'_, '_> {
         if self.number < self.end {
             log.order.published(log.core, self.number);
         } else {
-            log.order.idle(log.core);
-            log.drawing.set(false);
+            log.idle();
         }
     }
 }

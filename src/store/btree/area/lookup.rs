@@ -17,8 +17,7 @@ pub(in crate::store) enum IntentState {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(in crate::store) struct Lookup<'a> {
     /// The newest entry, which may be a committed intent; it has that kind then which the intent
-    /// becomes. If it is a [merge operand](Kind::Merge), older ones follow: see
-    /// [`Area::versions`].
+    /// becomes.
     pub(in crate::store) newest: Option<Entry<'a>>,
     /// Whether `newest` is a committed intent. Then what lies below the area may be newer: the
     /// intent may have come here from the node before this one, whose plain entries are in the
@@ -116,6 +115,19 @@ impl<'a> Area<'a> {
     pub(in crate::store) fn live(&self) -> impl Iterator<Item = Entry<'a>> + use<'a> {
         let area = *self;
         (0..self.taken()).rev().filter_map(move |index| area.entry(index))
+    }
+
+    /// Whether a change is live. Of an area that is frozen and decided: whether it has one.
+    pub(in crate::store) fn has_changes(&self) -> bool {
+        (0..self.taken()).any(|index| {
+            let word = self.slots.load(index);
+            word.state() == State::Live && word.kind().is_change()
+        })
+    }
+
+    /// The newest number of a change that is live, or 0.
+    pub(in crate::store) fn newest(&self) -> u64 {
+        self.live().filter(|entry| entry.kind.is_change()).map(|entry| entry.seq).max().unwrap_or(0)
     }
 
     fn entry(&self, index: usize) -> Option<Entry<'a>> {

@@ -85,6 +85,29 @@ fn canary_a_frozen_area_takes_writes() {
     two_writers(2, 0, Some(Defect::LeaveUnsealed));
 }
 
+/// Two writers of one key and an eviction.
+fn an_eviction(preemptions: usize, defect: Option<Defect>) {
+    model(preemptions, move || {
+        let leaf = Rc::new(Leaf::new(2, defect));
+        let one = spawn(&leaf, |leaf| leaf.put(1, 10));
+        let two = spawn(&leaf, |leaf| leaf.put(1, 20));
+        leaf.evict();
+        let (one, two) = (join(one), join(two));
+        check_larger_wins(&leaf, &one, &two, (10, 20));
+    });
+}
+
+#[test]
+fn no_write_is_evicted() {
+    an_eviction(2, None);
+}
+
+#[test]
+#[should_panic(expected = "the larger number wins")]
+fn canary_an_area_is_evicted_that_takes_writes() {
+    an_eviction(2, Some(Defect::LeaveUnsealed));
+}
+
 /// Two writers of one key and a reader, who consolidates between its reads.
 fn a_reader(preemptions: usize, defect: Option<Defect>) {
     model(preemptions, move || {
@@ -156,6 +179,31 @@ fn canary_increments_ignore_what_came_in() {
 #[should_panic(expected = "no increment is lost")]
 fn canary_increments_of_a_frozen_area() {
     two_increments(2, 2, Some(Defect::LeaveReserved));
+}
+
+/// Two increments of one key beside a write of another one, whose slot they walk over.
+fn increments_and_another_key(defect: Option<Defect>) {
+    model(2, move || {
+        let leaf = Rc::new(Leaf::new(4, defect));
+        let one = spawn(&leaf, |leaf| leaf.increment(1));
+        let other = spawn(&leaf, |leaf| leaf.put(10, 5));
+        let two = leaf.increment(1);
+        let (one, other) = (join(one), join(other));
+        leaf.check(&[&one, &two, &other]);
+        assert_eq!(leaf.get(1).map(|(_, value)| value), Some(2), "no increment is lost");
+        assert_eq!(leaf.get(10), Some((other.live[0], 5)));
+    });
+}
+
+#[test]
+fn increments_walk_over_writes_of_other_keys() {
+    increments_and_another_key(None);
+}
+
+#[test]
+#[should_panic(expected = "no increment is lost")]
+fn canary_increments_walk_over_each_other() {
+    increments_and_another_key(Some(Defect::IgnoreNewerSlots));
 }
 
 /// An increment beside a blind write of the same key: one of them comes first.

@@ -29,8 +29,6 @@ pub(in crate::store) enum Kind {
     Overflow,
     /// The key is absent.
     Delete,
-    /// An operand for the merge operator.
-    Merge,
     /// A write of a transaction: it counts when the transaction has committed.
     Intent,
     /// A clean copy of what lies below the area.
@@ -40,13 +38,12 @@ pub(in crate::store) enum Kind {
 }
 
 impl Kind {
-    /// The kind's code in words and entries, 1 to 7.
+    /// The kind's code in words and entries, 1 to 7 without 4.
     pub(super) const fn code(self) -> u8 {
         match self {
             Self::Put => 1,
             Self::Overflow => 2,
             Self::Delete => 3,
-            Self::Merge => 4,
             Self::Intent => 5,
             Self::Cached => 6,
             Self::CachedAbsence => 7,
@@ -58,7 +55,6 @@ impl Kind {
             1 => Self::Put,
             2 => Self::Overflow,
             3 => Self::Delete,
-            4 => Self::Merge,
             5 => Self::Intent,
             6 => Self::Cached,
             7 => Self::CachedAbsence,

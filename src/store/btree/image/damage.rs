@@ -6,8 +6,6 @@ use std::fmt;
 pub(crate) const MAX_KEY_BYTES: usize = 4096;
 /// The longest value that lies in a leaf, in bytes; longer ones are pages of their own.
 pub(crate) const MAX_LEAF_VALUE_BYTES: usize = 1008;
-/// The longest operand of a merge, in bytes: with the longest key it fits a page.
-pub(crate) const MAX_OPERAND_BYTES: usize = 56 << 10;
 /// The longest content of a page with an image, in bytes: with its header it takes 64 KiB.
 pub(crate) const MAX_CONTENT_BYTES: usize = 65_472;
 
@@ -20,7 +18,7 @@ pub(crate) struct Damage {
 }
 
 impl Damage {
-    pub(super) fn new(at: usize, reason: &'static str) -> Self {
+    pub(crate) fn new(at: usize, reason: &'static str) -> Self {
         Self { at, reason }
     }
 }

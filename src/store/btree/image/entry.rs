@@ -3,19 +3,19 @@
 //! | size | field |
 //! |---|---|
 //! | | the key after prefix and head (nothing if it ends there) |
-//! | 1 | bits 0 and 1 kind (0 value, 1 value reference, 2 deleted, 3 operand of a merge); bit 2 has a write number; bit 3 expires; bits 4 to 7 zero |
-//! | 1 to 3 | length of the value, LEB128 in its shortest form (kinds 0 and 3 only) |
+//! | 1 | bits 0 and 1 kind (0 value, 1 value reference, 2 deleted); bit 2 has a write number; bit 3 expires; bits 4 to 7 zero |
+//! | 1 to 3 | length of the value, LEB128 in its shortest form (kind 0 only) |
 //! | 0 or 8 | write number |
 //! | 0 or 6 | when it expires, ms since 1970 |
 //! | | the value, or a value reference (24) |
 //!
 //! The key's rest comes first, so a search compares it without decoding what stands before it.
 
-use super::damage::{Damage, MAX_LEAF_VALUE_BYTES, MAX_OPERAND_BYTES, check};
+use super::damage::{Damage, MAX_LEAF_VALUE_BYTES, check};
 use super::key::KeyParts;
 use super::search::put;
-use crate::store::btree::word::ChildWord;
 use crate::store::codec::Reader;
+use crate::store::word::ChildWord;
 
 pub(crate) const VALUE_REFERENCE_BYTES: usize = 24;
 const NUMBERED: u8 = 1 << 2;
@@ -30,8 +30,6 @@ pub(crate) enum EntryKind {
     Reference = 1,
     /// The key is not there from this version on. It has no value and does not expire.
     Deleted = 2,
-    /// The operand of a merge with the version before.
-    Operand = 3,
 }
 
 /// A version of a key.
@@ -94,7 +92,7 @@ impl<'a> Body<'a> {
             0 => (EntryKind::Value, take_len(&mut rest)?),
             1 => (EntryKind::Reference, VALUE_REFERENCE_BYTES),
             2 => (EntryKind::Deleted, 0),
-            _ => (EntryKind::Operand, take_len(&mut rest)?),
+            _ => return None,
         };
         let number = match flags & NUMBERED {
             0 => None,
@@ -117,7 +115,6 @@ impl<'a> Body<'a> {
         let expires = self.expiry_ms.is_some();
         match self.kind {
             EntryKind::Value => check(self.value.len() <= MAX_LEAF_VALUE_BYTES, at, "a value is too long"),
-            EntryKind::Operand => check(self.value.len() <= MAX_OPERAND_BYTES, at, "an operand is too long"),
             EntryKind::Deleted => check(!expires, at, "a deleted entry expires"),
             EntryKind::Reference => {
                 let reference = ValueReference::decode(self.value);
@@ -162,7 +159,7 @@ fn len_bytes(len: usize) -> usize {
 
 impl Entry<'_> {
     fn has_len(&self) -> bool {
-        matches!(self.kind, EntryKind::Value | EntryKind::Operand)
+        self.kind == EntryKind::Value
     }
 
     /// What the entry takes after its key's rest, in bytes.

@@ -2,8 +2,8 @@
 
 use super::damage::{Damage, MAX_KEY_BYTES, check};
 use super::search::put;
-use crate::store::btree::word::ChildWord;
 use crate::store::codec::{Reader, to_u16};
+use crate::store::word::ChildWord;
 
 pub(crate) const RUN_BYTES: usize = 64;
 const TOMBSTONE_FIXED_BYTES: usize = 12;

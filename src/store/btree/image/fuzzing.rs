@@ -2,7 +2,7 @@
 //! page, everything that a page can do. There is no such module in any other build.
 #![cfg_attr(not(fuzzing), expect(unreachable_pub, reason = "the fuzzer has what is public here"))]
 
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 use std::collections::BTreeMap;
 
 use super::*;
@@ -23,7 +23,7 @@ pub fn leaf(content: &[u8]) {
         assert_eq!(leaf.lower_bound(&longer), after, "nothing is between a key and the next string");
     }
     assert!(leaf.lower_bound(&[]) == 0 && leaf.upper_bound(&[0xff; MAX_KEY_BYTES + 1]) == leaf.len());
-    assert_eq!(leaf.changes().into_iter().count() > 0, !leaf.changes().section().is_empty());
+    assert_eq!(leaf.changes().pending().is_some(), !leaf.changes().section().is_empty());
     assert!(leaf.changes().pending().is_none_or(|change| !change.separator.is_empty()));
     let builder = LeafBuilder::new(entries.clone(), leaf.changes().section());
     if builder.size_bytes() <= MAX_CONTENT_BYTES {
@@ -81,7 +81,7 @@ pub fn inner(content: &[u8], level: u8) {
             assert_eq!(a.upper.map(KeyParts::to_vec), b.upper.map(KeyParts::to_vec));
         }
         assert!(again.runs().eq(inner.runs()) && again.range_tombstones().eq(inner.range_tombstones()));
-        assert!(again.changes().into_iter().eq(inner.changes()));
+        assert!(again.changes().section() == inner.changes().section());
     }
     let left = inner_split_point(inner.branches(0..inner.len()));
     assert_eq!(left.is_none(), inner.len() == 1);
@@ -91,26 +91,6 @@ pub fn inner(content: &[u8], level: u8) {
         let mut fewer = vec![0xaa; builder.size_bytes()];
         builder.write(&mut fewer);
         InnerImage::parse(&fewer, level).expect("what is built is an inner page");
-    }
-}
-
-/// Decodes bytes as a whole page, and its content as what the header says it is.
-pub fn page(bytes: &[u8]) {
-    let Ok(stored) = PageHeader::decode(bytes) else { return };
-    let StoredPage { header, content, .. } = stored;
-    assert!(content.len() <= bytes.len() - PAGE_HEADER_BYTES);
-    let mut again = [&[0; PAGE_HEADER_BYTES], content].concat();
-    header.seal(&mut again);
-    assert_eq!(again, bytes[..again.len()], "a header has one form");
-    match header.kind {
-        PageKind::Leaf if header.compression == Compression::None => {
-            leaf(content);
-            if let Ok(leaf) = LeafImage::parse(content) {
-                let _ = header.check_leaf(&leaf);
-            }
-        }
-        PageKind::Inner if header.compression == Compression::None => inner(content, header.level),
-        _ => {}
     }
 }
 
@@ -131,8 +111,7 @@ pub fn build_leaf(mut data: &[u8]) {
             let (kind, value) = match flags & 3 {
                 0 => (EntryKind::Value, &values[..value_len]),
                 1 => (EntryKind::Reference, &reference[..]),
-                2 => (EntryKind::Deleted, &[][..]),
-                _ => (EntryKind::Operand, &values[..value_len]),
+                _ => (EntryKind::Deleted, &[][..]),
             };
             let oldest = index + 1 == versions.len();
             let number = (!oldest || flags & 4 != 0).then(|| u64::MAX - index as u64);

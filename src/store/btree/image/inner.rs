@@ -26,8 +26,8 @@ use super::damage::{Damage, MAX_CONTENT_BYTES, check};
 use super::family::{RUN_BYTES, RangeTombstone, Run, check_runs, next_tombstone, runs};
 use super::key::KeyParts;
 use super::search::{IMAGE_HEADER_BYTES, PER_KEY_BYTES, Position, SortedKeys, padded, put};
-use crate::store::btree::word::{ChildWord, PageId};
 use crate::store::codec::u16_at;
+use crate::store::word::{ChildWord, PageId};
 
 pub(super) const CHILD_BYTES: usize = 8;
 
@@ -84,7 +84,7 @@ impl<'a> InnerImage<'a> {
             (_, rest) = next_tombstone(rest).ok_or(Damage::new(at, "it is no range tombstone"))?;
         }
         check((changes_at == content.len()) == (u16_at(content, 4) == 0), 4, "there are no changes")?;
-        Changes::parse(&content[changes_at..], changes_at, true)?;
+        Changes::parse(&content[changes_at..], changes_at)?;
         Ok(image)
     }
 

@@ -93,7 +93,7 @@ impl<'a> LeafImage<'a> {
         let summary = image.summary();
         check(u32_at(content, 8) == summary.live_bytes, 8, "the live bytes are not those of the entries")?;
         check(u32_at(content, 12) == summary.live_keys, 12, "the live keys are not those of the entries")?;
-        Changes::parse(&content[end..], end, false)?;
+        Changes::parse(&content[end..], end)?;
         Ok(image)
     }
 

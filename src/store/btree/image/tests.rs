@@ -3,11 +3,10 @@
 #[cfg(target_arch = "x86_64")]
 mod budget;
 mod damage;
-mod header;
 mod inner;
 mod leaf;
 
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 use std::collections::BTreeMap;
 
 use proptest::collection::{btree_set, vec};
@@ -69,8 +68,7 @@ impl Version {
 fn version() -> impl Strategy<Value = Version> {
     let len = prop_oneof![8 => 0usize..130, 1 => Just(MAX_LEAF_VALUE_BYTES)];
     let expiry = prop_oneof![Just(None), (0u64..1 << 48).prop_map(Some)];
-    let kinds =
-        [EntryKind::Value, EntryKind::Value, EntryKind::Reference, EntryKind::Deleted, EntryKind::Operand];
+    let kinds = [EntryKind::Value, EntryKind::Value, EntryKind::Reference, EntryKind::Deleted];
     (prop::sample::select(kinds.to_vec()), expiry, len, any::<u8>()).prop_map(
         |(kind, expiry_ms, len, fill)| {
             let page = ChildWord::of_numbers(u64::from(fill) + 16, 3);

@@ -5,9 +5,11 @@ use std::fmt;
 
 use super::{Entry, WORTHWHILE};
 use crate::store::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering, fence};
+use crate::store::pages::MapPage;
+use crate::store::word::MapWord;
 
 /// Fewer in models, where each is an object of its own.
-pub(super) const FRAME_LEN: usize = if cfg!(loom) { 64 } else { 256 };
+pub(super) const FRAME_LEN: usize = if cfg!(any(loom, shuttle)) { 64 } else { 256 };
 
 /// 256 neighbouring ids.
 pub(super) struct Frame {
@@ -27,6 +29,22 @@ impl Frame {
             entries: std::array::from_fn(|_| Entry::default()),
             free: std::array::from_fn(|_| AtomicU64::new(u64::MAX)),
             is_claimed: AtomicBool::new(true),
+            below: AtomicU32::new(0),
+        }
+    }
+
+    /// What a map page says. Nobody fills it. The first `reserved` ids are not given out.
+    pub(super) fn of(page: &MapPage, reserved: u64) -> Self {
+        let words: [_; FRAME_LEN] = std::array::from_fn(|at| page.entries()[at].words());
+        let is_free = |at: usize| at as u64 >= reserved && words[at].0 == MapWord::FREE;
+        let free_bits = |word: usize| {
+            let free = (0..64).filter(|bit| is_free(word * 64 + bit));
+            free.fold(0, |bits, bit| bits | 1 << bit)
+        };
+        Self {
+            entries: words.map(|(first, second)| Entry::new(first, second)),
+            free: std::array::from_fn(|word| AtomicU64::new(free_bits(word))),
+            is_claimed: AtomicBool::new(false),
             below: AtomicU32::new(0),
         }
     }

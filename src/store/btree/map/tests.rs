@@ -4,7 +4,8 @@ use std::sync::Mutex;
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::btree::word::{ColdAddress, NodeAddress};
+use crate::store::pages::MapEntry;
+use crate::store::word::{ColdAddress, NodeAddress, Special};
 
 fn node(number: u64) -> MapWord {
     MapWord::node(NodeAddress::new(number * 64).expect("aligned"))
@@ -25,7 +26,7 @@ fn reserved_ids_have_entries_and_are_not_given_out() {
     let (first, epoch) = map.allocate(None, &mut filling).expect("there are more");
     assert_eq!((first.get(), epoch), (RESERVED_PAGES, Epoch::FIRST));
     for id in 0..RESERVED_PAGES {
-        let entry = map.entry(PageId::new(id).expect("small")).expect("in the first frame");
+        let entry = map.entry(PageId::new(id).expect("small")).loaded().expect("in the first frame");
         assert_eq!(entry.word(), MapWord::FREE);
     }
 }
@@ -34,7 +35,8 @@ fn reserved_ids_have_entries_and_are_not_given_out() {
 fn an_id_that_was_never_given_out_has_no_entry() {
     let map = Map::new(1 << 20);
     for id in [256, 1 << 18, 1 << 20, 1 << 39] {
-        assert!(map.entry(PageId::new(id).expect("40 bits")).is_none(), "{id}");
+        let entry = map.entry(PageId::new(id).expect("40 bits"));
+        assert!(matches!(entry, Lookup::Never), "{id}: {entry:?}");
     }
 }
 
@@ -77,7 +79,7 @@ fn when_all_ids_are_in_use_there_is_none_until_some_are_free_again() {
 fn a_cold_entry_is_read_as_it_was_at_one_moment() {
     let map = Map::new(1);
     let (id, epoch) = map.allocate(None, &mut Filling::default()).expect("free");
-    let entry = map.entry(id).expect("it was given out");
+    let entry = map.entry(id).loaded().expect("it was given out");
     entry.replace(MapWord::FREE, node(1)).expect("it is the caller's");
     let is_done = crate::store::atomic::AtomicBool::new(false);
     std::thread::scope(|scope| {
@@ -197,4 +199,111 @@ fn threads_never_have_the_same_id() {
     });
     let frames = map.next_frame.load(Ordering::Relaxed);
     assert!(frames < 12, "600 ids at once take 3 frames if they are full; {frames} were made");
+}
+
+/// The mapping of a store that has given out the ids of four frames, 0 to 3.
+fn opened() -> Map {
+    Map::open(1 << 20, 4 * FRAME_PAGES - 10)
+}
+
+fn stored(granule: u64, checksum: u32, epoch: Epoch) -> MapEntry {
+    let place = ColdAddress::new(granule, 1).expect("small");
+    MapEntry::Cold { place, second: second(checksum, epoch) }
+}
+
+#[test]
+fn after_opening_a_frame_is_absent_until_it_is_loaded() {
+    let map = opened();
+    let entry = |id| map.entry(PageId::of_test(id));
+    for id in [0, 20, 256, 4 * FRAME_PAGES - 1] {
+        assert!(matches!(entry(id), Lookup::Absent(frame) if u64::from(frame) == id / FRAME_PAGES));
+    }
+    assert!(matches!(entry(4 * FRAME_PAGES), Lookup::Never), "no id of this frame was given out");
+    let epoch = Epoch::FIRST.next();
+    let mut page = MapPage::default();
+    page.entries_mut()[1] = stored(9, 77, epoch);
+    page.entries_mut()[2] = MapEntry::Free { epoch };
+    page.entries_mut()[3] = MapEntry::Damaged { second: second(5, epoch) };
+    assert!(map.install_frame(2, page, |_| false));
+    let words = |at| entry(2 * FRAME_PAGES + at).loaded().expect("it is loaded").load();
+    assert_eq!(words(0), (MapWord::FREE, second(0, Epoch::FIRST)));
+    assert_eq!(words(1), (cold(9), second(77, epoch)));
+    assert_eq!(words(2), (MapWord::FREE, second(0, epoch)));
+    assert_eq!(words(3), (MapWord::special(Special::Damaged), second(5, epoch)));
+    assert!(map.take_changed().is_empty(), "it is as its map page says");
+    assert!(!map.install_frame(2, MapPage::default(), |_| panic!("it is there")), "the first one stands");
+    assert_eq!(words(1), (cold(9), second(77, epoch)));
+    assert!(!map.install_frame(4, MapPage::default(), |_| panic!("it is new")), "it is not absent");
+}
+
+#[test]
+fn what_is_newer_than_a_map_page_is_applied_to_it_and_is_to_be_written() {
+    let map = opened();
+    let newer = stored(3, 4, Epoch::FIRST);
+    assert!(map.install_frame(1, MapPage::default(), |page| {
+        page.entries_mut()[8] = newer;
+        true
+    }));
+    let entry = map.entry(PageId::of_test(FRAME_PAGES + 8)).loaded().expect("it is loaded");
+    assert_eq!(entry.load(), newer.words());
+    assert_eq!(map.take_changed(), [1]);
+    assert!(map.take_changed().is_empty(), "they are taken once");
+}
+
+#[test]
+fn ids_of_a_frame_are_given_out_when_it_is_loaded_and_has_enough_of_them() {
+    let map = opened();
+    let mut filling = Filling::default();
+    let new = |filling: &mut Filling| map.allocate(None, filling).expect("room").0.get() / FRAME_PAGES;
+    assert_eq!(new(&mut filling), 4, "no frame of before is loaded");
+    let near = map.allocate(Some(PageId::of_test(FRAME_PAGES)), &mut filling).expect("room").0;
+    assert_eq!(near.get() / FRAME_PAGES, 4, "nor that of the neighbour");
+    let with_free = |free: u32| {
+        let mut page = MapPage::default();
+        let in_use = usize::try_from(FRAME_PAGES).expect("small") - free as usize;
+        page.entries_mut()[..in_use].fill(stored(1, 1, Epoch::FIRST));
+        page
+    };
+    assert!(map.install_frame(1, with_free(WORTHWHILE), |_| false));
+    assert!(map.install_frame(2, with_free(WORTHWHILE - 1), |_| false));
+    map.stop_filling(&mut filling);
+    let mut of_frames = Vec::new();
+    let mut others = [Filling::default(), Filling::default()];
+    others.iter_mut().for_each(|filling| of_frames.push(new(filling)));
+    assert_eq!(of_frames, [4, 1], "the last one that was put on the stack comes first");
+    let near = map.allocate(Some(PageId::of_test(2 * FRAME_PAGES)), &mut filling).expect("room").0;
+    assert_eq!(near.get(), 3 * FRAME_PAGES - u64::from(WORTHWHILE - 1), "a few serve neighbours");
+}
+
+#[test]
+fn the_first_ids_are_reserved_after_opening_too() {
+    let map = opened();
+    assert!(map.install_frame(0, MapPage::default(), |_| false));
+    let (first, _) = map.allocate(None, &mut Filling::default()).expect("room");
+    assert_eq!(first.get(), RESERVED_PAGES);
+}
+
+#[test]
+fn a_store_that_never_gave_out_an_id_is_opened_as_a_new_one() {
+    let map = Map::open(1, 0);
+    assert!(matches!(map.entry(PageId::of_test(1)), Lookup::Entry(_)));
+    assert_eq!(map.next_page(), FRAME_PAGES);
+}
+
+/// 16.22 bytes for each page of a loaded frame, 0.06 for each of an absent one: the head of the
+/// module says of what.
+#[test]
+fn the_memory_of_a_page_is_as_documented() {
+    let (entries, bits, stack) = (256 * 16, 256 / 8, 8);
+    assert_eq!(size_of::<Frame>(), entries + bits + stack);
+    let chunk = Chunk::new();
+    let frames = chunk.frames.len();
+    let directory = size_of_val(&*chunk.frames) / frames;
+    let changed_bits = 8 * size_of_val(&*chunk.changed) / frames;
+    assert_eq!((directory, changed_bits), (16, 1));
+    let hundredths = |bytes: usize| bytes * 100 / 256;
+    assert_eq!(hundredths(size_of::<Frame>() + directory), 1621);
+    assert_eq!(hundredths(directory), 6);
+    // What a chunk itself takes is for 2^18 pages.
+    assert!(size_of::<Once<Chunk>>() <= 64);
 }

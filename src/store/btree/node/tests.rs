@@ -3,7 +3,7 @@ use std::collections::BTreeMap;
 
 use super::*;
 use crate::store::btree::area::{IntentState, Kind, NewEntry, Written};
-use crate::store::btree::word::{ColdAddress, Epoch, MapView, MapWord, PageId};
+use crate::store::word::{ColdAddress, Epoch, MapView, MapWord, PageId};
 
 fn child() -> ChildWord {
     ChildWord::new(PageId::new(17).expect("in range"), Epoch::new(3).expect("in range"))
@@ -23,11 +23,11 @@ impl Counted {
 
 // SAFETY: the blocks are those of the process's memory.
 unsafe impl NodeMemory for Counted {
-    fn allocate(&self, len_bytes: usize) -> Option<Block> {
+    fn allocate(&self, len_bytes: usize, room: Room) -> Option<Block> {
         if self.in_use.borrow().len() == self.most {
             return None;
         }
-        let block = ProcessMemory.allocate(len_bytes)?;
+        let block = ProcessMemory.allocate(len_bytes, room)?;
         self.in_use.borrow_mut().insert(block.address.as_ptr().addr(), block.class);
         Some(block)
     }
@@ -42,46 +42,51 @@ unsafe impl NodeMemory for Counted {
 
 #[test]
 fn a_node_has_what_it_was_built_with() {
-    let home = MapWord::cold(ColdAddress::new(9, 2).expect("in range"), 0).expect("in range").bits();
-    let shape = Shape {
-        level: 1,
-        kind: 2,
-        next: 64,
-        home,
-        dirty_from: 77,
-        pending_at: 5,
-        flags: 6,
-        earliest_expiry: 8,
-        ..Shape::new(child(), AreaSize::ALL[1], 100)
-    };
-    let mut new = NewNode::build(&ProcessMemory, &shape).expect("memory");
-    assert_eq!(new.image_mut(), [0; 128]);
-    new.image_mut()[127] = 1;
+    let place = ColdAddress::new(9, 2);
+    let shape =
+        Shape { level: 1, kind: 2, newest: 77, place, ..Shape::new(child(), 9, AreaSize::ALL[1], 100) };
+    let mut new = NewNode::build(&ProcessMemory, &shape, Room::Ordinary).expect("memory");
+    assert_eq!(new.image_mut(), [0; 100]);
+    new.image_mut()[99] = 1;
     let node = new.get();
     assert_eq!((node.child(), node.level(), node.kind()), (child(), 1, 2));
-    assert_eq!((node.pending_at(), node.flags(), node.earliest_expiry()), (5, 6, 8));
-    assert_eq!(node.next().load(Ordering::Relaxed), 64);
-    assert_eq!(node.home().load(Ordering::Relaxed), home);
-    assert_eq!(node.dirty_from().load(Ordering::Relaxed), 77);
+    assert_eq!((node.tree(), node.newest(), node.place()), (9, 77, place));
     assert_eq!(node.pins().load(Ordering::Relaxed), 0);
-    assert_eq!((node.image().len(), node.image()[127]), (128, 1));
+    assert_eq!((node.image().len(), node.image()[99], node.len_bytes()), (100, 1, 64 + 256 + 128));
     assert_eq!(node.touched(), 0);
     node.set_touched(3);
     assert_eq!(node.touched(), 3);
 }
 
+/// What belongs to the page goes on to the node that follows, and the place of the image does not.
+#[test]
+fn a_successor_forgets_nothing_but_the_place() {
+    let shape = Shape {
+        level: 3,
+        kind: 1,
+        newest: 5,
+        place: ColdAddress::new(9, 2),
+        ..Shape::new(child(), 7, AreaSize::NONE, 64)
+    };
+    let new = NewNode::build(&ProcessMemory, &shape, Room::Ordinary).expect("memory");
+    let next = Shape::successor(new.get(), AreaSize::ALL[2], 32);
+    let Shape { child, tree, level, kind, area, image_len, newest, place } = next;
+    assert_eq!((child, tree, level, kind), (self::child(), 7, 3, 1));
+    assert_eq!((area, image_len, newest, place), (AreaSize::ALL[2], 32, 5, None));
+}
+
 #[test]
 fn the_header_is_laid_out_as_documented() {
-    assert_eq!(std::mem::offset_of!(Header, next), 8);
-    assert_eq!(std::mem::offset_of!(Header, child), 16);
-    assert_eq!(std::mem::offset_of!(Header, home), 24);
-    assert_eq!(std::mem::offset_of!(Header, dirty_from), 32);
-    assert_eq!(std::mem::offset_of!(Header, pins), 40);
-    assert_eq!(std::mem::offset_of!(Header, touched), 47);
-    assert_eq!(std::mem::offset_of!(Header, area_bytes), 48);
-    assert_eq!(std::mem::offset_of!(Header, image_line), 52);
-    assert_eq!(std::mem::offset_of!(Header, pending_at), 56);
-    assert_eq!(std::mem::offset_of!(Header, earliest_expiry), 60);
+    assert_eq!(std::mem::offset_of!(Header, place), 0);
+    assert_eq!(std::mem::offset_of!(Header, child), 8);
+    assert_eq!(std::mem::offset_of!(Header, newest), 16);
+    assert_eq!(std::mem::offset_of!(Header, tree), 24);
+    assert_eq!(std::mem::offset_of!(Header, pins), 28);
+    assert_eq!(std::mem::offset_of!(Header, level), 32);
+    assert_eq!(std::mem::offset_of!(Header, touched), 35);
+    assert_eq!(std::mem::offset_of!(Header, area_bytes), 36);
+    assert_eq!(std::mem::offset_of!(Header, image_line), 40);
+    assert_eq!(std::mem::offset_of!(Header, image_bytes), 42);
 }
 
 /// Area and image lie apart: filling the one to its last byte leaves the other as it was.
@@ -89,8 +94,8 @@ fn the_header_is_laid_out_as_documented() {
 fn area_and_image_do_not_overlap() {
     for (size, image_len) in AreaSize::ALL.into_iter().zip([0, 64, 4032, 16 << 10, 1]) {
         let memory = Counted::new(1);
-        let shape = Shape::new(child(), size, image_len);
-        let mut new = NewNode::build(&memory, &shape).expect("memory");
+        let shape = Shape::new(child(), 1, size, image_len);
+        let mut new = NewNode::build(&memory, &shape, Room::Ordinary).expect("memory");
         new.image_mut().fill(0xAB);
         let node = new.get();
         let value = vec![0xCD; size.heap_bytes() - 13 - 1];
@@ -107,7 +112,8 @@ fn area_and_image_do_not_overlap() {
 
 #[test]
 fn a_node_without_an_area_takes_no_writes() {
-    let new = NewNode::build(&ProcessMemory, &Shape::new(child(), AreaSize::NONE, 64)).expect("memory");
+    let new = NewNode::build(&ProcessMemory, &Shape::new(child(), 1, AreaSize::NONE, 64), Room::Ordinary)
+        .expect("memory");
     assert!(new.get().area().is_frozen());
     assert_eq!(new.get().area().live().count(), 0);
 }
@@ -115,18 +121,18 @@ fn a_node_without_an_area_takes_no_writes() {
 #[test]
 fn without_memory_there_is_no_node() {
     let memory = Counted::new(1);
-    let shape = Shape::new(child(), AreaSize::ALL[0], 64);
-    let one = NewNode::build(&memory, &shape).expect("the first");
-    assert!(NewNode::build(&memory, &shape).is_none());
+    let shape = Shape::new(child(), 1, AreaSize::ALL[0], 64);
+    let one = NewNode::build(&memory, &shape, Room::Ordinary).expect("the first");
+    assert!(NewNode::build(&memory, &shape, Room::Ordinary).is_none());
     drop(one);
-    assert!(NewNode::build(&memory, &shape).is_some());
+    assert!(NewNode::build(&memory, &shape, Room::Ordinary).is_some());
 }
 
 #[test]
 fn a_published_node_is_reached_by_its_word_and_taken_back() {
     let memory = Counted::new(1);
-    let shape = Shape::new(child(), AreaSize::ALL[0], 64);
-    let address = NewNode::build(&memory, &shape).expect("memory").publish();
+    let shape = Shape::new(child(), 1, AreaSize::ALL[0], 64);
+    let address = NewNode::build(&memory, &shape, Room::Ordinary).expect("memory").publish();
     assert_eq!(memory.in_use.borrow().len(), 1, "a node that was published stays");
     let word = MapWord::from_bits(MapWord::node(address).bits()).expect("a word");
     assert_eq!(word.view(), MapView::Node(address));
@@ -140,5 +146,9 @@ fn a_published_node_is_reached_by_its_word_and_taken_back() {
 #[test]
 #[should_panic(expected = "a node is at most")]
 fn a_node_has_a_largest_size() {
-    let _ = NewNode::build(&ProcessMemory, &Shape::new(child(), AreaSize::ALL[4], MAX_NODE_BYTES));
+    let _ = NewNode::build(
+        &ProcessMemory,
+        &Shape::new(child(), 1, AreaSize::ALL[4], MAX_NODE_BYTES),
+        Room::Ordinary,
+    );
 }

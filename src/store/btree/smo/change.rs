@@ -9,6 +9,7 @@ use super::defect::Defect;
 use super::page::{
     Body, ChildWord, Content, ContentOf, Inner, Leaf, Mapping, Page, PageId, PageOf, Remainder, Split,
 };
+use crate::store::events::Event;
 
 /// A page that a visitor came to by `child`, and found with that epoch.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -18,8 +19,9 @@ pub(in crate::store::btree) struct Place<R> {
 }
 
 impl<R> Place<R> {
-    fn live<M: Mapping<Ref = R>>(&self) -> &ContentOf<M>
+    fn live<'a, M: Mapping<Ref = R>>(&'a self) -> &'a ContentOf<M>
     where
+        M::Key: 'a,
         R: Deref<Target = PageOf<M>>,
     {
         self.page.content().expect("a visitor stands on pages of the tree only")
@@ -35,7 +37,7 @@ pub(in crate::store::btree) fn split_create<M: Mapping>(
     at: &Place<M::Ref>,
 ) -> Option<ChildWord> {
     let content = at.live::<M>();
-    mapping.create(content.from(&content.separator()))
+    mapping.create(at.child.id(), content.from(&content.separator()))
 }
 
 /// S1. Turns `at` into its left half, one epoch on, with the split pending.
@@ -53,6 +55,7 @@ pub(in crate::store::btree) fn split_publish<M: Mapping>(
     let separator = content.separator();
     let body = Body::Live(content.below(&separator));
     let pending = Some(Split { separator, right });
+    mapping.tell(Event::Split { tree: mapping.tree(), page: at.child.id(), new: right });
     mapping.replace(at.child.id(), &at.page, Page { epoch: at.page.epoch.next(), pending, body })
 }
 
@@ -68,6 +71,12 @@ pub(in crate::store::btree) fn post_split<M: Mapping>(
 ) -> bool {
     let (Content::Inner(inner), Some(split)) = (parent.live::<M>(), &changed.pending) else { return false };
     let Some(inner) = inner.with_split(child, split) else { return false };
+    mapping.tell(Event::Posted {
+        tree: mapping.tree(),
+        parent: parent.child.id(),
+        page: ChildWord::new(child.id(), changed.epoch),
+        new: split.right,
+    });
     replace_parent(mapping, parent, parent.page.with_content(Content::Inner(inner)))
 }
 
@@ -81,6 +90,7 @@ pub(in crate::store::btree) fn root_split<M: Mapping>(
     right: ChildWord,
 ) -> bool {
     let inner = M::Inner::pair(left, root.live::<M>().separator(), right);
+    mapping.tell(Event::RootSplit { tree: mapping.tree(), root: root.child.id(), left, right });
     mapping.replace(root.child.id(), &root.page, root.page.with_content(Content::Inner(inner)))
 }
 
@@ -90,7 +100,7 @@ pub(in crate::store::btree) fn root_split_create_left<M: Mapping>(
     root: &Place<M::Ref>,
 ) -> Option<ChildWord> {
     let content = root.live::<M>();
-    mapping.create(content.below(&content.separator()))
+    mapping.create(root.child.id(), content.below(&content.separator()))
 }
 
 /// R1. Marks the empty leaf `at`, which is not the root, as removed, one epoch on.
@@ -128,6 +138,8 @@ pub(in crate::store::btree) fn post_removal<M: Mapping>(
             Page { epoch: parent.page.epoch.next(), pending: None, body: Body::Removed }
         }
     };
+    let gone = ChildWord::new(child.id(), child.epoch().next());
+    mapping.tell(Event::Removed { tree: mapping.tree(), parent: parent.child.id(), gone });
     replace_parent(mapping, parent, new)
 }
 
@@ -155,6 +167,8 @@ pub(in crate::store::btree) fn collapse<M: Mapping>(
     if inner.only_child() != Some(child) {
         return false;
     }
+    let gone = ChildWord::new(child.id(), frozen.epoch);
+    mapping.tell(Event::Collapsed { tree: mapping.tree(), root: root.child.id(), gone });
     mapping.replace(root.child.id(), &root.page, root.page.with_content(content.clone()))
 }
 

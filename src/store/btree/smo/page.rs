@@ -4,7 +4,8 @@ use std::ops::Deref;
 
 #[cfg(test)]
 use super::defect::Defect;
-pub(in crate::store::btree) use crate::store::btree::word::{ChildWord, Epoch, PageId};
+use crate::store::events::Event;
+pub(in crate::store::btree) use crate::store::word::{ChildWord, Epoch, PageId};
 
 /// One immutable state of a page: what a mapping word stands for.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
@@ -81,6 +82,10 @@ pub(in crate::store::btree) trait Inner: Clone {
     /// two.
     fn is_over(&self) -> bool;
 
+    /// Whether it is [over](Self::is_over) by so much that it takes no further child before it is
+    /// split.
+    fn is_full(&self) -> bool;
+
     /// A separator of the page that divides it. Only for a page that [is over](Self::is_over).
     fn separator(&self) -> Self::Key;
 
@@ -109,7 +114,7 @@ pub(in crate::store::btree) enum Remainder<I> {
 
 /// Where a descent goes.
 #[derive(Clone, PartialEq, Eq, Hash, Debug)]
-pub(in crate::store::btree) enum Target<K> {
+pub(in crate::store) enum Target<K> {
     /// To the leaf of this key.
     At(K),
     /// To the leaf of the largest keys below this one, or to the last leaf.
@@ -127,7 +132,7 @@ pub(in crate::store::btree) struct Route<K> {
 
 /// The mapping under a pin: what is loaded from it stays readable while it is borrowed.
 pub(in crate::store::btree) trait Mapping {
-    type Key: Clone + Ord + 'static;
+    type Key: Clone + Ord;
     type Leaf: Leaf<Key = Self::Key>;
     type Inner: Inner<Key = Self::Key>;
     /// A page as one load saw it. It also is what a CAS expects: equal only for the same word.
@@ -142,9 +147,20 @@ pub(in crate::store::btree) trait Mapping {
     /// One CAS (AcqRel) of the word of `id` from `current` to `new`; whether it succeeded.
     fn replace(&self, id: PageId, current: &Self::Ref, new: PageOf<Self>) -> bool;
 
-    /// One CAS (AcqRel) of the word of a free id to a page with this content, no pending change,
-    /// and the epoch that the free word states. None if no id is free.
-    fn create(&self, content: ContentOf<Self>) -> Option<ChildWord>;
+    /// One CAS (AcqRel) of the word of a free id, if possible one near that of `neighbour`, to a
+    /// page with this content, no pending change, and the epoch that the free word states. None if
+    /// no id is free.
+    fn create(&self, neighbour: PageId, content: ContentOf<Self>) -> Option<ChildWord>;
+
+    /// The number of the tree, for [`tell`](Self::tell).
+    fn tree(&self) -> u32 {
+        0
+    }
+
+    /// Called before the CAS of a step that the keeper has to know of.
+    fn tell(&self, event: Event) {
+        let _ = event;
+    }
 
     /// What is to be done wrong on purpose.
     #[cfg(test)]

@@ -5,6 +5,7 @@ mod audit;
 mod crash;
 mod crashes;
 mod exhaustive;
+mod flusher;
 mod model;
 mod one_visitor;
 mod scenarios;

@@ -132,13 +132,23 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
     }
 
     /// Pages that this visitor made and nobody else knows.
-    #[cfg(test)]
-    pub(super) fn private(&self) -> Vec<ChildWord> {
+    pub(super) fn private(&self) -> [Option<ChildWord>; 2] {
         match &self.next {
-            Next::SplitPublish(page) | Next::RootCreateRight(page) => vec![*page],
-            Next::RootSplit(left, right) => vec![*left, *right],
-            Next::GiveBack(first, second) => std::iter::once(*first).chain(*second).collect(),
-            _ => Vec::new(),
+            Next::SplitPublish(page) | Next::RootCreateRight(page) => [Some(*page), None],
+            Next::RootSplit(left, right) => [Some(*left), Some(*right)],
+            Next::GiveBack(first, second) => [Some(*first), *second],
+            _ => [None, None],
+        }
+    }
+
+    /// Ends the visit where it is: what it made and did not publish is given back.
+    pub(in crate::store::btree) fn give_up<M>(self, mapping: &M)
+    where
+        M: Mapping<Key = K, Ref = R>,
+        R: Deref<Target = PageOf<M>>,
+    {
+        for unused in self.private().into_iter().flatten() {
+            give_back(mapping, unused);
         }
     }
 
@@ -180,6 +190,9 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
                 }
             }
             Next::Post(child, page) => {
+                if let Some(split) = self.split_first(&page) {
+                    return self.go(split);
+                }
                 let gone = page.content().is_none();
                 if self.post(mapping, child, &page) && gone {
                     return self.go(Next::Release(child.id(), page));
@@ -329,6 +342,19 @@ impl<K: Clone + Ord, R: Clone> Visitor<K, R> {
             }
             _ => None,
         }
+    }
+
+    /// How to split the page where the visitor is, if it has no room for what is to be posted. Its
+    /// own split is posted first then, by the next descent.
+    fn split_first<L, I>(&self, changed: &R) -> Option<Next<R>>
+    where
+        I: Inner<Key = K>,
+        R: Deref<Target = Page<L, I, K>>,
+    {
+        let is_split = matches!(changed.body, Body::Live(_));
+        let is_full = matches!(self.arrived().page.content(), Some(Content::Inner(inner)) if inner.is_full());
+        let next = if self.parent.is_some() { Next::SplitCreate } else { Next::RootCreateLeft };
+        (is_split && is_full).then_some(next)
     }
 
     /// S2, R2 or C2 on the page where the visitor is.

@@ -1,21 +1,65 @@
 //! Contents of pages as structure changes see them ([`smo`](crate::store::btree::smo)).
 
 use std::cell::OnceCell;
+use std::cmp::Ordering;
 use std::ops::Range;
 use std::rc::Rc;
 
-use super::merge::merged;
+use super::merge::{self, merged};
 use crate::store::btree::area::spin;
 use crate::store::btree::image::{
-    Branch, Edit, Entry, InnerBuilder, InnerImage, InnerParts, KeyParts, LEAF_TARGET_BYTES, LeafBuilder,
-    SplitPoint, inner_split_point,
+    Branch, Edit, Entry, IMAGE_BYTES, InnerBuilder, InnerImage, InnerParts, KeyParts, LEAF_TARGET_BYTES,
+    LeafBuilder, MAX_KEY_BYTES, SplitPoint, inner_split_point,
 };
 use crate::store::btree::node::NodeRef;
 use crate::store::btree::smo::{Inner, Leaf, Remainder, Route, Split, Target};
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 
 /// Inner pages split above this size, in bytes.
-pub(super) const INNER_TARGET_BYTES: usize = 4032;
+const INNER_TARGET_BYTES: usize = 4032;
+/// Inner pages above this size take no further child before they are split: with one more, and the
+/// longest separator, they are [`IMAGE_BYTES`] long.
+const INNER_FULL_BYTES: usize = IMAGE_BYTES - MAX_KEY_BYTES - 64;
+
+/// A key that separates two pages: where it lies in an image, or of its own.
+#[derive(Clone, Debug)]
+pub(super) enum Separator<'g> {
+    Lies(KeyParts<'g>),
+    Made(Rc<Vec<u8>>),
+}
+
+impl Separator<'_> {
+    pub(super) fn parts(&self) -> KeyParts<'_> {
+        match self {
+            Self::Lies(key) => *key,
+            Self::Made(key) => KeyParts::whole(key),
+        }
+    }
+
+    pub(super) fn to_vec(&self) -> Vec<u8> {
+        self.parts().to_vec()
+    }
+}
+
+impl Ord for Separator<'_> {
+    fn cmp(&self, other: &Self) -> Ordering {
+        self.parts().compare(&other.parts())
+    }
+}
+
+impl PartialOrd for Separator<'_> {
+    fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl PartialEq for Separator<'_> {
+    fn eq(&self, other: &Self) -> bool {
+        self.cmp(other).is_eq()
+    }
+}
+
+impl Eq for Separator<'_> {}
 
 /// What a leaf holds, or a part of it.
 #[derive(Clone, Debug)]
@@ -23,7 +67,8 @@ pub(super) enum LeafContent<'g> {
     Empty,
     /// All that the node holds, once its area is frozen and decided.
     Whole(NodeRef<'g>, Rc<OnceCell<Rc<Vec<Entry<'g>>>>>),
-    Part(Rc<Vec<Entry<'g>>>, Range<usize>),
+    /// Entries, which of them, and the newest number of all that went into them.
+    Part(Rc<Vec<Entry<'g>>>, Range<usize>, u64),
 }
 
 impl<'g> LeafContent<'g> {
@@ -35,7 +80,7 @@ impl<'g> LeafContent<'g> {
     pub(super) fn entries(&self) -> (Rc<Vec<Entry<'g>>>, Range<usize>) {
         match self {
             Self::Empty => (Rc::default(), 0..0),
-            Self::Part(entries, range) => (Rc::clone(entries), range.clone()),
+            Self::Part(entries, range, _) => (Rc::clone(entries), range.clone()),
             Self::Whole(leaf, kept) => {
                 let entries = if leaf.area().is_frozen() {
                     Rc::clone(kept.get_or_init(|| {
@@ -51,17 +96,26 @@ impl<'g> LeafContent<'g> {
         }
     }
 
-    fn part(&self, separator: &[u8], of: impl Fn(usize, Range<usize>) -> Range<usize>) -> Self {
+    /// The newest number of all that went into it.
+    pub(super) fn newest(&self) -> u64 {
+        match self {
+            Self::Empty => 0,
+            Self::Part(_, _, newest) => *newest,
+            Self::Whole(leaf, _) => merge::newest(*leaf),
+        }
+    }
+
+    fn part(&self, separator: &Separator<'_>, of: impl Fn(usize, Range<usize>) -> Range<usize>) -> Self {
         let (entries, range) = self.entries();
-        let separator = KeyParts::whole(separator);
+        let separator = separator.parts();
         let at = entries[range.clone()].partition_point(|entry| entry.key.compare(&separator).is_lt());
         let range = of(range.start + at, range);
-        Self::Part(entries, range)
+        Self::Part(entries, range, self.newest())
     }
 }
 
-impl Leaf for LeafContent<'_> {
-    type Key = Vec<u8>;
+impl<'g> Leaf for LeafContent<'g> {
+    type Key = Separator<'g>;
 
     fn empty() -> Self {
         Self::Empty
@@ -70,7 +124,10 @@ impl Leaf for LeafContent<'_> {
     /// Of a leaf whose area is not frozen only a guess: the step that removes it freezes the area
     /// and looks again.
     fn is_empty(&self) -> bool {
-        self.entries().1.is_empty()
+        match self {
+            Self::Whole(leaf, kept) if kept.get().is_none() => merge::is_empty(*leaf),
+            _ => self.entries().1.is_empty(),
+        }
     }
 
     fn is_over(&self) -> bool {
@@ -86,20 +143,20 @@ impl Leaf for LeafContent<'_> {
         is_over(entries, len, LEAF_TARGET_BYTES)
     }
 
-    fn separator(&self) -> Vec<u8> {
+    fn separator(&self) -> Separator<'g> {
         let (entries, range) = self.entries();
         let entries = entries[range].iter().copied();
         let point = SplitPoint::of(entries, 50).expect("a leaf that is over has two keys");
         let mut separator = Vec::new();
         point.append_separator_to(&mut separator);
-        separator
+        Separator::Made(Rc::new(separator))
     }
 
-    fn below(&self, separator: &Vec<u8>) -> Self {
+    fn below(&self, separator: &Separator<'g>) -> Self {
         self.part(separator, |at, range| range.start..at)
     }
 
-    fn from(&self, separator: &Vec<u8>) -> Self {
+    fn from(&self, separator: &Separator<'g>) -> Self {
         self.part(separator, |at, range| at..range.end)
     }
 }
@@ -116,6 +173,7 @@ pub(super) struct InnerContent<'g> {
     bytes: InnerBytes<'g>,
     /// None: one more than that of the page which this becomes.
     level: Option<u8>,
+    newest: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -127,11 +185,27 @@ enum InnerBytes<'g> {
 impl<'g> InnerContent<'g> {
     pub(super) fn of(page: NodeRef<'g>) -> Self {
         let bytes = InnerBytes::OfNode(InnerImage::of_verified(page.image()));
-        Self { bytes, level: Some(page.level()) }
+        Self { bytes, level: Some(page.level()), newest: page.newest() }
     }
 
     pub(super) fn level(&self) -> Option<u8> {
         self.level
+    }
+
+    /// The newest number of all that was in the page, if it was a leaf.
+    pub(super) fn newest(&self) -> u64 {
+        self.newest
+    }
+
+    /// The separator between the children `index` and `index + 1`.
+    fn key(&self, index: usize) -> Separator<'g> {
+        match &self.bytes {
+            InnerBytes::OfNode(image) => Separator::Lies(image.separator(index)),
+            InnerBytes::Built(content) => {
+                let image = InnerImage::of_verified(content);
+                Separator::Made(Rc::new(image.separator(index).to_vec()))
+            }
+        }
     }
 
     pub(super) fn image(&self) -> InnerImage<'_> {
@@ -143,13 +217,14 @@ impl<'g> InnerContent<'g> {
 
     fn build<'a>(
         level: Option<u8>,
+        newest: u64,
         branches: impl Iterator<Item = Branch<'a>> + Clone,
         parts: InnerParts<'_>,
     ) -> Self {
         let builder = InnerBuilder::new(branches, parts);
         let mut content = vec![0; builder.size_bytes()];
         builder.write(&mut content);
-        Self { bytes: InnerBytes::Built(Rc::new(content)), level }
+        Self { bytes: InnerBytes::Built(Rc::new(content)), level, newest }
     }
 
     /// Runs and range tombstones, without changes that are under way.
@@ -164,24 +239,26 @@ impl<'g> InnerContent<'g> {
     }
 }
 
-impl Inner for InnerContent<'_> {
-    type Key = Vec<u8>;
+impl<'g> Inner for InnerContent<'g> {
+    type Key = Separator<'g>;
 
-    fn pair(left: ChildWord, separator: Vec<u8>, right: ChildWord) -> Self {
-        let separator = KeyParts::whole(&separator);
+    fn pair(left: ChildWord, separator: Separator<'g>, right: ChildWord) -> Self {
+        let separator = separator.parts();
         let branches = [Branch { child: left, upper: Some(separator) }, Branch { child: right, upper: None }];
-        Self::build(None, branches.into_iter(), InnerParts::default())
+        Self::build(None, 0, branches.into_iter(), InnerParts::default())
     }
 
-    fn route(&self, target: &Target<Vec<u8>>) -> Route<Vec<u8>> {
+    fn route(&self, target: &Target<Separator<'g>>) -> Route<Separator<'g>> {
         let image = self.image();
         let at = match target {
-            Target::At(key) => image.child_for(key).0,
-            Target::Below(Some(key)) => image.child_below(key),
+            Target::At(Separator::Made(key)) => image.child_for(key).0,
+            Target::At(key) => image.child_for(&key.to_vec()).0,
+            Target::Below(Some(key)) => image.child_below(&key.to_vec()),
             Target::Below(None) => image.len() - 1,
         };
-        let lower = at.checked_sub(1).map(|below| image.separator(below).to_vec());
-        Route { child: image.child(at), lower, upper: image.upper(at).map(KeyParts::to_vec) }
+        let lower = at.checked_sub(1).map(|below| self.key(below));
+        let upper = (at + 1 < image.len()).then(|| self.key(at));
+        Route { child: image.child(at), lower, upper }
     }
 
     fn only_child(&self) -> Option<ChildWord> {
@@ -194,33 +271,38 @@ impl Inner for InnerContent<'_> {
         image.len() >= 4 && content_len(&image) > INNER_TARGET_BYTES
     }
 
-    fn separator(&self) -> Vec<u8> {
+    fn is_full(&self) -> bool {
+        let image = self.image();
+        image.len() >= 4 && content_len(&image) > INNER_FULL_BYTES
+    }
+
+    fn separator(&self) -> Separator<'g> {
         let image = self.image();
         let left = inner_split_point(image.branches(0..image.len())).expect("it has four children");
-        image.separator(left.clamp(2, image.len() - 2) - 1).to_vec()
+        self.key(left.clamp(2, image.len() - 2) - 1)
     }
 
-    fn below(&self, separator: &Vec<u8>) -> Self {
+    fn below(&self, separator: &Separator<'g>) -> Self {
         let image = self.image();
-        let at = image.child_below(separator);
-        Self::build(self.level, image.branches(0..at + 1), InnerContent::parts(&image))
+        let at = image.child_below(&separator.to_vec());
+        Self::build(self.level, self.newest, image.branches(0..at + 1), InnerContent::parts(&image))
     }
 
-    fn from(&self, separator: &Vec<u8>) -> Self {
+    fn from(&self, separator: &Separator<'g>) -> Self {
         let image = self.image();
-        let at = image.child_below(separator);
-        Self::build(self.level, image.branches(at + 1..image.len()), InnerContent::parts(&image))
+        let at = image.child_below(&separator.to_vec());
+        Self::build(self.level, self.newest, image.branches(at + 1..image.len()), InnerContent::parts(&image))
     }
 
-    fn with_split(&self, child: ChildWord, split: &Split<Vec<u8>>) -> Option<Self> {
+    fn with_split(&self, child: ChildWord, split: &Split<Separator<'g>>) -> Option<Self> {
         let image = self.image();
         let edit = Edit::Split {
             index: InnerContent::place(&image, child)?,
             left: ChildWord::new(child.id(), child.epoch().next()),
-            separator: KeyParts::whole(&split.separator),
+            separator: split.separator.parts(),
             right: split.right,
         };
-        Some(Self::build(self.level, image.edited(edit), InnerContent::parts(&image)))
+        Some(Self::build(self.level, self.newest, image.edited(edit), InnerContent::parts(&image)))
     }
 
     fn without(&self, child: ChildWord) -> Option<Remainder<Self>> {
@@ -233,11 +315,11 @@ impl Inner for InnerContent<'_> {
         let left = at.saturating_sub(1);
         let heir = image.child(if at == 0 { 1 } else { left });
         let branches = image.edited(Edit::Remove { index: left, child: heir });
-        Some(Remainder::Some(Self::build(self.level, branches, InnerContent::parts(&image))))
+        Some(Remainder::Some(Self::build(self.level, self.newest, branches, InnerContent::parts(&image))))
     }
 }
 
-/// The bytes of an image without a split that is posted, and without the padding in its node.
+/// The bytes of an image without a split that may be posted.
 fn content_len(image: &InnerImage<'_>) -> usize {
-    InnerBuilder::new(image.branches(0..image.len()), InnerContent::parts(image)).size_bytes()
+    image.content().len() - image.parts().changes.len()
 }

@@ -1,29 +1,40 @@
 //! The mapping as structure changes use it: pages are loaded under a pin, and replaced as a whole.
+//!
+//! A page that is not in memory reads as one that is free, and the [miss](Pinned::miss) is kept:
+//! the visitor starts again at the root, and whoever drives it asks before each step. So the steps
+//! themselves ([`smo`](crate::store::btree::smo)) know nothing of cold pages.
 
 use std::cell::Cell;
 use std::ops::Deref;
 use std::rc::Rc;
 
-use super::content::{InnerContent, LeafContent, is_over};
-use super::merge::merged;
-use super::{Leaf, State, pending};
+use super::content::{InnerContent, LeafContent, Separator, is_over};
+use super::merge::{merged, newest};
+use super::{Leaf, State, TreeRoot, pending};
 use crate::store::btree::area::spin;
-use crate::store::btree::image::{Change, ChangeKind, InnerBuilder, InnerParts, LeafBuilder};
+use crate::store::btree::image::{
+    Entry, InnerBuilder, InnerParts, KeyParts, LeafBuilder, LeafImage, PendingSplit,
+};
+use crate::store::btree::miss::Miss;
 use crate::store::btree::node::{AreaSize, NewNode, NodeMemory, NodeRef, Shape};
 use crate::store::btree::nodes::{Found, Pin};
-use crate::store::btree::smo::{Body, Content, Mapping, Page, Split};
-use crate::store::btree::word::{ChildWord, MapWord, PageId};
+use crate::store::btree::smo::{Body, Content, Leaf as _, Mapping, Page, Split};
+use crate::store::cache::Room;
+use crate::store::events::Event;
+use crate::store::word::{ChildWord, Epoch, MapWord, PageId};
 
 /// A tree under a pin.
 pub(super) struct Pinned<'g, M: NodeMemory> {
     pin: &'g Pin<'g, M>,
-    root: ChildWord,
+    tree: TreeRoot,
     /// What a new area has to have room for, in bytes.
     entry_bytes: usize,
+    room: Room,
     is_out_of_room: Cell<bool>,
+    miss: Cell<Option<Miss>>,
 }
 
-type PageContent<'g> = Page<LeafContent<'g>, InnerContent<'g>, Vec<u8>>;
+type PageContent<'g> = Page<LeafContent<'g>, InnerContent<'g>, Separator<'g>>;
 
 /// A page as one load saw it.
 #[derive(Clone, Debug)]
@@ -38,6 +49,10 @@ impl<'g> Deref for Loaded<'g> {
 }
 
 impl<'g> Loaded<'g> {
+    fn new(word: MapWord, node: Option<NodeRef<'g>>, page: PageContent<'g>) -> Self {
+        Self(Rc::new((word, node, page)))
+    }
+
     fn word(&self) -> MapWord {
         self.0.0
     }
@@ -48,13 +63,25 @@ impl<'g> Loaded<'g> {
 }
 
 impl<'g, M: NodeMemory> Pinned<'g, M> {
-    pub(super) fn new(pin: &'g Pin<'g, M>, root: ChildWord) -> Self {
-        Self { pin, root, entry_bytes: 0, is_out_of_room: Cell::new(false) }
+    pub(super) fn new(pin: &'g Pin<'g, M>, tree: TreeRoot) -> Self {
+        Self {
+            pin,
+            tree,
+            entry_bytes: 0,
+            room: Room::Ordinary,
+            is_out_of_room: Cell::new(false),
+            miss: Cell::new(None),
+        }
     }
 
     /// For a writer whose entry takes this many bytes of an area.
     pub(super) fn for_entry(self, bytes: usize) -> Self {
         Self { entry_bytes: bytes, ..self }
+    }
+
+    /// For a writer that makes room, and so may use what is kept for that.
+    pub(super) fn of_reserve(self) -> Self {
+        Self { room: Room::Reserve, ..self }
     }
 
     /// Whether a step was not done since this was asked last because there was no memory or no id
@@ -63,79 +90,132 @@ impl<'g, M: NodeMemory> Pinned<'g, M> {
         self.is_out_of_room.take()
     }
 
-    /// A node of a page with this content, an inner page of `level` if the content does not know
-    /// it. None if there is no memory.
-    fn build(&self, child: ChildWord, new: &PageContent<'_>, level: u8) -> Option<NewNode<'g, M>> {
-        let mut changes = Vec::new();
-        if let Some(Split { separator, right }) = &new.pending {
-            let (kind, left) = (ChangeKind::Split, ChildWord::NONE);
-            Change { kind, left, right: *right, separator }.append_to(&mut changes);
-        }
+    /// What a load missed since this was asked last.
+    pub(super) fn miss(&self) -> Option<Miss> {
+        self.miss.take()
+    }
+
+    /// A node of a leaf like `like`, with an area if the leaf is live.
+    fn leaf<'e>(
+        &self,
+        like: Shape,
+        builder: LeafBuilder<'_, impl Iterator<Item = Entry<'e>> + Clone>,
+    ) -> Option<NewNode<'g, M>> {
+        let (count, image_len) = (builder.len(), builder.size_bytes());
+        let area = if like.kind == State::Live.code() { self.area(count, image_len) } else { AreaSize::NONE };
+        let mut node = self.pin.build(&Shape { area, image_len, ..like }, self.room)?;
+        builder.write(node.image_mut());
+        Some(node)
+    }
+
+    /// The area of a leaf whose image has this many entries and bytes.
+    fn area(&self, entries: usize, image_bytes: usize) -> AreaSize {
+        area_over(entries, image_bytes).with_room_for(self.entry_bytes)
+    }
+
+    /// A node of a page with this content: what follows `before`, if there is something. An inner
+    /// page is of `level` if the content does not know it. None if there is no memory.
+    fn build(
+        &self,
+        child: ChildWord,
+        new: &PageContent<'_>,
+        before: Option<NodeRef<'_>>,
+        level: u8,
+    ) -> Option<NewNode<'g, M>> {
         let (state, content) = match &new.body {
             Body::Live(content) => (State::Live, Some(content)),
             Body::Moved(content) => (State::Moved, Some(content)),
             Body::Removed | Body::Free => (State::Removed, None),
         };
-        let shape = |area, image_len, level| Shape {
+        let (level, of_content) = match content {
+            Some(Content::Leaf(leaf)) => (0, leaf.newest()),
+            Some(Content::Inner(inner)) => (inner.level().unwrap_or(level), inner.newest()),
+            None => (0, 0),
+        };
+        let like = Shape {
             kind: state.code(),
             level,
-            ..Shape::new(child, area, image_len)
+            newest: before.map_or(0, newest).max(of_content),
+            ..Shape::new(child, self.tree.tree, AreaSize::NONE, 0)
         };
+        let section = section(new.pending.as_ref());
         match content {
             Some(Content::Leaf(leaf)) => {
                 let (entries, range) = leaf.entries();
-                let builder = LeafBuilder::new(entries[range].iter().copied(), &changes);
-                let (count, len) = (builder.len(), builder.size_bytes());
-                let area = match state {
-                    State::Live => area_over(count, len).with_room_for(self.entry_bytes),
-                    State::Moved | State::Removed => AreaSize::NONE,
-                };
-                let mut node = self.pin.build(&shape(area, len, 0))?;
-                builder.write(&mut node.image_mut()[..len]);
-                Some(node)
+                self.leaf(like, LeafBuilder::new(entries[range].iter().copied(), &section))
             }
             Some(Content::Inner(inner)) => {
                 let image = inner.image();
-                let parts = InnerParts { changes: &changes, ..InnerContent::parts(&image) };
+                let parts = InnerParts { changes: &section, ..InnerContent::parts(&image) };
                 let builder = InnerBuilder::new(image.branches(0..image.len()), parts);
-                let len = builder.size_bytes();
-                let mut node = self.pin.build(&shape(AreaSize::NONE, len, inner.level().unwrap_or(level)))?;
-                builder.write(&mut node.image_mut()[..len]);
+                let mut node =
+                    self.pin.build(&Shape { image_len: builder.size_bytes(), ..like }, self.room)?;
+                builder.write(node.image_mut());
                 Some(node)
             }
-            None => self.pin.build(&shape(AreaSize::NONE, 0, 0)),
+            None => self.pin.build(&like, self.room),
         }
     }
 
-    /// Merges a leaf whose area is frozen and decided into a new one with an empty area. False if
-    /// it is larger than `most_bytes` and can be split, or if there is no memory. Whether another
-    /// got in between does not matter.
+    /// Puts a leaf with an empty area in the place of one whose area is frozen and decided. False
+    /// if it is larger than `most_bytes` and can be split, or if there is no memory. Whether
+    /// another got in between does not matter.
     pub(super) fn consolidate(&self, leaf: Leaf<'_>, most_bytes: usize) -> bool {
-        let entries = merged(leaf.node);
-        let mut section = Vec::new();
-        if let Some(split) = pending(leaf.node) {
-            split.append_to(&mut section);
-        }
-        let builder = LeafBuilder::new(entries.iter().copied(), &section);
-        let len = builder.size_bytes();
-        if is_over(&entries, len - section.len(), most_bytes) {
-            return false;
-        }
-        let child = leaf.node.child();
-        let area = area_over(entries.len(), len).with_room_for(self.entry_bytes);
-        let Some(mut node) = self.pin.build(&Shape::new(child, area, len)) else {
-            self.is_out_of_room.set(true);
-            return false;
+        let like = Shape::successor(leaf.node, AreaSize::NONE, 0);
+        let node = if leaf.node.area().has_changes() {
+            let entries = merged(leaf.node);
+            let pending = pending(leaf.node);
+            let section = section_of(pending);
+            let builder = LeafBuilder::new(entries.iter().copied(), &section);
+            if is_over(&entries, builder.size_bytes() - section.len(), most_bytes) {
+                return false;
+            }
+            self.leaf(Shape { newest: newest(leaf.node), ..like }, builder)
+        } else {
+            self.copy(leaf.node, like)
         };
-        builder.write(&mut node.image_mut()[..len]);
-        self.pin.install(child.id(), leaf.word, node);
-        true
+        match node {
+            Some(node) => {
+                self.pin.install(leaf.node.child().id(), leaf.word, node);
+                true
+            }
+            None => {
+                self.is_out_of_room.set(true);
+                false
+            }
+        }
     }
+
+    /// The same leaf, whose area had no change, with an empty area. The image is the same, so it
+    /// lies where it did.
+    fn copy(&self, leaf: NodeRef<'_>, like: Shape) -> Option<NewNode<'g, M>> {
+        let image = leaf.image();
+        let area = self.area(LeafImage::of_verified(image).len(), image.len());
+        let shape = Shape { area, image_len: image.len(), place: leaf.place(), ..like };
+        let mut node = self.pin.build(&shape, self.room)?;
+        node.image_mut().copy_from_slice(image);
+        Some(node)
+    }
+}
+
+/// The section of changes of a page with this split.
+fn section(split: Option<&Split<Separator<'_>>>) -> Vec<u8> {
+    let separator = split.map(|split| split.separator.to_vec());
+    let split = split.zip(separator.as_ref());
+    section_of(split.map(|(split, separator)| PendingSplit { right: split.right, separator }))
+}
+
+fn section_of(split: Option<PendingSplit<'_>>) -> Vec<u8> {
+    let mut section = Vec::new();
+    if let Some(split) = split {
+        split.append_to(&mut section);
+    }
+    section
 }
 
 /// The area of a leaf whose image has this many entries and bytes: a third of the image, in slots
 /// for entries of its mean size. More than 16 slots cost readers more than they save writers.
-fn area_over(entries: usize, image_bytes: usize) -> AreaSize {
+pub(super) fn area_over(entries: usize, image_bytes: usize) -> AreaSize {
     let heap = (image_bytes / 3).clamp(192, 1536);
     // An entry of an area has 16 bytes that one of an image has not.
     let mean = image_bytes / entries.max(1) + 16;
@@ -145,19 +225,25 @@ fn area_over(entries: usize, image_bytes: usize) -> AreaSize {
 }
 
 impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
-    type Key = Vec<u8>;
+    type Key = Separator<'g>;
     type Leaf = LeafContent<'g>;
     type Inner = InnerContent<'g>;
     type Ref = Loaded<'g>;
 
     fn root(&self) -> ChildWord {
-        self.root
+        self.tree.root
     }
 
     fn load(&self, id: PageId) -> Loaded<'g> {
-        let Found { word, second, node } = self.pin.load(id);
+        let Found { word, second, node } = match self.pin.load(id) {
+            Ok(found) => found,
+            Err(miss) => {
+                self.miss.set(Some(miss));
+                return Loaded::new(MapWord::FREE, None, Page::free(Epoch::FIRST));
+            }
+        };
         let Some(node) = node else {
-            return Loaded(Rc::new((word, None, Page::free(second.epoch()))));
+            return Loaded::new(word, None, Page::free(second.epoch()));
         };
         let content = || {
             if node.level() == 0 {
@@ -170,33 +256,38 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
             State::Removed => (Body::Removed, None),
             State::Moved => (Body::Moved(content()), None),
             State::Live => {
-                let split = pending(node);
-                let split =
-                    split.map(|split| Split { separator: split.separator.to_vec(), right: split.right });
+                let split = pending(node).map(|split| Split {
+                    separator: Separator::Lies(KeyParts::whole(split.separator)),
+                    right: split.right,
+                });
                 (Body::Live(content()), split)
             }
         };
         let page = Page { epoch: node.child().epoch(), pending, body };
-        Loaded(Rc::new((word, Some(node), page)))
+        Loaded::new(word, Some(node), page)
     }
 
     fn replace(&self, id: PageId, current: &Loaded<'g>, new: PageContent<'g>) -> bool {
         if matches!(new.body, Body::Free) {
-            // Only one visitor comes to this: see `release` and `give_back`.
-            self.pin.release(id, current.word(), new.epoch);
+            // Only one visitor comes to this: see `release` and `give_back`. The keeper releases
+            // what was a page of the tree when the page above is durable without it.
+            let was_private = current.content().is_some();
+            if was_private || !self.pin.events().has_keeper() {
+                self.pin.release(id, current.word(), new.epoch);
+            }
             return true;
         }
         if let Some(node) = current.node().filter(|node| node.level() == 0) {
             // What the new page says of the leaf has to be its last word.
             node.area().freeze();
             node.area().decide_all(spin);
-            let empty = matches!(current.content(), Some(Content::Leaf(leaf)) if leaf.entries().1.is_empty());
+            let empty = matches!(current.content(), Some(Content::Leaf(leaf)) if leaf.is_empty());
             if matches!(new.body, Body::Removed) && !empty {
                 return false;
             }
         }
         let level = current.node().map_or(0, |node| node.level());
-        match self.build(ChildWord::new(id, new.epoch), &new, level + 1) {
+        match self.build(ChildWord::new(id, new.epoch), &new, current.node(), level + 1) {
             Some(node) => self.pin.install(id, current.word(), node),
             None => {
                 self.is_out_of_room.set(true);
@@ -205,14 +296,26 @@ impl<'g, M: NodeMemory> Mapping for Pinned<'g, M> {
         }
     }
 
-    fn create(&self, content: Content<LeafContent<'g>, InnerContent<'g>>) -> Option<ChildWord> {
-        let child = self.pin.create(|child| {
+    fn create(
+        &self,
+        neighbour: PageId,
+        content: Content<LeafContent<'g>, InnerContent<'g>>,
+    ) -> Option<ChildWord> {
+        let child = self.pin.create(Some(neighbour), |child| {
             let page = Page::live(child.epoch(), content);
-            self.build(child, &page, 0)
+            self.build(child, &page, None, 0)
         });
         if child.is_none() {
             self.is_out_of_room.set(true);
         }
         child
+    }
+
+    fn tree(&self) -> u32 {
+        self.tree.tree
+    }
+
+    fn tell(&self, event: Event) {
+        self.pin.events().push(event);
     }
 }

@@ -1,23 +1,24 @@
 //! What a leaf holds: its image and the area over it, merged.
 
 use std::cmp::Ordering;
-use std::iter::Peekable;
 
 use crate::store::btree::area::{self, Kind};
 use crate::store::btree::image::{Entry, EntryKind, KeyParts, LeafImage};
 use crate::store::btree::node::NodeRef;
 
-/// The entries of `leaf`, in the order of an image: one of each key, or, where merge operands lie
-/// over it, those first, newest first. Deleted keys are not among them.
+/// The entries of `leaf`, in the order of an image, one of each key. Deleted keys are not among
+/// them.
 ///
 /// If the area is frozen and decided this is the leaf's content. Otherwise it is what the area had
 /// of each key at some moment during the call.
 pub(super) fn merged(leaf: NodeRef<'_>) -> Vec<Entry<'_>> {
+    #[cfg(test)]
+    MERGES.with(|merges| merges.set(merges.get() + 1));
     let image = LeafImage::of_verified(leaf.image());
     let mut area: Vec<_> = leaf.area().live().filter_map(changed).collect();
     // The area gives the last slot first, and that is the newest: a stable sort keeps this.
     area.sort_by(|a, b| a.key.compare(&b.key));
-    let mut all = Vec::with_capacity(image.len() + area.len());
+    let mut all: Vec<Entry<'_>> = Vec::with_capacity(image.len() + area.len());
     let (mut below, mut above) = (image.entries(0..image.len()).peekable(), area.into_iter().peekable());
     loop {
         let order = match (below.peek(), above.peek()) {
@@ -26,34 +27,41 @@ pub(super) fn merged(leaf: NodeRef<'_>) -> Vec<Entry<'_>> {
             (None, Some(_)) => Ordering::Greater,
             (Some(below), Some(above)) => below.key.compare(&above.key),
         };
-        let key = match order {
-            Ordering::Less => below.peek(),
-            Ordering::Equal | Ordering::Greater => above.peek(),
+        let newest = match order {
+            Ordering::Less => below.next(),
+            Ordering::Equal | Ordering::Greater => above.next(),
         };
-        let Some(key) = key.map(|entry| entry.key) else { return all };
-        if !take_version(&mut all, &mut above, key) {
-            take_version(&mut all, &mut below, key);
-        } else {
-            while below.next_if(|entry| entry.key.compare(&key).is_eq()).is_some() {}
+        let Some(newest) = newest else { return all };
+        let is_older = |entry: &Entry<'_>| entry.key.compare(&newest.key).is_eq();
+        while above.next_if(is_older).is_some() || below.next_if(is_older).is_some() {}
+        if newest.kind != EntryKind::Deleted {
+            all.push(newest);
         }
     }
 }
 
-/// Takes all versions of `key` off `versions`, and keeps those that a reader needs: operands, and
-/// the first one that is none. Whether there was such a one.
-fn take_version<'a>(
-    kept: &mut Vec<Entry<'a>>,
-    versions: &mut Peekable<impl Iterator<Item = Entry<'a>>>,
-    key: KeyParts<'_>,
-) -> bool {
-    let mut is_settled = false;
-    while let Some(entry) = versions.next_if(|entry| entry.key.compare(&key).is_eq()) {
-        if !is_settled && entry.kind != EntryKind::Deleted {
-            kept.push(entry);
-        }
-        is_settled |= entry.kind != EntryKind::Operand;
+/// Whether nothing would be [merged]: found without memory, and mostly with one look, as the first
+/// key that stays is the answer.
+pub(super) fn is_empty(leaf: NodeRef<'_>) -> bool {
+    let image = LeafImage::of_verified(leaf.image());
+    let area = leaf.area();
+    let newest = |key: KeyParts<'_>| area.live().find(|entry| entry.kind.is_change() && key.is(entry.key));
+    let is_deleted = |entry: area::Entry<'_>| entry.kind == Kind::Delete;
+    // An area with fewer entries than there are keys leaves one of them.
+    let stays_below =
+        |entry: Entry<'_>| entry.kind != EntryKind::Deleted && !newest(entry.key).is_some_and(is_deleted);
+    if image.entries(0..image.len()).any(stays_below) {
+        return false;
     }
-    is_settled
+    let stays_above = |entry: area::Entry<'_>| {
+        entry.kind.is_change() && !newest(KeyParts::whole(entry.key)).is_some_and(is_deleted)
+    };
+    !area.live().any(stays_above)
+}
+
+/// The newest number of all that went into a leaf. It is final if the area is frozen and decided.
+pub(super) fn newest(leaf: NodeRef<'_>) -> u64 {
+    leaf.newest().max(leaf.area().newest())
 }
 
 /// A change of an area as an entry of an image.
@@ -62,7 +70,6 @@ fn changed(entry: area::Entry<'_>) -> Option<Entry<'_>> {
         Kind::Put => EntryKind::Value,
         Kind::Overflow => EntryKind::Reference,
         Kind::Delete => EntryKind::Deleted,
-        Kind::Merge => EntryKind::Operand,
         // What they are copies of lies below. Open intents do not count, and transactions come
         // with a later step.
         Kind::Cached | Kind::CachedAbsence | Kind::Intent => return None,
@@ -74,4 +81,10 @@ fn changed(entry: area::Entry<'_>) -> Option<Entry<'_>> {
         key: KeyParts::whole(entry.key),
         value: entry.value,
     })
+}
+
+#[cfg(test)]
+thread_local! {
+    /// How often this thread has merged a leaf.
+    pub(super) static MERGES: std::cell::Cell<u64> = const { std::cell::Cell::new(0) };
 }

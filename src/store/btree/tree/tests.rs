@@ -1,3 +1,7 @@
+mod cold;
+mod keeper;
+mod limits;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -5,28 +9,37 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use proptest::prelude::*;
 
 use super::*;
-use crate::store::btree::image;
+use crate::store::btree::image::{self, LEAF_TARGET_BYTES};
 use crate::store::btree::node::{Block, ProcessMemory};
 use crate::store::btree::nodes::Nodes;
+use crate::store::cache::Room;
 
 fn pages(cores: usize) -> Arc<Nodes<ProcessMemory>> {
     Nodes::new(ProcessMemory, 1 << 20, cores)
 }
 
-/// Counts up: the sequence numbers of a test.
-fn numbers() -> impl FnMut(bool) -> u64 {
-    let mut last = 0;
-    move |_| {
-        last += 1;
-        last
+/// The sequence numbers of a test: the newest that was drawn.
+struct Counted<'a>(&'a AtomicU64);
+
+impl Numbers for Counted<'_> {
+    fn at_least(&mut self) -> u64 {
+        self.0.load(Ordering::Acquire)
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.0.fetch_add(1, Ordering::AcqRel) + 1
     }
 }
 
-fn forwards<M: NodeMemory>(core: &Core<M>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn draw(seq: &AtomicU64) -> Counted<'_> {
+    Counted(seq)
+}
+
+fn forwards<M: NodeMemory>(core: &Core<M>, root: TreeRoot) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut all = Vec::new();
     let mut from = Some(Vec::new());
     while let Some(key) = from {
-        let leaf = core.pin().scan_leaf(root, Target::At(key), |key, found| {
+        let leaf = core.pin().scan_leaf(root, &Target::At(key), |key, found| {
             all.push((key.to_vec(), found.value.to_vec()));
         });
         from = leaf.expect("room");
@@ -34,11 +47,11 @@ fn forwards<M: NodeMemory>(core: &Core<M>, root: ChildWord) -> Vec<(Vec<u8>, Vec
     all
 }
 
-fn backwards<M: NodeMemory>(core: &Core<M>, root: ChildWord) -> Vec<(Vec<u8>, Vec<u8>)> {
+fn backwards<M: NodeMemory>(core: &Core<M>, root: TreeRoot) -> Vec<(Vec<u8>, Vec<u8>)> {
     let mut all = Vec::new();
     let mut target = Some(Target::Below(None));
     while let Some(from) = target {
-        let leaf = core.pin().scan_leaf(root, from, |key, found| {
+        let leaf = core.pin().scan_leaf(root, &from, |key, found| {
             all.push((key.to_vec(), found.value.to_vec()));
         });
         target = leaf.expect("room").map(|below| Target::Below(Some(below)));
@@ -47,12 +60,27 @@ fn backwards<M: NodeMemory>(core: &Core<M>, root: ChildWord) -> Vec<(Vec<u8>, Ve
     all
 }
 
+/// How many pages a tree has, all of which are in memory.
+fn reachable<M: NodeMemory>(core: &Core<M>, root: TreeRoot) -> usize {
+    fn below<M: NodeMemory>(pin: &Pin<'_, M>, id: PageId) -> usize {
+        let children = pin.children(id).expect("in memory").unwrap_or_default();
+        1 + children.iter().map(|child| below(pin, child.id())).sum::<usize>()
+    }
+    below(&core.pin(), root.root.id())
+}
+
+/// How many ids of pages are in use.
+fn used<M: NodeMemory>(pages: &Nodes<M>) -> usize {
+    pages.pages_in_use()
+}
+
 #[test]
 fn what_was_written_is_read_and_what_was_deleted_is_not() {
     let pages = pages(1);
     let core = pages.attach().expect("a core");
-    let root = core.new_tree().expect("room");
-    let mut draw = numbers();
+    let root = core.new_tree(1).expect("room");
+    let seq = AtomicU64::new(0);
+    let mut draw = draw(&seq);
     for number in 0..20_000u32 {
         let key = (number.wrapping_mul(0x9e37_79b9)).to_be_bytes();
         core.pin().write(root, &key, Change::Put(&number.to_le_bytes()), &mut draw).expect("room");
@@ -60,9 +88,9 @@ fn what_was_written_is_read_and_what_was_deleted_is_not() {
     let pin = core.pin();
     for number in 0..20_000u32 {
         let key = (number.wrapping_mul(0x9e37_79b9)).to_be_bytes();
-        let found = pin.get(root, &key).map(|found| found.value);
+        let found = pin.get(root, &key).expect("in memory").map(|found| found.value);
         assert_eq!(found, Some(&number.to_le_bytes()[..]), "{number}");
-        assert_eq!(pin.get(root, &key[1..]), None);
+        assert_eq!(pin.get(root, &key[1..]), Ok(None));
     }
     drop(pin);
     assert_eq!(forwards(&core, root).len(), 20_000);
@@ -79,18 +107,19 @@ fn what_was_written_is_read_and_what_was_deleted_is_not() {
 fn a_reference_is_found_as_one_in_the_area_and_in_the_image() {
     let pages = pages(1);
     let core = pages.attach().expect("a core");
-    let root = core.new_tree().expect("room");
-    let mut draw = numbers();
+    let root = core.new_tree(1).expect("room");
+    let seq = AtomicU64::new(0);
+    let mut draw = draw(&seq);
     let place = [3; image::VALUE_REFERENCE_BYTES];
     core.pin().write(root, b"large", Change::PutReference(&place), &mut draw).expect("room");
     for number in 0..200u8 {
         let pin = core.pin();
-        let found = pin.get(root, b"large").expect("it is there");
+        let found = pin.get(root, b"large").expect("in memory").expect("it is there");
         assert!(found.is_reference && found.value == &place[..], "after {number} writes of others");
         drop(pin);
         core.pin().write(root, &[number], Change::Put(&[number; 40]), &mut draw).expect("room");
         let pin = core.pin();
-        assert!(!pin.get(root, &[number]).expect("it is there").is_reference);
+        assert!(!pin.get(root, &[number]).expect("in memory").expect("it is there").is_reference);
     }
 }
 
@@ -98,9 +127,10 @@ fn a_reference_is_found_as_one_in_the_area_and_in_the_image() {
 fn what_is_too_long_is_refused() {
     let pages = pages(1);
     let core = pages.attach().expect("a core");
-    let root = core.new_tree().expect("room");
+    let root = core.new_tree(1).expect("room");
     let (key, value) = (vec![1; MAX_KEY_BYTES + 1], vec![2; MAX_LEAF_VALUE_BYTES + 1]);
-    let mut draw = |_| panic!("no number is drawn for what is refused");
+    let seq = AtomicU64::new(0);
+    let mut draw = draw(&seq);
     let pin = core.pin();
     assert_eq!(pin.write(root, &key, Change::Put(b""), &mut draw), Err(Refusal::KeyTooLong));
     assert_eq!(pin.write(root, &key, Change::Delete, &mut draw), Err(Refusal::KeyTooLong));
@@ -115,7 +145,8 @@ fn what_is_too_long_is_refused() {
         &mut draw,
     );
     assert_eq!(refused, Err(Refusal::ValueTooLong));
-    assert_eq!(pin.get(root, &key), None);
+    assert_eq!(pin.get(root, &key), Ok(None));
+    assert_eq!(seq.load(Ordering::Acquire), 0, "no number is drawn for what is refused");
 }
 
 /// Of the longest keys and values, whose keys differ in the last byte alone, or in the first.
@@ -123,8 +154,9 @@ fn what_is_too_long_is_refused() {
 fn the_longest_records_split_as_others_do() {
     let pages = pages(1);
     let core = pages.attach().expect("a core");
-    let root = core.new_tree().expect("room");
-    let mut draw = numbers();
+    let root = core.new_tree(1).expect("room");
+    let seq = AtomicU64::new(0);
+    let mut draw = draw(&seq);
     let value = vec![3; MAX_LEAF_VALUE_BYTES];
     let key = |number: u8| {
         let mut key = vec![number % 2; MAX_KEY_BYTES];
@@ -152,8 +184,9 @@ fn leaves_are_half_full_after_ascending_inserts() {
     for shared in [0, 30, 90] {
         let pages = pages(1);
         let core = pages.attach().expect("a core");
-        let root = core.new_tree().expect("room");
-        let mut draw = numbers();
+        let root = core.new_tree(1).expect("room");
+        let seq = AtomicU64::new(0);
+        let mut draw = draw(&seq);
         let records = 20_000u32;
         for number in 0..records {
             let key = [&vec![7; shared][..], &number.to_be_bytes(), &[0; 6]].concat();
@@ -166,16 +199,38 @@ fn leaves_are_half_full_after_ascending_inserts() {
     }
 }
 
+#[test]
+fn a_page_stays_as_hot_as_it_was_when_its_node_is_replaced() {
+    let pages = pages(1);
+    let core = pages.attach().expect("a core");
+    let tree = core.new_tree(1).expect("room");
+    let seq = AtomicU64::new(0);
+    let look = || {
+        let pin = core.pin();
+        let (node, word) = pin.find(tree.root.id()).expect("in memory").expect("a page");
+        (node.touched(), word)
+    };
+    let (new, first) = look();
+    assert_eq!(new, crate::store::cache::hand::NEW);
+    core.pin().find(tree.root.id()).expect("in memory").expect("a page").0.touch();
+    for number in 0..100u8 {
+        core.pin().write(tree, b"key", Change::Put(&[number; 40]), &mut &seq).expect("room");
+    }
+    let (touched, word) = look();
+    assert_eq!((touched, word == first), (new + 1, false));
+}
+
 /// Memory for so many nodes.
+#[derive(Clone)]
 struct Limited {
-    left: AtomicU64,
+    left: Arc<AtomicU64>,
 }
 
 // SAFETY: blocks come from `ProcessMemory` and go back there.
 unsafe impl NodeMemory for Limited {
-    fn allocate(&self, len_bytes: usize) -> Option<Block> {
+    fn allocate(&self, len_bytes: usize, room: Room) -> Option<Block> {
         self.left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |left| left.checked_sub(1)).ok()?;
-        ProcessMemory.allocate(len_bytes)
+        ProcessMemory.allocate(len_bytes, room)
     }
 
     unsafe fn free(&self, block: Block) {
@@ -190,10 +245,12 @@ unsafe impl NodeMemory for Limited {
 #[test]
 fn full_memory_is_an_answer_and_nothing_is_lost() {
     for blocks in [3, 4, 6, 20] {
-        let pages = Nodes::new(Limited { left: AtomicU64::new(blocks) }, 1 << 18, 1);
+        let left = Arc::new(AtomicU64::new(blocks));
+        let pages = Nodes::new(Limited { left: Arc::clone(&left) }, 1 << 18, 1);
         let core = pages.attach().expect("a core");
-        let root = core.new_tree().expect("room");
-        let mut draw = numbers();
+        let root = core.new_tree(1).expect("room");
+        let seq = AtomicU64::new(0);
+        let mut draw = draw(&seq);
         let mut model = BTreeMap::new();
         let mut refused = 0;
         let mut write = |key: [u8; 4], change: Change<'_>, model: &mut BTreeMap<Vec<u8>, Vec<u8>>| {
@@ -220,7 +277,7 @@ fn full_memory_is_an_answer_and_nothing_is_lost() {
             let expected: Vec<_> = model.clone().into_iter().collect();
             let pin = core.pin();
             for (key, value) in &expected {
-                assert_eq!(pin.get(root, key).map(|found| found.value), Some(&value[..]));
+                assert_eq!(pin.get(root, key).expect("in memory").map(|found| found.value), Some(&value[..]));
             }
             drop(pin);
             let keys: Vec<[u8; 4]> = model.keys().map(|key| key[..].try_into().expect("4 bytes")).collect();
@@ -228,13 +285,14 @@ fn full_memory_is_an_answer_and_nothing_is_lost() {
                 write(*key, Change::Delete, &mut model);
             }
             let expected: Vec<_> = model.clone().into_iter().collect();
-            pages.memory().left.fetch_add(40, Ordering::Relaxed);
+            left.fetch_add(40, Ordering::Relaxed);
             assert_eq!(forwards(&core, root), expected);
             for key in keys {
                 assert!(write(key, Change::Delete, &mut model), "there is memory again");
             }
             core.collect();
-            pages.memory().left.fetch_sub(40, Ordering::Relaxed);
+            assert_eq!(reachable(&core, root), used(&pages), "a page was made and forgotten");
+            left.fetch_sub(40, Ordering::Relaxed);
         }
         assert!(refused > 0, "{blocks} blocks were enough");
     }
@@ -247,14 +305,14 @@ fn leaves_come_and_go_under_scans() {
     const KEYS: u32 = 600;
     let pages = pages(4);
     let seq = AtomicU64::new(0);
-    let root = pages.attach().expect("a core").new_tree().expect("room");
+    let root = pages.attach().expect("a core").new_tree(1).expect("room");
     let done = AtomicU64::new(0);
     std::thread::scope(|scope| {
         for thread in 0..2u32 {
             let (pages, seq, done) = (&pages, &seq, &done);
             scope.spawn(move || {
                 let core = pages.attach().expect("a core");
-                let mut draw = |_| seq.fetch_add(1, Ordering::AcqRel) + 1;
+                let mut draw = draw(seq);
                 // Every fourth key stays; each thread has every other key of the rest.
                 let own = (0..KEYS).filter(|number| number % 4 != 0 && number % 2 == thread);
                 let stays = (0..KEYS).filter(|number| number % 4 == 0 && number / 4 % 2 == thread);
@@ -273,7 +331,7 @@ fn leaves_come_and_go_under_scans() {
                         core.pin()
                             .write(root, &number.to_be_bytes(), Change::Delete, &mut draw)
                             .expect("room");
-                        assert_eq!(core.pin().get(root, &number.to_be_bytes()), None);
+                        assert_eq!(core.pin().get(root, &number.to_be_bytes()), Ok(None));
                     }
                 }
                 done.fetch_add(1, Ordering::Release);
@@ -333,8 +391,9 @@ proptest! {
     fn one_core_sees_a_map(steps in prop::collection::vec(step(), 1..1500)) {
         let pages = pages(1);
         let core = pages.attach().expect("a core");
-        let root = core.new_tree().expect("room");
-        let mut draw = numbers();
+        let root = core.new_tree(1).expect("room");
+        let seq = AtomicU64::new(0);
+        let mut draw = draw(&seq);
         let mut model: BTreeMap<Vec<u8>, Vec<u8>> = BTreeMap::new();
         for step in steps {
             match step {
@@ -372,7 +431,7 @@ proptest! {
         prop_assert_eq!(&backwards(&core, root), &expected);
         let pin = core.pin();
         for (key, value) in &model {
-            prop_assert_eq!(pin.get(root, key).map(|found| found.value), Some(&value[..]));
+            prop_assert_eq!(pin.get(root, key).expect("in memory").map(|found| found.value), Some(&value[..]));
         }
     }
 }
@@ -384,13 +443,13 @@ fn cores_write_one_tree_at_once_and_lose_nothing() {
     const ADDS: u64 = 60_000;
     let pages = pages(2);
     let seq = AtomicU64::new(0);
-    let root = pages.attach().expect("a core").new_tree().expect("room");
+    let root = pages.attach().expect("a core").new_tree(1).expect("room");
     std::thread::scope(|scope| {
         for thread in 0..2u64 {
             let (pages, seq) = (&pages, &seq);
             scope.spawn(move || {
                 let core = pages.attach().expect("a core");
-                let mut draw = |_| seq.fetch_add(1, Ordering::AcqRel) + 1;
+                let mut draw = draw(seq);
                 for number in 0..ADDS {
                     let key = (number * 7919 % KEYS).to_be_bytes();
                     core.pin()
@@ -418,7 +477,10 @@ fn cores_write_one_tree_at_once_and_lose_nothing() {
                         let own =
                             [&key[..], &[u8::try_from(thread).expect("small")], &old.to_be_bytes()].concat();
                         let pin = core.pin();
-                        assert!(pin.get(root, &own).is_some(), "an own key is lost: {old}");
+                        assert!(
+                            pin.get(root, &own).expect("in memory").is_some(),
+                            "an own key is lost: {old}"
+                        );
                         drop(pin);
                         core.pin().write(root, &own, Change::Delete, &mut draw).expect("room");
                     }
@@ -446,8 +508,9 @@ fn time_of_point_reads_and_writes() {
         std::env::var("BOSON_RECORDS").map_or(1_000_000, |text| text.parse().expect("a number"));
     let pages = Nodes::new(ProcessMemory, 1 << 24, 1);
     let core = pages.attach().expect("a core");
-    let root = core.new_tree().expect("room");
-    let mut draw = numbers();
+    let root = core.new_tree(1).expect("room");
+    let seq = AtomicU64::new(0);
+    let mut draw = draw(&seq);
     let key = |number: u64| {
         let hash = xxhash_rust::xxh3::xxh3_128(&number.to_le_bytes());
         hash.to_be_bytes()
@@ -467,7 +530,7 @@ fn time_of_point_reads_and_writes() {
         for number in 0..records {
             let number = number.wrapping_mul(0x9e37_79b9_7f4a_7c15) % records;
             let pin = core.pin();
-            found += pin.get(root, &key(number)).map_or(0, |found| found.value.len());
+            found += pin.get(root, &key(number)).expect("in memory").map_or(0, |found| found.value.len());
         }
         let each = start.elapsed().as_nanos() / u128::from(records);
         println!("read, round {round}: {each} ns, {found} bytes");

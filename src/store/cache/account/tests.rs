@@ -12,20 +12,51 @@ const STEP: u64 = 16 << 10;
 
 #[test]
 fn all_of_the_limit_can_be_had_and_not_a_byte_more() {
-    let account = Account::new(LIMIT_BYTES);
+    let account = Account::new(LIMIT_BYTES, 0);
     let core = account.attach();
-    assert!(core.try_take(Part::Nodes, LIMIT_BYTES - 1));
-    assert!(!core.try_take(Part::Filters, 2));
-    assert!(core.try_take(Part::Filters, 1));
-    assert!(!core.try_take(Part::Overlay, 1));
-    assert!(core.try_take(Part::Overlay, 0));
-    assert!(!core.try_take(Part::Overlay, u64::MAX), "no sum overflows");
+    assert!(core.try_take(Part::Nodes, LIMIT_BYTES - 1, Room::Ordinary));
+    assert!(!core.try_take(Part::Filters, 2, Room::Ordinary));
+    assert!(core.try_take(Part::Filters, 1, Room::Ordinary));
+    assert!(!core.try_take(Part::Overlay, 1, Room::Ordinary));
+    assert!(core.try_take(Part::Overlay, 0, Room::Ordinary));
+    assert!(!core.try_take(Part::Overlay, u64::MAX, Room::Ordinary), "no sum overflows");
     assert_eq!(core.account().used_bytes(), account.limit_bytes());
     core.give(Part::Filters, 1);
-    assert!(core.try_take(Part::LogBuffers, 1));
+    assert!(core.try_take(Part::LogBuffers, 1, Room::Ordinary));
     core.settle();
     let parts = Part::ALL.map(|part| account.part_bytes(part));
     assert_eq!(parts, [LIMIT_BYTES - 1, 0, 0, 0, 1, 0, 0]);
+}
+
+#[test]
+fn the_reserve_is_for_those_who_may_and_comes_back() {
+    let account = Account::new(LIMIT_BYTES, LIMIT_BYTES / 8);
+    let most = LIMIT_BYTES - account.reserve_bytes();
+    let [core, other] = [account.attach(), account.attach()];
+    assert!(core.try_take(Part::Nodes, most - LIMIT_BYTES / 32, Room::Ordinary));
+    assert_eq!(account.pressure_bytes(), account.used_bytes() - (most - LIMIT_BYTES / 32));
+    assert!(core.try_take(Part::Nodes, LIMIT_BYTES / 32, Room::Ordinary));
+    assert!(account.pressure_bytes() >= LIMIT_BYTES / 32, "evicters are asked before all is full");
+    assert!(!core.try_take(Part::Nodes, 1, Room::Ordinary));
+    // All of it can be had, and no core keeps more than it needs.
+    assert!(core.try_take(Part::Nodes, LIMIT_BYTES / 16, Room::Reserve));
+    assert_eq!(account.used_bytes(), most + LIMIT_BYTES / 16);
+    assert!(other.try_take(Part::Nodes, LIMIT_BYTES / 16, Room::Reserve));
+    assert!(!other.try_take(Part::Nodes, 1, Room::Reserve), "the limit holds");
+    // What is given back goes to who may have it, on whatever core.
+    other.give(Part::Nodes, LIMIT_BYTES / 16);
+    core.give(Part::Nodes, 100);
+    assert!(
+        !core.try_take(Part::Nodes, 1, Room::Ordinary) && !other.try_take(Part::Nodes, 1, Room::Ordinary)
+    );
+    assert!(other.try_take(Part::Nodes, LIMIT_BYTES / 16 + 100, Room::Reserve));
+    other.give(Part::Nodes, LIMIT_BYTES / 8);
+    assert!(other.try_take(Part::Nodes, 100, Room::Reserve));
+    core.give(Part::Nodes, 100);
+    core.give(Part::Nodes, most - 100);
+    other.give(Part::Nodes, 100);
+    [core, other].iter().for_each(Portion::settle);
+    assert_eq!((account.used_bytes(), account.pressure_bytes()), (0, 0));
 }
 
 #[test]
@@ -36,12 +67,12 @@ fn parts_have_different_numbers() {
 
 #[test]
 fn the_account_changes_once_a_step() {
-    let account = Account::new(LIMIT_BYTES);
+    let account = Account::new(LIMIT_BYTES, 0);
     let core = account.attach();
     let mut changes = 0;
     let mut used = 0;
     for _ in 0..1000 {
-        assert!(core.try_take(Part::Nodes, 256));
+        assert!(core.try_take(Part::Nodes, 256, Room::Ordinary));
         changes += u64::from(account.used_bytes() != used);
         used = account.used_bytes();
     }
@@ -53,7 +84,7 @@ fn the_account_changes_once_a_step() {
     // To and fro at any level changes nothing.
     let used = account.used_bytes();
     for _ in 0..1000 {
-        assert!(core.try_take(Part::Nodes, 4096));
+        assert!(core.try_take(Part::Nodes, 4096, Room::Ordinary));
         core.give(Part::Nodes, 4096);
         assert_eq!(account.used_bytes(), used);
     }
@@ -97,14 +128,14 @@ proptest! {
     /// Against plain sums.
     #[test]
     fn the_limit_holds_and_totals_are_exact(operations in prop::collection::vec(operation(), 0..300)) {
-        let account = Account::new(LIMIT_BYTES);
+        let account = Account::new(LIMIT_BYTES, 0);
         let mut cores = [account.attach(), account.attach(), account.attach()];
         let mut used = [0u64; Part::ALL.len()];
         for operation in operations {
             match operation {
                 Operation::Take { core, part, bytes } => {
                     let sum = used.iter().sum::<u64>() + bytes;
-                    if cores[core].try_take(Part::ALL[part], bytes) {
+                    if cores[core].try_take(Part::ALL[part], bytes, Room::Ordinary) {
                         prop_assert!(sum <= LIMIT_BYTES);
                         used[part] += bytes;
                     } else {
@@ -136,7 +167,7 @@ proptest! {
 /// Each thread takes, and gives back what the other one took.
 #[test]
 fn two_threads_stay_within_the_limit_and_leave_nothing() {
-    let account = Account::new(LIMIT_BYTES);
+    let account = Account::new(LIMIT_BYTES, 0);
     let in_use = StdAtomicU64::new(0);
     let (to_first, first) = mpsc::channel();
     let (to_second, second) = mpsc::channel();
@@ -155,7 +186,7 @@ fn two_threads_stay_within_the_limit_and_leave_nothing() {
                     random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(seed);
                     let bytes = random >> 48;
                     let part = Part::ALL[usize::try_from(random >> 33).expect("64 bits") % Part::ALL.len()];
-                    if core.try_take(part, bytes) {
+                    if core.try_take(part, bytes, Room::Ordinary) {
                         let sum = in_use.fetch_add(bytes, StdOrdering::SeqCst) + bytes;
                         assert!(sum <= LIMIT_BYTES, "{sum} bytes in use");
                         to.send((part, bytes)).expect("received");
@@ -178,13 +209,13 @@ fn two_threads_stay_within_the_limit_and_leave_nothing() {
 #[test]
 #[ignore = "it measures"]
 fn timing() {
-    let account = Account::new(1 << 30);
+    let account = Account::new(1 << 30, 0);
     let core = account.attach();
     let run = || {
         let count = 100_000;
         let begun = std::time::Instant::now();
         for _ in 0..count {
-            assert!(std::hint::black_box(&core).try_take(Part::Nodes, 256));
+            assert!(std::hint::black_box(&core).try_take(Part::Nodes, 256, Room::Ordinary));
             core.give(Part::Nodes, 256);
         }
         begun.elapsed().as_secs_f64() * 1e9 / f64::from(count)

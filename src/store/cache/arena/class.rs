@@ -1,4 +1,5 @@
-//! Size classes: steps of 64 bytes to 1 KiB, then eight steps for each doubling to 16 KiB.
+//! Size classes: steps of 64 bytes to 1 KiB, then eight steps for each doubling to 32 KiB, the
+//! largest node.
 //!
 //! So an allocation is rounded up by 1/8 at most, and by 6 % in the mean, once it is above 512
 //! bytes.
@@ -6,9 +7,9 @@
 /// The unit of sizes and addresses, in bytes; also the alignment.
 pub(super) const GRANULE_BYTES: usize = 64;
 /// How many classes there are.
-pub(super) const CLASSES: usize = 48;
+pub(super) const CLASSES: usize = 56;
 /// The largest allocation that has a class, in bytes.
-pub(super) const MAX_CLASS_BYTES: usize = 16 << 10;
+pub(super) const MAX_CLASS_BYTES: usize = 32 << 10;
 /// Classes of 64-byte steps: the first ones.
 const LINEAR: usize = 16;
 

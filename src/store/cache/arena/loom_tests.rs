@@ -32,7 +32,7 @@ impl Model {
     /// Takes at most `most` blocks, and writes to them.
     fn take(&self, class: usize, most: u32) -> Vec<(usize, usize)> {
         let mut taken = Vec::new();
-        self.slabs.take(class, most, 0, |slab, block| taken.push((slab, block)));
+        self.slabs.take(class, most, 0, 0, |slab, block| taken.push((slab, block)));
         taken.iter().for_each(|&(slab, block)| self.touch(slab, block));
         taken
     }
@@ -58,7 +58,7 @@ impl Model {
             assert_eq!(blocks, SLABS * usize::try_from(BLOCKS[class]).expect("few"), "class {class}");
             all.into_iter().for_each(|taken| self.give(class, taken));
         }
-        let both = self.slabs.take_whole(2, 0).expect("two slabs");
+        let both = self.slabs.take_whole(2, 0, 0).expect("two slabs");
         self.slabs.give_whole(both);
     }
 }
@@ -157,11 +157,38 @@ fn whole_slabs_beside_blocks() {
         if class == 0 {
             let taken = model.take(class, 1);
             model.give(class, taken);
-        } else if let Some(slab) = model.slabs.take_whole(2, 0) {
+        } else if let Some(slab) = model.slabs.take_whole(2, 0, 0) {
             for slab in slab..slab + 2 {
                 model.touch(slab, 0);
             }
             model.slabs.give_whole(slab);
         }
+    });
+}
+
+/// Two cores that must leave a slab empty, and one that need not.
+#[test]
+fn the_reserve_stays_empty() {
+    check(3, || {
+        let model = model();
+        let take = |model: &Model| {
+            let mut taken = Vec::new();
+            model.slabs.take(0, 2, 0, 1, |slab, block| taken.push((slab, block)));
+            taken
+        };
+        let other = {
+            let model = Arc::clone(&model);
+            thread::spawn(move || {
+                let taken = take(&model);
+                model.give(0, taken);
+            })
+        };
+        let own = take(&model);
+        let reserved = model.take(1, 1);
+        assert_eq!(reserved.len(), 1, "it is there for who may have it");
+        other.join().expect("no panic");
+        model.give(0, own);
+        model.give(1, reserved);
+        model.is_whole_again();
     });
 }

@@ -24,6 +24,10 @@
 //! core found something last, word by word: 64 slabs a step. Who looks while another core is
 //! between two steps may miss what that one is about to publish, and finds the arena full for a
 //! moment.
+//!
+//! Some slabs can be a reserve: who may not have it says how many slabs are to stay empty. Slabs
+//! that are not empty are counted for this, each *before* it is claimed, so the reserve is never
+//! touched even for a moment.
 
 use super::set::Set;
 use crate::store::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -63,6 +67,9 @@ pub(super) struct Slabs {
     /// By class: slabs with free blocks.
     with_free: Box<[Set]>,
     empty: Set,
+    /// Slabs that are not empty, at least: one is counted before it is claimed, and no longer after
+    /// it is empty.
+    in_use: AtomicU64,
 }
 
 impl Slabs {
@@ -77,6 +84,7 @@ impl Slabs {
             with_free: blocks_per_slab.iter().map(|_| Set::new(count)).collect(),
             blocks_per_slab,
             empty: Set::new(count),
+            in_use: AtomicU64::new(0),
         };
         (0..count).for_each(|slab| slabs.empty.insert(slab));
         slabs
@@ -102,28 +110,50 @@ impl Slabs {
 
     /// Takes at most `most` blocks of `class` out of one slab, and calls `put` with the number of
     /// the slab and of the block for each. The slab; `None` if there is no such block and no empty
-    /// slab. Starts to look at slab `from`.
+    /// slab, but for the last `keep_empty`. Starts to look at slab `from`.
     pub(super) fn take(
         &self,
         class: usize,
         most: u32,
         from: usize,
+        keep_empty: usize,
         mut put: impl FnMut(usize, usize),
     ) -> Option<usize> {
         let found = self.with_free[class].find(from, |slab| {
-            let claimed = self.claim(slab, class, most)?;
+            let claimed = self.claim(slab, class, most, keep_empty)?;
             self.pick(slab, claimed, |block| put(slab, block));
             Some(slab)
         });
         found.or_else(|| {
-            let slab = self.empty.find(from, |slab| self.claim_empty(slab, class_number(class), 0))?;
+            let slab = self.using(1, keep_empty, || {
+                self.empty.find(from, |slab| self.claim_empty(slab, class_number(class), 0))
+            })?;
             self.cut(slab, class, most, |block| put(slab, block));
             Some(slab)
         })
     }
 
-    /// Claims at most `most` free blocks of a slab; `None` if it has none, or another class.
-    fn claim(&self, slab: usize, class: usize, most: u32) -> Option<u32> {
+    /// Counts `count` more slabs as in use, and does `claim`, which makes it true or not. None if
+    /// less than `keep_empty` slabs would be empty, or as `claim` says.
+    fn using<T>(&self, count: u32, keep_empty: usize, claim: impl FnOnce() -> Option<T>) -> Option<T> {
+        let most = u64::try_from(self.len().saturating_sub(keep_empty)).expect("64 bits");
+        let more = |in_use: u64| Some(in_use + u64::from(count)).filter(|in_use| *in_use <= most);
+        // It orders nothing: what a slab holds is ordered by the slab's word.
+        self.in_use.fetch_update(Ordering::Relaxed, Ordering::Relaxed, more).ok()?;
+        let claimed = claim();
+        if claimed.is_none() {
+            self.no_longer_using(count);
+        }
+        claimed
+    }
+
+    fn no_longer_using(&self, count: u32) {
+        self.in_use.fetch_sub(u64::from(count), Ordering::Relaxed);
+    }
+
+    /// Claims at most `most` free blocks of a slab; `None` if it has none, or another class, or is
+    /// empty and is to stay empty.
+    fn claim(&self, slab: usize, class: usize, most: u32, keep_empty: usize) -> Option<u32> {
         let class_number = class_number(class);
         let can = |word: Word| word.class == class_number && word.count > 0;
         loop {
@@ -136,8 +166,16 @@ impl Slabs {
                 return None;
             }
             let claimed = word.count.min(most);
-            if self.change(slab, word, Word { count: word.count - claimed, ..word }) {
+            let change =
+                || self.change(slab, word, Word { count: word.count - claimed, ..word }).then_some(claimed);
+            if !self.is_empty(word) {
+                if change().is_some() {
+                    return Some(claimed);
+                }
+            } else if self.using(1, keep_empty, change).is_some() {
                 return Some(claimed);
+            } else if self.word(slab) == word {
+                return None;
             }
         }
     }
@@ -200,11 +238,17 @@ impl Slabs {
         }
         if word.count + 1 == self.blocks_per_slab[class] {
             self.empty.insert(slab);
+            self.no_longer_using(1);
         }
     }
 
-    /// Takes `count` slabs as a whole, one or two; two lie next to each other. The first one.
-    pub(super) fn take_whole(&self, count: u32, from: usize) -> Option<usize> {
+    /// Takes `count` slabs as a whole, one or two, if `keep_empty` others stay empty; two lie next
+    /// to each other. The first one.
+    pub(super) fn take_whole(&self, count: u32, from: usize, keep_empty: usize) -> Option<usize> {
+        self.using(count, keep_empty, || self.find_whole(count, from))
+    }
+
+    fn find_whole(&self, count: u32, from: usize) -> Option<usize> {
         self.empty.find(from, |slab| {
             if count == 1 {
                 return self.claim_empty(slab, WHOLE, 1);
@@ -226,6 +270,7 @@ impl Slabs {
         let word = self.word(slab);
         assert!(word.class == WHOLE && word.count > 0, "slab {slab} is in use as a whole: {word:?}");
         (slab..slab + index(word.count)).for_each(|slab| self.unuse(slab));
+        self.no_longer_using(word.count);
     }
 
     fn unuse(&self, slab: usize) {

@@ -83,14 +83,14 @@ fn operation() -> impl Strategy<Value = Operation> {
 
 /// The arena against a map of what is in use.
 fn run(slabs: usize, operations: &[Operation]) {
-    let arena = NodeArena::new(slabs * SLAB_BYTES).expect("mapped");
+    let arena = NodeArena::new(slabs * SLAB_BYTES, 0).expect("mapped");
     let mut cores = [arena.attach(), arena.attach()];
     let mut used: Vec<Used> = Vec::new();
     let mut places: BTreeMap<usize, usize> = BTreeMap::new();
     for (number, operation) in operations.iter().enumerate() {
         match *operation {
             Operation::Alloc { core, bytes } => {
-                let Some(block) = cores[core].alloc(bytes) else { continue };
+                let Some(block) = cores[core].alloc(bytes, Room::Ordinary) else { continue };
                 let place = block.ptr.addr().get();
                 assert!(place.is_multiple_of(64) && block.bytes >= bytes);
                 let end = place + block.bytes;
@@ -117,8 +117,9 @@ fn run(slabs: usize, operations: &[Operation]) {
     cores.iter().for_each(Magazines::flush);
     assert_eq!(arena.allocated_bytes(), 0);
     assert_eq!(arena.empty_slabs(), slabs, "all memory has come back");
-    let all: Vec<_> = (0..slabs).map(|_| cores[1].alloc(SLAB_BYTES).expect("a slab")).collect();
-    assert_eq!(cores[0].alloc(1), None, "full");
+    let all: Vec<_> =
+        (0..slabs).map(|_| cores[1].alloc(SLAB_BYTES, Room::Ordinary).expect("a slab")).collect();
+    assert_eq!(cores[0].alloc(1, Room::Ordinary), None, "full");
     for block in all {
         // SAFETY: allocated above, and used by nobody.
         unsafe { cores[0].free(block) };
@@ -139,11 +140,11 @@ proptest! {
 
 #[test]
 fn a_slab_that_is_empty_again_gets_another_class() {
-    let arena = NodeArena::new(4 * SLAB_BYTES).expect("mapped");
+    let arena = NodeArena::new(4 * SLAB_BYTES, 0).expect("mapped");
     let core = arena.attach();
     for bytes in [64, 4096, 320, 16_384, 65_536, 100_000, 1088] {
         let mut used = Vec::new();
-        while let Some(block) = core.alloc(bytes) {
+        while let Some(block) = core.alloc(bytes, Room::Ordinary) {
             used.push(Used::new(block, 7));
         }
         let sum: usize = used.iter().map(|one| one.block.bytes).sum();
@@ -155,21 +156,54 @@ fn a_slab_that_is_empty_again_gets_another_class() {
 
 #[test]
 fn a_full_class_takes_what_is_larger() {
-    let arena = NodeArena::new(2 * SLAB_BYTES).expect("mapped");
+    let arena = NodeArena::new(2 * SLAB_BYTES, 0).expect("mapped");
     let core = arena.attach();
-    let keep = [core.alloc(4096).expect("room"), core.alloc(4608).expect("room")];
-    assert_eq!(core.alloc(4000).expect("its class").bytes, 4096);
-    assert_eq!(core.alloc(3000).expect("a larger class").bytes, 4096);
-    assert_eq!(core.alloc(1900), None, "more than twice");
-    assert_eq!(core.alloc(5000), None, "smaller ones do not do");
+    let keep =
+        [core.alloc(4096, Room::Ordinary).expect("room"), core.alloc(4608, Room::Ordinary).expect("room")];
+    assert_eq!(core.alloc(4000, Room::Ordinary).expect("its class").bytes, 4096);
+    assert_eq!(core.alloc(3000, Room::Ordinary).expect("a larger class").bytes, 4096);
+    assert_eq!(core.alloc(1900, Room::Ordinary), None, "more than twice");
+    assert_eq!(core.alloc(5000, Room::Ordinary), None, "smaller ones do not do");
     assert_eq!(keep[1].bytes, 4608);
 }
 
 #[test]
+fn reserved_slabs_stay_empty_but_for_those_who_may() {
+    for bytes in [64, 4096, 30_000, SLAB_BYTES, 2 * SLAB_BYTES] {
+        let arena = NodeArena::new(16 * SLAB_BYTES, 3 * SLAB_BYTES).expect("mapped");
+        let core = arena.attach();
+        let mut used = Vec::new();
+        assert_eq!(arena.missing_bytes(), 0);
+        used.extend(std::iter::from_fn(|| core.alloc(bytes, Room::Ordinary)));
+        let empty = if bytes > SLAB_BYTES { 4 } else { 3 };
+        assert_eq!(arena.empty_slabs(), empty, "{bytes}");
+        assert!(arena.missing_bytes() > 0, "evicters are asked");
+        if empty == 3 {
+            // Slabs of one class do not serve another, so this would need the reserve.
+            let other = if bytes == 4096 { 1024 } else { 4096 };
+            assert_eq!(core.alloc(other, Room::Ordinary), None, "{bytes}");
+        }
+        used.extend((0..3).map(|_| core.alloc(SLAB_BYTES, Room::Reserve).expect("the reserve")));
+        assert_eq!(arena.empty_slabs(), empty - 3);
+        for block in used.drain(..) {
+            // SAFETY: allocated above, and used by nobody.
+            unsafe { core.free(block) };
+        }
+        used.extend((0..13).map(|_| core.alloc(SLAB_BYTES, Room::Ordinary).expect("it is there again")));
+        assert_eq!((core.alloc(SLAB_BYTES, Room::Ordinary), arena.missing_bytes() > 0), (None, true));
+        for block in used {
+            // SAFETY: as above.
+            unsafe { core.free(block) };
+        }
+        assert!(core.alloc(SLAB_BYTES, Room::Ordinary).is_some_and(|_| arena.missing_bytes() == 0));
+    }
+}
+
+#[test]
 fn a_core_that_leaves_gives_back_what_it_has_free() {
-    let arena = NodeArena::new(64 * SLAB_BYTES).expect("mapped");
+    let arena = NodeArena::new(64 * SLAB_BYTES, 0).expect("mapped");
     let core = arena.attach();
-    let block = core.alloc(256).expect("room");
+    let block = core.alloc(256, Room::Ordinary).expect("room");
     assert_eq!(arena.class_stats()[3], ClassStats { block_bytes: 256, blocks: 1 });
     drop(core);
     assert_eq!(arena.allocated_bytes(), 256, "in use still");
@@ -184,9 +218,9 @@ fn a_core_that_leaves_gives_back_what_it_has_free() {
 #[test]
 #[should_panic(expected = "given back twice")]
 fn a_block_that_is_freed_twice_is_noticed_when_it_comes_back() {
-    let arena = NodeArena::new(64 * SLAB_BYTES).expect("mapped");
+    let arena = NodeArena::new(64 * SLAB_BYTES, 0).expect("mapped");
     let core = std::mem::ManuallyDrop::new(arena.attach());
-    let block = core.alloc(256).expect("room");
+    let block = core.alloc(256, Room::Ordinary).expect("room");
     for _ in 0..2 {
         // SAFETY: not kept the second time, which the arena notices; it reads and writes its own
         // memory only.
@@ -205,7 +239,7 @@ unsafe impl Send for Sent {}
 /// one.
 #[test]
 fn two_threads_free_what_the_other_one_allocated() {
-    let arena = NodeArena::new(32 * SLAB_BYTES).expect("mapped");
+    let arena = NodeArena::new(32 * SLAB_BYTES, 0).expect("mapped");
     let (to_first, first) = mpsc::channel::<Sent>();
     let (to_second, second) = mpsc::channel::<Sent>();
     thread::scope(|scope| {
@@ -220,7 +254,7 @@ fn two_threads_free_what_the_other_one_allocated() {
                     seed =
                         seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
                     let bytes = usize::try_from(seed >> 40).expect("64 bits") % 9_000 + 1;
-                    match core.alloc(bytes) {
+                    match core.alloc(bytes, Room::Ordinary) {
                         Some(block) if round % 2 == 0 => own.push(Used::new(block, which)),
                         Some(block) => to.send(Sent(Used::new(block, which))).expect("received"),
                         None => full += 1,

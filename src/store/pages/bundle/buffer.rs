@@ -16,21 +16,21 @@ use std::collections::VecDeque;
 
 use super::{Entry, Trailer};
 use crate::store::pages::defect::PagesDefect;
-use crate::store::pages::word::{ChildWord, PageRef};
+use crate::store::word::{ChildWord, PageRef};
 
 /// Numbers the flushes of a namespace.
 #[derive(Debug, Default)]
-pub(in crate::store::pages) struct FlushClock {
+pub(in crate::store) struct FlushClock {
     begun: u64,
 }
 
 /// A flush that is under way, or complete.
 #[derive(Clone, Copy, Debug)]
-pub(in crate::store::pages) struct Flush(u64);
+pub(in crate::store) struct Flush(u64);
 
 impl FlushClock {
     /// A flush begins.
-    pub(in crate::store::pages) fn begin(&mut self) -> Flush {
+    pub(in crate::store) fn begin(&mut self) -> Flush {
         self.begun += 1;
         Flush(self.begun)
     }
@@ -38,7 +38,7 @@ impl FlushClock {
 
 /// To be written.
 #[derive(Debug)]
-pub(in crate::store::pages) struct Sealed {
+pub(in crate::store) struct Sealed {
     trailer: Trailer,
     at: PageRef,
     offset: u64,
@@ -46,28 +46,28 @@ pub(in crate::store::pages) struct Sealed {
 }
 
 impl Sealed {
-    pub(super) fn new(trailer: Trailer, at: PageRef, offset: u64, len: usize) -> Self {
+    pub(in crate::store) fn new(trailer: Trailer, at: PageRef, offset: u64, len: usize) -> Self {
         Self { trailer, at, offset, len }
     }
 
     /// Where it goes, and how many bytes of the buffer: whole blocks.
-    pub(in crate::store::pages) fn write(&self) -> (u64, usize) {
+    pub(in crate::store) fn write(&self) -> (u64, usize) {
         (self.offset, self.len)
     }
 
-    pub(in crate::store::pages) fn trailer(&self) -> &Trailer {
+    pub(in crate::store) fn trailer(&self) -> &Trailer {
         &self.trailer
     }
 
     /// The write is complete.
-    pub(in crate::store::pages) fn written(self, clock: &FlushClock) -> Written {
+    pub(in crate::store) fn written(self, clock: &FlushClock) -> Written {
         Written { trailer: self.trailer, at: self.at, after: clock.begun }
     }
 }
 
 /// In the namespace's cache at least.
 #[derive(Debug)]
-pub(in crate::store::pages) struct Written {
+pub(in crate::store) struct Written {
     trailer: Trailer,
     at: PageRef,
     /// The newest flush that may not cover it.
@@ -80,7 +80,7 @@ impl Written {
     /// # Errors
     ///
     /// Itself, if the flush began before the write was complete: it may not cover it.
-    pub(in crate::store::pages) fn flushed(self, flush: Flush) -> Result<Flushed, Self> {
+    pub(in crate::store) fn flushed(self, flush: Flush) -> Result<Flushed, Self> {
         if flush.0 <= self.after {
             return Err(self);
         }
@@ -90,20 +90,25 @@ impl Written {
 
 /// On the namespace.
 #[derive(Debug)]
-pub(in crate::store::pages) struct Flushed {
+pub(in crate::store) struct Flushed {
     trailer: Trailer,
     at: PageRef,
 }
 
 impl Flushed {
     /// What the batch of the log says about it: number, place of the trailer, its checksum.
-    pub(in crate::store::pages) fn record(&self) -> (u64, PageRef) {
+    pub(in crate::store) fn record(&self) -> (u64, PageRef) {
         (self.trailer.number, self.at)
     }
 
     /// The newest write in its pages.
-    pub(in crate::store::pages) fn newest(&self) -> u64 {
+    pub(in crate::store) fn newest(&self) -> u64 {
         self.trailer.newest
+    }
+
+    /// Its trailer, for a caller that has the log say when the batch that names it is durable.
+    pub(in crate::store) fn into_trailer(self) -> Trailer {
+        self.trailer
     }
 
     /// It is named in `batch`, whose last write is `last_write`.
@@ -111,7 +116,7 @@ impl Flushed {
     /// # Errors
     ///
     /// Itself, if its pages have a newer write (rule W1): it waits for a later batch.
-    pub(in crate::store::pages) fn name(
+    pub(in crate::store) fn name(
         self,
         batch: u64,
         last_write: u64,
@@ -126,7 +131,7 @@ impl Flushed {
 
 /// In a batch of the log.
 #[derive(Debug)]
-pub(in crate::store::pages) struct Named {
+pub(in crate::store) struct Named {
     trailer: Trailer,
     batch: u64,
 }
@@ -137,7 +142,7 @@ impl Named {
     /// # Errors
     ///
     /// Itself, if that does not reach its own.
-    pub(in crate::store::pages) fn durable(self, batch: u64) -> Result<Durable, Self> {
+    pub(in crate::store) fn durable(self, batch: u64) -> Result<Durable, Self> {
         if batch < self.batch {
             return Err(self);
         }
@@ -147,26 +152,26 @@ impl Named {
 
 /// To be installed in the map.
 #[derive(Debug)]
-pub(in crate::store::pages) struct Durable {
+pub(in crate::store) struct Durable {
     trailer: Trailer,
     batch: u64,
 }
 
 impl Durable {
     /// The batch that names it.
-    pub(in crate::store::pages) fn batch(&self) -> u64 {
+    pub(in crate::store) fn batch(&self) -> u64 {
         self.batch
     }
 
-    pub(in crate::store::pages) fn entries(&self) -> &[Entry] {
+    pub(in crate::store) fn entries(&self) -> &[Entry] {
         &self.trailer.entries
     }
 
-    pub(in crate::store::pages) fn freed(&self) -> &[ChildWord] {
+    pub(in crate::store) fn freed(&self) -> &[ChildWord] {
         &self.trailer.freed
     }
 
-    pub(in crate::store::pages) fn trailer(&self) -> &Trailer {
+    pub(in crate::store) fn trailer(&self) -> &Trailer {
         &self.trailer
     }
 }
@@ -176,14 +181,14 @@ impl Durable {
 /// Bundles are installed in the order of their batches. A checkpoint begins between two batches: a
 /// batch of which the map has some bundles and not others would have to be named with them.
 #[derive(Debug, Default)]
-pub(in crate::store::pages) struct Naming {
+pub(in crate::store) struct Naming {
     /// Batches with bundles that are not installed: number, how many it names, how many are.
     batches: VecDeque<(u64, usize, usize)>,
 }
 
 impl Naming {
     /// A batch was formed that names `bundles` bundles.
-    pub(in crate::store::pages) fn named(&mut self, batch: u64, bundles: usize) {
+    pub(in crate::store) fn named(&mut self, batch: u64, bundles: usize) {
         debug_assert!(self.batches.back().is_none_or(|last| last.0 < batch));
         if bundles > 0 {
             self.batches.push_back((batch, bundles, 0));
@@ -192,7 +197,7 @@ impl Naming {
 
     /// A bundle of `batch` was installed. Returns false, and does nothing, if an earlier batch has
     /// bundles that are not.
-    pub(in crate::store::pages) fn installed(&mut self, batch: u64) -> bool {
+    pub(in crate::store) fn installed(&mut self, batch: u64) -> bool {
         let Some(first) = self.batches.front_mut().filter(|first| first.0 == batch) else { return false };
         first.2 += 1;
         if first.2 == first.1 {
@@ -203,7 +208,7 @@ impl Naming {
 
     /// The first batch whose bundles the map does not include, if a checkpoint may begin now;
     /// `next` is the batch that will be formed next.
-    pub(in crate::store::pages) fn freeze(&self, next: u64) -> Option<u64> {
+    pub(in crate::store) fn freeze(&self, next: u64) -> Option<u64> {
         match self.batches.front() {
             None => Some(next),
             Some(&(batch, _, 0)) => Some(batch),

@@ -26,7 +26,7 @@ use crate::store::pages::defect::PagesDefect;
 
 /// The debts between pages, by their ids.
 #[derive(Debug, Default)]
-pub(in crate::store::pages) struct Debts {
+pub(in crate::store) struct Debts {
     /// Who owes: to whom, since when.
     owes: BTreeMap<u64, BTreeMap<u64, u64>>,
     /// Who is owed: by whom.
@@ -36,12 +36,12 @@ pub(in crate::store::pages) struct Debts {
 }
 
 impl Debts {
-    pub(in crate::store::pages) fn new(defect: Option<PagesDefect>) -> Self {
+    pub(in crate::store) fn new(defect: Option<PagesDefect>) -> Self {
         Self { defect, ..Self::default() }
     }
 
     /// `page` must not be durable before what `other` is now.
-    pub(in crate::store::pages) fn owe(&mut self, page: u64, other: u64) {
+    pub(in crate::store) fn owe(&mut self, page: u64, other: u64) {
         if page != other {
             self.now += 1;
             self.owes.entry(page).or_default().insert(other, self.now);
@@ -50,14 +50,14 @@ impl Debts {
     }
 
     /// Neither page must be durable without the other.
-    pub(in crate::store::pages) fn partners(&mut self, a: u64, b: u64) {
+    pub(in crate::store) fn partners(&mut self, a: u64, b: u64) {
         self.owe(a, b);
         self.owe(b, a);
     }
 
     /// All pages that a bundle with `page` has to hold, itself included, or `None` if these are
     /// more than `most`.
-    pub(in crate::store::pages) fn with(&self, page: u64, most: usize) -> Option<BTreeSet<u64>> {
+    pub(in crate::store) fn with(&self, page: u64, most: usize) -> Option<BTreeSet<u64>> {
         let mut all = BTreeSet::from([page]);
         if self.defect == Some(PagesDefect::PartnerLater) {
             return Some(all);
@@ -78,18 +78,18 @@ impl Debts {
 
     /// Pages that `page` owes to, and that owe nothing to others: writing these first makes what
     /// has to go with `page` less.
-    pub(in crate::store::pages) fn first(&self, page: u64) -> Vec<u64> {
+    pub(in crate::store) fn first(&self, page: u64) -> Vec<u64> {
         let owed = self.owes.get(&page).into_iter().flat_map(BTreeMap::keys);
         owed.filter(|other| !self.owes.contains_key(other)).copied().collect()
     }
 
     /// A bundle is sealed: the moment up to which it settles debts.
-    pub(in crate::store::pages) fn seal(&self) -> u64 {
+    pub(in crate::store) fn seal(&self) -> u64 {
         self.now
     }
 
     /// A bundle with `pages` is durable, which was sealed at that moment.
-    pub(in crate::store::pages) fn settle(&mut self, pages: impl IntoIterator<Item = u64>, sealed: u64) {
+    pub(in crate::store) fn settle(&mut self, pages: impl IntoIterator<Item = u64>, sealed: u64) {
         for page in pages {
             let Some(debtors) = self.owed_by.get_mut(&page) else { continue };
             debtors.retain(|debtor| {
@@ -110,7 +110,7 @@ impl Debts {
     }
 
     /// How many debts there are.
-    pub(in crate::store::pages) fn len(&self) -> usize {
+    pub(in crate::store) fn len(&self) -> usize {
         self.owes.values().map(BTreeMap::len).sum()
     }
 }

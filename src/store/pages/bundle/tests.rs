@@ -3,8 +3,8 @@ mod debts;
 use super::buffer::{Flushed, Named};
 use super::*;
 use crate::store::pages::defect::PagesDefect;
+use crate::store::pages::geometry::Geometry;
 use crate::store::pages::page::{self, PageKind};
-use crate::store::pages::segment::Temperature;
 
 const BLOCK: u32 = 4096;
 
@@ -14,33 +14,40 @@ fn owner() -> Owner {
 
 fn leaf(id: u64, epoch: u32) -> PageHeader {
     PageHeader {
-        complete_to: 40 + id,
+        newest: 50 + id,
         tree: 4,
-        ..PageHeader::plain(PageKind::Leaf, 0, ChildWord::new(id, epoch), 0)
+        ..PageHeader::plain(PageKind::Leaf, 0, ChildWord::of_numbers(id, epoch))
     }
+}
+
+fn segment(segment: u32, generation: u32) -> SegmentName {
+    SegmentName { segment, generation }
 }
 
 /// A bundle of three pages, and one freed id: its buffer.
 fn bundle() -> (Vec<u8>, Sealed) {
     let mut buffer = vec![0xaa; 64 << 10];
-    let mut builder = Builder::new(owner(), number(3, 7), (5, 2), 128);
+    let mut builder = Builder::new(owner(), number(3, 7), segment(5, 2), 128);
     assert!(builder.is_empty());
-    let old = ColdWord::new(3 * 4096 + 64, 10);
-    for (id, len, flags) in [(20, 100, 0), (21, 4000, SecondWord::COLD), (22, 1, SecondWord::MOVED)] {
+    let replaces = Some(ColdAddress::of_numbers(3 * 4096 + 64, 10));
+    for (id, len, is_cold_stream, is_moved) in
+        [(20, 100, false, false), (21, 4000, true, false), (22, 1, false, true)]
+    {
         let content = vec![u8::try_from(id).expect("small"); len];
-        let added = builder.append(&mut buffer, &leaf(id, 9), (&content, len), (flags, 50 + id, old));
-        assert_eq!(added.map(|entry| entry.page), Ok(ChildWord::new(id, 9)));
+        let origin = Origin { is_cold_stream, is_moved, replaces };
+        let added = builder.append(&mut buffer, &leaf(id, 9), (&content, len), origin);
+        assert_eq!(added.map(|entry| entry.page), Ok(ChildWord::of_numbers(id, 9)));
     }
-    assert_eq!(builder.free(&buffer, ChildWord::new(30, 4)), Ok(()));
+    assert_eq!(builder.free(&buffer, ChildWord::of_numbers(30, 4)), Ok(()));
     let sealed = builder.seal(&mut buffer);
     buffer.truncate(sealed.write().1);
     (buffer, sealed)
 }
 
 /// The part of the bundle's buffer that lies at `place`.
-fn at(buffer: &[u8], offset: u64, place: ColdWord) -> &[u8] {
-    let start = usize::try_from(place.offset() - offset).expect("behind the start");
-    &buffer[start..start + place.len_bytes()]
+fn at(buffer: &[u8], offset: u64, place: ColdAddress) -> &[u8] {
+    let start = to_usize(place.offset_bytes() - offset);
+    &buffer[start..start + to_usize(place.len_bytes())]
 }
 
 #[test]
@@ -66,14 +73,16 @@ fn a_bundle_comes_back_page_by_page() {
         let page =
             page::parse(at(&buffer, offset, entry.place), entry.place, &owner().identity).expect("whole");
         assert_eq!((page.header.page, page.header.bundle), (entry.page, number));
-        assert_eq!((page.header.complete_to, page.header.tree), (40 + entry.page.id(), 4));
-        assert_eq!(page.checksum & 0xffff_ffff, u64::from(entry.second.checksum()));
-        assert!(page.stored.iter().all(|&byte| u64::from(byte) == entry.page.id()));
+        assert_eq!((page.header.newest, page.header.tree), (50 + entry.page.id().get(), 4));
+        assert_eq!(page.checksum & 0xffff_ffff, u64::from(entry.second.checksum_low()));
+        assert!(page.stored.iter().all(|&byte| u64::from(byte) == entry.page.id().get()));
         assert_eq!(page.content_len, page.stored.len());
     }
     assert_eq!(place.place.granule(), next, "then the trailer");
-    assert!(trailer.entries[2].second.is_moved() && !trailer.entries[2].second.settled().is_moved());
-    assert_eq!((trailer.freed[0].id(), trailer.freed[0].epoch()), (30, 4));
+    let moved = trailer.entries.iter().map(Entry::moved_from).collect::<Vec<_>>();
+    assert_eq!(moved, [None, None, trailer.entries[2].replaces]);
+    assert_eq!(trailer.entries.iter().filter(|entry| entry.second.is_cold_stream()).count(), 1);
+    assert_eq!(trailer.freed, [ChildWord::of_numbers(30, 4)]);
 }
 
 #[test]
@@ -89,7 +98,7 @@ fn every_flipped_bit_of_a_trailer_or_page_is_noticed() {
         let mut bytes = at(&buffer, offset, place.place).to_vec();
         bytes[byte] ^= 1 << (byte % 8);
         let damage = Trailer::parse(&bytes, place, &owner()).expect_err("a flipped bit");
-        assert_eq!((damage.structure, damage.offset), (Structure::Trailer, place.place.offset()));
+        assert_eq!((damage.structure, damage.offset), (Structure::Trailer, place.place.offset_bytes()));
     }
     for entry in entries {
         let bytes = at(&buffer, offset, entry.place);
@@ -117,7 +126,7 @@ fn trailers_that_contradict_themselves_are_refused() {
         let mut bad = good.clone();
         change(&mut bad);
         let (mut bytes, checksum) = bad.encode(first, &owner().identity);
-        bytes.resize(place.place.len_bytes(), 0);
+        bytes.resize(to_usize(place.place.len_bytes()), 0);
         Trailer::parse(&bytes, PageRef { checksum, ..place }, &owner()).is_err()
     };
     assert!(!refused(128, |_| {}));
@@ -127,13 +136,12 @@ fn trailers_that_contradict_themselves_are_refused() {
     assert!(refused(128, |bad| bad.generation = 0));
     assert!(refused(128, |bad| bad.entries.swap(0, 1)));
     assert!(refused(128, |bad| bad.entries[1].place = bad.entries[0].place));
-    assert!(refused(128, |bad| bad.entries[0].page = ChildWord::new(20, 8)));
-    assert!(refused(128, |bad| bad.entries[0].page = ChildWord::new(0, 9)));
-    assert!(refused(128, |bad| bad.entries[2].replaces = ColdWord::NONE), "a move from nowhere");
-    assert!(refused(128, |bad| bad.entries[2].replaces = ColdWord::new(64, 1)));
-    assert!(refused(128, |bad| bad.entries[2].second.0 |= 1 << 58));
-    assert!(refused(128, |bad| bad.freed[0] = ChildWord(0)));
-    let elsewhere = PageRef { place: ColdWord::new(64, 3), ..place };
+    assert!(refused(128, |bad| bad.entries[0].page = ChildWord::of_numbers(20, 8)));
+    assert!(refused(128, |bad| bad.entries[0].page = ChildWord::of_numbers(0, 9)));
+    assert!(refused(128, |bad| bad.entries[2].replaces = None), "a move from nowhere");
+    assert!(refused(128, |bad| bad.entries[2].replaces = Some(ColdAddress::of_numbers(64, 1))));
+    assert!(refused(128, |bad| bad.freed[0] = ChildWord::NONE));
+    let elsewhere = PageRef { place: ColdAddress::of_numbers(64, 3), ..place };
     assert!(Trailer::parse(at(&buffer, offset, place.place), elsewhere, &owner()).is_err());
 }
 
@@ -141,16 +149,16 @@ fn trailers_that_contradict_themselves_are_refused() {
 fn a_bundle_ends_with_its_buffer_its_segment_and_its_trailer() {
     let fill = |first: u32, len: usize, content: usize| {
         let mut buffer = vec![0; len];
-        let mut builder = Builder::new(owner(), 1, (5, 2), first);
+        let mut builder = Builder::new(owner(), 1, segment(5, 2), first);
         let content = vec![1; content];
         let mut pages = 0;
         let add = |builder: &mut Builder, buffer: &mut [u8], id| {
-            builder.append(buffer, &leaf(id, 0), (&content, content.len()), (0, 0, ColdWord::NONE))
+            builder.append(buffer, &leaf(id, 0), (&content, content.len()), Origin::default())
         };
         while add(&mut builder, &mut buffer, pages + 1).is_ok() {
             pages += 1;
         }
-        while builder.free(&buffer, ChildWord::new(1, 0)).is_ok() {}
+        while builder.free(&buffer, ChildWord::of_numbers(1, 0)).is_ok() {}
         let (_, len) = builder.seal(&mut buffer).write();
         (pages, len)
     };
@@ -163,14 +171,14 @@ fn a_bundle_ends_with_its_buffer_its_segment_and_its_trailer() {
     assert!(pages < MAX_ENTRIES as u64);
     let large = Owner { geometry: Geometry { segment: 16 << 20, ..owner().geometry }, ..owner() };
     let mut buffer = vec![0; 4 << 20];
-    let mut builder = Builder::new(large, 1, (5, 2), 64);
+    let mut builder = Builder::new(large, 1, segment(5, 2), 64);
     let mut add = |len: usize| {
         let content = vec![1; len];
-        builder.append(&mut buffer, &leaf(1, 0), (&content, len), (0, 0, ColdWord::NONE))
+        builder.append(&mut buffer, &leaf(1, 0), (&content, len), Origin::default())
     };
     assert_eq!((0..).take_while(|_| add(1).is_ok()).count(), MAX_ENTRIES);
-    let mut builder = Builder::new(large, 1, (5, 2), 64);
-    let header = crate::store::pages::map_page::header(0, 1, 1);
+    let mut builder = Builder::new(large, 1, segment(5, 2), 64);
+    let header = crate::store::pages::map_page::header(0, 1);
     let metas = (0..).take_while(|_| builder.append_meta(&mut buffer, &header, &[0; 4096]).is_ok()).count();
     assert_eq!(metas, MAX_PAGES_BYTES / 4160);
 }
@@ -190,10 +198,10 @@ fn writes_and_a_crash(seed: u64, defect: Option<PagesDefect>) {
                 // A page with the newest write, or an older one.
                 count += 1;
                 let mut buffer = vec![0; 8192];
-                let mut builder = Builder::new(owner(), number(1, count), (5, 2), 64);
+                let mut builder = Builder::new(owner(), number(1, count), segment(5, 2), 64);
                 let newest = write.saturating_sub(random.random_range(0..3));
                 builder
-                    .append(&mut buffer, &leaf(1, 0), (&[1], 1), (0, newest, ColdWord::NONE))
+                    .append(&mut buffer, &PageHeader { newest, ..leaf(1, 0) }, (&[1], 1), Origin::default())
                     .expect("there is room");
                 let written = builder.seal(&mut buffer).written(&clock);
                 flushed.push(written.flushed(clock.begin()).expect("later"));
@@ -254,28 +262,4 @@ fn a_checkpoint_begins_between_batches() {
     assert!(naming.installed(7));
     assert_eq!(naming.freeze(8), Some(8));
     assert!(!naming.installed(9));
-}
-
-#[test]
-fn segment_headers_come_back_and_others_are_refused() {
-    let identity = owner().identity;
-    let geometry = owner().geometry;
-    let pages =
-        SegmentHeader { segment: 9, generation: 4, log: None, temperature: Temperature::Values, first: 77 };
-    let log = SegmentHeader { log: Some((12, 3)), ..pages };
-    for header in [pages, log] {
-        let bytes = header.encode(&identity);
-        assert_eq!(SegmentHeader::parse(&bytes, 9, &identity, &geometry), Ok(header));
-        assert!(SegmentHeader::parse(&bytes, 8, &identity, &geometry).is_err());
-        assert!(SegmentHeader::parse(&bytes, 9, &[0; 16], &geometry).is_err());
-        assert!(SegmentHeader::parse(&bytes[..63], 9, &identity, &geometry).is_err());
-        for byte in 0..SegmentHeader::BYTES {
-            let mut bytes = bytes;
-            bytes[byte] ^= 4;
-            let damage = SegmentHeader::parse(&bytes, 9, &identity, &geometry).expect_err("flipped");
-            assert_eq!(damage.offset, 9 * (256 << 10));
-        }
-    }
-    let beyond = SegmentHeader { log: Some((32, 3)), ..pages };
-    assert!(SegmentHeader::parse(&beyond.encode(&identity), 9, &identity, &geometry).is_err());
 }

@@ -11,7 +11,7 @@ const ROOM: u32 = 4032;
 fn segment(live: u32, pages: u32, up2: u32) -> Segment {
     let geometry = Geometry { block: 4096, segment: 256 << 10, segments: 32 };
     let mut segments = Segments::new(geometry, None::<PagesDefect>);
-    let (number, _) = segments.open(Temperature::Hot).expect("free");
+    let number = segments.open(Temperature::Hot).expect("free").segment;
     segments.inherit(number, up2);
     let mut segment = *segments.get(number);
     (segment.live, segment.pages) = (live, pages);

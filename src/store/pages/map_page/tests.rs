@@ -1,8 +1,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::*;
+use crate::store::codec::to_usize;
 use crate::store::pages::geometry::GRANULE_BYTES;
-use crate::store::pages::word::PAGE_IDS;
+use crate::store::word::PAGE_IDS;
 
 fn owner() -> Owner {
     let geometry = Geometry::of_namespace(1 << 40, 4096, false).expect("a possible size");
@@ -21,7 +22,7 @@ impl Disk {
     fn write(&mut self, level: u8, index: u64, content: &[u8]) -> PageRef {
         let granules = page::stored_granules(content.len());
         let mut bytes = vec![0; granules as usize * GRANULE_BYTES];
-        let checksum = header(level, index, 1).write(&owner().identity, content, content.len(), &mut bytes);
+        let checksum = header(level, index).write(&owner().identity, content, content.len(), &mut bytes);
         let segment_granules = u64::from(owner().geometry.segment_granules());
         // Behind the header of segment 1 and of each later one.
         let slots = (segment_granules - 64) / u64::from(granules);
@@ -30,14 +31,14 @@ impl Disk {
         self.next += 1;
         self.written += 1;
         self.pages.insert(granule, bytes);
-        PageRef { place: ColdWord::new(granule, granules), checksum }
+        PageRef { place: ColdAddress::of_numbers(granule, granules), checksum }
     }
 
-    fn read(&self, place: ColdWord) -> &[u8] {
+    fn read(&self, place: ColdAddress) -> &[u8] {
         &self.pages[&place.granule()]
     }
 
-    fn load(&self, (root, levels): (PageRef, u8), next_page: u64) -> Result<MapTree, Damage> {
+    fn load(&self, (root, levels): (Option<PageRef>, u8), next_page: u64) -> Result<MapTree, Damage> {
         let mut load = MapLoad::new(root, levels, next_page, owner());
         while let Some(place) = load.next() {
             load.read(self.read(place))?;
@@ -47,12 +48,13 @@ impl Disk {
 }
 
 fn entry(id: u64, round: u32) -> MapEntry {
+    let epoch = Epoch::new(round).expect("few rounds");
     match (id + u64::from(round)) % 5 {
-        0 => MapEntry::Free { epoch: round + 1 },
-        1 => MapEntry::Damaged { second: SecondWord::new(7, round, SecondWord::COLD) },
+        0 => MapEntry::Free { epoch: epoch.next() },
+        1 => MapEntry::Damaged { second: SecondWord::new(7, epoch, true, false) },
         _ => MapEntry::Cold {
-            place: ColdWord::new((1 << 18) + 64 + id % 1000, 10),
-            second: SecondWord::new(id * 31, round, SecondWord::EXPIRES),
+            place: ColdAddress::of_numbers((1 << 18) + 64 + id % 1000, 10),
+            second: SecondWord::new(u32::try_from(id % 1000).expect("small"), epoch, false, true),
         },
     }
 }
@@ -73,7 +75,7 @@ fn entries_come_back_and_others_are_refused() {
     for (index, from) in [(8, from), (9, stale)] {
         let damage = refused(disk.read(from.place), index, from, &owner());
         assert_eq!(problem(damage), (Structure::MapPage, "another page, or an older one, lies in its place"));
-        assert_eq!(damage.offset, from.place.offset());
+        assert_eq!(damage.offset, from.place.offset_bytes());
     }
     let other = Owner { identity: [4; 16], ..owner() };
     assert_eq!(refused(disk.read(from.place), 9, from, &other).problem, "it belongs to another store");
@@ -100,7 +102,7 @@ fn entries_come_back_and_others_are_refused() {
 fn every_flipped_bit_of_a_map_page_is_noticed() {
     let mut disk = Disk::default();
     let from = disk.write(0, 9, &MapPage::default().encode());
-    for byte in 0..from.place.len_bytes() {
+    for byte in 0..to_usize(from.place.len_bytes()) {
         let mut bytes = disk.read(from.place).to_vec();
         bytes[byte] ^= 1 << (byte % 8);
         assert!(MapPage::decode(&bytes, 9, from, &owner()).is_err(), "byte {byte}");
@@ -136,7 +138,7 @@ fn a_checkpoint_writes_the_changed_paths_and_no_others() {
         let mut expected: BTreeSet<(u8, u64)> = BTreeSet::new();
         let levels = (1..=5).find(|&levels| levels == 5 || next_page <= 1 << (8 * u32::from(levels)));
         let levels = levels.expect("five are enough").max(before.root().1);
-        let grown = if before.root().0.place.is_none() { levels } else { before.root().1 };
+        let grown = if before.root().0.is_none() { levels } else { before.root().1 };
         for level in 0..levels {
             expected.extend(changed.iter().map(|index| (level, index >> (8 * u32::from(level)))));
         }
@@ -171,13 +173,16 @@ fn a_checkpoint_writes_the_changed_paths_and_no_others() {
 
         assert_eq!(disk.load(root, next_page).as_ref(), Ok(&tree), "round {round}");
         for (&index, content) in &model {
-            let from = tree.find(0, index);
+            let from = tree.find(0, index).expect("it was written");
             let page = MapPage::decode(disk.read(from.place), index, from, &owner()).expect("whole");
             assert_eq!(&page.encode(), content, "page {index} in round {round}");
         }
         let all = tree.pages_in(|_| true);
         assert_eq!(all.len(), new.len());
-        assert!(all.iter().all(|&(level, index)| new.contains(&tree.find(level, index).place)));
+        assert!(
+            all.iter()
+                .all(|&(level, index)| new.contains(&tree.find(level, index).expect("it was found").place))
+        );
     }
     assert_eq!(tree.root().1, 5);
 }
@@ -186,22 +191,21 @@ fn a_checkpoint_writes_the_changed_paths_and_no_others() {
 fn damaged_upper_pages_are_refused() {
     let mut disk = Disk::default();
     let leaf = disk.write(0, 0, &MapPage::default().encode());
-    let mut content = Vec::new();
-    leaf.encode(&mut content);
+    let mut content = PageRef::encode(Some(leaf)).to_vec();
     content.resize(MAP_CONTENT_BYTES, 0);
     let good = disk.write(1, 0, &content);
-    assert!(disk.load((good, 2), 257).is_ok());
-    assert!(disk.load((good, 3), 257).is_err(), "it is of level 1");
+    assert!(disk.load((Some(good), 2), 257).is_ok());
+    assert!(disk.load((Some(good), 3), 257).is_err(), "it is of level 1");
     content.copy_within(..16, 16 * 2);
     let beyond = disk.write(1, 0, &content);
     assert_eq!(
-        disk.load((beyond, 2), 512).expect_err("ids 512 to 767").problem,
+        disk.load((Some(beyond), 2), 512).expect_err("ids 512 to 767").problem,
         "it has pages for ids that were never used"
     );
-    assert!(disk.load((beyond, 2), 513).is_ok());
+    assert!(disk.load((Some(beyond), 2), 513).is_ok());
     content[16..24].copy_from_slice(&5u64.to_le_bytes());
     let none = disk.write(1, 0, &content);
-    assert_eq!(disk.load((none, 2), 513).expect_err("5").problem, "it has a reference that is none");
+    assert_eq!(disk.load((Some(none), 2), 513).expect_err("5").problem, "it has a reference that is none");
 }
 
 /// Numbers below what is asked for, from a seed.

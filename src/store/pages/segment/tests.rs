@@ -1,13 +1,15 @@
 //! Random operations on the table beside a model of what is durable; a crash loads the last durable
 //! table and looks at whether everything that it refers to is still there.
 
+mod states;
+
 use std::collections::{BTreeMap, VecDeque};
 
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
 use super::*;
-use crate::store::pages::geometry::GRANULE_BYTES;
+use crate::store::codec::to_usize;
 use crate::store::pages::map_page::Owner;
 use crate::store::pages::page;
 
@@ -18,23 +20,24 @@ fn owner() -> Owner {
 }
 
 /// A page or table page that lies somewhere, in this generation of its segment.
-type Placed = (ColdWord, u32);
+type Placed = (ColdAddress, u32);
 type Map = BTreeMap<u64, Placed>;
-/// Segments of the log and their generations, in its order.
-type Log = Vec<(u32, u32)>;
-/// A bundle that the log names: its segment and generation, ids and places of its pages.
-type Named = ((u32, u32), Vec<(u64, ColdWord)>);
+/// Segments of the log, in its order.
+type Log = Vec<SegmentName>;
+/// A bundle that the log names: its segment, ids and places of its pages. Where there is no segment
+/// a checkpoint began.
+type Named = (Option<SegmentName>, Vec<(u64, ColdAddress)>);
 
 struct Bundle {
-    segment: (u32, u32),
-    pages: Vec<(u64, ColdWord)>,
+    segment: SegmentName,
+    pages: Vec<(u64, ColdAddress)>,
 }
 
 /// What the last durable superblock refers to, and the bundles that the log names behind it.
 #[derive(Clone, Default)]
 struct Durable {
     checkpoint: u64,
-    index: PageRef,
+    index: Option<PageRef>,
     map: Map,
     named: Vec<Named>,
     log: Log,
@@ -46,7 +49,7 @@ struct Model {
     /// Per segment what was written in its generation; nothing of it is left after a trim, or when
     /// the segment is opened again.
     disk: BTreeMap<u32, (u32, BTreeMap<u64, Vec<u8>>)>,
-    open: [Option<(u32, u32, u32)>; 2],
+    open: [Option<(SegmentName, u32)>; 2],
     under_way: VecDeque<Bundle>,
     map: Map,
     log: Log,
@@ -78,11 +81,15 @@ impl Model {
     }
 
     /// What is written to a segment in its new generation is written over what was there.
-    fn opened(&mut self, segment: u32, generation: u32) {
+    fn opened(&mut self, name: SegmentName) {
+        let SegmentName { segment, generation } = name;
         let old = self.disk.insert(segment, (generation, BTreeMap::new()));
-        let known = |named: &(u32, u32)| named.0 == segment && named.1 >= generation;
+        let known = |named: &SegmentName| named.segment == segment && named.generation >= generation;
         let durable = &self.durable;
-        assert!(!durable.named.iter().any(|(place, _)| known(place)), "a generation of a named bundle");
+        assert!(
+            !durable.named.iter().any(|(place, _)| place.as_ref().is_some_and(known)),
+            "a generation of a named bundle"
+        );
         assert!(!durable.log.iter().any(known), "a generation of the log");
         let in_map = durable.map.values().any(|(place, old)| {
             owner().geometry.locate(*place).expect("inside").0 == segment && *old >= generation
@@ -94,36 +101,36 @@ impl Model {
     }
 
     fn next_log(&mut self) {
-        if let Some((segment, generation, _)) = self.segments.open_log() {
-            self.opened(segment, generation);
-            self.log.push((segment, generation));
+        if let Some((name, _)) = self.segments.open_log() {
+            self.opened(name);
+            self.log.push(name);
         }
     }
 
     /// Room for `granules` of stream 0 (pages) or 1 (map); `None` if no segment is free.
-    fn place(&mut self, stream: usize, granules: u32) -> Option<((u32, u32), ColdWord)> {
+    fn place(&mut self, stream: usize, granules: u32) -> Option<(SegmentName, ColdAddress)> {
         let room = owner().geometry.segment_granules();
-        if let Some((segment, _, end)) = self.open[stream]
+        if let Some((name, end)) = self.open[stream]
             && end + granules > room
         {
-            self.segments.seal(segment);
+            self.segments.seal(name.segment);
             self.open[stream] = None;
         }
         if self.open[stream].is_none() {
             let temperature = if stream == 0 { Temperature::Hot } else { Temperature::Map };
-            let (segment, generation) = self.segments.open(temperature)?;
-            self.opened(segment, generation);
-            self.open[stream] = Some((segment, generation, 64));
+            let name = self.segments.open(temperature)?;
+            self.opened(name);
+            self.open[stream] = Some((name, 64));
         }
-        let (segment, generation, end) = self.open[stream].as_mut().expect("opened");
-        let place = ColdWord::new(owner().geometry.granule(*segment, *end), granules);
+        let (name, end) = self.open[stream].as_mut().expect("opened");
+        let place = owner().geometry.place(name.segment, *end, granules);
         *end += granules;
-        Some(((*segment, *generation), place))
+        Some((*name, place))
     }
 
-    fn write(&mut self, segment: (u32, u32), place: ColdWord, bytes: Vec<u8>) {
-        let (generation, content) = self.disk.get_mut(&segment.0).expect("it was opened");
-        assert_eq!(*generation, segment.1);
+    fn write(&mut self, name: SegmentName, place: ColdAddress, bytes: Vec<u8>) {
+        let (generation, content) = self.disk.get_mut(&name.segment).expect("it was opened");
+        assert_eq!(*generation, name.generation);
         content.insert(place.granule(), bytes);
     }
 
@@ -143,7 +150,7 @@ impl Model {
             return;
         }
         let victim = if free < 12 { self.fewest_pages() } else { Vec::new() };
-        let mut bundle = Bundle { segment: (0, 0), pages: Vec::new() };
+        let mut bundle = Bundle { segment: SegmentName { segment: 0, generation: 0 }, pages: Vec::new() };
         for _ in 0..self.random.random_range(1..5) {
             let granules = self.random.random_range(1..300);
             let Some((segment, place)) = self.place(0, granules) else { break };
@@ -160,7 +167,7 @@ impl Model {
             }
         }
         if !bundle.pages.is_empty() {
-            self.segments.appended(bundle.segment.0);
+            self.segments.appended(bundle.segment.segment);
             self.under_way.push_back(bundle);
         }
     }
@@ -168,13 +175,13 @@ impl Model {
     /// The oldest bundle becomes durable and is installed, or writing it fails.
     fn settle(&mut self) {
         let Some(bundle) = self.under_way.pop_front() else { return };
-        let worn = bundle.segment.0 % 7 == 3;
+        let worn = bundle.segment.segment % 7 == 3;
         if self.random.random_range(0..if worn { 3 } else { 40 }) == 0 {
-            let segment = bundle.segment.0;
+            let segment = bundle.segment.segment;
             if self.segments.failed(segment) {
                 self.open
                     .iter_mut()
-                    .filter(|open| open.is_some_and(|open| open.0 == segment))
+                    .filter(|open| open.is_some_and(|open| open.0.segment == segment))
                     .for_each(|open| *open = None);
             }
             return;
@@ -182,12 +189,12 @@ impl Model {
         self.now += 1;
         for &(id, place) in &bundle.pages {
             self.segments.born(place);
-            if let Some((old, _)) = self.map.insert(id, (place, bundle.segment.1)) {
+            if let Some((old, _)) = self.map.insert(id, (place, bundle.segment.generation)) {
                 self.segments.died(old, self.now);
             }
         }
-        self.segments.settled(bundle.segment.0);
-        self.durable.named.push((bundle.segment, bundle.pages));
+        self.segments.settled(bundle.segment.segment);
+        self.durable.named.push((Some(bundle.segment), bundle.pages));
     }
 
     fn begin(&mut self) {
@@ -196,26 +203,26 @@ impl Model {
         }
         while self.log.len() > 1 {
             // Where the log starts from this checkpoint on.
-            let (segment, _) = self.log.remove(0);
-            self.segments.end_log(segment);
+            let name = self.log.remove(0);
+            self.segments.end_log(name.segment);
         }
         let write = self.segments.freeze();
-        self.durable.named.push(((0, 0), Vec::new()));
+        self.durable.named.push((None, Vec::new()));
         self.writing = Some((write, self.map.clone(), self.log.clone()));
     }
 
     fn end(&mut self) {
         let Some((mut write, map, log)) = self.writing.take() else { return };
-        while let Some(header) = write.header(1) {
+        while let Some(header) = write.header() {
             let content = self.segments.content(&write);
             let granules = page::stored_granules(content.len());
             let (segment, place) = self.place(1, granules).expect("some are kept for this");
-            let mut bytes = vec![0; place.len_bytes()];
+            let mut bytes = vec![0; to_usize(place.len_bytes())];
             let checksum = header.write(&owner().identity, &content, content.len(), &mut bytes);
             self.write(segment, place, bytes);
             self.segments.table_placed(&mut write, PageRef { place, checksum });
         }
-        let begun = self.durable.named.iter().rposition(|(place, _)| *place == (0, 0)).expect("begin");
+        let begun = self.durable.named.iter().rposition(|(place, _)| place.is_none()).expect("begin");
         self.durable.named.drain(..=begun);
         self.durable = Durable {
             checkpoint: write.checkpoint(),
@@ -236,8 +243,7 @@ impl Model {
         }
     }
 
-    fn read(&self, place: ColdWord) -> Vec<u8> {
-        assert_eq!(place.len_bytes() % GRANULE_BYTES, 0);
+    fn read(&self, place: ColdAddress) -> Vec<u8> {
         let segment = owner().geometry.locate(place).expect("inside").0;
         let found = self.disk.get(&segment).and_then(|(_, content)| content.get(&place.granule()));
         found.cloned().unwrap_or_default()
@@ -246,8 +252,8 @@ impl Model {
     /// Loads what is durable. A panic is a store that lost something.
     fn crash(&mut self) {
         let durable = self.durable.clone();
-        let mut load =
-            TableLoad::new(&self.read(durable.index.place), durable.index, owner()).expect("index");
+        let index = durable.index.expect("a checkpoint has a table");
+        let mut load = TableLoad::new(&self.read(index.place), index, owner()).expect("index");
         while let Some(place) = load.next() {
             load.read(&self.read(place)).expect("a page of the table");
         }
@@ -257,23 +263,29 @@ impl Model {
         let start = durable.log[0];
         let first = self.log.iter().position(|&segment| segment == start);
         let log = first.map_or_else(|| durable.log.clone(), |first| self.log[first..].to_vec());
-        for &(segment, generation) in &log {
-            assert_eq!(self.disk[&segment].0, generation, "a segment of the log was written over");
-            loading.log(segment, generation).expect("a segment of the log");
+        for &name in &log {
+            assert_eq!(self.disk[&name.segment].0, name.generation, "a segment of the log was written over");
+            loading.log(name).expect("a segment of the log");
         }
-        for (segment, pages) in durable.named.iter().filter(|(place, _)| *place != (0, 0)) {
-            loading.bundle(*segment, Temperature::Hot, 0).expect("a named bundle");
+        for (name, pages) in &durable.named {
+            let Some(name) = *name else { continue };
+            loading.bundle(name, Temperature::Hot, 0).expect("a named bundle");
             for &(id, place) in pages {
                 // As the trailers are read at recovery, too.
-                assert_eq!(self.disk[&segment.0].0, segment.1, "a named bundle was written over");
-                assert!(self.disk[&segment.0].1.contains_key(&place.granule()), "a named bundle was trimmed");
+                assert_eq!(self.disk[&name.segment].0, name.generation, "a named bundle was written over");
+                assert!(
+                    self.disk[&name.segment].1.contains_key(&place.granule()),
+                    "a named bundle was trimmed"
+                );
                 loading.segments.born(place);
-                if let Some((old, _)) = map.insert(id, (place, segment.1)) {
+                if let Some((old, _)) = map.insert(id, (place, name.generation)) {
                     loading.segments.died(old, self.now);
                 }
             }
         }
         self.segments = loading.finish();
+        // The superblock with the next epoch.
+        self.segments.epoch_durable();
         for (id, (place, generation)) in &map {
             let segment = owner().geometry.locate(*place).expect("inside").0;
             let (found, content) = &self.disk[&segment];
@@ -285,7 +297,7 @@ impl Model {
         self.open = [None; 2];
         self.under_way.clear();
         self.writing = None;
-        self.durable.named.retain(|(place, _)| *place != (0, 0));
+        self.durable.named.retain(|(place, _)| place.is_some());
         self.check();
     }
 
@@ -397,6 +409,7 @@ fn impossible_rows_are_damage() {
         temperature: Temperature::Cold,
         pages: 2,
         up2: 5,
+        miscounted: false,
     };
     let decode = |row: &Row, segment| {
         let mut bytes = Vec::new();
@@ -405,6 +418,11 @@ fn impossible_rows_are_damage() {
     };
     assert_eq!(decode(&good, 2), Ok(good));
     assert!(decode(&good, 1).is_err(), "among the superblocks");
+    for live in [100, 0, 1] {
+        // A row that says that its counts are wrong may have any.
+        let wrong = Row { live, miscounted: true, ..good };
+        assert_eq!(decode(&wrong, 2), Ok(wrong));
+    }
     for bad in [
         Row { live: 0, ..good },
         Row { live: 4096 - 63, ..good },
@@ -413,6 +431,7 @@ fn impossible_rows_are_damage() {
         Row { generation: 0, ..good },
         Row { class: Class::Emptied, ..good },
         Row { class: Class::Log, ..good },
+        Row { class: Class::Free, live: 0, pages: 0, miscounted: true, ..good },
     ] {
         assert!(decode(&bad, 2).is_err(), "{bad:?}");
     }
@@ -426,15 +445,17 @@ fn impossible_rows_are_damage() {
 fn a_store_that_grows_has_more_segments_and_one_that_shrinks_loses_free_ones() {
     let mut segments = Segments::new(owner().geometry, None);
     assert_eq!((segments.free_count(), segments.free_at_end()), (30, 30));
-    let (first, _) = segments.open(Temperature::Hot).expect("free");
-    assert_eq!(first, 2, "from the lowest on");
+    let first = segments.open(Temperature::Hot).expect("free");
+    assert_eq!(first.segment, 2, "from the lowest on");
     assert_eq!(segments.free_at_end(), 29);
     segments.grow(300);
-    assert_eq!((segments.free_count(), segments.geometry().segments), (297, 300));
+    assert_eq!((segments.free_count(), segments.geometry().segments), (29, 300));
     segments.grow(200);
     segments.grow(2_000_000);
     assert_eq!(segments.geometry().segments, 300, "it does not shrink by this, nor beyond a million");
+    let mut disk = states::TableDisk::default();
     let write = segments.freeze();
     assert_eq!(segments.content(&write).len(), 256 * 16);
-    assert_eq!(segments.waiting_count(), 0);
+    disk.write(&mut segments, write);
+    assert_eq!((segments.free_count(), segments.waiting_count()), (297, 0));
 }

@@ -9,17 +9,18 @@ use rand::{Rng, SeedableRng};
 use super::*;
 use crate::store::pages::clean::Victims;
 use crate::store::pages::segment::{Segments, State, Temperature};
-use crate::store::pages::word::{ColdWord, PageRef};
+use crate::store::word::{ColdAddress, PageRef};
 
 const LOG_SEGMENTS: u32 = 2;
+const BUFFER: u32 = 2 << 20;
 
 struct Store {
     random: StdRng,
     capacity: Capacity,
     account: Account,
     segments: Segments,
-    pages: BTreeMap<u64, ColdWord>,
-    map: Vec<ColdWord>,
+    pages: BTreeMap<u64, ColdAddress>,
+    map: Vec<ColdAddress>,
     /// Per stream the segment, its end, and how many pages it has.
     open: [Option<(u32, u32, u32)>; 4],
     now: u32,
@@ -28,7 +29,7 @@ struct Store {
 
 impl Store {
     fn new(geometry: Geometry, seed: u64) -> Self {
-        let capacity = Capacity::new(geometry, 1);
+        let capacity = Capacity::new(geometry, 1, BUFFER);
         let mut segments = Segments::new(geometry, None);
         (0..LOG_SEGMENTS).for_each(|_| _ = segments.open_log().expect("free"));
         Self {
@@ -45,7 +46,7 @@ impl Store {
     }
 
     /// A place for a page, in a bundle of as many pages as `bundle_granules` take.
-    fn place(&mut self, stream: Temperature, granules: u32, bundle_granules: u32) -> ColdWord {
+    fn place(&mut self, stream: Temperature, granules: u32, bundle_granules: u32) -> ColdAddress {
         let geometry = self.segments.geometry();
         let slot = stream as usize;
         // Behind each bundle a trailer and padding.
@@ -60,11 +61,11 @@ impl Store {
             self.open[slot] = None;
         }
         let (segment, end, pages) = self.open[slot].unwrap_or_else(|| {
-            let (segment, _) = self.segments.open(stream).expect("what was admitted finds room");
-            (segment, geometry.block_granules(), 0)
+            let name = self.segments.open(stream).expect("what was admitted finds room");
+            (name.segment, geometry.block_granules(), 0)
         });
         self.open[slot] = Some((segment, end + granules, pages + 1));
-        ColdWord::new(geometry.granule(segment, end), granules)
+        geometry.place(segment, end, granules)
     }
 
     fn put(&mut self, id: u64, granules: u32, stream: Temperature, bundle_granules: u32) {
@@ -110,7 +111,7 @@ impl Store {
                 victims.remove(victim);
                 assert!(self.segments.clean(victim));
                 let lies =
-                    |place: &ColdWord| geometry.locate(*place).is_some_and(|(found, _)| found == victim);
+                    |place: &ColdAddress| geometry.locate(*place).is_some_and(|(found, _)| found == victim);
                 let pages: Vec<_> = self
                     .pages
                     .iter()
@@ -135,7 +136,7 @@ impl Store {
             self.segments.meta_born(place);
             self.map.push(place);
         }
-        while write.header(1).is_some() {
+        while write.header().is_some() {
             let place = self.place(Temperature::Map, 65, 16384);
             self.segments.table_placed(&mut write, PageRef { place, checksum: 1 });
         }
@@ -250,13 +251,58 @@ fn a_write_that_does_not_fit_is_refused_with_what_is_missing() {
 fn a_segment_holds_what_is_said_and_no_page_is_longer_than_a_sixteenth() {
     for bits in 18..=29 {
         let geometry = Geometry { block: 4096, segment: 1 << bits, segments: 4000 };
-        let capacity = Capacity::new(geometry, 2);
+        let capacity = Capacity::new(geometry, 2, BUFFER);
         assert!(capacity.max_page_granules() * 16 <= geometry.segment_granules());
         let share = 100 * capacity.segment_bytes() / u64::from(geometry.segment);
         assert!(share >= 90, "{share} % of {} bytes", geometry.segment);
         assert_eq!(capacity.reserve(), 100);
         assert!(capacity.room(8) < geometry.size_bytes());
     }
-    let tiny = Capacity::new(Geometry { block: 4096, segment: 256 << 10, segments: 5 }, 8);
+    let tiny = Capacity::new(Geometry { block: 4096, segment: 256 << 10, segments: 5 }, 8, BUFFER);
     assert_eq!(tiny.room(9), 0, "and no overflow");
+}
+
+/// Real bundles of pages of any lengths in a buffer of this size, until the segment is full: it
+/// holds what the account counts with. Pages that just do not fit are the worst.
+#[test]
+fn a_segment_holds_what_is_said_with_small_buffers_too() {
+    use crate::store::pages::bundle::{Builder, Origin};
+    use crate::store::pages::map_page::Owner;
+    use crate::store::pages::page::{PageHeader, PageKind};
+    use crate::store::pages::segment::SegmentName;
+    use crate::store::word::ChildWord;
+
+    let name = SegmentName { segment: 5, generation: 1 };
+    let header = PageHeader::plain(PageKind::Value, 0, ChildWord::of_numbers(20, 1));
+    for (bits, buffer_bytes) in
+        [(18, 24 << 10), (18, 32 << 10), (18, 64 << 10), (20, 128 << 10), (20, 2 << 20)]
+    {
+        let geometry = Geometry { block: 4096, segment: 1 << bits, segments: 64 };
+        let owner = Owner { identity: [1; 16], geometry };
+        let capacity = Capacity::new(geometry, 1, buffer_bytes);
+        let most = capacity.max_page_granules();
+        let mut buffer = vec![0; buffer_bytes as usize];
+        for granules in [1, 2, 3, 7, most / 3, most / 2 + 1, most - 1, most] {
+            let content = vec![1; granules as usize * GRANULE_BYTES - 64];
+            let (mut end, mut held) = (geometry.block_granules(), 0);
+            loop {
+                let mut builder = Builder::new(owner, 1, name, end);
+                let page = (&content[..], content.len());
+                while builder.append(&mut buffer, &header, page, Origin::default()).is_ok() {
+                    held += page_bytes(granules);
+                }
+                if builder.is_empty() {
+                    break;
+                }
+                let (_, len) = builder.seal(&mut buffer).write();
+                end += to_u32(len / GRANULE_BYTES);
+                if end >= geometry.segment_granules() {
+                    break;
+                }
+            }
+            let said = capacity.segment_bytes();
+            assert!(held >= said, "2^{bits}, buffer {buffer_bytes}, {granules} granules: {held} of {said}");
+        }
+    }
+    assert_eq!(Capacity::new(Geometry { block: 4096, segment: 1 << 20, segments: 64 }, 1, 4096).room(2), 0);
 }

@@ -7,7 +7,7 @@ use crate::error::{Error, ErrorKind};
 
 /// What the places for superblocks hold.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::store::pages) enum Choice {
+pub(in crate::store) enum Choice {
     /// Only zeros.
     Blank,
     /// Nothing that a boson store wrote.
@@ -24,7 +24,7 @@ pub(in crate::store::pages) enum Choice {
 
 /// Why a store is not opened.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(in crate::store::pages) enum Refusal {
+pub(in crate::store) enum Refusal {
     Version1,
     NewerVersion(u32),
     /// There are copies, none of them valid. How many of the four were read at all.
@@ -72,7 +72,7 @@ impl fmt::Display for Refusal {
 
 impl Refusal {
     /// The error of opening the store on the namespace `name`.
-    pub(in crate::store::pages) fn error(self, name: &str) -> Error {
+    pub(in crate::store) fn error(self, name: &str) -> Error {
         let kind = match self {
             Self::Version1 | Self::NewerVersion(_) => ErrorKind::UnsupportedFormat,
             Self::Damaged { .. } | Self::TwoStores | Self::Forked(..) => ErrorKind::Corrupt,
@@ -116,7 +116,7 @@ fn read_copy(block: &[u8], place: usize) -> Copy {
 
 /// Whether the first block of one of [`V1_COPIES`](super::V1_COPIES) is a whole superblock of
 /// version 1. For stores whose places of version 2 say nothing, or are damaged.
-pub(in crate::store::pages) fn is_version_1(block: &[u8]) -> bool {
+pub(in crate::store) fn is_version_1(block: &[u8]) -> bool {
     matches!(read_copy(block, 0), Copy::Version(1))
 }
 
@@ -133,7 +133,7 @@ struct Group {
 /// # Errors
 ///
 /// Why the store must not be opened.
-pub(in crate::store::pages) fn choose(blocks: [Option<&[u8]>; COPIES.len()]) -> Result<Choice, Refusal> {
+pub(in crate::store) fn choose(blocks: [Option<&[u8]>; COPIES.len()]) -> Result<Choice, Refusal> {
     let copies: Vec<_> = (0..)
         .zip(blocks)
         .filter_map(|(place, block): (usize, _)| block.map(|block| (place, read_copy(block, place))))

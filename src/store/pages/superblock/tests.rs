@@ -1,8 +1,12 @@
 use super::*;
-use crate::store::pages::word::ColdWord;
+use crate::store::word::ColdAddress;
 
 const BLOCK: usize = 4096;
 type Places = [Vec<u8>; 4];
+
+fn reference(granule: u64, granules: u32) -> Option<PageRef> {
+    Some(PageRef { place: ColdAddress::of_numbers(granule, granules), checksum: granule })
+}
 
 fn superblock(sequence: u64, parent: u64) -> Superblock {
     Superblock {
@@ -17,9 +21,9 @@ fn superblock(sequence: u64, parent: u64) -> Superblock {
         checkpoint: sequence,
         first_batch: 1,
         next_page: 16,
-        map: PageRef { place: ColdWord::new(3 * 4096 + 64, 65), checksum: 11 },
+        map: reference(3 * 4096 + 64, 65),
         map_levels: 1,
-        table: PageRef { place: ColdWord::new(3 * 4096 + 129, 2), checksum: 12 },
+        table: reference(3 * 4096 + 129, 2),
         used_granules: 5,
         written_ms: 6,
     }
@@ -67,8 +71,8 @@ fn what_is_encoded_is_decoded_at_the_documented_offsets() {
     assert_eq!(bytes[..8], MAGIC);
     assert_eq!((bytes[16], bytes[20], bytes[40], bytes[72], bytes[80]), (2, 1, 5, 2, 77));
     assert_eq!((bytes[104], bytes[112], bytes[144], bytes[200]), (1, 9, 16, 1));
-    assert_eq!(bytes[152..160], written.map.place.0.to_le_bytes());
-    assert_eq!(bytes[176..184], written.table.place.0.to_le_bytes());
+    assert_eq!(bytes[152..160], written.map.expect("there is one").place.bits().to_le_bytes());
+    assert_eq!(bytes[176..184], written.table.expect("there is one").place.bits().to_le_bytes());
     assert_eq!(bytes[8..16], written.encode(0)[8..16], "the number of the copy is not in the checksum");
     let mut places = places([&written; 4]);
     assert_eq!(chosen(&places), (written, [5; 4], 6));
@@ -322,6 +326,6 @@ fn impossible_numbers_are_damage() {
     assert!(is_refused(|bad| bad.log.offset = 100));
     assert!(is_refused(|bad| bad.map_levels = 6));
     assert!(is_refused(|bad| bad.next_page = 257), "one level of the map has 256 entries");
-    assert!(is_refused(|bad| bad.map.place = ColdWord::new(64, 65)), "that is among the superblocks");
-    assert!(is_refused(|bad| bad.table.place = ColdWord::new(32 * 4096 + 64, 1)), "that is behind the end");
+    assert!(is_refused(|bad| bad.map = reference(64, 65)), "that is among the superblocks");
+    assert!(is_refused(|bad| bad.table = reference(32 * 4096 + 64, 1)), "that is behind the end");
 }

@@ -6,9 +6,11 @@ use super::super::bundle::{Naming, Trailer};
 use super::super::map_page::{ENTRIES, MapEntry, MapLoad, MapPage};
 use super::super::overlay::Overlay;
 use super::super::segment::{TableLoad, Temperature};
-use super::super::superblock::{self, Choice};
-use super::super::word::ColdWord;
+use super::super::superblock::{self, Choice, LogStart};
 use super::{IDS, Store, owner};
+use crate::store::codec::to_usize;
+use crate::store::pages::segment::SegmentName;
+use crate::store::word::{ColdAddress, Epoch};
 
 impl Store {
     /// The power goes, and the store is opened on what is left.
@@ -20,14 +22,15 @@ impl Store {
             panic!("no superblock: {found:?}");
         };
         assert!(superblock.sequence >= self.superblock.sequence, "an older superblock");
-        let read = |place: ColdWord| self.disk.read(place.offset(), place.len_bytes());
-        let table = superblock.table;
+        let read = |place: ColdAddress| self.disk.read(place.offset_bytes(), to_usize(place.len_bytes()));
+        let table = superblock.table.expect("every checkpoint has a table");
         let mut load = TableLoad::new(&read(table.place), table, owner()).expect("the table's index");
         while let Some(place) = load.next() {
             load.read(&read(place)).expect("a page of the table");
         }
         let mut loading = load.finish(superblock.checkpoint, self.defect);
-        loading.log(superblock.log.segment, superblock.log.generation).expect("the log's segment");
+        let LogStart { segment, generation, .. } = superblock.log;
+        loading.log(SegmentName { segment, generation }).expect("the log's segment");
         let levels = u8::try_from(superblock.map_levels).expect("few");
         let mut load = MapLoad::new(superblock.map, levels, superblock.next_page, owner());
         while let Some(place) = load.next() {
@@ -40,15 +43,18 @@ impl Store {
             for (number, at) in named.iter().filter(|_| batch >= superblock.first_batch) {
                 let trailer = Trailer::parse(&read(at.place), *at, &owner()).expect("a named bundle");
                 assert_eq!(trailer.number, *number);
-                let segment = (trailer.segment, trailer.generation);
-                loading.bundle(segment, Temperature::Hot, at.place.offset()).expect("a segment of pages");
+                let Trailer { segment, generation, .. } = trailer;
+                let segment = SegmentName { segment, generation };
+                loading
+                    .bundle(segment, Temperature::Hot, at.place.offset_bytes())
+                    .expect("a segment of pages");
                 overlay.add(&trailer, &mut loading.segments);
             }
         }
         self.changed.clear();
         self.map.clear();
         for index in 0..IDS.div_ceil(ENTRIES as u64) {
-            let from = tree.find(0, index);
+            let from = tree.find(0, index).expect("each was written once");
             let mut page =
                 MapPage::decode(&read(from.place), index, from, &owner()).expect("a page of the map");
             if overlay.apply(index, &mut page, &mut loading.segments) {
@@ -58,6 +64,8 @@ impl Store {
         }
         assert_eq!(overlay.next(), None);
         self.segments = loading.finish();
+        // The superblock with the next epoch.
+        self.segments.epoch_durable();
         self.tree = tree;
         // (A store writes the next epoch before anything else. This one knows it.)
         self.epoch += 1;
@@ -77,13 +85,17 @@ impl Store {
         for id in 1..IDS {
             let entry = self.entry(id);
             let Some(content) = self.model.get(&id) else {
-                assert!(matches!(entry, MapEntry::Unused | MapEntry::Free { epoch: 6 }), "{id}: {entry:?}");
+                assert!(
+                    matches!(entry, MapEntry::Unused)
+                        || entry == MapEntry::Free { epoch: Epoch::new(6).expect("small") },
+                    "{id}: {entry:?}"
+                );
                 continue;
             };
-            assert!(!entry.place().is_none(), "page {id} is lost");
-            assert!(self.read_page(id, entry.place()) == *content, "page {id} is another one");
-            let segment = owner().geometry.locate(entry.place()).expect("inside").0;
-            *counts.entry(segment).or_default() += entry.place().granules();
+            let Some(place) = entry.place() else { panic!("page {id} is lost") };
+            assert!(self.read_page(id, place) == *content, "page {id} is another one");
+            let segment = owner().geometry.locate(place).expect("inside").0;
+            *counts.entry(segment).or_default() += place.granules();
         }
         for segment in 0..owner().geometry.segments {
             let live = counts.get(&segment).copied().unwrap_or_default();

@@ -5,7 +5,7 @@ use std::ptr::NonNull;
 
 use super::*;
 use crate::store::cache::{
-    Account, Block, MAX_ALLOCATION_BYTES, Magazines, NodeArena, POISON, Part, Portion,
+    Account, Block, MAX_ALLOCATION_BYTES, Magazines, NodeArena, POISON, Part, Portion, Room,
 };
 
 const ARENA_BYTES: usize = 4 << 20;
@@ -62,8 +62,8 @@ impl Core {
     /// A node with so many words, each `check`; `None` if there is no room.
     fn make(&self, words: u32, check: u64) -> Option<Node> {
         let bytes = size_of::<Head>() + usize::try_from(words).expect("small") * size_of::<u64>();
-        let Block { ptr, bytes } = self.magazines.alloc(bytes)?;
-        if !self.portion.try_take(Part::Nodes, bytes_64(bytes)) {
+        let Block { ptr, bytes } = self.magazines.alloc(bytes, Room::Ordinary)?;
+        if !self.portion.try_take(Part::Nodes, bytes_64(bytes), Room::Ordinary) {
             // SAFETY: allocated just now.
             unsafe { self.magazines.free(Block { ptr, bytes }) };
             return None;
@@ -143,8 +143,8 @@ fn work(member: &Participant<Core>, links: &[AtomicPtr<Head>], seed: u64, rounds
 
 #[test]
 fn two_cores_replace_nodes_and_all_memory_comes_back() {
-    let arena = NodeArena::new(ARENA_BYTES).expect("mapped");
-    let account = Account::new(bytes_64(ARENA_BYTES) / 2);
+    let arena = NodeArena::new(ARENA_BYTES, 0).expect("mapped");
+    let account = Account::new(bytes_64(ARENA_BYTES) / 2, 0);
     let collector = Collector::new(2);
     let links: Vec<AtomicPtr<Head>> = (0..64).map(|_| AtomicPtr::default()).collect();
     thread::scope(|scope| {
@@ -175,8 +175,8 @@ fn two_cores_replace_nodes_and_all_memory_comes_back() {
 
 /// What a reader finds under its guard after another core has unlinked it and taken three steps.
 fn read_after_steps(defect: Option<Defect>) -> u64 {
-    let arena = NodeArena::new(ARENA_BYTES).expect("mapped");
-    let account = Account::new(bytes_64(ARENA_BYTES));
+    let arena = NodeArena::new(ARENA_BYTES, 0).expect("mapped");
+    let account = Account::new(bytes_64(ARENA_BYTES), 0);
     let collector = Collector::with_defect(2, defect);
     let join = || collector.join(Core::new(&arena, &account)).expect("a slot");
     let (reader, writer) = (join(), join());

@@ -4,7 +4,7 @@ use proptest::collection::vec;
 use proptest::prelude::*;
 
 use super::super::record::tests::{any_operation, encode};
-use super::{Batch, BatchHeader, BundleEntry, HEADER_BYTES};
+use super::{Batch, BatchHeader, BundleEntry, HEADER_BYTES, NoPayload};
 use crate::store::codec::{checksum, to_u32};
 
 fn header() -> BatchHeader {
@@ -73,7 +73,7 @@ proptest! {
             let mut payload = payload;
             let place = flip.index(payload.len());
             payload[place] ^= 0x10;
-            prop_assert_eq!(Batch::check(header, &payload), None);
+            prop_assert_eq!(Batch::check(header, &payload).ok(), None);
         }
     }
 }
@@ -83,18 +83,26 @@ proptest! {
 fn a_payload_that_contradicts_its_header_is_refused() {
     let void = vec![0_u8];
     let (good, payload) = batch(&[void.clone(), void.clone()], &[]);
-    assert!(Batch::check(good, &payload).is_some());
-    assert_eq!(Batch::check(BatchHeader { records: 1, ..good }, &payload), None, "one record too many");
-    assert_eq!(Batch::check(BatchHeader { records: 3, ..good }, &payload), None, "one record too few");
-    assert_eq!(Batch::check(BatchHeader { bundles: 1, ..good }, &payload), None);
+    assert!(Batch::check(good, &payload).is_ok());
+    assert_eq!(
+        Batch::check(BatchHeader { records: 1, ..good }, &payload),
+        Err(NoPayload::Unreadable),
+        "one record too many"
+    );
+    assert_eq!(
+        Batch::check(BatchHeader { records: 3, ..good }, &payload),
+        Err(NoPayload::Unreadable),
+        "one record too few"
+    );
+    assert_eq!(Batch::check(BatchHeader { bundles: 1, ..good }, &payload), Err(NoPayload::Unreadable));
     let mut twice = payload.clone();
     twice[9 + 4] = 0;
     let header = BatchHeader { payload_checksum: checksum(&twice), ..good };
-    assert_eq!(Batch::check(header, &twice), None, "one number twice");
+    assert_eq!(Batch::check(header, &twice), Err(NoPayload::Unreadable), "one number twice");
     let mut long = payload.clone();
     long[9..13].copy_from_slice(&u32::MAX.to_le_bytes());
     let header = BatchHeader { payload_checksum: checksum(&long), ..good };
-    assert_eq!(Batch::check(header, &long), None, "a record of 4 GiB");
+    assert_eq!(Batch::check(header, &long), Err(NoPayload::Unreadable), "a record of 4 GiB");
 }
 
 #[test]

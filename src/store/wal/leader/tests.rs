@@ -3,11 +3,12 @@
 use super::super::batch::{Batch, BatchHeader, BundleEntry, HEADER_BYTES};
 use super::super::defect::WalDefect;
 use super::super::group::Wal;
-use super::super::record::{Operation, Operations};
-use super::super::segments::SegmentHeader;
-use super::super::tests::{format, fresh, fresh_with, start};
+use super::super::record::Operation;
+use super::super::replay::Replay;
+use super::super::tests::{first_header, format, fresh, fresh_with, record, recycle, start};
 use super::super::writer::{CoreLog, NoRoom};
 use super::{Formed, NoBatch, Point};
+use crate::store::pages::SegmentHeader;
 
 const BLOCK: usize = 512;
 
@@ -15,11 +16,10 @@ fn append(log: &CoreLog, byte: u8, len: usize) -> u64 {
     let mut room = log.room(1, len).expect("there is room");
     let mut draw = room.draw().expect("the first");
     let number = draw.number();
-    draw.append(len, |out| out.fill(byte));
+    draw.append(len, |out| record(byte, out));
     number
 }
 
-/// A void, with a tail that tells it apart; not a valid record.
 fn next(wal: &Wal, out: &mut [u8]) -> Option<Formed> {
     wal.lead().expect("nobody else leads").next_batch(out).expect("it works")
 }
@@ -169,7 +169,7 @@ fn a_batch_that_does_not_fit_opens_the_next_segment() {
                     assert_eq!(error, NoBatch::NoSegment);
                     let mut lead = wal.lead().expect("nobody else leads");
                     let current = lead.leader().position().segment;
-                    lead.leader().segments.free_before(current);
+                    recycle(&mut lead.leader().segments, current);
                     continue;
                 }
             };
@@ -179,8 +179,9 @@ fn a_batch_that_does_not_fit_opens_the_next_segment() {
             let at = if formed.offset == 0 { BLOCK } else { 0 };
             chain = BatchHeader::decode(&out[at..]).expect("a header").1;
             if at > 0 {
-                let header = SegmentHeader::decode(&out).expect("a header goes with it");
-                assert_eq!((header.first_batch, header.name.segment), (formed.batch, formed.segment));
+                let header =
+                    SegmentHeader::decode(&out, &format(0, 0).identity).expect("a header goes with it");
+                assert_eq!((header.first, header.name.segment), (formed.batch, formed.segment));
             }
             places.push((header.segment, header.generation, header.offset));
         }
@@ -253,7 +254,7 @@ fn voids_take_the_place_of_what_came_to_nothing() {
     let mut room = log.room(2, 200).expect("there is room");
     room.draw().expect("1 and 2").void();
     let mut draw = room.draw().expect("3 and 4");
-    draw.append(100, |out| out.fill(9));
+    draw.append(100, |out| record(9, out));
     drop(draw);
     assert!(room.draw().is_none(), "the room was used");
     drop(room);
@@ -277,7 +278,6 @@ fn voids_take_the_place_of_what_came_to_nothing() {
         lens
     };
     assert_eq!(lens, [1, 1, 100, 1, 1, 1, 1, 1, 1, 1, 1, 1]);
-    assert!(!Operations(&[9; 100]).is_valid());
 }
 
 #[test]
@@ -317,4 +317,61 @@ fn a_full_buffer_is_an_answer_until_a_batch_was_formed() {
     assert!(rooms.len() < 25);
     drop(rooms.pop());
     assert!(log.room(1, 100).is_ok());
+}
+
+/// The log is full of records: bundles are still named, so that a checkpoint can free it, and after
+/// that it goes on. What was written reads back as one log.
+#[test]
+fn a_full_log_names_bundles_until_a_checkpoint_has_freed_it() {
+    let format = format(8192, 512);
+    let wal = fresh_with(format, 1, (1, 4096), None);
+    let log = wal.attach().expect("room");
+    let mut disk = vec![vec![0; 8192]; 13];
+    disk[10][..64].copy_from_slice(&first_header(format));
+    let mut out = vec![0; 8192];
+    let mut write = |wal: &Wal| -> Result<Formed, NoBatch> {
+        let mut lead = wal.lead().expect("nobody else leads");
+        let formed = lead.next_batch(&mut out)?.expect("there is something to write");
+        lead.written(true);
+        let at = formed.offset as usize;
+        disk[formed.segment as usize][at..at + formed.bytes].copy_from_slice(&out[..formed.bytes]);
+        Ok(formed)
+    };
+    let mut segments = Vec::new();
+    let full = loop {
+        append(&log, 1, 900);
+        match write(&wal) {
+            Ok(formed) => segments.push(formed.segment),
+            Err(error) => break error,
+        }
+    };
+    assert_eq!(full, NoBatch::NoSegment);
+    segments.dedup();
+    assert_eq!(segments, [10, 11], "segment 12 is named");
+    // Each bundle in a batch of its own: the reserve has 1024 bytes and more.
+    for number in 0..2 {
+        let entry = BundleEntry { number, trailer: 9, checksum: 8 };
+        wal.lead().expect("nobody else leads").leader().add_bundle(1, entry);
+        let formed = write(&wal).expect("room is kept for it");
+        assert_eq!((formed.segment, formed.bundles), (11, 1));
+        assert_eq!(write(&wal), Err(NoBatch::NoSegment), "and not for records");
+    }
+    // The checkpoint includes all that is in batches.
+    let start = wal.lead().expect("nobody else leads").leader().position();
+    recycle(&mut wal.lead().expect("nobody else leads").leader().segments, start.segment);
+    let formed = write(&wal).expect("it goes on");
+    assert_eq!((formed.segment, formed.bundles), (12, 0));
+    let chain_start = super::super::tests::start(512);
+    let mut replay = Replay::new(format, chain_start, None);
+    let (mut bundles, mut records) = (0, 0);
+    while let Some(segment) = replay.wants() {
+        let bytes = disk.get(segment as usize).map_or(&[][..], Vec::as_slice);
+        replay.segment(bytes, |batch| {
+            bundles += batch.bundles().count();
+            records += batch.records().count();
+        });
+    }
+    let end = replay.finish().expect("it is whole").position;
+    assert_eq!((end.batch, end.first), (formed.batch + 1, formed.end));
+    assert_eq!((bundles, records as u64 + 1), (2, formed.end));
 }

@@ -9,9 +9,10 @@ use super::super::batch::HEADER_BYTES;
 use super::super::defect::WalDefect;
 use super::super::group::Wal;
 use super::super::record::Operation;
-use super::super::segments::{LogFormat, LogPosition, SEGMENT_HEADER_BYTES, SegmentHeader};
-use super::super::tests::{format, fresh_with, name, start};
+use super::super::segments::{LogFormat, LogPosition};
+use super::super::tests::{first_header, format, fresh_with, name, recycle, start};
 use super::{LogDamage, LogEnd, Replay};
+use crate::store::pages::{SegmentHeader, SegmentUse};
 
 const SEGMENT: u32 = 8192;
 const BLOCK: u32 = 512;
@@ -65,24 +66,13 @@ fn write(seed: u64, count: u64) -> Written {
         end: start(BLOCK),
         records: BTreeMap::new(),
     };
-    let first = SegmentHeader {
-        identity: log_format().identity,
-        name: name(10, 1),
-        next: name(11, 1),
-        epoch: 0,
-        first_batch: 1,
-    };
-    put(&mut written.segments, 10, 0, &first.encode());
+    put(&mut written.segments, 10, 0, &first_header(log_format()));
     let mut out = vec![0; 4096];
     for batch in 1..=count {
         for _ in 0..random.random_range(1..4) {
             let (key, value) = (random.random::<[u8; 8]>(), vec![7; random.random_range(0..400)]);
-            let operation = Operation::Merge {
-                tree: 9,
-                effect: super::super::record::Effect::None,
-                key: &key,
-                operand: &value,
-            };
+            let effect = super::super::record::Effect::None;
+            let operation = Operation::Put { tree: 9, effect, expiry: None, key: &key, value: &value };
             let mut room = log.room(1, operation.encoded_len()).expect("there is room");
             let mut draw = room.draw().expect("the first");
             let mut bytes = vec![0; operation.encoded_len()];
@@ -120,9 +110,9 @@ fn one_batch(wal: &Wal, written: &mut Written, out: &mut [u8], batch: u64) {
             written.start.segment
         } else {
             let place = written.segments[&full].as_slice();
-            SegmentHeader::decode(place).expect("a header").name
+            SegmentHeader::decode(place, &log_format().identity).expect("a header").name
         };
-        lead.leader().segments.free_before(written.start.segment);
+        recycle(&mut lead.leader().segments, written.start.segment);
     }
     let (decoded, _) = super::BatchHeader::decode(&out[header..]).expect("a header");
     written.writes.push(Write {
@@ -234,7 +224,7 @@ fn a_flipped_byte_is_damage_if_it_was_flushed_and_a_torn_end_else() {
             let mut segments = written.segments.clone();
             segments.get_mut(&write.segment).expect("it is written")[write.offset + place] ^= 0x20;
             let outcome = written.replay(&segments);
-            let is_segment_header = place < write.header && place < SEGMENT_HEADER_BYTES;
+            let is_segment_header = place < write.header && place < SegmentHeader::BYTES;
             let is_batch = (write.header..write.end).contains(&place);
             if is_segment_header && write.batch == written.start.batch {
                 let damage = outcome.expect_err("the log starts in this segment");
@@ -314,9 +304,12 @@ fn a_tail_of_an_earlier_epoch_does_not_come_back() {
 fn a_segment_header_of_an_earlier_epoch_leads_nowhere() {
     let written = write(5, 60);
     let opened = written.writes.iter().rfind(|write| write.header > 0).expect("segments were opened");
-    let header = SegmentHeader::decode(&opened.bytes).expect("a header");
+    let identity = log_format().identity;
+    let header = SegmentHeader::decode(&opened.bytes, &identity).expect("a header");
     let mut segments = written.segments.clone();
-    put(&mut segments, opened.segment, 0, &SegmentHeader { epoch: header.epoch + 1, ..header }.encode());
+    let SegmentUse::Log { next, epoch } = header.usage else { panic!("it is of the log") };
+    let usage = SegmentUse::Log { next, epoch: epoch + 1 };
+    put(&mut segments, opened.segment, 0, &SegmentHeader { usage, ..header }.encode(&identity));
     let outcome = written.replay(&segments);
     let (Ok(LogEnd { position, .. }) | Err(LogDamage { position, .. })) = outcome;
     assert_eq!(position.batch, opened.batch);
@@ -367,5 +360,27 @@ fn noise_is_no_log() {
             }
         }
         let _ = written.replay(&segments);
+    }
+}
+
+/// Its checksums are right, and its last record ends with what is no operation: whatever wrote it
+/// may have acknowledged it. Also as the last batch, behind which nothing says that it was flushed.
+#[test]
+fn a_batch_that_was_written_and_cannot_be_read_is_damage() {
+    let written = write(7, 60);
+    let opened = written.live().iter().rfind(|write| write.header > 0).expect("segments were opened");
+    for bad in [written.writes.last().expect("there are some"), opened] {
+        let mut segments = written.segments.clone();
+        let mut bytes = bad.bytes.clone();
+        let (header, _) = super::BatchHeader::decode(&bytes[bad.header..]).expect("a header");
+        let record_at = bad.header + HEADER_BYTES + 8;
+        // Kind 3, which no operation has.
+        bytes[record_at] = 3;
+        let sum = crate::store::codec::checksum(&bytes[bad.header + HEADER_BYTES..bad.end]);
+        let header = super::BatchHeader { payload_checksum: sum, ..header };
+        header.encode((&mut bytes[bad.header..bad.header + HEADER_BYTES]).try_into().expect("as long"));
+        put(&mut segments, bad.segment, bad.offset, &bytes);
+        let damage = written.replay(&segments).expect_err("it is no torn end");
+        assert_eq!((damage.position.batch, damage.is_unreadable), (bad.batch, true));
     }
 }

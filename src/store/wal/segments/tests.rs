@@ -1,34 +1,12 @@
-//! Headers read back, and segments are used one after the other.
+//! Segments are used one after the other.
 
 use std::collections::VecDeque;
 
 use super::super::tests::{format, name};
-use super::{SEGMENT_HEADER_BYTES, SegmentHeader, Segments};
-
-fn header() -> SegmentHeader {
-    SegmentHeader {
-        identity: [7; 16],
-        name: name(3, 4),
-        next: name(5, 6),
-        epoch: 0x0102_0304,
-        first_batch: 99,
-    }
-}
+use super::Segments;
 
 #[test]
-fn a_header_reads_back_and_a_changed_one_does_not() {
-    let bytes = header().encode();
-    assert_eq!(SegmentHeader::decode(&bytes), Some(header()));
-    for place in 0..SEGMENT_HEADER_BYTES {
-        let mut changed = bytes;
-        changed[place] ^= 1;
-        assert_eq!(SegmentHeader::decode(&changed), None, "byte {place}");
-        assert_eq!(SegmentHeader::decode(&bytes[..place]), None);
-    }
-}
-
-#[test]
-fn freed_segments_come_first_and_each_use_has_its_generation() {
+fn segments_are_named_opened_and_handed_back() {
     let mut segments =
         Segments::new(format(64 << 10, 4096), VecDeque::from([(name(1, 1), 1)]), 4096, name(2, 1));
     assert!(segments.wants_spare());
@@ -38,14 +16,17 @@ fn freed_segments_come_first_and_each_use_has_its_generation() {
     assert_eq!(segments.place().offset, 12_288);
     let (place, header) = segments.open(1, 5).expect("one is spare");
     assert_eq!((place.name, place.offset, place.room), (name(2, 1), 4096, 60 << 10));
-    assert_eq!((header.name, header.next, header.first_batch), (name(2, 1), name(3, 1), 5));
+    assert_eq!((header.name, header.next(), header.first), (name(2, 1), Some(name(3, 1)), 5));
     assert_eq!(segments.used(), 3);
-    segments.free_before(name(9, 9));
-    assert!(segments.wants_spare(), "that is no segment of the chain");
-    segments.free_before(name(2, 1));
+    assert_eq!(segments.free_before(name(9, 9)), []);
+    assert!(segments.wants_spare());
+    assert_eq!(segments.used(), 3, "that is no segment of the chain");
+    assert_eq!(segments.free_before(name(2, 1)), [name(1, 1)]);
     assert_eq!(segments.used(), 2);
-    let (_, header) = segments.open(1, 9).expect("the first is free");
-    assert_eq!((header.name, header.next), (name(3, 1), name(1, 2)));
+    assert_eq!(segments.open(1, 9), None, "what was freed is for the table of segments");
+    segments.offer(name(1, 2));
+    let (_, header) = segments.open(1, 9).expect("one is spare");
+    assert_eq!((header.name, header.next()), (name(3, 1), Some(name(1, 2))));
     segments.offer(name(4, 1));
     assert_eq!(segments.withdraw(), Some(name(4, 1)));
 }

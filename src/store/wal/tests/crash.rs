@@ -16,13 +16,14 @@ use crate::block::{MemoryOptions, Namespace};
 use crate::mem::DmaBuf;
 use crate::rt;
 use crate::sim::{Disk, World};
+use crate::store::pages::{SegmentHeader, SegmentName};
 use crate::store::wal::defect::WalDefect;
 use crate::store::wal::group::Wal;
 use crate::store::wal::leader::NoBatch;
 use crate::store::wal::record::{Effect, Operation};
 use crate::store::wal::replay::{LogEnd, Replay};
-use crate::store::wal::segments::{LogFormat, LogPosition, SegmentHeader, SegmentName, Segments};
-use crate::store::wal::tests::{format, name, start};
+use crate::store::wal::segments::{LogFormat, LogPosition, Segments};
+use crate::store::wal::tests::{first_header, format, name, recycle, start};
 use crate::store::wal::writer::{CoreLog, NoRoom};
 
 const SEEDS: u64 = 30;
@@ -93,7 +94,7 @@ impl Machine {
         }
         let Some(&start) = positions.front().filter(|position| position.batch <= durable + 1) else { return };
         *self.superblock.borrow_mut() = Superblock { start, generations: self.generations.borrow().clone() };
-        lead.leader().segments.free_before(start.segment);
+        recycle(&mut lead.leader().segments, start.segment);
         self.coverage.borrow_mut().checkpoints += 1;
     }
 }
@@ -177,10 +178,10 @@ async fn lead(machine: Rc<Machine>, disk: Rc<Disk>, seed: u64) {
         match formed {
             Ok(None) => {}
             Ok(Some(formed)) => {
-                let opened = if formed.offset == 0 { SegmentHeader::decode(&out) } else { None };
-                if let Some(header) = opened {
+                let header = SegmentHeader::decode(&out, &machine.format.identity);
+                if let Some(header) = header.ok().filter(|_| formed.offset == 0) {
                     machine.note(header.name);
-                    machine.note(header.next);
+                    header.next().into_iter().for_each(|next| machine.note(next));
                     machine.coverage.borrow_mut().segments += 1;
                 }
                 machine.coverage.borrow_mut().overlapped += u64::from(machine.flushes.get() > 0);
@@ -276,14 +277,7 @@ fn run(seed: u64, defect: Option<WalDefect>, coverage: &Rc<RefCell<Coverage>>) -
     let format = format(SEGMENT_BYTES, block);
     let disk = Disk::new(MemoryOptions::disk(2 << 20).block_size_bytes(block), seed);
     let begin = start(block);
-    let header = SegmentHeader {
-        identity: format.identity,
-        name: begin.segment,
-        next: name(11, 1),
-        epoch: 0,
-        first_batch: begin.batch,
-    };
-    disk.overwrite(u64::from(begin.segment.segment) * u64::from(SEGMENT_BYTES), &header.encode());
+    disk.overwrite(u64::from(begin.segment.segment) * u64::from(SEGMENT_BYTES), &first_header(format));
     let generations = BTreeMap::from([(10, 1), (11, 1)]);
     let superblock = Rc::new(RefCell::new(Superblock { start: begin, generations }));
     let history = Rc::new(RefCell::new(History { acknowledged: begin.first, ..History::default() }));

@@ -201,7 +201,7 @@ fn group(defect: Option<WalDefect>) {
             thread::spawn(move || {
                 let log = wal.attach().expect("one for each core");
                 let mut room = log.room(1, 1).expect("there is room");
-                room.draw().expect("the first").append(1, |out| out[0] = 7);
+                room.draw().expect("the first").append(1, |out| out[0] = 0);
                 lead(&wal, &led);
                 drop(room);
                 wal.detach(log);

@@ -58,7 +58,7 @@ fn lead_once(log: &Log) {
     role.written(true);
     // Segments are never read again here.
     let current = role.leader().position().segment;
-    role.leader().segments.free_before(current);
+    super::recycle(&mut role.leader().segments, current);
     if let Some(formed) = formed {
         lead.records += formed.end - before.first;
         lead.nanos += u64::try_from(began.elapsed().as_nanos()).expect("short");
@@ -90,7 +90,8 @@ struct Setup {
 /// One core's writes.
 fn work(setup: Setup, shared: &Log, log: &CoreLog, leads: bool) {
     let slot = Line(AtomicU64::new(0));
-    let record = [7u8; OPERATIONS_BYTES];
+    let mut record = [0; OPERATIONS_BYTES];
+    super::record(7, &mut record);
     let count = if setup.draws == Draws::Eight { 8 } else { 1 };
     let mut random = 0x9e37_79b9_7f4a_7c15 ^ std::ptr::from_ref(log).addr() as u64;
     let mut write = 0;
@@ -299,7 +300,8 @@ fn one_write() {
     let lead = Mutex::new(Lead { out: vec![0; 128 << 10], nanos: 0, records: 0 });
     let shared = Log { wal, lead };
     let log = shared.wal.attach().expect("one for each core");
-    let record = [7u8; OPERATIONS_BYTES];
+    let mut record = [0; OPERATIONS_BYTES];
+    super::record(7, &mut record);
     let mut steps: [Vec<f64>; 6] = Default::default();
     for _ in 0..301 {
         let order = shared.wal.order();

@@ -5,7 +5,8 @@ use proptest::prelude::*;
 use rand::rngs::StdRng;
 use rand::{Rng, SeedableRng};
 
-use super::super::tests::fresh;
+use super::super::batch::{Batch, BatchHeader, HEADER_BYTES};
+use super::super::tests::{fresh, record, recycle};
 use super::{NoRoom, VOIDS};
 
 /// A room, and what is made of it.
@@ -22,7 +23,7 @@ struct Use {
 
 prop_compose! {
     fn any_use()(
-        lens in vec(prop_oneof![0_usize..40, 0_usize..250], 1..4),
+        lens in vec(prop_oneof![1_usize..40, 1_usize..250], 1..4),
         voids in 0..VOIDS,
         batches in 0_usize..3,
         beside in any::<bool>(),
@@ -41,7 +42,7 @@ proptest! {
             for _ in 0..batches {
                 let mut lead = wal.lead().expect("nobody else leads");
                 let current = lead.leader().position().segment;
-                lead.leader().segments.free_before(current);
+                recycle(&mut lead.leader().segments, current);
                 lead.next_batch(&mut out).expect("there are segments");
                 lead.written(true);
             }
@@ -52,10 +53,10 @@ proptest! {
                 drop(room.draw().expect("voids before the record"));
             }
             let mut draw = room.draw().expect("the last");
-            lens.iter().for_each(|len| draw.append(*len, |out| out.fill(1)));
+            lens.iter().for_each(|len| draw.append(*len, |out| record(1, out)));
             drop(draw);
             if let Some(mut other) = other {
-                other.draw().expect("the first").append(100, |out| out.fill(2));
+                other.draw().expect("the first").append(100, |out| record(2, out));
             }
         }
         prop_assert_eq!(log.promised.get(), 0);
@@ -79,21 +80,21 @@ fn promised_room_is_there_to_the_last_byte() {
         let log = wal.attach().expect("room");
         let mut out = vec![0; 4096];
         for _ in 0..40 {
-            let len = random.random_range(0..=log.max_record_bytes());
+            let len = random.random_range(1..=log.max_record_bytes());
             let mut room = loop {
                 if let Ok(room) = log.room(1, len) {
                     break room;
                 }
                 let mut lead = wal.lead().expect("nobody else leads");
                 let current = lead.leader().position().segment;
-                lead.leader().segments.free_before(current);
+                recycle(&mut lead.leader().segments, current);
                 lead.next_batch(&mut out).expect("there are segments");
                 lead.written(true);
             };
             for _ in 1..VOIDS {
                 drop(room.draw().expect("voids before the record"));
             }
-            room.draw().expect("the last").append(len, |out| out.fill(1));
+            room.draw().expect("the last").append(len, |out| record(1, out));
         }
     }
 }
@@ -166,4 +167,23 @@ fn the_horizon_is_the_oldest_snapshot() {
     assert!(!snapshot.is_ready(), "a number below it is not published");
     drop(draw);
     assert!(snapshot.is_ready());
+}
+
+/// What replay would refuse cannot be appended, and its number is a void's.
+#[test]
+fn records_that_are_no_operations_are_refused() {
+    let wal = fresh(64 << 10, 512, (1, 4096), None);
+    let log = wal.attach().expect("room");
+    for bad in [&[][..], &[3], &[0, 0], &[11], &[1, 7, 200]] {
+        let mut room = log.room(1, 100).expect("there is room");
+        let mut draw = room.draw().expect("the first");
+        let append = || draw.append(bad.len(), |out| out.copy_from_slice(bad));
+        std::panic::catch_unwind(std::panic::AssertUnwindSafe(append)).expect_err("it is no record");
+    }
+    let mut out = vec![0; 4096];
+    let formed = wal.lead().expect("nobody else leads").next_batch(&mut out).expect("works");
+    assert_eq!(formed.expect("voids").end, 6);
+    let (header, _) = BatchHeader::decode(&out).expect("a header");
+    let payload = &out[HEADER_BYTES..HEADER_BYTES + header.payload_len as usize];
+    assert!(Batch::check(header, payload).is_ok());
 }

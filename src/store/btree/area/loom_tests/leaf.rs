@@ -12,7 +12,7 @@ use crate::store::atomic::{AtomicU64, Ordering};
 use crate::store::btree::area::{
     Area, Defect, Entry, Heap, IntentState, Kind, Lookup, NewEntry, Refused, Slots, Written,
 };
-use crate::store::btree::word::{MapView, MapWord, NodeAddress};
+use crate::store::word::{MapView, MapWord, NodeAddress};
 
 /// A number and the value that was written under it.
 pub(super) type Version = (u64, u64);
@@ -178,7 +178,7 @@ impl Leaf {
     fn entry(kind: Kind, key: u8, value: u64, write: impl FnOnce(&NewEntry<'_>) -> Written) -> Written {
         let becomes = (kind == Kind::Intent).then_some(Kind::Put);
         let (key, value) = ([key], value.to_le_bytes());
-        write(&NewEntry { becomes, ..NewEntry::new(kind, 7, &key, &value) })
+        write(&NewEntry { becomes, ..NewEntry::new(kind, tag(key[0]), &key, &value) })
     }
 
     /// A blind write.
@@ -207,8 +207,8 @@ impl Leaf {
         for _ in 0..MAX_ATTEMPTS {
             let (word, node) = self.current();
             let area = node.area().with_defect(self.defect);
-            let view = area.view(7, self.wait());
-            let found = area.lookup_in(view, &[key], 7, |_| self.record.state());
+            let view = area.view(tag(key), self.wait());
+            let found = area.lookup_in(view, &[key], tag(key), |_| self.record.state());
             if found.open_intent.is_some() {
                 self.record.abort();
                 continue;
@@ -246,7 +246,7 @@ impl Leaf {
     /// What a reader sees of a key.
     pub(super) fn get(&self, key: u8) -> Option<Version> {
         let (_, node) = self.current();
-        let found = node.area().lookup(&[key], 7, u64::MAX, |_| self.record.state());
+        let found = node.area().lookup(&[key], tag(key), u64::MAX, |_| self.record.state());
         self.newest(&found, &node, key)
     }
 
@@ -264,6 +264,15 @@ impl Leaf {
     pub(super) fn consolidate(&self) {
         let (word, node) = self.current();
         self.replace(word, &node);
+    }
+
+    /// Evicts the page and loads it again: its image goes on, without what the area has.
+    pub(super) fn evict(&self) {
+        let (word, node) = self.current();
+        if node.area().with_defect(self.defect).freeze_if_clean() {
+            let loaded = self.add(Node::new(self.capacity, node.image.clone()));
+            let _ = self.mapping.compare_exchange(word, loaded, Ordering::AcqRel, Ordering::Acquire);
+        }
     }
 
     fn replace(&self, word: u64, node: &Node) {
@@ -322,6 +331,11 @@ impl Leaf {
         acknowledged.sort_unstable();
         assert_eq!(live, acknowledged, "what is live was acknowledged, once");
     }
+}
+
+/// Keys from 10 on have tags of their own, the others have one together.
+fn tag(key: u8) -> u16 {
+    if key < 10 { 7 } else { key.into() }
 }
 
 fn value_of(entry: Entry<'_>) -> u64 {

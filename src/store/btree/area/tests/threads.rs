@@ -8,7 +8,7 @@ use std::time::Instant;
 use super::*;
 use crate::store::atomic::{AtomicU64, Ordering};
 use crate::store::btree::node::NodeRef;
-use crate::store::btree::word::{MapView, MapWord, NodeAddress};
+use crate::store::word::{MapView, MapWord, NodeAddress};
 
 /// Keys 0 to 2 are put, this one is incremented.
 const COUNTED: u8 = 3;
@@ -52,8 +52,8 @@ fn value_of(entry: Entry<'_>) -> u64 {
 }
 
 fn new_leaf_node() -> Node {
-    let shape = Shape::new(ChildWord::from_bits(0), AreaSize::ALL[1], KEYS * 16);
-    NewNode::build(&ProcessMemory, &shape).expect("memory")
+    let shape = Shape::new(ChildWord::from_bits(0), 1, AreaSize::ALL[1], KEYS * 16);
+    NewNode::build(&ProcessMemory, &shape, Room::Ordinary).expect("memory")
 }
 
 impl Leaf {

@@ -1,6 +1,6 @@
 //! Images of inner pages against sorted lists.
 
-use crate::store::btree::word::{ChildWord, PageId};
+use crate::store::word::{ChildWord, PageId};
 use proptest::prelude::*;
 
 use super::*;
@@ -65,11 +65,7 @@ impl Sections {
         let runs = runs.concat();
         let (mut tombstones_section, mut changes) = (Vec::new(), Vec::new());
         tombstones().iter().for_each(|tombstone| tombstone.append_to(&mut tombstones_section));
-        let pending =
-            Change { kind: ChangeKind::Absorbed, left: ChildWord::NONE, right: word(6), separator: b"q" };
-        let merging = Change { kind: ChangeKind::Merging, left: word(0), right: word(1), separator: b"r" };
-        pending.append_to(&mut changes);
-        merging.append_to(&mut changes);
+        PendingSplit { right: word(6), separator: b"q" }.append_to(&mut changes);
         Self { runs, tombstones: tombstones_section, changes }
     }
 
@@ -89,10 +85,7 @@ proptest! {
         if full {
             prop_assert!(inner.runs().eq([run(20, word(5)), run(10, ChildWord::NONE)]));
             prop_assert!(inner.range_tombstones().eq(tombstones()));
-            let changes: Changes<'_> = inner.changes();
-            let kinds: Vec<_> = changes.into_iter().map(|change| change.kind).collect();
-            prop_assert_eq!(kinds, [ChangeKind::Absorbed, ChangeKind::Merging]);
-            prop_assert_eq!(inner.changes().pending().map(|change| change.right), Some(word(6)));
+            prop_assert_eq!(inner.changes().pending(), Some(PendingSplit { right: word(6), separator: b"q" }));
         }
         prop_assert_eq!(InnerImage::parse(&image, 2).is_ok(), !full);
     }

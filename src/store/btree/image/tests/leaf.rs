@@ -1,6 +1,6 @@
 //! Leaf images against a `BTreeMap`.
 
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 use proptest::prelude::*;
 
 use super::*;
@@ -8,8 +8,7 @@ use super::*;
 fn changes() -> Vec<u8> {
     let mut section = Vec::new();
     let right = ChildWord::of_numbers(77, 5);
-    Change { kind: ChangeKind::Split, left: ChildWord::NONE, right, separator: b"zz" }
-        .append_to(&mut section);
+    PendingSplit { right, separator: b"zz" }.append_to(&mut section);
     section
 }
 
@@ -135,18 +134,6 @@ fn an_entry_of_116_bytes_takes_122() {
     assert_eq!(image.len(), 16 + 30 * 122);
 }
 
-#[test]
-fn a_page_of_64_kib_holds_the_longest_key_with_the_longest_operand() {
-    let (key, value) = (vec![9; MAX_KEY_BYTES], vec![1; MAX_OPERAND_BYTES]);
-    let key = KeyParts::whole(&key);
-    let entry =
-        Entry { kind: EntryKind::Operand, number: Some(u64::MAX), expiry_ms: Some(1), key, value: &value };
-    let image = build([entry].into_iter(), &changes());
-    assert!(image.len() <= MAX_CONTENT_BYTES);
-    let leaf = LeafImage::parse(&image).expect("a leaf");
-    assert_eq!(leaf.get(0).value, &value[..]);
-}
-
 /// Of separators that leave the halves about as large, the shortest.
 #[test]
 fn the_separator_is_short_where_it_can_be() {
@@ -168,7 +155,7 @@ fn the_separator_is_short_where_it_can_be() {
 /// A full leaf of small records is a page of 4 KiB; what cannot be split stays below 16 KiB.
 #[test]
 fn sizes_are_those_of_the_design() {
-    assert_eq!(LEAF_TARGET_BYTES + PAGE_HEADER_BYTES, 4096);
+    assert_eq!(LEAF_TARGET_BYTES + crate::store::pages::PAGE_HEADER_BYTES, 4096);
     let (key, value) = (vec![9; MAX_KEY_BYTES], vec![1; MAX_LEAF_VALUE_BYTES]);
     let keys = [KeyParts::whole(&key[1..]), KeyParts::whole(&key)];
     let entry =

@@ -88,7 +88,7 @@ impl<'a, const L: usize, const I: usize> Mapping for &'a Arena<L, I> {
         word.compare_exchange(current.number, new, Ordering::AcqRel, Ordering::Acquire).is_ok()
     }
 
-    fn create(&self, content: Content<LeafMap<L>, Children<I>>) -> Option<ChildWord> {
+    fn create(&self, _: PageId, content: Content<LeafMap<L>, Children<I>>) -> Option<ChildWord> {
         for at in 0..self.words.len() {
             let id = PageId::of_test(u64::try_from(at).expect("small"));
             let page = self.load(id);

@@ -146,7 +146,7 @@ impl Search<'_> {
 
     fn all_die(&mut self, state: &State) -> Result<(), String> {
         let mut private: Vec<ChildWord> =
-            state.threads.iter().flat_map(|thread| thread.visitor.private()).collect();
+            state.threads.iter().flat_map(|thread| thread.visitor.private()).flatten().collect();
         private.sort_by_key(|child| child.id());
         let known = private.iter().map(|child| child.id()).collect();
         let death = Death { words: state.words.clone(), truth: state.truth.clone(), private: known };
@@ -235,7 +235,7 @@ fn write(memory: &Memory<'_, LEAF, INNER>, thread: &mut Thread, truth: &mut BTre
 /// A leaf with these keys at the first free id.
 fn leaf(memory: &Memory<'_, LEAF, INNER>, keys: &[Key]) -> ChildWord {
     let leaf = LeafMap(keys.iter().map(|key| (*key, 0)).collect());
-    memory.create(Content::Leaf(leaf)).expect("an id is free")
+    memory.create(memory.root().id(), Content::Leaf(leaf)).expect("an id is free")
 }
 
 fn inner(separators: &[Key], children: &[ChildWord]) -> Content<LeafMap<LEAF>, Children<INNER>> {
@@ -271,7 +271,7 @@ pub(super) fn first<'p>(
             let separators: Vec<Key> = families[1..].iter().map(|family| family.0).collect();
             let children: Vec<ChildWord> = families
                 .into_iter()
-                .map(|(_, content)| memory.create(content).expect("an id is free"))
+                .map(|(_, content)| memory.create(memory.root().id(), content).expect("an id is free"))
                 .collect();
             inner(&separators, &children)
         }

@@ -97,6 +97,10 @@ impl<const MAX: usize> Inner for Children<MAX> {
         self.children.len() > MAX
     }
 
+    fn is_full(&self) -> bool {
+        self.children.len() > MAX + 1
+    }
+
     fn separator(&self) -> Key {
         self.separators[self.separators.len() / 2]
     }
@@ -264,7 +268,7 @@ impl<const L: usize, const I: usize> Mapping for Memory<'_, L, I> {
         true
     }
 
-    fn create(&self, content: Content<LeafMap<L>, Children<I>>) -> Option<ChildWord> {
+    fn create(&self, _: PageId, content: Content<LeafMap<L>, Children<I>>) -> Option<ChildWord> {
         let from = self.first_free.get();
         let at = from + self.words.borrow()[from..].iter().position(|page| page.body == Body::Free)?;
         self.first_free.set(at);

@@ -14,12 +14,13 @@ const IN_USE: usize = 1000;
 
 /// Allocates and frees in the order of allocation, `IN_USE` blocks behind: nanoseconds for the two.
 fn alloc_and_free_ns(core: &Magazines, bytes: usize) -> f64 {
-    let mut used: VecDeque<Block> = (0..IN_USE).map(|_| core.alloc(bytes).expect("room")).collect();
+    let mut used: VecDeque<Block> =
+        (0..IN_USE).map(|_| core.alloc(bytes, Room::Ordinary).expect("room")).collect();
     let mut run = || {
         let count = 50_000;
         let begun = Instant::now();
         for _ in 0..count {
-            used.push_back(black_box(core.alloc(bytes)).expect("room"));
+            used.push_back(black_box(core.alloc(bytes, Room::Ordinary)).expect("room"));
             let oldest = used.pop_front().expect("not empty");
             // SAFETY: allocated above, and used by nobody.
             unsafe { core.free(oldest) };
@@ -39,7 +40,7 @@ fn alloc_and_free_ns(core: &Magazines, bytes: usize) -> f64 {
 #[ignore = "it measures"]
 fn alloc_and_free() {
     for bytes in [256, 1024, 4096] {
-        let arena = NodeArena::new(256 << 20).expect("mapped");
+        let arena = NodeArena::new(256 << 20, 0).expect("mapped");
         let one = alloc_and_free_ns(&arena.attach(), bytes);
         let both = Barrier::new(2);
         let two = thread::scope(|scope| {

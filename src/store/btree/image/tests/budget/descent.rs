@@ -1,7 +1,7 @@
 //! E2, second run: a whole descent.
 
 use super::*;
-use crate::store::btree::word::ChildWord;
+use crate::store::word::ChildWord;
 
 /// A descent by child words and a mapping, through levels of 150 children, to leaves of 2, 4 and
 /// 8 KiB; with the lines of heads asked for at once, in inner pages, in the leaf and in both.

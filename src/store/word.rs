@@ -1,4 +1,5 @@
-//! The packed words of the tree: child words, and the two words of a page's mapping entry.
+//! The packed words of the store, in memory and on the namespace: child words, the two words of a
+//! page's mapping entry, addresses, references to pages.
 //!
 //! A parent stores a [`ChildWord`] for each child. The mapping stores two words for each page: a
 //! [`MapWord`], which says where the page is, and a [`SecondWord`], which says what a reader of a
@@ -15,8 +16,14 @@ mod tests;
 use std::fmt;
 use std::num::NonZeroU64;
 
+use super::codec::Reader;
+
 /// Addresses on the namespace count in granules of this many bytes.
 pub(in crate::store) const GRANULE_BYTES: u64 = 64;
+/// The longest page, its header included, in bytes.
+pub(in crate::store) const MAX_PAGE_BYTES: usize = 64 << 10;
+/// How many page ids there are.
+pub(in crate::store) const PAGE_IDS: u64 = 1 << PageId::BITS;
 
 /// The low `bits` bits.
 const fn mask(bits: u32) -> u64 {
@@ -70,7 +77,6 @@ impl Epoch {
     }
 
     /// The epoch before this one. It wraps.
-    #[cfg(test)]
     pub(in crate::store) const fn before(self) -> Self {
         Self(self.0.wrapping_sub(1) & ((1 << Self::BITS) - 1))
     }
@@ -83,7 +89,7 @@ impl Epoch {
 
 /// What a parent stores of a child: bits 0 to 39 the page, bits 40 to 63 its epoch when the parent
 /// last heard of it.
-#[derive(Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub(in crate::store) struct ChildWord(u64);
 
 impl fmt::Debug for ChildWord {
@@ -131,14 +137,24 @@ impl ChildWord {
 }
 
 /// Where an image lies on the namespace: address and length, both in granules.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(in crate::store) struct ColdAddress {
-    granule: u64,
-    granules: u32,
+///
+/// As a word of 8 bytes, of which zero is none: bits 63..62 are 2, bits 61..52 the length minus 1,
+/// bits 51..10 the address, bits 9..0 zero. So an `Option` of it takes 8 bytes, too.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::store) struct ColdAddress(NonZeroU64);
+
+impl fmt::Debug for ColdAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}+{}", self.granule(), self.granules())
+    }
 }
 
 impl ColdAddress {
     const ADDRESS_BITS: u32 = 42;
+    const ADDRESS: u32 = 10;
+    const LENGTH: u32 = 52;
+    const TAG: u32 = 62;
+    const COLD: u64 = 2;
     /// The longest image, in granules: 64 KiB.
     pub(in crate::store) const MAX_GRANULES: u32 = 1024;
 
@@ -147,27 +163,98 @@ impl ColdAddress {
         if granule > mask(Self::ADDRESS_BITS) || granules == 0 || granules > Self::MAX_GRANULES {
             return None;
         }
-        Some(Self { granule, granules })
+        let length = (granules - 1) as u64;
+        match NonZeroU64::new(Self::COLD << Self::TAG | length << Self::LENGTH | granule << Self::ADDRESS) {
+            Some(word) => Some(Self(word)),
+            None => None,
+        }
+    }
+
+    /// A place of a test.
+    #[cfg(any(test, fuzzing))]
+    pub(in crate::store) fn of_numbers(granule: u64, granules: u32) -> Self {
+        Self::new(granule, granules).expect("in range")
+    }
+
+    /// None if no address has this word.
+    pub(in crate::store) const fn from_bits(bits: u64) -> Option<Self> {
+        if bits >> Self::TAG != Self::COLD || bits & mask(Self::ADDRESS) != 0 {
+            return None;
+        }
+        match NonZeroU64::new(bits) {
+            Some(word) => Some(Self(word)),
+            None => None,
+        }
+    }
+
+    /// What was stored by [`ColdAddress::optional_bits`]. None if nothing is stored like that.
+    pub(in crate::store) const fn optional_from_bits(bits: u64) -> Option<Option<Self>> {
+        match Self::from_bits(bits) {
+            Some(address) => Some(Some(address)),
+            None if bits == 0 => Some(None),
+            None => None,
+        }
+    }
+
+    /// The word, 0 for none.
+    pub(in crate::store) fn optional_bits(address: Option<Self>) -> u64 {
+        address.map_or(0, Self::bits)
+    }
+
+    pub(in crate::store) const fn bits(self) -> u64 {
+        self.0.get()
     }
 
     /// The address in granules.
     pub(in crate::store) const fn granule(self) -> u64 {
-        self.granule
+        self.0.get() >> Self::ADDRESS & mask(Self::ADDRESS_BITS)
     }
 
     /// The length in granules, 1 to 1,024.
-    pub(in crate::store) const fn granules(self) -> u32 {
-        self.granules
+    pub(in crate::store) fn granules(self) -> u32 {
+        let length = self.0.get() >> Self::LENGTH & mask(Self::TAG - Self::LENGTH);
+        u32::try_from(length).expect("10 bits fit 32") + 1
     }
 
     /// The address in bytes.
     pub(in crate::store) const fn offset_bytes(self) -> u64 {
-        self.granule * GRANULE_BYTES
+        self.granule() * GRANULE_BYTES
     }
 
     /// The length in bytes.
     pub(in crate::store) fn len_bytes(self) -> u64 {
-        u64::from(self.granules) * GRANULE_BYTES
+        u64::from(self.granules()) * GRANULE_BYTES
+    }
+}
+
+/// A reference to a page that the map does not know: the map's own pages, those of the segment
+/// table, trailers of bundles. As bytes it is a word and a checksum, both zero for none.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::store) struct PageRef {
+    pub(in crate::store) place: ColdAddress,
+    /// The checksum in its header.
+    pub(in crate::store) checksum: u64,
+}
+
+impl PageRef {
+    /// The length of a reference, in bytes.
+    pub(in crate::store) const BYTES: usize = 16;
+
+    pub(in crate::store) fn encode(page: Option<Self>) -> [u8; Self::BYTES] {
+        let (place, checksum) = page.map_or((0, 0), |page| (page.place.bits(), page.checksum));
+        let mut out = [0; Self::BYTES];
+        out[..8].copy_from_slice(&place.to_le_bytes());
+        out[8..].copy_from_slice(&checksum.to_le_bytes());
+        out
+    }
+
+    /// None if the bytes end, or are no reference; else the page, or that there is none.
+    pub(in crate::store) fn decode(reader: &mut Reader<'_>) -> Option<Option<Self>> {
+        let (place, checksum) = (reader.u64()?, reader.u64()?);
+        match ColdAddress::optional_from_bits(place)? {
+            Some(place) => Some(Some(Self { place, checksum })),
+            None => (checksum == 0).then_some(None),
+        }
     }
 }
 
@@ -236,8 +323,6 @@ impl MapWord {
     const NODE: u64 = 1;
     const COLD: u64 = 2;
     const SPECIAL: u64 = 3;
-    const LENGTH: u32 = 52;
-    const ADDRESS: u32 = 10;
     const AGE: u32 = 8;
     const AGE_BITS: u32 = 2;
     const FROZEN: u64 = 1;
@@ -255,12 +340,7 @@ impl MapWord {
         if u64::from(age) > mask(Self::AGE_BITS) {
             return None;
         }
-        Some(Self(
-            Self::COLD << Self::TAG
-                | u64::from(address.granules - 1) << Self::LENGTH
-                | address.granule << Self::ADDRESS
-                | u64::from(age) << Self::AGE,
-        ))
+        Some(Self(address.bits() | u64::from(age) << Self::AGE))
     }
 
     pub(in crate::store) fn special(special: Special) -> Self {
@@ -310,12 +390,10 @@ impl MapWord {
         }
     }
 
+    /// Of a cold word.
     fn cold_address(self) -> ColdAddress {
-        let length = (self.0 >> Self::LENGTH) & mask(Self::TAG - Self::LENGTH);
-        ColdAddress {
-            granule: (self.0 >> Self::ADDRESS) & mask(ColdAddress::ADDRESS_BITS),
-            granules: u32::try_from(length).expect("10 bits fit 32") + 1,
-        }
+        let address = ColdAddress::from_bits(self.0 & !mask(ColdAddress::ADDRESS));
+        address.expect("a cold word is an address and an age")
     }
 
     fn age(self) -> u8 {
@@ -334,6 +412,8 @@ impl SecondWord {
     const COLD_STREAM: u64 = 1 << 56;
     const HAS_EXPIRIES: u64 = 1 << 57;
     const KNOWN: u64 = mask(56) | Self::COLD_STREAM | Self::HAS_EXPIRIES;
+    /// In trailers of bundles only: cleaning moved the page.
+    const MOVED: u64 = 1 << 63;
 
     pub(in crate::store) fn new(
         checksum_low: u32,
@@ -349,6 +429,19 @@ impl SecondWord {
     /// None if a flag is set that has no meaning.
     pub(in crate::store) const fn from_bits(bits: u64) -> Option<Self> {
         if bits & !Self::KNOWN == 0 { Some(Self(bits)) } else { None }
+    }
+
+    /// As a trailer has it: with the mark of a page that cleaning moved, or without.
+    pub(in crate::store) const fn trailer_bits(self, is_moved: bool) -> u64 {
+        if is_moved { self.0 | Self::MOVED } else { self.0 }
+    }
+
+    /// The word of a trailer, and whether it is marked. None if a flag is set that has no meaning.
+    pub(in crate::store) const fn from_trailer_bits(bits: u64) -> Option<(Self, bool)> {
+        match Self::from_bits(bits & !Self::MOVED) {
+            Some(word) => Some((word, bits & Self::MOVED != 0)),
+            None => None,
+        }
     }
 
     /// The second word of an entry of the mapping, where only words of this type are stored.

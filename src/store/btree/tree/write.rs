@@ -1,0 +1,219 @@
+//! Writes: a slot in the area of the key's leaf, and what is to be done if that has no room.
+
+use super::content::Separator;
+use super::mapping::Pinned;
+use super::merge;
+use super::{Change, Leaf, Refusal, TreeRoot, Value, found, no_intents, tag};
+use crate::store::btree::area::{Kind, NewEntry, Refused, Reserved, Written, spin};
+use crate::store::btree::image::{IMAGE_BYTES, KeyParts, LEAF_TARGET_BYTES, LeafImage};
+use crate::store::btree::node::{NodeMemory, NodeRef};
+use crate::store::btree::nodes::Pin;
+use crate::store::btree::smo::{Care, Target};
+use crate::store::events::Event;
+
+/// The longest image that is made of the reserve. Above [`IMAGE_BYTES`] by what an area holds: of a
+/// leaf that is as long as it may be the last writes are to be merged too. A node has room for it.
+const RESERVE_IMAGE_BYTES: usize = 20 << 10;
+
+/// Where writes get their sequence numbers from.
+pub(in crate::store) trait Numbers {
+    /// A number that is not larger than the one which the next [draw](Self::draw) gives.
+    fn at_least(&mut self) -> u64;
+
+    /// The number of a write. If that comes to nothing the number is void, and another is drawn.
+    fn draw(&mut self) -> u64;
+
+    /// Whether another number may be drawn. If not, the write is refused with
+    /// [`Refusal::Again`](super::Refusal::Again).
+    fn can_draw(&self) -> bool {
+        true
+    }
+}
+
+/// Numbers without a log.
+#[cfg(test)]
+impl Numbers for &std::sync::atomic::AtomicU64 {
+    fn at_least(&mut self) -> u64 {
+        self.load(std::sync::atomic::Ordering::Acquire)
+    }
+
+    fn draw(&mut self) -> u64 {
+        self.fetch_add(1, std::sync::atomic::Ordering::AcqRel) + 1
+    }
+}
+
+impl<M: NodeMemory> Pin<'_, M> {
+    /// The leaf of a key, for a writer.
+    fn leaf(&self, tree: TreeRoot, key: &[u8]) -> Result<Leaf<'_>, Refusal> {
+        loop {
+            if let Some(leaf) = self.descend(tree, key)? {
+                return Ok(leaf);
+            }
+            // It finishes what is in the way.
+            self.visit(&Pinned::new(self, tree), at(key), Care::None)?;
+        }
+    }
+
+    /// The number of a write to `leaf`, of which the keeper hears before if it has to.
+    fn draw(&self, tree: TreeRoot, leaf: Leaf<'_>, must_list: bool, numbers: &mut impl Numbers) -> u64 {
+        if must_list && self.events().has_keeper() {
+            let (page, from) = (leaf.node.child().id(), numbers.at_least());
+            self.events().push(Event::Dirty { tree: tree.tree, parent: leaf.parent, page, from });
+        }
+        numbers.draw()
+    }
+
+    /// Changes a key. `numbers` gives the sequence number of the write.
+    ///
+    /// # Errors
+    ///
+    /// Each of [`Refusal`]. Nothing was written then.
+    pub(in crate::store) fn write(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        change: Change<'_>,
+        numbers: &mut impl Numbers,
+    ) -> Result<u64, Refusal> {
+        change.check(key)?;
+        let entry = change.entry(key, tag(key));
+        let mut patience = Patience::default();
+        loop {
+            if !numbers.can_draw() {
+                return Err(Refusal::Again);
+            }
+            let leaf = self.leaf(tree, key)?;
+            let draw = |must_list| self.draw(tree, leaf, must_list, numbers);
+            match leaf.node.area().write(&entry, patience.wait(), draw) {
+                Written::Live(seq) => {
+                    if change == Change::Delete {
+                        self.remove_if_empty(tree, key, leaf.node);
+                    }
+                    return Ok(seq);
+                }
+                Written::Aborted(_) => patience.aborted(),
+                Written::Refused(_) => self.make_room(tree, leaf, &entry)?,
+            }
+        }
+    }
+
+    /// Reads a key, and makes the change that `decide` answers with, if any: no other write of the
+    /// key comes in between. `decide` gets an empty buffer for a new value, and may be called
+    /// several times. The number of the write.
+    ///
+    /// # Errors
+    ///
+    /// Each of [`Refusal`]. Nothing was written then.
+    pub(in crate::store) fn update(
+        &self,
+        tree: TreeRoot,
+        key: &[u8],
+        mut decide: impl for<'v> FnMut(Option<Value<'_>>, &'v mut Vec<u8>) -> Option<Change<'v>>,
+        numbers: &mut impl Numbers,
+    ) -> Result<Option<u64>, Refusal> {
+        let tag = tag(key);
+        let mut value = Vec::new();
+        let mut patience = Patience::default();
+        loop {
+            if !numbers.can_draw() {
+                return Err(Refusal::Again);
+            }
+            let leaf = self.leaf(tree, key)?;
+            let view = leaf.node.area().view(tag, patience.wait());
+            let newest = leaf.node.area().lookup_in(view, key, tag, no_intents).newest;
+            value.clear();
+            let Some(change) = decide(found(leaf.node, key, newest), &mut value) else { return Ok(None) };
+            change.check(key)?;
+            let entry = change.entry(key, tag);
+            match leaf.node.area().reserve_at(view, &entry) {
+                Err(Refused::Changed) => {}
+                Err(Refused::Full | Refused::Frozen) => self.make_room(tree, leaf, &entry)?,
+                Ok(reserved) => {
+                    let draw = |must_list| self.draw(tree, leaf, must_list, numbers);
+                    if let Written::Live(seq) = Reserved::finish(reserved, patience.wait(), draw) {
+                        if change == Change::Delete {
+                            self.remove_if_empty(tree, key, leaf.node);
+                        }
+                        return Ok(Some(seq));
+                    }
+                    patience.aborted();
+                }
+            }
+        }
+    }
+
+    /// Replaces a leaf whose area has no room for `entry` by one, or two, with room.
+    fn make_room(&self, tree: TreeRoot, leaf: Leaf<'_>, entry: &NewEntry<'_>) -> Result<(), Refusal> {
+        let pinned = Pinned::new(self, tree).for_entry(entry.room_bytes());
+        leaf.node.area().freeze();
+        leaf.node.area().decide_all(spin);
+        if pinned.consolidate(leaf, LEAF_TARGET_BYTES) {
+            return Ok(());
+        }
+        let is_split = if pinned.was_out_of_room() {
+            false
+        } else {
+            // It is too large for its target: the visitor splits it.
+            match self.visit(&pinned, at(entry.key), Care::Shape) {
+                Ok(_) => true,
+                Err(Refusal::NoRoom) => false,
+                Err(refusal) => return Err(refusal),
+            }
+        };
+        // If there is no room for that, a larger page has to do, so that what is full can be
+        // emptied. And what makes no more of the leaf than there is may use the reserve.
+        if is_split || pinned.consolidate(leaf, IMAGE_BYTES) {
+            return Ok(());
+        }
+        if makes_no_more(leaf.node, entry) && pinned.of_reserve().consolidate(leaf, RESERVE_IMAGE_BYTES) {
+            return Ok(());
+        }
+        Err(Refusal::NoRoom)
+    }
+
+    /// Removes the leaf if a delete has left nothing in it.
+    fn remove_if_empty(&self, tree: TreeRoot, key: &[u8], leaf: NodeRef<'_>) {
+        if leaf.area().taken() < LeafImage::of_verified(leaf.image()).len() || !merge::is_empty(leaf) {
+            return;
+        }
+        // Without room, or if a page is not in memory, it stays, empty, until another delete comes
+        // by.
+        let _ = self.visit(&Pinned::new(self, tree), at(key), Care::Empty);
+    }
+}
+
+/// Where a visitor for a key goes.
+fn at(key: &[u8]) -> Target<Separator<'_>> {
+    Target::At(Separator::Lies(KeyParts::whole(key)))
+}
+
+/// Whether the leaf is not larger with `entry` than it is: a delete, or an overwrite by something
+/// that is not longer.
+fn makes_no_more(leaf: NodeRef<'_>, entry: &NewEntry<'_>) -> bool {
+    let newest = leaf.area().lookup(entry.key, entry.tag, u64::MAX, no_intents).newest;
+    let is_no_longer = |before: Value<'_>| {
+        entry.value.len() <= before.value.len() && (entry.expiry_ms.is_none() || before.expiry_ms.is_some())
+    };
+    entry.kind == Kind::Delete || found(leaf, entry.key, newest).is_some_and(is_no_longer)
+}
+
+/// How long a writer waits for a slot of its key that is reserved before it aborts it. Writers that
+/// abort each other wait longer each time, and let others run.
+#[derive(Default)]
+struct Patience {
+    aborts: u32,
+}
+
+impl Patience {
+    fn wait(&self) -> impl FnMut(u32) -> bool + use<> {
+        let longer = self.aborts.min(8);
+        move |waited| spin(waited >> longer)
+    }
+
+    fn aborted(&mut self) {
+        self.aborts += 1;
+        if self.aborts > 4 {
+            std::thread::yield_now();
+        }
+    }
+}

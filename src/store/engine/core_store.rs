@@ -1,0 +1,196 @@
+//! What the cores of a store share, and one core's part of it.
+
+use std::cell::RefCell;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use super::loads::Loads;
+use super::log::{CoreDriver, LogDriver, SegmentSupply};
+use super::signal::{Progress, Signal};
+use super::state::PageState;
+use crate::block::Namespace;
+use crate::error::{Error, Outcome, Result};
+use crate::store::btree::{Core, Nodes, TreeRoot};
+use crate::store::cache::hand::{Hand, Round};
+use crate::store::cache::{CacheMemory, CacheMemoryOfCore};
+use crate::store::env::Env;
+use crate::store::events::{Event, Events};
+use crate::store::overlay::{Access, Overlay};
+use crate::store::pages::{Owner, SegmentName};
+use crate::store::state::Failure;
+use crate::store::word::{ChildWord, Epoch, PageId};
+
+/// One core's part of the pages in memory.
+pub(super) type NodesOfCore = Core<CacheMemoryOfCore>;
+
+/// What all cores of a store share. It has no namespace: each core has a handle of its own.
+pub(super) struct Shared {
+    pub(super) name: String,
+    pub(super) owner: Owner,
+    pub(super) memory: CacheMemory,
+    pub(super) nodes: Arc<Nodes<CacheMemoryOfCore>>,
+    pub(super) log: Arc<LogDriver>,
+    pub(super) state: Arc<Mutex<PageState>>,
+    /// What the log had when the store was opened, until the tree has it.
+    pub(super) overlay: Arc<Overlay>,
+    pub(super) loads: Loads,
+    pub(super) round: Arc<Round>,
+    /// There is something for the keeper to do.
+    pub(super) keeper: Arc<Signal>,
+    /// The keeper has done something.
+    pub(super) progress: Progress,
+    pub(super) requests: Mutex<Requests>,
+    pub(super) max_log_bytes: u64,
+    pub(super) log_limit: Arc<LogLimit>,
+    events: Mutex<Vec<Arc<Events>>>,
+    failure: Mutex<Option<Failure>>,
+}
+
+/// What is asked of the keeper, and what it has done.
+#[derive(Debug, Default)]
+pub(super) struct Requests {
+    /// Checkpoints that were asked for, and those that are complete: numbers of requests.
+    pub(super) wanted: u64,
+    pub(super) done: u64,
+    /// Whether the store closes: the last checkpoint includes everything.
+    pub(super) is_closing: bool,
+    /// The keeper has ended.
+    pub(super) is_closed: bool,
+}
+
+impl Shared {
+    pub(super) fn new(
+        name: String,
+        (memory, nodes): (CacheMemory, Arc<Nodes<CacheMemoryOfCore>>),
+        (log, state): (Arc<LogDriver>, Arc<Mutex<PageState>>),
+        overlay: Overlay,
+        keeper: Arc<Signal>,
+        (max_log_bytes, log_limit): (u64, Arc<LogLimit>),
+    ) -> Self {
+        let owner = state.lock().unwrap_or_else(PoisonError::into_inner).owner;
+        Self {
+            name,
+            owner,
+            memory,
+            nodes,
+            log,
+            state,
+            overlay: Arc::new(overlay),
+            loads: Loads::default(),
+            round: Arc::default(),
+            keeper,
+            progress: Progress::default(),
+            requests: Mutex::default(),
+            max_log_bytes,
+            log_limit,
+            events: Mutex::default(),
+            failure: Mutex::default(),
+        }
+    }
+
+    /// The state of the pages. Nothing awaits while it is locked.
+    pub(super) fn state(&self) -> MutexGuard<'_, PageState> {
+        lock(&self.state)
+    }
+
+    pub(super) fn requests(&self) -> MutexGuard<'_, Requests> {
+        lock(&self.requests)
+    }
+
+    /// Appends the events of all cores.
+    pub(super) fn take_events(&self, all: &mut Vec<Event>) {
+        lock(&self.events).iter().for_each(|queue| queue.drain(all));
+    }
+
+    pub(super) fn add_queue(&self) -> Arc<Events> {
+        let queue = Arc::new(Events::default());
+        lock(&self.events).push(Arc::clone(&queue));
+        queue
+    }
+
+    /// An I/O that writes depend on failed: no page is written any more.
+    pub(super) fn fail(&self, error: &Error) {
+        lock(&self.failure).get_or_insert_with(|| Failure::of(error));
+        tracing::error!("store {} failed: {error}", self.name);
+        self.keeper.set();
+        self.progress.tell();
+    }
+
+    /// The error of the failure, if there was one.
+    pub(super) fn check_failed(&self, operation: &'static str, outcome: Outcome) -> Result<()> {
+        lock(&self.failure).as_ref().map_or(Ok(()), |failure| Err(failure.error(operation, outcome)))
+    }
+}
+
+/// Locks what no panic leaves half done.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Gives the log its segments.
+///
+/// There is a limit, but none that a batch meets: a bundle may wait for records that are in the
+/// cores' buffers (W1), and the log has to take these so that the bundle can be named and a
+/// checkpoint can let the log go. So beyond the limit *writers* wait ([`LogLimit::is_reached`]), and
+/// the log takes what is in the buffers.
+pub(super) struct LogSegments {
+    pub(super) state: Arc<Mutex<PageState>>,
+    pub(super) limit: Arc<LogLimit>,
+    pub(super) keeper: Arc<Signal>,
+}
+
+/// How long the log may become.
+#[derive(Debug)]
+pub(super) struct LogLimit {
+    segments: usize,
+    is_reached: AtomicBool,
+}
+
+impl LogLimit {
+    pub(super) fn new(segments: usize) -> Self {
+        Self { segments, is_reached: AtomicBool::new(false) }
+    }
+
+    /// Whether writers wait until a checkpoint has let some of the log go.
+    pub(super) fn is_reached(&self) -> bool {
+        self.is_reached.load(Ordering::Relaxed)
+    }
+
+    /// The log has so many segments.
+    pub(super) fn has(&self, segments: usize) {
+        self.is_reached.store(segments >= self.segments, Ordering::Relaxed);
+    }
+}
+
+impl SegmentSupply for LogSegments {
+    fn next(&self) -> Option<SegmentName> {
+        let mut state = lock(&self.state);
+        let name = state.segments.open_log().map(|(name, _)| name);
+        self.limit.has(state.segments.log_count());
+        if self.limit.is_reached() {
+            self.keeper.set();
+        }
+        name
+    }
+
+    fn wanted(&self) {
+        self.keeper.set();
+    }
+}
+
+/// One core's part of a store.
+pub(in crate::store) struct CoreStore<E: Env, N: Namespace> {
+    pub(super) shared: Arc<Shared>,
+    pub(super) env: E,
+    pub(super) namespace: N,
+    pub(super) core: NodesOfCore,
+    pub(super) log: CoreDriver<E, N>,
+    pub(super) overlay: RefCell<Access>,
+    pub(super) hand: Hand,
+}
+
+/// The catalog, which is the one tree for now.
+pub(in crate::store) fn catalog() -> TreeRoot {
+    let id = PageId::new(1).expect("small");
+    TreeRoot { tree: 0, root: ChildWord::new(id, Epoch::FIRST) }
+}

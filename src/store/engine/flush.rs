@@ -1,0 +1,384 @@
+//! The flusher: which pages go to the namespace, in which bundles, and what is true when a bundle
+//! is durable. It does no I/O and reads no clock: events and captured pages go in, plans of bundles
+//! come out, and the caller says what became of them.
+//!
+//! ```text
+//! events ──▶ drain ──▶ dirty pages, structure ──▶ next_bundle ──▶ Plan ──▶ durable(bundle)
+//!                                                                    └───▶ failed(bundle)
+//! ```
+//!
+//! # States of a page
+//!
+//! | state | what is true | next, by |
+//! |---|---|---|
+//! | clean | its durable image is all that there is | dirty: an event |
+//! | dirty | the log keeps all numbers from its `from` on | under way: a bundle is sealed with it |
+//! | under way | the log keeps them still; a bundle has its image | clean: [`durable`](Flusher::durable), unless an event came since; dirty: [`failed`](Flusher::failed) |
+//! | gone | removed or moved; the log keeps them, and its heirs are dirty | free: a bundle with its heirs is durable |
+//!
+//! A page is dirty by `Dirty` events; what is split off it, and what takes its place when it is
+//! gone, inherits its `from`. Only dirt concerns the log. Of shape, the log knows nothing: what the
+//! durable tree does not know of it is in [`structure`], and writing it is never urgent.
+//!
+//! # A bundle is closed before it is sealed
+//!
+//! Pages are captured while cores go on changing them. So a set of captured pages is
+//!
+//! 1. filled by the hand, and each page brings along what the five rules of `btree/smo.rs` want
+//!    beside it ([`rules`]);
+//! 2. held against the events that were pushed until its last page was captured, which may want
+//!    more, or a page captured anew; and so on until there is nothing new.
+//!
+//! Then the set keeps the rules with all that its images show, since a change is in the queues
+//! before it can be seen. (A change that comes later is in none of the images.)
+//!
+//! | rule | debt | from |
+//! |---|---|---|
+//! | 1 | a page, to the new one that its split names, while its durable parent is one behind | `Split` |
+//! | 2 | an inner page, to each child in flux whose durable image is not what it states | `Posted`, `RootSplit`, `Collapsed` |
+//! | 3 | a page in flux, to the page that names it or to its parent, if the durable tree does not reach it or is two behind | `Split`, then `Posted` |
+//! | 4 | an heir, to the other pages that may be it; the id is in the trailer of the bundle that has them | `Removed`, `Collapsed` |
+//! | 5 | every page below the level of an heir, to that heir; but a page whose parent is in the set, to that one alone | `Removed` |
+//!
+//! The debts are no list. They follow from the pages in flux, the pages that are gone, and what is
+//! durable of both, so they are settled by what a durable image says and not by what was sent.
+//!
+//! # Bundles do not depend on bundles under way
+//!
+//! A page is in one bundle at most, and a page that needs one that is under way waits. So each
+//! bundle keeps the rules on what is durable when it is sealed, whatever becomes of the others and
+//! in whatever order. What does not fit one bundle goes in several: pages that others need and that
+//! need less themselves go first, and the rest when they are durable.
+//!
+//! Some sets cannot be taken apart: all of a tree that grew before it was ever durable, or a family
+//! in which each child changed twice. [`Next::TooLarge`] says so. The caller asks again with the
+//! room of a *group*: several bundles that are named in one batch of the log, which makes them
+//! durable together. A [`Plan`] is such a group as soon as it has more than a bundle takes.
+//!
+//! # Order
+//!
+//! One hand goes round in the order of (parent's id, page's id), which brings families together
+//! (E4). Before it come inner pages with many children in flux, whose debts would outgrow a bundle;
+//! heirs, which hold back all pages below them and all ids; and what the evicter found dirty.
+#![cfg_attr(not(test), expect(dead_code, unused_imports, reason = "the next store is not in use yet"))]
+
+mod assemble;
+mod defect;
+mod dirty;
+mod pace;
+mod pages;
+mod rules;
+mod set;
+mod structure;
+#[cfg(test)]
+mod tests;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+
+pub(in crate::store) use assemble::{Next, Plan, Reason, Room};
+pub(in crate::store) use defect::FlushDefect;
+pub(in crate::store) use dirty::NO_NUMBER;
+pub(in crate::store) use pace::{Load, MAX_BEAT_BYTES, Pace};
+pub(in crate::store) use pages::{Capture, Captured, Live, Look, Pages};
+
+use self::dirty::{Dirt, DirtyPages, Place};
+use self::structure::Structure;
+use crate::store::events::Event;
+use crate::store::word::{ChildWord, Epoch, PageId};
+
+/// After so many looks into all queues without an end of structure changes the flusher lets them
+/// pass for now.
+const MAX_PASSES: usize = 64;
+
+/// Names a bundle of one flusher.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub(in crate::store) struct BundleId(u64);
+
+/// What is remembered of a bundle under way.
+#[derive(Debug, Default)]
+struct UnderWay {
+    pages: BTreeMap<PageId, (Epoch, Option<Dirt>)>,
+    /// What its inner pages state of pages in flux.
+    states: Vec<ChildWord>,
+    /// What its pages name as split from them.
+    names: Vec<ChildWord>,
+    freed: Vec<ChildWord>,
+}
+
+/// What a durable bundle changes. Its entries (places, and what they replace) are in the bundle's
+/// trailer.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(in crate::store) struct Settled {
+    /// Their durable images are those of the bundle now.
+    pub(in crate::store) pages: Vec<ChildWord>,
+    /// Ids to be released, with the epoch that their next use starts from; their durable images, if
+    /// they have any, are garbage.
+    pub(in crate::store) freed: Vec<ChildWord>,
+}
+
+/// The flusher of a store. One core at a time has it.
+#[derive(Debug)]
+pub(in crate::store) struct Flusher {
+    dirty: DirtyPages,
+    structure: Structure,
+    under_way: BTreeMap<PageId, BundleId>,
+    bundles: BTreeMap<BundleId, UnderWay>,
+    last_bundle: u64,
+    hand: Option<Place>,
+    wanted: VecDeque<PageId>,
+    is_wanted: BTreeSet<PageId>,
+    /// Events that were drained and not learned from yet.
+    batch: Vec<Event>,
+    log_start: u64,
+    /// How many pages were captured.
+    captures: u64,
+    defect: Option<FlushDefect>,
+}
+
+impl Flusher {
+    /// For a store whose pages in memory are all clean, and whose log starts at `log_start`.
+    pub(in crate::store) fn new(log_start: u64, defect: Option<FlushDefect>) -> Self {
+        Self {
+            dirty: DirtyPages::default(),
+            structure: Structure::default(),
+            under_way: BTreeMap::new(),
+            bundles: BTreeMap::new(),
+            last_bundle: 0,
+            hand: None,
+            wanted: VecDeque::new(),
+            is_wanted: BTreeSet::new(),
+            batch: Vec::new(),
+            log_start,
+            captures: 0,
+            defect,
+        }
+    }
+
+    /// Takes all events. `take` appends those of every core's queue to what it gets. False if there
+    /// was no end of structure changes: nothing was learned, and the caller comes again.
+    ///
+    /// It looks into all queues until it finds no structure change any more. So whatever was pushed
+    /// before one that it learns from, on whichever core, is in the same batch or in one before.
+    pub(in crate::store) fn drain(
+        &mut self,
+        pages: &impl Pages,
+        take: &mut impl FnMut(&mut Vec<Event>),
+    ) -> bool {
+        let is_dirt = |event: &Event| matches!(event, Event::Dirty { .. });
+        let mut known = 0;
+        for _ in 0..MAX_PASSES {
+            take(&mut self.batch);
+            if self.batch[known..].iter().all(is_dirt) {
+                self.learn(pages);
+                return true;
+            }
+            known = self.batch.len();
+        }
+        false
+    }
+
+    fn learn(&mut self, pages: &impl Pages) {
+        let batch = std::mem::take(&mut self.batch);
+        for event in &batch {
+            if let Event::Dirty { tree, parent, page, from } = *event {
+                self.dirty.add(page, Dirt { tree, parent, from });
+            }
+        }
+        self.structure.learn(&batch, pages);
+        let mut changed = true;
+        while changed {
+            changed = false;
+            for event in &batch {
+                changed |= self.inherit(event);
+            }
+        }
+        self.batch = batch;
+        self.batch.clear();
+    }
+
+    /// What the log keeps for a page.
+    fn from(&self, page: PageId) -> Option<u64> {
+        let under_way = self.under_way.get(&page).and_then(|bundle| self.bundles.get(bundle));
+        let under_way = under_way.and_then(|bundle| bundle.pages.get(&page)?.1);
+        let dirty = self.dirty.get(page).copied();
+        let gone = self.structure.gone.get(&page).and_then(|gone| gone.from);
+        [dirty.map(|dirt| dirt.from), under_way.map(|dirt| dirt.from), gone].into_iter().flatten().min()
+    }
+
+    /// Hands on what the log keeps for a page. Whether anything is new in that.
+    fn inherit(&mut self, event: &Event) -> bool {
+        match *event {
+            Event::Dirty { .. } | Event::Posted { .. } => false,
+            Event::Split { tree, page, new } => {
+                let parent = self.dirty.get(page).map_or(page, |dirt| dirt.parent);
+                self.make_dirty(new.id(), tree, parent, self.from(page))
+            }
+            Event::RootSplit { tree, root, left, right } => {
+                let from = self.from(root);
+                let left = self.make_dirty(left.id(), tree, root, from);
+                self.make_dirty(right.id(), tree, root, from) || left
+            }
+            Event::Removed { tree, parent, gone } => {
+                let keeps = self.defect != Some(FlushDefect::LogForgets);
+                self.bequeath(tree, gone.id(), parent, keeps)
+            }
+            Event::Collapsed { tree, root, gone } => self.bequeath(tree, gone.id(), root, true),
+        }
+    }
+
+    /// The log keeps numbers from `from` on for a page: a dirty one, or one that is gone, which hands
+    /// them on to its heirs. Whether that is news.
+    fn make_dirty(&mut self, page: PageId, tree: u32, parent: PageId, from: Option<u64>) -> bool {
+        let Some(from) = from else { return false };
+        if let Some(gone) = self.structure.gone.get_mut(&page) {
+            let is_news = from != NO_NUMBER && gone.from.is_none_or(|old| from < old);
+            if is_news {
+                gone.from = Some(from);
+            }
+            return is_news;
+        }
+        if self.dirty.get(page).is_some_and(|dirt| dirt.from <= from) {
+            return false;
+        }
+        let parent = self.dirty.get(page).map_or(parent, |dirt| dirt.parent);
+        self.dirty.add(page, Dirt { tree, parent, from });
+        true
+    }
+
+    fn bequeath(&mut self, tree: u32, page: PageId, heir: PageId, keeps: bool) -> bool {
+        let from = self.from(page).filter(|_| keeps);
+        let Some(gone) = self.structure.gone.get_mut(&page) else { return false };
+        gone.from = from;
+        self.dirty.take(page);
+        self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)))
+    }
+
+    /// The number from which on the log has to be kept. `next_number` is what the next write would
+    /// have drawn *before* this call; a write whose event comes later has a number from there on.
+    pub(in crate::store) fn log_start(
+        &mut self,
+        next_number: u64,
+        pages: &impl Pages,
+        take: &mut impl FnMut(&mut Vec<Event>),
+    ) -> u64 {
+        if self.drain(pages, take) {
+            let kept = self.oldest().unwrap_or(next_number).min(next_number);
+            self.log_start = self.log_start.max(kept);
+        }
+        self.log_start
+    }
+
+    /// The smallest `from` of all that is not durable, as far as events are drained.
+    pub(in crate::store) fn oldest(&self) -> Option<u64> {
+        let under_way = self.bundles.values().flat_map(|bundle| bundle.pages.values());
+        let under_way = under_way.filter_map(|(_, dirt)| dirt.map(|dirt| dirt.from));
+        let gone = self.structure.gone.values().filter_map(|gone| gone.from);
+        let oldest = under_way.chain(gone).chain(self.dirty.oldest()).min();
+        oldest.filter(|from| *from != NO_NUMBER)
+    }
+
+    /// The evicter found the page dirty: it goes to the front. A page that it asks for is written
+    /// even if the log keeps nothing for it.
+    pub(in crate::store) fn want(&mut self, page: PageId) {
+        if self.is_wanted.insert(page) {
+            self.wanted.push_back(page);
+        }
+    }
+
+    /// How many pages are dirty, those in bundles under way left out.
+    pub(in crate::store) fn dirty_count(&self) -> usize {
+        self.dirty.len()
+    }
+
+    /// How many bundles are under way.
+    pub(in crate::store) fn under_way_count(&self) -> usize {
+        self.bundles.len()
+    }
+
+    /// Begins a bundle that moves images of cold pages elsewhere, for cleaning. Those that come back
+    /// may be in it; the others are in a bundle under way, or gone. A page of them that is changed
+    /// meanwhile waits until the bundle is durable or failed, and an entry of it counts only where
+    /// the page still has the image that it replaces.
+    ///
+    /// A page that is in memory is not moved but [wanted](Self::want): it is written as any other.
+    pub(in crate::store) fn move_cold(
+        &mut self,
+        cold: impl IntoIterator<Item = ChildWord>,
+    ) -> (BundleId, Vec<ChildWord>) {
+        self.last_bundle += 1;
+        let bundle = BundleId(self.last_bundle);
+        let is_in = |page: &ChildWord| {
+            !self.under_way.contains_key(&page.id()) && !self.structure.gone.contains_key(&page.id())
+        };
+        let moved: Vec<ChildWord> = cold.into_iter().filter(is_in).collect();
+        let pages = moved.iter().map(|page| (page.id(), (page.epoch(), None))).collect();
+        self.under_way.extend(moved.iter().map(|page| (page.id(), bundle)));
+        self.bundles.insert(bundle, UnderWay { pages, ..UnderWay::default() });
+        (bundle, moved)
+    }
+
+    /// The bundle is durable. The durable epochs that [`Pages::durable`] tells are those of before
+    /// or of after; the caller releases what is freed after this call.
+    pub(in crate::store) fn durable(&mut self, bundle: BundleId, pages: &impl Pages) -> Settled {
+        let Some(done) = self.bundles.remove(&bundle) else { return Settled::default() };
+        let flux = &mut self.structure.flux;
+        let mut touched: BTreeSet<PageId> = done.pages.keys().copied().collect();
+        for (page, (epoch, _)) in &done.pages {
+            self.under_way.remove(page);
+            if let Some(flux) = flux.get_mut(page) {
+                flux.durable = Some(*epoch);
+            }
+        }
+        for new in &done.names {
+            if let Some(flux) = flux.get_mut(&new.id()) {
+                // An old split may name an id that is another page's by now.
+                if flux.durable.is_some_and(|epoch| epoch == new.epoch() || epoch == new.epoch().next()) {
+                    flux.says.get_or_insert(new.epoch());
+                }
+                touched.extend(flux.split_from.iter().copied());
+            }
+            touched.insert(new.id());
+        }
+        for child in &done.states {
+            if let Some(flux) = flux.get_mut(&child.id()) {
+                flux.says = Some(child.epoch());
+                touched.extend(flux.split_from.iter().copied());
+            }
+            touched.insert(child.id());
+        }
+        for freed in &done.freed {
+            self.under_way.remove(&freed.id());
+            self.structure.gone.remove(&freed.id());
+            self.structure.flux.remove(&freed.id());
+            self.dirty.take(freed.id());
+        }
+        if self.defect == Some(FlushDefect::CleanByMistake) {
+            for page in done.pages.keys() {
+                self.dirty.take(*page);
+            }
+        }
+        self.structure.settle(touched, pages);
+        let pages = done.pages.iter().map(|(page, (epoch, _))| ChildWord::new(*page, *epoch));
+        Settled { pages: pages.collect(), freed: done.freed }
+    }
+
+    /// The bundle is given up: all its pages are dirty again, as they were.
+    pub(in crate::store) fn failed(&mut self, bundle: BundleId) {
+        let Some(lost) = self.bundles.remove(&bundle) else { return };
+        for (page, (_, dirt)) in lost.pages {
+            self.under_way.remove(&page);
+            self.put_back(page, dirt);
+        }
+        for freed in lost.freed {
+            self.under_way.remove(&freed.id());
+        }
+    }
+
+    fn put_back(&mut self, page: PageId, dirt: Option<Dirt>) {
+        if let Some(dirt) = dirt {
+            // Its place may be another by now.
+            let parent = self.dirty.get(page).map_or(dirt.parent, |dirt| dirt.parent);
+            self.dirty.add(page, Dirt { parent, ..dirt });
+        }
+    }
+}

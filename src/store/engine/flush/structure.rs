@@ -1,0 +1,242 @@
+//! What the durable tree does not know yet of the shape that the tree has in memory.
+//!
+//! Events only name pages. What is true of these pages is read off what they are in memory, what
+//! was captured of them, and what is durable; an event whose compare-and-swap failed therefore
+//! changes nothing but which pages are looked at.
+//!
+//! | event | pages in flux | relation |
+//! |---|---|---|
+//! | `Split` | both | the new page may be a parent, or an heir, wherever the old one is |
+//! | `Posted` | – | the parent is one of both |
+//! | `RootSplit` | both halves, below the root | the halves may be parents and heirs, wherever the root is |
+//! | `Removed` | – | the page is gone, and the parent its heir, as it is of all whose heir is gone with it |
+//! | `Collapsed` | – | the same; the root may be a parent wherever the page was |
+//!
+//! A page is **in flux** from its first split, or its creation, until its durable parent states the
+//! epoch that it has. For a page that is not in flux, memory, the durable parent and the durable
+//! image have the same epoch: that is where the epoch comes from that the durable tree *says* when
+//! a page comes into flux.
+//!
+//! Parents and heirs are candidates: each event adds some, and who looks which of them has the page
+//! in memory finds the one that counts. The events of one [drain](super::Flusher::drain) include
+//! all that were pushed before any of them, so a page cannot have a parent or an heir that is no
+//! candidate.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use super::pages::{Live, Look, Pages};
+use crate::store::events::Event;
+use crate::store::word::{ChildWord, Epoch, PageId};
+
+/// A page whose epoch the durable parent may not state.
+#[derive(Clone, Debug, Default)]
+pub(super) struct Flux {
+    /// What the durable tree says where it refers to the page: in its parent, or in the pending
+    /// split of the page that it was split from. None if it does not.
+    pub(super) says: Option<Epoch>,
+    /// The epoch of its durable image.
+    pub(super) durable: Option<Epoch>,
+    /// Pages that it may have been split from.
+    pub(super) split_from: Vec<PageId>,
+    /// Pages that may be its parent.
+    pub(super) parents: Vec<PageId>,
+    /// Pages that may have been split from it.
+    split_off: Vec<ChildWord>,
+}
+
+/// A page that was removed or moved, whose id is not free.
+#[derive(Clone, Debug)]
+pub(super) struct Gone {
+    pub(super) tree: u32,
+    /// Pages that may have its range, or its content.
+    pub(super) heirs: BTreeSet<PageId>,
+    /// What the log has to keep for it.
+    pub(super) from: Option<u64>,
+    /// Its range is another page's now: rule 5.
+    pub(super) is_removal: bool,
+}
+
+#[derive(Debug, Default)]
+pub(super) struct Structure {
+    pub(super) flux: BTreeMap<PageId, Flux>,
+    pub(super) gone: BTreeMap<PageId, Gone>,
+    /// Roots of trees, as far as events have named them.
+    roots: BTreeSet<PageId>,
+}
+
+fn add(pages: &mut Vec<PageId>, page: PageId) {
+    if !pages.contains(&page) {
+        pages.push(page);
+    }
+}
+
+impl Structure {
+    /// Learns from the structure changes of a drain, in any order.
+    pub(super) fn learn(&mut self, batch: &[Event], pages: &impl Pages) {
+        for event in batch {
+            self.enter(event, pages);
+        }
+        // Relations follow from each other, whatever their order in the batch.
+        loop {
+            let mut changed = false;
+            for event in batch {
+                changed |= self.relate(event, pages);
+            }
+            if !changed {
+                return;
+            }
+        }
+    }
+
+    fn enter(&mut self, event: &Event, pages: &impl Pages) {
+        match *event {
+            Event::Dirty { parent, page, .. } => {
+                if parent == page {
+                    self.roots.insert(page);
+                }
+            }
+            Event::Split { page, new, .. } => {
+                let flux = self.flux.entry(page).or_insert_with(|| {
+                    let says = pages.durable(page);
+                    Flux { says, durable: says, ..Flux::default() }
+                });
+                if !flux.split_off.contains(&new) {
+                    flux.split_off.push(new);
+                }
+                let flux = self.flux.entry(new.id()).or_default();
+                add(&mut flux.split_from, page);
+            }
+            Event::Posted { parent, page, new, .. } => {
+                for child in [page, new] {
+                    if let Some(flux) = self.flux.get_mut(&child.id()) {
+                        add(&mut flux.parents, parent);
+                    }
+                }
+            }
+            Event::RootSplit { root, left, right, .. } => {
+                self.roots.insert(root);
+                for half in [left, right] {
+                    let flux = self.flux.entry(half.id()).or_default();
+                    add(&mut flux.parents, root);
+                }
+            }
+            Event::Removed { tree, parent, gone } => self.goes(tree, gone, parent, true, pages),
+            Event::Collapsed { tree, root, gone } => self.goes(tree, gone, root, false, pages),
+        }
+    }
+
+    fn goes(&mut self, tree: u32, gone: ChildWord, heir: PageId, is_removal: bool, pages: &impl Pages) {
+        // Another visitor's step may have been the one, long ago, and the id may be another page's.
+        if pages.look(gone.id()) == Look::Gone(gone.epoch()) {
+            let new = Gone { tree, heirs: BTreeSet::new(), from: None, is_removal };
+            self.gone.entry(gone.id()).or_insert(new).heirs.insert(heir);
+        }
+    }
+
+    /// Adds the pages that the event makes candidates besides others. Whether there are new ones.
+    fn relate(&mut self, event: &Event, pages: &impl Pages) -> bool {
+        let (from, to) = match *event {
+            Event::Dirty { .. } | Event::Posted { .. } => return false,
+            // Leaves are nobody's parents and nobody's heirs.
+            Event::Split { page, .. } if matches!(pages.look(page), Look::Live(live) if live.level == 0) => {
+                return false;
+            }
+            Event::Split { page, new, .. } => (page, [new.id(); 2]),
+            Event::RootSplit { root, left, right, .. } => (root, [left.id(), right.id()]),
+            Event::Removed { parent, gone, .. } => (gone.id(), [parent; 2]),
+            Event::Collapsed { root, gone, .. } => (gone.id(), [root; 2]),
+        };
+        let mut changed = false;
+        for (page, flux) in &mut self.flux {
+            if flux.parents.contains(&from) {
+                for to in to.iter().filter(|to| *to != page) {
+                    changed |= !flux.parents.contains(to);
+                    add(&mut flux.parents, *to);
+                }
+            }
+        }
+        for (page, gone) in &mut self.gone {
+            if gone.heirs.contains(&from) {
+                for to in to.iter().filter(|to| *to != page) {
+                    changed |= gone.heirs.insert(*to);
+                }
+            }
+        }
+        changed
+    }
+
+    /// The parent of `page` in memory, and the epoch that it states.
+    pub(super) fn parent(&self, page: PageId, pages: &impl Pages) -> Option<PageId> {
+        let candidates = self.flux.get(&page)?.parents.iter().rev();
+        candidates.copied().find(|parent| pages.stated(*parent, page).is_some())
+    }
+
+    /// Whether visitors can come to the page, if it is one. A new page that nobody names yet is its
+    /// creator's alone, and may not even have been announced.
+    pub(super) fn is_published(&self, page: PageId, pages: &impl Pages) -> bool {
+        let Some(flux) = self.flux.get(&page) else {
+            return self.roots.contains(&page) || pages.durable(page).is_some();
+        };
+        if flux.says.is_some() {
+            return true;
+        }
+        let Look::Live(live) = pages.look(page) else { return true };
+        let names = |left: &PageId| match pages.look(*left) {
+            Look::Live(Live { pending: Some(new), .. }) => {
+                new.id() == page && (new.epoch() == live.epoch || new.epoch().next() == live.epoch)
+            }
+            _ => false,
+        };
+        flux.split_from.iter().any(names) || self.parent(page, pages).is_some()
+    }
+
+    /// Whether one of the pages that may have it as a child still does, in memory.
+    pub(super) fn is_stated(&self, gone: PageId, pages: &impl Pages) -> bool {
+        let heirs = self.gone.get(&gone).into_iter().flat_map(|gone| &gone.heirs);
+        heirs.into_iter().any(|heir| pages.stated(*heir, gone).is_some())
+    }
+
+    /// Whether no durable page will lead to `gone` any more once `written` are durable, which are
+    /// all its heirs that there are as pages.
+    pub(super) fn is_free(
+        &self,
+        page: PageId,
+        written: &impl Fn(PageId) -> bool,
+        pages: &impl Pages,
+    ) -> bool {
+        let Some(gone) = self.gone.get(&page) else { return true };
+        !self.is_stated(page, pages)
+            && gone.heirs.iter().all(|heir| match pages.look(*heir) {
+                Look::Live(_) => written(*heir),
+                Look::Gone(_) => self.gone.contains_key(heir) && self.is_free(*heir, written, pages),
+                Look::Free => true,
+                Look::Cold(_) => false,
+            })
+            && gone.heirs.iter().any(|heir| written(*heir) || self.gone.contains_key(heir))
+    }
+
+    /// Forgets pages that the durable tree has as memory has them.
+    pub(super) fn settle(&mut self, candidates: impl IntoIterator<Item = PageId>, pages: &impl Pages) {
+        for page in candidates {
+            let Some(flux) = self.flux.get(&page) else { continue };
+            let (says, durable) = (flux.says, flux.durable);
+            let is_settled = match pages.look(page) {
+                Look::Free => true,
+                Look::Gone(_) => false,
+                Look::Cold(epoch) | Look::Live(Live { epoch, .. }) => {
+                    let epoch = Some(epoch);
+                    let is_open = |new: &ChildWord| {
+                        // It may yet be published, as part of a split that has not come to be.
+                        let unknown = self.flux.get(&new.id()).is_some_and(|flux| flux.says.is_none());
+                        unknown
+                            && matches!(pages.look(new.id()), Look::Live(live) if live.epoch == new.epoch())
+                    };
+                    says == epoch && durable == epoch && !flux.split_off.iter().any(is_open)
+                }
+            };
+            if is_settled {
+                self.flux.remove(&page);
+            }
+        }
+    }
+}
