@@ -28,12 +28,10 @@ pub(super) use miss::{ColdPage, Miss};
 pub(super) use node::{Block, MAX_NODE_BYTES, NodeMemory};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use nodes::{Core, CoreMemories, Eviction, LoadedPage, Nodes, NotInstalled, Pin};
+pub(super) use nodes::{Core, CoreMemories, Eviction, LoadedPage, Nodes, NotInstalled};
 #[cfg(not(any(loom, shuttle)))]
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
-pub(super) use tree::{
-    Capture, Captured, Change, CorePages, DurableHomes, Numbers, Refusal, TreeRoot, Value,
-};
+pub(super) use tree::{Captured, Change, CorePages, DurableHomes, Numbers, Refusal, TreeRoot};
 
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]

@@ -41,19 +41,18 @@ mod superblock;
 mod tests;
 
 pub(in crate::store) use bundle::{
-    Builder, Durable, FlushClock, Full, MAX_ENTRIES as MAX_BUNDLE_ENTRIES,
-    MAX_PAGES_BYTES as MAX_BUNDLE_PAGES_BYTES, Origin, Sealed, Trailer, number as bundle_number,
-    trailer_len as trailer_bytes,
+    Builder, FlushClock, Full, MAX_ENTRIES as MAX_BUNDLE_ENTRIES, MAX_PAGES_BYTES as MAX_BUNDLE_PAGES_BYTES,
+    Origin, Sealed, Trailer, number as bundle_number, trailer_len as trailer_bytes,
 };
 pub(in crate::store) use damage::Damage;
-pub(in crate::store) use geometry::{Geometry, MIN_STORE_BYTES};
+pub(in crate::store) use geometry::{GRANULE_BYTES, Geometry, MIN_STORE_BYTES};
 pub(in crate::store) use map_page::{
     MAP_CONTENT_BYTES, MapChange, MapEntry, MapLoad, MapPage, MapTree, Owner, header as map_header,
 };
 pub(in crate::store) use overlay::Overlay;
 pub(in crate::store) use page::{
-    Compression, PAGE_HEADER_BYTES, Page, PageFlags, PageHeader, PageIdentity, PageKind, expiry_seconds,
-    parse as parse_page, stored_granules,
+    Compression, PAGE_HEADER_BYTES, PageFlags, PageHeader, PageKind, expiry_seconds, parse as parse_page,
+    stored_granules,
 };
 pub(in crate::store) use segment::{
     SegmentHeader, SegmentName, SegmentUse, Segments, TableLoad, TableWrite, Temperature,

@@ -135,7 +135,7 @@ pub(in crate::store) enum Installed {
 /// What became of an eviction.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Evicted {
-    Evicted,
+    Done,
     /// The node is not what is durable.
     Dirty,
     /// The page has another node, or is not in memory.
@@ -240,7 +240,7 @@ impl Homes {
             return Evicted::Changed;
         }
         shard.0.remove(&id);
-        Evicted::Evicted
+        Evicted::Done
     }
 
     /// The keeper installs the image of a page, which is durable now and newer than the one before.

@@ -20,13 +20,12 @@ use super::streams::{BundleLoad, NoSegment, Written};
 use super::superblocks;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
-use crate::store::codec::to_usize;
 use crate::store::env::Env;
 use crate::store::pages::{
-    LogStart, MAP_CONTENT_BYTES, MapChange, MapTree, PageHeader, SegmentName, Superblock, TableWrite,
-    Temperature, map_header, stored_granules,
+    GRANULE_BYTES, LogStart, MAP_CONTENT_BYTES, MapChange, MapTree, PageHeader, SegmentName, Superblock,
+    TableWrite, Temperature, map_header, stored_granules,
 };
-use crate::store::word::{GRANULE_BYTES, PageRef};
+use crate::store::word::PageRef;
 
 /// How many pages of the map are put together in one step: some 10 µs each.
 const PAGES_PER_STEP: usize = 8;
@@ -47,7 +46,7 @@ impl Gathered {
 
 /// What a page takes whose content is so long.
 fn stored_bytes(content: usize) -> usize {
-    stored_granules(content) as usize * to_usize(GRANULE_BYTES)
+    stored_granules(content) as usize * GRANULE_BYTES
 }
 
 /// What a checkpoint has frozen.

@@ -37,8 +37,8 @@ use crate::store::events::Sink;
 use crate::store::options::Options;
 use crate::store::overlay::{self, Access};
 use crate::store::pages::{
-    Damage, Geometry, LogStart, MapLoad, MapTree, Overlay, Owner, SegmentHeader, SegmentUse, Segments,
-    Superblock, TableLoad, Trailer,
+    Damage, Geometry, MapLoad, MapTree, Overlay, Owner, SegmentHeader, SegmentUse, Segments, Superblock,
+    TableLoad, Trailer,
 };
 use crate::store::wal::{Batch, BundleEntry, LogEnd, LogFormat, LogPosition, Segments as Chain, Wal};
 use crate::store::word::{ColdAddress, PageRef};

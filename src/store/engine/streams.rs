@@ -6,10 +6,10 @@
 
 use crate::mem::DmaBuf;
 use crate::store::pages::{
-    Builder, Full, MAX_BUNDLE_ENTRIES, MAX_BUNDLE_PAGES_BYTES, Owner, Sealed, SegmentHeader, SegmentName,
-    SegmentUse, Segments, Temperature, trailer_bytes,
+    Builder, Full, GRANULE_BYTES, MAX_BUNDLE_ENTRIES, MAX_BUNDLE_PAGES_BYTES, Owner, Sealed, SegmentHeader,
+    SegmentName, SegmentUse, Segments, Temperature, trailer_bytes,
 };
-use crate::store::word::{GRANULE_BYTES, MAX_PAGE_BYTES};
+use crate::store::word::MAX_PAGE_BYTES;
 
 /// The segment that a stream fills.
 #[derive(Clone, Copy, Debug)]
@@ -98,14 +98,14 @@ impl Streams {
     fn room_of(&self, filling: Filling) -> Option<BundleRoom> {
         let geometry = self.owner.geometry;
         let granules = geometry.segment_granules() - filling.next;
-        let left = granules as usize * GRANULE_BYTES as usize;
+        let left = granules as usize * GRANULE_BYTES;
         // A page is rarely shorter than half a block; one more entry than that is a bundle more.
         let entries = (left / 512).clamp(8, MAX_BUNDLE_ENTRIES);
         let trailer = trailer_bytes(entries, 0);
         let padding = geometry.block as usize;
-        let bytes = left.saturating_sub(trailer.next_multiple_of(GRANULE_BYTES as usize) + padding);
+        let bytes = left.saturating_sub(trailer.next_multiple_of(GRANULE_BYTES) + padding);
         let bytes = bytes.min(MAX_BUNDLE_PAGES_BYTES);
-        let largest = (self.largest_page as usize * GRANULE_BYTES as usize).min(MAX_PAGE_BYTES);
+        let largest = (self.largest_page as usize * GRANULE_BYTES).min(MAX_PAGE_BYTES);
         (bytes >= largest).then_some(BundleRoom { bytes, entries })
     }
 
@@ -136,24 +136,8 @@ impl Streams {
             let header = SegmentHeader { name: filling.segment, usage, first: number };
             buf[..SegmentHeader::BYTES].copy_from_slice(&header.encode(&self.owner.identity));
         }
-        filling.next += u32::try_from(len / GRANULE_BYTES as usize).expect("below a segment");
+        filling.next += u32::try_from(len / GRANULE_BYTES).expect("below a segment");
         segments.appended(filling.segment.segment);
         (Written { sealed, offset: offset - head as u64, buf }, filled)
-    }
-
-    /// Seals all open segments: the store closes, or cleaning wants them.
-    pub(super) fn seal_all(&mut self, segments: &mut Segments) {
-        for filling in self.filling.iter_mut().filter_map(Option::take) {
-            segments.seal(filling.segment.segment);
-        }
-    }
-
-    /// A write to `segment` failed, and it is given up: the next bundle goes elsewhere.
-    pub(super) fn leave(&mut self, segment: u32) {
-        for filling in &mut self.filling {
-            if filling.is_some_and(|open| open.segment.segment == segment) {
-                *filling = None;
-            }
-        }
     }
 }

@@ -10,8 +10,7 @@ use rand::{Rng, SeedableRng};
 
 use super::core_store::{CoreStore, catalog};
 use super::open::open;
-use crate::block::{MemoryOptions, Namespace};
-use crate::error::Result;
+use crate::block::MemoryOptions;
 use crate::sim::{Disk, World};
 use crate::store::RtEnv;
 use crate::store::btree::Change;

@@ -112,7 +112,7 @@ impl Model {
         let MapView::Node(node) = word.view() else { return false };
         let (_, place) = parts(node);
         place != 0
-            && self.homes.evict(self.id, self.entry(), (word, address(place)), || true) == Evicted::Evicted
+            && self.homes.evict(self.id, self.entry(), (word, address(place)), || true) == Evicted::Done
     }
 
     pub(super) fn write(&self) {

@@ -101,7 +101,7 @@ fn only_the_node_that_is_durable_is_evicted() {
     let is_open = kept.homes.evict(id, kept.entry(id), (node(1), at(5)), || false);
     assert_eq!(is_open, Evicted::Dirty, "its area has a change");
     assert_eq!(kept.homes.get(id), Some(image(5)), "none of these forgets the home");
-    assert_eq!(kept.evict(id, (1, 5)), Evicted::Evicted);
+    assert_eq!(kept.evict(id, (1, 5)), Evicted::Done);
     assert_eq!(kept.entry(id).load(), cold(5).words());
     assert_eq!(kept.homes.get(id), None);
 }
@@ -145,12 +145,12 @@ fn a_clean_page_whose_image_is_moved_is_clean() {
     assert_eq!(kept.clean(id, 5, 6), Installed::Newest { left: Some(at(5)) });
     assert_eq!(kept.clean(id, 6, 7), Installed::Newest { left: Some(at(6)) });
     assert_eq!(kept.evict(id, (1, 7)), Evicted::Dirty, "its node has the place of before");
-    assert_eq!(kept.evict(id, (1, 5)), Evicted::Evicted);
+    assert_eq!(kept.evict(id, (1, 5)), Evicted::Done);
     assert_eq!(kept.entry(id).load(), cold(7).words());
     assert_eq!(kept.clean(id, 7, 9), Installed::Newest { left: Some(at(7)) }, "it is cold");
     assert_eq!(kept.entry(id).load(), cold(9).words());
     assert!(kept.load(id, 9, 2));
-    assert_eq!(kept.evict(id, (2, 9)), Evicted::Evicted, "the node has the place that it was read from");
+    assert_eq!(kept.evict(id, (2, 9)), Evicted::Done, "the node has the place that it was read from");
 }
 
 #[test]
@@ -162,7 +162,7 @@ fn a_flush_makes_a_page_clean_that_was_moved() {
     kept.entry(id).replace(node(1), node(2)).expect("nobody else changes it");
     assert_eq!(kept.install(id, 7), Installed::Newest { left: Some(at(6)) });
     assert_eq!(kept.evict(id, (2, 5)), Evicted::Dirty, "that was the image before");
-    assert_eq!(kept.evict(id, (2, 7)), Evicted::Evicted);
+    assert_eq!(kept.evict(id, (2, 7)), Evicted::Done);
 }
 
 #[test]

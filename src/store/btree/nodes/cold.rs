@@ -157,7 +157,7 @@ impl<M: NodeMemory> Pin<'_, M> {
         let Some(place) = node.place() else { return Eviction::Dirty };
         let close = || node.area().freeze_if_clean();
         match self.core.nodes.homes.evict(id, entry, (word, place), close) {
-            Evicted::Evicted => {
+            Evicted::Done => {
                 let bytes = node.len_bytes();
                 self.retire(word);
                 Eviction::Evicted { bytes }
