@@ -40,8 +40,10 @@
 //! - `superblock`, `catalog`, `space`, `object`, `disk`, `codec`: the format's parts.
 //! - `pace`: how its tasks let others run.
 //!
-//! The next store (`docs/store-design.md`) grows beside it, in `btree`, `cache`, `engine`, `events`,
-//! `overlay`, `pages`, `reclaim` and `wal`, which nothing uses yet but their tests.
+//! The next store grows beside it. It opens, reads, writes and recovers one tree, and nothing uses
+//! it yet but its tests. Read the head of `engine` first: it ties together `btree`, `cache`,
+//! `events`, `overlay`, `pages`, `reclaim`, `wal` and `word`. Its format is
+//! `docs/disk-format-2.md`; `docs/store-design.md` is what is still to come.
 
 mod apply;
 mod atomic;

@@ -1,10 +1,102 @@
-//! The engine of the next store: it ties its parts together, and does the I/O around them
-//! (`docs/store-design.md`).
+//! The engine of the next store: it ties its parts together, and does the I/O around them. It is
+//! not in use yet; [`open`] makes a store of one tree, and nothing calls it but tests.
 //!
 //! | module | what it is |
 //! |---|---|
+//! | [`open`] | opens a store or makes a fresh one; attaches cores; asks for checkpoints |
+//! | [`core_store`] | what the cores of a store share, and one core's part; how long the log may be |
+//! | [`state`] | where all pages lie, and what is on its way there: one lock |
+//! | [`operations`] | reads and writes of one core; what the log had goes into the tree |
+//! | [`loads`] | brings pages and frames of the mapping into memory, each once |
+//! | [`keeper`] | the task that writes pages, takes checkpoints and makes room in memory |
 //! | [`flush`] | which pages go to the namespace, in which bundles |
+//! | [`streams`] | which segment each stream of bundles fills |
+//! | [`checkpoint`] | writes map, segment table and superblock |
+//! | [`superblocks`] | reads and writes the four copies; the mark of a format |
 //! | [`log`] | writes the log for all cores, and reads it again |
+//! | [`signal`] | how tasks of several cores tell each other |
+//!
+//! The parts below it do no I/O: `btree` (pages in memory), `wal` (order and log), `pages` (what
+//! lies where), `cache` (memory), `overlay` (what the log had), `events` (what a core tells the
+//! keeper). Bytes are in `docs/disk-format-2.md`; reasons, and what comes later, are in
+//! `docs/store-design.md`.
+//!
+//! One idea runs through all of it: **an operation of the tree never waits.** It ends with a miss
+//! or a refusal and has changed nothing; the engine loads, or makes room, and calls it again.
+//!
+//! # A write
+//!
+//! 1. `operations.rs` (`write`) waits while the log is as long as it may be (`core_store.rs`,
+//!    `LogLimit`), and brings what `overlay` still has of the key into the tree.
+//! 2. It takes room for the record in the core's log buffer (`log/core_driver.rs`,
+//!    `wal/writer.rs`). From here to 4 nothing awaits.
+//! 3. `btree/tree/write.rs` goes down to the leaf and reserves a slot of its area
+//!    (`btree/area.rs`). If it is the first change of a clean area it pushes an event, then draws
+//!    the number (`wal/order.rs`) and publishes the slot. A full leaf is consolidated or split
+//!    first (`btree/smo.rs`). A page that is not in memory, or no room for a node, ends it: the
+//!    engine goes to `loads.rs`, or to `wait_for_memory` in `keeper.rs`, and back to 1.
+//! 4. The record is appended, and the log is told how durable it has to be (`log/needs.rs`).
+//! 5. The task of some core leads (`log/task.rs`): `wal/leader.rs` makes one batch of the buffers
+//!    of all cores, the task writes and flushes it, and `log/waiters.rs` wakes who waits for the
+//!    number.
+//!
+//! # A cold read
+//!
+//! 1. `operations.rs` (`get`) asks the overlay, then the tree (`btree/tree.rs`), which misses a
+//!    frame of the mapping, or a page.
+//! 2. `loads.rs` loads it on this core; others that want it wait. For a frame it finds the map page
+//!    (`pages/map_page/tree.rs`), reads it, and applies what the log's bundles say about its pages
+//!    (`pages/overlay.rs`). For a page it reads the place that the mapping names, and compares
+//!    header and checksum (`pages/page.rs`).
+//! 3. If the page still is what was missed, its image is looked through once
+//!    (`btree/image/leaf.rs`) and becomes a clean node (`btree/nodes/cold.rs`), while
+//!    `btree/homes.rs` remembers where it lies. Without room, `cache/hand.rs` chooses clean pages
+//!    to evict, and tells the flusher of dirty ones.
+//! 4. The read starts over, and finds the page.
+//!
+//! # A flush
+//!
+//! 1. `keeper.rs` drains the events of all cores into the flusher and asks `flush/pace.rs` what is
+//!    due.
+//! 2. `flush/assemble.rs` captures dirty pages, and with them whatever the rules of `btree/smo.rs`
+//!    want beside them (`flush/rules.rs`, `flush/structure.rs`), until nothing new concerns the
+//!    set: a plan.
+//! 3. `streams.rs` puts the images into one bundle or several (`pages/bundle.rs`). Each node gets
+//!    the place that its image will have, unless it was changed meanwhile.
+//! 4. The keeper writes the bundles, and flushes. Then the log names them in one batch
+//!    (`log/bundles.rs`), once the newest write in them is in a batch before: no page is ahead of
+//!    the log.
+//! 5. When that batch is durable the places are installed (`btree/homes.rs`), what they replace
+//!    counts as dead (`pages/segment.rs`), and ids that became free are released.
+//!
+//! # A checkpoint
+//!
+//! 1. `checkpoint.rs` (`begin`) runs when no bundle is under way. Under the locks of the leader and
+//!    of `state.rs` it chooses where the log starts: behind it is every write that the flusher, and
+//!    the overlay, still need. It freezes the segment table (`pages/segment.rs`) and the mapping
+//!    (`btree/homes/freeze.rs`). Writes go on.
+//! 2. Frames that changed are written, then the pages above them (`pages/map_page/tree.rs`), then
+//!    the table (`pages/segment/table.rs`), as bundles of the map's stream; and a flush.
+//! 3. `superblocks.rs` writes the next superblock, copies two by two.
+//! 4. What only the checkpoint before referred to is given back: segments of the log at once,
+//!    emptied ones after a trim.
+//!
+//! # An opening
+//!
+//! 1. `superblocks.rs` (`find`) looks at the four copies, and `pages/superblock/choose.rs` says
+//!    which of them counts, or that the namespace is fresh, or holds something else.
+//! 2. `open.rs` (`load`) reads the segment table (`pages/segment/load.rs`) and the upper levels of
+//!    the map.
+//! 3. `log/replay.rs` reads the log up to its torn end (`wal/replay.rs`). Operations become the
+//!    overlay of records (`overlay/build.rs`), trailers of the bundles that it names that of pages
+//!    (`pages/overlay.rs`).
+//! 4. The superblock of the new epoch is written, and the store answers. No page of a tree has been
+//!    read.
+//! 5. The keeper starts, and drains the overlay of records into the tree (`overlay/claim.rs`).
+//!    While that lasts it takes no checkpoint.
+//!
+//! For a fresh store `open.rs` (`format`) prepares the log instead of 2 and 3, and a checkpoint
+//! takes the place of 4.
 #![cfg_attr(not(test), allow(dead_code, reason = "the next store is not in use yet"))]
 
 #[cfg(not(any(loom, shuttle)))]

@@ -8,7 +8,7 @@
 //! - `leaf`, `entry`, `leaf_build`: leaves, their entries, building and splitting them.
 //! - `inner`, `family`, `inner_build`: the same for inner pages.
 //! - `change`: a split that is under way, in the tail of either.
-//! - `key`: a key in pieces, as images have them; `child`: how a page refers to another.
+//! - `key`: a key in pieces, as images have them.
 //! - `damage`: what `parse` says of bytes that are no page.
 //!
 //! # Two ways in

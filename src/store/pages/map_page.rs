@@ -1,11 +1,11 @@
-//! Pages of the map: from a page id to where the page lies (disk format 2, section 7.11).
+//! Pages of the map: from a page id to where the page lies (disk format 2, section 8).
 //!
 //! The map is a radix tree of pages with 256 entries. Entry *j* of level-0 page *i* is page id
 //! 256 *i* + *j*. Upper pages hold references; [`MapTree`] keeps these in memory (16 bytes for 256
 //! page ids), so that any level-0 page is found with one read. A checkpoint writes level-0 pages
 //! that changed and the path above each; [`MapWrite`] says which, from the bottom to the top.
 //!
-//! The design says "levels 1 to 4"; 2^40 ids need five.
+//! 2^40 ids need five levels.
 
 #[cfg(test)]
 mod tests;

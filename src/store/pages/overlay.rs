@@ -1,5 +1,5 @@
-//! What bundles that were written after a checkpoint say about pages (design, section 6; disk
-//! format 2, section 7.5).
+//! What bundles that were written after a checkpoint say about pages (disk format 2, sections 5 and
+//! 13).
 //!
 //! Recovery reads the trailers that the log names, in its order, into an [`Overlay`]; it is applied
 //! to a page of the map when that is read. Of two entries for a page the later one counts. An entry

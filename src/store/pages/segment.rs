@@ -1,5 +1,4 @@
-//! Segments: what each is for, how much of it lives, and when it may be written again (design,
-//! section 4.1).
+//! Segments: what each is for, how much of it lives, and when it may be written again.
 //!
 //! | state | meaning | next, by |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! Leaf images (`docs/store-design.md`, 7.7).
+//! Leaf images (disk format 2, section 7).
 //!
 //! | offset | size | field |
 //! |---|---|---|

@@ -1,4 +1,4 @@
-//! The states of a bundle on its way to be durable (design, section 4.2).
+//! The states of a bundle on its way to be durable.
 //!
 //! | state | what is true | next, by |
 //! |---|---|---|

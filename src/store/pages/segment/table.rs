@@ -1,9 +1,9 @@
 //! The table of segments on the namespace: its rows, its pages, its index (disk format 2, section
-//! 7.12).
+//! 9).
 //!
-//! The design has 20 bits for live granules, which is 64 MiB. A million segments of 256 TiB are
-//! larger, so a row has 24 bits for them, 4 for the class and 3 for the temperature above, and in
-//! the last bit that the counts are wrong.
+//! A row has 24 bits for live granules: a segment of 512 MiB, of which a million are 256 TiB, has
+//! 2^23. Above are 4 bits for the class, 3 for the temperature, and one that says that the counts
+//! are wrong.
 
 use std::collections::{BTreeMap, BTreeSet};
 
