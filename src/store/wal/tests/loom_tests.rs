@@ -191,7 +191,7 @@ fn group(defect: Option<WalDefect>) {
             *next = formed.end;
             for index in 0..header.records as usize {
                 // A void would have zero there.
-                assert_eq!(out[HEADER_BYTES + index * 9 + 8], 7);
+                assert_eq!(out[HEADER_BYTES + index * 10 + 8], 7);
             }
         }
     };
@@ -200,8 +200,9 @@ fn group(defect: Option<WalDefect>) {
             let (wal, led) = (Arc::clone(&wal), Arc::clone(&led));
             thread::spawn(move || {
                 let log = wal.attach().expect("one for each core");
-                let mut room = log.room(1, 1).expect("there is room");
-                room.draw().expect("the first").append(1, |out| out[0] = 0);
+                let mut room = log.room(1, 2).expect("there is room");
+                // It removes tree 1.
+                room.draw().expect("the first").append(2, |out| out.copy_from_slice(&[7, 1]));
                 lead(&wal, &led);
                 drop(room);
                 wal.detach(log);
