@@ -35,6 +35,11 @@ pub(super) use tree::{
     Capture, Captured, Change, CorePages, DurableHomes, Numbers, Refusal, TreeRoot, Value,
 };
 
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(super) use map::RESERVED_PAGES;
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(super) use tree::audit::{Content, PageView};
+
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {
