@@ -33,6 +33,11 @@ pub(super) use nodes::{Core, CoreMemories, Eviction, LoadedPage, Nodes, NotInsta
 #[cfg_attr(not(test), allow(unused_imports, reason = "the next store is not in use yet"))]
 pub(super) use tree::{Captured, Change, CorePages, DurableHomes, Numbers, Refusal, TreeRoot};
 
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(super) use map::RESERVED_PAGES;
+#[cfg(all(test, not(any(loom, shuttle))))]
+pub(super) use tree::audit::{Content, PageView};
+
 /// What the fuzzer calls: there is no such module in any other build.
 #[cfg(fuzzing)]
 pub(super) mod fuzzing {

@@ -103,6 +103,10 @@
 mod checkpoint;
 #[cfg(not(any(loom, shuttle)))]
 mod core_store;
+#[cfg(not(any(loom, shuttle)))]
+mod counts;
+#[cfg(not(any(loom, shuttle)))]
+mod defect;
 pub(super) mod flush;
 #[cfg(not(any(loom, shuttle)))]
 mod keeper;

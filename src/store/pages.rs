@@ -45,6 +45,7 @@ pub(in crate::store) use bundle::{
     Origin, Sealed, Trailer, number as bundle_number, trailer_len as trailer_bytes,
 };
 pub(in crate::store) use damage::Damage;
+pub(in crate::store) use defect::PagesDefect;
 pub(in crate::store) use geometry::{GRANULE_BYTES, Geometry, MIN_STORE_BYTES};
 pub(in crate::store) use map_page::{
     MAP_CONTENT_BYTES, MapChange, MapEntry, MapLoad, MapPage, MapTree, Owner, header as map_header,

@@ -34,7 +34,7 @@ mod segments;
 mod tests;
 mod writer;
 
-#[cfg(all(test, not(any(loom, shuttle))))]
+#[cfg(not(any(loom, shuttle)))]
 pub(super) use defect::WalDefect;
 #[cfg(not(any(loom, shuttle)))]
 pub(super) use {

@@ -15,6 +15,7 @@
 use std::sync::Arc;
 
 use super::core_store::CoreStore;
+use super::counts::{Count, count};
 use super::state::{PageState, log_start};
 use super::streams::{BundleLoad, NoSegment, Written};
 use super::superblocks;
@@ -132,6 +133,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             (state.superblock, state.copies, state.parent) = (superblock, copies, superblock.checksum());
             self.shared.log_limit.has(state.segments.log_count());
         }
+        count(Count::Checkpoints);
         self.log.shared().segments_came();
         self.trim().await
     }
@@ -219,6 +221,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if self.namespace.info().trim {
                 self.namespace.trim(geometry.offset(segment), geometry.segment.into()).await?;
             }
+            count(Count::Trims);
             self.shared.state().segments.trimmed(segment);
         }
     }

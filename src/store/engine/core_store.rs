@@ -4,6 +4,7 @@ use std::cell::RefCell;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use super::counts::{Count, count};
 use super::loads::Loads;
 use super::log::{CoreDriver, LogDriver, SegmentSupply};
 use super::signal::{Progress, Signal};
@@ -99,7 +100,17 @@ impl Shared {
 
     /// Appends the events of all cores.
     pub(super) fn take_events(&self, all: &mut Vec<Event>) {
+        let known = all.len();
         lock(&self.events).iter().for_each(|queue| queue.drain(all));
+        for event in &all[known..] {
+            match event {
+                Event::Split { .. } => count(Count::Splits),
+                Event::RootSplit { .. } => count(Count::RootSplits),
+                Event::Removed { .. } => count(Count::Removals),
+                Event::Collapsed { .. } => count(Count::Collapses),
+                Event::Dirty { .. } | Event::Posted { .. } => {}
+            }
+        }
     }
 
     pub(super) fn add_queue(&self) -> Arc<Events> {

@@ -8,6 +8,8 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use super::core_store::CoreStore;
+use super::counts::{Count, count};
+use super::defect::{Defects, EngineDefect};
 use super::flush::{BundleId, Load, Next, Pace, Plan, Reason, Room as FlushRoom};
 use super::state::PageState;
 use super::streams::{BundleLoad, Written};
@@ -150,6 +152,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// The number from which on the log has to be kept.
     pub(super) fn log_start_number(&self) -> u64 {
         let next = self.log.log().next_number();
+        if Defects::now().has(EngineDefect::LogStartsLate) {
+            return next;
+        }
         let overlaid = if self.shared.overlay.is_drained() { u64::MAX } else { self.shared.overlay.first() };
         let mut state = self.shared.state();
         let pages = CorePages { core: &self.core, homes: &self.durable_pages() };
@@ -186,7 +191,9 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             sealed.push(bundle.written(&self.shared.state().clock));
         }
         let flush = self.shared.state().clock.begin();
-        self.namespace.flush().await?;
+        if !Defects::now().has(EngineDefect::NamedBeforeFlushed) {
+            self.namespace.flush().await?;
+        }
         let (mut entries, mut trailers) = (Vec::new(), Vec::new());
         for bundle in sealed {
             let flushed = bundle.flushed(flush);
@@ -196,7 +203,13 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             trailers.push(flushed.into_trailer());
         }
         let ticket = self.log.name_group(newest, entries);
-        self.log.wait_bundle(ticket).await?;
+        if !Defects::now().has(EngineDefect::InstalledBeforeDurable) {
+            self.log.wait_bundle(ticket).await?;
+        }
+        count(Count::Bundles);
+        if trailers.len() > 1 {
+            count(Count::Groups);
+        }
         self.install_group(&trailers, bundle);
         Ok(Flushed::Bytes(bytes))
     }
@@ -295,6 +308,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     ///
     /// The store has failed.
     pub(super) async fn wait_for_memory(&self, who: Who) -> Result<()> {
+        count(Count::MemoryWaits);
         let moment = self.shared.progress.now();
         let mut dirty = Vec::new();
         let pages = InMemory { store: self };
@@ -379,7 +393,10 @@ impl<E: Env, N: Namespace> Sweep for InMemory<'_, E, N> {
 
     fn try_evict(&self, page: PageId) -> Attempt {
         match self.store.core.pin().try_evict(page) {
-            Eviction::Evicted { bytes } => Attempt::Evicted { bytes },
+            Eviction::Evicted { bytes } => {
+                count(Count::Evictions);
+                Attempt::Evicted { bytes }
+            }
             Eviction::Dirty => Attempt::Dirty,
             Eviction::NotInMemory | Eviction::Busy => Attempt::Changed,
         }

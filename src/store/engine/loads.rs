@@ -11,6 +11,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::task::{Poll, Waker};
 
 use super::core_store::CoreStore;
+use super::counts::{Count, count};
 use super::keeper::Who;
 use super::state::PageState;
 use crate::block::Namespace;
@@ -118,7 +119,10 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         loop {
             let installed = self.core.pin().install_loaded(&cold, &page);
             match installed {
-                Ok(_) => return Ok(()),
+                Ok(_) => {
+                    count(Count::Loads);
+                    return Ok(());
+                }
                 Err(NotInstalled::NoRoom) => self.wait_for_memory(who).await?,
                 Err(NotInstalled::Damaged(damage)) => {
                     tracing::error!("{}: page {}: {damage}", self.shared.name, cold.id.get());
@@ -154,6 +158,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             let PageState { overlay, segments, .. } = &mut *state;
             let apply = |page: &mut MapPage| overlay.apply(index, page, segments);
             self.shared.nodes.map().install_frame(frame, page, apply);
+            count(Count::Frames);
             return Ok(());
         }
     }

@@ -18,6 +18,7 @@ use std::rc::Rc;
 use std::sync::{Arc, Mutex};
 
 use super::core_store::{CoreStore, LogLimit, LogSegments, Shared, catalog};
+use super::defect::{Defects, EngineDefect};
 use super::flush::Flusher;
 use super::loads::read_place;
 use super::log::{LogDriver, replay::replay};
@@ -81,7 +82,9 @@ pub(in crate::store) async fn open<E: Env, N: Namespace>(
         Found::Store { superblock, copies } if !options.format => {
             let loaded = load(&env, &namespace, &superblock, copies).await?;
             let store = attach_first(env, namespace, options, loaded, superblock.epoch + 1).await?;
-            store.write_epoch().await?;
+            if !Defects::now().has(EngineDefect::EpochNotWritten) {
+                store.write_epoch().await?;
+            }
             store.start();
             Ok(store)
         }
@@ -130,7 +133,7 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
         env.fill_random(&mut drawn);
         drawn
     });
-    let mut segments = Segments::new(geometry, None);
+    let mut segments = Segments::new(geometry, Defects::now().pages);
     let mut open_log = || segments.open_log().map(|(name, _)| name);
     let (Some(first), Some(named)) = (open_log(), open_log()) else {
         unreachable!("the smallest store has more segments");
@@ -180,7 +183,7 @@ async fn format<E: Env, N: Namespace>(env: &E, namespace: &N, options: &Options)
     let mut seed = [0; 8];
     env.fill_random(&mut seed);
     Ok(Loaded {
-        state: PageState::new(superblock, Copies::NONE, parts, Flusher::new(1, None)),
+        state: PageState::new(superblock, Copies::NONE, parts, Flusher::new(1, Defects::now().flush)),
         end: LogEnd { position, named, chain: vec![(first, LOG_START_BATCH)] },
         records: overlay::Builder::new(u64::from_le_bytes(seed), 1),
     })
@@ -211,7 +214,7 @@ async fn load<E: Env, N: Namespace>(
         let (bytes, at) = read_place(namespace, place).await?;
         table.read(&bytes[at..]).map_err(damaged)?;
     }
-    let mut loading = table.finish(superblock.checkpoint, None);
+    let mut loading = table.finish(superblock.checkpoint, Defects::now().pages);
     let levels = u8::try_from(superblock.map_levels).unwrap_or(u8::MAX);
     let mut map = MapLoad::new(superblock.map, levels, superblock.next_page, owner);
     while let Some(place) = map.next() {
@@ -252,7 +255,7 @@ async fn load<E: Env, N: Namespace>(
     // What was read may sit in a volatile cache, if only the process had died.
     namespace.flush().await?;
     let parts = (loading.finish(), Arc::new(map), overlay);
-    let flusher = Flusher::new(superblock.log.first_write, None);
+    let flusher = Flusher::new(superblock.log.first_write, Defects::now().flush);
     Ok(Loaded { state: PageState::new(*superblock, copies, parts, flusher), end, records })
 }
 
@@ -316,7 +319,7 @@ async fn attach_first<E: Env, N: Namespace>(
     let chain = Chain::new(format, chain, end.position.offset, end.named);
     let buffer = (options.cache_bytes / LOG_BUFFERS_PER_CACHE).next_power_of_two();
     let buffer = buffer.clamp(*LOG_BUFFER_BYTES.start(), *LOG_BUFFER_BYTES.end());
-    let wal = Wal::new(format, epoch, end.position, chain, (MAX_CORES, buffer), None);
+    let wal = Wal::new(format, epoch, end.position, chain, (MAX_CORES, buffer), Defects::now().wal);
     let state = Arc::new(Mutex::new(state));
     let keeper = Arc::new(Signal::default());
     let max_log_bytes =

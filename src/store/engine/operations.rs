@@ -2,6 +2,7 @@
 //! operation starts over.
 
 use super::core_store::CoreStore;
+use super::counts::{Count, count};
 use super::keeper::Who;
 use crate::block::Namespace;
 use crate::error::{Error, ErrorKind, Outcome, Result};
@@ -149,6 +150,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
             if !self.shared.log_limit.is_reached() {
                 return Ok(());
             }
+            count(Count::LogWaits);
             self.shared.keeper.set();
             self.shared.progress.since(moment).await;
         }
@@ -233,6 +235,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
                     Claimed::Mine(claim) => match self.install(catalog, &claim) {
                         Ok(()) => {
                             claim.finish();
+                            count(Count::Drained);
                             break;
                         }
                         Err(refusal) => refusal,

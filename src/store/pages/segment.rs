@@ -133,6 +133,12 @@ impl Segment {
         self.live == 0 && self.pages == 0 && self.meta == 0 && self.under_way == 0 && !self.miscounted
     }
 
+    /// No more died than lived.
+    #[cfg(test)]
+    pub(in crate::store) fn is_counted(&self) -> bool {
+        !self.miscounted
+    }
+
     /// Whether moving what is known to live in it makes it empty. A page of a bundle that is under
     /// way is in no map entry: cleaning would not find it.
     pub(in crate::store) fn can_be_emptied(&self) -> bool {

@@ -196,23 +196,37 @@ impl Structure {
         heirs.into_iter().any(|heir| pages.stated(*heir, gone).is_some())
     }
 
-    /// Whether no durable page will lead to `gone` any more once `written` are durable, which are
+    /// Whether no durable page will lead to `page` any more once `written` are durable, which are
     /// all its heirs that there are as pages.
+    ///
+    /// Heirs that are gone have to be free too. Two pages may be heirs of each other then: both
+    /// halves of a root that was split, if both are gone by now. So this looks at all that follow
+    /// from the page, each once.
     pub(super) fn is_free(
         &self,
         page: PageId,
         written: &impl Fn(PageId) -> bool,
         pages: &impl Pages,
     ) -> bool {
-        let Some(gone) = self.gone.get(&page) else { return true };
-        !self.is_stated(page, pages)
-            && gone.heirs.iter().all(|heir| match pages.look(*heir) {
-                Look::Live(_) => written(*heir),
-                Look::Gone(_) => self.gone.contains_key(heir) && self.is_free(*heir, written, pages),
-                Look::Free => true,
-                Look::Cold(_) => false,
-            })
-            && gone.heirs.iter().any(|heir| written(*heir) || self.gone.contains_key(heir))
+        let (mut seen, mut left) = (BTreeSet::from([page]), vec![page]);
+        while let Some(page) = left.pop() {
+            let Some(gone) = self.gone.get(&page) else { continue };
+            let is_candidate = !self.is_stated(page, pages)
+                && gone.heirs.iter().all(|heir| match pages.look(*heir) {
+                    Look::Live(_) => written(*heir),
+                    Look::Gone(_) => self.gone.contains_key(heir),
+                    Look::Free => true,
+                    Look::Cold(_) => false,
+                })
+                && gone.heirs.iter().any(|heir| written(*heir) || self.gone.contains_key(heir));
+            if !is_candidate {
+                return false;
+            }
+            let is_gone = |heir: &&PageId| matches!(pages.look(**heir), Look::Gone(_));
+            let heirs = gone.heirs.iter().filter(is_gone).copied();
+            left.extend(heirs.filter(|heir| seen.insert(*heir)));
+        }
+        true
     }
 
     /// Forgets pages that the durable tree has as memory has them.

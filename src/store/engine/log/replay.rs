@@ -12,6 +12,7 @@ use crate::error::{Error, ErrorKind, Result};
 use crate::mem::DmaBuf;
 use crate::rt::yield_now;
 use crate::store::codec::to_usize;
+use crate::store::engine::defect::Defects;
 use crate::store::pages::SegmentHeader;
 use crate::store::wal::{Batch, LogDamage, LogEnd, LogFormat, LogPosition, Replay};
 
@@ -32,7 +33,7 @@ pub(in crate::store) async fn replay<N: Namespace>(
     start: LogPosition,
     mut each: impl FnMut(&Batch<'_>),
 ) -> Result<LogEnd> {
-    let mut replay = Replay::new(format, start, None);
+    let mut replay = Replay::new(format, start, Defects::now().wal);
     let mut ahead: Option<(u32, DmaBuf)> = None;
     let mut spare = None;
     let (mut segments, mut records) = (0, 0_u64);

@@ -1,0 +1,47 @@
+//! How often things happened, so that a test notices a workload that tests nothing. Counted by
+//! thread, and in builds of tests only.
+
+/// What is counted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Count {
+    Loads,
+    Frames,
+    Evictions,
+    Bundles,
+    Groups,
+    Checkpoints,
+    Splits,
+    RootSplits,
+    Removals,
+    Collapses,
+    Drained,
+    LogWaits,
+    MemoryWaits,
+    Trims,
+}
+
+#[cfg(test)]
+pub(super) const COUNTS: usize = Count::Trims as usize + 1;
+
+#[cfg(test)]
+thread_local! {
+    static COUNTED: std::cell::Cell<[u64; COUNTS]> = const { std::cell::Cell::new([0; COUNTS]) };
+}
+
+/// It happened once more.
+pub(super) fn count(what: Count) {
+    #[cfg(test)]
+    {
+        let mut counted = COUNTED.get();
+        counted[what as usize] += 1;
+        COUNTED.set(counted);
+    }
+    #[cfg(not(test))]
+    let _ = what;
+}
+
+/// All that was counted on this thread.
+#[cfg(test)]
+pub(super) fn counted() -> [u64; COUNTS] {
+    COUNTED.get()
+}

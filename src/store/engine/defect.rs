@@ -1,0 +1,56 @@
+//! Promises that the engine breaks on purpose, so that the simulation of crashes proves that it
+//! would notice. A test sets them for its thread, on which all of its virtual cores are.
+
+use super::flush::FlushDefect;
+use crate::store::pages::PagesDefect;
+use crate::store::wal::WalDefect;
+
+/// A promise of the engine itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[allow(dead_code, reason = "tests break it, and not all of them yet")]
+pub(super) enum EngineDefect {
+    /// A bundle is named in the log before it is flushed.
+    NamedBeforeFlushed,
+    /// A bundle is installed before the batch that names it is durable.
+    InstalledBeforeDurable,
+    /// The log starts behind all that was written, durable or not.
+    LogStartsLate,
+    /// The epoch of an opening is not made durable.
+    EpochNotWritten,
+}
+
+/// What is broken, of which part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(super) struct Defects {
+    pub(super) engine: Option<EngineDefect>,
+    pub(super) wal: Option<WalDefect>,
+    pub(super) pages: Option<PagesDefect>,
+    pub(super) flush: Option<FlushDefect>,
+}
+
+#[cfg(test)]
+thread_local! {
+    static DEFECTS: std::cell::Cell<Defects> = const {
+        std::cell::Cell::new(Defects { engine: None, wal: None, pages: None, flush: None })
+    };
+}
+
+impl Defects {
+    /// What is broken now: nothing, but in tests.
+    pub(super) fn now() -> Self {
+        #[cfg(test)]
+        return DEFECTS.get();
+        #[cfg(not(test))]
+        Self::default()
+    }
+
+    /// Breaks this, and nothing else, on this thread.
+    #[cfg(test)]
+    pub(super) fn set(self) {
+        DEFECTS.set(self);
+    }
+
+    pub(super) fn has(self, defect: EngineDefect) -> bool {
+        self.engine == Some(defect)
+    }
+}
