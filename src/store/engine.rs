@@ -23,6 +23,8 @@ mod open;
 #[cfg(not(any(loom, shuttle)))]
 mod operations;
 #[cfg(not(any(loom, shuttle)))]
+mod scan;
+#[cfg(not(any(loom, shuttle)))]
 mod signal;
 #[cfg(not(any(loom, shuttle)))]
 mod state;
@@ -32,3 +34,5 @@ mod streams;
 mod superblocks;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+#[cfg(not(any(loom, shuttle)))]
+mod update;

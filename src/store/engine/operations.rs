@@ -13,8 +13,8 @@ use crate::store::overlay::{Claimed, Newest, TreeRoot as OverlaidTree};
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
 
 /// The numbers of one record.
-struct Logged<'r, 'a> {
-    room: &'r mut LogRoom<'a>,
+pub(super) struct Logged<'r, 'a> {
+    pub(super) room: &'r mut LogRoom<'a>,
 }
 
 impl Numbers for Logged<'_, '_> {
@@ -32,7 +32,7 @@ impl Numbers for Logged<'_, '_> {
 }
 
 /// The number of a write that is in the log already.
-struct Known(u64);
+pub(super) struct Known(pub(super) u64);
 
 impl Numbers for Known {
     fn at_least(&mut self) -> u64 {
@@ -45,12 +45,17 @@ impl Numbers for Known {
 }
 
 /// A tree as the overlay of records names it.
-fn overlaid(tree: TreeRoot) -> OverlaidTree {
+pub(super) fn overlaid(tree: TreeRoot) -> OverlaidTree {
     OverlaidTree { tree: tree.tree, root: tree.root.bits() }
 }
 
-fn operation<'k>(tree: TreeRoot, key: &'k [u8], change: Change<'k>) -> Operation<'k> {
-    let (tree, effect) = (tree.tree, Effect::Unknown);
+/// What the log says of a change.
+pub(super) fn operation<'k>(
+    TreeRoot { tree, .. }: TreeRoot,
+    key: &'k [u8],
+    change: Change<'k>,
+    effect: Effect,
+) -> Operation<'k> {
     match change {
         Change::Put(value) => Operation::Put { tree, effect, expiry: None, key, value },
         Change::PutReference(reference) => {
@@ -105,7 +110,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
         change: Change<'_>,
         durability: Durability,
     ) -> Result<u64> {
-        let operation = operation(tree, key, change);
+        let operation = operation(tree, key, change, Effect::Unknown);
         let len = operation.encoded_len();
         loop {
             self.wait_for_log().await?;
@@ -142,7 +147,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Waits while the log is as long as it may be.
-    async fn wait_for_log(&self) -> Result<()> {
+    pub(super) async fn wait_for_log(&self) -> Result<()> {
         loop {
             let moment = self.shared.progress.now();
             self.shared.check_failed("write to store", Outcome::NotStarted)?;
@@ -174,7 +179,7 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     }
 
     /// Brings what the overlay has of `key` into the tree, before it is written to.
-    async fn bring_over(&self, tree: TreeRoot, key: &[u8]) -> Result<()> {
+    pub(super) async fn bring_over(&self, tree: TreeRoot, key: &[u8]) -> Result<()> {
         loop {
             let refusal = {
                 let mut access = self.overlay.borrow_mut();
@@ -254,6 +259,6 @@ fn room_of(change: Change<'_>) -> Room {
 }
 
 /// Values that lie elsewhere come with a later step.
-fn no_references() -> Error {
+pub(super) fn no_references() -> Error {
     Error::new(ErrorKind::Unsupported, "read store").because("the value lies in pages of its own")
 }
