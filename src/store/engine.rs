@@ -5,6 +5,8 @@
 //! |---|---|
 //! | [`flush`] | which pages go to the namespace, in which bundles |
 //! | [`log`] | writes the log for all cores, and reads it again |
+//! | `operations`, `update`, `transaction`, `scan` | what is done to keys |
+//! | `trees` | trees by name, and their catalog |
 #![cfg_attr(not(test), allow(dead_code, reason = "the next store is not in use yet"))]
 
 #[cfg(not(any(loom, shuttle)))]
@@ -34,5 +36,9 @@ mod streams;
 mod superblocks;
 #[cfg(all(test, not(any(loom, shuttle))))]
 mod tests;
+#[cfg(not(any(loom, shuttle)))]
+mod transaction;
+#[cfg(not(any(loom, shuttle)))]
+mod trees;
 #[cfg(not(any(loom, shuttle)))]
 mod update;

@@ -408,6 +408,13 @@ impl Map {
         Some((id.expect("chunks end before the last id"), second.epoch()))
     }
 
+    /// Takes this very id, if it is free and its frame is loaded: it belongs to a page that was made
+    /// before the store was opened, and was never durable.
+    pub(in crate::store) fn claim(&self, id: PageId) -> bool {
+        let (index, at) = place(id);
+        self.frame(index).is_some_and(|frame| frame.take_this(at))
+    }
+
     /// Makes `id` free if its entry says `current`, which nobody but the caller changes any more.
     /// Its next use starts from `epoch`. Whether the entry said so.
     pub(in crate::store) fn free(&self, id: PageId, current: MapWord, epoch: Epoch) -> bool {

@@ -317,6 +317,11 @@ impl<M: NodeMemory> Pin<'_, M> {
         }
     }
 
+    /// Takes this very id, if it is free ([`Map::claim`]).
+    pub(super) fn claim(&self, id: PageId) -> bool {
+        self.map().claim(id)
+    }
+
     /// Makes the id of a page free, whose word is `current` and is changed by nobody else any more.
     /// Its next use starts from `epoch`.
     pub(super) fn release(&self, id: PageId, current: MapWord, epoch: Epoch) {

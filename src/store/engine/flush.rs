@@ -253,8 +253,8 @@ impl Flusher {
         self.make_dirty(heir, tree, heir, from.or(Some(NO_NUMBER)))
     }
 
-    /// The number from which on the log has to be kept. `next_number` is what the next write would
-    /// have drawn *before* this call; a write whose event comes later has a number from there on.
+    /// The number from which on the log has to be kept. All numbers below `next_number` were
+    /// published *before* this call; a write whose event comes later has a number from there on.
     pub(in crate::store) fn log_start(
         &mut self,
         next_number: u64,

@@ -11,6 +11,7 @@ use crate::store::env::Env;
 use crate::store::options::Durability;
 use crate::store::overlay::{Claimed, Newest, TreeRoot as OverlaidTree};
 use crate::store::wal::{Effect, Operation, Room as LogRoom};
+use crate::store::word::ChildWord;
 
 /// The numbers of one record.
 pub(super) struct Logged<'r, 'a> {
@@ -223,19 +224,20 @@ impl<E: Env, N: Namespace> CoreStore<E, N> {
     /// As for loading a page.
     pub(super) async fn drain_overlay(&self, hand: &mut crate::store::overlay::Hand) -> Result<bool> {
         const AT_ONCE: usize = 64;
-        let catalog = super::core_store::catalog();
-        let root_of = |tree: u32| (tree == catalog.tree).then(|| catalog.root.bits());
         let overlay = std::sync::Arc::clone(&self.shared.overlay);
         if overlay.is_drained() {
             return Ok(false);
         }
+        let root_of = |tree: u32| self.shared.trees().root_of(tree).map(|tree| tree.root.bits());
         let taken = overlay.take_next(hand, AT_ONCE, root_of);
         for place in taken {
+            let (OverlaidTree { tree, root }, _) = place;
+            let tree = TreeRoot { tree, root: ChildWord::from_bits(root) };
             loop {
                 let refusal = match overlay.claim_at(place) {
                     Claimed::Nothing => break,
                     Claimed::Busy => Refusal::Again,
-                    Claimed::Mine(claim) => match self.install(catalog, &claim) {
+                    Claimed::Mine(claim) => match self.install(tree, &claim) {
                         Ok(()) => {
                             claim.finish();
                             break;

@@ -2,6 +2,8 @@
 
 mod crash;
 mod scan;
+mod transaction;
+mod trees;
 mod update;
 
 use std::collections::BTreeMap;

@@ -34,7 +34,7 @@ pub(in crate::store) enum Decision {
 }
 
 /// A value as long as a leaf may have it.
-const LONGEST_VALUE: &[u8] = &[0; MAX_LEAF_VALUE_BYTES];
+pub(super) const LONGEST_VALUE: &[u8] = &[0; MAX_LEAF_VALUE_BYTES];
 
 /// The decision that was made last, with all that its record has.
 struct Decided {
